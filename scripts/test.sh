@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Runs every test, on a machine where nothing was done before: sets up, then formatting, lints, documentation, unit,
+# integration and MPI tests (1, 2, 3, 5 and 8 ranks). Its last line counts them.
+#
+#   scripts/test.sh                 with MPICH (or the MPI that MPICC or a module names)
+#   scripts/test.sh --mpi openmpi   with Open MPI
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+env=.mpi/env
+case "${1-} ${2-}" in
+  " " | "--mpi mpich") ;;
+  "--mpi openmpi") env=.mpi/env.openmpi ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
+began=$SECONDS
+scripts/setup.sh "$@"
+# shellcheck disable=SC1090
+. "$env"
+export TMPDIR=${TMPDIR:-/tmp} # socket paths of MPI are too long elsewhere
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+step() { printf '\n== %s\n' "$*"; }
+fail() { printf '\ntest.sh: %s\n' "$*" >&2; exit 1; }
+
+step formatting
+cargo fmt --all --check || fail "run cargo fmt --all"
+
+step lints
+cargo clippy --workspace --all-targets --quiet -- -D warnings || fail "clippy has complaints (above)"
+cargo clippy --no-default-features --quiet -- -D warnings || fail "clippy has complaints without the mpi feature (above)"
+
+step documentation
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet || fail "rustdoc has complaints (above)"
+
+step scripts
+for script in scripts/*.sh pbs/*.pbs .ci/run; do
+  [ ! -e "$script" ] || bash -n "$script" || fail "$script is no shell script"
+done
+
+step tests
+cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || fail "tests failed (above)"
+
+step "the openai Python client against the simulator"
+scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met something it does not expect (above)"
+
+count() { grep -c "$1" "$log" || true; }
+passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s over mpiexec), %s; %s; %s s\n' \
+  "$passed" "$(count '^test result: ok')" "$(count '^test .*\(collectives\|endings\|check\|run\)::.* ok$')" \
+  "$(grep -o 'replayed: .*' "$log" | head -n 1 || true)" \
+  "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" "$((SECONDS - began))"

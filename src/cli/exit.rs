@@ -1,0 +1,48 @@
+//! Every exit code, and which end of a job gets which. The codes are a contract with job scripts.
+//!
+//! Launchers change codes on the way: scripts that need to be sure ask the run's files.
+
+use crate::{
+    job::{JobError, Verdict},
+    settings::SettingsError,
+};
+
+/// All answered; all in order.
+pub(super) const DONE: u8 = 0;
+/// The command line cannot be understood.
+pub(super) const USAGE: u8 = 2;
+/// Settings, input or an existing output stand in the way.
+pub(super) const SETTINGS: u8 = 5;
+/// No endpoint was ever ready.
+pub(super) const NO_ENDPOINT: u8 = 6;
+/// MPI did not start, or is not the launcher's.
+pub(super) const MPI: u8 = 71;
+
+/// The code of an end. No wildcard: a new end has to decide.
+pub(super) fn code_of_verdict(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Done => DONE,
+        Verdict::NoEndpoint => NO_ENDPOINT,
+    }
+}
+
+/// The code of an error. No wildcard: a new error has to decide.
+#[must_use]
+pub fn code_of(error: &JobError) -> u8 {
+    match error {
+        JobError::Settings(error) if error.is_usage() => USAGE,
+        JobError::Settings(
+            SettingsError::Unreadable { .. }
+            | SettingsError::NotToml { .. }
+            | SettingsError::Unknown { .. }
+            | SettingsError::Bad { .. }
+            | SettingsError::Contradiction(_),
+        )
+        | JobError::HostfileUnreadable { .. }
+        | JobError::Hostfile { .. }
+        | JobError::Deal(_)
+        | JobError::Ranks { .. } => SETTINGS,
+        JobError::Comm(_) => MPI,
+        JobError::Elsewhere(code) => *code,
+    }
+}

@@ -1,0 +1,99 @@
+//! What may be typed: the only place that knows clap. One subcommand a file, exit codes in one file.
+//!
+//! Owns names, help texts and the way from arguments to a [`Layer`] of settings. What a setting means, which values fit
+//! and what goes together with what is `settings`' business: arguments travel as texts.
+
+mod check;
+mod exit;
+mod flags;
+mod panic;
+
+pub use exit::code_of;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    comm::{self, Launcher},
+    job::{Given, JobError, Verdict},
+    report,
+    settings::{Environment, Layer},
+};
+
+/// Answers a large set of prompts with the vLLM servers of an HPC job, and loses none of them.
+#[derive(Parser)]
+#[command(name = "aurora-swarm", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process's life")]
+enum Command {
+    Check(check::Check),
+    #[command(hide = true)]
+    Panic(panic::Panic),
+}
+
+/// Collective, the whole program: parses, starts MPI, runs one command, gives its exit code.
+#[must_use]
+pub fn run(environment: Environment) -> u8 {
+    // Before MPI: clap ends the process by itself on --help and on mistakes, and all ranks are given the same.
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let Some((name, given)) = matches.subcommand() else { return exit::USAGE };
+    let flags = flags_of(name, given);
+    let launcher = Launcher::read(|variable| environment.get(variable).map(str::to_owned));
+    report::start_log(
+        flags::log_format(given),
+        flags::quiet(given),
+        environment.get("AURORA_SWARM_LOG"),
+    );
+    let mut comm = match comm::start(&launcher) {
+        Ok(comm) => comm,
+        Err(error) => {
+            report::complain(&error);
+            return exit::MPI;
+        }
+    };
+    report::this_is_rank(comm.rank(), &crate::site::Node::here().host);
+    let ended = match cli.command {
+        Command::Check(check) => check.run(comm.as_mut(), flags, environment),
+        Command::Panic(panic) => panic.run(comm.as_mut()),
+    };
+    let code = told(&ended);
+    comm.finish();
+    code
+}
+
+/// Says on rank 0 what is wrong, and gives the code.
+fn told(ended: &Result<Verdict, JobError>) -> u8 {
+    match ended {
+        Ok(verdict) => exit::code_of_verdict(*verdict),
+        Err(error) => {
+            if !matches!(error, JobError::Elsewhere(_)) {
+                report::complain(error);
+            }
+            code_of(error)
+        }
+    }
+}
+
+/// The flags as a layer of settings: what was typed, by the argument's long name.
+fn flags_of(name: &str, given: &ArgMatches) -> Layer {
+    let command = Cli::command();
+    let Some(command) = command.find_subcommand(name) else { return Layer::default() };
+    let typed = command.get_arguments().filter_map(|argument| {
+        let id = argument.get_id().as_str();
+        let ours = argument.get_help_heading() != Some(flags::NOT_SETTINGS);
+        let here = given.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+        let key = argument.get_long().filter(|_| ours && here)?;
+        let values = given.try_get_raw(id).ok()??;
+        Some((key.to_owned(), values.map(|value| value.to_string_lossy().into_owned()).collect()))
+    });
+    Layer::of_flags(typed)
+}
+
+fn given(config: Option<String>, flags: Layer, environment: Environment) -> Given {
+    Given { config, flags, environment }
+}

@@ -1,0 +1,126 @@
+//! Was this process started by the launcher of the MPI it was built with? Pure: facts in, a refusal out.
+//!
+//! A binary of one MPI under another's `mpiexec` starts as N jobs of one rank, each of which believes to be the whole
+//! job: N ranks would answer every prompt N times and write one file. Launchers leave their idea of the job's size and of
+//! this process's rank in the environment; MPI's own idea has to agree.
+
+/// What launchers say about the job, each where it says anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Launcher {
+    /// The number of ranks started, and the variable that says so.
+    size: Option<(usize, &'static str)>,
+    /// A lower bound of the number of ranks, and the variable it follows from.
+    at_least: Option<(usize, &'static str)>,
+    /// Open MPI's launcher left its variables.
+    open_mpi: bool,
+}
+
+/// Variables that hold the number of ranks.
+const SIZES: [&str; 2] = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"];
+/// Variables that hold this process's rank: there are more ranks than that.
+const RANKS: [&str; 4] = ["PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "PMIX_RANK"];
+/// The number of this node's ranks (PALS): there are at least as many.
+const LOCAL_SIZE: &str = "PALS_LOCAL_SIZE";
+
+impl Launcher {
+    /// Reads the variables that `lookup` finds. What is not a number says nothing.
+    #[must_use]
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
+        let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
+        let size = SIZES.iter().find_map(|&name| Some((number(name)?, name)));
+        let ranks = RANKS.iter().filter_map(|&name| Some((number(name)?.checked_add(1)?, name)));
+        let local = number(LOCAL_SIZE).map(|size| (size, LOCAL_SIZE));
+        let at_least = ranks.chain(local).max_by_key(|&(bound, _)| bound);
+        Self { size, at_least, open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some() }
+    }
+
+    /// Did a launcher start this process?
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.size.is_some() || self.at_least.is_some()
+    }
+
+    /// Before MPI starts: would this library understand that launcher?
+    ///
+    /// # Errors
+    /// A sentence for the user, where Open MPI's launcher started a program of another MPI: such a library ends the
+    /// process while it starts, with a message about its own insides.
+    pub fn suits(&self, library: &str) -> Result<(), String> {
+        if !self.open_mpi || is_open_mpi(library) {
+            return Ok(());
+        }
+        Err(wrong(library, "Open MPI's launcher started it"))
+    }
+
+    /// Once MPI is there: is its world the job that was launched?
+    ///
+    /// # Errors
+    /// A sentence for the user, where it is not.
+    pub fn agrees_with(&self, world: usize, library: &str) -> Result<(), String> {
+        let ranks = if world == 1 { "one rank" } else { "fewer ranks" };
+        match (self.size, self.at_least) {
+            (Some((size, name)), _) if size != world => Err(wrong(
+                library,
+                &format!("the launcher started {size} ranks ({name}) but MPI sees {world}"),
+            )),
+            (None, Some((bound, name))) if bound > world => Err(wrong(
+                library,
+                &format!(
+                    "the launcher started at least {bound} ranks ({name}) but MPI sees {ranks}"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_open_mpi(library: &str) -> bool {
+    library.contains("Open MPI")
+}
+
+fn wrong(library: &str, what: &str) -> String {
+    format!(
+        "this mpiexec does not belong to the MPI of this program: {what}. The program was built with {library}. \
+         Start it with that MPI's own mpiexec, or build it again with the MPI whose mpiexec you use \
+         (scripts/setup.sh, then cargo build)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launcher(variables: &[(&str, &str)]) -> Launcher {
+        Launcher::read(|name| {
+            variables.iter().find(|(its, _)| *its == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn nothing_said_is_nothing_refused() {
+        assert!(!launcher(&[]).is_there());
+        assert_eq!(launcher(&[]).agrees_with(1, "MPICH 4.3.2"), Ok(()));
+    }
+
+    #[test]
+    fn singletons_under_a_foreign_launcher_are_refused() {
+        let hydra = launcher(&[("PMI_SIZE", "4"), ("PMI_RANK", "0")]);
+        assert!(hydra.agrees_with(1, "Open MPI v5.0.11").is_err_and(|it| it.contains("4 ranks")));
+        assert_eq!(hydra.agrees_with(4, "MPICH 4.3.2"), Ok(()));
+        let pals = launcher(&[("PALS_RANKID", "7"), ("PALS_LOCAL_SIZE", "4")]);
+        assert!(pals.agrees_with(1, "MPICH").is_err_and(|it| it.contains("PALS_RANKID")));
+        assert_eq!(pals.agrees_with(8, "MPICH"), Ok(()));
+    }
+
+    #[test]
+    fn an_mpich_program_under_open_mpi_is_refused_before_it_starts() {
+        let orte = launcher(&[("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "0")]);
+        assert!(orte.suits("MPICH Version: 4.3.2").is_err());
+        assert_eq!(orte.suits("Open MPI v5.0.11"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_a_number_says_nothing() {
+        assert!(!launcher(&[("PMI_SIZE", "many"), ("PMIX_RANK", "")]).is_there());
+    }
+}

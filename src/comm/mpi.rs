@@ -1,0 +1,376 @@
+//! The one file that knows MPI.
+//!
+//! Owns the [`Comm`] over MPI_COMM_WORLD and the rules that were paid for: every wait is a test-and-nap over an immediate
+//! operation, buffers of letters under way are kept until MPI lets go of them, errors stay fatal (rsmpi drops return
+//! codes, so nothing could be told from them), and a sleeping barrier comes before finalisation, which spins.
+//!
+//! `SimpleCommunicator` is `Send` on MPICH by accident and not on Open MPI; [`MpiComm`] is `Send` on neither.
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "the owner of mpi")]
+
+use std::{collections::VecDeque, marker::PhantomData};
+
+use mpi::{
+    Count, Tag as MpiTag, Threading,
+    collective::SystemOperation,
+    datatype::{Partition, PartitionMut},
+    environment::Universe,
+    request::{Request, Scope, StaticScope},
+    topology::SimpleCommunicator,
+    traits::{Communicator, CommunicatorCollectives, Destination, Equivalence, Root, Source},
+};
+
+use super::{Combine, Comm, CommError, Gathered, Launcher, Letter, Library, MOST_BYTES, Nap, Tag};
+
+/// The ranks of MPI_COMM_WORLD.
+pub(super) struct MpiComm {
+    // Fields drop in this order: the world before what finalises MPI.
+    leaving: Vec<Held>,
+    arriving: VecDeque<Arriving>,
+    world: SimpleCommunicator,
+    library: Library,
+    universe: Universe,
+    main_thread_only: PhantomData<*mut ()>,
+}
+
+/// A buffer that MPI reads or writes until its request is done.
+struct Held {
+    /// `None` only while it is being looked at.
+    request: Option<Request<'static, [u8], StaticScope>>,
+    buffer: *mut [u8],
+}
+
+struct Arriving {
+    from: usize,
+    tag: MpiTag,
+    held: Held,
+    /// Set when the bytes are all here.
+    bytes: Option<Vec<u8>>,
+}
+
+impl MpiComm {
+    /// Starts MPI and makes sure that this world is the job that was launched.
+    pub(super) fn start(launcher: &Launcher) -> Result<Self, CommError> {
+        let name = library_name();
+        launcher.suits(&name).map_err(CommError::Launcher)?;
+        let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {
+            return Err(CommError::Start("it was started before in this process".into()));
+        };
+        let world = universe.world();
+        let library = Library { name, threads: format!("{granted:?}").to_lowercase() };
+        let mut comm = Self {
+            leaving: Vec::new(),
+            arriving: VecDeque::new(),
+            world,
+            library,
+            universe,
+            main_thread_only: PhantomData,
+        };
+        if let Err(why) = launcher.agrees_with(comm.size(), &comm.library.name) {
+            comm.barrier();
+            return Err(CommError::Launcher(why));
+        }
+        if granted < Threading::Funneled {
+            return Err(CommError::Start(format!(
+                "{} grants no threads beside MPI's",
+                comm.library.name
+            )));
+        }
+        Ok(comm)
+    }
+
+    /// For what every rank has to come to, which may take long.
+    fn wait<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
+        Self::wait_by(Nap::patient(), request);
+    }
+
+    /// For bytes that all ranks are ready for.
+    fn flow<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
+        Self::wait_by(Nap::brisk(), request);
+    }
+
+    fn wait_by<'a, D: ?Sized, S: Scope<'a>>(mut nap: Nap, mut request: Request<'a, D, S>) {
+        loop {
+            match request.test() {
+                Ok(_) => return,
+                Err(again) => request = again,
+            }
+            nap.sleep();
+        }
+    }
+
+    /// `nap` says whether other ranks may have to come first, or are known to be there.
+    fn broadcast_from_0<T: Equivalence>(&self, nap: Nap, values: &mut [T]) {
+        let root = self.world.process_at_rank(0);
+        mpi::request::scope(|scope| {
+            Self::wait_by(nap, root.immediate_broadcast_into(scope, values));
+        });
+    }
+
+    /// Takes in what has come and lets go of what has left.
+    fn progress(&mut self) {
+        self.leaving.retain_mut(|held| held.finished().is_none());
+        while let Some((message, status)) = self.world.any_process().immediate_matched_probe() {
+            let count = status.count(u8::equivalent_datatype());
+            let buffer =
+                Box::into_raw(vec![0; usize::try_from(count).unwrap_or(0)].into_boxed_slice());
+            // SAFETY: the box was leaked just now and is taken back only when the request is done.
+            let bytes: &'static mut [u8] = unsafe { &mut *buffer };
+            let request = message.immediate_matched_receive_into(StaticScope, bytes);
+            self.arriving.push_back(Arriving {
+                from: usize::try_from(status.source_rank()).unwrap_or(0),
+                tag: status.tag(),
+                held: Held { request: Some(request), buffer },
+                bytes: None,
+            });
+        }
+        for arriving in &mut self.arriving {
+            if arriving.bytes.is_none() {
+                arriving.bytes = arriving.held.finished();
+            }
+        }
+    }
+}
+
+impl Held {
+    /// The buffer back, once MPI is done with it.
+    fn finished(&mut self) -> Option<Vec<u8>> {
+        match self.request.take()?.test() {
+            // SAFETY: leaked by Box::into_raw when the request was made, which is over; `request` stays None, so this
+            // happens once.
+            Ok(_) => Some(unsafe { Box::from_raw(self.buffer) }.into_vec()),
+            Err(request) => {
+                self.request = Some(request);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // An unfinished request panics when dropped, and its buffer is still MPI's: both are left to the process's end.
+        std::mem::forget(self.request.take());
+    }
+}
+
+impl Comm for MpiComm {
+    fn rank(&self) -> usize {
+        usize::try_from(self.world.rank()).unwrap_or(0)
+    }
+
+    fn size(&self) -> usize {
+        usize::try_from(self.world.size()).unwrap_or(1)
+    }
+
+    fn library(&self) -> Library {
+        self.library.clone()
+    }
+
+    fn barrier(&mut self) {
+        Self::wait(self.world.immediate_barrier());
+    }
+
+    fn broadcast(&mut self, bytes: &mut Vec<u8>) {
+        let mut length = [bytes.len() as u64];
+        self.broadcast_from_0(Nap::patient(), &mut length[..]);
+        bytes.resize(usize::try_from(length[0]).unwrap_or(usize::MAX), 0);
+        for piece in bytes.chunks_mut(PIECE) {
+            self.broadcast_from_0(Nap::brisk(), piece);
+        }
+    }
+
+    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
+        let (rank, size) = (self.rank(), self.size());
+        let given = parts.as_ref().map_or(0, Vec::len);
+        let mut plan = [given as u64, 0];
+        if let Some(parts) = &parts {
+            plan[1] = parts.iter().map(Vec::len).max().unwrap_or(0) as u64;
+        }
+        self.broadcast_from_0(Nap::patient(), &mut plan[..]);
+        if plan[0] != size as u64 {
+            return Err(CommError::Parts { parts: usize::try_from(plan[0]).unwrap_or(0), size });
+        }
+        let quota = (PIECE / size).max(1);
+        let parts = parts.unwrap_or_default();
+        let mut mine = Vec::new();
+        for round in 0..usize::try_from(plan[1]).unwrap_or(0).div_ceil(quota) {
+            let piece = |part: &[u8]| {
+                let from = (round * quota).min(part.len());
+                part[from..part.len().min(from + quota)].to_vec()
+            };
+            let pieces: Vec<_> = parts.iter().map(|part| piece(part)).collect();
+            self.scatter_round(&pieces, rank == 0, &mut mine);
+        }
+        Ok(mine)
+    }
+
+    fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
+        into.bytes.clear();
+        into.counts.clear();
+        let count = [count_of(mine.len())];
+        let root = self.world.process_at_rank(0);
+        if self.rank() != 0 {
+            mpi::request::scope(|scope| {
+                Self::wait(root.immediate_gather_into(scope, &count[..]));
+                Self::flow(root.immediate_gather_varcount_into(scope, mine));
+            });
+            return;
+        }
+        let mut counts = vec![0; self.size()];
+        mpi::request::scope(|scope| {
+            Self::wait(root.immediate_gather_into_root(scope, &count[..], &mut counts[..]));
+        });
+        into.counts.extend(counts.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
+        into.bytes.resize(into.counts.iter().sum(), 0);
+        let starts = starts(&counts);
+        let mut partition = PartitionMut::new(&mut into.bytes[..], counts, starts);
+        mpi::request::scope(|scope| {
+            Self::flow(root.immediate_gather_varcount_into_root(scope, mine, &mut partition));
+        });
+    }
+
+    fn all_reduce(&mut self, values: &mut [u64], how: Combine) {
+        let operation = match how {
+            Combine::Sum => SystemOperation::sum(),
+            Combine::Max => SystemOperation::max(),
+            Combine::Min => SystemOperation::min(),
+            Combine::Or => SystemOperation::bitwise_or(),
+        };
+        let mut nap = Nap::patient();
+        for piece in values.chunks_mut(PIECE / size_of::<u64>()) {
+            let mine = piece.to_vec();
+            mpi::request::scope(|scope| {
+                let request = self.world.immediate_all_reduce_into(scope, &mine[..], piece, operation);
+                Self::wait_by(nap, request);
+            });
+            nap = Nap::brisk();
+        }
+    }
+
+    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError> {
+        if bytes.len() > MOST_BYTES {
+            return Err(CommError::TooLarge { what: "a letter", bytes: bytes.len() });
+        }
+        let size = self.size();
+        let Some(process) = i32::try_from(to).ok().filter(|_| to < size) else {
+            return Err(CommError::NoSuchRank { rank: to, size });
+        };
+        let buffer = Box::into_raw(bytes.into_boxed_slice());
+        // SAFETY: the box was leaked just now and is taken back only when the request is done.
+        let kept: &'static [u8] = unsafe { &*buffer };
+        let request = self.world.process_at_rank(process).immediate_send_with_tag(
+            StaticScope,
+            kept,
+            number_of(tag),
+        );
+        self.leaving.push(Held { request: Some(request), buffer });
+        self.progress();
+        Ok(())
+    }
+
+    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
+        self.progress();
+        let tag = number_of(tag);
+        let wanted = |it: &Arriving| it.tag == tag && from.is_none_or(|from| it.from == from);
+        // Large letters are slower than small ones: a letter that is here must not overtake an earlier one of its sender.
+        let place = self.arriving.iter().enumerate().position(|(place, it)| {
+            let earlier = |other: &Arriving| other.from == it.from && other.tag == tag;
+            wanted(it) && it.bytes.is_some() && !self.arriving.iter().take(place).any(earlier)
+        })?;
+        let mut letter = self.arriving.remove(place)?;
+        Some(Letter { from: letter.from, bytes: letter.bytes.take()? })
+    }
+
+    fn under_way(&mut self) -> usize {
+        self.progress();
+        self.leaving.len() + self.arriving.iter().filter(|it| it.bytes.is_none()).count()
+    }
+
+    fn abort(&self, code: u8) -> ! {
+        self.world.abort(i32::from(code))
+    }
+
+    fn finish(mut self: Box<Self>) {
+        let mut nap = Nap::patient();
+        while self.under_way() > 0 {
+            nap.sleep();
+        }
+        self.barrier();
+        let Self { world, universe, .. } = *self;
+        drop(world);
+        drop(universe);
+    }
+}
+
+impl MpiComm {
+    fn scatter_round(&self, pieces: &[Vec<u8>], root: bool, mine: &mut Vec<u8>) {
+        let process = self.world.process_at_rank(0);
+        let counts: Vec<Count> = pieces.iter().map(|piece| count_of(piece.len())).collect();
+        let mut count = [0 as Count];
+        mpi::request::scope(|scope| {
+            Self::wait(if root {
+                process.immediate_scatter_into_root(scope, &counts[..], &mut count[..])
+            } else {
+                process.immediate_scatter_into(scope, &mut count[..])
+            });
+        });
+        let old = mine.len();
+        mine.resize(old + usize::try_from(count[0]).unwrap_or(0), 0);
+        let bytes = pieces.concat();
+        let starts = starts(&counts);
+        let partition = Partition::new(&bytes[..], counts, starts);
+        mpi::request::scope(|scope| {
+            Self::flow(if root {
+                process.immediate_scatter_varcount_into_root(scope, &partition, &mut mine[old..])
+            } else {
+                process.immediate_scatter_varcount_into(scope, &mut mine[old..])
+            });
+        });
+    }
+}
+
+/// The largest piece of a collective: below MPI's 2 GiB, and what one buffer may well hold.
+const PIECE: usize = 64 << 20;
+
+/// Local. Ends the whole job if MPI is running in this process; called from any thread, by the panic hook.
+pub(super) fn abort_if_running(code: u8) {
+    if mpi::is_initialized() && !mpi::is_finalized() {
+        // SAFETY: MPI is initialised. From another thread than MPI's own this is outside the standard, and the last
+        // resort: it works on MPICH and Open MPI, and the alternative is a job that hangs.
+        unsafe { mpi::ffi::MPI_Abort(mpi::ffi::RSMPI_COMM_WORLD, i32::from(code)) };
+    }
+}
+
+/// First line of what the library calls itself: it may be asked before MPI starts.
+fn library_name() -> String {
+    let whole = mpi::environment::library_version().unwrap_or_default();
+    let line = whole.trim_matches('\0').lines().next().unwrap_or_default();
+    let words: Vec<_> = line.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+    // MPICH says "MPICH Version:      4.3.2", Open MPI "Open MPI v5.0.11, package: …".
+    let name = words.join(" ").replace("Version: ", "");
+    name.split(',').next().unwrap_or_default().to_owned()
+}
+
+fn number_of(tag: Tag) -> MpiTag {
+    match tag {
+        Tag::RollCall => 1,
+        Tag::Tree => 2,
+        Tag::Job => 3,
+    }
+}
+
+fn count_of(bytes: usize) -> Count {
+    Count::try_from(bytes).expect("callers keep a round below 2 GiB, as Comm::gather asks")
+}
+
+fn starts(counts: &[Count]) -> Vec<Count> {
+    let mut next: Count = 0;
+    let mut start = |count: Count| {
+        let this = next;
+        next = next
+            .checked_add(count)
+            .expect("callers keep a round below 2 GiB, as Comm::gather asks");
+        this
+    };
+    counts.iter().map(|&count| start(count)).collect()
+}

@@ -1,0 +1,89 @@
+//! One process that is the whole job: no MPI, no launcher.
+//!
+//! Not a special case in the callers but an implementation: a collective over one rank is what it says, and letters to
+//! oneself arrive.
+
+use std::collections::VecDeque;
+
+use super::{Combine, Comm, CommError, Gathered, Letter, Library, Tag};
+
+/// The only rank there is.
+#[derive(Debug, Default)]
+pub struct Solo {
+    letters: VecDeque<(Tag, Vec<u8>)>,
+}
+
+impl Solo {
+    /// A job of one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Comm for Solo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn size(&self) -> usize {
+        1
+    }
+
+    fn library(&self) -> Library {
+        Library { name: "no MPI".into(), threads: "one process".into() }
+    }
+
+    fn barrier(&mut self) {}
+
+    fn broadcast(&mut self, _bytes: &mut Vec<u8>) {}
+
+    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
+        let mut parts = parts.unwrap_or_default();
+        match (parts.pop(), parts.len()) {
+            (Some(mine), 0) => Ok(mine),
+            (last, rest) => {
+                Err(CommError::Parts { parts: rest + usize::from(last.is_some()), size: 1 })
+            }
+        }
+    }
+
+    fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
+        into.bytes.clear();
+        into.bytes.extend_from_slice(mine);
+        into.counts.clear();
+        into.counts.push(mine.len());
+    }
+
+    fn all_reduce(&mut self, _values: &mut [u64], _how: Combine) {}
+
+    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError> {
+        if to != 0 {
+            return Err(CommError::NoSuchRank { rank: to, size: 1 });
+        }
+        self.letters.push_back((tag, bytes));
+        Ok(())
+    }
+
+    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
+        if from.is_some_and(|from| from != 0) {
+            return None;
+        }
+        let place = self.letters.iter().position(|(its, _)| *its == tag)?;
+        self.letters.remove(place).map(|(_, bytes)| Letter { from: 0, bytes })
+    }
+
+    fn under_way(&mut self) -> usize {
+        0
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an abort is the one way out that has no way back to main"
+    )]
+    fn abort(&self, code: u8) -> ! {
+        std::process::exit(i32::from(code))
+    }
+
+    fn finish(self: Box<Self>) {}
+}

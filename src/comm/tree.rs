@@ -1,0 +1,56 @@
+//! The shape of the reduction tree: pure arithmetic over rank and size.
+//!
+//! A binomial tree: it has the depth of log2 (size), and each rank's subtree is a contiguous stretch of ranks, so that
+//! values merged child after child are merged in rank order.
+
+/// The ranks whose values `rank` takes in, in the order in which it takes them.
+pub(super) fn children(rank: usize, size: usize) -> impl Iterator<Item = usize> {
+    let reach = if rank == 0 { usize::BITS } else { rank.trailing_zeros() };
+    (0..reach).map_while(move |bit| {
+        let child = rank.checked_add(1usize.checked_shl(bit)?)?;
+        (child < size).then_some(child)
+    })
+}
+
+/// The rank that takes in `rank`'s value; none for rank 0.
+pub(super) fn parent(rank: usize) -> Option<usize> {
+    (rank != 0).then(|| rank & (rank - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn in_order(rank: usize, size: usize) -> Vec<usize> {
+        let mut ranks = vec![rank];
+        for child in children(rank, size) {
+            ranks.extend(in_order(child, size));
+        }
+        ranks
+    }
+
+    proptest! {
+        #[test]
+        fn every_rank_is_taken_in_once_and_in_order(size in 1usize..300) {
+            prop_assert_eq!(in_order(0, size), (0..size).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn parents_and_children_agree(size in 1usize..300) {
+            for rank in 0..size {
+                for child in children(rank, size) {
+                    prop_assert_eq!(parent(child), Some(rank));
+                }
+            }
+        }
+
+        #[test]
+        fn no_rank_is_deeper_than_the_logarithm(size in 1usize..5000) {
+            for rank in 0..size {
+                let depth = std::iter::successors(Some(rank), |&r| parent(r)).count() - 1;
+                prop_assert!(depth <= (usize::BITS - size.leading_zeros()) as usize);
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Values between ranks: serde over [`Comm`]'s bytes.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Comm, CommError, Nap, Tag, codec, gather_in_rounds, tree};
+use crate::domain::Merge;
+
+/// The same verbs on values. Implemented for every [`Comm`].
+pub trait Typed: Comm {
+    /// Collective. Rank 0's value on every rank; what other ranks pass is dropped.
+    ///
+    /// # Errors
+    /// Where the value cannot be encoded (on rank 0; the others then get that error too) or read.
+    fn broadcast_value<T: Serialize + DeserializeOwned>(
+        &mut self,
+        value: Option<T>,
+    ) -> Result<T, CommError> {
+        // What cannot be encoded travels as nothing: an error on every rank, never a hang.
+        let encoded = if self.rank() == 0 { codec::encode(&value) } else { Ok(Vec::new()) };
+        let mut bytes = encoded.clone().unwrap_or_default();
+        self.broadcast(&mut bytes);
+        encoded?;
+        let missing = CommError::Parts { parts: 0, size: self.size() };
+        if self.rank() == 0 {
+            return value.ok_or(missing);
+        }
+        codec::decode::<Option<T>>(0, &bytes)?.ok_or(missing)
+    }
+
+    /// Collective. Rank 0 gives one value a rank, in rank order; each rank gets its own.
+    ///
+    /// # Errors
+    /// Where the number of values is not the number of ranks, or one cannot be encoded.
+    fn scatter_values<T: Serialize + DeserializeOwned>(
+        &mut self,
+        values: Option<Vec<T>>,
+    ) -> Result<T, CommError> {
+        let parts = values.map(|values| values.iter().map(codec::encode).collect());
+        let parts: Option<Result<Vec<_>, _>> = parts;
+        let (parts, error) = match parts.transpose() {
+            Ok(parts) => (parts, None),
+            Err(error) => (None, Some(error)), // the scatter of nothing tells the other ranks
+        };
+        let mine = self.scatter(parts);
+        match error {
+            Some(error) => Err(error),
+            None => codec::decode(0, &mine?),
+        }
+    }
+
+    /// Collective. Every rank's value at rank 0, in rank order; `None` elsewhere. Of any size in all.
+    ///
+    /// # Errors
+    /// Where a value cannot be encoded or read.
+    fn gather_values<T: Serialize + DeserializeOwned>(
+        &mut self,
+        mine: &T,
+    ) -> Result<Option<Vec<T>>, CommError> {
+        let bytes = codec::encode(mine).unwrap_or_default(); // nothing is no value: rank 0 says so
+        let mut encoded = vec![Vec::new(); if self.rank() == 0 { self.size() } else { 0 }];
+        gather_in_rounds(self, &bytes, VALUES_ROUND, |rank, piece| {
+            encoded[rank].extend_from_slice(piece);
+        });
+        if self.rank() != 0 {
+            return Ok(None);
+        }
+        let values = encoded.iter().enumerate().map(|(from, bytes)| codec::decode(from, bytes));
+        values.collect::<Result<Vec<T>, _>>().map(Some)
+    }
+
+    /// Collective. All ranks' values merged in rank order along a tree: the whole at rank 0, `None` elsewhere. No rank
+    /// holds more than its own subtree.
+    ///
+    /// # Errors
+    /// Where a value cannot be encoded or read.
+    fn reduce<T: Merge + Serialize + DeserializeOwned>(
+        &mut self,
+        mut mine: T,
+    ) -> Result<Option<T>, CommError> {
+        for child in tree::children(self.rank(), self.size()) {
+            let letter = wait_for(self, child, Tag::Tree);
+            mine.merge(codec::decode(child, &letter)?);
+        }
+        let Some(parent) = tree::parent(self.rank()) else { return Ok(Some(mine)) };
+        self.send(parent, Tag::Tree, codec::encode(&mine)?)?;
+        let mut nap = Nap::brisk();
+        while self.under_way() > 0 {
+            nap.sleep();
+        }
+        Ok(None)
+    }
+
+    /// Local. Starts a value on its way to another rank.
+    ///
+    /// # Errors
+    /// As [`Comm::send`], and where the value cannot be encoded.
+    fn send_value<T: Serialize>(
+        &mut self,
+        to: usize,
+        tag: Tag,
+        value: &T,
+    ) -> Result<(), CommError> {
+        self.send(to, tag, codec::encode(value)?)
+    }
+
+    /// Local. The next value that has arrived with this tag, and who sent it.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn receive_value<T: DeserializeOwned>(
+        &mut self,
+        from: Option<usize>,
+        tag: Tag,
+    ) -> Result<Option<(usize, T)>, CommError> {
+        let Some(letter) = self.receive(from, tag) else { return Ok(None) };
+        Ok(Some((letter.from, codec::decode(letter.from, &letter.bytes)?)))
+    }
+}
+
+impl<C: Comm + ?Sized> Typed for C {}
+
+/// Bytes a round when values are gathered; they are small things (reports, facts of a node).
+const VALUES_ROUND: usize = 16 << 20;
+
+/// Sleeps until the letter is here.
+fn wait_for<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: Tag) -> Vec<u8> {
+    let mut nap = Nap::patient();
+    loop {
+        if let Some(letter) = comm.receive(Some(from), tag) {
+            return letter.bytes;
+        }
+        if comm.under_way() > 0 {
+            nap.wake();
+        }
+        nap.sleep();
+    }
+}

@@ -1,0 +1,75 @@
+//! Values that add up, so that one rank, one node and the whole job use the same code.
+
+use std::collections::BTreeMap;
+
+/// A value of which two make one.
+///
+/// The laws every implementation keeps: merging is associative, and `Default` (where there is one) is its neutral
+/// element. Order is kept: reductions merge in rank order, so `merge` need not be commutative.
+pub trait Merge {
+    /// Takes `other`, which comes after `self`, into `self`.
+    fn merge(&mut self, other: Self);
+}
+
+impl Merge for u64 {
+    fn merge(&mut self, other: Self) {
+        *self = self.saturating_add(other);
+    }
+}
+
+impl<T> Merge for Vec<T> {
+    fn merge(&mut self, mut other: Self) {
+        self.append(&mut other);
+    }
+}
+
+impl<K: Ord, V: Merge> Merge for BTreeMap<K, V> {
+    fn merge(&mut self, other: Self) {
+        for (key, value) in other {
+            match self.entry(key) {
+                std::collections::btree_map::Entry::Occupied(mut mine) => {
+                    mine.get_mut().merge(value)
+                }
+                std::collections::btree_map::Entry::Vacant(place) => {
+                    place.insert(value);
+                }
+            }
+        }
+    }
+}
+
+impl<T: Merge> Merge for Option<T> {
+    fn merge(&mut self, other: Self) {
+        match (self.as_mut(), other) {
+            (Some(mine), Some(other)) => mine.merge(other),
+            (None, Some(other)) => *self = Some(other),
+            (_, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn merged<T: Merge>(mut a: T, b: T) -> T {
+        a.merge(b);
+        a
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_associative_and_empty_is_neutral(
+            a in prop::collection::btree_map("[a-d]", 0u64..9, 0..4),
+            b in prop::collection::btree_map("[a-d]", 0u64..9, 0..4),
+            c in prop::collection::btree_map("[a-d]", 0u64..9, 0..4),
+        ) {
+            let left = merged(merged(a.clone(), b.clone()), c.clone());
+            let right = merged(a.clone(), merged(b, c));
+            prop_assert_eq!(left, right);
+            prop_assert_eq!(merged(a.clone(), BTreeMap::new()), a.clone());
+            prop_assert_eq!(merged(BTreeMap::new(), a.clone()), a);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The words of the product and their laws: plain values that any module may hold.
+//!
+//! Owns what is true everywhere (how values merge, what a server is and told about itself) and knows nothing of MPI, HTTP,
+//! files or the environment. serde and std only.
+
+mod merge;
+mod outcome;
+mod prompt;
+mod server;
+mod tally;
+mod url;
+
+pub use merge::Merge;
+pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
+pub use prompt::{Id, Input, Params, Prompt, Route};
+pub use server::{Facts, Model, Probe, Routes, Surveyed};
+pub use tally::Tally;
+pub use url::Url;

@@ -1,0 +1,60 @@
+//! What is known of a server once it was asked.
+
+use serde::{Deserialize, Serialize};
+
+use super::Url;
+
+/// A server and what came of asking it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surveyed {
+    /// Which server.
+    pub url: Url,
+    /// What it said.
+    pub probe: Probe,
+}
+
+/// What a ready server told about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The models it serves, at least one.
+    pub models: Vec<Model>,
+    /// vLLM's version, where it says one.
+    pub version: Option<String>,
+    /// What it can be asked.
+    pub routes: Routes,
+}
+
+/// A served model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// The name requests have to give.
+    pub id: String,
+    /// The longest prompt and answer together, in tokens; not every server says.
+    pub max_model_len: Option<u64>,
+    /// The model's folder or hub name, where the server says so.
+    pub root: Option<String>,
+}
+
+/// Which routes there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    /// `/v1/completions`
+    pub completions: bool,
+    /// `/v1/chat/completions`
+    pub chat: bool,
+    /// `/v1/chat/completions/batch`: several conversations in one request.
+    pub chat_batch: bool,
+    /// `/tokenize`
+    pub tokenize: bool,
+    /// `/metrics`: how many prompts run and wait.
+    pub metrics: bool,
+}
+
+/// What came of asking a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Probe {
+    /// It can be used.
+    Ready(Facts),
+    /// It cannot, and why.
+    NotReady(String),
+}

@@ -1,0 +1,86 @@
+//! Counts that add up: of a rank, and of the job.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FailureKind, Merge, Outcome, Settled};
+
+/// What was done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Prompts answered.
+    pub answered: u64,
+    /// Prompts failed, by kind.
+    pub failed: BTreeMap<FailureKind, u64>,
+    /// Tokens of prompts answered.
+    pub prompt_tokens: u64,
+    /// Tokens of answers.
+    pub completion_tokens: u64,
+    /// HTTP requests sent.
+    pub requests: u64,
+    /// Prompts that were sent again after a fault.
+    pub retried: u64,
+}
+
+impl Tally {
+    /// One more outcome.
+    pub fn count(&mut self, settled: &Settled) {
+        match &settled.outcome {
+            Outcome::Answered(answer) => {
+                self.answered += 1;
+                let usage = answer.usage.unwrap_or_default();
+                self.prompt_tokens += usage.prompt_tokens;
+                self.completion_tokens += usage.completion_tokens;
+            }
+            Outcome::Failed(failure) => *self.failed.entry(failure.kind).or_default() += 1,
+        }
+    }
+
+    /// Prompts with an outcome.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.answered + self.failed()
+    }
+
+    /// Prompts failed, of any kind.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.values().sum()
+    }
+}
+
+impl Merge for Tally {
+    fn merge(&mut self, other: Self) {
+        self.answered += other.answered;
+        Merge::merge(&mut self.failed, other.failed);
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.requests += other.requests;
+        self.retried += other.retried;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        fn tally()(answered in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64) -> Tally {
+            let failed = BTreeMap::from([(FailureKind::TooLong, long), (FailureKind::EmptyPrompt, empty)]);
+            Tally { answered, failed, requests, ..Tally::default() }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tallies_add_up_in_any_grouping(a in tally(), b in tally(), c in tally()) {
+            let sum = |mut x: Tally, y: Tally| { x.merge(y); x };
+            let left = sum(sum(a.clone(), b.clone()), c.clone());
+            prop_assert_eq!(&left, &sum(a.clone(), sum(b.clone(), c.clone())));
+            prop_assert_eq!(left.settled(), a.settled() + b.settled() + c.settled());
+            prop_assert_eq!(sum(Tally::default(), a.clone()), a);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The one file that knows reqwest: bytes to a server and back.
+//!
+//! Owns connections and the rules for them: HTTP/1.1 (vLLM's server speaks nothing else), never through a proxy (compute
+//! nodes set one, and loopback traffic must not meet it), idle connections dropped before the server drops them, no
+//! redirects (a slash too many is a mistake to show, not to follow).
+#![expect(clippy::disallowed_types, reason = "the owner of reqwest")]
+
+use std::{error::Error as _, time::Duration};
+
+use crate::{domain::Url, settings::Secret};
+
+/// vLLM closes a connection that was idle for 5 s; a request written at that moment gets no answer.
+const IDLE: Duration = Duration::from_secs(4);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Connections to servers. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: reqwest::Client,
+    key: Option<Secret>,
+}
+
+/// What a server answered, whatever its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// When it wants to be asked again (`Retry-After`, in seconds).
+    pub retry_after: Option<Duration>,
+    /// The whole body.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Nobody listens there, or the host is not to be reached.
+    #[error("cannot connect ({0})")]
+    Connect(String),
+    /// Nothing came in time.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// The connection ended before the answer did.
+    #[error("the connection was cut ({0})")]
+    Cut(String),
+    /// The request could not be made at all.
+    #[error("the request cannot be sent ({0})")]
+    Unsendable(String),
+}
+
+impl Client {
+    /// A client that sends `key`, where there is one, as a bearer token.
+    ///
+    /// # Errors
+    /// Where the HTTP library cannot start.
+    pub fn new(key: Option<Secret>) -> Result<Self, Trouble> {
+        let inner = reqwest::Client::builder()
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(IDLE)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("aurora-swarm/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Trouble::Unsendable(innermost(&error)))?;
+        Ok(Self { inner, key })
+    }
+
+    /// `GET url/path`.
+    ///
+    /// # Errors
+    /// Where there is no whole answer within `limit`.
+    pub async fn get(&self, url: &Url, path: &str, limit: Duration) -> Result<Answer, Trouble> {
+        self.ask(self.inner.get(format!("{url}{path}")), limit).await
+    }
+
+    /// `POST url/path` with a JSON body.
+    ///
+    /// # Errors
+    /// Where there is no whole answer within `limit`.
+    pub async fn post(
+        &self,
+        url: &Url,
+        path: &str,
+        json: Vec<u8>,
+        limit: Duration,
+    ) -> Result<Answer, Trouble> {
+        let request = self.inner.post(format!("{url}{path}"));
+        self.ask(request.header("content-type", "application/json").body(json), limit).await
+    }
+
+    async fn ask(
+        &self,
+        mut request: reqwest::RequestBuilder,
+        limit: Duration,
+    ) -> Result<Answer, Trouble> {
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.reveal());
+        }
+        let trouble = |error: reqwest::Error| trouble(&error, limit);
+        let answer = request.timeout(limit).send().await.map_err(trouble)?;
+        let status = answer.status().as_u16();
+        let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let body = answer.bytes().await.map_err(trouble)?.into();
+        Ok(Answer { status, retry_after, body })
+    }
+}
+
+fn trouble(error: &reqwest::Error, limit: Duration) -> Trouble {
+    if error.is_builder() {
+        Trouble::Unsendable(innermost(error))
+    } else if error.is_connect() {
+        Trouble::Connect(innermost(error))
+    } else if error.is_timeout() {
+        Trouble::Silent(limit)
+    } else {
+        Trouble::Cut(innermost(error))
+    }
+}
+
+/// The last error of the chain: the system's own words, without the URL that everybody prints already.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut last: Option<&dyn std::error::Error> = error.source();
+    while let Some(next) = last.and_then(std::error::Error::source) {
+        last = Some(next);
+    }
+    last.map_or_else(|| "no reason given".into(), ToString::to_string)
+}

@@ -1,0 +1,16 @@
+//! One server: a base URL and what it told about itself. The only place that knows HTTP, and in one file of it (`http.rs`).
+//!
+//! Owns the wire: how a server is asked, what its answers mean, when it is ready. Knows nothing of ranks, of files, or of
+//! how many requests there should be at a time. vLLM is what it is built for; what other OpenAI-compatible servers lack is
+//! found by probing and done without.
+
+mod ask;
+mod fault;
+mod http;
+mod probe;
+mod wire;
+
+pub use ask::{Reply, Shared, ask, messages};
+pub use fault::Fault;
+pub use http::{Answer, Client, Trouble};
+pub use probe::{probe, wait_until_ready};

@@ -1,0 +1,103 @@
+//! What a server is and whether it is ready: asked, never assumed.
+//!
+//! Ready means that it lists a model. `/health` alone says little (a draining vLLM still answers 200) and other servers do
+//! not have it; where it exists it must be well too.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Client, Trouble, wire};
+use crate::domain::{Facts, Model, Probe, Routes, Url};
+
+/// One question's limit: a server that loads a model may be slow to say so, a dead one is not worth more.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Asks once.
+pub async fn probe(client: &Client, url: &Url) -> Probe {
+    match ask(client, url).await {
+        Ok(facts) => Probe::Ready(facts),
+        Err(why) => Probe::NotReady(why),
+    }
+}
+
+/// Asks until the server is ready or `patience` is over; the last reason is the one that is told.
+pub async fn wait_until_ready(client: &Client, url: &Url, patience: Duration) -> Probe {
+    let end = Instant::now() + patience;
+    let mut pause = Duration::from_millis(100);
+    let mut last = format!("no answer within {patience:?}");
+    loop {
+        match timeout_at(end.max(Instant::now() + Duration::from_secs(1)), probe(client, url)).await
+        {
+            Ok(Probe::NotReady(why)) => last = why,
+            Ok(ready) => return ready,
+            Err(_) => return Probe::NotReady(last),
+        }
+        if Instant::now() + pause >= end {
+            return Probe::NotReady(last);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
+    let get = |path: &'static str| client.get(url, path, LIMIT);
+    let said = |what: &str, trouble: Trouble| format!("{what}: {trouble}");
+    let health = get("/health").await.map_err(|trouble| said("GET /health", trouble))?;
+    if !matches!(health.status, 200 | 404 | 405) {
+        return Err(format!(
+            "GET /health answers {} {}",
+            health.status,
+            wire::message(&health.body)
+        ));
+    }
+    let models = get("/v1/models").await.map_err(|trouble| said("GET /v1/models", trouble))?;
+    if models.status != 200 {
+        return Err(format!(
+            "GET /v1/models answers {} {}",
+            models.status,
+            wire::message(&models.body)
+        ));
+    }
+    let models: wire::Models = serde_json::from_slice(&models.body)
+        .map_err(|error| format!("GET /v1/models is no list of models ({error})"))?;
+    if models.data.is_empty() {
+        return Err("it serves no model yet".into());
+    }
+    let model =
+        |it: wire::Model| Model { id: it.id, max_model_len: it.max_model_len, root: it.root };
+    let version = get("/version").await.ok().filter(|it| it.status == 200);
+    let version = version.and_then(|it| serde_json::from_slice::<wire::Version>(&it.body).ok());
+    Ok(Facts {
+        models: models.data.into_iter().map(model).collect(),
+        version: version.map(|it| it.version),
+        routes: routes(client, url).await,
+    })
+}
+
+/// vLLM lists its routes; other servers are asked one by one, with a body that none of them can take for a request.
+async fn routes(client: &Client, url: &Url) -> Routes {
+    let listed = client.get(url, "/openapi.json", LIMIT).await.ok().filter(|it| it.status == 200);
+    let metrics = client.get(url, "/metrics", LIMIT).await.is_ok_and(|it| it.status == 200);
+    if let Some(list) = listed.and_then(|it| serde_json::from_slice::<wire::OpenApi>(&it.body).ok())
+    {
+        let has = |path: &str| list.paths.contains_key(path);
+        return Routes {
+            completions: has("/v1/completions"),
+            chat: has("/v1/chat/completions"),
+            chat_batch: has("/v1/chat/completions/batch"),
+            tokenize: has("/tokenize"),
+            metrics,
+        };
+    }
+    let mut there = [false; 4];
+    let paths =
+        ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/tokenize"];
+    for (there, path) in there.iter_mut().zip(paths) {
+        let answer = client.post(url, path, b"{}".to_vec(), LIMIT).await;
+        *there = answer.is_ok_and(|it| !matches!(it.status, 404 | 405 | 501));
+    }
+    let [completions, chat, chat_batch, tokenize] = there;
+    Routes { completions, chat, chat_batch, tokenize, metrics }
+}

@@ -1,0 +1,204 @@
+//! One rank's asynchronous middle: the only place that builds a tokio runtime and spawns tasks.
+//!
+//! Owns what happens at the same time: a thread that reads prompts ahead, one that drives the endpoints, one that writes
+//! outcomes, with bounded channels between them, so that no part runs away from the others. Knows endpoints, and nothing
+//! of ranks or files: prompts come from an iterator, outcomes go to a closure.
+
+mod driver;
+mod policy;
+mod servers;
+mod stock;
+mod survey;
+
+pub use policy::Policy;
+pub use survey::survey;
+
+use std::{
+    sync::mpsc as std_mpsc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{runtime::Builder, sync::mpsc};
+
+use crate::{
+    domain::{Prompt, Settled, Tally, Url},
+    endpoint::Client,
+    settings::Secret,
+};
+
+/// How things stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What was done.
+    pub tally: Tally,
+    /// Sequences in flight.
+    pub in_flight: u64,
+    /// Endpoints that answer.
+    pub up: u64,
+}
+
+/// Why the engine ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ended {
+    /// Every prompt it was given has its outcome.
+    Finished,
+    /// No endpoint answered for as long as patience lasts; prompts are open.
+    NobodyLeft,
+    /// It was told to stop; prompts are open.
+    Stopped,
+    /// Outcomes could not be written.
+    NotWritten,
+    /// The input could not be read on.
+    NotRead(String),
+    /// The asynchronous side could not start.
+    NotStarted(String),
+}
+
+/// What the engine says to the thread that started it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Every second.
+    Progress(Progress),
+    /// Once, last.
+    Ended(Ended, Tally),
+}
+
+/// What an engine works with.
+pub struct Work<P, S> {
+    /// How it behaves.
+    pub policy: Policy,
+    /// The endpoints, and whether each is ready.
+    pub endpoints: Vec<(Url, bool)>,
+    /// The key they ask for.
+    pub key: Option<Secret>,
+    /// What to ask, in the order of work. A message ends the work.
+    pub prompts: P,
+    /// Takes outcomes in; called on a thread of its own. An error ends the work.
+    pub sink: S,
+}
+
+/// An engine at work. Dropping it leaves its threads alone: [`Running::stop`] and then wait for [`Word::Ended`].
+pub struct Running {
+    stop: mpsc::Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// How often it says something.
+const WORD_EVERY: Duration = Duration::from_secs(1);
+/// Prompts read ahead of the loop.
+const AHEAD: usize = 1024;
+/// Batches of outcomes on their way to the disk.
+const BEHIND: usize = 256;
+
+/// Local. Starts the threads and returns; what happens is told over `tell`.
+///
+/// # Errors
+/// Where a thread cannot be started.
+pub fn start<P, E, S>(work: Work<P, S>, tell: std_mpsc::Sender<Word>) -> std::io::Result<Running>
+where
+    P: Iterator<Item = Result<Prompt, E>> + Send + 'static,
+    E: std::fmt::Display,
+    S: FnMut(Vec<Settled>) -> Result<(), String> + Send + 'static,
+{
+    let Work { policy, endpoints, key, prompts, sink } = work;
+    let (stop, stopped) = mpsc::channel(1);
+    let (give, given) = mpsc::channel(AHEAD);
+    let (settled, settle) = mpsc::channel(BEHIND);
+    let (broken, breaks) = std_mpsc::channel();
+    let reader = thread::Builder::new()
+        .name("reader".into())
+        .spawn(move || read(prompts, &give, &broken))?;
+    let writer = thread::Builder::new().name("writer".into()).spawn(move || write(sink, settle))?;
+    let driver = thread::Builder::new().name("engine".into()).spawn(move || {
+        let (ended, tally) = drive(policy, endpoints, key, given, settled, stopped, &tell);
+        // What is settled is on its way to the disk; the last word comes after it is there.
+        let written = writer.join().unwrap_or(false);
+        let ended = match (breaks.try_recv(), written) {
+            (Ok(why), _) => Ended::NotRead(why),
+            (Err(_), false) => Ended::NotWritten,
+            (Err(_), true) => ended,
+        };
+        let _ = tell.send(Word::Ended(ended, tally)); // nobody listens: the job is ending
+    })?;
+    Ok(Running { stop, threads: vec![reader, driver] })
+}
+
+impl Running {
+    /// Asks it to stop; prompts in flight stay open.
+    pub fn stop(&self) {
+        let _ = self.stop.try_send(()); // full: it was asked already; closed: it has ended
+    }
+
+    /// Waits for its threads. To be called after [`Word::Ended`].
+    pub fn join(self) {
+        for thread in self.threads {
+            let _ = thread.join(); // a panic has ended the process already
+        }
+    }
+}
+
+fn read<E: std::fmt::Display>(
+    prompts: impl Iterator<Item = Result<Prompt, E>>,
+    give: &mpsc::Sender<Prompt>,
+    broken: &std_mpsc::Sender<String>,
+) {
+    for prompt in prompts {
+        match prompt {
+            Ok(prompt) => {
+                if give.blocking_send(prompt).is_err() {
+                    return; // the loop has ended
+                }
+            }
+            Err(error) => {
+                let _ = broken.send(error.to_string());
+                return;
+            }
+        }
+    }
+}
+
+/// True if all of it was written.
+fn write(
+    mut sink: impl FnMut(Vec<Settled>) -> Result<(), String>,
+    mut settle: mpsc::Receiver<Vec<Settled>>,
+) -> bool {
+    while let Some(mut batch) = settle.blocking_recv() {
+        // What has come meanwhile goes in the same write.
+        while batch.len() < 4096
+            && let Ok(more) = settle.try_recv()
+        {
+            batch.extend(more);
+        }
+        if let Err(why) = sink(batch) {
+            tracing::error!("{why}");
+            return false;
+        }
+    }
+    true
+}
+
+fn drive(
+    policy: Policy,
+    endpoints: Vec<(Url, bool)>,
+    key: Option<Secret>,
+    prompts: mpsc::Receiver<Prompt>,
+    settled: mpsc::Sender<Vec<Settled>>,
+    stop: mpsc::Receiver<()>,
+    tell: &std_mpsc::Sender<Word>,
+) -> (Ended, Tally) {
+    let failed = |why: String| (Ended::NotStarted(why), Tally::default());
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(error.to_string()),
+    };
+    let client = match Client::new(key) {
+        Ok(client) => client,
+        Err(trouble) => return failed(trouble.to_string()),
+    };
+    let driver = driver::Driver::new(policy, client, endpoints);
+    runtime.block_on(driver.run(prompts, settled, stop, |progress| {
+        let _ = tell.send(Word::Progress(progress)); // nobody listens: the job is ending
+    }))
+}

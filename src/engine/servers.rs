@@ -1,0 +1,137 @@
+//! The state of a rank's endpoints: who is up, who is put aside and until when. Pure but for instants it is given.
+//!
+//! An endpoint is put aside when it is gone, or when it fails one request after the other; it is asked again with growing
+//! pauses, and an answer brings it back.
+
+use std::time::{Duration, Instant};
+
+use crate::domain::Url;
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) url: Url,
+    /// Permits taken.
+    pub(super) taken: usize,
+    state: State,
+    /// Faults since the last answer.
+    faults: u32,
+    pause: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Up,
+    /// To be asked again at this time.
+    Aside(Instant),
+    /// Being asked.
+    Asked,
+}
+
+/// Faults in a row before an endpoint is looked at.
+const SUSPICIOUS: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Server {
+    /// An endpoint that is ready, or is not yet.
+    pub(super) fn new(url: Url, ready: bool, now: Instant) -> Self {
+        let state = if ready { State::Up } else { State::Aside(now + FIRST_PAUSE) };
+        Self { url, taken: 0, state, faults: 0, pause: FIRST_PAUSE }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    /// It answered a request.
+    pub(super) fn answered(&mut self) {
+        self.faults = 0;
+        self.pause = FIRST_PAUSE;
+    }
+
+    /// It stumbled; true if that is once too often and it is put aside.
+    pub(super) fn stumbled(&mut self, now: Instant) -> bool {
+        self.faults += 1;
+        let aside = self.is_up() && self.faults >= SUSPICIOUS;
+        if aside {
+            self.put_aside(now);
+        }
+        aside
+    }
+
+    /// It is gone; true if that is news.
+    pub(super) fn gone(&mut self, now: Instant) -> bool {
+        let news = self.is_up();
+        if news {
+            self.put_aside(now);
+        }
+        news
+    }
+
+    fn put_aside(&mut self, now: Instant) {
+        self.state = State::Aside(now + self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// When it is to be asked again.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Aside(due) => Some(due),
+            State::Up | State::Asked => None,
+        }
+    }
+
+    /// Is it time to ask? Then it counts as being asked.
+    pub(super) fn to_be_asked(&mut self, now: Instant) -> bool {
+        let due = self.due().is_some_and(|due| due <= now);
+        if due {
+            self.state = State::Asked;
+        }
+        due
+    }
+
+    /// It was asked; true if it is back.
+    pub(super) fn was_asked(&mut self, ready: bool, now: Instant) -> bool {
+        if ready {
+            // Its faults are kept: one more and it is aside again, for twice as long.
+            self.state = State::Up;
+            self.faults = self.faults.min(SUSPICIOUS - 1);
+        } else {
+            self.put_aside(now);
+        }
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_in_a_row_put_aside_and_answers_bring_back() {
+        let now = Instant::now();
+        let mut server = Server::new(Url::loopback(1), true, now);
+        assert!(!server.stumbled(now) && !server.stumbled(now));
+        server.answered();
+        assert!(!server.stumbled(now) && !server.stumbled(now) && server.stumbled(now));
+        assert!(!server.is_up() && !server.to_be_asked(now));
+        let later = now + FIRST_PAUSE;
+        assert!(server.to_be_asked(later) && !server.to_be_asked(later), "asked once at a time");
+        assert!(server.was_asked(true, later) && server.is_up());
+        assert!(server.stumbled(later), "it has shown nothing yet");
+        assert_eq!(server.due(), Some(later + FIRST_PAUSE * 2));
+    }
+
+    #[test]
+    fn pauses_grow_to_their_limit() {
+        let mut now = Instant::now();
+        let mut server = Server::new(Url::loopback(1), true, now);
+        assert!(server.gone(now) && !server.gone(now), "news once");
+        for _ in 0..12 {
+            now = server.due().expect("aside");
+            assert!(server.to_be_asked(now) && !server.was_asked(false, now));
+        }
+        assert_eq!(server.due(), Some(now + LONGEST_PAUSE));
+    }
+}

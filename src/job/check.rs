@@ -1,0 +1,49 @@
+//! `check`: are MPI, node facts and endpoints in order? Asked by every rank of its own servers, told by rank 0.
+
+use tracing::debug;
+
+use super::agree::{Given, JobError, Verdict, agree};
+use crate::{
+    comm::{Comm, Typed},
+    engine::survey,
+    report::{self, CheckReport, CheckedRank},
+};
+
+/// Collective. Prints a table (or JSON) on rank 0.
+///
+/// # Errors
+/// Where the settings cannot be, or name servers that no rank can own.
+pub fn check(
+    comm: &mut dyn Comm,
+    given: Given,
+    json: bool,
+    code: impl Fn(&JobError) -> u8,
+) -> Result<Verdict, JobError> {
+    let common = agree(comm, given, code)?;
+    report::this_is_rank(common.place.rank, &common.place.node.host);
+    debug!(endpoints = common.urls.len(), "asking this rank's servers");
+    let place = common.place;
+    let found = CheckedRank {
+        rank: place.rank,
+        host: place.node.host,
+        local_rank: place.local_rank,
+        local_size: place.local_size,
+        endpoints: survey(&common.urls, common.key, common.settings.ready_timeout.get()),
+    };
+    let library = comm.library().to_string();
+    let ranks = comm.gather_values(&found)?;
+    let verdict = ranks.map(|ranks| {
+        let report = CheckReport::new(library, ranks);
+        report::print(&if json { as_json(&report) } else { report.table() });
+        if report.ready == 0 { Verdict::NoEndpoint } else { Verdict::Done }
+    });
+    Ok(comm.broadcast_value(verdict)?)
+}
+
+fn as_json(report: &CheckReport) -> String {
+    let text = serde_json::to_string_pretty(report);
+    text.map_or_else(
+        |error| format!("the report cannot be written as JSON: {error}\n"),
+        |it| it + "\n",
+    )
+}

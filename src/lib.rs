@@ -1,0 +1,51 @@
+//! `aurora-swarm` answers a large set of prompts with the vLLM servers of an HPC job.
+//!
+//! # The line
+//!
+//! ```text
+//! input file → prompts → ledger ⇒ leases ⇒ batches → endpoint → outcomes → shard file ⇒ gather → answers.jsonl
+//!                       (rank 0)    MPI      (every rank, its own node)               MPI   ⇒ reduce → report
+//! ```
+//!
+//! # The layers
+//!
+//! One way only; a test reads the `use` lines.
+//!
+//! ```text
+//! cli → job → {engine → endpoint, comm, site, report} → settings → domain
+//! ```
+//!
+//! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
+//! runtime ([`engine`], [`endpoint`]). They meet in [`job`]: `engine` never sees `comm`, `comm` never sees `endpoint`.
+//!
+//! # The owners
+//!
+//! | what | who |
+//! |---|---|
+//! | mpi | `comm/mpi.rs` |
+//! | bincode | `comm/codec.rs` |
+//! | reqwest | `endpoint/http.rs` |
+//! | tasks and the runtime | `engine` |
+//! | the environment | `settings/environment.rs` |
+//! | stdout and stderr | `report` |
+//! | clap | `cli` |
+
+pub mod cli;
+
+pub mod job;
+
+pub mod engine;
+
+pub mod endpoint;
+
+pub mod comm;
+
+pub mod site;
+
+pub mod shards;
+
+pub mod report;
+
+pub mod settings;
+
+pub mod domain;

@@ -1,0 +1,147 @@
+//! `check`'s result: who runs where, which servers each rank drives, and whether they are ready.
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{Facts, Model, Probe, Routes, Surveyed};
+
+/// What `check` found.
+#[derive(Debug, Serialize)]
+pub struct CheckReport {
+    /// What carries messages between ranks.
+    pub mpi: String,
+    /// How many servers are ready.
+    pub ready: usize,
+    /// How many there are.
+    pub endpoints: usize,
+    /// The ranks, in order.
+    pub ranks: Vec<CheckedRank>,
+}
+
+/// What a rank found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CheckedRank {
+    /// The rank.
+    pub rank: usize,
+    /// Its host's name.
+    pub host: String,
+    /// Which of its host's ranks it is, from 0.
+    pub local_rank: usize,
+    /// How many ranks its host has.
+    pub local_size: usize,
+    /// The servers it drives.
+    pub endpoints: Vec<Surveyed>,
+}
+
+impl CheckReport {
+    /// Of all ranks' findings.
+    #[must_use]
+    pub fn new(mpi: String, ranks: Vec<CheckedRank>) -> Self {
+        let all = ranks.iter().flat_map(|rank| &rank.endpoints);
+        let ready = all.clone().filter(|it| matches!(it.probe, Probe::Ready(_))).count();
+        Self { mpi, ready, endpoints: all.count(), ranks }
+    }
+
+    /// The served models' names, each once.
+    #[must_use]
+    pub fn models(&self) -> Vec<&str> {
+        let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
+        let facts = all.filter_map(|it| match &it.probe {
+            Probe::Ready(facts) => Some(facts),
+            Probe::NotReady(_) => None,
+        });
+        let mut names: Vec<_> =
+            facts.flat_map(|facts| facts.models.iter().map(|model| model.id.as_str())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// For people: a table and what follows from it.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut table = Table::new();
+        table
+            .load_style(UTF8_HORIZONTAL_ONLY)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_header([
+                "rank", "host", "local", "endpoint", "state", "model", "context", "version",
+                "routes",
+            ]);
+        for rank in &self.ranks {
+            let who = [
+                rank.rank.to_string(),
+                rank.host.clone(),
+                format!("{} of {}", rank.local_rank + 1, rank.local_size),
+            ];
+            if rank.endpoints.is_empty() {
+                table.add_row(who.iter().map(String::as_str).chain(["none", "idle"]));
+            }
+            for endpoint in &rank.endpoints {
+                table.add_row(who.iter().cloned().chain(row(endpoint)));
+            }
+        }
+        format!("{table}\n{}", self.summary())
+    }
+
+    fn summary(&self) -> String {
+        let idle = self.ranks.iter().filter(|rank| rank.endpoints.is_empty()).count();
+        let mut text = format!(
+            "{} on {} ranks; MPI: {}\n",
+            counted(self.ready, self.endpoints),
+            self.ranks.len(),
+            self.mpi
+        );
+        if idle > 0 {
+            text +=
+                &format!("{idle} of the ranks have no endpoint: they stay in MPI and do no work\n");
+        }
+        if let models @ [_, _, ..] = self.models().as_slice() {
+            text += &format!(
+                "several models are served ({}): name one with --model\n",
+                models.join(", ")
+            );
+        }
+        text
+    }
+}
+
+fn counted(ready: usize, all: usize) -> String {
+    format!("{ready} of {all} endpoints ready")
+}
+
+fn row(endpoint: &Surveyed) -> Vec<String> {
+    let mut row = vec![endpoint.url.to_string()];
+    match &endpoint.probe {
+        Probe::Ready(facts) => {
+            row.push("ready".into());
+            row.extend(columns(facts));
+        }
+        Probe::NotReady(why) => row.push(format!("not ready: {why}")),
+    }
+    row
+}
+
+fn columns(facts: &Facts) -> [String; 4] {
+    let each = |text: &dyn Fn(&Model) -> String| {
+        facts.models.iter().map(text).collect::<Vec<_>>().join("\n")
+    };
+    [
+        each(&|model| model.id.clone()),
+        each(&|model| model.max_model_len.map_or("unknown".into(), |it| it.to_string())),
+        facts.version.clone().unwrap_or_else(|| "unknown".into()),
+        routes(facts.routes),
+    ]
+}
+
+fn routes(routes: Routes) -> String {
+    let names = [
+        (routes.completions, "completions"),
+        (routes.chat, "chat"),
+        (routes.chat_batch, "chat-batch"),
+        (routes.tokenize, "tokenize"),
+        (routes.metrics, "metrics"),
+    ];
+    let there = names.iter().filter(|(there, _)| *there).map(|&(_, name)| name);
+    there.collect::<Vec<_>>().join(" ")
+}

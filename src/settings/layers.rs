@@ -1,0 +1,377 @@
+//! Four layers into one: defaults, file, environment, flags; each value keeps its origin.
+//!
+//! A layer is a table of keys. Texts (flags and variables have nothing else) are read as whatever type the key has, so
+//! that every layer takes the same spellings. Each key is tried by itself first: an error then names the place that is
+//! wrong, and a key that nobody knows is answered with the nearest one there is.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::{Environment, Secret, Settings};
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// The file of `--config`.
+    File(String),
+    /// A variable.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+/// Keys and what somebody gave for them.
+#[derive(Clone, Debug, Default)]
+pub struct Layer(Vec<(String, Value, Origin)>);
+
+/// The settings of the job, and where each value that is not a default came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// The values.
+    pub settings: Settings,
+    /// By key.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+/// Settings that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("the settings file {path} cannot be read: {error}")]
+    Unreadable {
+        /// Which file.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("the settings file {path} is not TOML: {detail}")]
+    NotToml {
+        /// Which file.
+        path: String,
+        /// Where and what.
+        detail: String,
+    },
+    /// A key that nobody knows.
+    #[error("{origin}: there is no setting {key:?}{}", hint(.nearest))]
+    Unknown {
+        /// Where it stands.
+        origin: Origin,
+        /// What stands there.
+        key: String,
+        /// The known key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A value that does not fit its key.
+    #[error("{origin}: {key} cannot be {value}: {detail}")]
+    Bad {
+        /// Where it stands.
+        origin: Origin,
+        /// The key.
+        key: String,
+        /// What was given.
+        value: String,
+        /// Why not.
+        detail: String,
+    },
+    /// Values that do not go together.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// Variables with our prefix that are no settings: they are read elsewhere, by name.
+const NOT_SETTINGS: [&str; 2] = [Secret::VARIABLE, "AURORA_SWARM_LOG"];
+const PREFIX: &str = "AURORA_SWARM_";
+
+impl Layer {
+    /// What the command line says: each key with the texts that were given for it, in order.
+    pub fn of_flags(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        let layer = given.into_iter().filter(|(_, texts)| !texts.is_empty()).map(|(key, texts)| {
+            let origin = Origin::Flag(format!("--{key}"));
+            let value = match <[String; 1]>::try_from(texts) {
+                Ok([text]) => Value::String(text),
+                Err(texts) => Value::Array(texts.into_iter().map(Value::String).collect()),
+            };
+            (key, value, origin)
+        });
+        Self(layer.collect())
+    }
+
+    /// What `AURORA_SWARM_*` says. An empty variable says nothing, as in a shell's `NAME= command`.
+    #[must_use]
+    pub fn of_environment(environment: &Environment) -> Self {
+        let ours = environment.starting_with(PREFIX);
+        let said = ours.filter(|(name, value)| !value.is_empty() && !NOT_SETTINGS.contains(name));
+        let layer = said.map(|(name, value)| {
+            let key = name[PREFIX.len()..].to_lowercase().replace('_', "-");
+            (key, Value::String(value.into()), Origin::Environment(name.into()))
+        });
+        Self(layer.collect())
+    }
+
+    /// What a TOML file says; `_` and `-` are the same in its keys.
+    ///
+    /// # Errors
+    /// Where it cannot be read or is no TOML.
+    pub fn of_file(path: &str) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(PathBuf::from(path))
+            .map_err(|error| SettingsError::Unreadable { path: path.into(), error })?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| {
+            SettingsError::NotToml { path: path.into(), detail: error.to_string() }
+        })?;
+        let origin = Origin::File(path.into());
+        let layer =
+            table.into_iter().map(|(key, value)| (key.replace('_', "-"), value, origin.clone()));
+        Ok(Self(layer.collect()))
+    }
+}
+
+/// The layers, lowest first, over the defaults.
+///
+/// # Errors
+/// The first unknown key, bad value or contradiction.
+pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Resolved, SettingsError> {
+    let mut table = Table::new();
+    let mut origins = BTreeMap::new();
+    for (key, value, origin) in layers.into_iter().flat_map(|layer| layer.0) {
+        table.insert(key.clone(), read(&key, value, &origin)?);
+        origins.insert(key, origin);
+    }
+    let settings: Settings = table.try_into().map_err(contradiction)?;
+    settings.check().map_err(SettingsError::Contradiction)?;
+    Ok(Resolved { settings, origins })
+}
+
+fn contradiction(error: toml::de::Error) -> SettingsError {
+    SettingsError::Contradiction(error.message().to_owned())
+}
+
+/// The value as its key's type takes it. A text may be a text, a number or truth value, or a list.
+fn read(key: &str, value: Value, origin: &Origin) -> Result<Value, SettingsError> {
+    if !keys().any(|known| known == key) {
+        return Err(SettingsError::Unknown {
+            origin: origin.clone(),
+            key: key.into(),
+            nearest: nearest(key),
+        });
+    }
+    let fits = |value: &Value| {
+        let alone = Table::from_iter([(key.to_owned(), value.clone())]);
+        alone.try_into::<Settings>().map(drop)
+    };
+    let mut readings = vec![value.clone()];
+    if let Value::String(text) = &value {
+        readings.extend(scalar(text));
+        let list = |text: &str| text.split(',').map(|it| Value::String(it.trim().into())).collect();
+        // A flag's commas are its own, since it can be given again; a variable has no other way to hold a list.
+        readings.push(Value::Array(match origin {
+            Origin::Environment(_) => list(text),
+            _ => vec![value.clone()],
+        }));
+    }
+    // The text's own error is the one that explains; the other readings' would speak of types.
+    let mut errors = Vec::new();
+    for reading in readings {
+        match fits(&reading) {
+            Ok(()) => return Ok(reading),
+            Err(error) => errors.push(error.message().to_owned()),
+        }
+    }
+    let detail = errors.iter().find(|error| !error.starts_with("invalid type")).or(errors.first());
+    Err(SettingsError::Bad {
+        origin: origin.clone(),
+        key: key.into(),
+        value: shown(&value),
+        detail: detail.map(|detail| in_words(detail)).unwrap_or_default(),
+    })
+}
+
+/// A text as the number or truth value it spells.
+fn scalar(text: &str) -> Option<Value> {
+    let text = text.trim();
+    text.parse()
+        .map(Value::Integer)
+        .ok()
+        .or_else(|| text.parse().map(Value::Boolean).ok())
+        .or_else(|| text.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float))
+}
+
+/// Rust's names of types, as people say them.
+fn in_words(detail: &str) -> String {
+    detail
+        .replace("expected u16", "expected a whole number from 0 to 65535")
+        .replace("expected usize", "expected a whole number")
+        .replace("expected u64", "expected a whole number")
+        .replace("expected u32", "expected a whole number")
+}
+
+/// The value for an error message; what may hold a password is left out.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.contains('@') { "that".into() } else { text }
+}
+
+/// Every key there is.
+fn keys() -> impl Iterator<Item = String> {
+    let all = serde_json::to_value(Settings::default()).unwrap_or_default();
+    let keys: Vec<String> =
+        all.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default();
+    keys.into_iter()
+}
+
+fn nearest(key: &str) -> Option<String> {
+    let close = |known: String| (strsim::damerau_levenshtein(&known, key), known);
+    let (distance, known) = keys().map(close).min()?;
+    (distance <= key.len().div_ceil(2)).then_some(known)
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    nearest.as_ref().map_or(String::new(), |it| format!("; did you mean {it:?}?"))
+}
+
+impl SettingsError {
+    /// Was it the command line that was wrong?
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::Bad { origin: Origin::Flag(_), .. }
+                | Self::Unknown { origin: Origin::Flag(_), .. }
+        )
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {path}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Period, RemoteEndpoints};
+
+    fn flags(given: &[(&str, &str)]) -> Layer {
+        Layer::of_flags(given.iter().map(|(key, text)| ((*key).into(), vec![(*text).into()])))
+    }
+
+    fn file(text: &str) -> (tempfile::NamedTempFile, Layer) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        let layer = Layer::of_file(&file.path().to_string_lossy()).expect("it is TOML");
+        (file, layer)
+    }
+
+    #[test]
+    fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
+        let (_kept, in_file) = file("model = 'a'\nready_timeout = 5\nbase-port = 7000");
+        let environment = Environment::from([
+            ("AURORA_SWARM_MODEL", "b"),
+            ("AURORA_SWARM_READY_TIMEOUT", "2m"),
+            ("AURORA_SWARM_API_KEY", "hidden"),
+            ("AURORA_SWARM_TAG", ""),
+        ]);
+        let layers = [in_file, Layer::of_environment(&environment), flags(&[("model", "c")])];
+        let resolved = resolve(layers).expect("all known and good");
+        assert_eq!(resolved.settings.model.as_deref(), Some("c"));
+        assert_eq!(resolved.settings.ready_timeout, Period::seconds(120));
+        assert_eq!(resolved.settings.base_port, Some(7000));
+        assert_eq!(resolved.settings.remote_endpoints, RemoteEndpoints::Refuse);
+        assert_eq!(resolved.origins["model"], Origin::Flag("--model".into()));
+        assert_eq!(
+            resolved.origins["ready-timeout"],
+            Origin::Environment("AURORA_SWARM_READY_TIMEOUT".into())
+        );
+        assert!(matches!(resolved.origins["base-port"], Origin::File(_)));
+        assert!(!resolved.origins.contains_key("quiet"));
+    }
+
+    #[test]
+    fn zero_and_a_model_of_digits_are_values() {
+        let resolved = resolve([flags(&[("ready-timeout", "0"), ("model", "7")])]).expect("good");
+        assert_eq!(resolved.settings.ready_timeout, Period::seconds(0));
+        assert_eq!(resolved.settings.model.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn lists_come_from_repeated_flags_and_from_commas_in_a_variable() {
+        let urls = |layer| {
+            let settings = resolve([layer]).expect("good").settings;
+            settings.endpoint.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let twice =
+            Layer::of_flags([("endpoint".into(), vec!["http://a:1".into(), "http://b:2".into()])]);
+        assert_eq!(urls(twice), ["http://a:1", "http://b:2"]);
+        assert_eq!(urls(flags(&[("endpoint", "http://a:1")])), ["http://a:1"]);
+        let variable = Environment::from([("AURORA_SWARM_ENDPOINT", "http://a:1, http://b:2")]);
+        assert_eq!(urls(Layer::of_environment(&variable)), ["http://a:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_place_and_the_nearest_key() {
+        let variable = Environment::from([("AURORA_SWARM_REDY_TIMEOUT", "5")]);
+        let error = resolve([Layer::of_environment(&variable)]).expect_err("a typing mistake");
+        let text = error.to_string();
+        assert!(
+            text.contains("AURORA_SWARM_REDY_TIMEOUT") && text.contains("\"ready-timeout\""),
+            "{text}"
+        );
+        assert!(!error.is_usage());
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_place_and_reason() {
+        for (key, text, reason) in [
+            ("base-port", "70000", "65535"),
+            ("ready-timeout", "soon", "soon"),
+            ("log-format", "xml", "text"),
+            ("endpoint", "localhost", "URL"),
+            ("expect-ranks", "-1", "-1"),
+        ] {
+            let error = resolve([flags(&[(key, text)])]).expect_err(text);
+            assert!(error.is_usage());
+            let message = error.to_string();
+            assert!(message.contains(&format!("--{key}")) && message.contains(reason), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        let error =
+            resolve([flags(&[("endpoint", "http://me:hunter2@h:1")])]).expect_err("a password");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for given in [
+            &[("endpoint", "http://a:1"), ("base-port", "8000")][..],
+            &[("endpoints-per-node", "4")],
+            &[("base-port", "65000"), ("endpoints-per-node", "1000")],
+            &[("tag", "role=chat")],
+            &[("hostfile", "f"), ("tag", "role")],
+        ] {
+            assert!(
+                matches!(resolve([flags(given)]), Err(SettingsError::Contradiction(_))),
+                "{given:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn settings_survive_the_journey_between_ranks() {
+        let resolved = resolve([flags(&[("base-port", "9000"), ("quiet", "true")])]).expect("good");
+        let text = serde_json::to_string(&resolved.settings).expect("plain data");
+        assert_eq!(serde_json::from_str::<Settings>(&text).expect("as written"), resolved.settings);
+    }
+}

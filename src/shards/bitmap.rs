@@ -1,0 +1,92 @@
+//! A set of prompts by index: a bit each.
+
+/// As words of 64 bits, so that ranks can combine theirs by a reduction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bitmap {
+    words: Vec<u64>,
+    size: u64,
+}
+
+impl Bitmap {
+    /// None of `size` prompts.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self { words: vec![0; usize::try_from(size.div_ceil(64)).unwrap_or(usize::MAX)], size }
+    }
+
+    /// Puts a prompt in; an index beyond the size is nobody's and is left out.
+    pub fn insert(&mut self, index: u64) {
+        if index < self.size {
+            self.words[(index / 64) as usize] |= 1 << (index % 64);
+        }
+    }
+
+    /// Is it in?
+    #[must_use]
+    pub fn has(&self, index: u64) -> bool {
+        index < self.size && self.words[(index / 64) as usize] & (1 << (index % 64)) != 0
+    }
+
+    /// How many are in.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// The words, for a reduction.
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+
+    /// Takes out everything that is in `other`.
+    pub fn subtract(&mut self, other: &Self) {
+        self.words.iter_mut().zip(&other.words).for_each(|(mine, other)| *mine &= !other);
+    }
+
+    /// The stretches that are not in: `[from, to)`, in order.
+    pub fn gaps(&self) -> impl Iterator<Item = (u64, u64)> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let from = self.next(next, false)?;
+            let to = self.next(from, true).unwrap_or(self.size);
+            next = to;
+            Some((from, to))
+        })
+    }
+
+    /// The first index from `from` on that is in, or is not.
+    fn next(&self, from: u64, wanted: bool) -> Option<u64> {
+        let mut index = from;
+        while index < self.size {
+            let word = self.words[(index / 64) as usize];
+            let word = if wanted { word } else { !word } >> (index % 64);
+            if word != 0 {
+                let found = index + u64::from(word.trailing_zeros());
+                return (found < self.size).then_some(found);
+            }
+            index = (index / 64 + 1) * 64;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn gaps_and_members_are_everything(size in 0u64..400, members in prop::collection::btree_set(0u64..420, 0..200)) {
+            let mut bitmap = Bitmap::new(size);
+            members.iter().for_each(|&index| bitmap.insert(index));
+            let inside: Vec<u64> = members.into_iter().filter(|&index| index < size).collect();
+            prop_assert_eq!(bitmap.count(), inside.len() as u64);
+            let gaps: Vec<(u64, u64)> = bitmap.gaps().collect();
+            prop_assert!(gaps.windows(2).all(|pair| pair[0].1 < pair[1].0));
+            let mut all: Vec<u64> = gaps.iter().flat_map(|&(from, to)| from..to).chain(inside).collect();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..size).collect::<Vec<_>>());
+        }
+    }
+}

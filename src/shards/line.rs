@@ -1,0 +1,183 @@
+//! An answer as one JSON line: the contract with every tool that reads answers.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::domain::{Failure, Input, Outcome, Route, Settled, Usage};
+
+/// What an answer carries besides the answer, and who wrote it.
+#[derive(Clone, Debug)]
+pub struct LineStyle {
+    /// Repeat the prompt.
+    pub echo: bool,
+    /// The model that was asked.
+    pub model: String,
+    /// The route of texts that name none.
+    pub text_route: Route,
+    /// This rank.
+    pub rank: usize,
+    /// This rank's host.
+    pub host: String,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a RawValue,
+    index: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<&'a RawValue>,
+    response: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    responses: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
+    model: &'a str,
+    success: bool,
+    error: Option<&'a Failure>,
+    finish_reason: Option<&'a str>,
+    usage: Option<Usage>,
+    params: &'a RawValue,
+    served: Served<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Served<'a> {
+    endpoint: Option<&'a str>,
+    api: &'a str,
+    host: &'a str,
+    rank: usize,
+    latency_s: f64,
+    attempts: u32,
+}
+
+/// Appends the line, newline and all.
+///
+/// # Errors
+/// Where a prompt carries something that is no JSON, which its reader has checked.
+pub fn write_line(into: &mut Vec<u8>, settled: &Settled, style: &LineStyle) -> serde_json::Result<()> {
+    let prompt = &settled.prompt;
+    let (text, conversation) = match &prompt.input {
+        Input::Text(text) => (Some(text.as_str()), None),
+        Input::Messages(messages) => (None, Some(raw(messages)?)),
+    };
+    let (choices, error, usage) = match &settled.outcome {
+        Outcome::Answered(answer) => (answer.choices.as_slice(), None, answer.usage),
+        Outcome::Failed(failure) => (&[][..], Some(failure), None),
+    };
+    let api = match (&prompt.input, prompt.route.unwrap_or(style.text_route)) {
+        (Input::Messages(_), _) | (_, Route::Chat) => "chat",
+        (_, Route::Completions) => "completions",
+    };
+    let first = choices.first();
+    let params = prompt.params.json();
+    let line = Line {
+        id: raw(prompt.id.json())?,
+        index: prompt.index,
+        prompt: text.filter(|_| style.echo),
+        messages: conversation.filter(|_| style.echo),
+        response: first.map(|it| it.text.as_str()),
+        responses: (choices.len() > 1).then(|| choices.iter().map(|it| it.text.as_str()).collect()),
+        reasoning: first.and_then(|it| it.reasoning.as_deref()),
+        model: &style.model,
+        success: error.is_none(),
+        error,
+        finish_reason: first.and_then(|it| it.finish_reason.as_deref()),
+        usage,
+        params: raw(&params)?,
+        served: Served {
+            endpoint: settled.endpoint.as_deref(),
+            api,
+            host: &style.host,
+            rank: style.rank,
+            latency_s: (settled.latency * 1000.0).round() / 1000.0,
+            attempts: settled.attempts,
+        },
+        row: prompt.row.as_deref().map(raw).transpose()?,
+    };
+    serde_json::to_writer(&mut *into, &line)?;
+    into.push(b'\n');
+    Ok(())
+}
+
+fn raw(json: &str) -> serde_json::Result<&RawValue> {
+    serde_json::from_str(json)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::domain::{Answer, Choice, FailureKind, Id, Params, Prompt};
+
+    pub(in crate::shards) fn style() -> LineStyle {
+        LineStyle { echo: true, model: "m".into(), text_route: Route::Completions, rank: 3, host: "n1".into() }
+    }
+
+    pub(in crate::shards) fn settled(index: u64, answer: Result<&str, FailureKind>) -> Settled {
+        let outcome = match answer {
+            Ok(text) => Outcome::Answered(Answer {
+                choices: vec![Choice { text: text.into(), reasoning: None, finish_reason: Some("stop".into()) }],
+                usage: Some(Usage { prompt_tokens: 2, completion_tokens: 3, estimated: true }),
+            }),
+            Err(kind) => Outcome::Failed(Failure { kind, message: "no".into(), status: Some(400) }),
+        };
+        let prompt = Prompt {
+            index,
+            id: Id::of_index(index),
+            input: Input::Text("say \"hi\"\n".into()),
+            params: Params::default(),
+            route: None,
+            priority: 0,
+            row: None,
+        };
+        Settled { prompt, outcome, endpoint: Some("http://e".into()), latency: 1.84449, attempts: 1 }
+    }
+
+    fn line(settled: &Settled, style: &LineStyle) -> String {
+        let mut bytes = Vec::new();
+        write_line(&mut bytes, settled, style).expect("JSON");
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn an_answer_is_one_line_in_the_contracts_shape() {
+        assert_eq!(
+            line(&settled(17, Ok("ho\n")), &style()),
+            concat!(
+                r#"{"id":"17","index":17,"prompt":"say \"hi\"\n","response":"ho\n","model":"m","success":true,"error":null,"#,
+                r#""finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":true},"params":{},"#,
+                r#""served":{"endpoint":"http://e","api":"completions","host":"n1","rank":3,"latency_s":1.844,"attempts":1}}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_failure_has_no_made_up_response() {
+        let text = line(&settled(1, Err(FailureKind::TooLong)), &LineStyle { echo: false, ..style() });
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["response"], serde_json::Value::Null);
+        assert_eq!(value["success"], false);
+        assert_eq!(value["error"]["kind"], "too_long");
+        assert_eq!(value["error"]["status"], 400);
+        assert!(value.get("prompt").is_none());
+    }
+
+    #[test]
+    fn several_sequences_are_all_there_and_conversations_are_echoed_as_they_are() {
+        let mut two = settled(0, Ok("a"));
+        let Outcome::Answered(answer) = &mut two.outcome else { unreachable!() };
+        answer.choices.push(Choice { text: "b".into(), ..Choice::default() });
+        two.prompt.input = Input::Messages(r#"[{"role":"user","content":"x"}]"#.into());
+        two.prompt.row = Some(r#"{"k":1}"#.into());
+        let value: serde_json::Value = serde_json::from_str(&line(&two, &style())).expect("JSON");
+        assert_eq!(value["response"], "a");
+        assert_eq!(value["responses"], serde_json::json!(["a", "b"]));
+        assert_eq!(value["messages"][0]["content"], "x");
+        assert_eq!(value["row"]["k"], 1);
+        assert_eq!(value["served"]["api"], "chat");
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading shard files: never fails on damage, always says what it met.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Header, ShardError, writer::VERSION};
+use crate::domain::FailureKind;
+
+/// A shard file of a run, known by its name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShardFile {
+    /// Which start wrote it.
+    pub start: u32,
+    /// Which rank.
+    pub rank: u32,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Where an outcome lies, and how it compares with another of the same prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The prompt.
+    pub index: u64,
+    /// Where the line begins in its file, and how long it is with its newline.
+    pub offset: u64,
+    /// See [`Entry::offset`].
+    pub length: u32,
+    /// Answered?
+    pub success: bool,
+    /// A failure that may pass: a resumed run asks again.
+    pub passes: bool,
+}
+
+/// Which of two outcomes of one prompt counts: the lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rank {
+    /// Success is lower than failure.
+    pub failed: bool,
+    /// The start that wrote it.
+    pub start: u32,
+    /// The rank that wrote it.
+    pub rank: u32,
+}
+
+/// What a file holds besides outcomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Lines that count.
+    pub lines: u64,
+    /// Lines that are no outcomes: damage.
+    pub damaged: u64,
+    /// The last line has no end: normal after a kill.
+    pub torn: bool,
+    /// The file belongs to another run or a later format: nothing in it counts.
+    pub foreign: bool,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    index: u64,
+    success: bool,
+    #[serde(default)]
+    error: Option<KeyError>,
+}
+
+#[derive(Deserialize)]
+struct KeyError {
+    kind: FailureKind,
+}
+
+/// The shard files of a run, in order of start and rank. No folder: none.
+///
+/// # Errors
+/// Where the folder is there and cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<ShardFile>, ShardError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(ShardError::of("cannot list", folder)(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(ShardError::of("cannot list", folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let numbers = name.strip_suffix(".jsonl").and_then(|name| name.split_once('-'));
+        let parsed = numbers.and_then(|(start, rank)| Some((start.parse().ok()?, rank.parse().ok()?)));
+        if let Some((start, rank)) = parsed {
+            files.push(ShardFile { start, rank, path });
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Tells `each` every outcome of a file of the run with this fingerprint.
+///
+/// # Errors
+/// Where the file cannot be opened or read; damage inside it is in the survey instead.
+pub fn read(
+    file: &ShardFile,
+    fingerprint: &str,
+    mut each: impl FnMut(Entry),
+) -> Result<Survey, ShardError> {
+    let error = || ShardError::of("cannot read the shard file", &file.path);
+    let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
+    let mut survey = Survey::default();
+    let (mut line, mut offset) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        let length = input.read_until(b'\n', &mut line).map_err(error())?;
+        if length == 0 {
+            return Ok(survey);
+        }
+        if line.last() != Some(&b'\n') {
+            survey.torn = true;
+            return Ok(survey);
+        }
+        if offset == 0 {
+            let header = serde_json::from_slice::<Header>(&line);
+            let ours = header.is_ok_and(|it| it.aurora_swarm_shard == VERSION && it.fingerprint == fingerprint);
+            if !ours {
+                survey.foreign = true;
+                return Ok(survey);
+            }
+        } else {
+            match entry(&line, offset) {
+                Some(entry) => {
+                    survey.lines += 1;
+                    each(entry);
+                }
+                None => survey.damaged += 1,
+            }
+        }
+        offset += length as u64;
+    }
+}
+
+/// The same over several files; what was met is logged.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_all<'a>(
+    files: impl IntoIterator<Item = &'a ShardFile>,
+    fingerprint: &str,
+    mut each: impl FnMut(&ShardFile, Entry),
+) -> Result<(), ShardError> {
+    for file in files {
+        let survey = read(file, fingerprint, |entry| each(file, entry))?;
+        let path = file.path.display();
+        if survey.foreign {
+            tracing::warn!("{path} is not a shard file of this run and this version: it is left out");
+        }
+        if survey.damaged > 0 {
+            tracing::warn!("{path} has {} damaged lines: their prompts are asked again", survey.damaged);
+        }
+    }
+    Ok(())
+}
+
+fn entry(line: &[u8], offset: u64) -> Option<Entry> {
+    let key: Key = serde_json::from_slice(line).ok()?;
+    let passes = key.error.is_some_and(|error| error.kind.passes());
+    let length = u32::try_from(line.len()).ok()?;
+    Some(Entry { index: key.index, offset, length, success: key.success, passes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shards::{
+        ShardWriter,
+        line::tests::{settled, style},
+    };
+
+    fn written(folder: &Path) -> ShardFile {
+        let header = Header::new(2, 7, "n1", "abc");
+        let mut writer = ShardWriter::create(folder, &header, style()).expect("a file");
+        writer.append(&[settled(5, Ok("a")), settled(6, Err(FailureKind::TooLong))]).expect("written");
+        writer.append(&[settled(9, Err(FailureKind::Exhausted))]).expect("written");
+        let files = list(folder).expect("listed");
+        assert_eq!(files.len(), 1);
+        assert_eq!((files[0].start, files[0].rank), (2, 7));
+        files[0].clone()
+    }
+
+    fn entries(file: &ShardFile, fingerprint: &str) -> (Vec<(u64, bool, bool)>, Survey) {
+        let mut all = Vec::new();
+        let survey = read(file, fingerprint, |it| all.push((it.index, it.success, it.passes))).expect("read");
+        (all, survey)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = written(folder.path());
+        let (all, survey) = entries(&file, "abc");
+        assert_eq!(all, [(5, true, false), (6, false, false), (9, false, true)]);
+        assert_eq!(survey, Survey { lines: 3, ..Survey::default() });
+        assert!(entries(&file, "other").1.foreign);
+    }
+
+    #[test]
+    fn a_second_writer_of_one_file_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        written(folder.path());
+        assert!(ShardWriter::create(folder.path(), &Header::new(2, 7, "n1", "abc"), style()).is_err());
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_keeps_its_whole_lines() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = written(folder.path());
+        let whole = std::fs::read(&file.path).expect("bytes");
+        let ends: Vec<usize> =
+            whole.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(at, _)| at + 1).collect();
+        for cut in 0..=whole.len() {
+            std::fs::write(&file.path, &whole[..cut]).expect("cut");
+            let (all, survey) = entries(&file, "abc");
+            let lines = ends.iter().filter(|&&end| end <= cut).count();
+            assert_eq!(all.len(), lines.saturating_sub(1), "cut at {cut}");
+            assert_eq!(survey.damaged, 0);
+            assert_eq!(survey.torn, cut > 0 && !ends.contains(&cut), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_costs_only_its_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = written(folder.path());
+        let text = std::fs::read_to_string(&file.path).expect("text");
+        std::fs::write(&file.path, text.replace("\"index\":6", "\"index\":")).expect("damaged");
+        let (all, survey) = entries(&file, "abc");
+        assert_eq!(all.len(), 2);
+        assert_eq!(survey.damaged, 1);
+    }
+}

@@ -1,0 +1,294 @@
+//! Who drives which server: pure. Every endpoint gets exactly one owner rank.
+//!
+//! * A URL with `{rank}` or `{local_rank}` belongs to the rank that fills it in; one with only `{host}` to its node.
+//! * A loopback URL (or line of a hostfile) means every node's own server.
+//! * A URL whose host is a node of the job belongs to that node; any other is dealt over all ranks.
+//!
+//! What belongs to a node is dealt to its ranks in blocks, so that neighbouring tiles share a rank, and its cores' socket.
+
+use super::{Place, hostfile::HostLine, node::is_loopback};
+use crate::{domain::Url, settings::RemoteEndpoints};
+
+/// The servers the user named, in one of the ways there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// By URL.
+    Urls(Vec<Url>),
+    /// By ports of every node.
+    Ports {
+        /// The first.
+        base: u16,
+        /// How many.
+        count: u16,
+    },
+    /// By the lines of a hostfile.
+    Hosts {
+        /// Those whose tags were asked for.
+        lines: Vec<HostLine>,
+        /// What to do with hosts that no rank runs on.
+        remote: RemoteEndpoints,
+    },
+}
+
+/// Servers that cannot be dealt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DealError {
+    /// A hostfile names hosts that no rank runs on.
+    #[error(
+        "the hostfile names {} that no rank runs on ({}): start ranks there (mpiexec --ppn 1 over all nodes), mend the \
+         names, or let other ranks ask them over the network with --remote-endpoints deal", 
+        hosts(.0.len()), list(.0)
+    )]
+    NoRankThere(Vec<String>),
+    /// One server would have two owners.
+    #[error("{0} is named twice: an endpoint has one owner, or its window would be two")]
+    Twice(Url),
+    /// Nothing to ask.
+    #[error("no line of the hostfile has the tags asked for")]
+    NothingSelected,
+    /// A placeholder that nobody fills in, or that makes no URL.
+    #[error("{0} is no URL once its placeholders are filled in")]
+    Unfilled(String),
+}
+
+/// For each rank the servers it drives, in order of the input.
+///
+/// # Errors
+/// Where a server would have no owner, or two.
+pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, DealError> {
+    let mut table = Table { places, owned: vec![Vec::new(); places.len()], remote: Vec::new() };
+    match wanted {
+        Wanted::Ports { base, count } => {
+            let ports = (*base..=u16::MAX).take(usize::from(*count));
+            table.every_node(&ports.map(Url::loopback).collect::<Vec<_>>());
+        }
+        Wanted::Urls(urls) => {
+            let own: Vec<Url> = urls
+                .iter()
+                .filter(|url| is_plain(url) && is_loopback(url.host()))
+                .cloned()
+                .collect();
+            table.every_node(&own);
+            for url in urls.iter().filter(|url| !own.contains(url)) {
+                table.place_url(url)?;
+            }
+        }
+        Wanted::Hosts { lines, remote } => {
+            if lines.is_empty() {
+                return Err(DealError::NothingSelected);
+            }
+            table.place_lines(lines, *remote)?;
+        }
+    }
+    table.deal_remote();
+    table.checked()
+}
+
+struct Table<'a> {
+    places: &'a [Place],
+    owned: Vec<Vec<Url>>,
+    remote: Vec<Url>,
+}
+
+impl Table<'_> {
+    /// These servers on every node.
+    fn every_node(&mut self, urls: &[Url]) {
+        for place in self.places.iter().filter(|place| place.local_rank == 0) {
+            self.node(&place.node.host, urls);
+        }
+    }
+
+    /// These servers to the ranks of one node, in blocks.
+    fn node(&mut self, host: &str, urls: &[Url]) {
+        let ranks: Vec<usize> =
+            self.places.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
+        for (k, url) in urls.iter().enumerate() {
+            self.owned[ranks[k * ranks.len() / urls.len()]].push(url.clone());
+        }
+    }
+
+    fn place_url(&mut self, url: &Url) -> Result<(), DealError> {
+        if is_plain(url) {
+            let node = self.places.iter().find(|place| place.node.is_called(url.host()));
+            match node.map(|place| place.node.host.clone()) {
+                Some(host) => self.node(&host, std::slice::from_ref(url)),
+                None => self.remote.push(url.clone()),
+            }
+            return Ok(());
+        }
+        let per_rank = url.as_str().contains("{rank}") || url.as_str().contains("{local_rank}");
+        for place in self.places.iter().filter(|place| per_rank || place.local_rank == 0) {
+            self.owned[place.rank].push(filled(url, place)?);
+        }
+        Ok(())
+    }
+
+    fn place_lines(
+        &mut self,
+        lines: &[HostLine],
+        remote: RemoteEndpoints,
+    ) -> Result<(), DealError> {
+        let url =
+            |line: &HostLine| line.url().ok_or_else(|| DealError::Unfilled(line.host.clone()));
+        let (own, named): (Vec<_>, Vec<_>) = lines.iter().partition(|line| is_loopback(&line.host));
+        self.every_node(&own.iter().map(|line| url(line)).collect::<Result<Vec<_>, _>>()?);
+        let mut hosts: Vec<(String, Vec<Url>)> = Vec::new();
+        let mut nowhere = Vec::new();
+        for line in named {
+            let place = self.places.iter().find(|place| place.node.is_called(&line.host));
+            match (place.map(|place| &place.node.host), remote) {
+                (Some(host), _) => match hosts.iter_mut().find(|(its, _)| its == host) {
+                    Some((_, urls)) => urls.push(url(line)?),
+                    None => hosts.push((host.clone(), vec![url(line)?])),
+                },
+                (None, RemoteEndpoints::Deal) => self.remote.push(url(line)?),
+                (None, RemoteEndpoints::Refuse) => nowhere.push(line.host.clone()),
+            }
+        }
+        for (host, urls) in &hosts {
+            self.node(host, urls);
+        }
+        if nowhere.is_empty() { Ok(()) } else { Err(DealError::NoRankThere(nowhere)) }
+    }
+
+    /// What is on no node goes over all ranks, evenly.
+    fn deal_remote(&mut self) {
+        let (ranks, count) = (self.owned.len(), self.remote.len());
+        for (k, url) in std::mem::take(&mut self.remote).into_iter().enumerate() {
+            self.owned[k * ranks / count].push(url);
+        }
+    }
+
+    fn checked(self) -> Result<Vec<Vec<Url>>, DealError> {
+        let mut seen = std::collections::BTreeSet::new();
+        for (place, urls) in self.places.iter().zip(&self.owned) {
+            for url in urls {
+                // One loopback address is another server on every node.
+                let whose = if is_loopback(url.host()) { place.node.host.as_str() } else { "" };
+                if !seen.insert((whose, url)) {
+                    return Err(DealError::Twice(url.clone()));
+                }
+            }
+        }
+        Ok(self.owned)
+    }
+}
+
+fn is_plain(url: &Url) -> bool {
+    !url.as_str().contains('{')
+}
+
+fn filled(url: &Url, place: &Place) -> Result<Url, DealError> {
+    let text = url
+        .as_str()
+        .replace("{rank}", &place.rank.to_string())
+        .replace("{local_rank}", &place.local_rank.to_string())
+        .replace("{host}", &place.node.host);
+    text.parse().ok().filter(is_plain).ok_or_else(|| DealError::Unfilled(url.to_string()))
+}
+
+fn hosts(count: usize) -> String {
+    if count == 1 { "a host".into() } else { format!("{count} hosts") }
+}
+
+fn list(names: &[String]) -> String {
+    let first = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > 5 { format!("{first}, …") } else { first }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::{node::job_of, parse_hostfile};
+    use proptest::prelude::*;
+
+    fn urls(texts: &[&str]) -> Wanted {
+        Wanted::Urls(texts.iter().map(|text| text.parse().expect("a URL")).collect())
+    }
+
+    fn hostfile(text: &str, remote: RemoteEndpoints) -> Wanted {
+        Wanted::Hosts { lines: parse_hostfile(text).expect("good lines"), remote }
+    }
+
+    fn dealt(wanted: &Wanted, hosts: &[&str]) -> Vec<String> {
+        let owned = deal(wanted, &job_of(hosts)).expect("it can be dealt");
+        let short = |url: &Url| url.to_string().replace("http://", "").replace("127.0.0.1", "");
+        owned.iter().map(|urls| urls.iter().map(short).collect::<Vec<_>>().join(" ")).collect()
+    }
+
+    #[test]
+    fn a_nodes_ports_go_to_its_ranks_in_blocks() {
+        let ports = Wanted::Ports { base: 8000, count: 4 };
+        assert_eq!(dealt(&ports, &["a", "b"]), [":8000 :8001 :8002 :8003"; 2]);
+        assert_eq!(
+            dealt(&ports, &["a", "a", "b"]),
+            [":8000 :8001", ":8002 :8003", ":8000 :8001 :8002 :8003"]
+        );
+        let two = Wanted::Ports { base: 8000, count: 2 };
+        assert_eq!(dealt(&two, &["a", "a", "a", "a"]), [":8000", "", ":8001", ""]);
+    }
+
+    #[test]
+    fn placeholders_make_servers_of_ranks_and_nodes() {
+        let per_rank = urls(&["http://127.0.0.1:800{local_rank}"]);
+        assert_eq!(dealt(&per_rank, &["a", "a", "b"]), [":8000", ":8001", ":8000"]);
+        assert_eq!(dealt(&urls(&["http://{host}:80"]), &["a", "a", "b"]), ["a:80", "", "b:80"]);
+        assert_eq!(dealt(&urls(&["http://x/{rank}"]), &["a", "a"]), ["x/0", "x/1"]);
+    }
+
+    #[test]
+    fn named_hosts_go_to_their_nodes_and_strangers_over_all_ranks() {
+        let mixed = urls(&["http://b:1", "http://x:1", "http://y:1", "http://127.0.0.1:7"]);
+        assert_eq!(dealt(&mixed, &["a", "b"]), [":7 x:1", ":7 b:1 y:1"]);
+    }
+
+    #[test]
+    fn a_hostfile_deals_by_host_and_loopback_lines_are_everybodys() {
+        let file = hostfile("a 1\nb.site 1\na 2\nlocalhost 9\n", RemoteEndpoints::Refuse);
+        assert_eq!(dealt(&file, &["a", "a", "b"]), [":9 a:1", "a:2", ":9 b.site:1"]);
+    }
+
+    #[test]
+    fn hosts_without_a_rank_are_an_error_unless_dealt() {
+        let text = "a 1\nc 1\nd 1\n";
+        let refused = deal(&hostfile(text, RemoteEndpoints::Refuse), &job_of(&["a"]));
+        assert_eq!(refused, Err(DealError::NoRankThere(vec!["c".into(), "d".into()])));
+        assert_eq!(dealt(&hostfile(text, RemoteEndpoints::Deal), &["a", "b"]), ["a:1 c:1", "d:1"]);
+    }
+
+    #[test]
+    fn an_endpoint_has_one_owner() {
+        for twice in [&["http://x:1", "http://x:1"][..], &["http://{host}:1", "http://a:1"]] {
+            assert!(
+                matches!(deal(&urls(twice), &job_of(&["a", "b"])), Err(DealError::Twice(_))),
+                "{twice:?}"
+            );
+        }
+        assert!(matches!(
+            deal(&urls(&["http://h{x}"]), &job_of(&["a"])),
+            Err(DealError::Unfilled(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn every_nodes_every_port_has_exactly_one_owner(
+            hosts in prop::collection::vec("[a-c]", 1..20), count in 1u16..30,
+        ) {
+            let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            let places = job_of(&names);
+            let owned = deal(&Wanted::Ports { base: 8000, count }, &places).expect("loopback");
+            for place in places.iter().filter(|place| place.local_rank == 0) {
+                let mut ports: Vec<String> = places
+                    .iter()
+                    .filter(|other| other.node == place.node)
+                    .flat_map(|other| owned[other.rank].iter().map(ToString::to_string))
+                    .collect();
+                ports.sort();
+                let all: Vec<String> =
+                    (8000..8000 + count).map(|port| Url::loopback(port).to_string()).collect();
+                prop_assert_eq!(ports, all);
+            }
+        }
+    }
+}

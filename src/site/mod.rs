@@ -1,0 +1,12 @@
+//! Facts of where the job runs: the node, the hostfile, and so which rank drives which server.
+//!
+//! Owns names of hosts and the rule that every endpoint has exactly one owner rank, so that its window is one window.
+//! Knows nothing of HTTP: an endpoint is a URL here.
+
+mod deal;
+mod hostfile;
+mod node;
+
+pub use deal::{DealError, Wanted, deal};
+pub use hostfile::{HostLine, HostfileError, parse_hostfile};
+pub use node::{Node, Place, places};

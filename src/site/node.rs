@@ -1,0 +1,109 @@
+//! The node a rank runs on: what it is called, and which of its ranks this one is.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use serde::{Deserialize, Serialize};
+
+/// What a rank knows of its own node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// The host's name as the kernel has it.
+    pub host: String,
+    /// The addresses of its interfaces, loopback left out.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A rank's place in the job, known once all nodes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The rank.
+    pub rank: usize,
+    /// Its node.
+    pub node: Node,
+    /// Which of its node's ranks it is, from 0.
+    pub local_rank: usize,
+    /// How many ranks its node has.
+    pub local_size: usize,
+}
+
+impl Node {
+    /// This one.
+    #[must_use]
+    pub fn here() -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+        let mut addresses: Vec<_> =
+            interfaces.iter().map(if_addrs::Interface::ip).filter(|ip| !ip.is_loopback()).collect();
+        addresses.sort();
+        addresses.dedup();
+        Self { host, addresses }
+    }
+
+    /// Is `name` this host? By full name, by the part before the first dot, or by address.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return self.addresses.contains(&address);
+        }
+        short(name).eq_ignore_ascii_case(short(&self.host))
+    }
+}
+
+fn short(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
+}
+
+/// Does this name mean "the node I am on", wherever that is?
+pub(super) fn is_loopback(name: &str) -> bool {
+    name.parse::<IpAddr>().map_or(name.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
+}
+
+/// All ranks' places from all ranks' nodes, both in rank order. Ranks of one host count as one node's.
+#[must_use]
+pub fn places(nodes: Vec<Node>) -> Vec<Place> {
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut places: Vec<Place> = Vec::with_capacity(nodes.len());
+    for (rank, node) in nodes.into_iter().enumerate() {
+        let count = sizes.entry(node.host.clone()).or_default();
+        places.push(Place { rank, local_rank: *count, local_size: 0, node });
+        *count += 1;
+    }
+    for place in &mut places {
+        place.local_size = sizes[&place.node.host];
+    }
+    places
+}
+
+#[cfg(test)]
+pub(super) fn job_of(hosts: &[&str]) -> Vec<Place> {
+    let node = |host: &&str| Node { host: (*host).into(), addresses: Vec::new() };
+    places(hosts.iter().map(node).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_are_counted_by_host_however_they_are_spread() {
+        let seats: Vec<_> = job_of(&["a", "b", "a", "b", "c"])
+            .iter()
+            .map(|place| (place.local_rank, place.local_size))
+            .collect();
+        assert_eq!(seats, [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]);
+    }
+
+    #[test]
+    fn a_host_is_known_by_its_names_and_addresses() {
+        let address = "10.0.0.7".parse().expect("an address");
+        let node = Node { host: "x4117c0.cm.site".into(), addresses: vec![address] };
+        for name in ["x4117c0", "X4117C0.cm.site", "x4117c0.hsn.site", "10.0.0.7"] {
+            assert!(node.is_called(name), "{name}");
+        }
+        for name in ["x4117c1", "10.0.0.8", "10"] {
+            assert!(!node.is_called(name), "{name}");
+        }
+        assert!(is_loopback("localhost") && is_loopback("::1") && is_loopback("127.0.0.2"));
+        assert!(!is_loopback("10.0.0.7") && !is_loopback("x4117c0"));
+    }
+}

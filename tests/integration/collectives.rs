@@ -1,0 +1,286 @@
+//! What ranks promise each other, one set of tests over `Solo`, ranks on threads and real MPI ranks.
+
+use std::{
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use aurora_swarm::{
+    comm::{
+        Combine, Comm, CommError, Event, Gathered, Launcher, Post, RollCall, Solo, Tag, Typed,
+        gather_in_rounds, roll_call,
+    },
+    domain::Merge,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Job, threads::on_threads};
+
+/// Everything that holds for any number of ranks. Panics where something does not.
+fn laws(comm: &mut dyn Comm) {
+    broadcasts(comm);
+    scatters(comm);
+    gathers(comm);
+    reduces(comm);
+    letters(comm);
+    actor(comm);
+    comm.barrier();
+    assert_eq!(roll_call(comm, Duration::from_secs(20)), Ok(RollCall::AllHere));
+}
+
+/// Bytes that tell whose they are and where a piece was lost.
+fn pattern(seed: usize, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + seed * 7 + at / 251) as u8).collect()
+}
+
+fn broadcasts(comm: &mut dyn Comm) {
+    for length in [0, 1, 70_000, 3_000_000] {
+        let mut bytes = if comm.rank() == 0 { pattern(1, length) } else { vec![9; 5] };
+        comm.broadcast(&mut bytes);
+        assert!(bytes == pattern(1, length), "a broadcast of {length}");
+    }
+    let given = (comm.rank() == 0).then(|| ("hello".to_owned(), 7u64));
+    assert_eq!(comm.broadcast_value(given), Ok(("hello".to_owned(), 7)));
+    let nothing = comm.broadcast_value::<u8>(None);
+    assert!(matches!(nothing, Err(CommError::Parts { .. })), "an error on every rank, not a hang");
+}
+
+fn scatters(comm: &mut dyn Comm) {
+    let (rank, size) = (comm.rank(), comm.size());
+    let length = |rank: usize| if rank == 1 { 0 } else { 100_000 * rank + 3 };
+    let parts = (rank == 0).then(|| (0..size).map(|rank| pattern(rank, length(rank))).collect());
+    assert!(comm.scatter(parts) == Ok(pattern(rank, length(rank))), "each rank gets its own part");
+    let too_many = (rank == 0).then(|| vec![Vec::new(); size + 1]);
+    assert_eq!(comm.scatter(too_many), Err(CommError::Parts { parts: size + 1, size }));
+    let values = (rank == 0).then(|| (0..size).map(|rank| format!("rank {rank}")).collect());
+    assert_eq!(comm.scatter_values(values), Ok(format!("rank {rank}")));
+}
+
+fn gathers(comm: &mut dyn Comm) {
+    let (rank, size) = (comm.rank(), comm.size());
+    let length = |rank: usize| (rank * 5_000) % 12_001;
+    let mut gathered = Gathered::default();
+    for _ in 0..2 {
+        comm.gather(&pattern(rank, length(rank)), &mut gathered);
+        let parts: Vec<_> = gathered.parts().map(<[u8]>::to_vec).collect();
+        let all: Vec<_> = (0..size).map(|rank| pattern(rank, length(rank))).collect();
+        assert!(parts == if rank == 0 { all } else { Vec::new() }, "parts in rank order");
+    }
+    for round in [1 << 20, 4096, 7] {
+        let length = if round == 7 { rank * 3 } else { length(rank) };
+        let mut whole = vec![Vec::new(); size];
+        let mut largest = 0;
+        gather_in_rounds(comm, &pattern(rank, length), round, |from, piece| {
+            largest = largest.max(piece.len());
+            whole[from].extend_from_slice(piece);
+        });
+        assert!(largest <= (round / size).max(1), "a piece of {largest} in a round of {round}");
+        if rank == 0 {
+            let length = |rank: usize| if round == 7 { rank * 3 } else { (rank * 5_000) % 12_001 };
+            assert!((0..size).all(|rank| whole[rank] == pattern(rank, length(rank))), "all of it");
+        }
+    }
+    let values = comm.gather_values(&format!("from {rank}"));
+    let all = (rank == 0).then(|| (0..size).map(|rank| format!("from {rank}")).collect());
+    assert_eq!(values, Ok(all));
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Ranks(Vec<usize>);
+
+impl Merge for Ranks {
+    fn merge(&mut self, other: Self) {
+        self.0.merge(other.0);
+    }
+}
+
+fn reduces(comm: &mut dyn Comm) {
+    let (rank, size) = (comm.rank(), comm.size());
+    for _ in 0..3 {
+        let merged = comm.reduce(Ranks(vec![rank]));
+        assert_eq!(merged, Ok((rank == 0).then(|| Ranks((0..size).collect()))), "in rank order");
+    }
+    let n = size as u64;
+    let bits = (0..n).fold(0, std::ops::BitOr::bitor);
+    for (how, expected) in [
+        (Combine::Sum, [n * (n - 1) / 2, n]),
+        (Combine::Max, [n - 1, 1]),
+        (Combine::Min, [0, 1]),
+        (Combine::Or, [bits, 1]),
+    ] {
+        let mut values = [rank as u64, 1];
+        comm.all_reduce(&mut values, how);
+        assert_eq!(values, expected, "{how:?}");
+    }
+}
+
+fn letters(comm: &mut dyn Comm) {
+    let (rank, size) = (comm.rank(), comm.size());
+    let next = (rank + 1) % size;
+    let before = (rank + size - 1) % size;
+    // Large and small in turn: what is slower must not be overtaken.
+    for number in 0..20 {
+        let length = if number % 3 == 0 { 400_000 } else { number };
+        comm.send(next, Tag::Job, pattern(number, length)).unwrap();
+    }
+    comm.send(next, Tag::Tree, vec![42]).unwrap();
+    let mut got = 0;
+    let mut other_tag = false;
+    let end = Instant::now() + Duration::from_secs(20);
+    while got < 20 || !other_tag || comm.under_way() > 0 {
+        assert!(Instant::now() < end, "letters are lost: {got} of 20");
+        if let Some(letter) = comm.receive(Some(before), Tag::Job) {
+            let length = if got % 3 == 0 { 400_000 } else { got };
+            assert!(letter.from == before && letter.bytes == pattern(got, length), "letter {got}");
+            got += 1;
+        }
+        other_tag |= comm.receive(None, Tag::Tree).is_some_and(|it| it.bytes == [42]);
+        thread::sleep(Duration::from_micros(100));
+    }
+    assert_eq!(comm.receive(None, Tag::Job), None);
+    assert_eq!(comm.send(size, Tag::Job, vec![]), Err(CommError::NoSuchRank { rank: size, size }));
+}
+
+fn actor(comm: &mut dyn Comm) {
+    comm.barrier();
+    let (rank, size) = (comm.rank(), comm.size());
+    let (tell, words) = mpsc::channel();
+    let talker = thread::spawn(move || (0..3).for_each(|word| tell.send(word).unwrap()));
+    comm.send_value((rank + 1) % size, Tag::Job, &rank).unwrap();
+    let mut post = Post::new(comm, words);
+    let end = Instant::now() + Duration::from_secs(20);
+    let (mut heard, mut read) = (Vec::new(), 0);
+    while heard.len() < 3 || read < 1 {
+        match post.wait(end) {
+            Event::Word(word) => heard.push(word),
+            Event::Letter(letter) => {
+                assert_eq!(letter.from, (rank + size - 1) % size);
+                read += 1;
+            }
+            Event::Quiet => panic!("{heard:?} heard and {read} read in 20 s"),
+        }
+    }
+    talker.join().unwrap();
+    assert_eq!(heard, [0, 1, 2]);
+    let quiet = Instant::now();
+    assert_eq!(post.wait(quiet + Duration::from_millis(30)), Event::Quiet);
+    assert!(quiet.elapsed() >= Duration::from_millis(30) && post.is_alone());
+    while post.comm().under_way() > 0 {
+        thread::sleep(Duration::from_micros(100));
+    }
+}
+
+#[test]
+fn hold_alone() {
+    laws(&mut Solo::new());
+}
+
+#[test]
+fn hold_on_threads() {
+    for size in [1, 2, 3, 5, 8] {
+        on_threads(size, laws);
+    }
+}
+
+#[test]
+fn hold_on_real_ranks() {
+    for size in [1, 2, 3, 5, 8] {
+        Job::ranks_of_test("collectives::as_a_rank", size)
+            .run()
+            .with_code(0)
+            .says("laws hold", size);
+    }
+}
+
+/// Starts MPI as `main` does.
+fn real() -> Box<dyn Comm> {
+    aurora_swarm::comm::end_the_job_on_panic();
+    let launcher = Launcher::read(|name| std::env::var(name).ok());
+    assert!(launcher.is_there(), "to be started by mpiexec");
+    aurora_swarm::comm::start(&launcher).expect("MPI starts")
+}
+
+#[test]
+#[ignore = "a rank of hold_on_real_ranks"]
+fn as_a_rank() {
+    let mut comm = real();
+    laws(comm.as_mut());
+    println!("laws hold on rank {}", comm.rank());
+    comm.finish();
+}
+
+#[test]
+fn a_rank_that_waits_leaves_the_cores_alone() {
+    Job::ranks_of_test("collectives::waiting_rank", 3).run().with_code(0).says("waited cheaply", 2);
+}
+
+#[test]
+#[ignore = "a rank of a_rank_that_waits_leaves_the_cores_alone"]
+fn waiting_rank() {
+    let mut comm = real();
+    comm.barrier();
+    if comm.rank() == 0 {
+        thread::sleep(Duration::from_secs(4));
+    }
+    let (cpu, began) = (cpu_seconds(), Instant::now());
+    comm.barrier();
+    if comm.rank() > 0 {
+        let share = (cpu_seconds() - cpu) / began.elapsed().as_secs_f64();
+        assert!(share < 0.03, "{:.1} % of a core", 100.0 * share);
+        println!("waited cheaply: {:.2} % of a core", 100.0 * share);
+    }
+    comm.finish();
+}
+
+/// User and system time of this process, from /proc; in ticks of 10 ms.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks as f64 / 100.0
+}
+
+#[test]
+fn a_roll_call_finds_who_is_missing() {
+    let found = on_threads(4, |comm| {
+        if comm.rank() == 2 {
+            None
+        } else {
+            Some(roll_call(comm, Duration::from_millis(200)).unwrap())
+        }
+    });
+    let missing = Some(RollCall::Missing(vec![2]));
+    assert_eq!(found, [missing.clone(), missing.clone(), None, missing]);
+    let headless = on_threads(2, |comm| {
+        (comm.rank() == 1).then(|| roll_call(comm, Duration::from_millis(50)).unwrap())
+    });
+    assert_eq!(headless, [None, Some(RollCall::NoWord)]);
+}
+
+#[test]
+fn a_silent_rank_does_not_hang_the_end() {
+    let ended = Job::ranks_of_test("collectives::roll_call_with_a_sleeper", 3).run().in_time();
+    assert!(ended.took < Duration::from_secs(20), "{:?}", ended.took);
+    assert_ne!(ended.code, Some(0));
+    ended.says("missing [2]", 1);
+}
+
+#[test]
+#[ignore = "a rank of a_silent_rank_does_not_hang_the_end"]
+fn roll_call_with_a_sleeper() {
+    let mut comm = real();
+    comm.barrier();
+    if comm.rank() == 2 {
+        thread::sleep(Duration::from_secs(60));
+    }
+    match roll_call(comm.as_mut(), Duration::from_secs(1)) {
+        Ok(RollCall::Missing(ranks)) if comm.rank() == 0 => {
+            println!("missing {ranks:?}");
+            thread::sleep(Duration::from_millis(200)); // mpiexec passes the line on
+            comm.abort(75)
+        }
+        Ok(RollCall::Missing(_)) => thread::sleep(Duration::from_secs(60)),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,15 @@
+//! The program as its users meet it: real processes, real ranks, simulated servers. One binary, a module a concern.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod support;
+
+mod architecture;
+mod check;
+mod collectives;
+mod endings;

@@ -1,0 +1,202 @@
+//! Starting the program, on one rank or on many, with a deadline: the typical MPI bug is a hang.
+
+use std::{
+    io::Read,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A start of a program, described. `Job::of("check").ranks(3).arg("--json").run()`
+pub struct Job {
+    program: String,
+    ranks: Option<usize>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    deadline: Duration,
+}
+
+/// How it ended. Whether a deadline ended it is asked by [`Ended::in_time`], which every helper does.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+    pub took: Duration,
+    killed: bool,
+}
+
+/// The launcher of the MPI that the program was linked with.
+pub fn mpiexec() -> String {
+    std::env::var("AURORA_MPIEXEC").unwrap_or_else(|_| env!("BUILD_MPIEXEC").into())
+}
+
+fn is_open_mpi() -> bool {
+    let version = Command::new(mpiexec()).arg("--version").output().expect("mpiexec --version");
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    text.contains("Open MPI") || text.contains("OpenRTE") || text.contains("PRRTE")
+}
+
+impl Job {
+    /// `aurora-swarm COMMAND` as one process without a launcher.
+    pub fn of(command: &str) -> Self {
+        Self::program(env!("CARGO_BIN_EXE_aurora-swarm")).arg(command)
+    }
+
+    /// A program.
+    pub fn program(path: &str) -> Self {
+        Self {
+            program: path.into(),
+            ranks: None,
+            args: Vec::new(),
+            env: Vec::new(),
+            deadline: Duration::from_secs(60),
+        }
+    }
+
+    /// One of this test binary's ignored tests, as a program: how a test gets to be a rank.
+    pub fn ranks_of_test(name: &str, ranks: usize) -> Self {
+        let me = std::env::current_exe().expect("this test binary");
+        // One test thread means the main thread, where MPI has to be.
+        Self::program(&me.to_string_lossy())
+            .args(["--ignored", "--exact", name, "--nocapture", "--test-threads=1"])
+            .ranks(ranks)
+    }
+
+    /// By mpiexec, on so many ranks.
+    pub fn ranks(mut self, ranks: usize) -> Self {
+        self.ranks = Some(ranks);
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Self {
+        self.args.extend(args.into_iter().map(str::to_owned));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = match self.ranks {
+            None => Command::new(&self.program),
+            Some(ranks) => {
+                let mut command = Command::new(mpiexec());
+                if is_open_mpi() {
+                    command.arg("--oversubscribe").envs([
+                        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
+                        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
+                        ("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe"),
+                    ]);
+                }
+                command.args(["-n", &ranks.to_string(), &self.program]);
+                command
+            }
+        };
+        // No launcher's or user's variables leak in: a test says what it wants.
+        for (name, _) in std::env::vars() {
+            if name.starts_with("AURORA_SWARM_") || name.starts_with("PMI") {
+                command.env_remove(name);
+            }
+        }
+        command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        // hydra reads stdin; a group of its own can be ended whole.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+    }
+
+    /// Runs it to its end, or to the deadline's.
+    pub fn run(self) -> Ended {
+        let started = Instant::now();
+        let mut child = self.command().spawn().expect("the program or mpiexec starts");
+        let out = reader(child.stdout.take());
+        let err = reader(child.stderr.take());
+        let (code, killed) = wait(&mut child, self.deadline);
+        Ended {
+            code,
+            out: out.join().expect("a reader"),
+            err: err.join().expect("a reader"),
+            took: started.elapsed(),
+            killed,
+        }
+    }
+}
+
+impl Ended {
+    /// Fails the test if the deadline ended it.
+    #[track_caller]
+    pub fn in_time(self) -> Self {
+        assert!(!self.killed, "it hung and was ended after {:?}\n{}", self.took, self.text());
+        self
+    }
+
+    /// In time, and with this code.
+    #[track_caller]
+    pub fn with_code(self, code: i32) -> Self {
+        let ended = self.in_time();
+        assert_eq!(ended.code, Some(code), "\n{}", ended.text());
+        ended
+    }
+
+    /// Its output has this word so many times: the positive marker, since a launcher's code proves nothing.
+    #[track_caller]
+    pub fn says(self, marker: &str, times: usize) -> Self {
+        let count = self.out.matches(marker).count();
+        assert_eq!(count, times, "{marker:?}\n{}", self.text());
+        self
+    }
+
+    /// Its complaints hold this.
+    #[track_caller]
+    pub fn complains(self, words: &str) -> Self {
+        assert!(self.err.contains(words), "{words:?} is not in\n{}", self.text());
+        self
+    }
+
+    fn text(&self) -> String {
+        format!("code {:?}\n--- stdout\n{}\n--- stderr\n{}", self.code, self.out, self.err)
+    }
+}
+
+fn reader(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.expect("it was piped").read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// The exit code, and whether the deadline had to end it.
+fn wait(child: &mut Child, deadline: Duration) -> (Option<i32>, bool) {
+    let group = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("not 0");
+    let (done, watched) = mpsc::channel::<()>();
+    let dog = thread::spawn(move || {
+        let late = watched.recv_timeout(deadline) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        late
+    });
+    let status = child.wait().expect("it was started");
+    let _ = done.send(());
+    let killed = dog.join().expect("the watcher");
+    // A launcher that is gone may leave ranks behind: nothing of a test outlives it.
+    let _ = kill_process_group(group, Signal::KILL);
+    (status.code(), killed)
+}

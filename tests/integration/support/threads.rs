@@ -1,0 +1,146 @@
+//! A job in memory: each rank a thread. A third implementation of `Comm`, from outside, so that what holds for ranks can be
+//! tested without a launcher, and with ranks that misbehave.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Barrier, Mutex},
+    thread,
+};
+
+use aurora_swarm::comm::{Combine, Comm, CommError, Gathered, Letter, Library, Tag};
+
+struct World {
+    size: usize,
+    barrier: Barrier,
+    slots: Mutex<Vec<Vec<u8>>>,
+    boxes: Vec<Mutex<VecDeque<(usize, Tag, Vec<u8>)>>>,
+}
+
+/// One of the ranks.
+pub struct Thread {
+    rank: usize,
+    world: Arc<World>,
+}
+
+/// Runs `body` as every one of `size` ranks; their results in rank order.
+pub fn on_threads<T: Send>(size: usize, body: impl Fn(&mut dyn Comm) -> T + Sync) -> Vec<T> {
+    let world = Arc::new(World {
+        size,
+        barrier: Barrier::new(size),
+        slots: Mutex::new(vec![Vec::new(); size]),
+        boxes: (0..size).map(|_| Mutex::default()).collect(),
+    });
+    thread::scope(|scope| {
+        let start = |rank| {
+            let mut comm = Thread { rank, world: Arc::clone(&world) };
+            let body = &body;
+            scope.spawn(move || body(&mut comm))
+        };
+        let ranks: Vec<_> = (0..size).map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().expect("a rank")).collect()
+    })
+}
+
+impl Thread {
+    /// Everybody's bytes, seen by everybody.
+    fn exchange(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+        self.world.slots.lock().unwrap()[self.rank] = mine.to_vec();
+        self.world.barrier.wait();
+        let all = self.world.slots.lock().unwrap().clone();
+        self.world.barrier.wait();
+        all
+    }
+}
+
+impl Comm for Thread {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.world.size
+    }
+
+    fn library(&self) -> Library {
+        Library { name: "threads".into(), threads: "one each".into() }
+    }
+
+    fn barrier(&mut self) {
+        self.world.barrier.wait();
+    }
+
+    fn broadcast(&mut self, bytes: &mut Vec<u8>) {
+        let all = self.exchange(bytes);
+        bytes.clone_from(&all[0]);
+    }
+
+    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
+        let (rank, size) = (self.rank, self.world.size);
+        if rank == 0 {
+            let parts = parts.unwrap_or_default();
+            *self.world.slots.lock().unwrap() = parts;
+        }
+        self.world.barrier.wait();
+        let count = self.world.slots.lock().unwrap().len();
+        let mine = self.world.slots.lock().unwrap().get(rank).cloned();
+        self.world.barrier.wait();
+        if rank == 0 {
+            *self.world.slots.lock().unwrap() = vec![Vec::new(); size];
+        }
+        self.world.barrier.wait();
+        let mine = mine.filter(|_| count == size);
+        mine.ok_or(CommError::Parts { parts: count, size })
+    }
+
+    fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
+        let all = self.exchange(mine);
+        into.bytes.clear();
+        into.counts.clear();
+        if self.rank == 0 {
+            into.counts.extend(all.iter().map(Vec::len));
+            into.bytes.extend(all.concat());
+        }
+    }
+
+    fn all_reduce(&mut self, values: &mut [u64], how: Combine) {
+        let mine: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let all = self.exchange(&mine);
+        for (place, value) in values.iter_mut().enumerate() {
+            let its = |bytes: &Vec<u8>| {
+                u64::from_le_bytes(bytes[place * 8..place * 8 + 8].try_into().unwrap())
+            };
+            let each = all.iter().map(its);
+            *value = match how {
+                Combine::Sum => each.fold(0, u64::wrapping_add),
+                Combine::Max => each.max().unwrap(),
+                Combine::Min => each.min().unwrap(),
+                Combine::Or => each.fold(0, std::ops::BitOr::bitor),
+            };
+        }
+    }
+
+    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError> {
+        let size = self.world.size;
+        let inbox = self.world.boxes.get(to).ok_or(CommError::NoSuchRank { rank: to, size })?;
+        inbox.lock().unwrap().push_back((self.rank, tag, bytes));
+        Ok(())
+    }
+
+    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
+        let mut inbox = self.world.boxes[self.rank].lock().unwrap();
+        let wanted =
+            |it: &(usize, Tag, Vec<u8>)| it.1 == tag && from.is_none_or(|from| it.0 == from);
+        let place = inbox.iter().position(wanted)?;
+        inbox.remove(place).map(|(from, _, bytes)| Letter { from, bytes })
+    }
+
+    fn under_way(&mut self) -> usize {
+        0
+    }
+
+    fn abort(&self, code: u8) -> ! {
+        panic!("rank {} ends the job with {code}", self.rank)
+    }
+
+    fn finish(self: Box<Self>) {}
+}

@@ -42,9 +42,13 @@ pub mod comm;
 
 pub mod site;
 
+pub mod output;
+
 pub mod shards;
 
 pub mod report;
+
+pub mod prompts;
 
 pub mod settings;
 

@@ -11,18 +11,24 @@ use crate::{
 pub(super) const DONE: u8 = 0;
 /// The command line cannot be understood.
 pub(super) const USAGE: u8 = 2;
+/// Every prompt has its outcome, some of them failures.
+pub(super) const SOME_FAILED: u8 = 3;
 /// Settings, input or an existing output stand in the way.
 pub(super) const SETTINGS: u8 = 5;
 /// No endpoint was ever ready.
 pub(super) const NO_ENDPOINT: u8 = 6;
 /// MPI did not start, or is not the launcher's.
 pub(super) const MPI: u8 = 71;
+/// Stopped early with prompts open: the same command goes on.
+pub(super) const OPEN: u8 = 75;
 
 /// The code of an end. No wildcard: a new end has to decide.
 pub(super) fn code_of_verdict(verdict: Verdict) -> u8 {
     match verdict {
         Verdict::Done => DONE,
+        Verdict::SomeFailed => SOME_FAILED,
         Verdict::NoEndpoint => NO_ENDPOINT,
+        Verdict::Open => OPEN,
     }
 }
 
@@ -38,7 +44,13 @@ pub fn code_of(error: &JobError) -> u8 {
             | SettingsError::Bad { .. }
             | SettingsError::Contradiction(_),
         )
-        | JobError::HostfileUnreadable { .. }
+        | JobError::Input(_)
+        | JobError::Shard(_)
+        | JobError::Output(_)
+        | JobError::Standing(_)
+        | JobError::Model(_)
+        | JobError::Unshared { .. }
+        | JobError::Unreadable { .. }
         | JobError::Hostfile { .. }
         | JobError::Deal(_)
         | JobError::Ranks { .. } => SETTINGS,

@@ -34,9 +34,125 @@ pub(super) struct Endpoints {
     /// How long to wait for servers to be ready [default: 60s]
     #[arg(long, value_name = "TIME")]
     ready_timeout: Option<String>,
+    /// Start when so many are ready: N or P% [default: 1]
+    #[arg(long, value_name = "N|P%")]
+    min_endpoints: Option<String>,
     /// The served model to use [default: the one that is served]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+}
+
+/// How servers are asked.
+#[derive(Args)]
+#[command(next_help_heading = "Requests")]
+pub(super) struct Requests {
+    /// The route: `auto`, `completions` (raw texts) or `chat`
+    ///
+    /// auto: conversations by chat; texts as one user message where the model has a chat template, else raw.
+    #[arg(long, value_name = "ROUTE")]
+    api: Option<String>,
+    /// The longest answer, in tokens [default: 512]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<String>,
+    /// Sampling temperature, 0 to 2 [default: the server's]
+    #[arg(long, value_name = "T", allow_hyphen_values = true)]
+    temperature: Option<String>,
+    /// Nucleus sampling, above 0 to 1 [default: the server's]
+    #[arg(long, value_name = "P")]
+    top_p: Option<String>,
+    /// Sampling seed
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    seed: Option<String>,
+    /// A text that ends an answer; again for more, four at most
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Sequences a prompt [default: 1]
+    #[arg(long, value_name = "N")]
+    n: Option<String>,
+    /// More request parameters, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    extra_body: Option<String>,
+    /// The longest prompt and answer together, in tokens [default: what the server says]
+    #[arg(long, value_name = "N")]
+    max_context: Option<String>,
+    /// Tokens left free when an answer is cut to fit the context [default: 512]
+    #[arg(long, value_name = "N")]
+    buffer: Option<String>,
+    /// The most prompts a request [default: 16]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<String>,
+    /// One prompt a request
+    #[arg(long)]
+    no_batch: bool,
+    /// Prompts in flight at each endpoint, exactly [default: 64]
+    #[arg(long, value_name = "N")]
+    concurrency: Option<String>,
+    /// A request's time limit; it grows with very long lists [default: 300s]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// What the limit of a long list is counted with [default: 60s]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    timeout_per_sequence: Option<String>,
+    /// Tries a prompt has in all, at servers that are well [default: 3]
+    #[arg(long, value_name = "N")]
+    retries: Option<String>,
+}
+
+/// What the rows of the input are.
+#[derive(Args)]
+#[command(next_help_heading = "Input")]
+pub(super) struct Rows {
+    /// A prompt template, or @FILE: {{column}} and {{item}} are filled in from the row
+    #[arg(long, value_name = "TEXT")]
+    template: Option<String>,
+    /// The first message of every conversation, or @FILE
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Rows that cannot be read: `stop` before any work (default), or `fail` as outcomes
+    #[arg(long, value_name = "HOW")]
+    bad_rows: Option<String>,
+    /// Rows with the same id: `refuse` (default) or `keep`
+    #[arg(long, value_name = "HOW")]
+    duplicate_ids: Option<String>,
+    /// A row's other model is no error
+    #[arg(long)]
+    ignore_row_model: bool,
+}
+
+/// What comes out.
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct Answers {
+    /// The answers, in input order; the run folder is FILE.run
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<String>,
+    /// `jsonl`, `openai-batch` or `csv` [default: jsonl; openai-batch for such an input]
+    #[arg(long, value_name = "FORMAT")]
+    output_format: Option<String>,
+    /// Remove an earlier run and its answers first
+    #[arg(long)]
+    overwrite: bool,
+    /// A run that is there: `auto` goes on (default), `never`, `require`
+    #[arg(long, value_name = "HOW")]
+    resume: Option<String>,
+    /// Ask failed prompts again, whatever they failed of
+    #[arg(long)]
+    retry_failed: bool,
+    /// `root`: one file (default); `none`: shard files only, for `merge` later
+    #[arg(long, value_name = "WHERE")]
+    gather: Option<String>,
+    /// Token counts: `share` (default) or `off`
+    #[arg(long, value_name = "HOW")]
+    usage: Option<String>,
+    /// Leave the prompt out of the answer
+    #[arg(long)]
+    no_echo: bool,
+    /// Keep the row's other fields in the answer
+    #[arg(long)]
+    keep_row: bool,
+    /// `auto`, `bar`, `lines` or `none`
+    #[arg(long, value_name = "HOW")]
+    progress: Option<String>,
 }
 
 /// How the program runs.

@@ -6,17 +6,22 @@
 mod check;
 mod exit;
 mod flags;
+mod merge;
 mod panic;
+mod plan;
+mod run;
+mod status;
 
 pub use exit::code_of;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
-    comm::{self, Launcher},
+    comm::{self, Comm, Launcher},
     job::{Given, JobError, Verdict},
     report,
     settings::{Environment, Layer},
+    site::Node,
 };
 
 /// Answers a large set of prompts with the vLLM servers of an HPC job, and loses none of them.
@@ -28,27 +33,54 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it in a process's life")]
 enum Command {
+    Run(run::Run),
     Check(check::Check),
+    Plan(plan::Plan),
+    Status(status::Status),
+    Merge(merge::Merge),
     #[command(hide = true)]
     Panic(panic::Panic),
 }
 
-/// Collective, the whole program: parses, starts MPI, runs one command, gives its exit code.
+/// The whole program: parses, runs one command, gives its exit code. Collective for the commands that start MPI.
 #[must_use]
 pub fn run(environment: Environment) -> u8 {
     // Before MPI: clap ends the process by itself on --help and on mistakes, and all ranks are given the same.
-    let matches = Cli::command().get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let Some((name, given)) = matches.subcommand() else { return exit::USAGE };
     let flags = flags_of(name, given);
-    let launcher = Launcher::read(|variable| environment.get(variable).map(str::to_owned));
     report::start_log(
         flags::log_format(given),
         flags::quiet(given),
         environment.get("AURORA_SWARM_LOG"),
     );
+    match cli.command {
+        Command::Plan(plan) => told(&plan.run(flags, environment)),
+        Command::Status(status) => told(&status.run()),
+        Command::Merge(merge) => told(&merge.run()),
+        Command::Run(run) => {
+            on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment))
+        }
+        Command::Check(check) => {
+            on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment))
+        }
+        Command::Panic(panic) => on_ranks(&environment, |comm| panic.run(comm)),
+    }
+}
+
+/// A flag that is given again counts the last time, so that scripts can end with "$@".
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| command.args_override_self(true))
+}
+
+/// Starts MPI, where a launcher did, around a command that every rank runs.
+fn on_ranks(
+    environment: &Environment,
+    command: impl FnOnce(&mut dyn Comm) -> Result<Verdict, JobError>,
+) -> u8 {
+    let launcher = Launcher::read(|variable| environment.get(variable).map(str::to_owned));
     let mut comm = match comm::start(&launcher) {
         Ok(comm) => comm,
         Err(error) => {
@@ -56,12 +88,8 @@ pub fn run(environment: Environment) -> u8 {
             return exit::MPI;
         }
     };
-    report::this_is_rank(comm.rank(), &crate::site::Node::here().host);
-    let ended = match cli.command {
-        Command::Check(check) => check.run(comm.as_mut(), flags, environment),
-        Command::Panic(panic) => panic.run(comm.as_mut()),
-    };
-    let code = told(&ended);
+    report::this_is_rank(comm.rank(), &Node::here().host);
+    let code = told(&command(comm.as_mut()));
     comm.finish();
     code
 }
@@ -81,7 +109,7 @@ fn told(ended: &Result<Verdict, JobError>) -> u8 {
 
 /// The flags as a layer of settings: what was typed, by the argument's long name.
 fn flags_of(name: &str, given: &ArgMatches) -> Layer {
-    let command = Cli::command();
+    let command = command();
     let Some(command) = command.find_subcommand(name) else { return Layer::default() };
     let typed = command.get_arguments().filter_map(|argument| {
         let id = argument.get_id().as_str();

@@ -23,6 +23,7 @@ mod tree;
 mod typed;
 
 pub use actor::{Event, Post};
+pub use codec::decode;
 pub use gather::gather_in_rounds;
 pub use launcher::Launcher;
 pub use nap::Nap;

@@ -240,7 +240,8 @@ impl Comm for MpiComm {
         for piece in values.chunks_mut(PIECE / size_of::<u64>()) {
             let mine = piece.to_vec();
             mpi::request::scope(|scope| {
-                let request = self.world.immediate_all_reduce_into(scope, &mine[..], piece, operation);
+                let request =
+                    self.world.immediate_all_reduce_into(scope, &mine[..], piece, operation);
                 Self::wait_by(nap, request);
             });
             nap = Nap::brisk();

@@ -24,7 +24,7 @@ pub trait Typed: Comm {
         if self.rank() == 0 {
             return value.ok_or(missing);
         }
-        codec::decode::<Option<T>>(0, &bytes)?.ok_or(missing)
+        codec::decode_from::<Option<T>>(0, &bytes)?.ok_or(missing)
     }
 
     /// Collective. Rank 0 gives one value a rank, in rank order; each rank gets its own.
@@ -44,7 +44,7 @@ pub trait Typed: Comm {
         let mine = self.scatter(parts);
         match error {
             Some(error) => Err(error),
-            None => codec::decode(0, &mine?),
+            None => codec::decode_from(0, &mine?),
         }
     }
 
@@ -64,7 +64,8 @@ pub trait Typed: Comm {
         if self.rank() != 0 {
             return Ok(None);
         }
-        let values = encoded.iter().enumerate().map(|(from, bytes)| codec::decode(from, bytes));
+        let values =
+            encoded.iter().enumerate().map(|(from, bytes)| codec::decode_from(from, bytes));
         values.collect::<Result<Vec<T>, _>>().map(Some)
     }
 
@@ -79,7 +80,7 @@ pub trait Typed: Comm {
     ) -> Result<Option<T>, CommError> {
         for child in tree::children(self.rank(), self.size()) {
             let letter = wait_for(self, child, Tag::Tree);
-            mine.merge(codec::decode(child, &letter)?);
+            mine.merge(codec::decode_from(child, &letter)?);
         }
         let Some(parent) = tree::parent(self.rank()) else { return Ok(Some(mine)) };
         self.send(parent, Tag::Tree, codec::encode(&mine)?)?;
@@ -113,7 +114,7 @@ pub trait Typed: Comm {
         tag: Tag,
     ) -> Result<Option<(usize, T)>, CommError> {
         let Some(letter) = self.receive(from, tag) else { return Ok(None) };
-        Ok(Some((letter.from, codec::decode(letter.from, &letter.bytes)?)))
+        Ok(Some((letter.from, codec::decode_from(letter.from, &letter.bytes)?)))
     }
 }
 

@@ -68,7 +68,7 @@ mod tests {
             let left = merged(merged(a.clone(), b.clone()), c.clone());
             let right = merged(a.clone(), merged(b, c));
             prop_assert_eq!(left, right);
-            prop_assert_eq!(merged(a.clone(), BTreeMap::new()), a.clone());
+            prop_assert_eq!(&merged(a.clone(), BTreeMap::new()), &a);
             prop_assert_eq!(merged(BTreeMap::new(), a.clone()), a);
         }
     }

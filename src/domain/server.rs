@@ -20,6 +20,8 @@ pub struct Facts {
     pub models: Vec<Model>,
     /// vLLM's version, where it says one.
     pub version: Option<String>,
+    /// Does its model take conversations, that is, has it a chat template?
+    pub chat_template: bool,
     /// What it can be asked.
     pub routes: Routes,
 }

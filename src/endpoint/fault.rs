@@ -25,7 +25,7 @@ pub enum Fault {
         /// The status.
         status: u16,
     },
-    /// More prompts than the server takes in one list.
+    /// More prompts than the server takes in one list, or a list where it takes none.
     ListTooLong,
     /// The answer asked for is longer than what the context leaves; at most so many tokens are left.
     TooManyTokens {
@@ -88,7 +88,8 @@ fn is_dying(what: &str) -> bool {
 }
 
 fn bad_request(status: u16, what: String, param: &str) -> Fault {
-    if what.contains("prompt list length") {
+    // vLLM's cap, and the words of servers written in Go that take no lists at all.
+    if what.contains("prompt list length") || what.contains("cannot unmarshal array") {
         return Fault::ListTooLong;
     }
     if let Some(left) = room_left(&what) {

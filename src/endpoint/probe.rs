@@ -69,11 +69,24 @@ async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
         |it: wire::Model| Model { id: it.id, max_model_len: it.max_model_len, root: it.root };
     let version = get("/version").await.ok().filter(|it| it.status == 200);
     let version = version.and_then(|it| serde_json::from_slice::<wire::Version>(&it.body).ok());
-    Ok(Facts {
-        models: models.data.into_iter().map(model).collect(),
-        version: version.map(|it| it.version),
-        routes: routes(client, url).await,
-    })
+    let models: Vec<Model> = models.data.into_iter().map(model).collect();
+    let routes = routes(client, url).await;
+    let chat_template = takes_conversations(client, url, &models[0].id, routes).await;
+    Ok(Facts { models, version: version.map(|it| it.version), chat_template, routes })
+}
+
+/// A model without a chat template refuses conversations. `/tokenize` finds that out for nothing; a server without it is
+/// asked for one token.
+async fn takes_conversations(client: &Client, url: &Url, model: &str, routes: Routes) -> bool {
+    if !routes.chat {
+        return false;
+    }
+    let model = serde_json::to_string(model).unwrap_or_default();
+    let body = format!(
+        "{{\"model\":{model},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"max_tokens\":1}}"
+    );
+    let path = if routes.tokenize { "/tokenize" } else { "/v1/chat/completions" };
+    client.post(url, path, body.into_bytes(), LIMIT).await.is_ok_and(|it| it.status == 200)
 }
 
 /// vLLM lists its routes; other servers are asked one by one, with a body that none of them can take for a request.

@@ -163,7 +163,7 @@ impl Driver {
         if free == 0 {
             return None;
         }
-        let most = self.policy.batch.min(self.policy.window);
+        let most = self.policy.batch.min(self.policy.window).min(self.servers[server].longest_list);
         self.stock.cut(server, free, most, taken == 0, others)
     }
 
@@ -187,7 +187,7 @@ impl Driver {
 
     fn ask_again(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
         for (server, it) in self.servers.iter_mut().enumerate() {
-            if it.to_be_asked(now) {
+            if it.ask_now(now) {
                 let (client, url) = (self.client.clone(), it.url.clone());
                 flights.push(Box::pin(async move {
                     Landed::Probe { server, probe: probe(&client, &url).await }
@@ -250,6 +250,9 @@ impl Driver {
         match fault {
             Fault::Prompt { .. } | Fault::ListTooLong if batch.tasks.len() > 1 => {
                 self.servers[server].answered();
+                if fault == Fault::ListTooLong {
+                    self.servers[server].takes_fewer_than(batch.tasks.len());
+                }
                 batch.halves().into_iter().for_each(|half| self.stock.whole(half));
             }
             Fault::Prompt { too_long, what, status } => {
@@ -385,11 +388,11 @@ impl Driver {
 
 /// How long to wait before another try: half a second, doubling to 30 s, with jitter.
 fn pause(tried: u32) -> std::time::Duration {
-    let steps = ExponentialBuilder::default()
+    let mut steps = ExponentialBuilder::default()
         .with_min_delay(std::time::Duration::from_millis(500))
         .with_max_delay(std::time::Duration::from_secs(30))
         .without_max_times()
         .with_jitter()
         .build();
-    steps.skip(tried.saturating_sub(1).min(16) as usize).next().unwrap_or_default()
+    steps.nth(tried.saturating_sub(1).min(16) as usize).unwrap_or_default()
 }

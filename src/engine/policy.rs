@@ -46,8 +46,11 @@ impl Policy {
     /// The time limit of a request with so many prompts.
     #[must_use]
     pub fn limit(&self, prompts: usize) -> Duration {
-        let rounds = u32::try_from(prompts.div_ceil(SEQUENCES_AT_ONCE)).unwrap_or(u32::MAX);
-        self.timeout.max(self.timeout_per_sequence.saturating_mul(rounds))
+        match u32::try_from(prompts.div_ceil(SEQUENCES_AT_ONCE)).unwrap_or(u32::MAX) {
+            // What the server works on at once has the limit that was asked for, however short.
+            0 | 1 => self.timeout,
+            rounds => self.timeout.max(self.timeout_per_sequence.saturating_mul(rounds)),
+        }
     }
 
     /// Which route a prompt takes.

@@ -17,6 +17,8 @@ pub(super) struct Server {
     /// Faults since the last answer.
     faults: u32,
     pause: Duration,
+    /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
+    pub(super) longest_list: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Server {
     /// An endpoint that is ready, or is not yet.
     pub(super) fn new(url: Url, ready: bool, now: Instant) -> Self {
         let state = if ready { State::Up } else { State::Aside(now + FIRST_PAUSE) };
-        Self { url, taken: 0, state, faults: 0, pause: FIRST_PAUSE }
+        Self { url, taken: 0, state, faults: 0, pause: FIRST_PAUSE, longest_list: usize::MAX }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -48,6 +50,11 @@ impl Server {
     pub(super) fn answered(&mut self) {
         self.faults = 0;
         self.pause = FIRST_PAUSE;
+    }
+
+    /// It refused a list of so many for its length.
+    pub(super) fn takes_fewer_than(&mut self, prompts: usize) {
+        self.longest_list = self.longest_list.min((prompts / 2).max(1));
     }
 
     /// It stumbled; true if that is once too often and it is put aside.
@@ -83,7 +90,7 @@ impl Server {
     }
 
     /// Is it time to ask? Then it counts as being asked.
-    pub(super) fn to_be_asked(&mut self, now: Instant) -> bool {
+    pub(super) fn ask_now(&mut self, now: Instant) -> bool {
         let due = self.due().is_some_and(|due| due <= now);
         if due {
             self.state = State::Asked;
@@ -115,9 +122,9 @@ mod tests {
         assert!(!server.stumbled(now) && !server.stumbled(now));
         server.answered();
         assert!(!server.stumbled(now) && !server.stumbled(now) && server.stumbled(now));
-        assert!(!server.is_up() && !server.to_be_asked(now));
+        assert!(!server.is_up() && !server.ask_now(now));
         let later = now + FIRST_PAUSE;
-        assert!(server.to_be_asked(later) && !server.to_be_asked(later), "asked once at a time");
+        assert!(server.ask_now(later) && !server.ask_now(later), "asked once at a time");
         assert!(server.was_asked(true, later) && server.is_up());
         assert!(server.stumbled(later), "it has shown nothing yet");
         assert_eq!(server.due(), Some(later + FIRST_PAUSE * 2));
@@ -130,7 +137,7 @@ mod tests {
         assert!(server.gone(now) && !server.gone(now), "news once");
         for _ in 0..12 {
             now = server.due().expect("aside");
-            assert!(server.to_be_asked(now) && !server.was_asked(false, now));
+            assert!(server.ask_now(now) && !server.was_asked(false, now));
         }
         assert_eq!(server.due(), Some(now + LONGEST_PAUSE));
     }

@@ -1,15 +1,18 @@
-//! What all ranks agree on: the settings at the start, the verdict at the end.
+//! What all ranks agree on: the settings at the start, and at every step whether it went well.
 //!
 //! Rank 0 resolves the settings, since environments differ between nodes, and decides the exit code; every rank exits
-//! with it. An error on rank 0 is told to the others as its code alone: one message is enough for one job.
+//! with it. An error on one rank is told to the others as its code alone: one message is enough for one job.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::JobError;
 use crate::{
-    comm::{Comm, CommError, Typed},
+    comm::{Combine, Comm, CommError, Typed},
     domain::Url,
-    settings::{Environment, Layer, Resolved, Secret, Settings, SettingsError, resolve},
-    site::{DealError, HostLine, HostfileError, Node, Place, Wanted, deal, parse_hostfile, places},
+    settings::{Environment, Layer, Origin, Resolved, Secret, Settings, resolve},
+    site::{HostLine, Node, Place, Wanted, deal, parse_hostfile, places},
 };
 
 /// What the command line and the environment of this process say.
@@ -23,66 +26,20 @@ pub struct Given {
     pub environment: Environment,
 }
 
-/// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
-    /// All is well.
-    Done,
-    /// No endpoint was ever ready.
-    NoEndpoint,
-}
-
-/// A job that cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    /// Settings that cannot be.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
-    /// Ranks that cannot talk.
-    #[error(transparent)]
-    Comm(#[from] CommError),
-    /// The hostfile cannot be read.
-    #[error("the hostfile {path} cannot be read: {error}")]
-    HostfileUnreadable {
-        /// Which.
-        path: String,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// The hostfile has bad lines.
-    #[error("the hostfile {path} has bad lines:\n{}", lines(.errors))]
-    Hostfile {
-        /// Which.
-        path: String,
-        /// All of them.
-        errors: Vec<HostfileError>,
-    },
-    /// Servers that no rank can own.
-    #[error(transparent)]
-    Deal(#[from] DealError),
-    /// Another number of ranks than the user expects.
-    #[error(
-        "{expected} ranks were expected (expect-ranks) and there are {there}: is this the mpiexec of the MPI that the \
-         program was built with, and are all nodes up?"
-    )]
-    Ranks {
-        /// By the settings.
-        expected: usize,
-        /// In MPI.
-        there: usize,
-    },
-    /// Rank 0 has said what is wrong; this rank only leaves with its code.
-    #[error("rank 0 has ended the job")]
-    Elsewhere(u8),
-}
+/// How an error becomes an exit code: the command line's business, needed here because ranks tell each other codes.
+pub type CodeOf = fn(&JobError) -> u8;
 
 /// What every rank knows once the job has begun.
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) settings: Settings,
+    /// On rank 0 only.
+    pub(super) origins: BTreeMap<String, Origin>,
     pub(super) key: Option<Secret>,
     pub(super) place: Place,
     pub(super) urls: Vec<Url>,
+    /// The batch job's id, on rank 0 only.
+    pub(super) job: Option<String>,
 }
 
 /// As it travels: bincode cannot carry settings, which read themselves in more than one way; JSON can.
@@ -95,41 +52,55 @@ struct Opening {
 }
 
 /// Collective. Settings, places and endpoints, or the reason why there is no job.
-pub(super) fn agree(
-    comm: &mut dyn Comm,
-    given: Given,
-    code: impl Fn(&JobError) -> u8,
-) -> Result<Common, JobError> {
+pub(super) fn agree(comm: &mut dyn Comm, given: Given, code: CodeOf) -> Result<Common, JobError> {
     let nodes = comm.gather_values(&Node::here())?;
+    let job = given.environment.get("PBS_JOBID").map(str::to_owned);
     let openings = nodes.map(|nodes| openings(given, places(nodes)));
-    let openings = told(comm, openings, code)?;
+    let (openings, origins) = told(comm, openings, code)?.unzip();
     let opening = comm.scatter_values(openings)?;
     let settings = serde_json::from_str(&opening.settings)
         .map_err(|error| CommError::Garbled { from: 0, detail: error.to_string() })?;
-    Ok(Common { settings, key: opening.key, place: opening.place, urls: opening.urls })
+    let Opening { key, place, urls, .. } = opening;
+    Ok(Common { settings, origins: origins.unwrap_or_default(), key, place, urls, job })
 }
 
 /// Collective. Rank 0's result: its value on rank 0, nothing on the others, or on all ranks the error's code.
 pub(super) fn told<T>(
     comm: &mut dyn Comm,
     result: Option<Result<T, JobError>>,
-    code: impl Fn(&JobError) -> u8,
+    code: CodeOf,
 ) -> Result<Option<T>, JobError> {
-    let result = result.transpose();
-    let failed = comm.broadcast_value(Some(result.as_ref().err().map(code)))?;
-    match (result, failed) {
-        (Ok(value), None) => Ok(value),
-        (Ok(_), Some(code)) => Err(JobError::Elsewhere(code)),
-        (Err(error), _) => Err(error),
+    everywhere(comm, result.transpose(), code)
+}
+
+/// Collective. Every rank's own value if all went well; else an error on every rank, the words only on the lowest rank
+/// that has any.
+pub(super) fn everywhere<T>(
+    comm: &mut dyn Comm,
+    result: Result<T, JobError>,
+    code: CodeOf,
+) -> Result<T, JobError> {
+    let rank = comm.rank() as u64;
+    let mine = result.as_ref().err().map(code);
+    let mut first = [if mine.is_some() { rank } else { u64::MAX }];
+    comm.all_reduce(&mut first, Combine::Min);
+    if first[0] == u64::MAX {
+        return result;
+    }
+    let mut its = [if first[0] == rank { u64::from(mine.unwrap_or_default()) } else { 0 }];
+    comm.all_reduce(&mut its, Combine::Max);
+    match result {
+        Err(error) if first[0] == rank => Err(error),
+        _ => Err(JobError::Elsewhere(u8::try_from(its[0]).unwrap_or(u8::MAX))),
     }
 }
 
+type Openings = (Vec<Opening>, BTreeMap<String, Origin>);
+
 /// Rank 0: what each rank is told first.
-fn openings(given: Given, places: Vec<Place>) -> Result<Vec<Opening>, JobError> {
+fn openings(given: Given, places: Vec<Place>) -> Result<Openings, JobError> {
     let Given { config, flags, environment } = given;
-    let file = config.map(|path| Layer::of_file(&path)).transpose()?;
-    let layers = [file.unwrap_or_default(), Layer::of_environment(&environment), flags];
-    let Resolved { settings, .. } = resolve(layers)?;
+    let Resolved { settings, origins } = settled(config, flags, &environment)?;
     if let Some(expected) = settings.expect_ranks.filter(|&expected| expected != places.len()) {
         return Err(JobError::Ranks { expected, there: places.len() });
     }
@@ -138,13 +109,41 @@ fn openings(given: Given, places: Vec<Place>) -> Result<Vec<Opening>, JobError> 
         serde_json::to_string(&settings).map_err(|error| CommError::Encode(error.to_string()))?;
     let key = environment.get(Secret::VARIABLE).and_then(Secret::new);
     let opening = |(place, urls)| Opening { settings: text.clone(), key: key.clone(), place, urls };
-    Ok(places.into_iter().zip(owned).map(opening).collect())
+    Ok((places.into_iter().zip(owned).map(opening).collect(), origins))
+}
+
+/// Local. All layers into one; texts that stand in files (`@FILE`) are read.
+pub(super) fn settled(
+    config: Option<String>,
+    flags: Layer,
+    environment: &Environment,
+) -> Result<Resolved, JobError> {
+    let file = config.map(|path| Layer::of_file(&path)).transpose()?;
+    let layers = [file.unwrap_or_default(), Layer::of_environment(environment), flags];
+    let mut resolved = resolve(layers)?;
+    for (what, text) in [
+        ("the template", &mut resolved.settings.template),
+        ("the system message", &mut resolved.settings.system),
+    ] {
+        if let Some(path) = text.as_deref().and_then(|text| text.strip_prefix('@')) {
+            let read = std::fs::read_to_string(path).map_err(|error| JobError::Unreadable {
+                what,
+                path: path.into(),
+                error,
+            })?;
+            *text = Some(read.strip_suffix('\n').unwrap_or(&read).to_owned());
+        }
+    }
+    Ok(resolved)
 }
 
 fn wanted(settings: &Settings) -> Result<Wanted, JobError> {
     if let Some(path) = &settings.hostfile {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| JobError::HostfileUnreadable { path: path.clone(), error })?;
+        let text = std::fs::read_to_string(path).map_err(|error| JobError::Unreadable {
+            what: "the hostfile",
+            path: path.clone(),
+            error,
+        })?;
         let lines = parse_hostfile(&text)
             .map_err(|errors| JobError::Hostfile { path: path.clone(), errors })?;
         let lines: Vec<HostLine> =
@@ -156,8 +155,4 @@ fn wanted(settings: &Settings) -> Result<Wanted, JobError> {
         None if settings.endpoint.is_empty() => Wanted::Ports { base: 8000, count: 1 },
         None => Wanted::Urls(settings.endpoint.clone()),
     })
-}
-
-fn lines(errors: &[HostfileError]) -> String {
-    errors.iter().take(20).map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
 }

@@ -2,7 +2,7 @@
 
 use tracing::debug;
 
-use super::agree::{Given, JobError, Verdict, agree};
+use super::{CodeOf, Given, JobError, Verdict, agree::agree};
 use crate::{
     comm::{Comm, Typed},
     engine::survey,
@@ -17,7 +17,7 @@ pub fn check(
     comm: &mut dyn Comm,
     given: Given,
     json: bool,
-    code: impl Fn(&JobError) -> u8,
+    code: CodeOf,
 ) -> Result<Verdict, JobError> {
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);

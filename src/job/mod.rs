@@ -6,6 +6,20 @@
 
 mod agree;
 mod check;
+mod errors;
+mod gather;
+mod offline;
+mod resume;
+mod root;
+mod run;
+mod standing;
+mod work;
 
-pub use agree::{Given, JobError, Verdict};
+pub use agree::{CodeOf, Given};
 pub use check::check;
+pub use errors::{JobError, Verdict};
+pub use offline::{merge, plan, status};
+pub use run::run;
+
+/// The exit code of a run that ends early, where no orderly end is possible.
+const STOPPED_EARLY: u8 = 75;

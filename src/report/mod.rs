@@ -5,12 +5,20 @@
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
 mod check;
+mod finish;
 mod log;
+mod plan;
+mod progress;
 
 pub use check::{CheckReport, CheckedRank};
+pub use finish::{Finish, status_line};
 pub use log::{start_log, this_is_rank};
+pub use plan::PlanView;
+pub use progress::ProgressView;
 
 use std::io::Write;
+
+use crate::domain::{Probe, Surveyed};
 
 /// To standard output, whole. A reader who has gone (`| head`) is no error.
 pub fn print(text: &str) {
@@ -30,4 +38,35 @@ pub fn complain(error: &dyn std::error::Error) {
         cause = error.source();
     }
     eprintln!("aurora-swarm: {text}");
+}
+
+/// A line of progress: not the log's, so that it has no level and is not silenced with it.
+pub(super) fn say(line: &str) {
+    eprintln!("aurora-swarm: {line}");
+}
+
+/// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
+pub fn complain_of_endpoints(all: &[&Surveyed], least: u64) {
+    let not_ready: Vec<(&Surveyed, &str)> = all
+        .iter()
+        .filter_map(|it| match &it.probe {
+            Probe::NotReady(why) => Some((*it, why.as_str())),
+            Probe::Ready(_) => None,
+        })
+        .collect();
+    let ready = all.len() - not_ready.len();
+    eprintln!(
+        "aurora-swarm: {ready} of {} endpoints are ready, and at least {} are needed",
+        all.len(),
+        least.max(1)
+    );
+    for (endpoint, why) in not_ready.iter().take(10) {
+        eprintln!("  {}: {why}", endpoint.url);
+    }
+    if not_ready.len() > 10 {
+        eprintln!("  and {} more", not_ready.len() - 10);
+    }
+    eprintln!(
+        "  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints"
+    );
 }

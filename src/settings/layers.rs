@@ -85,6 +85,8 @@ pub enum SettingsError {
 
 /// Variables with our prefix that are no settings: they are read elsewhere, by name.
 const NOT_SETTINGS: [&str; 2] = [Secret::VARIABLE, "AURORA_SWARM_LOG"];
+/// Variables whose names are Aurora-Swarm's (the Python one's) and not made of the key.
+const OTHER_NAMES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
 const PREFIX: &str = "AURORA_SWARM_";
 
 impl Layer {
@@ -108,6 +110,8 @@ impl Layer {
         let said = ours.filter(|(name, value)| !value.is_empty() && !NOT_SETTINGS.contains(name));
         let layer = said.map(|(name, value)| {
             let key = name[PREFIX.len()..].to_lowercase().replace('_', "-");
+            let known = OTHER_NAMES.iter().find(|(other, _)| *other == name);
+            let key = known.map_or(key, |&(_, key)| key.into());
             (key, Value::String(value.into()), Origin::Environment(name.into()))
         });
         Self(layer.collect())
@@ -156,7 +160,7 @@ fn read(key: &str, value: Value, origin: &Origin) -> Result<Value, SettingsError
         return Err(SettingsError::Unknown {
             origin: origin.clone(),
             key: key.into(),
-            nearest: nearest(key),
+            nearest: nearest(key, keys()),
         });
     }
     let fits = |value: &Value| {
@@ -223,10 +227,11 @@ fn keys() -> impl Iterator<Item = String> {
     keys.into_iter()
 }
 
-fn nearest(key: &str) -> Option<String> {
-    let close = |known: String| (strsim::damerau_levenshtein(&known, key), known);
-    let (distance, known) = keys().map(close).min()?;
-    (distance <= key.len().div_ceil(2)).then_some(known)
+/// Which of the names that there are somebody may have meant.
+pub fn nearest(name: &str, there: impl Iterator<Item = String>) -> Option<String> {
+    let close = |known: String| (strsim::damerau_levenshtein(&known, name), known);
+    let (distance, known) = there.map(close).min()?;
+    (distance <= name.len().div_ceil(2)).then_some(known)
 }
 
 fn hint(nearest: &Option<String>) -> String {

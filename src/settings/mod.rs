@@ -13,13 +13,16 @@ mod secret;
 mod values;
 
 pub use environment::Environment;
-pub use layers::{Layer, Origin, Resolved, SettingsError, resolve};
+pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
 pub use secret::Secret;
-pub use values::{LogFormat, Period, RemoteEndpoints};
+pub use values::{
+    Api, BadRows, DuplicateIds, ExtraBody, Gather, LogFormat, OutputFormat, Period, ProgressStyle,
+    Quota, RemoteEndpoints, Resume, UsageCount,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Url;
+use crate::domain::{Params, Url};
 
 /// Every setting. The field names, with `-` for `_`, are the keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +44,70 @@ pub struct Settings {
     pub ready_timeout: Period,
     /// The served model to use; none: the one model that is served.
     pub model: Option<String>,
+    /// Start when so many of them are ready.
+    pub min_endpoints: Quota,
+    /// Where the answers go; the run folder is this name and `.run`.
+    pub output: Option<String>,
+    /// The answers' format; none: as the input has it.
+    pub output_format: Option<OutputFormat>,
+    /// Begin anew: what is there is removed.
+    pub overwrite: bool,
+    /// What to do with a run that is there.
+    pub resume: Resume,
+    /// Ask failed prompts again, whatever they failed of.
+    pub retry_failed: bool,
+    /// Where answers go at the end.
+    pub gather: Gather,
+    /// Which route is asked.
+    pub api: Api,
+    /// A prompt template, or `@` and a file that holds it.
+    pub template: Option<String>,
+    /// The first message of conversations, or `@` and a file that holds it.
+    pub system: Option<String>,
+    /// The longest answer, in tokens.
+    pub max_tokens: u64,
+    /// Sampling temperature; none: the server's.
+    pub temperature: Option<f64>,
+    /// Nucleus sampling; none: the server's.
+    pub top_p: Option<f64>,
+    /// The sampling seed.
+    pub seed: Option<i64>,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    /// Sequences a prompt.
+    pub n: u64,
+    /// More request parameters.
+    pub extra_body: ExtraBody,
+    /// The longest prompt and answer together, in tokens; none: what the server says.
+    pub max_context: Option<u64>,
+    /// Tokens left free when an answer is cut to fit the context.
+    pub buffer: u64,
+    /// The most prompts a request.
+    pub batch_size: usize,
+    /// One prompt a request.
+    pub no_batch: bool,
+    /// Prompts in flight an endpoint, exactly.
+    pub concurrency: usize,
+    /// A request's time limit.
+    pub timeout: Period,
+    /// What the limit of a long list is counted with.
+    pub timeout_per_sequence: Period,
+    /// Tries a prompt has in all.
+    pub retries: u32,
+    /// What a row that cannot be read does.
+    pub bad_rows: BadRows,
+    /// What two rows with one id do.
+    pub duplicate_ids: DuplicateIds,
+    /// A row's other model is no error.
+    pub ignore_row_model: bool,
+    /// Token counts in answers.
+    pub usage: UsageCount,
+    /// Leave the prompt out of the answer.
+    pub no_echo: bool,
+    /// Keep the row's other fields in the answer.
+    pub keep_row: bool,
+    /// How progress is shown.
+    pub progress: ProgressStyle,
     /// Refuse to start with another number of ranks.
     pub expect_ranks: Option<usize>,
     /// How log lines look.
@@ -60,6 +127,38 @@ impl Default for Settings {
             remote_endpoints: RemoteEndpoints::Refuse,
             ready_timeout: Period::seconds(60),
             model: None,
+            min_endpoints: Quota::Count(1),
+            output: None,
+            output_format: None,
+            overwrite: false,
+            resume: Resume::Auto,
+            retry_failed: false,
+            gather: Gather::Root,
+            api: Api::Auto,
+            template: None,
+            system: None,
+            max_tokens: 512,
+            temperature: None,
+            top_p: None,
+            seed: None,
+            stop: Vec::new(),
+            n: 1,
+            extra_body: ExtraBody::default(),
+            max_context: None,
+            buffer: 512,
+            batch_size: 16,
+            no_batch: false,
+            concurrency: 64,
+            timeout: Period::seconds(300),
+            timeout_per_sequence: Period::seconds(60),
+            retries: 3,
+            bad_rows: BadRows::Stop,
+            duplicate_ids: DuplicateIds::Refuse,
+            ignore_row_model: false,
+            usage: UsageCount::Share,
+            no_echo: false,
+            keep_row: false,
+            progress: ProgressStyle::Auto,
             expect_ranks: None,
             log_format: LogFormat::Text,
             quiet: false,
@@ -101,6 +200,82 @@ impl Settings {
         if let Some(tag) = self.tag.iter().find(|tag| !tag.contains('=')) {
             return Err(format!("tag {tag:?} is not of the form key=value"));
         }
+        self.check_sampling()
+    }
+
+    fn check_sampling(&self) -> Result<(), String> {
+        if self.n > 1 && self.temperature == Some(0.0) {
+            return Err("n above 1 with temperature 0 asks for the same answer again and again: \
+                        give a temperature, or n 1"
+                .into());
+        }
+        let least_one = [
+            (self.n, "n"),
+            (self.max_tokens, "max-tokens"),
+            (self.batch_size as u64, "batch-size"),
+            (self.concurrency as u64, "concurrency"),
+            (u64::from(self.retries), "retries"),
+        ];
+        if let Some((_, key)) = least_one.iter().find(|(value, _)| *value == 0) {
+            return Err(format!("{key} cannot be 0"));
+        }
+        if self.temperature.is_some_and(|it| !(0.0..=2.0).contains(&it)) {
+            return Err("temperature is from 0 to 2".into());
+        }
+        if self.top_p.is_some_and(|it| !(it > 0.0 && it <= 1.0)) {
+            return Err("top-p is above 0 and at most 1".into());
+        }
+        if self.stop.len() > 4 {
+            return Err("vLLM takes at most four stop texts".into());
+        }
+        if self.concurrency < usize::try_from(self.n).unwrap_or(usize::MAX) {
+            return Err("concurrency is below n: not one prompt would fit".into());
+        }
         Ok(())
+    }
+
+    /// What every request carries where a row says nothing else.
+    #[must_use]
+    pub fn sampling(&self) -> Params {
+        let mut params = Params::default();
+        params.set("max_tokens", self.max_tokens.to_string());
+        let numbers = [("temperature", self.temperature), ("top_p", self.top_p)];
+        for (name, value) in numbers {
+            if let Some(value) = value {
+                params.set(name, value.to_string());
+            }
+        }
+        if let Some(seed) = self.seed {
+            params.set("seed", seed.to_string());
+        }
+        if !self.stop.is_empty() {
+            params.set("stop", serde_json::to_string(&self.stop).unwrap_or_default());
+        }
+        if self.n > 1 {
+            params.set("n", self.n.to_string());
+        }
+        self.extra_body.0.over(&params)
+    }
+
+    /// What decides an answer: a run goes on only with the same. By key, as JSON.
+    #[must_use]
+    pub fn deciding(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
+        const KEYS: [&str; 13] = [
+            "model",
+            "api",
+            "template",
+            "system",
+            "max-tokens",
+            "temperature",
+            "top-p",
+            "seed",
+            "stop",
+            "n",
+            "extra-body",
+            "max-context",
+            "buffer",
+        ];
+        let all = serde_json::to_value(self).unwrap_or_default();
+        KEYS.iter().map(|&key| (key.to_owned(), all[key].clone())).collect()
     }
 }

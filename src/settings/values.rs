@@ -2,9 +2,12 @@
 //!
 //! Each type reads from a text (flags and the environment have nothing else) and writes itself so that it reads again.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::RawValue;
+
+use crate::domain::Params;
 
 /// A length of time: `90s`, `5m`, `1h 30m`, `250ms`, or a bare number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +90,203 @@ pub enum LogFormat {
     Json,
 }
 
+/// How many, or what share of all: `3` or `10%`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Quota {
+    /// So many.
+    Count(u64),
+    /// So many of a hundred.
+    Percent(f64),
+}
+
+impl Quota {
+    /// Of `all`, rounded up.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count, from 0 to 100 %"
+    )]
+    pub fn of(self, all: u64) -> u64 {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => (all as f64 * percent / 100.0).ceil() as u64,
+        }
+    }
+}
+
+impl FromStr for Quota {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is neither a count like 3 nor a share like 10%");
+        match text.trim().strip_suffix('%') {
+            Some(number) => {
+                let percent =
+                    number.trim().parse::<f64>().ok().filter(|it| (0.0..=100.0).contains(it));
+                percent.map(Self::Percent).ok_or_else(wrong)
+            }
+            None => text.trim().parse().map(Self::Count).map_err(|_| wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl Serialize for Quota {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quota {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a count like 3 or a share like \"10%\"")]
+        enum Written {
+            Count(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Count(count) => Ok(Self::Count(count)),
+            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
+
+/// More request parameters, as a JSON object: `{"repetition_penalty": 1.1}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtraBody(pub Params);
+
+impl Serialize for ExtraBody {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.json())
+    }
+}
+
+impl<'de> Deserialize<'de> for ExtraBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&text)
+            .map_err(|error| de::Error::custom(format!("it is no JSON object ({error})")))?;
+        let mut params = Params::default();
+        for (name, json) in fields {
+            if matches!(name.as_str(), "model" | "prompt" | "messages" | "stream") {
+                return Err(de::Error::custom(format!("{name} is not a request's to choose here")));
+            }
+            params.set(&name, json.get());
+        }
+        Ok(Self(params))
+    }
+}
+
+/// A choice among words, each as it is typed.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $word:ident),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $name { $($(#[$word_doc])* $word),+ }
+    };
+}
+
+words! {
+    /// The format of the gathered file.
+    OutputFormat {
+        /// One answer a line.
+        Jsonl,
+        /// As OpenAI's batch API answers.
+        OpenaiBatch,
+        /// A table.
+        Csv,
+    }
+}
+
+words! {
+    /// What to do where the run folder is there already.
+    Resume {
+        /// Go on where it stopped.
+        Auto,
+        /// Refuse.
+        Never,
+        /// Refuse where there is nothing to go on with.
+        Require,
+    }
+}
+
+words! {
+    /// Where answers go at the end.
+    Gather {
+        /// Into one file, through rank 0.
+        Root,
+        /// They stay in the shard files.
+        None,
+    }
+}
+
+words! {
+    /// Which of the servers' routes is asked.
+    Api {
+        /// Conversations by chat; texts as one user message where the model has a chat template, else raw.
+        Auto,
+        /// Raw texts.
+        Completions,
+        /// Conversations.
+        Chat,
+    }
+}
+
+words! {
+    /// What a row that cannot be read does.
+    BadRows {
+        /// No work starts.
+        Stop,
+        /// It becomes a failed outcome.
+        Fail,
+    }
+}
+
+words! {
+    /// What two rows with one id do.
+    DuplicateIds {
+        /// No work starts.
+        Refuse,
+        /// Both are asked.
+        Keep,
+    }
+}
+
+words! {
+    /// Token counts in answers.
+    UsageCount {
+        /// A list's sum, shared by length.
+        Share,
+        /// None.
+        Off,
+    }
+}
+
+words! {
+    /// How progress is shown.
+    ProgressStyle {
+        /// A bar alone on a terminal, else lines.
+        Auto,
+        /// A bar.
+        Bar,
+        /// A line every so often.
+        Lines,
+        /// Not at all.
+        None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +304,21 @@ mod tests {
         }
         assert!("soon".parse::<Period>().is_err());
         assert!("-1".parse::<Period>().is_err());
+    }
+
+    #[test]
+    fn quotas_are_counts_or_shares() {
+        assert_eq!("3".parse::<Quota>().map(|it| it.of(100)), Ok(3));
+        assert_eq!("2.5%".parse::<Quota>().map(|it| it.of(101)), Ok(3));
+        for bad in ["-1", "101%", "x", "%"] {
+            assert!(bad.parse::<Quota>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_extra_body_is_an_object_without_what_is_ours() {
+        let read = |text: &str| serde_json::from_value::<ExtraBody>(text.into());
+        assert_eq!(read(r#"{"a": [1, 2]}"#).expect("an object").0.get("a"), Some("[1, 2]"));
+        assert!(read("[1]").is_err() && read(r#"{"model":"x"}"#).is_err());
     }
 }

@@ -38,6 +38,11 @@ impl Bitmap {
         &mut self.words
     }
 
+    /// Puts in everything that is in `other`.
+    pub fn join(&mut self, other: &Self) {
+        self.words.iter_mut().zip(&other.words).for_each(|(mine, other)| *mine |= other);
+    }
+
     /// Takes out everything that is in `other`.
     pub fn subtract(&mut self, other: &Self) {
         self.words.iter_mut().zip(&other.words).for_each(|(mine, other)| *mine &= !other);

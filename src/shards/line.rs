@@ -58,7 +58,11 @@ struct Served<'a> {
 ///
 /// # Errors
 /// Where a prompt carries something that is no JSON, which its reader has checked.
-pub fn write_line(into: &mut Vec<u8>, settled: &Settled, style: &LineStyle) -> serde_json::Result<()> {
+pub fn write_line(
+    into: &mut Vec<u8>,
+    settled: &Settled,
+    style: &LineStyle,
+) -> serde_json::Result<()> {
     let prompt = &settled.prompt;
     let (text, conversation) = match &prompt.input {
         Input::Text(text) => (Some(text.as_str()), None),
@@ -113,13 +117,23 @@ pub(super) mod tests {
     use crate::domain::{Answer, Choice, FailureKind, Id, Params, Prompt};
 
     pub(in crate::shards) fn style() -> LineStyle {
-        LineStyle { echo: true, model: "m".into(), text_route: Route::Completions, rank: 3, host: "n1".into() }
+        LineStyle {
+            echo: true,
+            model: "m".into(),
+            text_route: Route::Completions,
+            rank: 3,
+            host: "n1".into(),
+        }
     }
 
     pub(in crate::shards) fn settled(index: u64, answer: Result<&str, FailureKind>) -> Settled {
         let outcome = match answer {
             Ok(text) => Outcome::Answered(Answer {
-                choices: vec![Choice { text: text.into(), reasoning: None, finish_reason: Some("stop".into()) }],
+                choices: vec![Choice {
+                    text: text.into(),
+                    reasoning: None,
+                    finish_reason: Some("stop".into()),
+                }],
                 usage: Some(Usage { prompt_tokens: 2, completion_tokens: 3, estimated: true }),
             }),
             Err(kind) => Outcome::Failed(Failure { kind, message: "no".into(), status: Some(400) }),
@@ -133,7 +147,13 @@ pub(super) mod tests {
             priority: 0,
             row: None,
         };
-        Settled { prompt, outcome, endpoint: Some("http://e".into()), latency: 1.84449, attempts: 1 }
+        Settled {
+            prompt,
+            outcome,
+            endpoint: Some("http://e".into()),
+            latency: 1.84449,
+            attempts: 1,
+        }
     }
 
     fn line(settled: &Settled, style: &LineStyle) -> String {
@@ -157,7 +177,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_failure_has_no_made_up_response() {
-        let text = line(&settled(1, Err(FailureKind::TooLong)), &LineStyle { echo: false, ..style() });
+        let text =
+            line(&settled(1, Err(FailureKind::TooLong)), &LineStyle { echo: false, ..style() });
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["response"], serde_json::Value::Null);
         assert_eq!(value["success"], false);

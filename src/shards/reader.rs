@@ -89,7 +89,8 @@ pub fn list(folder: &Path) -> Result<Vec<ShardFile>, ShardError> {
         let path = entry.map_err(ShardError::of("cannot list", folder))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let numbers = name.strip_suffix(".jsonl").and_then(|name| name.split_once('-'));
-        let parsed = numbers.and_then(|(start, rank)| Some((start.parse().ok()?, rank.parse().ok()?)));
+        let parsed =
+            numbers.and_then(|(start, rank)| Some((start.parse().ok()?, rank.parse().ok()?)));
         if let Some((start, rank)) = parsed {
             files.push(ShardFile { start, rank, path });
         }
@@ -123,7 +124,8 @@ pub fn read(
         }
         if offset == 0 {
             let header = serde_json::from_slice::<Header>(&line);
-            let ours = header.is_ok_and(|it| it.aurora_swarm_shard == VERSION && it.fingerprint == fingerprint);
+            let ours = header
+                .is_ok_and(|it| it.aurora_swarm_shard == VERSION && it.fingerprint == fingerprint);
             if !ours {
                 survey.foreign = true;
                 return Ok(survey);
@@ -154,10 +156,15 @@ pub fn read_all<'a>(
         let survey = read(file, fingerprint, |entry| each(file, entry))?;
         let path = file.path.display();
         if survey.foreign {
-            tracing::warn!("{path} is not a shard file of this run and this version: it is left out");
+            tracing::warn!(
+                "{path} is not a shard file of this run and this version: it is left out"
+            );
         }
         if survey.damaged > 0 {
-            tracing::warn!("{path} has {} damaged lines: their prompts are asked again", survey.damaged);
+            tracing::warn!(
+                "{path} has {} damaged lines: their prompts are asked again",
+                survey.damaged
+            );
         }
     }
     Ok(())
@@ -181,7 +188,9 @@ mod tests {
     fn written(folder: &Path) -> ShardFile {
         let header = Header::new(2, 7, "n1", "abc");
         let mut writer = ShardWriter::create(folder, &header, style()).expect("a file");
-        writer.append(&[settled(5, Ok("a")), settled(6, Err(FailureKind::TooLong))]).expect("written");
+        writer
+            .append(&[settled(5, Ok("a")), settled(6, Err(FailureKind::TooLong))])
+            .expect("written");
         writer.append(&[settled(9, Err(FailureKind::Exhausted))]).expect("written");
         let files = list(folder).expect("listed");
         assert_eq!(files.len(), 1);
@@ -191,7 +200,8 @@ mod tests {
 
     fn entries(file: &ShardFile, fingerprint: &str) -> (Vec<(u64, bool, bool)>, Survey) {
         let mut all = Vec::new();
-        let survey = read(file, fingerprint, |it| all.push((it.index, it.success, it.passes))).expect("read");
+        let survey = read(file, fingerprint, |it| all.push((it.index, it.success, it.passes)))
+            .expect("read");
         (all, survey)
     }
 
@@ -209,7 +219,9 @@ mod tests {
     fn a_second_writer_of_one_file_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         written(folder.path());
-        assert!(ShardWriter::create(folder.path(), &Header::new(2, 7, "n1", "abc"), style()).is_err());
+        assert!(
+            ShardWriter::create(folder.path(), &Header::new(2, 7, "n1", "abc"), style()).is_err()
+        );
     }
 
     #[test]
@@ -217,8 +229,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = written(folder.path());
         let whole = std::fs::read(&file.path).expect("bytes");
-        let ends: Vec<usize> =
-            whole.iter().enumerate().filter(|&(_, &byte)| byte == b'\n').map(|(at, _)| at + 1).collect();
+        let ends: Vec<usize> = whole
+            .iter()
+            .enumerate()
+            .filter(|&(_, &byte)| byte == b'\n')
+            .map(|(at, _)| at + 1)
+            .collect();
         for cut in 0..=whole.len() {
             std::fs::write(&file.path, &whole[..cut]).expect("cut");
             let (all, survey) = entries(&file, "abc");

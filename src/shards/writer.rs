@@ -76,9 +76,16 @@ impl ShardWriter {
         // Ranks do not sync at the same moment: thousands of them would stall a parallel file system.
         let spread = Duration::from_millis(header.rank as u64 * 7919 % 15_000);
         let lines = Vec::new();
-        let mut writer =
-            Self { file, path, style, lines, synced: Instant::now(), sync_every: SYNC_EVERY + spread };
-        let mut line = serde_json::to_vec(header).map_err(std::io::Error::from).map_err(writer.error())?;
+        let mut writer = Self {
+            file,
+            path,
+            style,
+            lines,
+            synced: Instant::now(),
+            sync_every: SYNC_EVERY + spread,
+        };
+        let mut line =
+            serde_json::to_vec(header).map_err(std::io::Error::from).map_err(writer.error())?;
         line.push(b'\n');
         writer.file.write_all(&line).map_err(writer.error())?;
         Ok(writer)

@@ -9,4 +9,4 @@ mod node;
 
 pub use deal::{DealError, Wanted, deal};
 pub use hostfile::{HostLine, HostfileError, parse_hostfile};
-pub use node::{Node, Place, places};
+pub use node::{Node, Place, is_at_work, places};

@@ -58,6 +58,21 @@ pub(super) fn is_loopback(name: &str) -> bool {
     name.parse::<IpAddr>().map_or(name.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
 }
 
+/// Does a process of this host with this number run this program? Zombies do not, nor does whoever has got the number since.
+#[must_use]
+pub fn is_at_work(pid: u32) -> bool {
+    let stat = |of: &str| std::fs::read_to_string(format!("/proc/{of}/stat")).unwrap_or_default();
+    // "PID (NAME) STATE …", where NAME may hold anything.
+    let parts = |stat: &str| {
+        let (head, state) = stat.rsplit_once(") ")?;
+        let (_, name) = head.split_once(" (")?;
+        Some((name.to_owned(), state.chars().next()?))
+    };
+    let (its, ours) = (parts(&stat(&pid.to_string())), parts(&stat("self")));
+    pid != std::process::id()
+        && its.zip(ours).is_some_and(|(its, ours)| its.0 == ours.0 && !matches!(its.1, 'Z' | 'X'))
+}
+
 /// All ranks' places from all ranks' nodes, both in rank order. Ranks of one host count as one node's.
 #[must_use]
 pub fn places(nodes: Vec<Node>) -> Vec<Place> {
@@ -91,6 +106,13 @@ mod tests {
             .map(|place| (place.local_rank, place.local_size))
             .collect();
         assert_eq!(seats, [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]);
+    }
+
+    #[test]
+    fn a_process_is_at_work_if_it_is_another_of_this_program() {
+        assert!(!is_at_work(std::process::id()), "not oneself");
+        assert!(!is_at_work(1), "not whoever has the number");
+        assert!(!is_at_work(u32::MAX));
     }
 
     #[test]

@@ -8,13 +8,19 @@ use syn::visit::Visit;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("settings", &["domain"]),
-    ("report", &["settings", "domain"]),
+    ("report", &["output", "settings", "domain"]),
     ("site", &["settings", "domain"]),
     ("comm", &["domain"]),
     ("endpoint", &["settings", "domain"]),
+    ("prompts", &["settings", "domain"]),
+    ("shards", &["domain"]),
+    ("output", &["settings"]),
     ("engine", &["endpoint", "settings", "domain"]),
-    ("job", &["engine", "comm", "site", "report", "settings", "domain"]),
-    ("cli", &["job", "comm", "site", "report", "settings"]),
+    (
+        "job",
+        &["engine", "comm", "prompts", "shards", "output", "site", "report", "settings", "domain"],
+    ),
+    ("cli", &["job", "comm", "output", "site", "report", "settings"]),
     ("main", &["cli", "comm", "settings"]),
     ("lib", &[]),
 ];
@@ -30,6 +36,13 @@ const OWNERS: &[(&str, &str)] = &[
     ("tracing_subscriber", "report/log.rs"),
     ("if_addrs", "site/node.rs"),
     ("strsim", "settings/layers.rs"),
+    ("backon", "engine/driver.rs"),
+    ("futures_util", "engine/driver.rs"),
+    ("indicatif", "report/progress.rs"),
+    ("flate2", "prompts/unpack.rs"),
+    ("zstd", "prompts/unpack.rs"),
+    ("glob", "prompts/find.rs"),
+    ("xxhash_rust", "prompts/"),
 ];
 
 /// Every path that a file names, by its first two segments.

@@ -13,3 +13,4 @@ mod architecture;
 mod check;
 mod collectives;
 mod endings;
+mod run;

@@ -1,7 +1,7 @@
 //! Starting the program, on one rank or on many, with a deadline: the typical MPI bug is a hang.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// A start of a program, described. `Job::of("check").ranks(3).arg("--json").run()`
 pub struct Job {
@@ -28,6 +28,15 @@ pub struct Ended {
     pub err: String,
     pub took: Duration,
     killed: bool,
+}
+
+/// One that runs.
+pub struct Started {
+    child: Child,
+    out: thread::JoinHandle<String>,
+    err: thread::JoinHandle<String>,
+    began: Instant,
+    deadline: Duration,
 }
 
 /// The launcher of the MPI that the program was linked with.
@@ -123,19 +132,73 @@ impl Job {
 
     /// Runs it to its end, or to the deadline's.
     pub fn run(self) -> Ended {
-        let started = Instant::now();
-        let mut child = self.command().spawn().expect("the program or mpiexec starts");
+        self.start().wait()
+    }
+
+    /// Runs it with this on its standard input.
+    pub fn run_with_input(self, input: &[u8]) -> Ended {
+        let mut command = self.command();
+        command.stdin(Stdio::piped());
+        let mut started = self.spawn(command);
+        let mut pipe = started.child.stdin.take().expect("it was piped");
+        pipe.write_all(input).expect("it reads its input");
+        drop(pipe);
+        started.wait()
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Started {
+        let command = self.command();
+        self.spawn(command)
+    }
+
+    fn spawn(self, mut command: Command) -> Started {
+        let began = Instant::now();
+        let mut child = command.spawn().expect("the program or mpiexec starts");
         let out = reader(child.stdout.take());
         let err = reader(child.stderr.take());
-        let (code, killed) = wait(&mut child, self.deadline);
+        Started { child, out, err, began, deadline: self.deadline }
+    }
+}
+
+impl Started {
+    /// To its end, or to the deadline's.
+    pub fn wait(mut self) -> Ended {
+        let (code, killed) = wait(&mut self.child, self.deadline);
         Ended {
             code,
-            out: out.join().expect("a reader"),
-            err: err.join().expect("a reader"),
-            took: started.elapsed(),
+            out: self.out.join().expect("a reader"),
+            err: self.err.join().expect("a reader"),
+            took: self.began.elapsed(),
             killed,
         }
     }
+
+    /// `kill -9` of mpiexec, its helpers and every rank: all processes whose command line holds `marker`, and the child.
+    pub fn kill_everything(mut self, marker: &str) {
+        for pid in processes_with(marker) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let gone = Instant::now() + Duration::from_secs(10);
+        while !processes_with(marker).is_empty() {
+            assert!(Instant::now() < gone, "ranks outlive their killing");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Processes that were started with this in their arguments; this one is not.
+pub fn processes_with(marker: &str) -> Vec<Pid> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let pid = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        found.extend(pid.filter(|&pid| line.contains(marker) && pid != rustix::process::getpid()));
+    }
+    found
 }
 
 impl Ended {

@@ -2,5 +2,6 @@
 
 pub mod job;
 pub mod threads;
+pub mod work;
 
-pub use job::{Ended, Job};
+pub use job::Job;

@@ -13,8 +13,11 @@ struct World {
     size: usize,
     barrier: Barrier,
     slots: Mutex<Vec<Vec<u8>>>,
-    boxes: Vec<Mutex<VecDeque<(usize, Tag, Vec<u8>)>>>,
+    boxes: Vec<Mutex<VecDeque<Posted>>>,
 }
+
+/// From whom, what about, and what.
+type Posted = (usize, Tag, Vec<u8>);
 
 /// One of the ranks.
 pub struct Thread {
@@ -128,8 +131,7 @@ impl Comm for Thread {
 
     fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
         let mut inbox = self.world.boxes[self.rank].lock().unwrap();
-        let wanted =
-            |it: &(usize, Tag, Vec<u8>)| it.1 == tag && from.is_none_or(|from| it.0 == from);
+        let wanted = |it: &Posted| it.1 == tag && from.is_none_or(|from| it.0 == from);
         let place = inbox.iter().position(wanted)?;
         inbox.remove(place).map(|(from, _, bytes)| Letter { from, bytes })
     }

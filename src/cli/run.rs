@@ -1,0 +1,49 @@
+//! `aurora-swarm run`.
+
+use clap::Args;
+
+use super::{code_of, flags, given};
+use crate::{
+    comm::Comm,
+    job::{self, JobError, Verdict},
+    settings::{Environment, Layer},
+};
+
+/// Answer a set of prompts
+///
+/// Rank 0 reads the input over and deals it, every rank asks the servers of its own node, and the answers come together
+/// in one file, in input order. The same command again goes on where it stopped, on any number of ranks.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    mpiexec -n 4 --ppn 1 aurora-swarm run prompts.jsonl --output answers.jsonl \\\n      \
+        --base-port 8000 --endpoints-per-node 12\n  \
+    aurora-swarm run reviews.csv --template 'Sum up: {{text}}' --output sums.jsonl --max-tokens 64\n\n\
+    Exit codes: 0 all answered, 2 usage, 3 some prompts failed, 5 settings or input, 6 no endpoint was ready,\n\
+    75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
+pub(super) struct Run {
+    /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst; files, folders or globs; - for standard input (JSON lines)
+    #[arg(required = true, value_name = "INPUT", help_heading = flags::NOT_SETTINGS)]
+    inputs: Vec<String>,
+    #[command(flatten)]
+    _rows: flags::Rows,
+    #[command(flatten)]
+    _answers: flags::Answers,
+    #[command(flatten)]
+    _endpoints: flags::Endpoints,
+    #[command(flatten)]
+    _requests: flags::Requests,
+    #[command(flatten)]
+    running: flags::Running,
+}
+
+impl Run {
+    /// Collective.
+    pub(super) fn run(
+        self,
+        comm: &mut dyn Comm,
+        flags: Layer,
+        environment: Environment,
+    ) -> Result<Verdict, JobError> {
+        job::run(comm, given(self.running.config, flags, environment), &self.inputs, code_of)
+    }
+}

@@ -1,0 +1,103 @@
+//! Why a job cannot go on, and how it ended otherwise.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    comm::CommError,
+    output::OutputError,
+    prompts::InputError,
+    settings::SettingsError,
+    shards::ShardError,
+    site::{DealError, HostfileError},
+};
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// All is well: every prompt answered, every check passed.
+    Done,
+    /// Every prompt has its outcome, some of them failures.
+    SomeFailed,
+    /// Prompts are open: the same command goes on.
+    Open,
+    /// No endpoint was ever ready.
+    NoEndpoint,
+}
+
+/// A job that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Settings that cannot be.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Ranks that cannot talk.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// The input cannot be read, or has bad rows.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Answers cannot be read or written.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The run's other files cannot be read or written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// A file that a setting names cannot be read.
+    #[error("{what} {path} cannot be read: {error}")]
+    Unreadable {
+        /// What it is.
+        what: &'static str,
+        /// Which.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The hostfile has bad lines.
+    #[error("the hostfile {path} has bad lines:\n{}", lines(.errors))]
+    Hostfile {
+        /// Which.
+        path: String,
+        /// All of them.
+        errors: Vec<HostfileError>,
+    },
+    /// Servers that no rank can own.
+    #[error(transparent)]
+    Deal(#[from] DealError),
+    /// Another number of ranks than the user expects.
+    #[error(
+        "{expected} ranks were expected (expect-ranks) and there are {there}: is this the mpiexec of the MPI that the \
+         program was built with, and are all nodes up?"
+    )]
+    Ranks {
+        /// By the settings.
+        expected: usize,
+        /// In MPI.
+        there: usize,
+    },
+    /// What is there already does not go with what is asked for.
+    #[error("{0}")]
+    Standing(String),
+    /// The model that is to be asked is not served, or nobody said which of several.
+    #[error("{0}")]
+    Model(String),
+    /// The run folder is not the same on all nodes.
+    #[error(
+        "rank {rank} on {host} does not see the run folder {folder} that rank 0 made: it must be on a file system that \
+         all nodes share"
+    )]
+    Unshared {
+        /// The rank.
+        rank: usize,
+        /// Its host.
+        host: String,
+        /// The folder.
+        folder: String,
+    },
+    /// Another rank has said what is wrong; this one only leaves with its code.
+    #[error("another rank has ended the job")]
+    Elsewhere(u8),
+}
+
+fn lines(errors: &[HostfileError]) -> String {
+    errors.iter().take(20).map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
+}

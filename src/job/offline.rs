@@ -1,0 +1,173 @@
+//! Commands that need no ranks and no endpoints: `plan`, `status`, `merge`. They read files, also while a run works.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{
+    Given, JobError, Verdict,
+    agree::settled,
+    gather::gather_alone,
+    root::{is_alive, rules, run_folder},
+    standing::Standing,
+};
+use crate::{
+    output::{Format, Manifest, OutputFile, State, now},
+    report::{self, PlanView},
+    settings::{OutputFormat, Resolved},
+    site::Node,
+};
+
+/// How a run stands, for people and for scripts.
+#[derive(Debug, Serialize)]
+struct Status<'a> {
+    /// `running`, `stopped`, `finished`, or `lost`: it says running and nobody works on it.
+    state: &'a str,
+    #[serde(flatten)]
+    counts: &'a crate::output::Counts,
+    starts: u32,
+    ranks: usize,
+    host: &'a str,
+    job: Option<&'a str>,
+    model: Option<&'a str>,
+    output: &'a str,
+    /// Seconds since the manifest was written.
+    written_s_ago: u64,
+}
+
+/// Local. Prints how the run stands; its verdict is the run's, so that scripts can ask for it as an exit code.
+///
+/// # Errors
+/// Where there is no run.
+pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> {
+    let (folder, mut manifest) = open(run)?;
+    let alive = is_alive(&manifest, &Node::here().host);
+    if verify || (manifest.state == State::Running && !alive) {
+        let counted = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
+        let counts = counted.counts(manifest.rows);
+        if verify && manifest.state != State::Running && counts != manifest.counts {
+            return Err(JobError::Standing(format!(
+                "the manifest counts {:?} and the shard files hold {counts:?}: a file is damaged or missing; the same run \
+                 command mends it",
+                manifest.counts
+            )));
+        }
+        manifest.counts = counts;
+    }
+    let counts = &manifest.counts;
+    let state = match (manifest.state, alive) {
+        (State::Running, true) => "running",
+        (State::Running, false) => "lost",
+        (State::Stopped, _) => "stopped",
+        (State::Finished, _) => "finished",
+    };
+    let status = Status {
+        state,
+        counts,
+        starts: manifest.starts,
+        ranks: manifest.ranks,
+        host: &manifest.host,
+        job: manifest.job.as_deref(),
+        model: manifest.model.as_deref(),
+        output: &manifest.output,
+        written_s_ago: now().saturating_sub(manifest.heartbeat),
+    };
+    report::print(&if json {
+        serde_json::to_string_pretty(&status).unwrap_or_default() + "\n"
+    } else {
+        report::status_line(state, counts, &manifest)
+    });
+    Ok(match counts {
+        it if it.open > 0 => Verdict::Open,
+        it if it.failed > 0 => Verdict::SomeFailed,
+        _ => Verdict::Done,
+    })
+}
+
+/// Local. The ordered output again, from the run's shard files.
+///
+/// # Errors
+/// Where prompts are open, unless what there is was asked for.
+pub fn merge(
+    run: &str,
+    partial: bool,
+    to: Option<&str>,
+    format: Option<Format>,
+) -> Result<Verdict, JobError> {
+    let (folder, manifest) = open(run)?;
+    let standing = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
+    let counts = standing.counts(manifest.rows);
+    if counts.open > 0 && !partial {
+        return Err(JobError::Standing(format!(
+            "{} of {} prompts are open: run the same command again, or take what there is with --partial",
+            counts.open, counts.submitted
+        )));
+    }
+    let wanted = manifest.settings["output-format"].as_str();
+    let format = format.unwrap_or(match wanted {
+        Some("openai-batch") => Format::OpenaiBatch,
+        Some("csv") => Format::Csv,
+        _ => Format::Jsonl,
+    });
+    let partial_place = format!("{}.partial", manifest.output);
+    let place = to.unwrap_or(if counts.open > 0 { &partial_place } else { &manifest.output });
+    let mut output = OutputFile::create(Path::new(place), format)?;
+    gather_alone(&folder, manifest.rows, &manifest.fingerprint, &mut output)?;
+    output.finish()?;
+    report::print(&format!(
+        "{} answers, {} failures, {} open: {place}\n",
+        counts.answered, counts.failed, counts.open
+    ));
+    Ok(Verdict::Done)
+}
+
+/// Local. What a run would do: the first prompt as it would be asked, counts, settings with origins, what is done.
+///
+/// # Errors
+/// As a run's beginning.
+pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
+    let Given { config, flags, environment } = given;
+    let Resolved { settings, origins } = settled(config, flags, &environment)?;
+    let scratch = Path::new(environment.get("TMPDIR").unwrap_or("/tmp"))
+        .join(format!("aurora-swarm-plan-{}", std::process::id()));
+    let scanned = super::root::read_over(inputs, &rules(&settings), &scratch, 1);
+    let _ = std::fs::remove_dir_all(&scratch);
+    let scanned = scanned?;
+    let done = match &settings.output {
+        Some(output) => Manifest::read(&run_folder(Path::new(output)))?.map(|it| it.counts),
+        None => None,
+    };
+    let format = match settings.output_format {
+        Some(OutputFormat::Csv) => "csv",
+        Some(OutputFormat::OpenaiBatch) => "openai-batch",
+        None if scanned.source.openai_batch => "openai-batch",
+        _ => "jsonl",
+    };
+    let view = PlanView {
+        rows: scanned.source.rows,
+        files: scanned.source.files.len(),
+        bad: scanned.bad.len(),
+        notes: &scanned.notes,
+        first: scanned.first.as_ref(),
+        format,
+        sampling: settings.sampling().json(),
+        settings: serde_json::to_value(&settings).unwrap_or_default(),
+        origins: &origins,
+        done: done.as_ref(),
+    };
+    report::print(&view.to_string());
+    Ok(Verdict::Done)
+}
+
+/// A run by its output's name or its folder's.
+fn open(run: &str) -> Result<(PathBuf, Manifest), JobError> {
+    let given = PathBuf::from(run.trim_end_matches('/'));
+    let folder = if given.join("manifest.json").is_file() { given } else { run_folder(&given) };
+    match Manifest::read(&folder)? {
+        Some(manifest) => Ok((folder, manifest)),
+        None => Err(JobError::Standing(format!(
+            "there is no run in {}: give the --output FILE of a run, or its folder FILE.run",
+            folder.display()
+        ))),
+    }
+}

@@ -1,0 +1,64 @@
+//! `run`: the line, top to bottom. Each statement's value is the next one's input.
+
+use super::{
+    CodeOf, Given, JobError, Verdict,
+    agree::{agree, told},
+    gather::gather,
+    root,
+    standing::{Standing, check_folder},
+    work::{self, Over},
+};
+use crate::{
+    comm::{Comm, RollCall, Typed, roll_call},
+    engine::survey,
+    report,
+};
+
+/// Collective. Answers the prompts of `inputs`.
+///
+/// # Errors
+/// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
+pub fn run(
+    comm: &mut dyn Comm,
+    given: Given,
+    inputs: &[String],
+    code: CodeOf,
+) -> Result<Verdict, JobError> {
+    let common = agree(comm, given, code)?;
+    report::this_is_rank(common.place.rank, &common.place.node.host);
+    let begun = (comm.rank() == 0).then(|| root::begin(&common, inputs, comm.size()));
+    let mut root = told(comm, begun, code)?;
+    let brief = comm.broadcast_value(root.as_ref().map(root::Root::brief))?;
+    check_folder(comm, &brief, &common.place, code)?;
+    let standing = Standing::read(comm, &brief, code)?;
+    let to_do = standing.to_do(common.settings.retry_failed);
+
+    if to_do.gaps().next().is_some() {
+        let ready = survey(&common.urls, common.key.clone(), common.settings.ready_timeout.get());
+        let found = comm.gather_values(&ready)?;
+        let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
+        let chosen = told(comm, chosen, code)?.flatten();
+        let Some(choice) = comm.broadcast_value(Some(chosen))? else {
+            return Ok(Verdict::NoEndpoint);
+        };
+        let shares = root.as_ref().map(|root| root.shares(&to_do, &choice));
+        let share = comm.scatter_values(shares)?;
+        let over = work::work(comm, &common, &brief, &choice, ready, share, root.as_mut())?;
+        let here = if over == Over::Together {
+            roll_call(comm, work::ROLL_CALL)?
+        } else {
+            RollCall::NoWord
+        };
+        match (here, &mut root) {
+            (RollCall::AllHere, _) => {}
+            (missing, Some(root)) => root.end_without(comm, &brief, &missing),
+            (_, None) => work::wait_to_be_ended(comm),
+        }
+    }
+
+    let standing = Standing::read(comm, &brief, code)?;
+    gather(comm, &brief, &common, &standing, code)?;
+    let ended = root.map(|root| root.end(&standing));
+    let verdict = told(comm, ended, code)?;
+    Ok(comm.broadcast_value(verdict)?)
+}

@@ -1,0 +1,138 @@
+//! How a run stands: which prompts have an outcome, from all its shard files. Every rank reads some of the files, and a
+//! reduction makes one picture of it.
+
+use super::{
+    CodeOf, JobError,
+    agree::everywhere,
+    root::{Brief, SHARDS},
+};
+use crate::{
+    comm::{Combine, Comm},
+    output::Counts,
+    shards::{self, Bitmap, Entry, ShardFile},
+    site::Place,
+};
+
+/// Which prompts were answered, which failed, and which of those may be asked again.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    answered: Bitmap,
+    /// Failed, of whatever kind, and not answered.
+    failed: Bitmap,
+    /// Failed for good, and not answered.
+    for_good: Bitmap,
+}
+
+impl Standing {
+    /// Collective.
+    pub(super) fn read(comm: &mut dyn Comm, brief: &Brief, code: CodeOf) -> Result<Self, JobError> {
+        let mut standing = Self::none(brief.source.rows);
+        let read = my_files(comm.rank(), comm.size(), brief)
+            .and_then(|files| standing.take(&files, &brief.source.fingerprint));
+        everywhere(comm, read, code)?;
+        for bitmap in [&mut standing.answered, &mut standing.failed, &mut standing.for_good] {
+            comm.all_reduce(bitmap.words_mut(), Combine::Or);
+        }
+        Ok(standing.settled())
+    }
+
+    /// Local. All files, by this rank alone.
+    pub(super) fn read_alone(brief: &Brief) -> Result<Self, JobError> {
+        Self::of_folder(&brief.folder, brief.source.rows, &brief.source.fingerprint)
+    }
+
+    /// Local. The same, from a run folder.
+    pub(super) fn of_folder(
+        folder: &std::path::Path,
+        rows: u64,
+        fingerprint: &str,
+    ) -> Result<Self, JobError> {
+        let mut standing = Self::none(rows);
+        standing.take(&shards::list(&folder.join(SHARDS))?, fingerprint)?;
+        Ok(standing.settled())
+    }
+
+    fn none(rows: u64) -> Self {
+        Self { answered: Bitmap::new(rows), failed: Bitmap::new(rows), for_good: Bitmap::new(rows) }
+    }
+
+    fn take(&mut self, files: &[ShardFile], fingerprint: &str) -> Result<(), JobError> {
+        shards::read_all(files, fingerprint, |_, entry: Entry| {
+            if entry.success {
+                self.answered.insert(entry.index);
+            } else {
+                self.failed.insert(entry.index);
+                if !entry.passes {
+                    self.for_good.insert(entry.index);
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Success beats failure.
+    fn settled(mut self) -> Self {
+        self.failed.subtract(&self.answered);
+        self.for_good.subtract(&self.answered);
+        self
+    }
+
+    /// Everything but this is to do.
+    pub(super) fn to_do(&self, retry_failed: bool) -> Bitmap {
+        let mut done = self.answered.clone();
+        if !retry_failed {
+            done.join(&self.for_good);
+        }
+        done
+    }
+
+    /// The counts that go into the manifest.
+    pub(super) fn counts(&self, rows: u64) -> Counts {
+        Counts::new(rows, self.answered.count(), self.failed.count())
+    }
+}
+
+/// The shard files that this rank reads: its own of this start, since they are in its node's cache, and its part of the
+/// earlier ones.
+pub(super) fn my_files(
+    rank: usize,
+    size: usize,
+    brief: &Brief,
+) -> Result<Vec<ShardFile>, JobError> {
+    let files = shards::list(&brief.folder.join(SHARDS))?;
+    let mine = |(place, file): (usize, ShardFile)| {
+        let its = if file.start == brief.start { file.rank as usize } else { place };
+        (its % size == rank).then_some(file)
+    };
+    Ok(files.into_iter().enumerate().filter_map(mine).collect())
+}
+
+/// Collective. Does every rank see the run folder that rank 0 has opened, and the input?
+pub(super) fn check_folder(
+    comm: &mut dyn Comm,
+    brief: &Brief,
+    place: &Place,
+    code: CodeOf,
+) -> Result<(), JobError> {
+    let token = std::fs::read_to_string(brief.folder.join("token")).unwrap_or_default();
+    let seen = if token == brief.token {
+        Ok(())
+    } else {
+        Err(JobError::Unshared {
+            rank: place.rank,
+            host: place.node.host.clone(),
+            folder: brief.folder.display().to_string(),
+        })
+    };
+    everywhere(comm, seen, code)?;
+    let seen = if crate::prompts::sees(&brief.source) {
+        Ok(())
+    } else {
+        Err(JobError::Standing(format!(
+            "rank {} on {} does not see the input as rank 0 does: put it on a file system that all nodes share, or pipe \
+             it in (`-`), which lays it into the run folder",
+            place.rank, place.node.host
+        )))
+    };
+    everywhere(comm, seen, code)
+}

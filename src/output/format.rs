@@ -1,0 +1,169 @@
+//! The formats of the gathered file, each made from the answers' own lines. Pure.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Format {
+    /// The lines as they are.
+    Jsonl,
+    /// Lines as OpenAI's batch API answers.
+    OpenaiBatch,
+    /// A table with a header.
+    Csv,
+}
+
+const COLUMNS: [&str; 10] = [
+    "id",
+    "index",
+    "prompt",
+    "response",
+    "success",
+    "error",
+    "finish_reason",
+    "prompt_tokens",
+    "completion_tokens",
+    "model",
+];
+
+impl Format {
+    /// What stands before the first answer.
+    #[must_use]
+    pub fn head(self) -> Vec<u8> {
+        match self {
+            Self::Jsonl | Self::OpenaiBatch => Vec::new(),
+            Self::Csv => record(COLUMNS.map(str::to_owned)),
+        }
+    }
+
+    /// The answer in this format; `None` where it stays as it is.
+    #[must_use]
+    pub fn shape(self, line: &[u8]) -> Option<Vec<u8>> {
+        let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
+        match self {
+            Self::Jsonl => None,
+            Self::Csv => Some(row(&answer())),
+            Self::OpenaiBatch => {
+                let mut bytes = serde_json::to_vec(&openai(&answer())).unwrap_or_default();
+                bytes.push(b'\n');
+                Some(bytes)
+            }
+        }
+    }
+}
+
+fn row(answer: &Value) -> Vec<u8> {
+    let text = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let prompt = if answer["prompt"].is_null() { &answer["messages"] } else { &answer["prompt"] };
+    record([
+        text(&answer["id"]),
+        text(&answer["index"]),
+        text(prompt),
+        text(&answer["response"]),
+        text(&answer["success"]),
+        text(&answer["error"]["message"]),
+        text(&answer["finish_reason"]),
+        text(&answer["usage"]["prompt_tokens"]),
+        text(&answer["usage"]["completion_tokens"]),
+        text(&answer["model"]),
+    ])
+}
+
+fn record(fields: [String; COLUMNS.len()]) -> Vec<u8> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    // Into memory nothing fails.
+    let _ = writer.write_record(fields);
+    writer.into_inner().unwrap_or_default()
+}
+
+/// As OpenAI's batch API and `vllm run-batch` write it.
+fn openai(answer: &Value) -> Value {
+    let index = &answer["index"];
+    let base = |response: Value, error: Value| json!({"id": format!("batch_req_{index}"), "custom_id": answer["id"], "response": response, "error": error});
+    if answer["success"] != true {
+        let error = &answer["error"];
+        let status = if error["status"].is_null() { json!(500) } else { error["status"].clone() };
+        let body = json!({"error": {"message": error["message"], "type": error["kind"], "param": null, "code": status}});
+        let response =
+            json!({"status_code": status, "request_id": format!("req_{index}"), "body": body});
+        return base(response, json!({"code": error["kind"], "message": error["message"]}));
+    }
+    let chat = answer["served"]["api"] == "chat";
+    let texts: Vec<&Value> = match answer["responses"].as_array() {
+        Some(texts) => texts.iter().collect(),
+        None => vec![&answer["response"]],
+    };
+    let choice = |(place, text): (usize, &&Value)| {
+        let mut choice =
+            json!({"index": place, "logprobs": null, "finish_reason": answer["finish_reason"]});
+        if chat {
+            choice["message"] = json!({"role": "assistant", "content": text});
+            if place == 0 && !answer["reasoning"].is_null() {
+                choice["message"]["reasoning"] = answer["reasoning"].clone();
+            }
+        } else {
+            choice["text"] = (*text).clone();
+        }
+        choice
+    };
+    let choices: Vec<Value> = texts.iter().enumerate().map(choice).collect();
+    let (prompt, completion) =
+        (answer["usage"]["prompt_tokens"].as_u64(), answer["usage"]["completion_tokens"].as_u64());
+    let usage = match (prompt, completion) {
+        (Some(prompt), Some(completion)) => json!({
+            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion
+        }),
+        _ => Value::Null,
+    };
+    let (object, id) =
+        if chat { ("chat.completion", "chatcmpl") } else { ("text_completion", "cmpl") };
+    let body = json!({
+        "id": format!("{id}-{index}"), "object": object, "model": answer["model"], "choices": choices, "usage": usage
+    });
+    base(
+        json!({"status_code": 200, "request_id": format!("req_{index}"), "body": body}),
+        Value::Null,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &[u8] = br#"{"id":"a,b","index":3,"prompt":"x\ny","response":"ho","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{},"served":{"api":"chat"}}"#;
+    const BAD: &[u8] = br#"{"id":7,"index":4,"prompt":"x","response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"api":"chat"}}"#;
+
+    #[test]
+    fn csv_survives_commas_and_newlines() {
+        let mut text = Format::Csv.head();
+        text.extend(Format::Csv.shape(GOOD).expect("a row"));
+        text.extend(Format::Csv.shape(BAD).expect("a row"));
+        let mut reader = csv::Reader::from_reader(text.as_slice());
+        assert_eq!(reader.headers().expect("a header").len(), COLUMNS.len());
+        let rows: Vec<csv::StringRecord> =
+            reader.records().map(|row| row.expect("a row")).collect();
+        assert_eq!(&rows[0][0], "a,b");
+        assert_eq!(&rows[0][2], "x\ny");
+        assert_eq!((&rows[1][3], &rows[1][4], &rows[1][5]), ("", "false", "no"));
+    }
+
+    #[test]
+    fn batch_lines_are_as_openais() {
+        let good: Value = serde_json::from_slice(&Format::OpenaiBatch.shape(GOOD).expect("a line"))
+            .expect("JSON");
+        assert_eq!(good["custom_id"], "a,b");
+        assert_eq!(good["response"]["status_code"], 200);
+        assert_eq!(good["response"]["body"]["choices"][0]["message"]["content"], "ho");
+        assert_eq!(good["response"]["body"]["usage"]["total_tokens"], 5);
+        assert_eq!(good["error"], Value::Null);
+        let bad: Value =
+            serde_json::from_slice(&Format::OpenaiBatch.shape(BAD).expect("a line")).expect("JSON");
+        assert_eq!(bad["response"]["status_code"], 400);
+        assert_eq!(bad["error"]["code"], "too_long");
+    }
+}

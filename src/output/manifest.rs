@@ -1,0 +1,196 @@
+//! The manifest: what a run is, and how it stands. `RUN/manifest.json`, written by rank 0, replaced whole.
+//!
+//! Its final counts are written last of all: whoever wants to know whether a run is done reads them, since a launcher's
+//! exit code proves nothing. `submitted = answered + failed + open`, always.
+
+use std::{collections::BTreeMap, path::Path, time::SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{OutputError, writer::replace};
+use crate::settings::Origin;
+
+/// The format this build writes and reads.
+const VERSION: u32 = 1;
+
+/// The whole file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format's version.
+    pub version: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// How the run stands.
+    pub state: State,
+    /// What became of its prompts so far; exact when the state is not `running`.
+    pub counts: Counts,
+    /// The input: its files as they were given, and what they hold.
+    pub input: Vec<String>,
+    /// Of the input's bytes.
+    pub fingerprint: String,
+    /// Where the answers go.
+    pub output: String,
+    /// Rows of the input.
+    pub rows: u64,
+    /// What decides an answer; a run goes on only with the same.
+    pub deciding: BTreeMap<String, Value>,
+    /// The model that was asked, once it was known.
+    pub model: Option<String>,
+    /// The route that texts took, once it was known.
+    pub api: Option<String>,
+    /// Every setting.
+    pub settings: Value,
+    /// Where each setting came from that is not a default.
+    pub origins: BTreeMap<String, Origin>,
+    /// How often the run was started; the last start's number.
+    pub starts: u32,
+    /// Ranks of the last start.
+    pub ranks: usize,
+    /// Where rank 0 of the last start runs.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// The batch job it belongs to.
+    pub job: Option<String>,
+    /// When the last start began, in seconds since 1970.
+    pub began: u64,
+    /// When rank 0 last wrote this.
+    pub heartbeat: u64,
+    /// Working seconds of all starts that ended in order.
+    pub seconds: f64,
+    /// HTTP requests of all starts that ended in order.
+    pub requests: u64,
+}
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Somebody works on it, or did and was killed: see the heartbeat.
+    Running,
+    /// It stopped early; prompts are open.
+    Stopped,
+    /// Every prompt has its outcome.
+    Finished,
+}
+
+/// What became of the prompts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// All of them.
+    pub submitted: u64,
+    /// Answered.
+    pub answered: u64,
+    /// Failed by their own fault.
+    pub failed: u64,
+    /// Without an outcome.
+    pub open: u64,
+}
+
+impl Counts {
+    /// Of so many prompts, so many answered and failed; the rest is open.
+    #[must_use]
+    pub fn new(submitted: u64, answered: u64, failed: u64) -> Self {
+        Self { submitted, answered, failed, open: submitted.saturating_sub(answered + failed) }
+    }
+}
+
+impl Manifest {
+    /// An empty one of this version, for a run that begins.
+    #[must_use]
+    pub fn begin(output: &str, rows: u64, fingerprint: &str) -> Self {
+        Self {
+            version: VERSION,
+            program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
+            state: State::Running,
+            counts: Counts::new(rows, 0, 0),
+            input: Vec::new(),
+            fingerprint: fingerprint.into(),
+            output: output.into(),
+            rows,
+            deciding: BTreeMap::new(),
+            model: None,
+            api: None,
+            settings: Value::Null,
+            origins: BTreeMap::new(),
+            starts: 0,
+            ranks: 0,
+            host: String::new(),
+            pid: 0,
+            job: None,
+            began: 0,
+            heartbeat: 0,
+            seconds: 0.0,
+            requests: 0,
+        }
+    }
+
+    /// The run folder's, if it has one.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be read, or is of another version.
+    pub fn read(folder: &Path) -> Result<Option<Self>, OutputError> {
+        let path = folder.join(FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(OutputError::io("cannot read", &path)(error)),
+        };
+        let manifest: Self = serde_json::from_str(&text).map_err(|error| {
+            OutputError::Manifest { path: path.clone(), detail: error.to_string() }
+        })?;
+        if manifest.version != VERSION {
+            let detail =
+                format!("it has version {}, this program reads {VERSION}", manifest.version);
+            return Err(OutputError::Manifest { path, detail });
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Replaces the run folder's, with a new heartbeat.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
+        self.heartbeat = now();
+        let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
+        text.push(b'\n');
+        replace(&folder.join(FILE), &text)
+    }
+
+    /// Did somebody write it less than `seconds` ago, without an end?
+    #[must_use]
+    pub fn is_alive(&self, seconds: u64) -> bool {
+        self.state == State::Running && now().saturating_sub(self.heartbeat) < seconds
+    }
+}
+
+const FILE: &str = "manifest.json";
+
+/// Seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(Manifest::read(folder.path()).expect("none"), None);
+        let mut manifest = Manifest::begin("answers.jsonl", 10, "abc");
+        manifest.counts = Counts::new(10, 7, 1);
+        manifest.write(folder.path()).expect("written");
+        assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
+        assert_eq!(manifest.counts.open, 2);
+        assert!(manifest.is_alive(60));
+        let other = std::fs::read_to_string(folder.path().join(FILE)).expect("text");
+        std::fs::write(folder.path().join(FILE), other.replace("\"version\": 1", "\"version\": 9"))
+            .expect("changed");
+        assert!(matches!(Manifest::read(folder.path()), Err(OutputError::Manifest { .. })));
+    }
+}

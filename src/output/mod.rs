@@ -1,0 +1,44 @@
+//! What a run leaves behind: the gathered file and its formats, and the manifest.
+//!
+//! Owns how answers look in a file and how a file comes to be: written beside and renamed into place, so that it is absent
+//! or whole. Knows nothing of ranks or of where answers come from.
+
+mod format;
+mod manifest;
+mod writer;
+
+pub use format::Format;
+pub use manifest::{Counts, Manifest, State, now};
+pub use writer::OutputFile;
+
+use std::path::{Path, PathBuf};
+
+/// What goes wrong with a run's files.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The system refuses.
+    #[error("{what} {}: {error}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The manifest is not one, or is of a later version.
+    #[error("{} cannot be read as a manifest of this version: {detail}", path.display())]
+    Manifest {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
+}
+
+impl OutputError {
+    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self::Io { what, path, error }
+    }
+}

@@ -1,0 +1,112 @@
+//! What can be said only of all rows together, as it adds up row by row.
+//!
+//! Owns the counting. Does not know what follows from it: that is the scan's last word.
+
+use super::{object::Ask, row::Row};
+
+/// A file's number and a line in it.
+pub(super) type At = (u32, u64);
+
+/// What adds up over the rows.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub texts: u64,
+    pub messages: u64,
+    pub batch: u64,
+    pub longest: u64,
+    pub streams: Seen,
+    pub empty: Seen,
+}
+
+/// How often something was seen, and where first.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub count: u64,
+    pub first: At,
+}
+
+/// Which models rows name.
+#[derive(Default)]
+pub(super) struct Models {
+    pub named: Option<(String, At)>,
+    pub others: Seen,
+    pub other: String,
+}
+
+/// Which of the template's placeholders some row had a column for.
+#[derive(Default)]
+pub(super) struct Columns {
+    had: Vec<bool>,
+    /// Did any row lack one?
+    lacked: bool,
+    /// The columns of the first row that lacked one.
+    pub there: Vec<String>,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, row: &Row<'_>, at: At) {
+        match &row.ask {
+            Ask::Text(text) => {
+                self.texts += 1;
+                if text.trim_ascii_start().is_empty() {
+                    self.empty.see(at);
+                }
+            }
+            Ask::Messages(_) => self.messages += 1,
+        }
+        self.batch += u64::from(row.route.is_some());
+        if row.given.streams {
+            self.streams.see(at);
+        }
+    }
+}
+
+impl Seen {
+    pub(super) fn see(&mut self, at: At) {
+        if self.count == 0 {
+            self.first = at;
+        }
+        self.count += 1;
+    }
+}
+
+impl Models {
+    pub(super) fn add(&mut self, model: &str, at: At, job: Option<&str>) {
+        if self.named.is_none() {
+            self.named = Some((model.to_owned(), at));
+        }
+        let wanted = job.or(self.named.as_ref().map(|(named, _)| named.as_str()));
+        if wanted != Some(model) {
+            if self.others.count == 0 {
+                model.clone_into(&mut self.other);
+            }
+            self.others.see(at);
+        }
+    }
+}
+
+impl Columns {
+    pub(super) fn of(placeholders: usize) -> Self {
+        Self { had: vec![false; placeholders], ..Self::default() }
+    }
+
+    /// A row had them all.
+    pub(super) fn all(&mut self) {
+        self.had.fill(true);
+    }
+
+    /// A row lacked these.
+    pub(super) fn without(&mut self, lacks: &[usize], there: Vec<String>) {
+        for (at, had) in self.had.iter_mut().enumerate() {
+            *had |= !lacks.contains(&at);
+        }
+        if !std::mem::replace(&mut self.lacked, true) {
+            self.there = there;
+        }
+    }
+
+    /// The first that no row had. Without a row that lacks it, a placeholder was never looked for.
+    pub(super) fn never(&self) -> Option<usize> {
+        self.had.iter().position(|had| !had).filter(|_| self.lacked)
+    }
+}

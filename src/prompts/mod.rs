@@ -1,0 +1,41 @@
+//! The input: files of rows become [`Prompt`](crate::domain::Prompt)s.
+//!
+//! Owns the formats, the rules of a row, prompt templates and the scan. Refuses to know who asks for the rows, which
+//! rank it runs on and what a server makes of a prompt.
+//!
+//! ```text
+//! INPUT… → find → (packed, stdin: spool) → scan → Source (to every rank), RowTable (rank 0)
+//!                                                 stretches of it → Reader → prompts
+//! ```
+//!
+//! The scan and the [`Reader`] go through the same code for a row, so that what the scan let pass is what is read.
+
+mod across;
+mod error;
+mod find;
+mod header;
+mod ids;
+mod json;
+mod nearest;
+mod object;
+mod params;
+mod reader;
+mod records;
+mod row;
+mod rules;
+mod scan;
+mod source;
+mod table;
+mod template;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+pub use error::{BadPlace, InputError, Place, Twice};
+pub use find::{Format, Packing, find, format_of, is_packed, packing_of};
+pub use reader::Reader;
+pub use rules::{BadRows, DuplicateIds, Rules};
+pub use scan::{BadRow, Scanned, scan};
+pub use source::{Source, SourceFile, Stretch, sees};
+pub use table::RowTable;
+pub use unpack::{open_unpacked, spool};

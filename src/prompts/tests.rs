@@ -1,0 +1,558 @@
+//! The module as a whole: files on disk, scanned and read again.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{Id, Input, Prompt, Route};
+
+struct Files {
+    folder: tempfile::TempDir,
+    files: Vec<(PathBuf, Format)>,
+}
+
+impl Files {
+    fn new(files: &[(&str, &[u8])]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |(name, text): &(&str, &[u8])| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            let format = format_of(&path).unwrap();
+            (path, format)
+        };
+        let files = files.iter().map(write).collect();
+        Self { folder, files }
+    }
+
+    fn scan(&self, rules: &Rules) -> Result<Scanned, InputError> {
+        scan(&self.files, rules)
+    }
+
+    /// The error's text without the folder.
+    fn error(&self, rules: &Rules) -> String {
+        let error = self.scan(rules).expect_err("the input is bad").to_string();
+        error.replace(&format!("{}/", self.folder.path().display()), "")
+    }
+
+    fn prompts(&self, rules: &Rules) -> Vec<Prompt> {
+        let scanned = self.scan(rules).expect("the input is good");
+        let all = read(&scanned, rules, scanned.table.stretches(0, u64::MAX));
+        assert_eq!(scanned.first.as_ref(), all.first());
+        assert_eq!(all.len() + scanned.bad.len(), scanned.source.rows as usize);
+        all
+    }
+}
+
+fn read(scanned: &Scanned, rules: &Rules, stretches: Vec<Stretch>) -> Vec<Prompt> {
+    Reader::new(&scanned.source, rules, stretches)
+        .collect::<Result<_, _>>()
+        .expect("it was scanned")
+}
+
+fn jsonl(text: &str) -> Files {
+    Files::new(&[("in.jsonl", text.as_bytes())])
+}
+
+fn fail() -> Rules {
+    Rules { bad_rows: BadRows::Fail, ..Rules::default() }
+}
+
+fn template(text: &str) -> Rules {
+    Rules { template: Some(text.into()), ..Rules::default() }
+}
+
+fn text(prompt: &Prompt) -> &str {
+    match &prompt.input {
+        Input::Text(text) => text,
+        Input::Messages(json) => json,
+    }
+}
+
+fn texts(prompts: &[Prompt]) -> Vec<&str> {
+    prompts.iter().map(text).collect()
+}
+
+fn ids(prompts: &[Prompt]) -> Vec<&str> {
+    prompts.iter().map(|prompt| prompt.id.json()).collect()
+}
+
+#[test]
+fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
+    let files = jsonl(concat!(
+        "\u{feff}{\"prompt\": \"a \\u00e9\\n\", \"max_tokens\": 7, \"stop\": null, \"topic\": \"x\", \"priority\": 2}\r\n",
+        "\n  \r\n",
+        "{\"id\": 12, \"messages\": [{\"role\": \"user\", \"content\": \"b\"}], \"params\": {\"max_tokens\": 9}, \"max_tokens\": 8}\n",
+        "\"c\"\n",
+        "{\"id\": \"x\\ty\", \"prompt\": \"\"}"
+    ));
+    let rules = Rules { keep_row: true, ..Rules::default() };
+    let prompts = files.prompts(&rules);
+    assert_eq!(texts(&prompts), ["a é\n", r#"[{"role": "user", "content": "b"}]"#, "c", ""]);
+    assert_eq!(ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
+    assert_eq!(prompts.iter().map(|it| it.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(
+        (prompts[0].params.json().as_str(), prompts[0].priority),
+        (r#"{"max_tokens":7}"#, 2)
+    );
+    assert_eq!(prompts[1].params.json(), r#"{"max_tokens":9}"#);
+    assert_eq!(prompts[2].row.as_deref(), Some(r#"{"prompt":"c"}"#));
+    assert_eq!(prompts[3].row.as_deref(), Some(r#"{"id": "x\ty", "prompt": ""}"#));
+    let scanned = files.scan(&rules).unwrap();
+    let source = &scanned.source;
+    assert!(source.any_messages && source.any_text && !source.openai_batch);
+    assert_eq!((source.rows, scanned.data.as_slice()), (4, &["topic".to_owned()][..]));
+    assert_eq!(scanned.notes.len(), 1, "one empty prompt: {:?}", scanned.notes);
+}
+
+#[test]
+fn batch_rows_have_their_prompt_in_a_body() {
+    let row = |id: &str, url: &str, body: &str| {
+        format!(
+            "{{\"custom_id\": \"{id}\", \"method\": \"POST\", \"url\": \"{url}\", \"body\": {body}}}\n"
+        )
+    };
+    let body = r#"{"model": "m", "messages": [{"role": "user"}], "tools": [ 1 ], "stream": true, "stream_options": {}, "priority": 4}"#;
+    let good = row("a", "/v1/chat/completions", body)
+        + &row("b", "/v1/completions", r#"{"prompt": "p", "n": 2}"#);
+    let files = jsonl(&good);
+    let prompts = files.prompts(&Rules::default());
+    assert_eq!(ids(&prompts), ["\"a\"", "\"b\""]);
+    assert_eq!((prompts[0].route, prompts[1].route), (Some(Route::Chat), Some(Route::Completions)));
+    assert_eq!((prompts[0].params.json().as_str(), prompts[0].priority), (r#"{"tools":[1]}"#, 4));
+    let scanned = files.scan(&Rules::default()).unwrap();
+    assert!(scanned.source.openai_batch);
+    assert_eq!(scanned.row_model.as_deref(), Some("m"));
+    assert!(scanned.notes[0].starts_with("stream is ignored"), "{:?}", scanned.notes);
+
+    let bad = [
+        row("a", "/v1/embeddings", "{}"),
+        row("b", "/v1/completions", r#"{"messages": [{"role": "user"}]}"#),
+        row("c", "/v1/chat/completions", r#"{"prompt": "p"}"#),
+        row("d", "/v1/completions", "[]"),
+        row("e", "/v1/completions", r#"{"prompt": ["p"]}"#),
+        "{\"custom_id\": \"f\"}\n".into(),
+        row("g", "/v1/completions", r#"{"prompt": "p"}"#).replace("POST", "GET"),
+        row("h", "/v1/completions", "{}"),
+    ];
+    let whole = jsonl(&bad.concat()).error(&Rules::default());
+    for why in [
+        "8 rows have no prompt:",
+        "line 1: url is \"/v1/embeddings\"",
+        "line 2: its url is for prompts",
+        "line 3: its url is for messages",
+        "line 4: body is a list",
+        "line 5: prompt is a list; it must be a string",
+        "line 6: an OpenAI batch row has custom_id, method, url, body; this has no method",
+        "line 7: method is \"GET\"",
+        "line 8: the body has neither prompt nor messages",
+    ] {
+        assert!(whole.contains(why), "{why}: {whole}");
+    }
+}
+
+#[test]
+fn every_bad_row_is_named_with_its_line() {
+    let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"\\ud800\"}\n\
+        {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
+    let files = Files::new(&[("in.jsonl", text)]);
+    let whole = files.error(&Rules::default());
+    let wanted = "12 rows have no prompt:
+  in.jsonl line 1: prompt is a number; it must be a string
+  in.jsonl line 3: prompt is null; it must be a string
+  in.jsonl line 4: the row has both prompt and messages; it must have one of them
+  in.jsonl line 5: the row has neither prompt nor messages
+  in.jsonl line 6: a row is an object or a string, this is a list
+  in.jsonl line 7: prompt: not valid JSON at byte 8: unexpected end of hex escape
+  in.jsonl line 8: messages is empty
+  in.jsonl line 9: messages[0] has no role
+  in.jsonl line 10: not UTF-8 at byte 13 of the row
+  in.jsonl line 11: id is null; it must be a string or a number
+  in.jsonl line 12: not valid JSON at byte 14: EOF while parsing an object
+  in.jsonl line 13: n is 0; it must be at least 1
+mend them, or let them fail alone with --bad-rows fail";
+    assert_eq!(whole, wanted);
+}
+
+#[test]
+fn bad_rows_may_fail_alone_and_keep_their_index() {
+    let files = Files::new(&[
+        ("a.jsonl", b"{\"id\": \"x\", \"prompt\": 1}\n\"good\"\n{\"prompt\"\n"),
+        ("b.txt", b"line\n\xff\n"),
+    ]);
+    let prompts = files.prompts(&fail());
+    assert_eq!((texts(&prompts), ids(&prompts)), (vec!["good", "line"], vec!["\"1\"", "\"3\""]));
+    let bad = files.scan(&fail()).unwrap().bad;
+    let places: Vec<_> = bad.iter().map(|it| (it.index, it.file, it.line)).collect();
+    assert_eq!(places, [(0, 0, 1), (2, 0, 3), (4, 1, 2)]);
+    assert_eq!(bad[0].id, Some(Id::from_json("\"x\"".into())));
+}
+
+#[test]
+fn twenty_bad_rows_are_named_and_the_rest_counted() {
+    let whole = jsonl(&"{}\n".repeat(50)).error(&Rules::default());
+    assert!(
+        whole.starts_with("50 rows have")
+            && whole.contains("line 20:")
+            && !whole.contains("line 21:")
+    );
+    assert!(whole.contains("  and 30 more\n"), "{whole}");
+}
+
+#[test]
+fn tables_have_columns_and_records_of_many_lines() {
+    let text = "\u{feff}id,prompt,temperature,params\r\n7,\"two\nlines\",hot,\"{\"\"max_tokens\"\": 5,\n\"\"x\"\": [1, 2]}\"\r\n,\"\",,\r\nx,y,z,";
+    let files = Files::new(&[("in.csv", text.as_bytes())]);
+    let rules = Rules { keep_row: true, ..Rules::default() };
+    let prompts = files.prompts(&rules);
+    assert_eq!(texts(&prompts), ["two\nlines", "", "y"]);
+    assert_eq!(ids(&prompts), ["\"7\"", "\"1\"", "\"x\""]);
+    assert_eq!(prompts[0].params.json(), r#"{"max_tokens":5,"x":[1,2]}"#);
+    assert_eq!(
+        prompts[2].row.as_deref(),
+        Some(r#"{"id":"x","prompt":"y","temperature":"z","params":""}"#)
+    );
+    assert_eq!(files.scan(&rules).unwrap().source.files[0].columns[2], "temperature");
+
+    let tsv = Files::new(&[("in.tsv", b"prompt\tx\na,b\t1\n")]);
+    assert_eq!(texts(&tsv.prompts(&Rules::default())), ["a,b"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_table_is_said_with_its_lines() {
+    let csv = |text: &str| Files::new(&[("in.csv", text.as_bytes())]).error(&Rules::default());
+    assert!(
+        csv("promt,x\na,b\n")
+            .starts_with("in.csv: the header has no column \"prompt\"; is it \"promt\"?")
+    );
+    assert!(csv("prompt,prompt\n").contains("\"prompt\" twice"));
+    let whole = csv("prompt,params\n\"a\nb\",\nc\nd,[]\ne,\"{\nf,\n");
+    assert!(whole.contains("in.csv line 4: it has 1 fields and the header 2"), "{whole}");
+    assert!(whole.contains("in.csv line 5: params is a list"), "{whole}");
+    assert!(whole.contains("in.csv line 6: the quote that opens here is never closed"), "{whole}");
+}
+
+#[test]
+fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
+    let files = Files::new(&[
+        ("a.txt", b"one\r\ntwo"),
+        ("b.csv", b""),
+        ("c.jsonl", b"\"three\"\n"),
+        ("d.txt", b"\n\n"),
+    ]);
+    let prompts = files.prompts(&Rules::default());
+    assert_eq!(
+        (texts(&prompts), ids(&prompts)),
+        (vec!["one", "two", "three"], vec!["\"0\"", "\"1\"", "\"2\""])
+    );
+    let files = files.scan(&Rules::default()).unwrap().source.files;
+    assert_eq!(
+        files.iter().map(|it| (it.first, it.rows)).collect::<Vec<_>>(),
+        [(0, 2), (2, 0), (2, 1), (3, 0)]
+    );
+
+    let none = Files::new(&[("a.jsonl", b"")]).scan(&template("{item}")).unwrap();
+    assert_eq!((none.source.rows, none.first, none.source.openai_batch), (0, None, false));
+}
+
+#[test]
+fn ids_that_stand_twice_are_refused_with_both_places() {
+    let files = Files::new(&[
+        ("a.jsonl", b"{\"id\": \"x\", \"prompt\": \"1\"}\n\n{\"prompt\": \"2\"}\n"),
+        ("b.jsonl", b"{\"id\": \"\\u0078\", \"prompt\": \"3\"}\n{\"id\": 1, \"prompt\": \"4\"}\n"),
+        ("c.csv", b"id,prompt\ny,\"a\nb\"\nx,c\n"),
+    ]);
+    let wanted = "3 rows have an id that another row has:
+  b.jsonl line 1: the id \"x\" stands in a.jsonl line 1 already
+  b.jsonl line 2: the id \"1\" stands in a.jsonl line 3 already
+  c.csv line 4: the id \"x\" stands in a.jsonl line 1 already
+rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
+    let dir = format!("{}/", files.folder.path().display());
+    assert_eq!(files.error(&Rules::default()).replace(&dir, ""), wanted);
+    let keep = Rules { duplicate_ids: DuplicateIds::Keep, ..Rules::default() };
+    assert_eq!(files.prompts(&keep).len(), 6);
+}
+
+#[test]
+fn lines_are_right_far_into_a_file() {
+    let mut text = "\"a\"\n\n".repeat(10_000);
+    text.push_str("{\"id\": \"9999\", \"prompt\": \"\"}\n{\"id\": \"x\", \"prompt\": \"\"}\n\n{\"id\": \"x\", \"prompt\": \"\"}");
+    let whole = jsonl(&text).error(&Rules::default());
+    assert!(
+        whole.contains("line 20001: the id \"9999\" stands in in.jsonl line 19999 already"),
+        "{whole}"
+    );
+    assert!(
+        whole.contains("line 20004: the id \"x\" stands in in.jsonl line 20002 already"),
+        "{whole}"
+    );
+}
+
+#[test]
+fn a_job_has_one_model() {
+    let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n";
+    let files = jsonl(rows);
+    let wanted =
+        "in.jsonl line 2 is for the model \"m\" and in.jsonl line 3 for \"k\"; a job has one model";
+    assert!(
+        files.error(&Rules::default()).starts_with(wanted),
+        "{}",
+        files.error(&Rules::default())
+    );
+    let job = Rules { model: Some("job".into()), ..Rules::default() };
+    let whole = files.error(&job);
+    assert!(
+        whole.starts_with(
+            "in.jsonl line 2: the row is for the model \"m\", the job is for \"job\" (and 1 more"
+        ),
+        "{whole}"
+    );
+    let ignore = Rules { ignore_row_model: true, ..job };
+    assert_eq!(files.scan(&ignore).unwrap().row_model, None);
+    assert!(files.prompts(&ignore).iter().all(|it| it.params.is_empty()));
+}
+
+#[test]
+fn templates_take_columns_of_every_format() {
+    let prompts = |name: &str, text: &str, rules: &str| {
+        let files = Files::new(&[(name, text.as_bytes())]);
+        let prompts = files.prompts(&template(rules));
+        texts(&prompts).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        prompts("a.txt", "x {item}\ny\n", "<{item}|{{ item }}>"),
+        ["<x {item}|x {item}>", "<y|y>"]
+    );
+    assert_eq!(prompts("a.csv", "q,params\n\"1\n2\",\n", "{{q}}?"), ["1\n2?"]);
+    assert_eq!(prompts("a.csv", "q,r\n1,2\n", "{item}"), [r#"{"q":"1","r":"2"}"#]);
+    let rows =
+        "{\"q\": \"a\\n\", \"l\": [1, {\"b\": 2}], \"temperature\": \"warm\", \"prompt\": \"p\"}\n";
+    assert_eq!(
+        prompts("a.jsonl", rows, "{{q}}{{l}}{{temperature}}{item}"),
+        ["a\n[1,{\"b\":2}]warmp"]
+    );
+    assert_eq!(prompts("a.jsonl", "{\"q\": 1.50}\n\"s\"\n", "{item}"), ["{\"q\":1.50}", "s"]);
+    let params =
+        "{\"q\": \"a\", \"max_tokens\": 5, \"model\": \"data\", \"params\": {\"max_tokens\": 6}}";
+    assert_eq!(jsonl(params).prompts(&template("{{q}}"))[0].params.json(), r#"{"max_tokens":6}"#);
+}
+
+#[test]
+fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row() {
+    let files = jsonl("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
+    let whole = files.error(&template("{{qestion}}"));
+    assert_eq!(whole, "the template: no row has a column \"qestion\"; is it \"question\"?");
+    assert_eq!(whole, files.error(&Rules { bad_rows: BadRows::Fail, ..template("{{qestion}}") }));
+    let whole = files.error(&template("{{question}} {{hint}}"));
+    assert!(whole.contains("line 1: it has no column \"hint\" for the template"), "{whole}");
+    let both = Rules { bad_rows: BadRows::Fail, ..template("{{question}} {{hint}}") };
+    assert_eq!(texts(&files.prompts(&both)), ["b 1"]);
+    let whole = jsonl("{\"messages\": [{\"role\": \"user\"}]}").error(&template("{item}"));
+    assert!(whole.contains("it has messages, which a template has no place for"), "{whole}");
+    assert!(files.error(&template("none")).starts_with("the template: it has no placeholder"));
+}
+
+#[test]
+fn a_file_that_changes_is_noticed() {
+    let files = jsonl("\"a\"\n\"b\"\n");
+    let scanned = files.scan(&Rules::default()).unwrap();
+    assert!(sees(&scanned.source));
+    let path = &files.files[0].0;
+    let written = fs::metadata(path).unwrap().modified().unwrap();
+    fs::write(path, "\"a\"\n\"c\"\n").unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
+    assert!(!sees(&scanned.source), "size and time are the same, the text is not");
+    fs::File::options().append(true).open(path).unwrap().write_all(b"\"d\"\n").unwrap();
+    assert!(!sees(&scanned.source));
+    let mut reader = Reader::new(&scanned.source, &Rules::default(), scanned.table.stretches(0, 2));
+    let error = reader.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("in.jsonl has changed since the scan"), "{error}");
+    assert!(reader.next().is_none());
+    fs::remove_file(path).unwrap();
+    assert!(!sees(&scanned.source));
+}
+
+#[test]
+fn a_source_is_told_as_json_and_its_fingerprint_is_of_the_text() {
+    let one = jsonl("\"a\"\n").scan(&Rules::default()).unwrap().source;
+    let json = serde_json::to_string(&one).unwrap();
+    assert_eq!(serde_json::from_str::<Source>(&json).unwrap(), one);
+    let same = jsonl("\"a\"\n").scan(&Rules::default()).unwrap().source;
+    let other = jsonl("\"b\"\n").scan(&Rules::default()).unwrap().source;
+    assert_eq!(one.fingerprint, same.fingerprint);
+    assert_ne!(one.fingerprint, other.fingerprint);
+    let rules: Rules = serde_json::from_str(&serde_json::to_string(&fail()).unwrap()).unwrap();
+    assert_eq!(rules, fail());
+}
+
+#[test]
+fn a_packed_file_is_scanned_through_its_copy() {
+    let files = Files::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
+    assert!(files.error(&Rules::default()).contains("has to be spooled first"));
+    let plain = files.folder.path().join("spool");
+    spool(&mut open_unpacked(&files.files[0].0).unwrap(), &plain).unwrap();
+    assert_eq!(scan(&[(plain, files.files[0].1)], &Rules::default()).unwrap().source.rows, 1);
+}
+
+#[test]
+fn a_row_without_end_is_an_error_and_no_memory() {
+    let mut text = b"prompt,x\na,b\nc,\"".to_vec();
+    text.resize(records::LONGEST_ROW + 1000, b'\n');
+    let error = Files::new(&[("in.csv", &text)]).error(&fail());
+    assert!(
+        error.starts_with(
+            "in.csv line 3: the row that begins here has no end within 64 MiB; is a quote"
+        ),
+        "{error}"
+    );
+}
+
+/// The way in which a file is read must not show: any cut into stretches gives the rows of the whole.
+fn cut_anywhere(files: &Files, rules: &Rules, cuts: &[u64]) {
+    let Ok(scanned) = files.scan(rules) else { return };
+    let rows = scanned.source.rows;
+    let all = read(&scanned, rules, scanned.table.stretches(0, rows));
+    assert_eq!(all.len() + scanned.bad.len(), rows as usize);
+    let mut cuts: Vec<u64> = cuts.iter().map(|cut| cut % (rows + 1)).chain([0, rows]).collect();
+    cuts.sort_unstable();
+    let parts: Vec<_> = cuts.windows(2).map(|it| scanned.table.stretches(it[0], it[1])).collect();
+    let apart: Vec<Prompt> =
+        parts.iter().flat_map(|it| read(&scanned, rules, it.clone())).collect();
+    assert_eq!(apart, all);
+    assert_eq!(read(&scanned, rules, parts.concat()), all);
+    let mut turned = read(&scanned, rules, parts.into_iter().rev().flatten().collect());
+    turned.sort_by_key(|prompt| prompt.index);
+    assert_eq!(turned, all);
+}
+
+const NAMES: [&str; 4] = ["a.jsonl", "b.txt", "c.csv", "d.tsv"];
+
+fn row() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[a-z{}\", \t\r]{0,12}",
+        "\"[a-zé]{0,8}\"",
+        (0_u32..40, "[a-zé\\\\n]{0,9}")
+            .prop_map(|(id, text)| format!("{{\"id\":\"i{id}\",\"prompt\":\"{text}\"}}")),
+        Just("{\"messages\":[{\"role\":\"user\"}],\"max_tokens\":4}".to_owned()),
+        Just("{\"prompt\":3}".to_owned()),
+        Just("1,\"two\nlines\"".to_owned()),
+        Just(String::new()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_bytes_are_rows_or_sentences(bytes in prop::collection::vec(any::<u8>(), 0..300), cuts: [u64; 3]) {
+        let table = [b"prompt,id\n", bytes.as_slice()].concat();
+        let tabs = [b"prompt\tid\n", bytes.as_slice()].concat();
+        for name in NAMES {
+            for bytes in [&bytes, &table, &tabs] {
+                let files = Files::new(&[(name, bytes)]);
+                cut_anywhere(&files, &Rules::default(), &cuts);
+                let rules = Rules { keep_row: true, duplicate_ids: DuplicateIds::Keep, ..fail() };
+                cut_anywhere(&files, &rules, &cuts);
+            }
+        }
+    }
+
+    #[test]
+    fn any_cut_of_any_rows_reads_the_same(
+        rows in prop::collection::vec(row(), 0..30),
+        end in prop_oneof![Just("\n"), Just("\r\n")],
+        torn: bool,
+        cuts: [u64; 5],
+    ) {
+        let mut text = rows.join(end);
+        if !torn { text.push_str(end); }
+        let table = format!("prompt,id{end}{text}");
+        let tabs = format!("prompt\tid{end}{text}");
+        let files = Files::new(&[
+            ("a.jsonl", text.as_bytes()),
+            ("b.txt", text.as_bytes()),
+            ("c.csv", table.as_bytes()),
+            ("d.tsv", tabs.as_bytes()),
+        ]);
+        let rules = Rules { duplicate_ids: DuplicateIds::Keep, ..fail() };
+        cut_anywhere(&files, &rules, &cuts);
+        cut_anywhere(&files, &Rules { template: Some("{item}!".into()), keep_row: true, ..rules }, &cuts);
+    }
+}
+
+/// Not a test but a measurement: `cargo test --release --lib prompts::tests::speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "it takes seconds and means something in release only"]
+fn speed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        "It was a dark and stormy night, and the rain fell in torrents over the roofs. ".repeat(3);
+    let rows = |row: &dyn Fn(usize) -> String, name: &str| {
+        let path = folder.path().join(name);
+        let mut file = std::io::BufWriter::new(fs::File::create(&path).unwrap());
+        for index in 0..900_000 {
+            writeln!(file, "{}", row(index)).unwrap();
+        }
+        file.flush().unwrap();
+        path
+    };
+    let text = &text[..200];
+    let plain = rows(&|_| format!("{{\"prompt\": \"{text}\"}}"), "plain.jsonl");
+    let full = rows(
+        &|at| {
+            format!(
+                "{{\"id\": \"row-{at}\", \"prompt\": \"{text}\\n\", \"max_tokens\": 64, \"temperature\": 0.5, \"topic\": \"x\"}}"
+            )
+        },
+        "full.jsonl",
+    );
+    let chat = rows(
+        &|at| {
+            format!(
+                "{{\"id\": {at}, \"messages\": [{{\"role\": \"user\", \"content\": \"{text}\"}}]}}"
+            )
+        },
+        "chat.jsonl",
+    );
+    let lines = rows(&|_| text.to_owned(), "lines.txt");
+    let table = rows(
+        &|at| if at == 0 { "id,prompt".into() } else { format!("{at},\"{text}\"") },
+        "table.csv",
+    );
+    for (path, rules) in [
+        (&plain, Rules::default()),
+        (&full, Rules::default()),
+        (&chat, Rules::default()),
+        (&plain, template("Q: {{prompt}} A:")),
+        (&lines, Rules::default()),
+        (&table, Rules::default()),
+    ] {
+        measure(path, &rules);
+    }
+}
+
+fn measure(path: &Path, rules: &Rules) {
+    let files = [(path.to_path_buf(), format_of(path).unwrap())];
+    let begin = std::time::Instant::now();
+    let scanned = scan(&files, rules).unwrap();
+    let scanning = begin.elapsed().as_secs_f64();
+    let begin = std::time::Instant::now();
+    let read = Reader::new(&scanned.source, rules, scanned.table.stretches(0, u64::MAX)).count();
+    let reading = begin.elapsed().as_secs_f64();
+    assert_eq!(read as u64, scanned.source.rows);
+    let megabytes = scanned.source.files[0].size as f64 / 1e6;
+    let name = path.file_name().unwrap().to_string_lossy();
+    writeln!(
+        std::io::stderr(),
+        "{name} {} {megabytes:.0} MB: scan {:.0} MB/s, read {:.0} MB/s",
+        if rules.template.is_some() { "with a template" } else { "" },
+        megabytes / scanning,
+        megabytes / reading
+    )
+    .unwrap();
+    assert!(megabytes / scanning > 300.0, "{name}: {:.0} MB/s", megabytes / scanning);
+}

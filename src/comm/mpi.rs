@@ -90,9 +90,14 @@ impl MpiComm {
 
     fn wait_by<'a, D: ?Sized, S: Scope<'a>>(mut nap: Nap, mut request: Request<'a, D, S>) {
         loop {
-            match request.test() {
-                Ok(_) => return,
-                Err(again) => request = again,
+            for look in 0..nap.looks() {
+                match request.test() {
+                    Ok(_) => return,
+                    Err(again) => request = again,
+                }
+                if look > 0 {
+                    std::thread::yield_now();
+                }
             }
             nap.sleep();
         }

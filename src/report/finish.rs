@@ -55,6 +55,9 @@ impl fmt::Display for Finish<'_> {
             self.ranks.to_string(),
         ]);
         writeln!(f, "{table}")?;
+        if tally.settled() == 0 && counts.open == 0 && counts.submitted > 0 {
+            writeln!(f, "the run was finished before: nothing was asked")?;
+        }
         for (kind, count) in &tally.failed {
             writeln!(f, "failed: {count} {}", words(*kind))?;
         }

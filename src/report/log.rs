@@ -114,7 +114,8 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.keep(field, value.into());
+        // Fields are seconds and rates: three digits say what there is to say.
+        self.keep(field, ((value * 1000.0).round() / 1000.0).into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {

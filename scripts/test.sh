@@ -40,14 +40,22 @@ for script in scripts/*.sh pbs/*.pbs .ci/run; do
 done
 
 step tests
-cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || fail "tests failed (above)"
+cargo test --no-fail-fast 2>&1 | tee "$log" || fail "tests failed (above)"
+
+step "tests of the simulator"
+# (with output: the replay of recorded exchanges counts what it compared)
+cargo test --package vllm-sim --no-fail-fast -- --show-output 2>&1 | tee -a "$log" || fail "the simulator's tests failed (above)"
+
+step "job scripts, with stand-ins for PBS"
+scripts/test-pbs.sh 2>&1 | tee -a "$log" || fail "a job script does not do what it should (above)"
 
 step "the openai Python client against the simulator"
 scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met something it does not expect (above)"
 
 count() { grep -c "$1" "$log" || true; }
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
-printf '\ntest.sh: all passed: %s tests in %s binaries (%s over mpiexec), %s; %s; %s s\n' \
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s over mpiexec), %s; %s; %s; %s s\n' \
   "$passed" "$(count '^test result: ok')" "$(count '^test .*\(collectives\|endings\|check\|run\)::.* ok$')" \
-  "$(grep -o 'replayed: .*' "$log" | head -n 1 || true)" \
+  "$(grep -o 'replayed.*' "$log" | head -n 1 || true)" \
+  "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
   "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" "$((SECONDS - began))"

@@ -5,7 +5,8 @@
     judge.py same ANSWERS OTHERS       two runs of the same prompts
     judge.py kept ANSWERS SHARD…       what stood in the shard files when a run was killed is in the answers, untouched
     judge.py bad ANSWERS OTHERS        the prompts `too-long` and `empty` failed, all others are as in the other run
-    judge.py check REPORT VERSION LEN  what `check --json` says of the server
+    judge.py check JSON TABLE VERSION LEN
+                                       what `check` says of the server, with --json and without
 
 Rounding differs with what else is in a server's batch, and at temperature 0 a tie may then fall the other way: one
 answer in a hundred may differ. Everything else must be exact.
@@ -56,7 +57,7 @@ def direct(answers, asked):
     nearly_all(sum(same), [a["id"] for (a, _), it in zip(pairs, same) if not it], "text or finish reason")
 
     # One prompt a request has its own token counts, and they must be the server's. A list has one sum: the shares are
-    # estimates, and only their sum can be right.
+    # estimates, and their sum is right.
     own = [(a, b) for (a, b), it in zip(pairs, same) if it and a["usage"] and not a["usage"].get("estimated")]
     for a, b in own:
         if any(a["usage"][key] != b["usage"][key] for key in ("prompt_tokens", "completion_tokens")):
@@ -68,7 +69,8 @@ def direct(answers, asked):
         ours = sum((a["usage"] or {}).get(key, 0) for a in answers)
         theirs = sum(b["usage"][key] for b in asked)
         sums[key] = ours
-        if ours != theirs and (key == "prompt_tokens" or all(same)):
+        exact = key == "prompt_tokens" or all(same)
+        if exact and theirs != ours:
             fault(f"{key}: {ours} in all, but the server says {theirs}")
     ends = {}
     for row in answers:
@@ -79,23 +81,23 @@ def direct(answers, asked):
 
 
 def without(row):
-    """What two equal runs have in common, apart from the answer's own words."""
-    row = {key: value for key, value in row.items() if key not in ("served", "response", "finish_reason")}
-    if row["usage"] and (row["usage"].get("estimated") or row["success"]):
-        row["usage"] = {}  # goes with the answer's words
-    return row
+    """What two equal runs have in common, apart from the answer's own words and their count."""
+    return {key: value for key, value in row.items() if key not in ("served", "response", "finish_reason", "usage")}
 
 
-def words(row):
-    usage = row["usage"] if row["usage"] and not row["usage"].get("estimated") else None
-    return row["response"], row["finish_reason"], usage
+def same_words(a, b):
+    counted = [row["usage"] for row in (a, b) if row["usage"] and not row["usage"].get("estimated")]
+    return (
+        (a["response"], a["finish_reason"]) == (b["response"], b["finish_reason"])
+        and (len(counted) < 2 or counted[0] == counted[1])
+    )
 
 
 def compare(pairs):
     for a, b in pairs:
         if without(a) != without(b):
             fault(f"{a['id']}: {without(a)} against {without(b)}")
-    differ = [a["id"] for a, b in pairs if words(a) != words(b)]
+    differ = [a["id"] for a, b in pairs if not same_words(a, b)]
     nearly_all(len(pairs) - len(differ), differ, "the answer")
     return len(pairs) - len(differ)
 
@@ -143,13 +145,14 @@ def bad(answers, others):
     print(f"{len(pairs)} answered, {equal} equal, {len(failed)} failed ({', '.join(sorted(failed.values()))})")
 
 
-def check(report, version, length):
+def check(report, table, version, length):
     with open(report, encoding="utf-8") as file:
         report = json.load(file)
     found = [end for rank in report["ranks"] for end in rank["endpoints"]]
     if len(report["ranks"]) != 2 or len(found) != 1:
         fault(f"two ranks and one endpoint should be there; there are {len(report['ranks'])} and {len(found)}")
-    facts = found[0]["probe"]["ready"] if found and "ready" in found[0].get("probe", {}) else None
+    probe = found[0]["probe"] if found else None
+    facts = next((probe[key] for key in ("Ready", "ready") if key in probe), None) if isinstance(probe, dict) else None
     if facts is None:
         fault(f"the endpoint is not ready: {found}")
         return
@@ -163,6 +166,11 @@ def check(report, version, length):
         fault(f"routes not found: {few(missing)}")
     if not facts["chat_template"]:
         fault("the chat template was not noticed")
+    with open(table, encoding="utf-8") as file:
+        table = file.read()
+    unseen = [word for word in (version, length, "tiny", "completions", "chat-batch") if word not in table]
+    if unseen:
+        fault(f"the table does not show: {few(unseen)}")
     print(f"vLLM {version}, {length} tokens, routes {' '.join(name for name, there in facts['routes'].items() if there)}")
 
 

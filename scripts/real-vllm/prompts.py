@@ -69,13 +69,13 @@ def main():
     if len(rows) < count:
         sys.exit(f"the packages of this machine describe themselves in {len(rows)} prompts only; {count} are wanted")
     write(good, rows)
+    names = ", ".join(name for name, _ in rows[:3])
     everything = " ".join(text for _, text in rows)
     # About five characters a token here: well over a context of 2048 tokens, and not so long that it shows in bytes.
     rows[count // 3] = ("too-long", everything[:20000])
     rows[2 * count // 3] = ("empty", "")
     write(bad, rows)
-    names = ", ".join(name for name, _ in rows[:3])
-    print(f"{count} prompts, {sum(len(text) for _, text in rows[: count // 3]) // (count // 3)} characters each: {names}, …")
+    print(f"{count} of {len(everything) // count} characters each: {names}, …")
 
 
 main()

@@ -210,7 +210,9 @@ impl Comm for MpiComm {
     }
 
     fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
+        let mine = anchored(mine);
         into.bytes.clear();
+        into.bytes.reserve(1); // as `anchored`
         into.counts.clear();
         let count = [count_of(mine.len())];
         let root = self.world.process_at_rank(0);
@@ -322,7 +324,9 @@ impl MpiComm {
         });
         let old = mine.len();
         mine.resize(old + usize::try_from(count[0]).unwrap_or(0), 0);
-        let bytes = pieces.concat();
+        mine.reserve(1); // as `anchored`
+        let mut bytes = pieces.concat();
+        bytes.reserve(1);
         let starts = starts(&counts);
         let partition = Partition::new(&bytes[..], counts, starts);
         mpi::request::scope(|scope| {
@@ -363,6 +367,12 @@ fn number_of(tag: Tag) -> MpiTag {
         Tag::Tree => 2,
         Tag::Job => 3,
     }
+}
+
+/// Nothing, at an address that is one: Rust points empty slices at 1, which is Open MPI's MPI_IN_PLACE.
+fn anchored(bytes: &[u8]) -> &[u8] {
+    static NOWHERE: [u8; 1] = [0];
+    if bytes.is_empty() { &NOWHERE[..0] } else { bytes }
 }
 
 fn count_of(bytes: usize) -> Count {

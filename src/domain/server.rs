@@ -54,6 +54,7 @@ pub struct Routes {
 
 /// What came of asking a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Probe {
     /// It can be used.
     Ready(Facts),

@@ -234,17 +234,22 @@ fn share(usage: WireUsage, prompts: &[&Prompt], answers: &mut [Option<Answer>]) 
     };
     let told: Vec<u64> = answers.iter().map(length).collect();
     let (all_asked, all_told) = (asked.iter().sum::<u64>(), told.iter().sum::<u64>());
-    let part = |sum: u64, mine: u64, all: u64| {
-        u64::try_from(u128::from(sum) * u128::from(mine) / u128::from(all.max(1))).unwrap_or(sum)
+    // From one mark of the whole to the next, so that the shares add up to it.
+    let mark = |sum: u64, upto: u64, all: u64| {
+        u64::try_from(u128::from(sum) * u128::from(upto) / u128::from(all.max(1))).unwrap_or(sum)
     };
+    let (mut upto_asked, mut upto_told) = (0, 0);
     for ((answer, asked), told) in answers.iter_mut().zip(asked).zip(told) {
+        let part = |sum, upto, mine, all| mark(sum, upto + mine, all) - mark(sum, upto, all);
         if let Some(answer) = answer {
             answer.usage = Some(Usage {
-                prompt_tokens: part(usage.prompt_tokens, asked, all_asked),
-                completion_tokens: part(usage.completion_tokens, told, all_told),
+                prompt_tokens: part(usage.prompt_tokens, upto_asked, asked, all_asked),
+                completion_tokens: part(usage.completion_tokens, upto_told, told, all_told),
                 estimated: prompts.len() > 1,
             });
         }
+        upto_asked += asked;
+        upto_told += told;
     }
 }
 

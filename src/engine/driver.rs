@@ -34,6 +34,8 @@ pub(super) struct Driver {
     outcomes: Vec<Settled>,
     /// No endpoint has been up since.
     down_since: Option<Instant>,
+    /// Something was settled last, or nothing was there to be.
+    moved: Instant,
 }
 
 type Flight = Pin<Box<dyn Future<Output = Landed>>>;
@@ -66,6 +68,7 @@ impl Driver {
             in_flight: 0,
             outcomes: Vec::new(),
             down_since: None,
+            moved: now,
         }
     }
 
@@ -92,6 +95,9 @@ impl Driver {
             }
             self.send(&flights, now);
             self.ask_again(&flights, now);
+            if !self.outcomes.is_empty() || self.stock.len() == 0 {
+                self.moved = now;
+            }
             if !self.outcomes.is_empty()
                 && settled.send(std::mem::take(&mut self.outcomes)).await.is_err()
             {
@@ -363,9 +369,12 @@ impl Driver {
         self.outcomes.push(settled);
     }
 
+    /// No endpoint is up for as long as patience lasts; or some are and do nothing but refuse.
     fn nobody_left(&self, now: Instant) -> bool {
-        self.in_flight == 0
-            && self.down_since.is_some_and(|since| now - since >= self.policy.patience)
+        let Policy { patience, timeout, .. } = self.policy;
+        let down = self.down_since.is_some_and(|since| now - since >= patience);
+        let stuck = now - self.moved >= patience.max(timeout * 2);
+        self.in_flight == 0 && (down || stuck)
     }
 
     fn next_time(&self, next_word: Instant) -> Instant {
@@ -386,11 +395,12 @@ impl Driver {
     }
 }
 
-/// How long to wait before another try: half a second, doubling to 30 s, with jitter.
+/// How long to wait before another try: half a second, doubling to 8 s, with jitter. A server that needs longer is put
+/// aside, with pauses of its own.
 fn pause(tried: u32) -> std::time::Duration {
     let mut steps = ExponentialBuilder::default()
         .with_min_delay(std::time::Duration::from_millis(500))
-        .with_max_delay(std::time::Duration::from_secs(30))
+        .with_max_delay(std::time::Duration::from_secs(8))
         .without_max_times()
         .with_jitter()
         .build();

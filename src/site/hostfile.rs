@@ -1,6 +1,8 @@
 //! The hostfile: servers, a line each.
 //!
-//!     host[TAB]port[TAB]key=value…
+//! ```text
+//! host[TAB]port[TAB]key=value…
+//! ```
 //!
 //! Also `host:port`, `[v6]:port`, blanks instead of tabs, and `#` comments to the end of a line. A port that is left out
 //! is 8000. Every line that is none of this is an error with its number: a server that is dropped without a word is a

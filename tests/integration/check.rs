@@ -29,7 +29,7 @@ fn every_rank_is_named_with_its_servers_and_what_they_are() {
     let owned: Vec<usize> =
         ranks.iter().map(|it| it["endpoints"].as_array().unwrap().len()).collect();
     assert_eq!(owned, [1, 1, 0]);
-    let facts = &ranks[1]["endpoints"][0]["probe"]["Ready"];
+    let facts = &ranks[1]["endpoints"][0]["probe"]["ready"];
     assert_eq!(ranks[1]["endpoints"][0]["url"], servers[1].url());
     assert_eq!(facts["models"][0]["id"], "tiny");
     assert_eq!(facts["models"][0]["max_model_len"], 2048);
@@ -106,7 +106,7 @@ fn no_proxy_stands_between_a_rank_and_its_server() {
 fn a_server_with_less_than_vllm_has_is_found_out_by_asking() {
     let server = simulator(|profile| profile.flavor = Flavor::Bare);
     let ended = Job::of("check").args(["--endpoint", &server.url(), "--json"]).run().with_code(0);
-    let facts = &json(&ended.out)["ranks"][0]["endpoints"][0]["probe"]["Ready"];
+    let facts = &json(&ended.out)["ranks"][0]["endpoints"][0]["probe"]["ready"];
     assert_eq!(facts["models"][0]["max_model_len"], Value::Null);
     assert_eq!(facts["version"], Value::Null);
     assert_eq!(facts["routes"]["completions"], true);

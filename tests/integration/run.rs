@@ -414,8 +414,8 @@ fn faults_of_servers_are_no_faults_of_prompts() {
     let prompts = made_up(2_000);
     let input = work.prompts(&prompts);
     let job =
-        work.run(&input).args(["--api", "completions", "--batch-size", "8", "--retries", "8"]);
-    job.ranks(2).run().with_code(0);
+        work.run(&input).args(["--api", "completions", "--batch-size", "8", "--retries", "9"]);
+    job.ranks(2).deadline(Duration::from_secs(150)).run().with_code(0);
     for (answer, prompt) in work.answers("answers.jsonl").iter().zip(&prompts) {
         assert_eq!(answer["response"], by_completions(prompt, 512));
     }
@@ -533,4 +533,25 @@ fn plan_shows_what_a_run_would_do() {
         assert!(plan.out.contains(words), "{words}\n{}", plan.out);
     }
     assert!(!work.has("answers.jsonl.run"));
+}
+
+#[test]
+fn a_parameter_that_the_server_refuses_fails_its_prompts_without_halving() {
+    let work = Work::instant(1);
+    let input = work.prompts(&made_up(64));
+    let job = work.run(&input).args(["--api", "completions", "--extra-body", "{\"top_p\": 0}"]);
+    job.run().with_code(3);
+    assert_eq!(work.counts("answers.jsonl"), [64, 0, 64, 0]);
+    assert_eq!(work.answers("answers.jsonl")[0]["error"]["kind"], "bad_request");
+    assert_eq!(work.fleet.seen(0).requests, 4);
+}
+
+#[test]
+fn servers_that_only_ever_refuse_leave_prompts_open() {
+    let script = Script { seed: 1, rules: vec![Rule::always(Fault::Status(503))] };
+    let work = Work::with(vec![Profile { script, ..Profile::instant() }; 2]);
+    let input = work.prompts(&made_up(40));
+    let job = work.run(&input).args(["--timeout", "1s", "--ready-timeout", "3s"]);
+    job.ranks(2).run().with_code(75).complains("stay open");
+    assert_eq!(work.counts("answers.jsonl"), [40, 0, 0, 40]);
 }

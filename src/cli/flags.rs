@@ -7,6 +7,24 @@ use crate::settings::LogFormat;
 /// The heading of arguments that are no settings.
 pub(super) const NOT_SETTINGS: &str = "Command";
 
+/// All that `run` has to be told, and `plan` is told likewise.
+#[derive(Args)]
+pub(super) struct Line {
+    /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst; files, folders or globs; - for standard input (JSON lines)
+    #[arg(required = true, value_name = "INPUT", help_heading = NOT_SETTINGS)]
+    pub(super) inputs: Vec<String>,
+    #[command(flatten)]
+    _rows: Rows,
+    #[command(flatten)]
+    _answers: Answers,
+    #[command(flatten)]
+    _endpoints: Endpoints,
+    #[command(flatten)]
+    _requests: Requests,
+    #[command(flatten)]
+    pub(super) running: Running,
+}
+
 /// Where the servers are.
 #[derive(Args)]
 #[command(next_help_heading = "Endpoints")]

@@ -17,24 +17,14 @@ use crate::{
     after_help = "Example:\n  aurora-swarm plan prompts.jsonl --output answers.jsonl --template @ask.txt"
 )]
 pub(super) struct Plan {
-    /// Prompts, as for `run`
-    #[arg(required = true, value_name = "INPUT", help_heading = flags::NOT_SETTINGS)]
-    inputs: Vec<String>,
     #[command(flatten)]
-    _rows: flags::Rows,
-    #[command(flatten)]
-    _answers: flags::Answers,
-    #[command(flatten)]
-    _endpoints: flags::Endpoints,
-    #[command(flatten)]
-    _requests: flags::Requests,
-    #[command(flatten)]
-    running: flags::Running,
+    line: flags::Line,
 }
 
 impl Plan {
     /// Local.
     pub(super) fn run(self, flags: Layer, environment: Environment) -> Result<Verdict, JobError> {
-        job::plan(given(self.running.config, flags, environment), &self.inputs)
+        let flags::Line { inputs, running, .. } = self.line;
+        job::plan(given(running.config, flags, environment), &inputs)
     }
 }

@@ -21,19 +21,8 @@ use crate::{
     Exit codes: 0 all answered, 2 usage, 3 some prompts failed, 5 settings or input, 6 no endpoint was ready,\n\
     75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
 pub(super) struct Run {
-    /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst; files, folders or globs; - for standard input (JSON lines)
-    #[arg(required = true, value_name = "INPUT", help_heading = flags::NOT_SETTINGS)]
-    inputs: Vec<String>,
     #[command(flatten)]
-    _rows: flags::Rows,
-    #[command(flatten)]
-    _answers: flags::Answers,
-    #[command(flatten)]
-    _endpoints: flags::Endpoints,
-    #[command(flatten)]
-    _requests: flags::Requests,
-    #[command(flatten)]
-    running: flags::Running,
+    line: flags::Line,
 }
 
 impl Run {
@@ -44,6 +33,7 @@ impl Run {
         flags: Layer,
         environment: Environment,
     ) -> Result<Verdict, JobError> {
-        job::run(comm, given(self.running.config, flags, environment), &self.inputs, code_of)
+        let flags::Line { inputs, running, .. } = self.line;
+        job::run(comm, given(running.config, flags, environment), &inputs, code_of)
     }
 }

@@ -205,6 +205,3 @@ impl fmt::Display for Library {
         write!(f, "{} ({})", self.name, self.threads)
     }
 }
-
-/// The largest message: MPI counts are C ints.
-pub(crate) const MOST_BYTES: usize = i32::MAX as usize;

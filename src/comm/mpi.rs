@@ -19,7 +19,7 @@ use mpi::{
     traits::{Communicator, CommunicatorCollectives, Destination, Equivalence, Root, Source},
 };
 
-use super::{Combine, Comm, CommError, Gathered, Launcher, Letter, Library, MOST_BYTES, Nap, Tag};
+use super::{Combine, Comm, CommError, Gathered, Launcher, Letter, Library, Nap, Tag};
 
 /// The ranks of MPI_COMM_WORLD.
 pub(super) struct MpiComm {
@@ -339,6 +339,8 @@ impl MpiComm {
     }
 }
 
+/// The largest message: MPI counts are C ints.
+const MOST_BYTES: usize = i32::MAX as usize;
 /// The largest piece of a collective: below MPI's 2 GiB, and what one buffer may well hold.
 const PIECE: usize = 64 << 20;
 

@@ -135,3 +135,17 @@ fn ports_hostfile_and_placeholders_name_the_same_server() {
     let by_env = Job::of("check").env("AURORA_SWARM_HOSTFILE", hosts).args(["--tag", "role=chat"]);
     by_env.run().with_code(0);
 }
+
+#[test]
+fn log_lines_can_be_json_with_rank_and_host() {
+    let server = simulator(|_| ());
+    let job = Job::of("check").args(["--endpoint", &server.url(), "--log-format", "json"]);
+    let ended = job.env("AURORA_SWARM_LOG", "aurora_swarm=debug").ranks(2).run().with_code(0);
+    let lines: Vec<Value> =
+        ended.err.lines().filter(|line| line.starts_with('{')).map(json).collect();
+    for rank in 0..2 {
+        let its = lines.iter().find(|line| line["rank"] == rank);
+        let its = its.unwrap_or_else(|| panic!("rank {rank} says nothing\n{}", ended.err));
+        assert!(!its["host"].as_str().unwrap().is_empty() && its["level"] == "debug", "{its}");
+    }
+}

@@ -119,7 +119,8 @@ ids_in_order() { # N answers, each once and in the order of the input
 nothing_left() { # every process of a job works in the scratch folder
   local i
   for ((i = 0; i < 50; i++)); do
-    readlink /proc/[0-9]*/cwd 2> /dev/null | grep -qxF "$scratch" || return 0
+    # (readlink itself fails for some process or other)
+    grep -qxF "$scratch" < <(readlink /proc/[0-9]*/cwd 2> /dev/null) || return 0
     sleep 0.1
   done
   return 1

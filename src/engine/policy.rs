@@ -21,7 +21,7 @@ pub struct Policy {
     pub batch: usize,
     /// A request's least time limit.
     pub timeout: Duration,
-    /// What the limit grows by for every [`SEQUENCES_AT_ONCE`] prompts of a request.
+    /// What the limit of a list of more than 256 prompts grows by for every 256 of them.
     pub timeout_per_sequence: Duration,
     /// Tries a prompt has in all.
     pub tries: u32,

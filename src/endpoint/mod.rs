@@ -13,4 +13,4 @@ mod wire;
 pub use ask::{Reply, Shared, ask, messages};
 pub use fault::Fault;
 pub use http::{Answer, Client, Trouble};
-pub use probe::{probe, wait_until_ready};
+pub use probe::probe;

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
-
 use super::{Client, Trouble, wire};
 use crate::domain::{Facts, Model, Probe, Routes, Url};
 
@@ -18,26 +16,6 @@ pub async fn probe(client: &Client, url: &Url) -> Probe {
     match ask(client, url).await {
         Ok(facts) => Probe::Ready(facts),
         Err(why) => Probe::NotReady(why),
-    }
-}
-
-/// Asks until the server is ready or `patience` is over; the last reason is the one that is told.
-pub async fn wait_until_ready(client: &Client, url: &Url, patience: Duration) -> Probe {
-    let end = Instant::now() + patience;
-    let mut pause = Duration::from_millis(100);
-    let mut last = format!("no answer within {patience:?}");
-    loop {
-        match timeout_at(end.max(Instant::now() + Duration::from_secs(1)), probe(client, url)).await
-        {
-            Ok(Probe::NotReady(why)) => last = why,
-            Ok(ready) => return ready,
-            Err(_) => return Probe::NotReady(last),
-        }
-        if Instant::now() + pause >= end {
-            return Probe::NotReady(last);
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 

@@ -156,9 +156,12 @@ impl Driver {
         let up: Vec<usize> =
             (0..self.servers.len()).filter(|&it| self.servers[it].is_up()).collect();
         self.down_since = if up.is_empty() { self.down_since.or(Some(now)) } else { None };
-        for &server in &up {
-            while let Some(batch) = self.cut(server, up.len() > 1) {
-                flights.push(self.launch(server, batch));
+        // The next request goes to the endpoint with the fewest in flight, so that few prompts are spread over all.
+        let mut open = up.clone();
+        while let Some(&server) = open.iter().min_by_key(|&&it| self.servers[it].taken) {
+            match self.cut(server, up.len() > 1) {
+                Some(batch) => flights.push(self.launch(server, batch)),
+                None => open.retain(|&it| it != server),
             }
         }
     }

@@ -1,16 +1,27 @@
-//! Asking all of a rank's servers at once whether they are ready.
+//! Asking all of a rank's servers at once, until they are ready or it is time to begin without the rest.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::{runtime::Builder, task::JoinSet};
+use tokio::{
+    runtime::Builder,
+    sync::mpsc,
+    task::JoinSet,
+    time::{sleep, timeout_at},
+};
 
 use crate::{
     domain::{Probe, Surveyed, Url},
-    endpoint::{Client, wait_until_ready},
+    endpoint::{Client, probe},
     settings::Secret,
 };
 
-/// Local. Waits up to `patience` for each of the servers, all at once; in their order. Blocks the calling thread.
+/// Servers that start together are ready at about the same time: once the first is, the others get as long again as it
+/// took, and at least this.
+const GRACE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Local. Asks each of the servers until all are ready, `patience` is over, or some have been ready for long while others
+/// are not; in their order. Blocks the calling thread. What is not ready then may join later.
 #[must_use]
 pub fn survey(urls: &[Url], key: Option<Secret>, patience: Duration) -> Vec<Surveyed> {
     let unusable = |why: String| {
@@ -31,17 +42,46 @@ pub fn survey(urls: &[Url], key: Option<Secret>, patience: Duration) -> Vec<Surv
     runtime.block_on(ask_all(urls, &client, patience))
 }
 
-#[expect(clippy::disallowed_methods, reason = "engine owns tasks, and waits for these")]
+#[expect(clippy::disallowed_methods, reason = "engine owns tasks, and ends these with their set")]
 async fn ask_all(urls: &[Url], client: &Client, patience: Duration) -> Vec<Surveyed> {
-    let mut asked = JoinSet::new();
+    let began = Instant::now();
+    let mut end = began + patience;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut asking = JoinSet::new();
     for (place, url) in urls.iter().cloned().enumerate() {
-        let client = client.clone();
-        asked.spawn(async move {
-            let probe = wait_until_ready(&client, &url, patience).await;
-            (place, Surveyed { url, probe })
-        });
+        asking.spawn(ask_until_ready(client.clone(), place, url, tell.clone()));
     }
-    let mut surveyed = asked.join_all().await;
-    surveyed.sort_by_key(|(place, _)| *place);
-    surveyed.into_iter().map(|(_, it)| it).collect()
+    drop(tell);
+    let none = || Probe::NotReady(format!("no answer within {patience:?}"));
+    let mut found: Vec<Probe> = urls.iter().map(|_| none()).collect();
+    // At least once: a patience of 0 still asks. The channel closes when all are ready.
+    let least = began + Duration::from_secs(1);
+    while let Ok(Some((place, probe))) = timeout_at(end.max(least).into(), told.recv()).await {
+        if matches!(probe, Probe::Ready(_)) {
+            end = end.min(Instant::now() + began.elapsed().max(GRACE));
+        }
+        found[place] = probe;
+        if Instant::now() >= end.max(least) {
+            break;
+        }
+    }
+    urls.iter().cloned().zip(found).map(|(url, probe)| Surveyed { url, probe }).collect()
+}
+
+async fn ask_until_ready(
+    client: Client,
+    place: usize,
+    url: Url,
+    tell: mpsc::UnboundedSender<(usize, Probe)>,
+) {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let probe = probe(&client, &url).await;
+        let ready = matches!(probe, Probe::Ready(_));
+        if tell.send((place, probe)).is_err() || ready {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }

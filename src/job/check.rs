@@ -2,10 +2,9 @@
 
 use tracing::debug;
 
-use super::{CodeOf, Given, JobError, Verdict, agree::agree};
+use super::{CodeOf, Given, JobError, Verdict, agree::agree, ready::wait_for_endpoints};
 use crate::{
     comm::{Comm, Typed},
-    engine::survey,
     report::{self, CheckReport, CheckedRank},
 };
 
@@ -22,20 +21,21 @@ pub fn check(
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     debug!(endpoints = common.urls.len(), "asking this rank's servers");
-    let place = common.place;
+    let place = common.place.clone();
     let found = CheckedRank {
         rank: place.rank,
         host: place.node.host,
         local_rank: place.local_rank,
         local_size: place.local_size,
-        endpoints: survey(&common.urls, common.key, common.settings.ready_timeout.get()),
+        endpoints: wait_for_endpoints(comm, &common)?,
     };
     let library = comm.library().to_string();
     let ranks = comm.gather_values(&found)?;
     let verdict = ranks.map(|ranks| {
         let report = CheckReport::new(library, ranks);
         report::print(&if json { as_json(&report) } else { report.table() });
-        if report.ready == 0 { Verdict::NoEndpoint } else { Verdict::Done }
+        let least = common.settings.min_endpoints.of(report.endpoints as u64).max(1);
+        if (report.ready as u64) < least { Verdict::NoEndpoint } else { Verdict::Done }
     });
     Ok(comm.broadcast_value(verdict)?)
 }

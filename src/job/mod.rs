@@ -9,6 +9,7 @@ mod check;
 mod errors;
 mod gather;
 mod offline;
+mod ready;
 mod resume;
 mod root;
 mod run;

@@ -78,7 +78,8 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
         report::status_line(state, counts, &manifest)
     });
     Ok(match counts {
-        it if it.open > 0 => Verdict::Open,
+        // Everything answered and not yet gathered is not the end: the same command finishes it.
+        it if it.open > 0 || manifest.state != State::Finished => Verdict::Open,
         it if it.failed > 0 => Verdict::SomeFailed,
         _ => Verdict::Done,
     })

@@ -324,10 +324,15 @@ impl Root {
         choice.weights.iter().map(&mut share).collect()
     }
 
-    /// While the work goes on: what is done so far.
+    /// What the shard files say was done before: the manifest of a run that was killed is behind them.
+    pub(super) fn begin_from(&mut self, standing: &Standing) {
+        self.manifest.counts = standing.counts(self.source.rows);
+    }
+
+    /// While the work goes on: what is done so far, about (a failed prompt that is asked again is counted once more).
     pub(super) fn note(&mut self, before: &Counts, tally: &Tally) {
-        let answered = before.answered + tally.answered;
-        self.manifest.counts = Counts::new(self.source.rows, answered, tally.failed());
+        let (answered, failed) = (before.answered + tally.answered, before.failed + tally.failed());
+        self.manifest.counts = Counts::new(self.source.rows, answered, failed);
         if let Err(error) = self.manifest.write(&self.folder) {
             warn!("the manifest cannot be written: {error}");
         }

@@ -4,13 +4,13 @@ use super::{
     CodeOf, Given, JobError, Verdict,
     agree::{agree, told},
     gather::gather,
+    ready::wait_for_endpoints,
     root,
     standing::{Standing, check_folder},
     work::{self, Over},
 };
 use crate::{
     comm::{Comm, RollCall, Typed, roll_call},
-    engine::survey,
     report,
 };
 
@@ -32,9 +32,12 @@ pub fn run(
     check_folder(comm, &brief, &common.place, code)?;
     let standing = Standing::read(comm, &brief, code)?;
     let to_do = standing.to_do(common.settings.retry_failed);
+    if let Some(root) = &mut root {
+        root.begin_from(&standing);
+    }
 
     if to_do.gaps().next().is_some() {
-        let ready = survey(&common.urls, common.key.clone(), common.settings.ready_timeout.get());
+        let ready = wait_for_endpoints(comm, &common)?;
         let found = comm.gather_values(&ready)?;
         let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
         let chosen = told(comm, chosen, code)?.flatten();

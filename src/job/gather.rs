@@ -11,7 +11,7 @@ use tracing::info;
 use super::{
     CodeOf, JobError,
     agree::{Common, everywhere},
-    root::Brief,
+    brief::Brief,
     standing::{Standing, my_files},
 };
 use crate::{
@@ -206,7 +206,7 @@ pub(super) fn gather_alone(
     fingerprint: &str,
     output: &mut OutputFile,
 ) -> Result<(), JobError> {
-    let files = shards::list(&folder.join(super::root::SHARDS))?;
+    let files = shards::list(&folder.join(super::brief::SHARDS))?;
     let lines = Lines::read(files, fingerprint)?;
     let mut comm = crate::comm::Solo::new();
     for (from, to) in stretches(&mut comm, &lines, rows) {

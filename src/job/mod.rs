@@ -5,6 +5,7 @@
 //! reaches the last collective, since a rank that returns early would hang all the others.
 
 mod agree;
+mod brief;
 mod check;
 mod errors;
 mod gather;

@@ -7,8 +7,9 @@ use serde::Serialize;
 use super::{
     Given, JobError, Verdict,
     agree::settled,
+    brief::{is_alive, run_folder},
     gather::gather_alone,
-    root::{is_alive, rules, run_folder},
+    root::rules,
     standing::Standing,
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     JobError,
-    root::{SHARDS, is_alive},
+    brief::{SHARDS, is_alive},
 };
 use crate::{
     output::{Manifest, OutputError},

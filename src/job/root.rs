@@ -6,19 +6,23 @@ use std::{
     time::Instant,
 };
 
-use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use super::{JobError, Verdict, agree::Common, resume, standing::Standing};
+use super::{
+    JobError, Verdict,
+    agree::Common,
+    brief::{Brief, Choice, SHARDS, Share, TOKEN, run_folder},
+    resume,
+    standing::Standing,
+};
 use crate::{
     comm::{Comm, RollCall},
     domain::{Facts, Merge, Probe, Route, Surveyed, Tally},
     output::{Counts, Format, Manifest, OutputError, State, now},
-    prompts::{self, RowTable, Rules, Scanned, Source, Stretch},
+    prompts::{self, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
     settings::{self, Api, Gather, OutputFormat},
     shards::Bitmap,
-    site::is_at_work,
 };
 
 /// Rank 0's own.
@@ -35,35 +39,6 @@ pub(super) struct Root {
     pub(super) tally: Tally,
     began: Instant,
 }
-
-/// What every rank has to know of the run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Brief {
-    pub(super) source: Source,
-    pub(super) rules: Rules,
-    pub(super) folder: PathBuf,
-    pub(super) output: PathBuf,
-    pub(super) format: Option<Format>,
-    pub(super) start: u32,
-    /// Written by rank 0 into the folder, looked for by the others.
-    pub(super) token: String,
-}
-
-/// What is asked of the endpoints.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Choice {
-    pub(super) model: String,
-    pub(super) text_route: Route,
-    pub(super) context: Option<u64>,
-    /// Ready endpoints that serve the model, by rank.
-    pub(super) weights: Vec<u64>,
-}
-
-/// A rank's part: where its rows are.
-pub(super) type Share = Vec<Stretch>;
-
-pub(super) const SHARDS: &str = "shards";
-const TOKEN: &str = "token";
 
 /// Scans the input and opens the run folder.
 pub(super) fn begin(common: &Common, inputs: &[String], ranks: usize) -> Result<Root, JobError> {
@@ -121,13 +96,6 @@ pub(super) fn begin(common: &Common, inputs: &[String], ranks: usize) -> Result<
         began,
     };
     root.open_folder()
-}
-
-/// `answers.jsonl` → `answers.jsonl.run`
-pub(super) fn run_folder(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".run");
-    name.into()
 }
 
 /// The rows' rules, from the settings.
@@ -387,15 +355,6 @@ impl Root {
     pub(super) fn add(&mut self, tally: Tally) {
         self.tally.merge(tally);
     }
-}
-
-/// Is the process that wrote this manifest still at work? On this host its process is asked for; elsewhere its heartbeat.
-pub(super) fn is_alive(manifest: &Manifest, host: &str) -> bool {
-    const SILENCE: u64 = 60;
-    if !manifest.is_alive(SILENCE) {
-        return false;
-    }
-    manifest.host != host || is_at_work(manifest.pid)
 }
 
 fn facts(surveyed: &Surveyed) -> Option<&Facts> {

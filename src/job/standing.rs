@@ -4,7 +4,7 @@
 use super::{
     CodeOf, JobError,
     agree::everywhere,
-    root::{Brief, SHARDS},
+    brief::{Brief, SHARDS},
 };
 use crate::{
     comm::{Combine, Comm},

@@ -14,7 +14,8 @@ use tracing::{error, info, warn};
 use super::{
     JobError,
     agree::Common,
-    root::{Brief, Choice, Root, SHARDS, Share},
+    brief::{Brief, Choice, SHARDS, Share},
+    root::Root,
 };
 use crate::{
     comm::{Comm, Event, Letter, Post, Tag, Typed},

@@ -1,0 +1,57 @@
+//! What all ranks are told of a run, and where its parts lie.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::Route,
+    output::{Format, Manifest},
+    prompts::{Rules, Source, Stretch},
+    site::is_at_work,
+};
+
+/// What every rank has to know of the run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Brief {
+    pub(super) source: Source,
+    pub(super) rules: Rules,
+    pub(super) folder: PathBuf,
+    pub(super) output: PathBuf,
+    pub(super) format: Option<Format>,
+    pub(super) start: u32,
+    /// Written by rank 0 into the folder, looked for by the others.
+    pub(super) token: String,
+}
+
+/// What is asked of the endpoints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Choice {
+    pub(super) model: String,
+    pub(super) text_route: Route,
+    pub(super) context: Option<u64>,
+    /// Ready endpoints that serve the model, by rank.
+    pub(super) weights: Vec<u64>,
+}
+
+/// A rank's part: where its rows are.
+pub(super) type Share = Vec<Stretch>;
+
+pub(super) const SHARDS: &str = "shards";
+pub(super) const TOKEN: &str = "token";
+
+/// `answers.jsonl` → `answers.jsonl.run`
+pub(super) fn run_folder(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".run");
+    name.into()
+}
+
+/// Is the process that wrote this manifest still at work? On this host its process is asked for; elsewhere its heartbeat.
+pub(super) fn is_alive(manifest: &Manifest, host: &str) -> bool {
+    const SILENCE: u64 = 60;
+    if !manifest.is_alive(SILENCE) {
+        return false;
+    }
+    manifest.host != host || is_at_work(manifest.pid)
+}

@@ -96,7 +96,7 @@ pub fn merge(
     to: Option<&str>,
     format: Option<Format>,
 ) -> Result<Verdict, JobError> {
-    let (folder, manifest) = open(run)?;
+    let (folder, mut manifest) = open(run)?;
     let standing = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
     if counts.open > 0 && !partial {
@@ -111,11 +111,22 @@ pub fn merge(
         Some("csv") => Format::Csv,
         _ => Format::Jsonl,
     });
-    let partial_place = format!("{}.partial", manifest.output);
-    let place = to.unwrap_or(if counts.open > 0 { &partial_place } else { &manifest.output });
-    let mut output = OutputFile::create(Path::new(place), format)?;
+    // Beside the folder, wherever it is seen from: the manifest's own name may be relative to another place.
+    let own = folder.to_string_lossy().trim_end_matches(".run").to_owned();
+    let place = match to {
+        Some(place) => place.to_owned(),
+        None if counts.open > 0 => format!("{own}.partial"),
+        None => own.clone(),
+    };
+    let mut output = OutputFile::create(Path::new(&place), format)?;
     gather_alone(&folder, manifest.rows, &manifest.fingerprint, &mut output)?;
     output.finish()?;
+    if counts.open == 0 && place == own && !is_alive(&manifest, &Node::here().host) {
+        // A run that was killed while it gathered: this was the last step.
+        manifest.state = State::Finished;
+        manifest.counts = counts.clone();
+        manifest.write(&folder)?;
+    }
     report::print(&format!(
         "{} answers, {} failures, {} open: {place}\n",
         counts.answered, counts.failed, counts.open

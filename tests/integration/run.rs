@@ -581,3 +581,23 @@ fn few_prompts_are_spread_over_all_servers() {
         assert_eq!(work.fleet.seen(server).served, 10);
     }
 }
+
+#[test]
+fn a_run_that_was_killed_while_it_gathered_is_finished_by_merge() {
+    let work = Work::instant(1);
+    let input = work.prompts(&made_up(60));
+    work.run(&input).ranks(2).run().with_code(0);
+    let answers = work.answers("answers.jsonl");
+    let run = work.path("answers.jsonl").to_string_lossy().into_owned();
+    // As the kill leaves it: all answers in the shard files, no output, a manifest that says "running".
+    std::fs::remove_file(&run).unwrap();
+    let mut manifest = work.manifest("answers.jsonl");
+    manifest["state"] = "running".into();
+    manifest["heartbeat"] = 0.into();
+    std::fs::write(work.path("answers.jsonl.run/manifest.json"), manifest.to_string()).unwrap();
+    let status = || Job::of("status").args([&*run, "--exit-code"]).run();
+    status().with_code(75).says("lost:", 1);
+    Job::of("merge").arg(&run).run().with_code(0);
+    status().with_code(0).says("finished:", 1);
+    assert_eq!(work.answers("answers.jsonl"), answers);
+}

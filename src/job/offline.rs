@@ -159,7 +159,9 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
     let view = PlanView {
         rows: scanned.source.rows,
         files: scanned.source.files.len(),
+        bytes: scanned.source.files.iter().map(|file| file.size).sum(),
         bad: scanned.bad.len(),
+        data: &scanned.data,
         notes: &scanned.notes,
         first: scanned.first.as_ref(),
         format,

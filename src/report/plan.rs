@@ -17,8 +17,12 @@ pub struct PlanView<'a> {
     pub rows: u64,
     /// Its files.
     pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
     /// Rows that cannot be read.
     pub bad: usize,
+    /// Fields of the first row that are data and no parameters.
+    pub data: &'a [String],
     /// What was noticed.
     pub notes: &'a [String],
     /// The first prompt.
@@ -51,6 +55,16 @@ impl fmt::Display for PlanView<'_> {
             self.settings["api"].as_str().unwrap_or_default()
         )?;
         writeln!(f, "parameters: {}", self.sampling)?;
+        let longest = self.settings["max-tokens"].as_u64().unwrap_or_default();
+        writeln!(
+            f,
+            "tokens: about {} of input (four bytes a token), at most {} of answers",
+            self.bytes / 4,
+            self.rows.saturating_mul(longest)
+        )?;
+        if !self.data.is_empty() {
+            writeln!(f, "data, and no parameters: {}", self.data.join(", "))?;
+        }
         if let Some(first) = self.first {
             let (what, text) = match &first.input {
                 Input::Text(text) => ("text", text),

@@ -529,6 +529,7 @@ fn plan_shows_what_a_run_would_do() {
         "0: why",
         "temperature = 0.5 (flag --temperature)",
         "AURORA_SWARM_MAX_TOKENS",
+        "at most 495 of answers",
     ] {
         assert!(plan.out.contains(words), "{words}\n{}", plan.out);
     }

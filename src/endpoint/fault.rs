@@ -74,6 +74,8 @@ pub(super) fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -
         408 | 425 | 500 | 502 | 504 if !is_dying(&what) => {
             Fault::Passing { what, status: Some(status) }
         }
+        // The wrong key or model: it was another server when the work began, and may be that again.
+        401 | 403 | 404 => Fault::Gone { what },
         429 | 503 => Fault::Busy { after: retry_after },
         500..600 => Fault::Gone { what },
         _ => Fault::Request { what, status },
@@ -169,7 +171,6 @@ mod tests {
             assert!(expected, "{case}: {fault:?}");
         }
         for case in [
-            "completions-model-bad",
             "completions-temperature-huge",
             "completions-logprobs-21",
             "completions-structured-outputs-bad-regex",
@@ -178,12 +179,17 @@ mod tests {
             "completions-top-p-0",
             "completions-max-tokens-zero",
             "chat-tools-default",
-            "chat-model-bad",
         ] {
             assert!(
                 matches!(recorded(case), Fault::Request { .. }),
                 "{case}: {:?}",
                 recorded(case)
+            );
+        }
+        for case in ["completions-model-bad", "chat-model-bad"] {
+            assert!(
+                matches!(recorded(case), Fault::Gone { .. }),
+                "{case}: another model is served there now"
             );
         }
         assert_eq!(recorded("completions-list-1025"), Fault::ListTooLong);

@@ -36,6 +36,8 @@ pub(super) struct Driver {
     down_since: Option<Instant>,
     /// Something was settled last, or nothing was there to be.
     moved: Instant,
+    /// Prompts for a full list are being waited for since.
+    filling: Option<Instant>,
 }
 
 type Flight = Pin<Box<dyn Future<Output = Landed>>>;
@@ -69,6 +71,7 @@ impl Driver {
             outcomes: Vec::new(),
             down_since: None,
             moved: now,
+            filling: None,
         }
     }
 
@@ -93,7 +96,9 @@ impl Driver {
                     Err(mpsc::error::TryRecvError::Empty) => break,
                 }
             }
-            self.send(&flights, now);
+            if !self.is_filling(more, now) {
+                self.send(&flights, now);
+            }
             self.ask_again(&flights, now);
             if !self.outcomes.is_empty() || self.stock.len() == 0 {
                 self.moved = now;
@@ -151,6 +156,15 @@ impl Driver {
         self.stock.add(prompt, &self.policy);
     }
 
+    /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
+    fn is_filling(&mut self, more: bool, now: Instant) -> bool {
+        if !more || self.stock.len() >= self.policy.batch {
+            self.filling = None;
+            return false;
+        }
+        now - *self.filling.get_or_insert(now) < FILL
+    }
+
     /// Sends requests while there are permits and prompts.
     fn send(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
         let up: Vec<usize> =
@@ -167,8 +181,8 @@ impl Driver {
     }
 
     fn cut(&mut self, server: usize, others: bool) -> Option<Batch> {
-        let taken = self.servers[server].taken;
-        let free = self.policy.window.saturating_sub(taken);
+        let (taken, free) =
+            (self.servers[server].taken, self.servers[server].free(self.policy.window));
         if free == 0 {
             return None;
         }
@@ -280,13 +294,9 @@ impl Driver {
             }
             Fault::TooManyTokens { left, what } => self.shrink(server, batch, left, &what, took),
             Fault::Busy { after } => {
-                let wait = after.unwrap_or_default().max(pause(batch.tasks[0].attempts));
-                if batch.tasks.len() > 1 && batch.tasks[0].attempts > 1 {
-                    // A list larger than the server's queue is refused for ever.
-                    batch.halves().into_iter().for_each(|half| self.stock.later(now + wait, half));
-                } else {
-                    self.stock.later(now + wait, batch);
-                }
+                self.servers[server].refused(batch.permits());
+                let wait = after.unwrap_or_default().max(pause(batch.tasks[0].attempts.min(3)));
+                self.stock.later(now + wait, batch);
             }
             Fault::Passing { what, status } => {
                 if self.servers[server].stumbled(now) {
@@ -332,17 +342,20 @@ impl Driver {
         took: f64,
     ) {
         let Batch { shared, mut tasks } = batch;
+        // A server that has answered nothing since it came up is not well, whatever it says of itself: what it does is no
+        // try of the prompts', unless they have been around for so long that they may be what breaks it.
+        let well = self.servers[server].has_answered;
         for task in &mut tasks {
-            task.tried += 1;
+            let around = task.attempts >= self.policy.tries.saturating_mul(BREAKS_SERVERS);
+            task.tried += u32::from(well || around);
             task.avoid = Some(server);
         }
         let (over, again): (Vec<Task>, Vec<Task>) =
             tasks.into_iter().partition(|task| task.tried >= self.policy.tries);
-        let most = again.iter().map(|task| task.tried).max();
-        if let Some(tried) = most {
+        if let Some(attempts) = again.iter().map(|task| task.attempts).max() {
             self.tally.retried += again.len() as u64;
             let batch = Batch { shared: shared.clone(), tasks: again };
-            self.stock.later(now + pause(tried), batch);
+            self.stock.later(now + pause(attempts), batch);
         }
         let batch = Batch { shared, tasks: over };
         let what = format!("no answer in {} tries; the last: {what}", self.policy.tries);
@@ -397,6 +410,11 @@ impl Driver {
         }
     }
 }
+
+/// How long a list may wait to be filled.
+const FILL: std::time::Duration = std::time::Duration::from_millis(20);
+/// So many times the tries it has may a prompt be sent to servers that are not well.
+const BREAKS_SERVERS: u32 = 8;
 
 /// How long to wait before another try: half a second, doubling to 8 s, with jitter. A server that needs longer is put
 /// aside, with pauses of its own.

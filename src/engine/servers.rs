@@ -17,6 +17,12 @@ pub(super) struct Server {
     /// Faults since the last answer.
     faults: u32,
     pause: Duration,
+    /// Since it came up.
+    pub(super) has_answered: bool,
+    /// Sequences it takes at a time, as far as it has refused more.
+    limit: usize,
+    /// Answers since it was last changed.
+    answers: u32,
     /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
     pub(super) longest_list: usize,
 }
@@ -30,6 +36,8 @@ enum State {
     Asked,
 }
 
+/// Answers before a limited server is given one more at a time: it should rarely have to refuse.
+const GROW_AFTER: u32 = 16;
 /// Faults in a row before an endpoint is looked at.
 const SUSPICIOUS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -39,7 +47,17 @@ impl Server {
     /// An endpoint that is ready, or is not yet.
     pub(super) fn new(url: Url, ready: bool, now: Instant) -> Self {
         let state = if ready { State::Up } else { State::Aside(now + FIRST_PAUSE) };
-        Self { url, taken: 0, state, faults: 0, pause: FIRST_PAUSE, longest_list: usize::MAX }
+        Self {
+            url,
+            taken: 0,
+            state,
+            faults: 0,
+            pause: FIRST_PAUSE,
+            limit: usize::MAX,
+            answers: 0,
+            has_answered: false,
+            longest_list: usize::MAX,
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -50,6 +68,23 @@ impl Server {
     pub(super) fn answered(&mut self) {
         self.faults = 0;
         self.pause = FIRST_PAUSE;
+        self.has_answered = true;
+        self.answers += 1;
+        if self.answers >= GROW_AFTER && self.limit < usize::MAX {
+            self.limit += 1;
+            self.answers = 0;
+        }
+    }
+
+    /// It has too much to do, with what was left of ours when it refused `permits` more.
+    pub(super) fn refused(&mut self, permits: usize) {
+        self.limit = if self.taken > 0 { self.taken } else { (permits / 2).max(1) };
+        self.answers = 0;
+    }
+
+    /// Permits that are left of a window.
+    pub(super) fn free(&self, window: usize) -> usize {
+        window.min(self.limit).saturating_sub(self.taken)
     }
 
     /// It refused a list of so many for its length.
@@ -77,6 +112,7 @@ impl Server {
     }
 
     fn put_aside(&mut self, now: Instant) {
+        self.has_answered = false;
         self.state = State::Aside(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
@@ -128,6 +164,19 @@ mod tests {
         assert!(server.was_asked(true, later) && server.is_up());
         assert!(server.stumbled(later), "it has shown nothing yet");
         assert_eq!(server.due(), Some(later + FIRST_PAUSE * 2));
+    }
+
+    #[test]
+    fn refusals_lower_what_it_is_given_and_answers_raise_it() {
+        let mut server = Server::new(Url::loopback(1), true, Instant::now());
+        assert_eq!(server.free(64), 64);
+        server.refused(64);
+        assert_eq!(server.free(64), 32, "it was idle, and still refused 64");
+        server.taken = 20;
+        server.refused(12);
+        assert_eq!(server.free(64), 0, "what it has is what it can have");
+        (0..GROW_AFTER * 3).for_each(|_| server.answered());
+        assert_eq!(server.free(64), 3);
     }
 
     #[test]

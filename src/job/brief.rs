@@ -40,6 +40,11 @@ pub(super) type Share = Vec<Stretch>;
 pub(super) const SHARDS: &str = "shards";
 pub(super) const TOKEN: &str = "token";
 
+/// Where a start lays out input that ranks could not read by ranges.
+pub(super) fn spool_name(start: u32) -> String {
+    format!("input-{start:04}")
+}
+
 /// `answers.jsonl` → `answers.jsonl.run`
 pub(super) fn run_folder(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();

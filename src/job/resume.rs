@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     JobError,
-    brief::{SHARDS, is_alive},
+    brief::{SHARDS, is_alive, spool_name},
 };
 use crate::{
     output::{Manifest, OutputError},
@@ -16,21 +16,29 @@ use crate::{
 /// Before the input is read: the run that is there, if it may be gone on with or written over.
 pub(super) fn look(
     settings: &Settings,
-    output: &str,
+    output: &Path,
     folder: &Path,
 ) -> Result<Option<Manifest>, JobError> {
     let refuse = |why: String| Err(JobError::Standing(why));
-    let there = Path::new(output).exists();
-    if there && !folder.is_dir() && !settings.overwrite {
+    if output.exists() && !folder.is_dir() && !settings.overwrite {
         return refuse(format!(
-            "{output} is there and its run folder is not: it may be somebody's answers. Choose another --output, or \
-             --overwrite it"
+            "{} is there and its run folder is not: it may be somebody's answers. Choose another --output, or \
+             --overwrite it",
+            output.display()
         ));
     }
     let manifest = match Manifest::read(folder) {
         Err(error) if !settings.overwrite => return Err(error.into()),
         read => read.ok().flatten(),
     };
+    if manifest.is_none() && !settings.overwrite && !shards::list(&folder.join(SHARDS))?.is_empty()
+    {
+        return refuse(format!(
+            "{} has answers and no manifest, which says what they answer: bring it back, or begin anew with --overwrite or \
+             another --output",
+            folder.display()
+        ));
+    }
     if let Some(manifest) = manifest.as_ref().filter(|it| is_alive(it, &Node::here().host)) {
         return refuse(format!(
             "this run is being worked on, by process {} on {}{}, which wrote its manifest {} s ago: let it end, or end it",
@@ -62,7 +70,7 @@ pub(super) fn go_on(
     start: u32,
 ) -> Result<Option<Manifest>, JobError> {
     if settings.overwrite {
-        clear(settings, folder, start)?;
+        replace(settings, folder, start)?;
         return Ok(None);
     }
     let Some(earlier) = earlier else { return Ok(None) };
@@ -90,26 +98,47 @@ pub(super) fn go_on(
             differ.join("; ")
         )));
     }
+    drop_old_spools(folder, start);
     Ok(Some(earlier))
 }
 
-/// Removes an earlier run, but for what this start has laid out already.
-fn clear(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
-    let kept = format!("input-{start:04}");
-    if let Ok(entries) = std::fs::read_dir(folder) {
-        for entry in entries.flatten().filter(|entry| entry.file_name() != kept.as_str()) {
-            let path = entry.path();
-            let removed = if path.is_dir() {
-                std::fs::remove_dir_all(&path)
-            } else {
-                std::fs::remove_file(&path)
-            };
-            removed.map_err(OutputError::io("cannot remove", &path))?;
+/// The input is the same as before: so are the copies of it that earlier starts laid out.
+fn drop_old_spools(folder: &Path, start: u32) {
+    for old in (1..start).map(|old| folder.join(spool_name(old))).filter(|old| old.is_dir()) {
+        if let Err(error) = std::fs::remove_dir_all(&old) {
+            tracing::warn!("{} cannot be removed: {error}", old.display());
         }
     }
-    let output = Path::new(settings.output.as_deref().unwrap_or_default());
-    if output.is_file() {
-        std::fs::remove_file(output).map_err(OutputError::io("cannot remove", output))?;
+}
+
+/// Puts an earlier run aside, but for what this start has laid out already. It is removed once there is somebody to ask:
+/// a wrong model or a dead server must not cost the answers that are there.
+fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
+    let aside = folder.join(replaced_name(start));
+    let kept = [spool_name(start), replaced_name(start)];
+    let entries =
+        std::fs::read_dir(folder).map(|it| it.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    let old =
+        entries.iter().filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_str()));
+    let output = Path::new(settings.output.as_deref().unwrap_or_default()).to_owned();
+    let output = Some(output).filter(|output| output.is_file());
+    for path in old.map(std::fs::DirEntry::path).chain(output) {
+        std::fs::create_dir_all(&aside).map_err(OutputError::io("cannot make", &aside))?;
+        let place = aside.join(path.file_name().unwrap_or_default());
+        std::fs::rename(&path, &place).map_err(OutputError::io("cannot put aside", &path))?;
     }
     Ok(())
+}
+
+/// The run that was to be overwritten is.
+pub(super) fn drop_replaced(folder: &Path, start: u32) -> Result<(), JobError> {
+    let aside = folder.join(replaced_name(start));
+    if aside.is_dir() {
+        std::fs::remove_dir_all(&aside).map_err(OutputError::io("cannot remove", &aside))?;
+    }
+    Ok(())
+}
+
+fn replaced_name(start: u32) -> String {
+    format!("replaced-{start:04}")
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{
     JobError, Verdict,
     agree::Common,
-    brief::{Brief, Choice, SHARDS, Share, TOKEN, run_folder},
+    brief::{Brief, Choice, SHARDS, Share, TOKEN, run_folder, spool_name},
     resume,
     standing::Standing,
 };
@@ -40,23 +40,41 @@ pub(super) struct Root {
     began: Instant,
 }
 
-/// Scans the input and opens the run folder.
+/// Scans the input and opens the run folder. Where that cannot be, everything is left as it was.
 pub(super) fn begin(common: &Common, inputs: &[String], ranks: usize) -> Result<Root, JobError> {
     let settings = &common.settings;
-    let Some(output) = settings.output.clone() else {
+    let Some(output) = &settings.output else {
         return Err(JobError::Standing("run needs --output FILE".into()));
     };
-    let folder = run_folder(Path::new(&output));
+    let output =
+        std::path::absolute(output).map_err(OutputError::io("cannot find", Path::new(output)))?;
+    let folder = run_folder(&output);
+    let existed = folder.exists();
     let earlier = resume::look(settings, &output, &folder)?;
+    let start = earlier.as_ref().map_or(0, |it| it.starts) + 1;
+    let begun = begin_at(common, inputs, ranks, (output, folder.clone()), earlier, start);
+    begun.inspect_err(|_| {
+        // What this start has made and nothing else: the folder may be somebody's.
+        let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
+        if !existed {
+            let _ = std::fs::remove_dir(&folder);
+        }
+    })
+}
+
+fn begin_at(
+    common: &Common,
+    inputs: &[String],
+    ranks: usize,
+    (output, folder): (PathBuf, PathBuf),
+    earlier: Option<Manifest>,
+    start: u32,
+) -> Result<Root, JobError> {
+    let settings = &common.settings;
     let rules = rules(settings);
     let began = Instant::now();
-    let start = earlier.as_ref().map_or(0, |it| it.starts) + 1;
-    let scanned = read_over(inputs, &rules, &folder, start).inspect_err(|_| {
-        // A run that never began leaves nothing behind.
-        if earlier.is_none() {
-            let _ = std::fs::remove_dir_all(&folder);
-        }
-    })?;
+    let output = output.to_string_lossy().into_owned();
+    let scanned = read_over(inputs, &rules, &folder, start)?;
     scanned.notes.iter().for_each(|note| warn!("{note}"));
     let Scanned { source, table, bad, row_model, .. } = scanned;
     info!(rows = source.rows, seconds = began.elapsed().as_secs_f64(), "the input is read over");
@@ -73,6 +91,7 @@ pub(super) fn begin(common: &Common, inputs: &[String], ranks: usize) -> Result<
     let earlier = resume::go_on(settings, earlier, &source.fingerprint, &folder, start)?;
     let mut manifest =
         earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
+    manifest.output = output;
     manifest.state = State::Running;
     manifest.starts = start;
     manifest.ranks = ranks;
@@ -124,7 +143,7 @@ pub(super) fn read_over(
     start: u32,
 ) -> Result<Scanned, JobError> {
     let mut files = Vec::new();
-    let spool = folder.join(format!("input-{start:04}"));
+    let spool = folder.join(spool_name(start));
     let named: Vec<String> = inputs.iter().filter(|it| *it != "-").cloned().collect();
     let found = if named.is_empty() { Vec::new() } else { prompts::find(&named)? };
     let plain = |number: usize, path: &Path, from: &mut dyn std::io::Read| {
@@ -199,7 +218,9 @@ impl Root {
         found: &[Vec<Surveyed>],
     ) -> Result<Option<Choice>, JobError> {
         let choice = self.chosen(common, found);
-        if !matches!(choice, Ok(Some(_))) {
+        if matches!(choice, Ok(Some(_))) {
+            resume::drop_replaced(&self.folder, self.manifest.starts)?;
+        } else {
             self.manifest.state = State::Stopped;
             self.manifest.write(&self.folder)?;
         }
@@ -293,8 +314,14 @@ impl Root {
     }
 
     /// What the shard files say was done before: the manifest of a run that was killed is behind them.
-    pub(super) fn begin_from(&mut self, standing: &Standing) {
+    pub(super) fn begin_from(
+        &mut self,
+        standing: &Standing,
+        done: &Bitmap,
+    ) -> Result<(), JobError> {
+        self.bad.retain(|bad| !done.has(bad.index));
         self.manifest.counts = standing.counts(self.source.rows);
+        Ok(self.manifest.write(&self.folder)?)
     }
 
     /// While the work goes on: what is done so far, about (a failed prompt that is asked again is counted once more).

@@ -31,12 +31,11 @@ pub fn run(
     let brief = comm.broadcast_value(root.as_ref().map(root::Root::brief))?;
     check_folder(comm, &brief, &common.place, code)?;
     let standing = Standing::read(comm, &brief, code)?;
-    let to_do = standing.to_do(common.settings.retry_failed);
-    if let Some(root) = &mut root {
-        root.begin_from(&standing);
-    }
+    let done = standing.done(common.settings.retry_failed);
+    let noted = root.as_mut().map(|root| root.begin_from(&standing, &done));
+    told(comm, noted, code)?;
 
-    if to_do.gaps().next().is_some() {
+    if done.gaps().next().is_some() {
         let ready = wait_for_endpoints(comm, &common)?;
         let found = comm.gather_values(&ready)?;
         let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
@@ -44,7 +43,7 @@ pub fn run(
         let Some(choice) = comm.broadcast_value(Some(chosen))? else {
             return Ok(Verdict::NoEndpoint);
         };
-        let shares = root.as_ref().map(|root| root.shares(&to_do, &choice));
+        let shares = root.as_ref().map(|root| root.shares(&done, &choice));
         let share = comm.scatter_values(shares)?;
         let over = work::work(comm, &common, &brief, &choice, ready, share, root.as_mut())?;
         let here = if over == Over::Together {

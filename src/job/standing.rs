@@ -78,7 +78,7 @@ impl Standing {
     }
 
     /// Everything but this is to do.
-    pub(super) fn to_do(&self, retry_failed: bool) -> Bitmap {
+    pub(super) fn done(&self, retry_failed: bool) -> Bitmap {
         let mut done = self.answered.clone();
         if !retry_failed {
             done.join(&self.for_good);

@@ -223,7 +223,9 @@ fn complain(ended: &Ended) {
     match ended {
         Ended::Finished | Ended::Stopped | Ended::NotWritten => {} // the last was told where it happened
         Ended::NobodyLeft => {
-            warn!("none of this rank's endpoints answers any more: its open prompts stay open")
+            warn!(
+                "this rank's endpoints have answered nothing for as long as --ready-timeout bears: its open prompts stay open"
+            )
         }
         Ended::NotRead(why) => error!("the input cannot be read on: {why}"),
         Ended::NotStarted(why) => error!("this rank cannot work: {why}"),
@@ -328,6 +330,10 @@ impl<'c, 'r> Listener<'c, 'r> {
 
     fn sum(&self) -> Progress {
         let mut sum = Progress::default();
+        let bad = self.root.bad.len() as u64;
+        if bad > 0 {
+            sum.tally.failed.insert(FailureKind::BadRow, bad);
+        }
         for rank in &self.ranks {
             sum.tally.merge(rank.progress.tally.clone());
             sum.in_flight += rank.progress.in_flight;

@@ -23,6 +23,9 @@ impl OutputFile {
     /// # Errors
     /// Where the file beside it cannot be made.
     pub fn create(place: &Path, format: Format) -> Result<Self, OutputError> {
+        // A link stays one: what it points to is replaced.
+        let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
+        let place = pointed.as_deref().unwrap_or(place);
         let part = beside(place, "part");
         let file = File::create(&part).map_err(OutputError::io("cannot make", &part))?;
         let file = BufWriter::with_capacity(1 << 20, file);

@@ -219,6 +219,15 @@ impl Settings {
         if let Some((_, key)) = least_one.iter().find(|(value, _)| *value == 0) {
             return Err(format!("{key} cannot be 0"));
         }
+        if self.timeout.get().is_zero() {
+            return Err("timeout cannot be 0: no server answers in no time".into());
+        }
+        if self.base_port == Some(0) {
+            return Err("base-port cannot be 0".into());
+        }
+        if self.max_context.is_some_and(|it| it < 2) {
+            return Err("max-context has to hold a prompt and an answer".into());
+        }
         if self.temperature.is_some_and(|it| !(0.0..=2.0).contains(&it)) {
             return Err("temperature is from 0 to 2".into());
         }

@@ -188,7 +188,8 @@ fn kill_9_of_everything_loses_at_most_what_was_in_flight() {
     let before = work.served();
     job("answers.jsonl").ranks(3).run().with_code(0);
     let again = work.served() - before;
-    assert!(again <= 1_500 - kept as u64, "{again} asked, though {kept} were kept");
+    // The servers go on with what was in flight (2 windows of 16) until they notice.
+    assert!(again <= 1_500 - kept as u64 + 32, "{again} asked, though {kept} were kept");
     job("undisturbed.jsonl").ranks(1).run().with_code(0);
     assert_equal(&work.answers("undisturbed.jsonl"), &work.answers("answers.jsonl"));
     assert_eq!(work.manifest("answers.jsonl")["starts"], 2);
@@ -601,4 +602,87 @@ fn a_run_that_was_killed_while_it_gathered_is_finished_by_merge() {
     Job::of("merge").arg(&run).run().with_code(0);
     status().with_code(0).says("finished:", 1);
     assert_eq!(work.answers("answers.jsonl"), answers);
+}
+
+#[test]
+fn a_refused_start_leaves_what_was_there() {
+    let work = Work::instant(1);
+    let typo = work.file("typo.jsonl", "{\"promt\": 1}\n");
+    std::fs::create_dir(work.path("theirs.jsonl.run")).unwrap();
+    work.file("theirs.jsonl.run/thesis.tex", "years of work");
+    work.run_to(&typo, "theirs.jsonl").run().with_code(5);
+    assert!(work.has("theirs.jsonl.run/thesis.tex"));
+
+    let input = work.prompts(&made_up(30));
+    work.run(&input).run().with_code(0);
+    let shards = work.lines_on_disk("answers.jsonl");
+    std::fs::remove_file(work.path("answers.jsonl.run/manifest.json")).unwrap();
+    work.run(&typo).run().with_code(5);
+    work.run(&input).run().with_code(5).complains("no manifest");
+    assert_eq!(work.lines_on_disk("answers.jsonl"), shards);
+    // Written over only once there is somebody to ask.
+    let nobody = ["--overwrite", "--endpoint", "http://127.0.0.1:9", "--ready-timeout", "1s"];
+    let output = work.path("answers.jsonl").to_string_lossy().into_owned();
+    Job::of("run").args([&*input, "--output", &output]).args(nobody).run().with_code(6);
+    assert!(work.has("answers.jsonl.run/replaced-0001/shards/0001-00000.jsonl"));
+    assert!(work.has("answers.jsonl.run/replaced-0001/answers.jsonl"));
+    work.run(&input).arg("--overwrite").run().with_code(0);
+    assert_eq!(work.answers("answers.jsonl").len(), 30);
+}
+
+#[test]
+fn a_list_larger_than_the_servers_queue_is_cut_down() {
+    let small = Profile { max_queued: Some(5), ..slow() };
+    let work = Work::with(vec![small]);
+    let input = work.prompts(&made_up(40));
+    let job = work.run(&input).args(["--api", "completions", "--max-tokens", "4"]);
+    job.run().with_code(0);
+    assert_eq!(work.counts("answers.jsonl"), [40, 40, 0, 0]);
+}
+
+#[test]
+fn answers_lie_where_this_start_says_wherever_it_is_started_from() {
+    let work = Work::instant(1);
+    let input = work.prompts(&made_up(20));
+    std::fs::create_dir(work.path("elsewhere")).unwrap();
+    let run = |cwd: &str, output: &str| {
+        let job =
+            Job::of("run").args([&*input, "--output", output, "--endpoint", &work.fleet.url(0)]);
+        job.cwd(&work.path(cwd)).run().with_code(0);
+    };
+    run(".", "here.jsonl");
+    std::fs::rename(work.path("here.jsonl"), work.path("kept.jsonl")).unwrap();
+    run("elsewhere", "../here.jsonl");
+    assert_eq!(work.answers("here.jsonl"), work.answers("kept.jsonl"));
+    std::fs::remove_file(work.path("here.jsonl")).unwrap();
+    Job::of("merge").arg("../here.jsonl").cwd(&work.path("elsewhere")).run().with_code(0);
+    assert_eq!(work.answers("here.jsonl"), work.answers("kept.jsonl"));
+    assert!(!work.has("elsewhere/here.jsonl"));
+}
+
+#[test]
+fn what_a_server_that_is_not_well_does_is_no_fault_of_prompts() {
+    for fault in [Fault::Eof, Fault::Status(404), Fault::Status(401)] {
+        let sick =
+            Script { seed: 1, rules: vec![Rule { from: 20, ..Rule::always(fault.clone()) }] };
+        let work = Work::with(vec![Profile { script: sick, ..Profile::instant() }]);
+        let input = work.prompts(&made_up(200));
+        let job = work.run(&input).args(["--timeout", "1s", "--ready-timeout", "2s"]);
+        job.ranks(2).run().with_code(75);
+        let [_, answered, failed, open] = work.counts("answers.jsonl");
+        assert!(
+            answered > 0 && failed == 0 && open > 100,
+            "{fault:?}: {answered}, {failed}, {open}"
+        );
+    }
+}
+
+#[test]
+fn bad_rows_that_fail_are_counted_once() {
+    let work = Work::instant(1);
+    let input = work.file("rows.jsonl", "{\"prompt\":\"a\"}\n{\"prompt\":7}\n");
+    let job = || work.run(&input).args(["--bad-rows", "fail"]).ranks(2);
+    job().run().with_code(3).says("failed: 1 with a row that cannot be read", 1);
+    job().run().with_code(3).says("nothing was asked", 1);
+    assert_eq!(work.lines_on_disk("answers.jsonl"), 2);
 }

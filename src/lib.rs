@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, site, report} → settings → domain
+//! cli → job → {engine → endpoint, comm, prompts, shards, report → output, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -29,6 +29,8 @@
 //! | the environment | `settings/environment.rs` |
 //! | stdout and stderr | `report` |
 //! | clap | `cli` |
+//! | shard files | `shards` |
+//! | the gathered file, the manifest | `output` |
 
 pub mod cli;
 

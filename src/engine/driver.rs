@@ -136,7 +136,7 @@ impl Driver {
         }
     }
 
-    /// Twice what the windows hold: enough to cut full lists from, little enough to lose nothing by it.
+    /// As much again as the windows hold: enough to cut full lists from, little enough to lose nothing by it.
     fn wants_more(&self) -> bool {
         let windows = self.policy.window * self.servers.iter().filter(|it| it.is_up()).count();
         self.stock.len() < windows.max(1) + self.policy.batch

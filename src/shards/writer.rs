@@ -122,3 +122,10 @@ impl ShardWriter {
         ShardError::of("cannot write answers to the shard file", &self.path)
     }
 }
+
+impl Drop for ShardWriter {
+    /// The orderly end. What cannot be synced now is on its way to the disk all the same, and nobody is left to tell.
+    fn drop(&mut self) {
+        let _ = self.sync();
+    }
+}

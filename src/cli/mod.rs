@@ -89,7 +89,12 @@ fn on_ranks(
         }
     };
     report::this_is_rank(comm.rank(), &Node::here().host);
-    let code = told(&command(comm.as_mut()));
+    let ended = command(comm.as_mut());
+    let code = told(&ended);
+    if matches!(ended, Err(JobError::Comm(_))) {
+        // It may be this rank's alone, and the others wait in a collective that it will never come to.
+        comm.abort(code);
+    }
     comm.finish();
     code
 }

@@ -295,6 +295,7 @@ impl Comm for MpiComm {
     }
 
     fn abort(&self, code: u8) -> ! {
+        std::thread::sleep(LAST_WORDS);
         self.world.abort(i32::from(code))
     }
 
@@ -339,6 +340,8 @@ impl MpiComm {
     }
 }
 
+/// An abort may overtake what was printed just before it: the launcher gets a moment to pass that on.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(200);
 /// The largest message: MPI counts are C ints.
 const MOST_BYTES: usize = i32::MAX as usize;
 /// The largest piece of a collective: below MPI's 2 GiB, and what one buffer may well hold.
@@ -347,6 +350,7 @@ const PIECE: usize = 64 << 20;
 /// Local. Ends the whole job if MPI is running in this process; called from any thread, by the panic hook.
 pub(super) fn abort_if_running(code: u8) {
     if mpi::is_initialized() && !mpi::is_finalized() {
+        std::thread::sleep(LAST_WORDS);
         // SAFETY: MPI is initialised. From another thread than MPI's own this is outside the standard, and the last
         // resort: it works on MPICH and Open MPI, and the alternative is a job that hangs.
         unsafe { mpi::ffi::MPI_Abort(mpi::ffi::RSMPI_COMM_WORLD, i32::from(code)) };

@@ -107,8 +107,7 @@ fn chat_body(shared: &Shared, prompts: &[&Prompt], system: Option<&str>) -> Vec<
 
 /// The conversation: a row's own, or its text as one user message; the job's system message first, unless the row's own
 /// conversation begins with one.
-#[must_use]
-pub fn messages(input: &Input, system: Option<&str>) -> String {
+fn messages(input: &Input, system: Option<&str>) -> String {
     let system =
         system.map(|text| format!("{{\"role\":\"system\",\"content\":{}}}", json_text(text)));
     match input {

@@ -10,7 +10,7 @@ mod http;
 mod probe;
 mod wire;
 
-pub use ask::{Reply, Shared, ask, messages};
+pub use ask::{Reply, Shared, ask};
 pub use fault::Fault;
 pub use http::{Answer, Client, Trouble};
 pub use probe::probe;

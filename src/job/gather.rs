@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Bytes at rank 0 at a time, about.
-pub(super) const ROUND: u64 = 32 << 20;
+const ROUND: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
 const BINS: u64 = 4096;
 

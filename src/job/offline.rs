@@ -9,13 +9,13 @@ use super::{
     agree::settled,
     brief::{is_alive, run_folder},
     gather::gather_alone,
-    root::rules,
+    root::{format, read_over, rules},
     standing::Standing,
 };
 use crate::{
     output::{Format, Manifest, OutputFile, State, now},
     report::{self, PlanView},
-    settings::{OutputFormat, Resolved},
+    settings::Resolved,
     site::Node,
 };
 
@@ -105,14 +105,10 @@ pub fn merge(
             counts.open, counts.submitted
         )));
     }
-    let wanted = manifest.settings["output-format"].as_str();
-    let format = format.unwrap_or(match wanted {
-        Some("openai-batch") => Format::OpenaiBatch,
-        Some("csv") => Format::Csv,
-        _ => Format::Jsonl,
-    });
+    let format = format.unwrap_or(manifest.format);
     // Beside the folder, wherever it is seen from: the manifest's own name may be relative to another place.
-    let own = folder.to_string_lossy().trim_end_matches(".run").to_owned();
+    let own = folder.to_string_lossy();
+    let own = own.strip_suffix(".run").unwrap_or(&own).to_owned();
     let place = match to {
         Some(place) => place.to_owned(),
         None if counts.open > 0 => format!("{own}.partial"),
@@ -143,18 +139,12 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
     let Resolved { settings, origins } = settled(config, flags, &environment)?;
     let scratch = Path::new(environment.get("TMPDIR").unwrap_or("/tmp"))
         .join(format!("aurora-swarm-plan-{}", std::process::id()));
-    let scanned = super::root::read_over(inputs, &rules(&settings), &scratch, 1);
+    let scanned = read_over(inputs, &rules(&settings), &scratch, 1);
     let _ = std::fs::remove_dir_all(&scratch);
     let scanned = scanned?;
     let done = match &settings.output {
         Some(output) => Manifest::read(&run_folder(Path::new(output)))?.map(|it| it.counts),
         None => None,
-    };
-    let format = match settings.output_format {
-        Some(OutputFormat::Csv) => "csv",
-        Some(OutputFormat::OpenaiBatch) => "openai-batch",
-        None if scanned.source.openai_batch => "openai-batch",
-        _ => "jsonl",
     };
     let view = PlanView {
         rows: scanned.source.rows,
@@ -164,7 +154,7 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
         data: &scanned.data,
         notes: &scanned.notes,
         first: scanned.first.as_ref(),
-        format,
+        format: format(&settings, &scanned.source),
         sampling: settings.sampling().json(),
         settings: serde_json::to_value(&settings).unwrap_or_default(),
         origins: &origins,

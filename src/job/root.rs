@@ -37,6 +37,8 @@ pub(super) struct Root {
     /// Rows that cannot be read, which are failed outcomes.
     pub(super) bad: Vec<prompts::BadRow>,
     pub(super) tally: Tally,
+    /// Do answers come together in one file?
+    gather: bool,
     began: Instant,
 }
 
@@ -92,6 +94,7 @@ fn begin_at(
     let mut manifest =
         earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
     manifest.output = output;
+    manifest.format = format(settings, &source);
     manifest.state = State::Running;
     manifest.starts = start;
     manifest.ranks = ranks;
@@ -112,9 +115,21 @@ fn begin_at(
         row_model,
         bad,
         tally: Tally::default(),
+        gather: settings.gather == Gather::Root,
         began,
     };
     root.open_folder()
+}
+
+/// The answers' format: what was asked for, else what the input is in.
+pub(super) fn format(settings: &settings::Settings, source: &Source) -> Format {
+    match settings.output_format {
+        Some(OutputFormat::Jsonl) => Format::Jsonl,
+        Some(OutputFormat::OpenaiBatch) => Format::OpenaiBatch,
+        Some(OutputFormat::Csv) => Format::Csv,
+        None if source.openai_batch => Format::OpenaiBatch,
+        None => Format::Jsonl,
+    }
 }
 
 /// The rows' rules, from the settings.
@@ -191,24 +206,10 @@ impl Root {
             rules: self.rules.clone(),
             folder: std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone()),
             output: std::path::absolute(&self.manifest.output).unwrap_or_default(),
-            format: self.format(),
+            format: self.gather.then_some(self.manifest.format),
             start: self.manifest.starts,
             token: self.token(),
         }
-    }
-
-    /// None where nothing is gathered.
-    fn format(&self) -> Option<Format> {
-        let settings: settings::Settings =
-            serde_json::from_value(self.manifest.settings.clone()).unwrap_or_default();
-        let format = match settings.output_format {
-            Some(OutputFormat::Jsonl) => Format::Jsonl,
-            Some(OutputFormat::OpenaiBatch) => Format::OpenaiBatch,
-            Some(OutputFormat::Csv) => Format::Csv,
-            None if self.source.openai_batch => Format::OpenaiBatch,
-            None => Format::Jsonl,
-        };
-        (settings.gather == Gather::Root).then_some(format)
     }
 
     /// The model, the route and who is there to be asked; `None` where nobody is.
@@ -346,7 +347,8 @@ impl Root {
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
         self.manifest.write(&self.folder)?;
-        let gathered = self.format().is_some() && counts.open == 0;
+        resume::drop_replaced(&self.folder, self.manifest.starts)?;
+        let gathered = self.gather && counts.open == 0;
         report::print(
             &Finish {
                 counts: &counts,

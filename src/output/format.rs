@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// The lines as they are.
+    #[default]
     Jsonl,
     /// Lines as OpenAI's batch API answers.
     OpenaiBatch,
@@ -26,6 +28,17 @@ const COLUMNS: [&str; 10] = [
     "completion_tokens",
     "model",
 ];
+
+impl std::fmt::Display for Format {
+    /// As `--output-format` has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Jsonl => "jsonl",
+            Self::OpenaiBatch => "openai-batch",
+            Self::Csv => "csv",
+        })
+    }
+}
 
 impl Format {
     /// What stands before the first answer.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{OutputError, writer::replace};
+use super::{Format, OutputError, writer::replace};
 use crate::settings::Origin;
 
 /// The format this build writes and reads.
@@ -31,6 +31,9 @@ pub struct Manifest {
     pub fingerprint: String,
     /// Where the answers go.
     pub output: String,
+    /// The answers' format.
+    #[serde(default)]
+    pub format: Format,
     /// Rows of the input.
     pub rows: u64,
     /// What decides an answer; a run goes on only with the same.
@@ -108,6 +111,7 @@ impl Manifest {
             input: Vec::new(),
             fingerprint: fingerprint.into(),
             output: output.into(),
+            format: Format::Jsonl,
             rows,
             deciding: BTreeMap::new(),
             model: None,

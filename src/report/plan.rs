@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     domain::{Input, Prompt},
-    output::Counts,
+    output::{Counts, Format},
     settings::Origin,
 };
 
@@ -28,7 +28,7 @@ pub struct PlanView<'a> {
     /// The first prompt.
     pub first: Option<&'a Prompt>,
     /// The answers' format.
-    pub format: &'a str,
+    pub format: Format,
     /// Request parameters where a row has none, as JSON.
     pub sampling: String,
     /// All settings.

@@ -376,6 +376,9 @@ fn openai_batch_files_in_and_out() {
             _ => assert_eq!(choice["text"], by_completions(&prompt, 5)),
         }
     }
+    let answers = work.answers("answers.jsonl");
+    Job::of("merge").arg(&work.path("answers.jsonl").to_string_lossy()).run().with_code(0);
+    assert_eq!(work.answers("answers.jsonl"), answers, "merged in the format of the run");
 }
 
 #[test]

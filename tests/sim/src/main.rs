@@ -5,6 +5,7 @@
 use clap::Parser;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use vllm_sim::{
@@ -247,19 +248,23 @@ fn run(flags: &Flags) -> io::Result<()> {
     }
     let profiles = (0..usize::from(flags.endpoints)).map(|at| flags.profile(at)).collect();
     let fleet = Fleet::on_threads(profiles, flags.threads)?;
+    let endpoints = fleet.endpoints().to_vec();
+    let (watching, is_watching) = mpsc::channel();
+    std::thread::spawn(move || watch_signals(&endpoints, &watching));
+    // Who reads `ready` may send a signal at once: it must find its handler.
+    is_watching.recv().map_err(|_| io::Error::other("the signal handlers cannot be set"))?;
     let mut out = io::stdout().lock();
     for url in fleet.urls() {
         writeln!(out, "ready {url}")?;
     }
     out.flush()?;
     drop(out);
-    let endpoints = fleet.endpoints().to_vec();
-    std::thread::spawn(move || watch_signals(&endpoints));
     fleet.wait()
 }
 
-/// The first signal does what the endpoints' profiles say, the second ends the program.
-fn watch_signals(endpoints: &[std::sync::Arc<vllm_sim::Endpoint>]) {
+/// The first signal does what the endpoints' profiles say, the second ends the program. Says
+/// so once the handlers are set.
+fn watch_signals(endpoints: &[std::sync::Arc<vllm_sim::Endpoint>], watching: &mpsc::Sender<()>) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return;
     };
@@ -269,6 +274,7 @@ fn watch_signals(endpoints: &[std::sync::Arc<vllm_sim::Endpoint>]) {
         else {
             return;
         };
+        let _ = watching.send(());
         let mut times = 0;
         loop {
             tokio::select! {

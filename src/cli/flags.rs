@@ -96,15 +96,26 @@ pub(super) struct Requests {
     /// Tokens left free when an answer is cut to fit the context [default: 512]
     #[arg(long, value_name = "N")]
     buffer: Option<String>,
-    /// The most prompts a request [default: 16]
+    /// Prompts a request: a number, or what the endpoint's pace asks for [default: auto]
     #[arg(long, value_name = "N")]
     batch_size: Option<String>,
     /// One prompt a request
     #[arg(long)]
     no_batch: bool,
-    /// Prompts in flight at each endpoint, exactly [default: 64]
+    /// How long prompts wait for others that would make a full list [default: 20ms]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    max_wait: Option<String>,
+    /// Prompts in flight at each endpoint: a number, or what keeps it full [default: auto]
     #[arg(long, value_name = "N")]
     concurrency: Option<String>,
+    /// Requests begun a second at each endpoint, at most [default: no limit]
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<String>,
+    /// Conversations as lists of texts: `auto`, `none`, or the model's template FILE or folder [default: auto]
+    ///
+    /// auto: the model's own folder, where the server names one that can be read here.
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<String>,
     /// A request's time limit; it grows with very long lists [default: 300s]
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
@@ -159,7 +170,7 @@ pub(super) struct Answers {
     /// `root`: one file (default); `none`: shard files only, for `merge` later
     #[arg(long, value_name = "WHERE")]
     gather: Option<String>,
-    /// Token counts: `share` (default) or `off`
+    /// Token counts: `share` of a list's sum (default), `exact`, or `off`
     #[arg(long, value_name = "HOW")]
     usage: Option<String>,
     /// Leave the prompt out of the answer

@@ -1,5 +1,7 @@
 //! What became of a prompt: answered, or failed by its own fault. A prompt without an outcome is open.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Prompt;
@@ -89,7 +91,7 @@ pub struct Settled {
     /// What became of it.
     pub outcome: Outcome,
     /// The server's URL; none where no server was asked.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Arc<str>>,
     /// From sending the last request to its answer, in seconds.
     pub latency: f64,
     /// Requests that held this prompt.

@@ -32,6 +32,14 @@ pub enum Input {
     Messages(String),
 }
 
+impl Input {
+    /// Is nothing asked?
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        matches!(self, Self::Text(text) if text.trim().is_empty())
+    }
+}
+
 /// Which of a server's routes answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Route {

@@ -5,12 +5,17 @@
 //! redirects (a slash too many is a mistake to show, not to follow).
 #![expect(clippy::disallowed_types, reason = "the owner of reqwest")]
 
-use std::{error::Error as _, time::Duration};
+use std::{
+    error::Error as _,
+    time::{Duration, Instant},
+};
 
 use crate::{domain::Url, settings::Secret};
 
 /// vLLM closes a connection that was idle for 5 s; a request written at that moment gets no answer.
 const IDLE: Duration = Duration::from_secs(4);
+/// What a stale connection takes to show it, at most.
+const STALE: Duration = Duration::from_millis(100);
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Connections to servers. Cheap to clone; clones share connections.
@@ -99,13 +104,28 @@ impl Client {
             request = request.bearer_auth(key.reveal());
         }
         let trouble = |error: reqwest::Error| trouble(&error, limit);
-        let answer = request.timeout(limit).send().await.map_err(trouble)?;
+        let request = request.timeout(limit);
+        // The body is shared, so this copies no more than the head.
+        let again = request.try_clone();
+        let sent = Instant::now();
+        let answer = match (request.send().await, again) {
+            // A connection that the server closed while it was idle ends at once and without a byte: that is nobody's
+            // failure, and a new one is free.
+            (Err(error), Some(again)) if is_stale(&error) && sent.elapsed() < STALE => {
+                again.send().await.map_err(trouble)?
+            }
+            (answer, _) => answer.map_err(trouble)?,
+        };
         let status = answer.status().as_u16();
         let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let retry_after = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let body = answer.bytes().await.map_err(trouble)?.into();
         Ok(Answer { status, retry_after, body })
     }
+}
+
+fn is_stale(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
 fn trouble(error: &reqwest::Error, limit: Duration) -> Trouble {

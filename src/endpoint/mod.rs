@@ -5,12 +5,18 @@
 //! found by probing and done without.
 
 mod ask;
+mod canary;
 mod fault;
 mod http;
+mod metrics;
 mod probe;
+mod reply;
 mod wire;
 
-pub use ask::{Reply, Shared, ask};
+pub use ask::{Question, Shared, ask, conversation};
+pub use canary::{Canary, ask_both_ways};
 pub use fault::Fault;
 pub use http::{Answer, Client, Trouble};
+pub use metrics::{Load, load};
 pub use probe::probe;
+pub use reply::Reply;

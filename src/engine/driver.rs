@@ -1,51 +1,64 @@
-//! One loop that keeps a rank's endpoints full: takes prompts in, sends what fits, settles what comes back.
+//! One loop that keeps a rank's endpoints full: takes prompts in, sends what fits, hands on what comes back.
 //!
-//! One task owns all state; requests in flight are futures it polls. Permits are taken before a list is cut and come back
-//! with its answers. Decisions are `stock`'s, `servers'` and `policy`'s; this file only makes them happen.
+//! One task owns all state; requests under way are futures it polls. Permits are taken before a list is cut and come back
+//! with its answers. Decisions are those of `stock`, `window`, `lists`, `endgame` and their like; what becomes of a request
+//! that came back is in `verdicts`; this file only makes things happen.
 
-use std::{pin::Pin, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::sleep_until};
-use tracing::{debug, info, warn};
 
 use super::{
-    Ended, Policy, Progress,
-    servers::Server,
-    stock::{Batch, Stock, Task},
+    Command, Ended, Policy, Progress, Size, Word,
+    alike::Alike,
+    endgame::{self, Age, Speed},
+    flights::{self, Flight, Landed, Outgoing, UnderWay},
+    servers::{Endpoint, Server},
+    stock::{Batch, Room, Stock},
+    trust::Trust,
 };
 use crate::{
-    domain::{
-        Answer, Failure, FailureKind, Input, Outcome, Probe, Prompt, Route, Settled, Tally, Url,
-    },
-    endpoint::{Client, Fault, Reply, ask, probe},
+    domain::{Prompt, Route, Settled, Tally},
+    endpoint::Client,
 };
 
-/// What the loop needs to begin.
+/// What the loop needs to begin, and all that it knows.
 pub(super) struct Driver {
     pub(super) policy: Policy,
     pub(super) client: Client,
-    servers: Vec<Server>,
-    stock: Stock,
-    tally: Tally,
+    pub(super) servers: Vec<Server>,
+    pub(super) stock: Stock,
+    pub(super) tally: Tally,
     /// Sequences in flight.
-    in_flight: usize,
-    outcomes: Vec<Settled>,
+    pub(super) in_flight: usize,
+    pub(super) under_way: HashMap<u64, UnderWay>,
+    ids: u64,
+    /// Prompts that are asked twice, by index.
+    pub(super) twins: HashMap<u64, Twin>,
+    pub(super) alike: Alike,
+    pub(super) outcomes: Vec<Settled>,
+    /// Nothing is sent until somebody decides whether the job is wrong.
+    pub(super) paused: bool,
+    /// More prompts may come.
+    more: bool,
     /// No endpoint has been up since.
     down_since: Option<Instant>,
     /// Something was settled last, or nothing was there to be.
     moved: Instant,
     /// Prompts for a full list are being waited for since.
     filling: Option<Instant>,
+    next_copies: Instant,
 }
 
-type Flight = Pin<Box<dyn Future<Output = Landed>>>;
-
-/// What came back.
-enum Landed {
-    Reply { server: usize, batch: Batch, result: Result<Reply, Fault>, took: f64 },
-    Probe { server: usize, probe: Probe },
+/// A prompt that is asked twice: the first answer counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Twin {
+    pub(super) requests: [u64; 2],
+    pub(super) settled: bool,
 }
 
 /// What the loop woke up for.
@@ -53,336 +66,322 @@ enum Woken {
     Landed(Landed),
     Prompt(Option<Prompt>),
     Time,
-    Stop,
+    Command(Option<Command>),
 }
 
+/// Prompts read ahead, and the bytes of their texts: enough to order the work in, little enough to lose nothing by it.
+const AHEAD: usize = 16_384;
+const AHEAD_BYTES: usize = 16 << 20;
+/// How often copies are thought of.
+const COPIES_EVERY: Duration = Duration::from_millis(100);
+/// Replies taken in before what they free is used: one look at everything serves many.
+const AT_ONCE: usize = 64;
+
 impl Driver {
-    pub(super) fn new(policy: Policy, client: Client, urls: Vec<(Url, bool)>) -> Self {
+    pub(super) fn new(policy: Policy, client: Client, endpoints: Vec<Endpoint>) -> Self {
         let now = Instant::now();
-        let servers: Vec<Server> =
-            urls.into_iter().map(|(url, ready)| Server::new(url, ready, now)).collect();
+        let server = |endpoint| Server::new(endpoint, &policy, now);
         Self {
+            servers: endpoints.into_iter().map(server).collect(),
+            alike: Alike::new(policy.alike),
             policy,
             client,
-            servers,
             stock: Stock::default(),
             tally: Tally::default(),
             in_flight: 0,
+            under_way: HashMap::new(),
+            ids: 0,
+            twins: HashMap::new(),
             outcomes: Vec::new(),
+            paused: false,
+            more: true,
             down_since: None,
             moved: now,
             filling: None,
+            next_copies: now,
         }
     }
 
-    /// Until every prompt has its outcome, nobody is left to ask, or `stop` says so.
+    /// Until every prompt has its outcome, nobody is left to ask, or a command says so.
     pub(super) async fn run(
         mut self,
         mut prompts: mpsc::Receiver<Prompt>,
         settled: mpsc::Sender<Vec<Settled>>,
-        mut stop: mpsc::Receiver<()>,
-        tell: impl Fn(Progress),
+        mut commands: mpsc::Receiver<Command>,
+        tell: impl Fn(Word),
     ) -> (Ended, Tally) {
         let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
-        let mut more = true;
         let mut next_word = Instant::now();
         loop {
             let now = Instant::now();
             self.stock.ripen(now);
-            while more && self.wants_more() {
-                match prompts.try_recv() {
-                    Ok(prompt) => self.take_in(prompt),
-                    Err(mpsc::error::TryRecvError::Disconnected) => more = false,
-                    Err(mpsc::error::TryRecvError::Empty) => break,
-                }
-            }
-            if !self.is_filling(more, now) {
+            self.take_what_is_there(&mut prompts);
+            if !self.paused && !self.is_filling(now) {
                 self.send(&flights, now);
+                self.copy(&flights, now);
             }
             self.ask_again(&flights, now);
+            let all_done = !self.more && self.stock.len() == 0 && self.in_flight == 0;
+            if !self.paused
+                && let Some((count, message)) = self.alike.verdict(all_done)
+            {
+                self.paused = true;
+                tell(Word::AllAlike(count, message));
+            }
             if !self.outcomes.is_empty() || self.stock.len() == 0 {
                 self.moved = now;
             }
-            if !self.outcomes.is_empty()
-                && settled.send(std::mem::take(&mut self.outcomes)).await.is_err()
-            {
-                return (Ended::NotWritten, self.tally);
+            if !self.outcomes.is_empty() {
+                let outcomes = std::mem::take(&mut self.outcomes);
+                outcomes.iter().for_each(|outcome| self.tally.count(outcome));
+                if settled.send(outcomes).await.is_err() {
+                    return (Ended::NotWritten, self.tally);
+                }
             }
             if now >= next_word {
-                tell(self.progress());
+                tell(Word::Progress(self.progress()));
                 next_word = now + super::WORD_EVERY;
             }
-            if !more && self.stock.len() == 0 && self.in_flight == 0 {
-                tell(self.progress());
+            if all_done && !self.paused {
+                tell(Word::Progress(self.progress()));
                 return (Ended::Finished, self.tally);
             }
             if self.nobody_left(now) {
                 return (Ended::NobodyLeft, self.tally);
             }
-            let wake = self.next_time(next_word);
+            let wake = self.next_time(next_word, now);
             let woken = tokio::select! {
                 Some(landed) = flights.next(), if !flights.is_empty() => Woken::Landed(landed),
-                prompt = prompts.recv(), if more && self.wants_more() => Woken::Prompt(prompt),
+                prompt = prompts.recv(), if self.more && self.wants_more() => Woken::Prompt(prompt),
                 () = sleep_until(wake.into()) => Woken::Time,
-                _ = stop.recv() => Woken::Stop,
+                command = commands.recv() => Woken::Command(command),
             };
             match woken {
-                Woken::Landed(landed) => self.landed(landed),
+                Woken::Landed(landed) => {
+                    let now = Instant::now();
+                    self.landed(landed, now);
+                    for _ in 0..AT_ONCE {
+                        let Some(Some(landed)) = flights.next().now_or_never() else { break };
+                        self.landed(landed, now);
+                    }
+                }
                 Woken::Prompt(Some(prompt)) => self.take_in(prompt),
-                Woken::Prompt(None) => more = false,
+                Woken::Prompt(None) => self.more = false,
                 Woken::Time => {}
-                Woken::Stop => return (Ended::Stopped, self.tally),
+                Woken::Command(Some(Command::GoOn)) => {
+                    self.paused = false;
+                    self.alike.release(&mut self.outcomes);
+                }
+                Woken::Command(Some(Command::Stop) | None) => return (Ended::Stopped, self.tally),
             }
         }
     }
 
-    /// As much again as the windows hold: enough to cut full lists from, little enough to lose nothing by it.
+    fn take_what_is_there(&mut self, prompts: &mut mpsc::Receiver<Prompt>) {
+        while self.more && self.wants_more() {
+            match prompts.try_recv() {
+                Ok(prompt) => self.take_in(prompt),
+                Err(mpsc::error::TryRecvError::Disconnected) => self.more = false,
+                Err(mpsc::error::TryRecvError::Empty) => break,
+            }
+        }
+    }
+
     fn wants_more(&self) -> bool {
-        let windows = self.policy.window * self.servers.iter().filter(|it| it.is_up()).count();
-        self.stock.len() < windows.max(1) + self.policy.batch
+        let (prompts, bytes) = (self.stock.len(), self.stock.bytes());
+        if prompts < AHEAD && bytes < AHEAD_BYTES {
+            return true;
+        }
+        // However long they are, what the windows can hold is needed.
+        let windows: usize =
+            self.servers.iter().filter(|it| it.is_up()).map(|it| it.window.size()).sum();
+        prompts < windows
     }
 
     fn take_in(&mut self, prompt: Prompt) {
-        if matches!(&prompt.input, Input::Text(text) if text.trim().is_empty()) {
-            let failure = Failure {
-                kind: FailureKind::EmptyPrompt,
-                message: "the prompt is empty: nothing was asked".into(),
-                status: None,
-            };
-            let task = Task { prompt, attempts: 0, tried: 0, avoid: None };
-            self.settle(task, Outcome::Failed(failure), None, 0.0);
-            return;
+        if prompt.input.is_blank() {
+            self.settle_blank(prompt);
+        } else {
+            self.stock.add(prompt, &self.policy);
         }
-        self.stock.add(prompt, &self.policy);
     }
 
     /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
-    fn is_filling(&mut self, more: bool, now: Instant) -> bool {
-        if !more || self.stock.len() >= self.policy.batch {
+    fn is_filling(&mut self, now: Instant) -> bool {
+        let list = self.servers.iter().map(Server::most).max().unwrap_or(1);
+        if !self.more || self.stock.len() >= list {
             self.filling = None;
             return false;
         }
-        now - *self.filling.get_or_insert(now) < FILL
+        now - *self.filling.get_or_insert(now) < self.policy.max_wait
     }
 
     /// Sends requests while there are permits and prompts.
     fn send(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
-        let up: Vec<usize> =
-            (0..self.servers.len()).filter(|&it| self.servers[it].is_up()).collect();
-        self.down_since = if up.is_empty() { self.down_since.or(Some(now)) } else { None };
-        // The next request goes to the endpoint with the fewest in flight, so that few prompts are spread over all.
-        let mut open = up.clone();
-        while let Some(&server) = open.iter().min_by_key(|&&it| self.servers[it].taken) {
-            match self.cut(server, up.len() > 1) {
-                Some(batch) => flights.push(self.launch(server, batch)),
+        let up = self.servers.iter().filter(|it| it.is_up()).count();
+        self.down_since = if up == 0 { self.down_since.or(Some(now)) } else { None };
+        if self.stock.len() == 0 {
+            return;
+        }
+        let free = |servers: &[Server], it: usize| servers[it].free(now) > 0;
+        let mut open: Vec<usize> =
+            (0..self.servers.len()).filter(|&it| free(&self.servers, it)).collect();
+        // The next request goes to the emptiest endpoint, so that few prompts are spread over all.
+        while let Some(&server) = open.iter().min_by(|&&a, &&b| {
+            let fill = |it: usize| {
+                let server = &self.servers[it];
+                server.taken as f64 / server.window.size() as f64
+            };
+            fill(a).total_cmp(&fill(b))
+        }) {
+            match self.cut(server, up, now) {
+                Some(batch) => self.launch(flights, server, batch, now),
                 None => open.retain(|&it| it != server),
+            }
+            if !free(&self.servers, server) {
+                open.retain(|&it| it != server);
             }
         }
     }
 
-    fn cut(&mut self, server: usize, others: bool) -> Option<Batch> {
-        let (taken, free) =
-            (self.servers[server].taken, self.servers[server].free(self.policy.window));
-        if free == 0 {
-            return None;
+    fn cut(&mut self, server: usize, up: usize, now: Instant) -> Option<Batch> {
+        let (waiting, it) = (self.stock.len(), &self.servers[server]);
+        let mut most = it.most();
+        if !self.more {
+            if self.policy.batch == Size::Auto {
+                // The last lists are short, so that they end together.
+                most = most.min((waiting / (4 * up)).max(1));
+            }
+            let window = it.window.size();
+            if up > 1 && waiting < window * up && self.withholds(server, waiting) {
+                return None;
+            }
         }
-        let most = self.policy.batch.min(self.policy.window).min(self.servers[server].longest_list);
-        self.stock.cut(server, free, most, taken == 0, others)
+        let room = Room {
+            endpoint: server,
+            free: it.free(now),
+            most,
+            renders: it.trust == Trust::Given,
+            idle: it.taken == 0,
+            others: up > 1,
+        };
+        self.stock.cut(room)
     }
 
-    fn launch(&mut self, server: usize, mut batch: Batch) -> Flight {
+    fn withholds(&self, server: usize, waiting: usize) -> bool {
+        let speed = |it: &Server| Speed { usual: it.patience.usual(1), rate: it.lists.rate() };
+        let others = self.servers.iter().enumerate();
+        let others: Vec<Speed> = others
+            .filter(|(place, it)| *place != server && it.is_up())
+            .map(|(_, it)| speed(it))
+            .collect();
+        endgame::withholds(speed(&self.servers[server]), &others, waiting)
+    }
+
+    pub(super) fn launch(
+        &mut self,
+        flights: &FuturesUnordered<Flight>,
+        server: usize,
+        mut batch: Batch,
+        now: Instant,
+    ) {
+        let outgoing = match self.outgoing(server, &mut batch) {
+            Some(outgoing) => outgoing,
+            None => return, // nothing of it can go this way: it is back in stock
+        };
         let permits = batch.permits();
-        self.servers[server].taken += permits;
+        self.servers[server].begins(permits, self.policy.rate_limit, now);
         self.in_flight += permits;
         self.tally.requests += 1;
+        let first = batch.tasks.iter().all(|task| task.attempts == 0);
         batch.tasks.iter_mut().for_each(|task| task.attempts += 1);
-        let (client, url) = (self.client.clone(), self.servers[server].url.clone());
-        let limit = self.policy.limit(batch.tasks.len());
-        let system = self.policy.system.clone().filter(|_| batch.shared.route == Route::Chat);
-        Box::pin(async move {
-            let sent = Instant::now();
-            let prompts: Vec<&Prompt> = batch.tasks.iter().map(|task| &task.prompt).collect();
-            let result =
-                ask(&client, &url, &batch.shared, &prompts, system.as_deref(), limit).await;
-            Landed::Reply { server, batch, result, took: sent.elapsed().as_secs_f64() }
-        })
+        let it = &self.servers[server];
+        let whole = self.policy.limit(batch.tasks.len());
+        let tight = it.patience.limit(batch.tasks.len()).filter(|&tight| first && tight < whole);
+        let limit = tight.unwrap_or(whole);
+        self.ids += 1;
+        let id = self.ids;
+        let (client, policy) = (&self.client, &self.policy);
+        let (flight, cancel) =
+            flights::request(client, &it.url, policy, id, outgoing, &batch, limit);
+        let (level, tight) = (it.taken, tight.is_some());
+        let under_way = UnderWay { server, batch, sent: now, level, limit, tight, cancel };
+        self.under_way.insert(id, under_way);
+        flights.push(flight);
+    }
+
+    fn outgoing(&mut self, server: usize, batch: &mut Batch) -> Option<Outgoing> {
+        let conversations = batch.shared.route == Route::Chat && batch.shared.lists;
+        if conversations && batch.tasks.len() > 1 {
+            let (question, left) = flights::rendered(&self.policy, batch);
+            if let Some(left) = left {
+                self.stock.back(left);
+            }
+            return question.map(Outgoing::Question);
+        }
+        if conversations && self.servers[server].trust.takes_canary() {
+            let kwargs = batch.shared.params.get(super::policy::TEMPLATE_ARGUMENTS);
+            match flights::text(&self.policy, &batch.tasks[0].prompt, kwargs) {
+                Some(text) => return Some(Outgoing::Canary(text)),
+                None => {
+                    self.servers[server].trust.came_back(None);
+                }
+            }
+        }
+        Some(Outgoing::Question(flights::plain(&self.policy, batch)))
+    }
+
+    /// Asks once more what seems to be stuck, or would be done sooner elsewhere, where nothing else is left to send.
+    fn copy(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
+        if self.more || now < self.next_copies || self.under_way.is_empty() {
+            return;
+        }
+        self.next_copies = now + COPIES_EVERY;
+        for server in 0..self.servers.len() {
+            let free = self.servers[server].free(now);
+            for _ in 0..free.min(AT_ONCE) {
+                let Some((original, batch)) = self.worth_a_copy(server, now) else { break };
+                let index = batch.tasks[0].prompt.index;
+                if batch.permits() > self.servers[server].free(now) {
+                    break;
+                }
+                self.launch(flights, server, batch, now);
+                self.twins.insert(index, Twin { requests: [original, self.ids], settled: false });
+            }
+        }
+    }
+
+    /// The oldest request whose prompts would gain by being asked at `server` too, and the first of them.
+    fn worth_a_copy(&self, server: usize, now: Instant) -> Option<(u64, Batch)> {
+        let there = self.servers[server].patience.usual(1);
+        let gains = |it: &(&u64, &UnderWay)| {
+            let UnderWay { server: here, batch, sent, .. } = it.1;
+            let patience = &self.servers[*here].patience;
+            let prompts = batch.tasks.len();
+            let age = Age {
+                age: now - *sent,
+                usual: patience.usual(prompts),
+                slowest: patience.slowest(prompts),
+            };
+            let single = |task: &super::stock::Task| !self.twins.contains_key(&task.prompt.index);
+            batch.tasks.iter().any(single) && endgame::copies(age, there, *here != server)
+        };
+        let (&id, oldest) = self.under_way.iter().filter(gains).min_by_key(|it| it.1.sent)?;
+        let mut tasks = oldest.batch.tasks.iter();
+        let task = tasks.find(|task| !self.twins.contains_key(&task.prompt.index))?.clone();
+        Some((id, Batch { shared: oldest.batch.shared.clone(), tasks: vec![task] }))
     }
 
     fn ask_again(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
         for (server, it) in self.servers.iter_mut().enumerate() {
             if it.ask_now(now) {
-                let (client, url) = (self.client.clone(), it.url.clone());
-                flights.push(Box::pin(async move {
-                    Landed::Probe { server, probe: probe(&client, &url).await }
-                }));
+                flights.push(flights::asks_ready(&self.client, &it.url, server));
+            }
+            if it.load_due().is_some_and(|due| due <= now) {
+                it.asks_load();
+                flights.push(flights::asks_load(&self.client, &it.url, server));
             }
         }
-    }
-
-    fn landed(&mut self, landed: Landed) {
-        let now = Instant::now();
-        match landed {
-            Landed::Probe { server, probe } => {
-                let served = |facts: &crate::domain::Facts| {
-                    facts.models.iter().any(|model| model.id == self.policy.model)
-                };
-                let ready = matches!(&probe, Probe::Ready(facts) if served(facts));
-                if self.servers[server].was_asked(ready, now) {
-                    info!(endpoint = %self.servers[server].url, "the endpoint is ready");
-                }
-            }
-            Landed::Reply { server, batch, result, took } => {
-                let permits = batch.permits();
-                self.servers[server].taken -= permits;
-                self.in_flight -= permits;
-                match result {
-                    Ok(reply) => self.replied(server, batch, reply, took),
-                    Err(fault) => self.failed(server, batch, fault, now, took),
-                }
-            }
-        }
-    }
-
-    fn replied(&mut self, server: usize, batch: Batch, reply: Reply, took: f64) {
-        self.servers[server].answered();
-        let mut again = Vec::new();
-        for (task, answer) in batch.tasks.into_iter().zip(reply.answers) {
-            match answer {
-                Some(answer) => self.answered(server, task, answer, took),
-                None => again.push(task),
-            }
-        }
-        if !again.is_empty() {
-            let what = "the reply has no answer, or two, for this prompt".to_owned();
-            let batch = Batch { shared: batch.shared, tasks: again };
-            self.try_again(server, batch, what, Some(200), Instant::now(), took);
-        }
-    }
-
-    fn answered(&mut self, server: usize, task: Task, mut answer: Answer, took: f64) {
-        if !self.policy.usage {
-            answer.usage = None;
-        }
-        let url = Some(self.servers[server].url.to_string());
-        self.settle(task, Outcome::Answered(answer), url, took);
-    }
-
-    fn failed(&mut self, server: usize, batch: Batch, fault: Fault, now: Instant, took: f64) {
-        let url = self.servers[server].url.clone();
-        debug!(endpoint = %url, prompts = batch.tasks.len(), ?fault, "a request failed");
-        match fault {
-            Fault::Prompt { .. } | Fault::ListTooLong if batch.tasks.len() > 1 => {
-                self.servers[server].answered();
-                if fault == Fault::ListTooLong {
-                    self.servers[server].takes_fewer_than(batch.tasks.len());
-                }
-                batch.halves().into_iter().for_each(|half| self.stock.whole(half));
-            }
-            Fault::Prompt { too_long, what, status } => {
-                self.servers[server].answered();
-                let kind = if too_long { FailureKind::TooLong } else { FailureKind::Refused };
-                self.fail_all(server, batch, kind, &what, Some(status), took);
-            }
-            Fault::ListTooLong => {
-                let what = "the server takes no list, not even of one";
-                self.fail_all(server, batch, FailureKind::BadRequest, what, Some(400), took);
-            }
-            Fault::Request { what, status } => {
-                self.servers[server].answered();
-                let status = Some(status).filter(|&status| status > 0);
-                self.fail_all(server, batch, FailureKind::BadRequest, &what, status, took);
-            }
-            Fault::TooManyTokens { left, what } => self.shrink(server, batch, left, &what, took),
-            Fault::Busy { after } => {
-                self.servers[server].refused(batch.permits());
-                let wait = after.unwrap_or_default().max(pause(batch.tasks[0].attempts.min(3)));
-                self.stock.later(now + wait, batch);
-            }
-            Fault::Passing { what, status } => {
-                if self.servers[server].stumbled(now) {
-                    warn!(endpoint = %url, "the endpoint is put aside after faults in a row: {what}");
-                }
-                self.try_again(server, batch, what, status, now, took);
-            }
-            Fault::Gone { what } => {
-                if self.servers[server].gone(now) {
-                    warn!(endpoint = %url, "the endpoint is gone: {what}");
-                }
-                // Not the prompts' fault: no try of theirs is used up.
-                self.tally.retried += batch.tasks.len() as u64;
-                self.stock.back(batch);
-            }
-        }
-    }
-
-    /// The server counted, and less is left than was asked for: ask for that.
-    fn shrink(&mut self, server: usize, mut batch: Batch, left: u64, what: &str, took: f64) {
-        self.servers[server].answered();
-        let asked = batch.shared.params.number("max_tokens");
-        if batch.tasks.len() > 1 {
-            batch.halves().into_iter().for_each(|half| self.stock.whole(half));
-        } else if asked.is_none_or(|asked| asked > left) {
-            let mut shared = (*batch.shared).clone();
-            shared.params.set("max_tokens", left.to_string());
-            batch.shared = shared.into();
-            self.stock.whole(batch);
-        } else {
-            self.fail_all(server, batch, FailureKind::TooLong, what, Some(400), took);
-        }
-    }
-
-    /// Another try for those that have one left.
-    fn try_again(
-        &mut self,
-        server: usize,
-        batch: Batch,
-        what: String,
-        status: Option<u16>,
-        now: Instant,
-        took: f64,
-    ) {
-        let Batch { shared, mut tasks } = batch;
-        // A server that has answered nothing since it came up is not well, whatever it says of itself: what it does is no
-        // try of the prompts', unless they have been around for so long that they may be what breaks it.
-        let well = self.servers[server].has_answered;
-        for task in &mut tasks {
-            let around = task.attempts >= self.policy.tries.saturating_mul(BREAKS_SERVERS);
-            task.tried += u32::from(well || around);
-            task.avoid = Some(server);
-        }
-        let (over, again): (Vec<Task>, Vec<Task>) =
-            tasks.into_iter().partition(|task| task.tried >= self.policy.tries);
-        if let Some(attempts) = again.iter().map(|task| task.attempts).max() {
-            self.tally.retried += again.len() as u64;
-            let batch = Batch { shared: shared.clone(), tasks: again };
-            self.stock.later(now + pause(attempts), batch);
-        }
-        let batch = Batch { shared, tasks: over };
-        let what = format!("no answer in {} tries; the last: {what}", self.policy.tries);
-        self.fail_all(server, batch, FailureKind::Exhausted, &what, status, took);
-    }
-
-    fn fail_all(
-        &mut self,
-        server: usize,
-        batch: Batch,
-        kind: FailureKind,
-        what: &str,
-        status: Option<u16>,
-        took: f64,
-    ) {
-        let url = self.servers[server].url.to_string();
-        for task in batch.tasks {
-            let failure = Failure { kind, message: what.to_owned(), status };
-            self.settle(task, Outcome::Failed(failure), Some(url.clone()), took);
-        }
-    }
-
-    fn settle(&mut self, task: Task, outcome: Outcome, endpoint: Option<String>, latency: f64) {
-        let Task { prompt, attempts, .. } = task;
-        let settled = Settled { prompt, outcome, endpoint, latency, attempts };
-        self.tally.count(&settled);
-        self.outcomes.push(settled);
     }
 
     /// No endpoint is up for as long as patience lasts; or some are and do nothing but refuse.
@@ -390,16 +389,23 @@ impl Driver {
         let Policy { patience, timeout, .. } = self.policy;
         let down = self.down_since.is_some_and(|since| now - since >= patience);
         let stuck = now - self.moved >= patience.max(timeout * 2);
-        self.in_flight == 0 && (down || stuck)
+        self.in_flight == 0 && !self.paused && (down || stuck)
     }
 
-    fn next_time(&self, next_word: Instant) -> Instant {
+    fn next_time(&self, next_word: Instant, now: Instant) -> Instant {
         let probes = self.servers.iter().filter_map(Server::due);
+        let loads = self.servers.iter().filter_map(Server::load_due);
+        let starts = self.servers.iter().filter_map(|it| it.starts_at(now));
         let given_up = self.down_since.map(|since| since + self.policy.patience);
-        let all = probes.chain(self.stock.due()).chain(given_up);
+        let copies = (!self.more && !self.under_way.is_empty()).then_some(self.next_copies);
+        let filled = self.filling.map(|since| since + self.policy.max_wait);
+        let all = probes.chain(loads).chain(self.stock.due()).chain(given_up);
+        let all = all.chain(copies).chain(filled.filter(|&it| it > now));
         // What is due already is waited for by something else (a probe under way, a permit): not by spinning.
-        let least = Instant::now() + std::time::Duration::from_millis(5);
-        all.fold(next_word, Instant::min).max(least)
+        let least = now + Duration::from_millis(5);
+        let wake = all.fold(next_word, Instant::min).max(least);
+        // A rate limit may allow more than one request in that time.
+        starts.fold(wake, Instant::min)
     }
 
     fn progress(&self) -> Progress {
@@ -409,21 +415,4 @@ impl Driver {
             up: self.servers.iter().filter(|it| it.is_up()).count() as u64,
         }
     }
-}
-
-/// How long a list may wait to be filled.
-const FILL: std::time::Duration = std::time::Duration::from_millis(20);
-/// So many times the tries it has may a prompt be sent to servers that are not well.
-const BREAKS_SERVERS: u32 = 8;
-
-/// How long to wait before another try: half a second, doubling to 8 s, with jitter. A server that needs longer is put
-/// aside, with pauses of its own.
-fn pause(tried: u32) -> std::time::Duration {
-    let mut steps = ExponentialBuilder::default()
-        .with_min_delay(std::time::Duration::from_millis(500))
-        .with_max_delay(std::time::Duration::from_secs(8))
-        .without_max_times()
-        .with_jitter()
-        .build();
-    steps.nth(tried.saturating_sub(1).min(16) as usize).unwrap_or_default()
 }

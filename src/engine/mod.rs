@@ -4,13 +4,26 @@
 //! outcomes, with bounded channels between them, so that no part runs away from the others. Knows endpoints, and nothing
 //! of ranks or files: prompts come from an iterator, outcomes go to a closure.
 
+mod alike;
 mod driver;
+mod endgame;
+mod flights;
+mod kin;
+mod lengths;
+mod lists;
+mod patience;
 mod policy;
+mod prefixes;
 mod servers;
+mod shelf;
 mod stock;
 mod survey;
+mod trust;
+mod verdicts;
+mod window;
 
-pub use policy::Policy;
+pub use policy::{Count, Policy, Render, Renderer, Size};
+pub use servers::Endpoint;
 pub use survey::survey;
 
 use std::{
@@ -23,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, sync::mpsc};
 
 use crate::{
-    domain::{Prompt, Settled, Tally, Url},
+    domain::{Prompt, Settled, Tally},
     endpoint::Client,
     settings::Secret,
 };
@@ -61,16 +74,26 @@ pub enum Ended {
 pub enum Word {
     /// Every second.
     Progress(Progress),
+    /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
+    /// [`Running::go_on`] or [`Running::stop`].
+    AllAlike(u64, String),
     /// Once, last.
     Ended(Ended, Tally),
+}
+
+/// What the engine is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Command {
+    Stop,
+    GoOn,
 }
 
 /// What an engine works with.
 pub struct Work<P, S> {
     /// How it behaves.
     pub policy: Policy,
-    /// The endpoints, and whether each is ready.
-    pub endpoints: Vec<(Url, bool)>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
     /// The key they ask for.
     pub key: Option<Secret>,
     /// What to ask, in the order of work. A message ends the work.
@@ -81,7 +104,7 @@ pub struct Work<P, S> {
 
 /// An engine at work. Dropping it leaves its threads alone: [`Running::stop`] and then wait for [`Word::Ended`].
 pub struct Running {
-    stop: mpsc::Sender<()>,
+    commands: mpsc::Sender<Command>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -103,7 +126,7 @@ where
     S: FnMut(Vec<Settled>) -> Result<(), String> + Send + 'static,
 {
     let Work { policy, endpoints, key, prompts, sink } = work;
-    let (stop, stopped) = mpsc::channel(1);
+    let (commands, commanded) = mpsc::channel(4);
     let (give, given) = mpsc::channel(AHEAD);
     let (settled, settle) = mpsc::channel(BEHIND);
     let (broken, breaks) = std_mpsc::channel();
@@ -112,7 +135,7 @@ where
         .spawn(move || read(prompts, &give, &broken))?;
     let writer = thread::Builder::new().name("writer".into()).spawn(move || write(sink, settle))?;
     let driver = thread::Builder::new().name("engine".into()).spawn(move || {
-        let (ended, tally) = drive(policy, endpoints, key, given, settled, stopped, &tell);
+        let (ended, tally) = drive(policy, endpoints, key, given, settled, commanded, &tell);
         // What is settled is on its way to the disk; the last word comes after it is there.
         let written = writer.join().unwrap_or(false);
         let ended = match (breaks.try_recv(), written) {
@@ -122,13 +145,18 @@ where
         };
         let _ = tell.send(Word::Ended(ended, tally)); // nobody listens: the job is ending
     })?;
-    Ok(Running { stop, threads: vec![reader, driver] })
+    Ok(Running { commands, threads: vec![reader, driver] })
 }
 
 impl Running {
     /// Asks it to stop; prompts in flight stay open.
     pub fn stop(&self) {
-        let _ = self.stop.try_send(()); // full: it was asked already; closed: it has ended
+        let _ = self.commands.try_send(Command::Stop); // full: it was asked already; closed: it has ended
+    }
+
+    /// The failures it has held back are the prompts' own.
+    pub fn go_on(&self) {
+        let _ = self.commands.try_send(Command::GoOn); // as above
     }
 
     /// Waits for its threads. To be called after [`Word::Ended`].
@@ -181,11 +209,11 @@ fn write(
 
 fn drive(
     policy: Policy,
-    endpoints: Vec<(Url, bool)>,
+    endpoints: Vec<Endpoint>,
     key: Option<Secret>,
     prompts: mpsc::Receiver<Prompt>,
     settled: mpsc::Sender<Vec<Settled>>,
-    stop: mpsc::Receiver<()>,
+    commands: mpsc::Receiver<Command>,
     tell: &std_mpsc::Sender<Word>,
 ) -> (Ended, Tally) {
     let failed = |why: String| (Ended::NotStarted(why), Tally::default());
@@ -198,7 +226,7 @@ fn drive(
         Err(trouble) => return failed(trouble.to_string()),
     };
     let driver = driver::Driver::new(policy, client, endpoints);
-    runtime.block_on(driver.run(prompts, settled, stop, |progress| {
-        let _ = tell.send(Word::Progress(progress)); // nobody listens: the job is ending
+    runtime.block_on(driver.run(prompts, settled, commands, |word| {
+        let _ = tell.send(word); // nobody listens: the job is ending
     }))
 }

@@ -1,8 +1,49 @@
 //! How the engine behaves, and the plain arithmetic of it: pure.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use crate::domain::{Input, Params, Prompt, Route};
+use crate::{
+    domain::{Input, Params, Prompt, Route},
+    endpoint::Shared,
+};
+
+/// A number that is given, or found while the work goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// What does best by what the endpoint shows.
+    Auto,
+    /// This and no other.
+    Exactly(usize),
+}
+
+/// How token counts come to the answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Not at all.
+    Off,
+    /// A list's sum, shared out by length.
+    Share,
+    /// By the token ids, which the server is asked for.
+    Exact,
+}
+
+/// A conversation as the text that the model's own template makes of it.
+pub trait Render: Send + Sync {
+    /// The text for a JSON array of messages, with the template's arguments (`chat_template_kwargs`, a JSON object) where
+    /// there are any. Nothing where it has more than plain messages, or the template refuses it: such a conversation is
+    /// for the server to render.
+    fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String>;
+}
+
+/// Who renders conversations here, if anybody does.
+#[derive(Clone)]
+pub struct Renderer(pub Arc<dyn Render>);
+
+impl fmt::Debug for Renderer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Renderer")
+    }
+}
 
 /// What the job decided for every rank's engine.
 #[derive(Clone, Debug)]
@@ -15,10 +56,16 @@ pub struct Policy {
     pub defaults: Params,
     /// The first message of conversations.
     pub system: Option<String>,
-    /// Sequences in flight an endpoint, exactly.
-    pub window: usize,
-    /// The most prompts a request.
-    pub batch: usize,
+    /// Renders conversations, so that they can ride in lists.
+    pub renderer: Option<Renderer>,
+    /// Sequences in flight an endpoint.
+    pub window: Size,
+    /// Prompts a request.
+    pub batch: Size,
+    /// How long prompts wait for others that would make a full list.
+    pub max_wait: Duration,
+    /// Requests begun a second and endpoint, at most.
+    pub rate_limit: Option<f64>,
     /// A request's least time limit.
     pub timeout: Duration,
     /// What the limit of a list of more than 256 prompts grows by for every 256 of them.
@@ -31,9 +78,42 @@ pub struct Policy {
     pub buffer: u64,
     /// How long to go on without any endpoint.
     pub patience: Duration,
-    /// Are token counts wanted in answers?
-    pub usage: bool,
+    /// How token counts come to the answers.
+    pub usage: Count,
+    /// So many outcomes that are all the same refusal mean that the job is wrong, not its prompts.
+    pub alike: usize,
 }
+
+/// Parameters that both routes know by the same name and meaning: what else a conversation's request has needs the chat
+/// route. From vLLM's request schemas.
+const ON_BOTH_ROUTES: [&str; 24] = [
+    "allowed_token_ids",
+    "bad_words",
+    "frequency_penalty",
+    "ignore_eos",
+    "include_stop_str_in_output",
+    "length_penalty",
+    "logit_bias",
+    "max_tokens",
+    "min_p",
+    "min_tokens",
+    "n",
+    "presence_penalty",
+    "priority",
+    "repetition_penalty",
+    "response_format",
+    "seed",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "stop",
+    "stop_token_ids",
+    "structured_outputs",
+    "temperature",
+    "top_k",
+    "top_p",
+];
+/// What the chat route takes for the template: rendering here takes it too.
+pub(super) const TEMPLATE_ARGUMENTS: &str = "chat_template_kwargs";
 
 /// Prompts of one list that a server is taken to work on at once; the number is Aurora-Swarm's `batch_concurrency`.
 const SEQUENCES_AT_ONCE: usize = 256;
@@ -51,6 +131,47 @@ impl Policy {
             0 | 1 => self.timeout,
             rounds => self.timeout.max(self.timeout_per_sequence.saturating_mul(rounds)),
         }
+    }
+
+    /// The job's `max_tokens`.
+    pub(super) fn max_tokens(&self) -> Option<u64> {
+        self.defaults.number("max_tokens")
+    }
+
+    /// Sequences a prompt, where its row says nothing else.
+    pub(super) fn sequences(&self) -> usize {
+        self.defaults.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
+    }
+
+    /// What a prompt's request shares with others; `fitted` is its `max_tokens` where it has to be another.
+    pub(super) fn shared(&self, own: &Params, route: Route, fitted: Option<u64>) -> Shared {
+        let mut params = own.over(&self.defaults);
+        if let Some(fitted) = fitted {
+            params.set("max_tokens", fitted.to_string());
+        }
+        if self.usage == Count::Exact {
+            params.set("return_token_ids", "true");
+        }
+        let n = params.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
+        let known = |(name, _): (&str, &str)| {
+            ON_BOTH_ROUTES.contains(&name)
+                || name == TEMPLATE_ARGUMENTS
+                || (name == "return_token_ids" && self.usage == Count::Exact)
+        };
+        let lists = match route {
+            Route::Completions => true,
+            Route::Chat => self.renderer.is_some() && params.iter().all(known),
+        };
+        Shared { route, model: self.model.clone(), params, n, lists }
+    }
+
+    /// The same request with its conversations rendered here: special tokens are in the text already.
+    pub(super) fn rendered(shared: &Shared) -> Shared {
+        let mut shared = shared.clone();
+        shared.route = Route::Completions;
+        shared.params.remove(TEMPLATE_ARGUMENTS);
+        shared.params.set("add_special_tokens", "false");
+        shared
     }
 
     /// Which route a prompt takes.
@@ -95,15 +216,19 @@ pub(super) fn for_tests() -> Policy {
         text_route: Route::Completions,
         defaults: Params::default(),
         system: None,
-        window: 8,
-        batch: 4,
+        renderer: None,
+        window: Size::Exactly(8),
+        batch: Size::Exactly(4),
+        max_wait: Duration::from_millis(20),
+        rate_limit: None,
         timeout: Duration::from_secs(5),
         timeout_per_sequence: Duration::from_secs(60),
         tries: 3,
         context: Some(2048),
         buffer: 512,
         patience: Duration::from_secs(5),
-        usage: true,
+        usage: Count::Share,
+        alike: 100,
     }
 }
 

@@ -1,30 +1,53 @@
 //! The state of a rank's endpoints: who is up, who is put aside and until when. Pure but for instants it is given.
 //!
 //! An endpoint is put aside when it is gone, or when it fails one request after the other; it is asked again with growing
-//! pauses, and an answer brings it back.
+//! pauses, and an answer brings it back. Until it has answered a request it gets one at a time: one that hangs says of
+//! itself that it is well.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use crate::domain::Url;
+use super::{Policy, lists::Lists, patience::Patience, trust::Trust, window::Window};
+use crate::domain::{Routes, Url};
 
 /// One of them.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) url: Url,
+    /// The URL as answers carry it.
+    pub(super) label: Arc<str>,
     /// Permits taken.
     pub(super) taken: usize,
     state: State,
     /// Faults since the last answer.
     faults: u32,
     pause: Duration,
+    /// It was put aside, and has answered nothing since.
+    proving: bool,
     /// Since it came up.
     pub(super) has_answered: bool,
-    /// Sequences it takes at a time, as far as it has refused more.
-    limit: usize,
-    /// Answers since it was last changed.
-    answers: u32,
     /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
     pub(super) longest_list: usize,
+    pub(super) window: Window,
+    pub(super) lists: Lists,
+    pub(super) patience: Patience,
+    /// May conversations be rendered here for it?
+    pub(super) trust: Trust,
+    /// When it is to say how much it has to do; none while it is being asked.
+    next_load: Option<Instant>,
+    /// A rate limit lets the next request begin then.
+    next_start: Instant,
+}
+
+/// An endpoint as the engine is given it.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub url: Url,
+    /// What it can be asked; none while it is not ready.
+    pub ready: Option<Routes>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +59,6 @@ enum State {
     Asked,
 }
 
-/// Answers before a limited server is given one more at a time: it should rarely have to refuse.
-const GROW_AFTER: u32 = 16;
 /// Faults in a row before an endpoint is looked at.
 const SUSPICIOUS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -45,18 +66,28 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Server {
     /// An endpoint that is ready, or is not yet.
-    pub(super) fn new(url: Url, ready: bool, now: Instant) -> Self {
-        let state = if ready { State::Up } else { State::Aside(now + FIRST_PAUSE) };
+    pub(super) fn new(endpoint: Endpoint, policy: &Policy, now: Instant) -> Self {
+        let Endpoint { url, ready } = endpoint;
+        let state = if ready.is_some() { State::Up } else { State::Aside(now + FIRST_PAUSE) };
+        // What is not known yet is taken to be a vLLM; one that does not say how it is shows that.
+        let told = ready.is_none_or(|routes| routes.metrics);
+        let window = Window::new(policy.window, policy.sequences(), told);
         Self {
+            label: url.to_string().into(),
             url,
             taken: 0,
             state,
             faults: 0,
             pause: FIRST_PAUSE,
-            limit: usize::MAX,
-            answers: 0,
+            proving: false,
             has_answered: false,
             longest_list: usize::MAX,
+            next_load: window.asks().then(|| now + window.again_in()),
+            window,
+            lists: Lists::new(policy.batch),
+            patience: Patience::default(),
+            trust: Trust::new(policy.renderer.is_some()),
+            next_start: now,
         }
     }
 
@@ -69,22 +100,36 @@ impl Server {
         self.faults = 0;
         self.pause = FIRST_PAUSE;
         self.has_answered = true;
-        self.answers += 1;
-        if self.answers >= GROW_AFTER && self.limit < usize::MAX {
-            self.limit += 1;
-            self.answers = 0;
+        self.proving = false;
+    }
+
+    /// Permits that are left.
+    pub(super) fn free(&self, now: Instant) -> usize {
+        if !self.is_up() || now < self.next_start {
+            0
+        } else if self.proving {
+            1_usize.saturating_sub(self.taken)
+        } else {
+            self.window.size().saturating_sub(self.taken)
         }
     }
 
-    /// It has too much to do, with what was left of ours when it refused `permits` more.
-    pub(super) fn refused(&mut self, permits: usize) {
-        self.limit = if self.taken > 0 { self.taken } else { (permits / 2).max(1) };
-        self.answers = 0;
+    /// The longest list it is asked for now.
+    pub(super) fn most(&self) -> usize {
+        if self.proving { 1 } else { self.lists.most(self.window.size()).min(self.longest_list) }
     }
 
-    /// Permits that are left of a window.
-    pub(super) fn free(&self, window: usize) -> usize {
-        window.min(self.limit).saturating_sub(self.taken)
+    /// A request begins.
+    pub(super) fn begins(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
+        self.taken += permits;
+        if let Some(rate) = rate_limit {
+            self.next_start = self.next_start.max(now) + Duration::from_secs_f64(1.0 / rate);
+        }
+    }
+
+    /// When a rate limit lets the next request begin, if that is not at once.
+    pub(super) fn starts_at(&self, now: Instant) -> Option<Instant> {
+        Some(self.next_start).filter(|&start| self.is_up() && start > now)
     }
 
     /// It refused a list of so many for its length.
@@ -113,11 +158,12 @@ impl Server {
 
     fn put_aside(&mut self, now: Instant) {
         self.has_answered = false;
+        self.proving = true;
         self.state = State::Aside(now + self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
-    /// When it is to be asked again.
+    /// When it is to be asked again whether it is ready.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.state {
             State::Aside(due) => Some(due),
@@ -145,16 +191,37 @@ impl Server {
         }
         ready
     }
+
+    /// When it is to say how much it has to do.
+    pub(super) fn load_due(&self) -> Option<Instant> {
+        self.next_load.filter(|_| self.is_up() && self.taken > 0)
+    }
+
+    /// It is being asked how much it has to do.
+    pub(super) fn asks_load(&mut self) {
+        self.next_load = None;
+    }
+
+    /// It said how much it has to do, or nothing.
+    pub(super) fn load_told(&mut self, now: Instant) {
+        self.next_load = Some(now + self.window.again_in());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::policy::for_tests;
+
+    fn server(now: Instant) -> Server {
+        let ready = Some(Routes { metrics: true, ..Routes::default() });
+        Server::new(Endpoint { url: Url::loopback(1), ready }, &for_tests(), now)
+    }
 
     #[test]
     fn faults_in_a_row_put_aside_and_answers_bring_back() {
         let now = Instant::now();
-        let mut server = Server::new(Url::loopback(1), true, now);
+        let mut server = server(now);
         assert!(!server.stumbled(now) && !server.stumbled(now));
         server.answered();
         assert!(!server.stumbled(now) && !server.stumbled(now) && server.stumbled(now));
@@ -162,32 +229,35 @@ mod tests {
         let later = now + FIRST_PAUSE;
         assert!(server.ask_now(later) && !server.ask_now(later), "asked once at a time");
         assert!(server.was_asked(true, later) && server.is_up());
-        assert!(server.stumbled(later), "it has shown nothing yet");
+        assert_eq!((server.free(later), server.most()), (1, 1), "it has shown nothing yet");
+        assert!(server.stumbled(later));
         assert_eq!(server.due(), Some(later + FIRST_PAUSE * 2));
-    }
-
-    #[test]
-    fn refusals_lower_what_it_is_given_and_answers_raise_it() {
-        let mut server = Server::new(Url::loopback(1), true, Instant::now());
-        assert_eq!(server.free(64), 64);
-        server.refused(64);
-        assert_eq!(server.free(64), 32, "it was idle, and still refused 64");
-        server.taken = 20;
-        server.refused(12);
-        assert_eq!(server.free(64), 0, "what it has is what it can have");
-        (0..GROW_AFTER * 3).for_each(|_| server.answered());
-        assert_eq!(server.free(64), 3);
+        assert!(server.ask_now(later + FIRST_PAUSE * 2) && server.was_asked(true, later));
+        server.answered();
+        assert_eq!(server.free(later), 8);
     }
 
     #[test]
     fn pauses_grow_to_their_limit() {
         let mut now = Instant::now();
-        let mut server = Server::new(Url::loopback(1), true, now);
+        let mut server = server(now);
         assert!(server.gone(now) && !server.gone(now), "news once");
         for _ in 0..12 {
             now = server.due().expect("aside");
             assert!(server.ask_now(now) && !server.was_asked(false, now));
         }
         assert_eq!(server.due(), Some(now + LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_rate_limit_spaces_requests() {
+        let now = Instant::now();
+        let mut server = server(now);
+        server.begins(1, Some(4.0), now);
+        let next = now + Duration::from_millis(250);
+        assert_eq!((server.free(now), server.starts_at(now)), (0, Some(next)));
+        assert_eq!((server.free(next), server.starts_at(next)), (7, None));
+        server.begins(1, None, next);
+        assert_eq!(server.free(next), 6);
     }
 }

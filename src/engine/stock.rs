@@ -1,16 +1,27 @@
 //! The prompts a rank has in hand, and how lists are cut from them: pure.
 //!
-//! Owns grouping (a request's prompts share route, model, parameters and number of sequences), halves that must stay
-//! whole, and prompts that wait for another try. Knows nothing of endpoints or time but instants it is given.
+//! Owns the order of work (priority; families that begin alike, whole, on one endpoint; the longest expected first), what
+//! a request's prompts have to share, halves that must stay whole, and prompts that wait for another try. Knows nothing of
+//! endpoints but their numbers, or of time but instants it is given. The order of the answers is not its business.
 
 use std::{
-    collections::{BinaryHeap, HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
-use super::Policy;
-use crate::{domain::Prompt, endpoint::Shared};
+use super::{
+    Policy,
+    kin::Level,
+    lengths::{Class, Lengths},
+    prefixes::{Belongs, Prefixes},
+    shelf::{Held, Home, Rack, Slot},
+};
+use crate::{
+    domain::{Input, Prompt, Route},
+    endpoint::Shared,
+};
 
 /// A prompt that has no outcome yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +33,10 @@ pub(super) struct Task {
     pub(super) tried: u32,
     /// The endpoint that failed it last: another one is preferred.
     pub(super) avoid: Option<usize>,
+    /// How long its answer is expected to be.
+    pub(super) class: Class,
+    /// The number by which its beginning is known; none for short ones.
+    number: u64,
 }
 
 /// The prompts of one request.
@@ -45,16 +60,39 @@ impl Batch {
     }
 }
 
+/// What an endpoint has room for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub(super) endpoint: usize,
+    /// Permits that are free.
+    pub(super) free: usize,
+    /// The longest list.
+    pub(super) most: usize,
+    /// May conversations ride in lists, rendered here?
+    pub(super) renders: bool,
+    /// It has nothing to do: then it takes what no window could hold.
+    pub(super) idle: bool,
+    /// There are other endpoints, which tasks that failed here may wait for.
+    pub(super) others: bool,
+}
+
 /// What waits to be sent.
 #[derive(Default)]
 pub(super) struct Stock {
-    groups: HashMap<Arc<Shared>, VecDeque<Task>>,
-    /// Groups that have tasks, in turn.
-    turns: VecDeque<Arc<Shared>>,
+    rack: Rack,
+    levels: BTreeMap<Reverse<i64>, Level>,
+    lengths: Lengths,
+    prefixes: Prefixes,
+    /// Where tasks stand that nobody else begins like, by their number.
+    alone: HashMap<u64, Slot>,
     /// Halves of a refused list: sent as they are, and first.
     cuts: VecDeque<Batch>,
     later: BinaryHeap<Later>,
     count: usize,
+    bytes: usize,
+    numbers: u64,
+    /// Of prompts without parameters of their own, by route.
+    usual: [Option<Arc<Shared>>; 2],
 }
 
 /// Tasks that wait for their time.
@@ -69,29 +107,62 @@ impl Stock {
         self.count
     }
 
+    /// The length of their texts.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes a prompt in.
     pub(super) fn add(&mut self, prompt: Prompt, policy: &Policy) {
-        let shared = Arc::new(shared_of(&prompt, policy));
-        let task = Task { prompt, attempts: 0, tried: 0, avoid: None };
-        self.put(shared, task, false);
+        let shared = self.shared_of(&prompt, policy);
+        self.numbers += 1;
+        let class = Class::of(&prompt, &shared.params);
+        let number = self.numbers;
+        let belongs = self.prefixes.add(number, text_of(&prompt));
+        let task = Task { prompt, attempts: 0, tried: 0, avoid: None, class, number };
+        match belongs {
+            Belongs::Alone => {
+                let long = text_of(&task.prompt).len() >= Prefixes::LEAST;
+                let slot = self.put(&shared, task, Home::Class(class), false);
+                if long {
+                    self.alone.insert(number, slot);
+                }
+            }
+            Belongs::To(family) => {
+                self.put(&shared, task, Home::Family(family), false);
+            }
+            Belongs::Founds(family, first) => {
+                if let Some(slot) = self.alone.remove(&first) {
+                    self.move_to(slot, Home::Family(family));
+                }
+                self.put(&shared, task, Home::Family(family), false);
+            }
+            Belongs::Dissolves(family) => {
+                for level in self.levels.values_mut() {
+                    level.dissolve(&mut self.rack, family);
+                }
+                self.put(&shared, task, Home::Class(class), false);
+            }
+        }
     }
 
     /// Takes tasks back, to be sent before others of their kind.
     pub(super) fn back(&mut self, batch: Batch) {
         for task in batch.tasks.into_iter().rev() {
-            self.put(Arc::clone(&batch.shared), task, true);
+            let home = Home::Class(task.class);
+            self.put(&batch.shared, task, home, true);
         }
     }
 
     /// Takes a half that must stay whole, to be sent before everything else.
     pub(super) fn whole(&mut self, half: Batch) {
-        self.count += half.tasks.len();
+        self.count_in(&half);
         self.cuts.push_back(half);
     }
 
     /// Takes tasks that are not to be sent before `due`.
     pub(super) fn later(&mut self, due: Instant, batch: Batch) {
-        self.count += batch.tasks.len();
+        self.count_in(&batch);
         self.later.push(Later { due, batch });
     }
 
@@ -104,96 +175,107 @@ impl Stock {
     pub(super) fn ripen(&mut self, now: Instant) {
         while self.due().is_some_and(|due| due <= now) {
             if let Some(Later { batch, .. }) = self.later.pop() {
-                self.count -= batch.tasks.len();
+                self.count_out(&batch.tasks);
                 self.back(batch);
             }
         }
     }
 
-    /// The next request for an endpoint with `free` of its permits, at most `most` prompts. Nothing where no task is for
-    /// this endpoint (tasks that failed here wait for another, if there is one), or the permits do not suffice; an
-    /// `idle` endpoint takes what no window could hold.
-    pub(super) fn cut(
-        &mut self,
-        endpoint: usize,
-        free: usize,
-        most: usize,
-        idle: bool,
-        others: bool,
-    ) -> Option<Batch> {
-        let shunned = |task: &Task| others && task.avoid == Some(endpoint);
-        let fits = |half: &Batch| half.permits() <= free || idle;
+    /// An answer of so many tokens: what it shows of lengths.
+    pub(super) fn saw(&mut self, class: Class, tokens: u64) {
+        self.lengths.saw(class, tokens);
+    }
+
+    /// The endpoint is down: others may have what was kept for it.
+    pub(super) fn release(&mut self, endpoint: usize) {
+        self.levels.values_mut().for_each(|level| level.release(endpoint));
+    }
+
+    /// The next request for an endpoint. Nothing where no task is for this endpoint (tasks that failed here wait for
+    /// another, if there is one), or its permits do not suffice.
+    pub(super) fn cut(&mut self, room: Room) -> Option<Batch> {
+        let shunned = |task: &Task| room.others && task.avoid == Some(room.endpoint);
+        let fits = |half: &Batch| half.permits() <= room.free || room.idle;
         let place = self.cuts.iter().position(|half| fits(half) && !half.tasks.iter().any(shunned));
         if let Some(half) = place.and_then(|place| self.cuts.remove(place)) {
-            self.count -= half.tasks.len();
+            self.count_out(&half.tasks);
             return Some(half);
         }
-        for _ in 0..self.turns.len() {
-            let shared = self.turns.pop_front()?;
-            let batch = self.cut_group(&shared, free, most, idle, shunned);
-            if self.groups.get(&shared).is_some_and(|tasks| !tasks.is_empty()) {
-                // A group that gave nothing lets the others go first.
-                match &batch {
-                    Some(_) => self.turns.push_front(shared),
-                    None => self.turns.push_back(shared),
-                }
-            } else {
-                self.groups.remove(&shared);
-            }
-            if batch.is_some() {
-                return batch;
-            }
-        }
-        None
-    }
-
-    fn cut_group(
-        &mut self,
-        shared: &Arc<Shared>,
-        free: usize,
-        most: usize,
-        idle: bool,
-        shunned: impl Fn(&Task) -> bool,
-    ) -> Option<Batch> {
-        let tasks = self.groups.get_mut(shared)?;
-        let room = (free / shared.n).max(usize::from(idle));
-        let list = match shared.route {
-            crate::domain::Route::Completions => most,
-            crate::domain::Route::Chat => 1,
+        let wanted = |shared: &Shared| {
+            let rides = shared.lists && (shared.route == Route::Completions || room.renders);
+            let permits = (room.free / shared.n).max(usize::from(room.idle));
+            permits.min(if rides { room.most } else { 1 })
         };
-        let wanted = room.min(list);
-        let mut batch = Vec::with_capacity(wanted.min(tasks.len()));
-        let mut left = VecDeque::new();
-        while batch.len() < wanted
-            && let Some(task) = tasks.pop_front()
-        {
-            if shunned(&task) { left.push_back(task) } else { batch.push(task) }
+        let (mut tasks, mut shared) = (Vec::new(), None);
+        for level in self.levels.values_mut() {
+            level.cut(
+                &mut self.rack,
+                self.lengths.order(),
+                room.endpoint,
+                &mut shared,
+                wanted,
+                shunned,
+                &mut tasks,
+            );
+            if !tasks.is_empty() {
+                break;
+            }
         }
-        while let Some(task) = left.pop_back() {
-            tasks.push_front(task);
+        self.count_out(&tasks);
+        for task in &tasks {
+            self.alone.remove(&task.number);
         }
-        self.count -= batch.len();
-        (!batch.is_empty()).then(|| Batch { shared: Arc::clone(shared), tasks: batch })
+        Some(Batch { shared: shared?, tasks }).filter(|batch| !batch.tasks.is_empty())
     }
 
-    fn put(&mut self, shared: Arc<Shared>, task: Task, first: bool) {
+    fn put(&mut self, shared: &Arc<Shared>, task: Task, home: Home, first: bool) -> Slot {
         self.count += 1;
-        let tasks = self.groups.entry(Arc::clone(&shared)).or_default();
-        if tasks.is_empty() {
-            self.turns.push_back(shared);
+        self.bytes += text_of(&task.prompt).len();
+        let level = self.levels.entry(Reverse(task.prompt.priority)).or_default();
+        let class = task.class;
+        let slot = self.rack.put(Held { task, shared: Arc::clone(shared), home });
+        level.put(shared, slot, home, class, first);
+        slot
+    }
+
+    fn move_to(&mut self, slot: Slot, home: Home) {
+        let Some(held) = self.rack.get_mut(slot) else { return };
+        let (class, shared) = (held.task.class, Arc::clone(&held.shared));
+        let level = self.levels.entry(Reverse(held.task.prompt.priority)).or_default();
+        level.left(held.home);
+        held.home = home;
+        level.put(&shared, slot, home, class, false);
+    }
+
+    fn count_in(&mut self, batch: &Batch) {
+        self.count += batch.tasks.len();
+        self.bytes += batch.tasks.iter().map(|it| text_of(&it.prompt).len()).sum::<usize>();
+    }
+
+    fn count_out(&mut self, tasks: &[Task]) {
+        self.count -= tasks.len();
+        self.bytes -= tasks.iter().map(|it| text_of(&it.prompt).len()).sum::<usize>();
+    }
+
+    /// What a prompt's request must share with the others in it.
+    fn shared_of(&mut self, prompt: &Prompt, policy: &Policy) -> Arc<Shared> {
+        let route = policy.route(prompt);
+        let asked = prompt.params.number("max_tokens").or(policy.max_tokens());
+        let fitted = policy.fitted(asked, &prompt.input);
+        if !prompt.params.is_empty() || fitted.is_some() {
+            return Arc::new(policy.shared(&prompt.params, route, fitted));
         }
-        if first { tasks.push_front(task) } else { tasks.push_back(task) }
+        // Most prompts have nothing of their own: what they share is made once.
+        let usual = &mut self.usual[usize::from(route == Route::Chat)];
+        let usual =
+            usual.get_or_insert_with(|| Arc::new(policy.shared(&prompt.params, route, None)));
+        Arc::clone(usual)
     }
 }
 
-/// What a prompt's request must share with the others in it.
-fn shared_of(prompt: &Prompt, policy: &Policy) -> Shared {
-    let mut params = prompt.params.over(&policy.defaults);
-    if let Some(fitted) = policy.fitted(params.number("max_tokens"), &prompt.input) {
-        params.set("max_tokens", fitted.to_string());
-    }
-    let n = params.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
-    Shared { route: policy.route(prompt), model: policy.model.clone(), params, n }
+fn text_of(prompt: &Prompt) -> &str {
+    let (Input::Text(text) | Input::Messages(text)) = &prompt.input;
+    text
 }
 
 impl Ord for Later {
@@ -218,92 +300,5 @@ impl PartialEq for Later {
 impl Eq for Later {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        domain::{Id, Input, Params},
-        engine::policy::for_tests,
-    };
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn prompt(index: u64, max_tokens: u64, n: u64) -> Prompt {
-        let mut params = Params::default();
-        params.set("max_tokens", max_tokens.to_string());
-        params.set("n", n.to_string());
-        Prompt {
-            index,
-            id: Id::of_index(index),
-            input: Input::Text("x".into()),
-            params,
-            route: None,
-            priority: 0,
-            row: None,
-        }
-    }
-
-    fn indices(batch: &Batch) -> Vec<u64> {
-        batch.tasks.iter().map(|task| task.prompt.index).collect()
-    }
-
-    #[test]
-    fn a_refused_lists_halves_stay_whole_and_go_first() {
-        let mut stock = Stock::default();
-        (0..6).for_each(|index| stock.add(prompt(index, 5, 1), &for_tests()));
-        let list = stock.cut(0, 8, 4, true, false).expect("a list");
-        assert_eq!(indices(&list), [0, 1, 2, 3]);
-        list.halves().into_iter().for_each(|half| stock.whole(half));
-        assert_eq!(stock.len(), 6);
-        let cut = |stock: &mut Stock| indices(&stock.cut(0, 8, 4, false, false).expect("a list"));
-        assert_eq!(cut(&mut stock), [0, 1]);
-        assert_eq!(cut(&mut stock), [2, 3]);
-        assert_eq!(cut(&mut stock), [4, 5]);
-        assert_eq!(stock.len(), 0);
-    }
-
-    #[test]
-    fn what_failed_here_waits_for_another_endpoint_if_there_is_one() {
-        let mut stock = Stock::default();
-        stock.add(prompt(0, 5, 1), &for_tests());
-        let mut batch = stock.cut(3, 8, 4, true, false).expect("a list");
-        batch.tasks[0].avoid = Some(3);
-        stock.back(batch);
-        assert_eq!(stock.cut(3, 8, 4, true, true), None);
-        assert!(stock.cut(4, 8, 4, true, true).is_some());
-    }
-
-    #[test]
-    fn tasks_ripen() {
-        let (mut stock, now) = (Stock::default(), Instant::now());
-        stock.add(prompt(0, 5, 1), &for_tests());
-        let batch = stock.cut(0, 1, 1, true, false).expect("a list");
-        stock.later(now + Duration::from_secs(1), batch);
-        stock.ripen(now);
-        assert_eq!((stock.cut(0, 1, 1, true, false), stock.len()), (None, 1));
-        stock.ripen(now + Duration::from_secs(1));
-        assert!(stock.cut(0, 1, 1, true, false).is_some());
-    }
-
-    proptest! {
-        #[test]
-        fn every_prompt_comes_out_once_and_lists_keep_their_limits(
-            given in prop::collection::vec((1u64..4, 1u64..4), 0..60), free in 0usize..10, most in 1usize..6,
-        ) {
-            let mut stock = Stock::default();
-            for (index, &(max_tokens, n)) in (0..).zip(&given) {
-                stock.add(prompt(index, max_tokens, n), &for_tests());
-            }
-            let mut seen = Vec::new();
-            while let Some(batch) = stock.cut(0, free, most, true, false) {
-                prop_assert!(batch.tasks.len() <= most);
-                prop_assert!(batch.permits() <= free || batch.tasks.len() == 1);
-                let shared = |task: &Task| task.prompt.params == batch.tasks[0].prompt.params;
-                prop_assert!(batch.tasks.iter().all(shared), "a list shares its parameters");
-                seen.extend(indices(&batch));
-            }
-            seen.sort_unstable();
-            prop_assert_eq!(seen, (0..given.len() as u64).collect::<Vec<_>>());
-            prop_assert_eq!(stock.len(), 0);
-        }
-    }
-}
+#[path = "stock_tests.rs"]
+mod tests;

@@ -80,6 +80,12 @@ pub enum JobError {
     /// The model that is to be asked is not served, or nobody said which of several.
     #[error("{0}")]
     Model(String),
+    /// Nothing was answered, and the first prompts all failed in the same way.
+    #[error(
+        "the first prompts all failed alike, so the job itself is likely to be wrong: {0}. No outcome was written and the \
+         prompts are open: change what is wrong and run it again"
+    )]
+    AllAlike(String),
     /// The run folder is not the same on all nodes.
     #[error(
         "rank {rank} on {host} does not see the run folder {folder} that rank 0 made: it must be on a file system that \

@@ -15,6 +15,7 @@ mod resume;
 mod root;
 mod run;
 mod standing;
+mod talk;
 mod work;
 
 pub use agree::{CodeOf, Given};

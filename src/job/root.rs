@@ -37,6 +37,8 @@ pub(super) struct Root {
     /// Rows that cannot be read, which are failed outcomes.
     pub(super) bad: Vec<prompts::BadRow>,
     pub(super) tally: Tally,
+    /// What all first outcomes say: the job is wrong.
+    pub(super) wrong: Option<String>,
     /// Do answers come together in one file?
     gather: bool,
     began: Instant,
@@ -115,6 +117,7 @@ fn begin_at(
         row_model,
         bad,
         tally: Tally::default(),
+        wrong: None,
         gather: settings.gather == Gather::Root,
         began,
     };
@@ -360,6 +363,9 @@ impl Root {
             }
             .to_string(),
         );
+        if let Some(words) = self.wrong {
+            return Err(JobError::AllAlike(words));
+        }
         Ok(match counts {
             Counts { open: 1.., .. } => Verdict::Open,
             Counts { failed: 1.., .. } => Verdict::SomeFailed,

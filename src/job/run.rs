@@ -7,7 +7,8 @@ use super::{
     ready::wait_for_endpoints,
     root,
     standing::{Standing, check_folder},
-    work::{self, Over},
+    talk::{self, Over},
+    work::work,
 };
 use crate::{
     comm::{Comm, RollCall, Typed, roll_call},
@@ -45,16 +46,16 @@ pub fn run(
         };
         let shares = root.as_ref().map(|root| root.shares(&done, &choice));
         let share = comm.scatter_values(shares)?;
-        let over = work::work(comm, &common, &brief, &choice, ready, share, root.as_mut())?;
+        let over = work(comm, &common, &brief, &choice, ready, share, root.as_mut())?;
         let here = if over == Over::Together {
-            roll_call(comm, work::ROLL_CALL)?
+            roll_call(comm, talk::ROLL_CALL)?
         } else {
             RollCall::NoWord
         };
         match (here, &mut root) {
             (RollCall::AllHere, _) => {}
             (missing, Some(root)) => root.end_without(comm, &brief, &missing),
-            (_, None) => work::wait_to_be_ended(comm),
+            (_, None) => talk::wait_to_be_ended(comm),
         }
     }
 

@@ -16,8 +16,8 @@ pub use environment::Environment;
 pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
 pub use secret::Secret;
 pub use values::{
-    Api, BadRows, DuplicateIds, ExtraBody, Gather, LogFormat, OutputFormat, Period, ProgressStyle,
-    Quota, RemoteEndpoints, Resume, UsageCount,
+    Amount, Api, BadRows, DuplicateIds, ExtraBody, Gather, LogFormat, OutputFormat, Period,
+    ProgressStyle, Quota, RemoteEndpoints, Resume, UsageCount,
 };
 
 use serde::{Deserialize, Serialize};
@@ -82,12 +82,18 @@ pub struct Settings {
     pub max_context: Option<u64>,
     /// Tokens left free when an answer is cut to fit the context.
     pub buffer: u64,
-    /// The most prompts a request.
-    pub batch_size: usize,
+    /// Prompts a request.
+    pub batch_size: Amount,
     /// One prompt a request.
     pub no_batch: bool,
-    /// Prompts in flight an endpoint, exactly.
-    pub concurrency: usize,
+    /// How long prompts wait for others that would make a full list.
+    pub max_wait: Period,
+    /// Prompts in flight an endpoint.
+    pub concurrency: Amount,
+    /// Requests begun a second and endpoint, at most; none: as many as there are.
+    pub rate_limit: Option<f64>,
+    /// Who renders conversations for lists: `auto`, `none`, or a file.
+    pub chat_template: String,
     /// A request's time limit.
     pub timeout: Period,
     /// What the limit of a long list is counted with.
@@ -146,9 +152,12 @@ impl Default for Settings {
             extra_body: ExtraBody::default(),
             max_context: None,
             buffer: 512,
-            batch_size: 16,
+            batch_size: Amount::Auto,
             no_batch: false,
-            concurrency: 64,
+            max_wait: Period::millis(20),
+            concurrency: Amount::Auto,
+            rate_limit: None,
+            chat_template: "auto".into(),
             timeout: Period::seconds(300),
             timeout_per_sequence: Period::seconds(60),
             retries: 3,
@@ -209,15 +218,21 @@ impl Settings {
                         give a temperature, or n 1"
                 .into());
         }
-        let least_one = [
-            (self.n, "n"),
-            (self.max_tokens, "max-tokens"),
-            (self.batch_size as u64, "batch-size"),
-            (self.concurrency as u64, "concurrency"),
-            (u64::from(self.retries), "retries"),
-        ];
+        let least_one =
+            [(self.n, "n"), (self.max_tokens, "max-tokens"), (u64::from(self.retries), "retries")];
         if let Some((_, key)) = least_one.iter().find(|(value, _)| *value == 0) {
             return Err(format!("{key} cannot be 0"));
+        }
+        for (amount, key) in [(self.batch_size, "batch-size"), (self.concurrency, "concurrency")] {
+            if amount == Amount::Exactly(0) {
+                return Err(format!("{key} cannot be 0"));
+            }
+        }
+        if self.rate_limit.is_some_and(|it| !(it.is_finite() && it > 0.0)) {
+            return Err("rate-limit is a number of requests a second, above 0".into());
+        }
+        if self.chat_template.is_empty() {
+            return Err("chat-template is auto, none or a file".into());
         }
         if self.timeout.get().is_zero() {
             return Err("timeout cannot be 0: no server answers in no time".into());
@@ -237,7 +252,8 @@ impl Settings {
         if self.stop.len() > 4 {
             return Err("vLLM takes at most four stop texts".into());
         }
-        if self.concurrency < usize::try_from(self.n).unwrap_or(usize::MAX) {
+        let n = usize::try_from(self.n).unwrap_or(usize::MAX);
+        if matches!(self.concurrency, Amount::Exactly(concurrency) if concurrency < n) {
             return Err("concurrency is below n: not one prompt would fit".into());
         }
         Ok(())

@@ -20,6 +20,12 @@ impl Period {
         Self(Duration::from_secs(seconds))
     }
 
+    /// So many milliseconds.
+    #[must_use]
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
     /// As std's type.
     #[must_use]
     pub const fn get(self) -> Duration {
@@ -67,6 +73,59 @@ impl<'de> Deserialize<'de> for Period {
             Written::Text(text) => text.parse(),
         }
         .map_err(de::Error::custom)
+    }
+}
+
+/// `auto`, or a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// What does best.
+    Auto,
+    /// This and no other.
+    Exactly(usize),
+}
+
+impl FromStr for Amount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            number => number
+                .parse()
+                .map(Self::Exactly)
+                .map_err(|_| format!("{text:?} is neither auto nor a number")),
+        }
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Exactly(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "\"auto\" or a number")]
+        enum Written {
+            Number(usize),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Number(number) => Ok(Self::Exactly(number)),
+            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        }
     }
 }
 
@@ -268,6 +327,8 @@ words! {
     UsageCount {
         /// A list's sum, shared by length.
         Share,
+        /// By the token ids, which the server is asked for.
+        Exact,
         /// None.
         Off,
     }
@@ -304,6 +365,21 @@ mod tests {
         }
         assert!("soon".parse::<Period>().is_err());
         assert!("-1".parse::<Period>().is_err());
+    }
+
+    #[test]
+    fn amounts_are_auto_or_a_number() {
+        assert_eq!("auto".parse(), Ok(Amount::Auto));
+        assert_eq!("12".parse(), Ok(Amount::Exactly(12)));
+        assert!("-1".parse::<Amount>().is_err() && "many".parse::<Amount>().is_err());
+        for amount in [Amount::Auto, Amount::Exactly(7)] {
+            let json = serde_json::to_value(amount).expect("JSON");
+            assert_eq!(serde_json::from_value::<Amount>(json).expect("an amount"), amount);
+        }
+        assert_eq!(
+            serde_json::from_value::<Amount>(9.into()).expect("a number"),
+            Amount::Exactly(9)
+        );
     }
 
     #[test]

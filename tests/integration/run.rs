@@ -543,13 +543,44 @@ fn plan_shows_what_a_run_would_do() {
 #[test]
 fn a_parameter_that_the_server_refuses_fails_its_prompts_without_halving() {
     let work = Work::instant(1);
-    let input = work.prompts(&made_up(64));
-    let job = work.run(&input).args(["--api", "completions", "--extra-body", "{\"top_p\": 0}"]);
+    let rows: Vec<Value> = (0..64)
+        .map(|n| match n {
+            0 => json!({"prompt": "the one that is well"}),
+            _ => json!({"prompt": format!("p{n}"), "top_p": 0}),
+        })
+        .collect();
+    let input = work.rows(&rows);
+    let job = work.run(&input).args(["--api", "completions", "--batch-size", "16"]);
     job.run().with_code(3);
-    assert_eq!(work.counts("answers.jsonl"), [64, 0, 64, 0]);
-    assert_eq!(work.answers("answers.jsonl")[0]["error"]["kind"], "bad_request");
+    assert_eq!(work.counts("answers.jsonl"), [64, 1, 63, 0]);
+    assert_eq!(work.answers("answers.jsonl")[1]["error"]["kind"], "bad_request");
     let requests = work.fleet.seen(0).requests;
     assert!(requests < 20, "{requests} requests for 64 prompts in lists of 16");
+}
+
+#[test]
+fn a_parameter_that_is_wrong_on_every_row_stops_the_run_with_all_prompts_open() {
+    let work = Work::instant(3);
+    let input = work.prompts(&made_up(2_000));
+    for (ranks, more) in [(1, "--no-batch"), (3, "--no-echo")] {
+        let before = work.requests();
+        let job = work.run(&input).args(["--extra-body", "{\"top_p\": 0}", "--overwrite", more]);
+        job.ranks(ranks).run().with_code(5).complains("all failed alike").complains("top_p");
+        assert_eq!(work.counts("answers.jsonl"), [2_000, 0, 0, 2_000]);
+        let requests = work.requests() - before;
+        assert!(requests <= 200, "{requests} requests on {ranks} ranks");
+    }
+    work.run(&input).args(["--overwrite"]).run().with_code(0);
+    assert_eq!(work.counts("answers.jsonl"), [2_000, 2_000, 0, 0]);
+}
+
+#[test]
+fn few_rows_that_all_fail_alike_are_failures() {
+    let work = Work::instant(2);
+    let input = work.prompts(&made_up(20));
+    let job = work.run(&input).args(["--extra-body", "{\"top_p\": 0}"]);
+    job.ranks(2).run().with_code(3);
+    assert_eq!(work.counts("answers.jsonl"), [20, 0, 20, 0]);
 }
 
 #[test]

@@ -51,6 +51,17 @@ impl Work {
         self.file("prompts.jsonl", prompts.iter().map(line).collect::<String>())
     }
 
+    /// Writes rows to a file, one JSON object a line.
+    pub fn rows(&self, rows: &[Value]) -> String {
+        let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        self.file("prompts.jsonl", lines)
+    }
+
+    /// Requests that all servers have seen.
+    pub fn requests(&self) -> u64 {
+        (0..self.fleet.len()).map(|it| self.fleet.seen(it).requests).sum()
+    }
+
     /// `run INPUT --output answers.jsonl` with all the servers, told to be patient for seconds only.
     pub fn run(&self, input: &str) -> Job {
         self.run_to(input, "answers.jsonl")

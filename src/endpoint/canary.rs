@@ -1,0 +1,115 @@
+//! One conversation both ways: by the server's chat route, and rendered here. Are the tokens the same?
+//!
+//! Owns what has to hold before conversations may ride in lists: the server makes the same tokens of our text as of the
+//! messages, and its chat route does nothing to the answer that the completions route would not do (a reasoning parser,
+//! tool calls). The chat route's answer is a real one and is kept.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{Client, Fault, Question, Reply, Shared, ask::post, reply};
+use crate::domain::{Params, Prompt, Route, Url};
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Canary {
+    /// The same tokens, and a plain answer.
+    Same,
+    /// Not the same, or not only text: why.
+    Differs(String),
+    /// Nothing was learnt this time.
+    Unknown,
+}
+
+/// Only what is compared.
+#[derive(Deserialize)]
+struct Ids {
+    prompt_token_ids: Option<Vec<u64>>,
+    choices: Vec<Choice>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    prompt_token_ids: Option<Vec<u64>>,
+    message: Option<Message>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reasoning: Option<String>,
+    reasoning_content: Option<String>,
+    tool_calls: Option<Vec<IgnoredAny>>,
+}
+
+/// Asks the chat route, and then the completions route for one token of `rendered`.
+pub async fn ask_both_ways(
+    client: &Client,
+    url: &Url,
+    shared: &Shared,
+    prompt: &Prompt,
+    system: Option<&str>,
+    rendered: String,
+    limit: Duration,
+) -> (Result<Reply, Fault>, Canary) {
+    let sent = Instant::now();
+    let mut asked = shared.clone();
+    asked.params.set("return_token_ids", "true");
+    let (route, body, lengths, n) = Question::new(&asked, std::iter::once(prompt), system).parts();
+    let body = match post(client, url, route, body, limit).await {
+        Ok(body) => body,
+        Err(fault) => return (Err(fault), Canary::Unknown),
+    };
+    let took = sent.elapsed();
+    let result = reply::read(&body, &lengths, n).map(|answers| Reply { answers, took });
+    let canary = compare(client, url, &asked, &body, rendered, limit).await;
+    (result, canary)
+}
+
+async fn compare(
+    client: &Client,
+    url: &Url,
+    shared: &Shared,
+    chat: &[u8],
+    rendered: String,
+    limit: Duration,
+) -> Canary {
+    let Ok(chat) = serde_json::from_slice::<Ids>(chat) else { return Canary::Unknown };
+    if let Some(why) =
+        chat.choices.iter().filter_map(|it| it.message.as_ref()).find_map(more_than_text)
+    {
+        return Canary::Differs(why.into());
+    }
+    let Some(theirs) = chat.prompt_token_ids else {
+        return Canary::Differs("the server does not tell token ids".into());
+    };
+    let mut params = Params::default();
+    params.set("max_tokens", "1");
+    params.set("return_token_ids", "true");
+    params.set("add_special_tokens", "false");
+    let model = shared.model.clone();
+    let one = Shared { route: Route::Completions, model, params, n: 1, lists: true };
+    let question = Question::of_texts(&one, std::iter::once(rendered.as_str()));
+    let (route, body, ..) = question.parts();
+    let Ok(body) = post(client, url, route, body, limit).await else { return Canary::Unknown };
+    let ours = serde_json::from_slice::<Ids>(&body).ok();
+    let ours = ours.and_then(|it| it.choices.into_iter().next()?.prompt_token_ids);
+    match ours {
+        Some(ours) if ours == theirs => Canary::Same,
+        Some(ours) => Canary::Differs(format!(
+            "the server makes {} tokens of the conversation and {} of its text",
+            theirs.len(),
+            ours.len()
+        )),
+        None => Canary::Differs("the server does not tell token ids".into()),
+    }
+}
+
+fn more_than_text(message: &Message) -> Option<&'static str> {
+    let thinks = [&message.reasoning, &message.reasoning_content].into_iter().flatten();
+    if thinks.into_iter().any(|text| !text.is_empty()) {
+        return Some("the model's thinking is told apart only on the chat route");
+    }
+    let calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+    calls.then_some("the model calls tools")
+}

@@ -1,0 +1,64 @@
+//! What a server says of its load: three lines of `/metrics`.
+
+use std::time::Duration;
+
+use super::Client;
+use crate::domain::Url;
+
+/// A server that takes longer to say how it is has other troubles.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// How much a server has to do, over all of its engines.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Sequences that it works on.
+    pub running: f64,
+    /// Sequences that wait for a slot.
+    pub waiting: f64,
+    /// Sequences thrown out for want of memory since it started.
+    pub preemptions: f64,
+}
+
+/// Asks once. Nothing where the server does not say.
+pub async fn load(client: &Client, url: &Url) -> Option<Load> {
+    let answer = client.get(url, "/metrics", LIMIT).await.ok().filter(|it| it.status == 200)?;
+    read(&String::from_utf8_lossy(&answer.body))
+}
+
+/// From the Prometheus text that vLLM writes: a line an engine.
+fn read(page: &str) -> Option<Load> {
+    let (mut load, mut any) = (Load::default(), false);
+    for line in page.lines() {
+        let Some(rest) = line.strip_prefix("vllm:") else { continue };
+        let Some((name, value)) = rest.rsplit_once(' ') else { continue };
+        let name = name.split('{').next().unwrap_or(name);
+        let sum = match name {
+            "num_requests_running" => &mut load.running,
+            "num_requests_waiting" => &mut load.waiting,
+            "num_preemptions_total" => &mut load.preemptions,
+            _ => continue,
+        };
+        *sum += value.parse::<f64>().ok().filter(|it| it.is_finite())?;
+        any |= name == "num_requests_running";
+    }
+    any.then_some(load)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_engines_lines_are_added_up() {
+        let page = "# HELP vllm:num_requests_running Number\n\
+            vllm:num_requests_running{engine=\"0\",model_name=\"a b\"} 3.0\n\
+            vllm:num_requests_running{engine=\"1\",model_name=\"a b\"} 4.0\n\
+            vllm:num_requests_waiting{engine=\"0\"} 5.0\n\
+            vllm:num_requests_waiting_by_reason{engine=\"0\"} 50.0\n\
+            vllm:num_preemptions_total 2\n";
+        assert_eq!(read(page), Some(Load { running: 7.0, waiting: 5.0, preemptions: 2.0 }));
+        assert_eq!(read("python_gc_objects_collected_total 1.0\n"), None);
+        assert_eq!(read("vllm:num_requests_running{} NaN"), None);
+        assert_eq!(read(""), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! A reply as answers: which is whose, and what it cost.
+//!
+//! Owns how an answer finds its prompt: by `index`, never by position; and how tokens are counted a prompt, where vLLM
+//! tells one sum a list.
+
+use std::time::Duration;
+
+use serde::{Deserialize, de::IgnoredAny};
+
+use super::{Fault, wire};
+use crate::domain::{Answer, Choice, Usage};
+
+/// A reply, taken apart.
+#[derive(Debug)]
+pub struct Reply {
+    /// A prompt's answer at the prompt's place; `None` where the reply has none, or two that claim the same place.
+    pub answers: Vec<Option<Answer>>,
+    /// From sending to the last byte.
+    pub took: Duration,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    choices: Vec<WireChoice>,
+    usage: Option<WireUsage>,
+    /// Of a conversation, where they were asked for.
+    #[serde(default)]
+    prompt_token_ids: Option<Vec<IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct WireChoice {
+    #[serde(default)]
+    index: usize,
+    text: Option<String>,
+    message: Option<WireMessage>,
+    finish_reason: Option<String>,
+    /// Only counted, so not kept.
+    #[serde(default)]
+    token_ids: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
+    prompt_token_ids: Option<Vec<IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct WireMessage {
+    content: Option<String>,
+    reasoning: Option<String>,
+    /// Its name before vLLM 0.12.
+    reasoning_content: Option<String>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+struct WireUsage {
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+}
+
+/// A place of the reply: a prompt's choices, and the tokens counted for them.
+#[derive(Clone, Default)]
+struct Place {
+    choices: Vec<Option<Choice>>,
+    doubled: bool,
+    asked: Option<u64>,
+    told: Option<u64>,
+}
+
+/// The answers of a list whose prompts have these lengths, each with `n` sequences.
+pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<Answer>>, Fault> {
+    let read: Body = serde_json::from_slice(body).map_err(|error| no_answer(body, &error))?;
+    let empty = Place { choices: vec![None; n], ..Place::default() };
+    let mut places = vec![empty; lengths.len()];
+    for choice in read.choices {
+        let (prompt, sequence) = (choice.index / n, choice.index % n);
+        let Some(place) = places.get_mut(prompt) else { continue };
+        let count = |ids: &Option<Vec<IgnoredAny>>| ids.as_ref().map(|ids| ids.len() as u64);
+        place.asked = count(&choice.prompt_token_ids).or(place.asked);
+        if let Some(told) = count(&choice.token_ids) {
+            place.told = Some(place.told.unwrap_or_default() + told);
+        }
+        place.doubled |= place.choices[sequence].is_some();
+        place.choices[sequence] = Some(choice.into_choice());
+    }
+    if let (Some(ids), [place]) = (&read.prompt_token_ids, places.as_mut_slice()) {
+        place.asked = Some(ids.len() as u64);
+    }
+    let exact: Vec<_> = places.iter().map(|place| place.asked.zip(place.told)).collect();
+    let complete = |place: Place| {
+        let choices: Option<Vec<Choice>> = place.choices.into_iter().collect();
+        choices.filter(|_| !place.doubled).map(|choices| Answer { choices, usage: None })
+    };
+    let mut answers: Vec<Option<Answer>> = places.into_iter().map(complete).collect();
+    if let Some(usage) = read.usage {
+        share(usage, lengths, &mut answers);
+    }
+    for (answer, exact) in answers.iter_mut().zip(exact) {
+        if let (Some(answer), Some((prompt_tokens, completion_tokens))) = (answer, exact) {
+            answer.usage = Some(Usage { prompt_tokens, completion_tokens, estimated: false });
+        }
+    }
+    Ok(answers)
+}
+
+/// Status 200 and yet no answer: garbage, or an error in an answer's place.
+fn no_answer(body: &[u8], error: &serde_json::Error) -> Fault {
+    let is_error = serde_json::from_slice::<InBand>(body).is_ok();
+    let what = if is_error {
+        format!("an error under status 200: {}", wire::message(body))
+    } else {
+        format!("the reply is no answer ({error})")
+    };
+    Fault::Passing { what, status: None }
+}
+
+#[derive(Deserialize)]
+struct InBand {
+    #[serde(rename = "error")]
+    _error: IgnoredAny,
+}
+
+impl WireChoice {
+    fn into_choice(self) -> Choice {
+        let finish_reason = self.finish_reason;
+        match self.message {
+            Some(message) => Choice {
+                text: message.content.unwrap_or_default(),
+                reasoning: message.reasoning.or(message.reasoning_content),
+                finish_reason,
+            },
+            None => Choice { text: self.text.unwrap_or_default(), reasoning: None, finish_reason },
+        }
+    }
+}
+
+/// A list's usage is one sum: a prompt's share goes by length. A single's is exact.
+fn share(usage: WireUsage, lengths: &[u64], answers: &mut [Option<Answer>]) {
+    let asked: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
+    let length = |answer: &Option<Answer>| {
+        let choices = answer.iter().flat_map(|answer| &answer.choices);
+        choices
+            .map(|it| {
+                it.text.len() as u64 + it.reasoning.as_ref().map_or(0, |it| it.len() as u64) + 1
+            })
+            .sum()
+    };
+    let told: Vec<u64> = answers.iter().map(length).collect();
+    let (all_asked, all_told) = (asked.iter().sum::<u64>(), told.iter().sum::<u64>());
+    // From one mark of the whole to the next, so that the shares add up to it.
+    let mark = |sum: u64, upto: u64, all: u64| {
+        u64::try_from(u128::from(sum) * u128::from(upto) / u128::from(all.max(1))).unwrap_or(sum)
+    };
+    let (mut upto_asked, mut upto_told) = (0, 0);
+    for ((answer, asked), told) in answers.iter_mut().zip(asked).zip(told) {
+        let part = |sum, upto, mine, all| mark(sum, upto + mine, all) - mark(sum, upto, all);
+        if let Some(answer) = answer {
+            answer.usage = Some(Usage {
+                prompt_tokens: part(usage.prompt_tokens, upto_asked, asked, all_asked),
+                completion_tokens: part(usage.completion_tokens, upto_told, told, all_told),
+                estimated: lengths.len() > 1,
+            });
+        }
+        upto_asked += asked;
+        upto_told += told;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_find_their_prompts_by_index() {
+        let read = |text: &str| read(text.as_bytes(), &[3, 3], 1).expect("a reply");
+        let texts = |text: &str| {
+            let answers = read(text);
+            answers
+                .into_iter()
+                .map(|it| it.map(|it| it.choices[0].text.clone()))
+                .collect::<Vec<_>>()
+        };
+        let (first, second) = (Some("A".to_owned()), Some("B".to_owned()));
+        assert_eq!(
+            texts(r#"{"choices":[{"index":1,"text":"B"},{"index":0,"text":"A"}]}"#),
+            [first, second.clone()]
+        );
+        assert_eq!(
+            texts(r#"{"choices":[{"index":1,"text":"B"}]}"#),
+            [None, second.clone()],
+            "missing"
+        );
+        assert_eq!(
+            texts(
+                r#"{"choices":[{"index":0,"text":"A"},{"index":0,"text":"x"},{"index":1,"text":"B"},{"index":9,"text":"?"}]}"#
+            ),
+            [None, second],
+            "doubled, and one of nobody"
+        );
+        let fault = super::read(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
+        assert!(format!("{fault:?}").contains("under status 200: x"), "{fault:?}");
+        assert!(super::read(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
+    }
+
+    #[test]
+    fn a_lists_usage_is_shared_and_says_so() {
+        let reply = r#"{"choices":[{"index":0,"text":"xxx"},{"index":1,"text":"xxx"}],"usage":{"prompt_tokens":12,"completion_tokens":6}}"#;
+        let answers = read(reply.as_bytes(), &[3, 7], 1).expect("a reply");
+        let usage: Vec<_> =
+            answers.into_iter().filter_map(|it| it.and_then(|it| it.usage)).collect();
+        assert_eq!(usage[0], Usage { prompt_tokens: 4, completion_tokens: 3, estimated: true });
+        assert_eq!(usage[1].prompt_tokens, 8);
+    }
+
+    #[test]
+    fn thinking_is_kept_apart() {
+        let reply = r#"{"choices":[{"index":0,"message":{"content":null,"reasoning":"hmm"},"finish_reason":"length"}]}"#;
+        let answers = read(reply.as_bytes(), &[1], 1).expect("a reply");
+        let choice = &answers[0].as_ref().expect("answered").choices[0];
+        assert_eq!((choice.text.as_str(), choice.reasoning.as_deref()), ("", Some("hmm")));
+    }
+
+    #[test]
+    fn token_ids_count_exactly() {
+        let reply = r#"{"choices":[{"index":0,"text":"a","token_ids":[5,6],"prompt_token_ids":[1,2,3]},
+            {"index":1,"text":"b","token_ids":[7],"prompt_token_ids":[4]}],"usage":{"prompt_tokens":4,"completion_tokens":3}}"#;
+        let answers = read(reply.as_bytes(), &[30, 3], 1).expect("a reply");
+        let usage: Vec<_> = answers.into_iter().filter_map(|it| it?.usage).collect();
+        assert_eq!(usage[0], Usage { prompt_tokens: 3, completion_tokens: 2, estimated: false });
+        assert_eq!(usage[1], Usage { prompt_tokens: 1, completion_tokens: 1, estimated: false });
+        let chat = r#"{"choices":[{"index":0,"message":{"content":"x"},"token_ids":[9,9]}],"prompt_token_ids":[1,2]}"#;
+        let answers = read(chat.as_bytes(), &[3], 1).expect("a reply");
+        let usage = answers[0].as_ref().expect("answered").usage.expect("counted");
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.estimated), (2, 2, false));
+    }
+}

@@ -1,0 +1,119 @@
+//! Is it the job that is wrong, and not its prompts? Pure.
+//!
+//! Owns fail-fast: a wrong parameter fails every row in the same way. While nothing was answered yet, such failures are
+//! held back; if the first hundred are all of a kind, none of them is written and the prompts stay open.
+
+use crate::domain::{FailureKind, Outcome, Settled};
+
+/// What is held back.
+#[derive(Debug)]
+pub(super) struct Alike {
+    most: usize,
+    held: Vec<Settled>,
+    /// Something was answered, or somebody said that others were: failures are the prompts' own.
+    over: bool,
+}
+
+impl Alike {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most: most.max(1), held: Vec::new(), over: false }
+    }
+
+    /// Takes an outcome in; what is to be written goes to `out`.
+    pub(super) fn pass(&mut self, settled: Settled, out: &mut Vec<Settled>) {
+        if self.over {
+            out.push(settled);
+            return;
+        }
+        let kind = match &settled.outcome {
+            Outcome::Answered(_) => None,
+            Outcome::Failed(failure) => Some(failure.kind),
+        };
+        match kind {
+            // What only a prompt itself can be guilty of says nothing of the job.
+            Some(FailureKind::EmptyPrompt | FailureKind::BadRow | FailureKind::TooLong) => {
+                out.push(settled);
+            }
+            Some(kind) if self.kind().is_none_or(|held| held == kind) => self.held.push(settled),
+            _ => {
+                out.push(settled);
+                self.release(out);
+            }
+        }
+    }
+
+    /// How many there are and what they say, once it is no chance, or nothing else is to come.
+    pub(super) fn verdict(&self, all_done: bool) -> Option<(u64, String)> {
+        if self.over || (self.held.len() < self.most && !all_done) {
+            return None;
+        }
+        match &self.held.last()?.outcome {
+            Outcome::Failed(failure) => Some((self.held.len() as u64, failure.message.clone())),
+            Outcome::Answered(_) => None,
+        }
+    }
+
+    /// They are the prompts' own failures after all.
+    pub(super) fn release(&mut self, out: &mut Vec<Settled>) {
+        self.over = true;
+        out.append(&mut self.held);
+    }
+
+    fn kind(&self) -> Option<FailureKind> {
+        match &self.held.first()?.outcome {
+            Outcome::Failed(failure) => Some(failure.kind),
+            Outcome::Answered(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Answer, Failure, Id, Input, Params, Prompt};
+
+    fn settled(kind: Option<FailureKind>) -> Settled {
+        let prompt = Prompt {
+            index: 0,
+            id: Id::of_index(0),
+            input: Input::Text("x".into()),
+            params: Params::default(),
+            route: None,
+            priority: 0,
+            row: None,
+        };
+        let outcome = match kind {
+            None => Outcome::Answered(Answer::default()),
+            Some(kind) => {
+                Outcome::Failed(Failure { kind, message: "no such knob".into(), status: None })
+            }
+        };
+        Settled { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
+    }
+
+    #[test]
+    fn failures_of_a_kind_are_held_until_something_else_comes() {
+        let (mut alike, mut out) = (Alike::new(3), Vec::new());
+        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.pass(settled(Some(FailureKind::TooLong)), &mut out);
+        assert_eq!((out.len(), alike.verdict(false)), (1, None));
+        assert_eq!(alike.verdict(true), Some((1, "no such knob".into())), "there will be no more");
+        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
+        assert_eq!((out.len(), alike.verdict(false)), (1, Some((3, "no such knob".into()))));
+        alike.release(&mut out);
+        assert_eq!((out.len(), alike.verdict(true)), (4, None));
+    }
+
+    #[test]
+    fn an_answer_shows_that_the_job_is_right() {
+        for other in [None, Some(FailureKind::Refused)] {
+            let (mut alike, mut out) = (Alike::new(2), Vec::new());
+            alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
+            alike.pass(settled(other), &mut out);
+            assert_eq!(out.len(), 2);
+            (0..5).for_each(|_| alike.pass(settled(Some(FailureKind::BadRequest)), &mut out));
+            assert_eq!((out.len(), alike.verdict(true)), (7, None));
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The last minute: who gets the last prompts, and which are asked a second time. Pure.
+//!
+//! Owns two rules. An endpoint that would be done with a prompt only after all the others are through with everything gets
+//! none any more: withholding costs no work. And what takes far longer than it should, or than it would elsewhere, is
+//! asked once more: the first answer counts.
+
+use std::time::Duration;
+
+/// How fast an endpoint is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Speed {
+    /// What a single prompt usually takes.
+    pub(super) usual: Option<Duration>,
+    /// Prompts a second.
+    pub(super) rate: f64,
+}
+
+/// So much slower than the fastest is slow; less is noise.
+const SLOW: f64 = 1.5;
+/// Where too little was seen to know the slowest hundredth: so many times the usual.
+const STUCK: u32 = 6;
+/// Nothing younger is stuck.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Are the last `waiting` prompts better left to the others?
+pub(super) fn withholds(mine: Speed, others: &[Speed], waiting: usize) -> bool {
+    let Some(usual) = mine.usual else { return false };
+    let Some(fastest) = others.iter().filter_map(|it| it.usual).min() else { return false };
+    let rate: f64 = others.iter().map(|it| it.rate).sum();
+    if rate <= 0.0 || usual.as_secs_f64() < fastest.as_secs_f64() * SLOW {
+        return false;
+    }
+    usual.as_secs_f64() > waiting as f64 / rate + fastest.as_secs_f64()
+}
+
+/// What is known of a request under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Age {
+    /// Since it was sent.
+    pub(super) age: Duration,
+    /// What one like it usually takes there.
+    pub(super) usual: Option<Duration>,
+    /// What the slowest hundredth takes there.
+    pub(super) slowest: Option<Duration>,
+}
+
+/// Is it worth asking an idle endpoint, where a prompt usually takes `there`, once more? `elsewhere` is whether that is
+/// another endpoint.
+pub(super) fn copies(request: Age, there: Option<Duration>, elsewhere: bool) -> bool {
+    let Age { age, usual, slowest } = request;
+    let stuck = slowest.map(|it| it * 2).or(usual.map(|it| it * STUCK));
+    if age > LEAST && stuck.is_some_and(|stuck| age > stuck) {
+        return true;
+    }
+    let (Some(usual), Some(there)) = (usual, there) else { return false };
+    let slow = usual.as_secs_f64() > there.as_secs_f64() * SLOW;
+    elsewhere && slow && usual.saturating_sub(age) > there
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speed(usual: f64, rate: f64) -> Speed {
+        Speed { usual: Some(Duration::from_secs_f64(usual)), rate }
+    }
+
+    #[test]
+    fn a_slow_endpoint_gets_none_of_the_last_prompts() {
+        let fast = [speed(1.0, 100.0); 3];
+        assert!(withholds(speed(2.5, 40.0), &fast, 300), "2.5 s against 1 + 1 s");
+        assert!(!withholds(speed(2.5, 40.0), &fast, 600), "there is time for one more");
+        assert!(!withholds(speed(1.2, 90.0), &fast, 1), "as fast as the others");
+        assert!(!withholds(speed(2.5, 40.0), &[], 1), "nobody else");
+        assert!(!withholds(Speed::default(), &fast, 1), "nothing is known of it");
+    }
+
+    #[test]
+    fn what_is_stuck_or_would_be_faster_elsewhere_is_asked_again() {
+        let second = Duration::from_secs(1);
+        let age = |age, usual, slowest: Option<u32>| Age {
+            age: second * age,
+            usual: Some(second * usual),
+            slowest: slowest.map(|it| second * it),
+        };
+        assert!(copies(age(30, 1, Some(10)), None, false), "stuck, wherever");
+        assert!(!copies(age(15, 1, Some(10)), None, false));
+        assert!(copies(age(7, 1, None), None, false) && !copies(age(5, 1, None), None, false));
+        assert!(copies(age(1, 10, None), Some(second * 2), true), "9 s left here, 2 there");
+        assert!(!copies(age(9, 10, None), Some(second * 2), true), "nearly done");
+        assert!(!copies(age(1, 10, None), Some(second * 2), false), "no faster than itself");
+        assert!(!copies(Age { age: second, usual: None, slowest: None }, None, true));
+    }
+}

@@ -1,0 +1,86 @@
+//! How long a request may take: pure.
+//!
+//! Owns the time limits that tighten with what is seen: a request that takes four times as long as the slowest hundredth
+//! of its size hangs, and nothing is gained by waiting for the rest of a long limit.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Sizes of lists that are told apart: powers of two up to 1024.
+const SIZES: usize = 11;
+/// Requests of a size before its slowest hundredth means something.
+const ENOUGH: u64 = 200;
+/// No limit is tightened below this: a server may be busy with something else for a while.
+const LEAST: Duration = Duration::from_secs(30);
+/// How many times the slowest hundredth.
+const TIMES: u32 = 4;
+/// Milliseconds in a day: what takes longer is as good as never.
+const LONGEST: u64 = 86_400_000;
+
+/// What requests took so far, by size.
+#[derive(Debug)]
+pub(super) struct Patience {
+    took: Vec<Histogram<u32>>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        // The bounds are constants that the library takes.
+        let took = (0..SIZES).filter_map(|_| Histogram::new_with_bounds(1, LONGEST, 2).ok());
+        Self { took: took.collect() }
+    }
+}
+
+impl Patience {
+    /// A request of so many prompts was answered after this time.
+    pub(super) fn saw(&mut self, prompts: usize, took: Duration) {
+        if let Some(histogram) = self.took.get_mut(size(prompts)) {
+            let millis = u64::try_from(took.as_millis()).unwrap_or(LONGEST);
+            histogram.saturating_record(millis.clamp(1, LONGEST));
+        }
+    }
+
+    /// The limit of a first try; none where too little was seen for one. A later try has the whole time: some answers
+    /// are that long.
+    pub(super) fn limit(&self, prompts: usize) -> Option<Duration> {
+        Some(LEAST.max(self.slowest(prompts)? * TIMES))
+    }
+
+    /// What the slowest hundredth of this size took, at least; none where too little was seen.
+    pub(super) fn slowest(&self, prompts: usize) -> Option<Duration> {
+        let histogram = self.took.get(size(prompts)).filter(|it| it.len() >= ENOUGH)?;
+        Some(Duration::from_millis(histogram.value_at_quantile(0.99)))
+    }
+
+    /// What the middle one of this size took.
+    pub(super) fn usual(&self, prompts: usize) -> Option<Duration> {
+        let histogram = self.took.get(size(prompts)).filter(|it| !it.is_empty())?;
+        Some(Duration::from_millis(histogram.value_at_quantile(0.5)))
+    }
+}
+
+fn size(prompts: usize) -> usize {
+    (prompts.max(1).ilog2() as usize).min(SIZES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_follow_the_slowest_hundredth_of_a_size() {
+        let mut patience = Patience::default();
+        assert_eq!((patience.limit(1), patience.usual(1)), (None, None));
+        for tenths in 0..1000 {
+            patience.saw(1, Duration::from_millis(100 * tenths));
+        }
+        let limit = patience.limit(1).expect("enough was seen").as_secs();
+        assert!((390..=410).contains(&limit), "{limit}");
+        assert_eq!(patience.limit(64), None, "another size");
+        (0..ENOUGH).for_each(|_| patience.saw(64, Duration::from_millis(20)));
+        assert_eq!(patience.limit(64), Some(LEAST));
+        assert_eq!(patience.usual(70), Some(Duration::from_millis(20)));
+        patience.saw(usize::MAX, Duration::MAX);
+    }
+}

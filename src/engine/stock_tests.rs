@@ -1,0 +1,196 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    domain::{Id, Params},
+    engine::policy::for_tests,
+};
+
+fn prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
+    let mut own = Params::default();
+    params.iter().for_each(|(name, value)| own.set(name, value.to_string()));
+    Prompt {
+        index,
+        id: Id::of_index(index),
+        input: Input::Text(text.into()),
+        params: own,
+        route: None,
+        priority: 0,
+        row: None,
+    }
+}
+
+fn short(index: u64) -> Prompt {
+    prompt(index, "x", &[("max_tokens", 5)])
+}
+
+fn room(endpoint: usize, free: usize, most: usize) -> Room {
+    Room { endpoint, free, most, renders: false, idle: false, others: false }
+}
+
+fn indices(batch: &Batch) -> Vec<u64> {
+    batch.tasks.iter().map(|task| task.prompt.index).collect()
+}
+
+fn cut(stock: &mut Stock, endpoint: usize, free: usize, most: usize) -> Vec<u64> {
+    stock.cut(room(endpoint, free, most)).map(|batch| indices(&batch)).unwrap_or_default()
+}
+
+#[test]
+fn a_refused_lists_halves_stay_whole_and_go_first() {
+    let mut stock = Stock::default();
+    (0..6).for_each(|index| stock.add(short(index), &for_tests()));
+    let list = stock.cut(room(0, 8, 4)).expect("a list");
+    assert_eq!(indices(&list), [0, 1, 2, 3]);
+    list.halves().into_iter().for_each(|half| stock.whole(half));
+    assert_eq!(stock.len(), 6);
+    assert_eq!(cut(&mut stock, 0, 8, 4), [0, 1]);
+    assert_eq!(cut(&mut stock, 0, 8, 4), [2, 3]);
+    assert_eq!(cut(&mut stock, 0, 8, 4), [4, 5]);
+    assert_eq!((stock.len(), stock.bytes()), (0, 0));
+}
+
+#[test]
+fn what_failed_here_waits_for_another_endpoint_if_there_is_one() {
+    let mut stock = Stock::default();
+    stock.add(short(0), &for_tests());
+    let mut batch = stock.cut(room(3, 8, 4)).expect("a list");
+    batch.tasks[0].avoid = Some(3);
+    stock.back(batch);
+    let others = |endpoint| Room { others: true, ..room(endpoint, 8, 4) };
+    assert_eq!(stock.cut(others(3)), None);
+    assert!(stock.cut(others(4)).is_some());
+}
+
+#[test]
+fn tasks_ripen() {
+    let (mut stock, now) = (Stock::default(), Instant::now());
+    stock.add(short(0), &for_tests());
+    let batch = stock.cut(room(0, 1, 1)).expect("a list");
+    stock.later(now + Duration::from_secs(1), batch);
+    stock.ripen(now);
+    assert_eq!((stock.cut(room(0, 1, 1)), stock.len()), (None, 1));
+    stock.ripen(now + Duration::from_secs(1));
+    assert!(stock.cut(room(0, 1, 1)).is_some());
+}
+
+#[test]
+fn priority_goes_first_and_then_the_longest_expected() {
+    let mut stock = Stock::default();
+    let known = |index, tokens| {
+        let mut prompt = prompt(index, "x", &[("max_tokens", tokens)]);
+        prompt.params.set("ignore_eos", "true");
+        prompt
+    };
+    for (index, tokens) in [(0, 10), (1, 1000), (2, 100), (3, 1000)] {
+        stock.add(known(index, tokens), &for_tests());
+    }
+    stock.add(Prompt { priority: 5, ..known(4, 1) }, &for_tests());
+    stock.add(Prompt { priority: -1, ..known(5, 9999) }, &for_tests());
+    let order: Vec<Vec<u64>> = (0..5).map(|_| cut(&mut stock, 0, 8, 4)).collect();
+    assert_eq!(order, [vec![4], vec![1, 3], vec![2], vec![0], vec![5]]);
+}
+
+#[test]
+fn lists_are_filled_from_shorter_classes_with_the_same_parameters() {
+    let mut stock = Stock::default();
+    for (index, length) in [(0, 4000), (1, 40), (2, 400)] {
+        stock.add(prompt(index, &"word ".repeat(length / 5), &[]), &for_tests());
+    }
+    assert_eq!(cut(&mut stock, 0, 8, 8), [0, 2, 1]);
+}
+
+/// 3 documents with 8 questions each, shuffled.
+fn documents(stock: &mut Stock) {
+    let documents = ["a", "b", "c"].map(|name| name.repeat(3000));
+    for index in 0..24 {
+        let document = &documents[(index * 7 % 24) % 3];
+        stock.add(prompt(index as u64, &format!("{document}{index}"), &[]), &for_tests());
+    }
+}
+
+fn document_of(index: u64) -> u64 {
+    (index * 7 % 24) % 3
+}
+
+#[test]
+fn a_family_goes_to_one_endpoint_and_is_split_at_the_end() {
+    let mut stock = Stock::default();
+    documents(&mut stock);
+    let first = cut(&mut stock, 0, 8, 1)[0];
+    let second = cut(&mut stock, 1, 8, 1)[0];
+    assert_ne!(document_of(first), document_of(second), "each endpoint begins its own");
+    let mine: Vec<u64> = (0..7).map(|_| cut(&mut stock, 0, 8, 1)[0]).collect();
+    assert!(mine.iter().all(|&it| document_of(it) == document_of(first)), "whole: {mine:?}");
+    let third = cut(&mut stock, 0, 8, 1)[0];
+    assert!(![document_of(first), document_of(second)].contains(&document_of(third)));
+    (0..7).for_each(|_| drop(cut(&mut stock, 0, 8, 1)));
+    assert_eq!(stock.len(), 7, "what is left is the second endpoint's");
+    let stolen = cut(&mut stock, 0, 8, 1);
+    assert_eq!(document_of(stolen[0]), document_of(second));
+    let own = cut(&mut stock, 1, 8, 8);
+    assert!((3..=4).contains(&own.len()), "half of them: {own:?}");
+}
+
+#[test]
+fn an_endpoint_that_is_down_holds_no_family_back() {
+    let mut stock = Stock::default();
+    documents(&mut stock);
+    let first = cut(&mut stock, 0, 8, 1)[0];
+    stock.release(0);
+    let all: Vec<u64> = (0..3).flat_map(|_| cut(&mut stock, 1, 8, 8)).collect();
+    assert!(all.iter().any(|&it| document_of(it) == document_of(first)));
+    assert_eq!(all.len() + stock.len(), 23);
+}
+
+#[test]
+fn what_everybody_begins_with_does_not_tie_prompts_to_an_endpoint() {
+    let mut stock = Stock::default();
+    let header = "h".repeat(600);
+    for index in 0..1200 {
+        stock.add(prompt(index, &format!("{header}{index}"), &[]), &for_tests());
+    }
+    let (mut taken, mut both) = (0, [0, 0]);
+    while stock.len() > 0 {
+        for endpoint in 0..2 {
+            let list = cut(&mut stock, endpoint, 16, 16).len();
+            both[endpoint] += list;
+            taken += list;
+        }
+    }
+    assert_eq!(taken, 1200);
+    assert!(both[0] > 500 && both[1] > 500, "{both:?}");
+}
+
+proptest! {
+    #[test]
+    fn every_prompt_comes_out_once_and_lists_keep_their_limits(
+        given in prop::collection::vec((1u64..4, 1u64..4, 0usize..5, 0i64..2), 0..60),
+        free in 0usize..10, most in 1usize..6, endpoints in 1usize..4,
+    ) {
+        let mut stock = Stock::default();
+        for (index, &(max_tokens, n, document, priority)) in (0..).zip(&given) {
+            let text = ["a", "b", "c", "d", "e"][document].repeat(document * 700 + 1);
+            let prompt = prompt(index, &text, &[("max_tokens", max_tokens), ("n", n)]);
+            stock.add(Prompt { priority, ..prompt }, &for_tests());
+        }
+        let mut seen = Vec::new();
+        let mut priorities = Vec::new();
+        for turn in 0.. {
+            let room = Room { idle: true, ..room(turn % endpoints, free, most) };
+            let Some(batch) = stock.cut(room) else { break };
+            prop_assert!(batch.tasks.len() <= most);
+            prop_assert!(batch.permits() <= free || batch.tasks.len() == 1);
+            let shared = |task: &Task| task.prompt.params == batch.tasks[0].prompt.params;
+            prop_assert!(batch.tasks.iter().all(shared), "a list shares its parameters");
+            priorities.push(batch.tasks[0].prompt.priority);
+            seen.extend(indices(&batch));
+        }
+        prop_assert!(priorities.is_sorted_by(|a, b| a >= b));
+        seen.sort_unstable();
+        prop_assert_eq!(seen, (0..given.len() as u64).collect::<Vec<_>>());
+        prop_assert_eq!((stock.len(), stock.bytes()), (0, 0));
+    }
+}

@@ -1,0 +1,419 @@
+//! How many sequences an endpoint has in flight: pure but for instants it is given.
+//!
+//! Owns the controller behind `--concurrency auto`. Where the server tells how many run and wait, it is kept with a little
+//! waiting: its slots never run dry, and its queue never grows long. Where it does not, what it answers a second is
+//! compared between window sizes. It climbs by doubling and never jumps: bursts have crashed servers. A 503 lowers what is
+//! sent at once, whatever the mode.
+
+use std::time::{Duration, Instant};
+
+use super::Size;
+
+/// What a server says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Sample {
+    pub(super) running: f64,
+    pub(super) waiting: f64,
+    /// Since it started.
+    pub(super) preemptions: f64,
+}
+
+/// Of one endpoint.
+#[derive(Debug)]
+pub(super) struct Window {
+    size: usize,
+    steer: Steer,
+    /// The most after a refusal.
+    limit: usize,
+    /// In flight with which requests were admitted.
+    proven: usize,
+    /// Sequences answered since the limit was last changed.
+    answered: usize,
+}
+
+#[derive(Debug)]
+enum Steer {
+    /// The size is given.
+    Not,
+    /// By what the server says.
+    Told(Told),
+    /// By what comes back.
+    Felt(Felt),
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// The most that ran at a time.
+    slots: f64,
+    holds: bool,
+    /// What ran when it was last doubled, and how often that did not help.
+    ran: f64,
+    vain: u8,
+    preemptions: f64,
+    /// A cut takes effect when so many are left in flight: until then what waits says nothing new.
+    cut_to: usize,
+    /// What waited when it was looked at last, the latest last.
+    waited: [f64; 3],
+    /// Looks in a row at which nothing waited.
+    dry: u8,
+    pauses: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Felt {
+    began: Option<Instant>,
+    /// Sequences that are still of the time before the last change.
+    skip: usize,
+    sequences: usize,
+    tokens: u64,
+    /// What the last size brought, in tokens a second.
+    before: f64,
+    holds_until: Option<Instant>,
+}
+
+/// Where a climb begins.
+const FIRST: usize = 32;
+const FIRST_FELT: usize = 64;
+/// No server runs more.
+const MOST: usize = 8192;
+/// A gain that is worth twice the window, and a loss that is one.
+const GAIN: f64 = 1.10;
+/// How long a size that was felt for is kept before the next is tried.
+const HOLD: Duration = Duration::from_secs(60);
+/// The least time to feel for.
+const FEEL: Duration = Duration::from_secs(1);
+/// How long after a preemption nothing grows.
+const AFTER_PREEMPTION: Duration = Duration::from_secs(10);
+
+impl Window {
+    /// `least` sequences have to fit; `told` is whether the server says how many run.
+    pub(super) fn new(size: Size, least: usize, told: bool) -> Self {
+        let (size, steer) = match size {
+            Size::Exactly(size) => (size, Steer::Not),
+            Size::Auto if told => (FIRST.max(least), Steer::Told(Told::default())),
+            Size::Auto => (FIRST_FELT.max(least), Steer::Felt(Felt::new())),
+        };
+        Self { size, steer, limit: usize::MAX, proven: 0, answered: 0 }
+    }
+
+    /// Sequences in flight, at most.
+    pub(super) fn size(&self) -> usize {
+        self.size.min(self.limit)
+    }
+
+    /// Is it worth asking the server how it is?
+    pub(super) fn asks(&self) -> bool {
+        matches!(self.steer, Steer::Told(_))
+    }
+
+    /// How soon it wants to be told again.
+    pub(super) fn again_in(&self) -> Duration {
+        match &self.steer {
+            Steer::Told(told) if told.holds => Duration::from_secs(1),
+            _ => Duration::from_millis(100),
+        }
+    }
+
+    /// A request with which `level` sequences were in flight was answered; `sequences` of them were its own, and gave so
+    /// many tokens. `full` is whether the window was, just before.
+    pub(super) fn admitted(
+        &mut self,
+        level: usize,
+        sequences: usize,
+        tokens: u64,
+        full: bool,
+        now: Instant,
+    ) {
+        self.proven = self.proven.max(level);
+        self.answered += sequences;
+        // A limited server is given a little more now and then: it should rarely have to refuse.
+        if self.limit < usize::MAX && self.answered >= self.limit.saturating_mul(4) {
+            self.limit += (self.limit / 16).max(1);
+            self.answered = 0;
+        }
+        if let Steer::Felt(felt) = &mut self.steer {
+            self.size = felt.admitted(self.size, sequences, tokens, full, now);
+        }
+    }
+
+    /// It refused a request of `sequences` with which `level` were in flight.
+    pub(super) fn refused(&mut self, level: usize, sequences: usize) {
+        if level <= self.proven {
+            // It has taken as much before: a passing fit, unless it comes again and again.
+            self.proven = self.proven * 15 / 16;
+            return;
+        }
+        let left = level.saturating_sub(sequences);
+        self.limit = self.limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
+        self.answered = 0;
+    }
+
+    /// What the server says, with so many of ours in flight, in lists of `list`. True if the window was changed.
+    pub(super) fn sampled(
+        &mut self,
+        sample: Sample,
+        taken: usize,
+        list: usize,
+        now: Instant,
+    ) -> bool {
+        let before = self.size;
+        if let Steer::Told(told) = &mut self.steer {
+            self.size = told.sampled(self.size, sample, taken, list, now).clamp(1, MOST);
+        }
+        self.size != before
+    }
+}
+
+impl Told {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts of sequences, from 0 to thousands"
+    )]
+    fn sampled(
+        &mut self,
+        size: usize,
+        sample: Sample,
+        taken: usize,
+        list: usize,
+        now: Instant,
+    ) -> usize {
+        let Sample { running, waiting, preemptions } = sample;
+        self.slots = self.slots.max(running);
+        let preempted = preemptions > self.preemptions && self.preemptions > 0.0;
+        self.preemptions = preemptions.max(f64::MIN_POSITIVE);
+        if preempted {
+            // Its memory is full: what is thrown out of it is computed twice.
+            self.holds = true;
+            self.slots = running;
+            self.pauses = Some(now + AFTER_PREEMPTION);
+            return size - size / 8;
+        }
+        // An eighth of what runs waits; with lists, which end together, as much as the next one needs.
+        let next = if list > 1 { (list as f64).min(self.slots.max(8.0)) } else { 0.0 };
+        let spare = (self.slots / 8.0).max(2.0).max(next);
+        let full = taken * 10 >= size * 9;
+        // A burst waits for its prompts to be read: what still waits after a few looks has no slot.
+        self.waited.rotate_left(1);
+        self.waited[2] = waiting;
+        let waits = self.waited.iter().copied().fold(f64::MAX, f64::min);
+        let busy = (running + waiting) * 10.0 >= taken as f64 * 4.0;
+        let may_grow = self.pauses.is_none_or(|until| now >= until);
+        if !self.holds {
+            if waiting.min(self.waited[1]) >= spare / 2.0 {
+                self.holds = true;
+            } else if full && waiting < spare && may_grow {
+                self.vain = if running > self.ran * GAIN { 0 } else { self.vain + 1 };
+                self.ran = self.ran.max(running);
+                self.holds = self.vain > 3;
+                return if self.vain == 0 { size * 2 } else { size };
+            }
+            return size;
+        }
+        if self.cut_to > 0 && taken > self.cut_to {
+            return size; // the last cut has not come to bear
+        }
+        self.cut_to = 0;
+        self.dry = if waiting < 1.0 && full && busy && may_grow { self.dry + 1 } else { 0 };
+        if self.dry >= 2 {
+            // There are more slots than it seemed.
+            (self.holds, self.ran, self.vain, self.dry) = (false, 0.0, 0, 0);
+            size
+        } else if waiting < spare / 2.0 && full && busy && may_grow {
+            size + (spare - waiting).ceil() as usize
+        } else if waits > 2.0 * spare {
+            self.cut_to = size - ((waits - spare) as usize).min(size.saturating_sub(1));
+            self.cut_to
+        } else {
+            size
+        }
+    }
+}
+
+impl Felt {
+    fn new() -> Self {
+        Self { began: None, skip: 0, sequences: 0, tokens: 0, before: 0.0, holds_until: None }
+    }
+
+    fn admitted(
+        &mut self,
+        size: usize,
+        sequences: usize,
+        tokens: u64,
+        full: bool,
+        now: Instant,
+    ) -> usize {
+        if self.skip > 0 {
+            self.skip = self.skip.saturating_sub(sequences);
+            return size;
+        }
+        if !full {
+            // What it cannot use up says nothing of its size.
+            (self.began, self.sequences, self.tokens) = (None, 0, 0);
+            return size;
+        }
+        let began = *self.began.get_or_insert(now);
+        self.sequences += sequences;
+        self.tokens += tokens;
+        let felt = now - began;
+        if felt < FEEL || self.sequences < size * 2 {
+            return size;
+        }
+        let rate = self.tokens as f64 / felt.as_secs_f64();
+        (self.began, self.sequences, self.tokens) = (None, 0, 0);
+        match self.holds_until {
+            Some(until) if now < until => return size,
+            Some(_) => {
+                // As at the beginning: is twice as much better by now?
+                (self.holds_until, self.before, self.skip) = (None, rate, size * 2);
+                return (size * 2).min(MOST);
+            }
+            None => {}
+        }
+        if rate > self.before * GAIN {
+            (self.before, self.skip) = (rate, size * 2);
+            return (size * 2).min(MOST);
+        }
+        self.holds_until = Some(now + HOLD);
+        self.skip = size;
+        (size / 2).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A server with so many slots, as it looks with `taken` in flight, each of them its own request.
+    fn with_slots(slots: usize, taken: usize) -> Sample {
+        let running = taken.min(slots);
+        Sample { running: running as f64, waiting: (taken - running) as f64, preemptions: 0.0 }
+    }
+
+    fn settle(slots: usize, list: usize) -> (usize, usize) {
+        let mut window = Window::new(Size::Auto, 1, true);
+        let mut now = Instant::now();
+        let mut most = 0;
+        for _ in 0..40 {
+            now += window.again_in();
+            let taken = window.size();
+            window.sampled(with_slots(slots, taken), taken, list, now);
+            most = most.max(window.size());
+        }
+        (window.size(), most)
+    }
+
+    #[test]
+    fn what_waits_is_an_eighth_of_what_runs() {
+        for slots in [16, 64, 128, 256, 1000] {
+            let (size, most) = settle(slots, 1);
+            assert!(
+                (slots + slots / 16..=slots + slots / 4 + 4).contains(&size),
+                "{slots}: {size}"
+            );
+            assert!(most <= (slots * 2).max(FIRST) + slots, "{slots}: it went up to {most}");
+        }
+        let (size, _) = settle(128, 32);
+        assert!((144..=200).contains(&size), "a list waits: {size}");
+    }
+
+    #[test]
+    fn a_climb_takes_less_than_a_second_and_doubles_at_most() {
+        let mut window = Window::new(Size::Auto, 1, true);
+        let now = Instant::now();
+        for _ in 0..5 {
+            let before = window.size();
+            window.sampled(with_slots(256, before), before, 1, now);
+            assert!(window.size() <= before * 2);
+        }
+        assert!(window.size() >= 256);
+    }
+
+    #[test]
+    fn a_server_that_runs_nothing_is_not_flooded() {
+        let mut window = Window::new(Size::Auto, 1, true);
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += window.again_in();
+            let taken = window.size();
+            window.sampled(Sample::default(), taken, 8, now);
+        }
+        assert!(window.size() <= 2 * FIRST, "{}", window.size());
+    }
+
+    #[test]
+    fn preemptions_make_it_smaller_and_then_it_waits() {
+        let mut window = Window::new(Size::Auto, 1, true);
+        let now = Instant::now();
+        let sample = |preemptions| Sample { running: 60.0, waiting: 0.0, preemptions };
+        window.sampled(sample(3.0), 32, 1, now);
+        let before = window.size();
+        assert!(window.sampled(sample(5.0), before, 1, now) && window.size() < before);
+        let before = window.size();
+        assert!(!window.sampled(sample(5.0), before, 1, now + Duration::from_secs(1)));
+        window.sampled(sample(5.0), before, 1, now + Duration::from_secs(11));
+        assert!(window.size() > before);
+    }
+
+    #[test]
+    fn a_refusal_at_a_new_height_is_a_limit_and_one_below_is_a_fit() {
+        let now = Instant::now();
+        let mut window = Window::new(Size::Exactly(64), 1, true);
+        window.admitted(64, 1, 1, true, now);
+        window.refused(64, 1);
+        assert_eq!(window.size(), 64, "it has taken 64 before");
+        for _ in 0..20 {
+            window.refused(64, 1);
+        }
+        assert_eq!(window.size(), 63, "again and again is no fit");
+        let mut window = Window::new(Size::Exactly(64), 1, true);
+        window.refused(64, 64);
+        assert_eq!(window.size(), 32, "it was idle, and still refused 64");
+        window.refused(32, 12);
+        assert_eq!(window.size(), 20, "what it has is what it can have");
+        (0..90).for_each(|_| window.admitted(20, 1, 1, true, now));
+        assert_eq!(window.size(), 21);
+    }
+
+    #[test]
+    fn without_a_word_from_the_server_throughput_decides() {
+        // 100 sequences at a time, a tenth of a second each: more in flight brings nothing.
+        let mut window = Window::new(Size::Auto, 1, false);
+        let (mut now, mut sizes) = (Instant::now(), Vec::new());
+        for _ in 0..400 {
+            let size = window.size();
+            now += Duration::from_secs_f64(0.1 * (size as f64 / 100.0).max(1.0));
+            for _ in 0..size {
+                window.admitted(size, 1, 10, true, now);
+            }
+            sizes.push(size);
+        }
+        let most = sizes.iter().copied().max().unwrap_or_default();
+        assert!(most >= 128, "{most}");
+        let late = &sizes[100..];
+        let held = late.iter().filter(|&&size| size == 128).count();
+        assert!(held > late.len() / 2, "it holds at the least that brings all: {sizes:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_is_never_empty_and_never_jumps(
+            steps in prop::collection::vec((0f64..2000.0, 0f64..2000.0, 0f64..50.0, any::<bool>()), 0..80),
+            list in 1usize..64,
+        ) {
+            let mut window = Window::new(Size::Auto, 1, true);
+            let mut now = Instant::now();
+            for (running, waiting, preemptions, refused) in steps {
+                let before = window.size();
+                now += Duration::from_millis(200);
+                if refused {
+                    window.refused(before + 1, list);
+                }
+                window.sampled(Sample { running, waiting, preemptions }, before, list, now);
+                prop_assert!(window.size() >= 1);
+                prop_assert!(window.size() <= before * 2 + 300 + list, "{before} to {}", window.size());
+            }
+        }
+    }
+}

@@ -199,6 +199,9 @@ impl Told {
         let waits = self.waited.iter().copied().fold(f64::MAX, f64::min);
         let busy = (running + waiting) * 10.0 >= taken as f64 * 4.0;
         let may_grow = self.pauses.is_none_or(|until| now >= until);
+        if list > 1 && size < 4 * list && full && waiting < spare && may_grow {
+            return size * 2; // four lists have to fit: one ends while the others run
+        }
         if !self.holds {
             if waiting.min(self.waited[1]) >= spare / 2.0 {
                 self.holds = true;
@@ -337,9 +340,15 @@ mod tests {
         for _ in 0..100 {
             now += window.again_in();
             let taken = window.size();
-            window.sampled(Sample::default(), taken, 8, now);
+            window.sampled(Sample::default(), taken, 1, now);
         }
         assert!(window.size() <= 2 * FIRST, "{}", window.size());
+        for _ in 0..100 {
+            now += window.again_in();
+            let taken = window.size();
+            window.sampled(Sample::default(), taken, 64, now);
+        }
+        assert_eq!(window.size(), 256, "four lists");
     }
 
     #[test]

@@ -21,7 +21,8 @@ const EXAMPLES: &str = "Examples:
 Faults: status=N, cut-body, hang, eof, stream-error, slow-first-byte=MS, reverse-choices,
 missing-choice, doubled-index, error-under-200, engine-death, stall; conditions after a comma:
 p=SHARE, from=REQUEST, count=TIMES, after=SECONDS, containing=TEXT.
-Endpoints are counted from 0. Each ready endpoint is one line on stdout: ready URL";
+Endpoints are counted from 0. Each ready endpoint is one line on stdout: ready URL
+With --tell-seen each endpoint, dead ones too, is another one at the end: seen URL JSON";
 
 /// A simulator of a vLLM server: continuous batching by a cost model, answers that are a pure
 /// function of the prompt, and faults on demand.
@@ -127,9 +128,12 @@ struct Flags {
     /// A fault with its conditions; may be given several times.
     #[arg(long, value_name = "FAULT", value_parser = Rule::parse)]
     fault: Vec<Rule>,
-    /// The seed that faults are drawn from.
+    /// The seed that faults are drawn from; endpoint K takes this plus K.
     #[arg(long, default_value_t = 0)]
     fault_seed: u64,
+    /// Say at the end what each endpoint has seen, as `/sim/seen` would.
+    #[arg(long)]
+    tell_seen: bool,
     /// End when the parent does. The kernel watches the thread that started this program.
     #[arg(long)]
     exit_with_parent: bool,
@@ -213,7 +217,11 @@ impl Flags {
             },
             die: self.die.iter().find(|(k, _)| *k == at).map(|(_, death)| *death),
             poison: self.poison.clone(),
-            script: Script { seed: self.fault_seed, rules: self.fault.clone() },
+            // Each endpoint draws for itself: they do not all fail at their tenth request.
+            script: Script {
+                seed: self.fault_seed.wrapping_add(at as u64),
+                rules: self.fault.clone(),
+            },
             port: if self.port == 0 { 0 } else { self.port.saturating_add(at as u16) },
         }
     }
@@ -249,6 +257,7 @@ fn run(flags: &Flags) -> io::Result<()> {
     let profiles = (0..usize::from(flags.endpoints)).map(|at| flags.profile(at)).collect();
     let fleet = Fleet::on_threads(profiles, flags.threads)?;
     let endpoints = fleet.endpoints().to_vec();
+    let witnesses: Vec<_> = fleet.urls().into_iter().zip(endpoints.clone()).collect();
     let (watching, is_watching) = mpsc::channel();
     std::thread::spawn(move || watch_signals(&endpoints, &watching));
     // Who reads `ready` may send a signal at once: it must find its handler.
@@ -259,7 +268,14 @@ fn run(flags: &Flags) -> io::Result<()> {
     }
     out.flush()?;
     drop(out);
-    fleet.wait()
+    fleet.wait()?;
+    if flags.tell_seen {
+        let mut out = io::stdout().lock();
+        for (url, endpoint) in witnesses {
+            writeln!(out, "seen {url} {}", serde_json::to_string(&endpoint.tally.seen())?)?;
+        }
+    }
+    Ok(())
 }
 
 /// The first signal does what the endpoints' profiles say, the second ends the program. Says

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What an endpoint has seen so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,10 @@ pub struct Seen {
     pub prompt_tokens: u64,
     /// Tokens of the answers.
     pub completion_tokens: u64,
+    /// When the first request on a generating route came, in microseconds since 1970; 0 before.
+    pub first_request_us: u64,
+    /// When the last answer was made, likewise.
+    pub last_answer_us: u64,
 }
 
 /// The ends of answers, by reason.
@@ -71,6 +76,7 @@ pub struct Tally {
     pub failed_5xx: AtomicU64,
     pub rejected: AtomicU64,
     pub faults: AtomicU64,
+    pub first_request_us: AtomicU64,
     pub reasons: [AtomicU64; 5],
     served: Mutex<Served>,
 }
@@ -80,6 +86,7 @@ struct Served {
     total: u64,
     prompt_tokens: u64,
     completion_tokens: u64,
+    last_answer_us: u64,
     by_route: BTreeMap<&'static str, u64>,
     times: ByHash<u32>,
 }
@@ -88,6 +95,16 @@ impl Tally {
     /// Adds one, or more.
     pub fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// A request comes in, whatever becomes of it.
+    pub fn arrive(&self) {
+        Self::add(&self.requests, 1);
+        let first = &self.first_request_us;
+        if first.load(Ordering::Relaxed) == 0 {
+            // Another thread's request may have been the first.
+            let _ = first.compare_exchange(0, now_us(), Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     /// A request with so many prompts begins.
@@ -127,6 +144,7 @@ impl Tally {
         *served.by_route.entry(route).or_default() += count;
         served.prompt_tokens += tokens.0 as u64;
         served.completion_tokens += tokens.1 as u64;
+        served.last_answer_us = now_us();
         served.total
     }
 
@@ -166,6 +184,30 @@ impl Tally {
             faults: read(&self.faults),
             prompt_tokens: served.prompt_tokens,
             completion_tokens: served.completion_tokens,
+            first_request_us: read(&self.first_request_us),
+            last_answer_us: served.last_answer_us,
         }
+    }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_request_and_the_last_answer_are_timed() {
+        let tally = Tally::default();
+        assert_eq!((tally.seen().first_request_us, tally.seen().last_answer_us), (0, 0));
+        tally.arrive();
+        let first = tally.seen().first_request_us;
+        tally.served("/v1/completions", [7], (1, 2));
+        tally.arrive();
+        let seen = tally.seen();
+        assert!(first > 0 && seen.first_request_us == first && seen.last_answer_us >= first);
+        assert_eq!(seen.requests, 2);
     }
 }

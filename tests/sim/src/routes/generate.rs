@@ -40,7 +40,7 @@ pub async fn answer(
     shape: Shape,
     request: Request<Incoming>,
 ) -> Answered {
-    Tally::add(&endpoint.tally.requests, 1);
+    endpoint.tally.arrive();
     if !is_json(&request) {
         return Ok(refused(&Refusal::media_type()));
     }

@@ -1,0 +1,43 @@
+//! The engine's suite: the bars of the design that one rank has to reach.
+//!
+//! It owns which scenarios there are, in the order of the table; what they are made of is theirs.
+
+mod cpu;
+mod faults;
+mod shares;
+mod window;
+
+use crate::case::{Amount, Case};
+use crate::scenario::{Measure, Scenario, Size};
+
+/// All of them.
+pub fn scenarios(size: Size) -> Vec<Scenario> {
+    let parts = [cpu::scenarios, shares::scenarios, window::scenarios, faults::scenarios];
+    parts.into_iter().flat_map(|part| part(size)).collect()
+}
+
+/// Work of so many seconds at the bound; a few where figures do not matter.
+fn lasting(size: Size, seconds: f64) -> Amount {
+    Amount::Seconds(size.pick(seconds, 2.0))
+}
+
+/// A case's own figures are the scenario's.
+fn measure(case: Case) -> Measure {
+    Box::new(move |bench| case.run(bench).map(|outcome| outcome.figures))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_and_says_why() {
+        for size in [Size::Full, Size::Quick] {
+            let all = scenarios(size);
+            let names: HashSet<&str> = all.iter().map(|s| s.name).collect();
+            assert_eq!(names.len(), all.len());
+            assert!(all.iter().all(|s| !s.why.is_empty() && !s.rows.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! How much of the servers' speed is used: the bound over (last answer − first request), for loads
+//! that are easy, uneven, or easy only for who knows something.
+
+use super::{lasting, measure};
+use crate::case::{Amount, Case};
+use crate::lengths::{log_normal, shuffled, text};
+use crate::scenario::{Bar, Row, Scenario, Size};
+use crate::servers::Servers;
+use crate::work::Prompt;
+use vllm_sim::cache::mix;
+use vllm_sim::{CostModel, Lengths};
+
+/// The longest answer where lengths vary. At 12 % load a step takes 5.3 ms, so it alone takes 5.5 s.
+const LONGEST: usize = 1024;
+
+pub fn scenarios(size: Size) -> Vec<Scenario> {
+    vec![
+        even(size),
+        unknown(size),
+        slow(size),
+        known(size),
+        of_prompt(size),
+        short(size),
+        prefixes(size),
+    ]
+}
+
+fn short_prompt(at: u64) -> Prompt {
+    Prompt::plain(text(at, 20))
+}
+
+fn scenario(
+    name: &'static str,
+    title: &'static str,
+    why: &'static str,
+    case: Case,
+    bar: f64,
+) -> Scenario {
+    Scenario {
+        name,
+        title,
+        why,
+        rows: vec![
+            Row::of("share", "share of the bound", "").bar(Bar::AtLeast(bar)),
+            Row::of("wall_s", "last answer - first request", "s").bound("bound_s"),
+            Row::of("served", "served / N", ""),
+            Row::of("cpu_us", "client CPU a prompt", "µs").least(),
+        ],
+        parameters: case.parameters(),
+        measure: measure(case),
+    }
+}
+
+fn even(size: Size) -> Scenario {
+    let servers = Servers::even(4, Lengths::Fixed(48));
+    scenario(
+        "even",
+        "even load: answers of 48 tokens from 4 equal endpoints",
+        "12 s at the bound, 16,000 prompts at 1,360 a second: thirty times what all slots hold, so \
+         that the end, when slots run empty, is a thirtieth.",
+        Case::on(servers, lasting(size, 12.0), short_prompt),
+        0.96,
+    )
+}
+
+fn unknown(size: Size) -> Scenario {
+    let servers = Servers::even(4, Lengths::LogNormal { median: 64.0, sigma: 1.0 });
+    scenario(
+        "heavy-tail",
+        "heavy-tailed answers whose lengths nobody knows",
+        "Log-normal, median 64 tokens, sigma 1, at most 1,024. The end is as long as the longest \
+         answer that happens to begin late, so the share depends on the length of the run: at 16 s \
+         a client without any delay that keeps the input's order gets about 0.82 (`in_order_s`), \
+         where the bar was set.",
+        Case::on(servers, lasting(size, 16.0), short_prompt).max_tokens(LONGEST),
+        0.81,
+    )
+}
+
+fn slow(size: Size) -> Scenario {
+    let mut servers = Servers::even(4, Lengths::Fixed(48));
+    servers.slow[3] = 2.5;
+    let case = Case::on(servers, lasting(size, 12.0), short_prompt);
+    let mut scenario = scenario(
+        "slow-endpoint",
+        "one of four endpoints is 2.5 times slower",
+        "12 s at the bound, which counts the slow one as 0.4 of an endpoint. An answer of 48 \
+         tokens takes it 0.9 s: long enough to be seen at the end of 12 s.",
+        case,
+        0.85,
+    );
+    for row in scenario.rows.iter_mut().filter(|row| row.figure == "served") {
+        row.bar = Some(Bar::AtMost(1.03));
+    }
+    scenario
+}
+
+fn known(size: Size) -> Scenario {
+    scenario(
+        "lengths-known",
+        "heavy-tailed answers whose lengths the rows tell (max_tokens with ignore_eos)",
+        "The same distribution and time as `heavy-tail`, so that the difference is what knowing is \
+         worth; longest first gets 0.998 (`longest_first_s`).",
+        Case::on(Servers::even(4, Lengths::Fixed(64)), lasting(size, 16.0), |at| Prompt {
+            exactly: Some(log_normal(mix(at, 0x1E45), 64.0, 1.0, LONGEST)),
+            ..short_prompt(at)
+        }),
+        0.98,
+    )
+}
+
+fn of_prompt(size: Size) -> Scenario {
+    scenario(
+        "output-follows-prompt",
+        "answers as long as their prompts",
+        "The same distribution and time as `heavy-tail`, of the prompts: who takes the longest \
+         prompts first has the longest answers first.",
+        Case::on(Servers::even(4, Lengths::OfPrompt(1.0)), lasting(size, 16.0), |at| {
+            Prompt::plain(text(at, log_normal(mix(at, 0x0F), 64.0, 1.0, LONGEST)))
+        })
+        .max_tokens(2 * LONGEST),
+        0.98,
+    )
+}
+
+fn short(size: Size) -> Scenario {
+    let mut servers = Servers::even(12, Lengths::Fixed(8));
+    servers.cost.max_num_seqs = 48;
+    servers.cost.step_base_us = 25_000.0;
+    scenario(
+        "twelve-endpoints",
+        "12 endpoints, answers of 8 tokens",
+        "A node's twelve tiles. With the default costs they would ask for 21,000 prompts a second, \
+         which measures two cores and not the client's order of work: 48 slots and steps of 26 ms \
+         make 2,700. 12 s at the bound is 55 rounds of all slots.",
+        Case::on(servers, lasting(size, 12.0), short_prompt),
+        0.95,
+    )
+}
+
+/// Prompts that share a prefix.
+const GROUP: u64 = 20;
+
+fn prefixes(size: Size) -> Scenario {
+    let mut servers = Servers::even(4, Lengths::Fixed(64));
+    // Prefill is 30 µs a token here, a larger model's: so the cache is worth 3.4 times, as in the
+    // study that set the bar (10.6 s with it, 36 s when the order is ignored).
+    servers.cost = CostModel { per_prefill_token_us: 30.0, ..CostModel::default() };
+    servers.cache_blocks = Some(40 * PREFIX / 16);
+    let groups = size.pick(200, 40);
+    let mut case = Case::on(servers, Amount::Prompts(groups * GROUP as usize), |at| {
+        let prefix = text(mix(at / GROUP, 0x9F), PREFIX);
+        Prompt::plain(format!("{prefix} {}", text(mix(at, 0x5F), 148)))
+    });
+    case.order = |prompts| shuffled(prompts, 7);
+    Scenario {
+        name: "prefixes",
+        title: "200 shared prefixes, shuffled, and a cache for 40 of them at each of 4 endpoints",
+        why: "200 prefixes of 1,104 tokens (69 blocks) with 20 prompts each, which add 150 tokens: \
+              0.95 × 0.88 = 0.83 of all prompt tokens can come from the cache. The bound computes \
+              each prefix once. Each endpoint's cache holds a fifth of the prefixes.",
+        rows: vec![
+            Row::of("wall_s", "last answer - first request", "s")
+                .bar(Bar::AtMost(12.0))
+                .bound("bound_s"),
+            Row::of("hit_rate", "prefix cache hit rate", ""),
+            Row::of("share", "share of the bound", ""),
+            Row::of("served", "served / N", ""),
+        ],
+        parameters: case.parameters(),
+        measure: measure(case),
+    }
+}
+
+/// The tokens of a shared prefix: whole blocks of 16.
+const PREFIX: usize = 1104;

@@ -46,6 +46,9 @@ step "tests of the simulator"
 # (with output: the replay of recorded exchanges counts what it compared)
 cargo test --package vllm-sim --no-fail-fast -- --show-output 2>&1 | tee -a "$log" || fail "the simulator's tests failed (above)"
 
+step "tests of the benchmarks' own arithmetic"
+cargo test --package bench --no-fail-fast 2>&1 | tee -a "$log" || fail "the benchmarks' tests failed (above)"
+
 step "job scripts, with stand-ins for PBS"
 scripts/test-pbs.sh 2>&1 | tee -a "$log" || fail "a job script does not do what it should (above)"
 

@@ -29,6 +29,7 @@
 //! | the environment | `settings/environment.rs` |
 //! | stdout and stderr | `report` |
 //! | clap | `cli` |
+//! | chat templates | `prompts/chat` |
 //! | shard files | `shards` |
 //! | the gathered file, the manifest | `output` |
 

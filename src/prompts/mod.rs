@@ -1,6 +1,6 @@
 //! The input: files of rows become [`Prompt`](crate::domain::Prompt)s.
 //!
-//! Owns the formats, the rules of a row, prompt templates and the scan. Refuses to know who asks for the rows, which
+//! Owns the formats, the rules of a row, prompt templates, chat templates and the scan. Refuses to know who asks for the rows, which
 //! rank it runs on and what a server makes of a prompt.
 //!
 //! ```text
@@ -11,6 +11,7 @@
 //! The scan and the [`Reader`] go through the same code for a row, so that what the scan let pass is what is read.
 
 mod across;
+mod chat;
 mod error;
 mod find;
 mod header;
@@ -31,6 +32,7 @@ mod template;
 mod tests;
 mod unpack;
 
+pub use chat::{ChatTemplate, ChatTemplateError, Renderer, Unrendered, is_plain};
 pub use error::{BadPlace, InputError, Place, Twice};
 pub use find::{Format, Packing, find, format_of, is_packed, packing_of};
 pub use reader::Reader;

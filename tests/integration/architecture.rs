@@ -44,6 +44,9 @@ const OWNERS: &[(&str, &str)] = &[
     ("zstd", "prompts/unpack.rs"),
     ("glob", "prompts/find.rs"),
     ("xxhash_rust", "prompts/"),
+    ("minijinja", "prompts/chat/"),
+    ("minijinja_contrib", "prompts/chat/"),
+    ("jiff", "prompts/chat/"),
 ];
 
 /// Every path that a file names, by its first two segments.

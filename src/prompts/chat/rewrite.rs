@@ -1,0 +1,135 @@
+//! What minijinja reads otherwise than jinja2, said in words that both read alike.
+//!
+//! Owns three rewritings, all within tags and none within a text or a comment:
+//!
+//! | in the template | for minijinja | why |
+//! |---|---|---|
+//! | `{% generation %}`, `{% endgeneration %}` | `{% with %}`, `{% endwith %}` | a tag of transformers that only training needs; its block has a scope of its own |
+//! | `x[a:b:c]` | `x.__slice__(a, b, c)` | minijinja panics on some backward slices, as of an empty list |
+//! | `\r\n` and `\r` | `\n` | jinja2 does so |
+//!
+//! Does not judge: what is no template stays none.
+
+/// The method that slices with a step go to.
+pub(super) const SLICE: &str = "__slice__";
+
+/// The template in minijinja's words.
+pub(super) fn rewrite(template: &str) -> String {
+    let template = template.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(template.len() + 64);
+    let mut rest = template.as_str();
+    while let Some(at) =
+        rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min()
+    {
+        let (before, tag) = rest.split_at(at);
+        out.push_str(before);
+        rest = match &tag[..2] {
+            "{#" => copy_to(&mut out, tag, "#}"),
+            "{%" if word(tag) == "raw" => raw(&mut out, tag),
+            open => expression(&mut out, tag, if open == "{{" { "}}" } else { "%}" }),
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Copies up to and with the end, or all; gives the rest.
+fn copy_to<'t>(out: &mut String, text: &'t str, end: &str) -> &'t str {
+    let at = text.find(end).map_or(text.len(), |at| at + end.len());
+    out.push_str(&text[..at]);
+    &text[at..]
+}
+
+/// The first word of a block tag.
+fn word(tag: &str) -> &str {
+    let inner = tag[2..].trim_start_matches(['-', '+']).trim_start();
+    let end = inner.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(inner.len());
+    &inner[..end]
+}
+
+/// A block whose inside is text.
+fn raw<'t>(out: &mut String, text: &'t str) -> &'t str {
+    let mut rest = copy_to(out, text, "%}");
+    while let Some(at) = rest.find("{%") {
+        let ends = word(&rest[at..]) == "endraw";
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if ends {
+            return copy_to(out, rest, "%}");
+        }
+        out.push_str("{%");
+        rest = &rest[2..];
+    }
+    out.push_str(rest);
+    ""
+}
+
+/// A bracket that is open, and the colons directly in it.
+struct Open {
+    bracket: char,
+    at: usize,
+    colons: Vec<usize>,
+}
+
+/// A tag up to its end; gives the rest.
+fn expression<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
+    let replacement = match word(tag) {
+        "generation" if end == "%}" => Some(("generation", "with")),
+        "endgeneration" if end == "%}" => Some(("endgeneration", "endwith")),
+        _ => None,
+    };
+    let mut open: Vec<Open> = Vec::new();
+    let mut chars = tag.char_indices().skip(2);
+    out.push_str(&tag[..2]);
+    let from = out.len();
+    let mut done = tag.len();
+    while let Some((at, c)) = chars.next() {
+        if open.is_empty() && tag[at..].starts_with(end) {
+            done = at;
+            break;
+        }
+        out.push(c);
+        match c {
+            '\'' | '"' => {
+                let mut escaped = false;
+                for (_, inner) in chars.by_ref() {
+                    out.push(inner);
+                    if inner == c && !escaped {
+                        break;
+                    }
+                    escaped = inner == '\\' && !escaped;
+                }
+            }
+            '[' | '(' | '{' => open.push(Open { bracket: c, at: out.len() - 1, colons: vec![] }),
+            ':' => {
+                if let Some(last) = open.last_mut().filter(|it| it.bracket == '[') {
+                    last.colons.push(out.len() - 1);
+                }
+            }
+            ']' | ')' | '}' => {
+                if let Some(Open { at, colons, .. }) = open.pop()
+                    && let [first, second] = colons[..]
+                {
+                    let slice = |from: usize, to: usize| match out[from..to].trim() {
+                        "" => "none".to_owned(),
+                        given => given.to_owned(),
+                    };
+                    let parts = [
+                        slice(at + 1, first),
+                        slice(first + 1, second),
+                        slice(second + 1, out.len() - 1),
+                    ];
+                    out.truncate(at);
+                    out.push_str(&format!(".{SLICE}({})", parts.join(", ")));
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some((from_word, to_word)) = replacement {
+        let tail = out[from..].replacen(from_word, to_word, 1);
+        out.truncate(from);
+        out.push_str(&tail);
+    }
+    &tag[done..]
+}

@@ -49,6 +49,7 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::Output(_)
         | JobError::Standing(_)
         | JobError::Model(_)
+        | JobError::ChatTemplate(_)
         | JobError::AllAlike(_)
         | JobError::Unshared { .. }
         | JobError::Unreadable { .. }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::Route,
     output::{Format, Manifest},
-    prompts::{Rules, Source, Stretch},
+    prompts::{ChatTemplate, Rules, Source, Stretch},
     site::is_at_work,
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Choice {
     pub(super) model: String,
     pub(super) text_route: Route,
     pub(super) context: Option<u64>,
+    /// Conversations are rendered with this, so that they can ride in lists.
+    pub(super) chat_template: Option<ChatTemplate>,
     /// Ready endpoints that serve the model, by rank.
     pub(super) weights: Vec<u64>,
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     comm::CommError,
     output::OutputError,
-    prompts::InputError,
+    prompts::{ChatTemplateError, InputError},
     settings::SettingsError,
     shards::ShardError,
     site::{DealError, HostfileError},
@@ -36,6 +36,9 @@ pub enum JobError {
     /// The input cannot be read, or has bad rows.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// The chat template cannot be used.
+    #[error(transparent)]
+    ChatTemplate(#[from] ChatTemplateError),
     /// Answers cannot be read or written.
     #[error(transparent)]
     Shard(#[from] ShardError),

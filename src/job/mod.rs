@@ -7,6 +7,7 @@
 mod agree;
 mod brief;
 mod check;
+mod conversations;
 mod errors;
 mod gather;
 mod offline;

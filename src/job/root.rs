@@ -12,7 +12,7 @@ use super::{
     JobError, Verdict,
     agree::Common,
     brief::{Brief, Choice, SHARDS, Share, TOKEN, run_folder, spool_name},
-    resume,
+    conversations, resume,
     standing::Standing,
 };
 use crate::{
@@ -266,6 +266,11 @@ impl Root {
                     .into(),
             ));
         }
+        let chat_template = if text_route == Route::Chat || self.source.any_messages {
+            conversations::template(settings, &serving, &model)?
+        } else {
+            None
+        };
         let context = settings.max_context.or_else(|| context(&serving, &model));
         let api = match text_route {
             Route::Completions => "completions",
@@ -288,7 +293,7 @@ impl Root {
         self.manifest.model = Some(model.clone());
         self.manifest.api = Some(api.into());
         self.manifest.write(&self.folder)?;
-        Ok(Some(Choice { model, text_route, context, weights }))
+        Ok(Some(Choice { model, text_route, context, chat_template, weights }))
     }
 
     /// What is to do, dealt over the ranks by their ready endpoints: contiguous stretches, in rank order.

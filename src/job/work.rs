@@ -9,6 +9,7 @@ use super::{
     JobError,
     agree::Common,
     brief::{Brief, Choice, SHARDS, Share},
+    conversations::renderer,
     root::Root,
     talk::{ALIKE, Listener, Over, report_until_over},
 };
@@ -99,7 +100,7 @@ fn begin(
         Endpoint { url: it.url, ready }
     };
     let work = Work {
-        policy: policy(settings, choice, size),
+        policy: policy(settings, choice, size)?,
         endpoints: ready.into_iter().map(endpoint).collect(),
         key: key.clone(),
         prompts: Reader::new(&brief.source, &brief.rules, share),
@@ -112,13 +113,14 @@ fn begin(
         .map_err(|error| format!("no thread can be started: {error}"))
 }
 
-fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Policy {
-    Policy {
+fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Result<Policy, String> {
+    let renderer = choice.chat_template.as_ref().map(renderer).transpose();
+    Ok(Policy {
         model: choice.model.clone(),
         text_route: choice.text_route,
         defaults: settings.sampling(),
         system: settings.system.clone(),
-        renderer: None,
+        renderer: renderer.map_err(|error| error.to_string())?,
         window: size_of(settings.concurrency),
         batch: if settings.no_batch { Size::Exactly(1) } else { size_of(settings.batch_size) },
         max_wait: settings.max_wait.get(),
@@ -135,7 +137,7 @@ fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Policy {
             UsageCount::Exact => Count::Exact,
         },
         alike: (ALIKE / ranks).max(ALIKE_LEAST),
-    }
+    })
 }
 
 fn size_of(amount: Amount) -> Size {

@@ -60,7 +60,7 @@ pub struct Outcome {
 }
 
 impl Case {
-    /// On endpoints of one process, with the product's own flags and room for a run that is four
+    /// On endpoints of one process, with the product's own flags and room for a run that is eight
     /// times as slow as it could be.
     pub fn on(servers: Servers, amount: Amount, make: Make) -> Self {
         Self {
@@ -85,6 +85,17 @@ impl Case {
         self
     }
 
+    /// The shares of the bound that clients without any delay reach: in the input's order, and
+    /// longest answers first.
+    #[cfg(test)]
+    pub fn ideals(&self) -> (f64, f64) {
+        let (_, costs) = self.work(&mut Coster::new(self.servers[0].policy(), self.max_tokens));
+        let model = &self.servers[0].cost;
+        let bound = bound(&costs, model, &self.speed).as_secs_f64();
+        let share = |costs: &[Cost]| bound / schedule::seconds(costs, model, &self.speed);
+        (share(&costs), share(&schedule::longest_first(&costs)))
+    }
+
     /// What it is measured with.
     pub fn parameters(&self) -> Value {
         json!({
@@ -96,8 +107,9 @@ impl Case {
     }
 
     /// One run, and the figures that every run gives:
-    /// `prompts`, `bound_s`, `in_order_s` and `longest_first_s` (see `schedule`), `wall_s` (last
-    /// answer − first request), `share` (bound / wall), `served` (prompts served / prompts),
+    /// `prompts`, `bound_s`, `wall_s` (last answer − first request), `share` (bound / wall),
+    /// `in_order_share` and `longest_first_share` (the same of clients without any delay, see
+    /// `schedule`), `served` (prompts served / prompts),
     /// `prompts_per_s`, `cpu_us` (a prompt), `peak_rss_mb`, `process_s`, `requests`,
     /// `largest_list`, `in_flight` (the most at an endpoint), `faults` (carried out); and where all
     /// endpoints still live at the end `hit_rate` and `work` (tokens made / tokens needed).
@@ -126,7 +138,7 @@ impl Case {
                 command.env_remove(name);
             }
         }
-        let deadline = bound * 4 + self.patience;
+        let deadline = bound * 8 + self.patience;
         let mut samples = Vec::new();
         let ended = child::run(&mut command, deadline, Duration::from_secs(1), || {
             samples.extend(sum(&urls, TOKENS).map(|tokens| (now(), tokens)));
@@ -205,13 +217,13 @@ impl Case {
         }
         let wall = most(|s| s.last_answer_us) / 1e6 - first_request(seen);
         let model = &self.servers[0].cost;
-        let ideal = |costs: &[Cost]| schedule::seconds(costs, model, &self.speed);
         let bound = bound.as_secs_f64();
+        let ideal = |costs: &[Cost]| bound / schedule::seconds(costs, model, &self.speed);
         Ok([
             ("prompts", n),
             ("bound_s", bound),
-            ("in_order_s", ideal(costs)),
-            ("longest_first_s", ideal(&schedule::longest_first(costs))),
+            ("in_order_share", ideal(costs)),
+            ("longest_first_share", ideal(&schedule::longest_first(costs))),
             ("wall_s", wall),
             ("share", bound / wall),
             ("served", served as f64 / n),

@@ -53,7 +53,7 @@ fn requests(size: Size) -> Scenario {
               5 s, more than ten times what an answer takes, so that only hung requests meet it.",
         rows: vec![
             Row::of("served", "served / N", "").bar(Bar::AtMost(1.10)),
-            Row::of("work", "tokens made / needed", ""),
+            Row::of("work", "tokens made / needed", "").bar(Bar::AtMost(1.10)),
             Row::of("faults", "faults", ""),
             Row::of("wall_s", "last answer - first request", "s").bound("bound_s"),
         ],

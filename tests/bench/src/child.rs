@@ -4,11 +4,8 @@
 //! It owns waiting and killing, and knows nothing of what runs.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -35,11 +32,6 @@ pub fn run(
     period: Duration,
     mut tick: impl FnMut(),
 ) -> io::Result<Ended> {
-    // SAFETY: between fork and exec only a system call is made.
-    unsafe {
-        // Whoever ends the benchmark ends what it measures.
-        command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
-    }
     let began = Instant::now();
     let child = command.spawn()?;
     let pid = Pid::from_child(&child);

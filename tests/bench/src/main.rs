@@ -92,7 +92,8 @@ fn run(flags: &Flags) -> Result<Vec<String>, String> {
     let bench = Bench { programs: programs(flags)? };
     let repeats = flags.repeats.unwrap_or(if flags.quick { 1 } else { 3 });
     let name = format!("{}{}.json", flags.suite, if flags.quick { "-quick" } else { "" });
-    let out = flags.out.clone().unwrap_or_else(|| bench.programs.join("../bench").join(name));
+    let out =
+        flags.out.clone().unwrap_or_else(|| bench.programs.with_file_name("bench").join(name));
     let machine = machine::facts(&bench);
     let mut done = Vec::new();
     for scenario in scenarios {

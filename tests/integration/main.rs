@@ -13,4 +13,5 @@ mod architecture;
 mod check;
 mod collectives;
 mod endings;
+mod engine;
 mod run;

@@ -52,6 +52,8 @@ pub(super) struct Driver {
     /// Prompts for a full list are being waited for since.
     filling: Option<Instant>,
     next_copies: Instant,
+    /// The last prompts are kept from a slow endpoint: since when there are so many of them.
+    withheld: Option<(Instant, usize)>,
 }
 
 /// A prompt that is asked twice: the first answer counts.
@@ -99,6 +101,7 @@ impl Driver {
             moved: now,
             filling: None,
             next_copies: now,
+            withheld: None,
         }
     }
 
@@ -253,7 +256,7 @@ impl Driver {
                 most = most.min((waiting / (4 * up)).max(1));
             }
             let window = it.window.size();
-            if up > 1 && waiting < window * up && self.withholds(server, waiting) {
+            if up > 1 && waiting < window * up && self.withholds(server, waiting, now) {
                 return None;
             }
         }
@@ -268,14 +271,27 @@ impl Driver {
         self.stock.cut(room)
     }
 
-    fn withholds(&self, server: usize, waiting: usize) -> bool {
+    fn withholds(&mut self, server: usize, waiting: usize, now: Instant) -> bool {
         let speed = |it: &Server| Speed { usual: it.patience.usual(1), rate: it.lists.rate() };
         let others = self.servers.iter().enumerate();
         let others: Vec<Speed> = others
-            .filter(|(place, it)| *place != server && it.is_up())
+            .filter(|(place, it)| *place != server && it.is_well())
             .map(|(_, it)| speed(it))
             .collect();
-        endgame::withholds(speed(&self.servers[server]), &others, waiting)
+        let mine = speed(&self.servers[server]);
+        if !endgame::withholds(mine, &others, waiting) {
+            return false;
+        }
+        // For no longer than the others go on: they may have come to a standstill.
+        match self.withheld {
+            Some((since, then)) if then == waiting => {
+                mine.usual.is_some_and(|usual| now - since < usual)
+            }
+            _ => {
+                self.withheld = Some((now, waiting));
+                true
+            }
+        }
     }
 
     pub(super) fn launch(
@@ -285,10 +301,8 @@ impl Driver {
         mut batch: Batch,
         now: Instant,
     ) {
-        let outgoing = match self.outgoing(server, &mut batch) {
-            Some(outgoing) => outgoing,
-            None => return, // nothing of it can go this way: it is back in stock
-        };
+        // Where nothing of it can go this way it is back in stock.
+        let Some(outgoing) = self.outgoing(server, &mut batch) else { return };
         let permits = batch.permits();
         self.servers[server].begins(permits, self.policy.rate_limit, now);
         self.in_flight += permits;
@@ -398,9 +412,10 @@ impl Driver {
         let starts = self.servers.iter().filter_map(|it| it.starts_at(now));
         let given_up = self.down_since.map(|since| since + self.policy.patience);
         let copies = (!self.more && !self.under_way.is_empty()).then_some(self.next_copies);
+        let withheld = self.withheld.map(|_| now + COPIES_EVERY);
         let filled = self.filling.map(|since| since + self.policy.max_wait);
         let all = probes.chain(loads).chain(self.stock.due()).chain(given_up);
-        let all = all.chain(copies).chain(filled.filter(|&it| it > now));
+        let all = all.chain(copies).chain(withheld).chain(filled.filter(|&it| it > now));
         // What is due already is waited for by something else (a probe under way, a permit): not by spinning.
         let least = now + Duration::from_millis(5);
         let wake = all.fold(next_word, Instant::min).max(least);

@@ -95,6 +95,11 @@ impl Server {
         self.state == State::Up
     }
 
+    /// Up, and not only by its own word.
+    pub(super) fn is_well(&self) -> bool {
+        self.is_up() && !self.proving
+    }
+
     /// It answered a request.
     pub(super) fn answered(&mut self) {
         self.faults = 0;

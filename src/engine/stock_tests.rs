@@ -154,9 +154,9 @@ fn what_everybody_begins_with_does_not_tie_prompts_to_an_endpoint() {
     }
     let (mut taken, mut both) = (0, [0, 0]);
     while stock.len() > 0 {
-        for endpoint in 0..2 {
+        for (endpoint, its) in both.iter_mut().enumerate() {
             let list = cut(&mut stock, endpoint, 16, 16).len();
-            both[endpoint] += list;
+            *its += list;
             taken += list;
         }
     }

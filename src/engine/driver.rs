@@ -248,18 +248,18 @@ impl Driver {
     }
 
     fn cut(&mut self, server: usize, up: usize, now: Instant) -> Option<Batch> {
-        let (waiting, it) = (self.stock.len(), &self.servers[server]);
-        let mut most = it.most();
+        let waiting = self.stock.len();
+        let (mut most, window) = (self.servers[server].most(), self.servers[server].window.size());
         if !self.more {
             if self.policy.batch == Size::Auto {
                 // The last lists are short, so that they end together.
                 most = most.min((waiting / (4 * up)).max(1));
             }
-            let window = it.window.size();
             if up > 1 && waiting < window * up && self.withholds(server, waiting, now) {
                 return None;
             }
         }
+        let it = &self.servers[server];
         let room = Room {
             endpoint: server,
             free: it.free(now),

@@ -197,11 +197,11 @@ held() { # held WHAT COMMAND…: the command's line of counts goes to $told
 }
 judge() { timeout --kill-after=10 60 "$venv/bin/python" -S "$parts/judge.py" "$@"; }
 line() { # the command for a run of PROMPTS to OUTPUT by ROUTE; two ranks, of which one drives the server and one has none
-  command=("$mpiexec" -n 2 "$swarm" run "$work/$1" --endpoint "$url" --api "$3" --temperature 0 --max-tokens 32 --output "$work/$2" --progress none)
+  command=("$mpiexec" -n 2 "$swarm" run "$work/$1" --endpoint "$url" --api "$3" --temperature 0 --max-tokens 32 --output "$work/$2" --progress none "${@:4}")
 }
-run() { # run NAME PROMPTS OUTPUT ROUTE CODE: its time goes to the variable NAME, what it says to OUTPUT.log
+run() { # run NAME PROMPTS OUTPUT ROUTE CODE [OPTION…]: its time goes to the variable NAME, what it says to OUTPUT.log
   local code=0
-  line "$2" "$3" "$4"
+  line "$2" "$3" "$4" "${@:6}"
   timed "$1" "$RUN_LIMIT" "${command[@]}" > "$work/$3.log" 2>&1 || code=$?
   [ "$code" = "$5" ] && [ -f "$work/$3" ] && return
   tail_of "$work/$3.log"
@@ -235,6 +235,14 @@ for route in completions chat; do
   held "$route" judge direct "$work/$route.jsonl" "$work/direct-$route.jsonl"
   declare "told_$route=${told%%;*}"
 done
+
+# Conversations in lists, rendered here with the template in the model's folder, once canaries gave the same token ids.
+run lists prompts.jsonl lists.jsonl chat 0 --batch-size 16
+requests=$(sed -n 's/.*"requests": *\([0-9]*\).*/\1/p' "$work/lists.jsonl.run/manifest.json" | head -n 1)
+held "chat in lists" judge direct "$work/lists.jsonl" "$work/direct-chat.jsonl"
+told_lists=${told%%;*}
+grep -q 'rendered here and may go in lists' "$work/lists.jsonl.log" && [ "${requests:-$PROMPTS}" -lt $((PROMPTS / 2)) ] \
+  || { say "chat in lists: WRONG: $requests requests for $PROMPTS prompts"; tail_of "$work/lists.jsonl.log"; wrong+=("lists of conversations"); }
 
 for route in completions chat; do
   run bad bad.jsonl "bad-$route.jsonl" "$route" 3
@@ -291,7 +299,7 @@ fi
 end_server || wrong+=("end of the server")
 [ "$install" = 0 ] && install="kept" || install="$install s"
 [ "$making" = 0 ] && making="kept" || making="$making s"
-counts="completions $told_completions ($completions s), chat $told_chat ($chat s), killed at $survived and completed ($told)"
+counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), killed at $survived and completed ($told)"
 times="install $install, model $making, start $start s, asked directly $direct_completions s and $direct_chat s, all in $((SECONDS - began)) s"
 if [ ${#wrong[@]} -gt 0 ]; then
   printf 'real-vllm: FAILED (%s): vLLM %s, %s; %s\n' "$(IFS=,; echo "${wrong[*]}")" "$VLLM" "$counts" "$times"

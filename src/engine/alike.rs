@@ -3,6 +3,8 @@
 //! Owns fail-fast: a wrong parameter fails every row in the same way. While nothing was answered yet, such failures are
 //! held back; if the first hundred are all of a kind, none of them is written and the prompts stay open.
 
+use std::time::Duration;
+
 use crate::domain::{FailureKind, Outcome, Settled};
 
 /// What is held back.
@@ -13,6 +15,9 @@ pub(super) struct Alike {
     /// Something was answered, or somebody said that others were: failures are the prompts' own.
     over: bool,
 }
+
+/// A refusal that comes later than this is none.
+pub(super) const MOMENT: Duration = Duration::from_millis(150);
 
 impl Alike {
     pub(super) fn new(most: usize) -> Self {
@@ -51,6 +56,13 @@ impl Alike {
             Outcome::Failed(failure) => Some((self.held.len() as u64, failure.message.clone())),
             Outcome::Answered(_) => None,
         }
+    }
+
+    /// Is it time to send no more, after so many requests? A parameter that is wrong is refused at once: so nothing floods
+    /// the servers before a moment has passed, and once there are such failures, before there is an answer.
+    pub(super) fn holds_back(&self, requests: u64, since_start: Duration) -> bool {
+        let unknown = since_start < MOMENT || !self.held.is_empty();
+        !self.over && unknown && requests >= self.most as u64
     }
 
     /// They are the prompts' own failures after all.
@@ -103,6 +115,17 @@ mod tests {
         assert_eq!((out.len(), alike.verdict(false)), (1, Some((3, "no such knob".into()))));
         alike.release(&mut out);
         assert_eq!((out.len(), alike.verdict(true)), (4, None));
+    }
+
+    #[test]
+    fn few_requests_are_sent_before_it_is_known() {
+        let (mut alike, mut out) = (Alike::new(8), Vec::new());
+        assert!(!alike.holds_back(7, Duration::ZERO) && alike.holds_back(8, Duration::ZERO));
+        assert!(!alike.holds_back(8, MOMENT), "answers take longer than refusals");
+        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
+        assert!(alike.holds_back(8, MOMENT));
+        alike.pass(settled(None), &mut out);
+        assert!(!alike.holds_back(8, Duration::ZERO));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::sleep_until};
 
 use super::{
     Command, Ended, Policy, Progress, Size, Word,
-    alike::Alike,
+    alike::{Alike, MOMENT},
     endgame::{self, Age, Speed},
     flights::{self, Flight, Landed, Outgoing, UnderWay},
     servers::{Endpoint, Server},
@@ -47,6 +47,7 @@ pub(super) struct Driver {
     more: bool,
     /// No endpoint has been up since.
     down_since: Option<Instant>,
+    began: Instant,
     /// Something was settled last, or nothing was there to be.
     moved: Instant,
     /// Prompts for a full list are being waited for since.
@@ -98,6 +99,7 @@ impl Driver {
             paused: false,
             more: true,
             down_since: None,
+            began: now,
             moved: now,
             filling: None,
             next_copies: now,
@@ -230,13 +232,16 @@ impl Driver {
         let mut open: Vec<usize> =
             (0..self.servers.len()).filter(|&it| free(&self.servers, it)).collect();
         // The next request goes to the emptiest endpoint, so that few prompts are spread over all.
-        while let Some(&server) = open.iter().min_by(|&&a, &&b| {
-            let fill = |it: usize| {
-                let server = &self.servers[it];
-                server.taken as f64 / server.window.size() as f64
-            };
-            fill(a).total_cmp(&fill(b))
-        }) {
+        let passed = now - self.began;
+        while !self.alike.holds_back(self.tally.requests, passed)
+            && let Some(&server) = open.iter().min_by(|&&a, &&b| {
+                let fill = |it: usize| {
+                    let server = &self.servers[it];
+                    server.taken as f64 / server.window.size() as f64
+                };
+                fill(a).total_cmp(&fill(b))
+            })
+        {
             match self.cut(server, up, now) {
                 Some(batch) => self.launch(flights, server, batch, now),
                 None => open.retain(|&it| it != server),
@@ -411,11 +416,13 @@ impl Driver {
         let loads = self.servers.iter().filter_map(Server::load_due);
         let starts = self.servers.iter().filter_map(|it| it.starts_at(now));
         let given_up = self.down_since.map(|since| since + self.policy.patience);
+        let moment = Some(self.began + MOMENT).filter(|&it| it > now);
         let copies = (!self.more && !self.under_way.is_empty()).then_some(self.next_copies);
         let withheld = self.withheld.map(|_| now + COPIES_EVERY);
         let filled = self.filling.map(|since| since + self.policy.max_wait);
         let all = probes.chain(loads).chain(self.stock.due()).chain(given_up);
-        let all = all.chain(copies).chain(withheld).chain(filled.filter(|&it| it > now));
+        let all =
+            all.chain(copies).chain(moment).chain(withheld).chain(filled.filter(|&it| it > now));
         // What is due already is waited for by something else (a probe under way, a permit): not by spinning.
         let least = now + Duration::from_millis(5);
         let wake = all.fold(next_word, Instant::min).max(least);

@@ -136,7 +136,7 @@ fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Result<Policy, 
             UsageCount::Share => Count::Share,
             UsageCount::Exact => Count::Exact,
         },
-        alike: (ALIKE / ranks).max(ALIKE_LEAST),
+        alike: ALIKE.div_ceil(ranks).max(ALIKE_LEAST),
     })
 }
 

@@ -233,7 +233,8 @@ impl Driver {
             (0..self.servers.len()).filter(|&it| free(&self.servers, it)).collect();
         // The next request goes to the emptiest endpoint, so that few prompts are spread over all.
         let passed = now - self.began;
-        while !self.alike.holds_back(self.tally.requests, passed)
+        // (with nothing under way there is nothing to wait for)
+        while (self.under_way.is_empty() || !self.alike.holds_back(self.tally.requests, passed))
             && let Some(&server) = open.iter().min_by(|&&a, &&b| {
                 let fill = |it: usize| {
                     let server = &self.servers[it];

@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, prompts, shards, report → output, site} → settings → domain
+//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, report → output, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -36,6 +36,8 @@
 pub mod cli;
 
 pub mod job;
+
+pub mod ledger;
 
 pub mod engine;
 

@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("endpoint", &["settings", "domain"]),
     ("prompts", &["settings", "domain"]),
     ("shards", &["domain"]),
+    ("ledger", &[]),
     ("output", &["settings"]),
     ("engine", &["endpoint", "settings", "domain"]),
     (

@@ -330,4 +330,5 @@ impl Ledger {
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "spans are ranges")]
 mod tests;

@@ -17,7 +17,7 @@ pub(super) struct Alike {
 }
 
 /// A refusal that comes later than this is none.
-pub(super) const MOMENT: Duration = Duration::from_millis(150);
+pub(super) const MOMENT: Duration = Duration::from_millis(60);
 
 impl Alike {
     pub(super) fn new(most: usize) -> Self {

@@ -46,9 +46,11 @@ struct Told {
     /// The most that ran at a time.
     slots: f64,
     holds: bool,
-    /// What ran when it was last doubled, and how often that did not help.
+    /// What ran when it was last doubled.
     ran: f64,
-    vain: u8,
+    /// The most that ran since the climb began, and since when it is no more.
+    most_ran: f64,
+    vain: Option<Instant>,
     preemptions: f64,
     /// A cut takes effect when so many are left in flight: until then what waits says nothing new.
     cut_to: usize,
@@ -82,6 +84,8 @@ const GAIN: f64 = 1.10;
 const HOLD: Duration = Duration::from_secs(60);
 /// The least time to feel for.
 const FEEL: Duration = Duration::from_secs(1);
+/// How long to wait for a doubling to show: a step that reads many prompts takes its time.
+const VAIN: Duration = Duration::from_secs(1);
 /// How long after a preemption nothing grows.
 const AFTER_PREEMPTION: Duration = Duration::from_secs(10);
 
@@ -110,7 +114,7 @@ impl Window {
     pub(super) fn again_in(&self) -> Duration {
         match &self.steer {
             Steer::Told(told) if told.holds => Duration::from_secs(1),
-            _ => Duration::from_millis(100),
+            _ => Duration::from_millis(50),
         }
     }
 
@@ -203,14 +207,15 @@ impl Told {
             return size * 2; // four lists have to fit: one ends while the others run
         }
         if !self.holds {
-            if waiting.min(self.waited[1]) >= spare / 2.0 {
-                self.holds = true;
-            } else if full && waiting < spare && may_grow {
-                self.vain = if running > self.ran * GAIN { 0 } else { self.vain + 1 };
-                self.ran = self.ran.max(running);
-                self.holds = self.vain > 3;
-                return if self.vain == 0 { size * 2 } else { size };
+            // Prompts that wait are being read, or have no slot: the latter only if no more of them run after a while.
+            if full && waiting < spare / 2.0 && may_grow && running > self.ran * GAIN {
+                (self.ran, self.vain) = (running, None);
+                return size * 2;
             }
+            if running > self.most_ran {
+                (self.most_ran, self.vain) = (running, None);
+            }
+            self.holds = full && now - *self.vain.get_or_insert(now) >= VAIN;
             return size;
         }
         if self.cut_to > 0 && taken > self.cut_to {
@@ -220,7 +225,8 @@ impl Told {
         self.dry = if waiting < 1.0 && full && busy && may_grow { self.dry + 1 } else { 0 };
         if self.dry >= 2 {
             // There are more slots than it seemed.
-            (self.holds, self.ran, self.vain, self.dry) = (false, 0.0, 0, 0);
+            (self.holds, self.ran, self.vain, self.dry) = (false, 0.0, None, 0);
+            self.most_ran = running;
             size
         } else if waiting < spare / 2.0 && full && busy && may_grow {
             size + (spare - waiting).ceil() as usize
@@ -331,6 +337,24 @@ mod tests {
             assert!(window.size() <= before * 2);
         }
         assert!(window.size() >= 256);
+    }
+
+    #[test]
+    fn long_prompts_that_are_being_read_do_not_end_the_climb() {
+        let mut window = Window::new(Size::Auto, 1, true);
+        let (mut now, mut running) = (Instant::now(), 0);
+        for looks in 0..200 {
+            now += window.again_in();
+            let taken = window.size();
+            // A step reads 8 prompts and takes six looks.
+            if looks % 6 == 0 {
+                running = (running + 8).min(taken).min(128);
+            }
+            let (run, wait) = (running as f64, (taken - running) as f64);
+            window.sampled(Sample { running: run, waiting: wait, preemptions: 0.0 }, taken, 1, now);
+        }
+        assert_eq!(running, 128);
+        assert!((132..=160).contains(&window.size()), "{}", window.size());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
     endgame::{self, Age, Speed},
     flights::{self, Flight, Landed, Outgoing, UnderWay},
     servers::{Endpoint, Server},
-    stock::{Batch, Room, Stock},
+    stock::{Batch, Room, Stock, Task},
     trust::Trust,
 };
 use crate::{
@@ -357,39 +357,46 @@ impl Driver {
             return;
         }
         self.next_copies = now + COPIES_EVERY;
-        for server in 0..self.servers.len() {
-            let free = self.servers[server].free(now);
-            for _ in 0..free.min(AT_ONCE) {
-                let Some((original, batch)) = self.worth_a_copy(server, now) else { break };
-                let index = batch.tasks[0].prompt.index;
+        let mut idle: Vec<usize> =
+            (0..self.servers.len()).filter(|&it| self.servers[it].free(now) > 0).collect();
+        // Where a prompt is answered soonest goes first.
+        idle.sort_by_key(|&it| self.servers[it].patience.usual(1).unwrap_or(Duration::MAX));
+        let mut oldest: Vec<(Instant, u64)> =
+            self.under_way.iter().map(|(&id, it)| (it.sent, id)).collect();
+        oldest.sort_unstable();
+        for (_, original) in oldest {
+            let Some(&server) = idle.first() else { return };
+            for batch in self.worth_a_copy(original, server, now) {
                 if batch.permits() > self.servers[server].free(now) {
                     break;
                 }
+                let index = batch.tasks[0].prompt.index;
                 self.launch(flights, server, batch, now);
                 self.twins.insert(index, Twin { requests: [original, self.ids], settled: false });
             }
+            idle.retain(|&it| self.servers[it].free(now) > 0);
         }
     }
 
-    /// The oldest request whose prompts would gain by being asked at `server` too, and the first of them.
-    fn worth_a_copy(&self, server: usize, now: Instant) -> Option<(u64, Batch)> {
-        let there = self.servers[server].patience.usual(1);
-        let gains = |it: &(&u64, &UnderWay)| {
-            let UnderWay { server: here, batch, sent, .. } = it.1;
-            let patience = &self.servers[*here].patience;
-            let prompts = batch.tasks.len();
-            let age = Age {
-                age: now - *sent,
-                usual: patience.usual(prompts),
-                slowest: patience.slowest(prompts),
-            };
-            let single = |task: &super::stock::Task| !self.twins.contains_key(&task.prompt.index);
-            batch.tasks.iter().any(single) && endgame::copies(age, there, *here != server)
+    /// The prompts of a request that would gain by being asked at `server` too.
+    fn worth_a_copy(&self, original: u64, server: usize, now: Instant) -> Vec<Batch> {
+        let Some(UnderWay { server: here, batch, sent, .. }) = self.under_way.get(&original) else {
+            return Vec::new();
         };
-        let (&id, oldest) = self.under_way.iter().filter(gains).min_by_key(|it| it.1.sent)?;
-        let mut tasks = oldest.batch.tasks.iter();
-        let task = tasks.find(|task| !self.twins.contains_key(&task.prompt.index))?.clone();
-        Some((id, Batch { shared: oldest.batch.shared.clone(), tasks: vec![task] }))
+        let patience = &self.servers[*here].patience;
+        let prompts = batch.tasks.len();
+        let age = Age {
+            age: now - *sent,
+            usual: patience.usual(prompts),
+            slowest: patience.slowest(prompts),
+        };
+        let there = self.servers[server].patience.usual(1);
+        if !endgame::copies(age, there, *here != server) {
+            return Vec::new();
+        }
+        let single = |task: &&Task| !self.twins.contains_key(&task.prompt.index);
+        let copy = |task: &Task| Batch { shared: batch.shared.clone(), tasks: vec![task.clone()] };
+        batch.tasks.iter().filter(single).map(copy).collect()
     }
 
     fn ask_again(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {

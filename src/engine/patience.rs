@@ -19,25 +19,30 @@ const TIMES: u32 = 4;
 const LONGEST: u64 = 86_400_000;
 
 /// What requests took so far, by size.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Patience {
-    took: Vec<Histogram<u32>>,
+    sizes: [Option<Took>; SIZES],
 }
 
-impl Default for Patience {
-    fn default() -> Self {
-        // The bounds are constants that the library takes.
-        let took = (0..SIZES).filter_map(|_| Histogram::new_with_bounds(1, LONGEST, 2).ok());
-        Self { took: took.collect() }
-    }
+/// What requests of one size took. The two figures are asked for with every request and worked out now and then.
+#[derive(Debug)]
+struct Took {
+    histogram: Histogram<u32>,
+    usual: Duration,
+    slowest: Duration,
+    /// How many there were when the figures were worked out.
+    counted: u64,
 }
 
 impl Patience {
     /// A request of so many prompts was answered after this time.
     pub(super) fn saw(&mut self, prompts: usize, took: Duration) {
-        if let Some(histogram) = self.took.get_mut(size(prompts)) {
-            let millis = u64::try_from(took.as_millis()).unwrap_or(LONGEST);
-            histogram.saturating_record(millis.clamp(1, LONGEST));
+        let Some(its) = self.sizes.get_mut(size(prompts)) else { return };
+        if its.is_none() {
+            *its = Took::new();
+        }
+        if let Some(its) = its {
+            its.saw(took);
         }
     }
 
@@ -49,14 +54,31 @@ impl Patience {
 
     /// What the slowest hundredth of this size took, at least; none where too little was seen.
     pub(super) fn slowest(&self, prompts: usize) -> Option<Duration> {
-        let histogram = self.took.get(size(prompts)).filter(|it| it.len() >= ENOUGH)?;
-        Some(Duration::from_millis(histogram.value_at_quantile(0.99)))
+        let its = self.sizes.get(size(prompts))?.as_ref();
+        its.filter(|it| it.histogram.len() >= ENOUGH).map(|it| it.slowest)
     }
 
     /// What the middle one of this size took.
     pub(super) fn usual(&self, prompts: usize) -> Option<Duration> {
-        let histogram = self.took.get(size(prompts)).filter(|it| !it.is_empty())?;
-        Some(Duration::from_millis(histogram.value_at_quantile(0.5)))
+        self.sizes.get(size(prompts))?.as_ref().map(|it| it.usual)
+    }
+}
+
+impl Took {
+    /// The bounds are constants that the library takes.
+    fn new() -> Option<Self> {
+        let histogram = Histogram::new_with_bounds(1, LONGEST, 2).ok()?;
+        Some(Self { histogram, usual: Duration::ZERO, slowest: Duration::ZERO, counted: 0 })
+    }
+
+    fn saw(&mut self, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(LONGEST);
+        self.histogram.saturating_record(millis.clamp(1, LONGEST));
+        let count = self.histogram.len();
+        if count < 2 * self.counted.min(16) || count > self.counted + self.counted / 16 {
+            let at = |quantile| Duration::from_millis(self.histogram.value_at_quantile(quantile));
+            (self.usual, self.slowest, self.counted) = (at(0.5), at(0.99), count);
+        }
     }
 }
 
@@ -76,7 +98,7 @@ mod tests {
             patience.saw(1, Duration::from_millis(100 * tenths));
         }
         let limit = patience.limit(1).expect("enough was seen").as_secs();
-        assert!((390..=410).contains(&limit), "{limit}");
+        assert!((370..=410).contains(&limit), "{limit}");
         assert_eq!(patience.limit(64), None, "another size");
         (0..ENOUGH).for_each(|_| patience.saw(64, Duration::from_millis(20)));
         assert_eq!(patience.limit(64), Some(LEAST));

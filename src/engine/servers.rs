@@ -24,6 +24,8 @@ pub(super) struct Server {
     /// Faults since the last answer.
     faults: u32,
     pause: Duration,
+    /// Refusals for want of room since the last answer.
+    refusals: u32,
     /// It was put aside, and has answered nothing since.
     proving: bool,
     /// Since it came up.
@@ -63,6 +65,8 @@ enum State {
 const SUSPICIOUS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const REFUSED_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Server {
     /// An endpoint that is ready, or is not yet.
@@ -79,6 +83,7 @@ impl Server {
             state,
             faults: 0,
             pause: FIRST_PAUSE,
+            refusals: 0,
             proving: false,
             has_answered: false,
             longest_list: usize::MAX,
@@ -106,6 +111,7 @@ impl Server {
         self.pause = FIRST_PAUSE;
         self.has_answered = true;
         self.proving = false;
+        self.refusals = 0;
     }
 
     /// Permits that are left.
@@ -135,6 +141,17 @@ impl Server {
     /// When a rate limit lets the next request begin, if that is not at once.
     pub(super) fn starts_at(&self, now: Instant) -> Option<Instant> {
         Some(self.next_start).filter(|&start| self.is_up() && start > now)
+    }
+
+    /// It has too much to do, with `level` sequences in flight of which `sequences` were refused now. After the second
+    /// refusal in a row nothing is sent for a moment, and for longer each time: asking more often brings nothing.
+    pub(super) fn refused(&mut self, level: usize, sequences: usize, now: Instant) {
+        self.window.refused(level, sequences);
+        self.refusals = (self.refusals + 1).min(8);
+        if self.refusals > 1 {
+            let pause = REFUSED_PAUSE * 2_u32.pow(self.refusals - 2);
+            self.next_start = self.next_start.max(now + pause.min(LONGEST_REFUSED_PAUSE));
+        }
     }
 
     /// It refused a list of so many for its length.
@@ -252,6 +269,21 @@ mod tests {
             assert!(server.ask_now(now) && !server.was_asked(false, now));
         }
         assert_eq!(server.due(), Some(now + LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn refusals_in_a_row_are_waited_out() {
+        let now = Instant::now();
+        let mut server = server(now);
+        server.refused(8, 1, now);
+        assert_eq!(server.starts_at(now), None, "once may be chance");
+        for _ in 0..20 {
+            server.refused(8, 1, now);
+        }
+        assert_eq!(server.starts_at(now), Some(now + LONGEST_REFUSED_PAUSE));
+        server.answered();
+        server.refused(8, 1, now + LONGEST_REFUSED_PAUSE);
+        assert_eq!(server.starts_at(now + LONGEST_REFUSED_PAUSE), None);
     }
 
     #[test]

@@ -23,6 +23,9 @@ use crate::{
 /// So many times the tries it has may a prompt be sent to servers that are not well.
 const BREAKS_SERVERS: u32 = 8;
 
+/// No server is waited for longer, whatever it asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// A request that came back, without its prompts.
 #[derive(Clone, Copy)]
 struct Back {
@@ -227,8 +230,10 @@ impl Driver {
             }
             Fault::TooManyTokens { left, what } => self.shrink(back, batch, left, &what),
             Fault::Busy { after } => {
-                self.servers[server].window.refused(level, batch.permits());
-                let wait = after.unwrap_or_default().max(pause(batch.tasks[0].attempts.min(3)));
+                self.servers[server].refused(level, batch.permits(), now);
+                // A server that names hours is asked again in a minute: it may have been another's hour.
+                let wait = after.unwrap_or_default().min(LONGEST_WAIT);
+                let wait = wait.max(pause(batch.tasks[0].attempts.min(3)));
                 self.stock.later(now + wait, batch);
             }
             Fault::Passing { what, status } => {

@@ -25,6 +25,8 @@ pub(super) struct Window {
     steer: Steer,
     /// The most after a refusal.
     limit: usize,
+    /// Where it was refused first: up to there it grows fast again, beyond slowly.
+    ceiling: usize,
     /// In flight with which requests were admitted.
     proven: usize,
     /// Sequences answered since the limit was last changed.
@@ -97,7 +99,7 @@ impl Window {
             Size::Auto if told => (FIRST.max(least), Steer::Told(Told::default())),
             Size::Auto => (FIRST_FELT.max(least), Steer::Felt(Felt::new())),
         };
-        Self { size, steer, limit: usize::MAX, proven: 0, answered: 0 }
+        Self { size, steer, limit: usize::MAX, ceiling: usize::MAX, proven: 0, answered: 0 }
     }
 
     /// Sequences in flight, at most.
@@ -130,9 +132,15 @@ impl Window {
     ) {
         self.proven = self.proven.max(level);
         self.answered += sequences;
-        // A limited server is given a little more now and then: it should rarely have to refuse.
-        if self.limit < usize::MAX && self.answered >= self.limit.saturating_mul(4) {
-            self.limit += (self.limit / 16).max(1);
+        // Twice as much with every round as long as it took that before; beyond, a little now and then: it should rarely
+        // have to refuse.
+        let (rounds, more) = if self.limit < self.ceiling / 16 * 15 {
+            (1, self.limit)
+        } else {
+            (4, (self.limit / 16).max(1))
+        };
+        if self.limit < usize::MAX && self.answered >= self.limit.saturating_mul(rounds) {
+            self.limit = self.limit.saturating_add(more);
             self.answered = 0;
         }
         if let Steer::Felt(felt) = &mut self.steer {
@@ -149,6 +157,10 @@ impl Window {
         }
         let left = level.saturating_sub(sequences);
         self.limit = self.limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
+        if self.answered > 0 || self.ceiling == usize::MAX {
+            // (what is refused right after that is of the same fit, and says nothing of where the limit is)
+            self.ceiling = self.limit;
+        }
         self.answered = 0;
     }
 
@@ -231,7 +243,10 @@ impl Told {
         } else if waiting < spare / 2.0 && full && busy && may_grow {
             size + (spare - waiting).ceil() as usize
         } else if waits > 2.0 * spare {
-            self.cut_to = size - ((waits - spare) as usize).min(size.saturating_sub(1));
+            // What waits may be somebody else's: no less than what runs, and of ours no more than there is.
+            let ours = waits.min(taken as f64) - spare;
+            let least = (self.slots as usize).max(FIRST / 4).min(size);
+            self.cut_to = size.saturating_sub(ours.max(0.0) as usize).max(least);
             self.cut_to
         } else {
             size
@@ -403,10 +418,44 @@ mod tests {
         let mut window = Window::new(Size::Exactly(64), 1, true);
         window.refused(64, 64);
         assert_eq!(window.size(), 32, "it was idle, and still refused 64");
+        window.admitted(20, 1, 1, true, now);
         window.refused(32, 12);
         assert_eq!(window.size(), 20, "what it has is what it can have");
         (0..90).for_each(|_| window.admitted(20, 1, 1, true, now));
         assert_eq!(window.size(), 21);
+    }
+
+    #[test]
+    fn after_a_fit_of_refusals_it_is_soon_what_it_was() {
+        let now = Instant::now();
+        let mut window = Window::new(Size::Exactly(64), 1, true);
+        (0..200).for_each(|_| window.admitted(64, 1, 1, true, now));
+        for _ in 0..200 {
+            window.refused(window.size(), 1);
+        }
+        let low = window.size();
+        assert!(low < 8, "{low}");
+        let mut rounds = 0;
+        while window.size() < 56 {
+            rounds += 1;
+            assert!(rounds < 40, "{} after {rounds} rounds", window.size());
+            let size = window.size();
+            (0..size).for_each(|_| window.admitted(size, 1, 1, true, now));
+        }
+        assert!(rounds < 10, "{rounds}");
+    }
+
+    #[test]
+    fn what_others_have_waiting_there_does_not_starve_us() {
+        let mut window = Window::new(Size::Auto, 1, true);
+        let mut now = Instant::now();
+        for _ in 0..200 {
+            now += window.again_in();
+            let taken = window.size();
+            let sample = Sample { running: 64.0, waiting: 500.0, preemptions: 0.0 };
+            window.sampled(sample, taken, 1, now);
+        }
+        assert!(window.size() >= FIRST, "{}", window.size());
     }
 
     #[test]

@@ -15,10 +15,10 @@ use tokio::{sync::mpsc, time::sleep_until};
 use super::{
     Command, Ended, Policy, Progress, Size, Word,
     alike::{Alike, MOMENT},
-    endgame::{self, Age, Speed},
+    endgame::{self, Speed},
     flights::{self, Flight, Landed, Outgoing, UnderWay},
     servers::{Endpoint, Server},
-    stock::{Batch, Room, Stock, Task},
+    stock::{Batch, Room, Stock},
     trust::Trust,
 };
 use crate::{
@@ -36,7 +36,7 @@ pub(super) struct Driver {
     /// Sequences in flight.
     pub(super) in_flight: usize,
     pub(super) under_way: HashMap<u64, UnderWay>,
-    ids: u64,
+    pub(super) ids: u64,
     /// Prompts that are asked twice, by index.
     pub(super) twins: HashMap<u64, Twin>,
     pub(super) alike: Alike,
@@ -44,7 +44,7 @@ pub(super) struct Driver {
     /// Nothing is sent until somebody decides whether the job is wrong.
     pub(super) paused: bool,
     /// More prompts may come.
-    more: bool,
+    pub(super) more: bool,
     /// No endpoint has been up since.
     down_since: Option<Instant>,
     began: Instant,
@@ -52,7 +52,7 @@ pub(super) struct Driver {
     moved: Instant,
     /// Prompts for a full list are being waited for since.
     filling: Option<Instant>,
-    next_copies: Instant,
+    pub(super) next_copies: Instant,
     /// The last prompts are kept from a slow endpoint: since when there are so many of them.
     withheld: Option<(Instant, usize)>,
 }
@@ -75,8 +75,6 @@ enum Woken {
 /// Prompts read ahead, and the bytes of their texts: enough to order the work in, little enough to lose nothing by it.
 const AHEAD: usize = 16_384;
 const AHEAD_BYTES: usize = 16 << 20;
-/// How often copies are thought of.
-const COPIES_EVERY: Duration = Duration::from_millis(100);
 /// Replies taken in before what they free is used: one look at everything serves many.
 const AT_ONCE: usize = 64;
 
@@ -351,54 +349,6 @@ impl Driver {
         Some(Outgoing::Question(flights::plain(&self.policy, batch)))
     }
 
-    /// Asks once more what seems to be stuck, or would be done sooner elsewhere, where nothing else is left to send.
-    fn copy(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
-        if self.more || now < self.next_copies || self.under_way.is_empty() {
-            return;
-        }
-        self.next_copies = now + COPIES_EVERY;
-        let mut idle: Vec<usize> =
-            (0..self.servers.len()).filter(|&it| self.servers[it].free(now) > 0).collect();
-        // Where a prompt is answered soonest goes first.
-        idle.sort_by_key(|&it| self.servers[it].patience.usual(1).unwrap_or(Duration::MAX));
-        let mut oldest: Vec<(Instant, u64)> =
-            self.under_way.iter().map(|(&id, it)| (it.sent, id)).collect();
-        oldest.sort_unstable();
-        for (_, original) in oldest {
-            let Some(&server) = idle.first() else { return };
-            for batch in self.worth_a_copy(original, server, now) {
-                if batch.permits() > self.servers[server].free(now) {
-                    break;
-                }
-                let index = batch.tasks[0].prompt.index;
-                self.launch(flights, server, batch, now);
-                self.twins.insert(index, Twin { requests: [original, self.ids], settled: false });
-            }
-            idle.retain(|&it| self.servers[it].free(now) > 0);
-        }
-    }
-
-    /// The prompts of a request that would gain by being asked at `server` too.
-    fn worth_a_copy(&self, original: u64, server: usize, now: Instant) -> Vec<Batch> {
-        let Some(UnderWay { server: here, batch, sent, .. }) = self.under_way.get(&original) else {
-            return Vec::new();
-        };
-        let patience = &self.servers[*here].patience;
-        let prompts = batch.tasks.len();
-        let age = Age {
-            age: now - *sent,
-            usual: patience.usual(prompts),
-            slowest: patience.slowest(prompts),
-        };
-        let there = self.servers[server].patience.usual(1);
-        if !endgame::copies(age, there, *here != server) {
-            return Vec::new();
-        }
-        let single = |task: &&Task| !self.twins.contains_key(&task.prompt.index);
-        let copy = |task: &Task| Batch { shared: batch.shared.clone(), tasks: vec![task.clone()] };
-        batch.tasks.iter().filter(single).map(copy).collect()
-    }
-
     fn ask_again(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
         for (server, it) in self.servers.iter_mut().enumerate() {
             if it.ask_now(now) {
@@ -426,7 +376,7 @@ impl Driver {
         let given_up = self.down_since.map(|since| since + self.policy.patience);
         let moment = Some(self.began + MOMENT).filter(|&it| it > now);
         let copies = (!self.more && !self.under_way.is_empty()).then_some(self.next_copies);
-        let withheld = self.withheld.map(|_| now + COPIES_EVERY);
+        let withheld = self.withheld.map(|_| now + super::copies::EVERY);
         let filled = self.filling.map(|since| since + self.policy.max_wait);
         let all = probes.chain(loads).chain(self.stock.due()).chain(given_up);
         let all =

@@ -5,6 +5,7 @@
 //! of ranks or files: prompts come from an iterator, outcomes go to a closure.
 
 mod alike;
+mod copies;
 mod driver;
 mod endgame;
 mod flights;

@@ -105,6 +105,11 @@ impl Server {
         self.is_up() && !self.proving
     }
 
+    /// Has it room, and is it well?
+    pub(super) fn is_free_and_well(&self, now: Instant) -> bool {
+        self.is_well() && self.free(now) > 0
+    }
+
     /// It answered a request.
     pub(super) fn answered(&mut self) {
         self.faults = 0;

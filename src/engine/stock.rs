@@ -33,6 +33,8 @@ pub(super) struct Task {
     pub(super) tried: u32,
     /// The endpoint that failed it last: another one is preferred.
     pub(super) avoid: Option<usize>,
+    /// It was asked a second time while the first request was under way. Never twice: it would go on for ever.
+    pub(super) copied: bool,
     /// How long its answer is expected to be.
     pub(super) class: Class,
     /// The number by which its beginning is known; none for short ones.
@@ -119,7 +121,8 @@ impl Stock {
         let class = Class::of(&prompt, &shared.params);
         let number = self.numbers;
         let belongs = self.prefixes.add(number, text_of(&prompt));
-        let task = Task { prompt, attempts: 0, tried: 0, avoid: None, class, number };
+        let task =
+            Task { prompt, attempts: 0, tried: 0, avoid: None, copied: false, class, number };
         match belongs {
             Belongs::Alone => {
                 let long = text_of(&task.prompt).len() >= Prefixes::LEAST;
@@ -156,12 +159,18 @@ impl Stock {
 
     /// Takes a half that must stay whole, to be sent before everything else.
     pub(super) fn whole(&mut self, half: Batch) {
+        if half.tasks.is_empty() {
+            return;
+        }
         self.count_in(&half);
         self.cuts.push_back(half);
     }
 
     /// Takes tasks that are not to be sent before `due`.
     pub(super) fn later(&mut self, due: Instant, batch: Batch) {
+        if batch.tasks.is_empty() {
+            return;
+        }
         self.count_in(&batch);
         self.later.push(Later { due, batch });
     }

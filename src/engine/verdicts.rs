@@ -60,10 +60,9 @@ impl Driver {
                         self.replied(back, batch, reply);
                     }
                     Err(fault) => {
+                        // (whoever else is asked for its prompts, the endpoint has failed)
                         let batch = self.without_twins(id, batch);
-                        if !batch.tasks.is_empty() {
-                            self.failed(back, batch, fault, level);
-                        }
+                        self.failed(back, batch, fault, level);
                     }
                 }
             }
@@ -233,8 +232,8 @@ impl Driver {
                 self.servers[server].refused(level, batch.permits(), now);
                 // A server that names hours is asked again in a minute: it may have been another's hour.
                 let wait = after.unwrap_or_default().min(LONGEST_WAIT);
-                let wait = wait.max(pause(batch.tasks[0].attempts.min(3)));
-                self.stock.later(now + wait, batch);
+                let attempts = batch.tasks.iter().map(|task| task.attempts).max().unwrap_or(1);
+                self.stock.later(now + wait.max(pause(attempts.min(3))), batch);
             }
             Fault::Passing { what, status } => {
                 if self.servers[server].stumbled(now) {

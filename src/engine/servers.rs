@@ -30,6 +30,8 @@ pub(super) struct Server {
     proving: bool,
     /// Since it came up.
     pub(super) has_answered: bool,
+    /// In this run.
+    pub(super) ever_answered: bool,
     /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
     pub(super) longest_list: usize,
     pub(super) window: Window,
@@ -86,6 +88,7 @@ impl Server {
             refusals: 0,
             proving: false,
             has_answered: false,
+            ever_answered: false,
             longest_list: usize::MAX,
             next_load: window.asks().then(|| now + window.again_in()),
             window,
@@ -115,6 +118,7 @@ impl Server {
         self.faults = 0;
         self.pause = FIRST_PAUSE;
         self.has_answered = true;
+        self.ever_answered = true;
         self.proving = false;
         self.refusals = 0;
     }
@@ -164,11 +168,14 @@ impl Server {
         self.longest_list = self.longest_list.min((prompts / 2).max(1));
     }
 
-    /// It stumbled; true if that is once too often and it is put aside.
-    pub(super) fn stumbled(&mut self, now: Instant) -> bool {
+    /// It stumbled; true if that is once too often and it is put aside, for a moment only if it may be the prompts.
+    pub(super) fn stumbled(&mut self, now: Instant, briefly: bool) -> bool {
         self.faults += 1;
         let aside = self.is_up() && self.faults >= SUSPICIOUS;
         if aside {
+            if briefly {
+                self.pause = FIRST_PAUSE;
+            }
             self.put_aside(now);
         }
         aside
@@ -249,15 +256,16 @@ mod tests {
     fn faults_in_a_row_put_aside_and_answers_bring_back() {
         let now = Instant::now();
         let mut server = server(now);
-        assert!(!server.stumbled(now) && !server.stumbled(now));
+        assert!(!server.stumbled(now, false) && !server.stumbled(now, false));
         server.answered();
-        assert!(!server.stumbled(now) && !server.stumbled(now) && server.stumbled(now));
+        assert!(!server.stumbled(now, false) && !server.stumbled(now, false));
+        assert!(server.stumbled(now, false));
         assert!(!server.is_up() && !server.ask_now(now));
         let later = now + FIRST_PAUSE;
         assert!(server.ask_now(later) && !server.ask_now(later), "asked once at a time");
         assert!(server.was_asked(true, later) && server.is_up());
         assert_eq!((server.free(later), server.most()), (1, 1), "it has shown nothing yet");
-        assert!(server.stumbled(later));
+        assert!(server.stumbled(later, false));
         assert_eq!(server.due(), Some(later + FIRST_PAUSE * 2));
         assert!(server.ask_now(later + FIRST_PAUSE * 2) && server.was_asked(true, later));
         server.answered();

@@ -91,6 +91,8 @@ pub(super) struct Stock {
     cuts: VecDeque<Batch>,
     later: BinaryHeap<Later>,
     count: usize,
+    /// Of these: never sent.
+    fresh: usize,
     bytes: usize,
     numbers: u64,
     /// Of prompts without parameters of their own, by route.
@@ -107,6 +109,11 @@ impl Stock {
     /// Tasks here, waiting ones included.
     pub(super) fn len(&self) -> usize {
         self.count
+    }
+
+    /// Tasks here that were never sent.
+    pub(super) fn fresh(&self) -> usize {
+        self.fresh
     }
 
     /// The length of their texts.
@@ -239,6 +246,7 @@ impl Stock {
 
     fn put(&mut self, shared: &Arc<Shared>, task: Task, home: Home, first: bool) -> Slot {
         self.count += 1;
+        self.fresh += usize::from(task.attempts == 0);
         self.bytes += text_of(&task.prompt).len();
         let level = self.levels.entry(Reverse(task.prompt.priority)).or_default();
         let class = task.class;
@@ -258,11 +266,13 @@ impl Stock {
 
     fn count_in(&mut self, batch: &Batch) {
         self.count += batch.tasks.len();
+        self.fresh += fresh(&batch.tasks);
         self.bytes += batch.tasks.iter().map(|it| text_of(&it.prompt).len()).sum::<usize>();
     }
 
     fn count_out(&mut self, tasks: &[Task]) {
         self.count -= tasks.len();
+        self.fresh -= fresh(tasks);
         self.bytes -= tasks.iter().map(|it| text_of(&it.prompt).len()).sum::<usize>();
     }
 
@@ -280,6 +290,10 @@ impl Stock {
             usual.get_or_insert_with(|| Arc::new(policy.shared(&prompt.params, route, None)));
         Arc::clone(usual)
     }
+}
+
+fn fresh(tasks: &[Task]) -> usize {
+    tasks.iter().filter(|task| task.attempts == 0).count()
 }
 
 fn text_of(prompt: &Prompt) -> &str {

@@ -236,7 +236,8 @@ impl Driver {
                 self.stock.later(now + wait.max(pause(attempts.min(3))), batch);
             }
             Fault::Passing { what, status } => {
-                if self.servers[server].stumbled(now) {
+                let briefly = status.is_some() && self.is_tried_only();
+                if self.servers[server].stumbled(now, briefly) {
                     warn!(endpoint = %url, "the endpoint is put aside after faults in a row: {what}");
                     self.stock.release(server);
                 }
@@ -275,7 +276,11 @@ impl Driver {
         let Batch { shared, mut tasks } = batch;
         // A server that has answered nothing since it came up is not well, whatever it says of itself: what it does is no
         // try of the prompts', unless they have been around for so long that they may be what breaks it.
-        let well = self.servers[back.server].has_answered && !back.cut_short;
+        // Where only such prompts are left that failed before, a status is an answer: they must not be open for ever
+        // because nothing else is left that could show how well the server is.
+        let it = &self.servers[back.server];
+        let speaks = status.is_some() && it.ever_answered && self.is_tried_only();
+        let well = (it.has_answered || speaks) && !back.cut_short;
         for task in &mut tasks {
             let around = task.attempts >= self.policy.tries.saturating_mul(BREAKS_SERVERS);
             task.tried += u32::from(well || around);
@@ -291,6 +296,11 @@ impl Driver {
         let batch = Batch { shared, tasks: over };
         let what = format!("no answer in {} tries; the last: {what}", self.policy.tries);
         self.fail_all(back, batch, FailureKind::Exhausted, &what, status);
+    }
+
+    /// Was everything that is left asked before?
+    fn is_tried_only(&self) -> bool {
+        !self.more && self.stock.fresh() == 0
     }
 
     fn fail_all(

@@ -191,3 +191,20 @@ fn what_hangs_at_the_end_is_asked_again_before_its_time_is_over() {
     let served = work.served();
     assert!((1_000..=1_030).contains(&served), "{served}");
 }
+
+#[test]
+fn prompts_that_a_server_cannot_take_fail_also_when_nothing_else_is_left() {
+    let rule = Rule { containing: Some("venom".into()), ..Rule::always(Fault::Status(500)) };
+    let script = Script { seed: 1, rules: vec![rule] };
+    let work = Work::with(vec![Profile { script, ..Profile::instant() }]);
+    let mut prompts = made_up(300);
+    (0..5).for_each(|n| prompts[n * 50] = format!("venom {n}"));
+    let input = work.prompts(&prompts);
+    let job = work.run(&input).args(["--ready-timeout", "60s", "--no-batch"]);
+    job.deadline(Duration::from_secs(120)).run().with_code(3);
+    assert_eq!(work.counts("answers.jsonl"), [300, 295, 5, 0]);
+    for answer in work.answers("answers.jsonl").iter().filter(|it| it["success"] == false) {
+        assert_eq!(answer["error"]["kind"], "exhausted");
+        assert_eq!(answer["error"]["status"], 500);
+    }
+}

@@ -122,6 +122,7 @@ impl Driver {
             if !self.paused && !self.is_filling(now) {
                 self.send(&flights, now);
                 self.copy(&flights, now);
+                self.servers.iter_mut().for_each(|it| it.was_full = it.is_full());
             }
             self.ask_again(&flights, now);
             let all_done = !self.more && self.stock.len() == 0 && self.in_flight == 0;
@@ -319,11 +320,12 @@ impl Driver {
         let limit = tight.unwrap_or(whole);
         self.ids += 1;
         let id = self.ids;
+        let canary = matches!(outgoing, Outgoing::Canary(_));
         let (client, policy) = (&self.client, &self.policy);
         let (flight, cancel) =
             flights::request(client, &it.url, policy, id, outgoing, &batch, limit);
         let (level, tight) = (it.taken, tight.is_some());
-        let under_way = UnderWay { server, batch, sent: now, level, limit, tight, cancel };
+        let under_way = UnderWay { server, batch, sent: now, level, limit, tight, canary, cancel };
         self.under_way.insert(id, under_way);
         flights.push(flight);
     }

@@ -53,6 +53,8 @@ pub(super) struct UnderWay {
     pub(super) limit: Duration,
     /// The limit is tighter than what was asked for.
     pub(super) tight: bool,
+    /// It is a conversation that goes both ways.
+    pub(super) canary: bool,
     pub(super) cancel: AbortHandle,
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Level {
     served: BTreeMap<usize, VecDeque<Family>>,
     /// Counts down: numbers of split families, from the other end.
     splits: Family,
+    /// So many families before the empty ones are looked for again.
+    sweep: usize,
 }
 
 #[derive(Debug)]
@@ -55,8 +57,9 @@ impl Level {
                 self.classes.entry(class).or_default().put(shared, slot, first);
             }
             Home::Family(family) => {
-                if self.families.len() >= KEPT {
+                if self.families.len() >= self.sweep.max(KEPT) {
                     self.families.retain(|_, kin| kin.shelf.live() > 0 || kin.listed);
+                    self.sweep = self.families.len() * 2;
                 }
                 let kin = self.families.entry(family).or_insert_with(|| Kin {
                     shelf: Shelf::default(),

@@ -112,9 +112,9 @@ pub struct Running {
 /// How often it says something.
 const WORD_EVERY: Duration = Duration::from_secs(1);
 /// Prompts read ahead of the loop.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 256;
 /// Batches of outcomes on their way to the disk.
-const BEHIND: usize = 256;
+const BEHIND: usize = 64;
 
 /// Local. Starts the threads and returns; what happens is told over `tell`.
 ///
@@ -126,6 +126,7 @@ where
     E: std::fmt::Display,
     S: FnMut(Vec<Settled>) -> Result<(), String> + Send + 'static,
 {
+    raise_file_limit();
     let Work { policy, endpoints, key, prompts, sink } = work;
     let (commands, commanded) = mpsc::channel(4);
     let (give, given) = mpsc::channel(AHEAD);
@@ -147,6 +148,16 @@ where
         let _ = tell.send(Word::Ended(ended, tally)); // nobody listens: the job is ending
     })?;
     Ok(Running { commands, threads: vec![reader, driver] })
+}
+
+/// Every request under way is an open file: as many as the system allows, not as many as a login shell has.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
 }
 
 impl Running {

@@ -85,10 +85,10 @@ pub struct Policy {
 }
 
 /// Parameters that both routes know by the same name and meaning: what else a conversation's request has needs the chat
-/// route. From vLLM's request schemas.
-const ON_BOTH_ROUTES: [&str; 24] = [
+/// route. From vLLM's request schemas; `bad_words` and `response_format` are not among them, since completions routes of
+/// older versions pass over them without a word.
+const ON_BOTH_ROUTES: [&str; 22] = [
     "allowed_token_ids",
-    "bad_words",
     "frequency_penalty",
     "ignore_eos",
     "include_stop_str_in_output",
@@ -101,7 +101,6 @@ const ON_BOTH_ROUTES: [&str; 24] = [
     "presence_penalty",
     "priority",
     "repetition_penalty",
-    "response_format",
     "seed",
     "skip_special_tokens",
     "spaces_between_special_tokens",
@@ -160,7 +159,12 @@ impl Policy {
         };
         let lists = match route {
             Route::Completions => true,
-            Route::Chat => self.renderer.is_some() && params.iter().all(known),
+            // (canaries go with the job's template arguments: a row with its own may be answered otherwise)
+            Route::Chat => {
+                self.renderer.is_some()
+                    && params.iter().all(known)
+                    && own.get(TEMPLATE_ARGUMENTS).is_none()
+            }
         };
         Shared { route, model: self.model.clone(), params, n, lists }
     }

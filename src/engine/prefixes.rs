@@ -64,6 +64,13 @@ impl Prefixes {
         }
         if self.seen.len() >= KEPT {
             self.seen.retain(|_, begins| !matches!(begins, Begins::One(_)));
+            // Families of long ago are not worth a look at all of them with every prompt.
+            if self.seen.len() >= KEPT / 2 {
+                self.seen.retain(|_, begins| matches!(begins, Begins::Everybody));
+            }
+            if self.seen.len() >= KEPT / 2 {
+                self.seen.clear();
+            }
         }
         let mut belongs = Belongs::Alone;
         for length in LEVELS.into_iter().rev().filter(|&length| length <= text.len()) {

@@ -39,6 +39,10 @@ pub(super) struct Server {
     pub(super) patience: Patience,
     /// May conversations be rendered here for it?
     pub(super) trust: Trust,
+    /// Questions in a row after its load that were not answered.
+    mute: u32,
+    /// Its window was used up when all was sent that could be.
+    pub(super) was_full: bool,
     /// When it is to say how much it has to do; none while it is being asked.
     next_load: Option<Instant>,
     /// A rate limit lets the next request begin then.
@@ -65,8 +69,12 @@ enum State {
 
 /// Faults in a row before an endpoint is looked at.
 const SUSPICIOUS: u32 = 3;
+/// Questions after its load that a server may leave unanswered in a row.
+const MUTE: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A rate limit's timers are late by no more.
+const LATENESS: Duration = Duration::from_millis(10);
 const REFUSED_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -90,6 +98,8 @@ impl Server {
             has_answered: false,
             ever_answered: false,
             longest_list: usize::MAX,
+            mute: 0,
+            was_full: false,
             next_load: window.asks().then(|| now + window.again_in()),
             window,
             lists: Lists::new(policy.batch),
@@ -143,7 +153,9 @@ impl Server {
     pub(super) fn begins(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
         self.taken += permits;
         if let Some(rate) = rate_limit {
-            self.next_start = self.next_start.max(now) + Duration::from_secs_f64(1.0 / rate);
+            // What timers are late by is made up for.
+            let late = now.checked_sub(LATENESS).unwrap_or(now);
+            self.next_start = self.next_start.max(late) + Duration::from_secs_f64(1.0 / rate);
         }
     }
 
@@ -236,9 +248,18 @@ impl Server {
         self.next_load = None;
     }
 
-    /// It said how much it has to do, or nothing.
-    pub(super) fn load_told(&mut self, now: Instant) {
-        self.next_load = Some(now + self.window.again_in());
+    /// It said how much it has to do, or nothing. One that says nothing again and again is not asked any more.
+    pub(super) fn load_told(&mut self, told: bool, now: Instant) {
+        self.mute = if told { 0 } else { self.mute + 1 };
+        if self.mute >= MUTE {
+            self.window.is_not_told();
+        }
+        self.next_load = self.window.asks().then(|| now + self.window.again_in());
+    }
+
+    /// Is its window used up?
+    pub(super) fn is_full(&self) -> bool {
+        self.taken * 10 >= self.window.size() * 9
     }
 }
 
@@ -304,7 +325,11 @@ mod tests {
         let now = Instant::now();
         let mut server = server(now);
         server.begins(1, Some(4.0), now);
-        let next = now + Duration::from_millis(250);
+        server.begins(1, Some(4.0), now);
+        server.taken -= 1;
+        let next = server.starts_at(now).expect("a limit");
+        let after = next - now;
+        assert!((400..=500).contains(&after.as_millis()), "{after:?}");
         assert_eq!((server.free(now), server.starts_at(now)), (0, Some(next)));
         assert_eq!((server.free(next), server.starts_at(next)), (7, None));
         server.begins(1, None, next);

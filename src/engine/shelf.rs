@@ -20,8 +20,12 @@ pub(super) enum Home {
     Family(Family),
 }
 
-/// A task's place in the rack.
-pub(super) type Slot = usize;
+/// A task's place in the rack, and which of those that stood there it is: an entry in a queue outlives its task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    place: usize,
+    number: u64,
+}
 
 /// A task that waits.
 #[derive(Debug)]
@@ -34,35 +38,38 @@ pub(super) struct Held {
 /// All tasks that stand on shelves.
 #[derive(Debug, Default)]
 pub(super) struct Rack {
-    slots: Vec<Option<Held>>,
-    free: Vec<Slot>,
+    slots: Vec<Option<(u64, Held)>>,
+    free: Vec<usize>,
+    numbers: u64,
 }
 
 impl Rack {
     pub(super) fn put(&mut self, held: Held) -> Slot {
-        if let Some(slot) = self.free.pop() {
-            self.slots[slot] = Some(held);
-            slot
-        } else {
-            self.slots.push(Some(held));
+        self.numbers += 1;
+        let number = self.numbers;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
             self.slots.len() - 1
-        }
+        });
+        self.slots[place] = Some((number, held));
+        Slot { place, number }
     }
 
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Held> {
-        self.slots.get_mut(slot)?.as_mut()
+        let (number, held) = self.slots.get_mut(slot.place)?.as_mut()?;
+        (*number == slot.number).then_some(held)
     }
 
     fn at(&self, slot: Slot, home: Home) -> Option<&Held> {
-        self.slots.get(slot)?.as_ref().filter(|held| held.home == home)
+        let (number, held) = self.slots.get(slot.place)?.as_ref()?;
+        (*number == slot.number && held.home == home).then_some(held)
     }
 
     fn take(&mut self, slot: Slot) -> Option<Held> {
-        let held = self.slots.get_mut(slot)?.take();
-        if held.is_some() {
-            self.free.push(slot);
-        }
-        held
+        let place = self.slots.get_mut(slot.place)?;
+        let (_, held) = place.take_if(|(number, _)| *number == slot.number)?;
+        self.free.push(slot.place);
+        Some(held)
     }
 }
 
@@ -132,6 +139,10 @@ impl Shelf {
             let Some(next) = self.turns.front().cloned() else { return };
             let before = into.len();
             let most = wanted(&next);
+            if most == 0 {
+                self.turns.rotate_left(1);
+                continue; // its permits do not suffice now
+            }
             let left = self.take_of(rack, home, &next, most, &shunned, into);
             if left == 0 {
                 self.turns.pop_front();

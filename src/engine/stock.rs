@@ -212,7 +212,7 @@ impl Stock {
     pub(super) fn cut(&mut self, room: Room) -> Option<Batch> {
         let shunned = |task: &Task| room.others && task.avoid == Some(room.endpoint);
         let fits = |half: &Batch| half.permits() <= room.free || room.idle;
-        let place = self.cuts.iter().position(|half| fits(half) && !half.tasks.iter().any(shunned));
+        let place = self.cuts.iter().position(|half| fits(half) && !half.tasks.iter().all(shunned));
         if let Some(half) = place.and_then(|place| self.cuts.remove(place)) {
             self.count_out(&half.tasks);
             return Some(half);

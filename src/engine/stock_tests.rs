@@ -194,3 +194,73 @@ proptest! {
         prop_assert_eq!((stock.len(), stock.bytes()), (0, 0));
     }
 }
+
+#[test]
+fn no_task_goes_out_with_anothers_parameters() {
+    let mut stock = Stock::default();
+    let policy = for_tests();
+    let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
+    let own = |seed: u64| [("max_tokens", 5), ("seed", seed)];
+    // A stands alone in its class, group seed=1; B begins as A does: both are now a family.
+    stock.add(prompt(0, &text("a", 0), &own(1)), &policy);
+    stock.add(prompt(1, &text("a", 1), &own(1)), &policy);
+    // The family goes first; its slots are free now.
+    let family = stock.cut(room(0, 2, 2)).expect("the family");
+    assert_eq!(indices(&family), [0, 1]);
+    // C has another group's parameters; D is of A's group.
+    stock.add(prompt(2, &text("c", 2), &own(2)), &policy);
+    stock.add(prompt(3, &text("d", 3), &own(2)), &policy);
+    stock.add(prompt(4, &text("e", 4), &own(1)), &policy);
+    let mut seen = Vec::new();
+    while let Some(batch) = stock.cut(room(0, 8, 1)) {
+        for task in &batch.tasks {
+            seen.push((
+                task.prompt.index,
+                task.prompt.params.number("seed"),
+                batch.shared.params.number("seed"),
+            ));
+        }
+    }
+    seen.sort_unstable();
+    assert!(seen.iter().all(|(_, own, sent)| own == sent), "{seen:?}");
+    assert_eq!(stock.len(), 0);
+}
+
+#[test]
+fn no_task_is_left_behind_by_one_that_stood_in_its_place() {
+    let mut stock = Stock::default();
+    let policy = for_tests();
+    let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
+    let own = [("max_tokens", 5)];
+    let with = |index, head: &str, priority| {
+        let mut it = prompt(index, &text(head, index as usize), &own);
+        it.priority = priority;
+        it
+    };
+    stock.add(with(0, "a", 1), &policy);
+    stock.add(with(1, "a", 1), &policy);
+    assert_eq!(stock.cut(room(0, 2, 2)).expect("the family").tasks.len(), 2);
+    // slot 1 then slot 0 are free: the second low one gets slot 0, which still stands in the high level's queue
+    stock.add(with(2, "b", 0), &policy);
+    stock.add(with(3, "c", 0), &policy);
+    stock.add(with(4, "d", 1), &policy);
+    let mut seen = Vec::new();
+    for _ in 0..10 {
+        if let Some(batch) = stock.cut(room(0, 8, 1)) {
+            seen.extend(indices(&batch));
+        }
+    }
+    assert_eq!(stock.len(), 0, "stranded; sent {seen:?}");
+}
+
+#[test]
+fn a_half_whose_tasks_failed_at_different_endpoints_is_sent_all_the_same() {
+    let mut stock = Stock::default();
+    (0..2).for_each(|index| stock.add(short(index), &for_tests()));
+    let mut batch = stock.cut(room(0, 8, 4)).expect("a list");
+    batch.tasks[0].avoid = Some(0);
+    batch.tasks[1].avoid = Some(1);
+    stock.whole(batch);
+    let others = |endpoint| Room { others: true, idle: true, ..room(endpoint, 8, 4) };
+    assert!(stock.cut(others(0)).is_some() || stock.cut(others(1)).is_some());
+}

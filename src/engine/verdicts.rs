@@ -45,8 +45,7 @@ impl Driver {
             Landed::Reply { id, result, canary } => {
                 let Some(under_way) = self.under_way.remove(&id) else { return };
                 let UnderWay { server, batch, sent, level, limit, tight, .. } = under_way;
-                let full =
-                    self.servers[server].taken * 10 >= self.servers[server].window.size() * 9;
+                let full = self.servers[server].was_full;
                 self.free(server, &batch);
                 let took = now - sent;
                 let cut_short = tight && took >= limit;
@@ -69,6 +68,9 @@ impl Driver {
             Landed::Cancelled { id } => {
                 let Some(under_way) = self.under_way.remove(&id) else { return };
                 self.free(under_way.server, &under_way.batch);
+                if under_way.canary {
+                    self.servers[under_way.server].trust.came_back(None);
+                }
                 for task in &under_way.batch.tasks {
                     self.twins.remove(&task.prompt.index);
                 }
@@ -103,7 +105,7 @@ impl Driver {
                 debug!(endpoint = %it.url, window, running, waiting, list, "the window is changed");
             }
         }
-        it.load_told(now);
+        it.load_told(load.is_some(), now);
     }
 
     fn canary_back(&mut self, server: usize, canary: Canary) {

@@ -107,6 +107,13 @@ impl Window {
         self.size.min(self.limit)
     }
 
+    /// The server does not say after all: what it brings has to do.
+    pub(super) fn is_not_told(&mut self) {
+        if self.asks() {
+            self.steer = Steer::Felt(Felt::new());
+        }
+    }
+
     /// Is it worth asking the server how it is?
     pub(super) fn asks(&self) -> bool {
         matches!(self.steer, Steer::Told(_))

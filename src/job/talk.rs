@@ -266,7 +266,9 @@ impl<'c, 'r> Listener<'c, 'r> {
             return;
         }
         self.answered |= self.ranks.iter().any(|rank| rank.progress.tally.answered > 0);
-        if !self.answered && !self.ranks.iter().all(|rank| rank.ended || rank.alike.is_some()) {
+        let decided =
+            |rank: &Heard| rank.ended || rank.alike.is_some() || rank.last.elapsed() > SILENCE;
+        if !self.answered && !self.ranks.iter().all(decided) {
             return;
         }
         let count: u64 = self.ranks.iter().filter_map(|rank| Some(rank.alike.as_ref()?.0)).sum();

@@ -228,8 +228,8 @@ impl Settings {
                 return Err(format!("{key} cannot be 0"));
             }
         }
-        if self.rate_limit.is_some_and(|it| !(it.is_finite() && it > 0.0)) {
-            return Err("rate-limit is a number of requests a second, above 0".into());
+        if self.rate_limit.is_some_and(|it| !(it.is_finite() && it >= 0.001)) {
+            return Err("rate-limit is a number of requests a second, at least 0.001".into());
         }
         if self.chat_template.is_empty() {
             return Err("chat-template is auto, none or a file".into());

@@ -33,6 +33,14 @@ pub enum Input {
 }
 
 impl Input {
+    /// The text, or the conversation's JSON.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Messages(text) => text,
+        }
+    }
+
     /// Is nothing asked?
     #[must_use]
     pub fn is_blank(&self) -> bool {

@@ -44,9 +44,11 @@ impl Question {
         system: Option<&str>,
     ) -> Self {
         match shared.route {
-            Route::Completions => Self::of_texts(shared, prompts.map(text_of)),
+            Route::Completions => {
+                Self::of_texts(shared, prompts.map(|prompt| prompt.input.as_str()))
+            }
             Route::Chat => {
-                let lengths = prompts.clone().map(|it| text_of(it).len() as u64).collect();
+                let lengths = prompts.clone().map(|it| it.input.as_str().len() as u64).collect();
                 let conversation =
                     prompts.into_iter().next().map(|it| conversation(&it.input, system));
                 let body = chat_body(shared, &conversation.unwrap_or_default());
@@ -61,12 +63,6 @@ impl Question {
         let lengths = texts.clone().map(|text| text.len() as u64).collect();
         let body = completions_body(shared, texts);
         Self { route: Route::Completions, body, lengths, n: shared.n }
-    }
-
-    /// How many prompts it holds.
-    #[must_use]
-    pub fn prompts(&self) -> usize {
-        self.lengths.len()
     }
 }
 
@@ -187,12 +183,6 @@ fn begins_with_system(messages: &str) -> bool {
     let messages: Vec<Message> = serde_json::from_str(messages).unwrap_or_default();
     let first = messages.first().and_then(|message| message.role.as_deref());
     matches!(first, Some("system" | "developer"))
-}
-
-fn text_of(prompt: &Prompt) -> &str {
-    match &prompt.input {
-        Input::Text(text) | Input::Messages(text) => text,
-    }
 }
 
 fn json_text(text: &str) -> String {

@@ -3,7 +3,7 @@
 //! Owns length classes and what this run has shown of them. The long ones go first, so that the last minute is short
 //! ones; classes in steps of √2 serve that as well as a full sort, so prompts need not be compared with each other.
 
-use crate::domain::{Input, Params, Prompt};
+use crate::domain::{Params, Prompt};
 
 /// A class of expected lengths: answers whose length is given, or prompts of about one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,10 +40,7 @@ impl Class {
         let exact = params.get("ignore_eos") == Some("true");
         match params.number("max_tokens").filter(|_| exact) {
             Some(tokens) => Self(step(tokens)),
-            None => {
-                let (Input::Text(text) | Input::Messages(text)) = &prompt.input;
-                Self(OF_A_KIND + step(text.len() as u64 / 4))
-            }
+            None => Self(OF_A_KIND + step(prompt.input.as_str().len() as u64 / 4)),
         }
     }
 
@@ -115,7 +112,7 @@ impl Lengths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Id;
+    use crate::domain::{Id, Input};
 
     fn prompt(length: usize) -> Prompt {
         Prompt {

@@ -193,9 +193,7 @@ impl Policy {
     #[must_use]
     pub fn fitted(&self, asked: Option<u64>, prompt: &Input) -> Option<u64> {
         let (context, asked) = (self.context?, asked?);
-        let length = match prompt {
-            Input::Text(text) | Input::Messages(text) => estimated_tokens(text),
-        };
+        let length = estimated_tokens(prompt.as_str());
         let room = context.saturating_sub(length).saturating_sub(self.buffer);
         if asked <= room {
             return None;

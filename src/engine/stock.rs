@@ -19,7 +19,7 @@ use super::{
     shelf::{Held, Home, Rack, Slot},
 };
 use crate::{
-    domain::{Input, Prompt, Route},
+    domain::{Prompt, Route},
     endpoint::Shared,
 };
 
@@ -127,12 +127,12 @@ impl Stock {
         self.numbers += 1;
         let class = Class::of(&prompt, &shared.params);
         let number = self.numbers;
-        let belongs = self.prefixes.add(number, text_of(&prompt));
+        let belongs = self.prefixes.add(number, prompt.input.as_str());
         let task =
             Task { prompt, attempts: 0, tried: 0, avoid: None, copied: false, class, number };
         match belongs {
             Belongs::Alone => {
-                let long = text_of(&task.prompt).len() >= Prefixes::LEAST;
+                let long = task.prompt.input.as_str().len() >= Prefixes::LEAST;
                 let slot = self.put(&shared, task, Home::Class(class), false);
                 if long {
                     self.alone.insert(number, slot);
@@ -247,7 +247,7 @@ impl Stock {
     fn put(&mut self, shared: &Arc<Shared>, task: Task, home: Home, first: bool) -> Slot {
         self.count += 1;
         self.fresh += usize::from(task.attempts == 0);
-        self.bytes += text_of(&task.prompt).len();
+        self.bytes += task.prompt.input.as_str().len();
         let level = self.levels.entry(Reverse(task.prompt.priority)).or_default();
         let class = task.class;
         let slot = self.rack.put(Held { task, shared: Arc::clone(shared), home });
@@ -267,13 +267,13 @@ impl Stock {
     fn count_in(&mut self, batch: &Batch) {
         self.count += batch.tasks.len();
         self.fresh += fresh(&batch.tasks);
-        self.bytes += batch.tasks.iter().map(|it| text_of(&it.prompt).len()).sum::<usize>();
+        self.bytes += batch.tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     fn count_out(&mut self, tasks: &[Task]) {
         self.count -= tasks.len();
         self.fresh -= fresh(tasks);
-        self.bytes -= tasks.iter().map(|it| text_of(&it.prompt).len()).sum::<usize>();
+        self.bytes -= tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     /// What a prompt's request must share with the others in it.
@@ -294,11 +294,6 @@ impl Stock {
 
 fn fresh(tasks: &[Task]) -> usize {
     tasks.iter().filter(|task| task.attempts == 0).count()
-}
-
-fn text_of(prompt: &Prompt) -> &str {
-    let (Input::Text(text) | Input::Messages(text)) = &prompt.input;
-    text
 }
 
 impl Ord for Later {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    domain::{Id, Params},
+    domain::{Id, Input, Params},
     engine::policy::for_tests,
 };
 

@@ -194,6 +194,9 @@ pub(super) struct Running {
     /// Refuse to start with another number of ranks
     #[arg(long, value_name = "N")]
     expect_ranks: Option<String>,
+    /// A rank that was silent for so long is lost: others get its prompts [default: 60s]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    rank_silence: Option<String>,
     /// Log lines as `text` or as `json`
     #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["text", "json"]))]
     log_format: Option<String>,

@@ -7,6 +7,7 @@ mod merge;
 mod outcome;
 mod prompt;
 mod server;
+mod speed;
 mod tally;
 mod url;
 
@@ -14,5 +15,6 @@ pub use merge::Merge;
 pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
 pub use prompt::{Id, Input, Params, Prompt, Route};
 pub use server::{Facts, Model, Probe, Routes, Surveyed};
+pub use speed::{Others, SLOW};
 pub use tally::Tally;
 pub use url::Url;

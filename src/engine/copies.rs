@@ -19,7 +19,7 @@ pub(super) const EVERY: Duration = Duration::from_millis(100);
 impl Driver {
     /// Asks once more what seems to be stuck, or would be done sooner elsewhere, where nothing else is left to send.
     pub(super) fn copy(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
-        if self.more || now < self.next_copies || self.under_way.is_empty() {
+        if !self.is_ending() || now < self.next_copies || self.under_way.is_empty() {
             return;
         }
         self.next_copies = now + EVERY;

@@ -5,7 +5,7 @@
 //! that came back is in `verdicts`; this file only makes things happen.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use super::{
     alike::{Alike, MOMENT},
     endgame::{self, Speed},
     flights::{self, Flight, Landed, Outgoing, UnderWay},
+    hand::Telling,
     servers::{Endpoint, Server},
     stock::{Batch, Room, Stock},
     trust::Trust,
@@ -45,8 +46,15 @@ pub(super) struct Driver {
     pub(super) paused: bool,
     /// More prompts may come.
     pub(super) more: bool,
+    /// So many prompts were given in all, and there are no more for now.
+    pub(super) given: Option<u64>,
+    /// Prompts taken in.
+    pub(super) taken: u64,
+    /// Somebody else has settled these, while requests for them were under way here.
+    pub(super) forgotten: HashSet<u64>,
+    pub(super) telling: Telling,
     /// No endpoint has been up since.
-    down_since: Option<Instant>,
+    pub(super) down_since: Option<Instant>,
     began: Instant,
     /// Something was settled last, or nothing was there to be.
     moved: Instant,
@@ -96,6 +104,10 @@ impl Driver {
             outcomes: Vec::new(),
             paused: false,
             more: true,
+            given: None,
+            taken: 0,
+            forgotten: HashSet::new(),
+            telling: Telling::new(now),
             down_since: None,
             began: now,
             moved: now,
@@ -110,8 +122,8 @@ impl Driver {
         mut self,
         mut prompts: mpsc::Receiver<Prompt>,
         settled: mpsc::Sender<Vec<Settled>>,
-        mut commands: mpsc::Receiver<Command>,
-        tell: impl Fn(Word),
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        tell: &impl Fn(Word),
     ) -> (Ended, Tally) {
         let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
         let mut next_word = Instant::now();
@@ -125,7 +137,7 @@ impl Driver {
                 self.servers.iter_mut().for_each(|it| it.was_full = it.is_full());
             }
             self.ask_again(&flights, now);
-            let all_done = !self.more && self.stock.len() == 0 && self.in_flight == 0;
+            let all_done = self.is_ending() && self.stock.len() == 0 && self.in_flight == 0;
             if !self.paused
                 && let Some((count, message)) = self.alike.verdict(all_done)
             {
@@ -146,11 +158,12 @@ impl Driver {
                 tell(Word::Progress(self.progress()));
                 next_word = now + super::WORD_EVERY;
             }
-            if all_done && !self.paused {
+            self.say_what_is_in_hand(now, tell);
+            if all_done && !self.more && !self.paused {
                 tell(Word::Progress(self.progress()));
                 return (Ended::Finished, self.tally);
             }
-            if self.nobody_left(now) {
+            if self.is_stuck(now) {
                 return (Ended::NobodyLeft, self.tally);
             }
             let wake = self.next_time(next_word, now);
@@ -176,6 +189,9 @@ impl Driver {
                     self.paused = false;
                     self.alike.release(&mut self.outcomes);
                 }
+                Woken::Command(Some(Command::Ending(given))) => self.given = given,
+                Woken::Command(Some(Command::Forget(indexes))) => self.forget(&indexes),
+                Woken::Command(Some(Command::GiveBack)) => self.give_back(tell),
                 Woken::Command(Some(Command::Stop) | None) => return (Ended::Stopped, self.tally),
             }
         }
@@ -203,6 +219,7 @@ impl Driver {
     }
 
     fn take_in(&mut self, prompt: Prompt) {
+        self.taken += 1;
         if prompt.input.is_blank() {
             self.settle_blank(prompt);
         } else {
@@ -213,7 +230,7 @@ impl Driver {
     /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
     fn is_filling(&mut self, now: Instant) -> bool {
         let list = self.servers.iter().map(Server::most).max().unwrap_or(1);
-        if !self.more || self.stock.len() >= list {
+        if self.is_ending() || self.stock.len() >= list {
             self.filling = None;
             return false;
         }
@@ -255,7 +272,7 @@ impl Driver {
     fn cut(&mut self, server: usize, up: usize, now: Instant) -> Option<Batch> {
         let waiting = self.stock.len();
         let (mut most, window) = (self.servers[server].most(), self.servers[server].window.size());
-        if !self.more {
+        if self.is_ending() {
             if self.policy.batch == Size::Auto {
                 // The last lists are short, so that they end together.
                 most = most.min((waiting / (4 * up)).max(1));
@@ -363,26 +380,30 @@ impl Driver {
         }
     }
 
-    /// No endpoint is up for as long as patience lasts; or some are and do nothing but refuse.
-    fn nobody_left(&self, now: Instant) -> bool {
+    /// Endpoints are up, and do nothing but refuse.
+    fn is_stuck(&self, now: Instant) -> bool {
         let Policy { patience, timeout, .. } = self.policy;
-        let down = self.down_since.is_some_and(|since| now - since >= patience);
         let stuck = now - self.moved >= patience.max(timeout * 2);
-        self.in_flight == 0 && !self.paused && (down || stuck)
+        self.in_flight == 0 && !self.paused && stuck
     }
 
     fn next_time(&self, next_word: Instant, now: Instant) -> Instant {
         let probes = self.servers.iter().filter_map(Server::due);
         let loads = self.servers.iter().filter_map(Server::load_due);
         let starts = self.servers.iter().filter_map(|it| it.starts_at(now));
-        let given_up = self.down_since.map(|since| since + self.policy.patience);
+        let given_back = self.gives_back_at();
+        let telling = self.telling.due(self);
         let moment = Some(self.began + MOMENT).filter(|&it| it > now);
-        let copies = (!self.more && !self.under_way.is_empty()).then_some(self.next_copies);
+        let copies = (self.is_ending() && !self.under_way.is_empty()).then_some(self.next_copies);
         let withheld = self.withheld.map(|_| now + super::copies::EVERY);
         let filled = self.filling.map(|since| since + self.policy.max_wait);
-        let all = probes.chain(loads).chain(self.stock.due()).chain(given_up);
-        let all =
-            all.chain(copies).chain(moment).chain(withheld).chain(filled.filter(|&it| it > now));
+        let all = probes.chain(loads).chain(self.stock.due()).chain(given_back);
+        let all = all
+            .chain(telling)
+            .chain(copies)
+            .chain(moment)
+            .chain(withheld)
+            .chain(filled.filter(|&it| it > now));
         // What is due already is waited for by something else (a probe under way, a permit): not by spinning.
         let least = now + Duration::from_millis(5);
         let wake = all.fold(next_word, Instant::min).max(least);
@@ -390,7 +411,7 @@ impl Driver {
         starts.fold(wake, Instant::min)
     }
 
-    fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> Progress {
         Progress {
             tally: self.tally.clone(),
             in_flight: self.in_flight as u64,

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::domain::{Others, SLOW};
+
 /// How fast an endpoint is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Speed {
@@ -15,8 +17,6 @@ pub(super) struct Speed {
     pub(super) rate: f64,
 }
 
-/// So much slower than the fastest is slow; less is noise.
-const SLOW: f64 = 1.5;
 /// Where too little was seen to know the slowest hundredth: so many times the usual.
 const STUCK: u32 = 6;
 /// Nothing younger is stuck.
@@ -26,11 +26,8 @@ const LEAST: Duration = Duration::from_secs(1);
 pub(super) fn withholds(mine: Speed, others: &[Speed], waiting: usize) -> bool {
     let Some(usual) = mine.usual else { return false };
     let Some(fastest) = others.iter().filter_map(|it| it.usual).min() else { return false };
-    let rate: f64 = others.iter().map(|it| it.rate).sum();
-    if rate <= 0.0 || usual.as_secs_f64() < fastest.as_secs_f64() * SLOW {
-        return false;
-    }
-    usual.as_secs_f64() > waiting as f64 / rate + fastest.as_secs_f64()
+    let rate = others.iter().map(|it| it.rate).sum();
+    Others { fastest, rate }.would_end_before(usual, waiting as u64)
 }
 
 /// What is known of a request under way.

@@ -82,6 +82,24 @@ impl Level {
         if let Some(shelf) = shelf {
             shelf.left();
         }
+        if let Home::Family(family) = home {
+            self.unlist(family);
+        }
+    }
+
+    /// A family without tasks stands in nobody's list.
+    fn unlist(&mut self, family: Family) {
+        let Some(kin) = self.families.get_mut(&family) else { return };
+        if kin.shelf.live() > 0 || !std::mem::take(&mut kin.listed) {
+            return;
+        }
+        let list = match kin.endpoint {
+            Some(endpoint) => self.served.get_mut(&endpoint),
+            None => self.unserved.get_mut(&kin.class),
+        };
+        if let Some(list) = list {
+            list.retain(|&it| it != family);
+        }
     }
 
     /// The family's tasks go with those of their length.

@@ -9,6 +9,7 @@ mod copies;
 mod driver;
 mod endgame;
 mod flights;
+mod hand;
 mod kin;
 mod lengths;
 mod lists;
@@ -23,6 +24,7 @@ mod trust;
 mod verdicts;
 mod window;
 
+pub use hand::InHand;
 pub use policy::{Count, Policy, Render, Renderer, Size};
 pub use servers::Endpoint;
 pub use survey::survey;
@@ -58,7 +60,7 @@ pub struct Progress {
 pub enum Ended {
     /// Every prompt it was given has its outcome.
     Finished,
-    /// No endpoint answered for as long as patience lasts; prompts are open.
+    /// Endpoints are up and nothing was settled for as long as patience lasts; prompts are open.
     NobodyLeft,
     /// It was told to stop; prompts are open.
     Stopped,
@@ -71,10 +73,14 @@ pub enum Ended {
 }
 
 /// What the engine says to the thread that started it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Word {
-    /// Every second.
+    /// Every second, and at once when the first endpoint comes up or the last goes down.
     Progress(Progress),
+    /// There is little left to send, or nothing.
+    InHand(InHand),
+    /// It has nobody to ask just now, and will not work on these prompts (by index) any more.
+    GivesBack(Vec<u64>),
     /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
     /// [`Running::go_on`] or [`Running::stop`].
     AllAlike(u64, String),
@@ -83,10 +89,13 @@ pub enum Word {
 }
 
 /// What the engine is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {
     Stop,
     GoOn,
+    Ending(Option<u64>),
+    Forget(Vec<u64>),
+    GiveBack,
 }
 
 /// What an engine works with.
@@ -97,7 +106,8 @@ pub struct Work<P, S> {
     pub endpoints: Vec<Endpoint>,
     /// The key they ask for.
     pub key: Option<Secret>,
-    /// What to ask, in the order of work. A message ends the work.
+    /// What to ask, in the order of work; it may keep its caller waiting. A message ends the work, and so does its end once
+    /// all of it is settled.
     pub prompts: P,
     /// Takes outcomes in; called on a thread of its own. An error ends the work.
     pub sink: S,
@@ -105,7 +115,7 @@ pub struct Work<P, S> {
 
 /// An engine at work. Dropping it leaves its threads alone: [`Running::stop`] and then wait for [`Word::Ended`].
 pub struct Running {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::UnboundedSender<Command>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -120,7 +130,10 @@ const BEHIND: usize = 64;
 ///
 /// # Errors
 /// Where a thread cannot be started.
-pub fn start<P, E, S>(work: Work<P, S>, tell: std_mpsc::Sender<Word>) -> std::io::Result<Running>
+pub fn start<P, E, S>(
+    work: Work<P, S>,
+    tell: impl Fn(Word) + Send + 'static,
+) -> std::io::Result<Running>
 where
     P: Iterator<Item = Result<Prompt, E>> + Send + 'static,
     E: std::fmt::Display,
@@ -128,7 +141,7 @@ where
 {
     raise_file_limit();
     let Work { policy, endpoints, key, prompts, sink } = work;
-    let (commands, commanded) = mpsc::channel(4);
+    let (commands, commanded) = mpsc::unbounded_channel();
     let (give, given) = mpsc::channel(AHEAD);
     let (settled, settle) = mpsc::channel(BEHIND);
     let (broken, breaks) = std_mpsc::channel();
@@ -145,7 +158,7 @@ where
             (Err(_), false) => Ended::NotWritten,
             (Err(_), true) => ended,
         };
-        let _ = tell.send(Word::Ended(ended, tally)); // nobody listens: the job is ending
+        tell(Word::Ended(ended, tally));
     })?;
     Ok(Running { commands, threads: vec![reader, driver] })
 }
@@ -163,15 +176,35 @@ fn raise_file_limit() {
 impl Running {
     /// Asks it to stop; prompts in flight stay open.
     pub fn stop(&self) {
-        let _ = self.commands.try_send(Command::Stop); // full: it was asked already; closed: it has ended
+        self.tell(Command::Stop);
     }
 
     /// The failures it has held back are the prompts' own.
     pub fn go_on(&self) {
-        let _ = self.commands.try_send(Command::GoOn); // as above
+        self.tell(Command::GoOn);
     }
 
-    /// Waits for its threads. To be called after [`Word::Ended`].
+    /// With `Some`: it was given so many prompts in all, and there are no more to be had for now, so that it need not keep
+    /// its lists full for what comes. With `None`: there are.
+    pub fn ending(&self, given: Option<u64>) {
+        self.tell(Command::Ending(given));
+    }
+
+    /// Somebody else has settled these prompts (by index).
+    pub fn forget(&self, indexes: Vec<u64>) {
+        self.tell(Command::Forget(indexes));
+    }
+
+    /// Asks it to give back what it has not sent ([`Word::GivesBack`]).
+    pub fn give_back(&self) {
+        self.tell(Command::GiveBack);
+    }
+
+    fn tell(&self, command: Command) {
+        let _ = self.commands.send(command); // closed: it has ended
+    }
+
+    /// Waits for its threads. To be called after [`Word::Ended`], and when its prompts have come to their end.
     pub fn join(self) {
         for thread in self.threads {
             let _ = thread.join(); // a panic has ended the process already
@@ -225,8 +258,8 @@ fn drive(
     key: Option<Secret>,
     prompts: mpsc::Receiver<Prompt>,
     settled: mpsc::Sender<Vec<Settled>>,
-    commands: mpsc::Receiver<Command>,
-    tell: &std_mpsc::Sender<Word>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    tell: &impl Fn(Word),
 ) -> (Ended, Tally) {
     let failed = |why: String| (Ended::NotStarted(why), Tally::default());
     let runtime = match Builder::new_current_thread().enable_all().build() {
@@ -238,7 +271,5 @@ fn drive(
         Err(trouble) => return failed(trouble.to_string()),
     };
     let driver = driver::Driver::new(policy, client, endpoints);
-    runtime.block_on(driver.run(prompts, settled, commands, |word| {
-        let _ = tell.send(word); // nobody listens: the job is ending
-    }))
+    runtime.block_on(driver.run(prompts, settled, commands, tell))
 }

@@ -60,6 +60,18 @@ impl Rack {
         (*number == slot.number).then_some(held)
     }
 
+    /// Takes out all that are `wanted`: their entries in queues count no more, and their shelves are to be told.
+    pub(super) fn take_all(&mut self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
+        let mut out = Vec::new();
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            if let Some((_, held)) = slot.take_if(|(_, held)| wanted(held)) {
+                self.free.push(place);
+                out.push(held);
+            }
+        }
+        out
+    }
+
     fn at(&self, slot: Slot, home: Home) -> Option<&Held> {
         let (number, held) = self.slots.get(slot.place)?.as_ref()?;
         (*number == slot.number && held.home == home).then_some(held)

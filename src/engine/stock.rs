@@ -244,6 +244,31 @@ impl Stock {
         Some(Batch { shared: shared?, tasks }).filter(|batch| !batch.tasks.is_empty())
     }
 
+    /// Takes out the tasks that `which` names by their index; their indexes.
+    pub(super) fn give_up(&mut self, which: impl Fn(u64) -> bool) -> Vec<u64> {
+        let named = |task: &Task| which(task.prompt.index);
+        let mut out = Vec::new();
+        for held in self.rack.take_all(|held| named(&held.task)) {
+            if let Some(level) = self.levels.get_mut(&Reverse(held.task.prompt.priority)) {
+                level.left(held.home);
+            }
+            self.alone.remove(&held.task.number);
+            out.push(held.task);
+        }
+        for batch in &mut self.cuts {
+            out.extend(batch.tasks.extract_if(.., |task| named(task)));
+        }
+        self.cuts.retain(|batch| !batch.tasks.is_empty());
+        let mut later = std::mem::take(&mut self.later).into_vec();
+        for it in &mut later {
+            out.extend(it.batch.tasks.extract_if(.., |task| named(task)));
+        }
+        later.retain(|it| !it.batch.tasks.is_empty());
+        self.later = later.into();
+        self.count_out(&out);
+        out.iter().map(|task| task.prompt.index).collect()
+    }
+
     fn put(&mut self, shared: &Arc<Shared>, task: Task, home: Home, first: bool) -> Slot {
         self.count += 1;
         self.fresh += usize::from(task.attempts == 0);

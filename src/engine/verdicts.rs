@@ -149,7 +149,7 @@ impl Driver {
     fn replied(&mut self, back: Back, batch: Batch, reply: Reply) {
         let mut again = Vec::new();
         for (task, answer) in batch.tasks.into_iter().zip(reply.answers) {
-            if !self.twins.is_empty() && self.is_for_its_twin(back.id, &task, answer.is_some()) {
+            if self.is_asked_elsewhere() && self.is_for_its_twin(back.id, &task, answer.is_some()) {
                 continue;
             }
             match answer {
@@ -172,8 +172,15 @@ impl Driver {
         self.settle(task, Outcome::Answered(answer), Some(back));
     }
 
+    fn is_asked_elsewhere(&self) -> bool {
+        !(self.twins.is_empty() && self.forgotten.is_empty())
+    }
+
     /// Of a prompt that is asked twice: has the other request answered it, or will it? Then there is nothing to do here.
     fn is_for_its_twin(&mut self, id: u64, task: &Task, answered: bool) -> bool {
+        if self.forgotten.contains(&task.prompt.index) {
+            return true;
+        }
         let Some(twin) = self.twins.get_mut(&task.prompt.index) else { return false };
         if twin.settled || !answered {
             self.twins.remove(&task.prompt.index);
@@ -186,17 +193,19 @@ impl Driver {
     }
 
     fn without_twins(&mut self, id: u64, mut batch: Batch) -> Batch {
-        if !self.twins.is_empty() {
+        if self.is_asked_elsewhere() {
             batch.tasks.retain(|task| !self.is_for_its_twin(id, task, false));
         }
         batch
     }
 
     /// The connection is closed when nobody wants anything in it any more: the server then stops working on it.
-    fn cancel_if_nobody_waits(&self, id: Option<u64>) {
+    pub(super) fn cancel_if_nobody_waits(&self, id: Option<u64>) {
         let Some(under_way) = id.and_then(|id| self.under_way.get(&id)) else { return };
         let settled = |task: &Task| {
-            self.twins.get(&task.prompt.index).is_some_and(|twin: &Twin| twin.settled)
+            let index = task.prompt.index;
+            self.forgotten.contains(&index)
+                || self.twins.get(&index).is_some_and(|twin: &Twin| twin.settled)
         };
         if under_way.batch.tasks.iter().all(settled) {
             under_way.cancel.abort();
@@ -302,7 +311,7 @@ impl Driver {
 
     /// Was everything that is left asked before?
     fn is_tried_only(&self) -> bool {
-        !self.more && self.stock.fresh() == 0
+        self.is_ending() && self.stock.fresh() == 0
     }
 
     fn fail_all(

@@ -38,6 +38,8 @@ pub(super) struct Common {
     pub(super) key: Option<Secret>,
     pub(super) place: Place,
     pub(super) urls: Vec<Url>,
+    /// Each rank's host, on rank 0 only.
+    pub(super) hosts: Vec<String>,
     /// The batch job's id, on rank 0 only.
     pub(super) job: Option<String>,
 }
@@ -55,13 +57,14 @@ struct Opening {
 pub(super) fn agree(comm: &mut dyn Comm, given: Given, code: CodeOf) -> Result<Common, JobError> {
     let nodes = comm.gather_values(&Node::here())?;
     let job = given.environment.get("PBS_JOBID").map(str::to_owned);
+    let hosts = nodes.iter().flatten().map(|node| node.host.clone()).collect();
     let openings = nodes.map(|nodes| openings(given, places(nodes)));
     let (openings, origins) = told(comm, openings, code)?.unzip();
     let opening = comm.scatter_values(openings)?;
     let settings = serde_json::from_str(&opening.settings)
         .map_err(|error| CommError::Garbled { from: 0, detail: error.to_string() })?;
     let Opening { key, place, urls, .. } = opening;
-    Ok(Common { settings, origins: origins.unwrap_or_default(), key, place, urls, job })
+    Ok(Common { settings, origins: origins.unwrap_or_default(), key, place, urls, hosts, job })
 }
 
 /// Collective. Rank 0's result: its value on rank 0, nothing on the others, or on all ranks the error's code.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::Route,
     output::{Format, Manifest},
-    prompts::{ChatTemplate, Rules, Source, Stretch},
+    prompts::{ChatTemplate, Rules, Source},
     site::is_at_work,
 };
 
@@ -36,8 +36,15 @@ pub(super) struct Choice {
     pub(super) weights: Vec<u64>,
 }
 
-/// A rank's part: where its rows are.
-pub(super) type Share = Vec<Stretch>;
+impl Choice {
+    /// The route of texts, as people say it.
+    pub(super) fn api(&self) -> &'static str {
+        match self.text_route {
+            Route::Completions => "completions",
+            Route::Chat => "chat",
+        }
+    }
+}
 
 pub(super) const SHARDS: &str = "shards";
 pub(super) const TOKEN: &str = "token";

@@ -5,11 +5,16 @@
 //! reaches the last collective, since a rank that returns early would hang all the others.
 
 mod agree;
+mod book;
 mod brief;
 mod check;
+mod choose;
 mod conversations;
 mod errors;
 mod gather;
+mod hand;
+mod letters;
+mod listen;
 mod offline;
 mod ready;
 mod resume;
@@ -25,5 +30,5 @@ pub use errors::{JobError, Verdict};
 pub use offline::{merge, plan, status};
 pub use run::run;
 
-/// The exit code of a run that ends early, where no orderly end is possible.
+/// The exit code of a rank that ends without a word from rank 0.
 const STOPPED_EARLY: u8 = 75;

@@ -1,4 +1,4 @@
-//! What rank 0 alone does: reads the input over, opens the run folder, chooses the model, deals the shares, keeps the
+//! What rank 0 alone does: reads the input over, opens the run folder, chooses the model, begins the ledger, keeps the
 //! manifest.
 
 use std::{
@@ -11,14 +11,21 @@ use tracing::{info, warn};
 use super::{
     JobError, Verdict,
     agree::Common,
-    brief::{Brief, Choice, SHARDS, Share, TOKEN, run_folder, spool_name},
-    conversations, resume,
+    book::Book,
+    brief::{Brief, Choice, SHARDS, TOKEN, run_folder, spool_name},
+    choose::{Known, choose},
+    gather::gather_alone,
+    resume,
     standing::Standing,
 };
 use crate::{
-    comm::{Comm, RollCall},
-    domain::{Facts, Merge, Probe, Route, Surveyed, Tally},
-    output::{Counts, Format, Manifest, OutputError, State, now},
+    domain::{Merge, Surveyed, Tally},
+    engine::Progress,
+    ledger::Order,
+    output::{
+        Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
+        write_sample,
+    },
     prompts::{self, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
     settings::{self, Api, Gather, OutputFormat},
@@ -28,6 +35,8 @@ use crate::{
 /// Rank 0's own.
 pub(super) struct Root {
     manifest: Manifest,
+    /// Each rank's host.
+    hosts: Vec<String>,
     folder: PathBuf,
     source: Source,
     rules: Rules,
@@ -108,8 +117,10 @@ fn begin_at(
     manifest.pid = std::process::id();
     manifest.job.clone_from(&common.job);
     manifest.began = now();
+    manifest.lost = Vec::new();
     let root = Root {
         manifest,
+        hosts: common.hosts.clone(),
         folder,
         source,
         rules,
@@ -221,8 +232,16 @@ impl Root {
         common: &Common,
         found: &[Vec<Surveyed>],
     ) -> Result<Option<Choice>, JobError> {
-        let choice = self.chosen(common, found);
-        if matches!(choice, Ok(Some(_))) {
+        let known = Known {
+            source: &self.source,
+            row_model: self.row_model.as_deref(),
+            model: self.manifest.model.as_deref(),
+        };
+        let choice = choose(&common.settings, &known, found);
+        if let Ok(Some(choice)) = &choice {
+            self.manifest.model = Some(choice.model.clone());
+            self.manifest.api = Some(choice.api().into());
+            self.manifest.write(&self.folder)?;
             resume::drop_replaced(&self.folder, self.manifest.starts)?;
         } else {
             self.manifest.state = State::Stopped;
@@ -231,95 +250,12 @@ impl Root {
         choice
     }
 
-    fn chosen(
-        &mut self,
-        common: &Common,
-        found: &[Vec<Surveyed>],
-    ) -> Result<Option<Choice>, JobError> {
-        let settings = &common.settings;
-        let all: Vec<&Surveyed> = found.iter().flatten().collect();
-        let ready: Vec<&Facts> = all.iter().filter_map(|it| facts(it)).collect();
-        let least = settings.min_endpoints.of(all.len() as u64);
-        if ready.is_empty() || (ready.len() as u64) < least {
-            report::complain_of_endpoints(&all, least);
-            return Ok(None);
-        }
-        let wanted = settings.model.as_deref().or(self.row_model.as_deref());
-        let model = one_model(wanted, &ready).map_err(JobError::Model)?;
-        if let Some(before) = self.manifest.model.as_ref().filter(|before| **before != model) {
-            return Err(JobError::Standing(format!(
-                "this run's answers are of the model {before}, and {model} is served now: serve {before} again, or begin \
-                 anew with --overwrite"
-            )));
-        }
-        let serving: Vec<&Facts> = ready.iter().copied().filter(|it| serves(it, &model)).collect();
-        let text_route = match settings.api {
-            Api::Completions => Route::Completions,
-            Api::Chat => Route::Chat,
-            Api::Auto if serving.iter().all(|it| it.chat_template) => Route::Chat,
-            Api::Auto => Route::Completions,
-        };
-        if text_route == Route::Completions && settings.system.is_some() && self.source.any_text {
-            return Err(JobError::Standing(
-                "--system is the first message of conversations, and these prompts go out as raw texts: use --api chat, \
-                 or put it into --template"
-                    .into(),
-            ));
-        }
-        let chat_template = if text_route == Route::Chat || self.source.any_messages {
-            conversations::template(settings, &serving, &model)?
-        } else {
-            None
-        };
-        let context = settings.max_context.or_else(|| context(&serving, &model));
-        let api = match text_route {
-            Route::Completions => "completions",
-            Route::Chat => "chat",
-        };
-        let weight = |urls: &Vec<Surveyed>| {
-            urls.iter().filter(|it| facts(it).is_some_and(|facts| serves(facts, &model))).count()
-                as u64
-        };
-        let weights: Vec<u64> = found.iter().map(weight).collect();
-        info!(
-            api,
-            model,
-            context = context.map_or("unknown".into(), |it: u64| it.to_string()),
-            endpoints = serving.len(),
-            ranks = found.len(),
-            prompts = self.source.rows,
-            "the work begins"
-        );
-        self.manifest.model = Some(model.clone());
-        self.manifest.api = Some(api.into());
-        self.manifest.write(&self.folder)?;
-        Ok(Some(Choice { model, text_route, context, chat_template, weights }))
-    }
-
-    /// What is to do, dealt over the ranks by their ready endpoints: contiguous stretches, in rank order.
-    pub(super) fn shares(&self, done: &Bitmap, choice: &Choice) -> Vec<Share> {
-        let all = self.source.rows - done.count();
-        let weight: u64 = choice.weights.iter().sum::<u64>().max(1);
-        let mut gaps = done.gaps();
-        let (mut from, mut to) = gaps.next().unwrap_or_default();
-        let (mut seen, mut given) = (0, 0);
-        let mut share = |its: &u64| {
-            seen += its;
-            let mut wanted = all * seen / weight - given;
-            given += wanted;
-            let mut stretches = Vec::new();
-            while wanted > 0 && from < to {
-                let end = to.min(from + wanted);
-                stretches.extend(self.table.stretches(from, end));
-                wanted -= end - from;
-                from = end;
-                if from == to {
-                    (from, to) = gaps.next().unwrap_or_default();
-                }
-            }
-            stretches
-        };
-        choice.weights.iter().map(&mut share).collect()
+    /// The ledger of what is to do, in the order of work. Rows that cannot be read have their outcome.
+    pub(super) fn book(&mut self, done: &Bitmap, ranks: usize) -> Book {
+        let mut done = done.clone();
+        self.bad.iter().for_each(|bad| done.insert(bad.index));
+        let order = Order::straight(done.gaps().map(|(from, to)| from..to));
+        Book::new(order, std::mem::take(&mut self.table), ranks)
     }
 
     /// What the shard files say was done before: the manifest of a run that was killed is behind them.
@@ -334,9 +270,25 @@ impl Root {
     }
 
     /// While the work goes on: what is done so far, about (a failed prompt that is asked again is counted once more).
-    pub(super) fn note(&mut self, before: &Counts, tally: &Tally) {
+    pub(super) fn note(&mut self, before: &Counts, progress: &Progress, lost: usize) {
+        let tally = &progress.tally;
         let (answered, failed) = (before.answered + tally.answered, before.failed + tally.failed());
         self.manifest.counts = Counts::new(self.source.rows, answered, failed);
+        let sample = Sample {
+            start: self.manifest.starts,
+            seconds: self.began.elapsed().as_secs_f64(),
+            answered,
+            failed,
+            prompt_tokens: tally.prompt_tokens,
+            completion_tokens: tally.completion_tokens,
+            requests: tally.requests,
+            in_flight: progress.in_flight,
+            endpoints_up: progress.up,
+            ranks_lost: lost as u64,
+        };
+        if let Err(error) = write_sample(&self.folder, &sample) {
+            warn!("{error}");
+        }
         if let Err(error) = self.manifest.write(&self.folder) {
             warn!("the manifest cannot be written: {error}");
         }
@@ -378,67 +330,32 @@ impl Root {
         })
     }
 
-    /// The end without the ranks that are lost: no collective is possible any more.
-    pub(super) fn end_without(&mut self, comm: &dyn Comm, brief: &Brief, lost: &RollCall) -> ! {
-        warn!(?lost, "ranks are lost: the job ends without them, and the same command goes on");
-        match Standing::read_alone(brief) {
-            Ok(standing) => self.manifest.counts = standing.counts(self.source.rows),
-            Err(error) => warn!("the shard files cannot be counted: {error}"),
+    /// These ranks are not here any more.
+    pub(super) fn are_lost(&mut self, ranks: &[usize]) {
+        let host = |&rank: &usize| self.hosts.get(rank).cloned().unwrap_or_default();
+        self.manifest.lost =
+            ranks.iter().map(|rank| LostRank { rank: *rank, host: host(rank) }).collect();
+    }
+
+    /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
+    /// written; if nothing is open, it writes the answers.
+    pub(super) fn end_without(self, brief: &Brief) -> Result<Verdict, JobError> {
+        let named: Vec<String> =
+            self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
+        warn!("the job ends without ranks that are lost: {}", named.join(", "));
+        let standing = Standing::read_alone(brief)?;
+        if let Some(format) = brief.format
+            && standing.counts(self.source.rows).open == 0
+        {
+            let mut output = OutputFile::create(&brief.output, format)?;
+            let Source { rows, fingerprint, .. } = &self.source;
+            gather_alone(&self.folder, *rows, fingerprint, &mut output)?;
+            output.finish()?;
         }
-        self.manifest.state = State::Stopped;
-        if let Err(error) = self.manifest.write(&self.folder) {
-            warn!("the manifest cannot be written: {error}");
-        }
-        comm.abort(super::STOPPED_EARLY)
+        self.end(&standing)
     }
 
     pub(super) fn add(&mut self, tally: Tally) {
         self.tally.merge(tally);
     }
-}
-
-fn facts(surveyed: &Surveyed) -> Option<&Facts> {
-    match &surveyed.probe {
-        Probe::Ready(facts) => Some(facts),
-        Probe::NotReady(_) => None,
-    }
-}
-
-fn serves(facts: &Facts, model: &str) -> bool {
-    facts.models.iter().any(|it| it.id == model)
-}
-
-fn one_model(wanted: Option<&str>, ready: &[&Facts]) -> Result<String, String> {
-    let mut served: Vec<&str> =
-        ready.iter().flat_map(|facts| facts.models.iter().map(|model| model.id.as_str())).collect();
-    served.sort_unstable();
-    served.dedup();
-    match (wanted, served.as_slice()) {
-        (Some(model), served) if served.contains(&model) => Ok(model.to_owned()),
-        (Some(model), served) => Err(format!(
-            "the model {model:?} is not served; the endpoints serve: {}",
-            served.join(", ")
-        )),
-        (None, [only]) => Ok((*only).to_owned()),
-        (None, several) => Err(format!(
-            "the endpoints serve several models ({}): name one with --model",
-            several.join(", ")
-        )),
-    }
-}
-
-/// The shortest context of those that say; endpoints that differ are worth a warning.
-fn context(serving: &[&Facts], model: &str) -> Option<u64> {
-    let models = serving.iter().flat_map(|facts| &facts.models).filter(|it| it.id == model);
-    let lengths: Vec<u64> = models.filter_map(|it| it.max_model_len).collect();
-    let (least, most) = (lengths.iter().min().copied(), lengths.iter().max().copied());
-    if least != most {
-        warn!(?least, ?most, "the endpoints have different context lengths: the shortest is used");
-    }
-    if least.is_none() {
-        warn!(
-            "no endpoint says how long its context is: answers are not fitted to it (--max-context)"
-        );
-    }
-    least
 }

@@ -4,11 +4,12 @@ use super::{
     CodeOf, Given, JobError, Verdict,
     agree::{agree, told},
     gather::gather,
+    letters::Over,
     ready::wait_for_endpoints,
     root,
     standing::{Standing, check_folder},
-    talk::{self, Over},
-    work::work,
+    talk,
+    work::{Lead, work},
 };
 use crate::{
     comm::{Comm, RollCall, Typed, roll_call},
@@ -24,13 +25,14 @@ pub fn run(
     given: Given,
     inputs: &[String],
     code: CodeOf,
+    code_of_verdict: fn(Verdict) -> u8,
 ) -> Result<Verdict, JobError> {
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     let begun = (comm.rank() == 0).then(|| root::begin(&common, inputs, comm.size()));
     let mut root = told(comm, begun, code)?;
     let brief = comm.broadcast_value(root.as_ref().map(root::Root::brief))?;
-    check_folder(comm, &brief, &common.place, code)?;
+    let blind = check_folder(comm, &brief, &common.place, code)?;
     let standing = Standing::read(comm, &brief, code)?;
     let done = standing.done(common.settings.retry_failed);
     let noted = root.as_mut().map(|root| root.begin_from(&standing, &done));
@@ -44,17 +46,34 @@ pub fn run(
         let Some(choice) = comm.broadcast_value(Some(chosen))? else {
             return Ok(Verdict::NoEndpoint);
         };
-        let shares = root.as_ref().map(|root| root.shares(&done, &choice));
-        let share = comm.scatter_values(shares)?;
-        let over = work(comm, &common, &brief, &choice, ready, share, root.as_mut())?;
+        let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
+            let book = root.book(&done, blind.len());
+            Lead { root, book, blind }
+        });
+        let shares = lead.as_mut().map(|lead| lead.book.first(&choice.weights, &lead.blind));
+        let first = comm.scatter_values(shares)?;
+        let over = work(comm, &common, &brief, &choice, ready, first, lead)?;
         let here = if over == Over::Together {
             roll_call(comm, talk::ROLL_CALL)?
         } else {
             RollCall::NoWord
         };
-        match (here, &mut root) {
-            (RollCall::AllHere, _) => {}
-            (missing, Some(root)) => root.end_without(comm, &brief, &missing),
+        match (here, root.take()) {
+            (RollCall::AllHere, all) => root = all,
+            (missing, Some(mut root)) => {
+                if let RollCall::Missing(ranks) = missing {
+                    root.are_lost(&ranks);
+                }
+                let end = root.end_without(&brief);
+                let code = end.map_or_else(
+                    |error| {
+                        report::complain(&error);
+                        code(&error)
+                    },
+                    code_of_verdict,
+                );
+                comm.abort(code)
+            }
             (_, None) => talk::wait_to_be_ended(comm),
         }
     }

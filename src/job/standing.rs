@@ -7,7 +7,7 @@ use super::{
     brief::{Brief, SHARDS},
 };
 use crate::{
-    comm::{Combine, Comm},
+    comm::{Combine, Comm, Typed},
     output::Counts,
     shards::{self, Bitmap, Entry, ShardFile},
     site::Place,
@@ -107,13 +107,14 @@ pub(super) fn my_files(
     Ok(files.into_iter().enumerate().filter_map(mine).collect())
 }
 
-/// Collective. Does every rank see the run folder that rank 0 has opened, and the input?
+/// Collective. Every rank has to see the run folder that rank 0 has opened. On rank 0: which ranks do not see the input as
+/// it does, and are to be told what its rows say.
 pub(super) fn check_folder(
     comm: &mut dyn Comm,
     brief: &Brief,
     place: &Place,
     code: CodeOf,
-) -> Result<(), JobError> {
+) -> Result<Option<Vec<bool>>, JobError> {
     let token = std::fs::read_to_string(brief.folder.join("token")).unwrap_or_default();
     let seen = if token == brief.token {
         Ok(())
@@ -125,14 +126,12 @@ pub(super) fn check_folder(
         })
     };
     everywhere(comm, seen, code)?;
-    let seen = if crate::prompts::sees(&brief.source) {
-        Ok(())
-    } else {
-        Err(JobError::Standing(format!(
-            "rank {} on {} does not see the input as rank 0 does: put it on a file system that all nodes share, or pipe \
-             it in (`-`), which lays it into the run folder",
-            place.rank, place.node.host
-        )))
-    };
-    everywhere(comm, seen, code)
+    let blind = comm.gather_values(&!crate::prompts::sees(&brief.source))?;
+    if let Some(rank) = blind.iter().flatten().position(|&blind| blind) {
+        tracing::info!(
+            rank,
+            "this rank, and maybe more, does not see the input as rank 0 does: rank 0 sends them the rows' text"
+        );
+    }
+    Ok(blind)
 }

@@ -1,17 +1,21 @@
-//! The middle of a run: every rank works on its share and rank 0 listens. Two worlds meet here, over channels.
+//! The middle of a run: every rank works on what it is given and rank 0 listens. Two worlds meet here, over channels.
 //!
-//! No collective between the scatter and the end, since a rank may be lost meanwhile: ranks send letters, every 5 s at
-//! least, and rank 0 knows from them who lives. A rank that nobody has heard of for a minute is counted lost.
+//! No collective between the scatter and the end, since a rank may be lost meanwhile: ranks send letters, every few seconds
+//! at least, and rank 0 knows from them who lives. Owns how the engine, its reader and the shard file are put together.
 
 use std::sync::mpsc;
 
 use super::{
     JobError,
     agree::Common,
-    brief::{Brief, Choice, SHARDS, Share},
+    book::Book,
+    brief::{Brief, Choice, SHARDS},
     conversations::renderer,
+    hand::{Hand, Rhythm, Said},
+    letters::{Grant, Message, Over},
+    listen::{ALIKE, Listener, fetcher},
     root::Root,
-    talk::{ALIKE, Listener, Over, report_until_over},
+    talk::report_until_over,
 };
 use crate::{
     comm::{Comm, Post},
@@ -19,7 +23,7 @@ use crate::{
         Failure, FailureKind, Id, Input, Outcome, Params, Probe, Prompt, Settled, Surveyed, Tally,
     },
     engine::{self, Count, Ended, Endpoint, Policy, Running, Size, Word, Work},
-    prompts::{BadRow, Reader},
+    prompts::{self, BadRow, Reader},
     settings::{Amount, Settings, UsageCount},
     shards::{Header, LineStyle, ShardWriter},
 };
@@ -27,50 +31,62 @@ use crate::{
 /// A rank asks after so many, however many ranks there are.
 const ALIKE_LEAST: usize = 8;
 
-/// In effect collective, by letters. Works on this rank's share until all ranks' work has ended.
+/// What rank 0 has besides.
+pub(super) struct Lead<'r> {
+    pub(super) root: &'r mut Root,
+    pub(super) book: Book,
+    /// Who cannot open the input.
+    pub(super) blind: Vec<bool>,
+}
+
+/// In effect collective, by letters. Works on what this rank is given, until all ranks' work has ended.
 pub(super) fn work(
     comm: &mut dyn Comm,
     common: &Common,
     brief: &Brief,
     choice: &Choice,
     ready: Vec<Surveyed>,
-    share: Share,
-    root: Option<&mut Root>,
+    first: Grant,
+    lead: Option<Lead<'_>>,
 ) -> Result<Over, JobError> {
     let (tell, words) = mpsc::channel();
-    let bad = root.as_ref().map(|root| root.bad.clone()).unwrap_or_default();
-    let engine = begin(common, brief, choice, ready, share, bad, tell.clone());
+    let (leases, leased) = mpsc::channel();
+    let bad = lead.as_ref().map(|lead| lead.root.bad.clone()).unwrap_or_default();
+    let engine = begin(common, brief, choice, ready, leased, bad, tell.clone());
     let engine = engine.unwrap_or_else(|why| {
         // A rank that cannot begin is a value in a report, not an error that leaves the others waiting.
-        let _ = tell.send(Word::Ended(Ended::NotStarted(why), Tally::default()));
+        let _ = tell.send(Said::Word(Word::Ended(Ended::NotStarted(why), Tally::default())));
         None
     });
-    drop(tell);
-    let (rank, size) = (comm.rank(), comm.size());
+    let (rank, size, silence) = (comm.rank(), comm.size(), common.settings.rank_silence.get());
+    let mut hand = Hand::new(engine, Some(leases), Rhythm::of(size, silence));
+    hand.hear(Message::Grant(first));
     let post = Post::new(comm, words);
-    let over = match root {
-        Some(root) => Listener::new(post, size, root, &common.settings, engine.as_ref()).listen(),
-        None => report_until_over(post, rank, engine.as_ref())?,
+    let (over, hand) = match lead {
+        Some(Lead { root, book, blind }) => {
+            let any = blind.contains(&true);
+            let fetch = any.then(|| fetcher(brief.source.clone(), tell.clone())).flatten();
+            let knows = (choice.weights.as_slice(), blind.as_slice());
+            Listener::new(post, hand, book, root, &common.settings, knows, fetch).listen()
+        }
+        None => report_until_over(post, rank, hand, silence)?,
     };
-    if let Some(engine) = engine {
-        engine.stop();
-        engine.join();
-    }
+    hand.end();
     Ok(over)
 }
 
-/// The engine, unless this rank has nothing to do.
+/// The engine, unless this rank has nobody to ask and nothing to write.
 fn begin(
     common: &Common,
     brief: &Brief,
     choice: &Choice,
     ready: Vec<Surveyed>,
-    share: Share,
+    leases: mpsc::Receiver<prompts::Lease>,
     bad: Vec<BadRow>,
-    tell: mpsc::Sender<Word>,
+    tell: mpsc::Sender<Said>,
 ) -> Result<Option<Running>, String> {
-    if share.is_empty() && bad.is_empty() {
-        let _ = tell.send(Word::Ended(Ended::Finished, Tally::default()));
+    if ready.is_empty() && bad.is_empty() {
+        let _ = tell.send(Said::Word(Word::Ended(Ended::Finished, Tally::default())));
         return Ok(None);
     }
     let Common { settings, key, place, .. } = common;
@@ -99,18 +115,24 @@ fn begin(
         };
         Endpoint { url: it.url, ready }
     };
+    let written = tell.clone();
     let work = Work {
         policy: policy(settings, choice, size)?,
         endpoints: ready.into_iter().map(endpoint).collect(),
         key: key.clone(),
-        prompts: Reader::new(&brief.source, &brief.rules, share),
+        prompts: Reader::new(&brief.source, &brief.rules, leases.into_iter()),
         sink: move |outcomes: Vec<Settled>| {
-            shard.append(&outcomes).map_err(|error| error.to_string())
+            shard.append(&outcomes).map_err(|error| error.to_string())?;
+            let rows = outcomes.iter().map(|it| it.prompt.index).collect();
+            let _ = written.send(Said::Written(rows)); // nobody listens: the job is ending
+            Ok(())
         },
     };
-    engine::start(work, tell)
-        .map(Some)
-        .map_err(|error| format!("no thread can be started: {error}"))
+    engine::start(work, move |word| {
+        let _ = tell.send(Said::Word(word)); // as above
+    })
+    .map(Some)
+    .map_err(|error| format!("no thread can be started: {error}"))
 }
 
 fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Result<Policy, String> {

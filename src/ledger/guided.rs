@@ -33,22 +33,52 @@ impl Pace {
         self.rate
     }
 
-    /// Where nothing is known yet, what a rank asks for says how large it is.
-    pub(super) fn of(self, want: u64) -> f64 {
-        if self.rate > 0.0 { self.rate } else { want as f64 }
+    /// Where nothing is known yet, `usual`.
+    pub(super) fn or(self, usual: f64) -> f64 {
+        if self.rate > 0.0 { self.rate } else { usual }
     }
 }
 
 /// What a rank of pace `mine` is granted of `free` places if all ranks together have the pace `all`: at least one, at most
-/// `want`.
+/// `want`. A rank that is alone need not leave anything to others.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a share of a count, not above it"
 )]
 pub(super) fn share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
-    let fair = if all > 0.0 { free as f64 * (mine / all).min(1.0) } else { free as f64 };
+    if mine >= all {
+        return want.min(free);
+    }
+    let fair = free as f64 * (mine / all);
     ((fair / 2.0).ceil() as u64).max(1).min(want).min(free)
+}
+
+/// A rank that has not settled a prompt so long after it was granted …
+const LONG: Duration = Duration::from_secs(8);
+/// … and so many times what a prompt usually takes, has not only kept it waiting.
+const STUCK: u32 = 4;
+
+/// Does a lease of this age hold something that hangs?
+pub(super) fn is_stuck(age: Duration, usual: Option<Duration>) -> bool {
+    age >= LONG + usual.unwrap_or_default() * STUCK
+}
+
+/// Of `load` prompts that a rank has: how many will still wait there when the fastest rank could have done them. Half of
+/// those, since it goes on meanwhile.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a count")]
+pub(super) fn queued_in_vain(
+    load: u64,
+    pace: f64,
+    usual: Option<Duration>,
+    fastest: Option<Duration>,
+) -> u64 {
+    let (Some(usual), Some(fastest)) = (usual, fastest) else { return 0 };
+    let wait = load as f64 / pace - usual.as_secs_f64();
+    if pace <= 0.0 || wait <= fastest.as_secs_f64() {
+        return 0;
+    }
+    ((wait - fastest.as_secs_f64()) * pace / 2.0).min(load as f64) as u64
 }
 
 #[cfg(test)]
@@ -61,13 +91,28 @@ mod tests {
         assert_eq!(share(1000, 64, 1.0, 4.0), 64, "no more than asked for");
         assert_eq!(share(3, 64, 1.0, 4.0), 1);
         assert_eq!((share(0, 64, 1.0, 4.0), share(5, 0, 1.0, 4.0)), (0, 0));
-        assert_eq!(share(100, 64, 0.0, 0.0), 50);
+        assert_eq!(share(100, 64, 2.0, 2.0), 64, "nobody else is there");
+    }
+
+    #[test]
+    fn what_waits_longer_than_others_need_may_be_done_twice() {
+        let second = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(
+            queued_in_vain(100, 10.0, second(2), second(1)),
+            35,
+            "8 s of waiting, 1 s there"
+        );
+        assert_eq!(queued_in_vain(20, 10.0, second(2), second(1)), 0, "all are under way");
+        assert_eq!(queued_in_vain(20, 0.0, second(2), second(1)), 0);
+        assert_eq!(queued_in_vain(20, 1.0, None, second(1)), 0);
+        assert!(!is_stuck(Duration::from_secs(9), second(1)));
+        assert!(is_stuck(Duration::from_secs(12), second(1)));
     }
 
     #[test]
     fn a_pace_is_what_was_seen() {
         let mut pace = Pace::default();
-        assert_eq!(pace.of(7).to_bits(), 7f64.to_bits());
+        assert_eq!(pace.or(7.0).to_bits(), 7f64.to_bits());
         pace.settled(0, Duration::ZERO);
         pace.settled(50, Duration::from_secs(1));
         pace.settled(50, Duration::from_secs(2));

@@ -1,10 +1,12 @@
 //! Who works on which prompts: rank 0's book.
 //!
 //! Owns which places of the order of work are open, leased, settled, and how much a rank is granted at a time. A place is
-//! a position in that order, not a row: what stands there is for others to know. Pure: no messages, no files, and no clock
+//! a position in that order, not a row: what stands there is [`Order`]'s to know. Pure: no messages, no files, and no clock
 //! but the times it is given, counted from the start. A bit a prompt and some words a lease is all its memory.
 
+mod copies;
 mod guided;
+mod order;
 mod places;
 
 use std::{
@@ -14,7 +16,10 @@ use std::{
 };
 
 use guided::{Pace, share};
+pub use order::Order;
 use places::Places;
+
+use crate::domain::Others;
 
 /// Consecutive places.
 pub type Span = Range<u64>;
@@ -44,8 +49,15 @@ pub struct Ledger {
     /// Places that a second rank works on, and which rank that is.
     copies: BTreeMap<u64, usize>,
     ranks: Vec<Worker>,
-    /// The paces of all ranks that are alive, together.
+    /// The paces of all ranks at work, together.
     pace: f64,
+    /// Ranks at work whose pace was not looked at yet.
+    unknown: usize,
+    at_work: usize,
+    /// The shortest time that a prompt usually takes anywhere.
+    fastest: Option<Duration>,
+    /// When something was settled last.
+    moved: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -61,7 +73,11 @@ struct Lease {
 struct Worker {
     heard: Duration,
     lost: bool,
+    /// It has ended its work.
+    out: bool,
     pace: Pace,
+    /// What a prompt usually takes there.
+    usual: Option<Duration>,
     /// Where its leases begin.
     leases: BTreeSet<u64>,
 }
@@ -73,7 +89,9 @@ impl Ledger {
         let worker = Worker {
             heard: Duration::ZERO,
             lost: false,
+            out: false,
             pace: Pace::default(),
+            usual: None,
             leases: BTreeSet::new(),
         };
         Self {
@@ -86,6 +104,10 @@ impl Ledger {
             copies: BTreeMap::new(),
             ranks: vec![worker; ranks],
             pace: 0.0,
+            unknown: ranks,
+            at_work: ranks,
+            fastest: None,
+            moved: Duration::ZERO,
         }
     }
 
@@ -101,13 +123,35 @@ impl Ledger {
         self.total - self.next + self.given_back
     }
 
+    /// Seconds of work that nobody has yet, as fast as ranks are; nothing while that is unknown.
+    #[must_use]
+    pub fn seconds_free(&self) -> Option<f64> {
+        (self.pace > 0.0 && self.unknown == 0).then(|| self.free() as f64 / self.pace)
+    }
+
     /// A rank asks for up to `want` places. What was given back goes first, since it is the oldest; then the order of
-    /// work. What is granted shrinks with what is left, so that ranks end together.
+    /// work. What is granted shrinks with what is left, so that ranks end together; a rank that would be done with it only
+    /// after all others are through with everything gets nothing.
     pub fn grant(&mut self, rank: usize, want: u64, now: Duration) -> Vec<Span> {
         self.heard(rank, now);
+        if self.withholds(rank, now) {
+            return Vec::new();
+        }
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
-        let mine = worker.pace.of(want);
-        let mut left = share(self.free(), want, mine, self.pace.max(mine));
+        let known = self.at_work - self.unknown;
+        let usual = if known > 0 { self.pace / known as f64 } else { 1.0 };
+        let mine = worker.pace.or(usual);
+        let all = self.pace + usual * self.unknown as f64;
+        let count = share(self.free(), want, mine, all.max(mine));
+        self.take(rank, count, now)
+    }
+
+    /// Leases so many places to a rank, or as many as are free.
+    pub fn take(&mut self, rank: usize, count: u64, now: Duration) -> Vec<Span> {
+        if rank >= self.ranks.len() {
+            return Vec::new();
+        }
+        let mut left = count;
         let mut granted = Vec::new();
         while left > 0 {
             let Some(span) = self.take_free(left) else { break };
@@ -118,21 +162,23 @@ impl Ledger {
         granted
     }
 
-    /// Places that `rank` may work on besides those who have them: what others have had for longest and at least for
-    /// `age`, at most `want`.
-    pub fn copy(&mut self, rank: usize, want: usize, age: Duration, now: Duration) -> Vec<u64> {
-        self.heard(rank, now);
-        let old = |lease: &&Lease| lease.rank != rank && now.saturating_sub(lease.since) >= age;
-        let mut oldest: Vec<(&u64, &Lease)> =
-            self.leases.iter().filter(|(_, lease)| old(lease)).collect();
-        oldest.sort_by_key(|(from, lease)| (lease.since, **from));
-        let open = oldest.into_iter().flat_map(|(&from, lease)| from..lease.to);
-        let open = open
-            .filter(|&place| !self.settled.has(place) && !self.copies.contains_key(&place))
-            .take(want);
-        let places: Vec<u64> = open.collect();
-        self.copies.extend(places.iter().map(|&place| (place, rank)));
-        places
+    /// What a prompt usually takes at a rank.
+    pub fn usual(&mut self, rank: usize, usual: Option<Duration>) {
+        if let Some(worker) = self.ranks.get_mut(rank) {
+            worker.usual = usual;
+        }
+    }
+
+    /// Finds the shortest of these, which is to be done now and then: it takes a look at every rank.
+    pub fn look(&mut self) {
+        let at_work = self.ranks.iter().filter(|it| !it.out && !it.lost);
+        self.fastest = at_work.filter_map(|it| it.usual).min();
+    }
+
+    /// A rank's work has ended. What it had and has not settled is free again.
+    pub fn gone(&mut self, rank: usize, now: Duration) {
+        self.free_all_of(rank, now);
+        self.change(rank, |worker| worker.out = true);
     }
 
     /// A rank has outcomes for these places, its own or not. What others have of them is needless.
@@ -160,11 +206,10 @@ impl Ledger {
                 }
             }
         }
-        if let Some(worker) = self.ranks.get_mut(rank) {
-            let before = worker.pace.known();
-            worker.pace.settled(count, now);
-            self.pace += worker.pace.known() - before;
+        if count > 0 {
+            self.moved = now;
         }
+        self.change(rank, |worker| worker.pace.settled(count, now));
         needless
     }
 
@@ -178,12 +223,10 @@ impl Ledger {
 
     /// A rank lives.
     pub fn heard(&mut self, rank: usize, now: Duration) {
-        if let Some(worker) = self.ranks.get_mut(rank) {
-            worker.heard = now;
-            if worker.lost {
-                worker.lost = false;
-                self.pace += worker.pace.known();
-            }
+        let Some(worker) = self.ranks.get_mut(rank) else { return };
+        worker.heard = now;
+        if worker.lost {
+            self.change(rank, |worker| worker.lost = false);
         }
     }
 
@@ -193,15 +236,16 @@ impl Ledger {
         let lost: Vec<usize> =
             (0..self.ranks.len()).filter(|&rank| silent(&self.ranks[rank])).collect();
         for &rank in &lost {
-            let leases: Vec<Span> = self.leases_of(rank);
-            for span in leases {
-                self.take_from(rank, span, now);
-            }
-            self.copies.retain(|_, copier| *copier != rank);
-            self.ranks[rank].lost = true;
-            self.pace -= self.ranks[rank].pace.known();
+            self.free_all_of(rank, now);
+            self.change(rank, |worker| worker.lost = true);
         }
         lost
+    }
+
+    /// Has it anything to work on?
+    #[must_use]
+    pub fn has_leases(&self, rank: usize) -> bool {
+        self.ranks.get(rank).is_some_and(|worker| !worker.leases.is_empty())
     }
 
     /// What a rank has.
@@ -210,6 +254,41 @@ impl Ledger {
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
         let lease = |from: &u64| Some(*from..self.leases.get(from)?.to);
         worker.leases.iter().filter_map(lease).collect()
+    }
+
+    /// Would this rank be done with a prompt only after all others are through with what is free? For no longer than they
+    /// go on: they may have come to a standstill.
+    fn withholds(&self, rank: usize, now: Duration) -> bool {
+        let Some(worker) = self.ranks.get(rank) else { return false };
+        let (Some(usual), Some(fastest)) = (worker.usual, self.fastest) else { return false };
+        let others = Others { fastest, rate: self.pace - worker.pace.known() };
+        others.would_end_before(usual, self.free()) && now.saturating_sub(self.moved) < usual
+    }
+
+    /// Changes what is known of a rank, and what of it counts in the sums.
+    fn change(&mut self, rank: usize, how: impl FnOnce(&mut Worker)) {
+        let Some(worker) = self.ranks.get_mut(rank) else { return };
+        let counts = |worker: &Worker| {
+            let at_work = !worker.lost && !worker.out;
+            let pace = if at_work { worker.pace.known() } else { 0.0 };
+            (at_work, pace)
+        };
+        let (was_at_work, before) = counts(worker);
+        how(worker);
+        let (is_at_work, after) = counts(worker);
+        let unknown = |at_work: bool, pace: f64| usize::from(at_work && pace <= 0.0);
+        self.pace = (self.pace + after - before).max(0.0);
+        self.unknown += unknown(is_at_work, after);
+        self.unknown -= unknown(was_at_work, before);
+        self.at_work += usize::from(is_at_work);
+        self.at_work -= usize::from(was_at_work);
+    }
+
+    fn free_all_of(&mut self, rank: usize, now: Duration) {
+        for span in self.leases_of(rank) {
+            self.take_from(rank, span, now);
+        }
+        self.copies.retain(|_, copier| *copier != rank);
     }
 
     fn take_free(&mut self, most: u64) -> Option<Span> {

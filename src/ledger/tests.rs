@@ -12,12 +12,13 @@ fn seconds(seconds: u64) -> Duration {
 fn places_are_granted_in_their_order_and_settled_once() {
     let mut ledger = Ledger::new(10, 2);
     assert_eq!(ledger.grant(0, 3, NOW), [0..3]);
-    assert_eq!(ledger.grant(1, 3, NOW), [3..6]);
+    assert_eq!(ledger.grant(1, 3, NOW), [3..5], "half of what is fair");
+    assert_eq!(ledger.take(1, 1, NOW), [5..6]);
     assert_eq!((ledger.open(), ledger.free()), (10, 4));
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
     assert_eq!((ledger.open(), ledger.leases_of(0)), (7, vec![]));
-    assert_eq!(ledger.leases_of(1), [3..6]);
+    assert_eq!(ledger.leases_of(1), [3..5, 5..6]);
 }
 
 #[test]
@@ -50,29 +51,66 @@ fn a_silent_rank_loses_what_it_had_and_may_come_back() {
 #[test]
 fn the_oldest_are_copied_once_and_the_first_outcome_counts() {
     let mut ledger = Ledger::new(6, 3);
-    ledger.grant(0, 3, NOW);
-    ledger.grant(1, 9, seconds(5));
-    ledger.grant(2, 9, seconds(6));
+    ledger.take(0, 3, NOW);
+    ledger.take(1, 2, seconds(5));
+    ledger.take(2, 9, seconds(6));
     assert_eq!(ledger.free(), 0);
-    assert_eq!(ledger.copy(2, 2, seconds(1), seconds(9)), [0, 1]);
-    assert_eq!(ledger.copy(2, 2, seconds(9), seconds(9)), [2], "old enough, and no place twice");
+    assert_eq!(ledger.copy(&[(2, 9)], seconds(7)), [], "nothing is old");
+    assert_eq!(ledger.copy(&[(2, 1), (0, 9), (1, 1)], seconds(9)), [(2, 0), (1, 1)]);
+    assert_eq!(ledger.copy(&[(2, 2)], seconds(9)), [(2, 2)], "no place twice");
     assert_eq!(ledger.settle(2, [0..1], seconds(10)), [Needless { rank: 0, place: 0 }]);
-    assert_eq!(ledger.settle(0, [0..2], seconds(10)), [Needless { rank: 2, place: 1 }]);
+    assert_eq!(ledger.settle(0, [0..2], seconds(10)), [Needless { rank: 1, place: 1 }]);
     ledger.silent(seconds(3), seconds(13));
     ledger.heard(2, seconds(13));
     assert!(ledger.open() > 0);
 }
 
 #[test]
+fn what_waits_at_a_slow_rank_is_copied_from_its_end() {
+    let mut ledger = Ledger::new(1000, 2);
+    for (rank, usual) in [(0, 1), (1, 4)] {
+        ledger.take(rank, 500, NOW);
+        ledger.settle(rank, [], NOW);
+        ledger.usual(rank, Some(seconds(usual)));
+    }
+    ledger.settle(0, [0..500], seconds(5));
+    ledger.settle(1, [500..550], seconds(5));
+    ledger.look();
+    // 450 at 10 a second: the last waits 41 s. Half of what waits longer than a second is asked there too.
+    let copied = ledger.copy(&[(0, 1000)], seconds(5));
+    assert_eq!(copied.len(), 200);
+    assert_eq!(copied[0], (0, 999));
+    assert!(copied.iter().all(|&(rank, place)| rank == 0 && place >= 800));
+    assert_eq!(ledger.grant(0, 9, seconds(5)), [], "nothing is free");
+}
+
+#[test]
 fn a_copy_outlives_the_rank_that_had_the_place() {
     let mut ledger = Ledger::new(2, 2);
-    ledger.grant(0, 2, NOW);
-    ledger.grant(0, 2, NOW);
-    assert_eq!(ledger.copy(1, 1, NOW, seconds(50)), [0]);
+    ledger.take(0, 2, NOW);
+    assert_eq!(ledger.copy(&[(1, 1)], seconds(50)), [(1, 0)]);
+    ledger.heard(1, seconds(50));
     assert_eq!(ledger.silent(seconds(40), seconds(51)), [0]);
     assert_eq!((ledger.leases_of(1), ledger.free()), (vec![0..1], 1), "asked only once again");
     assert_eq!(ledger.settle(1, [0..1], seconds(52)), []);
     assert_eq!(ledger.open(), 1);
+}
+
+#[test]
+fn a_slow_rank_gets_none_of_the_last() {
+    let mut ledger = Ledger::new(100, 2);
+    for (rank, usual) in [(0, 1), (1, 4)] {
+        ledger.take(rank, 40, NOW);
+        ledger.settle(rank, [], NOW);
+        ledger.usual(rank, Some(seconds(usual)));
+    }
+    ledger.settle(0, [0..40], seconds(4));
+    ledger.settle(1, [40..50], seconds(4));
+    ledger.look();
+    assert!(!ledger.grant(1, 1, seconds(4)).is_empty() || ledger.free() == 20, "20 at 10 a second");
+    assert_eq!(ledger.grant(1, 9, seconds(4)), [], "2 s and 1 there, 4 s here");
+    assert_eq!(ledger.grant(0, 4, seconds(4)).len(), 1);
+    assert!(!ledger.grant(1, 9, seconds(9)).is_empty(), "the other has come to a standstill");
 }
 
 /// What can happen to the book.
@@ -86,6 +124,8 @@ enum Step {
     GiveBack(usize, u64, u64),
     Copy(usize, usize),
     Silent,
+    /// Not rank 0, which does what is left.
+    Gone(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -97,6 +137,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (rank.clone(), 0u64..130, 0u64..30).prop_map(|(rank, from, len)| Step::GiveBack(rank, from, len)),
         1 => (rank, 0usize..4).prop_map(|(rank, want)| Step::Copy(rank, want)),
         1 => Just(Step::Silent),
+        1 => (1usize..4).prop_map(Step::Gone),
     ]
 }
 
@@ -162,13 +203,17 @@ proptest! {
                     ledger.give_back(rank, [from..from + len], now);
                 }
                 Step::Copy(rank, want) => {
-                    let copied = ledger.copy(rank, want, seconds(2), now);
+                    ledger.heard(rank, now);
+                    let copied = ledger.copy(&[(rank, want)], now);
                     let own = ledger.leases_of(rank);
-                    prop_assert!(copied.iter().all(|it| own.iter().all(|span| !span.contains(it))));
+                    let own = |place: &u64| own.iter().any(|span| span.contains(place));
+                    prop_assert!(copied.len() <= want);
+                    prop_assert!(copied.iter().all(|(to, place)| *to == rank && !own(place)));
                 }
                 Step::Silent => {
                     ledger.silent(seconds(10), now);
                 }
+                Step::Gone(rank) => ledger.gone(rank, now),
             }
             adds_up(&ledger);
         }

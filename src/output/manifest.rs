@@ -64,6 +64,18 @@ pub struct Manifest {
     pub seconds: f64,
     /// HTTP requests of all starts that ended in order.
     pub requests: u64,
+    /// Ranks of the last start that were not there at its end.
+    #[serde(default)]
+    pub lost: Vec<LostRank>,
+}
+
+/// A rank that was lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRank {
+    /// Which.
+    pub rank: usize,
+    /// Where it ran.
+    pub host: String,
 }
 
 /// How a run stands.
@@ -127,6 +139,7 @@ impl Manifest {
             heartbeat: 0,
             seconds: 0.0,
             requests: 0,
+            lost: Vec::new(),
         }
     }
 

@@ -5,10 +5,12 @@
 
 mod format;
 mod manifest;
+mod samples;
 mod writer;
 
 pub use format::Format;
-pub use manifest::{Counts, Manifest, State, now};
+pub use manifest::{Counts, LostRank, Manifest, State, now};
+pub use samples::{Sample, write_sample};
 pub use writer::OutputFile;
 
 use std::path::{Path, PathBuf};

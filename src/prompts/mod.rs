@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! INPUT… → find → (packed, stdin: spool) → scan → Source (to every rank), RowTable (rank 0)
-//!                                                 stretches of it → Reader → prompts
+//!                                                 leases of it → Reader → prompts
 //! ```
 //!
 //! The scan and the [`Reader`] go through the same code for a row, so that what the scan let pass is what is read.
@@ -17,6 +17,7 @@ mod find;
 mod header;
 mod ids;
 mod json;
+mod lease;
 mod nearest;
 mod object;
 mod params;
@@ -35,6 +36,7 @@ mod unpack;
 pub use chat::{ChatTemplate, ChatTemplateError, Renderer, Unrendered, is_plain};
 pub use error::{BadPlace, InputError, Place, Twice};
 pub use find::{Format, Packing, find, format_of, is_packed, packing_of};
+pub use lease::Lease;
 pub use reader::Reader;
 pub use rules::{BadRows, DuplicateIds, Rules};
 pub use scan::{BadRow, Scanned, scan};

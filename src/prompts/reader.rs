@@ -1,16 +1,13 @@
-//! Rows again: the prompts of stretches, in their order.
+//! Rows again: the prompts of leases, in their order.
 //!
-//! Owns reading by place. Does not know what was read before, nor who wants it; that the rows are good was found by the
+//! Owns reading by place. Does not know what was read before, nor who wants it, nor when the next lease comes; that the rows are good was found by the
 //! scan, so that whatever is wrong here means that the file is not the one that was scanned.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::File,
-    io::{Read, Seek, SeekFrom, Take},
-};
+use std::{collections::VecDeque, io::Take};
 
 use super::{
-    BadRows, InputError, Rules, Source, SourceFile, Stretch,
+    BadRows, InputError, Lease, Rules, Source, Stretch,
+    lease::{Bytes, file_of},
     records::{Records, Trouble},
     row::Form,
     template::Template,
@@ -19,36 +16,37 @@ use crate::domain::Prompt;
 
 const BUFFER: usize = 256 << 10;
 
-/// Reads the rows of stretches as prompts. A row that is bad is left out where the rules let bad rows fail. After an
+/// Reads the rows of leases as prompts; asks for the next lease when it is through with one. A row that is bad is left out where the rules let bad rows fail. After an
 /// error it is at its end.
-pub struct Reader {
-    files: BTreeMap<u32, SourceFile>,
+pub struct Reader<L> {
+    source: Source,
     template: Result<Option<Template>, String>,
     keep_row: bool,
     bad_rows: BadRows,
+    leases: Option<L>,
     stretches: VecDeque<Stretch>,
     open: Option<Open>,
-    /// The file that was open last: the next stretch is likely to lie in it.
-    idle: Option<(u32, File)>,
+    /// What was open last: the next stretch is likely to lie in it.
+    idle: Option<(u32, Bytes)>,
 }
 
 struct Open {
     stretch: Stretch,
-    records: Records<Take<File>>,
+    records: Records<Take<Bytes>>,
     done: u64,
 }
 
-impl Reader {
-    /// Of these stretches of the source.
+impl<L: Iterator<Item = Lease>> Reader<L> {
+    /// Of these leases of the source.
     #[must_use]
-    pub fn new(source: &Source, rules: &Rules, stretches: Vec<Stretch>) -> Self {
-        let file = |number: u32| Some((number, source.files.get(number as usize)?.clone()));
+    pub fn new(source: &Source, rules: &Rules, leases: L) -> Self {
         Self {
-            files: stretches.iter().filter_map(|it| file(it.file)).collect(),
+            source: source.clone(),
             template: rules.template.as_deref().map(Template::parse).transpose(),
             keep_row: rules.keep_row,
             bad_rows: rules.bad_rows,
-            stretches: joined(stretches),
+            leases: Some(leases),
+            stretches: VecDeque::new(),
             open: None,
             idle: None,
         }
@@ -59,8 +57,12 @@ impl Reader {
             if self.open.is_none() {
                 match self.stretches.pop_front() {
                     Some(stretch) => self.open = Some(self.begin(stretch)?),
-                    None => return Ok(None),
+                    None => match self.leases.as_mut().and_then(Iterator::next) {
+                        Some(lease) => self.take(lease),
+                        None => return Ok(None),
+                    },
                 }
+                continue;
             }
             match self.row()? {
                 Some(prompt) => return Ok(Some(prompt)),
@@ -69,30 +71,38 @@ impl Reader {
         }
     }
 
+    fn take(&mut self, lease: Lease) {
+        let was_text = matches!(self.idle, Some((_, Bytes::Text(_))));
+        match lease.text {
+            Some(text) => self.idle = Some((0, Bytes::Text(std::io::Cursor::new(text)))),
+            None if was_text => self.idle = None,
+            None => {}
+        }
+        self.stretches = joined(lease.stretches);
+    }
+
     fn begin(&mut self, stretch: Stretch) -> Result<Open, InputError> {
-        let Some(facts) = self.files.get(&stretch.file) else {
-            let inputs = vec![format!("file number {}", stretch.file)];
-            return Err(InputError::Nothing { inputs });
-        };
-        let mut file = match self.idle.take() {
+        let facts = file_of(&self.source, stretch.file)?;
+        let bytes = match self.idle.take() {
+            Some((_, text @ Bytes::Text(_))) => text,
             Some((number, file)) if number == stretch.file => file,
-            _ => facts.open()?,
+            _ => Bytes::of(facts.open()?),
         };
         let io = |source| InputError::Io {
             doing: "cannot go to a row",
             path: facts.path.clone(),
             source,
         };
-        file.seek(SeekFrom::Start(stretch.offset)).map_err(io)?;
+        let bytes = bytes.stretch(stretch.offset, stretch.bytes).map_err(io)?;
         let buffer = usize::try_from(stretch.bytes).unwrap_or(BUFFER).saturating_add(1).min(BUFFER);
-        let records = Records::new(file.take(stretch.bytes), stretch.offset, facts.format, buffer);
+        let records = Records::new(bytes, stretch.offset, facts.format, buffer);
         Ok(Open { stretch, records, done: 0 })
     }
 
     /// The next good row of the stretch that is open.
     fn row(&mut self) -> Result<Option<Prompt>, InputError> {
         let Some(open) = &mut self.open else { return Ok(None) };
-        let Some(facts) = self.files.get(&open.stretch.file) else { return Ok(None) };
+        let facts = file_of(&self.source, open.stretch.file)?;
         let changed = || InputError::Changed { path: facts.path.clone() };
         let template = self.template.as_ref().map_err(|why| InputError::Template(why.clone()))?;
         let form = Form {
@@ -131,14 +141,14 @@ impl Reader {
     }
 }
 
-impl Iterator for Reader {
+impl<L: Iterator<Item = Lease>> Iterator for Reader<L> {
     type Item = Result<Prompt, InputError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.prompt();
         if next.is_err() {
             self.stretches.clear();
-            self.open = None;
+            (self.open, self.leases) = (None, None);
         }
         next.transpose()
     }

@@ -9,6 +9,10 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
+
+fn leases_of(stretches: Vec<Stretch>) -> impl Iterator<Item = Lease> {
+    std::iter::once(Lease { stretches, text: None })
+}
 use crate::domain::{Id, Input, Prompt, Route};
 
 struct Files {
@@ -48,10 +52,20 @@ impl Files {
     }
 }
 
+/// By place, and once more from the rows' text, a lease after the other: both are the same.
 fn read(scanned: &Scanned, rules: &Rules, stretches: Vec<Stretch>) -> Vec<Prompt> {
-    Reader::new(&scanned.source, rules, stretches)
-        .collect::<Result<_, _>>()
-        .expect("it was scanned")
+    let read = |leases: Vec<Lease>| -> Vec<Prompt> {
+        let reader = Reader::new(&scanned.source, rules, leases.into_iter());
+        reader.collect::<Result<_, _>>().expect("it was scanned")
+    };
+    let told = stretches.iter().map(|&it| {
+        let lease = Lease { stretches: vec![it], text: None };
+        lease.with_text(&scanned.source).expect("it is readable")
+    });
+    let told = read(told.collect());
+    let read = read(vec![Lease { stretches, text: None }]);
+    assert_eq!(read, told);
+    read
 }
 
 fn jsonl(text: &str) -> Files {
@@ -368,7 +382,8 @@ fn a_file_that_changes_is_noticed() {
     assert!(!sees(&scanned.source), "size and time are the same, the text is not");
     fs::File::options().append(true).open(path).unwrap().write_all(b"\"d\"\n").unwrap();
     assert!(!sees(&scanned.source));
-    let mut reader = Reader::new(&scanned.source, &Rules::default(), scanned.table.stretches(0, 2));
+    let mut reader =
+        Reader::new(&scanned.source, &Rules::default(), leases_of(scanned.table.stretches(0, 2)));
     let error = reader.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("in.jsonl has changed since the scan"), "{error}");
     assert!(reader.next().is_none());
@@ -541,7 +556,8 @@ fn measure(path: &Path, rules: &Rules) {
     let scanned = scan(&files, rules).unwrap();
     let scanning = begin.elapsed().as_secs_f64();
     let begin = std::time::Instant::now();
-    let read = Reader::new(&scanned.source, rules, scanned.table.stretches(0, u64::MAX)).count();
+    let read = Reader::new(&scanned.source, rules, leases_of(scanned.table.stretches(0, u64::MAX)))
+        .count();
     let reading = begin.elapsed().as_secs_f64();
     assert_eq!(read as u64, scanned.source.rows);
     let megabytes = scanned.source.files[0].size as f64 / 1e6;

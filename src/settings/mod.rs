@@ -94,6 +94,8 @@ pub struct Settings {
     pub rate_limit: Option<f64>,
     /// Who renders conversations for lists: `auto`, `none`, or a file.
     pub chat_template: String,
+    /// A rank that was silent for so long is taken to be lost.
+    pub rank_silence: Period,
     /// A request's time limit.
     pub timeout: Period,
     /// What the limit of a long list is counted with.
@@ -158,6 +160,7 @@ impl Default for Settings {
             concurrency: Amount::Auto,
             rate_limit: None,
             chat_template: "auto".into(),
+            rank_silence: Period::seconds(60),
             timeout: Period::seconds(300),
             timeout_per_sequence: Period::seconds(60),
             retries: 3,

@@ -14,12 +14,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("endpoint", &["settings", "domain"]),
     ("prompts", &["settings", "domain"]),
     ("shards", &["domain"]),
-    ("ledger", &[]),
+    ("ledger", &["domain"]),
     ("output", &["settings"]),
     ("engine", &["endpoint", "settings", "domain"]),
     (
         "job",
-        &["engine", "comm", "prompts", "shards", "output", "site", "report", "settings", "domain"],
+        &[
+            "engine", "comm", "ledger", "prompts", "shards", "output", "site", "report",
+            "settings", "domain",
+        ],
     ),
     ("cli", &["job", "comm", "output", "site", "report", "settings"]),
     ("main", &["cli", "comm", "settings"]),

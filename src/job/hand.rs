@@ -1,0 +1,351 @@
+//! A rank's own side of the ledger: what it was given, what it has settled, and when it says so.
+//!
+//! Owns the bookkeeping between the engine, which knows rows, and rank 0, which knows places; and when a report is due:
+//! soon where work is needed or, near the end, was done; every few seconds otherwise. Rank 0 has one of its own. It knows
+//! neither MPI nor HTTP: words come in, letters go out.
+
+use std::{
+    collections::HashMap,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use tracing::{error, warn};
+
+use super::letters::{Grant, Lease, Message, Report, runs};
+use crate::{
+    domain::Tally,
+    engine::{Ended, InHand, Progress, Running, Word},
+    prompts,
+};
+
+/// What a rank's other threads say to its main thread.
+pub(super) enum Said {
+    /// The engine.
+    Word(Word),
+    /// The outcomes of these rows are in the shard file.
+    Written(Vec<u64>),
+    /// On rank 0: a lease for a rank, with its rows' text.
+    Fetched(usize, Result<Lease, String>),
+}
+
+/// A rank's work.
+pub(super) struct Hand {
+    engine: Option<Running>,
+    /// To the engine's reader; without it the prompts come to their end.
+    leases: Option<mpsc::Sender<prompts::Lease>>,
+    /// The place of each row that it has.
+    places: HashMap<u64, u64>,
+    /// Prompts given to the engine in all.
+    given: u64,
+    settled: Vec<u64>,
+    back: Vec<u64>,
+    progress: Progress,
+    in_hand: InHand,
+    /// What rank 0 said last.
+    ending: bool,
+    left: Option<f64>,
+    /// It asked for prompts and has not got any since.
+    asked: bool,
+    idle_told: u64,
+    up_told: bool,
+    answered_told: bool,
+    /// To be sent as they are.
+    letters: Vec<Message>,
+    pace: Rhythm,
+    /// The next report, and the next at the soonest.
+    next: Instant,
+    soonest: Instant,
+}
+
+/// How often a rank writes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rhythm {
+    /// At least so often.
+    pub(super) every: Duration,
+    /// Letters are no closer together: rank 0 reads those of all ranks.
+    pub(super) apart: Duration,
+}
+
+impl Rhythm {
+    /// For so many ranks, which are lost when they are silent for so long.
+    pub(super) fn of(ranks: usize, silence: Duration) -> Self {
+        let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
+        Self {
+            every: Duration::from_secs(5).min(silence / 4),
+            // At most 20,000 letters a second at rank 0, from however many.
+            apart: Duration::from_millis(5).max(Duration::from_micros(50) * ranks),
+        }
+    }
+}
+
+/// Work for so long is ample, in seconds; less is kept in hand when less is left for all.
+const AMPLE: f64 = 4.0;
+
+impl Hand {
+    /// Of an engine at work, or none.
+    pub(super) fn new(
+        engine: Option<Running>,
+        leases: Option<mpsc::Sender<prompts::Lease>>,
+        pace: Rhythm,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            engine,
+            leases,
+            places: HashMap::new(),
+            given: 0,
+            settled: Vec::new(),
+            back: Vec::new(),
+            progress: Progress::default(),
+            in_hand: InHand::default(),
+            ending: false,
+            left: None,
+            asked: false,
+            idle_told: 0,
+            up_told: false,
+            answered_told: false,
+            letters: Vec::new(),
+            pace,
+            next: now + pace.every,
+            soonest: now,
+        }
+    }
+
+    /// When there will be something to write, if nothing happens before.
+    pub(super) fn due(&self) -> Instant {
+        if self.is_urgent() { self.soonest.min(self.next) } else { self.next }
+    }
+
+    /// A thread of this rank has said something.
+    pub(super) fn said(&mut self, said: Said) {
+        match said {
+            Said::Word(Word::Progress(progress)) => self.progress = progress,
+            Said::Word(Word::InHand(in_hand)) => self.in_hand = in_hand,
+            Said::Word(Word::GivesBack(rows)) => {
+                self.in_hand.waiting = 0;
+                self.back.extend(rows.iter().filter_map(|row| self.places.remove(row)));
+            }
+            Said::Word(Word::AllAlike(count, words)) => {
+                self.letters.push(Message::AllAlike(count, words));
+            }
+            Said::Word(Word::Ended(ended, tally)) => self.ended(ended, tally),
+            Said::Written(rows) => {
+                self.settled.extend(rows.iter().filter_map(|row| self.places.remove(row)));
+            }
+            Said::Fetched(rank, _) => warn!(rank, "text for a lease, which only rank 0 sends"),
+        }
+    }
+
+    /// Rank 0 has written.
+    pub(super) fn hear(&mut self, message: Message) {
+        match message {
+            Message::Grant(grant) => self.granted(grant),
+            Message::Needless(rows) => {
+                for row in &rows {
+                    self.places.remove(row);
+                }
+                self.with_engine(|engine| engine.forget(rows));
+            }
+            Message::Recall => self.with_engine(Running::give_back),
+            Message::GoOn => self.with_engine(Running::go_on),
+            Message::Stop => self.with_engine(Running::stop),
+            Message::Over(_) => {}
+            Message::Report(_) | Message::Ended(..) | Message::AllAlike(..) => {
+                warn!("a letter that only rank 0 reads");
+            }
+        }
+    }
+
+    /// The letters that are due.
+    pub(super) fn letters(&mut self, now: Instant) -> Vec<Message> {
+        let mut letters = Vec::new();
+        // What was done is told before that it is over.
+        if now >= self.due() || !self.letters.is_empty() {
+            (self.next, self.soonest) = (now + self.pace.every, now + self.pace.apart);
+            letters.push(Message::Report(self.report()));
+        }
+        letters.append(&mut self.letters);
+        letters
+    }
+
+    /// Ends the engine and waits for its threads.
+    pub(super) fn end(mut self) {
+        self.leases = None;
+        if let Some(engine) = self.engine.take() {
+            engine.stop();
+            engine.join();
+        }
+    }
+
+    fn with_engine(&self, tell: impl FnOnce(&Running)) {
+        if let Some(engine) = &self.engine {
+            tell(engine);
+        }
+    }
+
+    fn granted(&mut self, grant: Grant) {
+        let Grant { lease, ending, left } = grant;
+        let has_more = lease.is_some();
+        if let Some(lease) = lease {
+            self.asked = false;
+            self.given += lease.count();
+            self.places.extend(lease.pairs());
+            if let Some(leases) = &self.leases
+                && leases.send(lease.rows).is_err()
+            {
+                warn!("a lease for an engine that has ended");
+            }
+        }
+        self.left = left;
+        if has_more || ending != self.ending {
+            self.ending = ending;
+            let given = ending.then_some(self.given);
+            self.with_engine(|engine| engine.ending(given));
+        }
+    }
+
+    fn ended(&mut self, ended: Ended, tally: Tally) {
+        match &ended {
+            Ended::Finished | Ended::Stopped | Ended::NotWritten => {} // the last was told where it happened
+            Ended::NobodyLeft => warn!(
+                "this rank's endpoints do nothing but refuse, for as long as --ready-timeout bears: its prompts go to others"
+            ),
+            Ended::NotRead(why) => error!("the input cannot be read on: {why}"),
+            Ended::NotStarted(why) => error!("this rank cannot work: {why}"),
+        }
+        self.progress = Progress { tally: tally.clone(), in_flight: 0, up: 0 };
+        self.in_hand = InHand { taken: self.given, ..InHand::default() };
+        self.letters.push(Message::Ended(ended, tally));
+    }
+
+    fn is_urgent(&self) -> bool {
+        let asks = !self.asked && self.want() > 0;
+        let did = self.ending && !self.settled.is_empty();
+        let idles = self.ending && self.in_hand.idle != self.idle_told;
+        // The first answer is news: others may wait to hear whether there is any.
+        let answered = self.progress.tally.answered > 0 && !self.answered_told;
+        let turned = (self.progress.up > 0) != self.up_told;
+        asks || did || idles || answered || turned || !self.back.is_empty()
+    }
+
+    fn report(&mut self) -> Report {
+        let want = self.want();
+        self.asked |= want > 0;
+        self.idle_told = self.in_hand.idle;
+        self.up_told = self.progress.up > 0;
+        self.answered_told = self.progress.tally.answered > 0;
+        Report {
+            progress: self.progress.clone(),
+            settled: runs(std::mem::take(&mut self.settled)),
+            back: runs(std::mem::take(&mut self.back)),
+            want,
+            idle: self.in_hand.idle,
+            usual: self.in_hand.usual,
+        }
+    }
+
+    /// How many more prompts its windows can use soon: nothing while it has half of that.
+    fn want(&self) -> u64 {
+        let InHand { taken, waiting, windows, rate, .. } = self.in_hand;
+        let have = waiting + self.given.saturating_sub(taken);
+        let target = enough(windows, rate, self.left);
+        if have * 2 > target { 0 } else { target.saturating_sub(have) }
+    }
+}
+
+/// How many prompts a rank should have in hand: what its windows hold twice, or what it does in a few seconds. As the work
+/// comes to its end it is less and less, so that what is left lies at rank 0 and goes to whoever is first.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
+fn enough(windows: u64, rate: f64, left: Option<f64>) -> u64 {
+    let windows = windows as f64;
+    let ample = (windows * 2.0).max(rate * AMPLE);
+    let part = left.map_or(1.0, |left| (left / (2.0 * AMPLE)).min(1.0));
+    (ample * part).max(windows / 4.0).ceil() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::Stretch;
+
+    fn grant(first: u64, rows: u64, ending: bool) -> Message {
+        let stretch = Stretch { file: 0, first, rows, offset: 0, bytes: 0 };
+        let rows_of = prompts::Lease { stretches: vec![stretch], text: None };
+        let lease = Lease { places: vec![(first, rows)], rows: rows_of };
+        Message::Grant(Grant { lease: Some(lease), ending, left: None })
+    }
+
+    fn hand() -> (Hand, mpsc::Receiver<prompts::Lease>) {
+        let (leases, given) = mpsc::channel();
+        (Hand::new(None, Some(leases), Rhythm::of(4, Duration::from_secs(60))), given)
+    }
+
+    fn in_hand(taken: u64, waiting: u64) -> Said {
+        Said::Word(Word::InHand(InHand { taken, waiting, windows: 64, ..InHand::default() }))
+    }
+
+    fn reports(letters: Vec<Message>) -> Vec<Report> {
+        let report = |it| match it {
+            Message::Report(report) => Some(report),
+            _ => None,
+        };
+        letters.into_iter().filter_map(report).collect()
+    }
+
+    #[test]
+    fn work_is_asked_for_once_when_half_of_what_is_enough_is_left() {
+        let (mut hand, given) = hand();
+        let soon = Instant::now() + Duration::from_millis(50);
+        hand.hear(grant(0, 128, false));
+        assert_eq!(given.try_recv().expect("a lease").stretches.len(), 1);
+        hand.said(in_hand(64, 30));
+        assert!(hand.letters(soon).is_empty(), "30 wait, 64 are on their way in");
+        hand.said(in_hand(128, 63));
+        let asked = reports(hand.letters(soon));
+        assert_eq!(asked.iter().map(|it| it.want).collect::<Vec<_>>(), [65]);
+        hand.said(in_hand(128, 10));
+        assert!(hand.letters(soon + Duration::from_secs(1)).is_empty(), "it has asked");
+        hand.hear(grant(128, 10, false));
+        assert_eq!(reports(hand.letters(soon + Duration::from_secs(1)))[0].want, 108);
+    }
+
+    #[test]
+    fn what_was_done_is_told_by_places_and_near_the_end_at_once() {
+        let (mut hand, _given) = hand();
+        let soon = Instant::now() + Duration::from_millis(50);
+        hand.hear(grant(100, 64, false));
+        hand.said(in_hand(64, 64));
+        let _ = hand.letters(soon);
+        hand.said(Said::Written(vec![101, 100, 104, 999]));
+        let later = soon + Duration::from_secs(1);
+        assert!(hand.letters(later).is_empty(), "there is time");
+        hand.hear(Message::Grant(Grant { ending: true, ..Grant::default() }));
+        assert_eq!(reports(hand.letters(later))[0].settled, [(100, 2), (104, 1)]);
+        hand.said(Said::Word(Word::GivesBack(vec![105, 100])));
+        let letters = reports(hand.letters(later + Duration::from_secs(1)));
+        assert_eq!(letters[0].back, [(105, 1)], "100 was settled");
+    }
+
+    #[test]
+    fn the_last_report_comes_before_the_end() {
+        let (mut hand, _given) = hand();
+        hand.hear(grant(0, 2, true));
+        hand.said(Said::Written(vec![0, 1]));
+        hand.said(Said::Word(Word::Ended(Ended::Finished, Tally::default())));
+        let letters = hand.letters(Instant::now());
+        assert!(
+            matches!(&letters[..], [Message::Report(it), Message::Ended(..)] if it.settled == [(0, 2)])
+        );
+    }
+
+    #[test]
+    fn less_is_kept_in_hand_as_less_is_left() {
+        assert_eq!(enough(64, 10.0, None), 128);
+        assert_eq!(enough(64, 100.0, None), 400);
+        assert_eq!(enough(64, 100.0, Some(60.0)), 400);
+        assert_eq!(enough(64, 100.0, Some(2.0)), 100);
+        assert_eq!(enough(64, 100.0, Some(0.0)), 16);
+        assert_eq!(enough(0, 0.0, None), 0, "nobody is up");
+    }
+}

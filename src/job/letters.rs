@@ -1,0 +1,139 @@
+//! What ranks write to each other while they work.
+//!
+//! Owns the letters and nothing of what follows from them. Ranks write to rank 0 and rank 0 to each of them; no rank writes
+//! to another.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::{
+    comm::Letter,
+    domain::Tally,
+    engine::{Ended, Progress},
+    prompts,
+};
+
+/// A letter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Message {
+    /// To rank 0: how it goes. Answered by a grant, if only to say that it was heard.
+    Report(Report),
+    /// To rank 0: this rank's work has ended.
+    Ended(Ended, Tally),
+    /// To rank 0: so many first outcomes are all the same failure, with these words; nothing is sent meanwhile.
+    AllAlike(u64, String),
+    /// From rank 0.
+    Grant(Grant),
+    /// From rank 0: others have settled these rows.
+    Needless(Vec<u64>),
+    /// From rank 0: it was taken to be lost, and what it had is others' by now.
+    Recall,
+    /// From rank 0: those failures are the prompts' own.
+    GoOn,
+    /// From rank 0: stop.
+    Stop,
+    /// From rank 0, its last letter.
+    Over(Over),
+}
+
+/// How the middle of a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Over {
+    /// All ranks have ended their work.
+    Together,
+    /// Some have not, and were not heard of: no collective may follow.
+    RanksLost,
+}
+
+/// Of places: where they begin, and how many.
+pub(super) type Places = Vec<(u64, u64)>;
+
+/// How a rank stands.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) progress: Progress,
+    /// Places whose outcomes are written.
+    pub(super) settled: Places,
+    /// Places that it will not work on any more.
+    pub(super) back: Places,
+    /// Prompts that it could use.
+    pub(super) want: u64,
+    /// Sequences for which it has room and nothing to send.
+    pub(super) idle: u64,
+    /// What a prompt usually takes at its fastest endpoint.
+    pub(super) usual: Option<Duration>,
+}
+
+/// Work for a rank, and whether there is more of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Grant {
+    pub(super) lease: Option<Lease>,
+    /// Nobody has more for now.
+    pub(super) ending: bool,
+    /// How long all ranks together would work on what is free, in seconds; nothing while that is unknown.
+    pub(super) left: Option<f64>,
+}
+
+/// Prompts given to a rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lease {
+    /// Their places in the order of work.
+    pub(super) places: Places,
+    /// Their rows, in the same order.
+    pub(super) rows: prompts::Lease,
+}
+
+impl Lease {
+    /// How many prompts.
+    pub(super) fn count(&self) -> u64 {
+        self.places.iter().map(|&(_, count)| count).sum()
+    }
+
+    /// Each prompt's row and place.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (u64, u64)> {
+        let rows = self.rows.stretches.iter().flat_map(|it| it.first..it.first + it.rows);
+        rows.zip(self.places.iter().flat_map(|&(from, count)| from..from + count))
+    }
+}
+
+/// Places as few runs as they make.
+pub(super) fn runs(mut places: Vec<u64>) -> Places {
+    places.sort_unstable();
+    let mut runs: Places = Vec::new();
+    for place in places {
+        match runs.last_mut() {
+            Some((from, count)) if *from + *count == place => *count += 1,
+            _ => runs.push((place, 1)),
+        }
+    }
+    runs
+}
+
+/// What a letter says; nothing where it cannot be read.
+pub(super) fn read(letter: &Letter) -> Option<Message> {
+    let message = crate::comm::decode(letter);
+    message.inspect_err(|error| warn!("{error}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prompts::Stretch;
+
+    #[test]
+    fn places_are_told_as_runs() {
+        assert_eq!(runs(vec![7, 3, 4, 5, 9]), [(3, 3), (7, 1), (9, 1)]);
+        assert!(runs(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn a_lease_says_which_row_stands_where() {
+        let stretch = |first, rows| Stretch { file: 0, first, rows, offset: 0, bytes: 0 };
+        let rows = prompts::Lease { stretches: vec![stretch(10, 2), stretch(3, 1)], text: None };
+        let lease = Lease { places: vec![(0, 1), (5, 2)], rows };
+        assert_eq!(lease.count(), 3);
+        assert_eq!(lease.pairs().collect::<Vec<_>>(), [(10, 0), (11, 5), (3, 6)]);
+    }
+}

@@ -1,0 +1,377 @@
+//! Rank 0 while all work: it hears every rank, keeps the ledger, and decides for all.
+//!
+//! Owns who counts as alive, whether the job itself is wrong, and when it is over. Who works on what is the book's; knows
+//! nothing of endpoints but how many are up.
+
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    book::Book,
+    hand::{Hand, Said},
+    letters::{Grant, Lease, Message, Over, Report, read},
+    root::Root,
+};
+use crate::{
+    comm::{Event, Post, Tag, Typed},
+    domain::{FailureKind, Merge},
+    engine::{Ended, Progress},
+    output::Counts,
+    report::ProgressView,
+    settings::Settings,
+};
+
+/// So many first outcomes of all ranks that are the same failure mean that the job is wrong.
+pub(super) const ALIKE: usize = 100;
+/// How often the manifest says how it stands.
+const MANIFEST_EVERY: Duration = Duration::from_secs(10);
+/// How often all ranks are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the progress is shown; the bar decides itself when.
+const SHOW_EVERY: Duration = Duration::from_millis(500);
+
+/// Rank 0's side.
+pub(super) struct Listener<'c, 'r> {
+    post: Post<'c, Said>,
+    hand: Hand,
+    book: Book,
+    ranks: Vec<Heard>,
+    root: &'r mut Root,
+    view: ProgressView,
+    /// Reads rows for ranks that cannot open the input.
+    fetch: Option<mpsc::Sender<(usize, Lease)>>,
+    before: Counts,
+    /// Something was answered, if not now then before.
+    answered: bool,
+    silence: Duration,
+    patience: Duration,
+    /// No endpoint of any rank is up since.
+    nobody_since: Option<Instant>,
+    /// Everybody was told to stop.
+    stopping: bool,
+    looked: Instant,
+}
+
+/// What is known of a rank.
+struct Heard {
+    last: Instant,
+    progress: Progress,
+    ended: bool,
+    lost: bool,
+    /// It cannot open the input.
+    blind: bool,
+    /// How many first outcomes are all the same failure, and the words of it.
+    alike: Option<(u64, String)>,
+}
+
+impl<'c, 'r> Listener<'c, 'r> {
+    /// `up` says how many endpoints each rank had when all began, `blind` who cannot open the input.
+    pub(super) fn new(
+        post: Post<'c, Said>,
+        hand: Hand,
+        book: Book,
+        root: &'r mut Root,
+        settings: &Settings,
+        (up, blind): (&[u64], &[bool]),
+        fetch: Option<mpsc::Sender<(usize, Lease)>>,
+    ) -> Self {
+        let now = Instant::now();
+        let heard = |(rank, &up): (usize, &u64)| Heard {
+            last: now,
+            progress: Progress { up, ..Progress::default() },
+            ended: false,
+            lost: false,
+            blind: blind.get(rank).copied().unwrap_or(false),
+            alike: None,
+        };
+        let before = root.counts();
+        let done = before.answered + before.failed;
+        Self {
+            post,
+            hand,
+            book,
+            ranks: up.iter().enumerate().map(heard).collect(),
+            view: ProgressView::new(settings.progress, up.len(), before.submitted, done),
+            root,
+            fetch,
+            answered: before.answered > 0,
+            before,
+            silence: settings.rank_silence.get(),
+            patience: settings.ready_timeout.get(),
+            nobody_since: None,
+            stopping: false,
+            looked: now,
+        }
+    }
+
+    /// Until all have ended their work, or nobody is left who could.
+    pub(super) fn listen(mut self) -> (Over, Hand) {
+        let (mut look, mut show) = (Instant::now(), Instant::now());
+        let mut manifest = Instant::now() + MANIFEST_EVERY;
+        let over = loop {
+            match self.post.wait(self.hand.due().min(look)) {
+                Event::Word(Said::Fetched(rank, lease)) => self.fetched(rank, lease),
+                Event::Word(said) => self.hand.said(said),
+                Event::Letter(letter) => {
+                    if let Some(message) = read(&letter) {
+                        self.heard(letter.from, message);
+                    }
+                }
+                Event::Quiet => {}
+            }
+            let now = Instant::now();
+            for message in self.hand.letters(now) {
+                self.heard(0, message);
+            }
+            self.ranks[0].last = now;
+            if self.book.open() == 0 {
+                self.stop("every prompt has its outcome");
+            }
+            if now < look {
+                continue;
+            }
+            look = now + LOOK_EVERY;
+            self.look();
+            if now >= show {
+                show = now + SHOW_EVERY;
+                let progress = self.sum();
+                self.view.show(&progress.tally, progress.in_flight, progress.up);
+                if now >= manifest {
+                    manifest = now + MANIFEST_EVERY;
+                    self.root.note(
+                        &self.before,
+                        &progress,
+                        self.ranks.iter().filter(|it| it.lost).count(),
+                    );
+                }
+            }
+            if self.ranks.iter().all(|rank| rank.ended) {
+                break Over::Together;
+            }
+            if self.ranks.iter().all(|rank| rank.ended || rank.lost) {
+                break Over::RanksLost;
+            }
+        };
+        self.end(over);
+        (over, self.hand)
+    }
+
+    fn end(&mut self, over: Over) {
+        let progress = self.sum();
+        self.view.show(&progress.tally, 0, progress.up);
+        self.view.end();
+        self.root.add(progress.tally);
+        let lost: Vec<usize> = (0..self.ranks.len())
+            .filter(|&rank| self.ranks[rank].lost && !self.ranks[rank].ended)
+            .collect();
+        self.root.are_lost(&lost);
+        for rank in 1..self.ranks.len() {
+            self.tell(rank, Message::Over(over));
+        }
+        info!(ranks = self.ranks.len(), lost = lost.len(), "all ranks have ended their work");
+        if self.book.open() > 0 && self.root.wrong.is_none() {
+            warn!("{} prompts stay open", self.book.open());
+        }
+    }
+
+    /// All that depends on time.
+    fn look(&mut self) {
+        // Who was away (stopped, swapped out) is rank 0 itself: the others' letters are still to be read.
+        let away = self.looked.elapsed() > self.silence / 2;
+        self.looked = Instant::now();
+        if away {
+            (0..self.ranks.len())
+                .filter(|&rank| !self.ranks[rank].lost)
+                .for_each(|rank| self.book.heard(rank));
+        }
+        for rank in self.book.silent(self.silence) {
+            // What has ended its work has nothing to say.
+            if !self.ranks[rank].ended {
+                warn!(
+                    rank,
+                    "this rank has not been heard of for {:?}: others get its prompts",
+                    self.silence
+                );
+            }
+            self.ranks[rank].lost = true;
+            self.ranks[rank].progress.in_flight = 0;
+            self.ranks[rank].progress.up = 0;
+        }
+        if self.stopping {
+            return;
+        }
+        for (rank, lease) in self.book.look() {
+            self.give(rank, lease);
+        }
+        self.decide_on_alike();
+        let up: u64 = self.ranks.iter().map(|rank| rank.progress.up).sum();
+        self.nobody_since = if up == 0 { self.nobody_since.or(Some(Instant::now())) } else { None };
+        if self.nobody_since.is_some_and(|since| since.elapsed() >= self.patience) {
+            warn!(
+                "no endpoint of any rank has answered for as long as --ready-timeout bears ({:?}): open prompts stay open",
+                self.patience
+            );
+            self.stop("nobody is left to ask");
+        }
+    }
+
+    fn heard(&mut self, from: usize, message: Message) {
+        let heard = &mut self.ranks[from];
+        heard.last = Instant::now();
+        self.book.heard(from);
+        if std::mem::take(&mut heard.lost) && !heard.ended {
+            info!(rank = from, "this rank is heard of again");
+            self.tell(from, Message::Recall);
+        }
+        match message {
+            Message::Report(report) => self.reported(from, report),
+            Message::Ended(ended, tally) => {
+                let heard = &mut self.ranks[from];
+                heard.progress = Progress { tally, in_flight: 0, up: 0 };
+                heard.ended = true;
+                self.book.gone(from);
+                if !matches!(ended, Ended::Finished | Ended::Stopped) {
+                    warn!(
+                        rank = from,
+                        "this rank has ended its work before all was done: {ended:?}"
+                    );
+                }
+            }
+            Message::AllAlike(count, words) => self.ranks[from].alike = Some((count, words)),
+            Message::Grant(_)
+            | Message::Needless(_)
+            | Message::Recall
+            | Message::GoOn
+            | Message::Stop
+            | Message::Over(_) => warn!(from, "a letter that only rank 0 writes"),
+        }
+    }
+
+    fn reported(&mut self, from: usize, report: Report) {
+        let Report { progress, settled, back, want, idle, usual } = report;
+        if !self.ranks[from].ended {
+            self.ranks[from].progress = progress;
+        }
+        for (rank, rows) in self.book.reported(from, &settled, &back, usual) {
+            self.tell(rank, Message::Needless(rows));
+        }
+        let lease = if self.stopping || self.ranks[from].ended {
+            None
+        } else {
+            self.book.asked(from, want, idle)
+        };
+        match lease {
+            Some(lease) => self.give(from, lease),
+            // Heard.
+            None => self.tell(from, Message::Grant(self.book.word())),
+        }
+    }
+
+    fn give(&mut self, rank: usize, lease: Lease) {
+        if self.ranks[rank].blind
+            && lease.rows.text.is_none()
+            && let Some(fetch) = &self.fetch
+        {
+            if fetch.send((rank, lease)).is_err() {
+                self.stop("the input cannot be read for other ranks");
+            }
+            return self.tell(rank, Message::Grant(self.book.word()));
+        }
+        let grant = Grant { lease: Some(lease), ..self.book.word() };
+        self.tell(rank, Message::Grant(grant));
+    }
+
+    fn fetched(&mut self, rank: usize, lease: Result<Lease, String>) {
+        match lease {
+            Ok(lease) => self.give(rank, lease),
+            Err(why) => {
+                error!("the input cannot be read on for rank {rank}: {why}");
+                self.stop("the input cannot be read");
+            }
+        }
+    }
+
+    /// Tells everybody to stop, once.
+    fn stop(&mut self, why: &str) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        info!("the work ends: {why}");
+        for rank in 0..self.ranks.len() {
+            self.tell(rank, Message::Stop);
+        }
+    }
+
+    fn sum(&self) -> Progress {
+        let mut sum = Progress::default();
+        let bad = self.root.bad.len() as u64;
+        if bad > 0 {
+            sum.tally.failed.insert(FailureKind::BadRow, bad);
+        }
+        for rank in &self.ranks {
+            sum.tally.merge(rank.progress.tally.clone());
+            sum.in_flight += rank.progress.in_flight;
+            sum.up += rank.progress.up;
+        }
+        sum
+    }
+
+    /// Ranks whose first outcomes are all the same failure wait for a word. Once anybody has answered anything, failures
+    /// are the prompts' own; if all who have work say the same, and there are enough of them, the job is wrong.
+    fn decide_on_alike(&mut self) {
+        if self.ranks.iter().all(|rank| rank.alike.is_none()) {
+            return;
+        }
+        self.answered |= self.ranks.iter().any(|rank| rank.progress.tally.answered > 0);
+        let decided = |(place, rank): (usize, &Heard)| {
+            rank.ended || rank.lost || rank.alike.is_some() || !self.book.has_work(place)
+        };
+        if !self.answered && !self.ranks.iter().enumerate().all(decided) {
+            return;
+        }
+        let count: u64 = self.ranks.iter().filter_map(|rank| Some(rank.alike.as_ref()?.0)).sum();
+        let wrong = !self.answered && count >= ALIKE as u64;
+        for rank in 0..self.ranks.len() {
+            let alike = self.ranks[rank].alike.take();
+            match alike {
+                Some((_, words)) if wrong => drop(self.root.wrong.get_or_insert(words)),
+                Some(_) => self.tell(rank, Message::GoOn),
+                None => {}
+            }
+        }
+        if wrong {
+            self.stop("all first outcomes are the same failure");
+        }
+    }
+
+    fn tell(&mut self, rank: usize, message: Message) {
+        if rank == 0 {
+            self.hand.hear(message);
+        } else if let Err(error) = self.post.comm().send_value(rank, Tag::Job, &message) {
+            warn!(rank, "{error}");
+        }
+    }
+}
+
+/// A thread that reads rows for ranks that cannot, until nobody asks any more.
+pub(super) fn fetcher(
+    source: crate::prompts::Source,
+    tell: mpsc::Sender<Said>,
+) -> Option<mpsc::Sender<(usize, Lease)>> {
+    let (asks, asked) = mpsc::channel::<(usize, Lease)>();
+    let read = move || {
+        for (rank, lease) in asked {
+            let rows = lease.rows.with_text(&source).map_err(|error| error.to_string());
+            let lease = rows.map(|rows| Lease { places: lease.places, rows });
+            if tell.send(Said::Fetched(rank, lease)).is_err() {
+                return; // the job is ending
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("fetcher".into()).spawn(read);
+    thread.map(|_| asks).map_err(|error| error!("no thread can be started: {error}")).ok()
+}

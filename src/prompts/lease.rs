@@ -1,0 +1,91 @@
+//! Rows given to a rank to work on: where they lie, or with what they say.
+//!
+//! Owns the way from stretches to their bytes. Who is given what is not known here.
+
+use std::{
+    fs::File,
+    io::{BufReader, Cursor, Read, Seek, SeekFrom, Take},
+    os::unix::fs::FileExt,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{InputError, Source, SourceFile, Stretch};
+
+/// Rows to work on, in this order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Where they lie.
+    pub stretches: Vec<Stretch>,
+    /// The bytes of all stretches, one after the other, for a rank that cannot open the input.
+    pub text: Option<Vec<u8>>,
+}
+
+impl Lease {
+    /// Reads what its rows say, so that it can travel.
+    ///
+    /// # Errors
+    /// Where a file cannot be read, or is not the one that was scanned.
+    pub fn with_text(mut self, source: &Source) -> Result<Self, InputError> {
+        let mut text = Vec::new();
+        for stretch in &self.stretches {
+            let file = file_of(source, stretch.file)?;
+            let from = text.len();
+            text.resize(from + usize::try_from(stretch.bytes).unwrap_or(usize::MAX), 0);
+            file.open()?.read_exact_at(&mut text[from..], stretch.offset).map_err(|source| {
+                InputError::Io { doing: "cannot read rows", path: file.path.clone(), source }
+            })?;
+        }
+        self.text = Some(text);
+        Ok(self)
+    }
+}
+
+/// The file of this number.
+pub(super) fn file_of(source: &Source, number: u32) -> Result<&SourceFile, InputError> {
+    source
+        .files
+        .get(number as usize)
+        .ok_or_else(|| InputError::Nothing { inputs: vec![format!("file number {number}")] })
+}
+
+/// Rows that lie near each other are read together.
+const BLOCK: usize = 64 << 10;
+
+/// Where a stretch's bytes come from.
+pub(super) enum Bytes {
+    /// A file, and where it is read next.
+    File(BufReader<File>, u64),
+    Text(Cursor<Vec<u8>>),
+}
+
+impl Bytes {
+    pub(super) fn of(file: File) -> Self {
+        Self::File(BufReader::with_capacity(BLOCK, file), 0)
+    }
+
+    /// The next `bytes`, of a file those from `offset` on.
+    pub(super) fn stretch(mut self, offset: u64, bytes: u64) -> std::io::Result<Take<Self>> {
+        if let Self::File(file, at) = &mut self {
+            match (i64::try_from(offset), i64::try_from(*at)) {
+                (Ok(to), Ok(from)) => file.seek_relative(to - from)?,
+                _ => drop(file.seek(SeekFrom::Start(offset))?),
+            }
+            *at = offset;
+        }
+        Ok(self.take(bytes))
+    }
+}
+
+impl Read for Bytes {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file, at) => {
+                let read = file.read(to)?;
+                *at += read as u64;
+                Ok(read)
+            }
+            Self::Text(text) => text.read(to),
+        }
+    }
+}

@@ -3,6 +3,8 @@
 //! Owns what is true everywhere (how values merge, what a server is and told about itself) and knows nothing of MPI, HTTP,
 //! files or the environment. serde and std only.
 
+mod beginnings;
+mod class;
 mod merge;
 mod outcome;
 mod prompt;
@@ -11,6 +13,8 @@ mod speed;
 mod tally;
 mod url;
 
+pub use beginnings::Beginnings;
+pub use class::Class;
 pub use merge::Merge;
 pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
 pub use prompt::{Id, Input, Params, Prompt, Route};

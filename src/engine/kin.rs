@@ -9,12 +9,11 @@ use std::{
 };
 
 use super::{
-    lengths::Class,
     prefixes::Family,
     shelf::{Home, Rack, Shelf, Slot},
     stock::Task,
 };
-use crate::endpoint::Shared;
+use crate::{domain::Class, endpoint::Shared};
 
 /// Families kept although nobody of them is here: more may come, and should go where the others went.
 const KEPT: usize = 4096;

@@ -9,13 +9,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-/// How many bytes have to be equal, at each level: a short system prompt, instructions, a document. Below the first a
-/// prefix is computed again in less time than anybody would notice.
-const LEVELS: [usize; 3] = [512, 2048, 8192];
-impl Prefixes {
-    /// Shorter texts are not looked at.
-    pub(super) const LEAST: usize = LEVELS[0];
-}
+use crate::domain::Beginnings;
 
 /// A family of more is no family: what so many begin with is in every endpoint's cache all the time.
 const MOST: u32 = 512;
@@ -59,7 +53,8 @@ pub(super) struct Prefixes {
 impl Prefixes {
     /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
     pub(super) fn add(&mut self, number: u64, text: &str) -> Belongs {
-        if text.len() < LEVELS[0] {
+        let beginnings = Beginnings::of(text);
+        if beginnings.levels() == 0 {
             return Belongs::Alone;
         }
         if self.seen.len() >= KEPT {
@@ -73,8 +68,8 @@ impl Prefixes {
             }
         }
         let mut belongs = Belongs::Alone;
-        for length in LEVELS.into_iter().rev().filter(|&length| length <= text.len()) {
-            let key = self.hasher.hash_one((length, &text.as_bytes()[..length]));
+        for beginning in beginnings {
+            let key = self.hasher.hash_one(beginning);
             let begins = self.seen.entry(key).or_insert(Begins::One(number));
             match *begins {
                 _ if belongs != Belongs::Alone => break,

@@ -8,8 +8,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{lengths::Class, prefixes::Family, stock::Task};
-use crate::endpoint::Shared;
+use super::{prefixes::Family, stock::Task};
+use crate::{domain::Class, endpoint::Shared};
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -14,12 +14,12 @@ use std::{
 use super::{
     Policy,
     kin::Level,
-    lengths::{Class, Lengths},
+    lengths::Lengths,
     prefixes::{Belongs, Prefixes},
     shelf::{Held, Home, Rack, Slot},
 };
 use crate::{
-    domain::{Prompt, Route},
+    domain::{Beginnings, Class, Prompt, Route},
     endpoint::Shared,
 };
 
@@ -125,14 +125,15 @@ impl Stock {
     pub(super) fn add(&mut self, prompt: Prompt, policy: &Policy) {
         let shared = self.shared_of(&prompt, policy);
         self.numbers += 1;
-        let class = Class::of(&prompt, &shared.params);
+        let text = prompt.input.as_str();
+        let class = Class::of(text.len(), |name| shared.params.get(name));
         let number = self.numbers;
-        let belongs = self.prefixes.add(number, prompt.input.as_str());
+        let long = Beginnings::of(text).levels() > 0;
+        let belongs = self.prefixes.add(number, text);
         let task =
             Task { prompt, attempts: 0, tried: 0, avoid: None, copied: false, class, number };
         match belongs {
             Belongs::Alone => {
-                let long = task.prompt.input.as_str().len() >= Prefixes::LEAST;
                 let slot = self.put(&shared, task, Home::Class(class), false);
                 if long {
                     self.alone.insert(number, slot);

@@ -1,0 +1,111 @@
+//! How long an answer is expected to be, from what is known of its prompt before anything was asked.
+//!
+//! Owns length classes. The long ones go first in the order of work, so that the last minute is short ones; classes in
+//! steps of √2 serve that as well as a full sort, so prompts need not be compared with each other. Does not know what a
+//! run has shown of a class: that is the engine's.
+
+/// A class of expected lengths: answers whose length is given, or prompts of about one length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Class(u8);
+
+/// Two classes an octave.
+const STEPS: f64 = 2.0;
+/// Classes of one kind: 2^24 tokens are beyond any context.
+const OF_A_KIND: u8 = 49;
+
+impl Class {
+    /// How many there are.
+    pub const COUNT: usize = 2 * OF_A_KIND as usize;
+
+    /// Of a prompt whose text has so many bytes. `param` finds the parameters of its request, by name.
+    pub fn of<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
+        let exact = param("ignore_eos") == Some("true");
+        match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
+            Some(tokens) => Self(step(tokens)),
+            None => Self(OF_A_KIND + step(bytes as u64 / 4)),
+        }
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..2 * OF_A_KIND).map(Self)
+    }
+
+    /// Its place among all, below [`Class::COUNT`].
+    #[must_use]
+    pub fn number(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// The same, to be stored.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self.0
+    }
+
+    /// The class of a stored number.
+    #[must_use]
+    pub fn of_code(code: u8) -> Option<Self> {
+        (code < 2 * OF_A_KIND).then_some(Self(code))
+    }
+
+    /// Is the answer's length given rather than guessed?
+    #[must_use]
+    pub fn is_exact(self) -> bool {
+        self.0 < OF_A_KIND
+    }
+
+    /// The length that gave the class, about: tokens of the answer, or of the prompt.
+    #[must_use]
+    pub fn middle(self) -> f64 {
+        (f64::from(self.0 % OF_A_KIND) / STEPS).exp2()
+    }
+
+    /// The next longer class of its kind.
+    #[must_use]
+    pub fn longer(self) -> Option<Self> {
+        (!(self.0 + 1).is_multiple_of(OF_A_KIND)).then_some(Self(self.0 + 1))
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "at most 2 × log2 of a u64"
+)]
+fn step(tokens: u64) -> u8 {
+    let step = (tokens.max(1) as f64).log2() * STEPS;
+    (step as u8).min(OF_A_KIND - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_length_counts_only_where_the_answer_cannot_end_before() {
+        let of = |eos: &'static str, most: &'static str| {
+            Class::of(4000, |name| match name {
+                "ignore_eos" => Some(eos),
+                "max_tokens" => Some(most),
+                _ => None,
+            })
+        };
+        assert!(of("true", "64").is_exact() && !of("false", "64").is_exact());
+        assert!(!of("true", "many").is_exact());
+        assert_eq!(
+            (of("true", "64").middle(), of("false", "64")),
+            (64.0, Class::of(4000, |_| None))
+        );
+        assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
+        let all: Vec<Class> = Class::all().collect();
+        assert_eq!(all.len(), Class::COUNT);
+        assert!(all.iter().all(|&it| Class::of_code(it.code()) == Some(it)));
+        assert_eq!(
+            all.iter().filter(|it| it.longer().is_none()).count(),
+            2,
+            "the longest of both kinds"
+        );
+        assert_eq!(Class::of_code(u8::MAX), None);
+    }
+}

@@ -161,6 +161,7 @@ pub(super) fn rules(settings: &settings::Settings) -> Rules {
             settings::DuplicateIds::Refuse => prompts::DuplicateIds::Refuse,
             settings::DuplicateIds::Keep => prompts::DuplicateIds::Keep,
         },
+        defaults: settings.sampling(),
     }
 }
 

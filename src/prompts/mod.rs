@@ -13,13 +13,18 @@
 mod across;
 mod chat;
 mod error;
+mod families;
 mod find;
 mod header;
 mod ids;
 mod json;
+mod keys;
 mod lease;
 mod nearest;
 mod object;
+mod order;
+#[cfg(test)]
+mod order_tests;
 mod params;
 mod reader;
 mod records;
@@ -36,6 +41,7 @@ mod unpack;
 pub use chat::{ChatTemplate, ChatTemplateError, Renderer, Unrendered, is_plain};
 pub use error::{BadPlace, InputError, Place, Twice};
 pub use find::{Format, Packing, find, format_of, is_packed, packing_of};
+pub use keys::Keys;
 pub use lease::Lease;
 pub use reader::Reader;
 pub use rules::{BadRows, DuplicateIds, Rules};

@@ -17,6 +17,15 @@ pub(super) enum Ask<'a> {
     Messages(Cow<'a, str>),
 }
 
+impl Ask<'_> {
+    /// The text, or the conversation's JSON.
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Messages(text) => text,
+        }
+    }
+}
+
 /// What an object asks, and how.
 pub(super) struct Asked<'a> {
     pub ask: Ask<'a>,

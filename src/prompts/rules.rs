@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::Params;
+
 /// How rows are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
@@ -19,6 +21,9 @@ pub struct Rules {
     pub bad_rows: BadRows,
     /// What becomes of ids that stand twice.
     pub duplicate_ids: DuplicateIds,
+    /// The job's request parameters, where a row has none of its own: how long an answer is expected to be, and with that
+    /// the order of work, hangs on them.
+    pub defaults: Params,
 }
 
 /// What becomes of rows that are no prompts.

@@ -1,8 +1,8 @@
 //! The scan: one pass over the input before any work, which finds what is wrong with it and where its rows lie.
 //!
 //! Owns what can be said only of all rows together: ids that stand twice, one model, a placeholder that no row has, the
-//! fingerprint. Does not know what makes a row good: that is `row`'s. Memory is a buffer, 8 bytes a row and 16 more for
-//! a row that has an id.
+//! fingerprint. Does not know what makes a row good: that is `row`'s. Memory is a buffer, 9 bytes a row, 16 more for a row
+//! that has an id, and 5 to 13 for one that is long.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use super::{
     find::packing_of,
     header::header,
     ids::Ids,
+    keys::{Keys, KeysSoFar},
     nearest::nearest,
     records::{Records, Trouble},
     row::{Bad, Form, Row},
@@ -31,6 +32,8 @@ pub struct Scanned {
     pub source: Source,
     /// Where its rows lie.
     pub table: RowTable,
+    /// What the order of work goes by.
+    pub keys: Keys,
     /// The first prompt, rendered.
     pub first: Option<Prompt>,
     /// What the row of that prompt has besides what counts.
@@ -78,6 +81,7 @@ struct Scan<'r> {
     files: Vec<SourceFile>,
     table: RowTable,
     ids: Ids,
+    keys: KeysSoFar,
     bad: Vec<BadRow>,
     bad_count: u64,
     columns: Columns,
@@ -95,6 +99,7 @@ impl<'r> Scan<'r> {
             files: Vec::new(),
             table: RowTable::default(),
             ids: Ids::default(),
+            keys: KeysSoFar::default(),
             bad: Vec::new(),
             bad_count: 0,
             columns: Columns::of(placeholders),
@@ -188,6 +193,8 @@ impl<'r> Scan<'r> {
             self.models.add(model, at, self.rules.model.as_deref());
         }
         self.totals.add(&row, at);
+        let param = |name: &str| row.given.params.get(name).or(self.rules.defaults.get(name));
+        self.keys.add(row.ask.as_str(), row.given.priority, param);
         if self.first.is_none() {
             self.first = Some((row.into_prompt(index), data()));
         }
@@ -201,6 +208,7 @@ impl<'r> Scan<'r> {
         if !lacks.is_empty() {
             self.columns.without(&lacks, columns);
         }
+        self.keys.add_bad();
         self.bad_count += 1;
         // Where bad rows stop the job, only those are kept that will be named.
         if self.rules.bad_rows == BadRows::Fail || self.bad.len() < NAMED {
@@ -233,7 +241,8 @@ impl<'r> Scan<'r> {
         };
         let row_model = self.models.named.map(|(model, _)| model);
         let data = data.unwrap_or_default();
-        Ok(Scanned { source, table: self.table, first, data, row_model, notes, bad: self.bad })
+        let (table, keys, bad) = (self.table, self.keys.finish(), self.bad);
+        Ok(Scanned { source, table, keys, first, data, row_model, notes, bad })
     }
 
     fn check_columns(&self) -> Result<(), InputError> {

@@ -26,7 +26,7 @@ use crate::{
         Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
         write_sample,
     },
-    prompts::{self, RowTable, Rules, Scanned, Source},
+    prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
     settings::{self, Api, Gather, OutputFormat},
     shards::Bitmap,
@@ -41,6 +41,8 @@ pub(super) struct Root {
     source: Source,
     rules: Rules,
     table: RowTable,
+    /// What the order of work goes by, until there is one.
+    keys: Keys,
     /// A model that all rows name.
     row_model: Option<String>,
     /// Rows that cannot be read, which are failed outcomes.
@@ -89,7 +91,7 @@ fn begin_at(
     let output = output.to_string_lossy().into_owned();
     let scanned = read_over(inputs, &rules, &folder, start)?;
     scanned.notes.iter().for_each(|note| warn!("{note}"));
-    let Scanned { source, table, bad, row_model, .. } = scanned;
+    let Scanned { source, table, keys, bad, row_model, .. } = scanned;
     info!(rows = source.rows, seconds = began.elapsed().as_secs_f64(), "the input is read over");
     if source.rows == 0 {
         warn!("the input has no rows: there is nothing to ask");
@@ -125,6 +127,7 @@ fn begin_at(
         source,
         rules,
         table,
+        keys,
         row_model,
         bad,
         tally: Tally::default(),
@@ -255,7 +258,11 @@ impl Root {
     pub(super) fn book(&mut self, done: &Bitmap, ranks: usize) -> Book {
         let mut done = done.clone();
         self.bad.iter().for_each(|bad| done.insert(bad.index));
-        let order = Order::straight(done.gaps().map(|(from, to)| from..to));
+        let keys = std::mem::take(&mut self.keys);
+        let order = match keys.order(self.source.rows, |row| !done.has(row)) {
+            Some(rows) => Order::Sorted(rows),
+            None => Order::straight(done.gaps().map(|(from, to)| from..to)),
+        };
         Book::new(order, std::mem::take(&mut self.table), ranks)
     }
 

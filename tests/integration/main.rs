@@ -14,4 +14,5 @@ mod check;
 mod collectives;
 mod endings;
 mod engine;
+mod ranks;
 mod run;

@@ -4,4 +4,4 @@ pub mod job;
 pub mod threads;
 pub mod work;
 
-pub use job::Job;
+pub use job::{Job, processes_with};

@@ -1,0 +1,142 @@
+//! Ranks beside each other: whatever one of them meets, the others go on, and nobody's prompts wait for it.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use vllm_sim::{CostModel, Fault, Profile, Rule, Script};
+
+use crate::support::{
+    processes_with,
+    work::{Work, by_chat, made_up},
+};
+
+/// A server that answers some hundred short prompts a second.
+fn slow() -> Profile {
+    let cost = CostModel { step_base_us: 8_000.0, max_num_seqs: 16, ..CostModel::default() };
+    Profile { cost, ..Profile::default() }
+}
+
+fn with_rule(rule: Rule) -> Profile {
+    Profile { script: Script { seed: 1, rules: vec![rule] }, ..slow() }
+}
+
+#[track_caller]
+fn all_are_right(work: &Work, prompts: &[String]) {
+    let answers = work.answers("answers.jsonl");
+    assert_eq!(answers.len(), prompts.len());
+    for (index, (answer, prompt)) in answers.iter().zip(prompts).enumerate() {
+        assert_eq!(answer["index"], index);
+        assert_eq!(answer["response"], by_chat(prompt, 8), "prompt {index}");
+    }
+    let all = prompts.len() as u64;
+    assert_eq!(work.counts("answers.jsonl"), [all, all, 0, 0]);
+}
+
+/// The process that is this rank of the job.
+fn process_of(work: &Work, rank: usize) -> Pid {
+    let is_it = |pid: &Pid| {
+        let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
+        let environment = std::fs::read(path).unwrap_or_default();
+        let mut variables = environment.split(|&byte| byte == 0);
+        let names = ["PMI_RANK", "OMPI_COMM_WORLD_RANK"];
+        variables.any(|it| names.iter().any(|name| it == format!("{name}={rank}").as_bytes()))
+    };
+    let mut its: Vec<Pid> = processes_with(&work.marker()).into_iter().filter(is_it).collect();
+    assert_eq!(its.len(), 1, "rank {rank} is one process");
+    its.remove(0)
+}
+
+/// Waits until this server has answered so many.
+fn until_served(work: &Work, server: usize, served: u64) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while work.fleet.seen(server).served < served {
+        assert!(Instant::now() < end, "no answers come");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_endpoint_that_hangs_for_ever_keeps_nobody_waiting() {
+    let hangs = Rule { from: 60, ..Rule::always(Fault::Stall) };
+    let work = Work::with(vec![slow(), with_rule(hangs), slow()]);
+    let prompts = made_up(1_200);
+    let input = work.prompts(&prompts);
+    let job = work.run(&input).args(["--max-tokens", "8", "--timeout", "6s"]);
+    let ended = job.ranks(3).run().with_code(0);
+    assert!(ended.took < Duration::from_secs(18), "{:?}", ended.took);
+    all_are_right(&work, &prompts);
+}
+
+#[test]
+fn a_rank_whose_server_dies_gives_its_prompts_to_others() {
+    let dies = Rule { from: 40, ..Rule::always(Fault::EngineDeath) };
+    let work = Work::with(vec![with_rule(dies), slow(), slow()]);
+    let prompts = made_up(1_200);
+    let input = work.prompts(&prompts);
+    let ended = work.run(&input).args(["--max-tokens", "8"]).ranks(3).run().with_code(0);
+    assert!(ended.took < Duration::from_secs(30), "{:?}", ended.took);
+    all_are_right(&work, &prompts);
+}
+
+#[test]
+fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
+    let work = Work::with(vec![slow(); 3]);
+    let prompts = made_up(1_500);
+    let input = work.prompts(&prompts);
+    let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "3s"]);
+    let started = job.ranks(3).start();
+    until_served(&work, 2, 40);
+    kill_process(process_of(&work, 2), Signal::STOP).expect("it is there");
+    let ended = started.wait().in_time();
+    // What a launcher makes of the code of a job that is ended from inside is its own affair.
+    assert!(ended.err.contains("the job ends without ranks that are lost: 2"), "{}", ended.err);
+    all_are_right(&work, &prompts);
+    let manifest = work.manifest("answers.jsonl");
+    assert_eq!(manifest["state"], "finished");
+    let lost: Vec<&Value> = manifest["lost"].as_array().expect("a list").iter().collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0]["rank"], 2);
+    let gone = Instant::now() + Duration::from_secs(10);
+    while !processes_with(&work.marker()).is_empty() {
+        assert!(Instant::now() < gone, "a rank is left behind");
+        thread::sleep(Duration::from_millis(20));
+    }
+    // The same command finds it finished, and asks nobody.
+    let before = work.requests();
+    work.run(&input).args(["--max-tokens", "8"]).ranks(2).run().with_code(0);
+    assert_eq!(work.requests(), before);
+    assert_eq!(work.manifest("answers.jsonl")["lost"], json!([]));
+}
+
+#[test]
+fn a_rank_that_was_taken_to_be_lost_may_come_back() {
+    let work = Work::with(vec![slow(); 3]);
+    let prompts = made_up(3_000);
+    let input = work.prompts(&prompts);
+    let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "2s"]);
+    let started = job.ranks(3).start();
+    until_served(&work, 1, 40);
+    let process = process_of(&work, 1);
+    kill_process(process, Signal::STOP).expect("it is there");
+    thread::sleep(Duration::from_secs(3));
+    kill_process(process, Signal::CONT).expect("it is there");
+    let ended = started.wait().with_code(0);
+    assert!(ended.err.contains("this rank is heard of again"), "{}", ended.err);
+    all_are_right(&work, &prompts);
+    assert_eq!(work.manifest("answers.jsonl")["lost"], json!([]));
+}
+
+#[test]
+fn few_prompts_are_answered_whoever_has_endpoints() {
+    // Two of the five ranks have nobody to ask.
+    let work = Work::with(vec![slow(); 3]);
+    let prompts = made_up(7);
+    let input = work.prompts(&prompts);
+    let ended = work.run(&input).args(["--max-tokens", "8"]).ranks(5).run().with_code(0);
+    assert!(ended.took < Duration::from_secs(15), "{:?}", ended.took);
+    all_are_right(&work, &prompts);
+}

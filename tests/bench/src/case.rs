@@ -155,7 +155,7 @@ impl Case {
         if ended.code != Some(0) {
             return Err(Broken(format!("exit code {:?}{}", ended.code, last_words())));
         }
-        check::all_answered(&answers, &prompts, &coster)?;
+        check::all_answered(&answers, prompts.len(), |at| prompts[at].clone(), &coster)?;
 
         let (tokens, hits) = (sum(&urls, TOKENS), hit_rate(&urls));
         let mut seen = Vec::new();

@@ -42,7 +42,7 @@ struct Flags {
     /// Only scenarios whose name contains this; again for more.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// How often each scenario is measured.
+    /// How often each scenario is measured (some that take very long: once).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeats: Option<u32>,
     /// Where all figures go, as JSON; default: bench/SUITE.json beside the programs' folder.
@@ -98,6 +98,7 @@ fn run(flags: &Flags) -> Result<Vec<String>, String> {
     let mut done = Vec::new();
     for scenario in scenarios {
         eprintln!("{}: {}", scenario.name, scenario.title);
+        let repeats = if scenario.once { 1 } else { repeats };
         let repeats = (1..=repeats).map(|nth| measure(&bench, &scenario, nth, repeats)).collect();
         done.push(Done { scenario, repeats });
         // After each scenario: what was measured is not lost when a later one is interrupted.

@@ -147,6 +147,7 @@ mod tests {
             title: "even load",
             why: "because",
             rows: vec![share, Row::of("wall_s", "wall", "s")],
+            once: false,
             parameters: json!({"slots": 128}),
             measure: Box::new(|_| Ok(Figures::new())),
         };

@@ -116,6 +116,8 @@ pub struct Scenario {
     /// Why its sizes are what they are.
     pub why: &'static str,
     pub rows: Vec<Row>,
+    /// It takes long, and a second measurement would say the same.
+    pub once: bool,
     /// Everything it was measured with.
     pub parameters: Value,
     pub measure: Measure,
@@ -181,6 +183,7 @@ mod tests {
                 title: "",
                 why: "",
                 rows: Vec::new(),
+                once: false,
                 parameters: Value::Null,
                 measure: Box::new(|_| Ok(Figures::new())),
             },

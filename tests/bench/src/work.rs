@@ -4,6 +4,7 @@
 //! not from a measurement.
 
 use serde_json::json;
+use std::borrow::Borrow;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use vllm_sim::cache::PrefixCache;
@@ -82,10 +83,13 @@ impl Coster {
 }
 
 /// Writes the input file.
-pub fn write(prompts: &[Prompt], path: &Path) -> io::Result<()> {
+pub fn write(
+    prompts: impl IntoIterator<Item = impl Borrow<Prompt>>,
+    path: &Path,
+) -> io::Result<()> {
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     for prompt in prompts {
-        serde_json::to_writer(&mut file, &prompt.row())?;
+        serde_json::to_writer(&mut file, &prompt.borrow().row())?;
         file.write_all(b"\n")?;
     }
     file.flush()

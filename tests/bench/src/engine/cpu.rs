@@ -55,6 +55,7 @@ fn scenario(
             Row::of("peak_rss_mb", "peak memory", "MB"),
             Row::of("served", "served / N", ""),
         ],
+        once: false,
         parameters: case.parameters(),
         measure: measure(case),
     }

@@ -57,6 +57,7 @@ fn requests(size: Size) -> Scenario {
             Row::of("faults", "faults", ""),
             Row::of("wall_s", "last answer - first request", "s").bound("bound_s"),
         ],
+        once: false,
         parameters: case.parameters(),
         measure: measure(case, |figures| figures["faults"] > 0.0),
     }
@@ -86,6 +87,7 @@ fn endpoints(size: Size) -> Scenario {
             Row::of("served", "served / N", ""),
             Row::of("requests", "requests", ""),
         ],
+        once: false,
         parameters: case.parameters(),
         // The dead one tells no tokens any more, so there is no sum of them.
         measure: measure(case, |figures| figures["faults"] > 0.0 && !figures.contains_key("work")),

@@ -4,7 +4,7 @@
 
 mod cpu;
 mod faults;
-mod shares;
+pub mod shares;
 mod window;
 
 use crate::case::{Amount, Case};

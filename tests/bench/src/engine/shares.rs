@@ -13,7 +13,22 @@ use vllm_sim::{CostModel, Lengths};
 /// The longest answer where lengths vary: by itself it takes five to eight seconds.
 const LONGEST: usize = 1024;
 
+/// A load and what it is held against: a scenario on one rank here, and for another suite on more.
+pub struct Load {
+    pub name: &'static str,
+    pub title: &'static str,
+    /// Why its sizes are what they are.
+    pub why: &'static str,
+    pub case: Case,
+    pub rows: Vec<Row>,
+}
+
 pub fn scenarios(size: Size) -> Vec<Scenario> {
+    loads(size).into_iter().map(Load::scenario).collect()
+}
+
+/// All of them.
+pub fn loads(size: Size) -> Vec<Load> {
     vec![
         even(size),
         unknown(size),
@@ -25,39 +40,42 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
     ]
 }
 
+impl Load {
+    pub fn scenario(self) -> Scenario {
+        Scenario {
+            name: self.name,
+            title: self.title,
+            why: self.why,
+            rows: self.rows,
+            once: false,
+            parameters: self.case.parameters(),
+            measure: measure(self.case),
+        }
+    }
+}
+
 fn short_prompt(at: u64) -> Prompt {
     Prompt::plain(text(at, 20))
 }
 
-fn scenario(
-    name: &'static str,
-    title: &'static str,
-    why: &'static str,
-    case: Case,
-    bar: f64,
-) -> Scenario {
+fn load(name: &'static str, title: &'static str, why: &'static str, case: Case, bar: f64) -> Load {
     // What is possible at best is another thing for who can sort.
     let lengths_known = ["lengths-known", "output-follows-prompt"].contains(&name);
-    Scenario {
-        name,
-        title,
-        why,
-        rows: vec![
+    let rows =
+        vec![
             Row::of("share", "share of the bound", "")
                 .bar(Bar::AtLeast(bar))
                 .bound(if lengths_known { "longest_first_share" } else { "in_order_share" }),
             Row::of("wall_s", "last answer - first request", "s").bound("bound_s"),
             Row::of("served", "served / N", ""),
             Row::of("cpu_us", "client CPU a prompt", "µs").least(),
-        ],
-        parameters: case.parameters(),
-        measure: measure(case),
-    }
+        ];
+    Load { name, title, why, case, rows }
 }
 
-fn even(size: Size) -> Scenario {
+fn even(size: Size) -> Load {
     let servers = Servers::even(4, Lengths::Fixed(48));
-    scenario(
+    load(
         "even",
         "even load: answers of 48 tokens from 4 equal endpoints",
         "12 s at the bound, 16,000 prompts at 1,360 a second: thirty times what all slots hold, so \
@@ -72,8 +90,8 @@ fn heavy_tail(size: Size) -> Case {
     Case::on(servers, lasting(size, 18.0), short_prompt).max_tokens(LONGEST)
 }
 
-fn unknown(size: Size) -> Scenario {
-    scenario(
+fn unknown(size: Size) -> Load {
+    load(
         "heavy-tail",
         "heavy-tailed answers whose lengths nobody knows",
         "Log-normal, median 64 tokens, sigma 1, at most 1,024. The end is as long as the longest \
@@ -85,11 +103,11 @@ fn unknown(size: Size) -> Scenario {
     )
 }
 
-fn slow(size: Size) -> Scenario {
+fn slow(size: Size) -> Load {
     let mut servers = Servers::even(4, Lengths::Fixed(48));
     servers.slow[3] = 2.5;
     let case = Case::on(servers, lasting(size, 12.0), short_prompt);
-    let mut scenario = scenario(
+    let mut load = load(
         "slow-endpoint",
         "one of four endpoints is 2.5 times slower",
         "12 s at the bound, which counts the slow one as 0.4 of an endpoint. An answer of 48 \
@@ -97,14 +115,14 @@ fn slow(size: Size) -> Scenario {
         case,
         0.85,
     );
-    for row in scenario.rows.iter_mut().filter(|row| row.figure == "served") {
+    for row in load.rows.iter_mut().filter(|row| row.figure == "served") {
         row.bar = Some(Bar::AtMost(1.03));
     }
-    scenario
+    load
 }
 
-fn known(size: Size) -> Scenario {
-    scenario(
+fn known(size: Size) -> Load {
+    load(
         "lengths-known",
         "heavy-tailed answers whose lengths the rows tell (max_tokens with ignore_eos)",
         "The same distribution and time as `heavy-tail`, so that the difference is what knowing is \
@@ -117,8 +135,8 @@ fn known(size: Size) -> Scenario {
     )
 }
 
-fn of_prompt(size: Size) -> Scenario {
-    scenario(
+fn of_prompt(size: Size) -> Load {
+    load(
         "output-follows-prompt",
         "answers as long as their prompts",
         "The same distribution and time as `heavy-tail`, of the prompts: who takes the longest \
@@ -131,11 +149,11 @@ fn of_prompt(size: Size) -> Scenario {
     )
 }
 
-fn short(size: Size) -> Scenario {
+fn short(size: Size) -> Load {
     let mut servers = Servers::even(12, Lengths::Fixed(8));
     servers.cost.max_num_seqs = 96;
     servers.cost.step_base_us = 40_000.0;
-    scenario(
+    load(
         "twelve-endpoints",
         "12 endpoints, answers of 8 tokens",
         "A node's twelve tiles. With the default costs they would ask for 21,000 prompts a second, \
@@ -149,7 +167,7 @@ fn short(size: Size) -> Scenario {
 /// Prompts that share a prefix.
 const GROUP: u64 = 20;
 
-fn prefixes(size: Size) -> Scenario {
+fn prefixes(size: Size) -> Load {
     let mut servers = Servers::even(4, Lengths::Fixed(64));
     // Prefill is 30 µs a token here, a larger model's: so the cache is worth 3.4 times, as in the
     // study that set the bar (10.6 s with it, 36 s when the order is ignored).
@@ -161,7 +179,7 @@ fn prefixes(size: Size) -> Scenario {
         Prompt::plain(format!("{prefix} {}", text(mix(at, 0x5F), 148)))
     });
     case.order = |prompts| shuffled(prompts, 7);
-    Scenario {
+    Load {
         name: "prefixes",
         title: "200 shared prefixes, shuffled, and a cache for 40 of them at each of 4 endpoints",
         why: "200 prefixes of 1,104 tokens (69 blocks) with 20 prompts each, which add 150 tokens: \
@@ -175,8 +193,7 @@ fn prefixes(size: Size) -> Scenario {
             Row::of("share", "share of the bound", ""),
             Row::of("served", "served / N", ""),
         ],
-        parameters: case.parameters(),
-        measure: measure(case),
+        case,
     }
 }
 

@@ -77,6 +77,7 @@ fn scenario(
             Row::of("best_tokens_per_s", "tokens/s, best fixed", "").bound("bound_tokens_per_s"),
             Row::of("best_window", "the best fixed window", ""),
         ],
+        once: false,
         parameters,
         measure: Box::new(move |bench| against_fixed(bench, &case, &stretch, windows)),
     }

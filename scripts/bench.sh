@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Measures whole processes against simulated vLLM servers and holds the figures against the design's bars: sets up,
 # builds a release of everything, runs a suite. A missed bar fails nothing (machines are noisy); wrong counts, a crash
-# or a deadline do. The full engine suite takes about half an hour and wants the machine for itself.
+# or a deadline do. A full suite takes about half an hour and wants the machine for itself; `ranks` wants 20 GB of disk.
 #
-#   scripts/bench.sh [engine] [--quick] [--only NAME] [--repeats N] [--out FILE.json]
-#   scripts/bench.sh engine --list     the scenarios, and why they are as large as they are
+#   scripts/bench.sh [engine] [--quick] [--only NAME] [--repeats N] [--out FILE.json]     one process
+#   scripts/bench.sh ranks [...]       four ranks: shares, gather, start, memory
+#   scripts/bench.sh SUITE --list      the scenarios, and why they are as large as they are
 #
 # Without --out all figures go to target/bench/SUITE.json. The scenarios are in tests/bench/src.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case "${1-}" in -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case "${1-}" in -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 scripts/setup.sh
 # shellcheck disable=SC1091
 . .mpi/env

@@ -1,20 +1,18 @@
 //! A case: servers, work and flags, put together into one run of the product, and the figures
 //! that every such run gives.
 //!
-//! It owns the product's command line and the run's folder; which figures are held against which
-//! bar is the scenarios' part.
+//! It owns the run's folder and what the product is given to do; which figures are held against
+//! which bar is the scenarios' part.
 
 use crate::check;
-use crate::child::{self, Ended};
-use crate::flags::ALWAYS;
+use crate::flags::{ALWAYS, LOG_OF_RANKS, owned};
 use crate::http;
+use crate::product::{Launch, Ran, Start};
 use crate::scenario::{Bench, Broken, Figures};
 use crate::schedule;
 use crate::servers::{Running, Servers};
 use crate::work::{self, Cost, Coster, Prompt};
 use serde_json::{Value, json};
-use std::fs::{File, read_to_string};
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use vllm_sim::{CostModel, Seen};
 
@@ -46,8 +44,9 @@ pub struct Case {
     pub max_tokens: usize,
     /// What the product is told besides.
     pub flags: Vec<String>,
-    /// The program is killed after so much more than the bound.
+    /// The program is killed after so much more than eight times the bound.
     pub patience: Duration,
+    pub launch: Launch,
 }
 
 /// What a run gave.
@@ -72,7 +71,13 @@ impl Case {
             max_tokens: 1024,
             flags: Vec::new(),
             patience: Duration::from_secs(60),
+            launch: Launch::Alone,
         }
+    }
+
+    /// The same on so many ranks, watched, with a log that tells how long their stations took.
+    pub fn ranks(self, ranks: usize) -> Self {
+        Self { launch: Launch::Watched(ranks), ..self }.flags(owned(LOG_OF_RANKS))
     }
 
     pub fn max_tokens(mut self, tokens: usize) -> Self {
@@ -102,6 +107,7 @@ impl Case {
             "servers": self.servers.iter().map(Servers::args).collect::<Vec<_>>(),
             "bound_for_endpoints": self.speed,
             "amount": format!("{:?}", self.amount),
+            "launch": format!("{:?}", self.launch),
             "product": self.arguments(),
         })
     }
@@ -110,9 +116,10 @@ impl Case {
     /// `prompts`, `bound_s`, `wall_s` (last answer − first request), `share` (bound / wall),
     /// `in_order_share` and `longest_first_share` (the same of clients without any delay, see
     /// `schedule`), `served` (prompts served / prompts),
-    /// `prompts_per_s`, `cpu_us` (a prompt), `peak_rss_mb`, `process_s`, `requests`,
-    /// `largest_list`, `in_flight` (the most at an endpoint), `faults` (carried out); and where all
-    /// endpoints still live at the end `hit_rate` and `work` (tokens made / tokens needed).
+    /// `prompts_per_s`, `cpu_us` (a prompt), `process_s`, `requests`,
+    /// `largest_list`, `in_flight` (the most at an endpoint), `faults` (carried out), `output_mb`;
+    /// where all endpoints still live at the end `hit_rate` and `work` (tokens made / tokens
+    /// needed); and what `Ran::costs` and, on ranks, `Ran::stations` tell.
     pub fn run(&self, bench: &Bench) -> Result<Outcome, Broken> {
         let mut coster = Coster::new(self.servers[0].policy(), self.max_tokens);
         let (prompts, costs) = self.work(&mut coster);
@@ -126,35 +133,17 @@ impl Case {
         let running: Vec<Running> =
             self.servers.iter().map(|s| s.start(bench)).collect::<Result<_, _>>()?;
         let urls: Vec<&str> = running.iter().flat_map(|r| &r.urls).map(String::as_str).collect();
-        let log = folder.path().join("log.txt");
-        let open = || File::create(&log).map_err(Broken::at("the log"));
-        let mut command = Command::new(bench.programs.join("aurora-swarm"));
-        command.arg("run").arg(&input).arg("--output").arg(&answers).args(self.arguments());
-        command.args(urls.iter().flat_map(|url| ["--endpoint", url]));
-        command.stdin(std::process::Stdio::null()).stdout(open()?).stderr(open()?);
-        for (name, _) in std::env::vars() {
-            // What a run is told stands in its parameters, and it is alone.
-            if ["AURORA_SWARM_", "PMI", "OMPI_", "PALS_"].iter().any(|p| name.starts_with(p)) {
-                command.env_remove(name);
-            }
-        }
-        let deadline = bound * 8 + self.patience;
         let mut samples = Vec::new();
-        let ended = child::run(&mut command, deadline, Duration::from_secs(1), || {
-            samples.extend(sum(&urls, TOKENS).map(|tokens| (now(), tokens)));
-        })
-        .map_err(Broken::at("aurora-swarm cannot be started"))?;
-        let last_words = || {
-            let text = read_to_string(&log).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().rev().take(12).collect();
-            lines.into_iter().rev().map(|line| format!("\n      {line}")).collect::<String>()
-        };
-        if ended.late {
-            return Err(Broken(format!("killed after {deadline:.0?}{}", last_words())));
+        let ran = Start {
+            folder: folder.path(),
+            input: &input,
+            answers: &answers,
+            urls: &urls,
+            arguments: &self.arguments(),
+            launch: self.launch,
+            deadline: self.patience + self.limit(bound, prompts.len()),
         }
-        if ended.code != Some(0) {
-            return Err(Broken(format!("exit code {:?}{}", ended.code, last_words())));
-        }
+        .run(bench, || samples.extend(sum(&urls, TOKENS).map(|tokens| (now(), tokens))))?;
         check::all_answered(&answers, prompts.len(), |at| prompts[at].clone(), &coster)?;
 
         let (tokens, hits) = (sum(&urls, TOKENS), hit_rate(&urls));
@@ -162,13 +151,22 @@ impl Case {
         for servers in running {
             seen.extend(servers.finish()?);
         }
-        let mut figures = self.figures(&costs, bound, &ended, &seen)?;
+        let first = first_request(&seen);
+        let mut figures = self.figures(&costs, bound, &ran, &seen)?;
+        figures.extend(ran.stations(first));
+        let bytes = answers.metadata().map_err(Broken::at("the answers"))?.len();
+        figures.insert("output_mb".to_owned(), bytes as f64 / 1e6);
         let needed: usize = costs.iter().map(|c| c.output).sum();
         figures.extend(tokens.map(|made| ("work".to_owned(), made / needed as f64)));
         figures.extend(hits.map(|rate| ("hit_rate".to_owned(), rate)));
-        let first = first_request(&seen);
         let samples = samples.into_iter().map(|(at, tokens)| (at - first, tokens)).collect();
         Ok(Outcome { figures, samples })
+    }
+
+    /// Servers that answer at once have no bound: there it is a thousand prompts a second, a tenth of the slowest.
+    fn limit(&self, bound: Duration, prompts: usize) -> Duration {
+        let at_once = self.servers.iter().all(|servers| servers.instant);
+        if at_once { Duration::from_millis(prompts as u64) } else { bound * 8 }
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -203,7 +201,7 @@ impl Case {
         &self,
         costs: &[Cost],
         bound: Duration,
-        ended: &Ended,
+        ran: &Ran,
         seen: &[Seen],
     ) -> Result<Figures, Broken> {
         let total = |of: fn(&Seen) -> u64| seen.iter().map(of).sum::<u64>();
@@ -219,7 +217,7 @@ impl Case {
         let model = &self.servers[0].cost;
         let bound = bound.as_secs_f64();
         let ideal = |costs: &[Cost]| bound / schedule::seconds(costs, model, &self.speed);
-        Ok([
+        let mut figures: Figures = [
             ("prompts", n),
             ("bound_s", bound),
             ("in_order_share", ideal(costs)),
@@ -228,16 +226,18 @@ impl Case {
             ("share", bound / wall),
             ("served", served as f64 / n),
             ("prompts_per_s", n / wall),
-            ("cpu_us", ended.cpu.as_secs_f64() * 1e6 / n),
-            ("peak_rss_mb", ended.peak_rss_bytes as f64 / 1e6),
-            ("process_s", ended.wall.as_secs_f64()),
+            ("process_s", ran.ended.wall.as_secs_f64()),
             ("requests", total(|s| s.requests) as f64),
             ("largest_list", most(|s| s.largest_list)),
             ("in_flight", most(|s| s.most_in_flight)),
             ("faults", total(|s| s.faults) as f64),
         ]
         .map(|(name, figure)| (name.to_owned(), figure))
-        .into())
+        .into();
+        figures.extend(ran.costs());
+        let cpu = figures.get("cpu_s").map(|cpu_s| cpu_s * 1e6 / n);
+        figures.extend(cpu.map(|us| ("cpu_us".to_owned(), us)));
+        Ok(figures)
     }
 }
 
@@ -259,7 +259,7 @@ fn bound(costs: &[Cost], model: &CostModel, speed: &[f64]) -> Duration {
 }
 
 /// In seconds since 1970.
-fn first_request(seen: &[Seen]) -> f64 {
+pub fn first_request(seen: &[Seen]) -> f64 {
     let times = seen.iter().map(|s| s.first_request_us).filter(|us| *us > 0);
     times.min().unwrap_or_default() as f64 / 1e6
 }
@@ -271,7 +271,9 @@ fn now() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::child::Ended;
     use crate::lengths::text;
+    use crate::watch::Usage;
     use vllm_sim::Lengths;
 
     fn case(amount: Amount) -> Case {
@@ -286,6 +288,14 @@ mod tests {
         let bound = bound(&costs, &CostModel::default(), &[1.0; 4]).as_secs_f64();
         assert_eq!(prompts.len(), costs.len());
         assert!((1.0..1.01).contains(&bound), "{bound}");
+    }
+
+    #[test]
+    fn a_run_against_servers_that_answer_at_once_has_a_limit_of_its_own() {
+        let (bound, mut case) = (Duration::from_secs(100), case(Amount::Prompts(3000)));
+        assert_eq!(case.limit(bound, 3000), Duration::from_secs(800));
+        case.servers[0].instant = true;
+        assert_eq!(case.limit(bound, 3000), Duration::from_secs(3));
     }
 
     #[test]
@@ -308,10 +318,11 @@ mod tests {
             ..Seen::default()
         };
         let bound = Duration::from_secs(1);
-        let figures = case.figures(&costs, bound, &ended, &[seen.clone(), Seen::default()]);
+        let ran = Ran::of(ended, "", vec![Usage { cpu_s: 4e-5, peak_rss_mb: 9.0 }; 2]);
+        let figures = case.figures(&costs, bound, &ran, &[seen.clone(), Seen::default()]);
         let figures = figures.unwrap();
         assert_eq!((figures["share"], figures["served"], figures["cpu_us"]), (0.5, 1.0, 40.0));
         seen.completion_tokens = 95;
-        assert!(case.figures(&costs, bound, &ended, &[seen]).is_err());
+        assert!(case.figures(&costs, bound, &ran, &[seen]).is_err());
     }
 }

@@ -8,6 +8,9 @@
 /// from the rows; nobody looks at the progress.
 pub const ALWAYS: &[&str] = &["--api", "completions", "--temperature", "0", "--progress", "none"];
 
+/// On ranks: the log is read, for how long scan, scatter and gather took.
+pub const LOG_OF_RANKS: &[&str] = &["--log-format", "json"];
+
 /// One prompt a request.
 pub const SINGLE: &[&str] = &["--no-batch"];
 

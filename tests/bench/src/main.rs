@@ -10,13 +10,17 @@ mod child;
 mod engine;
 mod flags;
 mod http;
+mod launch;
 mod lengths;
 mod machine;
+mod product;
+mod ranks;
 mod report;
 mod scenario;
 mod schedule;
 mod servers;
 mod stats;
+mod watch;
 mod work;
 
 use clap::Parser;
@@ -27,7 +31,7 @@ use std::time::Instant;
 
 /// A suite: its name and its scenarios. A further suite is a further line.
 type Suite = (&'static str, fn(Size) -> Vec<Scenario>);
-const SUITES: &[Suite] = &[("engine", engine::scenarios)];
+const SUITES: &[Suite] = &[("engine", engine::scenarios), ("ranks", ranks::scenarios)];
 
 /// Whole processes of aurora-swarm against simulated servers, held against the design's bars.
 #[derive(Parser)]
@@ -60,6 +64,10 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
+    // What this program starts itself as, for its own ends; nobody else has to know.
+    if std::env::args().nth(1).as_deref() == Some(watch::NAME) {
+        return watch::main();
+    }
     let flags = Flags::parse();
     match run(&flags) {
         Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
@@ -89,7 +97,8 @@ fn run(flags: &Flags) -> Result<Vec<String>, String> {
         }
         return Ok(Vec::new());
     }
-    let bench = Bench { programs: programs(flags)? };
+    let own = own_folder()?;
+    let bench = Bench { programs: programs(flags, &own)?, own };
     let repeats = flags.repeats.unwrap_or(if flags.quick { 1 } else { 3 });
     let name = format!("{}{}.json", flags.suite, if flags.quick { "-quick" } else { "" });
     let out =
@@ -121,14 +130,15 @@ fn measure(bench: &Bench, scenario: &Scenario, nth: u32, of: u32) -> Repeat {
     repeat
 }
 
-fn programs(flags: &Flags) -> Result<PathBuf, String> {
-    let folder = match &flags.programs {
-        Some(folder) => folder.clone(),
-        None => {
-            let me = std::env::current_exe().map_err(|e| format!("who am I? {e}"))?;
-            me.parent().map(Path::to_owned).unwrap_or_default()
-        }
-    };
+fn own_folder() -> Result<PathBuf, String> {
+    let me = std::env::current_exe().map_err(|e| format!("who am I? {e}"))?;
+    Ok(me.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+fn programs(flags: &Flags, own: &Path) -> Result<PathBuf, String> {
+    let folder = flags.programs.clone().unwrap_or_else(|| own.to_owned());
+    // A launcher starts programs, and does not look where this one was told to.
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
     match ["aurora-swarm", "vllm-sim"].iter().find(|name| !folder.join(name).exists()) {
         Some(name) => Err(format!("there is no {name} in {}", folder.display())),
         None => Ok(folder),

@@ -29,8 +29,10 @@ impl Size {
 
 /// What every measurement needs.
 pub struct Bench {
-    /// The folder of the programs.
+    /// The folder of the programs that are measured.
     pub programs: PathBuf,
+    /// The folder of the bench's own programs.
+    pub own: PathBuf,
 }
 
 /// Why a measurement says nothing: wrong counts, a crash, a deadline.

@@ -1,0 +1,36 @@
+//! The suite of several ranks: the bars of the design that mpiexec's start, scatter and gather belong to.
+//!
+//! It owns which scenarios there are, in the order of the table; what they are made of is theirs.
+
+mod gather;
+mod memory;
+mod shares;
+mod start;
+
+use crate::scenario::{Scenario, Size};
+
+/// Ranks where a scenario is not about their number: what a machine of two cores carries beside four endpoints, and
+/// enough that ranks differ.
+const RANKS: usize = 4;
+
+/// All of them.
+pub fn scenarios(size: Size) -> Vec<Scenario> {
+    let parts = [shares::scenarios, gather::scenarios, start::scenarios, memory::scenarios];
+    parts.into_iter().flat_map(|part| part(size)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_and_says_why() {
+        for size in [Size::Full, Size::Quick] {
+            let all = scenarios(size);
+            let names: HashSet<&str> = all.iter().map(|s| s.name).collect();
+            assert_eq!(names.len(), all.len());
+            assert!(all.iter().all(|s| !s.why.is_empty() && !s.rows.is_empty()));
+        }
+    }
+}

@@ -4,7 +4,7 @@
 # or a deadline do. A full suite takes about half an hour and wants the machine for itself; `ranks` wants 20 GB of disk.
 #
 #   scripts/bench.sh [engine] [--quick] [--only NAME] [--repeats N] [--out FILE.json]     one process
-#   scripts/bench.sh ranks [...]       four ranks: shares, gather, start, memory
+#   scripts/bench.sh ranks [...]       four ranks: shares, gather, start, memory; and rank 0's book for 120,000
 #   scripts/bench.sh SUITE --list      the scenarios, and why they are as large as they are
 #
 # Without --out all figures go to target/bench/SUITE.json. The scenarios are in tests/bench/src.

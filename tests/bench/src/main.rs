@@ -65,8 +65,10 @@ struct Flags {
 
 fn main() -> ExitCode {
     // What this program starts itself as, for its own ends; nobody else has to know.
-    if std::env::args().nth(1).as_deref() == Some(watch::NAME) {
-        return watch::main();
+    match std::env::args().nth(1).as_deref() {
+        Some(watch::NAME) => return watch::main(),
+        Some(ranks::PLAY) => return ranks::play(),
+        _ => {}
     }
     let flags = Flags::parse();
     match run(&flags) {

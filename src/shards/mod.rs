@@ -17,13 +17,17 @@
 //! Owns bytes in the run folder's `shards`; knows nothing of MPI, servers, or how answers are put in order.
 
 mod bitmap;
+mod handles;
 mod line;
 mod reader;
+mod spot;
 mod writer;
 
 pub use bitmap::Bitmap;
+pub use handles::Handles;
 pub use line::{LineStyle, write_line};
 pub use reader::{Entry, Rank, ShardFile, Survey, list, read, read_all};
+pub use spot::Spot;
 pub use writer::{Header, ShardWriter};
 
 use std::path::{Path, PathBuf};

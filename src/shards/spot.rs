@@ -1,0 +1,131 @@
+//! Where an outcome lies, in 16 bytes: a rank may have to keep one for each of ten million prompts. Pure.
+//!
+//! From the highest bit down: the prompt's index 40, failed 1, the file's number 20, the line's offset 44, its length 23. So
+//! the numbers' own order is: by prompt, and of one prompt's lines first the one that counts ([`Rank`](super::Rank)), as
+//! long as files are numbered in order of start and rank.
+
+use super::Entry;
+
+const INDEX: u32 = 40;
+const FILE: u32 = 20;
+const OFFSET: u32 = 44;
+const LENGTH: u32 = 23;
+
+/// A line's place, packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Spot(u128);
+
+impl Spot {
+    /// The entry's, which stands in the file of that number.
+    ///
+    /// # Errors
+    /// Where a number is too large for its bits, with the words that say which.
+    pub fn new(entry: &Entry, file: usize) -> Result<Self, &'static str> {
+        let file = file as u64;
+        if entry.index >> INDEX != 0 {
+            return Err("a prompt's place in the input is beyond 1,099,511,627,776");
+        }
+        if file >> FILE != 0 {
+            return Err("one rank has more than 1,048,576 shard files to read: take more ranks");
+        }
+        if entry.offset >> OFFSET != 0 {
+            return Err("the file is larger than 16 TiB");
+        }
+        let length = u128::from(entry.length.min(Self::LONGEST));
+        let failed = u128::from(!entry.success);
+        let mut packed = u128::from(entry.index);
+        for (value, bits) in
+            [(failed, 1), (file.into(), FILE), (entry.offset.into(), OFFSET), (length, LENGTH)]
+        {
+            packed = packed << bits | value;
+        }
+        Ok(Self(packed))
+    }
+
+    /// This length stands for all that are as long or longer.
+    const LONGEST: u32 = (1 << LENGTH) - 1;
+
+    /// The prompt.
+    #[must_use]
+    pub fn index(self) -> u64 {
+        self.bits(1 + FILE + OFFSET + LENGTH, INDEX)
+    }
+
+    /// Is it a failure?
+    #[must_use]
+    pub fn failed(self) -> bool {
+        self.bits(FILE + OFFSET + LENGTH, 1) != 0
+    }
+
+    /// The file's number.
+    #[must_use]
+    pub fn file(self) -> usize {
+        self.bits(OFFSET + LENGTH, FILE) as usize
+    }
+
+    /// Where in it the line begins.
+    #[must_use]
+    pub fn offset(self) -> u64 {
+        self.bits(LENGTH, OFFSET)
+    }
+
+    /// How long the line is; `None` where it is 8 MiB or more, which somebody else has to know.
+    #[must_use]
+    pub fn length(self) -> Option<u32> {
+        let length = self.bits(0, LENGTH) as u32;
+        (length < Self::LONGEST).then_some(length)
+    }
+
+    fn bits(self, from: u32, many: u32) -> u64 {
+        (self.0 >> from) as u64 & ((1 << many) - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(index: u64, offset: u64, length: u32, success: bool) -> Entry {
+        Entry { index, offset, length, success, passes: false }
+    }
+
+    fn any_spot() -> impl Strategy<Value = (Entry, usize)> {
+        // Few values, so that the later fields decide often; and the ends of the ranges.
+        let index = prop_oneof![0u64..3, (1u64 << 40) - 2..1 << 40];
+        let offset = prop_oneof![0u64..3, (1u64 << 44) - 2..1 << 44];
+        let length = prop_oneof![0u32..3, (1u32 << 23) - 3..1 << 23, u32::MAX - 1..=u32::MAX];
+        let file = prop_oneof![0usize..3, (1usize << 20) - 2..1 << 20];
+        (index, offset, length, any::<bool>(), file).prop_map(
+            |(index, offset, length, success, file)| (entry(index, offset, length, success), file),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out((entry, file) in any_spot()) {
+            let spot = Spot::new(&entry, file).expect("it fits");
+            prop_assert_eq!(spot.index(), entry.index);
+            prop_assert_eq!(spot.failed(), !entry.success);
+            prop_assert_eq!(spot.file(), file);
+            prop_assert_eq!(spot.offset(), entry.offset);
+            prop_assert_eq!(spot.length(), (entry.length < (1 << 23) - 1).then_some(entry.length));
+        }
+
+        #[test]
+        fn the_order_is_by_prompt_success_file_and_offset(a in any_spot(), b in any_spot()) {
+            let key = |(entry, file): &(Entry, usize)| (entry.index, !entry.success, *file, entry.offset);
+            let spot = |(entry, file): &(Entry, usize)| Spot::new(entry, *file).expect("it fits");
+            prop_assume!(key(&a) != key(&b));
+            prop_assert_eq!(spot(&a).cmp(&spot(&b)), key(&a).cmp(&key(&b)));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_and_not_cut() {
+        assert!(Spot::new(&entry(1 << 40, 0, 1, true), 0).is_err());
+        assert!(Spot::new(&entry(0, 1 << 44, 1, true), 0).is_err());
+        assert!(Spot::new(&entry(0, 0, 1, true), 1 << 20).is_err());
+        assert_eq!(size_of::<Spot>(), 16);
+    }
+}

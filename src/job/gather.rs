@@ -2,9 +2,12 @@
 //!
 //! Each round's stretch of prompts is chosen by a reduction over what the ranks have of it, so that its bytes fit; ranks
 //! send their lines by a varying-count gather, and rank 0 writes them in order. A prompt may stand in several shard files:
-//! rank 0 takes the line that counts.
+//! each rank sends the line that counts of its own, and rank 0 takes the one that counts of those.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+};
 
 use tracing::info;
 
@@ -12,12 +15,11 @@ use super::{
     CodeOf, JobError,
     agree::{Common, everywhere},
     brief::Brief,
-    standing::{Standing, my_files},
+    lines::{Heads, Lines},
 };
 use crate::{
-    comm::{Combine, Comm, Gathered},
+    comm::{Combine, Comm, Gathered, Solo},
     output::OutputFile,
-    shards::{self, Entry, Rank, ShardError, ShardFile},
 };
 
 /// Bytes at rank 0 at a time, about.
@@ -25,46 +27,21 @@ const ROUND: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
 const BINS: u64 = 4096;
 
-/// This rank's lines, by prompt.
-struct Lines {
-    files: Vec<(ShardFile, File)>,
-    /// Sorted by index; the file's place, and where in it.
-    entries: Vec<(Entry, u32)>,
-}
-
-/// Collective. Writes the output file, where one is wanted and every prompt has its outcome.
+/// Collective. Writes the output file from all ranks' lines, where one is wanted and every prompt has its outcome: there
+/// are no lines otherwise, on any rank.
 pub(super) fn gather(
     comm: &mut dyn Comm,
     brief: &Brief,
     common: &Common,
-    standing: &Standing,
+    lines: Option<Lines>,
     code: CodeOf,
 ) -> Result<(), JobError> {
-    let Some(format) = brief.format else { return Ok(()) };
-    if standing.counts(brief.source.rows).open > 0 {
-        return Ok(());
-    }
+    let Some((format, lines)) = brief.format.zip(lines) else { return Ok(()) };
     let began = std::time::Instant::now();
-    let lines = my_files(comm.rank(), comm.size(), brief)
-        .and_then(|files| Lines::read(files, &brief.source.fingerprint));
-    let lines = everywhere(comm, lines, code)?;
     let output = (comm.rank() == 0).then(|| OutputFile::create(&brief.output, format));
     let mut output = everywhere(comm, output.transpose().map_err(JobError::from), code)?;
-    let mut gathered = Gathered::default();
-    let mut fault = None;
-    for (from, to) in stretches(comm, &lines, brief.source.rows) {
-        let mut mine = Vec::new();
-        // A rank that cannot read its file goes on with nothing, and says so when all can hear it.
-        if let Err(error) = lines.stretch(from, to, &mut mine) {
-            mine.clear();
-            fault.get_or_insert(JobError::from(error));
-        }
-        comm.gather(&mine, &mut gathered);
-        if let Some(output) = output.as_mut().filter(|_| fault.is_none()) {
-            fault = write_round(output, &gathered, from, to).err();
-        }
-    }
-    everywhere(comm, fault.map_or(Ok(()), Err), code)?;
+    let gathered = in_order(comm, lines, brief.source.rows, ROUND, output.as_mut());
+    everywhere(comm, gathered, code)?;
     let finished = output.map_or(Ok(()), OutputFile::finish);
     everywhere(comm, finished.map_err(JobError::from), code)?;
     if common.place.rank == 0 {
@@ -73,8 +50,43 @@ pub(super) fn gather(
     Ok(())
 }
 
+/// Local. All answers there are, in order, into `output`.
+pub(super) fn gather_alone(
+    lines: Lines,
+    rows: u64,
+    output: &mut OutputFile,
+) -> Result<(), JobError> {
+    in_order(&mut Solo::new(), lines, rows, ROUND, Some(output))
+}
+
+/// Collective. All ranks' lines into rank 0's `output`, about `round` bytes at a time.
+fn in_order(
+    comm: &mut dyn Comm,
+    mut lines: Lines,
+    rows: u64,
+    round: u64,
+    mut output: Option<&mut OutputFile>,
+) -> Result<(), JobError> {
+    lines.sort();
+    let (mut mine, mut gathered) = (Vec::new(), Gathered::default());
+    let mut fault = None;
+    for (from, to) in stretches(comm, &lines, rows, round) {
+        mine.clear();
+        // A rank that cannot read its file goes on with nothing, and says so when all can hear it.
+        if let Err(error) = lines.stretch(from, to, &mut mine) {
+            mine.clear();
+            fault.get_or_insert(JobError::from(error));
+        }
+        comm.gather(&mine, &mut gathered);
+        if let Some(output) = output.as_mut().filter(|_| fault.is_none()) {
+            fault = write_round(output, &gathered).err();
+        }
+    }
+    fault.map_or(Ok(()), Err)
+}
+
 /// Collective. Stretches of prompts, in order, whose lines together fit a round (or are a single prompt's).
-fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64) -> Vec<(u64, u64)> {
+fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(u64, u64)> {
     let mut found: Vec<(u64, u64)> = Vec::new();
     let mut to_measure = vec![(0, rows)];
     let mut filled = 0;
@@ -91,14 +103,14 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64) -> Vec<(u64, u64)> {
             if begin >= end {
                 break;
             }
-            if bytes > ROUND && end - begin > 1 {
+            if bytes > round && end - begin > 1 {
                 // Too much in one piece: what comes after it has to wait until it is measured.
                 left.push((end, to));
                 left.push((begin, end));
                 break;
             }
             match found.last_mut() {
-                Some(last) if last.1 == begin && filled + bytes <= ROUND => {
+                Some(last) if last.1 == begin && filled + bytes <= round => {
                     last.1 = end;
                     filled += bytes;
                 }
@@ -113,107 +125,184 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64) -> Vec<(u64, u64)> {
     found
 }
 
-impl Lines {
-    fn read(files: Vec<ShardFile>, fingerprint: &str) -> Result<Self, JobError> {
-        let mut entries = Vec::new();
-        let mut place = 0;
-        let mut open = Vec::new();
-        for file in files {
-            let survey = shards::read(&file, fingerprint, |entry| entries.push((entry, place)))?;
-            if !survey.foreign {
-                let handle = File::open(&file.path).map_err(|error| unreadable(&file, error))?;
-                open.push((file, handle));
-                place += 1;
-            }
+/// One round: of each prompt the line that counts, in order. Each rank's part is in order already, so they are merged.
+fn write_round(output: &mut OutputFile, gathered: &Gathered) -> Result<(), JobError> {
+    let mut parts: Vec<Heads<'_>> = gathered.parts().map(Heads).collect();
+    // The next line of each part; parts with smaller numbers first among equals, which no two files that a run wrote are.
+    let mut next: BinaryHeap<_> = (0..)
+        .zip(&mut parts)
+        .filter_map(|(place, part)| {
+            part.next().map(|(index, rank, line)| Reverse((index, rank, place, line)))
+        })
+        .collect();
+    let mut written = None;
+    while let Some(mut first) = next.peek_mut() {
+        let Reverse((index, _, place, line)) = *first;
+        if written.replace(index) != Some(index) {
+            output.answer(line)?;
         }
-        // Stable: of two lines of one prompt in one file the first stays first.
-        entries.sort_by_key(|(entry, _)| entry.index);
-        Ok(Self { files: open, entries })
-    }
-
-    fn of(&self, from: u64, to: u64) -> &[(Entry, u32)] {
-        let at = |index: u64| self.entries.partition_point(|(entry, _)| entry.index < index);
-        &self.entries[at(from)..at(to)]
-    }
-
-    fn bytes_by_bin(&self, from: u64, to: u64, width: u64) -> Vec<u64> {
-        let mut bins = vec![0; (to - from).div_ceil(width) as usize];
-        for (entry, _) in self.of(from, to) {
-            bins[((entry.index - from) / width) as usize] += u64::from(entry.length) + HEAD as u64;
+        match parts[place].next() {
+            Some((index, rank, line)) => *first = Reverse((index, rank, place, line)),
+            None => drop(PeekMut::pop(first)),
         }
-        bins
-    }
-
-    /// The stretch's lines, each behind a head that says whose it is.
-    fn stretch(&self, from: u64, to: u64, into: &mut Vec<u8>) -> Result<(), ShardError> {
-        for (entry, place) in self.of(from, to) {
-            let (file, handle) = &self.files[*place as usize];
-            into.extend(entry.index.to_le_bytes());
-            into.extend(u32::from(!entry.success).to_le_bytes());
-            into.extend(file.start.to_le_bytes());
-            into.extend(file.rank.to_le_bytes());
-            into.extend(entry.length.to_le_bytes());
-            let old = into.len();
-            into.resize(old + entry.length as usize, 0);
-            handle
-                .read_exact_at(&mut into[old..], entry.offset)
-                .map_err(|error| unreadable(file, error))?;
-        }
-        Ok(())
-    }
-}
-
-/// Index, failed, start, rank, length.
-const HEAD: usize = 8 + 4 + 4 + 4 + 4;
-
-/// One round: of each prompt the line that counts, in order.
-fn write_round(
-    output: &mut OutputFile,
-    gathered: &Gathered,
-    from: u64,
-    to: u64,
-) -> Result<(), JobError> {
-    let mut best: Vec<Option<(Rank, &[u8])>> = vec![None; (to - from) as usize];
-    for mut part in gathered.parts() {
-        while let Some((head, rest)) = part.split_at_checked(HEAD) {
-            let number = |at: usize| {
-                u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
-            };
-            let index = u64::from(number(0)) | u64::from(number(4)) << 32;
-            let rank = Rank { failed: number(8) != 0, start: number(12), rank: number(16) };
-            let (line, rest) = rest.split_at(number(20) as usize);
-            part = rest;
-            let place = &mut best[(index - from) as usize];
-            if place.is_none_or(|(other, _)| rank < other) {
-                *place = Some((rank, line));
-            }
-        }
-    }
-    for (_, line) in best.into_iter().flatten() {
-        output.answer(line)?;
     }
     Ok(())
 }
 
-fn unreadable(file: &ShardFile, error: std::io::Error) -> ShardError {
-    ShardError { what: "cannot read the shard file", path: file.path.clone(), error }
-}
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write, path::Path};
 
-/// Local. All answers of a run folder there are, in order, into `output`; how many.
-pub(super) fn gather_alone(
-    folder: &std::path::Path,
-    rows: u64,
-    fingerprint: &str,
-    output: &mut OutputFile,
-) -> Result<(), JobError> {
-    let files = shards::list(&folder.join(super::brief::SHARDS))?;
-    let lines = Lines::read(files, fingerprint)?;
-    let mut comm = crate::comm::Solo::new();
-    for (from, to) in stretches(&mut comm, &lines, rows) {
-        let mut gathered = Gathered::default();
-        lines.stretch(from, to, &mut gathered.bytes)?;
-        gathered.counts.push(gathered.bytes.len());
-        write_round(output, &gathered, from, to)?;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        output::Format,
+        shards::{self, Rank},
+    };
+
+    const ROWS: u64 = 40;
+
+    /// An outcome in a file: whose, whether it is an answer, how many bytes it has besides.
+    type Told = (u64, bool, usize);
+
+    fn line((index, success, pad): Told, place: &str) -> String {
+        let pad = "x".repeat(pad);
+        format!(
+            "{{\"index\":{index},\"success\":{success},\"at\":\"{place}\",\"pad\":\"{pad}\"}}\n"
+        )
     }
-    Ok(())
+
+    fn place(file: usize, at: usize) -> String {
+        format!("{file}/{at}")
+    }
+
+    /// Shard files with these outcomes: two ranks a start.
+    fn written(folder: &Path, files: &[Vec<Told>]) -> Vec<shards::ShardFile> {
+        for (file, told) in files.iter().enumerate() {
+            let (start, rank) = (file / 2, file % 2);
+            let header = shards::Header::new(start as u32, rank, "n", "f");
+            let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
+            for (at, told) in told.iter().enumerate() {
+                text += &line(*told, &place(file, at));
+                if at % 3 == 1 {
+                    text += "{\"index\":1,\"succ\n";
+                }
+            }
+            write!(text, "{{\"index\":0,\"success\":tr").expect("torn");
+            std::fs::write(folder.join(header.file_name()), text).expect("written");
+        }
+        shards::list(folder).expect("listed")
+    }
+
+    /// What has to come out: of each prompt the line that counts.
+    fn expected(files: &[Vec<Told>]) -> String {
+        let all = || {
+            files.iter().enumerate().flat_map(|(file, told)| {
+                told.iter().enumerate().map(move |(at, &told)| (file, at, told))
+            })
+        };
+        let best = |index: u64| {
+            all().filter(|(_, _, told)| told.0 == index).min_by_key(|&(file, at, told)| {
+                let (start, rank) = ((file / 2) as u32, (file % 2) as u32);
+                (Rank { failed: !told.1, start, rank }, at)
+            })
+        };
+        (0..ROWS).filter_map(best).map(|(file, at, told)| line(told, &place(file, at))).collect()
+    }
+
+    fn lines(files: Vec<shards::ShardFile>) -> Lines {
+        let mut lines = Lines::none_of(files.clone(), ROWS);
+        shards::read_all(&files, "f", |file, entry| lines.keep(file, &entry)).expect("read");
+        lines
+    }
+
+    fn output(folder: &Path, write: impl FnOnce(&mut OutputFile)) -> String {
+        let place = folder.join("answers.jsonl");
+        let mut output = OutputFile::create(&place, Format::Jsonl).expect("made");
+        write(&mut output);
+        output.finish().expect("finished");
+        std::fs::read_to_string(place).expect("there")
+    }
+
+    fn any_files() -> impl Strategy<Value = Vec<Vec<Told>>> {
+        // Some lie beyond the input; some are far from the next, and some longer than what is read at once.
+        let pad =
+            prop_oneof![20 => 0usize..200, 2 => 10_000usize..40_000, 1 => Just(1_100_000usize)];
+        let told = (0..ROWS + 2, any::<bool>(), pad);
+        prop::collection::vec(prop::collection::vec(told, 0..30), 0..7)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        #[test]
+        fn rounds_of_any_size_give_the_lines_that_count_in_order(files in any_files(), round in 1u64..100_000) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let all = lines(written(folder.path(), &files));
+            let got = output(folder.path(), |output| {
+                in_order(&mut Solo::new(), all, ROWS, round, Some(output)).expect("gathered");
+            });
+            prop_assert!(got == expected(&files));
+        }
+
+        #[test]
+        fn ranks_that_read_parts_of_the_files_give_the_same(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let all = written(folder.path(), &files);
+            let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
+            let mut parts: Vec<Lines> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            parts.iter_mut().for_each(Lines::sort);
+            let got = output(folder.path(), |output| {
+                for from in (0..ROWS).step_by(width as usize) {
+                    let mut gathered = Gathered::default();
+                    for part in &mut parts {
+                        let old = gathered.bytes.len();
+                        part.stretch(from, ROWS.min(from + width), &mut gathered.bytes).expect("read");
+                        gathered.counts.push(gathered.bytes.len() - old);
+                    }
+                    write_round(output, &gathered).expect("written");
+                }
+            });
+            prop_assert!(got == expected(&files));
+        }
+
+        #[test]
+        fn a_round_fits_or_is_one_prompts(files in any_files(), round in 1u64..100_000) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut all = lines(written(folder.path(), &files));
+            all.sort();
+            let mut next = 0;
+            for (from, to) in stretches(&mut Solo::new(), &all, ROWS, round) {
+                prop_assert_eq!(from, next);
+                next = to;
+                let mut bytes = Vec::new();
+                all.stretch(from, to, &mut bytes).expect("read");
+                prop_assert!(bytes.len() as u64 <= round || to - from == 1);
+                prop_assert_eq!(bytes.len() as u64, all.bytes_by_bin(from, to, 1).iter().sum::<u64>());
+            }
+            prop_assert_eq!(next, ROWS);
+        }
+    }
+
+    #[test]
+    fn a_line_too_long_for_a_spot_comes_out_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = [vec![(1, true, 9 << 20), (0, true, 3), (2, false, (8 << 20) - 60)]];
+        let all = lines(written(folder.path(), &files));
+        let got =
+            output(folder.path(), |output| gather_alone(all, ROWS, output).expect("gathered"));
+        assert!(got == expected(&files));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_by_then_is_an_error_and_not_a_gap() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = written(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
+        let all = lines(files.clone());
+        std::fs::remove_file(&files[1].path).expect("removed");
+        output(folder.path(), |output| {
+            assert!(gather_alone(all, ROWS, output).is_err());
+        });
+    }
 }

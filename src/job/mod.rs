@@ -14,6 +14,7 @@ mod errors;
 mod gather;
 mod hand;
 mod letters;
+mod lines;
 mod listen;
 mod offline;
 mod ready;

@@ -97,7 +97,8 @@ pub fn merge(
     format: Option<Format>,
 ) -> Result<Verdict, JobError> {
     let (folder, mut manifest) = open(run)?;
-    let standing = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
+    let (standing, lines) =
+        Standing::of_folder_with_lines(&folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
     if counts.open > 0 && !partial {
         return Err(JobError::Standing(format!(
@@ -115,7 +116,7 @@ pub fn merge(
         None => own.clone(),
     };
     let mut output = OutputFile::create(Path::new(&place), format)?;
-    gather_alone(&folder, manifest.rows, &manifest.fingerprint, &mut output)?;
+    gather_alone(lines, manifest.rows, &mut output)?;
     output.finish()?;
     if counts.open == 0 && place == own && !is_alive(&manifest, &Node::here().host) {
         // A run that was killed while it gathered: this was the last step.

@@ -351,13 +351,13 @@ impl Root {
         let named: Vec<String> =
             self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
-        let standing = Standing::read_alone(brief)?;
+        let Source { rows, fingerprint, .. } = &self.source;
+        let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
         if let Some(format) = brief.format
-            && standing.counts(self.source.rows).open == 0
+            && standing.counts(*rows).open == 0
         {
             let mut output = OutputFile::create(&brief.output, format)?;
-            let Source { rows, fingerprint, .. } = &self.source;
-            gather_alone(&self.folder, *rows, fingerprint, &mut output)?;
+            gather_alone(lines, *rows, &mut output)?;
             output.finish()?;
         }
         self.end(&standing)

@@ -78,8 +78,8 @@ pub fn run(
         }
     }
 
-    let standing = Standing::read(comm, &brief, code)?;
-    gather(comm, &brief, &common, &standing, code)?;
+    let (standing, lines) = Standing::read_with_lines(comm, &brief, code)?;
+    gather(comm, &brief, &common, lines, code)?;
     let ended = root.map(|root| root.end(&standing));
     let verdict = told(comm, ended, code)?;
     Ok(comm.broadcast_value(verdict)?)

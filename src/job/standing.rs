@@ -5,11 +5,12 @@ use super::{
     CodeOf, JobError,
     agree::everywhere,
     brief::{Brief, SHARDS},
+    lines::Lines,
 };
 use crate::{
     comm::{Combine, Comm, Typed},
     output::Counts,
-    shards::{self, Bitmap, Entry, ShardFile},
+    shards::{self, Bitmap, ShardFile},
     site::Place,
 };
 
@@ -28,36 +29,83 @@ impl Standing {
     pub(super) fn read(comm: &mut dyn Comm, brief: &Brief, code: CodeOf) -> Result<Self, JobError> {
         let mut standing = Self::none(brief.source.rows);
         let read = my_files(comm.rank(), comm.size(), brief)
-            .and_then(|files| standing.take(&files, &brief.source.fingerprint));
+            .and_then(|files| standing.take(&files, &brief.source.fingerprint, None));
+        standing.of_all(comm, read, code)
+    }
+
+    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where a file of all of them is wanted
+    /// and every prompt has its outcome. Both in one reading.
+    pub(super) fn read_with_lines(
+        comm: &mut dyn Comm,
+        brief: &Brief,
+        code: CodeOf,
+    ) -> Result<(Self, Option<Lines>), JobError> {
+        if brief.format.is_none() {
+            return Ok((Self::read(comm, brief, code)?, None));
+        }
+        let (rows, mut standing) = (brief.source.rows, Self::none(brief.source.rows));
+        let read = my_files(comm.rank(), comm.size(), brief).and_then(|files| {
+            let mut lines = Lines::none_of(files.clone(), rows);
+            standing.take(&files, &brief.source.fingerprint, Some(&mut lines))?;
+            Ok(lines)
+        });
+        let (read, lines) = match read {
+            Ok(lines) => (Ok(()), Some(lines)),
+            Err(error) => (Err(error), None),
+        };
+        let standing = standing.of_all(comm, read, code)?;
+        let whole = standing.counts(rows).open == 0;
+        Ok((standing, lines.filter(|_| whole)))
+    }
+
+    /// Collective. One picture out of what each rank has read.
+    fn of_all(
+        mut self,
+        comm: &mut dyn Comm,
+        read: Result<(), JobError>,
+        code: CodeOf,
+    ) -> Result<Self, JobError> {
         everywhere(comm, read, code)?;
-        for bitmap in [&mut standing.answered, &mut standing.failed, &mut standing.for_good] {
+        for bitmap in [&mut self.answered, &mut self.failed, &mut self.for_good] {
             comm.all_reduce(bitmap.words_mut(), Combine::Or);
         }
-        Ok(standing.settled())
+        Ok(self.settled())
     }
 
-    /// Local. All files, by this rank alone.
-    pub(super) fn read_alone(brief: &Brief) -> Result<Self, JobError> {
-        Self::of_folder(&brief.folder, brief.source.rows, &brief.source.fingerprint)
-    }
-
-    /// Local. The same, from a run folder.
+    /// Local. The same, from a run folder, by this process alone.
     pub(super) fn of_folder(
         folder: &std::path::Path,
         rows: u64,
         fingerprint: &str,
     ) -> Result<Self, JobError> {
         let mut standing = Self::none(rows);
-        standing.take(&shards::list(&folder.join(SHARDS))?, fingerprint)?;
+        standing.take(&shards::list(&folder.join(SHARDS))?, fingerprint, None)?;
         Ok(standing.settled())
+    }
+
+    /// Local. The same, and where all lines lie.
+    pub(super) fn of_folder_with_lines(
+        folder: &std::path::Path,
+        rows: u64,
+        fingerprint: &str,
+    ) -> Result<(Self, Lines), JobError> {
+        let files = shards::list(&folder.join(SHARDS))?;
+        let (mut standing, mut lines) = (Self::none(rows), Lines::none_of(files.clone(), rows));
+        standing.take(&files, fingerprint, Some(&mut lines))?;
+        Ok((standing.settled(), lines))
     }
 
     fn none(rows: u64) -> Self {
         Self { answered: Bitmap::new(rows), failed: Bitmap::new(rows), for_good: Bitmap::new(rows) }
     }
 
-    fn take(&mut self, files: &[ShardFile], fingerprint: &str) -> Result<(), JobError> {
-        shards::read_all(files, fingerprint, |_, entry: Entry| {
+    fn take(
+        &mut self,
+        files: &[ShardFile],
+        fingerprint: &str,
+        mut lines: Option<&mut Lines>,
+    ) -> Result<(), JobError> {
+        shards::read_all(files, fingerprint, |file, entry| {
             if entry.success {
                 self.answered.insert(entry.index);
             } else {
@@ -66,6 +114,7 @@ impl Standing {
                     self.for_good.insert(entry.index);
                 }
             }
+            lines.as_mut().map_or(Ok(()), |lines| lines.keep(file, &entry))
         })?;
         Ok(())
     }
@@ -94,11 +143,7 @@ impl Standing {
 
 /// The shard files that this rank reads: its own of this start, since they are in its node's cache, and its part of the
 /// earlier ones.
-pub(super) fn my_files(
-    rank: usize,
-    size: usize,
-    brief: &Brief,
-) -> Result<Vec<ShardFile>, JobError> {
+fn my_files(rank: usize, size: usize, brief: &Brief) -> Result<Vec<ShardFile>, JobError> {
     let files = shards::list(&brief.folder.join(SHARDS))?;
     let mine = |(place, file): (usize, ShardFile)| {
         let its = if file.start == brief.start { file.rank as usize } else { place };

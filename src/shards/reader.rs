@@ -102,11 +102,11 @@ pub fn list(folder: &Path) -> Result<Vec<ShardFile>, ShardError> {
 /// Tells `each` every outcome of a file of the run with this fingerprint.
 ///
 /// # Errors
-/// Where the file cannot be opened or read; damage inside it is in the survey instead.
+/// Where the file cannot be opened or read, and those of `each`; damage inside the file is in the survey instead.
 pub fn read(
     file: &ShardFile,
     fingerprint: &str,
-    mut each: impl FnMut(Entry),
+    mut each: impl FnMut(Entry) -> Result<(), ShardError>,
 ) -> Result<Survey, ShardError> {
     let error = || ShardError::of("cannot read the shard file", &file.path);
     let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
@@ -134,7 +134,7 @@ pub fn read(
             match entry(&line, offset) {
                 Some(entry) => {
                     survey.lines += 1;
-                    each(entry);
+                    each(entry)?;
                 }
                 None => survey.damaged += 1,
             }
@@ -143,17 +143,17 @@ pub fn read(
     }
 }
 
-/// The same over several files; what was met is logged.
+/// The same over several files, by their numbers; what was met is logged.
 ///
 /// # Errors
 /// As [`read`].
 pub fn read_all<'a>(
     files: impl IntoIterator<Item = &'a ShardFile>,
     fingerprint: &str,
-    mut each: impl FnMut(&ShardFile, Entry),
+    mut each: impl FnMut(usize, Entry) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
-    for file in files {
-        let survey = read(file, fingerprint, |entry| each(file, entry))?;
+    for (number, file) in files.into_iter().enumerate() {
+        let survey = read(file, fingerprint, |entry| each(number, entry))?;
         let path = file.path.display();
         if survey.foreign {
             tracing::warn!(
@@ -200,8 +200,11 @@ mod tests {
 
     fn entries(file: &ShardFile, fingerprint: &str) -> (Vec<(u64, bool, bool)>, Survey) {
         let mut all = Vec::new();
-        let survey = read(file, fingerprint, |it| all.push((it.index, it.success, it.passes)))
-            .expect("read");
+        let survey = read(file, fingerprint, |it| {
+            all.push((it.index, it.success, it.passes));
+            Ok(())
+        })
+        .expect("read");
         (all, survey)
     }
 

@@ -18,9 +18,9 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
         title: "the book alone: 120,000 ranks, 100 million prompts",
         why: "All nodes of the machine with a rank for each of their twelve tiles, and 833 prompts for \
               each rank. Twelve slots a rank are few: more would mean fewer messages a prompt. A prompt \
-              takes 2 to 6 s on the fastest rank and up to 2.5 times as long on the slowest, so a rank \
-              asks more rarely than its report of every 5 s is due: it is the ranks' number that rank \
-              0 hears. Without a network: a message takes no time. Once: the play is always the same.",
+              takes 2 to 6 s on the fastest rank and up to 2.5 times as long on the slowest, so that a \
+              rank asks more rarely than its report of every 5 s is due, until leases shrink at the \
+              end. Without a network: a message takes no time. Once: the play is always the same.",
         rows: vec![
             Row::of("share", "share of the bound", ""),
             Row::of("idle_share", "a slot's idle time, of the bound", ""),

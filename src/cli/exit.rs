@@ -56,6 +56,7 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::Hostfile { .. }
         | JobError::Deal(_)
         | JobError::Ranks { .. } => SETTINGS,
+        JobError::Signals(_) => OPEN,
         JobError::Comm(_) => MPI,
         JobError::Elsewhere(code) => *code,
     }

@@ -194,6 +194,15 @@ pub(super) struct Running {
     /// Refuse to start with another number of ranks
     #[arg(long, value_name = "N")]
     expect_ranks: Option<String>,
+    /// How long the job may take, as 90m or 12:00:00 [default: auto, what PBS says]
+    #[arg(long, value_name = "TIME")]
+    walltime: Option<String>,
+    /// When it has to be over: seconds since 1970, or 2026-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<String>,
+    /// How much of that is kept for the end [default: 2m, at most a fifth]
+    #[arg(long, value_name = "TIME")]
+    margin: Option<String>,
     /// A rank that was silent for so long is lost: others get its prompts [default: 60s]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     rank_silence: Option<String>,

@@ -53,6 +53,8 @@ pub(super) struct Driver {
     /// Somebody else has settled these, while requests for them were under way here.
     pub(super) forgotten: HashSet<u64>,
     pub(super) telling: Telling,
+    /// Nothing is sent any more.
+    pub(super) draining: bool,
     /// No endpoint has been up since.
     pub(super) down_since: Option<Instant>,
     began: Instant,
@@ -108,6 +110,7 @@ impl Driver {
             taken: 0,
             forgotten: HashSet::new(),
             telling: Telling::new(now),
+            draining: false,
             down_since: None,
             began: now,
             moved: now,
@@ -131,7 +134,7 @@ impl Driver {
             let now = Instant::now();
             self.stock.ripen(now);
             self.take_what_is_there(&mut prompts);
-            if !self.paused && !self.is_filling(now) {
+            if !self.paused && !self.draining && !self.is_filling(now) {
                 self.send(&flights, now);
                 self.copy(&flights, now);
                 self.servers.iter_mut().for_each(|it| it.was_full = it.is_full());
@@ -192,6 +195,7 @@ impl Driver {
                 Woken::Command(Some(Command::Ending(given))) => self.given = given,
                 Woken::Command(Some(Command::Forget(indexes))) => self.forget(&indexes),
                 Woken::Command(Some(Command::GiveBack)) => self.give_back(tell),
+                Woken::Command(Some(Command::Drain)) => self.draining = true,
                 Woken::Command(Some(Command::Stop) | None) => return (Ended::Stopped, self.tally),
             }
         }

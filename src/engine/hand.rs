@@ -41,12 +41,13 @@ const DOWN: Duration = Duration::from_secs(2);
 pub(super) struct Telling {
     in_hand: InHand,
     down: bool,
+    drained: bool,
     next: Instant,
 }
 
 impl Telling {
     pub(super) fn new(now: Instant) -> Self {
-        Self { in_hand: InHand::default(), down: false, next: now }
+        Self { in_hand: InHand::default(), down: false, drained: false, next: now }
     }
 
     /// When there may be something to say that was held back.
@@ -69,8 +70,14 @@ impl Driver {
             self.telling.down = self.down_since.is_some();
             tell(Word::Progress(self.progress()));
         }
-        if self.gives_back_at().is_some_and(|at| at <= now) {
+        if self.draining || self.gives_back_at().is_some_and(|at| at <= now) {
             self.give_back(tell);
+        }
+        if self.draining
+            && self.in_flight == 0
+            && !std::mem::replace(&mut self.telling.drained, true)
+        {
+            tell(Word::Progress(self.progress()));
         }
         if now < self.telling.next {
             return;

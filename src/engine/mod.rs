@@ -75,7 +75,8 @@ pub enum Ended {
 /// What the engine says to the thread that started it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Word {
-    /// Every second, and at once when the first endpoint comes up or the last goes down.
+    /// Every second, and at once when the first endpoint comes up or the last goes down, or nothing is under way any more
+    /// of what is drained.
     Progress(Progress),
     /// There is little left to send, or nothing.
     InHand(InHand),
@@ -96,6 +97,7 @@ enum Command {
     Ending(Option<u64>),
     Forget(Vec<u64>),
     GiveBack,
+    Drain,
 }
 
 /// What an engine works with.
@@ -193,6 +195,11 @@ impl Running {
     /// Somebody else has settled these prompts (by index).
     pub fn forget(&self, indexes: Vec<u64>) {
         self.tell(Command::Forget(indexes));
+    }
+
+    /// From now on nothing is sent; what it has not sent it gives back ([`Word::GivesBack`]), what is under way it waits for.
+    pub fn drain(&self) {
+        self.tell(Command::Drain);
     }
 
     /// Asks it to give back what it has not sent ([`Word::GivesBack`]).

@@ -46,6 +46,16 @@ impl Book {
         self.ledger.open()
     }
 
+    /// Prompts that somebody has.
+    pub(super) fn leased(&self) -> u64 {
+        self.ledger.open() - self.ledger.free()
+    }
+
+    /// What a prompt usually takes at the slowest rank.
+    pub(super) fn slowest(&self) -> Duration {
+        self.ledger.slowest().unwrap_or_default()
+    }
+
     /// Does it have anything to work on?
     pub(super) fn has_work(&self, rank: usize) -> bool {
         self.ledger.has_leases(rank)

@@ -2,7 +2,9 @@
 
 use tracing::debug;
 
-use super::{CodeOf, Given, JobError, Verdict, agree::agree, ready::wait_for_endpoints};
+use super::{
+    CodeOf, Given, JobError, Verdict, agree::agree, limit::Limit, ready::wait_for_endpoints,
+};
 use crate::{
     comm::{Comm, Typed},
     report::{self, CheckReport, CheckedRank},
@@ -27,7 +29,7 @@ pub fn check(
         host: place.node.host,
         local_rank: place.local_rank,
         local_size: place.local_size,
-        endpoints: wait_for_endpoints(comm, &common)?,
+        endpoints: wait_for_endpoints(comm, &common, Limit::default())?,
     };
     let library = comm.library().to_string();
     let ranks = comm.gather_values(&found)?;

@@ -42,6 +42,9 @@ pub enum JobError {
     /// Answers cannot be read or written.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// Signals cannot be caught.
+    #[error("the system does not let signals be caught: {0}")]
+    Signals(std::io::Error),
     /// The run's other files cannot be read or written.
     #[error(transparent)]
     Output(#[from] OutputError),

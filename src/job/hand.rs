@@ -17,6 +17,7 @@ use crate::{
     domain::Tally,
     engine::{Ended, InHand, Progress, Running, Word},
     prompts,
+    site::Ask,
 };
 
 /// What a rank's other threads say to its main thread.
@@ -25,6 +26,8 @@ pub(super) enum Said {
     Word(Word),
     /// The outcomes of these rows are in the shard file.
     Written(Vec<u64>),
+    /// Somebody asks this process to end.
+    Asked(Ask),
     /// On rank 0: a lease for a rank, with its rows' text.
     Fetched(usize, Result<Lease, String>),
 }
@@ -47,6 +50,8 @@ pub(super) struct Hand {
     left: Option<f64>,
     /// It asked for prompts and has not got any since.
     asked: bool,
+    /// How often somebody asked this process to end.
+    asked_to_end: u32,
     idle_told: u64,
     up_told: bool,
     answered_told: bool,
@@ -102,6 +107,7 @@ impl Hand {
             ending: false,
             left: None,
             asked: false,
+            asked_to_end: 0,
             idle_told: 0,
             up_told: false,
             answered_told: false,
@@ -133,6 +139,10 @@ impl Hand {
             Said::Written(rows) => {
                 self.settled.extend(rows.iter().filter_map(|row| self.places.remove(row)));
             }
+            Said::Asked(ask) => {
+                self.asked_to_end += 1;
+                self.letters.push(Message::Asked(ask));
+            }
             Said::Fetched(rank, _) => warn!(rank, "text for a lease, which only rank 0 sends"),
         }
     }
@@ -149,9 +159,13 @@ impl Hand {
             }
             Message::Recall => self.with_engine(Running::give_back),
             Message::GoOn => self.with_engine(Running::go_on),
+            Message::Drain => {
+                self.ending = true;
+                self.with_engine(Running::drain);
+            }
             Message::Stop => self.with_engine(Running::stop),
             Message::Over(_) => {}
-            Message::Report(_) | Message::Ended(..) | Message::AllAlike(..) => {
+            Message::Report(_) | Message::Ended(..) | Message::AllAlike(..) | Message::Asked(_) => {
                 warn!("a letter that only rank 0 reads");
             }
         }
@@ -167,6 +181,11 @@ impl Hand {
         }
         letters.append(&mut self.letters);
         letters
+    }
+
+    /// Was this process asked to end more than once? Then nothing is waited for any more.
+    pub(super) fn is_in_a_hurry(&self) -> bool {
+        self.asked_to_end > 1
     }
 
     /// Ends the engine and waits for its threads.

@@ -13,6 +13,7 @@ use crate::{
     domain::Tally,
     engine::{Ended, Progress},
     prompts,
+    site::Ask,
 };
 
 /// A letter.
@@ -24,6 +25,8 @@ pub(super) enum Message {
     Ended(Ended, Tally),
     /// To rank 0: so many first outcomes are all the same failure, with these words; nothing is sent meanwhile.
     AllAlike(u64, String),
+    /// To rank 0: somebody asks this rank to end.
+    Asked(Ask),
     /// From rank 0.
     Grant(Grant),
     /// From rank 0: others have settled these rows.
@@ -32,6 +35,8 @@ pub(super) enum Message {
     Recall,
     /// From rank 0: those failures are the prompts' own.
     GoOn,
+    /// From rank 0: send nothing more, and wait for what is under way.
+    Drain,
     /// From rank 0: stop.
     Stop,
     /// From rank 0, its last letter.

@@ -14,6 +14,7 @@ use super::{
     book::Book,
     hand::{Hand, Said},
     letters::{Grant, Lease, Message, Over, Report, read},
+    limit::Limit,
     root::Root,
 };
 use crate::{
@@ -29,6 +30,8 @@ use crate::{
 pub(super) const ALIKE: usize = 100;
 /// How often the manifest says how it stands.
 const MANIFEST_EVERY: Duration = Duration::from_secs(10);
+/// Prompts are given so many times what one usually takes at the slowest rank, so that most get through.
+const PROMPTS_TAKE: u32 = 2;
 /// How often all ranks are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often the progress is shown; the bar decides itself when.
@@ -51,6 +54,9 @@ pub(super) struct Listener<'c, 'r> {
     patience: Duration,
     /// No endpoint of any rank is up since.
     nobody_since: Option<Instant>,
+    limit: Limit,
+    /// Nothing is granted any more; when what is under way then is ended too.
+    draining: Option<Instant>,
     /// Everybody was told to stop.
     stopping: bool,
     looked: Instant,
@@ -76,7 +82,7 @@ impl<'c, 'r> Listener<'c, 'r> {
         book: Book,
         root: &'r mut Root,
         settings: &Settings,
-        (up, blind): (&[u64], &[bool]),
+        (up, blind, limit): (&[u64], &[bool], Limit),
         fetch: Option<mpsc::Sender<(usize, Lease)>>,
     ) -> Self {
         let now = Instant::now();
@@ -95,7 +101,12 @@ impl<'c, 'r> Listener<'c, 'r> {
             hand,
             book,
             ranks: up.iter().enumerate().map(heard).collect(),
-            view: ProgressView::new(settings.progress, up.len(), before.submitted, done),
+            view: ProgressView::new(
+                settings.progress,
+                up.len(),
+                (before.submitted, done),
+                limit.at,
+            ),
             root,
             fetch,
             answered: before.answered > 0,
@@ -103,6 +114,8 @@ impl<'c, 'r> Listener<'c, 'r> {
             silence: settings.rank_silence.get(),
             patience: settings.ready_timeout.get(),
             nobody_since: None,
+            limit,
+            draining: None,
             stopping: false,
             looked: now,
         }
@@ -128,6 +141,10 @@ impl<'c, 'r> Listener<'c, 'r> {
                 self.heard(0, message);
             }
             self.ranks[0].last = now;
+            if self.hand.is_in_a_hurry() {
+                self.root.stopped();
+                self.post.comm().abort(super::STOPPED_EARLY);
+            }
             if self.book.open() == 0 {
                 self.stop("every prompt has its outcome");
             }
@@ -204,6 +221,10 @@ impl<'c, 'r> Listener<'c, 'r> {
         if self.stopping {
             return;
         }
+        self.mind_the_time();
+        if self.draining.is_some() {
+            return;
+        }
         for (rank, lease) in self.book.look() {
             self.give(rank, lease);
         }
@@ -242,7 +263,12 @@ impl<'c, 'r> Listener<'c, 'r> {
                 }
             }
             Message::AllAlike(count, words) => self.ranks[from].alike = Some((count, words)),
+            Message::Asked(ask) => {
+                let now = Instant::now();
+                self.drain(self.limit.after(ask, now), "a signal asks for it");
+            }
             Message::Grant(_)
+            | Message::Drain
             | Message::Needless(_)
             | Message::Recall
             | Message::GoOn
@@ -259,7 +285,7 @@ impl<'c, 'r> Listener<'c, 'r> {
         for (rank, rows) in self.book.reported(from, &settled, &back, usual) {
             self.tell(rank, Message::Needless(rows));
         }
-        let lease = if self.stopping || self.ranks[from].ended {
+        let lease = if self.stopping || self.draining.is_some() || self.ranks[from].ended {
             None
         } else {
             self.book.asked(from, want, idle)
@@ -291,6 +317,33 @@ impl<'c, 'r> Listener<'c, 'r> {
             Err(why) => {
                 error!("the input cannot be read on for rank {rank}: {why}");
                 self.stop("the input cannot be read");
+            }
+        }
+    }
+
+    /// Begins to end when what is left of the walltime is less than prompts take, and ends when it is over.
+    fn mind_the_time(&mut self) {
+        let now = Instant::now();
+        match (self.draining, self.limit.at) {
+            (Some(_), _) if self.book.leased() == 0 => self.stop("nothing is under way any more"),
+            (Some(end), _) if now >= end => self.stop("the time is over"),
+            (None, Some(end)) if now + self.book.slowest() * PROMPTS_TAKE >= end => {
+                self.drain(end, "the walltime comes to its end");
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing is granted or sent any more; what is under way has until `end`.
+    fn drain(&mut self, end: Instant, why: &str) {
+        if self.draining.is_some_and(|before| before <= end) || self.stopping {
+            return;
+        }
+        let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
+        warn!(seconds, "no more prompts are sent, and those under way have so long: {why}");
+        if self.draining.replace(end).is_none() {
+            for rank in 0..self.ranks.len() {
+                self.tell(rank, Message::Drain);
             }
         }
     }

@@ -14,6 +14,7 @@ mod errors;
 mod gather;
 mod hand;
 mod letters;
+mod limit;
 mod lines;
 mod listen;
 mod offline;

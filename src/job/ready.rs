@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{JobError, agree::Common};
+use super::{JobError, agree::Common, limit::Limit};
 use crate::{
     comm::{Combine, Comm},
     domain::{Probe, Surveyed},
@@ -14,9 +14,12 @@ use crate::{
 pub(super) fn wait_for_endpoints(
     comm: &mut dyn Comm,
     common: &Common,
+    limit: Limit,
 ) -> Result<Vec<Surveyed>, JobError> {
-    let patience = common.settings.ready_timeout.get();
     let began = Instant::now();
+    let patience = common.settings.ready_timeout.get();
+    let patience =
+        limit.at.map_or(patience, |at| patience.min(at.saturating_duration_since(began)));
     loop {
         let left = patience.saturating_sub(began.elapsed());
         let found = survey(&common.urls, common.key.clone(), left);

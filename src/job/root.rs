@@ -302,6 +302,14 @@ impl Root {
         }
     }
 
+    /// The end without an end: what is counted so far is left as it is.
+    pub(super) fn stopped(&mut self) {
+        self.manifest.state = State::Stopped;
+        if let Err(error) = self.manifest.write(&self.folder) {
+            warn!("the manifest cannot be written: {error}");
+        }
+    }
+
     /// What was done before this start.
     pub(super) fn counts(&self) -> Counts {
         self.manifest.counts.clone()

@@ -1,19 +1,23 @@
 //! `run`: the line, top to bottom. Each statement's value is the next one's input.
 
+use std::time::Instant;
+
 use super::{
     CodeOf, Given, JobError, Verdict,
-    agree::{agree, told},
+    agree::{agree, everywhere, told},
     gather::gather,
     letters::Over,
+    limit::Limit,
     ready::wait_for_endpoints,
     root,
     standing::{Standing, check_folder},
     talk,
-    work::{Lead, work},
+    work::{Lead, Start, work},
 };
 use crate::{
     comm::{Comm, RollCall, Typed, roll_call},
     report,
+    site::Signals,
 };
 
 /// Collective. Answers the prompts of `inputs`.
@@ -27,10 +31,13 @@ pub fn run(
     code: CodeOf,
     code_of_verdict: fn(Verdict) -> u8,
 ) -> Result<Verdict, JobError> {
+    let began = Instant::now();
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     let begun = (comm.rank() == 0).then(|| root::begin(&common, inputs, comm.size()));
     let mut root = told(comm, begun, code)?;
+    let signals = everywhere(comm, Signals::catch().map_err(JobError::Signals), code)?;
+    let limit = Limit::agreed(comm, &common, began)?;
     let brief = comm.broadcast_value(root.as_ref().map(root::Root::brief))?;
     let blind = check_folder(comm, &brief, &common.place, code)?;
     let standing = Standing::read(comm, &brief, code)?;
@@ -39,7 +46,7 @@ pub fn run(
     told(comm, noted, code)?;
 
     if done.gaps().next().is_some() {
-        let ready = wait_for_endpoints(comm, &common)?;
+        let ready = wait_for_endpoints(comm, &common, limit)?;
         let found = comm.gather_values(&ready)?;
         let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
         let chosen = told(comm, chosen, code)?.flatten();
@@ -48,11 +55,11 @@ pub fn run(
         };
         let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
             let book = root.book(&done, blind.len());
-            Lead { root, book, blind }
+            Lead { root, book, blind, limit }
         });
         let shares = lead.as_mut().map(|lead| lead.book.first(&choice.weights, &lead.blind));
         let first = comm.scatter_values(shares)?;
-        let over = work(comm, &common, &brief, &choice, ready, first, lead)?;
+        let over = work(comm, &common, &brief, &choice, Start { ready, first, lead }, &signals)?;
         let here = if over == Over::Together {
             roll_call(comm, talk::ROLL_CALL)?
         } else {

@@ -51,6 +51,9 @@ pub(super) fn report_until_over(
         for message in hand.letters(Instant::now()) {
             post.comm().send_value(0, Tag::Job, &message)?;
         }
+        if hand.is_in_a_hurry() {
+            post.comm().abort(super::STOPPED_EARLY);
+        }
         if heard.elapsed() > silence * ALONE {
             error!(rank, "rank 0 has not been heard of for {:?}: this rank ends", heard.elapsed());
             post.comm().abort(super::STOPPED_EARLY);

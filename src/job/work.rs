@@ -13,6 +13,7 @@ use super::{
     conversations::renderer,
     hand::{Hand, Rhythm, Said},
     letters::{Grant, Message, Over},
+    limit::Limit,
     listen::{ALIKE, Listener, fetcher},
     root::Root,
     talk::report_until_over,
@@ -26,10 +27,20 @@ use crate::{
     prompts::{self, BadRow, Reader},
     settings::{Amount, Settings, UsageCount},
     shards::{Header, LineStyle, ShardWriter},
+    site::Signals,
 };
 
 /// A rank asks after so many, however many ranks there are.
 const ALIKE_LEAST: usize = 8;
+
+/// What a rank begins with.
+pub(super) struct Start<'r> {
+    /// Its endpoints.
+    pub(super) ready: Vec<Surveyed>,
+    pub(super) first: Grant,
+    /// On rank 0.
+    pub(super) lead: Option<Lead<'r>>,
+}
 
 /// What rank 0 has besides.
 pub(super) struct Lead<'r> {
@@ -37,6 +48,7 @@ pub(super) struct Lead<'r> {
     pub(super) book: Book,
     /// Who cannot open the input.
     pub(super) blind: Vec<bool>,
+    pub(super) limit: Limit,
 }
 
 /// In effect collective, by letters. Works on what this rank is given, until all ranks' work has ended.
@@ -45,9 +57,8 @@ pub(super) fn work(
     common: &Common,
     brief: &Brief,
     choice: &Choice,
-    ready: Vec<Surveyed>,
-    first: Grant,
-    lead: Option<Lead<'_>>,
+    Start { ready, first, lead }: Start<'_>,
+    signals: &Signals,
 ) -> Result<Over, JobError> {
     let (tell, words) = mpsc::channel();
     let (leases, leased) = mpsc::channel();
@@ -61,16 +72,21 @@ pub(super) fn work(
     let (rank, size, silence) = (comm.rank(), comm.size(), common.settings.rank_silence.get());
     let mut hand = Hand::new(engine, Some(leases), Rhythm::of(size, silence));
     hand.hear(Message::Grant(first));
+    let asked = tell.clone();
+    signals.tell(Some(Box::new(move |ask| {
+        let _ = asked.send(Said::Asked(ask)); // nobody listens: the job is ending
+    })));
     let post = Post::new(comm, words);
     let (over, hand) = match lead {
-        Some(Lead { root, book, blind }) => {
+        Some(Lead { root, book, blind, limit }) => {
             let any = blind.contains(&true);
             let fetch = any.then(|| fetcher(brief.source.clone(), tell.clone())).flatten();
-            let knows = (choice.weights.as_slice(), blind.as_slice());
+            let knows = (choice.weights.as_slice(), blind.as_slice(), limit);
             Listener::new(post, hand, book, root, &common.settings, knows, fetch).listen()
         }
         None => report_until_over(post, rank, hand, silence)?,
     };
+    signals.tell(None);
     hand.end();
     Ok(over)
 }

@@ -56,6 +56,7 @@ pub struct Ledger {
     at_work: usize,
     /// The shortest time that a prompt usually takes anywhere.
     fastest: Option<Duration>,
+    slowest: Option<Duration>,
     /// When something was settled last.
     moved: Duration,
 }
@@ -107,6 +108,7 @@ impl Ledger {
             unknown: ranks,
             at_work: ranks,
             fastest: None,
+            slowest: None,
             moved: Duration::ZERO,
         }
     }
@@ -172,7 +174,18 @@ impl Ledger {
     /// Finds the shortest of these, which is to be done now and then: it takes a look at every rank.
     pub fn look(&mut self) {
         let at_work = self.ranks.iter().filter(|it| !it.out && !it.lost);
-        self.fastest = at_work.filter_map(|it| it.usual).min();
+        (self.fastest, self.slowest) = at_work.filter_map(|it| it.usual).fold(
+            (None, None),
+            |(least, most): (Option<Duration>, Option<Duration>), it| {
+                (Some(least.map_or(it, |least| least.min(it))), most.max(Some(it)))
+            },
+        );
+    }
+
+    /// The longest time that a prompt usually takes at a rank, as it was looked for last.
+    #[must_use]
+    pub fn slowest(&self) -> Option<Duration> {
+        self.slowest
     }
 
     /// A rank's work has ended. What it had and has not settled is free again.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 
+use super::progress::readable;
 use crate::{
     domain::{FailureKind, Tally},
     output::{Counts, Manifest},
@@ -66,7 +67,17 @@ impl fmt::Display for Finish<'_> {
         }
         writeln!(f, "run folder: {}", self.folder)?;
         if counts.open > 0 {
-            writeln!(f, "{} prompts are open: start the same command again to go on", counts.open)?;
+            let pace = tally.settled() as f64 / self.seconds.max(0.001);
+            let left = if tally.settled() > 0 {
+                format!(" (at this pace {} more)", readable(counts.open as f64 / pace))
+            } else {
+                String::new()
+            };
+            writeln!(
+                f,
+                "{} prompts are open: start the same command again to go on{left}",
+                counts.open
+            )?;
         } else if counts.failed > 0 {
             writeln!(
                 f,

@@ -19,6 +19,8 @@ pub struct ProgressView {
     began: Instant,
     last_line: Instant,
     shown: u64,
+    /// When the walltime ends the work.
+    ends: Option<Instant>,
 }
 
 /// A log line at least so far apart.
@@ -28,7 +30,12 @@ impl ProgressView {
     /// For a run of `all` prompts, `before` of which were done before. A bar only for one process on a terminal: under
     /// mpiexec it would be garbage in a log.
     #[must_use]
-    pub fn new(style: ProgressStyle, ranks: usize, all: u64, before: u64) -> Self {
+    pub fn new(
+        style: ProgressStyle,
+        ranks: usize,
+        (all, before): (u64, u64),
+        ends: Option<Instant>,
+    ) -> Self {
         let watched = ranks == 1 && std::io::stderr().is_terminal();
         let bar = match style {
             ProgressStyle::Bar => true,
@@ -46,6 +53,7 @@ impl ProgressView {
             began: now,
             last_line: now,
             shown: 0,
+            ends,
         }
     }
 
@@ -72,12 +80,16 @@ impl ProgressView {
         let left = self.all.saturating_sub(self.before + tally.settled());
         let eta = if rate > 0.0 { left as f64 / rate } else { 0.0 };
         super::say(&format!(
-            "{}/{} done, {rate:.1} prompts/s, {:.0} tokens/s, {in_flight} in flight, {} failed, {up} endpoints up, {} left",
+            "{}/{} done, {rate:.1} prompts/s, {:.0} tokens/s, {in_flight} in flight, {} failed, {up} endpoints up, {} left{}",
             self.before + tally.settled(),
             self.all,
             tally.completion_tokens as f64 / seconds,
             tally.failed(),
             readable(eta),
+            self.ends.map_or(String::new(), |ends| {
+                let left = ends.saturating_duration_since(Instant::now());
+                format!(", {} of walltime", readable(left.as_secs_f64()))
+            }),
         ));
     }
 
@@ -98,7 +110,7 @@ fn new_bar(all: u64) -> ProgressBar {
     bar
 }
 
-fn readable(seconds: f64) -> String {
+pub(super) fn readable(seconds: f64) -> String {
     let period = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
     if period > Duration::from_secs(100 * 86400) {
         "very long".into()

@@ -10,11 +10,13 @@
 mod environment;
 mod layers;
 mod secret;
+mod times;
 mod values;
 
 pub use environment::Environment;
 pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
 pub use secret::Secret;
+pub use times::{Moment, Walltime};
 pub use values::{
     Amount, Api, BadRows, DuplicateIds, ExtraBody, Gather, LogFormat, OutputFormat, Period,
     ProgressStyle, Quota, RemoteEndpoints, Resume, UsageCount,
@@ -94,6 +96,12 @@ pub struct Settings {
     pub rate_limit: Option<f64>,
     /// Who renders conversations for lists: `auto`, `none`, or a file.
     pub chat_template: String,
+    /// How long the job may take, from its start.
+    pub walltime: Walltime,
+    /// When the job has to be over.
+    pub deadline: Option<Moment>,
+    /// How much of it is kept for the end.
+    pub margin: Option<Period>,
     /// A rank that was silent for so long is taken to be lost.
     pub rank_silence: Period,
     /// A request's time limit.
@@ -160,6 +168,9 @@ impl Default for Settings {
             concurrency: Amount::Auto,
             rate_limit: None,
             chat_template: "auto".into(),
+            walltime: Walltime::Auto,
+            deadline: None,
+            margin: None,
             rank_silence: Period::seconds(60),
             timeout: Period::seconds(300),
             timeout_per_sequence: Period::seconds(60),

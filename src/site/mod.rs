@@ -1,4 +1,5 @@
-//! Facts of where the job runs: the node, the hostfile, and so which rank drives which server.
+//! Facts of where the job runs: the node, the hostfile, and so which rank drives which server; the time that is left, and
+//! who asks for an end.
 //!
 //! Owns names of hosts and the rule that every endpoint has exactly one owner rank, so that its window is one window.
 //! Knows nothing of HTTP: an endpoint is a URL here.
@@ -6,7 +7,11 @@
 mod deal;
 mod hostfile;
 mod node;
+mod signals;
+mod walltime;
 
 pub use deal::{DealError, Wanted, deal};
 pub use hostfile::{HostLine, HostfileError, parse_hostfile};
 pub use node::{Node, Place, is_at_work, places};
+pub use signals::{Ask, Signals};
+pub use walltime::left_by_pbs;

@@ -39,6 +39,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("comfy_table", "report/"),
     ("tracing_subscriber", "report/log.rs"),
     ("if_addrs", "site/node.rs"),
+    ("signal_hook", "site/signals.rs"),
     ("strsim", "settings/layers.rs"),
     ("backon", "engine/verdicts.rs"),
     ("futures_util", "engine/"),

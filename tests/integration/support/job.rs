@@ -46,7 +46,8 @@ pub fn mpiexec() -> String {
     std::env::var("AURORA_MPIEXEC").unwrap_or_else(|_| env!("BUILD_MPIEXEC").into())
 }
 
-fn is_open_mpi() -> bool {
+/// Is that Open MPI's?
+pub fn is_open_mpi() -> bool {
     let version = Command::new(mpiexec()).arg("--version").output().expect("mpiexec --version");
     let text = String::from_utf8_lossy(&version.stdout).into_owned();
     text.contains("Open MPI") || text.contains("OpenRTE") || text.contains("PRRTE")
@@ -174,6 +175,11 @@ impl Job {
 }
 
 impl Started {
+    /// The launcher's process, or the program's where there is none.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// To its end, or to the deadline's.
     pub fn wait(mut self) -> Ended {
         let (code, killed) = wait(&mut self.child, self.deadline);

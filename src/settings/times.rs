@@ -1,0 +1,154 @@
+//! When a job has to be over: types of settings.
+
+use std::{fmt, str::FromStr, time::SystemTime};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::Period;
+
+/// How long a job may take, from its start: what the batch system says, or a time, also as `12:00:00`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Walltime {
+    /// The batch system's, where there is one that can be asked.
+    #[default]
+    Auto,
+    /// So long.
+    For(Period),
+}
+
+/// A moment: seconds since 1970, or `2026-01-31T18:00:00Z`, which is UTC also without the `Z`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(SystemTime);
+
+impl Moment {
+    /// As std's type.
+    #[must_use]
+    pub const fn get(self) -> SystemTime {
+        self.0
+    }
+}
+
+impl FromStr for Walltime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        if let Some(seconds) = clock(text) {
+            return Ok(Self::For(Period::seconds(seconds)));
+        }
+        let wrong =
+            |_| format!("{text:?} is neither auto nor a length of time like 90m or 12:00:00");
+        text.parse().map(Self::For).map_err(wrong)
+    }
+}
+
+/// `12:00:00`, `90:00`.
+fn clock(text: &str) -> Option<u64> {
+    let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    match parts[..] {
+        [hours, minutes, seconds] => {
+            hours.checked_mul(3600)?.checked_add(minutes.checked_mul(60)?)?.checked_add(seconds)
+        }
+        [minutes, seconds] => minutes.checked_mul(60)?.checked_add(seconds),
+        _ => None,
+    }
+}
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let wrong = || {
+            format!("{text:?} is neither seconds since 1970 nor a time like 2026-01-31T18:00:00Z")
+        };
+        if let Ok(seconds) = text.parse::<u64>() {
+            let since = std::time::Duration::from_secs(seconds);
+            return SystemTime::UNIX_EPOCH.checked_add(since).map(Self).ok_or_else(wrong);
+        }
+        humantime::parse_rfc3339_weak(text).map(Self).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for Walltime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::For(period) => period.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_seconds(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Walltime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a time")]
+enum Written {
+    Number(u64),
+    Text(String),
+}
+
+impl Written {
+    fn read<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        let text = match Self::deserialize(from)? {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text,
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Walltime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Written::read(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Written::read(deserializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_as_people_and_batch_systems_write_them() {
+        let walltime = |text: &str| text.parse::<Walltime>();
+        let lasts = |seconds| Ok(Walltime::For(Period::seconds(seconds)));
+        assert_eq!(walltime("auto"), Ok(Walltime::Auto));
+        assert_eq!((walltime("12:00:30"), walltime("90:00")), (lasts(43_230), lasts(5400)));
+        assert_eq!((walltime("90m"), walltime("20")), (lasts(5400), lasts(20)));
+        assert!(walltime("soon").is_err() && walltime("1:2:3:4").is_err());
+        assert!(walltime("99999999999999999:00:00").is_err());
+        let moment = |text: &str| text.parse::<Moment>();
+        assert_eq!(moment("1893456000"), moment("2030-01-01T00:00:00Z"));
+        assert_eq!(moment("1893456000"), moment("2030-01-01 00:00:00"));
+        assert!(moment("18:00").is_err());
+        assert_eq!(
+            moment("1893456000").map(|it| it.to_string()).as_deref(),
+            Ok("2030-01-01T00:00:00Z")
+        );
+    }
+}

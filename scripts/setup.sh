@@ -117,6 +117,13 @@ if [ -z "$libclang" ]; then
   libclang=$(cd "$(dirname "$found")" && pwd)
 fi
 
+# --- network namespaces, for scripts/multi-host.sh; it alone is skipped where `ip` is missing --------
+if ! command -v ip > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+  say "installing iproute2"
+  timeout 120 sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2' \
+    > .mpi/apt.log 2>&1 || say "iproute2 cannot be installed (.mpi/apt.log): tests over several hosts will be skipped"
+fi
+
 # --- .mpi/env -------------------------------------------------------------------------------------
 bin=$(dirname "$mpicc")
 launcher=

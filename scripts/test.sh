@@ -35,7 +35,7 @@ step documentation
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet || fail "rustdoc has complaints (above)"
 
 step scripts
-for script in scripts/*.sh pbs/*.pbs .ci/run; do
+for script in scripts/*.sh scripts/*/*.sh pbs/*.pbs .ci/run; do
   [ ! -e "$script" ] || bash -n "$script" || fail "$script is no shell script"
 done
 
@@ -55,10 +55,14 @@ scripts/test-pbs.sh 2>&1 | tee -a "$log" || fail "a job script does not do what 
 step "the openai Python client against the simulator"
 scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met something it does not expect (above)"
 
+step "four hosts on one machine, and what can happen to them"
+scripts/multi-host.sh 2>&1 | tee -a "$log" || fail "a job over several hosts does not end as it should (above)"
+
 count() { grep -c "$1" "$log" || true; }
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
-printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s s\n' \
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s s\n' \
   "$passed" "$(count '^test result: ok')" "$(count '^test .*\(collectives\|endings\|engine\|check\|ranks\|run\|time\)::.* ok$')" \
   "$(grep -o 'replayed [0-9]* of [0-9]* recordings, [0-9]* match' "$log" | head -n 1 || true)" \
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
-  "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" "$((SECONDS - began))"
+  "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" \
+  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$((SECONDS - began))"

@@ -58,7 +58,7 @@ pub enum Route {
 }
 
 /// What the user calls a prompt: JSON, a string or a number. Where the row has none, its index as a string.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Id(String);
 
 impl Id {

@@ -2,13 +2,15 @@
 //!
 //! Owns the counting. Does not know what follows from it: that is the scan's last word.
 
+use serde::{Deserialize, Serialize};
+
 use super::{object::Ask, row::Row};
 
 /// A file's number and a line in it.
 pub(super) type At = (u32, u64);
 
 /// What adds up over the rows.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Totals {
     pub texts: u64,
     pub messages: u64,
@@ -19,14 +21,14 @@ pub(super) struct Totals {
 }
 
 /// How often something was seen, and where first.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub count: u64,
     pub first: At,
 }
 
 /// Which models rows name.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Models {
     pub named: Option<(String, At)>,
     pub others: Seen,
@@ -34,7 +36,7 @@ pub(super) struct Models {
 }
 
 /// Which of the template's placeholders some row had a column for.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Columns {
     had: Vec<bool>,
     /// Did any row lack one?
@@ -59,6 +61,17 @@ impl Totals {
             self.streams.see(at);
         }
     }
+
+    /// What the rows that follow add, with so many lines before them.
+    pub(super) fn append(&mut self, other: Self, lines: u64) {
+        let Self { texts, messages, batch, longest, streams, empty } = other;
+        self.texts += texts;
+        self.messages += messages;
+        self.batch += batch;
+        self.longest = self.longest.max(longest);
+        self.streams.append(streams, lines);
+        self.empty.append(empty, lines);
+    }
 }
 
 impl Seen {
@@ -67,6 +80,13 @@ impl Seen {
             self.first = at;
         }
         self.count += 1;
+    }
+
+    fn append(&mut self, other: Self, lines: u64) {
+        if self.count == 0 {
+            self.first = (other.first.0, other.first.1 + lines);
+        }
+        self.count += other.count;
     }
 }
 
@@ -81,6 +101,32 @@ impl Models {
                 model.clone_into(&mut self.other);
             }
             self.others.see(at);
+        }
+    }
+
+    /// What the rows that follow name, with so many lines before them.
+    pub(super) fn append(&mut self, other: Self, lines: u64, job: Option<&str>) {
+        let Some((model, (file, line))) = other.named else { return };
+        let at = (file, line + lines);
+        let Some((named, _)) = &self.named else {
+            self.named = Some((model, at));
+            self.other = other.other;
+            self.others.append(other.others, lines);
+            return;
+        };
+        let before = self.others.count;
+        // The first model among them was theirs to hold others against; here it may be another one itself.
+        if job.is_none() && *named != model {
+            self.others.see(at);
+            self.others.count += other.others.count;
+            if before == 0 {
+                self.other = model;
+            }
+        } else {
+            if before == 0 {
+                self.other = other.other;
+            }
+            self.others.append(other.others, lines);
         }
     }
 }
@@ -102,6 +148,14 @@ impl Columns {
         }
         if !std::mem::replace(&mut self.lacked, true) {
             self.there = there;
+        }
+    }
+
+    /// What the rows that follow had and lacked.
+    pub(super) fn append(&mut self, other: Self) {
+        self.had.iter_mut().zip(other.had).for_each(|(had, its)| *had |= its);
+        if other.lacked && !std::mem::replace(&mut self.lacked, true) {
+            self.there = other.there;
         }
     }
 

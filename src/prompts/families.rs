@@ -4,6 +4,7 @@
 //! They are found by hashes when all rows have been seen, so that it makes no difference how far apart they stand nor in
 //! how many parts they were looked at. Does not know what else a row is worth.
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::domain::Beginnings;
@@ -19,7 +20,7 @@ const AT_ONCE: usize = 1 << 20;
 pub(super) type Family = u32;
 
 /// The beginnings of long rows. 32 bits of hash a level: a false relative costs its prompt a better place and no more.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Hashes {
     /// How many each row has.
     levels: Vec<u8>,
@@ -41,6 +42,12 @@ impl Hashes {
             self.all.extend(beginnings.map(|beginning| xxh3_64(beginning) as u32));
         }
         levels > 0
+    }
+
+    /// Those of the rows that follow.
+    pub(super) fn append(&mut self, other: Self) {
+        self.levels.extend(other.levels);
+        self.all.extend(other.all);
     }
 
     /// Each row's family, where the input has so many rows in all. The longest beginning that a row shares decides.

@@ -2,10 +2,8 @@
 //!
 //! Owns what a header must have. Does not know the rows below it.
 
-use std::path::Path;
-
 use super::{
-    Format, InputError,
+    Format,
     nearest::nearest,
     records::{Record, fields},
 };
@@ -13,27 +11,24 @@ use super::{
 /// The names in a table's first line.
 pub(super) fn header(
     record: &Record<'_>,
-    path: &Path,
     format: Format,
     template: bool,
-) -> Result<Vec<String>, InputError> {
-    let wrong = |what: String| InputError::Header { path: path.to_path_buf(), what };
-    let text =
-        std::str::from_utf8(record.bytes).map_err(|_| wrong("the header is not UTF-8".into()))?;
+) -> Result<Vec<String>, String> {
+    let text = std::str::from_utf8(record.bytes).map_err(|_| "the header is not UTF-8")?;
     if !record.closed {
-        return Err(wrong("the header has a quote that is never closed".into()));
+        return Err("the header has a quote that is never closed".into());
     }
     let columns: Vec<String> =
         fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
     let twice = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
     if let Some((_, name)) = twice {
-        return Err(wrong(format!("the header names the column {name:?} twice")));
+        return Err(format!("the header names the column {name:?} twice"));
     }
     if !template && !columns.iter().any(|name| name == "prompt") {
         let hint = nearest("prompt", &columns);
-        return Err(wrong(format!(
+        return Err(format!(
             "the header has no column \"prompt\"{hint}; rename it, or give a template"
-        )));
+        ));
     }
     Ok(columns)
 }

@@ -2,10 +2,11 @@
 //!
 //! Owns the comparison by hash. Does not keep an id's text: where two hashes are equal, who has the rows reads them again.
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The ids that rows gave themselves.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ids {
     /// Hash and index; by index until the end.
     given: Vec<(u64, u64)>,
@@ -18,6 +19,16 @@ impl Ids {
     pub(super) fn add(&mut self, text: &str, index: u64) {
         self.numbers |= is_index(text);
         self.given.push((xxh3_64(text.as_bytes()), index));
+    }
+
+    /// Those of the rows that follow, counted from row `first`.
+    pub(super) fn append(&mut self, other: Self, first: u64) {
+        self.numbers |= other.numbers;
+        if self.given.is_empty() && first == 0 {
+            self.given = other.given;
+        } else {
+            self.given.extend(other.given.into_iter().map(|(hash, index)| (hash, first + index)));
+        }
     }
 
     /// Pairs of rows whose ids have one hash, sorted by the later row. The earlier one is the first of its hash.

@@ -5,6 +5,8 @@
 //! changes from one row to the next. Does not know the order that follows from them (that is `order`'s), nor what the
 //! servers make of it.
 
+use serde::{Deserialize, Serialize};
+
 use super::families::{Family, Hashes};
 use crate::domain::Class;
 
@@ -24,14 +26,14 @@ pub struct Keys {
 }
 
 /// The same while rows still come in.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct KeysSoFar {
     rows: Rows,
     hashes: Hashes,
 }
 
 /// What needs no other row to be known.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Rows {
     /// Each row's class, and whether it is long.
     classes: Vec<u8>,
@@ -65,6 +67,12 @@ impl KeysSoFar {
         self.rows.push(NOTHING, 0);
     }
 
+    /// Those of the rows that follow.
+    pub(super) fn append(&mut self, other: Self) {
+        self.rows.append(other.rows);
+        self.hashes.append(other.hashes);
+    }
+
     /// That was the last row.
     pub(super) fn finish(mut self) -> Keys {
         self.rows.classes.shrink_to_fit();
@@ -75,10 +83,27 @@ impl KeysSoFar {
 
 impl Rows {
     fn push(&mut self, class: u8, priority: i64) {
-        if self.priorities.last().map_or(0, |&(_, its)| its) != priority {
-            self.priorities.push((self.classes.len() as u64, priority));
-        }
+        self.prioritise(self.classes.len() as u64, priority);
         self.classes.push(class);
+    }
+
+    /// From this row on another priority holds, if it is another.
+    fn prioritise(&mut self, row: u64, priority: i64) {
+        if self.priorities.last().map_or(0, |&(_, its)| its) != priority {
+            self.priorities.push((row, priority));
+        }
+    }
+
+    fn append(&mut self, other: Self) {
+        let before = self.classes.len() as u64;
+        // Where it does not begin with another, the usual one holds again.
+        if !other.classes.is_empty() && other.priorities.first().is_none_or(|&(row, _)| row > 0) {
+            self.prioritise(before, 0);
+        }
+        for (row, priority) in other.priorities {
+            self.prioritise(before + row, priority);
+        }
+        self.classes.extend(other.classes);
     }
 }
 

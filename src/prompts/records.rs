@@ -44,6 +44,8 @@ pub(super) struct Records<R> {
     searched: usize,
     ended: bool,
     offset: u64,
+    /// Rows that begin there or later are not given out.
+    until: u64,
     line: u64,
     delimiter: Option<u8>,
     field: Field,
@@ -80,11 +82,37 @@ impl<R: Read> Records<R> {
             searched: 0,
             ended: false,
             offset,
+            until: u64::MAX,
             line: 1,
             delimiter: delimiter(format),
             field: Field::Start,
             breaks: 0,
         }
+    }
+
+    /// The same up to this byte of the file: only rows that begin before it.
+    pub(super) fn until(self, until: u64) -> Self {
+        Self { until, ..self }
+    }
+
+    /// Passes over the rest of a line that began earlier; at most up to where the records end.
+    pub(super) fn skip_line(&mut self) -> Result<(), Trouble> {
+        loop {
+            let rest = &self.buffer[self.start..self.end];
+            let passed = pass(rest, b'\n');
+            let found = rest[..passed].ends_with(b"\n");
+            self.start += passed;
+            self.offset += passed as u64;
+            if found || self.ended || self.offset >= self.until {
+                return Ok(());
+            }
+            self.fill()?;
+        }
+    }
+
+    /// How many lines rows have begun in so far, or could have: blank ones count.
+    pub(super) fn lines(&self) -> u64 {
+        self.line - 1
     }
 
     /// The stream again; what is buffered of it is lost.
@@ -115,8 +143,11 @@ impl<R: Read> Records<R> {
     }
 
     fn span(&mut self) -> Result<Option<Span>, Trouble> {
-        if self.offset == 0 && self.end == 0 {
+        if self.offset == 0 && self.end == 0 && self.until > 0 {
             self.skip_byte_order_mark()?;
+        }
+        if self.offset >= self.until {
+            return Ok(None);
         }
         loop {
             if let Some(length) = self.search() {

@@ -1,29 +1,29 @@
 //! The scan: one pass over the input before any work, which finds what is wrong with it and where its rows lie.
 //!
 //! Owns what can be said only of all rows together: ids that stand twice, one model, a placeholder that no row has, the
-//! fingerprint. Does not know what makes a row good: that is `row`'s. Memory is a buffer, 9 bytes a row, 16 more for a row
-//! that has an id, and 5 to 13 for one that is long.
+//! fingerprint. The pass itself goes piece by piece (`part`), here or elsewhere; what the pieces show is put together in
+//! their order, so that nothing in the result tells how the input was cut. Memory is 9 bytes a row, 16 more for a row that
+//! has an id, and 5 to 13 for one that is long.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
 
 use super::{
-    BadPlace, BadRows, DuplicateIds, Format, InputError, Packing, Place, RowTable, Rules, Source,
-    SourceFile, Twice,
+    BadPlace, BadRows, Format, InputError, Listed, Packing, Part, Piece, Place, RowTable, Rules,
+    Source, SourceFile, Twice,
     across::{At, Columns, Models, Seen, Totals},
     error::NAMED,
-    find::packing_of,
-    header::header,
     ids::Ids,
     keys::{Keys, KeysSoFar},
     nearest::nearest,
-    records::{Records, Trouble},
+    part::Stop,
+    records::{Record, Records},
     row::{Bad, Form, Row},
-    source::{Hashed, ends, fingerprint, mtime, open},
+    source::{Fingerprint, ends, fingerprint},
     template::Template,
 };
 use crate::domain::{Id, Prompt};
-
-const BUFFER: usize = 1 << 20;
 
 /// What the scan found.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Scanned {
 }
 
 /// A row that is no prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
     /// Its place in the whole input, from 0.
     pub index: u64,
@@ -66,169 +66,134 @@ pub struct BadRow {
 /// # Errors
 /// Everything that keeps the input from being used; bad rows all at once.
 pub fn scan(files: &[(PathBuf, Format)], rules: &Rules) -> Result<Scanned, InputError> {
-    let template =
-        rules.template.as_deref().map(Template::parse).transpose().map_err(InputError::Template)?;
-    let mut scan = Scan::new(rules, template.as_ref());
-    for (path, format) in files {
-        scan.file(path, *format)?;
+    let input = Listed::new(files)?;
+    let mut scan = Scan::new(&input, rules)?;
+    for piece in input.pieces() {
+        scan.add(piece.scan(&input, rules))?;
     }
     scan.finish()
 }
 
-struct Scan<'r> {
-    rules: &'r Rules,
-    template: Option<&'r Template>,
+/// A scan that is put together from its parts.
+pub struct Scan<'i> {
+    input: &'i Listed,
+    rules: &'i Rules,
+    template: Option<Template>,
     files: Vec<SourceFile>,
     table: RowTable,
+    /// Of the file that is under way: what is known of its blocks, how many lines begin in them, its header, its first row.
+    fingerprint: Fingerprint,
+    lines: u64,
+    columns: Vec<String>,
+    begins: u64,
     ids: Ids,
     keys: KeysSoFar,
     bad: Vec<BadRow>,
     bad_count: u64,
-    columns: Columns,
+    placeholders: Columns,
     models: Models,
     totals: Totals,
-    first: Option<(Prompt, Vec<String>)>,
+    first: Option<u64>,
 }
 
-impl<'r> Scan<'r> {
-    fn new(rules: &'r Rules, template: Option<&'r Template>) -> Self {
-        let placeholders = template.map_or(0, |template| template.names().len());
-        Self {
+impl<'i> Scan<'i> {
+    /// Of these files; nothing is read yet.
+    ///
+    /// # Errors
+    /// A template that cannot be read.
+    pub fn new(input: &'i Listed, rules: &'i Rules) -> Result<Self, InputError> {
+        let template = rules.template.as_deref().map(Template::parse).transpose();
+        let template = template.map_err(InputError::Template)?;
+        let placeholders = template.as_ref().map_or(0, |template| template.names().len());
+        Ok(Self {
+            input,
             rules,
             template,
             files: Vec::new(),
             table: RowTable::default(),
+            fingerprint: Fingerprint::default(),
+            lines: 0,
+            columns: Vec::new(),
+            begins: 0,
             ids: Ids::default(),
             keys: KeysSoFar::default(),
             bad: Vec::new(),
             bad_count: 0,
-            columns: Columns::of(placeholders),
+            placeholders: Columns::of(placeholders),
             models: Models::default(),
             totals: Totals::default(),
             first: None,
-        }
+        })
     }
 
-    fn file(&mut self, path: &Path, format: Format) -> Result<(), InputError> {
-        if packing_of(path) != Packing::Plain {
-            return Err(InputError::Packed { path: path.to_path_buf() });
+    /// Takes in what the next piece shows; all pieces have to come in their order.
+    ///
+    /// # Errors
+    /// Where the piece could not be read to its end: there is nothing more to scan then.
+    pub fn add(&mut self, part: Part) -> Result<(), InputError> {
+        let Piece { file: number, from, to } = part.piece;
+        let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
+        if from == 0 {
+            self.table.begin_file();
+            self.begins = self.table.rows();
+            self.columns = part.columns;
+            self.lines = 0;
         }
-        let (file, facts) = open(path)?;
-        let number = u32::try_from(self.files.len()).unwrap_or(u32::MAX);
-        let first = self.table.rows();
-        self.table.begin_file();
-        let mut records = Records::new(Hashed::new(file), 0, format, BUFFER);
-        let columns = self.rows(&mut records, number, path, format)?;
-        let (file, read, fingerprint) = records.into_inner().finish();
-        self.table.end_file(read);
-        let io = |source| InputError::Io {
-            doing: "cannot read it again",
-            path: path.to_path_buf(),
-            source,
+        if let Some(stop) = part.stop {
+            return Err(stop.error(file, self.lines));
+        }
+        let (rows, lines) = (self.table.rows(), self.lines);
+        self.fingerprint.add(&part.blocks);
+        self.table.append(part.rows, lines);
+        self.lines += part.lines;
+        self.first = self.first.or(part.first.map(|row| rows + row));
+        self.ids.append(part.ids, rows);
+        self.keys.append(part.keys);
+        self.placeholders.append(part.placeholders);
+        self.models.append(part.models, lines, self.rules.model.as_deref());
+        self.totals.append(part.totals, lines);
+        self.bad_count += part.bad_count;
+        let room = match self.rules.bad_rows {
+            BadRows::Fail => usize::MAX,
+            BadRows::Stop => NAMED - self.bad.len().min(NAMED),
         };
-        let after = file.metadata().map_err(io)?;
-        let changed =
-            (read, after.len(), mtime(&after)) != (facts.len(), facts.len(), mtime(&facts));
-        if changed {
-            return Err(InputError::Changed { path: path.to_path_buf() });
-        }
-        let ends = ends(&file, read).map_err(io)?;
-        let (rows, mtime, packing) = (self.table.rows() - first, mtime(&facts), Packing::Plain);
-        let path = path.to_path_buf();
+        let whole = |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
+        self.bad.extend(part.bad.into_iter().take(room).map(whole));
+        if to == file.size { self.end_file(number) } else { Ok(()) }
+    }
+
+    fn end_file(&mut self, number: u32) -> Result<(), InputError> {
+        let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
+        self.table.end_file(file.size);
+        let (path, size) = (file.path.clone(), file.size);
+        let io = |source| InputError::Io { doing: "cannot read it again", path, source };
+        let ends = ends(&file.open()?, size).map_err(io)?;
         self.files.push(SourceFile {
-            path,
-            size: read,
-            mtime,
-            format,
-            packing,
-            fingerprint,
+            path: file.path.clone(),
+            size,
+            mtime: file.mtime,
+            format: file.format,
+            packing: Packing::Plain,
+            fingerprint: std::mem::take(&mut self.fingerprint).finish(),
             ends,
-            rows,
-            first,
-            columns,
+            rows: self.table.rows() - self.begins,
+            first: self.begins,
+            columns: std::mem::take(&mut self.columns),
         });
         Ok(())
     }
 
-    fn rows(
-        &mut self,
-        records: &mut Records<Hashed>,
-        file: u32,
-        path: &Path,
-        format: Format,
-    ) -> Result<Vec<String>, InputError> {
-        let trouble = |trouble| failed(trouble, path, format);
-        let columns = match format {
-            Format::Csv | Format::Tsv => match records.next().map_err(trouble)? {
-                Some(record) => header(&record, path, format, self.template.is_some())?,
-                None => Vec::new(),
-            },
-            Format::Jsonl | Format::Text => Vec::new(),
-        };
-        let form = Form {
-            format,
-            columns: &columns,
-            template: self.template,
-            keep_row: self.rules.keep_row,
-        };
-        while let Some(record) = records.next().map_err(trouble)? {
-            let index = self.table.rows();
-            let at = (file, record.line);
-            self.table.push(record.offset, record.line);
-            self.totals.longest = self.totals.longest.max(record.bytes.len() as u64);
-            match form.read(&record) {
-                Ok(row) => self.good(row, index, at, || form.data(&record)),
-                Err(bad) => self.bad(bad, index, at),
-            }
-        }
-        Ok(columns)
-    }
-
-    fn good(&mut self, row: Row<'_>, index: u64, at: At, data: impl FnOnce() -> Vec<String>) {
-        self.columns.all();
-        if let Some(name) = &row.name {
-            self.name(&name.text, index);
-        }
-        if let (Some(model), false) = (&row.given.model, self.rules.ignore_row_model) {
-            self.models.add(model, at, self.rules.model.as_deref());
-        }
-        self.totals.add(&row, at);
-        let param = |name: &str| row.given.params.get(name).or(self.rules.defaults.get(name));
-        self.keys.add(row.ask.as_str(), row.given.priority, param);
-        if self.first.is_none() {
-            self.first = Some((row.into_prompt(index), data()));
-        }
-    }
-
-    fn bad(&mut self, bad: Bad, index: u64, (file, line): At) {
-        let Bad { name, id, why, lacks, columns } = bad;
-        if let Some(name) = name {
-            self.name(&name, index);
-        }
-        if !lacks.is_empty() {
-            self.columns.without(&lacks, columns);
-        }
-        self.keys.add_bad();
-        self.bad_count += 1;
-        // Where bad rows stop the job, only those are kept that will be named.
-        if self.rules.bad_rows == BadRows::Fail || self.bad.len() < NAMED {
-            self.bad.push(BadRow { index, id, file, line, why });
-        }
-    }
-
-    fn name(&mut self, text: &str, index: u64) {
-        if self.rules.duplicate_ids == DuplicateIds::Refuse {
-            self.ids.add(text, index);
-        }
-    }
-
-    fn finish(mut self) -> Result<Scanned, InputError> {
+    /// That was the last piece.
+    ///
+    /// # Errors
+    /// Everything that keeps the input from being used; bad rows all at once.
+    pub fn finish(mut self) -> Result<Scanned, InputError> {
         self.check_columns()?;
         self.check_bad_rows()?;
         self.check_models()?;
         self.check_ids()?;
         let notes = self.notes();
-        let (first, data) = self.first.unzip();
+        let (first, data) = self.first_prompt()?.unzip();
         let rows = self.table.rows();
         let source = Source {
             fingerprint: fingerprint(&self.files),
@@ -245,12 +210,21 @@ impl<'r> Scan<'r> {
         Ok(Scanned { source, table, keys, first, data, row_model, notes, bad })
     }
 
+    /// The first prompt, and what its row has besides.
+    fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
+        let Some(index) = self.first else { return Ok(None) };
+        let prompt = |form: &Form<'_>, record: &Record<'_>, row: Result<Row<'_>, Bad>| {
+            row.ok().map(|row| (row.into_prompt(index), form.data(record)))
+        };
+        Ok(self.again(index, prompt)?.flatten())
+    }
+
     fn check_columns(&self) -> Result<(), InputError> {
-        let names = self.template.map(Template::names).unwrap_or_default();
-        match self.columns.never().and_then(|at| names.get(at)) {
+        let names = self.template.as_ref().map(Template::names).unwrap_or_default();
+        match self.placeholders.never().and_then(|at| names.get(at)) {
             None => Ok(()),
             Some(name) => {
-                let hint = nearest(name, &self.columns.there);
+                let hint = nearest(name, &self.placeholders.there);
                 Err(InputError::Placeholder { name: name.clone(), hint })
             }
         }
@@ -319,12 +293,23 @@ impl<'r> Scan<'r> {
 
     /// A row's id, read again.
     fn id(&self, index: u64) -> Result<String, InputError> {
-        use std::io::{Read as _, Seek as _, SeekFrom};
-        let default = || index.to_string();
-        let Some(stretch) = self.table.stretches(index, index + 1).pop() else {
-            return Ok(default());
+        let name = |_: &Form<'_>, _: &Record<'_>, row: Result<Row<'_>, Bad>| match row {
+            Ok(row) => row.name.map(|name| name.text.into_owned()),
+            Err(bad) => bad.name,
         };
-        let facts = &self.files[stretch.file as usize];
+        Ok(self.again(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
+    }
+
+    /// A row, read again.
+    fn again<T>(
+        &self,
+        index: u64,
+        look: impl FnOnce(&Form<'_>, &Record<'_>, Result<Row<'_>, Bad>) -> T,
+    ) -> Result<Option<T>, InputError> {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let Some(stretch) = self.table.stretches(index, index + 1).pop() else { return Ok(None) };
+        let number = stretch.file as usize;
+        let (facts, listed) = (&self.files[number], &self.input.files[number]);
         let mut file = facts.open()?;
         let io = |source| InputError::Io {
             doing: "cannot go to a row",
@@ -334,19 +319,14 @@ impl<'r> Scan<'r> {
         file.seek(SeekFrom::Start(stretch.offset)).map_err(io)?;
         let mut records =
             Records::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
-        let record =
-            records.next().map_err(|trouble| failed(trouble, &facts.path, facts.format))?;
+        let record = records.next().map_err(|trouble| Stop::of(trouble).error(listed, 0))?;
         let form = Form {
             format: facts.format,
             columns: &facts.columns,
-            template: self.template,
-            keep_row: false,
+            template: self.template.as_ref(),
+            keep_row: self.rules.keep_row,
         };
-        let name = record.and_then(|record| match form.read(&record) {
-            Ok(row) => row.name.map(|name| name.text.into_owned()),
-            Err(bad) => bad.name,
-        });
-        Ok(name.unwrap_or_else(default))
+        Ok(record.map(|record| look(&form, &record, form.read(&record))))
     }
 
     fn place_of(&self, index: u64) -> Result<Place, InputError> {
@@ -376,19 +356,5 @@ impl<'r> Scan<'r> {
         .into_iter()
         .flatten()
         .collect()
-    }
-}
-
-fn failed(trouble: Trouble, path: &Path, format: Format) -> InputError {
-    let path = path.to_path_buf();
-    match trouble {
-        Trouble::Io(source) => InputError::Io { doing: "cannot read it", path, source },
-        Trouble::Long(line) => {
-            let hint = match format {
-                Format::Csv | Format::Tsv => "is a quote never closed?",
-                Format::Jsonl | Format::Text => "a row is one line: is this one large JSON value?",
-            };
-            InputError::LongRow { place: Place { file: path, line }, hint }
-        }
     }
 }

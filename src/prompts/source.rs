@@ -5,6 +5,7 @@
 use std::{
     fs::{File, Metadata},
     io::{self, Read},
+    ops::Range,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
@@ -15,7 +16,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::{Format, InputError, Packing};
 
 /// A fingerprint is taken over the hashes of blocks of this many bytes, so that blocks can be hashed apart from each other.
-const BLOCK: u64 = 16 << 20;
+pub(super) const BLOCK: u64 = 16 << 20;
 
 /// How much of either end of a file every rank compares. Small, because all ranks read it at once before they begin.
 const END: u64 = 64 << 10;
@@ -92,12 +93,17 @@ pub fn sees(source: &Source) -> bool {
 impl SourceFile {
     /// Opens it, if it still is the file that was scanned.
     pub(super) fn open(&self) -> Result<File, InputError> {
-        let (file, facts) = open(&self.path)?;
-        if (facts.len(), mtime(&facts)) == (self.size, self.mtime) {
-            Ok(file)
-        } else {
-            Err(InputError::Changed { path: self.path.clone() })
-        }
+        open_unchanged(&self.path, self.size, self.mtime)
+    }
+}
+
+/// Opens a file that should still have this size and time.
+pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, InputError> {
+    let (file, facts) = open(path)?;
+    if (facts.len(), mtime(&facts)) == (size, time) {
+        Ok(file)
+    } else {
+        Err(InputError::Changed { path: path.to_path_buf() })
     }
 }
 
@@ -132,34 +138,62 @@ pub(super) fn fingerprint(files: &[SourceFile]) -> String {
     hex(xxh3_128(each.collect::<String>().as_bytes()))
 }
 
-/// A file that is hashed as it is read.
-pub(super) struct Hashed {
-    file: File,
-    read: u64,
-    block: Box<Xxh3>,
-    blocks: Box<Xxh3>,
+/// The fingerprint of one file, from the hashes of its blocks.
+#[derive(Default)]
+pub(super) struct Fingerprint(Box<Xxh3>);
+
+impl Fingerprint {
+    /// The next blocks.
+    pub(super) fn add(&mut self, blocks: &[u128]) {
+        blocks.iter().for_each(|block| self.0.update(&block.to_le_bytes()));
+    }
+
+    pub(super) fn finish(self) -> String {
+        hex(self.0.digest128())
+    }
 }
 
+/// A file of which some bytes are hashed as they are read, in blocks.
+pub(super) struct Hashed {
+    file: File,
+    at: u64,
+    hashed: Range<u64>,
+    block: u64,
+    hash: Box<Xxh3>,
+    blocks: Vec<u128>,
+}
+
+/// What is read at a time beyond what is hashed: the end of a row that another piece goes on with.
+const BEYOND: usize = 64 << 10;
+
 impl Hashed {
-    pub(super) fn new(file: File) -> Self {
-        Self { file, read: 0, block: Box::default(), blocks: Box::default() }
+    /// Of a file that stands at the byte `at`; hashed are some that follow, which begin with a block.
+    pub(super) fn new(file: File, at: u64, hashed: Range<u64>, block: u64) -> Self {
+        Self { file, at, hashed, block, hash: Box::default(), blocks: Vec::new() }
     }
 
-    /// The file, how much of it was read, and the fingerprint of that.
-    pub(super) fn finish(mut self) -> (File, u64, String) {
-        if !self.read.is_multiple_of(BLOCK) {
+    /// The file, how many bytes were hashed, and the hashes of their blocks.
+    pub(super) fn finish(mut self) -> (File, u64, Vec<u128>) {
+        let read = self.read_of_hashed();
+        if !read.is_multiple_of(self.block) {
             self.end_block();
         }
-        (self.file, self.read, hex(self.blocks.digest128()))
+        (self.file, read, self.blocks)
     }
 
+    fn read_of_hashed(&self) -> u64 {
+        self.at.min(self.hashed.end).saturating_sub(self.hashed.start)
+    }
+
+    /// Takes in bytes all of which are hashed.
     fn hash(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let left = usize::try_from(BLOCK - self.read % BLOCK).unwrap_or(usize::MAX);
+            let left = self.block - self.read_of_hashed() % self.block;
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(left.min(bytes.len()));
-            self.block.update(now);
-            self.read += now.len() as u64;
-            if self.read.is_multiple_of(BLOCK) {
+            self.hash.update(now);
+            self.at += now.len() as u64;
+            if self.read_of_hashed().is_multiple_of(self.block) {
                 self.end_block();
             }
             bytes = later;
@@ -167,15 +201,26 @@ impl Hashed {
     }
 
     fn end_block(&mut self) {
-        self.blocks.update(&self.block.digest128().to_le_bytes());
-        self.block.reset();
+        self.blocks.push(self.hash.digest128());
+        self.hash.reset();
     }
 }
 
 impl Read for Hashed {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(to)?;
-        self.hash(&to[..read]);
+        let Range { start, end } = self.hashed;
+        let (is_hashed, most) = match self.at {
+            at if at < start => (false, start - at),
+            at if at < end => (true, end - at),
+            _ => (false, BEYOND as u64),
+        };
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(to.len());
+        let read = self.file.read(&mut to[..most])?;
+        if is_hashed {
+            self.hash(&to[..read]);
+        } else {
+            self.at += read as u64;
+        }
         Ok(read)
     }
 }
@@ -183,6 +228,7 @@ impl Read for Hashed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Seek as _;
 
     #[test]
     fn a_fingerprint_does_not_depend_on_how_it_is_read() {
@@ -190,15 +236,25 @@ mod tests {
         let path = folder.path().join("x");
         let text: Vec<u8> = (0..9_000_000_u32).flat_map(u32::to_le_bytes).collect();
         std::fs::write(&path, &text).unwrap();
-        let of = |chunk: usize| {
-            let mut hashed = Hashed::new(File::open(&path).unwrap());
-            let mut to = vec![0; chunk];
-            while hashed.read(&mut to).unwrap() > 0 {}
-            hashed.finish()
+        let of = |chunk: usize, cuts: &[u64]| {
+            let mut print = Fingerprint::default();
+            for cut in cuts.windows(2) {
+                let mut file = File::open(&path).unwrap();
+                let before = cut[0].saturating_sub(1);
+                file.seek(io::SeekFrom::Start(before)).unwrap();
+                let mut hashed = Hashed::new(file, before, cut[0]..cut[1], BLOCK);
+                let mut to = vec![0; chunk];
+                while hashed.read(&mut to).unwrap() > 0 {}
+                let (_, read, blocks) = hashed.finish();
+                assert_eq!(read, cut[1] - cut[0]);
+                print.add(&blocks);
+            }
+            print.finish()
         };
-        let (_, read, print) = of(1 << 20);
-        assert_eq!(read, text.len() as u64);
-        assert_eq!(print, of(777_777).2);
+        let all = text.len() as u64;
+        let print = of(1 << 20, &[0, all]);
+        assert_eq!(print, of(777_777, &[0, all]));
+        assert_eq!(print, of(777_777, &[0, BLOCK, 2 * BLOCK, all]));
         let blocks: Vec<u8> =
             text.chunks(16 << 20).flat_map(|it| xxh3_128(it).to_le_bytes()).collect();
         assert_eq!(print, hex(xxh3_128(&blocks)));

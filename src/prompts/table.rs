@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::Stretch;
 
 /// A line number is kept for one row of this many; the lines between are counted when somebody asks.
@@ -27,8 +29,8 @@ struct Rows {
     first: u64,
     /// Where each begins.
     offsets: Vec<u64>,
-    /// The line of each [`MARK`]th.
-    lines: Vec<u64>,
+    /// The line of about each [`MARK`]th, after its number in the file.
+    marks: Vec<(u64, u64)>,
     /// Where the last ends.
     end: u64,
 }
@@ -66,13 +68,14 @@ impl RowTable {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
         let stretch = self.stretches(index, index + 1).pop().ok_or_else(gone)?;
         let rows = &self.files[stretch.file as usize];
-        let mark = usize::try_from(index - rows.first).map_err(io::Error::other)? / MARK;
-        let from = rows.offsets[mark * MARK];
+        let after = rows.marks.partition_point(|&(row, _)| row <= index - rows.first);
+        let &(row, mut line) = rows.marks[..after].last().ok_or_else(gone)?;
+        let at = usize::try_from(row).map_err(io::Error::other)?;
+        let from = *rows.offsets.get(at).ok_or_else(gone)?;
         let mut file = File::open(path(stretch.file).ok_or_else(gone)?)?;
         file.seek(SeekFrom::Start(from))?;
         let mut between = vec![0; 1 << 16];
         let mut file = file.take(stretch.offset - from);
-        let mut line = rows.lines[mark];
         loop {
             let read = file.read(&mut between)?;
             if read == 0 {
@@ -87,14 +90,23 @@ impl RowTable {
         self.files.push(Rows { first: self.rows, ..Rows::default() });
     }
 
-    /// The next row of the file that was begun.
-    pub(super) fn push(&mut self, offset: u64, line: u64) {
+    /// The next rows of the file that was begun, with so many lines before them.
+    pub(super) fn append(&mut self, begins: Begins, lines: u64) {
         let Some(rows) = self.files.last_mut() else { return };
-        if rows.offsets.len().is_multiple_of(MARK) {
-            rows.lines.push(line);
+        let before = rows.offsets.len() as u64;
+        rows.marks.extend(begins.marks.iter().map(|&(row, line)| (before + row, lines + line)));
+        self.rows += begins.count();
+        let mut offset = 0;
+        let mut offsets = begins.gaps;
+        for gap in &mut offsets {
+            offset += *gap;
+            *gap = offset;
         }
-        rows.offsets.push(offset);
-        self.rows += 1;
+        if rows.offsets.is_empty() {
+            rows.offsets = offsets;
+        } else {
+            rows.offsets.append(&mut offsets);
+        }
     }
 
     /// Ends the file that was begun.
@@ -103,6 +115,32 @@ impl RowTable {
             rows.end = end;
             rows.offsets.shrink_to_fit();
         }
+    }
+}
+
+/// Where the rows of one part begin.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Begins {
+    /// From one row's beginning to the next one's: small numbers, which are short on their way to rank 0.
+    gaps: Vec<u64>,
+    last: u64,
+    /// The line of each [`MARK`]th, after its number in the part.
+    marks: Vec<(u64, u64)>,
+}
+
+impl Begins {
+    /// The next row.
+    pub(super) fn push(&mut self, offset: u64, line: u64) {
+        if self.gaps.len().is_multiple_of(MARK) {
+            self.marks.push((self.count(), line));
+        }
+        self.gaps.push(offset - self.last);
+        self.last = offset;
+    }
+
+    /// How many rows there are.
+    pub(super) fn count(&self) -> u64 {
+        self.gaps.len() as u64
     }
 }
 
@@ -131,7 +169,9 @@ mod tests {
         let mut table = RowTable::default();
         for (rows, end) in [(3, 30), (0, 5), (2, 25)] {
             table.begin_file();
-            (0..rows).for_each(|row| table.push(row * 10, row + 1));
+            let mut begins = Begins::default();
+            (0..rows).for_each(|row| begins.push(row * 10, row + 1));
+            table.append(begins, 0);
             table.end_file(end);
         }
         let is = |file, first, rows, offset, bytes| Stretch { file, first, rows, offset, bytes };

@@ -115,6 +115,8 @@ pub enum Tag {
     RollCall,
     /// A value on its way to the root ([`Typed::reduce`]).
     Tree,
+    /// Parts of the input that were read over, on their way to the root.
+    Scan,
     /// The job's own messages.
     Job,
 }

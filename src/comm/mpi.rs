@@ -372,6 +372,7 @@ fn number_of(tag: Tag) -> MpiTag {
         Tag::RollCall => 1,
         Tag::Tree => 2,
         Tag::Job => 3,
+        Tag::Scan => 4,
     }
 }
 

@@ -116,6 +116,19 @@ pub trait Typed: Comm {
         let Some(letter) = self.receive(from, tag) else { return Ok(None) };
         Ok(Some((letter.from, codec::decode_from(letter.from, &letter.bytes)?)))
     }
+
+    /// Local. The same, of a rank that will send one: sleeps until it is here.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn wait_for_value<T: DeserializeOwned>(
+        &mut self,
+        from: usize,
+        tag: Tag,
+    ) -> Result<T, CommError> {
+        let letter = wait_for(self, from, tag);
+        codec::decode_from(from, &letter)
+    }
 }
 
 impl<C: Comm + ?Sized> Typed for C {}

@@ -22,6 +22,7 @@ mod ready;
 mod resume;
 mod root;
 mod run;
+mod scan;
 mod standing;
 mod talk;
 mod work;

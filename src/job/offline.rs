@@ -9,7 +9,8 @@ use super::{
     agree::settled,
     brief::{is_alive, run_folder},
     gather::gather_alone,
-    root::{format, read_over, rules},
+    root::{format, rules},
+    scan::read_over,
     standing::Standing,
 };
 use crate::{

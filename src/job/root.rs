@@ -16,6 +16,7 @@ use super::{
     choose::{Known, choose},
     gather::gather_alone,
     resume,
+    scan::lay_out,
     standing::Standing,
 };
 use crate::{
@@ -55,41 +56,68 @@ pub(super) struct Root {
     began: Instant,
 }
 
-/// Scans the input and opens the run folder. Where that cannot be, everything is left as it was.
-pub(super) fn begin(common: &Common, inputs: &[String], ranks: usize) -> Result<Root, JobError> {
-    let settings = &common.settings;
-    let Some(output) = &settings.output else {
-        return Err(JobError::Standing("run needs --output FILE".into()));
-    };
-    let output =
-        std::path::absolute(output).map_err(OutputError::io("cannot find", Path::new(output)))?;
-    let folder = run_folder(&output);
-    let existed = folder.exists();
-    let earlier = resume::look(settings, &output, &folder)?;
-    let start = earlier.as_ref().map_or(0, |it| it.starts) + 1;
-    let begun = begin_at(common, inputs, ranks, (output, folder.clone()), earlier, start);
-    begun.inspect_err(|_| {
-        // What this start has made and nothing else: the folder may be somebody's.
-        let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
-        if !existed {
-            let _ = std::fs::remove_dir(&folder);
-        }
-    })
+/// A start of the run, before its input is read over.
+pub(super) struct Start {
+    output: PathBuf,
+    folder: PathBuf,
+    existed: bool,
+    earlier: Option<Manifest>,
+    number: u32,
+    began: Instant,
+    /// The input.
+    pub(super) files: Vec<(PathBuf, prompts::Format)>,
 }
 
-fn begin_at(
+impl Start {
+    /// Looks at what is there and lays the input out. Where that cannot be, everything is left as it was.
+    pub(super) fn new(common: &Common, inputs: &[String]) -> Result<Self, JobError> {
+        let (settings, began) = (&common.settings, Instant::now());
+        let Some(output) = &settings.output else {
+            return Err(JobError::Standing("run needs --output FILE".into()));
+        };
+        let output = std::path::absolute(output)
+            .map_err(OutputError::io("cannot find", Path::new(output)))?;
+        let folder = run_folder(&output);
+        let existed = folder.exists();
+        let earlier = resume::look(settings, &output, &folder)?;
+        let number = earlier.as_ref().map_or(0, |it| it.starts) + 1;
+        let files =
+            lay_out(inputs, &folder, number).inspect_err(|_| undo(&folder, existed, number))?;
+        Ok(Self { output, folder, existed, earlier, number, began, files })
+    }
+
+    /// Opens the run folder, once the input is read over. Where that cannot be, everything is left as it was.
+    pub(super) fn begin(
+        self,
+        common: &Common,
+        inputs: &[String],
+        ranks: usize,
+        scanned: Result<Scanned, JobError>,
+    ) -> Result<Root, JobError> {
+        let (folder, existed, number) = (self.folder.clone(), self.existed, self.number);
+        let begun = scanned.and_then(|scanned| begin(common, inputs, ranks, self, scanned));
+        begun.inspect_err(|_| undo(&folder, existed, number))
+    }
+}
+
+/// Takes away what this start has made and nothing else: the folder may be somebody's.
+fn undo(folder: &Path, existed: bool, start: u32) {
+    let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
+    if !existed {
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
+fn begin(
     common: &Common,
     inputs: &[String],
     ranks: usize,
-    (output, folder): (PathBuf, PathBuf),
-    earlier: Option<Manifest>,
-    start: u32,
+    Start { output, folder, earlier, number: start, began, .. }: Start,
+    scanned: Scanned,
 ) -> Result<Root, JobError> {
     let settings = &common.settings;
     let rules = rules(settings);
-    let began = Instant::now();
     let output = output.to_string_lossy().into_owned();
-    let scanned = read_over(inputs, &rules, &folder, start)?;
     scanned.notes.iter().for_each(|note| warn!("{note}"));
     let Scanned { source, table, keys, bad, row_model, .. } = scanned;
     info!(rows = source.rows, seconds = began.elapsed().as_secs_f64(), "the input is read over");
@@ -166,40 +194,6 @@ pub(super) fn rules(settings: &settings::Settings) -> Rules {
         },
         defaults: settings.sampling(),
     }
-}
-
-/// The scan. What ranks could not read by ranges (standard input, packed files) is first laid out plain in the run folder.
-pub(super) fn read_over(
-    inputs: &[String],
-    rules: &Rules,
-    folder: &Path,
-    start: u32,
-) -> Result<Scanned, JobError> {
-    let mut files = Vec::new();
-    let spool = folder.join(spool_name(start));
-    let named: Vec<String> = inputs.iter().filter(|it| *it != "-").cloned().collect();
-    let found = if named.is_empty() { Vec::new() } else { prompts::find(&named)? };
-    let plain = |number: usize, path: &Path, from: &mut dyn std::io::Read| {
-        std::fs::create_dir_all(&spool).map_err(OutputError::io("cannot make", &spool))?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let to = spool.join(format!("{number:05}-{name}"));
-        prompts::spool(from, &to)?;
-        Ok::<_, JobError>(to)
-    };
-    for (number, path) in found.iter().enumerate() {
-        let format = prompts::format_of(path).unwrap_or(prompts::Format::Jsonl);
-        let path = if prompts::is_packed(path) {
-            plain(number, path, &mut prompts::open_unpacked(path)?)?
-        } else {
-            std::path::absolute(path).map_err(OutputError::io("cannot find", path))?
-        };
-        files.push((path, format));
-    }
-    if named.len() < inputs.len() {
-        let path = plain(found.len(), Path::new("stdin.jsonl"), &mut std::io::stdin().lock())?;
-        files.push((path, prompts::Format::Jsonl));
-    }
-    Ok(prompts::scan(&files, rules)?)
 }
 
 impl Root {

@@ -10,6 +10,7 @@ use super::{
     limit::Limit,
     ready::wait_for_endpoints,
     root,
+    scan::scan,
     standing::{Standing, check_folder},
     talk,
     work::{Lead, Start, work},
@@ -34,7 +35,12 @@ pub fn run(
     let began = Instant::now();
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
-    let begun = (comm.rank() == 0).then(|| root::begin(&common, inputs, comm.size()));
+    let start = (comm.rank() == 0).then(|| root::Start::new(&common, inputs));
+    let start = told(comm, start, code)?;
+    let files = start.as_ref().map(|start| start.files.as_slice());
+    let scanned = scan(comm, files, &root::rules(&common.settings));
+    let begun = start.zip(scanned);
+    let begun = begun.map(|(start, scanned)| start.begin(&common, inputs, comm.size(), scanned));
     let mut root = told(comm, begun, code)?;
     let signals = everywhere(comm, Signals::catch().map_err(JobError::Signals), code)?;
     let limit = Limit::agreed(comm, &common, began)?;

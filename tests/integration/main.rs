@@ -16,4 +16,5 @@ mod endings;
 mod engine;
 mod ranks;
 mod run;
+mod scan;
 mod time;

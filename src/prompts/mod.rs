@@ -4,9 +4,11 @@
 //! rank it runs on and what a server makes of a prompt.
 //!
 //! ```text
-//! INPUT… → find → (packed, stdin: spool) → scan → Source (to every rank), RowTable (rank 0)
+//! INPUT… → find → (packed, stdin: spool) → scan → Source (to every rank), RowTable and Keys (rank 0)
 //!                                                 leases of it → Reader → prompts
 //! ```
+//!
+//! The scan goes in pieces, which may be scanned apart from each other and are put together in their order.
 //!
 //! The scan and the [`Reader`] go through the same code for a row, so that what the scan let pass is what is read.
 

@@ -110,7 +110,8 @@ impl Part {
         let mut opened = listed.open().map_err(Stop::opening)?;
         opened.seek(SeekFrom::Start(before)).map_err(Stop::reading)?;
         let hashed = Hashed::new(opened, before, from..to, input.block);
-        let mut records = Records::new(hashed, before, listed.format, BUFFER).until(to);
+        let buffer = usize::try_from(to - before).unwrap_or(BUFFER).min(BUFFER);
+        let mut records = Records::new(hashed, before, listed.format, buffer).until(to);
         if from > 0 {
             records.skip_line().map_err(Stop::of)?;
         }

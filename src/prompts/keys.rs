@@ -139,6 +139,18 @@ impl Keys {
         after.checked_sub(1).map_or(0, |at| runs[at].1)
     }
 
+    /// All rows' priorities, in their order.
+    pub(super) fn each_priority(&self) -> impl Iterator<Item = i64> {
+        let mut runs = self.rows.priorities.iter().peekable();
+        let mut holds = 0;
+        (0..self.len() as u64).map(move |row| {
+            if let Some((_, priority)) = runs.next_if(|&&(from, _)| from == row) {
+                holds = *priority;
+            }
+            holds
+        })
+    }
+
     /// Every priority that a row may have, the highest first.
     pub(super) fn priorities(&self) -> Vec<i64> {
         let runs = self.rows.priorities.iter().map(|&(_, priority)| priority);

@@ -21,8 +21,8 @@ impl Keys {
     /// can be read without going to and fro: no priorities, hardly any families, and nearly all rows of about one length.
     /// Also `None` beyond 2^32 rows, whose numbers would not fit.
     ///
-    /// Takes 4 bytes an open row; while it is made, up to 5 more where families are many and small, and then 4 where
-    /// there are priorities.
+    /// Takes 4 bytes an open row; while it is made, up to 5 more where families are many and small, or 6 where there are
+    /// priorities.
     #[must_use]
     pub fn order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
@@ -32,7 +32,8 @@ impl Keys {
         open().for_each(|(_, key)| counts.add(key, &places));
         let levels = self.priorities();
         let urgent = levels.len() > 1 && {
-            let mut priorities = open().map(|(row, _)| self.priority(u64::from(row)));
+            let all = (0..u64::from(rows)).zip(self.each_priority());
+            let mut priorities = all.filter(|&(row, _)| is_open(row)).map(|(_, its)| its);
             priorities.next().is_some_and(|first| priorities.any(|other| other != first))
         };
         if !urgent && counts.are_even() {
@@ -72,9 +73,17 @@ impl Keys {
 
     /// Higher priorities first, and else as it was.
     fn by_priority(&self, order: &[u32], levels: &[i64]) -> Vec<u32> {
-        let level = |row: u32| {
-            let priority = Reverse(self.priority(u64::from(row)));
-            levels.partition_point(|&its| Reverse(its) < priority)
+        let level_of = |priority| levels.partition_point(|&its| Reverse(its) < Reverse(priority));
+        // Looked up for rows here and there, a level by row is much faster than the priorities' own search; more levels
+        // than this are nobody's priorities.
+        let known: Vec<u16> = if levels.len() <= 1 << 16 {
+            self.each_priority().map_while(|its| u16::try_from(level_of(its)).ok()).collect()
+        } else {
+            Vec::new()
+        };
+        let level = |row: u32| match known.get(row as usize) {
+            Some(&level) => usize::from(level),
+            None => level_of(self.priority(u64::from(row))),
         };
         let mut starts = vec![0; levels.len()];
         order.iter().for_each(|&row| starts[level(row)] += 1);

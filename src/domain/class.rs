@@ -68,14 +68,13 @@ impl Class {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "at most 2 × log2 of a u64"
-)]
+/// How often √2 goes into the number.
 fn step(tokens: u64) -> u8 {
-    let step = (tokens.max(1) as f64).log2() * STEPS;
-    (step as u8).min(OF_A_KIND - 1)
+    let tokens = tokens.max(1);
+    let octave = tokens.ilog2();
+    // In whole numbers, since the scan asks for every row: is it at least √2 times the octave's beginning?
+    let upper = u128::from(tokens).pow(2) >> (2 * octave) >= 2;
+    u8::try_from(2 * octave + u32::from(upper)).unwrap_or(u8::MAX).min(OF_A_KIND - 1)
 }
 
 #[cfg(test)]
@@ -98,6 +97,10 @@ mod tests {
             (64.0, Class::of(4000, |_| None))
         );
         assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
+        for tokens in (1..3000).chain([u64::MAX >> 1, u64::MAX]) {
+            let wanted = ((tokens as f64).log2() * STEPS).min(f64::from(OF_A_KIND - 1));
+            assert_eq!(step(tokens), wanted as u8, "{tokens}");
+        }
         let all: Vec<Class> = Class::all().collect();
         assert_eq!(all.len(), Class::COUNT);
         assert!(all.iter().all(|&it| Class::of_code(it.code()) == Some(it)));

@@ -16,6 +16,7 @@ use super::letters::{Grant, Lease, Message, Report, runs};
 use crate::{
     domain::Tally,
     engine::{Ended, InHand, Progress, Running, Word},
+    ledger::{apart, enough},
     prompts,
     site::Ask,
 };
@@ -75,17 +76,9 @@ pub(super) struct Rhythm {
 impl Rhythm {
     /// For so many ranks, which are lost when they are silent for so long.
     pub(super) fn of(ranks: usize, silence: Duration) -> Self {
-        let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
-        Self {
-            every: Duration::from_secs(5).min(silence / 4),
-            // At most 20,000 letters a second at rank 0, from however many.
-            apart: Duration::from_millis(5).max(Duration::from_micros(50) * ranks),
-        }
+        Self { every: Duration::from_secs(5).min(silence / 4), apart: apart(ranks) }
     }
 }
-
-/// Work for so long is ample, in seconds; less is kept in hand when less is left for all.
-const AMPLE: f64 = 4.0;
 
 impl Hand {
     /// Of an engine at work, or none.
@@ -268,19 +261,9 @@ impl Hand {
     fn want(&self) -> u64 {
         let InHand { taken, waiting, windows, rate, .. } = self.in_hand;
         let have = waiting + self.given.saturating_sub(taken);
-        let target = enough(windows, rate, self.left);
+        let target = enough(windows, rate, self.left, self.pace.apart);
         if have * 2 > target { 0 } else { target.saturating_sub(have) }
     }
-}
-
-/// How many prompts a rank should have in hand: what its windows hold twice, or what it does in a few seconds. As the work
-/// comes to its end it is less and less, so that what is left lies at rank 0 and goes to whoever is first.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
-fn enough(windows: u64, rate: f64, left: Option<f64>) -> u64 {
-    let windows = windows as f64;
-    let ample = (windows * 2.0).max(rate * AMPLE);
-    let part = left.map_or(1.0, |left| (left / (2.0 * AMPLE)).min(1.0));
-    (ample * part).max(windows / 4.0).ceil() as u64
 }
 
 #[cfg(test)]
@@ -356,15 +339,5 @@ mod tests {
         assert!(
             matches!(&letters[..], [Message::Report(it), Message::Ended(..)] if it.settled == [(0, 2)])
         );
-    }
-
-    #[test]
-    fn less_is_kept_in_hand_as_less_is_left() {
-        assert_eq!(enough(64, 10.0, None), 128);
-        assert_eq!(enough(64, 100.0, None), 400);
-        assert_eq!(enough(64, 100.0, Some(60.0)), 400);
-        assert_eq!(enough(64, 100.0, Some(2.0)), 100);
-        assert_eq!(enough(64, 100.0, Some(0.0)), 16);
-        assert_eq!(enough(0, 0.0, None), 0, "nobody is up");
     }
 }

@@ -1,4 +1,4 @@
-//! How much a rank is granted at a time: guided self-scheduling.
+//! How much a rank asks for and is granted at a time: guided self-scheduling.
 //!
 //! Half of the rank's fair share of what is left, by the paces that were seen: large at first, so that there are few
 //! messages; single prompts at the end, so that ranks end together whatever their pace. Never more than was asked for.
@@ -54,6 +54,29 @@ pub(super) fn share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
     ((fair / 2.0).ceil() as u64).max(1).min(want).min(free)
 }
 
+/// Work for so long is ample, in seconds; less is kept in hand when less is left for all.
+const AMPLE: f64 = 4.0;
+
+/// How far apart a rank's letters are at least: rank 0 reads at most 20,000 a second, from however many.
+#[must_use]
+pub fn apart(ranks: usize) -> Duration {
+    let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
+    Duration::from_millis(5).max(Duration::from_micros(50).saturating_mul(ranks))
+}
+
+/// How many prompts a rank should have in hand: what its windows hold twice, or what it does in a few seconds, at `rate` a
+/// second. As the work comes to its end (`left` seconds of it nobody has) it is less and less, so that what is left lies at
+/// rank 0 and goes to whoever is first; never less than what it does while it may not write (`apart`).
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
+#[must_use]
+pub fn enough(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
+    let (windows, apart) = (windows as f64, apart.as_secs_f64());
+    let seconds = AMPLE.max(apart * 4.0);
+    let ample = (windows * 2.0).max(rate * seconds);
+    let part = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
+    (ample * part).max(windows / 4.0).max(rate * apart * 2.0).ceil() as u64
+}
+
 /// A rank that has not settled a prompt so long after it was granted …
 const LONG: Duration = Duration::from_secs(8);
 /// … and so many times what a prompt usually takes, has not only kept it waiting.
@@ -92,6 +115,19 @@ mod tests {
         assert_eq!(share(3, 64, 1.0, 4.0), 1);
         assert_eq!((share(0, 64, 1.0, 4.0), share(5, 0, 1.0, 4.0)), (0, 0));
         assert_eq!(share(100, 64, 2.0, 2.0), 64, "nobody else is there");
+    }
+
+    #[test]
+    fn less_is_kept_in_hand_as_less_is_left() {
+        let few = apart(4);
+        assert_eq!(enough(64, 10.0, None, few), 128);
+        assert_eq!(enough(64, 100.0, None, few), 400);
+        assert_eq!(enough(64, 100.0, Some(60.0), few), 400);
+        assert_eq!(enough(64, 100.0, Some(2.0), few), 100);
+        assert_eq!(enough(64, 100.0, Some(0.0), few), 16);
+        assert_eq!(enough(0, 0.0, None, few), 0, "nobody is up");
+        assert_eq!(apart(10_000), Duration::from_millis(500));
+        assert_eq!(enough(64, 100.0, Some(0.0), apart(10_000)), 100, "a second's");
     }
 
     #[test]

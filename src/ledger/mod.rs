@@ -16,6 +16,7 @@ use std::{
 };
 
 use guided::{Pace, share};
+pub use guided::{apart, enough};
 pub use order::Order;
 use places::Places;
 

@@ -2,11 +2,12 @@
 //! work and report; what rank 0 would hear is counted, and what the book's calls cost is timed.
 //!
 //! It owns the ranks' behaviour and a clock of milliseconds, and knows the book by its calls alone. Every prompt's end is
-//! an event of its own; a message takes no time on its way. A rank has a stock of at most two windows, asks when less than one is left, sends with it all that was
-//! settled since, and reports after 5 s without a message and when it has nothing left to do. It is a process of its
-//! own, so that the memory it comes to hold is the play's and nobody else's.
+//! an event of its own; a message takes no time on its way. A rank has in hand what the product's ranks would, asks when
+//! half of that is left, sends with it all that was settled since, writes no more often than the product lets it, and
+//! reports after 5 s without a message and when it has nothing left to do. It is a process of its own, so that the memory
+//! it comes to hold is the play's and nobody else's.
 
-use aurora_swarm::ledger::{Ledger, Span};
+use aurora_swarm::ledger::{Ledger, Span, apart, enough};
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ struct Event {
 /// In the place of a prompt: a slot becomes free for the first time; it may be time to report.
 const BEGIN: u32 = u32::MAX;
 const REPORT: u32 = u32::MAX - 1;
+/// Likewise: it may write again, and had something to ask.
+const ASK: u32 = u32::MAX - 2;
 
 struct Rank {
     /// Leases in the order in which they came.
@@ -53,6 +56,8 @@ struct Rank {
     done: Vec<u32>,
     /// The last message, in ms.
     told: u64,
+    /// It will ask as soon as it may.
+    asks: bool,
 }
 
 /// A call's cost: how often, how long in all.
@@ -85,6 +90,7 @@ struct Told {
 struct Play {
     job: Job,
     ledger: Ledger,
+    apart: Duration,
     ranks: Vec<Rank>,
     /// What happens in each of the next ms.
     ring: Vec<Vec<Event>>,
@@ -112,6 +118,7 @@ fn play(job: Job) -> serde_json::Value {
             busy: 0,
             done: vec![0; 4 * window],
             told: 0,
+            asks: false,
         };
         rank.done.clear();
         rank
@@ -128,7 +135,8 @@ fn play(job: Job) -> serde_json::Value {
     let before = resident();
     let ledger = Ledger::new(u64::from(job.prompts), job.ranks as usize);
     let told = Told::default();
-    let mut play = Play { job, ledger, ranks, ring, now: 0, told, spans: Vec::new() };
+    let apart = apart(job.ranks as usize);
+    let mut play = Play { job, ledger, apart, ranks, ring, now: 0, told, spans: Vec::new() };
     let began = Instant::now();
     let mut quiet = 0;
     while quiet < RING {
@@ -153,16 +161,33 @@ impl Play {
         match what {
             BEGIN => {}
             REPORT => return self.report_is_due(rank),
+            ASK => it.asks = false,
             prompt => {
                 it.done.push(prompt);
                 it.busy -= 1;
                 self.told.end = self.now;
             }
         }
-        if it.left < self.job.slots && self.ledger.free() > 0 {
-            self.message(rank);
-            self.ask(rank);
+        let slots = f64::from(self.job.slots);
+        let rate = slots / slowness(rank) / (MEAN_MS / 1e3);
+        let enough =
+            enough(self.job.slots.into(), rate, self.ledger.seconds_free(), self.apart) as u32;
+        if it.left * 2 <= enough && self.ledger.free() > 0 {
+            let may = it.told + self.apart.as_millis() as u64;
+            if what == BEGIN || self.now >= may {
+                let want = enough - it.left;
+                self.message(rank);
+                self.ask(rank, want.into());
+            } else if !std::mem::replace(&mut it.asks, true) {
+                self.ring[(may % RING) as usize].push(Event { rank, what: ASK });
+            }
         }
+        // After a wait without prompts several slots may be free.
+        while self.ranks[rank as usize].busy < self.job.slots && self.begins(rank) {}
+    }
+
+    /// A slot's next prompt, if there is one; else what was done is told once all slots are empty.
+    fn begins(&mut self, rank: u32) -> bool {
         let it = &mut self.ranks[rank as usize];
         match it.next() {
             Some(prompt) => {
@@ -171,9 +196,14 @@ impl Play {
                 self.told.work += took;
                 let at = ((self.now + took) % RING) as usize;
                 self.ring[at].push(Event { rank, what: prompt });
+                true
             }
-            None if it.busy == 0 && !it.done.is_empty() => self.message(rank),
-            None => {}
+            None => {
+                if it.busy == 0 && !it.done.is_empty() {
+                    self.message(rank);
+                }
+                false
+            }
         }
     }
 
@@ -208,8 +238,7 @@ impl Play {
     }
 
     /// What it asks for rides on the message before.
-    fn ask(&mut self, rank: u32) {
-        let want = u64::from(self.job.slots * 2);
+    fn ask(&mut self, rank: u32, want: u64) {
         let began = Instant::now();
         let granted = self.ledger.grant(rank as usize, want, Duration::from_millis(self.now));
         let took = began.elapsed().as_secs_f64();

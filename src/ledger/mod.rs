@@ -231,7 +231,13 @@ impl Ledger {
     pub fn give_back(&mut self, rank: usize, spans: impl IntoIterator<Item = Span>, now: Duration) {
         self.heard(rank, now);
         for span in spans {
-            self.take_from(rank, span, now);
+            self.take_from(rank, span.clone(), now);
+            // A copy that is given back is nobody's: else its place would become the lease of a rank that has it no more.
+            let copies = self.copies.range(span).filter(|&(_, &copier)| copier == rank);
+            let its: Vec<u64> = copies.map(|(&place, _)| place).collect();
+            for place in its {
+                self.copies.remove(&place);
+            }
         }
     }
 

@@ -97,6 +97,19 @@ fn a_copy_outlives_the_rank_that_had_the_place() {
 }
 
 #[test]
+fn a_copy_that_was_given_back_is_nobodys() {
+    let mut ledger = Ledger::new(1, 3);
+    ledger.take(0, 1, NOW);
+    assert_eq!(ledger.copy(&[(1, 1)], seconds(50)), [(1, 0)]);
+    ledger.give_back(1, [0..1], seconds(51));
+    assert_eq!(ledger.leases_of(0), [0..1], "who had it has it");
+    assert_eq!(ledger.copy(&[(2, 1)], seconds(52)), [(2, 0)], "it may be copied again");
+    ledger.give_back(2, [0..1], seconds(53));
+    ledger.give_back(0, [0..1], seconds(54));
+    assert_eq!((ledger.leases_of(1), ledger.leases_of(2), ledger.free()), (vec![], vec![], 1));
+}
+
+#[test]
 fn a_slow_rank_gets_none_of_the_last() {
     let mut ledger = Ledger::new(100, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {

@@ -175,6 +175,8 @@ impl Driver {
                 prompt = prompts.recv(), if self.more && self.wants_more() => Woken::Prompt(prompt),
                 () = sleep_until(wake.into()) => Woken::Time,
                 command = commands.recv() => Woken::Command(command),
+                // Seen here as well as by the next outcome: there may be no next one, and these would be waited for for ever.
+                () = settled.closed() => return (Ended::NotWritten, self.tally),
             };
             match woken {
                 Woken::Landed(landed) => {

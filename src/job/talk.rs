@@ -34,7 +34,7 @@ pub(super) fn report_until_over(
     mut hand: Hand,
     silence: Duration,
 ) -> Result<(Over, Hand), JobError> {
-    let mut heard = Instant::now();
+    let (mut heard, mut looked) = (Instant::now(), Instant::now());
     loop {
         match post.wait(hand.due()) {
             Event::Word(said) => hand.said(said),
@@ -48,6 +48,11 @@ pub(super) fn report_until_over(
             }
             Event::Quiet => {}
         }
+        // Who was away (stopped, swapped out) is this rank: rank 0 has had no report that it could have answered.
+        if looked.elapsed() > silence / 2 {
+            heard = Instant::now();
+        }
+        looked = Instant::now();
         for message in hand.letters(Instant::now()) {
             post.comm().send_value(0, Tag::Job, &message)?;
         }

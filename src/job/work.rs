@@ -30,7 +30,7 @@ use crate::{
     site::Signals,
 };
 
-/// A rank asks after so many, however many ranks there are.
+/// A rank asks after so many, however many ranks have endpoints.
 const ALIKE_LEAST: usize = 8;
 
 /// What a rank begins with.
@@ -106,7 +106,8 @@ fn begin(
         return Ok(None);
     }
     let Common { settings, key, place, .. } = common;
-    let size = choice.weights.len();
+    // Who has nobody to ask sees no failures.
+    let askers = choice.weights.iter().filter(|&&weight| weight > 0).count().max(1);
     let header = Header::new(brief.start, place.rank, &place.node.host, &brief.source.fingerprint);
     let style = LineStyle {
         echo: !settings.no_echo,
@@ -133,7 +134,7 @@ fn begin(
     };
     let written = tell.clone();
     let work = Work {
-        policy: policy(settings, choice, size)?,
+        policy: policy(settings, choice, askers)?,
         endpoints: ready.into_iter().map(endpoint).collect(),
         key: key.clone(),
         prompts: Reader::new(&brief.source, &brief.rules, leases.into_iter()),
@@ -151,7 +152,7 @@ fn begin(
     .map_err(|error| format!("no thread can be started: {error}"))
 }
 
-fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Result<Policy, String> {
+fn policy(settings: &Settings, choice: &Choice, askers: usize) -> Result<Policy, String> {
     let renderer = choice.chat_template.as_ref().map(renderer).transpose();
     Ok(Policy {
         model: choice.model.clone(),
@@ -174,7 +175,7 @@ fn policy(settings: &Settings, choice: &Choice, ranks: usize) -> Result<Policy, 
             UsageCount::Share => Count::Share,
             UsageCount::Exact => Count::Exact,
         },
-        alike: ALIKE.div_ceil(ranks).max(ALIKE_LEAST),
+        alike: ALIKE.div_ceil(askers).max(ALIKE_LEAST),
     })
 }
 

@@ -3,7 +3,7 @@
 //! Launchers change codes on the way: scripts that need to be sure ask the run's files.
 
 use crate::{
-    job::{JobError, Verdict},
+    job::{Codes, JobError, Verdict},
     settings::SettingsError,
 };
 
@@ -21,6 +21,9 @@ pub(super) const NO_ENDPOINT: u8 = 6;
 pub(super) const MPI: u8 = 71;
 /// Stopped early with prompts open: the same command goes on.
 pub(super) const OPEN: u8 = 75;
+
+/// For jobs that end from inside.
+pub(super) const CODES: Codes = Codes { error: code_of, verdict: code_of_verdict };
 
 /// The code of an end. No wildcard: a new end has to decide.
 pub(super) fn code_of_verdict(verdict: Verdict) -> u8 {

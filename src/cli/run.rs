@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{code_of, exit::code_of_verdict, flags, given};
+use super::{exit::CODES, flags, given};
 use crate::{
     comm::Comm,
     job::{self, JobError, Verdict},
@@ -34,6 +34,6 @@ impl Run {
         environment: Environment,
     ) -> Result<Verdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
-        job::run(comm, given(running.config, flags, environment), &inputs, code_of, code_of_verdict)
+        job::run(comm, given(running.config, flags, environment), &inputs, CODES)
     }
 }

@@ -10,6 +10,7 @@ mod brief;
 mod check;
 mod choose;
 mod conversations;
+mod end;
 mod errors;
 mod gather;
 mod hand;
@@ -29,6 +30,7 @@ mod work;
 
 pub use agree::{CodeOf, Given};
 pub use check::check;
+pub use end::Codes;
 pub use errors::{JobError, Verdict};
 pub use offline::{merge, plan, status};
 pub use run::run;

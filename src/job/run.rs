@@ -3,20 +3,19 @@
 use std::time::Instant;
 
 use super::{
-    CodeOf, Given, JobError, Verdict,
+    Codes, Given, JobError, Verdict,
     agree::{agree, everywhere, told},
+    end::together,
     gather::gather,
-    letters::Over,
     limit::Limit,
     ready::wait_for_endpoints,
     root,
     scan::scan,
     standing::{Standing, check_folder},
-    talk,
     work::{Lead, Start, work},
 };
 use crate::{
-    comm::{Comm, RollCall, Typed, roll_call},
+    comm::{Comm, Typed},
     report,
     site::Signals,
 };
@@ -29,10 +28,9 @@ pub fn run(
     comm: &mut dyn Comm,
     given: Given,
     inputs: &[String],
-    code: CodeOf,
-    code_of_verdict: fn(Verdict) -> u8,
+    codes: Codes,
 ) -> Result<Verdict, JobError> {
-    let began = Instant::now();
+    let (began, code) = (Instant::now(), codes.error);
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     let start = (comm.rank() == 0).then(|| root::Start::new(&common, inputs));
@@ -66,29 +64,7 @@ pub fn run(
         let shares = lead.as_mut().map(|lead| lead.book.first(&choice.weights, &lead.blind));
         let first = comm.scatter_values(shares)?;
         let over = work(comm, &common, &brief, &choice, Start { ready, first, lead }, &signals)?;
-        let here = if over == Over::Together {
-            roll_call(comm, talk::ROLL_CALL)?
-        } else {
-            RollCall::NoWord
-        };
-        match (here, root.take()) {
-            (RollCall::AllHere, all) => root = all,
-            (missing, Some(mut root)) => {
-                if let RollCall::Missing(ranks) = missing {
-                    root.are_lost(&ranks);
-                }
-                let end = root.end_without(&brief);
-                let code = end.map_or_else(
-                    |error| {
-                        report::complain(&error);
-                        code(&error)
-                    },
-                    code_of_verdict,
-                );
-                comm.abort(code)
-            }
-            (_, None) => talk::wait_to_be_ended(comm),
-        }
+        root = together(comm, over, root, &brief, codes)?;
     }
 
     let (standing, lines) = Standing::read_with_lines(comm, &brief, code)?;

@@ -47,12 +47,6 @@ impl<'c, W> Post<'c, W> {
         self.nap = nap;
     }
 
-    /// Are all senders of words gone? Then only letters and time are left to wait for.
-    #[must_use]
-    pub fn is_alone(&self) -> bool {
-        self.talkers_gone
-    }
-
     /// The next thing that happens, or [`Event::Quiet`] at `until`. Letters come before words, so that a chatty thread
     /// cannot keep other ranks waiting.
     pub fn wait(&mut self, until: Instant) -> Event<W> {

@@ -12,6 +12,8 @@ use crate::domain::{FailureKind, Outcome, Settled};
 pub(super) struct Alike {
     most: usize,
     held: Vec<Settled>,
+    /// So many were told of: the same are not told of again.
+    told: usize,
     /// Something was answered, or somebody said that others were: failures are the prompts' own.
     over: bool,
 }
@@ -21,7 +23,7 @@ pub(super) const MOMENT: Duration = Duration::from_millis(60);
 
 impl Alike {
     pub(super) fn new(most: usize) -> Self {
-        Self { most: most.max(1), held: Vec::new(), over: false }
+        Self { most: most.max(1), held: Vec::new(), told: 0, over: false }
     }
 
     /// Takes an outcome in; what is to be written goes to `out`.
@@ -48,10 +50,12 @@ impl Alike {
     }
 
     /// How many there are and what they say, once it is no chance, or nothing else is to come.
-    pub(super) fn verdict(&self, all_done: bool) -> Option<(u64, String)> {
-        if self.over || (self.held.len() < self.most && !all_done) {
+    pub(super) fn verdict(&mut self, all_done: bool) -> Option<(u64, String)> {
+        let count = self.held.len();
+        if self.over || count <= self.told || (count < self.most && !all_done) {
             return None;
         }
+        self.told = count;
         match &self.held.last()?.outcome {
             Outcome::Failed(failure) => Some((self.held.len() as u64, failure.message.clone())),
             Outcome::Answered(_) => None,
@@ -63,6 +67,11 @@ impl Alike {
     pub(super) fn holds_back(&self, requests: u64, since_start: Duration) -> bool {
         let unknown = since_start < MOMENT || !self.held.is_empty();
         !self.over && unknown && requests >= self.most as u64
+    }
+
+    /// They are too few to tell: as many again are held back.
+    pub(super) fn further(&mut self) {
+        self.most = self.most.max(self.held.len()) * 2;
     }
 
     /// They are the prompts' own failures after all.

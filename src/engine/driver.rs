@@ -50,8 +50,12 @@ pub(super) struct Driver {
     pub(super) given: Option<u64>,
     /// Prompts taken in.
     pub(super) taken: u64,
-    /// Somebody else has settled these, while requests for them were under way here.
+    /// Somebody else has settled these, which were here or on their way.
     pub(super) forgotten: HashSet<u64>,
+    /// Of the first so many prompts none is wanted that was not sent.
+    pub(super) recalled: u64,
+    /// These came in all the same.
+    pub(super) unwanted: Vec<u64>,
     pub(super) telling: Telling,
     /// Nothing is sent any more.
     pub(super) draining: bool,
@@ -109,6 +113,8 @@ impl Driver {
             given: None,
             taken: 0,
             forgotten: HashSet::new(),
+            recalled: 0,
+            unwanted: Vec::new(),
             telling: Telling::new(now),
             draining: false,
             down_since: None,
@@ -194,9 +200,16 @@ impl Driver {
                     self.paused = false;
                     self.alike.release(&mut self.outcomes);
                 }
+                Woken::Command(Some(Command::Further)) => {
+                    self.paused = false;
+                    self.alike.further();
+                }
                 Woken::Command(Some(Command::Ending(given))) => self.given = given,
                 Woken::Command(Some(Command::Forget(indexes))) => self.forget(&indexes),
-                Woken::Command(Some(Command::GiveBack)) => self.give_back(tell),
+                Woken::Command(Some(Command::GiveBack(given))) => {
+                    self.recalled = given;
+                    self.give_back(tell);
+                }
                 Woken::Command(Some(Command::Drain)) => self.draining = true,
                 Woken::Command(Some(Command::Stop) | None) => return (Ended::Stopped, self.tally),
             }
@@ -226,7 +239,12 @@ impl Driver {
 
     fn take_in(&mut self, prompt: Prompt) {
         self.taken += 1;
-        if prompt.input.is_blank() {
+        if self.forgotten.contains(&prompt.index) {
+            return;
+        }
+        if self.taken <= self.recalled {
+            self.unwanted.push(prompt.index);
+        } else if prompt.input.is_blank() {
             self.settle_blank(prompt);
         } else {
             self.stock.add(prompt, &self.policy);

@@ -70,7 +70,10 @@ impl Driver {
             self.telling.down = self.down_since.is_some();
             tell(Word::Progress(self.progress()));
         }
-        if self.draining || self.gives_back_at().is_some_and(|at| at <= now) {
+        if self.draining
+            || !self.unwanted.is_empty()
+            || self.gives_back_at().is_some_and(|at| at <= now)
+        {
             self.give_back(tell);
         }
         if self.draining
@@ -87,7 +90,8 @@ impl Driver {
         let same = (in_hand.taken, in_hand.waiting, in_hand.windows, in_hand.idle)
             == (before.taken, before.waiting, before.windows, before.idle);
         let ample = (in_hand.windows as f64 * 2.0).max(in_hand.rate * AMPLE);
-        if same || in_hand.waiting as f64 * 2.0 > ample {
+        let idles = (in_hand.idle > 0) != (before.idle > 0);
+        if same || (in_hand.waiting as f64 * 2.0 > ample && !idles) {
             return;
         }
         self.telling.in_hand = in_hand;
@@ -120,7 +124,8 @@ impl Driver {
 
     /// Gives back what is not under way.
     pub(super) fn give_back(&mut self, tell: &impl Fn(Word)) {
-        let indexes = self.stock.give_up(|_| true);
+        let mut indexes = self.stock.give_up(|_| true);
+        indexes.append(&mut self.unwanted);
         if !indexes.is_empty() {
             tell(Word::GivesBack(indexes));
         }
@@ -136,9 +141,6 @@ impl Driver {
             .filter(|(_, it)| it.batch.tasks.iter().any(|it| indexes.contains(&it.prompt.index)))
             .map(|(&id, _)| id)
             .collect();
-        if concerned.is_empty() {
-            return;
-        }
         self.forgotten.extend(indexes);
         for id in concerned {
             self.cancel_if_nobody_waits(Some(id));

@@ -83,7 +83,7 @@ pub enum Word {
     /// It has nobody to ask just now, and will not work on these prompts (by index) any more.
     GivesBack(Vec<u64>),
     /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
-    /// [`Running::go_on`] or [`Running::stop`].
+    /// [`Running::go_on`], [`Running::further`] or [`Running::stop`].
     AllAlike(u64, String),
     /// Once, last.
     Ended(Ended, Tally),
@@ -94,9 +94,10 @@ pub enum Word {
 enum Command {
     Stop,
     GoOn,
+    Further,
     Ending(Option<u64>),
     Forget(Vec<u64>),
-    GiveBack,
+    GiveBack(u64),
     Drain,
 }
 
@@ -186,6 +187,11 @@ impl Running {
         self.tell(Command::GoOn);
     }
 
+    /// The failures it has held back are too few to tell: it holds back as many again.
+    pub fn further(&self) {
+        self.tell(Command::Further);
+    }
+
     /// With `Some`: it was given so many prompts in all, and there are no more to be had for now, so that it need not keep
     /// its lists full for what comes. With `None`: there are.
     pub fn ending(&self, given: Option<u64>) {
@@ -202,9 +208,9 @@ impl Running {
         self.tell(Command::Drain);
     }
 
-    /// Asks it to give back what it has not sent ([`Word::GivesBack`]).
-    pub fn give_back(&self) {
-        self.tell(Command::GiveBack);
+    /// Asks it to give back what it has not sent of the first `given` prompts ([`Word::GivesBack`]).
+    pub fn give_back(&self, given: u64) {
+        self.tell(Command::GiveBack(given));
     }
 
     fn tell(&self, command: Command) {

@@ -18,6 +18,7 @@ pub(super) struct Book {
     table: RowTable,
     began: Instant,
     ranks: Vec<Stand>,
+    next_copies: Duration,
 }
 
 /// What a rank could do.
@@ -33,12 +34,16 @@ struct Stand {
 const FIRST: u64 = 128;
 /// So many copies a rank and look: what they bring is seen before there are more.
 const COPIES: u64 = 16;
+/// Looking for copies takes at most one part of so many of rank 0's time.
+const COPIES_COST: u32 = 20;
 
 impl Book {
     /// Of the rows that this order names, for so many ranks.
     pub(super) fn new(order: Order, table: RowTable, ranks: usize) -> Self {
         let ledger = Ledger::new(order.places(), ranks);
-        Self { ledger, order, table, began: Instant::now(), ranks: vec![Stand::default(); ranks] }
+        let stand = vec![Stand::default(); ranks];
+        let (began, next_copies) = (Instant::now(), Duration::ZERO);
+        Self { ledger, order, table, began, ranks: stand, next_copies }
     }
 
     /// Prompts without an outcome.
@@ -120,6 +125,11 @@ impl Book {
         self.feed(rank)
     }
 
+    /// A rank did not get these after all.
+    pub(super) fn back(&mut self, rank: usize, places: &Places) {
+        self.ledger.give_back(rank, spans(places), self.began.elapsed());
+    }
+
     /// A rank's work has ended.
     pub(super) fn gone(&mut self, rank: usize) {
         self.ranks[rank] = Stand::default();
@@ -153,8 +163,11 @@ impl Book {
                 leases.extend(self.feed(rank).map(|lease| (rank, lease)));
             }
         }
-        if self.ledger.free() == 0 && self.open() > 0 {
+        if self.ledger.free() == 0 && self.open() > 0 && self.began.elapsed() >= self.next_copies {
+            let began = Instant::now();
             leases.extend(self.copies());
+            // All that is leased is looked at: with very many ranks that takes a while.
+            self.next_copies = self.began.elapsed() + began.elapsed() * COPIES_COST;
         }
         leases
     }

@@ -150,8 +150,12 @@ impl Hand {
                 }
                 self.with_engine(|engine| engine.forget(rows));
             }
-            Message::Recall => self.with_engine(Running::give_back),
+            Message::Recall => {
+                let given = self.given;
+                self.with_engine(|engine| engine.give_back(given));
+            }
             Message::GoOn => self.with_engine(Running::go_on),
+            Message::Further => self.with_engine(Running::further),
             Message::Drain => {
                 self.ending = true;
                 self.with_engine(Running::drain);
@@ -174,6 +178,11 @@ impl Hand {
         }
         letters.append(&mut self.letters);
         letters
+    }
+
+    /// Has it asked for something that it needs soon, or is the end near? Then letters are looked for often.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.asked || self.ending
     }
 
     /// Was this process asked to end more than once? Then nothing is waited for any more.
@@ -201,12 +210,14 @@ impl Hand {
         let has_more = lease.is_some();
         if let Some(lease) = lease {
             self.asked = false;
-            self.given += lease.count();
-            self.places.extend(lease.pairs());
-            if let Some(leases) = &self.leases
-                && leases.send(lease.rows).is_err()
-            {
-                warn!("a lease for an engine that has ended");
+            let places: Vec<(u64, u64)> = lease.pairs().collect();
+            if self.leases.as_ref().is_some_and(|leases| leases.send(lease.rows).is_ok()) {
+                self.given += places.len() as u64;
+                self.places.extend(places);
+            } else {
+                // The reader has met its end, and the engine will: it needs nothing more.
+                self.leases = None;
+                self.back.extend(places.into_iter().map(|(_, place)| place));
             }
         }
         self.left = left;
@@ -259,6 +270,9 @@ impl Hand {
 
     /// How many more prompts its windows can use soon: nothing while it has half of that.
     fn want(&self) -> u64 {
+        if self.leases.is_none() {
+            return 0;
+        }
         let InHand { taken, waiting, windows, rate, .. } = self.in_hand;
         let have = waiting + self.given.saturating_sub(taken);
         let target = enough(windows, rate, self.left, self.pace.apart);

@@ -37,6 +37,8 @@ pub(super) enum Message {
     GoOn,
     /// From rank 0: send nothing more, and wait for what is under way.
     Drain,
+    /// From rank 0: those failures are too few to tell what they are: as many again.
+    Further,
     /// From rank 0: stop.
     Stop,
     /// From rank 0, its last letter.
@@ -96,6 +98,31 @@ impl Lease {
         self.places.iter().map(|&(_, count)| count).sum()
     }
 
+    /// Its first rows, of about `bytes` and at least one, and the places of the others.
+    pub(super) fn cut(mut self, bytes: u64) -> (Self, Places) {
+        let (mut sum, mut rows, mut kept) = (0, 0, 0);
+        for stretch in &self.rows.stretches {
+            if kept > 0 && sum + stretch.bytes > bytes {
+                break;
+            }
+            (sum, rows, kept) = (sum + stretch.bytes, rows + stretch.rows, kept + 1);
+        }
+        self.rows.stretches.truncate(kept);
+        let mut rest = Places::new();
+        let mut left = rows;
+        for (from, count) in std::mem::take(&mut self.places) {
+            let here = left.min(count);
+            left -= here;
+            if here > 0 {
+                self.places.push((from, here));
+            }
+            if here < count {
+                rest.push((from + here, count - here));
+            }
+        }
+        (self, rest)
+    }
+
     /// Each prompt's row and place.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (u64, u64)> {
         let rows = self.rows.stretches.iter().flat_map(|it| it.first..it.first + it.rows);
@@ -140,5 +167,13 @@ mod tests {
         let lease = Lease { places: vec![(0, 1), (5, 2)], rows };
         assert_eq!(lease.count(), 3);
         assert_eq!(lease.pairs().collect::<Vec<_>>(), [(10, 0), (11, 5), (3, 6)]);
+        let (whole, rest) = lease.clone().cut(u64::MAX);
+        assert_eq!((whole, rest), (lease.clone(), vec![]));
+        let long = |stretch| Stretch { bytes: 100, ..stretch };
+        let stretches = lease.rows.stretches.iter().copied().map(long).collect();
+        let lease = Lease { rows: prompts::Lease { stretches, text: None }, ..lease };
+        let (first, rest) = lease.cut(150);
+        assert_eq!(first.pairs().collect::<Vec<_>>(), [(10, 0), (11, 5)]);
+        assert_eq!(rest, [(6, 1)]);
     }
 }

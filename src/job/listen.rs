@@ -30,6 +30,8 @@ use crate::{
 pub(super) const ALIKE: usize = 100;
 /// How often the manifest says how it stands.
 const MANIFEST_EVERY: Duration = Duration::from_secs(10);
+/// Rows travel in letters of about so many bytes.
+const TEXT: u64 = 32 << 20;
 /// Prompts are given so many times what one usually takes at the slowest rank, so that most get through.
 const PROMPTS_TAKE: u32 = 2;
 /// How often all ranks are looked at.
@@ -64,14 +66,13 @@ pub(super) struct Listener<'c, 'r> {
 
 /// What is known of a rank.
 struct Heard {
-    last: Instant,
     progress: Progress,
     ended: bool,
     lost: bool,
     /// It cannot open the input.
     blind: bool,
-    /// How many first outcomes are all the same failure, and the words of it.
-    alike: Option<(u64, String)>,
+    /// How many first outcomes are all the same failure, and the words of it; and whether it was told to go further.
+    alike: Option<(u64, String, bool)>,
 }
 
 impl<'c, 'r> Listener<'c, 'r> {
@@ -87,7 +88,6 @@ impl<'c, 'r> Listener<'c, 'r> {
     ) -> Self {
         let now = Instant::now();
         let heard = |(rank, &up): (usize, &u64)| Heard {
-            last: now,
             progress: Progress { up, ..Progress::default() },
             ended: false,
             lost: false,
@@ -140,7 +140,6 @@ impl<'c, 'r> Listener<'c, 'r> {
             for message in self.hand.letters(now) {
                 self.heard(0, message);
             }
-            self.ranks[0].last = now;
             if self.hand.is_in_a_hurry() {
                 self.root.stopped();
                 self.post.comm().abort(super::STOPPED_EARLY);
@@ -186,6 +185,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             .filter(|&rank| self.ranks[rank].lost && !self.ranks[rank].ended)
             .collect();
         self.root.are_lost(&lost);
+        self.root.expects_open(self.book.open());
         for rank in 1..self.ranks.len() {
             self.tell(rank, Message::Over(over));
         }
@@ -242,7 +242,6 @@ impl<'c, 'r> Listener<'c, 'r> {
 
     fn heard(&mut self, from: usize, message: Message) {
         let heard = &mut self.ranks[from];
-        heard.last = Instant::now();
         self.book.heard(from);
         if std::mem::take(&mut heard.lost) && !heard.ended {
             info!(rank = from, "this rank is heard of again");
@@ -262,7 +261,9 @@ impl<'c, 'r> Listener<'c, 'r> {
                     );
                 }
             }
-            Message::AllAlike(count, words) => self.ranks[from].alike = Some((count, words)),
+            Message::AllAlike(count, words) => {
+                self.ranks[from].alike = Some((count, words, false));
+            }
             Message::Asked(ask) => {
                 let now = Instant::now();
                 self.drain(self.limit.after(ask, now), "a signal asks for it");
@@ -272,6 +273,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             | Message::Needless(_)
             | Message::Recall
             | Message::GoOn
+            | Message::Further
             | Message::Stop
             | Message::Over(_) => warn!(from, "a letter that only rank 0 writes"),
         }
@@ -302,13 +304,18 @@ impl<'c, 'r> Listener<'c, 'r> {
             && lease.rows.text.is_none()
             && let Some(fetch) = &self.fetch
         {
+            let (lease, rest) = lease.cut(TEXT);
+            self.book.back(rank, &rest);
             if fetch.send((rank, lease)).is_err() {
                 self.stop("the input cannot be read for other ranks");
             }
             return self.tell(rank, Message::Grant(self.book.word()));
         }
+        let places = lease.places.clone();
         let grant = Grant { lease: Some(lease), ..self.book.word() };
-        self.tell(rank, Message::Grant(grant));
+        if !self.reaches(rank, Message::Grant(grant)) {
+            self.book.back(rank, &places);
+        }
     }
 
     fn fetched(&mut self, rank: usize, lease: Result<Lease, String>) {
@@ -373,8 +380,9 @@ impl<'c, 'r> Listener<'c, 'r> {
         sum
     }
 
-    /// Ranks whose first outcomes are all the same failure wait for a word. Once anybody has answered anything, failures
-    /// are the prompts' own; if all who have work say the same, and there are enough of them, the job is wrong.
+    /// Ranks whose first outcomes are all the same failure wait for a word. Once anybody has answered anything, or nothing
+    /// else is left to be asked, failures are the prompts' own; if all who have work say the same, and there are enough of
+    /// them, the job is wrong; if there are too few, they go further.
     fn decide_on_alike(&mut self) {
         if self.ranks.iter().all(|rank| rank.alike.is_none()) {
             return;
@@ -388,12 +396,18 @@ impl<'c, 'r> Listener<'c, 'r> {
         }
         let count: u64 = self.ranks.iter().filter_map(|rank| Some(rank.alike.as_ref()?.0)).sum();
         let wrong = !self.answered && count >= ALIKE as u64;
+        let further = !self.answered && count < self.book.open();
         for rank in 0..self.ranks.len() {
-            let alike = self.ranks[rank].alike.take();
-            match alike {
-                Some((_, words)) if wrong => drop(self.root.wrong.get_or_insert(words)),
-                Some(_) => self.tell(rank, Message::GoOn),
-                None => {}
+            let Some((count, words, told)) = self.ranks[rank].alike.take() else { continue };
+            if wrong {
+                self.root.wrong.get_or_insert(words);
+            } else if further {
+                self.ranks[rank].alike = Some((count, words, true));
+                if !told {
+                    self.tell(rank, Message::Further);
+                }
+            } else {
+                self.tell(rank, Message::GoOn);
             }
         }
         if wrong {
@@ -402,11 +416,17 @@ impl<'c, 'r> Listener<'c, 'r> {
     }
 
     fn tell(&mut self, rank: usize, message: Message) {
+        self.reaches(rank, message);
+    }
+
+    /// Tells a rank; false where that cannot be.
+    fn reaches(&mut self, rank: usize, message: Message) -> bool {
         if rank == 0 {
             self.hand.hear(message);
-        } else if let Err(error) = self.post.comm().send_value(rank, Tag::Job, &message) {
-            warn!(rank, "{error}");
+            return true;
         }
+        let sent = self.post.comm().send_value(rank, Tag::Job, &message);
+        sent.inspect_err(|error| warn!(rank, "{error}")).is_ok()
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) struct Root {
     pub(super) tally: Tally,
     /// What all first outcomes say: the job is wrong.
     pub(super) wrong: Option<String>,
+    /// Prompts that should be open at the end.
+    expected: Option<u64>,
     /// Do answers come together in one file?
     gather: bool,
     began: Instant,
@@ -160,6 +162,7 @@ fn begin(
         bad,
         tally: Tally::default(),
         wrong: None,
+        expected: None,
         gather: settings.gather == Gather::Root,
         began,
     };
@@ -318,6 +321,13 @@ impl Root {
         self.manifest.requests += self.tally.requests;
         self.manifest.write(&self.folder)?;
         resume::drop_replaced(&self.folder, self.manifest.starts)?;
+        let missing = self.expected.map_or(0, |open| counts.open.saturating_sub(open));
+        if missing > 0 {
+            warn!(
+                "{missing} prompts that were settled have no outcome in the shard files: were files of {} removed?",
+                self.folder.display()
+            );
+        }
         let gathered = self.gather && counts.open == 0;
         report::print(
             &Finish {
@@ -338,6 +348,11 @@ impl Root {
             Counts { failed: 1.., .. } => Verdict::SomeFailed,
             _ => Verdict::Done,
         })
+    }
+
+    /// So many prompts are open by the ledger.
+    pub(super) fn expects_open(&mut self, open: u64) {
+        self.expected = Some(open);
     }
 
     /// These ranks are not here any more.

@@ -12,7 +12,7 @@ use super::{
     hand::{Hand, Said},
     letters::{Message, Over, read},
 };
-use crate::comm::{Event, Post, Tag, Typed};
+use crate::comm::{Event, Nap, Post, Tag, Typed};
 
 /// A rank that has heard nothing of rank 0 for so many times as long as makes a rank lost goes no further.
 const ALONE: u32 = 2;
@@ -25,7 +25,12 @@ pub(super) fn report_until_over(
     silence: Duration,
 ) -> Result<(Over, Hand), JobError> {
     let (mut heard, mut looked) = (Instant::now(), Instant::now());
+    let mut waiting = true;
     loop {
+        if waiting != hand.is_waiting() {
+            waiting = hand.is_waiting();
+            post.set_nap(if waiting { Nap::lively() } else { Nap::patient() });
+        }
         match post.wait(hand.due()) {
             Event::Word(said) => hand.said(said),
             Event::Letter(letter) => {

@@ -82,9 +82,12 @@ const LONG: Duration = Duration::from_secs(8);
 /// … and so many times what a prompt usually takes, has not only kept it waiting.
 const STUCK: u32 = 4;
 
+/// Where nothing was answered yet nobody knows what is long.
+const UNKNOWN: Duration = Duration::from_secs(60);
+
 /// Does a lease of this age hold something that hangs?
 pub(super) fn is_stuck(age: Duration, usual: Option<Duration>) -> bool {
-    age >= LONG + usual.unwrap_or_default() * STUCK
+    age >= usual.map_or(UNKNOWN, |usual| LONG + usual * STUCK)
 }
 
 /// Of `load` prompts that a rank has: how many will still wait there when the fastest rank could have done them. Half of
@@ -143,6 +146,7 @@ mod tests {
         assert_eq!(queued_in_vain(20, 1.0, None, second(1)), 0);
         assert!(!is_stuck(Duration::from_secs(9), second(1)));
         assert!(is_stuck(Duration::from_secs(12), second(1)));
+        assert!(!is_stuck(Duration::from_secs(50), None), "answers may be that long");
     }
 
     #[test]

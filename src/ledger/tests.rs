@@ -55,6 +55,9 @@ fn the_oldest_are_copied_once_and_the_first_outcome_counts() {
     ledger.take(1, 2, seconds(5));
     ledger.take(2, 9, seconds(6));
     assert_eq!(ledger.free(), 0);
+    for rank in 0..3 {
+        ledger.usual(rank, Some(Duration::ZERO));
+    }
     assert_eq!(ledger.copy(&[(2, 9)], seconds(7)), [], "nothing is old");
     assert_eq!(ledger.copy(&[(2, 1), (0, 9), (1, 1)], seconds(9)), [(2, 0), (1, 1)]);
     assert_eq!(ledger.copy(&[(2, 2)], seconds(9)), [(2, 2)], "no place twice");
@@ -88,9 +91,9 @@ fn what_waits_at_a_slow_rank_is_copied_from_its_end() {
 fn a_copy_outlives_the_rank_that_had_the_place() {
     let mut ledger = Ledger::new(2, 2);
     ledger.take(0, 2, NOW);
-    assert_eq!(ledger.copy(&[(1, 1)], seconds(50)), [(1, 0)]);
-    ledger.heard(1, seconds(50));
-    assert_eq!(ledger.silent(seconds(40), seconds(51)), [0]);
+    assert_eq!(ledger.copy(&[(1, 1)], seconds(90)), [(1, 0)]);
+    ledger.heard(1, seconds(90));
+    assert_eq!(ledger.silent(seconds(40), seconds(91)), [0]);
     assert_eq!((ledger.leases_of(1), ledger.free()), (vec![0..1], 1), "asked only once again");
     assert_eq!(ledger.settle(1, [0..1], seconds(52)), []);
     assert_eq!(ledger.open(), 1);
@@ -100,10 +103,10 @@ fn a_copy_outlives_the_rank_that_had_the_place() {
 fn a_copy_that_was_given_back_is_nobodys() {
     let mut ledger = Ledger::new(1, 3);
     ledger.take(0, 1, NOW);
-    assert_eq!(ledger.copy(&[(1, 1)], seconds(50)), [(1, 0)]);
-    ledger.give_back(1, [0..1], seconds(51));
+    assert_eq!(ledger.copy(&[(1, 1)], seconds(90)), [(1, 0)]);
+    ledger.give_back(1, [0..1], seconds(91));
     assert_eq!(ledger.leases_of(0), [0..1], "who had it has it");
-    assert_eq!(ledger.copy(&[(2, 1)], seconds(52)), [(2, 0)], "it may be copied again");
+    assert_eq!(ledger.copy(&[(2, 1)], seconds(92)), [(2, 0)], "it may be copied again");
     ledger.give_back(2, [0..1], seconds(53));
     ledger.give_back(0, [0..1], seconds(54));
     assert_eq!((ledger.leases_of(1), ledger.leases_of(2), ledger.free()), (vec![], vec![], 1));

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::Write,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -115,7 +116,17 @@ impl ShardWriter {
     /// Where the disk refuses.
     pub fn sync(&mut self) -> Result<(), ShardError> {
         self.synced = Instant::now();
+        self.is_there().map_err(self.error())?;
         self.file.sync_data().map_err(self.error())
+    }
+
+    /// What is written to a file that was removed is written for nobody.
+    fn is_there(&self) -> std::io::Result<()> {
+        let (here, there) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
+            return Ok(());
+        }
+        Err(std::io::Error::other("another file is in its place"))
     }
 
     fn error(&self) -> impl FnOnce(std::io::Error) -> ShardError {

@@ -165,7 +165,7 @@ fn actor(comm: &mut dyn Comm) {
     assert_eq!(heard, [0, 1, 2]);
     let quiet = Instant::now();
     assert_eq!(post.wait(quiet + Duration::from_millis(30)), Event::Quiet);
-    assert!(quiet.elapsed() >= Duration::from_millis(30) && post.is_alone());
+    assert!(quiet.elapsed() >= Duration::from_millis(30));
     while post.comm().under_way() > 0 {
         thread::sleep(Duration::from_micros(100));
     }

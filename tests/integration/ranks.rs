@@ -140,3 +140,34 @@ fn few_prompts_are_answered_whoever_has_endpoints() {
     assert!(ended.took < Duration::from_secs(15), "{:?}", ended.took);
     all_are_right(&work, &prompts);
 }
+
+#[test]
+fn a_wrong_job_stops_though_some_ranks_cannot_tell() {
+    // Three servers refuse everything, the fourth rank has none that lives.
+    let work = Work::with(vec![slow(); 3]);
+    for (rows, ranks) in [(3_000, 4), (105, 4), (105, 2)] {
+        let input = work.prompts(&made_up(rows));
+        let before = work.requests();
+        let name = format!("{rows}-{ranks}.jsonl");
+        let job = work.run_to(&input, &name).args(["--endpoint", "http://127.0.0.1:9"]);
+        let job = job.args(["--ready-timeout", "2s", "--extra-body", "{\"top_p\": 0}"]);
+        job.ranks(ranks).run().with_code(5).complains("all failed alike");
+        assert_eq!(work.counts(&name)[3], rows as u64, "all are open");
+        assert!(work.requests() - before < 400, "{} requests", work.requests() - before);
+    }
+    let input = work.prompts(&made_up(30));
+    let job = work.run_to(&input, "few.jsonl").args(["--extra-body", "{\"top_p\": 0}"]);
+    job.ranks(3).run().with_code(3);
+    assert_eq!(work.counts("few.jsonl"), [30, 0, 30, 0]);
+}
+
+#[test]
+fn long_answers_are_not_asked_twice_before_anybody_knows_how_long_they_are() {
+    let cost = CostModel { step_base_us: 1_200_000.0, max_num_seqs: 32, ..CostModel::default() };
+    let work = Work::with(vec![Profile { cost, ..Profile::default() }; 2]);
+    let prompts = made_up(20);
+    let input = work.prompts(&prompts);
+    work.run(&input).args(["--max-tokens", "8", "--no-batch"]).ranks(3).run().with_code(0);
+    assert_eq!(work.requests(), 20);
+    all_are_right(&work, &prompts);
+}

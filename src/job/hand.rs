@@ -58,7 +58,7 @@ pub(super) struct Hand {
     answered_told: bool,
     /// To be sent as they are.
     letters: Vec<Message>,
-    pace: Rhythm,
+    rhythm: Rhythm,
     /// The next report, and the next at the soonest.
     next: Instant,
     soonest: Instant,
@@ -85,7 +85,7 @@ impl Hand {
     pub(super) fn new(
         engine: Option<Running>,
         leases: Option<mpsc::Sender<prompts::Lease>>,
-        pace: Rhythm,
+        rhythm: Rhythm,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -105,8 +105,8 @@ impl Hand {
             up_told: false,
             answered_told: false,
             letters: Vec::new(),
-            pace,
-            next: now + pace.every,
+            rhythm,
+            next: now + rhythm.every,
             soonest: now,
         }
     }
@@ -173,7 +173,7 @@ impl Hand {
         let mut letters = Vec::new();
         // What was done is told before that it is over.
         if now >= self.due() || !self.letters.is_empty() {
-            (self.next, self.soonest) = (now + self.pace.every, now + self.pace.apart);
+            (self.next, self.soonest) = (now + self.rhythm.every, now + self.rhythm.apart);
             letters.push(Message::Report(self.report()));
         }
         letters.append(&mut self.letters);
@@ -275,7 +275,7 @@ impl Hand {
         }
         let InHand { taken, waiting, windows, rate, .. } = self.in_hand;
         let have = waiting + self.given.saturating_sub(taken);
-        let target = enough(windows, rate, self.left, self.pace.apart);
+        let target = enough(windows, rate, self.left, self.rhythm.apart);
         if have * 2 > target { 0 } else { target.saturating_sub(have) }
     }
 }

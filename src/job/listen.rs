@@ -1,7 +1,7 @@
 //! Rank 0 while all work: it hears every rank, keeps the ledger, and decides for all.
 //!
-//! Owns who counts as alive, whether the job itself is wrong, and when it is over. Who works on what is the book's; knows
-//! nothing of endpoints but how many are up.
+//! Owns who counts as alive and when it is over. Who works on what is the book's, whether the job itself is wrong `wrong`'s;
+//! knows nothing of endpoints but how many are up.
 
 use std::{
     sync::mpsc,
@@ -26,8 +26,6 @@ use crate::{
     settings::Settings,
 };
 
-/// So many first outcomes of all ranks that are the same failure mean that the job is wrong.
-pub(super) const ALIKE: usize = 100;
 /// How often the manifest says how it stands.
 const MANIFEST_EVERY: Duration = Duration::from_secs(10);
 /// Rows travel in letters of about so many bytes.
@@ -43,15 +41,17 @@ const SHOW_EVERY: Duration = Duration::from_millis(500);
 pub(super) struct Listener<'c, 'r> {
     post: Post<'c, Said>,
     hand: Hand,
-    book: Book,
-    ranks: Vec<Heard>,
-    root: &'r mut Root,
+    pub(super) book: Book,
+    pub(super) ranks: Vec<Heard>,
+    /// So many of them have ended their work.
+    ended: usize,
+    pub(super) root: &'r mut Root,
     view: ProgressView,
     /// Reads rows for ranks that cannot open the input.
     fetch: Option<mpsc::Sender<(usize, Lease)>>,
     before: Counts,
     /// Something was answered, if not now then before.
-    answered: bool,
+    pub(super) answered: bool,
     silence: Duration,
     patience: Duration,
     /// No endpoint of any rank is up since.
@@ -65,14 +65,14 @@ pub(super) struct Listener<'c, 'r> {
 }
 
 /// What is known of a rank.
-struct Heard {
-    progress: Progress,
-    ended: bool,
-    lost: bool,
+pub(super) struct Heard {
+    pub(super) progress: Progress,
+    pub(super) ended: bool,
+    pub(super) lost: bool,
     /// It cannot open the input.
     blind: bool,
     /// How many first outcomes are all the same failure, and the words of it; and whether it was told to go further.
-    alike: Option<(u64, String, bool)>,
+    pub(super) alike: Option<(u64, String, bool)>,
 }
 
 impl<'c, 'r> Listener<'c, 'r> {
@@ -101,6 +101,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             hand,
             book,
             ranks: up.iter().enumerate().map(heard).collect(),
+            ended: 0,
             view: ProgressView::new(
                 settings.progress,
                 up.len(),
@@ -147,6 +148,9 @@ impl<'c, 'r> Listener<'c, 'r> {
             if self.book.open() == 0 {
                 self.stop("every prompt has its outcome");
             }
+            if self.ended == self.ranks.len() {
+                break Over::Together;
+            }
             if now < look {
                 continue;
             }
@@ -164,9 +168,6 @@ impl<'c, 'r> Listener<'c, 'r> {
                         self.ranks.iter().filter(|it| it.lost).count(),
                     );
                 }
-            }
-            if self.ranks.iter().all(|rank| rank.ended) {
-                break Over::Together;
             }
             if self.ranks.iter().all(|rank| rank.ended || rank.lost) {
                 break Over::RanksLost;
@@ -252,7 +253,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             Message::Ended(ended, tally) => {
                 let heard = &mut self.ranks[from];
                 heard.progress = Progress { tally, in_flight: 0, up: 0 };
-                heard.ended = true;
+                self.ended += usize::from(!std::mem::replace(&mut heard.ended, true));
                 self.book.gone(from);
                 if !matches!(ended, Ended::Finished | Ended::Stopped) {
                     warn!(
@@ -356,7 +357,7 @@ impl<'c, 'r> Listener<'c, 'r> {
     }
 
     /// Tells everybody to stop, once.
-    fn stop(&mut self, why: &str) {
+    pub(super) fn stop(&mut self, why: &str) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
@@ -380,42 +381,7 @@ impl<'c, 'r> Listener<'c, 'r> {
         sum
     }
 
-    /// Ranks whose first outcomes are all the same failure wait for a word. Once anybody has answered anything, or nothing
-    /// else is left to be asked, failures are the prompts' own; if all who have work say the same, and there are enough of
-    /// them, the job is wrong; if there are too few, they go further.
-    fn decide_on_alike(&mut self) {
-        if self.ranks.iter().all(|rank| rank.alike.is_none()) {
-            return;
-        }
-        self.answered |= self.ranks.iter().any(|rank| rank.progress.tally.answered > 0);
-        let decided = |(place, rank): (usize, &Heard)| {
-            rank.ended || rank.lost || rank.alike.is_some() || !self.book.has_work(place)
-        };
-        if !self.answered && !self.ranks.iter().enumerate().all(decided) {
-            return;
-        }
-        let count: u64 = self.ranks.iter().filter_map(|rank| Some(rank.alike.as_ref()?.0)).sum();
-        let wrong = !self.answered && count >= ALIKE as u64;
-        let further = !self.answered && count < self.book.open();
-        for rank in 0..self.ranks.len() {
-            let Some((count, words, told)) = self.ranks[rank].alike.take() else { continue };
-            if wrong {
-                self.root.wrong.get_or_insert(words);
-            } else if further {
-                self.ranks[rank].alike = Some((count, words, true));
-                if !told {
-                    self.tell(rank, Message::Further);
-                }
-            } else {
-                self.tell(rank, Message::GoOn);
-            }
-        }
-        if wrong {
-            self.stop("all first outcomes are the same failure");
-        }
-    }
-
-    fn tell(&mut self, rank: usize, message: Message) {
+    pub(super) fn tell(&mut self, rank: usize, message: Message) {
         self.reaches(rank, message);
     }
 

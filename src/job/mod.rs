@@ -27,6 +27,7 @@ mod scan;
 mod standing;
 mod talk;
 mod work;
+mod wrong;
 
 pub use agree::{CodeOf, Given};
 pub use check::check;

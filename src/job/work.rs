@@ -14,9 +14,10 @@ use super::{
     hand::{Hand, Rhythm, Said},
     letters::{Grant, Message, Over},
     limit::Limit,
-    listen::{ALIKE, Listener, fetcher},
+    listen::{Listener, fetcher},
     root::Root,
     talk::report_until_over,
+    wrong::ALIKE,
 };
 use crate::{
     comm::{Comm, Post},

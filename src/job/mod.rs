@@ -21,6 +21,7 @@ mod ready;
 mod resume;
 mod root;
 mod run;
+mod servers;
 mod standing;
 mod talk;
 mod work;

@@ -3,10 +3,12 @@
 use super::{
     CodeOf, Given, JobError, Verdict,
     agree::{agree, told},
+    brief::SERVERS,
     gather::gather,
     letters::Over,
     ready::wait_for_endpoints,
     root,
+    servers::serve,
     standing::{Standing, check_folder},
     talk,
     work::{Lead, work},
@@ -22,11 +24,12 @@ use crate::{
 /// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
 pub fn run(
     comm: &mut dyn Comm,
-    given: Given,
+    mut given: Given,
     inputs: &[String],
     code: CodeOf,
     code_of_verdict: fn(Verdict) -> u8,
 ) -> Result<Verdict, JobError> {
+    let guard = given.guard.take();
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     let begun = (comm.rank() == 0).then(|| root::begin(&common, inputs, comm.size()));
@@ -39,7 +42,8 @@ pub fn run(
     told(comm, noted, code)?;
 
     if done.gaps().next().is_some() {
-        let ready = wait_for_endpoints(comm, &common)?;
+        let mut servers = serve(comm, &common, guard, &brief.folder.join(SERVERS), code)?;
+        let ready = wait_for_endpoints(comm, &common, &servers)?;
         let found = comm.gather_values(&ready)?;
         let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
         let chosen = told(comm, chosen, code)?.flatten();
@@ -52,7 +56,8 @@ pub fn run(
         });
         let shares = lead.as_mut().map(|lead| lead.book.first(&choice.weights, &lead.blind));
         let first = comm.scatter_values(shares)?;
-        let over = work(comm, &common, &brief, &choice, ready, first, lead)?;
+        let over = work(comm, &common, &brief, &choice, servers.living(ready), first, lead)?;
+        servers.close();
         let here = if over == Over::Together {
             roll_call(comm, talk::ROLL_CALL)?
         } else {

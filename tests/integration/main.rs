@@ -16,3 +16,4 @@ mod endings;
 mod engine;
 mod ranks;
 mod run;
+mod serve;

@@ -87,7 +87,8 @@ struct Kept {
 }
 
 enum State {
-    Due(Instant),
+    /// Then, and where it ran before, by its first process.
+    Due(Instant, Option<Pid>),
     Up(Up),
     GivenUp,
 }
@@ -102,13 +103,19 @@ struct Up {
 
 impl Watch {
     fn take(&mut self, order: Order) {
+        // Whoever listens there would be asked in the server's stead, and may serve another model. Where the same command is
+        // given again at once, that is the last run's server, which its guard is about to end.
+        let patience = Instant::now() + GRACE * 2;
+        let all_are_free = |servers: &[Server]| servers.iter().all(|it| is_free(it.port));
+        while !all_are_free(&order.servers) && Instant::now() < patience {
+            thread::sleep(LOOK_EVERY);
+        }
         let now = Instant::now();
-        // Whoever listens there would be asked in the server's stead, and may serve another model.
         let (free, taken): (Vec<_>, Vec<_>) =
             order.servers.into_iter().partition(|it| is_free(it.port));
         tell(&Word::Taken { ports: taken.iter().map(|it| it.port).collect() });
         self.kept.extend(free.into_iter().map(|server| {
-            let state = State::Due(now + server.delay);
+            let state = State::Due(now + server.delay, None);
             Kept { server, restarts: Restarts::new(), state }
         }));
     }
@@ -120,6 +127,7 @@ impl Watch {
                 self.has_ended(at, pid, status);
             }
         }
+        self.sweep(now);
         for kept in &mut self.kept {
             // A server that has come to listen has all its processes.
             if kept.look(now, &self.environment, &self.secrets) {
@@ -129,6 +137,23 @@ impl Watch {
         if now >= self.next_learn {
             self.next_learn = now + LEARN_EVERY;
             self.learn(&ours());
+        }
+    }
+
+    /// What is left of a server that is about to be started again: whoever forked while it was being killed.
+    fn sweep(&self, now: Instant) {
+        let last = self.kept.iter().filter_map(|kept| match kept.state {
+            State::Due(due, last) if due <= now => last,
+            State::Due(..) | State::Up(_) | State::GivenUp => None,
+        });
+        for leader in last {
+            self.kill_family(leader, &ours());
+        }
+    }
+
+    fn kill_family(&self, leader: Pid, ours: &[Process]) {
+        for pid in self.family.of(raw(leader), ours) {
+            kill(pid, Signal::KILL);
         }
     }
 
@@ -142,7 +167,7 @@ impl Watch {
     fn leaders(&self) -> impl Iterator<Item = Pid> {
         self.kept.iter().filter_map(|kept| match kept.state {
             State::Up(up) => Some(up.leader),
-            State::Due(_) | State::GivenUp => None,
+            State::Due(..) | State::GivenUp => None,
         })
     }
 
@@ -150,9 +175,7 @@ impl Watch {
         // What it leaves holds the memory, and the ports, that the next one needs.
         let ours = ours();
         self.learn(&ours);
-        for pid in self.family.of(raw(leader), &ours) {
-            kill(pid, Signal::KILL);
-        }
+        self.kill_family(leader, &ours);
         let how = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
@@ -183,7 +206,7 @@ impl Kept {
     /// True when it takes its first connection.
     fn look(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
-            State::Due(due) if now >= *due => match self.start(environment) {
+            State::Due(due, _) if now >= *due => match self.start(environment) {
                 Ok(leader) => {
                     tell(&Word::Started { port: self.server.port, pid: raw(leader) });
                     self.state = State::Up(Up { leader, since: now, listens: false });
@@ -199,7 +222,7 @@ impl Kept {
                 }
                 return up.listens;
             }
-            State::Due(_) | State::Up(_) | State::GivenUp => {}
+            State::Due(..) | State::Up(_) | State::GivenUp => {}
         }
         false
     }
@@ -220,15 +243,16 @@ impl Kept {
     }
 
     fn has_ended(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
-        let (up, was_ready) = match self.state {
-            State::Up(up) => (now.duration_since(up.since), up.listens),
-            State::Due(_) | State::GivenUp => (Duration::ZERO, false),
+        let (up, was_ready, last) = match self.state {
+            State::Up(up) => (now.duration_since(up.since), up.listens, Some(up.leader)),
+            State::Due(_, last) => (Duration::ZERO, false, last),
+            State::GivenUp => (Duration::ZERO, false, None),
         };
         let port = self.server.port;
         let tail = log::tail(&self.server.log, secrets);
         match self.restarts.after(up, was_ready, code) {
             Next::Again(pause) => {
-                self.state = State::Due(now + pause);
+                self.state = State::Due(now + pause, last);
                 let how = format!("it ended after {:.0} s ({how})", up.as_secs_f64());
                 tell(&Word::Ended { port, how, tail, again_in: pause.as_secs_f64() });
             }

@@ -193,11 +193,9 @@ impl Known {
             Word::Listens { port, seconds } => info!(port, seconds, "a server takes connections"),
             Word::Ended { port, how, tail, again_in } => {
                 self.groups.remove(&port);
-                warn!(
-                    port,
-                    "a server has ended and is started again in {again_in:.0} s: {how}{}",
-                    self.told(port, &tail)
-                );
+                // No fields beside texts of several lines: they would stand behind the last one.
+                let told = self.told(port, &tail);
+                warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
             }
             Word::GivenUp { port, why, tail } => {
                 self.groups.remove(&port);
@@ -209,7 +207,7 @@ impl Known {
     }
 
     fn give_up(&mut self, port: u16, why: String) {
-        warn!(port, "a server is given up: {why}");
+        warn!("the server on port {port} is given up: {why}");
         self.given_up.insert(port, why);
     }
 

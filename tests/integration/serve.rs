@@ -256,6 +256,30 @@ fn a_port_that_somebody_else_has_is_not_asked() {
 }
 
 #[test]
+fn a_server_that_never_is_ready_does_not_hold_up_the_others() {
+    let work = Work::with(Vec::new());
+    let prompts = made_up(100);
+    let input = work.prompts(&prompts);
+    let base = free_ports(2);
+    let me = std::env::current_exe().unwrap();
+    // The second rank's server loads for ever.
+    let command = format!(
+        "if [ {{k}} = 1 ]; then sleep 600; fi; '{}' --ignored --exact serve::a_server {}",
+        me.display(),
+        work.marker()
+    );
+    let (port, base) = (format!("{PORT}={{port}}"), base.to_string());
+    let job =
+        Job::of("run").args([&input, "--output", &work.path("answers.jsonl").to_string_lossy()]);
+    let job = job.args(["--serve", &command, "--serve-env", &port, "--base-port", &base]);
+    let job = job.args(["--endpoints-per-node", "2", "--max-tokens", "8", "--temperature", "0"]);
+    let ended = job.ranks(2).run().with_code(0);
+    assert!(ended.took < Duration::from_secs(40), "{:?}", ended.took);
+    all_are_right(&work, &prompts);
+    nobody_is_left(&work, 0);
+}
+
+#[test]
 fn check_starts_servers_and_ends_them_once_the_last_ones_are_gone() {
     let work = Work::with(Vec::new());
     let base = free_ports(2);

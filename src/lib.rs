@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, report → output, site} → settings → domain
+//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, serve, report → output, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -31,6 +31,7 @@
 //! | clap | `cli` |
 //! | chat templates | `prompts/chat` |
 //! | shard files | `shards` |
+//! | servers' processes | `serve` |
 //! | the gathered file, the manifest | `output` |
 
 pub mod cli;
@@ -40,6 +41,8 @@ pub mod job;
 pub mod ledger;
 
 pub mod engine;
+
+pub mod serve;
 
 pub mod endpoint;
 

@@ -50,6 +50,7 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::Input(_)
         | JobError::Shard(_)
         | JobError::Output(_)
+        | JobError::Servers(..)
         | JobError::Standing(_)
         | JobError::Model(_)
         | JobError::ChatTemplate(_)

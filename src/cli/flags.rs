@@ -49,7 +49,22 @@ pub(super) struct Endpoints {
     /// Servers on hosts without a rank: `refuse` (default) or `deal` them over all ranks
     #[arg(long, value_name = "HOW")]
     remote_endpoints: Option<String>,
-    /// How long to wait for servers to be ready [default: 60s]
+    /// Start this node's servers with this command, restart those that end, and end all of them with the job
+    ///
+    /// {port}, {k} (the server's number on its node), {local_rank}, {host} and {model} are filled in. Servers are on
+    /// --endpoints-per-node ports from --base-port on; their logs are in FILE.run/servers.
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    serve: Option<String>,
+    /// A variable of each server; again for more. Filled in like the command
+    #[arg(long, value_name = "NAME=VALUE")]
+    serve_env: Vec<String>,
+    /// Deal the node's GPU tiles: `aurora-12x1`, `-6x2`, `-3x4`, `-1x12` (servers x tiles), or `none` [default: none]
+    #[arg(long, value_name = "LAYOUT")]
+    serve_layout: Option<String>,
+    /// How long after its neighbour each of a node's servers is started [default: 500ms]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    serve_stagger: Option<String>,
+    /// How long to wait for servers to be ready [default: 60s; with --serve 30m]
     #[arg(long, value_name = "TIME")]
     ready_timeout: Option<String>,
     /// Start when so many are ready: N or P% [default: 1]

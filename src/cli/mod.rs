@@ -6,6 +6,7 @@
 mod check;
 mod exit;
 mod flags;
+mod guard;
 mod merge;
 mod panic;
 mod plan;
@@ -19,7 +20,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::{
     comm::{self, Comm, Launcher},
     job::{Given, JobError, Verdict},
-    report,
+    report, serve,
     settings::{Environment, Layer},
     site::Node,
 };
@@ -39,6 +40,8 @@ enum Command {
     Plan(plan::Plan),
     Status(status::Status),
     Merge(merge::Merge),
+    #[command(hide = true)]
+    Guard(guard::Guard),
     #[command(hide = true)]
     Panic(panic::Panic),
 }
@@ -61,11 +64,14 @@ pub fn run(environment: Environment) -> u8 {
         Command::Status(status) => told(&status.run()),
         Command::Merge(merge) => told(&merge.run()),
         Command::Run(run) => {
-            on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment))
+            let guard = guard(run.config(), &flags, &environment);
+            on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
         }
         Command::Check(check) => {
-            on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment))
+            let guard = guard(check.config(), &flags, &environment);
+            on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment, guard))
         }
+        Command::Guard(guard) => guard.run(environment),
         Command::Panic(panic) => on_ranks(&environment, |comm| panic.run(comm)),
     }
 }
@@ -128,5 +134,14 @@ fn flags_of(name: &str, given: &ArgMatches) -> Layer {
 }
 
 fn given(config: Option<String>, flags: Layer, environment: Environment) -> Given {
-    Given { config, flags, environment }
+    Given { config, flags, environment, guard: None }
+}
+
+/// A guard, if anybody here says that there are servers to start. Before MPI starts, so before rank 0 has resolved the
+/// settings: one that turns out not to be needed is ended. What is wrong with the file is said then, too.
+fn guard(config: Option<&str>, flags: &Layer, environment: &Environment) -> Option<serve::Guard> {
+    let named = |layer: &Layer| layer.names("serve");
+    let file = || config.and_then(|path| Layer::of_file(path).ok());
+    let wanted = named(flags) || named(&Layer::of_environment(environment));
+    (wanted || file().is_some_and(|layer| named(&layer))).then(serve::Guard::start)
 }

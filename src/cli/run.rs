@@ -5,7 +5,8 @@ use clap::Args;
 use super::{exit::CODES, flags, given};
 use crate::{
     comm::Comm,
-    job::{self, JobError, Verdict},
+    job::{self, Given, JobError, Verdict},
+    serve::Guard,
     settings::{Environment, Layer},
 };
 
@@ -26,14 +27,20 @@ pub(super) struct Run {
 }
 
 impl Run {
+    pub(super) fn config(&self) -> Option<&str> {
+        self.line.running.config.as_deref()
+    }
+
     /// Collective.
     pub(super) fn run(
         self,
         comm: &mut dyn Comm,
         flags: Layer,
         environment: Environment,
+        guard: Option<Guard>,
     ) -> Result<Verdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
-        job::run(comm, given(running.config, flags, environment), &inputs, CODES)
+        let given = Given { guard, ..given(running.config, flags, environment) };
+        job::run(comm, given, &inputs, CODES)
     }
 }

@@ -21,9 +21,14 @@ const GRACE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Local. Asks each of the servers until all are ready, `patience` is over, or some have been ready for long while others
-/// are not; in their order. Blocks the calling thread. What is not ready then may join later.
+/// are not; those that are `given_up` are not waited for. In their order. Blocks the calling thread. What is not ready then may join later.
 #[must_use]
-pub fn survey(urls: &[Url], key: Option<Secret>, patience: Duration) -> Vec<Surveyed> {
+pub fn survey(
+    urls: &[Url],
+    key: Option<Secret>,
+    patience: Duration,
+    given_up: impl Fn(&Url) -> bool,
+) -> Vec<Surveyed> {
     let unusable = |why: String| {
         let probe = |url: &Url| Surveyed { url: url.clone(), probe: Probe::NotReady(why.clone()) };
         urls.iter().map(probe).collect()
@@ -39,11 +44,16 @@ pub fn survey(urls: &[Url], key: Option<Secret>, patience: Duration) -> Vec<Surv
         Ok(client) => client,
         Err(trouble) => return unusable(trouble.to_string()),
     };
-    runtime.block_on(ask_all(urls, &client, patience))
+    runtime.block_on(ask_all(urls, &client, patience, &given_up))
 }
 
 #[expect(clippy::disallowed_methods, reason = "engine owns tasks, and ends these with their set")]
-async fn ask_all(urls: &[Url], client: &Client, patience: Duration) -> Vec<Surveyed> {
+async fn ask_all(
+    urls: &[Url],
+    client: &Client,
+    patience: Duration,
+    given_up: &impl Fn(&Url) -> bool,
+) -> Vec<Surveyed> {
     let began = Instant::now();
     let mut end = began + patience;
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -61,7 +71,9 @@ async fn ask_all(urls: &[Url], client: &Client, patience: Duration) -> Vec<Surve
             end = end.min(Instant::now() + began.elapsed().max(GRACE));
         }
         found[place] = probe;
-        if Instant::now() >= end.max(least) {
+        let settled =
+            |(url, probe): (&Url, &Probe)| matches!(probe, Probe::Ready(_)) || given_up(url);
+        if Instant::now() >= end.max(least) || urls.iter().zip(&found).all(settled) {
             break;
         }
     }

@@ -11,6 +11,7 @@ use super::JobError;
 use crate::{
     comm::{Combine, Comm, CommError, Typed},
     domain::Url,
+    serve::Guard,
     settings::{Environment, Layer, Origin, Resolved, Secret, Settings, resolve},
     site::{HostLine, Node, Place, Wanted, deal, parse_hostfile, places},
 };
@@ -24,6 +25,8 @@ pub struct Given {
     pub flags: Layer,
     /// The environment.
     pub environment: Environment,
+    /// The process that starts and ends this rank's servers, where one was started early enough.
+    pub guard: Option<Guard>,
 }
 
 /// How an error becomes an exit code: the command line's business, needed here because ranks tell each other codes.
@@ -102,7 +105,7 @@ type Openings = (Vec<Opening>, BTreeMap<String, Origin>);
 
 /// Rank 0: what each rank is told first.
 fn openings(given: Given, places: Vec<Place>) -> Result<Openings, JobError> {
-    let Given { config, flags, environment } = given;
+    let Given { config, flags, environment, .. } = given;
     let Resolved { settings, origins } = settled(config, flags, &environment)?;
     if let Some(expected) = settings.expect_ranks.filter(|&expected| expected != places.len()) {
         return Err(JobError::Ranks { expected, there: places.len() });

@@ -47,6 +47,8 @@ impl Choice {
 }
 
 pub(super) const SHARDS: &str = "shards";
+/// Where the logs of servers lie that the job started.
+pub(super) const SERVERS: &str = "servers";
 pub(super) const TOKEN: &str = "token";
 
 /// Where a start lays out input that ranks could not read by ranges.

@@ -4,11 +4,15 @@ use tracing::debug;
 
 use super::{
     CodeOf, Given, JobError, Verdict, agree::agree, limit::Limit, ready::wait_for_endpoints,
+    servers::serve,
 };
 use crate::{
     comm::{Comm, Typed},
     report::{self, CheckReport, CheckedRank},
 };
+
+/// Where the logs of servers go that are started to be checked: here.
+const LOGS: &str = "check.servers";
 
 /// Collective. Prints a table (or JSON) on rank 0.
 ///
@@ -16,20 +20,22 @@ use crate::{
 /// Where the settings cannot be, or name servers that no rank can own.
 pub fn check(
     comm: &mut dyn Comm,
-    given: Given,
+    mut given: Given,
     json: bool,
     code: CodeOf,
 ) -> Result<Verdict, JobError> {
+    let guard = given.guard.take();
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     debug!(endpoints = common.urls.len(), "asking this rank's servers");
     let place = common.place.clone();
+    let servers = serve(comm, &common, guard, std::path::Path::new(LOGS), code)?;
     let found = CheckedRank {
         rank: place.rank,
         host: place.node.host,
         local_rank: place.local_rank,
         local_size: place.local_size,
-        endpoints: wait_for_endpoints(comm, &common, Limit::default())?,
+        endpoints: wait_for_endpoints(comm, &common, &servers, Limit::default())?,
     };
     let library = comm.library().to_string();
     let ranks = comm.gather_values(&found)?;

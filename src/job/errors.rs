@@ -80,6 +80,9 @@ pub enum JobError {
         /// In MPI.
         there: usize,
     },
+    /// Servers cannot be started: by which rank, on which host, and why.
+    #[error("rank {0} on {1} cannot start its servers: {2}")]
+    Servers(usize, String, String),
     /// What is there already does not go with what is asked for.
     #[error("{0}")]
     Standing(String),

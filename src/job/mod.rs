@@ -24,6 +24,7 @@ mod resume;
 mod root;
 mod run;
 mod scan;
+mod servers;
 mod standing;
 mod talk;
 mod work;

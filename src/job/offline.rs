@@ -137,7 +137,7 @@ pub fn merge(
 /// # Errors
 /// As a run's beginning.
 pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
-    let Given { config, flags, environment } = given;
+    let Given { config, flags, environment, .. } = given;
     let Resolved { settings, origins } = settled(config, flags, &environment)?;
     let scratch = Path::new(environment.get("TMPDIR").unwrap_or("/tmp"))
         .join(format!("aurora-swarm-plan-{}", std::process::id()));

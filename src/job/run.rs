@@ -5,12 +5,14 @@ use std::time::Instant;
 use super::{
     Codes, Given, JobError, Verdict,
     agree::{agree, everywhere, told},
+    brief::SERVERS,
     end::together,
     gather::gather,
     limit::Limit,
     ready::wait_for_endpoints,
     root,
     scan::scan,
+    servers::serve,
     standing::{Standing, check_folder},
     work::{Lead, Start, work},
 };
@@ -26,11 +28,12 @@ use crate::{
 /// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
 pub fn run(
     comm: &mut dyn Comm,
-    given: Given,
+    mut given: Given,
     inputs: &[String],
     codes: Codes,
 ) -> Result<Verdict, JobError> {
     let (began, code) = (Instant::now(), codes.error);
+    let guard = given.guard.take();
     let common = agree(comm, given, code)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
     let start = (comm.rank() == 0).then(|| root::Start::new(&common, inputs));
@@ -50,7 +53,8 @@ pub fn run(
     told(comm, noted, code)?;
 
     if done.gaps().next().is_some() {
-        let ready = wait_for_endpoints(comm, &common, limit)?;
+        let mut servers = serve(comm, &common, guard, &brief.folder.join(SERVERS), code)?;
+        let ready = wait_for_endpoints(comm, &common, &servers, limit)?;
         let found = comm.gather_values(&ready)?;
         let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
         let chosen = told(comm, chosen, code)?.flatten();
@@ -63,7 +67,9 @@ pub fn run(
         });
         let shares = lead.as_mut().map(|lead| lead.book.first(&choice.weights, &lead.blind));
         let first = comm.scatter_values(shares)?;
-        let over = work(comm, &common, &brief, &choice, Start { ready, first, lead }, &signals)?;
+        let start = Start { ready: servers.living(ready), first, lead };
+        let over = work(comm, &common, &brief, &choice, start, &signals)?;
+        servers.close();
         root = together(comm, over, root, &brief, codes)?;
     }
 

@@ -132,6 +132,12 @@ impl Layer {
             table.into_iter().map(|(key, value)| (key.replace('_', "-"), value, origin.clone()));
         Ok(Self(layer.collect()))
     }
+
+    /// Does it say anything of this key?
+    #[must_use]
+    pub fn names(&self, key: &str) -> bool {
+        self.0.iter().any(|(its, ..)| its == key)
+    }
 }
 
 /// The layers, lowest first, over the defaults.
@@ -145,7 +151,8 @@ pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Resolved, Sett
         table.insert(key.clone(), read(&key, value, &origin)?);
         origins.insert(key, origin);
     }
-    let settings: Settings = table.try_into().map_err(contradiction)?;
+    let mut settings: Settings = table.try_into().map_err(contradiction)?;
+    settings.complete_serve(origins.contains_key("ready-timeout"));
     settings.check().map_err(SettingsError::Contradiction)?;
     Ok(Resolved { settings, origins })
 }

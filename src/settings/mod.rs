@@ -10,12 +10,14 @@
 mod environment;
 mod layers;
 mod secret;
+mod serve;
 mod times;
 mod values;
 
 pub use environment::Environment;
 pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
 pub use secret::Secret;
+pub use serve::{ServeLayout, is_secret_name};
 pub use times::{Moment, Walltime};
 pub use values::{
     Amount, Api, BadRows, DuplicateIds, ExtraBody, Gather, LogFormat, OutputFormat, Period,
@@ -42,6 +44,14 @@ pub struct Settings {
     pub tag: Vec<String>,
     /// What to do with servers on hosts that no rank runs on.
     pub remote_endpoints: RemoteEndpoints,
+    /// The command that starts one of the node's servers; none: they are there already.
+    pub serve: Option<String>,
+    /// Variables of each server, as `NAME=VALUE`.
+    pub serve_env: Vec<String>,
+    /// How the node's GPU tiles are dealt to its servers.
+    pub serve_layout: ServeLayout,
+    /// How long after its neighbour each of a node's servers is started.
+    pub serve_stagger: Period,
     /// How long to wait for servers to answer.
     pub ready_timeout: Period,
     /// The served model to use; none: the one model that is served.
@@ -141,6 +151,10 @@ impl Default for Settings {
             hostfile: None,
             tag: Vec::new(),
             remote_endpoints: RemoteEndpoints::Refuse,
+            serve: None,
+            serve_env: Vec::new(),
+            serve_layout: ServeLayout::None,
+            serve_stagger: Period::millis(500),
             ready_timeout: Period::seconds(60),
             model: None,
             min_endpoints: Quota::Count(1),
@@ -195,6 +209,7 @@ impl Settings {
     /// # Errors
     /// A sentence that names the keys.
     pub(crate) fn check(&self) -> Result<(), String> {
+        self.check_serve()?;
         let ways = [
             (!self.endpoint.is_empty(), "endpoint"),
             (self.base_port.is_some() || self.endpoints_per_node.is_some(), "base-port"),

@@ -15,16 +15,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("prompts", &["settings", "domain"]),
     ("shards", &["domain"]),
     ("ledger", &["domain"]),
+    ("serve", &["settings"]),
     ("output", &["settings"]),
     ("engine", &["endpoint", "settings", "domain"]),
     (
         "job",
         &[
-            "engine", "comm", "ledger", "prompts", "shards", "output", "site", "report",
+            "engine", "comm", "ledger", "prompts", "shards", "output", "serve", "site", "report",
             "settings", "domain",
         ],
     ),
-    ("cli", &["job", "comm", "output", "site", "report", "settings"]),
+    ("cli", &["job", "comm", "output", "serve", "site", "report", "settings"]),
     ("main", &["cli", "comm", "settings"]),
     ("lib", &[]),
 ];
@@ -36,6 +37,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("reqwest", "endpoint/http.rs"),
     ("clap", "cli/"),
     ("toml", "settings/layers.rs"),
+    ("nix", "serve/start.rs"),
     ("comfy_table", "report/"),
     ("tracing_subscriber", "report/log.rs"),
     ("if_addrs", "site/node.rs"),

@@ -17,4 +17,5 @@ mod engine;
 mod ranks;
 mod run;
 mod scan;
+mod serve;
 mod time;

@@ -1,0 +1,23 @@
+//! `aurora-swarm guard`: what a rank that has servers to start runs beside itself. Not for people.
+
+use clap::Args;
+
+use crate::{serve, settings::Environment};
+
+/// Starts and ends a rank's servers, as told on standard input.
+#[derive(Args)]
+pub(super) struct Guard {
+    /// Become the server that this shell command starts
+    #[arg(long = "become", value_name = "COMMAND", allow_hyphen_values = true, help_heading = super::flags::NOT_SETTINGS)]
+    server: Option<String>,
+}
+
+impl Guard {
+    /// Local. The exit code.
+    pub(super) fn run(self, environment: Environment) -> u8 {
+        match self.server {
+            Some(command) => serve::become_server(&command),
+            None => serve::watch(environment),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Which processes belong to which server, from the kernel's process table.
+//!
+//! A server's group is not enough: engines and workers may move to groups of their own, and those whose parent has died come
+//! to the guard, which is their reaper. So who descends from whom is noted while the parents live. Reading is one function;
+//! the rest is pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) parent: i32,
+    pub(super) group: i32,
+    /// When it was started: a number that comes again is another process.
+    pub(super) born: u64,
+}
+
+/// Who was seen to belong to which server; a server is called by its first process.
+#[derive(Debug, Default)]
+pub(super) struct Family(BTreeMap<(i32, u64), i32>);
+
+/// All processes that are here. Those that are dying too: while a process ends its first thread may be dead already, and its
+/// children still be its own.
+pub(super) fn processes() -> Vec<Process> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let numbers = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
+    numbers
+        .filter_map(|pid: i32| {
+            let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+            parse(pid, &String::from_utf8_lossy(&stat))
+        })
+        .collect()
+}
+
+/// "PID (NAME) STATE PARENT GROUP …", where NAME may hold anything, and the start is the 22nd of all.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let number = |at: usize| fields.get(at)?.trim().parse().ok();
+    let born = fields.get(19)?.trim().parse().ok()?;
+    Some(Process { pid, parent: number(1)?, group: number(2)?, born })
+}
+
+/// All below `root`, however far.
+pub(super) fn descendants(root: i32, all: &[Process]) -> Vec<Process> {
+    let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
+    for process in all {
+        children.entry(process.parent).or_default().push(*process);
+    }
+    let (mut found, mut seen, mut next) = (Vec::new(), BTreeSet::from([root]), vec![root]);
+    while let Some(parent) = next.pop() {
+        for child in children.get(&parent).into_iter().flatten() {
+            if seen.insert(child.pid) {
+                found.push(*child);
+                next.push(child.pid);
+            }
+        }
+    }
+    found
+}
+
+impl Family {
+    /// Notes who belongs to these servers. `ours` are the guard's descendants.
+    pub(super) fn learn(&mut self, leaders: &[i32], ours: &[Process]) {
+        let alive: BTreeSet<(i32, u64)> = ours.iter().map(|it| (it.pid, it.born)).collect();
+        self.0.retain(|who, _| alive.contains(who));
+        for process in ours {
+            if let Some(leader) = leaders.iter().find(|&&it| it == process.group) {
+                self.0.insert((process.pid, process.born), *leader);
+            }
+        }
+        for &leader in leaders {
+            for process in descendants(leader, ours) {
+                self.0.entry((process.pid, process.born)).or_insert(leader);
+            }
+        }
+        // Below an orphan that was known before its parent died.
+        for (&(pid, _), &leader) in &self.0.clone() {
+            for process in descendants(pid, ours) {
+                self.0.entry((process.pid, process.born)).or_insert(leader);
+            }
+        }
+    }
+
+    /// Who of them belongs to this server, dead or alive.
+    pub(super) fn of(&self, leader: i32, ours: &[Process]) -> Vec<i32> {
+        let its = |process: &&Process| {
+            process.group == leader || self.0.get(&(process.pid, process.born)) == Some(&leader)
+        };
+        ours.iter().filter(its).map(|it| it.pid).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GUARD: i32 = 10;
+
+    fn process(pid: i32, parent: i32, group: i32) -> Process {
+        Process { pid, parent, group, born: 7 }
+    }
+
+    /// Two servers; the first has an engine in a group of its own, with a worker.
+    fn table() -> Vec<Process> {
+        vec![
+            process(GUARD, 1, GUARD),
+            process(100, GUARD, 100),
+            process(101, 100, 101),
+            process(102, 101, 101),
+            process(200, GUARD, 200),
+            process(201, 200, 200),
+            process(999, 1, 999),
+        ]
+    }
+
+    fn ours(all: &[Process]) -> Vec<Process> {
+        descendants(GUARD, all)
+    }
+
+    #[test]
+    fn the_table_is_read_past_names_with_blanks_and_brackets() {
+        let stat = format!("7 (a) b) S 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 {} 55 1\n", 20);
+        assert_eq!(parse(7, &stat), Some(Process { pid: 7, parent: 3, group: 4, born: 55 }));
+        assert!(parse(7, &stat.replace(") S", ") Z")).is_some(), "it may have children yet");
+        assert_eq!(parse(7, "7 (a"), None);
+        let me = i32::try_from(std::process::id()).expect("a pid");
+        assert!(processes().iter().any(|it| it.pid == me));
+    }
+
+    #[test]
+    fn descendants_are_found_however_far_and_strangers_are_not() {
+        let pids: BTreeSet<i32> = ours(&table()).iter().map(|it| it.pid).collect();
+        assert_eq!(pids, BTreeSet::from([100, 101, 102, 200, 201]));
+        // A table that was read while it changed may hold a circle.
+        assert!(descendants(1, &[process(1, 2, 1), process(2, 1, 1)]).len() < 3);
+    }
+
+    #[test]
+    fn orphans_in_other_groups_are_known_by_who_their_parents_were() {
+        let mut family = Family::default();
+        family.learn(&[100, 200], &ours(&table()));
+        // The first server dies; its engine comes to the guard, and forks once more.
+        let mut after = table();
+        after.retain(|it| it.pid != 100);
+        after.iter_mut().filter(|it| it.pid == 101).for_each(|it| it.parent = GUARD);
+        after.push(process(103, 101, 103));
+        let after = ours(&after);
+        family.learn(&[200], &after);
+        let orphans: BTreeSet<i32> = family.of(100, &after).into_iter().collect();
+        assert_eq!(orphans, BTreeSet::from([101, 102, 103]));
+        assert_eq!(family.of(200, &after).len(), 2);
+    }
+
+    #[test]
+    fn a_number_that_comes_again_is_a_stranger() {
+        let mut family = Family::default();
+        family.learn(&[100], &ours(&table()));
+        let again = [Process { born: 8, ..process(101, GUARD, 300) }];
+        assert!(family.of(100, &again).is_empty());
+    }
+}

@@ -1,0 +1,227 @@
+//! The rank's side of the guard: starts it, tells it what to start, passes on what it says, and closes its pipe.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tracing::{error, info, warn};
+
+use super::{
+    Server,
+    orders::{Order, Word},
+    start,
+};
+
+/// A guard that has nothing to guard yet. Dropping it ends it.
+#[derive(Debug)]
+pub struct Guard(Result<Process, String>);
+
+/// A guard at work. Dropping it ends its servers, and waits for that.
+#[derive(Debug)]
+pub struct Keeper {
+    process: Process,
+    listener: Option<JoinHandle<()>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    orders: Option<ChildStdin>,
+}
+
+/// What the guard has said, by the servers' ports.
+#[derive(Debug, Default)]
+struct Known {
+    logs: BTreeMap<u16, String>,
+    /// Each server's process group.
+    groups: BTreeMap<u16, i32>,
+    given_up: BTreeMap<u16, String>,
+    closing: bool,
+}
+
+/// The guard's own limits added up, and some.
+const ENDING: Duration = Duration::from_secs(30);
+
+impl Guard {
+    /// Local. To be called before MPI and any thread are started. Where no process can be started it is said later, by
+    /// [`Keeper::start`], when all ranks can be told.
+    #[must_use]
+    pub fn start() -> Self {
+        let child = start::guard().and_then(|mut command| command.spawn());
+        let process = child.map(|mut child| Process { orders: child.stdin.take(), child });
+        Self(process.map_err(|error| format!("the guard process cannot be started: {error}")))
+    }
+}
+
+impl Keeper {
+    /// Local. Has the guard start these servers, each with its delay; the folders of their logs are made.
+    ///
+    /// # Errors
+    /// A sentence, where there is no guard or nowhere to write logs.
+    pub fn start(guard: Guard, servers: Vec<Server>) -> Result<Self, String> {
+        let mut process = guard.0?;
+        for folder in servers.iter().filter_map(|it| it.log.parent()) {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                format!(
+                    "the folder of the servers' logs, {}, cannot be made: {error}",
+                    folder.display()
+                )
+            })?;
+        }
+        let logs = servers.iter().map(|it| (it.port, it.log.display().to_string())).collect();
+        let order = serde_json::to_string(&Order { servers });
+        let order = order.map_err(|error| format!("the guard cannot be told: {error}"))?;
+        let gone = || "the guard process has ended before it was told anything".to_owned();
+        let orders = process.orders.as_mut().ok_or_else(gone)?;
+        writeln!(orders, "{order}").and_then(|()| orders.flush()).map_err(|_| gone())?;
+        let said = process.child.stdout.take().map(BufReader::new);
+        let mut said = said.ok_or_else(gone)?;
+        let known = Arc::new(Mutex::new(Known { logs, ..Known::default() }));
+        // The first word is waited for: whoever else listens on a port would be asked at once.
+        let mut first = String::new();
+        if said.read_line(&mut first).unwrap_or(0) == 0 {
+            return Err(gone());
+        }
+        lock(&known).hear(&first);
+        let hears = Arc::clone(&known);
+        let listener = thread::Builder::new().name("servers".into());
+        let listener = listener
+            .spawn(move || listen(said, &hears))
+            .map_err(|error| format!("no thread can be started: {error}"))?;
+        Ok(Self { process, listener: Some(listener), known })
+    }
+
+    /// Why the server on this port will not be started any more.
+    #[must_use]
+    pub fn given_up(&self, port: u16) -> Option<String> {
+        lock(&self.known).given_up.get(&port).cloned()
+    }
+
+    /// Has all servers ended, without waiting for it.
+    pub fn close(&mut self) {
+        lock(&self.known).closing = true;
+        self.process.orders = None;
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.close();
+        self.process.wait(ENDING);
+        if let Some(listener) = self.listener.take().filter(|it| it.is_finished()) {
+            let _ = listener.join(); // a panic has ended the process already
+        }
+    }
+}
+
+impl Process {
+    fn wait(&mut self, limit: Duration) {
+        self.orders = None;
+        let end = Instant::now() + limit;
+        while let Ok(None) = self.child.try_wait() {
+            if Instant::now() >= end {
+                return warn!(
+                    "this node's servers have not ended yet; their guard goes on with it"
+                );
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // At once where nothing was started, or all has ended.
+        self.wait(Duration::from_secs(1));
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn listen(said: BufReader<ChildStdout>, known: &Mutex<Known>) {
+    for line in said.lines().map_while(Result::ok) {
+        lock(known).hear(&line);
+    }
+    let mut known = lock(known);
+    if known.closing {
+        return;
+    }
+    error!(
+        "the guard of this node's servers has ended, which it should not: its servers are ended, and the job goes on with \
+         the others"
+    );
+    // What is in these groups, at least.
+    for group in std::mem::take(&mut known.groups).into_values().filter_map(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    let ports: Vec<u16> = known.logs.keys().copied().collect();
+    for port in ports {
+        known.given_up.entry(port).or_insert_with(|| "its guard process has ended".into());
+    }
+}
+
+impl Known {
+    /// A line that cannot be read is no word.
+    fn hear(&mut self, line: &str) {
+        if let Ok(word) = serde_json::from_str(line) {
+            self.take(word);
+        }
+    }
+
+    fn take(&mut self, word: Word) {
+        match word {
+            Word::Taken { ports } => {
+                for port in ports {
+                    let why = "somebody else listens on its port, so it was not started: end that process, or choose \
+                               other ports with --base-port";
+                    self.give_up(port, why.into());
+                }
+            }
+            Word::Started { port, pid } => {
+                self.groups.insert(port, pid);
+                info!(port, pid, log = self.log(port), "a server is started");
+            }
+            Word::Listens { port, seconds } => info!(port, seconds, "a server takes connections"),
+            Word::Ended { port, how, tail, again_in } => {
+                self.groups.remove(&port);
+                // No fields beside texts of several lines: they would stand behind the last one.
+                let told = self.told(port, &tail);
+                warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
+            }
+            Word::GivenUp { port, why, tail } => {
+                self.groups.remove(&port);
+                let why = format!("{why}{}", self.told(port, &tail));
+                self.give_up(port, why);
+            }
+            Word::Left { pids } => warn!(?pids, "processes of servers could not be ended"),
+        }
+    }
+
+    fn give_up(&mut self, port: u16, why: String) {
+        warn!("the server on port {port} is given up: {why}");
+        self.given_up.insert(port, why);
+    }
+
+    fn log(&self, port: u16) -> &str {
+        self.logs.get(&port).map_or("", String::as_str)
+    }
+
+    /// The end of its log, indented, as a part of a message.
+    fn told(&self, port: u16, tail: &str) -> String {
+        let log = self.log(port);
+        if tail.is_empty() {
+            return format!("; its log {log} says nothing");
+        }
+        let lines: String = tail.lines().map(|line| format!("\n    | {line}")).collect();
+        format!("; its log {log} ends with:{lines}")
+    }
+}

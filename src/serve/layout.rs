@@ -1,0 +1,175 @@
+//! Which server is started how: pure. Placeholders, and the environments of the usual tile layouts.
+
+use std::{path::Path, time::Duration};
+
+use super::Server;
+use crate::settings::{ServeLayout, Settings};
+
+/// Whose servers these are.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// The node.
+    pub host: &'a str,
+    /// Which of the node's ranks has them.
+    pub local_rank: usize,
+    /// Where their logs go.
+    pub folder: &'a Path,
+}
+
+/// vLLM's engines take ports for themselves from here on, below what the system hands out for connections (32768 on).
+const INNER_PORTS: u32 = 20_000;
+/// More than an engine of a dozen workers takes.
+const INNER_PORTS_EACH: u32 = 200;
+
+/// The servers on these of the node's ports, by their numbers from 0. None where nobody asked for servers.
+#[must_use]
+pub fn plan(
+    settings: &Settings,
+    numbers: impl Iterator<Item = u16>,
+    whose: Plan<'_>,
+) -> Vec<Server> {
+    let (Some(command), Some(base)) = (&settings.serve, settings.base_port) else {
+        return Vec::new();
+    };
+    let server = |k: u16| {
+        let port = base.checked_add(k)?;
+        let fill = |text: &str| fill(text, port, k, whose, settings.model.as_deref());
+        let mut variables = tiles(settings.serve_layout, k);
+        variables.extend(settings.serve_env.iter().filter_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            Some((name.trim().to_owned(), fill(value)))
+        }));
+        Some(Server {
+            port,
+            command: fill(command),
+            variables,
+            log: whose.folder.join(format!("{}-{port}.log", whose.host)),
+            // By the number on the node: ranks that share it do not start theirs together.
+            delay: settings.serve_stagger.get().saturating_mul(u32::from(k)).min(LONGEST_DELAY),
+        })
+    };
+    numbers.filter_map(server).collect()
+}
+
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+/// The text with its placeholders filled in. Other braces are the shell's or JSON's, and `${port}` is a shell's variable.
+fn fill(text: &str, port: u16, k: u16, whose: Plan<'_>, model: Option<&str>) -> String {
+    let known = [
+        ("{port}", port.to_string()),
+        ("{k}", k.to_string()),
+        ("{local_rank}", whose.local_rank.to_string()),
+        ("{host}", whose.host.to_owned()),
+        ("{model}", model.unwrap_or("{model}").to_owned()),
+    ];
+    let mut filled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        filled.push_str(before);
+        let name = known.iter().find(|(name, _)| from.starts_with(name));
+        match name.filter(|_| !before.ends_with('$')) {
+            Some((name, value)) => {
+                filled.push_str(value);
+                rest = &from[name.len()..];
+            }
+            None => {
+                filled.push('{');
+                rest = &from[1..];
+            }
+        }
+    }
+    filled + rest
+}
+
+/// What server `k` needs to have its own tiles of a node of Aurora.
+fn tiles(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
+    let Some(tiles) = layout.tiles() else { return Vec::new() };
+    let first = k * tiles;
+    let mask: Vec<String> = (first..first + tiles).map(|tile| tile.to_string()).collect();
+    let inner = INNER_PORTS + INNER_PORTS_EACH * u32::from(k);
+    // Twelve processes that each take all cores for arithmetic are slower than twelve that take a few.
+    let threads = if tiles == 1 { 8 } else { 16 };
+    let variables = [
+        // The numbers below are tiles, not whole GPUs, in this hierarchy only.
+        ("ZE_FLAT_DEVICE_HIERARCHY", "FLAT".to_owned()),
+        ("ZE_AFFINITY_MASK", mask.join(",")),
+        ("VLLM_PORT", inner.to_string()),
+        ("OMP_NUM_THREADS", threads.to_string()),
+        // Compute nodes have a proxy set, and an engine's processes talk to each other.
+        ("no_proxy", "localhost,127.0.0.1".to_owned()),
+        ("NO_PROXY", "localhost,127.0.0.1".to_owned()),
+    ];
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(serve: &str, layout: ServeLayout, env: &[&str]) -> Settings {
+        Settings {
+            serve: Some(serve.into()),
+            serve_layout: layout,
+            serve_env: env.iter().map(|&it| it.into()).collect(),
+            base_port: Some(8000),
+            model: Some("m/7b".into()),
+            ..Settings::default()
+        }
+    }
+
+    fn whose() -> Plan<'static> {
+        Plan { host: "x1", local_rank: 3, folder: Path::new("run/servers") }
+    }
+
+    fn value<'a>(server: &'a Server, name: &str) -> Option<&'a str> {
+        let last = server.variables.iter().rev().find(|(its, _)| its == name);
+        last.map(|(_, value)| value.as_str())
+    }
+
+    #[test]
+    fn placeholders_are_filled_in_and_other_braces_left_alone() {
+        let command =
+            r#"v {model} --port {port} -c '{"k": {k}}' ${port} {host}/{local_rank} {x} {"#;
+        let servers = plan(&settings(command, ServeLayout::None, &["N={k}:{port}"]), 2..3, whose());
+        assert_eq!(servers[0].command, r#"v m/7b --port 8002 -c '{"k": 2}' ${port} x1/3 {x} {"#);
+        assert_eq!(servers[0].variables, [("N".to_owned(), "2:8002".to_owned())]);
+        assert_eq!(servers[0].log, Path::new("run/servers/x1-8002.log"));
+        assert_eq!(servers[0].delay, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn nobody_asked_for_servers() {
+        assert!(plan(&Settings::default(), 0..4, whose()).is_empty());
+    }
+
+    #[test]
+    fn every_layout_deals_every_tile_once() {
+        for (layout, second) in [
+            (ServeLayout::Aurora12x1, "1"),
+            (ServeLayout::Aurora6x2, "2,3"),
+            (ServeLayout::Aurora3x4, "4,5,6,7"),
+        ] {
+            let count = layout.servers().expect("it says how many");
+            let servers = plan(&settings("s {port}", layout, &[]), 0..count, whose());
+            let masks: Vec<&str> =
+                servers.iter().filter_map(|it| value(it, "ZE_AFFINITY_MASK")).collect();
+            assert_eq!(masks[1], second);
+            let all: Vec<String> = (0..12).map(|tile| tile.to_string()).collect();
+            assert_eq!(masks.join(","), all.join(","), "{layout:?}");
+            let mut ports: Vec<_> =
+                servers.iter().filter_map(|it| value(it, "VLLM_PORT")).collect();
+            ports.dedup();
+            assert_eq!(ports.len(), usize::from(count));
+        }
+        let all = plan(&settings("s", ServeLayout::Aurora1x12, &[]), 0..1, whose());
+        assert_eq!(value(&all[0], "ZE_AFFINITY_MASK"), Some("0,1,2,3,4,5,6,7,8,9,10,11"));
+    }
+
+    #[test]
+    fn what_the_user_says_counts_more_than_the_layout() {
+        let settings = settings("s {port}", ServeLayout::Aurora12x1, &["OMP_NUM_THREADS=4"]);
+        let servers = plan(&settings, 0..1, whose());
+        assert_eq!(value(&servers[0], "OMP_NUM_THREADS"), Some("4"));
+    }
+}

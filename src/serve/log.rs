@@ -1,0 +1,76 @@
+//! A server's log: appended to over all its starts, and read for its last lines when it ends.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+    time::SystemTime,
+};
+
+const LINES: usize = 12;
+/// What the last lines are looked for in.
+const WINDOW: u64 = 16 * 1024;
+const LONGEST_LINE: usize = 300;
+/// How a start is marked.
+const MARK: &str = "--- aurora-swarm: started ";
+
+/// The log, with a line that says when and what is started.
+pub(super) fn open(path: &Path, command: &str) -> io::Result<File> {
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    let now = humantime::format_rfc3339_seconds(SystemTime::now());
+    writeln!(file, "{MARK}{now}: {command}")?;
+    Ok(file)
+}
+
+/// The last lines of the last start, without these texts.
+pub(super) fn tail(path: &Path, secrets: &[String]) -> String {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(WINDOW)))?;
+        file.take(WINDOW).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(_) => last_lines(&String::from_utf8_lossy(&bytes), secrets),
+        Err(error) => format!("(the log cannot be read: {error})"),
+    }
+}
+
+fn last_lines(text: &str, secrets: &[String]) -> String {
+    let begun = text.rfind(MARK).map_or(text, |at| &text[at..]);
+    let lines = begun.lines().filter(|line| !line.starts_with(MARK) && !line.trim().is_empty());
+    let lines: Vec<String> = lines.map(|line| shown(line, secrets)).collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+fn shown(line: &str, secrets: &[String]) -> String {
+    let hidden = secrets
+        .iter()
+        .fold(line.trim_end().to_owned(), |line, secret| line.replace(secret.as_str(), "(hidden)"));
+    // Escapes would colour, or rewrite, the terminal that shows the message.
+    hidden.chars().filter(|it| !it.is_control() || *it == '\t').take(LONGEST_LINE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_of_the_last_start_and_hides_secrets() {
+        let text = format!("old\n{MARK}now: vllm\n\nkey is hf_0123!\n\u{1b}[31mlast\n");
+        assert_eq!(last_lines(&text, &["hf_0123".into()]), "key is (hidden)!\n[31mlast");
+        let many: String = (0..40).map(|it| format!("{it}\n")).collect();
+        assert_eq!(last_lines(&many, &[]).lines().next(), Some("28"));
+    }
+
+    #[test]
+    fn a_log_grows_over_starts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x-1.log");
+        for _ in 0..2 {
+            writeln!(open(&path, "vllm").expect("it can be made"), "said").expect("written");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect("a log").matches(MARK).count(), 2);
+        assert_eq!(tail(&path, &[]), "said");
+    }
+}

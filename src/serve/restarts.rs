@@ -1,0 +1,99 @@
+//! When a server that has ended is started again, and when not: pure.
+
+use std::time::Duration;
+
+/// What is known of one server's starts.
+#[derive(Clone, Debug)]
+pub(super) struct Restarts {
+    pause: Duration,
+    was_ever_ready: bool,
+    /// Ends before it ever was ready.
+    vain: u32,
+}
+
+/// What to do with a server that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Start it after this pause.
+    Again(Duration),
+    /// Leave it; it has ended so many times.
+    GiveUp(u32),
+}
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// After so long the pauses are short again.
+const GOOD_LIFE: Duration = Duration::from_secs(600);
+/// A server that was ready once may be again, so it is tried for as long as the job lasts; one that never was is wrong.
+const VAIN: u32 = 5;
+/// The shell did not find the command, or may not run it. A second look, since shared file systems have bad moments.
+const VAIN_WITHOUT_COMMAND: u32 = 2;
+const NO_COMMAND: [i32; 2] = [126, 127];
+
+impl Restarts {
+    pub(super) fn new() -> Self {
+        Self { pause: FIRST_PAUSE, was_ever_ready: false, vain: 0 }
+    }
+
+    /// It has ended, after so long, with this exit code (none: by a signal).
+    pub(super) fn after(&mut self, up: Duration, was_ready: bool, code: Option<i32>) -> Next {
+        self.was_ever_ready |= was_ready;
+        if up >= GOOD_LIFE {
+            self.pause = FIRST_PAUSE;
+        }
+        if !self.was_ever_ready {
+            self.vain += 1;
+            let no_command = code.is_some_and(|code| NO_COMMAND.contains(&code));
+            if self.vain >= if no_command { VAIN_WITHOUT_COMMAND } else { VAIN } {
+                return Next::GiveUp(self.vain);
+            }
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Next::Again(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_secs(3);
+
+    fn again(seconds: u64) -> Next {
+        Next::Again(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn pauses_double_to_a_minute_and_are_short_again_after_a_good_life() {
+        let mut restarts = Restarts::new();
+        let pauses: Vec<Next> = (0..8).map(|_| restarts.after(SHORT, true, None)).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60].map(again));
+        assert_eq!(restarts.after(GOOD_LIFE, true, None), again(1));
+        assert_eq!(restarts.after(SHORT, false, Some(1)), again(2));
+    }
+
+    #[test]
+    fn a_server_that_never_was_ready_is_given_up_after_five_ends() {
+        let mut restarts = Restarts::new();
+        let ends: Vec<Next> = (0..5).map(|_| restarts.after(SHORT, false, Some(1))).collect();
+        assert_eq!(ends, [again(1), again(2), again(4), again(8), Next::GiveUp(5)]);
+    }
+
+    #[test]
+    fn a_server_that_was_ready_once_is_never_given_up() {
+        let mut restarts = Restarts::new();
+        restarts.after(SHORT, true, None);
+        let none_is_last = |_| matches!(restarts.after(SHORT, false, Some(127)), Next::Again(_));
+        assert!((0..20).all(none_is_last));
+    }
+
+    #[test]
+    fn a_command_that_is_not_there_is_looked_for_twice() {
+        for code in NO_COMMAND {
+            let mut restarts = Restarts::new();
+            assert_eq!(restarts.after(SHORT, false, Some(code)), again(1));
+            assert_eq!(restarts.after(SHORT, false, Some(code)), Next::GiveUp(2));
+        }
+    }
+}

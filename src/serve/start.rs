@@ -1,0 +1,109 @@
+//! Processes as they are begun: the guard itself, and the moment between the guard and a server's shell.
+//!
+//! The guard is to outlive its rank by seconds, whatever is sent to ranks meanwhile, and to hold nothing of theirs. What it
+//! shuts out for itself must not be passed on to servers: signals that are blocked stay blocked over an exec, so that a
+//! server would not hear the SIGTERM that asks it to end. So each server begins as this program, which opens them again and
+//! becomes the shell.
+
+use std::{
+    io,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
+
+use nix::sys::signal::SigSet;
+
+/// The hidden subcommand that is the guard, and its option to become a server.
+const GUARD: &str = "guard";
+const BECOME: &str = "--become";
+/// In process lists, so that `pkill aurora-swarm` ends ranks, and leaves who cleans up behind them.
+const NAME: &str = "swarm-guard";
+
+/// This program again, as the guard of the process that calls it.
+pub(super) fn guard() -> io::Result<Command> {
+    let mut command = this_program()?;
+    command.arg(GUARD).stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+/// This program again, about to become a server.
+pub(super) fn server(shell_command: &str) -> io::Result<Command> {
+    let mut command = this_program()?;
+    command.args([GUARD, BECOME, &for_exec(shell_command)]).stdin(Stdio::null()).process_group(0);
+    Ok(command)
+}
+
+/// The file may have been replaced since this process began (a new build, an update): the kernel still has the old one.
+fn this_program() -> io::Result<Command> {
+    let itself = std::path::Path::new("/proc/self/exe");
+    let path = if itself.exists() { itself.to_owned() } else { std::env::current_exe()? };
+    let mut command = Command::new(path);
+    command.arg0(NAME);
+    Ok(command)
+}
+
+/// Local. Becomes the server that this shell command starts; returns only where there is no shell, with an exit code.
+#[must_use]
+pub fn become_server(shell_command: &str) -> u8 {
+    // A guard that is itself killed takes its servers' first processes with it.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let _ = SigSet::empty().thread_set_mask();
+    let error = Command::new("/bin/sh").args(["-c", shell_command]).exec();
+    tracing::error!("/bin/sh cannot be started: {error}");
+    127
+}
+
+/// A single command takes the shell's place, so that the process that is watched is the server and not its shell. Where
+/// there is more (a list, a pipe, an assignment) the shell has to stay.
+fn for_exec(command: &str) -> String {
+    let command = command.trim();
+    let first = command.split_whitespace().next().unwrap_or_default();
+    let single = !command.contains([';', '&', '|', '\n', '(', '{']) && !first.contains('=');
+    if single && !first.is_empty() && !matches!(first, "exec" | "!" | "." | "cd") {
+        format!("exec {command}")
+    } else {
+        command.to_owned()
+    }
+}
+
+/// What this process, the guard, is from here on: in a session of its own, deaf to signals, on all cores, the reaper of
+/// whatever its servers leave, and without any file but its pipes.
+pub(super) fn be_a_guard() {
+    let _ = rustix::process::setsid(); // fails where it leads one already
+    let _ = SigSet::all().thread_block();
+    close_inherited();
+    #[cfg(target_os = "linux")]
+    {
+        // Ranks are bound to a few cores; servers have the node's. The kernel leaves out those that are not there.
+        let mut all = rustix::thread::CpuSet::new();
+        (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+        let _ = rustix::thread::sched_setaffinity(None, &all);
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        let _ = rustix::thread::set_name(c"swarm-guard");
+    }
+}
+
+/// Launchers give ranks sockets and pipes, some of them other ranks', that no exec closes. A copy that is left open here, or
+/// in a server, hides a rank's death from its launcher.
+fn close_inherited() {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<i32> =
+        open.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|&it| it > 2) {
+        let _ = nix::unistd::close(descriptor); // the one that read the list is closed already
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_exec;
+
+    #[test]
+    fn a_single_command_takes_the_shells_place() {
+        assert_eq!(for_exec(" vllm serve m --port 1 "), "exec vllm serve m --port 1");
+        for stays in ["cd x && vllm", "A=1 vllm", "vllm | tee x", "exec vllm", ". env.sh", ""] {
+            assert_eq!(for_exec(stays), stays);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The settings of servers that the job starts itself: the layouts' names, what follows from `serve` where nothing else is
+//! said, and what cannot go together with it.
+//!
+//! Knows how many servers a layout has. What their environments hold is `serve`'s.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Period, Settings};
+
+/// How a node's GPU tiles are dealt to its servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServeLayout {
+    /// Not at all: servers see what this process would see.
+    #[serde(rename = "none")]
+    None,
+    /// Twelve servers of a tile each.
+    #[serde(rename = "aurora-12x1")]
+    Aurora12x1,
+    /// Six servers of two tiles.
+    #[serde(rename = "aurora-6x2")]
+    Aurora6x2,
+    /// Three servers of four tiles.
+    #[serde(rename = "aurora-3x4")]
+    Aurora3x4,
+    /// One server of all twelve.
+    #[serde(rename = "aurora-1x12")]
+    Aurora1x12,
+}
+
+/// The tiles of a node of Aurora.
+const TILES: u16 = 12;
+/// Loading a large model takes minutes, and the first start of one many.
+const USUAL_PATIENCE: Period = Period::seconds(30 * 60);
+
+impl ServeLayout {
+    /// How many servers it has a node, if it says so.
+    #[must_use]
+    pub fn servers(self) -> Option<u16> {
+        self.tiles().map(|tiles| TILES / tiles)
+    }
+
+    /// How many tiles each of them has.
+    #[must_use]
+    pub fn tiles(self) -> Option<u16> {
+        match self {
+            Self::None => None,
+            Self::Aurora12x1 => Some(1),
+            Self::Aurora6x2 => Some(2),
+            Self::Aurora3x4 => Some(4),
+            Self::Aurora1x12 => Some(TILES),
+        }
+    }
+}
+
+impl Settings {
+    /// With `serve` the node's servers are on consecutive ports, and take their time to be ready.
+    pub(super) fn complete_serve(&mut self, patience_was_given: bool) {
+        if self.serve.is_none() {
+            return;
+        }
+        self.base_port.get_or_insert(8000);
+        self.endpoints_per_node.get_or_insert(self.serve_layout.servers().unwrap_or(1));
+        if !patience_was_given {
+            self.ready_timeout = USUAL_PATIENCE;
+        }
+    }
+
+    pub(super) fn check_serve(&self) -> Result<(), String> {
+        let Some(command) = &self.serve else { return Ok(()) };
+        if command.trim().is_empty() {
+            return Err("serve is empty: give the command that starts a server".into());
+        }
+        let elsewhere =
+            [(!self.endpoint.is_empty(), "endpoint"), (self.hostfile.is_some(), "hostfile")];
+        if let Some((_, name)) = elsewhere.iter().find(|(given, _)| *given) {
+            return Err(format!(
+                "serve starts this node's own servers, and {name} names others: leave {name} out, and give base-port \
+                 and endpoints-per-node where 8000 and the layout do not fit"
+            ));
+        }
+        let count = self.endpoints_per_node.unwrap_or(1);
+        if let Some(most) = self.serve_layout.servers().filter(|&most| most < count) {
+            return Err(format!(
+                "serve-layout has {most} servers a node, and endpoints-per-node is {count}"
+            ));
+        }
+        for pair in &self.serve_env {
+            let name = pair.split_once('=').map(|(name, _)| name.trim());
+            let Some(name) = name.filter(|name| !name.is_empty()) else {
+                return Err(format!(
+                    "serve-env {pair:?} is not of the form NAME=VALUE (in a variable or in one text, commas part \
+                     several; give the flag once for each, or a list in the file)"
+                ));
+            };
+            if is_secret_name(name) {
+                return Err(format!(
+                    "serve-env {name} looks like a secret, and settings are written to the manifest: set it in the \
+                     job script's environment, which servers inherit"
+                ));
+            }
+        }
+        if has_bare_key(command) {
+            return Err("serve has a key in it, and settings are written to the manifest: set VLLM_API_KEY in the job \
+                        script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\""
+                .into());
+        }
+        let per_server = |text: &str| text.contains("{port}") || text.contains("{k}");
+        if count > 1 && !per_server(command) && !self.serve_env.iter().any(|it| per_server(it)) {
+            return Err(format!(
+                "{count} servers a node need a port each: put {{port}} where the command of serve takes it"
+            ));
+        }
+        if self.model.is_none() && command.contains("{model}") {
+            return Err("serve has {model} in it, and no model is given".into());
+        }
+        Ok(())
+    }
+}
+
+/// Does a variable of this name hold what nobody should see?
+#[must_use]
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_uppercase();
+    ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD"].iter().any(|end| name.ends_with(end))
+}
+
+/// `--api-key` with anything but a shell variable.
+fn has_bare_key(command: &str) -> bool {
+    command.split("--api-key").skip(1).any(|rest| {
+        let value = rest.trim_start_matches(|c: char| c.is_whitespace() || "=\"'".contains(c));
+        rest.starts_with([' ', '=']) && !value.is_empty() && !value.starts_with('$')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::settings::{Layer, Period, Settings, SettingsError, resolve};
+
+    fn resolved(given: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let flags = given.iter().map(|(key, text)| ((*key).into(), vec![(*text).into()]));
+        resolve([Layer::of_flags(flags)]).map(|it| it.settings)
+    }
+
+    #[test]
+    fn what_follows_from_serve() {
+        let settings = resolved(&[("serve", "s --port {port}"), ("serve-layout", "aurora-6x2")]);
+        let settings = settings.expect("good");
+        assert_eq!((settings.base_port, settings.endpoints_per_node), (Some(8000), Some(6)));
+        assert_eq!(settings.ready_timeout, Period::seconds(1800));
+        let given = [("serve", "s"), ("ready-timeout", "5s"), ("base-port", "9000")];
+        let settings = resolved(&given).expect("good");
+        assert_eq!((settings.base_port, settings.endpoints_per_node), (Some(9000), Some(1)));
+        assert_eq!(settings.ready_timeout, Period::seconds(5));
+        assert_eq!(resolved(&[]).expect("good").ready_timeout, Period::seconds(60));
+    }
+
+    #[test]
+    fn what_cannot_go_together_is_said_with_a_way_out() {
+        for (more, words) in [
+            (("endpoint", "http://a:1"), "endpoint names others"),
+            (("hostfile", "f"), "hostfile names others"),
+            (("endpoints-per-node", "2"), "{port}"),
+            (("serve-env", "ZE_AFFINITY_MASK"), "NAME=VALUE"),
+            (("serve-env", "HF_TOKEN=x"), "job script"),
+            (("serve-layout", "aurora-12x1"), "{port}"),
+        ] {
+            let error = resolved(&[("serve", "s"), more]).expect_err(words).to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        for (command, words) in [
+            (" ", "empty"),
+            ("s {model}", "no model"),
+            ("s --api-key sk-1", "VLLM_API_KEY"),
+            ("s --api-key='sk-1'", "VLLM_API_KEY"),
+        ] {
+            let error = resolved(&[("serve", command)]).expect_err(words).to_string();
+            assert!(error.contains(words) && !error.contains("sk-1"), "{error}");
+        }
+        for command in ["s --api-key \"$AURORA_SWARM_API_KEY\"", "s --api-keys 7"] {
+            resolved(&[("serve", command)]).expect(command);
+        }
+        let many =
+            [("serve", "s {k}"), ("serve-layout", "aurora-3x4"), ("endpoints-per-node", "4")];
+        assert!(resolved(&many).expect_err("too many").to_string().contains("3 servers"));
+    }
+}

@@ -3,7 +3,7 @@
     torture.py FOLDER MINUTES SEED ROUND     FOLDER holds aurora-swarm and vllm-sim
 
 A round is an input that is answered in several starts. Starts are disturbed until the plan has no more of them or time is
-up; the last one is calm, and has to end the round.
+up (0 minutes are one whole round); the last one is calm, and has to end the round.
 """
 
 import json
@@ -65,7 +65,7 @@ class Round:
         self.expect()
         finished = False
         while not finished:
-            calm = self.starts >= self.disturbed or self.torture.is_over()
+            calm = self.starts >= self.disturbed or (self.torture.minutes > 0 and self.torture.is_over())
             start = self.next_start(calm)
             self.prepare(start)
             code = self.play(start)

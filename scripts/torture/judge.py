@@ -96,6 +96,7 @@ class Judge:
 
     def whole(self, calm):
         """The output is there, and has each row once, in order, right."""
+        check(self.output.exists(), "there is no output though the run ended well")
         rows = [json.loads(line) for line in self.output.read_text().splitlines()]
         indices = [row["index"] for row in rows]
         check(indices == list(range(len(self.shown))), "the output has not each row once, in order")

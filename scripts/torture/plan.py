@@ -80,6 +80,7 @@ class Model:
         lengths = rng.choice([["--output", str(rng.randint(4, 24))], ["--lognormal", "10:0.8"]])
         self.answers = [*lengths, "--poison", "POISON", "--max-model-len", str(CONTEXT)]
         slots = rng.choice([8, 16, 32])
+        self.least_window = 1 if rows.count < 200 else slots // 2  # a small one is as slow as it sounds
         step = self.seconds * 1e6 * slots * self.servers / max(1, rows.count * rows.max_tokens)
         self.pace = ["--max-num-seqs", str(slots), "--step-base-us", f"{min(max(step, 300), 40_000):.0f}"]
 
@@ -113,7 +114,8 @@ class Start:
         self.timeout, self.silence, self.ready = rng.randint(2, 10), rng.randint(1, 5), rng.randint(3, 10)
         self.options = ["--timeout", f"{self.timeout}s", "--rank-silence", f"{self.silence}s", "--ready-timeout", f"{self.ready}s"]
         self.options += rng.choice([[], ["--no-batch"], ["--batch-size", str(rng.choice([1, 3, 8, 32, 200]))]])
-        self.options += rng.choice([[], [], ["--concurrency", str(rng.choice([1, 7, 32, 256]))]])
+        window = max(rng.choice([1, 7, 32, 256]), model.least_window)
+        self.options += rng.choice([[], [], ["--concurrency", str(window)]])
         self.options += rng.choice([[], ["--retries", str(rng.randint(1, 6))], ["--usage", "exact"], ["--max-wait", "200ms"]])
         self.walltime, self.events = None, []
         if not calm:

@@ -58,11 +58,16 @@ scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met som
 step "four hosts on one machine, and what can happen to them"
 scripts/multi-host.sh 2>&1 | tee -a "$log" || fail "a job over several hosts does not end as it should (above)"
 
+step "the job, killed at random moments against servers with random faults"
+scripts/torture.sh 0.3 1 2>&1 | tee -a "$log" || fail "the torture found something lost, doubled or wrong (above)"
+torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$log" | tail -n 1 || true)
+[ -n "$torture" ] || fail "the torture did not come to its end (above)"
+
 count() { grep -c "$1" "$log" || true; }
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
-printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s s\n' \
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s s\n' \
   "$passed" "$(count '^test result: ok')" "$(count '^test .*\(collectives\|endings\|engine\|check\|ranks\|run\|scan\|serve\|time\)::.* ok$')" \
   "$(grep -o 'replayed [0-9]* of [0-9]* recordings, [0-9]* match' "$log" | head -n 1 || true)" \
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
   "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" \
-  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$((SECONDS - began))"
+  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$torture" "$((SECONDS - began))"

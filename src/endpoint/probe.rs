@@ -48,47 +48,56 @@ async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
     let version = get("/version").await.ok().filter(|it| it.status == 200);
     let version = version.and_then(|it| serde_json::from_slice::<wire::Version>(&it.body).ok());
     let models: Vec<Model> = models.data.into_iter().map(model).collect();
-    let routes = routes(client, url).await;
-    let chat_template = takes_conversations(client, url, &models[0].id, routes).await;
+    let routes = routes(client, url).await.map_err(|trouble| trouble.to_string())?;
+    let chat_template = takes_conversations(client, url, &models[0].id, routes).await?;
     Ok(Facts { models, version: version.map(|it| it.version), chat_template, routes })
 }
 
 /// A model without a chat template refuses conversations. `/tokenize` finds that out for nothing; a server without it is
-/// asked for one token.
-async fn takes_conversations(client: &Client, url: &Url, model: &str, routes: Routes) -> bool {
+/// asked for one token. A server that dies meanwhile has refused nothing: the route of a whole run hangs on this.
+async fn takes_conversations(
+    client: &Client,
+    url: &Url,
+    model: &str,
+    routes: Routes,
+) -> Result<bool, String> {
     if !routes.chat {
-        return false;
+        return Ok(false);
     }
     let model = serde_json::to_string(model).unwrap_or_default();
     let body = format!(
         "{{\"model\":{model},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"max_tokens\":1}}"
     );
     let path = if routes.tokenize { "/tokenize" } else { "/v1/chat/completions" };
-    client.post(url, path, body.into_bytes(), LIMIT).await.is_ok_and(|it| it.status == 200)
+    match client.post(url, path, body.into_bytes(), LIMIT).await {
+        Ok(it) if it.status == 503 => Err(format!("POST {path} answers 503")),
+        Ok(it) => Ok(it.status == 200),
+        Err(trouble) => Err(format!("POST {path}: {trouble}")),
+    }
 }
 
 /// vLLM lists its routes; other servers are asked one by one, with a body that none of them can take for a request.
-async fn routes(client: &Client, url: &Url) -> Routes {
-    let listed = client.get(url, "/openapi.json", LIMIT).await.ok().filter(|it| it.status == 200);
+async fn routes(client: &Client, url: &Url) -> Result<Routes, Trouble> {
+    let listed = Some(client.get(url, "/openapi.json", LIMIT).await?).filter(|it| it.status == 200);
     let metrics = client.get(url, "/metrics", LIMIT).await.is_ok_and(|it| it.status == 200);
     if let Some(list) = listed.and_then(|it| serde_json::from_slice::<wire::OpenApi>(&it.body).ok())
     {
         let has = |path: &str| list.paths.contains_key(path);
-        return Routes {
+        return Ok(Routes {
             completions: has("/v1/completions"),
             chat: has("/v1/chat/completions"),
             chat_batch: has("/v1/chat/completions/batch"),
             tokenize: has("/tokenize"),
             metrics,
-        };
+        });
     }
     let mut there = [false; 4];
     let paths =
         ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/tokenize"];
     for (there, path) in there.iter_mut().zip(paths) {
-        let answer = client.post(url, path, b"{}".to_vec(), LIMIT).await;
-        *there = answer.is_ok_and(|it| !matches!(it.status, 404 | 405 | 501));
+        let answer = client.post(url, path, b"{}".to_vec(), LIMIT).await?;
+        *there = !matches!(answer.status, 404 | 405 | 501);
     }
     let [completions, chat, chat_batch, tokenize] = there;
-    Routes { completions, chat, chat_batch, tokenize, metrics }
+    Ok(Routes { completions, chat, chat_batch, tokenize, metrics })
 }

@@ -63,7 +63,9 @@ pub(super) struct Driver {
     pub(super) down_since: Option<Instant>,
     began: Instant,
     /// Something was settled last, or nothing was there to be.
-    moved: Instant,
+    pub(super) moved: Instant,
+    /// The loop went round last.
+    pub(super) round: Instant,
     /// Prompts for a full list are being waited for since.
     filling: Option<Instant>,
     pub(super) next_copies: Instant,
@@ -120,6 +122,7 @@ impl Driver {
             down_since: None,
             began: now,
             moved: now,
+            round: now,
             filling: None,
             next_copies: now,
             withheld: None,
@@ -138,6 +141,7 @@ impl Driver {
         let mut next_word = Instant::now();
         loop {
             let now = Instant::now();
+            self.was_away(now);
             self.stock.ripen(now);
             self.take_what_is_there(&mut prompts);
             if !self.paused && !self.draining && !self.is_filling(now) {

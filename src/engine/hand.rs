@@ -31,6 +31,8 @@ pub struct InHand {
 
 /// Work for so long is ample, in seconds.
 pub(super) const AMPLE: f64 = 4.0;
+/// The loop goes round every second at least.
+const AWAY: Duration = Duration::from_secs(4);
 /// Words of this kind are no closer together.
 const APART: Duration = Duration::from_millis(5);
 /// Endpoints that are all down for so long may stay so: others take the work.
@@ -59,6 +61,15 @@ impl Telling {
 }
 
 impl Driver {
+    /// A process that was stopped, or swapped out, was away itself: what stood still meanwhile was not the endpoints.
+    pub(super) fn was_away(&mut self, now: Instant) {
+        if now - self.round > AWAY {
+            self.moved = now;
+            self.down_since = self.down_since.map(|_| now);
+        }
+        self.round = now;
+    }
+
     /// Are no more prompts to be expected for now?
     pub(super) fn is_ending(&self) -> bool {
         !self.more || self.given.is_some_and(|given| self.taken >= given)

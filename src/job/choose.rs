@@ -19,6 +19,8 @@ pub(super) struct Known<'r> {
     pub(super) row_model: Option<&'r str>,
     /// The model of answers that are there.
     pub(super) model: Option<&'r str>,
+    /// The route that texts took so far: all starts of a run ask alike.
+    pub(super) api: Option<&'r str>,
 }
 
 /// `None` where too few are ready, which is said.
@@ -46,6 +48,8 @@ pub(super) fn choose(
     let text_route = match settings.api {
         Api::Completions => Route::Completions,
         Api::Chat => Route::Chat,
+        Api::Auto if known.api == Some("chat") => Route::Chat,
+        Api::Auto if known.api == Some("completions") => Route::Completions,
         Api::Auto if serving.iter().all(|it| it.chat_template) => Route::Chat,
         Api::Auto => Route::Completions,
     };

@@ -237,6 +237,7 @@ impl Root {
             source: &self.source,
             row_model: self.row_model.as_deref(),
             model: self.manifest.model.as_deref(),
+            api: self.manifest.api.as_deref(),
         };
         let choice = choose(&common.settings, &known, found);
         if let Ok(Some(choice)) = &choice {

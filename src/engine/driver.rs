@@ -89,7 +89,7 @@ enum Woken {
 }
 
 /// Prompts read ahead, and the bytes of their texts: enough to order the work in, little enough to lose nothing by it.
-const AHEAD: usize = 16_384;
+const AHEAD: usize = 8_192;
 const AHEAD_BYTES: usize = 16 << 20;
 /// Replies taken in before what they free is used: one look at everything serves many.
 const AT_ONCE: usize = 64;

@@ -71,12 +71,17 @@ pub(super) struct Rhythm {
     pub(super) every: Duration,
     /// Letters are no closer together: rank 0 reads those of all ranks.
     pub(super) apart: Duration,
+    /// The first is sent after so long, so that not all are at once.
+    first: Duration,
 }
 
 impl Rhythm {
-    /// For so many ranks, which are lost when they are silent for so long.
-    pub(super) fn of(ranks: usize, silence: Duration) -> Self {
-        Self { every: Duration::from_secs(5).min(silence / 4), apart: apart(ranks) }
+    /// For one of so many ranks, which are lost when they are silent for so long.
+    pub(super) fn of(rank: usize, ranks: usize, silence: Duration) -> Self {
+        let apart = apart(ranks);
+        let every = Duration::from_secs(5).max(apart).min(silence / 4);
+        let first = every.mul_f64((rank + 1) as f64 / ranks.max(1) as f64);
+        Self { every, apart, first }
     }
 }
 
@@ -106,7 +111,7 @@ impl Hand {
             answered_told: false,
             letters: Vec::new(),
             rhythm,
-            next: now + rhythm.every,
+            next: now + rhythm.first,
             soonest: now,
         }
     }
@@ -244,7 +249,8 @@ impl Hand {
 
     fn is_urgent(&self) -> bool {
         let asks = !self.asked && self.want() > 0;
-        let did = self.ending && !self.settled.is_empty();
+        // Where there is ample work, what was done is told with the next question after more.
+        let did = (self.ending || self.asked) && !self.settled.is_empty();
         let idles = self.ending && self.in_hand.idle != self.idle_told;
         // The first answer is news: others may wait to hear whether there is any.
         let answered = self.progress.tally.answered > 0 && !self.answered_told;
@@ -294,7 +300,7 @@ mod tests {
 
     fn hand() -> (Hand, mpsc::Receiver<prompts::Lease>) {
         let (leases, given) = mpsc::channel();
-        (Hand::new(None, Some(leases), Rhythm::of(4, Duration::from_secs(60))), given)
+        (Hand::new(None, Some(leases), Rhythm::of(3, 4, Duration::from_secs(60))), given)
     }
 
     fn in_hand(taken: u64, waiting: u64) -> Said {
@@ -330,8 +336,8 @@ mod tests {
     fn what_was_done_is_told_by_places_and_near_the_end_at_once() {
         let (mut hand, _given) = hand();
         let soon = Instant::now() + Duration::from_millis(50);
-        hand.hear(grant(100, 64, false));
-        hand.said(in_hand(64, 64));
+        hand.hear(grant(100, 128, false));
+        hand.said(in_hand(128, 128));
         let _ = hand.letters(soon);
         hand.said(Said::Written(vec![101, 100, 104, 999]));
         let later = soon + Duration::from_secs(1);

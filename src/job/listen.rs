@@ -71,6 +71,8 @@ pub(super) struct Heard {
     pub(super) lost: bool,
     /// It cannot open the input.
     blind: bool,
+    /// It was told last that nobody has more.
+    knows_end: bool,
     /// How many first outcomes are all the same failure, and the words of it; and whether it was told to go further.
     pub(super) alike: Option<(u64, String, bool)>,
 }
@@ -92,6 +94,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             ended: false,
             lost: false,
             blind: blind.get(rank).copied().unwrap_or(false),
+            knows_end: false,
             alike: None,
         };
         let before = root.counts();
@@ -228,6 +231,14 @@ impl<'c, 'r> Listener<'c, 'r> {
         }
         for (rank, lease) in self.book.look() {
             self.give(rank, lease);
+        }
+        // Who has ample work asks for none, and would not hear that it is the last.
+        if self.book.word().ending {
+            for rank in 0..self.ranks.len() {
+                if !self.ranks[rank].knows_end {
+                    self.tell(rank, Message::Grant(self.book.word()));
+                }
+            }
         }
         self.decide_on_alike();
         let up: u64 = self.ranks.iter().map(|rank| rank.progress.up).sum();
@@ -387,6 +398,9 @@ impl<'c, 'r> Listener<'c, 'r> {
 
     /// Tells a rank; false where that cannot be.
     fn reaches(&mut self, rank: usize, message: Message) -> bool {
+        if let Message::Grant(grant) = &message {
+            self.ranks[rank].knows_end = grant.ending;
+        }
         if rank == 0 {
             self.hand.hear(message);
             return true;

@@ -71,7 +71,7 @@ pub(super) fn work(
         None
     });
     let (rank, size, silence) = (comm.rank(), comm.size(), common.settings.rank_silence.get());
-    let mut hand = Hand::new(engine, Some(leases), Rhythm::of(size, silence));
+    let mut hand = Hand::new(engine, Some(leases), Rhythm::of(rank, size, silence));
     hand.hear(Message::Grant(first));
     let asked = tell.clone();
     signals.tell(Some(Box::new(move |ask| {

@@ -56,6 +56,8 @@ pub(super) fn share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
 
 /// Work for so long is ample, in seconds; less is kept in hand when less is left for all.
 const AMPLE: f64 = 4.0;
+/// More than what windows hold twice is not kept in hand beyond so many prompts, however fast they go.
+const MOST: f64 = 16_384.0;
 
 /// How far apart a rank's letters are at least: rank 0 reads at most 20,000 a second, from however many.
 #[must_use]
@@ -72,7 +74,7 @@ pub fn apart(ranks: usize) -> Duration {
 pub fn enough(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
     let (windows, apart) = (windows as f64, apart.as_secs_f64());
     let seconds = AMPLE.max(apart * 4.0);
-    let ample = (windows * 2.0).max(rate * seconds);
+    let ample = (windows * 2.0).max((rate * seconds).min(MOST));
     let part = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
     (ample * part).max(windows / 4.0).max(rate * apart * 2.0).ceil() as u64
 }
@@ -128,6 +130,7 @@ mod tests {
         assert_eq!(enough(64, 100.0, Some(60.0), few), 400);
         assert_eq!(enough(64, 100.0, Some(2.0), few), 100);
         assert_eq!(enough(64, 100.0, Some(0.0), few), 16);
+        assert_eq!(enough(64, 40_000.0, None, few), 16_384);
         assert_eq!(enough(0, 0.0, None, few), 0, "nobody is up");
         assert_eq!(apart(10_000), Duration::from_millis(500));
         assert_eq!(enough(64, 100.0, Some(0.0), apart(10_000)), 100, "a second's");

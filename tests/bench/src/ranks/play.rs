@@ -130,8 +130,12 @@ fn play(job: Job) -> serde_json::Value {
     ring.iter_mut().for_each(Vec::clear);
     ring[0] = (0..job.ranks)
         .flat_map(|rank| (0..job.slots).map(move |_| Event { rank, what: BEGIN }))
-        .chain((0..job.ranks).map(|rank| Event { rank, what: REPORT }))
         .collect();
+    // The first reports are spread, as the product spreads them.
+    for rank in 0..job.ranks {
+        let at = u64::from(rank) * REPORT_MS / u64::from(job.ranks);
+        ring[at as usize].push(Event { rank, what: REPORT });
+    }
     let before = resident();
     let ledger = Ledger::new(u64::from(job.prompts), job.ranks as usize);
     let told = Told::default();
@@ -168,20 +172,29 @@ impl Play {
                 self.told.end = self.now;
             }
         }
-        let slots = f64::from(self.job.slots);
-        let rate = slots / slowness(rank) / (MEAN_MS / 1e3);
-        let enough =
-            enough(self.job.slots.into(), rate, self.ledger.seconds_free(), self.apart) as u32;
-        if it.left * 2 <= enough && self.ledger.free() > 0 {
+        if let Some(want) = self.wants(rank) {
+            let it = &mut self.ranks[rank as usize];
             let may = it.told + self.apart.as_millis() as u64;
             if what == BEGIN || self.now >= may {
-                let want = enough - it.left;
                 self.message(rank);
-                self.ask(rank, want.into());
+                self.ask(rank, want);
             } else if !std::mem::replace(&mut it.asks, true) {
                 self.ring[(may % RING) as usize].push(Event { rank, what: ASK });
             }
         }
+        self.fills(rank);
+    }
+
+    /// What it would ask for: nothing while it has half of what is enough, or nobody has any.
+    fn wants(&self, rank: u32) -> Option<u64> {
+        let left = self.ranks[rank as usize].left;
+        let rate = f64::from(self.job.slots) / slowness(rank) / (MEAN_MS / 1e3);
+        let seconds = self.ledger.seconds_free();
+        let enough = enough(self.job.slots.into(), rate, seconds, self.apart) as u32;
+        (left * 2 <= enough && self.ledger.free() > 0).then(|| (enough - left).into())
+    }
+
+    fn fills(&mut self, rank: u32) {
         // After a wait without prompts several slots may be free.
         while self.ranks[rank as usize].busy < self.job.slots && self.begins(rank) {}
     }
@@ -212,10 +225,16 @@ impl Play {
         if self.ledger.open() == 0 {
             return;
         }
-        if self.now >= self.ranks[rank as usize].told + REPORT_MS {
+        let every = REPORT_MS.max(self.apart.as_millis() as u64);
+        if self.now >= self.ranks[rank as usize].told + every || self.now < REPORT_MS {
+            let want = self.wants(rank);
             self.message(rank);
+            if let Some(want) = want {
+                self.ask(rank, want);
+                self.fills(rank);
+            }
         }
-        let next = self.ranks[rank as usize].told + REPORT_MS;
+        let next = self.ranks[rank as usize].told + every;
         self.ring[(next % RING) as usize].push(Event { rank, what: REPORT });
     }
 

@@ -46,8 +46,9 @@ pub(super) struct Driver {
     pub(super) paused: bool,
     /// More prompts may come.
     pub(super) more: bool,
-    /// So many prompts were given in all, and there are no more for now.
-    pub(super) given: Option<u64>,
+    /// So many prompts were given in all; and there are no more for now.
+    pub(super) given: u64,
+    pub(super) ending: bool,
     /// Prompts taken in.
     pub(super) taken: u64,
     /// Somebody else has settled these, which were here or on their way.
@@ -67,7 +68,7 @@ pub(super) struct Driver {
     /// The loop went round last.
     pub(super) round: Instant,
     /// Prompts for a full list are being waited for since.
-    filling: Option<Instant>,
+    pub(super) filling: Option<Instant>,
     pub(super) next_copies: Instant,
     /// The last prompts are kept from a slow endpoint: since when there are so many of them.
     withheld: Option<(Instant, usize)>,
@@ -112,7 +113,8 @@ impl Driver {
             outcomes: Vec::new(),
             paused: false,
             more: true,
-            given: None,
+            given: 0,
+            ending: false,
             taken: 0,
             forgotten: HashSet::new(),
             recalled: 0,
@@ -208,7 +210,9 @@ impl Driver {
                     self.paused = false;
                     self.alike.further();
                 }
-                Woken::Command(Some(Command::Ending(given))) => self.given = given,
+                Woken::Command(Some(Command::Given(given, ending))) => {
+                    (self.given, self.ending) = (given, ending);
+                }
                 Woken::Command(Some(Command::Forget(indexes))) => self.forget(&indexes),
                 Woken::Command(Some(Command::GiveBack(given))) => {
                     self.recalled = given;
@@ -253,16 +257,6 @@ impl Driver {
         } else {
             self.stock.add(prompt, &self.policy);
         }
-    }
-
-    /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
-    fn is_filling(&mut self, now: Instant) -> bool {
-        let list = self.servers.iter().map(Server::most).max().unwrap_or(1);
-        if self.is_ending() || self.stock.len() >= list {
-            self.filling = None;
-            return false;
-        }
-        now - *self.filling.get_or_insert(now) < self.policy.max_wait
     }
 
     /// Sends requests while there are permits and prompts.

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Word, driver::Driver};
+use super::{Word, driver::Driver, servers::Server};
 
 /// What the engine could use, for whoever gives it prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,7 +72,17 @@ impl Driver {
 
     /// Are no more prompts to be expected for now?
     pub(super) fn is_ending(&self) -> bool {
-        !self.more || self.given.is_some_and(|given| self.taken >= given)
+        !self.more || (self.ending && self.taken >= self.given)
+    }
+
+    /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
+    pub(super) fn is_filling(&mut self, now: Instant) -> bool {
+        let list = self.servers.iter().map(Server::most).max().unwrap_or(1);
+        if self.taken >= self.given || self.stock.len() >= list {
+            self.filling = None;
+            return false;
+        }
+        now - *self.filling.get_or_insert(now) < self.policy.max_wait
     }
 
     /// Says what there is to say: that prompts are needed, that nobody is up or somebody is again.

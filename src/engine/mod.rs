@@ -95,7 +95,7 @@ enum Command {
     Stop,
     GoOn,
     Further,
-    Ending(Option<u64>),
+    Given(u64, bool),
     Forget(Vec<u64>),
     GiveBack(u64),
     Drain,
@@ -192,10 +192,9 @@ impl Running {
         self.tell(Command::Further);
     }
 
-    /// With `Some`: it was given so many prompts in all, and there are no more to be had for now, so that it need not keep
-    /// its lists full for what comes. With `None`: there are.
-    pub fn ending(&self, given: Option<u64>) {
-        self.tell(Command::Ending(given));
+    /// It was given so many prompts in all; `ending` where there are no more to be had for now.
+    pub fn given(&self, prompts: u64, ending: bool) {
+        self.tell(Command::Given(prompts, ending));
     }
 
     /// Somebody else has settled these prompts (by index).

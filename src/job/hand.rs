@@ -228,8 +228,8 @@ impl Hand {
         self.left = left;
         if has_more || ending != self.ending {
             self.ending = ending;
-            let given = ending.then_some(self.given);
-            self.with_engine(|engine| engine.ending(given));
+            let given = self.given;
+            self.with_engine(|engine| engine.given(given, ending));
         }
     }
 

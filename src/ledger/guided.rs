@@ -68,7 +68,8 @@ pub fn apart(ranks: usize) -> Duration {
 
 /// How many prompts a rank should have in hand: what its windows hold twice, or what it does in a few seconds, at `rate` a
 /// second. As the work comes to its end (`left` seconds of it nobody has) it is less and less, so that what is left lies at
-/// rank 0 and goes to whoever is first; never less than what it does while it may not write (`apart`).
+/// rank 0 and goes to whoever is first; never less than what windows hold, since short answers come back all at once, or
+/// than what it does while it may not write (`apart`).
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
 #[must_use]
 pub fn enough(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
@@ -76,7 +77,7 @@ pub fn enough(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u6
     let seconds = AMPLE.max(apart * 4.0);
     let ample = (windows * 2.0).max((rate * seconds).min(MOST));
     let part = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
-    (ample * part).max(windows / 4.0).max(rate * apart * 2.0).ceil() as u64
+    (ample * part).max(windows).max(rate * apart * 2.0).ceil() as u64
 }
 
 /// A rank that has not settled a prompt so long after it was granted …
@@ -129,7 +130,11 @@ mod tests {
         assert_eq!(enough(64, 100.0, None, few), 400);
         assert_eq!(enough(64, 100.0, Some(60.0), few), 400);
         assert_eq!(enough(64, 100.0, Some(2.0), few), 100);
-        assert_eq!(enough(64, 100.0, Some(0.0), few), 16);
+        assert_eq!(
+            enough(64, 100.0, Some(0.0), few),
+            64,
+            "what comes back at once is sent at once"
+        );
         assert_eq!(enough(64, 40_000.0, None, few), 16_384);
         assert_eq!(enough(0, 0.0, None, few), 0, "nobody is up");
         assert_eq!(apart(10_000), Duration::from_millis(500));

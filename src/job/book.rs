@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::letters::{Grant, Lease, Places};
 use crate::{
     ledger::{Ledger, Order, Span},
-    prompts::{self, RowTable},
+    prompts::{self, RowTable, Stretch},
 };
 
 /// The book.
@@ -207,11 +207,28 @@ impl Book {
     fn lease_of(&self, spans: &[Span]) -> Option<Lease> {
         let rows = spans.iter().flat_map(|span| self.order.rows(span.clone()));
         let stretches: Vec<_> =
-            rows.flat_map(|rows| self.table.stretches(rows.start, rows.end)).collect();
+            rows.flat_map(|rows| pieces(&self.table, rows.start, rows.end)).collect();
         let places = spans.iter().map(|span| (span.start, span.end - span.start)).collect();
         let lease = Lease { places, rows: prompts::Lease { stretches, text: None } };
         (lease.count() > 0).then_some(lease)
     }
+}
+
+/// Stretches that may travel as text: none of more bytes than this but single rows, so that a lease can be cut between them.
+const PIECE: u64 = 8 << 20;
+
+fn pieces(table: &RowTable, from: u64, to: u64) -> Vec<Stretch> {
+    let mut fitting = Vec::new();
+    for stretch in table.stretches(from, to) {
+        if stretch.bytes <= PIECE || stretch.rows == 1 {
+            fitting.push(stretch);
+        } else {
+            let middle = stretch.first + stretch.rows / 2;
+            fitting.extend(pieces(table, stretch.first, middle));
+            fitting.extend(pieces(table, middle, stretch.first + stretch.rows));
+        }
+    }
+    fitting
 }
 
 fn spans(places: &Places) -> impl Iterator<Item = Span> + '_ {

@@ -21,7 +21,8 @@ const GRACE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Local. Asks each of the servers until all are ready, `patience` is over, or some have been ready for long while others
-/// are not; those that are `given_up` are not waited for. In their order. Blocks the calling thread. What is not ready then may join later.
+/// are not; those that are `given_up` are not waited for. In their order. Blocks the calling thread. What is not ready then
+/// may join later.
 #[must_use]
 pub fn survey(
     urls: &[Url],

@@ -1,7 +1,7 @@
 //! A rank other than 0 while all work: it passes on what its hand has to say, until rank 0 says that it is over.
 //!
-//! Owns that loop, and when a rank goes no further without a word from rank 0. What letters say is `letters`', what follows from them
-//! the hand's.
+//! Owns that loop, and when a rank goes no further without a word from rank 0. What letters say is `letters`', what follows
+//! from them the hand's.
 
 use std::time::{Duration, Instant};
 

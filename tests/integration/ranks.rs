@@ -168,7 +168,7 @@ fn long_answers_are_not_asked_twice_before_anybody_knows_how_long_they_are() {
     let prompts = made_up(20);
     let input = work.prompts(&prompts);
     work.run(&input).args(["--max-tokens", "8", "--no-batch"]).ranks(3).run().with_code(0);
-    // Once some are answered, the last of a rank that began late may be worth a copy.
-    assert!(work.requests() <= 22, "{} requests for 20 prompts", work.requests());
+    // Once some are answered, the last of a rank that began late may be worth a copy; all 20 never are.
+    assert!(work.requests() < 30, "{} requests for 20 prompts", work.requests());
     all_are_right(&work, &prompts);
 }

@@ -7,6 +7,7 @@ mod gather;
 mod ledger;
 mod memory;
 mod play;
+mod resume;
 mod shares;
 mod start;
 
@@ -25,6 +26,7 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
         gather::scenarios,
         start::scenarios,
         memory::scenarios,
+        resume::scenarios,
         ledger::scenarios,
     ];
     parts.into_iter().flat_map(|part| part(size)).collect()

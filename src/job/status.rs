@@ -157,7 +157,7 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         model: manifest.model,
         api: manifest.api,
         output: manifest.output,
-        folder: folder.to_string_lossy().into_owned(),
+        folder: std::path::absolute(folder).unwrap_or_default().to_string_lossy().into_owned(),
         began: beat.map_or(manifest.began, |beat| beat.began),
         seconds: manifest.seconds,
         requests: manifest.requests,

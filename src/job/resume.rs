@@ -1,17 +1,26 @@
 //! What is there already, and whether this run goes on with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{
     JobError,
-    brief::{SHARDS, is_alive, spool_name},
+    brief::{SHARDS, at_work, spool_name},
 };
 use crate::{
-    output::{Manifest, OutputError},
+    output::{Heartbeat, Manifest, OutputError},
     settings::{Resume, Settings},
     shards,
     site::Node,
 };
+
+/// Where the answers go.
+pub(super) fn output(settings: &Settings) -> Result<PathBuf, JobError> {
+    let Some(output) = &settings.output else {
+        return Err(JobError::Standing("run needs --output FILE".into()));
+    };
+    let path = std::path::absolute(output);
+    Ok(path.map_err(OutputError::io("cannot find", Path::new(output)))?)
+}
 
 /// Before the input is read: the run that is there, if it may be gone on with or written over.
 pub(super) fn look(
@@ -39,13 +48,15 @@ pub(super) fn look(
             folder.display()
         ));
     }
-    if let Some(manifest) = manifest.as_ref().filter(|it| is_alive(it, &Node::here().host)) {
+    if let Some(beat) = at_work(folder, &Node::here().host) {
         return refuse(format!(
-            "this run is being worked on, by process {} on {}{}, which wrote its manifest {} s ago: let it end, or end it",
-            manifest.pid,
-            manifest.host,
-            manifest.job.as_ref().map_or(String::new(), |job| format!(" (job {job})")),
-            crate::output::now().saturating_sub(manifest.heartbeat),
+            "this run is being worked on, by process {} on {}{}, which gave a sign of life {} s ago ({}): let it end, or \
+             end it",
+            beat.pid,
+            beat.host,
+            beat.job.as_ref().map_or(String::new(), |job| format!(" (job {job})")),
+            beat.age(),
+            beat.doing,
         ));
     }
     match (settings.resume, &manifest) {
@@ -69,11 +80,23 @@ pub(super) fn go_on(
     folder: &Path,
     start: u32,
 ) -> Result<Option<Manifest>, JobError> {
+    let earlier = may_go_on(settings, earlier, fingerprint, folder)?;
     if settings.overwrite {
         replace(settings, folder, start)?;
-        return Ok(None);
+    } else if earlier.is_some() {
+        drop_old_spools(folder, start);
     }
-    let Some(earlier) = earlier else { return Ok(None) };
+    Ok(earlier)
+}
+
+/// The decision alone, which changes nothing: the manifest to go on with, or none where the run begins anew.
+pub(super) fn may_go_on(
+    settings: &Settings,
+    earlier: Option<Manifest>,
+    fingerprint: &str,
+    folder: &Path,
+) -> Result<Option<Manifest>, JobError> {
+    let Some(earlier) = earlier.filter(|_| !settings.overwrite) else { return Ok(None) };
     if shards::list(&folder.join(SHARDS))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
@@ -98,7 +121,6 @@ pub(super) fn go_on(
             differ.join("; ")
         )));
     }
-    drop_old_spools(folder, start);
     Ok(Some(earlier))
 }
 
@@ -115,7 +137,7 @@ fn drop_old_spools(folder: &Path, start: u32) {
 /// a wrong model or a dead server must not cost the answers that are there.
 fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
     let aside = folder.join(replaced_name(start));
-    let kept = [spool_name(start), replaced_name(start)];
+    let kept = [spool_name(start), replaced_name(start), Heartbeat::FILE.to_owned()];
     let entries =
         std::fs::read_dir(folder).map(|it| it.flatten().collect()).unwrap_or_else(|_| Vec::new());
     let old =

@@ -14,6 +14,7 @@ mod check;
 mod collectives;
 mod endings;
 mod engine;
+mod look;
 mod ranks;
 mod run;
 mod scan;

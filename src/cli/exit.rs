@@ -60,7 +60,7 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::Hostfile { .. }
         | JobError::Deal(_)
         | JobError::Ranks { .. } => SETTINGS,
-        JobError::Signals(_) => OPEN,
+        JobError::Signals(_) | JobError::Unfinished(_) => OPEN,
         JobError::Comm(_) => MPI,
         JobError::Elsewhere(code) => *code,
     }

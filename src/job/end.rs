@@ -43,7 +43,7 @@ pub(super) fn together(
             if let RollCall::Missing(ranks) = missing {
                 root.are_lost(&ranks);
             }
-            let code = root.end_without(brief).map_or_else(
+            let code = root.end_without(brief).map_err(JobError::unfinished).map_or_else(
                 |error| {
                     report::complain(&error);
                     (codes.error)(&error)

@@ -108,9 +108,25 @@ pub enum JobError {
         /// The folder.
         folder: String,
     },
+    /// A file that cannot be read or written after answers have come.
+    #[error(
+        "{0}. What was answered is kept, and the run is not finished: once there is room or the file can be had, the same \
+         command goes on"
+    )]
+    Unfinished(Box<Self>),
     /// Another rank has said what is wrong; this one only leaves with its code.
     #[error("another rank has ended the job")]
     Elsewhere(u8),
+}
+
+impl JobError {
+    /// The same, after the work: what stands in the way of files is no reason to begin with other settings any more.
+    pub(super) fn unfinished(self) -> Self {
+        match self {
+            Self::Shard(_) | Self::Output(_) => Self::Unfinished(Box::new(self)),
+            other => other,
+        }
+    }
 }
 
 fn lines(errors: &[HostfileError]) -> String {

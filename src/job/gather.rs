@@ -39,11 +39,12 @@ pub(super) fn gather(
     let Some((format, lines)) = brief.format.zip(lines) else { return Ok(()) };
     let began = std::time::Instant::now();
     let output = (comm.rank() == 0).then(|| OutputFile::create(&brief.output, format));
-    let mut output = everywhere(comm, output.transpose().map_err(JobError::from), code)?;
+    let output = output.transpose().map_err(|error| JobError::from(error).unfinished());
+    let mut output = everywhere(comm, output, code)?;
     let gathered = in_order(comm, lines, brief.source.rows, ROUND, output.as_mut());
-    everywhere(comm, gathered, code)?;
+    everywhere(comm, gathered.map_err(JobError::unfinished), code)?;
     let finished = output.map_or(Ok(()), OutputFile::finish);
-    everywhere(comm, finished.map_err(JobError::from), code)?;
+    everywhere(comm, finished.map_err(|error| JobError::from(error).unfinished()), code)?;
     if common.place.rank == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }

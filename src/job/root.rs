@@ -106,6 +106,8 @@ impl Start {
 fn undo(folder: &Path, existed: bool, start: u32) {
     let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
     if !existed {
+        let _ = std::fs::remove_file(folder.join(TOKEN));
+        let _ = std::fs::remove_dir(folder.join(SHARDS));
         let _ = std::fs::remove_dir(folder);
     }
 }
@@ -313,15 +315,18 @@ impl Root {
         self.manifest.counts.clone()
     }
 
-    /// The end, written last of all.
-    pub(super) fn end(mut self, standing: &Standing) -> Result<Verdict, JobError> {
+    /// The end, written last of all. It is none where the answers could not be gathered.
+    pub(super) fn end(mut self, standing: &Standing, gathered: bool) -> Result<Verdict, JobError> {
         let counts = standing.counts(self.source.rows);
         self.manifest.counts = counts.clone();
-        self.manifest.state = if counts.open == 0 { State::Finished } else { State::Stopped };
+        let finished = counts.open == 0 && gathered;
+        self.manifest.state = if finished { State::Finished } else { State::Stopped };
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
-        self.manifest.write(&self.folder)?;
-        resume::drop_replaced(&self.folder, self.manifest.starts)?;
+        // Whatever becomes of the manifest, people hear how the run stands.
+        let written = self.manifest.write(&self.folder).map_err(JobError::from);
+        let written =
+            written.and_then(|()| resume::drop_replaced(&self.folder, self.manifest.starts));
         let missing = self.expected.map_or(0, |open| counts.open.saturating_sub(open));
         if missing > 0 {
             warn!(
@@ -329,7 +334,7 @@ impl Root {
                 self.folder.display()
             );
         }
-        let gathered = self.gather && counts.open == 0;
+        let gathered = self.gather && finished;
         report::print(
             &Finish {
                 counts: &counts,
@@ -344,6 +349,7 @@ impl Root {
         if let Some(words) = self.wrong {
             return Err(JobError::AllAlike(words));
         }
+        written.map_err(JobError::unfinished)?;
         Ok(match counts {
             Counts { open: 1.., .. } => Verdict::Open,
             Counts { failed: 1.., .. } => Verdict::SomeFailed,
@@ -371,14 +377,19 @@ impl Root {
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
         let Source { rows, fingerprint, .. } = &self.source;
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
-        if let Some(format) = brief.format
-            && standing.counts(*rows).open == 0
-        {
-            let mut output = OutputFile::create(&brief.output, format)?;
-            gather_alone(lines, *rows, &mut output)?;
-            output.finish()?;
-        }
-        self.end(&standing)
+        let gathered = match brief.format {
+            Some(format) if standing.counts(*rows).open == 0 => {
+                OutputFile::create(&brief.output, format).map_err(JobError::from).and_then(
+                    |mut output| {
+                        gather_alone(lines, *rows, &mut output)?;
+                        Ok(output.finish()?)
+                    },
+                )
+            }
+            _ => Ok(()),
+        };
+        let ended = self.end(&standing, gathered.is_ok());
+        gathered.and(ended)
     }
 
     pub(super) fn add(&mut self, tally: Tally) {

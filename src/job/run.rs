@@ -74,8 +74,9 @@ pub fn run(
     }
 
     let (standing, lines) = Standing::read_with_lines(comm, &brief, code)?;
-    gather(comm, &brief, &common, lines, code)?;
-    let ended = root.map(|root| root.end(&standing));
+    let gathered = gather(comm, &brief, &common, lines, code);
+    let ended = root.map(|root| root.end(&standing, gathered.is_ok()));
+    gathered?;
     let verdict = told(comm, ended, code)?;
     Ok(comm.broadcast_value(verdict)?)
 }

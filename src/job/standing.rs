@@ -51,7 +51,7 @@ impl Standing {
         });
         let (read, lines) = match read {
             Ok(lines) => (Ok(()), Some(lines)),
-            Err(error) => (Err(error), None),
+            Err(error) => (Err(error.unfinished()), None),
         };
         let standing = standing.of_all(comm, read, code)?;
         let whole = standing.counts(rows).open == 0;

@@ -12,6 +12,7 @@ mod support;
 mod architecture;
 mod check;
 mod collectives;
+mod disk;
 mod endings;
 mod engine;
 mod ranks;

@@ -19,6 +19,8 @@ pub struct Job {
     args: Vec<String>,
     env: Vec<(String, String)>,
     cwd: Option<PathBuf>,
+    /// Words before the command, launcher and all.
+    before: Vec<String>,
     deadline: Duration,
 }
 
@@ -67,6 +69,7 @@ impl Job {
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
+            before: Vec::new(),
             deadline: Duration::from_secs(60),
         }
     }
@@ -107,16 +110,30 @@ impl Job {
         self
     }
 
+    /// Behind these words, as `nsenter`'s: whatever they start it in.
+    pub fn within(mut self, before: &[String]) -> Self {
+        self.before = before.to_vec();
+        self
+    }
+
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
     fn command(&self) -> Command {
+        let begin = |program: &str| match self.before.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         let mut command = match self.ranks {
-            None => Command::new(&self.program),
+            None => begin(&self.program),
             Some(ranks) => {
-                let mut command = Command::new(mpiexec());
+                let mut command = begin(&mpiexec());
                 if is_open_mpi() {
                     command.arg("--oversubscribe").envs([
                         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),

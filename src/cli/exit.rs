@@ -56,6 +56,7 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::ChatTemplate(_)
         | JobError::AllAlike(_)
         | JobError::Unshared { .. }
+        | JobError::NoLocalShards { .. }
         | JobError::Unreadable { .. }
         | JobError::Hostfile { .. }
         | JobError::Deal(_)

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{CodeOf, JobError, Verdict, brief::Brief, letters::Over, root::Root};
+use super::{CodeOf, JobError, Verdict, brief::Brief, home::Folders, letters::Over, root::Root};
 use crate::{
     comm::{Comm, RollCall, roll_call},
     report,
@@ -30,7 +30,7 @@ pub(super) fn together(
     comm: &mut dyn Comm,
     over: Over,
     root: Option<Root>,
-    brief: &Brief,
+    (brief, folders): (&Brief, &Folders),
     codes: Codes,
 ) -> Result<Option<Root>, JobError> {
     let here = match over {
@@ -43,7 +43,7 @@ pub(super) fn together(
             if let RollCall::Missing(ranks) = missing {
                 root.are_lost(&ranks);
             }
-            let code = root.end_without(brief).map_err(JobError::unfinished).map_or_else(
+            let code = root.end_without(brief, folders).map_err(JobError::unfinished).map_or_else(
                 |error| {
                     report::complain(&error);
                     (codes.error)(&error)

@@ -98,7 +98,7 @@ pub enum JobError {
     /// The run folder is not the same on all nodes.
     #[error(
         "rank {rank} on {host} does not see the run folder {folder} that rank 0 made: it must be on a file system that \
-         all nodes share"
+         all nodes share, or --local-shards names a folder of each node's own"
     )]
     Unshared {
         /// The rank.
@@ -114,6 +114,18 @@ pub enum JobError {
          command goes on"
     )]
     Unfinished(Box<Self>),
+    /// A rank has no place for its answers.
+    #[error("rank {rank} on {host} cannot keep answers in {folder} (local-shards): {error}")]
+    NoLocalShards {
+        /// The rank.
+        rank: usize,
+        /// Its host.
+        host: String,
+        /// The folder.
+        folder: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// Another rank has said what is wrong; this one only leaves with its code.
     #[error("another rank has ended the job")]
     Elsewhere(u8),

@@ -14,6 +14,7 @@ mod end;
 mod errors;
 mod gather;
 mod hand;
+mod home;
 mod letters;
 mod limit;
 mod lines;

@@ -47,7 +47,8 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
     if verify || (manifest.state == State::Running && !alive) {
         let counted = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
         let counts = counted.counts(manifest.rows);
-        if verify && manifest.state != State::Running && counts != manifest.counts {
+        let whole = manifest.state != State::Running && manifest.away.is_none();
+        if verify && whole && counts != manifest.counts {
             return Err(JobError::Standing(format!(
                 "the manifest counts {:?} and the shard files hold {counts:?}: a file is damaged or missing; the same run \
                  command mends it",
@@ -56,6 +57,7 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
         }
         manifest.counts = counts;
     }
+    tell_of_what_is_away(&manifest, alive);
     let counts = &manifest.counts;
     let state = match (manifest.state, alive) {
         (State::Running, true) => "running",
@@ -98,6 +100,7 @@ pub fn merge(
     format: Option<Format>,
 ) -> Result<Verdict, JobError> {
     let (folder, mut manifest) = open(run)?;
+    tell_of_what_is_away(&manifest, is_alive(&manifest, &Node::here().host));
     let (standing, lines) =
         Standing::of_folder_with_lines(&folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
@@ -164,6 +167,16 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
     };
     report::print(&view.to_string());
     Ok(Verdict::Done)
+}
+
+fn tell_of_what_is_away(manifest: &Manifest, alive: bool) {
+    match &manifest.away {
+        Some(away) if alive => tracing::info!("answers of this start are in {away} of its nodes"),
+        Some(away) => tracing::warn!(
+            "more answers may be in {away} of the nodes of the last start: the same command on the same nodes brings them home"
+        ),
+        None => {}
+    }
 }
 
 /// A run by its output's name or its folder's.

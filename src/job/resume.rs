@@ -74,7 +74,7 @@ pub(super) fn go_on(
         return Ok(None);
     }
     let Some(earlier) = earlier else { return Ok(None) };
-    if shards::list(&folder.join(SHARDS))?.is_empty() {
+    if earlier.away.is_none() && shards::list(&folder.join(SHARDS))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
     }

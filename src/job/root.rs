@@ -15,6 +15,7 @@ use super::{
     brief::{Brief, Choice, SHARDS, TOKEN, run_folder, spool_name},
     choose::{Known, choose},
     gather::gather_alone,
+    home::{self, Folders},
     resume,
     scan::lay_out,
     standing::Standing,
@@ -121,6 +122,7 @@ fn begin(
 ) -> Result<Root, JobError> {
     let settings = &common.settings;
     let rules = rules(settings);
+    let output_name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let output = output.to_string_lossy().into_owned();
     scanned.notes.iter().for_each(|note| warn!("{note}"));
     let Scanned { source, table, keys, bad, row_model, .. } = scanned;
@@ -152,6 +154,14 @@ fn begin(
     manifest.job.clone_from(&common.job);
     manifest.began = now();
     manifest.lost = Vec::new();
+    let away = home::away(settings.local_shards.as_deref(), &output_name, &manifest.id)?;
+    if let Some(before) = manifest.away.as_ref().filter(|_| manifest.away != away) {
+        warn!(
+            "an earlier start may have left answers in {before} of its nodes: they are asked again. Its --local-shards would \
+             find them"
+        );
+    }
+    manifest.away = away;
     let root = Root {
         manifest,
         hosts: common.hosts.clone(),
@@ -225,6 +235,7 @@ impl Root {
             output: std::path::absolute(&self.manifest.output).unwrap_or_default(),
             format: self.gather.then_some(self.manifest.format),
             start: self.manifest.starts,
+            local: self.manifest.away.clone(),
             token: self.token(),
         }
     }
@@ -248,6 +259,8 @@ impl Root {
             self.manifest.write(&self.folder)?;
             resume::drop_replaced(&self.folder, self.manifest.starts)?;
         } else {
+            // All there was has come home, and nothing new was written.
+            self.manifest.away = None;
             self.manifest.state = State::Stopped;
             self.manifest.write(&self.folder)?;
         }
@@ -315,6 +328,11 @@ impl Root {
         self.manifest.counts.clone()
     }
 
+    /// All that ranks keep on their nodes is here.
+    pub(super) fn is_home(&mut self) {
+        self.manifest.away = None;
+    }
+
     /// The end, written last of all. It is none where the answers could not be gathered.
     pub(super) fn end(mut self, standing: &Standing, gathered: bool) -> Result<Verdict, JobError> {
         let counts = standing.counts(self.source.rows);
@@ -329,10 +347,12 @@ impl Root {
             written.and_then(|()| resume::drop_replaced(&self.folder, self.manifest.starts));
         let missing = self.expected.map_or(0, |open| counts.open.saturating_sub(open));
         if missing > 0 {
-            warn!(
-                "{missing} prompts that were settled have no outcome in the shard files: were files of {} removed?",
-                self.folder.display()
+            let (folder, away) = (self.folder.display(), self.manifest.away.as_ref());
+            let why = away.map_or_else(
+                || format!("were files of {folder} removed?"),
+                |away| format!("they may be in {away} of nodes whose ranks are not here any more"),
             );
+            warn!("{missing} prompts that were settled have no outcome in the shard files: {why}");
         }
         let gathered = self.gather && finished;
         report::print(
@@ -371,10 +391,13 @@ impl Root {
 
     /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
     /// written; if nothing is open, it writes the answers.
-    pub(super) fn end_without(self, brief: &Brief) -> Result<Verdict, JobError> {
+    pub(super) fn end_without(self, brief: &Brief, folders: &Folders) -> Result<Verdict, JobError> {
         let named: Vec<String> =
             self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
+        if let Err(error) = home::bring_alone(folders, brief) {
+            warn!("{error}");
+        }
         let Source { rows, fingerprint, .. } = &self.source;
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
         let gathered = match brief.format {

@@ -65,7 +65,9 @@ impl Small {
         self.disk.resize(16 << 10);
         let before = self.work.served();
         self.run().with_code(0);
-        assert_eq!(self.work.served() - before, open, "asked again: what was not written, no more");
+        // (the last few of a busy machine may be asked twice)
+        let asked = self.work.served() - before;
+        assert!((open..=open + open.min(32)).contains(&asked), "{asked} asked, {open} were open");
         assert_equal(&self.work.answers(&self.output()), &self.expected);
         assert_eq!(self.status(0), [PROMPTS, PROMPTS, 0, 0]);
     }

@@ -15,6 +15,7 @@ mod collectives;
 mod disk;
 mod endings;
 mod engine;
+mod local;
 mod ranks;
 mod run;
 mod scan;

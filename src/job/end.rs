@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::{CodeOf, JobError, Verdict, brief::Brief, home::Folders, letters::Over, root::Root};
+use super::{
+    CodeOf, JobError, Verdict, brief::Brief, home::Folders, letters::Over, root::Root, salvage,
+};
 use crate::{
     comm::{Comm, RollCall, roll_call},
     report,
@@ -43,6 +45,7 @@ pub(super) fn together(
             if let RollCall::Missing(ranks) = missing {
                 root.are_lost(&ranks);
             }
+            salvage::collect(comm, &root.lost(), folders, brief);
             let code = root.end_without(brief, folders).map_err(JobError::unfinished).map_or_else(
                 |error| {
                     report::complain(&error);
@@ -54,7 +57,7 @@ pub(super) fn together(
         }
         (_, None) => {
             // Rank 0 ends it; bounded, in case rank 0 is lost as well.
-            std::thread::sleep(LONGEST_END);
+            salvage::give(comm, folders, brief, LONGEST_END);
             comm.abort(super::STOPPED_EARLY)
         }
     }

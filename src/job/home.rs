@@ -104,6 +104,21 @@ impl Folders {
         }
     }
 
+    /// Do ranks keep what they write on their nodes?
+    pub(super) fn are_local(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// This start's first file of the run folder whose name is free: what is brought home twice is two files.
+    pub(super) fn free_file(&self, brief: &Brief) -> (PathBuf, Header) {
+        let (host, fingerprint) = (&self.place.node.host, &brief.source.fingerprint);
+        let mut header = Header::new(brief.start, 0, host, fingerprint);
+        while self.home.join(header.file_name()).exists() {
+            header.rank += 1;
+        }
+        (self.home.join(header.file_name()), header)
+    }
+
     /// The files of the run folder that this rank reads: its own of this start, since they are in its node's cache, and its
     /// part of the earlier ones; all or none where only rank 0 sees them.
     pub(super) fn files(&self, start: u32) -> Result<Vec<ShardFile>, JobError> {
@@ -212,16 +227,11 @@ struct HomeFile {
 }
 
 impl HomeFile {
-    /// Under this start's first name that is free: what is brought home twice in a start is two files.
     fn begin(folders: &Folders, brief: &Brief) -> Result<Self, JobError> {
         let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
         let there = Standing::of_folder(&folders.run, rows, fingerprint)?;
-        let host = &folders.place.node.host;
-        let header = |rank| Header::new(brief.start, rank, host, fingerprint);
-        let header = header(
-            (0..).find(|&rank| !folders.home.join(header(rank).file_name()).exists()).unwrap_or(0),
-        );
-        let mut file = OutputFile::create(&folders.home.join(header.file_name()), Format::Jsonl)?;
+        let (place, header) = folders.free_file(brief);
+        let mut file = OutputFile::create(&place, Format::Jsonl)?;
         let mut first = serde_json::to_vec(&header).unwrap_or_default();
         first.push(b'\n');
         file.answer(&first)?;

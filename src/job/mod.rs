@@ -24,6 +24,7 @@ mod ready;
 mod resume;
 mod root;
 mod run;
+mod salvage;
 mod scan;
 mod servers;
 mod standing;

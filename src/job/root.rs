@@ -389,6 +389,11 @@ impl Root {
             ranks.iter().map(|rank| LostRank { rank: *rank, host: host(rank) }).collect();
     }
 
+    /// Ranks that are not here any more.
+    pub(super) fn lost(&self) -> Vec<usize> {
+        self.manifest.lost.iter().map(|it| it.rank).collect()
+    }
+
     /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
     /// written; if nothing is open, it writes the answers.
     pub(super) fn end_without(self, brief: &Brief, folders: &Folders) -> Result<Verdict, JobError> {

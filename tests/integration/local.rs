@@ -8,12 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use vllm_sim::{CostModel, Profile};
 
 use crate::support::{
     Job,
     disk::SmallDisk,
+    job::process_of,
     work::{Work, assert_equal, by_chat, made_up},
 };
 
@@ -226,4 +228,32 @@ fn answers_that_were_left_elsewhere_are_named() {
     let job = work.run(&input).args(["--max-tokens", "8"]).ranks(2);
     job.run().with_code(0).complains("an earlier start may have left answers in ");
     assert_eq!(work.counts("answers.jsonl"), [300, 300, 0, 0]);
+}
+
+#[test]
+fn where_a_rank_is_lost_the_others_answers_come_home_all_the_same() {
+    let work = Work::with(vec![slow(); 3]);
+    let prompts = made_up(900);
+    let input = work.prompts(&prompts);
+    let started = run(&work, &input).args(["--rank-silence", "3s"]).ranks(3).start();
+    until_written(&work, 300);
+    kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
+    let ended = started.wait().in_time();
+    assert!(ended.err.contains("the job ends without ranks that are lost: 2"), "{}", ended.err);
+    // What rank 2 has said to be written is on its node, and nowhere else.
+    let lines =
+        |path: &PathBuf| fs::read_to_string(path).unwrap_or_default().lines().count() as u64 - 1;
+    let [_, answered, failed, open] = work.counts("answers.jsonl");
+    let its: Vec<PathBuf> =
+        on_nodes(&work).into_iter().filter(|it| it.ends_with("shards/0001-00002.jsonl")).collect();
+    assert!(failed == 0 && open > 0 && open <= lines(&its[0]), "{open} open, {its:?}");
+    assert!(ended.err.contains("they may be in "), "{}", ended.err);
+    let (said, warned) = status(&work, 75);
+    assert_eq!(said["answered"], answered);
+    assert!(warned.contains("more answers may be in "), "{warned}");
+    // Its node comes back with what it had: nobody is asked.
+    let before = work.served();
+    run(&work, &input).ranks(3).run().with_code(0);
+    assert_eq!(work.served(), before);
+    all_are_right(&work, &prompts);
 }

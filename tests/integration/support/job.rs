@@ -236,6 +236,20 @@ pub fn processes_with(marker: &str) -> Vec<Pid> {
     found
 }
 
+/// The process that is this rank of the job that was started with this in its arguments.
+pub fn process_of(marker: &str, rank: usize) -> Pid {
+    let is_it = |pid: &Pid| {
+        let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
+        let environment = std::fs::read(path).unwrap_or_default();
+        let mut variables = environment.split(|&byte| byte == 0);
+        let names = ["PMI_RANK", "OMPI_COMM_WORLD_RANK"];
+        variables.any(|it| names.iter().any(|name| it == format!("{name}={rank}").as_bytes()))
+    };
+    let mut its: Vec<Pid> = processes_with(marker).into_iter().filter(is_it).collect();
+    assert_eq!(its.len(), 1, "rank {rank} is one process");
+    its.remove(0)
+}
+
 impl Ended {
     /// Fails the test if the deadline ended it.
     #[track_caller]

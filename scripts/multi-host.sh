@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole program over four hosts on this machine (network namespaces, TCP between them), each with two ranks and two
-# simulated servers on its own 127.0.0.1: the main job, then servers that die, an input that one host has, a rank that is
+# simulated servers on its own 127.0.0.1: the main job, then servers that die, an input or an output that one host has, a rank that is
 # killed, a cable that is pulled.
 #
 #   scripts/multi-host.sh [FOLDER]   FOLDER holds aurora-swarm and vllm-sim [default: $CARGO_TARGET_DIR or target, /debug]
@@ -75,9 +75,9 @@ serve() {
   done
 }
 begin() { # name of the run [, option…]: its mpiexec in the background
-  local command=(run "$input" --output "$scratch/$1.jsonl" --api completions --temperature 0 --progress none
+  local command=(run "$input" --output "$(realpath -m "$1.jsonl")" --api completions --temperature 0 --progress none
     --max-tokens $MAX_TOKENS --base-port 8000 --endpoints-per-node 2 --ready-timeout 5s --expect-ranks 8 "${@:2}")
-  (timeout --kill-after=5 120 "${mpiexec[@]}" -n 8 "$scratch/aurora-swarm" "${command[@]}" || exit $?) >> "$1.log" 2>&1 < /dev/null &
+  (timeout --kill-after=5 120 "${mpiexec[@]}" -n 8 "$scratch/aurora-swarm" "${command[@]}" || exit $?) >> "${log:-$1}.log" 2>&1 < /dev/null &
   job=$! from=$SECONDS
 }
 await() { # how the job ends: $code, after $took seconds
@@ -159,6 +159,28 @@ whole own
 nothing_left own
 say "input on node0's own disk: every rank was sent its rows, $took s"
 
+# --- a run folder that only rank 0's host has ------------------------------------------------------------------------
+# Without --local-shards it is refused; with it, stopped early, gone on with, and all of it is on node0 in the end.
+name=/dev/shm/apart local=(--local-shards /dev/shm/answers)
+home() { on node0 sh -c "cat $name.jsonl.run/shards/*" | grep -c '"index"' || true; }
+away() { for host in "${HOSTS[@]}"; do on "$host" find /dev/shm/answers -mindepth 1; done; }
+log=apart begin "$name"
+await
+[ "$code" = 5 ] && grep -q 'does not see the run folder' apart.log || fail "apart: code $code without --local-shards"
+log=apart begin "$name" "${local[@]}" --walltime 5s
+await
+[ "$code" = 75 ] || fail "apart: code $code where the walltime was too short"
+kept=$(home)
+[ "$kept" -gt 0 ] && [ -z "$(away)" ] || fail "apart: $kept answers came home, and these folders stayed:" $(away)
+log=apart begin "$name" "${local[@]}"
+await
+[ "$code" = 0 ] || fail "apart: the same command again ended with $code"
+[ "$(home)" = $PROMPTS ] && [ -z "$(away)" ] || fail "apart: $(home) answers came home, and these folders stayed:" $(away)
+on node0 cp -r $name.jsonl $name.jsonl.run "$scratch/"
+whole apart
+nothing_left apart
+say "output on node0's own disk, answers on each host's: $kept came home when time was over, the rest with the same command"
+
 # --- a rank is killed ------------------------------------------------------------------------------------------------
 begin rank
 amidst rank
@@ -203,4 +225,4 @@ nothing_left cable
 [ -e cable.jsonl ] || fail "cable: rank 0 alone did not write the answers"
 whole cable
 say "cable of node3 pulled: $how"
-printf 'multi-host: %s hosts, 8 ranks: main job, own input and 3 faults passed, %s s\n' ${#HOSTS[@]} $((SECONDS - began))
+printf 'multi-host: %s hosts, 8 ranks: main job, own input, own disks and 3 faults passed, %s s\n' ${#HOSTS[@]} $((SECONDS - began))

@@ -57,11 +57,12 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::ChatTemplate(_)
         | JobError::AllAlike(_)
         | JobError::Unshared { .. }
+        | JobError::NoLocalShards { .. }
         | JobError::Unreadable { .. }
         | JobError::Hostfile { .. }
         | JobError::Deal(_)
         | JobError::Ranks { .. } => SETTINGS,
-        JobError::Signals(_) => OPEN,
+        JobError::Signals(_) | JobError::Unfinished(_) => OPEN,
         JobError::Comm(_) => MPI,
         JobError::Elsewhere(code) => *code,
     }

@@ -170,6 +170,12 @@ pub(super) struct Answers {
     /// The answers, in input order; the run folder is FILE.run
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,
+    /// Nodes do not share FILE.run: ranks keep answers here until the end. {rank}, {local_rank}, {host} are filled in
+    ///
+    /// A folder of each node's own, as /tmp. At every end that finds all ranks there, what is in it goes to FILE.run, which
+    /// only rank 0 needs to see then. After a kill the same command on the same nodes goes on with what they hold.
+    #[arg(long, value_name = "DIR")]
+    local_shards: Option<String>,
     /// `jsonl`, `openai-batch` or `csv` [default: jsonl; openai-batch for such an input]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<String>,

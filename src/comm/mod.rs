@@ -119,6 +119,8 @@ pub enum Tag {
     Scan,
     /// The job's own messages.
     Job,
+    /// What a rank has written on its own node, on its way to the root where no collective can be had any more.
+    Home,
 }
 
 /// How [`Comm::all_reduce`] combines.

@@ -376,6 +376,7 @@ fn number_of(tag: Tag) -> MpiTag {
         Tag::Tree => 2,
         Tag::Job => 3,
         Tag::Scan => 4,
+        Tag::Home => 5,
     }
 }
 

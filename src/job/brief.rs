@@ -20,6 +20,8 @@ pub(super) struct Brief {
     pub(super) output: PathBuf,
     pub(super) format: Option<Format>,
     pub(super) start: u32,
+    /// Where ranks keep what they write until the end, if not in `folder`: placeholders are each rank's to fill in.
+    pub(super) local: Option<String>,
     /// Written by rank 0 into the folder, looked for by the others.
     pub(super) token: String,
 }

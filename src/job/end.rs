@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use super::{CodeOf, JobError, Verdict, brief::Brief, letters::Over, root::Root};
+use super::{
+    CodeOf, JobError, Verdict, brief::Brief, home::Folders, letters::Over, root::Root, salvage,
+};
 use crate::{
     comm::{Comm, RollCall, roll_call},
     report,
@@ -30,7 +32,7 @@ pub(super) fn together(
     comm: &mut dyn Comm,
     over: Over,
     root: Option<Root>,
-    brief: &Brief,
+    (brief, folders): (&Brief, &Folders),
     codes: Codes,
 ) -> Result<Option<Root>, JobError> {
     let here = match over {
@@ -43,7 +45,8 @@ pub(super) fn together(
             if let RollCall::Missing(ranks) = missing {
                 root.are_lost(&ranks);
             }
-            let code = root.end_without(brief).map_or_else(
+            salvage::collect(comm, &root.lost(), folders, brief);
+            let code = root.end_without(brief, folders).map_err(JobError::unfinished).map_or_else(
                 |error| {
                     report::complain(&error);
                     (codes.error)(&error)
@@ -54,7 +57,7 @@ pub(super) fn together(
         }
         (_, None) => {
             // Rank 0 ends it; bounded, in case rank 0 is lost as well.
-            std::thread::sleep(LONGEST_END);
+            salvage::give(comm, folders, brief, LONGEST_END);
             comm.abort(super::STOPPED_EARLY)
         }
     }

@@ -100,7 +100,7 @@ pub enum JobError {
     /// The run folder is not the same on all nodes.
     #[error(
         "rank {rank} on {host} does not see the run folder {folder} that rank 0 made: it must be on a file system that \
-         all nodes share"
+         all nodes share, or --local-shards names a folder of each node's own"
     )]
     Unshared {
         /// The rank.
@@ -110,9 +110,37 @@ pub enum JobError {
         /// The folder.
         folder: String,
     },
+    /// A file that cannot be read or written after answers have come.
+    #[error(
+        "{0}. What was answered is kept, and the run is not finished: once there is room or the file can be had, the same \
+         command goes on"
+    )]
+    Unfinished(Box<Self>),
+    /// A rank has no place for its answers.
+    #[error("rank {rank} on {host} cannot keep answers in {folder} (local-shards): {error}")]
+    NoLocalShards {
+        /// The rank.
+        rank: usize,
+        /// Its host.
+        host: String,
+        /// The folder.
+        folder: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// Another rank has said what is wrong; this one only leaves with its code.
     #[error("another rank has ended the job")]
     Elsewhere(u8),
+}
+
+impl JobError {
+    /// The same, after the work: what stands in the way of files is no reason to begin with other settings any more.
+    pub(super) fn unfinished(self) -> Self {
+        match self {
+            Self::Shard(_) | Self::Output(_) => Self::Unfinished(Box::new(self)),
+            other => other,
+        }
+    }
 }
 
 fn lines(errors: &[HostfileError]) -> String {

@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{
     comm::{Combine, Comm, Gathered, Solo},
-    output::OutputFile,
+    output::{OutputError, OutputFile},
 };
 
 /// Bytes at rank 0 at a time, about.
-const ROUND: u64 = 32 << 20;
+pub(super) const ROUND: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
 const BINS: u64 = 4096;
 
@@ -39,11 +39,12 @@ pub(super) fn gather(
     let Some((format, lines)) = brief.format.zip(lines) else { return Ok(()) };
     let began = std::time::Instant::now();
     let output = (comm.rank() == 0).then(|| OutputFile::create(&brief.output, format));
-    let mut output = everywhere(comm, output.transpose().map_err(JobError::from), code)?;
+    let output = output.transpose().map_err(|error| JobError::from(error).unfinished());
+    let mut output = everywhere(comm, output, code)?;
     let gathered = in_order(comm, lines, brief.source.rows, ROUND, output.as_mut());
-    everywhere(comm, gathered, code)?;
+    everywhere(comm, gathered.map_err(JobError::unfinished), code)?;
     let finished = output.map_or(Ok(()), OutputFile::finish);
-    everywhere(comm, finished.map_err(JobError::from), code)?;
+    everywhere(comm, finished.map_err(|error| JobError::from(error).unfinished()), code)?;
     if common.place.rank == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
@@ -59,13 +60,24 @@ pub(super) fn gather_alone(
     in_order(&mut Solo::new(), lines, rows, ROUND, Some(output))
 }
 
-/// Collective. All ranks' lines into rank 0's `output`, about `round` bytes at a time.
-fn in_order(
+/// Takes lines in order, of each prompt the one that counts.
+pub(super) trait Take {
+    fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
+}
+
+impl Take for OutputFile {
+    fn take(&mut self, _: u64, line: &[u8]) -> Result<(), OutputError> {
+        self.answer(line)
+    }
+}
+
+/// Collective. All ranks' lines to rank 0's `output`, about `round` bytes at a time.
+pub(super) fn in_order(
     comm: &mut dyn Comm,
     mut lines: Lines,
     rows: u64,
     round: u64,
-    mut output: Option<&mut OutputFile>,
+    mut output: Option<&mut impl Take>,
 ) -> Result<(), JobError> {
     lines.sort();
     let (mut mine, mut gathered) = (Vec::new(), Gathered::default());
@@ -78,7 +90,7 @@ fn in_order(
             fault.get_or_insert(JobError::from(error));
         }
         comm.gather(&mine, &mut gathered);
-        if let Some(output) = output.as_mut().filter(|_| fault.is_none()) {
+        if let Some(output) = output.as_deref_mut().filter(|_| fault.is_none()) {
             fault = write_round(output, &gathered).err();
         }
     }
@@ -126,7 +138,7 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(
 }
 
 /// One round: of each prompt the line that counts, in order. Each rank's part is in order already, so they are merged.
-fn write_round(output: &mut OutputFile, gathered: &Gathered) -> Result<(), JobError> {
+fn write_round(output: &mut impl Take, gathered: &Gathered) -> Result<(), JobError> {
     let mut parts: Vec<Heads<'_>> = gathered.parts().map(Heads).collect();
     // The next line of each part; parts with smaller numbers first among equals, which no two files that a run wrote are.
     let mut next: BinaryHeap<_> = (0..)
@@ -139,7 +151,7 @@ fn write_round(output: &mut OutputFile, gathered: &Gathered) -> Result<(), JobEr
     while let Some(mut first) = next.peek_mut() {
         let Reverse((index, _, place, line)) = *first;
         if written.replace(index) != Some(index) {
-            output.answer(line)?;
+            output.take(index, line)?;
         }
         match parts[place].next() {
             Some((index, rank, line)) => *first = Reverse((index, rank, place, line)),

@@ -31,6 +31,8 @@ pub fn merge(
     format: Option<Format>,
 ) -> Result<Verdict, JobError> {
     let (folder, mut manifest) = open(run)?;
+    let alive = at_work(&folder, &Node::here().host).is_some();
+    tell_of_what_is_away(manifest.away.as_deref(), alive);
     let (standing, lines) =
         Standing::of_folder_with_lines(&folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
@@ -52,7 +54,7 @@ pub fn merge(
     let mut output = OutputFile::create(Path::new(&place), format)?;
     gather_alone(lines, manifest.rows, &mut output)?;
     output.finish()?;
-    if counts.open == 0 && place == own && at_work(&folder, &Node::here().host).is_none() {
+    if counts.open == 0 && place == own && !alive {
         // A run that was killed while it gathered: this was the last step.
         manifest.state = State::Finished;
         manifest.counts = counts.clone();
@@ -95,6 +97,17 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
     };
     report::print(&view.to_string());
     Ok(if matches!(outlook, Outlook::Refused(_)) { Verdict::Refused } else { Verdict::Done })
+}
+
+/// Answers may lie where this process does not see them.
+pub(super) fn tell_of_what_is_away(away: Option<&str>, alive: bool) {
+    match away {
+        Some(away) if alive => tracing::info!("answers of this start are in {away} of its nodes"),
+        Some(away) => tracing::warn!(
+            "more answers may be in {away} of the nodes of the last start: the same command on the same nodes brings them home"
+        ),
+        None => {}
+    }
 }
 
 /// A run by its output's name or its folder's.

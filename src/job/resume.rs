@@ -97,7 +97,7 @@ pub(super) fn may_go_on(
     folder: &Path,
 ) -> Result<Option<Manifest>, JobError> {
     let Some(earlier) = earlier.filter(|_| !settings.overwrite) else { return Ok(None) };
-    if shards::list(&folder.join(SHARDS))?.is_empty() {
+    if earlier.away.is_none() && shards::list(&folder.join(SHARDS))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
     }

@@ -16,6 +16,7 @@ use super::{
     choose::{Known, choose},
     gather::gather_alone,
     heart::Heart,
+    home::{self, Folders},
     resume,
     scan::lay_out,
     standing::Standing,
@@ -124,6 +125,8 @@ impl Start {
 fn undo(folder: &Path, existed: bool, start: u32) {
     let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
     if !existed {
+        let _ = std::fs::remove_file(folder.join(TOKEN));
+        let _ = std::fs::remove_dir(folder.join(SHARDS));
         let _ = std::fs::remove_dir(folder);
     }
 }
@@ -137,6 +140,7 @@ fn begin(
 ) -> Result<Root, JobError> {
     let settings = &common.settings;
     let rules = rules(settings);
+    let output_name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let output = output.to_string_lossy().into_owned();
     scanned.notes.iter().for_each(|note| warn!("{note}"));
     let Scanned { source, table, keys, bad, row_model, .. } = scanned;
@@ -162,6 +166,14 @@ fn begin(
     manifest.job.clone_from(&common.job);
     manifest.began = now();
     manifest.lost = Vec::new();
+    let away = home::away(settings.local_shards.as_deref(), &output_name, &manifest.id)?;
+    if let Some(before) = manifest.away.as_ref().filter(|_| manifest.away != away) {
+        warn!(
+            "an earlier start may have left answers in {before} of its nodes: they are asked again. Its --local-shards would \
+             find them"
+        );
+    }
+    manifest.away = away;
     let root = Root {
         manifest,
         heart,
@@ -249,6 +261,7 @@ impl Root {
             output: std::path::absolute(&self.manifest.output).unwrap_or_default(),
             format: self.gather.then_some(self.manifest.format),
             start: self.manifest.starts,
+            local: self.manifest.away.clone(),
             token: self.token(),
         }
     }
@@ -272,6 +285,8 @@ impl Root {
             self.manifest.write(&self.folder)?;
             resume::drop_replaced(&self.folder, self.manifest.starts)?;
         } else {
+            // All there was has come home, and nothing new was written.
+            self.manifest.away = None;
             self.manifest.state = State::Stopped;
             self.manifest.write(&self.folder)?;
         }
@@ -343,23 +358,33 @@ impl Root {
         self.manifest.counts.clone()
     }
 
-    /// The end, written last of all.
-    pub(super) fn end(mut self, standing: &Standing) -> Result<Verdict, JobError> {
+    /// All that ranks keep on their nodes is here.
+    pub(super) fn is_home(&mut self) {
+        self.manifest.away = None;
+    }
+
+    /// The end, written last of all. It is none where the answers could not be gathered.
+    pub(super) fn end(mut self, standing: &Standing, gathered: bool) -> Result<Verdict, JobError> {
         let counts = standing.counts(self.source.rows);
         self.manifest.counts = counts.clone();
-        self.manifest.state = if counts.open == 0 { State::Finished } else { State::Stopped };
+        let finished = counts.open == 0 && gathered;
+        self.manifest.state = if finished { State::Finished } else { State::Stopped };
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
-        self.manifest.write(&self.folder)?;
-        resume::drop_replaced(&self.folder, self.manifest.starts)?;
+        // Whatever becomes of the manifest, people hear how the run stands.
+        let written = self.manifest.write(&self.folder).map_err(JobError::from);
+        let written =
+            written.and_then(|()| resume::drop_replaced(&self.folder, self.manifest.starts));
         let missing = self.expected.map_or(0, |open| counts.open.saturating_sub(open));
         if missing > 0 {
-            warn!(
-                "{missing} prompts that were settled have no outcome in the shard files: were files of {} removed?",
-                self.folder.display()
+            let (folder, away) = (self.folder.display(), self.manifest.away.as_ref());
+            let why = away.map_or_else(
+                || format!("were files of {folder} removed?"),
+                |away| format!("they may be in {away} of nodes whose ranks are not here any more"),
             );
+            warn!("{missing} prompts that were settled have no outcome in the shard files: {why}");
         }
-        let gathered = self.gather && counts.open == 0;
+        let gathered = self.gather && finished;
         report::print(
             &Finish {
                 counts: &counts,
@@ -374,6 +399,7 @@ impl Root {
         if let Some(words) = self.wrong {
             return Err(JobError::AllAlike(words));
         }
+        written.map_err(JobError::unfinished)?;
         Ok(match counts {
             Counts { open: 1.., .. } => Verdict::Open,
             Counts { failed: 1.., .. } => Verdict::SomeFailed,
@@ -394,22 +420,35 @@ impl Root {
             ranks.iter().map(|rank| LostRank { rank: *rank, host: host(rank) }).collect();
     }
 
+    /// Ranks that are not here any more.
+    pub(super) fn lost(&self) -> Vec<usize> {
+        self.manifest.lost.iter().map(|it| it.rank).collect()
+    }
+
     /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
     /// written; if nothing is open, it writes the answers.
-    pub(super) fn end_without(self, brief: &Brief) -> Result<Verdict, JobError> {
+    pub(super) fn end_without(self, brief: &Brief, folders: &Folders) -> Result<Verdict, JobError> {
         let named: Vec<String> =
             self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
+        if let Err(error) = home::bring_alone(folders, brief) {
+            warn!("{error}");
+        }
         let Source { rows, fingerprint, .. } = &self.source;
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
-        if let Some(format) = brief.format
-            && standing.counts(*rows).open == 0
-        {
-            let mut output = OutputFile::create(&brief.output, format)?;
-            gather_alone(lines, *rows, &mut output)?;
-            output.finish()?;
-        }
-        self.end(&standing)
+        let gathered = match brief.format {
+            Some(format) if standing.counts(*rows).open == 0 => {
+                OutputFile::create(&brief.output, format).map_err(JobError::from).and_then(
+                    |mut output| {
+                        gather_alone(lines, *rows, &mut output)?;
+                        Ok(output.finish()?)
+                    },
+                )
+            }
+            _ => Ok(()),
+        };
+        let ended = self.end(&standing, gathered.is_ok());
+        gathered.and(ended)
     }
 
     pub(super) fn add(&mut self, tally: Tally) {

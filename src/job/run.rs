@@ -5,9 +5,9 @@ use std::time::Instant;
 use super::{
     Codes, Given, JobError, Verdict,
     agree::{agree, everywhere, told},
-    brief::SERVERS,
     end::together,
     gather::gather,
+    home::{Folders, bring_home},
     limit::Limit,
     ready::wait_for_endpoints,
     root,
@@ -47,18 +47,21 @@ pub fn run(
     let limit = Limit::agreed(comm, &common, began)?;
     let brief = comm.broadcast_value(root.as_ref().map(root::Root::brief))?;
     let blind = check_folder(comm, &brief, &common.place, code)?;
-    let standing = Standing::read(comm, &brief, code)?;
+    let folders = Folders::agreed(comm, &brief, &common.place, code)?;
+    bring_home(comm, &folders, &brief, code)?;
+    let standing = Standing::read(comm, &folders, &brief, code)?;
     let done = standing.done(common.settings.retry_failed);
     let noted = root.as_mut().map(|root| root.begin_from(&standing, &done));
     told(comm, noted, code)?;
 
     if done.gaps().next().is_some() {
-        let mut servers = serve(comm, &common, guard, &brief.folder.join(SERVERS), code)?;
+        let mut servers = serve(comm, &common, guard, &folders.logs(), code)?;
         let ready = wait_for_endpoints(comm, &common, &servers, limit)?;
         let found = comm.gather_values(&ready)?;
         let chosen = root.as_mut().zip(found).map(|(root, found)| root.choose(&common, &found));
         let chosen = told(comm, chosen, code)?.flatten();
         let Some(choice) = comm.broadcast_value(Some(chosen))? else {
+            folders.leave();
             return Ok(Verdict::NoEndpoint);
         };
         let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
@@ -68,14 +71,19 @@ pub fn run(
         let shares = lead.as_mut().map(|lead| lead.book.first(&choice.weights, &lead.blind));
         let first = comm.scatter_values(shares)?;
         let start = Start { ready: servers.living(ready), first, lead };
-        let over = work(comm, &common, &brief, &choice, start, &signals)?;
+        let over = work(comm, &common, (&brief, &folders), &choice, start, &signals)?;
         servers.close();
-        root = together(comm, over, root, &brief, codes)?;
+        root = together(comm, over, root, (&brief, &folders), codes)?;
     }
 
-    let (standing, lines) = Standing::read_with_lines(comm, &brief, code)?;
-    gather(comm, &brief, &common, lines, code)?;
-    let ended = root.map(|root| root.end(&standing));
+    let home = bring_home(comm, &folders, &brief, code);
+    root.iter_mut().for_each(|root| if home.is_ok() { root.is_home() } else { root.stopped() });
+    home?;
+    folders.leave();
+    let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, code)?;
+    let gathered = gather(comm, &brief, &common, lines, code);
+    let ended = root.map(|root| root.end(&standing, gathered.is_ok()));
+    gathered?;
     let verdict = told(comm, ended, code)?;
     Ok(comm.broadcast_value(verdict)?)
 }

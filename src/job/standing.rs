@@ -9,6 +9,7 @@ use super::{
     CodeOf, JobError,
     agree::everywhere,
     brief::{Brief, SHARDS},
+    home::Folders,
     lines::Lines,
 };
 use crate::{
@@ -30,9 +31,15 @@ pub(super) struct Standing {
 
 impl Standing {
     /// Collective.
-    pub(super) fn read(comm: &mut dyn Comm, brief: &Brief, code: CodeOf) -> Result<Self, JobError> {
+    pub(super) fn read(
+        comm: &mut dyn Comm,
+        folders: &Folders,
+        brief: &Brief,
+        code: CodeOf,
+    ) -> Result<Self, JobError> {
         let (began, mut standing) = (Instant::now(), Self::none(brief.source.rows));
-        let read = my_files(comm.rank(), comm.size(), brief)
+        let read = folders
+            .files(brief.start)
             .and_then(|files| standing.take(&files, &brief.source.fingerprint, None));
         let standing = standing.of_all(comm, read, code)?;
         if comm.rank() == 0 {
@@ -46,21 +53,22 @@ impl Standing {
     /// and every prompt has its outcome. Both in one reading.
     pub(super) fn read_with_lines(
         comm: &mut dyn Comm,
+        folders: &Folders,
         brief: &Brief,
         code: CodeOf,
     ) -> Result<(Self, Option<Lines>), JobError> {
         if brief.format.is_none() {
-            return Ok((Self::read(comm, brief, code)?, None));
+            return Ok((Self::read(comm, folders, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::none(brief.source.rows));
-        let read = my_files(comm.rank(), comm.size(), brief).and_then(|files| {
+        let read = folders.files(brief.start).and_then(|files| {
             let mut lines = Lines::none_of(files.clone(), rows);
             standing.take(&files, &brief.source.fingerprint, Some(&mut lines))?;
             Ok(lines)
         });
         let (read, lines) = match read {
             Ok(lines) => (Ok(()), Some(lines)),
-            Err(error) => (Err(error), None),
+            Err(error) => (Err(error.unfinished()), None),
         };
         let standing = standing.of_all(comm, read, code)?;
         let whole = standing.counts(rows).open == 0;
@@ -135,6 +143,11 @@ impl Standing {
         self
     }
 
+    /// Is there an answer to this prompt?
+    pub(super) fn has_answered(&self, index: u64) -> bool {
+        self.answered.has(index)
+    }
+
     /// Everything but this is to do.
     pub(super) fn done(&self, retry_failed: bool) -> Bitmap {
         let mut done = self.answered.clone();
@@ -150,18 +163,7 @@ impl Standing {
     }
 }
 
-/// The shard files that this rank reads: its own of this start, since they are in its node's cache, and its part of the
-/// earlier ones.
-fn my_files(rank: usize, size: usize, brief: &Brief) -> Result<Vec<ShardFile>, JobError> {
-    let files = shards::list(&brief.folder.join(SHARDS))?;
-    let mine = |(place, file): (usize, ShardFile)| {
-        let its = if file.start == brief.start { file.rank as usize } else { place };
-        (its % size == rank).then_some(file)
-    };
-    Ok(files.into_iter().enumerate().filter_map(mine).collect())
-}
-
-/// Collective. Every rank has to see the run folder that rank 0 has opened. On rank 0: which ranks do not see the input as
+/// Collective. Every rank has to see the run folder that rank 0 has opened, unless it keeps what it writes elsewhere. On rank 0: which ranks do not see the input as
 /// it does, and are to be told what its rows say.
 pub(super) fn check_folder(
     comm: &mut dyn Comm,
@@ -170,7 +172,7 @@ pub(super) fn check_folder(
     code: CodeOf,
 ) -> Result<Option<Vec<bool>>, JobError> {
     let token = std::fs::read_to_string(brief.folder.join("token")).unwrap_or_default();
-    let seen = if token == brief.token {
+    let seen = if token == brief.token || brief.local.is_some() {
         Ok(())
     } else {
         Err(JobError::Unshared {

@@ -10,7 +10,7 @@ use std::{
 use super::{
     JobError, Verdict,
     brief::at_work,
-    offline::{folder_of, no_run},
+    offline::{folder_of, no_run, tell_of_what_is_away},
     standing::Standing,
 };
 use crate::{
@@ -41,6 +41,7 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
     let folder = folder_of(run);
     let view = look(&folder)?.ok_or_else(|| no_run(&folder))?;
     let view = counted(&folder, view, verify)?;
+    tell_of_what_is_away(view.away.as_deref(), view.state.is_alive());
     report::print(&if json { view.json(false) + "\n" } else { view.line() + "\n" });
     Ok(verdict(&view))
 }
@@ -73,6 +74,7 @@ pub fn follow(run: &str, json: bool, verify: bool, pursuit: Pursuit) -> Result<V
         }
     }
     let view = counted(&folder, view, verify)?;
+    tell_of_what_is_away(view.away.as_deref(), view.state.is_alive());
     screen.show(&view);
     screen.end(&view);
     Ok(verdict(&view))
@@ -151,6 +153,7 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         starts: start,
         ranks: manifest.ranks,
         lost: manifest.lost,
+        away: manifest.away,
         host: beat.map_or(manifest.host, |beat| beat.host.clone()),
         pid: beat.map_or(manifest.pid, |beat| beat.pid),
         job: beat.map_or(manifest.job, |beat| beat.job.clone()),
@@ -175,7 +178,7 @@ fn counted(folder: &Path, mut view: StatusView, verify: bool) -> Result<StatusVi
     let Some(manifest) = Manifest::read(folder)? else { return Ok(view) };
     let standing = Standing::of_folder(folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
-    if !behind && counts != manifest.counts {
+    if !behind && manifest.away.is_none() && counts != manifest.counts {
         return Err(JobError::Standing(format!(
             "the manifest of {} counts {}, and its shard files hold {}: a file is damaged or missing. The same run command \
              asks again what is missing",

@@ -9,9 +9,10 @@ use super::{
     JobError,
     agree::Common,
     book::Book,
-    brief::{Brief, Choice, SHARDS},
+    brief::{Brief, Choice},
     conversations::renderer,
     hand::{Hand, Rhythm, Said},
+    home::Folders,
     letters::{Grant, Message, Over},
     limit::Limit,
     listen::{Listener, fetcher},
@@ -56,7 +57,7 @@ pub(super) struct Lead<'r> {
 pub(super) fn work(
     comm: &mut dyn Comm,
     common: &Common,
-    brief: &Brief,
+    (brief, folders): (&Brief, &Folders),
     choice: &Choice,
     Start { ready, first, lead }: Start<'_>,
     signals: &Signals,
@@ -64,7 +65,7 @@ pub(super) fn work(
     let (tell, words) = mpsc::channel();
     let (leases, leased) = mpsc::channel();
     let bad = lead.as_ref().map(|lead| lead.root.bad.clone()).unwrap_or_default();
-    let engine = begin(common, brief, choice, ready, leased, bad, tell.clone());
+    let engine = begin(common, (brief, folders), choice, ready, leased, bad, tell.clone());
     let engine = engine.unwrap_or_else(|why| {
         // A rank that cannot begin is a value in a report, not an error that leaves the others waiting.
         let _ = tell.send(Said::Word(Word::Ended(Ended::NotStarted(why), Tally::default())));
@@ -95,7 +96,7 @@ pub(super) fn work(
 /// The engine, unless this rank has nobody to ask and nothing to write.
 fn begin(
     common: &Common,
-    brief: &Brief,
+    (brief, folders): (&Brief, &Folders),
     choice: &Choice,
     ready: Vec<Surveyed>,
     leases: mpsc::Receiver<prompts::Lease>,
@@ -117,9 +118,8 @@ fn begin(
         rank: place.rank,
         host: place.node.host.clone(),
     };
-    let folder = brief.folder.join(SHARDS);
     let mut shard =
-        ShardWriter::create(&folder, &header, style).map_err(|error| error.to_string())?;
+        ShardWriter::create(folders.own(), &header, style).map_err(|error| error.to_string())?;
     if !bad.is_empty() {
         let failed: Vec<Settled> = bad.into_iter().map(as_failed).collect();
         shard.append(&failed).map_err(|error| error.to_string())?;

@@ -65,6 +65,12 @@ pub struct Manifest {
     pub seconds: f64,
     /// HTTP requests of all starts that ended in order.
     pub requests: u64,
+    /// What this run is called apart from all others, also of the same output.
+    #[serde(default = "new_id")]
+    pub id: String,
+    /// A folder of nodes (`{host}` and the like not filled in) that may hold answers which this run folder does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<String>,
     /// Ranks of the last start that were not there at its end.
     #[serde(default)]
     pub lost: Vec<LostRank>,
@@ -140,6 +146,8 @@ impl Manifest {
             written: 0,
             seconds: 0.0,
             requests: 0,
+            id: new_id(),
+            away: None,
             lost: Vec::new(),
         }
     }
@@ -179,6 +187,11 @@ impl Manifest {
 }
 
 const FILE: &str = "manifest.json";
+
+fn new_id() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}{:05x}", since.as_micros(), std::process::id() & 0xf_ffff)
+}
 
 /// Seconds since 1970.
 #[must_use]

@@ -45,7 +45,12 @@ pub fn write_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
     let mut line = serde_json::to_vec(sample).unwrap_or_default();
     line.push(b'\n');
     let mut file = OpenOptions::new().append(true).create(true).open(&path).map_err(io())?;
-    file.write_all(&line).map_err(io())
+    let before = file.metadata().map_err(io())?.len();
+    file.write_all(&line).map_err(|error| {
+        // The next line must not stand behind half of this one.
+        let _ = file.set_len(before);
+        io()(error)
+    })
 }
 
 /// How fast it went in the last minute.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Format, OutputError};
 
-/// The gathered file while it is being written. Dropped without [`OutputFile::finish`], it leaves only its `.part`.
+/// The gathered file while it is being written. Dropped without [`OutputFile::finish`], it leaves nothing: on a full disk its bytes are needed.
 #[derive(Debug)]
 pub struct OutputFile {
     file: BufWriter<File>,
@@ -63,6 +63,13 @@ impl OutputFile {
     }
 }
 
+impl Drop for OutputFile {
+    /// What was renamed into place is not there any more.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.part);
+    }
+}
+
 /// `answers.jsonl` and `part` make `answers.jsonl.part`.
 fn beside(place: &Path, ending: &str) -> PathBuf {
     let mut name = place.as_os_str().to_owned();
@@ -97,7 +104,10 @@ fn swap(
         file.write_all(bytes)?;
         settle(&file)
     };
-    write(bytes).map_err(OutputError::io("cannot write", &part))?;
+    write(bytes).map_err(|error| {
+        let _ = std::fs::remove_file(&part);
+        OutputError::io("cannot write", &part)(error)
+    })?;
     std::fs::rename(&part, place).map_err(OutputError::io("cannot put into place", place))
 }
 
@@ -114,6 +124,11 @@ mod tests {
         assert!(!place.exists());
         output.finish().expect("finished");
         assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
+        let mut output = OutputFile::create(&place, Format::Jsonl).expect("made");
+        output.answer(b"{}\n").expect("written");
+        drop(output);
+        assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "no parts");
         assert!(OutputFile::create(&folder.path().join("no/such/file"), Format::Jsonl).is_err());
     }
 }

@@ -35,6 +35,8 @@ pub struct StatusView {
     pub ranks: usize,
     /// Those that were not there at its end.
     pub lost: Vec<LostRank>,
+    /// The folder of its nodes where more answers may be.
+    pub away: Option<String>,
     /// Where rank 0 of the last start runs or ran.
     pub host: String,
     /// Its process there.
@@ -233,6 +235,7 @@ mod tests {
             starts: 2,
             ranks: 4,
             lost: Vec::new(),
+            away: None,
             host: "n1".into(),
             pid: 7,
             job: None,

@@ -60,6 +60,8 @@ pub struct Settings {
     pub min_endpoints: Quota,
     /// Where the answers go; the run folder is this name and `.run`.
     pub output: Option<String>,
+    /// Where each rank keeps its shard files until the end, on its own node; none: in the run folder, which all share.
+    pub local_shards: Option<String>,
     /// The answers' format; none: as the input has it.
     pub output_format: Option<OutputFormat>,
     /// Begin anew: what is there is removed.
@@ -159,6 +161,7 @@ impl Default for Settings {
             model: None,
             min_endpoints: Quota::Count(1),
             output: None,
+            local_shards: None,
             output_format: None,
             overwrite: false,
             resume: Resume::Auto,
@@ -231,6 +234,15 @@ impl Settings {
                 return Err(format!("{count} ports from {port} on go beyond 65535"));
             }
             _ => {}
+        }
+        if let Some(folder) = &self.local_shards {
+            let known = ["{rank}", "{local_rank}", "{host}"];
+            let plain = known.iter().fold(folder.clone(), |text, name| text.replace(name, ""));
+            if folder.is_empty() || plain.contains('{') {
+                return Err(format!(
+                    "local-shards {folder:?} is no folder: of placeholders there are {{rank}}, {{local_rank}} and {{host}}"
+                ));
+            }
         }
         if !self.tag.is_empty() && self.hostfile.is_none() {
             return Err("tag selects lines of a hostfile, and there is no hostfile".into());

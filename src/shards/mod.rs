@@ -17,6 +17,7 @@
 //! Owns bytes in the run folder's `shards`; knows nothing of MPI, servers, or how answers are put in order.
 
 mod bitmap;
+mod disk;
 mod handles;
 mod line;
 mod reader;

@@ -1,16 +1,18 @@
 //! One rank's shard file of one start: appended to, never rewritten.
 
 use std::{
-    fs::{File, OpenOptions},
     io::Write,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{LineStyle, ShardError, write_line};
+use super::{
+    LineStyle, ShardError,
+    disk::{Disk, OnDisk},
+    write_line,
+};
 use crate::domain::Settled;
 
 /// The first line: which run, start and rank.
@@ -36,12 +38,14 @@ const SYNC_EVERY: Duration = Duration::from_secs(15);
 /// The open file. Nothing is buffered between calls.
 #[derive(Debug)]
 pub struct ShardWriter {
-    file: File,
+    disk: Box<dyn Disk>,
     path: PathBuf,
     style: LineStyle,
     lines: Vec<u8>,
     synced: Instant,
     sync_every: Duration,
+    /// A write or a sync has failed: a line may be cut in two, and nothing may be put behind it.
+    broken: bool,
 }
 
 impl Header {
@@ -71,31 +75,35 @@ impl ShardWriter {
     /// Where it cannot be made or written.
     pub fn create(folder: &Path, header: &Header, style: LineStyle) -> Result<Self, ShardError> {
         let path = folder.join(header.file_name());
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create_new(true).open(&path);
-        let file = file.map_err(ShardError::of("cannot make the shard file", &path))?;
+        let disk = OnDisk::create(&path);
+        let disk = disk.map_err(ShardError::of("cannot make the shard file", &path))?;
+        Self::on(Box::new(disk), path, header, style)
+    }
+
+    /// Begins with the header.
+    fn on(
+        disk: Box<dyn Disk>,
+        path: PathBuf,
+        header: &Header,
+        style: LineStyle,
+    ) -> Result<Self, ShardError> {
         // Ranks do not sync at the same moment: thousands of them would stall a parallel file system.
-        let spread = Duration::from_millis(header.rank as u64 * 7919 % 15_000);
-        let lines = Vec::new();
-        let mut writer = Self {
-            file,
-            path,
-            style,
-            lines,
-            synced: Instant::now(),
-            sync_every: SYNC_EVERY + spread,
-        };
-        let mut line =
-            serde_json::to_vec(header).map_err(std::io::Error::from).map_err(writer.error())?;
-        line.push(b'\n');
-        writer.file.write_all(&line).map_err(writer.error())?;
+        let sync_every = SYNC_EVERY + Duration::from_millis(header.rank as u64 * 7919 % 15_000);
+        let (lines, synced) = (Vec::new(), Instant::now());
+        let mut writer = Self { disk, path, style, lines, synced, sync_every, broken: false };
+        serde_json::to_writer(&mut writer.lines, header)
+            .map_err(std::io::Error::from)
+            .map_err(writer.error())?;
+        writer.lines.push(b'\n');
+        writer.write()?;
         Ok(writer)
     }
 
     /// Appends outcomes: one write of whole lines.
     ///
     /// # Errors
-    /// Where they cannot be written: a full disk, a lost file system. What was written before stays good.
+    /// Where they cannot be written: a full disk, a lost file system. What was written before stays good, some of these may
+    /// be there as well, and the file is closed to more: a line that is cut in two must stay the last.
     pub fn append(&mut self, outcomes: &[Settled]) -> Result<(), ShardError> {
         self.lines.clear();
         for settled in outcomes {
@@ -103,7 +111,7 @@ impl ShardWriter {
                 .map_err(std::io::Error::from)
                 .map_err(self.error())?;
         }
-        self.file.write_all(&self.lines).map_err(self.error())?;
+        self.write()?;
         if self.synced.elapsed() >= self.sync_every {
             self.sync()?;
         }
@@ -113,20 +121,27 @@ impl ShardWriter {
     /// Makes what was written survive the node.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// Where the disk refuses. A later try would succeed though the bytes are lost, so there is none.
     pub fn sync(&mut self) -> Result<(), ShardError> {
         self.synced = Instant::now();
-        self.is_there().map_err(self.error())?;
-        self.file.sync_data().map_err(self.error())
+        self.unbroken(|writer| writer.disk.is_there().and_then(|()| writer.disk.sync()))
     }
 
-    /// What is written to a file that was removed is written for nobody.
-    fn is_there(&self) -> std::io::Result<()> {
-        let (here, there) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
-        if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
-            return Ok(());
+    fn write(&mut self) -> Result<(), ShardError> {
+        self.unbroken(|writer| writer.disk.write_all(&writer.lines))
+    }
+
+    /// The first failure is the last.
+    fn unbroken(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> std::io::Result<()>,
+    ) -> Result<(), ShardError> {
+        if self.broken {
+            return Err(self.error()(std::io::Error::other("it has failed before")));
         }
-        Err(std::io::Error::other("another file is in its place"))
+        let done = act(self);
+        self.broken = done.is_err();
+        done.map_err(self.error())
     }
 
     fn error(&self) -> impl FnOnce(std::io::Error) -> ShardError {
@@ -135,8 +150,287 @@ impl ShardWriter {
 }
 
 impl Drop for ShardWriter {
-    /// The orderly end. What cannot be synced now is on its way to the disk all the same, and nobody is left to tell.
+    /// The orderly end. Nobody is left to be told but whoever reads the log; the end of the run counts what is there.
     fn drop(&mut self) {
-        let _ = self.sync();
+        if !self.broken
+            && let Err(error) = self.sync()
+        {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        fs::File,
+        io::{Error, ErrorKind},
+        os::unix::fs::FileExt,
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering::Relaxed},
+        },
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::shards::{
+        Entry, ShardFile,
+        line::tests::{settled, style},
+        read,
+    };
+
+    /// What a call of the disk does instead of what it should.
+    #[derive(Clone, Copy, Debug)]
+    enum Fault {
+        /// Takes at most so many bytes, and says so.
+        Short(usize),
+        /// Takes nothing: a signal.
+        Interrupted,
+        /// Takes so many bytes; the next call, and all after it, find the disk full.
+        Full(usize),
+        /// Takes so many bytes, and says that it failed.
+        Failed(usize),
+        /// The file is somebody else's by now, or nobody's.
+        Gone,
+    }
+
+    /// A file on a disk that fails at chosen calls.
+    #[derive(Debug)]
+    struct Faulty {
+        file: File,
+        writes: BTreeMap<u32, Fault>,
+        syncs: BTreeMap<u32, Fault>,
+        written: u32,
+        synced: u32,
+        full: bool,
+        /// Writes after the first failure.
+        late: Arc<AtomicU32>,
+        failed: bool,
+    }
+
+    impl Faulty {
+        fn fails(&mut self, error: impl Into<Error>) -> Error {
+            self.failed = true;
+            error.into()
+        }
+    }
+
+    impl Write for Faulty {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            if self.failed {
+                self.late.fetch_add(1, Relaxed);
+            }
+            if self.full {
+                return Err(self.fails(ErrorKind::StorageFull));
+            }
+            self.written += 1;
+            let fault = self.writes.get(&(self.written - 1)).copied();
+            let most = |limit: usize| bytes.len().min(limit);
+            match fault {
+                Some(Fault::Interrupted) => Err(ErrorKind::Interrupted.into()),
+                Some(Fault::Short(limit)) => self.file.write(&bytes[..most(limit)]),
+                Some(Fault::Full(limit)) => {
+                    self.full = true;
+                    if limit == 0 {
+                        return Err(self.fails(ErrorKind::StorageFull));
+                    }
+                    self.file.write(&bytes[..most(limit)])
+                }
+                Some(Fault::Failed(limit)) => {
+                    self.file.write_all(&bytes[..most(limit)])?;
+                    Err(self.fails(Error::other("input/output error")))
+                }
+                Some(Fault::Gone) | None => self.file.write(bytes),
+            }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Disk for Faulty {
+        fn sync(&mut self) -> std::io::Result<()> {
+            self.synced += 1;
+            match self.syncs.get(&(self.synced - 1)) {
+                Some(Fault::Failed(_)) => Err(self.fails(Error::other("input/output error"))),
+                _ => Ok(()),
+            }
+        }
+
+        fn is_there(&self) -> std::io::Result<()> {
+            match self.syncs.get(&self.synced) {
+                Some(Fault::Gone) => Err(Error::other("another file is in its place")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => "[ -~]{0,12}",
+            // What JSON escapes, what would end a line if it did not, and what is several bytes long.
+            4 => prop::collection::vec(
+                prop::sample::select(vec!["\n", "\r\n", "\"", "\\", "\u{0}", "ü", "漢字", "🙂", "\u{2028}", "}\n{"]), 0..8
+            ).prop_map(|parts| parts.concat()),
+            1 => (1_000usize..80_000).prop_map(|length| "long ünd ".repeat(length / 9)),
+        ]
+    }
+
+    fn any_batches() -> impl Strategy<Value = Vec<Vec<Settled>>> {
+        let outcome = (any_text(), any::<bool>());
+        prop::collection::vec(prop::collection::vec(outcome, 0..5), 1..8).prop_map(|batches| {
+            let mut next = 0;
+            let mut numbered = |(text, good): (String, bool)| {
+                next += 1;
+                let kind = crate::domain::FailureKind::TooLong;
+                let mut it = settled(next, if good { Ok(&text) } else { Err(kind) });
+                it.prompt.input = crate::domain::Input::Text(text);
+                it
+            };
+            batches.into_iter().map(|it| it.into_iter().map(&mut numbered).collect()).collect()
+        })
+    }
+
+    fn any_faults() -> impl Strategy<Value = BTreeMap<u32, Fault>> {
+        let bytes = || prop_oneof![0usize..3, 0usize..700, 0usize..100_000];
+        let fault = prop_oneof![
+            2 => (1usize..300).prop_map(Fault::Short),
+            2 => Just(Fault::Interrupted),
+            2 => bytes().prop_map(Fault::Full),
+            2 => bytes().prop_map(Fault::Failed),
+            1 => Just(Fault::Gone),
+        ];
+        prop::collection::btree_map(0u32..14, fault, 0..4)
+    }
+
+    /// Every line that is read, with its prompt.
+    fn lines_of(file: &ShardFile) -> (Vec<(u64, Vec<u8>)>, u64) {
+        let bytes = File::open(&file.path).expect("there");
+        let mut lines = Vec::new();
+        let survey = read(file, "abc", |Entry { index, offset, length, .. }| {
+            let mut line = vec![0; length as usize];
+            bytes.read_exact_at(&mut line, offset).expect("read");
+            lines.push((index, line));
+            Ok(())
+        });
+        let survey = survey.expect("read");
+        assert!(!survey.foreign);
+        (lines, survey.damaged)
+    }
+
+    fn line(settled: &Settled) -> Vec<u8> {
+        let mut line = Vec::new();
+        write_line(&mut line, settled, &style()).expect("JSON");
+        line
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn whatever_the_disk_does_what_was_written_is_read_and_nothing_else(
+            batches in any_batches(), writes in any_faults(), syncs in any_faults(), always in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("0001-00003.jsonl");
+            let late = Arc::new(AtomicU32::new(0));
+            let disk = Faulty {
+                file: File::options().append(true).create_new(true).open(&path).expect("made"),
+                writes, syncs, written: 0, synced: 0, full: false, late: Arc::clone(&late), failed: false,
+            };
+            let header = Header::new(1, 3, "n1", "abc");
+            let (mut kept, mut tried) = (Vec::new(), Vec::new());
+            if let Ok(mut writer) = ShardWriter::on(Box::new(disk), path.clone(), &header, style()) {
+                if always {
+                    writer.sync_every = Duration::ZERO;
+                }
+                let mut failed = false;
+                for batch in &batches {
+                    let all = batch.iter().map(|it| (it.prompt.index, line(it)));
+                    let written = writer.append(batch).is_ok();
+                    prop_assert!(!(failed && written), "what has failed stays so");
+                    failed |= !written;
+                    if written {
+                        kept.extend(all.clone());
+                    }
+                    tried.extend(all);
+                }
+            }
+            let (read, damaged) = lines_of(&ShardFile { start: 1, rank: 3, path });
+            // In order and each as a whole, a beginning of what was appended that has all that was said to be written.
+            prop_assert!(read.len() >= kept.len());
+            prop_assert!(tried.starts_with(&read) && read.starts_with(&kept));
+            prop_assert_eq!(damaged, 0, "nothing was put behind a torn line");
+            prop_assert_eq!(late.load(Relaxed), 0, "nothing is written after a failure");
+        }
+
+        #[test]
+        fn a_file_cut_at_any_byte_of_its_last_lines_keeps_its_whole_lines(batches in any_batches(), seed in any::<prop::sample::Index>()) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut writer = ShardWriter::create(folder.path(), &Header::new(1, 3, "n1", "abc"), style()).expect("made");
+            for batch in &batches {
+                writer.append(batch).expect("written");
+            }
+            let path = writer.path.clone();
+            drop(writer);
+            let all: Vec<(u64, Vec<u8>)> =
+                batches.iter().flatten().map(|it| (it.prompt.index, line(it))).collect();
+            let whole = std::fs::read(&path).expect("bytes");
+            let file = ShardFile { start: 1, rank: 3, path };
+            let last: usize = all.iter().rev().take(2).map(|(_, line)| line.len()).sum();
+            // Every byte near the file's end and near the end of the line before it, and one anywhere.
+            let begins = whole.len() - last;
+            let near = |place: usize| place.saturating_sub(12).max(begins)..=(place + 12).min(whole.len());
+            let before = whole.len() - all.last().map_or(0, |(_, line)| line.len());
+            let mut cuts: Vec<usize> = near(whole.len()).chain(near(before)).collect();
+            cuts.push(begins + seed.index(last + 1));
+            cuts.sort_unstable();
+            // From the longest on, each cut of the one before.
+            for cut in cuts.into_iter().rev() {
+                File::options().write(true).open(&file.path).and_then(|it| it.set_len(cut as u64)).expect("cut");
+                let (read, damaged) = lines_of(&file);
+                let mut end = whole.len() - all.iter().map(|(_, line)| line.len()).sum::<usize>();
+                let many = all.iter().take_while(|(_, line)| { end += line.len(); end <= cut }).count();
+                prop_assert_eq!(&read, &all[..many], "cut at {} of {}", cut, whole.len());
+                prop_assert_eq!(damaged, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_removed_or_replaced_is_told_at_the_next_sync() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let header = Header::new(1, 3, "n1", "abc");
+        let mut writer = ShardWriter::create(folder.path(), &header, style()).expect("made");
+        writer.sync().expect("it is there");
+        std::fs::rename(&writer.path, folder.path().join("elsewhere")).expect("moved");
+        std::fs::write(&writer.path, "another").expect("written");
+        assert!(writer.sync().is_err());
+        assert!(writer.append(&[settled(1, Ok("a"))]).is_err(), "and it stays so");
+    }
+
+    #[test]
+    fn a_full_disk_is_named_with_its_file() {
+        let full = Path::new("/dev/full");
+        let disk = File::options().append(true).open(full).expect("there");
+        let disk = Faulty {
+            file: disk,
+            writes: BTreeMap::new(),
+            syncs: BTreeMap::new(),
+            written: 0,
+            synced: 0,
+            full: false,
+            late: Arc::default(),
+            failed: false,
+        };
+        let header = Header::new(1, 3, "n1", "abc");
+        let error =
+            ShardWriter::on(Box::new(disk), full.into(), &header, style()).expect_err("full");
+        assert_eq!(error.error.kind(), ErrorKind::StorageFull);
+        assert!(error.to_string().contains("/dev/full: No space left"), "{error}");
     }
 }

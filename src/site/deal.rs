@@ -179,11 +179,7 @@ fn is_plain(url: &Url) -> bool {
 }
 
 fn filled(url: &Url, place: &Place) -> Result<Url, DealError> {
-    let text = url
-        .as_str()
-        .replace("{rank}", &place.rank.to_string())
-        .replace("{local_rank}", &place.local_rank.to_string())
-        .replace("{host}", &place.node.host);
+    let text = place.fill(url.as_str());
     text.parse().ok().filter(is_plain).ok_or_else(|| DealError::Unfilled(url.to_string()))
 }
 

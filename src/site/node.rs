@@ -26,6 +26,16 @@ pub struct Place {
     pub local_size: usize,
 }
 
+impl Place {
+    /// The text with `{rank}`, `{local_rank}` and `{host}` filled in.
+    #[must_use]
+    pub fn fill(&self, text: &str) -> String {
+        text.replace("{rank}", &self.rank.to_string())
+            .replace("{local_rank}", &self.local_rank.to_string())
+            .replace("{host}", &self.node.host)
+    }
+}
+
 impl Node {
     /// This one.
     #[must_use]

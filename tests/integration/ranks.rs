@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use vllm_sim::{CostModel, Fault, Profile, Rule, Script};
 
 use crate::support::{
+    job::process_of,
     processes_with,
     work::{Work, assert_right, made_up, slow},
 };
@@ -26,20 +27,6 @@ fn all_are_right(work: &Work, prompts: &[String]) {
     assert_right(&work.answers("answers.jsonl"), prompts);
     let all = prompts.len() as u64;
     assert_eq!(work.counts("answers.jsonl"), [all, all, 0, 0]);
-}
-
-/// The process that is this rank of the job.
-fn process_of(work: &Work, rank: usize) -> Pid {
-    let is_it = |pid: &Pid| {
-        let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
-        let environment = std::fs::read(path).unwrap_or_default();
-        let mut variables = environment.split(|&byte| byte == 0);
-        let names = ["PMI_RANK", "OMPI_COMM_WORLD_RANK"];
-        variables.any(|it| names.iter().any(|name| it == format!("{name}={rank}").as_bytes()))
-    };
-    let mut its: Vec<Pid> = processes_with(&work.marker()).into_iter().filter(is_it).collect();
-    assert_eq!(its.len(), 1, "rank {rank} is one process");
-    its.remove(0)
 }
 
 /// Waits until this server has answered so many.
@@ -82,7 +69,7 @@ fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
     let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "3s"]);
     let started = job.ranks(3).start();
     until_served(&work, 2, 40);
-    kill_process(process_of(&work, 2), Signal::STOP).expect("it is there");
+    kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
     let ended = started.wait().in_time();
     // What a launcher makes of the code of a job that is ended from inside is its own affair.
     assert!(ended.err.contains("the job ends without ranks that are lost: 2"), "{}", ended.err);
@@ -112,7 +99,7 @@ fn a_rank_that_was_taken_to_be_lost_may_come_back() {
     let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "2s"]);
     let started = job.ranks(3).start();
     until_served(&work, 1, 40);
-    let process = process_of(&work, 1);
+    let process = process_of(&work.marker(), 1);
     kill_process(process, Signal::STOP).expect("it is there");
     thread::sleep(Duration::from_secs(3));
     kill_process(process, Signal::CONT).expect("it is there");

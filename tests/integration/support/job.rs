@@ -19,6 +19,8 @@ pub struct Job {
     args: Vec<String>,
     env: Vec<(String, String)>,
     cwd: Option<PathBuf>,
+    /// Words before the command, launcher and all.
+    before: Vec<String>,
     deadline: Duration,
 }
 
@@ -67,6 +69,7 @@ impl Job {
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
+            before: Vec::new(),
             deadline: Duration::from_secs(60),
         }
     }
@@ -107,16 +110,30 @@ impl Job {
         self
     }
 
+    /// Behind these words, as `nsenter`'s: whatever they start it in.
+    pub fn within(mut self, before: &[String]) -> Self {
+        self.before = before.to_vec();
+        self
+    }
+
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
     fn command(&self) -> Command {
+        let begin = |program: &str| match self.before.split_first() {
+            None => Command::new(program),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+        };
         let mut command = match self.ranks {
-            None => Command::new(&self.program),
+            None => begin(&self.program),
             Some(ranks) => {
-                let mut command = Command::new(mpiexec());
+                let mut command = begin(&mpiexec());
                 if is_open_mpi() {
                     command.arg("--oversubscribe").envs([
                         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
@@ -217,6 +234,20 @@ pub fn processes_with(marker: &str) -> Vec<Pid> {
         found.extend(pid.filter(|&pid| line.contains(marker) && pid != rustix::process::getpid()));
     }
     found
+}
+
+/// The process that is this rank of the job that was started with this in its arguments.
+pub fn process_of(marker: &str, rank: usize) -> Pid {
+    let is_it = |pid: &Pid| {
+        let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
+        let environment = std::fs::read(path).unwrap_or_default();
+        let mut variables = environment.split(|&byte| byte == 0);
+        let names = ["PMI_RANK", "OMPI_COMM_WORLD_RANK"];
+        variables.any(|it| names.iter().any(|name| it == format!("{name}={rank}").as_bytes()))
+    };
+    let mut its: Vec<Pid> = processes_with(marker).into_iter().filter(is_it).collect();
+    assert_eq!(its.len(), 1, "rank {rank} is one process");
+    its.remove(0)
 }
 
 impl Ended {

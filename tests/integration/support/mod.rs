@@ -1,5 +1,6 @@
 //! What the tests say things with.
 
+pub mod disk;
 pub mod job;
 pub mod threads;
 pub mod work;

@@ -360,9 +360,14 @@ mod tests {
                 bring_alone(&folders, &brief).expect("home");
                 prop_assert_eq!(counts(&run), counts(&all));
             }
+            let there = shards::list(&run.join(SHARDS)).expect("listed");
             bring_home(comm, &folders, &brief, |_| 1).expect("home");
             prop_assert_eq!(counts(&run), counts(&all));
             prop_assert_eq!(shards::list(&local.join(SHARDS)).expect("listed"), []);
+            for new in shards::list(&run.join(SHARDS)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
+                let answers = |entry: shards::Entry| { assert!(!entry.success, "an answer is brought once"); Ok(()) };
+                shards::read(new, "f", answers).expect("read");
+            }
             let before = shards::list(&run.join(SHARDS)).expect("listed").len();
             bring_home(comm, &folders, &brief, |_| 1).expect("nothing to do");
             prop_assert_eq!(shards::list(&run.join(SHARDS)).expect("listed").len(), before);

@@ -257,3 +257,32 @@ fn where_a_rank_is_lost_the_others_answers_come_home_all_the_same() {
     assert_eq!(work.served(), before);
     all_are_right(&work, &prompts);
 }
+
+#[test]
+fn answers_that_have_no_room_at_home_stay_on_the_nodes() {
+    let work = Work::instant(2);
+    let Some(disk) = SmallDisk::at(&work.path("disk"), 200) else { return };
+    let prompts = made_up(1_000);
+    let input = work.prompts(&prompts);
+    let start = || {
+        let scratch = work.path("scratch/{local_rank}");
+        let job = work.run_to(&input, "disk/answers.jsonl").args(["--max-tokens", "8"]);
+        let job = job.args(["--local-shards", &scratch.to_string_lossy()]);
+        job.within(disk.within()).ranks(2).run()
+    };
+    for _ in 0..2 {
+        let ended = start().with_code(75).complains("No space left on device");
+        ended.complains("the same command goes on");
+        assert_eq!(lines_on_nodes(&work), 1_000, "what is not home is not removed");
+    }
+    let before = work.served();
+    disk.resize(16 << 10);
+    start().with_code(0);
+    assert_eq!(work.served(), before, "nobody is asked again");
+    let output = disk.seen("answers.jsonl").to_string_lossy().into_owned();
+    for (answer, prompt) in work.answers(&output).iter().zip(&prompts) {
+        assert_eq!(answer["response"], by_chat(prompt, 8));
+    }
+    assert_eq!(work.counts(&output), [1_000, 1_000, 0, 0]);
+    assert_eq!(on_nodes(&work), Vec::<PathBuf>::new());
+}

@@ -8,6 +8,7 @@ use crate::{
     domain::Route,
     output::{Format, Manifest},
     prompts::{ChatTemplate, Rules, Source},
+    settings::AggregateWanted,
     site::is_at_work,
 };
 
@@ -19,6 +20,8 @@ pub(super) struct Brief {
     pub(super) folder: PathBuf,
     pub(super) output: PathBuf,
     pub(super) format: Option<Format>,
+    /// What is made of all answers together.
+    pub(super) aggregate: Vec<AggregateWanted>,
     pub(super) start: u32,
     /// Written by rank 0 into the folder, looked for by the others.
     pub(super) token: String,

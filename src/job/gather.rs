@@ -2,24 +2,29 @@
 //!
 //! Each round's stretch of prompts is chosen by a reduction over what the ranks have of it, so that its bytes fit; ranks
 //! send their lines by a varying-count gather, and rank 0 writes them in order. A prompt may stand in several shard files:
-//! each rank sends the line that counts of its own, and rank 0 takes the one that counts of those.
+//! each rank sends the line that counts of its own, and rank 0 takes the one that counts of those. Aggregates are made on
+//! the way, of the same bytes.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
+    path::Path,
 };
 
 use tracing::info;
 
 use super::{
     CodeOf, JobError,
-    agree::{Common, everywhere},
+    aggregate::Aggregates,
+    agree::{Common, everywhere, told},
     brief::Brief,
     lines::{Heads, Lines},
+    standing::Standing,
 };
 use crate::{
     comm::{Combine, Comm, Gathered, Solo},
-    output::OutputFile,
+    output::{Counts, Format, OutputFile},
+    settings::AggregateWanted,
 };
 
 /// Bytes at rank 0 at a time, about.
@@ -27,50 +32,76 @@ const ROUND: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
 const BINS: u64 = 4096;
 
-/// Collective. Writes the output file from all ranks' lines, where one is wanted and every prompt has its outcome: there
-/// are no lines otherwise, on any rank.
+/// Collective. Writes the output file and the aggregates from all ranks' lines, where they are wanted and every prompt has
+/// its outcome: there are no lines otherwise, on any rank.
 pub(super) fn gather(
     comm: &mut dyn Comm,
     brief: &Brief,
     common: &Common,
     lines: Option<Lines>,
+    standing: &Standing,
     code: CodeOf,
 ) -> Result<(), JobError> {
-    let Some((format, lines)) = brief.format.zip(lines) else { return Ok(()) };
-    let began = std::time::Instant::now();
-    let output = (comm.rank() == 0).then(|| OutputFile::create(&brief.output, format));
-    let mut output = everywhere(comm, output.transpose().map_err(JobError::from), code)?;
-    let gathered = in_order(comm, lines, brief.source.rows, ROUND, output.as_mut());
+    let Some(lines) = lines else { return Ok(()) };
+    let (began, counts) = (std::time::Instant::now(), standing.counts(brief.source.rows));
+    let begun = begin(&brief.output, brief.format, &brief.aggregate, comm.rank() == 0);
+    let (mut output, mut aggregates) = everywhere(comm, begun, code)?;
+    let gathered = if brief.format.is_some() || aggregates.need_order() {
+        in_order(comm, lines, &counts, ROUND, output.as_mut(), &mut aggregates)
+    } else {
+        in_place(comm, lines, &counts, &mut aggregates)
+    };
     everywhere(comm, gathered, code)?;
     let finished = output.map_or(Ok(()), OutputFile::finish);
     everywhere(comm, finished.map_err(JobError::from), code)?;
+    let whole = aggregates.reduce(comm)?;
+    told(comm, whole.map(|whole| whole.write(&brief.output, &counts)), code)?;
     if common.place.rank == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
     Ok(())
 }
 
-/// Local. All answers there are, in order, into `output`.
+/// Local. All answers there are, in order, into files at `place`.
 pub(super) fn gather_alone(
     lines: Lines,
-    rows: u64,
-    output: &mut OutputFile,
+    counts: &Counts,
+    place: &Path,
+    format: Option<Format>,
+    aggregate: &[AggregateWanted],
 ) -> Result<(), JobError> {
-    in_order(&mut Solo::new(), lines, rows, ROUND, Some(output))
+    let (mut output, mut aggregates) = begin(place, format, aggregate, true)?;
+    in_order(&mut Solo::new(), lines, counts, ROUND, output.as_mut(), &mut aggregates)?;
+    output.map_or(Ok(()), OutputFile::finish)?;
+    aggregates.reduce(&mut Solo::new())?.map_or(Ok(()), |whole| whole.write(place, counts))
+}
+
+/// Local. The files, on rank 0 only, and nothing in them.
+fn begin(
+    place: &Path,
+    format: Option<Format>,
+    aggregate: &[AggregateWanted],
+    root: bool,
+) -> Result<(Option<OutputFile>, Aggregates), JobError> {
+    let output = format.filter(|_| root).map(|format| OutputFile::create(place, format));
+    Ok((output.transpose()?, Aggregates::begin(aggregate, root.then_some(place))?))
 }
 
 /// Collective. All ranks' lines into rank 0's `output`, about `round` bytes at a time.
 fn in_order(
     comm: &mut dyn Comm,
     mut lines: Lines,
-    rows: u64,
+    counts: &Counts,
     round: u64,
     mut output: Option<&mut OutputFile>,
+    aggregates: &mut Aggregates,
 ) -> Result<(), JobError> {
     lines.sort();
+    aggregates.settle(comm, &mut lines, counts);
+    let root = comm.rank() == 0;
     let (mut mine, mut gathered) = (Vec::new(), Gathered::default());
     let mut fault = None;
-    for (from, to) in stretches(comm, &lines, rows, round) {
+    for (from, to) in stretches(comm, &lines, counts.submitted, round) {
         mine.clear();
         // A rank that cannot read its file goes on with nothing, and says so when all can hear it.
         if let Err(error) = lines.stretch(from, to, &mut mine) {
@@ -78,11 +109,30 @@ fn in_order(
             fault.get_or_insert(JobError::from(error));
         }
         comm.gather(&mine, &mut gathered);
-        if let Some(output) = output.as_mut().filter(|_| fault.is_none()) {
-            fault = write_round(output, &gathered).err();
+        aggregates.take(&mine); // while rank 0 writes
+        if root && fault.is_none() {
+            fault = write_round(output.as_deref_mut(), aggregates, &gathered).err();
         }
     }
     fault.map_or(Ok(()), Err)
+}
+
+/// Collective. Every rank's lines into its own aggregates: no answer leaves its rank.
+fn in_place(
+    comm: &mut dyn Comm,
+    mut lines: Lines,
+    counts: &Counts,
+    aggregates: &mut Aggregates,
+) -> Result<(), JobError> {
+    lines.sort();
+    aggregates.settle(comm, &mut lines, counts);
+    let mut mine = Vec::new();
+    for (from, to) in stretches(&mut Solo::new(), &lines, counts.submitted, ROUND) {
+        mine.clear();
+        lines.stretch(from, to, &mut mine)?;
+        aggregates.take(&mine);
+    }
+    Ok(())
 }
 
 /// Collective. Stretches of prompts, in order, whose lines together fit a round (or are a single prompt's).
@@ -126,7 +176,11 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(
 }
 
 /// One round: of each prompt the line that counts, in order. Each rank's part is in order already, so they are merged.
-fn write_round(output: &mut OutputFile, gathered: &Gathered) -> Result<(), JobError> {
+fn write_round(
+    mut output: Option<&mut OutputFile>,
+    aggregates: &mut Aggregates,
+    gathered: &Gathered,
+) -> Result<(), JobError> {
     let mut parts: Vec<Heads<'_>> = gathered.parts().map(Heads).collect();
     // The next line of each part; parts with smaller numbers first among equals, which no two files that a run wrote are.
     let mut next: BinaryHeap<_> = (0..)
@@ -139,7 +193,10 @@ fn write_round(output: &mut OutputFile, gathered: &Gathered) -> Result<(), JobEr
     while let Some(mut first) = next.peek_mut() {
         let Reverse((index, _, place, line)) = *first;
         if written.replace(index) != Some(index) {
-            output.answer(line)?;
+            if let Some(output) = output.as_mut() {
+                output.answer(line)?;
+            }
+            aggregates.next(line)?;
         }
         match parts[place].next() {
             Some((index, rank, line)) => *first = Reverse((index, rank, place, line)),
@@ -151,17 +208,18 @@ fn write_round(output: &mut OutputFile, gathered: &Gathered) -> Result<(), JobEr
 
 #[cfg(test)]
 mod tests {
-    use std::{fmt::Write, path::Path};
+    use std::fmt::Write;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        output::Format,
-        shards::{self, Rank},
-    };
+    use crate::shards::{self, Rank};
 
     const ROWS: u64 = 40;
+
+    fn counts() -> Counts {
+        Counts::new(ROWS, ROWS, 0)
+    }
 
     /// An outcome in a file: whose, whether it is an answer, how many bytes it has besides.
     type Told = (u64, bool, usize);
@@ -225,6 +283,12 @@ mod tests {
         std::fs::read_to_string(place).expect("there")
     }
 
+    fn alone(folder: &Path, all: Lines) -> Result<String, JobError> {
+        let place = folder.join("answers.jsonl");
+        gather_alone(all, &counts(), &place, Some(Format::Jsonl), &[])?;
+        Ok(std::fs::read_to_string(place).expect("there"))
+    }
+
     fn any_files() -> impl Strategy<Value = Vec<Vec<Told>>> {
         // Some lie beyond the input; some are far from the next, and some longer than what is read at once.
         let pad =
@@ -241,7 +305,8 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let all = lines(written(folder.path(), &files));
             let got = output(folder.path(), |output| {
-                in_order(&mut Solo::new(), all, ROWS, round, Some(output)).expect("gathered");
+                let none = &mut Aggregates::default();
+                in_order(&mut Solo::new(), all, &counts(), round, Some(output), none).expect("gathered");
             });
             prop_assert!(got == expected(&files));
         }
@@ -261,7 +326,8 @@ mod tests {
                         part.stretch(from, ROWS.min(from + width), &mut gathered.bytes).expect("read");
                         gathered.counts.push(gathered.bytes.len() - old);
                     }
-                    write_round(output, &gathered).expect("written");
+                    let none = &mut Aggregates::default();
+                    write_round(Some(output), none, &gathered).expect("written");
                 }
             });
             prop_assert!(got == expected(&files));
@@ -290,8 +356,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let files = [vec![(1, true, 9 << 20), (0, true, 3), (2, false, (8 << 20) - 60)]];
         let all = lines(written(folder.path(), &files));
-        let got =
-            output(folder.path(), |output| gather_alone(all, ROWS, output).expect("gathered"));
+        let got = alone(folder.path(), all).expect("gathered");
         assert!(got == expected(&files));
     }
 
@@ -301,8 +366,6 @@ mod tests {
         let files = written(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
         let all = lines(files.clone());
         std::fs::remove_file(&files[1].path).expect("removed");
-        output(folder.path(), |output| {
-            assert!(gather_alone(all, ROWS, output).is_err());
-        });
+        assert!(alone(folder.path(), all).is_err());
     }
 }

@@ -14,9 +14,9 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    output::{Format, Manifest, OutputFile, State, now},
+    output::{Format, Manifest, State, now},
     report::{self, PlanView},
-    settings::Resolved,
+    settings::{AggregateWanted, Resolved, SettingsError},
     site::Node,
 };
 
@@ -96,6 +96,7 @@ pub fn merge(
     partial: bool,
     to: Option<&str>,
     format: Option<Format>,
+    aggregate: Vec<AggregateWanted>,
 ) -> Result<Verdict, JobError> {
     let (folder, mut manifest) = open(run)?;
     let (standing, lines) =
@@ -116,9 +117,14 @@ pub fn merge(
         None if counts.open > 0 => format!("{own}.partial"),
         None => own.clone(),
     };
-    let mut output = OutputFile::create(Path::new(&place), format)?;
-    gather_alone(lines, manifest.rows, &mut output)?;
-    output.finish()?;
+    let aggregate = match aggregate {
+        none if none.is_empty() => {
+            serde_json::from_value(manifest.settings["aggregate"].clone()).unwrap_or_default()
+        }
+        wanted => wanted,
+    };
+    AggregateWanted::check(&aggregate).map_err(SettingsError::Contradiction)?;
+    gather_alone(lines, &counts, Path::new(&place), Some(format), &aggregate)?;
     if counts.open == 0 && place == own && !is_alive(&manifest, &Node::here().host) {
         // A run that was killed while it gathered: this was the last step.
         manifest.state = State::Finished;

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     JobError, Verdict,
+    aggregate::report_place,
     agree::Common,
     book::Book,
     brief::{Brief, Choice, SHARDS, TOKEN, run_folder, spool_name},
@@ -23,13 +24,10 @@ use crate::{
     domain::{Merge, Surveyed, Tally},
     engine::Progress,
     ledger::Order,
-    output::{
-        Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
-        write_sample,
-    },
+    output::{Counts, Format, LostRank, Manifest, OutputError, Sample, State, now, write_sample},
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
-    settings::{self, Api, Gather, OutputFormat},
+    settings::{self, AggregateWanted, Api, Gather, OutputFormat},
     shards::Bitmap,
 };
 
@@ -55,6 +53,8 @@ pub(super) struct Root {
     expected: Option<u64>,
     /// Do answers come together in one file?
     gather: bool,
+    /// What is made of all of them.
+    aggregate: Vec<AggregateWanted>,
     began: Instant,
 }
 
@@ -164,6 +164,7 @@ fn begin(
         wrong: None,
         expected: None,
         gather: settings.gather == Gather::Root,
+        aggregate: settings.aggregate.clone(),
         began,
     };
     root.open_folder()
@@ -222,6 +223,7 @@ impl Root {
             folder: std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone()),
             output: std::path::absolute(&self.manifest.output).unwrap_or_default(),
             format: self.gather.then_some(self.manifest.format),
+            aggregate: self.aggregate.clone(),
             start: self.manifest.starts,
             token: self.token(),
         }
@@ -330,6 +332,8 @@ impl Root {
             );
         }
         let gathered = self.gather && counts.open == 0;
+        let aggregated = !self.aggregate.is_empty() && counts.open == 0;
+        let aggregate = report_place(Path::new(&self.manifest.output));
         report::print(
             &Finish {
                 counts: &counts,
@@ -337,6 +341,7 @@ impl Root {
                 seconds: self.began.elapsed().as_secs_f64(),
                 ranks: self.manifest.ranks,
                 output: gathered.then_some(self.manifest.output.as_str()),
+                aggregate: aggregated.then(|| aggregate.to_string_lossy()).as_deref(),
                 folder: &self.folder.to_string_lossy(),
             }
             .to_string(),
@@ -371,12 +376,9 @@ impl Root {
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
         let Source { rows, fingerprint, .. } = &self.source;
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
-        if let Some(format) = brief.format
-            && standing.counts(*rows).open == 0
-        {
-            let mut output = OutputFile::create(&brief.output, format)?;
-            gather_alone(lines, *rows, &mut output)?;
-            output.finish()?;
+        let counts = standing.counts(*rows);
+        if counts.open == 0 {
+            gather_alone(lines, &counts, &brief.output, brief.format, &brief.aggregate)?;
         }
         self.end(&standing)
     }

@@ -74,7 +74,7 @@ pub fn run(
     }
 
     let (standing, lines) = Standing::read_with_lines(comm, &brief, code)?;
-    gather(comm, &brief, &common, lines, code)?;
+    gather(comm, &brief, &common, lines, &standing, code)?;
     let ended = root.map(|root| root.end(&standing));
     let verdict = told(comm, ended, code)?;
     Ok(comm.broadcast_value(verdict)?)

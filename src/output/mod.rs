@@ -11,7 +11,7 @@ mod writer;
 pub use format::Format;
 pub use manifest::{Counts, LostRank, Manifest, State, now};
 pub use samples::{Sample, write_sample};
-pub use writer::OutputFile;
+pub use writer::{OutputFile, TextFile, beside_answers, write_json};
 
 use std::path::{Path, PathBuf};
 

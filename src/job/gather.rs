@@ -334,6 +334,26 @@ mod tests {
         }
 
         #[test]
+        fn ranks_that_settle_keep_of_each_prompt_the_one_line_that_counts(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let all = written(folder.path(), &files);
+            let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
+            let mut parts: Vec<Lines> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            parts.iter_mut().for_each(Lines::sort);
+            for from in (0..ROWS).step_by(width as usize) {
+                let claims = parts.iter().map(|part| part.claims(from, ROWS.min(from + width)));
+                let lowest = claims.reduce(|one, other| one.iter().zip(&other).map(|(one, other)| *one.min(other)).collect());
+                parts.iter_mut().for_each(|part| part.yield_to(from, lowest.as_ref().expect("a rank")));
+            }
+            let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); ranks];
+            parts.iter_mut().zip(&mut bytes).for_each(|(part, bytes)| part.stretch(0, ROWS, bytes).expect("read"));
+            let mut left: Vec<(u64, &[u8])> = bytes.iter().flat_map(|it| Heads(it)).map(|(index, _, line)| (index, line)).collect();
+            left.sort_unstable();
+            let left: Vec<u8> = left.into_iter().flat_map(|(_, line)| line).copied().collect();
+            prop_assert!(left == expected(&files).as_bytes());
+        }
+
+        #[test]
         fn a_round_fits_or_is_one_prompts(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
             let mut all = lines(written(folder.path(), &files));

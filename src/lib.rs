@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, serve, report → output, site} → settings → domain
+//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, aggregate, serve, report → output, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -31,6 +31,7 @@
 //! | clap | `cli` |
 //! | chat templates | `prompts/chat` |
 //! | shard files | `shards` |
+//! | what answers come to together | `aggregate` |
 //! | servers' processes | `serve` |
 //! | the gathered file, the manifest, the heartbeat | `output` |
 
@@ -49,6 +50,8 @@ pub mod endpoint;
 pub mod comm;
 
 pub mod site;
+
+pub mod aggregate;
 
 pub mod output;
 

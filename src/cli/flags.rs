@@ -191,6 +191,13 @@ pub(super) struct Answers {
     /// `root`: one file (default); `none`: shard files only, for `merge` later
     #[arg(long, value_name = "WHERE")]
     gather: Option<String>,
+    /// What all answers come to together, written beside them; again for more: `majority`, `concat`, `json`, `stats`,
+    /// `top-k=10:/score`, `best`, `failures`
+    ///
+    /// After a colon, a JSON pointer into the answers. In answers.aggregate.json beside answers.jsonl; `concat` (texts;
+    /// concat=SEPARATOR) writes answers.concat.txt, `json` (one list) answers.merged.json.
+    #[arg(long, value_name = "WHAT")]
+    aggregate: Vec<String>,
     /// Token counts: `share` of a list's sum (default), `exact`, or `off`
     #[arg(long, value_name = "HOW")]
     usage: Option<String>,

@@ -5,12 +5,14 @@ use clap::{Args, ValueEnum};
 use crate::{
     job::{self, JobError, Verdict},
     output::Format,
+    settings::AggregateWanted,
 };
 
 /// The ordered output again, from a run's shard files
 #[derive(Args)]
 #[command(after_help = "Examples:\n  aurora-swarm merge answers.jsonl\n  \
-    aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv")]
+    aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv\n  \
+    aurora-swarm merge answers.jsonl --aggregate majority:/verdict --aggregate failures")]
 pub(super) struct Merge {
     /// The run: its --output FILE, or its folder
     run: String,
@@ -23,6 +25,9 @@ pub(super) struct Merge {
     /// Its format [default: the run's]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<Shape>,
+    /// What all answers come to together, as in `run`; again for more [default: the run's]
+    #[arg(long, value_name = "WHAT")]
+    aggregate: Vec<AggregateWanted>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -40,6 +45,6 @@ impl Merge {
             Shape::OpenaiBatch => Format::OpenaiBatch,
             Shape::Csv => Format::Csv,
         });
-        job::merge(&self.run, self.partial, self.output.as_deref(), format)
+        job::merge(&self.run, self.partial, self.output.as_deref(), format, self.aggregate)
     }
 }

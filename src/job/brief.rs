@@ -8,6 +8,7 @@ use crate::{
     domain::Route,
     output::{Format, Heartbeat},
     prompts::{ChatTemplate, Rules, Source},
+    settings::AggregateWanted,
     site::is_at_work,
 };
 
@@ -19,6 +20,8 @@ pub(super) struct Brief {
     pub(super) folder: PathBuf,
     pub(super) output: PathBuf,
     pub(super) format: Option<Format>,
+    /// What is made of all answers together.
+    pub(super) aggregate: Vec<AggregateWanted>,
     pub(super) start: u32,
     /// Where ranks keep what they write until the end, if not in `folder`: placeholders are each rank's to fill in.
     pub(super) local: Option<String>,

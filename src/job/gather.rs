@@ -2,24 +2,29 @@
 //!
 //! Each round's stretch of prompts is chosen by a reduction over what the ranks have of it, so that its bytes fit; ranks
 //! send their lines by a varying-count gather, and rank 0 writes them in order. A prompt may stand in several shard files:
-//! each rank sends the line that counts of its own, and rank 0 takes the one that counts of those.
+//! each rank sends the line that counts of its own, and rank 0 takes the one that counts of those. Aggregates are made on
+//! the way, of the same bytes.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
+    path::Path,
 };
 
 use tracing::info;
 
 use super::{
     CodeOf, JobError,
-    agree::{Common, everywhere},
+    aggregate::Aggregates,
+    agree::{Common, everywhere, told},
     brief::Brief,
     lines::{Heads, Lines},
+    standing::Standing,
 };
 use crate::{
     comm::{Combine, Comm, Gathered, Solo},
-    output::{OutputError, OutputFile},
+    output::{Counts, Format, OutputError, OutputFile},
+    settings::AggregateWanted,
 };
 
 /// Bytes at rank 0 at a time, about.
@@ -27,74 +32,143 @@ pub(super) const ROUND: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
 const BINS: u64 = 4096;
 
-/// Collective. Writes the output file from all ranks' lines, where one is wanted and every prompt has its outcome: there
-/// are no lines otherwise, on any rank.
+/// Collective. Writes the output file and the aggregates from all ranks' lines, where they are wanted and every prompt has
+/// its outcome: there are no lines otherwise, on any rank.
 pub(super) fn gather(
     comm: &mut dyn Comm,
     brief: &Brief,
     common: &Common,
     lines: Option<Lines>,
+    standing: &Standing,
     code: CodeOf,
 ) -> Result<(), JobError> {
-    let Some((format, lines)) = brief.format.zip(lines) else { return Ok(()) };
-    let began = std::time::Instant::now();
-    let output = (comm.rank() == 0).then(|| OutputFile::create(&brief.output, format));
-    let output = output.transpose().map_err(|error| JobError::from(error).unfinished());
-    let mut output = everywhere(comm, output, code)?;
-    let gathered = in_order(comm, lines, brief.source.rows, ROUND, output.as_mut());
+    let Some(lines) = lines else { return Ok(()) };
+    let (began, counts) = (std::time::Instant::now(), standing.counts(brief.source.rows));
+    let begun =
+        Answers::begin(&brief.output, brief.format, &brief.aggregate, &counts, comm.rank() == 0);
+    let mut answers = everywhere(comm, begun.map_err(JobError::unfinished), code)?;
+    let gathered = if brief.format.is_some() || answers.aggregates.need_order() {
+        in_order(comm, lines, counts.submitted, ROUND, &mut answers)
+    } else {
+        in_place(comm, lines, &mut answers)
+    };
     everywhere(comm, gathered.map_err(JobError::unfinished), code)?;
+    let Answers { output, aggregates, .. } = answers;
     let finished = output.map_or(Ok(()), OutputFile::finish);
     everywhere(comm, finished.map_err(|error| JobError::from(error).unfinished()), code)?;
+    let whole = aggregates.reduce(comm)?;
+    let written = whole.map(|whole| whole.write(&brief.output, &counts));
+    told(comm, written.map(|it| it.map_err(JobError::unfinished)), code)?;
     if common.place.rank == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
     Ok(())
 }
 
-/// Local. All answers there are, in order, into `output`.
+/// Local. All answers there are, in order, into files at `place`.
 pub(super) fn gather_alone(
     lines: Lines,
-    rows: u64,
-    output: &mut OutputFile,
+    counts: &Counts,
+    place: &Path,
+    format: Option<Format>,
+    aggregate: &[AggregateWanted],
 ) -> Result<(), JobError> {
-    in_order(&mut Solo::new(), lines, rows, ROUND, Some(output))
+    let mut answers = Answers::begin(place, format, aggregate, counts, true)?;
+    in_order(&mut Solo::new(), lines, counts.submitted, ROUND, &mut answers)?;
+    let Answers { output, aggregates, .. } = answers;
+    output.map_or(Ok(()), OutputFile::finish)?;
+    aggregates.reduce(&mut Solo::new())?.map_or(Ok(()), |whole| whole.write(place, counts))
 }
 
-/// Takes lines in order, of each prompt the one that counts.
+/// What becomes of lines that are brought to rank 0. Every rank has one.
 pub(super) trait Take {
+    /// Collective, before anything is brought: lines may be left out.
+    fn settle(&self, _: &mut dyn Comm, _: &mut Lines) {}
+
+    /// Local. What this rank brings of a stretch.
+    fn sent(&mut self, _: &[u8]) {}
+
+    /// Local, on rank 0. The lines of all ranks in order, of each prompt the one that counts.
     fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
 }
 
-impl Take for OutputFile {
-    fn take(&mut self, _: u64, line: &[u8]) -> Result<(), OutputError> {
-        self.answer(line)
+/// The answers' file, on rank 0 if it is wanted, and their aggregates.
+struct Answers {
+    output: Option<OutputFile>,
+    aggregates: Aggregates,
+    counts: Counts,
+}
+
+impl Answers {
+    /// Local. The files, on rank 0 only, and nothing in them.
+    fn begin(
+        place: &Path,
+        format: Option<Format>,
+        aggregate: &[AggregateWanted],
+        counts: &Counts,
+        root: bool,
+    ) -> Result<Self, JobError> {
+        let output = format.filter(|_| root).map(|format| OutputFile::create(place, format));
+        let aggregates = Aggregates::begin(aggregate, root.then_some(place))?;
+        Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
 }
 
-/// Collective. All ranks' lines to rank 0's `output`, about `round` bytes at a time.
+impl Take for Answers {
+    fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines) {
+        self.aggregates.settle(comm, lines, &self.counts);
+    }
+
+    fn sent(&mut self, lines: &[u8]) {
+        self.aggregates.take(lines);
+    }
+
+    fn take(&mut self, _: u64, line: &[u8]) -> Result<(), OutputError> {
+        self.output.as_mut().map_or(Ok(()), |output| output.answer(line))?;
+        self.aggregates.next(line)
+    }
+}
+
+/// Collective. All ranks' lines to rank 0, about `round` bytes at a time.
 pub(super) fn in_order(
     comm: &mut dyn Comm,
     mut lines: Lines,
     rows: u64,
     round: u64,
-    mut output: Option<&mut impl Take>,
+    to: &mut impl Take,
 ) -> Result<(), JobError> {
     lines.sort();
+    to.settle(comm, &mut lines);
+    let root = comm.rank() == 0;
     let (mut mine, mut gathered) = (Vec::new(), Gathered::default());
     let mut fault = None;
-    for (from, to) in stretches(comm, &lines, rows, round) {
+    for (from, until) in stretches(comm, &lines, rows, round) {
         mine.clear();
         // A rank that cannot read its file goes on with nothing, and says so when all can hear it.
-        if let Err(error) = lines.stretch(from, to, &mut mine) {
+        if let Err(error) = lines.stretch(from, until, &mut mine) {
             mine.clear();
             fault.get_or_insert(JobError::from(error));
         }
         comm.gather(&mine, &mut gathered);
-        if let Some(output) = output.as_deref_mut().filter(|_| fault.is_none()) {
-            fault = write_round(output, &gathered).err();
+        to.sent(&mine); // while rank 0 writes
+        if root && fault.is_none() {
+            fault = write_round(to, &gathered).err();
         }
     }
     fault.map_or(Ok(()), Err)
+}
+
+/// Collective. Every rank's lines into its own aggregates: no answer leaves its rank.
+fn in_place(comm: &mut dyn Comm, mut lines: Lines, answers: &mut Answers) -> Result<(), JobError> {
+    lines.sort();
+    answers.settle(comm, &mut lines);
+    let mut mine = Vec::new();
+    for (from, to) in stretches(&mut Solo::new(), &lines, answers.counts.submitted, ROUND) {
+        mine.clear();
+        lines.stretch(from, to, &mut mine)?;
+        answers.sent(&mine);
+    }
+    Ok(())
 }
 
 /// Collective. Stretches of prompts, in order, whose lines together fit a round (or are a single prompt's).
@@ -138,7 +212,7 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(
 }
 
 /// One round: of each prompt the line that counts, in order. Each rank's part is in order already, so they are merged.
-fn write_round(output: &mut impl Take, gathered: &Gathered) -> Result<(), JobError> {
+fn write_round(to: &mut impl Take, gathered: &Gathered) -> Result<(), JobError> {
     let mut parts: Vec<Heads<'_>> = gathered.parts().map(Heads).collect();
     // The next line of each part; parts with smaller numbers first among equals, which no two files that a run wrote are.
     let mut next: BinaryHeap<_> = (0..)
@@ -151,7 +225,7 @@ fn write_round(output: &mut impl Take, gathered: &Gathered) -> Result<(), JobErr
     while let Some(mut first) = next.peek_mut() {
         let Reverse((index, _, place, line)) = *first;
         if written.replace(index) != Some(index) {
-            output.take(index, line)?;
+            to.take(index, line)?;
         }
         match parts[place].next() {
             Some((index, rank, line)) => *first = Reverse((index, rank, place, line)),
@@ -163,17 +237,18 @@ fn write_round(output: &mut impl Take, gathered: &Gathered) -> Result<(), JobErr
 
 #[cfg(test)]
 mod tests {
-    use std::{fmt::Write, path::Path};
+    use std::fmt::Write;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        output::Format,
-        shards::{self, Rank},
-    };
+    use crate::shards::{self, Rank};
 
     const ROWS: u64 = 40;
+
+    fn counts() -> Counts {
+        Counts::new(ROWS, ROWS, 0)
+    }
 
     /// An outcome in a file: whose, whether it is an answer, how many bytes it has besides.
     type Told = (u64, bool, usize);
@@ -229,12 +304,19 @@ mod tests {
         lines
     }
 
-    fn output(folder: &Path, write: impl FnOnce(&mut OutputFile)) -> String {
+    fn output(folder: &Path, write: impl FnOnce(&mut Answers)) -> String {
         let place = folder.join("answers.jsonl");
-        let mut output = OutputFile::create(&place, Format::Jsonl).expect("made");
-        write(&mut output);
-        output.finish().expect("finished");
+        let begun = Answers::begin(&place, Some(Format::Jsonl), &[], &counts(), true);
+        let mut answers = begun.expect("made");
+        write(&mut answers);
+        answers.output.expect("wanted").finish().expect("finished");
         std::fs::read_to_string(place).expect("there")
+    }
+
+    fn alone(folder: &Path, all: Lines) -> Result<String, JobError> {
+        let place = folder.join("answers.jsonl");
+        gather_alone(all, &counts(), &place, Some(Format::Jsonl), &[])?;
+        Ok(std::fs::read_to_string(place).expect("there"))
     }
 
     fn any_files() -> impl Strategy<Value = Vec<Vec<Told>>> {
@@ -253,7 +335,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let all = lines(written(folder.path(), &files));
             let got = output(folder.path(), |output| {
-                in_order(&mut Solo::new(), all, ROWS, round, Some(output)).expect("gathered");
+                in_order(&mut Solo::new(), all, ROWS, round, output).expect("gathered");
             });
             prop_assert!(got == expected(&files));
         }
@@ -280,6 +362,26 @@ mod tests {
         }
 
         #[test]
+        fn ranks_that_settle_keep_of_each_prompt_the_one_line_that_counts(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let all = written(folder.path(), &files);
+            let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
+            let mut parts: Vec<Lines> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            parts.iter_mut().for_each(Lines::sort);
+            for from in (0..ROWS).step_by(width as usize) {
+                let claims = parts.iter().map(|part| part.claims(from, ROWS.min(from + width)));
+                let lowest = claims.reduce(|one, other| one.iter().zip(&other).map(|(one, other)| *one.min(other)).collect());
+                parts.iter_mut().for_each(|part| part.yield_to(from, lowest.as_ref().expect("a rank")));
+            }
+            let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); ranks];
+            parts.iter_mut().zip(&mut bytes).for_each(|(part, bytes)| part.stretch(0, ROWS, bytes).expect("read"));
+            let mut left: Vec<(u64, &[u8])> = bytes.iter().flat_map(|it| Heads(it)).map(|(index, _, line)| (index, line)).collect();
+            left.sort_unstable();
+            let left: Vec<u8> = left.into_iter().flat_map(|(_, line)| line).copied().collect();
+            prop_assert!(left == expected(&files).as_bytes());
+        }
+
+        #[test]
         fn a_round_fits_or_is_one_prompts(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
             let mut all = lines(written(folder.path(), &files));
@@ -302,8 +404,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let files = [vec![(1, true, 9 << 20), (0, true, 3), (2, false, (8 << 20) - 60)]];
         let all = lines(written(folder.path(), &files));
-        let got =
-            output(folder.path(), |output| gather_alone(all, ROWS, output).expect("gathered"));
+        let got = alone(folder.path(), all).expect("gathered");
         assert!(got == expected(&files));
     }
 
@@ -313,8 +414,6 @@ mod tests {
         let files = written(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
         let all = lines(files.clone());
         std::fs::remove_file(&files[1].path).expect("removed");
-        output(folder.path(), |output| {
-            assert!(gather_alone(all, ROWS, output).is_err());
-        });
+        assert!(alone(folder.path(), all).is_err());
     }
 }

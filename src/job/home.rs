@@ -204,7 +204,7 @@ fn bring(
     let began = std::time::Instant::now();
     let file = (comm.rank() == 0).then(|| HomeFile::begin(folders, brief)).transpose();
     let mut file = everywhere(comm, file.map_err(JobError::unfinished), code)?;
-    let brought = in_order(comm, lines, rows, ROUND, file.as_mut());
+    let brought = in_order(comm, lines, rows, ROUND, &mut file);
     everywhere(comm, brought.map_err(JobError::unfinished), code)?;
     let finished = file.map_or(Ok(0), HomeFile::finish);
     let lines = everywhere(comm, finished.map_err(|it| JobError::from(it).unfinished()), code)?;
@@ -247,14 +247,14 @@ impl HomeFile {
     }
 }
 
-impl Take for HomeFile {
+impl Take for Option<HomeFile> {
     fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
         // Brought home before, by a start that was killed before it could remove it. (A failure may be another than before.)
-        if self.there.has_answered(index) {
+        let Some(it) = self.as_mut().filter(|it| !it.there.has_answered(index)) else {
             return Ok(());
-        }
-        self.lines += 1;
-        self.file.answer(line)
+        };
+        it.lines += 1;
+        it.file.answer(line)
     }
 }
 
@@ -298,6 +298,7 @@ mod tests {
             folder: run.to_owned(),
             output: run.with_extension(""),
             format: None,
+            aggregate: Vec::new(),
             start,
             local: Some(local.to_string_lossy().into_owned()),
             token: String::new(),

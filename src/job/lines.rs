@@ -58,6 +58,38 @@ impl Lines {
         self.spots.dedup_by_key(|spot| spot.index());
     }
 
+    /// Of how many prompts there is a line, once they are sorted.
+    pub(super) fn count(&self) -> u64 {
+        self.spots.len() as u64
+    }
+
+    /// Of each prompt of a stretch, how the line here compares with others' lines: the lowest counts. The highest number
+    /// there is where there is none.
+    pub(super) fn claims(&self, from: u64, to: u64) -> Vec<u64> {
+        let mut claims = vec![u64::MAX; (to - from) as usize];
+        for &spot in self.of(from, to) {
+            claims[(spot.index() - from) as usize] = self.claim(spot);
+        }
+        claims
+    }
+
+    /// Leaves out the lines of a stretch that do not count: `lowest` are the lowest claims of all ranks.
+    pub(super) fn yield_to(&mut self, from: u64, lowest: &[u64]) {
+        let mut spots = std::mem::take(&mut self.spots);
+        spots.retain(|&spot| {
+            let lowest = spot.index().checked_sub(from).and_then(|at| lowest.get(at as usize));
+            lowest.is_none_or(|&lowest| self.claim(spot) == lowest)
+        });
+        self.spots = spots;
+    }
+
+    /// As [`Rank`]s compare, in one number: no two files have the same start and rank.
+    fn claim(&self, spot: Spot) -> u64 {
+        let file = self.handles.file(spot.file());
+        let start = u64::from(file.start) & (u64::from(u32::MAX) >> 1);
+        u64::from(spot.failed()) << 63 | start << 32 | u64::from(file.rank)
+    }
+
     /// How many bytes [`Lines::stretch`] would give, by bins of so many prompts.
     pub(super) fn bytes_by_bin(&self, from: u64, to: u64, width: u64) -> Vec<u64> {
         let mut bins = vec![0; (to - from).div_ceil(width) as usize];

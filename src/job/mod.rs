@@ -4,6 +4,7 @@
 //! that fails is a value in a report to rank 0; only a job that cannot go on is an `Err`; and whatever happens, every rank
 //! reaches the last collective, since a rank that returns early would hang all the others.
 
+mod aggregate;
 mod agree;
 mod book;
 mod brief;

@@ -14,9 +14,9 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    output::{Format, Heartbeat, Manifest, OutputFile, State},
+    output::{Format, Heartbeat, Manifest, State},
     report::{self, Outlook, PlanView},
-    settings::Resolved,
+    settings::{AggregateWanted, Resolved, SettingsError},
     site::Node,
 };
 
@@ -29,6 +29,7 @@ pub fn merge(
     partial: bool,
     to: Option<&str>,
     format: Option<Format>,
+    aggregate: Vec<AggregateWanted>,
 ) -> Result<Verdict, JobError> {
     let (folder, mut manifest) = open(run)?;
     let alive = at_work(&folder, &Node::here().host).is_some();
@@ -51,9 +52,14 @@ pub fn merge(
         None if counts.open > 0 => format!("{own}.partial"),
         None => own.clone(),
     };
-    let mut output = OutputFile::create(Path::new(&place), format)?;
-    gather_alone(lines, manifest.rows, &mut output)?;
-    output.finish()?;
+    let aggregate = match aggregate {
+        none if none.is_empty() => {
+            serde_json::from_value(manifest.settings["aggregate"].clone()).unwrap_or_default()
+        }
+        wanted => wanted,
+    };
+    AggregateWanted::check(&aggregate).map_err(SettingsError::Contradiction)?;
+    gather_alone(lines, &counts, Path::new(&place), Some(format), &aggregate)?;
     if counts.open == 0 && place == own && !alive {
         // A run that was killed while it gathered: this was the last step.
         manifest.state = State::Finished;

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     JobError, Verdict,
+    aggregate::report_place,
     agree::Common,
     book::Book,
     brief::{Brief, Choice, SHARDS, TOKEN, run_folder, spool_name},
@@ -26,12 +27,12 @@ use crate::{
     engine::Progress,
     ledger::Order,
     output::{
-        Counts, Doing, Format, Heartbeat, LostRank, Manifest, OutputError, OutputFile, Sample,
-        State, now, write_sample,
+        Counts, Doing, Format, Heartbeat, LostRank, Manifest, OutputError, Sample, State, now,
+        write_sample,
     },
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
-    settings::{self, Api, Gather, OutputFormat},
+    settings::{self, AggregateWanted, Api, Gather, OutputFormat},
     shards::Bitmap,
 };
 
@@ -59,6 +60,8 @@ pub(super) struct Root {
     expected: Option<u64>,
     /// Do answers come together in one file?
     gather: bool,
+    /// What is made of all of them.
+    aggregate: Vec<AggregateWanted>,
     began: Instant,
 }
 
@@ -189,6 +192,7 @@ fn begin(
         wrong: None,
         expected: None,
         gather: settings.gather == Gather::Root,
+        aggregate: settings.aggregate.clone(),
         began,
     };
     root.open_folder()
@@ -260,6 +264,7 @@ impl Root {
             folder: std::path::absolute(&self.folder).unwrap_or_else(|_| self.folder.clone()),
             output: std::path::absolute(&self.manifest.output).unwrap_or_default(),
             format: self.gather.then_some(self.manifest.format),
+            aggregate: self.aggregate.clone(),
             start: self.manifest.starts,
             local: self.manifest.away.clone(),
             token: self.token(),
@@ -385,6 +390,8 @@ impl Root {
             warn!("{missing} prompts that were settled have no outcome in the shard files: {why}");
         }
         let gathered = self.gather && finished;
+        let aggregated = !self.aggregate.is_empty() && finished;
+        let aggregate = report_place(Path::new(&self.manifest.output));
         report::print(
             &Finish {
                 counts: &counts,
@@ -392,6 +399,7 @@ impl Root {
                 seconds: self.began.elapsed().as_secs_f64(),
                 ranks: self.manifest.ranks,
                 output: gathered.then_some(self.manifest.output.as_str()),
+                aggregate: aggregated.then(|| aggregate.to_string_lossy()).as_deref(),
                 folder: &self.folder.to_string_lossy(),
             }
             .to_string(),
@@ -436,16 +444,11 @@ impl Root {
         }
         let Source { rows, fingerprint, .. } = &self.source;
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
-        let gathered = match brief.format {
-            Some(format) if standing.counts(*rows).open == 0 => {
-                OutputFile::create(&brief.output, format).map_err(JobError::from).and_then(
-                    |mut output| {
-                        gather_alone(lines, *rows, &mut output)?;
-                        Ok(output.finish()?)
-                    },
-                )
-            }
-            _ => Ok(()),
+        let counts = standing.counts(*rows);
+        let gathered = if counts.open == 0 {
+            gather_alone(lines, &counts, &brief.output, brief.format, &brief.aggregate)
+        } else {
+            Ok(())
         };
         let ended = self.end(&standing, gathered.is_ok());
         gathered.and(ended)

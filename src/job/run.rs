@@ -81,7 +81,7 @@ pub fn run(
     home?;
     folders.leave();
     let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, code)?;
-    let gathered = gather(comm, &brief, &common, lines, code);
+    let gathered = gather(comm, &brief, &common, lines, &standing, code);
     let ended = root.map(|root| root.end(&standing, gathered.is_ok()));
     gathered?;
     let verdict = told(comm, ended, code)?;

@@ -49,15 +49,15 @@ impl Standing {
         Ok(standing)
     }
 
-    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where a file of all of them is wanted
-    /// and every prompt has its outcome. Both in one reading.
+    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where something is to be made of
+    /// all of them and every prompt has its outcome. Both in one reading.
     pub(super) fn read_with_lines(
         comm: &mut dyn Comm,
         folders: &Folders,
         brief: &Brief,
         code: CodeOf,
     ) -> Result<(Self, Option<Lines>), JobError> {
-        if brief.format.is_none() {
+        if brief.format.is_none() && brief.aggregate.is_empty() {
             return Ok((Self::read(comm, folders, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::none(brief.source.rows));

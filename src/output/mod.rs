@@ -13,7 +13,7 @@ pub use format::Format;
 pub use heartbeat::{Doing, Heartbeat};
 pub use manifest::{Counts, LostRank, Manifest, State, now};
 pub use samples::{Pace, Sample, write_sample};
-pub use writer::OutputFile;
+pub use writer::{OutputFile, TextFile, beside_answers, write_json};
 
 use std::path::{Path, PathBuf};
 

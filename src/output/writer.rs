@@ -8,13 +8,11 @@ use std::{
 
 use super::{Format, OutputError};
 
-/// The gathered file while it is being written. Dropped without [`OutputFile::finish`], it leaves nothing: on a full disk its bytes are needed.
+/// The gathered file while it is being written.
 #[derive(Debug)]
 pub struct OutputFile {
-    file: BufWriter<File>,
+    file: TextFile,
     format: Format,
-    part: PathBuf,
-    place: PathBuf,
 }
 
 impl OutputFile {
@@ -23,16 +21,9 @@ impl OutputFile {
     /// # Errors
     /// Where the file beside it cannot be made.
     pub fn create(place: &Path, format: Format) -> Result<Self, OutputError> {
-        // A link stays one: what it points to is replaced.
-        let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
-        let place = pointed.as_deref().unwrap_or(place);
-        let part = part_of(place);
-        let file = File::create(&part).map_err(OutputError::io("cannot make", &part))?;
-        let file = BufWriter::with_capacity(1 << 20, file);
-        let mut output = Self { file, format, part, place: place.to_owned() };
-        let head = output.format.head();
-        output.write(&head)?;
-        Ok(output)
+        let mut file = TextFile::create(place)?;
+        file.write(&format.head())?;
+        Ok(Self { file, format })
     }
 
     /// The next answer, as it stands in a shard file.
@@ -41,9 +32,49 @@ impl OutputFile {
     /// Where it cannot be written.
     pub fn answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match self.format.shape(line) {
-            Some(shaped) => self.write(&shaped),
-            None => self.write(line),
+            Some(shaped) => self.file.write(&shaped),
+            None => self.file.write(line),
         }
+    }
+
+    /// All is there: to the disk, and into place.
+    ///
+    /// # Errors
+    /// Where it cannot be written or renamed.
+    pub fn finish(self) -> Result<(), OutputError> {
+        self.file.finish()
+    }
+}
+
+/// Any file that is written piece by piece, and absent until it is whole. Dropped without [`TextFile::finish`], it leaves
+/// nothing: on a full disk its bytes are needed.
+#[derive(Debug)]
+pub struct TextFile {
+    file: BufWriter<File>,
+    part: PathBuf,
+    place: PathBuf,
+}
+
+impl TextFile {
+    /// Begins `place`; an unwritable folder fails here and not at the end.
+    ///
+    /// # Errors
+    /// Where the file beside it cannot be made.
+    pub fn create(place: &Path) -> Result<Self, OutputError> {
+        // A link stays one: what it points to is replaced.
+        let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
+        let place = pointed.as_deref().unwrap_or(place);
+        let part = part_of(place);
+        let file = File::create(&part).map_err(OutputError::io("cannot make", &part))?;
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part, place: place.to_owned() })
+    }
+
+    /// The next piece.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        self.file.write_all(bytes).map_err(OutputError::io("cannot write", &self.part))
     }
 
     /// All is there: to the disk, and into place.
@@ -57,13 +88,29 @@ impl OutputFile {
         std::fs::rename(&self.part, &self.place)
             .map_err(OutputError::io("cannot put into place", &self.place))
     }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
-        self.file.write_all(bytes).map_err(OutputError::io("cannot write", &self.part))
-    }
 }
 
-impl Drop for OutputFile {
+/// What is made of `answers.jsonl` lies beside it: `answers.ENDING`; of `answers.jsonl.partial` it is
+/// `answers.partial.ENDING`.
+#[must_use]
+pub fn beside_answers(answers: &Path, ending: &str) -> PathBuf {
+    let partial = answers.extension().is_some_and(|it| it == "partial");
+    let own = if partial { answers.with_extension("") } else { answers.to_owned() };
+    let ending = if partial { format!("partial.{ending}") } else { ending.to_owned() };
+    own.with_extension(ending)
+}
+
+/// Writes a JSON file whole, in the same way.
+///
+/// # Errors
+/// Where it cannot be written or renamed.
+pub fn write_json(place: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    replace(place, &text)
+}
+
+impl Drop for TextFile {
     /// What was renamed into place is not there any more.
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.part);
@@ -130,5 +177,16 @@ mod tests {
         assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "no parts");
         assert!(OutputFile::create(&folder.path().join("no/such/file"), Format::Jsonl).is_err());
+    }
+
+    #[test]
+    fn what_is_made_of_answers_lies_beside_them() {
+        for (answers, its) in [
+            ("a/answers.jsonl", "a/answers.x.json"),
+            ("a/answers", "a/answers.x.json"),
+            ("a.b/answers.jsonl.partial", "a.b/answers.partial.x.json"),
+        ] {
+            assert_eq!(beside_answers(Path::new(answers), "x.json"), Path::new(its));
+        }
     }
 }

@@ -23,6 +23,8 @@ pub struct Finish<'a> {
     pub ranks: usize,
     /// The gathered answers, where there are any.
     pub output: Option<&'a str>,
+    /// What they come to together, where that was asked for.
+    pub aggregate: Option<&'a str>,
     /// The run folder.
     pub folder: &'a str,
 }
@@ -64,6 +66,9 @@ impl fmt::Display for Finish<'_> {
         }
         if let Some(output) = self.output {
             writeln!(f, "answers: {output}")?;
+        }
+        if let Some(aggregate) = self.aggregate {
+            writeln!(f, "aggregates: {aggregate}")?;
         }
         writeln!(f, "run folder: {}", self.folder)?;
         if counts.open > 0 {

@@ -7,6 +7,7 @@
 //! Owns names, types, defaults, precedence and what goes together with what. Knows nothing of clap, MPI or what a value
 //! does; facts of a node (its host, its walltime) are `site`'s.
 
+mod aggregate;
 mod environment;
 mod layers;
 mod secret;
@@ -14,6 +15,7 @@ mod serve;
 mod times;
 mod values;
 
+pub use aggregate::AggregateWanted;
 pub use environment::Environment;
 pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
 pub use secret::Secret;
@@ -72,6 +74,8 @@ pub struct Settings {
     pub retry_failed: bool,
     /// Where answers go at the end.
     pub gather: Gather,
+    /// What is made of all answers together, and written beside them.
+    pub aggregate: Vec<AggregateWanted>,
     /// Which route is asked.
     pub api: Api,
     /// A prompt template, or `@` and a file that holds it.
@@ -167,6 +171,7 @@ impl Default for Settings {
             resume: Resume::Auto,
             retry_failed: false,
             gather: Gather::Root,
+            aggregate: Vec::new(),
             api: Api::Auto,
             template: None,
             system: None,
@@ -250,6 +255,7 @@ impl Settings {
         if let Some(tag) = self.tag.iter().find(|tag| !tag.contains('=')) {
             return Err(format!("tag {tag:?} is not of the form key=value"));
         }
+        AggregateWanted::check(&self.aggregate)?;
         self.check_sampling()
     }
 

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod aggregate;
 mod architecture;
 mod check;
 mod collectives;

@@ -66,7 +66,8 @@ fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
     let work = Work::with(vec![slow(STEP); 3]);
     let prompts = made_up(1_500);
     let input = work.prompts(&prompts);
-    let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "3s"]);
+    let all = ["--max-tokens", "8", "--aggregate", "majority", "--aggregate", "concat"];
+    let job = work.run(&input).args(all).args(["--rank-silence", "3s"]);
     let started = job.ranks(3).start();
     until_served(&work, 2, 40);
     kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
@@ -84,10 +85,17 @@ fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
         assert!(Instant::now() < gone, "a rank is left behind");
         thread::sleep(Duration::from_millis(20));
     }
-    // The same command finds it finished, and asks nobody.
+    // The same command finds it finished, asks nobody, and comes to what rank 0 came to alone.
     let before = work.requests();
-    work.run(&input).args(["--max-tokens", "8"]).ranks(2).run().with_code(0);
+    let aggregates = || {
+        let read = |name| std::fs::read_to_string(work.path(name)).expect(name);
+        ["answers.aggregate.json", "answers.concat.txt"].map(read)
+    };
+    let alone = aggregates();
+    assert!(alone[0].contains("\"of\": 1500"), "{}", alone[0]);
+    work.run(&input).args(all).ranks(2).run().with_code(0);
     assert_eq!(work.requests(), before);
+    assert_eq!(aggregates(), alone);
     assert_eq!(work.manifest("answers.jsonl")["lost"], json!([]));
 }
 

@@ -1,0 +1,88 @@
+//! What failed, by kind, with the first of each.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::seen::{Counted, Firsts, Seen};
+use crate::domain::Merge;
+
+/// Of all prompts. Memory: so many a kind as are named, and there are a handful of kinds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failures {
+    named: usize,
+    counted: Counted,
+    kinds: BTreeMap<String, Firsts>,
+    /// Prompts that are answered: with several sequences there are more answers.
+    answered: u64,
+}
+
+impl Failures {
+    /// None yet; of each kind the first `named` will be named.
+    #[must_use]
+    pub fn new(named: usize) -> Self {
+        let (counted, kinds) = Default::default();
+        Self { named, counted, kinds, answered: 0 }
+    }
+
+    /// One answer or failure.
+    pub fn add(&mut self, seen: &Seen<'_>) {
+        let _ = self.counted.text(seen);
+        match seen.said {
+            Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
+            Err(failed) => {
+                let kind = self.kinds.entry(failed.kind.into());
+                kind.or_insert_with(|| Firsts::of(self.named)).add(seen, || failed.message.into());
+            }
+        }
+    }
+
+    /// Counts, and the failures by kind.
+    #[must_use]
+    pub fn finish(&self) -> Value {
+        let kinds: BTreeMap<&str, Value> =
+            self.kinds.iter().map(|(kind, its)| (kind.as_str(), its.finish())).collect();
+        let failed: u64 = self.kinds.values().map(Firsts::count).sum();
+        json!({
+            "total": self.answered + failed, "answered": self.answered, "failed": failed, "blank": self.counted.blank,
+            "kinds": kinds
+        })
+    }
+}
+
+impl Merge for Failures {
+    fn merge(&mut self, other: Self) {
+        self.counted.merge(other.counted);
+        self.answered += other.answered;
+        for (kind, its) in other.kinds {
+            self.kinds.entry(kind).or_insert_with(|| Firsts::of(self.named)).merge(its);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::tests::{answer, failure};
+
+    #[test]
+    fn failures_are_counted_by_kind_and_the_first_are_named() {
+        let mut all = Failures::new(2);
+        for index in [9, 7, 5, 3] {
+            all.add(&failure(index, "too_long"));
+        }
+        all.add(&failure(1, "refused"));
+        all.add(&answer(0, ""));
+        let it = all.finish();
+        assert_eq!(
+            (&it["total"], &it["answered"], &it["failed"], &it["blank"]),
+            (&6.into(), &1.into(), &5.into(), &1.into())
+        );
+        assert_eq!(it["kinds"]["too_long"]["count"], 4);
+        let first = json!([
+            {"id": "3", "index": 3, "why": "no", "status": 400}, {"id": "5", "index": 5, "why": "no", "status": 400}
+        ]);
+        assert_eq!(it["kinds"]["too_long"]["first"], first);
+    }
+}

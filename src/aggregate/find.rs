@@ -1,0 +1,122 @@
+//! Values in an answer: its JSON, though a model has put it into a code fence, and the number that it is or holds.
+
+use serde_json::{Value, value::RawValue};
+
+use super::order::SMALLEST;
+
+/// Numbers from here on, of either sign, are no numbers to calculate with.
+pub(super) const LARGEST: f64 = 1e100;
+
+/// The JSON that an answer is: the whole of it, or else what its first code fence holds.
+///
+/// # Errors
+/// Where neither is JSON; the words are about the fence's content if there is one.
+pub(super) fn json(text: &str) -> Result<&RawValue, String> {
+    let whole = serde_json::from_str::<&RawValue>(text);
+    match (whole, fenced(text)) {
+        (Ok(whole), _) => Ok(whole),
+        (Err(error), None) => Err(error.to_string()),
+        (Err(_), Some(inner)) => serde_json::from_str(inner).map_err(|error| error.to_string()),
+    }
+}
+
+/// What stands between the first fence, with whatever language it names, and the next.
+fn fenced(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("```")?;
+    let (_, rest) = rest.split_once('\n')?;
+    Some(rest.split_once("```").map_or(rest, |(inner, _)| inner))
+}
+
+/// What an answer says: itself, or what stands at a JSON pointer in it, texts without their quotes.
+pub(super) fn said_at(text: &str, at: Option<&str>) -> Result<String, String> {
+    let Some(at) = at else { return Ok(text.into()) };
+    Ok(match value_at(text, at)? {
+        Value::String(text) => text.trim().into(),
+        other => other.to_string(),
+    })
+}
+
+/// The number that an answer is, or that stands at a JSON pointer in it.
+pub(super) fn number_at(text: &str, at: Option<&str>) -> Result<f64, String> {
+    let Some(at) = at else { return number(text) };
+    match value_at(text, at)? {
+        Value::String(text) => number(&text),
+        other => match other.as_f64() {
+            Some(it) => within(it),
+            None => Err(format!("what stands at {at} is no number")),
+        },
+    }
+}
+
+fn value_at(text: &str, at: &str) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(json(text)?.get()).map_err(|it| it.to_string())?;
+    value.pointer(at).cloned().ok_or_else(|| format!("there is nothing at {at}"))
+}
+
+/// A number as programs write it, and nothing else beside it: `42`, `-1.5`, `+3e8`, `.5`.
+fn number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(it) => within(it),
+        Err(_) => Err(format!("{:?} is no number", text.chars().take(40).collect::<String>())),
+    }
+}
+
+fn within(number: f64) -> Result<f64, String> {
+    if number.is_nan() || number.abs() >= LARGEST {
+        return Err(format!("{number} is no number to calculate with"));
+    }
+    Ok(if number.abs() < SMALLEST { 0.0 } else { number })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_alone_and_are_finite() {
+        for (text, number) in [
+            ("42", 42.0),
+            (" -1.5\n", -1.5),
+            ("+3e8", 3e8),
+            (".5", 0.5),
+            ("1e-200", 0.0),
+            ("-0", 0.0),
+        ] {
+            assert_eq!(number_at(text, None), Ok(number), "{text}");
+        }
+        for text in ["", "nan", "inf", "1e100", "-1e400", "42%", "4 2", "1,5", "about 3", "0x10"] {
+            assert!(number_at(text, None).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn json_is_found_though_it_is_in_a_code_fence() {
+        for text in [
+            "[1, 2]",
+            " [1, 2]\n",
+            "```json\n[1, 2]\n```",
+            "Here you are:\n```\n[1, 2]```\nbye",
+            "```\n[1, 2]",
+        ] {
+            assert_eq!(json(text.trim()).map(|it| it.get().trim()), Ok("[1, 2]"), "{text}");
+        }
+        for text in ["[1, 2", "yes", "```json", "```\nyes\n```", "{} {}"] {
+            assert!(json(text).is_err(), "{text}");
+        }
+        // A fence inside of a JSON text is the text's.
+        assert!(json("\"```\\n1\\n```\"").is_ok_and(|it| it.get().starts_with('"')));
+    }
+
+    #[test]
+    fn pointers_find_numbers_and_texts() {
+        let text =
+            "```json\n{\"score\": 7.5, \"as\": \"8\", \"in\": [{\"x\": 1}], \"no\": null}\n```";
+        assert_eq!(number_at(text, Some("/score")), Ok(7.5));
+        assert_eq!(number_at(text, Some("/as")), Ok(8.0));
+        assert_eq!(number_at(text, Some("/in/0/x")), Ok(1.0));
+        assert!(number_at(text, Some("/no")).is_err() && number_at(text, Some("/there")).is_err());
+        assert_eq!(said_at(text, Some("/as")).as_deref(), Ok("8"));
+        assert_eq!(said_at(text, Some("/in")).as_deref(), Ok("[{\"x\":1}]"));
+        assert!(said_at("plain", Some("/as")).is_err());
+    }
+}

@@ -1,0 +1,247 @@
+//! Which answer was given most often.
+//!
+//! Answers are one where they are without white space around and with letters of one case; what is shown is how the first
+//! of them in the input was written. Ties go to the answer that was first.
+//!
+//! Memory: a vote's answers are few and short. Of a million different ones, the shortest are counted ([`Room`]: 100,000 of
+//! them, 16 MB in all) and the votes for all longer ones are told as `others`. What is counted is counted exactly, on any
+//! number of ranks: an answer that one rank leaves out, because it has too many shorter ones, all of them together have to
+//! leave out as well. `certain` says whether one of the others could have won.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, btree_map::Entry},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    FIRST, find,
+    seen::{Counted, Firsts, Place, Seen, id},
+};
+use crate::domain::Merge;
+
+/// The answers with the most votes that are listed.
+const LISTED: usize = 100;
+
+/// Votes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Majority {
+    at: Option<String>,
+    counted: Counted,
+    unreadable: Firsts,
+    /// All of them, also those for answers that are not kept.
+    votes: u64,
+    /// Shortest first.
+    kept: BTreeMap<(usize, String), Votes>,
+    /// Of what is kept.
+    bytes: usize,
+    room: Room,
+}
+
+/// How many different answers are kept.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Room {
+    answers: usize,
+    bytes: usize,
+}
+
+const ROOM: Room = Room { answers: 100_000, bytes: 16 << 20 };
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Votes {
+    votes: u64,
+    first: Place,
+    id: String,
+    /// As the first of them wrote it.
+    written: String,
+}
+
+impl Majority {
+    /// No votes yet. With a JSON pointer, what stands there in an answer is what it votes for.
+    #[must_use]
+    pub fn new(at: Option<String>) -> Self {
+        Self {
+            at,
+            counted: Counted::default(),
+            unreadable: Firsts::of(FIRST),
+            votes: 0,
+            kept: BTreeMap::new(),
+            bytes: 0,
+            room: ROOM,
+        }
+    }
+
+    /// One answer's vote. Failed and blank ones have none.
+    pub fn add(&mut self, seen: &Seen<'_>) {
+        let Some(text) = self.counted.text(seen) else { return };
+        let written = match find::said_at(text, self.at.as_deref()) {
+            Ok(written) => written,
+            Err(why) => return self.unreadable.add(seen, || why),
+        };
+        self.votes += 1;
+        let same = written.to_lowercase();
+        let its = Votes { votes: 1, first: seen.place, id: seen.id.into(), written };
+        self.put((same.len(), same), its);
+        self.cut();
+    }
+
+    fn put(&mut self, key: (usize, String), votes: Votes) {
+        match self.kept.entry(key) {
+            Entry::Occupied(mut mine) => {
+                let mine = mine.get_mut();
+                mine.votes += votes.votes;
+                if votes.first < mine.first {
+                    *mine = Votes { votes: mine.votes, ..votes };
+                }
+            }
+            Entry::Vacant(place) => {
+                self.bytes += place.key().0;
+                place.insert(votes);
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        while self.kept.len() > self.room.answers || self.bytes > self.room.bytes {
+            let Some(((length, _), _)) = self.kept.pop_last() else { return };
+            self.bytes -= length;
+        }
+    }
+
+    /// The winner, the shares, and what had no vote.
+    #[must_use]
+    pub fn finish(&self) -> Value {
+        let mut by_votes: Vec<&Votes> = self.kept.values().collect();
+        by_votes.sort_by_key(|it| (Reverse(it.votes), it.first));
+        let others = self.votes - by_votes.iter().map(|it| it.votes).sum::<u64>();
+        let share = |votes: u64| votes as f64 / self.votes.max(1) as f64;
+        let shown = |it: &&Votes| {
+            json!({
+                "answer": it.written, "votes": it.votes, "fraction": share(it.votes),
+                "first": {"id": id(&it.id), "index": it.first.index}
+            })
+        };
+        let winner = by_votes.first();
+        let most = winner.map_or(0, |it| it.votes);
+        let tied = by_votes.iter().skip(1).take_while(|it| it.votes == most);
+        let mut finished = self.counted.finish();
+        finished["winner"] = winner.map(|it| it.written.as_str()).into();
+        finished["votes"] = most.into();
+        finished["fraction"] = share(most).into();
+        finished["of"] = self.votes.into();
+        finished["tied"] = tied.count().into();
+        finished["certain"] = (others < most || others == 0).into();
+        finished["different"] = by_votes.len().into();
+        finished["others"] = others.into();
+        if self.at.is_some() {
+            finished["unreadable"] = self.unreadable.finish();
+        }
+        finished["answers"] = by_votes.iter().take(LISTED).map(shown).collect::<Vec<_>>().into();
+        finished
+    }
+}
+
+impl Merge for Majority {
+    fn merge(&mut self, other: Self) {
+        self.counted.merge(other.counted);
+        self.unreadable.merge(other.unreadable);
+        self.votes += other.votes;
+        other.kept.into_iter().for_each(|(key, votes)| self.put(key, votes));
+        self.cut();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::aggregate::tests::{answer, failure};
+
+    fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: Room) -> Majority {
+        let mut all = Majority { room, ..Majority::new(None) };
+        texts.into_iter().for_each(|(index, text)| all.add(&answer(index, text)));
+        all
+    }
+
+    #[test]
+    fn the_winner_is_shown_as_it_was_first_written_and_not_in_small_letters() {
+        let it = of([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], ROOM).finish();
+        assert_eq!((&it["winner"], &it["votes"], &it["of"]), (&"Yes".into(), &2.into(), &4.into()));
+        assert_eq!(it["fraction"], 0.5);
+    }
+
+    #[test]
+    fn ties_go_to_the_first_in_the_input_and_are_told() {
+        let it = of([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], ROOM).finish();
+        assert_eq!((&it["winner"], &it["tied"]), (&"a".into(), &1.into()));
+    }
+
+    #[test]
+    fn blank_and_failed_answers_have_no_vote() {
+        let mut all = of([(0, ""), (1, " \n"), (2, ""), (3, "x")], ROOM);
+        all.add(&failure(4, "too_long"));
+        let it = all.finish();
+        assert_eq!((&it["winner"], &it["fraction"]), (&"x".into(), &1.0.into()));
+        assert_eq!((&it["blank"], &it["failed"]), (&3.into(), &1.into()));
+    }
+
+    #[test]
+    fn where_all_answers_failed_nobody_wins() {
+        let mut all = Majority::new(None);
+        all.add(&failure(0, "refused"));
+        let it = all.finish();
+        assert!(it["winner"].is_null());
+        assert_eq!((&it["votes"], &it["fraction"]), (&0.into(), &0.0.into()));
+    }
+
+    #[test]
+    fn a_vote_may_stand_in_json() {
+        let mut all = Majority::new(Some("/answer".into()));
+        for (index, text) in
+            [(0, "{\"answer\": \"A\"}"), (1, "```json\n{\"answer\":\"a \"}\n```"), (2, "A")]
+        {
+            all.add(&answer(index, text));
+        }
+        let it = all.finish();
+        assert_eq!((&it["winner"], &it["votes"]), (&"A".into(), &2.into()));
+        assert_eq!(it["unreadable"]["first"][0]["index"], 2);
+    }
+
+    #[test]
+    fn among_too_many_different_answers_the_short_ones_are_counted() {
+        let room = Room { answers: 2, bytes: 100 };
+        let it =
+            of([(0, "a long one"), (1, "no"), (2, "no"), (3, "yes"), (4, "longer")], room).finish();
+        assert_eq!(
+            (&it["winner"], &it["votes"], &it["others"]),
+            (&"no".into(), &2.into(), &2.into())
+        );
+        assert_eq!(it["certain"], false);
+        let long = "x".repeat(101);
+        let it = of([(0, long.as_str()), (1, "no"), (2, "no")], room).finish();
+        assert_eq!(
+            (&it["winner"], &it["others"], &it["certain"]),
+            (&"no".into(), &1.into(), &true.into())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_room_parts_give_the_same_as_one_pass(
+            texts in prop::collection::vec("[a-cA-C]{0,4}", 0..60), answers in 0usize..12, bytes in 0usize..40, cuts in prop::collection::vec(0usize..60, 0..4),
+        ) {
+            let room = Room { answers, bytes };
+            let all: Vec<(u64, &str)> = (0..).zip(texts.iter().map(String::as_str)).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|it| it.min(all.len())).chain([0, all.len()]).collect();
+            cuts.sort_unstable();
+            let merged = cuts.windows(2).rev().map(|cut| of(all[cut[0]..cut[1]].iter().copied(), room)).reduce(|mut one, other| {
+                one.merge(other);
+                one
+            });
+            prop_assert_eq!(merged.map(|it| it.finish()), Some(of(all, room).finish()));
+        }
+    }
+}

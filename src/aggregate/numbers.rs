@@ -1,0 +1,189 @@
+//! A summary of numbers that merges: how many, the least, the greatest, mean, standard deviation, median.
+//!
+//! Memory: a count for each different number up to [`DIFFERENT`] of them; beyond, a count for each stretch of numbers that
+//! agree to a thousandth or so (1,024 between a power of two and the next), so that the median is within 0.05 %. Which of
+//! both depends on the numbers alone, and never on how they were dealt.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::order::{ExactSum, number, order, variance};
+use crate::domain::Merge;
+
+/// Different numbers that are counted one by one.
+const DIFFERENT: usize = 100_000;
+/// Bits of a number that the stretches leave out: 10 of 52 are kept.
+const LEFT_OUT: u32 = 42;
+
+/// Finite numbers, and not so large that their squares' sum is none.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Numbers {
+    count: u64,
+    total: ExactSum,
+    squares: ExactSum,
+    /// By the number's order, or that of its stretch.
+    counts: BTreeMap<i64, u64>,
+    coarse: bool,
+    room: usize,
+    /// Their orders.
+    ends: Option<(i64, i64)>,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self::with_room(DIFFERENT)
+    }
+}
+
+impl Numbers {
+    fn with_room(room: usize) -> Self {
+        let (total, squares) = Default::default();
+        Self { count: 0, total, squares, counts: BTreeMap::new(), coarse: false, room, ends: None }
+    }
+
+    pub(super) fn add(&mut self, number: f64) {
+        let place = order(number);
+        self.count += 1;
+        self.total.add(number);
+        self.squares.add_product(number, number);
+        self.widen((place, place));
+        *self.counts.entry(if self.coarse { place >> LEFT_OUT } else { place }).or_default() += 1;
+        if self.counts.len() > self.room {
+            self.go_by_stretches();
+        }
+    }
+
+    fn widen(&mut self, (least, greatest): (i64, i64)) {
+        let (low, high) = self.ends.unwrap_or((least, greatest));
+        self.ends = Some((low.min(least), high.max(greatest)));
+    }
+
+    /// Too many different ones. There are never more of them in a part than in the whole, so a part that has come to this
+    /// belongs to a whole that has.
+    fn go_by_stretches(&mut self) {
+        if std::mem::replace(&mut self.coarse, true) {
+            return;
+        }
+        for (place, count) in std::mem::take(&mut self.counts) {
+            *self.counts.entry(place >> LEFT_OUT).or_default() += count;
+        }
+    }
+
+    fn median(&self) -> Option<f64> {
+        let last = self.count.checked_sub(1)?;
+        Some(f64::midpoint(self.at(last / 2)?, self.at(self.count / 2)?))
+    }
+
+    /// The number at this place, from 0, in their order.
+    fn at(&self, place: u64) -> Option<f64> {
+        let mut before = 0;
+        let found = self.counts.iter().find(|(_, count)| {
+            before += **count;
+            before > place
+        });
+        let (&found, _) = found?;
+        let (low, high) = self.ends?;
+        let middle = |stretch: i64| (stretch << LEFT_OUT) | (1 << (LEFT_OUT - 1));
+        Some(number(if self.coarse { middle(found).clamp(low, high) } else { found }))
+    }
+
+    /// Each is null where there are no numbers: a mean of 0 would be one.
+    pub(super) fn finish(&self) -> Map<String, Value> {
+        let end = |pick: fn((i64, i64)) -> i64| self.ends.map(|ends| number(pick(ends)));
+        let some = (self.count > 0).then_some(self.count);
+        let mean = some.map(|count| self.total.rounded() / count as f64);
+        let deviation = some.map(|count| variance(count, &self.total, &self.squares).sqrt());
+        let mut map = Map::new();
+        map.insert("count".into(), self.count.into());
+        for (name, value) in [
+            ("min", end(|ends| ends.0)),
+            ("max", end(|ends| ends.1)),
+            ("mean", mean),
+            ("std", deviation),
+            ("median", self.median()),
+        ] {
+            map.insert(name.into(), value.into());
+        }
+        map.insert("median_is_exact".into(), (!self.coarse).into());
+        map
+    }
+}
+
+impl Merge for Numbers {
+    fn merge(&mut self, mut other: Self) {
+        self.count += other.count;
+        self.total.merge(std::mem::take(&mut other.total));
+        self.squares.merge(std::mem::take(&mut other.squares));
+        other.ends.into_iter().for_each(|ends| self.widen(ends));
+        // Alike before they are put together.
+        if self.coarse || other.coarse {
+            self.go_by_stretches();
+            other.go_by_stretches();
+        }
+        Merge::merge(&mut self.counts, other.counts);
+        if self.counts.len() > self.room {
+            self.go_by_stretches();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(numbers: &[f64], room: usize) -> Numbers {
+        let mut all = Numbers::with_room(room);
+        numbers.iter().for_each(|number| all.add(*number));
+        all
+    }
+
+    #[test]
+    fn a_known_sample() {
+        let it = of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], 100).finish();
+        assert_eq!((it["min"].as_f64(), it["max"].as_f64()), (Some(2.0), Some(9.0)));
+        assert_eq!((it["mean"].as_f64(), it["median"].as_f64()), (Some(5.0), Some(4.5)));
+        assert_eq!(it["std"].as_f64(), Some((32.0f64 / 7.0).sqrt()));
+        let one = of(&[3.0], 100).finish();
+        assert_eq!((one["std"].as_f64(), one["median"].as_f64()), (Some(0.0), Some(3.0)));
+    }
+
+    #[test]
+    fn no_numbers_have_no_mean() {
+        let none = of(&[], 100).finish();
+        for name in ["min", "max", "mean", "std", "median"] {
+            assert!(none[name].is_null(), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_parts_in_any_order_give_the_same_as_one_pass(
+            parts in prop::collection::vec(prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64, Just(1.0)], 0..20), 0..6),
+            turn in 0usize..6, room in 1usize..60,
+        ) {
+            let whole = of(&parts.concat(), room).finish();
+            let mut turned = parts.clone();
+            turned.rotate_left(turn.min(parts.len()));
+            let merged = turned.iter().fold(Numbers::with_room(room), |mut all, part| {
+                all.merge(of(part, room));
+                all
+            });
+            prop_assert_eq!(merged.finish(), whole);
+        }
+
+        #[test]
+        fn beyond_the_room_the_median_is_within_a_two_thousandth(mut numbers in prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64], 9..99)) {
+            let coarse = of(&numbers, 3);
+            prop_assert!(coarse.coarse);
+            numbers.sort_by(f64::total_cmp);
+            for (place, number) in (0..).zip(&numbers) {
+                let found = coarse.at(place).expect("there are so many");
+                prop_assert!((found - number).abs() <= number.abs() * 0.0005, "{found} {number}");
+            }
+        }
+    }
+}

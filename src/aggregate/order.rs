@@ -1,0 +1,164 @@
+//! Numbers in an order, and sums of them that are exact: so that neither depends on how they were dealt to ranks.
+//!
+//! Adding up floating-point numbers gives other last digits in another order, and how a job's answers are dealt is never
+//! the same twice. An [`ExactSum`] is rounded once, at the end (J. R. Shewchuk's expansions, as Python's `fsum`). That is
+//! why the variance is made of a sum and a sum of squares here, which with rounded sums would be the wrong way.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Merge;
+
+/// Numbers nearer to 0 count as 0: their squares, and what is lost in rounding those, would be too small to be written.
+pub(super) const SMALLEST: f64 = 1e-100;
+
+/// A whole number that is larger for a larger number; both zeros are one.
+pub(super) fn order(number: f64) -> i64 {
+    let bits = (number + 0.0).to_bits().cast_signed();
+    if bits < 0 { bits ^ i64::MAX } else { bits }
+}
+
+/// The number of which this is the [`order`].
+pub(super) fn number(order: i64) -> f64 {
+    f64::from_bits(if order < 0 { order ^ i64::MAX } else { order }.cast_unsigned())
+}
+
+/// A sum without any rounding: numbers that do not overlap, smaller ones first, of which it is the sum.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct ExactSum(Vec<f64>);
+
+impl ExactSum {
+    pub(super) fn add(&mut self, number: f64) {
+        let (mut large, mut kept) = (number, 0);
+        for at in 0..self.0.len() {
+            let (sum, lost) = sum(large, self.0[at]);
+            if lost != 0.0 {
+                self.0[kept] = lost;
+                kept += 1;
+            }
+            large = sum;
+        }
+        self.0.truncate(kept);
+        if large != 0.0 {
+            self.0.push(large);
+        }
+    }
+
+    /// Adds a product, exactly.
+    pub(super) fn add_product(&mut self, one: f64, other: f64) {
+        let product = one * other;
+        self.add(one.mul_add(other, -product)); // what the rounding took
+        self.add(product);
+    }
+
+    /// This sum times itself.
+    fn squared(&self) -> Self {
+        let mut squared = Self::default();
+        for one in &self.0 {
+            self.0.iter().for_each(|other| squared.add_product(*one, *other));
+        }
+        squared
+    }
+
+    /// The number nearest to it.
+    pub(super) fn rounded(&self) -> f64 {
+        let mut parts = self.0.iter().rev().copied();
+        let Some(mut large) = parts.next() else { return 0.0 };
+        let mut lost = 0.0;
+        for part in parts.by_ref() {
+            (large, lost) = sum(large, part);
+            if lost != 0.0 {
+                break;
+            }
+        }
+        // Just between two numbers: what comes after decides, or an even last digit (as it is already).
+        let beyond = parts.next().unwrap_or_default();
+        if (lost > 0.0 && beyond > 0.0) || (lost < 0.0 && beyond < 0.0) {
+            let further = large + 2.0 * lost;
+            if further - large == 2.0 * lost {
+                return further;
+            }
+        }
+        large
+    }
+}
+
+impl Merge for ExactSum {
+    fn merge(&mut self, other: Self) {
+        other.0.into_iter().for_each(|part| self.add(part));
+    }
+}
+
+/// The sum, rounded, and what the rounding took.
+fn sum(one: f64, other: f64) -> (f64, f64) {
+    let (large, small) = if one.abs() < other.abs() { (other, one) } else { (one, other) };
+    let sum = large + small;
+    (sum, small - (sum - large))
+}
+
+/// The sample's variance, of `count` numbers with this sum and this sum of squares: rounded once before it is divided.
+pub(super) fn variance(count: u64, total: &ExactSum, squares: &ExactSum) -> f64 {
+    if count < 2 {
+        return 0.0;
+    }
+    let mut times_count = ExactSum::default();
+    squares.0.iter().for_each(|part| times_count.add_product(*part, count as f64));
+    total.squared().0.iter().for_each(|part| times_count.add(-part));
+    times_count.rounded() / count as f64 / (count - 1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn exact(numbers: &[f64]) -> ExactSum {
+        let mut sum = ExactSum::default();
+        numbers.iter().for_each(|number| sum.add(*number));
+        sum
+    }
+
+    #[test]
+    fn sums_are_rounded_once() {
+        assert_eq!(exact(&[1e100, 1.0, -1e100]).rounded(), 1.0);
+        assert_eq!(exact(&[0.1; 10]).rounded(), 1.0);
+        assert_eq!(exact(&[]).rounded(), 0.0);
+        // Half-way, and a little more: up.
+        assert_eq!(exact(&[1.0, 2f64.powi(-53), 2f64.powi(-120)]).rounded(), 1.0 + f64::EPSILON);
+        assert_eq!(exact(&[1.0, 2f64.powi(-53)]).rounded(), 1.0);
+    }
+
+    #[test]
+    fn a_small_spread_far_from_zero_is_not_lost() {
+        let numbers = [1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0];
+        let mut squares = ExactSum::default();
+        numbers.iter().for_each(|it| squares.add_product(*it, *it));
+        assert_eq!(variance(4, &exact(&numbers), &squares), 30.0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_the_numbers(a in -1e100..1e100f64, b in prop_oneof![-1e100..1e100f64, -2.0..2.0f64]) {
+            prop_assert_eq!(order(a).cmp(&order(b)), a.partial_cmp(&b).expect("finite"));
+            prop_assert_eq!(number(order(a)), a);
+        }
+
+        #[test]
+        fn whole_numbers_add_up_to_what_they_do(mut numbers in prop::collection::vec(-1_000_000_000_000i64..1_000_000_000_000, 0..200), turn in 0usize..200) {
+            let sum = numbers.iter().sum::<i64>() as f64;
+            let turn = turn.min(numbers.len());
+            numbers.rotate_left(turn);
+            let floats: Vec<f64> = numbers.iter().map(|it| *it as f64).collect();
+            prop_assert_eq!(exact(&floats).rounded(), sum);
+        }
+
+        #[test]
+        fn no_order_and_no_grouping_changes_a_sum(numbers in prop::collection::vec(prop_oneof![-1e99..1e99f64, -1.0..1.0f64, -1e-90..1e-90f64], 0..60), cut in 0usize..60) {
+            let cut = cut.min(numbers.len());
+            let (one, other) = numbers.split_at(cut);
+            let mut turned = exact(other);
+            turned.merge(exact(one));
+            prop_assert_eq!(turned.rounded().to_bits(), exact(&numbers).rounded().to_bits());
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Numbers in answers, and how long answers are.
+//!
+//! An answer is a number, or holds one at a JSON pointer; those that are none are counted and the first are named, and the
+//! others count all the same. Lengths are in characters (of Unicode), of all answers that are not blank.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    FIRST, find,
+    numbers::Numbers,
+    seen::{Counted, Firsts, Seen},
+};
+use crate::domain::Merge;
+
+/// Of all answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Statistics {
+    at: Option<String>,
+    counted: Counted,
+    numbers: Numbers,
+    no_numbers: Firsts,
+    lengths: Numbers,
+}
+
+impl Statistics {
+    /// None yet.
+    #[must_use]
+    pub fn new(at: Option<String>) -> Self {
+        let (counted, numbers, lengths) = Default::default();
+        Self { at, counted, numbers, no_numbers: Firsts::of(FIRST), lengths }
+    }
+
+    /// One answer.
+    pub fn add(&mut self, seen: &Seen<'_>) {
+        let Some(text) = self.counted.text(seen) else { return };
+        self.lengths.add(text.chars().count() as f64);
+        match find::number_at(text, self.at.as_deref()) {
+            Ok(number) => self.numbers.add(number),
+            Err(why) => self.no_numbers.add(seen, || why),
+        }
+    }
+
+    /// Mean, standard deviation (of a sample; 0 for a single number), median, least and greatest; null where there are none.
+    #[must_use]
+    pub fn finish(&self) -> Value {
+        let mut finished = self.counted.finish();
+        finished["no_numbers"] = self.no_numbers.finish();
+        finished["numbers"] = json!(self.numbers.finish());
+        finished["characters"] = json!(self.lengths.finish());
+        finished
+    }
+}
+
+impl Merge for Statistics {
+    fn merge(&mut self, other: Self) {
+        self.counted.merge(other.counted);
+        self.numbers.merge(other.numbers);
+        self.no_numbers.merge(other.no_numbers);
+        self.lengths.merge(other.lengths);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aggregate::tests::{answer, failure};
+
+    #[test]
+    fn one_answer_that_is_no_number_does_not_cost_the_others() {
+        let mut all = Statistics::new(None);
+        for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
+            all.add(&answer(index, text));
+        }
+        let it = all.finish();
+        assert_eq!((&it["numbers"]["count"], &it["numbers"]["mean"]), (&2.into(), &2.0.into()));
+        assert_eq!(it["no_numbers"]["count"], 2);
+        assert_eq!(
+            it["no_numbers"]["first"][0],
+            json!({"id": "1", "index": 1, "why": "\"about five\" is no number"})
+        );
+        assert_eq!((&it["blank"], &it["characters"]["max"]), (&1.into(), &10.0.into()));
+    }
+
+    #[test]
+    fn where_all_answers_failed_there_are_no_zeros() {
+        let mut all = Statistics::new(None);
+        all.add(&failure(0, "refused"));
+        let it = all.finish();
+        assert_eq!((&it["failed"], &it["numbers"]["count"]), (&1.into(), &0.into()));
+        assert!(it["numbers"]["mean"].is_null() && it["characters"]["max"].is_null());
+    }
+}

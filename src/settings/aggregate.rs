@@ -1,0 +1,239 @@
+//! What is to be made of all answers together: `majority`, `concat`, `json`, `stats`, `top-k=10:/score`, `best`, `failures`.
+//!
+//! Owns how it is written. What it comes to is `aggregate`'s business.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AggregateWanted {
+    /// Which answer was given most often.
+    Majority {
+        /// A JSON pointer to what an answer votes for.
+        at: Option<String>,
+    },
+    /// All answers in one text.
+    Concat {
+        /// What stands between two.
+        separator: String,
+    },
+    /// All answers in one JSON list.
+    Json,
+    /// Of numbers, and of lengths.
+    Stats {
+        /// A JSON pointer to an answer's number.
+        at: Option<String>,
+    },
+    /// The answers with the highest scores.
+    TopK {
+        /// How many.
+        k: usize,
+        /// A JSON pointer to an answer's score.
+        at: Option<String>,
+    },
+    /// What failed, by kind.
+    Failures {
+        /// How many of a kind are named.
+        named: usize,
+    },
+}
+
+/// Their texts are held, and travel: this many are no list of the best any more.
+const MOST: usize = 1000;
+const NAMED: usize = 10;
+const EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\n, json, stats, stats:/score, top-k=10:/score, \
+                        best:/score or failures=10";
+
+impl AggregateWanted {
+    /// A name for those of which there can be only one, since each writes a file of its own.
+    #[must_use]
+    pub fn file(&self) -> Option<&'static str> {
+        match self {
+            Self::Concat { .. } => Some("concat.txt"),
+            Self::Json => Some("merged.json"),
+            _ => None,
+        }
+    }
+
+    /// Does each go with the others?
+    ///
+    /// # Errors
+    /// A sentence that names the one that does not.
+    pub(crate) fn check(all: &[Self]) -> Result<(), String> {
+        let twice = (1..all.len()).find(|&at| match all[at].file() {
+            Some(file) => all[..at].iter().any(|it| it.file() == Some(file)),
+            None => all[..at].contains(&all[at]),
+        });
+        match twice {
+            Some(at) => Err(format!("aggregate has {} twice", all[at])),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for AggregateWanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| format!("{text:?} is no aggregate{why}: give {EXAMPLES}");
+        if let Some(separator) = text.strip_prefix("concat=") {
+            return Ok(Self::Concat { separator: unescaped(separator) });
+        }
+        let (head, at) = match text.split_once(':') {
+            Some((head, at)) if at.starts_with('/') => (head, Some(at.to_owned())),
+            Some(_) => {
+                return Err(wrong(
+                    " (what comes after the colon is a JSON pointer, which begins with /)",
+                ));
+            }
+            None => (text, None),
+        };
+        let (name, number) = match head.split_once('=') {
+            Some((name, number)) => {
+                let number = number.parse().ok().filter(|it| (1..=MOST).contains(it));
+                (
+                    name,
+                    Some(number.ok_or_else(|| wrong(" (a number from 1 to 1000 comes after =)"))?),
+                )
+            }
+            None => (head, None),
+        };
+        match (name, number) {
+            ("majority", None) => Ok(Self::Majority { at }),
+            ("concat", None) if at.is_none() => Ok(Self::Concat { separator: "\n".into() }),
+            ("json", None) if at.is_none() => Ok(Self::Json),
+            ("stats", None) => Ok(Self::Stats { at }),
+            ("best", None) => Ok(Self::TopK { k: 1, at }),
+            ("top-k", Some(k)) => Ok(Self::TopK { k, at }),
+            ("failures", named) if at.is_none() => {
+                Ok(Self::Failures { named: named.unwrap_or(NAMED) })
+            }
+            _ => Err(wrong("")),
+        }
+    }
+}
+
+impl fmt::Display for AggregateWanted {
+    /// As it is typed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = match self {
+            Self::Majority { at } | Self::Stats { at } | Self::TopK { at, .. } => at.as_deref(),
+            _ => None,
+        };
+        match self {
+            Self::Majority { .. } => f.write_str("majority"),
+            Self::Concat { separator } if separator == "\n" => f.write_str("concat"),
+            Self::Concat { separator } => write!(f, "concat={}", escaped(separator)),
+            Self::Json => f.write_str("json"),
+            Self::Stats { .. } => f.write_str("stats"),
+            Self::TopK { k: 1, .. } => f.write_str("best"),
+            Self::TopK { k, .. } => write!(f, "top-k={k}"),
+            Self::Failures { named: NAMED } => f.write_str("failures"),
+            Self::Failures { named } => write!(f, "failures={named}"),
+        }?;
+        at.map_or(Ok(()), |at| write!(f, ":{at}"))
+    }
+}
+
+/// `\n` and `\t` as shells leave them.
+fn unescaped(text: &str) -> String {
+    let mut letters = text.chars();
+    let mut plain = String::new();
+    while let Some(letter) = letters.next() {
+        plain.push(match (letter, letters.clone().next()) {
+            ('\\', Some(escape @ ('n' | 't' | '\\'))) => {
+                letters.next();
+                match escape {
+                    'n' => '\n',
+                    't' => '\t',
+                    other => other,
+                }
+            }
+            _ => letter,
+        });
+    }
+    plain
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t")
+}
+
+impl Serialize for AggregateWanted {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AggregateWanted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_is_read_as_it_is_written() {
+        for text in [
+            "majority",
+            "majority:/answer",
+            "concat",
+            "concat=",
+            "concat=\\n---\\n",
+            "concat=:/x=",
+            "json",
+            "stats",
+            "stats:/a/0",
+            "best",
+            "best:/score",
+            "top-k=10:/score",
+            "top-k=1000",
+            "failures",
+            "failures=3",
+        ] {
+            assert_eq!(text.parse::<AggregateWanted>().map(|it| it.to_string()), Ok(text.into()));
+        }
+        let separator = "\n---\n".to_owned();
+        assert_eq!("concat=\\n---\n".parse(), Ok(AggregateWanted::Concat { separator }));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused_with_examples() {
+        for text in [
+            "",
+            "mean",
+            "top-k",
+            "top-k=0",
+            "top-k=1001",
+            "top-k=x",
+            "best:score",
+            "json:/x",
+            "majority=3",
+            "stats:",
+            "failures:/x",
+        ] {
+            let error = text.parse::<AggregateWanted>().expect_err(text);
+            assert!(error.contains("top-k=10:/score"), "{error}");
+        }
+    }
+
+    #[test]
+    fn two_that_write_one_file_are_refused() {
+        let all = |texts: &[&str]| texts.iter().map(|it| it.parse().expect(it)).collect::<Vec<_>>();
+        for good in [&[][..], &["stats", "stats:/x", "concat", "json"], &["top-k=2", "top-k=3"]] {
+            assert_eq!(AggregateWanted::check(&all(good)), Ok(()));
+        }
+        for bad in [&["concat", "json", "concat=-"][..], &["stats", "stats"], &["top-k=1", "best"]]
+        {
+            assert!(
+                AggregateWanted::check(&all(bad)).is_err_and(|it| it.contains("twice")),
+                "{bad:?}"
+            );
+        }
+    }
+}

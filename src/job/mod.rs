@@ -7,6 +7,7 @@
 mod agree;
 mod book;
 mod brief;
+mod changed;
 mod check;
 mod choose;
 mod conversations;
@@ -18,6 +19,7 @@ mod letters;
 mod limit;
 mod lines;
 mod listen;
+mod matching;
 mod offline;
 mod ready;
 mod resume;

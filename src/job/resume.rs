@@ -5,9 +5,11 @@ use std::path::Path;
 use super::{
     JobError,
     brief::{SHARDS, is_alive, spool_name},
+    changed,
 };
 use crate::{
     output::{Manifest, OutputError},
+    prompts::Source,
     settings::{Resume, Settings},
     shards,
     site::Node,
@@ -61,11 +63,12 @@ pub(super) fn look(
     }
 }
 
-/// Once the input is known: the manifest to go on with, or none where the run begins anew (and what was there is gone).
+/// Once the input is known: the manifest to go on with, or none where the run begins anew (and what was there is gone). It
+/// is of this input, and of these settings if they were accepted.
 pub(super) fn go_on(
     settings: &Settings,
     earlier: Option<Manifest>,
-    fingerprint: &str,
+    source: &Source,
     folder: &Path,
     start: u32,
 ) -> Result<Option<Manifest>, JobError> {
@@ -73,36 +76,18 @@ pub(super) fn go_on(
         replace(settings, folder, start)?;
         return Ok(None);
     }
-    let Some(earlier) = earlier else { return Ok(None) };
+    let Some(mut earlier) = earlier else { return Ok(None) };
+    changed::tidy(folder, &earlier)?;
     if shards::list(&folder.join(SHARDS))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
     }
-    if earlier.fingerprint != fingerprint {
-        return Err(JobError::Standing(format!(
-            "the input has changed since this run began ({} rows then): give it the input it began with, or begin anew \
-             with --overwrite or another --output",
-            earlier.rows
-        )));
-    }
-    let now = settings.deciding();
-    let differ: Vec<String> = now
-        .iter()
-        .filter(|(key, value)| earlier.deciding.get(*key).is_some_and(|before| before != *value))
-        .map(|(key, value)| format!("{key} was {} and is {value}", earlier.deciding[key]))
-        .collect();
-    if !differ.is_empty() {
-        return Err(JobError::Standing(format!(
-            "settings that decide answers differ from this run's: {}. Give them as they were, or begin anew with \
-             --overwrite or another --output",
-            differ.join("; ")
-        )));
-    }
+    changed::accept(settings, &mut earlier, source, folder)?;
     drop_old_spools(folder, start);
     Ok(Some(earlier))
 }
 
-/// The input is the same as before: so are the copies of it that earlier starts laid out.
+/// Copies of the input that earlier starts laid out: this one has its own.
 fn drop_old_spools(folder: &Path, start: u32) {
     for old in (1..start).map(|old| folder.join(spool_name(old))).filter(|old| old.is_dir()) {
         if let Err(error) = std::fs::remove_dir_all(&old) {

@@ -24,7 +24,7 @@ use crate::{
     engine::Progress,
     ledger::Order,
     output::{
-        Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
+        Change, Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
         write_sample,
     },
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
@@ -133,7 +133,9 @@ fn begin(
                 .into(),
         ));
     }
-    let earlier = resume::go_on(settings, earlier, &source.fingerprint, &folder, start)?;
+    let earlier = resume::go_on(settings, earlier, &source, &folder, start)?;
+    // A changed input has taken a start's number for what is carried over.
+    let start = earlier.as_ref().map_or(start, |it| it.starts + 1);
     let mut manifest =
         earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
     manifest.output = output;
@@ -241,7 +243,12 @@ impl Root {
         };
         let choice = choose(&common.settings, &known, found);
         if let Ok(Some(choice)) = &choice {
-            self.manifest.model = Some(choice.model.clone());
+            let before = self.manifest.model.replace(choice.model.clone());
+            if let Some(before) = before.filter(|before| *before != choice.model) {
+                let words = format!("the model was {before} and is {}", choice.model);
+                let start = self.manifest.starts;
+                self.manifest.changes.push(Change { start, settings: vec![words], input: None });
+            }
             self.manifest.api = Some(choice.api().into());
             self.manifest.write(&self.folder)?;
             resume::drop_replaced(&self.folder, self.manifest.starts)?;

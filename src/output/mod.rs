@@ -9,7 +9,7 @@ mod samples;
 mod writer;
 
 pub use format::Format;
-pub use manifest::{Counts, LostRank, Manifest, State, now};
+pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, now};
 pub use samples::{Sample, write_sample};
 pub use writer::OutputFile;
 

@@ -68,6 +68,8 @@ pub struct Settings {
     pub resume: Resume,
     /// Ask failed prompts again, whatever they failed of.
     pub retry_failed: bool,
+    /// Go on though the input or settings that decide answers have changed.
+    pub accept_changes: bool,
     /// Where answers go at the end.
     pub gather: Gather,
     /// Which route is asked.
@@ -163,6 +165,7 @@ impl Default for Settings {
             overwrite: false,
             resume: Resume::Auto,
             retry_failed: false,
+            accept_changes: false,
             gather: Gather::Root,
             api: Api::Auto,
             template: None,
@@ -311,7 +314,7 @@ impl Settings {
         self.extra_body.0.over(&params)
     }
 
-    /// What decides an answer: a run goes on only with the same. By key, as JSON.
+    /// What decides an answer: a run goes on only with the same, or where changes are accepted. By key, as JSON.
     #[must_use]
     pub fn deciding(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const KEYS: [&str; 13] = [

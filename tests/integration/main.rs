@@ -10,6 +10,7 @@
 mod support;
 
 mod architecture;
+mod changed;
 mod check;
 mod collectives;
 mod endings;

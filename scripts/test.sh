@@ -6,6 +6,7 @@
 #   scripts/test.sh --mpi openmpi   with Open MPI
 set -euo pipefail
 cd "$(dirname "$0")/.."
+exec 2>&1 # one story in one order, whichever stream is kept
 
 env=.mpi/env
 case "${1-} ${2-}" in
@@ -40,14 +41,8 @@ for script in scripts/*.sh scripts/*/*.sh pbs/*.pbs .ci/run; do
 done
 
 step tests
-cargo test --no-fail-fast 2>&1 | tee "$log" || fail "tests failed (above)"
-
-step "tests of the simulator"
-# (with output: the replay of recorded exchanges counts what it compared)
-cargo test --package vllm-sim --no-fail-fast -- --show-output 2>&1 | tee -a "$log" || fail "the simulator's tests failed (above)"
-
-step "tests of the benchmarks' own arithmetic"
-cargo test --package bench --no-fail-fast 2>&1 | tee -a "$log" || fail "the benchmarks' tests failed (above)"
+# All packages at once: one by one, each would compile its dependencies anew, with its own choice of features.
+cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || fail "tests failed (above)"
 
 step "job scripts, with stand-ins for PBS"
 scripts/test-pbs.sh 2>&1 | tee -a "$log" || fail "a job script does not do what it should (above)"

@@ -32,7 +32,7 @@
 //! | chat templates | `prompts/chat` |
 //! | shard files | `shards` |
 //! | servers' processes | `serve` |
-//! | the gathered file, the manifest | `output` |
+//! | the gathered file, the manifest, the heartbeat | `output` |
 
 pub mod cli;
 

@@ -13,8 +13,8 @@ use crate::{
 /// Are MPI, the nodes and the servers in order?
 ///
 /// Every rank asks the servers it drives and rank 0 prints a table: host, endpoint, state, model, context length,
-/// version, routes; and the MPI library with its thread level. Exit code 6 if no server is ready. With --serve it starts them first, and ends them again; their
-/// logs are in check.servers.
+/// version, routes; and the MPI library with its thread level. Exit code 6 if no server is ready. With --serve it starts
+/// them first, and ends them again; their logs are in check.servers.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     mpiexec -n 4 aurora-swarm check --base-port 8000 --endpoints-per-node 12\n  \

@@ -32,6 +32,7 @@ pub(super) fn code_of_verdict(verdict: Verdict) -> u8 {
         Verdict::SomeFailed => SOME_FAILED,
         Verdict::NoEndpoint => NO_ENDPOINT,
         Verdict::Open => OPEN,
+        Verdict::Refused => SETTINGS,
     }
 }
 

@@ -4,6 +4,7 @@
 //! and what goes together with what is `settings`' business: arguments travel as texts.
 
 mod check;
+mod completions;
 mod exit;
 mod flags;
 mod guard;
@@ -40,6 +41,7 @@ enum Command {
     Plan(plan::Plan),
     Status(status::Status),
     Merge(merge::Merge),
+    Completions(completions::Completions),
     #[command(hide = true)]
     Guard(guard::Guard),
     #[command(hide = true)]
@@ -63,6 +65,7 @@ pub fn run(environment: Environment) -> u8 {
         Command::Plan(plan) => told(&plan.run(flags, environment)),
         Command::Status(status) => told(&status.run()),
         Command::Merge(merge) => told(&merge.run()),
+        Command::Completions(completions) => told(&completions.run()),
         Command::Run(run) => {
             let guard = guard(run.config(), &flags, &environment);
             on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))

@@ -2,16 +2,20 @@
 
 use clap::Args;
 
-use crate::job::{self, JobError, Verdict};
+use crate::{
+    job::{self, JobError, Pursuit, Verdict},
+    settings::Period,
+};
 
 /// How a run stands, from its files; also while it runs, and from a login node
 #[derive(Args)]
 #[command(after_help = "Examples:\n  aurora-swarm status answers.jsonl\n  \
+    aurora-swarm status answers.jsonl --follow\n  \
     aurora-swarm status answers.jsonl --exit-code && echo complete")]
 pub(super) struct Status {
     /// The run: its --output FILE, or its folder
     run: String,
-    /// As JSON
+    /// As JSON; with --follow an object a line
     #[arg(long)]
     json: bool,
     /// Count again from the shard files
@@ -20,12 +24,26 @@ pub(super) struct Status {
     /// Exit as the run would: 0 all answered, 3 some failed, 75 prompts open
     #[arg(long)]
     exit_code: bool,
+    /// Again and again until the run has ended: on a terminal in one line, else a line for each change
+    #[arg(long, short)]
+    follow: bool,
+    /// How often --follow looks
+    #[arg(long, value_name = "TIME", default_value = "2s", requires = "follow")]
+    every: Period,
+    /// How long --follow waits for a run that has not begun
+    #[arg(long, value_name = "TIME", default_value = "10m", requires = "follow")]
+    wait: Period,
 }
 
 impl Status {
     /// Local.
     pub(super) fn run(self) -> Result<Verdict, JobError> {
-        let verdict = job::status(&self.run, self.json, self.verify)?;
+        let verdict = if self.follow {
+            let pursuit = Pursuit { every: self.every.get(), wait: self.wait.get() };
+            job::follow(&self.run, self.json, self.verify, pursuit)?
+        } else {
+            job::status(&self.run, self.json, self.verify)?
+        };
         Ok(if self.exit_code { verdict } else { Verdict::Done })
     }
 }

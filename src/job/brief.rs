@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::Route,
-    output::{Format, Manifest},
+    output::{Format, Heartbeat},
     prompts::{ChatTemplate, Rules, Source},
     site::is_at_work,
 };
@@ -63,11 +63,10 @@ pub(super) fn run_folder(output: &Path) -> PathBuf {
     name.into()
 }
 
-/// Is the process that wrote this manifest still at work? On this host its process is asked for; elsewhere its heartbeat.
-pub(super) fn is_alive(manifest: &Manifest, host: &str) -> bool {
+/// Who works on the run of this folder, if anybody does: a fresh heartbeat says so, and on this host its process too.
+pub(super) fn at_work(folder: &Path, host: &str) -> Option<Heartbeat> {
+    /// Seconds; a heartbeat comes every five.
     const SILENCE: u64 = 60;
-    if !manifest.is_alive(SILENCE) {
-        return false;
-    }
-    manifest.host != host || is_at_work(manifest.pid)
+    let beat = Heartbeat::read(folder).filter(|beat| beat.age() < SILENCE)?;
+    (beat.host != host || is_at_work(beat.pid)).then_some(beat)
 }

@@ -17,6 +17,7 @@
 
 use std::{
     fs::File,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
@@ -35,35 +36,61 @@ use crate::{
     site::Node,
 };
 
-/// Makes the manifest, and the answers, those of the input and the settings as they are now, where that is accepted or
-/// nothing has changed.
-pub(super) fn accept(
-    settings: &Settings,
-    earlier: &mut Manifest,
-    source: &Source,
-    folder: &Path,
-) -> Result<(), JobError> {
-    let differing = differing(settings, earlier);
-    let same = earlier.fingerprint == source.fingerprint;
-    let moves = (!same).then(|| matched(earlier, source, folder)).transpose()?;
-    if moves.is_none() && differing.is_empty() {
-        return Ok(());
+/// What has changed since the run began, where it is accepted.
+pub(super) struct Changes {
+    /// Settings, a sentence each.
+    settings: Vec<String>,
+    /// Where answers go, where the input has changed.
+    moves: Option<Moves>,
+    /// What that means.
+    words: Option<String>,
+}
+
+impl Changes {
+    /// Looks for changes, and changes nothing. An error where there are some and nobody accepts them.
+    pub(super) fn accepted(
+        settings: &Settings,
+        earlier: &Manifest,
+        source: &Source,
+        folder: &Path,
+    ) -> Result<Self, JobError> {
+        let differing = differing(settings, earlier);
+        let same = earlier.fingerprint == source.fingerprint;
+        let moves = (!same).then(|| matched(earlier, source, folder)).transpose()?;
+        let rows = (earlier.rows, source.rows);
+        let words = moves.as_ref().map(|moves| in_words(rows, &moves.told));
+        if (moves.is_some() || !differing.is_empty()) && !settings.accept_changes {
+            return Err(JobError::Standing(refusal(words.as_deref(), &differing)));
+        }
+        Ok(Self { settings: differing, moves, words })
     }
-    let rows = (earlier.rows, source.rows);
-    let words = moves.as_ref().map(|moves| in_words(rows, &moves.told));
-    if !settings.accept_changes {
-        return Err(JobError::Standing(refusal(words.as_deref(), &differing)));
+
+    /// Where the input has changed: how many answers stay and how many rows are new.
+    pub(super) fn of_input(&self) -> Option<Told> {
+        self.moves.as_ref().map(|moves| moves.told)
     }
-    words.iter().for_each(|words| info!("accepted: {words}"));
-    differing.iter().for_each(|it| info!("accepted: {it}; answers that are there stay"));
-    earlier.deciding = settings.deciding();
-    let Some(moves) = moves else {
-        let start = earlier.starts + 1;
-        earlier.changes.push(Change { start, settings: differing, input: None });
-        return Ok(());
-    };
-    let mut carry = Carry::new(earlier, source, folder, moves, differing);
-    STEPS.iter().try_for_each(|step| step(&mut carry))
+
+    /// Makes the manifest and the answers those of the input and the settings as they are now.
+    pub(super) fn carry_out(
+        self,
+        settings: &Settings,
+        manifest: &mut Manifest,
+        source: &Source,
+        folder: &Path,
+    ) -> Result<(), JobError> {
+        self.words.iter().for_each(|words| info!("accepted: {words}"));
+        self.settings.iter().for_each(|it| info!("accepted: {it}; answers that are there stay"));
+        manifest.deciding = settings.deciding();
+        if let Some(moves) = self.moves {
+            let mut carry = Carry::new(manifest, source, folder, moves, self.settings);
+            return STEPS.iter().try_for_each(|step| step(&mut carry));
+        }
+        if !self.settings.is_empty() {
+            let start = manifest.starts + 1;
+            manifest.changes.push(Change { start, settings: self.settings, input: None });
+        }
+        Ok(())
+    }
 }
 
 /// Settings that decide answers and are not as they were, a sentence each.
@@ -246,8 +273,13 @@ fn rename(from: &Path, to: &Path) -> Result<(), JobError> {
 
 /// What was renamed in the folder stays renamed, though the node dies.
 fn sync(folder: &Path) -> Result<(), JobError> {
-    let synced = File::open(folder).and_then(|it| it.sync_all());
-    Ok(synced.map_err(OutputError::io("cannot write", folder))?)
+    match File::open(folder).and_then(|it| it.sync_all()) {
+        // Not every file system can do that for a folder; those see to it themselves.
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => Ok(synced.map_err(OutputError::io("cannot write", folder))?),
+    }
 }
 
 #[cfg(test)]
@@ -384,6 +416,8 @@ mod tests {
             let run = Run::new();
             let after = run.source(AFTER);
             run.start(&after, stopped);
+            // Of a process that was ended while it wrote.
+            std::fs::write(run.folder().join("carried-1.part"), "{").expect("written");
             let manifest = run.start(&after, STEPS.len());
             assert_eq!(run.answers(&after), expected(), "stopped after {stopped} steps");
             assert_eq!(manifest, run.manifest());

@@ -22,6 +22,8 @@ pub enum Verdict {
     Open,
     /// No endpoint was ever ready.
     NoEndpoint,
+    /// It would not begin, and why has been said.
+    Refused,
 }
 
 /// A job that cannot go on.

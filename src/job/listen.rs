@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How often the manifest says how it stands.
-const MANIFEST_EVERY: Duration = Duration::from_secs(10);
+const MANIFEST_EVERY: Duration = Duration::from_secs(5);
 /// Rows travel in letters of about so many bytes.
 const TEXT: u64 = 32 << 20;
 /// Prompts are given so many times what one usually takes at the slowest rank, so that most get through.
@@ -128,7 +128,8 @@ impl<'c, 'r> Listener<'c, 'r> {
     /// Until all have ended their work, or nobody is left who could.
     pub(super) fn listen(mut self) -> (Over, Hand) {
         let (mut look, mut show) = (Instant::now(), Instant::now());
-        let mut manifest = Instant::now() + MANIFEST_EVERY;
+        // At once as well: a pace has two ends.
+        let mut manifest = Instant::now();
         let over = loop {
             match self.post.wait(self.hand.due().min(look)) {
                 Event::Word(Said::Fetched(rank, lease)) => self.fetched(rank, lease),
@@ -184,10 +185,12 @@ impl<'c, 'r> Listener<'c, 'r> {
         let progress = self.sum();
         self.view.show(&progress.tally, 0, progress.up);
         self.view.end();
-        self.root.add(progress.tally);
         let lost: Vec<usize> = (0..self.ranks.len())
             .filter(|&rank| self.ranks[rank].lost && !self.ranks[rank].ended)
             .collect();
+        // Gathering may take long, and who looks meanwhile shall see that all is answered.
+        self.root.note(&self.before, &progress, lost.len());
+        self.root.add(progress.tally);
         self.root.are_lost(&lost);
         self.root.expects_open(self.book.open());
         for rank in 1..self.ranks.len() {

@@ -1,91 +1,24 @@
-//! Commands that need no ranks and no endpoints: `plan`, `status`, `merge`. They read files, also while a run works.
+//! Commands that need no ranks and no endpoints besides `status`: `plan` and `merge`. They read files, also while a run
+//! works.
 
 use std::path::{Path, PathBuf};
-
-use serde::Serialize;
 
 use super::{
     Given, JobError, Verdict,
     agree::settled,
-    brief::{is_alive, run_folder},
+    brief::{at_work, run_folder},
     gather::gather_alone,
+    outlook::outlook,
     root::{format, rules},
     scan::read_over,
     standing::Standing,
 };
 use crate::{
-    output::{Format, Manifest, OutputFile, State, now},
-    report::{self, PlanView},
+    output::{Format, Heartbeat, Manifest, OutputFile, State},
+    report::{self, Outlook, PlanView},
     settings::Resolved,
     site::Node,
 };
-
-/// How a run stands, for people and for scripts.
-#[derive(Debug, Serialize)]
-struct Status<'a> {
-    /// `running`, `stopped`, `finished`, or `lost`: it says running and nobody works on it.
-    state: &'a str,
-    #[serde(flatten)]
-    counts: &'a crate::output::Counts,
-    starts: u32,
-    ranks: usize,
-    host: &'a str,
-    job: Option<&'a str>,
-    model: Option<&'a str>,
-    output: &'a str,
-    /// Seconds since the manifest was written.
-    written_s_ago: u64,
-}
-
-/// Local. Prints how the run stands; its verdict is the run's, so that scripts can ask for it as an exit code.
-///
-/// # Errors
-/// Where there is no run.
-pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> {
-    let (folder, mut manifest) = open(run)?;
-    let alive = is_alive(&manifest, &Node::here().host);
-    if verify || (manifest.state == State::Running && !alive) {
-        let counted = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
-        let counts = counted.counts(manifest.rows);
-        if verify && manifest.state != State::Running && counts != manifest.counts {
-            return Err(JobError::Standing(format!(
-                "the manifest counts {:?} and the shard files hold {counts:?}: a file is damaged or missing; the same run \
-                 command mends it",
-                manifest.counts
-            )));
-        }
-        manifest.counts = counts;
-    }
-    let counts = &manifest.counts;
-    let state = match (manifest.state, alive) {
-        (State::Running, true) => "running",
-        (State::Running, false) => "lost",
-        (State::Stopped, _) => "stopped",
-        (State::Finished, _) => "finished",
-    };
-    let status = Status {
-        state,
-        counts,
-        starts: manifest.starts,
-        ranks: manifest.ranks,
-        host: &manifest.host,
-        job: manifest.job.as_deref(),
-        model: manifest.model.as_deref(),
-        output: &manifest.output,
-        written_s_ago: now().saturating_sub(manifest.heartbeat),
-    };
-    report::print(&if json {
-        serde_json::to_string_pretty(&status).unwrap_or_default() + "\n"
-    } else {
-        report::status_line(state, counts, &manifest)
-    });
-    Ok(match counts {
-        // Everything answered and not yet gathered is not the end: the same command finishes it.
-        it if it.open > 0 || manifest.state != State::Finished => Verdict::Open,
-        it if it.failed > 0 => Verdict::SomeFailed,
-        _ => Verdict::Done,
-    })
-}
 
 /// Local. The ordered output again, from the run's shard files.
 ///
@@ -119,7 +52,7 @@ pub fn merge(
     let mut output = OutputFile::create(Path::new(&place), format)?;
     gather_alone(lines, manifest.rows, &mut output)?;
     output.finish()?;
-    if counts.open == 0 && place == own && !is_alive(&manifest, &Node::here().host) {
+    if counts.open == 0 && place == own && at_work(&folder, &Node::here().host).is_none() {
         // A run that was killed while it gathered: this was the last step.
         manifest.state = State::Finished;
         manifest.counts = counts.clone();
@@ -132,7 +65,8 @@ pub fn merge(
     Ok(Verdict::Done)
 }
 
-/// Local. What a run would do: the first prompt as it would be asked, counts, settings with origins, what is done.
+/// Local. What a run would do: the first prompt as it would be asked, counts, settings with origins, what `run` would
+/// do with what is there. Changes nothing.
 ///
 /// # Errors
 /// As a run's beginning.
@@ -144,10 +78,7 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
     let scanned = read_over(inputs, &rules(&settings), &scratch, 1);
     let _ = std::fs::remove_dir_all(&scratch);
     let scanned = scanned?;
-    let done = match &settings.output {
-        Some(output) => Manifest::read(&run_folder(Path::new(output)))?.map(|it| it.counts),
-        None => None,
-    };
+    let outlook = outlook(&settings, &scanned)?;
     let view = PlanView {
         rows: scanned.source.rows,
         files: scanned.source.files.len(),
@@ -160,21 +91,31 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
         sampling: settings.sampling().json(),
         settings: serde_json::to_value(&settings).unwrap_or_default(),
         origins: &origins,
-        done: done.as_ref(),
+        outlook: &outlook,
     };
     report::print(&view.to_string());
-    Ok(Verdict::Done)
+    Ok(if matches!(outlook, Outlook::Refused(_)) { Verdict::Refused } else { Verdict::Done })
 }
 
 /// A run by its output's name or its folder's.
 fn open(run: &str) -> Result<(PathBuf, Manifest), JobError> {
-    let given = PathBuf::from(run.trim_end_matches('/'));
-    let folder = if given.join("manifest.json").is_file() { given } else { run_folder(&given) };
+    let folder = folder_of(run);
     match Manifest::read(&folder)? {
         Some(manifest) => Ok((folder, manifest)),
-        None => Err(JobError::Standing(format!(
-            "there is no run in {}: give the --output FILE of a run, or its folder FILE.run",
-            folder.display()
-        ))),
+        None => Err(no_run(&folder)),
     }
+}
+
+/// The folder of a run that is named by its output or by its folder.
+pub(super) fn folder_of(run: &str) -> PathBuf {
+    let given = PathBuf::from(run.trim_end_matches('/'));
+    let is_one = |file: &str| given.join(file).is_file();
+    if is_one("manifest.json") || is_one(Heartbeat::FILE) { given } else { run_folder(&given) }
+}
+
+pub(super) fn no_run(folder: &Path) -> JobError {
+    JobError::Standing(format!(
+        "there is no run in {}: give the --output FILE of a run, or its folder FILE.run",
+        folder.display()
+    ))
 }

@@ -1,19 +1,28 @@
 //! What is there already, and whether this run goes on with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{
     JobError,
-    brief::{SHARDS, is_alive, spool_name},
-    changed,
+    brief::{SHARDS, at_work, spool_name},
+    changed::{self, Changes},
 };
 use crate::{
-    output::{Manifest, OutputError},
+    output::{Heartbeat, Manifest, OutputError},
     prompts::Source,
     settings::{Resume, Settings},
     shards,
     site::Node,
 };
+
+/// Where the answers go.
+pub(super) fn output(settings: &Settings) -> Result<PathBuf, JobError> {
+    let Some(output) = &settings.output else {
+        return Err(JobError::Standing("run needs --output FILE".into()));
+    };
+    let path = std::path::absolute(output);
+    Ok(path.map_err(OutputError::io("cannot find", Path::new(output)))?)
+}
 
 /// Before the input is read: the run that is there, if it may be gone on with or written over.
 pub(super) fn look(
@@ -41,13 +50,15 @@ pub(super) fn look(
             folder.display()
         ));
     }
-    if let Some(manifest) = manifest.as_ref().filter(|it| is_alive(it, &Node::here().host)) {
+    if let Some(beat) = at_work(folder, &Node::here().host) {
         return refuse(format!(
-            "this run is being worked on, by process {} on {}{}, which wrote its manifest {} s ago: let it end, or end it",
-            manifest.pid,
-            manifest.host,
-            manifest.job.as_ref().map_or(String::new(), |job| format!(" (job {job})")),
-            crate::output::now().saturating_sub(manifest.heartbeat),
+            "this run is being worked on, by process {} on {}{}, which gave a sign of life {} s ago ({}): let it end, or \
+             end it",
+            beat.pid,
+            beat.host,
+            beat.job.as_ref().map_or(String::new(), |job| format!(" (job {job})")),
+            beat.age(),
+            beat.doing,
         ));
     }
     match (settings.resume, &manifest) {
@@ -72,19 +83,34 @@ pub(super) fn go_on(
     folder: &Path,
     start: u32,
 ) -> Result<Option<Manifest>, JobError> {
+    if let Some(earlier) = earlier.as_ref().filter(|_| !settings.overwrite) {
+        changed::tidy(folder, earlier)?;
+    }
+    let earlier = may_go_on(settings, earlier, source, folder)?;
     if settings.overwrite {
         replace(settings, folder, start)?;
-        return Ok(None);
     }
-    let Some(mut earlier) = earlier else { return Ok(None) };
-    changed::tidy(folder, &earlier)?;
+    let Some((mut manifest, changes)) = earlier else { return Ok(None) };
+    changes.carry_out(settings, &mut manifest, source, folder)?;
+    drop_old_spools(folder, start);
+    Ok(Some(manifest))
+}
+
+/// The decision alone, which changes nothing: the manifest to go on with and what has changed since, or none where the run
+/// begins anew.
+pub(super) fn may_go_on(
+    settings: &Settings,
+    earlier: Option<Manifest>,
+    source: &Source,
+    folder: &Path,
+) -> Result<Option<(Manifest, Changes)>, JobError> {
+    let Some(earlier) = earlier.filter(|_| !settings.overwrite) else { return Ok(None) };
     if shards::list(&folder.join(SHARDS))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
     }
-    changed::accept(settings, &mut earlier, source, folder)?;
-    drop_old_spools(folder, start);
-    Ok(Some(earlier))
+    let changes = Changes::accepted(settings, &earlier, source, folder)?;
+    Ok(Some((earlier, changes)))
 }
 
 /// Copies of the input that earlier starts laid out: this one has its own.
@@ -100,7 +126,7 @@ fn drop_old_spools(folder: &Path, start: u32) {
 /// a wrong model or a dead server must not cost the answers that are there.
 fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
     let aside = folder.join(replaced_name(start));
-    let kept = [spool_name(start), replaced_name(start)];
+    let kept = [spool_name(start), replaced_name(start), Heartbeat::FILE.to_owned()];
     let entries =
         std::fs::read_dir(folder).map(|it| it.flatten().collect()).unwrap_or_else(|_| Vec::new());
     let old =

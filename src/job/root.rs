@@ -15,6 +15,7 @@ use super::{
     brief::{Brief, Choice, SHARDS, TOKEN, run_folder, spool_name},
     choose::{Known, choose},
     gather::gather_alone,
+    heart::Heart,
     resume,
     scan::lay_out,
     standing::Standing,
@@ -24,8 +25,8 @@ use crate::{
     engine::Progress,
     ledger::Order,
     output::{
-        Change, Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
-        write_sample,
+        Change, Counts, Doing, Format, Heartbeat, LostRank, Manifest, OutputError, OutputFile,
+        Sample, State, now, write_sample,
     },
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
@@ -36,6 +37,8 @@ use crate::{
 /// Rank 0's own.
 pub(super) struct Root {
     manifest: Manifest,
+    /// Beats for as long as there is a root.
+    heart: Heart,
     /// Each rank's host.
     hosts: Vec<String>,
     folder: PathBuf,
@@ -66,6 +69,7 @@ pub(super) struct Start {
     earlier: Option<Manifest>,
     number: u32,
     began: Instant,
+    heart: Heart,
     /// The input.
     pub(super) files: Vec<(PathBuf, prompts::Format)>,
 }
@@ -74,18 +78,31 @@ impl Start {
     /// Looks at what is there and lays the input out. Where that cannot be, everything is left as it was.
     pub(super) fn new(common: &Common, inputs: &[String]) -> Result<Self, JobError> {
         let (settings, began) = (&common.settings, Instant::now());
-        let Some(output) = &settings.output else {
-            return Err(JobError::Standing("run needs --output FILE".into()));
-        };
-        let output = std::path::absolute(output)
-            .map_err(OutputError::io("cannot find", Path::new(output)))?;
+        let output = resume::output(settings)?;
         let folder = run_folder(&output);
         let existed = folder.exists();
         let earlier = resume::look(settings, &output, &folder)?;
         let number = earlier.as_ref().map_or(0, |it| it.starts) + 1;
-        let files =
-            lay_out(inputs, &folder, number).inspect_err(|_| undo(&folder, existed, number))?;
-        Ok(Self { output, folder, existed, earlier, number, began, files })
+        // Where more than the folder is missing, it is made once the input is known to be good.
+        let _ = std::fs::create_dir(&folder);
+        let beat = Heartbeat {
+            host: common.place.node.host.clone(),
+            pid: std::process::id(),
+            job: common.job.clone(),
+            start: number,
+            began: now(),
+            doing: Doing::ReadingInput,
+            beat: 0,
+        };
+        let heart = Heart::start(folder.clone(), beat);
+        match lay_out(inputs, &folder, number) {
+            Ok(files) => Ok(Self { output, folder, existed, earlier, number, began, heart, files }),
+            Err(error) => {
+                drop(heart);
+                undo(&folder, existed, number);
+                Err(error)
+            }
+        }
     }
 
     /// Opens the run folder, once the input is read over. Where that cannot be, everything is left as it was.
@@ -97,6 +114,7 @@ impl Start {
         scanned: Result<Scanned, JobError>,
     ) -> Result<Root, JobError> {
         let (folder, existed, number) = (self.folder.clone(), self.existed, self.number);
+        // (whatever goes wrong in here, the heartbeat is gone before the folder is)
         let begun = scanned.and_then(|scanned| begin(common, inputs, ranks, self, scanned));
         begun.inspect_err(|_| undo(&folder, existed, number))
     }
@@ -114,7 +132,7 @@ fn begin(
     common: &Common,
     inputs: &[String],
     ranks: usize,
-    Start { output, folder, earlier, number: start, began, .. }: Start,
+    Start { output, folder, earlier, number: start, began, heart, .. }: Start,
     scanned: Scanned,
 ) -> Result<Root, JobError> {
     let settings = &common.settings;
@@ -126,13 +144,7 @@ fn begin(
     if source.rows == 0 {
         warn!("the input has no rows: there is nothing to ask");
     }
-    if source.any_messages && settings.api == Api::Completions {
-        return Err(JobError::Standing(
-            "the input has rows with messages, and --api completions takes raw texts only: leave --api out, or give \
-             the rows a prompt"
-                .into(),
-        ));
-    }
+    fits(settings, &source)?;
     let earlier = resume::go_on(settings, earlier, &source, &folder, start)?;
     // A changed input has taken a start's number for what is carried over.
     let start = earlier.as_ref().map_or(start, |it| it.starts + 1);
@@ -154,6 +166,7 @@ fn begin(
     manifest.lost = Vec::new();
     let root = Root {
         manifest,
+        heart,
         hosts: common.hosts.clone(),
         folder,
         source,
@@ -169,6 +182,18 @@ fn begin(
         began,
     };
     root.open_folder()
+}
+
+/// Can this input be asked by the route that was asked for?
+pub(super) fn fits(settings: &settings::Settings, source: &Source) -> Result<(), JobError> {
+    if source.any_messages && settings.api == Api::Completions {
+        return Err(JobError::Standing(
+            "the input has rows with messages, and --api completions takes raw texts only: leave --api out, or give \
+             the rows a prompt"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 /// The answers' format: what was asked for, else what the input is in.
@@ -208,6 +233,7 @@ impl Root {
         let token = self.folder.join(TOKEN);
         std::fs::write(&token, self.token()).map_err(OutputError::io("cannot write", &token))?;
         self.manifest.write(&self.folder)?;
+        self.heart.does(Doing::ReadingAnswers);
         Ok(self)
     }
 
@@ -261,6 +287,7 @@ impl Root {
 
     /// The ledger of what is to do, in the order of work. Rows that cannot be read have their outcome.
     pub(super) fn book(&mut self, done: &Bitmap, ranks: usize) -> Book {
+        self.heart.does(Doing::Asking);
         let mut done = done.clone();
         self.bad.iter().for_each(|bad| done.insert(bad.index));
         let keys = std::mem::take(&mut self.keys);
@@ -279,6 +306,8 @@ impl Root {
     ) -> Result<(), JobError> {
         self.bad.retain(|bad| !done.has(bad.index));
         self.manifest.counts = standing.counts(self.source.rows);
+        let all_done = done.gaps().next().is_none();
+        self.heart.does(if all_done { Doing::Gathering } else { Doing::AwaitingEndpoints });
         Ok(self.manifest.write(&self.folder)?)
     }
 
@@ -313,6 +342,7 @@ impl Root {
         if let Err(error) = self.manifest.write(&self.folder) {
             warn!("the manifest cannot be written: {error}");
         }
+        self.heart.stop();
     }
 
     /// What was done before this start.
@@ -358,8 +388,9 @@ impl Root {
         })
     }
 
-    /// So many prompts are open by the ledger.
+    /// The work is over, and so many prompts are open by the ledger: what is written is read and put together.
     pub(super) fn expects_open(&mut self, open: u64) {
+        self.heart.does(if open == 0 { Doing::Gathering } else { Doing::ReadingAnswers });
         self.expected = Some(open);
     }
 

@@ -1,6 +1,10 @@
 //! How a run stands: which prompts have an outcome, from all its shard files. Every rank reads some of the files, and a
 //! reduction makes one picture of it.
 
+use std::time::Instant;
+
+use tracing::info;
+
 use super::{
     CodeOf, JobError,
     agree::everywhere,
@@ -27,10 +31,15 @@ pub(super) struct Standing {
 impl Standing {
     /// Collective.
     pub(super) fn read(comm: &mut dyn Comm, brief: &Brief, code: CodeOf) -> Result<Self, JobError> {
-        let mut standing = Self::none(brief.source.rows);
+        let (began, mut standing) = (Instant::now(), Self::none(brief.source.rows));
         let read = my_files(comm.rank(), comm.size(), brief)
             .and_then(|files| standing.take(&files, &brief.source.fingerprint, None));
-        standing.of_all(comm, read, code)
+        let standing = standing.of_all(comm, read, code)?;
+        if comm.rank() == 0 {
+            let seconds = began.elapsed().as_secs_f64();
+            info!(seconds, answered = standing.answered.count(), "what is there already is read");
+        }
+        Ok(standing)
     }
 
     /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where a file of all of them is wanted
@@ -173,7 +182,7 @@ pub(super) fn check_folder(
     everywhere(comm, seen, code)?;
     let blind = comm.gather_values(&!crate::prompts::sees(&brief.source))?;
     if let Some(rank) = blind.iter().flatten().position(|&blind| blind) {
-        tracing::info!(
+        info!(
             rank,
             "this rank, and maybe more, does not see the input as rank 0 does: rank 0 sends them the rows' text"
         );

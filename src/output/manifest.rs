@@ -58,8 +58,9 @@ pub struct Manifest {
     pub job: Option<String>,
     /// When the last start began, in seconds since 1970.
     pub began: u64,
-    /// When rank 0 last wrote this.
-    pub heartbeat: u64,
+    /// When rank 0 last wrote this, in seconds since 1970.
+    #[serde(default)]
+    pub written: u64,
     /// Working seconds of all starts that ended in order.
     pub seconds: f64,
     /// HTTP requests of all starts that ended in order.
@@ -112,7 +113,7 @@ pub struct LostRank {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Somebody works on it, or did and was killed: see the heartbeat.
+    /// Somebody works on it, or did and was killed: the heartbeat knows.
     Running,
     /// It stopped early; prompts are open.
     Stopped,
@@ -166,7 +167,7 @@ impl Manifest {
             pid: 0,
             job: None,
             began: 0,
-            heartbeat: 0,
+            written: 0,
             seconds: 0.0,
             requests: 0,
             lost: Vec::new(),
@@ -196,12 +197,12 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
-    /// Replaces the run folder's, with a new heartbeat.
+    /// Replaces the run folder's, as of now.
     ///
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
-        self.heartbeat = now();
+        self.written = now();
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
         replace(&folder.join(FILE), &text)
@@ -212,12 +213,6 @@ impl Manifest {
     pub fn first_start(&self) -> u32 {
         let change = self.changes.iter().rev().find(|change| change.input.is_some());
         change.map_or(1, |change| change.start)
-    }
-
-    /// Did somebody write it less than `seconds` ago, without an end?
-    #[must_use]
-    pub fn is_alive(&self, seconds: u64) -> bool {
-        self.state == State::Running && now().saturating_sub(self.heartbeat) < seconds
     }
 }
 
@@ -242,7 +237,6 @@ mod tests {
         manifest.write(folder.path()).expect("written");
         assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
         assert_eq!(manifest.counts.open, 2);
-        assert!(manifest.is_alive(60));
         let other = std::fs::read_to_string(folder.path().join(FILE)).expect("text");
         let older = other.replace(",\n  \"changes\": []", "");
         assert_ne!(older, other);

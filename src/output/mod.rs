@@ -4,13 +4,15 @@
 //! or whole. Knows nothing of ranks or of where answers come from.
 
 mod format;
+mod heartbeat;
 mod manifest;
 mod samples;
 mod writer;
 
 pub use format::Format;
+pub use heartbeat::{Doing, Heartbeat};
 pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, now};
-pub use samples::{Sample, write_sample};
+pub use samples::{Pace, Sample, write_sample};
 pub use writer::OutputFile;
 
 use std::path::{Path, PathBuf};

@@ -1,13 +1,17 @@
 //! Throughput over time: `RUN/samples.jsonl`, a line every few seconds, appended by rank 0 while the work goes on.
 
-use std::{fs::OpenOptions, io::Write, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::OutputError;
 
 /// How things stood at a moment. Counts of prompts are the whole run's, tokens and requests this start's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Which start of the run.
     pub start: u32,
@@ -42,4 +46,106 @@ pub fn write_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
     line.push(b'\n');
     let mut file = OpenOptions::new().append(true).create(true).open(&path).map_err(io())?;
     file.write_all(&line).map_err(io())
+}
+
+/// How fast it went in the last minute.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Outcomes a second.
+    pub prompts_per_s: f64,
+    /// Tokens made a second.
+    pub tokens_per_s: f64,
+    /// Sequences in flight.
+    pub in_flight: u64,
+    /// Endpoints that answer.
+    pub endpoints_up: u64,
+}
+
+impl Pace {
+    /// Of this start, from the end of what was sampled; none where nothing was sampled twice.
+    #[must_use]
+    pub fn of_last_minute(folder: &Path, start: u32) -> Option<Self> {
+        Self::of(&last_samples(folder).ok()?, start)
+    }
+
+    fn of(samples: &[Sample], start: u32) -> Option<Self> {
+        let last = samples.last().filter(|last| last.start == start)?;
+        let recent = |it: &&Sample| it.start == start && it.seconds >= last.seconds - WHILE;
+        let first = samples.iter().find(recent)?;
+        let seconds = last.seconds - first.seconds;
+        let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
+        (seconds > 0.0).then(|| Self {
+            prompts_per_s: rate(first.answered + first.failed, last.answered + last.failed),
+            tokens_per_s: rate(first.completion_tokens, last.completion_tokens),
+            in_flight: last.in_flight,
+            endpoints_up: last.endpoints_up,
+        })
+    }
+}
+
+/// Seconds that a pace is taken over.
+const WHILE: f64 = 60.0;
+/// Bytes that hold more samples than a pace needs.
+const END: u64 = 16 << 10;
+
+/// The last samples, in their order. Lines that are cut are left out.
+fn last_samples(folder: &Path) -> std::io::Result<Vec<Sample>> {
+    let mut file = File::open(folder.join("samples.jsonl"))?;
+    let from = file.metadata()?.len().saturating_sub(END);
+    file.seek(SeekFrom::Start(from))?;
+    let mut end = Vec::new();
+    file.take(2 * END).read_to_end(&mut end)?;
+    Ok(end.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(start: u32, seconds: f64, answered: u64) -> Sample {
+        Sample {
+            start,
+            seconds,
+            answered,
+            failed: 1,
+            prompt_tokens: 0,
+            completion_tokens: 10 * answered,
+            requests: 0,
+            in_flight: 7,
+            endpoints_up: 2,
+            ranks_lost: 0,
+        }
+    }
+
+    #[test]
+    fn a_pace_is_this_starts_and_the_last_minutes() {
+        let all = [
+            sample(1, 50.0, 900),
+            sample(2, 0.0, 900),
+            sample(2, 100.0, 1000),
+            sample(2, 130.0, 1030),
+            sample(2, 160.0, 1120),
+        ];
+        let pace = Pace::of(&all, 2).expect("a pace");
+        assert_eq!((pace.prompts_per_s, pace.tokens_per_s), (2.0, 20.0));
+        assert_eq!((pace.in_flight, pace.endpoints_up), (7, 2));
+        assert_eq!(Pace::of(&all, 3), None, "nothing of this start yet");
+        assert_eq!(Pace::of(&all[..2], 2), None, "once is no pace");
+        assert_eq!(Pace::of(&[], 1), None);
+    }
+
+    #[test]
+    fn the_end_of_a_long_file_is_enough() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(Pace::of_last_minute(folder.path(), 1), None);
+        for second in 0..1_000 {
+            write_sample(folder.path(), &sample(1, f64::from(second), 3 * second as u64))
+                .expect("written");
+        }
+        let torn = b"{\"start\":1,\"seco";
+        let mut file = OpenOptions::new().append(true).open(folder.path().join("samples.jsonl"));
+        file.as_mut().expect("there").write_all(torn).expect("written");
+        let pace = Pace::of_last_minute(folder.path(), 1).expect("a pace");
+        assert_eq!(pace.prompts_per_s, 3.0);
+    }
 }

@@ -26,7 +26,7 @@ impl OutputFile {
         // A link stays one: what it points to is replaced.
         let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
         let place = pointed.as_deref().unwrap_or(place);
-        let part = beside(place, "part");
+        let part = part_of(place);
         let file = File::create(&part).map_err(OutputError::io("cannot make", &part))?;
         let file = BufWriter::with_capacity(1 << 20, file);
         let mut output = Self { file, format, part, place: place.to_owned() };
@@ -73,11 +73,29 @@ fn beside(place: &Path, ending: &str) -> PathBuf {
 
 /// Writes a small file whole, in the same way.
 pub(super) fn replace(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    let part = beside(place, "part");
+    swap(place, bytes, File::sync_all)
+}
+
+/// The same without waiting for the disk: for what is of no use after a crash.
+pub(super) fn replace_loosely(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    swap(place, bytes, |_| Ok(()))
+}
+
+/// Where a file lies until it is whole.
+pub(super) fn part_of(place: &Path) -> PathBuf {
+    beside(place, "part")
+}
+
+fn swap(
+    place: &Path,
+    bytes: &[u8],
+    settle: fn(&File) -> std::io::Result<()>,
+) -> Result<(), OutputError> {
+    let part = part_of(place);
     let write = |bytes: &[u8]| {
         let mut file = File::create(&part)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        settle(&file)
     };
     write(bytes).map_err(OutputError::io("cannot write", &part))?;
     std::fs::rename(&part, place).map_err(OutputError::io("cannot put into place", place))

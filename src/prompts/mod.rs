@@ -1,7 +1,7 @@
 //! The input: files of rows become [`Prompt`](crate::domain::Prompt)s.
 //!
-//! Owns the formats, the rules of a row, prompt templates, chat templates and the scan. Refuses to know who asks for the rows, which
-//! rank it runs on and what a server makes of a prompt.
+//! Owns the formats, the rules of a row, prompt templates, chat templates and the scan. Refuses to know who asks for the
+//! rows, which rank it runs on and what a server makes of a prompt.
 //!
 //! ```text
 //! INPUT… → find → (packed, stdin: spool) → scan → Source (to every rank), RowTable and Keys (rank 0)

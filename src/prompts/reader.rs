@@ -1,7 +1,7 @@
 //! Rows again: the prompts of leases, in their order.
 //!
-//! Owns reading by place. Does not know what was read before, nor who wants it, nor when the next lease comes; that the rows are good was found by the
-//! scan, so that whatever is wrong here means that the file is not the one that was scanned.
+//! Owns reading by place. Does not know what was read before, nor who wants it, nor when the next lease comes; that the
+//! rows are good was found by the scan, so that whatever is wrong here means that the file is not the one that was scanned.
 
 use std::{collections::VecDeque, io::Take};
 
@@ -17,8 +17,8 @@ use crate::domain::{Prompt, RowHash};
 
 const BUFFER: usize = 256 << 10;
 
-/// Reads the rows of leases as prompts; asks for the next lease when it is through with one. A row that is bad is left out where the rules let bad rows fail. After an
-/// error it is at its end.
+/// Reads the rows of leases as prompts; asks for the next lease when it is through with one. A row that is bad is left out
+/// where the rules let bad rows fail. After an error it is at its end.
 pub struct Reader<L> {
     source: Source,
     /// A file each.

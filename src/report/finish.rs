@@ -7,7 +7,7 @@ use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use super::progress::readable;
 use crate::{
     domain::{FailureKind, Tally},
-    output::{Counts, Manifest},
+    output::Counts,
 };
 
 /// What the last table is made of.
@@ -99,21 +99,4 @@ fn words(kind: FailureKind) -> &'static str {
             "without an answer in all their tries (the same command asks them again)"
         }
     }
-}
-
-/// How a run stands, in one line.
-#[must_use]
-pub fn status_line(state: &str, counts: &Counts, manifest: &Manifest) -> String {
-    let done = counts.answered + counts.failed;
-    let share = 100.0 * done as f64 / counts.submitted.max(1) as f64;
-    format!(
-        "{state}: {done} of {} done ({share:.1} %), {} answered, {} failed, {} open; start {} on {} ranks{}\n",
-        counts.submitted,
-        counts.answered,
-        counts.failed,
-        counts.open,
-        manifest.starts,
-        manifest.ranks,
-        manifest.model.as_ref().map_or(String::new(), |model| format!(", model {model}")),
-    )
 }

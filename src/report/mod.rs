@@ -9,12 +9,14 @@ mod finish;
 mod log;
 mod plan;
 mod progress;
+mod status;
 
 pub use check::{CheckReport, CheckedRank};
-pub use finish::{Finish, status_line};
+pub use finish::Finish;
 pub use log::{start_log, this_is_rank};
-pub use plan::PlanView;
+pub use plan::{Outlook, PlanView};
 pub use progress::ProgressView;
+pub use status::{Follow, Phase, StatusView};
 
 use std::io::Write;
 
@@ -41,7 +43,7 @@ pub fn complain(error: &dyn std::error::Error) {
 }
 
 /// A line of progress: not the log's, so that it has no level and is not silenced with it.
-pub(super) fn say(line: &str) {
+pub fn say(line: &str) {
     eprintln!("aurora-swarm: {line}");
 }
 

@@ -35,8 +35,87 @@ pub struct PlanView<'a> {
     pub settings: Value,
     /// Where those that are no defaults came from.
     pub origins: &'a BTreeMap<String, Origin>,
-    /// What an earlier start has done.
-    pub done: Option<&'a Counts>,
+    /// What it would do with what is there.
+    pub outlook: &'a Outlook,
+}
+
+/// What a run would do with what is there.
+#[derive(Debug)]
+pub enum Outlook {
+    /// Nothing: in its own words.
+    Refused(String),
+    /// Nobody has said yet where answers go.
+    Nowhere {
+        /// Prompts that would be asked.
+        asked: u64,
+    },
+    /// Begin.
+    Anew {
+        /// Prompts that would be asked.
+        asked: u64,
+        /// It takes the place of what is there.
+        replaces: bool,
+    },
+    /// Go on.
+    GoesOn {
+        /// As this start.
+        start: u32,
+        /// From here.
+        counts: Counts,
+        /// Prompts that would be asked: open ones, and failed ones that may be asked again.
+        asked: u64,
+        /// The answers are together already.
+        output: bool,
+    },
+}
+
+impl fmt::Display for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => write!(f, "run would be refused: {why}"),
+            Self::Nowhere { asked } => {
+                write!(f, "run would ask {asked} prompts, and needs --output FILE for the answers")
+            }
+            Self::Anew { asked, replaces: false } => {
+                write!(
+                    f,
+                    "run would begin: no run is there yet, and {asked} prompts would be asked"
+                )
+            }
+            Self::Anew { asked, replaces: true } => write!(
+                f,
+                "run would begin anew, in place of what is there (--overwrite): {asked} prompts would be asked"
+            ),
+            Self::GoesOn { start, counts, asked: 0, output } => {
+                let does = match (counts.open, output) {
+                    (0, true) => "find it finished, and ask nothing",
+                    (0, false) => "ask nothing, and put the answers together again",
+                    _ => "ask nothing",
+                };
+                write!(f, "run would {does} (start {start}): {}", Done(counts))
+            }
+            Self::GoesOn { start, counts, asked, .. } => {
+                write!(f, "run would go on (start {start}): {}; ", Done(counts))?;
+                match asked.saturating_sub(counts.open) {
+                    0 => write!(f, "{asked} prompts would be asked"),
+                    again => write!(
+                        f,
+                        "{asked} prompts would be asked, {again} of them again since they failed"
+                    ),
+                }
+            }
+        }
+    }
+}
+
+/// What an earlier start has done.
+struct Done<'a>(&'a Counts);
+
+impl fmt::Display for Done<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { submitted, answered, failed, open } = self.0;
+        write!(f, "{answered} answered, {failed} failed, {open} open of {submitted}")
+    }
 }
 
 impl fmt::Display for PlanView<'_> {
@@ -87,13 +166,6 @@ impl fmt::Display for PlanView<'_> {
         for (key, origin) in self.origins {
             writeln!(f, "  {key} = {} ({origin})", self.settings[key])?;
         }
-        match self.done {
-            Some(counts) => writeln!(
-                f,
-                "there is a run already: {} answered, {} failed, {} open of {}",
-                counts.answered, counts.failed, counts.open, counts.submitted
-            ),
-            None => writeln!(f, "no run is there yet"),
-        }
+        writeln!(f, "{}", self.outlook)
     }
 }

@@ -36,6 +36,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("bincode", "comm/codec.rs"),
     ("reqwest", "endpoint/http.rs"),
     ("clap", "cli/"),
+    ("clap_complete", "cli/completions.rs"),
     ("toml", "settings/layers.rs"),
     ("nix", "serve/start.rs"),
     ("comfy_table", "report/"),

@@ -55,6 +55,12 @@ fn rows_that_are_appended_are_all_that_is_asked() {
     assert_eq!(std::fs::read(work.path("answers.jsonl")).unwrap(), finished);
     assert_eq!(work.manifest("answers.jsonl")["starts"], 1, "it was left as it was");
 
+    let output = work.path("answers.jsonl").to_string_lossy().into_owned();
+    let plan = || Job::of("plan").args([&*input, "--output", &output, "--temperature", "0"]);
+    plan().run().with_code(5).says("300 answers are kept, 50 rows are to be asked", 1);
+    plan().arg(ACCEPT).run().with_code(0).says("50 prompts would be asked", 1);
+    assert_eq!(work.manifest("answers.jsonl")["starts"], 1, "a plan changes nothing");
+
     let accepted = || work.run(&input).arg(ACCEPT).ranks(3).run().with_code(0);
     assert_eq!(asked(&work, accepted), 50);
     assert_eq!(told(&work), [300, 50, 0]);

@@ -15,6 +15,7 @@ mod check;
 mod collectives;
 mod endings;
 mod engine;
+mod look;
 mod ranks;
 mod run;
 mod scan;

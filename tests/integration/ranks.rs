@@ -11,27 +11,19 @@ use vllm_sim::{CostModel, Fault, Profile, Rule, Script};
 
 use crate::support::{
     processes_with,
-    work::{Work, by_chat, made_up},
+    work::{Work, assert_right, made_up, slow},
 };
 
-/// A server that answers some hundred short prompts a second.
-fn slow() -> Profile {
-    let cost = CostModel { step_base_us: 8_000.0, max_num_seqs: 16, ..CostModel::default() };
-    Profile { cost, ..Profile::default() }
-}
+/// Milliseconds of a step at which a server answers some hundred short prompts a second.
+const STEP: f64 = 8.0;
 
 fn with_rule(rule: Rule) -> Profile {
-    Profile { script: Script { seed: 1, rules: vec![rule] }, ..slow() }
+    Profile { script: Script { seed: 1, rules: vec![rule] }, ..slow(STEP) }
 }
 
 #[track_caller]
 fn all_are_right(work: &Work, prompts: &[String]) {
-    let answers = work.answers("answers.jsonl");
-    assert_eq!(answers.len(), prompts.len());
-    for (index, (answer, prompt)) in answers.iter().zip(prompts).enumerate() {
-        assert_eq!(answer["index"], index);
-        assert_eq!(answer["response"], by_chat(prompt, 8), "prompt {index}");
-    }
+    assert_right(&work.answers("answers.jsonl"), prompts);
     let all = prompts.len() as u64;
     assert_eq!(work.counts("answers.jsonl"), [all, all, 0, 0]);
 }
@@ -62,7 +54,7 @@ fn until_served(work: &Work, server: usize, served: u64) {
 #[test]
 fn an_endpoint_that_hangs_for_ever_keeps_nobody_waiting() {
     let hangs = Rule { from: 60, ..Rule::always(Fault::Stall) };
-    let work = Work::with(vec![slow(), with_rule(hangs), slow()]);
+    let work = Work::with(vec![slow(STEP), with_rule(hangs), slow(STEP)]);
     let prompts = made_up(1_200);
     let input = work.prompts(&prompts);
     let job = work.run(&input).args(["--max-tokens", "8", "--timeout", "6s"]);
@@ -74,7 +66,7 @@ fn an_endpoint_that_hangs_for_ever_keeps_nobody_waiting() {
 #[test]
 fn a_rank_whose_server_dies_gives_its_prompts_to_others() {
     let dies = Rule { from: 40, ..Rule::always(Fault::EngineDeath) };
-    let work = Work::with(vec![with_rule(dies), slow(), slow()]);
+    let work = Work::with(vec![with_rule(dies), slow(STEP), slow(STEP)]);
     let prompts = made_up(1_200);
     let input = work.prompts(&prompts);
     let ended = work.run(&input).args(["--max-tokens", "8"]).ranks(3).run().with_code(0);
@@ -84,7 +76,7 @@ fn a_rank_whose_server_dies_gives_its_prompts_to_others() {
 
 #[test]
 fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
-    let work = Work::with(vec![slow(); 3]);
+    let work = Work::with(vec![slow(STEP); 3]);
     let prompts = made_up(1_500);
     let input = work.prompts(&prompts);
     let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "3s"]);
@@ -114,7 +106,7 @@ fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
 
 #[test]
 fn a_rank_that_was_taken_to_be_lost_may_come_back() {
-    let work = Work::with(vec![slow(); 3]);
+    let work = Work::with(vec![slow(STEP); 3]);
     let prompts = made_up(3_000);
     let input = work.prompts(&prompts);
     let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "2s"]);
@@ -133,7 +125,7 @@ fn a_rank_that_was_taken_to_be_lost_may_come_back() {
 #[test]
 fn few_prompts_are_answered_whoever_has_endpoints() {
     // Two of the five ranks have nobody to ask.
-    let work = Work::with(vec![slow(); 3]);
+    let work = Work::with(vec![slow(STEP); 3]);
     let prompts = made_up(7);
     let input = work.prompts(&prompts);
     let ended = work.run(&input).args(["--max-tokens", "8"]).ranks(5).run().with_code(0);
@@ -144,7 +136,7 @@ fn few_prompts_are_answered_whoever_has_endpoints() {
 #[test]
 fn a_wrong_job_stops_though_some_ranks_cannot_tell() {
     // Three servers refuse everything, the fourth rank has none that lives.
-    let work = Work::with(vec![slow(); 3]);
+    let work = Work::with(vec![slow(STEP); 3]);
     for (rows, ranks) in [(3_000, 4), (105, 4), (105, 2)] {
         let input = work.prompts(&made_up(rows));
         let before = work.requests();
@@ -168,7 +160,7 @@ fn long_answers_are_not_asked_twice_before_anybody_knows_how_long_they_are() {
     let prompts = made_up(20);
     let input = work.prompts(&prompts);
     work.run(&input).args(["--max-tokens", "8", "--no-batch"]).ranks(3).run().with_code(0);
-    // Once some are answered, the last of a rank that began late may be worth a copy.
-    assert!(work.requests() <= 22, "{} requests for 20 prompts", work.requests());
+    // Once some are answered, the last of a rank that began late may be worth a copy; all 20 never are.
+    assert!(work.requests() < 30, "{} requests for 20 prompts", work.requests());
     all_are_right(&work, &prompts);
 }

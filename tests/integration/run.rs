@@ -7,18 +7,15 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use vllm_sim::{CostModel, Death, Fault, Flavor, Phase, Profile, Rule, Script, Turn};
+use vllm_sim::{Death, Fault, Flavor, Phase, Profile, Rule, Script, Turn};
 
 use crate::support::{
     Job,
-    work::{Work, assert_equal, by_chat, by_completions, by_turns, made_up},
+    work::{Work, assert_equal, assert_right, by_chat, by_completions, by_turns, made_up, slow},
 };
 
-/// A server that needs a while.
-fn slow() -> Profile {
-    let cost = CostModel { step_base_us: 4_000.0, max_num_seqs: 16, ..CostModel::default() };
-    Profile { cost, ..Profile::default() }
-}
+/// Milliseconds of a step of a server that needs a while.
+const STEP: f64 = 4.0;
 
 #[test]
 fn twenty_thousand_prompts_get_their_own_answers_in_order_on_any_number_of_ranks() {
@@ -67,7 +64,7 @@ fn raw_texts_ride_on_lists() {
 
 #[test]
 fn a_window_is_kept_exactly() {
-    let work = Work::with(vec![slow()]);
+    let work = Work::with(vec![slow(STEP)]);
     let input = work.prompts(&made_up(200));
     let job = work.run(&input).args(["--max-tokens", "8", "--concurrency", "24", "--no-batch"]);
     job.run().with_code(0);
@@ -141,7 +138,7 @@ fn no_endpoint_is_code_6_in_time() {
 
 #[test]
 fn servers_that_all_die_leave_prompts_open_and_the_same_command_goes_on() {
-    let dying = Profile { die: Some(Death::Prompts(100)), ..slow() };
+    let dying = Profile { die: Some(Death::Prompts(100)), ..slow(STEP) };
     let work = Work::with(vec![dying; 2]);
     let prompts = made_up(1_000);
     let input = work.prompts(&prompts);
@@ -160,18 +157,17 @@ fn servers_that_all_die_leave_prompts_open_and_the_same_command_goes_on() {
     );
     // Back on the same ports.
     let port = |url: &String| url.rsplit(':').next().unwrap().parse().unwrap();
-    let back = Work::with(ports.iter().map(|url| Profile { port: port(url), ..slow() }).collect());
+    let back =
+        Work::with(ports.iter().map(|url| Profile { port: port(url), ..slow(STEP) }).collect());
     job(3).run().with_code(0);
-    for (answer, prompt) in work.answers("answers.jsonl").iter().zip(&prompts) {
-        assert_eq!(answer["response"], by_chat(prompt, 8));
-    }
+    assert_right(&work.answers("answers.jsonl"), &prompts);
     assert_eq!(work.counts("answers.jsonl"), [1_000, 1_000, 0, 0]);
     assert!(back.served() <= open, "{} asked again of {open} open", back.served());
 }
 
 #[test]
 fn kill_9_of_everything_loses_at_most_what_was_in_flight() {
-    let work = Work::with(vec![slow(), slow()]);
+    let work = Work::with(vec![slow(STEP), slow(STEP)]);
     let prompts = made_up(1_500);
     let input = work.prompts(&prompts);
     let job =
@@ -225,7 +221,7 @@ fn a_finished_run_needs_no_endpoint_and_rebuilds_a_missing_output() {
 
 #[test]
 fn a_second_run_while_the_first_lives_is_refused() {
-    let work = Work::with(vec![slow()]);
+    let work = Work::with(vec![slow(STEP)]);
     let input = work.prompts(&made_up(3_000));
     let first = work.run(&input).start();
     let end = Instant::now() + Duration::from_secs(20);
@@ -428,8 +424,8 @@ fn faults_of_servers_are_no_faults_of_prompts() {
 
 #[test]
 fn a_dead_endpoints_prompts_go_to_the_ranks_others() {
-    let dying = Profile { die: Some(Death::Prompts(50)), ..slow() };
-    let work = Work::with(vec![slow(), dying]);
+    let dying = Profile { die: Some(Death::Prompts(50)), ..slow(STEP) };
+    let work = Work::with(vec![slow(STEP), dying]);
     let input = work.prompts(&made_up(400));
     work.run(&input).args(["--max-tokens", "8", "--ready-timeout", "10s"]).run().with_code(0);
     assert_eq!(work.counts("answers.jsonl"), [400, 400, 0, 0]);
@@ -450,7 +446,7 @@ fn a_hung_endpoint_is_put_aside() {
 
 #[test]
 fn an_engine_that_dies_and_a_server_that_drains_lose_nothing() {
-    let work = Work::with(vec![slow(), slow(), slow()]);
+    let work = Work::with(vec![slow(STEP), slow(STEP), slow(STEP)]);
     let input = work.prompts(&made_up(900));
     let started = work.run(&input).args(["--max-tokens", "8"]).ranks(1).start();
     let end = Instant::now() + Duration::from_secs(20);
@@ -534,6 +530,7 @@ fn plan_shows_what_a_run_would_do() {
         "temperature = 0.5 (flag --temperature)",
         "AURORA_SWARM_MAX_TOKENS",
         "at most 495 of answers",
+        "run would begin: no run is there yet, and 5 prompts would be asked",
     ] {
         assert!(plan.out.contains(words), "{words}\n{}", plan.out);
     }
@@ -595,8 +592,8 @@ fn servers_that_only_ever_refuse_leave_prompts_open() {
 
 #[test]
 fn a_server_that_never_starts_does_not_keep_the_others_waiting_and_a_late_one_joins() {
-    let late = Profile { loading: Duration::from_secs(12), ..slow() };
-    let work = Work::with(vec![slow(), late]);
+    let late = Profile { loading: Duration::from_secs(12), ..slow(STEP) };
+    let work = Work::with(vec![slow(STEP), late]);
     let input = work.prompts(&made_up(3_000));
     let job = work.run(&input).args(["--max-tokens", "16", "--ready-timeout", "50s"]);
     let job = job.args(["--endpoint", "http://127.0.0.1:9"]);
@@ -610,7 +607,7 @@ fn a_server_that_never_starts_does_not_keep_the_others_waiting_and_a_late_one_jo
 
 #[test]
 fn few_prompts_are_spread_over_all_servers() {
-    let work = Work::with(vec![slow(); 4]);
+    let work = Work::with(vec![slow(STEP); 4]);
     let input = work.prompts(&made_up(40));
     work.run(&input).args(["--max-tokens", "8"]).run().with_code(0);
     for server in 0..4 {
@@ -629,7 +626,6 @@ fn a_run_that_was_killed_while_it_gathered_is_finished_by_merge() {
     std::fs::remove_file(&run).unwrap();
     let mut manifest = work.manifest("answers.jsonl");
     manifest["state"] = "running".into();
-    manifest["heartbeat"] = 0.into();
     std::fs::write(work.path("answers.jsonl.run/manifest.json"), manifest.to_string()).unwrap();
     let status = || Job::of("status").args([&*run, "--exit-code"]).run();
     status().with_code(75).says("lost:", 1);
@@ -666,7 +662,7 @@ fn a_refused_start_leaves_what_was_there() {
 
 #[test]
 fn a_list_larger_than_the_servers_queue_is_cut_down() {
-    let small = Profile { max_queued: Some(5), ..slow() };
+    let small = Profile { max_queued: Some(5), ..slow(STEP) };
     let work = Work::with(vec![small]);
     let input = work.prompts(&made_up(40));
     let job = work.run(&input).args(["--api", "completions", "--max-tokens", "4"]);

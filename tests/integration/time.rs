@@ -10,14 +10,11 @@ use vllm_sim::{CostModel, Profile};
 
 use crate::support::{
     processes_with,
-    work::{Work, by_chat, made_up},
+    work::{Work, assert_right, made_up, slow},
 };
 
-/// A server at which an answer of 8 tokens takes a fifth of a second.
-fn slow() -> Profile {
-    let cost = CostModel { step_base_us: 25_000.0, max_num_seqs: 16, ..CostModel::default() };
-    Profile { cost, ..Profile::default() }
-}
+/// Milliseconds of a step at which an answer of 8 tokens takes a fifth of a second.
+const STEP: f64 = 25.0;
 
 #[track_caller]
 fn the_rest_is_answered(work: &Work, input: &str, prompts: &[String], open: u64) {
@@ -26,16 +23,12 @@ fn the_rest_is_answered(work: &Work, input: &str, prompts: &[String], open: u64)
     job.ranks(2).run().with_code(0);
     let asked = work.served() - before;
     assert!(asked <= open + 2, "{asked} asked, {open} were open");
-    let answers = work.answers("answers.jsonl");
-    assert_eq!(answers.len(), prompts.len());
-    for (answer, prompt) in answers.iter().zip(prompts) {
-        assert_eq!(answer["response"], by_chat(prompt, 8));
-    }
+    assert_right(&work.answers("answers.jsonl"), prompts);
 }
 
 #[test]
 fn a_walltime_ends_the_work_within_its_margin_and_the_same_command_goes_on() {
-    let work = Work::with(vec![slow(); 3]);
+    let work = Work::with(vec![slow(STEP); 3]);
     let prompts = made_up(1_200);
     let input = work.prompts(&prompts);
     let job = work.run(&input).args(["--max-tokens", "8", "--walltime", "5s"]);
@@ -53,7 +46,7 @@ fn a_walltime_ends_the_work_within_its_margin_and_the_same_command_goes_on() {
 
 #[test]
 fn a_deadline_that_is_past_asks_nobody() {
-    let work = Work::with(vec![slow()]);
+    let work = Work::with(vec![slow(STEP)]);
     let input = work.prompts(&made_up(50));
     let job = work.run(&input).args(["--deadline", "2001-01-01T00:00:00Z", "--max-tokens", "8"]);
     job.run().with_code(75).complains("no walltime is left");
@@ -84,7 +77,7 @@ fn ended_by(work: &Work, input: &str, signal: Signal, more: &[&str]) -> (Option<
 
 #[test]
 fn sigterm_to_mpiexec_loses_nothing_that_was_answered() {
-    let work = Work::with(vec![slow(); 2]);
+    let work = Work::with(vec![slow(STEP); 2]);
     let prompts = made_up(700);
     let input = work.prompts(&prompts);
     let (code, took) = ended_by(&work, &input, Signal::TERM, &[]);
@@ -108,7 +101,7 @@ fn sigusr1_drains_too_and_a_second_sigterm_ends_at_once() {
     if crate::support::job::is_open_mpi() {
         return; // its launcher is the one that acts on these
     }
-    let work = Work::with(vec![slow(); 2]);
+    let work = Work::with(vec![slow(STEP); 2]);
     let prompts = made_up(700);
     let input = work.prompts(&prompts);
     let (code, _) = ended_by(&work, &input, Signal::USR1, &[]);

@@ -4,7 +4,7 @@
 //!
 //! | in the template | for minijinja | why |
 //! |---|---|---|
-//! | `{% generation %}`, `{% endgeneration %}` | `{% with %}`, `{% endwith %}` | a tag of transformers that only training needs; its block has a scope of its own |
+//! | `{% generation %}`, `{% endgeneration %}` | `{% with %}`, `{% endwith %}` | only training needs the tag; its block has its own scope |
 //! | `x[a:b:c]` | `x.__slice__(a, b, c)` | minijinja panics on some backward slices, as of an empty list |
 //! | `\r\n` and `\r` | `\n` | jinja2 does so |
 //!

@@ -156,3 +156,21 @@ fn write(path: &Path, json: &serde_json::Value) -> Result<(), String> {
     };
     write().map_err(|e| format!("{} cannot be written: {e}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_scenario_has_a_name_of_its_own_in_its_suite_and_says_why() {
+        for (suite, scenarios) in SUITES {
+            for size in [Size::Full, Size::Quick] {
+                let all = scenarios(size);
+                let names: HashSet<&str> = all.iter().map(|s| s.name).collect();
+                assert_eq!(names.len(), all.len(), "{suite}");
+                assert!(all.iter().all(|s| !s.why.is_empty() && !s.rows.is_empty()), "{suite}");
+            }
+        }
+    }
+}

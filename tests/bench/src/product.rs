@@ -112,8 +112,8 @@ impl Ran {
         costs.into_iter().filter_map(|(name, figure)| Some((name.to_owned(), figure?))).collect()
     }
 
-    /// How long the run's stations took, as far as its log (`--log-format json`) says: `scan_s`, `gather_s`, and
-    /// `scatter_s` from the word that the work begins to the first request.
+    /// How long the run's stations took, as far as its log (`--log-format json`) says: `scan_s`, `read_s` (of
+    /// what is there already), `gather_s`, and `scatter_s` from the word that the work begins to the first request.
     pub fn stations(&self, first_request: f64) -> Figures {
         let said = |message: &str| {
             let lines = self.log.lines().filter_map(|line| serde_json::from_str(line).ok());
@@ -123,6 +123,7 @@ impl Ran {
         let seconds = |message| said(message).and_then(|line| line["seconds"].as_f64());
         let stations = [
             ("scan_s", seconds("the input is read over")),
+            ("read_s", seconds("what is there already is read")),
             ("scatter_s", begins.map(|begins| first_request - begins)),
             ("gather_s", seconds("the answers are gathered")),
         ];

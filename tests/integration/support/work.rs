@@ -7,7 +7,9 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use vllm_sim::{AnswerPolicy, Fleet, Params, Profile, Rendering, Turn, answer, render, tokens};
+use vllm_sim::{
+    AnswerPolicy, CostModel, Fleet, Params, Profile, Rendering, Turn, answer, render, tokens,
+};
 
 use super::Job;
 
@@ -130,6 +132,23 @@ pub fn by_turns(turns: &[Turn<'_>], max_tokens: usize) -> String {
 pub fn by_completions(prompt: &str, max_tokens: usize) -> String {
     let params = Params { max_tokens: Some(max_tokens), ..Params::default() };
     answer(&AnswerPolicy::default(), &tokens::encode(prompt), &params).text
+}
+
+/// A server at which a step takes so many milliseconds: an answer of 8 tokens takes about eight of them.
+pub fn slow(step_ms: f64) -> Profile {
+    let cost =
+        CostModel { step_base_us: 1_000.0 * step_ms, max_num_seqs: 16, ..CostModel::default() };
+    Profile { cost, ..Profile::default() }
+}
+
+/// Every prompt has its own answer of at most 8 tokens, in order.
+#[track_caller]
+pub fn assert_right(answers: &[Value], prompts: &[String]) {
+    assert_eq!(answers.len(), prompts.len());
+    for (index, (answer, prompt)) in answers.iter().zip(prompts).enumerate() {
+        assert_eq!(answer["index"], index);
+        assert_eq!(answer["response"], by_chat(prompt, 8), "prompt {index}");
+    }
 }
 
 /// Two runs are equal when their rows are, `served` and estimated `usage` left out.

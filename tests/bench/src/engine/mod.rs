@@ -25,19 +25,3 @@ fn lasting(size: Size, seconds: f64) -> Amount {
 fn measure(case: Case) -> Measure {
     Box::new(move |bench| case.run(bench).map(|outcome| outcome.figures))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn every_scenario_has_a_name_of_its_own_and_says_why() {
-        for size in [Size::Full, Size::Quick] {
-            let all = scenarios(size);
-            let names: HashSet<&str> = all.iter().map(|s| s.name).collect();
-            assert_eq!(names.len(), all.len());
-            assert!(all.iter().all(|s| !s.why.is_empty() && !s.rows.is_empty()));
-        }
-    }
-}

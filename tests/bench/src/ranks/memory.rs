@@ -77,13 +77,13 @@ fn scenario(
     }
 }
 
-fn servers() -> Servers {
+pub(super) fn servers() -> Servers {
     let mut servers = Servers::even(RANKS, Lengths::Fixed(8));
     servers.instant = true;
     servers
 }
 
-fn arguments() -> Vec<String> {
+pub(super) fn arguments() -> Vec<String> {
     [ALWAYS, LISTS_OF_64, LOG_OF_RANKS, &["--max-tokens", "1"]]
         .into_iter()
         .flat_map(owned)
@@ -91,7 +91,7 @@ fn arguments() -> Vec<String> {
 }
 
 /// A hundred characters, of which the first are like no other prompt's: no two have a head in common.
-fn prompt(at: u64) -> Prompt {
+pub(super) fn prompt(at: u64) -> Prompt {
     const REST: &str =
         " what is it that a great many short questions have in common with a long one? Answer me.";
     Prompt::plain(format!("{:012x}{REST:.88}", mix(at, 0xA1) >> 16))
@@ -103,7 +103,7 @@ fn needed(prompts: usize) -> u64 {
 }
 
 /// Refused, unless there is room for twice what is needed: others write there too.
-fn room(folder: &Path, prompts: usize) -> Result<(), Broken> {
+pub(super) fn room(folder: &Path, prompts: usize) -> Result<(), Broken> {
     let disk = rustix::fs::statvfs(folder).map_err(Broken::at("how much room the disk has"))?;
     enough(disk.f_bavail * disk.f_frsize, needed(prompts), folder)
 }

@@ -7,6 +7,7 @@ mod gather;
 mod ledger;
 mod memory;
 mod play;
+mod resume;
 mod shares;
 mod start;
 
@@ -25,23 +26,8 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
         gather::scenarios,
         start::scenarios,
         memory::scenarios,
+        resume::scenarios,
         ledger::scenarios,
     ];
     parts.into_iter().flat_map(|part| part(size)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::HashSet;
-
-    #[test]
-    fn every_scenario_has_a_name_of_its_own_and_says_why() {
-        for size in [Size::Full, Size::Quick] {
-            let all = scenarios(size);
-            let names: HashSet<&str> = all.iter().map(|s| s.name).collect();
-            assert_eq!(names.len(), all.len());
-            assert!(all.iter().all(|s| !s.why.is_empty() && !s.rows.is_empty()));
-        }
-    }
 }

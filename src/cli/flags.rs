@@ -188,6 +188,12 @@ pub(super) struct Answers {
     /// Ask failed prompts again, whatever they failed of
     #[arg(long)]
     retry_failed: bool,
+    /// Go on though the input or settings that decide answers have changed
+    ///
+    /// Answers whose rows are still in the input are kept and go to where these stand now; the other rows are asked.
+    /// Without it the run is refused, with how many would be kept, new and gone.
+    #[arg(long)]
+    accept_changes: bool,
     /// `root`: one file (default); `none`: shard files only, for `merge` later
     #[arg(long, value_name = "WHERE")]
     gather: Option<String>,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::RowHash;
+
 /// One row: what to ask, with what parameters, and what to call the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
@@ -21,6 +23,8 @@ pub struct Prompt {
     pub priority: i64,
     /// The whole row as a JSON object, where the answer is to carry it.
     pub row: Option<String>,
+    /// What its row says, as a number.
+    pub hash: RowHash,
 }
 
 /// What is asked.

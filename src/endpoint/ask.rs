@@ -197,7 +197,7 @@ fn write_text(body: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Id;
+    use crate::domain::{Id, RowHash};
 
     fn prompt(text: &str) -> Prompt {
         Prompt {
@@ -208,6 +208,7 @@ mod tests {
             route: None,
             priority: 0,
             row: None,
+            hash: RowHash::UNKNOWN,
         }
     }
 

@@ -91,7 +91,7 @@ impl Alike {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Answer, Failure, Id, Input, Params, Prompt};
+    use crate::domain::{Answer, Failure, Id, Input, Params, Prompt, RowHash};
 
     fn settled(kind: Option<FailureKind>) -> Settled {
         let prompt = Prompt {
@@ -102,6 +102,7 @@ mod tests {
             route: None,
             priority: 0,
             row: None,
+            hash: RowHash::UNKNOWN,
         };
         let outcome = match kind {
             None => Outcome::Answered(Answer::default()),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    domain::{Id, Input, Params},
+    domain::{Id, Input, Params, RowHash},
     engine::policy::for_tests,
 };
 
@@ -19,6 +19,7 @@ fn prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
         route: None,
         priority: 0,
         row: None,
+        hash: RowHash::UNKNOWN,
     }
 }
 

@@ -38,18 +38,24 @@ pub(super) fn choose(
     }
     let wanted = settings.model.as_deref().or(known.row_model);
     let model = one_model(wanted, &ready).map_err(JobError::Model)?;
-    if let Some(before) = known.model.filter(|before| *before != model) {
-        return Err(JobError::Standing(format!(
-            "this run's answers are of the model {before}, and {model} is served now: serve {before} again, or begin \
-                 anew with --overwrite"
-        )));
+    let changed = known.model.filter(|before| *before != model);
+    if let Some(before) = changed {
+        if !settings.accept_changes {
+            return Err(JobError::Standing(format!(
+                "this run's answers are of the model {before}, and {model} is to be asked now: serve {before} again, go on \
+                 with --accept-changes (answers that are there stay), or begin anew with --overwrite"
+            )));
+        }
+        info!("accepted: the model was {before} and is {model}; answers that are there stay");
     }
+    // Another model may have no chat template: the route is found anew.
+    let api = known.api.filter(|_| changed.is_none());
     let serving: Vec<&Facts> = ready.iter().copied().filter(|it| serves(it, &model)).collect();
     let text_route = match settings.api {
         Api::Completions => Route::Completions,
         Api::Chat => Route::Chat,
-        Api::Auto if known.api == Some("chat") => Route::Chat,
-        Api::Auto if known.api == Some("completions") => Route::Completions,
+        Api::Auto if api == Some("chat") => Route::Chat,
+        Api::Auto if api == Some("completions") => Route::Completions,
         Api::Auto if serving.iter().all(|it| it.chat_template) => Route::Chat,
         Api::Auto => Route::Completions,
     };

@@ -3,7 +3,7 @@
 //! Owns no rule: it asks those that `run` asks, and counts what would be left to ask.
 
 use super::{JobError, brief::run_folder, resume, root::fits, standing::Standing};
-use crate::{prompts::Scanned, report::Outlook, settings::Settings};
+use crate::{output::Counts, prompts::Scanned, report::Outlook, settings::Settings};
 
 /// Local. What a run with these settings and this input would do.
 ///
@@ -26,12 +26,22 @@ fn look(settings: &Settings, scanned: &Scanned) -> Result<Outlook, JobError> {
     let earlier = resume::look(settings, &output, &folder)?;
     fits(settings, &scanned.source)?;
     let replaces = settings.overwrite && (earlier.is_some() || output.exists());
-    let fingerprint = &scanned.source.fingerprint;
-    let Some(manifest) = resume::may_go_on(settings, earlier, fingerprint, &folder)? else {
+    let source = &scanned.source;
+    let Some((manifest, changes)) = resume::may_go_on(settings, earlier, source, &folder)? else {
         return Ok(Outlook::Anew { asked: all, replaces });
     };
+    if let Some(told) = changes.of_input() {
+        return Ok(Outlook::GoesOn {
+            // One number is for what is carried over.
+            start: manifest.starts + 2,
+            counts: Counts::new(source.rows, told.kept, 0),
+            asked: told.new.saturating_sub(scanned.bad.len() as u64),
+            // Not of this input.
+            output: false,
+        });
+    }
     let rows = manifest.rows;
-    let standing = Standing::of_folder(&folder, rows, fingerprint)?;
+    let standing = Standing::of_folder(&folder, rows, &source.fingerprint)?;
     let mut settled = standing.done(settings.retry_failed);
     scanned.bad.iter().for_each(|bad| settled.insert(bad.index));
     Ok(Outlook::GoesOn {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use super::{
     JobError,
     brief::{SHARDS, at_work, spool_name},
+    changed::{self, Changes},
 };
 use crate::{
     output::{Heartbeat, Manifest, OutputError},
+    prompts::Source,
     settings::{Resume, Settings},
     shards,
     site::Node,
@@ -72,59 +74,46 @@ pub(super) fn look(
     }
 }
 
-/// Once the input is known: the manifest to go on with, or none where the run begins anew (and what was there is gone).
+/// Once the input is known: the manifest to go on with, or none where the run begins anew (and what was there is gone). It
+/// is of this input, and of these settings if they were accepted.
 pub(super) fn go_on(
     settings: &Settings,
     earlier: Option<Manifest>,
-    fingerprint: &str,
+    source: &Source,
     folder: &Path,
     start: u32,
 ) -> Result<Option<Manifest>, JobError> {
-    let earlier = may_go_on(settings, earlier, fingerprint, folder)?;
+    if let Some(earlier) = earlier.as_ref().filter(|_| !settings.overwrite) {
+        changed::tidy(folder, earlier)?;
+    }
+    let earlier = may_go_on(settings, earlier, source, folder)?;
     if settings.overwrite {
         replace(settings, folder, start)?;
-    } else if earlier.is_some() {
-        drop_old_spools(folder, start);
     }
-    Ok(earlier)
+    let Some((mut manifest, changes)) = earlier else { return Ok(None) };
+    changes.carry_out(settings, &mut manifest, source, folder)?;
+    drop_old_spools(folder, start);
+    Ok(Some(manifest))
 }
 
-/// The decision alone, which changes nothing: the manifest to go on with, or none where the run begins anew.
+/// The decision alone, which changes nothing: the manifest to go on with and what has changed since, or none where the run
+/// begins anew.
 pub(super) fn may_go_on(
     settings: &Settings,
     earlier: Option<Manifest>,
-    fingerprint: &str,
+    source: &Source,
     folder: &Path,
-) -> Result<Option<Manifest>, JobError> {
+) -> Result<Option<(Manifest, Changes)>, JobError> {
     let Some(earlier) = earlier.filter(|_| !settings.overwrite) else { return Ok(None) };
     if earlier.away.is_none() && shards::list(&folder.join(SHARDS))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
     }
-    if earlier.fingerprint != fingerprint {
-        return Err(JobError::Standing(format!(
-            "the input has changed since this run began ({} rows then): give it the input it began with, or begin anew \
-             with --overwrite or another --output",
-            earlier.rows
-        )));
-    }
-    let now = settings.deciding();
-    let differ: Vec<String> = now
-        .iter()
-        .filter(|(key, value)| earlier.deciding.get(*key).is_some_and(|before| before != *value))
-        .map(|(key, value)| format!("{key} was {} and is {value}", earlier.deciding[key]))
-        .collect();
-    if !differ.is_empty() {
-        return Err(JobError::Standing(format!(
-            "settings that decide answers differ from this run's: {}. Give them as they were, or begin anew with \
-             --overwrite or another --output",
-            differ.join("; ")
-        )));
-    }
-    Ok(Some(earlier))
+    let changes = Changes::accepted(settings, &earlier, source, folder)?;
+    Ok(Some((earlier, changes)))
 }
 
-/// The input is the same as before: so are the copies of it that earlier starts laid out.
+/// Copies of the input that earlier starts laid out: this one has its own.
 fn drop_old_spools(folder: &Path, start: u32) {
     for old in (1..start).map(|old| folder.join(spool_name(old))).filter(|old| old.is_dir()) {
         if let Err(error) = std::fs::remove_dir_all(&old) {

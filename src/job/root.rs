@@ -27,8 +27,8 @@ use crate::{
     engine::Progress,
     ledger::Order,
     output::{
-        Counts, Doing, Format, Heartbeat, LostRank, Manifest, OutputError, Sample, State, now,
-        write_sample,
+        Change, Counts, Doing, Format, Heartbeat, LostRank, Manifest, OutputError, Sample, State,
+        now, write_sample,
     },
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
@@ -152,7 +152,9 @@ fn begin(
         warn!("the input has no rows: there is nothing to ask");
     }
     fits(settings, &source)?;
-    let earlier = resume::go_on(settings, earlier, &source.fingerprint, &folder, start)?;
+    let earlier = resume::go_on(settings, earlier, &source, &folder, start)?;
+    // A changed input has taken a start's number for what is carried over.
+    let start = earlier.as_ref().map_or(start, |it| it.starts + 1);
     let mut manifest =
         earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
     manifest.output = output;
@@ -285,7 +287,12 @@ impl Root {
         };
         let choice = choose(&common.settings, &known, found);
         if let Ok(Some(choice)) = &choice {
-            self.manifest.model = Some(choice.model.clone());
+            let before = self.manifest.model.replace(choice.model.clone());
+            if let Some(before) = before.filter(|before| *before != choice.model) {
+                let words = format!("the model was {before} and is {}", choice.model);
+                let start = self.manifest.starts;
+                self.manifest.changes.push(Change { start, settings: vec![words], input: None });
+            }
             self.manifest.api = Some(choice.api().into());
             self.manifest.write(&self.folder)?;
             resume::drop_replaced(&self.folder, self.manifest.starts)?;

@@ -23,7 +23,8 @@ use super::{
 use crate::{
     comm::{Comm, Post},
     domain::{
-        Failure, FailureKind, Id, Input, Outcome, Params, Probe, Prompt, Settled, Surveyed, Tally,
+        Failure, FailureKind, Id, Input, Outcome, Params, Probe, Prompt, RowHash, Settled,
+        Surveyed, Tally,
     },
     engine::{self, Count, Ended, Endpoint, Policy, Running, Size, Word, Work},
     prompts::{self, BadRow, Reader},
@@ -199,6 +200,7 @@ fn as_failed(bad: BadRow) -> Settled {
         route: None,
         priority: 0,
         row: None,
+        hash: RowHash::UNKNOWN,
     };
     Settled { prompt, outcome: Outcome::Failed(failure), endpoint: None, latency: 0.0, attempts: 0 }
 }

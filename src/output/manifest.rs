@@ -36,7 +36,7 @@ pub struct Manifest {
     pub format: Format,
     /// Rows of the input.
     pub rows: u64,
-    /// What decides an answer; a run goes on only with the same.
+    /// What decides an answer; a run goes on only with the same, or where changes are accepted.
     pub deciding: BTreeMap<String, Value>,
     /// The model that was asked, once it was known.
     pub model: Option<String>,
@@ -46,7 +46,7 @@ pub struct Manifest {
     pub settings: Value,
     /// Where each setting came from that is not a default.
     pub origins: BTreeMap<String, Origin>,
-    /// How often the run was started; the last start's number.
+    /// The last start's number. A changed input takes one for the answers that are carried over to it.
     pub starts: u32,
     /// Ranks of the last start.
     pub ranks: usize,
@@ -74,6 +74,36 @@ pub struct Manifest {
     /// Ranks of the last start that were not there at its end.
     #[serde(default)]
     pub lost: Vec<LostRank>,
+    /// What was changed and accepted since the run began, in order.
+    #[serde(default)]
+    pub changes: Vec<Change>,
+}
+
+/// A change of the input or of settings that decide answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The start that it came with. Where the input has changed: the one that the carried answers are of, and no answers of
+    /// earlier ones count.
+    pub start: u32,
+    /// Settings, each as a sentence.
+    pub settings: Vec<String>,
+    /// The input, where it has changed.
+    pub input: Option<InputChange>,
+}
+
+/// How an input has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputChange {
+    /// How many rows it had.
+    pub rows_before: u64,
+    /// Its fingerprint then.
+    pub fingerprint_before: String,
+    /// Answers whose rows were still there.
+    pub kept: u64,
+    /// Rows to be asked.
+    pub new: u64,
+    /// Answers whose rows were not there any more.
+    pub gone: u64,
 }
 
 /// A rank that was lost.
@@ -149,6 +179,7 @@ impl Manifest {
             id: new_id(),
             away: None,
             lost: Vec::new(),
+            changes: Vec::new(),
         }
     }
 
@@ -184,6 +215,13 @@ impl Manifest {
         text.push(b'\n');
         replace(&folder.join(FILE), &text)
     }
+
+    /// The first start whose answers are of this input.
+    #[must_use]
+    pub fn first_start(&self) -> u32 {
+        let change = self.changes.iter().rev().find(|change| change.input.is_some());
+        change.map_or(1, |change| change.start)
+    }
 }
 
 const FILE: &str = "manifest.json";
@@ -213,6 +251,10 @@ mod tests {
         assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
         assert_eq!(manifest.counts.open, 2);
         let other = std::fs::read_to_string(folder.path().join(FILE)).expect("text");
+        let older = other.replace(",\n  \"changes\": []", "");
+        assert_ne!(older, other);
+        std::fs::write(folder.path().join(FILE), older).expect("of an earlier version");
+        assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
         std::fs::write(folder.path().join(FILE), other.replace("\"version\": 1", "\"version\": 9"))
             .expect("changed");
         assert!(matches!(Manifest::read(folder.path()), Err(OutputError::Manifest { .. })));

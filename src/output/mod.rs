@@ -11,7 +11,7 @@ mod writer;
 
 pub use format::Format;
 pub use heartbeat::{Doing, Heartbeat};
-pub use manifest::{Counts, LostRank, Manifest, State, now};
+pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, now};
 pub use samples::{Pace, Sample, write_sample};
 pub use writer::{OutputFile, TextFile, beside_answers, write_json};
 

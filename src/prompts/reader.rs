@@ -7,12 +7,13 @@ use std::{collections::VecDeque, io::Take};
 
 use super::{
     BadRows, InputError, Lease, Rules, Source, Stretch,
+    hashes::RowHasher,
     lease::{Bytes, file_of},
     records::{Records, Trouble},
     row::Form,
     template::Template,
 };
-use crate::domain::Prompt;
+use crate::domain::{Prompt, RowHash};
 
 const BUFFER: usize = 256 << 10;
 
@@ -20,6 +21,8 @@ const BUFFER: usize = 256 << 10;
 /// where the rules let bad rows fail. After an error it is at its end.
 pub struct Reader<L> {
     source: Source,
+    /// A file each.
+    hashers: Vec<RowHasher>,
     template: Result<Option<Template>, String>,
     keep_row: bool,
     bad_rows: BadRows,
@@ -42,6 +45,7 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
     pub fn new(source: &Source, rules: &Rules, leases: L) -> Self {
         Self {
             source: source.clone(),
+            hashers: source.files.iter().map(RowHasher::of).collect(),
             template: rules.template.as_deref().map(Template::parse).transpose(),
             keep_row: rules.keep_row,
             bad_rows: rules.bad_rows,
@@ -127,7 +131,12 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
                 return Err(changed());
             }
             match form.read(&record) {
-                Ok(row) => return Ok(Some(row.into_prompt(index))),
+                Ok(row) => {
+                    let hasher = self.hashers.get(open.stretch.file as usize);
+                    let hash =
+                        hasher.map_or(RowHash::UNKNOWN, |it| it.hash(&record, row.name.is_some()));
+                    return Ok(Some(row.into_prompt(index, hash)));
+                }
                 Err(_) if self.bad_rows == BadRows::Fail => {}
                 Err(_) => return Err(changed()),
             }

@@ -13,7 +13,7 @@ use super::{
     records::{Record, fields},
     template::{Gap, ITEM, Template},
 };
-use crate::domain::{Id, Input, Prompt, Route};
+use crate::domain::{Id, Input, Prompt, Route, RowHash};
 
 /// How the rows of one file are read.
 pub(super) struct Form<'f> {
@@ -55,7 +55,7 @@ pub(super) struct Bad {
 }
 
 impl Row<'_> {
-    pub(super) fn into_prompt(self, index: u64) -> Prompt {
+    pub(super) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
         Prompt {
             index,
             id: self.name.map_or_else(|| Id::of_index(index), Name::into_id),
@@ -67,6 +67,7 @@ impl Row<'_> {
             route: self.route,
             priority: self.given.priority,
             row: self.whole,
+            hash,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::{
     Source, SourceFile, Twice,
     across::{At, Columns, Models, Seen, Totals},
     error::NAMED,
+    hashes::RowHasher,
     ids::Ids,
     keys::{Keys, KeysSoFar},
     nearest::nearest,
@@ -214,7 +215,9 @@ impl<'i> Scan<'i> {
     fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
         let Some(index) = self.first else { return Ok(None) };
         let prompt = |form: &Form<'_>, record: &Record<'_>, row: Result<Row<'_>, Bad>| {
-            row.ok().map(|row| (row.into_prompt(index), form.data(record)))
+            let row = row.ok()?;
+            let hash = RowHasher::new(form.format, form.columns).hash(record, row.name.is_some());
+            Some((row.into_prompt(index, hash), form.data(record)))
         };
         Ok(self.again(index, prompt)?.flatten())
     }

@@ -72,6 +72,8 @@ pub struct Settings {
     pub resume: Resume,
     /// Ask failed prompts again, whatever they failed of.
     pub retry_failed: bool,
+    /// Go on though the input or settings that decide answers have changed.
+    pub accept_changes: bool,
     /// Where answers go at the end.
     pub gather: Gather,
     /// What is made of all answers together, and written beside them.
@@ -170,6 +172,7 @@ impl Default for Settings {
             overwrite: false,
             resume: Resume::Auto,
             retry_failed: false,
+            accept_changes: false,
             gather: Gather::Root,
             aggregate: Vec::new(),
             api: Api::Auto,
@@ -329,7 +332,7 @@ impl Settings {
         self.extra_body.0.over(&params)
     }
 
-    /// What decides an answer: a run goes on only with the same. By key, as JSON.
+    /// What decides an answer: a run goes on only with the same, or where changes are accepted. By key, as JSON.
     #[must_use]
     pub fn deciding(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const KEYS: [&str; 13] = [

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{Failure, Input, Outcome, Route, Settled, Usage};
+use crate::domain::{Failure, Input, Outcome, Route, RowHash, Settled, Usage};
 
 /// What an answer carries besides the answer, and who wrote it.
 #[derive(Clone, Debug)]
@@ -52,6 +52,9 @@ struct Served<'a> {
     rank: usize,
     latency_s: f64,
     attempts: u32,
+    /// What the row says, by which the answer finds its row when the input has changed.
+    #[serde(skip_serializing_if = "RowHash::is_unknown")]
+    row: RowHash,
 }
 
 /// Appends the line, newline and all.
@@ -99,6 +102,7 @@ pub fn write_line(
             rank: style.rank,
             latency_s: (settled.latency * 1000.0).round() / 1000.0,
             attempts: settled.attempts,
+            row: prompt.hash,
         },
         row: prompt.row.as_deref().map(raw).transpose()?,
     };
@@ -146,6 +150,7 @@ pub(super) mod tests {
             route: None,
             priority: 0,
             row: None,
+            hash: RowHash::new(0xab2 + 2 * index, false),
         };
         Settled {
             prompt,
@@ -169,7 +174,7 @@ pub(super) mod tests {
             concat!(
                 r#"{"id":"17","index":17,"prompt":"say \"hi\"\n","response":"ho\n","model":"m","success":true,"error":null,"#,
                 r#""finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":true},"params":{},"#,
-                r#""served":{"endpoint":"http://e","api":"completions","host":"n1","rank":3,"latency_s":1.844,"attempts":1}}"#,
+                r#""served":{"endpoint":"http://e","api":"completions","host":"n1","rank":3,"latency_s":1.844,"attempts":1,"row":"0000000000000ad4"}}"#,
                 "\n"
             )
         );

@@ -14,9 +14,13 @@
 //! A prompt may stand in more than one file (a copy, a retry). One rule everywhere ([`Rank`]): success beats failure, then
 //! the lowest (start, rank), then what stands first.
 //!
+//! `served.row` says which row a line answers whatever its index: 16 hex digits ([`RowHash`](crate::domain::RowHash)). By it
+//! answers are carried over (`carried.rs`) when the input has changed.
+//!
 //! Owns bytes in the run folder's `shards`; knows nothing of MPI, servers, or how answers are put in order.
 
 mod bitmap;
+mod carried;
 mod disk;
 mod handles;
 mod line;
@@ -25,6 +29,7 @@ mod spot;
 mod writer;
 
 pub use bitmap::Bitmap;
+pub use carried::{CarriedFile, fingerprint_of, read_answers};
 pub use handles::Handles;
 pub use line::{LineStyle, write_line};
 pub use reader::{Entry, Rank, ShardFile, Survey, list, read, read_all};

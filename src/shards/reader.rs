@@ -108,6 +108,15 @@ pub fn read(
     fingerprint: &str,
     mut each: impl FnMut(Entry) -> Result<(), ShardError>,
 ) -> Result<Survey, ShardError> {
+    read_lines(file, fingerprint, |entry, _| each(entry))
+}
+
+/// The same, and what stands in the line.
+pub(super) fn read_lines(
+    file: &ShardFile,
+    fingerprint: &str,
+    mut each: impl FnMut(Entry, &[u8]) -> Result<(), ShardError>,
+) -> Result<Survey, ShardError> {
     let error = || ShardError::of("cannot read the shard file", &file.path);
     let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
     let mut survey = Survey::default();
@@ -134,7 +143,7 @@ pub fn read(
             match entry(&line, offset) {
                 Some(entry) => {
                     survey.lines += 1;
-                    each(entry)?;
+                    each(entry, &line)?;
                 }
                 None => survey.damaged += 1,
             }

@@ -1,0 +1,89 @@
+//! What a row of the input says, as a number, so that it is found again when the input has changed.
+//!
+//! Owns the number's form. Does not know how it is made: that is the reader's of rows.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// 64 bits: a hash of the row's bytes, and in the lowest bit whether the row has an id of its own. As text 16 hex digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct RowHash(u64);
+
+impl RowHash {
+    /// Of a row of which nothing is known.
+    pub const UNKNOWN: Self = Self(0);
+    const OWN_ID: u64 = 1;
+
+    /// From a hash of the row's bytes.
+    #[must_use]
+    pub fn new(hash: u64, own_id: bool) -> Self {
+        Self(hash & !Self::OWN_ID | u64::from(own_id))
+    }
+
+    /// Is nothing known of the row?
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::UNKNOWN
+    }
+
+    /// Does the row have an id of its own? Otherwise it is called by its index.
+    #[must_use]
+    pub fn has_own_id(self) -> bool {
+        self.0 & Self::OWN_ID != 0
+    }
+
+    /// Rows that say the same are equal in this.
+    #[must_use]
+    pub fn of_bytes(self) -> u64 {
+        self.0 & !Self::OWN_ID
+    }
+}
+
+impl fmt::Display for RowHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for RowHash {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u64::from_str_radix(text, 16).map(Self)
+    }
+}
+
+impl Serialize for RowHash {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RowHash {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = Cow::<'de, str>::deserialize(from)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_digits_and_the_lowest_bit_tells_of_the_id() {
+        for hash in [1, 0xabc, u64::MAX] {
+            let (own, none) = (RowHash::new(hash, true), RowHash::new(hash, false));
+            assert!(own.has_own_id() && !none.has_own_id());
+            assert_eq!(own.of_bytes(), none.of_bytes());
+            for it in [own, none] {
+                assert_eq!(it.to_string().len(), 16);
+                assert_eq!(it.to_string().parse(), Ok(it));
+            }
+        }
+        assert_ne!(RowHash::new(2, true).of_bytes(), RowHash::new(4, true).of_bytes());
+        assert!(RowHash::default().is_unknown());
+        assert!("row".parse::<RowHash>().is_err());
+    }
+}

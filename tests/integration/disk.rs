@@ -131,8 +131,8 @@ fn a_disk_full_at_the_start_is_told_before_anybody_is_asked_and_leaves_nothing()
         ended.complains("No space left on device");
         assert_eq!(small.work.requests(), before, "nobody was asked");
         assert!(!small.disk.seen("answers.jsonl.run").exists(), "nothing is left behind");
-        // Room for the first file of the run folder, and for no more.
-        file.set_len(file.metadata().expect("there").len() - 4096).expect("shorter");
+        // Room for the first two files of the run folder, heartbeat and token, and for no more.
+        file.set_len(file.metadata().expect("there").len() - 2 * 4096).expect("shorter");
         small.run().with_code(5).complains("manifest.json.part: No space left on device");
         assert!(!small.disk.seen("answers.jsonl.run").exists(), "nothing is left behind");
         // What is read from standard input is laid out there first.

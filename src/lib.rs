@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, aggregate, serve, report → output, site} → settings → domain
+//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, aggregate, serve, report → output, bench, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -33,6 +33,8 @@
 //! | shard files | `shards` |
 //! | what answers come to together | `aggregate` |
 //! | servers' processes | `serve` |
+//! | figures out of measurements | `bench` |
+//! | plots | `report/plot.rs` |
 //! | the gathered file, the manifest, the heartbeat | `output` |
 
 pub mod cli;
@@ -58,6 +60,8 @@ pub mod output;
 pub mod shards;
 
 pub mod report;
+
+pub mod bench;
 
 pub mod prompts;
 

@@ -25,10 +25,21 @@ pub(super) struct Line {
     pub(super) running: Running,
 }
 
-/// Where the servers are.
+/// Where the servers are, and which of their models is asked.
 #[derive(Args)]
 #[command(next_help_heading = "Endpoints")]
 pub(super) struct Endpoints {
+    #[command(flatten)]
+    _servers: Servers,
+    /// The served model to use [default: the one that is served]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+}
+
+/// Where the servers are.
+#[derive(Args)]
+#[command(next_help_heading = "Endpoints")]
+pub(super) struct Servers {
     /// A server, as http://host:port; again for more. {rank}, {local_rank} and {host} are filled in
     ///
     /// A loopback address means every node's own server; without any of these options it is http://127.0.0.1:8000.
@@ -70,9 +81,6 @@ pub(super) struct Endpoints {
     /// Start when so many are ready: N or P% [default: 1]
     #[arg(long, value_name = "N|P%")]
     min_endpoints: Option<String>,
-    /// The served model to use [default: the one that is served]
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
 }
 
 /// How servers are asked.

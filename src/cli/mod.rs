@@ -3,6 +3,7 @@
 //! Owns names, help texts and the way from arguments to a [`Layer`] of settings. What a setting means, which values fit
 //! and what goes together with what is `settings`' business: arguments travel as texts.
 
+mod bench;
 mod check;
 mod completions;
 mod exit;
@@ -38,6 +39,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Bench(bench::Bench),
     Plan(plan::Plan),
     Status(status::Status),
     Merge(merge::Merge),
@@ -54,8 +56,7 @@ pub fn run(environment: Environment) -> u8 {
     // Before MPI: clap ends the process by itself on --help and on mistakes, and all ranks are given the same.
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let Some((name, given)) = matches.subcommand() else { return exit::USAGE };
-    let flags = flags_of(name, given);
+    let (flags, given) = flags_of(&command(), &matches);
     report::start_log(
         flags::log_format(given),
         flags::quiet(given),
@@ -74,6 +75,10 @@ pub fn run(environment: Environment) -> u8 {
             let guard = guard(check.config(), &flags, &environment);
             on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment, guard))
         }
+        Command::Bench(bench) => {
+            let guard = guard(bench.config(), &flags, &environment);
+            on_ranks(&environment.clone(), |comm| bench.run(comm, flags, environment, guard))
+        }
         Command::Guard(guard) => guard.run(environment),
         Command::Panic(panic) => on_ranks(&environment, |comm| panic.run(comm)),
     }
@@ -81,7 +86,8 @@ pub fn run(environment: Environment) -> u8 {
 
 /// A flag that is given again counts the last time, so that scripts can end with "$@".
 fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|command| command.args_override_self(true))
+    let last_counts = |command: clap::Command| command.args_override_self(true);
+    Cli::command().mut_subcommands(|command| last_counts(command).mut_subcommands(last_counts))
 }
 
 /// Starts MPI, where a launcher did, around a command that every rank runs.
@@ -121,10 +127,14 @@ fn told(ended: &Result<Verdict, JobError>) -> u8 {
     }
 }
 
-/// The flags as a layer of settings: what was typed, by the argument's long name.
-fn flags_of(name: &str, given: &ArgMatches) -> Layer {
-    let command = command();
-    let Some(command) = command.find_subcommand(name) else { return Layer::default() };
+/// The flags of the innermost command as a layer of settings: what was typed, by the argument's long name; and all that it
+/// was given.
+fn flags_of<'m>(command: &clap::Command, given: &'m ArgMatches) -> (Layer, &'m ArgMatches) {
+    if let Some((name, given)) = given.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        return flags_of(command, given);
+    }
     let typed = command.get_arguments().filter_map(|argument| {
         let id = argument.get_id().as_str();
         let ours = argument.get_help_heading() != Some(flags::NOT_SETTINGS);
@@ -133,7 +143,7 @@ fn flags_of(name: &str, given: &ArgMatches) -> Layer {
         let values = given.try_get_raw(id).ok()??;
         Some((key.to_owned(), values.map(|value| value.to_string_lossy().into_owned()).collect()))
     });
-    Layer::of_flags(typed)
+    (Layer::of_flags(typed), given)
 }
 
 fn given(config: Option<String>, flags: Layer, environment: Environment) -> Given {

@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod agree;
+mod bench;
 mod book;
 mod brief;
 mod changed;
@@ -39,6 +40,7 @@ mod work;
 mod wrong;
 
 pub use agree::{CodeOf, Given};
+pub use bench::{Measuring, compare, models, sweep};
 pub use check::check;
 pub use end::Codes;
 pub use errors::{JobError, Verdict};

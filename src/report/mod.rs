@@ -4,17 +4,25 @@
 //! values and makes them readable.
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
+mod bench;
 mod check;
 mod finish;
 mod log;
 mod plan;
+#[cfg(feature = "plot")]
+mod plot;
+#[cfg(not(feature = "plot"))]
+#[path = "no_plot.rs"]
+mod plot;
 mod progress;
 mod status;
 
+pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
 pub use finish::Finish;
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
+pub use plot::sweep_plots;
 pub use progress::ProgressView;
 pub use status::{Follow, Phase, StatusView};
 

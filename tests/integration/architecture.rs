@@ -8,7 +8,8 @@ use syn::visit::Visit;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("settings", &["domain"]),
-    ("report", &["output", "settings", "domain"]),
+    ("bench", &["settings", "domain"]),
+    ("report", &["bench", "output", "settings", "domain"]),
     ("site", &["settings", "domain"]),
     ("comm", &["domain"]),
     ("endpoint", &["settings", "domain"]),
@@ -23,6 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "job",
         &[
             "aggregate",
+            "bench",
             "engine",
             "comm",
             "ledger",
@@ -61,6 +63,9 @@ const OWNERS: &[(&str, &str)] = &[
     ("indicatif", "report/progress.rs"),
     ("flate2", "prompts/unpack.rs"),
     ("zstd", "prompts/unpack.rs"),
+    ("plotters", "report/plot.rs"),
+    ("epaint_default_fonts", "report/plot.rs"),
+    ("png", "report/plot.rs"),
     ("glob", "prompts/find.rs"),
     ("xxhash_rust", "prompts/"),
     ("minijinja", "prompts/chat/"),

@@ -1,0 +1,184 @@
+//! The same prompts batched and single: what it is worth, and whether the answers are the same.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cell, Conditions, Figures, Run, Spread};
+use crate::domain::Merge;
+
+/// How answers of both ways agree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// Prompts with the same answer both ways.
+    pub equal: u64,
+    /// Prompts with two answers.
+    pub different: u64,
+    /// Prompts that were not answered both ways.
+    pub unknown: u64,
+    /// The first that differs: the prompt, its batched and its single answer.
+    pub example: Option<[String; 3]>,
+}
+
+impl Agreement {
+    /// One more prompt with its batched and single answer, where there are any.
+    pub fn count(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
+        match (batched, single) {
+            (Some(one), Some(other)) if one == other => self.equal += 1,
+            (Some(one), Some(other)) => {
+                self.different += 1;
+                let example = || [prompt, one, other].map(str::to_owned);
+                self.example.get_or_insert_with(example);
+            }
+            _ => self.unknown += 1,
+        }
+    }
+}
+
+impl Merge for Agreement {
+    fn merge(&mut self, other: Self) {
+        self.equal += other.equal;
+        self.different += other.different;
+        self.unknown += other.unknown;
+        self.example = self.example.take().or(other.example);
+    }
+}
+
+/// One of both ways.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Side {
+    /// How servers were asked.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// Prompts asked, in all runs.
+    pub asked: u64,
+    /// Prompts answered.
+    pub answered: u64,
+    /// The share of prompts that were answered, from 0 to 1.
+    pub completion: f64,
+    /// Seconds, all runs together.
+    pub seconds: f64,
+    /// HTTP requests.
+    pub requests: u64,
+    /// Of all runs.
+    pub figures: Option<Figures>,
+    /// Each measurement.
+    pub runs: Vec<Run>,
+    /// Why not all were answered.
+    pub failed: Option<String>,
+}
+
+impl Side {
+    /// Of these measurements.
+    #[must_use]
+    pub fn new(cell: Cell, runs: Vec<Run>) -> Self {
+        let sum = |count: fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
+        let (asked, answered) = (sum(|run| run.asked), sum(|run| run.answered));
+        Self {
+            cell,
+            asked,
+            answered,
+            completion: if asked > 0 { answered as f64 / asked as f64 } else { 0.0 },
+            seconds: runs.iter().map(|run| run.seconds).sum(),
+            requests: sum(|run| run.requests),
+            figures: Figures::of(&runs),
+            failed: runs.iter().find_map(|run| run.failed.clone()),
+            runs,
+        }
+    }
+}
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CompareReport {
+    /// What holds for both.
+    pub conditions: Conditions,
+    /// In lists.
+    pub batched: Side,
+    /// One by one.
+    pub single: Side,
+    /// How many times as many prompts a second batched requests answer; of each repeat.
+    pub speed_up: Option<Spread>,
+    /// The answers beside each other.
+    pub answers: Agreement,
+    /// What is worth saying.
+    pub notes: Vec<String>,
+}
+
+impl CompareReport {
+    /// Of both ways: the runs of a repeat are in the same place.
+    #[must_use]
+    pub fn new(
+        conditions: Conditions,
+        batched: Side,
+        single: Side,
+        answers: Agreement,
+        greedy: bool,
+    ) -> Self {
+        let pairs = batched.runs.iter().zip(&single.runs);
+        let ratios = pairs
+            .filter(|(_, single)| single.prompts_per_s > 0.0)
+            .map(|(batched, single)| batched.prompts_per_s / single.prompts_per_s);
+        let speed_up = Spread::of(ratios);
+        let mut notes = Vec::new();
+        if answers.different > 0 {
+            notes.push(if greedy {
+                "at temperature 0 answers that differ come from numerics: a batch is added up in another order".into()
+            } else {
+                "answers are drawn by chance here: --temperature 0 makes them comparable".into()
+            });
+        }
+        if batched.figures.is_some_and(|it| it.prompts_per_request < 1.05) {
+            notes.push(
+                "no lists were made: prompts are conversations for the server to render (--api completions sends raw \
+                 texts; --chat-template renders here)"
+                    .into(),
+            );
+        }
+        Self { conditions, batched, single, speed_up, answers, notes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bench::Measured, settings::Amount};
+
+    fn run(answered: u64, seconds: f64) -> Run {
+        let asked = answered.max(10);
+        let requests = answered / 5;
+        Run::of(&Measured { asked, answered, seconds, requests, ..Measured::default() })
+    }
+
+    fn side(runs: Vec<Run>) -> Side {
+        Side::new(Cell { batch: Amount::Exactly(5), window: Amount::Auto }, runs)
+    }
+
+    #[test]
+    fn a_speed_up_is_of_repeats_and_completion_of_prompts() {
+        let batched = side(vec![run(10, 1.0), run(10, 2.0)]);
+        let single = side(vec![run(10, 4.0), run(8, 4.0)]);
+        assert_eq!((batched.completion, single.completion), (1.0, 0.9));
+        let report =
+            CompareReport::new(Conditions::default(), batched, single, Agreement::default(), true);
+        assert_eq!(report.speed_up, Some(Spread { median: 3.25, least: 2.5, most: 4.0 }));
+        assert!(report.single.failed.is_some() && report.batched.failed.is_none());
+        assert!(report.notes.is_empty(), "{:?}", report.notes);
+    }
+
+    #[test]
+    fn answers_are_equal_different_or_unknown_and_the_first_difference_is_kept() {
+        let mut one = Agreement::default();
+        one.count("p", Some("x"), Some("x"));
+        one.count("q", Some("x"), None);
+        let mut other = Agreement::default();
+        other.count("r", Some("x"), Some("y"));
+        other.count("s", Some("x"), Some("z"));
+        one.merge(other);
+        assert_eq!((one.equal, one.different, one.unknown), (1, 2, 1));
+        assert_eq!(one.example, Some(["r", "x", "y"].map(str::to_owned)));
+        let none = || side(Vec::new());
+        let says = |greedy| {
+            CompareReport::new(Conditions::default(), none(), none(), one.clone(), greedy).notes
+        };
+        assert!(says(true)[0].contains("numerics") && says(false)[0].contains("--temperature 0"));
+    }
+}

@@ -1,0 +1,159 @@
+//! Figures of several measurements of the same thing: the middle one, and how far they are apart.
+
+use serde::Serialize;
+
+use super::Measured;
+
+/// A figure of all repeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one; of an even count the mean of the two in the middle.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+}
+
+impl Spread {
+    /// Of these; none of none.
+    #[must_use]
+    pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut all: Vec<f64> = figures.into_iter().collect();
+        all.sort_by(f64::total_cmp);
+        let (least, most) = (*all.first()?, *all.last()?);
+        let upper = all[all.len() / 2];
+        let lower = all[(all.len() - 1) / 2];
+        Some(Self { median: f64::midpoint(lower, upper), least, most })
+    }
+}
+
+/// One measurement, in figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Run {
+    /// Prompts asked.
+    pub asked: u64,
+    /// Prompts answered.
+    pub answered: u64,
+    /// From the first prompt to the last outcome.
+    pub seconds: f64,
+    /// HTTP requests.
+    pub requests: u64,
+    /// Tokens of the prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of the answers.
+    pub completion_tokens: u64,
+    /// Prompts answered a second.
+    pub prompts_per_s: f64,
+    /// Tokens of answers a second.
+    pub tokens_per_s: f64,
+    /// Seconds that half of the answers took at most.
+    pub p50_s: f64,
+    /// Seconds that 99 of 100 answers took at most.
+    pub p99_s: f64,
+    /// Why not all prompts were answered, where they were not.
+    pub failed: Option<String>,
+}
+
+impl Run {
+    /// Of a measurement.
+    #[must_use]
+    pub fn of(measured: &Measured) -> Self {
+        let per_second = |count: u64| {
+            if measured.seconds > 0.0 { count as f64 / measured.seconds } else { 0.0 }
+        };
+        Self {
+            asked: measured.asked,
+            answered: measured.answered,
+            seconds: measured.seconds,
+            requests: measured.requests,
+            prompt_tokens: measured.prompt_tokens,
+            completion_tokens: measured.completion_tokens,
+            prompts_per_s: per_second(measured.answered),
+            tokens_per_s: per_second(measured.completion_tokens),
+            p50_s: measured.latencies.quantile(0.5).unwrap_or_default(),
+            p99_s: measured.latencies.quantile(0.99).unwrap_or_default(),
+            failed: measured.why_not(),
+        }
+    }
+}
+
+/// The figures of several runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// Prompts answered a second.
+    pub prompts_per_s: Spread,
+    /// Tokens of answers a second.
+    pub tokens_per_s: Spread,
+    /// Seconds that half of the answers took at most.
+    pub p50_s: Spread,
+    /// Seconds that 99 of 100 answers took at most.
+    pub p99_s: Spread,
+    /// Prompts a request, over all runs.
+    pub prompts_per_request: f64,
+    /// Tokens a prompt, as servers counted them.
+    pub prompt_tokens: f64,
+    /// Tokens an answer.
+    pub answer_tokens: f64,
+}
+
+impl Figures {
+    /// Of these runs; none of none, or where nothing was answered.
+    #[must_use]
+    pub fn of<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<Self> {
+        let runs: Vec<&Run> = runs.into_iter().filter(|run| run.answered > 0).collect();
+        let spread = |figure: fn(&Run) -> f64| Spread::of(runs.iter().map(|run| figure(run)));
+        let sum = |count: fn(&Run) -> u64| runs.iter().map(|run| count(run)).sum::<u64>() as f64;
+        let answered = sum(|run| run.answered);
+        Some(Self {
+            prompts_per_s: spread(|run| run.prompts_per_s)?,
+            tokens_per_s: spread(|run| run.tokens_per_s)?,
+            p50_s: spread(|run| run.p50_s)?,
+            p99_s: spread(|run| run.p99_s)?,
+            prompts_per_request: answered / sum(|run| run.requests).max(1.0),
+            prompt_tokens: sum(|run| run.prompt_tokens) / answered,
+            answer_tokens: sum(|run| run.completion_tokens) / answered,
+        })
+    }
+
+    /// What is compared: tokens a second, since answers differ in length; prompts a second where no tokens are counted.
+    #[must_use]
+    pub fn speed(&self) -> Spread {
+        if self.tokens_per_s.most > 0.0 { self.tokens_per_s } else { self.prompts_per_s }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::measured::tests::measured;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_median_lies_between_the_ends_and_splits_the_rest(all in prop::collection::vec(0.0..1e6f64, 1..20)) {
+            let it = Spread::of(all.iter().copied()).expect("some");
+            prop_assert!(it.least <= it.median && it.median <= it.most);
+            let below = all.iter().filter(|&&x| x < it.median).count();
+            let above = all.iter().filter(|&&x| x > it.median).count();
+            prop_assert!(below <= all.len() / 2 && above <= all.len() / 2);
+        }
+
+        #[test]
+        fn figures_are_those_of_runs_that_answered(all in prop::collection::vec(measured(), 0..6)) {
+            let runs: Vec<Run> = all.iter().map(Run::of).collect();
+            let figures = Figures::of(&runs);
+            prop_assert_eq!(figures.is_some(), runs.iter().any(|run| run.answered > 0));
+            if let Some(figures) = figures {
+                let rates = runs.iter().map(|run| run.prompts_per_s);
+                prop_assert_eq!(figures.prompts_per_s.most, rates.fold(0.0, f64::max));
+            }
+        }
+    }
+
+    #[test]
+    fn the_median_of_even_counts_is_between_the_two_in_the_middle() {
+        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
+        assert_eq!(Spread::of([]), None);
+    }
+}

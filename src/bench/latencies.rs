@@ -1,0 +1,83 @@
+//! Latencies that add up over ranks: a histogram with steps of one percent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Merge;
+
+/// How often each latency was seen, in steps.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Latencies(BTreeMap<u16, u64>);
+
+/// Seconds of the first step; what is shorter is in it too.
+const SHORTEST: f64 = 1e-5;
+/// From one step to the next.
+const STEP: f64 = 1.01;
+
+impl Latencies {
+    /// One more, in seconds.
+    pub fn saw(&mut self, seconds: f64) {
+        let step = ((seconds / SHORTEST).max(1.0).ln() / STEP.ln()).round();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let step = step.clamp(0.0, f64::from(u16::MAX)) as u16; // (what is no number is the first)
+        *self.0.entry(step).or_default() += 1;
+    }
+
+    /// What this share of them, from 0 to 1, does not exceed, in seconds within a percent; none of none.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let all: u64 = self.0.values().sum();
+        let wanted = (share.clamp(0.0, 1.0) * all as f64).ceil().max(1.0);
+        let mut seen = 0;
+        for (&step, &count) in &self.0 {
+            seen += count;
+            if seen as f64 >= wanted {
+                return Some(SHORTEST * STEP.powi(i32::from(step)));
+            }
+        }
+        None
+    }
+}
+
+impl Merge for Latencies {
+    fn merge(&mut self, other: Self) {
+        Merge::merge(&mut self.0, other.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn of(seconds: &[f64]) -> Latencies {
+        let mut all = Latencies::default();
+        seconds.iter().for_each(|&it| all.saw(it));
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn a_quantile_is_within_a_percent_and_merging_changes_nothing(
+            one in prop::collection::vec(1e-4..1e4f64, 1..60),
+            other in prop::collection::vec(1e-4..1e4f64, 0..60),
+            share in 0.0..1.0f64,
+        ) {
+            let mut merged = of(&one);
+            merged.merge(of(&other));
+            let mut all = [one, other].concat();
+            prop_assert_eq!(&merged, &of(&all));
+            all.sort_by(f64::total_cmp);
+            let place = ((share * all.len() as f64).ceil() as usize).max(1) - 1;
+            let found = merged.quantile(share).expect("there are some");
+            prop_assert!((found / all[place] - 1.0).abs() < 0.011, "{} for {}", found, all[place]);
+        }
+    }
+
+    #[test]
+    fn of_none_there_is_none_and_odd_numbers_are_borne() {
+        assert_eq!(of(&[]).quantile(0.5), None);
+        assert!(of(&[f64::NAN, -1.0, 0.0, f64::INFINITY]).quantile(0.5).is_some());
+    }
+}

@@ -1,0 +1,132 @@
+//! One measurement of one rank, and of all ranks together.
+
+use serde::{Deserialize, Serialize};
+
+use super::Latencies;
+use crate::domain::{Merge, Outcome, Settled};
+
+/// What came of asking some prompts. Of no prompts: the neutral element, as a rank without endpoints brings it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Prompts that were to be asked.
+    pub asked: u64,
+    /// Prompts answered.
+    pub answered: u64,
+    /// Prompts failed.
+    pub failed: u64,
+    /// Tokens of prompts that were answered.
+    pub prompt_tokens: u64,
+    /// Tokens of answers.
+    pub completion_tokens: u64,
+    /// HTTP requests.
+    pub requests: u64,
+    /// From the first prompt to the last outcome; of the slowest rank.
+    pub seconds: f64,
+    /// Of each answer.
+    pub latencies: Latencies,
+    /// What the first failure says.
+    pub failure: Option<String>,
+    /// Why it ended before all prompts had an outcome.
+    pub ended: Option<String>,
+}
+
+impl Measured {
+    /// One more outcome.
+    pub fn count(&mut self, settled: &Settled) {
+        match &settled.outcome {
+            Outcome::Answered(answer) => {
+                self.answered += 1;
+                let usage = answer.usage.unwrap_or_default();
+                self.prompt_tokens += usage.prompt_tokens;
+                self.completion_tokens += usage.completion_tokens;
+                self.latencies.saw(settled.latency);
+            }
+            Outcome::Failed(failure) => {
+                self.failed += 1;
+                self.failure.get_or_insert_with(|| failure.message.clone());
+            }
+        }
+    }
+
+    /// Prompts with an outcome.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.answered + self.failed
+    }
+
+    /// Why its figures are not those of all prompts, where they are not.
+    #[must_use]
+    pub fn why_not(&self) -> Option<String> {
+        let Self { asked, answered, failed, .. } = self;
+        let failures = || {
+            let words = self.failure.as_deref().unwrap_or_default();
+            format!("{failed} of {asked} prompts failed: {words}")
+        };
+        match &self.ended {
+            Some(why) => Some(format!("{why}: {answered} of {asked} prompts were answered")),
+            None if *failed > 0 => Some(failures()),
+            None if self.settled() < *asked => {
+                Some(format!("{answered} of {asked} prompts were answered"))
+            }
+            None if *asked == 0 => Some("nothing was asked".into()),
+            None => None,
+        }
+    }
+}
+
+impl Merge for Measured {
+    fn merge(&mut self, other: Self) {
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.requests += other.requests;
+        self.seconds = self.seconds.max(other.seconds);
+        self.latencies.merge(other.latencies);
+        self.failure = self.failure.take().or(other.failure);
+        self.ended = self.ended.take().or(other.ended);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        pub(in crate::bench) fn measured()(
+            answered in 0..50u64, failed in 0..3u64, open in 0..3u64, tokens in 1..90u64, seconds in 0.1..9.0f64,
+        ) -> Measured {
+            let mut latencies = Latencies::default();
+            (0..answered).for_each(|at| latencies.saw(seconds / (at + 1) as f64));
+            Measured {
+                asked: answered + failed + open,
+                answered,
+                failed,
+                completion_tokens: answered * tokens,
+                seconds,
+                latencies,
+                requests: answered,
+                failure: (failed > 0).then(|| "refused".into()),
+                ended: (open > 0).then(|| "not over in time".into()),
+                ..Measured::default()
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ranks_add_up_in_any_grouping(a in measured(), b in measured(), c in measured()) {
+            let sum = |mut x: Measured, y: Measured| { x.merge(y); x };
+            let left = sum(sum(a.clone(), b.clone()), c.clone());
+            prop_assert_eq!(&left, &sum(a.clone(), sum(b, c)));
+            prop_assert_eq!(sum(Measured::default(), a.clone()), a);
+        }
+
+        #[test]
+        fn only_what_is_whole_has_nothing_to_explain(it in measured()) {
+            prop_assert_eq!(it.why_not().is_none(), it.asked > 0 && it.answered == it.asked);
+        }
+    }
+}

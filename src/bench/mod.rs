@@ -1,0 +1,48 @@
+//! What `bench` measures and what follows from it: which cells there are, figures out of measurements, which cell is best.
+//!
+//! Pure: owns plans, statistics and reports as values. Asks no server, prints nothing and draws nothing.
+
+mod cell;
+mod compare;
+mod figures;
+mod latencies;
+mod measured;
+mod models;
+mod sweep;
+mod text;
+
+pub use cell::{Cell, cells};
+pub use compare::{Agreement, CompareReport, Side};
+pub use figures::{Figures, Run, Spread};
+pub use latencies::Latencies;
+pub use measured::Measured;
+pub use models::{ModelRow, ModelsReport};
+pub use sweep::{SweepReport, SweepRow};
+pub use text::made_up;
+
+use serde::Serialize;
+
+/// What holds for all measurements of a report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Conditions {
+    /// The program's version.
+    pub version: String,
+    /// MPI ranks.
+    pub ranks: usize,
+    /// Ready endpoints that were asked, of all ranks.
+    pub endpoints: u64,
+    /// The model; none where there are several.
+    pub model: Option<String>,
+    /// The route of texts; none where models differ in it.
+    pub api: Option<String>,
+    /// Where prompts came from: files, or none if they were made up.
+    pub inputs: Vec<String>,
+    /// The longest answer, in tokens.
+    pub max_tokens: u64,
+    /// Sampling parameters of every request, as JSON.
+    pub sampling: String,
+    /// How often each cell was measured, after a warm-up that does not count.
+    pub repeats: u32,
+    /// The input has fewer rows than were asked for: prompts came again, and the servers' prefix caches may have helped.
+    pub rows_came_again: bool,
+}

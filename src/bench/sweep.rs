@@ -1,0 +1,162 @@
+//! A sweep's report, and which of its cells is best.
+
+use serde::Serialize;
+
+use super::{Cell, Conditions, Figures, Run};
+
+/// What a sweep found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SweepReport {
+    /// What holds for all cells.
+    pub conditions: Conditions,
+    /// All cells, those that failed too.
+    pub cells: Vec<SweepRow>,
+    /// The place of the best, from 0.
+    pub best: Option<usize>,
+    /// The places of those that are as good as the best, as far as can be told.
+    pub as_good: Vec<usize>,
+    /// What is worth saying.
+    pub notes: Vec<String>,
+}
+
+/// One cell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SweepRow {
+    /// Which.
+    #[serde(flatten)]
+    pub cell: Cell,
+    /// Each measurement.
+    pub runs: Vec<Run>,
+    /// Of all runs, if each of them answered all prompts.
+    pub figures: Option<Figures>,
+    /// Why there are none.
+    pub failed: Option<String>,
+}
+
+/// Nearer to the best than this is as good: servers and machines vary by as much.
+const AS_GOOD: f64 = 0.02;
+
+impl SweepRow {
+    /// Of these measurements; `failed` is why there are not as many as there should be.
+    #[must_use]
+    pub fn new(cell: Cell, runs: Vec<Run>, failed: Option<String>) -> Self {
+        let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
+        let figures = if failed.is_none() { Figures::of(&runs) } else { None };
+        let failed = failed.or_else(|| figures.is_none().then(|| "it was not measured".into()));
+        Self { cell, runs, figures, failed }
+    }
+}
+
+impl SweepReport {
+    /// Of these cells.
+    #[must_use]
+    pub fn new(conditions: Conditions, cells: Vec<SweepRow>) -> Self {
+        let (best, as_good) = best(&cells);
+        let mut notes = Vec::new();
+        if conditions.rows_came_again {
+            notes.push(
+                "the input has fewer rows than were asked for: prompts came again, and prefix caches may have helped (give \
+                 more rows, or fewer --prompts)"
+                    .into(),
+            );
+        }
+        if no_lists(&cells) {
+            notes.push(
+                "batch sizes make no difference here: prompts went one by one, since they are conversations for the server \
+                 to render (--api completions sends raw texts; --chat-template renders here)"
+                    .into(),
+            );
+        }
+        Self { conditions, cells, best, as_good, notes }
+    }
+}
+
+/// The place of the best cell, and of those that are as good.
+fn best(cells: &[SweepRow]) -> (Option<usize>, Vec<usize>) {
+    let speed = |row: &SweepRow| row.figures.map(|it| it.speed().median);
+    let speeds = cells.iter().enumerate().filter_map(|(at, row)| Some((at, speed(row)?)));
+    // (of equal ones the first)
+    let Some((best, most)) =
+        speeds.clone().reduce(|one, other| if other.1 > one.1 { other } else { one })
+    else {
+        return (None, Vec::new());
+    };
+    let near = |&(at, speed): &(usize, f64)| at != best && speed >= most * (1.0 - AS_GOOD);
+    (Some(best), speeds.filter(near).map(|(at, _)| at).collect())
+}
+
+/// Were lists asked for, and none made?
+fn no_lists(cells: &[SweepRow]) -> bool {
+    let several = |row: &&SweepRow| row.cell.batch != crate::settings::Amount::Exactly(1);
+    let fixed = |row: &&SweepRow| row.cell.batch != crate::settings::Amount::Auto;
+    let mut lists = cells.iter().filter(several).filter(fixed).filter_map(|row| row.figures);
+    let sizes: Vec<f64> = lists.by_ref().map(|it| it.prompts_per_request).collect();
+    !sizes.is_empty() && sizes.iter().all(|&size| size < 1.05)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bench::{Measured, measured::tests::measured},
+        settings::Amount,
+    };
+    use proptest::prelude::*;
+
+    fn row(tokens_per_s: u64) -> SweepRow {
+        let cell = Cell { batch: Amount::Exactly(4), window: Amount::Auto };
+        let measured = Measured {
+            asked: 4,
+            answered: 4,
+            requests: 1,
+            completion_tokens: tokens_per_s,
+            seconds: 1.0,
+            ..Measured::default()
+        };
+        SweepRow::new(cell, vec![Run::of(&measured)], None)
+    }
+
+    fn failed() -> SweepRow {
+        SweepRow { figures: None, failed: Some("it hung".into()), ..row(9_999_999) }
+    }
+
+    proptest! {
+        #[test]
+        fn the_best_is_whole_and_nothing_is_better(runs in prop::collection::vec(
+            prop::collection::vec(measured(), 0..4), 0..8)
+        ) {
+            let cell = Cell { batch: Amount::Exactly(4), window: Amount::Auto };
+            let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(Run::of).collect(), None));
+            let report = SweepReport::new(Conditions::default(), rows.collect());
+            let speed = |at: usize| report.cells[at].figures.map(|it| it.speed().median);
+            prop_assert!(report.cells.iter().all(|row| row.figures.is_some() != row.failed.is_some()));
+            match report.best {
+                None => prop_assert!(report.cells.iter().all(|row| row.failed.is_some())),
+                Some(best) => {
+                    let most = speed(best).expect("it is whole");
+                    for at in 0..report.cells.len() {
+                        prop_assert!(speed(at).is_none_or(|it| it <= most));
+                        let near = at != best && speed(at).is_some_and(|it| it >= most * 0.98);
+                        prop_assert_eq!(report.as_good.contains(&at), near);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_fastest_that_did_not_fail_is_best_and_what_is_near_is_as_good() {
+        let rows = vec![row(500), failed(), row(1000), row(985), row(1000), row(900)];
+        let report = SweepReport::new(Conditions::default(), rows);
+        assert_eq!((report.best, report.as_good), (Some(2), vec![3, 4]));
+    }
+
+    #[test]
+    fn lists_that_were_never_made_are_told_of() {
+        let mut alone = row(100);
+        alone.figures.as_mut().expect("whole").prompts_per_request = 1.0;
+        let says = |rows| SweepReport::new(Conditions::default(), rows).notes.len();
+        assert_eq!((says(vec![alone.clone()]), says(vec![alone, row(100)])), (1, 0));
+        assert_eq!(says(vec![failed()]), 0);
+    }
+}

@@ -1,0 +1,234 @@
+//! What `bench` found, as tables.
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+
+use crate::bench::{
+    Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread, SweepReport,
+};
+
+/// What people see of a sweep.
+#[must_use]
+pub fn sweep_table(report: &SweepReport) -> String {
+    let mut table = new_table([
+        "batch",
+        "window",
+        "tokens/s",
+        "prompts/s",
+        "p50 s",
+        "p99 s",
+        "prompts/request",
+        "",
+    ]);
+    for (at, row) in report.cells.iter().enumerate() {
+        let Cell { batch, window } = row.cell;
+        let mut cells = vec![batch.to_string(), window.to_string()];
+        match &row.figures {
+            Some(it) => cells.extend([
+                spread(it.tokens_per_s),
+                spread(it.prompts_per_s),
+                spread(it.p50_s),
+                spread(it.p99_s),
+                figure(it.prompts_per_request),
+            ]),
+            None => cells.extend(["–"; 5].map(str::to_owned)),
+        }
+        let mark = match &row.failed {
+            Some(why) => why.clone(),
+            None if report.best == Some(at) => "◀ best".into(),
+            None if report.as_good.contains(&at) => "as good".into(),
+            None => String::new(),
+        };
+        cells.push(mark);
+        table.add_row(cells);
+    }
+    let best = report.best.and_then(|at| report.cells.get(at));
+    let mut text = format!("{table}\n");
+    match best.and_then(|row| Some((row.cell, row.figures?))) {
+        Some((cell, it)) => {
+            text += &format!(
+                "best: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
+                named(cell),
+                figure(it.tokens_per_s.median),
+                figure(it.prompts_per_s.median),
+                cell.batch,
+                cell.window
+            );
+            let good: Vec<String> =
+                report.as_good.iter().map(|&at| named(report.cells[at].cell)).collect();
+            if !good.is_empty() {
+                text += &format!("as good, within 2 %: {}\n", good.join("; "));
+            }
+            text += &lengths(&it);
+        }
+        None => text += "no cell was measured: the reasons stand in the table\n",
+    }
+    text + &conditions(&report.conditions) + &notes(&report.notes)
+}
+
+/// What people see of a comparison.
+#[must_use]
+pub fn compare_table(report: &CompareReport) -> String {
+    let mut table = new_table([
+        "",
+        "batch",
+        "completed",
+        "seconds",
+        "prompts/s",
+        "tokens/s",
+        "p50 s",
+        "p99 s",
+        "requests",
+        "",
+    ]);
+    for (name, side) in [("batched", &report.batched), ("single", &report.single)] {
+        let Side { cell, asked, answered, completion, seconds, requests, figures, failed, .. } =
+            side;
+        let mut cells = vec![
+            name.to_owned(),
+            cell.batch.to_string(),
+            format!("{answered} of {asked} ({:.1} %)", completion * 100.0),
+            figure(*seconds),
+        ];
+        match figures {
+            Some(it) => cells.extend(
+                [it.prompts_per_s, it.tokens_per_s, it.p50_s, it.p99_s].map(spread),
+            ),
+            None => cells.extend(["–"; 4].map(str::to_owned)),
+        }
+        cells.extend([requests.to_string(), failed.clone().unwrap_or_default()]);
+        table.add_row(cells);
+    }
+    let mut text = format!("{table}\n");
+    if let Some(it) = report.speed_up {
+        text += &format!("speed-up of batched requests: {} times\n", spread(it));
+    }
+    let answers = &report.answers;
+    let all = answers.equal + answers.different + answers.unknown;
+    text += &format!("answers: {} of {all} equal, {} different", answers.equal, answers.different);
+    text += &match answers.unknown {
+        0 => "\n".to_owned(),
+        unknown => format!(", {unknown} not answered both ways\n"),
+    };
+    if let Some([prompt, batched, single]) = &answers.example {
+        text += &format!(
+            "the first that differs: {}\n  batched: {}\n  single:  {}\n",
+            short(prompt, 80),
+            short(batched, 80),
+            short(single, 80)
+        );
+    }
+    if let Some(it) = &report.batched.figures {
+        text += &lengths(it);
+    }
+    text + &conditions(&report.conditions) + &notes(&report.notes)
+}
+
+/// What people see of models.
+#[must_use]
+pub fn models_table(report: &ModelsReport) -> String {
+    let mut table = new_table([
+        "model", "endpoints", "runs", "p50 s", "p99 s", "tokens/s", "prompts/s", "an answer",
+    ]);
+    for row in &report.models {
+        let ModelRow { model, endpoint, endpoints, runs_whole, runs_wanted, .. } = row;
+        let place = endpoint.clone().unwrap_or_else(|| endpoints.to_string());
+        let mut cells = vec![model.clone(), place, format!("{runs_whole} of {runs_wanted}")];
+        match &row.figures {
+            Some(it) => cells.extend(
+                [it.p50_s, it.p99_s, it.tokens_per_s, it.prompts_per_s].map(spread),
+            ),
+            None => cells.extend(["–"; 4].map(str::to_owned)),
+        }
+        cells.push(match (&row.failed, &row.sample) {
+            (Some(why), _) => why.clone(),
+            (None, sample) => short(sample.as_deref().unwrap_or_default(), 60),
+        });
+        table.add_row(cells);
+    }
+    format!("{table}\n{}", conditions(&report.conditions))
+}
+
+fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    table
+}
+
+/// A cell, in words.
+pub(super) fn named(cell: Cell) -> String {
+    format!("batch {}, window {}", cell.batch, cell.window)
+}
+
+fn lengths(it: &Figures) -> String {
+    format!(
+        "prompts of {} tokens, answers of {}, as the servers count\n",
+        figure(it.prompt_tokens),
+        figure(it.answer_tokens)
+    )
+}
+
+fn conditions(it: &Conditions) -> String {
+    let Conditions { ranks, endpoints, model, api, repeats, sampling, .. } = it;
+    let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
+    let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
+    format!(
+        "{model}{api}{endpoints} endpoints on {ranks} ranks, parameters {sampling}; medians of {repeats} repeats (least–most)\n"
+    )
+}
+
+fn notes(notes: &[String]) -> String {
+    notes.iter().map(|it| format!("note: {it}\n")).collect()
+}
+
+/// The middle, and how far it is to the ends.
+fn spread(it: Spread) -> String {
+    let (least, most) = (figure(it.least), figure(it.most));
+    if least == most {
+        figure(it.median)
+    } else {
+        format!("{} ({least}–{most})", figure(it.median))
+    }
+}
+
+/// With as many digits as mean something.
+pub(super) fn figure(number: f64) -> String {
+    match number.abs() {
+        it if it >= 100.0 => format!("{number:.0}"),
+        it if it >= 10.0 => format!("{number:.1}"),
+        it if it >= 1.0 => format!("{number:.2}"),
+        it if it == 0.0 => "0".into(),
+        _ => format!("{number:.3}"),
+    }
+}
+
+/// One line of at most so many characters.
+fn short(text: &str, most: usize) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= most {
+        return line;
+    }
+    line.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_the_digits_that_mean_something() {
+        let all = [0.0, 0.01234, 1.234, 12.34, 123.4, 123_456.7].map(figure);
+        assert_eq!(all, ["0", "0.012", "1.23", "12.3", "123", "123457"]);
+        let spread_of = |median, least, most| spread(Spread { median, least, most });
+        assert_eq!(spread_of(12.0, 11.0, 13.0), "12.0 (11.0–13.0)");
+        assert_eq!(spread_of(12.0, 12.0, 12.01), "12.0");
+    }
+
+    #[test]
+    fn samples_are_one_line() {
+        assert_eq!(short("a\nb  c", 9), "a b c");
+        assert_eq!(short("abcdefgh", 5), "abcd…");
+    }
+}

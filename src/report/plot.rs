@@ -1,0 +1,362 @@
+//! A sweep as a picture, in SVG and PNG: the only place that draws.
+//!
+//! The font comes with the program, so that compute nodes need none. Decides nothing but where things go.
+
+use plotters::{
+    coord::{Shift, types::RangedCoordf64},
+    prelude::*,
+    style::{
+        FontStyle, register_font,
+        text_anchor::{HPos, Pos, VPos},
+    },
+};
+
+use super::bench::{figure, named};
+use crate::{
+    bench::{Spread, SweepReport, SweepRow},
+    settings::Amount,
+};
+
+type Area<'a, B> = DrawingArea<B, Shift>;
+type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+const SIZE: (u32, u32) = (1200, 820);
+const FONT: &str = "sans-serif";
+const LEGEND: i32 = 190;
+const GREY: RGBColor = RGBColor(90, 90, 90);
+const LIGHT: RGBColor = RGBColor(222, 222, 222);
+/// Told apart by colour-blind people, too (Okabe and Ito).
+const COLOURS: [RGBColor; 7] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(86, 180, 233),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 0, 0),
+];
+
+/// The plots by the endings of their files.
+///
+/// # Errors
+/// Where the picture cannot be drawn, in words.
+pub fn sweep_plots(report: &SweepReport) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
+    for style in [FontStyle::Normal, FontStyle::Bold] {
+        register_font(FONT, style, epaint_default_fonts::UBUNTU_LIGHT)
+            .map_err(|_| "the font cannot be used".to_owned())?;
+    }
+    let picture = Picture::of(report);
+    let mut svg = String::new();
+    picture.draw(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area()).map_err(words)?;
+    let (width, height) = SIZE;
+    let mut pixels = vec![0; (width * height * 3) as usize];
+    picture
+        .draw(&BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area())
+        .map_err(words)?;
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().map_err(words)?;
+    writer.write_image_data(&pixels).map_err(words)?;
+    writer.finish().map_err(words)?;
+    Ok(vec![("svg", svg.into_bytes()), ("png", png)])
+}
+
+fn words(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// What is drawn where: one axis has places for the sizes of which there are more, each of the others is a line.
+struct Picture<'r> {
+    report: &'r SweepReport,
+    by_batch: bool,
+    places: Vec<Amount>,
+    lines: Vec<Amount>,
+}
+
+impl<'r> Picture<'r> {
+    fn of(report: &'r SweepReport) -> Self {
+        let batches = sorted(report.cells.iter().map(|row| row.cell.batch));
+        let windows = sorted(report.cells.iter().map(|row| row.cell.window));
+        let by_batch = batches.len() >= windows.len();
+        let (places, lines) = if by_batch { (batches, windows) } else { (windows, batches) };
+        Self { report, by_batch, places, lines }
+    }
+
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &Area<'_, B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        area.fill(&WHITE)?;
+        self.title(area)?;
+        let (_, below) = area.split_vertically(78);
+        let (charts, legend) = below.split_horizontally(SIZE.0 as i32 - LEGEND);
+        let (above, below) = charts.split_vertically(390);
+        let tokens = self.any(|row| row.figures.is_some_and(|it| it.tokens_per_s.most > 0.0));
+        let unit = if tokens { "tokens of answers a second" } else { "prompts a second" };
+        let speed = |row: &SweepRow| row.figures.map(|it| it.speed());
+        let p50 = |row: &SweepRow| row.figures.map(|it| it.p50_s);
+        let p99 = |row: &SweepRow| row.figures.map(|it| it.p99_s);
+        let mut chart = self.chart(&above, unit, &[&speed], false)?;
+        self.series(&mut chart, &speed, false, true)?;
+        self.failures(&mut chart)?;
+        self.best(&mut chart, &speed)?;
+        let mut chart = self.chart(&below, "latency of a prompt, s", &[&p50, &p99], true)?;
+        self.series(&mut chart, &p99, true, false)?;
+        self.series(&mut chart, &p50, false, true)?;
+        self.failures(&mut chart)?;
+        self.legend(&legend)?;
+        area.present()
+    }
+
+    fn any(&self, is: impl Fn(&SweepRow) -> bool) -> bool {
+        self.report.cells.iter().any(is)
+    }
+
+    fn title<B: DrawingBackend>(
+        &self,
+        area: &Area<'_, B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let it = &self.report.conditions;
+        let model = it.model.as_deref().unwrap_or("several models");
+        let title = format!("{model}: {} endpoints on {} ranks", it.endpoints, it.ranks);
+        area.draw_text(&title, &text(26, &BLACK), (24, 16))?;
+        let best = self.report.best.and_then(|at| self.report.cells[at].figures);
+        let lengths = best.map_or(String::new(), |best| {
+            let (prompt, answer) = (figure(best.prompt_tokens), figure(best.answer_tokens));
+            format!("prompts of {prompt} tokens, answers of {answer}; ")
+        });
+        let repeats = it.repeats;
+        let line =
+            format!("{lengths}points are medians of {repeats} repeats, bars go from the least to the most");
+        area.draw_text(&line, &text(17, &GREY), (24, 50))
+    }
+
+    /// Axes with units, from 0 up to the most of these figures.
+    fn chart<'a, B: DrawingBackend>(
+        &self,
+        area: &'a Area<'_, B>,
+        unit: &str,
+        figures: &[&dyn Fn(&SweepRow) -> Option<Spread>],
+        last: bool,
+    ) -> Result<Chart<'a, B>, DrawingAreaErrorKind<B::ErrorType>> {
+        let all = figures.iter().flat_map(|of| self.report.cells.iter().filter_map(of));
+        let most = all.map(|it| it.most).fold(0.0, f64::max);
+        let most = if most > 0.0 { most * 1.15 } else { 1.0 };
+        let ends = self.places.len() as f64 - 0.5;
+        let mut chart = ChartBuilder::on(area)
+            .margin(14)
+            .set_label_area_size(LabelAreaPosition::Left, 92)
+            .set_label_area_size(LabelAreaPosition::Bottom, if last { 58 } else { 34 })
+            .build_cartesian_2d(-0.5..ends, 0.0..most)?;
+        let axis = if self.by_batch { "batch size, prompts a request" } else { "window, sequences in flight" };
+        let mut mesh = chart.configure_mesh();
+        mesh.disable_x_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(LIGHT)
+            .axis_style(GREY)
+            .x_labels(0)
+            .y_labels(8)
+            .y_desc(unit)
+            .axis_desc_style(text(18, &BLACK))
+            .label_style(text(16, &GREY))
+            .y_label_formatter(&|y| figure(*y));
+        mesh.draw()?;
+        let centre = Pos::new(HPos::Center, VPos::Top);
+        let style = text(16, &GREY).pos(centre);
+        for (at, place) in self.places.iter().enumerate() {
+            let (x, y) = chart.plotting_area().map_coordinate(&(at as f64, 0.0));
+            let (left, top) = area.get_base_pixel();
+            area.draw_text(&place.to_string(), &style, (x - left, y - top + 8))?;
+        }
+        if last {
+            let middle = (self.places.len() as f64 - 1.0) / 2.0;
+            let (x, y) = chart.plotting_area().map_coordinate(&(middle, 0.0));
+            let (left, top) = area.get_base_pixel();
+            area.draw_text(axis, &text(18, &BLACK).pos(centre), (x - left, y - top + 32))?;
+        }
+        Ok(chart)
+    }
+
+    /// A line for each of the other sizes.
+    fn series<B: DrawingBackend>(
+        &self,
+        chart: &mut Chart<'_, B>,
+        of: &dyn Fn(&SweepRow) -> Option<Spread>,
+        dashed: bool,
+        bars: bool,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        for (number, &line) in self.lines.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            let shift = self.shift(number);
+            let points = self.places.iter().enumerate().filter_map(|(at, &place)| {
+                Some((at as f64 + shift, of(self.row(place, line)?)?))
+            });
+            let points: Vec<(f64, Spread)> = points.collect();
+            let middles = || points.iter().map(|(x, it)| (*x, it.median));
+            if dashed {
+                chart.draw_series(DashedLineSeries::new(middles(), 7, 5, colour.stroke_width(2)))?;
+                chart.draw_series(middles().map(|at| Circle::new(at, 4, colour.stroke_width(2))))?;
+            } else {
+                chart.draw_series(LineSeries::new(middles(), colour.stroke_width(2)))?;
+                chart.draw_series(middles().map(|at| Circle::new(at, 4, colour.filled())))?;
+            }
+            if bars {
+                let bar = |&(x, it): &(f64, Spread)| {
+                    ErrorBar::new_vertical(x, it.least, it.median, it.most, colour.filled(), 9)
+                };
+                chart.draw_series(points.iter().map(bar))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cells without figures stand at the bottom.
+    fn failures<B: DrawingBackend>(
+        &self,
+        chart: &mut Chart<'_, B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        for (number, &line) in self.lines.iter().enumerate() {
+            let colour = COLOURS[number % COLOURS.len()];
+            let is_one = |&&place: &&Amount| {
+                self.row(place, line).is_some_and(|row| row.figures.is_none())
+            };
+            let failed: Vec<f64> = self
+                .places
+                .iter()
+                .enumerate()
+                .filter(|(_, place)| is_one(place))
+                .map(|(at, _)| at as f64 + self.shift(number))
+                .collect();
+            chart.draw_series(
+                failed.into_iter().map(|x| Cross::new((x, 0.0), 6, colour.stroke_width(3))),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn best<B: DrawingBackend>(
+        &self,
+        chart: &mut Chart<'_, B>,
+        of: &dyn Fn(&SweepRow) -> Option<Spread>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let Some(row) = self.report.best.map(|at| &self.report.cells[at]) else { return Ok(()) };
+        let (place, line) = self.place_and_line(row);
+        let at = self.places.iter().position(|it| *it == place);
+        let number = self.lines.iter().position(|it| *it == line);
+        let (Some(at), Some(number), Some(it)) = (at, number, of(row)) else { return Ok(()) };
+        let centre = (at as f64 + self.shift(number), it.median);
+        chart.draw_series([Circle::new(centre, 11, BLACK.stroke_width(2))])?;
+        let label = format!("best: {}: {}", named(row.cell), figure(it.median));
+        // Towards the middle, so that it stays inside.
+        let (side, shift) =
+            if at * 2 >= self.places.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };
+        let style = text(18, &BLACK).pos(Pos::new(side, VPos::Bottom));
+        chart.draw_series([EmptyElement::at(centre) + Text::new(label, (shift, -16), style)])?;
+        Ok(())
+    }
+
+    fn legend<B: DrawingBackend>(
+        &self,
+        area: &Area<'_, B>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let what = if self.by_batch { "window" } else { "batch size" };
+        let left = Pos::new(HPos::Left, VPos::Center);
+        let mut y = 24;
+        area.draw_text(what, &text(18, &BLACK).pos(left), (8, y))?;
+        for (number, line) in self.lines.iter().enumerate() {
+            y += 26;
+            let colour = COLOURS[number % COLOURS.len()];
+            area.draw(&PathElement::new([(8, y), (44, y)], colour.stroke_width(2)))?;
+            area.draw(&Circle::new((26, y), 4, colour.filled()))?;
+            area.draw_text(&line.to_string(), &text(16, &BLACK).pos(left), (54, y))?;
+        }
+        y += 40;
+        if self.any(|row| row.figures.is_none()) {
+            area.draw(&Cross::new((26, y), 6, GREY.stroke_width(3)))?;
+            area.draw_text("failed", &text(16, &BLACK).pos(left), (54, y))?;
+        }
+        let mut y = 414;
+        area.draw(&PathElement::new([(8, y), (44, y)], GREY.stroke_width(2)))?;
+        area.draw(&Circle::new((26, y), 4, GREY.filled()))?;
+        area.draw_text("half of them (p50)", &text(16, &BLACK).pos(left), (54, y))?;
+        y += 26;
+        for from in [8, 20, 32] {
+            area.draw(&PathElement::new([(from, y), (from + 7, y)], GREY.stroke_width(2)))?;
+        }
+        area.draw(&Circle::new((26, y), 4, GREY.stroke_width(2)))?;
+        area.draw_text("99 of 100 (p99)", &text(16, &BLACK).pos(left), (54, y))
+    }
+
+    /// Lines stand a little beside each other, so that bars can be told apart.
+    fn shift(&self, number: usize) -> f64 {
+        (number as f64 - (self.lines.len() as f64 - 1.0) / 2.0) * 0.06
+    }
+
+    fn place_and_line(&self, row: &SweepRow) -> (Amount, Amount) {
+        let (batch, window) = (row.cell.batch, row.cell.window);
+        if self.by_batch { (batch, window) } else { (window, batch) }
+    }
+
+    fn row(&self, place: Amount, line: Amount) -> Option<&SweepRow> {
+        self.report.cells.iter().find(|row| self.place_and_line(row) == (place, line))
+    }
+}
+
+fn text<'a>(size: i32, colour: &'a RGBColor) -> TextStyle<'a> {
+    (FONT, size).into_font().color(colour)
+}
+
+/// Each once, by size, `auto` last.
+fn sorted(amounts: impl Iterator<Item = Amount>) -> Vec<Amount> {
+    let mut all: Vec<Amount> = amounts.collect();
+    all.sort_by_key(|it| match it {
+        Amount::Auto => usize::MAX,
+        Amount::Exactly(size) => *size,
+    });
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Cell, Conditions, Measured, Run};
+
+    fn report(batches: &[usize], windows: &[usize]) -> SweepReport {
+        let cell = |batch, window| Cell {
+            batch: Amount::Exactly(batch),
+            window: Amount::Exactly(window),
+        };
+        let row = |batch: usize, window: usize| {
+            let answered = (batch * window) as u64;
+            let it = Measured { asked: answered, answered, requests: 1, seconds: 1.0, ..Measured::default() };
+            let failed = cell(batch, window).cannot(1);
+            SweepRow::new(cell(batch, window), vec![Run::of(&it)], failed)
+        };
+        let rows = windows.iter().flat_map(|&w| batches.iter().map(move |&b| row(b, w)));
+        SweepReport::new(Conditions { model: Some("a<b>&c".into()), ..Conditions::default() }, rows.collect())
+    }
+
+    #[test]
+    fn every_size_is_named_and_both_pictures_are_whole() {
+        for (batches, windows) in
+            [(&[1, 16, 64][..], &[32, 128][..]), (&[4], &[8]), (&[1], &[16, 777]), (&[64], &[8])]
+        {
+            let plots = sweep_plots(&report(batches, windows)).expect("drawn");
+            let svg = String::from_utf8(plots[0].1.clone()).expect("text");
+            for size in batches.iter().chain(windows) {
+                assert!(svg.contains(&format!("\n{size}\n")), "{size} in {svg}");
+            }
+            assert!(svg.contains("a&lt;b&gt;&amp;c"), "a model's name is no markup");
+            assert!(svg.trim_end().ends_with("</svg>"));
+            let mut reader =
+                png::Decoder::new(std::io::Cursor::new(&plots[1].1)).read_info().expect("a PNG");
+            let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
+            let info = reader.next_frame(&mut pixels).expect("its pixels");
+            assert_eq!((info.width, info.height), SIZE);
+            assert!(pixels.iter().any(|&it| it < 64) && pixels.iter().any(|&it| it == 255));
+        }
+    }
+}

@@ -15,6 +15,8 @@ pub struct SweepReport {
     pub best: Option<usize>,
     /// The places of those that are as good as the best, as far as can be told.
     pub as_good: Vec<usize>,
+    /// The place of the one with the least p99 of all these.
+    pub soonest: Option<usize>,
     /// What is worth saying.
     pub notes: Vec<String>,
 }
@@ -67,7 +69,10 @@ impl SweepReport {
                     .into(),
             );
         }
-        Self { conditions, cells, best, as_good, notes }
+        let p99 = |&at: &usize| cells[at].figures.map_or(f64::MAX, |it| it.p99_s.median);
+        let good = best.iter().chain(&as_good).copied();
+        let soonest = good.min_by(|one, other| p99(one).total_cmp(&p99(other)));
+        Self { conditions, cells, best, as_good, soonest, notes }
     }
 }
 

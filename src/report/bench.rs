@@ -1,6 +1,6 @@
 //! What `bench` found, as tables.
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
 use crate::bench::{
     Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread, SweepReport,
@@ -34,7 +34,7 @@ pub fn sweep_table(report: &SweepReport) -> String {
         }
         let mark = match &row.failed {
             Some(why) => why.clone(),
-            None if report.best == Some(at) => "◀ best".into(),
+            None if report.best == Some(at) => "best".into(),
             None if report.as_good.contains(&at) => "as good".into(),
             None => String::new(),
         };
@@ -53,10 +53,13 @@ pub fn sweep_table(report: &SweepReport) -> String {
                 cell.batch,
                 cell.window
             );
-            let good: Vec<String> =
-                report.as_good.iter().map(|&at| named(report.cells[at].cell)).collect();
-            if !good.is_empty() {
-                text += &format!("as good, within 2 %: {}\n", good.join("; "));
+            let good = report.as_good.len();
+            if good > 0 {
+                text += &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
+                text += &match report.soonest.and_then(|at| report.cells.get(at)) {
+                    Some(row) => format!("; of all these answers come soonest with {}\n", named(row.cell)),
+                    None => "\n".to_owned(),
+                };
             }
             text += &lengths(&it);
         }
@@ -151,7 +154,7 @@ pub fn models_table(report: &ModelsReport) -> String {
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(UTF8_HORIZONTAL_ONLY)
+        .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     table
@@ -175,8 +178,16 @@ fn conditions(it: &Conditions) -> String {
     let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
     let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
     format!(
-        "{model}{api}{endpoints} endpoints on {ranks} ranks, parameters {sampling}; medians of {repeats} repeats (least–most)\n"
+        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most)\n",
+        counted(*endpoints, "endpoint"),
+        counted(*ranks as u64, "rank"),
+        counted(u64::from(*repeats), "repeat")
     )
+}
+
+/// So many of them.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn notes(notes: &[String]) -> String {

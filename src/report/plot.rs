@@ -11,7 +11,7 @@ use plotters::{
     },
 };
 
-use super::bench::{figure, named};
+use super::bench::{counted, figure, named};
 use crate::{
     bench::{Spread, SweepReport, SweepRow},
     settings::Amount,
@@ -22,7 +22,7 @@ type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, RangedCoordf
 
 const SIZE: (u32, u32) = (1200, 820);
 const FONT: &str = "sans-serif";
-const LEGEND: i32 = 190;
+const LEGEND: i32 = 210;
 const GREY: RGBColor = RGBColor(90, 90, 90);
 const LIGHT: RGBColor = RGBColor(222, 222, 222);
 /// Told apart by colour-blind people, too (Okabe and Ito).
@@ -42,7 +42,7 @@ const COLOURS: [RGBColor; 7] = [
 /// Where the picture cannot be drawn, in words.
 pub fn sweep_plots(report: &SweepReport) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     for style in [FontStyle::Normal, FontStyle::Bold] {
-        register_font(FONT, style, epaint_default_fonts::UBUNTU_LIGHT)
+        register_font(FONT, style, epaint_default_fonts::HACK_REGULAR)
             .map_err(|_| "the font cannot be used".to_owned())?;
     }
     let picture = Picture::of(report);
@@ -120,7 +120,11 @@ impl<'r> Picture<'r> {
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let it = &self.report.conditions;
         let model = it.model.as_deref().unwrap_or("several models");
-        let title = format!("{model}: {} endpoints on {} ranks", it.endpoints, it.ranks);
+        let title = format!(
+            "{model}: {} on {}",
+            counted(it.endpoints, "endpoint"),
+            counted(it.ranks as u64, "rank")
+        );
         area.draw_text(&title, &text(26, &BLACK), (24, 16))?;
         let best = self.report.best.and_then(|at| self.report.cells[at].figures);
         let lengths = best.map_or(String::new(), |best| {
@@ -161,7 +165,7 @@ impl<'r> Picture<'r> {
             .y_desc(unit)
             .axis_desc_style(text(18, &BLACK))
             .label_style(text(16, &GREY))
-            .y_label_formatter(&|y| figure(*y));
+            .y_label_formatter(&|y| plain(*y));
         mesh.draw()?;
         let centre = Pos::new(HPos::Center, VPos::Top);
         let style = text(16, &GREY).pos(centre);
@@ -280,7 +284,7 @@ impl<'r> Picture<'r> {
         let mut y = 414;
         area.draw(&PathElement::new([(8, y), (44, y)], GREY.stroke_width(2)))?;
         area.draw(&Circle::new((26, y), 4, GREY.filled()))?;
-        area.draw_text("half of them (p50)", &text(16, &BLACK).pos(left), (54, y))?;
+        area.draw_text("median (p50)", &text(16, &BLACK).pos(left), (54, y))?;
         y += 26;
         for from in [8, 20, 32] {
             area.draw(&PathElement::new([(from, y), (from + 7, y)], GREY.stroke_width(2)))?;
@@ -305,7 +309,16 @@ impl<'r> Picture<'r> {
 }
 
 fn text<'a>(size: i32, colour: &'a RGBColor) -> TextStyle<'a> {
-    (FONT, size).into_font().color(colour)
+    (FONT, size - 2).into_font().color(colour)
+}
+
+/// As an axis has it: without digits that say nothing.
+fn plain(number: f64) -> String {
+    let text = figure(number);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }
 
 /// Each once, by size, `auto` last.

@@ -154,7 +154,11 @@ fn begin(
     .map_err(|error| format!("no thread can be started: {error}"))
 }
 
-pub(super) fn policy(settings: &Settings, choice: &Choice, askers: usize) -> Result<Policy, String> {
+pub(super) fn policy(
+    settings: &Settings,
+    choice: &Choice,
+    askers: usize,
+) -> Result<Policy, String> {
     let renderer = choice.chat_template.as_ref().map(renderer).transpose();
     Ok(Policy {
         model: choice.model.clone(),

@@ -55,9 +55,12 @@ pub fn sweep_table(report: &SweepReport) -> String {
             );
             let good = report.as_good.len();
             if good > 0 {
-                text += &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
+                text +=
+                    &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {
-                    Some(row) => format!("; of all these answers come soonest with {}\n", named(row.cell)),
+                    Some(row) => {
+                        format!("; of all these answers come soonest with {}\n", named(row.cell))
+                    }
                     None => "\n".to_owned(),
                 };
             }
@@ -93,9 +96,9 @@ pub fn compare_table(report: &CompareReport) -> String {
             figure(*seconds),
         ];
         match figures {
-            Some(it) => cells.extend(
-                [it.prompts_per_s, it.tokens_per_s, it.p50_s, it.p99_s].map(spread),
-            ),
+            Some(it) => {
+                cells.extend([it.prompts_per_s, it.tokens_per_s, it.p50_s, it.p99_s].map(spread))
+            }
             None => cells.extend(["–"; 4].map(str::to_owned)),
         }
         cells.extend([requests.to_string(), failed.clone().unwrap_or_default()]);
@@ -130,16 +133,23 @@ pub fn compare_table(report: &CompareReport) -> String {
 #[must_use]
 pub fn models_table(report: &ModelsReport) -> String {
     let mut table = new_table([
-        "model", "endpoints", "runs", "p50 s", "p99 s", "tokens/s", "prompts/s", "an answer",
+        "model",
+        "endpoints",
+        "runs",
+        "p50 s",
+        "p99 s",
+        "tokens/s",
+        "prompts/s",
+        "an answer",
     ]);
     for row in &report.models {
         let ModelRow { model, endpoint, endpoints, runs_whole, runs_wanted, .. } = row;
         let place = endpoint.clone().unwrap_or_else(|| endpoints.to_string());
         let mut cells = vec![model.clone(), place, format!("{runs_whole} of {runs_wanted}")];
         match &row.figures {
-            Some(it) => cells.extend(
-                [it.p50_s, it.p99_s, it.tokens_per_s, it.prompts_per_s].map(spread),
-            ),
+            Some(it) => {
+                cells.extend([it.p50_s, it.p99_s, it.tokens_per_s, it.prompts_per_s].map(spread))
+            }
             None => cells.extend(["–"; 4].map(str::to_owned)),
         }
         cells.push(match (&row.failed, &row.sample) {
@@ -210,7 +220,7 @@ pub(super) fn figure(number: f64) -> String {
         it if it >= 100.0 => format!("{number:.0}"),
         it if it >= 10.0 => format!("{number:.1}"),
         it if it >= 1.0 => format!("{number:.2}"),
-        it if it == 0.0 => "0".into(),
+        0.0 => "0".into(),
         _ => format!("{number:.3}"),
     }
 }

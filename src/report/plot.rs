@@ -18,6 +18,8 @@ use crate::{
 };
 
 type Area<'a, B> = DrawingArea<B, Shift>;
+/// A figure of a cell.
+type Of<'o> = &'o dyn Fn(&SweepRow) -> Option<Spread>;
 type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 const SIZE: (u32, u32) = (1200, 820);
@@ -132,8 +134,9 @@ impl<'r> Picture<'r> {
             format!("prompts of {prompt} tokens, answers of {answer}; ")
         });
         let repeats = it.repeats;
-        let line =
-            format!("{lengths}points are medians of {repeats} repeats, bars go from the least to the most");
+        let line = format!(
+            "{lengths}points are medians of {repeats} repeats, bars go from the least to the most"
+        );
         area.draw_text(&line, &text(17, &GREY), (24, 50))
     }
 
@@ -142,7 +145,7 @@ impl<'r> Picture<'r> {
         &self,
         area: &'a Area<'_, B>,
         unit: &str,
-        figures: &[&dyn Fn(&SweepRow) -> Option<Spread>],
+        figures: &[Of<'_>],
         last: bool,
     ) -> Result<Chart<'a, B>, DrawingAreaErrorKind<B::ErrorType>> {
         let all = figures.iter().flat_map(|of| self.report.cells.iter().filter_map(of));
@@ -154,7 +157,11 @@ impl<'r> Picture<'r> {
             .set_label_area_size(LabelAreaPosition::Left, 92)
             .set_label_area_size(LabelAreaPosition::Bottom, if last { 58 } else { 34 })
             .build_cartesian_2d(-0.5..ends, 0.0..most)?;
-        let axis = if self.by_batch { "batch size, prompts a request" } else { "window, sequences in flight" };
+        let axis = if self.by_batch {
+            "batch size, prompts a request"
+        } else {
+            "window, sequences in flight"
+        };
         let mut mesh = chart.configure_mesh();
         mesh.disable_x_mesh()
             .light_line_style(TRANSPARENT)
@@ -187,21 +194,28 @@ impl<'r> Picture<'r> {
     fn series<B: DrawingBackend>(
         &self,
         chart: &mut Chart<'_, B>,
-        of: &dyn Fn(&SweepRow) -> Option<Spread>,
+        of: Of<'_>,
         dashed: bool,
         bars: bool,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         for (number, &line) in self.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
             let shift = self.shift(number);
-            let points = self.places.iter().enumerate().filter_map(|(at, &place)| {
-                Some((at as f64 + shift, of(self.row(place, line)?)?))
-            });
+            let points =
+                self.places.iter().enumerate().filter_map(|(at, &place)| {
+                    Some((at as f64 + shift, of(self.row(place, line)?)?))
+                });
             let points: Vec<(f64, Spread)> = points.collect();
             let middles = || points.iter().map(|(x, it)| (*x, it.median));
             if dashed {
-                chart.draw_series(DashedLineSeries::new(middles(), 7, 5, colour.stroke_width(2)))?;
-                chart.draw_series(middles().map(|at| Circle::new(at, 4, colour.stroke_width(2))))?;
+                chart.draw_series(DashedLineSeries::new(
+                    middles(),
+                    7,
+                    5,
+                    colour.stroke_width(2),
+                ))?;
+                chart
+                    .draw_series(middles().map(|at| Circle::new(at, 4, colour.stroke_width(2))))?;
             } else {
                 chart.draw_series(LineSeries::new(middles(), colour.stroke_width(2)))?;
                 chart.draw_series(middles().map(|at| Circle::new(at, 4, colour.filled())))?;
@@ -223,9 +237,8 @@ impl<'r> Picture<'r> {
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         for (number, &line) in self.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
-            let is_one = |&&place: &&Amount| {
-                self.row(place, line).is_some_and(|row| row.figures.is_none())
-            };
+            let is_one =
+                |&&place: &&Amount| self.row(place, line).is_some_and(|row| row.figures.is_none());
             let failed: Vec<f64> = self
                 .places
                 .iter()
@@ -243,7 +256,7 @@ impl<'r> Picture<'r> {
     fn best<B: DrawingBackend>(
         &self,
         chart: &mut Chart<'_, B>,
-        of: &dyn Fn(&SweepRow) -> Option<Spread>,
+        of: Of<'_>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let Some(row) = self.report.best.map(|at| &self.report.cells[at]) else { return Ok(()) };
         let (place, line) = self.place_and_line(row);
@@ -338,18 +351,25 @@ mod tests {
     use crate::bench::{Cell, Conditions, Measured, Run};
 
     fn report(batches: &[usize], windows: &[usize]) -> SweepReport {
-        let cell = |batch, window| Cell {
-            batch: Amount::Exactly(batch),
-            window: Amount::Exactly(window),
-        };
+        let cell =
+            |batch, window| Cell { batch: Amount::Exactly(batch), window: Amount::Exactly(window) };
         let row = |batch: usize, window: usize| {
             let answered = (batch * window) as u64;
-            let it = Measured { asked: answered, answered, requests: 1, seconds: 1.0, ..Measured::default() };
+            let it = Measured {
+                asked: answered,
+                answered,
+                requests: 1,
+                seconds: 1.0,
+                ..Measured::default()
+            };
             let failed = cell(batch, window).cannot(1);
             SweepRow::new(cell(batch, window), vec![Run::of(&it)], failed)
         };
         let rows = windows.iter().flat_map(|&w| batches.iter().map(move |&b| row(b, w)));
-        SweepReport::new(Conditions { model: Some("a<b>&c".into()), ..Conditions::default() }, rows.collect())
+        SweepReport::new(
+            Conditions { model: Some("a<b>&c".into()), ..Conditions::default() },
+            rows.collect(),
+        )
     }
 
     #[test]
@@ -369,7 +389,7 @@ mod tests {
             let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
             let info = reader.next_frame(&mut pixels).expect("its pixels");
             assert_eq!((info.width, info.height), SIZE);
-            assert!(pixels.iter().any(|&it| it < 64) && pixels.iter().any(|&it| it == 255));
+            assert!(pixels.iter().any(|&it| it < 64) && pixels.contains(&255));
         }
     }
 }

@@ -11,6 +11,7 @@ mod support;
 
 mod aggregate;
 mod architecture;
+mod bench;
 mod changed;
 mod check;
 mod collectives;

@@ -32,7 +32,10 @@ pub fn compare(
     let prompts = measuring.prompts.unwrap_or(PROMPTS);
     let repeats = measuring.repeats;
     let plan = Plan {
-        instead: (&["no-batch"], "a comparison asks both ways; --batch-size says how batched is meant"),
+        instead: (
+            &["no-batch"],
+            "a comparison asks both ways; --batch-size says how batched is meant",
+        ),
         defaults: |settings, said| {
             if !said("batch-size") {
                 settings.batch_size = Amount::Exactly(BATCH);
@@ -50,7 +53,8 @@ pub fn compare(
     let settings = bench.common.settings.clone();
     let window = settings.concurrency;
     let ways = [settings.batch_size, Amount::Exactly(1)].map(|batch| Cell { batch, window });
-    let mut lanes = ways.map(|it| bench.lane(&with(&settings, it.batch, window), &choice, |_| true));
+    let mut lanes =
+        ways.map(|it| bench.lane(&with(&settings, it.batch, window), &choice, |_| true));
     for lane in &mut lanes {
         let prompts = bench.pool.take(prompts * lane.endpoints());
         bench.together(comm, lane, prompts, |_| {})?;
@@ -73,7 +77,8 @@ pub fn compare(
             agreement.count(prompt.input.as_str(), batched, single);
         }
         bench.say(|| {
-            let [batched, single] = runs.each_ref().map(|it| it.last().map_or(0.0, |it| it.prompts_per_s));
+            let [batched, single] =
+                runs.each_ref().map(|it| it.last().map_or(0.0, |it| it.prompts_per_s));
             format!("repeat {}: {batched:.2} prompts/s batched, {single:.2} single", turn + 1)
         });
         // A lane that has ended measures nothing more.

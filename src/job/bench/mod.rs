@@ -80,10 +80,13 @@ struct Plan {
     /// Keys whose values are the command's own business, and what to say instead of them.
     instead: (&'static [&'static str], &'static str),
     /// Where neither flags, nor variables nor a file say anything: keys with their values.
-    defaults: fn(&mut Settings, &dyn Fn(&str) -> bool),
+    defaults: fn(&mut Settings, Said<'_>),
     /// How many prompts an endpoint is asked in all.
     prompts: u64,
 }
+
+/// Did anybody say anything of this key?
+type Said<'s> = &'s dyn Fn(&str) -> bool;
 
 /// The runs of one thing on rank 0, and why they are fewer than they should be.
 type Runs = (Vec<Run>, Option<String>);

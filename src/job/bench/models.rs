@@ -90,7 +90,8 @@ impl Bench {
             let places = served.iter().filter(|(its, _)| *its == model && per_endpoint);
             let before = subjects.len();
             subjects.extend(
-                places.map(|(_, place)| Subject { model: model.clone(), only: Some(place.clone()) }),
+                places
+                    .map(|(_, place)| Subject { model: model.clone(), only: Some(place.clone()) }),
             );
             if subjects.len() == before {
                 subjects.push(Subject { model, only: None });

@@ -121,7 +121,13 @@ impl Rows {
                 None => None,
             };
             let row_model = self.row_model.clone();
-            Ok(Dealt { source: self.source.clone(), rules: self.rules.clone(), lease, seed, row_model })
+            Ok(Dealt {
+                source: self.source.clone(),
+                rules: self.rules.clone(),
+                lease,
+                seed,
+                row_model,
+            })
         });
         dealt.collect()
     }
@@ -140,7 +146,11 @@ fn parts(all: u64, needs: &[u64]) -> Vec<(u64, u64)> {
     let scale = if wanted > all { all as f64 / wanted as f64 } else { 1.0 };
     let mut before = 0;
     let part = |&need: &u64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of all")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of all"
+        )]
         let place = |at: u64| ((at as f64 * scale) as u64).min(all);
         let from = place(before);
         before += need;

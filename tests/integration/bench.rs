@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use serde_json::Value;
-use vllm_sim::{CostModel, Profile};
+use vllm_sim::{CostModel, Death, Profile};
 
 use crate::support::{
     Job,
@@ -76,7 +76,10 @@ fn a_sweep_finds_that_lists_pay_and_tells_the_same_in_table_json_and_pictures() 
             for run in runs {
                 assert_eq!(run["answered"], 48 * ranks);
                 let size: u64 = cell["batch"].as_str().unwrap().parse().unwrap();
-                assert_eq!(run["requests"], 48 * ranks as u64 / size);
+                // (a busy machine may cut a list short)
+                let least = 48 * ranks as u64 / size;
+                let requests = run["requests"].as_u64().expect("a count");
+                assert!((least..=least + least / 3).contains(&requests), "{requests} for {least}");
                 let rate = run["answered"].as_f64().unwrap() / run["seconds"].as_f64().unwrap();
                 assert!((run["prompts_per_s"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
             }
@@ -87,8 +90,10 @@ fn a_sweep_finds_that_lists_pay_and_tells_the_same_in_table_json_and_pictures() 
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(svg.contains("best: batch 8, window 16"), "the best is marked");
         // Warm-up and two repeats of both cells, and no prompt was asked twice.
-        let seen: u64 = (0..ranks).map(|it| work.fleet.seen(it).served).sum();
-        assert_eq!(seen, 2 * 3 * 48 * ranks as u64);
+        for server in 0..ranks {
+            let seen = work.fleet.seen(server);
+            assert_eq!((seen.served, seen.served_again, seen.largest_list), (2 * 3 * 48, 0, 8));
+        }
     }
 }
 
@@ -122,6 +127,20 @@ fn prompts_that_fail_make_a_cell_fail_and_where_all_do_the_code_is_3() {
 }
 
 #[test]
+fn servers_that_die_cost_a_cell_no_longer_than_patience() {
+    let work = Work::with(vec![Profile { die: Some(Death::Prompts(50)), ..Profile::instant() }]);
+    let job = bench("sweep", &work).args(["--batch-sizes", "1,2,4", "--prompts", "20", "--json"]);
+    let job =
+        job.args(["--repeats", "1", "--ready-timeout", "2s"]).deadline(Duration::from_secs(40));
+    let it = json(&job.run().with_code(0).out);
+    assert_eq!(it["best"], 0, "it lived for the first");
+    for cell in &it["cells"].as_array().expect("cells")[1..] {
+        let why = cell["failed"].as_str().expect("a reason");
+        assert!(why.contains("no endpoint was up for 2s"), "{why}");
+    }
+}
+
+#[test]
 fn rows_of_an_input_are_asked_once_each_while_they_last() {
     let work = Work::instant(2);
     let texts: String = (0..64).map(|it| format!("row {it}\n")).collect();
@@ -135,6 +154,8 @@ fn rows_of_an_input_are_asked_once_each_while_they_last() {
         (&it["conditions"]["rows_came_again"], it["notes"].as_array().unwrap().len()),
         (&false.into(), 1)
     );
+    let seen = [work.fleet.seen(0), work.fleet.seen(1)];
+    assert!(seen.iter().all(|it| (it.distinct_served, it.served_again) == (32, 0)), "{seen:?}");
     let it = sweep("9");
     assert_eq!(it["conditions"]["rows_came_again"], true);
     assert!(it["notes"].to_string().contains("prefix caches"), "{}", it["notes"]);
@@ -150,7 +171,9 @@ fn batched_and_single_answers_are_equal_and_lists_are_counted() {
     assert_eq!((&it["answers"]["different"], &it["answers"]["unknown"]), (&0.into(), &0.into()));
     let (batched, single) = (&it["batched"], &it["single"]);
     assert_eq!((&batched["completion"], &single["completion"]), (&1.0.into(), &1.0.into()));
-    assert_eq!((&batched["requests"], &single["requests"]), (&24.into(), &192.into()));
+    let requests = batched["requests"].as_u64().expect("a count");
+    assert!((24..=32).contains(&requests), "{requests}: a busy machine may cut a list short");
+    assert_eq!(single["requests"], 192);
     assert!(it["speed_up"]["median"].as_f64().expect("a figure") > 1.2, "{}", it["speed_up"]);
     assert!(it["conditions"]["sampling"].as_str().unwrap().contains("\"temperature\":0"));
 }

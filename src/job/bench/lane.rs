@@ -2,7 +2,11 @@
 //!
 //! Owns the way from prompts in memory through the engine to a [`Measured`]. Knows no other rank.
 
-use std::{convert::Infallible, sync::mpsc, time::Instant};
+use std::{
+    convert::Infallible,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use super::super::{brief::Choice, work::policy};
 use crate::{
@@ -26,6 +30,8 @@ struct Engine {
     given: u64,
     /// Requests sent before this measurement.
     requests: u64,
+    /// How long to go on while no endpoint is up.
+    patience: Duration,
 }
 
 enum Heard {
@@ -129,7 +135,8 @@ impl Engine {
             let _ = tell.send(Heard::Word(word)); // as above
         });
         let running = running.map_err(|error| format!("no thread can be started: {error}"))?;
-        Ok(Self { running, give, heard, given: 0, requests: 0 })
+        let patience = settings.ready_timeout.get();
+        Ok(Self { running, give, heard, given: 0, requests: 0, patience })
     }
 
     fn measure(
@@ -144,7 +151,7 @@ impl Engine {
         self.running.given(self.given, true);
         self.give.send(prompts).map_err(|_| "the engine has ended".to_owned())?;
         let mut requests = self.requests;
-        let mut all_told = false;
+        let (mut all_told, mut down) = (false, None);
         // The last word of requests comes within a second, and is not part of what is measured.
         while measured.settled() < measured.asked || !all_told {
             let left = until.saturating_duration_since(Instant::now());
@@ -159,6 +166,13 @@ impl Engine {
                 Ok(Heard::Word(Word::Progress(progress))) => {
                     requests = progress.tally.requests;
                     all_told = progress.tally.settled() >= self.given;
+                    // A run waits for longer; here every cell would.
+                    down = (progress.up == 0).then(|| down.unwrap_or_else(Instant::now));
+                    if down.is_some_and(|since| since.elapsed() >= self.patience) {
+                        let after = super::seconds(self.patience);
+                        measured.seconds = began.elapsed().as_secs_f64();
+                        return Err(format!("no endpoint was up for {after}"));
+                    }
                 }
                 Ok(Heard::Word(Word::AllAlike(..))) => self.running.go_on(),
                 Ok(Heard::Word(Word::InHand(_) | Word::GivesBack(_))) => {}

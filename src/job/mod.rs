@@ -19,6 +19,7 @@ mod limit;
 mod lines;
 mod listen;
 mod offline;
+mod pass;
 mod ready;
 mod resume;
 mod root;

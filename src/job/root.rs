@@ -241,15 +241,20 @@ impl Root {
         };
         let choice = choose(&common.settings, &known, found);
         if let Ok(Some(choice)) = &choice {
-            self.manifest.model = Some(choice.model.clone());
-            self.manifest.api = Some(choice.api().into());
-            self.manifest.write(&self.folder)?;
-            resume::drop_replaced(&self.folder, self.manifest.starts)?;
+            self.asks(choice)?;
         } else {
             self.manifest.state = State::Stopped;
             self.manifest.write(&self.folder)?;
         }
         choice
+    }
+
+    /// This is asked: the run that was to be written over is not needed any more.
+    pub(super) fn asks(&mut self, choice: &Choice) -> Result<(), JobError> {
+        self.manifest.model = Some(choice.model.clone());
+        self.manifest.api = Some(choice.api().into());
+        self.manifest.write(&self.folder)?;
+        resume::drop_replaced(&self.folder, self.manifest.starts)
     }
 
     /// The ledger of what is to do, in the order of work. Rows that cannot be read have their outcome.

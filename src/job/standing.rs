@@ -33,14 +33,15 @@ impl Standing {
         standing.of_all(comm, read, code)
     }
 
-    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where a file of all of them is wanted
-    /// and every prompt has its outcome. Both in one reading.
+    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where they are wanted and every prompt
+    /// has its outcome. Both in one reading.
     pub(super) fn read_with_lines(
         comm: &mut dyn Comm,
         brief: &Brief,
+        wanted: bool,
         code: CodeOf,
     ) -> Result<(Self, Option<Lines>), JobError> {
-        if brief.format.is_none() {
+        if !wanted {
             return Ok((Self::read(comm, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::none(brief.source.rows));

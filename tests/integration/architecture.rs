@@ -13,6 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("comm", &["domain"]),
     ("endpoint", &["settings", "domain"]),
     ("prompts", &["settings", "domain"]),
+    ("reduce", &["prompts"]),
     ("shards", &["domain"]),
     ("ledger", &["domain"]),
     ("serve", &["settings"]),
@@ -21,8 +22,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "job",
         &[
-            "engine", "comm", "ledger", "prompts", "shards", "output", "serve", "site", "report",
-            "settings", "domain",
+            "engine", "comm", "ledger", "prompts", "reduce", "shards", "output", "serve", "site",
+            "report", "settings", "domain",
         ],
     ),
     ("cli", &["job", "comm", "output", "serve", "site", "report", "settings"]),

@@ -66,7 +66,7 @@ torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$
 count() { grep -c "$1" "$log" || true; }
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
 printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s s\n' \
-  "$passed" "$(count '^test result: ok')" "$(count '^test .*\(collectives\|endings\|engine\|check\|ranks\|run\|scan\|serve\|time\)::.* ok$')" \
+  "$passed" "$(count '^test result: ok')" "$(count '^test .*\(collectives\|endings\|engine\|check\|ranks\|reduce\|run\|scan\|serve\|time\)::.* ok$')" \
   "$(grep -o 'replayed [0-9]* of [0-9]* recordings, [0-9]* match' "$log" | head -n 1 || true)" \
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
   "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" \

@@ -15,12 +15,15 @@ mod errors;
 mod gather;
 mod hand;
 mod letters;
+mod level;
 mod limit;
 mod lines;
 mod listen;
 mod offline;
 mod pass;
+mod provenance;
 mod ready;
+mod reduce;
 mod resume;
 mod root;
 mod run;
@@ -28,6 +31,7 @@ mod scan;
 mod servers;
 mod standing;
 mod talk;
+mod texts;
 mod work;
 mod wrong;
 
@@ -36,6 +40,7 @@ pub use check::check;
 pub use end::Codes;
 pub use errors::{JobError, Verdict};
 pub use offline::{merge, plan, status};
+pub use reduce::reduce;
 pub use run::run;
 
 /// The exit code of a rank that ends without a word from rank 0.

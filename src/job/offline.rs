@@ -9,12 +9,13 @@ use super::{
     agree::settled,
     brief::{is_alive, run_folder},
     gather::gather_alone,
+    level::Place,
     root::{format, rules},
     scan::read_over,
     standing::Standing,
 };
 use crate::{
-    output::{Format, Manifest, OutputFile, State, now},
+    output::{Format, Manifest, OutputFile, State, TreeStands, now},
     report::{self, PlanView},
     settings::Resolved,
     site::Node,
@@ -33,6 +34,9 @@ struct Status<'a> {
     job: Option<&'a str>,
     model: Option<&'a str>,
     output: &'a str,
+    /// Of a reduce: the tree above these prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reduce: Option<TreeStands>,
     /// Seconds since the manifest was written.
     written_s_ago: u64,
 }
@@ -43,7 +47,7 @@ struct Status<'a> {
 /// Where there is no run.
 pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> {
     let (folder, mut manifest) = open(run)?;
-    let alive = is_alive(&manifest, &Node::here().host);
+    let alive = is_worked_on(&folder, &manifest);
     if verify || (manifest.state == State::Running && !alive) {
         let counted = Standing::of_folder(&folder, manifest.rows, &manifest.fingerprint)?;
         let counts = counted.counts(manifest.rows);
@@ -72,19 +76,55 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
         job: manifest.job.as_deref(),
         model: manifest.model.as_deref(),
         output: &manifest.output,
+        reduce: manifest.reduce,
         written_s_ago: now().saturating_sub(manifest.heartbeat),
     };
     report::print(&if json {
         serde_json::to_string_pretty(&status).unwrap_or_default() + "\n"
     } else {
-        report::status_line(state, counts, &manifest)
+        report::status_line(state, counts, &manifest) + &levels(&folder, &manifest)
     });
+    let is_whole = manifest.reduce.is_none_or(|tree| tree.text && tree.missing == 0);
     Ok(match counts {
         // Everything answered and not yet gathered is not the end: the same command finishes it.
         it if it.open > 0 || manifest.state != State::Finished => Verdict::Open,
-        it if it.failed > 0 => Verdict::SomeFailed,
+        it if it.failed > 0 || !is_whole => Verdict::SomeFailed,
         _ => Verdict::Done,
     })
+}
+
+/// Of a reduce: how each level stands, a line each, and what came of them.
+fn levels(folder: &Path, manifest: &Manifest) -> String {
+    let Some(tree) = manifest.reduce else { return String::new() };
+    let mut lines = match manifest.state {
+        State::Finished => report::tree_line(&tree, &manifest.output),
+        _ => format!(
+            "these are the leaves; the tree is at level {} of {}\n",
+            tree.level, tree.levels
+        ),
+    };
+    for level in 1..=tree.levels {
+        let place = run_folder(&Place::of(folder, level).output);
+        // A level without prompts has no run; one that cannot be read is told by its own status.
+        if let Ok(Some(its)) = Manifest::read(&place) {
+            let state = match its.state {
+                State::Running if is_alive(&its, &Node::here().host) => "running",
+                State::Running => "lost",
+                State::Stopped => "stopped",
+                State::Finished => "finished",
+            };
+            lines += &format!("level {level}: {}", report::status_line(state, &its.counts, &its));
+        }
+    }
+    lines
+}
+
+/// Is anybody working on it, of a reduce on any of its levels?
+fn is_worked_on(folder: &Path, manifest: &Manifest) -> bool {
+    let host = Node::here().host;
+    let level = manifest.reduce.map_or(0, |tree| tree.level);
+    let its = || Manifest::read(&run_folder(&Place::of(folder, level).output)).ok().flatten();
+    is_alive(manifest, &host) || (level > 0 && its().is_some_and(|it| is_alive(&it, &host)))
 }
 
 /// Local. The ordered output again, from the run's shard files.
@@ -116,6 +156,12 @@ pub fn merge(
         None if counts.open > 0 => format!("{own}.partial"),
         None => own.clone(),
     };
+    if manifest.reduce.is_some() && place == own {
+        return Err(JobError::Standing(format!(
+            "{own} is the text of a reduce, which the same reduce command writes: name another file with --output, and it \
+             gets the answers of the leaves"
+        )));
+    }
     let mut output = OutputFile::create(Path::new(&place), format)?;
     gather_alone(lines, manifest.rows, &mut output)?;
     output.finish()?;

@@ -5,7 +5,7 @@
 //! that is chosen once, the time and the signals. Does not know what becomes of the answers: `run` gathers them, `reduce`
 //! makes prompts of them.
 
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 use super::{
     Codes, Given, JobError,
@@ -36,6 +36,8 @@ pub(super) struct Crew {
     guard: Option<Guard>,
     /// Of the job that makes one pass only, servers end with its work.
     pub(super) passes: Passes,
+    /// Where the logs of servers go: into the folder of the first pass.
+    logs: Option<PathBuf>,
     watch: Option<(Signals, Limit)>,
     asked: Option<Asked>,
 }
@@ -84,6 +86,7 @@ pub(super) fn pass(
     let mut root = told(comm, begun, code)?;
     let (signals, limit) = crew.watch(comm, common)?;
     let brief = comm.broadcast_value(root.as_ref().map(Root::brief))?;
+    crew.logs.get_or_insert_with(|| brief.folder.join(SERVERS));
     let blind = check_folder(comm, &brief, &common.place, code)?;
     let standing = Standing::read(comm, &brief, code)?;
     let done = standing.done(common.settings.retry_failed);
@@ -126,6 +129,7 @@ impl Crew {
             began: Instant::now(),
             guard: given.guard.take(),
             passes: Passes::One,
+            logs: None,
             watch: None,
             asked: None,
         }
@@ -146,6 +150,33 @@ impl Crew {
         Ok(self.watch.insert((signals, limit)).clone())
     }
 
+    /// Collective. What the model's context holds, in tokens, by those who are asked; `None` where too few are ready.
+    pub(super) fn context(
+        &mut self,
+        comm: &mut dyn Comm,
+        common: &Common,
+        root: Option<&mut Root>,
+        brief: &Brief,
+    ) -> Result<Option<Option<u64>>, JobError> {
+        let (_, limit) = self.watch(comm, common)?;
+        let asked = self.choose(comm, common, root, brief, limit)?;
+        Ok(asked.map(|asked| asked.choice.context))
+    }
+
+    /// Local. Whoever asks this process to end before the next pass is noted so. True where the time is over.
+    pub(super) fn listen(&self, note: impl Fn() + Send + 'static) -> bool {
+        let Some((signals, limit)) = &self.watch else { return false };
+        signals.tell(Some(Box::new(move |_| note())));
+        limit.at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Local. Nobody is asked any more: servers that were started here may end.
+    pub(super) fn close(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            asked.servers.close();
+        }
+    }
+
     /// Collective. The servers that are there, and the model and the route: found and chosen once. `None` where too few
     /// are ready.
     fn choose(
@@ -161,8 +192,8 @@ impl Crew {
             let noted = root.map(|root| root.asks(&asked.choice));
             told(comm, noted, code)?;
         } else {
-            let folder = brief.folder.join(SERVERS);
-            let servers = serve(comm, common, self.guard.take(), &folder, code)?;
+            let logs = self.logs.clone().unwrap_or_else(|| brief.folder.join(SERVERS));
+            let servers = serve(comm, common, self.guard.take(), &logs, code)?;
             let found = wait_for_endpoints(comm, common, &servers, limit)?;
             let all = comm.gather_values(&found)?;
             let chosen = root.zip(all).map(|(root, found)| root.choose(common, &found));

@@ -24,8 +24,8 @@ use crate::{
     engine::Progress,
     ledger::Order,
     output::{
-        Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, now,
-        write_sample,
+        Counts, Format, LostRank, Manifest, OutputError, OutputFile, Sample, State, TreeStands,
+        now, write_sample,
     },
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
@@ -82,6 +82,17 @@ impl Start {
         let folder = run_folder(&output);
         let existed = folder.exists();
         let earlier = resume::look(settings, &output, &folder)?;
+        let is_other = |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
+        if let Some(other) = earlier.as_ref().filter(|_| !settings.overwrite).filter(is_other) {
+            let (its, mine) = match other.reduce {
+                Some(_) => ("reduce", "run"),
+                None => ("run", "reduce"),
+            };
+            return Err(JobError::Standing(format!(
+                "{} is the folder of a {its}, and a {mine} cannot go on with it: choose another --output, or --overwrite it",
+                folder.display()
+            )));
+        }
         let number = earlier.as_ref().map_or(0, |it| it.starts) + 1;
         let files =
             lay_out(inputs, &folder, number).inspect_err(|_| undo(&folder, existed, number))?;
@@ -150,6 +161,9 @@ fn begin(
     manifest.job.clone_from(&common.job);
     manifest.began = now();
     manifest.lost = Vec::new();
+    if settings.reduce_template.is_some() {
+        manifest.reduce.get_or_insert_default();
+    }
     let root = Root {
         manifest,
         hosts: common.hosts.clone(),
@@ -318,11 +332,12 @@ impl Root {
         self.manifest.counts.clone()
     }
 
-    /// The end, written last of all.
-    pub(super) fn end(mut self, standing: &Standing) -> Result<Verdict, JobError> {
+    /// The end, written last of all. Of a reduce it is the end of the leaves, and nothing is finished.
+    pub(super) fn end(&mut self, standing: &Standing) -> Result<Verdict, JobError> {
         let counts = standing.counts(self.source.rows);
         self.manifest.counts = counts.clone();
-        self.manifest.state = if counts.open == 0 { State::Finished } else { State::Stopped };
+        let is_finished = counts.open == 0 && self.manifest.reduce.is_none();
+        self.manifest.state = if is_finished { State::Finished } else { State::Stopped };
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
         self.manifest.write(&self.folder)?;
@@ -346,7 +361,7 @@ impl Root {
             }
             .to_string(),
         );
-        if let Some(words) = self.wrong {
+        if let Some(words) = self.wrong.take() {
             return Err(JobError::AllAlike(words));
         }
         Ok(match counts {
@@ -370,7 +385,7 @@ impl Root {
 
     /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
     /// written; if nothing is open, it writes the answers.
-    pub(super) fn end_without(self, brief: &Brief) -> Result<Verdict, JobError> {
+    pub(super) fn end_without(mut self, brief: &Brief) -> Result<Verdict, JobError> {
         let named: Vec<String> =
             self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
@@ -384,6 +399,22 @@ impl Root {
             output.finish()?;
         }
         self.end(&standing)
+    }
+
+    /// What was asked so far: the model, and the route of texts.
+    pub(super) fn asked(&self) -> (Option<String>, Option<String>) {
+        (self.manifest.model.clone(), self.manifest.api.clone())
+    }
+
+    /// Where the answers, or the text of a reduce, go.
+    pub(super) fn output(&self) -> &str {
+        &self.manifest.output
+    }
+
+    /// Of a reduce: how its tree stands from now on.
+    pub(super) fn grows(&mut self, tree: TreeStands, state: State) -> Result<(), JobError> {
+        (self.manifest.reduce, self.manifest.state) = (Some(tree), state);
+        Ok(self.manifest.write(&self.folder)?)
     }
 
     pub(super) fn add(&mut self, tally: Tally) {

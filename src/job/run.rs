@@ -22,7 +22,8 @@ pub fn run(
     codes: Codes,
 ) -> Result<Verdict, JobError> {
     let mut crew = Crew::new(&mut given, codes);
-    let common = agree(comm, given, codes.error)?;
+    let mut common = agree(comm, given, codes.error)?;
+    common.settings.reduce_template = None; // a settings file for both commands may have one
     report::this_is_rank(common.place.rank, &common.place.node.host);
     let Some(passed) = pass(comm, &common, &mut crew, inputs)? else {
         return Ok(Verdict::NoEndpoint);
@@ -30,7 +31,7 @@ pub fn run(
     let Passed { root, brief, standing, lines } = passed;
     let lines = lines.filter(|_| brief.format.is_some());
     gather(comm, &brief, &common, lines, codes.error)?;
-    let ended = root.map(|root| root.end(&standing));
+    let ended = root.map(|mut root| root.end(&standing));
     let verdict = told(comm, ended, codes.error)?;
     Ok(comm.broadcast_value(verdict)?)
 }

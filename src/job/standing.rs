@@ -136,6 +136,11 @@ impl Standing {
         done
     }
 
+    /// Those that were answered.
+    pub(super) fn answered(&self) -> &Bitmap {
+        &self.answered
+    }
+
     /// The counts that go into the manifest.
     pub(super) fn counts(&self, rows: u64) -> Counts {
         Counts::new(rows, self.answered.count(), self.failed.count())

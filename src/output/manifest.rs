@@ -67,6 +67,22 @@ pub struct Manifest {
     /// Ranks of the last start that were not there at its end.
     #[serde(default)]
     pub lost: Vec<LostRank>,
+    /// Of a reduce: how the tree above these prompts stands, which are its leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<TreeStands>,
+}
+
+/// How the tree of a reduce stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeStands {
+    /// Levels above the leaves; 0 until the leaves are counted.
+    pub levels: u32,
+    /// The level that is worked on, or was last; 0 are the leaves.
+    pub level: u32,
+    /// At the end: is there a text at the root?
+    pub text: bool,
+    /// At the end: leaves that are not in it.
+    pub missing: u64,
 }
 
 /// A rank that was lost.
@@ -140,6 +156,7 @@ impl Manifest {
             seconds: 0.0,
             requests: 0,
             lost: Vec::new(),
+            reduce: None,
         }
     }
 

@@ -9,9 +9,9 @@ mod samples;
 mod writer;
 
 pub use format::Format;
-pub use manifest::{Counts, LostRank, Manifest, State, now};
+pub use manifest::{Counts, LostRank, Manifest, State, TreeStands, now};
 pub use samples::{Sample, write_sample};
-pub use writer::OutputFile;
+pub use writer::{OutputFile, replace};
 
 use std::path::{Path, PathBuf};
 

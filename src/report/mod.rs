@@ -11,7 +11,7 @@ mod plan;
 mod progress;
 
 pub use check::{CheckReport, CheckedRank};
-pub use finish::{Finish, status_line};
+pub use finish::{Finish, status_line, tree_line};
 pub use log::{start_log, this_is_rank};
 pub use plan::PlanView;
 pub use progress::ProgressView;

@@ -15,6 +15,7 @@ mod collectives;
 mod endings;
 mod engine;
 mod ranks;
+mod reduce;
 mod run;
 mod scan;
 mod serve;

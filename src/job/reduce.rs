@@ -157,10 +157,18 @@ impl Growth {
             if !self.make(comm, &place, &stamp, &mut below, &brief, any)? {
                 return Ok(Verdict::NoEndpoint);
             }
+            drop(below); // the level has its own memory to take
             let (called, passed) = called(comm, &place, self.tree, code)?;
             let (mut lines, mut answered) = (None, Bitmap::new(0));
             if called.count() > 0 {
-                info!(level, of = levels, prompts = called.count(), "a level of the tree begins");
+                if comm.rank() == 0 {
+                    info!(
+                        level,
+                        of = levels,
+                        prompts = called.count(),
+                        "a level of the tree begins"
+                    );
+                }
                 let common = self.of_level(&place, &asked);
                 let inputs = [place.prompts().to_string_lossy().into_owned()];
                 let Some(mut done) = pass(comm, &common, &mut self.crew, &inputs)? else {

@@ -342,6 +342,7 @@ impl Root {
         self.manifest.requests += self.tally.requests;
         self.manifest.write(&self.folder)?;
         resume::drop_replaced(&self.folder, self.manifest.starts)?;
+        (self.table, self.keys) = Default::default(); // a reduce goes on, and needs no more of the leaves' rows
         let missing = self.expected.map_or(0, |open| counts.open.saturating_sub(open));
         if missing > 0 {
             warn!(

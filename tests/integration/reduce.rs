@@ -259,6 +259,8 @@ fn a_leaf_that_is_answered_later_is_in_the_text_and_nothing_else_is_asked_for_no
     reduce(&work, &input, "text.txt", 4).ranks(2).run().with_code(3);
     assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |at| at == 20, 4));
     let served = work.served();
+    let ended = reduce(&work, &input, "text.txt", 5).run().with_code(5);
+    ended.complains("fan-in was 4 and is 5");
     reduce(&work, &input, "text.txt", 4).ranks(3).run().with_code(3).says("nothing was asked", 4);
     assert_eq!(work.served(), served, "it was finished");
     let others = Fleet::start(vec![Profile::instant()]).expect("ports on loopback");

@@ -35,8 +35,9 @@ use crate::{
     shards::Bitmap,
 };
 
-/// Bytes that a rank sends or gets in a round, about.
-const ROUND: u64 = 32 << 20;
+/// Bytes that a rank sends or gets in a round, about. They are in memory some five times over for a moment: as they were
+/// read, as they travel, as they came, as texts and as prompts.
+const ROUND: u64 = 8 << 20;
 
 /// Where a level lies.
 #[derive(Clone, Debug)]

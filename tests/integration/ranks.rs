@@ -37,7 +37,7 @@ fn all_are_right(work: &Work, prompts: &[String]) {
 }
 
 /// The process that is this rank of the job.
-fn process_of(work: &Work, rank: usize) -> Pid {
+pub fn process_of(work: &Work, rank: usize) -> Pid {
     let is_it = |pid: &Pid| {
         let path = format!("/proc/{}/environ", pid.as_raw_nonzero());
         let environment = std::fs::read(path).unwrap_or_default();

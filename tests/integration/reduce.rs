@@ -10,6 +10,7 @@ use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 use vllm_sim::{CostModel, Fault, Fleet, Profile, Rule, Script};
 
+use crate::ranks::process_of;
 use crate::support::{
     Job, processes_with,
     work::{Work, by_chat, made_up},
@@ -218,6 +219,41 @@ fn walltime_and_signals_end_a_level_with_75_and_the_same_command_goes_on() {
     assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
     let all = 240 + 60 + 15 + 4 + 1;
     assert!(work.served() <= all + 32, "{} served for {all}, {served} before", work.served());
+}
+
+#[test]
+fn a_rank_that_is_lost_in_a_level_costs_nothing_that_was_answered_and_is_no_success() {
+    let cost = CostModel { step_base_us: 25_000.0, max_num_seqs: 64, ..CostModel::default() };
+    let work = Work::with(vec![Profile { cost, ..Profile::default() }; 3]);
+    let prompts = made_up(240);
+    let input = work.prompts(&prompts);
+    let job = || reduce(&work, &input, "text.txt", 4).args(["--concurrency", "4"]);
+    let started = job().args(["--rank-silence", "2s"]).ranks(3).start();
+    let end = Instant::now() + Duration::from_secs(50);
+    while work.lines_on_disk("text.txt.run/level-01") < 4 {
+        assert!(Instant::now() < end, "the first level does not come");
+        thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(process_of(&work, 2), Signal::STOP).unwrap();
+    let ended = started.wait().in_time();
+    // The launcher may make another code of it, but no success.
+    assert_ne!(ended.code, Some(0), "{}", ended.err);
+    assert!(!work.has("text.txt"));
+    assert_eq!(work.counts("text.txt.run/level-01"), [60, 60, 0, 0], "others had its prompts");
+    let run = work.path("text.txt").to_string_lossy().into_owned();
+    Job::of("status").args([&*run, "--exit-code"]).run().with_code(75);
+    job().ranks(2).run().with_code(0);
+    assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
+}
+
+#[test]
+fn conversations_are_leaves_as_well() {
+    let work = Work::instant(2);
+    let prompts = made_up(9);
+    let row = |prompt: &String| json!({"messages": [{"role": "user", "content": prompt}]});
+    let input = work.rows(&prompts.iter().map(row).collect::<Vec<_>>());
+    reduce(&work, &input, "text.txt", 3).ranks(3).run().with_code(0);
+    assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 3));
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod progress;
 mod status;
 
 pub use check::{CheckReport, CheckedRank};
-pub use finish::Finish;
+pub use finish::{Finish, tree_line};
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
 pub use progress::ProgressView;

@@ -89,6 +89,7 @@ fn gathers(comm: &mut dyn Comm) {
 }
 
 fn fences(comm: &mut dyn Comm) {
+    comm.barrier(); // others may still look for letters of before
     for number in 0..3 {
         let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
         for rank in others {
@@ -98,6 +99,7 @@ fn fences(comm: &mut dyn Comm) {
         // (what rank 0 of one writes to itself is its own business)
         let late = if comm.size() == 1 { None } else { comm.receive(None, Tag::Job) };
         assert_eq!(late, None, "nothing of before comes after");
+        comm.barrier(); // a letter of the next round is not one of this
     }
 }
 

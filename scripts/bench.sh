@@ -5,12 +5,13 @@
 #
 #   scripts/bench.sh [engine] [--quick] [--only NAME] [--repeats N] [--out FILE.json]     one process
 #   scripts/bench.sh ranks [...]       four ranks: shares, gather, start, memory; and rank 0's book for 120,000
+#   scripts/bench.sh reduce [...]      four ranks: one text of many answers, and what the end of each level costs
 #   scripts/bench.sh SUITE --list      the scenarios, and why they are as large as they are
 #
 # Without --out all figures go to target/bench/SUITE.json. The scenarios are in tests/bench/src.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-case "${1-}" in -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case "${1-}" in -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 scripts/setup.sh
 # shellcheck disable=SC1091
 . .mpi/env

@@ -12,7 +12,8 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, prompts, shards, aggregate, serve, report → output, bench, site} → settings → domain
+//! cli → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve, report → output, bench, site} →
+//! settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -62,6 +63,8 @@ pub mod shards;
 pub mod report;
 
 pub mod bench;
+
+pub mod reduce;
 
 pub mod prompts;
 

@@ -25,6 +25,24 @@ pub(super) struct Line {
     pub(super) running: Running,
 }
 
+/// What a reduce has to be told besides.
+#[derive(Args)]
+#[command(next_help_heading = "Tree")]
+pub(super) struct Tree {
+    /// The prompt that makes one text of a group's, or @FILE: {{responses}} and {{level}} are filled in
+    ///
+    /// {{responses}} are the group's texts with lines of --- between them; {{level}} counts from 1. Without it, the
+    /// program has one of its own.
+    #[arg(long, value_name = "TEXT")]
+    reduce_template: Option<String>,
+    /// How many texts become one, 2 or more [default: 50]
+    #[arg(long, value_name = "N")]
+    fan_in: Option<String>,
+    /// The longest answer of a group, in tokens [default: what its texts have and 512, at least twice --max-tokens]
+    #[arg(long, value_name = "N")]
+    max_tokens_aggregation: Option<String>,
+}
+
 /// Where the servers are, and which of their models is asked.
 #[derive(Args)]
 #[command(next_help_heading = "Endpoints")]

@@ -12,6 +12,7 @@ mod guard;
 mod merge;
 mod panic;
 mod plan;
+mod reduce;
 mod run;
 mod status;
 
@@ -38,6 +39,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    Reduce(reduce::Reduce),
     Check(check::Check),
     Bench(bench::Bench),
     Plan(plan::Plan),
@@ -70,6 +72,10 @@ pub fn run(environment: Environment) -> u8 {
         Command::Run(run) => {
             let guard = guard(run.config(), &flags, &environment);
             on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
+        }
+        Command::Reduce(reduce) => {
+            let guard = guard(reduce.config(), &flags, &environment);
+            on_ranks(&environment.clone(), |comm| reduce.run(comm, flags, environment, guard))
         }
         Command::Check(check) => {
             let guard = guard(check.config(), &flags, &environment);

@@ -10,6 +10,8 @@
 
 mod actor;
 mod codec;
+mod exchange;
+mod fence;
 mod gather;
 mod launcher;
 #[cfg(feature = "mpi")]
@@ -24,6 +26,8 @@ mod typed;
 
 pub use actor::{Event, Post};
 pub use codec::decode;
+pub use exchange::exchange_in_rounds;
+pub use fence::fence;
 pub use gather::gather_in_rounds;
 pub use launcher::Launcher;
 pub use nap::Nap;
@@ -66,6 +70,11 @@ pub trait Comm {
     /// Collective. Rank 0's `into` becomes all ranks' bytes in rank order; elsewhere it is emptied. Its buffers are used
     /// again by the next call. The sum must stay below 2 GiB, which is the caller's to see to: [`gather_in_rounds`] does.
     fn gather(&mut self, mine: &[u8], into: &mut Gathered);
+
+    /// Collective. Everybody sends everybody its part: those of `mine`, one a rank in rank order, go to the ranks, and
+    /// `into` becomes what each rank sent to this one. Its buffers are used again by the next call. The sums of what a rank
+    /// sends and gets must stay below 2 GiB, which is the caller's to see to: [`exchange_in_rounds`] does.
+    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered);
 
     /// Collective. Each of `values` becomes the combination of all ranks' value at that place.
     fn all_reduce(&mut self, values: &mut [u64], how: Combine);
@@ -136,16 +145,28 @@ pub enum Combine {
     Or,
 }
 
-/// What a gather brought to rank 0. One buffer, used again and again.
+/// What a gather brought to rank 0, or an exchange takes and brings: a part a rank. One buffer, used again and again.
 #[derive(Debug, Default)]
 pub struct Gathered {
     /// All ranks' bytes, one after the other in rank order.
     pub bytes: Vec<u8>,
-    /// How many of them are each rank's; empty on ranks other than 0.
+    /// How many of them are each rank's; after a gather empty on ranks other than 0.
     pub counts: Vec<usize>,
 }
 
 impl Gathered {
+    /// Adds the next rank's part.
+    pub fn push(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(part);
+        self.counts.push(part.len());
+    }
+
+    /// Takes all parts out, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.counts.clear();
+    }
+
     /// Each rank's bytes in rank order.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.bytes.as_slice();

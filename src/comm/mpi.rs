@@ -236,6 +236,27 @@ impl Comm for MpiComm {
         });
     }
 
+    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered) {
+        let sent: Vec<Count> = mine.counts.iter().map(|&count| count_of(count)).collect();
+        let mut got = vec![0; self.size()];
+        mpi::request::scope(|scope| {
+            Self::wait(self.world.immediate_all_to_all_into(scope, &sent[..], &mut got[..]));
+        });
+        into.clear();
+        into.bytes.reserve(1); // as `anchored`
+        into.counts.extend(got.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
+        into.bytes.resize(into.counts.iter().sum(), 0);
+        let bytes = anchored(&mine.bytes);
+        let (from, to) = (starts(&sent), starts(&got));
+        let mine = Partition::new(bytes, sent, from);
+        let mut partition = PartitionMut::new(&mut into.bytes[..], got, to);
+        mpi::request::scope(|scope| {
+            let request =
+                self.world.immediate_all_to_all_varcount_into(scope, &mine, &mut partition);
+            Self::flow(request);
+        });
+    }
+
     fn all_reduce(&mut self, values: &mut [u64], how: Combine) {
         let operation = match how {
             Combine::Sum => SystemOperation::sum(),

@@ -33,7 +33,7 @@ pub struct Given {
 pub type CodeOf = fn(&JobError) -> u8;
 
 /// What every rank knows once the job has begun.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Common {
     pub(super) settings: Settings,
     /// On rank 0 only.
@@ -129,6 +129,7 @@ pub(super) fn settled(
     let mut resolved = resolve(layers)?;
     for (what, text) in [
         ("the template", &mut resolved.settings.template),
+        ("the reduce template", &mut resolved.settings.reduce_template),
         ("the system message", &mut resolved.settings.system),
     ] {
         if let Some(path) = text.as_deref().and_then(|text| text.strip_prefix('@')) {

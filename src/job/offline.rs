@@ -9,9 +9,9 @@ use super::{
     brief::{at_work, run_folder},
     gather::gather_alone,
     outlook::outlook,
-    root::{format, rules},
     scan::read_over,
     standing::Standing,
+    start::{format, rules},
 };
 use crate::{
     output::{Format, Heartbeat, Manifest, State},
@@ -52,6 +52,12 @@ pub fn merge(
         None if counts.open > 0 => format!("{own}.partial"),
         None => own.clone(),
     };
+    if manifest.reduce.is_some() && place == own {
+        return Err(JobError::Standing(format!(
+            "{own} is the text of a reduce, which the same reduce command writes: name another file with --output, and it \
+             gets the answers of the leaves"
+        )));
+    }
     let aggregate = match aggregate {
         none if none.is_empty() => {
             serde_json::from_value(manifest.settings["aggregate"].clone()).unwrap_or_default()

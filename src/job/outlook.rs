@@ -2,7 +2,7 @@
 //!
 //! Owns no rule: it asks those that `run` asks, and counts what would be left to ask.
 
-use super::{JobError, brief::run_folder, resume, root::fits, standing::Standing};
+use super::{JobError, brief::run_folder, resume, standing::Standing, start::fits};
 use crate::{output::Counts, prompts::Scanned, report::Outlook, settings::Settings};
 
 /// Local. What a run with these settings and this input would do.

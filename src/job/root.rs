@@ -13,26 +13,26 @@ use super::{
     aggregate::report_place,
     agree::Common,
     book::Book,
-    brief::{Brief, Choice, SHARDS, TOKEN, run_folder, spool_name},
+    brief::{Brief, Choice, SHARDS, TOKEN},
     choose::{Known, choose},
     gather::gather_alone,
     heart::Heart,
     home::{self, Folders},
     resume,
-    scan::lay_out,
     standing::Standing,
+    start::{Start, fits, format, rules},
 };
 use crate::{
     domain::{Merge, Surveyed, Tally},
     engine::Progress,
     ledger::Order,
     output::{
-        Change, Counts, Doing, Format, Heartbeat, LostRank, Manifest, OutputError, Sample, State,
-        now, write_sample,
+        Change, Counts, Doing, LostRank, Manifest, OutputError, Sample, State, TreeStands, now,
+        write_sample,
     },
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
-    settings::{self, AggregateWanted, Api, Gather, OutputFormat},
+    settings::{AggregateWanted, Gather},
     shards::Bitmap,
 };
 
@@ -65,76 +65,8 @@ pub(super) struct Root {
     began: Instant,
 }
 
-/// A start of the run, before its input is read over.
-pub(super) struct Start {
-    output: PathBuf,
-    folder: PathBuf,
-    existed: bool,
-    earlier: Option<Manifest>,
-    number: u32,
-    began: Instant,
-    heart: Heart,
-    /// The input.
-    pub(super) files: Vec<(PathBuf, prompts::Format)>,
-}
-
-impl Start {
-    /// Looks at what is there and lays the input out. Where that cannot be, everything is left as it was.
-    pub(super) fn new(common: &Common, inputs: &[String]) -> Result<Self, JobError> {
-        let (settings, began) = (&common.settings, Instant::now());
-        let output = resume::output(settings)?;
-        let folder = run_folder(&output);
-        let existed = folder.exists();
-        let earlier = resume::look(settings, &output, &folder)?;
-        let number = earlier.as_ref().map_or(0, |it| it.starts) + 1;
-        // Where more than the folder is missing, it is made once the input is known to be good.
-        let _ = std::fs::create_dir(&folder);
-        let beat = Heartbeat {
-            host: common.place.node.host.clone(),
-            pid: std::process::id(),
-            job: common.job.clone(),
-            start: number,
-            began: now(),
-            doing: Doing::ReadingInput,
-            beat: 0,
-        };
-        let heart = Heart::start(folder.clone(), beat);
-        match lay_out(inputs, &folder, number) {
-            Ok(files) => Ok(Self { output, folder, existed, earlier, number, began, heart, files }),
-            Err(error) => {
-                drop(heart);
-                undo(&folder, existed, number);
-                Err(error)
-            }
-        }
-    }
-
-    /// Opens the run folder, once the input is read over. Where that cannot be, everything is left as it was.
-    pub(super) fn begin(
-        self,
-        common: &Common,
-        inputs: &[String],
-        ranks: usize,
-        scanned: Result<Scanned, JobError>,
-    ) -> Result<Root, JobError> {
-        let (folder, existed, number) = (self.folder.clone(), self.existed, self.number);
-        // (whatever goes wrong in here, the heartbeat is gone before the folder is)
-        let begun = scanned.and_then(|scanned| begin(common, inputs, ranks, self, scanned));
-        begun.inspect_err(|_| undo(&folder, existed, number))
-    }
-}
-
-/// Takes away what this start has made and nothing else: the folder may be somebody's.
-fn undo(folder: &Path, existed: bool, start: u32) {
-    let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
-    if !existed {
-        let _ = std::fs::remove_file(folder.join(TOKEN));
-        let _ = std::fs::remove_dir(folder.join(SHARDS));
-        let _ = std::fs::remove_dir(folder);
-    }
-}
-
-fn begin(
+/// Rank 0's own, of a start whose input is known, and its run folder open.
+pub(super) fn begin(
     common: &Common,
     inputs: &[String],
     ranks: usize,
@@ -179,6 +111,9 @@ fn begin(
         );
     }
     manifest.away = away;
+    if settings.reduce_template.is_some() {
+        manifest.reduce.get_or_insert_default();
+    }
     let root = Root {
         manifest,
         heart,
@@ -198,48 +133,6 @@ fn begin(
         began,
     };
     root.open_folder()
-}
-
-/// Can this input be asked by the route that was asked for?
-pub(super) fn fits(settings: &settings::Settings, source: &Source) -> Result<(), JobError> {
-    if source.any_messages && settings.api == Api::Completions {
-        return Err(JobError::Standing(
-            "the input has rows with messages, and --api completions takes raw texts only: leave --api out, or give \
-             the rows a prompt"
-                .into(),
-        ));
-    }
-    Ok(())
-}
-
-/// The answers' format: what was asked for, else what the input is in.
-pub(super) fn format(settings: &settings::Settings, source: &Source) -> Format {
-    match settings.output_format {
-        Some(OutputFormat::Jsonl) => Format::Jsonl,
-        Some(OutputFormat::OpenaiBatch) => Format::OpenaiBatch,
-        Some(OutputFormat::Csv) => Format::Csv,
-        None if source.openai_batch => Format::OpenaiBatch,
-        None => Format::Jsonl,
-    }
-}
-
-/// The rows' rules, from the settings.
-pub(super) fn rules(settings: &settings::Settings) -> Rules {
-    Rules {
-        template: settings.template.clone(),
-        keep_row: settings.keep_row,
-        model: settings.model.clone(),
-        ignore_row_model: settings.ignore_row_model,
-        bad_rows: match settings.bad_rows {
-            settings::BadRows::Stop => prompts::BadRows::Stop,
-            settings::BadRows::Fail => prompts::BadRows::Fail,
-        },
-        duplicate_ids: match settings.duplicate_ids {
-            settings::DuplicateIds::Refuse => prompts::DuplicateIds::Refuse,
-            settings::DuplicateIds::Keep => prompts::DuplicateIds::Keep,
-        },
-        defaults: settings.sampling(),
-    }
 }
 
 impl Root {
@@ -287,15 +180,7 @@ impl Root {
         };
         let choice = choose(&common.settings, &known, found);
         if let Ok(Some(choice)) = &choice {
-            let before = self.manifest.model.replace(choice.model.clone());
-            if let Some(before) = before.filter(|before| *before != choice.model) {
-                let words = format!("the model was {before} and is {}", choice.model);
-                let start = self.manifest.starts;
-                self.manifest.changes.push(Change { start, settings: vec![words], input: None });
-            }
-            self.manifest.api = Some(choice.api().into());
-            self.manifest.write(&self.folder)?;
-            resume::drop_replaced(&self.folder, self.manifest.starts)?;
+            self.asks(choice)?;
         } else {
             // All there was has come home, and nothing new was written.
             self.manifest.away = None;
@@ -303,6 +188,19 @@ impl Root {
             self.manifest.write(&self.folder)?;
         }
         choice
+    }
+
+    /// This is asked: the run that was to be written over is not needed any more.
+    pub(super) fn asks(&mut self, choice: &Choice) -> Result<(), JobError> {
+        let before = self.manifest.model.replace(choice.model.clone());
+        if let Some(before) = before.filter(|before| *before != choice.model) {
+            let words = format!("the model was {before} and is {}", choice.model);
+            let start = self.manifest.starts;
+            self.manifest.changes.push(Change { start, settings: vec![words], input: None });
+        }
+        self.manifest.api = Some(choice.api().into());
+        self.manifest.write(&self.folder)?;
+        resume::drop_replaced(&self.folder, self.manifest.starts)
     }
 
     /// The ledger of what is to do, in the order of work. Rows that cannot be read have their outcome.
@@ -375,11 +273,12 @@ impl Root {
         self.manifest.away = None;
     }
 
-    /// The end, written last of all. It is none where the answers could not be gathered.
-    pub(super) fn end(mut self, standing: &Standing, gathered: bool) -> Result<Verdict, JobError> {
+    /// The end, written last of all. It is none where the answers could not be gathered; of a reduce it is the end of the
+    /// leaves, and nothing is finished.
+    pub(super) fn end(&mut self, standing: &Standing, gathered: bool) -> Result<Verdict, JobError> {
         let counts = standing.counts(self.source.rows);
         self.manifest.counts = counts.clone();
-        let finished = counts.open == 0 && gathered;
+        let finished = counts.open == 0 && gathered && self.manifest.reduce.is_none();
         self.manifest.state = if finished { State::Finished } else { State::Stopped };
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
@@ -387,6 +286,7 @@ impl Root {
         let written = self.manifest.write(&self.folder).map_err(JobError::from);
         let written =
             written.and_then(|()| resume::drop_replaced(&self.folder, self.manifest.starts));
+        (self.table, self.keys) = Default::default(); // a reduce goes on, and needs no more of the leaves' rows
         let missing = self.expected.map_or(0, |open| counts.open.saturating_sub(open));
         if missing > 0 {
             let (folder, away) = (self.folder.display(), self.manifest.away.as_ref());
@@ -411,7 +311,7 @@ impl Root {
             }
             .to_string(),
         );
-        if let Some(words) = self.wrong {
+        if let Some(words) = self.wrong.take() {
             return Err(JobError::AllAlike(words));
         }
         written.map_err(JobError::unfinished)?;
@@ -442,7 +342,11 @@ impl Root {
 
     /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
     /// written; if nothing is open, it writes the answers.
-    pub(super) fn end_without(self, brief: &Brief, folders: &Folders) -> Result<Verdict, JobError> {
+    pub(super) fn end_without(
+        mut self,
+        brief: &Brief,
+        folders: &Folders,
+    ) -> Result<Verdict, JobError> {
         let named: Vec<String> =
             self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
         warn!("the job ends without ranks that are lost: {}", named.join(", "));
@@ -459,6 +363,23 @@ impl Root {
         };
         let ended = self.end(&standing, gathered.is_ok());
         gathered.and(ended)
+    }
+
+    /// What was asked so far: the model, and the route of texts.
+    pub(super) fn asked(&self) -> (Option<String>, Option<String>) {
+        (self.manifest.model.clone(), self.manifest.api.clone())
+    }
+
+    /// Where the answers, or the text of a reduce, go.
+    pub(super) fn output(&self) -> &str {
+        &self.manifest.output
+    }
+
+    /// Of a reduce: how its tree stands from now on.
+    pub(super) fn grows(&mut self, tree: TreeStands, state: State) -> Result<(), JobError> {
+        (self.manifest.reduce, self.manifest.state) = (Some(tree), state);
+        self.heart.does(Doing::Asking);
+        Ok(self.manifest.write(&self.folder)?)
     }
 
     pub(super) fn add(&mut self, tally: Tally) {

@@ -49,15 +49,16 @@ impl Standing {
         Ok(standing)
     }
 
-    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where something is to be made of
-    /// all of them and every prompt has its outcome. Both in one reading.
+    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where they are wanted and every prompt
+    /// has its outcome. Both in one reading.
     pub(super) fn read_with_lines(
         comm: &mut dyn Comm,
         folders: &Folders,
         brief: &Brief,
+        wanted: bool,
         code: CodeOf,
     ) -> Result<(Self, Option<Lines>), JobError> {
-        if brief.format.is_none() && brief.aggregate.is_empty() {
+        if !wanted {
             return Ok((Self::read(comm, folders, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::none(brief.source.rows));
@@ -155,6 +156,11 @@ impl Standing {
             done.join(&self.for_good);
         }
         done
+    }
+
+    /// Those that were answered.
+    pub(super) fn answered(&self) -> &Bitmap {
+        &self.answered
     }
 
     /// The counts that go into the manifest.

@@ -9,7 +9,8 @@ use std::{
 
 use super::{
     JobError, Verdict,
-    brief::at_work,
+    brief::{at_work, run_folder},
+    level::Place,
     offline::{folder_of, no_run, tell_of_what_is_away},
     standing::Standing,
 };
@@ -42,7 +43,8 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
     let view = look(&folder)?.ok_or_else(|| no_run(&folder))?;
     let view = counted(&folder, view, verify)?;
     tell_of_what_is_away(view.away.as_deref(), view.state.is_alive());
-    report::print(&if json { view.json(false) + "\n" } else { view.line() + "\n" });
+    let lines = || view.line() + "\n" + &levels(&folder, &view);
+    report::print(&if json { view.json(false) + "\n" } else { lines() });
     Ok(verdict(&view))
 }
 
@@ -154,6 +156,7 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         ranks: manifest.ranks,
         lost: manifest.lost,
         away: manifest.away,
+        reduce: manifest.reduce,
         host: beat.map_or(manifest.host, |beat| beat.host.clone()),
         pid: beat.map_or(manifest.pid, |beat| beat.pid),
         job: beat.map_or(manifest.job, |beat| beat.job.clone()),
@@ -200,6 +203,26 @@ fn verdict(view: &StatusView) -> Verdict {
         // Everything answered and not yet gathered is not the end: the same command finishes it.
         it if it.open > 0 || view.state != Phase::Finished => Verdict::Open,
         it if it.failed > 0 => Verdict::SomeFailed,
+        _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => Verdict::SomeFailed,
         _ => Verdict::Done,
     }
+}
+
+/// Of a reduce: how each level stands, a line each, and what came of them.
+fn levels(folder: &Path, leaves: &StatusView) -> String {
+    let Some(tree) = &leaves.reduce else { return String::new() };
+    let mut lines = match leaves.state {
+        Phase::Finished => report::tree_line(tree, &leaves.output),
+        _ => format!(
+            "these are the leaves; the tree is at level {} of {}\n",
+            tree.level, tree.levels
+        ),
+    };
+    for level in 1..=tree.levels {
+        // A level without prompts has no run; one that cannot be read is told by its own status.
+        if let Ok(Some(view)) = look(&run_folder(&Place::of(folder, level).output)) {
+            lines += &format!("level {level}: {}\n", view.line());
+        }
+    }
+    lines
 }

@@ -77,6 +77,9 @@ pub struct Manifest {
     /// What was changed and accepted since the run began, in order.
     #[serde(default)]
     pub changes: Vec<Change>,
+    /// Of a reduce: how the tree above these prompts stands, which are its leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<TreeStands>,
 }
 
 /// A change of the input or of settings that decide answers.
@@ -104,6 +107,19 @@ pub struct InputChange {
     pub new: u64,
     /// Answers whose rows were not there any more.
     pub gone: u64,
+}
+
+/// How the tree of a reduce stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeStands {
+    /// Levels above the leaves; 0 until the leaves are counted.
+    pub levels: u32,
+    /// The level that is worked on, or was last; 0 are the leaves.
+    pub level: u32,
+    /// At the end: is there a text at the root?
+    pub text: bool,
+    /// At the end: leaves that are not in it.
+    pub missing: u64,
 }
 
 /// A rank that was lost.
@@ -180,6 +196,7 @@ impl Manifest {
             away: None,
             lost: Vec::new(),
             changes: Vec::new(),
+            reduce: None,
         }
     }
 

@@ -11,9 +11,9 @@ mod writer;
 
 pub use format::Format;
 pub use heartbeat::{Doing, Heartbeat};
-pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, now};
+pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, TreeStands, now};
 pub use samples::{Pace, Sample, write_sample};
-pub use writer::{OutputFile, TextFile, beside_answers, write_json};
+pub use writer::{OutputFile, TextFile, beside_answers, replace, write_json};
 
 use std::path::{Path, PathBuf};
 

@@ -126,7 +126,10 @@ fn beside(place: &Path, ending: &str) -> PathBuf {
 }
 
 /// Writes a small file whole, in the same way.
-pub(super) fn replace(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+///
+/// # Errors
+/// Where it cannot be written or renamed.
+pub fn replace(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     swap(place, bytes, File::sync_all)
 }
 

@@ -58,4 +58,5 @@ pub use rules::{BadRows, DuplicateIds, Rules};
 pub use scan::{BadRow, Scan, Scanned, scan};
 pub use source::{Source, SourceFile, Stretch, sees};
 pub use table::RowTable;
+pub use template::{Gap, Template};
 pub use unpack::{open_unpacked, spool};

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 pub(super) const ITEM: &str = "item";
 
 /// A prompt template.
-pub(super) struct Template {
+pub struct Template {
     parts: Vec<Part>,
     names: Vec<String>,
 }
@@ -31,7 +31,7 @@ enum Part {
 
 /// What a row does not give to a template.
 #[derive(Debug, PartialEq)]
-pub(super) enum Gap {
+pub enum Gap {
     /// These placeholders have no column.
     Lacks(Vec<usize>),
     /// A column that cannot be used.
@@ -39,9 +39,11 @@ pub(super) enum Gap {
 }
 
 impl Template {
+    /// Reads the notation.
+    ///
     /// # Errors
     /// A sentence on what is wrong; a template without a placeholder would ask the same of every row.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let mut template = Self { parts: Vec::new(), names: Vec::new() };
         let mut rest = text;
         while let Some(at) = rest.find('{') {
@@ -56,12 +58,16 @@ impl Template {
     }
 
     /// The placeholders' names, each once.
-    pub(super) fn names(&self) -> &[String] {
+    #[must_use]
+    pub fn names(&self) -> &[String] {
         &self.names
     }
 
     /// The prompt for a row whose columns `column` knows.
-    pub(super) fn render<'v>(
+    ///
+    /// # Errors
+    /// The placeholders that have no column, or why a column cannot be used.
+    pub fn render<'v>(
         &self,
         mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
     ) -> Result<String, Gap> {

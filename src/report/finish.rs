@@ -7,7 +7,7 @@ use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
 use super::progress::readable;
 use crate::{
     domain::{FailureKind, Tally},
-    output::Counts,
+    output::{Counts, TreeStands},
 };
 
 /// What the last table is made of.
@@ -103,5 +103,20 @@ fn words(kind: FailureKind) -> &'static str {
         FailureKind::Exhausted => {
             "without an answer in all their tries (the same command asks them again)"
         }
+    }
+}
+
+/// What the tree of a reduce came to, in one line.
+#[must_use]
+pub fn tree_line(tree: &TreeStands, output: &str) -> String {
+    let levels = tree.levels;
+    match (tree.text, tree.missing) {
+        (false, _) => {
+            format!("these are the leaves; {levels} levels above them, and no text was left\n")
+        }
+        (true, 0) => format!("these are the leaves; {levels} levels above them, text: {output}\n"),
+        (true, missing) => format!(
+            "these are the leaves; {levels} levels above them, {missing} leaves are missing in the text: {output}\n"
+        ),
     }
 }

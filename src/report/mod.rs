@@ -19,7 +19,7 @@ mod status;
 
 pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
-pub use finish::Finish;
+pub use finish::{Finish, tree_line};
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
 pub use plot::sweep_plots;

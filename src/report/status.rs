@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::progress::readable;
-use crate::output::{Counts, Doing, LostRank};
+use crate::output::{Counts, Doing, LostRank, TreeStands};
 
 /// How a run stands, for people and for scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +37,9 @@ pub struct StatusView {
     pub lost: Vec<LostRank>,
     /// The folder of its nodes where more answers may be.
     pub away: Option<String>,
+    /// Of a reduce, whose leaves the other counts are of: how the tree above them stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<TreeStands>,
     /// Where rank 0 of the last start runs or ran.
     pub host: String,
     /// Its process there.
@@ -236,6 +239,7 @@ mod tests {
             ranks: 4,
             lost: Vec::new(),
             away: None,
+            reduce: None,
             host: "n1".into(),
             pid: 7,
             job: None,

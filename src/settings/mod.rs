@@ -82,6 +82,12 @@ pub struct Settings {
     pub api: Api,
     /// A prompt template, or `@` and a file that holds it.
     pub template: Option<String>,
+    /// Of a reduce: the template that makes one text of many, or `@` and a file that holds it; none: one of ours.
+    pub reduce_template: Option<String>,
+    /// Of a reduce: how many texts become one.
+    pub fan_in: u64,
+    /// Of a reduce: the longest answer of a group, in tokens; none: what the group needs.
+    pub max_tokens_aggregation: Option<u64>,
     /// The first message of conversations, or `@` and a file that holds it.
     pub system: Option<String>,
     /// The longest answer, in tokens.
@@ -177,6 +183,9 @@ impl Default for Settings {
             aggregate: Vec::new(),
             api: Api::Auto,
             template: None,
+            reduce_template: None,
+            fan_in: 50,
+            max_tokens_aggregation: None,
             system: None,
             max_tokens: 512,
             temperature: None,
@@ -273,6 +282,15 @@ impl Settings {
         if let Some((_, key)) = least_one.iter().find(|(value, _)| *value == 0) {
             return Err(format!("{key} cannot be 0"));
         }
+        if self.fan_in < 2 {
+            return Err(format!(
+                "fan-in is how many texts become one: with {} there would be no end of it, give 2 or more",
+                self.fan_in
+            ));
+        }
+        if self.max_tokens_aggregation == Some(0) {
+            return Err("max-tokens-aggregation cannot be 0".into());
+        }
         for (amount, key) in [(self.batch_size, "batch-size"), (self.concurrency, "concurrency")] {
             if amount == Amount::Exactly(0) {
                 return Err(format!("{key} cannot be 0"));
@@ -335,6 +353,7 @@ impl Settings {
     /// What decides an answer: a run goes on only with the same, or where changes are accepted. By key, as JSON.
     #[must_use]
     pub fn deciding(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
+        const OF_A_REDUCE: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
         const KEYS: [&str; 13] = [
             "model",
             "api",
@@ -351,6 +370,7 @@ impl Settings {
             "buffer",
         ];
         let all = serde_json::to_value(self).unwrap_or_default();
-        KEYS.iter().map(|&key| (key.to_owned(), all[key].clone())).collect()
+        let of_a_reduce = OF_A_REDUCE.iter().filter(|_| self.reduce_template.is_some());
+        KEYS.iter().chain(of_a_reduce).map(|&key| (key.to_owned(), all[key].clone())).collect()
     }
 }

@@ -33,6 +33,21 @@ impl Bitmap {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
+    /// How many with a lower index are in.
+    #[must_use]
+    pub fn before(&self, index: u64) -> u64 {
+        let index = index.min(self.size);
+        let (whole, bits) = ((index / 64) as usize, index % 64);
+        let rest = self.words.get(whole).map_or(0, |word| word & ((1 << bits) - 1));
+        let ones = |word: &u64| u64::from(word.count_ones());
+        self.words[..whole].iter().map(ones).sum::<u64>() + ones(&rest)
+    }
+
+    /// All that are in, from `index` on, in order.
+    pub fn members(&self, index: u64) -> impl Iterator<Item = u64> {
+        std::iter::successors(self.next(index, true), |&last| self.next(last + 1, true))
+    }
+
     /// The words, for a reduction.
     pub fn words_mut(&mut self) -> &mut [u64] {
         &mut self.words
@@ -87,6 +102,12 @@ mod tests {
             members.iter().for_each(|&index| bitmap.insert(index));
             let inside: Vec<u64> = members.into_iter().filter(|&index| index < size).collect();
             prop_assert_eq!(bitmap.count(), inside.len() as u64);
+            prop_assert_eq!(bitmap.members(0).collect::<Vec<_>>(), &inside[..]);
+            for from in 0..size + 70 {
+                let before = inside.iter().filter(|&&index| index < from).count();
+                prop_assert_eq!(bitmap.before(from), before as u64);
+                prop_assert_eq!(bitmap.members(from).next(), inside.get(before).copied());
+            }
             let gaps: Vec<(u64, u64)> = bitmap.gaps().collect();
             prop_assert!(gaps.windows(2).all(|pair| pair[0].1 < pair[1].0));
             let mut all: Vec<u64> = gaps.iter().flat_map(|&(from, to)| from..to).chain(inside).collect();

@@ -9,7 +9,7 @@ use std::{
 use aurora_swarm::{
     comm::{
         Combine, Comm, CommError, Event, Gathered, Launcher, Post, RollCall, Solo, Tag, Typed,
-        gather_in_rounds, roll_call,
+        exchange_in_rounds, fence, gather_in_rounds, roll_call,
     },
     domain::Merge,
 };
@@ -22,8 +22,10 @@ fn laws(comm: &mut dyn Comm) {
     broadcasts(comm);
     scatters(comm);
     gathers(comm);
+    exchanges(comm);
     reduces(comm);
     letters(comm);
+    fences(comm);
     actor(comm);
     comm.barrier();
     assert_eq!(roll_call(comm, Duration::from_secs(20)), Ok(RollCall::AllHere));
@@ -84,6 +86,53 @@ fn gathers(comm: &mut dyn Comm) {
     let values = comm.gather_values(&format!("from {rank}"));
     let all = (rank == 0).then(|| (0..size).map(|rank| format!("from {rank}")).collect());
     assert_eq!(values, Ok(all));
+}
+
+fn fences(comm: &mut dyn Comm) {
+    comm.barrier(); // others may still look for letters of before
+    for number in 0..3 {
+        let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
+        for rank in others {
+            comm.send(rank, Tag::Job, pattern(number, 100_000 * number + 1)).unwrap();
+        }
+        fence(comm, Tag::Job).unwrap();
+        // (what rank 0 of one writes to itself is its own business)
+        let late = if comm.size() == 1 { None } else { comm.receive(None, Tag::Job) };
+        assert_eq!(late, None, "nothing of before comes after");
+        comm.barrier(); // a letter of the next round is not one of this
+    }
+}
+
+fn exchanges(comm: &mut dyn Comm) {
+    let (rank, size) = (comm.rank(), comm.size());
+    // Some send nothing, and some get nothing.
+    let length = |from: usize, to: usize| {
+        if from == 1 || to == 2 { 0 } else { (from * 3_001 + to * 977) % 9_001 + 1 }
+    };
+    let part = |from: usize, to: usize| pattern(from * 64 + to, length(from, to));
+    let mut mine = Gathered::default();
+    (0..size).for_each(|to| mine.push(&part(rank, to)));
+    let mut got = Gathered::default();
+    for _ in 0..2 {
+        comm.exchange(&mine, &mut got);
+        assert_eq!(got.counts.len(), size);
+        let all = got.parts().enumerate().all(|(from, it)| it == part(from, rank));
+        assert!(all, "each rank's part for this one, in rank order");
+    }
+    let nothing = Gathered { bytes: Vec::new(), counts: vec![0; size] };
+    comm.exchange(&nothing, &mut got);
+    assert_eq!((got.bytes.len(), got.counts.len()), (0, size));
+    let parts: Vec<Vec<u8>> = (0..size).map(|to| part(rank, to)).collect();
+    for round in [1 << 20, 4096, 700] {
+        let mut whole = vec![Vec::new(); size];
+        let mut largest = 0;
+        exchange_in_rounds(comm, &parts, round, |from, piece| {
+            largest = largest.max(piece.len());
+            whole[from].extend_from_slice(piece);
+        });
+        assert!(largest <= (round / size).max(1), "a piece of {largest} in a round of {round}");
+        assert!((0..size).all(|from| whole[from] == part(from, rank)), "all of it");
+    }
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

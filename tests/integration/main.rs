@@ -21,6 +21,7 @@ mod engine;
 mod local;
 mod look;
 mod ranks;
+mod reduce;
 mod run;
 mod scan;
 mod serve;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::super::{
     CodeOf, JobError,
     agree::everywhere,
-    root::{fits, rules},
     scan::read_over,
+    start::{fits, rules},
 };
 use crate::{
     bench::made_up,

@@ -135,6 +135,7 @@ impl Case {
         let urls: Vec<&str> = running.iter().flat_map(|r| &r.urls).map(String::as_str).collect();
         let mut samples = Vec::new();
         let ran = Start {
+            command: "run",
             folder: folder.path(),
             input: &input,
             answers: &answers,

@@ -15,6 +15,7 @@ mod lengths;
 mod machine;
 mod product;
 mod ranks;
+mod reduce;
 mod report;
 mod scenario;
 mod schedule;
@@ -31,7 +32,8 @@ use std::time::Instant;
 
 /// A suite: its name and its scenarios. A further suite is a further line.
 type Suite = (&'static str, fn(Size) -> Vec<Scenario>);
-const SUITES: &[Suite] = &[("engine", engine::scenarios), ("ranks", ranks::scenarios)];
+const SUITES: &[Suite] =
+    &[("engine", engine::scenarios), ("ranks", ranks::scenarios), ("reduce", reduce::scenarios)];
 
 /// Whole processes of aurora-swarm against simulated servers, held against the design's bars.
 #[derive(Parser)]

@@ -26,6 +26,8 @@ pub enum Launch {
 
 /// A start, described.
 pub struct Start<'a> {
+    /// What it is to do: `run`, or another command that takes the same.
+    pub command: &'static str,
     /// For the log and the like; its owner removes it.
     pub folder: &'a Path,
     pub input: &'a Path,
@@ -86,7 +88,12 @@ impl Start<'_> {
         if !matches!(self.launch, Launch::Unwatched(_)) {
             command.arg(watch::NAME).arg(self.folder).arg(&product);
         }
-        command.arg("run").arg(self.input).arg("--output").arg(self.answers).args(self.arguments);
+        command
+            .arg(self.command)
+            .arg(self.input)
+            .arg("--output")
+            .arg(self.answers)
+            .args(self.arguments);
         command.args(self.urls.iter().flat_map(|url| ["--endpoint", url]));
         command
     }

@@ -46,7 +46,7 @@ pub fn on_threads<T: Send>(size: usize, body: impl Fn(&mut dyn Comm) -> T + Sync
 
 impl Thread {
     /// Everybody's bytes, seen by everybody.
-    fn exchange(&self, mine: &[u8]) -> Vec<Vec<u8>> {
+    fn shown(&self, mine: &[u8]) -> Vec<Vec<u8>> {
         self.world.slots.lock().unwrap()[self.rank] = mine.to_vec();
         self.world.barrier.wait();
         let all = self.world.slots.lock().unwrap().clone();
@@ -73,7 +73,7 @@ impl Comm for Thread {
     }
 
     fn broadcast(&mut self, bytes: &mut Vec<u8>) {
-        let all = self.exchange(bytes);
+        let all = self.shown(bytes);
         bytes.clone_from(&all[0]);
     }
 
@@ -96,7 +96,7 @@ impl Comm for Thread {
     }
 
     fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
-        let all = self.exchange(mine);
+        let all = self.shown(mine);
         into.bytes.clear();
         into.counts.clear();
         if self.rank == 0 {
@@ -105,9 +105,25 @@ impl Comm for Thread {
         }
     }
 
+    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered) {
+        let counts: Vec<u8> =
+            mine.counts.iter().flat_map(|count| (*count as u64).to_le_bytes()).collect();
+        let counts = self.shown(&counts);
+        let all = self.shown(&mine.bytes);
+        into.clear();
+        for (counts, bytes) in counts.iter().zip(&all) {
+            let count = |place: usize| {
+                let count = counts[place * 8..place * 8 + 8].try_into().unwrap();
+                u64::from_le_bytes(count) as usize
+            };
+            let from: usize = (0..self.rank).map(count).sum();
+            into.push(&bytes[from..from + count(self.rank)]);
+        }
+    }
+
     fn all_reduce(&mut self, values: &mut [u64], how: Combine) {
         let mine: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let all = self.exchange(&mine);
+        let all = self.shown(&mine);
         for (place, value) in values.iter_mut().enumerate() {
             let its = |bytes: &Vec<u8>| {
                 u64::from_le_bytes(bytes[place * 8..place * 8 + 8].try_into().unwrap())

@@ -83,6 +83,7 @@ fn measure(bench: &Bench, prompts: usize, ranks: usize) -> Result<Figures, Broke
         let running = servers.start(bench)?;
         let urls: Vec<&str> = running.urls.iter().map(String::as_str).collect();
         let ran = Start {
+            command: "run",
             folder: folder.path(),
             input: &input,
             answers: &answers,

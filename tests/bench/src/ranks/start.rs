@@ -85,6 +85,7 @@ fn to_first_request(bench: &Bench, ranks: usize) -> Result<f64, Broken> {
     work::write(&prompts, &input).map_err(Broken::at("writing the input"))?;
     let urls: Vec<&str> = servers.urls.iter().map(String::as_str).collect();
     let ran = Start {
+        command: "run",
         folder: folder.path(),
         input: &input,
         answers: &answers,

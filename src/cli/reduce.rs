@@ -1,0 +1,49 @@
+//! `aurora-swarm reduce`.
+
+use clap::Args;
+
+use super::{exit::CODES, flags, given};
+use crate::{
+    comm::Comm,
+    job::{self, Given, JobError, Verdict},
+    serve::Guard,
+    settings::{Environment, Layer},
+};
+
+/// Answer a set of prompts, and make one text of the answers
+///
+/// The answers are the leaves of a tree: groups of --fan-in of them are put into a prompt that makes one text of each
+/// group, and so on until one is left. The tree is the same on any number of ranks; each level is a run of its own, so
+/// that the same command again goes on at the level where it stopped.
+#[derive(Args)]
+#[command(after_help = "Examples:\n  \
+    mpiexec -n 4 --ppn 1 aurora-swarm reduce papers.jsonl --output summary.txt \\\n      \
+        --template 'Sum up: {{text}}' --reduce-template @merge.txt --fan-in 16 --base-port 8000\n  \
+    aurora-swarm reduce prompts.jsonl --output summary.txt\n\n\
+    Exit codes: 0 all is in the text, 2 usage, 3 some leaves are missing in it, 5 settings or input, 6 no endpoint was\n\
+    ready, 75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
+pub(super) struct Reduce {
+    #[command(flatten)]
+    tree: flags::Tree,
+    #[command(flatten)]
+    line: flags::Line,
+}
+
+impl Reduce {
+    pub(super) fn config(&self) -> Option<&str> {
+        self.line.running.config.as_deref()
+    }
+
+    /// Collective.
+    pub(super) fn run(
+        self,
+        comm: &mut dyn Comm,
+        flags: Layer,
+        environment: Environment,
+        guard: Option<Guard>,
+    ) -> Result<Verdict, JobError> {
+        let flags::Line { inputs, running, .. } = self.line;
+        let given = Given { guard, ..given(running.config, flags, environment) };
+        job::reduce(comm, given, &inputs, CODES)
+    }
+}

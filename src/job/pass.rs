@@ -1,0 +1,214 @@
+//! One pass over the line: a set of prompts, and every one of them with its outcome in a shard file. Each statement's value
+//! is the next one's input.
+//!
+//! Owns the line, and the [`Crew`], which is what passes of one job have in common: servers that are started once, the model
+//! that is chosen once, the time and the signals. Does not know what becomes of the answers: `run` gathers them, `reduce`
+//! makes prompts of them.
+
+use std::{path::PathBuf, time::Instant};
+
+use super::{
+    Codes, Given, JobError,
+    agree::{Common, everywhere, told},
+    brief::{Brief, Choice},
+    end::together,
+    home::{Folders, bring_home},
+    limit::Limit,
+    lines::Lines,
+    ready::wait_for_endpoints,
+    root::Root,
+    scan::scan,
+    servers::{Servers, serve},
+    standing::{Standing, check_folder},
+    start,
+    work::{Lead, Start, work},
+};
+use crate::{
+    comm::{Comm, Tag, Typed, fence},
+    domain::Surveyed,
+    serve::Guard,
+    site::Signals,
+};
+
+/// What the passes of a job share.
+pub(super) struct Crew {
+    pub(super) codes: Codes,
+    began: Instant,
+    guard: Option<Guard>,
+    /// Of the job that makes one pass only, servers end with its work.
+    pub(super) passes: Passes,
+    /// Where the logs of servers go: into the folder of the first pass.
+    logs: Option<PathBuf>,
+    watch: Option<(Signals, Limit)>,
+    asked: Option<Asked>,
+}
+
+/// How many passes a job makes, and what it wants of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passes {
+    /// One, whose answers are gathered if they are wanted in one file.
+    One,
+    /// Several, each over what the one before has brought.
+    Many,
+}
+
+/// Who is asked for what.
+struct Asked {
+    servers: Servers,
+    choice: Choice,
+    /// This rank's endpoints, as they were found.
+    found: Vec<Surveyed>,
+}
+
+/// What a pass leaves.
+pub(super) struct Passed {
+    /// On rank 0.
+    pub(super) root: Option<Root>,
+    pub(super) brief: Brief,
+    pub(super) standing: Standing,
+    /// Where this rank's answers lie, if every prompt has its outcome.
+    pub(super) lines: Option<Lines>,
+}
+
+/// Collective. Answers the prompts of `inputs`; nothing where nobody is there to be asked.
+pub(super) fn pass(
+    comm: &mut dyn Comm,
+    common: &Common,
+    crew: &mut Crew,
+    inputs: &[String],
+) -> Result<Option<Passed>, JobError> {
+    let code = crew.codes.error;
+    let start = (comm.rank() == 0).then(|| start::Start::new(common, inputs));
+    let start = told(comm, start, code)?;
+    let files = start.as_ref().map(|start| start.files.as_slice());
+    let scanned = scan(comm, files, &start::rules(&common.settings));
+    let begun = start.zip(scanned);
+    let begun = begun.map(|(start, scanned)| start.begin(common, inputs, comm.size(), scanned));
+    let mut root = told(comm, begun, code)?;
+    let (signals, limit) = crew.watch(comm, common)?;
+    let brief = comm.broadcast_value(root.as_ref().map(Root::brief))?;
+    let blind = check_folder(comm, &brief, &common.place, code)?;
+    let folders = Folders::agreed(comm, &brief, &common.place, code)?;
+    crew.logs.get_or_insert_with(|| folders.logs());
+    bring_home(comm, &folders, &brief, code)?;
+    let standing = Standing::read(comm, &folders, &brief, code)?;
+    let done = standing.done(common.settings.retry_failed);
+    let noted = root.as_mut().map(|root| root.begin_from(&standing, &done));
+    told(comm, noted, code)?;
+
+    if done.gaps().next().is_some() {
+        let (codes, keeps) = (crew.codes, crew.passes == Passes::Many);
+        let Some(asked) = crew.choose(comm, common, root.as_mut(), limit)? else {
+            folders.leave();
+            return Ok(None);
+        };
+        let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
+            let book = root.book(&done, blind.len());
+            Lead { root, book, blind, limit }
+        });
+        let weights = &asked.choice.weights;
+        let shares = lead.as_mut().map(|lead| lead.book.first(weights, &lead.blind));
+        let first = comm.scatter_values(shares)?;
+        let start = Start { ready: asked.servers.living(asked.found.clone()), first, lead };
+        let over = work(comm, common, (&brief, &folders), &asked.choice, start, &signals)?;
+        if !keeps {
+            asked.servers.close();
+        }
+        root = together(comm, over, root, (&brief, &folders), codes)?;
+        if keeps {
+            fence(comm, Tag::Job)?;
+        }
+    }
+
+    let home = bring_home(comm, &folders, &brief, code);
+    root.iter_mut().for_each(|root| if home.is_ok() { root.is_home() } else { root.stopped() });
+    home?;
+    folders.leave();
+    let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
+    let wanted = crew.passes == Passes::Many || gathered;
+    let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, wanted, code)?;
+    Ok(Some(Passed { root, brief, standing, lines }))
+}
+
+impl Crew {
+    /// Of a job that begins, with its guard.
+    pub(super) fn new(given: &mut Given, codes: Codes) -> Self {
+        Self {
+            codes,
+            began: Instant::now(),
+            guard: given.guard.take(),
+            passes: Passes::One,
+            logs: None,
+            watch: None,
+            asked: None,
+        }
+    }
+
+    /// Collective. Signals and the end of the time; caught and asked for once.
+    fn watch(
+        &mut self,
+        comm: &mut dyn Comm,
+        common: &Common,
+    ) -> Result<(Signals, Limit), JobError> {
+        if let Some(watch) = &self.watch {
+            return Ok(watch.clone());
+        }
+        let caught = Signals::catch().map_err(JobError::Signals);
+        let signals = everywhere(comm, caught, self.codes.error)?;
+        let limit = Limit::agreed(comm, common, self.began)?;
+        Ok(self.watch.insert((signals, limit)).clone())
+    }
+
+    /// Collective. What the model's context holds, in tokens, by those who are asked; `None` where too few are ready.
+    pub(super) fn context(
+        &mut self,
+        comm: &mut dyn Comm,
+        common: &Common,
+        root: Option<&mut Root>,
+    ) -> Result<Option<Option<u64>>, JobError> {
+        let (_, limit) = self.watch(comm, common)?;
+        let asked = self.choose(comm, common, root, limit)?;
+        Ok(asked.map(|asked| asked.choice.context))
+    }
+
+    /// Local. Whoever asks this process to end before the next pass is noted so. True where the time is over.
+    pub(super) fn listen(&self, note: impl Fn() + Send + 'static) -> bool {
+        let Some((signals, limit)) = &self.watch else { return false };
+        signals.tell(Some(Box::new(move |_| note())));
+        limit.at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Local. Nobody is asked any more: servers that were started here may end.
+    pub(super) fn close(&mut self) {
+        if let Some(asked) = &mut self.asked {
+            asked.servers.close();
+        }
+    }
+
+    /// Collective. The servers that are there, and the model and the route: found and chosen once. `None` where too few
+    /// are ready.
+    fn choose(
+        &mut self,
+        comm: &mut dyn Comm,
+        common: &Common,
+        root: Option<&mut Root>,
+        limit: Limit,
+    ) -> Result<Option<&mut Asked>, JobError> {
+        let code = self.codes.error;
+        if let Some(asked) = &self.asked {
+            let noted = root.map(|root| root.asks(&asked.choice));
+            told(comm, noted, code)?;
+        } else {
+            let logs = self.logs.clone().unwrap_or_default(); // known since the first pass began
+            let servers = serve(comm, common, self.guard.take(), &logs, code)?;
+            let found = wait_for_endpoints(comm, common, &servers, limit)?;
+            let all = comm.gather_values(&found)?;
+            let chosen = root.zip(all).map(|(root, found)| root.choose(common, &found));
+            let chosen = told(comm, chosen, code)?.flatten();
+            if let Some(choice) = comm.broadcast_value(Some(chosen))? {
+                self.asked = Some(Asked { servers, choice, found });
+            }
+        }
+        Ok(self.asked.as_mut())
+    }
+}

@@ -1,0 +1,145 @@
+//! A start of a run before its input is read over: what is there, where the input lies, and what it is read as.
+//!
+//! Owns that a start which cannot be leaves everything as it was. What becomes of one that can be is `root`'s.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use super::{
+    JobError,
+    agree::Common,
+    brief::{SHARDS, TOKEN, run_folder, spool_name},
+    heart::Heart,
+    resume,
+    root::{self, Root},
+    scan::lay_out,
+};
+use crate::{
+    output::{Doing, Format, Heartbeat, Manifest, now},
+    prompts::{self, Rules, Scanned, Source},
+    settings::{self, Api, OutputFormat},
+};
+
+/// A start of the run, before its input is read over.
+pub(super) struct Start {
+    pub(super) output: PathBuf,
+    pub(super) folder: PathBuf,
+    existed: bool,
+    pub(super) earlier: Option<Manifest>,
+    pub(super) number: u32,
+    pub(super) began: Instant,
+    pub(super) heart: Heart,
+    /// The input.
+    pub(super) files: Vec<(PathBuf, prompts::Format)>,
+}
+
+impl Start {
+    /// Looks at what is there and lays the input out. Where that cannot be, everything is left as it was.
+    pub(super) fn new(common: &Common, inputs: &[String]) -> Result<Self, JobError> {
+        let (settings, began) = (&common.settings, Instant::now());
+        let output = resume::output(settings)?;
+        let folder = run_folder(&output);
+        let existed = folder.exists();
+        let earlier = resume::look(settings, &output, &folder)?;
+        let is_other = |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
+        if let Some(other) = earlier.as_ref().filter(|_| !settings.overwrite).filter(is_other) {
+            let (its, mine) = match other.reduce {
+                Some(_) => ("reduce", "run"),
+                None => ("run", "reduce"),
+            };
+            return Err(JobError::Standing(format!(
+                "{} is the folder of a {its}, and a {mine} cannot go on with it: choose another --output, or --overwrite it",
+                folder.display()
+            )));
+        }
+        let number = earlier.as_ref().map_or(0, |it| it.starts) + 1;
+        // Where more than the folder is missing, it is made once the input is known to be good.
+        let _ = std::fs::create_dir(&folder);
+        let beat = Heartbeat {
+            host: common.place.node.host.clone(),
+            pid: std::process::id(),
+            job: common.job.clone(),
+            start: number,
+            began: now(),
+            doing: Doing::ReadingInput,
+            beat: 0,
+        };
+        let heart = Heart::start(folder.clone(), beat);
+        match lay_out(inputs, &folder, number) {
+            Ok(files) => Ok(Self { output, folder, existed, earlier, number, began, heart, files }),
+            Err(error) => {
+                drop(heart);
+                undo(&folder, existed, number);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens the run folder, once the input is read over. Where that cannot be, everything is left as it was.
+    pub(super) fn begin(
+        self,
+        common: &Common,
+        inputs: &[String],
+        ranks: usize,
+        scanned: Result<Scanned, JobError>,
+    ) -> Result<Root, JobError> {
+        let (folder, existed, number) = (self.folder.clone(), self.existed, self.number);
+        // (whatever goes wrong in here, the heartbeat is gone before the folder is)
+        let begun = scanned.and_then(|scanned| root::begin(common, inputs, ranks, self, scanned));
+        begun.inspect_err(|_| undo(&folder, existed, number))
+    }
+}
+
+/// Takes away what this start has made and nothing else: the folder may be somebody's.
+fn undo(folder: &Path, existed: bool, start: u32) {
+    let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
+    if !existed {
+        let _ = std::fs::remove_file(folder.join(TOKEN));
+        let _ = std::fs::remove_dir(folder.join(SHARDS));
+        let _ = std::fs::remove_dir(folder);
+    }
+}
+
+/// Can this input be asked by the route that was asked for?
+pub(super) fn fits(settings: &settings::Settings, source: &Source) -> Result<(), JobError> {
+    if source.any_messages && settings.api == Api::Completions {
+        return Err(JobError::Standing(
+            "the input has rows with messages, and --api completions takes raw texts only: leave --api out, or give \
+             the rows a prompt"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
+/// The answers' format: what was asked for, else what the input is in.
+pub(super) fn format(settings: &settings::Settings, source: &Source) -> Format {
+    match settings.output_format {
+        Some(OutputFormat::Jsonl) => Format::Jsonl,
+        Some(OutputFormat::OpenaiBatch) => Format::OpenaiBatch,
+        Some(OutputFormat::Csv) => Format::Csv,
+        None if source.openai_batch => Format::OpenaiBatch,
+        None => Format::Jsonl,
+    }
+}
+
+/// The rows' rules, from the settings.
+pub(super) fn rules(settings: &settings::Settings) -> Rules {
+    Rules {
+        template: settings.template.clone(),
+        keep_row: settings.keep_row,
+        model: settings.model.clone(),
+        ignore_row_model: settings.ignore_row_model,
+        bad_rows: match settings.bad_rows {
+            settings::BadRows::Stop => prompts::BadRows::Stop,
+            settings::BadRows::Fail => prompts::BadRows::Fail,
+        },
+        duplicate_ids: match settings.duplicate_ids {
+            settings::DuplicateIds::Refuse => prompts::DuplicateIds::Refuse,
+            settings::DuplicateIds::Keep => prompts::DuplicateIds::Keep,
+        },
+        defaults: settings.sampling(),
+    }
+}

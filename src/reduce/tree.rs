@@ -1,0 +1,125 @@
+//! The shape: levels, groups, leaves, and which rank is at home in which group.
+
+use std::ops::Range;
+
+/// So many leaves under one root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tree {
+    leaves: u64,
+    fan_in: u64,
+}
+
+impl Tree {
+    /// Of these leaves, `fan_in` texts a group; fewer than two would never end, and are taken as two.
+    #[must_use]
+    pub fn new(leaves: u64, fan_in: u64) -> Self {
+        Self { leaves, fan_in: fan_in.max(2) }
+    }
+
+    /// Levels above the leaves: one at least, so that even a single leaf has a root.
+    #[must_use]
+    pub fn levels(self) -> u32 {
+        (1..).find(|&level| self.nodes(level) <= 1).unwrap_or(1)
+    }
+
+    /// Nodes of a level; those of level 0 are the leaves.
+    #[must_use]
+    pub fn nodes(self, level: u32) -> u64 {
+        self.leaves.div_ceil(self.width(level))
+    }
+
+    /// The nodes of the level below that a group takes in.
+    #[must_use]
+    pub fn children(self, level: u32, group: u64) -> Range<u64> {
+        let below = self.nodes(level.saturating_sub(1));
+        let from = group.saturating_mul(self.fan_in).min(below);
+        from..from.saturating_add(self.fan_in).min(below)
+    }
+
+    /// The leaves under a node.
+    #[must_use]
+    pub fn leaves(self, level: u32, node: u64) -> Range<u64> {
+        let from = node.saturating_mul(self.width(level)).min(self.leaves);
+        from..from.saturating_add(self.width(level)).min(self.leaves)
+    }
+
+    /// Leaves under a whole node of a level.
+    fn width(self, level: u32) -> u64 {
+        self.fan_in.saturating_pow(level)
+    }
+}
+
+/// The stretch of `all` things that is the share of one of so many: contiguous, in order, and as even as can be; where
+/// there are fewer things than shares, the first is never empty handed.
+#[must_use]
+pub fn block(all: u64, shares: u64, number: u64) -> Range<u64> {
+    let shares = u128::from(shares.max(1));
+    let end = |number: u128| {
+        let end = (u128::from(all) * number).div_ceil(shares);
+        u64::try_from(end).unwrap_or(u64::MAX).min(all)
+    };
+    end(u128::from(number))..end(u128::from(number) + 1)
+}
+
+/// The part of a stretch that is handled in one of so many rounds.
+#[must_use]
+pub fn part(of: &Range<u64>, rounds: u64, round: u64) -> Range<u64> {
+    let part = block(of.end - of.start, rounds, round);
+    of.start + part.start..of.start + part.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_leaf_is_under_one_node_of_each_level(leaves in 1u64..3_000, fan_in in 2u64..40) {
+            let tree = Tree::new(leaves, fan_in);
+            prop_assert_eq!(tree.nodes(tree.levels()), 1);
+            prop_assert!(tree.levels() == 1 || tree.nodes(tree.levels() - 1) > 1, "no level too many");
+            for level in 1..=tree.levels() {
+                let (mut leaf, mut child) = (0, 0);
+                for group in 0..tree.nodes(level) {
+                    let (its, below) = (tree.leaves(level, group), tree.children(level, group));
+                    prop_assert_eq!((its.start, below.start), (leaf, child));
+                    prop_assert!(!below.is_empty() && below.end - below.start <= fan_in);
+                    prop_assert_eq!(its.start, tree.leaves(level - 1, below.start).start);
+                    prop_assert_eq!(its.end, tree.leaves(level - 1, below.end - 1).end);
+                    prop_assert_eq!(its.start, group * fan_in.pow(level));
+                    (leaf, child) = (its.end, below.end);
+                }
+                prop_assert_eq!((leaf, child), (leaves, tree.nodes(level - 1)));
+            }
+        }
+
+        #[test]
+        fn shares_and_rounds_take_everything_once_and_in_order(all in 0u64..500, shares in 1u64..40, rounds in 1u64..9) {
+            let mut next = 0;
+            for share in 0..shares {
+                let share = block(all, shares, share);
+                prop_assert!(share.end - share.start <= all.div_ceil(shares));
+                for round in 0..rounds {
+                    let part = part(&share, rounds, round);
+                    prop_assert_eq!(part.start, next);
+                    next = part.end;
+                }
+            }
+            prop_assert_eq!(next, all);
+            prop_assert!(all == 0 || !block(all, shares, 0).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_smallest_trees_have_a_root() {
+        for (leaves, fan_in, levels) in
+            [(0, 50, 1), (1, 50, 1), (2, 2, 1), (3, 2, 2), (50, 50, 1), (51, 50, 2), (5_000, 16, 4)]
+        {
+            assert_eq!(Tree::new(leaves, fan_in).levels(), levels, "{leaves} by {fan_in}");
+        }
+        assert_eq!(Tree::new(5, 1), Tree::new(5, 2), "a fan-in of 1 never ends");
+        let huge = Tree::new(u64::MAX, 2);
+        assert_eq!(huge.nodes(huge.levels()), 1);
+    }
+}

@@ -60,7 +60,8 @@ impl Changes {
         let rows = (earlier.rows, source.rows);
         let words = moves.as_ref().map(|moves| in_words(rows, &moves.told));
         if (moves.is_some() || !differing.is_empty()) && !settings.accept_changes {
-            return Err(JobError::Standing(refusal(words.as_deref(), &differing)));
+            let away = earlier.away.as_deref().filter(|_| moves.is_some());
+            return Err(JobError::Standing(refusal(words.as_deref(), away, &differing)));
         }
         Ok(Self { settings: differing, moves, words })
     }
@@ -120,12 +121,16 @@ fn in_words((before, now): (u64, u64), told: &Told) -> String {
 }
 
 /// Why the run does not go on, and what to do.
-fn refusal(input: Option<&str>, differing: &[String]) -> String {
+fn refusal(input: Option<&str>, away: Option<&str>, differing: &[String]) -> String {
     let settings = (!differing.is_empty()).then(|| {
         let differing = differing.join("; ");
         format!("settings that decide answers differ from this run's: {differing} (answers that are there stay)")
     });
-    let what: Vec<&str> = input.into_iter().chain(settings.as_deref()).collect();
+    let away = away.map(|away| {
+        format!("answers that the nodes of its last start may still have in {away} are not counted (accepted, they are brought home first)")
+    });
+    let what: Vec<&str> =
+        input.into_iter().chain(away.as_deref()).chain(settings.as_deref()).collect();
     let back = match (input, &settings) {
         (Some(_), None) => "give it the input it began with",
         (None, _) => "give them as they were",
@@ -495,11 +500,11 @@ mod tests {
              1 answers are gone with their rows"
         );
         let settings = ["n was 1 and is 2".to_owned()];
-        let both = refusal(Some(&input), &settings);
+        let both = refusal(Some(&input), None, &settings);
         assert!(
             both.starts_with(&input) && both.contains("; and settings") && both.contains("n was")
         );
-        for text in [both, refusal(Some(&input), &[]), refusal(None, &settings)] {
+        for text in [both, refusal(Some(&input), None, &[]), refusal(None, None, &settings)] {
             assert!(text.contains("--accept-changes") && text.contains("--overwrite"), "{text}");
         }
         assert!(in_words((6, 7), &Told { unknown: 1, ..told }).contains("earlier version"));

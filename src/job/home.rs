@@ -135,20 +135,26 @@ impl Folders {
 }
 
 impl Local {
-    /// The files that this rank brings home: its own of this start, and its part of earlier ones, whoever wrote them.
-    fn files(&self, start: u32, rank: usize) -> Result<Vec<ShardFile>, JobError> {
+    /// The files that this rank brings home: its own of the start that is under way, and its part of earlier ones, whoever
+    /// wrote them.
+    fn files(&self, under_way: Option<u32>, rank: usize) -> Result<Vec<ShardFile>, JobError> {
         let (place, of) = self.share;
         let mine = |(number, file): (usize, ShardFile)| {
-            let its =
-                if file.start == start { file.rank as usize == rank } else { number % of == place };
+            let its = if Some(file.start) == under_way {
+                file.rank as usize == rank
+            } else {
+                number % of == place
+            };
             its.then_some(file)
         };
         Ok(shards::list(&self.shards)?.into_iter().enumerate().filter_map(mine).collect())
     }
 
-    /// What is home need not be here. Others may have files in the folders, and then those stay.
-    fn remove(&self, files: &[ShardFile]) {
-        for file in files {
+    /// What is home need not be here. Others may have files in the folders, and then those stay; so do answers of an input
+    /// that is not this one, which are nowhere else.
+    fn remove(&self, files: &[ShardFile], fingerprint: &str) {
+        let may_go = |file: &&ShardFile| !matches!(shards::fingerprint_of(file), Ok(Some(its)) if its != fingerprint);
+        for file in files.iter().filter(may_go) {
             match std::fs::remove_file(&file.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     warn!("{} is brought home and cannot be removed: {error}", file.path.display());
@@ -166,11 +172,47 @@ pub(super) fn bring_home(
     brief: &Brief,
     code: CodeOf,
 ) -> Result<(), JobError> {
+    bring_files(comm, folders, brief, Some(brief.start), code)
+}
+
+/// Collective. What starts before this one have left on the nodes, as answers of the run as it was then: what is carried
+/// over to a changed input is looked for in the run folder only. On rank 0 that run, if there is one that may have left any.
+pub(super) fn bring_earlier(
+    comm: &mut dyn Comm,
+    place: &Place,
+    earlier: Option<Brief>,
+    code: CodeOf,
+) -> Result<(), JobError> {
+    let earlier = (comm.rank() == 0).then_some(earlier);
+    let Some(brief) = comm.broadcast_value(earlier)? else { return Ok(()) };
+    // (an error on one rank is one on all)
+    match Folders::agreed(comm, &brief, place, code) {
+        Ok(folders) => {
+            bring_files(comm, &folders, &brief, None, code)?;
+            folders.leave();
+            Ok(())
+        }
+        Err(error @ JobError::NoLocalShards { .. }) => {
+            warn!("what earlier starts may have left there is not found: {error}");
+            Ok(())
+        }
+        Err(JobError::Elsewhere(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn bring_files(
+    comm: &mut dyn Comm,
+    folders: &Folders,
+    brief: &Brief,
+    under_way: Option<u32>,
+    code: CodeOf,
+) -> Result<(), JobError> {
     let Some(local) = &folders.local else { return Ok(()) };
-    let files = local.files(brief.start, folders.place.rank);
+    let files = local.files(under_way, folders.place.rank);
     let files = everywhere(comm, files.map_err(JobError::unfinished), code)?;
     bring(comm, folders, brief, &files, code)?;
-    local.remove(&files);
+    local.remove(&files, &brief.source.fingerprint);
     Ok(())
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Kitchen<'k> {
     pub(super) tree: Tree,
     pub(super) recipe: &'k Recipe,
     pub(super) budget: Budget,
+    /// So many ranks, the first ones, write them: those that see the folder.
+    pub(super) cooks: usize,
 }
 
 #[derive(Serialize)]
@@ -159,9 +161,10 @@ impl Kind {
     }
 }
 
-/// Every so many-th of them: this rank's.
-pub(super) fn mine<T>(comm: &dyn Comm, all: Vec<T>) -> Vec<T> {
-    all.into_iter().skip(comm.rank()).step_by(comm.size()).collect()
+/// Every so many-th of them: this rank's. So many ranks, the first ones, share them.
+fn mine<T>(comm: &dyn Comm, sharers: usize, all: Vec<T>) -> Vec<T> {
+    let all = all.into_iter().filter(|_| comm.rank() < sharers);
+    all.skip(comm.rank()).step_by(sharers.max(1)).collect()
 }
 
 /// Collective. Makes the level's prompts.
@@ -173,9 +176,9 @@ pub(super) fn make(
     code: CodeOf,
 ) -> Result<(), JobError> {
     let began = std::time::Instant::now();
-    let (tree, level, ranks) = (kitchen.tree, place.level, comm.size() as u64);
+    let (tree, level, cooks) = (kitchen.tree, place.level, kitchen.cooks as u64);
     let groups = tree.nodes(level);
-    let home = |rank: u64| block(groups, ranks, rank);
+    let home = |rank: u64| block(groups, cooks, rank); // none for who comes after them
     let rounds = rounds(comm, |rank| below.bytes(&children(tree, level, &home(rank))));
     let mut writer = Writer::new(place, comm.rank());
     let mut fault = None;
@@ -342,24 +345,28 @@ pub(super) fn read_groups(
     Ok(())
 }
 
-/// Collective. The groups that have a prompt, and the files of this rank's share of the texts that were passed up.
+/// Collective. The groups that have a prompt, and the files of this rank's share of the texts that were passed up. So many
+/// ranks, the first ones, see the folder.
 pub(super) fn called(
     comm: &mut dyn Comm,
     place: &Place,
     tree: Tree,
+    readers: usize,
     code: CodeOf,
 ) -> Result<(Bitmap, Vec<PathBuf>), JobError> {
     let mut called = Bitmap::new(tree.nodes(place.level));
-    let read = place.files(Kind::Groups).and_then(|files| {
-        read_groups(&mine(comm, files), |group| {
+    let sees = comm.rank() < readers;
+    let files = |kind| if sees { place.files(kind) } else { Ok(Vec::new()) };
+    let read = files(Kind::Groups).and_then(|all| {
+        read_groups(&mine(comm, readers, all), |group| {
             if group.texts > 1 {
                 called.insert(group.group);
             }
             Ok(())
         })?;
-        place.files(Kind::Passed)
+        files(Kind::Passed)
     });
     let passed = everywhere(comm, read, code)?;
     comm.all_reduce(called.words_mut(), Combine::Or);
-    Ok((called, mine(comm, passed)))
+    Ok((called, mine(comm, readers, passed)))
 }

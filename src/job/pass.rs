@@ -12,7 +12,7 @@ use super::{
     agree::{Common, everywhere, told},
     brief::{Brief, Choice},
     end::together,
-    home::{Folders, bring_home},
+    home::{Folders, bring_earlier, bring_home},
     limit::Limit,
     lines::Lines,
     ready::wait_for_endpoints,
@@ -80,6 +80,8 @@ pub(super) fn pass(
     let code = crew.codes.error;
     let start = (comm.rank() == 0).then(|| start::Start::new(common, inputs));
     let start = told(comm, start, code)?;
+    let earlier = start.as_ref().and_then(|start| start.left_on_nodes(common));
+    bring_earlier(comm, &common.place, earlier, code)?;
     let files = start.as_ref().map(|start| start.files.as_slice());
     let scanned = scan(comm, files, &start::rules(&common.settings));
     let begun = start.zip(scanned);

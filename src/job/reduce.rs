@@ -163,7 +163,8 @@ impl Growth {
                 return Ok(Verdict::NoEndpoint);
             }
             drop(below); // the level has its own memory to take
-            let (called, passed) = called(comm, &place, self.tree, code)?;
+            let readers = seeing(comm, &brief);
+            let (called, passed) = called(comm, &place, self.tree, readers, code)?;
             let (mut lines, mut answered) = (None, Bitmap::new(0));
             if called.count() > 0 {
                 if comm.rank() == 0 {
@@ -229,7 +230,8 @@ impl Growth {
             context,
             buffer: settings.buffer,
         };
-        let kitchen = Kitchen { tree: self.tree, recipe: &self.recipe, budget };
+        let cooks = seeing(comm, leaves);
+        let kitchen = Kitchen { tree: self.tree, recipe: &self.recipe, budget, cooks };
         make(comm, place, &kitchen, below, code)?;
         told(comm, (rank == 0).then(|| place.end(&stamp.name())), code)?;
         Ok(true)
@@ -336,6 +338,11 @@ impl Growth {
         comm.all_reduce(&mut end, Combine::Or);
         end != [0]
     }
+}
+
+/// So many ranks, the first ones, are sure to see the run folder: where answers are kept on nodes, rank 0 alone.
+fn seeing(comm: &dyn Comm, leaves: &super::brief::Brief) -> usize {
+    if leaves.local.is_some() { 1 } else { comm.size() }
 }
 
 /// What a level is made of, as a name that another making does not have.

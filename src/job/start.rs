@@ -10,7 +10,7 @@ use std::{
 use super::{
     JobError,
     agree::Common,
-    brief::{SHARDS, TOKEN, run_folder, spool_name},
+    brief::{Brief, SHARDS, TOKEN, run_folder, spool_name},
     heart::Heart,
     resume,
     root::{self, Root},
@@ -75,6 +75,25 @@ impl Start {
                 Err(error)
             }
         }
+    }
+
+    /// The run as it was, where another input may follow on it and its answers may still lie on nodes.
+    pub(super) fn left_on_nodes(&self, common: &Common) -> Option<Brief> {
+        let settings = &common.settings;
+        let earlier =
+            self.earlier.as_ref().filter(|_| settings.accept_changes && !settings.overwrite)?;
+        let local = Some(earlier.away.clone()?);
+        Some(Brief {
+            source: Source::gone(earlier.rows, &earlier.fingerprint),
+            rules: rules(settings),
+            folder: self.folder.clone(),
+            output: self.output.clone(),
+            format: None,
+            aggregate: Vec::new(),
+            start: earlier.starts,
+            local,
+            token: String::new(),
+        })
     }
 
     /// Opens the run folder, once the input is read over. Where that cannot be, everything is left as it was.

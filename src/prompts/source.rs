@@ -40,6 +40,24 @@ pub struct Source {
     pub longest: u64,
 }
 
+impl Source {
+    /// An input that was there once: what is known of it without its files.
+    #[must_use]
+    pub fn gone(rows: u64, fingerprint: &str) -> Self {
+        let fingerprint = fingerprint.to_owned();
+        let [any_messages, any_text, openai_batch] = [false; 3];
+        Self {
+            files: Vec::new(),
+            rows,
+            fingerprint,
+            any_messages,
+            any_text,
+            openai_batch,
+            longest: 0,
+        }
+    }
+}
+
 /// One file of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {

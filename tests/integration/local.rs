@@ -233,6 +233,54 @@ fn answers_that_were_left_elsewhere_are_named() {
 }
 
 #[test]
+fn what_nodes_hold_of_an_input_that_has_changed_is_kept_as_well() {
+    let work = Work::with(vec![slow(); 2]);
+    let mut prompts = made_up(600);
+    let input = work.prompts(&prompts);
+    let started = run(&work, &input).ranks(2).start();
+    until_written(&work, 200);
+    started.kill_everything(&work.marker());
+    let held = on_nodes(&work);
+    let written = lines_on_nodes(&work);
+    prompts.remove(3);
+    prompts.push("one more".to_owned());
+    work.prompts(&prompts);
+    let refused = run(&work, &input).ranks(2).run().with_code(5);
+    refused.complains("the nodes of its last start may still have");
+    assert_eq!(on_nodes(&work), held, "a start that is refused changes nothing");
+    let before = work.served();
+    run(&work, &input).args(["--accept-changes"]).ranks(2).run().with_code(0);
+    let asked = work.served() - before;
+    assert!(asked <= 600 - written + 2, "{asked} asked, {written} were written");
+    all_are_right(&work, &prompts);
+}
+
+#[test]
+fn answers_of_an_input_that_is_not_this_one_stay_on_the_nodes() {
+    let work = Work::with(vec![slow(); 2]);
+    let prompts = made_up(400);
+    let input = work.prompts(&prompts);
+    let started = run(&work, &input).ranks(2).start();
+    until_written(&work, 100);
+    started.kill_everything(&work.marker());
+    // The input changes while the nodes' disks are out of sight, and changes back when they are there again.
+    let (scratch, hidden) = (work.path("scratch"), work.path("hidden"));
+    fs::rename(&scratch, &hidden).expect("hidden");
+    work.prompts(&prompts[1..]);
+    let accepting = || run(&work, &input).args(["--accept-changes"]).ranks(2);
+    let job = accepting().args(["--walltime", "3s"]);
+    job.run(); // done or not
+    fs::remove_dir_all(&scratch).expect("there");
+    fs::rename(&hidden, &scratch).expect("back");
+    let (held, written) = (on_nodes(&work), lines_on_nodes(&work));
+    accepting().run().with_code(0);
+    assert_eq!((on_nodes(&work), lines_on_nodes(&work)), (held, written), "they are nowhere else");
+    work.prompts(&prompts);
+    accepting().run().with_code(0);
+    all_are_right(&work, &prompts);
+}
+
+#[test]
 fn where_a_rank_is_lost_the_others_answers_come_home_all_the_same() {
     let work = Work::with(vec![slow(); 3]);
     let prompts = made_up(900);

@@ -247,6 +247,22 @@ fn a_rank_that_is_lost_in_a_level_costs_nothing_that_was_answered_and_is_no_succ
 }
 
 #[test]
+fn where_answers_are_kept_on_nodes_rank_0_alone_has_to_see_the_levels() {
+    let work = Work::instant(3);
+    let prompts = made_up(60);
+    let input = work.prompts(&prompts);
+    let scratch = work.path("scratch/{rank}");
+    let job = reduce(&work, &input, "text.txt", 4).ranks(3);
+    job.args(["--local-shards", &scratch.to_string_lossy()]).run().with_code(0);
+    assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
+    for level in 1..=3 {
+        let folder = work.path(&format!("text.txt.run/level-0{level}.in/prompts"));
+        let rows = fs::read_dir(folder).expect("made").flatten().map(|it| it.file_name());
+        assert_eq!(rows.collect::<Vec<_>>(), ["00000.jsonl"], "level {level}: by rank 0");
+    }
+}
+
+#[test]
 fn conversations_are_leaves_as_well() {
     let work = Work::instant(2);
     let prompts = made_up(9);

@@ -54,6 +54,8 @@ pub mod site;
 
 pub mod aggregate;
 
+pub mod measure;
+
 pub mod output;
 
 pub mod shards;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     comm::{Event, Post, Tag, Typed},
-    domain::{FailureKind, Merge},
+    domain::{FailureKind, Merge, Timeline},
     engine::{Ended, Progress},
     output::Counts,
     report::ProgressView,
@@ -62,6 +62,9 @@ pub(super) struct Listener<'c, 'r> {
     /// Everybody was told to stop.
     stopping: bool,
     looked: Instant,
+    /// What endpoints did over time, of the ranks that have ended.
+    watched: Timeline,
+    began: Instant,
 }
 
 /// What is known of a rank.
@@ -122,6 +125,8 @@ impl<'c, 'r> Listener<'c, 'r> {
             draining: None,
             stopping: false,
             looked: now,
+            watched: Timeline::default(),
+            began: now,
         }
     }
 
@@ -190,6 +195,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             .collect();
         // Gathering may take long, and who looks meanwhile shall see that all is answered.
         self.root.note(&self.before, &progress, lost.len());
+        self.root.watched(&std::mem::take(&mut self.watched), self.began);
         self.root.add(progress.tally);
         self.root.are_lost(&lost);
         self.root.expects_open(self.book.open());
@@ -264,6 +270,7 @@ impl<'c, 'r> Listener<'c, 'r> {
         }
         match message {
             Message::Report(report) => self.reported(from, report),
+            Message::Watched(timeline) => self.watched.merge(timeline),
             Message::Ended(ended, tally) => {
                 let heard = &mut self.ranks[from];
                 heard.progress = Progress { tally, in_flight: 0, up: 0 };

@@ -5,18 +5,23 @@
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
 mod check;
+mod course;
 mod finish;
+mod html;
 mod log;
 mod plan;
 mod progress;
 mod status;
+mod summary;
 
 pub use check::{CheckReport, CheckedRank};
 pub use finish::{Finish, tree_line};
+pub use html::page;
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
 pub use progress::ProgressView;
 pub use status::{Follow, Phase, StatusView};
+pub use summary::{Sources, Summary};
 
 use std::io::Write;
 

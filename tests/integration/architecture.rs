@@ -8,7 +8,7 @@ use syn::visit::Visit;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("settings", &["domain"]),
-    ("report", &["output", "settings", "domain"]),
+    ("report", &["measure", "output", "settings", "domain"]),
     ("site", &["settings", "domain"]),
     ("comm", &["domain"]),
     ("endpoint", &["settings", "domain"]),
@@ -16,14 +16,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reduce", &["prompts"]),
     ("shards", &["domain"]),
     ("aggregate", &["settings", "domain"]),
+    ("measure", &["domain"]),
     ("ledger", &["domain"]),
     ("serve", &["settings"]),
-    ("output", &["settings"]),
+    ("output", &["settings", "domain"]),
     ("engine", &["endpoint", "settings", "domain"]),
     (
         "job",
         &[
             "aggregate",
+            "measure",
             "engine",
             "comm",
             "ledger",

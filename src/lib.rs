@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve, report → output, site} →
+//! cli → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve, report → {measure, output}, site} →
 //! settings → domain
 //! ```
 //!
@@ -33,6 +33,7 @@
 //! | chat templates | `prompts/chat` |
 //! | shard files | `shards` |
 //! | what answers come to together | `aggregate` |
+//! | what answers measure | `measure` |
 //! | servers' processes | `serve` |
 //! | the gathered file, the manifest, the heartbeat | `output` |
 

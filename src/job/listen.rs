@@ -28,6 +28,8 @@ use crate::{
 
 /// How often the manifest says how it stands.
 const MANIFEST_EVERY: Duration = Duration::from_secs(5);
+/// More often at first: a start that is killed early has a history as well.
+const MANIFEST_FIRST: Duration = Duration::from_secs(1);
 /// Rows travel in letters of about so many bytes.
 const TEXT: u64 = 32 << 20;
 /// Prompts are given so many times what one usually takes at the slowest rank, so that most get through.
@@ -170,7 +172,8 @@ impl<'c, 'r> Listener<'c, 'r> {
                 let progress = self.sum();
                 self.view.show(&progress.tally, progress.in_flight, progress.up);
                 if now >= manifest {
-                    manifest = now + MANIFEST_EVERY;
+                    let early = now - self.began < 2 * MANIFEST_EVERY;
+                    manifest = now + if early { MANIFEST_FIRST } else { MANIFEST_EVERY };
                     self.root.note(
                         &self.before,
                         &progress,

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::summary::share;
+use super::asked::share;
 use crate::{
     domain::{Merge, Piece},
     output::{Sample, StartRecord, StartTimeline},
@@ -51,7 +51,7 @@ pub enum Phase {
     Ramp,
     /// While they have.
     Steady,
-    /// From when they never have again.
+    /// From when their windows are never well filled again.
     Tail,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Sum {
 const POINTS: usize = 240;
 /// What is usual: the level that in-flight counts reach for a tenth of the time.
 const USUAL: f64 = 0.9;
-/// Below this share of what is usual, work begins or runs out.
+/// Below this share of what is usual, work begins; below this share of the windows, it runs out.
 const AMPLE: f64 = 0.7;
 
 impl Course {
@@ -210,7 +210,8 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Poi
     (0..timeline.columns()).map(point).collect()
 }
 
-/// A start's points: its ramp ends with the first that has about what is usual, its tail begins after the last.
+/// A start's points: its ramp ends with the first that has about what is usual; its tail begins after the last whose
+/// windows are well filled, or where no windows are known or ever filled, that has about what is usual.
 fn set_phases(points: &mut [Point]) {
     let mut levels: Vec<f64> = points.iter().map(|it| it.in_flight).collect();
     levels.sort_by(f64::total_cmp);
@@ -221,9 +222,12 @@ fn set_phases(points: &mut [Point]) {
     )]
     let usual = (levels.len().saturating_sub(1) as f64 * USUAL) as usize;
     let ample = levels.get(usual).copied().unwrap_or_default() * AMPLE;
-    let first = points.iter().position(|it| it.in_flight >= ample);
-    let last = points.iter().rposition(|it| it.in_flight >= ample);
-    let (Some(first), Some(last)) = (first, last) else { return };
+    let is_ample = |it: &Point| it.in_flight >= ample;
+    // Windows shrink with endpoints that die: what is left is busy all the same.
+    let fills =
+        |it: &Point| it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * AMPLE);
+    let last = points.iter().rposition(fills).or_else(|| points.iter().rposition(is_ample));
+    let (Some(first), Some(last)) = (points.iter().position(is_ample), last) else { return };
     for (place, point) in points.iter_mut().enumerate() {
         point.phase = match place {
             _ if place < first => Phase::Ramp,
@@ -300,6 +304,22 @@ mod tests {
         assert_eq!((steady.prompts_per_s(), steady.tokens_per_s()), (Some(4.0), Some(20.0)));
         assert_eq!(course.full_share_steady, Some(1.0));
         assert_eq!(course.points[0].from_s, 2.0);
+    }
+
+    #[test]
+    fn what_is_left_after_a_death_is_busy_all_the_same() {
+        let (mut all, seat) = (Timeline::default(), Seat::of(0, 1, "n".into()));
+        all.sit(&seat);
+        for second in 0..20 {
+            let many = if second < 5 { 100 } else { 25 };
+            let in_flight = if second < 16 { many } else { 3 };
+            let stood = Standing { in_flight, window: many, up: true, full: false };
+            all.saw(&seat, second * 1000, (second + 1) * 1000, stood);
+        }
+        let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
+        let course = Course::of(&[record(1)], &[], &[all]);
+        assert_eq!(course.of_phase(Phase::Steady).seconds, 16.0);
+        assert_eq!(course.of_phase(Phase::Tail).seconds, 4.0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! values and makes them readable.
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
+mod asked;
 mod check;
 mod course;
 mod finish;

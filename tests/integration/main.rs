@@ -21,6 +21,7 @@ mod local;
 mod look;
 mod ranks;
 mod reduce;
+mod report;
 mod run;
 mod scan;
 mod serve;

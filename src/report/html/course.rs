@@ -20,8 +20,8 @@ pub(super) fn section(summary: &Summary) -> String {
     }
     let rates = &summary.rates;
     html.push_str(&format!(
-        r#"<p class="note">Working time only: what lies between starts is left out, and so is what a start does before it asks. Ramp (<b>{}</b>) is until the endpoints have at least 70 % in flight of what is usual in their start, tail (<b>{}</b>) is after they last had; between them it is steady (<b>{}</b>).</p>"#,
-        seconds(rates.ramp_s), seconds(rates.tail_s), seconds(rates.steady_s),
+        r#"<p class="note">Working time only: what lies between starts is left out, and what a start does before it asks. The ramp (<b>{}</b>) lasts until 70 % of what is usual in a start is in flight. The tail (<b>{}</b>) begins when windows are never 70 % filled again. Between them it is steady (<b>{}</b>).{}</p>"#,
+        seconds(rates.ramp_s), seconds(rates.tail_s), seconds(rates.steady_s), missing(summary),
     ));
     html.push_str(r#"<div class="key"><span><i style="background:var(--ramp)"></i>ramp</span><span><i style="background:var(--tail)"></i>tail</span></div>"#);
     let (bands, marks) = (bands(&points), marks(&points));
@@ -82,6 +82,18 @@ pub(super) fn section(summary: &Summary) -> String {
         &[Steps { steps: &up, class: "blue", filled: true }],
     ));
     html + "</section>"
+}
+
+/// Starts that asked and left nothing to draw, as a sentence.
+fn missing(summary: &Summary) -> String {
+    let drawn = |start: u32| summary.course.iter().any(|it| it.start == start);
+    let missing = summary.starts.iter().filter(|it| it.end == "killed" && !drawn(it.start));
+    let missing: Vec<String> = missing.map(|it| it.start.to_string()).collect();
+    match missing.len() {
+        0 => String::new(),
+        1 => format!(" Start {} was killed before anything was noted.", missing.concat()),
+        _ => format!(" Starts {} were killed before anything was noted.", missing.join(", ")),
+    }
 }
 
 /// Points on one axis: starts behind each other, without what lies between.

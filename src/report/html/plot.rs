@@ -112,7 +112,7 @@ impl Plot<'_> {
 
 /// Names above lines; one that has no room beside the one before is left out.
 fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
-    const ROOM: f64 = 0.012;
+    const ROOM: f64 = 0.02; // of a phone's width
     let (mut text, mut free) = (String::new(), 0.0);
     for mark in marks {
         let (at, half) = (x(mark.at), ROOM * mark.name.chars().count() as f64 / 2.0);

@@ -4,8 +4,11 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::text::{count, endpoint, escape, moment, number, seconds};
-use crate::report::summary::{Endpoints, Setting, Start, Summary};
+use super::text::{count, endpoint, escape, moment, number, plural, seconds};
+use crate::report::{
+    asked::Endpoints,
+    summary::{Setting, Start, Summary},
+};
 
 fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let head: String =
@@ -44,9 +47,9 @@ pub(super) fn failures(summary: &Summary) -> String {
         };
         let _ = write!(
             html,
-            r#"<h3>{0} <span class="soft">{1} prompts; {again}</span></h3><span hidden id="failed-{0}" data-value="{2}"></span>"#,
+            r#"<h3>{0} <span class="soft">{1}; {again}</span></h3><span hidden id="failed-{0}" data-value="{2}"></span>"#,
             escape(kind),
-            count(its.count),
+            plural(its.count, "prompt"),
             its.count
         );
         let rows = its.first.iter().map(|it| {
@@ -224,7 +227,7 @@ fn events(start: &Start) -> String {
         _ => {}
     }
     if start.retried > 0 {
-        all.push(format!("{} prompts sent again", count(start.retried)));
+        all.push(format!("{} sent again", plural(start.retried, "prompt")));
     }
     all.extend(start.changes.iter().cloned());
     if all.is_empty() { "–".into() } else { escape(&all.join("; ")) }

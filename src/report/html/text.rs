@@ -54,7 +54,8 @@ pub(super) fn short(number: f64) -> String {
         it if it >= 1e4 => (it / 1e3, "k"),
         it => (it, ""),
     };
-    let text = format!("{scaled:.3}");
+    // Three digits say where one is; there are no more on an axis.
+    let text = if scaled < 1.0 { format!("{scaled:.3}") } else { format!("{scaled:.2}") };
     let text = text.trim_end_matches('0').trim_end_matches('.');
     format!("{text}{unit}")
 }
@@ -66,6 +67,11 @@ pub(super) fn short(number: f64) -> String {
 )]
 fn whole(number: f64) -> u64 {
     number.round().max(0.0) as u64
+}
+
+/// 1 prompt, 2 prompts.
+pub(super) fn plural(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// 0.42 of something as 42 %. What is not all is not 100 %, and what is not nothing not 0 %.

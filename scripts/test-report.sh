@@ -106,6 +106,9 @@ PY
 ) || fail "the page does not say what happened (above)"
 look --screenshot="$work/light.png" --window-size=1200,3600
 look --screenshot="$work/dark.png" --window-size=1200,3600 --blink-settings=preferredColorScheme=0
-look --screenshot="$work/phone.png" --window-size=500,3600
+# (no window is narrower than 500; a frame may be)
+printf '<body style="margin:0"><iframe src="report.html" style="width:390px;height:4800px;border:0"></iframe>' > "$work/answers.jsonl.run/phone.html"
+page=file://$work/answers.jsonl.run/phone.html
+look --screenshot="$work/phone.png" --window-size=500,4800
 [ -z "$kept" ] || { mkdir -p "$kept"; cp "$work"/*.png "$work/answers.jsonl.run/report.html" "$work/answers.jsonl.run/summary.json" "$kept"; }
 echo "test-report: $numbers, as in the manifest; nothing in the console; seen light, dark and on a phone"

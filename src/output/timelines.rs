@@ -1,6 +1,6 @@
 //! What endpoints did over time: `RUN/timelines.jsonl`, a line for each time that all ranks worked to an end, written by rank 0.
 //!
-//! A start that was killed has none. A line is at most about 1 MB, however long the work took and whatever the number of
+//! A start that was killed has none. A line is at most 1.3 MB, however long the work took and whatever the number of
 //! endpoints.
 
 use std::{fs::OpenOptions, io::Write, path::Path};

@@ -65,6 +65,8 @@ pub(super) struct Sum {
 
 /// Points, at most: there is no room to draw more.
 const POINTS: usize = 240;
+/// Seconds between two of rank 0's samples that say something, a little less than the time between two reports of a rank.
+const HEARD: f64 = 4.5;
 /// What is usual: the level that in-flight counts reach for a tenth of the time.
 const USUAL: f64 = 0.9;
 /// Below this share of what is usual, work begins; below this share of the windows, it runs out.
@@ -158,9 +160,22 @@ fn seconds(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
-/// By rank 0: the points between its samples.
+/// By rank 0: the points between its samples. It hears of ranks every five seconds: what is finer says nothing.
 fn sampled(start: u32, samples: &[Sample]) -> Vec<Point> {
-    let mine: Vec<&Sample> = samples.iter().filter(|it| it.start == start).collect();
+    let mut mine: Vec<&Sample> = Vec::new();
+    let all: Vec<&Sample> = samples.iter().filter(|it| it.start == start).collect();
+    for sample in &all {
+        if mine.last().is_none_or(|last| sample.seconds - last.seconds >= HEARD) {
+            mine.push(sample);
+        }
+    }
+    // What is left belongs to the last point, and is one where there is no other.
+    if let Some(last) = all.last().filter(|last| mine.last() != Some(*last)) {
+        if mine.len() > 1 {
+            mine.pop();
+        }
+        mine.push(last);
+    }
     let between = |pair: &[&Sample]| {
         let (one, other) = (pair[0], pair[1]);
         let done = |it: &Sample| it.answered + it.failed;
@@ -336,10 +351,12 @@ mod tests {
             endpoints_up: 2,
             ranks_lost: 0,
         };
-        let samples = [sample(1.0, 0), sample(6.0, 50), sample(6.0, 50), sample(11.0, 60)];
+        let samples = [1.0, 2.0, 6.0, 6.0, 11.0, 12.0]
+            .map(|at| sample(at, if at < 6.0 { 0 } else { 50 + 2 * (at as u64 - 6) }));
         let course = Course::of(&[record(1)], &samples, &[]);
         let prompts: Vec<f64> = course.points.iter().map(|it| it.prompts).collect();
-        assert_eq!(prompts, [50.0, 10.0]);
+        assert_eq!(prompts, [50.0, 12.0]);
+        assert_eq!(Course::of(&[record(1)], &samples[..2], &[]).points.len(), 1, "a short one");
         let lost = StartRecord {
             lost: vec![crate::output::LostRank { rank: 1, host: "n".into() }],
             ..record(1)

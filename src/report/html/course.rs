@@ -132,7 +132,14 @@ fn marks(points: &[(f64, f64, Point)]) -> Vec<Mark> {
     let mut last = None;
     for (from, _, point) in points {
         if last.replace(point.start) != Some(point.start) {
-            marks.push(Mark { at: *from, name: format!("start {}", point.start) });
+            marks.push(Mark {
+                at: *from,
+                name: if marks.is_empty() {
+                    format!("start {}", point.start)
+                } else {
+                    point.start.to_string()
+                },
+            });
         }
     }
     if marks.len() > 1 { marks } else { Vec::new() }

@@ -76,8 +76,9 @@ pub(super) fn key() -> String {
 
 fn names(rows: &[&Row]) -> String {
     if rows.len() <= NAMED {
-        let name =
-            |row: &&Row| format!(r#"<div title="{0}">{0}</div>"#, escape(&short_name(&row.name())));
+        let name = |row: &&Row| {
+            format!(r#"<div class="one" title="{0}">{0}</div>"#, escape(&short_name(&row.name())))
+        };
         return rows.iter().map(name).collect();
     }
     let end = |row: Option<&&Row>| {

@@ -189,17 +189,14 @@ fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
     let its = &summary.endpoints;
     let known = |share: Option<f64>| share.map_or("–".into(), percent);
     let mut html = format!(
-        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>gave answers</span></div><div><b>{}</b> <span>of their time up</span></div><div><b>{}</b> <span>of that with the window full</span></div><div><b>{}</b> <span>of the windows used in the mean</span></div><div><b id="times-away" data-value="{}">{}</b> <span>went away</span></div></div>"#,
+        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>gave answers</span></div><div><b>{}</b> <span>of their time up</span></div><div><b>{}</b> <span>of that with the window full</span></div><div><b>{}</b> <span>of the windows used in the mean</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
         count(its.answered),
         known(its.up_share),
         known(its.full_share),
         known(its.fill),
         its.times_away,
-        match its.times_away {
-            0 => "none".into(),
-            1 => "one".into(),
-            it => format!("{} times one", count(it)),
-        },
+        count(its.times_away),
+        if its.times_away == 1 { "absence" } else { "absences" },
     );
     let last: Vec<String> = timelines.iter().rev().take(MAPS).map(heat::draw).collect();
     if last.is_empty() {

@@ -134,17 +134,25 @@ fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
     text
 }
 
+/// A line of steps, and the area below it; a line that is not known everywhere has gaps.
 fn steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &Steps<'_>) -> String {
-    let (mut line, mut ends) = (String::new(), None);
+    let (mut line, mut area) = (String::new(), String::new());
+    let mut last: Option<f64> = None;
     for (from, to, high) in places {
-        let word = if ends.is_none() { 'M' } else { 'L' };
-        let _ = write!(line, "{word}{from:.1} {high:.2}H{to:.1}");
-        ends = Some((ends.map_or(from, |(first, _)| first), to));
+        match last {
+            Some(last) if (from - last).abs() < 0.05 => {
+                let _ = write!(line, "L{from:.1} {high:.2}H{to:.1}");
+            }
+            _ => {
+                let _ = write!(line, "M{from:.1} {high:.2}H{to:.1}");
+            }
+        }
+        let _ = write!(area, "M{from:.1} {HIGH}V{high:.2}H{to:.1}V{HIGH}z");
+        last = Some(to);
     }
-    let Some((first, last)) = ends else { return String::new() };
     let class = series.class;
     let area = if series.filled {
-        format!(r#"<path class="area {class}" d="{line}L{last:.1} {HIGH}H{first:.1}z"/>"#)
+        format!(r#"<path class="area {class}" d="{area}"/>"#)
     } else {
         String::new()
     };

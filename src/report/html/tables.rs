@@ -27,6 +27,18 @@ fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) ->
     )
 }
 
+/// A table whose end is folded away.
+fn long_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
+    const SHOWN: usize = 10;
+    let rest = rows.split_off(rows.len().min(SHOWN));
+    let first = table(heads, rows);
+    if rest.is_empty() {
+        return first;
+    }
+    let many = rest.len();
+    format!("{first}<details><summary>{many} more</summary>{}</details>", table(heads, rest))
+}
+
 /// An id as people wrote it.
 fn id(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -85,9 +97,11 @@ pub(super) fn slowest(summary: &Summary) -> String {
         return String::new();
     }
     let rows = summary.slowest.iter().map(|it| {
-        vec![seconds(it.latency_s), id(&it.id), count(it.index), escape(&endpoint(&it.endpoint))]
+        let at = escape(&endpoint(&it.endpoint));
+        vec![id(&it.id), count(it.index), at, seconds(it.latency_s)]
     });
-    let rows = table(&[("n", "latency"), ("l", "id"), ("n", "row"), ("w", "endpoint")], rows);
+    let heads = [("l", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
+    let rows = table(&heads, rows);
     format!(r#"<section id="slowest"><h2>The slowest answers</h2>{rows}</section>"#)
 }
 
@@ -112,6 +126,7 @@ pub(super) fn stragglers(its: &Endpoints) -> String {
         r#"<p class="note">Mean latency at least one and a half times that of the middle endpoint, {}.</p>"#,
         seconds(usual)
     );
+    let heads = [("w", "endpoint"), ("n", "mean latency"), ("n", "as usual"), ("n", "answered")];
     let rows = its.stragglers.iter().map(|it| {
         vec![
             escape(&endpoint(&it.endpoint)),
@@ -120,10 +135,7 @@ pub(super) fn stragglers(its: &Endpoints) -> String {
             count(it.answered),
         ]
     });
-    html.push_str(&table(
-        &[("w", "endpoint"), ("n", "mean latency"), ("n", "as usual"), ("n", "answered")],
-        rows,
-    ));
+    html.push_str(&long_table(&heads, rows.collect()));
     let more = its.straggling - (its.stragglers.len() as u64).min(its.straggling);
     if more > 0 {
         let _ = write!(html, r#"<p class="note">and {} more.</p>"#, count(more));
@@ -153,10 +165,8 @@ pub(super) fn away(its: &Endpoints) -> String {
         };
         vec![escape(&endpoint(&it.endpoint)), it.start.to_string(), how, seconds(it.seconds)]
     });
-    format!(
-        "<h3>Away for a while</h3>{}",
-        table(&[("w", "endpoint"), ("n", "start"), ("w", "how"), ("n", "for")], rows)
-    )
+    let heads = [("w", "endpoint"), ("n", "start"), ("w", "how"), ("n", "for")];
+    format!("<h3>Away for a while</h3>{}", long_table(&heads, rows.collect()))
 }
 
 pub(super) fn starts(summary: &Summary) -> String {

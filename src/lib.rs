@@ -12,8 +12,8 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve, report → output, bench, site} →
-//! settings → domain
+//! cli → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve,
+//!              report → {bench, measure, output}, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -33,6 +33,7 @@
 //! | chat templates | `prompts/chat` |
 //! | shard files | `shards` |
 //! | what answers come to together | `aggregate` |
+//! | what answers measure | `measure` |
 //! | servers' processes | `serve` |
 //! | figures out of measurements | `bench` |
 //! | plots | `report/plot.rs` |
@@ -55,6 +56,8 @@ pub mod comm;
 pub mod site;
 
 pub mod aggregate;
+
+pub mod measure;
 
 pub mod output;
 

@@ -239,6 +239,9 @@ pub(super) struct Answers {
     /// Keep the row's other fields in the answer
     #[arg(long)]
     keep_row: bool,
+    /// Leave report.html and summary.json out of the run folder
+    #[arg(long)]
+    no_report: bool,
     /// `auto`, `bar`, `lines` or `none`
     #[arg(long, value_name = "HOW")]
     progress: Option<String>,

@@ -3,6 +3,7 @@
 //! Owns names, help texts and the way from arguments to a [`Layer`] of settings. What a setting means, which values fit
 //! and what goes together with what is `settings`' business: arguments travel as texts.
 
+mod again;
 mod bench;
 mod check;
 mod completions;
@@ -45,6 +46,7 @@ enum Command {
     Plan(plan::Plan),
     Status(status::Status),
     Merge(merge::Merge),
+    Report(again::Report),
     Completions(completions::Completions),
     #[command(hide = true)]
     Guard(guard::Guard),
@@ -68,6 +70,7 @@ pub fn run(environment: Environment) -> u8 {
         Command::Plan(plan) => told(&plan.run(flags, environment)),
         Command::Status(status) => told(&status.run()),
         Command::Merge(merge) => told(&merge.run()),
+        Command::Report(again) => told(&again.run()),
         Command::Completions(completions) => told(&completions.run()),
         Command::Run(run) => {
             let guard = guard(run.config(), &flags, &environment);

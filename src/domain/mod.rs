@@ -12,6 +12,7 @@ mod row_hash;
 mod server;
 mod speed;
 mod tally;
+mod timeline;
 mod url;
 
 pub use beginnings::Beginnings;
@@ -23,4 +24,5 @@ pub use row_hash::RowHash;
 pub use server::{Facts, Model, Probe, Routes, Surveyed};
 pub use speed::{Others, SLOW};
 pub use tally::Tally;
+pub use timeline::{Absence, Away, Piece, Row, Seat, Standing, Timeline};
 pub use url::Url;

@@ -15,6 +15,17 @@ pub enum Outcome {
     Failed(Failure),
 }
 
+impl Outcome {
+    /// Tokens of the answer, as far as they are counted.
+    #[must_use]
+    pub fn completion_tokens(&self) -> u64 {
+        match self {
+            Self::Answered(answer) => answer.usage.map_or(0, |usage| usage.completion_tokens),
+            Self::Failed(_) => 0,
+        }
+    }
+}
+
 /// A server's answer to one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {

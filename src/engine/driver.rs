@@ -21,6 +21,7 @@ use super::{
     servers::{Endpoint, Server},
     stock::{Batch, Room, Stock},
     trust::Trust,
+    watch::Watch,
 };
 use crate::{
     domain::{Prompt, Route, Settled, Tally},
@@ -72,6 +73,7 @@ pub(super) struct Driver {
     pub(super) next_copies: Instant,
     /// The last prompts are kept from a slow endpoint: since when there are so many of them.
     withheld: Option<(Instant, usize)>,
+    pub(super) watch: Watch,
 }
 
 /// A prompt that is asked twice: the first answer counts.
@@ -99,8 +101,10 @@ impl Driver {
     pub(super) fn new(policy: Policy, client: Client, endpoints: Vec<Endpoint>) -> Self {
         let now = Instant::now();
         let server = |endpoint| Server::new(endpoint, &policy, now);
+        let servers: Vec<Server> = endpoints.into_iter().map(server).collect();
         Self {
-            servers: endpoints.into_iter().map(server).collect(),
+            watch: Watch::new(&servers, now),
+            servers,
             alike: Alike::new(policy.alike),
             policy,
             client,
@@ -132,20 +136,21 @@ impl Driver {
     }
 
     /// Until every prompt has its outcome, nobody is left to ask, or a command says so.
-    pub(super) async fn run(
-        mut self,
-        mut prompts: mpsc::Receiver<Prompt>,
-        settled: mpsc::Sender<Vec<Settled>>,
-        mut commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) async fn work(
+        &mut self,
+        prompts: &mut mpsc::Receiver<Prompt>,
+        settled: &mpsc::Sender<Vec<Settled>>,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
         tell: &impl Fn(Word),
-    ) -> (Ended, Tally) {
+    ) -> Ended {
         let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
         let mut next_word = Instant::now();
         loop {
             let now = Instant::now();
             self.was_away(now);
+            self.watch(now);
             self.stock.ripen(now);
-            self.take_what_is_there(&mut prompts);
+            self.take_what_is_there(prompts);
             if !self.paused && !self.draining && !self.is_filling(now) {
                 self.send(&flights, now);
                 self.copy(&flights, now);
@@ -165,8 +170,9 @@ impl Driver {
             if !self.outcomes.is_empty() {
                 let outcomes = std::mem::take(&mut self.outcomes);
                 outcomes.iter().for_each(|outcome| self.tally.count(outcome));
+                self.watch_outcomes(&outcomes, now);
                 if settled.send(outcomes).await.is_err() {
-                    return (Ended::NotWritten, self.tally);
+                    return Ended::NotWritten;
                 }
             }
             if now >= next_word {
@@ -176,10 +182,10 @@ impl Driver {
             self.say_what_is_in_hand(now, tell);
             if all_done && !self.more && !self.paused {
                 tell(Word::Progress(self.progress()));
-                return (Ended::Finished, self.tally);
+                return Ended::Finished;
             }
             if self.is_stuck(now) {
-                return (Ended::NobodyLeft, self.tally);
+                return Ended::NobodyLeft;
             }
             let wake = self.next_time(next_word, now);
             let woken = tokio::select! {
@@ -188,7 +194,7 @@ impl Driver {
                 () = sleep_until(wake.into()) => Woken::Time,
                 command = commands.recv() => Woken::Command(command),
                 // Seen here as well as by the next outcome: there may be no next one, and these would be waited for for ever.
-                () = settled.closed() => return (Ended::NotWritten, self.tally),
+                () = settled.closed() => return Ended::NotWritten,
             };
             match woken {
                 Woken::Landed(landed) => {
@@ -219,7 +225,7 @@ impl Driver {
                     self.give_back(tell);
                 }
                 Woken::Command(Some(Command::Drain)) => self.draining = true,
-                Woken::Command(Some(Command::Stop) | None) => return (Ended::Stopped, self.tally),
+                Woken::Command(Some(Command::Stop) | None) => return Ended::Stopped,
             }
         }
     }

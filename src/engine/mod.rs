@@ -22,6 +22,7 @@ mod stock;
 mod survey;
 mod trust;
 mod verdicts;
+mod watch;
 mod window;
 
 pub use hand::InHand;
@@ -39,7 +40,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, sync::mpsc};
 
 use crate::{
-    domain::{Prompt, Settled, Tally},
+    domain::{Prompt, Settled, Tally, Timeline},
     endpoint::Client,
     settings::Secret,
 };
@@ -85,6 +86,8 @@ pub enum Word {
     /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
     /// [`Running::go_on`], [`Running::further`] or [`Running::stop`].
     AllAlike(u64, String),
+    /// Once, before the last: what its endpoints did over time.
+    Watched(Timeline),
     /// Once, last.
     Ended(Ended, Tally),
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Policy, lists::Lists, patience::Patience, trust::Trust, window::Window};
-use crate::domain::{Routes, Url};
+use crate::domain::{Routes, Seat, Url};
 
 /// One of them.
 #[derive(Debug)]
@@ -18,6 +18,9 @@ pub(super) struct Server {
     pub(super) url: Url,
     /// The URL as answers carry it.
     pub(super) label: Arc<str>,
+    /// Its place in the job's timeline, and whether it was up when that was looked at last.
+    pub(super) seat: Seat,
+    pub(super) was_up: bool,
     /// Permits taken.
     pub(super) taken: usize,
     state: State,
@@ -56,6 +59,8 @@ pub struct Endpoint {
     pub url: Url,
     /// What it can be asked; none while it is not ready.
     pub ready: Option<Routes>,
+    /// Its place among all of the job's.
+    pub seat: Seat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +86,7 @@ const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(1);
 impl Server {
     /// An endpoint that is ready, or is not yet.
     pub(super) fn new(endpoint: Endpoint, policy: &Policy, now: Instant) -> Self {
-        let Endpoint { url, ready } = endpoint;
+        let Endpoint { url, ready, seat } = endpoint;
         let state = if ready.is_some() { State::Up } else { State::Aside(now + FIRST_PAUSE) };
         // What is not known yet is taken to be a vLLM; one that does not say how it is shows that.
         let told = ready.is_none_or(|routes| routes.metrics);
@@ -89,6 +94,8 @@ impl Server {
         Self {
             label: url.to_string().into(),
             url,
+            seat,
+            was_up: ready.is_some(),
             taken: 0,
             state,
             faults: 0,
@@ -270,7 +277,8 @@ mod tests {
 
     fn server(now: Instant) -> Server {
         let ready = Some(Routes { metrics: true, ..Routes::default() });
-        Server::new(Endpoint { url: Url::loopback(1), ready }, &for_tests(), now)
+        let endpoint = Endpoint { url: Url::loopback(1), ready, seat: Seat::default() };
+        Server::new(endpoint, &for_tests(), now)
     }
 
     #[test]

@@ -17,12 +17,14 @@ use tracing::warn;
 
 use super::{
     JobError,
+    brief::Wanted,
     lines::{Heads, Lines},
 };
 use crate::{
     aggregate::{Aggregate, Joined, Line},
     comm::{Combine, Comm, Typed},
     domain::Merge,
+    measure::Measured,
     output::{Counts, OutputError, TextFile, beside_answers, write_json},
     settings::AggregateWanted,
 };
@@ -47,6 +49,8 @@ pub(super) struct Aggregates {
 /// A rank's, and then all ranks'.
 #[derive(Default, Serialize, Deserialize)]
 struct Own {
+    /// What the lines measure, if that is wanted.
+    measured: Option<Measured>,
     /// Those that merge, as wanted.
     values: Vec<Aggregate>,
     /// Lines that are no answers: damage.
@@ -56,7 +60,15 @@ struct Own {
 impl Merge for Own {
     fn merge(&mut self, other: Self) {
         self.damaged += other.damaged;
+        Merge::merge(&mut self.measured, other.measured);
         self.values.iter_mut().zip(other.values).for_each(|(mine, other)| mine.merge(other));
+    }
+}
+
+impl Own {
+    /// Has it no use for lines?
+    fn is_nothing(&self) -> bool {
+        self.values.is_empty() && self.measured.is_none()
     }
 }
 
@@ -69,10 +81,8 @@ struct Text {
 
 impl Aggregates {
     /// Local. Empty ones; rank 0 gives the place of the answers.
-    pub(super) fn begin(
-        wanted: &[AggregateWanted],
-        answers: Option<&Path>,
-    ) -> Result<Self, OutputError> {
+    pub(super) fn begin(wanted: &Wanted<'_>, answers: Option<&Path>) -> Result<Self, OutputError> {
+        let (wanted, measured) = (wanted.aggregate, wanted.report.then(Measured::default));
         let (mut values, mut texts) = (Vec::new(), Vec::new());
         for it in wanted {
             match (Aggregate::of(it), it.file(), answers) {
@@ -85,7 +95,7 @@ impl Aggregates {
                 (value, ..) => values.push(value),
             }
         }
-        Ok(Self { wanted: wanted.to_vec(), own: Own { values, damaged: 0 }, texts })
+        Ok(Self { wanted: wanted.to_vec(), own: Own { measured, values, damaged: 0 }, texts })
     }
 
     /// Do they need the answers in order? The same on every rank.
@@ -95,7 +105,7 @@ impl Aggregates {
 
     /// Collective. Leaves of each prompt only the line that counts among all ranks'.
     pub(super) fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines, counts: &Counts) {
-        if self.own.values.is_empty() {
+        if self.own.is_nothing() {
             return;
         }
         let mut all = [lines.count()];
@@ -112,10 +122,16 @@ impl Aggregates {
 
     /// Local. This rank's lines of a stretch.
     pub(super) fn take(&mut self, lines: &[u8]) {
-        if self.own.values.is_empty() {
+        if self.own.is_nothing() {
             return;
         }
         for (_, _, line) in Heads(lines) {
+            if let Some(measured) = &mut self.own.measured {
+                measured.add(line);
+            }
+            if self.own.values.is_empty() {
+                continue;
+            }
             match Line::read(line) {
                 Ok(line) => line.seen().for_each(|seen| {
                     self.own.values.iter_mut().for_each(|value| value.add(&seen));
@@ -145,18 +161,22 @@ impl Aggregates {
 
     /// Collective. All ranks' together, on rank 0.
     pub(super) fn reduce(self, comm: &mut dyn Comm) -> Result<Option<Self>, JobError> {
-        if self.own.values.is_empty() {
+        if self.own.is_nothing() {
             return Ok((comm.rank() == 0).then_some(self));
         }
         let Self { wanted, own, texts } = self;
         Ok(comm.reduce(own)?.map(|own| Self { wanted, own, texts }))
     }
 
-    /// Local, on rank 0. Into files beside the answers, where any were wanted.
-    pub(super) fn write(self, answers: &Path, counts: &Counts) -> Result<(), JobError> {
+    /// Local, on rank 0. Into files beside the answers, where any were wanted; and what the lines measure.
+    pub(super) fn write(
+        self,
+        answers: &Path,
+        counts: &Counts,
+    ) -> Result<Option<Measured>, JobError> {
         let Self { wanted, own, texts } = self;
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(own.measured);
         }
         if own.damaged > 0 {
             warn!("{} lines of the shard files are no answers, and in no aggregate", own.damaged);
@@ -179,7 +199,8 @@ impl Aggregates {
             all.insert(it.to_string(), value.unwrap_or(Value::Null));
         }
         let report = json!({"prompts": counts, "aggregates": all});
-        Ok(write_json(&report_place(answers), &report)?)
+        write_json(&report_place(answers), &report)?;
+        Ok(own.measured)
     }
 }
 

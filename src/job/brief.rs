@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::Route,
-    output::{Format, Heartbeat},
+    output::{Counts, Format, Heartbeat},
     prompts::{ChatTemplate, Rules, Source},
     settings::AggregateWanted,
     site::is_at_work,
@@ -27,6 +27,36 @@ pub(super) struct Brief {
     pub(super) local: Option<String>,
     /// Written by rank 0 into the folder, looked for by the others.
     pub(super) token: String,
+    /// Are lines measured, for a report?
+    pub(super) report: bool,
+}
+
+/// What is made of all lines.
+pub(super) struct Wanted<'a> {
+    /// The answers' file.
+    pub(super) format: Option<Format>,
+    pub(super) aggregate: &'a [AggregateWanted],
+    /// Are they measured?
+    pub(super) report: bool,
+}
+
+impl Brief {
+    /// What is made of all lines: where prompts are open, they are measured at most.
+    pub(super) fn wanted(&self, counts: &Counts) -> Wanted<'_> {
+        let whole = counts.open == 0;
+        Wanted {
+            format: self.format.filter(|_| whole),
+            aggregate: if whole { &self.aggregate } else { &[] },
+            report: self.report,
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// Nothing at all?
+    pub(super) fn is_nothing(&self) -> bool {
+        self.format.is_none() && self.aggregate.is_empty() && !self.report
+    }
 }
 
 /// What is asked of the endpoints.
@@ -39,6 +69,8 @@ pub(super) struct Choice {
     pub(super) chat_template: Option<ChatTemplate>,
     /// Ready endpoints that serve the model, by rank.
     pub(super) weights: Vec<u64>,
+    /// All endpoints, ready or not, by rank.
+    pub(super) endpoints: Vec<u64>,
 }
 
 impl Choice {

@@ -76,7 +76,8 @@ pub(super) fn choose(
         urls.iter().filter(|it| facts(it).is_some_and(|facts| serves(facts, &model))).count() as u64
     };
     let weights: Vec<u64> = found.iter().map(weight).collect();
-    let choice = Choice { model, text_route, context, chat_template, weights };
+    let endpoints = found.iter().map(|urls| urls.len() as u64).collect();
+    let choice = Choice { model, text_route, context, chat_template, weights, endpoints };
     info!(
         api = choice.api(),
         model = choice.model,

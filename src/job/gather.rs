@@ -17,14 +17,14 @@ use super::{
     CodeOf, JobError,
     aggregate::Aggregates,
     agree::{Common, everywhere, told},
-    brief::Brief,
+    brief::{Brief, Wanted},
     lines::{Heads, Lines},
     standing::Standing,
 };
 use crate::{
     comm::{Combine, Comm, Gathered, Solo},
-    output::{Counts, Format, OutputError, OutputFile},
-    settings::AggregateWanted,
+    measure::Measured,
+    output::{Counts, OutputError, OutputFile},
 };
 
 /// Bytes at rank 0 at a time, about.
@@ -33,7 +33,7 @@ pub(super) const ROUND: u64 = 32 << 20;
 const BINS: u64 = 4096;
 
 /// Collective. Writes the output file and the aggregates from all ranks' lines, where they are wanted and every prompt has
-/// its outcome: there are no lines otherwise, on any rank.
+/// its outcome; and measures the lines, if that is wanted. On rank 0, what was measured.
 pub(super) fn gather(
     comm: &mut dyn Comm,
     brief: &Brief,
@@ -41,13 +41,13 @@ pub(super) fn gather(
     lines: Option<Lines>,
     standing: &Standing,
     code: CodeOf,
-) -> Result<(), JobError> {
-    let Some(lines) = lines else { return Ok(()) };
-    let (began, counts) = (std::time::Instant::now(), standing.counts(brief.source.rows));
-    let begun =
-        Answers::begin(&brief.output, brief.format, &brief.aggregate, &counts, comm.rank() == 0);
+) -> Result<Option<Measured>, JobError> {
+    let counts = standing.counts(brief.source.rows);
+    let (began, wanted) = (std::time::Instant::now(), brief.wanted(&counts));
+    let Some(lines) = lines.filter(|_| !wanted.is_nothing()) else { return Ok(None) };
+    let begun = Answers::begin(&brief.output, &wanted, &counts, comm.rank() == 0);
     let mut answers = everywhere(comm, begun.map_err(JobError::unfinished), code)?;
-    let gathered = if brief.format.is_some() || answers.aggregates.need_order() {
+    let gathered = if wanted.format.is_some() || answers.aggregates.need_order() {
         in_order(comm, lines, counts.submitted, ROUND, &mut answers)
     } else {
         in_place(comm, lines, &mut answers)
@@ -58,26 +58,25 @@ pub(super) fn gather(
     everywhere(comm, finished.map_err(|error| JobError::from(error).unfinished()), code)?;
     let whole = aggregates.reduce(comm)?;
     let written = whole.map(|whole| whole.write(&brief.output, &counts));
-    told(comm, written.map(|it| it.map_err(JobError::unfinished)), code)?;
-    if common.place.rank == 0 {
+    let measured = told(comm, written.map(|it| it.map_err(JobError::unfinished)), code)?;
+    if common.place.rank == 0 && counts.open == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
-    Ok(())
+    Ok(measured.flatten())
 }
 
-/// Local. All answers there are, in order, into files at `place`.
+/// Local. The same of all answers there are, into files at `place`.
 pub(super) fn gather_alone(
     lines: Lines,
     counts: &Counts,
     place: &Path,
-    format: Option<Format>,
-    aggregate: &[AggregateWanted],
-) -> Result<(), JobError> {
-    let mut answers = Answers::begin(place, format, aggregate, counts, true)?;
+    wanted: &Wanted<'_>,
+) -> Result<Option<Measured>, JobError> {
+    let mut answers = Answers::begin(place, wanted, counts, true)?;
     in_order(&mut Solo::new(), lines, counts.submitted, ROUND, &mut answers)?;
     let Answers { output, aggregates, .. } = answers;
     output.map_or(Ok(()), OutputFile::finish)?;
-    aggregates.reduce(&mut Solo::new())?.map_or(Ok(()), |whole| whole.write(place, counts))
+    aggregates.reduce(&mut Solo::new())?.map_or(Ok(None), |whole| whole.write(place, counts))
 }
 
 /// What becomes of lines that are brought to rank 0. Every rank has one.
@@ -103,13 +102,12 @@ impl Answers {
     /// Local. The files, on rank 0 only, and nothing in them.
     fn begin(
         place: &Path,
-        format: Option<Format>,
-        aggregate: &[AggregateWanted],
+        wanted: &Wanted<'_>,
         counts: &Counts,
         root: bool,
     ) -> Result<Self, JobError> {
-        let output = format.filter(|_| root).map(|format| OutputFile::create(place, format));
-        let aggregates = Aggregates::begin(aggregate, root.then_some(place))?;
+        let output = wanted.format.filter(|_| root).map(|format| OutputFile::create(place, format));
+        let aggregates = Aggregates::begin(wanted, root.then_some(place))?;
         Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
 }
@@ -242,7 +240,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shards::{self, Rank};
+    use crate::{
+        output::Format,
+        shards::{self, Rank},
+    };
+
+    const JSONL: Wanted<'static> =
+        Wanted { format: Some(Format::Jsonl), aggregate: &[], report: false };
 
     const ROWS: u64 = 40;
 
@@ -306,7 +310,7 @@ mod tests {
 
     fn output(folder: &Path, write: impl FnOnce(&mut Answers)) -> String {
         let place = folder.join("answers.jsonl");
-        let begun = Answers::begin(&place, Some(Format::Jsonl), &[], &counts(), true);
+        let begun = Answers::begin(&place, &JSONL, &counts(), true);
         let mut answers = begun.expect("made");
         write(&mut answers);
         answers.output.expect("wanted").finish().expect("finished");
@@ -315,7 +319,7 @@ mod tests {
 
     fn alone(folder: &Path, all: Lines) -> Result<String, JobError> {
         let place = folder.join("answers.jsonl");
-        gather_alone(all, &counts(), &place, Some(Format::Jsonl), &[])?;
+        gather_alone(all, &counts(), &place, &JSONL)?;
         Ok(std::fs::read_to_string(place).expect("there"))
     }
 

@@ -133,6 +133,7 @@ impl Hand {
             Said::Word(Word::AllAlike(count, words)) => {
                 self.letters.push(Message::AllAlike(count, words));
             }
+            Said::Word(Word::Watched(timeline)) => self.letters.push(Message::Watched(timeline)),
             Said::Word(Word::Ended(ended, tally)) => self.ended(ended, tally),
             Said::Written(rows) => {
                 self.settled.extend(rows.iter().filter_map(|row| self.places.remove(row)));
@@ -167,7 +168,11 @@ impl Hand {
             }
             Message::Stop => self.with_engine(Running::stop),
             Message::Over(_) => {}
-            Message::Report(_) | Message::Ended(..) | Message::AllAlike(..) | Message::Asked(_) => {
+            Message::Report(_)
+            | Message::Watched(_)
+            | Message::Ended(..)
+            | Message::AllAlike(..)
+            | Message::Asked(_) => {
                 warn!("a letter that only rank 0 reads");
             }
         }

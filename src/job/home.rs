@@ -344,6 +344,7 @@ mod tests {
             start,
             local: Some(local.to_string_lossy().into_owned()),
             token: String::new(),
+            report: false,
         }
     }
 

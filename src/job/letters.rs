@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     comm::Letter,
-    domain::Tally,
+    domain::{Tally, Timeline},
     engine::{Ended, Progress},
     prompts,
     site::Ask,
@@ -21,6 +21,8 @@ use crate::{
 pub(super) enum Message {
     /// To rank 0: how it goes. Answered by a grant, if only to say that it was heard.
     Report(Report),
+    /// To rank 0: what this rank's endpoints did over time, once, before the end. At most 3 KB an endpoint.
+    Watched(Timeline),
     /// To rank 0: this rank's work has ended.
     Ended(Ended, Tally),
     /// To rank 0: so many first outcomes are all the same failure, with these words; nothing is sent meanwhile.

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     comm::{Event, Post, Tag, Typed},
-    domain::{FailureKind, Merge},
+    domain::{FailureKind, Merge, Timeline},
     engine::{Ended, Progress},
     output::Counts,
     report::ProgressView,
@@ -28,6 +28,8 @@ use crate::{
 
 /// How often the manifest says how it stands.
 const MANIFEST_EVERY: Duration = Duration::from_secs(5);
+/// More often at first: a start that is killed early has a history as well.
+const MANIFEST_FIRST: Duration = Duration::from_secs(1);
 /// Rows travel in letters of about so many bytes.
 const TEXT: u64 = 32 << 20;
 /// Prompts are given so many times what one usually takes at the slowest rank, so that most get through.
@@ -62,6 +64,9 @@ pub(super) struct Listener<'c, 'r> {
     /// Everybody was told to stop.
     stopping: bool,
     looked: Instant,
+    /// What endpoints did over time, of the ranks that have ended.
+    watched: Timeline,
+    began: Instant,
 }
 
 /// What is known of a rank.
@@ -122,6 +127,8 @@ impl<'c, 'r> Listener<'c, 'r> {
             draining: None,
             stopping: false,
             looked: now,
+            watched: Timeline::default(),
+            began: now,
         }
     }
 
@@ -165,7 +172,8 @@ impl<'c, 'r> Listener<'c, 'r> {
                 let progress = self.sum();
                 self.view.show(&progress.tally, progress.in_flight, progress.up);
                 if now >= manifest {
-                    manifest = now + MANIFEST_EVERY;
+                    let early = now - self.began < 2 * MANIFEST_EVERY;
+                    manifest = now + if early { MANIFEST_FIRST } else { MANIFEST_EVERY };
                     self.root.note(
                         &self.before,
                         &progress,
@@ -190,6 +198,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             .collect();
         // Gathering may take long, and who looks meanwhile shall see that all is answered.
         self.root.note(&self.before, &progress, lost.len());
+        self.root.watched(&std::mem::take(&mut self.watched), self.began);
         self.root.add(progress.tally);
         self.root.are_lost(&lost);
         self.root.expects_open(self.book.open());
@@ -264,6 +273,7 @@ impl<'c, 'r> Listener<'c, 'r> {
         }
         match message {
             Message::Report(report) => self.reported(from, report),
+            Message::Watched(timeline) => self.watched.merge(timeline),
             Message::Ended(ended, tally) => {
                 let heard = &mut self.ranks[from];
                 heard.progress = Progress { tally, in_flight: 0, up: 0 };

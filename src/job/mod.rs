@@ -31,6 +31,7 @@ mod pass;
 mod provenance;
 mod ready;
 mod reduce;
+mod reporting;
 mod resume;
 mod root;
 mod run;
@@ -52,6 +53,7 @@ pub use end::Codes;
 pub use errors::{JobError, Verdict};
 pub use offline::{merge, plan};
 pub use reduce::reduce;
+pub use reporting::report;
 pub use run::run;
 pub use status::{Pursuit, follow, status};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{
     Given, JobError, Verdict,
     agree::settled,
-    brief::{at_work, run_folder},
+    brief::{Wanted, at_work, run_folder},
     gather::gather_alone,
     outlook::outlook,
     scan::read_over,
@@ -65,7 +65,8 @@ pub fn merge(
         wanted => wanted,
     };
     AggregateWanted::check(&aggregate).map_err(SettingsError::Contradiction)?;
-    gather_alone(lines, &counts, Path::new(&place), Some(format), &aggregate)?;
+    let wanted = Wanted { format: Some(format), aggregate: &aggregate, report: false };
+    gather_alone(lines, &counts, Path::new(&place), &wanted)?;
     if counts.open == 0 && place == own && !alive {
         // A run that was killed while it gathered: this was the last step.
         manifest.state = State::Finished;
@@ -123,7 +124,7 @@ pub(super) fn tell_of_what_is_away(away: Option<&str>, alive: bool) {
 }
 
 /// A run by its output's name or its folder's.
-fn open(run: &str) -> Result<(PathBuf, Manifest), JobError> {
+pub(super) fn open(run: &str) -> Result<(PathBuf, Manifest), JobError> {
     let folder = folder_of(run);
     match Manifest::read(&folder)? {
         Some(manifest) => Ok((folder, manifest)),

@@ -127,7 +127,8 @@ pub(super) fn pass(
     home?;
     folders.leave();
     let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
-    let wanted = crew.passes == Passes::Many || gathered;
+    let many = crew.passes == Passes::Many;
+    let wanted = (many || gathered, brief.report && !many);
     let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, wanted, code)?;
     Ok(Some(Passed { root, brief, standing, lines }))
 }

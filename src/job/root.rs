@@ -38,12 +38,12 @@ use crate::{
 
 /// Rank 0's own.
 pub(super) struct Root {
-    manifest: Manifest,
+    pub(super) manifest: Manifest,
     /// Beats for as long as there is a root.
     heart: Heart,
     /// Each rank's host.
     hosts: Vec<String>,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     source: Source,
     rules: Rules,
     table: RowTable,
@@ -62,7 +62,9 @@ pub(super) struct Root {
     gather: bool,
     /// What is made of all of them.
     aggregate: Vec<AggregateWanted>,
-    began: Instant,
+    pub(super) began: Instant,
+    /// Is a report wanted?
+    report: bool,
 }
 
 /// Rank 0's own, of a start whose input is known, and its run folder open.
@@ -103,6 +105,7 @@ pub(super) fn begin(
     manifest.job.clone_from(&common.job);
     manifest.began = now();
     manifest.lost = Vec::new();
+    manifest.begins();
     let away = home::away(settings.local_shards.as_deref(), &output_name, &manifest.id)?;
     if let Some(before) = manifest.away.as_ref().filter(|_| manifest.away != away) {
         warn!(
@@ -131,6 +134,7 @@ pub(super) fn begin(
         gather: settings.gather == Gather::Root,
         aggregate: settings.aggregate.clone(),
         began,
+        report: !settings.no_report,
     };
     root.open_folder()
 }
@@ -163,6 +167,7 @@ impl Root {
             start: self.manifest.starts,
             local: self.manifest.away.clone(),
             token: self.token(),
+            report: self.report,
         }
     }
 
@@ -223,7 +228,7 @@ impl Root {
         done: &Bitmap,
     ) -> Result<(), JobError> {
         self.bad.retain(|bad| !done.has(bad.index));
-        self.manifest.counts = standing.counts(self.source.rows);
+        self.manifest.begins_from(&standing.counts(self.source.rows));
         let all_done = done.gaps().next().is_none();
         self.heart.does(if all_done { Doing::Gathering } else { Doing::AwaitingEndpoints });
         Ok(self.manifest.write(&self.folder)?)
@@ -234,6 +239,7 @@ impl Root {
         let tally = &progress.tally;
         let (answered, failed) = (before.answered + tally.answered, before.failed + tally.failed());
         self.manifest.counts = Counts::new(self.source.rows, answered, failed);
+        self.manifest.did(tally, self.began.elapsed().as_secs_f64());
         let sample = Sample {
             start: self.manifest.starts,
             seconds: self.began.elapsed().as_secs_f64(),
@@ -282,6 +288,7 @@ impl Root {
         self.manifest.state = if finished { State::Finished } else { State::Stopped };
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
+        self.manifest.did(&self.tally, self.began.elapsed().as_secs_f64());
         // Whatever becomes of the manifest, people hear how the run stands.
         let written = self.manifest.write(&self.folder).map_err(JobError::from);
         let written =
@@ -307,6 +314,7 @@ impl Root {
                 ranks: self.manifest.ranks,
                 output: gathered.then_some(self.manifest.output.as_str()),
                 aggregate: aggregated.then(|| aggregate.to_string_lossy()).as_deref(),
+                report: self.report,
                 folder: &self.folder.to_string_lossy(),
             }
             .to_string(),
@@ -356,12 +364,9 @@ impl Root {
         let Source { rows, fingerprint, .. } = &self.source;
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
         let counts = standing.counts(*rows);
-        let gathered = if counts.open == 0 {
-            gather_alone(lines, &counts, &brief.output, brief.format, &brief.aggregate)
-        } else {
-            Ok(())
-        };
+        let gathered = gather_alone(lines, &counts, &brief.output, &brief.wanted(&counts));
         let ended = self.end(&standing, gathered.is_ok());
+        self.report(&gathered);
         gathered.and(ended)
     }
 

@@ -30,7 +30,11 @@ pub fn run(
     };
     let Passed { root, brief, standing, lines } = passed;
     let gathered = gather(comm, &brief, &common, lines, &standing, codes.error);
-    let ended = root.map(|mut root| root.end(&standing, gathered.is_ok()));
+    let ended = root.map(|mut root| {
+        let ended = root.end(&standing, gathered.is_ok());
+        root.report(&gathered);
+        ended
+    });
     gathered?;
     let verdict = told(comm, ended, codes.error)?;
     Ok(comm.broadcast_value(verdict)?)

@@ -49,16 +49,16 @@ impl Standing {
         Ok(standing)
     }
 
-    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where they are wanted and every prompt
-    /// has its outcome. Both in one reading.
+    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where they are wanted, and every prompt
+    /// has its outcome or they are wanted all the same. Both in one reading.
     pub(super) fn read_with_lines(
         comm: &mut dyn Comm,
         folders: &Folders,
         brief: &Brief,
-        wanted: bool,
+        (wanted, anyway): (bool, bool),
         code: CodeOf,
     ) -> Result<(Self, Option<Lines>), JobError> {
-        if !wanted {
+        if !(wanted || anyway) {
             return Ok((Self::read(comm, folders, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::none(brief.source.rows));
@@ -73,7 +73,7 @@ impl Standing {
         };
         let standing = standing.of_all(comm, read, code)?;
         let whole = standing.counts(rows).open == 0;
-        Ok((standing, lines.filter(|_| whole)))
+        Ok((standing, lines.filter(|_| whole || anyway)))
     }
 
     /// Collective. One picture out of what each rank has read.

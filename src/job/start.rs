@@ -90,6 +90,7 @@ impl Start {
             output: self.output.clone(),
             format: None,
             aggregate: Vec::new(),
+            report: false,
             start: earlier.starts,
             local,
             token: String::new(),

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     comm::{Comm, Post},
     domain::{
-        Failure, FailureKind, Id, Input, Outcome, Params, Probe, Prompt, RowHash, Settled,
+        Failure, FailureKind, Id, Input, Outcome, Params, Probe, Prompt, RowHash, Seat, Settled,
         Surveyed, Tally,
     },
     engine::{self, Count, Ended, Endpoint, Policy, Running, Size, Word, Work},
@@ -125,19 +125,22 @@ fn begin(
         let failed: Vec<Settled> = bad.into_iter().map(as_failed).collect();
         shard.append(&failed).map_err(|error| error.to_string())?;
     }
-    let endpoint = |it: Surveyed| {
+    let before: u64 = choice.endpoints.iter().take(place.rank).sum();
+    let all = choice.endpoints.iter().sum();
+    let endpoint = |(number, it): (u64, Surveyed)| {
         let ready = match it.probe {
             Probe::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
                 Some(facts.routes)
             }
             Probe::Ready(_) | Probe::NotReady(_) => None,
         };
-        Endpoint { url: it.url, ready }
+        let name = format!("{} {}", place.node.host, it.url);
+        Endpoint { seat: Seat::of(before + number, all, name), url: it.url, ready }
     };
     let written = tell.clone();
     let work = Work {
         policy: policy(settings, choice, askers)?,
-        endpoints: ready.into_iter().map(endpoint).collect(),
+        endpoints: (0..).zip(ready).map(endpoint).collect(),
         key: key.clone(),
         prompts: Reader::new(&brief.source, &brief.rules, leases.into_iter()),
         sink: move |outcomes: Vec<Settled>| {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Format, OutputError, writer::replace};
+use super::{Format, OutputError, StartRecord, writer::replace};
 use crate::settings::Origin;
 
 /// The format this build writes and reads.
@@ -77,6 +77,9 @@ pub struct Manifest {
     /// What was changed and accepted since the run began, in order.
     #[serde(default)]
     pub changes: Vec<Change>,
+    /// Each start; none of those before this was kept.
+    #[serde(default)]
+    pub history: Vec<StartRecord>,
     /// Of a reduce: how the tree above these prompts stands, which are its leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reduce: Option<TreeStands>,
@@ -196,6 +199,7 @@ impl Manifest {
             away: None,
             lost: Vec::new(),
             changes: Vec::new(),
+            history: Vec::new(),
             reduce: None,
         }
     }
@@ -228,6 +232,7 @@ impl Manifest {
     /// Where it cannot be written.
     pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.written = now();
+        self.close_history();
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
         replace(&folder.join(FILE), &text)

@@ -5,15 +5,19 @@
 
 mod format;
 mod heartbeat;
+mod history;
 mod manifest;
 mod samples;
+mod timelines;
 mod writer;
 
 pub use format::Format;
 pub use heartbeat::{Doing, Heartbeat};
+pub use history::StartRecord;
 pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, TreeStands, now};
-pub use samples::{Pace, Sample, write_sample};
-pub use writer::{OutputFile, TextFile, beside_answers, replace, write_json};
+pub use samples::{Pace, Sample, read_samples, write_sample};
+pub use timelines::{StartTimeline, read_timelines, write_timeline};
+pub use writer::{OutputFile, TextFile, beside_answers, replace, write_json, write_text};
 
 use std::path::{Path, PathBuf};
 

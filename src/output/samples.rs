@@ -53,6 +53,13 @@ pub fn write_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
     })
 }
 
+/// All of a run, in their order; none where there is no file. Lines that are cut are left out.
+#[must_use]
+pub fn read_samples(folder: &Path) -> Vec<Sample> {
+    let text = std::fs::read(folder.join("samples.jsonl")).unwrap_or_default();
+    text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()
+}
+
 /// How fast it went in the last minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {

@@ -110,6 +110,14 @@ pub fn write_json(place: &Path, value: &serde_json::Value) -> Result<(), OutputE
     replace(place, &text)
 }
 
+/// Writes a text file whole, in the same way.
+///
+/// # Errors
+/// Where it cannot be written or renamed.
+pub fn write_text(place: &Path, text: &str) -> Result<(), OutputError> {
+    replace(place, text.as_bytes())
+}
+
 impl Drop for TextFile {
     /// What was renamed into place is not there any more.
     fn drop(&mut self) {

@@ -25,6 +25,8 @@ pub struct Finish<'a> {
     pub output: Option<&'a str>,
     /// What they come to together, where that was asked for.
     pub aggregate: Option<&'a str>,
+    /// Is a report written into it?
+    pub report: bool,
     /// The run folder.
     pub folder: &'a str,
 }
@@ -71,6 +73,9 @@ impl fmt::Display for Finish<'_> {
             writeln!(f, "aggregates: {aggregate}")?;
         }
         writeln!(f, "run folder: {}", self.folder)?;
+        if self.report {
+            writeln!(f, "report: {}/report.html", self.folder)?;
+        }
         if counts.open > 0 {
             let pace = tally.settled() as f64 / self.seconds.max(0.001);
             let left = if tally.settled() > 0 {

@@ -4,9 +4,12 @@
 //! values and makes them readable.
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
+mod asked;
 mod bench;
 mod check;
+mod course;
 mod finish;
+mod html;
 mod log;
 mod plan;
 #[cfg(feature = "plot")]
@@ -16,15 +19,18 @@ mod plot;
 mod plot;
 mod progress;
 mod status;
+mod summary;
 
 pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
 pub use finish::{Finish, tree_line};
+pub use html::page;
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
 pub use plot::sweep_plots;
 pub use progress::ProgressView;
 pub use status::{Follow, Phase, StatusView};
+pub use summary::{Sources, Summary};
 
 use std::io::Write;
 

@@ -146,6 +146,8 @@ pub struct Settings {
     pub no_echo: bool,
     /// Keep the row's other fields in the answer.
     pub keep_row: bool,
+    /// Make no report of how the run went.
+    pub no_report: bool,
     /// How progress is shown.
     pub progress: ProgressStyle,
     /// Refuse to start with another number of ranks.
@@ -215,6 +217,7 @@ impl Default for Settings {
             usage: UsageCount::Share,
             no_echo: false,
             keep_row: false,
+            no_report: false,
             progress: ProgressStyle::Auto,
             expect_ranks: None,
             log_format: LogFormat::Text,

@@ -22,6 +22,7 @@ mod local;
 mod look;
 mod ranks;
 mod reduce;
+mod report;
 mod run;
 mod scan;
 mod serve;

@@ -11,7 +11,7 @@ use std::{
 use super::super::{brief::Choice, work::policy};
 use crate::{
     bench::Measured,
-    domain::{Probe, Prompt, Settled, Surveyed},
+    domain::{Probe, Prompt, Seat, Settled, Surveyed},
     engine::{self, Ended, Endpoint, Running, Word, Work},
     settings::{Secret, Settings, UsageCount},
 };
@@ -49,7 +49,7 @@ impl Lane {
     ) -> Self {
         let serving = |it: Surveyed| match it.probe {
             Probe::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
-                Some(Endpoint { url: it.url, ready: Some(facts.routes) })
+                Some(Endpoint { url: it.url, ready: Some(facts.routes), seat: Seat::default() })
             }
             Probe::Ready(_) | Probe::NotReady(_) => None,
         };
@@ -175,7 +175,7 @@ impl Engine {
                     }
                 }
                 Ok(Heard::Word(Word::AllAlike(..))) => self.running.go_on(),
-                Ok(Heard::Word(Word::InHand(_) | Word::GivesBack(_))) => {}
+                Ok(Heard::Word(Word::InHand(_) | Word::GivesBack(_) | Word::Watched(_))) => {}
                 Ok(Heard::Word(Word::Ended(ended, _))) => return Err(words(ended)),
                 Err(_) if measured.settled() >= measured.asked => all_told = true,
                 Err(_) => {

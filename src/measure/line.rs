@@ -1,0 +1,80 @@
+//! An answer's line, as far as it is measured.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{FirstFailed, WHY};
+
+#[derive(Deserialize)]
+pub(super) struct Line<'a> {
+    #[serde(borrow)]
+    pub(super) id: &'a RawValue,
+    pub(super) index: u64,
+    pub(super) success: bool,
+    #[serde(default, borrow)]
+    error: Option<Failure<'a>>,
+    #[serde(default, borrow)]
+    pub(super) finish_reason: Option<Cow<'a, str>>,
+    #[serde(default)]
+    pub(super) usage: Option<Usage>,
+    #[serde(default, borrow)]
+    pub(super) served: Served<'a>,
+}
+
+#[derive(Deserialize)]
+struct Failure<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, borrow)]
+    message: Cow<'a, str>,
+    #[serde(default)]
+    status: Option<u16>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Usage {
+    pub(super) prompt_tokens: u64,
+    pub(super) completion_tokens: u64,
+    #[serde(default)]
+    pub(super) estimated: bool,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Served<'a> {
+    #[serde(default, borrow)]
+    pub(super) endpoint: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    pub(super) host: Cow<'a, str>,
+    #[serde(default)]
+    latency_s: f64,
+    #[serde(default)]
+    pub(super) attempts: u32,
+}
+
+/// Milliseconds of a year: nothing takes longer, and sums of these fit.
+const LONGEST: f64 = 31_536_000_000.0;
+
+impl Served<'_> {
+    /// Its latency in milliseconds.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to what fits"
+    )]
+    pub(super) fn millis(&self) -> u64 {
+        (self.latency_s * 1000.0).round().clamp(0.0, LONGEST) as u64
+    }
+}
+
+impl Line<'_> {
+    /// Its kind, and what is told of it.
+    pub(super) fn failure(&self) -> (&str, FirstFailed) {
+        let error = self.error.as_ref();
+        let message = error.map_or("", |it| &*it.message).chars().take(WHY).collect();
+        let status = error.and_then(|it| it.status);
+        let first = FirstFailed { id: self.id.get().to_owned(), message, status };
+        (error.map_or("unknown", |it| &*it.kind), first)
+    }
+}

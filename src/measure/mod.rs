@@ -1,0 +1,297 @@
+//! What the answers of a run measure: latencies, lengths, failures, who answered how much. Pure.
+//!
+//! Owns what is kept of each answer's line while answers are put together. It merges like a tally, so every rank measures its own lines and a
+//! reduction makes one of them; whatever the number of ranks, the result is the same, since it is made of whole numbers. Knows
+//! lines as they stand in shard files, and nothing of files, ranks or pictures.
+//!
+//! Memory, on a rank and at rank 0: two histograms of lengths and one of latencies (some 300 numbers each at most), the first few
+//! failures of each kind, the slowest few prompts, and about 120 bytes an endpoint: 1.5 MB for 12,000.
+
+mod line;
+mod scale;
+
+pub use scale::{Bar, Scale};
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Merge;
+use line::Line;
+
+/// Of the lines of a rank, and then of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// Prompts answered.
+    pub answered: u64,
+    /// Prompts failed.
+    pub failed: u64,
+    /// Lines that are no answers: damage.
+    pub damaged: u64,
+    /// Prompts that took more than one request.
+    pub tried_again: u64,
+    /// From sending the request that was answered to its answer, in milliseconds, answered prompts only.
+    pub latency: Scale,
+    /// Tokens of answered prompts, where they were counted.
+    pub prompt_tokens: Scale,
+    /// Tokens of answers, where they were counted.
+    pub completion_tokens: Scale,
+    /// Answers whose tokens are a share of a list's.
+    pub estimated: u64,
+    /// Why answers ended.
+    pub finish: BTreeMap<String, u64>,
+    /// By kind.
+    pub failures: BTreeMap<String, Failed>,
+    /// By host and URL.
+    pub endpoints: BTreeMap<String, Served>,
+    /// The answered prompts that took longest, the longest first.
+    pub slowest: Slowest,
+}
+
+/// Failures of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// How many.
+    pub count: u64,
+    /// The first of them in the input, by index.
+    pub first: BTreeMap<u64, FirstFailed>,
+}
+
+/// A prompt that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstFailed {
+    /// Its id, as JSON.
+    pub id: String,
+    /// The reason in words.
+    pub message: String,
+    /// The HTTP status, where there was one.
+    pub status: Option<u16>,
+}
+
+/// What one endpoint did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// Prompts that it answered.
+    pub answered: u64,
+    /// Prompts that failed there.
+    pub failed: u64,
+    /// All its answers' latencies, in milliseconds.
+    pub latency: u64,
+    /// The longest of them.
+    pub longest: u64,
+    /// Tokens of its answers.
+    pub tokens: u64,
+}
+
+/// The slowest few.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slowest(BTreeSet<(Reverse<u64>, u64, String, String)>);
+
+/// Failures of a kind that are named, and slowest prompts.
+const NAMED: usize = 10;
+/// A reason's length, in characters; servers send whole pages.
+const WHY: usize = 300;
+
+impl Measured {
+    /// A line of a shard file.
+    pub fn add(&mut self, line: &[u8]) {
+        let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else {
+            self.damaged += 1;
+            return;
+        };
+        let served = &line.served;
+        let latency = served.millis();
+        self.tried_again += u64::from(served.attempts > 1);
+        let name = served.endpoint.as_ref().map(|url| format!("{} {url}", served.host));
+        if line.success {
+            self.answered += 1;
+            self.latency.add(latency);
+            if let Some(usage) = &line.usage {
+                self.prompt_tokens.add(usage.prompt_tokens);
+                self.completion_tokens.add(usage.completion_tokens);
+                self.estimated += u64::from(usage.estimated);
+            }
+            let finish = line.finish_reason.as_deref().unwrap_or("not told");
+            count(&mut self.finish, finish);
+            let name = name.as_deref().unwrap_or_default();
+            self.slowest.add(latency, line.index, line.id.get(), name);
+        } else {
+            self.failed += 1;
+            let (kind, first) = line.failure();
+            let kind = self.failures.entry(kind.to_owned()).or_default();
+            kind.count += 1;
+            kind.add(line.index, || first);
+        }
+        if let Some(name) = name {
+            let its = self.endpoints.entry(name).or_default();
+            if line.success {
+                its.answered += 1;
+                its.latency += latency;
+                its.longest = its.longest.max(latency);
+                its.tokens += line.usage.as_ref().map_or(0, |it| it.completion_tokens);
+            } else {
+                its.failed += 1;
+            }
+        }
+    }
+}
+
+/// Without a copy of a name that is known.
+fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    match counts.get_mut(name) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(name.to_owned(), 1)),
+    }
+}
+
+impl Failed {
+    fn add(&mut self, index: u64, first: impl FnOnce() -> FirstFailed) {
+        let beyond = self.first.last_key_value().is_some_and(|(last, _)| index > *last);
+        if self.first.len() < NAMED || !beyond {
+            self.first.insert(index, first());
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        while self.first.len() > NAMED {
+            self.first.pop_last();
+        }
+    }
+}
+
+impl Slowest {
+    fn add(&mut self, millis: u64, index: u64, id: &str, endpoint: &str) {
+        let fast = self.0.last().is_some_and(|last| (Reverse(millis), index) > (last.0, last.1));
+        if self.0.len() < NAMED || !fast {
+            self.0.insert((Reverse(millis), index, id.into(), endpoint.into()));
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        while self.0.len() > NAMED {
+            self.0.pop_last();
+        }
+    }
+
+    /// Milliseconds, index, id as JSON, and the endpoint.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64, &str, &str)> {
+        self.0.iter().map(|(Reverse(millis), index, id, at)| (*millis, *index, &**id, &**at))
+    }
+}
+
+impl Served {
+    /// Mean latency in milliseconds; none where nothing was answered.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        (self.answered > 0).then(|| self.latency as f64 / self.answered as f64)
+    }
+}
+
+impl Merge for Measured {
+    fn merge(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.damaged += other.damaged;
+        self.tried_again += other.tried_again;
+        self.latency.merge(other.latency);
+        self.prompt_tokens.merge(other.prompt_tokens);
+        self.completion_tokens.merge(other.completion_tokens);
+        self.estimated += other.estimated;
+        Merge::merge(&mut self.finish, other.finish);
+        Merge::merge(&mut self.failures, other.failures);
+        Merge::merge(&mut self.endpoints, other.endpoints);
+        self.slowest.0.extend(other.slowest.0);
+        self.slowest.cut();
+    }
+}
+
+impl Merge for Failed {
+    fn merge(&mut self, other: Self) {
+        self.count += other.count;
+        self.first.extend(other.first);
+        self.cut();
+    }
+}
+
+impl Merge for Served {
+    fn merge(&mut self, other: Self) {
+        self.answered += other.answered;
+        self.failed += other.failed;
+        self.latency += other.latency;
+        self.longest = self.longest.max(other.longest);
+        self.tokens += other.tokens;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn line(index: u64, millis: u64, server: u64) -> String {
+        let served = format!(
+            r#""served":{{"endpoint":"http://h:{server}","host":"n{}","rank":0,"latency_s":{},"attempts":{}}}"#,
+            server % 2,
+            millis as f64 / 1000.0,
+            1 + index % 2
+        );
+        match index % 5 {
+            0 => format!(
+                r#"{{"id":"a\"{index}","index":{index},"success":false,"error":{{"kind":"too_long","message":"<b>long</b>","status":400}},{served}}}"#
+            ),
+            1 => format!(
+                r#"{{"id":{index},"index":{index},"success":true,"finish_reason":null,{served}}}"#
+            ),
+            2 => "{\"index\":7".to_owned(),
+            _ => format!(
+                r#"{{"id":{index},"index":{index},"prompt":"x","response":"y\n","success":true,"finish_reason":"stop",
+                "usage":{{"prompt_tokens":3,"completion_tokens":{index},"estimated":true}},{served}}}"#
+            ),
+        }
+    }
+
+    fn measured<'a>(lines: impl IntoIterator<Item = &'a String>) -> Measured {
+        let mut measured = Measured::default();
+        lines.into_iter().for_each(|line| measured.add(line.as_bytes()));
+        measured
+    }
+
+    proptest! {
+        #[test]
+        fn what_ranks_measure_is_what_one_would_have(
+            all in prop::collection::vec((0..500_000u64, 0..4u64), 0..120), first in 0..60usize, second in 60..120usize,
+        ) {
+            let lines: Vec<String> = (0..).zip(&all).map(|(index, (millis, server))| line(index, *millis, *server)).collect();
+            let cut = |at: usize| at.min(lines.len());
+            let [a, b, c] = [&lines[..cut(first)], &lines[cut(first)..cut(second)], &lines[cut(second)..]].map(measured);
+            let sum = |mut one: Measured, other: Measured| { one.merge(other); one };
+            let whole = measured(&lines);
+            prop_assert_eq!(&sum(sum(a.clone(), b.clone()), c.clone()), &whole);
+            prop_assert_eq!(&sum(a.clone(), sum(b.clone(), c.clone())), &whole);
+            prop_assert_eq!(&sum(c, sum(b, a)), &whole, "in any order");
+            prop_assert_eq!(&sum(Measured::default(), whole.clone()), &whole);
+            prop_assert_eq!(whole.answered + whole.failed + whole.damaged, lines.len() as u64);
+            prop_assert_eq!(whole.latency.count(), whole.answered);
+            prop_assert_eq!(whole.endpoints.values().map(|it| it.answered).sum::<u64>(), whole.answered);
+            prop_assert_eq!(whole.failures.values().map(|it| it.count).sum::<u64>(), whole.failed);
+            let mut longest: Vec<u64> = (0..).zip(&all).filter(|(index, _)| !matches!(index % 5, 0 | 2)).map(|(_, it)| it.0).collect();
+            longest.sort_unstable_by_key(|&it| Reverse(it));
+            longest.truncate(NAMED);
+            prop_assert_eq!(whole.slowest.iter().map(|it| it.0).collect::<Vec<_>>(), longest);
+        }
+    }
+
+    #[test]
+    fn the_first_of_a_kind_are_named() {
+        let lines: Vec<String> = (0..100).rev().map(|it| line(it, 5, 1)).collect();
+        let failed = &measured(&lines).failures["too_long"];
+        assert_eq!((failed.count, failed.first.len()), (20, NAMED));
+        assert_eq!(failed.first.keys().copied().collect::<Vec<_>>()[..3], [0, 5, 10]);
+        assert_eq!((&*failed.first[&5].id, failed.first[&5].status), (r#""a\"5""#, Some(400)));
+    }
+}

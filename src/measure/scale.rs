@@ -1,0 +1,191 @@
+//! A histogram of whole numbers that merges: exact below 16, then sixteen steps between a power of two and the next.
+//!
+//! What is read off it is within a thirtieth. Not the histogram by which requests are given up (`engine/patience.rs`): that one
+//! lives in one process; this one travels, is the same however it was put together, and is empty where nothing was seen.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::Merge;
+
+/// Numbers, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scale {
+    counts: BTreeMap<u16, u64>,
+    count: u64,
+    sum: u64,
+    ends: Option<(u64, u64)>,
+}
+
+/// Some numbers next to each other, and how many there are of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Bar {
+    /// The least number that belongs here.
+    pub from: u64,
+    /// The least that does not any more.
+    pub to: u64,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// Steps between a power of two and the next, as a power of two.
+const FINE: u32 = 4;
+const STEPS: u64 = 1 << FINE;
+
+impl Scale {
+    /// One more.
+    pub fn add(&mut self, number: u64) {
+        *self.counts.entry(place(number)).or_default() += 1;
+        self.count += 1;
+        self.sum = self.sum.saturating_add(number);
+        self.widen(number, number);
+    }
+
+    fn widen(&mut self, least: u64, greatest: u64) {
+        let (low, high) = self.ends.unwrap_or((least, greatest));
+        self.ends = Some((low.min(least), high.max(greatest)));
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// All of them together.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// The least and the greatest, if there are any.
+    #[must_use]
+    pub fn ends(&self) -> Option<(u64, u64)> {
+        self.ends
+    }
+
+    /// Their mean, if there are any.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum as f64 / self.count as f64)
+    }
+
+    /// The number below which this share of them is, about; none where there are none.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count"
+    )]
+    pub fn at(&self, share: f64) -> Option<u64> {
+        let (low, high) = self.ends?;
+        let wanted = ((share * self.count as f64).ceil() as u64).clamp(1, self.count);
+        let mut before = 0;
+        let found = self.counts.iter().find(|(_, count)| {
+            before += **count;
+            before >= wanted
+        });
+        found.map(|(&place, _)| (least(place).midpoint(least(place + 1) - 1)).clamp(low, high))
+    }
+
+    /// All of them in at most so many bars that touch each other, each several of the finest steps wide.
+    #[must_use]
+    pub fn bars(&self, most: usize) -> Vec<Bar> {
+        let ends = self.counts.first_key_value().zip(self.counts.last_key_value());
+        let Some(((&first, _), (&last, _))) = ends else { return Vec::new() };
+        let most = most.max(1);
+        // Whole halves, quarters … of an octave, so that bars begin at round numbers.
+        let mut width = 1;
+        while usize::from(last / width - first / width) + 1 > most {
+            width *= 2;
+        }
+        let mut bars: Vec<Bar> = (first / width..=last / width)
+            .map(|it| Bar { from: least(it * width), to: least((it + 1) * width), count: 0 })
+            .collect();
+        for (place, count) in &self.counts {
+            bars[usize::from(place / width - first / width)].count += count;
+        }
+        bars
+    }
+}
+
+fn place(number: u64) -> u16 {
+    if number < STEPS {
+        return number as u16;
+    }
+    let octave = number.ilog2() - FINE;
+    let step = (number >> octave) & (STEPS - 1);
+    (u64::from(octave + 1) * STEPS + step) as u16
+}
+
+/// The least number of a place.
+fn least(place: u16) -> u64 {
+    let (octave, step) = (u64::from(place) / STEPS, u64::from(place) % STEPS);
+    if octave == 0 {
+        step
+    } else {
+        (STEPS + step).checked_shl((octave - 1) as u32).unwrap_or(u64::MAX)
+    }
+}
+
+impl Merge for Scale {
+    fn merge(&mut self, other: Self) {
+        Merge::merge(&mut self.counts, other.counts);
+        self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
+        other.ends.into_iter().for_each(|(least, greatest)| self.widen(least, greatest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scale(numbers: &[u64]) -> Scale {
+        let mut scale = Scale::default();
+        numbers.iter().for_each(|&it| scale.add(it));
+        scale
+    }
+
+    proptest! {
+        #[test]
+        fn a_place_holds_its_numbers_and_is_narrow(number in 0..1u64 << 50) {
+            let place = place(number);
+            let (from, to) = (least(place), least(place + 1));
+            prop_assert!(from <= number && number < to);
+            prop_assert!((to - from - 1) * 16 <= from);
+        }
+
+        #[test]
+        fn bars_count_all_and_touch(numbers in prop::collection::vec(0..3_000_000u64, 1..200), most in 1usize..60) {
+            let bars = scale(&numbers).bars(most);
+            prop_assert!(bars.len() <= most);
+            prop_assert_eq!(bars.iter().map(|it| it.count).sum::<u64>(), numbers.len() as u64);
+            prop_assert!(bars.windows(2).all(|pair| pair[0].to == pair[1].from));
+            for bar in &bars {
+                let here = numbers.iter().filter(|it| (bar.from..bar.to).contains(it)).count();
+                prop_assert_eq!(bar.count, here as u64);
+            }
+        }
+
+        #[test]
+        fn shares_are_near_what_sorting_gives(mut numbers in prop::collection::vec(0..3_000_000u64, 1..200), share in 0.0..1.0f64) {
+            let found = scale(&numbers).at(share).expect("there are some") as f64;
+            numbers.sort_unstable();
+            let place = ((share * numbers.len() as f64).ceil() as usize).clamp(1, numbers.len());
+            let exact = numbers[place - 1] as f64;
+            prop_assert!((found - exact).abs() <= exact / 30.0 + 1.0, "{} {}", found, exact);
+        }
+    }
+
+    #[test]
+    fn none_has_no_numbers_and_hence_no_mean() {
+        let none = Scale::default();
+        assert_eq!(
+            (none.at(0.5), none.mean(), none.ends(), none.bars(9).len()),
+            (None, None, None, 0)
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! What endpoints did over time: `RUN/timelines.jsonl`, a line for each time that all ranks worked to an end, written by rank 0.
+//!
+//! A start that was killed has none. A line is at most 1.3 MB, however long the work took and whatever the number of
+//! endpoints.
+
+use std::{fs::OpenOptions, io::Write, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::OutputError;
+use crate::domain::Timeline;
+
+/// Of one start; a start that works several times (the levels of a reduce) has several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartTimeline {
+    /// Which start of the run.
+    pub start: u32,
+    /// When the work began, in seconds since the start did.
+    pub offset: f64,
+    /// What endpoints did from then on.
+    pub timeline: Timeline,
+}
+
+/// Appends it.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn write_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
+    let path = folder.join(FILE);
+    let io = || OutputError::io("cannot write", &path);
+    let mut line = serde_json::to_vec(timeline).unwrap_or_default();
+    line.push(b'\n');
+    let mut file = OpenOptions::new().append(true).create(true).open(&path).map_err(io())?;
+    let before = file.metadata().map_err(io())?.len();
+    file.write_all(&line).map_err(|error| {
+        // As with samples: nothing is put behind half a line.
+        let _ = file.set_len(before);
+        io()(error)
+    })
+}
+
+/// All of a run, in their order; none where there is no file. Lines that are cut are left out.
+#[must_use]
+pub fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
+    let text = std::fs::read(folder.join(FILE)).unwrap_or_default();
+    text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()
+}
+
+const FILE: &str = "timelines.jsonl";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Seat, Standing};
+
+    #[test]
+    fn timelines_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(read_timelines(folder.path()), []);
+        let mut all = Vec::new();
+        for start in 1..3 {
+            let (mut timeline, seat) = (Timeline::default(), Seat::of(3, 9, "n1 http://h".into()));
+            timeline.sit(&seat);
+            timeline.saw(
+                &seat,
+                100,
+                90_000,
+                Standing { in_flight: 3, window: 8, up: true, full: false },
+            );
+            timeline.away.add(&seat.name, 10, true);
+            let one = StartTimeline { start, offset: 0.5, timeline };
+            write_timeline(folder.path(), &one).expect("written");
+            all.push(one);
+        }
+        let mut file =
+            OpenOptions::new().append(true).open(folder.path().join(FILE)).expect("there");
+        file.write_all(b"{\"start\":3,").expect("torn");
+        assert_eq!(read_timelines(folder.path()), all);
+    }
+}

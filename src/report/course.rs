@@ -1,0 +1,382 @@
+//! How a run went over time: points of all starts, one after the other, and which of them are its ramp, its steady part and its tail.
+//!
+//! Owns what is taken from where. What the ranks saw is finer, so it is preferred; where a rank was lost or everything was
+//! killed, rank 0's samples know more. Pure.
+
+use serde::Serialize;
+
+use super::asked::share;
+use crate::{
+    domain::{Merge, Piece},
+    output::{Sample, StartRecord, StartTimeline},
+};
+
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Course {
+    /// In order.
+    pub(super) points: Vec<Point>,
+    /// Share of the time in the steady parts that windows were full.
+    pub(super) full_share_steady: Option<f64>,
+}
+
+/// A stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Point {
+    /// Of which start.
+    pub start: u32,
+    /// Since that start began, in seconds.
+    pub from_s: f64,
+    /// Likewise.
+    pub to_s: f64,
+    /// Prompts settled.
+    pub prompts: f64,
+    /// Tokens made.
+    pub tokens: f64,
+    /// Sequences in flight, in the mean.
+    pub in_flight: f64,
+    /// Room for them, in the mean; null where that is not known.
+    pub window: Option<f64>,
+    /// Endpoints up, in the mean.
+    pub endpoints_up: f64,
+    /// What part of its start it is.
+    pub phase: Phase,
+}
+
+/// Parts of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Until endpoints have as much as they usually have.
+    Ramp,
+    /// While they have.
+    Steady,
+    /// From when their windows are never well filled again.
+    Tail,
+}
+
+/// Of several points.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sum {
+    pub(super) seconds: f64,
+    prompts: f64,
+    tokens: f64,
+}
+
+/// Points, at most: there is no room to draw more.
+const POINTS: usize = 240;
+/// Seconds between two of rank 0's samples that say something, a little less than the time between two reports of a rank.
+const HEARD: f64 = 4.5;
+/// What is usual: the level that in-flight counts reach for a tenth of the time.
+const USUAL: f64 = 0.9;
+/// Below this share of what is usual, work begins; below this share of the windows, it runs out.
+const AMPLE: f64 = 0.7;
+
+impl Course {
+    pub(super) fn of(
+        history: &[StartRecord],
+        samples: &[Sample],
+        timelines: &[StartTimeline],
+    ) -> Self {
+        let mut course = Self::default();
+        let mut steady = Piece::default();
+        for record in history {
+            let mine: Vec<&StartTimeline> =
+                timelines.iter().filter(|it| it.start == record.start).collect();
+            let mut points: Vec<Point> = if mine.is_empty() || !record.lost.is_empty() {
+                sampled(record.start, samples)
+            } else {
+                mine.iter().flat_map(|it| watched(it)).collect()
+            };
+            set_phases(&mut points);
+            for (its, timeline) in
+                mine.iter().flat_map(|it| (0..it.timeline.columns()).map(move |at| (at, *it)))
+            {
+                let middle =
+                    timeline.offset + (its as f64 + 0.5) * seconds(timeline.timeline.width());
+                let is_steady = |it: &Point| {
+                    it.phase == Phase::Steady && it.from_s <= middle && middle < it.to_s
+                };
+                if points.iter().any(is_steady) {
+                    steady.merge(timeline.timeline.column(its));
+                }
+            }
+            course.points.append(&mut points);
+        }
+        while course.points.len() > POINTS {
+            course.points = by_two(&course.points);
+        }
+        course.full_share_steady = share(steady.full, steady.up);
+        course
+    }
+
+    /// All points of a phase.
+    pub(super) fn of_phase(&self, phase: Phase) -> Sum {
+        let mut sum = Sum::default();
+        for it in self.points.iter().filter(|it| it.phase == phase) {
+            sum.seconds += it.seconds();
+            sum.prompts += it.prompts;
+            sum.tokens += it.tokens;
+        }
+        sum
+    }
+}
+
+impl Sum {
+    pub(super) fn prompts_per_s(self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.prompts / self.seconds)
+    }
+
+    pub(super) fn tokens_per_s(self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.tokens / self.seconds)
+    }
+}
+
+impl Point {
+    /// How long it is.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.to_s - self.from_s
+    }
+
+    /// Of what comes right after it in the same part of the same start.
+    fn and(&self, next: &Self) -> Self {
+        let (mine, its) = (self.seconds(), next.seconds());
+        let mean =
+            |one: f64, other: f64| (one * mine + other * its) / (mine + its).max(f64::MIN_POSITIVE);
+        Self {
+            to_s: next.to_s,
+            prompts: self.prompts + next.prompts,
+            tokens: self.tokens + next.tokens,
+            in_flight: mean(self.in_flight, next.in_flight),
+            window: self.window.zip(next.window).map(|(one, other)| mean(one, other)),
+            endpoints_up: mean(self.endpoints_up, next.endpoints_up),
+            ..*self
+        }
+    }
+}
+
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// By rank 0: the points between its samples. It hears of ranks every five seconds: what is finer says nothing.
+fn sampled(start: u32, samples: &[Sample]) -> Vec<Point> {
+    let mut mine: Vec<&Sample> = Vec::new();
+    let all: Vec<&Sample> = samples.iter().filter(|it| it.start == start).collect();
+    for sample in &all {
+        if mine.last().is_none_or(|last| sample.seconds - last.seconds >= HEARD) {
+            mine.push(sample);
+        }
+    }
+    // What is left belongs to the last point, and is one where there is no other.
+    if let Some(last) = all.last().filter(|last| mine.last() != Some(*last)) {
+        if mine.len() > 1 {
+            mine.pop();
+        }
+        mine.push(last);
+    }
+    let between = |pair: &[&Sample]| {
+        let (one, other) = (pair[0], pair[1]);
+        let done = |it: &Sample| it.answered + it.failed;
+        Point {
+            start,
+            from_s: one.seconds,
+            to_s: other.seconds,
+            prompts: done(other).saturating_sub(done(one)) as f64,
+            tokens: other.completion_tokens.saturating_sub(one.completion_tokens) as f64,
+            in_flight: other.in_flight as f64,
+            window: None,
+            endpoints_up: other.endpoints_up as f64,
+            phase: Phase::Steady,
+        }
+    };
+    mine.windows(2).map(between).filter(|it| it.seconds() > 0.0).collect()
+}
+
+/// By the ranks: a point for each piece of time. The last piece is as long as somebody watched in it.
+fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Point> {
+    let width = timeline.width();
+    let longest = |column: usize| {
+        let watched = timeline.rows().filter_map(|(_, row)| {
+            let piece = row.pieces.get(column)?;
+            piece.watched.checked_div(row.endpoints)
+        });
+        watched.max().unwrap_or(width).clamp(1, width)
+    };
+    let point = |column: usize| {
+        let piece = timeline.column(column);
+        let last = column + 1 == timeline.columns();
+        let millis = if last { longest(column) } else { width };
+        let from = offset + seconds(width) * column as f64;
+        let mean = |sum: u64| sum as f64 / millis as f64;
+        Point {
+            start: *start,
+            from_s: from,
+            to_s: from + seconds(millis),
+            prompts: piece.settled as f64,
+            tokens: piece.tokens as f64,
+            in_flight: mean(piece.in_flight),
+            window: Some(mean(piece.window)),
+            endpoints_up: mean(piece.up),
+            phase: Phase::Steady,
+        }
+    };
+    (0..timeline.columns()).map(point).collect()
+}
+
+/// A start's points: its ramp ends with the first that has about what is usual; its tail begins after the last whose
+/// windows are well filled, or where no windows are known or ever filled, that has about what is usual.
+fn set_phases(points: &mut [Point]) {
+    let mut levels: Vec<f64> = points.iter().map(|it| it.in_flight).collect();
+    levels.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a length"
+    )]
+    let usual = (levels.len().saturating_sub(1) as f64 * USUAL) as usize;
+    let ample = levels.get(usual).copied().unwrap_or_default() * AMPLE;
+    let is_ample = |it: &Point| it.in_flight >= ample;
+    // Windows shrink with endpoints that die: what is left is busy all the same.
+    let fills =
+        |it: &Point| it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * AMPLE);
+    let last = points.iter().rposition(fills).or_else(|| points.iter().rposition(is_ample));
+    let (Some(first), Some(last)) = (points.iter().position(is_ample), last) else { return };
+    for (place, point) in points.iter_mut().enumerate() {
+        point.phase = match place {
+            _ if place < first => Phase::Ramp,
+            _ if place > last => Phase::Tail,
+            _ => Phase::Steady,
+        };
+    }
+}
+
+/// Half as many, where neighbours belong together; nothing is lost.
+fn by_two(points: &[Point]) -> Vec<Point> {
+    let mut half: Vec<Point> = Vec::with_capacity(points.len() / 2 + 1);
+    let mut open = false;
+    for point in points {
+        match half.last_mut().filter(|last| open && last.start == point.start) {
+            Some(last) => {
+                // Where a part ends within, the longer one's name stays.
+                let phase = if point.seconds() > last.seconds() { point.phase } else { last.phase };
+                *last = Point { phase, ..last.and(point) };
+                open = false;
+            }
+            None => {
+                half.push(*point);
+                open = true;
+            }
+        }
+    }
+    // Starts of a single point each cannot be put together: the first are left out then.
+    if half.len() == points.len() { half.split_off(points.len() / 2) } else { half }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::{Seat, Standing, Timeline};
+
+    fn timeline(seconds: u64, level: impl Fn(u64) -> u64) -> StartTimeline {
+        let (mut timeline, seat) = (Timeline::default(), Seat::of(0, 1, "n".into()));
+        timeline.sit(&seat);
+        for at in 0..seconds * 4 {
+            let stood = Standing {
+                in_flight: level(at / 4),
+                window: 10,
+                up: true,
+                full: level(at / 4) > 8,
+            };
+            timeline.saw(&seat, at * 250, (at + 1) * 250, stood);
+            timeline.settled(&seat, at * 250, 5);
+        }
+        StartTimeline { start: 1, offset: 2.0, timeline }
+    }
+
+    fn record(start: u32) -> StartRecord {
+        StartRecord { start, ..StartRecord::default() }
+    }
+
+    #[test]
+    fn ramp_steady_and_tail_are_told_apart() {
+        let all = timeline(20, |second| {
+            if second < 3 {
+                second
+            } else if second < 16 {
+                10
+            } else {
+                2
+            }
+        });
+        let course = Course::of(&[record(1)], &[], &[all]);
+        let [ramp, steady, tail] =
+            [Phase::Ramp, Phase::Steady, Phase::Tail].map(|it| course.of_phase(it));
+        assert_eq!((ramp.seconds, steady.seconds, tail.seconds), (3.0, 13.0, 4.0));
+        assert_eq!((steady.prompts_per_s(), steady.tokens_per_s()), (Some(4.0), Some(20.0)));
+        assert_eq!(course.full_share_steady, Some(1.0));
+        assert_eq!(course.points[0].from_s, 2.0);
+    }
+
+    #[test]
+    fn what_is_left_after_a_death_is_busy_all_the_same() {
+        let (mut all, seat) = (Timeline::default(), Seat::of(0, 1, "n".into()));
+        all.sit(&seat);
+        for second in 0..20 {
+            let many = if second < 5 { 100 } else { 25 };
+            let in_flight = if second < 16 { many } else { 3 };
+            let stood = Standing { in_flight, window: many, up: true, full: false };
+            all.saw(&seat, second * 1000, (second + 1) * 1000, stood);
+        }
+        let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
+        let course = Course::of(&[record(1)], &[], &[all]);
+        assert_eq!(course.of_phase(Phase::Steady).seconds, 16.0);
+        assert_eq!(course.of_phase(Phase::Tail).seconds, 4.0);
+    }
+
+    #[test]
+    fn samples_stand_in_where_nobody_is_left_to_tell() {
+        let sample = |seconds: f64, answered: u64| Sample {
+            start: 1,
+            seconds,
+            answered,
+            failed: 0,
+            prompt_tokens: 0,
+            completion_tokens: 3 * answered,
+            requests: 0,
+            in_flight: 7,
+            endpoints_up: 2,
+            ranks_lost: 0,
+        };
+        let samples = [1.0, 2.0, 6.0, 6.0, 11.0, 12.0]
+            .map(|at| sample(at, if at < 6.0 { 0 } else { 50 + 2 * (at as u64 - 6) }));
+        let course = Course::of(&[record(1)], &samples, &[]);
+        let prompts: Vec<f64> = course.points.iter().map(|it| it.prompts).collect();
+        assert_eq!(prompts, [50.0, 12.0]);
+        assert_eq!(Course::of(&[record(1)], &samples[..2], &[]).points.len(), 1, "a short one");
+        let lost = StartRecord {
+            lost: vec![crate::output::LostRank { rank: 1, host: "n".into() }],
+            ..record(1)
+        };
+        assert_eq!(Course::of(&[lost], &samples, &[timeline(9, |_| 1)]).points, course.points);
+    }
+
+    proptest! {
+        #[test]
+        fn however_long_there_are_few_points_and_nothing_is_lost(starts in prop::collection::vec(1u64..90, 1..12)) {
+            let records: Vec<StartRecord> = (1..).zip(&starts).map(|(it, _)| record(it)).collect();
+            let timelines: Vec<StartTimeline> = (1..).zip(&starts)
+                .map(|(start, &seconds)| StartTimeline { start, ..timeline(seconds, |it| it % 11) }).collect();
+            let course = Course::of(&records, &[], &timelines);
+            prop_assert!(course.points.len() <= POINTS);
+            let prompts: f64 = course.points.iter().map(|it| it.prompts).sum();
+            prop_assert_eq!(prompts as u64, 4 * starts.iter().sum::<u64>());
+            let length: f64 = course.points.iter().map(Point::seconds).sum();
+            prop_assert!((length - starts.iter().sum::<u64>() as f64).abs() < 0.01);
+            prop_assert!(course.points.iter().all(|it| it.in_flight <= 10.0));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The run over time: how fast it was, and how much was in flight, starts one after the other.
+
+use super::{
+    plot::{Band, Mark, Plot, Steps, moments},
+    text::{seconds, time},
+};
+use crate::report::{
+    course::{Phase, Point},
+    summary::Summary,
+};
+
+/// The section.
+pub(super) fn section(summary: &Summary) -> String {
+    let points = laid_out(&summary.course);
+    let wide = points.last().map_or(0.0, |(_, to, _)| *to);
+    let mut html = String::from(r#"<section id="course"><h2>Over time</h2>"#);
+    if wide <= 0.0 {
+        return html
+            + r#"<p class="note">Too little was seen of it to draw: nothing was asked, or it was over at once.</p></section>"#;
+    }
+    let rates = &summary.rates;
+    html.push_str(&format!(
+        r#"<p class="note">Working time only: what lies between starts is left out, and what a start does before it asks. The ramp (<b>{}</b>) lasts until 70 % of what is usual in a start is in flight. The tail (<b>{}</b>) begins when windows are never 70 % filled again. Between them it is steady (<b>{}</b>).{}</p>"#,
+        seconds(rates.ramp_s), seconds(rates.tail_s), seconds(rates.steady_s), missing(summary),
+    ));
+    html.push_str(r#"<div class="key"><span><i style="background:var(--ramp)"></i>ramp</span><span><i style="background:var(--tail)"></i>tail</span></div>"#);
+    let (bands, marks) = (bands(&points), marks(&points));
+    let series = |value: fn(&Point) -> Option<f64>| -> Vec<(f64, f64, f64)> {
+        points.iter().filter_map(|(from, to, point)| Some((*from, *to, value(point)?))).collect()
+    };
+    let ticks = || moments(wide, 6).into_iter().map(|at| (at, time(at))).collect();
+    let draw = |title: &str, unit: &str, pixels: u32, marks: &[Mark], series: &[Steps<'_>]| {
+        Plot {
+            title,
+            unit,
+            pixels,
+            wide,
+            ticks: ticks(),
+            bands: &bands,
+            marks,
+            series,
+            bars: false,
+        }
+        .draw()
+    };
+    let prompts = series(|it| (it.seconds() > 0.0).then(|| it.prompts / it.seconds()));
+    html.push_str(&draw(
+        "Prompts",
+        "a second",
+        150,
+        &marks,
+        &[Steps { steps: &prompts, class: "blue", filled: true }],
+    ));
+    let tokens = series(|it| (it.seconds() > 0.0).then(|| it.tokens / it.seconds()));
+    if tokens.iter().any(|it| it.2 > 0.0) {
+        html.push_str(&draw(
+            "Tokens of answers",
+            "a second",
+            110,
+            &[],
+            &[Steps { steps: &tokens, class: "green", filled: true }],
+        ));
+    }
+    let (in_flight, windows) = (series(|it| Some(it.in_flight)), series(|it| it.window));
+    let both = [
+        Steps { steps: &windows, class: "orange dash", filled: false },
+        Steps { steps: &in_flight, class: "purple", filled: true },
+    ];
+    html.push_str(&draw(
+        "In flight",
+        "sequences; the dashed line is the room in all windows",
+        110,
+        &[],
+        &both,
+    ));
+    let up = series(|it| Some(it.endpoints_up));
+    html.push_str(&draw(
+        "Endpoints up",
+        "",
+        60,
+        &[],
+        &[Steps { steps: &up, class: "blue", filled: true }],
+    ));
+    html + "</section>"
+}
+
+/// Starts that asked and left nothing to draw, as a sentence.
+fn missing(summary: &Summary) -> String {
+    let drawn = |start: u32| summary.course.iter().any(|it| it.start == start);
+    let missing = summary.starts.iter().filter(|it| it.end == "killed" && !drawn(it.start));
+    let missing: Vec<String> = missing.map(|it| it.start.to_string()).collect();
+    match missing.len() {
+        0 => String::new(),
+        1 => format!(" Start {} was killed before anything was noted.", missing.concat()),
+        _ => format!(" Starts {} were killed before anything was noted.", missing.join(", ")),
+    }
+}
+
+/// Points on one axis: starts behind each other, without what lies between.
+fn laid_out(course: &[Point]) -> Vec<(f64, f64, Point)> {
+    let mut end = 0.0;
+    course
+        .iter()
+        .map(|point| {
+            let from = end;
+            end += point.seconds().max(0.0);
+            (from, end, *point)
+        })
+        .collect()
+}
+
+fn bands(points: &[(f64, f64, Point)]) -> Vec<Band> {
+    let class = |phase| match phase {
+        Phase::Ramp => Some("ramp"),
+        Phase::Tail => Some("tail"),
+        Phase::Steady => None,
+    };
+    let mut bands: Vec<Band> = Vec::new();
+    for (from, to, point) in points {
+        let Some(class) = class(point.phase) else { continue };
+        match bands.last_mut().filter(|last| last.class == class && last.to == *from) {
+            Some(last) => last.to = *to,
+            None => bands.push(Band { from: *from, to: *to, class }),
+        }
+    }
+    bands
+}
+
+/// Where starts begin, if there are several.
+fn marks(points: &[(f64, f64, Point)]) -> Vec<Mark> {
+    let mut marks: Vec<Mark> = Vec::new();
+    let mut last = None;
+    for (from, _, point) in points {
+        if last.replace(point.start) != Some(point.start) {
+            marks.push(Mark {
+                at: *from,
+                name: if marks.is_empty() {
+                    format!("start {}", point.start)
+                } else {
+                    point.start.to_string()
+                },
+            });
+        }
+    }
+    if marks.len() > 1 { marks } else { Vec::new() }
+}

@@ -1,0 +1,210 @@
+//! In flight against window, an endpoint a row: a heat map that is readable with 12,000 of them, since they share rows.
+
+use std::fmt::Write;
+
+use super::{
+    plot::moments,
+    text::{count, endpoint, escape, number, percent, seconds, time},
+};
+use crate::{
+    domain::{Piece, Row, Timeline},
+    output::StartTimeline,
+};
+
+/// Rows that have their names beside them.
+const NAMED: usize = 40;
+/// A row that was up for less of its time was down.
+const UP: f64 = 0.5;
+
+/// Of one start.
+pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
+    let rows: Vec<&Row> = timeline.rows().map(|(_, row)| row).collect();
+    let (columns, many) = (timeline.columns(), rows.len());
+    let pixels = match many {
+        0..=12 => 20.0,
+        13..=40 => 14.0,
+        41..=100 => 6.0,
+        _ => 3.0,
+    };
+    let mut levels = [const { String::new() }; LEVELS];
+    for (at, row) in rows.iter().enumerate() {
+        runs(row, timeline, |from, to, level| {
+            let _ = write!(levels[level], "M{from} {at}h{}v1h-{}z", to - from, to - from);
+        });
+    }
+    let mut svg = String::new();
+    for (level, path) in levels.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
+        let _ = write!(svg, r#"<path class="{}" d="{path}"/>"#, class(level));
+    }
+    for (at, row) in rows.iter().enumerate() {
+        let _ = write!(
+            svg,
+            r#"<rect class="over" x="0" y="{at}" width="{columns}" height="1"><title>{}</title></rect>"#,
+            escape(&told(row))
+        );
+    }
+    let length = timeline.width() as f64 / 1000.0 * columns as f64;
+    let ticks: String = moments(length, 5)
+        .iter()
+        .map(|at| {
+            format!(
+                r#"<span class="x" style="left:{:.2}%">{}</span>"#,
+                at / length * 100.0,
+                time(*at)
+            )
+        })
+        .collect();
+    let high = pixels * many as f64;
+    format!(
+        r#"<figure><figcaption>Start {start} <span>{} endpoints in {many} rows, from {} after it began; a column is {}</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
+        count(timeline.endpoints()),
+        seconds(*offset),
+        seconds(timeline.width() as f64 / 1000.0),
+        names(&rows),
+    )
+}
+
+/// What the colours mean.
+pub(super) fn key() -> String {
+    let steps: String = (0..=FULL)
+        .map(|it| format!(r#"<rect class="h{it}" x="{it}" y="0" width="1" height="1"/>"#))
+        .collect();
+    format!(
+        r#"<div class="key"><span class="scale">idle <svg viewBox="0 0 {LEVEL_COUNT} 1" preserveAspectRatio="none" aria-hidden="true">{steps}</svg> window full</span><span><i style="background:#d55e00"></i>down</span><span><i style="background:var(--track)"></i>nobody drives it</span></div>"#
+    )
+}
+
+fn names(rows: &[&Row]) -> String {
+    if rows.len() <= NAMED {
+        let name = |row: &&Row| {
+            format!(r#"<div class="one" title="{0}">{0}</div>"#, escape(&short_name(&row.name())))
+        };
+        return rows.iter().map(name).collect();
+    }
+    let end = |row: Option<&&Row>| {
+        let name = row.map(|row| row.name()).unwrap_or_default();
+        escape(&endpoint(name.split(" … ").next().unwrap_or_default()))
+    };
+    format!(
+        r#"<div class="ends" style="height:var(--h)"><span>{}</span><span>{}</span></div>"#,
+        end(rows.first()),
+        end(rows.last())
+    )
+}
+
+/// Of one endpoint, or of the first and the last of several.
+fn short_name(name: &str) -> String {
+    match name.split_once(" … ") {
+        Some((first, last)) => format!("{} … {}", endpoint(first), endpoint(last)),
+        None => endpoint(name),
+    }
+}
+
+/// A row in words.
+fn told(row: &Row) -> String {
+    let whole = row.whole();
+    let share =
+        |part: u64, of: u64| if of > 0 { percent(part as f64 / of as f64) } else { "–".into() };
+    let mean = |sum: u64| number(sum as f64 / whole.up.max(1) as f64);
+    let down = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
+    format!(
+        "{}: {} in flight of {} in the mean, full {} of the time, {} prompts, down for {}",
+        row.name(),
+        mean(whole.in_flight),
+        mean(whole.window),
+        share(whole.full, whole.up),
+        count(whole.settled),
+        seconds(down),
+    )
+}
+
+/// 0 to [`FULL`] for shares of the window, then down.
+const FULL: usize = 10;
+const DOWN: usize = FULL + 1;
+const LEVELS: usize = DOWN + 1;
+const LEVEL_COUNT: usize = FULL + 1;
+
+fn class(level: usize) -> String {
+    if level == DOWN { "hd".into() } else { format!("h{level}") }
+}
+
+/// A piece's level; none where nobody drove it.
+fn level(piece: Piece) -> Option<usize> {
+    if piece.watched == 0 {
+        return None;
+    }
+    if (piece.up as f64) < UP * piece.watched as f64 {
+        return Some(DOWN);
+    }
+    // In whole numbers: no rounding that two machines do differently.
+    let tenths = (piece.in_flight * FULL as u64 + piece.window / 2).checked_div(piece.window);
+    Some(usize::try_from(tenths.unwrap_or(0)).unwrap_or(FULL).min(FULL))
+}
+
+/// Pieces of one level next to each other, together.
+fn runs(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize)) {
+    let of = |at: usize| row.pieces.get(at).copied().and_then(level);
+    let mut from = 0;
+    for at in 1..=timeline.columns() {
+        if at == timeline.columns() || of(at) != of(from) {
+            if let Some(level) = of(from) {
+                each(from, at, level);
+            }
+            from = at;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Seat, Standing};
+
+    fn timeline(endpoints: u64, seconds: u64) -> StartTimeline {
+        let mut timeline = Timeline::default();
+        for number in 0..endpoints {
+            let seat = Seat::of(
+                number,
+                endpoints,
+                format!("x{} http://127.0.0.1:{}", number / 12, 8000 + number % 12),
+            );
+            timeline.sit(&seat);
+            for at in 0..seconds {
+                let stood = Standing {
+                    in_flight: (number * 7 + at) % 65,
+                    window: 64,
+                    up: number % 50 != 3 || at < 9,
+                    full: false,
+                };
+                timeline.saw(&seat, at * 1000, (at + 1) * 1000, stood);
+            }
+        }
+        StartTimeline { start: 1, offset: 0.0, timeline }
+    }
+
+    #[test]
+    fn a_map_of_12000_endpoints_is_no_larger_than_one_of_200() {
+        let (some, many) = (draw(&timeline(200, 100)), draw(&timeline(12_000, 100)));
+        assert!(many.len() < 500_000, "{}", many.len());
+        assert!(many.len() < some.len() + some.len() / 4, "{} {}", many.len(), some.len());
+        assert!(many.contains("12,000 endpoints in 200 rows"));
+    }
+
+    #[test]
+    fn every_piece_is_drawn_once_and_says_how_full_it_was() {
+        let its = timeline(4, 100).timeline;
+        for (_, row) in its.rows() {
+            let mut drawn = 0;
+            runs(row, &its, |from, to, level| {
+                drawn += to - from;
+                assert!(level < LEVELS);
+            });
+            assert_eq!(drawn, row.pieces.len());
+        }
+        let piece =
+            |in_flight, up| Piece { watched: 10, up, in_flight, window: 100, ..Piece::default() };
+        assert_eq!(level(piece(100, 10)), Some(FULL));
+        assert_eq!((level(piece(50, 10)), level(piece(0, 10))), (Some(5), Some(0)));
+        assert_eq!((level(piece(50, 1)), level(Piece::default())), (Some(DOWN), None));
+    }
+}

@@ -1,0 +1,324 @@
+//! The page: `RUN/report.html`, one file that needs nothing else, no network and no script.
+//!
+//! Owns in which order things are told: the numbers that count first, then how it went over time, who was slow, what failed,
+//! what each start did, and the settings. Everything that comes from data goes through `text::escape`. Colours follow the
+//! reader's system, light or dark, and are told apart by the colour-blind (Okabe and Ito's, and viridis).
+
+mod course;
+mod heat;
+mod plot;
+mod tables;
+mod text;
+
+use std::fmt::Write;
+
+use super::summary::{Spread, Summary};
+use crate::output::StartTimeline;
+use plot::{Mark, Plot, Steps};
+use text::{count, escape, moment, number, percent, seconds, short, time};
+
+/// Starts whose heat maps are drawn: the last ones.
+const MAPS: usize = 3;
+
+/// The whole page.
+#[must_use]
+pub fn page(summary: &Summary, timelines: &[StartTimeline]) -> String {
+    let name = summary.output.rsplit('/').next().unwrap_or_default();
+    let mut body = String::new();
+    body.push_str(&header(summary, name));
+    body.push_str(&tiles(summary));
+    body.push_str(&course::section(summary));
+    body.push_str(&endpoints(summary, timelines));
+    body.push_str(&spreads(summary));
+    body.push_str(&tables::failures(summary));
+    body.push_str(&tables::slowest(summary));
+    body.push_str(&tables::starts(summary));
+    body.push_str(&tables::settings(summary));
+    let (title, style) = (escape(name), include_str!("style.css"));
+    let (program, written) = (escape(&summary.program), moment(summary.written));
+    format!(
+        r#"<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light dark"><title>{title} – how the run went</title>
+<style>{style}</style></head><body><main>
+{body}
+<footer>Written by {program} on {written}. The same numbers for scripts are in <code>summary.json</code> beside this file. Quantiles are within a thirtieth; counts, sums, means, least and greatest are exact.</footer>
+</main></body></html>
+"#
+    )
+}
+
+fn header(summary: &Summary, name: &str) -> String {
+    let state = match summary.starts.last() {
+        Some(start) => start.end,
+        None => "finished",
+    };
+    let mut facts = Vec::new();
+    facts.extend(summary.model.as_ref().map(|it| format!("model <b>{}</b>", escape(it))));
+    facts.extend(summary.api.as_ref().map(|it| format!("by {}", escape(it))));
+    facts.push(format!(
+        "{} prompts of {}",
+        count(summary.counts.submitted),
+        escape(&summary.input.join(", "))
+    ));
+    facts.extend(summary.starts.first().map(|it| format!("begun {}", moment(it.began))));
+    format!(
+        r#"<header><div class="top"><h1>{}</h1><span class="state {state}" id="state">{state}</span></div><p class="soft">{}</p></header>"#,
+        escape(name),
+        facts.join(" · "),
+    )
+}
+
+/// A number that counts. What the page says and what it is made of stand in one place.
+struct Tile<'a> {
+    id: &'a str,
+    name: &'a str,
+    /// The number, as data.
+    value: String,
+    shown: String,
+    below: String,
+    bad: bool,
+}
+
+impl Tile<'_> {
+    fn draw(&self) -> String {
+        let Self { id, name, value, shown, below, bad } = self;
+        let class = if *bad { "tile bad" } else { "tile" };
+        format!(
+            r#"<div class="{class}"><div class="name">{name}</div><b id="{id}" data-value="{value}">{shown}</b><small>{below}</small></div>"#
+        )
+    }
+}
+
+fn tiles(summary: &Summary) -> String {
+    let (counts, rates) = (&summary.counts, &summary.rates);
+    let of_all = |part: u64| percent(part as f64 / counts.submitted.max(1) as f64);
+    let counted = |id, name, value: u64, below: String, bad| Tile {
+        id,
+        name,
+        value: value.to_string(),
+        shown: count(value),
+        below,
+        bad,
+    };
+    let rate = |id, name, steady: Option<f64>, whole: Option<f64>| Tile {
+        id,
+        name,
+        value: steady.or(whole).map(|it| format!("{it:.3}")).unwrap_or_default(),
+        shown: steady.or(whole).map_or("–".into(), number),
+        below: whole
+            .map_or("not known".into(), |it| format!("{} over all working time", number(it))),
+        bad: false,
+    };
+    let (latency, endpoints) = (&summary.latency_s, &summary.endpoints);
+    let or_dash = |it: Option<f64>, words: fn(f64) -> String| it.map_or("–".into(), words);
+    let starts = summary.starts.len() as u32 + summary.unrecorded;
+    let all = [
+        counted(
+            "answered",
+            "answered",
+            counts.answered,
+            format!("{} of {}", of_all(counts.answered), count(counts.submitted)),
+            false,
+        ),
+        counted("failed", "failed", counts.failed, of_all(counts.failed), counts.failed > 0),
+        counted(
+            "open",
+            "open",
+            counts.open,
+            if counts.open > 0 { "run it again to go on".into() } else { "nothing is left".into() },
+            counts.open > 0,
+        ),
+        Tile {
+            id: "seconds",
+            name: "working time",
+            value: format!("{:.3}", summary.seconds),
+            shown: seconds(summary.seconds),
+            below: format!(
+                "{starts} start{}, {} requests",
+                if starts == 1 { "" } else { "s" },
+                count(summary.requests)
+            ),
+            bad: false,
+        },
+        rate(
+            "prompts-per-s",
+            "prompts a second, steady",
+            rates.steady_prompts_per_s,
+            rates.prompts_per_s,
+        ),
+        rate(
+            "tokens-per-s",
+            "tokens a second, steady",
+            rates.steady_tokens_per_s,
+            rates.tokens_per_s,
+        ),
+        Tile {
+            id: "latency",
+            name: "latency, the middle one",
+            value: or_dash(latency.p50, |it| format!("{it:.3}")),
+            shown: or_dash(latency.p50, seconds),
+            below: format!("slowest hundredth from {}", or_dash(latency.p99, seconds)),
+            bad: false,
+        },
+        Tile {
+            id: "full",
+            name: "windows full, steady",
+            value: or_dash(endpoints.full_share_steady, |it| format!("{it:.4}")),
+            shown: or_dash(endpoints.full_share_steady, percent),
+            below: format!(
+                "{} of all time that endpoints were up",
+                or_dash(endpoints.full_share, percent)
+            ),
+            bad: false,
+        },
+    ];
+    let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
+    let mut html: String = all.iter().map(Tile::draw).collect();
+    let _ = write!(
+        html,
+        r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a" style="width:{:.3}%"></i><i class="f" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
+        share(counts.answered),
+        share(counts.failed),
+    );
+    format!(r#"<div class="tiles">{html}"#)
+}
+
+fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
+    let its = &summary.endpoints;
+    let known = |share: Option<f64>| share.map_or("–".into(), percent);
+    let mut html = format!(
+        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>gave answers</span></div><div><b>{}</b> <span>of their time up</span></div><div><b>{}</b> <span>of that with the window full</span></div><div><b>{}</b> <span>of the windows used in the mean</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
+        count(its.answered),
+        known(its.up_share),
+        known(its.full_share),
+        known(its.fill),
+        its.times_away,
+        count(its.times_away),
+        if its.times_away == 1 { "absence" } else { "absences" },
+    );
+    let last: Vec<String> = timelines.iter().rev().take(MAPS).map(heat::draw).collect();
+    if last.is_empty() {
+        html.push_str(r#"<p class="note">What endpoints did over time is told when all ranks work to an end: no start of this run has come to that.</p>"#);
+    } else {
+        html.push_str(r"<h3>In flight against window</h3>");
+        html.push_str(&heat::key());
+        last.iter().rev().for_each(|map| html.push_str(map));
+        if timelines.len() > MAPS {
+            let _ = write!(
+                html,
+                r#"<p class="note">Of {} starts the last {MAPS} are shown.</p>"#,
+                timelines.len()
+            );
+        }
+    }
+    html.push_str(&tables::stragglers(its));
+    html.push_str(&tables::away(its));
+    html + "</section>"
+}
+
+fn spreads(summary: &Summary) -> String {
+    let mut html = String::from(r#"<section id="spread"><h2>Latencies and lengths</h2>"#);
+    if summary.latency_s.count == 0 {
+        return html + r#"<p class="note">Nothing is answered.</p></section>"#;
+    }
+    html.push_str(&histogram(
+        "Latency",
+        "answers, by the time from a request to its answer",
+        "blue",
+        &summary.latency_s,
+        time,
+        seconds,
+    ));
+    let tokens: fn(f64) -> String = |it| format!("{} tokens", short(it.round()));
+    if summary.completion_tokens.count > 0 {
+        html.push_str(r#"<div class="two">"#);
+        html.push_str(&histogram(
+            "Answers",
+            "by length in tokens",
+            "green",
+            &summary.completion_tokens,
+            short,
+            tokens,
+        ));
+        html.push_str(&histogram(
+            "Prompts",
+            "by length in tokens",
+            "purple",
+            &summary.prompt_tokens,
+            short,
+            tokens,
+        ));
+        html.push_str("</div>");
+    }
+    let mut facts = vec![
+        format!(
+            "<div><b>{}</b> <span>tokens of prompts</span></div>",
+            count(summary.tokens.prompt)
+        ),
+        format!(
+            "<div><b>{}</b> <span>tokens of answers</span></div>",
+            count(summary.tokens.completion)
+        ),
+    ];
+    let ends = summary.finish_reasons.iter().map(|(reason, its)| {
+        format!("<div><b>{}</b> <span>ended by {}</span></div>", count(*its), escape(reason))
+    });
+    facts.extend(ends);
+    let _ = write!(html, r#"<div class="facts" style="margin-top:16px">{}</div>"#, facts.concat());
+    if summary.tokens.estimated > 0 {
+        let _ = write!(
+            html,
+            r#"<p class="note">Of {} answers the tokens are a share of their list's sum; <code>--usage exact</code> counts them.</p>"#,
+            count(summary.tokens.estimated)
+        );
+    }
+    html + "</section>"
+}
+
+fn histogram(
+    title: &str,
+    unit: &str,
+    class: &str,
+    spread: &Spread,
+    axis: fn(f64) -> String,
+    exact: fn(f64) -> String,
+) -> String {
+    let bars = &spread.histogram;
+    let steps: Vec<(f64, f64, f64)> = (0..)
+        .zip(bars)
+        .map(|(at, it)| (f64::from(at), f64::from(at + 1), it.count as f64))
+        .collect();
+    // Bars are equally wide on the page, whatever they hold: a logarithmic axis, nearly.
+    let every = bars.len().div_ceil(6).max(1);
+    let ticks =
+        (0..).zip(bars).step_by(every).map(|(at, it)| (f64::from(at), axis(it.from))).collect();
+    let place = |value: f64| {
+        let (at, bar) = (0..).zip(bars).find(|(_, it)| value < it.to)?;
+        Some(
+            f64::from(at)
+                + ((value - bar.from) / (bar.to - bar.from).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0),
+        )
+    };
+    let named = [("½", spread.p50), ("90 %", spread.p90), ("99 %", spread.p99)];
+    let marks: Vec<Mark> = named
+        .into_iter()
+        .filter_map(|(name, value)| {
+            Some(Mark { at: place(value?)?, name: format!("{name}: {}", exact(value?)) })
+        })
+        .collect();
+    let series = [Steps { steps: &steps, class, filled: true }];
+    Plot {
+        title,
+        unit,
+        pixels: 130,
+        wide: bars.len() as f64,
+        ticks,
+        bands: &[],
+        marks: &marks,
+        series: &series,
+        bars: true,
+    }
+    .draw()
+}

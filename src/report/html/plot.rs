@@ -1,0 +1,256 @@
+//! Axes, areas over time, and histograms: small pure functions from numbers to SVG.
+//!
+//! Why by hand: marks are drawn to the width of the window while their labels keep the size of text, and colours are the
+//! page's own, light or dark. A plotting library writes both into its picture, once and for all, and brings fonts along.
+
+use std::fmt::Write;
+
+use super::text::{escape, short};
+
+/// Units that a plot is wide and high; it is stretched to whatever room there is.
+const WIDE: f64 = 1000.0;
+const HIGH: f64 = 100.0;
+
+/// Values over stretches of an axis: a step each.
+pub(super) struct Steps<'a> {
+    /// From where to where, and how high.
+    pub(super) steps: &'a [(f64, f64, f64)],
+    pub(super) class: &'a str,
+    pub(super) filled: bool,
+}
+
+/// A stretch of the axis that stands out.
+pub(super) struct Band {
+    pub(super) from: f64,
+    pub(super) to: f64,
+    pub(super) class: &'static str,
+}
+
+/// A line across, with its name above.
+pub(super) struct Mark {
+    pub(super) at: f64,
+    pub(super) name: String,
+}
+
+/// What a plot shows. All places are in the axis' own units.
+pub(super) struct Plot<'a> {
+    pub(super) title: &'a str,
+    pub(super) unit: &'a str,
+    pub(super) pixels: u32,
+    /// The axis ends here; it begins at 0.
+    pub(super) wide: f64,
+    /// Where its labels stand.
+    pub(super) ticks: Vec<(f64, String)>,
+    pub(super) bands: &'a [Band],
+    pub(super) marks: &'a [Mark],
+    pub(super) series: &'a [Steps<'a>],
+    /// Bars instead of a line?
+    pub(super) bars: bool,
+}
+
+impl Plot<'_> {
+    pub(super) fn draw(&self) -> String {
+        let most = self.series.iter().flat_map(|it| it.steps).map(|it| it.2).fold(0.0, f64::max);
+        let rungs = rungs(most, 4);
+        let top = rungs.last().copied().unwrap_or(1.0);
+        let x = |at: f64| (at / self.wide.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+        let y = |at: f64| (1.0 - (at / top).clamp(0.0, 1.0)) * HIGH;
+        let mut svg = String::new();
+        for band in self.bands {
+            let (from, to) = (x(band.from) * WIDE, x(band.to) * WIDE);
+            let _ = write!(
+                svg,
+                r#"<rect class="{}" x="{from:.1}" y="0" width="{:.1}" height="{HIGH}"/>"#,
+                band.class,
+                to - from
+            );
+        }
+        for rung in &rungs {
+            let (class, at) = (if *rung > 0.0 { "grid" } else { "base" }, y(*rung));
+            let _ = write!(svg, r#"<path class="{class}" d="M0 {at:.1}H{WIDE}"/>"#);
+        }
+        for series in self.series {
+            let places = series
+                .steps
+                .iter()
+                .map(|&(from, to, high)| (x(from) * WIDE, x(to) * WIDE, y(high)));
+            svg.push_str(&if self.bars {
+                bars(places, series.class)
+            } else {
+                steps(places, series)
+            });
+        }
+        for mark in self.marks {
+            let _ = write!(svg, r#"<path class="cut" d="M{:.1} 0V{HIGH}"/>"#, x(mark.at) * WIDE);
+        }
+        let mut labels = String::new();
+        for rung in &rungs {
+            let up = rung / top * f64::from(self.pixels) + 20.0;
+            let _ = write!(
+                labels,
+                r#"<span class="y" style="bottom:{up:.1}px">{}</span>"#,
+                short(*rung)
+            );
+        }
+        labels.push_str(&marks(self.marks, x));
+        let mut ticks = String::new();
+        for (at, name) in &self.ticks {
+            let _ = write!(
+                ticks,
+                r#"<span class="x" style="left:{:.2}%">{}</span>"#,
+                x(*at) * 100.0,
+                escape(name)
+            );
+        }
+        let (title, unit, pixels) = (escape(self.title), escape(self.unit), self.pixels);
+        let marked = if self.marks.is_empty() { "" } else { " marked" };
+        format!(
+            r#"<figure><figcaption>{title} <span>{unit}</span></figcaption><div class="plot{marked}" style="--h:{pixels}px"><svg viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img" aria-label="{title}">{svg}</svg>{labels}<div class="xs">{ticks}</div></div></figure>"#
+        )
+    }
+}
+
+/// Names above lines; one that has no room beside the one before is left out.
+fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
+    const ROOM: f64 = 0.02; // of a phone's width
+    let (mut text, mut free) = (String::new(), 0.0);
+    for mark in marks {
+        let (at, half) = (x(mark.at), ROOM * mark.name.chars().count() as f64 / 2.0);
+        let (side, from, to) = match at {
+            at if at < half => ("m left", at, at + 2.0 * half),
+            at if at > 1.0 - half => ("m right", at - 2.0 * half, at),
+            at => ("m", at - half, at + half),
+        };
+        if from >= free {
+            free = to;
+            let _ = write!(
+                text,
+                r#"<span class="{side}" style="left:{:.2}%">{}</span>"#,
+                at * 100.0,
+                escape(&mark.name)
+            );
+        }
+    }
+    text
+}
+
+/// A line of steps, and the area below it; a line that is not known everywhere has gaps.
+fn steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &Steps<'_>) -> String {
+    let (mut line, mut area) = (String::new(), String::new());
+    let mut last: Option<f64> = None;
+    for (from, to, high) in places {
+        match last {
+            Some(last) if (from - last).abs() < 0.05 => {
+                let _ = write!(line, "L{from:.1} {high:.2}H{to:.1}");
+            }
+            _ => {
+                let _ = write!(line, "M{from:.1} {high:.2}H{to:.1}");
+            }
+        }
+        let _ = write!(area, "M{from:.1} {HIGH}V{high:.2}H{to:.1}V{HIGH}z");
+        last = Some(to);
+    }
+    let class = series.class;
+    let area = if series.filled {
+        format!(r#"<path class="area {class}" d="{area}"/>"#)
+    } else {
+        String::new()
+    };
+    format!(r#"{area}<path class="rise {class}" d="{line}"/>"#)
+}
+
+fn bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
+    let mut line = String::new();
+    for (from, to, high) in places.filter(|it| it.2 < HIGH) {
+        // A bar that holds something is seen.
+        let (gap, high) = ((to - from) * 0.06, high.min(HIGH - 0.8));
+        let _ = write!(line, "M{:.1} {HIGH}V{high:.2}H{:.1}V{HIGH}z", from + gap, to - gap);
+    }
+    format!(r#"<path class="bar {class}" d="{line}"/>"#)
+}
+
+/// Round numbers from 0 to at least `most`, about so many steps.
+pub(super) fn rungs(most: f64, steps: u32) -> Vec<f64> {
+    if !(most.is_finite() && most > 0.0) {
+        return vec![0.0, 1.0];
+    }
+    let rough = most / f64::from(steps);
+    let power = 10f64.powf(rough.log10().floor());
+    let round = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|it| it * power >= rough * 0.999);
+    let step = round.unwrap_or(10.0) * power;
+    (0..=steps + 1)
+        .map(|it| f64::from(it) * step)
+        .take_while(|it| *it < most + step * 0.999)
+        .collect()
+}
+
+/// Moments of a stretch of time that people count in, about so many, from 0 on.
+pub(super) fn moments(seconds: f64, most: u32) -> Vec<f64> {
+    const STEPS: [f64; 26] = [
+        0.05,
+        0.1,
+        0.2,
+        0.5,
+        1.0,
+        2.0,
+        5.0,
+        10.0,
+        15.0,
+        30.0,
+        60.0,
+        120.0,
+        300.0,
+        600.0,
+        900.0,
+        1800.0,
+        3600.0,
+        7200.0,
+        10_800.0,
+        21_600.0,
+        43_200.0,
+        86_400.0,
+        172_800.0,
+        432_000.0,
+        864_000.0,
+        4_320_000.0,
+    ];
+    let fits = STEPS.into_iter().find(|step| seconds / step <= f64::from(most));
+    let step = fits.unwrap_or(seconds / f64::from(most));
+    (0..=most).map(|it| f64::from(it) * step).take_while(|it| *it <= seconds * 1.0001).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rungs_reach_above_all_and_not_far(most in prop_oneof![1e-3..10.0f64, 1.0..1e9f64]) {
+            let rungs = rungs(most, 4);
+            let top = rungs.last().copied().expect("some");
+            prop_assert!(top >= most * 0.999 && top <= most * 2.1 , "{rungs:?}");
+            prop_assert!((3..=6).contains(&rungs.len()), "{rungs:?}");
+        }
+
+        #[test]
+        fn there_are_a_few_moments_in_any_time(seconds in prop_oneof![0.2..100.0f64, 1.0..1e7f64]) {
+            let moments = moments(seconds, 6);
+            prop_assert!((2..=7).contains(&moments.len()), "{seconds} {moments:?}");
+            prop_assert!(moments.iter().all(|it| *it <= seconds * 1.001));
+        }
+
+        #[test]
+        fn whatever_is_drawn_has_finite_places(steps in prop::collection::vec((0.0..9.0f64, 0.0..9.0f64, 0.0..1e9f64), 0..9), wide in 0.0..9.0f64) {
+            let series = [Steps { steps: &steps, class: "blue", filled: true }];
+            for bars in [false, true] {
+                let plot = Plot {
+                    title: "<b>", unit: "", pixels: 100, wide, ticks: vec![(1.0, "<".into())], bands: &[],
+                    marks: &[Mark { at: 3.0, name: "'".into() }], series: &series, bars,
+                };
+                let drawn = plot.draw();
+                prop_assert!(!drawn.contains("NaN") && !drawn.contains("inf") && !drawn.contains("<b>"));
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What the page tells in rows: failures, slow ones, starts, settings.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::text::{count, endpoint, escape, moment, number, plural, seconds};
+use crate::report::{
+    asked::Endpoints,
+    summary::{Setting, Start, Summary},
+};
+
+fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let head: String =
+        heads.iter().map(|(class, name)| format!(r#"<th class="{class}">{name}</th>"#)).collect();
+    let row = |cells: Vec<String>| {
+        let cells: String = heads
+            .iter()
+            .zip(cells)
+            .map(|((class, _), cell)| format!(r#"<td class="{class}">{cell}</td>"#))
+            .collect();
+        format!("<tr>{cells}</tr>")
+    };
+    let rows: String = rows.into_iter().map(row).collect();
+    format!(
+        r#"<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"#
+    )
+}
+
+/// A table whose end is folded away.
+fn long_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
+    const SHOWN: usize = 10;
+    let rest = rows.split_off(rows.len().min(SHOWN));
+    let first = table(heads, rows);
+    if rest.is_empty() {
+        return first;
+    }
+    let many = rest.len();
+    format!("{first}<details><summary>{many} more</summary>{}</details>", table(heads, rest))
+}
+
+/// An id as people wrote it.
+fn id(value: &Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let short: String = text.chars().take(80).collect();
+    format!("<code>{}{}</code>", escape(&short), if short.len() < text.len() { "…" } else { "" })
+}
+
+pub(super) fn failures(summary: &Summary) -> String {
+    let mut html = String::from(r#"<section id="failures"><h2>Failures</h2>"#);
+    if summary.failures.is_empty() {
+        html.push_str(r#"<p class="note">None.</p>"#);
+    }
+    for (kind, its) in &summary.failures {
+        let again = if its.passes {
+            "the same command asks them again"
+        } else {
+            "<code>--retry-failed</code> asks them again"
+        };
+        let _ = write!(
+            html,
+            r#"<h3>{0} <span class="soft">{1}; {again}</span></h3><span hidden id="failed-{0}" data-value="{2}"></span>"#,
+            escape(kind),
+            plural(its.count, "prompt"),
+            its.count
+        );
+        let rows = its.first.iter().map(|it| {
+            vec![
+                id(&it.id),
+                count(it.index),
+                it.status.map_or("–".into(), |it| it.to_string()),
+                escape(&it.message),
+            ]
+        });
+        html.push_str(&table(&[("l", "id"), ("n", "row"), ("n", "status"), ("w", "why")], rows));
+        let more = its.count - (its.first.len() as u64).min(its.count);
+        if more > 0 {
+            let _ = write!(
+                html,
+                r#"<p class="note">and {} more; all of them are in the answers.</p>"#,
+                count(more)
+            );
+        }
+    }
+    if summary.damaged > 0 {
+        let _ = write!(
+            html,
+            r#"<p class="note">{} lines of the shard files are no answers: damage. Nothing of them is counted here.</p>"#,
+            count(summary.damaged)
+        );
+    }
+    html + "</section>"
+}
+
+pub(super) fn slowest(summary: &Summary) -> String {
+    if summary.slowest.is_empty() {
+        return String::new();
+    }
+    let rows = summary.slowest.iter().map(|it| {
+        let at = escape(&endpoint(&it.endpoint));
+        vec![id(&it.id), count(it.index), at, seconds(it.latency_s)]
+    });
+    let heads = [("l", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
+    let rows = table(&heads, rows);
+    format!(r#"<section id="slowest"><h2>The slowest answers</h2>{rows}</section>"#)
+}
+
+pub(super) fn stragglers(its: &Endpoints) -> String {
+    let mut html = format!(
+        r#"<h3>Slow ones</h3><span hidden id="straggling" data-value="{}"></span>"#,
+        its.straggling
+    );
+    let Some(usual) = its.usual_latency_s else {
+        return html + r#"<p class="note">No endpoint has answered enough to tell.</p>"#;
+    };
+    if its.stragglers.is_empty() {
+        let _ = write!(
+            html,
+            r#"<p class="note">None: no endpoint's mean latency is one and a half times the middle one's, {}.</p>"#,
+            seconds(usual)
+        );
+        return html;
+    }
+    let _ = write!(
+        html,
+        r#"<p class="note">Mean latency at least one and a half times that of the middle endpoint, {}.</p>"#,
+        seconds(usual)
+    );
+    let heads = [("w", "endpoint"), ("n", "mean latency"), ("n", "as usual"), ("n", "answered")];
+    let rows = its.stragglers.iter().map(|it| {
+        vec![
+            escape(&endpoint(&it.endpoint)),
+            seconds(it.latency_s),
+            format!("{}×", number(it.times_usual)),
+            count(it.answered),
+        ]
+    });
+    html.push_str(&long_table(&heads, rows.collect()));
+    let more = its.straggling - (its.stragglers.len() as u64).min(its.straggling);
+    if more > 0 {
+        let _ = write!(html, r#"<p class="note">and {} more.</p>"#, count(more));
+    }
+    html
+}
+
+pub(super) fn away(its: &Endpoints) -> String {
+    if its.away.is_empty() {
+        return String::new();
+    }
+    let rows = its.away.iter().map(|it| {
+        let how = match (it.times, it.at_end) {
+            (0, true) => "never ready".into(),
+            (0, false) => "ready late".into(),
+            (times, at_end) => {
+                let times = if times == 1 {
+                    "went away once".into()
+                } else {
+                    format!("went away {times} times")
+                };
+                format!(
+                    "{times}, {}",
+                    if at_end { "and was away at the end" } else { "and came back" }
+                )
+            }
+        };
+        vec![escape(&endpoint(&it.endpoint)), it.start.to_string(), how, seconds(it.seconds)]
+    });
+    let heads = [("w", "endpoint"), ("n", "start"), ("w", "how"), ("n", "for")];
+    format!("<h3>Away for a while</h3>{}", long_table(&heads, rows.collect()))
+}
+
+pub(super) fn starts(summary: &Summary) -> String {
+    let mut html = format!(
+        r#"<section id="starts"><h2>Starts</h2><span hidden id="start-count" data-value="{}"></span>"#,
+        summary.starts.len()
+    );
+    if summary.unrecorded > 0 {
+        let _ = write!(
+            html,
+            r#"<p class="note">Of {} earlier starts no record was kept.</p>"#,
+            summary.unrecorded
+        );
+    }
+    let rows = summary.starts.iter().map(|it| {
+        let job = it.job.as_ref().map_or(String::new(), |job| format!(", job {}", escape(job)));
+        vec![
+            it.start.to_string(),
+            format!(
+                "{}<br><span class=\"soft\">{}{job}</span>",
+                moment(it.began),
+                escape(&it.host)
+            ),
+            format!(r#"<span class="state {0}">{0}</span>"#, it.end),
+            it.ranks.to_string(),
+            seconds(it.seconds),
+            count(it.done_before),
+            count(it.answered),
+            count(it.failed),
+            count(it.requests),
+            events(it),
+        ]
+    });
+    let heads = [
+        ("n", "start"),
+        ("l", "began"),
+        ("l", "end"),
+        ("n", "ranks"),
+        ("n", "worked"),
+        ("n", "done before"),
+        ("n", "answered"),
+        ("n", "failed"),
+        ("n", "requests"),
+        ("w", "what happened"),
+    ];
+    html.push_str(&table(&heads, rows));
+    html + r#"<p class="note">Of a start that was killed, what was noted last, at most five seconds before.</p></section>"#
+}
+
+/// What became of a start, in words.
+fn events(start: &Start) -> String {
+    let mut all = Vec::new();
+    if start.done_before > 0 {
+        all.push("went on where it stood".to_owned());
+    }
+    if start.answered + start.failed == 0 {
+        all.push("asked nothing".into());
+    }
+    if !start.lost.is_empty() {
+        let named = start.lost.iter().take(8).map(|it| format!("{} on {}", it.rank, it.host));
+        let more = start.lost.len().saturating_sub(8);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        all.push(format!("lost rank {}{more}", named.collect::<Vec<_>>().join(", ")));
+    }
+    match start.times_away {
+        Some(1) => all.push("an endpoint went away".into()),
+        Some(times) if times > 1 => all.push(format!("endpoints went away {times} times")),
+        _ => {}
+    }
+    if start.retried > 0 {
+        all.push(format!("{} sent again", plural(start.retried, "prompt")));
+    }
+    all.extend(start.changes.iter().cloned());
+    if all.is_empty() { "–".into() } else { escape(&all.join("; ")) }
+}
+
+pub(super) fn settings(summary: &Summary) -> String {
+    let is_default = |it: &Setting| it.origin == "default";
+    let rows = |default: bool| {
+        summary.settings.iter().filter(move |(_, it)| is_default(it) == default).map(|(key, it)| {
+            let value: String = it.value.to_string().chars().take(400).collect();
+            vec![
+                format!("<code>{}</code>", escape(key)),
+                format!("<code>{}</code>", escape(&value)),
+                escape(&it.origin),
+            ]
+        })
+    };
+    let heads = [("l", "setting"), ("w", "value"), ("l", "from")];
+    format!(
+        r#"<section id="settings"><h2>Settings</h2><p class="note">Of the last start.</p>{}<details><summary>Everything that was left at its default</summary>{}</details></section>"#,
+        table(&heads, rows(false)),
+        table(&heads, rows(true)),
+    )
+}

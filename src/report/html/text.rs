@@ -1,0 +1,181 @@
+//! Texts and numbers as they stand on the page: escaped, and short enough to read. Pure.
+
+use std::time::{Duration, SystemTime};
+
+/// Whatever comes from data: nothing of it is markup.
+pub(super) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            // What a browser takes for nothing, or turns the direction of writing with.
+            '\n' | '\t' => safe.push(' '),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.push('\u{fffd}'),
+            letter if letter.is_control() => safe.push('\u{fffd}'),
+            letter => safe.push(letter),
+        }
+    }
+    safe
+}
+
+/// 1234567 as 1,234,567.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// With as many digits as say something.
+pub(super) fn number(number: f64) -> String {
+    match number.abs() {
+        it if it >= 99.95 => count(whole(number)),
+        it if it >= 9.995 => format!("{number:.1}"),
+        0.0 => "0".into(),
+        it if it >= 0.01 => format!("{number:.2}"),
+        _ => format!("{number:.1e}"),
+    }
+}
+
+/// On an axis: 20000 as 20k.
+pub(super) fn short(number: f64) -> String {
+    let (scaled, unit) = match number {
+        it if it >= 1e9 => (it / 1e9, "G"),
+        it if it >= 1e6 => (it / 1e6, "M"),
+        it if it >= 1e4 => (it / 1e3, "k"),
+        it => (it, ""),
+    };
+    // Three digits say where one is; there are no more on an axis.
+    let text = if scaled < 1.0 { format!("{scaled:.3}") } else { format!("{scaled:.2}") };
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text}{unit}")
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "negative and huge numbers are clamped"
+)]
+fn whole(number: f64) -> u64 {
+    number.round().max(0.0) as u64
+}
+
+/// 1 prompt, 2 prompts.
+pub(super) fn plural(number: u64, what: &str) -> String {
+    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+/// 0.42 of something as 42 %. What is not all is not 100 %, and what is not nothing not 0 %.
+pub(super) fn percent(share: f64) -> String {
+    match share * 100.0 {
+        it if it > 0.0 && it < 0.1 => "< 0.1 %".into(),
+        it if it < 100.0 && it > 99.9 => "> 99.9 %".into(),
+        it if it < 10.0 && it > 0.0 => format!("{it:.1} %"),
+        it if it > 99.0 && it < 100.0 => format!("{it:.1} %"),
+        it => format!("{it:.0} %"),
+    }
+}
+
+/// How long.
+pub(super) fn seconds(seconds: f64) -> String {
+    let all = whole(seconds);
+    match seconds {
+        it if it < 0.0005 => "0 s".into(),
+        it if it < 1.0 => format!("{:.0} ms", it * 1000.0),
+        it if it < 10.0 => format!("{it:.2} s"),
+        it if it < 59.95 => format!("{it:.1} s"),
+        it if it < 3599.5 => format!("{} min {:02} s", all / 60, all % 60),
+        it if it < 86_370.0 => format!("{} h {:02} min", (all + 30) / 3600, (all + 30) / 60 % 60),
+        _ => format!("{} d {:02} h", (all + 1800) / 86_400, (all + 1800) / 3600 % 24),
+    }
+}
+
+/// On an axis.
+pub(super) fn time(seconds: f64) -> String {
+    let unit = |number: f64, unit: &str| format!("{} {unit}", short(number));
+    match seconds {
+        0.0 => "0".into(),
+        it if it < 1.0 => unit(it * 1000.0, "ms"),
+        it if it < 120.0 => unit(it, "s"),
+        it if it < 7200.0 => unit((it / 6.0).round() / 10.0, "min"),
+        it if it < 172_800.0 => unit((it / 360.0).round() / 10.0, "h"),
+        it => unit((it / 8640.0).round() / 10.0, "d"),
+    }
+}
+
+/// When, by the world's clock.
+pub(super) fn moment(since_1970: u64) -> String {
+    let moment =
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_1970.min(253_402_300_799)));
+    let text =
+        humantime::format_rfc3339_seconds(moment.unwrap_or(SystemTime::UNIX_EPOCH)).to_string();
+    text.replace('T', " ").replace('Z', " UTC")
+}
+
+/// An endpoint's host and URL, without what says nothing.
+pub(super) fn endpoint(name: &str) -> String {
+    let Some((host, url)) = name.split_once(' ') else { return name.to_owned() };
+    let (url, rest) =
+        url.split_once(' ').map_or((url, String::new()), |(url, rest)| (url, format!(" {rest}")));
+    let place = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let local = ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|it| place.strip_prefix(it));
+    match local {
+        Some(port) => format!("{host}{port}{rest}"),
+        None => format!("{place}{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn nothing_that_comes_from_data_is_markup(text in ".{0,40}") {
+            let safe = escape(&text);
+            prop_assert!(!safe.contains(['<', '>', '"', '\'']));
+            prop_assert!(safe.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").replace("&quot;", "").replace("&#39;", "").find('&').is_none());
+        }
+
+        #[test]
+        fn numbers_of_any_size_are_short(it in prop_oneof![0.0..1e15f64, 0.0..100.0f64]) {
+            for text in [short(it), seconds(it), time(it), number(it), percent(it.min(1.0))] {
+                prop_assert!(text.len() <= 22, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_as_people_write_them() {
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(
+            [number(0.0), number(3.456), number(42.04), number(1234.5)],
+            ["0", "3.46", "42.0", "1,235"]
+        );
+        assert_eq!(
+            [short(0.5), short(9000.0), short(25_000.0), short(3e6)],
+            ["0.5", "9000", "25k", "3M"]
+        );
+        assert_eq!(
+            [percent(0.0), percent(0.99999), percent(1.0), percent(0.5)],
+            ["0 %", "> 99.9 %", "100 %", "50 %"]
+        );
+        assert_eq!(
+            [seconds(0.12), seconds(61.2), seconds(7380.0)],
+            ["120 ms", "1 min 01 s", "2 h 03 min"]
+        );
+        assert_eq!(moment(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(endpoint("n1 http://127.0.0.1:8000"), "n1:8000");
+        assert_eq!(endpoint("n1 http://n7:8000"), "n7:8000");
+    }
+}

@@ -1,0 +1,389 @@
+//! How a run went, in numbers: `RUN/summary.json`, and what the page is drawn from.
+//!
+//! Owns what is worth telling of a run's files taken together. Counts are the manifest's. Draws nothing and reads nothing.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    asked::Endpoints,
+    course::{Course, Phase, Point},
+};
+use crate::{
+    domain::{FailureKind, Merge, Tally},
+    measure::{Bar, Failed, Measured, Scale},
+    output::{Counts, LostRank, Manifest, Sample, StartRecord, StartTimeline, State, now},
+};
+
+/// What a summary is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// The run.
+    pub manifest: &'a Manifest,
+    /// How it went, by rank 0.
+    pub samples: &'a [Sample],
+    /// How it went, by the ranks.
+    pub timelines: &'a [StartTimeline],
+    /// What its lines measure.
+    pub measured: &'a Measured,
+}
+
+/// The whole file. Times are in seconds, moments in seconds since 1970; what is not known is null.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Of this format: 1.
+    pub version: u32,
+    /// The program that wrote it.
+    pub program: String,
+    /// When.
+    pub written: u64,
+    /// Of the run, as the manifest has it.
+    pub output: String,
+    /// Likewise.
+    pub input: Vec<String>,
+    /// Likewise.
+    pub state: State,
+    /// Likewise.
+    pub model: Option<String>,
+    /// Likewise.
+    pub api: Option<String>,
+    /// The manifest's counts.
+    pub counts: Counts,
+    /// Working seconds of all starts, also of those that were killed as far as that is known.
+    pub seconds: f64,
+    /// HTTP requests, likewise.
+    pub requests: u64,
+    /// Prompts that were sent again after a fault, likewise.
+    pub retried: u64,
+    /// How fast it was.
+    pub rates: Rates,
+    /// Tokens of what is answered, all together.
+    pub tokens: Tokens,
+    /// Of answered prompts, from sending the request to its answer, in seconds.
+    pub latency_s: Spread,
+    /// Tokens of prompts that are answered.
+    pub prompt_tokens: Spread,
+    /// Tokens of answers.
+    pub completion_tokens: Spread,
+    /// Why answers ended, and how many did so.
+    pub finish_reasons: BTreeMap<String, u64>,
+    /// By kind.
+    pub failures: BTreeMap<String, Failure>,
+    /// Who was asked.
+    pub endpoints: Endpoints,
+    /// The slowest answers, the slowest first.
+    pub slowest: Vec<Slow>,
+    /// Each start.
+    pub starts: Vec<Start>,
+    /// Starts of which no record was kept.
+    pub unrecorded: u32,
+    /// How it went over time, in order.
+    pub course: Vec<Point>,
+    /// Every setting.
+    pub settings: BTreeMap<String, Setting>,
+    /// Lines that are no answers.
+    pub damaged: u64,
+}
+
+/// How fast a run was.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Rates {
+    /// Over all working seconds.
+    pub prompts_per_s: Option<f64>,
+    /// Likewise.
+    pub tokens_per_s: Option<f64>,
+    /// While endpoints had ample work.
+    pub steady_prompts_per_s: Option<f64>,
+    /// Likewise.
+    pub steady_tokens_per_s: Option<f64>,
+    /// Seconds before, while and after endpoints had ample work, of all starts.
+    pub ramp_s: f64,
+    /// Likewise.
+    pub steady_s: f64,
+    /// Likewise.
+    pub tail_s: f64,
+}
+
+/// Tokens.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Tokens {
+    /// Of prompts that are answered.
+    pub prompt: u64,
+    /// Of answers.
+    pub completion: u64,
+    /// Answers whose count is a share of their list's.
+    pub estimated: u64,
+    /// Answers without a count.
+    pub uncounted: u64,
+}
+
+/// How numbers are spread: quantiles are within a thirtieth.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Spread {
+    /// How many there are.
+    pub count: u64,
+    /// Null where there are none, as all below.
+    pub min: Option<f64>,
+    /// Exact.
+    pub mean: Option<f64>,
+    /// The middle.
+    pub p50: Option<f64>,
+    /// The slowest or longest tenth begins here.
+    pub p90: Option<f64>,
+    /// The hundredth.
+    pub p99: Option<f64>,
+    /// Exact.
+    pub max: Option<f64>,
+    /// Bars that touch.
+    pub histogram: Vec<SpreadBar>,
+}
+
+/// Numbers from `from` on and below `to`.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SpreadBar {
+    /// See above.
+    pub from: f64,
+    /// See above.
+    pub to: f64,
+    /// How many.
+    pub count: u64,
+}
+
+/// Failures of a kind.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failure {
+    /// How many.
+    pub count: u64,
+    /// Does a resumed run ask them again?
+    pub passes: bool,
+    /// The first in the input's order.
+    pub first: Vec<FirstFailure>,
+}
+
+/// One that failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FirstFailure {
+    /// Its id.
+    pub id: Value,
+    /// Its place in the input.
+    pub index: u64,
+    /// Why.
+    pub message: String,
+    /// The HTTP status, where there was one.
+    pub status: Option<u16>,
+}
+
+/// A slow answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Slow {
+    /// Its prompt's id.
+    pub id: Value,
+    /// Its prompt's place in the input.
+    pub index: u64,
+    /// How slow.
+    pub latency_s: f64,
+    /// Who answered.
+    pub endpoint: String,
+}
+
+/// One start.
+#[derive(Clone, Debug, Serialize)]
+pub struct Start {
+    /// Its number, from 1.
+    pub start: u32,
+    /// When it began.
+    pub began: u64,
+    /// When it ended in order; null where it was killed or is at work.
+    pub ended: Option<u64>,
+    /// In a word: finished, stopped, killed, running.
+    pub end: &'static str,
+    /// How long it worked.
+    pub seconds: f64,
+    /// Its ranks.
+    pub ranks: usize,
+    /// Where its rank 0 ran.
+    pub host: String,
+    /// Its batch job.
+    pub job: Option<String>,
+    /// Done before it.
+    pub done_before: u64,
+    /// What it answered.
+    pub answered: u64,
+    /// What failed in it.
+    pub failed: u64,
+    /// Its HTTP requests.
+    pub requests: u64,
+    /// Prompts that it sent again.
+    pub retried: u64,
+    /// Its tokens.
+    pub completion_tokens: u64,
+    /// Its ranks that were lost.
+    pub lost: Vec<LostRank>,
+    /// How often an endpoint went away in it; null where that was not watched.
+    pub times_away: Option<u64>,
+    /// What had changed with it and was accepted, as sentences.
+    pub changes: Vec<String>,
+}
+
+/// A setting.
+#[derive(Clone, Debug, Serialize)]
+pub struct Setting {
+    /// Its value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: String,
+}
+
+/// Bars of a histogram, at most.
+const BARS: usize = 40;
+impl Summary {
+    /// Of a run.
+    #[must_use]
+    pub fn of(sources: &Sources<'_>) -> Self {
+        let Sources { manifest, timelines, measured, .. } = *sources;
+        let course = Course::of(&manifest.history, sources.samples, timelines);
+        let mut all = Tally::default();
+        manifest.history.iter().for_each(|it| all.merge(it.did.clone()));
+        let recorded: f64 = manifest.history.iter().map(|it| it.seconds).sum();
+        let seconds = recorded.max(manifest.seconds);
+        let completion = measured.completion_tokens.sum();
+        let per = |count: u64, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);
+        let [ramp, steady, tail] =
+            [Phase::Ramp, Phase::Steady, Phase::Tail].map(|phase| course.of_phase(phase));
+        let latency = spread(&measured.latency, 0.001);
+        Self {
+            version: 1,
+            program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
+            written: now(),
+            output: manifest.output.clone(),
+            input: manifest.input.clone(),
+            state: manifest.state,
+            model: manifest.model.clone(),
+            api: manifest.api.clone(),
+            counts: manifest.counts.clone(),
+            seconds,
+            requests: all.requests.max(manifest.requests),
+            retried: all.retried,
+            rates: Rates {
+                prompts_per_s: per(all.settled(), recorded),
+                tokens_per_s: per(all.completion_tokens, recorded),
+                steady_prompts_per_s: steady.prompts_per_s(),
+                steady_tokens_per_s: steady.tokens_per_s(),
+                ramp_s: ramp.seconds,
+                steady_s: steady.seconds,
+                tail_s: tail.seconds,
+            },
+            tokens: Tokens {
+                prompt: measured.prompt_tokens.sum(),
+                completion,
+                estimated: measured.estimated,
+                uncounted: measured.answered.saturating_sub(measured.completion_tokens.count()),
+            },
+            latency_s: latency,
+            prompt_tokens: spread(&measured.prompt_tokens, 1.0),
+            completion_tokens: spread(&measured.completion_tokens, 1.0),
+            finish_reasons: measured.finish.clone(),
+            failures: measured
+                .failures
+                .iter()
+                .map(|(kind, its)| (kind.clone(), failure(kind, its)))
+                .collect(),
+            endpoints: Endpoints::of(&measured.endpoints, timelines, &course),
+            slowest: measured.slowest.iter().map(slow).collect(),
+            starts: manifest.history.iter().map(|it| start(it, manifest, timelines)).collect(),
+            unrecorded: manifest.starts.saturating_sub(manifest.history.len() as u32),
+            course: course.points,
+            settings: settings(manifest),
+            damaged: measured.damaged,
+        }
+    }
+}
+
+fn spread(scale: &Scale, unit: f64) -> Spread {
+    let scaled = |number: u64| number as f64 * unit;
+    let bar = |Bar { from, to, count }| SpreadBar { from: scaled(from), to: scaled(to), count };
+    Spread {
+        count: scale.count(),
+        min: scale.ends().map(|ends| scaled(ends.0)),
+        mean: scale.mean().map(|mean| mean * unit),
+        p50: scale.at(0.5).map(scaled),
+        p90: scale.at(0.9).map(scaled),
+        p99: scale.at(0.99).map(scaled),
+        max: scale.ends().map(|ends| scaled(ends.1)),
+        histogram: scale.bars(BARS).into_iter().map(bar).collect(),
+    }
+}
+
+fn failure(kind: &str, its: &Failed) -> Failure {
+    let known = serde_json::from_value::<FailureKind>(kind.into());
+    let first = its.first.iter().map(|(&index, it)| FirstFailure {
+        id: json(&it.id),
+        index,
+        message: it.message.clone(),
+        status: it.status,
+    });
+    Failure {
+        count: its.count,
+        passes: known.is_ok_and(FailureKind::passes),
+        first: first.collect(),
+    }
+}
+
+fn slow((millis, index, id, endpoint): (u64, u64, &str, &str)) -> Slow {
+    Slow { id: json(id), index, latency_s: millis as f64 / 1000.0, endpoint: endpoint.into() }
+}
+
+/// An id as the value it is.
+fn json(id: &str) -> Value {
+    serde_json::from_str(id).unwrap_or_else(|_| id.into())
+}
+
+fn start(record: &StartRecord, manifest: &Manifest, timelines: &[StartTimeline]) -> Start {
+    let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
+    let running = *start == manifest.starts && manifest.state == State::Running;
+    let mine = || timelines.iter().filter(|it| it.start == *start);
+    let changes = manifest.changes.iter().filter(|it| it.start == *start).flat_map(|change| {
+        let input = change.input.as_ref().map(|it| {
+            format!(
+                "the input has changed: {} answers kept, {} rows new, {} gone",
+                it.kept, it.new, it.gone
+            )
+        });
+        change.settings.iter().cloned().chain(input)
+    });
+    Start {
+        start: *start,
+        began: *began,
+        ended: *ended,
+        end: match (ended, finished) {
+            (Some(_), true) => "finished",
+            (Some(_), false) => "stopped",
+            (None, _) if running => "running",
+            (None, _) => "killed",
+        },
+        seconds: *seconds,
+        ranks: *ranks,
+        host: record.host.clone(),
+        job: record.job.clone(),
+        done_before: before.answered + before.failed,
+        answered: did.answered,
+        failed: did.failed(),
+        requests: did.requests,
+        retried: did.retried,
+        completion_tokens: did.completion_tokens,
+        lost: record.lost.clone(),
+        times_away: mine().next().map(|_| mine().map(|it| it.timeline.away.times).sum()),
+        changes: changes.collect(),
+    }
+}
+
+fn settings(manifest: &Manifest) -> BTreeMap<String, Setting> {
+    let all = manifest.settings.as_object().into_iter().flatten();
+    let origin = |key: &String| {
+        manifest.origins.get(key).map_or_else(|| "default".into(), ToString::to_string)
+    };
+    all.map(|(key, value)| (key.clone(), Setting { value: value.clone(), origin: origin(key) }))
+        .collect()
+}

@@ -1,0 +1,203 @@
+//! How a run went, as it is told afterwards: summary.json and report.html, whose numbers are the manifest's.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+use vllm_sim::{Fault, Profile, Rule, Script};
+
+use crate::support::{
+    Job,
+    job::process_of,
+    work::{Work, made_up, slow},
+};
+
+const STEP: f64 = 4.0;
+
+fn summary(work: &Work) -> Value {
+    let text = fs::read(work.path("answers.jsonl.run/summary.json")).expect("a summary");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn page(work: &Work) -> String {
+    fs::read_to_string(work.path("answers.jsonl.run/report.html")).expect("a page")
+}
+
+/// The report again, from the files.
+fn again(work: &Work) -> Value {
+    let run = work.path("answers.jsonl").to_string_lossy().into_owned();
+    Job::of("report").arg(&run).run().with_code(0).says("report.html", 1).says("summary.json", 1);
+    summary(work)
+}
+
+/// All that does not depend on when it was written.
+fn timeless(mut summary: Value) -> Value {
+    assert!(summary["written"].take().as_u64() > Some(1_000_000_000));
+    summary
+}
+
+fn sum<'a>(values: impl IntoIterator<Item = &'a Value>, field: &str) -> u64 {
+    values.into_iter().map(|it| it[field].as_u64().expect(field)).sum()
+}
+
+/// What the page and the summary say is what the manifest says.
+#[track_caller]
+fn assert_told(work: &Work) -> Value {
+    let (summary, page, manifest) = (summary(work), page(work), work.manifest("answers.jsonl"));
+    let [submitted, answered, failed, open] = work.counts("answers.jsonl");
+    assert_eq!(summary["counts"], manifest["counts"]);
+    for (id, value) in [("answered", answered), ("failed", failed), ("open", open)] {
+        assert!(page.contains(&format!("id=\"{id}\" data-value=\"{value}\"")), "{id} {value}");
+    }
+    assert_eq!(summary["state"], manifest["state"]);
+    assert_eq!(summary["latency_s"]["count"], answered);
+    let bars = summary["latency_s"]["histogram"].as_array().expect("bars");
+    assert_eq!(sum(bars, "count"), answered);
+    let kinds = summary["failures"].as_object().expect("an object");
+    assert_eq!(sum(kinds.values(), "count"), failed);
+    let ends = summary["finish_reasons"].as_object().expect("an object").values();
+    assert_eq!(ends.map(|it| it.as_u64().expect("a count")).sum::<u64>(), answered);
+    assert_eq!(
+        summary["starts"].as_array().expect("a list").len() as u64,
+        manifest["starts"].as_u64().unwrap()
+    );
+    assert_eq!(submitted, answered + failed + open);
+    for forbidden in ["<script", "http-equiv=\"refresh\"", "src=", "href="] {
+        assert!(!page.contains(forbidden), "{forbidden} is on the page");
+    }
+    summary
+}
+
+#[test]
+fn a_slow_endpoint_a_death_a_kill_and_a_resume_are_all_told() {
+    let dies = Script {
+        rules: vec![Rule { from: 120, ..Rule::always(Fault::EngineDeath) }],
+        ..Script::default()
+    };
+    let dying = Profile { script: dies, ..slow(STEP) };
+    let work = Work::with(vec![slow(STEP), dying, slow(6.0 * STEP)]);
+    let prompts = made_up(900);
+    let mut rows: Vec<Value> = prompts.iter().map(|it| json!({"prompt": it})).collect();
+    rows[3] = json!({"id": "<script>alert(1)</script>", "prompt": " "});
+    rows[700] = json!({"id": "a&b", "prompt": ""});
+    let input = work.rows(&rows);
+    let job = || work.run(&input).args(["--max-tokens", "8", "--concurrency", "16", "--no-batch"]);
+    let started = job().ranks(2).start();
+    let end = Instant::now() + Duration::from_secs(30);
+    while work.lines_on_disk("answers.jsonl") < 40 {
+        assert!(Instant::now() < end, "no answers come");
+        thread::sleep(Duration::from_millis(5));
+    }
+    started.kill_everything(&work.marker());
+    job().ranks(2).run().with_code(3).says("report.html", 1);
+
+    let summary = assert_told(&work);
+    assert_eq!(work.counts("answers.jsonl"), [900, 898, 2, 0]);
+    let starts = summary["starts"].as_array().expect("a list");
+    assert_eq!([&starts[0]["end"], &starts[1]["end"]], ["killed", "finished"], "{starts:?}");
+    let before = starts[1]["done_before"].as_u64().expect("a count");
+    assert!((40..900).contains(&before), "{before}");
+    let asked = starts[1]["answered"].as_u64().unwrap() + starts[1]["failed"].as_u64().unwrap();
+    assert!(before + asked >= 900, "{before} and {asked}");
+    let endpoints = &summary["endpoints"];
+    let slow = endpoints["stragglers"].as_array().expect("a list");
+    assert_eq!(slow.len(), 1, "{slow:?}");
+    let name = |it: &Value| it["endpoint"].as_str().expect("a name").to_owned();
+    assert!(name(&slow[0]).ends_with(work.fleet.url(2).trim_end_matches('/')), "{slow:?}");
+    assert!(slow[0]["times_usual"].as_f64() > Some(2.0), "{slow:?}");
+    assert_eq!(endpoints["times_away"], 1);
+    let away = &endpoints["away"][0];
+    assert!(name(away).ends_with(work.fleet.url(1).trim_end_matches('/')), "{away:?}");
+    assert_eq!(
+        (&away["start"], &away["times"], &away["at_end"]),
+        (&json!(2), &json!(1), &json!(true))
+    );
+    let full = endpoints["full_share"].as_f64().expect("a share");
+    assert!((0.3..=1.0).contains(&full), "{full}");
+    let first = &summary["failures"]["empty_prompt"]["first"];
+    assert_eq!([&first[0]["id"], &first[1]["id"]], ["<script>alert(1)</script>", "a&b"]);
+    assert_eq!([&first[0]["index"], &first[1]["index"]], [3, 700]);
+    // What the ranks saw over time is what they answered.
+    let course = summary["course"].as_array().expect("a list");
+    let seen: f64 =
+        course.iter().filter(|it| it["start"] == 2).map(|it| it["prompts"].as_f64().unwrap()).sum();
+    assert_eq!(seen as u64 + 2, asked, "all but what was asked of nobody");
+    assert!(course.iter().any(|it| it["phase"] == "tail"), "{course:?}");
+    let page = page(&work);
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && page.contains("a&amp;b"));
+    assert!(page.contains("class=\"hd\""), "the heat map shows who was down");
+    assert_eq!(timeless(again(&work)), timeless(summary), "one process, from the files alone");
+}
+
+#[test]
+fn a_run_that_stops_early_tells_how_far_it_came_and_goes_on_telling() {
+    let work = Work::with(vec![slow(STEP), slow(STEP)]);
+    let input = work.prompts(&made_up(3_000));
+    let job = || work.run(&input).args(["--max-tokens", "8", "--concurrency", "8", "--no-batch"]);
+    job().args(["--walltime", "4s", "--margin", "1s"]).ranks(3).run().with_code(75);
+    let summary = assert_told(&work);
+    assert_eq!(
+        (&summary["state"], &summary["starts"][0]["end"]),
+        (&json!("stopped"), &json!("stopped"))
+    );
+    assert!(summary["counts"]["open"].as_u64() > Some(0));
+    assert_eq!(summary["settings"]["walltime"]["origin"], "flag --walltime");
+    assert_eq!(timeless(again(&work)), timeless(summary));
+    job().args(["--concurrency", "16", "--gather", "none"]).ranks(2).run().with_code(0);
+    let summary = assert_told(&work);
+    assert_eq!(
+        [&summary["starts"][0]["end"], &summary["starts"][1]["end"]],
+        ["stopped", "finished"]
+    );
+    assert_eq!(sum(summary["starts"].as_array().unwrap(), "answered"), 3_000);
+    assert_eq!(summary["requests"], sum(summary["starts"].as_array().unwrap(), "requests"));
+    assert_eq!(summary["requests"], work.manifest("answers.jsonl")["requests"]);
+    // Finished, it is told again by whoever looks, on any number of ranks.
+    for ranks in [1, 3] {
+        job().ranks(ranks).run().with_code(0);
+        let later = assert_told(&work);
+        for same in ["counts", "latency_s", "completion_tokens", "slowest", "failures", "course"] {
+            assert_eq!(later[same], summary[same], "{same} on {ranks} ranks");
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_is_lost_is_told_of_and_what_rank_0_has_heard_is_drawn() {
+    let work = Work::with(vec![slow(STEP); 3]);
+    let input = work.prompts(&made_up(1_500));
+    let job = work.run(&input).args(["--max-tokens", "8", "--rank-silence", "3s"]);
+    let started = job.ranks(3).start();
+    let end = Instant::now() + Duration::from_secs(30);
+    while work.fleet.seen(2).served < 40 {
+        assert!(Instant::now() < end, "no answers come");
+        thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
+    started.wait().in_time();
+    let summary = assert_told(&work);
+    assert_eq!(summary["starts"][0]["lost"][0]["rank"], 2);
+    assert!(page(&work).contains("lost rank 2 on "));
+    assert_eq!(summary["counts"]["answered"], 1_500);
+}
+
+#[test]
+fn a_report_is_left_out_on_request_and_never_fails_a_run() {
+    let work = Work::instant(1);
+    let input = work.prompts(&made_up(30));
+    let ended = work.run(&input).arg("--no-report").run().with_code(0).says("report.html", 0);
+    assert!(!work.has("answers.jsonl.run/report.html"), "{}", ended.err);
+    assert!(!work.has("answers.jsonl.run/summary.json"));
+    // Something is in the way.
+    fs::create_dir_all(work.path("answers.jsonl.run/summary.json/x")).unwrap();
+    work.run(&input).run().with_code(0).complains("there is no report");
+    let run = work.path("answers.jsonl").to_string_lossy().into_owned();
+    Job::of("report").arg(&run).run().with_code(5).complains("summary.json");
+    fs::remove_dir_all(work.path("answers.jsonl.run/summary.json")).unwrap();
+    again(&work);
+    assert_told(&work);
+    Job::of("report").arg(&work.path("nothing").to_string_lossy()).run().with_code(5);
+}

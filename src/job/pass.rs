@@ -87,6 +87,8 @@ pub(super) fn pass(
     let begun = start.zip(scanned);
     let begun = begun.map(|(start, scanned)| start.begin(common, inputs, comm.size(), scanned));
     let mut root = told(comm, begun, code)?;
+    // The passes of a reduce have none of their own.
+    root.iter_mut().for_each(|root| root.report &= crew.passes == Passes::One);
     let (signals, limit) = crew.watch(comm, common)?;
     let brief = comm.broadcast_value(root.as_ref().map(Root::brief))?;
     let blind = check_folder(comm, &brief, &common.place, code)?;

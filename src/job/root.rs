@@ -63,8 +63,8 @@ pub(super) struct Root {
     /// What is made of all of them.
     aggregate: Vec<AggregateWanted>,
     pub(super) began: Instant,
-    /// Is a report wanted?
-    report: bool,
+    /// Is a report written?
+    pub(super) report: bool,
 }
 
 /// Rank 0's own, of a start whose input is known, and its run folder open.

@@ -36,6 +36,7 @@ mod run;
 mod salvage;
 mod scan;
 mod servers;
+mod session;
 mod standing;
 mod start;
 mod status;
@@ -44,13 +45,14 @@ mod texts;
 mod work;
 mod wrong;
 
-pub use agree::{CodeOf, Given};
+pub use agree::{CodeOf, Given, Tap};
 pub use check::check;
 pub use end::Codes;
 pub use errors::{JobError, Verdict};
 pub use offline::{merge, plan};
 pub use reduce::reduce;
 pub use run::run;
+pub use session::{Call, Grown, Session};
 pub use status::{Pursuit, follow, status};
 
 /// The exit code of a rank that ends without a word from rank 0.

@@ -24,4 +24,5 @@ mod reduce;
 mod run;
 mod scan;
 mod serve;
+mod swarm;
 mod time;

@@ -12,12 +12,16 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! cli → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve,
+//! {cli, swarm} → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve,
 //!              report → {bench, measure, output}, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
 //! runtime ([`engine`], [`endpoint`]). They meet in [`job`]: `engine` never sees `comm`, `comm` never sees `endpoint`.
+//!
+//! # For other programs
+//!
+//! [`swarm`] is the library's face: what the commands do, as calls. The other modules are public for it and for tests.
 //!
 //! # The owners
 //!
@@ -40,6 +44,8 @@
 //! | the gathered file, the manifest, the heartbeat | `output` |
 
 pub mod cli;
+
+pub mod swarm;
 
 pub mod job;
 

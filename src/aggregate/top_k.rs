@@ -73,7 +73,12 @@ impl TopK {
         }
     }
 
-    /// The best, highest score first.
+    /// The best with their scores, highest first.
+    pub fn best(&self) -> impl Iterator<Item = (f64, &str)> {
+        self.best.values().map(|it| (it.score, it.text.as_str()))
+    }
+
+    /// All of it, highest score first.
     #[must_use]
     pub fn finish(&self) -> Value {
         let shown = |(&(_, place), it): (&(i64, Place), &Kept)| {

@@ -62,7 +62,8 @@ pub fn code_of(error: &JobError) -> u8 {
         | JobError::Hostfile { .. }
         | JobError::Deal(_)
         | JobError::Ranks { .. } => SETTINGS,
-        JobError::Signals(_) | JobError::Unfinished(_) => OPEN,
+        JobError::Signals(_) | JobError::Unfinished(_) | JobError::Open => OPEN,
+        JobError::NoEndpoint => NO_ENDPOINT,
         JobError::Comm(_) => MPI,
         JobError::Elsewhere(code) => *code,
     }

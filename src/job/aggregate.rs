@@ -103,20 +103,10 @@ impl Aggregates {
         self.wanted.iter().any(|it| it.file().is_some())
     }
 
-    /// Collective. Leaves of each prompt only the line that counts among all ranks'.
+    /// Collective. Of each prompt only the line that counts, where any are to be counted.
     pub(super) fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines, counts: &Counts) {
-        if self.own.is_nothing() {
-            return;
-        }
-        let mut all = [lines.count()];
-        comm.all_reduce(&mut all, Combine::Sum);
-        if all[0] == counts.answered + counts.failed {
-            return; // no prompt has lines on two ranks
-        }
-        for from in (0..counts.submitted).step_by(AT_A_TIME as usize) {
-            let mut claims = lines.claims(from, counts.submitted.min(from + AT_A_TIME));
-            comm.all_reduce(&mut claims, Combine::Min);
-            lines.yield_to(from, &claims);
+        if !self.own.is_nothing() {
+            settle(comm, lines, counts);
         }
     }
 
@@ -201,6 +191,20 @@ impl Aggregates {
         let report = json!({"prompts": counts, "aggregates": all});
         write_json(&report_place(answers), &report)?;
         Ok(own.measured)
+    }
+}
+
+/// Collective. Leaves of each prompt only the line that counts among all ranks'.
+pub(super) fn settle(comm: &mut dyn Comm, lines: &mut Lines, counts: &Counts) {
+    let mut all = [lines.count()];
+    comm.all_reduce(&mut all, Combine::Sum);
+    if all[0] == counts.answered + counts.failed {
+        return; // no prompt has lines on two ranks
+    }
+    for from in (0..counts.submitted).step_by(AT_A_TIME as usize) {
+        let mut claims = lines.claims(from, counts.submitted.min(from + AT_A_TIME));
+        comm.all_reduce(&mut claims, Combine::Min);
+        lines.yield_to(from, &claims);
     }
 }
 

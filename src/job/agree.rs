@@ -45,7 +45,12 @@ pub(super) struct Common {
     pub(super) hosts: Vec<String>,
     /// The batch job's id, on rank 0 only.
     pub(super) job: Option<String>,
+    /// Who else gets the answers that this rank writes, as they come.
+    pub(super) tap: Option<Tap>,
 }
+
+/// Answers on their way to somebody of this rank, each as the line that is written. None is the last.
+pub type Tap = std::sync::mpsc::Sender<Option<Vec<u8>>>;
 
 /// As it travels: bincode cannot carry settings, which read themselves in more than one way; JSON can.
 #[derive(Serialize, Deserialize)]
@@ -67,7 +72,8 @@ pub(super) fn agree(comm: &mut dyn Comm, given: Given, code: CodeOf) -> Result<C
     let settings = serde_json::from_str(&opening.settings)
         .map_err(|error| CommError::Garbled { from: 0, detail: error.to_string() })?;
     let Opening { key, place, urls, .. } = opening;
-    Ok(Common { settings, origins: origins.unwrap_or_default(), key, place, urls, hosts, job })
+    let origins = origins.unwrap_or_default();
+    Ok(Common { settings, origins, key, place, urls, hosts, job, tap: None })
 }
 
 /// Collective. Rank 0's result: its value on rank 0, nothing on the others, or on all ranks the error's code.

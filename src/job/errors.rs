@@ -128,6 +128,15 @@ pub enum JobError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// Too few endpoints were ready: of a program that asks, where a command only has a code.
+    #[error("too few endpoints were ready, and nothing was asked")]
+    NoEndpoint,
+    /// Prompts are open: of a program that asks, where a command only has a code.
+    #[error(
+        "the work has ended early (a signal, the walltime, or servers that are gone), and prompts are open: what is answered is \
+         kept where the program names a folder, and the same program goes on"
+    )]
+    Open,
     /// Another rank has said what is wrong; this one only leaves with its code.
     #[error("another rank has ended the job")]
     Elsewhere(u8),

@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{
     CodeOf, JobError,
-    aggregate::Aggregates,
+    aggregate::{Aggregates, settle},
     agree::{Common, everywhere, told},
     brief::{Brief, Wanted},
     lines::{Heads, Lines},
@@ -50,7 +50,7 @@ pub(super) fn gather(
     let gathered = if wanted.format.is_some() || answers.aggregates.need_order() {
         in_order(comm, lines, counts.submitted, ROUND, &mut answers)
     } else {
-        in_place(comm, lines, &mut answers)
+        in_place(comm, lines, counts.submitted, &mut answers)
     };
     everywhere(comm, gathered.map_err(JobError::unfinished), code)?;
     let Answers { output, aggregates, .. } = answers;
@@ -156,17 +156,59 @@ pub(super) fn in_order(
     fault.map_or(Ok(()), Err)
 }
 
-/// Collective. Every rank's lines into its own aggregates: no answer leaves its rank.
-fn in_place(comm: &mut dyn Comm, mut lines: Lines, answers: &mut Answers) -> Result<(), JobError> {
+/// Collective. Every rank's lines to where its own go: no answer leaves its rank.
+fn in_place(
+    comm: &mut dyn Comm,
+    mut lines: Lines,
+    rows: u64,
+    to: &mut impl Take,
+) -> Result<(), JobError> {
     lines.sort();
-    answers.settle(comm, &mut lines);
+    to.settle(comm, &mut lines);
     let mut mine = Vec::new();
-    for (from, to) in stretches(&mut Solo::new(), &lines, answers.counts.submitted, ROUND) {
+    for (from, until) in stretches(&mut Solo::new(), &lines, rows, ROUND) {
         mine.clear();
-        lines.stretch(from, to, &mut mine)?;
-        answers.sent(&mine);
+        lines.stretch(from, until, &mut mine)?;
+        to.sent(&mine);
     }
     Ok(())
+}
+
+/// Who gets lines where they are.
+pub(super) type Each<'e> = &'e mut dyn FnMut(&[u8]);
+
+/// Collective. Of every prompt the line that counts, to `each` on one of the ranks that have it; nothing while prompts are
+/// open.
+pub(super) fn visit(
+    comm: &mut dyn Comm,
+    lines: Option<Lines>,
+    counts: &Counts,
+    each: Each<'_>,
+    code: CodeOf,
+) -> Result<(), JobError> {
+    let Some(lines) = lines else { return Ok(()) };
+    let visited = in_place(comm, lines, counts.submitted, &mut Visitor { each, counts });
+    everywhere(comm, visited.map_err(JobError::unfinished), code)
+}
+
+/// Who looks at lines where they are.
+struct Visitor<'v> {
+    each: Each<'v>,
+    counts: &'v Counts,
+}
+
+impl Take for Visitor<'_> {
+    fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines) {
+        settle(comm, lines, self.counts);
+    }
+
+    fn sent(&mut self, lines: &[u8]) {
+        Heads(lines).for_each(|(_, _, line)| (self.each)(line));
+    }
+
+    fn take(&mut self, _: u64, _: &[u8]) -> Result<(), OutputError> {
+        Ok(())
+    }
 }
 
 /// Collective. Stretches of prompts, in order, whose lines together fit a round (or are a single prompt's).

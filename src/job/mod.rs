@@ -38,6 +38,7 @@ mod run;
 mod salvage;
 mod scan;
 mod servers;
+mod session;
 mod standing;
 mod start;
 mod status;
@@ -46,7 +47,7 @@ mod texts;
 mod work;
 mod wrong;
 
-pub use agree::{CodeOf, Given};
+pub use agree::{CodeOf, Given, Tap};
 pub use bench::{Measuring, compare, models, sweep};
 pub use check::check;
 pub use end::Codes;
@@ -55,6 +56,7 @@ pub use offline::{merge, plan};
 pub use reduce::reduce;
 pub use reporting::report;
 pub use run::run;
+pub use session::{Call, Grown, Session};
 pub use status::{Pursuit, follow, status};
 
 /// The exit code of a rank that ends without a word from rank 0.

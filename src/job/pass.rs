@@ -8,7 +8,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use super::{
-    Codes, Given, JobError,
+    Codes, JobError,
     agree::{Common, everywhere, told},
     brief::{Brief, Choice},
     end::together,
@@ -40,7 +40,11 @@ pub(super) struct Crew {
     /// Where the logs of servers go: into the folder of the first pass.
     logs: Option<PathBuf>,
     watch: Option<(Signals, Limit)>,
-    asked: Option<Asked>,
+    servers: Option<Servers>,
+    /// This rank's endpoints, as they were found.
+    found: Option<Vec<Surveyed>>,
+    /// What is asked of them.
+    choice: Option<Choice>,
 }
 
 /// How many passes a job makes, and what it wants of them.
@@ -50,14 +54,15 @@ pub(super) enum Passes {
     One,
     /// Several, each over what the one before has brought.
     Many,
+    /// As many as a program calls for: whoever is asked may be asked again.
+    Calls,
 }
 
 /// Who is asked for what.
-struct Asked {
-    servers: Servers,
-    choice: Choice,
-    /// This rank's endpoints, as they were found.
-    found: Vec<Surveyed>,
+struct Asked<'c> {
+    servers: &'c mut Servers,
+    choice: &'c Choice,
+    found: &'c [Surveyed],
 }
 
 /// What a pass leaves.
@@ -101,7 +106,7 @@ pub(super) fn pass(
     told(comm, noted, code)?;
 
     if done.gaps().next().is_some() {
-        let (codes, keeps) = (crew.codes, crew.passes == Passes::Many);
+        let (codes, keeps) = (crew.codes, crew.passes != Passes::One);
         let Some(asked) = crew.choose(comm, common, root.as_mut(), limit)? else {
             folders.leave();
             return Ok(None);
@@ -113,8 +118,8 @@ pub(super) fn pass(
         let weights = &asked.choice.weights;
         let shares = lead.as_mut().map(|lead| lead.book.first(weights, &lead.blind));
         let first = comm.scatter_values(shares)?;
-        let start = Start { ready: asked.servers.living(asked.found.clone()), first, lead };
-        let over = work(comm, common, (&brief, &folders), &asked.choice, start, &signals)?;
+        let start = Start { ready: asked.servers.living(asked.found.to_vec()), first, lead };
+        let over = work(comm, common, (&brief, &folders), asked.choice, start, &signals)?;
         if !keeps {
             asked.servers.close();
         }
@@ -129,28 +134,49 @@ pub(super) fn pass(
     home?;
     folders.leave();
     let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
-    let many = crew.passes == Passes::Many;
-    let wanted = (many || gathered, brief.report && !many);
+    let one = crew.passes == Passes::One;
+    let wanted = (!one || gathered, brief.report && one);
     let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, wanted, code)?;
     Ok(Some(Passed { root, brief, standing, lines }))
 }
 
 impl Crew {
     /// Of a job that begins, with its guard.
-    pub(super) fn new(given: &mut Given, codes: Codes) -> Self {
+    pub(super) fn new(guard: Option<Guard>, codes: Codes) -> Self {
         Self {
             codes,
             began: Instant::now(),
-            guard: given.guard.take(),
+            guard,
             passes: Passes::One,
             logs: None,
             watch: None,
-            asked: None,
+            servers: None,
+            found: None,
+            choice: None,
         }
     }
 
+    /// Local. What comes next has nothing to do with what was before, but for who is there: model and route are chosen anew.
+    pub(super) fn anew(&mut self) {
+        (self.choice, self.logs) = (None, None);
+    }
+
+    /// Local. Nobody here listens to signals any more: they do what they always do.
+    pub(super) fn rest(&self) {
+        if let Some((signals, _)) = &self.watch {
+            signals.tell(None);
+        }
+    }
+
+    /// Local. The same time and signals, for passes of this rank alone.
+    pub(super) fn alone(&self) -> Self {
+        let mut alone = Self::new(None, self.codes);
+        (alone.passes, alone.began, alone.watch) = (self.passes, self.began, self.watch.clone());
+        alone
+    }
+
     /// Collective. Signals and the end of the time; caught and asked for once.
-    fn watch(
+    pub(super) fn watch(
         &mut self,
         comm: &mut dyn Comm,
         common: &Common,
@@ -185,8 +211,8 @@ impl Crew {
 
     /// Local. Nobody is asked any more: servers that were started here may end.
     pub(super) fn close(&mut self) {
-        if let Some(asked) = &mut self.asked {
-            asked.servers.close();
+        if let (Some(servers), Passes::One | Passes::Many) = (&mut self.servers, self.passes) {
+            servers.close();
         }
     }
 
@@ -198,22 +224,29 @@ impl Crew {
         common: &Common,
         root: Option<&mut Root>,
         limit: Limit,
-    ) -> Result<Option<&mut Asked>, JobError> {
+    ) -> Result<Option<Asked<'_>>, JobError> {
         let code = self.codes.error;
-        if let Some(asked) = &self.asked {
-            let noted = root.map(|root| root.asks(&asked.choice));
+        if let Some(choice) = &self.choice {
+            let noted = root.map(|root| root.asks(choice));
             told(comm, noted, code)?;
         } else {
             let logs = self.logs.clone().unwrap_or_default(); // known since the first pass began
-            let servers = serve(comm, common, self.guard.take(), &logs, code)?;
-            let found = wait_for_endpoints(comm, common, &servers, limit)?;
+            let servers = match self.servers.take() {
+                Some(servers) => servers,
+                None => serve(comm, common, self.guard.take(), &logs, code)?,
+            };
+            let servers = self.servers.insert(servers);
+            let found = match self.found.take() {
+                Some(found) => found,
+                None => wait_for_endpoints(comm, common, servers, limit)?,
+            };
             let all = comm.gather_values(&found)?;
             let chosen = root.zip(all).map(|(root, found)| root.choose(common, &found));
             let chosen = told(comm, chosen, code)?.flatten();
-            if let Some(choice) = comm.broadcast_value(Some(chosen))? {
-                self.asked = Some(Asked { servers, choice, found });
-            }
+            self.choice = comm.broadcast_value(Some(chosen))?;
+            self.found = self.choice.is_some().then_some(found); // too few: they are looked for again
         }
-        Ok(self.asked.as_mut())
+        let asked = self.servers.as_mut().zip(self.choice.as_ref()).zip(self.found.as_deref());
+        Ok(asked.map(|((servers, choice), found)| Asked { servers, choice, found }))
     }
 }

@@ -44,12 +44,22 @@ pub fn reduce(
 ) -> Result<Verdict, JobError> {
     // Where ranks are lost in a pass, the job ends in there: whatever the pass came to, the text is not made.
     let in_passes = Codes { verdict: |_| super::STOPPED_EARLY, ..codes };
-    let mut crew = Crew::new(&mut given, in_passes);
+    let mut crew = Crew::new(given.guard.take(), in_passes);
     crew.passes = Passes::Many;
-    let mut common = agree(comm, given, codes.error)?;
+    let common = agree(comm, given, codes.error)?;
     report::this_is_rank(common.place.rank, &common.place.node.host);
-    let recipe = everywhere(comm, ready(&mut common), codes.error)?;
-    let Some(leaves) = pass(comm, &common, &mut crew, inputs)? else {
+    grow(comm, common, &mut crew, inputs)
+}
+
+/// Collective. The same, with what is known.
+pub(super) fn grow(
+    comm: &mut dyn Comm,
+    mut common: Common,
+    crew: &mut Crew,
+    inputs: &[String],
+) -> Result<Verdict, JobError> {
+    let recipe = everywhere(comm, ready(&mut common), crew.codes.error)?;
+    let Some(leaves) = pass(comm, &common, crew, inputs)? else {
         return Ok(Verdict::NoEndpoint);
     };
     let mut growth = Growth::of(comm, common, crew, recipe, leaves)?;
@@ -85,9 +95,9 @@ fn ready(common: &mut Common) -> Result<Recipe, JobError> {
 }
 
 /// A tree while it grows.
-struct Growth {
+struct Growth<'c> {
     common: Common,
-    crew: Crew,
+    crew: &'c mut Crew,
     recipe: Recipe,
     tree: Tree,
     /// Of the leaves, on rank 0.
@@ -109,12 +119,12 @@ struct Leaves {
     lines: Option<super::lines::Lines>,
 }
 
-impl Growth {
+impl<'c> Growth<'c> {
     /// Collective.
     fn of(
         comm: &mut dyn Comm,
         common: Common,
-        crew: Crew,
+        crew: &'c mut Crew,
         recipe: Recipe,
         Passed { root, brief, standing, lines }: Passed,
     ) -> Result<Self, JobError> {
@@ -177,7 +187,7 @@ impl Growth {
                 }
                 let common = self.of_level(&place, &asked);
                 let inputs = [place.prompts().to_string_lossy().into_owned()];
-                let Some(mut done) = pass(comm, &common, &mut self.crew, &inputs)? else {
+                let Some(mut done) = pass(comm, &common, self.crew, &inputs)? else {
                     return Ok(Verdict::NoEndpoint);
                 };
                 let ended = done.root.as_mut().map(|root| root.end(&done.standing, true));

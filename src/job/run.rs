@@ -2,8 +2,8 @@
 
 use super::{
     Codes, Given, JobError, Verdict,
-    agree::{agree, told},
-    gather::gather,
+    agree::{Common, agree, told},
+    gather::{Each, gather, visit},
     pass::{Crew, Passed, pass},
 };
 use crate::{
@@ -21,21 +21,40 @@ pub fn run(
     inputs: &[String],
     codes: Codes,
 ) -> Result<Verdict, JobError> {
-    let mut crew = Crew::new(&mut given, codes);
+    let mut crew = Crew::new(given.guard.take(), codes);
     let mut common = agree(comm, given, codes.error)?;
     common.settings.reduce_template = None; // a settings file for both commands may have one
     report::this_is_rank(common.place.rank, &common.place.node.host);
-    let Some(passed) = pass(comm, &common, &mut crew, inputs)? else {
+    answer(comm, &common, &mut crew, inputs, None)
+}
+
+/// Collective. The same, with what is known. Each rank's own lines that count go to `each`, and nowhere else; where nobody
+/// wants them, all go to where the settings say.
+pub(super) fn answer(
+    comm: &mut dyn Comm,
+    common: &Common,
+    crew: &mut Crew,
+    inputs: &[String],
+    each: Option<Each<'_>>,
+) -> Result<Verdict, JobError> {
+    let code = crew.codes.error;
+    let Some(passed) = pass(comm, common, crew, inputs)? else {
         return Ok(Verdict::NoEndpoint);
     };
     let Passed { root, brief, standing, lines } = passed;
-    let gathered = gather(comm, &brief, &common, lines, &standing, codes.error);
+    let gathered = match each {
+        Some(each) => {
+            let visited = visit(comm, lines, &standing.counts(brief.source.rows), each, code);
+            visited.map(|()| None)
+        }
+        None => gather(comm, &brief, common, lines, &standing, code),
+    };
     let ended = root.map(|mut root| {
         let ended = root.end(&standing, gathered.is_ok());
         root.report(&gathered);
         ended
     });
     gathered?;
-    let verdict = told(comm, ended, codes.error)?;
+    let verdict = told(comm, ended, code)?;
     Ok(comm.broadcast_value(verdict)?)
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use super::{
     JobError,
-    agree::Common,
+    agree::{Common, Tap},
     book::Book,
     brief::{Brief, Choice},
     conversations::renderer,
@@ -29,7 +29,7 @@ use crate::{
     engine::{self, Count, Ended, Endpoint, Policy, Running, Size, Word, Work},
     prompts::{self, BadRow, Reader},
     settings::{Amount, Settings, UsageCount},
-    shards::{Header, LineStyle, ShardWriter},
+    shards::{Header, LineStyle, ShardWriter, write_line},
     site::Signals,
 };
 
@@ -119,11 +119,13 @@ fn begin(
         rank: place.rank,
         host: place.node.host.clone(),
     };
+    let tap = common.tap.clone().map(|tap| (tap, style.clone()));
     let mut shard =
         ShardWriter::create(folders.own(), &header, style).map_err(|error| error.to_string())?;
     if !bad.is_empty() {
         let failed: Vec<Settled> = bad.into_iter().map(as_failed).collect();
         shard.append(&failed).map_err(|error| error.to_string())?;
+        tell_of(&failed, tap.as_ref());
     }
     let before: u64 = choice.endpoints.iter().take(place.rank).sum();
     let all = choice.endpoints.iter().sum();
@@ -145,6 +147,7 @@ fn begin(
         prompts: Reader::new(&brief.source, &brief.rules, leases.into_iter()),
         sink: move |outcomes: Vec<Settled>| {
             shard.append(&outcomes).map_err(|error| error.to_string())?;
+            tell_of(&outcomes, tap.as_ref());
             let rows = outcomes.iter().map(|it| it.prompt.index).collect();
             let _ = written.send(Said::Written(rows)); // nobody listens: the job is ending
             Ok(())
@@ -155,6 +158,17 @@ fn begin(
     })
     .map(Some)
     .map_err(|error| format!("no thread can be started: {error}"))
+}
+
+/// Whoever listens gets what is on disk, as it is there.
+fn tell_of(outcomes: &[Settled], tap: Option<&(Tap, LineStyle)>) {
+    let Some((tap, style)) = tap else { return };
+    for settled in outcomes {
+        let mut line = Vec::new();
+        if write_line(&mut line, settled, style).is_ok() {
+            let _ = tap.send(Some(line)); // nobody listens any more
+        }
+    }
 }
 
 pub(super) fn policy(

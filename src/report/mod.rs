@@ -32,12 +32,26 @@ pub use progress::ProgressView;
 pub use status::{Follow, Phase, StatusView};
 pub use summary::{Sources, Summary};
 
-use std::io::Write;
+use std::{
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use crate::domain::{Probe, Surveyed};
 
+/// Results are somebody else's to print.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From here on nothing goes to standard output: the program that uses this library has it for itself.
+pub fn leave_stdout_alone() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
 /// To standard output, whole. A reader who has gone (`| head`) is no error.
 pub fn print(text: &str) {
+    if SILENT.load(Ordering::Relaxed) {
+        return;
+    }
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -22,6 +22,8 @@ pub enum Origin {
     Environment(String),
     /// A flag.
     Flag(String),
+    /// The program that uses this library.
+    Program(String),
 }
 
 /// Keys and what somebody gave for them.
@@ -92,8 +94,20 @@ const PREFIX: &str = "AURORA_SWARM_";
 impl Layer {
     /// What the command line says: each key with the texts that were given for it, in order.
     pub fn of_flags(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        Self::of_texts(given, |key| Origin::Flag(format!("--{key}")))
+    }
+
+    /// What a program says, in the same way.
+    pub fn of_program(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        Self::of_texts(given, |key| Origin::Program(key.into()))
+    }
+
+    fn of_texts(
+        given: impl IntoIterator<Item = (String, Vec<String>)>,
+        origin: fn(&str) -> Origin,
+    ) -> Self {
         let layer = given.into_iter().filter(|(_, texts)| !texts.is_empty()).map(|(key, texts)| {
-            let origin = Origin::Flag(format!("--{key}"));
+            let origin = origin(&key);
             let value = match <[String; 1]>::try_from(texts) {
                 Ok([text]) => Value::String(text),
                 Err(texts) => Value::Array(texts.into_iter().map(Value::String).collect()),
@@ -264,6 +278,7 @@ impl fmt::Display for Origin {
             Self::File(path) => write!(f, "file {path}"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
+            Self::Program(key) => write!(f, "the program's {key}"),
         }
     }
 }

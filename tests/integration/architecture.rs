@@ -42,6 +42,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "domain",
         ],
     ),
+    ("swarm", &["job", "comm", "aggregate", "output", "settings", "domain"]),
     ("cli", &["job", "comm", "output", "serve", "site", "report", "settings"]),
     ("main", &["cli", "comm", "settings"]),
     ("lib", &[]),

@@ -26,4 +26,5 @@ mod report;
 mod run;
 mod scan;
 mod serve;
+mod swarm;
 mod time;

@@ -1,0 +1,142 @@
+//! Where the files of a call lie: in the program's folder, to be gone on with, or in a temporary one, to be gone.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use serde::Serialize;
+
+use super::{Answer, JobError};
+use crate::{job::Call, output::OutputError};
+
+/// Of all calls.
+pub(super) struct Places {
+    folder: Option<PathBuf>,
+    temporary: PathBuf,
+    ranks: usize,
+    collective: u32,
+    local: u32,
+}
+
+/// Of one.
+pub(super) struct Place {
+    folder: PathBuf,
+    name: String,
+    /// A name for all temporary folders of the call, on whatever node.
+    temporary: Option<PathBuf>,
+    ranks: usize,
+}
+
+impl Places {
+    pub(super) fn new(folder: Option<PathBuf>, temporary: PathBuf, ranks: usize) -> Self {
+        Self { folder, temporary, ranks, collective: 0, local: 0 }
+    }
+
+    /// The next call's: a collective one's, or of this rank alone. The names depend on nothing but the order of calls.
+    pub(super) fn next(&mut self, rank: Option<usize>) -> Place {
+        let (number, ranks) = match rank {
+            None => (&mut self.collective, self.ranks),
+            Some(_) => (&mut self.local, 1),
+        };
+        *number += 1;
+        let whose = rank.map(|rank| format!("rank-{rank:05}-")).unwrap_or_default();
+        let name = format!("{whose}call-{number:04}");
+        match &self.folder {
+            Some(folder) => Place { folder: folder.clone(), name, temporary: None, ranks },
+            None => {
+                /// One process may have several swarms.
+                static UNIQUE: AtomicU64 = AtomicU64::new(0);
+                let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
+                let folder = format!("aurora-swarm-{}-{unique}", std::process::id());
+                let folder = self.temporary.join(folder);
+                Place { folder, name, temporary: Some(self.temporary.clone()), ranks }
+            }
+        }
+    }
+}
+
+impl Place {
+    /// Writes the rows, a line each, and calls for them.
+    pub(super) fn call(
+        &self,
+        rows: impl IntoIterator<Item = impl Serialize>,
+    ) -> Result<Call, JobError> {
+        let path = self.folder.join(format!("{}.rows.jsonl", self.name));
+        std::fs::create_dir_all(&self.folder)
+            .map_err(OutputError::io("cannot make", &self.folder))?;
+        write_rows(&path, rows).map_err(OutputError::io("cannot write", &path))?;
+        // Nodes need not share a temporary folder.
+        let local = self.temporary.as_ref().filter(|_| self.ranks > 1);
+        Ok(Call {
+            inputs: vec![path.to_string_lossy().into_owned()],
+            output: self.output(),
+            local_shards: local.map(|folder| folder.to_string_lossy().into_owned()),
+            ..Call::default()
+        })
+    }
+
+    /// What has come of it, in order.
+    pub(super) fn answers(&self) -> Result<Vec<Answer>, JobError> {
+        let path = self.output();
+        Ok(read(&path).map_err(OutputError::io("cannot read", &path))?)
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.join(format!("{}.jsonl", self.name))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.temporary.is_some() {
+            let _ = std::fs::remove_dir_all(&self.folder); // on ranks that have one
+        }
+    }
+}
+
+fn write_rows(path: &Path, rows: impl IntoIterator<Item = impl Serialize>) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for row in rows {
+        serde_json::to_writer(&mut file, &row)?;
+        file.write_all(b"\n")?;
+    }
+    file.flush()
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<Answer>> {
+    let lines = BufReader::new(File::open(path)?).lines();
+    lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_named_folder_stays_and_a_temporary_one_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let named = folder.path().join("named");
+        let mut places = Places::new(Some(named.clone()), "/nowhere".into(), 3);
+        let call = places.next(None).call(["a"]).expect("written");
+        assert_eq!(call.output, named.join("call-0001.jsonl"));
+        assert_eq!(call.local_shards, None);
+        let local = places.next(Some(2)).call(["b"]).expect("written");
+        assert_eq!(local.output, named.join("rank-00002-call-0001.jsonl"));
+        assert_eq!(std::fs::read_dir(&named).expect("listed").count(), 2);
+
+        let mut places = Places::new(None, folder.path().into(), 3);
+        let (one, two) = (places.next(None), places.next(None));
+        let call = one.call([json!("a"), json!({"prompt": "b\n", "n": 2})]).expect("written");
+        assert_ne!(call.output.parent(), two.output().parent());
+        let text = std::fs::read_to_string(&call.inputs[0]).expect("there");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(call.local_shards.is_some());
+        drop(one);
+        assert!(!Path::new(&call.inputs[0]).exists());
+    }
+}

@@ -64,7 +64,9 @@ pub(super) fn grow(
     };
     let mut growth = Growth::of(comm, common, crew, recipe, leaves)?;
     let grown = growth.grow(comm);
+    // (without rows nothing is left to go on with, whatever is said about it)
     if !matches!(grown, Ok(Verdict::Done | Verdict::SomeFailed))
+        && growth.tree.nodes(0) > 0
         && let Some(root) = &mut growth.root
     {
         root.stopped();
@@ -129,10 +131,13 @@ impl<'c> Growth<'c> {
         Passed { root, brief, standing, lines }: Passed,
     ) -> Result<Self, JobError> {
         let tree = Tree::new(brief.source.rows, common.settings.fan_in);
-        // What is made of the leaves is another tree where the input or what decides answers is another.
+        // What is made of the leaves is another tree where the input or what decides answers is another, and where the leaves
+        // were answered anew because the input had been another meanwhile.
         let deciding = serde_json::to_string(&common.settings.deciding()).unwrap_or_default();
-        let made_of = format!("{} {deciding}", brief.source.fingerprint);
-        let made_of = comm.broadcast_value(Some(made_of))?;
+        let leaves = root.as_ref().map(Root::answered_by);
+        let made_of =
+            leaves.map(|leaves| format!("{} {leaves} {deciding}", brief.source.fingerprint));
+        let made_of = comm.broadcast_value(made_of)?;
         let folder = brief.folder.clone();
         let leaves = Some(Leaves { brief, standing, lines });
         let (began, asked_to_end) = (Instant::now(), Arc::default());
@@ -151,6 +156,7 @@ impl<'c> Growth<'c> {
             return Ok(Verdict::Open);
         }
         if brief.source.rows == 0 {
+            self.stands(comm, TreeStands::default(), State::Finished)?;
             let none = "the input has no rows: there is nothing to make a text of";
             return everywhere(comm, Err(JobError::Standing(none.into())), code);
         }

@@ -375,6 +375,11 @@ impl Root {
         (self.manifest.model.clone(), self.manifest.api.clone())
     }
 
+    /// By which model, and by starts from which on, the answers are that count.
+    pub(super) fn answered_by(&self) -> String {
+        format!("{:?} {}", self.manifest.model, self.manifest.first_start())
+    }
+
     /// Where the answers, or the text of a reduce, go.
     pub(super) fn output(&self) -> &str {
         &self.manifest.output

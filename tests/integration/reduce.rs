@@ -141,6 +141,8 @@ fn what_cannot_become_one_text_says_so() {
     let none = work.file("none.jsonl", "");
     let ended = reduce(&work, &none, "none.txt", 4).ranks(2).run();
     ended.with_code(5).complains("no rows");
+    let stands = Job::of("status").args([&*work.path("none.txt").to_string_lossy(), "--exit-code"]);
+    stands.run().with_code(3).says("no text was left", 1); // and not 75, which would be begun again for ever
     let blank = work.prompts(&vec![" ".to_owned(); 20]);
     let ended = reduce(&work, &blank, "blank.txt", 4).ranks(3).run().with_code(3);
     ended.says("nothing was left", 1).says("20 leaves are missing", 1);
@@ -320,6 +322,25 @@ fn a_leaf_that_is_answered_later_is_in_the_text_and_nothing_else_is_asked_for_no
     job.ranks(2).run().with_code(0);
     assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
     assert_eq!(others.seen(0).served, 1 + 16 + 4 + 1, "one leaf, and the levels above it");
+}
+
+#[test]
+fn leaves_that_are_answered_anew_have_levels_of_their_own() {
+    let prompts = made_up(64);
+    let work = Work::instant(1);
+    let (all, some) = (work.prompts(&prompts), work.file("some.jsonl", ""));
+    let rows = std::fs::read_to_string(&all).expect("there");
+    let half: String = rows.lines().take(32).map(|row| format!("{row}\n")).collect();
+    std::fs::write(&some, half + "{\"prompt\": \"and another one\"}\n").expect("written");
+    reduce(&work, &all, "text.txt", 4).ranks(2).run().with_code(0);
+    // Another input, which comes no further than to what of the answers can be kept.
+    let job = reduce(&work, &some, "text.txt", 4).args(["--accept-changes"]);
+    job.args(["--deadline", "2020-01-01T00:00:00Z"]).run().with_code(75);
+    let served = work.served();
+    let job = reduce(&work, &all, "text.txt", 4).args(["--accept-changes"]);
+    job.ranks(3).run().with_code(0);
+    assert_eq!(work.served() - served, 32 + 16 + 4 + 1, "half of the leaves, and all levels");
+    assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proves aurora-swarm against a real vLLM, on a CPU, with a tiny model made on the spot: 500 prompts by both routes are
-# held against what the server answers when asked directly; bad prompts, `check`, kill -9 with a second start, and servers that the run starts itself too.
+# held against what the server answers when asked directly; bad prompts, `check`, a reduce of 200 of them, kill -9 with a
+# second start, and servers that the run starts itself too.
 #
 #   scripts/real-vllm.sh                 vLLM goes to ~/.cache/aurora-swarm/vllm (5.5 GB; taken as it is the next time)
 #   scripts/real-vllm.sh --cache DIR     … to DIR
@@ -23,7 +24,7 @@ began=$SECONDS
 
 say() { printf 'real-vllm: %s\n' "$*" >&2; }
 die() { printf 'real-vllm: FAILED: %s\n' "$*" >&2; exit 1; }
-usage() { sed -n '2,10s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,11s/^# \{0,1\}//p' "$0"; }
 
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -249,6 +250,28 @@ for route in completions chat; do
   held "bad prompts by $route" judge bad "$work/bad-$route.jsonl" "$work/$route.jsonl"
 done
 
+# A tree over 200 of them: 13 groups of up to 16, and one of those.
+head -n 200 "$work/prompts.jsonl" > "$work/leaves.jsonl"
+code=0
+command=("$mpiexec" -n 2 "$swarm" reduce "$work/leaves.jsonl" --output "$work/summary.txt" --endpoint "$url" --api completions --temperature 0
+  --max-tokens 32 --max-tokens-aggregation 32 --fan-in 16 --progress none
+  --reduce-template $'Sum up these descriptions (level {{level}}):\n{{responses}}')
+timed reduce "$RUN_LIMIT" "${command[@]}" > "$work/summary.log" 2>&1 || code=$?
+told_tree=none
+if [ $code = 0 ] && "$swarm" merge "$work/summary.txt" --output "$work/leaf-answers.jsonl" > "$work/merge.log" 2>&1; then
+  for level in 1 2; do
+    cat "$work/summary.txt.run/level-0$level.in"/prompts/* > "$work/level-$level.jsonl"
+    "$venv/bin/python" -S "$parts/server.py" ask "$url" completions "$work/level-$level.jsonl" "$work/direct-level-$level.jsonl" \
+      || die "the server could not be asked directly."
+  done
+  held "reduce" judge tree "$work/summary.txt" "$work/leaf-answers.jsonl" 16 "$work/direct-level-1.jsonl" "$work/direct-level-2.jsonl"
+  told_tree=$told
+else
+  tail_of "$work/summary.log"
+  say "reduce: exit code $code, but it should be 0"
+  wrong+=("exit code of reduce")
+fi
+
 # kill -9 of the launcher and every rank in the middle; then the same command again, at once. Where it was over before it
 # could be killed, once more from the beginning.
 line prompts.jsonl killed.jsonl completions
@@ -377,7 +400,7 @@ if [ -n "$tree" ]; then
 fi
 [ "$install" = 0 ] && install="kept" || install="$install s"
 [ "$making" = 0 ] && making="kept" || making="$making s"
-counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), killed at $survived and completed ($told_killed), own server killed and restarted $told_served, own rank killed and all gone after $gone s"
+counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), reduce of 200 $told_tree ($reduce s), killed at $survived and completed ($told_killed), own server killed and restarted $told_served, own rank killed and all gone after $gone s"
 times="install $install, model $making, start $start s, asked directly $direct_completions s and $direct_chat s, all in $((SECONDS - began)) s"
 if [ ${#wrong[@]} -gt 0 ]; then
   printf 'real-vllm: FAILED (%s): vLLM %s, %s; %s\n' "$(IFS=,; echo "${wrong[*]}")" "$VLLM" "$counts" "$times"

@@ -5,12 +5,16 @@
     judge.py same ANSWERS OTHERS       two runs of the same prompts
     judge.py kept ANSWERS SHARD…       what stood in the shard files when a run was killed is in the answers, untouched
     judge.py bad ANSWERS OTHERS        the prompts `too-long` and `empty` failed, all others are as in the other run
+    judge.py tree TEXT LEAVES FAN_IN DIRECT…
+                                       a reduce: the tree over its leaves' answers, level by level, and each level's answers
+                                       against the server's own (server.py ask)
     judge.py check JSON TABLE VERSION LEN
                                        what `check` says of the server, with --json and without
 
 Rounding differs with what else is in a server's batch, and at temperature 0 a tie may then fall the other way: one
 answer in a hundred may differ. Everything else must be exact.
 """
+import glob
 import json
 import math
 import sys
@@ -174,9 +178,46 @@ def check(report, table, version, length):
     print(f"vLLM {version}, {length} tokens, routes {' '.join(name for name, there in facts['routes'].items() if there)}")
 
 
+def tree(text, leaves, fan_in, *direct):
+    """Of TEMPLATE in real-vllm.sh. What was cut to fit the context is counted, and not held against the texts."""
+    texts = {row["index"]: row["response"] for row in rows(leaves) if row["success"] and row["response"].strip()}
+    nodes = {(row["level"], row["group"]): row for row in rows(f"{text}.run/tree.jsonl")}
+    fan_in, groups, cut, equal, differ = int(fan_in), 0, 0, 0, []
+    for level, asked in enumerate(direct, start=1):
+        folder, own = f"{text}.run/level-{level:02}", {}
+        for shard in sorted(glob.glob(f"{folder}.run/shards/**/*.jsonl", recursive=True)):
+            own.update((row["id"], row["response"]) for row in rows(shard) if row.get("success"))
+        prompts = [row for part in sorted(glob.glob(f"{folder}.in/prompts/*")) for row in rows(part)]
+        asked = {row["id"]: row["text"] for row in rows(asked)}
+        above = {}
+        for group in sorted({at // fan_in for at in texts}):
+            name, node = f"L{level}-g{group}", nodes.pop((level, group), {})
+            below = [texts[at] for at in range(group * fan_in, (group + 1) * fan_in) if at in texts]
+            if node.get("outcome") != "answered" or node.get("texts") != len(below):
+                fault(f"{name}: {node} of {len(below)} texts")
+            told = [row["prompt"] for row in prompts if row["id"] == name]
+            want = f"Sum up these descriptions (level {level}):\n" + "\n---\n".join(below)
+            cut += bool(node.get("cut"))
+            if told != [want] and not node.get("cut"):
+                fault(f"{name} is asked {told} instead of {want!r}")
+            above[group] = own.get(name, "")
+            groups, equal = groups + 1, equal + (own.get(name) == asked.get(name))
+            if own.get(name) != asked.get(name):
+                differ.append(name)
+        texts = above
+    with open(text, encoding="utf-8") as file:
+        if file.read() != texts.get(0) or len(texts) != 1:
+            fault("the text is not the answer at the root")
+    if nodes:
+        fault(f"nodes of no group: {few(list(nodes))}")
+    if len(differ) > 1:
+        fault(f"more than one answer is not the server's: {few(differ)}")
+    print(f"{groups} groups, {equal}/{groups} as the server answers them, {cut} cut")
+
+
 def main():
     name, given = sys.argv[1], sys.argv[2:]
-    {"direct": direct, "same": same, "kept": kept, "bad": bad, "check": check}[name](*given)
+    {"direct": direct, "same": same, "kept": kept, "bad": bad, "check": check, "tree": tree}[name](*given)
     for what in faults[:20]:
         print(f"    WRONG: {what}", file=sys.stderr)
     if len(faults) > 20:

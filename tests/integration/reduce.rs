@@ -329,9 +329,9 @@ fn leaves_that_are_answered_anew_have_levels_of_their_own() {
     let prompts = made_up(64);
     let work = Work::instant(1);
     let (all, some) = (work.prompts(&prompts), work.file("some.jsonl", ""));
-    let rows = std::fs::read_to_string(&all).expect("there");
+    let rows = fs::read_to_string(&all).expect("there");
     let half: String = rows.lines().take(32).map(|row| format!("{row}\n")).collect();
-    std::fs::write(&some, half + "{\"prompt\": \"and another one\"}\n").expect("written");
+    fs::write(&some, half + "{\"prompt\": \"and another one\"}\n").expect("written");
     reduce(&work, &all, "text.txt", 4).ranks(2).run().with_code(0);
     // Another input, which comes no further than to what of the answers can be kept.
     let job = reduce(&work, &some, "text.txt", 4).args(["--accept-changes"]);

@@ -143,11 +143,23 @@ fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobErro
 
 /// The run that was to be overwritten is.
 pub(super) fn drop_replaced(folder: &Path, start: u32) -> Result<(), JobError> {
-    let aside = folder.join(replaced_name(start));
-    if aside.is_dir() {
+    // Of this start, or of one before it that found nobody to ask.
+    let asides = (1..=start).map(|start| folder.join(replaced_name(start)));
+    for aside in asides.filter(|aside| aside.is_dir()) {
         std::fs::remove_dir_all(&aside).map_err(OutputError::io("cannot remove", &aside))?;
     }
     Ok(())
+}
+
+/// Nobody is there to ask: people hear where the run is that was to be overwritten.
+pub(super) fn tell_of_replaced(folder: &Path, start: u32) {
+    let aside = folder.join(replaced_name(start));
+    if aside.is_dir() {
+        tracing::warn!(
+            "what was to be overwritten is kept in {} until there is somebody to ask",
+            aside.display()
+        );
+    }
 }
 
 fn replaced_name(start: u32) -> String {

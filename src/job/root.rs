@@ -191,6 +191,7 @@ impl Root {
             self.manifest.away = None;
             self.manifest.state = State::Stopped;
             self.manifest.write(&self.folder)?;
+            resume::tell_of_replaced(&self.folder, self.manifest.starts);
         }
         choice
     }

@@ -653,11 +653,17 @@ fn a_refused_start_leaves_what_was_there() {
     // Written over only once there is somebody to ask.
     let nobody = ["--overwrite", "--endpoint", "http://127.0.0.1:9", "--ready-timeout", "1s"];
     let output = work.path("answers.jsonl").to_string_lossy().into_owned();
-    Job::of("run").args([&*input, "--output", &output]).args(nobody).run().with_code(6);
+    Job::of("run")
+        .args([&*input, "--output", &output])
+        .args(nobody)
+        .run()
+        .with_code(6)
+        .complains("is kept in");
     assert!(work.has("answers.jsonl.run/replaced-0001/shards/0001-00000.jsonl"));
     assert!(work.has("answers.jsonl.run/replaced-0001/answers.jsonl"));
-    work.run(&input).arg("--overwrite").run().with_code(0);
+    work.run(&input).run().with_code(0);
     assert_eq!(work.answers("answers.jsonl").len(), 30);
+    assert!(!work.has("answers.jsonl.run/replaced-0001"), "it is overwritten");
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn a_run_that_never_begins_is_not_waited_for_for_ever() {
 }
 
 #[test]
-fn who_follows_ends_with_its_reader_and_with_ctrl_c() {
+fn who_follows_ends_with_its_reader_and_when_told_to() {
     // (a run that goes on for minutes, however slow the machine is)
     let work = Work::with(vec![slow(40.0)]);
     let input = work.prompts(&made_up(3_000));
@@ -224,7 +224,8 @@ fn who_follows_ends_with_its_reader_and_with_ctrl_c() {
     let interrupted = follow();
     thread::sleep(Duration::from_millis(300));
     let pid = rustix::process::Pid::from_child(&interrupted);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // (not INT, which is ignored by everything that a script has started in the background)
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let out = interrupted.wait_with_output().unwrap();
     assert!(!out.status.success());
     run.kill_everything(&work.marker());

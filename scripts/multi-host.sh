@@ -212,7 +212,7 @@ if runs; then # mpiexec may wait for ever for a host that it cannot reach
 fi
 await
 how+=" (code $code)"
-lost=$(sed -n '/"lost": \[/,/\]/p' cable.jsonl.run/manifest.json | grep -c '"host": "node3"' || true)
+lost=$(python3 -c 'import json, sys; print(sum(it["host"] == "node3" for it in json.load(open(sys.argv[1]))["lost"]))' cable.jsonl.run/manifest.json)
 [ "$lost" = 2 ] || fail "cable: the manifest names $lost lost ranks of node3, which had 2"
 how+=", the manifest names both ranks of node3, "
 mend_cable node3

@@ -52,12 +52,10 @@ fn scenario(
         title,
         why,
         rows: vec![
-            Row::of("read_s", "what is there is read", "s")
-                .bar(Bar::AtMost(prompts as f64 / 1e6 / ranks.min(2) as f64)),
+            Row::of("read_s", "what is there is read", "s").bar(Bar::AtMost(prompts as f64 / 1e6)),
             Row::of("to_first_request_s", "mpiexec to the first request", "s"),
             Row::of("asked_again", "asked again / what was cut off", "").bar(Bar::AtMost(1.0)),
             Row::of("rank0_rss_mb", "peak memory of rank 0", "MB"),
-            Row::of("others_rss_mb", "peak memory, largest rank but 0", "MB"),
             Row::of("scan_s", "scan", "s"),
             Row::of("gather_s", "gather", "s"),
             Row::of("process_s", "mpiexec to its end", "s"),

@@ -3,6 +3,7 @@
 //! Owns how answers look in a file and how a file comes to be: written beside and renamed into place, so that it is absent
 //! or whole. Knows nothing of ranks or of where answers come from.
 
+mod appended;
 mod format;
 mod heartbeat;
 mod history;

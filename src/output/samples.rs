@@ -1,14 +1,17 @@
 //! Throughput over time: `RUN/samples.jsonl`, a line every few seconds, appended by rank 0 while the work goes on.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{Read, Seek, SeekFrom, Write},
+    fs::File,
+    io::{Read, Seek, SeekFrom},
     path::Path,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::OutputError;
+use super::{
+    OutputError,
+    appended::{append, read},
+};
 
 /// How things stood at a moment. Counts of prompts are the whole run's, tokens and requests this start's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,24 +43,13 @@ pub struct Sample {
 /// # Errors
 /// Where it cannot be written.
 pub fn write_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
-    let path = folder.join("samples.jsonl");
-    let io = || OutputError::io("cannot write", &path);
-    let mut line = serde_json::to_vec(sample).unwrap_or_default();
-    line.push(b'\n');
-    let mut file = OpenOptions::new().append(true).create(true).open(&path).map_err(io())?;
-    let before = file.metadata().map_err(io())?.len();
-    file.write_all(&line).map_err(|error| {
-        // The next line must not stand behind half of this one.
-        let _ = file.set_len(before);
-        io()(error)
-    })
+    append(&folder.join("samples.jsonl"), sample)
 }
 
 /// All of a run, in their order; none where there is no file. Lines that are cut are left out.
 #[must_use]
 pub fn read_samples(folder: &Path) -> Vec<Sample> {
-    let text = std::fs::read(folder.join("samples.jsonl")).unwrap_or_default();
-    text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()
+    read(&folder.join("samples.jsonl"))
 }
 
 /// How fast it went in the last minute.
@@ -112,6 +104,8 @@ fn last_samples(folder: &Path) -> std::io::Result<Vec<Sample>> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::OpenOptions, io::Write};
+
     use super::*;
 
     fn sample(start: u32, seconds: f64, answered: u64) -> Sample {

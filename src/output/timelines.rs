@@ -3,11 +3,14 @@
 //! A start that was killed has none. A line is at most 1.3 MB, however long the work took and whatever the number of
 //! endpoints.
 
-use std::{fs::OpenOptions, io::Write, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::OutputError;
+use super::{
+    OutputError,
+    appended::{append, read},
+};
 use crate::domain::Timeline;
 
 /// Of one start; a start that works several times (the levels of a reduce) has several.
@@ -26,30 +29,21 @@ pub struct StartTimeline {
 /// # Errors
 /// Where it cannot be written.
 pub fn write_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
-    let path = folder.join(FILE);
-    let io = || OutputError::io("cannot write", &path);
-    let mut line = serde_json::to_vec(timeline).unwrap_or_default();
-    line.push(b'\n');
-    let mut file = OpenOptions::new().append(true).create(true).open(&path).map_err(io())?;
-    let before = file.metadata().map_err(io())?.len();
-    file.write_all(&line).map_err(|error| {
-        // As with samples: nothing is put behind half a line.
-        let _ = file.set_len(before);
-        io()(error)
-    })
+    append(&folder.join(FILE), timeline)
 }
 
 /// All of a run, in their order; none where there is no file. Lines that are cut are left out.
 #[must_use]
 pub fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
-    let text = std::fs::read(folder.join(FILE)).unwrap_or_default();
-    text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()
+    read(&folder.join(FILE))
 }
 
 const FILE: &str = "timelines.jsonl";
 
 #[cfg(test)]
 mod tests {
+    use std::{fs::OpenOptions, io::Write};
+
     use super::*;
     use crate::domain::{Seat, Standing};
 

@@ -1,0 +1,27 @@
+//! Files of JSON lines that rank 0 appends to while a run goes on. Owns that a line is whole or not there.
+
+use std::{fs::OpenOptions, io::Write, path::Path};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::OutputError;
+
+/// Appends a line.
+pub(super) fn append(path: &Path, value: &impl Serialize) -> Result<(), OutputError> {
+    let io = || OutputError::io("cannot write", path);
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(io())?;
+    let before = file.metadata().map_err(io())?.len();
+    file.write_all(&line).map_err(|error| {
+        // The next line must not stand behind half of this one.
+        let _ = file.set_len(before);
+        io()(error)
+    })
+}
+
+/// All lines in their order; none where there is no file. Those that are cut are left out.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Vec<T> {
+    let text = std::fs::read(path).unwrap_or_default();
+    text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()
+}

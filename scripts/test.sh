@@ -47,6 +47,9 @@ cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || fail "tests failed (a
 step "job scripts, with stand-ins for PBS"
 scripts/test-pbs.sh 2>&1 | tee -a "$log" || fail "a job script does not do what it should (above)"
 
+step "Parquet, between pyarrow and the program"
+scripts/test-parquet.sh 2>&1 | tee -a "$log" || fail "what one writes the other does not read as it was meant (above)"
+
 step "the openai Python client against the simulator"
 scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met something it does not expect (above)"
 
@@ -61,9 +64,10 @@ torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$
 count() { grep -c "$1" "$log" || true; }
 whole=$(awk '/Running tests\/integration/ {on = 1} on && /^test result:/ {print $4; exit}' "$log")
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
-printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s s\n' \
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s; %s s\n' \
   "$passed" "$(count '^test result: ok')" "$whole" \
   "$(grep -o 'replayed [0-9]* of [0-9]* recordings, [0-9]* match' "$log" | head -n 1 || true)" \
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
+  "$(grep -o '^parquet: .*' "$log" | head -n 1 || true)" \
   "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" \
   "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$torture" "$((SECONDS - began))"

@@ -35,6 +35,7 @@
 //! | stdout and stderr | `report` |
 //! | clap | `cli` |
 //! | chat templates | `prompts/chat` |
+//! | Parquet and Arrow | `columns` |
 //! | shard files | `shards` |
 //! | what answers come to together | `aggregate` |
 //! | what answers measure | `measure` |
@@ -66,6 +67,8 @@ pub mod aggregate;
 pub mod measure;
 
 pub mod output;
+
+pub mod columns;
 
 pub mod shards;
 

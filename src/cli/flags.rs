@@ -10,7 +10,7 @@ pub(super) const NOT_SETTINGS: &str = "Command";
 /// All that `run` has to be told, and `plan` is told likewise.
 #[derive(Args)]
 pub(super) struct Line {
-    /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst; files, folders or globs; - for standard input (JSON lines)
+    /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst, and .parquet; files, folders or globs; - for standard input (JSON lines)
     #[arg(required = true, value_name = "INPUT", help_heading = NOT_SETTINGS)]
     pub(super) inputs: Vec<String>,
     #[command(flatten)]
@@ -202,7 +202,7 @@ pub(super) struct Answers {
     /// only rank 0 needs to see then. After a kill the same command on the same nodes goes on with what they hold.
     #[arg(long, value_name = "DIR")]
     local_shards: Option<String>,
-    /// `jsonl`, `openai-batch` or `csv` [default: jsonl; openai-batch for such an input]
+    /// `jsonl`, `openai-batch`, `csv` or `parquet` [default: as the output's ending says, else jsonl; openai-batch for such an input]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<String>,
     /// Remove an earlier run and its answers first

@@ -35,6 +35,7 @@ enum Shape {
     Jsonl,
     OpenaiBatch,
     Csv,
+    Parquet,
 }
 
 impl Merge {
@@ -44,6 +45,7 @@ impl Merge {
             Shape::Jsonl => Format::Jsonl,
             Shape::OpenaiBatch => Format::OpenaiBatch,
             Shape::Csv => Format::Csv,
+            Shape::Parquet => Format::Parquet,
         });
         job::merge(&self.run, self.partial, self.output.as_deref(), format, self.aggregate)
     }

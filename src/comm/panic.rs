@@ -3,7 +3,7 @@
 //! Without this a panic unwinds into MPI's finalisation, which waits for all the other ranks, which wait for this one,
 //! for ever (tried on five MPIs). The hook runs on whichever thread panicked.
 
-use crate::comm;
+use crate::{comm, domain::is_contained};
 
 /// The exit code of a bug.
 pub(crate) const BUG: u8 = 70;
@@ -12,6 +12,9 @@ pub(crate) const BUG: u8 = 70;
 pub fn end_the_job_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if is_contained() {
+            return;
+        }
         tell(panic);
         eprint_hint();
         comm::start::abort_everything(BUG)

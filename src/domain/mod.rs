@@ -5,6 +5,7 @@
 
 mod beginnings;
 mod class;
+mod contain;
 mod merge;
 mod outcome;
 mod prompt;
@@ -17,6 +18,7 @@ mod url;
 
 pub use beginnings::Beginnings;
 pub use class::Class;
+pub use contain::{contain, is_contained};
 pub use merge::Merge;
 pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
 pub use prompt::{Id, Input, Params, Prompt, Route};

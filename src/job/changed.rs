@@ -302,7 +302,7 @@ mod tests {
     /// A run folder whose input was these rows, of which some were answered in two starts.
     struct Run {
         folder: tempfile::TempDir,
-        files: Vec<(PathBuf, prompts::Format)>,
+        files: Vec<prompts::InputFile>,
     }
 
     const BEFORE: &str = "a\nb\nsame\nc\nsame\nd\n";
@@ -312,7 +312,8 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a folder");
             let input = folder.path().join("rows.txt");
-            let run = Self { files: vec![(input, prompts::Format::Text)], folder };
+            let run =
+                Self { files: vec![prompts::InputFile::new(input, prompts::Format::Text)], folder };
             let source = run.source(BEFORE);
             let mut hashes = Vec::new();
             prompts::hashes(&source, |hash| hashes.push(hash)).expect("hashed");
@@ -342,7 +343,7 @@ mod tests {
 
         /// The input as it is now.
         fn source(&self, text: &str) -> Source {
-            std::fs::write(&self.files[0].0, text).expect("written");
+            std::fs::write(&self.files[0].path, text).expect("written");
             prompts::scan(&self.files, &prompts::Rules::default()).expect("good rows").source
         }
 

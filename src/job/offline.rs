@@ -43,7 +43,11 @@ pub fn merge(
             counts.open, counts.submitted
         )));
     }
-    let format = format.unwrap_or(manifest.format);
+    let named = |file| manifest.format.unless_named(Path::new(file));
+    let format = format.unwrap_or_else(|| to.map_or(manifest.format, named));
+    if let Some(why) = format.lacks() {
+        return Err(JobError::Standing(format!("the output would be Parquet, and {why}")));
+    }
     // Beside the folder, wherever it is seen from: the manifest's own name may be relative to another place.
     let own = folder.to_string_lossy();
     let own = own.strip_suffix(".run").unwrap_or(&own).to_owned();

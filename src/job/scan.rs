@@ -4,7 +4,7 @@
 //! them in their order, so that no rank holds much more than the piece it is at. Does not know what a part says: errors in
 //! it are values, which rank 0 finds.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tracing::{info, warn};
 
@@ -12,16 +12,13 @@ use super::{JobError, brief::spool_name};
 use crate::{
     comm::{Combine, Comm, Nap, Tag, Typed},
     output::OutputError,
-    prompts::{self, Format, Listed, Part, Piece, Rules, Scan, Scanned},
+    prompts::{self, Format, InputFile, Listed, Part, Piece, Rules, Scan, Scanned},
 };
 
 /// Below, one rank is done before ranks have agreed to share.
 const LARGE: u64 = 64 << 20;
 /// More would wait for rank 0, which has to take in what they find.
 const READERS: usize = 64;
-
-/// The files of an input, in the order of their rows.
-pub(super) type Files = [(PathBuf, Format)];
 
 /// Local. The scan by this process alone.
 pub(super) fn read_over(
@@ -30,16 +27,17 @@ pub(super) fn read_over(
     folder: &Path,
     start: u32,
 ) -> Result<Scanned, JobError> {
-    Ok(prompts::scan(&lay_out(inputs, folder, start)?, rules)?)
+    Ok(prompts::scan(&lay_out(inputs, rules, folder, start)?, rules)?)
 }
 
 /// Local. The input as plain files: what ranks could not read by ranges (standard input, packed files) is laid out in the
 /// run folder.
 pub(super) fn lay_out(
     inputs: &[String],
+    rules: &Rules,
     folder: &Path,
     start: u32,
-) -> Result<Vec<(PathBuf, Format)>, JobError> {
+) -> Result<Vec<InputFile>, JobError> {
     let mut files = Vec::new();
     let spool = folder.join(spool_name(start));
     let named: Vec<String> = inputs.iter().filter(|it| *it != "-").cloned().collect();
@@ -53,16 +51,17 @@ pub(super) fn lay_out(
     };
     for (number, path) in found.iter().enumerate() {
         let format = prompts::format_of(path).unwrap_or(Format::Jsonl);
-        let path = if prompts::is_packed(path) {
-            plain(number, path, &mut prompts::open_unpacked(path)?)?
+        files.push(if prompts::is_packed(path) {
+            let copy = plain(number, path, &mut prompts::open_unpacked(path, rules)?)?;
+            InputFile { path: copy, format, name: path.clone() }
         } else {
-            std::path::absolute(path).map_err(OutputError::io("cannot find", path))?
-        };
-        files.push((path, format));
+            let path = std::path::absolute(path).map_err(OutputError::io("cannot find", path))?;
+            InputFile::new(path, format)
+        });
     }
     if named.len() < inputs.len() {
         let path = plain(found.len(), Path::new("stdin.jsonl"), &mut std::io::stdin().lock())?;
-        files.push((path, Format::Jsonl));
+        files.push(InputFile { path, format: Format::Jsonl, name: "standard input".into() });
     }
     Ok(files)
 }
@@ -70,7 +69,7 @@ pub(super) fn lay_out(
 /// Collective. The scan of rank 0's `files`: its result on rank 0, nothing on the others. The rules are the same on all.
 pub(super) fn scan(
     comm: &mut dyn Comm,
-    files: Option<&Files>,
+    files: Option<&[InputFile]>,
     rules: &Rules,
 ) -> Option<Result<Scanned, JobError>> {
     let alone = || files.map(|files| Ok(prompts::scan(files, rules)?));
@@ -203,7 +202,7 @@ mod tests {
         let file = |name: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, "x\n").expect("a file");
-            (path, Format::Text)
+            InputFile::new(path, Format::Text)
         };
         let files: Vec<_> = ["a.txt", "b.txt", "c.txt"].map(file).into();
         let pieces = Listed::new(&files).expect("files").pieces();

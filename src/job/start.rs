@@ -32,7 +32,7 @@ pub(super) struct Start {
     pub(super) began: Instant,
     pub(super) heart: Heart,
     /// The input.
-    pub(super) files: Vec<(PathBuf, prompts::Format)>,
+    pub(super) files: Vec<prompts::InputFile>,
 }
 
 impl Start {
@@ -67,7 +67,7 @@ impl Start {
             beat: 0,
         };
         let heart = Heart::start(folder.clone(), beat);
-        match lay_out(inputs, &folder, number) {
+        match lay_out(inputs, &rules(settings), &folder, number) {
             Ok(files) => Ok(Self { output, folder, existed, earlier, number, began, heart, files }),
             Err(error) => {
                 drop(heart);
@@ -122,7 +122,7 @@ fn undo(folder: &Path, existed: bool, start: u32) {
     }
 }
 
-/// Can this input be asked by the route that was asked for?
+/// Can this input be asked by the route that was asked for, and its answers be written as they are wanted?
 pub(super) fn fits(settings: &settings::Settings, source: &Source) -> Result<(), JobError> {
     if source.any_messages && settings.api == Api::Completions {
         return Err(JobError::Standing(
@@ -131,17 +131,22 @@ pub(super) fn fits(settings: &settings::Settings, source: &Source) -> Result<(),
                 .into(),
         ));
     }
-    Ok(())
+    match format(settings, source).lacks() {
+        Some(why) => Err(JobError::Standing(format!("the output would be Parquet, and {why}"))),
+        None => Ok(()),
+    }
 }
 
-/// The answers' format: what was asked for, else what the input is in.
+/// The answers' format: what was asked for, else what the output's ending names, else what the input is in.
 pub(super) fn format(settings: &settings::Settings, source: &Source) -> Format {
+    let output = settings.output.as_ref().filter(|_| settings.reduce_template.is_none());
+    let own = if source.openai_batch { Format::OpenaiBatch } else { Format::Jsonl };
     match settings.output_format {
         Some(OutputFormat::Jsonl) => Format::Jsonl,
         Some(OutputFormat::OpenaiBatch) => Format::OpenaiBatch,
         Some(OutputFormat::Csv) => Format::Csv,
-        None if source.openai_batch => Format::OpenaiBatch,
-        None => Format::Jsonl,
+        Some(OutputFormat::Parquet) => Format::Parquet,
+        None => output.map_or(own, |output| own.unless_named(Path::new(output))),
     }
 }
 

@@ -1,7 +1,11 @@
-//! The formats of the gathered file, each made from the answers' own lines. Pure.
+//! The formats of the gathered file, and those of lines: each made from the answers' own lines. Pure.
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use crate::columns;
 
 /// Which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +18,8 @@ pub enum Format {
     OpenaiBatch,
     /// A table with a header.
     Csv,
+    /// A table of columns.
+    Parquet,
 }
 
 const COLUMNS: [&str; 10] = [
@@ -36,16 +42,35 @@ impl std::fmt::Display for Format {
             Self::Jsonl => "jsonl",
             Self::OpenaiBatch => "openai-batch",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         })
     }
 }
 
 impl Format {
+    /// The format where nobody chose one: what the file's ending names, else this. Batch lines are called `.jsonl` too.
+    #[must_use]
+    pub fn unless_named(self, file: &Path) -> Self {
+        let ending = file.extension().and_then(|it| it.to_str()).map(str::to_ascii_lowercase);
+        match ending.as_deref() {
+            Some("csv") => Self::Csv,
+            Some("parquet") => Self::Parquet,
+            Some("jsonl") if self != Self::OpenaiBatch => Self::Jsonl,
+            _ => self,
+        }
+    }
+
+    /// Why this program cannot write it, where it cannot.
+    #[must_use]
+    pub fn lacks(self) -> Option<&'static str> {
+        (self == Self::Parquet && !columns::BUILT_IN).then_some(columns::NOT_BUILT_IN)
+    }
+
     /// What stands before the first answer.
     #[must_use]
     pub fn head(self) -> Vec<u8> {
         match self {
-            Self::Jsonl | Self::OpenaiBatch => Vec::new(),
+            Self::Jsonl | Self::OpenaiBatch | Self::Parquet => Vec::new(),
             Self::Csv => record(COLUMNS.map(str::to_owned)),
         }
     }
@@ -55,7 +80,7 @@ impl Format {
     pub fn shape(self, line: &[u8]) -> Option<Vec<u8>> {
         let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
         match self {
-            Self::Jsonl => None,
+            Self::Jsonl | Self::Parquet => None,
             Self::Csv => Some(row(&answer())),
             Self::OpenaiBatch => {
                 let mut bytes = serde_json::to_vec(&openai(&answer())).unwrap_or_default();

@@ -2,17 +2,21 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use super::{Format, OutputError};
+use crate::columns;
 
 /// The gathered file while it is being written.
 #[derive(Debug)]
-pub struct OutputFile {
-    file: TextFile,
-    format: Format,
+pub struct OutputFile(To);
+
+#[derive(Debug)]
+enum To {
+    Lines { file: TextFile, format: Format },
+    Columns(Box<columns::Answers<TextFile>>, PathBuf),
 }
 
 impl OutputFile {
@@ -22,8 +26,14 @@ impl OutputFile {
     /// Where the file beside it cannot be made.
     pub fn create(place: &Path, format: Format) -> Result<Self, OutputError> {
         let mut file = TextFile::create(place)?;
+        if format == Format::Parquet {
+            let part = file.part.clone();
+            let table =
+                columns::Answers::begin(file).map_err(OutputError::io("cannot write", &part))?;
+            return Ok(Self(To::Columns(Box::new(table), part)));
+        }
         file.write(&format.head())?;
-        Ok(Self { file, format })
+        Ok(Self(To::Lines { file, format }))
     }
 
     /// The next answer, as it stands in a shard file.
@@ -31,9 +41,14 @@ impl OutputFile {
     /// # Errors
     /// Where it cannot be written.
     pub fn answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
-        match self.format.shape(line) {
-            Some(shaped) => self.file.write(&shaped),
-            None => self.file.write(line),
+        match &mut self.0 {
+            To::Lines { file, format } => match format.shape(line) {
+                Some(shaped) => file.write(&shaped),
+                None => file.write(line),
+            },
+            To::Columns(table, part) => {
+                table.answer(line).map_err(OutputError::io("cannot write", part))
+            }
         }
     }
 
@@ -42,7 +57,12 @@ impl OutputFile {
     /// # Errors
     /// Where it cannot be written or renamed.
     pub fn finish(self) -> Result<(), OutputError> {
-        self.file.finish()
+        match self.0 {
+            To::Lines { file, .. } => file.finish(),
+            To::Columns(table, part) => {
+                table.finish().map_err(OutputError::io("cannot write", &part))?.finish()
+            }
+        }
     }
 }
 
@@ -87,6 +107,16 @@ impl TextFile {
         self.file.get_ref().sync_all().map_err(error("cannot write"))?;
         std::fs::rename(&self.part, &self.place)
             .map_err(OutputError::io("cannot put into place", &self.place))
+    }
+}
+
+impl Write for TextFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -154,7 +184,7 @@ pub(super) fn part_of(place: &Path) -> PathBuf {
 fn swap(
     place: &Path,
     bytes: &[u8],
-    settle: fn(&File) -> std::io::Result<()>,
+    settle: fn(&File) -> io::Result<()>,
 ) -> Result<(), OutputError> {
     let part = part_of(place);
     let write = |bytes: &[u8]| {

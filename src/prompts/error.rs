@@ -5,7 +5,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use super::find::KNOWN;
+use super::find::{Format, KNOWN, format_of};
 
 /// How many bad rows are named; the rest is counted.
 pub(super) const NAMED: usize = 20;
@@ -34,7 +34,7 @@ pub enum InputError {
         what: String,
     },
     /// A file name by which the format cannot be told.
-    #[error("{}: the ending names no known format; known are {KNOWN}, each also with .gz or .zst", .path.display())]
+    #[error("{}: the ending names no known format; known are {KNOWN}, those of text also with .gz or .zst", .path.display())]
     Ending {
         /// The file.
         path: PathBuf,
@@ -55,8 +55,8 @@ pub enum InputError {
         /// What the system said.
         source: io::Error,
     },
-    /// A compressed file where a plain one is needed.
-    #[error("{}: compressed files have no places to go back to; it has to be spooled first", .path.display())]
+    /// A packed file where a plain one is needed.
+    #[error("{}: packed files have no places to go back to; it has to be spooled first", .path.display())]
     Packed {
         /// The file.
         path: PathBuf,
@@ -138,18 +138,20 @@ pub enum InputError {
     },
 }
 
-/// A line of a file.
+/// A line of a file, or a row where it has no lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The file.
     pub file: PathBuf,
-    /// The line, from 1, as an editor counts.
+    /// Which, from 1, as an editor counts.
     pub line: u64,
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} line {}", self.file.display(), self.line)
+        // A table of columns has no lines; copied out, each of its rows is one.
+        let what = if format_of(&self.file) == Some(Format::Parquet) { "row" } else { "line" };
+        write!(out, "{} {what} {}", self.file.display(), self.line)
     }
 }
 

@@ -24,6 +24,28 @@ pub enum Format {
     Csv,
     /// Columns with a header, by tabs. Quotes mean what they mean in csv, as spreadsheets and pandas write them.
     Tsv,
+    /// Columns of a Parquet file. Unpacked, its rows are JSON objects, a line each, in which a column that is null is not
+    /// there.
+    Parquet,
+}
+
+/// A plain file of rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// What its rows are.
+    pub format: Format,
+    /// What the user knows it by: where it is a copy, the original.
+    pub name: PathBuf,
+}
+
+impl InputFile {
+    /// A file that is no copy.
+    #[must_use]
+    pub fn new(path: PathBuf, format: Format) -> Self {
+        Self { name: path.clone(), path, format }
+    }
 }
 
 /// How a file is compressed.
@@ -36,15 +58,18 @@ pub enum Packing {
     Gzip,
     /// By zstd; many frames after each other too.
     Zstd,
+    /// As pages of columns.
+    Parquet,
 }
 
-pub(super) const KNOWN: &str = ".jsonl .txt .csv .tsv";
+pub(super) const KNOWN: &str = ".jsonl .txt .csv .tsv .parquet";
 
 /// The format a file's ending names, looking through `.gz` and `.zst`.
 #[must_use]
 pub fn format_of(path: &Path) -> Option<Format> {
     let unpacked = match packing_of(path) {
         Packing::Plain => path.to_path_buf(),
+        Packing::Parquet => return Some(Format::Parquet),
         Packing::Gzip | Packing::Zstd => path.with_extension(""),
     };
     match ending(&unpacked).as_deref() {
@@ -62,11 +87,12 @@ pub fn packing_of(path: &Path) -> Packing {
     match ending(path).as_deref() {
         Some("gz") => Packing::Gzip,
         Some("zst") => Packing::Zstd,
+        Some("parquet") => Packing::Parquet,
         _ => Packing::Plain,
     }
 }
 
-/// Is a file compressed, by its ending?
+/// Has a file to be unpacked before rows have places in it, by its ending?
 #[must_use]
 pub fn is_packed(path: &Path) -> bool {
     packing_of(path) != Packing::Plain
@@ -210,12 +236,12 @@ mod tests {
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let error = |name: &str| find(&[path(name)]).unwrap_err().to_string();
         assert!(
-            error("README.md").contains("known are .jsonl .txt .csv .tsv"),
+            error("README.md").contains("known are .jsonl .txt .csv .tsv .parquet"),
             "{}",
             error("README.md")
         );
         assert!(error("nowhere.jsonl").contains("no such file or folder"));
-        assert!(error("*.parquet").contains("no file matches"));
+        assert!(error("*.arrow").contains("no file matches"));
         assert!(error("[").contains("not a pattern"));
         assert!(error("d.jsonl").contains("no input file was found"));
         assert!(find(&[]).is_err());
@@ -226,8 +252,10 @@ mod tests {
         let format = |name: &str| format_of(Path::new(name));
         assert_eq!(format("x.jsonl.zst"), Some(Format::Jsonl));
         assert_eq!(format("x.tsv.GZ"), Some(Format::Tsv));
-        assert_eq!(format("x.gz"), None);
+        assert_eq!(format("x.Parquet"), Some(Format::Parquet));
+        assert_eq!((format("x.gz"), format("x.parquet.gz")), (None, None));
         assert_eq!(format("jsonl"), None);
-        assert!(is_packed(Path::new("x.gz")) && !is_packed(Path::new("x.txt")));
+        assert!(["x.gz", "x.parquet"].map(Path::new).into_iter().all(is_packed));
+        assert!(!is_packed(Path::new("x.txt")));
     }
 }

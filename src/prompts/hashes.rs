@@ -70,7 +70,7 @@ pub fn hashes(source: &Source, mut each: impl FnMut(u64)) -> Result<(), InputErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::{Lease, Reader, Rules, scan};
+    use crate::prompts::{InputFile, Lease, Reader, Rules, scan};
 
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Source, Vec<RowHash>, Vec<u64>) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -78,7 +78,7 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, text).expect("written");
             let format = crate::prompts::format_of(&path).expect("a format");
-            (path, format)
+            InputFile::new(path, format)
         };
         let files: Vec<_> = files.iter().map(file).collect();
         let scanned = scan(&files, &Rules::default()).expect("good rows");

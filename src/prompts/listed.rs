@@ -3,15 +3,12 @@
 //! Owns the cuts. Files of lines can be cut anywhere, since a line's end is a row's end; a table cannot, because a quote
 //! may be open there. Does not know who scans which piece.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Format, InputError, Packing,
+    Format, InputError, InputFile, Packing,
     find::packing_of,
     source::{BLOCK, mtime, open, open_unchanged},
 };
@@ -32,6 +29,8 @@ pub struct Listed {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ListedFile {
     pub path: PathBuf,
+    /// What the user knows it by.
+    pub name: PathBuf,
     pub format: Format,
     pub size: u64,
     pub mtime: i64,
@@ -52,9 +51,9 @@ impl Listed {
     /// Looks at plain files, which will be scanned in this order.
     ///
     /// # Errors
-    /// A file that cannot be opened, or that is compressed.
-    pub fn new(files: &[(PathBuf, Format)]) -> Result<Self, InputError> {
-        let files = files.iter().map(|(path, format)| ListedFile::new(path, *format));
+    /// A file that cannot be opened, or that is packed.
+    pub fn new(files: &[InputFile]) -> Result<Self, InputError> {
+        let files = files.iter().map(ListedFile::new);
         Ok(Self { files: files.collect::<Result<_, _>>()?, block: BLOCK })
     }
 
@@ -82,7 +81,7 @@ impl Listed {
         let pieces = |(number, file): (u32, &ListedFile)| {
             let size = file.size;
             let step = match file.format {
-                Format::Jsonl | Format::Text => step,
+                Format::Jsonl | Format::Text | Format::Parquet => step,
                 Format::Csv | Format::Tsv => size.max(1),
             };
             // An empty file is a piece too: somebody has to say that it has no rows.
@@ -97,13 +96,13 @@ impl Listed {
 }
 
 impl ListedFile {
-    fn new(path: &Path, format: Format) -> Result<Self, InputError> {
-        if packing_of(path) != Packing::Plain {
-            return Err(InputError::Packed { path: path.to_path_buf() });
+    fn new(file: &InputFile) -> Result<Self, InputError> {
+        let InputFile { path, format, name } = file.clone();
+        if packing_of(&path) != Packing::Plain {
+            return Err(InputError::Packed { path });
         }
-        let (_, facts) = open(path)?;
-        let path = path.to_path_buf();
-        Ok(Self { path, format, size: facts.len(), mtime: mtime(&facts) })
+        let (_, facts) = open(&path)?;
+        Ok(Self { path, name, format, size: facts.len(), mtime: mtime(&facts) })
     }
 
     /// Opens it, if it still is what was listed.

@@ -47,7 +47,7 @@ mod unpack;
 
 pub use chat::{ChatTemplate, ChatTemplateError, Renderer, Unrendered, is_plain};
 pub use error::{BadPlace, InputError, Place, Twice};
-pub use find::{Format, Packing, find, format_of, is_packed, packing_of};
+pub use find::{Format, InputFile, Packing, find, format_of, is_packed, packing_of};
 pub use hashes::hashes;
 pub use keys::Keys;
 pub use lease::Lease;

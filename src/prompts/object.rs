@@ -100,7 +100,8 @@ fn batch_field<'a>(members: &Members<'a>, name: &str, wanted: &str) -> Result<&'
     }
 }
 
-fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, String> {
+/// What a row asks by its prompt or its messages.
+pub(super) fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, String> {
     match (members.get("prompt"), members.get("messages")) {
         (Some(json), None) if kind(json) == "a string" => {
             Ok(Ask::Text(decode(json).map_err(|why| format!("prompt: {why}"))?))

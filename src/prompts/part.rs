@@ -221,7 +221,7 @@ impl Stop {
 
     /// As an error of this file, with so many lines before the part.
     pub(super) fn error(self, file: &ListedFile, lines: u64) -> InputError {
-        let path = file.path.clone();
+        let path = file.name.clone();
         match self {
             Self::Open(said) => {
                 InputError::Io { doing: "cannot open it", path, source: said.into() }
@@ -235,7 +235,7 @@ impl Stop {
             Self::Long(line) => {
                 let hint = match file.format {
                     Format::Csv | Format::Tsv => "is a quote never closed?",
-                    Format::Jsonl | Format::Text => {
+                    Format::Jsonl | Format::Text | Format::Parquet => {
                         "a row is one line: is this one large JSON value?"
                     }
                 };

@@ -79,7 +79,7 @@ fn listed(folder: &Path, files: &[(&str, &str)], block: u64) -> Listed {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
         let format = format_of(&path).unwrap();
-        (path, format)
+        InputFile::new(path, format)
     };
     let files: Vec<_> = files.iter().map(write).collect();
     Listed { block, ..Listed::new(&files).unwrap() }
@@ -151,6 +151,7 @@ fn a_file_that_changes_under_a_piece_is_noticed() {
 fn pieces_are_whole_blocks_and_tables_are_not_cut() {
     let file = |name: &str, size| listed::ListedFile {
         path: name.into(),
+        name: name.into(),
         format: format_of(Path::new(name)).unwrap(),
         size,
         mtime: 0,

@@ -239,7 +239,7 @@ pub(super) fn fields(record: &str, format: Format) -> Vec<Cow<'_, str>> {
 
 fn delimiter(format: Format) -> Option<u8> {
     match format {
-        Format::Jsonl | Format::Text => None,
+        Format::Jsonl | Format::Text | Format::Parquet => None,
         Format::Csv => Some(b','),
         Format::Tsv => Some(b'\t'),
     }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt::Write as _};
 use super::{
     Format,
     json::{Members, check_escapes, compact, decode, encode, kind, one_line, parse_string},
-    object::{Ask, Asked, BATCH, batch_row, is_batch, object},
+    object::{Ask, Asked, BATCH, ask, batch_row, is_batch, object},
     params::{Given, is_field},
     records::{Record, fields},
     template::{Gap, ITEM, Template},
@@ -118,7 +118,7 @@ impl Form<'_> {
         })?;
         match self.format {
             Format::Text => self.line(text.into()).map_err(|fault| self.bad(None, fault)),
-            Format::Jsonl => self.json(text.trim_ascii()),
+            Format::Jsonl | Format::Parquet => self.json(text.trim_ascii()),
             Format::Csv | Format::Tsv if !record.closed => {
                 Err(self.bad(None, "the quote that opens here is never closed".into()))
             }
@@ -138,7 +138,12 @@ impl Form<'_> {
                     .filter_map(|&at| names.get(at))
                     .map(|it| format!("{it:?}"))
                     .collect();
-                let why = format!("it has no column {} for the template", missing.join(", "));
+                // In a table of columns it is there for every row, and may say nothing.
+                let what = match self.format {
+                    Format::Parquet => "nothing in the column",
+                    _ => "no column",
+                };
+                let why = format!("it has {what} {} for the template", missing.join(", "));
                 Bad { name: text, id, why, lacks, columns }
             }
         }
@@ -169,12 +174,14 @@ impl Form<'_> {
             ));
         }
         let members = Members::parse(text).map_err(|why| bad(why.into()))?;
-        let batch = self.template.is_none() && is_batch(&members);
+        let table = self.format == Format::Parquet;
+        let batch = self.template.is_none() && !table && is_batch(&members);
         let name = members.get(if batch { "custom_id" } else { "id" }).map(Name::parse).transpose();
         let name = name.map_err(|why| bad(why.into()))?;
         let row = match self.template {
             Some(_) => self.object_for_template(text, &members),
             None if batch => batch_row(&members).map(Row::from).map_err(Fault::Why),
+            None if table => self.object_of_columns(&members),
             None => object(&members).map(Row::from).map_err(Fault::Why),
         };
         let whole = || check_escapes(text).map(|()| one_line(text).into_owned());
@@ -182,6 +189,23 @@ impl Form<'_> {
         match row {
             Ok(row) => Ok(Row { name, whole, ..row }),
             Err(fault) => Err(self.bad(name, fault)),
+        }
+    }
+
+    /// A row of a table: what is called `temperature` may be data, so that parameters come from `params` only.
+    fn object_of_columns<'a>(&self, members: &Members<'a>) -> Result<Row<'a>, Fault> {
+        let given = self.params(members)?;
+        Ok(Row { given, ..Row::of(ask(members, "the row")?) })
+    }
+
+    /// What stands in `params`: an object, or in a table its text.
+    fn params<'a>(&self, members: &Members<'a>) -> Result<Given<'a>, Fault> {
+        match members.get("params") {
+            Some(text) if self.format == Format::Parquet && kind(text) == "a string" => {
+                let json = decode(text).map_err(|why| format!("params: {why}"))?;
+                Ok(given_in(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
+            }
+            params => given_in(params),
         }
     }
 
@@ -196,12 +220,13 @@ impl Form<'_> {
                     .into(),
             );
         }
-        if BATCH.iter().all(|name| members.get(name).is_some()) {
+        let table = self.format == Format::Parquet;
+        if !table && BATCH.iter().all(|name| members.get(name).is_some()) {
             return Err(
                 "it is an OpenAI batch row, which has its prompt; leave out the template".into()
             );
         }
-        let given = given_in(members.get("params"))?;
+        let given = self.params(members)?;
         let value = |name: &str| members.get(name).map(as_text).transpose();
         let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
             Some(json) if json.starts_with('"') => decode(json),
@@ -247,7 +272,7 @@ impl Form<'_> {
     /// The names of what a row has besides what counts.
     pub(super) fn data(&self, record: &Record<'_>) -> Vec<String> {
         let names = match (self.format, std::str::from_utf8(record.bytes)) {
-            (Format::Jsonl, Ok(text)) => {
+            (Format::Jsonl | Format::Parquet, Ok(text)) => {
                 Members::parse(text.trim_ascii()).map(|it| it.names()).unwrap_or_default()
             }
             (Format::Csv | Format::Tsv, _) => self.columns.to_vec(),
@@ -258,7 +283,7 @@ impl Form<'_> {
             None if self.format == Format::Jsonl => {
                 is_field(name) || BATCH.contains(&name) || matches!(name, "prompt" | "messages")
             }
-            None => name == "prompt",
+            None => name == "prompt" || (name == "messages" && self.format == Format::Parquet),
         };
         names
             .into_iter()

@@ -5,12 +5,10 @@
 //! their order, so that nothing in the result tells how the input was cut. Memory is 9 bytes a row, 16 more for a row that
 //! has an id, and 5 to 13 for one that is long.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BadPlace, BadRows, Format, InputError, Listed, Packing, Part, Piece, Place, RowTable, Rules,
+    BadPlace, BadRows, InputError, InputFile, Listed, Packing, Part, Piece, Place, RowTable, Rules,
     Source, SourceFile, Twice,
     across::{At, Columns, Models, Seen, Totals},
     error::NAMED,
@@ -66,7 +64,7 @@ pub struct BadRow {
 ///
 /// # Errors
 /// Everything that keeps the input from being used; bad rows all at once.
-pub fn scan(files: &[(PathBuf, Format)], rules: &Rules) -> Result<Scanned, InputError> {
+pub fn scan(files: &[InputFile], rules: &Rules) -> Result<Scanned, InputError> {
     let input = Listed::new(files)?;
     let mut scan = Scan::new(&input, rules)?;
     for piece in input.pieces() {
@@ -342,8 +340,8 @@ impl<'i> Scan<'i> {
     }
 
     fn place(&self, (file, line): At) -> Place {
-        let path = self.files.get(file as usize).map(|file| file.path.clone());
-        Place { file: path.unwrap_or_default(), line }
+        let name = self.input.files.get(file as usize).map(|file| file.name.clone());
+        Place { file: name.unwrap_or_default(), line }
     }
 
     fn notes(&self) -> Vec<String> {

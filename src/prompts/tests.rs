@@ -1,10 +1,6 @@
 //! The module as a whole: files on disk, scanned and read again.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::{fs, io::Write as _, path::Path};
 
 use proptest::prelude::*;
 
@@ -17,7 +13,7 @@ use crate::domain::{Id, Input, Prompt, Route};
 
 struct Files {
     folder: tempfile::TempDir,
-    files: Vec<(PathBuf, Format)>,
+    files: Vec<InputFile>,
 }
 
 impl Files {
@@ -27,7 +23,7 @@ impl Files {
             let path = folder.path().join(name);
             fs::write(&path, text).unwrap();
             let format = format_of(&path).unwrap();
-            (path, format)
+            InputFile::new(path, format)
         };
         let files = files.iter().map(write).collect();
         Self { folder, files }
@@ -375,7 +371,7 @@ fn a_file_that_changes_is_noticed() {
     let files = jsonl("\"a\"\n\"b\"\n");
     let scanned = files.scan(&Rules::default()).unwrap();
     assert!(sees(&scanned.source));
-    let path = &files.files[0].0;
+    let path = &files.files[0].path;
     let written = fs::metadata(path).unwrap().modified().unwrap();
     fs::write(path, "\"a\"\n\"c\"\n").unwrap();
     fs::File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
@@ -409,8 +405,84 @@ fn a_packed_file_is_scanned_through_its_copy() {
     let files = Files::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
     assert!(files.error(&Rules::default()).contains("has to be spooled first"));
     let plain = files.folder.path().join("spool");
-    spool(&mut open_unpacked(&files.files[0].0).unwrap(), &plain).unwrap();
-    assert_eq!(scan(&[(plain, files.files[0].1)], &Rules::default()).unwrap().source.rows, 1);
+    let InputFile { path: packed, format, .. } = files.files[0].clone();
+    spool(&mut open_unpacked(&packed, &Rules::default()).unwrap(), &plain).unwrap();
+    let copy = InputFile { path: plain, format, name: packed };
+    assert_eq!(scan(&[copy], &Rules::default()).unwrap().source.rows, 1);
+}
+
+/// A table of columns with these rows, unpacked.
+#[cfg(feature = "parquet")]
+fn table(fields: Vec<arrow_schema::Field>, rows: &str, rules: &Rules) -> Result<Files, InputError> {
+    let schema = std::sync::Arc::new(arrow_schema::Schema::new(fields));
+    let mut decoder = arrow_json::ReaderBuilder::new(schema.clone()).build_decoder().unwrap();
+    decoder.decode(rows.as_bytes()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (packed, copy) = (folder.path().join("in.parquet"), folder.path().join("copy"));
+    let file = fs::File::create(&packed).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, schema, None).unwrap();
+    decoder.flush().unwrap().iter().for_each(|batch| writer.write(batch).unwrap());
+    writer.close().unwrap();
+    spool(&mut open_unpacked(&packed, rules)?, &copy).unwrap();
+    Ok(Files {
+        files: vec![InputFile { path: copy, format: Format::Parquet, name: packed }],
+        folder,
+    })
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
+    use arrow_schema::{DataType::*, Field};
+    let text = |name: &str| Field::new(name, Utf8, true);
+    let message = Struct(vec![text("role"), text("content"), text("name")].into());
+    let fields = || {
+        vec![
+            Field::new("id", Int64, true),
+            text("prompt"),
+            Field::new("messages", DataType::new_list(message.clone(), true), true),
+            Field::new("temperature", Float64, true),
+            text("params"),
+        ]
+    };
+    use arrow_schema::DataType;
+    let rows = r#"
+        {"id": 7, "prompt": "a\n\"b\"", "temperature": 21.5, "params": "{\"seed\": 3}"}
+        {"messages": [{"role": "user", "content": "hi"}], "params": " "}
+        {"id": 9, "prompt": "c", "params": null}"#;
+    let rules = Rules { keep_row: true, ..Rules::default() };
+    let prompts = table(fields(), rows, &rules).unwrap().prompts(&rules);
+    let ids: Vec<&str> = prompts.iter().map(|it| it.id.json()).collect();
+    assert_eq!(ids, ["7", "\"1\"", "9"]);
+    let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
+    assert_eq!(inputs, ["a\n\"b\"", r#"[{"role":"user","content":"hi"}]"#, "c"]);
+    assert_eq!(prompts[0].params.json(), r#"{"seed":3}"#);
+    assert_eq!(prompts[1].params.json(), "{}");
+    assert!(prompts[0].row.as_ref().unwrap().contains(r#""temperature":21.5"#));
+
+    let rules = template("{{temperature}} {{prompt}}");
+    let rows = r#"{"prompt": "a", "temperature": 0.5} {"prompt": "b", "temperature": 1}"#;
+    let prompts = table(fields(), rows, &rules).unwrap().prompts(&rules);
+    let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
+    assert_eq!(inputs, ["0.5 a", "1.0 b"]);
+
+    let bad = table(fields(), r#"{"prompt": "a"} {"prompt": "b", "temperature": 1} {}"#, &rules);
+    let error = bad.unwrap().error(&rules);
+    for line in [
+        "in.parquet row 1: it has nothing in the column \"temperature\" for the template",
+        "in.parquet row 3: it has nothing in the column \"temperature\", \"prompt\" for the template",
+    ] {
+        assert!(error.contains(line), "{error}");
+    }
+    let bad = table(fields(), r#"{"prompt": "a", "params": "seed"} {}"#, &Rules::default());
+    let error = bad.unwrap().error(&Rules::default());
+    assert!(error.contains("in.parquet row 1: params"), "{error}");
+    assert!(error.contains("row 2: the row has neither prompt nor messages"), "{error}");
+    let Err(error) = table(vec![text("Prompt")], "{}", &Rules::default()) else {
+        panic!("no prompt")
+    };
+    assert!(error.to_string().contains("the table has no column \"prompt\""), "{error}");
+    assert!(error.to_string().contains("Prompt"), "{error}");
 }
 
 #[test]
@@ -551,7 +623,7 @@ fn speed() {
 }
 
 fn measure(path: &Path, rules: &Rules) {
-    let files = [(path.to_path_buf(), format_of(path).unwrap())];
+    let files = [InputFile::new(path.to_path_buf(), format_of(path).unwrap())];
     let begin = std::time::Instant::now();
     let scanned = scan(&files, rules).unwrap();
     let scanning = begin.elapsed().as_secs_f64();

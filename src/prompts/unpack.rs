@@ -1,7 +1,7 @@
-//! Streams become plain files: standard input and compressed files are copied once, because rows are read again by
-//! their places and a stream has none.
+//! Streams become plain files: standard input and packed files are copied once, because rows are read again by their
+//! places and a stream has none.
 //!
-//! Owns the compressions and the copy. Does not know what is in the stream, nor where the copy should lie.
+//! Owns the compressions, what a table of columns has to have, and the copy. Does not know what is in the stream, nor where the copy should lie.
 
 use std::{
     fs::File,
@@ -9,15 +9,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{InputError, Packing, find::packing_of};
+use super::{InputError, Packing, Rules, find::packing_of, nearest::nearest, template::Template};
+use crate::columns;
 
 const CHUNK: usize = 1 << 20;
 
-/// A file's bytes, uncompressed by what its ending says.
+/// A file's rows as text, unpacked by what its ending says.
 ///
 /// # Errors
-/// A file that cannot be opened. What is wrong inside comes up while reading, and names the file.
-pub fn open_unpacked(path: &Path) -> Result<Box<dyn Read>, InputError> {
+/// A file that cannot be opened, or a table without what these rules need. What is wrong inside comes up while reading, and
+/// names the file.
+pub fn open_unpacked(path: &Path, rules: &Rules) -> Result<Box<dyn Read>, InputError> {
     let io = |source| InputError::Io { doing: "cannot open it", path: path.to_path_buf(), source };
     let file = File::open(path).map_err(io)?;
     let bytes: Box<dyn Read> = match packing_of(path) {
@@ -27,8 +29,38 @@ pub fn open_unpacked(path: &Path) -> Result<Box<dyn Read>, InputError> {
             Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, file)))
         }
         Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(io)?),
+        Packing::Parquet => Box::new(table(path, rules)?),
     };
     Ok(Box::new(Named { path: path.to_path_buf(), bytes }))
+}
+
+/// The rows of a Parquet file. A column that is missing is named before anything is read.
+fn table(path: &Path, rules: &Rules) -> Result<columns::Rows, InputError> {
+    let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
+    let header = |what| InputError::Header { path: path.to_path_buf(), what };
+    let template = rules.template.as_deref().map(Template::parse).transpose();
+    let template = template.map_err(InputError::Template)?;
+    let names = template.as_ref().map(Template::names).unwrap_or_default();
+    let counts =
+        |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
+    let needed = |name: &str| counts(name) || names.iter().any(|it| it == name);
+    let rows = columns::Rows::open(path, needed).map_err(io)?;
+    let twice = rows.columns().iter().enumerate();
+    let mut twice = twice.filter(|(at, name)| rows.columns()[..*at].contains(name));
+    if let Some((_, name)) = twice.next() {
+        return Err(header(format!("the table has the column {name:?} twice")));
+    }
+    if template.is_none() && !rows.columns().iter().any(|it| it == "prompt" || it == "messages") {
+        let hint = nearest("prompt", rows.columns());
+        return Err(header(format!(
+            "the table has no column \"prompt\" and no \"messages\"{hint}; rename one, or give a template"
+        )));
+    }
+    if !rows.left_out().is_empty() {
+        let columns = rows.left_out().join(", ");
+        tracing::info!(file = %path.display(), columns, "left out: these columns are bytes and not text");
+    }
+    Ok(rows)
 }
 
 /// Copies a stream to the plain file `to`, in flat memory, and gives the number of bytes once they are on disk.
@@ -93,7 +125,10 @@ mod tests {
         for (name, packed) in [("x.txt.gz", gz), ("x.txt.zst", zst), ("x.txt", text.clone())] {
             let (from, to) = (folder.path().join(name), folder.path().join("plain"));
             std::fs::write(&from, packed).unwrap();
-            assert_eq!(spool(&mut open_unpacked(&from).unwrap(), &to).unwrap(), text.len() as u64);
+            assert_eq!(
+                spool(&mut open_unpacked(&from, &Rules::default()).unwrap(), &to).unwrap(),
+                text.len() as u64
+            );
             assert!(std::fs::read(&to).unwrap() == text, "{name}");
         }
     }
@@ -104,7 +139,8 @@ mod tests {
         let torn = folder.path().join("x.txt.gz");
         std::fs::write(&torn, &gzip(b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
         let error =
-            spool(&mut open_unpacked(&torn).unwrap(), &folder.path().join("to")).unwrap_err();
+            spool(&mut open_unpacked(&torn, &Rules::default()).unwrap(), &folder.path().join("to"))
+                .unwrap_err();
         assert!(error.to_string().contains("x.txt.gz: damaged or cut off"), "{error}");
     }
 }

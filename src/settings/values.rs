@@ -265,6 +265,8 @@ words! {
         OpenaiBatch,
         /// A table.
         Csv,
+        /// A table of columns.
+        Parquet,
     }
 }
 

@@ -6,6 +6,7 @@
 mod gather;
 mod ledger;
 mod memory;
+mod parquet;
 mod play;
 mod resume;
 mod shares;
@@ -27,6 +28,7 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
         start::scenarios,
         memory::scenarios,
         resume::scenarios,
+        parquet::scenarios,
         ledger::scenarios,
     ];
     parts.into_iter().flat_map(|part| part(size)).collect()

@@ -1,0 +1,281 @@
+//! Answers as a Parquet file: the columns of an answer, named and nested as in its line of JSON.
+//!
+//! Owns the schema. What has no fixed shape (`params`, `messages`, a kept `row`) is a column of JSON texts, and an id is its
+//! text. Memory is a row group that is being made, however many answers there are.
+
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+    sync::Arc,
+};
+
+use arrow_json::{ReaderBuilder, reader::Decoder};
+use arrow_schema::{DataType, Field, Fields, Schema};
+use parquet::{
+    arrow::ArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::properties::WriterProperties,
+    schema::types::ColumnPath,
+};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// Rows are handed on by so many, or by so many bytes.
+const ROWS: usize = 1024;
+const BYTES: usize = 4 << 20;
+/// Bytes of a row group, about: what is held until it can be written, and what a reader takes in at a time.
+const GROUP: usize = 32 << 20;
+
+/// A table of answers that is being written.
+pub struct Answers<W: Write + Send> {
+    decoder: Decoder,
+    bytes: usize,
+    writer: ArrowWriter<W>,
+}
+
+impl<W: Write + Send> Answers<W> {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// Where nothing can be written.
+    pub fn begin(to: W) -> io::Result<Self> {
+        let schema = Arc::new(schema());
+        let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(broken)?;
+        let writer = ArrowWriter::try_new(to, schema, Some(properties()?)).map_err(broken)?;
+        Ok(Self { decoder, bytes: 0, writer })
+    }
+
+    /// The next answer, as its line of JSON.
+    ///
+    /// # Errors
+    /// A line that is no answer, or where nothing can be written.
+    pub fn answer(&mut self, line: &[u8]) -> io::Result<()> {
+        let answer: Answer<'_> = serde_json::from_slice(line)?;
+        self.decoder.serialize(&[answer]).map_err(broken)?;
+        self.bytes += line.len();
+        if self.decoder.len() >= ROWS || self.bytes >= BYTES { self.hand_on() } else { Ok(()) }
+    }
+
+    fn hand_on(&mut self) -> io::Result<()> {
+        self.bytes = 0;
+        let Some(batch) = self.decoder.flush().map_err(broken)? else { return Ok(()) };
+        self.writer.write(&batch).map_err(broken)?;
+        // What it holds may be more than what it will write.
+        if self.writer.memory_size() > GROUP { self.writer.flush().map_err(broken) } else { Ok(()) }
+    }
+
+    /// That was the last: gives back what was written to.
+    ///
+    /// # Errors
+    /// Where nothing can be written.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.hand_on()?;
+        self.writer.into_inner().map_err(broken)
+    }
+}
+
+impl<W: Write + Send> std::fmt::Debug for Answers<W> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Answers")
+            .field("rows", &self.writer.in_progress_rows())
+            .finish_non_exhaustive()
+    }
+}
+
+fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+    io::Error::other(error)
+}
+
+fn properties() -> io::Result<WriterProperties> {
+    let level = ZstdLevel::try_new(1).map_err(broken)?;
+    let builder = WriterProperties::builder()
+        .set_created_by(concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_bytes(Some(GROUP));
+    // Columns in which next to nothing stands twice.
+    let once = ["id", "index", "prompt", "messages", "response", "reasoning", "row"];
+    let builder = once.iter().fold(builder, |builder, name| {
+        builder.set_column_dictionary_enabled(ColumnPath::from(*name), false)
+    });
+    Ok(builder.build())
+}
+
+/// An answer's columns.
+fn schema() -> Schema {
+    use DataType::{Boolean, Float64, Int32, Int64, Utf8};
+    let must = |name: &str, kind: DataType| Field::new(name, kind, false);
+    let may = |name: &str, kind: DataType| Field::new(name, kind, true);
+    let all = |fields: Vec<Field>| DataType::Struct(Fields::from(fields));
+    Schema::new(vec![
+        must("id", Utf8),
+        must("index", Int64),
+        may("prompt", Utf8),
+        may("messages", Utf8),
+        may("response", Utf8),
+        may("responses", DataType::new_list(Utf8, true)),
+        may("reasoning", Utf8),
+        may("model", Utf8),
+        must("success", Boolean),
+        may("error", all(vec![may("kind", Utf8), may("message", Utf8), may("status", Int32)])),
+        may("finish_reason", Utf8),
+        may(
+            "usage",
+            all(vec![
+                may("prompt_tokens", Int64),
+                may("completion_tokens", Int64),
+                may("estimated", Boolean),
+            ]),
+        ),
+        may("params", Utf8),
+        may(
+            "served",
+            all(vec![
+                may("endpoint", Utf8),
+                may("api", Utf8),
+                may("host", Utf8),
+                may("rank", Int32),
+                may("latency_s", Float64),
+                may("attempts", Int64),
+                may("row", Utf8),
+            ]),
+        ),
+        may("row", Utf8),
+    ])
+}
+
+/// An answer between its line and its columns.
+#[derive(Deserialize, Serialize)]
+struct Answer<'a> {
+    #[serde(borrow, serialize_with = "id")]
+    id: &'a RawValue,
+    index: u64,
+    #[serde(borrow)]
+    prompt: Option<Cow<'a, str>>,
+    #[serde(borrow, serialize_with = "json")]
+    messages: Option<&'a RawValue>,
+    response: Option<Cow<'a, str>>,
+    responses: Option<Vec<Cow<'a, str>>>,
+    reasoning: Option<Cow<'a, str>>,
+    model: Option<Cow<'a, str>>,
+    success: bool,
+    error: Option<Failure<'a>>,
+    finish_reason: Option<Cow<'a, str>>,
+    usage: Option<Usage>,
+    #[serde(borrow, serialize_with = "json")]
+    params: Option<&'a RawValue>,
+    served: Option<Served<'a>>,
+    #[serde(borrow, serialize_with = "json")]
+    row: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Failure<'a> {
+    kind: Option<Cow<'a, str>>,
+    message: Option<Cow<'a, str>>,
+    status: Option<u16>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Usage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    estimated: Option<bool>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct Served<'a> {
+    endpoint: Option<Cow<'a, str>>,
+    api: Option<Cow<'a, str>>,
+    host: Option<Cow<'a, str>>,
+    rank: Option<u32>,
+    latency_s: Option<f64>,
+    attempts: Option<u32>,
+    row: Option<Cow<'a, str>>,
+}
+
+/// What an id says: ids are compared by it, so that the number 7 and the string "7" are one.
+fn id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error> {
+    match serde_json::from_str::<String>(id.get()) {
+        Ok(text) => to.serialize_str(&text),
+        Err(_) => to.serialize_str(id.get()),
+    }
+}
+
+fn json<S: Serializer>(json: &Option<&RawValue>, to: S) -> Result<S::Ok, S::Error> {
+    match json {
+        Some(json) => to.serialize_some(json.get()),
+        None => to.serialize_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use serde_json::{Value, json};
+
+    use super::{super::Rows, *};
+
+    const GOOD: &str = r#"{"id":"a","index":0,"prompt":"x\ny","response":"hé","responses":["hé","ho"],"reasoning":"hm","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{"seed":1},"served":{"endpoint":"http://e","api":"chat","host":"n","rank":3,"latency_s":1.844,"attempts":1,"row":"0ad4"},"row":{"k":[1,null]}}"#;
+    const BAD: &str = r#"{"id":7,"index":1,"messages":[{"content":"x","role":"user"}],"response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"endpoint":null,"api":"chat","host":"n","rank":0,"latency_s":0.0,"attempts":0}}"#;
+
+    fn written(lines: &[&str]) -> Vec<Value> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut answers = Answers::begin(file.reopen().expect("open")).expect("begun");
+        lines.iter().for_each(|line| answers.answer(line.as_bytes()).expect("an answer"));
+        answers.finish().expect("finished");
+        let mut text = String::new();
+        let mut rows = Rows::open(file.path(), |_| true).expect("rows");
+        rows.read_to_string(&mut text).expect("text");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// What comes out of a line: nulls are left out, and what has no fixed shape is a text.
+    fn expected(line: &str) -> Value {
+        let mut answer: Value = serde_json::from_str(line).expect("JSON");
+        fn without_nulls(value: &mut Value) {
+            if let Value::Object(members) = value {
+                members.retain(|_, it| !it.is_null());
+                members.values_mut().for_each(without_nulls);
+            }
+        }
+        for name in ["params", "messages", "row"] {
+            if !answer[name].is_null() {
+                answer[name] = json!(answer[name].to_string());
+            }
+        }
+        without_nulls(&mut answer);
+        if answer["id"].is_number() {
+            answer["id"] = json!(answer["id"].to_string());
+        }
+        answer
+    }
+
+    #[test]
+    fn everything_in_an_answer_is_in_the_table() {
+        assert_eq!(written(&[GOOD, BAD]), [expected(GOOD), expected(BAD)]);
+        assert!(written(&[]).is_empty());
+    }
+
+    #[test]
+    fn long_answers_make_several_row_groups_and_keep_their_order() {
+        let long = "0123456789abcdef".repeat(8 << 10);
+        let line = |index: u64| {
+            let mut answer: Value = serde_json::from_str(GOOD).expect("JSON");
+            (answer["index"], answer["response"]) = (index.into(), format!("{long}{index}").into());
+            answer.to_string()
+        };
+        let lines: Vec<String> = (0..600).map(line).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let rows = written(&lines);
+        assert!(rows.iter().zip(&lines).all(|(row, line)| *row == expected(line)));
+        assert_eq!(rows.len(), lines.len());
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        let mut answers = Answers::begin(Vec::new()).expect("begun");
+        assert!(answers.answer(b"{\"id\":1}").is_err());
+        assert!(answers.answer(b"no").is_err());
+    }
+}

@@ -132,7 +132,7 @@ impl CompareReport {
             let advice = if even { "" } else { " (an even number of --repeats weighs both alike)" };
             notes.push(format!(
                 "of each repeat the way that goes second may find prompts in prefix caches, which only vLLM from 0.11 on \
-                 keeps apart: both go first in turn{advice}"
+                 keeps apart, where you give no cache_salt: both go first in turn{advice}"
             ));
         }
         if batched.figures.is_some_and(|it| it.prompts_per_request < 1.05) {

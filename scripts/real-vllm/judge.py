@@ -163,8 +163,8 @@ def check(report, table, version, length):
     if facts["version"] != version:
         fault(f"version {facts['version']}, but the server says {version}")
     models = [(model["id"], model["max_model_len"]) for model in facts["models"]]
-    if models != [("tiny", int(length))]:
-        fault(f"models {models}, not tiny with {length} tokens")
+    if models != [("tiny", int(length)), ("twin", int(length))]:
+        fault(f"models {models}, not tiny and twin with {length} tokens")
     missing = [name for name in ("completions", "chat", "chat_batch", "tokenize", "metrics") if not facts["routes"].get(name)]
     if missing:
         fault(f"routes not found: {few(missing)}")

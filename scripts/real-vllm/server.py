@@ -4,6 +4,7 @@
     server.py port                                  a free port of the loopback
     server.py wait URL PID SECONDS                  until it is ready; fails when PID ends or the time is over
     server.py served URL                            how many prompts it has finished so far, when it has come to rest
+    server.py cached URL                            how many tokens of prompts it has found in its prefix cache so far
     server.py ask URL completions|chat PROMPTS OUT  one prompt a request, a few at a time
 """
 import concurrent.futures
@@ -64,11 +65,19 @@ def wait(url, pid, seconds):
     sys.exit(f"the server was not ready in {seconds} s")
 
 
+def counted(url):
+    """Its counters, summed up by name."""
+    text = get(url, "/metrics")[1]
+    return lambda name: sum(float(it) for it in re.findall(rf"^vllm:{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+
+def cached(url):
+    print(int(counted(url)("prefix_cache_hits_total")))
+
+
 def served(url):
     for _ in range(300):
-        text = get(url, "/metrics")[1]
-        def total(name):
-            return sum(float(it) for it in re.findall(rf"^vllm:{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+        total = counted(url)
         if total("num_requests_running") + total("num_requests_waiting") == 0:
             print(int(total("request_success_total")))
             return
@@ -105,7 +114,7 @@ def ask(url, api, prompts, out):
 
 def main():
     name, given = sys.argv[1], sys.argv[2:]
-    {"port": port, "wait": wait, "served": served, "ask": ask}[name](*given)
+    {"port": port, "wait": wait, "served": served, "cached": cached, "ask": ask}[name](*given)
     sys.stdout.flush()
     os._exit(0)  # a start of Python that ends at once: nothing here needs its end
 

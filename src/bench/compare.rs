@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Conditions, Figures, Run, Spread};
+use super::{Cell, Conditions, Figures, ROWS_CAME_AGAIN, Run, Spread};
 use crate::domain::Merge;
 
 /// How answers of both ways agree.
@@ -126,6 +126,15 @@ impl CompareReport {
                 "answers are drawn by chance here: --temperature 0 makes them comparable".into()
             });
         }
+        notes.extend(conditions.rows_came_again.then(|| ROWS_CAME_AGAIN.to_owned()));
+        if !conditions.caches_apart {
+            let even = conditions.repeats.is_multiple_of(2);
+            let advice = if even { "" } else { " (an even number of --repeats weighs both alike)" };
+            notes.push(format!(
+                "of each repeat the way that goes second may find prompts in prefix caches, which only vLLM from 0.11 on \
+                 keeps apart, where you give no cache_salt: both go first in turn{advice}"
+            ));
+        }
         if batched.figures.is_some_and(|it| it.prompts_per_request < 1.05) {
             notes.push(
                 "no lists were made: prompts are conversations for the server to render (--api completions sends raw \
@@ -157,8 +166,7 @@ mod tests {
         let batched = side(vec![run(10, 1.0), run(10, 2.0)]);
         let single = side(vec![run(10, 4.0), run(8, 4.0)]);
         assert_eq!((batched.completion, single.completion), (1.0, 0.9));
-        let report =
-            CompareReport::new(Conditions::default(), batched, single, Agreement::default(), true);
+        let report = CompareReport::new(apart(), batched, single, Agreement::default(), true);
         assert_eq!(report.speed_up, Some(Spread { median: 3.25, least: 2.5, most: 4.0 }));
         assert!(report.single.failed.is_some() && report.batched.failed.is_none());
         assert!(report.notes.is_empty(), "{:?}", report.notes);
@@ -176,9 +184,27 @@ mod tests {
         assert_eq!((one.equal, one.different, one.unknown), (1, 2, 1));
         assert_eq!(one.example, Some(["r", "x", "y"].map(str::to_owned)));
         let none = || side(Vec::new());
-        let says = |greedy| {
-            CompareReport::new(Conditions::default(), none(), none(), one.clone(), greedy).notes
-        };
+        let says = |greedy| CompareReport::new(apart(), none(), none(), one.clone(), greedy).notes;
         assert!(says(true)[0].contains("numerics") && says(false)[0].contains("--temperature 0"));
+    }
+
+    #[test]
+    fn what_caches_may_have_helped_is_said() {
+        let says = |repeats, caches_apart, rows_came_again| {
+            let conditions = Conditions { repeats, caches_apart, rows_came_again, ..apart() };
+            let none = || side(Vec::new());
+            let report = CompareReport::new(conditions, none(), none(), Agreement::default(), true);
+            report.notes.join(" ")
+        };
+        assert!(says(2, true, false).is_empty() && says(2, true, true).contains("came again"));
+        assert!(
+            says(3, false, false).contains("even number")
+                && says(2, false, false).contains("in turn")
+        );
+        assert!(!says(2, false, false).contains("even number"));
+    }
+
+    fn apart() -> Conditions {
+        Conditions { caches_apart: true, ..Conditions::default() }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Pure: owns plans, statistics and reports as values. Asks no server, prints nothing and draws nothing.
 
+mod caches;
 mod cell;
 mod compare;
 mod figures;
@@ -11,6 +12,7 @@ mod models;
 mod sweep;
 mod text;
 
+pub use caches::{is_salted, keep_apart, keeps_apart};
 pub use cell::{Cell, cells};
 pub use compare::{Agreement, CompareReport, Side};
 pub use figures::{Figures, Run, Spread};
@@ -43,6 +45,12 @@ pub struct Conditions {
     pub sampling: String,
     /// How often each cell was measured, after a warm-up that does not count.
     pub repeats: u32,
-    /// The input has fewer rows than were asked for: prompts came again, and the servers' prefix caches may have helped.
+    /// Did every measurement have the servers' prefix caches for itself? Else it may have found what an earlier one asked.
+    pub caches_apart: bool,
+    /// The input has fewer rows than were asked for: prompts came again where they could be found in prefix caches.
     pub rows_came_again: bool,
 }
+
+/// What there is to say where they did.
+const ROWS_CAME_AGAIN: &str = "the input has fewer rows than were asked for: prompts came again, and prefix caches may have \
+     helped (give more rows, or fewer --prompts)";

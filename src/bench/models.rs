@@ -11,6 +11,8 @@ pub struct ModelsReport {
     pub conditions: Conditions,
     /// Each, those that failed too.
     pub models: Vec<ModelRow>,
+    /// What is worth saying.
+    pub notes: Vec<String>,
 }
 
 /// One model at all endpoints that serve it, or at one.
@@ -68,6 +70,17 @@ impl ModelRow {
 }
 
 impl ModelsReport {
+    /// Of these.
+    #[must_use]
+    pub fn new(conditions: Conditions, models: Vec<ModelRow>) -> Self {
+        let note = (!conditions.caches_apart && models.len() > 1).then(|| {
+            "all are asked the same prompts: a server's second model finds them in prefix caches where both names stand for \
+             the same one, which only vLLM from 0.11 on keeps apart, where you give no cache_salt"
+                .to_owned()
+        });
+        Self { conditions, models, notes: note.into_iter().collect() }
+    }
+
     /// Did every run of every model answer every prompt?
     #[must_use]
     pub fn is_whole(&self) -> bool {

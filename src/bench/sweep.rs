@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Cell, Conditions, Figures, Run};
+use super::{Cell, Conditions, Figures, ROWS_CAME_AGAIN, Run};
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -55,13 +55,7 @@ impl SweepReport {
     pub fn new(conditions: Conditions, cells: Vec<SweepRow>) -> Self {
         let (best, as_good) = best(&cells);
         let mut notes = Vec::new();
-        if conditions.rows_came_again {
-            notes.push(
-                "the input has fewer rows than were asked for: prompts came again, and prefix caches may have helped (give \
-                 more rows, or fewer --prompts)"
-                    .into(),
-            );
-        }
+        notes.extend(conditions.rows_came_again.then(|| ROWS_CAME_AGAIN.to_owned()));
         if no_lists(&cells) {
             notes.push(
                 "batch sizes make no difference here: prompts went one by one, since they are conversations for the server \

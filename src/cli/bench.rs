@@ -62,8 +62,9 @@ struct Sweep {
 
 /// The same prompts batched and single
 ///
-/// In lists of --batch-size (16, where nothing is said) and one by one, with the same window; both ways go first in turn, since
-/// the second finds the prompts in prefix caches. At temperature 0, where nothing is said, answers should be equal.
+/// In lists of --batch-size (16, where nothing is said) and one by one, with the same window. Neither finds the other's prompts
+/// in prefix caches where servers can keep these apart (vLLM from 0.11 on), and both go first in turn. At temperature 0, where
+/// nothing is said, answers should be equal.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  \
     aurora-swarm bench compare prompts.jsonl --endpoint http://127.0.0.1:8000 --max-tokens 32\n  \

@@ -42,7 +42,8 @@ struct Message {
     tool_calls: Option<Vec<IgnoredAny>>,
 }
 
-/// Asks the chat route, and then the completions route for one token of `rendered`.
+/// Asks the chat route, and at the same time the completions route for one token of `rendered`: until it is decided the
+/// engine sends conversations one by one.
 pub async fn ask_both_ways(
     client: &Client,
     url: &Url,
@@ -56,24 +57,40 @@ pub async fn ask_both_ways(
     let mut asked = shared.clone();
     asked.params.set("return_token_ids", "true");
     let (route, body, lengths, n) = Question::new(&asked, std::iter::once(prompt), system).parts();
-    let body = match post(client, url, route, body, limit).await {
+    let chat = async {
+        let body = post(client, url, route, body, limit).await;
+        (body, sent.elapsed())
+    };
+    let text = one_token(client, url, &asked.model, &rendered, limit);
+    let ((body, took), text) = tokio::join!(chat, text);
+    let body = match body {
         Ok(body) => body,
         Err(fault) => return (Err(fault), Canary::Unknown),
     };
-    let took = sent.elapsed();
     let result = reply::read(&body, &lengths, n).map(|answers| Reply { answers, took });
-    let canary = compare(client, url, &asked, &body, rendered, limit).await;
-    (result, canary)
+    (result, compare(&body, text.ok().as_deref()))
 }
 
-async fn compare(
+/// The answer to a text that is rendered already, as short as can be.
+async fn one_token(
     client: &Client,
     url: &Url,
-    shared: &Shared,
-    chat: &[u8],
-    rendered: String,
+    model: &str,
+    rendered: &str,
     limit: Duration,
-) -> Canary {
+) -> Result<Vec<u8>, Fault> {
+    let mut params = Params::default();
+    params.set("max_tokens", "1");
+    params.set("return_token_ids", "true");
+    params.set("add_special_tokens", "false");
+    let one = Shared { route: Route::Completions, model: model.into(), params, n: 1, lists: true };
+    let question = Question::of_texts(&one, std::iter::once(rendered));
+    let (route, body, ..) = question.parts();
+    post(client, url, route, body, limit).await
+}
+
+/// Both answers beside each other.
+fn compare(chat: &[u8], text: Option<&[u8]>) -> Canary {
     let Ok(chat) = serde_json::from_slice::<Ids>(chat) else { return Canary::Unknown };
     if let Some(why) =
         chat.choices.iter().filter_map(|it| it.message.as_ref()).find_map(more_than_text)
@@ -83,16 +100,8 @@ async fn compare(
     let Some(theirs) = chat.prompt_token_ids else {
         return Canary::Differs("the server does not tell token ids".into());
     };
-    let mut params = Params::default();
-    params.set("max_tokens", "1");
-    params.set("return_token_ids", "true");
-    params.set("add_special_tokens", "false");
-    let model = shared.model.clone();
-    let one = Shared { route: Route::Completions, model, params, n: 1, lists: true };
-    let question = Question::of_texts(&one, std::iter::once(rendered.as_str()));
-    let (route, body, ..) = question.parts();
-    let Ok(body) = post(client, url, route, body, limit).await else { return Canary::Unknown };
-    let ours = serde_json::from_slice::<Ids>(&body).ok();
+    let Some(text) = text else { return Canary::Unknown };
+    let ours = serde_json::from_slice::<Ids>(text).ok();
     let ours = ours.and_then(|it| it.choices.into_iter().next()?.prompt_token_ids);
     match ours {
         Some(ours) if ours == theirs => Canary::Same,

@@ -87,8 +87,9 @@ pub struct Policy {
 /// Parameters that both routes know by the same name and meaning: what else a conversation's request has needs the chat
 /// route. From vLLM's request schemas; `bad_words` and `response_format` are not among them, since completions routes of
 /// older versions pass over them without a word.
-const ON_BOTH_ROUTES: [&str; 22] = [
+const ON_BOTH_ROUTES: [&str; 23] = [
     "allowed_token_ids",
+    "cache_salt",
     "frequency_penalty",
     "ignore_eos",
     "include_stop_str_in_output",

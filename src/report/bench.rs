@@ -158,7 +158,7 @@ pub fn models_table(report: &ModelsReport) -> String {
         });
         table.add_row(cells);
     }
-    format!("{table}\n{}", conditions(&report.conditions))
+    format!("{table}\n") + &conditions(&report.conditions) + &notes(&report.notes)
 }
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
@@ -187,8 +187,9 @@ fn conditions(it: &Conditions) -> String {
     let Conditions { ranks, endpoints, model, api, repeats, sampling, .. } = it;
     let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
     let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
+    let apart = if it.caches_apart { ", each with prefix caches to itself" } else { "" };
     format!(
-        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most)\n",
+        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most){apart}\n",
         counted(*endpoints, "endpoint"),
         counted(*ranks as u64, "rank"),
         counted(u64::from(*repeats), "repeat")

@@ -1,7 +1,9 @@
 //! Which processes belong to which server, from the kernel's process table.
 //!
 //! A server's group is not enough: engines and workers may move to groups of their own, and those whose parent has died come
-//! to the guard, which is their reaper. So who descends from whom is noted while the parents live. Reading is one function;
+//! to the guard, which is their reaper. So who descends from whom is noted while the parents live; and who left its parent
+//! before anybody looked, as daemons do, still has the server's mark in its environment. Not the mark alone: programs that
+//! write their title into the process table (vLLM's engines do) write it over their environment. Reading is two functions;
 //! the rest is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +16,14 @@ pub(super) struct Process {
     pub(super) group: i32,
     /// When it was started: a number that comes again is another process.
     pub(super) born: u64,
+    /// Dead, or on its way: killed, and at giving back what it has. With gigabytes that takes a busy machine a minute.
+    pub(super) is_ending: bool,
 }
+
+/// The variable that says on which port a server is to listen, in its environment and that of all it starts.
+pub(super) const MARK: &str = "SWARM_GUARD_SERVES_ON";
+/// The kernel's PF_EXITING, among a process's flags.
+const EXITING: u64 = 0x4;
 
 /// Who was seen to belong to which server; a server is called by its first process.
 #[derive(Debug, Default)]
@@ -33,13 +42,26 @@ pub(super) fn processes() -> Vec<Process> {
         .collect()
 }
 
-/// "PID (NAME) STATE PARENT GROUP …", where NAME may hold anything, and the start is the 22nd of all.
+/// The port of the server that this process was started by, however far; nothing where its environment does not tell.
+pub(super) fn mark(pid: i32) -> Option<u16> {
+    marked(&std::fs::read(format!("/proc/{pid}/environ")).ok()?)
+}
+
+fn marked(environment: &[u8]) -> Option<u16> {
+    let variables = environment.split(|&byte| byte == 0);
+    let mut values =
+        variables.filter_map(|it| it.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
+    std::str::from_utf8(values.next()?).ok()?.parse().ok()
+}
+
+/// "PID (NAME) STATE PARENT GROUP …", where NAME may hold anything; of all, the 9th are the flags, and the 22nd the start.
 fn parse(pid: i32, stat: &str) -> Option<Process> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let number = |at: usize| fields.get(at)?.trim().parse().ok();
-    let born = fields.get(19)?.trim().parse().ok()?;
-    Some(Process { pid, parent: number(1)?, group: number(2)?, born })
+    let long = |at: usize| fields.get(at)?.trim().parse::<u64>().ok();
+    let is_ending = matches!(*fields.first()?, "Z" | "X") || long(6)? & EXITING != 0;
+    Some(Process { pid, parent: number(1)?, group: number(2)?, born: long(19)?, is_ending })
 }
 
 /// All below `root`, however far.
@@ -61,8 +83,15 @@ pub(super) fn descendants(root: i32, all: &[Process]) -> Vec<Process> {
 }
 
 impl Family {
-    /// Notes who belongs to these servers. `ours` are the guard's descendants.
-    pub(super) fn learn(&mut self, leaders: &[i32], ours: &[Process]) {
+    /// Notes who belongs to these servers. `ours` are the descendants of `guard`; `marked` tells the server of a process
+    /// that nothing else is known of.
+    pub(super) fn learn(
+        &mut self,
+        leaders: &[i32],
+        guard: i32,
+        ours: &[Process],
+        marked: impl Fn(i32) -> Option<i32>,
+    ) {
         let alive: BTreeSet<(i32, u64)> = ours.iter().map(|it| (it.pid, it.born)).collect();
         self.0.retain(|who, _| alive.contains(who));
         for process in ours {
@@ -75,6 +104,12 @@ impl Family {
                 self.0.entry((process.pid, process.born)).or_insert(leader);
             }
         }
+        let known =
+            |it: &Process| leaders.contains(&it.pid) || self.0.contains_key(&(it.pid, it.born));
+        let strangers = ours.iter().filter(|it| it.parent == guard && !known(it));
+        let found: Vec<_> =
+            strangers.filter_map(|it| Some(((it.pid, it.born), marked(it.pid)?))).collect();
+        self.0.extend(found);
         // Below an orphan that was known before its parent died.
         for (&(pid, _), &leader) in &self.0.clone() {
             for process in descendants(pid, ours) {
@@ -99,7 +134,7 @@ mod tests {
     const GUARD: i32 = 10;
 
     fn process(pid: i32, parent: i32, group: i32) -> Process {
-        Process { pid, parent, group, born: 7 }
+        Process { pid, parent, group, born: 7, is_ending: false }
     }
 
     /// Two servers; the first has an engine in a group of its own, with a worker.
@@ -119,11 +154,39 @@ mod tests {
         descendants(GUARD, all)
     }
 
+    fn learn(family: &mut Family, leaders: &[i32], ours: &[Process]) {
+        family.learn(leaders, GUARD, ours, |_| None);
+    }
+
+    #[test]
+    fn daemons_are_known_by_their_mark_and_what_they_start_with_them() {
+        let mut all = table();
+        // Left its parent, group and session before anybody looked; has a child; and one whose title hides its mark.
+        all.extend([process(300, GUARD, 300), process(301, 300, 300), process(302, GUARD, 302)]);
+        let mut family = Family::default();
+        let marked = |pid| [(300, 200), (101, 200)].iter().find(|it| it.0 == pid).map(|it| it.1);
+        family.learn(&[100, 200], GUARD, &ours(&all), marked);
+        let mut of = family.of(200, &ours(&all));
+        of.sort_unstable();
+        assert_eq!(of, [200, 201, 300, 301]);
+        assert_eq!(family.of(100, &ours(&all)).len(), 3, "descent counts more than a mark");
+        let environment = format!("A=1\0{MARK}=8001\0B=2\0");
+        assert_eq!(marked_port(&environment), Some(8001));
+        assert_eq!(marked_port("VLLM::Worker\0"), None);
+    }
+
+    fn marked_port(environment: &str) -> Option<u16> {
+        marked(environment.as_bytes())
+    }
+
     #[test]
     fn the_table_is_read_past_names_with_blanks_and_brackets() {
-        let stat = format!("7 (a) b) S 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 {} 55 1\n", 20);
-        assert_eq!(parse(7, &stat), Some(Process { pid: 7, parent: 3, group: 4, born: 55 }));
-        assert!(parse(7, &stat.replace(") S", ") Z")).is_some(), "it may have children yet");
+        let stat = "7 (a) b) S 3 4 5 6 7 4194560 9 10 11 12 13 14 15 16 17 18 19 20 55 1\n";
+        let process = Process { pid: 7, parent: 3, group: 4, born: 55, is_ending: false };
+        assert_eq!(parse(7, stat), Some(process));
+        let ending = Some(Process { is_ending: true, ..process });
+        assert_eq!(parse(7, &stat.replace(") S", ") Z")), ending, "it may have children yet");
+        assert_eq!(parse(7, &stat.replace(") S", ") R").replace("560", "564")), ending);
         assert_eq!(parse(7, "7 (a"), None);
         let me = i32::try_from(std::process::id()).expect("a pid");
         assert!(processes().iter().any(|it| it.pid == me));
@@ -140,14 +203,14 @@ mod tests {
     #[test]
     fn orphans_in_other_groups_are_known_by_who_their_parents_were() {
         let mut family = Family::default();
-        family.learn(&[100, 200], &ours(&table()));
+        learn(&mut family, &[100, 200], &ours(&table()));
         // The first server dies; its engine comes to the guard, and forks once more.
         let mut after = table();
         after.retain(|it| it.pid != 100);
         after.iter_mut().filter(|it| it.pid == 101).for_each(|it| it.parent = GUARD);
         after.push(process(103, 101, 103));
         let after = ours(&after);
-        family.learn(&[200], &after);
+        learn(&mut family, &[200], &after);
         let orphans: BTreeSet<i32> = family.of(100, &after).into_iter().collect();
         assert_eq!(orphans, BTreeSet::from([101, 102, 103]));
         assert_eq!(family.of(200, &after).len(), 2);
@@ -156,7 +219,7 @@ mod tests {
     #[test]
     fn a_number_that_comes_again_is_a_stranger() {
         let mut family = Family::default();
-        family.learn(&[100], &ours(&table()));
+        learn(&mut family, &[100], &ours(&table()));
         let again = [Process { born: 8, ..process(101, GUARD, 300) }];
         assert!(family.of(100, &again).is_empty());
     }

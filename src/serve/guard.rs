@@ -16,10 +16,10 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process
 
 use super::{
     Server, environment,
-    family::{Family, Process, descendants, processes},
+    family::{Family, MARK, Process, descendants, mark, processes},
     log,
     orders::{Order, Word},
-    restarts::{Next, Restarts},
+    restarts::{Due, Next, Restarts, when_due},
     start,
 };
 use crate::settings::Environment;
@@ -31,6 +31,9 @@ const CONNECT: Duration = Duration::from_millis(200);
 /// What servers have to end by themselves, and what the kernel has to end them.
 const GRACE: Duration = Duration::from_secs(5);
 const KILLING: Duration = Duration::from_secs(20);
+/// What is left of a server is waited for so long before it is started again. A worker with 2 GB took a machine whose cores
+/// were all taken 40 s to be rid of, after it was killed.
+const GIVING_BACK: Duration = Duration::from_secs(90);
 
 /// Local. The whole life of a guard: until its standard input ends and no server is left.
 #[must_use]
@@ -87,10 +90,21 @@ struct Kept {
 }
 
 enum State {
-    /// Then, and where it ran before, by its first process.
-    Due(Instant, Option<Pid>),
+    /// Then, and what ran before, if any of it may be left.
+    Due(Instant, Option<Last>),
     Up(Up),
     GivenUp,
+}
+
+/// The last start of a server.
+#[derive(Clone, Copy)]
+struct Last {
+    /// Its first process.
+    leader: Pid,
+    /// The next start does not wait for its end for longer.
+    patience: Instant,
+    /// Was it said that the next start waits?
+    told: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -140,33 +154,52 @@ impl Watch {
         }
     }
 
-    /// What is left of a server that is about to be started again: whoever forked while it was being killed.
-    fn sweep(&self, now: Instant) {
-        let last = self.kept.iter().filter_map(|kept| match kept.state {
-            State::Due(due, last) if due <= now => last,
-            State::Due(..) | State::Up(_) | State::GivenUp => None,
-        });
-        for leader in last {
-            self.kill_family(leader, &ours());
+    /// What is left of a server that is about to be started again: whoever forked while it was being killed, and who is
+    /// dead but for the memory, and the ports, that it has yet. The next one needs them, so it waits for that.
+    fn sweep(&mut self, now: Instant) {
+        for at in 0..self.kept.len() {
+            let State::Due(due, Some(last)) = self.kept[at].state else { continue };
+            if due > now {
+                continue;
+            }
+            let pids = self.kill_family(last.leader, &ours());
+            self.kept[at].state = match when_due(pids.len(), now, last.patience) {
+                Due::Start => State::Due(now, None),
+                Due::Wait(then) => {
+                    if !last.told {
+                        tell(&Word::Waits { port: self.kept[at].server.port, pids });
+                    }
+                    State::Due(then, Some(Last { told: true, ..last }))
+                }
+                Due::Overdue => {
+                    tell(&Word::Left { pids });
+                    State::Due(now, None)
+                }
+            };
         }
     }
 
-    fn kill_family(&self, leader: Pid, ours: &[Process]) {
-        for pid in self.family.of(raw(leader), ours) {
-            kill(pid, Signal::KILL);
-        }
+    /// Who they are, dead ones too.
+    fn kill_family(&self, leader: Pid, ours: &[Process]) -> Vec<i32> {
+        let its = self.family.of(raw(leader), ours);
+        its.iter().for_each(|&pid| kill(pid, Signal::KILL));
+        its
     }
 
     fn learn(&mut self, ours: &[Process]) {
-        let leaders: Vec<i32> = self.leaders().map(raw).collect();
-        if !leaders.is_empty() {
-            self.family.learn(&leaders, ours);
+        let leaders: Vec<(u16, i32)> = self.leaders().collect();
+        if leaders.is_empty() {
+            return;
         }
+        let on = |port: u16| leaders.iter().find(|it| it.0 == port).map(|it| it.1);
+        let pids: Vec<i32> = leaders.iter().map(|it| it.1).collect();
+        self.family.learn(&pids, raw(getpid()), ours, |pid| on(mark(pid)?));
     }
 
-    fn leaders(&self) -> impl Iterator<Item = Pid> {
+    /// The servers that run: port and first process.
+    fn leaders(&self) -> impl Iterator<Item = (u16, i32)> {
         self.kept.iter().filter_map(|kept| match kept.state {
-            State::Up(up) => Some(up.leader),
+            State::Up(up) => Some((kept.server.port, raw(up.leader))),
             State::Due(..) | State::GivenUp => None,
         })
     }
@@ -190,7 +223,7 @@ impl Watch {
         let ours = ours();
         self.learn(&ours);
         let asked: Vec<i32> =
-            self.leaders().flat_map(|leader| self.family.of(raw(leader), &ours)).collect();
+            self.leaders().flat_map(|(_, leader)| self.family.of(leader, &ours)).collect();
         asked.into_iter().for_each(|pid| kill(pid, Signal::TERM));
         let grace = Instant::now() + GRACE;
         while !nobody_is_left() {
@@ -237,6 +270,7 @@ impl Kept {
             process.env_remove(name);
         }
         process.envs(variables.iter().map(|(name, value)| (name, value)));
+        process.env(MARK, self.server.port.to_string());
         process.stdout(log.try_clone().map_err(error)?).stderr(log);
         let child = process.spawn().map_err(error)?;
         Ok(Pid::from_child(&child))
@@ -245,13 +279,15 @@ impl Kept {
     fn has_ended(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
         let (up, was_ready, last) = match self.state {
             State::Up(up) => (now.duration_since(up.since), up.listens, Some(up.leader)),
-            State::Due(_, last) => (Duration::ZERO, false, last),
+            State::Due(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
             State::GivenUp => (Duration::ZERO, false, None),
         };
         let port = self.server.port;
         let tail = log::tail(&self.server.log, secrets);
         match self.restarts.after(up, was_ready, code) {
             Next::Again(pause) => {
+                let patience = now + pause + GIVING_BACK;
+                let last = last.map(|leader| Last { leader, patience, told: false });
                 self.state = State::Due(now + pause, last);
                 let how = format!("it ended after {:.0} s ({how})", up.as_secs_f64());
                 tell(&Word::Ended { port, how, tail, again_in: pause.as_secs_f64() });
@@ -270,7 +306,9 @@ fn end_by_force() {
     while !nobody_is_left() {
         let ours = ours();
         if Instant::now() >= limit {
-            return tell(&Word::Left { pids: ours.iter().map(|it| it.pid).collect() });
+            // Who is dead but for its memory needs nobody any more.
+            let left = ours.iter().filter(|it| !it.is_ending).map(|it| it.pid);
+            return tell(&Word::Left { pids: left.collect() });
         }
         // Again and again, since who is killed may just have forked.
         ours.iter().for_each(|it| kill(it.pid, Signal::KILL));

@@ -197,11 +197,17 @@ impl Known {
                 let told = self.told(port, &tail);
                 warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
             }
+            Word::Waits { port, pids } => info!(
+                port,
+                ?pids,
+                "a server waits for what the killed processes of its last start have not given back yet"
+            ),
             Word::GivenUp { port, why, tail } => {
                 self.groups.remove(&port);
                 let why = format!("{why}{}", self.told(port, &tail));
                 self.give_up(port, why);
             }
+            Word::Left { pids } if pids.is_empty() => {}
             Word::Left { pids } => warn!(?pids, "processes of servers could not be ended"),
         }
     }

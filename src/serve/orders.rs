@@ -36,6 +36,8 @@ pub(super) enum Word {
     Listens { port: u16, seconds: f64 },
     /// It has ended and will be started again in so many seconds.
     Ended { port: u16, how: String, tail: String, again_in: f64 },
+    /// These processes of its last start are killed and not gone yet: it is started once they are.
+    Waits { port: u16, pids: Vec<i32> },
     /// It has ended and will not be started again.
     GivenUp { port: u16, why: String, tail: String },
     /// Processes that could not be ended.

@@ -1,6 +1,6 @@
 //! When a server that has ended is started again, and when not: pure.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is known of one server's starts.
 #[derive(Clone, Debug)]
@@ -18,6 +18,29 @@ pub(super) enum Next {
     Again(Duration),
     /// Leave it; it has ended so many times.
     GiveUp(u32),
+}
+
+/// What to do with a server whose time to be started again has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Start it.
+    Start,
+    /// Its last start has not given back yet what the next one needs: look again then.
+    Wait(Instant),
+    /// It never will, it seems: start it, and say so.
+    Overdue,
+}
+
+/// So often is looked at what is left.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// With so many processes left of its last start, which are waited for until then.
+pub(super) fn when_due(left: usize, now: Instant, patience: Instant) -> Due {
+    match left {
+        0 => Due::Start,
+        _ if now < patience => Due::Wait(now + LOOK_EVERY),
+        _ => Due::Overdue,
+    }
 }
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -62,6 +85,16 @@ mod tests {
 
     fn again(seconds: u64) -> Next {
         Next::Again(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn what_is_left_of_the_last_start_is_waited_for_but_not_for_ever() {
+        let now = Instant::now();
+        let (before, later) = (now, now + SHORT);
+        assert_eq!(when_due(0, now, later), Due::Start);
+        assert_eq!(when_due(0, later, before), Due::Start);
+        assert!(matches!(when_due(1, now, later), Due::Wait(again) if again > now));
+        assert_eq!(when_due(1, later, later), Due::Overdue);
     }
 
     #[test]

@@ -142,7 +142,9 @@ fn servers_that_die_cost_a_cell_no_longer_than_patience() {
 
 #[test]
 fn rows_of_an_input_are_asked_once_each_while_they_last() {
-    let work = Work::instant(2);
+    // (of a version that does not keep caches apart)
+    let older = || Profile { version: "0.10.2".into(), ..Profile::instant() };
+    let work = Work::with(vec![older(), older()]);
     let texts: String = (0..64).map(|it| format!("row {it}\n")).collect();
     let input = work.file("rows.txt", texts);
     let sweep = |prompts: &str| {
@@ -176,6 +178,39 @@ fn batched_and_single_answers_are_equal_and_lists_are_counted() {
     assert_eq!(single["requests"], 192);
     assert!(it["speed_up"]["median"].as_f64().expect("a figure") > 1.2, "{}", it["speed_up"]);
     assert!(it["conditions"]["sampling"].as_str().unwrap().contains("\"temperature\":0"));
+}
+
+/// Prompt tokens that a server has found in its prefix cache.
+fn found_in_cache(work: &Work) -> u64 {
+    work.fleet.endpoint(0).pace.gauges().counters.cache_hits
+}
+
+#[test]
+fn nothing_that_was_measured_before_helps_where_servers_keep_caches_apart() {
+    let names = || vec!["one".to_owned(), "other".to_owned()];
+    let of = |version: &str| Profile { version: version.into(), models: names(), ..busy() };
+    let measure = |what: &str, work: &Work, more: &[&str]| {
+        let job = bench(what, work).args(["--prompts", "16", "--repeats", "2", "--json"]);
+        let it = json(&job.args(more.iter().copied()).run().with_code(0).out);
+        (it["conditions"]["caches_apart"].clone(), it["notes"].to_string())
+    };
+    let compare = ["--model", "one", "--api", "completions"];
+    let salted = ["--model", "one", "--extra-body", r#"{"cache_salt": "mine"}"#];
+    for (what, more) in [("compare", &compare[..]), ("models", &[])] {
+        let new = Work::with(vec![of("0.32.0")]);
+        assert_eq!(measure(what, &new, more), (true.into(), "[]".into()));
+        assert_eq!(found_in_cache(&new), 0, "{what}");
+        let old = Work::with(vec![of("0.10.2")]);
+        let (apart, notes) = measure(what, &old, more);
+        assert!(apart == false && notes.contains("only vLLM from 0.11 on"), "{notes}");
+        // Two repeats, of which the second way or model finds the first's.
+        let (found, asked) = (found_in_cache(&old), old.fleet.seen(0).prompt_tokens);
+        assert!(found * 4 > asked, "{what}: {found} of {asked} tokens were found");
+    }
+    // Somebody's own salt is kept, and said to keep nothing apart.
+    let work = Work::with(vec![of("0.32.0")]);
+    assert_eq!(measure("compare", &work, &salted).0, false);
+    assert!(found_in_cache(&work) > 0);
 }
 
 #[test]

@@ -21,18 +21,21 @@ const MARKER: &str = "SWARM_TEST_MARKER";
 const WORKER: &str = "SWARM_TEST_WORKER";
 
 /// Not a test but a server: this binary again, so that nothing else has to be built. With a worker in a group of its own that
-/// will not hear of ending, as an engine may be.
+/// will not hear of ending, as an engine may be, and one that has left its parent and its session too, as daemons do.
 #[test]
 #[ignore = "a program that other tests start"]
 fn a_server() {
     let Ok(port) = std::env::var(PORT) else { return };
     if std::env::var(WORKER).is_ok() {
         let marker = std::env::var(MARKER).unwrap();
-        let worker = "trap '' TERM; while :; do sleep 1; done";
+        let deaf = "trap '' TERM; while :; do sleep 1; done";
         let mut command = Command::new("sh");
-        command.args(["-c", worker, "worker", &marker]).process_group(0);
+        command.args(["-c", deaf, "worker", &marker]).process_group(0);
         let mut worker = command.spawn().unwrap();
         thread::spawn(move || worker.wait());
+        let daemon = format!("setsid sh -c \"{deaf}\" worker {marker} &");
+        let mut parent = Command::new("sh");
+        parent.args(["-c", &daemon]).spawn().unwrap().wait().unwrap();
     }
     let cost = CostModel { step_base_us: 8_000.0, max_num_seqs: 16, ..CostModel::default() };
     let profile = Profile { cost, port: port.parse().unwrap(), ..Profile::default() };
@@ -154,12 +157,12 @@ fn a_server_that_is_killed_comes_back_and_its_orphans_are_ended() {
     let (victim, environment) = servers(&work).remove(0);
     let before = processes_with(&work.marker());
     kill_process(victim, Signal::KILL).unwrap();
-    // Another process on the same port, and of the old one's two processes none.
+    // Another process on the same port, and of the old one's three processes none.
     let port = environment.into_iter().find(|it| it.starts_with(PORT)).unwrap();
     let is_back = |(pid, its): &(Pid, Vec<String>)| *pid != victim && its.contains(&port);
     until(20, "it does not come back", || servers(&work).iter().any(is_back));
     let after = processes_with(&work.marker());
-    assert_eq!(before.iter().filter(|pid| !after.contains(pid)).count(), 2, "it and its worker");
+    assert_eq!(before.iter().filter(|pid| !after.contains(pid)).count(), 3, "it and its workers");
     let ended = started.wait().with_code(0);
     assert!(ended.err.contains("is started again in 1 s: it ended after"), "{}", ended.err);
     all_are_right(&work, &prompts);

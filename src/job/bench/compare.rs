@@ -1,6 +1,7 @@
 //! `bench compare`: the same prompts in lists and one by one.
 //!
-//! Who asks second finds the prompts in the servers' prefix caches: both ways go first in turn.
+//! Who asks second would find the prompts in prefix caches: measurements keep these apart where servers can, and both ways go
+//! first in turn, for those that cannot and for what else gets warm.
 
 use std::collections::HashMap;
 
@@ -106,7 +107,7 @@ pub fn compare(
 impl Bench {
     /// Collective. One way, with its answers by the prompt's index.
     fn measured(
-        &self,
+        &mut self,
         comm: &mut dyn Comm,
         lane: &mut Lane,
         asked: &[Prompt],

@@ -28,9 +28,9 @@ use super::{
     servers::{Servers, serve},
 };
 use crate::{
-    bench::{Conditions, Measured, Run},
+    bench::{Conditions, Measured, Run, is_salted, keep_apart, keeps_apart},
     comm::{Comm, Typed},
-    domain::{Probe, Settled, Surveyed, Url},
+    domain::{Probe, Prompt, Settled, Surveyed, Url},
     report,
     settings::{Amount, Period, Settings, SettingsError},
 };
@@ -69,6 +69,9 @@ struct Bench {
     /// All ranks' endpoints, on rank 0.
     found: Option<Vec<Vec<Surveyed>>>,
     pool: Pool,
+    /// What no other measurement's salt begins with, where servers keep their caches apart by it; and how many there were.
+    salt: Option<String>,
+    salted: u64,
     limit: Limit,
     code: CodeOf,
     /// They end with the measurements.
@@ -135,7 +138,12 @@ impl Bench {
             rows.deal(&needs)
         });
         let dealt = told(comm, dealt, code)?;
-        let pool = Pool::received(comm, dealt, measuring.prompt_tokens, code)?;
+        let apart = found
+            .as_ref()
+            .map(|found| all_keep_apart(found) && !is_salted(&common.settings.sampling()));
+        let apart = comm.broadcast_value(apart)?;
+        let pool = Pool::received(comm, dealt, measuring.prompt_tokens, apart, code)?;
+        let salt = apart.then(|| pool.name());
         Ok(Some(Self {
             common,
             measuring,
@@ -143,6 +151,8 @@ impl Bench {
             ready,
             found,
             pool,
+            salt,
+            salted: 0,
             limit,
             code,
             _servers: servers,
@@ -191,6 +201,7 @@ impl Bench {
             max_tokens: self.common.settings.max_tokens,
             sampling: self.common.settings.sampling().json(),
             repeats: self.measuring.repeats,
+            caches_apart: self.salt.is_some(),
             rows_came_again: false,
         }
     }
@@ -231,14 +242,19 @@ impl Bench {
         Ok((runs, None))
     }
 
-    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them.
+    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. No prefix cache helps
+    /// with what was asked before, where servers keep them apart.
     fn together(
-        &self,
+        &mut self,
         comm: &mut dyn Comm,
         lane: &mut Lane,
-        prompts: Vec<crate::domain::Prompt>,
+        mut prompts: Vec<Prompt>,
         each: impl FnMut(&Settled),
     ) -> Result<Option<Measured>, JobError> {
+        if let Some(salt) = &self.salt {
+            self.salted += 1;
+            keep_apart(&mut prompts, &format!("{salt}-{}", self.salted));
+        }
         let limit = self.measuring.time_limit.get();
         comm.barrier();
         let now = Instant::now();
@@ -297,6 +313,15 @@ fn with(settings: &Settings, batch: Amount, window: Amount) -> Settings {
 
 fn is_ready(it: &Surveyed) -> bool {
     matches!(it.probe, Probe::Ready(_))
+}
+
+/// Do all servers that are ready?
+fn all_keep_apart(found: &[Vec<Surveyed>]) -> bool {
+    let versions = found.iter().flatten().filter_map(|it| match &it.probe {
+        Probe::Ready(facts) => Some(facts.version.as_deref()),
+        Probe::NotReady(_) => None,
+    });
+    versions.into_iter().all(keeps_apart)
 }
 
 /// Rank 0: are there enough? Else says who is not ready.

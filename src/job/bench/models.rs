@@ -58,7 +58,7 @@ pub fn models(
     }
     let report = bench.found.is_some().then(|| {
         let conditions = bench.conditions(comm, None);
-        let report = ModelsReport { conditions, models: rows };
+        let report = ModelsReport::new(conditions, rows);
         let verdict = if report.is_whole() { Verdict::Done } else { Verdict::SomeFailed };
         let table = report::models_table(&report);
         (report, table, verdict)

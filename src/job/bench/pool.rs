@@ -51,6 +51,11 @@ pub(super) struct Pool {
     source: Source,
     row_model: Option<String>,
     taken: u64,
+    /// The most that was taken at once.
+    most: u64,
+    /// Does a measurement find in caches only what it has asked itself?
+    apart: bool,
+    seed: u64,
 }
 
 enum From {
@@ -163,23 +168,32 @@ fn parts(all: u64, needs: &[u64]) -> Vec<(u64, u64)> {
 }
 
 impl Pool {
-    /// Collective. What rank 0 has dealt; prompts that are made up have so many tokens.
+    /// Collective. What rank 0 has dealt; prompts that are made up have so many tokens. `apart` is whether measurements find
+    /// only their own prompts in caches.
     pub(super) fn received(
         comm: &mut dyn Comm,
         dealt: Option<Vec<Dealt>>,
         tokens: usize,
+        apart: bool,
         code: CodeOf,
     ) -> Result<Self, JobError> {
         let Dealt { source, rules, lease, seed, row_model } = comm.scatter_values(dealt)?;
+        let seed = seed ^ ((comm.rank() as u64) << 40);
         let read = match lease {
-            None => Ok(From::Made { seed: seed ^ ((comm.rank() as u64) << 40), tokens }),
+            None => Ok(From::Made { seed, tokens }),
             Some(lease) => {
                 let rows: Result<Vec<Prompt>, _> =
                     Reader::new(&source, &rules, std::iter::once(lease)).collect();
                 rows.map(From::Rows).map_err(JobError::from)
             }
         };
-        Ok(Self { from: everywhere(comm, read, code)?, source, row_model, taken: 0 })
+        let from = everywhere(comm, read, code)?;
+        Ok(Self { from, source, row_model, taken: 0, most: 0, apart, seed })
+    }
+
+    /// One that no other start of this program has.
+    pub(super) fn name(&self) -> String {
+        format!("bench-{:016x}", self.seed)
     }
 
     /// What the input is, and the model that all its rows name.
@@ -191,6 +205,7 @@ impl Pool {
     pub(super) fn take(&mut self, count: u64) -> Vec<Prompt> {
         let first = self.taken;
         self.taken += count;
+        self.most = self.most.max(count);
         (first..self.taken).filter_map(|index| self.prompt(index)).collect()
     }
 
@@ -218,9 +233,10 @@ impl Pool {
         self.taken = 0;
     }
 
-    /// Were rows taken more than once?
+    /// Were rows taken more than once, so that caches may have helped?
     pub(super) fn came_again(&self) -> bool {
-        matches!(&self.from, From::Rows(rows) if self.taken > rows.len() as u64)
+        let asked = if self.apart { self.most } else { self.taken };
+        matches!(&self.from, From::Rows(rows) if asked > rows.len() as u64)
     }
 }
 
@@ -250,8 +266,7 @@ mod tests {
 
     #[test]
     fn prompts_that_are_made_up_are_never_the_same() {
-        let from = From::Made { seed: 1, tokens: 12 };
-        let mut pool = Pool { from, source: made_source(), row_model: None, taken: 0 };
+        let mut pool = pool(From::Made { seed: 1, tokens: 12 }, false);
         let mut all: Vec<Prompt> = pool.take(30);
         all.extend(pool.take(30));
         assert_eq!(all.iter().map(|it| it.index).collect::<Vec<_>>(), (0..60).collect::<Vec<_>>());
@@ -264,13 +279,18 @@ mod tests {
 
     #[test]
     fn rows_come_again_only_where_there_are_too_few_and_that_is_known() {
-        let made = From::Made { seed: 1, tokens: 3 };
-        let mut rows = Pool { from: made, source: made_source(), row_model: None, taken: 0 };
-        let rows = rows.take(5);
-        let from = From::Rows(rows);
-        let mut pool = Pool { from, source: made_source(), row_model: None, taken: 0 };
+        let rows = pool(From::Made { seed: 1, tokens: 3 }, false).take(5);
+        let mut apart = pool(From::Rows(rows.clone()), true);
+        let mut pool = pool(From::Rows(rows), false);
         assert_eq!((pool.take(5).len(), pool.came_again()), (5, false));
         let again = pool.take(2);
         assert_eq!((again.len(), again[0].index, pool.came_again()), (2, 5, true));
+        // Where caches are kept apart only those of the same measurement are the same.
+        assert_eq!((apart.take(5).len(), apart.take(2).len(), apart.came_again()), (5, 2, false));
+        assert_eq!((apart.take(6).len(), apart.came_again()), (6, true));
+    }
+
+    fn pool(from: From, apart: bool) -> Pool {
+        Pool { from, source: made_source(), row_model: None, taken: 0, most: 0, apart, seed: 1 }
     }
 }

@@ -74,10 +74,17 @@ impl PrefixCache {
     /// The hash chain of a prompt's whole blocks; made outside of the engine's lock.
     #[must_use]
     pub fn chain(block_size: usize, prompt: &[Id]) -> Box<[u64]> {
+        Self::salted(block_size, prompt, None)
+    }
+
+    /// The same, of its own for every salt.
+    #[must_use]
+    pub fn salted(block_size: usize, prompt: &[Id], salt: Option<&str>) -> Box<[u64]> {
         if block_size == 0 {
             return Box::default();
         }
-        let mut hash = 0x5EED;
+        let salt = salt.unwrap_or_default().bytes();
+        let mut hash = salt.fold(0x5EED, |hash, byte| mix(hash, u64::from(byte)));
         let blocks = prompt.chunks_exact(block_size);
         blocks
             .map(|block| {

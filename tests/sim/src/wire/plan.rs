@@ -44,6 +44,8 @@ pub struct Work {
     pub tokens_as_ids: bool,
     /// The id the client wants its answer to have.
     pub request_id: Option<String>,
+    /// Keeps what it leaves in the prefix cache from requests with another.
+    pub cache_salt: Option<String>,
     /// The role of a chat's answer.
     pub role: String,
 }
@@ -120,6 +122,7 @@ fn checked(shape: Shape, profile: &Profile, request: &Request<'_>) -> Result<Wor
         prompt_logprobs,
         tokens_as_ids: request.return_tokens_as_token_ids == Some(true),
         request_id: request.request_id.clone(),
+        cache_salt: request.cache_salt.clone(),
         role,
         prompts,
     })

@@ -4,6 +4,7 @@
 //! values and makes them readable.
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
+mod above;
 mod asked;
 mod bench;
 mod check;
@@ -20,10 +21,11 @@ mod plot;
 mod progress;
 mod status;
 mod summary;
+mod tree;
 
 pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
-pub use finish::{Finish, tree_line};
+pub use finish::{Finish, TreeFinish, tree_line};
 pub use html::page;
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
@@ -31,6 +33,7 @@ pub use plot::sweep_plots;
 pub use progress::ProgressView;
 pub use status::{Follow, Phase, StatusView};
 pub use summary::{Sources, Summary};
+pub use tree::{Groups, LevelSource, Ran, TreeSource};
 
 use std::{
     io::Write,

@@ -9,13 +9,16 @@ mod heat;
 mod plot;
 mod tables;
 mod text;
+mod tree;
 
 use std::fmt::Write;
 
 use super::summary::{Spread, Summary};
 use crate::output::StartTimeline;
 use plot::{Mark, Plot, Steps};
-use text::{count, escape, moment, number, percent, seconds, short, time};
+use text::{escape, moment, seconds, short, time};
+
+pub(super) use text::{count, number, percent, plural};
 
 /// Starts whose heat maps are drawn: the last ones.
 const MAPS: usize = 3;
@@ -27,6 +30,7 @@ pub fn page(summary: &Summary, timelines: &[StartTimeline]) -> String {
     let mut body = String::new();
     body.push_str(&header(summary, name));
     body.push_str(&tiles(summary));
+    body.push_str(&tree::section(summary));
     body.push_str(&course::section(summary));
     body.push_str(&endpoints(summary, timelines));
     body.push_str(&spreads(summary));
@@ -58,8 +62,8 @@ fn header(summary: &Summary, name: &str) -> String {
     facts.extend(summary.model.as_ref().map(|it| format!("model <b>{}</b>", escape(it))));
     facts.extend(summary.api.as_ref().map(|it| format!("by {}", escape(it))));
     facts.push(format!(
-        "{} prompts of {}",
-        count(summary.counts.submitted),
+        "{} of {}",
+        plural(summary.counts.submitted, "prompt"),
         escape(&summary.input.join(", "))
     ));
     facts.extend(summary.starts.first().map(|it| format!("begun {}", moment(it.began))));
@@ -93,6 +97,8 @@ impl Tile<'_> {
 
 fn tiles(summary: &Summary) -> String {
     let (counts, rates) = (&summary.counts, &summary.rates);
+    // What a tree came to has its own section; the first numbers are its leaves'.
+    let name = |run, leaves| if summary.reduce.is_some() { leaves } else { run };
     let of_all = |part: u64| percent(part as f64 / counts.submitted.max(1) as f64);
     let counted = |id, name, value: u64, below: String, bad| Tile {
         id,
@@ -117,22 +123,28 @@ fn tiles(summary: &Summary) -> String {
     let all = [
         counted(
             "answered",
-            "answered",
+            name("answered", "leaves answered"),
             counts.answered,
             format!("{} of {}", of_all(counts.answered), count(counts.submitted)),
             false,
         ),
-        counted("failed", "failed", counts.failed, of_all(counts.failed), counts.failed > 0),
+        counted(
+            "failed",
+            name("failed", "leaves failed"),
+            counts.failed,
+            of_all(counts.failed),
+            counts.failed > 0,
+        ),
         counted(
             "open",
-            "open",
+            name("open", "leaves open"),
             counts.open,
             if counts.open > 0 { "run it again to go on".into() } else { "nothing is left".into() },
             counts.open > 0,
         ),
         Tile {
             id: "seconds",
-            name: "working time",
+            name: name("working time", "working time of the leaves"),
             value: format!("{:.3}", summary.seconds),
             shown: seconds(summary.seconds),
             below: format!(
@@ -175,11 +187,15 @@ fn tiles(summary: &Summary) -> String {
         },
     ];
     let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
+    // A few of very many are seen.
+    let some = |part: u64| if part > 0 { " some" } else { "" };
     let mut html: String = all.iter().map(Tile::draw).collect();
     let _ = write!(
         html,
-        r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a" style="width:{:.3}%"></i><i class="f" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
+        r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a{}" style="width:{:.3}%"></i><i class="f{}" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
+        some(counts.answered),
         share(counts.answered),
+        some(counts.failed),
         share(counts.failed),
     );
     format!(r#"<div class="tiles">{html}"#)

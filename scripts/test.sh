@@ -53,6 +53,11 @@ scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met som
 step "four hosts on one machine, and what can happen to them"
 scripts/multi-host.sh 2>&1 | tee -a "$log" || fail "a job over several hosts does not end as it should (above)"
 
+step "the reports of a run and of a reduce, in a browser"
+scripts/test-report.sh 2>&1 | tee -a "$log" || fail "a report does not say what happened, or does not look as it should (above)"
+report=$(grep -o '^report: .*' "$log" | tail -n 1 || true)
+[ -n "$report" ] || fail "the test of the reports did not come to its end (above)"
+
 step "the job, killed at random moments against servers with random faults"
 scripts/torture.sh 0.3 1 2>&1 | tee -a "$log" || fail "the torture found something lost, doubled or wrong (above)"
 torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$log" | tail -n 1 || true)
@@ -61,9 +66,9 @@ torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$
 count() { grep -c "$1" "$log" || true; }
 whole=$(awk '/Running tests\/integration/ {on = 1} on && /^test result:/ {print $4; exit}' "$log")
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
-printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s s\n' \
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s; %s s\n' \
   "$passed" "$(count '^test result: ok')" "$whole" \
   "$(grep -o 'replayed [0-9]* of [0-9]* recordings, [0-9]* match' "$log" | head -n 1 || true)" \
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
   "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" \
-  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$torture" "$((SECONDS - began))"
+  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$report" "$torture" "$((SECONDS - began))"

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     JobError, Verdict,
@@ -99,7 +99,7 @@ impl Root {
     fn tell(&self, folder: &Path, written: Result<(), JobError>) {
         if self.report {
             match written {
-                Ok(()) => info!(page = %folder.join(PAGE).display(), "the report is written"),
+                Ok(()) => debug!(page = %folder.join(PAGE).display(), "the report is written"),
                 Err(error) => warn!("there is no report: {error}"),
             }
         }

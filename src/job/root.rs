@@ -333,6 +333,17 @@ impl Root {
         })
     }
 
+    /// Of a reduce: which of its passes this is.
+    pub(super) fn what(&self) -> Option<String> {
+        match &self.tree {
+            Some(_) => {
+                let name = self.folder.file_stem().unwrap_or_default().to_string_lossy();
+                Some(name.replace("level-0", "level ").replace('-', " "))
+            }
+            None => self.manifest.reduce.map(|_| "leaves".into()),
+        }
+    }
+
     /// The last word, but for levels of a reduce of which nothing is open: their sums are told at its end.
     fn say(&self, counts: &Counts, finished: bool, measured: Option<&Measured>) {
         let (open, is_reduce) = (counts.open > 0, self.manifest.reduce.is_some());
@@ -347,11 +358,7 @@ impl Root {
         let report = (self.report && (open || !is_reduce)).then(|| page_of(folder));
         report::print(
             &Finish {
-                what: match &self.tree {
-                    Some(_) => self.folder.file_stem().unwrap_or_default().to_string_lossy(),
-                    None if is_reduce => "leaves".into(),
-                    None => "prompts".into(),
-                },
+                what: self.what().map_or("prompts".into(), Into::into),
                 counts,
                 tally: &self.tally,
                 failures: measured.map(|it| &it.failures),

@@ -68,6 +68,7 @@ impl CheckReport {
                 "rank", "host", "local", "endpoint", "state", "model", "context", "version",
                 "routes",
             ]);
+        super::fit_terminal(&mut table);
         for rank in &self.ranks {
             let who = [
                 rank.rank.to_string(),

@@ -36,7 +36,8 @@ pub use summary::{Sources, Summary};
 pub use tree::{Groups, LevelSource, Ran, TreeSource};
 
 use std::{
-    io::Write,
+    fmt::Write as _,
+    io::{IsTerminal, Write},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -59,6 +60,14 @@ pub fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// A table that is wider than the terminal breaks its cells, not its lines.
+fn fit_terminal(table: &mut comfy_table::Table) {
+    let out = std::io::stdout();
+    if out.is_terminal() {
+        table.set_width(u16::try_from(status::columns(&out)).unwrap_or(u16::MAX));
+    }
+}
+
 /// An error for the user, to standard error, with what caused it.
 pub fn complain(error: &dyn std::error::Error) {
     let mut text = error.to_string();
@@ -70,12 +79,12 @@ pub fn complain(error: &dyn std::error::Error) {
         }
         cause = error.source();
     }
-    eprintln!("aurora-swarm: {text}");
+    log::say("error", &text);
 }
 
 /// A line of progress: not the log's, so that it has no level and is not silenced with it.
 pub fn say(line: &str) {
-    eprintln!("aurora-swarm: {line}");
+    log::say("info", line);
 }
 
 /// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
@@ -88,18 +97,20 @@ pub fn complain_of_endpoints(all: &[&Surveyed], least: u64) {
         })
         .collect();
     let ready = all.len() - not_ready.len();
-    eprintln!(
-        "aurora-swarm: {ready} of {} endpoints are ready, and at least {} are needed",
+    let mut text = format!(
+        "{ready} of {} endpoints are ready, and at least {} {} needed",
         all.len(),
-        least.max(1)
+        least.max(1),
+        if least <= 1 { "is" } else { "are" },
     );
     for (endpoint, why) in not_ready.iter().take(10) {
-        eprintln!("  {}: {why}", endpoint.url);
+        let _ = write!(text, "\n  {}: {why}", endpoint.url);
     }
     if not_ready.len() > 10 {
-        eprintln!("  and {} more", not_ready.len() - 10);
+        let _ = write!(text, "\n  and {} more", not_ready.len() - 10);
     }
-    eprintln!(
-        "  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints"
+    text.push_str(
+        "\n  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints",
     );
+    log::say("error", &text);
 }

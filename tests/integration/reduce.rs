@@ -293,7 +293,7 @@ fn walltime_and_signals_end_a_level_with_75_and_the_same_command_goes_on() {
             let _ = kill_process(pid, Signal::USR1);
         }
     }
-    started.wait().with_code(75).says("level-01", 1);
+    started.wait().with_code(75).says(" level 1 ", 1);
     assert!(!work.has("text.txt"));
     assert_eq!(work.manifest("text.txt")["state"], "stopped");
     let told = assert_told(&work, "text.txt");

@@ -62,10 +62,15 @@ pub fn print(text: &str) {
 
 /// A table that is wider than the terminal breaks its cells, not its lines.
 fn fit_terminal(table: &mut comfy_table::Table) {
-    let out = std::io::stdout();
-    if out.is_terminal() {
-        table.set_width(u16::try_from(status::columns(&out)).unwrap_or(u16::MAX));
+    if let Some(columns) = terminal_columns() {
+        table.set_width(u16::try_from(columns).unwrap_or(u16::MAX));
     }
+}
+
+/// Of standard output, if that is a terminal.
+fn terminal_columns() -> Option<usize> {
+    let out = std::io::stdout();
+    out.is_terminal().then(|| status::columns(&out))
 }
 
 /// An error for the user, to standard error, with what caused it.

@@ -101,7 +101,7 @@ pub struct Summary {
 /// How fast a run was.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Rates {
-    /// Over all working seconds.
+    /// Over all working seconds of starts that asked anything.
     pub prompts_per_s: Option<f64>,
     /// Likewise.
     pub tokens_per_s: Option<f64>,
@@ -265,6 +265,7 @@ impl Summary {
         manifest.history.iter().for_each(|it| all.merge(it.did.clone()));
         let recorded: f64 = manifest.history.iter().map(|it| it.seconds).sum();
         let seconds = recorded.max(manifest.seconds);
+        let asking = asking_s(&manifest.history);
         let completion = measured.completion_tokens.sum();
         let per = |count: u64, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);
         let [ramp, steady, tail] =
@@ -284,8 +285,8 @@ impl Summary {
             requests: all.requests.max(manifest.requests),
             retried: all.retried,
             rates: Rates {
-                prompts_per_s: per(all.settled(), recorded),
-                tokens_per_s: per(all.completion_tokens, recorded),
+                prompts_per_s: per(all.settled(), asking),
+                tokens_per_s: per(all.completion_tokens, asking),
                 steady_prompts_per_s: steady.prompts_per_s(),
                 steady_tokens_per_s: steady.tokens_per_s(),
                 ramp_s: ramp.seconds,
@@ -316,7 +317,7 @@ impl Summary {
             settings: settings(manifest),
             damaged: measured.damaged,
         };
-        summary.reduce = tree.map(|tree| TreeSummary::of(tree, &summary, &all));
+        summary.reduce = tree.map(|tree| TreeSummary::of(tree, &summary, (&all, asking)));
         summary
     }
 }
@@ -362,6 +363,11 @@ fn slow((millis, index, id, endpoint): (u64, u64, &str, &str)) -> Slow {
 /// An id as the value it is.
 fn json(id: &str) -> Value {
     serde_json::from_str(id).unwrap_or_else(|_| id.into())
+}
+
+/// Seconds of the starts that asked anything: who only looks once more has not been slow.
+pub(super) fn asking_s(history: &[StartRecord]) -> f64 {
+    history.iter().filter(|it| it.did.settled() > 0).map(|it| it.seconds).sum()
 }
 
 /// What says that it runs, and where nobody is at work, was killed.

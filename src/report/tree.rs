@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::summary::{Failure, Spread, Summary, failures, spread};
+use super::summary::{Failure, Spread, Summary, asking_s, failures, spread};
 use crate::{
     domain::{Merge, Tally},
     measure::Measured,
@@ -114,7 +114,7 @@ pub struct Level {
     pub cut: u64,
     /// Prompts without a text: failed ones, and those with a blank answer. Null until the level above is made.
     pub failed: Option<u64>,
-    /// Working seconds of its pass, all starts.
+    /// Working seconds of its pass, all starts that asked anything.
     pub seconds: f64,
     /// Seconds that making its prompts took.
     pub made_s: f64,
@@ -146,9 +146,9 @@ impl Level {
     }
 
     /// The leaves, by the summary of their run.
-    fn of_leaves(leaves: &Summary, failed: Option<u64>, did: &Tally) -> Self {
+    fn of_leaves(leaves: &Summary, failed: Option<u64>, (did, seconds): (&Tally, f64)) -> Self {
         let counts = leaves.counts.clone();
-        let per = |count: u64| (leaves.seconds > 0.0).then(|| count as f64 / leaves.seconds);
+        let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
         Self {
             level: 0,
             nodes: counts.submitted,
@@ -157,7 +157,7 @@ impl Level {
             empty: 0,
             cut: 0,
             failed,
-            seconds: leaves.seconds,
+            seconds,
             made_s: 0.0,
             requests: leaves.requests,
             completion_tokens: leaves.tokens.completion,
@@ -176,8 +176,7 @@ impl Level {
         let ran = source.ran.as_ref();
         if let Some(Ran { manifest, .. }) = ran {
             manifest.history.iter().for_each(|it| did.merge(it.did.clone()));
-            let recorded: f64 = manifest.history.iter().map(|it| it.seconds).sum();
-            seconds = recorded.max(manifest.seconds);
+            seconds = asking_s(&manifest.history);
             requests = did.requests.max(manifest.requests);
         }
         let counts = match ran {
@@ -213,8 +212,8 @@ impl Level {
 
 impl TreeSummary {
     /// Of a tree over these leaves.
-    pub(super) fn of(tree: &TreeSource, leaves: &Summary, did: &Tally) -> Self {
-        let mut levels = vec![Level::of_leaves(leaves, tree.leaves_failed, did)];
+    pub(super) fn of(tree: &TreeSource, leaves: &Summary, (did, seconds): (&Tally, f64)) -> Self {
+        let mut levels = vec![Level::of_leaves(leaves, tree.leaves_failed, (did, seconds))];
         levels.extend(tree.levels.iter().map(Level::of));
         let sum = |of: fn(&Level) -> u64| levels.iter().map(of).sum::<u64>();
         let seconds: f64 = levels.iter().map(Level::whole_s).sum();

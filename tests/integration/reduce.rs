@@ -82,9 +82,14 @@ fn assert_told(work: &Work, output: &str) -> Value {
             if at == 0 { output.to_owned() } else { format!("{output}.run/level-{at:02}") };
         if work.has(&format!("{folder}.run/manifest.json")) {
             let counts = &work.manifest(&folder)["counts"];
+            // The manifest of a level that was killed is behind its lines, some of which are copies.
+            let (mine, known) = (&level["counts"]["answered"], &counts["answered"]);
             match told["state"] == "lost" && at > 0 {
-                // The manifest of a level that was killed is behind its lines.
-                true => assert_eq!(level["counts"]["answered"], work.lines_on_disk(&folder)),
+                true => assert!(
+                    (known.as_u64()..=Some(work.lines_on_disk(&folder) as u64))
+                        .contains(&mine.as_u64()),
+                    "{mine} at level {at}, by its manifest {known}"
+                ),
                 false => assert_eq!(&level["counts"], counts, "level {at}"),
             }
         }

@@ -26,7 +26,7 @@ pub(super) fn section(summary: &Summary) -> String {
     if summary.reduce.is_some() {
         html.push_str(r#"<p class="note">The leaves first, then level after level (L1, L2, …); the times above are the leaves'.</p>"#);
     }
-    html.push_str(r#"<div class="key"><span><i style="background:var(--ramp)"></i>ramp</span><span><i style="background:var(--tail)"></i>tail</span></div>"#);
+    html.push_str(r#"<div class="key"><span><i class="band" style="background:var(--ramp)"></i>ramp</span><span><i class="band" style="background:var(--tail)"></i>tail</span></div>"#);
     let (bands, marks) = (bands(&points), marks(&points));
     let series = |value: fn(&Point) -> Option<f64>| -> Vec<(f64, f64, f64)> {
         points.iter().filter_map(|(from, to, point)| Some((*from, *to, value(point)?))).collect()

@@ -20,6 +20,8 @@ use text::{escape, moment, seconds, short, time};
 
 pub(super) use text::{count, number, percent, plural};
 
+/// A steady part that is shorter, in seconds, says nothing of speed.
+const STEADY: f64 = 2.0;
 /// Starts whose heat maps are drawn: the last ones.
 const MAPS: usize = 3;
 
@@ -117,6 +119,10 @@ fn tiles(summary: &Summary) -> String {
             .map_or("not known".into(), |it| format!("{} over all working time", number(it))),
         bad: false,
     };
+    // What was over before it could be steady has one pace only.
+    let is_steady = rates.steady_s >= STEADY;
+    let steady = |rate: Option<f64>| rate.filter(|_| is_steady);
+    let paced = |steady: &'static str, whole: &'static str| if is_steady { steady } else { whole };
     let (latency, endpoints) = (&summary.latency_s, &summary.endpoints);
     let or_dash = |it: Option<f64>, words: fn(f64) -> String| it.map_or("–".into(), words);
     let starts = summary.starts.len() as u32 + summary.unrecorded;
@@ -156,14 +162,14 @@ fn tiles(summary: &Summary) -> String {
         },
         rate(
             "prompts-per-s",
-            "prompts a second, steady",
-            rates.steady_prompts_per_s,
+            paced("prompts a second, steady", "prompts a second"),
+            steady(rates.steady_prompts_per_s),
             rates.prompts_per_s,
         ),
         rate(
             "tokens-per-s",
-            "tokens a second, steady",
-            rates.steady_tokens_per_s,
+            paced("tokens a second, steady", "tokens a second"),
+            steady(rates.steady_tokens_per_s),
             rates.tokens_per_s,
         ),
         Tile {
@@ -228,6 +234,17 @@ fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
                 timelines.len()
             );
         }
+    }
+    let unseen = |start: u32| timelines.iter().all(|it| it.start != start);
+    let killed = summary.starts.iter().filter(|it| it.end == "killed" && unseen(it.start));
+    let killed: Vec<String> = killed.map(|it| it.start.to_string()).collect();
+    if !last.is_empty() && !killed.is_empty() {
+        let (s, has) = if killed.len() == 1 {
+            ("", "was killed and has")
+        } else {
+            ("s", "were killed and have")
+        };
+        let _ = write!(html, r#"<p class="note">Start{s} {} {has} no map.</p>"#, killed.join(", "));
     }
     html.push_str(&tables::stragglers(its));
     html.push_str(&tables::away(its));

@@ -56,6 +56,11 @@ scripts/openai-client.sh 2>&1 | tee -a "$log" || fail "the openai client met som
 step "four hosts on one machine, and what can happen to them"
 scripts/multi-host.sh 2>&1 | tee -a "$log" || fail "a job over several hosts does not end as it should (above)"
 
+step "the reports of a run and of a reduce, in a browser"
+scripts/test-report.sh 2>&1 | tee -a "$log" || fail "a report does not say what happened, or does not look as it should (above)"
+report=$(grep -o '^report: .*' "$log" | tail -n 1 || true)
+[ -n "$report" ] || fail "the test of the reports did not come to its end (above)"
+
 step "the job, killed at random moments against servers with random faults"
 scripts/torture.sh 0.3 1 2>&1 | tee -a "$log" || fail "the torture found something lost, doubled or wrong (above)"
 torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$log" | tail -n 1 || true)
@@ -70,4 +75,4 @@ printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program)
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \
   "$(grep -o '^parquet: .*' "$log" | head -n 1 || true)" \
   "$(grep -o 'openai client: .*' "$log" | head -n 1 || true)" \
-  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$torture" "$((SECONDS - began))"
+  "$(grep -o '^multi-host: .*' "$log" | tail -n 1 || true)" "$report" "$torture" "$((SECONDS - began))"

@@ -44,13 +44,13 @@ pub(super) fn gather(
 ) -> Result<Option<Measured>, JobError> {
     let counts = standing.counts(brief.source.rows);
     let (began, wanted) = (std::time::Instant::now(), brief.wanted(&counts));
-    let Some(lines) = lines.filter(|_| !wanted.is_nothing()) else { return Ok(None) };
+    let Some(mut lines) = lines.filter(|_| !wanted.is_nothing()) else { return Ok(None) };
     let begun = Answers::begin(&brief.output, &wanted, &counts, comm.rank() == 0);
     let mut answers = everywhere(comm, begun.map_err(JobError::unfinished), code)?;
     let gathered = if wanted.format.is_some() || answers.aggregates.need_order() {
         in_order(comm, lines, counts.submitted, ROUND, &mut answers)
     } else {
-        in_place(comm, lines, counts.submitted, &mut answers)
+        in_place(comm, &mut lines, counts.submitted, &mut answers)
     };
     everywhere(comm, gathered.map_err(JobError::unfinished), code)?;
     let Answers { output, aggregates, .. } = answers;
@@ -63,6 +63,23 @@ pub(super) fn gather(
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
     Ok(measured.flatten())
+}
+
+/// Collective. What all ranks' lines measure, on rank 0, if that is wanted; each rank keeps of its own those that count.
+pub(super) fn measure(
+    comm: &mut dyn Comm,
+    brief: &Brief,
+    lines: Option<&mut Lines>,
+    counts: &Counts,
+    code: CodeOf,
+) -> Result<Option<Measured>, JobError> {
+    let wanted = Wanted { format: None, aggregate: &[], report: brief.report };
+    let Some(lines) = lines.filter(|_| wanted.report) else { return Ok(None) };
+    let mut answers = Answers::begin(&brief.output, &wanted, counts, false)?;
+    let read = in_place(comm, lines, counts.submitted, &mut answers);
+    everywhere(comm, read.map_err(JobError::unfinished), code)?;
+    let whole = answers.aggregates.reduce(comm)?;
+    whole.map_or(Ok(None), |whole| whole.write(&brief.output, counts))
 }
 
 /// Local. The same of all answers there are, into files at `place`.
@@ -159,14 +176,14 @@ pub(super) fn in_order(
 /// Collective. Every rank's lines to where its own go: no answer leaves its rank.
 fn in_place(
     comm: &mut dyn Comm,
-    mut lines: Lines,
+    lines: &mut Lines,
     rows: u64,
     to: &mut impl Take,
 ) -> Result<(), JobError> {
     lines.sort();
-    to.settle(comm, &mut lines);
+    to.settle(comm, lines);
     let mut mine = Vec::new();
-    for (from, until) in stretches(&mut Solo::new(), &lines, rows, ROUND) {
+    for (from, until) in stretches(&mut Solo::new(), lines, rows, ROUND) {
         mine.clear();
         lines.stretch(from, until, &mut mine)?;
         to.sent(&mine);
@@ -186,8 +203,8 @@ pub(super) fn visit(
     each: Each<'_>,
     code: CodeOf,
 ) -> Result<(), JobError> {
-    let Some(lines) = lines else { return Ok(()) };
-    let visited = in_place(comm, lines, counts.submitted, &mut Visitor { each, counts });
+    let Some(mut lines) = lines else { return Ok(()) };
+    let visited = in_place(comm, &mut lines, counts.submitted, &mut Visitor { each, counts });
     everywhere(comm, visited.map_err(JobError::unfinished), code)
 }
 

@@ -79,7 +79,9 @@ impl Rhythm {
     /// For one of so many ranks, which are lost when they are silent for so long.
     pub(super) fn of(rank: usize, ranks: usize, silence: Duration) -> Self {
         let apart = apart(ranks);
-        let every = Duration::from_secs(5).max(apart).min(silence / 4);
+        // A rank that is alone has nobody to spare, and somebody may look at its bar.
+        let every = Duration::from_secs(if ranks == 1 { 1 } else { 5 });
+        let every = every.max(apart).min(silence / 4);
         let first = every.mul_f64((rank + 1) as f64 / ranks.max(1) as f64);
         Self { every, apart, first }
     }

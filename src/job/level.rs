@@ -81,9 +81,12 @@ struct Row<'t> {
     max_tokens: u64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Whole {
     made_of: String,
+    /// How long that took.
+    #[serde(default)]
+    seconds: f64,
 }
 
 impl Place {
@@ -100,8 +103,17 @@ impl Place {
 
     /// Local. Is all of it there, made of this?
     pub(super) fn is_whole(&self, made_of: &str) -> bool {
-        let text = std::fs::read(self.input.join(WHOLE)).unwrap_or_default();
-        serde_json::from_slice::<Whole>(&text).is_ok_and(|it| it.made_of == made_of)
+        self.whole().is_some_and(|it| it.made_of == made_of)
+    }
+
+    /// Local. How long it took to make, in seconds; none where it is not whole.
+    pub(super) fn made_in(&self) -> Option<f64> {
+        self.whole().map(|it| it.seconds)
+    }
+
+    fn whole(&self) -> Option<Whole> {
+        let text = std::fs::read(self.input.join(WHOLE)).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// Local. Nothing of an earlier making is left, of this level and those above, which were made of it.
@@ -122,8 +134,9 @@ impl Place {
     }
 
     /// Local. All ranks have written their part of it.
-    pub(super) fn end(&self, made_of: &str) -> Result<(), JobError> {
-        let text = serde_json::to_vec(&Whole { made_of: made_of.into() }).unwrap_or_default();
+    pub(super) fn end(&self, made_of: &str, seconds: f64) -> Result<(), JobError> {
+        let whole = Whole { made_of: made_of.into(), seconds };
+        let text = serde_json::to_vec(&whole).unwrap_or_default();
         Ok(replace(&self.input.join(WHOLE), &text)?)
     }
 

@@ -62,7 +62,10 @@ impl Limit {
         let limit = Self { at: end(began, ends.into_iter().min(), margin), margin };
         if let Some(at) = limit.at {
             let left = at.saturating_duration_since(Instant::now());
-            info!(seconds = left.as_secs(), "the work ends at the latest after so long");
+            info!(
+                seconds = left.as_secs(),
+                "the walltime ends the work after that, if nothing else does"
+            );
             if left.is_zero() {
                 warn!("no walltime is left after the margin for the end: nothing is asked");
             }

@@ -103,7 +103,8 @@ impl<'c, 'r> Listener<'c, 'r> {
             alike: None,
         };
         let before = root.counts();
-        let done = before.answered + before.failed;
+        // (failed ones that are asked again are not done)
+        let done = before.submitted.saturating_sub(book.open());
         Self {
             post,
             hand,
@@ -114,6 +115,7 @@ impl<'c, 'r> Listener<'c, 'r> {
                 settings.progress,
                 up.len(),
                 (before.submitted, done),
+                root.what(),
                 limit.at,
             ),
             root,
@@ -372,7 +374,7 @@ impl<'c, 'r> Listener<'c, 'r> {
             return;
         }
         let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
-        warn!(seconds, "no more prompts are sent, and those under way have so long: {why}");
+        warn!("{why}: no more prompts are sent, and those under way have {seconds:.0} s left");
         if self.draining.replace(end).is_none() {
             for rank in 0..self.ranks.len() {
                 self.tell(rank, Message::Drain);

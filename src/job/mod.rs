@@ -16,6 +16,7 @@ mod conversations;
 mod end;
 mod errors;
 mod gather;
+mod grown;
 mod hand;
 mod heart;
 mod home;

@@ -37,6 +37,8 @@ pub(super) struct Crew {
     guard: Option<Guard>,
     /// Of the job that makes one pass only, servers end with its work.
     pub(super) passes: Passes,
+    /// Of the levels of a reduce: the run folder of its leaves.
+    pub(super) tree: Option<PathBuf>,
     /// Where the logs of servers go: into the folder of the first pass.
     logs: Option<PathBuf>,
     watch: Option<(Signals, Limit)>,
@@ -92,8 +94,8 @@ pub(super) fn pass(
     let begun = start.zip(scanned);
     let begun = begun.map(|(start, scanned)| start.begin(common, inputs, comm.size(), scanned));
     let mut root = told(comm, begun, code)?;
-    // The passes of a reduce have none of their own.
-    root.iter_mut().for_each(|root| root.report &= crew.passes == Passes::One);
+    // Who calls passes one by one puts no report together.
+    root.iter_mut().for_each(|root| root.belongs_to(crew.tree.as_deref(), crew.passes));
     let (signals, limit) = crew.watch(comm, common)?;
     let brief = comm.broadcast_value(root.as_ref().map(Root::brief))?;
     let blind = check_folder(comm, &brief, &common.place, code)?;
@@ -135,7 +137,7 @@ pub(super) fn pass(
     folders.leave();
     let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
     let one = crew.passes == Passes::One;
-    let wanted = (!one || gathered, brief.report && one);
+    let wanted = (!one || gathered, brief.report);
     let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, wanted, code)?;
     Ok(Some(Passed { root, brief, standing, lines }))
 }
@@ -148,6 +150,7 @@ impl Crew {
             began: Instant::now(),
             guard,
             passes: Passes::One,
+            tree: None,
             logs: None,
             watch: None,
             servers: None,
@@ -158,7 +161,7 @@ impl Crew {
 
     /// Local. What comes next has nothing to do with what was before, but for who is there: model and route are chosen anew.
     pub(super) fn anew(&mut self) {
-        (self.choice, self.logs) = (None, None);
+        (self.choice, self.logs, self.tree) = (None, None, None);
     }
 
     /// Local. Nobody here listens to signals any more: they do what they always do.

@@ -49,34 +49,22 @@ struct LeafFault {
     fault: Fault,
 }
 
-/// What the tree came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum {
-    /// Groups that were asked for.
-    pub(super) asked: u64,
-    /// Of those, without a text.
-    pub(super) failed: u64,
-    /// Groups with texts that were cut to fit.
-    pub(super) cut: u64,
-    /// Leaves that the root's text does not cover.
-    pub(super) missing: u64,
-}
-
 /// Failed groups that are named in the log.
 const NAMED: u64 = 20;
 
 /// Local, on rank 0. Writes the tree; `root` says why there is no text at the root, if there was one to be asked for.
+/// Leaves that the root's text does not cover.
 pub(super) fn write_tree(
     folder: &Path,
     tree: Tree,
     root: &Result<(), Option<Fault>>,
-) -> Result<Sum, JobError> {
+) -> Result<u64, JobError> {
     let place = folder.join("tree.jsonl");
     let part = folder.join("tree.jsonl.part");
     let error = |error| OutputError::io("cannot write", &part)(error);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(error)?);
     let leaves = tree.leaves(tree.levels(), 0).end;
-    let (mut missing, mut sum) = (Bitmap::new(leaves), Sum::default());
+    let (mut missing, mut failed) = (Bitmap::new(leaves), 0);
     for level in 1..=tree.levels() {
         let mut above = Above::of(folder, tree, level, root)?;
         read_groups(&Place::of(folder, level).files(Kind::Groups)?, |group| {
@@ -85,11 +73,9 @@ pub(super) fn write_tree(
             }
             let fault = above.faults.remove(&group.group);
             let node = node(tree, level, group, fault.as_ref(), &above.absent, &missing);
-            sum.asked += u64::from(node.texts > 1);
-            sum.cut += u64::from(node.cut > 0);
             if node.outcome == "failed" {
-                sum.failed += 1;
-                if sum.failed <= NAMED {
+                failed += 1;
+                if failed <= NAMED {
                     complain(&node);
                 }
             }
@@ -97,13 +83,12 @@ pub(super) fn write_tree(
             Ok(written.and_then(|()| file.write_all(b"\n")).map_err(error)?)
         })?;
     }
-    if sum.failed > NAMED {
-        warn!("and {} more groups failed: they are in {}", sum.failed - NAMED, place.display());
+    if failed > NAMED {
+        warn!("and {} more groups failed: they are in {}", failed - NAMED, place.display());
     }
     let written = file.flush().and_then(|()| file.get_ref().sync_all());
     written.and_then(|()| std::fs::rename(&part, &place)).map_err(error)?;
-    sum.missing = if root.is_ok() { missing.count() } else { leaves };
-    Ok(sum)
+    Ok(if root.is_ok() { missing.count() } else { leaves })
 }
 
 /// What the level above, or the end, says of a level's groups.

@@ -17,9 +17,11 @@ use tracing::info;
 use super::{
     Codes, Given, JobError, Verdict,
     agree::{Common, agree, everywhere, told},
+    gather::measure,
+    grown::PassesMeasured,
     level::{Kitchen, Place, called, make},
     pass::{Crew, Passed, Passes, pass},
-    provenance::{Sum, write_tree},
+    provenance::write_tree,
     root::Root,
     texts::{Fault, Texts, merge},
 };
@@ -64,12 +66,17 @@ pub(super) fn grow(
     };
     let mut growth = Growth::of(comm, common, crew, recipe, leaves)?;
     let grown = growth.grow(comm);
+    growth.crew.tree = None;
     // (without rows nothing is left to go on with, whatever is said about it)
     if !matches!(grown, Ok(Verdict::Done | Verdict::SomeFailed))
         && growth.tree.nodes(0) > 0
         && let Some(root) = &mut growth.root
     {
         root.stopped();
+    }
+    if let Some(root) = &growth.root {
+        let ended = matches!(grown, Ok(Verdict::Done | Verdict::SomeFailed));
+        root.tell_of_tree(std::mem::take(&mut growth.measured), ended);
     }
     grown
 }
@@ -109,7 +116,8 @@ struct Growth<'c> {
     folder: std::path::PathBuf,
     /// What the next level is made of, as a name.
     made_of: String,
-    began: Instant,
+    /// On rank 0.
+    measured: PassesMeasured,
     /// Somebody asked this process to end, between two passes.
     asked_to_end: Arc<AtomicBool>,
 }
@@ -140,17 +148,31 @@ impl<'c> Growth<'c> {
         let made_of = comm.broadcast_value(made_of)?;
         let folder = brief.folder.clone();
         let leaves = Some(Leaves { brief, standing, lines });
-        let (began, asked_to_end) = (Instant::now(), Arc::default());
-        Ok(Self { common, crew, recipe, tree, root, leaves, folder, made_of, began, asked_to_end })
+        let asked_to_end = Arc::default();
+        Ok(Self {
+            common,
+            crew,
+            recipe,
+            tree,
+            root,
+            leaves,
+            folder,
+            made_of,
+            measured: PassesMeasured::default(),
+            asked_to_end,
+        })
     }
 
     /// Collective. From the leaves to the root.
     fn grow(&mut self, comm: &mut dyn Comm) -> Result<Verdict, JobError> {
         let code = self.crew.codes.error;
-        let Some(Leaves { brief, standing, lines }) = self.leaves.take() else {
+        let Some(Leaves { brief, standing, mut lines }) = self.leaves.take() else {
             return Ok(Verdict::Open);
         };
-        let ended = self.root.as_mut().map(|root| root.end(&standing, true));
+        let counts = standing.counts(brief.source.rows);
+        self.measured.leaves = measure(comm, &brief, lines.as_mut(), &counts, code)?;
+        let measured = self.measured.leaves.as_ref();
+        let ended = self.root.as_mut().map(|root| root.end(&standing, true, measured));
         let ended = told(comm, ended, code)?;
         if comm.broadcast_value(ended)? == Verdict::Open {
             return Ok(Verdict::Open);
@@ -164,6 +186,7 @@ impl<'c> Growth<'c> {
         let mut stamp = Stamp::of(&self.made_of).and(standing.answered());
         let any = standing.answered().count() > 0;
         let mut below = everywhere(comm, Texts::of(lines, None, &[]), code)?;
+        self.crew.tree = Some(self.folder.clone());
         for level in 1..=self.tree.levels() {
             if self.is_asked_to_end(comm) {
                 return Ok(Verdict::Open);
@@ -196,7 +219,12 @@ impl<'c> Growth<'c> {
                 let Some(mut done) = pass(comm, &common, self.crew, &inputs)? else {
                     return Ok(Verdict::NoEndpoint);
                 };
-                let ended = done.root.as_mut().map(|root| root.end(&done.standing, true));
+                let counts = done.standing.counts(done.brief.source.rows);
+                let measured = measure(comm, &done.brief, done.lines.as_mut(), &counts, code)?;
+                let ended =
+                    done.root.as_mut().map(|it| it.end(&done.standing, true, measured.as_ref()));
+                self.measured.levels.resize(level as usize - 1, None);
+                self.measured.levels.push(measured);
                 let ended = told(comm, ended, code)?;
                 if comm.broadcast_value(ended)? == Verdict::Open {
                     return Ok(Verdict::Open);
@@ -219,7 +247,7 @@ impl<'c> Growth<'c> {
         leaves: &super::brief::Brief,
         any: bool,
     ) -> Result<bool, JobError> {
-        let (code, rank) = (self.crew.codes.error, comm.rank());
+        let (code, rank, began) = (self.crew.codes.error, comm.rank(), Instant::now());
         let is_whole = (rank == 0).then(|| place.is_whole(&stamp.name()));
         if comm.broadcast_value(is_whole)? {
             return Ok(true);
@@ -249,7 +277,8 @@ impl<'c> Growth<'c> {
         let cooks = seeing(comm, leaves);
         let kitchen = Kitchen { tree: self.tree, recipe: &self.recipe, budget, cooks };
         make(comm, place, &kitchen, below, code)?;
-        told(comm, (rank == 0).then(|| place.end(&stamp.name())), code)?;
+        let seconds = began.elapsed().as_secs_f64();
+        told(comm, (rank == 0).then(|| place.end(&stamp.name(), seconds)), code)?;
         Ok(true)
     }
 
@@ -294,44 +323,20 @@ impl<'c> Growth<'c> {
                 Some(Err(fault)) => Err(Some(fault.clone())),
                 None => Err(None),
             };
-            let sum = write_tree(&self.folder, self.tree, &fault)?;
+            let missing = write_tree(&self.folder, self.tree, &fault)?;
             match text {
                 Some(Ok(text)) => replace(Path::new(&output), text.as_bytes())?,
                 _ => remove(Path::new(&output))?,
             }
             let levels = self.tree.levels();
-            let (text, missing) = (fault.is_ok(), sum.missing);
+            let text = fault.is_ok();
             let tree = TreeStands { levels, level: levels, text, missing };
             root.grows(tree, State::Finished)?;
-            self.say(&output, &sum, text);
             Ok(if text && missing == 0 { Verdict::Done } else { Verdict::SomeFailed })
         });
         self.root = root;
         let verdict = told(comm, verdict, code)?;
         Ok(comm.broadcast_value(verdict)?)
-    }
-
-    fn say(&self, output: &str, sum: &Sum, text: bool) {
-        let (levels, leaves) = (self.tree.levels(), self.tree.nodes(0));
-        let mut words = format!(
-            "{leaves} leaves, {levels} levels above them, {} groups asked, {} of them failed, {:.1} s for the levels\n",
-            sum.asked,
-            sum.failed,
-            self.began.elapsed().as_secs_f64()
-        );
-        if sum.cut > 0 {
-            words +=
-                &format!("{} groups had texts that were cut to fit the model's context\n", sum.cut);
-        }
-        if sum.missing > 0 {
-            words += &format!("{} leaves are missing in the text\n", sum.missing);
-        }
-        words += &match text {
-            true => format!("text: {output}\n"),
-            false => "there is no text: nothing was left to make it of\n".to_owned(),
-        };
-        words += &format!("tree: {}\n", self.folder.join("tree.jsonl").display());
-        report::print(&words);
     }
 
     /// Collective. Notes how far the tree is.

@@ -2,16 +2,21 @@
 //!
 //! Rank 0 writes `report.html` and `summary.json` at the end of a run, from the manifest, what was sampled, what endpoints did
 //! over time, and what the lines measure; the last comes from all ranks. All of it but the measures lies in files, and lines do
-//! as well, so `report` makes the same again. A report is never a reason for a run to fail. How it looks is `report`'s.
+//! as well, so `report` makes the same again. Of a reduce one is written for all its passes, into the leaves' run folder.
+//! A report is never a reason for a run to fail. How it looks is `report`'s.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{
     JobError, Verdict,
     brief::{Wanted, at_work},
     gather::gather_alone,
+    grown::{PassesMeasured, tree_source},
     offline::{open, tell_of_what_is_away},
     root::Root,
     standing::Standing,
@@ -20,12 +25,17 @@ use crate::{
     domain::Timeline,
     measure::Measured,
     output::{
-        Manifest, OutputError, StartTimeline, read_samples, read_timelines, write_json, write_text,
+        Manifest, StartTimeline, State, read_samples, read_timelines, write_json, write_text,
         write_timeline,
     },
-    report::{self, Sources, Summary},
+    report::{self, Sources, Summary, TreeFinish},
     site::Node,
 };
+
+/// Where the page of a run folder lies.
+pub(super) fn page_of(folder: &Path) -> PathBuf {
+    folder.join(PAGE)
+}
 
 const PAGE: &str = "report.html";
 const NUMBERS: &str = "summary.json";
@@ -46,9 +56,50 @@ impl Root {
 
     /// The report, where lines were measured: after the end, which it does not change.
     pub(super) fn report(&self, measured: &Result<Option<Measured>, JobError>) {
-        if let Ok(Some(measured)) = measured {
-            match write(&self.folder, &self.manifest, measured) {
-                Ok(()) => info!(page = %self.folder.join(PAGE).display(), "the report is written"),
+        let Ok(Some(measured)) = measured else { return };
+        match &self.tree {
+            // (the rest of the tree is read from its files: whoever asks for this is alone)
+            Some(leaves) => self.tell(leaves, renewed(leaves)),
+            None => {
+                self.tell(&self.folder, write(&self.folder, &self.manifest, measured, Vec::new()))
+            }
+        }
+    }
+
+    /// Of a reduce, whose leaves these are, after its end: what its levels came to, if that is the end of it, and the report.
+    pub(super) fn tell_of_tree(&self, measured: PassesMeasured, ended: bool) {
+        let written = self.sum_up(measured, ended).and_then(|(summary, timelines)| {
+            if self.report { write_both(&self.folder, &summary, &timelines) } else { Ok(()) }
+        });
+        self.tell(&self.folder, written);
+    }
+
+    fn sum_up(
+        &self,
+        measured: PassesMeasured,
+        ended: bool,
+    ) -> Result<(Summary, Vec<StartTimeline>), JobError> {
+        let leaves = measured.leaves.unwrap_or_default();
+        // What was not measured is not wanted.
+        let levels = measured.levels.into_iter().map(|it| Some(it.unwrap_or_default())).collect();
+        let (summary, timelines) = summed_up(&self.folder, &self.manifest, &leaves, levels)?;
+        if let Some(tree) = summary.reduce.as_ref().filter(|_| ended) {
+            let page = self.report.then(|| page_of(&self.folder).to_string_lossy().into_owned());
+            let finish = TreeFinish {
+                tree,
+                output: &self.manifest.output,
+                report: page.as_deref(),
+                folder: &self.folder.to_string_lossy(),
+            };
+            report::print(&finish.to_string());
+        }
+        Ok((summary, timelines))
+    }
+
+    fn tell(&self, folder: &Path, written: Result<(), JobError>) {
+        if self.report {
+            match written {
+                Ok(()) => debug!(page = %folder.join(PAGE).display(), "the report is written"),
                 Err(error) => warn!("there is no report: {error}"),
             }
         }
@@ -64,7 +115,7 @@ pub fn report(run: &str) -> Result<Verdict, JobError> {
     let alive = at_work(&folder, &Node::here().host).is_some();
     tell_of_what_is_away(manifest.away.as_deref(), alive);
     let measured = again(&folder, &mut manifest)?;
-    write(&folder, &manifest, &measured)?;
+    write(&folder, &manifest, &measured, Vec::new())?;
     report::print(&format!(
         "{}\n{}\n",
         folder.join(PAGE).display(),
@@ -74,7 +125,7 @@ pub fn report(run: &str) -> Result<Verdict, JobError> {
 }
 
 /// What a run folder's lines measure, by this process alone. The manifest's counts are made those of the lines.
-fn again(folder: &Path, manifest: &mut Manifest) -> Result<Measured, JobError> {
+pub(super) fn again(folder: &Path, manifest: &mut Manifest) -> Result<Measured, JobError> {
     let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
     let (standing, lines) = Standing::of_folder_with_lines(folder, rows, fingerprint)?;
     manifest.counts = standing.counts(rows);
@@ -83,11 +134,44 @@ fn again(folder: &Path, manifest: &mut Manifest) -> Result<Measured, JobError> {
     Ok(measured.unwrap_or_default())
 }
 
-fn write(folder: &Path, manifest: &Manifest, measured: &Measured) -> Result<(), OutputError> {
+/// The report anew, from the files alone.
+fn renewed(folder: &Path) -> Result<(), JobError> {
+    let (folder, mut manifest) = open(&folder.to_string_lossy())?;
+    let measured = again(&folder, &mut manifest)?;
+    write(&folder, &manifest, &measured, Vec::new())
+}
+
+fn write(
+    folder: &Path,
+    manifest: &Manifest,
+    measured: &Measured,
+    levels: Vec<Option<Measured>>,
+) -> Result<(), JobError> {
+    let (summary, timelines) = summed_up(folder, manifest, measured, levels)?;
+    write_both(folder, &summary, &timelines)
+}
+
+fn summed_up(
+    folder: &Path,
+    manifest: &Manifest,
+    measured: &Measured,
+    levels: Vec<Option<Measured>>,
+) -> Result<(Summary, Vec<StartTimeline>), JobError> {
     let (samples, timelines) = (read_samples(folder), read_timelines(folder));
-    let sources = Sources { manifest, samples: &samples, timelines: &timelines, measured };
-    let summary = Summary::of(&sources);
-    let numbers = serde_json::to_value(&summary).unwrap_or_default();
+    let tree = tree_source(folder, manifest, levels)?;
+    let tree = tree.as_ref();
+    let alive = manifest.state == State::Running && at_work(folder, &Node::here().host).is_some();
+    let sources =
+        Sources { manifest, samples: &samples, timelines: &timelines, measured, alive, tree };
+    Ok((Summary::of(&sources), timelines))
+}
+
+fn write_both(
+    folder: &Path,
+    summary: &Summary,
+    timelines: &[StartTimeline],
+) -> Result<(), JobError> {
+    let numbers = serde_json::to_value(summary).unwrap_or_default();
     write_json(&folder.join(NUMBERS), &numbers)?;
-    write_text(&folder.join(PAGE), &report::page(&summary, &timelines))
+    Ok(write_text(&page_of(folder), &report::page(summary, timelines))?)
 }

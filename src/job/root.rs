@@ -18,6 +18,8 @@ use super::{
     gather::gather_alone,
     heart::Heart,
     home::{self, Folders},
+    pass::Passes,
+    reporting::page_of,
     resume,
     standing::Standing,
     start::{Start, fits, format, rules},
@@ -26,6 +28,7 @@ use crate::{
     domain::{Merge, Surveyed, Tally},
     engine::Progress,
     ledger::Order,
+    measure::Measured,
     output::{
         Change, Counts, Doing, LostRank, Manifest, OutputError, Sample, State, TreeStands, now,
         write_sample,
@@ -63,8 +66,10 @@ pub(super) struct Root {
     /// What is made of all of them.
     aggregate: Vec<AggregateWanted>,
     pub(super) began: Instant,
-    /// Is a report written?
+    /// Are lines measured, and is a report written of them?
     pub(super) report: bool,
+    /// Of a level of a reduce: the run folder of its leaves.
+    pub(super) tree: Option<PathBuf>,
 }
 
 /// Rank 0's own, of a start whose input is known, and its run folder open.
@@ -115,7 +120,7 @@ pub(super) fn begin(
     }
     manifest.away = away;
     if settings.reduce_template.is_some() {
-        manifest.reduce.get_or_insert_default();
+        manifest.reduce = Some(TreeStands::default()); // it is gone through from the leaves on, whatever is there
     }
     let root = Root {
         manifest,
@@ -135,11 +140,18 @@ pub(super) fn begin(
         aggregate: settings.aggregate.clone(),
         began,
         report: !settings.no_report,
+        tree: None,
     };
     root.open_folder()
 }
 
 impl Root {
+    /// Whose pass it is.
+    pub(super) fn belongs_to(&mut self, tree: Option<&Path>, passes: Passes) {
+        self.report &= passes != Passes::Calls;
+        self.tree = tree.map(Path::to_owned);
+    }
+
     fn open_folder(mut self) -> Result<Self, JobError> {
         let shards = self.folder.join(SHARDS);
         std::fs::create_dir_all(&shards).map_err(OutputError::io("cannot make", &shards))?;
@@ -282,7 +294,12 @@ impl Root {
 
     /// The end, written last of all. It is none where the answers could not be gathered; of a reduce it is the end of the
     /// leaves, and nothing is finished.
-    pub(super) fn end(&mut self, standing: &Standing, gathered: bool) -> Result<Verdict, JobError> {
+    pub(super) fn end(
+        &mut self,
+        standing: &Standing,
+        gathered: bool,
+        measured: Option<&Measured>,
+    ) -> Result<Verdict, JobError> {
         let counts = standing.counts(self.source.rows);
         self.manifest.counts = counts.clone();
         let finished = counts.open == 0 && gathered && self.manifest.reduce.is_none();
@@ -304,22 +321,7 @@ impl Root {
             );
             warn!("{missing} prompts that were settled have no outcome in the shard files: {why}");
         }
-        let gathered = self.gather && finished;
-        let aggregated = !self.aggregate.is_empty() && finished;
-        let aggregate = report_place(Path::new(&self.manifest.output));
-        report::print(
-            &Finish {
-                counts: &counts,
-                tally: &self.tally,
-                seconds: self.began.elapsed().as_secs_f64(),
-                ranks: self.manifest.ranks,
-                output: gathered.then_some(self.manifest.output.as_str()),
-                aggregate: aggregated.then(|| aggregate.to_string_lossy()).as_deref(),
-                report: self.report,
-                folder: &self.folder.to_string_lossy(),
-            }
-            .to_string(),
-        );
+        self.say(&counts, finished, measured);
         if let Some(words) = self.wrong.take() {
             return Err(JobError::AllAlike(words));
         }
@@ -329,6 +331,48 @@ impl Root {
             Counts { failed: 1.., .. } => Verdict::SomeFailed,
             _ => Verdict::Done,
         })
+    }
+
+    /// Of a reduce: which of its passes this is.
+    pub(super) fn what(&self) -> Option<String> {
+        match &self.tree {
+            Some(_) => {
+                let name = self.folder.file_stem().unwrap_or_default().to_string_lossy();
+                Some(name.replace("level-0", "level ").replace('-', " "))
+            }
+            None => self.manifest.reduce.map(|_| "leaves".into()),
+        }
+    }
+
+    /// The last word, but for levels of a reduce of which nothing is open: their sums are told at its end.
+    fn say(&self, counts: &Counts, finished: bool, measured: Option<&Measured>) {
+        let (open, is_reduce) = (counts.open > 0, self.manifest.reduce.is_some());
+        if self.tree.is_some() && !open && self.manifest.lost.is_empty() {
+            return;
+        }
+        let gathered = self.gather && finished;
+        let aggregated = !self.aggregate.is_empty() && finished;
+        let aggregate = report_place(Path::new(&self.manifest.output));
+        let folder = self.tree.as_ref().unwrap_or(&self.folder);
+        // Of a reduce that goes on, there is none yet.
+        let report = (self.report && (open || !is_reduce)).then(|| page_of(folder));
+        report::print(
+            &Finish {
+                what: self.what().map_or("prompts".into(), Into::into),
+                counts,
+                tally: &self.tally,
+                failures: measured.map(|it| &it.failures),
+                seconds: self.began.elapsed().as_secs_f64(),
+                ranks: self.manifest.ranks,
+                starts: self.manifest.starts,
+                output: gathered.then_some(self.manifest.output.as_str()),
+                aggregate: aggregated.then(|| aggregate.to_string_lossy()).as_deref(),
+                report: report.as_ref().map(|it| it.to_string_lossy()).as_deref(),
+                folder: &folder.to_string_lossy(),
+                goes_on: is_reduce && !open,
+            }
+            .to_string(),
+        );
     }
 
     /// The work is over, and so many prompts are open by the ledger: what is written is read and put together.
@@ -366,7 +410,8 @@ impl Root {
         let (standing, lines) = Standing::of_folder_with_lines(&self.folder, *rows, fingerprint)?;
         let counts = standing.counts(*rows);
         let gathered = gather_alone(lines, &counts, &brief.output, &brief.wanted(&counts));
-        let ended = self.end(&standing, gathered.is_ok());
+        let measured = gathered.as_ref().ok().and_then(Option::as_ref);
+        let ended = self.end(&standing, gathered.is_ok(), measured);
         self.report(&gathered);
         gathered.and(ended)
     }

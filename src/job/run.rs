@@ -50,7 +50,8 @@ pub(super) fn answer(
         None => gather(comm, &brief, common, lines, &standing, code),
     };
     let ended = root.map(|mut root| {
-        let ended = root.end(&standing, gathered.is_ok());
+        let measured = gathered.as_ref().ok().and_then(Option::as_ref);
+        let ended = root.end(&standing, gathered.is_ok(), measured);
         root.report(&gathered);
         ended
     });

@@ -76,11 +76,15 @@ impl Pace {
         let last = samples.last().filter(|last| last.start == start)?;
         let recent = |it: &&Sample| it.start == start && it.seconds >= last.seconds - WHILE;
         let first = samples.iter().find(recent)?;
-        let seconds = last.seconds - first.seconds;
+        let done = |it: &Sample| it.answered + it.failed;
+        // Ranks report every few seconds: what is sampled between says that nothing was done, and a pace would sink and leap.
+        let heard = samples.iter().filter(recent).find(|it| done(it) == done(last))?;
+        let end = if last.seconds - heard.seconds < SILENT { heard } else { last };
+        let seconds = end.seconds - first.seconds;
         let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
-        (seconds > 0.0).then(|| Self {
-            prompts_per_s: rate(first.answered + first.failed, last.answered + last.failed),
-            tokens_per_s: rate(first.completion_tokens, last.completion_tokens),
+        (seconds >= SHORT).then(|| Self {
+            prompts_per_s: rate(done(first), done(end)),
+            tokens_per_s: rate(first.completion_tokens, end.completion_tokens),
             in_flight: last.in_flight,
             endpoints_up: last.endpoints_up,
         })
@@ -89,6 +93,10 @@ impl Pace {
 
 /// Seconds that a pace is taken over.
 const WHILE: f64 = 60.0;
+/// Seconds in which nothing is done before it is believed that nothing is done.
+const SILENT: f64 = 12.0;
+/// Seconds over which a pace means something.
+const SHORT: f64 = 2.0;
 /// Bytes that hold more samples than a pace needs.
 const END: u64 = 16 << 10;
 
@@ -135,6 +143,16 @@ mod tests {
         let pace = Pace::of(&all, 2).expect("a pace");
         assert_eq!((pace.prompts_per_s, pace.tokens_per_s), (2.0, 20.0));
         assert_eq!((pace.in_flight, pace.endpoints_up), (7, 2));
+        // What ranks report every five seconds is sampled every second: no pace sinks between.
+        let halting: Vec<Sample> =
+            (0..=60).map(|at: u64| sample(1, at as f64, at / 5 * 10)).collect();
+        for until in 6..60 {
+            let pace = Pace::of(&halting[..until], 1).expect("a pace");
+            assert_eq!(pace.prompts_per_s, 2.0, "at {until}");
+        }
+        let mut dead = halting;
+        dead.extend((61..=140).map(|at: u64| sample(1, at as f64, 120)));
+        assert_eq!(Pace::of(&dead, 1).map(|it| it.prompts_per_s), Some(0.0));
         assert_eq!(Pace::of(&all, 3), None, "nothing of this start yet");
         assert_eq!(Pace::of(&all[..2], 2), None, "once is no pace");
         assert_eq!(Pace::of(&[], 1), None);

@@ -167,6 +167,7 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
         .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
+    super::fit_terminal(&mut table);
     table
 }
 

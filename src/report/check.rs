@@ -3,6 +3,7 @@
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::{Deserialize, Serialize};
 
+use super::html::plural;
 use crate::domain::{Facts, Model, Probe, Routes, Surveyed};
 
 /// What `check` found.
@@ -33,6 +34,11 @@ pub struct CheckedRank {
     pub endpoints: Vec<Surveyed>,
 }
 
+/// The table's columns, and how many of them, the first ones, tell most.
+const ALL: [&str; 9] =
+    ["rank", "host", "endpoint", "state", "model", "context", "version", "routes", "local rank"];
+const SHORT: usize = 7;
+
 impl CheckReport {
     /// Of all ranks' findings.
     #[must_use]
@@ -60,36 +66,52 @@ impl CheckReport {
     /// For people: a table and what follows from it.
     #[must_use]
     pub fn table(&self) -> String {
+        let whole = self.drawn(&ALL).to_string();
+        let wide = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let Some(room) = super::terminal_columns().filter(|room| *room < wide) else {
+            return format!("{whole}\n{}", self.summary());
+        };
+        // What tells least gives way, and only then cells are broken.
+        let mut table = self.drawn(&ALL[..SHORT]);
+        table.set_width(u16::try_from(room).unwrap_or(u16::MAX));
+        format!(
+            "{table}\n{}a wider terminal shows {} as well, and --json everything\n",
+            self.summary(),
+            ALL[SHORT..].join(" and ")
+        )
+    }
+
+    /// These of the columns, the first of [`ALL`].
+    fn drawn(&self, heads: &[&str]) -> Table {
         let mut table = Table::new();
         table
             .load_style(UTF8_HORIZONTAL_ONLY)
             .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_header([
-                "rank", "host", "local", "endpoint", "state", "model", "context", "version",
-                "routes",
-            ]);
+            .set_header(heads);
         for rank in &self.ranks {
-            let who = [
-                rank.rank.to_string(),
-                rank.host.clone(),
-                format!("{} of {}", rank.local_rank + 1, rank.local_size),
-            ];
+            let who = [rank.rank.to_string(), rank.host.clone()];
+            let local = format!("{} of {}", rank.local_rank + 1, rank.local_size);
+            let mut add = |cells: Vec<String>| {
+                let mut cells: Vec<String> = who.iter().cloned().chain(cells).collect();
+                cells.resize(ALL.len() - 1, String::new());
+                cells.push(local.clone());
+                cells.truncate(heads.len());
+                table.add_row(cells);
+            };
             if rank.endpoints.is_empty() {
-                table.add_row(who.iter().map(String::as_str).chain(["none", "idle"]));
+                add(vec!["none".into(), "idle".into()]);
             }
-            for endpoint in &rank.endpoints {
-                table.add_row(who.iter().cloned().chain(row(endpoint)));
-            }
+            rank.endpoints.iter().for_each(|endpoint| add(row(endpoint)));
         }
-        format!("{table}\n{}", self.summary())
+        table
     }
 
     fn summary(&self) -> String {
         let idle = self.ranks.iter().filter(|rank| rank.endpoints.is_empty()).count();
         let mut text = format!(
-            "{} on {} ranks; MPI: {}\n",
+            "{} on {}; MPI: {}\n",
             counted(self.ready, self.endpoints),
-            self.ranks.len(),
+            plural(self.ranks.len() as u64, "rank"),
             self.mpi
         );
         if idle > 0 {

@@ -25,6 +25,8 @@ pub(super) struct Course {
 pub struct Point {
     /// Of which start.
     pub start: u32,
+    /// Of a reduce, of which level; 0 are the leaves, and all of a run.
+    pub level: u32,
     /// Since that start began, in seconds.
     pub from_s: f64,
     /// Likewise.
@@ -103,11 +105,18 @@ impl Course {
             }
             course.points.append(&mut points);
         }
-        while course.points.len() > POINTS {
-            course.points = by_two(&course.points);
-        }
+        course.points = few(course.points);
         course.full_share_steady = share(steady.full, steady.up);
         course
+    }
+
+    /// These points, and those of what was done above them, in the order of time.
+    pub(super) fn and_then(mut self, above: Vec<(u32, u32, Self)>) -> Vec<Point> {
+        for (start, level, course) in above {
+            self.points.extend(course.points.into_iter().map(|it| Point { start, level, ..it }));
+        }
+        self.points.sort_by_key(|it| (it.start, it.level)); // stable: in the order of time within
+        few(self.points)
     }
 
     /// All points of a phase.
@@ -181,6 +190,7 @@ fn sampled(start: u32, samples: &[Sample]) -> Vec<Point> {
         let done = |it: &Sample| it.answered + it.failed;
         Point {
             start,
+            level: 0,
             from_s: one.seconds,
             to_s: other.seconds,
             prompts: done(other).saturating_sub(done(one)) as f64,
@@ -212,13 +222,18 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Poi
         let mean = |sum: u64| sum as f64 / millis as f64;
         Point {
             start: *start,
+            level: 0,
             from_s: from,
             to_s: from + seconds(millis),
             prompts: piece.settled as f64,
             tokens: piece.tokens as f64,
             in_flight: mean(piece.in_flight),
             window: Some(mean(piece.window)),
-            endpoints_up: mean(piece.up),
+            // Those who end a little before the last one are not down.
+            endpoints_up: match last {
+                true => share(piece.up, piece.watched).unwrap_or(0.0) * timeline.endpoints() as f64,
+                false => mean(piece.up),
+            },
             phase: Phase::Steady,
         }
     };
@@ -252,12 +267,23 @@ fn set_phases(points: &mut [Point]) {
     }
 }
 
+/// So many as can be drawn.
+fn few(mut points: Vec<Point>) -> Vec<Point> {
+    while points.len() > POINTS {
+        points = by_two(&points);
+    }
+    points
+}
+
 /// Half as many, where neighbours belong together; nothing is lost.
 fn by_two(points: &[Point]) -> Vec<Point> {
     let mut half: Vec<Point> = Vec::with_capacity(points.len() / 2 + 1);
     let mut open = false;
     for point in points {
-        match half.last_mut().filter(|last| open && last.start == point.start) {
+        match half
+            .last_mut()
+            .filter(|last| open && (last.start, last.level) == (point.start, point.level))
+        {
             Some(last) => {
                 // Where a part ends within, the longer one's name stays.
                 let phase = if point.seconds() > last.seconds() { point.phase } else { last.phase };

@@ -1,101 +1,186 @@
-//! The end of a run: counts, speed, where things lie, what to do next.
+//! The end of a run: counts, speed, what failed, where things lie, what to do next.
+//!
+//! Owns how that fits a terminal of 80 columns: a fact a line. Paths and messages are as long as they are.
 
-use std::fmt;
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::{self, Write},
+};
 
-use comfy_table::{Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
-use super::progress::readable;
+use super::{
+    html::{count, number, percent, plural},
+    progress::readable,
+    tree::TreeSummary,
+};
 use crate::{
     domain::{FailureKind, Tally},
+    measure::Failed,
     output::{Counts, TreeStands},
 };
 
 /// What the last table is made of.
 #[derive(Debug)]
 pub struct Finish<'a> {
+    /// What is counted: prompts, or those of a pass of a reduce.
+    pub what: Cow<'a, str>,
     /// Of the whole run.
     pub counts: &'a Counts,
     /// Of this start.
     pub tally: &'a Tally,
+    /// Of the whole run, by kind, where lines were measured.
+    pub failures: Option<&'a BTreeMap<String, Failed>>,
     /// Of this start.
     pub seconds: f64,
     /// Of this start.
     pub ranks: usize,
+    /// How often the run was started.
+    pub starts: u32,
     /// The gathered answers, where there are any.
     pub output: Option<&'a str>,
     /// What they come to together, where that was asked for.
     pub aggregate: Option<&'a str>,
-    /// Is a report written into it?
-    pub report: bool,
+    /// The report's page, where there is one.
+    pub report: Option<&'a str>,
     /// The run folder.
     pub folder: &'a str,
+    /// More is to come, and says where things lie.
+    pub goes_on: bool,
 }
+
+/// Ids that are named of a kind.
+const NAMED: usize = 3;
+/// The longest of them, in characters.
+const ID: usize = 24;
 
 impl fmt::Display for Finish<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (counts, tally) = (self.counts, self.tally);
-        let mut table = Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY);
-        table.set_header([
-            "prompts",
-            "answered",
-            "failed",
-            "open",
-            "this start",
-            "prompts/s",
-            "tokens/s",
-            "requests",
-            "ranks",
-        ]);
-        let per_second = |count: u64| format!("{:.1}", count as f64 / self.seconds.max(0.001));
-        table.add_row([
-            counts.submitted.to_string(),
-            counts.answered.to_string(),
-            counts.failed.to_string(),
-            counts.open.to_string(),
-            format!("{} in {:.1} s", tally.settled(), self.seconds),
-            per_second(tally.settled()),
-            per_second(tally.completion_tokens),
-            tally.requests.to_string(),
-            self.ranks.to_string(),
-        ]);
-        writeln!(f, "{table}")?;
+        writeln!(f, "{}", self.table().trim_fmt())?;
         if tally.settled() == 0 && counts.open == 0 && counts.submitted > 0 {
-            writeln!(f, "the run was finished before: nothing was asked")?;
+            writeln!(f, "it was finished before: nothing was asked")?;
         }
-        for (kind, count) in &tally.failed {
-            writeln!(f, "failed: {count} {}", words(*kind))?;
-        }
-        if let Some(output) = self.output {
-            writeln!(f, "answers: {output}")?;
-        }
-        if let Some(aggregate) = self.aggregate {
-            writeln!(f, "aggregates: {aggregate}")?;
-        }
-        writeln!(f, "run folder: {}", self.folder)?;
-        if self.report {
-            writeln!(f, "report: {}/report.html", self.folder)?;
+        self.failures(f)?;
+        if !self.goes_on {
+            let places = [
+                ("answers", self.output),
+                ("aggregates", self.aggregate),
+                ("report", self.report),
+                ("run folder", Some(self.folder)),
+            ];
+            for (what, place) in places {
+                if let Some(place) = place {
+                    writeln!(f, "{what}: {place}")?;
+                }
+            }
         }
         if counts.open > 0 {
             let pace = tally.settled() as f64 / self.seconds.max(0.001);
-            let left = if tally.settled() > 0 {
-                format!(" (at this pace {} more)", readable(counts.open as f64 / pace))
-            } else {
-                String::new()
+            let left = match tally.settled() {
+                0 => String::new(),
+                _ => format!(", about {} more", readable(counts.open as f64 / pace)),
             };
+            let open = plural(counts.open, "open prompt");
+            writeln!(f, "next: the same command goes on with {open}{left}")?;
+        } else if counts.failed > 0 && !self.goes_on {
             writeln!(
                 f,
-                "{} prompts are open: start the same command again to go on{left}",
-                counts.open
-            )?;
-        } else if counts.failed > 0 {
-            writeln!(
-                f,
-                "failed prompts have their reason in the answers; --retry-failed asks them again"
+                "next: the answers say why prompts failed; --retry-failed asks those again"
             )?;
         }
         Ok(())
     }
+}
+
+impl Finish<'_> {
+    fn table(&self) -> Table {
+        let (counts, tally) = (self.counts, self.tally);
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
+        let mut row = |name: &str, value: String| {
+            table.add_row([name.to_owned(), value]);
+        };
+        let share = |part: u64| match part {
+            0 => "0".to_owned(),
+            part => {
+                format!("{}  ({})", count(part), percent(part as f64 / counts.submitted as f64))
+            }
+        };
+        row(&self.what, count(counts.submitted));
+        row("answered", share(counts.answered));
+        row("failed", share(counts.failed));
+        row("open", share(counts.open));
+        let (done, seconds) = (tally.settled(), self.seconds.max(0.001));
+        let start = match self.starts {
+            0 | 1 => "time".to_owned(),
+            _ if done == 0 => "time".to_owned(),
+            starts => format!("start {starts}"),
+        };
+        let ranks = plural(self.ranks as u64, "rank");
+        let time = period(self.seconds);
+        row(
+            &start,
+            match self.starts {
+                0 | 1 => format!("{time} on {ranks}"),
+                _ if done == 0 => format!("{time} on {ranks}"),
+                _ => format!("{} in {time} on {ranks}", plural(done, "prompt")),
+            },
+        );
+        if done > 0 {
+            let rate = |count: u64| number(count as f64 / seconds);
+            let (prompts, tokens) = (rate(done), rate(tally.completion_tokens));
+            row("speed", format!("{prompts} prompts/s, {tokens} tokens/s"));
+        }
+        if tally.requests > 0 {
+            let again = match tally.retried {
+                0 => String::new(),
+                again => format!(", {} sent again", plural(again, "prompt")),
+            };
+            row("requests", count(tally.requests) + &again);
+        }
+        table
+    }
+
+    /// What failed: of the whole run where that is known, else of this start.
+    fn failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(all) = self.failures else {
+            return self
+                .tally
+                .failed
+                .iter()
+                .try_for_each(|(kind, many)| writeln!(f, "failed: {many} {}", words(*kind)));
+        };
+        for (kind, its) in all {
+            let known = serde_json::from_value::<FailureKind>(kind.as_str().into());
+            let words = known.map_or(kind.clone(), |kind| words(kind).to_owned());
+            let first = its.first.iter().take(NAMED);
+            let mut ids = first.map(|(_, it)| short_id(&it.id)).collect::<Vec<_>>().join(", ");
+            if its.count > NAMED as u64 {
+                ids.push_str(", …");
+            }
+            let which = if its.count == 1 { "id" } else { "ids" };
+            writeln!(f, "failed: {} {words} ({which} {ids})", count(its.count))?;
+        }
+        Ok(())
+    }
+}
+
+/// An id as people wrote it, on one line, and cut where it is long.
+fn short_id(json: &str) -> String {
+    let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
+    let clean = |letter: char| if letter.is_control() { '\u{fffd}' } else { letter };
+    let mut short: String = text.chars().map(clean).take(ID).collect();
+    if text.chars().nth(ID).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// How long it took; what is short is said exactly.
+fn period(seconds: f64) -> String {
+    if seconds < 60.0 { format!("{seconds:.1} s") } else { readable(seconds) }
 }
 
 fn words(kind: FailureKind) -> &'static str {
@@ -106,22 +191,186 @@ fn words(kind: FailureKind) -> &'static str {
         FailureKind::Refused => "refused by the server",
         FailureKind::BadRequest => "with a request parameter that the server refuses",
         FailureKind::Exhausted => {
-            "without an answer in all their tries (the same command asks them again)"
+            "without an answer in all their tries, which the same command asks again"
         }
     }
+}
+
+/// The end of a reduce: what each level came to, the text, and where things lie.
+#[derive(Debug)]
+pub struct TreeFinish<'a> {
+    /// What the levels came to.
+    pub tree: &'a TreeSummary,
+    /// Where the text goes.
+    pub output: &'a str,
+    /// The report's page, where there is one.
+    pub report: Option<&'a str>,
+    /// The run folder.
+    pub folder: &'a str,
+}
+
+impl fmt::Display for TreeFinish<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tree = self.tree;
+        writeln!(f, "{}", self.table().trim_fmt())?;
+        let cut: u64 = tree.levels.iter().map(|it| it.cut).sum();
+        if cut > 0 {
+            writeln!(
+                f,
+                "{} had texts that were cut to fit the model's context",
+                plural(cut, "group")
+            )?;
+        }
+        if tree.missing > 0 {
+            writeln!(f, "{} missing in the text", are_leaves(tree.missing))?;
+        }
+        match tree.text {
+            true => writeln!(f, "text: {}", self.output)?,
+            false => writeln!(f, "there is no text: nothing was left to make it of")?,
+        }
+        writeln!(f, "tree: {}/tree.jsonl", self.folder)?;
+        if let Some(report) = self.report {
+            writeln!(f, "report: {report}")?;
+        }
+        writeln!(f, "run folder: {}", self.folder)?;
+        if cut > 0 {
+            writeln!(f, "next: a smaller --fan-in, or shorter leaves (--max-tokens), cut less")?;
+        }
+        if tree.missing > 0 {
+            writeln!(
+                f,
+                "next: tree.jsonl says what failed and why; --retry-failed asks failed prompts again"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl TreeFinish<'_> {
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
+        table.set_header(["", "nodes", "asked", "failed", "time", "prompts/s", "tokens/s"]);
+        let rate = |it: Option<f64>| it.map_or("–".to_owned(), number);
+        for it in &self.tree.levels {
+            let name = match it.level {
+                0 => "leaves".to_owned(),
+                level => format!("level {level}"),
+            };
+            table.add_row([
+                name,
+                count(it.nodes),
+                count(it.counts.submitted),
+                count(it.without_text()),
+                period(it.whole_s()),
+                rate(it.prompts_per_s),
+                rate(it.tokens_per_s),
+            ]);
+        }
+        let all = self.tree;
+        table.add_row([
+            "in all".to_owned(),
+            count(all.levels.iter().map(|it| it.nodes).sum()),
+            count(all.counts.submitted),
+            count(all.levels.iter().map(|it| it.without_text()).sum()),
+            period(all.seconds),
+            rate(all.prompts_per_s),
+            rate(all.tokens_per_s),
+        ]);
+        table.column_iter_mut().skip(1).for_each(|it| it.set_cell_alignment(CellAlignment::Right));
+        table
+    }
+}
+
+fn are_leaves(many: u64) -> String {
+    format!("{} {}", count(many), if many == 1 { "leaf is" } else { "leaves are" })
 }
 
 /// What the tree of a reduce came to, in one line.
 #[must_use]
 pub fn tree_line(tree: &TreeStands, output: &str) -> String {
-    let levels = tree.levels;
-    match (tree.text, tree.missing) {
-        (false, _) => {
-            format!("these are the leaves; {levels} levels above them, and no text was left\n")
+    let levels = plural(u64::from(tree.levels), "level");
+    let mut line = format!("these are the leaves; {levels} above them, ");
+    let _ = match (tree.text, tree.missing) {
+        (false, _) => write!(line, "and no text was left"),
+        (true, 0) => write!(line, "text: {output}"),
+        (true, missing) => write!(line, "{} missing in the text: {output}", are_leaves(missing)),
+    };
+    line.push('\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::FirstFailed;
+
+    fn finish<'a>(counts: &'a Counts, tally: &'a Tally) -> Finish<'a> {
+        Finish {
+            what: "prompts".into(),
+            counts,
+            tally,
+            failures: None,
+            seconds: 12.34,
+            ranks: 4,
+            starts: 1,
+            output: Some("answers.jsonl"),
+            aggregate: None,
+            report: Some("answers.jsonl.run/report.html"),
+            folder: "answers.jsonl.run",
+            goes_on: false,
         }
-        (true, 0) => format!("these are the leaves; {levels} levels above them, text: {output}\n"),
-        (true, missing) => format!(
-            "these are the leaves; {levels} levels above them, {missing} leaves are missing in the text: {output}\n"
-        ),
+    }
+
+    fn widest(text: &str) -> usize {
+        text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn the_end_fits_80_columns_however_large_the_run() {
+        let all = 120_000_000_000;
+        let counts = Counts::new(all, all / 2, all / 3);
+        let tally = Tally {
+            answered: all / 2,
+            completion_tokens: 4000 * all,
+            requests: all,
+            retried: all / 7,
+            ..Tally::default()
+        };
+        let text = Finish { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.to_string();
+        assert!(widest(&text) <= 80, "{text}");
+        let table = Finish { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.table();
+        assert!(widest(&table.to_string()) <= 80, "{table}");
+    }
+
+    #[test]
+    fn one_is_not_several_and_the_next_step_is_said() {
+        let (counts, tally) = (Counts::new(3, 2, 0), Tally { answered: 2, ..Tally::default() });
+        let text = Finish { ranks: 1, output: None, ..finish(&counts, &tally) }.to_string();
+        assert!(text.contains("12.3 s on 1 rank\n"), "{text}");
+        assert!(
+            text.contains("next: the same command goes on with 1 open prompt, about 7s more"),
+            "{text}"
+        );
+        assert!(!text.contains("answers:"), "{text}");
+        let (counts, tally) = (Counts::new(2, 1, 1), Tally::default());
+        let text = finish(&counts, &tally).to_string();
+        assert!(text.contains("it was finished before: nothing was asked"), "{text}");
+        assert!(text.contains("--retry-failed"), "{text}");
+        assert!(!text.contains("speed"), "nothing has a speed:\n{text}");
+    }
+
+    #[test]
+    fn what_failed_is_told_with_the_first_ids() {
+        let first = |id: &str| FirstFailed { id: id.into(), message: String::new(), status: None };
+        let ids = [(3, "\"q3\""), (4, "4"), (9, "\"a long id that nobody would read to its end\"")];
+        let its = Failed { count: 12, first: ids.map(|(at, id)| (at, first(id))).into() };
+        let failures = BTreeMap::from([("too_long".to_owned(), its)]);
+        let (counts, tally) = (Counts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });
+        let text = Finish { failures: Some(&failures), ..finish(&counts, &tally) }.to_string();
+        assert!(
+            text.contains("failed: 12 longer than the model's context (ids q3, 4, a long id that nobody wo…, …)"),
+            "{text}"
+        );
     }
 }

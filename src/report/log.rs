@@ -1,9 +1,17 @@
 //! The log: `tracing` to standard error, text or JSON, each line with the rank and the host that wrote it.
 //!
+//! Owns standard error as a whole: where the log is JSON, all that is said there is; where a bar is drawn, lines go above it;
+//! and a single process on a terminal says neither the date nor who it is.
 //! `AURORA_SWARM_LOG` takes the usual filters (`debug`, `aurora_swarm::comm=trace`).
 
-use std::{fmt, sync::OnceLock, time::SystemTime};
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::SystemTime,
+};
 
+use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 use tracing::{
     Event, Subscriber,
@@ -20,6 +28,82 @@ use crate::settings::LogFormat;
 /// Rank and host, known some time after the first lines may have been written.
 static WHO: OnceLock<(usize, String)> = OnceLock::new();
 
+/// Text or JSON, and whether only warnings are wanted.
+static HOW: OnceLock<(LogFormat, bool)> = OnceLock::new();
+
+/// The bar that is drawn, if one is.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// What lines that are not the log's begin with.
+pub(super) const NAME: &str = "aurora-swarm: ";
+
+/// Is the log one of JSON lines?
+pub(super) fn is_json() -> bool {
+    HOW.get().is_some_and(|how| how.0 == LogFormat::Json)
+}
+
+/// Are only warnings and errors wanted?
+pub(super) fn is_quiet() -> bool {
+    HOW.get().is_some_and(|how| how.1)
+}
+
+/// From here on lines go above this bar.
+pub(super) fn has_bar(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+}
+
+/// Writes to standard error without harm to the bar.
+pub(super) fn beside_bar<T>(write: impl FnOnce() -> T) -> T {
+    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match bar {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
+}
+
+/// A line that is not the log's, to standard error: as text it has neither level nor time.
+pub(super) fn say(level: &str, text: &str) {
+    if is_json() {
+        line_of(level, "aurora_swarm", text, Map::new());
+    } else {
+        beside_bar(|| eprintln!("{NAME}{text}"));
+    }
+}
+
+/// A line of a JSON log.
+pub(super) fn line_of(level: &str, target: &str, message: &str, fields: Map<String, Value>) {
+    let line = json_line(level, target, message.into(), fields);
+    beside_bar(|| eprintln!("{line}"));
+}
+
+fn json_line(level: &str, target: &str, message: String, fields: Map<String, Value>) -> Value {
+    let now = humantime::format_rfc3339_millis(SystemTime::now());
+    let mut line = Map::new();
+    line.insert("time".into(), now.to_string().into());
+    line.insert("level".into(), level.into());
+    if let Some((rank, host)) = WHO.get() {
+        line.insert("rank".into(), (*rank).into());
+        line.insert("host".into(), host.as_str().into());
+    }
+    line.insert("target".into(), target.into());
+    line.insert("message".into(), message.into());
+    line.extend(fields);
+    Value::Object(line)
+}
+
+/// Standard error, above the bar.
+struct Above;
+
+impl io::Write for Above {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        beside_bar(|| io::stderr().write_all(bytes)).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// From here on log lines carry this rank and host.
 pub fn this_is_rank(rank: usize, host: &str) {
     let _ = WHO.set((rank, host.to_owned()));
@@ -30,12 +114,18 @@ pub fn start_log(format: LogFormat, quiet: bool, filter: Option<&str>) {
     let usual = if quiet { "warn" } else { "info" };
     let filter = filter.and_then(|it| EnvFilter::try_new(it).ok());
     let filter = filter.unwrap_or_else(|| EnvFilter::new(usual));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Above);
     // A second start (tests in one process) keeps the first.
-    let _ = builder.event_format(Line(format)).try_init();
+    let _ = HOW.set((format, quiet));
+    let watched = io::stderr().is_terminal();
+    let _ = builder.event_format(Line { format, watched }).try_init();
 }
 
-struct Line(LogFormat);
+struct Line {
+    format: LogFormat,
+    /// By somebody at a terminal, who knows what day it is and what was started.
+    watched: bool,
+}
 
 impl<S, N> FormatEvent<S, N> for Line
 where
@@ -50,34 +140,27 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let now = humantime::format_rfc3339_millis(SystemTime::now());
         let level = event.metadata().level();
-        match self.0 {
-            LogFormat::Text => {
-                write!(out, "{now} {level:<5} ")?;
-                if let Some((rank, host)) = WHO.get() {
-                    write!(out, "[{rank} {host}] ")?;
-                }
-                write!(out, "{}", fields.message)?;
-                for (name, value) in &fields.others {
-                    write!(out, " {name}={value}")?;
-                }
-                writeln!(out)
-            }
-            LogFormat::Json => {
-                let mut line = Map::new();
-                line.insert("time".into(), now.to_string().into());
-                line.insert("level".into(), level.as_str().to_lowercase().into());
-                if let Some((rank, host)) = WHO.get() {
-                    line.insert("rank".into(), (*rank).into());
-                    line.insert("host".into(), host.as_str().into());
-                }
-                line.insert("target".into(), event.metadata().target().into());
-                line.insert("message".into(), fields.message.into());
-                line.extend(fields.others);
-                writeln!(out, "{}", Value::Object(line))
+        if self.format == LogFormat::Json {
+            let level = level.as_str().to_lowercase();
+            let (target, message) = (event.metadata().target(), fields.message);
+            return writeln!(out, "{}", json_line(&level, target, message, fields.others));
+        }
+        let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        if self.watched {
+            // 2026-11-21T14:38:48.123Z
+            write!(out, "{} {level:<5} ", now.get(11..19).unwrap_or(&now))?;
+        } else {
+            write!(out, "{now} {level:<5} ")?;
+            if let Some((rank, host)) = WHO.get() {
+                write!(out, "[{rank} {host}] ")?;
             }
         }
+        write!(out, "{}", fields.message)?;
+        for (name, value) in &fields.others {
+            write!(out, " {name}={value}")?;
+        }
+        writeln!(out)
     }
 }
 

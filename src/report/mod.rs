@@ -4,6 +4,7 @@
 //! values and makes them readable.
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
+mod above;
 mod asked;
 mod bench;
 mod check;
@@ -20,10 +21,11 @@ mod plot;
 mod progress;
 mod status;
 mod summary;
+mod tree;
 
 pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
-pub use finish::{Finish, tree_line};
+pub use finish::{Finish, TreeFinish, tree_line};
 pub use html::page;
 pub use log::{start_log, this_is_rank};
 pub use plan::{Outlook, PlanView};
@@ -31,9 +33,11 @@ pub use plot::sweep_plots;
 pub use progress::ProgressView;
 pub use status::{Follow, Phase, StatusView};
 pub use summary::{Sources, Summary};
+pub use tree::{Groups, LevelSource, Ran, TreeSource};
 
 use std::{
-    io::Write,
+    fmt::Write as _,
+    io::{IsTerminal, Write},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -56,6 +60,19 @@ pub fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// A table that is wider than the terminal breaks its cells, not its lines.
+fn fit_terminal(table: &mut comfy_table::Table) {
+    if let Some(columns) = terminal_columns() {
+        table.set_width(u16::try_from(columns).unwrap_or(u16::MAX));
+    }
+}
+
+/// Of standard output, if that is a terminal.
+fn terminal_columns() -> Option<usize> {
+    let out = std::io::stdout();
+    out.is_terminal().then(|| status::columns(&out))
+}
+
 /// An error for the user, to standard error, with what caused it.
 pub fn complain(error: &dyn std::error::Error) {
     let mut text = error.to_string();
@@ -67,12 +84,12 @@ pub fn complain(error: &dyn std::error::Error) {
         }
         cause = error.source();
     }
-    eprintln!("aurora-swarm: {text}");
+    log::say("error", &text);
 }
 
 /// A line of progress: not the log's, so that it has no level and is not silenced with it.
 pub fn say(line: &str) {
-    eprintln!("aurora-swarm: {line}");
+    log::say("info", line);
 }
 
 /// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
@@ -85,18 +102,20 @@ pub fn complain_of_endpoints(all: &[&Surveyed], least: u64) {
         })
         .collect();
     let ready = all.len() - not_ready.len();
-    eprintln!(
-        "aurora-swarm: {ready} of {} endpoints are ready, and at least {} are needed",
+    let mut text = format!(
+        "{ready} of {} endpoints are ready, and at least {} {} needed",
         all.len(),
-        least.max(1)
+        least.max(1),
+        if least <= 1 { "is" } else { "are" },
     );
     for (endpoint, why) in not_ready.iter().take(10) {
-        eprintln!("  {}: {why}", endpoint.url);
+        let _ = write!(text, "\n  {}: {why}", endpoint.url);
     }
     if not_ready.len() > 10 {
-        eprintln!("  and {} more", not_ready.len() - 10);
+        let _ = write!(text, "\n  and {} more", not_ready.len() - 10);
     }
-    eprintln!(
-        "  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints"
+    text.push_str(
+        "\n  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints",
     );
+    log::say("error", &text);
 }

@@ -1,12 +1,22 @@
 //! Progress while a run works: a bar for somebody who watches, a line every so often for a log.
+//!
+//! Owns what is said and how it fits: the most telling first, and on a terminal what has no room is left out. A pace is the
+//! last minute's, so that it says what is, and not what was before an endpoint died.
 
 use std::{
+    collections::VecDeque,
     io::IsTerminal,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
+use serde_json::{Map, Value, json};
 
+use super::{
+    html::{count, number, plural},
+    log::{self, beside_bar},
+    status::{columns, fit},
+};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// How a run goes, shown.
@@ -14,107 +24,292 @@ use crate::{domain::Tally, settings::ProgressStyle};
 pub struct ProgressView {
     bar: Option<ProgressBar>,
     lines: bool,
+    /// Of a reduce: which pass it is.
+    what: Option<String>,
     all: u64,
     before: u64,
-    began: Instant,
     last_line: Instant,
-    shown: u64,
     /// When the walltime ends the work.
     ends: Option<Instant>,
+    /// When how much was done, in order; the last minute of it.
+    seen: VecDeque<Seen>,
+}
+
+/// What was done by then.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Instant,
+    settled: u64,
+    tokens: u64,
+}
+
+/// How it stands at a moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Stand {
+    what: Option<String>,
+    done: u64,
+    all: u64,
+    failed: u64,
+    in_flight: u64,
+    up: u64,
+    /// A second; none before anything was done.
+    pace: Option<(f64, f64)>,
+    /// Seconds of walltime.
+    walltime: Option<f64>,
 }
 
 /// A log line at least so far apart.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// A pace is taken over so long. Ranks report every five seconds: it has to be a good deal longer.
+const WHILE: Duration = Duration::from_secs(60);
+/// Nothing is done for so long before it is believed.
+const SILENT: Duration = Duration::from_secs(12);
+/// Columns of the bar itself.
+const BAR: usize = 16;
 
 impl ProgressView {
-    /// For a run of `all` prompts, `before` of which were done before. A bar only for one process on a terminal: under
-    /// mpiexec it would be garbage in a log.
+    /// For a run of `all` prompts, `before` of which need nothing done in this start. A bar only for one process on a
+    /// terminal: under mpiexec it would be garbage in a log.
     #[must_use]
     pub fn new(
         style: ProgressStyle,
         ranks: usize,
         (all, before): (u64, u64),
+        what: Option<String>,
         ends: Option<Instant>,
     ) -> Self {
-        let watched = ranks == 1 && std::io::stderr().is_terminal();
+        let watched = ranks == 1 && std::io::stderr().is_terminal() && !log::is_json();
         let bar = match style {
             ProgressStyle::Bar => true,
-            ProgressStyle::Auto => watched,
+            ProgressStyle::Auto => watched && !log::is_quiet(),
             ProgressStyle::Lines | ProgressStyle::None => false,
         };
-        let lines =
-            matches!((style, bar), (ProgressStyle::Lines, _) | (ProgressStyle::Auto, false));
+        let lines = match style {
+            ProgressStyle::Lines => true,
+            ProgressStyle::Auto => !bar && !log::is_quiet(),
+            ProgressStyle::Bar | ProgressStyle::None => false,
+        };
         let now = Instant::now();
-        Self {
-            bar: bar.then(|| new_bar(all)),
-            lines,
-            all,
-            before,
-            began: now,
-            last_line: now,
-            shown: 0,
-            ends,
-        }
+        let bar = bar.then(|| new_bar(all));
+        log::has_bar(bar.clone());
+        let seen = VecDeque::from([Seen { at: now, settled: 0, tokens: 0 }]);
+        Self { bar, lines, what, all, before, last_line: now, ends, seen }
     }
 
     /// How it stands now.
     pub fn show(&mut self, tally: &Tally, in_flight: u64, up: u64) {
-        let done = self.before + tally.settled();
+        let now = Instant::now();
+        let is_due = self.lines && now - self.last_line >= LINE_EVERY;
+        if self.bar.is_none() && !is_due {
+            return;
+        }
+        let stand = self.stand(now, tally, in_flight, up);
         if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(format!(
-                "{} failed, {in_flight} in flight, {up} endpoints",
-                tally.failed()
-            ));
+            bar.set_position(stand.done);
+            let room = columns(&std::io::stderr()).saturating_sub(BAR + 1);
+            bar.set_message(fit("", &stand.parts(), room));
         }
-        if self.lines && self.last_line.elapsed() >= LINE_EVERY {
-            self.last_line = Instant::now();
-            self.line(tally, in_flight, up);
+        if is_due {
+            self.last_line = now;
+            if log::is_json() {
+                log::line_of("info", "progress", &stand.line(), stand.fields());
+            } else {
+                let is_terminal = std::io::stderr().is_terminal();
+                let room = if is_terminal { columns(&std::io::stderr()) } else { usize::MAX };
+                beside_bar(|| eprintln!("{}", fit(log::NAME, &stand.parts(), room)));
+            }
         }
-        self.shown = done;
     }
 
-    fn line(&self, tally: &Tally, in_flight: u64, up: u64) {
-        let seconds = self.began.elapsed().as_secs_f64();
-        let rate = tally.settled() as f64 / seconds;
-        let left = self.all.saturating_sub(self.before + tally.settled());
-        let eta = if rate > 0.0 { left as f64 / rate } else { 0.0 };
-        super::say(&format!(
-            "{}/{} done, {rate:.1} prompts/s, {:.0} tokens/s, {in_flight} in flight, {} failed, {up} endpoints up, {} left{}",
-            self.before + tally.settled(),
-            self.all,
-            tally.completion_tokens as f64 / seconds,
-            tally.failed(),
-            readable(eta),
-            self.ends.map_or(String::new(), |ends| {
-                let left = ends.saturating_duration_since(Instant::now());
-                format!(", {} of walltime", readable(left.as_secs_f64()))
-            }),
-        ));
+    fn stand(&mut self, now: Instant, tally: &Tally, in_flight: u64, up: u64) -> Stand {
+        let seen = Seen { at: now, settled: tally.settled(), tokens: tally.completion_tokens };
+        // Ranks report every few seconds: a pace is taken at those moments, unless nothing is done for long.
+        let heard = self.seen.back().is_none_or(|last| seen.settled > last.settled);
+        if heard || self.seen.back().is_some_and(|last| now - last.at >= SILENT) {
+            self.seen.push_back(seen);
+        }
+        while self.seen.len() > 2 && now - self.seen[1].at >= WHILE {
+            self.seen.pop_front();
+        }
+        let first = self.seen.front().copied().unwrap_or(seen);
+        let last = self.seen.back().copied().unwrap_or(seen);
+        Stand {
+            what: self.what.clone(),
+            done: (self.before + tally.settled()).min(self.all),
+            all: self.all,
+            failed: tally.failed(),
+            in_flight,
+            up,
+            pace: pace(first, last),
+            walltime: self.ends.map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
+        }
     }
 
     /// Takes the bar away.
     pub fn end(&self) {
+        log::has_bar(None);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 }
 
+/// Prompts and tokens a second between two moments.
+fn pace(first: Seen, last: Seen) -> Option<(f64, f64)> {
+    let seconds = (last.at - first.at).as_secs_f64();
+    let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
+    (seconds >= 0.5 && last.settled > 0)
+        .then(|| (rate(first.settled, last.settled), rate(first.tokens, last.tokens)))
+}
+
+impl Stand {
+    /// Seconds that the rest takes at this pace.
+    fn left(&self) -> Option<f64> {
+        let (prompts, _) = self.pace.filter(|pace| pace.0 > 0.0)?;
+        Some(self.all.saturating_sub(self.done) as f64 / prompts)
+    }
+
+    /// What there is to say, the most telling first.
+    fn parts(&self) -> Vec<String> {
+        let of = self.what.as_ref().map_or(String::new(), |what| format!("{what}: "));
+        let share = 100.0 * self.done as f64 / self.all.max(1) as f64;
+        // Not 100 before it is all.
+        let share = (share * 10.0).floor() / 10.0;
+        let mut parts =
+            vec![format!("{of}{}/{} done ({share:.1} %)", count(self.done), count(self.all))];
+        if self.up == 0 {
+            parts.push("no endpoint is up".into());
+        }
+        let failed = format!("{} failed", count(self.failed));
+        if self.failed > 0 {
+            parts.push(failed.clone());
+        }
+        parts.extend(self.pace.map(|(prompts, _)| format!("{} prompts/s", number(prompts))));
+        parts.extend(self.left().map(|left| format!("{} left", readable(left))));
+        if self.failed == 0 {
+            parts.push(failed);
+        }
+        if self.up > 0 {
+            parts.push(format!("{} up", plural(self.up, "endpoint")));
+        }
+        parts.push(format!("{} in flight", count(self.in_flight)));
+        parts.extend(self.pace.map(|(_, tokens)| format!("{} tokens/s", number(tokens))));
+        parts.extend(self.walltime.map(|left| format!("{} of walltime left", readable(left))));
+        parts
+    }
+
+    fn line(&self) -> String {
+        self.parts().join(", ")
+    }
+
+    /// For a log of JSON lines.
+    fn fields(&self) -> Map<String, Value> {
+        let round = |it: f64| (it * 1000.0).round() / 1000.0;
+        let fields = json!({
+            "pass": self.what,
+            "done": self.done,
+            "submitted": self.all,
+            "failed": self.failed,
+            "in_flight": self.in_flight,
+            "endpoints_up": self.up,
+            "prompts_per_s": self.pace.map(|it| round(it.0)),
+            "tokens_per_s": self.pace.map(|it| round(it.1)),
+            "left_s": self.left().map(round),
+            "walltime_left_s": self.walltime.map(round),
+        });
+        let Value::Object(mut fields) = fields else { return Map::new() };
+        if self.what.is_none() {
+            fields.remove("pass");
+        }
+        fields
+    }
+}
+
 fn new_bar(all: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr_with_hz(4));
-    let style = BarStyle::with_template("{bar:30} {pos}/{len} {per_sec} {eta} left  {msg}");
+    let style = BarStyle::with_template(&format!("{{bar:{BAR}}} {{msg}}"));
     if let Ok(style) = style {
         bar.set_style(style);
     }
     bar
 }
 
+/// About how long: two units say what there is to say.
 pub(super) fn readable(seconds: f64) -> String {
     let period = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
     if period > Duration::from_secs(100 * 86400) {
-        "very long".into()
-    } else {
-        humantime::format_duration(period).to_string()
+        return "very long".into();
+    }
+    let all = humantime::format_duration(period).to_string();
+    all.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stand() -> Stand {
+        Stand {
+            what: None,
+            done: 1850,
+            all: 3000,
+            failed: 7,
+            in_flight: 57,
+            up: 3,
+            pace: Some((184.42, 7535.1)),
+            walltime: Some(12_345.0),
+        }
+    }
+
+    #[test]
+    fn a_line_says_the_most_telling_first_and_all_of_it_where_there_is_room() {
+        assert_eq!(
+            stand().line(),
+            "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left, 3 endpoints up, 57 in flight, 7,535 tokens/s, \
+             3h 25m of walltime left"
+        );
+        let bar = fit("", &stand().parts(), 79 - BAR - 1);
+        assert_eq!(bar, "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left");
+        let level = Stand { what: Some("level 2".into()), up: 1, walltime: None, ..stand() };
+        assert!(level.line().starts_with("level 2: 1,850/3,000 done"), "{}", level.line());
+        assert!(level.line().contains(", 1 endpoint up,"), "{}", level.line());
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_said() {
+        let nothing = Stand { done: 0, failed: 0, up: 0, pace: None, walltime: None, ..stand() };
+        assert_eq!(
+            nothing.line(),
+            "0/3,000 done (0.0 %), no endpoint is up, 0 failed, 57 in flight"
+        );
+        let stands_still = Stand { pace: Some((0.0, 0.0)), ..stand() };
+        assert!(!stands_still.line().contains(" left, "), "{}", stands_still.line());
+        let nearly = Stand { done: 2_999_999, all: 3_000_000, ..stand() };
+        assert!(nearly.line().contains("(99.9 %)"), "{}", nearly.line());
+    }
+
+    #[test]
+    fn a_pace_is_the_last_minutes() {
+        let mut view = ProgressView::new(ProgressStyle::None, 2, (1000, 100), None, None);
+        let began = view.seen[0].at;
+        let mut last = Stand::default();
+        for second in 1..=200 {
+            // Fast at first, and then not at all.
+            let answered = second.min(80) * 5;
+            let tally = Tally { answered, ..Tally::default() };
+            last = view.stand(began + Duration::from_secs(second), &tally, 9, 0);
+        }
+        assert_eq!((last.done, last.pace), (500, Some((0.0, 0.0))));
+        assert_eq!(last.left(), None);
+        assert!(view.seen.len() < 70, "{}", view.seen.len());
+    }
+
+    proptest! {
+        #[test]
+        fn periods_are_short(seconds in 0.0..1e9f64) {
+            prop_assert!(readable(seconds).split(' ').count() <= 2);
+        }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Owns what is said and how it fits a terminal. Does not read files, and does not know when a run has ended.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+};
 
 use serde::Serialize;
 
-use super::progress::readable;
+use super::{html::plural, progress::readable};
 use crate::output::{Counts, Doing, LostRank, TreeStands};
 
 /// How a run stands, for people and for scripts.
@@ -137,11 +140,14 @@ impl StatusView {
             parts.extend(counts.map(|(count, what)| format!("{count} {what}")));
         }
         parts.extend(self.in_flight.map(|many| format!("{many} in flight")));
-        parts.extend(self.endpoints_up.map(|many| format!("{many} endpoints up")));
+        parts.extend(self.endpoints_up.map(|many| plural(many, "endpoint") + " up"));
         if !self.lost.is_empty() {
-            parts.push(format!("{} ranks lost", self.lost.len()));
+            parts.push(plural(self.lost.len() as u64, "rank") + " lost");
         }
-        let on = if self.ranks > 0 { format!(" on {} ranks", self.ranks) } else { String::new() };
+        let on = match self.ranks {
+            0 => String::new(),
+            ranks => format!(" on {}", plural(ranks as u64, "rank")),
+        };
         parts.push(format!("start {}{on}", self.starts));
         parts.extend(self.model.as_ref().map(|model| format!("model {model}")));
         parts
@@ -149,7 +155,7 @@ impl StatusView {
 }
 
 /// As many parts as have room, in their order; what has none is left out, and nothing is cut but a lone first part.
-fn fit(head: &str, parts: &[String], columns: usize) -> String {
+pub(super) fn fit(head: &str, parts: &[String], columns: usize) -> String {
     let width = |text: &str| text.chars().count();
     let mut line = head.to_owned();
     let mut empty = true;
@@ -185,7 +191,7 @@ impl Follow {
 
     /// How it stands now. False where nobody reads any more.
     pub fn show(&mut self, view: &StatusView) -> bool {
-        let text = if self.redraws { view.within(columns()) } else { view.line() };
+        let text = if self.redraws { view.within(columns(&io::stdout())) } else { view.line() };
         let news = text != self.said;
         if !news && !self.redraws {
             return true;
@@ -213,8 +219,8 @@ fn write(text: &str) -> io::Result<()> {
 }
 
 /// Of the terminal; the last one is left free, where some terminals would begin a new line.
-fn columns() -> usize {
-    let size = rustix::termios::tcgetwinsize(io::stdout());
+pub(super) fn columns(of: &impl AsFd) -> usize {
+    let size = rustix::termios::tcgetwinsize(of);
     let columns = size.map_or(0, |size| usize::from(size.ws_col));
     if columns == 0 { 79 } else { columns - 1 }
 }

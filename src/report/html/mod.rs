@@ -9,14 +9,19 @@ mod heat;
 mod plot;
 mod tables;
 mod text;
+mod tree;
 
 use std::fmt::Write;
 
 use super::summary::{Spread, Summary};
 use crate::output::StartTimeline;
 use plot::{Mark, Plot, Steps};
-use text::{count, escape, moment, number, percent, seconds, short, time};
+use text::{escape, moment, seconds, short, time};
 
+pub(super) use text::{count, number, percent, plural};
+
+/// A steady part that is shorter, in seconds, says nothing of speed.
+const STEADY: f64 = 2.0;
 /// Starts whose heat maps are drawn: the last ones.
 const MAPS: usize = 3;
 
@@ -27,6 +32,7 @@ pub fn page(summary: &Summary, timelines: &[StartTimeline]) -> String {
     let mut body = String::new();
     body.push_str(&header(summary, name));
     body.push_str(&tiles(summary));
+    body.push_str(&tree::section(summary));
     body.push_str(&course::section(summary));
     body.push_str(&endpoints(summary, timelines));
     body.push_str(&spreads(summary));
@@ -58,8 +64,8 @@ fn header(summary: &Summary, name: &str) -> String {
     facts.extend(summary.model.as_ref().map(|it| format!("model <b>{}</b>", escape(it))));
     facts.extend(summary.api.as_ref().map(|it| format!("by {}", escape(it))));
     facts.push(format!(
-        "{} prompts of {}",
-        count(summary.counts.submitted),
+        "{} of {}",
+        plural(summary.counts.submitted, "prompt"),
         escape(&summary.input.join(", "))
     ));
     facts.extend(summary.starts.first().map(|it| format!("begun {}", moment(it.began))));
@@ -93,6 +99,8 @@ impl Tile<'_> {
 
 fn tiles(summary: &Summary) -> String {
     let (counts, rates) = (&summary.counts, &summary.rates);
+    // What a tree came to has its own section; the first numbers are its leaves'.
+    let name = |run, leaves| if summary.reduce.is_some() { leaves } else { run };
     let of_all = |part: u64| percent(part as f64 / counts.submitted.max(1) as f64);
     let counted = |id, name, value: u64, below: String, bad| Tile {
         id,
@@ -111,28 +119,38 @@ fn tiles(summary: &Summary) -> String {
             .map_or("not known".into(), |it| format!("{} over all working time", number(it))),
         bad: false,
     };
+    // What was over before it could be steady has one pace only.
+    let is_steady = rates.steady_s >= STEADY;
+    let steady = |rate: Option<f64>| rate.filter(|_| is_steady);
+    let paced = |steady: &'static str, whole: &'static str| if is_steady { steady } else { whole };
     let (latency, endpoints) = (&summary.latency_s, &summary.endpoints);
     let or_dash = |it: Option<f64>, words: fn(f64) -> String| it.map_or("–".into(), words);
     let starts = summary.starts.len() as u32 + summary.unrecorded;
     let all = [
         counted(
             "answered",
-            "answered",
+            name("answered", "leaves answered"),
             counts.answered,
             format!("{} of {}", of_all(counts.answered), count(counts.submitted)),
             false,
         ),
-        counted("failed", "failed", counts.failed, of_all(counts.failed), counts.failed > 0),
+        counted(
+            "failed",
+            name("failed", "leaves failed"),
+            counts.failed,
+            of_all(counts.failed),
+            counts.failed > 0,
+        ),
         counted(
             "open",
-            "open",
+            name("open", "leaves open"),
             counts.open,
             if counts.open > 0 { "run it again to go on".into() } else { "nothing is left".into() },
             counts.open > 0,
         ),
         Tile {
             id: "seconds",
-            name: "working time",
+            name: name("working time", "working time of the leaves"),
             value: format!("{:.3}", summary.seconds),
             shown: seconds(summary.seconds),
             below: format!(
@@ -144,14 +162,14 @@ fn tiles(summary: &Summary) -> String {
         },
         rate(
             "prompts-per-s",
-            "prompts a second, steady",
-            rates.steady_prompts_per_s,
+            paced("prompts a second, steady", "prompts a second"),
+            steady(rates.steady_prompts_per_s),
             rates.prompts_per_s,
         ),
         rate(
             "tokens-per-s",
-            "tokens a second, steady",
-            rates.steady_tokens_per_s,
+            paced("tokens a second, steady", "tokens a second"),
+            steady(rates.steady_tokens_per_s),
             rates.tokens_per_s,
         ),
         Tile {
@@ -175,11 +193,15 @@ fn tiles(summary: &Summary) -> String {
         },
     ];
     let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
+    // A few of very many are seen.
+    let some = |part: u64| if part > 0 { " some" } else { "" };
     let mut html: String = all.iter().map(Tile::draw).collect();
     let _ = write!(
         html,
-        r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a" style="width:{:.3}%"></i><i class="f" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
+        r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a{}" style="width:{:.3}%"></i><i class="f{}" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
+        some(counts.answered),
         share(counts.answered),
+        some(counts.failed),
         share(counts.failed),
     );
     format!(r#"<div class="tiles">{html}"#)
@@ -212,6 +234,17 @@ fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
                 timelines.len()
             );
         }
+    }
+    let unseen = |start: u32| timelines.iter().all(|it| it.start != start);
+    let killed = summary.starts.iter().filter(|it| it.end == "killed" && unseen(it.start));
+    let killed: Vec<String> = killed.map(|it| it.start.to_string()).collect();
+    if !last.is_empty() && !killed.is_empty() {
+        let (s, has) = if killed.len() == 1 {
+            ("", "was killed and has")
+        } else {
+            ("s", "were killed and have")
+        };
+        let _ = write!(html, r#"<p class="note">Start{s} {} {has} no map.</p>"#, killed.join(", "));
     }
     html.push_str(&tables::stragglers(its));
     html.push_str(&tables::away(its));

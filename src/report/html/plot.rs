@@ -112,7 +112,7 @@ impl Plot<'_> {
 
 /// Names above lines; one that has no room beside the one before is left out.
 fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
-    const ROOM: f64 = 0.02; // of a phone's width
+    const ROOM: f64 = 0.022; // of a phone's width, for a letter
     let (mut text, mut free) = (String::new(), 0.0);
     for mark in marks {
         let (at, half) = (x(mark.at), ROOM * mark.name.chars().count() as f64 / 2.0);
@@ -122,7 +122,7 @@ fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
             at => ("m", at - half, at + half),
         };
         if from >= free {
-            free = to;
+            free = to + ROOM;
             let _ = write!(
                 text,
                 r#"<span class="{side}" style="left:{:.2}%">{}</span>"#,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::text::{count, endpoint, escape, moment, number, plural, seconds};
 use crate::report::{
     asked::Endpoints,
-    summary::{Setting, Start, Summary},
+    summary::{Failure, Setting, Start, Summary},
 };
 
 fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -48,39 +48,15 @@ fn id(value: &Value) -> String {
 
 pub(super) fn failures(summary: &Summary) -> String {
     let mut html = String::from(r#"<section id="failures"><h2>Failures</h2>"#);
-    if summary.failures.is_empty() {
+    let above = summary.reduce.iter().flat_map(|it| it.levels.iter().skip(1));
+    let above: Vec<_> = above.filter(|it| !it.failures.is_empty()).collect();
+    if summary.failures.is_empty() && above.is_empty() {
         html.push_str(r#"<p class="note">None.</p>"#);
     }
-    for (kind, its) in &summary.failures {
-        let again = if its.passes {
-            "the same command asks them again"
-        } else {
-            "<code>--retry-failed</code> asks them again"
-        };
-        let _ = write!(
-            html,
-            r#"<h3>{0} <span class="soft">{1}; {again}</span></h3><span hidden id="failed-{0}" data-value="{2}"></span>"#,
-            escape(kind),
-            plural(its.count, "prompt"),
-            its.count
-        );
-        let rows = its.first.iter().map(|it| {
-            vec![
-                id(&it.id),
-                count(it.index),
-                it.status.map_or("–".into(), |it| it.to_string()),
-                escape(&it.message),
-            ]
-        });
-        html.push_str(&table(&[("l", "id"), ("n", "row"), ("n", "status"), ("w", "why")], rows));
-        let more = its.count - (its.first.len() as u64).min(its.count);
-        if more > 0 {
-            let _ = write!(
-                html,
-                r#"<p class="note">and {} more; all of them are in the answers.</p>"#,
-                count(more)
-            );
-        }
+    summary.failures.iter().for_each(|(kind, its)| html.push_str(&of_kind("", kind, its)));
+    for level in above {
+        let place = format!("level-{}-", level.level);
+        level.failures.iter().for_each(|(kind, its)| html.push_str(&of_kind(&place, kind, its)));
     }
     if summary.damaged > 0 {
         let _ = write!(
@@ -92,6 +68,41 @@ pub(super) fn failures(summary: &Summary) -> String {
     html + "</section>"
 }
 
+fn of_kind(place: &str, kind: &str, its: &Failure) -> String {
+    let them = if its.count == 1 { "it" } else { "them" };
+    let again = if its.passes {
+        format!("the same command asks {them} again")
+    } else {
+        format!("<code>--retry-failed</code> asks {them} again")
+    };
+    let name = place.replace('-', " ") + kind;
+    let mut html = format!(
+        r#"<h3>{} <span class="soft">{}; {again}</span></h3><span hidden id="{place}failed-{}" data-value="{}"></span>"#,
+        escape(&name),
+        plural(its.count, "prompt"),
+        escape(kind),
+        its.count
+    );
+    let mut said = None;
+    let rows = its.first.iter().map(|it| {
+        let why = match said.replace(&it.message) {
+            Some(before) if *before == it.message => r#"<span class="soft">the same</span>"#.into(),
+            _ => escape(&it.message),
+        };
+        vec![id(&it.id), count(it.index), it.status.map_or("–".into(), |it| it.to_string()), why]
+    });
+    html.push_str(&table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "why")], rows));
+    let more = its.count - (its.first.len() as u64).min(its.count);
+    if more > 0 {
+        let _ = write!(
+            html,
+            r#"<p class="note">and {} more; all of them are in the answers.</p>"#,
+            count(more)
+        );
+    }
+    html
+}
+
 pub(super) fn slowest(summary: &Summary) -> String {
     if summary.slowest.is_empty() {
         return String::new();
@@ -100,7 +111,7 @@ pub(super) fn slowest(summary: &Summary) -> String {
         let at = escape(&endpoint(&it.endpoint));
         vec![id(&it.id), count(it.index), at, seconds(it.latency_s)]
     });
-    let heads = [("l", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
+    let heads = [("i", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
     let rows = table(&heads, rows);
     format!(r#"<section id="slowest"><h2>The slowest answers</h2>{rows}</section>"#)
 }
@@ -126,7 +137,8 @@ pub(super) fn stragglers(its: &Endpoints) -> String {
         r#"<p class="note">Mean latency at least one and a half times that of the middle endpoint, {}.</p>"#,
         seconds(usual)
     );
-    let heads = [("w", "endpoint"), ("n", "mean latency"), ("n", "as usual"), ("n", "answered")];
+    let heads =
+        [("w", "endpoint"), ("n", "mean latency"), ("n", "times the usual"), ("n", "answered")];
     let rows = its.stragglers.iter().map(|it| {
         vec![
             escape(&endpoint(&it.endpoint)),
@@ -222,8 +234,15 @@ fn events(start: &Start) -> String {
     if start.done_before > 0 {
         all.push("went on where it stood".to_owned());
     }
-    if start.answered + start.failed == 0 {
-        all.push("asked nothing".into());
+    match &start.above {
+        Some(above) => all.push(format!(
+            "{} settled in {} up to level {}",
+            plural(above.answered + above.failed, "group"),
+            seconds(above.seconds),
+            above.level
+        )),
+        None if start.answered + start.failed == 0 => all.push("asked nothing".into()),
+        None => {}
     }
     if !start.lost.is_empty() {
         let named = start.lost.iter().take(8).map(|it| format!("{} on {}", it.rank, it.host));

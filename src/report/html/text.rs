@@ -23,7 +23,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// 1234567 as 1,234,567.
-pub(super) fn count(number: u64) -> String {
+pub(in crate::report) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -36,7 +36,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// With as many digits as say something.
-pub(super) fn number(number: f64) -> String {
+pub(in crate::report) fn number(number: f64) -> String {
     match number.abs() {
         it if it >= 99.95 => count(whole(number)),
         it if it >= 9.995 => format!("{number:.1}"),
@@ -70,12 +70,12 @@ fn whole(number: f64) -> u64 {
 }
 
 /// 1 prompt, 2 prompts.
-pub(super) fn plural(number: u64, what: &str) -> String {
+pub(in crate::report) fn plural(number: u64, what: &str) -> String {
     format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// 0.42 of something as 42 %. What is not all is not 100 %, and what is not nothing not 0 %.
-pub(super) fn percent(share: f64) -> String {
+pub(in crate::report) fn percent(share: f64) -> String {
     match share * 100.0 {
         it if it > 0.0 && it < 0.1 => "< 0.1 %".into(),
         it if it < 100.0 && it > 99.9 => "> 99.9 %".into(),

@@ -1,0 +1,148 @@
+//! The tree of a reduce: what it came to, and each level in a row with bars for its prompts and its time.
+
+use std::fmt::Write;
+
+use super::text::{count, number, plural, seconds};
+use crate::report::{
+    summary::Summary,
+    tree::{Level, TreeSummary},
+};
+
+/// The section; nothing where it is no reduce.
+pub(super) fn section(summary: &Summary) -> String {
+    let Some(tree) = &summary.reduce else { return String::new() };
+    let mut html = format!(
+        r#"<section id="tree"><h2>The tree</h2><p class="note">{}</p>"#,
+        told(tree, summary)
+    );
+    let rate = |it: Option<f64>| it.map_or("–".into(), number);
+    let data = |it: Option<f64>| it.map(|it| format!("{it:.3}")).unwrap_or_default();
+    let facts = [
+        (
+            "tree-submitted",
+            tree.counts.submitted.to_string(),
+            count(tree.counts.submitted),
+            "prompts in all",
+        ),
+        (
+            "tree-failed",
+            tree.counts.failed.to_string(),
+            count(tree.counts.failed),
+            "of them failed",
+        ),
+        (
+            "tree-missing",
+            tree.missing.to_string(),
+            count(tree.missing),
+            "leaves missing in the text",
+        ),
+        ("tree-seconds", format!("{:.3}", tree.seconds), seconds(tree.seconds), "of work"),
+        (
+            "tree-prompts-per-s",
+            data(tree.prompts_per_s),
+            rate(tree.prompts_per_s),
+            "prompts/s over all of it",
+        ),
+        (
+            "tree-tokens-per-s",
+            data(tree.tokens_per_s),
+            rate(tree.tokens_per_s),
+            "tokens/s over all of it",
+        ),
+    ];
+    html.push_str(r#"<div class="facts">"#);
+    for (id, value, shown, what) in facts {
+        let _ = write!(
+            html,
+            r#"<div><b id="{id}" data-value="{value}">{shown}</b> <span>{what}</span></div>"#
+        );
+    }
+    html.push_str("</div>");
+    html.push_str(&levels(tree));
+    html + r#"<p class="note">A group of one text passes it up without a prompt. Time is the work of a level's pass and of making its prompts; speeds are over the pass alone.</p></section>"#
+}
+
+/// What came of it, in words.
+fn told(tree: &TreeSummary, summary: &Summary) -> String {
+    let above = tree.levels.len() as u64 - 1;
+    let shape = format!(
+        "{} under {}, {} texts a group at most.",
+        if tree.levels[0].nodes == 1 {
+            "1 leaf".into()
+        } else {
+            format!("{} leaves", count(tree.levels[0].nodes))
+        },
+        plural(above, "level"),
+        count(tree.fan_in)
+    );
+    let end = match (tree.text, tree.missing) {
+        (true, 0) => "All leaves are in the text.".into(),
+        (true, 1) => "One leaf is missing in the text; tree.jsonl says why.".into(),
+        (true, missing) => format!(
+            "{} leaves are missing in the text; tree.jsonl says which and why.",
+            count(missing)
+        ),
+        (false, 0) => match summary.starts.last().map(|it| it.end) {
+            Some("running") => "It is being worked on.".into(),
+            _ => "There is no text yet: the same command goes on.".to_owned(),
+        },
+        (false, _) => {
+            "There is no text: nothing was left to make it of; tree.jsonl says why.".into()
+        }
+    };
+    format!("{shape} {end}")
+}
+
+fn levels(tree: &TreeSummary) -> String {
+    let most = |of: fn(&Level) -> f64| tree.levels.iter().map(of).fold(0.0, f64::max);
+    let (prompts, time) = (most(|it| it.counts.submitted as f64), most(Level::whole_s));
+    let mut html = String::from(
+        r#"<div class="scroll"><table><thead><tr><th class="l"></th><th class="n">nodes</th><th class="n">prompts</th><th class="b"></th><th class="n">answered</th><th class="n">failed</th><th class="n">passed up</th><th class="n">empty</th><th class="n">cut to fit</th><th class="n">time</th><th class="b"></th><th class="n">prompts/s</th><th class="n">tokens/s</th><th class="n">latency ½</th></tr></thead><tbody>"#,
+    );
+    for it in &tree.levels {
+        let dash = |number: u64| if it.level == 0 { "–".to_owned() } else { count(number) };
+        let rate = |it: Option<f64>| it.map_or("–".into(), number);
+        let name = if it.level == 0 { "leaves".to_owned() } else { format!("level {}", it.level) };
+        let cells = [
+            ("l", name + state(it), None),
+            ("n", count(it.nodes), Some(("nodes", it.nodes))),
+            ("n", count(it.counts.submitted), Some(("asked", it.counts.submitted))),
+            ("b", bar(it.counts.submitted as f64, prompts, "blue"), None),
+            ("n", count(it.counts.answered), Some(("answered", it.counts.answered))),
+            ("n", count(it.without_text()), Some(("failed", it.without_text()))),
+            ("n", dash(it.passed), Some(("passed", it.passed))),
+            ("n", dash(it.empty), Some(("empty", it.empty))),
+            ("n", dash(it.cut), Some(("cut", it.cut))),
+            ("n", seconds(it.whole_s()), None),
+            ("b", bar(it.whole_s(), time, "purple"), None),
+            ("n", rate(it.prompts_per_s), None),
+            ("n", rate(it.tokens_per_s), None),
+            ("n", it.latency_s.p50.map_or("–".into(), seconds), None),
+        ];
+        html.push_str("<tr>");
+        for (class, text, value) in cells {
+            let data = value.map_or(String::new(), |(what, value)| {
+                format!(r#" id="level-{}-{what}" data-value="{value}""#, it.level)
+            });
+            let _ = write!(html, r#"<td class="{class}"{data}>{text}</td>"#);
+        }
+        html.push_str("</tr>");
+    }
+    html + "</tbody></table></div>"
+}
+
+fn state(level: &Level) -> &'static str {
+    match level.state {
+        "waiting" => r#" <span class="soft">not begun</span>"#,
+        "stopped" => r#" <span class="soft">not done</span>"#,
+        _ => "",
+    }
+}
+
+/// As long as its share of the longest.
+fn bar(value: f64, most: f64, class: &str) -> String {
+    let share = if most > 0.0 { 100.0 * value / most } else { 0.0 };
+    // What is not nothing is seen.
+    let share = if value > 0.0 { share.max(1.5) } else { 0.0 };
+    format!(r#"<i class="{class}" style="width:{share:.1}%"></i>"#)
+}

@@ -12,7 +12,7 @@ mod sweep;
 mod text;
 
 pub use cell::{Cell, cells};
-pub use compare::{Agreement, CompareReport, Side};
+pub use compare::{Agreement, Caches, CompareReport, Side};
 pub use figures::{Figures, Run, Spread};
 pub use latencies::Latencies;
 pub use measured::Measured;
@@ -45,4 +45,14 @@ pub struct Conditions {
     pub repeats: u32,
     /// The input has fewer rows than were asked for: prompts came again, and the servers' prefix caches may have helped.
     pub rows_came_again: bool,
+}
+
+impl Conditions {
+    /// What is worth saying of any report under them.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let again = "the input has fewer rows than were asked for: prompts came again, and prefix caches may have helped \
+                     (give more rows, or fewer --prompts)";
+        self.rows_came_again.then(|| again.to_owned()).into_iter().collect()
+    }
 }

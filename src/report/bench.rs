@@ -3,7 +3,8 @@
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
 use crate::bench::{
-    Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread, SweepReport,
+    Caches, Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread,
+    SweepReport,
 };
 
 /// What people see of a sweep.
@@ -55,8 +56,10 @@ pub fn sweep_table(report: &SweepReport) -> String {
             );
             let good = report.as_good.len();
             if good > 0 {
-                text +=
-                    &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
+                text += &format!(
+                    "as good, within 2 % or what the best itself varies by: {}, marked above",
+                    counted(good as u64, "cell")
+                );
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {
                     Some(row) => {
                         format!("; of all these answers come soonest with {}\n", named(row.cell))
@@ -123,10 +126,23 @@ pub fn compare_table(report: &CompareReport) -> String {
             short(single, 80)
         );
     }
+    text += &fairness(&report.caches);
     if let Some(it) = &report.batched.figures {
         text += &lengths(it);
     }
     text + &conditions(&report.conditions) + &notes(&report.notes)
+}
+
+/// Why the way that asked second was not helped by the first, or how much it may have been.
+fn fairness(it: &Caches) -> String {
+    let Caches { apart, batched_first, single_first } = it;
+    let caches = match apart {
+        true => "each way with a cache_salt of its own, so that none finds what the other has left",
+        false => "one for both ways, since cache_salt is refused here: who asked second was helped",
+    };
+    format!(
+        "prefix caches: {caches}; first were batched {batched_first}, single {single_first} times\n"
+    )
 }
 
 /// What people see of models.
@@ -188,7 +204,8 @@ fn conditions(it: &Conditions) -> String {
     let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
     let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
     format!(
-        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most)\n",
+        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most), after a \
+         warm-up that does not count\n",
         counted(*endpoints, "endpoint"),
         counted(*ranks as u64, "rank"),
         counted(u64::from(*repeats), "repeat")

@@ -71,13 +71,15 @@ impl PrefixCache {
         }
     }
 
-    /// The hash chain of a prompt's whole blocks; made outside of the engine's lock.
+    /// The hash chain of a prompt's whole blocks; made outside of the engine's lock. Prompts of
+    /// another salt are others.
     #[must_use]
-    pub fn chain(block_size: usize, prompt: &[Id]) -> Box<[u64]> {
+    pub fn chain(block_size: usize, prompt: &[Id], salt: Option<&str>) -> Box<[u64]> {
         if block_size == 0 {
             return Box::default();
         }
-        let mut hash = 0x5EED;
+        let salt = salt.unwrap_or_default().bytes();
+        let mut hash = salt.fold(0x5EED, |hash, byte| mix(hash, u64::from(byte)));
         let blocks = prompt.chunks_exact(block_size);
         blocks
             .map(|block| {
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
 
     fn ask(cache: &mut PrefixCache, prompt: &[Id]) -> usize {
-        let chain = PrefixCache::chain(4, prompt);
+        let chain = PrefixCache::chain(4, prompt, None);
         cache.admit(&chain, prompt.len())
     }
 
@@ -179,6 +181,17 @@ mod tests {
         ask(&mut cache, &three);
         assert_eq!(ask(&mut cache, &one), 4);
         assert_eq!(ask(&mut cache, &two), 0);
+    }
+
+    #[test]
+    fn a_prompt_of_another_salt_is_another_prompt() {
+        let mut cache = PrefixCache::new(4, 10);
+        let mut with = |salt| {
+            let chain = PrefixCache::chain(4, &[1; 9], salt);
+            cache.admit(&chain, 9)
+        };
+        let found = [Some("a"), Some("b"), None, Some("a"), Some("b"), None].map(&mut with);
+        assert_eq!(found, [0, 0, 0, 8, 8, 8]);
     }
 
     #[test]

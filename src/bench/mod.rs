@@ -45,6 +45,8 @@ pub struct Conditions {
     pub repeats: u32,
     /// The input has fewer rows than were asked for: prompts came again, and the servers' prefix caches may have helped.
     pub rows_came_again: bool,
+    /// Why not all that was asked for was measured: what ended it early.
+    pub incomplete: Option<String>,
 }
 
 impl Conditions {

@@ -35,9 +35,13 @@ pub fn sweep_table(report: &SweepReport) -> String {
         }
         let mark = match &row.failed {
             Some(why) => why.clone(),
-            None if report.best == Some(at) => "best".into(),
-            None if report.as_good.contains(&at) => "as good".into(),
-            None => String::new(),
+            None => {
+                let good = report.as_good.contains(&at).then_some("as good");
+                let mark = if report.best == Some(at) { Some("best") } else { good };
+                let fewer = fewer(row.runs.len(), report.conditions.repeats);
+                let marks: Vec<String> = mark.map(str::to_owned).into_iter().chain(fewer).collect();
+                marks.join(", ")
+            }
         };
         cells.push(mark);
         table.add_row(cells);
@@ -200,12 +204,15 @@ fn lengths(it: &Figures) -> String {
 }
 
 fn conditions(it: &Conditions) -> String {
-    let Conditions { ranks, endpoints, model, api, repeats, sampling, .. } = it;
+    let Conditions { ranks, endpoints, model, api, repeats, sampling, incomplete, .. } = it;
+    let incomplete = incomplete.as_ref().map_or(String::new(), |why| {
+        format!("incomplete: {why}; the same command measures it all (with --overwrite, or to another --output)\n")
+    });
     let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
     let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
     format!(
         "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most), after a \
-         warm-up that does not count\n",
+         warm-up that does not count\n{incomplete}",
         counted(*endpoints, "endpoint"),
         counted(*ranks as u64, "rank"),
         counted(u64::from(*repeats), "repeat")
@@ -215,6 +222,12 @@ fn conditions(it: &Conditions) -> String {
 /// So many of them.
 pub(super) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// Where all was over before a thing was measured as often as it should be.
+fn fewer(runs: usize, repeats: u32) -> Option<String> {
+    (runs < repeats as usize)
+        .then(|| format!("{runs} of {}", counted(u64::from(repeats), "repeat")))
 }
 
 fn notes(notes: &[String]) -> String {

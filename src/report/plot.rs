@@ -134,8 +134,10 @@ impl<'r> Picture<'r> {
             format!("prompts of {prompt} tokens, answers of {answer}; ")
         });
         let repeats = it.repeats;
+        let incomplete =
+            it.incomplete.as_ref().map_or(String::new(), |why| format!("; incomplete: {why}"));
         let line = format!(
-            "{lengths}points are medians of {repeats} repeats, bars go from the least to the most"
+            "{lengths}points are medians of {repeats} repeats, bars go from the least to the most{incomplete}"
         );
         area.draw_text(&line, &text(17, &GREY), (24, 50))
     }

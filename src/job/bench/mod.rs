@@ -9,6 +9,7 @@ mod files;
 mod lane;
 mod models;
 mod pool;
+mod stop;
 mod sweep;
 
 pub use compare::compare;
@@ -17,7 +18,12 @@ pub use sweep::sweep;
 
 use std::time::{Duration, Instant};
 
-use self::{files::Files, lane::Lane, pool::Pool};
+use self::{
+    files::Files,
+    lane::Lane,
+    pool::Pool,
+    stop::{SLICE, Stop, Vote},
+};
 use super::{
     CodeOf, Given, JobError, Verdict,
     agree::{Common, agree, told},
@@ -69,7 +75,7 @@ struct Bench {
     /// All ranks' endpoints, on rank 0.
     found: Option<Vec<Vec<Surveyed>>>,
     pool: Pool,
-    limit: Limit,
+    stop: Stop,
     code: CodeOf,
     /// They end with the measurements.
     _servers: Servers,
@@ -136,6 +142,8 @@ impl Bench {
         });
         let dealt = told(comm, dealt, code)?;
         let pool = Pool::received(comm, dealt, measuring.prompt_tokens, code)?;
+        // (whoever asks for the end before there is anything to tell ends the process)
+        let stop = Stop::listens(comm, limit, code)?;
         Ok(Some(Self {
             common,
             measuring,
@@ -143,7 +151,7 @@ impl Bench {
             ready,
             found,
             pool,
-            limit,
+            stop,
             code,
             _servers: servers,
         }))
@@ -192,6 +200,7 @@ impl Bench {
             sampling: self.common.settings.sampling().json(),
             repeats: self.measuring.repeats,
             rows_came_again: false,
+            incomplete: self.stop.over().map(str::to_owned),
         }
     }
 
@@ -202,7 +211,7 @@ impl Bench {
     }
 
     /// Collective. A warm-up of some prompts an endpoint, then each repeat with prompts of its own; ends with the first that
-    /// does not answer all. Every outcome of a repeat passes `each`.
+    /// does not answer all. Every outcome of a repeat passes `each`. Where all is over, what was measured whole by then counts.
     fn runs(
         &mut self,
         comm: &mut dyn Comm,
@@ -212,6 +221,9 @@ impl Bench {
     ) -> Result<Runs, JobError> {
         let mut runs = Vec::new();
         for turn in 0..=self.measuring.repeats {
+            if self.stop.over().is_some() {
+                break;
+            }
             let wanted = if turn == 0 { warm_up } else { prompts };
             let asked = self.pool.take(wanted * lane.endpoints());
             let measured = self.together(comm, lane, asked, |settled| {
@@ -220,34 +232,57 @@ impl Bench {
                 }
             })?;
             let why = measured.as_ref().map(Measured::why_not);
-            if let Some(measured) = measured.filter(|_| turn > 0) {
+            let cut = |it: &Measured| self.stop.over().is_some() && it.ended.is_some();
+            if let Some(measured) = measured.filter(|it| turn > 0 && !cut(it)) {
                 runs.push(Run::of(&measured));
             }
-            if let Some(why) = comm.broadcast_value(why)? {
+            let why = comm.broadcast_value(why)?;
+            if let Some(why) = why.filter(|_| self.stop.over().is_none()) {
                 let why = if turn == 0 { format!("in the warm-up, {why}") } else { why };
                 return Ok((runs, Some(why)));
             }
         }
-        Ok((runs, None))
+        let failed = self.not_measured().filter(|_| runs.is_empty());
+        Ok((runs, failed))
     }
 
-    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them.
+    /// Why what comes is not measured, where all is over.
+    fn not_measured(&self) -> Option<String> {
+        self.stop.over().map(|why| format!("not measured: {why}"))
+    }
+
+    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. Nothing where all is over.
     fn together(
-        &self,
+        &mut self,
         comm: &mut dyn Comm,
         lane: &mut Lane,
         prompts: Vec<crate::domain::Prompt>,
-        each: impl FnMut(&Settled),
+        mut each: impl FnMut(&Settled),
     ) -> Result<Option<Measured>, JobError> {
+        if let Some(why) = self.stop.over() {
+            let (asked, ended) = (prompts.len() as u64, Some(why.to_owned()));
+            return Ok(comm.reduce(Measured { asked, ended, ..Measured::default() })?);
+        }
         let limit = self.measuring.time_limit.get();
         comm.barrier();
-        let now = Instant::now();
-        let left = self.limit.at.map(|at| at.saturating_duration_since(now));
-        let (limit, name) = match left {
-            Some(left) if left < limit => (left, "the walltime was over"),
-            _ => (limit, "it was not over in time"),
-        };
-        Ok(comm.reduce(lane.measure(prompts, (now + limit, name), each))?)
+        let end = Instant::now() + limit;
+        lane.begin(prompts);
+        loop {
+            let until = end.min(Instant::now() + SLICE);
+            let going = lane.go_on(until, &mut each);
+            if going && until == end {
+                lane.cut("it was not over in time");
+            }
+            match self.stop.vote(comm, going && until < end) {
+                Vote::GoOn => {}
+                Vote::Done => break,
+                Vote::Stop(why) => {
+                    lane.cut(why);
+                    break;
+                }
+            }
+        }
+        Ok(comm.reduce(lane.end())?)
     }
 
     /// Collective. Did any rank have too few rows?
@@ -265,6 +300,7 @@ impl Bench {
         plots: impl FnOnce(&R) -> Result<Vec<(&'static str, Vec<u8>)>, String>,
     ) -> Result<Verdict, JobError> {
         let ended = report.map(|(report, table, verdict)| {
+            let verdict = if self.stop.over().is_some() { Verdict::Open } else { verdict };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
             report::print(if self.measuring.json { &json } else { &table });
             if let Some(files) = &self.files {

@@ -33,7 +33,7 @@ use crate::{
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
     settings::{AggregateWanted, Gather},
-    shards::Bitmap,
+    shards::{self, Bitmap},
 };
 
 /// Rank 0's own.
@@ -142,7 +142,9 @@ pub(super) fn begin(
 impl Root {
     fn open_folder(mut self) -> Result<Self, JobError> {
         let shards = self.folder.join(SHARDS);
-        std::fs::create_dir_all(&shards).map_err(OutputError::io("cannot make", &shards))?;
+        for folder in shards::folders_of(&shards, self.manifest.starts, self.manifest.ranks) {
+            std::fs::create_dir_all(&folder).map_err(OutputError::io("cannot make", &folder))?;
+        }
         let token = self.folder.join(TOKEN);
         std::fs::write(&token, self.token()).map_err(OutputError::io("cannot write", &token))?;
         self.manifest.write(&self.folder)?;

@@ -293,7 +293,9 @@ impl Summary {
             endpoints: Endpoints::of(&measured.endpoints, timelines, &course),
             slowest: measured.slowest.iter().map(slow).collect(),
             starts: manifest.history.iter().map(|it| start(it, manifest, timelines)).collect(),
-            unrecorded: manifest.starts.saturating_sub(manifest.history.len() as u32),
+            unrecorded: manifest
+                .starts_until(manifest.starts)
+                .saturating_sub(manifest.history.len() as u32),
             course: course.points,
             settings: settings(manifest),
             damaged: measured.damaged,

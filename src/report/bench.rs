@@ -37,7 +37,11 @@ pub fn sweep_table(report: &SweepReport) -> String {
             Some(why) => why.clone(),
             None => {
                 let good = report.as_good.contains(&at).then_some("as good");
-                let mark = if report.best == Some(at) { Some("best") } else { good };
+                let mark = if report.best == Some(at) {
+                    Some(best_word(&report.conditions))
+                } else {
+                    good
+                };
                 let fewer = fewer(row.runs.len(), report.conditions.repeats);
                 let marks: Vec<String> = mark.map(str::to_owned).into_iter().chain(fewer).collect();
                 marks.join(", ")
@@ -51,7 +55,8 @@ pub fn sweep_table(report: &SweepReport) -> String {
     match best.and_then(|row| Some((row.cell, row.figures?))) {
         Some((cell, it)) => {
             text += &format!(
-                "best: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
+                "{}: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
+                best_word(&report.conditions),
                 named(cell),
                 figure(it.tokens_per_s.median),
                 figure(it.prompts_per_s.median),
@@ -188,6 +193,11 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     table
+}
+
+/// What the best cell is called: where not all were measured, another may be better.
+pub(super) fn best_word(it: &Conditions) -> &'static str {
+    if it.incomplete.is_some() { "best so far" } else { "best" }
 }
 
 /// A cell, in words.

@@ -322,6 +322,7 @@ fn is_told_incomplete(work: &Work, ended: &Ended, why: &str) {
         );
     }
     assert!(ended.out.contains(&format!("incomplete: {why}")), "{}", ended.out);
+    assert!(ended.out.contains("best so far: batch 1, window 16"), "{}", ended.out);
     let svg = fs::read_to_string(work.path("sweep.svg")).expect("an SVG");
     assert!(svg.contains(&format!("incomplete: {why}")) && work.path("sweep.png").exists());
 }
@@ -353,13 +354,13 @@ fn a_bench_that_any_rank_is_asked_to_end_tells_what_was_measured() {
 #[test]
 fn a_bench_whose_walltime_is_over_tells_what_was_measured() {
     let work = Work::with(vec![slow(10.0); 2]);
-    let ended = long_sweep(&work).args(["--walltime", "6s"]).ranks(2).run().with_code(75);
+    let ended = long_sweep(&work).args(["--walltime", "9s"]).ranks(2).run().with_code(75);
     is_told_incomplete(&work, &ended, "the walltime was over");
     // One that has no pair, and one with a model that was not begun.
     let job = bench("compare", &work).args(["--concurrency", "1", "--prompts", "40", "--json"]);
     let it = json(&job.args(["--walltime", "3s"]).run().with_code(75).out);
     assert_eq!((&it["batched"]["asked"], &it["speed_up"]), (&0.into(), &Value::Null));
-    let job = bench("models", &work).args(["--prompts", "40", "--repeats", "50", "--json"]);
+    let job = bench("models", &work).args(["--prompts", "10", "--repeats", "50", "--json"]);
     let it = json(&job.args(["--per-endpoint", "--walltime", "6s"]).run().with_code(75).out);
     let [first, second] =
         [0, 1].map(|at| it["models"][at]["runs_whole"].as_u64().expect("a count"));

@@ -42,17 +42,6 @@ impl Merge for Agreement {
     }
 }
 
-/// What was done so that no way is helped by what the other has left in servers' prefix caches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Caches {
-    /// Each way has sent a `cache_salt` of its own: servers that know it keep what was cached apart.
-    pub apart: bool,
-    /// Repeats in which batched requests went first.
-    pub batched_first: u32,
-    /// Repeats in which single requests did.
-    pub single_first: u32,
-}
-
 /// One of both ways.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Side {
@@ -110,8 +99,6 @@ pub struct CompareReport {
     pub speed_up: Option<Spread>,
     /// The answers beside each other.
     pub answers: Agreement,
-    /// How fair it was.
-    pub caches: Caches,
     /// What is worth saying.
     pub notes: Vec<String>,
 }
@@ -123,7 +110,7 @@ impl CompareReport {
         conditions: Conditions,
         batched: Side,
         single: Side,
-        (answers, caches): (Agreement, Caches),
+        answers: Agreement,
         greedy: bool,
     ) -> Self {
         let pairs = batched.runs.iter().zip(&single.runs);
@@ -131,7 +118,7 @@ impl CompareReport {
             .filter(|(_, single)| single.prompts_per_s > 0.0)
             .map(|(batched, single)| batched.prompts_per_s / single.prompts_per_s);
         let speed_up = Spread::of(ratios);
-        let mut notes = conditions.notes();
+        let mut notes = Vec::new();
         if answers.different > 0 {
             notes.push(if greedy {
                 "at temperature 0 answers that differ come from numerics: a batch is added up in another order".into()
@@ -146,7 +133,7 @@ impl CompareReport {
                     .into(),
             );
         }
-        Self { conditions, batched, single, speed_up, answers, caches, notes }
+        Self { conditions, batched, single, speed_up, answers, notes }
     }
 }
 
@@ -171,7 +158,7 @@ mod tests {
         let single = side(vec![run(10, 4.0), run(8, 4.0)]);
         assert_eq!((batched.completion, single.completion), (1.0, 0.9));
         let report =
-            CompareReport::new(Conditions::default(), batched, single, Default::default(), true);
+            CompareReport::new(Conditions::default(), batched, single, Agreement::default(), true);
         assert_eq!(report.speed_up, Some(Spread { median: 3.25, least: 2.5, most: 4.0 }));
         assert!(report.single.failed.is_some() && report.batched.failed.is_none());
         assert!(report.notes.is_empty(), "{:?}", report.notes);
@@ -190,8 +177,7 @@ mod tests {
         assert_eq!(one.example, Some(["r", "x", "y"].map(str::to_owned)));
         let none = || side(Vec::new());
         let says = |greedy| {
-            let answers = (one.clone(), Caches::default());
-            CompareReport::new(Conditions::default(), none(), none(), answers, greedy).notes
+            CompareReport::new(Conditions::default(), none(), none(), one.clone(), greedy).notes
         };
         assert!(says(true)[0].contains("numerics") && says(false)[0].contains("--temperature 0"));
     }

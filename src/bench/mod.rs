@@ -12,7 +12,7 @@ mod sweep;
 mod text;
 
 pub use cell::{Cell, cells};
-pub use compare::{Agreement, Caches, CompareReport, Side};
+pub use compare::{Agreement, CompareReport, Side};
 pub use figures::{Figures, Run, Spread};
 pub use latencies::Latencies;
 pub use measured::Measured;

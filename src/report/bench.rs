@@ -3,8 +3,7 @@
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
 use crate::bench::{
-    Caches, Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread,
-    SweepReport,
+    Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread, SweepReport,
 };
 
 /// What people see of a sweep.
@@ -65,10 +64,8 @@ pub fn sweep_table(report: &SweepReport) -> String {
             );
             let good = report.as_good.len();
             if good > 0 {
-                text += &format!(
-                    "as good, within 2 % or what the best itself varies by: {}, marked above",
-                    counted(good as u64, "cell")
-                );
+                text +=
+                    &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {
                     Some(row) => {
                         format!("; of all these answers come soonest with {}\n", named(row.cell))
@@ -135,23 +132,10 @@ pub fn compare_table(report: &CompareReport) -> String {
             short(single, 80)
         );
     }
-    text += &fairness(&report.caches);
     if let Some(it) = &report.batched.figures {
         text += &lengths(it);
     }
     text + &conditions(&report.conditions) + &notes(&report.notes)
-}
-
-/// Why the way that asked second was not helped by the first, or how much it may have been.
-fn fairness(it: &Caches) -> String {
-    let Caches { apart, batched_first, single_first } = it;
-    let caches = match apart {
-        true => "each way with a cache_salt of its own, so that none finds what the other has left",
-        false => "one for both ways, since cache_salt is refused here: who asked second was helped",
-    };
-    format!(
-        "prefix caches: {caches}; first were batched {batched_first}, single {single_first} times\n"
-    )
 }
 
 /// What people see of models.

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
-use vllm_sim::{CostModel, Death, Profile, Rule, Script};
+use vllm_sim::{CostModel, Death, Profile};
 
 use crate::support::{
     Job,
@@ -265,37 +265,6 @@ fn what_cannot_begin_says_why_and_measures_nothing() {
         let ended = job.args(["--ready-timeout", "1s"]).ranks(2).run().with_code(6);
         ended.complains("0 of 1 endpoints are ready");
     }
-}
-
-/// What the servers' prefix caches were asked and had, in tokens.
-fn cached(work: &Work, server: usize) -> [u64; 2] {
-    let counters = work.fleet.endpoints()[server].pace.gauges().counters;
-    [counters.cache_queries, counters.cache_hits]
-}
-
-#[test]
-fn neither_way_of_a_comparison_finds_what_the_other_left_in_the_caches() {
-    let cost = CostModel { max_num_seqs: 16, ..CostModel::default() };
-    let profile = |refuses: &str| {
-        let rules = Rule::parse(refuses).into_iter().collect();
-        let script = Script { rules, ..Script::default() };
-        Profile { cost: cost.clone(), script, ..Profile::default() }
-    };
-    let compared = |work: &Work| {
-        let job = bench("compare", work).args(["--api", "completions", "--batch-size", "4"]);
-        let job = job.args(["--concurrency", "16", "--prompts", "32", "--repeats", "3"]);
-        job.args(["--prompt-tokens", "300"]).ranks(1).run().with_code(0)
-    };
-    let work = Work::with(vec![profile("")]);
-    let ended = compared(&work).says("each way with a cache_salt of its own", 1);
-    ended.says("first were batched 2, single 1 times", 1);
-    let [asked, found] = cached(&work, 0);
-    assert!(found * 50 < asked, "{found} of {asked} tokens were found");
-    // A server that refuses it is measured without.
-    let work = Work::with(vec![profile("status=400,containing=cache_salt")]);
-    compared(&work).says("cache_salt is refused here", 1);
-    let [asked, found] = cached(&work, 0);
-    assert!(found * 4 > asked, "{found} of {asked}: of the same prompts the second finds them");
 }
 
 /// A sweep whose first cell is measured soon, and whose second takes a while.

@@ -1,27 +1,21 @@
 //! `bench compare`: the same prompts in lists and one by one.
 //!
-//! Who asks second would find the prompts in the servers' prefix caches: each way has a `cache_salt` of its own, and where a
-//! server refuses that, or does not know it, both ways go first in turn.
+//! Who asks second finds the prompts in the servers' prefix caches: both ways go first in turn.
 
-use std::{
-    collections::HashMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::HashMap;
 
 use super::{Bench, Measuring, Plan, lane::Lane, with};
 use crate::{
-    bench::{Agreement, Caches, Cell, CompareReport, Measured, Run, Side},
+    bench::{Agreement, Cell, CompareReport, Measured, Run, Side},
     comm::{Comm, Typed},
     domain::{Outcome, Prompt, Settled},
-    job::{CodeOf, Given, JobError, Verdict, brief::Choice},
+    job::{CodeOf, Given, JobError, Verdict},
     report,
-    settings::{Amount, Settings},
+    settings::Amount,
 };
 
 /// Prompts an endpoint and measurement.
 const PROMPTS: u64 = 256;
-/// The request parameter by which vLLM keeps cached prefixes apart.
-const SALT: &str = "cache_salt";
 /// A list that is one, where nobody says how long.
 const BATCH: usize = 16;
 
@@ -50,7 +44,7 @@ pub fn compare(
                 settings.temperature = Some(0.0);
             }
         },
-        prompts: prompts * (u64::from(repeats) + 4),
+        prompts: prompts * (u64::from(repeats) + 2),
     };
     let Some(mut bench) = Bench::begin(comm, given, measuring, &plan, code)? else {
         return Ok(Verdict::NoEndpoint);
@@ -59,8 +53,12 @@ pub fn compare(
     let settings = bench.common.settings.clone();
     let window = settings.concurrency;
     let ways = [settings.batch_size, Amount::Exactly(1)].map(|batch| Cell { batch, window });
-    let (mut lanes, apart) = bench.warm_lanes(comm, &settings, &choice, ways, prompts)?;
-    let mut caches = Caches { apart, ..Caches::default() };
+    let mut lanes =
+        ways.map(|it| bench.lane(&with(&settings, it.batch, window), &choice, |_| true));
+    for lane in &mut lanes {
+        let prompts = bench.pool.take(prompts * lane.endpoints());
+        bench.together(comm, lane, prompts, |_| {})?;
+    }
     let mut runs: [Vec<Run>; 2] = Default::default();
     let mut agreement = Agreement::default();
     for turn in 0..repeats {
@@ -69,8 +67,7 @@ pub fn compare(
         }
         let asked = bench.pool.take(prompts * lanes[0].endpoints());
         let mut texts: [HashMap<u64, String>; 2] = Default::default();
-        let batched_first = turn % 2 == 0;
-        let order = if batched_first { [0, 1] } else { [1, 0] };
+        let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut measured = [None, None];
         for way in order {
             measured[way] = bench.measured(comm, &mut lanes[way], &asked, &mut texts[way])?;
@@ -84,8 +81,6 @@ pub fn compare(
         for (runs, measured) in runs.iter_mut().zip(&measured) {
             runs.extend(measured.as_ref().map(Run::of));
         }
-        caches.batched_first += u32::from(batched_first);
-        caches.single_first += u32::from(!batched_first);
         for prompt in &asked {
             let [batched, single] = texts.each_ref().map(|it| it.get(&prompt.index));
             let (batched, single) = (batched.map(String::as_str), single.map(String::as_str));
@@ -108,7 +103,7 @@ pub fn compare(
         let [batched, single] = runs;
         let (batched, single) = (Side::new(ways[0], batched), Side::new(ways[1], single));
         let greedy = settings.temperature == Some(0.0);
-        let report = CompareReport::new(conditions, batched, single, (answers, caches), greedy);
+        let report = CompareReport::new(conditions, batched, single, answers, greedy);
         let whole = report.batched.failed.is_none() && report.single.failed.is_none();
         let table = report::compare_table(&report);
         (report, table, if whole { Verdict::Done } else { Verdict::SomeFailed })
@@ -118,41 +113,6 @@ pub fn compare(
 }
 
 impl Bench {
-    /// Collective. Both ways, each after a warm-up that does not count, and whether servers take a `cache_salt`: one that does
-    /// not know it refuses all requests with it, or says nothing.
-    fn warm_lanes(
-        &mut self,
-        comm: &mut dyn Comm,
-        settings: &Settings,
-        choice: &Choice,
-        ways: [Cell; 2],
-        prompts: u64,
-    ) -> Result<([Lane; 2], bool), JobError> {
-        let mut apart = true;
-        loop {
-            // Another for each run of this program, too: what an earlier one has left in caches helps nobody.
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-            let mut salts = ["batched", "single"].map(|way| format!("\"{way} {now}\"")).into_iter();
-            let mut lanes = ways.map(|it| {
-                let mut settings = with(settings, it.batch, it.window);
-                if let Some(salt) = salts.next().filter(|_| apart) {
-                    settings.extra_body.0.set(SALT, salt);
-                }
-                self.lane(&settings, choice, |_| true)
-            });
-            let mut any = true;
-            for lane in &mut lanes {
-                let prompts = self.pool.take(prompts * lane.endpoints());
-                let measured = self.together(comm, lane, prompts, |_| {})?;
-                any &= comm.broadcast_value(measured.map(|it| it.answered > 0))?;
-            }
-            if any || !apart || self.stop.over().is_some() {
-                return Ok((lanes, apart));
-            }
-            apart = false;
-        }
-    }
-
     /// Collective. One way, with its answers by the prompt's index.
     fn measured(
         &mut self,

@@ -69,7 +69,7 @@ impl Coster {
     /// The next prompt's cost.
     pub fn cost(&mut self, prompt: &Prompt) -> Cost {
         let ids = tokens::encode(&prompt.text);
-        let chain = PrefixCache::chain(self.block_size, &ids, None);
+        let chain = PrefixCache::chain(self.block_size, &ids);
         let known = self.ideal.admit(&chain, ids.len());
         let output = answer(&self.policy, &ids, &prompt.params(self.max_tokens)).token_ids.len();
         Cost { prompt: ids.len(), fresh: ids.len() - known, output }

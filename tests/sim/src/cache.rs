@@ -71,15 +71,13 @@ impl PrefixCache {
         }
     }
 
-    /// The hash chain of a prompt's whole blocks; made outside of the engine's lock. Prompts of
-    /// another salt are others.
+    /// The hash chain of a prompt's whole blocks; made outside of the engine's lock.
     #[must_use]
-    pub fn chain(block_size: usize, prompt: &[Id], salt: Option<&str>) -> Box<[u64]> {
+    pub fn chain(block_size: usize, prompt: &[Id]) -> Box<[u64]> {
         if block_size == 0 {
             return Box::default();
         }
-        let salt = salt.unwrap_or_default().bytes();
-        let mut hash = salt.fold(0x5EED, |hash, byte| mix(hash, u64::from(byte)));
+        let mut hash = 0x5EED;
         let blocks = prompt.chunks_exact(block_size);
         blocks
             .map(|block| {
@@ -157,7 +155,7 @@ mod tests {
     use super::*;
 
     fn ask(cache: &mut PrefixCache, prompt: &[Id]) -> usize {
-        let chain = PrefixCache::chain(4, prompt, None);
+        let chain = PrefixCache::chain(4, prompt);
         cache.admit(&chain, prompt.len())
     }
 
@@ -181,17 +179,6 @@ mod tests {
         ask(&mut cache, &three);
         assert_eq!(ask(&mut cache, &one), 4);
         assert_eq!(ask(&mut cache, &two), 0);
-    }
-
-    #[test]
-    fn a_prompt_of_another_salt_is_another_prompt() {
-        let mut cache = PrefixCache::new(4, 10);
-        let mut with = |salt| {
-            let chain = PrefixCache::chain(4, &[1; 9], salt);
-            cache.admit(&chain, 9)
-        };
-        let found = [Some("a"), Some("b"), None, Some("a"), Some("b"), None].map(&mut with);
-        assert_eq!(found, [0, 0, 0, 8, 8, 8]);
     }
 
     #[test]

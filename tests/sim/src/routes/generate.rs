@@ -209,8 +209,7 @@ async fn enter(
         .map(|(at, answer)| {
             let prompt = &work.prompts[at / work.n];
             let block = if profile.cache_blocks == 0 { 0 } else { profile.block_size };
-            let chain = PrefixCache::chain(block, prompt, work.cache_salt.as_deref());
-            (prompt.len(), chain, answer.token_ids.len())
+            (prompt.len(), PrefixCache::chain(block, prompt), answer.token_ids.len())
         })
         .collect();
     let ticking = endpoint.pace.submit(orders, listener, api, profile.max_queued);

@@ -42,8 +42,6 @@ pub struct Work {
     pub prompt_logprobs: Option<usize>,
     /// Whether tokens are named by their ids there.
     pub tokens_as_ids: bool,
-    /// What parts the prefix cache.
-    pub cache_salt: Option<String>,
     /// The id the client wants its answer to have.
     pub request_id: Option<String>,
     /// The role of a chat's answer.
@@ -121,7 +119,6 @@ fn checked(shape: Shape, profile: &Profile, request: &Request<'_>) -> Result<Wor
         logprobs,
         prompt_logprobs,
         tokens_as_ids: request.return_tokens_as_token_ids == Some(true),
-        cache_salt: request.cache_salt.clone(),
         request_id: request.request_id.clone(),
         role,
         prompts,

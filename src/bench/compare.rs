@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Conditions, Figures, ROWS_CAME_AGAIN, Run, Spread};
+use super::{Cell, Conditions, Figures, Run, Spread};
 use crate::domain::Merge;
 
 /// How answers of both ways agree.
@@ -126,7 +126,7 @@ impl CompareReport {
                 "answers are drawn by chance here: --temperature 0 makes them comparable".into()
             });
         }
-        notes.extend(conditions.rows_came_again.then(|| ROWS_CAME_AGAIN.to_owned()));
+        notes.extend(conditions.notes());
         if !conditions.caches_apart {
             let even = conditions.repeats.is_multiple_of(2);
             let advice = if even { "" } else { " (an even number of --repeats weighs both alike)" };

@@ -49,8 +49,16 @@ pub struct Conditions {
     pub caches_apart: bool,
     /// The input has fewer rows than were asked for: prompts came again where they could be found in prefix caches.
     pub rows_came_again: bool,
+    /// Why not all that was asked for was measured: what ended it early.
+    pub incomplete: Option<String>,
 }
 
-/// What there is to say where they did.
-const ROWS_CAME_AGAIN: &str = "the input has fewer rows than were asked for: prompts came again, and prefix caches may have \
-     helped (give more rows, or fewer --prompts)";
+impl Conditions {
+    /// What is worth saying of any report under them.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let again = "the input has fewer rows than were asked for: prompts came again, and prefix caches may have helped \
+                     (give more rows, or fewer --prompts)";
+        self.rows_came_again.then(|| again.to_owned()).into_iter().collect()
+    }
+}

@@ -38,7 +38,7 @@ enum What {
     mpiexec -n 4 --ppn 1 aurora-swarm bench sweep prompts.jsonl --base-port 8000 --endpoints-per-node 12 \\\n      \
         --batch-sizes 1,8,64 --windows 64,256,auto\n\n\
     Answers of one length, whatever the model says: --extra-body '{\"ignore_eos\": true}'.\n\
-    Exit codes: 0 there is a best, 2 usage, 3 every cell failed, 5 settings or input, 6 no endpoint was ready.")]
+    Exit codes: 0 there is a best, 2 usage, 3 every cell failed, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
 struct Sweep {
     /// Prompts a request: numbers, or auto
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = amount,
@@ -49,15 +49,7 @@ struct Sweep {
           default_value = "auto", help_heading = flags::NOT_SETTINGS)]
     windows: Vec<Amount>,
     #[command(flatten)]
-    measures: Measures<3>,
-    #[command(flatten)]
-    _rows: flags::Rows,
-    #[command(flatten)]
-    _endpoints: flags::Endpoints,
-    #[command(flatten)]
-    _requests: flags::Requests,
-    #[command(flatten)]
-    running: flags::Running,
+    asking: Asking<3, flags::Endpoints>,
 }
 
 /// The same prompts batched and single
@@ -69,18 +61,10 @@ struct Sweep {
 #[command(after_help = "Examples:\n  \
     aurora-swarm bench compare prompts.jsonl --endpoint http://127.0.0.1:8000 --max-tokens 32\n  \
     aurora-swarm bench compare --batch-size auto --prompts 1000 --prompt-tokens 500\n\n\
-    Exit codes: 0 all answered both ways, 2 usage, 3 some were not, 5 settings or input, 6 no endpoint was ready.")]
+    Exit codes: 0 all answered both ways, 2 usage, 3 some were not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
 struct Compare {
     #[command(flatten)]
-    measures: Measures<4>,
-    #[command(flatten)]
-    _rows: flags::Rows,
-    #[command(flatten)]
-    _endpoints: flags::Endpoints,
-    #[command(flatten)]
-    _requests: flags::Requests,
-    #[command(flatten)]
-    running: flags::Running,
+    asking: Asking<4, flags::Endpoints>,
 }
 
 /// Models, or endpoints, one after the other
@@ -92,7 +76,7 @@ struct Compare {
     aurora-swarm bench models --endpoint http://127.0.0.1:8000 --endpoint http://127.0.0.1:8001\n  \
     aurora-swarm bench models --model small --model large --repeats 5 --max-tokens 64 --output models.json\n  \
     mpiexec -n 4 --ppn 1 aurora-swarm bench models --base-port 8000 --endpoints-per-node 12 --per-endpoint\n\n\
-    Exit codes: 0 every run answered every prompt, 2 usage, 3 some did not, 5 settings or input, 6 no endpoint was ready.")]
+    Exit codes: 0 every run answered every prompt, 2 usage, 3 some did not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
 struct Models {
     /// A served model; again for more [default: all that are served]
     #[arg(long, value_name = "NAME", help_heading = flags::NOT_SETTINGS)]
@@ -101,18 +85,25 @@ struct Models {
     #[arg(long, help_heading = flags::NOT_SETTINGS)]
     per_endpoint: bool,
     #[command(flatten)]
-    measures: Measures<3>,
+    asking: Asking<3, flags::Servers>,
+}
+
+/// What all three are told: how to measure, and what to ask whom.
+#[derive(Args)]
+struct Asking<const REPEATS: u32, Whom: Args> {
+    #[command(flatten)]
+    measures: Measures<REPEATS>,
     #[command(flatten)]
     _rows: flags::Rows,
     #[command(flatten)]
-    _servers: flags::Servers,
+    _whom: Whom,
     #[command(flatten)]
     _requests: flags::Requests,
     #[command(flatten)]
     running: flags::Running,
 }
 
-/// How all three measure; so many repeats where nothing is said.
+/// How; so many repeats where nothing is said.
 #[derive(Args)]
 #[command(next_help_heading = flags::NOT_SETTINGS)]
 struct Measures<const REPEATS: u32> {
@@ -167,9 +158,9 @@ impl<const REPEATS: u32> Measures<REPEATS> {
 impl Bench {
     pub(super) fn config(&self) -> Option<&str> {
         let running = match &self.what {
-            What::Sweep(it) => &it.running,
-            What::Compare(it) => &it.running,
-            What::Models(it) => &it.running,
+            What::Sweep(it) => &it.asking.running,
+            What::Compare(it) => &it.asking.running,
+            What::Models(it) => &it.asking.running,
         };
         running.config.as_deref()
     }
@@ -187,12 +178,12 @@ impl Bench {
         match self.what {
             What::Sweep(it) => {
                 let sizes = (&it.batch_sizes[..], &it.windows[..]);
-                job::sweep(comm, given, it.measures.measuring(), sizes, code_of)
+                job::sweep(comm, given, it.asking.measures.measuring(), sizes, code_of)
             }
-            What::Compare(it) => job::compare(comm, given, it.measures.measuring(), code_of),
+            What::Compare(it) => job::compare(comm, given, it.asking.measures.measuring(), code_of),
             What::Models(it) => {
                 let which = (&it.model[..], it.per_endpoint);
-                job::models(comm, given, it.measures.measuring(), which, code_of)
+                job::models(comm, given, it.asking.measures.measuring(), which, code_of)
             }
         }
     }

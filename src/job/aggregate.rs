@@ -25,7 +25,7 @@ use crate::{
     comm::{Combine, Comm, Typed},
     domain::Merge,
     measure::Measured,
-    output::{Counts, OutputError, TextFile, beside_answers, write_json},
+    output::{Counts, OutputError, TextFile, beside_answers, part_of, write_json},
     settings::AggregateWanted,
 };
 
@@ -35,6 +35,33 @@ const AT_A_TIME: u64 = 1 << 20;
 /// Where the report lies.
 pub(super) fn report_place(answers: &Path) -> PathBuf {
     beside_answers(answers, "aggregate.json")
+}
+
+/// The names of all files that are made where these are wanted.
+pub(super) fn names(wanted: &[AggregateWanted], answers: &Path) -> Vec<String> {
+    let report = (!wanted.is_empty()).then(|| report_place(answers));
+    let texts = wanted.iter().filter_map(AggregateWanted::file);
+    let texts = texts.map(|ending| beside_answers(answers, ending));
+    let name = |it: PathBuf| it.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    report.into_iter().chain(texts).map(name).collect()
+}
+
+/// Takes away what earlier starts have made of other answers, and what such a start has left half made.
+pub(super) fn remove_stale(names: &[String], answers: &Path) {
+    for name in names {
+        let stale = answers.with_file_name(name);
+        for path in [part_of(&stale), stale] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    warn!(
+                        "{} is of earlier answers, and cannot be removed: {error}",
+                        path.display()
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// All that are wanted, while they are made.

@@ -268,8 +268,14 @@ fn put_aside(folder: &Path, manifest: &Manifest) -> Result<(), JobError> {
 
 fn move_to(folder: &Path, start: u32, file: &ShardFile) -> Result<(), JobError> {
     let aside = folder.join(format!("before-{start:04}"));
-    std::fs::create_dir_all(&aside).map_err(OutputError::io("cannot make", &aside))?;
-    rename(&file.path, &aside.join(file.path.file_name().unwrap_or_default()))
+    let shards = folder.join(SHARDS);
+    let place = aside.join(file.path.strip_prefix(&shards).unwrap_or(&file.path));
+    let around = place.parent().unwrap_or(&aside);
+    std::fs::create_dir_all(around).map_err(OutputError::io("cannot make", around))?;
+    rename(&file.path, &place)?;
+    // The last one of a folder of some leaves it empty.
+    let _ = file.path.parent().filter(|it| *it != shards).map(std::fs::remove_dir);
+    Ok(())
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), JobError> {

@@ -35,6 +35,8 @@ pub(super) struct Folders {
     ranks: usize,
     run: PathBuf,
     home: PathBuf,
+    /// Where this rank writes if not on its node.
+    own: PathBuf,
     local: Option<Local>,
 }
 
@@ -69,8 +71,11 @@ impl Folders {
         code: CodeOf,
     ) -> Result<Self, JobError> {
         let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS));
-        let mut folders = Self { place: place.clone(), ranks: comm.size(), run, home, local: None };
+        let (place, ranks) = (place.clone(), comm.size());
+        let own = shards::folder_of(&home, brief.start, place.rank, ranks);
+        let mut folders = Self { place, ranks, run, home, own, local: None };
         let Some(away) = &brief.local else { return Ok(folders) };
+        let place = &folders.place;
         let run = PathBuf::from(place.fill(away));
         let shards = run.join(SHARDS);
         let made = std::fs::create_dir_all(&shards).map_err(|error| JobError::NoLocalShards {
@@ -88,7 +93,7 @@ impl Folders {
 
     /// Where this rank writes.
     pub(super) fn own(&self) -> &Path {
-        self.local.as_ref().map_or(&self.home, |local| &local.shards)
+        self.local.as_ref().map_or(&self.own, |local| &local.shards)
     }
 
     /// Where the logs of its servers go.
@@ -113,10 +118,17 @@ impl Folders {
     pub(super) fn free_file(&self, brief: &Brief) -> (PathBuf, Header) {
         let (host, fingerprint) = (&self.place.node.host, &brief.source.fingerprint);
         let mut header = Header::new(brief.start, 0, host, fingerprint);
-        while self.home.join(header.file_name()).exists() {
+        let place = |header: &Header| {
+            let folder = shards::folder_of(&self.home, brief.start, header.rank, self.ranks);
+            folder.join(header.file_name())
+        };
+        while place(&header).exists() {
             header.rank += 1;
         }
-        (self.home.join(header.file_name()), header)
+        let place = place(&header);
+        // (an earlier start may have had fewer ranks, and no such folder; where it cannot be made, the file says so)
+        let _ = place.parent().map(std::fs::create_dir);
+        (place, header)
     }
 
     /// The files of the run folder that this rank reads: its own of this start, since they are in its node's cache, and its

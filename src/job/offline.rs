@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Given, JobError, Verdict,
+    aggregate::names,
     agree::settled,
     brief::{Wanted, at_work, run_folder},
     gather::gather_alone,
@@ -75,6 +76,7 @@ pub fn merge(
         // A run that was killed while it gathered: this was the last step.
         manifest.state = State::Finished;
         manifest.counts = counts.clone();
+        manifest.makes(&names(&aggregate, Path::new(&place)));
         manifest.write(&folder)?;
     }
     report::print(&format!(

@@ -132,8 +132,11 @@ fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobErro
     let old =
         entries.iter().filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_str()));
     let output = Path::new(settings.output.as_deref().unwrap_or_default()).to_owned();
-    let output = Some(output).filter(|output| output.is_file());
-    for path in old.map(std::fs::DirEntry::path).chain(output) {
+    // What was made of the answers goes where they go.
+    let made = Manifest::read(folder).ok().flatten().map(|it| it.aggregates).unwrap_or_default();
+    let made = made.iter().map(|name| output.with_file_name(name));
+    let beside: Vec<_> = made.chain([output.clone()]).filter(|it| it.is_file()).collect();
+    for path in old.map(std::fs::DirEntry::path).chain(beside) {
         std::fs::create_dir_all(&aside).map_err(OutputError::io("cannot make", &aside))?;
         let place = aside.join(path.file_name().unwrap_or_default());
         std::fs::rename(&path, &place).map_err(OutputError::io("cannot put aside", &path))?;

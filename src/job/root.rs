@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::{
     JobError, Verdict,
-    aggregate::report_place,
+    aggregate::{names, remove_stale, report_place},
     agree::Common,
     book::Book,
     brief::{Brief, Choice, SHARDS, TOKEN},
@@ -36,7 +36,7 @@ use crate::{
     prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     report::{self, Finish},
     settings::{AggregateWanted, Gather},
-    shards::Bitmap,
+    shards::{self, Bitmap},
 };
 
 /// Rank 0's own.
@@ -65,6 +65,8 @@ pub(super) struct Root {
     gather: bool,
     /// What is made of all of them.
     aggregate: Vec<AggregateWanted>,
+    /// Had everything its outcome before this start?
+    was_finished: bool,
     pub(super) began: Instant,
     /// Are lines measured, and is a report written of them?
     pub(super) report: bool,
@@ -96,6 +98,9 @@ pub(super) fn begin(
     let start = earlier.as_ref().map_or(start, |it| it.starts + 1);
     let mut manifest =
         earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
+    // (a start that is told the same of a finished run makes nothing anew)
+    let was_finished = manifest.state == State::Finished;
+    manifest.makes(&names(&settings.aggregate, Path::new(&output)));
     manifest.output = output;
     manifest.format = format(settings, &source);
     manifest.state = State::Running;
@@ -138,6 +143,7 @@ pub(super) fn begin(
         expected: None,
         gather: settings.gather == Gather::Root,
         aggregate: settings.aggregate.clone(),
+        was_finished,
         began,
         report: !settings.no_report,
         tree: None,
@@ -154,7 +160,9 @@ impl Root {
 
     fn open_folder(mut self) -> Result<Self, JobError> {
         let shards = self.folder.join(SHARDS);
-        std::fs::create_dir_all(&shards).map_err(OutputError::io("cannot make", &shards))?;
+        for folder in shards::folders_of(&shards, self.manifest.starts, self.manifest.ranks) {
+            std::fs::create_dir_all(&folder).map_err(OutputError::io("cannot make", &folder))?;
+        }
         let token = self.folder.join(TOKEN);
         std::fs::write(&token, self.token()).map_err(OutputError::io("cannot write", &token))?;
         self.manifest.write(&self.folder)?;
@@ -307,6 +315,13 @@ impl Root {
         self.manifest.seconds += self.began.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
         self.manifest.did(&self.tally, self.began.elapsed().as_secs_f64());
+        if finished && !(self.was_finished && self.tally.settled() == 0) {
+            let output = Path::new(&self.manifest.output);
+            let made = names(&self.aggregate, output);
+            self.manifest.aggregates.retain(|it| !made.contains(it));
+            remove_stale(&self.manifest.aggregates, output);
+            self.manifest.aggregates = made;
+        }
         // Whatever becomes of the manifest, people hear how the run stands.
         let written = self.manifest.write(&self.folder).map_err(JobError::from);
         let written =

@@ -117,7 +117,12 @@ fn undo(folder: &Path, existed: bool, start: u32) {
     let _ = std::fs::remove_dir_all(folder.join(spool_name(start)));
     if !existed {
         let _ = std::fs::remove_file(folder.join(TOKEN));
-        let _ = std::fs::remove_dir(folder.join(SHARDS));
+        let shards = folder.join(SHARDS);
+        // (of many ranks: empty folders in it)
+        for below in std::fs::read_dir(&shards).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_dir(below.path());
+        }
+        let _ = std::fs::remove_dir(shards);
         let _ = std::fs::remove_dir(folder);
     }
 }

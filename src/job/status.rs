@@ -138,7 +138,10 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         (None, State::Stopped) => Phase::Stopped,
         (None, State::Finished) => Phase::Finished,
     };
-    let start = beat.map_or(manifest.starts, |beat| beat.start);
+    let start = beat.map_or(manifest.starts, |beat| beat.start.max(manifest.starts));
+    // Between carrying answers over and beginning, a start has no number of its own yet.
+    let carries = beat.is_some() && start > 1 && start == manifest.first_start();
+    let starts = manifest.starts_until(if carries { start + 1 } else { start });
     let asks = beat.is_some_and(|beat| beat.doing == Doing::Asking);
     let pace = asks.then(|| Pace::of_last_minute(folder, start)).flatten();
     let rate = pace.map(|pace| pace.prompts_per_s);
@@ -152,7 +155,7 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         in_flight: pace.map(|pace| pace.in_flight),
         endpoints_up: pace.map(|pace| pace.endpoints_up),
         counts: manifest.counts,
-        starts: start,
+        starts,
         ranks: manifest.ranks,
         lost: manifest.lost,
         away: manifest.away,

@@ -80,6 +80,9 @@ pub struct Manifest {
     /// Each start; none of those before this was kept.
     #[serde(default)]
     pub history: Vec<StartRecord>,
+    /// Files of aggregates beside the answers, by name, that starts of this run have made or begun to make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aggregates: Vec<String>,
     /// Of a reduce: how the tree above these prompts stands, which are its leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reduce: Option<TreeStands>,
@@ -200,6 +203,7 @@ impl Manifest {
             lost: Vec::new(),
             changes: Vec::new(),
             history: Vec::new(),
+            aggregates: Vec::new(),
             reduce: None,
         }
     }
@@ -236,6 +240,21 @@ impl Manifest {
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
         replace(&folder.join(FILE), &text)
+    }
+
+    /// How many starts there were up to that with this number: a changed input has taken a number for the answers that are
+    /// carried over, under which nobody worked.
+    #[must_use]
+    pub fn starts_until(&self, number: u32) -> u32 {
+        let carried = self.changes.iter().filter(|it| it.input.is_some() && it.start <= number);
+        number.saturating_sub(u32::try_from(carried.count()).unwrap_or(u32::MAX))
+    }
+
+    /// These files of aggregates are made, too.
+    pub fn makes(&mut self, names: &[String]) {
+        let new =
+            names.iter().filter(|it| !self.aggregates.contains(it)).cloned().collect::<Vec<_>>();
+        self.aggregates.extend(new);
     }
 
     /// The first start whose answers are of this input.

@@ -18,7 +18,7 @@ pub use history::StartRecord;
 pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, TreeStands, now};
 pub use samples::{Pace, Sample, read_samples, write_sample};
 pub use timelines::{StartTimeline, read_timelines, write_timeline};
-pub use writer::{OutputFile, TextFile, beside_answers, replace, write_json, write_text};
+pub use writer::{OutputFile, TextFile, beside_answers, part_of, replace, write_json, write_text};
 
 use std::path::{Path, PathBuf};
 

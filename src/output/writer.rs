@@ -177,7 +177,8 @@ pub(super) fn replace_loosely(place: &Path, bytes: &[u8]) -> Result<(), OutputEr
 }
 
 /// Where a file lies until it is whole.
-pub(super) fn part_of(place: &Path) -> PathBuf {
+#[must_use]
+pub fn part_of(place: &Path) -> PathBuf {
     beside(place, "part")
 }
 

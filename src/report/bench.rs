@@ -34,9 +34,17 @@ pub fn sweep_table(report: &SweepReport) -> String {
         }
         let mark = match &row.failed {
             Some(why) => why.clone(),
-            None if report.best == Some(at) => "best".into(),
-            None if report.as_good.contains(&at) => "as good".into(),
-            None => String::new(),
+            None => {
+                let good = report.as_good.contains(&at).then_some("as good");
+                let mark = if report.best == Some(at) {
+                    Some(best_word(&report.conditions))
+                } else {
+                    good
+                };
+                let fewer = fewer(row.runs.len(), report.conditions.repeats);
+                let marks: Vec<String> = mark.map(str::to_owned).into_iter().chain(fewer).collect();
+                marks.join(", ")
+            }
         };
         cells.push(mark);
         table.add_row(cells);
@@ -46,7 +54,8 @@ pub fn sweep_table(report: &SweepReport) -> String {
     match best.and_then(|row| Some((row.cell, row.figures?))) {
         Some((cell, it)) => {
             text += &format!(
-                "best: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
+                "{}: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
+                best_word(&report.conditions),
                 named(cell),
                 figure(it.tokens_per_s.median),
                 figure(it.prompts_per_s.median),
@@ -171,6 +180,11 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
+/// What the best cell is called: where not all were measured, another may be better.
+pub(super) fn best_word(it: &Conditions) -> &'static str {
+    if it.incomplete.is_some() { "best so far" } else { "best" }
+}
+
 /// A cell, in words.
 pub(super) fn named(cell: Cell) -> String {
     format!("batch {}, window {}", cell.batch, cell.window)
@@ -185,12 +199,16 @@ fn lengths(it: &Figures) -> String {
 }
 
 fn conditions(it: &Conditions) -> String {
-    let Conditions { ranks, endpoints, model, api, repeats, sampling, .. } = it;
+    let Conditions { ranks, endpoints, model, api, repeats, sampling, incomplete, .. } = it;
+    let incomplete = incomplete.as_ref().map_or(String::new(), |why| {
+        format!("incomplete: {why}; the same command measures it all (with --overwrite, or to another --output)\n")
+    });
     let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
     let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
     let apart = if it.caches_apart { ", each with prefix caches to itself" } else { "" };
     format!(
-        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most){apart}\n",
+        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most), after a \
+         warm-up that does not count{apart}\n{incomplete}",
         counted(*endpoints, "endpoint"),
         counted(*ranks as u64, "rank"),
         counted(u64::from(*repeats), "repeat")
@@ -200,6 +218,12 @@ fn conditions(it: &Conditions) -> String {
 /// So many of them.
 pub(super) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// Where all was over before a thing was measured as often as it should be.
+fn fewer(runs: usize, repeats: u32) -> Option<String> {
+    (runs < repeats as usize)
+        .then(|| format!("{runs} of {}", counted(u64::from(repeats), "repeat")))
 }
 
 fn notes(notes: &[String]) -> String {

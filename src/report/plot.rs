@@ -11,7 +11,7 @@ use plotters::{
     },
 };
 
-use super::bench::{counted, figure, named};
+use super::bench::{best_word, counted, figure, named};
 use crate::{
     bench::{Spread, SweepReport, SweepRow},
     settings::Amount,
@@ -134,8 +134,10 @@ impl<'r> Picture<'r> {
             format!("prompts of {prompt} tokens, answers of {answer}; ")
         });
         let repeats = it.repeats;
+        let incomplete =
+            it.incomplete.as_ref().map_or(String::new(), |why| format!("; incomplete: {why}"));
         let line = format!(
-            "{lengths}points are medians of {repeats} repeats, bars go from the least to the most"
+            "{lengths}points are medians of {repeats} repeats, bars go from the least to the most{incomplete}"
         );
         area.draw_text(&line, &text(17, &GREY), (24, 50))
     }
@@ -179,13 +181,13 @@ impl<'r> Picture<'r> {
         for (at, place) in self.places.iter().enumerate() {
             let (x, y) = chart.plotting_area().map_coordinate(&(at as f64, 0.0));
             let (left, top) = area.get_base_pixel();
-            area.draw_text(&place.to_string(), &style, (x - left, y - top + 8))?;
+            area.draw_text(&place.to_string(), &style, (x - left, y - top + 12))?;
         }
         if last {
             let middle = (self.places.len() as f64 - 1.0) / 2.0;
             let (x, y) = chart.plotting_area().map_coordinate(&(middle, 0.0));
             let (left, top) = area.get_base_pixel();
-            area.draw_text(axis, &text(18, &BLACK).pos(centre), (x - left, y - top + 32))?;
+            area.draw_text(axis, &text(18, &BLACK).pos(centre), (x - left, y - top + 34))?;
         }
         Ok(chart)
     }
@@ -265,7 +267,8 @@ impl<'r> Picture<'r> {
         let (Some(at), Some(number), Some(it)) = (at, number, of(row)) else { return Ok(()) };
         let centre = (at as f64 + self.shift(number), it.median);
         chart.draw_series([Circle::new(centre, 11, BLACK.stroke_width(2))])?;
-        let label = format!("best: {}: {}", named(row.cell), figure(it.median));
+        let word = best_word(&self.report.conditions);
+        let label = format!("{word}: {}: {}", named(row.cell), figure(it.median));
         // Towards the middle, so that it stays inside.
         let (side, shift) =
             if at * 2 >= self.places.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };
@@ -292,7 +295,9 @@ impl<'r> Picture<'r> {
         y += 40;
         if self.any(|row| row.figures.is_none()) {
             area.draw(&Cross::new((26, y), 6, GREY.stroke_width(3)))?;
-            area.draw_text("failed", &text(16, &BLACK).pos(left), (54, y))?;
+            let why =
+                if self.report.conditions.incomplete.is_some() { "not measured" } else { "failed" };
+            area.draw_text(why, &text(16, &BLACK).pos(left), (54, y))?;
         }
         let mut y = 414;
         area.draw(&PathElement::new([(8, y), (44, y)], GREY.stroke_width(2)))?;

@@ -311,7 +311,9 @@ impl Summary {
                 .iter()
                 .map(|it| start(it, manifest, sources.alive, &watched, above.did.get(&it.start)))
                 .collect(),
-            unrecorded: manifest.starts.saturating_sub(manifest.history.len() as u32),
+            unrecorded: manifest
+                .starts_until(manifest.starts)
+                .saturating_sub(manifest.history.len() as u32),
             reduce: None,
             course: course.and_then(above.courses),
             settings: settings(manifest),

@@ -2,7 +2,8 @@
 //!
 //! # The format, version 1
 //!
-//! `RUN/shards/SSSS-RRRRR.jsonl`: start SSSS of the run (from 1), rank RRRRR. JSON, a line each, appended only.
+//! `RUN/shards/SSSS-RRRRR.jsonl`: start SSSS of the run (from 1), rank RRRRR. JSON, a line each, appended only. The files of a
+//! start with more than a thousand ranks lie in folders below it, a thousand each: `RUN/shards/SSSS-BBB/SSSS-RRRRR.jsonl`.
 //!
 //! * The first line is the header: `{"aurora_swarm_shard": 1, "start": S, "rank": R, "host": …, "fingerprint": …}`.
 //! * Every other line is an answer as it stands in the gathered output (`line.rs`), newline at its end.
@@ -24,6 +25,7 @@ mod carried;
 mod disk;
 mod handles;
 mod line;
+mod place;
 mod reader;
 mod spot;
 mod writer;
@@ -32,6 +34,7 @@ pub use bitmap::Bitmap;
 pub use carried::{CarriedFile, fingerprint_of, read_answers};
 pub use handles::Handles;
 pub use line::{LineStyle, write_line};
+pub use place::{folder_of, folders_of};
 pub use reader::{Entry, Rank, ShardFile, Survey, list, read, read_all};
 pub use spot::Spot;
 pub use writer::{Header, ShardWriter};

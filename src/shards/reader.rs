@@ -74,29 +74,41 @@ struct KeyError {
     kind: FailureKind,
 }
 
-/// The shard files of a run, in order of start and rank. No folder: none.
+/// The shard files of a run, in order of start and rank, those in folders below this one too. No folder: none.
 ///
 /// # Errors
 /// Where the folder is there and cannot be read.
 pub fn list(folder: &Path) -> Result<Vec<ShardFile>, ShardError> {
+    let mut files = Vec::new();
+    for below in collect(folder, &mut files)? {
+        collect(&below, &mut files)?;
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Those of one folder; gives the folders that lie in it.
+fn collect(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathBuf>, ShardError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(ShardError::of("cannot list", folder)(error)),
     };
-    let mut files = Vec::new();
+    let mut folders = Vec::new();
     for entry in entries {
-        let path = entry.map_err(ShardError::of("cannot list", folder))?.path();
+        let entry = entry.map_err(ShardError::of("cannot list", folder))?;
+        let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let numbers = name.strip_suffix(".jsonl").and_then(|name| name.split_once('-'));
         let parsed =
             numbers.and_then(|(start, rank)| Some((start.parse().ok()?, rank.parse().ok()?)));
         if let Some((start, rank)) = parsed {
             files.push(ShardFile { start, rank, path });
+        } else if entry.file_type().is_ok_and(|it| it.is_dir()) {
+            folders.push(path);
         }
     }
-    files.sort();
-    Ok(files)
+    Ok(folders)
 }
 
 /// Tells `each` every outcome of a file of the run with this fingerprint.

@@ -291,3 +291,36 @@ fn what_nobody_knows_is_refused_before_any_work() {
         .complains("JSON pointer");
     assert!(!work.has("answers.aggregate.json"));
 }
+
+#[test]
+fn files_that_earlier_starts_made_of_other_answers_do_not_stay() {
+    let work = Work::instant(1);
+    let prompts = made_up(30);
+    let input = work.prompts(&prompts[..20]);
+    // Somebody's own, of a name that no start has made.
+    work.file("answers.merged.json", "mine");
+    wanted(work.run(&input), &["concat", "stats"]).run().with_code(0);
+    let concat = text(&work, "answers.concat.txt");
+    // The same again: nothing is made anew, and what is there is of these answers.
+    work.run(&input).run().with_code(0);
+    assert_eq!(text(&work, "answers.concat.txt"), concat);
+    assert_eq!(report(&work, "answers")["aggregates"]["stats"]["answered"], 20);
+
+    // Other answers, and another aggregate of them; a start that was killed has left half of one.
+    work.prompts(&prompts);
+    work.file("answers.concat.txt.part", "half");
+    let changed = || work.run(&input).arg("--accept-changes");
+    wanted(changed(), &["majority"]).run().with_code(0);
+    assert!(!work.has("answers.concat.txt") && !work.has("answers.concat.txt.part"));
+    assert_eq!(report(&work, "answers")["prompts"]["answered"], 30);
+
+    // None is wanted any more, of answers to yet another input or to all anew.
+    work.prompts(&prompts[..25]);
+    changed().run().with_code(0);
+    assert!(!work.has("answers.aggregate.json"));
+    wanted(work.run(&input), &["concat"]).arg("--overwrite").run().with_code(0);
+    assert_eq!(text(&work, "answers.concat.txt").lines().count(), 25);
+    work.run(&input).arg("--overwrite").run().with_code(0);
+    assert!(!work.has("answers.concat.txt") && !work.has("answers.aggregate.json"));
+    assert_eq!(text(&work, "answers.merged.json"), "mine");
+}

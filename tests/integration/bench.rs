@@ -1,12 +1,18 @@
 //! `bench`: sweeps, comparisons and models, against simulated servers.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use vllm_sim::{CostModel, Death, Profile};
 
 use crate::support::{
     Job,
+    job::{Ended, process_of},
     work::{Work, slow},
 };
 
@@ -294,4 +300,73 @@ fn what_cannot_begin_says_why_and_measures_nothing() {
         let ended = job.args(["--ready-timeout", "1s"]).ranks(2).run().with_code(6);
         ended.complains("0 of 1 endpoints are ready");
     }
+}
+
+/// A sweep whose first cell is measured soon, and whose second takes a while.
+fn long_sweep(work: &Work) -> Job {
+    let report = work.path("sweep.json");
+    bench("sweep", work)
+        .args(["--batch-sizes", "1", "--windows", "16,1,2", "--prompts", "40", "--repeats", "2"])
+        .args(["--output", &report.to_string_lossy()])
+}
+
+/// The first cell was measured, the second was cut short, the third was not begun; and all say so.
+#[track_caller]
+fn is_told_incomplete(work: &Work, ended: &Ended, why: &str) {
+    let it = json(&fs::read_to_string(work.path("sweep.json")).expect("the report"));
+    assert!(it["conditions"]["incomplete"].as_str().expect("it is").contains(why), "{it}");
+    assert_eq!(
+        (&it["best"], it["cells"][0]["runs"].as_array().expect("runs").len()),
+        (&0.into(), 2)
+    );
+    for cell in &it["cells"].as_array().expect("cells")[1..] {
+        assert_eq!(
+            (cell["failed"].as_str(), &cell["figures"]),
+            (Some(&*format!("not measured: {why}")), &Value::Null)
+        );
+    }
+    assert!(ended.out.contains(&format!("incomplete: {why}")), "{}", ended.out);
+    assert!(ended.out.contains("best so far: batch 1, window 16"), "{}", ended.out);
+    let svg = fs::read_to_string(work.path("sweep.svg")).expect("an SVG");
+    assert!(svg.contains(&format!("incomplete: {why}")) && work.path("sweep.png").exists());
+}
+
+#[test]
+fn a_bench_that_any_rank_is_asked_to_end_tells_what_was_measured() {
+    // On all ranks at once, as a batch system does it, and on a single one.
+    for whom in [&[0, 1, 2][..], &[2]] {
+        let work = Work::with(vec![slow(10.0); 3]);
+        let started = long_sweep(&work).ranks(3).start();
+        // A warm-up and two repeats on each, and the next cell has begun.
+        let end = Instant::now() + Duration::from_secs(30);
+        while work.served() < 3 * 3 * 40 + 3 {
+            assert!(Instant::now() < end, "no answers come");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let began = Instant::now();
+        for &rank in whom {
+            kill_process(process_of(&work.marker(), rank), Signal::TERM).expect("it is there");
+        }
+        let ended = started.wait().with_code(75);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        is_told_incomplete(&work, &ended, "a signal asked for the end");
+        // What would take its place has to be told so.
+        long_sweep(&work).run().with_code(5).complains("--overwrite");
+    }
+}
+
+#[test]
+fn a_bench_whose_walltime_is_over_tells_what_was_measured() {
+    let work = Work::with(vec![slow(10.0); 2]);
+    let ended = long_sweep(&work).args(["--walltime", "9s"]).ranks(2).run().with_code(75);
+    is_told_incomplete(&work, &ended, "the walltime was over");
+    // One that has no pair, and one with a model that was not begun.
+    let job = bench("compare", &work).args(["--concurrency", "1", "--prompts", "40", "--json"]);
+    let it = json(&job.args(["--walltime", "3s"]).run().with_code(75).out);
+    assert_eq!((&it["batched"]["asked"], &it["speed_up"]), (&0.into(), &Value::Null));
+    let job = bench("models", &work).args(["--prompts", "10", "--repeats", "50", "--json"]);
+    let it = json(&job.args(["--per-endpoint", "--walltime", "6s"]).run().with_code(75).out);
+    let [first, second] =
+        [0, 1].map(|at| it["models"][at]["runs_whole"].as_u64().expect("a count"));
+    assert!(first > 0 && second == 0, "{it}");
 }

@@ -314,3 +314,29 @@ fn answers_of_an_earlier_version_cannot_be_matched_and_that_is_said() {
     assert_eq!(asked(&work, || work.run(&input).arg(ACCEPT).run().with_code(0)), 12);
     is_as_undisturbed(&work, &input, &[]);
 }
+
+#[test]
+fn a_changed_input_is_one_start_more_and_no_record_is_missing() {
+    let work = Work::instant(1);
+    let prompts = made_up(30);
+    let input = work.prompts(&prompts[..20]);
+    let output = work.path("answers.jsonl").to_string_lossy().into_owned();
+    let starts = || -> (u64, u64, u64) {
+        let seen = Job::of("status").args([&*output, "--json"]).run().with_code(0);
+        let seen: Value = serde_json::from_str(&seen.out).expect("JSON");
+        let summary = std::fs::read_to_string(work.path("answers.jsonl.run/summary.json"));
+        let summary: Value = serde_json::from_str(&summary.expect("a summary")).expect("JSON");
+        let recorded = summary["starts"].as_array().expect("starts").len() as u64;
+        (seen["starts"].as_u64().unwrap(), recorded, summary["unrecorded"].as_u64().unwrap())
+    };
+    work.run(&input).run().with_code(0);
+    assert_eq!(starts(), (1, 1, 0));
+    for (count, rows) in [(2, 25), (3, 30)] {
+        work.prompts(&prompts[..rows]);
+        work.run(&input).run().with_code(5).complains(ACCEPT);
+        work.run(&input).arg(ACCEPT).run().with_code(0);
+        assert_eq!(starts(), (count, count, 0));
+    }
+    work.run(&input).run().with_code(0);
+    assert_eq!(starts(), (4, 4, 0), "one that had nothing to do is one, too");
+}

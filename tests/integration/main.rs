@@ -18,6 +18,7 @@ mod collectives;
 mod disk;
 mod endings;
 mod engine;
+mod folders;
 mod local;
 mod look;
 mod ranks;

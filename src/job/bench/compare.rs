@@ -63,14 +63,24 @@ pub fn compare(
     let mut runs: [Vec<Run>; 2] = Default::default();
     let mut agreement = Agreement::default();
     for turn in 0..repeats {
+        if bench.stop.over().is_some() {
+            break;
+        }
         let asked = bench.pool.take(prompts * lanes[0].endpoints());
         let mut texts: [HashMap<u64, String>; 2] = Default::default();
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
-        let mut over = false;
+        let mut measured = [None, None];
         for way in order {
-            let measured = bench.measured(comm, &mut lanes[way], &asked, &mut texts[way])?;
-            over |= measured.as_ref().is_some_and(|it| it.ended.is_some());
-            runs[way].extend(measured.as_ref().map(Run::of));
+            measured[way] = bench.measured(comm, &mut lanes[way], &asked, &mut texts[way])?;
+        }
+        // A lane that has ended measures nothing more.
+        let over = measured.iter().flatten().any(|it| it.ended.is_some());
+        let over = comm.broadcast_value(Some(over))?;
+        if over && bench.stop.over().is_some() {
+            break; // half a pair says nothing
+        }
+        for (runs, measured) in runs.iter_mut().zip(&measured) {
+            runs.extend(measured.as_ref().map(Run::of));
         }
         for prompt in &asked {
             let [batched, single] = texts.each_ref().map(|it| it.get(&prompt.index));
@@ -82,8 +92,7 @@ pub fn compare(
                 runs.each_ref().map(|it| it.last().map_or(0.0, |it| it.prompts_per_s));
             format!("repeat {}: {batched:.2} prompts/s batched, {single:.2} single", turn + 1)
         });
-        // A lane that has ended measures nothing more.
-        if comm.broadcast_value(Some(over))? {
+        if over {
             break;
         }
     }

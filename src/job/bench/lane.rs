@@ -20,6 +20,18 @@ use crate::{
 pub(super) struct Lane {
     endpoints: u64,
     engine: Result<Engine, String>,
+    under: Under,
+}
+
+/// A measurement that is under way.
+struct Under {
+    measured: Measured,
+    began: Instant,
+    /// Requests sent, as far as is known.
+    requests: u64,
+    all_told: bool,
+    /// Since when no endpoint is up.
+    down: Option<Instant>,
 }
 
 struct Engine {
@@ -59,7 +71,7 @@ impl Lane {
             0 => Err("this rank has no endpoint".into()), // and is asked for nothing
             _ => Engine::start(settings, key, choice, endpoints),
         };
-        Self { endpoints: count, engine }
+        Self { endpoints: count, engine, under: Under::default() }
     }
 
     /// How many endpoints it asks.
@@ -67,30 +79,67 @@ impl Lane {
         self.endpoints
     }
 
-    /// Asks these and waits for all outcomes, until that time, and then says what it is that was over.
-    pub(super) fn measure(
-        &mut self,
-        prompts: Vec<Prompt>,
-        until: (Instant, &str),
-        each: impl FnMut(&Settled),
-    ) -> Measured {
-        let mut measured = Measured { asked: prompts.len() as u64, ..Measured::default() };
-        if prompts.is_empty() {
-            return measured;
-        }
-        let ended = match &mut self.engine {
-            Ok(engine) => engine.measure(prompts, until, &mut measured, each),
-            Err(why) => Err(why.clone()),
+    /// Asks these; what comes of them is told by [`Lane::go_on`] and [`Lane::end`].
+    pub(super) fn begin(&mut self, prompts: Vec<Prompt>) {
+        let asked = prompts.len() as u64;
+        let requests = self.engine.as_ref().map_or(0, |it| it.requests);
+        self.under = Under {
+            measured: Measured { asked, ..Measured::default() },
+            began: Instant::now(),
+            requests,
+            all_told: asked == 0,
+            down: None,
         };
-        if let Err(why) = ended {
-            measured.ended = Some(why.clone());
-            // What is under way belongs to no later measurement.
-            self.end(why);
+        if asked > 0 {
+            let given = match &mut self.engine {
+                Ok(engine) => engine.ask(prompts),
+                Err(why) => Err(why.clone()),
+            };
+            given.unwrap_or_else(|why| self.fail(why));
+        }
+    }
+
+    /// Waits for outcomes until that time, at most until all are there. Are any missing?
+    pub(super) fn go_on(&mut self, until: Instant, each: impl FnMut(&Settled)) -> bool {
+        if let Ok(engine) = &mut self.engine
+            && let Err(why) = engine.wait(&mut self.under, until, each)
+        {
+            self.fail(why);
+        }
+        self.under.is_going()
+    }
+
+    /// Ends what is not through yet, and says why it was not.
+    pub(super) fn cut(&mut self, why: &str) {
+        if !self.under.is_going() {
+            return;
+        }
+        if self.under.measured.settled() >= self.under.measured.asked {
+            self.under.all_told = true; // only the count of requests is missing
+            return;
+        }
+        let after = super::seconds(self.under.began.elapsed());
+        self.fail(format!("{why} (after {after})"));
+    }
+
+    /// What came of it.
+    pub(super) fn end(&mut self) -> Measured {
+        let Under { mut measured, requests, .. } = std::mem::take(&mut self.under);
+        if let (Ok(engine), None) = (&mut self.engine, &measured.ended) {
+            measured.requests = requests - engine.requests;
+            engine.requests = requests;
         }
         measured
     }
 
-    fn end(&mut self, why: String) {
+    /// Nothing of it is through, and what is under way belongs to no later measurement.
+    fn fail(&mut self, why: String) {
+        self.under.measured.seconds = self.under.began.elapsed().as_secs_f64();
+        self.under.measured.ended = Some(why.clone());
+        self.stop(why);
+    }
+
+    fn stop(&mut self, why: String) {
         if let Ok(engine) = std::mem::replace(&mut self.engine, Err(why)) {
             engine.running.stop();
             drop(engine.give);
@@ -99,9 +148,24 @@ impl Lane {
     }
 }
 
+impl Under {
+    /// The last word of requests comes within a second, and is not part of what is measured.
+    fn is_going(&self) -> bool {
+        let Self { measured, all_told, .. } = self;
+        measured.ended.is_none() && (measured.settled() < measured.asked || !all_told)
+    }
+}
+
+impl Default for Under {
+    fn default() -> Self {
+        let measured = Measured::default();
+        Self { measured, began: Instant::now(), requests: 0, all_told: true, down: None }
+    }
+}
+
 impl Drop for Lane {
     fn drop(&mut self) {
-        self.end("it has ended".into());
+        self.stop("it has ended".into());
     }
 }
 
@@ -139,54 +203,48 @@ impl Engine {
         Ok(Self { running, give, heard, given: 0, requests: 0, patience })
     }
 
-    fn measure(
-        &mut self,
-        prompts: Vec<Prompt>,
-        (until, name): (Instant, &str),
-        measured: &mut Measured,
+    fn ask(&mut self, prompts: Vec<Prompt>) -> Result<(), String> {
+        self.given += prompts.len() as u64;
+        self.running.given(self.given, true);
+        self.give.send(prompts).map_err(|_| "the engine has ended".to_owned())
+    }
+
+    fn wait(
+        &self,
+        under: &mut Under,
+        until: Instant,
         mut each: impl FnMut(&Settled),
     ) -> Result<(), String> {
-        self.given += measured.asked;
-        let began = Instant::now();
-        self.running.given(self.given, true);
-        self.give.send(prompts).map_err(|_| "the engine has ended".to_owned())?;
-        let mut requests = self.requests;
-        let (mut all_told, mut down) = (false, None);
-        // The last word of requests comes within a second, and is not part of what is measured.
-        while measured.settled() < measured.asked || !all_told {
+        while under.is_going() {
             let left = until.saturating_duration_since(Instant::now());
             match self.heard.recv_timeout(left) {
                 Ok(Heard::Settled(at, outcomes)) => {
                     for settled in &outcomes {
-                        measured.count(settled);
+                        under.measured.count(settled);
                         each(settled);
                     }
-                    measured.seconds = (at - began).as_secs_f64();
+                    under.measured.seconds = (at - under.began).as_secs_f64();
                 }
                 Ok(Heard::Word(Word::Progress(progress))) => {
-                    requests = progress.tally.requests;
-                    all_told = progress.tally.settled() >= self.given;
+                    under.requests = progress.tally.requests;
+                    under.all_told = progress.tally.settled() >= self.given;
                     // A run waits for longer; here every cell would.
-                    down = (progress.up == 0).then(|| down.unwrap_or_else(Instant::now));
-                    if down.is_some_and(|since| since.elapsed() >= self.patience) {
+                    let down = || under.down.unwrap_or_else(Instant::now);
+                    under.down = (progress.up == 0).then(down);
+                    if under.down.is_some_and(|since| since.elapsed() >= self.patience) {
                         let after = super::seconds(self.patience);
-                        measured.seconds = began.elapsed().as_secs_f64();
                         return Err(format!("no endpoint was up for {after}"));
                     }
                 }
                 Ok(Heard::Word(Word::AllAlike(..))) => self.running.go_on(),
                 Ok(Heard::Word(Word::InHand(_) | Word::GivesBack(_) | Word::Watched(_))) => {}
                 Ok(Heard::Word(Word::Ended(ended, _))) => return Err(words(ended)),
-                Err(_) if measured.settled() >= measured.asked => all_told = true,
-                Err(_) => {
-                    measured.seconds = began.elapsed().as_secs_f64();
-                    let after = super::seconds(began.elapsed());
-                    return Err(format!("{name} (after {after})"));
+                Err(mpsc::RecvTimeoutError::Timeout) => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err("the engine has ended".into());
                 }
             }
         }
-        measured.requests = requests - self.requests;
-        self.requests = requests;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ mod files;
 mod lane;
 mod models;
 mod pool;
+mod stop;
 mod sweep;
 
 pub use compare::compare;
@@ -17,7 +18,12 @@ pub use sweep::sweep;
 
 use std::time::{Duration, Instant};
 
-use self::{files::Files, lane::Lane, pool::Pool};
+use self::{
+    files::Files,
+    lane::Lane,
+    pool::Pool,
+    stop::{SLICE, Stop, Vote},
+};
 use super::{
     CodeOf, Given, JobError, Verdict,
     agree::{Common, agree, told},
@@ -72,7 +78,7 @@ struct Bench {
     /// What no other measurement's salt begins with, where servers keep their caches apart by it; and how many there were.
     salt: Option<String>,
     salted: u64,
-    limit: Limit,
+    stop: Stop,
     code: CodeOf,
     /// They end with the measurements.
     _servers: Servers,
@@ -144,6 +150,8 @@ impl Bench {
         let apart = comm.broadcast_value(apart)?;
         let pool = Pool::received(comm, dealt, measuring.prompt_tokens, apart, code)?;
         let salt = apart.then(|| pool.name());
+        // (whoever asks for the end before there is anything to tell ends the process)
+        let stop = Stop::listens(comm, limit, code)?;
         Ok(Some(Self {
             common,
             measuring,
@@ -153,7 +161,7 @@ impl Bench {
             pool,
             salt,
             salted: 0,
-            limit,
+            stop,
             code,
             _servers: servers,
         }))
@@ -203,6 +211,7 @@ impl Bench {
             repeats: self.measuring.repeats,
             caches_apart: self.salt.is_some(),
             rows_came_again: false,
+            incomplete: self.stop.over().map(str::to_owned),
         }
     }
 
@@ -213,7 +222,7 @@ impl Bench {
     }
 
     /// Collective. A warm-up of some prompts an endpoint, then each repeat with prompts of its own; ends with the first that
-    /// does not answer all. Every outcome of a repeat passes `each`.
+    /// does not answer all. Every outcome of a repeat passes `each`. Where all is over, what was measured whole by then counts.
     fn runs(
         &mut self,
         comm: &mut dyn Comm,
@@ -223,6 +232,9 @@ impl Bench {
     ) -> Result<Runs, JobError> {
         let mut runs = Vec::new();
         for turn in 0..=self.measuring.repeats {
+            if self.stop.over().is_some() {
+                break;
+            }
             let wanted = if turn == 0 { warm_up } else { prompts };
             let asked = self.pool.take(wanted * lane.endpoints());
             let measured = self.together(comm, lane, asked, |settled| {
@@ -231,39 +243,62 @@ impl Bench {
                 }
             })?;
             let why = measured.as_ref().map(Measured::why_not);
-            if let Some(measured) = measured.filter(|_| turn > 0) {
+            let cut = |it: &Measured| self.stop.over().is_some() && it.ended.is_some();
+            if let Some(measured) = measured.filter(|it| turn > 0 && !cut(it)) {
                 runs.push(Run::of(&measured));
             }
-            if let Some(why) = comm.broadcast_value(why)? {
+            let why = comm.broadcast_value(why)?;
+            if let Some(why) = why.filter(|_| self.stop.over().is_none()) {
                 let why = if turn == 0 { format!("in the warm-up, {why}") } else { why };
                 return Ok((runs, Some(why)));
             }
         }
-        Ok((runs, None))
+        let failed = self.not_measured().filter(|_| runs.is_empty());
+        Ok((runs, failed))
     }
 
-    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. No prefix cache helps
-    /// with what was asked before, where servers keep them apart.
+    /// Why what comes is not measured, where all is over.
+    fn not_measured(&self) -> Option<String> {
+        self.stop.over().map(|why| format!("not measured: {why}"))
+    }
+
+    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. Nothing where all is over.
+    /// No prefix cache helps with what was asked before, where servers keep them apart.
     fn together(
         &mut self,
         comm: &mut dyn Comm,
         lane: &mut Lane,
         mut prompts: Vec<Prompt>,
-        each: impl FnMut(&Settled),
+        mut each: impl FnMut(&Settled),
     ) -> Result<Option<Measured>, JobError> {
+        if let Some(why) = self.stop.over() {
+            let (asked, ended) = (prompts.len() as u64, Some(why.to_owned()));
+            return Ok(comm.reduce(Measured { asked, ended, ..Measured::default() })?);
+        }
         if let Some(salt) = &self.salt {
             self.salted += 1;
             keep_apart(&mut prompts, &format!("{salt}-{}", self.salted));
         }
         let limit = self.measuring.time_limit.get();
         comm.barrier();
-        let now = Instant::now();
-        let left = self.limit.at.map(|at| at.saturating_duration_since(now));
-        let (limit, name) = match left {
-            Some(left) if left < limit => (left, "the walltime was over"),
-            _ => (limit, "it was not over in time"),
-        };
-        Ok(comm.reduce(lane.measure(prompts, (now + limit, name), each))?)
+        let end = Instant::now() + limit;
+        lane.begin(prompts);
+        loop {
+            let until = end.min(Instant::now() + SLICE);
+            let going = lane.go_on(until, &mut each);
+            if going && until == end {
+                lane.cut("it was not over in time");
+            }
+            match self.stop.vote(comm, going && until < end) {
+                Vote::GoOn => {}
+                Vote::Done => break,
+                Vote::Stop(why) => {
+                    lane.cut(why);
+                    break;
+                }
+            }
+        }
+        Ok(comm.reduce(lane.end())?)
     }
 
     /// Collective. Did any rank have too few rows?
@@ -281,6 +316,7 @@ impl Bench {
         plots: impl FnOnce(&R) -> Result<Vec<(&'static str, Vec<u8>)>, String>,
     ) -> Result<Verdict, JobError> {
         let ended = report.map(|(report, table, verdict)| {
+            let verdict = if self.stop.over().is_some() { Verdict::Open } else { verdict };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
             report::print(if self.measuring.json { &json } else { &table });
             if let Some(files) = &self.files {

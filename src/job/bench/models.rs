@@ -52,7 +52,12 @@ pub fn models(
     let mut rows = Vec::new();
     for subject in subjects {
         bench.pool.rewind();
-        let row = bench.subject(comm, &subject, prompts)?;
+        let row = match bench.not_measured() {
+            None => bench.subject(comm, &subject, prompts)?,
+            Some(why) => {
+                ModelRow::new(bench.named(comm, &subject), repeats, Vec::new(), None, Some(why))
+            }
+        };
         bench.say(|| line(&row));
         rows.push(row);
     }
@@ -100,6 +105,19 @@ impl Bench {
         subjects
     }
 
+    /// What it is called in the table.
+    fn named(
+        &self,
+        comm: &dyn Comm,
+        Subject { model, only }: &Subject,
+    ) -> (String, Option<String>) {
+        let label = only.as_ref().map(|(rank, url)| match comm.size() {
+            1 => url.to_string(),
+            _ => format!("{url} of rank {rank}"),
+        });
+        (model.clone(), label)
+    }
+
     /// Collective. One of them: a failure is a line of the table.
     fn subject(
         &mut self,
@@ -115,11 +133,7 @@ impl Bench {
         let chosen = self.choose(&settings, counts);
         let chosen = chosen.map(|it| it.map_err(|error| error.to_string()));
         let chosen: Result<Choice, String> = comm.broadcast_value(chosen)?;
-        let label = only.as_ref().map(|(rank, url)| match comm.size() {
-            1 => url.to_string(),
-            _ => format!("{url} of rank {rank}"),
-        });
-        let name = (model.clone(), label);
+        let name = self.named(comm, subject);
         let repeats = self.measuring.repeats;
         let choice = match chosen {
             Ok(choice) => choice,

@@ -41,6 +41,10 @@ pub fn sweep(
     let choice = bench.chosen(comm)?;
     let mut rows = Vec::new();
     for (&cell, size) in cells.iter().zip(sizes) {
+        if let Some(why) = bench.not_measured() {
+            rows.push(SweepRow::new(cell, Vec::new(), Some(why)));
+            continue;
+        }
         let (runs, failed) = match cell.cannot(settings.n) {
             Some(why) => (Vec::new(), Some(why)),
             None => {

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aurora_swarm::shards::list;
 use serde_json::Value;
 use tempfile::TempDir;
 use vllm_sim::{
@@ -111,10 +112,9 @@ impl Work {
 
     /// Outcome lines in all shard files.
     pub fn lines_on_disk(&self, output: &str) -> usize {
-        let shards = self.path(&format!("{output}.run/shards"));
-        let Ok(files) = fs::read_dir(shards) else { return 0 };
+        let files = list(&self.path(&format!("{output}.run/shards"))).expect("listed");
         let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
-        files.flatten().map(|file| lines(&file.path()).saturating_sub(1)).sum()
+        files.iter().map(|file| lines(&file.path).saturating_sub(1)).sum()
     }
 }
 

@@ -142,6 +142,13 @@ impl<T: Clone> Engine<T> {
         self.waiting.len()
     }
 
+    /// The number of those that have arrived by then. The others are still with the API server, and as in vLLM no gauge
+    /// of the engine's counts them.
+    #[must_use]
+    pub fn waiting_at(&self, now: Nanos) -> usize {
+        self.waiting.partition_point(|it| it.sequence.arrived <= now)
+    }
+
     /// The tokens that the running sequences need room for.
     #[must_use]
     pub fn held_tokens(&self) -> usize {

@@ -53,6 +53,16 @@ fn never_more_than_the_slots_run() {
 }
 
 #[test]
+fn who_is_still_with_the_api_server_is_not_counted_as_waiting() {
+    let mut engine = engine(cost(1));
+    engine.submit((0..5).map(|who| (sequence(1, 50, who as u64 * 1_000_000), who)));
+    let mut events = Vec::new();
+    engine.advance(0, &mut events);
+    assert_eq!((engine.running(), engine.waiting()), (1, 4));
+    assert_eq!([0, 999_999, 1_000_000, 4_000_000].map(|now| engine.waiting_at(now)), [0, 0, 1, 4]);
+}
+
+#[test]
 fn a_newcomer_joins_at_the_next_step_of_a_long_span() {
     let mut engine = engine(cost(4));
     engine.submit([(sequence(1, 100, 0), 0)]);

@@ -206,7 +206,7 @@ impl Pace {
         let state = lock(&self.state);
         Gauges {
             running: state.engine.running(),
-            waiting: state.engine.waiting(),
+            waiting: state.engine.waiting_at(self.now()),
             held_tokens: state.engine.held_tokens(),
             counters: state.engine.counters().clone(),
         }

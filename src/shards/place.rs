@@ -1,0 +1,92 @@
+//! In which folder a shard file lies: with many ranks not all in one, which parallel file systems bear badly.
+//!
+//! Pure: owns the names of folders, and touches no disk. Who reads a run finds files wherever they lie ([`super::list`]), so
+//! that this may change.
+
+use std::path::{Path, PathBuf};
+
+/// Files of one folder, at most.
+const MOST: usize = 1000;
+
+/// The folder of a rank's file of a start: `shards` itself with up to a thousand ranks, else one below it.
+#[must_use]
+pub fn folder_of(shards: &Path, start: u32, rank: usize, ranks: usize) -> PathBuf {
+    bucket(start, rank, ranks, MOST).map_or_else(|| shards.to_owned(), |name| shards.join(name))
+}
+
+/// All folders that the ranks of a start write to.
+pub fn folders_of(shards: &Path, start: u32, ranks: usize) -> impl Iterator<Item = PathBuf> {
+    (0..ranks.max(1)).step_by(MOST).map(move |rank| folder_of(shards, start, rank, ranks))
+}
+
+/// The name of the folder, where one is needed to have no more than `most` files in any.
+fn bucket(start: u32, rank: usize, ranks: usize, most: usize) -> Option<String> {
+    (ranks > most).then(|| format!("{start:04}-{:03}", rank / most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shards::{Header, list};
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    proptest! {
+        #[test]
+        fn no_folder_has_too_many_files_and_few_ranks_need_none(
+            starts in prop::collection::vec(1..300usize, 1..5), most in 1..40usize,
+        ) {
+            let mut files: BTreeMap<Option<String>, BTreeSet<String>> = BTreeMap::new();
+            let mut all = 0;
+            for (start, &ranks) in (1..).zip(&starts) {
+                for rank in 0..ranks {
+                    let place = bucket(start, rank, ranks, most);
+                    prop_assert_eq!(place.is_some(), ranks > most);
+                    let name = Header::new(start, rank, "", "").file_name();
+                    prop_assert!(files.entry(place).or_default().insert(name), "a name is taken");
+                    all += 1;
+                }
+            }
+            prop_assert_eq!(files.values().map(BTreeSet::len).sum::<usize>(), all);
+            prop_assert!(files.iter().all(|(place, its)| place.is_none() || its.len() <= most));
+        }
+    }
+
+    proptest! {
+        // (each case makes files)
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn files_are_found_wherever_starts_have_put_them_in_order(
+            starts in prop::collection::vec(1..20usize, 0..5), most in 1..8usize,
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mut written = Vec::new();
+            for (start, &ranks) in (1..).zip(&starts) {
+                for rank in 0..ranks {
+                    let place = bucket(start, rank, ranks, most).unwrap_or_default();
+                    let place = folder.path().join(place);
+                    std::fs::create_dir_all(&place).expect("made");
+                    std::fs::write(place.join(Header::new(start, rank, "", "").file_name()), "").expect("written");
+                    written.push((start, rank as u32));
+                }
+            }
+            std::fs::write(folder.path().join("notes.txt"), "").expect("written");
+            let listed = list(folder.path()).expect("listed");
+            prop_assert!(listed.iter().all(|it| it.path.is_file()));
+            prop_assert_eq!(listed.iter().map(|it| (it.start, it.rank)).collect::<Vec<_>>(), written);
+        }
+    }
+
+    #[test]
+    fn twelve_thousand_ranks_have_twelve_folders_and_a_thousand_none() {
+        let shards = Path::new("s");
+        assert_eq!(folder_of(shards, 2, 999, 1000), shards);
+        assert_eq!(folders_of(shards, 2, 1000).collect::<Vec<_>>(), [shards]);
+        assert_eq!(folder_of(shards, 2, 11_999, 12_000), shards.join("0002-011"));
+        let all: BTreeSet<PathBuf> = folders_of(shards, 2, 12_001).collect();
+        let its: BTreeSet<PathBuf> =
+            (0..12_001).map(|rank| folder_of(shards, 2, rank, 12_001)).collect();
+        assert_eq!((all.len(), &all), (13, &its));
+    }
+}

@@ -367,9 +367,11 @@ fn json(id: &str) -> Value {
     serde_json::from_str(id).unwrap_or_else(|_| id.into())
 }
 
-/// Seconds of the starts that asked anything: who only looks once more has not been slow.
+/// Seconds of the starts that asked anything: who only looks once more has not been slow. To the millisecond, since a number
+/// that has been in a file need not be the same to its last bit.
 pub(super) fn asking_s(history: &[StartRecord]) -> f64 {
-    history.iter().filter(|it| it.did.settled() > 0).map(|it| it.seconds).sum()
+    let asked = history.iter().filter(|it| it.did.settled() > 0);
+    (asked.map(|it| it.seconds).sum::<f64>() * 1000.0).round() / 1000.0
 }
 
 /// What says that it runs, and where nobody is at work, was killed.

@@ -85,12 +85,22 @@ impl fmt::Display for Finish<'_> {
             let open = plural(counts.open, "open prompt");
             writeln!(f, "next: the same command goes on with {open}{left}")?;
         } else if counts.failed > 0 && !self.goes_on {
-            writeln!(
-                f,
-                "next: the answers say why prompts failed; --retry-failed asks those again"
-            )?;
+            writeln!(f, "next: {}", self.mends())?;
         }
         Ok(())
+    }
+}
+
+impl Finish<'_> {
+    /// What can be done about prompts that failed.
+    fn mends(&self) -> &'static str {
+        let of_the_row = |kind: &String| matches!(kind.as_str(), "empty_prompt" | "bad_row");
+        match self.failures {
+            Some(kinds) if !kinds.is_empty() && kinds.keys().all(of_the_row) => {
+                "mend those rows; with --accept-changes the same command asks them alone"
+            }
+            _ => "the answers say why prompts failed; --retry-failed asks those again",
+        }
     }
 }
 
@@ -357,6 +367,14 @@ mod tests {
         let text = finish(&counts, &tally).to_string();
         assert!(text.contains("it was finished before: nothing was asked"), "{text}");
         assert!(text.contains("--retry-failed"), "{text}");
+        let failed = |kind: &str| {
+            BTreeMap::from([(kind.to_owned(), Failed { count: 1, ..Failed::default() })])
+        };
+        let says = |kinds: &BTreeMap<String, Failed>| {
+            Finish { failures: Some(kinds), ..finish(&counts, &tally) }.to_string()
+        };
+        assert!(says(&failed("bad_row")).contains("--accept-changes"));
+        assert!(says(&failed("refused")).contains("--retry-failed"));
         assert!(!text.contains("speed"), "nothing has a speed:\n{text}");
     }
 

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "parquet")]
 mod answers;
+#[cfg(feature = "parquet")]
+mod kinds;
 #[cfg(not(feature = "parquet"))]
 mod none;
 #[cfg(feature = "parquet")]

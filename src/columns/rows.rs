@@ -10,10 +10,12 @@ use std::{
     sync::Arc,
 };
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_cast::{CastOptions, cast_with_options};
+use arrow_array::{
+    Array as _, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, cast::AsArray as _,
+};
+use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_json::LineDelimitedWriter;
-use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow_schema::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use parquet::{
     arrow::{
         ProjectionMask,
@@ -25,6 +27,7 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
+use super::kinds::{as_said, as_text, has_bytes, in_utc};
 use crate::domain::contain;
 
 /// Rows that are decoded at a time, at most: text that repeats is small in the file and large in memory.
@@ -35,8 +38,8 @@ const BYTES: u64 = 1 << 20;
 /// The rows of a file, to be read as bytes: a line a row.
 pub struct Rows {
     batches: ParquetRecordBatchReader,
-    /// What they are made to be.
-    schema: SchemaRef,
+    /// What they are made to be, one after the other.
+    schemas: [SchemaRef; 3],
     columns: Vec<String>,
     left_out: Vec<String>,
     lines: Vec<u8>,
@@ -44,8 +47,8 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Of this file, which may be damaged in any way. Columns of bytes (pictures, vectors) are left out, unless they are `needed`: then they have to be
-    /// UTF-8, as old writers store texts.
+    /// Of this file, which may be damaged in any way. Columns of bytes (pictures, vectors) and what JSON has no form for are
+    /// left out, unless they are `needed`: then bytes have to be UTF-8, as old writers store texts.
     ///
     /// # Errors
     /// A file that cannot be read, or is not Parquet.
@@ -57,9 +60,15 @@ impl Rows {
         let file = File::open(path)?;
         let facts = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(broken)?;
         let fields = facts.schema().fields();
-        let (kept, dropped): (Vec<usize>, Vec<usize>) = (0..fields.len())
-            .partition(|&at| needed(fields[at].name()) || !has_bytes(fields[at].data_type()));
-        let schema = Schema::new(kept.iter().map(|&at| as_text(&fields[at])).collect::<Fields>());
+        let (kept, dropped): (Vec<usize>, Vec<usize>) =
+            (0..fields.len()).partition(|&at| needed(fields[at].name()) || is_plain(&fields[at]));
+        let (mut utc, mut text, mut said) = (Vec::new(), Vec::new(), Vec::new());
+        for field in kept.iter().map(|&at| &fields[at]) {
+            utc.push(in_utc(field));
+            text.push(as_text(&in_utc(field)));
+            said.push(as_said(&as_text(&in_utc(field))));
+        }
+        let schemas = [utc, text, said].map(|it| Arc::new(Schema::new(Fields::from(it))));
         let mask = ProjectionMask::roots(facts.parquet_schema(), kept.iter().copied());
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, facts.clone())
             .with_projection(mask)
@@ -69,7 +78,7 @@ impl Rows {
         let names = |these: Vec<usize>| these.iter().map(|&at| fields[at].name().clone()).collect();
         Ok(Self {
             batches,
-            schema: Arc::new(schema),
+            schemas,
             columns: names(kept),
             left_out: names(dropped),
             lines: Vec::new(),
@@ -83,7 +92,7 @@ impl Rows {
         &self.columns
     }
 
-    /// The names of the columns that are bytes and not text.
+    /// The names of the columns that are bytes and not text, or have no form in JSON.
     #[must_use]
     pub fn left_out(&self) -> &[String] {
         &self.left_out
@@ -92,35 +101,15 @@ impl Rows {
     /// Takes in the next rows, or tells that there are none.
     fn fill(&mut self) -> io::Result<bool> {
         let Some(batch) = self.batches.next() else { return Ok(false) };
-        let batch = self.with_texts(&batch.map_err(broken)?)?;
+        let mut batch = batch.map_err(broken)?;
+        for schema in &self.schemas {
+            batch = made(&batch, schema)?;
+        }
         self.lines.clear();
         let mut writer = LineDelimitedWriter::new(std::mem::take(&mut self.lines));
         writer.write(&batch).and_then(|()| writer.finish()).map_err(broken)?;
         (self.lines, self.read) = (writer.into_inner(), 0);
         Ok(true)
-    }
-}
-
-impl Rows {
-    /// The same with texts for bytes. The reader could be asked for texts at once, but would not look whether they are
-    /// UTF-8.
-    fn with_texts(&self, batch: &RecordBatch) -> io::Result<RecordBatch> {
-        let strict = CastOptions { safe: false, ..CastOptions::default() };
-        let cast = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
-            same if same == column.data_type() => Ok(column.clone()),
-            text => cast_with_options(column, text, &strict).map_err(|error| {
-                let what = format!("the column {:?} is bytes and not text: {error}", field.name());
-                io::Error::new(io::ErrorKind::InvalidData, what)
-            }),
-        };
-        let columns = batch.columns().iter().zip(self.schema.fields()).map(cast);
-        let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(
-            self.schema.clone(),
-            columns.collect::<Result<_, _>>()?,
-            &rows,
-        )
-        .map_err(broken)
     }
 }
 
@@ -148,6 +137,44 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
+/// The same rows with these types. The reader could be asked for texts at once, but would not look whether they are UTF-8.
+fn made(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch> {
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let cast = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
+        same if same == column.data_type() => Ok(column.clone()),
+        other => cast_with_options(column, other, &strict).or_else(|error| {
+            if column.data_type().is_temporal() && *other == DataType::Utf8 {
+                return Ok(each_that_can(column, &strict));
+            }
+            let (name, bytes) = (field.name(), has_bytes(column.data_type()));
+            let is = if bytes { "is bytes and not text" } else { "has what cannot be written" };
+            let what = format!("the column {name:?} {is}: {error}");
+            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        }),
+    };
+    let columns = batch.columns().iter().zip(schema.fields()).map(cast);
+    let columns = columns.collect::<Result<_, _>>()?;
+    let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), columns, &rows).map_err(broken)
+}
+
+/// Dates as texts, and nulls for those that no calendar has: databases write "infinity" so.
+fn each_that_can(column: &ArrayRef, strict: &CastOptions<'_>) -> ArrayRef {
+    let text = |at| {
+        let one = cast_with_options(&column.slice(at, 1), &DataType::Utf8, strict).ok()?;
+        one.is_valid(0).then(|| one.as_string::<i32>().value(0).to_owned())
+    };
+    Arc::new((0..column.len()).map(text).collect::<StringArray>())
+}
+
+/// Is there a form for it in JSON, without a look at what bytes say?
+fn is_plain(field: &FieldRef) -> bool {
+    let utc = in_utc(field);
+    !has_bytes(field.data_type())
+        && can_cast_types(field.data_type(), utc.data_type())
+        && can_cast_types(utc.data_type(), as_text(&utc).data_type())
+}
+
 fn rows_at_a_time(facts: &ParquetMetaData) -> usize {
     let bytes_a_row = |rows: i64, bytes: i64| bytes.unsigned_abs() / rows.unsigned_abs().max(1);
     let groups = facts.row_groups().iter();
@@ -156,49 +183,16 @@ fn rows_at_a_time(facts: &ParquetMetaData) -> usize {
     usize::try_from(rows).unwrap_or(ROWS).clamp(1, ROWS)
 }
 
-/// Are there bytes in it of which nobody says that they are text? Those of one length (UUIDs, hashes) are short.
-fn has_bytes(kind: &DataType) -> bool {
-    match kind {
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
-        DataType::Dictionary(_, of) => has_bytes(of),
-        _ => inner(kind).iter().any(|field| has_bytes(field.data_type())),
-    }
-}
-
-/// The same with texts for bytes.
-fn as_text(field: &FieldRef) -> FieldRef {
-    let one = |field: &FieldRef| as_text(field);
-    let kind = match field.data_type() {
-        DataType::Binary => DataType::Utf8,
-        DataType::LargeBinary => DataType::LargeUtf8,
-        DataType::BinaryView => DataType::Utf8View,
-        DataType::List(of) => DataType::List(one(of)),
-        DataType::LargeList(of) => DataType::LargeList(one(of)),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(one).collect()),
-        DataType::Dictionary(_, of) if has_bytes(of) => DataType::Utf8,
-        _ => return field.clone(),
-    };
-    Arc::new(Field::clone(field).with_data_type(kind))
-}
-
-fn inner(kind: &DataType) -> Vec<&FieldRef> {
-    match kind {
-        DataType::List(of)
-        | DataType::LargeList(of)
-        | DataType::ListView(of)
-        | DataType::LargeListView(of)
-        | DataType::FixedSizeList(of, _)
-        | DataType::Map(of, _) => vec![of],
-        DataType::Struct(fields) => fields.iter().collect(),
-        _ => Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use arrow_array::{
-        BinaryArray, BooleanArray, Float64Array, Int64Array, StringArray, TimestampNanosecondArray,
+        BinaryArray, BooleanArray, Date32Array, Float64Array, Int64Array, MapArray, StringArray,
+        TimestampMicrosecondArray, TimestampNanosecondArray,
+        builder::{
+            Int32Builder, Int64Builder, ListBuilder, MapBuilder, StringBuilder, StructBuilder,
+        },
     };
+    use arrow_schema::Field;
     use parquet::arrow::ArrowWriter;
 
     use super::*;
@@ -256,6 +250,56 @@ mod tests {
         let error = text(Rows::open(bad.path(), |name| name == "prompt")).expect_err("no UTF-8");
         assert!(error.contains("the column \"prompt\" is bytes and not text"), "{error}");
         assert_eq!(text(Rows::open(bad.path(), |_| false)).expect("rows"), "{}\n");
+    }
+
+    /// Every file that Spark, Polars or DuckDB write says UTC for its times, and pandas names zones.
+    #[test]
+    fn times_of_named_zones_are_told_in_utc_at_any_depth() {
+        let times =
+            |zone: &str| TimestampMicrosecondArray::from(vec![1_500_000]).with_timezone(zone);
+        let mut list = ListBuilder::new(times("Europe/Berlin").into_builder().expect("alone"));
+        list.append(true);
+        let file = file(vec![
+            ("utc", Arc::new(times("UTC"))),
+            ("offset", Arc::new(times("+05:30"))),
+            ("berlin", Arc::new(list.finish())),
+        ]);
+        let text = text(Rows::open(file.path(), |_| false)).expect("rows");
+        assert_eq!(
+            text,
+            "{\"utc\":\"1970-01-01T00:00:01.500Z\",\"offset\":\"1970-01-01T05:30:01.500+05:30\",\
+             \"berlin\":[\"1970-01-01T00:00:01.500Z\"]}\n"
+        );
+    }
+
+    #[test]
+    fn a_date_that_no_calendar_has_is_nothing_and_no_words() {
+        let file = file(vec![
+            ("day", Arc::new(Date32Array::from(vec![i32::MAX, 1]))),
+            (
+                "at",
+                Arc::new(TimestampMicrosecondArray::from(vec![2, i64::MAX]).with_timezone("UTC")),
+            ),
+        ]);
+        let text = text(Rows::open(file.path(), |_| true)).expect("rows");
+        assert_eq!(text, "{\"at\":\"1970-01-01T00:00:00.000002Z\"}\n{\"day\":\"1970-01-02\"}\n");
+    }
+
+    #[test]
+    fn maps_have_texts_for_keys_and_what_has_no_form_is_left_out() {
+        let mut numbers = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
+        numbers.keys().append_value(-7);
+        numbers.values().append_value("a");
+        numbers.append(true).expect("a pair");
+        let key = Field::new("a", DataType::Int32, false);
+        let key = StructBuilder::new(vec![key], vec![Box::new(Int32Builder::new())]);
+        let mut structs = MapBuilder::new(None, key, Int32Builder::new());
+        structs.append(true).expect("no pair");
+        let (numbers, structs): (MapArray, MapArray) = (numbers.finish(), structs.finish());
+        let file = file(vec![("numbers", Arc::new(numbers)), ("structs", Arc::new(structs))]);
+        let rows = Rows::open(file.path(), |_| false).expect("rows");
+        assert_eq!(rows.left_out(), ["structs"]);
+        assert_eq!(text(Ok(rows)).expect("rows"), "{\"numbers\":{\"-7\":\"a\"}}\n");
     }
 
     proptest::proptest! {

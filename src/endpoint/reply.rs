@@ -22,7 +22,8 @@ pub struct Reply {
 #[derive(Deserialize)]
 struct Body {
     choices: Vec<WireChoice>,
-    usage: Option<WireUsage>,
+    /// Read apart: what a server counts wrongly costs no answer.
+    usage: Option<serde_json::Value>,
     /// Of a conversation, where they were asked for.
     #[serde(default)]
     prompt_token_ids: Option<Vec<IgnoredAny>>,
@@ -56,6 +57,13 @@ struct WireUsage {
     prompt_tokens: u64,
     #[serde(default)]
     completion_tokens: u64,
+}
+
+impl WireUsage {
+    /// More tokens than any reply has are a bug of the server's, and sums of them would overflow.
+    fn can_be(&self) -> bool {
+        self.prompt_tokens.max(self.completion_tokens) < 1 << 40
+    }
 }
 
 /// A place of the reply: a prompt's choices, and the tokens counted for them.
@@ -92,7 +100,8 @@ pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<
         choices.filter(|_| !place.doubled).map(|choices| Answer { choices, usage: None })
     };
     let mut answers: Vec<Option<Answer>> = places.into_iter().map(complete).collect();
-    if let Some(usage) = read.usage {
+    let usage = read.usage.and_then(|it| WireUsage::deserialize(it).ok());
+    if let Some(usage) = usage.filter(WireUsage::can_be) {
         share(usage, lengths, &mut answers);
     }
     for (answer, exact) in answers.iter_mut().zip(exact) {
@@ -169,6 +178,22 @@ fn share(usage: WireUsage, lengths: &[u64], answers: &mut [Option<Answer>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_that_cannot_be_cost_no_answer() {
+        for usage in [
+            "null",
+            "7",
+            r#"{"prompt_tokens":null,"completion_tokens":1}"#,
+            r#"{"prompt_tokens":3.5,"completion_tokens":-5}"#,
+            r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1}"#,
+        ] {
+            let reply = format!(r#"{{"choices":[{{"index":0,"text":"a"}}],"usage":{usage}}}"#);
+            let answers = read(reply.as_bytes(), &[3], 1).expect("a reply");
+            let answer = answers[0].as_ref().expect("an answer");
+            assert_eq!((answer.choices[0].text.as_str(), answer.usage), ("a", None), "{usage}");
+        }
+    }
 
     #[test]
     fn answers_find_their_prompts_by_index() {

@@ -96,7 +96,8 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
     let Resolved { settings, origins } = settled(config, flags, &environment)?;
     let scratch = Path::new(environment.get("TMPDIR").unwrap_or("/tmp"))
         .join(format!("aurora-swarm-plan-{}", std::process::id()));
-    let scanned = read_over(inputs, &rules(&settings), &scratch, 1);
+    let output = settings.output.as_deref().map(Path::new);
+    let scanned = read_over(inputs, &rules(&settings), &scratch, output);
     let _ = std::fs::remove_dir_all(&scratch);
     let scanned = scanned?;
     let outlook = outlook(&settings, &scanned)?;

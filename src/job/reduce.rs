@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     comm::{Combine, Comm, Typed},
-    output::{OutputError, State, TreeStands, replace},
+    output::{Format, OutputError, State, TreeStands, replace},
     reduce::{Budget, DEFAULT_TEMPLATE, Recipe, Tree},
     report,
     settings::{Api, BadRows, DuplicateIds, Gather, Resume},
@@ -90,6 +90,14 @@ fn ready(common: &mut Common) -> Result<Recipe, JobError> {
     if settings.output_format.is_some() {
         return Err(JobError::Standing(
             "the output of a reduce is a text: leave out --output-format (merge writes the leaves' answers in any format)"
+                .into(),
+        ));
+    }
+    let output = Path::new(settings.output.as_deref().unwrap_or_default());
+    if Format::Jsonl.unless_named(output) == Format::Parquet {
+        return Err(JobError::Standing(
+            "the output of a reduce is a text, and would be no Parquet: give --output another ending (merge writes the \
+             leaves' answers in any format)"
                 .into(),
         ));
     }

@@ -92,7 +92,7 @@ pub(super) fn go_on(
     }
     let Some((mut manifest, changes)) = earlier else { return Ok(None) };
     changes.carry_out(settings, &mut manifest, source, folder)?;
-    drop_old_spools(folder, start);
+    drop_spools(folder, 1..start);
     Ok(Some(manifest))
 }
 
@@ -113,9 +113,10 @@ pub(super) fn may_go_on(
     Ok(Some((earlier, changes)))
 }
 
-/// Copies of the input that earlier starts laid out: this one has its own.
-fn drop_old_spools(folder: &Path, start: u32) {
-    for old in (1..start).map(|old| folder.join(spool_name(old))).filter(|old| old.is_dir()) {
+/// Copies of the input that these starts laid out: every start has its own, and nobody reads rows once all are answered.
+pub(super) fn drop_spools(folder: &Path, starts: std::ops::Range<u32>) {
+    let places = starts.map(|start| folder.join(spool_name(start)));
+    for old in places.filter(|old| old.is_dir()) {
         if let Err(error) = std::fs::remove_dir_all(&old) {
             tracing::warn!("{} cannot be removed: {error}", old.display());
         }

@@ -4,14 +4,17 @@
 //! them in their order, so that no rank holds much more than the piece it is at. Does not know what a part says: errors in
 //! it are values, which rank 0 finds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
 
-use super::{JobError, brief::spool_name};
+use super::{
+    JobError,
+    brief::{run_folder, spool_name},
+};
 use crate::{
     comm::{Combine, Comm, Nap, Tag, Typed},
-    output::OutputError,
+    output::{Manifest, OutputError, beside_answers},
     prompts::{self, Format, InputFile, Listed, Part, Piece, Rules, Scan, Scanned},
 };
 
@@ -25,9 +28,9 @@ pub(super) fn read_over(
     inputs: &[String],
     rules: &Rules,
     folder: &Path,
-    start: u32,
+    output: Option<&Path>,
 ) -> Result<Scanned, JobError> {
-    Ok(prompts::scan(&lay_out(inputs, rules, folder, start)?, rules)?)
+    Ok(prompts::scan(&lay_out(inputs, rules, folder, 1, output)?, rules)?)
 }
 
 /// Local. The input as plain files: what ranks could not read by ranges (standard input, packed files) is laid out in the
@@ -37,11 +40,16 @@ pub(super) fn lay_out(
     rules: &Rules,
     folder: &Path,
     start: u32,
+    output: Option<&Path>,
 ) -> Result<Vec<InputFile>, JobError> {
     let mut files = Vec::new();
     let spool = folder.join(spool_name(start));
     let named: Vec<String> = inputs.iter().filter(|it| *it != "-").cloned().collect();
     let found = if named.is_empty() { Vec::new() } else { prompts::find(&named)? };
+    let found = match output {
+        Some(output) => without_answers(found, &named, output)?,
+        None => found,
+    };
     let plain = |number: usize, path: &Path, from: &mut dyn std::io::Read| {
         std::fs::create_dir_all(&spool).map_err(OutputError::io("cannot make", &spool))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -64,6 +72,31 @@ pub(super) fn lay_out(
         files.push(InputFile { path, format: Format::Jsonl, name: "standard input".into() });
     }
     Ok(files)
+}
+
+/// Local. The same without what a run to this output has written there: answers may lie in the folder that prompts are in.
+/// What no run has written, or was named itself, is somebody's prompts, which answers must not be written over.
+fn without_answers(
+    found: Vec<PathBuf>,
+    named: &[String],
+    output: &Path,
+) -> Result<Vec<PathBuf>, JobError> {
+    let own = [output.to_owned(), beside_answers(output, "concat.txt")];
+    let own: Vec<PathBuf> = own.iter().filter_map(|it| it.canonicalize().ok()).collect();
+    let (answers, rows): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|it| it.canonicalize().is_ok_and(|it| own.contains(&it)));
+    let ran = Manifest::read(&run_folder(output)).is_ok_and(|it| it.is_some());
+    for file in answers {
+        let is_named = named.iter().any(|it| Path::new(it) == file);
+        if is_named || !ran {
+            let file = file.display();
+            return Err(JobError::Standing(format!(
+                "{file} is an input, and answers would be written over it: choose another --output"
+            )));
+        }
+        info!(file = %file.display(), "left out: the answers of this run");
+    }
+    Ok(rows)
 }
 
 /// Collective. The scan of rank 0's `files`: its result on rank 0, nothing on the others. The rules are the same on all.

@@ -67,7 +67,7 @@ impl Start {
             beat: 0,
         };
         let heart = Heart::start(folder.clone(), beat);
-        match lay_out(inputs, &rules(settings), &folder, number) {
+        match lay_out(inputs, &rules(settings), &folder, number, Some(&output)) {
             Ok(files) => Ok(Self { output, folder, existed, earlier, number, began, heart, files }),
             Err(error) => {
                 drop(heart);

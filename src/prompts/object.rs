@@ -107,7 +107,7 @@ pub(super) fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, Str
             Ok(Ask::Text(decode(json).map_err(|why| format!("prompt: {why}"))?))
         }
         (Some(json), None) => Err(format!("prompt is {}; it must be a string", kind(json))),
-        (None, Some(json)) => messages(json),
+        (None, Some(json)) => Ok(Ask::Messages(messages(json)?)),
         (Some(_), Some(_)) => {
             Err(format!("{whose} has both prompt and messages; it must have one of them"))
         }
@@ -115,7 +115,8 @@ pub(super) fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, Str
     }
 }
 
-fn messages(json: &str) -> Result<Ask<'_>, String> {
+/// A conversation's JSON, on one line.
+pub(super) fn messages(json: &str) -> Result<Cow<'_, str>, String> {
     if kind(json) != "a list" {
         return Err(format!("messages is {}; it must be a list", kind(json)));
     }
@@ -141,5 +142,5 @@ fn messages(json: &str) -> Result<Ask<'_>, String> {
         }
     }
     check_escapes(json).map_err(|why| format!("messages: {why}"))?;
-    Ok(Ask::Messages(one_line(json)))
+    Ok(one_line(json))
 }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt::Write as _};
 use super::{
     Format,
     json::{Members, check_escapes, compact, decode, encode, kind, one_line, parse_string},
-    object::{Ask, Asked, BATCH, ask, batch_row, is_batch, object},
+    object::{Ask, Asked, BATCH, ask, batch_row, is_batch, messages, object},
     params::{Given, is_field},
     records::{Record, fields},
     template::{Gap, ITEM, Template},
@@ -195,7 +195,15 @@ impl Form<'_> {
     /// A row of a table: what is called `temperature` may be data, so that parameters come from `params` only.
     fn object_of_columns<'a>(&self, members: &Members<'a>) -> Result<Row<'a>, Fault> {
         let given = self.params(members)?;
-        Ok(Row { given, ..Row::of(ask(members, "the row")?) })
+        let ask = match members.get("messages") {
+            // As a table of answers has them.
+            Some(text) if kind(text) == "a string" && members.get("prompt").is_none() => {
+                let json = decode(text).map_err(|why| format!("messages: {why}"))?;
+                Ask::Messages(messages(json.trim())?.into_owned().into())
+            }
+            _ => ask(members, "the row")?,
+        };
+        Ok(Row { given, ..Row::of(ask) })
     }
 
     /// What stands in `params`: an object, or in a table its text.
@@ -214,20 +222,22 @@ impl Form<'_> {
         text: &'a str,
         members: &Members<'a>,
     ) -> Result<Row<'a>, Fault> {
-        if members.get("messages").is_some() {
+        let table = self.format == Format::Parquet;
+        if !table && members.get("messages").is_some() {
             return Err(
                 "it has messages, which a template has no place for; leave out one of the two"
                     .into(),
             );
         }
-        let table = self.format == Format::Parquet;
         if !table && BATCH.iter().all(|name| members.get(name).is_some()) {
             return Err(
                 "it is an OpenAI batch row, which has its prompt; leave out the template".into()
             );
         }
         let given = self.params(members)?;
-        let value = |name: &str| members.get(name).map(as_text).transpose();
+        // A number that is none is null in JSON, and nothing in a table.
+        let there = |json: &&str| !(table && kind(json) == "null");
+        let value = |name: &str| members.get(name).filter(there).map(as_text).transpose();
         let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
             Some(json) if json.starts_with('"') => decode(json),
             _ => Ok(compact(text)),

@@ -466,6 +466,13 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
     assert_eq!(inputs, ["0.5 a", "1.0 b"]);
 
+    let rows = r#"{"messages": "[{\"role\": \"user\", \"content\": \"hi\"}]"} {"messages": "no"}"#;
+    let told = table(vec![text("messages")], rows, &fail()).unwrap();
+    let prompts = told.prompts(&fail());
+    assert_eq!(prompts[0].input.as_str(), r#"[{"role": "user", "content": "hi"}]"#);
+    let error = told.error(&Rules::default());
+    assert!(error.contains("in.parquet row 2: messages is"), "{error}");
+
     let bad = table(fields(), r#"{"prompt": "a"} {"prompt": "b", "temperature": 1} {}"#, &rules);
     let error = bad.unwrap().error(&rules);
     for line in [

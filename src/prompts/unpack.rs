@@ -58,7 +58,7 @@ fn table(path: &Path, rules: &Rules) -> Result<columns::Rows, InputError> {
     }
     if !rows.left_out().is_empty() {
         let columns = rows.left_out().join(", ");
-        tracing::info!(file = %path.display(), columns, "left out: these columns are bytes and not text");
+        tracing::info!(file = %path.display(), columns, "left out: these columns are bytes and not text, or have no form in JSON");
     }
     Ok(rows)
 }

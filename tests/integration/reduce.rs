@@ -213,6 +213,9 @@ fn what_cannot_become_one_text_says_so() {
     job.run().with_code(5).complains("no placeholder");
     let job = reduce(&work, &input, "text.txt", 4).args(["--n", "2", "--temperature", "1"]);
     job.run().with_code(5).complains("one answer a prompt");
+    let job = reduce(&work, &input, "text.parquet", 4);
+    job.ranks(2).run().with_code(5).complains("would be no Parquet");
+    assert!(!work.has("text.parquet.run"));
     assert!(!work.has("text.txt") && !work.has("text.txt.run"));
     assert_eq!(work.requests(), 0);
     let none = work.file("none.jsonl", "");

@@ -280,6 +280,43 @@ fn every_input_format_asks_the_same() {
     assert_eq!(work.answers("1.jsonl")[7]["id"], "r7");
 }
 
+/// Answers in the folder of the prompts were read as prompts by the next start, and with --overwrite a slip cost the prompts.
+#[test]
+fn answers_are_not_written_over_prompts_nor_read_as_prompts() {
+    let work = Work::instant(1);
+    std::fs::create_dir(work.path("all")).unwrap();
+    let prompts = made_up(10);
+    let input = work.prompts(&prompts);
+    std::fs::rename(&input, work.path("all/a.jsonl")).unwrap();
+    let (folder, file) = (work.path("all"), work.path("all/a.jsonl"));
+    let (folder, file) = (folder.to_str().unwrap(), file.to_str().unwrap());
+    let before = std::fs::read(file).unwrap();
+    for input in [folder, file] {
+        for ranks in [1, 2] {
+            let job = work.run_to(input, "all/a.jsonl").arg("--overwrite").ranks(ranks);
+            job.run().with_code(5).complains("answers would be written over it");
+            assert_eq!(std::fs::read(file).unwrap(), before);
+            assert!(!work.has("all/a.jsonl.run"));
+        }
+    }
+    let again = |job: Job| {
+        let job = job.args(["--aggregate", "concat"]);
+        job.ranks(2).run().with_code(0);
+        assert_eq!(work.answers("all/out.jsonl").len(), 10);
+    };
+    let pattern = format!("{folder}/*[lt]");
+    again(work.run_to(folder, "all/out.jsonl"));
+    let asked = work.requests();
+    again(work.run_to(folder, "all/out.jsonl"));
+    again(work.run_to(&pattern, "all/out.jsonl"));
+    assert_eq!(work.requests(), asked, "nobody was asked again");
+    again(work.run_to(folder, "all/out.jsonl").arg("--overwrite"));
+    let out = work.path("all/out.jsonl");
+    let job = work.run_to(out.to_str().unwrap(), "all/out.jsonl").arg("--overwrite");
+    job.run().with_code(5).complains("all/out.jsonl is an input");
+    assert_eq!(work.answers("all/out.jsonl").len(), 10);
+}
+
 #[test]
 fn templates_conversations_and_own_parameters() {
     let work = Work::instant(1);

@@ -84,6 +84,11 @@ table = pa.table(
         "temperature": pa.array([20.5 + n for n in range(ROWS)]),
         "kind": pa.array(["odd" if n % 2 else "even" for n in range(ROWS)]).dictionary_encode(),
         "at": pa.array([at] * ROWS, pa.timestamp("ns")),
+        "utc": pa.array([at] * ROWS, pa.timestamp("us", tz="UTC")),
+        "times": pa.array([[at]] * ROWS, pa.list_(pa.timestamp("ns", tz="America/New_York"))),
+        "numbered": pa.array([[(n, "x")] for n in range(ROWS)], pa.map_(pa.int64(), pa.string())),
+        "odd": pa.array([[({"key": n}, "x")] for n in range(ROWS)], pa.map_(pa.struct([("key", pa.int64())]), pa.string())),
+        "never": pa.array([2**63 - 1] * ROWS, pa.int64()).cast(pa.timestamp("us", tz="UTC")),
         "price": pa.array([decimal.Decimal("1.50")] * ROWS, pa.decimal128(9, 2)),
         "tags": pa.array([["a", str(n)] for n in range(ROWS)]),
         "large": pa.array(prompts, pa.large_string()),
@@ -118,12 +123,13 @@ run("merge", "lines.jsonl", "--output", "merged.parquet")
 check(columns("merged.parquet") == [as_text(it) for it in lines("lines.jsonl")], "merge writes Parquet")
 
 # Templates: columns by their names, whatever they are called and made of.
-said = "{{kind}}|{{temperature}}|{{price}}|{{at}}|{{tags}}|{{large}}|{{bytes}}"
+said = "{{kind}}|{{temperature}}|{{price}}|{{at}}|{{tags}}|{{large}}|{{bytes}}|{{utc}}|{{times}}|{{numbered}}"
 answer("in-snappy.parquet", "template.jsonl", "--template", said, "--keep-row")
 for n, it in enumerate(lines("template.jsonl")):
     wanted = f'{"odd" if n % 2 else "even"}|{20.5 + n}|1.50|2026-03-04T05:06:07.250|["a","{n}"]|{prompts[n]}|{prompts[n]}'
+    wanted += f'|2026-03-04T05:06:07.250Z|["2026-03-04T05:06:07.250Z"]|{{"{n}":"x"}}'
     check(it["prompt"] == wanted, f"the template gives {it['prompt']!r} and not {wanted!r}")
-    check(it["row"]["temperature"] == 20.5 + n and "picture" not in it["row"], "the row is kept, without its picture")
+    check(it["row"]["temperature"] == 20.5 + n and not {"picture", "odd", "never"} & set(it["row"]), "the row is kept, but for what has no text")
 
 # Conversations, with fields that only some of their messages have.
 chats = [[{"role": "system", "content": "be brief"}, {"role": "user", "content": text, "name": None}] for text in prompts]
@@ -135,6 +141,11 @@ answer("chats.jsonl", "chats-lines.jsonl")
 answer("chats.parquet", "chats-table.jsonl", ranks=2)
 same = [plain(it) for it in lines("chats-lines.jsonl")] == [plain(it) for it in lines("chats-table.jsonl")]
 check(same, "conversations in a table are asked as those in lines are")
+
+answer("chats.jsonl", "chats-out.parquet")
+answer("chats-out.parquet", "chats-again.jsonl")
+same = [plain(it) for it in lines("chats-lines.jsonl")] == [plain(it) for it in lines("chats-again.jsonl")]
+check(same, "the conversations in a table of answers can be asked again")
 
 # Failures and several sequences.
 with open(FOLDER / "mixed.jsonl", "w") as file:

@@ -73,7 +73,7 @@ pub(super) fn read(
     if inputs.is_empty() {
         return Ok(Rows { source: made_source(), rules, table: None, row_model: None, scratch });
     }
-    let scanned = read_over(inputs, &rules, &scratch, 1);
+    let scanned = read_over(inputs, &rules, &scratch, None);
     let scanned = scanned.inspect_err(|_| drop(std::fs::remove_dir_all(&scratch)))?;
     let rows = Rows {
         source: scanned.source,

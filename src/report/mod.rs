@@ -70,7 +70,7 @@ fn fit_terminal(table: &mut comfy_table::Table) {
 /// Of standard output, if that is a terminal.
 fn terminal_columns() -> Option<usize> {
     let out = std::io::stdout();
-    out.is_terminal().then(|| status::columns(&out))
+    status::known_columns(&out).filter(|_| out.is_terminal())
 }
 
 /// An error for the user, to standard error, with what caused it.

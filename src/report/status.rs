@@ -220,9 +220,13 @@ fn write(text: &str) -> io::Result<()> {
 
 /// Of the terminal; the last one is left free, where some terminals would begin a new line.
 pub(super) fn columns(of: &impl AsFd) -> usize {
-    let size = rustix::termios::tcgetwinsize(of);
-    let columns = size.map_or(0, |size| usize::from(size.ws_col));
-    if columns == 0 { 79 } else { columns - 1 }
+    known_columns(of).unwrap_or(79)
+}
+
+/// The same, if it has a size: one that a launcher has made for its ranks (Open MPI) has none, and nobody sees it.
+pub(super) fn known_columns(of: &impl AsFd) -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(of).ok()?;
+    usize::from(size.ws_col).checked_sub(1)
 }
 
 #[cfg(test)]

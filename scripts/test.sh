@@ -69,7 +69,7 @@ torture=$(grep -o '^torture: [0-9]* rounds, .*nothing lost, doubled or wrong' "$
 count() { grep -c "$1" "$log" || true; }
 whole=$(awk '/Running tests\/integration/ {on = 1} on && /^test result:/ {print $4; exit}' "$log")
 passed=$(awk '/^test result:/ {sum += $4} END {print sum + 0}' "$log")
-printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s; %s s\n' \
+printf '\ntest.sh: all passed: %s tests in %s binaries (%s of the whole program), %s; %s; %s; %s; %s; %s; %s; %s s\n' \
   "$passed" "$(count '^test result: ok')" "$whole" \
   "$(grep -o 'replayed [0-9]* of [0-9]* recordings, [0-9]* match' "$log" | head -n 1 || true)" \
   "$(grep -o 'test-pbs: .*' "$log" | head -n 1 || true)" \

@@ -31,8 +31,7 @@ const CONNECT: Duration = Duration::from_millis(200);
 /// What servers have to end by themselves, and what the kernel has to end them.
 const GRACE: Duration = Duration::from_secs(5);
 const KILLING: Duration = Duration::from_secs(20);
-/// What is left of a server is waited for so long before it is started again. A worker with 2 GB took a machine whose cores
-/// were all taken 40 s to be rid of, after it was killed.
+/// What is left of a server is waited for so long before it is started again: gigabytes take the kernel a while.
 const GIVING_BACK: Duration = Duration::from_secs(90);
 
 /// Local. The whole life of a guard: until its standard input ends and no server is left.
@@ -182,7 +181,7 @@ impl Watch {
     /// Who they are, dead ones too.
     fn kill_family(&self, leader: Pid, ours: &[Process]) -> Vec<i32> {
         let its = self.family.of(raw(leader), ours);
-        its.iter().for_each(|&pid| kill(pid, Signal::KILL));
+        its.iter().for_each(|&pid| end_at_once(pid));
         its
     }
 
@@ -311,7 +310,7 @@ fn end_by_force() {
             return tell(&Word::Left { pids: left.collect() });
         }
         // Again and again, since who is killed may just have forked.
-        ours.iter().for_each(|it| kill(it.pid, Signal::KILL));
+        ours.iter().for_each(|it| end_at_once(it.pid));
         thread::sleep(LOOK_EVERY / 4);
     }
 }
@@ -336,6 +335,12 @@ fn kill(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal); // it may be gone
     }
+}
+
+/// Kills it, and lets it come to its end on whatever core is free.
+fn end_at_once(pid: i32) {
+    kill(pid, Signal::KILL);
+    start::unbind(pid);
 }
 
 fn raw(pid: Pid) -> i32 {

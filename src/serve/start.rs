@@ -5,6 +5,7 @@
 //! server would not hear the SIGTERM that asks it to end. So each server begins as this program, which opens them again and
 //! becomes the shell.
 
+use rustix::process::Pid;
 use std::{
     io,
     os::unix::process::CommandExt,
@@ -73,14 +74,30 @@ pub(super) fn be_a_guard() {
     let _ = rustix::process::setsid(); // fails where it leads one already
     let _ = SigSet::all().thread_block();
     close_inherited();
+    // Ranks are bound to a few cores; servers have the node's.
+    on_all_cores(None);
     #[cfg(target_os = "linux")]
     {
-        // Ranks are bound to a few cores; servers have the node's. The kernel leaves out those that are not there.
-        let mut all = rustix::thread::CpuSet::new();
-        (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
-        let _ = rustix::thread::sched_setaffinity(None, &all);
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         let _ = rustix::thread::set_name(c"swarm-guard");
+    }
+}
+
+/// Local. Lifts the CPU binding of all threads of a process. What was killed gives back its memory on the cores that it is
+/// bound to, after whoever is busy there: a worker that had bound itself stood still beside another server's for minutes.
+pub(super) fn unbind(pid: i32) {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
+    let numbers = tasks.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
+    numbers.filter_map(Pid::from_raw).for_each(|thread| on_all_cores(Some(thread)));
+}
+
+/// Of a thread, or of this one. The kernel leaves out cores that are not there.
+fn on_all_cores(thread: Option<Pid>) {
+    #[cfg(target_os = "linux")]
+    {
+        let mut all = rustix::thread::CpuSet::new();
+        (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+        let _ = rustix::thread::sched_setaffinity(thread, &all);
     }
 }
 
@@ -97,7 +114,27 @@ fn close_inherited() {
 
 #[cfg(test)]
 mod tests {
-    use super::for_exec;
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_has_bound_itself_is_bound_no_more() {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        let mut child = Command::new("sleep").arg("20").spawn().expect("a process");
+        let pid = Pid::from_child(&child);
+        let free = sched_getaffinity(Some(pid)).expect("its cores").count();
+        let first = (0..CpuSet::MAX_CPU)
+            .find(|&cpu| sched_getaffinity(None).expect("cores").is_set(cpu))
+            .expect("a core");
+        let mut one = CpuSet::new();
+        one.set(first);
+        sched_setaffinity(Some(pid), &one).expect("bound");
+        assert_eq!(sched_getaffinity(Some(pid)).expect("its cores").count(), 1);
+        unbind(pid.as_raw_nonzero().get());
+        assert!(sched_getaffinity(Some(pid)).expect("its cores").count() >= free);
+        child.kill().expect("ended");
+        child.wait().expect("waited for");
+    }
 
     #[test]
     fn a_single_command_takes_the_shells_place() {

@@ -1,7 +1,8 @@
 //! What happens when a rank panics: the whole job ends, at once and with a code that says so.
 //!
 //! Without this a panic unwinds into MPI's finalisation, which waits for all the other ranks, which wait for this one,
-//! for ever (tried on five MPIs). The hook runs on whichever thread panicked.
+//! for ever (tried on five MPIs). The hook runs on whichever thread panicked, and leaves alone what [`crate::domain::contain`]
+//! holds.
 
 use crate::{comm, domain::is_contained};
 

@@ -12,7 +12,7 @@ use super::{
     outlook::outlook,
     scan::read_over,
     standing::Standing,
-    start::{format, rules},
+    start::{can_be_written, format, rules},
 };
 use crate::{
     output::{Format, Heartbeat, Manifest, State},
@@ -46,9 +46,7 @@ pub fn merge(
     }
     let named = |file| manifest.format.unless_named(Path::new(file));
     let format = format.unwrap_or_else(|| to.map_or(manifest.format, named));
-    if let Some(why) = format.lacks() {
-        return Err(JobError::Standing(format!("the output would be Parquet, and {why}")));
-    }
+    can_be_written(format)?;
     // Beside the folder, wherever it is seen from: the manifest's own name may be relative to another place.
     let own = folder.to_string_lossy();
     let own = own.strip_suffix(".run").unwrap_or(&own).to_owned();

@@ -136,7 +136,12 @@ pub(super) fn fits(settings: &settings::Settings, source: &Source) -> Result<(),
                 .into(),
         ));
     }
-    match format(settings, source).lacks() {
+    can_be_written(format(settings, source))
+}
+
+/// Can this program write that format?
+pub(super) fn can_be_written(format: Format) -> Result<(), JobError> {
+    match format.lacks() {
         Some(why) => Err(JobError::Standing(format!("the output would be Parquet, and {why}"))),
         None => Ok(()),
     }

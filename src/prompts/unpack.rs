@@ -1,7 +1,8 @@
 //! Streams become plain files: standard input and packed files are copied once, because rows are read again by their
 //! places and a stream has none.
 //!
-//! Owns the compressions, what a table of columns has to have, and the copy. Does not know what is in the stream, nor where the copy should lie.
+//! Owns the compressions, which columns a table has to have, and the copy. Does not know what the rows say, nor where the
+//! copy should lie.
 
 use std::{
     fs::File,
@@ -21,14 +22,14 @@ const CHUNK: usize = 1 << 20;
 /// names the file.
 pub fn open_unpacked(path: &Path, rules: &Rules) -> Result<Box<dyn Read>, InputError> {
     let io = |source| InputError::Io { doing: "cannot open it", path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(io)?;
+    let open = || File::open(path).map_err(io);
     let bytes: Box<dyn Read> = match packing_of(path) {
-        Packing::Plain => Box::new(file),
+        Packing::Plain => Box::new(open()?),
         // Many tools append member to member; a decoder of one member would end in silence after the first.
         Packing::Gzip => {
-            Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, file)))
+            Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, open()?)))
         }
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(file).map_err(io)?),
+        Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(open()?).map_err(io)?),
         Packing::Parquet => Box::new(table(path, rules)?),
     };
     Ok(Box::new(Named { path: path.to_path_buf(), bytes }))

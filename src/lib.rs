@@ -13,7 +13,7 @@
 //!
 //! ```text
 //! {cli, swarm} → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve,
-//!              report → {bench, measure, output}, site} → settings → domain
+//!              report → {bench, metrics, output}, site} → settings → domain
 //! ```
 //!
 //! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
@@ -35,10 +35,10 @@
 //! | stdout and stderr | `report` |
 //! | clap | `cli` |
 //! | chat templates | `prompts/chat` |
-//! | Parquet and Arrow | `columns` |
+//! | Parquet and Arrow | `parquet` |
 //! | shard files | `shards` |
 //! | what answers come to together | `aggregate` |
-//! | what answers measure | `measure` |
+//! | what answers measure | `metrics` |
 //! | servers' processes | `serve` |
 //! | figures out of measurements | `bench` |
 //! | plots | `report/plot.rs` |
@@ -64,11 +64,11 @@ pub mod site;
 
 pub mod aggregate;
 
-pub mod measure;
+pub mod metrics;
 
 pub mod output;
 
-pub mod columns;
+pub mod parquet;
 
 pub mod shards;
 

@@ -24,7 +24,7 @@ use crate::{
     aggregate::{Aggregate, Joined, Line},
     comm::{Combine, Comm, Typed},
     domain::Merge,
-    measure::Measured,
+    metrics::Measured,
     output::{Counts, OutputError, TextFile, beside_answers, part_of, write_json},
     settings::AggregateWanted,
 };

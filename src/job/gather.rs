@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     comm::{Combine, Comm, Gathered, Solo},
-    measure::Measured,
+    metrics::Measured,
     output::{Counts, OutputError, OutputFile},
 };
 

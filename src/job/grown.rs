@@ -12,7 +12,7 @@ use super::{
     reporting::again,
 };
 use crate::{
-    measure::Measured,
+    metrics::Measured,
     output::{Manifest, TreeStands, read_samples, read_timelines},
     reduce::Tree,
     report::{Groups, LevelSource, Ran, TreeSource},

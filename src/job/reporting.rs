@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     domain::Timeline,
-    measure::Measured,
+    metrics::Measured,
     output::{
         Manifest, StartTimeline, State, read_samples, read_timelines, write_json, write_text,
         write_timeline,

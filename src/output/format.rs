@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::columns;
+use crate::parquet;
 
 /// Which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ impl Format {
     /// Why this program cannot write it, where it cannot.
     #[must_use]
     pub fn lacks(self) -> Option<&'static str> {
-        (self == Self::Parquet && !columns::BUILT_IN).then_some(columns::NOT_BUILT_IN)
+        (self == Self::Parquet && !parquet::BUILT_IN).then_some(parquet::NOT_BUILT_IN)
     }
 
     /// What stands before the first answer.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Format, OutputError};
-use crate::columns;
+use crate::parquet;
 
 /// The gathered file while it is being written.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct OutputFile(To);
 #[derive(Debug)]
 enum To {
     Lines { file: TextFile, format: Format },
-    Columns(Box<columns::Answers<TextFile>>, PathBuf),
+    Columns(Box<parquet::Answers<TextFile>>, PathBuf),
 }
 
 impl OutputFile {
@@ -29,7 +29,7 @@ impl OutputFile {
         if format == Format::Parquet {
             let part = file.part.clone();
             let table =
-                columns::Answers::begin(file).map_err(OutputError::io("cannot write", &part))?;
+                parquet::Answers::begin(file).map_err(OutputError::io("cannot write", &part))?;
             return Ok(Self(To::Columns(Box::new(table), part)));
         }
         file.write(&format.head())?;

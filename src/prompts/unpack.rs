@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{InputError, Packing, Rules, find::packing_of, nearest::nearest, template::Template};
-use crate::columns;
+use crate::parquet;
 
 const CHUNK: usize = 1 << 20;
 
@@ -36,7 +36,7 @@ pub fn open_unpacked(path: &Path, rules: &Rules) -> Result<Box<dyn Read>, InputE
 }
 
 /// The rows of a Parquet file. A column that is missing is named before anything is read.
-fn table(path: &Path, rules: &Rules) -> Result<columns::Rows, InputError> {
+fn table(path: &Path, rules: &Rules) -> Result<parquet::Rows, InputError> {
     let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
     let header = |what| InputError::Header { path: path.to_path_buf(), what };
     let template = rules.template.as_deref().map(Template::parse).transpose();
@@ -45,7 +45,7 @@ fn table(path: &Path, rules: &Rules) -> Result<columns::Rows, InputError> {
     let counts =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
     let needed = |name: &str| counts(name) || names.iter().any(|it| it == name);
-    let rows = columns::Rows::open(path, needed).map_err(io)?;
+    let rows = parquet::Rows::open(path, needed).map_err(io)?;
     let twice = rows.columns().iter().enumerate();
     let mut twice = twice.filter(|(at, name)| rows.columns()[..*at].contains(name));
     if let Some((_, name)) = twice.next() {

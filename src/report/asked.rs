@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::course::Course;
 use crate::{
     domain::{Absence, Merge, Piece},
-    measure::Served,
+    metrics::Served,
     output::StartTimeline,
 };
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     domain::{FailureKind, Tally},
-    measure::Failed,
+    metrics::Failed,
     output::{Counts, TreeStands},
 };
 
@@ -313,7 +313,7 @@ pub fn tree_line(tree: &TreeStands, output: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::FirstFailed;
+    use crate::metrics::FirstFailed;
 
     fn finish<'a>(counts: &'a Counts, tally: &'a Tally) -> Finish<'a> {
         Finish {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     domain::{FailureKind, Merge, Tally},
-    measure::{Bar, Failed, Measured, Scale},
+    metrics::{Bar, Failed, Measured, Scale},
     output::{Counts, LostRank, Manifest, Sample, StartRecord, StartTimeline, State, now},
 };
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::summary::{Failure, Spread, Summary, asking_s, failures, spread};
 use crate::{
     domain::{Merge, Tally},
-    measure::Measured,
+    metrics::Measured,
     output::{Counts, Manifest, Sample, StartTimeline, TreeStands},
 };
 

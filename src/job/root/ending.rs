@@ -16,7 +16,7 @@ use crate::{
         resume,
         standing::Standing,
     },
-    measure::Measured,
+    metrics::Measured,
     output::{Counts, State},
     prompts::Source,
     report::{self, Finish},

@@ -7,10 +7,10 @@
 //! Memory, on a rank and at rank 0: two histograms of lengths and one of latencies (some 300 numbers each at most), the first few
 //! failures of each kind, the slowest few prompts, and about 120 bytes an endpoint: 1.5 MB for 12,000.
 
-mod line;
-mod scale;
+mod histogram;
+mod measured_line;
 
-pub use scale::{Bar, Scale};
+pub use histogram::{Bar, Scale};
 
 use std::{
     cmp::Reverse,
@@ -20,7 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Merge;
-use line::Line;
+use measured_line::Line;
 
 /// Of the lines of a rank, and then of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

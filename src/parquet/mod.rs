@@ -3,19 +3,20 @@
 //! Owns the formats of Parquet and Arrow, and how answers look as columns. A row goes in and out as a line of JSON, so that
 //! nobody else has to know of columns. Refuses to know which rows are prompts and where files lie.
 
-#[cfg(feature = "parquet")]
-mod answers;
-#[cfg(feature = "parquet")]
-mod kinds;
 #[cfg(not(feature = "parquet"))]
-mod none;
+mod disabled;
 #[cfg(feature = "parquet")]
-mod rows;
+mod reader;
+#[cfg(feature = "parquet")]
+mod types;
+#[cfg(feature = "parquet")]
+mod writer;
 
-#[cfg(feature = "parquet")]
-pub use self::{answers::Answers, rows::Rows};
 #[cfg(not(feature = "parquet"))]
-pub use none::{Answers, Rows};
+pub use disabled::{Answers, Rows};
+pub use reader::Rows;
+#[cfg(feature = "parquet")]
+pub use writer::Answers;
 
 /// Was the program built with Parquet?
 pub const BUILT_IN: bool = cfg!(feature = "parquet");

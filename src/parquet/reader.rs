@@ -27,7 +27,7 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use super::kinds::{as_said, as_text, has_bytes, in_utc};
+use super::types::{as_said, as_text, has_bytes, in_utc};
 use crate::domain::contain;
 
 /// Rows that are decoded at a time, at most: text that repeats is small in the file and large in memory.

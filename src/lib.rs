@@ -12,7 +12,7 @@
 //! One way only; a test reads the `use` lines.
 //!
 //! ```text
-//! {cli, swarm} → job → {engine → endpoint, comm, ledger, reduce → prompts, shards, aggregate, serve,
+//! {cli, swarm} → job → {engine → endpoint, comm, ledger, reduce → input, chat_template, shards, aggregate, serve,
 //!              report → {bench, metrics, output}, site} → settings → domain
 //! ```
 //!
@@ -34,7 +34,7 @@
 //! | the environment | `settings/environment.rs` |
 //! | stdout and stderr | `report` |
 //! | clap | `cli` |
-//! | chat templates | `prompts/chat` |
+//! | chat templates | `chat_template` |
 //! | Parquet and Arrow | `parquet` |
 //! | shard files | `shards` |
 //! | what answers come to together | `aggregate` |
@@ -44,6 +44,7 @@
 //! | plots | `report/plot.rs` |
 //! | the gathered file, the manifest, the heartbeat | `output` |
 
+pub mod chat_template;
 pub mod cli;
 
 pub mod swarm;
@@ -78,7 +79,7 @@ pub mod bench;
 
 pub mod reduce;
 
-pub mod prompts;
+pub mod input;
 
 pub mod settings;
 

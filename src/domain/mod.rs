@@ -9,6 +9,7 @@ mod contain;
 mod merge;
 mod outcome;
 mod prompt;
+pub(crate) mod raw_json;
 mod row_hash;
 mod server;
 mod speed;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::letters::{Grant, Lease, Places};
 use crate::{
+    input::{self, RowTable, Stretch},
     ledger::{Ledger, Order, Span},
-    prompts::{self, RowTable, Stretch},
 };
 
 /// The book.
@@ -209,7 +209,7 @@ impl Book {
         let stretches: Vec<_> =
             rows.flat_map(|rows| pieces(&self.table, rows.start, rows.end)).collect();
         let places = spans.iter().map(|span| (span.start, span.end - span.start)).collect();
-        let lease = Lease { places, rows: prompts::Lease { stretches, text: None } };
+        let lease = Lease { places, rows: input::Lease { stretches, text: None } };
         (lease.count() > 0).then_some(lease)
     }
 }

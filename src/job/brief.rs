@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     domain::Route,
+    input::{ChatTemplate, Rules, Source},
     output::{Counts, Format, Heartbeat},
-    prompts::{ChatTemplate, Rules, Source},
     settings::AggregateWanted,
     site::is_at_work,
 };

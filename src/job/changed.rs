@@ -29,8 +29,8 @@ use super::{
     matching::{Answered, Moves, Told},
 };
 use crate::{
+    input::{self, Source},
     output::{Change, InputChange, Manifest, OutputError, State},
-    prompts::{self, Source},
     settings::Settings,
     shards::{self, CarriedFile, Header, ShardFile},
     site::Node,
@@ -155,7 +155,7 @@ fn matched(earlier: &Manifest, source: &Source, folder: &Path) -> Result<Moves, 
         Ok(())
     })?;
     let mut matching = answered.begin();
-    prompts::hashes(source, |hash| matching.row(hash))?;
+    input::hashes(source, |hash| matching.row(hash))?;
     Ok(matching.finish())
 }
 
@@ -308,7 +308,7 @@ mod tests {
     /// A run folder whose input was these rows, of which some were answered in two starts.
     struct Run {
         folder: tempfile::TempDir,
-        files: Vec<prompts::InputFile>,
+        files: Vec<input::InputFile>,
     }
 
     const BEFORE: &str = "a\nb\nsame\nc\nsame\nd\n";
@@ -319,10 +319,10 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let input = folder.path().join("rows.txt");
             let run =
-                Self { files: vec![prompts::InputFile::new(input, prompts::Format::Text)], folder };
+                Self { files: vec![input::InputFile::new(input, input::Format::Text)], folder };
             let source = run.source(BEFORE);
             let mut hashes = Vec::new();
-            prompts::hashes(&source, |hash| hashes.push(hash)).expect("hashed");
+            input::hashes(&source, |hash| hashes.push(hash)).expect("hashed");
             std::fs::create_dir(run.shards()).expect("made");
             for (start, rows) in [(1, &[0, 5][..]), (2, &[2, 1, 4][..])] {
                 let header = Header::new(start, 0, "n1", &source.fingerprint);
@@ -350,7 +350,7 @@ mod tests {
         /// The input as it is now.
         fn source(&self, text: &str) -> Source {
             std::fs::write(&self.files[0].path, text).expect("written");
-            prompts::scan(&self.files, &prompts::Rules::default()).expect("good rows").source
+            input::scan(&self.files, &input::Rules::default()).expect("good rows").source
         }
 
         fn manifest(&self) -> Manifest {

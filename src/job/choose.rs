@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::{JobError, brief::Choice, conversations};
 use crate::{
     domain::{Facts, Probe, Route, Surveyed},
-    prompts::Source,
+    input::Source,
     report,
     settings::{Api, Settings},
 };

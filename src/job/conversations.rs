@@ -11,7 +11,7 @@ use super::JobError;
 use crate::{
     domain::Facts,
     engine::{Render, Renderer},
-    prompts::{self, ChatTemplate, ChatTemplateError},
+    input::{self, ChatTemplate, ChatTemplateError},
     settings::{Amount, Settings},
 };
 
@@ -56,7 +56,7 @@ pub(super) fn renderer(template: &ChatTemplate) -> Result<Renderer, ChatTemplate
     Ok(Renderer(Arc::new(Compiled(template.compile()?))))
 }
 
-struct Compiled(prompts::Renderer);
+struct Compiled(input::Renderer);
 
 impl Render for Compiled {
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String> {

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     comm::CommError,
+    input::{ChatTemplateError, InputError},
     output::OutputError,
-    prompts::{ChatTemplateError, InputError},
     settings::SettingsError,
     shards::ShardError,
     site::{DealError, HostfileError},

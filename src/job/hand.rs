@@ -16,8 +16,8 @@ use super::letters::{Grant, Lease, Message, Report, runs};
 use crate::{
     domain::Tally,
     engine::{Ended, InHand, Progress, Running, Word},
+    input,
     ledger::{apart, enough},
-    prompts,
     site::Ask,
 };
 
@@ -37,7 +37,7 @@ pub(super) enum Said {
 pub(super) struct Hand {
     engine: Option<Running>,
     /// To the engine's reader; without it the prompts come to their end.
-    leases: Option<mpsc::Sender<prompts::Lease>>,
+    leases: Option<mpsc::Sender<input::Lease>>,
     /// The place of each row that it has.
     places: HashMap<u64, u64>,
     /// Prompts given to the engine in all.
@@ -91,7 +91,7 @@ impl Hand {
     /// Of an engine at work, or none.
     pub(super) fn new(
         engine: Option<Running>,
-        leases: Option<mpsc::Sender<prompts::Lease>>,
+        leases: Option<mpsc::Sender<input::Lease>>,
         rhythm: Rhythm,
     ) -> Self {
         let now = Instant::now();
@@ -296,16 +296,16 @@ impl Hand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::Stretch;
+    use crate::input::Stretch;
 
     fn grant(first: u64, rows: u64, ending: bool) -> Message {
         let stretch = Stretch { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows_of = prompts::Lease { stretches: vec![stretch], text: None };
+        let rows_of = input::Lease { stretches: vec![stretch], text: None };
         let lease = Lease { places: vec![(first, rows)], rows: rows_of };
         Message::Grant(Grant { lease: Some(lease), ending, left: None })
     }
 
-    fn hand() -> (Hand, mpsc::Receiver<prompts::Lease>) {
+    fn hand() -> (Hand, mpsc::Receiver<input::Lease>) {
         let (leases, given) = mpsc::channel();
         (Hand::new(None, Some(leases), Rhythm::of(3, 4, Duration::from_secs(60))), given)
     }

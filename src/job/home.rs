@@ -330,7 +330,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        prompts::{Rules, Source},
+        input::{Rules, Source},
         site::Node,
     };
 

@@ -12,7 +12,7 @@ use crate::{
     comm::Letter,
     domain::{Tally, Timeline},
     engine::{Ended, Progress},
-    prompts,
+    input,
     site::Ask,
 };
 
@@ -91,7 +91,7 @@ pub(super) struct Lease {
     /// Their places in the order of work.
     pub(super) places: Places,
     /// Their rows, in the same order.
-    pub(super) rows: prompts::Lease,
+    pub(super) rows: input::Lease,
 }
 
 impl Lease {
@@ -154,7 +154,7 @@ pub(super) fn read(letter: &Letter) -> Option<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompts::Stretch;
+    use crate::input::Stretch;
 
     #[test]
     fn places_are_told_as_runs() {
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_lease_says_which_row_stands_where() {
         let stretch = |first, rows| Stretch { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows = prompts::Lease { stretches: vec![stretch(10, 2), stretch(3, 1)], text: None };
+        let rows = input::Lease { stretches: vec![stretch(10, 2), stretch(3, 1)], text: None };
         let lease = Lease { places: vec![(0, 1), (5, 2)], rows };
         assert_eq!(lease.count(), 3);
         assert_eq!(lease.pairs().collect::<Vec<_>>(), [(10, 0), (11, 5), (3, 6)]);
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!((whole, rest), (lease.clone(), vec![]));
         let long = |stretch| Stretch { bytes: 100, ..stretch };
         let stretches = lease.rows.stretches.iter().copied().map(long).collect();
-        let lease = Lease { rows: prompts::Lease { stretches, text: None }, ..lease };
+        let lease = Lease { rows: input::Lease { stretches, text: None }, ..lease };
         let (first, rest) = lease.cut(150);
         assert_eq!(first.pairs().collect::<Vec<_>>(), [(10, 0), (11, 5)]);
         assert_eq!(rest, [(6, 1)]);

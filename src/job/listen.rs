@@ -427,7 +427,7 @@ impl<'c, 'r> Listener<'c, 'r> {
 
 /// A thread that reads rows for ranks that cannot, until nobody asks any more.
 pub(super) fn fetcher(
-    source: crate::prompts::Source,
+    source: crate::input::Source,
     tell: mpsc::Sender<Said>,
 ) -> Option<mpsc::Sender<(usize, Lease)>> {
     let (asks, asked) = mpsc::channel::<(usize, Lease)>();

@@ -8,8 +8,8 @@ use super::{
     changed::{self, Changes},
 };
 use crate::{
+    input::Source,
     output::{Heartbeat, Manifest, OutputError},
-    prompts::Source,
     settings::{Resume, Settings},
     shards,
     site::Node,

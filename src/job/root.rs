@@ -27,12 +27,12 @@ use super::{
 use crate::{
     domain::{Merge, Surveyed, Tally},
     engine::Progress,
+    input::{self, Keys, RowTable, Rules, Scanned, Source},
     ledger::Order,
     output::{
         Change, Counts, Doing, LostRank, Manifest, OutputError, Sample, State, TreeStands, now,
         write_sample,
     },
-    prompts::{self, Keys, RowTable, Rules, Scanned, Source},
     settings::{AggregateWanted, Gather},
     shards::{self, Bitmap},
 };
@@ -53,7 +53,7 @@ pub(super) struct Root {
     /// A model that all rows name.
     row_model: Option<String>,
     /// Rows that cannot be read, which are failed outcomes.
-    pub(super) bad: Vec<prompts::BadRow>,
+    pub(super) bad: Vec<input::BadRow>,
     pub(super) tally: Tally,
     /// What all first outcomes say: the job is wrong.
     pub(super) wrong: Option<String>,

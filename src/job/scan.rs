@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     comm::{Combine, Comm, Nap, Tag, Typed},
+    input::{self, Format, InputFile, Listed, Part, Piece, Rules, Scan, Scanned},
     output::{Manifest, OutputError, beside_answers},
-    prompts::{self, Format, InputFile, Listed, Part, Piece, Rules, Scan, Scanned},
 };
 
 /// Below, one rank is done before ranks have agreed to share.
@@ -30,7 +30,7 @@ pub(super) fn read_over(
     folder: &Path,
     output: Option<&Path>,
 ) -> Result<Scanned, JobError> {
-    Ok(prompts::scan(&lay_out(inputs, rules, folder, 1, output)?, rules)?)
+    Ok(input::scan(&lay_out(inputs, rules, folder, 1, output)?, rules)?)
 }
 
 /// Local. The input as plain files: what ranks could not read by ranges (standard input, packed files) is laid out in the
@@ -45,7 +45,7 @@ pub(super) fn lay_out(
     let mut files = Vec::new();
     let spool = folder.join(spool_name(start));
     let named: Vec<String> = inputs.iter().filter(|it| *it != "-").cloned().collect();
-    let found = if named.is_empty() { Vec::new() } else { prompts::find(&named)? };
+    let found = if named.is_empty() { Vec::new() } else { input::find(&named)? };
     let found = match output {
         Some(output) => without_answers(found, &named, output)?,
         None => found,
@@ -54,13 +54,13 @@ pub(super) fn lay_out(
         std::fs::create_dir_all(&spool).map_err(OutputError::io("cannot make", &spool))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let to = spool.join(format!("{number:05}-{name}"));
-        prompts::spool(from, &to)?;
+        input::spool(from, &to)?;
         Ok::<_, JobError>(to)
     };
     for (number, path) in found.iter().enumerate() {
-        let format = prompts::format_of(path).unwrap_or(Format::Jsonl);
-        files.push(if prompts::is_packed(path) {
-            let copy = plain(number, path, &mut prompts::open_unpacked(path, rules)?)?;
+        let format = input::format_of(path).unwrap_or(Format::Jsonl);
+        files.push(if input::is_packed(path) {
+            let copy = plain(number, path, &mut input::open_unpacked(path, rules)?)?;
             InputFile { path: copy, format, name: path.clone() }
         } else {
             let path = std::path::absolute(path).map_err(OutputError::io("cannot find", path))?;
@@ -105,7 +105,7 @@ pub(super) fn scan(
     files: Option<&[InputFile]>,
     rules: &Rules,
 ) -> Option<Result<Scanned, JobError>> {
-    let alone = || files.map(|files| Ok(prompts::scan(files, rules)?));
+    let alone = || files.map(|files| Ok(input::scan(files, rules)?));
     if comm.size() == 1 {
         return alone();
     }

@@ -188,7 +188,7 @@ pub(super) fn check_folder(
         })
     };
     everywhere(comm, seen, code)?;
-    let blind = comm.gather_values(&!crate::prompts::sees(&brief.source))?;
+    let blind = comm.gather_values(&!crate::input::sees(&brief.source))?;
     if let Some(rank) = blind.iter().flatten().position(|&blind| blind) {
         info!(
             rank,

@@ -17,8 +17,8 @@ use super::{
     scan::lay_out,
 };
 use crate::{
+    input::{self, Rules, Scanned, Source},
     output::{Doing, Format, Heartbeat, Manifest, now},
-    prompts::{self, Rules, Scanned, Source},
     settings::{self, Api, OutputFormat},
 };
 
@@ -32,7 +32,7 @@ pub(super) struct Start {
     pub(super) began: Instant,
     pub(super) heart: Heart,
     /// The input.
-    pub(super) files: Vec<prompts::InputFile>,
+    pub(super) files: Vec<input::InputFile>,
 }
 
 impl Start {
@@ -168,12 +168,12 @@ pub(super) fn rules(settings: &settings::Settings) -> Rules {
         model: settings.model.clone(),
         ignore_row_model: settings.ignore_row_model,
         bad_rows: match settings.bad_rows {
-            settings::BadRows::Stop => prompts::BadRows::Stop,
-            settings::BadRows::Fail => prompts::BadRows::Fail,
+            settings::BadRows::Stop => input::BadRows::Stop,
+            settings::BadRows::Fail => input::BadRows::Fail,
         },
         duplicate_ids: match settings.duplicate_ids {
-            settings::DuplicateIds::Refuse => prompts::DuplicateIds::Refuse,
-            settings::DuplicateIds::Keep => prompts::DuplicateIds::Keep,
+            settings::DuplicateIds::Refuse => input::DuplicateIds::Refuse,
+            settings::DuplicateIds::Keep => input::DuplicateIds::Keep,
         },
         defaults: settings.sampling(),
     }

@@ -27,7 +27,7 @@ use crate::{
         Surveyed, Tally,
     },
     engine::{self, Count, Ended, Endpoint, Policy, Running, Size, Word, Work},
-    prompts::{self, BadRow, Reader},
+    input::{self, BadRow, Reader},
     settings::{Amount, Settings, UsageCount},
     shards::{Header, LineStyle, ShardWriter, write_line},
     site::Signals,
@@ -100,7 +100,7 @@ fn begin(
     (brief, folders): (&Brief, &Folders),
     choice: &Choice,
     ready: Vec<Surveyed>,
-    leases: mpsc::Receiver<prompts::Lease>,
+    leases: mpsc::Receiver<input::Lease>,
     bad: Vec<BadRow>,
     tell: mpsc::Sender<Said>,
 ) -> Result<Option<Running>, String> {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::fit::{Budget, cut};
-use crate::prompts::Template;
+use crate::input::Template;
 
 /// The template where the user gives none.
 pub const DEFAULT_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \

@@ -20,7 +20,7 @@ use crate::{
     bench::made_up,
     comm::{Comm, Typed},
     domain::{Id, Input, Params, Prompt, RowHash},
-    prompts::{Lease, Reader, RowTable, Rules, Source},
+    input::{Lease, Reader, RowTable, Rules, Source},
     settings::Settings,
 };
 

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::Root;
 use crate::{
+    input::Source,
     job::{
         JobError, Verdict,
         aggregate::{names, remove_stale, report_place},
@@ -18,7 +19,6 @@ use crate::{
     },
     metrics::Measured,
     output::{Counts, State},
-    prompts::Source,
     report::{self, Finish},
 };
 

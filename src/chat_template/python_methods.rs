@@ -1,0 +1,271 @@
+//! Python's methods of texts and lists, where minijinja-contrib's differ or are missing.
+//!
+//! Owns Python's idea of a blank and of a word. Does not know what a template is for.
+
+use minijinja::{
+    Error, ErrorKind, State, Value,
+    value::{Kwargs, Tuple, ValueKind, from_args},
+};
+
+use super::jinja2_compat::SLICE;
+
+/// What a template calls that minijinja does not know.
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    if name == SLICE {
+        return slice(value, args);
+    }
+    match value.as_str().map(|text| of_text(text, name, args)) {
+        Some(Ok(Some(value))) => Ok(value),
+        Some(Err(error)) => Err(error),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
+    }
+}
+
+/// A blank of Python: Rust knows all but four of them.
+pub(super) fn is_blank(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+/// `str.strip` of one end or both.
+pub(super) fn strip<'t>(text: &'t str, chars: Option<&str>, left: bool, right: bool) -> &'t str {
+    let cut = |c: char| chars.map_or_else(|| is_blank(c), |chars| chars.contains(c));
+    let text = if left { text.trim_start_matches(cut) } else { text };
+    if right { text.trim_end_matches(cut) } else { text }
+}
+
+fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let stripped = |left, right| {
+        let (chars,): (Option<&str>,) = from_args(args)?;
+        Ok(Some(Value::from(strip(text, chars, left, right))))
+    };
+    let cut = |at: Option<usize>, by: &str, at_end: bool| match at {
+        Some(at) => tuple([&text[..at], by, &text[at + by.len()..]]),
+        None if at_end => tuple(["", "", text]),
+        None => tuple([text, "", ""]),
+    };
+    Ok(Some(match name {
+        "strip" => return stripped(true, true),
+        "lstrip" => return stripped(true, false),
+        "rstrip" => return stripped(false, true),
+        "split" => split(text, args, false)?,
+        "rsplit" => split(text, args, true)?,
+        "splitlines" => {
+            let (keep, named): (Option<bool>, Kwargs) = from_args(args)?;
+            let keep =
+                keep.map_or_else(|| named.get::<Option<bool>>("keepends"), |it| Ok(Some(it)))?;
+            named.assert_all_used()?;
+            lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
+        }
+        "partition" => {
+            let (by,): (&str,) = from_args(args)?;
+            cut(text.find(separator(by)?), by, false)
+        }
+        "rpartition" => {
+            let (by,): (&str,) = from_args(args)?;
+            cut(text.rfind(separator(by)?), by, true)
+        }
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_prefix(prefix).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_suffix(suffix).unwrap_or(text))
+        }
+        "title" => {
+            let () = from_args(args)?;
+            Value::from(title(text))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn tuple(parts: [&str; 3]) -> Value {
+    Value::from(Tuple::from(parts.map(Value::from).to_vec()))
+}
+
+fn separator(by: &str) -> Result<&str, Error> {
+    if by.is_empty() { Err(bad("the separator to split at is empty")) } else { Ok(by) }
+}
+
+/// `str.split` and `str.rsplit`.
+fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
+    let (by, most, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
+    let by = by.map_or_else(|| named.get::<Option<&str>>("sep"), |it| Ok(Some(it)))?;
+    let most = most.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |it| Ok(Some(it)))?;
+    named.assert_all_used()?;
+    // A negative number is none.
+    let most = most.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX - 1);
+    let mut parts: Vec<&str> = match (by, from_right) {
+        (Some(by), false) => text.splitn(most + 1, separator(by)?).collect(),
+        (Some(by), true) => text.rsplitn(most + 1, separator(by)?).collect(),
+        (None, _) => words(text, most, from_right),
+    };
+    if from_right {
+        parts.reverse();
+    }
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// The words between blanks; after so many splits the rest is one.
+fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
+    let mut words = Vec::new();
+    let mut rest = strip(text, None, !from_right, from_right);
+    while !rest.is_empty() {
+        let at = if from_right { rest.rfind(is_blank) } else { rest.find(is_blank) };
+        let (Some(at), true) = (at, words.len() < most) else {
+            words.push(rest);
+            break;
+        };
+        if from_right {
+            let blank = rest[at..].chars().next().map_or(1, char::len_utf8);
+            words.push(&rest[at + blank..]);
+            rest = strip(&rest[..at], None, false, true);
+        } else {
+            words.push(&rest[..at]);
+            rest = strip(&rest[at..], None, true, false);
+        }
+    }
+    words
+}
+
+/// `str.splitlines`, which knows more ends of a line than one.
+fn lines(text: &str, keep: bool) -> Vec<&str> {
+    let ends = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let at = rest.find(ends).unwrap_or(rest.len());
+        let end = match &rest[at..] {
+            both if both.starts_with("\r\n") => 2,
+            one => one.chars().next().map_or(0, char::len_utf8),
+        };
+        lines.push(&rest[..if keep { at + end } else { at }]);
+        rest = &rest[at + end..];
+    }
+    lines
+}
+
+/// jinja2's filter `indent`. minijinja's own drops the last end of a line.
+pub(super) fn indent(
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<String, Error> {
+    let width = width.map_or_else(|| named.get::<Option<Value>>("width"), |it| Ok(Some(it)))?;
+    let first = first.map_or_else(|| named.get::<Option<bool>>("first"), |it| Ok(Some(it)))?;
+    let blank = blank.map_or_else(|| named.get::<Option<bool>>("blank"), |it| Ok(Some(it)))?;
+    named.assert_all_used()?;
+    let width = width.unwrap_or_else(|| Value::from(4));
+    let by = match (width.as_str(), width.as_i64()) {
+        (Some(text), _) => text.to_owned(),
+        (_, Some(number)) => spaces(number),
+        _ => return Err(bad("the width of indent is neither a number nor a text")),
+    };
+    let mut out = if first.unwrap_or(false) { by.clone() } else { String::new() };
+    // An end of its own, so that a text that ends with one has an empty line after it.
+    let whole = format!("{text}\n");
+    for (at, line) in lines(&whole, false).into_iter().enumerate() {
+        if at > 0 {
+            out.push('\n');
+            if blank.unwrap_or(false) || !line.is_empty() {
+                out.push_str(&by);
+            }
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+/// So many spaces, within reason.
+pub(super) fn spaces(number: i64) -> String {
+    " ".repeat(usize::try_from(number).unwrap_or(0).min(1000))
+}
+
+/// `str.title`: a word is a run of letters that are small or large.
+fn title(text: &str) -> String {
+    let cased = |c: char| c.is_lowercase() || c.is_uppercase();
+    words_changed(
+        text,
+        |c| !cased(c),
+        |first| {
+            let mut large = first.to_uppercase();
+            large.next().into_iter().chain(large.flat_map(char::to_lowercase)).collect()
+        },
+    )
+}
+
+/// jinja2's filter `title`, whose words are others.
+pub(super) fn title_filter(text: &str) -> String {
+    let between = |c: char| is_blank(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
+    words_changed(text, between, |first| first.to_uppercase().collect())
+}
+
+/// Each word with a first letter that is made large, and the rest small.
+fn words_changed(
+    text: &str,
+    between: impl Fn(char) -> bool,
+    large: impl Fn(char) -> String,
+) -> String {
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive(&between) {
+        let end = piece.char_indices().next_back().filter(|(_, c)| between(*c));
+        let (word, end) = piece.split_at(end.map_or(piece.len(), |(at, _)| at));
+        let mut rest = word.chars();
+        out.extend(rest.next().map(&large));
+        // All at once: how a sigma looks depends on what is around it.
+        out.push_str(&rest.as_str().to_lowercase());
+        out.push_str(end);
+    }
+    out
+}
+
+/// `value[start:stop:step]`.
+fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
+    let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
+    let step = step.unwrap_or(1);
+    if step == 0 {
+        return Err(bad("a slice cannot have a step of 0"));
+    }
+    if let Some(text) = value.as_str() {
+        let chars: Vec<char> = text.chars().collect();
+        return Ok(Value::from(pick(&chars, start, stop, step).into_iter().collect::<String>()));
+    }
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Err(bad(&format!("{} cannot be sliced", value.kind())));
+    }
+    let all: Vec<Value> = value.try_iter()?.collect();
+    let picked = pick(&all, start, stop, step);
+    Ok(if value.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
+}
+
+/// Python's rule: what lies outside is cut off, what is negative counts from the end.
+fn pick<T: Clone>(all: &[T], start: Option<i64>, stop: Option<i64>, step: i64) -> Vec<T> {
+    let len = i64::try_from(all.len()).unwrap_or(i64::MAX);
+    let (lowest, highest) = if step > 0 { (0, len) } else { (-1, len - 1) };
+    let place = |it: i64| if it < 0 { it.saturating_add(len) } else { it }.clamp(lowest, highest);
+    let (first, last) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
+    let (mut at, stop) = (start.map_or(first, place), stop.map_or(last, place));
+    let mut picked = Vec::new();
+    while (step > 0 && at < stop) || (step < 0 && at > stop) {
+        picked.extend(usize::try_from(at).ok().and_then(|at| all.get(at)).cloned());
+        at = at.saturating_add(step);
+    }
+    picked
+}
+
+fn bad(what: &str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.to_owned())
+}

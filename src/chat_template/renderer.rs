@@ -1,0 +1,210 @@
+//! The environment that a chat template sees: the one that transformers makes with jinja2, made with minijinja.
+//!
+//! Owns the variables, the functions, the limits and what becomes of errors. Does not know files.
+
+use std::{error, fmt};
+
+use jiff::Zoned;
+use minijinja::{
+    Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters,
+    syntax::SyntaxConfig,
+    value::{Kwargs, ValueKind},
+};
+
+use super::{
+    ChatTemplate, ChatTemplateError, Unrendered,
+    jinja2_compat::rewrite,
+    python_methods::{self, strip},
+    text_messages, tojson,
+};
+
+/// The steps after which a template counts as endless: a second's work or so, and far more than a conversation needs
+/// that any model can hold.
+const FUEL: u64 = 50_000_000;
+
+/// The depth of macros that call each other and the like. Half of minijinja's own, because asynchronous workers have
+/// small stacks.
+const DEEPEST: usize = 250;
+
+/// The one template's name within the environment.
+const NAME: &str = "chat template";
+
+/// A compiled chat template. Rendering needs no lock, so that threads share it in an `Arc`.
+#[derive(Debug)]
+pub struct Renderer {
+    environment: Environment<'static>,
+}
+
+impl ChatTemplate {
+    /// The template, ready to render.
+    ///
+    /// # Errors
+    /// A text that is no template, or one that needs what only jinja2 has.
+    pub fn compile(&self) -> Result<Renderer, ChatTemplateError> {
+        self.compile_at(Zoned::now)
+    }
+
+    /// With a clock of one's own.
+    pub(super) fn compile_at(&self, now: fn() -> Zoned) -> Result<Renderer, ChatTemplateError> {
+        let syntax = |error: &Error| ChatTemplateError::Syntax {
+            from: self.from.clone(),
+            what: sentence(error),
+        };
+        let mut environment = environment(now).map_err(|error| syntax(&error))?;
+        for (name, token) in &self.special {
+            environment.add_global(name.clone(), token.as_str());
+        }
+        let template = rewrite(&self.text);
+        environment.add_template_owned(NAME, template).map_err(|error| syntax(&error))?;
+        Ok(Renderer { environment })
+    }
+}
+
+impl Renderer {
+    /// A conversation as one text that ends where the answer begins. It has its special tokens already: it is to be
+    /// tokenized without adding any.
+    ///
+    /// `messages` is a list of messages as JSON, `extra` an object of further variables (`chat_template_kwargs`).
+    ///
+    /// # Errors
+    /// A conversation that is not plain, and one that the template refuses or fails on.
+    pub fn render(&self, messages: &str, extra: Option<&str>) -> Result<String, Unrendered> {
+        let each = text_messages::each(messages, Value::from_pairs)?;
+        let mut variables = vec![("messages".to_owned(), Value::from(each))];
+        for (name, json) in text_messages::variables(extra)? {
+            let value = serde_json::from_str(json).map_err(|error| {
+                Unrendered::NotPlain(format!("chat_template_kwargs: {name}: {error}"))
+            })?;
+            variables.push((name, value));
+        }
+        let template = self.environment.get_template(NAME);
+        let rendered = template.and_then(|it| it.render(Value::from_pairs(variables)));
+        rendered.map_err(|error| unrendered(&error))
+    }
+}
+
+fn environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> {
+    let mut environment = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    environment.set_syntax(syntax);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(DEEPEST);
+    environment.set_unknown_method_callback(python_methods::method);
+
+    environment.add_filter("tojson", tojson::tojson);
+    environment.add_filter("trim", trim);
+    environment.add_filter("title", python_methods::title_filter);
+    environment.add_filter("indent", python_methods::indent);
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
+    environment.add_filter("int", int);
+    environment.add_filter("float", float);
+    environment.add_test("sequence", is_sequence);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("divisibleby", is_divisible);
+    environment.add_function("raise_exception", refuse);
+    environment.add_function("strftime_now", move |format: &str| strftime(format, &now()));
+
+    environment.add_global("tools", ());
+    environment.add_global("documents", ());
+    environment.add_global("add_generation_prompt", true);
+    Ok(environment)
+}
+
+/// minijinja's own does not know all of Python's blanks.
+fn trim(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<String, Error> {
+    let chars = chars.map_or_else(|| named.get::<Option<&str>>("chars"), |it| Ok(Some(it)))?;
+    named.assert_all_used()?;
+    Ok(match value.as_str() {
+        Some(text) => strip(text, chars, true, true).to_owned(),
+        None => strip(&value.to_string(), chars, true, true).to_owned(),
+    })
+}
+
+/// What is not there has a length to jinja2, which is 0.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() { Ok(0) } else { filters::length(value) }
+}
+
+/// What is no number is 0 to jinja2, and an error to minijinja.
+fn int(
+    state: &State,
+    value: &Value,
+    default: Option<Value>,
+    base: Option<u32>,
+    named: Kwargs,
+) -> Value {
+    filters::int(state, value, default, base, named).unwrap_or_else(|_| 0.into())
+}
+
+fn float(state: &State, value: &Value, default: Option<Value>, named: Kwargs) -> Value {
+    filters::float(state, value, default, named).unwrap_or_else(|_| 0.0.into())
+}
+
+/// To jinja2 whatever has a length and can be indexed is one, also a text or a dict.
+fn is_sequence(value: &Value) -> bool {
+    let kinds = [ValueKind::Undefined, ValueKind::String, ValueKind::Seq, ValueKind::Map];
+    kinds.contains(&value.kind()) || (value.kind() == ValueKind::Iterable && value.len().is_some())
+}
+
+/// minijinja goes through `none` as through an empty list, which Python does not.
+fn is_iterable(value: &Value) -> bool {
+    is_sequence(value) || value.kind() == ValueKind::Iterable
+}
+
+/// minijinja's own panics on a divisor of 0.
+fn is_divisible(value: i64, by: i64) -> Result<bool, Error> {
+    let rest = value.checked_rem(by);
+    rest.map(|it| it == 0).ok_or_else(|| {
+        Error::new(ErrorKind::InvalidOperation, format!("{value} cannot be divided by {by}"))
+    })
+}
+
+fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
+    jiff::fmt::strtime::format(format, now).map_err(|error| {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
+    })
+}
+
+/// A template's own words on why it does not take a conversation.
+#[derive(Debug)]
+struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl error::Error for Refusal {}
+
+fn refuse(why: &Value) -> Result<Value, Error> {
+    let refusal = Refusal(why.to_string());
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
+}
+
+fn unrendered(error: &Error) -> Unrendered {
+    let mut next: Option<&(dyn error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(Refusal(why)) = cause.downcast_ref() {
+            return Unrendered::Refused(why.clone());
+        }
+        next = cause.source();
+    }
+    Unrendered::Failed(match error.kind() {
+        ErrorKind::OutOfFuel => format!("it did not come to an end within {FUEL} steps"),
+        _ => sentence(error),
+    })
+}
+
+/// An error with its line and its causes.
+fn sentence(error: &Error) -> String {
+    let mut sentence = error.to_string();
+    let mut next = error::Error::source(error);
+    while let Some(cause) = next {
+        sentence.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    sentence
+}

@@ -1,0 +1,206 @@
+//! Python's `json.dumps`, as the filter `tojson` of transformers calls it.
+//!
+//! Owns the text of a value as JSON, to the blank. Does not know templates' other ways to print.
+
+use std::fmt::Write;
+
+use minijinja::{
+    Error, ErrorKind, Value,
+    value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args},
+};
+
+use super::python_methods::spaces;
+
+/// Deeper than any JSON that came in; a template can nest lists without end.
+const DEEPEST: usize = 256;
+
+/// How it is written.
+struct Style {
+    ascii: bool,
+    indent: Option<String>,
+    between: String,
+    after_key: String,
+    sorted: bool,
+}
+
+/// The filter.
+pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = args.into_values();
+    let (ascii, indent, separators, sorted, named): (
+        Option<bool>,
+        Option<Value>,
+        Option<Value>,
+        Option<bool>,
+        Kwargs,
+    ) = from_args(&args)?;
+    let ascii =
+        ascii.map_or_else(|| named.get::<Option<bool>>("ensure_ascii"), |it| Ok(Some(it)))?;
+    let indent = indent.map_or_else(|| named.get::<Option<Value>>("indent"), |it| Ok(Some(it)))?;
+    let separators =
+        separators.map_or_else(|| named.get::<Option<Value>>("separators"), |it| Ok(Some(it)))?;
+    let sorted =
+        sorted.map_or_else(|| named.get::<Option<bool>>("sort_keys"), |it| Ok(Some(it)))?;
+    named.assert_all_used()?;
+
+    let indent = match indent.filter(|it| !it.is_none()) {
+        Some(indent) => Some(match (indent.as_str(), indent.as_i64()) {
+            (Some(text), _) => text.to_owned(),
+            (_, Some(number)) => spaces(number),
+            _ => return Err(bad("the indent of tojson is neither a number nor a text".into())),
+        }),
+        None => None,
+    };
+    let (between, after_key) = match separators.filter(|it| !it.is_none()) {
+        Some(pair) => {
+            let pair: Vec<Value> = pair.try_iter()?.collect();
+            let texts: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();
+            let [between, after_key] = texts[..] else {
+                return Err(bad("the separators of tojson are not two texts".into()));
+            };
+            (between.to_owned(), after_key.to_owned())
+        }
+        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+    };
+    let style = Style {
+        ascii: ascii.unwrap_or(false),
+        indent,
+        between,
+        after_key,
+        sorted: sorted.unwrap_or(false),
+    };
+    let mut out = String::new();
+    style.value(&mut out, value, 0)?;
+    Ok(out)
+}
+
+impl Style {
+    fn value(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > DEEPEST {
+            return Err(bad(format!("tojson: the value is nested more than {DEEPEST} deep")));
+        }
+        match value.kind() {
+            ValueKind::None => out.push_str("null"),
+            ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::String => self.text(out, value.as_str().unwrap_or_default()),
+            ValueKind::Seq => {
+                let items: Vec<Value> = value.try_iter()?.collect();
+                self.all(out, ['[', ']'], &items, depth, |out, item| {
+                    self.value(out, item, depth + 1)
+                })?;
+            }
+            // A slice of a list is lazy here, and a list in Python.
+            ValueKind::Iterable if value.len().is_some() => {
+                let items: Value = value.try_iter()?.collect();
+                self.value(out, &items, depth)?;
+            }
+            ValueKind::Map => {
+                let mut items = Vec::new();
+                for key in value.try_iter()? {
+                    items.push((key_text(&key)?, value.get_item(&key)?));
+                }
+                if self.sorted {
+                    items.sort_by(|(a, _), (b, _)| a.cmp(b));
+                }
+                self.all(out, ['{', '}'], &items, depth, |out, (key, item)| {
+                    self.text(out, key);
+                    out.push_str(&self.after_key);
+                    self.value(out, item, depth + 1)
+                })?;
+            }
+            other => return Err(bad(format!("tojson: {other} is nothing that JSON has"))),
+        }
+        Ok(())
+    }
+
+    fn all<T>(
+        &self,
+        out: &mut String,
+        [open, close]: [char; 2],
+        items: &[T],
+        depth: usize,
+        mut write: impl FnMut(&mut String, &T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        out.push(open);
+        for (at, item) in items.iter().enumerate() {
+            if at > 0 {
+                out.push_str(&self.between);
+            }
+            self.line(out, depth + 1);
+            write(out, item)?;
+        }
+        if !items.is_empty() {
+            self.line(out, depth);
+        }
+        out.push(close);
+        Ok(())
+    }
+
+    fn line(&self, out: &mut String, depth: usize) {
+        if let Some(indent) = &self.indent {
+            out.push('\n');
+            (0..depth).for_each(|_| out.push_str(indent));
+        }
+    }
+
+    fn text(&self, out: &mut String, text: &str) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\x08' => out.push_str("\\b"),
+                '\x0c' => out.push_str("\\f"),
+                c if c < ' ' || (self.ascii && !(' '..='~').contains(&c)) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        // Into a text, which never fails.
+                        let _ = write!(out, "\\u{unit:04x}");
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+}
+
+fn key_text(key: &Value) -> Result<String, Error> {
+    Ok(match key.kind() {
+        ValueKind::String => key.as_str().unwrap_or_default().to_owned(),
+        ValueKind::None => "null".into(),
+        ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
+        ValueKind::Number => number(key),
+        other => return Err(bad(format!("tojson: a key that is {other}"))),
+    })
+}
+
+/// A number as Python's `repr` has it.
+fn number(value: &Value) -> String {
+    match f64::try_from(value.clone()) {
+        Ok(float) if !value.is_integer() => self::float(float),
+        _ => value.to_string(),
+    }
+}
+
+fn float(float: f64) -> String {
+    if float.is_nan() {
+        return "NaN".into();
+    }
+    if float.is_infinite() {
+        return if float > 0.0 { "Infinity" } else { "-Infinity" }.into();
+    }
+    let short = format!("{float:e}");
+    let (digits, exponent) = short.split_once('e').unwrap_or((&short, "0"));
+    match exponent.parse::<i32>().unwrap_or(0) {
+        -4..16 => format!("{float:?}"),
+        small @ ..0 => format!("{digits}e-{:02}", small.unsigned_abs()),
+        large => format!("{digits}e+{large:02}"),
+    }
+}
+
+fn bad(what: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what)
+}

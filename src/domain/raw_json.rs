@@ -1,0 +1,190 @@
+//! JSON without values: an object's members and their raw texts, for rows pass through as they stand.
+//!
+//! Owns what is borrowed and what is decoded. A generic JSON value would cost three allocations a field and would lose
+//! the order of a schema's properties. Does not know which names mean something.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// An object's members in their order, values as raw JSON.
+pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, &'a str)>);
+
+impl<'a> Members<'a> {
+    /// Of a text that is a JSON object.
+    pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|error| complaint(&error, text))
+    }
+
+    /// Name and raw JSON of each.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
+        self.0.iter().map(|(name, json)| (name.as_ref(), *json))
+    }
+
+    /// The raw JSON of the one of that name; of two it is the last, as everywhere.
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().rev().find(|(it, _)| it == name).map(|(_, json)| *json)
+    }
+
+    /// Their names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.to_string()).collect()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(4);
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value::<&RawValue>()?.get()));
+                }
+                Ok(Members(members))
+            }
+        }
+        from.deserialize_map(Collect)
+    }
+}
+
+/// A member's name: borrowed unless it has escapes, which serde's own `Cow` would not be.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The elements of a list as raw JSON.
+pub(crate) fn elements(list: &str) -> Result<Vec<&str>, String> {
+    let elements: Vec<&RawValue> =
+        serde_json::from_str(list).map_err(|error| complaint(&error, list))?;
+    Ok(elements.into_iter().map(RawValue::get).collect())
+}
+
+/// The text that a JSON string stands for.
+pub(crate) fn decode(string: &str) -> Result<Cow<'_, str>, String> {
+    let inner = string.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match inner {
+        // It came out of a parser, so that without a backslash it is its own text.
+        Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
+        _ => parse_string(string).map(Cow::Owned),
+    }
+}
+
+/// The text that a JSON string stands for, of a string that has not been through a parser.
+pub(crate) fn parse_string(string: &str) -> Result<String, String> {
+    serde_json::from_str(string).map_err(|error| complaint(&error, string))
+}
+
+/// A text as a JSON string.
+pub(crate) fn encode(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// The same JSON without blanks between its tokens: one line, and equal values are more often equal texts.
+pub(crate) fn compact(json: &str) -> Cow<'_, str> {
+    if !json.contains([' ', '\n', '\r', '\t']) {
+        return Cow::Borrowed(json);
+    }
+    let (mut quoted, mut escaped) = (false, false);
+    let keep = |c: &char| {
+        let keep = quoted || !matches!(c, ' ' | '\n' | '\r' | '\t');
+        (quoted, escaped) = match (quoted, escaped, c) {
+            (true, false, '\\') => (true, true),
+            (true, false, '"') => (false, false),
+            (false, _, '"') => (true, false),
+            (quoted, ..) => (quoted, false),
+        };
+        keep
+    };
+    Cow::Owned(json.chars().filter(keep).collect())
+}
+
+/// A carriage return is a blank in JSON, and a line's end to some of those who will read the answers.
+pub(crate) fn one_line(json: &str) -> Cow<'_, str> {
+    if json.contains(['\r', '\n']) { compact(json) } else { Cow::Borrowed(json) }
+}
+
+/// Does every escape in it stand for a character? The fast path skips over values, and half of a surrogate pair would
+/// come up only when it is too late.
+pub(crate) fn check_escapes(json: &str) -> Result<(), String> {
+    let surrogate =
+        |at: usize| json.as_bytes().get(at + 2).is_some_and(|c| matches!(c, b'd' | b'D'));
+    if json.match_indices("\\u").any(|(at, _)| surrogate(at)) {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(json);
+        return parsed.map(|_| ()).map_err(|error| complaint(&error, json));
+    }
+    Ok(())
+}
+
+/// What a raw value is, for sentences.
+pub(crate) fn kind(json: &str) -> &'static str {
+    match json.trim_ascii_start().bytes().next() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b't' | b'f') => "true or false",
+        Some(b'n') => "null",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        _ => "no JSON",
+    }
+}
+
+/// The parser's complaint, without its own line: a row is one line to it.
+fn complaint(error: &serde_json::Error, text: &str) -> String {
+    let whole = error.to_string();
+    let what = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(what, _)| what);
+    let hint = match text.get(error.column().saturating_sub(2)..) {
+        Some(rest) if rest.trim_start_matches([' ', ':', '-']).starts_with(['N', 'I']) => {
+            "; NaN and Infinity are no JSON, null is"
+        }
+        _ => "",
+    };
+    format!("not valid JSON at byte {}: {what}{hint}", error.column())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn members_are_borrowed_and_keep_their_order() {
+        let members =
+            Members::parse(r#"{"b": 1.50, "\u0061": {"z":1,"a":[ ]}, "b": null}"#).unwrap();
+        assert_eq!(
+            members.iter().collect::<Vec<_>>(),
+            [("b", "1.50"), ("a", r#"{"z":1,"a":[ ]}"#), ("b", "null")]
+        );
+        assert_eq!(members.get("b"), Some("null"));
+        assert_eq!(compact(r#"{ "a b" : [ 1 , "\" \\" , 2 ] }"#), r#"{"a b":[1,"\" \\",2]}"#);
+    }
+
+    #[test]
+    fn complaints_are_about_the_row() {
+        let error = |text| Members::parse(text).err().unwrap();
+        assert_eq!(error(r#"{"a": 1"#), "not valid JSON at byte 7: EOF while parsing an object");
+        assert!(error(r#"{"a": NaN}"#).ends_with("null is"), "{}", error(r#"{"a": NaN}"#));
+        assert!(decode(r#""\ud800""#).is_err() && check_escapes(r#"["\uD800"]"#).is_err());
+        assert!(check_escapes(r#"["\ud83d\ude00 \u00e9"]"#).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_undoes_encoding_and_compacting_changes_nothing(text in "\\PC*|[\\\\\" \n\t{}]*") {
+            let json = encode(&text);
+            prop_assert_eq!(decode(&json).unwrap(), text.as_str());
+            let spaced = format!("[ {json} ,\n {json} ]");
+            prop_assert_eq!(compact(&spaced), format!("[{json},{json}]"));
+            let _ = (compact(&text), check_escapes(&text), kind(&text), Members::parse(&text).is_ok());
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What can be wrong with the input, as sentences: which file, which line, what to do.
+//!
+//! Owns the wording of everything that stops a job because of its input. Does not decide what is wrong: the rules of a
+//! row are in `row`, and exit codes are the command line's.
+
+use std::{fmt, io, path::PathBuf};
+
+use super::discover::{Format, KNOWN, format_of};
+
+/// How many bad rows are named; the rest is counted.
+pub(super) const NAMED: usize = 20;
+
+/// The input cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// No file at all.
+    #[error("no input file was found for {}", .inputs.join(" "))]
+    Nothing {
+        /// What was asked for.
+        inputs: Vec<String>,
+    },
+    /// A path that is neither there nor a pattern that matches.
+    #[error("{input}: no such file or folder, and no file matches it as a pattern")]
+    Missing {
+        /// What was asked for.
+        input: String,
+    },
+    /// A pattern that is none.
+    #[error("{input}: not a pattern: {what}")]
+    Pattern {
+        /// What was asked for.
+        input: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A file name by which the format cannot be told.
+    #[error("{}: the ending names no known format; known are {KNOWN}, those of text also with .gz or .zst", .path.display())]
+    Ending {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A path that cannot be told to other ranks.
+    #[error("{}: the path is not UTF-8; rename the file or link to it", .path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{}: {doing}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A packed file where a plain one is needed.
+    #[error("{}: packed files have no places to go back to; it has to be spooled first", .path.display())]
+    Packed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that is not what it was when it was scanned.
+    #[error("{} has changed since the scan; start again when nothing writes to it any more", .path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A row so long that it is a mistake.
+    #[error("{place}: the row that begins here has no end within 64 MiB; {hint}")]
+    LongRow {
+        /// Where it begins.
+        place: Place,
+        /// What it may be.
+        hint: &'static str,
+    },
+    /// A table whose first line is not what is needed.
+    #[error("{}: {what}", .path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A template that cannot be read.
+    #[error("the template: {0}")]
+    Template(String),
+    /// A placeholder for a column that no row has.
+    #[error("the template: no row has a column {name:?}{hint}")]
+    Placeholder {
+        /// The placeholder.
+        name: String,
+        /// The nearest column, or all.
+        hint: String,
+    },
+    /// Rows that are no prompts.
+    #[error("{}", bad_rows(.first, *.count))]
+    BadRows {
+        /// The first of them.
+        first: Vec<BadPlace>,
+        /// How many there are.
+        count: u64,
+    },
+    /// Ids that stand twice.
+    #[error("{}", duplicate_ids(.first, *.count))]
+    DuplicateIds {
+        /// The first of them.
+        first: Vec<Twice>,
+        /// How many there are.
+        count: u64,
+    },
+    /// A row for another model than the job's.
+    #[error("{place}: the row is for the model {named:?}, the job is for {model:?}{}; take those rows out, choose their model with --model, or say --ignore-row-model", more(*.count))]
+    OtherModel {
+        /// The first such row.
+        place: Place,
+        /// The model it names.
+        named: String,
+        /// The job's.
+        model: String,
+        /// How many there are.
+        count: u64,
+    },
+    /// Rows for two models.
+    #[error(
+        "{first} is for the model {model:?} and {second} for {other:?}; a job has one model: split the input, or say --ignore-row-model"
+    )]
+    TwoModels {
+        /// The first row that names a model.
+        first: Place,
+        /// Its model.
+        model: String,
+        /// The first row that names another.
+        second: Place,
+        /// That one.
+        other: String,
+    },
+}
+
+/// A line of a file, or a row where it has no lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// Which, from 1, as an editor counts.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A table of columns has no lines; copied out, each of its rows is one.
+        let what = if format_of(&self.file) == Some(Format::Parquet) { "row" } else { "line" };
+        write!(out, "{} {what} {}", self.file.display(), self.line)
+    }
+}
+
+/// A row that is no prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadPlace {
+    /// Where.
+    pub place: Place,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// An id that stands twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twice {
+    /// The id.
+    pub id: String,
+    /// Where first.
+    pub first: Place,
+    /// Where again.
+    pub again: Place,
+}
+
+fn bad_rows(first: &[BadPlace], count: u64) -> String {
+    let named = first.iter().map(|bad| format!("{}: {}", bad.place, bad.why));
+    let advice = "mend them, or let them fail alone with --bad-rows fail";
+    list(&format!("{} no prompt", rows(count)), named, count, advice)
+}
+
+fn duplicate_ids(first: &[Twice], count: u64) -> String {
+    let named = first.iter().map(|twice| {
+        format!("{}: the id {:?} stands in {} already", twice.again, twice.id, twice.first)
+    });
+    let advice =
+        "rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
+    list(&format!("{} an id that another row has", rows(count)), named, count, advice)
+}
+
+fn rows(count: u64) -> String {
+    if count == 1 { "1 row has".into() } else { format!("{count} rows have") }
+}
+
+fn list(
+    head: &str,
+    named: impl ExactSizeIterator<Item = String>,
+    count: u64,
+    advice: &str,
+) -> String {
+    let rest = count.saturating_sub(named.len() as u64);
+    let mut lines = vec![format!("{head}:")];
+    lines.extend(named.map(|line| format!("  {line}")));
+    if rest > 0 {
+        lines.push(format!("  and {rest} more"));
+    }
+    lines.push(advice.to_owned());
+    lines.join("\n")
+}
+
+fn more(count: u64) -> String {
+    match count.saturating_sub(1) {
+        0 => String::new(),
+        rest => format!(" (and {rest} more such rows)"),
+    }
+}

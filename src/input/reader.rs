@@ -1,0 +1,181 @@
+//! Rows again: the prompts of leases, in their order.
+//!
+//! Owns reading by place. Does not know what was read before, nor who wants it, nor when the next lease comes; that the
+//! rows are good was found by the scan, so that whatever is wrong here means that the file is not the one that was scanned.
+
+use std::{collections::VecDeque, io::Take};
+
+use super::{
+    BadRows, InputError, Lease, Rules, Source, Stretch,
+    lease::{Bytes, file_of},
+    records::{Records, Trouble},
+    row::{Form, template::Template},
+    scan::row_hashes::RowHasher,
+};
+use crate::domain::{Prompt, RowHash};
+
+const BUFFER: usize = 256 << 10;
+
+/// Reads the rows of leases as prompts; asks for the next lease when it is through with one. A row that is bad is left out
+/// where the rules let bad rows fail. After an error it is at its end.
+pub struct Reader<L> {
+    source: Source,
+    /// A file each.
+    hashers: Vec<RowHasher>,
+    template: Result<Option<Template>, String>,
+    keep_row: bool,
+    bad_rows: BadRows,
+    leases: Option<L>,
+    stretches: VecDeque<Stretch>,
+    open: Option<Open>,
+    /// What was open last: the next stretch is likely to lie in it.
+    idle: Option<(u32, Bytes)>,
+}
+
+struct Open {
+    stretch: Stretch,
+    records: Records<Take<Bytes>>,
+    done: u64,
+}
+
+impl<L: Iterator<Item = Lease>> Reader<L> {
+    /// Of these leases of the source.
+    #[must_use]
+    pub fn new(source: &Source, rules: &Rules, leases: L) -> Self {
+        Self {
+            source: source.clone(),
+            hashers: source.files.iter().map(RowHasher::of).collect(),
+            template: rules.template.as_deref().map(Template::parse).transpose(),
+            keep_row: rules.keep_row,
+            bad_rows: rules.bad_rows,
+            leases: Some(leases),
+            stretches: VecDeque::new(),
+            open: None,
+            idle: None,
+        }
+    }
+
+    fn prompt(&mut self) -> Result<Option<Prompt>, InputError> {
+        loop {
+            if self.open.is_none() {
+                match self.stretches.pop_front() {
+                    Some(stretch) => self.open = Some(self.begin(stretch)?),
+                    None => match self.leases.as_mut().and_then(Iterator::next) {
+                        Some(lease) => self.take(lease),
+                        None => return Ok(None),
+                    },
+                }
+                continue;
+            }
+            match self.row()? {
+                Some(prompt) => return Ok(Some(prompt)),
+                None => self.close(),
+            }
+        }
+    }
+
+    fn take(&mut self, lease: Lease) {
+        let was_text = matches!(self.idle, Some((_, Bytes::Text(_))));
+        match lease.text {
+            Some(text) => self.idle = Some((0, Bytes::Text(std::io::Cursor::new(text)))),
+            None if was_text => self.idle = None,
+            None => {}
+        }
+        self.stretches = joined(lease.stretches);
+    }
+
+    fn begin(&mut self, stretch: Stretch) -> Result<Open, InputError> {
+        let facts = file_of(&self.source, stretch.file)?;
+        let bytes = match self.idle.take() {
+            Some((_, text @ Bytes::Text(_))) => text,
+            Some((number, file)) if number == stretch.file => file,
+            _ => Bytes::of(facts.open()?),
+        };
+        let io = |source| InputError::Io {
+            doing: "cannot go to a row",
+            path: facts.path.clone(),
+            source,
+        };
+        let bytes = bytes.stretch(stretch.offset, stretch.bytes).map_err(io)?;
+        let buffer = usize::try_from(stretch.bytes).unwrap_or(BUFFER).saturating_add(1).min(BUFFER);
+        let records = Records::new(bytes, stretch.offset, facts.format, buffer);
+        Ok(Open { stretch, records, done: 0 })
+    }
+
+    /// The next good row of the stretch that is open.
+    fn row(&mut self) -> Result<Option<Prompt>, InputError> {
+        let Some(open) = &mut self.open else { return Ok(None) };
+        let facts = file_of(&self.source, open.stretch.file)?;
+        let changed = || InputError::Changed { path: facts.path.clone() };
+        let template = self.template.as_ref().map_err(|why| InputError::Template(why.clone()))?;
+        let form = Form {
+            format: facts.format,
+            columns: &facts.columns,
+            template: template.as_ref(),
+            keep_row: self.keep_row,
+        };
+        loop {
+            let record = match open.records.next() {
+                Ok(Some(record)) => record,
+                Ok(None) if open.done == open.stretch.rows => return Ok(None),
+                Ok(None) | Err(Trouble::Long(_)) => return Err(changed()),
+                Err(Trouble::Io(source)) => {
+                    let path = facts.path.clone();
+                    return Err(InputError::Io { doing: "cannot read it", path, source });
+                }
+            };
+            let index = open.stretch.first + open.done;
+            open.done += 1;
+            if open.done > open.stretch.rows {
+                return Err(changed());
+            }
+            match form.read(&record) {
+                Ok(row) => {
+                    let hasher = self.hashers.get(open.stretch.file as usize);
+                    let hash =
+                        hasher.map_or(RowHash::UNKNOWN, |it| it.hash(&record, row.name.is_some()));
+                    return Ok(Some(row.into_prompt(index, hash)));
+                }
+                Err(_) if self.bad_rows == BadRows::Fail => {}
+                Err(_) => return Err(changed()),
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(Open { stretch, records, .. }) = self.open.take() {
+            self.idle = Some((stretch.file, records.into_inner().into_inner()));
+        }
+    }
+}
+
+impl<L: Iterator<Item = Lease>> Iterator for Reader<L> {
+    type Item = Result<Prompt, InputError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.prompt();
+        if next.is_err() {
+            self.stretches.clear();
+            (self.open, self.leases) = (None, None);
+        }
+        next.transpose()
+    }
+}
+
+/// The same rows in as few stretches as they make.
+fn joined(stretches: Vec<Stretch>) -> VecDeque<Stretch> {
+    let mut joined: VecDeque<Stretch> = VecDeque::new();
+    for next in stretches {
+        match joined.back_mut() {
+            Some(last)
+                if (last.file, last.first + last.rows, last.offset + last.bytes)
+                    == (next.file, next.first, next.offset) =>
+            {
+                last.rows += next.rows;
+                last.bytes += next.bytes;
+            }
+            _ => joined.push_back(next),
+        }
+    }
+    joined
+}

@@ -1,0 +1,34 @@
+//! A table's first line: the names of its columns.
+//!
+//! Owns what a header must have. Does not know the rows below it.
+
+use super::suggest::nearest;
+use crate::input::{
+    Format,
+    records::{Record, fields},
+};
+
+/// The names in a table's first line.
+pub(crate) fn header(
+    record: &Record<'_>,
+    format: Format,
+    template: bool,
+) -> Result<Vec<String>, String> {
+    let text = std::str::from_utf8(record.bytes).map_err(|_| "the header is not UTF-8")?;
+    if !record.closed {
+        return Err("the header has a quote that is never closed".into());
+    }
+    let columns: Vec<String> =
+        fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
+    let twice = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
+    if let Some((_, name)) = twice {
+        return Err(format!("the header names the column {name:?} twice"));
+    }
+    if !template && !columns.iter().any(|name| name == "prompt") {
+        let hint = nearest("prompt", &columns);
+        return Err(format!(
+            "the header has no column \"prompt\"{hint}; rename it, or give a template"
+        ));
+    }
+    Ok(columns)
+}

@@ -1,0 +1,366 @@
+//! The rules of a row: what its bytes ask, or why they ask nothing.
+//!
+//! Owns what each format's row may look like, with and without a template. Does not know where a row stands, nor what
+//! other rows say: ids, models and columns are compared by the scan.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use super::{
+    Format,
+    records::{Record, fields},
+};
+use crate::domain::raw_json::{
+    Members, check_escapes, compact, decode, encode, kind, one_line, parse_string,
+};
+use crate::domain::{Id, Input, Prompt, Route, RowHash};
+use object::{Ask, Asked, BATCH, ask, batch_row, is_batch, messages, object};
+use params::{Given, is_field};
+use template::{Gap, ITEM, Template};
+
+/// How the rows of one file are read.
+pub(crate) struct Form<'f> {
+    pub format: Format,
+    /// A table's columns.
+    pub columns: &'f [String],
+    pub template: Option<&'f Template>,
+    pub keep_row: bool,
+}
+
+/// A row that asks something.
+pub(crate) struct Row<'a> {
+    /// Its id, if it has one.
+    pub name: Option<Name<'a>>,
+    pub ask: Ask<'a>,
+    pub given: Given<'a>,
+    pub route: Option<Route>,
+    /// The whole row as an object, where it is to be kept.
+    pub whole: Option<String>,
+}
+
+/// A row's own id.
+#[derive(Clone)]
+pub(crate) struct Name<'a> {
+    /// What it says, by which ids are compared: the number 7 and the string "7" are one name, as they are in a table.
+    pub text: Cow<'a, str>,
+    json: Option<&'a str>,
+}
+
+/// A row that asks nothing.
+pub(crate) struct Bad {
+    /// Its id, where that much could be read.
+    pub name: Option<String>,
+    pub id: Option<Id>,
+    pub why: String,
+    /// The template's placeholders it has no column for, and the columns it has.
+    pub lacks: Vec<usize>,
+    pub columns: Vec<String>,
+}
+
+impl Row<'_> {
+    pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
+        Prompt {
+            index,
+            id: self.name.map_or_else(|| Id::of_index(index), Name::into_id),
+            input: match self.ask {
+                Ask::Text(text) => Input::Text(text.into_owned()),
+                Ask::Messages(json) => Input::Messages(json.into_owned()),
+            },
+            params: self.given.params,
+            route: self.route,
+            priority: self.given.priority,
+            row: self.whole,
+            hash,
+        }
+    }
+}
+
+impl<'a> Name<'a> {
+    fn parse(json: &'a str) -> Result<Self, String> {
+        match kind(json) {
+            "a string" => Ok(Self {
+                text: decode(json).map_err(|why| format!("id: {why}"))?,
+                json: Some(json),
+            }),
+            "a number" => Ok(Self { text: Cow::Borrowed(json), json: Some(json) }),
+            other => Err(format!("id is {other}; it must be a string or a number")),
+        }
+    }
+
+    fn into_id(self) -> Id {
+        Id::from_json(self.json.map_or_else(|| encode(&self.text), str::to_owned))
+    }
+}
+
+/// What is wrong, before it is known whose row it is.
+enum Fault {
+    Why(String),
+    Lacks(Vec<usize>, Vec<String>),
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Self {
+        Self::Why(why)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(why: &str) -> Self {
+        Self::Why(why.to_owned())
+    }
+}
+
+impl Form<'_> {
+    /// What the record asks.
+    pub(crate) fn read<'a>(&self, record: &Record<'a>) -> Result<Row<'a>, Bad> {
+        let text = std::str::from_utf8(record.bytes).map_err(|error| {
+            self.bad(
+                None,
+                format!("not UTF-8 at byte {} of the row", error.valid_up_to() + 1).into(),
+            )
+        })?;
+        match self.format {
+            Format::Text => self.line(text.into()).map_err(|fault| self.bad(None, fault)),
+            Format::Jsonl | Format::Parquet => self.json(text.trim_ascii()),
+            Format::Csv | Format::Tsv if !record.closed => {
+                Err(self.bad(None, "the quote that opens here is never closed".into()))
+            }
+            Format::Csv | Format::Tsv => self.record(fields(text, self.format)),
+        }
+    }
+
+    fn bad(&self, name: Option<Name<'_>>, fault: Fault) -> Bad {
+        let text = name.as_ref().map(|name| name.text.to_string());
+        let id = name.map(Name::into_id);
+        match fault {
+            Fault::Why(why) => Bad { name: text, id, why, lacks: Vec::new(), columns: Vec::new() },
+            Fault::Lacks(lacks, columns) => {
+                let names = self.template.map(Template::names).unwrap_or_default();
+                let missing: Vec<_> = lacks
+                    .iter()
+                    .filter_map(|&at| names.get(at))
+                    .map(|it| format!("{it:?}"))
+                    .collect();
+                // In a table of columns it is there for every row, and may say nothing.
+                let what = match self.format {
+                    Format::Parquet => "nothing in the column",
+                    _ => "no column",
+                };
+                let why = format!("it has {what} {} for the template", missing.join(", "));
+                Bad { name: text, id, why, lacks, columns }
+            }
+        }
+    }
+
+    /// A text by itself: a line of a `.txt`, a string for a row.
+    fn line<'a>(&self, text: Cow<'a, str>) -> Result<Row<'a>, Fault> {
+        let whole = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode(&text)));
+        let column = |name: &str| {
+            Ok(matches!(name, ITEM | "prompt").then_some(Cow::Borrowed(text.as_ref())))
+        };
+        let ask = match self.fill(column, || vec![ITEM.to_owned()])? {
+            Some(prompt) => Cow::Owned(prompt),
+            None => text,
+        };
+        Ok(Row { whole, ..Row::of(Ask::Text(ask)) })
+    }
+
+    fn json<'a>(&self, text: &'a str) -> Result<Row<'a>, Bad> {
+        let bad = |fault: Fault| self.bad(None, fault);
+        if text.starts_with('"') {
+            let text = parse_string(text).map_err(|why| bad(why.into()))?;
+            return self.line(text.into()).map_err(bad);
+        }
+        if !text.starts_with('{') {
+            return Err(bad(
+                format!("a row is an object or a string, this is {}", kind(text)).into()
+            ));
+        }
+        let members = Members::parse(text).map_err(|why| bad(why.into()))?;
+        let table = self.format == Format::Parquet;
+        let batch = self.template.is_none() && !table && is_batch(&members);
+        let name = members.get(if batch { "custom_id" } else { "id" }).map(Name::parse).transpose();
+        let name = name.map_err(|why| bad(why.into()))?;
+        let row = match self.template {
+            Some(_) => self.object_for_template(text, &members),
+            None if batch => batch_row(&members).map(Row::from).map_err(Fault::Why),
+            None if table => self.object_of_columns(&members),
+            None => object(&members).map(Row::from).map_err(Fault::Why),
+        };
+        let whole = || check_escapes(text).map(|()| one_line(text).into_owned());
+        let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
+        match row {
+            Ok(row) => Ok(Row { name, whole, ..row }),
+            Err(fault) => Err(self.bad(name, fault)),
+        }
+    }
+
+    /// A row of a table: what is called `temperature` may be data, so that parameters come from `params` only.
+    fn object_of_columns<'a>(&self, members: &Members<'a>) -> Result<Row<'a>, Fault> {
+        let given = self.params(members)?;
+        let ask = match members.get("messages") {
+            // As a table of answers has them.
+            Some(text) if kind(text) == "a string" && members.get("prompt").is_none() => {
+                let json = decode(text).map_err(|why| format!("messages: {why}"))?;
+                Ask::Messages(messages(json.trim())?.into_owned().into())
+            }
+            _ => ask(members, "the row")?,
+        };
+        Ok(Row { given, ..Row::of(ask) })
+    }
+
+    /// What stands in `params`: an object, or in a table its text.
+    fn params<'a>(&self, members: &Members<'a>) -> Result<Given<'a>, Fault> {
+        match members.get("params") {
+            Some(text) if self.format == Format::Parquet && kind(text) == "a string" => {
+                let json = decode(text).map_err(|why| format!("params: {why}"))?;
+                Ok(given_in(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
+            }
+            params => given_in(params),
+        }
+    }
+
+    fn object_for_template<'a>(
+        &self,
+        text: &'a str,
+        members: &Members<'a>,
+    ) -> Result<Row<'a>, Fault> {
+        let table = self.format == Format::Parquet;
+        if !table && members.get("messages").is_some() {
+            return Err(
+                "it has messages, which a template has no place for; leave out one of the two"
+                    .into(),
+            );
+        }
+        if !table && BATCH.iter().all(|name| members.get(name).is_some()) {
+            return Err(
+                "it is an OpenAI batch row, which has its prompt; leave out the template".into()
+            );
+        }
+        let given = self.params(members)?;
+        // A number that is none is null in JSON, and nothing in a table.
+        let there = |json: &&str| !(table && kind(json) == "null");
+        let value = |name: &str| members.get(name).filter(there).map(as_text).transpose();
+        let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
+            Some(json) if json.starts_with('"') => decode(json),
+            _ => Ok(compact(text)),
+        };
+        let column = |name: &str| match value(name)? {
+            None if name == ITEM => item().map(Some),
+            value => Ok(value),
+        };
+        let prompt = self.fill(column, || members.names())?.unwrap_or_default();
+        Ok(Row { given, ..Row::of(Ask::Text(Cow::Owned(prompt))) })
+    }
+
+    fn record<'a>(&self, values: Vec<Cow<'a, str>>) -> Result<Row<'a>, Bad> {
+        let place = |name: &str| self.columns.iter().position(|column| column == name);
+        let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
+        let name = name.map(|text| Name { text: text.clone(), json: None });
+        let bad = |fault: Fault| self.bad(name.clone(), fault);
+        if values.len() != self.columns.len() {
+            let (has, wants) = (values.len(), self.columns.len());
+            return Err(bad(format!("it has {has} fields and the header {wants}").into()));
+        }
+        let params = place("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
+        let given = given_in(params).map_err(bad)?.into_owned();
+        let whole = self.keep_row.then(|| as_object(self.columns, &values));
+        let value = |name: &str| place(name).map(|at| Cow::Borrowed(values[at].as_ref()));
+        let item = || ["item", "prompt", "text"].iter().find_map(|name| value(name));
+        let column = |name: &str| {
+            Ok(match value(name) {
+                None if name == ITEM => {
+                    item().or_else(|| Some(as_object(self.columns, &values).into()))
+                }
+                value => value,
+            })
+        };
+        let prompt = match self.fill(column, || self.columns.to_vec()).map_err(bad)? {
+            Some(prompt) => prompt.into(),
+            None => place("prompt").map(|at| values[at].clone()).unwrap_or_default(),
+        };
+        Ok(Row { name, given, whole, ..Row::of(Ask::Text(prompt)) })
+    }
+
+    /// The names of what a row has besides what counts.
+    pub(crate) fn data(&self, record: &Record<'_>) -> Vec<String> {
+        let names = match (self.format, std::str::from_utf8(record.bytes)) {
+            (Format::Jsonl | Format::Parquet, Ok(text)) => {
+                Members::parse(text.trim_ascii()).map(|it| it.names()).unwrap_or_default()
+            }
+            (Format::Csv | Format::Tsv, _) => self.columns.to_vec(),
+            _ => Vec::new(),
+        };
+        let asked = |name: &str| match self.template {
+            Some(template) => template.names().iter().any(|it| it == name),
+            None if self.format == Format::Jsonl => {
+                is_field(name) || BATCH.contains(&name) || matches!(name, "prompt" | "messages")
+            }
+            None => name == "prompt" || (name == "messages" && self.format == Format::Parquet),
+        };
+        names
+            .into_iter()
+            .filter(|name| !matches!(name.as_str(), "id" | "params") && !asked(name))
+            .collect()
+    }
+
+    /// The template with these columns, where there is one.
+    fn fill<'v>(
+        &self,
+        column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
+        columns: impl FnOnce() -> Vec<String>,
+    ) -> Result<Option<String>, Fault> {
+        let filled = self.template.map(|template| template.render(column)).transpose();
+        filled.map_err(|gap| match gap {
+            Gap::Lacks(lacks) => Fault::Lacks(lacks, columns()),
+            Gap::Unusable(why) => Fault::Why(why),
+        })
+    }
+}
+
+impl<'a> From<Asked<'a>> for Row<'a> {
+    fn from(Asked { ask, given, route }: Asked<'a>) -> Self {
+        Row { given, route, ..Row::of(ask) }
+    }
+}
+
+impl<'a> Row<'a> {
+    fn of(ask: Ask<'a>) -> Self {
+        Self { name: None, ask, given: Given::default(), route: None, whole: None }
+    }
+}
+
+fn given_in(params: Option<&str>) -> Result<Given<'_>, Fault> {
+    let mut given = Given::default();
+    if let Some(params) = params {
+        given.put_all(params)?;
+    }
+    given.check()?;
+    Ok(given)
+}
+
+/// A value as a template shows it: a string as what it says, all else as JSON.
+fn as_text(json: &str) -> Result<Cow<'_, str>, String> {
+    if kind(json) == "a string" {
+        decode(json)
+    } else {
+        check_escapes(json).map(|()| compact(json))
+    }
+}
+
+fn as_object(columns: &[String], values: &[Cow<'_, str>]) -> String {
+    let mut object = String::from("{");
+    for (column, value) in columns.iter().zip(values) {
+        let comma = if object.len() > 1 { "," } else { "" };
+        // Writing to a string cannot fail.
+        let _ = write!(object, "{comma}{}:{}", encode(column), encode(value));
+    }
+    object.push('}');
+    object
+}
+
+pub(crate) mod header;
+pub(crate) mod object;
+pub(crate) mod params;
+pub(crate) mod rules;
+pub(crate) mod suggest;
+pub(crate) mod template;

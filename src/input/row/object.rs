@@ -1,0 +1,144 @@
+//! What a JSON object asks where no template does: a prompt or messages, its own or in the body of an OpenAI batch row.
+//!
+//! Owns the two forms of a row and what is wrong with either. Does not know ids, nor what else the row says.
+
+use std::borrow::Cow;
+
+use super::params::{Given, is_field};
+use crate::domain::Route;
+use crate::domain::raw_json::{Members, check_escapes, decode, elements, kind, one_line};
+
+/// What a row asks.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Ask<'a> {
+    Text(Cow<'a, str>),
+    Messages(Cow<'a, str>),
+}
+
+impl Ask<'_> {
+    /// The text, or the conversation's JSON.
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Messages(text) => text,
+        }
+    }
+}
+
+/// What an object asks, and how.
+pub(crate) struct Asked<'a> {
+    pub ask: Ask<'a>,
+    pub given: Given<'a>,
+    pub route: Option<Route>,
+}
+
+/// The fields of an OpenAI batch row.
+pub(crate) const BATCH: [&str; 4] = ["custom_id", "method", "url", "body"];
+
+/// A row in the form of OpenAI's batch files. A `prompt` beside makes it an ordinary row with data of such names.
+pub(crate) fn is_batch(members: &Members<'_>) -> bool {
+    let has = |name| members.get(name).is_some();
+    !has("prompt") && !has("messages") && (has("custom_id") || has("body"))
+}
+
+/// A row with a prompt or messages of its own.
+pub(crate) fn object<'a>(members: &Members<'a>) -> Result<Asked<'a>, String> {
+    let mut given = Given::default();
+    for (name, json) in members.iter().filter(|(name, _)| is_field(name)) {
+        given.put(name, json)?;
+    }
+    if let Some(params) = members.get("params") {
+        given.put_all(params)?;
+    }
+    given.check()?;
+    let ask = ask(members, "the row")?;
+    Ok(Asked { ask, given, route: None })
+}
+
+/// A row with a request in it.
+pub(crate) fn batch_row<'a>(members: &Members<'a>) -> Result<Asked<'a>, String> {
+    let route = batch_route(members)?;
+    let body = Members::parse(batch_field(members, "body", "an object")?)
+        .map_err(|why| format!("body: {why}"))?;
+    let ask = ask(&body, "the body")?;
+    match (route, &ask) {
+        (Route::Completions, Ask::Messages(_)) => {
+            return Err("its url is for prompts and its body has messages".into());
+        }
+        (Route::Chat, Ask::Text(_)) => {
+            return Err("its url is for messages and its body has a prompt".into());
+        }
+        _ => {}
+    }
+    let mut given = Given::default();
+    for (name, json) in body.iter().filter(|(name, _)| !matches!(*name, "prompt" | "messages")) {
+        given.put(name, json)?;
+    }
+    given.check()?;
+    Ok(Asked { ask, given, route: Some(route) })
+}
+
+fn batch_route(members: &Members<'_>) -> Result<Route, String> {
+    batch_field(members, "custom_id", "a string")?;
+    let method = decode(batch_field(members, "method", "a string")?)?;
+    if method != "POST" {
+        return Err(format!("method is {method:?}; it must be \"POST\""));
+    }
+    match decode(batch_field(members, "url", "a string")?)?.as_ref() {
+        "/v1/completions" => Ok(Route::Completions),
+        "/v1/chat/completions" => Ok(Route::Chat),
+        url => Err(format!("url is {url:?}; it must be /v1/completions or /v1/chat/completions")),
+    }
+}
+
+fn batch_field<'a>(members: &Members<'a>, name: &str, wanted: &str) -> Result<&'a str, String> {
+    match members.get(name) {
+        Some(json) if kind(json) == wanted => Ok(json),
+        Some(json) => Err(format!("{name} is {}; it must be {wanted}", kind(json))),
+        None => Err(format!("an OpenAI batch row has {}; this has no {name}", BATCH.join(", "))),
+    }
+}
+
+/// What a row asks by its prompt or its messages.
+pub(crate) fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, String> {
+    match (members.get("prompt"), members.get("messages")) {
+        (Some(json), None) if kind(json) == "a string" => {
+            Ok(Ask::Text(decode(json).map_err(|why| format!("prompt: {why}"))?))
+        }
+        (Some(json), None) => Err(format!("prompt is {}; it must be a string", kind(json))),
+        (None, Some(json)) => Ok(Ask::Messages(messages(json)?)),
+        (Some(_), Some(_)) => {
+            Err(format!("{whose} has both prompt and messages; it must have one of them"))
+        }
+        (None, None) => Err(format!("{whose} has neither prompt nor messages")),
+    }
+}
+
+/// A conversation's JSON, on one line.
+pub(crate) fn messages(json: &str) -> Result<Cow<'_, str>, String> {
+    if kind(json) != "a list" {
+        return Err(format!("messages is {}; it must be a list", kind(json)));
+    }
+    let all = elements(json).map_err(|why| format!("messages: {why}"))?;
+    if all.is_empty() {
+        return Err("messages is empty".into());
+    }
+    for (at, message) in all.into_iter().enumerate() {
+        if kind(message) != "an object" {
+            return Err(format!(
+                "messages[{at}] is {}; it must be an object with a role",
+                kind(message)
+            ));
+        }
+        let role =
+            Members::parse(message).map_err(|why| format!("messages[{at}]: {why}"))?.get("role");
+        match role.map(kind) {
+            Some("a string") => {}
+            Some(other) => {
+                return Err(format!("messages[{at}]: role is {other}; it must be a string"));
+            }
+            None => return Err(format!("messages[{at}] has no role")),
+        }
+    }
+    check_escapes(json).map_err(|why| format!("messages: {why}"))?;
+    Ok(one_line(json))
+}

@@ -1,0 +1,202 @@
+//! A row's own request parameters: which fields are some, and which of their values no server takes.
+//!
+//! Owns the closed list of fields that count at a row's top level. Does not know the job's parameters nor what a server
+//! knows: a parameter it has not heard of passes.
+
+use std::borrow::Cow;
+
+use crate::domain::Params;
+use crate::domain::raw_json::{Members, check_escapes, compact, decode, kind};
+
+/// vLLM's request fields that count at a row's top level. Closed, because everything else there is the user's data.
+const FIELDS: [&str; 17] = [
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "stop",
+    "n",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "logprobs",
+    "response_format",
+    "structured_outputs",
+    "priority",
+];
+
+/// What a row says besides what it asks.
+#[derive(Default)]
+pub(crate) struct Given<'a> {
+    pub params: Params,
+    pub priority: i64,
+    /// The model it is for.
+    pub model: Option<Cow<'a, str>>,
+    /// Does it want its answer streamed?
+    pub streams: bool,
+}
+
+/// Does a field of this name count at a row's top level?
+pub(crate) fn is_field(name: &str) -> bool {
+    matches!(name, "model" | "stream") || FIELDS.contains(&name)
+}
+
+impl<'a> Given<'a> {
+    /// Takes a field in; a later one of the same name wins.
+    pub(crate) fn put(&mut self, name: &str, json: &'a str) -> Result<(), String> {
+        // Tables that are written from data frames have every column in every row.
+        if json == "null" {
+            return Ok(());
+        }
+        match name {
+            "model" if json.starts_with('"') => self.model = Some(decode(json)?),
+            "model" => return Err(format!("model is {}; it must be a string", kind(json))),
+            "stream" => self.streams = json == "true",
+            // It says how to stream, and without a stream servers refuse it.
+            "stream_options" => {}
+            "priority" => self.priority = whole(name, json)?,
+            _ => self.set(name, json)?,
+        }
+        Ok(())
+    }
+
+    /// Takes in the object `params`.
+    pub(crate) fn put_all(&mut self, json: &'a str) -> Result<(), String> {
+        match kind(json) {
+            "null" => return Ok(()),
+            "an object" => {}
+            other => return Err(format!("params is {other}; it must be an object")),
+        }
+        let members = Members::parse(json).map_err(|why| format!("params: {why}"))?;
+        for (name, json) in members.iter() {
+            if matches!(name, "prompt" | "messages") {
+                return Err(format!("params has {name:?}, which is not a parameter"));
+            }
+            self.put(name, json)?;
+        }
+        Ok(())
+    }
+
+    /// The same, without borrowing from the row.
+    pub(crate) fn into_owned(self) -> Given<'static> {
+        let Self { params, priority, model, streams } = self;
+        Given {
+            params,
+            priority,
+            model: model.map(|model| Cow::Owned(model.into_owned())),
+            streams,
+        }
+    }
+
+    /// Do the parameters fit each other?
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let number = |name: &str| self.params.get(name).and_then(|json| json.parse::<f64>().ok());
+        if number("n").is_some_and(|n| n > 1.0) && number("temperature") == Some(0.0) {
+            return Err(
+                "n is more than 1 and temperature is 0: all answers would be the same".into()
+            );
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, name: &str, json: &str) -> Result<(), String> {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(format!("{name:?} is no parameter's name"));
+        }
+        check_escapes(json).map_err(|why| format!("{name}: {why}"))?;
+        match checked(name, json)? {
+            Some(number) => self.params.set(name, number.to_string()),
+            None => self.params.set(name, compact(json)),
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what every server refuses, and gives whole numbers as such.
+fn checked(name: &str, json: &str) -> Result<Option<i64>, String> {
+    match name {
+        "max_tokens" | "max_completion_tokens" | "min_tokens" => at_least(0, name, json).map(Some),
+        "n" => at_least(1, name, json).map(Some),
+        "temperature" => match json.parse::<f64>() {
+            Ok(number) if number >= 0.0 => Ok(None),
+            Ok(_) => Err(format!("{name} is {json}; it must not be negative")),
+            Err(_) => Err(format!("{name} is {}; it must be a number", kind(json))),
+        },
+        "top_p" => match json.parse::<f64>() {
+            Ok(number) if (0.0..=1.0).contains(&number) => Ok(None),
+            Ok(_) => Err(format!("{name} is {json}; it must be from 0 to 1")),
+            Err(_) => Err(format!("{name} is {}; it must be a number", kind(json))),
+        },
+        _ => Ok(None),
+    }
+}
+
+fn at_least(least: i64, name: &str, json: &str) -> Result<i64, String> {
+    match whole(name, json)? {
+        number if number < least => Err(format!("{name} is {json}; it must be at least {least}")),
+        number => Ok(number),
+    }
+}
+
+/// A whole number. `512.0` is one: a data frame's column with a gap in it has no other way to write 512.
+fn whole(name: &str, json: &str) -> Result<i64, String> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if let Ok(number) = json.parse() {
+        return Ok(number);
+    }
+    match json.parse::<f64>() {
+        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and is below 2^53")]
+        Ok(number) if number.fract() == 0.0 && number.abs() < EXACT => Ok(number as i64),
+        Ok(_) => Err(format!("{name} is {json}; it must be a whole number")),
+        Err(_) => Err(format!("{name} is {}; it must be a whole number", kind(json))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(json: &str) -> Result<Given<'_>, String> {
+        let mut given = Given::default();
+        given.put_all(json)?;
+        given.check()?;
+        Ok(given)
+    }
+
+    #[test]
+    fn parameters_pass_as_they_stand_and_nulls_are_not_given() {
+        let json = r#"{"seed": 18446744073709551615, "stop": [ "a b" ], "top_k": null, "max_tokens": 512.0,
+            "priority": -3, "stream": true, "stream_options": {"x": 1}, "model": "m", "new_one": {"z": 1, "a": 2}}"#;
+        let given = given(json).unwrap();
+        let wanted = r#"{"max_tokens":512,"new_one":{"z":1,"a":2},"seed":18446744073709551615,"stop":["a b"]}"#;
+        assert_eq!(given.params.json(), wanted);
+        assert_eq!((given.priority, given.streams, given.model.as_deref()), (-3, true, Some("m")));
+    }
+
+    #[test]
+    fn what_every_server_refuses_is_refused_here_with_the_reason() {
+        for (json, why) in [
+            (r#"{"max_tokens": -1}"#, "max_tokens is -1; it must be at least 0"),
+            (r#"{"max_tokens": "7"}"#, "max_tokens is a string; it must be a whole number"),
+            (r#"{"max_tokens": 7.5}"#, "max_tokens is 7.5; it must be a whole number"),
+            (r#"{"temperature": "hot"}"#, "temperature is a string; it must be a number"),
+            (r#"{"temperature": -0.1}"#, "temperature is -0.1; it must not be negative"),
+            (r#"{"top_p": 2}"#, "top_p is 2; it must be from 0 to 1"),
+            (r#"{"n": 0}"#, "n is 0; it must be at least 1"),
+            (r#"{"n": 2, "temperature": 0.0}"#, "n is more than 1 and temperature is 0"),
+            (r#"{"priority": 1.5}"#, "priority is 1.5; it must be a whole number"),
+            (r#"{"model": 3}"#, "model is a number; it must be a string"),
+            (r#"{"messages": []}"#, "params has \"messages\", which is not a parameter"),
+            (r#"{"a\nb": 1}"#, "is no parameter's name"),
+            ("[1]", "params is a list; it must be an object"),
+            (r#"{"a": }"#, "params: not valid JSON"),
+        ] {
+            let error = given(json).err().unwrap_or_default();
+            assert!(error.contains(why), "{json}: {error}");
+        }
+    }
+}

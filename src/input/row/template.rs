@@ -1,0 +1,198 @@
+//! Prompt templates: a text with places for a row's columns.
+//!
+//! Owns the notation. Does not know what a row is: it asks for columns by name.
+//!
+//! | in the template | in the prompt |
+//! |---|---|
+//! | `{{column}}` | the row's column; blanks around the name do not count |
+//! | `{{item}}` or `{item}` | the row's text |
+//! | `{{{{` | `{{` |
+//! | a `{` or `}` by itself, as in `{"json": 1}` | itself; so do `}}`, and `{` before `{{column}}` |
+//!
+//! Substitution is one pass: braces inside a value stay text.
+
+use std::borrow::Cow;
+
+/// The name under which a row's text goes.
+pub(crate) const ITEM: &str = "item";
+
+/// A prompt template.
+pub struct Template {
+    parts: Vec<Part>,
+    names: Vec<String>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Part {
+    Text(String),
+    /// A placeholder, as its place among the names.
+    Column(usize),
+}
+
+/// What a row does not give to a template.
+#[derive(Debug, PartialEq)]
+pub enum Gap {
+    /// These placeholders have no column.
+    Lacks(Vec<usize>),
+    /// A column that cannot be used.
+    Unusable(String),
+}
+
+impl Template {
+    /// Reads the notation.
+    ///
+    /// # Errors
+    /// A sentence on what is wrong; a template without a placeholder would ask the same of every row.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut template = Self { parts: Vec::new(), names: Vec::new() };
+        let mut rest = text;
+        while let Some(at) = rest.find('{') {
+            template.text(&rest[..at]);
+            rest = template.brace(&rest[at..])?;
+        }
+        template.text(rest);
+        if template.names.is_empty() {
+            return Err("it has no placeholder such as {{item}} or {{column}}, so that every row would ask the same".into());
+        }
+        Ok(template)
+    }
+
+    /// The placeholders' names, each once.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The prompt for a row whose columns `column` knows.
+    ///
+    /// # Errors
+    /// The placeholders that have no column, or why a column cannot be used.
+    pub fn render<'v>(
+        &self,
+        mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
+    ) -> Result<String, Gap> {
+        let mut values = Vec::with_capacity(self.names.len());
+        let mut lacks = Vec::new();
+        for (at, name) in self.names.iter().enumerate() {
+            match column(name).map_err(|why| Gap::Unusable(format!("{name}: {why}")))? {
+                Some(value) => values.push(value),
+                None => lacks.push(at),
+            }
+        }
+        if !lacks.is_empty() {
+            return Err(Gap::Lacks(lacks));
+        }
+        let text = |part: &Part| match part {
+            Part::Text(text) => text.len(),
+            Part::Column(at) => values[*at].len(),
+        };
+        let mut prompt = String::with_capacity(self.parts.iter().map(text).sum());
+        for part in &self.parts {
+            prompt.push_str(match part {
+                Part::Text(text) => text,
+                Part::Column(at) => &values[*at],
+            });
+        }
+        Ok(prompt)
+    }
+
+    /// Takes what stands at a `{`, and gives what comes after it.
+    fn brace<'t>(&mut self, text: &'t str) -> Result<&'t str, String> {
+        if let Some(rest) = text.strip_prefix("{{{{") {
+            self.text("{{");
+            return Ok(rest);
+        }
+        if let Some(rest) = text.strip_prefix("{item}") {
+            self.column(ITEM);
+            return Ok(rest);
+        }
+        if !text.starts_with("{{") || text.starts_with("{{{") {
+            self.text("{");
+            return Ok(&text[1..]);
+        }
+        let (name, rest) = text[2..].split_once("}}").ok_or_else(|| unreadable(text))?;
+        if name.trim().is_empty() || name.contains(['{', '}', '\n', '"']) {
+            return Err(unreadable(text));
+        }
+        self.column(name.trim());
+        Ok(rest)
+    }
+
+    fn text(&mut self, text: &str) {
+        match self.parts.last_mut() {
+            Some(Part::Text(before)) => before.push_str(text),
+            _ => self.parts.push(Part::Text(text.to_owned())),
+        }
+    }
+
+    fn column(&mut self, name: &str) {
+        let at = self.names.iter().position(|it| it == name).unwrap_or_else(|| {
+            self.names.push(name.to_owned());
+            self.names.len() - 1
+        });
+        self.parts.push(Part::Column(at));
+    }
+}
+
+fn unreadable(text: &str) -> String {
+    let start: String = text.chars().take(24).collect();
+    format!(
+        "{start:?} begins no placeholder of the form {{{{column}}}}; write {{{{{{{{ for two braces"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn render(template: &str, columns: &[(&'static str, &'static str)]) -> Result<String, Gap> {
+        let column = |name: &str| {
+            Ok(columns.iter().find(|(it, _)| *it == name).map(|(_, value)| Cow::Borrowed(*value)))
+        };
+        Template::parse(template).unwrap().render(column)
+    }
+
+    #[test]
+    fn every_notation() {
+        let columns = [("item", "I"), ("a b", "{item}{{x}}")];
+        for (template, prompt) in [
+            ("{item} {{item}} {{ item }}", "I I I"),
+            ("<{{a b}}>", "<{item}{{x}}>"),
+            (r#"{"json": 1, "q": "{{item}}"}"#, r#"{"json": 1, "q": "I"}"#),
+            ("{{{{item}} {{item}}", "{{item}} I"),
+            ("{{{item}}}", "{I}"),
+            ("{{{{{{item}}}}", "{{I}}"),
+            ("{x} } }} { {item}}}", "{x} } }} { I}}"),
+            ("{{{{{item}", "{{I"),
+        ] {
+            assert_eq!(render(template, &columns).unwrap(), prompt, "{template}");
+        }
+        assert_eq!(render("{{x}}{item}{{y}}{{x}}", &columns), Err(Gap::Lacks(vec![0, 2])));
+    }
+
+    #[test]
+    fn what_is_no_template_says_why() {
+        for (template, why) in [
+            ("all the same", "no placeholder"),
+            ("{{item", "begins no placeholder"),
+            ("{{}} {item}", "begins no placeholder"),
+            (r#"{{"json": {item}}}"#, "write {{{{ for two braces"),
+        ] {
+            let error = Template::parse(template).err().unwrap();
+            assert!(error.contains(why), "{template}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_text_whatever_they_are(value in "[{}item\\\\ é]{0,30}", noise in "[{}itemx ]{0,20}") {
+            let give = |_: &str| Ok(Some(Cow::Borrowed(value.as_str())));
+            let prompt = Template::parse("<{item}|{{x}}>").unwrap().render(give).unwrap();
+            prop_assert_eq!(prompt, format!("<{value}|{value}>"));
+            if let Ok(template) = Template::parse(&noise) {
+                prop_assert!(template.render(give).is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! How the input is cut must not show: pieces of any size, scanned apart, make what one piece makes.
+
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+
+use crate::input::*;
+
+/// The scan in pieces of so many bytes. Parts travel as ranks send them: as bytes.
+fn in_pieces(input: &Listed, rules: &Rules, bytes: u64) -> Result<Scanned, InputError> {
+    let mut scan = Scan::new(input, rules)?;
+    let pieces = input.pieces_of(bytes);
+    // A rank that scans a later piece knows nothing of the earlier ones.
+    let parts: Vec<Part> = pieces.iter().rev().map(|piece| piece.scan(input, rules)).collect();
+    for part in parts.iter().rev() {
+        let told = serde_json::to_string(part).expect("plain data");
+        scan.add(serde_json::from_str(&told).expect("what was told"))?;
+    }
+    scan.finish()
+}
+
+/// Everything that a scan gives, in a form that can be compared.
+fn shown(scanned: &Scanned) -> String {
+    let Scanned { source, table, keys, first, data, row_model, notes, bad } = scanned;
+    let path = |file: u32| source.files.get(file as usize).map(|it| it.path.as_path());
+    let rows: Vec<_> = (0..source.rows)
+        .map(|row| (table.stretches(row, row + 1), table.line(row, path).unwrap()))
+        .collect();
+    let all: Vec<_> = keys.each().collect();
+    let priorities: Vec<_> = (0..source.rows).map(|row| keys.priority(row)).collect();
+    let order = keys.order(source.rows, |_| true);
+    format!(
+        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_model:?}\n{notes:?}\n{bad:?}"
+    )
+}
+
+fn row() -> impl Strategy<Value = String> {
+    let prompt = |name: &str, value: &str| format!("{{\"prompt\":\"x\",\"{name}\":{value}}}");
+    prop_oneof![
+        4 => "[a-zé{} \t\r]{0,12}",
+        4 => "\"[a-zé]{0,8}\"",
+        4 => (0_u32..60, "[a-zé]{0,9}")
+            .prop_map(|(id, text)| format!("{{\"id\":{id},\"prompt\":\"{text}\"}}")),
+        2 => (-2_i64..3).prop_map(move |it| prompt("priority", &it.to_string())),
+        2 => (0_u32..3, 500_usize..600)
+            .prop_map(|(text, length)| format!("\"{}\"", text.to_string().repeat(length))),
+        1 => "[km]".prop_map(move |it| prompt("model", &format!("\"{it}\""))),
+        1 => Just(prompt("stream", "true")),
+        1 => Just("{\"messages\":[{\"role\":\"user\"}],\"max_tokens\":4}".to_owned()),
+        1 => Just("{\"prompt\":3}".to_owned()),
+        1 => Just("{\"q\":3}".to_owned()),
+        3 => Just(String::new()),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let template = prop_oneof![
+        4 => Just(None),
+        1 => Just(Some("{{prompt}}".to_owned())),
+        1 => Just(Some("{{nobody}} {item}".to_owned())),
+    ];
+    let model = prop::option::weighted(0.3, Just("m".to_owned()));
+    let fail = prop::bool::weighted(0.7);
+    let keep = prop::bool::weighted(0.7);
+    (template, model, fail, keep, any::<bool>()).prop_map(
+        |(template, model, fail, keep, ignore_row_model)| Rules {
+            template,
+            model,
+            ignore_row_model,
+            bad_rows: if fail { BadRows::Fail } else { BadRows::Stop },
+            duplicate_ids: if keep { DuplicateIds::Keep } else { DuplicateIds::Refuse },
+            ..Rules::default()
+        },
+    )
+}
+
+fn listed(folder: &Path, files: &[(&str, &str)], block: u64) -> Listed {
+    let write = |&(name, text): &(&str, &str)| {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        let format = format_of(&path).unwrap();
+        InputFile::new(path, format)
+    };
+    let files: Vec<_> = files.iter().map(write).collect();
+    Listed { block, ..Listed::new(&files).unwrap() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(250))]
+
+    #[test]
+    fn any_pieces_make_the_whole(
+        rows in prop::collection::vec(row(), 0..40),
+        more in prop::collection::vec(row(), 0..20),
+        end in prop_oneof![Just("\n"), Just("\r\n")],
+        mark: bool,
+        torn: bool,
+        rules in rules(),
+        block in 4_u64..300,
+        pieces in prop::collection::vec(1_u64..900, 3),
+    ) {
+        let mut text = rows.join(end);
+        if mark { text.insert(0, '\u{feff}'); }
+        if !torn { text.push_str(end); }
+        let table = format!("prompt,id{end}a,1{end}\"b\nc\",2{end}");
+        let more = more.join(end);
+        let files = [("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", "")];
+        let folder = tempfile::tempdir().unwrap();
+        let input = listed(folder.path(), &files, block);
+        let whole = in_pieces(&input, &rules, u64::MAX / 2);
+        for bytes in pieces {
+            let apart = in_pieces(&input, &rules, bytes);
+            match (&whole, &apart) {
+                (Ok(whole), Ok(apart)) => prop_assert_eq!(shown(whole), shown(apart)),
+                (Err(whole), Err(apart)) => prop_assert_eq!(whole.to_string(), apart.to_string()),
+                (whole, apart) => prop_assert!(false, "{:?}\n{:?}", whole.is_ok(), apart.is_ok()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_over_many_pieces_belongs_to_the_one_it_begins_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "y".repeat(100);
+    let input = listed(folder.path(), &[("a.txt", &format!("x\n{long}\n\nz"))], 4);
+    let scanned = in_pieces(&input, &Rules::default(), 4).unwrap();
+    assert_eq!(input.pieces_of(4).len(), 27);
+    let places: Vec<_> =
+        scanned.table.stretches(0, 1).into_iter().chain(scanned.table.stretches(1, 3)).collect();
+    assert_eq!((places[0].offset, places[1].offset, scanned.source.rows), (0, 2, 3));
+    let line = scanned.table.line(2, |_| Some(&scanned.source.files[0].path)).unwrap();
+    assert_eq!(line, (0, 4));
+}
+
+#[test]
+fn a_file_that_changes_under_a_piece_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = listed(folder.path(), &[("a.txt", "one\ntwo\nthree\n")], 4);
+    assert!(input.is_seen());
+    let (pieces, rules) = (input.pieces_of(4), Rules::default());
+    let mut scan = Scan::new(&input, &rules).unwrap();
+    scan.add(pieces[0].scan(&input, &rules)).unwrap();
+    fs::write(&input.files[0].path, "one\ntwo\nthree\nfour\n").unwrap();
+    assert!(!input.is_seen());
+    let error = scan.add(pieces[1].scan(&input, &rules)).unwrap_err().to_string();
+    assert!(error.contains("a.txt has changed since the scan"), "{error}");
+}
+
+#[test]
+fn pieces_are_whole_blocks_and_tables_are_not_cut() {
+    let file = |name: &str, size| listed::ListedFile {
+        path: name.into(),
+        name: name.into(),
+        format: format_of(Path::new(name)).unwrap(),
+        size,
+        mtime: 0,
+    };
+    let block = source::BLOCK;
+    let files = vec![file("a.txt", 100 * block + 1), file("b.csv", 100 * block), file("c.txt", 0)];
+    let input = Listed { files, block };
+    let pieces = input.pieces();
+    assert_eq!(
+        pieces.iter().map(|it| it.file).collect::<Vec<_>>(),
+        [&[0; 26][..], &[1, 2]].concat()
+    );
+    assert!(pieces.iter().all(|it| it.from.is_multiple_of(block)));
+    assert_eq!(pieces.iter().map(|it| it.to - it.from).sum::<u64>(), input.bytes());
+}

@@ -1,0 +1,90 @@
+//! Which ids stand twice, in 16 bytes a row that has one.
+//!
+//! Owns the comparison by hash. Does not keep an id's text: where two hashes are equal, who has the rows reads them again.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The ids that rows gave themselves.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Ids {
+    /// Hash and index; by index until the end.
+    given: Vec<(u64, u64)>,
+    /// Could one of them be the default id of another row?
+    numbers: bool,
+}
+
+impl Ids {
+    /// A row's own id. Rows come in the order of their index.
+    pub(crate) fn add(&mut self, text: &str, index: u64) {
+        self.numbers |= is_index(text);
+        self.given.push((xxh3_64(text.as_bytes()), index));
+    }
+
+    /// Those of the rows that follow, counted from row `first`.
+    pub(crate) fn append(&mut self, other: Self, first: u64) {
+        self.numbers |= other.numbers;
+        if self.given.is_empty() && first == 0 {
+            self.given = other.given;
+        } else {
+            self.given.extend(other.given.into_iter().map(|(hash, index)| (hash, first + index)));
+        }
+    }
+
+    /// Pairs of rows whose ids have one hash, sorted by the later row. The earlier one is the first of its hash.
+    pub(crate) fn pairs(mut self, rows: u64) -> Vec<(u64, u64)> {
+        if self.numbers && (self.given.len() as u64) < rows {
+            self.add_defaults(rows);
+        }
+        self.given.sort_unstable();
+        let mut pairs = Vec::new();
+        for same in self.given.chunk_by(|one, other| one.0 == other.0) {
+            pairs.extend(same[1..].iter().map(|again| (same[0].1, again.1)));
+        }
+        pairs.sort_unstable_by_key(|&(_, again)| again);
+        pairs
+    }
+
+    fn add_defaults(&mut self, rows: u64) {
+        // In place: a list of the rows without an id would be as large as the ids.
+        let (own, mut at) = (self.given.len(), 0);
+        for index in 0..rows {
+            if at < own && self.given[at].1 == index {
+                at += 1;
+            } else {
+                self.given.push((xxh3_64(index.to_string().as_bytes()), index));
+            }
+        }
+    }
+}
+
+fn is_index(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|number| number.to_string() == text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(ids: &[Option<&str>]) -> Vec<(u64, u64)> {
+        let mut all = Ids::default();
+        for (index, id) in (0..).zip(ids) {
+            if let Some(id) = id {
+                all.add(id, index);
+            }
+        }
+        all.pairs(ids.len() as u64)
+    }
+
+    #[test]
+    fn equal_ids_are_found_and_so_are_default_ones() {
+        assert_eq!(
+            pairs(&[Some("a"), Some("b"), Some("a"), Some("b"), Some("a")]),
+            [(0, 2), (1, 3), (0, 4)]
+        );
+        assert_eq!(pairs(&[Some("2"), None, None, Some("1")]), [(0, 2), (1, 3)]);
+        assert_eq!(pairs(&[Some("1"), Some("0")]), [], "both have their own");
+        assert_eq!(pairs(&[Some("0"), Some("01"), None, Some("9")]), []);
+        assert_eq!(pairs(&[None, None]), []);
+    }
+}

@@ -1,0 +1,372 @@
+//! The scan: one pass over the input before any work, which finds what is wrong with it and where its rows lie.
+//!
+//! Owns what can be said only of all rows together: ids that stand twice, one model, a placeholder that no row has, the
+//! fingerprint. The pass itself goes piece by piece (`part`), here or elsewhere; what the pieces show is put together in
+//! their order, so that nothing in the result tells how the input was cut. Memory is 9 bytes a row, 16 more for a row that
+//! has an id, and 5 to 13 for one that is long.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    BadPlace, BadRows, InputError, InputFile, Listed, Packing, Part, Piece, Place, RowTable, Rules,
+    Source, SourceFile, Twice,
+    error::NAMED,
+    records::{Record, Records},
+    row::{Bad, Form, Row, suggest::nearest, template::Template},
+    source::{Fingerprint, ends, fingerprint},
+};
+use crate::domain::{Id, Prompt};
+use chunk_scan::Stop;
+use duplicate_ids::Ids;
+use row_hashes::RowHasher;
+use sort_keys::{Keys, KeysSoFar};
+use totals::{At, Columns, Models, Seen, Totals};
+
+/// What the scan found.
+#[derive(Debug)]
+pub struct Scanned {
+    /// The input, for all ranks.
+    pub source: Source,
+    /// Where its rows lie.
+    pub table: RowTable,
+    /// What the order of work goes by.
+    pub keys: Keys,
+    /// The first prompt, rendered.
+    pub first: Option<Prompt>,
+    /// What the row of that prompt has besides what counts.
+    pub data: Vec<String>,
+    /// The one model that rows name. Nothing where what they name does not count.
+    pub row_model: Option<String>,
+    /// What is worth saying.
+    pub notes: Vec<String>,
+    /// With [`BadRows::Fail`]: the rows that are failed outcomes before any work.
+    pub bad: Vec<BadRow>,
+}
+
+/// A row that is no prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// Its place in the whole input, from 0.
+    pub index: u64,
+    /// Its id, where that much could be read.
+    pub id: Option<Id>,
+    /// Which file of the source.
+    pub file: u32,
+    /// The line, from 1.
+    pub line: u64,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Scans plain files in this order.
+///
+/// # Errors
+/// Everything that keeps the input from being used; bad rows all at once.
+pub fn scan(files: &[InputFile], rules: &Rules) -> Result<Scanned, InputError> {
+    let input = Listed::new(files)?;
+    let mut scan = Scan::new(&input, rules)?;
+    for piece in input.pieces() {
+        scan.add(piece.scan(&input, rules))?;
+    }
+    scan.finish()
+}
+
+/// A scan that is put together from its parts.
+pub struct Scan<'i> {
+    input: &'i Listed,
+    rules: &'i Rules,
+    template: Option<Template>,
+    files: Vec<SourceFile>,
+    table: RowTable,
+    /// Of the file that is under way: what is known of its blocks, how many lines begin in them, its header, its first row.
+    fingerprint: Fingerprint,
+    lines: u64,
+    columns: Vec<String>,
+    begins: u64,
+    ids: Ids,
+    keys: KeysSoFar,
+    bad: Vec<BadRow>,
+    bad_count: u64,
+    placeholders: Columns,
+    models: Models,
+    totals: Totals,
+    first: Option<u64>,
+}
+
+impl<'i> Scan<'i> {
+    /// Of these files; nothing is read yet.
+    ///
+    /// # Errors
+    /// A template that cannot be read.
+    pub fn new(input: &'i Listed, rules: &'i Rules) -> Result<Self, InputError> {
+        let template = rules.template.as_deref().map(Template::parse).transpose();
+        let template = template.map_err(InputError::Template)?;
+        let placeholders = template.as_ref().map_or(0, |template| template.names().len());
+        Ok(Self {
+            input,
+            rules,
+            template,
+            files: Vec::new(),
+            table: RowTable::default(),
+            fingerprint: Fingerprint::default(),
+            lines: 0,
+            columns: Vec::new(),
+            begins: 0,
+            ids: Ids::default(),
+            keys: KeysSoFar::default(),
+            bad: Vec::new(),
+            bad_count: 0,
+            placeholders: Columns::of(placeholders),
+            models: Models::default(),
+            totals: Totals::default(),
+            first: None,
+        })
+    }
+
+    /// Takes in what the next piece shows; all pieces have to come in their order.
+    ///
+    /// # Errors
+    /// Where the piece could not be read to its end: there is nothing more to scan then.
+    pub fn add(&mut self, part: Part) -> Result<(), InputError> {
+        let Piece { file: number, from, to } = part.piece;
+        let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
+        if from == 0 {
+            self.table.begin_file();
+            self.begins = self.table.rows();
+            self.columns = part.columns;
+            self.lines = 0;
+        }
+        if let Some(stop) = part.stop {
+            return Err(stop.error(file, self.lines));
+        }
+        let (rows, lines) = (self.table.rows(), self.lines);
+        self.fingerprint.add(&part.blocks);
+        self.table.append(part.rows, lines);
+        self.lines += part.lines;
+        self.first = self.first.or(part.first.map(|row| rows + row));
+        self.ids.append(part.ids, rows);
+        self.keys.append(part.keys);
+        self.placeholders.append(part.placeholders);
+        self.models.append(part.models, lines, self.rules.model.as_deref());
+        self.totals.append(part.totals, lines);
+        self.bad_count += part.bad_count;
+        let room = match self.rules.bad_rows {
+            BadRows::Fail => usize::MAX,
+            BadRows::Stop => NAMED - self.bad.len().min(NAMED),
+        };
+        let whole = |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
+        self.bad.extend(part.bad.into_iter().take(room).map(whole));
+        if to == file.size { self.end_file(number) } else { Ok(()) }
+    }
+
+    fn end_file(&mut self, number: u32) -> Result<(), InputError> {
+        let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
+        self.table.end_file(file.size);
+        let (path, size) = (file.path.clone(), file.size);
+        let io = |source| InputError::Io { doing: "cannot read it again", path, source };
+        let ends = ends(&file.open()?, size).map_err(io)?;
+        self.files.push(SourceFile {
+            path: file.path.clone(),
+            size,
+            mtime: file.mtime,
+            format: file.format,
+            packing: Packing::Plain,
+            fingerprint: std::mem::take(&mut self.fingerprint).finish(),
+            ends,
+            rows: self.table.rows() - self.begins,
+            first: self.begins,
+            columns: std::mem::take(&mut self.columns),
+        });
+        Ok(())
+    }
+
+    /// That was the last piece.
+    ///
+    /// # Errors
+    /// Everything that keeps the input from being used; bad rows all at once.
+    pub fn finish(mut self) -> Result<Scanned, InputError> {
+        self.check_columns()?;
+        self.check_bad_rows()?;
+        self.check_models()?;
+        self.check_ids()?;
+        let notes = self.notes();
+        let (first, data) = self.first_prompt()?.unzip();
+        let rows = self.table.rows();
+        let source = Source {
+            fingerprint: fingerprint(&self.files),
+            files: self.files,
+            rows,
+            any_messages: self.totals.messages > 0,
+            any_text: self.totals.texts > 0,
+            openai_batch: self.totals.batch > 0 && self.totals.batch + self.bad_count == rows,
+            longest: self.totals.longest,
+        };
+        let row_model = self.models.named.map(|(model, _)| model);
+        let data = data.unwrap_or_default();
+        let (table, keys, bad) = (self.table, self.keys.finish(), self.bad);
+        Ok(Scanned { source, table, keys, first, data, row_model, notes, bad })
+    }
+
+    /// The first prompt, and what its row has besides.
+    fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
+        let Some(index) = self.first else { return Ok(None) };
+        let prompt = |form: &Form<'_>, record: &Record<'_>, row: Result<Row<'_>, Bad>| {
+            let row = row.ok()?;
+            let hash = RowHasher::new(form.format, form.columns).hash(record, row.name.is_some());
+            Some((row.into_prompt(index, hash), form.data(record)))
+        };
+        Ok(self.again(index, prompt)?.flatten())
+    }
+
+    fn check_columns(&self) -> Result<(), InputError> {
+        let names = self.template.as_ref().map(Template::names).unwrap_or_default();
+        match self.placeholders.never().and_then(|at| names.get(at)) {
+            None => Ok(()),
+            Some(name) => {
+                let hint = nearest(name, &self.placeholders.there);
+                Err(InputError::Placeholder { name: name.clone(), hint })
+            }
+        }
+    }
+
+    fn check_bad_rows(&mut self) -> Result<(), InputError> {
+        if self.rules.bad_rows == BadRows::Fail || self.bad_count == 0 {
+            return Ok(());
+        }
+        let bad = std::mem::take(&mut self.bad);
+        let named =
+            |bad: BadRow| BadPlace { place: self.place((bad.file, bad.line)), why: bad.why };
+        Err(InputError::BadRows {
+            first: bad.into_iter().map(named).collect(),
+            count: self.bad_count,
+        })
+    }
+
+    fn check_models(&self) -> Result<(), InputError> {
+        let Models { named, others, other } = &self.models;
+        if others.count == 0 {
+            return Ok(());
+        }
+        let place = self.place(others.first);
+        Err(match (&self.rules.model, named) {
+            (None, Some((model, at))) => InputError::TwoModels {
+                first: self.place(*at),
+                model: model.clone(),
+                second: place,
+                other: other.clone(),
+            },
+            (model, _) => InputError::OtherModel {
+                place,
+                named: other.clone(),
+                model: model.clone().unwrap_or_default(),
+                count: others.count,
+            },
+        })
+    }
+
+    fn check_ids(&mut self) -> Result<(), InputError> {
+        let pairs = std::mem::take(&mut self.ids).pairs(self.table.rows());
+        let (mut count, mut named) = (pairs.len() as u64, Vec::new());
+        // Equal hashes are looked at until enough are named; beyond, a false one among 64 bits would change a count.
+        for (first, again) in pairs {
+            if named.len() == NAMED {
+                break;
+            }
+            let (id, other) = (self.id(first)?, self.id(again)?);
+            if id == other {
+                named.push(Twice {
+                    id,
+                    first: self.place_of(first)?,
+                    again: self.place_of(again)?,
+                });
+            } else {
+                count -= 1;
+            }
+        }
+        if named.is_empty() {
+            Ok(())
+        } else {
+            Err(InputError::DuplicateIds { first: named, count })
+        }
+    }
+
+    /// A row's id, read again.
+    fn id(&self, index: u64) -> Result<String, InputError> {
+        let name = |_: &Form<'_>, _: &Record<'_>, row: Result<Row<'_>, Bad>| match row {
+            Ok(row) => row.name.map(|name| name.text.into_owned()),
+            Err(bad) => bad.name,
+        };
+        Ok(self.again(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
+    }
+
+    /// A row, read again.
+    fn again<T>(
+        &self,
+        index: u64,
+        look: impl FnOnce(&Form<'_>, &Record<'_>, Result<Row<'_>, Bad>) -> T,
+    ) -> Result<Option<T>, InputError> {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let Some(stretch) = self.table.stretches(index, index + 1).pop() else { return Ok(None) };
+        let number = stretch.file as usize;
+        let (facts, listed) = (&self.files[number], &self.input.files[number]);
+        let mut file = facts.open()?;
+        let io = |source| InputError::Io {
+            doing: "cannot go to a row",
+            path: facts.path.clone(),
+            source,
+        };
+        file.seek(SeekFrom::Start(stretch.offset)).map_err(io)?;
+        let mut records =
+            Records::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
+        let record = records.next().map_err(|trouble| Stop::of(trouble).error(listed, 0))?;
+        let form = Form {
+            format: facts.format,
+            columns: &facts.columns,
+            template: self.template.as_ref(),
+            keep_row: self.rules.keep_row,
+        };
+        Ok(record.map(|record| look(&form, &record, form.read(&record))))
+    }
+
+    fn place_of(&self, index: u64) -> Result<Place, InputError> {
+        let path = |file: u32| self.files.get(file as usize).map(|file| file.path.as_path());
+        let at = self.table.line(index, path).map_err(|source| {
+            let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
+            InputError::Io { doing: "cannot count its lines", path, source }
+        })?;
+        Ok(self.place(at))
+    }
+
+    fn place(&self, (file, line): At) -> Place {
+        let name = self.input.files.get(file as usize).map(|file| file.name.clone());
+        Place { file: name.unwrap_or_default(), line }
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let Totals { streams, empty, .. } = &self.totals;
+        let say = |seen: &Seen, what: &str| {
+            let (count, place) = (seen.count, self.place(seen.first));
+            (count > 0).then(|| format!("{what} ({count} rows, first in {place})"))
+        };
+        [
+            say(streams, "stream is ignored: an answer is whole or it is none"),
+            say(empty, "empty prompts are not sent and count as failed"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+pub(crate) mod chunk_scan;
+#[cfg(test)]
+pub(crate) mod chunk_tests;
+pub(crate) mod duplicate_ids;
+pub(crate) mod prefix_groups;
+pub(crate) mod row_hashes;
+pub(crate) mod row_table;
+pub(crate) mod sort_keys;
+pub(crate) mod totals;
+pub(crate) mod work_order;
+#[cfg(test)]
+pub(crate) mod work_order_tests;

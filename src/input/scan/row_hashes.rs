@@ -1,0 +1,130 @@
+//! Rows by what they say: a hash of each, by which an answer finds its row again when the input has changed.
+//!
+//! Owns what goes into the hash: a row's bytes as they stand in the file without the line end, what kind of file it is, and
+//! the names in a table's header, since the same bytes under other names ask something else. Refuses to know what the row
+//! means, so that hashing is as fast as reading.
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::domain::RowHash;
+use crate::input::{
+    Format, InputError, Source, SourceFile,
+    records::{Record, Records, Trouble},
+};
+
+const BUFFER: usize = 1 << 20;
+
+/// Hashes the rows of one file.
+pub(crate) struct RowHasher {
+    seed: u64,
+}
+
+impl RowHasher {
+    pub(crate) fn of(file: &SourceFile) -> Self {
+        Self::new(file.format, &file.columns)
+    }
+
+    pub(crate) fn new(format: Format, columns: &[String]) -> Self {
+        // With their lengths, since a name may hold whatever would part two of them.
+        let names = columns.iter().map(|name| format!("{} {name}\n", name.len()));
+        let kind = format!("{format:?}\n{}", names.collect::<String>());
+        Self { seed: xxh3_64(kind.as_bytes()) }
+    }
+
+    pub(crate) fn hash(&self, record: &Record<'_>, own_id: bool) -> RowHash {
+        RowHash::new(xxh3_64_with_seed(record.bytes, self.seed), own_id)
+    }
+}
+
+/// Reads the input over and tells `each` of every row, in their order, what it says ([`RowHash::of_bytes`]).
+///
+/// # Errors
+/// Where a file cannot be read, or is not the one that was scanned.
+pub fn hashes(source: &Source, mut each: impl FnMut(u64)) -> Result<(), InputError> {
+    for facts in &source.files {
+        let hasher = RowHasher::of(facts);
+        let changed = || InputError::Changed { path: facts.path.clone() };
+        let trouble = |trouble| match trouble {
+            Trouble::Io(source) => {
+                let path = facts.path.clone();
+                InputError::Io { doing: "cannot read it again", path, source }
+            }
+            Trouble::Long(_) => changed(),
+        };
+        let mut records = Records::new(facts.open()?, 0, facts.format, BUFFER);
+        if matches!(facts.format, Format::Csv | Format::Tsv) {
+            records.next().map_err(trouble)?;
+        }
+        let mut rows = 0;
+        while let Some(record) = records.next().map_err(trouble)? {
+            rows += 1;
+            each(hasher.hash(&record, false).of_bytes());
+        }
+        if rows != facts.rows {
+            return Err(changed());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::{InputFile, Lease, Reader, Rules, scan};
+
+    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Source, Vec<RowHash>, Vec<u64>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |(name, text): &(&str, &str)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            let format = crate::input::format_of(&path).expect("a format");
+            InputFile::new(path, format)
+        };
+        let files: Vec<_> = files.iter().map(file).collect();
+        let scanned = scan(&files, &Rules::default()).expect("good rows");
+        let source = scanned.source;
+        let lease = Lease { stretches: scanned.table.stretches(0, source.rows), text: None };
+        let read = |lease: Lease| -> Vec<RowHash> {
+            let reader = Reader::new(&source, &Rules::default(), std::iter::once(lease));
+            reader.map(|prompt| prompt.expect("a prompt").hash).collect()
+        };
+        let of_prompts = read(lease.clone());
+        let travelled = read(lease.with_text(&source).expect("text"));
+        assert_eq!(of_prompts, travelled, "a rank that does not see the input hashes likewise");
+        let mut of_rows = Vec::new();
+        hashes(&source, |hash| of_rows.push(hash)).expect("hashed");
+        (folder, source, of_prompts, of_rows)
+    }
+
+    #[test]
+    fn prompts_and_rows_have_the_same_hash_whatever_line_ends_and_blank_lines_there_are() {
+        let table = "\u{feff}id,prompt\r\na,\"x\ny\"\r\n,z\r\n";
+        let lines =
+            "{\"id\":77,\"prompt\":\"a\"}\n\n{\"prompt\":\"a\"}\r\n\"a\"\n{\"prompt\":\"a\"}";
+        let (_folder, _, prompts, rows) =
+            folder(&[("1.csv", table), ("2.jsonl", lines), ("3.txt", "a\nb\n")]);
+        assert_eq!(prompts.iter().map(|it| it.of_bytes()).collect::<Vec<_>>(), rows);
+        let own: Vec<bool> = prompts.iter().map(|it| it.has_own_id()).collect();
+        assert_eq!(own, [true, false, true, false, false, false, false, false]);
+        assert_eq!(rows[3], rows[5]);
+        let different: std::collections::BTreeSet<_> = rows.iter().collect();
+        assert_eq!(different.len(), 7, "{rows:x?}");
+    }
+
+    #[test]
+    fn a_row_under_another_header_or_in_another_kind_of_file_is_another() {
+        let of = |name: &str, text: &str| folder(&[(name, text)]).3;
+        let plain = of("a.csv", "prompt,n\nx,1\n");
+        assert_eq!(plain, of("b.csv", "prompt,n\r\nx,1"));
+        assert_ne!(plain, of("a.csv", "n,prompt\nx,1\n"));
+        assert_ne!(plain, of("a.txt", "x,1\n"));
+        assert_ne!(of("a.jsonl", "\"x\"\n"), of("a.txt", "\"x\"\n"));
+    }
+
+    #[test]
+    fn an_input_that_changes_meanwhile_is_an_error() {
+        let (folder, source, ..) = folder(&[("a.txt", "x\ny\n")]);
+        std::fs::write(folder.path().join("a.txt"), "x\ny\nz\n").expect("written");
+        assert!(matches!(hashes(&source, |_| ()), Err(InputError::Changed { .. })));
+    }
+}

@@ -1,0 +1,187 @@
+//! Where each row lies: 8 bytes a row, kept by rank 0.
+//!
+//! Owns the way from an index to a place in a file. Refuses to know what stands there.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::input::Stretch;
+
+/// A line number is kept for one row of this many; the lines between are counted when somebody asks.
+const MARK: usize = 4096;
+
+/// Where each row of the input lies.
+#[derive(Debug, Default)]
+pub struct RowTable {
+    files: Vec<Rows>,
+    rows: u64,
+}
+
+/// The rows of one file.
+#[derive(Debug, Default)]
+struct Rows {
+    /// The index of the first.
+    first: u64,
+    /// Where each begins.
+    offsets: Vec<u64>,
+    /// The line of about each [`MARK`]th, after its number in the file.
+    marks: Vec<(u64, u64)>,
+    /// Where the last ends.
+    end: u64,
+}
+
+impl RowTable {
+    /// How many rows there are.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// The rows from `from` up to, not with, `to`, cut where files end.
+    #[must_use]
+    pub fn stretches(&self, from: u64, to: u64) -> Vec<Stretch> {
+        let to = to.min(self.rows);
+        let begin = self.files.partition_point(|rows| rows.after() <= from);
+        let numbered = (0_u32..).zip(&self.files).skip(begin);
+        numbered
+            .take_while(|(_, rows)| rows.first < to)
+            .filter_map(|(file, rows)| {
+                rows.stretch(file, from.max(rows.first), to.min(rows.after()))
+            })
+            .collect()
+    }
+
+    /// File number and line of a row. Reads up to 4096 rows of the file.
+    ///
+    /// # Errors
+    /// The file, which `path` finds by its number, cannot be read.
+    pub fn line<'p>(
+        &self,
+        index: u64,
+        path: impl Fn(u32) -> Option<&'p Path>,
+    ) -> io::Result<(u32, u64)> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let stretch = self.stretches(index, index + 1).pop().ok_or_else(gone)?;
+        let rows = &self.files[stretch.file as usize];
+        let after = rows.marks.partition_point(|&(row, _)| row <= index - rows.first);
+        let &(row, mut line) = rows.marks[..after].last().ok_or_else(gone)?;
+        let at = usize::try_from(row).map_err(io::Error::other)?;
+        let from = *rows.offsets.get(at).ok_or_else(gone)?;
+        let mut file = File::open(path(stretch.file).ok_or_else(gone)?)?;
+        file.seek(SeekFrom::Start(from))?;
+        let mut between = vec![0; 1 << 16];
+        let mut file = file.take(stretch.offset - from);
+        loop {
+            let read = file.read(&mut between)?;
+            if read == 0 {
+                return Ok((stretch.file, line));
+            }
+            line += between[..read].iter().filter(|&&byte| byte == b'\n').count() as u64;
+        }
+    }
+
+    /// Begins the next file.
+    pub(crate) fn begin_file(&mut self) {
+        self.files.push(Rows { first: self.rows, ..Rows::default() });
+    }
+
+    /// The next rows of the file that was begun, with so many lines before them.
+    pub(crate) fn append(&mut self, begins: Begins, lines: u64) {
+        let Some(rows) = self.files.last_mut() else { return };
+        let before = rows.offsets.len() as u64;
+        rows.marks.extend(begins.marks.iter().map(|&(row, line)| (before + row, lines + line)));
+        self.rows += begins.count();
+        let mut offset = 0;
+        let mut offsets = begins.gaps;
+        for gap in &mut offsets {
+            offset += *gap;
+            *gap = offset;
+        }
+        if rows.offsets.is_empty() {
+            rows.offsets = offsets;
+        } else {
+            rows.offsets.append(&mut offsets);
+        }
+    }
+
+    /// Ends the file that was begun.
+    pub(crate) fn end_file(&mut self, end: u64) {
+        if let Some(rows) = self.files.last_mut() {
+            rows.end = end;
+            rows.offsets.shrink_to_fit();
+        }
+    }
+}
+
+/// Where the rows of one part begin.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Begins {
+    /// From one row's beginning to the next one's: small numbers, which are short on their way to rank 0.
+    gaps: Vec<u64>,
+    last: u64,
+    /// The line of each [`MARK`]th, after its number in the part.
+    marks: Vec<(u64, u64)>,
+}
+
+impl Begins {
+    /// The next row.
+    pub(crate) fn push(&mut self, offset: u64, line: u64) {
+        if self.gaps.len().is_multiple_of(MARK) {
+            self.marks.push((self.count(), line));
+        }
+        self.gaps.push(offset - self.last);
+        self.last = offset;
+    }
+
+    /// How many rows there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.gaps.len() as u64
+    }
+}
+
+impl Rows {
+    /// The index after the last.
+    fn after(&self) -> u64 {
+        self.first + self.offsets.len() as u64
+    }
+
+    fn stretch(&self, file: u32, from: u64, to: u64) -> Option<Stretch> {
+        let begins = |index: u64| {
+            let at = usize::try_from(index - self.first).ok()?;
+            Some(self.offsets.get(at).copied().unwrap_or(self.end))
+        };
+        let offset = begins(from).filter(|_| from < to)?;
+        Some(Stretch { file, first: from, rows: to - from, offset, bytes: begins(to)? - offset })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stretches_end_where_files_end() {
+        let mut table = RowTable::default();
+        for (rows, end) in [(3, 30), (0, 5), (2, 25)] {
+            table.begin_file();
+            let mut begins = Begins::default();
+            (0..rows).for_each(|row| begins.push(row * 10, row + 1));
+            table.append(begins, 0);
+            table.end_file(end);
+        }
+        let is = |file, first, rows, offset, bytes| Stretch { file, first, rows, offset, bytes };
+        assert_eq!(table.rows(), 5);
+        assert_eq!(table.stretches(1, 4), [is(0, 1, 2, 10, 20), is(2, 3, 1, 0, 10)]);
+        assert_eq!(table.stretches(4, 99), [is(2, 4, 1, 10, 15)]);
+        assert_eq!(table.stretches(0, 3), [is(0, 0, 3, 0, 30)]);
+        assert_eq!(
+            (table.stretches(2, 2), table.stretches(5, 9), table.stretches(4, 1)),
+            (vec![], vec![], vec![])
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! What the order of work goes by, kept of every row: how soon it is wanted, how long its answer is expected to be, and
+//! whom it begins like.
+//!
+//! Owns the keys, in one byte a row and a little more for what is seldom: 4 bytes for a long text, 16 where the priority
+//! changes from one row to the next. Does not know the order that follows from them (that is `order`'s), nor what the
+//! servers make of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::prefix_groups::{Family, Hashes};
+use crate::domain::Class;
+
+/// A row's text is long enough to be of a family.
+const LONG: u8 = 0x80;
+/// A row that asks nothing. No class has this number.
+const NOTHING: u8 = 0x7f;
+
+const _: () = assert!(Class::COUNT <= NOTHING as usize);
+
+/// What the order of work goes by, of all rows.
+#[derive(Debug, Default)]
+pub struct Keys {
+    rows: Rows,
+    /// The family of each long row.
+    families: Vec<Family>,
+}
+
+/// The same while rows still come in.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct KeysSoFar {
+    rows: Rows,
+    hashes: Hashes,
+}
+
+/// What needs no other row to be known.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Rows {
+    /// Each row's class, and whether it is long.
+    classes: Vec<u8>,
+    /// From which row on another priority holds. Before the first it is 0.
+    priorities: Vec<(u64, i64)>,
+}
+
+/// One row's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// None of a row that asks nothing.
+    pub class: Option<Class>,
+    /// 0 is none.
+    pub family: Family,
+}
+
+impl KeysSoFar {
+    /// The next row. `param` finds its request's parameters by name.
+    pub(crate) fn add<'p>(
+        &mut self,
+        text: &str,
+        priority: i64,
+        param: impl Fn(&str) -> Option<&'p str>,
+    ) {
+        let long = if self.hashes.add(text) { LONG } else { 0 };
+        self.rows.push(Class::of(text.len(), param).code() | long, priority);
+    }
+
+    /// The next row, which asks nothing.
+    pub(crate) fn add_bad(&mut self) {
+        self.rows.push(NOTHING, 0);
+    }
+
+    /// Those of the rows that follow.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.rows.append(other.rows);
+        self.hashes.append(other.hashes);
+    }
+
+    /// That was the last row.
+    pub(crate) fn finish(mut self) -> Keys {
+        self.rows.classes.shrink_to_fit();
+        let families = self.hashes.families(self.rows.classes.len());
+        Keys { rows: self.rows, families }
+    }
+}
+
+impl Rows {
+    fn push(&mut self, class: u8, priority: i64) {
+        self.prioritise(self.classes.len() as u64, priority);
+        self.classes.push(class);
+    }
+
+    /// From this row on another priority holds, if it is another.
+    fn prioritise(&mut self, row: u64, priority: i64) {
+        if self.priorities.last().map_or(0, |&(_, its)| its) != priority {
+            self.priorities.push((row, priority));
+        }
+    }
+
+    fn append(&mut self, other: Self) {
+        let before = self.classes.len() as u64;
+        // Where it does not begin with another, the usual one holds again.
+        if !other.classes.is_empty() && other.priorities.first().is_none_or(|&(row, _)| row > 0) {
+            self.prioritise(before, 0);
+        }
+        for (row, priority) in other.priorities {
+            self.prioritise(before + row, priority);
+        }
+        self.classes.extend(other.classes);
+    }
+}
+
+impl Keys {
+    /// How many rows there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.classes.len()
+    }
+
+    /// How many families there are.
+    pub(crate) fn families(&self) -> usize {
+        self.families.iter().max().map_or(0, |&last| last as usize)
+    }
+
+    /// All rows' keys, in their order.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Key> {
+        let mut families = self.families.iter();
+        self.rows.classes.iter().map(move |&code| Key {
+            class: Class::of_code(code & !LONG),
+            family: if code & LONG == 0 { 0 } else { families.next().copied().unwrap_or(0) },
+        })
+    }
+
+    /// A row's class.
+    pub(crate) fn class(&self, row: u32) -> Option<Class> {
+        self.rows.classes.get(row as usize).and_then(|code| Class::of_code(code & !LONG))
+    }
+
+    /// A row's priority.
+    pub(crate) fn priority(&self, row: u64) -> i64 {
+        let runs = &self.rows.priorities;
+        let after = runs.partition_point(|&(from, _)| from <= row);
+        after.checked_sub(1).map_or(0, |at| runs[at].1)
+    }
+
+    /// All rows' priorities, in their order.
+    pub(crate) fn each_priority(&self) -> impl Iterator<Item = i64> {
+        let mut runs = self.rows.priorities.iter().peekable();
+        let mut holds = 0;
+        (0..self.len() as u64).map(move |row| {
+            if let Some((_, priority)) = runs.next_if(|&&(from, _)| from == row) {
+                holds = *priority;
+            }
+            holds
+        })
+    }
+
+    /// Every priority that a row may have, the highest first.
+    pub(crate) fn priorities(&self) -> Vec<i64> {
+        let runs = self.rows.priorities.iter().map(|&(_, priority)| priority);
+        let mut all: Vec<i64> = runs.chain([0]).collect();
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        all.dedup();
+        all
+    }
+}

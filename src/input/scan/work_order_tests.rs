@@ -1,0 +1,175 @@
+//! The order of work, held against what it promises.
+
+use proptest::prelude::*;
+
+use super::sort_keys::{Key, Keys, KeysSoFar};
+
+/// A row: the length of its text, which text, its priority, the given length of its answer.
+#[derive(Clone, Debug)]
+struct Row {
+    length: usize,
+    text: u8,
+    priority: i64,
+    given: Option<u64>,
+    bad: bool,
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    let length = prop_oneof![0_usize..2000, Just(600), Just(2500), Just(9000)];
+    let priority = prop_oneof![8 => Just(0), 1 => -2_i64..3];
+    let given = prop::option::weighted(0.2, 0_u64..4000);
+    (length, 0_u8..12, priority, given, prop::bool::weighted(0.05))
+        .prop_map(|(length, text, priority, given, bad)| Row { length, text, priority, given, bad })
+}
+
+fn keys(rows: &[Row]) -> Keys {
+    let mut keys = KeysSoFar::default();
+    for row in rows {
+        if row.bad {
+            keys.add_bad();
+            continue;
+        }
+        let given = row.given.map(|tokens| tokens.to_string());
+        let param = |name: &str| match name {
+            "ignore_eos" => given.as_ref().map(|_| "true"),
+            "max_tokens" => given.as_deref(),
+            _ => None,
+        };
+        let text = char::from(b'a' + row.text).to_string().repeat(row.length);
+        keys.add(&text, row.priority, param);
+    }
+    keys.finish()
+}
+
+fn even(length: usize) -> Row {
+    Row { length, text: 0, priority: 0, given: None, bad: false }
+}
+
+fn of(lengths: &[usize]) -> Vec<Row> {
+    lengths.iter().map(|&length| even(length)).collect()
+}
+
+fn order(rows: &[Row]) -> Option<Vec<u32>> {
+    keys(rows).order(rows.len() as u64, |_| true)
+}
+
+#[test]
+fn long_prompts_go_first_and_given_lengths_are_compared_with_them() {
+    assert_eq!(order(&of(&[100, 400, 100, 403])), Some(vec![1, 3, 0, 2]));
+    let mut rows = of(&[400, 400, 400]);
+    rows[1].given = Some(4000);
+    rows[2].given = Some(2);
+    assert_eq!(order(&rows), Some(vec![1, 0, 2]), "100 tokens stand for the first");
+}
+
+#[test]
+fn priorities_go_before_all_else_and_families_together() {
+    let mut rows = of(&[100, 300, 100, 300]);
+    (rows[0].priority, rows[1].priority) = (2, -1);
+    assert_eq!(order(&rows), Some(vec![0, 3, 2, 1]));
+    // Two begin alike and stand where the first of them does; the longer one goes before it.
+    let mut rows = of(&[700, 1800, 520, 1000]);
+    (rows[1].text, rows[3].text) = (1, 2);
+    assert_eq!(order(&rows), Some(vec![1, 3, 0, 2]));
+    rows[2].length = 1900;
+    assert_eq!(order(&rows), Some(vec![1, 3, 2, 0]));
+}
+
+#[test]
+fn where_there_is_nothing_to_order_the_inputs_order_stands() {
+    assert_eq!(order(&[]), None);
+    let lengths: Vec<usize> = (0..3000).map(|at| 256 + at % 254).collect();
+    assert_eq!(order(&of(&lengths)), None, "within a factor of two");
+    let mut rows = of(&lengths);
+    rows[7].length = 16;
+    rows[9].bad = true;
+    assert_eq!(order(&rows), None, "one in a thousand may differ");
+    rows.iter_mut().skip(20).step_by(500).for_each(|row| row.length = 16);
+    assert!(order(&rows).is_some());
+    rows.iter_mut().for_each(|row| *row = Row { priority: 3, ..even(200) });
+    assert_eq!(order(&rows), None, "of one priority, whatever it is");
+    rows[1].priority = 4;
+    assert_eq!(order(&rows).unwrap()[..3], [1, 0, 2]);
+    assert_eq!(keys(&rows).order(rows.len() as u64, |row| row != 1), None, "it is done already");
+    assert_eq!(order(&of(&[4000, 1000, 200])), None, "that is the order already");
+}
+
+proptest! {
+    #[test]
+    fn an_order_is_of_the_open_rows_and_by_its_rules(
+        rows in prop::collection::vec(row(), 0..120),
+        done in prop::collection::vec(any::<bool>(), 120),
+        some_done: bool,
+    ) {
+        let keys = keys(&rows);
+        let is_open = |row: u64| !some_done || !done[row as usize];
+        let open: Vec<u32> = (0..rows.len() as u32).filter(|&row| is_open(row.into())).collect();
+        let Some(order) = keys.order(rows.len() as u64, is_open) else {
+            let priorities: Vec<_> = open.iter().map(|&row| keys.priority(row.into())).collect();
+            prop_assert!(priorities.is_sorted_by(|one, next| one >= next), "{priorities:?}");
+            return Ok(());
+        };
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        prop_assert_eq!(&sorted, &open, "a permutation of the open rows");
+        for (&row, its) in open.iter().zip(open.iter().map(|&row| &rows[row as usize])) {
+            prop_assert_eq!(keys.priority(row.into()), if its.bad { 0 } else { its.priority });
+        }
+
+        let of: Vec<Key> = keys.each().collect();
+        let middle = |key: &Key| key.class.map_or(0.0, crate::domain::Class::middle);
+        // By the rules' own words: a family stands at its first open row's place, families before others and by
+        // where they begin in the input, then by index.
+        let mut wanted: Vec<u32> = open.clone();
+        wanted.sort_by(|&one, &other| {
+            let rank = |row: u32| {
+                let key = of[row as usize];
+                let first = match key.family {
+                    0 => row,
+                    family => *open.iter().find(|&&it| of[it as usize].family == family).unwrap(),
+                };
+                let class = (-middle(&of[first as usize]), key.family == 0, key.family);
+                (-keys.priority(row.into()), class, -middle(&key), row)
+            };
+            rank(one).partial_cmp(&rank(other)).unwrap()
+        });
+        prop_assert_eq!(order, wanted);
+    }
+}
+
+/// Not a test but a measurement: `cargo test --release --lib prompts::order_tests::ten_million -- --ignored --nocapture`.
+#[test]
+#[ignore = "it means something in release only"]
+fn ten_million() {
+    use std::io::Write as _;
+    let say = |what: &str, seconds: f64| {
+        writeln!(std::io::stderr(), "{what}: {seconds:.2} s").unwrap();
+    };
+    for (what, least, groups, priorities) in [
+        ("mixed lengths", 50, 1, false),
+        ("pairs of long texts", 520, 5_000_000, false),
+        ("many priorities", 50, 1, true),
+    ] {
+        let mut keys = KeysSoFar::default();
+        let mut text = "x".repeat(4000);
+        for row in 0..10_000_000_u64 {
+            let length = least + (row * 7919 % 1400) as usize;
+            let group = format!("{:08}", row * 7_368_787 % groups);
+            text.replace_range(..8, &group);
+            keys.add(
+                &text[..length],
+                if priorities { (row * 7919 % 1000) as i64 } else { 0 },
+                |_| None,
+            );
+        }
+        let begin = std::time::Instant::now();
+        let keys = keys.finish();
+        say(&format!("{what}: families"), begin.elapsed().as_secs_f64());
+        let begin = std::time::Instant::now();
+        let order = keys.order(10_000_000, |_| true);
+        say(
+            &format!("{what}: order of {:?}", order.map(|it| it.len())),
+            begin.elapsed().as_secs_f64(),
+        );
+    }
+}

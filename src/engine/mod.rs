@@ -4,31 +4,16 @@
 //! outcomes, with bounded channels between them, so that no part runs away from the others. Knows endpoints, and nothing
 //! of ranks or files: prompts come from an iterator, outcomes go to a closure.
 
-mod alike;
-mod copies;
-mod driver;
-mod endgame;
-mod flights;
-mod hand;
-mod kin;
-mod lengths;
-mod lists;
-mod patience;
+mod endpoint_state;
 mod policy;
-mod prefixes;
-mod servers;
-mod shelf;
-mod stock;
-mod survey;
-mod trust;
-mod verdicts;
-mod watch;
-mod window;
+mod queue;
+mod ready_checker;
+mod scheduler;
 
-pub use hand::InHand;
+pub use endpoint_state::Endpoint;
 pub use policy::{Count, Policy, Render, Renderer, Size};
-pub use servers::Endpoint;
-pub use survey::survey;
+pub use ready_checker::survey;
+pub use scheduler::backlog::InHand;
 
 use std::{
     sync::mpsc as std_mpsc,
@@ -285,6 +270,6 @@ fn drive(
         Ok(client) => client,
         Err(trouble) => return failed(trouble.to_string()),
     };
-    let driver = driver::Driver::new(policy, client, endpoints);
+    let driver = scheduler::Driver::new(policy, client, endpoints);
     runtime.block_on(driver.run(prompts, settled, commands, tell))
 }

@@ -4,10 +4,13 @@
 //! a position in that order, not a row: what stands there is [`Order`]'s to know. Pure: no messages, no files, and no clock
 //! but the times it is given, counted from the start. A bit a prompt and some words a lease is all its memory.
 
-mod copies;
+#[cfg(test)]
+mod simulation;
+mod tests;
 mod guided;
 mod order;
-mod places;
+mod place_set;
+mod speculation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +21,7 @@ use std::{
 use guided::{Pace, share};
 pub use guided::{apart, enough};
 pub use order::Order;
-use places::Places;
+use place_set::Places;
 
 use crate::domain::Others;
 
@@ -427,7 +430,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 #[expect(clippy::single_range_in_vec_init, reason = "spans are ranges")]
-mod tests;

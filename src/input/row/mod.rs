@@ -3,6 +3,13 @@
 //! Owns what each format's row may look like, with and without a template. Does not know where a row stands, nor what
 //! other rows say: ids, models and columns are compared by the scan.
 
+pub(crate) mod header;
+pub(crate) mod object;
+pub(crate) mod params;
+pub(crate) mod rules;
+pub(crate) mod suggest;
+pub(crate) mod template;
+
 use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
@@ -358,9 +365,3 @@ fn as_object(columns: &[String], values: &[Cow<'_, str>]) -> String {
     object
 }
 
-pub(crate) mod header;
-pub(crate) mod object;
-pub(crate) mod params;
-pub(crate) mod rules;
-pub(crate) mod suggest;
-pub(crate) mod template;

@@ -5,6 +5,19 @@
 //! their order, so that nothing in the result tells how the input was cut. Memory is 9 bytes a row, 16 more for a row that
 //! has an id, and 5 to 13 for one that is long.
 
+pub(crate) mod chunk_scan;
+#[cfg(test)]
+pub(crate) mod chunk_tests;
+pub(crate) mod duplicate_ids;
+pub(crate) mod prefix_groups;
+pub(crate) mod row_hashes;
+pub(crate) mod row_table;
+pub(crate) mod sort_keys;
+pub(crate) mod totals;
+pub(crate) mod work_order;
+#[cfg(test)]
+pub(crate) mod work_order_tests;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -358,15 +371,3 @@ impl<'i> Scan<'i> {
     }
 }
 
-pub(crate) mod chunk_scan;
-#[cfg(test)]
-pub(crate) mod chunk_tests;
-pub(crate) mod duplicate_ids;
-pub(crate) mod prefix_groups;
-pub(crate) mod row_hashes;
-pub(crate) mod row_table;
-pub(crate) mod sort_keys;
-pub(crate) mod totals;
-pub(crate) mod work_order;
-#[cfg(test)]
-pub(crate) mod work_order_tests;

@@ -20,7 +20,7 @@ const LONGEST: u64 = 86_400_000;
 
 /// What requests took so far, by size.
 #[derive(Debug, Default)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     sizes: [Option<Took>; SIZES],
 }
 
@@ -36,7 +36,7 @@ struct Took {
 
 impl Patience {
     /// A request of so many prompts was answered after this time.
-    pub(super) fn saw(&mut self, prompts: usize, took: Duration) {
+    pub(crate) fn saw(&mut self, prompts: usize, took: Duration) {
         let Some(its) = self.sizes.get_mut(size(prompts)) else { return };
         if its.is_none() {
             *its = Took::new();
@@ -48,18 +48,18 @@ impl Patience {
 
     /// The limit of a first try; none where too little was seen for one. A later try has the whole time: some answers
     /// are that long.
-    pub(super) fn limit(&self, prompts: usize) -> Option<Duration> {
+    pub(crate) fn limit(&self, prompts: usize) -> Option<Duration> {
         Some(LEAST.max(self.slowest(prompts)? * TIMES))
     }
 
     /// What the slowest hundredth of this size took, at least; none where too little was seen.
-    pub(super) fn slowest(&self, prompts: usize) -> Option<Duration> {
+    pub(crate) fn slowest(&self, prompts: usize) -> Option<Duration> {
         let its = self.sizes.get(size(prompts))?.as_ref();
         its.filter(|it| it.histogram.len() >= ENOUGH).map(|it| it.slowest)
     }
 
     /// What the middle one of this size took.
-    pub(super) fn usual(&self, prompts: usize) -> Option<Duration> {
+    pub(crate) fn usual(&self, prompts: usize) -> Option<Duration> {
         self.sizes.get(size(prompts))?.as_ref().map(|it| it.usual)
     }
 }

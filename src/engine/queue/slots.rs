@@ -8,12 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{prefixes::Family, stock::Task};
+use super::{Task, prefixes::Family};
 use crate::{domain::Class, endpoint::Shared};
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Home {
+pub(crate) enum Home {
     /// With those of about its length.
     Class(Class),
     /// With those that begin as it does.
@@ -22,29 +22,29 @@ pub(super) enum Home {
 
 /// A task's place in the rack, and which of those that stood there it is: an entry in a queue outlives its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     place: usize,
     number: u64,
 }
 
 /// A task that waits.
 #[derive(Debug)]
-pub(super) struct Held {
-    pub(super) task: Task,
-    pub(super) shared: Arc<Shared>,
-    pub(super) home: Home,
+pub(crate) struct Held {
+    pub(crate) task: Task,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) home: Home,
 }
 
 /// All tasks that stand on shelves.
 #[derive(Debug, Default)]
-pub(super) struct Rack {
+pub(crate) struct Rack {
     slots: Vec<Option<(u64, Held)>>,
     free: Vec<usize>,
     numbers: u64,
 }
 
 impl Rack {
-    pub(super) fn put(&mut self, held: Held) -> Slot {
+    pub(crate) fn put(&mut self, held: Held) -> Slot {
         self.numbers += 1;
         let number = self.numbers;
         let place = self.free.pop().unwrap_or_else(|| {
@@ -55,13 +55,13 @@ impl Rack {
         Slot { place, number }
     }
 
-    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Held> {
+    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Held> {
         let (number, held) = self.slots.get_mut(slot.place)?.as_mut()?;
         (*number == slot.number).then_some(held)
     }
 
     /// Takes out all that are `wanted`: their entries in queues count no more, and their shelves are to be told.
-    pub(super) fn take_all(&mut self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
+    pub(crate) fn take_all(&mut self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
         let mut out = Vec::new();
         for (place, slot) in self.slots.iter_mut().enumerate() {
             if let Some((_, held)) = slot.take_if(|(_, held)| wanted(held)) {
@@ -87,7 +87,7 @@ impl Rack {
 
 /// Tasks of one home, by what their requests share.
 #[derive(Debug, Default)]
-pub(super) struct Shelf {
+pub(crate) struct Shelf {
     queues: HashMap<Arc<Shared>, VecDeque<Slot>>,
     turns: VecDeque<Arc<Shared>>,
     live: usize,
@@ -95,11 +95,11 @@ pub(super) struct Shelf {
 
 impl Shelf {
     /// How many stand here.
-    pub(super) fn live(&self) -> usize {
+    pub(crate) fn live(&self) -> usize {
         self.live
     }
 
-    pub(super) fn put(&mut self, shared: &Arc<Shared>, slot: Slot, first: bool) {
+    pub(crate) fn put(&mut self, shared: &Arc<Shared>, slot: Slot, first: bool) {
         self.live += 1;
         let queue = match self.queues.get_mut(shared) {
             Some(queue) => queue,
@@ -112,12 +112,12 @@ impl Shelf {
     }
 
     /// A task that stood here now stands elsewhere: the rack was told.
-    pub(super) fn left(&mut self) {
+    pub(crate) fn left(&mut self) {
         self.live -= 1;
     }
 
     /// Takes all of them out of their queues, or the later half of each; what they share is kept in the rack.
-    pub(super) fn split(&mut self, rack: &Rack, home: Home, all: bool) -> Vec<Slot> {
+    pub(crate) fn split(&mut self, rack: &Rack, home: Home, all: bool) -> Vec<Slot> {
         let mut out = Vec::new();
         for queue in self.queues.values_mut() {
             queue.retain(|&slot| rack.at(slot, home).is_some());
@@ -130,7 +130,7 @@ impl Shelf {
 
     /// Up to as many tasks as `wanted` says of what they share, all sharing the same: `shared` where something is in it,
     /// else the first group that gives any. `shunned` tasks stay where they are.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         rack: &mut Rack,
         home: Home,

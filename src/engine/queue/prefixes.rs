@@ -17,11 +17,11 @@ const MOST: u32 = 512;
 const KEPT: usize = 1 << 16;
 
 /// A family's number.
-pub(super) type Family = u32;
+pub(crate) type Family = u32;
 
 /// Where a prompt belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Belongs {
+pub(crate) enum Belongs {
     /// Nobody else begins so, as yet.
     Alone,
     /// To this family, and so does the prompt that had come as number `with`, alone until now.
@@ -44,7 +44,7 @@ enum Begins {
 
 /// The beginnings seen so far.
 #[derive(Debug, Default)]
-pub(super) struct Prefixes {
+pub(crate) struct Prefixes {
     seen: HashMap<u64, Begins>,
     hasher: RandomState,
     families: Family,
@@ -52,7 +52,7 @@ pub(super) struct Prefixes {
 
 impl Prefixes {
     /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
-    pub(super) fn add(&mut self, number: u64, text: &str) -> Belongs {
+    pub(crate) fn add(&mut self, number: u64, text: &str) -> Belongs {
         let beginnings = Beginnings::of(text);
         if beginnings.levels() == 0 {
             return Belongs::Alone;

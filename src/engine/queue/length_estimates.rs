@@ -12,7 +12,7 @@ const EVERY: u64 = 256;
 
 /// What the answers so far were like.
 #[derive(Debug)]
-pub(super) struct Lengths {
+pub(crate) struct Lengths {
     shown: [Shown; Class::COUNT],
     /// Classes, the longest expected answers first.
     order: Vec<Class>,
@@ -36,7 +36,7 @@ impl Default for Lengths {
 
 impl Lengths {
     /// An answer of so many tokens.
-    pub(super) fn saw(&mut self, class: Class, tokens: u64) {
+    pub(crate) fn saw(&mut self, class: Class, tokens: u64) {
         let shown = &mut self.shown[class.number()];
         shown.answers += 1;
         shown.tokens += tokens;
@@ -48,7 +48,7 @@ impl Lengths {
     }
 
     /// All classes, the longest expected answers first.
-    pub(super) fn order(&self) -> &[Class] {
+    pub(crate) fn order(&self) -> &[Class] {
         &self.order
     }
 

@@ -7,20 +7,20 @@
 
 use std::time::{Duration, Instant};
 
-use super::Size;
+use crate::engine::Size;
 
 /// What a server says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Sample {
-    pub(super) running: f64,
-    pub(super) waiting: f64,
+pub(crate) struct Sample {
+    pub(crate) running: f64,
+    pub(crate) waiting: f64,
     /// Since it started.
-    pub(super) preemptions: f64,
+    pub(crate) preemptions: f64,
 }
 
 /// Of one endpoint.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     size: usize,
     steer: Steer,
     /// The most after a refusal.
@@ -93,7 +93,7 @@ const AFTER_PREEMPTION: Duration = Duration::from_secs(10);
 
 impl Window {
     /// `least` sequences have to fit; `told` is whether the server says how many run.
-    pub(super) fn new(size: Size, least: usize, told: bool) -> Self {
+    pub(crate) fn new(size: Size, least: usize, told: bool) -> Self {
         let (size, steer) = match size {
             Size::Exactly(size) => (size, Steer::Not),
             Size::Auto if told => (FIRST.max(least), Steer::Told(Told::default())),
@@ -103,24 +103,24 @@ impl Window {
     }
 
     /// Sequences in flight, at most.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size.min(self.limit)
     }
 
     /// The server does not say after all: what it brings has to do.
-    pub(super) fn is_not_told(&mut self) {
+    pub(crate) fn is_not_told(&mut self) {
         if self.asks() {
             self.steer = Steer::Felt(Felt::new());
         }
     }
 
     /// Is it worth asking the server how it is?
-    pub(super) fn asks(&self) -> bool {
+    pub(crate) fn asks(&self) -> bool {
         matches!(self.steer, Steer::Told(_))
     }
 
     /// How soon it wants to be told again.
-    pub(super) fn again_in(&self) -> Duration {
+    pub(crate) fn again_in(&self) -> Duration {
         match &self.steer {
             Steer::Told(told) if told.holds => Duration::from_secs(1),
             _ => Duration::from_millis(50),
@@ -129,7 +129,7 @@ impl Window {
 
     /// A request with which `level` sequences were in flight was answered; `sequences` of them were its own, and gave so
     /// many tokens. `full` is whether the window was, just before.
-    pub(super) fn admitted(
+    pub(crate) fn admitted(
         &mut self,
         level: usize,
         sequences: usize,
@@ -156,7 +156,7 @@ impl Window {
     }
 
     /// It refused a request of `sequences` with which `level` were in flight.
-    pub(super) fn refused(&mut self, level: usize, sequences: usize) {
+    pub(crate) fn refused(&mut self, level: usize, sequences: usize) {
         if level <= self.proven {
             // It has taken as much before: a passing fit, unless it comes again and again.
             self.proven = self.proven * 15 / 16;
@@ -172,7 +172,7 @@ impl Window {
     }
 
     /// What the server says, with so many of ours in flight, in lists of `list`. True if the window was changed.
-    pub(super) fn sampled(
+    pub(crate) fn sampled(
         &mut self,
         sample: Sample,
         taken: usize,

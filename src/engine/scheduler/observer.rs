@@ -9,15 +9,16 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Command, Ended, Word, driver::Driver, servers::Server};
+use super::Driver;
 use crate::domain::{Prompt, Settled, Standing, Tally, Timeline};
+use crate::engine::{Command, Ended, Word, endpoint_state::Server};
 
 /// Often enough for pictures, seldom enough to cost nothing: the loop goes round thousands of times a second.
 const EVERY: Duration = Duration::from_millis(20);
 
 /// What was seen so far.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     timeline: Timeline,
     began: Instant,
     /// It was looked last, in milliseconds since it began.
@@ -25,7 +26,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(servers: &[Server], began: Instant) -> Self {
+    pub(crate) fn new(servers: &[Server], began: Instant) -> Self {
         let mut timeline = Timeline::default();
         servers.iter().for_each(|server| timeline.sit(&server.seat));
         Self { timeline, began, looked: 0 }
@@ -38,7 +39,7 @@ impl Watch {
 
 impl Driver {
     /// Works to its end, and says then what was seen.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         mut self,
         mut prompts: mpsc::Receiver<Prompt>,
         settled: mpsc::Sender<Vec<Settled>>,
@@ -52,7 +53,7 @@ impl Driver {
     }
 
     /// Looks at all endpoints, if it is time: they stood since the last look as they stand now.
-    pub(super) fn watch(&mut self, now: Instant) {
+    pub(crate) fn watch(&mut self, now: Instant) {
         if self.watch.since(now) >= self.watch.looked + EVERY.as_millis() as u64 {
             self.look(now);
         }
@@ -80,7 +81,7 @@ impl Driver {
     }
 
     /// These were settled.
-    pub(super) fn watch_outcomes(&mut self, outcomes: &[Settled], now: Instant) {
+    pub(crate) fn watch_outcomes(&mut self, outcomes: &[Settled], now: Instant) {
         let at = self.watch.since(now);
         for settled in outcomes {
             let Some(label) = &settled.endpoint else { continue };

@@ -5,7 +5,7 @@
 
 /// Of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
+pub(crate) enum Trust {
     /// Nobody renders here.
     Off,
     /// So many came to the same, so many are under way.
@@ -20,12 +20,12 @@ pub(super) enum Trust {
 const CANARIES: u8 = 3;
 
 impl Trust {
-    pub(super) fn new(renders: bool) -> Self {
+    pub(crate) fn new(renders: bool) -> Self {
         if renders { Self::Testing { same: 0, out: 0 } } else { Self::Off }
     }
 
     /// Should the next conversation be a canary? Then it counts as one.
-    pub(super) fn takes_canary(&mut self) -> bool {
+    pub(crate) fn takes_canary(&mut self) -> bool {
         match self {
             Self::Testing { same, out } if *same + *out < CANARIES => {
                 *out += 1;
@@ -36,7 +36,7 @@ impl Trust {
     }
 
     /// A canary came back: the same, not the same, or nothing was learnt. True if this decides it.
-    pub(super) fn came_back(&mut self, same: Option<bool>) -> bool {
+    pub(crate) fn came_back(&mut self, same: Option<bool>) -> bool {
         let Self::Testing { same: sames, out } = self else { return false };
         *out = out.saturating_sub(1);
         match same {

@@ -10,7 +10,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Word, driver::Driver, servers::Server};
+use super::Driver;
+use crate::engine::{Word, endpoint_state::Server};
 
 /// What the engine could use, for whoever gives it prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct InHand {
 }
 
 /// Work for so long is ample, in seconds.
-pub(super) const AMPLE: f64 = 4.0;
+pub(crate) const AMPLE: f64 = 4.0;
 /// The loop goes round every second at least.
 const AWAY: Duration = Duration::from_secs(4);
 /// Words of this kind are no closer together.
@@ -40,7 +41,7 @@ const DOWN: Duration = Duration::from_secs(2);
 
 /// What was said last.
 #[derive(Debug)]
-pub(super) struct Telling {
+pub(crate) struct Telling {
     in_hand: InHand,
     down: bool,
     drained: bool,
@@ -48,12 +49,12 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { in_hand: InHand::default(), down: false, drained: false, next: now }
     }
 
     /// When there may be something to say that was held back.
-    pub(super) fn due(&self, driver: &Driver) -> Option<Instant> {
+    pub(crate) fn due(&self, driver: &Driver) -> Option<Instant> {
         let changed =
             (driver.taken, driver.stock.len() as u64) != (self.in_hand.taken, self.in_hand.waiting);
         changed.then_some(self.next)
@@ -62,7 +63,7 @@ impl Telling {
 
 impl Driver {
     /// A process that was stopped, or swapped out, was away itself: what stood still meanwhile was not the endpoints.
-    pub(super) fn was_away(&mut self, now: Instant) {
+    pub(crate) fn was_away(&mut self, now: Instant) {
         if now - self.round > AWAY {
             self.moved = now;
             self.down_since = self.down_since.map(|_| now);
@@ -71,12 +72,12 @@ impl Driver {
     }
 
     /// Are no more prompts to be expected for now?
-    pub(super) fn is_ending(&self) -> bool {
+    pub(crate) fn is_ending(&self) -> bool {
         !self.more || (self.ending && self.taken >= self.given)
     }
 
     /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
-    pub(super) fn is_filling(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_filling(&mut self, now: Instant) -> bool {
         let list = self.servers.iter().map(Server::most).max().unwrap_or(1);
         if self.taken >= self.given || self.stock.len() >= list {
             self.filling = None;
@@ -86,7 +87,7 @@ impl Driver {
     }
 
     /// Says what there is to say: that prompts are needed, that nobody is up or somebody is again.
-    pub(super) fn say_what_is_in_hand(&mut self, now: Instant, tell: &impl Fn(Word)) {
+    pub(crate) fn say_what_is_in_hand(&mut self, now: Instant, tell: &impl Fn(Word)) {
         if self.down_since.is_some() != self.telling.down {
             self.telling.down = self.down_since.is_some();
             tell(Word::Progress(self.progress()));
@@ -138,13 +139,13 @@ impl Driver {
     }
 
     /// When others should have what waits here, if nobody comes up before.
-    pub(super) fn gives_back_at(&self) -> Option<Instant> {
+    pub(crate) fn gives_back_at(&self) -> Option<Instant> {
         let wait = DOWN.min(self.policy.patience / 2);
         self.down_since.filter(|_| self.stock.len() > 0).map(|since| since + wait)
     }
 
     /// Gives back what is not under way.
-    pub(super) fn give_back(&mut self, tell: &impl Fn(Word)) {
+    pub(crate) fn give_back(&mut self, tell: &impl Fn(Word)) {
         let mut indexes = self.stock.give_up(|_| true);
         indexes.append(&mut self.unwanted);
         if !indexes.is_empty() {
@@ -153,7 +154,7 @@ impl Driver {
     }
 
     /// Others have settled these: they are not sent, and what is under way for them alone is ended.
-    pub(super) fn forget(&mut self, indexes: &[u64]) {
+    pub(crate) fn forget(&mut self, indexes: &[u64]) {
         let indexes: HashSet<u64> = indexes.iter().copied().collect();
         self.stock.give_up(|index| indexes.contains(&index));
         let concerned: Vec<u64> = self

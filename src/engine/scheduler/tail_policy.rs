@@ -10,11 +10,11 @@ use crate::domain::{Others, SLOW};
 
 /// How fast an endpoint is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Speed {
+pub(crate) struct Speed {
     /// What a single prompt usually takes.
-    pub(super) usual: Option<Duration>,
+    pub(crate) usual: Option<Duration>,
     /// Prompts a second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
 }
 
 /// Where too little was seen to know the slowest hundredth: so many times the usual.
@@ -23,7 +23,7 @@ const STUCK: u32 = 6;
 const LEAST: Duration = Duration::from_secs(1);
 
 /// Are the last `waiting` prompts better left to the others?
-pub(super) fn withholds(mine: Speed, others: &[Speed], waiting: usize) -> bool {
+pub(crate) fn withholds(mine: Speed, others: &[Speed], waiting: usize) -> bool {
     let Some(usual) = mine.usual else { return false };
     let Some(fastest) = others.iter().filter_map(|it| it.usual).min() else { return false };
     let rate = others.iter().map(|it| it.rate).sum();
@@ -32,18 +32,18 @@ pub(super) fn withholds(mine: Speed, others: &[Speed], waiting: usize) -> bool {
 
 /// What is known of a request under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Age {
+pub(crate) struct Age {
     /// Since it was sent.
-    pub(super) age: Duration,
+    pub(crate) age: Duration,
     /// What one like it usually takes there.
-    pub(super) usual: Option<Duration>,
+    pub(crate) usual: Option<Duration>,
     /// What the slowest hundredth takes there.
-    pub(super) slowest: Option<Duration>,
+    pub(crate) slowest: Option<Duration>,
 }
 
 /// Is it worth asking an idle endpoint, where a prompt usually takes `there`, once more? `elsewhere` is whether that is
 /// another endpoint.
-pub(super) fn copies(request: Age, there: Option<Duration>, elsewhere: bool) -> bool {
+pub(crate) fn copies(request: Age, there: Option<Duration>, elsewhere: bool) -> bool {
     let Age { age, usual, slowest } = request;
     let stuck = slowest.map(|it| it * 2).or(usual.map(|it| it * STUCK));
     if age > LEAST && stuck.is_some_and(|stuck| age > stuck) {

@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::{AbortHandle, abortable};
 
-use super::{Policy, policy::TEMPLATE_ARGUMENTS, stock::Batch};
+use crate::engine::{Policy, policy::TEMPLATE_ARGUMENTS, queue::Batch};
 use crate::{
     domain::{Probe, Prompt, Route, Url},
     endpoint::{
@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// Waits for something to come back.
-pub(super) type Flight = Pin<Box<dyn Future<Output = Landed>>>;
+pub(crate) type Flight = Pin<Box<dyn Future<Output = Landed>>>;
 
 /// What came back.
-pub(super) enum Landed {
+pub(crate) enum Landed {
     Reply {
         id: u64,
         result: Result<Reply, Fault>,
@@ -44,29 +44,29 @@ pub(super) enum Landed {
 }
 
 /// A request under way.
-pub(super) struct UnderWay {
-    pub(super) server: usize,
-    pub(super) batch: Batch,
-    pub(super) sent: Instant,
+pub(crate) struct UnderWay {
+    pub(crate) server: usize,
+    pub(crate) batch: Batch,
+    pub(crate) sent: Instant,
     /// Sequences in flight at its endpoint, its own included.
-    pub(super) level: usize,
-    pub(super) limit: Duration,
+    pub(crate) level: usize,
+    pub(crate) limit: Duration,
     /// The limit is tighter than what was asked for.
-    pub(super) tight: bool,
+    pub(crate) tight: bool,
     /// It is a conversation that goes both ways.
-    pub(super) canary: bool,
-    pub(super) cancel: AbortHandle,
+    pub(crate) canary: bool,
+    pub(crate) cancel: AbortHandle,
 }
 
 /// How a batch goes out.
-pub(super) enum Outgoing {
+pub(crate) enum Outgoing {
     Question(Question),
     /// A conversation both ways, with the text that it is here.
     Canary(String),
 }
 
 /// A list of conversations as texts; those that cannot be rendered here are given back.
-pub(super) fn rendered(policy: &Policy, batch: &mut Batch) -> (Option<Question>, Option<Batch>) {
+pub(crate) fn rendered(policy: &Policy, batch: &mut Batch) -> (Option<Question>, Option<Batch>) {
     let kwargs = batch.shared.params.get(TEMPLATE_ARGUMENTS).map(str::to_owned);
     let mut texts = Vec::with_capacity(batch.tasks.len());
     let (mut kept, mut left) = (Vec::with_capacity(batch.tasks.len()), Vec::new());
@@ -92,19 +92,19 @@ pub(super) fn rendered(policy: &Policy, batch: &mut Batch) -> (Option<Question>,
 }
 
 /// One conversation as a text.
-pub(super) fn text(policy: &Policy, prompt: &Prompt, kwargs: Option<&str>) -> Option<String> {
+pub(crate) fn text(policy: &Policy, prompt: &Prompt, kwargs: Option<&str>) -> Option<String> {
     let renderer = policy.renderer.as_ref()?;
     renderer.0.render(&conversation(&prompt.input, policy.system.as_deref()), kwargs)
 }
 
 /// A batch as it is.
-pub(super) fn plain(policy: &Policy, batch: &Batch) -> Question {
+pub(crate) fn plain(policy: &Policy, batch: &Batch) -> Question {
     let system = policy.system.as_deref().filter(|_| batch.shared.route == Route::Chat);
     Question::new(&batch.shared, batch.tasks.iter().map(|task| &task.prompt), system)
 }
 
 /// Sends it.
-pub(super) fn request(
+pub(crate) fn request(
     client: &Client,
     url: &Url,
     policy: &Policy,
@@ -145,13 +145,13 @@ pub(super) fn request(
 }
 
 /// Asks whether it is ready.
-pub(super) fn asks_ready(client: &Client, url: &Url, server: usize) -> Flight {
+pub(crate) fn asks_ready(client: &Client, url: &Url, server: usize) -> Flight {
     let (client, url) = (client.clone(), url.clone());
     Box::pin(async move { Landed::Probe { server, probe: probe(&client, &url).await } })
 }
 
 /// Asks how much it has to do.
-pub(super) fn asks_load(client: &Client, url: &Url, server: usize) -> Flight {
+pub(crate) fn asks_load(client: &Client, url: &Url, server: usize) -> Flight {
     let (client, url) = (client.clone(), url.clone());
     Box::pin(async move { Landed::Load { server, load: load(&client, &url).await } })
 }

@@ -4,6 +4,14 @@
 //! with its answers. Decisions are those of `stock`, `window`, `lists`, `endgame` and their like; what becomes of a request
 //! that came back is in `verdicts`; this file only makes things happen.
 
+pub(crate) mod backlog;
+pub(crate) mod completion;
+pub(crate) mod fail_fast;
+pub(crate) mod hedging;
+pub(crate) mod in_flight;
+pub(crate) mod observer;
+pub(crate) mod tail_policy;
+
 use std::{
     collections::{HashMap, HashSet},
     time::{Duration, Instant},
@@ -14,19 +22,18 @@ use tokio::{sync::mpsc, time::sleep_until};
 
 use super::{
     Command, Ended, Policy, Progress, Size, Word,
-    alike::{Alike, MOMENT},
-    endgame::{self, Speed},
-    flights::{self, Flight, Landed, Outgoing, UnderWay},
-    hand::Telling,
-    servers::{Endpoint, Server},
-    stock::{Batch, Room, Stock},
-    trust::Trust,
-    watch::Watch,
+    endpoint_state::{Endpoint, Server, render_check::Trust},
+    queue::{Batch, Room, Stock},
 };
 use crate::{
     domain::{Prompt, Route, Settled, Tally},
     endpoint::Client,
 };
+use backlog::Telling;
+use fail_fast::{Alike, MOMENT};
+use in_flight::{Flight, Landed, Outgoing, UnderWay};
+use observer::Watch;
+use tail_policy::Speed;
 
 /// What the loop needs to begin, and all that it knows.
 pub(super) struct Driver {
@@ -329,7 +336,7 @@ impl Driver {
             .map(|(_, it)| speed(it))
             .collect();
         let mine = speed(&self.servers[server]);
-        if !endgame::withholds(mine, &others, waiting) {
+        if !tail_policy::withholds(mine, &others, waiting) {
             return false;
         }
         // For no longer than the others go on: they may have come to a standstill.
@@ -368,7 +375,7 @@ impl Driver {
         let canary = matches!(outgoing, Outgoing::Canary(_));
         let (client, policy) = (&self.client, &self.policy);
         let (flight, cancel) =
-            flights::request(client, &it.url, policy, id, outgoing, &batch, limit);
+            in_flight::request(client, &it.url, policy, id, outgoing, &batch, limit);
         let (level, tight) = (it.taken, tight.is_some());
         let under_way = UnderWay { server, batch, sent: now, level, limit, tight, canary, cancel };
         self.under_way.insert(id, under_way);
@@ -378,7 +385,7 @@ impl Driver {
     fn outgoing(&mut self, server: usize, batch: &mut Batch) -> Option<Outgoing> {
         let conversations = batch.shared.route == Route::Chat && batch.shared.lists;
         if conversations && batch.tasks.len() > 1 {
-            let (question, left) = flights::rendered(&self.policy, batch);
+            let (question, left) = in_flight::rendered(&self.policy, batch);
             if let Some(left) = left {
                 self.stock.back(left);
             }
@@ -386,24 +393,24 @@ impl Driver {
         }
         if conversations && self.servers[server].trust.takes_canary() {
             let kwargs = batch.shared.params.get(super::policy::TEMPLATE_ARGUMENTS);
-            match flights::text(&self.policy, &batch.tasks[0].prompt, kwargs) {
+            match in_flight::text(&self.policy, &batch.tasks[0].prompt, kwargs) {
                 Some(text) => return Some(Outgoing::Canary(text)),
                 None => {
                     self.servers[server].trust.came_back(None);
                 }
             }
         }
-        Some(Outgoing::Question(flights::plain(&self.policy, batch)))
+        Some(Outgoing::Question(in_flight::plain(&self.policy, batch)))
     }
 
     fn ask_again(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
         for (server, it) in self.servers.iter_mut().enumerate() {
             if it.ask_now(now) {
-                flights.push(flights::asks_ready(&self.client, &it.url, server));
+                flights.push(in_flight::asks_ready(&self.client, &it.url, server));
             }
             if it.load_due().is_some_and(|due| due <= now) {
                 it.asks_load();
-                flights.push(flights::asks_load(&self.client, &it.url, server));
+                flights.push(in_flight::asks_load(&self.client, &it.url, server));
             }
         }
     }
@@ -423,7 +430,7 @@ impl Driver {
         let telling = self.telling.due(self);
         let moment = Some(self.began + MOMENT).filter(|&it| it > now);
         let copies = (self.is_ending() && !self.under_way.is_empty()).then_some(self.next_copies);
-        let withheld = self.withheld.map(|_| now + super::copies::EVERY);
+        let withheld = self.withheld.map(|_| now + hedging::EVERY);
         let filled = self.filling.map(|since| since + self.policy.max_wait);
         let all = probes.chain(loads).chain(self.stock.due()).chain(given_back);
         let all = all
@@ -447,3 +454,4 @@ impl Driver {
         }
     }
 }
+

@@ -4,13 +4,22 @@
 //! pauses, and an answer brings it back. Until it has answered a request it gets one at a time: one that hangs says of
 //! itself that it is well.
 
+pub(crate) mod batch_size;
+pub(crate) mod concurrency;
+pub(crate) mod render_check;
+pub(crate) mod timeouts;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Policy, lists::Lists, patience::Patience, trust::Trust, window::Window};
+use super::Policy;
 use crate::domain::{Routes, Seat, Url};
+use batch_size::Lists;
+use concurrency::Window;
+use render_check::Trust;
+use timeouts::Patience;
 
 /// One of them.
 #[derive(Debug)]
@@ -344,3 +353,4 @@ mod tests {
         assert_eq!(server.free(next), 6);
     }
 }
+

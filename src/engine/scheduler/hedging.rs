@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 
 use super::{
-    driver::{Driver, Twin},
-    endgame::{self, Age},
-    flights::{Flight, UnderWay},
-    stock::{Batch, Task},
+    Driver, Twin,
+    in_flight::{Flight, UnderWay},
+    tail_policy::{self, Age},
 };
+use crate::engine::queue::{Batch, Task};
 
 /// How often copies are thought of.
-pub(super) const EVERY: Duration = Duration::from_millis(100);
+pub(crate) const EVERY: Duration = Duration::from_millis(100);
 
 impl Driver {
     /// Asks once more what seems to be stuck, or would be done sooner elsewhere, where nothing else is left to send.
-    pub(super) fn copy(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
+    pub(crate) fn copy(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
         if !self.is_ending() || now < self.next_copies || self.under_way.is_empty() {
             return;
         }
@@ -68,7 +68,7 @@ impl Driver {
             slowest: patience.slowest(prompts),
         };
         let there = self.servers[server].patience.usual(1);
-        if !endgame::copies(age, there, *here != server) {
+        if !tail_policy::copies(age, there, *here != server) {
             return Vec::new();
         }
         let copy = |task: &Task| {

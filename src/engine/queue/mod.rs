@@ -4,6 +4,13 @@
 //! a request's prompts have to share, halves that must stay whole, and prompts that wait for another try. Knows nothing of
 //! endpoints but their numbers, or of time but instants it is given. The order of the answers is not its business.
 
+pub(crate) mod length_estimates;
+pub(crate) mod prefix_groups;
+pub(crate) mod prefixes;
+pub(crate) mod slots;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
@@ -11,17 +18,15 @@ use std::{
     time::Instant,
 };
 
-use super::{
-    Policy,
-    kin::Level,
-    lengths::Lengths,
-    prefixes::{Belongs, Prefixes},
-    shelf::{Held, Home, Rack, Slot},
-};
+use super::Policy;
 use crate::{
     domain::{Beginnings, Class, Prompt, Route},
     endpoint::Shared,
 };
+use length_estimates::Lengths;
+use prefix_groups::Level;
+use prefixes::{Belongs, Prefixes};
+use slots::{Held, Home, Rack, Slot};
 
 /// A prompt that has no outcome yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -343,6 +348,3 @@ impl PartialEq for Later {
 
 impl Eq for Later {}
 
-#[cfg(test)]
-#[path = "stock_tests.rs"]
-mod tests;

@@ -9,11 +9,13 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tracing::{debug, info, warn};
 
 use super::{
+    Driver, Twin,
+    in_flight::{Landed, UnderWay},
+};
+use crate::engine::{
     Count,
-    driver::{Driver, Twin},
-    flights::{Landed, UnderWay},
-    stock::{Batch, Task},
-    window::Sample,
+    endpoint_state::concurrency::Sample,
+    queue::{Batch, Task},
 };
 use crate::{
     domain::{Answer, Failure, FailureKind, Outcome, Probe, Prompt, Settled},
@@ -38,7 +40,7 @@ struct Back {
 }
 
 impl Driver {
-    pub(super) fn landed(&mut self, landed: Landed, now: Instant) {
+    pub(crate) fn landed(&mut self, landed: Landed, now: Instant) {
         match landed {
             Landed::Probe { server, probe } => self.probed(server, &probe, now),
             Landed::Load { server, load } => self.load_told(server, load, now),
@@ -200,7 +202,7 @@ impl Driver {
     }
 
     /// The connection is closed when nobody wants anything in it any more: the server then stops working on it.
-    pub(super) fn cancel_if_nobody_waits(&self, id: Option<u64>) {
+    pub(crate) fn cancel_if_nobody_waits(&self, id: Option<u64>) {
         let Some(under_way) = id.and_then(|id| self.under_way.get(&id)) else { return };
         let settled = |task: &Task| {
             let index = task.prompt.index;
@@ -329,7 +331,7 @@ impl Driver {
     }
 
     /// An empty prompt is not sent.
-    pub(super) fn settle_blank(&mut self, prompt: Prompt) {
+    pub(crate) fn settle_blank(&mut self, prompt: Prompt) {
         let failure = Failure {
             kind: FailureKind::EmptyPrompt,
             message: "the prompt is empty: nothing was asked".into(),

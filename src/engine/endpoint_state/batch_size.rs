@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::Size;
+use crate::engine::Size;
 
 /// Of one endpoint.
 #[derive(Debug)]
-pub(super) struct Lists {
+pub(crate) struct Lists {
     size: Size,
     auto: usize,
     /// Prompts answered a second.
@@ -32,12 +32,12 @@ const MOST: usize = 64;
 const EVERY: Duration = Duration::from_millis(250);
 
 impl Lists {
-    pub(super) fn new(size: Size) -> Self {
+    pub(crate) fn new(size: Size) -> Self {
         Self { size, auto: 1, rate: 0.0, since: None, answered: 0 }
     }
 
     /// The endpoint answered so many prompts; it is one of `endpoints`.
-    pub(super) fn answered(&mut self, prompts: usize, endpoints: usize, now: Instant) {
+    pub(crate) fn answered(&mut self, prompts: usize, endpoints: usize, now: Instant) {
         self.answered += prompts;
         let since = *self.since.get_or_insert(now);
         let passed = now - since;
@@ -56,12 +56,12 @@ impl Lists {
     }
 
     /// Prompts answered a second, as of late.
-    pub(super) fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.rate
     }
 
     /// The longest list for a window of so many. At least four go in such a window, so that one can end while others run.
-    pub(super) fn most(&self, window: usize) -> usize {
+    pub(crate) fn most(&self, window: usize) -> usize {
         match self.size {
             Size::Exactly(size) => size.min(window),
             Size::Auto => {
@@ -72,7 +72,7 @@ impl Lists {
     }
 
     /// What [`Self::most`] would be in a window of any size: so much is to wait at the server.
-    pub(super) fn wish(&self) -> usize {
+    pub(crate) fn wish(&self) -> usize {
         match self.size {
             Size::Exactly(size) => size,
             Size::Auto => self.auto,

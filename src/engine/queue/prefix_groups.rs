@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
+    Task,
     prefixes::Family,
-    shelf::{Home, Rack, Shelf, Slot},
-    stock::Task,
+    slots::{Home, Rack, Shelf, Slot},
 };
 use crate::{domain::Class, endpoint::Shared};
 
@@ -20,7 +20,7 @@ const KEPT: usize = 4096;
 
 /// The tasks of one priority.
 #[derive(Debug, Default)]
-pub(super) struct Level {
+pub(crate) struct Level {
     classes: BTreeMap<Class, Shelf>,
     families: BTreeMap<Family, Kin>,
     /// Families that nobody serves yet, by the class they are expected to be of.
@@ -43,7 +43,7 @@ struct Kin {
 }
 
 impl Level {
-    pub(super) fn put(
+    pub(crate) fn put(
         &mut self,
         shared: &Arc<Shared>,
         slot: Slot,
@@ -73,7 +73,7 @@ impl Level {
     }
 
     /// A task has left this home for another.
-    pub(super) fn left(&mut self, home: Home) {
+    pub(crate) fn left(&mut self, home: Home) {
         let shelf = match home {
             Home::Class(class) => self.classes.get_mut(&class),
             Home::Family(family) => self.families.get_mut(&family).map(|kin| &mut kin.shelf),
@@ -102,7 +102,7 @@ impl Level {
     }
 
     /// The family's tasks go with those of their length.
-    pub(super) fn dissolve(&mut self, rack: &mut Rack, family: Family) {
+    pub(crate) fn dissolve(&mut self, rack: &mut Rack, family: Family) {
         let Some(mut kin) = self.families.remove(&family) else { return };
         for slot in kin.shelf.split(rack, Home::Family(family), true) {
             let Some(held) = rack.get_mut(slot) else { continue };
@@ -114,7 +114,7 @@ impl Level {
     }
 
     /// Nobody serves what this endpoint served.
-    pub(super) fn release(&mut self, endpoint: usize) {
+    pub(crate) fn release(&mut self, endpoint: usize) {
         self.served.remove(&endpoint);
         let its: Vec<Family> = self
             .families
@@ -132,7 +132,7 @@ impl Level {
 
     /// Fills `into` for an endpoint, in the order of work, with tasks that share the same.
     #[expect(clippy::too_many_arguments, reason = "the stock's parts, borrowed one by one")]
-    pub(super) fn cut(
+    pub(crate) fn cut(
         &mut self,
         rack: &mut Rack,
         order: &[Class],

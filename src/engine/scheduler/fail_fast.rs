@@ -9,7 +9,7 @@ use crate::domain::{FailureKind, Outcome, Settled};
 
 /// What is held back.
 #[derive(Debug)]
-pub(super) struct Alike {
+pub(crate) struct Alike {
     most: usize,
     held: Vec<Settled>,
     /// So many were told of: the same are not told of again.
@@ -19,15 +19,15 @@ pub(super) struct Alike {
 }
 
 /// A refusal that comes later than this is none.
-pub(super) const MOMENT: Duration = Duration::from_millis(60);
+pub(crate) const MOMENT: Duration = Duration::from_millis(60);
 
 impl Alike {
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { most: most.max(1), held: Vec::new(), told: 0, over: false }
     }
 
     /// Takes an outcome in; what is to be written goes to `out`.
-    pub(super) fn pass(&mut self, settled: Settled, out: &mut Vec<Settled>) {
+    pub(crate) fn pass(&mut self, settled: Settled, out: &mut Vec<Settled>) {
         if self.over {
             out.push(settled);
             return;
@@ -50,7 +50,7 @@ impl Alike {
     }
 
     /// How many there are and what they say, once it is no chance, or nothing else is to come.
-    pub(super) fn verdict(&mut self, all_done: bool) -> Option<(u64, String)> {
+    pub(crate) fn verdict(&mut self, all_done: bool) -> Option<(u64, String)> {
         let count = self.held.len();
         if self.over || count <= self.told || (count < self.most && !all_done) {
             return None;
@@ -64,18 +64,18 @@ impl Alike {
 
     /// Is it time to send no more, after so many requests? A parameter that is wrong is refused at once: so nothing floods
     /// the servers before a moment has passed, and once there are such failures, before there is an answer.
-    pub(super) fn holds_back(&self, requests: u64, since_start: Duration) -> bool {
+    pub(crate) fn holds_back(&self, requests: u64, since_start: Duration) -> bool {
         let unknown = since_start < MOMENT || !self.held.is_empty();
         !self.over && unknown && requests >= self.most as u64
     }
 
     /// They are too few to tell: as many again are held back.
-    pub(super) fn further(&mut self) {
+    pub(crate) fn further(&mut self) {
         self.most = self.most.max(self.held.len()) * 2;
     }
 
     /// They are the prompts' own failures after all.
-    pub(super) fn release(&mut self, out: &mut Vec<Settled>) {
+    pub(crate) fn release(&mut self, out: &mut Vec<Settled>) {
         self.over = true;
         out.append(&mut self.held);
     }

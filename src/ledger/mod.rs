@@ -5,12 +5,15 @@
 //! but the times it is given, counted from the start. A bit a prompt and some words a lease is all its memory.
 
 #[cfg(test)]
-mod simulation;
-mod tests;
 mod guided;
 mod order;
 mod place_set;
+#[cfg(test)]
+mod simulation;
 mod speculation;
+#[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "spans are ranges")]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -428,6 +431,3 @@ impl Ledger {
         self.given_back += 1;
     }
 }
-
-#[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "spans are ranges")]

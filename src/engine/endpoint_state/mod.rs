@@ -353,4 +353,3 @@ mod tests {
         assert_eq!(server.free(next), 6);
     }
 }
-

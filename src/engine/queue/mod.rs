@@ -347,4 +347,3 @@ impl PartialEq for Later {
 }
 
 impl Eq for Later {}
-

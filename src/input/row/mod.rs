@@ -364,4 +364,3 @@ fn as_object(columns: &[String], values: &[Cow<'_, str>]) -> String {
     object.push('}');
     object
 }
-

@@ -370,4 +370,3 @@ impl<'i> Scan<'i> {
         .collect()
     }
 }
-

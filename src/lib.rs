@@ -46,6 +46,7 @@
 
 pub mod chat_template;
 pub mod cli;
+pub mod report;
 
 pub mod swarm;
 
@@ -73,7 +74,7 @@ pub mod parquet;
 
 pub mod shards;
 
-pub mod report;
+pub mod console;
 
 pub mod bench;
 

@@ -4,8 +4,8 @@ use clap::Args;
 use clap_complete::{Shell, aot};
 
 use crate::{
+    console,
     job::{JobError, Verdict},
-    report,
 };
 
 /// Completions of this command line for a shell, to standard output
@@ -22,7 +22,7 @@ pub(super) struct Completions {
 impl Completions {
     /// Local.
     pub(super) fn run(self) -> Result<Verdict, JobError> {
-        report::print(&script(self.shell));
+        console::print(&script(self.shell));
         Ok(Verdict::Done)
     }
 }

@@ -23,8 +23,9 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
     comm::{self, Comm, Launcher},
+    console,
     job::{Given, JobError, Verdict},
-    report, serve,
+    serve,
     settings::{Environment, Layer},
     site::Node,
 };
@@ -61,7 +62,7 @@ pub fn run(environment: Environment) -> u8 {
     let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let (flags, given) = flags_of(&command(), &matches);
-    report::start_log(
+    console::start_log(
         flags::log_format(given),
         flags::quiet(given),
         environment.get("AURORA_SWARM_LOG"),
@@ -108,11 +109,11 @@ fn on_ranks(
     let mut comm = match comm::start(&launcher) {
         Ok(comm) => comm,
         Err(error) => {
-            report::complain(&error);
+            console::complain(&error);
             return exit::MPI;
         }
     };
-    report::this_is_rank(comm.rank(), &Node::here().host);
+    console::this_is_rank(comm.rank(), &Node::here().host);
     let ended = command(comm.as_mut());
     let code = told(&ended);
     if matches!(ended, Err(JobError::Comm(_))) {
@@ -129,7 +130,7 @@ fn told(ended: &Result<Verdict, JobError>) -> u8 {
         Ok(verdict) => exit::code_of_verdict(*verdict),
         Err(error) => {
             if !matches!(error, JobError::Elsewhere(_)) {
-                report::complain(error);
+                console::complain(error);
             }
             code_of(error)
         }

@@ -14,9 +14,9 @@ mod row_hash;
 mod server;
 mod speed;
 mod tally;
-mod timeline;
 mod url;
 
+pub use crate::metrics::timeline::{Absence, Away, Piece, Row, Seat, Standing, Timeline};
 pub use beginnings::Beginnings;
 pub use class::Class;
 pub use contain::{contain, is_contained};
@@ -27,5 +27,4 @@ pub use row_hash::RowHash;
 pub use server::{Facts, Model, Probe, Routes, Surveyed};
 pub use speed::{Others, SLOW};
 pub use tally::Tally;
-pub use timeline::{Absence, Away, Piece, Row, Seat, Standing, Timeline};
 pub use url::Url;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     comm::{Comm, Typed},
-    report::{self, CheckReport, CheckedRank},
+    console::{self, CheckReport, CheckedRank},
 };
 
 /// Where the logs of servers go that are started to be checked: here.
@@ -26,7 +26,7 @@ pub fn check(
 ) -> Result<Verdict, JobError> {
     let guard = given.guard.take();
     let common = agree(comm, given, code)?;
-    report::this_is_rank(common.place.rank, &common.place.node.host);
+    console::this_is_rank(common.place.rank, &common.place.node.host);
     debug!(endpoints = common.urls.len(), "asking this rank's servers");
     let place = common.place.clone();
     let servers = serve(comm, &common, guard, std::path::Path::new(LOGS), code)?;
@@ -41,7 +41,7 @@ pub fn check(
     let ranks = comm.gather_values(&found)?;
     let verdict = ranks.map(|ranks| {
         let report = CheckReport::new(library, ranks);
-        report::print(&if json { as_json(&report) } else { report.table() });
+        console::print(&if json { as_json(&report) } else { report.table() });
         let least = common.settings.min_endpoints.of(report.endpoints as u64).max(1);
         if (report.ready as u64) < least { Verdict::NoEndpoint } else { Verdict::Done }
     });

@@ -6,9 +6,9 @@ use tracing::{info, warn};
 
 use super::{JobError, brief::Choice, conversations};
 use crate::{
+    console,
     domain::{Facts, Probe, Route, Surveyed},
     input::Source,
-    report,
     settings::{Api, Settings},
 };
 
@@ -33,7 +33,7 @@ pub(super) fn choose(
     let ready: Vec<&Facts> = all.iter().filter_map(|it| facts(it)).collect();
     let least = settings.min_endpoints.of(all.len() as u64);
     if ready.is_empty() || (ready.len() as u64) < least {
-        report::complain_of_endpoints(&all, least);
+        console::complain_of_endpoints(&all, least);
         return Ok(None);
     }
     let wanted = settings.model.as_deref().or(known.row_model);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     comm::{Comm, RollCall, roll_call},
-    report,
+    console,
 };
 
 /// How long rank 0 waits for the roll-call's answers.
@@ -48,7 +48,7 @@ pub(super) fn together(
             salvage::collect(comm, &root.lost(), folders, brief);
             let code = root.end_without(brief, folders).map_err(JobError::unfinished).map_or_else(
                 |error| {
-                    report::complain(&error);
+                    console::complain(&error);
                     (codes.error)(&error)
                 },
                 codes.verdict,

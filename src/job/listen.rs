@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     comm::{Event, Post, Tag, Typed},
+    console::ProgressView,
     domain::{FailureKind, Merge, Timeline},
     engine::{Ended, Progress},
     output::Counts,
-    report::ProgressView,
     settings::Settings,
 };
 

@@ -15,8 +15,8 @@ use super::{
     start::{can_be_written, format, rules},
 };
 use crate::{
+    console::{self, Outlook, PlanView},
     output::{Format, Heartbeat, Manifest, State},
-    report::{self, Outlook, PlanView},
     settings::{AggregateWanted, Resolved, SettingsError},
     site::Node,
 };
@@ -77,7 +77,7 @@ pub fn merge(
         manifest.makes(&names(&aggregate, Path::new(&place)));
         manifest.write(&folder)?;
     }
-    report::print(&format!(
+    console::print(&format!(
         "{} answers, {} failures, {} open: {place}\n",
         counts.answered, counts.failed, counts.open
     ));
@@ -113,7 +113,7 @@ pub fn plan(given: Given, inputs: &[String]) -> Result<Verdict, JobError> {
         origins: &origins,
         outlook: &outlook,
     };
-    report::print(&view.to_string());
+    console::print(&view.to_string());
     Ok(if matches!(outlook, Outlook::Refused(_)) { Verdict::Refused } else { Verdict::Done })
 }
 

@@ -3,7 +3,7 @@
 //! Owns no rule: it asks those that `run` asks, and counts what would be left to ask.
 
 use super::{JobError, brief::run_folder, resume, standing::Standing, start::fits};
-use crate::{input::Scanned, output::Counts, report::Outlook, settings::Settings};
+use crate::{console::Outlook, input::Scanned, output::Counts, settings::Settings};
 
 /// Local. What a run with these settings and this input would do.
 ///

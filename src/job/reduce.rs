@@ -27,9 +27,9 @@ use super::{
 };
 use crate::{
     comm::{Combine, Comm, Typed},
+    console,
     output::{Format, OutputError, State, TreeStands, replace},
     reduce::{Budget, DEFAULT_TEMPLATE, Recipe, Tree},
-    report,
     settings::{Api, BadRows, DuplicateIds, Gather, Resume},
     shards::Bitmap,
 };
@@ -49,7 +49,7 @@ pub fn reduce(
     let mut crew = Crew::new(given.guard.take(), in_passes);
     crew.passes = Passes::Many;
     let common = agree(comm, given, codes.error)?;
-    report::this_is_rank(common.place.rank, &common.place.node.host);
+    console::this_is_rank(common.place.rank, &common.place.node.host);
     grow(comm, common, &mut crew, inputs)
 }
 

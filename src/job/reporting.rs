@@ -22,13 +22,14 @@ use super::{
     standing::Standing,
 };
 use crate::{
+    console::{self, TreeFinish},
     domain::Timeline,
     metrics::Measured,
     output::{
         Manifest, StartTimeline, State, read_samples, read_timelines, write_json, write_text,
         write_timeline,
     },
-    report::{self, Sources, Summary, TreeFinish},
+    report::{Sources, Summary},
     site::Node,
 };
 
@@ -91,7 +92,7 @@ impl Root {
                 report: page.as_deref(),
                 folder: &self.folder.to_string_lossy(),
             };
-            report::print(&finish.to_string());
+            console::print(&finish.to_string());
         }
         Ok((summary, timelines))
     }
@@ -116,7 +117,7 @@ pub fn report(run: &str) -> Result<Verdict, JobError> {
     tell_of_what_is_away(manifest.away.as_deref(), alive);
     let measured = again(&folder, &mut manifest)?;
     write(&folder, &manifest, &measured, Vec::new())?;
-    report::print(&format!(
+    console::print(&format!(
         "{}\n{}\n",
         folder.join(PAGE).display(),
         folder.join(NUMBERS).display()
@@ -173,5 +174,5 @@ fn write_both(
 ) -> Result<(), JobError> {
     let numbers = serde_json::to_value(summary).unwrap_or_default();
     write_json(&folder.join(NUMBERS), &numbers)?;
-    Ok(write_text(&page_of(folder), &report::page(summary, timelines))?)
+    Ok(write_text(&page_of(folder), &crate::report::page(summary, timelines))?)
 }

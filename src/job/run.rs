@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     comm::{Comm, Typed},
-    report,
+    console,
 };
 
 /// Collective. Answers the prompts of `inputs`.
@@ -24,7 +24,7 @@ pub fn run(
     let mut crew = Crew::new(given.guard.take(), codes);
     let mut common = agree(comm, given, codes.error)?;
     common.settings.reduce_template = None; // a settings file for both commands may have one
-    report::this_is_rank(common.place.rank, &common.place.node.host);
+    console::this_is_rank(common.place.rank, &common.place.node.host);
     answer(comm, &common, &mut crew, inputs, None)
 }
 

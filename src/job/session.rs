@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     comm::{Comm, Typed},
+    console,
     domain::Url,
     output::{Manifest, OutputError},
-    report,
     settings::{Gather, OutputFormat},
 };
 
@@ -70,12 +70,12 @@ impl Session {
     /// # Errors
     /// Where settings are wrong, or do not fit a program.
     pub fn begin(comm: &mut dyn Comm, mut given: Given) -> Result<Self, JobError> {
-        report::leave_stdout_alone();
+        console::leave_stdout_alone();
         let mut crew = Crew::new(given.guard.take(), CODES);
         crew.passes = Passes::Calls;
         let common = agree(comm, given, CODES.error)?;
         everywhere(comm, fits(&common), CODES.error)?;
-        report::this_is_rank(common.place.rank, &common.place.node.host);
+        console::this_is_rank(common.place.rank, &common.place.node.host);
         crew.watch(comm, &common)?;
         Ok(Self { common, crew })
     }

@@ -15,8 +15,8 @@ use super::{
     standing::Standing,
 };
 use crate::{
-    output::{Counts, Doing, Heartbeat, Manifest, Pace, State, now},
-    report::{self, Phase, StatusView},
+    console::{self, StatusView},
+    output::{Counts, Doing, Heartbeat, Manifest, Pace, Phase, State, now},
     site::Node,
 };
 
@@ -44,7 +44,7 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
     let view = counted(&folder, view, verify)?;
     tell_of_what_is_away(view.away.as_deref(), view.state.is_alive());
     let lines = || view.line() + "\n" + &levels(&folder, &view);
-    report::print(&if json { view.json(false) + "\n" } else { lines() });
+    console::print(&if json { view.json(false) + "\n" } else { lines() });
     Ok(verdict(&view))
 }
 
@@ -54,7 +54,7 @@ pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> 
 /// As [`status`]; there being no run only after it was waited for.
 pub fn follow(run: &str, json: bool, verify: bool, pursuit: Pursuit) -> Result<Verdict, JobError> {
     let every = pursuit.every.max(LEAST);
-    let mut screen = report::Follow::new(json);
+    let mut screen = console::Follow::new(json);
     let begun = wait_for(run, every, pursuit.wait)?;
     let folder = folder_of(run);
     let (mut view, mut failures, mut ended) = (begun, 0, 0);
@@ -95,7 +95,7 @@ fn wait_for(run: &str, every: Duration, wait: Duration) -> Result<StatusView, Jo
             return Err(no_run(&folder));
         }
         if !std::mem::replace(&mut told, true) {
-            report::say(&format!(
+            console::say(&format!(
                 "there is no run in {} yet: it is waited for, for {}",
                 folder.display(),
                 crate::settings::Period::millis(wait.as_millis() as u64)
@@ -215,7 +215,7 @@ fn verdict(view: &StatusView) -> Verdict {
 fn levels(folder: &Path, leaves: &StatusView) -> String {
     let Some(tree) = &leaves.reduce else { return String::new() };
     let mut lines = match leaves.state {
-        Phase::Finished => report::tree_line(tree, &leaves.output),
+        Phase::Finished => console::tree_line(tree, &leaves.output),
         _ => format!(
             "these are the leaves; the tree is at level {} of {}\n",
             tree.level, tree.levels

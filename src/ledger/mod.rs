@@ -4,7 +4,6 @@
 //! a position in that order, not a row: what stands there is [`Order`]'s to know. Pure: no messages, no files, and no clock
 //! but the times it is given, counted from the start. A bit a prompt and some words a lease is all its memory.
 
-#[cfg(test)]
 mod guided;
 mod order;
 mod place_set;

@@ -9,6 +9,7 @@
 
 mod histogram;
 mod measured_line;
+pub(crate) mod timeline;
 
 pub use histogram::{Bar, Scale};
 

@@ -10,8 +10,9 @@ use std::{fmt, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    OutputError, now,
-    writer::{part_of, replace_loosely},
+    OutputError,
+    atomic_file::{part_of, replace_loosely},
+    now,
 };
 
 /// The whole file.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Format, OutputError, StartRecord, writer::replace};
+use super::{Format, OutputError, StartRecord, atomic_file::replace};
 use crate::settings::Origin;
 
 /// The format this build writes and reads.
@@ -147,6 +147,40 @@ pub enum State {
     Stopped,
     /// Every prompt has its outcome.
     Finished,
+}
+
+/// Where a run is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Somebody works on it, and has not counted its prompts yet.
+    Begins,
+    /// Somebody works on it.
+    Running,
+    /// It says that it runs, and nobody works on it.
+    Lost,
+    /// It stopped early.
+    Stopped,
+    /// Every prompt has its outcome, and the answers are where they should be.
+    Finished,
+}
+
+impl Phase {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Begins => "begins",
+            Self::Running => "running",
+            Self::Lost => "lost",
+            Self::Stopped => "stopped",
+            Self::Finished => "finished",
+        }
+    }
+
+    /// Is anything still to come?
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        matches!(self, Self::Begins | Self::Running)
+    }
 }
 
 /// What became of the prompts.

@@ -3,22 +3,26 @@
 //! Owns how answers look in a file and how a file comes to be: written beside and renamed into place, so that it is absent
 //! or whole. Knows nothing of ranks or of where answers come from.
 
-mod appended;
+mod atomic_file;
 mod format;
 mod heartbeat;
 mod history;
+mod json_lines_log;
 mod manifest;
 mod samples;
 mod timelines;
-mod writer;
 
+pub use atomic_file::{
+    OutputFile, TextFile, beside_answers, part_of, replace, write_json, write_text,
+};
 pub use format::Format;
 pub use heartbeat::{Doing, Heartbeat};
 pub use history::StartRecord;
-pub use manifest::{Change, Counts, InputChange, LostRank, Manifest, State, TreeStands, now};
+pub use manifest::{
+    Change, Counts, InputChange, LostRank, Manifest, Phase, State, TreeStands, now,
+};
 pub use samples::{Pace, Sample, read_samples, write_sample};
 pub use timelines::{StartTimeline, read_timelines, write_timeline};
-pub use writer::{OutputFile, TextFile, beside_answers, part_of, replace, write_json, write_text};
 
 use std::path::{Path, PathBuf};
 

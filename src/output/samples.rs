@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    appended::{append, read},
+    json_lines_log::{append, read},
 };
 
 /// How things stood at a moment. Counts of prompts are the whole run's, tokens and requests this start's.

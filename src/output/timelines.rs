@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    appended::{append, read},
+    json_lines_log::{append, read},
 };
 use crate::domain::Timeline;
 

@@ -1,121 +1,16 @@
-//! What people see: the only place that prints.
+//! How a run or a reduce went, as numbers and as a page. Pure.
 //!
-//! Owns standard output (results: tables, JSON) and standard error (the log, complaints). Decides nothing: it is handed
-//! values and makes them readable.
-#![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
+//! Owns what is computed from a run's files (`summary.json`) and the page that is drawn from it (`report.html`). Prints
+//! nothing: terminal output is in [`console`](crate::console).
 
-mod above;
-mod asked;
-mod bench;
-mod check;
-mod course;
-mod finish;
+mod endpoint_load;
+pub(crate) mod format;
 mod html;
-mod log;
-mod plan;
-#[cfg(feature = "plot")]
-mod plot;
-#[cfg(not(feature = "plot"))]
-#[path = "no_plot.rs"]
-mod plot;
-mod progress;
-mod status;
+mod reduce_levels;
+mod reduce_starts;
 mod summary;
-mod tree;
+mod throughput;
 
-pub use bench::{compare_table, models_table, sweep_table};
-pub use check::{CheckReport, CheckedRank};
-pub use finish::{Finish, TreeFinish, tree_line};
 pub use html::page;
-pub use log::{start_log, this_is_rank};
-pub use plan::{Outlook, PlanView};
-pub use plot::sweep_plots;
-pub use progress::ProgressView;
-pub use status::{Follow, Phase, StatusView};
+pub use reduce_levels::{Groups, LevelSource, Ran, TreeSource};
 pub use summary::{Sources, Summary};
-pub use tree::{Groups, LevelSource, Ran, TreeSource};
-
-use std::{
-    fmt::Write as _,
-    io::{IsTerminal, Write},
-    sync::atomic::{AtomicBool, Ordering},
-};
-
-use crate::domain::{Probe, Surveyed};
-
-/// Results are somebody else's to print.
-static SILENT: AtomicBool = AtomicBool::new(false);
-
-/// From here on nothing goes to standard output: the program that uses this library has it for itself.
-pub fn leave_stdout_alone() {
-    SILENT.store(true, Ordering::Relaxed);
-}
-
-/// To standard output, whole. A reader who has gone (`| head`) is no error.
-pub fn print(text: &str) {
-    if SILENT.load(Ordering::Relaxed) {
-        return;
-    }
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// A table that is wider than the terminal breaks its cells, not its lines.
-fn fit_terminal(table: &mut comfy_table::Table) {
-    if let Some(columns) = terminal_columns() {
-        table.set_width(u16::try_from(columns).unwrap_or(u16::MAX));
-    }
-}
-
-/// Of standard output, if that is a terminal.
-fn terminal_columns() -> Option<usize> {
-    let out = std::io::stdout();
-    status::known_columns(&out).filter(|_| out.is_terminal())
-}
-
-/// An error for the user, to standard error, with what caused it.
-pub fn complain(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    log::say("error", &text);
-}
-
-/// A line of progress: not the log's, so that it has no level and is not silenced with it.
-pub fn say(line: &str) {
-    log::say("info", line);
-}
-
-/// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
-pub fn complain_of_endpoints(all: &[&Surveyed], least: u64) {
-    let not_ready: Vec<(&Surveyed, &str)> = all
-        .iter()
-        .filter_map(|it| match &it.probe {
-            Probe::NotReady(why) => Some((*it, why.as_str())),
-            Probe::Ready(_) => None,
-        })
-        .collect();
-    let ready = all.len() - not_ready.len();
-    let mut text = format!(
-        "{ready} of {} endpoints are ready, and at least {} {} needed",
-        all.len(),
-        least.max(1),
-        if least <= 1 { "is" } else { "are" },
-    );
-    for (endpoint, why) in not_ready.iter().take(10) {
-        let _ = write!(text, "\n  {}: {why}", endpoint.url);
-    }
-    if not_ready.len() > 10 {
-        let _ = write!(text, "\n  and {} more", not_ready.len() - 10);
-    }
-    text.push_str(
-        "\n  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints",
-    );
-    log::say("error", &text);
-}

@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    above::{Above, DidAbove},
-    asked::Endpoints,
-    course::{Course, Phase, Point},
-    status::Phase as Life,
-    tree::{TreeSource, TreeSummary},
+    endpoint_load::Endpoints,
+    reduce_levels::{TreeSource, TreeSummary},
+    reduce_starts::{Above, DidAbove},
+    throughput::{Course, Phase, Point},
 };
+use crate::output::Phase as Life;
 use crate::{
     domain::{FailureKind, Merge, Tally},
     metrics::{Bar, Failed, Measured, Scale},

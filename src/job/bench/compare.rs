@@ -9,9 +9,9 @@ use super::{Bench, Measuring, Plan, lane::Lane, with};
 use crate::{
     bench::{Agreement, Cell, CompareReport, Measured, Run, Side},
     comm::{Comm, Typed},
+    console,
     domain::{Outcome, Prompt, Settled},
     job::{CodeOf, Given, JobError, Verdict},
-    report,
     settings::Amount,
 };
 
@@ -106,7 +106,7 @@ pub fn compare(
         let greedy = settings.temperature == Some(0.0);
         let report = CompareReport::new(conditions, batched, single, answers, greedy);
         let whole = report.batched.failed.is_none() && report.single.failed.is_none();
-        let table = report::compare_table(&report);
+        let table = console::compare_table(&report);
         (report, table, if whole { Verdict::Done } else { Verdict::SomeFailed })
     });
     drop(lanes);

@@ -36,8 +36,8 @@ use super::{
 use crate::{
     bench::{Conditions, Measured, Run, is_salted, keep_apart, keeps_apart},
     comm::{Comm, Typed},
+    console,
     domain::{Probe, Prompt, Settled, Surveyed, Url},
-    report,
     settings::{Amount, Period, Settings, SettingsError},
 };
 
@@ -116,7 +116,7 @@ impl Bench {
         let named = named.map(|key| SettingsError::Contradiction(format!("{key}: {sentence}")));
         let scratch = pool::scratch(given.environment.get("TMPDIR"));
         let mut common = agree(comm, given, code)?;
-        report::this_is_rank(common.place.rank, &common.place.node.host);
+        console::this_is_rank(common.place.rank, &common.place.node.host);
         let is_root = comm.rank() == 0;
         let checked = is_root.then(|| {
             named.map_or(Ok(()), |it| Err(JobError::Settings(it)))?;
@@ -318,7 +318,7 @@ impl Bench {
         let ended = report.map(|(report, table, verdict)| {
             let verdict = if self.stop.over().is_some() { Verdict::Open } else { verdict };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
-            report::print(if self.measuring.json { &json } else { &table });
+            console::print(if self.measuring.json { &json } else { &table });
             if let Some(files) = &self.files {
                 let plots = plots(&report).unwrap_or_else(|why| {
                     tracing::warn!("there is no plot: {why}");
@@ -335,7 +335,7 @@ impl Bench {
     /// A line for those who wait, on rank 0.
     fn say(&self, line: impl FnOnce() -> String) {
         if self.found.is_some() && !self.common.settings.quiet {
-            report::say(&line());
+            console::say(&line());
         }
     }
 }
@@ -366,7 +366,7 @@ fn is_enough(found: &[Vec<Surveyed>], least: impl Fn(u64) -> u64) -> bool {
     let least = least(all.len() as u64).max(1);
     let enough = all.iter().filter(|it| is_ready(it)).count() as u64 >= least;
     if !enough {
-        report::complain_of_endpoints(&all, least);
+        console::complain_of_endpoints(&all, least);
     }
     enough
 }

@@ -4,9 +4,9 @@ use super::{Bench, Measuring, Plan, compare::text, is_ready};
 use crate::{
     bench::{Figures, ModelRow, ModelsReport},
     comm::{Comm, Typed},
+    console,
     domain::{Probe, Url},
     job::{CodeOf, Given, JobError, Verdict, brief::Choice},
-    report,
     settings::{Amount, Settings},
 };
 
@@ -65,7 +65,7 @@ pub fn models(
         let conditions = bench.conditions(comm, None);
         let report = ModelsReport::new(conditions, rows);
         let verdict = if report.is_whole() { Verdict::Done } else { Verdict::SomeFailed };
-        let table = report::models_table(&report);
+        let table = console::models_table(&report);
         (report, table, verdict)
     });
     bench.end(comm, report, |_| Ok(Vec::new()))

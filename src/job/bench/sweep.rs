@@ -4,8 +4,8 @@ use super::{Bench, Measuring, Plan, with};
 use crate::{
     bench::{Cell, Figures, Run, SweepReport, SweepRow, cells},
     comm::Comm,
+    console,
     job::{CodeOf, Given, JobError, Verdict},
-    report,
     settings::Amount,
 };
 
@@ -62,10 +62,10 @@ pub fn sweep(
         conditions.rows_came_again = rows_came_again;
         let report = SweepReport::new(conditions, rows);
         let verdict = if report.best.is_some() { Verdict::Done } else { Verdict::SomeFailed };
-        let table = report::sweep_table(&report);
+        let table = console::sweep_table(&report);
         (report, table, verdict)
     });
-    bench.end(comm, report, report::sweep_plots)
+    bench.end(comm, report, console::sweep_plots)
 }
 
 fn line(cell: Cell, runs: &[Run], failed: Option<&str>) -> String {

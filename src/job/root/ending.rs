@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::Root;
 use crate::{
+    console::{self, Finish},
     input::Source,
     job::{
         JobError, Verdict,
@@ -19,7 +20,6 @@ use crate::{
     },
     metrics::Measured,
     output::{Counts, State},
-    report::{self, Finish},
 };
 
 impl Root {
@@ -119,7 +119,7 @@ impl Root {
         let folder = self.tree.as_ref().unwrap_or(&self.folder);
         // Of a reduce that goes on, there is none yet.
         let report = (self.report && (open || !is_reduce)).then(|| page_of(folder));
-        report::print(
+        console::print(
             &Finish {
                 what: self.what().map_or("prompts".into(), Into::into),
                 counts,

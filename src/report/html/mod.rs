@@ -1,24 +1,21 @@
 //! The page: `RUN/report.html`, one file that needs nothing else, no network and no script.
 //!
 //! Owns in which order things are told: the numbers that count first, then how it went over time, who was slow, what failed,
-//! what each start did, and the settings. Everything that comes from data goes through `text::escape`. Colours follow the
+//! what each start did, and the settings. Everything that comes from data goes through `super::format::escape`. Colours follow the
 //! reader's system, light or dark, and are told apart by the colour-blind (Okabe and Ito's, and viridis).
 
-mod course;
-mod heat;
-mod plot;
+mod charts;
+mod heatmap;
+mod reduce_tree;
 mod tables;
-mod text;
-mod tree;
+mod throughput;
 
 use std::fmt::Write;
 
+use super::format::{count, escape, moment, number, percent, plural, seconds, short, time};
 use super::summary::{Spread, Summary};
 use crate::output::StartTimeline;
-use plot::{Mark, Plot, Steps};
-use text::{escape, moment, seconds, short, time};
-
-pub(super) use text::{count, number, percent, plural};
+use charts::{Mark, Plot, Steps};
 
 /// A steady part that is shorter, in seconds, says nothing of speed.
 const STEADY: f64 = 2.0;
@@ -32,8 +29,8 @@ pub fn page(summary: &Summary, timelines: &[StartTimeline]) -> String {
     let mut body = String::new();
     body.push_str(&header(summary, name));
     body.push_str(&tiles(summary));
-    body.push_str(&tree::section(summary));
-    body.push_str(&course::section(summary));
+    body.push_str(&reduce_tree::section(summary));
+    body.push_str(&throughput::section(summary));
     body.push_str(&endpoints(summary, timelines));
     body.push_str(&spreads(summary));
     body.push_str(&tables::failures(summary));
@@ -220,12 +217,12 @@ fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
         count(its.times_away),
         if its.times_away == 1 { "absence" } else { "absences" },
     );
-    let last: Vec<String> = timelines.iter().rev().take(MAPS).map(heat::draw).collect();
+    let last: Vec<String> = timelines.iter().rev().take(MAPS).map(heatmap::draw).collect();
     if last.is_empty() {
         html.push_str(r#"<p class="note">What endpoints did over time is told when all ranks work to an end: no start of this run has come to that.</p>"#);
     } else {
         html.push_str(r"<h3>In flight against window</h3>");
-        html.push_str(&heat::key());
+        html.push_str(&heatmap::key());
         last.iter().rev().for_each(|map| html.push_str(map));
         if timelines.len() > MAPS {
             let _ = write!(

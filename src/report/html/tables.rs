@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::text::{count, endpoint, escape, moment, number, plural, seconds};
+use crate::report::format::{count, endpoint, escape, moment, number, plural, seconds};
 use crate::report::{
-    asked::Endpoints,
+    endpoint_load::Endpoints,
     summary::{Failure, Setting, Start, Summary},
 };
 

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::asked::share;
+use super::endpoint_load::share;
 use crate::{
     domain::{Merge, Piece},
     output::{Sample, StartRecord, StartTimeline},
@@ -13,11 +13,11 @@ use crate::{
 
 /// All of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Course {
+pub(crate) struct Course {
     /// In order.
-    pub(super) points: Vec<Point>,
+    pub(crate) points: Vec<Point>,
     /// Share of the time in the steady parts that windows were full.
-    pub(super) full_share_steady: Option<f64>,
+    pub(crate) full_share_steady: Option<f64>,
 }
 
 /// A stretch of time.
@@ -59,8 +59,8 @@ pub enum Phase {
 
 /// Of several points.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sum {
-    pub(super) seconds: f64,
+pub(crate) struct Sum {
+    pub(crate) seconds: f64,
     prompts: f64,
     tokens: f64,
 }
@@ -75,7 +75,7 @@ const USUAL: f64 = 0.9;
 const AMPLE: f64 = 0.7;
 
 impl Course {
-    pub(super) fn of(
+    pub(crate) fn of(
         history: &[StartRecord],
         samples: &[Sample],
         timelines: &[StartTimeline],
@@ -111,7 +111,7 @@ impl Course {
     }
 
     /// These points, and those of what was done above them, in the order of time.
-    pub(super) fn and_then(mut self, above: Vec<(u32, u32, Self)>) -> Vec<Point> {
+    pub(crate) fn and_then(mut self, above: Vec<(u32, u32, Self)>) -> Vec<Point> {
         for (start, level, course) in above {
             self.points.extend(course.points.into_iter().map(|it| Point { start, level, ..it }));
         }
@@ -120,7 +120,7 @@ impl Course {
     }
 
     /// All points of a phase.
-    pub(super) fn of_phase(&self, phase: Phase) -> Sum {
+    pub(crate) fn of_phase(&self, phase: Phase) -> Sum {
         let mut sum = Sum::default();
         for it in self.points.iter().filter(|it| it.phase == phase) {
             sum.seconds += it.seconds();
@@ -132,11 +132,11 @@ impl Course {
 }
 
 impl Sum {
-    pub(super) fn prompts_per_s(self) -> Option<f64> {
+    pub(crate) fn prompts_per_s(self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.prompts / self.seconds)
     }
 
-    pub(super) fn tokens_per_s(self) -> Option<f64> {
+    pub(crate) fn tokens_per_s(self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.tokens / self.seconds)
     }
 }

@@ -1,12 +1,10 @@
 //! The run over time: how fast it was, and how much was in flight, starts one after the other.
 
-use super::{
-    plot::{Band, Mark, Plot, Steps, moments},
-    text::{seconds, time},
-};
+use super::charts::{Band, Mark, Plot, Steps, moments};
+use crate::report::format::{seconds, time};
 use crate::report::{
-    course::{Phase, Point},
     summary::Summary,
+    throughput::{Phase, Point},
 };
 
 /// The section.

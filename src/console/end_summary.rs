@@ -10,10 +10,10 @@ use std::{
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
-use super::{
-    html::{count, number, percent, plural},
-    progress::readable,
-    tree::TreeSummary,
+use super::progress::readable;
+use crate::report::{
+    format::{count, number, percent, plural},
+    reduce_levels::TreeSummary,
 };
 use crate::{
     domain::{FailureKind, Tally},

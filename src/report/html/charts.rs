@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use super::text::{escape, short};
+use crate::report::format::{escape, short};
 
 /// Units that a plot is wide and high; it is stretched to whatever room there is.
 const WIDE: f64 = 1000.0;

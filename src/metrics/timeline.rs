@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Merge;
+use crate::domain::Merge;
 
 /// Of one rank, and then of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

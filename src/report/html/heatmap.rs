@@ -2,10 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{
-    plot::moments,
-    text::{count, endpoint, escape, number, percent, plural, seconds, time},
-};
+use super::charts::moments;
+use crate::report::format::{count, endpoint, escape, number, percent, plural, seconds, time};
 use crate::{
     domain::{Piece, Row, Timeline},
     output::StartTimeline,

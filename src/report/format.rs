@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 /// Whatever comes from data: nothing of it is markup.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -23,7 +23,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// 1234567 as 1,234,567.
-pub(in crate::report) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -36,7 +36,7 @@ pub(in crate::report) fn count(number: u64) -> String {
 }
 
 /// With as many digits as say something.
-pub(in crate::report) fn number(number: f64) -> String {
+pub(crate) fn number(number: f64) -> String {
     match number.abs() {
         it if it >= 99.95 => count(whole(number)),
         it if it >= 9.995 => format!("{number:.1}"),
@@ -47,7 +47,7 @@ pub(in crate::report) fn number(number: f64) -> String {
 }
 
 /// On an axis: 20000 as 20k.
-pub(super) fn short(number: f64) -> String {
+pub(crate) fn short(number: f64) -> String {
     let (scaled, unit) = match number {
         it if it >= 1e9 => (it / 1e9, "G"),
         it if it >= 1e6 => (it / 1e6, "M"),
@@ -70,12 +70,12 @@ fn whole(number: f64) -> u64 {
 }
 
 /// 1 prompt, 2 prompts.
-pub(in crate::report) fn plural(number: u64, what: &str) -> String {
+pub(crate) fn plural(number: u64, what: &str) -> String {
     format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// 0.42 of something as 42 %. What is not all is not 100 %, and what is not nothing not 0 %.
-pub(in crate::report) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     match share * 100.0 {
         it if it > 0.0 && it < 0.1 => "< 0.1 %".into(),
         it if it < 100.0 && it > 99.9 => "> 99.9 %".into(),
@@ -86,7 +86,7 @@ pub(in crate::report) fn percent(share: f64) -> String {
 }
 
 /// How long.
-pub(super) fn seconds(seconds: f64) -> String {
+pub(crate) fn seconds(seconds: f64) -> String {
     let all = whole(seconds);
     match seconds {
         it if it < 0.0005 => "0 s".into(),
@@ -100,7 +100,7 @@ pub(super) fn seconds(seconds: f64) -> String {
 }
 
 /// On an axis.
-pub(super) fn time(seconds: f64) -> String {
+pub(crate) fn time(seconds: f64) -> String {
     let unit = |number: f64, unit: &str| format!("{} {unit}", short(number));
     match seconds {
         0.0 => "0".into(),
@@ -113,7 +113,7 @@ pub(super) fn time(seconds: f64) -> String {
 }
 
 /// When, by the world's clock.
-pub(super) fn moment(since_1970: u64) -> String {
+pub(crate) fn moment(since_1970: u64) -> String {
     let moment =
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_1970.min(253_402_300_799)));
     let text =
@@ -122,7 +122,7 @@ pub(super) fn moment(since_1970: u64) -> String {
 }
 
 /// An endpoint's host and URL, without what says nothing.
-pub(super) fn endpoint(name: &str) -> String {
+pub(crate) fn endpoint(name: &str) -> String {
     let Some((host, url)) = name.split_once(' ') else { return name.to_owned() };
     let (url, rest) =
         url.split_once(' ').map_or((url, String::new()), |(url, rest)| (url, format!(" {rest}")));

@@ -13,10 +13,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
 use serde_json::{Map, Value, json};
 
 use super::{
-    html::{count, number, plural},
     log::{self, beside_bar},
     status::{columns, fit},
 };
+use crate::report::format::{count, number, plural};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// How a run goes, shown.

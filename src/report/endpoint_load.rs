@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::course::Course;
+use super::throughput::Course;
 use crate::{
     domain::{Absence, Merge, Piece},
     metrics::Served,
@@ -75,7 +75,7 @@ const ENOUGH: u64 = 5;
 
 impl Endpoints {
     /// By what they answered, and by what ranks saw of them.
-    pub(super) fn of(
+    pub(crate) fn of(
         served: &BTreeMap<String, Served>,
         timelines: &[StartTimeline],
         course: &Course,
@@ -132,6 +132,6 @@ fn gone(name: &str, start: u32, Absence { times, millis, at_end }: Absence) -> G
 }
 
 /// One over the other, where there is another.
-pub(super) fn share(part: u64, whole: u64) -> Option<f64> {
+pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }

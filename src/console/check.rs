@@ -3,8 +3,8 @@
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::{Deserialize, Serialize};
 
-use super::html::plural;
 use crate::domain::{Facts, Model, Probe, Routes, Surveyed};
+use crate::report::format::plural;
 
 /// What `check` found.
 #[derive(Debug, Serialize)]

@@ -212,7 +212,7 @@ impl Level {
 
 impl TreeSummary {
     /// Of a tree over these leaves.
-    pub(super) fn of(tree: &TreeSource, leaves: &Summary, (did, seconds): (&Tally, f64)) -> Self {
+    pub(crate) fn of(tree: &TreeSource, leaves: &Summary, (did, seconds): (&Tally, f64)) -> Self {
         let mut levels = vec![Level::of_leaves(leaves, tree.leaves_failed, (did, seconds))];
         levels.extend(tree.levels.iter().map(Level::of));
         let sum = |of: fn(&Level) -> u64| levels.iter().map(of).sum::<u64>();

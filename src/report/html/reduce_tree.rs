@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::text::{count, number, plural, seconds};
+use crate::report::format::{count, number, plural, seconds};
 use crate::report::{
+    reduce_levels::{Level, TreeSummary},
     summary::Summary,
-    tree::{Level, TreeSummary},
 };
 
 /// The section; nothing where it is no reduce.

@@ -6,20 +6,20 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    course::Course,
-    tree::{LevelSource, Ran},
+    reduce_levels::{LevelSource, Ran},
+    throughput::Course,
 };
 use crate::output::{StartRecord, StartTimeline};
 
 /// Of all starts and levels.
 #[derive(Debug, Default)]
-pub(super) struct Above {
+pub(crate) struct Above {
     /// By start.
-    pub(super) did: BTreeMap<u32, DidAbove>,
+    pub(crate) did: BTreeMap<u32, DidAbove>,
     /// With the numbers of the reduce's starts.
-    pub(super) timelines: Vec<StartTimeline>,
+    pub(crate) timelines: Vec<StartTimeline>,
     /// Start, level, and how it went.
-    pub(super) courses: Vec<(u32, u32, Course)>,
+    pub(crate) courses: Vec<(u32, u32, Course)>,
 }
 
 /// What a start did above the leaves.
@@ -38,7 +38,7 @@ pub struct DidAbove {
 }
 
 impl Above {
-    pub(super) fn of(leaves: &[StartRecord], levels: &[LevelSource]) -> Self {
+    pub(crate) fn of(leaves: &[StartRecord], levels: &[LevelSource]) -> Self {
         let mut above = Self::default();
         for LevelSource { level, ran, .. } in levels {
             let Some(Ran { manifest, samples, timelines, .. }) = ran else { continue };

@@ -9,8 +9,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::{html::plural, progress::readable};
+use super::progress::readable;
 use crate::output::{Counts, Doing, LostRank, TreeStands};
+use crate::report::format::plural;
 
 /// How a run stands, for people and for scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -67,40 +68,6 @@ pub struct StatusView {
     pub written_s_ago: u64,
     /// Seconds since the last sign of life, where somebody is at work.
     pub heartbeat_s_ago: Option<u64>,
-}
-
-/// Where a run is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Somebody works on it, and has not counted its prompts yet.
-    Begins,
-    /// Somebody works on it.
-    Running,
-    /// It says that it runs, and nobody works on it.
-    Lost,
-    /// It stopped early.
-    Stopped,
-    /// Every prompt has its outcome, and the answers are where they should be.
-    Finished,
-}
-
-impl Phase {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Begins => "begins",
-            Self::Running => "running",
-            Self::Lost => "lost",
-            Self::Stopped => "stopped",
-            Self::Finished => "finished",
-        }
-    }
-
-    /// Is anything still to come?
-    #[must_use]
-    pub fn is_alive(self) -> bool {
-        matches!(self, Self::Begins | Self::Running)
-    }
 }
 
 impl StatusView {

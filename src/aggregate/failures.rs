@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::seen::{Counted, Firsts, Seen};
+use super::observed::{Counted, Firsts, Seen};
 use crate::domain::Merge;
 
 /// Of all prompts. Memory: so many a kind as are named, and there are a handful of kinds.

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    FIRST, find,
-    seen::{Counted, Firsts, Place, Seen, id},
+    FIRST, extract,
+    observed::{Counted, Firsts, Place, Seen, id},
 };
 use crate::domain::Merge;
 
@@ -76,7 +76,7 @@ impl Majority {
     /// One answer's vote. Failed and blank ones have none.
     pub fn add(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
-        let written = match find::said_at(text, self.at.as_deref()) {
+        let written = match extract::said_at(text, self.at.as_deref()) {
             Ok(written) => written,
             Err(why) => return self.unreadable.add(seen, || why),
         };

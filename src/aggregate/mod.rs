@@ -27,20 +27,20 @@
 //! | `failure_report` | [`Failures`] | by kind, with counts and the first of each instead of all: a million failures are no report | `failures_are_counted_by_kind_and_the_first_are_named` |
 //! | choices taken by position | matched by `index` before they come here | reversed choices there went to the wrong prompts, a missing one lost all answers | `reversed_and_missing_choices_change_no_aggregate` (whole runs) |
 
+mod concat;
+mod exact_sum;
+mod extract;
 mod failures;
-mod find;
-mod joined;
 mod majority;
-mod numbers;
-mod order;
-mod seen;
+mod observed;
 mod statistics;
+mod summary_statistics;
 mod top_k;
 
+pub use concat::Joined;
 pub use failures::Failures;
-pub use joined::Joined;
 pub use majority::Majority;
-pub use seen::{Failed, Line, Place, Seen};
+pub use observed::{Failed, Line, Place, Seen};
 pub use statistics::Statistics;
 pub use top_k::TopK;
 

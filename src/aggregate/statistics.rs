@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    FIRST, find,
-    numbers::Numbers,
-    seen::{Counted, Firsts, Seen},
+    FIRST, extract,
+    observed::{Counted, Firsts, Seen},
+    summary_statistics::Numbers,
 };
 use crate::domain::Merge;
 
@@ -35,7 +35,7 @@ impl Statistics {
     pub fn add(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
-        match find::number_at(text, self.at.as_deref()) {
+        match extract::number_at(text, self.at.as_deref()) {
             Ok(number) => self.numbers.add(number),
             Err(why) => self.no_numbers.add(seen, || why),
         }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    FIRST, find, order,
-    seen::{Counted, Firsts, Place, Seen, id},
+    FIRST, exact_sum, extract,
+    observed::{Counted, Firsts, Place, Seen, id},
 };
 use crate::domain::Merge;
 
@@ -43,7 +43,7 @@ impl TopK {
     /// One answer, by the score that it names.
     pub fn add(&mut self, seen: &Seen<'_>) {
         let at = self.at.take();
-        self.add_scored(seen, |text| find::number_at(text, at.as_deref()));
+        self.add_scored(seen, |text| extract::number_at(text, at.as_deref()));
         self.at = at;
     }
 
@@ -58,7 +58,7 @@ impl TopK {
     }
 
     fn put(&mut self, seen: &Seen<'_>, score: f64, text: &str) {
-        let key = (!order::order(score), seen.place); // `!` turns the order round
+        let key = (!exact_sum::order(score), seen.place); // `!` turns the order round
         let full = self.best.len() >= self.k;
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
             return;

@@ -2,25 +2,25 @@
 //!
 //! Pure: owns plans, statistics and reports as values. Asks no server, prints nothing and draws nothing.
 
-mod caches;
+mod cache_salt;
 mod cell;
 mod compare;
-mod figures;
 mod latencies;
-mod measured;
+mod measurement;
 mod models;
+mod spread;
 mod sweep;
-mod text;
+mod synthetic_prompts;
 
-pub use caches::{is_salted, keep_apart, keeps_apart};
+pub use cache_salt::{is_salted, keep_apart, keeps_apart};
 pub use cell::{Cell, cells};
 pub use compare::{Agreement, CompareReport, Side};
-pub use figures::{Figures, Run, Spread};
 pub use latencies::Latencies;
-pub use measured::Measured;
+pub use measurement::Measured;
 pub use models::{ModelRow, ModelsReport};
+pub use spread::{Figures, Run, Spread};
 pub use sweep::{SweepReport, SweepRow};
-pub use text::made_up;
+pub use synthetic_prompts::made_up;
 
 use serde::Serialize;
 

@@ -91,7 +91,7 @@ impl ModelsReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measured::tests::measured;
+    use crate::bench::measurement::tests::measured;
     use proptest::prelude::*;
 
     proptest! {

@@ -98,7 +98,7 @@ fn no_lists(cells: &[SweepRow]) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        bench::{Measured, measured::tests::measured},
+        bench::{Measured, measurement::tests::measured},
         settings::Amount,
     };
     use proptest::prelude::*;

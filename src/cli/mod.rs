@@ -3,19 +3,19 @@
 //! Owns names, help texts and the way from arguments to a [`Layer`] of settings. What a setting means, which values fit
 //! and what goes together with what is `settings`' business: arguments travel as texts.
 
-mod again;
 mod bench;
 mod check;
 mod completions;
 mod exit;
 mod flags;
-mod guard;
 mod merge;
-mod panic;
+mod panic_test;
 mod plan;
 mod reduce;
+mod report;
 mod run;
 mod status;
+mod supervisor;
 
 pub use exit::code_of;
 
@@ -47,12 +47,12 @@ enum Command {
     Plan(plan::Plan),
     Status(status::Status),
     Merge(merge::Merge),
-    Report(again::Report),
+    Report(report::Report),
     Completions(completions::Completions),
     #[command(hide = true)]
-    Guard(guard::Guard),
+    Guard(supervisor::Guard),
     #[command(hide = true)]
-    Panic(panic::Panic),
+    Panic(panic_test::Panic),
 }
 
 /// The whole program: parses, runs one command, gives its exit code. Collective for the commands that start MPI.

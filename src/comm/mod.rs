@@ -8,31 +8,31 @@
 //! [`Typed`] puts serde values over it. Doc comments say *collective* where every rank must make the call, and
 //! *local* where one rank may.
 
-mod actor;
+mod all_to_all;
 mod codec;
-mod exchange;
-mod fence;
+mod drain_messages;
 mod gather;
 mod launcher;
+mod liveness;
+mod mailbox;
 #[cfg(feature = "mpi")]
 mod mpi;
-mod nap;
 mod panic;
-mod roll_call;
+mod poll_backoff;
 mod solo;
 mod start;
 mod tree;
 mod typed;
 
-pub use actor::{Event, Post};
+pub use all_to_all::exchange_in_rounds;
 pub use codec::decode;
-pub use exchange::exchange_in_rounds;
-pub use fence::fence;
+pub use drain_messages::fence;
 pub use gather::gather_in_rounds;
 pub use launcher::Launcher;
-pub use nap::Nap;
+pub use liveness::{RollCall, roll_call};
+pub use mailbox::{Event, Post};
 pub use panic::end_the_job_on_panic;
-pub use roll_call::{RollCall, roll_call};
+pub use poll_backoff::Nap;
 pub use solo::Solo;
 pub use start::start;
 pub use typed::Typed;

@@ -10,7 +10,7 @@ use std::{
 use serde::Serialize;
 
 use super::progress::readable;
-use crate::output::{Counts, Doing, LostRank, TreeStands};
+use crate::output::{Counts, Doing, LostRank, Phase, TreeStands};
 use crate::report::format::plural;
 
 /// How a run stands, for people and for scripts.

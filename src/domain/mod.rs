@@ -3,28 +3,28 @@
 //! Owns what is true everywhere (how values merge, what a server is and told about itself) and knows nothing of MPI, HTTP,
 //! files or the environment. serde and std only.
 
-mod beginnings;
-mod class;
-mod contain;
+mod catch_panic;
+mod length_class;
 mod merge;
 mod outcome;
+mod peer_speed;
+mod prefix_keys;
 mod prompt;
 pub(crate) mod raw_json;
 mod row_hash;
-mod server;
-mod speed;
+mod server_info;
 mod tally;
 mod url;
 
 pub use crate::metrics::timeline::{Absence, Away, Piece, Row, Seat, Standing, Timeline};
-pub use beginnings::Beginnings;
-pub use class::Class;
-pub use contain::{contain, is_contained};
+pub use catch_panic::{contain, is_contained};
+pub use length_class::Class;
 pub use merge::Merge;
 pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
+pub use peer_speed::{Others, SLOW};
+pub use prefix_keys::Beginnings;
 pub use prompt::{Id, Input, Params, Prompt, Route};
 pub use row_hash::RowHash;
-pub use server::{Facts, Model, Probe, Routes, Surveyed};
-pub use speed::{Others, SLOW};
+pub use server_info::{Facts, Model, Probe, Routes, Surveyed};
 pub use tally::Tally;
 pub use url::Url;

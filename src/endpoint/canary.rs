@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Client, Fault, Question, Reply, Shared, ask::post, reply};
+use super::{Client, Fault, Question, Reply, Shared, reply, request::post};
 use crate::domain::{Params, Prompt, Route, Url};
 
 /// What came of it.

@@ -4,19 +4,19 @@
 //! how many requests there should be at a time. vLLM is what it is built for; what other OpenAI-compatible servers lack is
 //! found by probing and done without.
 
-mod ask;
 mod canary;
 mod fault;
 mod http;
-mod metrics;
 mod probe;
 mod reply;
+mod request;
+mod server_metrics;
 mod wire;
 
-pub use ask::{Question, Shared, ask, conversation};
 pub use canary::{Canary, ask_both_ways};
 pub use fault::Fault;
 pub use http::{Answer, Client, Trouble};
-pub use metrics::{Load, load};
 pub use probe::probe;
 pub use reply::Reply;
+pub use request::{Question, Shared, ask, conversation};
+pub use server_metrics::{Load, load};

@@ -20,9 +20,9 @@
 //! again.
 
 mod fit;
-mod recipe;
+mod template;
 mod tree;
 
 pub use fit::{Budget, Fit, tokens};
-pub use recipe::{DEFAULT_TEMPLATE, Recipe, Rendered};
+pub use template::{DEFAULT_TEMPLATE, Recipe, Rendered};
 pub use tree::{Tree, block, part};

@@ -6,7 +6,7 @@
 mod endpoint_load;
 pub(crate) mod format;
 mod html;
-mod reduce_levels;
+pub(crate) mod reduce_levels;
 mod reduce_starts;
 mod summary;
 mod throughput;

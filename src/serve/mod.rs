@@ -11,17 +11,17 @@
 //! prompts: whether a server is ready to answer is found out by whoever asks it.
 
 mod environment;
-mod family;
-mod guard;
-mod keeper;
 mod layout;
 mod log;
-mod orders;
-mod restarts;
-mod start;
+mod process_tree;
+mod protocol;
+mod restart_policy;
+mod spawn;
+mod supervisor;
+mod supervisor_handle;
 
-pub use guard::watch;
-pub use keeper::{Guard, Keeper};
 pub use layout::{Plan, plan};
-pub use orders::Server;
-pub use start::become_server;
+pub use protocol::Server;
+pub use spawn::become_server;
+pub use supervisor::watch;
+pub use supervisor_handle::{Guard, Keeper};

@@ -7,7 +7,7 @@
 //! Owns names, types, defaults, precedence and what goes together with what. Knows nothing of clap, MPI or what a value
 //! does; facts of a node (its host, its walltime) are `site`'s.
 
-mod aggregate;
+mod aggregates;
 mod environment;
 mod layers;
 mod secret;
@@ -15,7 +15,7 @@ mod serve;
 mod times;
 mod values;
 
-pub use aggregate::AggregateWanted;
+pub use aggregates::AggregateWanted;
 pub use environment::Environment;
 pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
 pub use secret::Secret;

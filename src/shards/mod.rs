@@ -20,23 +20,23 @@
 //!
 //! Owns bytes in the run folder's `shards`; knows nothing of MPI, servers, or how answers are put in order.
 
-mod bitmap;
-mod carried;
-mod disk;
-mod handles;
-mod line;
-mod place;
+mod answer_line;
+mod file_cache;
+mod index_set;
+mod layout;
+mod line_location;
+mod migrate;
 mod reader;
-mod spot;
+mod storage;
 mod writer;
 
-pub use bitmap::Bitmap;
-pub use carried::{CarriedFile, fingerprint_of, read_answers};
-pub use handles::Handles;
-pub use line::{LineStyle, write_line};
-pub use place::{folder_of, folders_of};
+pub use answer_line::{LineStyle, write_line};
+pub use file_cache::Handles;
+pub use index_set::Bitmap;
+pub use layout::{folder_of, folders_of};
+pub use line_location::Spot;
+pub use migrate::{CarriedFile, fingerprint_of, read_answers};
 pub use reader::{Entry, Rank, ShardFile, Survey, list, read, read_all};
-pub use spot::Spot;
 pub use writer::{Header, ShardWriter};
 
 use std::path::{Path, PathBuf};

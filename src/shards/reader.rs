@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::shards::{
         ShardWriter,
-        line::tests::{settled, style},
+        answer_line::tests::{settled, style},
     };
 
     fn written(folder: &Path) -> ShardFile {

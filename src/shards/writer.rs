@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LineStyle, ShardError,
-    disk::{Disk, OnDisk},
+    storage::{Disk, OnDisk},
     write_line,
 };
 use crate::domain::Settled;
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::shards::{
         Entry, ShardFile,
-        line::tests::{settled, style},
+        answer_line::tests::{settled, style},
         read,
     };
 

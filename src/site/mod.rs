@@ -4,13 +4,13 @@
 //! Owns names of hosts and the rule that every endpoint has exactly one owner rank, so that its window is one window.
 //! Knows nothing of HTTP: an endpoint is a URL here.
 
-mod deal;
+mod assign_endpoints;
 mod hostfile;
 mod node;
 mod signals;
 mod walltime;
 
-pub use deal::{DealError, Wanted, deal};
+pub use assign_endpoints::{DealError, Wanted, deal};
 pub use hostfile::{HostLine, HostfileError, parse_hostfile};
 pub use node::{Node, Place, is_at_work, places};
 pub use signals::{Ask, Signals};

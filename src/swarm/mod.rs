@@ -95,14 +95,14 @@
 //! program sets one up, and which endpoints are not ready. A swarm that is dropped and not finished leaves MPI to the
 //! launcher, which ends the other ranks: on an error there may be nobody to end together with.
 
-mod alone;
 mod answer;
-mod place;
-mod setup;
+mod builder;
+mod call_files;
+mod local;
 
 pub use crate::job::{Grown, JobError};
 pub use answer::{Answer, Answers, Served};
-pub use setup::Setup;
+pub use builder::Setup;
 
 use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
 
@@ -114,7 +114,7 @@ use crate::{
     domain::{Merge, Url},
     job::{Call, Session},
 };
-use place::Places;
+use call_files::Places;
 
 /// Ranks that have agreed on settings, and the servers of each. See the [module](self).
 pub struct Swarm {

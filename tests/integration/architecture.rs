@@ -61,7 +61,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("clap", "cli/"),
     ("clap_complete", "cli/completions.rs"),
     ("toml", "settings/layers.rs"),
-    ("nix", "serve/start.rs"),
+    ("nix", "serve/spawn.rs"),
     ("comfy_table", "console/"),
     ("tracing_subscriber", "console/log.rs"),
     ("if_addrs", "site/node.rs"),

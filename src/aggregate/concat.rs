@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    FIRST, find,
-    seen::{Counted, Firsts, Place, Seen},
+    FIRST, extract,
+    observed::{Counted, Firsts, Place, Seen},
 };
 use crate::domain::Merge;
 
@@ -54,7 +54,7 @@ impl Joined {
             // As it stands, white space around it too: a text may begin with an indented line.
             return seen.said.ok().map(str::to_owned);
         }
-        let elements = find::json(text).and_then(elements);
+        let elements = extract::json(text).and_then(elements);
         match elements {
             Ok(elements) => {
                 self.values += elements.len() as u64;

@@ -14,8 +14,8 @@ use tracing::{error, info, warn};
 
 use super::{
     Server,
-    orders::{Order, Word},
-    start,
+    protocol::{Order, Word},
+    spawn,
 };
 
 /// A guard that has nothing to guard yet. Dropping it ends it.
@@ -54,7 +54,7 @@ impl Guard {
     /// [`Keeper::start`], when all ranks can be told.
     #[must_use]
     pub fn start() -> Self {
-        let child = start::guard().and_then(|mut command| command.spawn());
+        let child = spawn::guard().and_then(|mut command| command.spawn());
         let process = child.map(|mut child| Process { orders: child.stdin.take(), child });
         Self(process.map_err(|error| format!("the guard process cannot be started: {error}")))
     }

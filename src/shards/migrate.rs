@@ -163,7 +163,7 @@ mod tests {
         domain::FailureKind,
         shards::{
             ShardWriter,
-            line::tests::{settled, style},
+            answer_line::tests::{settled, style},
             list,
         },
     };

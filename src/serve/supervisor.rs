@@ -15,12 +15,11 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
 
 use super::{
-    Server, environment,
-    family::{Family, MARK, Process, descendants, mark, processes},
-    log,
-    orders::{Order, Word},
-    restarts::{Due, Next, Restarts, when_due},
-    start,
+    Server, environment, log,
+    process_tree::{Family, MARK, Process, descendants, mark, processes},
+    protocol::{Order, Word},
+    restart_policy::{Due, Next, Restarts, when_due},
+    spawn,
 };
 use crate::settings::Environment;
 
@@ -37,7 +36,7 @@ const GIVING_BACK: Duration = Duration::from_secs(90);
 /// Local. The whole life of a guard: until its standard input ends and no server is left.
 #[must_use]
 pub fn watch(environment: Environment) -> u8 {
-    start::be_a_guard();
+    spawn::be_a_guard();
     let (tell, orders) = mpsc::channel();
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -264,7 +263,7 @@ impl Kept {
         let log = log::open(path, command)
             .map_err(|error| format!("its log {} cannot be written: {error}", path.display()))?;
         let error = |error: std::io::Error| format!("no process could be started: {error}");
-        let mut process = start::server(command).map_err(error)?;
+        let mut process = spawn::server(command).map_err(error)?;
         for name in environment::removed(environment, command) {
             process.env_remove(name);
         }
@@ -340,7 +339,7 @@ fn kill(pid: i32, signal: Signal) {
 /// Kills it, and lets it come to its end on whatever core is free.
 fn end_at_once(pid: i32) {
     kill(pid, Signal::KILL);
-    start::unbind(pid);
+    spawn::unbind(pid);
 }
 
 fn raw(pid: Pid) -> i32 {

@@ -126,7 +126,7 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measured::tests::measured;
+    use crate::bench::measurement::tests::measured;
     use proptest::prelude::*;
 
     proptest! {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, value::RawValue};
 
-use super::order::SMALLEST;
+use super::exact_sum::SMALLEST;
 
 /// Numbers from here on, of either sign, are no numbers to calculate with.
 pub(super) const LARGEST: f64 = 1e100;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::order::{ExactSum, number, order, variance};
+use super::exact_sum::{ExactSum, number, order, variance};
 use crate::domain::Merge;
 
 /// Different numbers that are counted one by one.

@@ -4,61 +4,29 @@
 //! that fails is a value in a report to rank 0; only a job that cannot go on is an `Err`; and whatever happens, every rank
 //! reaches the last collective, since a rank that returns early would hang all the others.
 
-mod aggregate;
-mod agree;
 mod bench;
-mod book;
-mod brief;
-mod changed;
-mod check;
-mod choose;
-mod conversations;
-mod end;
+mod collect;
+mod commands;
+mod context;
+mod dispatch;
 mod errors;
-mod gather;
-mod grown;
-mod hand;
-mod heart;
-mod home;
-mod letters;
-mod level;
-mod limit;
-mod lines;
-mod listen;
-mod matching;
-mod offline;
-mod outlook;
-mod pass;
-mod provenance;
-mod ready;
-mod reduce;
-mod reporting;
+mod pipeline;
 mod resume;
 mod root;
-mod run;
-mod salvage;
-mod scan;
-mod servers;
-mod session;
-mod standing;
-mod start;
-mod status;
-mod talk;
-mod texts;
-mod work;
-mod wrong;
+mod setup;
+mod tree_reduce;
 
-pub use agree::{CodeOf, Given, Tap};
+pub use crate::job::commands::check::check;
+pub use crate::job::commands::offline::{merge, plan};
+pub use crate::job::commands::status::{Pursuit, follow, status};
+pub use crate::job::dispatch::shutdown::Codes;
+pub use crate::job::pipeline::run::run;
+pub use crate::job::pipeline::session::{Call, Grown, Session};
+pub use crate::job::tree_reduce::reduce::reduce;
 pub use bench::{Measuring, compare, models, sweep};
-pub use check::check;
-pub use end::Codes;
+pub use context::{CodeOf, Given, Tap};
 pub use errors::{JobError, Verdict};
-pub use offline::{merge, plan};
-pub use reduce::reduce;
-pub use reporting::report;
-pub use run::run;
-pub use session::{Call, Grown, Session};
-pub use status::{Pursuit, follow, status};
+pub use root::report::report;
 
 /// The exit code of a rank that ends without a word from rank 0.
 const STOPPED_EARLY: u8 = 75;

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{Bench, Measuring, Plan, lane::Lane, with};
+use super::{Bench, Measuring, Plan, engine_session::Lane, with};
 use crate::{
     bench::{Agreement, Cell, CompareReport, Measured, Run, Side},
     comm::{Comm, Typed},

@@ -4,12 +4,12 @@
 //! each asks its own endpoints, rank 0 sums up. Nothing is written but the report. Unlike a run, ranks meet in collectives
 //! between measurements: each of these ends by itself in time.
 
+mod cancel;
 mod compare;
-mod files;
-mod lane;
+mod engine_session;
 mod models;
-mod pool;
-mod stop;
+mod output_files;
+mod prompt_source;
 mod sweep;
 
 pub use compare::compare;
@@ -18,20 +18,16 @@ pub use sweep::sweep;
 
 use std::time::{Duration, Instant};
 
-use self::{
-    files::Files,
-    lane::Lane,
-    pool::Pool,
-    stop::{SLICE, Stop, Vote},
-};
 use super::{
     CodeOf, Given, JobError, Verdict,
-    agree::{Common, agree, told},
-    brief::Choice,
-    choose::{Known, choose},
-    limit::Limit,
-    ready::wait_for_endpoints,
-    servers::{Servers, serve},
+    context::{Common, agree, told},
+    setup::{
+        deadline::Limit,
+        model_selection::{Known, choose},
+        readiness::wait_for_endpoints,
+        run_plan::Choice,
+        servers::{Servers, serve},
+    },
 };
 use crate::{
     bench::{Conditions, Measured, Run, is_salted, keep_apart, keeps_apart},
@@ -40,6 +36,10 @@ use crate::{
     domain::{Probe, Prompt, Settled, Surveyed, Url},
     settings::{Amount, Period, Settings, SettingsError},
 };
+use cancel::{SLICE, Stop, Vote};
+use engine_session::Lane;
+use output_files::Files;
+use prompt_source::Pool;
 
 /// Where the logs of servers go that are started to be measured: here.
 const LOGS: &str = "bench.servers";
@@ -114,7 +114,7 @@ impl Bench {
         let (keys, sentence) = plan.instead;
         let named = keys.iter().find(|key| given.flags.names(key));
         let named = named.map(|key| SettingsError::Contradiction(format!("{key}: {sentence}")));
-        let scratch = pool::scratch(given.environment.get("TMPDIR"));
+        let scratch = prompt_source::scratch(given.environment.get("TMPDIR"));
         let mut common = agree(comm, given, code)?;
         console::this_is_rank(common.place.rank, &common.place.node.host);
         let is_root = comm.rank() == 0;
@@ -126,7 +126,8 @@ impl Bench {
         let said: Option<Vec<String>> = is_root.then(|| common.origins.keys().cloned().collect());
         let said = comm.broadcast_value(said)?;
         (plan.defaults)(&mut common.settings, &|key| said.iter().any(|it| it == key));
-        let read = is_root.then(|| pool::read(&common.settings, &measuring.inputs, scratch));
+        let read =
+            is_root.then(|| prompt_source::read(&common.settings, &measuring.inputs, scratch));
         let rows = told(comm, read, code)?;
         let limit = Limit::agreed(comm, &common, began)?;
         let servers = serve(comm, &common, guard, std::path::Path::new(LOGS), code)?;

@@ -6,7 +6,7 @@ use crate::{
     comm::{Comm, Typed},
     console,
     domain::{Probe, Url},
-    job::{CodeOf, Given, JobError, Verdict, brief::Choice},
+    job::{CodeOf, Given, JobError, Verdict, setup::run_plan::Choice},
     settings::{Amount, Settings},
 };
 

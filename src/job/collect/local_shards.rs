@@ -1,0 +1,463 @@
+//! Where shard files lie: in the run folder, or on each node until they are brought home.
+//!
+//! With `--local-shards` only rank 0 needs to see the run folder. Ranks write to their own nodes; when a start begins and when
+//! it ends, what lies there goes to rank 0, in order and of each prompt the line that counts, as one more shard file of the
+//! run folder. Then it is removed from the nodes, and everything that reads a run reads the run folder and nothing else. Owns
+//! which rank reads which file; knows nothing of what is done with them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use tracing::{info, warn};
+
+use super::{
+    completion::Standing,
+    gather::{ROUND, Take, in_order},
+    line_index::Lines,
+};
+use crate::job::{
+    CodeOf, JobError,
+    context::everywhere,
+    setup::run_plan::{Brief, SERVERS, SHARDS},
+};
+use crate::{
+    comm::{Combine, Comm, Solo, Typed},
+    output::{Format, OutputError, OutputFile},
+    shards::{self, Header, ShardFile},
+    site::Place,
+};
+
+/// This rank's folders of shard files.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    place: Place,
+    /// Ranks of the job.
+    ranks: usize,
+    run: PathBuf,
+    home: PathBuf,
+    /// Where this rank writes if not on its node.
+    own: PathBuf,
+    local: Option<Local>,
+}
+
+/// A folder of this node.
+#[derive(Debug)]
+struct Local {
+    run: PathBuf,
+    shards: PathBuf,
+    share: Share,
+}
+
+/// The how manieth it is of so many ranks that see the same local folder.
+type Share = (usize, usize);
+
+/// What the ranks of a run with this id call their local folder, placeholders and all.
+pub(crate) fn away(
+    local: Option<&str>,
+    output: &str,
+    id: &str,
+) -> Result<Option<String>, OutputError> {
+    let Some(local) = local.map(Path::new) else { return Ok(None) };
+    let local = std::path::absolute(local).map_err(OutputError::io("cannot find", local))?;
+    Ok(Some(local.join(format!("{output}-{id}.run")).to_string_lossy().into_owned()))
+}
+
+impl Folders {
+    /// Collective. Makes the local folders, if there are to be any, and says who reads what of them.
+    pub(crate) fn agreed(
+        comm: &mut dyn Comm,
+        brief: &Brief,
+        place: &Place,
+        code: CodeOf,
+    ) -> Result<Self, JobError> {
+        let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS));
+        let (place, ranks) = (place.clone(), comm.size());
+        let own = shards::folder_of(&home, brief.start, place.rank, ranks);
+        let mut folders = Self { place, ranks, run, home, own, local: None };
+        let Some(away) = &brief.local else { return Ok(folders) };
+        let place = &folders.place;
+        let run = PathBuf::from(place.fill(away));
+        let shards = run.join(SHARDS);
+        let made = std::fs::create_dir_all(&shards).map_err(|error| JobError::NoLocalShards {
+            rank: place.rank,
+            host: place.node.host.clone(),
+            folder: shards.display().to_string(),
+            error,
+        });
+        everywhere(comm, made, code)?;
+        let all = comm.gather_values(&(place.node.host.clone(), run.clone()))?;
+        let share = comm.scatter_values(all.map(|all| shares(&all)))?;
+        folders.local = Some(Local { run, shards, share });
+        Ok(folders)
+    }
+
+    /// Where this rank writes.
+    pub(crate) fn own(&self) -> &Path {
+        self.local.as_ref().map_or(&self.own, |local| &local.shards)
+    }
+
+    /// Where the logs of its servers go.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.local.as_ref().map_or(&self.run, |local| &local.run).join(SERVERS)
+    }
+
+    /// Takes empty local folders away. What others have not removed yet, they take away with the last of it.
+    pub(crate) fn leave(&self) {
+        if let Some(local) = &self.local {
+            let _ = std::fs::remove_dir(&local.shards);
+            let _ = std::fs::remove_dir(&local.run);
+        }
+    }
+
+    /// Do ranks keep what they write on their nodes?
+    pub(crate) fn are_local(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// This start's first file of the run folder whose name is free: what is brought home twice is two files.
+    pub(crate) fn free_file(&self, brief: &Brief) -> (PathBuf, Header) {
+        let (host, fingerprint) = (&self.place.node.host, &brief.source.fingerprint);
+        let mut header = Header::new(brief.start, 0, host, fingerprint);
+        let place = |header: &Header| {
+            let folder = shards::folder_of(&self.home, brief.start, header.rank, self.ranks);
+            folder.join(header.file_name())
+        };
+        while place(&header).exists() {
+            header.rank += 1;
+        }
+        let place = place(&header);
+        // (an earlier start may have had fewer ranks, and no such folder; where it cannot be made, the file says so)
+        let _ = place.parent().map(std::fs::create_dir);
+        (place, header)
+    }
+
+    /// The files of the run folder that this rank reads: its own of this start, since they are in its node's cache, and its
+    /// part of the earlier ones; all or none where only rank 0 sees them.
+    pub(crate) fn files(&self, start: u32) -> Result<Vec<ShardFile>, JobError> {
+        let (rank, ranks) = (self.place.rank, self.ranks);
+        if self.local.is_some() {
+            return Ok(if rank == 0 { shards::list(&self.home)? } else { Vec::new() });
+        }
+        let mine = |(place, file): (usize, ShardFile)| {
+            let its = if file.start == start { file.rank as usize } else { place };
+            (its % ranks == rank).then_some(file)
+        };
+        Ok(shards::list(&self.home)?.into_iter().enumerate().filter_map(mine).collect())
+    }
+}
+
+impl Local {
+    /// The files that this rank brings home: its own of the start that is under way, and its part of earlier ones, whoever
+    /// wrote them.
+    fn files(&self, under_way: Option<u32>, rank: usize) -> Result<Vec<ShardFile>, JobError> {
+        let (place, of) = self.share;
+        let mine = |(number, file): (usize, ShardFile)| {
+            let its = if Some(file.start) == under_way {
+                file.rank as usize == rank
+            } else {
+                number % of == place
+            };
+            its.then_some(file)
+        };
+        Ok(shards::list(&self.shards)?.into_iter().enumerate().filter_map(mine).collect())
+    }
+
+    /// What is home need not be here. Others may have files in the folders, and then those stay; so do answers of an input
+    /// that is not this one, which are nowhere else.
+    fn remove(&self, files: &[ShardFile], fingerprint: &str) {
+        let may_go = |file: &&ShardFile| !matches!(shards::fingerprint_of(file), Ok(Some(its)) if its != fingerprint);
+        for file in files.iter().filter(may_go) {
+            match std::fs::remove_file(&file.path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    warn!("{} is brought home and cannot be removed: {error}", file.path.display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Collective. What lies on the nodes into the run folder, and away from the nodes once it is there.
+pub(crate) fn bring_home(
+    comm: &mut dyn Comm,
+    folders: &Folders,
+    brief: &Brief,
+    code: CodeOf,
+) -> Result<(), JobError> {
+    bring_files(comm, folders, brief, Some(brief.start), code)
+}
+
+/// Collective. What starts before this one have left on the nodes, as answers of the run as it was then: what is carried
+/// over to a changed input is looked for in the run folder only. On rank 0 that run, if there is one that may have left any.
+pub(crate) fn bring_earlier(
+    comm: &mut dyn Comm,
+    place: &Place,
+    earlier: Option<Brief>,
+    code: CodeOf,
+) -> Result<(), JobError> {
+    let earlier = (comm.rank() == 0).then_some(earlier);
+    let Some(brief) = comm.broadcast_value(earlier)? else { return Ok(()) };
+    // (an error on one rank is one on all)
+    match Folders::agreed(comm, &brief, place, code) {
+        Ok(folders) => {
+            bring_files(comm, &folders, &brief, None, code)?;
+            folders.leave();
+            Ok(())
+        }
+        Err(error @ JobError::NoLocalShards { .. }) => {
+            warn!("what earlier starts may have left there is not found: {error}");
+            Ok(())
+        }
+        Err(JobError::Elsewhere(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn bring_files(
+    comm: &mut dyn Comm,
+    folders: &Folders,
+    brief: &Brief,
+    under_way: Option<u32>,
+    code: CodeOf,
+) -> Result<(), JobError> {
+    let Some(local) = &folders.local else { return Ok(()) };
+    let files = local.files(under_way, folders.place.rank);
+    let files = everywhere(comm, files.map_err(JobError::unfinished), code)?;
+    bring(comm, folders, brief, &files, code)?;
+    local.remove(&files, &brief.source.fingerprint);
+    Ok(())
+}
+
+/// Local. The same of rank 0's node, where no others are there any more. Nothing is removed: who is lost may be at work.
+pub(crate) fn bring_alone(folders: &Folders, brief: &Brief) -> Result<(), JobError> {
+    let Some(local) = &folders.local else { return Ok(()) };
+    let code = |_: &JobError| 0; // nobody else hears it
+    bring(&mut Solo::new(), folders, brief, &shards::list(&local.shards)?, code)
+}
+
+/// Collective. The lines of each rank's `files` into one file at rank 0.
+fn bring(
+    comm: &mut dyn Comm,
+    folders: &Folders,
+    brief: &Brief,
+    files: &[ShardFile],
+    code: CodeOf,
+) -> Result<(), JobError> {
+    let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
+    let mut lines = Lines::none_of(files.to_vec(), rows);
+    let mut count = [0];
+    let read = shards::read_all(files, fingerprint, |file, entry| {
+        count[0] += 1;
+        lines.keep(file, &entry)
+    });
+    everywhere(comm, read.map_err(|error| JobError::from(error).unfinished()), code)?;
+    comm.all_reduce(&mut count, Combine::Sum);
+    if count[0] == 0 {
+        return Ok(());
+    }
+    let began = std::time::Instant::now();
+    let file = (comm.rank() == 0).then(|| HomeFile::begin(folders, brief)).transpose();
+    let mut file = everywhere(comm, file.map_err(JobError::unfinished), code)?;
+    let brought = in_order(comm, lines, rows, ROUND, &mut file);
+    everywhere(comm, brought.map_err(JobError::unfinished), code)?;
+    let finished = file.map_or(Ok(0), HomeFile::finish);
+    let lines = everywhere(comm, finished.map_err(|it| JobError::from(it).unfinished()), code)?;
+    if comm.rank() == 0 {
+        info!(
+            lines,
+            seconds = began.elapsed().as_secs_f64(),
+            "answers on the nodes are brought home"
+        );
+    }
+    Ok(())
+}
+
+/// A shard file of the run folder that is being filled: absent or whole.
+struct HomeFile {
+    file: OutputFile,
+    /// What is there without it.
+    there: Standing,
+    lines: u64,
+}
+
+impl HomeFile {
+    fn begin(folders: &Folders, brief: &Brief) -> Result<Self, JobError> {
+        let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
+        let there = Standing::of_folder(&folders.run, rows, fingerprint)?;
+        let (place, header) = folders.free_file(brief);
+        let mut file = OutputFile::create(&place, Format::Jsonl)?;
+        let mut first = serde_json::to_vec(&header).unwrap_or_default();
+        first.push(b'\n');
+        file.answer(&first)?;
+        Ok(Self { file, there, lines: 0 })
+    }
+
+    fn finish(self) -> Result<u64, OutputError> {
+        // What was there already needs no other file.
+        if self.lines > 0 {
+            self.file.finish()?;
+        }
+        Ok(self.lines)
+    }
+}
+
+impl Take for Option<HomeFile> {
+    fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
+        // Brought home before, by a start that was killed before it could remove it. (A failure may be another than before.)
+        let Some(it) = self.as_mut().filter(|it| !it.there.has_answered(index)) else {
+            return Ok(());
+        };
+        it.lines += 1;
+        it.file.answer(line)
+    }
+}
+
+/// For each rank, by its host and its folder there, which part of the folder's files it reads.
+fn shares(all: &[(String, PathBuf)]) -> Vec<Share> {
+    let mut sizes: BTreeMap<&(String, PathBuf), usize> = BTreeMap::new();
+    let mut places = Vec::with_capacity(all.len());
+    for its in all {
+        let size = sizes.entry(its).or_default();
+        places.push(*size);
+        *size += 1;
+    }
+    places.into_iter().zip(all).map(|(place, its)| (place, sizes[its])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        input::{Rules, Source},
+        site::Node,
+    };
+
+    const ROWS: u64 = 30;
+
+    fn brief(run: &Path, local: &Path, start: u32) -> Brief {
+        let source = Source {
+            files: Vec::new(),
+            rows: ROWS,
+            fingerprint: "f".into(),
+            any_messages: false,
+            any_text: true,
+            openai_batch: false,
+            longest: 0,
+        };
+        Brief {
+            source,
+            rules: Rules::default(),
+            folder: run.to_owned(),
+            output: run.with_extension(""),
+            format: None,
+            aggregate: Vec::new(),
+            start,
+            local: Some(local.to_string_lossy().into_owned()),
+            token: String::new(),
+            report: false,
+        }
+    }
+
+    fn place() -> Place {
+        let node = Node { host: "n".into(), addresses: Vec::new() };
+        Place { rank: 0, node, local_rank: 0, local_size: 1 }
+    }
+
+    /// Shard files with these outcomes, one a rank.
+    fn write(folder: &Path, start: u32, files: &[Vec<(u64, bool)>]) {
+        for (rank, told) in files.iter().enumerate() {
+            let header = Header::new(start, rank, "n", "f");
+            let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
+            for (index, success) in told {
+                let error = if *success { "null" } else { r#"{"kind":"too_long"}"# };
+                text += &format!("{{\"index\":{index},\"success\":{success},\"error\":{error}}}\n");
+            }
+            std::fs::write(folder.join(header.file_name()), text + "{\"index\":0,\"suc")
+                .expect("written");
+        }
+    }
+
+    fn counts(folder: &Path) -> crate::output::Counts {
+        Standing::of_folder(folder, ROWS, "f").expect("read").counts(ROWS)
+    }
+
+    fn any_files() -> impl Strategy<Value = Vec<Vec<(u64, bool)>>> {
+        prop::collection::vec(prop::collection::vec((0..ROWS + 2, any::<bool>()), 0..20), 0..4)
+    }
+
+    proptest! {
+        // (each case waits for the disk)
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_was_on_the_node_is_home_and_gone_from_the_node(
+            at_home in any_files(), early in any_files(), own in any_files(), killed in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (run, local, all) = (folder.path().join("home.run"), folder.path().join("local.run"), folder.path().join("all.run"));
+            for it in [&run, &local, &all] {
+                std::fs::create_dir_all(it.join(SHARDS)).expect("made");
+            }
+            for it in [&run, &all] {
+                write(&it.join(SHARDS), 1, &at_home);
+            }
+            for it in [&local, &all] {
+                write(&it.join(SHARDS), 2, &early);
+                // A start has one file a rank, and there is one rank.
+                write(&it.join(SHARDS), 3, own.get(..1).unwrap_or_default());
+            }
+            let brief = brief(&run, &local, 3);
+            let comm = &mut Solo::new();
+            let folders = Folders::agreed(comm, &brief, &place(), |_| 1).expect("agreed");
+            if killed {
+                // Brought home by a start that did not live to remove it.
+                bring_alone(&folders, &brief).expect("home");
+                prop_assert_eq!(counts(&run), counts(&all));
+            }
+            let there = shards::list(&run.join(SHARDS)).expect("listed");
+            bring_home(comm, &folders, &brief, |_| 1).expect("home");
+            prop_assert_eq!(counts(&run), counts(&all));
+            prop_assert_eq!(shards::list(&local.join(SHARDS)).expect("listed"), []);
+            for new in shards::list(&run.join(SHARDS)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
+                let answers = |entry: shards::Entry| { assert!(!entry.success, "an answer is brought once"); Ok(()) };
+                shards::read(new, "f", answers).expect("read");
+            }
+            let before = shards::list(&run.join(SHARDS)).expect("listed").len();
+            bring_home(comm, &folders, &brief, |_| 1).expect("nothing to do");
+            prop_assert_eq!(shards::list(&run.join(SHARDS)).expect("listed").len(), before);
+            folders.leave();
+            prop_assert!(!local.exists());
+        }
+
+        #[test]
+        fn a_folders_files_are_dealt_to_those_who_see_it(ranks in prop::collection::vec((0u8..3, 0u8..2), 1..20), files in 0usize..40) {
+            let all: Vec<(String, PathBuf)> =
+                ranks.iter().map(|(host, folder)| (host.to_string(), PathBuf::from(folder.to_string()))).collect();
+            let shares = shares(&all);
+            for seen in &all {
+                for file in 0..files {
+                    let readers = all.iter().zip(&shares).filter(|(its, (place, of))| *its == seen && file % of == *place);
+                    prop_assert_eq!(readers.count(), 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_removed_that_is_not_home() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (run, local) = (folder.path().join("home.run"), folder.path().join("local.run"));
+        std::fs::create_dir_all(local.join(SHARDS)).expect("made");
+        write(&local.join(SHARDS), 1, &[vec![(0, true)]]);
+        // There is no folder to bring it to.
+        let brief = brief(&run, &local, 2);
+        let folders = Folders::agreed(&mut Solo::new(), &brief, &place(), |_| 1).expect("agreed");
+        let error = bring_home(&mut Solo::new(), &folders, &brief, |_| 1).expect_err("no home");
+        assert!(matches!(error, JobError::Unfinished(_)), "{error}");
+        assert_eq!(shards::list(&local.join(SHARDS)).expect("listed").len(), 1);
+    }
+}

@@ -1,0 +1,145 @@
+//! What living ranks hold on their own nodes, brought home where others are lost: no collective can be had then.
+//!
+//! Rank 0 asks one rank after the other for its shard file, piece by piece and with a deadline, and puts a copy into the run
+//! folder. What the lost ones hold stays where it is. Nothing is removed from any node.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use tracing::{info, warn};
+
+use super::local_shards::Folders;
+use crate::job::{JobError, setup::run_plan::Brief};
+use crate::{
+    comm::{Comm, Nap, Tag, Typed},
+    output::{Format, OutputFile},
+    shards::Header,
+};
+
+/// Bytes at a time, about.
+const PIECE: u64 = 8 << 20;
+/// A rank that gives no word for so long is lost as well.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Rank 0: what all ranks but these hold.
+pub(crate) fn collect(comm: &mut dyn Comm, lost: &[usize], folders: &Folders, brief: &Brief) {
+    if !folders.are_local() {
+        return;
+    }
+    for rank in (1..comm.size()).filter(|rank| !lost.contains(rank)) {
+        match fetch(comm, rank, folders, brief) {
+            Ok(0) => {}
+            Ok(bytes) => info!(rank, bytes, "what this rank kept on its node is brought home"),
+            Err(error) => warn!(rank, "what this rank keeps on its node stays there: {error}"),
+        }
+    }
+}
+
+/// The other ranks: gives what it has, as often as it is asked, for so long.
+pub(crate) fn give(comm: &mut dyn Comm, folders: &Folders, brief: &Brief, longest: Duration) {
+    let rank = comm.rank();
+    let own = folders.own().join(Header::new(brief.start, rank, "", "").file_name());
+    let (end, mut nap) = (Instant::now() + longest, Nap::patient());
+    while Instant::now() < end {
+        if let Ok(Some((_, from))) = comm.receive_value::<u64>(Some(0), Tag::Home) {
+            // What cannot be read comes to its end: rank 0 has what was read before.
+            let piece = piece(&own, from, PIECE).unwrap_or_else(|error| {
+                warn!("{} cannot be read: {error}", own.display());
+                Vec::new()
+            });
+            if let Err(error) = comm.send(0, Tag::Home, piece) {
+                warn!("{error}");
+            }
+            nap.wake();
+        }
+        if comm.under_way() > 0 {
+            nap.wake();
+        }
+        nap.sleep();
+    }
+}
+
+/// A rank's file, to a file of its own here. Its bytes.
+fn fetch(
+    comm: &mut dyn Comm,
+    rank: usize,
+    folders: &Folders,
+    brief: &Brief,
+) -> Result<u64, JobError> {
+    let (mut file, mut bytes) = (None, 0);
+    loop {
+        comm.send_value(rank, Tag::Home, &bytes)?;
+        let piece = wait(comm, rank)
+            .ok_or_else(|| JobError::Standing(format!("it has given no word for {PATIENCE:?}")))?;
+        if piece.is_empty() {
+            break;
+        }
+        let output = match &mut file {
+            Some(output) => output,
+            None => file.insert(OutputFile::create(&folders.free_file(brief).0, Format::Jsonl)?),
+        };
+        output.answer(&piece)?;
+        bytes += piece.len() as u64;
+    }
+    file.map_or(Ok(()), OutputFile::finish)?;
+    Ok(bytes)
+}
+
+fn wait(comm: &mut dyn Comm, rank: usize) -> Option<Vec<u8>> {
+    let (end, mut nap) = (Instant::now() + PATIENCE, Nap::brisk());
+    while Instant::now() < end {
+        if let Some(letter) = comm.receive(Some(rank), Tag::Home) {
+            return Some(letter.bytes);
+        }
+        nap.sleep();
+    }
+    None
+}
+
+/// About so many bytes of a file from there on, in whole lines; nothing at its end.
+fn piece(path: &Path, from: u64, about: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = BufReader::new(File::open(path)?);
+    file.seek(SeekFrom::Start(from))?;
+    let mut piece = Vec::new();
+    file.by_ref().take(about).read_to_end(&mut piece)?;
+    if piece.last().is_some_and(|&last| last != b'\n') {
+        file.read_until(b'\n', &mut piece)?;
+    }
+    // A torn last line is nobody's.
+    let whole = piece.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    piece.truncate(whole);
+    Ok(piece)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn pieces_are_the_files_whole_lines(lines in prop::collection::vec("[a-zü]{0,40}", 0..30), torn in "[a-z]{0,5}", about in 1u64..200) {
+            let folder = tempfile::tempdir().expect("a folder");
+            let whole: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let path = folder.path().join("file");
+            std::fs::write(&path, format!("{whole}{torn}")).expect("written");
+            let mut all = Vec::new();
+            loop {
+                let next = piece(&path, all.len() as u64, about).expect("read");
+                if next.is_empty() {
+                    break;
+                }
+                prop_assert_eq!(next.last(), Some(&b'\n'));
+                all.extend(next);
+            }
+            prop_assert_eq!(String::from_utf8(all).expect("whole"), whole);
+        }
+    }
+}

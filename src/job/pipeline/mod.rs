@@ -1,0 +1,5 @@
+//! HEAD
+
+pub(crate) mod pass;
+pub(crate) mod run;
+pub(crate) mod session;

@@ -1,0 +1,116 @@
+//! The sign of life of a start: a thread of rank 0 that writes the heartbeat, whatever rank 0 is busy with.
+//!
+//! Owns `RUN/heartbeat.json` from before the input is read until the end, and takes it away then, on every way out but a
+//! kill. Nobody else writes it. Does not know what the work is, only what it is called.
+
+use std::{
+    path::PathBuf,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tracing::warn;
+
+use crate::output::{Doing, Heartbeat};
+
+/// A tenth of what makes a start lost, and one small file a job for the file system.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Beats until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Heart {
+    does: Option<mpsc::Sender<Doing>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Heart {
+    /// The first beat is written when this returns, where there is a folder to write it to.
+    pub(crate) fn start(folder: PathBuf, beat: Heartbeat) -> Self {
+        Self::beating(folder, beat, EVERY)
+    }
+
+    fn beating(folder: PathBuf, mut beat: Heartbeat, every: Duration) -> Self {
+        let mut silent = beat.write(&folder).is_err();
+        let (does, done) = mpsc::channel();
+        let work = move || {
+            loop {
+                match done.recv_timeout(every) {
+                    Ok(doing) => beat.doing = doing,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+                let written = beat.write(&folder);
+                if let Err(error) = &written
+                    && !silent
+                {
+                    warn!("others may take this run to be dead: {error}");
+                }
+                silent = written.is_err();
+            }
+            Heartbeat::remove(&folder);
+        };
+        let thread = std::thread::Builder::new().name("heart".into()).spawn(work);
+        let thread = thread.inspect_err(|error| warn!("no thread can be started: {error}")).ok();
+        Self { does: Some(does), thread }
+    }
+
+    /// From now on it does this.
+    pub(crate) fn does(&self, doing: Doing) {
+        if let Some(does) = &self.does {
+            let _ = does.send(doing);
+        }
+    }
+}
+
+impl Heart {
+    /// The end, for who cannot wait to be dropped.
+    pub(crate) fn stop(&mut self) {
+        self.does = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn it_beats_while_its_owner_is_busy_and_is_gone_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let beat = Heartbeat {
+            host: "n1".into(),
+            pid: 1,
+            job: None,
+            start: 1,
+            began: 0,
+            doing: Doing::ReadingInput,
+            beat: 0,
+        };
+        let place = folder.path().to_owned();
+        let heart = Heart::beating(place.clone(), beat, Duration::from_millis(5));
+        assert_eq!(Heartbeat::read(&place).expect("at once").doing, Doing::ReadingInput);
+        heart.does(Doing::Gathering);
+        // Taken away behind its back, it comes again and again, and nobody but the thread does anything.
+        for _ in 0..3 {
+            std::fs::remove_file(place.join(Heartbeat::FILE)).unwrap_or_default();
+            let end = Instant::now() + Duration::from_secs(20);
+            while Heartbeat::read(&place).is_none_or(|it| it.doing != Doing::Gathering) {
+                assert!(Instant::now() < end, "it stands still");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        drop(heart);
+        assert_eq!(std::fs::read_dir(&place).expect("listed").count(), 0);
+    }
+}

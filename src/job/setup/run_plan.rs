@@ -1,0 +1,109 @@
+//! What all ranks are told of a run, and where its parts lie.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::Route,
+    input::{ChatTemplate, Rules, Source},
+    output::{Counts, Format, Heartbeat},
+    settings::AggregateWanted,
+    site::is_at_work,
+};
+
+/// What every rank has to know of the run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Brief {
+    pub(crate) source: Source,
+    pub(crate) rules: Rules,
+    pub(crate) folder: PathBuf,
+    pub(crate) output: PathBuf,
+    pub(crate) format: Option<Format>,
+    /// What is made of all answers together.
+    pub(crate) aggregate: Vec<AggregateWanted>,
+    pub(crate) start: u32,
+    /// Where ranks keep what they write until the end, if not in `folder`: placeholders are each rank's to fill in.
+    pub(crate) local: Option<String>,
+    /// Written by rank 0 into the folder, looked for by the others.
+    pub(crate) token: String,
+    /// Are lines measured, for a report?
+    pub(crate) report: bool,
+}
+
+/// What is made of all lines.
+pub(crate) struct Wanted<'a> {
+    /// The answers' file.
+    pub(crate) format: Option<Format>,
+    pub(crate) aggregate: &'a [AggregateWanted],
+    /// Are they measured?
+    pub(crate) report: bool,
+}
+
+impl Brief {
+    /// What is made of all lines: where prompts are open, they are measured at most.
+    pub(crate) fn wanted(&self, counts: &Counts) -> Wanted<'_> {
+        let whole = counts.open == 0;
+        Wanted {
+            format: self.format.filter(|_| whole),
+            aggregate: if whole { &self.aggregate } else { &[] },
+            report: self.report,
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// Nothing at all?
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.format.is_none() && self.aggregate.is_empty() && !self.report
+    }
+}
+
+/// What is asked of the endpoints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Choice {
+    pub(crate) model: String,
+    pub(crate) text_route: Route,
+    pub(crate) context: Option<u64>,
+    /// Conversations are rendered with this, so that they can ride in lists.
+    pub(crate) chat_template: Option<ChatTemplate>,
+    /// Ready endpoints that serve the model, by rank.
+    pub(crate) weights: Vec<u64>,
+    /// All endpoints, ready or not, by rank.
+    pub(crate) endpoints: Vec<u64>,
+}
+
+impl Choice {
+    /// The route of texts, as people say it.
+    pub(crate) fn api(&self) -> &'static str {
+        match self.text_route {
+            Route::Completions => "completions",
+            Route::Chat => "chat",
+        }
+    }
+}
+
+pub(crate) const SHARDS: &str = "shards";
+/// Where the logs of servers lie that the job started.
+pub(crate) const SERVERS: &str = "servers";
+pub(crate) const TOKEN: &str = "token";
+
+/// Where a start lays out input that ranks could not read by ranges.
+pub(crate) fn spool_name(start: u32) -> String {
+    format!("input-{start:04}")
+}
+
+/// `answers.jsonl` → `answers.jsonl.run`
+pub(crate) fn run_folder(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".run");
+    name.into()
+}
+
+/// Who works on the run of this folder, if anybody does: a fresh heartbeat says so, and on this host its process too.
+pub(crate) fn at_work(folder: &Path, host: &str) -> Option<Heartbeat> {
+    /// Seconds; a heartbeat comes every five.
+    const SILENCE: u64 = 60;
+    let beat = Heartbeat::read(folder).filter(|beat| beat.age() < SILENCE)?;
+    (beat.host != host || is_at_work(beat.pid)).then_some(beat)
+}

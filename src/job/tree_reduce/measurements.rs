@@ -1,0 +1,99 @@
+//! How a reduce went: what its passes measured and its levels' files say, put together for the report.
+//!
+//! Owns where each number of a tree comes from. A level's run is a run like any other, whose manifest counts it; what its
+//! groups are made of stands in its own files, and whether a group has a text, in those of the level above.
+
+use std::path::Path;
+
+use super::level::{Kind, Place, read_groups};
+use crate::job::{JobError, root::report::again, setup::run_plan::run_folder};
+use crate::{
+    metrics::Measured,
+    output::{Manifest, TreeStands, read_samples, read_timelines},
+    reduce::Tree,
+    report::{Groups, LevelSource, Ran, TreeSource},
+};
+
+/// What the passes of a reduce measured, on rank 0: none where that is still to be read from the files.
+#[derive(Debug, Default)]
+pub(crate) struct PassesMeasured {
+    pub(crate) leaves: Option<Measured>,
+    /// From the first level on.
+    pub(crate) levels: Vec<Option<Measured>>,
+}
+
+/// Local. The tree above the leaves of this run, if it is a reduce's.
+pub(crate) fn tree_source(
+    folder: &Path,
+    leaves: &Manifest,
+    levels: Vec<Option<Measured>>,
+) -> Result<Option<TreeSource>, JobError> {
+    let Some(stands) = leaves.reduce else { return Ok(None) };
+    let fan_in = leaves.settings.get("fan-in").and_then(serde_json::Value::as_u64).unwrap_or(2);
+    let tree = Tree::new(leaves.rows, fan_in);
+    let mut levels = levels.into_iter();
+    let source = |level| level_source(folder, tree, &stands, level, levels.next().flatten());
+    let all = if leaves.rows == 0 { 0 } else { tree.levels() };
+    let levels = (1..=all).map(source).collect::<Result<_, _>>()?;
+    let leaves_failed = absent(folder, &stands, 1)?;
+    Ok(Some(TreeSource { fan_in, stands, leaves_failed, levels }))
+}
+
+fn level_source(
+    folder: &Path,
+    tree: Tree,
+    stands: &TreeStands,
+    level: u32,
+    measured: Option<Measured>,
+) -> Result<LevelSource, JobError> {
+    let place = Place::of(folder, level);
+    let mut source = LevelSource { level, nodes: tree.nodes(level), ..LevelSource::default() };
+    // What lies there of a level that is not reached is of another making.
+    let Some(made_s) = place.made_in().filter(|_| level <= stands.level) else { return Ok(source) };
+    let mut groups = Groups { made_s, ..Groups::default() };
+    read_groups(&place.files(Kind::Groups)?, |group| {
+        match group.texts {
+            0 => groups.empty += 1,
+            1 => groups.passed += 1,
+            _ => groups.asked += 1,
+        }
+        groups.cut += u64::from(group.cut > 0);
+        Ok(())
+    })?;
+    let without = if level == tree.levels() {
+        is_over(stands).then(|| u64::from(!stands.text))
+    } else {
+        absent(folder, stands, level + 1)?
+    };
+    groups.failed = without.map(|absent| absent.saturating_sub(groups.empty));
+    source.groups = Some(groups);
+    let run = run_folder(&place.output);
+    if let Some(mut manifest) = Manifest::read(&run)? {
+        let measured = match measured {
+            Some(measured) => measured,
+            None => again(&run, &mut manifest)?,
+        };
+        let (samples, timelines) = (read_samples(&run), read_timelines(&run));
+        source.ran = Some(Ran { manifest, samples, timelines, measured });
+    }
+    Ok(source)
+}
+
+/// Nodes without a text below a level, once its groups are made.
+fn absent(folder: &Path, stands: &TreeStands, level: u32) -> Result<Option<u64>, JobError> {
+    let place = Place::of(folder, level);
+    if level > stands.level || place.made_in().is_none() {
+        return Ok(None);
+    }
+    let mut absent = 0;
+    read_groups(&place.files(Kind::Groups)?, |group| {
+        absent += group.absent.iter().map(|(from, to)| to - from).sum::<u64>();
+        Ok(())
+    })?;
+    Ok(Some(absent))
+}
+
+/// The last level is reached, and it is known what came of it.
+fn is_over(stands: &TreeStands) -> bool {
+    stands.text || stands.missing > 0
+}

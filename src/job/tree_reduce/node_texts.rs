@@ -1,0 +1,308 @@
+//! The texts of one level of a tree, as far as this rank has them: in shard files, and in the files of those that were
+//! passed up from below without a call.
+//!
+//! Owns the way from a node to its text and how texts travel. What is made of them is the next level's business. Of each
+//! node only its place is kept: 16 bytes an answer, 32 a text that was passed up.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    fs::File,
+    io::{BufRead, BufReader},
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::job::{
+    JobError,
+    collect::line_index::{Heads, Lines},
+};
+use crate::{output::OutputError, shards::Bitmap};
+
+/// The texts of a level's nodes.
+pub(crate) struct Texts {
+    /// This rank's answers, in order of their rows.
+    lines: Option<Lines>,
+    /// The nodes that the rows stand for, in their order; none where each row stands for the node of its number.
+    called: Option<Bitmap>,
+    passed: Vec<Passed>,
+    files: Vec<(PathBuf, File)>,
+}
+
+/// Where a text lies that was passed up.
+struct Passed {
+    node: u64,
+    file: usize,
+    offset: u64,
+    length: usize,
+}
+
+/// A line of a file of texts that were passed up.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PassedLine<'t> {
+    pub(crate) group: u64,
+    #[serde(borrow)]
+    pub(crate) text: Cow<'t, str>,
+}
+
+/// Why a node has no text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Fault {
+    pub(crate) kind: String,
+    pub(crate) message: String,
+}
+
+/// What a node says. Which of two counts is the order of these: an answer before a fault, then who was first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    failed: bool,
+    start: u32,
+    rank: u32,
+    said: String,
+}
+
+#[derive(Deserialize)]
+struct Line<'t> {
+    #[serde(borrow, default)]
+    response: Option<Cow<'t, str>>,
+    #[serde(default)]
+    error: Option<Fault>,
+}
+
+impl Texts {
+    /// Those of a pass, and those in these files. Each rank brings its own part of either.
+    pub(crate) fn of(
+        lines: Option<Lines>,
+        called: Option<Bitmap>,
+        files: &[PathBuf],
+    ) -> Result<Self, JobError> {
+        let mut lines = lines;
+        if let Some(lines) = &mut lines {
+            lines.sort();
+        }
+        let mut texts = Self { lines, called, passed: Vec::new(), files: Vec::new() };
+        for path in files {
+            texts.find_passed(path)?;
+        }
+        texts.passed.sort_unstable_by_key(|it| it.node);
+        Ok(texts)
+    }
+
+    fn find_passed(&mut self, path: &Path) -> Result<(), JobError> {
+        let file = File::open(path).map_err(OutputError::io("cannot open", path))?;
+        let mut reader = BufReader::new(&file);
+        let (mut line, mut offset) = (Vec::new(), 0);
+        loop {
+            line.clear();
+            let read = reader.read_until(b'\n', &mut line);
+            let length = read.map_err(OutputError::io("cannot read", path))?;
+            if length == 0 {
+                break;
+            }
+            let node = parsed::<PassedLine<'_>>(&line, path)?.group;
+            self.passed.push(Passed { node, file: self.files.len(), offset, length });
+            offset += length as u64;
+        }
+        drop(reader);
+        self.files.push((path.to_owned(), file));
+        Ok(())
+    }
+
+    /// About how many bytes it takes to read these nodes' texts.
+    pub(crate) fn bytes(&self, nodes: &Range<u64>) -> u64 {
+        let rows = self.rows(nodes);
+        let width = rows.end - rows.start;
+        let lines = self.lines.as_ref().filter(|_| width > 0);
+        let lines = lines.map_or(0, |it| it.bytes_by_bin(rows.start, rows.end, width).iter().sum());
+        lines + self.passed_of(nodes).iter().map(|it| it.length as u64).sum::<u64>()
+    }
+
+    /// Appends what this rank knows of these nodes, ready to travel ([`merge`] takes it in).
+    pub(crate) fn read(&mut self, nodes: &Range<u64>, into: &mut Vec<u8>) -> Result<(), JobError> {
+        let rows = self.rows(nodes);
+        if let Some(lines) = self.lines.as_mut().filter(|_| !rows.is_empty()) {
+            let mut bytes = Vec::new();
+            lines.stretch(rows.start, rows.end, &mut bytes)?;
+            let mut called = self.called.as_ref().map(|it| it.members(nodes.start));
+            let mut next = rows.start;
+            for (row, rank, line) in Heads(&bytes) {
+                let node = match &mut called {
+                    None => row,
+                    Some(called) => {
+                        let skipped = usize::try_from(row - next).unwrap_or(usize::MAX);
+                        next = row + 1;
+                        let Some(node) = called.nth(skipped) else { break };
+                        node
+                    }
+                };
+                let Line { response, error } = parsed(line, Path::new("a shard file"))?;
+                let said = match (rank.failed, &response) {
+                    (false, Some(text)) => text.as_ref().to_owned(),
+                    _ => serde_json::to_string(&error).unwrap_or_default(),
+                };
+                let failed = rank.failed || response.is_none();
+                write(into, node, &Told { failed, start: rank.start, rank: rank.rank, said });
+            }
+        }
+        for it in self.passed_of(nodes) {
+            let (path, file) = &self.files[it.file];
+            let mut line = vec![0; it.length];
+            let read = file.read_exact_at(&mut line, it.offset);
+            read.map_err(OutputError::io("cannot read", path))?;
+            let said = parsed::<PassedLine<'_>>(&line, path)?.text.into_owned();
+            write(into, it.node, &Told { failed: false, start: 0, rank: 0, said });
+        }
+        Ok(())
+    }
+
+    fn rows(&self, nodes: &Range<u64>) -> Range<u64> {
+        match &self.called {
+            None => nodes.clone(),
+            Some(called) => called.before(nodes.start)..called.before(nodes.end),
+        }
+    }
+
+    fn passed_of(&self, nodes: &Range<u64>) -> &[Passed] {
+        let at = |node: u64| self.passed.partition_point(|it| it.node < node);
+        &self.passed[at(nodes.start)..at(nodes.end)]
+    }
+}
+
+fn parsed<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Result<T, JobError> {
+    serde_json::from_slice(line)
+        .map_err(std::io::Error::from)
+        .map_err(|error| OutputError::io("cannot read a text in", path)(error).into())
+}
+
+/// Node, failed, start, rank, length.
+const HEAD: usize = 8 + 4 * 4;
+
+fn write(into: &mut Vec<u8>, node: u64, told: &Told) {
+    into.extend(node.to_le_bytes());
+    // A text is an answer of a server, far below 4 GiB.
+    let length = u32::try_from(told.said.len()).unwrap_or(u32::MAX);
+    for number in [u32::from(told.failed), told.start, told.rank, length] {
+        into.extend(number.to_le_bytes());
+    }
+    into.extend(&told.said.as_bytes()[..length as usize]);
+}
+
+/// Takes in what a rank knows; of each node, what counts stays.
+pub(crate) fn merge(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
+    while let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() {
+        let number =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let node = u64::from(number(0)) | u64::from(number(4)) << 32;
+        let Some((said, rest)) = rest.split_at_checked(number(20) as usize) else { return };
+        bytes = rest;
+        let said = String::from_utf8_lossy(said).into_owned();
+        let told = Told { failed: number(8) != 0, start: number(12), rank: number(16), said };
+        match into.entry(node) {
+            Entry::Vacant(entry) => drop(entry.insert(told)),
+            Entry::Occupied(mut entry) if told.key() < entry.get().key() => {
+                drop(entry.insert(told))
+            }
+            Entry::Occupied(_) => {}
+        }
+    }
+}
+
+impl Told {
+    fn key(&self) -> (bool, u32, u32) {
+        (self.failed, self.start, self.rank)
+    }
+
+    /// The text, or why there is none; a blank one is none.
+    pub(crate) fn text(self) -> Result<String, Fault> {
+        if self.failed {
+            let fault = serde_json::from_str::<Option<Fault>>(&self.said).ok().flatten();
+            return Err(fault.unwrap_or_else(|| Fault {
+                kind: "unknown".into(),
+                message: "it failed, and its line does not say why".into(),
+            }));
+        }
+        if self.said.trim().is_empty() {
+            return Err(Fault { kind: "blank".into(), message: "the answer is blank".into() });
+        }
+        Ok(self.said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(failed: bool, start: u32, rank: u32, said: &str) -> Told {
+        Told { failed, start, rank, said: said.into() }
+    }
+
+    #[test]
+    fn of_two_outcomes_the_one_counts_that_counts_in_a_run() {
+        let mut bytes = Vec::new();
+        let fault = r#"{"kind":"too_long","message":"no","status":400}"#;
+        for (node, it) in [
+            (7, told(true, 1, 0, fault)),
+            (7, told(false, 2, 3, "late")),
+            (7, told(false, 2, 1, "first")),
+            (8, told(true, 1, 1, fault)),
+            (9, told(false, 1, 1, " \n")),
+        ] {
+            write(&mut bytes, node, &it);
+        }
+        let mut nodes = BTreeMap::new();
+        merge(&bytes, &mut nodes);
+        let mut text = |node| nodes.remove(&node).expect("it is known").text();
+        assert_eq!(text(7), Ok("first".into()));
+        assert_eq!(text(8).map_err(|it| it.kind), Err("too_long".into()));
+        assert_eq!(text(9).map_err(|it| it.kind), Err("blank".into()));
+    }
+
+    #[test]
+    fn rows_stand_for_the_groups_that_were_asked_for_and_the_others_were_passed_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let header = crate::shards::Header::new(1, 0, "n", "f");
+        let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
+        for row in [2, 0, 1] {
+            text += &format!("{{\"index\":{row},\"success\":true,\"response\":\"row {row}\"}}\n");
+        }
+        std::fs::write(folder.path().join(header.file_name()), text).expect("written");
+        let files = crate::shards::list(folder.path()).expect("listed");
+        let mut lines = Lines::none_of(files.clone(), 3);
+        crate::shards::read_all(&files, "f", |file, entry| lines.keep(file, &entry)).expect("read");
+        let passed = folder.path().join("passed");
+        let line =
+            |group: u64| format!("{{\"group\":{group},\"text\":\"passed \\\"{group}\\\"\"}}\n");
+        std::fs::write(&passed, line(3) + &line(9)).expect("written");
+        let mut called = Bitmap::new(10);
+        [1, 4, 8].into_iter().for_each(|node| called.insert(node));
+        let mut texts = Texts::of(Some(lines), Some(called), &[passed]).expect("texts");
+        for (nodes, expected) in [
+            (
+                0..10,
+                vec![
+                    (1, "row 0"),
+                    (3, "passed \"3\""),
+                    (4, "row 1"),
+                    (8, "row 2"),
+                    (9, "passed \"9\""),
+                ],
+            ),
+            (2..5, vec![(3, "passed \"3\""), (4, "row 1")]),
+            (5..8, vec![]),
+            (9..10, vec![(9, "passed \"9\"")]),
+        ] {
+            let (mut bytes, mut all) = (Vec::new(), BTreeMap::new());
+            texts.read(&nodes, &mut bytes).expect("read");
+            merge(&bytes, &mut all);
+            let all: Vec<(u64, String)> =
+                all.into_iter().map(|(node, told)| (node, told.text().expect("a text"))).collect();
+            let expected: Vec<(u64, String)> =
+                expected.into_iter().map(|(node, text)| (node, text.to_owned())).collect();
+            assert_eq!(all, expected, "{nodes:?}");
+            assert_eq!(texts.bytes(&nodes) > 0, !expected.is_empty());
+        }
+    }
+}

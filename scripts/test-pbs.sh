@@ -147,7 +147,7 @@ check "smoke: servers that do not start fail it, with a sentence" \
 
 # --- run: all is well ------------------------------------------------------------------------------------------------
 # Servers on this machine are up in seconds or never; `run` waits for each of them, and as long for dead ones.
-common=(PROMPTS=prompts.txt MODEL=stand-in/model READY_TIMEOUT=15s MAX_TRIES=1)
+common=(PROMPTS=prompts.txt MODEL=stand-in/model READY_TIMEOUT=60s MAX_TRIES=1)
 submit 120 run.pbs "${common[@]}" OUTPUT=well.jsonl
 check "run: completes, exit 0" [ "$code" = 0 ]
 check "run: every answer once, in order" ids_in_order well.jsonl 600

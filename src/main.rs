@@ -5,6 +5,6 @@ use std::process::ExitCode;
 use aurora_swarm::{cli, comm, settings::Environment};
 
 fn main() -> ExitCode {
-    comm::end_the_job_on_panic();
+    comm::abort_job_on_panic();
     ExitCode::from(cli::run(Environment::of_this_process()))
 }

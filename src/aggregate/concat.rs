@@ -13,22 +13,22 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     FIRST, extract,
-    observed::{Counted, Firsts, Place, Seen},
+    observed::{FirstExamples, ObservedCounts, Place, Seen},
 };
 use crate::domain::Merge;
 
 /// The pieces and their counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Joined {
+pub struct AnswerConcat {
     /// Between texts; none for a JSON list.
     separator: Option<String>,
-    counted: Counted,
-    unreadable: Firsts,
+    counted: ObservedCounts,
+    unreadable: FirstExamples,
     values: u64,
     pieces: BTreeMap<Place, String>,
 }
 
-impl Joined {
+impl AnswerConcat {
     /// Texts, with this between them.
     #[must_use]
     pub fn texts(separator: &str) -> Self {
@@ -43,7 +43,7 @@ impl Joined {
 
     fn new(separator: Option<String>) -> Self {
         let (counted, pieces) = Default::default();
-        Self { separator, counted, unreadable: Firsts::of(FIRST), values: 0, pieces }
+        Self { separator, counted, unreadable: FirstExamples::of(FIRST), values: 0, pieces }
     }
 
     /// Counts an answer and gives its piece, if it has one; failed and blank answers have none.
@@ -54,7 +54,7 @@ impl Joined {
             // As it stands, white space around it too: a text may begin with an indented line.
             return seen.said.ok().map(str::to_owned);
         }
-        let elements = extract::json(text).and_then(elements);
+        let elements = extract::json(text).and_then(list_elements);
         match elements {
             Ok(elements) => {
                 self.values += elements.len() as u64;
@@ -117,14 +117,14 @@ impl Joined {
     }
 }
 
-fn elements(json: &RawValue) -> Result<Vec<&RawValue>, String> {
+fn list_elements(json: &RawValue) -> Result<Vec<&RawValue>, String> {
     if !json.get().trim_start().starts_with('[') {
         return Ok(vec![json]);
     }
     serde_json::from_str(json.get()).map_err(|error| error.to_string())
 }
 
-impl Merge for Joined {
+impl Merge for AnswerConcat {
     fn merge(&mut self, other: Self) {
         self.counted.merge(other.counted);
         self.unreadable.merge(other.unreadable);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn texts_stand_in_the_inputs_order_without_blank_and_failed_ones() {
-        let mut all = Joined::texts("\n---\n");
+        let mut all = AnswerConcat::texts("\n---\n");
         for (index, text) in [(3, "c"), (2, "  b\n"), (1, " \n"), (0, "a")] {
             all.add(&answer(index, text));
         }
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn arrays_are_taken_apart_once_and_code_fences_are_read_through() {
-        let mut all = Joined::list();
+        let mut all = AnswerConcat::list();
         let texts = [
             "[1, [2, 3]]",
             "{\"a\": 1.50}",
@@ -174,10 +174,10 @@ mod tests {
 
     #[test]
     fn where_all_answers_failed_the_text_and_the_list_are_empty() {
-        let mut all = Joined::texts("\n");
+        let mut all = AnswerConcat::texts("\n");
         all.add(&failure(0, "refused"));
         assert_eq!(all.text(), "");
-        let mut all = Joined::list();
+        let mut all = AnswerConcat::list();
         all.add(&failure(0, "refused"));
         assert_eq!(
             serde_json::from_str::<Vec<Value>>(&all.text()).expect("JSON"),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::Merge;
 
 /// Numbers nearer to 0 count as 0: their squares, and what is lost in rounding those, would be too small to be written.
-pub(super) const SMALLEST: f64 = 1e-100;
+pub(super) const MIN_MAGNITUDE: f64 = 1e-100;
 
 /// A whole number that is larger for a larger number; both zeros are one.
 pub(super) fn order(number: f64) -> i64 {
@@ -51,7 +51,7 @@ impl ExactSum {
     }
 
     /// This sum times itself.
-    fn squared(&self) -> Self {
+    fn square_exactly(&self) -> Self {
         let mut squared = Self::default();
         for one in &self.0 {
             self.0.iter().for_each(|other| squared.add_product(*one, *other));
@@ -60,7 +60,7 @@ impl ExactSum {
     }
 
     /// The number nearest to it.
-    pub(super) fn rounded(&self) -> f64 {
+    pub(super) fn to_f64(&self) -> f64 {
         let mut parts = self.0.iter().rev().copied();
         let Some(mut large) = parts.next() else { return 0.0 };
         let mut lost = 0.0;
@@ -96,14 +96,14 @@ fn sum(one: f64, other: f64) -> (f64, f64) {
 }
 
 /// The sample's variance, of `count` numbers with this sum and this sum of squares: rounded once before it is divided.
-pub(super) fn variance(count: u64, total: &ExactSum, squares: &ExactSum) -> f64 {
+pub(super) fn sample_variance(count: u64, total: &ExactSum, squares: &ExactSum) -> f64 {
     if count < 2 {
         return 0.0;
     }
     let mut times_count = ExactSum::default();
     squares.0.iter().for_each(|part| times_count.add_product(*part, count as f64));
-    total.squared().0.iter().for_each(|part| times_count.add(-part));
-    times_count.rounded() / count as f64 / (count - 1) as f64
+    total.square_exactly().0.iter().for_each(|part| times_count.add(-part));
+    times_count.to_f64() / count as f64 / (count - 1) as f64
 }
 
 #[cfg(test)]
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    fn exact(numbers: &[f64]) -> ExactSum {
+    fn exact_sum(numbers: &[f64]) -> ExactSum {
         let mut sum = ExactSum::default();
         numbers.iter().for_each(|number| sum.add(*number));
         sum
@@ -120,12 +120,12 @@ mod tests {
 
     #[test]
     fn sums_are_rounded_once() {
-        assert_eq!(exact(&[1e100, 1.0, -1e100]).rounded(), 1.0);
-        assert_eq!(exact(&[0.1; 10]).rounded(), 1.0);
-        assert_eq!(exact(&[]).rounded(), 0.0);
+        assert_eq!(exact_sum(&[1e100, 1.0, -1e100]).to_f64(), 1.0);
+        assert_eq!(exact_sum(&[0.1; 10]).to_f64(), 1.0);
+        assert_eq!(exact_sum(&[]).to_f64(), 0.0);
         // Half-way, and a little more: up.
-        assert_eq!(exact(&[1.0, 2f64.powi(-53), 2f64.powi(-120)]).rounded(), 1.0 + f64::EPSILON);
-        assert_eq!(exact(&[1.0, 2f64.powi(-53)]).rounded(), 1.0);
+        assert_eq!(exact_sum(&[1.0, 2f64.powi(-53), 2f64.powi(-120)]).to_f64(), 1.0 + f64::EPSILON);
+        assert_eq!(exact_sum(&[1.0, 2f64.powi(-53)]).to_f64(), 1.0);
     }
 
     #[test]
@@ -133,12 +133,12 @@ mod tests {
         let numbers = [1e9 + 4.0, 1e9 + 7.0, 1e9 + 13.0, 1e9 + 16.0];
         let mut squares = ExactSum::default();
         numbers.iter().for_each(|it| squares.add_product(*it, *it));
-        assert_eq!(variance(4, &exact(&numbers), &squares), 30.0);
+        assert_eq!(sample_variance(4, &exact_sum(&numbers), &squares), 30.0);
     }
 
     proptest! {
         #[test]
-        fn the_order_is_the_numbers(a in -1e100..1e100f64, b in prop_oneof![-1e100..1e100f64, -2.0..2.0f64]) {
+        fn order_keys_sort_like_numbers(a in -1e100..1e100f64, b in prop_oneof![-1e100..1e100f64, -2.0..2.0f64]) {
             prop_assert_eq!(order(a).cmp(&order(b)), a.partial_cmp(&b).expect("finite"));
             prop_assert_eq!(number(order(a)), a);
         }
@@ -149,16 +149,16 @@ mod tests {
             let turn = turn.min(numbers.len());
             numbers.rotate_left(turn);
             let floats: Vec<f64> = numbers.iter().map(|it| *it as f64).collect();
-            prop_assert_eq!(exact(&floats).rounded(), sum);
+            prop_assert_eq!(exact_sum(&floats).to_f64(), sum);
         }
 
         #[test]
         fn no_order_and_no_grouping_changes_a_sum(numbers in prop::collection::vec(prop_oneof![-1e99..1e99f64, -1.0..1.0f64, -1e-90..1e-90f64], 0..60), cut in 0usize..60) {
             let cut = cut.min(numbers.len());
             let (one, other) = numbers.split_at(cut);
-            let mut turned = exact(other);
-            turned.merge(exact(one));
-            prop_assert_eq!(turned.rounded().to_bits(), exact(&numbers).rounded().to_bits());
+            let mut turned = exact_sum(other);
+            turned.merge(exact_sum(one));
+            prop_assert_eq!(turned.to_f64().to_bits(), exact_sum(&numbers).to_f64().to_bits());
         }
     }
 }

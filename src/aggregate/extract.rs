@@ -2,10 +2,10 @@
 
 use serde_json::{Value, value::RawValue};
 
-use super::exact_sum::SMALLEST;
+use super::exact_sum::MIN_MAGNITUDE;
 
 /// Numbers from here on, of either sign, are no numbers to calculate with.
-pub(super) const LARGEST: f64 = 1e100;
+pub(super) const MAX_MAGNITUDE: f64 = 1e100;
 
 /// The JSON that an answer is: the whole of it, or else what its first code fence holds.
 ///
@@ -13,7 +13,7 @@ pub(super) const LARGEST: f64 = 1e100;
 /// Where neither is JSON; the words are about the fence's content if there is one.
 pub(super) fn json(text: &str) -> Result<&RawValue, String> {
     let whole = serde_json::from_str::<&RawValue>(text);
-    match (whole, fenced(text)) {
+    match (whole, code_fence_content(text)) {
         (Ok(whole), _) => Ok(whole),
         (Err(error), None) => Err(error.to_string()),
         (Err(_), Some(inner)) => serde_json::from_str(inner).map_err(|error| error.to_string()),
@@ -21,25 +21,25 @@ pub(super) fn json(text: &str) -> Result<&RawValue, String> {
 }
 
 /// What stands between the first fence, with whatever language it names, and the next.
-fn fenced(text: &str) -> Option<&str> {
+fn code_fence_content(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("```")?;
     let (_, rest) = rest.split_once('\n')?;
     Some(rest.split_once("```").map_or(rest, |(inner, _)| inner))
 }
 
 /// What an answer says: itself, or what stands at a JSON pointer in it, texts without their quotes.
-pub(super) fn said_at(text: &str, at: Option<&str>) -> Result<String, String> {
+pub(super) fn text_at_pointer(text: &str, at: Option<&str>) -> Result<String, String> {
     let Some(at) = at else { return Ok(text.into()) };
-    Ok(match value_at(text, at)? {
+    Ok(match value_at_pointer(text, at)? {
         Value::String(text) => text.trim().into(),
         other => other.to_string(),
     })
 }
 
 /// The number that an answer is, or that stands at a JSON pointer in it.
-pub(super) fn number_at(text: &str, at: Option<&str>) -> Result<f64, String> {
+pub(super) fn number_at_pointer(text: &str, at: Option<&str>) -> Result<f64, String> {
     let Some(at) = at else { return number(text) };
-    match value_at(text, at)? {
+    match value_at_pointer(text, at)? {
         Value::String(text) => number(&text),
         other => match other.as_f64() {
             Some(it) => within(it),
@@ -48,7 +48,7 @@ pub(super) fn number_at(text: &str, at: Option<&str>) -> Result<f64, String> {
     }
 }
 
-fn value_at(text: &str, at: &str) -> Result<Value, String> {
+fn value_at_pointer(text: &str, at: &str) -> Result<Value, String> {
     let value: Value = serde_json::from_str(json(text)?.get()).map_err(|it| it.to_string())?;
     value.pointer(at).cloned().ok_or_else(|| format!("there is nothing at {at}"))
 }
@@ -62,10 +62,10 @@ fn number(text: &str) -> Result<f64, String> {
 }
 
 fn within(number: f64) -> Result<f64, String> {
-    if number.is_nan() || number.abs() >= LARGEST {
+    if number.is_nan() || number.abs() >= MAX_MAGNITUDE {
         return Err(format!("{number} is no number to calculate with"));
     }
-    Ok(if number.abs() < SMALLEST { 0.0 } else { number })
+    Ok(if number.abs() < MIN_MAGNITUDE { 0.0 } else { number })
 }
 
 #[cfg(test)]
@@ -82,10 +82,10 @@ mod tests {
             ("1e-200", 0.0),
             ("-0", 0.0),
         ] {
-            assert_eq!(number_at(text, None), Ok(number), "{text}");
+            assert_eq!(number_at_pointer(text, None), Ok(number), "{text}");
         }
         for text in ["", "nan", "inf", "1e100", "-1e400", "42%", "4 2", "1,5", "about 3", "0x10"] {
-            assert!(number_at(text, None).is_err(), "{text}");
+            assert!(number_at_pointer(text, None).is_err(), "{text}");
         }
     }
 
@@ -111,12 +111,15 @@ mod tests {
     fn pointers_find_numbers_and_texts() {
         let text =
             "```json\n{\"score\": 7.5, \"as\": \"8\", \"in\": [{\"x\": 1}], \"no\": null}\n```";
-        assert_eq!(number_at(text, Some("/score")), Ok(7.5));
-        assert_eq!(number_at(text, Some("/as")), Ok(8.0));
-        assert_eq!(number_at(text, Some("/in/0/x")), Ok(1.0));
-        assert!(number_at(text, Some("/no")).is_err() && number_at(text, Some("/there")).is_err());
-        assert_eq!(said_at(text, Some("/as")).as_deref(), Ok("8"));
-        assert_eq!(said_at(text, Some("/in")).as_deref(), Ok("[{\"x\":1}]"));
-        assert!(said_at("plain", Some("/as")).is_err());
+        assert_eq!(number_at_pointer(text, Some("/score")), Ok(7.5));
+        assert_eq!(number_at_pointer(text, Some("/as")), Ok(8.0));
+        assert_eq!(number_at_pointer(text, Some("/in/0/x")), Ok(1.0));
+        assert!(
+            number_at_pointer(text, Some("/no")).is_err()
+                && number_at_pointer(text, Some("/there")).is_err()
+        );
+        assert_eq!(text_at_pointer(text, Some("/as")).as_deref(), Ok("8"));
+        assert_eq!(text_at_pointer(text, Some("/in")).as_deref(), Ok("[{\"x\":1}]"));
+        assert!(text_at_pointer("plain", Some("/as")).is_err());
     }
 }

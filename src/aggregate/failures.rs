@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::observed::{Counted, Firsts, Seen};
+use super::observed::{FirstExamples, ObservedCounts, Seen};
 use crate::domain::Merge;
 
 /// Of all prompts. Memory: so many a kind as are named, and there are a handful of kinds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Failures {
+pub struct FailureReport {
     named: usize,
-    counted: Counted,
-    kinds: BTreeMap<String, Firsts>,
+    counted: ObservedCounts,
+    kinds: BTreeMap<String, FirstExamples>,
     /// Prompts that are answered: with several sequences there are more answers.
     answered: u64,
 }
 
-impl Failures {
+impl FailureReport {
     /// None yet; of each kind the first `named` will be named.
     #[must_use]
     pub fn new(named: usize) -> Self {
@@ -33,7 +33,8 @@ impl Failures {
             Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
             Err(failed) => {
                 let kind = self.kinds.entry(failed.kind.into());
-                kind.or_insert_with(|| Firsts::of(self.named)).add(seen, || failed.message.into());
+                kind.or_insert_with(|| FirstExamples::of(self.named))
+                    .add(seen, || failed.message.into());
             }
         }
     }
@@ -43,7 +44,7 @@ impl Failures {
     pub fn finish(&self) -> Value {
         let kinds: BTreeMap<&str, Value> =
             self.kinds.iter().map(|(kind, its)| (kind.as_str(), its.finish())).collect();
-        let failed: u64 = self.kinds.values().map(Firsts::count).sum();
+        let failed: u64 = self.kinds.values().map(FirstExamples::count).sum();
         json!({
             "total": self.answered + failed, "answered": self.answered, "failed": failed, "blank": self.counted.blank,
             "kinds": kinds
@@ -51,12 +52,12 @@ impl Failures {
     }
 }
 
-impl Merge for Failures {
+impl Merge for FailureReport {
     fn merge(&mut self, other: Self) {
         self.counted.merge(other.counted);
         self.answered += other.answered;
         for (kind, its) in other.kinds {
-            self.kinds.entry(kind).or_insert_with(|| Firsts::of(self.named)).merge(its);
+            self.kinds.entry(kind).or_insert_with(|| FirstExamples::of(self.named)).merge(its);
         }
     }
 }
@@ -68,7 +69,7 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_kind_and_the_first_are_named() {
-        let mut all = Failures::new(2);
+        let mut all = FailureReport::new(2);
         for index in [9, 7, 5, 3] {
             all.add(&failure(index, "too_long"));
         }

@@ -18,23 +18,23 @@ use serde_json::{Value, json};
 
 use super::{
     FIRST, extract,
-    observed::{Counted, Firsts, Place, Seen, id},
+    observed::{FirstExamples, ObservedCounts, Place, Seen, id},
 };
 use crate::domain::Merge;
 
 /// The answers with the most votes that are listed.
-const LISTED: usize = 100;
+const MAX_LISTED_ANSWERS: usize = 100;
 
 /// Votes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Majority {
+pub struct MajorityVote {
     at: Option<String>,
-    counted: Counted,
-    unreadable: Firsts,
+    counted: ObservedCounts,
+    unreadable: FirstExamples,
     /// All of them, also those for answers that are not kept.
     votes: u64,
     /// Shortest first.
-    kept: BTreeMap<(usize, String), Votes>,
+    kept: BTreeMap<(usize, String), CandidateVotes>,
     /// Of what is kept.
     bytes: usize,
     room: Room,
@@ -50,7 +50,7 @@ struct Room {
 const ROOM: Room = Room { answers: 100_000, bytes: 16 << 20 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Votes {
+struct CandidateVotes {
     votes: u64,
     first: Place,
     id: String,
@@ -58,14 +58,14 @@ struct Votes {
     written: String,
 }
 
-impl Majority {
+impl MajorityVote {
     /// No votes yet. With a JSON pointer, what stands there in an answer is what it votes for.
     #[must_use]
     pub fn new(at: Option<String>) -> Self {
         Self {
             at,
-            counted: Counted::default(),
-            unreadable: Firsts::of(FIRST),
+            counted: ObservedCounts::default(),
+            unreadable: FirstExamples::of(FIRST),
             votes: 0,
             kept: BTreeMap::new(),
             bytes: 0,
@@ -76,24 +76,24 @@ impl Majority {
     /// One answer's vote. Failed and blank ones have none.
     pub fn add(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
-        let written = match extract::said_at(text, self.at.as_deref()) {
+        let written = match extract::text_at_pointer(text, self.at.as_deref()) {
             Ok(written) => written,
             Err(why) => return self.unreadable.add(seen, || why),
         };
         self.votes += 1;
         let same = written.to_lowercase();
-        let its = Votes { votes: 1, first: seen.place, id: seen.id.into(), written };
+        let its = CandidateVotes { votes: 1, first: seen.place, id: seen.id.into(), written };
         self.put((same.len(), same), its);
         self.cut();
     }
 
-    fn put(&mut self, key: (usize, String), votes: Votes) {
+    fn put(&mut self, key: (usize, String), votes: CandidateVotes) {
         match self.kept.entry(key) {
             Entry::Occupied(mut mine) => {
                 let mine = mine.get_mut();
                 mine.votes += votes.votes;
                 if votes.first < mine.first {
-                    *mine = Votes { votes: mine.votes, ..votes };
+                    *mine = CandidateVotes { votes: mine.votes, ..votes };
                 }
             }
             Entry::Vacant(place) => {
@@ -113,11 +113,11 @@ impl Majority {
     /// The winner, the shares, and what had no vote.
     #[must_use]
     pub fn finish(&self) -> Value {
-        let mut by_votes: Vec<&Votes> = self.kept.values().collect();
+        let mut by_votes: Vec<&CandidateVotes> = self.kept.values().collect();
         by_votes.sort_by_key(|it| (Reverse(it.votes), it.first));
         let others = self.votes - by_votes.iter().map(|it| it.votes).sum::<u64>();
         let share = |votes: u64| votes as f64 / self.votes.max(1) as f64;
-        let shown = |it: &&Votes| {
+        let shown = |it: &&CandidateVotes| {
             json!({
                 "answer": it.written, "votes": it.votes, "fraction": share(it.votes),
                 "first": {"id": id(&it.id), "index": it.first.index}
@@ -138,12 +138,13 @@ impl Majority {
         if self.at.is_some() {
             finished["unreadable"] = self.unreadable.finish();
         }
-        finished["answers"] = by_votes.iter().take(LISTED).map(shown).collect::<Vec<_>>().into();
+        finished["answers"] =
+            by_votes.iter().take(MAX_LISTED_ANSWERS).map(shown).collect::<Vec<_>>().into();
         finished
     }
 }
 
-impl Merge for Majority {
+impl Merge for MajorityVote {
     fn merge(&mut self, other: Self) {
         self.counted.merge(other.counted);
         self.unreadable.merge(other.unreadable);
@@ -160,8 +161,8 @@ mod tests {
     use super::*;
     use crate::aggregate::tests::{answer, failure};
 
-    fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: Room) -> Majority {
-        let mut all = Majority { room, ..Majority::new(None) };
+    fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: Room) -> MajorityVote {
+        let mut all = MajorityVote { room, ..MajorityVote::new(None) };
         texts.into_iter().for_each(|(index, text)| all.add(&answer(index, text)));
         all
     }
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn where_all_answers_failed_nobody_wins() {
-        let mut all = Majority::new(None);
+        let mut all = MajorityVote::new(None);
         all.add(&failure(0, "refused"));
         let it = all.finish();
         assert!(it["winner"].is_null());
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_vote_may_stand_in_json() {
-        let mut all = Majority::new(Some("/answer".into()));
+        let mut all = MajorityVote::new(Some("/answer".into()));
         for (index, text) in
             [(0, "{\"answer\": \"A\"}"), (1, "```json\n{\"answer\":\"a \"}\n```"), (2, "A")]
         {
@@ -230,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_room_parts_give_the_same_as_one_pass(
+        fn merged_parts_equal_one_pass_at_any_capacity(
             texts in prop::collection::vec("[a-cA-C]{0,4}", 0..60), answers in 0usize..12, bytes in 0usize..40, cuts in prop::collection::vec(0usize..60, 0..4),
         ) {
             let room = Room { answers, bytes };

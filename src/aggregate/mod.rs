@@ -37,17 +37,17 @@ mod statistics;
 mod summary_statistics;
 mod top_k;
 
-pub use concat::Joined;
-pub use failures::Failures;
-pub use majority::Majority;
+pub use concat::AnswerConcat;
+pub use failures::FailureReport;
+pub use majority::MajorityVote;
 pub use observed::{Failed, Line, Place, Seen};
-pub use statistics::Statistics;
+pub use statistics::NumericStatistics;
 pub use top_k::TopK;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{domain::Merge, settings::AggregateWanted};
+use crate::{domain::Merge, settings::AggregateSpec};
 
 /// How many are named of those that could not be counted.
 const FIRST: usize = 10;
@@ -56,28 +56,28 @@ const FIRST: usize = 10;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Aggregate {
     /// Which answer was given most often.
-    Majority(Majority),
+    Majority(MajorityVote),
     /// All answers one after the other.
-    Joined(Joined),
+    Joined(AnswerConcat),
     /// Numbers and lengths.
-    Statistics(Statistics),
+    Statistics(NumericStatistics),
     /// The highest scores.
     TopK(TopK),
     /// What failed.
-    Failures(Failures),
+    Failures(FailureReport),
 }
 
 impl Aggregate {
     /// An empty one of what is wanted.
     #[must_use]
-    pub fn of(wanted: &AggregateWanted) -> Self {
+    pub fn of(wanted: &AggregateSpec) -> Self {
         match wanted {
-            AggregateWanted::Majority { at } => Self::Majority(Majority::new(at.clone())),
-            AggregateWanted::Concat { separator } => Self::Joined(Joined::texts(separator)),
-            AggregateWanted::Json => Self::Joined(Joined::list()),
-            AggregateWanted::Stats { at } => Self::Statistics(Statistics::new(at.clone())),
-            AggregateWanted::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
-            AggregateWanted::Failures { named } => Self::Failures(Failures::new(*named)),
+            AggregateSpec::Majority { at } => Self::Majority(MajorityVote::new(at.clone())),
+            AggregateSpec::Concat { separator } => Self::Joined(AnswerConcat::texts(separator)),
+            AggregateSpec::Json => Self::Joined(AnswerConcat::list()),
+            AggregateSpec::Stats { at } => Self::Statistics(NumericStatistics::new(at.clone())),
+            AggregateSpec::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
+            AggregateSpec::Failures { named } => Self::Failures(FailureReport::new(*named)),
         }
     }
 
@@ -153,7 +153,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn wanted() -> Vec<AggregateWanted> {
+    fn wanted() -> Vec<AggregateSpec> {
         [
             "majority",
             "majority:/s",
@@ -169,7 +169,7 @@ pub(crate) mod tests {
         .to_vec()
     }
 
-    fn of(wanted: &AggregateWanted, part: &[(u64, Said)]) -> Aggregate {
+    fn of(wanted: &AggregateSpec, part: &[(u64, Said)]) -> Aggregate {
         let mut all = Aggregate::of(wanted);
         part.iter().for_each(|it| all.add(&seen(*it)));
         all
@@ -184,7 +184,7 @@ pub(crate) mod tests {
         (it.finish(), text)
     }
 
-    fn merged(mut one: Aggregate, other: Aggregate) -> Aggregate {
+    fn merge_pair(mut one: Aggregate, other: Aggregate) -> Aggregate {
         one.merge(other);
         one
     }
@@ -226,9 +226,9 @@ pub(crate) mod tests {
                 };
                 let parts: Vec<Aggregate> = order.iter().map(|rank| part(*rank)).collect();
                 let together = if left {
-                    parts.into_iter().reduce(merged)
+                    parts.into_iter().reduce(merge_pair)
                 } else {
-                    parts.into_iter().rev().reduce(|after, before| merged(before, after))
+                    parts.into_iter().rev().reduce(|after, before| merge_pair(before, after))
                 };
                 prop_assert_eq!(together.as_ref().map(whole), Some(whole(&of(&wanted, &all))), "{}", wanted);
             }
@@ -239,8 +239,8 @@ pub(crate) mod tests {
             let all: Vec<(u64, Said)> = (0..).zip(said).collect();
             for wanted in wanted() {
                 let some = || of(&wanted, &all);
-                prop_assert_eq!(whole(&merged(some(), Aggregate::of(&wanted))), whole(&some()));
-                prop_assert_eq!(whole(&merged(Aggregate::of(&wanted), some())), whole(&some()));
+                prop_assert_eq!(whole(&merge_pair(some(), Aggregate::of(&wanted))), whole(&some()));
+                prop_assert_eq!(whole(&merge_pair(Aggregate::of(&wanted), some())), whole(&some()));
             }
         }
     }

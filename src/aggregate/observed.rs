@@ -55,11 +55,11 @@ pub struct Line<'a> {
     #[serde(default)]
     responses: Option<Vec<Cow<'a, str>>>,
     #[serde(default)]
-    error: Option<LineError<'a>>,
+    error: Option<ObservedLineError<'a>>,
 }
 
 #[derive(Debug, Deserialize)]
-struct LineError<'a> {
+struct ObservedLineError<'a> {
     kind: Cow<'a, str>,
     #[serde(default)]
     message: Cow<'a, str>,
@@ -78,7 +78,7 @@ impl<'a> Line<'a> {
 
     /// Its answers, one a sequence, or its failure.
     pub fn seen(&self) -> impl Iterator<Item = Seen<'_>> {
-        let failed = |error: &'_ LineError<'a>| error.status;
+        let failed = |error: &'_ ObservedLineError<'a>| error.status;
         let said: Vec<Result<&str, Failed<'_>>> = match (self.success, &self.responses) {
             (true, Some(all)) => all.iter().map(|text| Ok(&**text)).collect(),
             (true, None) => vec![Ok(self.response.as_deref().unwrap_or_default())],
@@ -97,7 +97,7 @@ impl<'a> Line<'a> {
 
 /// How many answers there were, and prompts without.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counted {
+pub(super) struct ObservedCounts {
     /// Answers, blank ones too.
     pub(super) answered: u64,
     /// Those that are empty, or white space.
@@ -106,7 +106,7 @@ pub(super) struct Counted {
     pub(super) failed: u64,
 }
 
-impl Counted {
+impl ObservedCounts {
     /// Counts it; its text if there is any, without white space around.
     pub(super) fn text<'a>(&mut self, seen: &Seen<'a>) -> Option<&'a str> {
         let Ok(text) = seen.said else {
@@ -127,7 +127,7 @@ impl Counted {
     }
 }
 
-impl Merge for Counted {
+impl Merge for ObservedCounts {
     fn merge(&mut self, other: Self) {
         self.answered += other.answered;
         self.blank += other.blank;
@@ -137,24 +137,24 @@ impl Merge for Counted {
 
 /// How many there are of something, and which are the first of them in the input's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Firsts {
+pub(super) struct FirstExamples {
     count: u64,
     /// How many are named.
     room: usize,
-    first: BTreeMap<Place, First>,
+    first: BTreeMap<Place, NamedExample>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct First {
+struct NamedExample {
     id: String,
-    why: String,
+    reason: String,
     status: Option<u16>,
 }
 
 /// A reason's length, in characters; servers send whole pages.
 const WHY: usize = 300;
 
-impl Firsts {
+impl FirstExamples {
     /// None yet; so many will be named.
     pub(super) fn of(room: usize) -> Self {
         Self { count: 0, room, first: BTreeMap::new() }
@@ -170,7 +170,7 @@ impl Firsts {
         }
         let why = why().chars().take(WHY).collect();
         let status = seen.said.err().and_then(|it| it.status);
-        self.first.insert(seen.place, First { id: seen.id.into(), why, status });
+        self.first.insert(seen.place, NamedExample { id: seen.id.into(), reason: why, status });
         self.cut();
     }
 
@@ -185,10 +185,10 @@ impl Firsts {
     }
 
     pub(super) fn finish(&self) -> Value {
-        let named = |(place, first): (&Place, &First)| {
+        let named = |(place, first): (&Place, &NamedExample)| {
             let mut it = json!({"id": id(&first.id), "index": place.index});
-            if !first.why.is_empty() {
-                it["why"] = first.why.clone().into();
+            if !first.reason.is_empty() {
+                it["why"] = first.reason.clone().into();
             }
             if let Some(status) = first.status {
                 it["status"] = status.into();
@@ -199,7 +199,7 @@ impl Firsts {
     }
 }
 
-impl Merge for Firsts {
+impl Merge for FirstExamples {
     fn merge(&mut self, other: Self) {
         self.count += other.count;
         self.first.extend(other.first);

@@ -8,36 +8,36 @@ use serde_json::{Value, json};
 
 use super::{
     FIRST, extract,
-    observed::{Counted, Firsts, Seen},
-    summary_statistics::Numbers,
+    observed::{FirstExamples, ObservedCounts, Seen},
+    summary_statistics::SummaryStatistics,
 };
 use crate::domain::Merge;
 
 /// Of all answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Statistics {
+pub struct NumericStatistics {
     at: Option<String>,
-    counted: Counted,
-    numbers: Numbers,
-    no_numbers: Firsts,
-    lengths: Numbers,
+    counted: ObservedCounts,
+    numbers: SummaryStatistics,
+    non_numeric: FirstExamples,
+    lengths: SummaryStatistics,
 }
 
-impl Statistics {
+impl NumericStatistics {
     /// None yet.
     #[must_use]
     pub fn new(at: Option<String>) -> Self {
         let (counted, numbers, lengths) = Default::default();
-        Self { at, counted, numbers, no_numbers: Firsts::of(FIRST), lengths }
+        Self { at, counted, numbers, non_numeric: FirstExamples::of(FIRST), lengths }
     }
 
     /// One answer.
     pub fn add(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
-        match extract::number_at(text, self.at.as_deref()) {
+        match extract::number_at_pointer(text, self.at.as_deref()) {
             Ok(number) => self.numbers.add(number),
-            Err(why) => self.no_numbers.add(seen, || why),
+            Err(why) => self.non_numeric.add(seen, || why),
         }
     }
 
@@ -45,18 +45,18 @@ impl Statistics {
     #[must_use]
     pub fn finish(&self) -> Value {
         let mut finished = self.counted.finish();
-        finished["no_numbers"] = self.no_numbers.finish();
+        finished["no_numbers"] = self.non_numeric.finish();
         finished["numbers"] = json!(self.numbers.finish());
         finished["characters"] = json!(self.lengths.finish());
         finished
     }
 }
 
-impl Merge for Statistics {
+impl Merge for NumericStatistics {
     fn merge(&mut self, other: Self) {
         self.counted.merge(other.counted);
         self.numbers.merge(other.numbers);
-        self.no_numbers.merge(other.no_numbers);
+        self.non_numeric.merge(other.non_numeric);
         self.lengths.merge(other.lengths);
     }
 }
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn one_answer_that_is_no_number_does_not_cost_the_others() {
-        let mut all = Statistics::new(None);
+        let mut all = NumericStatistics::new(None);
         for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
             all.add(&answer(index, text));
         }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn where_all_answers_failed_there_are_no_zeros() {
-        let mut all = Statistics::new(None);
+        let mut all = NumericStatistics::new(None);
         all.add(&failure(0, "refused"));
         let it = all.finish();
         assert_eq!((&it["failed"], &it["numbers"]["count"]), (&1.into(), &0.into()));

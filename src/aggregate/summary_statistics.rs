@@ -9,65 +9,76 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::exact_sum::{ExactSum, number, order, variance};
+use super::exact_sum::{ExactSum, number, order, sample_variance};
 use crate::domain::Merge;
 
 /// Different numbers that are counted one by one.
-const DIFFERENT: usize = 100_000;
+const MAX_DISTINCT_NUMBERS: usize = 100_000;
 /// Bits of a number that the stretches leave out: 10 of 52 are kept.
-const LEFT_OUT: u32 = 42;
+const DROPPED_BITS: u32 = 42;
 
 /// Finite numbers, and not so large that their squares' sum is none.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Numbers {
+pub(super) struct SummaryStatistics {
     count: u64,
     total: ExactSum,
-    squares: ExactSum,
+    sum_of_squares: ExactSum,
     /// By the number's order, or that of its stretch.
     counts: BTreeMap<i64, u64>,
-    coarse: bool,
+    bucketed: bool,
     room: usize,
     /// Their orders.
     ends: Option<(i64, i64)>,
 }
 
-impl Default for Numbers {
+impl Default for SummaryStatistics {
     fn default() -> Self {
-        Self::with_room(DIFFERENT)
+        Self::with_capacity(MAX_DISTINCT_NUMBERS)
     }
 }
 
-impl Numbers {
-    fn with_room(room: usize) -> Self {
+impl SummaryStatistics {
+    fn with_capacity(room: usize) -> Self {
         let (total, squares) = Default::default();
-        Self { count: 0, total, squares, counts: BTreeMap::new(), coarse: false, room, ends: None }
+        Self {
+            count: 0,
+            total,
+            sum_of_squares: squares,
+            counts: BTreeMap::new(),
+            bucketed: false,
+            room,
+            ends: None,
+        }
     }
 
     pub(super) fn add(&mut self, number: f64) {
         let place = order(number);
         self.count += 1;
         self.total.add(number);
-        self.squares.add_product(number, number);
-        self.widen((place, place));
-        *self.counts.entry(if self.coarse { place >> LEFT_OUT } else { place }).or_default() += 1;
+        self.sum_of_squares.add_product(number, number);
+        self.extend_range((place, place));
+        *self
+            .counts
+            .entry(if self.bucketed { place >> DROPPED_BITS } else { place })
+            .or_default() += 1;
         if self.counts.len() > self.room {
-            self.go_by_stretches();
+            self.switch_to_buckets();
         }
     }
 
-    fn widen(&mut self, (least, greatest): (i64, i64)) {
+    fn extend_range(&mut self, (least, greatest): (i64, i64)) {
         let (low, high) = self.ends.unwrap_or((least, greatest));
         self.ends = Some((low.min(least), high.max(greatest)));
     }
 
     /// Too many different ones. There are never more of them in a part than in the whole, so a part that has come to this
     /// belongs to a whole that has.
-    fn go_by_stretches(&mut self) {
-        if std::mem::replace(&mut self.coarse, true) {
+    fn switch_to_buckets(&mut self) {
+        if std::mem::replace(&mut self.bucketed, true) {
             return;
         }
         for (place, count) in std::mem::take(&mut self.counts) {
-            *self.counts.entry(place >> LEFT_OUT).or_default() += count;
+            *self.counts.entry(place >> DROPPED_BITS).or_default() += count;
         }
     }
 
@@ -85,16 +96,17 @@ impl Numbers {
         });
         let (&found, _) = found?;
         let (low, high) = self.ends?;
-        let middle = |stretch: i64| (stretch << LEFT_OUT) | (1 << (LEFT_OUT - 1));
-        Some(number(if self.coarse { middle(found).clamp(low, high) } else { found }))
+        let middle = |stretch: i64| (stretch << DROPPED_BITS) | (1 << (DROPPED_BITS - 1));
+        Some(number(if self.bucketed { middle(found).clamp(low, high) } else { found }))
     }
 
     /// Each is null where there are no numbers: a mean of 0 would be one.
     pub(super) fn finish(&self) -> Map<String, Value> {
         let end = |pick: fn((i64, i64)) -> i64| self.ends.map(|ends| number(pick(ends)));
         let some = (self.count > 0).then_some(self.count);
-        let mean = some.map(|count| self.total.rounded() / count as f64);
-        let deviation = some.map(|count| variance(count, &self.total, &self.squares).sqrt());
+        let mean = some.map(|count| self.total.to_f64() / count as f64);
+        let deviation =
+            some.map(|count| sample_variance(count, &self.total, &self.sum_of_squares).sqrt());
         let mut map = Map::new();
         map.insert("count".into(), self.count.into());
         for (name, value) in [
@@ -106,25 +118,25 @@ impl Numbers {
         ] {
             map.insert(name.into(), value.into());
         }
-        map.insert("median_is_exact".into(), (!self.coarse).into());
+        map.insert("median_is_exact".into(), (!self.bucketed).into());
         map
     }
 }
 
-impl Merge for Numbers {
+impl Merge for SummaryStatistics {
     fn merge(&mut self, mut other: Self) {
         self.count += other.count;
         self.total.merge(std::mem::take(&mut other.total));
-        self.squares.merge(std::mem::take(&mut other.squares));
-        other.ends.into_iter().for_each(|ends| self.widen(ends));
+        self.sum_of_squares.merge(std::mem::take(&mut other.sum_of_squares));
+        other.ends.into_iter().for_each(|ends| self.extend_range(ends));
         // Alike before they are put together.
-        if self.coarse || other.coarse {
-            self.go_by_stretches();
-            other.go_by_stretches();
+        if self.bucketed || other.bucketed {
+            self.switch_to_buckets();
+            other.switch_to_buckets();
         }
         Merge::merge(&mut self.counts, other.counts);
         if self.counts.len() > self.room {
-            self.go_by_stretches();
+            self.switch_to_buckets();
         }
     }
 }
@@ -135,8 +147,8 @@ mod tests {
 
     use super::*;
 
-    fn of(numbers: &[f64], room: usize) -> Numbers {
-        let mut all = Numbers::with_room(room);
+    fn of(numbers: &[f64], room: usize) -> SummaryStatistics {
+        let mut all = SummaryStatistics::with_capacity(room);
         numbers.iter().for_each(|number| all.add(*number));
         all
     }
@@ -168,7 +180,7 @@ mod tests {
             let whole = of(&parts.concat(), room).finish();
             let mut turned = parts.clone();
             turned.rotate_left(turn.min(parts.len()));
-            let merged = turned.iter().fold(Numbers::with_room(room), |mut all, part| {
+            let merged = turned.iter().fold(SummaryStatistics::with_capacity(room), |mut all, part| {
                 all.merge(of(part, room));
                 all
             });
@@ -176,9 +188,9 @@ mod tests {
         }
 
         #[test]
-        fn beyond_the_room_the_median_is_within_a_two_thousandth(mut numbers in prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64], 9..99)) {
+        fn bucketed_median_is_within_a_two_thousandth(mut numbers in prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64], 9..99)) {
             let coarse = of(&numbers, 3);
-            prop_assert!(coarse.coarse);
+            prop_assert!(coarse.bucketed);
             numbers.sort_by(f64::total_cmp);
             for (place, number) in (0..).zip(&numbers) {
                 let found = coarse.at(place).expect("there are so many");

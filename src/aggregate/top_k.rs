@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     FIRST, exact_sum, extract,
-    observed::{Counted, Firsts, Place, Seen, id},
+    observed::{FirstExamples, ObservedCounts, Place, Seen, id},
 };
 use crate::domain::Merge;
 
@@ -19,8 +19,8 @@ use crate::domain::Merge;
 pub struct TopK {
     k: usize,
     at: Option<String>,
-    counted: Counted,
-    without_score: Firsts,
+    counted: ObservedCounts,
+    without_score: FirstExamples,
     /// Highest score first, then by place.
     best: BTreeMap<(i64, Place), Kept>,
 }
@@ -36,14 +36,14 @@ impl TopK {
     /// None yet, `k` at most.
     #[must_use]
     pub fn new(k: usize, at: Option<String>) -> Self {
-        let (counted, best) = (Counted::default(), BTreeMap::new());
-        Self { k, at, counted, without_score: Firsts::of(FIRST), best }
+        let (counted, best) = (ObservedCounts::default(), BTreeMap::new());
+        Self { k, at, counted, without_score: FirstExamples::of(FIRST), best }
     }
 
     /// One answer, by the score that it names.
     pub fn add(&mut self, seen: &Seen<'_>) {
         let at = self.at.take();
-        self.add_scored(seen, |text| extract::number_at(text, at.as_deref()));
+        self.add_scored(seen, |text| extract::number_at_pointer(text, at.as_deref()));
         self.at = at;
     }
 

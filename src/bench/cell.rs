@@ -2,32 +2,32 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Amount;
+use crate::settings::AutoOrCount;
 
 /// How servers are asked in one row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cell {
+pub struct BenchCell {
     /// Prompts a request.
-    pub batch: Amount,
+    pub batch: AutoOrCount,
     /// Sequences in flight an endpoint.
-    pub window: Amount,
+    pub window: AutoOrCount,
 }
 
 /// So often a window goes round in a measurement: its beginning and its end, in which servers are not full, weigh alike
 /// in all cells.
-const ROUNDS: u64 = 8;
+const WINDOW_ROUNDS: u64 = 8;
 /// Prompts of a measurement at least.
 const LEAST: u64 = 16;
 /// With a window that is found while the work goes on.
-const OF_AUTO: u64 = 512;
+const AUTO_WINDOW_PROMPTS: u64 = 512;
 
 /// Every batch size with every window, each once: window by window, in the order they were given.
 #[must_use]
-pub fn cells(batches: &[Amount], windows: &[Amount]) -> Vec<Cell> {
+pub fn sweep_cells(batches: &[AutoOrCount], windows: &[AutoOrCount]) -> Vec<BenchCell> {
     let mut cells = Vec::new();
     for &window in windows {
         for &batch in batches {
-            let cell = Cell { batch, window };
+            let cell = BenchCell { batch, window };
             if !cells.contains(&cell) {
                 cells.push(cell);
             }
@@ -36,11 +36,12 @@ pub fn cells(batches: &[Amount], windows: &[Amount]) -> Vec<Cell> {
     cells
 }
 
-impl Cell {
+impl BenchCell {
     /// Why there is nothing to measure, where a prompt takes `n` sequences.
     #[must_use]
-    pub fn cannot(&self, n: u64) -> Option<String> {
-        let (Amount::Exactly(batch), Amount::Exactly(window)) = (self.batch, self.window) else {
+    pub fn impossible_reason(&self, n: u64) -> Option<String> {
+        let (AutoOrCount::Exactly(batch), AutoOrCount::Exactly(window)) = (self.batch, self.window)
+        else {
             return None;
         };
         let sequences = (batch as u64).saturating_mul(n.max(1));
@@ -53,36 +54,36 @@ impl Cell {
     #[must_use]
     pub fn prompts(&self) -> u64 {
         let largest = match (self.batch, self.window) {
-            (_, Amount::Exactly(window)) => window as u64,
-            (Amount::Exactly(batch), Amount::Auto) => {
-                return OF_AUTO.max(ROUNDS.saturating_mul(batch as u64));
+            (_, AutoOrCount::Exactly(window)) => window as u64,
+            (AutoOrCount::Exactly(batch), AutoOrCount::Auto) => {
+                return AUTO_WINDOW_PROMPTS.max(WINDOW_ROUNDS.saturating_mul(batch as u64));
             }
-            (Amount::Auto, Amount::Auto) => return OF_AUTO,
+            (AutoOrCount::Auto, AutoOrCount::Auto) => return AUTO_WINDOW_PROMPTS,
         };
-        LEAST.max(ROUNDS.saturating_mul(largest))
+        LEAST.max(WINDOW_ROUNDS.saturating_mul(largest))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Amount::{Auto, Exactly};
+    use AutoOrCount::{Auto, Exactly};
     use proptest::prelude::*;
 
-    fn amount() -> impl Strategy<Value = Amount> {
+    fn any_amount() -> impl Strategy<Value = AutoOrCount> {
         prop_oneof![Just(Auto), (1..2000usize).prop_map(Exactly)]
     }
 
     proptest! {
         #[test]
         fn every_pair_is_there_once_and_nothing_else(
-            batches in prop::collection::vec(amount(), 1..6),
-            windows in prop::collection::vec(amount(), 1..6),
+            batches in prop::collection::vec(any_amount(), 1..6),
+            windows in prop::collection::vec(any_amount(), 1..6),
         ) {
-            let cells = cells(&batches, &windows);
+            let cells = sweep_cells(&batches, &windows);
             for &window in &windows {
                 for &batch in &batches {
-                    let cell = Cell { batch, window };
+                    let cell = BenchCell { batch, window };
                     prop_assert_eq!(cells.iter().filter(|&&it| it == cell).count(), 1);
                 }
             }
@@ -90,13 +91,13 @@ mod tests {
         }
 
         #[test]
-        fn what_can_be_measured_has_rounds_enough(batch in amount(), window in amount(), n in 1..4u64) {
-            let cell = Cell { batch, window };
+        fn what_can_be_measured_has_rounds_enough(batch in any_amount(), window in any_amount(), n in 1..4u64) {
+            let cell = BenchCell { batch, window };
             let prompts = cell.prompts();
             prop_assert!(prompts >= LEAST);
-            if cell.cannot(n).is_none() {
+            if cell.impossible_reason(n).is_none() {
                 if let Exactly(batch) = batch {
-                    prop_assert!(prompts >= ROUNDS * batch as u64);
+                    prop_assert!(prompts >= WINDOW_ROUNDS * batch as u64);
                 }
             } else {
                 prop_assert!(batch != Auto && window != Auto);
@@ -106,10 +107,10 @@ mod tests {
 
     #[test]
     fn a_list_longer_than_the_window_says_so() {
-        let cell = |batch, window| Cell { batch: Exactly(batch), window: Exactly(window) };
-        assert_eq!(cell(64, 64).cannot(1), None);
-        let why = cell(64, 8).cannot(1).expect("it does not fit");
+        let cell = |batch, window| BenchCell { batch: Exactly(batch), window: Exactly(window) };
+        assert_eq!(cell(64, 64).impossible_reason(1), None);
+        let why = cell(64, 8).impossible_reason(1).expect("it does not fit");
         assert!(why.contains("64") && why.contains("window of 8"), "{why}");
-        assert!(cell(5, 8).cannot(2).is_some(), "sequences count");
+        assert!(cell(5, 8).impossible_reason(2).is_some(), "sequences count");
     }
 }

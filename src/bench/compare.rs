@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cell, Conditions, Figures, Run, Spread};
+use super::{BenchCell, BenchConditions, RepeatSpread, Run, RunFigures};
 use crate::domain::Merge;
 
 /// How answers of both ways agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agreement {
+pub struct AnswerAgreement {
     /// Prompts with the same answer both ways.
     pub equal: u64,
     /// Prompts with two answers.
@@ -18,7 +18,7 @@ pub struct Agreement {
     pub example: Option<[String; 3]>,
 }
 
-impl Agreement {
+impl AnswerAgreement {
     /// One more prompt with its batched and single answer, where there are any.
     pub fn count(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
         match (batched, single) {
@@ -33,7 +33,7 @@ impl Agreement {
     }
 }
 
-impl Merge for Agreement {
+impl Merge for AnswerAgreement {
     fn merge(&mut self, other: Self) {
         self.equal += other.equal;
         self.different += other.different;
@@ -44,10 +44,10 @@ impl Merge for Agreement {
 
 /// One of both ways.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Side {
+pub struct CompareSide {
     /// How servers were asked.
     #[serde(flatten)]
-    pub cell: Cell,
+    pub cell: BenchCell,
     /// Prompts asked, in all runs.
     pub asked: u64,
     /// Prompts answered.
@@ -59,17 +59,17 @@ pub struct Side {
     /// HTTP requests.
     pub requests: u64,
     /// Of all runs.
-    pub figures: Option<Figures>,
+    pub figures: Option<RunFigures>,
     /// Each measurement.
     pub runs: Vec<Run>,
     /// Why not all were answered.
     pub failed: Option<String>,
 }
 
-impl Side {
+impl CompareSide {
     /// Of these measurements.
     #[must_use]
-    pub fn new(cell: Cell, runs: Vec<Run>) -> Self {
+    pub fn new(cell: BenchCell, runs: Vec<Run>) -> Self {
         let sum = |count: fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
         let (asked, answered) = (sum(|run| run.asked), sum(|run| run.answered));
         Self {
@@ -79,7 +79,7 @@ impl Side {
             completion: if asked > 0 { answered as f64 / asked as f64 } else { 0.0 },
             seconds: runs.iter().map(|run| run.seconds).sum(),
             requests: sum(|run| run.requests),
-            figures: Figures::of(&runs),
+            figures: RunFigures::of(&runs),
             failed: runs.iter().find_map(|run| run.failed.clone()),
             runs,
         }
@@ -90,15 +90,15 @@ impl Side {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompareReport {
     /// What holds for both.
-    pub conditions: Conditions,
+    pub conditions: BenchConditions,
     /// In lists.
-    pub batched: Side,
+    pub batched: CompareSide,
     /// One by one.
-    pub single: Side,
+    pub single: CompareSide,
     /// How many times as many prompts a second batched requests answer; of each repeat.
-    pub speed_up: Option<Spread>,
+    pub speed_up: Option<RepeatSpread>,
     /// The answers beside each other.
-    pub answers: Agreement,
+    pub answers: AnswerAgreement,
     /// What is worth saying.
     pub notes: Vec<String>,
 }
@@ -107,17 +107,17 @@ impl CompareReport {
     /// Of both ways: the runs of a repeat are in the same place.
     #[must_use]
     pub fn new(
-        conditions: Conditions,
-        batched: Side,
-        single: Side,
-        answers: Agreement,
+        conditions: BenchConditions,
+        batched: CompareSide,
+        single: CompareSide,
+        answers: AnswerAgreement,
         greedy: bool,
     ) -> Self {
         let pairs = batched.runs.iter().zip(&single.runs);
         let ratios = pairs
             .filter(|(_, single)| single.prompts_per_s > 0.0)
             .map(|(batched, single)| batched.prompts_per_s / single.prompts_per_s);
-        let speed_up = Spread::of(ratios);
+        let speed_up = RepeatSpread::of(ratios);
         let mut notes = Vec::new();
         if answers.different > 0 {
             notes.push(if greedy {
@@ -126,7 +126,7 @@ impl CompareReport {
                 "answers are drawn by chance here: --temperature 0 makes them comparable".into()
             });
         }
-        notes.extend(conditions.notes());
+        notes.extend(conditions.report_notes());
         if !conditions.caches_apart {
             let even = conditions.repeats.is_multiple_of(2);
             let advice = if even { "" } else { " (an even number of --repeats weighs both alike)" };
@@ -149,41 +149,50 @@ impl CompareReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bench::Measured, settings::Amount};
+    use crate::{bench::BenchMeasurement, settings::AutoOrCount};
 
     fn run(answered: u64, seconds: f64) -> Run {
         let asked = answered.max(10);
         let requests = answered / 5;
-        Run::of(&Measured { asked, answered, seconds, requests, ..Measured::default() })
+        Run::of(&BenchMeasurement {
+            asked,
+            answered,
+            seconds,
+            requests,
+            ..BenchMeasurement::default()
+        })
     }
 
-    fn side(runs: Vec<Run>) -> Side {
-        Side::new(Cell { batch: Amount::Exactly(5), window: Amount::Auto }, runs)
+    fn compare_side(runs: Vec<Run>) -> CompareSide {
+        CompareSide::new(
+            BenchCell { batch: AutoOrCount::Exactly(5), window: AutoOrCount::Auto },
+            runs,
+        )
     }
 
     #[test]
     fn a_speed_up_is_of_repeats_and_completion_of_prompts() {
-        let batched = side(vec![run(10, 1.0), run(10, 2.0)]);
-        let single = side(vec![run(10, 4.0), run(8, 4.0)]);
+        let batched = compare_side(vec![run(10, 1.0), run(10, 2.0)]);
+        let single = compare_side(vec![run(10, 4.0), run(8, 4.0)]);
         assert_eq!((batched.completion, single.completion), (1.0, 0.9));
-        let report = CompareReport::new(apart(), batched, single, Agreement::default(), true);
-        assert_eq!(report.speed_up, Some(Spread { median: 3.25, least: 2.5, most: 4.0 }));
+        let report = CompareReport::new(apart(), batched, single, AnswerAgreement::default(), true);
+        assert_eq!(report.speed_up, Some(RepeatSpread { median: 3.25, least: 2.5, most: 4.0 }));
         assert!(report.single.failed.is_some() && report.batched.failed.is_none());
         assert!(report.notes.is_empty(), "{:?}", report.notes);
     }
 
     #[test]
     fn answers_are_equal_different_or_unknown_and_the_first_difference_is_kept() {
-        let mut one = Agreement::default();
+        let mut one = AnswerAgreement::default();
         one.count("p", Some("x"), Some("x"));
         one.count("q", Some("x"), None);
-        let mut other = Agreement::default();
+        let mut other = AnswerAgreement::default();
         other.count("r", Some("x"), Some("y"));
         other.count("s", Some("x"), Some("z"));
         one.merge(other);
         assert_eq!((one.equal, one.different, one.unknown), (1, 2, 1));
         assert_eq!(one.example, Some(["r", "x", "y"].map(str::to_owned)));
-        let none = || side(Vec::new());
+        let none = || compare_side(Vec::new());
         let says = |greedy| CompareReport::new(apart(), none(), none(), one.clone(), greedy).notes;
         assert!(says(true)[0].contains("numerics") && says(false)[0].contains("--temperature 0"));
     }
@@ -191,9 +200,10 @@ mod tests {
     #[test]
     fn what_caches_may_have_helped_is_said() {
         let says = |repeats, caches_apart, rows_came_again| {
-            let conditions = Conditions { repeats, caches_apart, rows_came_again, ..apart() };
-            let none = || side(Vec::new());
-            let report = CompareReport::new(conditions, none(), none(), Agreement::default(), true);
+            let conditions = BenchConditions { repeats, caches_apart, rows_came_again, ..apart() };
+            let none = || compare_side(Vec::new());
+            let report =
+                CompareReport::new(conditions, none(), none(), AnswerAgreement::default(), true);
             report.notes.join(" ")
         };
         assert!(says(2, true, false).is_empty() && says(2, true, true).contains("came again"));
@@ -204,7 +214,7 @@ mod tests {
         assert!(!says(2, false, false).contains("even number"));
     }
 
-    fn apart() -> Conditions {
-        Conditions { caches_apart: true, ..Conditions::default() }
+    fn apart() -> BenchConditions {
+        BenchConditions { caches_apart: true, ..BenchConditions::default() }
     }
 }

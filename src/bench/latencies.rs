@@ -8,17 +8,17 @@ use crate::domain::Merge;
 
 /// How often each latency was seen, in steps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Latencies(BTreeMap<u16, u64>);
+pub struct BenchLatencies(BTreeMap<u16, u64>);
 
 /// Seconds of the first step; what is shorter is in it too.
-const SHORTEST: f64 = 1e-5;
+const FIRST_BUCKET_SECONDS: f64 = 1e-5;
 /// From one step to the next.
-const STEP: f64 = 1.01;
+const BUCKET_RATIO: f64 = 1.01;
 
-impl Latencies {
+impl BenchLatencies {
     /// One more, in seconds.
-    pub fn saw(&mut self, seconds: f64) {
-        let step = ((seconds / SHORTEST).max(1.0).ln() / STEP.ln()).round();
+    pub fn record_latency(&mut self, seconds: f64) {
+        let step = ((seconds / FIRST_BUCKET_SECONDS).max(1.0).ln() / BUCKET_RATIO.ln()).round();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         let step = step.clamp(0.0, f64::from(u16::MAX)) as u16; // (what is no number is the first)
         *self.0.entry(step).or_default() += 1;
@@ -33,14 +33,14 @@ impl Latencies {
         for (&step, &count) in &self.0 {
             seen += count;
             if seen as f64 >= wanted {
-                return Some(SHORTEST * STEP.powi(i32::from(step)));
+                return Some(FIRST_BUCKET_SECONDS * BUCKET_RATIO.powi(i32::from(step)));
             }
         }
         None
     }
 }
 
-impl Merge for Latencies {
+impl Merge for BenchLatencies {
     fn merge(&mut self, other: Self) {
         Merge::merge(&mut self.0, other.0);
     }
@@ -51,9 +51,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn of(seconds: &[f64]) -> Latencies {
-        let mut all = Latencies::default();
-        seconds.iter().for_each(|&it| all.saw(it));
+    fn of(seconds: &[f64]) -> BenchLatencies {
+        let mut all = BenchLatencies::default();
+        seconds.iter().for_each(|&it| all.record_latency(it));
         all
     }
 

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Latencies;
+use super::BenchLatencies;
 use crate::domain::{Merge, Outcome, Settled};
 
 /// What came of asking some prompts. Of no prompts: the neutral element, as a rank without endpoints brings it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct BenchMeasurement {
     /// Prompts that were to be asked.
     pub asked: u64,
     /// Prompts answered.
@@ -23,14 +23,14 @@ pub struct Measured {
     /// From the first prompt to the last outcome; of the slowest rank.
     pub seconds: f64,
     /// Of each answer.
-    pub latencies: Latencies,
+    pub latencies: BenchLatencies,
     /// What the first failure says.
-    pub failure: Option<String>,
+    pub first_failure: Option<String>,
     /// Why it ended before all prompts had an outcome.
     pub ended: Option<String>,
 }
 
-impl Measured {
+impl BenchMeasurement {
     /// One more outcome.
     pub fn count(&mut self, settled: &Settled) {
         match &settled.outcome {
@@ -39,11 +39,11 @@ impl Measured {
                 let usage = answer.usage.unwrap_or_default();
                 self.prompt_tokens += usage.prompt_tokens;
                 self.completion_tokens += usage.completion_tokens;
-                self.latencies.saw(settled.latency);
+                self.latencies.record_latency(settled.latency);
             }
             Outcome::Failed(failure) => {
                 self.failed += 1;
-                self.failure.get_or_insert_with(|| failure.message.clone());
+                self.first_failure.get_or_insert_with(|| failure.message.clone());
             }
         }
     }
@@ -56,10 +56,10 @@ impl Measured {
 
     /// Why its figures are not those of all prompts, where they are not.
     #[must_use]
-    pub fn why_not(&self) -> Option<String> {
+    pub fn incomplete_reason(&self) -> Option<String> {
         let Self { asked, answered, failed, .. } = self;
         let failures = || {
-            let words = self.failure.as_deref().unwrap_or_default();
+            let words = self.first_failure.as_deref().unwrap_or_default();
             format!("{failed} of {asked} prompts failed: {words}")
         };
         match &self.ended {
@@ -74,7 +74,7 @@ impl Measured {
     }
 }
 
-impl Merge for Measured {
+impl Merge for BenchMeasurement {
     fn merge(&mut self, other: Self) {
         self.asked += other.asked;
         self.answered += other.answered;
@@ -84,7 +84,7 @@ impl Merge for Measured {
         self.requests += other.requests;
         self.seconds = self.seconds.max(other.seconds);
         self.latencies.merge(other.latencies);
-        self.failure = self.failure.take().or(other.failure);
+        self.first_failure = self.first_failure.take().or(other.first_failure);
         self.ended = self.ended.take().or(other.ended);
     }
 }
@@ -95,17 +95,17 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     /// Most often none.
-    fn few() -> impl Strategy<Value = u64> {
+    fn mostly_zero() -> impl Strategy<Value = u64> {
         prop_oneof![8 => Just(0), 1 => 1..3u64]
     }
 
     prop_compose! {
         pub(in crate::bench) fn measured()(
-            answered in 0..50u64, failed in few(), open in few(), tokens in 1..90u64, seconds in 0.1..9.0f64,
-        ) -> Measured {
-            let mut latencies = Latencies::default();
-            (0..answered).for_each(|at| latencies.saw(seconds / (at + 1) as f64));
-            Measured {
+            answered in 0..50u64, failed in mostly_zero(), open in mostly_zero(), tokens in 1..90u64, seconds in 0.1..9.0f64,
+        ) -> BenchMeasurement {
+            let mut latencies = BenchLatencies::default();
+            (0..answered).for_each(|at| latencies.record_latency(seconds / (at + 1) as f64));
+            BenchMeasurement {
                 asked: answered + failed + open,
                 answered,
                 failed,
@@ -113,9 +113,9 @@ pub(super) mod tests {
                 seconds,
                 latencies,
                 requests: answered,
-                failure: (failed > 0).then(|| "refused".into()),
+                first_failure: (failed > 0).then(|| "refused".into()),
                 ended: (open > 0).then(|| "not over in time".into()),
-                ..Measured::default()
+                ..BenchMeasurement::default()
             }
         }
     }
@@ -123,15 +123,15 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn ranks_add_up_in_any_grouping(a in measured(), b in measured(), c in measured()) {
-            let sum = |mut x: Measured, y: Measured| { x.merge(y); x };
+            let sum = |mut x: BenchMeasurement, y: BenchMeasurement| { x.merge(y); x };
             let left = sum(sum(a.clone(), b.clone()), c.clone());
             prop_assert_eq!(&left, &sum(a.clone(), sum(b, c)));
-            prop_assert_eq!(sum(Measured::default(), a.clone()), a);
+            prop_assert_eq!(sum(BenchMeasurement::default(), a.clone()), a);
         }
 
         #[test]
         fn only_what_is_whole_has_nothing_to_explain(it in measured()) {
-            prop_assert_eq!(it.why_not().is_none(), it.asked > 0 && it.answered == it.asked);
+            prop_assert_eq!(it.incomplete_reason().is_none(), it.asked > 0 && it.answered == it.asked);
         }
     }
 }

@@ -12,21 +12,21 @@ mod spread;
 mod sweep;
 mod synthetic_prompts;
 
-pub use cache_salt::{is_salted, keep_apart, keeps_apart};
-pub use cell::{Cell, cells};
-pub use compare::{Agreement, CompareReport, Side};
-pub use latencies::Latencies;
-pub use measurement::Measured;
+pub use cache_salt::{add_cache_salt, has_cache_salt, supports_cache_salt};
+pub use cell::{BenchCell, sweep_cells};
+pub use compare::{AnswerAgreement, CompareReport, CompareSide};
+pub use latencies::BenchLatencies;
+pub use measurement::BenchMeasurement;
 pub use models::{ModelRow, ModelsReport};
-pub use spread::{Figures, Run, Spread};
+pub use spread::{RepeatSpread, Run, RunFigures};
 pub use sweep::{SweepReport, SweepRow};
-pub use synthetic_prompts::made_up;
+pub use synthetic_prompts::generate_text;
 
 use serde::Serialize;
 
 /// What holds for all measurements of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Conditions {
+pub struct BenchConditions {
     /// The program's version.
     pub version: String,
     /// MPI ranks.
@@ -53,10 +53,10 @@ pub struct Conditions {
     pub incomplete: Option<String>,
 }
 
-impl Conditions {
+impl BenchConditions {
     /// What is worth saying of any report under them.
     #[must_use]
-    pub fn notes(&self) -> Vec<String> {
+    pub fn report_notes(&self) -> Vec<String> {
         let again = "the input has fewer rows than were asked for: prompts came again, and prefix caches may have helped \
                      (give more rows, or fewer --prompts)";
         self.rows_came_again.then(|| again.to_owned()).into_iter().collect()

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use super::{Conditions, Figures, Run};
+use super::{BenchConditions, Run, RunFigures};
 
 /// What came of all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ModelsReport {
     /// What holds for all.
-    pub conditions: Conditions,
+    pub conditions: BenchConditions,
     /// Each, those that failed too.
     pub models: Vec<ModelRow>,
     /// What is worth saying.
@@ -31,7 +31,7 @@ pub struct ModelRow {
     /// Runs in which every prompt was answered.
     pub runs_whole: u32,
     /// Of those runs.
-    pub figures: Option<Figures>,
+    pub figures: Option<RunFigures>,
     /// Each run.
     pub runs: Vec<Run>,
     /// An answer.
@@ -51,7 +51,7 @@ impl ModelRow {
         failed: Option<String>,
     ) -> Self {
         let whole: Vec<&Run> = runs.iter().filter(|run| run.failed.is_none()).collect();
-        let figures = Figures::of(whole.iter().copied());
+        let figures = RunFigures::of(whole.iter().copied());
         let runs_whole = u32::try_from(whole.len()).unwrap_or(u32::MAX);
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
         Self {
@@ -72,7 +72,7 @@ impl ModelRow {
 impl ModelsReport {
     /// Of these.
     #[must_use]
-    pub fn new(conditions: Conditions, models: Vec<ModelRow>) -> Self {
+    pub fn new(conditions: BenchConditions, models: Vec<ModelRow>) -> Self {
         let note = (!conditions.caches_apart && models.len() > 1).then(|| {
             "all are asked the same prompts: a server's second model finds them in prefix caches where both names stand for \
              the same one, which only vLLM from 0.11 on keeps apart, where you give no cache_salt"

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::Measured;
+use super::BenchMeasurement;
 
 /// A figure of all repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Spread {
+pub struct RepeatSpread {
     /// The middle one; of an even count the mean of the two in the middle.
     pub median: f64,
     /// The least.
@@ -15,7 +15,7 @@ pub struct Spread {
     pub most: f64,
 }
 
-impl Spread {
+impl RepeatSpread {
     /// Of these; none of none.
     #[must_use]
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
@@ -58,7 +58,7 @@ pub struct Run {
 impl Run {
     /// Of a measurement.
     #[must_use]
-    pub fn of(measured: &Measured) -> Self {
+    pub fn of(measured: &BenchMeasurement) -> Self {
         let per_second = |count: u64| {
             if measured.seconds > 0.0 { count as f64 / measured.seconds } else { 0.0 }
         };
@@ -73,22 +73,22 @@ impl Run {
             tokens_per_s: per_second(measured.completion_tokens),
             p50_s: measured.latencies.quantile(0.5).unwrap_or_default(),
             p99_s: measured.latencies.quantile(0.99).unwrap_or_default(),
-            failed: measured.why_not(),
+            failed: measured.incomplete_reason(),
         }
     }
 }
 
 /// The figures of several runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Figures {
+pub struct RunFigures {
     /// Prompts answered a second.
-    pub prompts_per_s: Spread,
+    pub prompts_per_s: RepeatSpread,
     /// Tokens of answers a second.
-    pub tokens_per_s: Spread,
+    pub tokens_per_s: RepeatSpread,
     /// Seconds that half of the answers took at most.
-    pub p50_s: Spread,
+    pub p50_s: RepeatSpread,
     /// Seconds that 99 of 100 answers took at most.
-    pub p99_s: Spread,
+    pub p99_s: RepeatSpread,
     /// Prompts a request, over all runs.
     pub prompts_per_request: f64,
     /// Tokens a prompt, as servers counted them.
@@ -97,12 +97,12 @@ pub struct Figures {
     pub answer_tokens: f64,
 }
 
-impl Figures {
+impl RunFigures {
     /// Of these runs; none of none, or where nothing was answered.
     #[must_use]
     pub fn of<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<Self> {
         let runs: Vec<&Run> = runs.into_iter().filter(|run| run.answered > 0).collect();
-        let spread = |figure: fn(&Run) -> f64| Spread::of(runs.iter().map(|run| figure(run)));
+        let spread = |figure: fn(&Run) -> f64| RepeatSpread::of(runs.iter().map(|run| figure(run)));
         let sum = |count: fn(&Run) -> u64| runs.iter().map(|run| count(run)).sum::<u64>() as f64;
         let answered = sum(|run| run.answered);
         Some(Self {
@@ -118,7 +118,7 @@ impl Figures {
 
     /// What is compared: tokens a second, since answers differ in length; prompts a second where no tokens are counted.
     #[must_use]
-    pub fn speed(&self) -> Spread {
+    pub fn compared_throughput(&self) -> RepeatSpread {
         if self.tokens_per_s.most > 0.0 { self.tokens_per_s } else { self.prompts_per_s }
     }
 }
@@ -132,7 +132,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_median_lies_between_the_ends_and_splits_the_rest(all in prop::collection::vec(0.0..1e6f64, 1..20)) {
-            let it = Spread::of(all.iter().copied()).expect("some");
+            let it = RepeatSpread::of(all.iter().copied()).expect("some");
             prop_assert!(it.least <= it.median && it.median <= it.most);
             let below = all.iter().filter(|&&x| x < it.median).count();
             let above = all.iter().filter(|&&x| x > it.median).count();
@@ -142,7 +142,7 @@ mod tests {
         #[test]
         fn figures_are_those_of_runs_that_answered(all in prop::collection::vec(measured(), 0..6)) {
             let runs: Vec<Run> = all.iter().map(Run::of).collect();
-            let figures = Figures::of(&runs);
+            let figures = RunFigures::of(&runs);
             prop_assert_eq!(figures.is_some(), runs.iter().any(|run| run.answered > 0));
             if let Some(figures) = figures {
                 let rates = runs.iter().map(|run| run.prompts_per_s);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_median_of_even_counts_is_between_the_two_in_the_middle() {
-        assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
-        assert_eq!(Spread::of([]), None);
+        assert_eq!(RepeatSpread::of([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
+        assert_eq!(RepeatSpread::of([]), None);
     }
 }

@@ -76,14 +76,14 @@ const TASK_TOKENS: usize = 8;
 /// A text of about so many tokens, one at least. Two of another seed or number differ from their first words on, so that
 /// no server's prefix cache helps. One that is not very short says what is to be done, so that answers have some length.
 #[must_use]
-pub fn made_up(seed: u64, number: u64, tokens: usize) -> String {
-    let mut state = mix(seed ^ mix(number));
+pub fn generate_text(seed: u64, number: u64, tokens: usize) -> String {
+    let mut state = mix_bits(seed ^ mix_bits(number));
     let mut text = String::with_capacity(tokens * 7);
     let task = if tokens > 2 * TASK_TOKENS { TASK } else { "" };
     let words = if task.is_empty() { tokens.max(1) } else { tokens - TASK_TOKENS };
     for at in 0..words {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = WORDS[(mix(state) % WORDS.len() as u64) as usize];
+        let word = WORDS[(mix_bits(state) % WORDS.len() as u64) as usize];
         if at > 0 {
             text.push(' ');
         }
@@ -93,7 +93,7 @@ pub fn made_up(seed: u64, number: u64, tokens: usize) -> String {
 }
 
 /// As splitmix64 makes it: one number out of another.
-fn mix(number: u64) -> u64 {
+fn mix_bits(number: u64) -> u64 {
     let one = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let other = (one ^ (one >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     other ^ (other >> 31)
@@ -107,14 +107,14 @@ mod tests {
     #[test]
     fn texts_have_their_length_and_beginnings_of_their_own() {
         let texts: Vec<String> =
-            (0..40).flat_map(|seed| (0..100).map(move |it| made_up(seed, it, 20))).collect();
+            (0..40).flat_map(|seed| (0..100).map(move |it| generate_text(seed, it, 20))).collect();
         assert!(texts.iter().all(|text| (18..=20).contains(&text.split(' ').count())));
         assert!(texts.iter().all(|text| text.ends_with(TASK)));
         let heads: HashSet<String> =
             texts.iter().map(|it| it.split(' ').take(8).collect::<Vec<_>>().join(" ")).collect();
         assert_eq!(heads.len(), texts.len());
-        assert_eq!(made_up(7, 3, 20), made_up(7, 3, 20));
-        assert_eq!(made_up(7, 3, 9).split(' ').count(), 9);
-        assert!(!made_up(7, 3, 0).is_empty());
+        assert_eq!(generate_text(7, 3, 20), generate_text(7, 3, 20));
+        assert_eq!(generate_text(7, 3, 9).split(' ').count(), 9);
+        assert!(!generate_text(7, 3, 0).is_empty());
     }
 }

@@ -14,7 +14,7 @@
 pub(super) const SLICE: &str = "__slice__";
 
 /// The template in minijinja's words.
-pub(super) fn rewrite(template: &str) -> String {
+pub(super) fn rewrite_template(template: &str) -> String {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len() + 64);
     let mut rest = template.as_str();
@@ -24,9 +24,9 @@ pub(super) fn rewrite(template: &str) -> String {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
         rest = match &tag[..2] {
-            "{#" => copy_to(&mut out, tag, "#}"),
-            "{%" if word(tag) == "raw" => raw(&mut out, tag),
-            open => expression(&mut out, tag, if open == "{{" { "}}" } else { "%}" }),
+            "{#" => copy_through(&mut out, tag, "#}"),
+            "{%" if word(tag) == "raw" => copy_raw_block(&mut out, tag),
+            open => rewrite_tag(&mut out, tag, if open == "{{" { "}}" } else { "%}" }),
         };
     }
     out.push_str(rest);
@@ -34,7 +34,7 @@ pub(super) fn rewrite(template: &str) -> String {
 }
 
 /// Copies up to and with the end, or all; gives the rest.
-fn copy_to<'t>(out: &mut String, text: &'t str, end: &str) -> &'t str {
+fn copy_through<'t>(out: &mut String, text: &'t str, end: &str) -> &'t str {
     let at = text.find(end).map_or(text.len(), |at| at + end.len());
     out.push_str(&text[..at]);
     &text[at..]
@@ -48,14 +48,14 @@ fn word(tag: &str) -> &str {
 }
 
 /// A block whose inside is text.
-fn raw<'t>(out: &mut String, text: &'t str) -> &'t str {
-    let mut rest = copy_to(out, text, "%}");
+fn copy_raw_block<'t>(out: &mut String, text: &'t str) -> &'t str {
+    let mut rest = copy_through(out, text, "%}");
     while let Some(at) = rest.find("{%") {
         let ends = word(&rest[at..]) == "endraw";
         out.push_str(&rest[..at]);
         rest = &rest[at..];
         if ends {
-            return copy_to(out, rest, "%}");
+            return copy_through(out, rest, "%}");
         }
         out.push_str("{%");
         rest = &rest[2..];
@@ -72,7 +72,7 @@ struct Open {
 }
 
 /// A tag up to its end; gives the rest.
-fn expression<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
+fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
     let replacement = match word(tag) {
         "generation" if end == "%}" => Some(("generation", "with")),
         "endgeneration" if end == "%}" => Some(("endgeneration", "endwith")),

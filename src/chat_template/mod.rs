@@ -27,14 +27,14 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use renderer::Renderer;
-pub use text_messages::is_plain;
+pub use text_messages::check_text_only;
 
 /// A model's chat template with the special tokens it writes; to be compiled where it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatTemplate {
     text: String,
     /// `bos_token` and the like, as texts.
-    special: BTreeMap<String, String>,
+    special_tokens: BTreeMap<String, String>,
     /// The file it is from, for sentences.
     from: String,
 }
@@ -66,7 +66,7 @@ pub enum ChatTemplateError {
     },
     /// A file that should be JSON.
     #[error("{}: {what}", .path.display())]
-    NotAsExpected {
+    Malformed {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -77,7 +77,7 @@ pub enum ChatTemplateError {
         "{} has no chat template: neither a chat_template.jinja nor a chat_template in tokenizer_config.json; name a file \
          that has one, or let the server render the conversations", .path.display()
     )]
-    Missing {
+    NoTemplate {
         /// Where it was looked for.
         path: PathBuf,
     },
@@ -95,14 +95,14 @@ pub enum ChatTemplateError {
 
 /// Why there is no text for a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unrendered {
+pub enum ChatRenderError {
     /// It asks for more than texts; the server's own chat route may know what to do.
     #[error("the conversation is not one of texts only: {0}")]
-    NotPlain(String),
+    NotTextOnly(String),
     /// The template refuses it, in its own words.
     #[error("the chat template refuses the conversation: {0}")]
-    Refused(String),
+    TemplateRefused(String),
     /// The template fails on it.
     #[error("the chat template fails on the conversation: {0}")]
-    Failed(String),
+    TemplateFailed(String),
 }

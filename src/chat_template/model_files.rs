@@ -13,14 +13,14 @@ use serde_json::Value;
 
 use super::{ChatTemplate, ChatTemplateError};
 
-const TEMPLATE: &str = "chat_template.jinja";
+const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// Older models with images keep it here.
-const OLD_TEMPLATE: &str = "chat_template.json";
-const CONFIG: &str = "tokenizer_config.json";
-const SPECIAL: &str = "special_tokens_map.json";
+const LEGACY_TEMPLATE_FILE: &str = "chat_template.json";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 
 /// The special tokens that templates see, by the names of transformers.
-const TOKENS: [&str; 7] =
+const SPECIAL_TOKEN_NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl ChatTemplate {
@@ -32,27 +32,31 @@ impl ChatTemplate {
         let is_config = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
         let folder = if path.is_dir() { Some(path) } else { path.parent() };
         let beside = |name: &str| folder.map_or_else(|| PathBuf::from(name), |it| it.join(name));
-        let config = if is_config { path.to_path_buf() } else { beside(CONFIG) };
+        let config = if is_config { path.to_path_buf() } else { beside(TOKENIZER_CONFIG_FILE) };
 
         let found = if path.is_dir() {
-            vec![beside(TEMPLATE), config.clone(), beside(OLD_TEMPLATE)]
+            vec![beside(TEMPLATE_FILE), config.clone(), beside(LEGACY_TEMPLATE_FILE)]
         } else if is_config {
             // A tokenizer that was saved lately has its template in a file of its own.
-            vec![must_be_there(path)?, beside(TEMPLATE)]
+            vec![require_file(path)?, beside(TEMPLATE_FILE)]
         } else {
-            vec![must_be_there(path)?]
+            vec![require_file(path)?]
         };
         for file in found {
-            if let Some(text) = template_in(&file)? {
-                let special = special(&config, &beside(SPECIAL))?;
-                return Ok(Self { text, special, from: file.display().to_string() });
+            if let Some(text) = read_template(&file)? {
+                let special = special(&config, &beside(SPECIAL_TOKENS_FILE))?;
+                return Ok(Self {
+                    text,
+                    special_tokens: special,
+                    from: file.display().to_string(),
+                });
             }
         }
-        Err(ChatTemplateError::Missing { path: path.to_path_buf() })
+        Err(ChatTemplateError::NoTemplate { path: path.to_path_buf() })
     }
 }
 
-fn must_be_there(path: &Path) -> Result<PathBuf, ChatTemplateError> {
+fn require_file(path: &Path) -> Result<PathBuf, ChatTemplateError> {
     match fs::metadata(path) {
         Ok(_) => Ok(path.to_path_buf()),
         Err(source) => Err(ChatTemplateError::Io { path: path.to_path_buf(), source }),
@@ -60,11 +64,11 @@ fn must_be_there(path: &Path) -> Result<PathBuf, ChatTemplateError> {
 }
 
 /// The template of a file, which is one or has one.
-fn template_in(path: &Path) -> Result<Option<String>, ChatTemplateError> {
+fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
     if path.extension().is_none_or(|it| !it.eq_ignore_ascii_case("json")) {
         return read(path);
     }
-    let wrong = |what: &str| ChatTemplateError::NotAsExpected {
+    let wrong = |what: &str| ChatTemplateError::Malformed {
         path: path.to_path_buf(),
         what: what.to_owned(),
     };
@@ -91,13 +95,16 @@ fn special(config: &Path, map: &Path) -> Result<BTreeMap<String, String>, ChatTe
         _ => None,
     };
     let of = |name: &str| text(&config[name]).or_else(|| text(&map[name]));
-    Ok(TOKENS.iter().filter_map(|name| Some(((*name).to_owned(), of(name)?))).collect())
+    Ok(SPECIAL_TOKEN_NAMES
+        .iter()
+        .filter_map(|name| Some(((*name).to_owned(), of(name)?)))
+        .collect())
 }
 
 /// A JSON object; an empty one where there is no such file.
 fn json(path: &Path) -> Result<Value, ChatTemplateError> {
     let Some(text) = read(path)? else { return Ok(Value::Object(serde_json::Map::new())) };
-    let wrong = |what: String| ChatTemplateError::NotAsExpected { path: path.to_path_buf(), what };
+    let wrong = |what: String| ChatTemplateError::Malformed { path: path.to_path_buf(), what };
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(value),
         Ok(_) => Err(wrong("it is no JSON object".into())),

@@ -10,16 +10,16 @@ use minijinja::{
 use super::jinja2_compat::SLICE;
 
 /// What a template calls that minijinja does not know.
-pub(super) fn method(
+pub(super) fn call_method(
     state: &mut State,
     value: &Value,
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
     if name == SLICE {
-        return slice(value, args);
+        return slice_value(value, args);
     }
-    match value.as_str().map(|text| of_text(text, name, args)) {
+    match value.as_str().map(|text| call_str_method(text, name, args)) {
         Some(Ok(Some(value))) => Ok(value),
         Some(Err(error)) => Err(error),
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
@@ -27,26 +27,31 @@ pub(super) fn method(
 }
 
 /// A blank of Python: Rust knows all but four of them.
-pub(super) fn is_blank(c: char) -> bool {
+pub(super) fn is_python_whitespace(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
 /// `str.strip` of one end or both.
-pub(super) fn strip<'t>(text: &'t str, chars: Option<&str>, left: bool, right: bool) -> &'t str {
-    let cut = |c: char| chars.map_or_else(|| is_blank(c), |chars| chars.contains(c));
+pub(super) fn str_strip<'t>(
+    text: &'t str,
+    chars: Option<&str>,
+    left: bool,
+    right: bool,
+) -> &'t str {
+    let cut = |c: char| chars.map_or_else(|| is_python_whitespace(c), |chars| chars.contains(c));
     let text = if left { text.trim_start_matches(cut) } else { text };
     if right { text.trim_end_matches(cut) } else { text }
 }
 
-fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let stripped = |left, right| {
         let (chars,): (Option<&str>,) = from_args(args)?;
-        Ok(Some(Value::from(strip(text, chars, left, right))))
+        Ok(Some(Value::from(str_strip(text, chars, left, right))))
     };
     let cut = |at: Option<usize>, by: &str, at_end: bool| match at {
-        Some(at) => tuple([&text[..at], by, &text[at + by.len()..]]),
-        None if at_end => tuple(["", "", text]),
-        None => tuple([text, "", ""]),
+        Some(at) => partition_tuple([&text[..at], by, &text[at + by.len()..]]),
+        None if at_end => partition_tuple(["", "", text]),
+        None => partition_tuple([text, "", ""]),
     };
     Ok(Some(match name {
         "strip" => return stripped(true, true),
@@ -63,11 +68,11 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Erro
         }
         "partition" => {
             let (by,): (&str,) = from_args(args)?;
-            cut(text.find(separator(by)?), by, false)
+            cut(text.find(check_separator(by)?), by, false)
         }
         "rpartition" => {
             let (by,): (&str,) = from_args(args)?;
-            cut(text.rfind(separator(by)?), by, true)
+            cut(text.rfind(check_separator(by)?), by, true)
         }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
@@ -79,17 +84,17 @@ fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Erro
         }
         "title" => {
             let () = from_args(args)?;
-            Value::from(title(text))
+            Value::from(str_title(text))
         }
         _ => return Ok(None),
     }))
 }
 
-fn tuple(parts: [&str; 3]) -> Value {
+fn partition_tuple(parts: [&str; 3]) -> Value {
     Value::from(Tuple::from(parts.map(Value::from).to_vec()))
 }
 
-fn separator(by: &str) -> Result<&str, Error> {
+fn check_separator(by: &str) -> Result<&str, Error> {
     if by.is_empty() { Err(bad("the separator to split at is empty")) } else { Ok(by) }
 }
 
@@ -102,8 +107,8 @@ fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     // A negative number is none.
     let most = most.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX - 1);
     let mut parts: Vec<&str> = match (by, from_right) {
-        (Some(by), false) => text.splitn(most + 1, separator(by)?).collect(),
-        (Some(by), true) => text.rsplitn(most + 1, separator(by)?).collect(),
+        (Some(by), false) => text.splitn(most + 1, check_separator(by)?).collect(),
+        (Some(by), true) => text.rsplitn(most + 1, check_separator(by)?).collect(),
         (None, _) => words(text, most, from_right),
     };
     if from_right {
@@ -115,9 +120,13 @@ fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
 /// The words between blanks; after so many splits the rest is one.
 fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut words = Vec::new();
-    let mut rest = strip(text, None, !from_right, from_right);
+    let mut rest = str_strip(text, None, !from_right, from_right);
     while !rest.is_empty() {
-        let at = if from_right { rest.rfind(is_blank) } else { rest.find(is_blank) };
+        let at = if from_right {
+            rest.rfind(is_python_whitespace)
+        } else {
+            rest.find(is_python_whitespace)
+        };
         let (Some(at), true) = (at, words.len() < most) else {
             words.push(rest);
             break;
@@ -125,10 +134,10 @@ fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
         if from_right {
             let blank = rest[at..].chars().next().map_or(1, char::len_utf8);
             words.push(&rest[at + blank..]);
-            rest = strip(&rest[..at], None, false, true);
+            rest = str_strip(&rest[..at], None, false, true);
         } else {
             words.push(&rest[..at]);
-            rest = strip(&rest[at..], None, true, false);
+            rest = str_strip(&rest[at..], None, true, false);
         }
     }
     words
@@ -157,7 +166,7 @@ fn lines(text: &str, keep: bool) -> Vec<&str> {
 }
 
 /// jinja2's filter `indent`. minijinja's own drops the last end of a line.
-pub(super) fn indent(
+pub(super) fn indent_filter(
     text: &str,
     width: Option<Value>,
     first: Option<bool>,
@@ -171,7 +180,7 @@ pub(super) fn indent(
     let width = width.unwrap_or_else(|| Value::from(4));
     let by = match (width.as_str(), width.as_i64()) {
         (Some(text), _) => text.to_owned(),
-        (_, Some(number)) => spaces(number),
+        (_, Some(number)) => repeat_spaces(number),
         _ => return Err(bad("the width of indent is neither a number nor a text")),
     };
     let mut out = if first.unwrap_or(false) { by.clone() } else { String::new() };
@@ -190,14 +199,14 @@ pub(super) fn indent(
 }
 
 /// So many spaces, within reason.
-pub(super) fn spaces(number: i64) -> String {
+pub(super) fn repeat_spaces(number: i64) -> String {
     " ".repeat(usize::try_from(number).unwrap_or(0).min(1000))
 }
 
 /// `str.title`: a word is a run of letters that are small or large.
-fn title(text: &str) -> String {
+fn str_title(text: &str) -> String {
     let cased = |c: char| c.is_lowercase() || c.is_uppercase();
-    words_changed(
+    map_words(
         text,
         |c| !cased(c),
         |first| {
@@ -209,16 +218,12 @@ fn title(text: &str) -> String {
 
 /// jinja2's filter `title`, whose words are others.
 pub(super) fn title_filter(text: &str) -> String {
-    let between = |c: char| is_blank(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
-    words_changed(text, between, |first| first.to_uppercase().collect())
+    let between = |c: char| is_python_whitespace(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
+    map_words(text, between, |first| first.to_uppercase().collect())
 }
 
 /// Each word with a first letter that is made large, and the rest small.
-fn words_changed(
-    text: &str,
-    between: impl Fn(char) -> bool,
-    large: impl Fn(char) -> String,
-) -> String {
+fn map_words(text: &str, between: impl Fn(char) -> bool, large: impl Fn(char) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     for piece in text.split_inclusive(&between) {
         let end = piece.char_indices().next_back().filter(|(_, c)| between(*c));
@@ -233,7 +238,7 @@ fn words_changed(
 }
 
 /// `value[start:stop:step]`.
-fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
+fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
     let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
     let step = step.unwrap_or(1);
     if step == 0 {
@@ -241,18 +246,20 @@ fn slice(value: &Value, args: &[Value]) -> Result<Value, Error> {
     }
     if let Some(text) = value.as_str() {
         let chars: Vec<char> = text.chars().collect();
-        return Ok(Value::from(pick(&chars, start, stop, step).into_iter().collect::<String>()));
+        return Ok(Value::from(
+            slice_items(&chars, start, stop, step).into_iter().collect::<String>(),
+        ));
     }
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
         return Err(bad(&format!("{} cannot be sliced", value.kind())));
     }
     let all: Vec<Value> = value.try_iter()?.collect();
-    let picked = pick(&all, start, stop, step);
+    let picked = slice_items(&all, start, stop, step);
     Ok(if value.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
 }
 
 /// Python's rule: what lies outside is cut off, what is negative counts from the end.
-fn pick<T: Clone>(all: &[T], start: Option<i64>, stop: Option<i64>, step: i64) -> Vec<T> {
+fn slice_items<T: Clone>(all: &[T], start: Option<i64>, stop: Option<i64>, step: i64) -> Vec<T> {
     let len = i64::try_from(all.len()).unwrap_or(i64::MAX);
     let (lowest, highest) = if step > 0 { (0, len) } else { (-1, len - 1) };
     let place = |it: i64| if it < 0 { it.saturating_add(len) } else { it }.clamp(lowest, highest);

@@ -12,22 +12,22 @@ use minijinja::{
 };
 
 use super::{
-    ChatTemplate, ChatTemplateError, Unrendered,
-    jinja2_compat::rewrite,
-    python_methods::{self, strip},
+    ChatRenderError, ChatTemplate, ChatTemplateError,
+    jinja2_compat::rewrite_template,
+    python_methods::{self, str_strip},
     text_messages, tojson,
 };
 
 /// The steps after which a template counts as endless: a second's work or so, and far more than a conversation needs
 /// that any model can hold.
-const FUEL: u64 = 50_000_000;
+const MAX_FUEL: u64 = 50_000_000;
 
 /// The depth of macros that call each other and the like. Half of minijinja's own, because asynchronous workers have
 /// small stacks.
 const DEEPEST: usize = 250;
 
 /// The one template's name within the environment.
-const NAME: &str = "chat template";
+const TEMPLATE_NAME: &str = "chat template";
 
 /// A compiled chat template. Rendering needs no lock, so that threads share it in an `Arc`.
 #[derive(Debug)]
@@ -41,21 +41,24 @@ impl ChatTemplate {
     /// # Errors
     /// A text that is no template, or one that needs what only jinja2 has.
     pub fn compile(&self) -> Result<Renderer, ChatTemplateError> {
-        self.compile_at(Zoned::now)
+        self.compile_with_clock(Zoned::now)
     }
 
     /// With a clock of one's own.
-    pub(super) fn compile_at(&self, now: fn() -> Zoned) -> Result<Renderer, ChatTemplateError> {
+    pub(super) fn compile_with_clock(
+        &self,
+        now: fn() -> Zoned,
+    ) -> Result<Renderer, ChatTemplateError> {
         let syntax = |error: &Error| ChatTemplateError::Syntax {
             from: self.from.clone(),
-            what: sentence(error),
+            what: describe_error(error),
         };
-        let mut environment = environment(now).map_err(|error| syntax(&error))?;
-        for (name, token) in &self.special {
+        let mut environment = build_environment(now).map_err(|error| syntax(&error))?;
+        for (name, token) in &self.special_tokens {
             environment.add_global(name.clone(), token.as_str());
         }
-        let template = rewrite(&self.text);
-        environment.add_template_owned(NAME, template).map_err(|error| syntax(&error))?;
+        let template = rewrite_template(&self.text);
+        environment.add_template_owned(TEMPLATE_NAME, template).map_err(|error| syntax(&error))?;
         Ok(Renderer { environment })
     }
 }
@@ -68,43 +71,43 @@ impl Renderer {
     ///
     /// # Errors
     /// A conversation that is not plain, and one that the template refuses or fails on.
-    pub fn render(&self, messages: &str, extra: Option<&str>) -> Result<String, Unrendered> {
+    pub fn render(&self, messages: &str, extra: Option<&str>) -> Result<String, ChatRenderError> {
         let each = text_messages::each(messages, Value::from_pairs)?;
         let mut variables = vec![("messages".to_owned(), Value::from(each))];
-        for (name, json) in text_messages::variables(extra)? {
+        for (name, json) in text_messages::template_variables(extra)? {
             let value = serde_json::from_str(json).map_err(|error| {
-                Unrendered::NotPlain(format!("chat_template_kwargs: {name}: {error}"))
+                ChatRenderError::NotTextOnly(format!("chat_template_kwargs: {name}: {error}"))
             })?;
             variables.push((name, value));
         }
-        let template = self.environment.get_template(NAME);
+        let template = self.environment.get_template(TEMPLATE_NAME);
         let rendered = template.and_then(|it| it.render(Value::from_pairs(variables)));
-        rendered.map_err(|error| unrendered(&error))
+        rendered.map_err(|error| classify_error(&error))
     }
 }
 
-fn environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> {
+fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(syntax);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_fuel(Some(FUEL));
+    environment.set_fuel(Some(MAX_FUEL));
     environment.set_recursion_limit(DEEPEST);
-    environment.set_unknown_method_callback(python_methods::method);
+    environment.set_unknown_method_callback(python_methods::call_method);
 
-    environment.add_filter("tojson", tojson::tojson);
-    environment.add_filter("trim", trim);
+    environment.add_filter("tojson", tojson::tojson_filter);
+    environment.add_filter("trim", trim_filter);
     environment.add_filter("title", python_methods::title_filter);
-    environment.add_filter("indent", python_methods::indent);
+    environment.add_filter("indent", python_methods::indent_filter);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
-    environment.add_filter("int", int);
+    environment.add_filter("int", int_filter);
     environment.add_filter("float", float);
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", is_iterable);
-    environment.add_test("divisibleby", is_divisible);
-    environment.add_function("raise_exception", refuse);
-    environment.add_function("strftime_now", move |format: &str| strftime(format, &now()));
+    environment.add_test("divisibleby", is_divisible_by);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", move |format: &str| format_now(format, &now()));
 
     environment.add_global("tools", ());
     environment.add_global("documents", ());
@@ -113,12 +116,12 @@ fn environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> {
 }
 
 /// minijinja's own does not know all of Python's blanks.
-fn trim(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<String, Error> {
+fn trim_filter(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<String, Error> {
     let chars = chars.map_or_else(|| named.get::<Option<&str>>("chars"), |it| Ok(Some(it)))?;
     named.assert_all_used()?;
     Ok(match value.as_str() {
-        Some(text) => strip(text, chars, true, true).to_owned(),
-        None => strip(&value.to_string(), chars, true, true).to_owned(),
+        Some(text) => str_strip(text, chars, true, true).to_owned(),
+        None => str_strip(&value.to_string(), chars, true, true).to_owned(),
     })
 }
 
@@ -128,7 +131,7 @@ fn length(value: &Value) -> Result<usize, Error> {
 }
 
 /// What is no number is 0 to jinja2, and an error to minijinja.
-fn int(
+fn int_filter(
     state: &State,
     value: &Value,
     default: Option<Value>,
@@ -154,14 +157,14 @@ fn is_iterable(value: &Value) -> bool {
 }
 
 /// minijinja's own panics on a divisor of 0.
-fn is_divisible(value: i64, by: i64) -> Result<bool, Error> {
+fn is_divisible_by(value: i64, by: i64) -> Result<bool, Error> {
     let rest = value.checked_rem(by);
     rest.map(|it| it == 0).ok_or_else(|| {
         Error::new(ErrorKind::InvalidOperation, format!("{value} cannot be divided by {by}"))
     })
 }
 
-fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
+fn format_now(format: &str, now: &Zoned) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, now).map_err(|error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
     })
@@ -169,37 +172,37 @@ fn strftime(format: &str, now: &Zoned) -> Result<String, Error> {
 
 /// A template's own words on why it does not take a conversation.
 #[derive(Debug)]
-struct Refusal(String);
+struct RaisedException(String);
 
-impl fmt::Display for Refusal {
+impl fmt::Display for RaisedException {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.0)
     }
 }
 
-impl error::Error for Refusal {}
+impl error::Error for RaisedException {}
 
-fn refuse(why: &Value) -> Result<Value, Error> {
-    let refusal = Refusal(why.to_string());
+fn raise_exception(why: &Value) -> Result<Value, Error> {
+    let refusal = RaisedException(why.to_string());
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
 }
 
-fn unrendered(error: &Error) -> Unrendered {
+fn classify_error(error: &Error) -> ChatRenderError {
     let mut next: Option<&(dyn error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        if let Some(Refusal(why)) = cause.downcast_ref() {
-            return Unrendered::Refused(why.clone());
+        if let Some(RaisedException(why)) = cause.downcast_ref() {
+            return ChatRenderError::TemplateRefused(why.clone());
         }
         next = cause.source();
     }
-    Unrendered::Failed(match error.kind() {
-        ErrorKind::OutOfFuel => format!("it did not come to an end within {FUEL} steps"),
-        _ => sentence(error),
+    ChatRenderError::TemplateFailed(match error.kind() {
+        ErrorKind::OutOfFuel => format!("it did not come to an end within {MAX_FUEL} steps"),
+        _ => describe_error(error),
     })
 }
 
 /// An error with its line and its causes.
-fn sentence(error: &Error) -> String {
+fn describe_error(error: &Error) -> String {
     let mut sentence = error.to_string();
     let mut next = error::Error::source(error);
     while let Some(cause) = next {

@@ -11,28 +11,28 @@ use jiff::{Zoned, civil::date, tz::TimeZone};
 use proptest::prelude::*;
 use serde_json::{json, value::RawValue};
 
-use super::{jinja2_compat::rewrite, *};
+use super::{jinja2_compat::rewrite_template, *};
 
 /// When record.py's clock stands.
-fn then() -> Zoned {
+fn fixed_clock() -> Zoned {
     date(2024, 7, 5).at(16, 8, 9, 0).to_zoned(TimeZone::UTC).unwrap()
 }
 
-fn data() -> PathBuf {
+fn templates_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat-templates")
 }
 
 fn template(text: &str, special: &[(&str, &str)]) -> ChatTemplate {
     let special = special.iter().map(|(name, token)| ((*name).into(), (*token).into())).collect();
-    ChatTemplate { text: text.into(), special, from: "x.jinja".into() }
+    ChatTemplate { text: text.into(), special_tokens: special, from: "x.jinja".into() }
 }
 
 fn renderer(text: &str) -> Renderer {
-    template(text, &[]).compile_at(then).unwrap()
+    template(text, &[]).compile_with_clock(fixed_clock).unwrap()
 }
 
 /// Every template of a folder.
-fn renderers(folder: &Path) -> BTreeMap<String, Renderer> {
+fn load_renderers(folder: &Path) -> BTreeMap<String, Renderer> {
     let special = fs::read_to_string(folder.join("special.json")).unwrap();
     let special: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_str(&special).unwrap();
@@ -42,8 +42,8 @@ fn renderers(folder: &Path) -> BTreeMap<String, Renderer> {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&path).unwrap();
         let special = special.get(&name).cloned().unwrap_or_default();
-        let template = ChatTemplate { text, special, from: name.clone() };
-        (name, template.compile_at(then).unwrap())
+        let template = ChatTemplate { text, special_tokens: special, from: name.clone() };
+        (name, template.compile_with_clock(fixed_clock).unwrap())
     });
     compiled.collect()
 }
@@ -61,7 +61,7 @@ struct Line {
 
 /// Compares all that was recorded in a folder: how many texts and errors, by which templates, and what differs.
 fn compare(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
-    let renderers = renderers(folder);
+    let renderers = load_renderers(folder);
     let conversations = fs::read_to_string(folder.join("conversations.json")).unwrap();
     let conversations: BTreeMap<String, Box<RawValue>> =
         serde_json::from_str(&conversations).unwrap();
@@ -74,8 +74,8 @@ fn compare(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
         let rendered = renderers[&line.template].render(messages, extra);
         let same = match (&line.text, &line.refused, &rendered) {
             (Some(text), _, Ok(rendered)) => text == rendered,
-            (_, Some(words), Err(Unrendered::Refused(why))) => words == why,
-            (None, None, Err(Unrendered::Failed(_))) => true,
+            (_, Some(words), Err(ChatRenderError::TemplateRefused(why))) => words == why,
+            (None, None, Err(ChatRenderError::TemplateFailed(_))) => true,
             _ => false,
         };
         if line.text.is_some() {
@@ -90,8 +90,8 @@ fn compare(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
                 "{} {} {extra:?}\n  transformers {}\n  here         {}",
                 line.template,
                 line.conversation,
-                around(&there, &here),
-                around(&here, &there)
+                text_from_difference(&there, &here),
+                text_from_difference(&here, &there)
             ));
         }
         seen.insert(line.template);
@@ -100,14 +100,14 @@ fn compare(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
 }
 
 /// A text where it begins to differ from another.
-fn around(text: &str, other: &str) -> String {
+fn text_from_difference(text: &str, other: &str) -> String {
     let same = text.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
     text.chars().skip(same.saturating_sub(40)).take(160).collect()
 }
 
 #[test]
 fn every_template_renders_what_transformers_renders() {
-    let (texts, errors, templates, differ) = compare(&data());
+    let (texts, errors, templates, differ) = compare(&templates_dir());
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
     // Ten families of models, and python.jinja.
     assert_eq!((texts, errors, templates.len()), (578, 40, 16));
@@ -153,7 +153,7 @@ fn a_model_s_files_are_found_and_the_newest_kind_wins() {
     ] {
         let folder = folder(&files);
         let template = ChatTemplate::load(&folder.path().join(given)).unwrap();
-        let tokens = template.special.iter().map(|(name, token)| format!("{name}={token}"));
+        let tokens = template.special_tokens.iter().map(|(name, token)| format!("{name}={token}"));
         assert_eq!((template.text(), tokens.collect::<Vec<_>>().join(" ")), (text, special.into()));
         assert!(template.from().starts_with(folder.path().to_str().unwrap()));
         let travelled = serde_json::to_string(&template).unwrap();
@@ -189,7 +189,7 @@ fn what_is_no_template_says_which_file_and_what_to_do() {
 }
 
 #[test]
-fn a_conversation_is_plain_when_it_is_roles_and_texts() {
+fn a_conversation_is_text_only_when_it_is_roles_and_texts() {
     let user = r#"[{"content": "a", "role": "user"}]"#;
     for (messages, extra, says) in [
         (r#"[{"role": "user"}]"#, None, "messages[0]: it has no content"),
@@ -208,14 +208,14 @@ fn a_conversation_is_plain_when_it_is_roles_and_texts() {
         (user, Some(r#"{"tools": []}"#), "tools is not the template's to know"),
         (user, Some("[]"), "chat_template_kwargs: not valid JSON"),
     ] {
-        let Err(Unrendered::NotPlain(why)) = is_plain(messages, extra) else {
+        let Err(ChatRenderError::NotTextOnly(why)) = check_text_only(messages, extra) else {
             panic!("{messages}")
         };
         assert!(why.contains(says), "{messages}: {why}");
         let rendered = renderer("{{ messages[0].content }}").render(messages, extra);
-        assert_eq!(rendered, Err(Unrendered::NotPlain(why)));
+        assert_eq!(rendered, Err(ChatRenderError::NotTextOnly(why)));
     }
-    assert_eq!(is_plain(user, Some(r#"{"enable_thinking": false}"#)), Ok(()));
+    assert_eq!(check_text_only(user, Some(r#"{"enable_thinking": false}"#)), Ok(()));
     let twice = renderer("{{ messages[0] }}")
         .render(r#"[{"role": "a", "content": "b", "role": "c"}]"#, None);
     assert_eq!(twice.unwrap(), "{'role': 'c', 'content': 'b'}");
@@ -227,12 +227,12 @@ const USER: &str = r#"[{"role": "user", "content": "a"}]"#;
 fn errors_are_the_template_s_words_or_its_line() {
     let of = |text: &str| renderer(text).render(USER, None).unwrap_err();
     let words = "{% macro no(m) %}{{ raise_exception('No ' ~ m.role ~ '!') }}{% endmacro %}{{ no(messages[0]) }}";
-    assert_eq!(of(words), Unrendered::Refused("No user!".into()));
+    assert_eq!(of(words), ChatRenderError::TemplateRefused("No user!".into()));
     let failed = of("\n{{ nothing.at.all }}").to_string();
     let says = "fails on the conversation: undefined value (in chat template:2)";
     assert!(failed.contains(says), "{failed}");
     for text in ["{{ strftime_now('%!') }}", "{{ 1 is divisibleby(0) }}", "{{ 'a'[::0] }}"] {
-        assert!(matches!(of(text), Unrendered::Failed(_)), "{text}");
+        assert!(matches!(of(text), ChatRenderError::TemplateFailed(_)), "{text}");
     }
 }
 
@@ -272,7 +272,7 @@ fn only_what_is_in_a_tag_is_rewritten() {
         ("a\r\nb\rc", "a\nb\nc"),
         ("{{ {{ ]) %} {# {% {{ 'a", "{{ {{ ]) %} {# {% {{ 'a"),
     ] {
-        assert_eq!(rewrite(from), to, "{from}");
+        assert_eq!(rewrite_template(from), to, "{from}");
     }
 }
 
@@ -318,11 +318,11 @@ proptest! {
         ],
     ) {
         static RENDERERS: LazyLock<BTreeMap<String, Renderer>> =
-            LazyLock::new(|| renderers(&data()));
-        let plain = is_plain(&messages, extra);
+            LazyLock::new(|| load_renderers(&templates_dir()));
+        let plain = check_text_only(&messages, extra);
         for renderer in RENDERERS.values() {
             let rendered = renderer.render(&messages, extra);
-            let refused = matches!(rendered, Err(Unrendered::NotPlain(_)));
+            let refused = matches!(rendered, Err(ChatRenderError::NotTextOnly(_)));
             prop_assert_eq!(plain.is_err(), refused);
         }
     }

@@ -3,11 +3,11 @@
 //! Owns the rule. For anything else the server does more than render (it parses tool calls, fetches images, wraps
 //! contents), and its chat route is the one that knows.
 
-use super::Unrendered;
-use crate::domain::raw_json::{Members, decode, elements, kind};
+use super::ChatRenderError;
+use crate::domain::raw_json::{JsonMembers, decode_string, kind, list_elements};
 
 /// What `apply_chat_template` takes for itself: given as a template's variable, each would mean something else.
-const RESERVED: [&str; 17] = [
+const RESERVED_VARIABLES: [&str; 17] = [
     "add_generation_prompt",
     "chat_template",
     "continue_final_message",
@@ -31,26 +31,26 @@ const RESERVED: [&str; 17] = [
 ///
 /// # Errors
 /// [`Unrendered::NotPlain`] with what stands in the way; the server's chat route should be asked then.
-pub fn is_plain(messages: &str, extra: Option<&str>) -> Result<(), Unrendered> {
+pub fn check_text_only(messages: &str, extra: Option<&str>) -> Result<(), ChatRenderError> {
     each(messages, |_| ())?;
-    variables(extra).map(|_| ())
+    template_variables(extra).map(|_| ())
 }
 
 /// Calls for each message with its members, in their order.
 pub(super) fn each<T>(
     messages: &str,
     mut take: impl FnMut(Vec<(String, String)>) -> T,
-) -> Result<Vec<T>, Unrendered> {
-    let all = elements(messages).map_err(Unrendered::NotPlain)?;
+) -> Result<Vec<T>, ChatRenderError> {
+    let all = list_elements(messages).map_err(ChatRenderError::NotTextOnly)?;
     let taken = all.into_iter().enumerate().map(|(at, message)| {
-        let message = members(message).map_err(|why| format!("messages[{at}]: {why}"));
-        message.map(&mut take).map_err(Unrendered::NotPlain)
+        let message = parse_message(message).map_err(|why| format!("messages[{at}]: {why}"));
+        message.map(&mut take).map_err(ChatRenderError::NotTextOnly)
     });
     taken.collect()
 }
 
-fn members(message: &str) -> Result<Vec<(String, String)>, String> {
-    let members = Members::parse(message)?;
+fn parse_message(message: &str) -> Result<Vec<(String, String)>, String> {
+    let members = JsonMembers::parse(message)?;
     for name in ["role", "content"] {
         match members.get(name).map(kind) {
             Some("a string") => {}
@@ -63,7 +63,7 @@ fn members(message: &str) -> Result<Vec<(String, String)>, String> {
         if !matches!(name, "role" | "content") {
             return Err(format!("it has {name} besides a role and a content"));
         }
-        let text = decode(json).map_err(|why| format!("{name}: {why}"))?.into_owned();
+        let text = decode_string(json).map_err(|why| format!("{name}: {why}"))?.into_owned();
         // Of two of the same name the last counts, in the place of the first, as in a Python dict.
         match plain.iter_mut().find(|(its, _)| its == name) {
             Some(first) => first.1 = text,
@@ -74,11 +74,14 @@ fn members(message: &str) -> Result<Vec<(String, String)>, String> {
 }
 
 /// The template's variables that a row asks for, as raw JSON.
-pub(super) fn variables(extra: Option<&str>) -> Result<Vec<(String, &str)>, Unrendered> {
+pub(super) fn template_variables(
+    extra: Option<&str>,
+) -> Result<Vec<(String, &str)>, ChatRenderError> {
     let Some(extra) = extra else { return Ok(Vec::new()) };
-    let complaint = |why: String| Unrendered::NotPlain(format!("chat_template_kwargs: {why}"));
-    let members = Members::parse(extra).map_err(complaint)?;
-    if let Some((name, _)) = members.iter().find(|(name, _)| RESERVED.contains(name)) {
+    let complaint =
+        |why: String| ChatRenderError::NotTextOnly(format!("chat_template_kwargs: {why}"));
+    let members = JsonMembers::parse(extra).map_err(complaint)?;
+    if let Some((name, _)) = members.iter().find(|(name, _)| RESERVED_VARIABLES.contains(name)) {
         return Err(complaint(format!("{name} is not the template's to know")));
     }
     Ok(members.iter().map(|(name, json)| (name.to_owned(), json)).collect())

@@ -9,22 +9,22 @@ use minijinja::{
     value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args},
 };
 
-use super::python_methods::spaces;
+use super::python_methods::repeat_spaces;
 
 /// Deeper than any JSON that came in; a template can nest lists without end.
-const DEEPEST: usize = 256;
+const MAX_DEPTH: usize = 256;
 
 /// How it is written.
-struct Style {
-    ascii: bool,
+struct JsonStyle {
+    ensure_ascii: bool,
     indent: Option<String>,
-    between: String,
-    after_key: String,
-    sorted: bool,
+    item_separator: String,
+    key_separator: String,
+    sort_keys: bool,
 }
 
 /// The filter.
-pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let args = args.into_values();
     let (ascii, indent, separators, sorted, named): (
         Option<bool>,
@@ -45,7 +45,7 @@ pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String,
     let indent = match indent.filter(|it| !it.is_none()) {
         Some(indent) => Some(match (indent.as_str(), indent.as_i64()) {
             (Some(text), _) => text.to_owned(),
-            (_, Some(number)) => spaces(number),
+            (_, Some(number)) => repeat_spaces(number),
             _ => return Err(bad("the indent of tojson is neither a number nor a text".into())),
         }),
         None => None,
@@ -61,22 +61,22 @@ pub(super) fn tojson(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String,
         }
         None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
     };
-    let style = Style {
-        ascii: ascii.unwrap_or(false),
+    let style = JsonStyle {
+        ensure_ascii: ascii.unwrap_or(false),
         indent,
-        between,
-        after_key,
-        sorted: sorted.unwrap_or(false),
+        item_separator: between,
+        key_separator: after_key,
+        sort_keys: sorted.unwrap_or(false),
     };
     let mut out = String::new();
-    style.value(&mut out, value, 0)?;
+    style.write_value(&mut out, value, 0)?;
     Ok(out)
 }
 
-impl Style {
-    fn value(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
-        if depth > DEEPEST {
-            return Err(bad(format!("tojson: the value is nested more than {DEEPEST} deep")));
+impl JsonStyle {
+    fn write_value(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(bad(format!("tojson: the value is nested more than {MAX_DEPTH} deep")));
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
@@ -86,26 +86,26 @@ impl Style {
             ValueKind::Seq => {
                 let items: Vec<Value> = value.try_iter()?.collect();
                 self.all(out, ['[', ']'], &items, depth, |out, item| {
-                    self.value(out, item, depth + 1)
+                    self.write_value(out, item, depth + 1)
                 })?;
             }
             // A slice of a list is lazy here, and a list in Python.
             ValueKind::Iterable if value.len().is_some() => {
                 let items: Value = value.try_iter()?.collect();
-                self.value(out, &items, depth)?;
+                self.write_value(out, &items, depth)?;
             }
             ValueKind::Map => {
                 let mut items = Vec::new();
                 for key in value.try_iter()? {
                     items.push((key_text(&key)?, value.get_item(&key)?));
                 }
-                if self.sorted {
+                if self.sort_keys {
                     items.sort_by(|(a, _), (b, _)| a.cmp(b));
                 }
                 self.all(out, ['{', '}'], &items, depth, |out, (key, item)| {
                     self.text(out, key);
-                    out.push_str(&self.after_key);
-                    self.value(out, item, depth + 1)
+                    out.push_str(&self.key_separator);
+                    self.write_value(out, item, depth + 1)
                 })?;
             }
             other => return Err(bad(format!("tojson: {other} is nothing that JSON has"))),
@@ -124,7 +124,7 @@ impl Style {
         out.push(open);
         for (at, item) in items.iter().enumerate() {
             if at > 0 {
-                out.push_str(&self.between);
+                out.push_str(&self.item_separator);
             }
             self.line(out, depth + 1);
             write(out, item)?;
@@ -154,7 +154,7 @@ impl Style {
                 '\t' => out.push_str("\\t"),
                 '\x08' => out.push_str("\\b"),
                 '\x0c' => out.push_str("\\f"),
-                c if c < ' ' || (self.ascii && !(' '..='~').contains(&c)) => {
+                c if c < ' ' || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         // Into a text, which never fails.
                         let _ = write!(out, "\\u{unit:04x}");
@@ -180,12 +180,12 @@ fn key_text(key: &Value) -> Result<String, Error> {
 /// A number as Python's `repr` has it.
 fn number(value: &Value) -> String {
     match f64::try_from(value.clone()) {
-        Ok(float) if !value.is_integer() => self::float(float),
+        Ok(float) if !value.is_integer() => self::format_float(float),
         _ => value.to_string(),
     }
 }
 
-fn float(float: f64) -> String {
+fn format_float(float: f64) -> String {
     if float.is_nan() {
         return "NaN".into();
     }

@@ -2,12 +2,12 @@
 
 use clap::{Args, Subcommand, value_parser};
 
-use super::{code_of, flags, given};
+use super::{error_exit_code, flags, given};
 use crate::{
     comm::Comm,
-    job::{self, Given, JobError, Measuring, Verdict},
-    serve::Guard,
-    settings::{Amount, Environment, Layer, Period},
+    job::{self, BenchOptions, Invocation, JobError, JobVerdict},
+    serve::IdleSupervisor,
+    settings::{AutoOrCount, Environment, HumanDuration, SettingsLayer},
 };
 
 /// What servers can do: batch sizes, batched against single requests, models
@@ -17,13 +17,13 @@ use crate::{
 #[derive(Args)]
 pub(super) struct Bench {
     #[command(subcommand)]
-    what: What,
+    what: BenchCommand,
 }
 
 #[derive(Subcommand)]
-enum What {
-    Sweep(Box<Sweep>),
-    Compare(Box<Compare>),
+enum BenchCommand {
+    Sweep(Box<SweepArgs>),
+    Compare(Box<CompareArgs>),
     Models(Box<Models>),
 }
 
@@ -39,17 +39,17 @@ enum What {
         --batch-sizes 1,8,64 --windows 64,256,auto\n\n\
     Answers of one length, whatever the model says: --extra-body '{\"ignore_eos\": true}'.\n\
     Exit codes: 0 there is a best, 2 usage, 3 every cell failed, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
-struct Sweep {
+struct SweepArgs {
     /// Prompts a request: numbers, or auto
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = amount,
-          default_value = "1,2,4,8,16,32,64", help_heading = flags::NOT_SETTINGS)]
-    batch_sizes: Vec<Amount>,
+          default_value = "1,2,4,8,16,32,64", help_heading = flags::NON_SETTING_HEADING)]
+    batch_sizes: Vec<AutoOrCount>,
     /// Prompts in flight at each endpoint: numbers, or auto
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = amount,
-          default_value = "auto", help_heading = flags::NOT_SETTINGS)]
-    windows: Vec<Amount>,
+          default_value = "auto", help_heading = flags::NON_SETTING_HEADING)]
+    windows: Vec<AutoOrCount>,
     #[command(flatten)]
-    asking: Asking<3, flags::Endpoints>,
+    asking: BenchCommonArgs<3, flags::Endpoints>,
 }
 
 /// The same prompts batched and single
@@ -62,9 +62,9 @@ struct Sweep {
     aurora-swarm bench compare prompts.jsonl --endpoint http://127.0.0.1:8000 --max-tokens 32\n  \
     aurora-swarm bench compare --batch-size auto --prompts 1000 --prompt-tokens 500\n\n\
     Exit codes: 0 all answered both ways, 2 usage, 3 some were not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
-struct Compare {
+struct CompareArgs {
     #[command(flatten)]
-    asking: Asking<4, flags::Endpoints>,
+    asking: BenchCommonArgs<4, flags::Endpoints>,
 }
 
 /// Models, or endpoints, one after the other
@@ -79,34 +79,34 @@ struct Compare {
     Exit codes: 0 every run answered every prompt, 2 usage, 3 some did not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
 struct Models {
     /// A served model; again for more [default: all that are served]
-    #[arg(long, value_name = "NAME", help_heading = flags::NOT_SETTINGS)]
+    #[arg(long, value_name = "NAME", help_heading = flags::NON_SETTING_HEADING)]
     model: Vec<String>,
     /// Each endpoint by itself
-    #[arg(long, help_heading = flags::NOT_SETTINGS)]
+    #[arg(long, help_heading = flags::NON_SETTING_HEADING)]
     per_endpoint: bool,
     #[command(flatten)]
-    asking: Asking<3, flags::Servers>,
+    asking: BenchCommonArgs<3, flags::Servers>,
 }
 
 /// What all three are told: how to measure, and what to ask whom.
 #[derive(Args)]
-struct Asking<const REPEATS: u32, Whom: Args> {
+struct BenchCommonArgs<const REPEATS: u32, Whom: Args> {
     #[command(flatten)]
-    measures: Measures<REPEATS>,
+    measures: MeasurementArgs<REPEATS>,
     #[command(flatten)]
     _rows: flags::Rows,
     #[command(flatten)]
     _whom: Whom,
     #[command(flatten)]
-    _requests: flags::Requests,
+    _requests: flags::RequestArgs,
     #[command(flatten)]
     running: flags::Running,
 }
 
 /// How; so many repeats where nothing is said.
 #[derive(Args)]
-#[command(next_help_heading = flags::NOT_SETTINGS)]
-struct Measures<const REPEATS: u32> {
+#[command(next_help_heading = flags::NON_SETTING_HEADING)]
+struct MeasurementArgs<const REPEATS: u32> {
     /// Prompts, as `run` reads them; without any they are made up
     #[arg(value_name = "INPUT")]
     inputs: Vec<String>,
@@ -121,7 +121,7 @@ struct Measures<const REPEATS: u32> {
     prompt_tokens: u32,
     /// A measurement that takes longer has failed
     #[arg(long, value_name = "TIME", default_value = "10m")]
-    time_limit: Period,
+    time_limit: HumanDuration,
     /// The report as JSON; what is drawn goes beside it
     #[arg(long, short, value_name = "FILE.json")]
     output: Option<String>,
@@ -133,16 +133,16 @@ struct Measures<const REPEATS: u32> {
     json: bool,
 }
 
-fn amount(text: &str) -> Result<Amount, String> {
+fn amount(text: &str) -> Result<AutoOrCount, String> {
     match text.parse()? {
-        Amount::Exactly(0) => Err("0 is no size: give numbers from 1 on, or auto".into()),
+        AutoOrCount::Exactly(0) => Err("0 is no size: give numbers from 1 on, or auto".into()),
         amount => Ok(amount),
     }
 }
 
-impl<const REPEATS: u32> Measures<REPEATS> {
-    fn measuring(self) -> Measuring {
-        Measuring {
+impl<const REPEATS: u32> MeasurementArgs<REPEATS> {
+    fn measuring(self) -> BenchOptions {
+        BenchOptions {
             inputs: self.inputs,
             repeats: self.repeats,
             prompts: self.prompts,
@@ -156,11 +156,11 @@ impl<const REPEATS: u32> Measures<REPEATS> {
 }
 
 impl Bench {
-    pub(super) fn config(&self) -> Option<&str> {
+    pub(super) fn config_path(&self) -> Option<&str> {
         let running = match &self.what {
-            What::Sweep(it) => &it.asking.running,
-            What::Compare(it) => &it.asking.running,
-            What::Models(it) => &it.asking.running,
+            BenchCommand::Sweep(it) => &it.asking.running,
+            BenchCommand::Compare(it) => &it.asking.running,
+            BenchCommand::Models(it) => &it.asking.running,
         };
         running.config.as_deref()
     }
@@ -169,21 +169,35 @@ impl Bench {
     pub(super) fn run(
         self,
         comm: &mut dyn Comm,
-        flags: Layer,
+        flags: SettingsLayer,
         environment: Environment,
-        guard: Option<Guard>,
-    ) -> Result<Verdict, JobError> {
-        let config = self.config().map(str::to_owned);
-        let given = Given { guard, ..given(config, flags, environment) };
+        guard: Option<IdleSupervisor>,
+    ) -> Result<JobVerdict, JobError> {
+        let config = self.config_path().map(str::to_owned);
+        let given = Invocation { guard, ..given(config, flags, environment) };
         match self.what {
-            What::Sweep(it) => {
+            BenchCommand::Sweep(it) => {
                 let sizes = (&it.batch_sizes[..], &it.windows[..]);
-                job::sweep(comm, given, it.asking.measures.measuring(), sizes, code_of)
+                job::bench_sweep(
+                    comm,
+                    given,
+                    it.asking.measures.measuring(),
+                    sizes,
+                    error_exit_code,
+                )
             }
-            What::Compare(it) => job::compare(comm, given, it.asking.measures.measuring(), code_of),
-            What::Models(it) => {
+            BenchCommand::Compare(it) => {
+                job::bench_compare(comm, given, it.asking.measures.measuring(), error_exit_code)
+            }
+            BenchCommand::Models(it) => {
                 let which = (&it.model[..], it.per_endpoint);
-                job::models(comm, given, it.asking.measures.measuring(), which, code_of)
+                job::bench_models(
+                    comm,
+                    given,
+                    it.asking.measures.measuring(),
+                    which,
+                    error_exit_code,
+                )
             }
         }
     }

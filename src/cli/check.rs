@@ -2,12 +2,12 @@
 
 use clap::Args;
 
-use super::{code_of, flags, given};
+use super::{error_exit_code, flags, given};
 use crate::{
     comm::Comm,
-    job::{self, Given, JobError, Verdict},
-    serve::Guard,
-    settings::{Environment, Layer},
+    job::{self, Invocation, JobError, JobVerdict},
+    serve::IdleSupervisor,
+    settings::{Environment, SettingsLayer},
 };
 
 /// Are MPI, the nodes and the servers in order?
@@ -19,9 +19,9 @@ use crate::{
 #[command(after_help = "Examples:\n  \
     mpiexec -n 4 aurora-swarm check --base-port 8000 --endpoints-per-node 12\n  \
     aurora-swarm check --endpoint http://127.0.0.1:8000 --json")]
-pub(super) struct Check {
+pub(super) struct CheckArgs {
     /// The report as JSON
-    #[arg(long, help_heading = flags::NOT_SETTINGS)]
+    #[arg(long, help_heading = flags::NON_SETTING_HEADING)]
     json: bool,
     #[command(flatten)]
     _endpoints: flags::Endpoints,
@@ -29,8 +29,8 @@ pub(super) struct Check {
     running: flags::Running,
 }
 
-impl Check {
-    pub(super) fn config(&self) -> Option<&str> {
+impl CheckArgs {
+    pub(super) fn config_path(&self) -> Option<&str> {
         self.running.config.as_deref()
     }
 
@@ -38,11 +38,11 @@ impl Check {
     pub(super) fn run(
         self,
         comm: &mut dyn Comm,
-        flags: Layer,
+        flags: SettingsLayer,
         environment: Environment,
-        guard: Option<Guard>,
-    ) -> Result<Verdict, JobError> {
-        let given = Given { guard, ..given(self.running.config, flags, environment) };
-        job::check(comm, given, self.json, code_of)
+        guard: Option<IdleSupervisor>,
+    ) -> Result<JobVerdict, JobError> {
+        let given = Invocation { guard, ..given(self.running.config, flags, environment) };
+        job::run_check(comm, given, self.json, error_exit_code)
     }
 }

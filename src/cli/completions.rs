@@ -5,7 +5,7 @@ use clap_complete::{Shell, aot};
 
 use crate::{
     console,
-    job::{JobError, Verdict},
+    job::{JobError, JobVerdict},
 };
 
 /// Completions of this command line for a shell, to standard output
@@ -13,22 +13,22 @@ use crate::{
 #[command(after_help = "Examples:\n  \
     source <(aurora-swarm completions bash)\n  \
     aurora-swarm completions fish > ~/.config/fish/completions/aurora-swarm.fish")]
-pub(super) struct Completions {
+pub(super) struct CompletionsArgs {
     /// Which shell
     #[arg(value_enum)]
     shell: Shell,
 }
 
-impl Completions {
+impl CompletionsArgs {
     /// Local.
-    pub(super) fn run(self) -> Result<Verdict, JobError> {
-        console::print(&script(self.shell));
-        Ok(Verdict::Done)
+    pub(super) fn run(self) -> Result<JobVerdict, JobError> {
+        console::print_stdout(&completion_script(self.shell));
+        Ok(JobVerdict::Done)
     }
 }
 
-fn script(shell: Shell) -> String {
-    let all = super::command();
+fn completion_script(shell: Shell) -> String {
+    let all = super::build_command();
     let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
     let mut command = clap::Command::new("aurora-swarm").version("").subcommands(shown);
     let mut script = Vec::new();
@@ -43,9 +43,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shell_hears_of_every_command_and_none_of_the_hidden_ones() {
+    fn completions_list_every_visible_command() {
         for shell in Shell::value_variants() {
-            let script = script(*shell);
+            let script = completion_script(*shell);
             for word in ["run", "check", "plan", "status", "merge", "completions", "max-tokens"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }

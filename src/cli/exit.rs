@@ -3,7 +3,7 @@
 //! Launchers change codes on the way: scripts that need to be sure ask the run's files.
 
 use crate::{
-    job::{Codes, JobError, Verdict},
+    job::{ExitCodeMap, JobError, JobVerdict},
     settings::SettingsError,
 };
 
@@ -14,57 +14,58 @@ pub(super) const USAGE: u8 = 2;
 /// Every prompt has its outcome, some of them failures.
 pub(super) const SOME_FAILED: u8 = 3;
 /// Settings, input or an existing output stand in the way.
-pub(super) const SETTINGS: u8 = 5;
+pub(super) const BAD_SETTINGS: u8 = 5;
 /// No endpoint was ever ready.
 pub(super) const NO_ENDPOINT: u8 = 6;
 /// MPI did not start, or is not the launcher's.
-pub(super) const MPI: u8 = 71;
+pub(super) const MPI_ERROR: u8 = 71;
 /// Stopped early with prompts open: the same command goes on.
 pub(super) const OPEN: u8 = 75;
 
 /// For jobs that end from inside.
-pub(super) const CODES: Codes = Codes { error: code_of, verdict: code_of_verdict };
+pub(super) const CODES: ExitCodeMap =
+    ExitCodeMap { error: error_exit_code, verdict: verdict_exit_code };
 
 /// The code of an end. No wildcard: a new end has to decide.
-pub(super) fn code_of_verdict(verdict: Verdict) -> u8 {
+pub(super) fn verdict_exit_code(verdict: JobVerdict) -> u8 {
     match verdict {
-        Verdict::Done => DONE,
-        Verdict::SomeFailed => SOME_FAILED,
-        Verdict::NoEndpoint => NO_ENDPOINT,
-        Verdict::Open => OPEN,
-        Verdict::Refused => SETTINGS,
+        JobVerdict::Done => DONE,
+        JobVerdict::SomeFailed => SOME_FAILED,
+        JobVerdict::NoEndpoint => NO_ENDPOINT,
+        JobVerdict::PromptsOpen => OPEN,
+        JobVerdict::Refused => BAD_SETTINGS,
     }
 }
 
 /// The code of an error. No wildcard: a new error has to decide.
 #[must_use]
-pub fn code_of(error: &JobError) -> u8 {
+pub fn error_exit_code(error: &JobError) -> u8 {
     match error {
         JobError::Settings(error) if error.is_usage() => USAGE,
         JobError::Settings(
-            SettingsError::Unreadable { .. }
-            | SettingsError::NotToml { .. }
+            SettingsError::UnreadableFile { .. }
+            | SettingsError::InvalidToml { .. }
             | SettingsError::Unknown { .. }
             | SettingsError::Bad { .. }
-            | SettingsError::Contradiction(_),
+            | SettingsError::Conflict(_),
         )
         | JobError::Input(_)
         | JobError::Shard(_)
         | JobError::Output(_)
-        | JobError::Servers(..)
-        | JobError::Standing(_)
+        | JobError::ServerStart(..)
+        | JobError::PreconditionFailed(_)
         | JobError::Model(_)
         | JobError::ChatTemplate(_)
-        | JobError::AllAlike(_)
-        | JobError::Unshared { .. }
-        | JobError::NoLocalShards { .. }
+        | JobError::FailFast(_)
+        | JobError::RunFolderNotShared { .. }
+        | JobError::LocalShards { .. }
         | JobError::Unreadable { .. }
         | JobError::Hostfile { .. }
-        | JobError::Deal(_)
-        | JobError::Ranks { .. } => SETTINGS,
-        JobError::Signals(_) | JobError::Unfinished(_) | JobError::Open => OPEN,
+        | JobError::EndpointAssignment(_)
+        | JobError::RankCount { .. } => BAD_SETTINGS,
+        JobError::SignalHandler(_) | JobError::FinishFailed(_) | JobError::PromptsOpen => OPEN,
         JobError::NoEndpoint => NO_ENDPOINT,
-        JobError::Comm(_) => MPI,
-        JobError::Elsewhere(code) => *code,
+        JobError::Comm(_) => MPI_ERROR,
+        JobError::OtherRank(code) => *code,
     }
 }

@@ -5,13 +5,13 @@ use clap::{ArgMatches, Args, builder::PossibleValuesParser};
 use crate::settings::LogFormat;
 
 /// The heading of arguments that are no settings.
-pub(super) const NOT_SETTINGS: &str = "Command";
+pub(super) const NON_SETTING_HEADING: &str = "Command";
 
 /// All that `run` has to be told, and `plan` is told likewise.
 #[derive(Args)]
 pub(super) struct Line {
     /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst, and .parquet; files, folders or globs; - for standard input (JSON lines)
-    #[arg(required = true, value_name = "INPUT", help_heading = NOT_SETTINGS)]
+    #[arg(required = true, value_name = "INPUT", help_heading = NON_SETTING_HEADING)]
     pub(super) inputs: Vec<String>,
     #[command(flatten)]
     _rows: Rows,
@@ -20,7 +20,7 @@ pub(super) struct Line {
     #[command(flatten)]
     _endpoints: Endpoints,
     #[command(flatten)]
-    _requests: Requests,
+    _requests: RequestArgs,
     #[command(flatten)]
     pub(super) running: Running,
 }
@@ -104,7 +104,7 @@ pub(super) struct Servers {
 /// How servers are asked.
 #[derive(Args)]
 #[command(next_help_heading = "Requests")]
-pub(super) struct Requests {
+pub(super) struct RequestArgs {
     /// The route: `auto`, `completions` (raw texts) or `chat`
     ///
     /// auto: conversations by chat; texts as one user message where the model has a chat template, else raw.
@@ -252,7 +252,7 @@ pub(super) struct Answers {
 #[command(next_help_heading = "Running")]
 pub(super) struct Running {
     /// Settings from a TOML file; its keys are the options' names
-    #[arg(long, value_name = "FILE.toml", help_heading = NOT_SETTINGS)]
+    #[arg(long, value_name = "FILE.toml", help_heading = NON_SETTING_HEADING)]
     pub(super) config: Option<String>,
     /// Refuse to start with another number of ranks
     #[arg(long, value_name = "N")]
@@ -286,6 +286,6 @@ pub(super) fn log_format(given: &ArgMatches) -> LogFormat {
 }
 
 /// As [`log_format`].
-pub(super) fn quiet(given: &ArgMatches) -> bool {
+pub(super) fn is_quiet(given: &ArgMatches) -> bool {
     given.try_get_one::<bool>("quiet").ok().flatten().copied().unwrap_or(false)
 }

@@ -3,9 +3,9 @@
 use clap::{Args, ValueEnum};
 
 use crate::{
-    job::{self, JobError, Verdict},
+    job::{self, JobError, JobVerdict},
     output::Format,
-    settings::AggregateWanted,
+    settings::AggregateSpec,
 };
 
 /// The ordered output again, from a run's shard files
@@ -13,7 +13,7 @@ use crate::{
 #[command(after_help = "Examples:\n  aurora-swarm merge answers.jsonl\n  \
     aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv\n  \
     aurora-swarm merge answers.jsonl --aggregate majority:/verdict --aggregate failures")]
-pub(super) struct Merge {
+pub(super) struct MergeArgs {
     /// The run: its --output FILE, or its folder
     run: String,
     /// Take what there is, though prompts are open
@@ -24,29 +24,29 @@ pub(super) struct Merge {
     output: Option<String>,
     /// Its format [default: the run's]
     #[arg(long, value_name = "FORMAT")]
-    output_format: Option<Shape>,
+    output_format: Option<MergeFormat>,
     /// What all answers come to together, as in `run`; again for more [default: the run's]
     #[arg(long, value_name = "WHAT")]
-    aggregate: Vec<AggregateWanted>,
+    aggregate: Vec<AggregateSpec>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Shape {
+enum MergeFormat {
     Jsonl,
     OpenaiBatch,
     Csv,
     Parquet,
 }
 
-impl Merge {
+impl MergeArgs {
     /// Local.
-    pub(super) fn run(self) -> Result<Verdict, JobError> {
+    pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let format = self.output_format.map(|shape| match shape {
-            Shape::Jsonl => Format::Jsonl,
-            Shape::OpenaiBatch => Format::OpenaiBatch,
-            Shape::Csv => Format::Csv,
-            Shape::Parquet => Format::Parquet,
+            MergeFormat::Jsonl => Format::Jsonl,
+            MergeFormat::OpenaiBatch => Format::OpenaiBatch,
+            MergeFormat::Csv => Format::Csv,
+            MergeFormat::Parquet => Format::Parquet,
         });
-        job::merge(&self.run, self.partial, self.output.as_deref(), format, self.aggregate)
+        job::merge_shards(&self.run, self.partial, self.output.as_deref(), format, self.aggregate)
     }
 }

@@ -17,16 +17,16 @@ mod run;
 mod status;
 mod supervisor;
 
-pub use exit::code_of;
+pub use exit::error_exit_code;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
-    comm::{self, Comm, Launcher},
+    comm::{self, Comm, LauncherInfo},
     console,
-    job::{Given, JobError, Verdict},
+    job::{Invocation, JobError, JobVerdict},
     serve,
-    settings::{Environment, Layer},
+    settings::{Environment, SettingsLayer},
     site::Node,
 };
 
@@ -41,30 +41,30 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
-    Reduce(reduce::Reduce),
-    Check(check::Check),
+    Reduce(reduce::ReduceArgs),
+    Check(check::CheckArgs),
     Bench(bench::Bench),
     Plan(plan::Plan),
-    Status(status::Status),
-    Merge(merge::Merge),
+    Status(status::StatusArgs),
+    Merge(merge::MergeArgs),
     Report(report::Report),
-    Completions(completions::Completions),
+    Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     Guard(supervisor::Guard),
     #[command(hide = true)]
-    Panic(panic_test::Panic),
+    Panic(panic_test::PanicArgs),
 }
 
 /// The whole program: parses, runs one command, gives its exit code. Collective for the commands that start MPI.
 #[must_use]
 pub fn run(environment: Environment) -> u8 {
     // Before MPI: clap ends the process by itself on --help and on mistakes, and all ranks are given the same.
-    let matches = command().get_matches();
+    let matches = build_command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let (flags, given) = flags_of(&command(), &matches);
-    console::start_log(
+    let (flags, given) = collect_flags(&build_command(), &matches);
+    console::init_logging(
         flags::log_format(given),
-        flags::quiet(given),
+        flags::is_quiet(given),
         environment.get("AURORA_SWARM_LOG"),
     );
     match cli.command {
@@ -74,46 +74,46 @@ pub fn run(environment: Environment) -> u8 {
         Command::Report(again) => told(&again.run()),
         Command::Completions(completions) => told(&completions.run()),
         Command::Run(run) => {
-            let guard = guard(run.config(), &flags, &environment);
-            on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
+            let guard = guard(run.config_path(), &flags, &environment);
+            run_on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
         }
         Command::Reduce(reduce) => {
-            let guard = guard(reduce.config(), &flags, &environment);
-            on_ranks(&environment.clone(), |comm| reduce.run(comm, flags, environment, guard))
+            let guard = guard(reduce.config_path(), &flags, &environment);
+            run_on_ranks(&environment.clone(), |comm| reduce.run(comm, flags, environment, guard))
         }
         Command::Check(check) => {
-            let guard = guard(check.config(), &flags, &environment);
-            on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment, guard))
+            let guard = guard(check.config_path(), &flags, &environment);
+            run_on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment, guard))
         }
         Command::Bench(bench) => {
-            let guard = guard(bench.config(), &flags, &environment);
-            on_ranks(&environment.clone(), |comm| bench.run(comm, flags, environment, guard))
+            let guard = guard(bench.config_path(), &flags, &environment);
+            run_on_ranks(&environment.clone(), |comm| bench.run(comm, flags, environment, guard))
         }
         Command::Guard(guard) => guard.run(environment),
-        Command::Panic(panic) => on_ranks(&environment, |comm| panic.run(comm)),
+        Command::Panic(panic) => run_on_ranks(&environment, |comm| panic.run(comm)),
     }
 }
 
 /// A flag that is given again counts the last time, so that scripts can end with "$@".
-fn command() -> clap::Command {
+fn build_command() -> clap::Command {
     let last_counts = |command: clap::Command| command.args_override_self(true);
     Cli::command().mut_subcommands(|command| last_counts(command).mut_subcommands(last_counts))
 }
 
 /// Starts MPI, where a launcher did, around a command that every rank runs.
-fn on_ranks(
+fn run_on_ranks(
     environment: &Environment,
-    command: impl FnOnce(&mut dyn Comm) -> Result<Verdict, JobError>,
+    command: impl FnOnce(&mut dyn Comm) -> Result<JobVerdict, JobError>,
 ) -> u8 {
-    let launcher = Launcher::read(|variable| environment.get(variable).map(str::to_owned));
+    let launcher = LauncherInfo::read(|variable| environment.get(variable).map(str::to_owned));
     let mut comm = match comm::start(&launcher) {
         Ok(comm) => comm,
         Err(error) => {
             console::complain(&error);
-            return exit::MPI;
+            return exit::MPI_ERROR;
         }
     };
-    console::this_is_rank(comm.rank(), &Node::here().host);
+    console::set_log_identity(comm.rank(), &Node::this_node().host);
     let ended = command(comm.as_mut());
     let code = told(&ended);
     if matches!(ended, Err(JobError::Comm(_))) {
@@ -125,46 +125,53 @@ fn on_ranks(
 }
 
 /// Says on rank 0 what is wrong, and gives the code.
-fn told(ended: &Result<Verdict, JobError>) -> u8 {
+fn told(ended: &Result<JobVerdict, JobError>) -> u8 {
     match ended {
-        Ok(verdict) => exit::code_of_verdict(*verdict),
+        Ok(verdict) => exit::verdict_exit_code(*verdict),
         Err(error) => {
-            if !matches!(error, JobError::Elsewhere(_)) {
+            if !matches!(error, JobError::OtherRank(_)) {
                 console::complain(error);
             }
-            code_of(error)
+            error_exit_code(error)
         }
     }
 }
 
 /// The flags of the innermost command as a layer of settings: what was typed, by the argument's long name; and all that it
 /// was given.
-fn flags_of<'m>(command: &clap::Command, given: &'m ArgMatches) -> (Layer, &'m ArgMatches) {
+fn collect_flags<'m>(
+    command: &clap::Command,
+    given: &'m ArgMatches,
+) -> (SettingsLayer, &'m ArgMatches) {
     if let Some((name, given)) = given.subcommand()
         && let Some(command) = command.find_subcommand(name)
     {
-        return flags_of(command, given);
+        return collect_flags(command, given);
     }
     let typed = command.get_arguments().filter_map(|argument| {
         let id = argument.get_id().as_str();
-        let ours = argument.get_help_heading() != Some(flags::NOT_SETTINGS);
+        let ours = argument.get_help_heading() != Some(flags::NON_SETTING_HEADING);
         let here = given.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
         let key = argument.get_long().filter(|_| ours && here)?;
         let values = given.try_get_raw(id).ok()??;
         Some((key.to_owned(), values.map(|value| value.to_string_lossy().into_owned()).collect()))
     });
-    (Layer::of_flags(typed), given)
+    (SettingsLayer::from_flags(typed), given)
 }
 
-fn given(config: Option<String>, flags: Layer, environment: Environment) -> Given {
-    Given { config, flags, environment, guard: None }
+fn given(config: Option<String>, flags: SettingsLayer, environment: Environment) -> Invocation {
+    Invocation { config, flags, environment, guard: None }
 }
 
 /// A guard, if anybody here says that there are servers to start. Before MPI starts, so before rank 0 has resolved the
 /// settings: one that turns out not to be needed is ended. What is wrong with the file is said then, too.
-fn guard(config: Option<&str>, flags: &Layer, environment: &Environment) -> Option<serve::Guard> {
-    let named = |layer: &Layer| layer.names("serve");
-    let file = || config.and_then(|path| Layer::of_file(path).ok());
-    let wanted = named(flags) || named(&Layer::of_environment(environment));
-    (wanted || file().is_some_and(|layer| named(&layer))).then(serve::Guard::start)
+fn guard(
+    config: Option<&str>,
+    flags: &SettingsLayer,
+    environment: &Environment,
+) -> Option<serve::IdleSupervisor> {
+    let named = |layer: &SettingsLayer| layer.names("serve");
+    let file = || config.and_then(|path| SettingsLayer::from_file(path).ok());
+    let wanted = named(flags) || named(&SettingsLayer::from_environment(environment));
+    (wanted || file().is_some_and(|layer| named(&layer))).then(serve::IdleSupervisor::start)
 }

@@ -4,12 +4,12 @@ use clap::Args;
 
 use crate::{
     comm::Comm,
-    job::{JobError, Verdict},
+    job::{JobError, JobVerdict},
 };
 
 /// One rank panics while all others wait.
 #[derive(Args)]
-pub(super) struct Panic {
+pub(super) struct PanicArgs {
     /// Which rank
     #[arg(long)]
     rank: usize,
@@ -18,15 +18,15 @@ pub(super) struct Panic {
     thread: bool,
 }
 
-impl Panic {
+impl PanicArgs {
     /// Collective, as far as it gets.
-    pub(super) fn run(&self, comm: &mut dyn Comm) -> Result<Verdict, JobError> {
+    pub(super) fn run(&self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
         comm.barrier();
         if comm.rank() == self.rank {
             let boom = || panic!("a panic on purpose");
             if self.thread { drop(std::thread::spawn(boom).join()) } else { boom() }
         }
         comm.barrier();
-        Ok(Verdict::Done)
+        Ok(JobVerdict::Done)
     }
 }

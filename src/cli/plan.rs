@@ -4,8 +4,8 @@ use clap::Args;
 
 use super::{flags, given};
 use crate::{
-    job::{self, JobError, Verdict},
-    settings::{Environment, Layer},
+    job::{self, JobError, JobVerdict},
+    settings::{Environment, SettingsLayer},
 };
 
 /// A dry run: what `run` with the same arguments would do
@@ -23,8 +23,12 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Local.
-    pub(super) fn run(self, flags: Layer, environment: Environment) -> Result<Verdict, JobError> {
+    pub(super) fn run(
+        self,
+        flags: SettingsLayer,
+        environment: Environment,
+    ) -> Result<JobVerdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
-        job::plan(given(running.config, flags, environment), &inputs)
+        job::plan_run(given(running.config, flags, environment), &inputs)
     }
 }

@@ -5,9 +5,9 @@ use clap::Args;
 use super::{exit::CODES, flags, given};
 use crate::{
     comm::Comm,
-    job::{self, Given, JobError, Verdict},
-    serve::Guard,
-    settings::{Environment, Layer},
+    job::{self, Invocation, JobError, JobVerdict},
+    serve::IdleSupervisor,
+    settings::{Environment, SettingsLayer},
 };
 
 /// Answer a set of prompts, and make one text of the answers
@@ -22,15 +22,15 @@ use crate::{
     aurora-swarm reduce prompts.jsonl --output summary.txt\n\n\
     Exit codes: 0 all is in the text, 2 usage, 3 some leaves are missing in it, 5 settings or input, 6 no endpoint was\n\
     ready, 75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
-pub(super) struct Reduce {
+pub(super) struct ReduceArgs {
     #[command(flatten)]
     tree: flags::Tree,
     #[command(flatten)]
     line: flags::Line,
 }
 
-impl Reduce {
-    pub(super) fn config(&self) -> Option<&str> {
+impl ReduceArgs {
+    pub(super) fn config_path(&self) -> Option<&str> {
         self.line.running.config.as_deref()
     }
 
@@ -38,12 +38,12 @@ impl Reduce {
     pub(super) fn run(
         self,
         comm: &mut dyn Comm,
-        flags: Layer,
+        flags: SettingsLayer,
         environment: Environment,
-        guard: Option<Guard>,
-    ) -> Result<Verdict, JobError> {
+        guard: Option<IdleSupervisor>,
+    ) -> Result<JobVerdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
-        let given = Given { guard, ..given(running.config, flags, environment) };
+        let given = Invocation { guard, ..given(running.config, flags, environment) };
         job::reduce(comm, given, &inputs, CODES)
     }
 }

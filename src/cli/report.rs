@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::job::{self, JobError, Verdict};
+use crate::job::{self, JobError, JobVerdict};
 
 /// How a run went, as a page and as numbers, again from its files
 ///
@@ -18,7 +18,7 @@ pub(super) struct Report {
 
 impl Report {
     /// Local.
-    pub(super) fn run(self) -> Result<Verdict, JobError> {
+    pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         job::report(&self.run)
     }
 }

@@ -5,9 +5,9 @@ use clap::Args;
 use super::{exit::CODES, flags, given};
 use crate::{
     comm::Comm,
-    job::{self, Given, JobError, Verdict},
-    serve::Guard,
-    settings::{Environment, Layer},
+    job::{self, Invocation, JobError, JobVerdict},
+    serve::IdleSupervisor,
+    settings::{Environment, SettingsLayer},
 };
 
 /// Answer a set of prompts
@@ -27,7 +27,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn config(&self) -> Option<&str> {
+    pub(super) fn config_path(&self) -> Option<&str> {
         self.line.running.config.as_deref()
     }
 
@@ -35,12 +35,12 @@ impl Run {
     pub(super) fn run(
         self,
         comm: &mut dyn Comm,
-        flags: Layer,
+        flags: SettingsLayer,
         environment: Environment,
-        guard: Option<Guard>,
-    ) -> Result<Verdict, JobError> {
+        guard: Option<IdleSupervisor>,
+    ) -> Result<JobVerdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
-        let given = Given { guard, ..given(running.config, flags, environment) };
+        let given = Invocation { guard, ..given(running.config, flags, environment) };
         job::run(comm, given, &inputs, CODES)
     }
 }

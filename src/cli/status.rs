@@ -3,8 +3,8 @@
 use clap::Args;
 
 use crate::{
-    job::{self, JobError, Pursuit, Verdict},
-    settings::Period,
+    job::{self, FollowOptions, JobError, JobVerdict},
+    settings::HumanDuration,
 };
 
 /// How a run stands, from its files; also while it runs, and from a login node
@@ -12,7 +12,7 @@ use crate::{
 #[command(after_help = "Examples:\n  aurora-swarm status answers.jsonl\n  \
     aurora-swarm status answers.jsonl --follow\n  \
     aurora-swarm status answers.jsonl --exit-code && echo complete")]
-pub(super) struct Status {
+pub(super) struct StatusArgs {
     /// The run: its --output FILE, or its folder
     run: String,
     /// As JSON; with --follow an object a line
@@ -29,21 +29,21 @@ pub(super) struct Status {
     follow: bool,
     /// How often --follow looks
     #[arg(long, value_name = "TIME", default_value = "2s", requires = "follow")]
-    every: Period,
+    every: HumanDuration,
     /// How long --follow waits for a run that has not begun
     #[arg(long, value_name = "TIME", default_value = "10m", requires = "follow")]
-    wait: Period,
+    wait: HumanDuration,
 }
 
-impl Status {
+impl StatusArgs {
     /// Local.
-    pub(super) fn run(self) -> Result<Verdict, JobError> {
+    pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let verdict = if self.follow {
-            let pursuit = Pursuit { every: self.every.get(), wait: self.wait.get() };
-            job::follow(&self.run, self.json, self.verify, pursuit)?
+            let pursuit = FollowOptions { every: self.every.get(), wait: self.wait.get() };
+            job::follow_status(&self.run, self.json, self.verify, pursuit)?
         } else {
-            job::status(&self.run, self.json, self.verify)?
+            job::show_status(&self.run, self.json, self.verify)?
         };
-        Ok(if self.exit_code { verdict } else { Verdict::Done })
+        Ok(if self.exit_code { verdict } else { JobVerdict::Done })
     }
 }

@@ -8,7 +8,7 @@ use crate::{serve, settings::Environment};
 #[derive(Args)]
 pub(super) struct Guard {
     /// Become the server that this shell command starts
-    #[arg(long = "become", value_name = "COMMAND", allow_hyphen_values = true, help_heading = super::flags::NOT_SETTINGS)]
+    #[arg(long = "become", value_name = "COMMAND", allow_hyphen_values = true, help_heading = super::flags::NON_SETTING_HEADING)]
     server: Option<String>,
 }
 
@@ -16,7 +16,7 @@ impl Guard {
     /// Local. The exit code.
     pub(super) fn run(self, environment: Environment) -> u8 {
         match self.server {
-            Some(command) => serve::become_server(&command),
+            Some(command) => serve::exec_server(&command),
             None => serve::watch(environment),
         }
     }

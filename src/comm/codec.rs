@@ -17,12 +17,12 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CommEr
 /// # Errors
 /// Where it cannot be read.
 pub fn decode<T: DeserializeOwned>(letter: &Letter) -> Result<T, CommError> {
-    decode_from(letter.from, &letter.bytes)
+    decode_bytes(letter.from, &letter.bytes)
 }
 
 /// The value that `from` encoded. All bytes must be used: a rest means another build.
-pub(super) fn decode_from<T: DeserializeOwned>(from: usize, bytes: &[u8]) -> Result<T, CommError> {
-    let garbled = |detail: String| CommError::Garbled { from, detail };
+pub(super) fn decode_bytes<T: DeserializeOwned>(from: usize, bytes: &[u8]) -> Result<T, CommError> {
+    let garbled = |detail: String| CommError::Decode { from, detail };
     let (value, used) = bincode::serde::decode_from_slice(bytes, bincode::config::standard())
         .map_err(|error| garbled(error.to_string()))?;
     if used == bytes.len() {
@@ -39,9 +39,9 @@ mod tests {
     #[test]
     fn what_is_left_over_or_missing_is_an_error() {
         let mut bytes = encode(&(7u32, "seven")).expect("plain data");
-        assert_eq!(decode_from::<(u32, String)>(1, &bytes), Ok((7, "seven".to_owned())));
+        assert_eq!(decode_bytes::<(u32, String)>(1, &bytes), Ok((7, "seven".to_owned())));
         bytes.push(0);
-        assert!(decode_from::<(u32, String)>(1, &bytes).is_err());
-        assert!(decode_from::<(u32, String)>(1, &bytes[..3]).is_err());
+        assert!(decode_bytes::<(u32, String)>(1, &bytes).is_err());
+        assert!(decode_bytes::<(u32, String)>(1, &bytes[..3]).is_err());
     }
 }

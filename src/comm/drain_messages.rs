@@ -1,6 +1,6 @@
 //! A line drawn under a conversation by letters, so that another of the same tag can begin.
 
-use super::{Comm, CommError, Nap, Tag};
+use super::{Comm, CommError, MessageTag, PollBackoff};
 
 /// In effect collective. Takes in and drops every letter of this tag between rank 0 and the others that was sent before,
 /// in either direction: a late one would otherwise be taken for a part of what is talked of next. Letters of one sender
@@ -8,24 +8,24 @@ use super::{Comm, CommError, Nap, Tag};
 ///
 /// # Errors
 /// As [`Comm::send`].
-pub fn fence(comm: &mut dyn Comm, tag: Tag) -> Result<(), CommError> {
+pub fn drain_messages(comm: &mut dyn Comm, tag: MessageTag) -> Result<(), CommError> {
     let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
     for rank in others.clone() {
         comm.send(rank, tag, Vec::new())?;
     }
     for rank in others {
-        let mut nap = Nap::brisk();
+        let mut nap = PollBackoff::for_transfer();
         loop {
-            match comm.receive(Some(rank), tag) {
+            match comm.try_receive(Some(rank), tag) {
                 Some(letter) if letter.bytes.is_empty() => break,
-                Some(_) => nap.wake(),
-                None => nap.sleep(),
+                Some(_) => nap.reset(),
+                None => nap.sleep_next(),
             }
         }
     }
-    let mut nap = Nap::brisk();
+    let mut nap = PollBackoff::for_transfer();
     while comm.under_way() > 0 {
-        nap.sleep();
+        nap.sleep_next();
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 /// What launchers say about the job, each where it says anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Launcher {
+pub struct LauncherInfo {
     /// The number of ranks started, and the variable that says so.
     size: Option<(usize, &'static str)>,
     /// A lower bound of the number of ranks, and the variable it follows from.
@@ -18,18 +18,19 @@ pub struct Launcher {
 /// Variables that hold the number of ranks.
 const SIZES: [&str; 2] = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"];
 /// Variables that hold this process's rank: there are more ranks than that.
-const RANKS: [&str; 4] = ["PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "PMIX_RANK"];
+const RANK_VARIABLES: [&str; 4] = ["PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "PMIX_RANK"];
 /// The number of this node's ranks (PALS): there are at least as many.
-const LOCAL_SIZE: &str = "PALS_LOCAL_SIZE";
+const LOCAL_SIZE_VARIABLE: &str = "PALS_LOCAL_SIZE";
 
-impl Launcher {
+impl LauncherInfo {
     /// Reads the variables that `lookup` finds. What is not a number says nothing.
     #[must_use]
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
         let size = SIZES.iter().find_map(|&name| Some((number(name)?, name)));
-        let ranks = RANKS.iter().filter_map(|&name| Some((number(name)?.checked_add(1)?, name)));
-        let local = number(LOCAL_SIZE).map(|size| (size, LOCAL_SIZE));
+        let ranks =
+            RANK_VARIABLES.iter().filter_map(|&name| Some((number(name)?.checked_add(1)?, name)));
+        let local = number(LOCAL_SIZE_VARIABLE).map(|size| (size, LOCAL_SIZE_VARIABLE));
         let at_least = ranks.chain(local).max_by_key(|&(bound, _)| bound);
         Self { size, at_least, open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some() }
     }
@@ -45,7 +46,7 @@ impl Launcher {
     /// # Errors
     /// A sentence for the user, where Open MPI's launcher started a program of another MPI: such a library ends the
     /// process while it starts, with a message about its own insides.
-    pub fn suits(&self, library: &str) -> Result<(), String> {
+    pub fn check_library(&self, library: &str) -> Result<(), String> {
         if !self.open_mpi || is_open_mpi(library) {
             return Ok(());
         }
@@ -56,7 +57,7 @@ impl Launcher {
     ///
     /// # Errors
     /// A sentence for the user, where it is not.
-    pub fn agrees_with(&self, world: usize, library: &str) -> Result<(), String> {
+    pub fn check_world_size(&self, world: usize, library: &str) -> Result<(), String> {
         let ranks = if world == 1 { "one rank" } else { "fewer ranks" };
         match (self.size, self.at_least) {
             (Some((size, name)), _) if size != world => Err(wrong(
@@ -90,37 +91,39 @@ fn wrong(library: &str, what: &str) -> String {
 mod tests {
     use super::*;
 
-    fn launcher(variables: &[(&str, &str)]) -> Launcher {
-        Launcher::read(|name| {
+    fn launcher_info(variables: &[(&str, &str)]) -> LauncherInfo {
+        LauncherInfo::read(|name| {
             variables.iter().find(|(its, _)| *its == name).map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
     fn nothing_said_is_nothing_refused() {
-        assert!(!launcher(&[]).is_there());
-        assert_eq!(launcher(&[]).agrees_with(1, "MPICH 4.3.2"), Ok(()));
+        assert!(!launcher_info(&[]).is_there());
+        assert_eq!(launcher_info(&[]).check_world_size(1, "MPICH 4.3.2"), Ok(()));
     }
 
     #[test]
     fn singletons_under_a_foreign_launcher_are_refused() {
-        let hydra = launcher(&[("PMI_SIZE", "4"), ("PMI_RANK", "0")]);
-        assert!(hydra.agrees_with(1, "Open MPI v5.0.11").is_err_and(|it| it.contains("4 ranks")));
-        assert_eq!(hydra.agrees_with(4, "MPICH 4.3.2"), Ok(()));
-        let pals = launcher(&[("PALS_RANKID", "7"), ("PALS_LOCAL_SIZE", "4")]);
-        assert!(pals.agrees_with(1, "MPICH").is_err_and(|it| it.contains("PALS_RANKID")));
-        assert_eq!(pals.agrees_with(8, "MPICH"), Ok(()));
+        let hydra = launcher_info(&[("PMI_SIZE", "4"), ("PMI_RANK", "0")]);
+        assert!(
+            hydra.check_world_size(1, "Open MPI v5.0.11").is_err_and(|it| it.contains("4 ranks"))
+        );
+        assert_eq!(hydra.check_world_size(4, "MPICH 4.3.2"), Ok(()));
+        let pals = launcher_info(&[("PALS_RANKID", "7"), ("PALS_LOCAL_SIZE", "4")]);
+        assert!(pals.check_world_size(1, "MPICH").is_err_and(|it| it.contains("PALS_RANKID")));
+        assert_eq!(pals.check_world_size(8, "MPICH"), Ok(()));
     }
 
     #[test]
     fn an_mpich_program_under_open_mpi_is_refused_before_it_starts() {
-        let orte = launcher(&[("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "0")]);
-        assert!(orte.suits("MPICH Version: 4.3.2").is_err());
-        assert_eq!(orte.suits("Open MPI v5.0.11"), Ok(()));
+        let orte = launcher_info(&[("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "0")]);
+        assert!(orte.check_library("MPICH Version: 4.3.2").is_err());
+        assert_eq!(orte.check_library("Open MPI v5.0.11"), Ok(()));
     }
 
     #[test]
     fn what_is_not_a_number_says_nothing() {
-        assert!(!launcher(&[("PMI_SIZE", "many"), ("PMIX_RANK", "")]).is_there());
+        assert!(!launcher_info(&[("PMI_SIZE", "many"), ("PMIX_RANK", "")]).is_there());
     }
 }

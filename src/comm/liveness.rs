@@ -5,17 +5,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Comm, CommError, Nap, Tag, Typed};
+use super::{Comm, CommError, MessageTag, PollBackoff, TypedComm};
 
 /// What a roll-call found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RollCall {
     /// Every rank answered: collectives are safe.
-    AllHere,
+    AllAlive,
     /// These did not answer in time (on rank 0). No collective may follow.
     Missing(Vec<usize>),
     /// Rank 0 gave no word in time (on the other ranks). No collective may follow.
-    NoWord,
+    RootSilent,
 }
 
 /// Collective in effect, by letters. Returns on every rank that is alive, at the latest after `patience` (rank 0) or
@@ -23,38 +23,42 @@ pub enum RollCall {
 ///
 /// # Errors
 /// Where a rank's letter cannot be read.
-pub fn roll_call<C: Comm + ?Sized>(
+pub fn check_liveness<C: Comm + ?Sized>(
     comm: &mut C,
     patience: Duration,
 ) -> Result<RollCall, CommError> {
-    if comm.rank() == 0 { call(comm, patience) } else { answer(comm, patience * 2) }
+    if comm.rank() == 0 { collect_liveness(comm, patience) } else { answer(comm, patience * 2) }
 }
 
-fn call<C: Comm + ?Sized>(comm: &mut C, patience: Duration) -> Result<RollCall, CommError> {
+fn collect_liveness<C: Comm + ?Sized>(
+    comm: &mut C,
+    patience: Duration,
+) -> Result<RollCall, CommError> {
     let mut here = vec![false; comm.size()];
     here[0] = true;
     let all = until(patience, || {
-        while let Some((rank, ())) = comm.receive_value(None, Tag::RollCall)? {
+        while let Some((rank, ())) = comm.try_receive_value(None, MessageTag::Liveness)? {
             here[rank] = true;
         }
         Ok(here.iter().all(|&it| it).then_some(()))
     })?;
     let missing: Vec<usize> = (0..here.len()).filter(|&rank| !here[rank]).collect();
     for rank in (1..here.len()).filter(|&rank| here[rank]) {
-        comm.send_value(rank, Tag::RollCall, &missing)?;
+        comm.send_value(rank, MessageTag::Liveness, &missing)?;
     }
     // Letters to ranks that are here leave at once; the clock is for one that goes away meanwhile.
     until(patience, || Ok((comm.under_way() == 0).then_some(())))?;
-    Ok(if all.is_some() { RollCall::AllHere } else { RollCall::Missing(missing) })
+    Ok(if all.is_some() { RollCall::AllAlive } else { RollCall::Missing(missing) })
 }
 
 fn answer<C: Comm + ?Sized>(comm: &mut C, patience: Duration) -> Result<RollCall, CommError> {
-    comm.send_value(0, Tag::RollCall, &())?;
-    let word = until(patience, || comm.receive_value::<Vec<usize>>(Some(0), Tag::RollCall))?;
+    comm.send_value(0, MessageTag::Liveness, &())?;
+    let word =
+        until(patience, || comm.try_receive_value::<Vec<usize>>(Some(0), MessageTag::Liveness))?;
     Ok(match word {
-        Some((_, missing)) if missing.is_empty() => RollCall::AllHere,
+        Some((_, missing)) if missing.is_empty() => RollCall::AllAlive,
         Some((_, missing)) => RollCall::Missing(missing),
-        None => RollCall::NoWord,
+        None => RollCall::RootSilent,
     })
 }
 
@@ -64,7 +68,7 @@ fn until<T>(
     mut look: impl FnMut() -> Result<Option<T>, CommError>,
 ) -> Result<Option<T>, CommError> {
     let end = Instant::now() + patience;
-    let mut nap = Nap::patient();
+    let mut nap = PollBackoff::for_long_wait();
     loop {
         if let Some(found) = look()? {
             return Ok(Some(found));
@@ -72,6 +76,6 @@ fn until<T>(
         if Instant::now() >= end {
             return Ok(None);
         }
-        nap.sleep();
+        nap.sleep_next();
     }
 }

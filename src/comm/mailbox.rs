@@ -10,71 +10,71 @@ use std::{
     time::Instant,
 };
 
-use super::{Comm, Letter, Nap, Tag};
+use super::{Comm, Letter, MessageTag, PollBackoff};
 
 /// Where letters from ranks and words from this process's other threads come together.
-pub struct Post<'c, W> {
+pub struct Mailbox<'c, W> {
     comm: &'c mut dyn Comm,
     words: Receiver<W>,
-    nap: Nap,
-    talkers_gone: bool,
+    backoff: PollBackoff,
+    senders_gone: bool,
 }
 
 /// What the actor woke up for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event<W> {
+pub enum MailboxEvent<W> {
     /// A rank wrote.
-    Letter(Letter),
+    Message(Letter),
     /// A thread of this process said something.
     Word(W),
     /// Nothing happened until the time asked for.
-    Quiet,
+    TimedOut,
 }
 
-impl<'c, W> Post<'c, W> {
+impl<'c, W> Mailbox<'c, W> {
     /// Listens to `words` and to the job's letters.
     pub fn new(comm: &'c mut dyn Comm, words: Receiver<W>) -> Self {
-        Self { comm, words, nap: Nap::lively(), talkers_gone: false }
+        Self { comm, words, backoff: PollBackoff::for_active_work(), senders_gone: false }
     }
 
     /// The ranks, to send letters to.
-    pub fn comm(&mut self) -> &mut dyn Comm {
+    pub fn comm_mut(&mut self) -> &mut dyn Comm {
         self.comm
     }
 
     /// How long naps may be from here on: short where answers are waited for, long while stock is ample.
-    pub fn set_nap(&mut self, nap: Nap) {
-        self.nap = nap;
+    pub fn set_backoff(&mut self, nap: PollBackoff) {
+        self.backoff = nap;
     }
 
     /// The next thing that happens, or [`Event::Quiet`] at `until`. Letters come before words, so that a chatty thread
     /// cannot keep other ranks waiting.
-    pub fn wait(&mut self, until: Instant) -> Event<W> {
+    pub fn wait(&mut self, until: Instant) -> MailboxEvent<W> {
         loop {
-            if let Some(letter) = self.comm.receive(None, Tag::Job) {
-                self.nap.wake();
-                return Event::Letter(letter);
+            if let Some(letter) = self.comm.try_receive(None, MessageTag::Job) {
+                self.backoff.reset();
+                return MailboxEvent::Message(letter);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // A word that is here already must not wait for the next call.
-                return self.words.try_recv().map_or(Event::Quiet, Event::Word);
+                return self.words.try_recv().map_or(MailboxEvent::TimedOut, MailboxEvent::Word);
             }
             if self.comm.under_way() > 0 {
-                self.nap.wake();
+                self.backoff.reset();
             }
-            let nap = self.nap.length().min(left);
-            if self.talkers_gone {
+            let nap = self.backoff.length().min(left);
+            if self.senders_gone {
                 std::thread::sleep(nap);
                 continue;
             }
             match self.words.recv_timeout(nap) {
                 Ok(word) => {
-                    self.nap.wake();
-                    return Event::Word(word);
+                    self.backoff.reset();
+                    return MailboxEvent::Word(word);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.talkers_gone = true,
+                Err(RecvTimeoutError::Disconnected) => self.senders_gone = true,
             }
         }
     }

@@ -24,18 +24,18 @@ mod start;
 mod tree;
 mod typed;
 
-pub use all_to_all::exchange_in_rounds;
+pub use all_to_all::all_to_all_in_rounds;
 pub use codec::decode;
-pub use drain_messages::fence;
+pub use drain_messages::drain_messages;
 pub use gather::gather_in_rounds;
-pub use launcher::Launcher;
-pub use liveness::{RollCall, roll_call};
-pub use mailbox::{Event, Post};
-pub use panic::end_the_job_on_panic;
-pub use poll_backoff::Nap;
-pub use solo::Solo;
+pub use launcher::LauncherInfo;
+pub use liveness::{RollCall, check_liveness};
+pub use mailbox::{Mailbox, MailboxEvent};
+pub use panic::abort_job_on_panic;
+pub use poll_backoff::PollBackoff;
+pub use solo::SoloComm;
 pub use start::start;
-pub use typed::Typed;
+pub use typed::TypedComm;
 
 use std::fmt;
 
@@ -52,41 +52,41 @@ pub trait Comm {
     fn size(&self) -> usize;
 
     /// Local. Which library carries the bytes, for people to read.
-    fn library(&self) -> Library;
+    fn library_info(&self) -> CommLibrary;
 
     /// Collective. Returns when every rank has called it.
     fn barrier(&mut self);
 
     /// Collective. Every rank's `bytes` become rank 0's; of any length.
-    fn broadcast(&mut self, bytes: &mut Vec<u8>);
+    fn broadcast_bytes(&mut self, bytes: &mut Vec<u8>);
 
     /// Collective. Rank 0 gives one part a rank, in rank order; each rank gets its own. Parts may be of any
     /// length.
     ///
     /// # Errors
     /// On every rank alike, where rank 0 gives no parts or a wrong number of them.
-    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError>;
+    fn scatter_bytes(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError>;
 
     /// Collective. Rank 0's `into` becomes all ranks' bytes in rank order; elsewhere it is emptied. Its buffers are used
     /// again by the next call. The sum must stay below 2 GiB, which is the caller's to see to: [`gather_in_rounds`] does.
-    fn gather(&mut self, mine: &[u8], into: &mut Gathered);
+    fn gather(&mut self, mine: &[u8], into: &mut RankParts);
 
     /// Collective. Everybody sends everybody its part: those of `mine`, one a rank in rank order, go to the ranks, and
     /// `into` becomes what each rank sent to this one. Its buffers are used again by the next call. The sums of what a rank
     /// sends and gets must stay below 2 GiB, which is the caller's to see to: [`exchange_in_rounds`] does.
-    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered);
+    fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts);
 
     /// Collective. Each of `values` becomes the combination of all ranks' value at that place.
-    fn all_reduce(&mut self, values: &mut [u64], how: Combine);
+    fn all_reduce(&mut self, values: &mut [u64], how: ReduceOp);
 
     /// Local. Starts a letter on its way and returns at once.
     ///
     /// # Errors
     /// Where there is no such rank, or the letter is 2 GiB or larger.
-    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError>;
+    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError>;
 
     /// Local. The next letter with this tag that is wholly here, from `from` or from anyone; `None` at once if none is.
-    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter>;
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter>;
 
     /// Local. How many letters are on their way: not wholly out of this rank's buffers, or not wholly in them. Bytes move
     /// only when this or [`Comm::receive`] is called, so naps should be short while it is above 0.
@@ -101,7 +101,7 @@ pub trait Comm {
 
 /// What carries the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Library {
+pub struct CommLibrary {
     /// Name and version, one line.
     pub name: String,
     /// The thread level that MPI granted.
@@ -119,11 +119,11 @@ pub struct Letter {
 
 /// What a letter is about: one tag a protocol, so that protocols can be received apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tag {
+pub enum MessageTag {
     /// Who is still here ([`roll_call`]).
-    RollCall,
+    Liveness,
     /// A value on its way to the root ([`Typed::reduce`]).
-    Tree,
+    TreeReduce,
     /// Parts of the input that were read over, on their way to the root.
     Scan,
     /// The job's own messages.
@@ -134,7 +134,7 @@ pub enum Tag {
 
 /// How [`Comm::all_reduce`] combines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Combine {
+pub enum ReduceOp {
     /// The sum, wrapping.
     Sum,
     /// The largest.
@@ -147,14 +147,14 @@ pub enum Combine {
 
 /// What a gather brought to rank 0, or an exchange takes and brings: a part a rank. One buffer, used again and again.
 #[derive(Debug, Default)]
-pub struct Gathered {
+pub struct RankParts {
     /// All ranks' bytes, one after the other in rank order.
     pub bytes: Vec<u8>,
     /// How many of them are each rank's; after a gather empty on ranks other than 0.
     pub counts: Vec<usize>,
 }
 
-impl Gathered {
+impl RankParts {
     /// Adds the next rank's part.
     pub fn push(&mut self, part: &[u8]) {
         self.bytes.extend_from_slice(part);
@@ -206,7 +206,7 @@ pub enum CommError {
     },
     /// Rank 0 called a scatter with something else than one part a rank.
     #[error("a scatter over {size} ranks was given {parts} parts")]
-    Parts {
+    WrongPartCount {
         /// How many parts were given.
         parts: usize,
         /// How many ranks there are.
@@ -214,7 +214,7 @@ pub enum CommError {
     },
     /// Bytes that are no value of the type asked for: ranks of different builds in one job.
     #[error("a message from rank {from} cannot be read ({detail}): are all ranks the same build?")]
-    Garbled {
+    Decode {
         /// Where it came from.
         from: usize,
         /// What the decoder says.
@@ -225,7 +225,7 @@ pub enum CommError {
     Encode(String),
 }
 
-impl fmt::Display for Library {
+impl fmt::Display for CommLibrary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.threads)
     }

@@ -19,15 +19,18 @@ use mpi::{
     traits::{Communicator, CommunicatorCollectives, Destination, Equivalence, Root, Source},
 };
 
-use super::{Combine, Comm, CommError, Gathered, Launcher, Letter, Library, Nap, Tag};
+use super::{
+    Comm, CommError, CommLibrary, LauncherInfo, Letter, MessageTag, PollBackoff, RankParts,
+    ReduceOp,
+};
 
 /// The ranks of MPI_COMM_WORLD.
 pub(super) struct MpiComm {
     // Fields drop in this order: the world before what finalises MPI.
-    leaving: Vec<Held>,
-    arriving: VecDeque<Arriving>,
+    outgoing: Vec<Held>,
+    incoming: VecDeque<IncomingMessage>,
     world: SimpleCommunicator,
-    library: Library,
+    library: CommLibrary,
     universe: Universe,
     main_thread_only: PhantomData<*mut ()>,
 }
@@ -39,7 +42,7 @@ struct Held {
     buffer: *mut [u8],
 }
 
-struct Arriving {
+struct IncomingMessage {
     from: usize,
     tag: MpiTag,
     held: Held,
@@ -49,23 +52,23 @@ struct Arriving {
 
 impl MpiComm {
     /// Starts MPI and makes sure that this world is the job that was launched.
-    pub(super) fn start(launcher: &Launcher) -> Result<Self, CommError> {
+    pub(super) fn start(launcher: &LauncherInfo) -> Result<Self, CommError> {
         let name = library_name();
-        launcher.suits(&name).map_err(CommError::Launcher)?;
+        launcher.check_library(&name).map_err(CommError::Launcher)?;
         let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {
             return Err(CommError::Start("it was started before in this process".into()));
         };
         let world = universe.world();
-        let library = Library { name, threads: format!("{granted:?}").to_lowercase() };
+        let library = CommLibrary { name, threads: format!("{granted:?}").to_lowercase() };
         let mut comm = Self {
-            leaving: Vec::new(),
-            arriving: VecDeque::new(),
+            outgoing: Vec::new(),
+            incoming: VecDeque::new(),
             world,
             library,
             universe,
             main_thread_only: PhantomData,
         };
-        if let Err(why) = launcher.agrees_with(comm.size(), &comm.library.name) {
+        if let Err(why) = launcher.check_world_size(comm.size(), &comm.library.name) {
             comm.barrier();
             return Err(CommError::Launcher(why));
         }
@@ -80,17 +83,20 @@ impl MpiComm {
 
     /// For what every rank has to come to, which may take long.
     fn wait<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
-        Self::wait_by(Nap::patient(), request);
+        Self::wait_with(PollBackoff::for_long_wait(), request);
     }
 
     /// For bytes that all ranks are ready for.
-    fn flow<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
-        Self::wait_by(Nap::brisk(), request);
+    fn wait_for_transfer<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
+        Self::wait_with(PollBackoff::for_transfer(), request);
     }
 
-    fn wait_by<'a, D: ?Sized, S: Scope<'a>>(mut nap: Nap, mut request: Request<'a, D, S>) {
+    fn wait_with<'a, D: ?Sized, S: Scope<'a>>(
+        mut nap: PollBackoff,
+        mut request: Request<'a, D, S>,
+    ) {
         loop {
-            for look in 0..nap.looks() {
+            for look in 0..nap.polls_per_sleep() {
                 match request.test() {
                     Ok(_) => return,
                     Err(again) => request = again,
@@ -99,21 +105,21 @@ impl MpiComm {
                     std::thread::yield_now();
                 }
             }
-            nap.sleep();
+            nap.sleep_next();
         }
     }
 
     /// `nap` says whether other ranks may have to come first, or are known to be there.
-    fn broadcast_from_0<T: Equivalence>(&self, nap: Nap, values: &mut [T]) {
+    fn broadcast_from_0<T: Equivalence>(&self, nap: PollBackoff, values: &mut [T]) {
         let root = self.world.process_at_rank(0);
         mpi::request::scope(|scope| {
-            Self::wait_by(nap, root.immediate_broadcast_into(scope, values));
+            Self::wait_with(nap, root.immediate_broadcast_into(scope, values));
         });
     }
 
     /// Takes in what has come and lets go of what has left.
     fn progress(&mut self) {
-        self.leaving.retain_mut(|held| held.finished().is_none());
+        self.outgoing.retain_mut(|held| held.take_if_done().is_none());
         while let Some((message, status)) = self.world.any_process().immediate_matched_probe() {
             let count = status.count(u8::equivalent_datatype());
             let buffer =
@@ -121,16 +127,16 @@ impl MpiComm {
             // SAFETY: the box was leaked just now and is taken back only when the request is done.
             let bytes: &'static mut [u8] = unsafe { &mut *buffer };
             let request = message.immediate_matched_receive_into(StaticScope, bytes);
-            self.arriving.push_back(Arriving {
+            self.incoming.push_back(IncomingMessage {
                 from: usize::try_from(status.source_rank()).unwrap_or(0),
                 tag: status.tag(),
                 held: Held { request: Some(request), buffer },
                 bytes: None,
             });
         }
-        for arriving in &mut self.arriving {
+        for arriving in &mut self.incoming {
             if arriving.bytes.is_none() {
-                arriving.bytes = arriving.held.finished();
+                arriving.bytes = arriving.held.take_if_done();
             }
         }
     }
@@ -138,7 +144,7 @@ impl MpiComm {
 
 impl Held {
     /// The buffer back, once MPI is done with it.
-    fn finished(&mut self) -> Option<Vec<u8>> {
+    fn take_if_done(&mut self) -> Option<Vec<u8>> {
         match self.request.take()?.test() {
             // SAFETY: leaked by Box::into_raw when the request was made, which is over; `request` stays None, so this
             // happens once.
@@ -167,7 +173,7 @@ impl Comm for MpiComm {
         usize::try_from(self.world.size()).unwrap_or(1)
     }
 
-    fn library(&self) -> Library {
+    fn library_info(&self) -> CommLibrary {
         self.library.clone()
     }
 
@@ -175,25 +181,28 @@ impl Comm for MpiComm {
         Self::wait(self.world.immediate_barrier());
     }
 
-    fn broadcast(&mut self, bytes: &mut Vec<u8>) {
+    fn broadcast_bytes(&mut self, bytes: &mut Vec<u8>) {
         let mut length = [bytes.len() as u64];
-        self.broadcast_from_0(Nap::patient(), &mut length[..]);
+        self.broadcast_from_0(PollBackoff::for_long_wait(), &mut length[..]);
         bytes.resize(usize::try_from(length[0]).unwrap_or(usize::MAX), 0);
         for piece in bytes.chunks_mut(PIECE) {
-            self.broadcast_from_0(Nap::brisk(), piece);
+            self.broadcast_from_0(PollBackoff::for_transfer(), piece);
         }
     }
 
-    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
+    fn scatter_bytes(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
         let (rank, size) = (self.rank(), self.size());
         let given = parts.as_ref().map_or(0, Vec::len);
         let mut plan = [given as u64, 0];
         if let Some(parts) = &parts {
             plan[1] = parts.iter().map(Vec::len).max().unwrap_or(0) as u64;
         }
-        self.broadcast_from_0(Nap::patient(), &mut plan[..]);
+        self.broadcast_from_0(PollBackoff::for_long_wait(), &mut plan[..]);
         if plan[0] != size as u64 {
-            return Err(CommError::Parts { parts: usize::try_from(plan[0]).unwrap_or(0), size });
+            return Err(CommError::WrongPartCount {
+                parts: usize::try_from(plan[0]).unwrap_or(0),
+                size,
+            });
         }
         let quota = (PIECE / size).max(1);
         let parts = parts.unwrap_or_default();
@@ -209,17 +218,17 @@ impl Comm for MpiComm {
         Ok(mine)
     }
 
-    fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
-        let mine = anchored(mine);
+    fn gather(&mut self, mine: &[u8], into: &mut RankParts) {
+        let mine = non_dangling(mine);
         into.bytes.clear();
         into.bytes.reserve(1); // as `anchored`
         into.counts.clear();
-        let count = [count_of(mine.len())];
+        let count = [mpi_count(mine.len())];
         let root = self.world.process_at_rank(0);
         if self.rank() != 0 {
             mpi::request::scope(|scope| {
                 Self::wait(root.immediate_gather_into(scope, &count[..]));
-                Self::flow(root.immediate_gather_varcount_into(scope, mine));
+                Self::wait_for_transfer(root.immediate_gather_varcount_into(scope, mine));
             });
             return;
         }
@@ -232,12 +241,16 @@ impl Comm for MpiComm {
         let starts = starts(&counts);
         let mut partition = PartitionMut::new(&mut into.bytes[..], counts, starts);
         mpi::request::scope(|scope| {
-            Self::flow(root.immediate_gather_varcount_into_root(scope, mine, &mut partition));
+            Self::wait_for_transfer(root.immediate_gather_varcount_into_root(
+                scope,
+                mine,
+                &mut partition,
+            ));
         });
     }
 
-    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered) {
-        let sent: Vec<Count> = mine.counts.iter().map(|&count| count_of(count)).collect();
+    fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts) {
+        let sent: Vec<Count> = mine.counts.iter().map(|&count| mpi_count(count)).collect();
         let mut got = vec![0; self.size()];
         mpi::request::scope(|scope| {
             Self::wait(self.world.immediate_all_to_all_into(scope, &sent[..], &mut got[..]));
@@ -246,41 +259,43 @@ impl Comm for MpiComm {
         into.bytes.reserve(1); // as `anchored`
         into.counts.extend(got.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
         into.bytes.resize(into.counts.iter().sum(), 0);
-        let bytes = anchored(&mine.bytes);
+        let bytes = non_dangling(&mine.bytes);
         let (from, to) = (starts(&sent), starts(&got));
         let mine = Partition::new(bytes, sent, from);
         let mut partition = PartitionMut::new(&mut into.bytes[..], got, to);
         mpi::request::scope(|scope| {
             let request =
                 self.world.immediate_all_to_all_varcount_into(scope, &mine, &mut partition);
-            Self::flow(request);
+            Self::wait_for_transfer(request);
         });
     }
 
-    fn all_reduce(&mut self, values: &mut [u64], how: Combine) {
+    fn all_reduce(&mut self, values: &mut [u64], how: ReduceOp) {
         let operation = match how {
-            Combine::Sum => SystemOperation::sum(),
-            Combine::Max => SystemOperation::max(),
-            Combine::Min => SystemOperation::min(),
-            Combine::Or => SystemOperation::bitwise_or(),
+            ReduceOp::Sum => SystemOperation::sum(),
+            ReduceOp::Max => SystemOperation::max(),
+            ReduceOp::Min => SystemOperation::min(),
+            ReduceOp::Or => SystemOperation::bitwise_or(),
         };
         // One value waits for the ranks to come. What follows is under way at once, in many small steps of MPI's own, and a
         // patient nap for each of them took seconds a megabyte.
         let (first, rest) = values.split_at_mut(values.len().min(1));
-        let first = first.chunks_mut(1).map(|piece| (piece, Nap::patient()));
-        let rest = rest.chunks_mut(PIECE / size_of::<u64>()).map(|piece| (piece, Nap::brisk()));
+        let first = first.chunks_mut(1).map(|piece| (piece, PollBackoff::for_long_wait()));
+        let rest = rest
+            .chunks_mut(PIECE / size_of::<u64>())
+            .map(|piece| (piece, PollBackoff::for_transfer()));
         for (piece, nap) in first.chain(rest) {
             let mine = piece.to_vec();
             mpi::request::scope(|scope| {
                 let request =
                     self.world.immediate_all_reduce_into(scope, &mine[..], piece, operation);
-                Self::wait_by(nap, request);
+                Self::wait_with(nap, request);
             });
         }
     }
 
-    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError> {
-        if bytes.len() > MOST_BYTES {
+    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
+        if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(CommError::TooLarge { what: "a letter", bytes: bytes.len() });
         }
         let size = self.size();
@@ -293,40 +308,41 @@ impl Comm for MpiComm {
         let request = self.world.process_at_rank(process).immediate_send_with_tag(
             StaticScope,
             kept,
-            number_of(tag),
+            mpi_tag(tag),
         );
-        self.leaving.push(Held { request: Some(request), buffer });
+        self.outgoing.push(Held { request: Some(request), buffer });
         self.progress();
         Ok(())
     }
 
-    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter> {
         self.progress();
-        let tag = number_of(tag);
-        let wanted = |it: &Arriving| it.tag == tag && from.is_none_or(|from| it.from == from);
+        let tag = mpi_tag(tag);
+        let wanted =
+            |it: &IncomingMessage| it.tag == tag && from.is_none_or(|from| it.from == from);
         // Large letters are slower than small ones: a letter that is here must not overtake an earlier one of its sender.
-        let place = self.arriving.iter().enumerate().position(|(place, it)| {
-            let earlier = |other: &Arriving| other.from == it.from && other.tag == tag;
-            wanted(it) && it.bytes.is_some() && !self.arriving.iter().take(place).any(earlier)
+        let place = self.incoming.iter().enumerate().position(|(place, it)| {
+            let earlier = |other: &IncomingMessage| other.from == it.from && other.tag == tag;
+            wanted(it) && it.bytes.is_some() && !self.incoming.iter().take(place).any(earlier)
         })?;
-        let mut letter = self.arriving.remove(place)?;
+        let mut letter = self.incoming.remove(place)?;
         Some(Letter { from: letter.from, bytes: letter.bytes.take()? })
     }
 
     fn under_way(&mut self) -> usize {
         self.progress();
-        self.leaving.len() + self.arriving.iter().filter(|it| it.bytes.is_none()).count()
+        self.outgoing.len() + self.incoming.iter().filter(|it| it.bytes.is_none()).count()
     }
 
     fn abort(&self, code: u8) -> ! {
-        std::thread::sleep(LAST_WORDS);
+        std::thread::sleep(ABORT_FLUSH_DELAY);
         self.world.abort(i32::from(code))
     }
 
     fn finish(mut self: Box<Self>) {
-        let mut nap = Nap::patient();
+        let mut nap = PollBackoff::for_long_wait();
         while self.under_way() > 0 {
-            nap.sleep();
+            nap.sleep_next();
         }
         self.barrier();
         let Self { world, universe, .. } = *self;
@@ -338,7 +354,7 @@ impl Comm for MpiComm {
 impl MpiComm {
     fn scatter_round(&self, pieces: &[Vec<u8>], root: bool, mine: &mut Vec<u8>) {
         let process = self.world.process_at_rank(0);
-        let counts: Vec<Count> = pieces.iter().map(|piece| count_of(piece.len())).collect();
+        let counts: Vec<Count> = pieces.iter().map(|piece| mpi_count(piece.len())).collect();
         let mut count = [0 as Count];
         mpi::request::scope(|scope| {
             Self::wait(if root {
@@ -355,7 +371,7 @@ impl MpiComm {
         let starts = starts(&counts);
         let partition = Partition::new(&bytes[..], counts, starts);
         mpi::request::scope(|scope| {
-            Self::flow(if root {
+            Self::wait_for_transfer(if root {
                 process.immediate_scatter_varcount_into_root(scope, &partition, &mut mine[old..])
             } else {
                 process.immediate_scatter_varcount_into(scope, &mut mine[old..])
@@ -365,16 +381,16 @@ impl MpiComm {
 }
 
 /// An abort may overtake what was printed just before it: the launcher gets a moment to pass that on.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(200);
+const ABORT_FLUSH_DELAY: std::time::Duration = std::time::Duration::from_millis(200);
 /// The largest message: MPI counts are C ints.
-const MOST_BYTES: usize = i32::MAX as usize;
+const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
 /// The largest piece of a collective: below MPI's 2 GiB, and what one buffer may well hold.
 const PIECE: usize = 64 << 20;
 
 /// Local. Ends the whole job if MPI is running in this process; called from any thread, by the panic hook.
 pub(super) fn abort_if_running(code: u8) {
     if mpi::is_initialized() && !mpi::is_finalized() {
-        std::thread::sleep(LAST_WORDS);
+        std::thread::sleep(ABORT_FLUSH_DELAY);
         // SAFETY: MPI is initialised. From another thread than MPI's own this is outside the standard, and the last
         // resort: it works on MPICH and Open MPI, and the alternative is a job that hangs.
         unsafe { mpi::ffi::MPI_Abort(mpi::ffi::RSMPI_COMM_WORLD, i32::from(code)) };
@@ -391,23 +407,23 @@ fn library_name() -> String {
     name.split(',').next().unwrap_or_default().to_owned()
 }
 
-fn number_of(tag: Tag) -> MpiTag {
+fn mpi_tag(tag: MessageTag) -> MpiTag {
     match tag {
-        Tag::RollCall => 1,
-        Tag::Tree => 2,
-        Tag::Job => 3,
-        Tag::Scan => 4,
-        Tag::Home => 5,
+        MessageTag::Liveness => 1,
+        MessageTag::TreeReduce => 2,
+        MessageTag::Job => 3,
+        MessageTag::Scan => 4,
+        MessageTag::Home => 5,
     }
 }
 
 /// Nothing, at an address that is one: Rust points empty slices at 1, which is Open MPI's MPI_IN_PLACE.
-fn anchored(bytes: &[u8]) -> &[u8] {
+fn non_dangling(bytes: &[u8]) -> &[u8] {
     static NOWHERE: [u8; 1] = [0];
     if bytes.is_empty() { &NOWHERE[..0] } else { bytes }
 }
 
-fn count_of(bytes: usize) -> Count {
+fn mpi_count(bytes: usize) -> Count {
     Count::try_from(bytes).expect("callers keep a round below 2 GiB, as Comm::gather asks")
 }
 

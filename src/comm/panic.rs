@@ -4,21 +4,21 @@
 //! for ever (tried on five MPIs). The hook runs on whichever thread panicked, and leaves alone what [`crate::domain::contain`]
 //! holds.
 
-use crate::{comm, domain::is_contained};
+use crate::{comm, domain::is_panic_caught};
 
 /// The exit code of a bug.
-pub(crate) const BUG: u8 = 70;
+pub(crate) const BUG_EXIT_CODE: u8 = 70;
 
 /// Local. To be the first thing in `main`: from here on a panic anywhere ends every rank with code 70, after its message.
-pub fn end_the_job_on_panic() {
+pub fn abort_job_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if is_contained() {
+        if is_panic_caught() {
             return;
         }
         tell(panic);
-        eprint_hint();
-        comm::start::abort_everything(BUG)
+        print_bug_hint();
+        comm::start::abort_all_ranks(BUG_EXIT_CODE)
     }));
 }
 
@@ -26,7 +26,7 @@ pub fn end_the_job_on_panic() {
     clippy::disallowed_macros,
     reason = "the process is ending: nothing else of it can be relied on to print"
 )]
-fn eprint_hint() {
+fn print_bug_hint() {
     eprintln!(
         "aurora-swarm: this is a bug. What is answered is on disk; start the same command again to go on, and please \
          report the lines above"

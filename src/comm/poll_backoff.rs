@@ -8,43 +8,46 @@ use std::time::Duration;
 
 /// The lengths of successive naps.
 #[derive(Clone, Copy, Debug)]
-pub struct Nap {
+pub struct PollBackoff {
     least: Duration,
     most: Duration,
     waited: Duration,
-    looks: u32,
+    polls_per_sleep: u32,
 }
 
-impl Nap {
+impl PollBackoff {
     /// For a rank in the middle of work: 50 µs to 2 ms (about 1 % of a core; answers within 3 ms).
     #[must_use]
-    pub fn lively() -> Self {
+    pub fn for_active_work() -> Self {
         Self::between(Duration::from_micros(50), Duration::from_millis(2))
     }
 
     /// For waits that may be long and need no haste: up to 20 ms (0.1 to 0.2 % of a core).
     #[must_use]
-    pub fn patient() -> Self {
+    pub fn for_long_wait() -> Self {
         Self::between(Duration::from_micros(20), Duration::from_millis(20))
     }
 
     /// While bytes are under way, a cell at each look: many looks, then up to 100 µs. On a busy machine a nap of any length
     /// may cost a millisecond, so a nap for every cell made a gather ten times slower.
     #[must_use]
-    pub fn brisk() -> Self {
-        Self { looks: 256, ..Self::between(Duration::from_micros(5), Duration::from_micros(100)) }
+    pub fn for_transfer() -> Self {
+        Self {
+            polls_per_sleep: 256,
+            ..Self::between(Duration::from_micros(5), Duration::from_micros(100))
+        }
     }
 
     /// From `least` to `most`.
     #[must_use]
     pub fn between(least: Duration, most: Duration) -> Self {
-        Self { least, most, waited: Duration::ZERO, looks: 1 }
+        Self { least, most, waited: Duration::ZERO, polls_per_sleep: 1 }
     }
 
     /// How often to look between two naps.
     #[must_use]
-    pub fn looks(&self) -> u32 {
-        self.looks
+    pub fn polls_per_sleep(&self) -> u32 {
+        self.polls_per_sleep
     }
 
     /// The next nap.
@@ -55,12 +58,12 @@ impl Nap {
     }
 
     /// Something happened: naps are short again.
-    pub fn wake(&mut self) {
+    pub fn reset(&mut self) {
         self.waited = Duration::ZERO;
     }
 
     /// Sleeps for the next nap. Blocks the thread.
-    pub fn sleep(&mut self) {
+    pub fn sleep_next(&mut self) {
         let length = self.length();
         std::thread::sleep(length);
     }
@@ -72,7 +75,7 @@ mod tests {
 
     #[test]
     fn naps_grow_with_the_wait_to_their_limit_and_begin_anew_when_woken() {
-        let mut nap = Nap::between(Duration::from_micros(50), Duration::from_millis(2));
+        let mut nap = PollBackoff::between(Duration::from_micros(50), Duration::from_millis(2));
         let mut waited = Duration::ZERO;
         for _ in 0..200 {
             let length = nap.length();
@@ -81,7 +84,7 @@ mod tests {
             waited += length;
         }
         assert_eq!(nap.length(), Duration::from_millis(2));
-        nap.wake();
+        nap.reset();
         assert_eq!(nap.length(), Duration::from_micros(50));
     }
 }

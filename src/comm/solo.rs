@@ -5,15 +5,15 @@
 
 use std::collections::VecDeque;
 
-use super::{Combine, Comm, CommError, Gathered, Letter, Library, Tag};
+use super::{Comm, CommError, CommLibrary, Letter, MessageTag, RankParts, ReduceOp};
 
 /// The only rank there is.
 #[derive(Debug, Default)]
-pub struct Solo {
-    letters: VecDeque<(Tag, Vec<u8>)>,
+pub struct SoloComm {
+    letters: VecDeque<(MessageTag, Vec<u8>)>,
 }
 
-impl Solo {
+impl SoloComm {
     /// A job of one.
     #[must_use]
     pub fn new() -> Self {
@@ -21,7 +21,7 @@ impl Solo {
     }
 }
 
-impl Comm for Solo {
+impl Comm for SoloComm {
     fn rank(&self) -> usize {
         0
     }
@@ -30,39 +30,40 @@ impl Comm for Solo {
         1
     }
 
-    fn library(&self) -> Library {
-        Library { name: "no MPI".into(), threads: "one process".into() }
+    fn library_info(&self) -> CommLibrary {
+        CommLibrary { name: "no MPI".into(), threads: "one process".into() }
     }
 
     fn barrier(&mut self) {}
 
-    fn broadcast(&mut self, _bytes: &mut Vec<u8>) {}
+    fn broadcast_bytes(&mut self, _bytes: &mut Vec<u8>) {}
 
-    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
+    fn scatter_bytes(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
         let mut parts = parts.unwrap_or_default();
         match (parts.pop(), parts.len()) {
             (Some(mine), 0) => Ok(mine),
-            (last, rest) => {
-                Err(CommError::Parts { parts: rest + usize::from(last.is_some()), size: 1 })
-            }
+            (last, rest) => Err(CommError::WrongPartCount {
+                parts: rest + usize::from(last.is_some()),
+                size: 1,
+            }),
         }
     }
 
-    fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
+    fn gather(&mut self, mine: &[u8], into: &mut RankParts) {
         into.bytes.clear();
         into.bytes.extend_from_slice(mine);
         into.counts.clear();
         into.counts.push(mine.len());
     }
 
-    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered) {
+    fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts) {
         into.clear();
         into.push(&mine.bytes);
     }
 
-    fn all_reduce(&mut self, _values: &mut [u64], _how: Combine) {}
+    fn all_reduce(&mut self, _values: &mut [u64], _how: ReduceOp) {}
 
-    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError> {
+    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
         if to != 0 {
             return Err(CommError::NoSuchRank { rank: to, size: 1 });
         }
@@ -70,7 +71,7 @@ impl Comm for Solo {
         Ok(())
     }
 
-    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter> {
         if from.is_some_and(|from| from != 0) {
             return None;
         }

@@ -1,6 +1,6 @@
 //! Which [`Comm`] this process gets, and the one door out that needs no orderly end.
 
-use super::{Comm, CommError, Launcher, Solo};
+use super::{Comm, CommError, LauncherInfo, SoloComm};
 
 /// Collective, once in a process's life. MPI where a launcher started this process, else one rank without MPI.
 ///
@@ -9,15 +9,15 @@ use super::{Comm, CommError, Launcher, Solo};
 ///
 /// # Errors
 /// Where MPI does not start, or is not the MPI of the launcher.
-pub fn start(launcher: &Launcher) -> Result<Box<dyn Comm>, CommError> {
+pub fn start(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
     if !launcher.is_there() {
-        return Ok(Box::new(Solo::new()));
+        return Ok(Box::new(SoloComm::new()));
     }
     start_mpi(launcher)
 }
 
 #[cfg(feature = "mpi")]
-fn start_mpi(launcher: &Launcher) -> Result<Box<dyn Comm>, CommError> {
+fn start_mpi(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
     Ok(Box::new(super::mpi::MpiComm::start(launcher)?))
 }
 
@@ -32,7 +32,7 @@ fn start_mpi(launcher: &Launcher) -> Result<Box<dyn Comm>, CommError> {
     clippy::disallowed_methods,
     reason = "called by the panic hook, which has no way back to main"
 )]
-pub(super) fn abort_everything(code: u8) -> ! {
+pub(super) fn abort_all_ranks(code: u8) -> ! {
     #[cfg(feature = "mpi")]
     super::mpi::abort_if_running(code);
     std::process::exit(i32::from(code))

@@ -13,7 +13,7 @@ pub(super) fn children(rank: usize, size: usize) -> impl Iterator<Item = usize> 
 }
 
 /// The rank that takes in `rank`'s value; none for rank 0.
-pub(super) fn parent(rank: usize) -> Option<usize> {
+pub(super) fn parent_rank(rank: usize) -> Option<usize> {
     (rank != 0).then(|| rank & (rank - 1))
 }
 
@@ -40,7 +40,7 @@ mod tests {
         fn parents_and_children_agree(size in 1usize..300) {
             for rank in 0..size {
                 for child in children(rank, size) {
-                    prop_assert_eq!(parent(child), Some(rank));
+                    prop_assert_eq!(parent_rank(child), Some(rank));
                 }
             }
         }
@@ -48,7 +48,7 @@ mod tests {
         #[test]
         fn no_rank_is_deeper_than_the_logarithm(size in 1usize..5000) {
             for rank in 0..size {
-                let depth = std::iter::successors(Some(rank), |&r| parent(r)).count() - 1;
+                let depth = std::iter::successors(Some(rank), |&r| parent_rank(r)).count() - 1;
                 prop_assert!(depth <= (usize::BITS - size.leading_zeros()) as usize);
             }
         }

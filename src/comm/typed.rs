@@ -2,11 +2,11 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Comm, CommError, Nap, Tag, codec, gather_in_rounds, tree};
+use super::{Comm, CommError, MessageTag, PollBackoff, codec, gather_in_rounds, tree};
 use crate::domain::Merge;
 
 /// The same verbs on values. Implemented for every [`Comm`].
-pub trait Typed: Comm {
+pub trait TypedComm: Comm {
     /// Collective. Rank 0's value on every rank; what other ranks pass is dropped.
     ///
     /// # Errors
@@ -18,13 +18,13 @@ pub trait Typed: Comm {
         // What cannot be encoded travels as nothing: an error on every rank, never a hang.
         let encoded = if self.rank() == 0 { codec::encode(&value) } else { Ok(Vec::new()) };
         let mut bytes = encoded.clone().unwrap_or_default();
-        self.broadcast(&mut bytes);
+        self.broadcast_bytes(&mut bytes);
         encoded?;
-        let missing = CommError::Parts { parts: 0, size: self.size() };
+        let missing = CommError::WrongPartCount { parts: 0, size: self.size() };
         if self.rank() == 0 {
             return value.ok_or(missing);
         }
-        codec::decode_from::<Option<T>>(0, &bytes)?.ok_or(missing)
+        codec::decode_bytes::<Option<T>>(0, &bytes)?.ok_or(missing)
     }
 
     /// Collective. Rank 0 gives one value a rank, in rank order; each rank gets its own.
@@ -41,10 +41,10 @@ pub trait Typed: Comm {
             Ok(parts) => (parts, None),
             Err(error) => (None, Some(error)), // the scatter of nothing tells the other ranks
         };
-        let mine = self.scatter(parts);
+        let mine = self.scatter_bytes(parts);
         match error {
             Some(error) => Err(error),
-            None => codec::decode_from(0, &mine?),
+            None => codec::decode_bytes(0, &mine?),
         }
     }
 
@@ -58,14 +58,14 @@ pub trait Typed: Comm {
     ) -> Result<Option<Vec<T>>, CommError> {
         let bytes = codec::encode(mine).unwrap_or_default(); // nothing is no value: rank 0 says so
         let mut encoded = vec![Vec::new(); if self.rank() == 0 { self.size() } else { 0 }];
-        gather_in_rounds(self, &bytes, VALUES_ROUND, |rank, piece| {
+        gather_in_rounds(self, &bytes, VALUES_ROUND_BYTES, |rank, piece| {
             encoded[rank].extend_from_slice(piece);
         });
         if self.rank() != 0 {
             return Ok(None);
         }
         let values =
-            encoded.iter().enumerate().map(|(from, bytes)| codec::decode_from(from, bytes));
+            encoded.iter().enumerate().map(|(from, bytes)| codec::decode_bytes(from, bytes));
         values.collect::<Result<Vec<T>, _>>().map(Some)
     }
 
@@ -79,14 +79,14 @@ pub trait Typed: Comm {
         mut mine: T,
     ) -> Result<Option<T>, CommError> {
         for child in tree::children(self.rank(), self.size()) {
-            let letter = wait_for(self, child, Tag::Tree);
-            mine.merge(codec::decode_from(child, &letter)?);
+            let letter = wait_for(self, child, MessageTag::TreeReduce);
+            mine.merge(codec::decode_bytes(child, &letter)?);
         }
-        let Some(parent) = tree::parent(self.rank()) else { return Ok(Some(mine)) };
-        self.send(parent, Tag::Tree, codec::encode(&mine)?)?;
-        let mut nap = Nap::brisk();
+        let Some(parent) = tree::parent_rank(self.rank()) else { return Ok(Some(mine)) };
+        self.send(parent, MessageTag::TreeReduce, codec::encode(&mine)?)?;
+        let mut nap = PollBackoff::for_transfer();
         while self.under_way() > 0 {
-            nap.sleep();
+            nap.sleep_next();
         }
         Ok(None)
     }
@@ -98,7 +98,7 @@ pub trait Typed: Comm {
     fn send_value<T: Serialize>(
         &mut self,
         to: usize,
-        tag: Tag,
+        tag: MessageTag,
         value: &T,
     ) -> Result<(), CommError> {
         self.send(to, tag, codec::encode(value)?)
@@ -108,13 +108,13 @@ pub trait Typed: Comm {
     ///
     /// # Errors
     /// Where it cannot be read.
-    fn receive_value<T: DeserializeOwned>(
+    fn try_receive_value<T: DeserializeOwned>(
         &mut self,
         from: Option<usize>,
-        tag: Tag,
+        tag: MessageTag,
     ) -> Result<Option<(usize, T)>, CommError> {
-        let Some(letter) = self.receive(from, tag) else { return Ok(None) };
-        Ok(Some((letter.from, codec::decode_from(letter.from, &letter.bytes)?)))
+        let Some(letter) = self.try_receive(from, tag) else { return Ok(None) };
+        Ok(Some((letter.from, codec::decode_bytes(letter.from, &letter.bytes)?)))
     }
 
     /// Local. The same, of a rank that will send one: sleeps until it is here.
@@ -124,28 +124,28 @@ pub trait Typed: Comm {
     fn wait_for_value<T: DeserializeOwned>(
         &mut self,
         from: usize,
-        tag: Tag,
+        tag: MessageTag,
     ) -> Result<T, CommError> {
         let letter = wait_for(self, from, tag);
-        codec::decode_from(from, &letter)
+        codec::decode_bytes(from, &letter)
     }
 }
 
-impl<C: Comm + ?Sized> Typed for C {}
+impl<C: Comm + ?Sized> TypedComm for C {}
 
 /// Bytes a round when values are gathered; they are small things (reports, facts of a node).
-const VALUES_ROUND: usize = 16 << 20;
+const VALUES_ROUND_BYTES: usize = 16 << 20;
 
 /// Sleeps until the letter is here.
-fn wait_for<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: Tag) -> Vec<u8> {
-    let mut nap = Nap::patient();
+fn wait_for<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: MessageTag) -> Vec<u8> {
+    let mut nap = PollBackoff::for_long_wait();
     loop {
-        if let Some(letter) = comm.receive(Some(from), tag) {
+        if let Some(letter) = comm.try_receive(Some(from), tag) {
             return letter.bytes;
         }
         if comm.under_way() > 0 {
-            nap.wake();
+            nap.reset();
         }
-        nap.sleep();
+        nap.sleep_next();
     }
 }

@@ -3,7 +3,8 @@
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
 use crate::bench::{
-    Cell, CompareReport, Conditions, Figures, ModelRow, ModelsReport, Side, Spread, SweepReport,
+    BenchCell, BenchConditions, CompareReport, CompareSide, ModelRow, ModelsReport, RepeatSpread,
+    RunFigures, SweepReport,
 };
 
 /// What people see of a sweep.
@@ -20,15 +21,15 @@ pub fn sweep_table(report: &SweepReport) -> String {
         "",
     ]);
     for (at, row) in report.cells.iter().enumerate() {
-        let Cell { batch, window } = row.cell;
+        let BenchCell { batch, window } = row.cell;
         let mut cells = vec![batch.to_string(), window.to_string()];
         match &row.figures {
             Some(it) => cells.extend([
-                spread(it.tokens_per_s),
-                spread(it.prompts_per_s),
-                spread(it.p50_s),
-                spread(it.p99_s),
-                figure(it.prompts_per_request),
+                format_spread(it.tokens_per_s),
+                format_spread(it.prompts_per_s),
+                format_spread(it.p50_s),
+                format_spread(it.p99_s),
+                format_figure(it.prompts_per_request),
             ]),
             None => cells.extend(["–"; 5].map(str::to_owned)),
         }
@@ -37,11 +38,11 @@ pub fn sweep_table(report: &SweepReport) -> String {
             None => {
                 let good = report.as_good.contains(&at).then_some("as good");
                 let mark = if report.best == Some(at) {
-                    Some(best_word(&report.conditions))
+                    Some(best_label(&report.conditions))
                 } else {
                     good
                 };
-                let fewer = fewer(row.runs.len(), report.conditions.repeats);
+                let fewer = missing_runs_note(row.runs.len(), report.conditions.repeats);
                 let marks: Vec<String> = mark.map(str::to_owned).into_iter().chain(fewer).collect();
                 marks.join(", ")
             }
@@ -55,10 +56,10 @@ pub fn sweep_table(report: &SweepReport) -> String {
         Some((cell, it)) => {
             text += &format!(
                 "{}: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
-                best_word(&report.conditions),
+                best_label(&report.conditions),
                 named(cell),
-                figure(it.tokens_per_s.median),
-                figure(it.prompts_per_s.median),
+                format_figure(it.tokens_per_s.median),
+                format_figure(it.prompts_per_s.median),
                 cell.batch,
                 cell.window
             );
@@ -96,18 +97,26 @@ pub fn compare_table(report: &CompareReport) -> String {
         "",
     ]);
     for (name, side) in [("batched", &report.batched), ("single", &report.single)] {
-        let Side { cell, asked, answered, completion, seconds, requests, figures, failed, .. } =
-            side;
+        let CompareSide {
+            cell,
+            asked,
+            answered,
+            completion,
+            seconds,
+            requests,
+            figures,
+            failed,
+            ..
+        } = side;
         let mut cells = vec![
             name.to_owned(),
             cell.batch.to_string(),
             format!("{answered} of {asked} ({:.1} %)", completion * 100.0),
-            figure(*seconds),
+            format_figure(*seconds),
         ];
         match figures {
-            Some(it) => {
-                cells.extend([it.prompts_per_s, it.tokens_per_s, it.p50_s, it.p99_s].map(spread))
-            }
+            Some(it) => cells
+                .extend([it.prompts_per_s, it.tokens_per_s, it.p50_s, it.p99_s].map(format_spread)),
             None => cells.extend(["–"; 4].map(str::to_owned)),
         }
         cells.extend([requests.to_string(), failed.clone().unwrap_or_default()]);
@@ -115,7 +124,7 @@ pub fn compare_table(report: &CompareReport) -> String {
     }
     let mut text = format!("{table}\n");
     if let Some(it) = report.speed_up {
-        text += &format!("speed-up of batched requests: {} times\n", spread(it));
+        text += &format!("speed-up of batched requests: {} times\n", format_spread(it));
     }
     let answers = &report.answers;
     let all = answers.equal + answers.different + answers.unknown;
@@ -156,9 +165,8 @@ pub fn models_table(report: &ModelsReport) -> String {
         let place = endpoint.clone().unwrap_or_else(|| endpoints.to_string());
         let mut cells = vec![model.clone(), place, format!("{runs_whole} of {runs_wanted}")];
         match &row.figures {
-            Some(it) => {
-                cells.extend([it.p50_s, it.p99_s, it.tokens_per_s, it.prompts_per_s].map(spread))
-            }
+            Some(it) => cells
+                .extend([it.p50_s, it.p99_s, it.tokens_per_s, it.prompts_per_s].map(format_spread)),
             None => cells.extend(["–"; 4].map(str::to_owned)),
         }
         cells.push(match (&row.failed, &row.sample) {
@@ -176,30 +184,30 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
         .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
-    super::fit_terminal(&mut table);
+    super::fit_table_width(&mut table);
     table
 }
 
 /// What the best cell is called: where not all were measured, another may be better.
-pub(super) fn best_word(it: &Conditions) -> &'static str {
+pub(super) fn best_label(it: &BenchConditions) -> &'static str {
     if it.incomplete.is_some() { "best so far" } else { "best" }
 }
 
 /// A cell, in words.
-pub(super) fn named(cell: Cell) -> String {
+pub(super) fn named(cell: BenchCell) -> String {
     format!("batch {}, window {}", cell.batch, cell.window)
 }
 
-fn lengths(it: &Figures) -> String {
+fn lengths(it: &RunFigures) -> String {
     format!(
         "prompts of {} tokens, answers of {}, as the servers count\n",
-        figure(it.prompt_tokens),
-        figure(it.answer_tokens)
+        format_figure(it.prompt_tokens),
+        format_figure(it.answer_tokens)
     )
 }
 
-fn conditions(it: &Conditions) -> String {
-    let Conditions { ranks, endpoints, model, api, repeats, sampling, incomplete, .. } = it;
+fn conditions(it: &BenchConditions) -> String {
+    let BenchConditions { ranks, endpoints, model, api, repeats, sampling, incomplete, .. } = it;
     let incomplete = incomplete.as_ref().map_or(String::new(), |why| {
         format!("incomplete: {why}; the same command measures it all (with --overwrite, or to another --output)\n")
     });
@@ -221,7 +229,7 @@ pub(super) fn counted(count: u64, what: &str) -> String {
 }
 
 /// Where all was over before a thing was measured as often as it should be.
-fn fewer(runs: usize, repeats: u32) -> Option<String> {
+fn missing_runs_note(runs: usize, repeats: u32) -> Option<String> {
     (runs < repeats as usize)
         .then(|| format!("{runs} of {}", counted(u64::from(repeats), "repeat")))
 }
@@ -231,17 +239,17 @@ fn notes(notes: &[String]) -> String {
 }
 
 /// The middle, and how far it is to the ends.
-fn spread(it: Spread) -> String {
-    let (least, most) = (figure(it.least), figure(it.most));
+fn format_spread(it: RepeatSpread) -> String {
+    let (least, most) = (format_figure(it.least), format_figure(it.most));
     if least == most {
-        figure(it.median)
+        format_figure(it.median)
     } else {
-        format!("{} ({least}–{most})", figure(it.median))
+        format!("{} ({least}–{most})", format_figure(it.median))
     }
 }
 
 /// With as many digits as mean something.
-pub(super) fn figure(number: f64) -> String {
+pub(super) fn format_figure(number: f64) -> String {
     match number.abs() {
         it if it >= 100.0 => format!("{number:.0}"),
         it if it >= 10.0 => format!("{number:.1}"),
@@ -266,9 +274,9 @@ mod tests {
 
     #[test]
     fn figures_have_the_digits_that_mean_something() {
-        let all = [0.0, 0.01234, 1.234, 12.34, 123.4, 123_456.7].map(figure);
+        let all = [0.0, 0.01234, 1.234, 12.34, 123.4, 123_456.7].map(format_figure);
         assert_eq!(all, ["0", "0.012", "1.23", "12.3", "123", "123457"]);
-        let spread_of = |median, least, most| spread(Spread { median, least, most });
+        let spread_of = |median, least, most| format_spread(RepeatSpread { median, least, most });
         assert_eq!(spread_of(12.0, 11.0, 13.0), "12.0 (11.0–13.0)");
         assert_eq!(spread_of(12.0, 12.0, 12.01), "12.0");
     }

@@ -3,8 +3,8 @@
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Facts, Model, Probe, Routes, Surveyed};
-use crate::report::format::plural;
+use crate::domain::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
+use crate::report::format::pluralize;
 
 /// What `check` found.
 #[derive(Debug, Serialize)]
@@ -31,11 +31,11 @@ pub struct CheckedRank {
     /// How many ranks its host has.
     pub local_size: usize,
     /// The servers it drives.
-    pub endpoints: Vec<Surveyed>,
+    pub endpoints: Vec<EndpointStatus>,
 }
 
 /// The table's columns, and how many of them, the first ones, tell most.
-const ALL: [&str; 9] =
+const TABLE_COLUMNS: [&str; 9] =
     ["rank", "host", "endpoint", "state", "model", "context", "version", "routes", "local rank"];
 const SHORT: usize = 7;
 
@@ -44,7 +44,7 @@ impl CheckReport {
     #[must_use]
     pub fn new(mpi: String, ranks: Vec<CheckedRank>) -> Self {
         let all = ranks.iter().flat_map(|rank| &rank.endpoints);
-        let ready = all.clone().filter(|it| matches!(it.probe, Probe::Ready(_))).count();
+        let ready = all.clone().filter(|it| matches!(it.probe, ProbeResult::Ready(_))).count();
         Self { mpi, ready, endpoints: all.count(), ranks }
     }
 
@@ -53,8 +53,8 @@ impl CheckReport {
     pub fn models(&self) -> Vec<&str> {
         let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
         let facts = all.filter_map(|it| match &it.probe {
-            Probe::Ready(facts) => Some(facts),
-            Probe::NotReady(_) => None,
+            ProbeResult::Ready(facts) => Some(facts),
+            ProbeResult::NotReady(_) => None,
         });
         let mut names: Vec<_> =
             facts.flat_map(|facts| facts.models.iter().map(|model| model.id.as_str())).collect();
@@ -66,23 +66,23 @@ impl CheckReport {
     /// For people: a table and what follows from it.
     #[must_use]
     pub fn table(&self) -> String {
-        let whole = self.drawn(&ALL).to_string();
+        let whole = self.draw_columns(&TABLE_COLUMNS).to_string();
         let wide = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-        let Some(room) = super::terminal_columns().filter(|room| *room < wide) else {
-            return format!("{whole}\n{}", self.summary());
+        let Some(room) = super::stdout_columns().filter(|room| *room < wide) else {
+            return format!("{whole}\n{}", self.summary_lines());
         };
         // What tells least gives way, and only then cells are broken.
-        let mut table = self.drawn(&ALL[..SHORT]);
+        let mut table = self.draw_columns(&TABLE_COLUMNS[..SHORT]);
         table.set_width(u16::try_from(room).unwrap_or(u16::MAX));
         format!(
             "{table}\n{}a wider terminal shows {} as well, and --json everything\n",
-            self.summary(),
-            ALL[SHORT..].join(" and ")
+            self.summary_lines(),
+            TABLE_COLUMNS[SHORT..].join(" and ")
         )
     }
 
     /// These of the columns, the first of [`ALL`].
-    fn drawn(&self, heads: &[&str]) -> Table {
+    fn draw_columns(&self, heads: &[&str]) -> Table {
         let mut table = Table::new();
         table
             .load_style(UTF8_HORIZONTAL_ONLY)
@@ -93,7 +93,7 @@ impl CheckReport {
             let local = format!("{} of {}", rank.local_rank + 1, rank.local_size);
             let mut add = |cells: Vec<String>| {
                 let mut cells: Vec<String> = who.iter().cloned().chain(cells).collect();
-                cells.resize(ALL.len() - 1, String::new());
+                cells.resize(TABLE_COLUMNS.len() - 1, String::new());
                 cells.push(local.clone());
                 cells.truncate(heads.len());
                 table.add_row(cells);
@@ -106,12 +106,12 @@ impl CheckReport {
         table
     }
 
-    fn summary(&self) -> String {
+    fn summary_lines(&self) -> String {
         let idle = self.ranks.iter().filter(|rank| rank.endpoints.is_empty()).count();
         let mut text = format!(
             "{} on {}; MPI: {}\n",
             counted(self.ready, self.endpoints),
-            plural(self.ranks.len() as u64, "rank"),
+            pluralize(self.ranks.len() as u64, "rank"),
             self.mpi
         );
         if idle > 0 {
@@ -132,31 +132,31 @@ fn counted(ready: usize, all: usize) -> String {
     format!("{ready} of {all} endpoints ready")
 }
 
-fn row(endpoint: &Surveyed) -> Vec<String> {
+fn row(endpoint: &EndpointStatus) -> Vec<String> {
     let mut row = vec![endpoint.url.to_string()];
     match &endpoint.probe {
-        Probe::Ready(facts) => {
+        ProbeResult::Ready(facts) => {
             row.push("ready".into());
             row.extend(columns(facts));
         }
-        Probe::NotReady(why) => row.push(format!("not ready: {why}")),
+        ProbeResult::NotReady(why) => row.push(format!("not ready: {why}")),
     }
     row
 }
 
-fn columns(facts: &Facts) -> [String; 4] {
-    let each = |text: &dyn Fn(&Model) -> String| {
+fn columns(facts: &ServerInfo) -> [String; 4] {
+    let each = |text: &dyn Fn(&ServedModel) -> String| {
         facts.models.iter().map(text).collect::<Vec<_>>().join("\n")
     };
     [
         each(&|model| model.id.clone()),
         each(&|model| model.max_model_len.map_or("unknown".into(), |it| it.to_string())),
         facts.version.clone().unwrap_or_else(|| "unknown".into()),
-        routes(facts.routes),
+        route_names(facts.routes),
     ]
 }
 
-fn routes(routes: Routes) -> String {
+fn route_names(routes: ServerRoutes) -> String {
     let names = [
         (routes.completions, "completions"),
         (routes.chat, "chat"),

@@ -10,20 +10,20 @@ use std::{
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
-use super::progress::readable;
+use super::progress::format_duration;
 use crate::report::{
-    format::{count, number, percent, plural},
-    reduce_levels::TreeSummary,
+    format::{count, format_percent, number, pluralize},
+    reduce_levels::ReduceSummary,
 };
 use crate::{
     domain::{FailureKind, Tally},
     metrics::Failed,
-    output::{Counts, TreeStands},
+    output::{Counts, ReduceProgress},
 };
 
 /// What the last table is made of.
 #[derive(Debug)]
-pub struct Finish<'a> {
+pub struct EndSummary<'a> {
     /// What is counted: prompts, or those of a pass of a reduce.
     pub what: Cow<'a, str>,
     /// Of the whole run.
@@ -47,23 +47,23 @@ pub struct Finish<'a> {
     /// The run folder.
     pub folder: &'a str,
     /// More is to come, and says where things lie.
-    pub goes_on: bool,
+    pub is_intermediate: bool,
 }
 
 /// Ids that are named of a kind.
 const NAMED: usize = 3;
 /// The longest of them, in characters.
-const ID: usize = 24;
+const MAX_ID_CHARS: usize = 24;
 
-impl fmt::Display for Finish<'_> {
+impl fmt::Display for EndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (counts, tally) = (self.counts, self.tally);
         writeln!(f, "{}", self.table().trim_fmt())?;
         if tally.settled() == 0 && counts.open == 0 && counts.submitted > 0 {
             writeln!(f, "it was finished before: nothing was asked")?;
         }
-        self.failures(f)?;
-        if !self.goes_on {
+        self.write_failures(f)?;
+        if !self.is_intermediate {
             let places = [
                 ("answers", self.output),
                 ("aggregates", self.aggregate),
@@ -80,20 +80,20 @@ impl fmt::Display for Finish<'_> {
             let pace = tally.settled() as f64 / self.seconds.max(0.001);
             let left = match tally.settled() {
                 0 => String::new(),
-                _ => format!(", about {} more", readable(counts.open as f64 / pace)),
+                _ => format!(", about {} more", format_duration(counts.open as f64 / pace)),
             };
-            let open = plural(counts.open, "open prompt");
+            let open = pluralize(counts.open, "open prompt");
             writeln!(f, "next: the same command goes on with {open}{left}")?;
-        } else if counts.failed > 0 && !self.goes_on {
-            writeln!(f, "next: {}", self.mends())?;
+        } else if counts.failed > 0 && !self.is_intermediate {
+            writeln!(f, "next: {}", self.failure_hint())?;
         }
         Ok(())
     }
 }
 
-impl Finish<'_> {
+impl EndSummary<'_> {
     /// What can be done about prompts that failed.
-    fn mends(&self) -> &'static str {
+    fn failure_hint(&self) -> &'static str {
         let of_the_row = |kind: &String| matches!(kind.as_str(), "empty_prompt" | "bad_row");
         match self.failures {
             Some(kinds) if !kinds.is_empty() && kinds.keys().all(of_the_row) => {
@@ -104,7 +104,7 @@ impl Finish<'_> {
     }
 }
 
-impl Finish<'_> {
+impl EndSummary<'_> {
     fn table(&self) -> Table {
         let (counts, tally) = (self.counts, self.tally);
         let mut table = Table::new();
@@ -115,7 +115,11 @@ impl Finish<'_> {
         let share = |part: u64| match part {
             0 => "0".to_owned(),
             part => {
-                format!("{}  ({})", count(part), percent(part as f64 / counts.submitted as f64))
+                format!(
+                    "{}  ({})",
+                    count(part),
+                    format_percent(part as f64 / counts.submitted as f64)
+                )
             }
         };
         row(&self.what, count(counts.submitted));
@@ -128,14 +132,14 @@ impl Finish<'_> {
             _ if done == 0 => "time".to_owned(),
             starts => format!("start {starts}"),
         };
-        let ranks = plural(self.ranks as u64, "rank");
-        let time = period(self.seconds);
+        let ranks = pluralize(self.ranks as u64, "rank");
+        let time = format_elapsed(self.seconds);
         row(
             &start,
             match self.starts {
                 0 | 1 => format!("{time} on {ranks}"),
                 _ if done == 0 => format!("{time} on {ranks}"),
-                _ => format!("{} in {time} on {ranks}", plural(done, "prompt")),
+                _ => format!("{} in {time} on {ranks}", pluralize(done, "prompt")),
             },
         );
         if done > 0 {
@@ -146,7 +150,7 @@ impl Finish<'_> {
         if tally.requests > 0 {
             let again = match tally.retried {
                 0 => String::new(),
-                again => format!(", {} sent again", plural(again, "prompt")),
+                again => format!(", {} sent again", pluralize(again, "prompt")),
             };
             row("requests", count(tally.requests) + &again);
         }
@@ -154,7 +158,7 @@ impl Finish<'_> {
     }
 
     /// What failed: of the whole run where that is known, else of this start.
-    fn failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn write_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(all) = self.failures else {
             return self
                 .tally
@@ -166,7 +170,7 @@ impl Finish<'_> {
             let known = serde_json::from_value::<FailureKind>(kind.as_str().into());
             let words = known.map_or(kind.clone(), |kind| words(kind).to_owned());
             let first = its.first.iter().take(NAMED);
-            let mut ids = first.map(|(_, it)| short_id(&it.id)).collect::<Vec<_>>().join(", ");
+            let mut ids = first.map(|(_, it)| shorten_id(&it.id)).collect::<Vec<_>>().join(", ");
             if its.count > NAMED as u64 {
                 ids.push_str(", …");
             }
@@ -178,19 +182,19 @@ impl Finish<'_> {
 }
 
 /// An id as people wrote it, on one line, and cut where it is long.
-fn short_id(json: &str) -> String {
+fn shorten_id(json: &str) -> String {
     let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
     let clean = |letter: char| if letter.is_control() { '\u{fffd}' } else { letter };
-    let mut short: String = text.chars().map(clean).take(ID).collect();
-    if text.chars().nth(ID).is_some() {
+    let mut short: String = text.chars().map(clean).take(MAX_ID_CHARS).collect();
+    if text.chars().nth(MAX_ID_CHARS).is_some() {
         short.push('…');
     }
     short
 }
 
 /// How long it took; what is short is said exactly.
-fn period(seconds: f64) -> String {
-    if seconds < 60.0 { format!("{seconds:.1} s") } else { readable(seconds) }
+fn format_elapsed(seconds: f64) -> String {
+    if seconds < 60.0 { format!("{seconds:.1} s") } else { format_duration(seconds) }
 }
 
 fn words(kind: FailureKind) -> &'static str {
@@ -208,9 +212,9 @@ fn words(kind: FailureKind) -> &'static str {
 
 /// The end of a reduce: what each level came to, the text, and where things lie.
 #[derive(Debug)]
-pub struct TreeFinish<'a> {
+pub struct ReduceEndSummary<'a> {
     /// What the levels came to.
-    pub tree: &'a TreeSummary,
+    pub tree: &'a ReduceSummary,
     /// Where the text goes.
     pub output: &'a str,
     /// The report's page, where there is one.
@@ -219,7 +223,7 @@ pub struct TreeFinish<'a> {
     pub folder: &'a str,
 }
 
-impl fmt::Display for TreeFinish<'_> {
+impl fmt::Display for ReduceEndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tree = self.tree;
         writeln!(f, "{}", self.table().trim_fmt())?;
@@ -228,11 +232,11 @@ impl fmt::Display for TreeFinish<'_> {
             writeln!(
                 f,
                 "{} had texts that were cut to fit the model's context",
-                plural(cut, "group")
+                pluralize(cut, "group")
             )?;
         }
         if tree.missing > 0 {
-            writeln!(f, "{} missing in the text", are_leaves(tree.missing))?;
+            writeln!(f, "{} missing in the text", leaf_count_text(tree.missing))?;
         }
         match tree.text {
             true => writeln!(f, "text: {}", self.output)?,
@@ -256,7 +260,7 @@ impl fmt::Display for TreeFinish<'_> {
     }
 }
 
-impl TreeFinish<'_> {
+impl ReduceEndSummary<'_> {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
@@ -271,8 +275,8 @@ impl TreeFinish<'_> {
                 name,
                 count(it.nodes),
                 count(it.counts.submitted),
-                count(it.without_text()),
-                period(it.whole_s()),
+                count(it.nodes_without_text()),
+                format_elapsed(it.total_seconds()),
                 rate(it.prompts_per_s),
                 rate(it.tokens_per_s),
             ]);
@@ -282,8 +286,8 @@ impl TreeFinish<'_> {
             "in all".to_owned(),
             count(all.levels.iter().map(|it| it.nodes).sum()),
             count(all.counts.submitted),
-            count(all.levels.iter().map(|it| it.without_text()).sum()),
-            period(all.seconds),
+            count(all.levels.iter().map(|it| it.nodes_without_text()).sum()),
+            format_elapsed(all.seconds),
             rate(all.prompts_per_s),
             rate(all.tokens_per_s),
         ]);
@@ -292,19 +296,21 @@ impl TreeFinish<'_> {
     }
 }
 
-fn are_leaves(many: u64) -> String {
+fn leaf_count_text(many: u64) -> String {
     format!("{} {}", count(many), if many == 1 { "leaf is" } else { "leaves are" })
 }
 
 /// What the tree of a reduce came to, in one line.
 #[must_use]
-pub fn tree_line(tree: &TreeStands, output: &str) -> String {
-    let levels = plural(u64::from(tree.levels), "level");
+pub fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String {
+    let levels = pluralize(u64::from(tree.levels), "level");
     let mut line = format!("these are the leaves; {levels} above them, ");
     let _ = match (tree.text, tree.missing) {
         (false, _) => write!(line, "and no text was left"),
         (true, 0) => write!(line, "text: {output}"),
-        (true, missing) => write!(line, "{} missing in the text: {output}", are_leaves(missing)),
+        (true, missing) => {
+            write!(line, "{} missing in the text: {output}", leaf_count_text(missing))
+        }
     };
     line.push('\n');
     line
@@ -313,10 +319,10 @@ pub fn tree_line(tree: &TreeStands, output: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::FirstFailed;
+    use crate::metrics::FailureExample;
 
-    fn finish<'a>(counts: &'a Counts, tally: &'a Tally) -> Finish<'a> {
-        Finish {
+    fn finish<'a>(counts: &'a Counts, tally: &'a Tally) -> EndSummary<'a> {
+        EndSummary {
             what: "prompts".into(),
             counts,
             tally,
@@ -328,11 +334,11 @@ mod tests {
             aggregate: None,
             report: Some("answers.jsonl.run/report.html"),
             folder: "answers.jsonl.run",
-            goes_on: false,
+            is_intermediate: false,
         }
     }
 
-    fn widest(text: &str) -> usize {
+    fn max_line_width(text: &str) -> usize {
         text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
     }
 
@@ -347,16 +353,17 @@ mod tests {
             retried: all / 7,
             ..Tally::default()
         };
-        let text = Finish { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.to_string();
-        assert!(widest(&text) <= 80, "{text}");
-        let table = Finish { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.table();
-        assert!(widest(&table.to_string()) <= 80, "{table}");
+        let text =
+            EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.to_string();
+        assert!(max_line_width(&text) <= 80, "{text}");
+        let table = EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.table();
+        assert!(max_line_width(&table.to_string()) <= 80, "{table}");
     }
 
     #[test]
     fn one_is_not_several_and_the_next_step_is_said() {
         let (counts, tally) = (Counts::new(3, 2, 0), Tally { answered: 2, ..Tally::default() });
-        let text = Finish { ranks: 1, output: None, ..finish(&counts, &tally) }.to_string();
+        let text = EndSummary { ranks: 1, output: None, ..finish(&counts, &tally) }.to_string();
         assert!(text.contains("12.3 s on 1 rank\n"), "{text}");
         assert!(
             text.contains("next: the same command goes on with 1 open prompt, about 7s more"),
@@ -371,7 +378,7 @@ mod tests {
             BTreeMap::from([(kind.to_owned(), Failed { count: 1, ..Failed::default() })])
         };
         let says = |kinds: &BTreeMap<String, Failed>| {
-            Finish { failures: Some(kinds), ..finish(&counts, &tally) }.to_string()
+            EndSummary { failures: Some(kinds), ..finish(&counts, &tally) }.to_string()
         };
         assert!(says(&failed("bad_row")).contains("--accept-changes"));
         assert!(says(&failed("refused")).contains("--retry-failed"));
@@ -380,12 +387,13 @@ mod tests {
 
     #[test]
     fn what_failed_is_told_with_the_first_ids() {
-        let first = |id: &str| FirstFailed { id: id.into(), message: String::new(), status: None };
+        let first =
+            |id: &str| FailureExample { id: id.into(), message: String::new(), status: None };
         let ids = [(3, "\"q3\""), (4, "4"), (9, "\"a long id that nobody would read to its end\"")];
         let its = Failed { count: 12, first: ids.map(|(at, id)| (at, first(id))).into() };
         let failures = BTreeMap::from([("too_long".to_owned(), its)]);
         let (counts, tally) = (Counts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });
-        let text = Finish { failures: Some(&failures), ..finish(&counts, &tally) }.to_string();
+        let text = EndSummary { failures: Some(&failures), ..finish(&counts, &tally) }.to_string();
         assert!(
             text.contains("failed: 12 longer than the model's context (ids q3, 4, a long id that nobody wo…, …)"),
             "{text}"

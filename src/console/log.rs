@@ -26,35 +26,35 @@ use tracing_subscriber::{
 use crate::settings::LogFormat;
 
 /// Rank and host, known some time after the first lines may have been written.
-static WHO: OnceLock<(usize, String)> = OnceLock::new();
+static LOG_IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
 
 /// Text or JSON, and whether only warnings are wanted.
-static HOW: OnceLock<(LogFormat, bool)> = OnceLock::new();
+static LOG_MODE: OnceLock<(LogFormat, bool)> = OnceLock::new();
 
 /// The bar that is drawn, if one is.
-static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+static ACTIVE_BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// What lines that are not the log's begin with.
 pub(super) const NAME: &str = "aurora-swarm: ";
 
 /// Is the log one of JSON lines?
-pub(super) fn is_json() -> bool {
-    HOW.get().is_some_and(|how| how.0 == LogFormat::Json)
+pub(super) fn is_json_log() -> bool {
+    LOG_MODE.get().is_some_and(|how| how.0 == LogFormat::Json)
 }
 
 /// Are only warnings and errors wanted?
 pub(super) fn is_quiet() -> bool {
-    HOW.get().is_some_and(|how| how.1)
+    LOG_MODE.get().is_some_and(|how| how.1)
 }
 
 /// From here on lines go above this bar.
-pub(super) fn has_bar(bar: Option<ProgressBar>) {
-    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+pub(super) fn set_active_bar(bar: Option<ProgressBar>) {
+    *ACTIVE_BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
 }
 
 /// Writes to standard error without harm to the bar.
-pub(super) fn beside_bar<T>(write: impl FnOnce() -> T) -> T {
-    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+pub(super) fn suspend_bar<T>(write: impl FnOnce() -> T) -> T {
+    let bar = ACTIVE_BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match bar {
         Some(bar) => bar.suspend(write),
         None => write(),
@@ -63,25 +63,35 @@ pub(super) fn beside_bar<T>(write: impl FnOnce() -> T) -> T {
 
 /// A line that is not the log's, to standard error: as text it has neither level nor time.
 pub(super) fn say(level: &str, text: &str) {
-    if is_json() {
-        line_of(level, "aurora_swarm", text, Map::new());
+    if is_json_log() {
+        write_json_line(level, "aurora_swarm", text, Map::new());
     } else {
-        beside_bar(|| eprintln!("{NAME}{text}"));
+        suspend_bar(|| eprintln!("{NAME}{text}"));
     }
 }
 
 /// A line of a JSON log.
-pub(super) fn line_of(level: &str, target: &str, message: &str, fields: Map<String, Value>) {
-    let line = json_line(level, target, message.into(), fields);
-    beside_bar(|| eprintln!("{line}"));
+pub(super) fn write_json_line(
+    level: &str,
+    target: &str,
+    message: &str,
+    fields: Map<String, Value>,
+) {
+    let line = build_json_line(level, target, message.into(), fields);
+    suspend_bar(|| eprintln!("{line}"));
 }
 
-fn json_line(level: &str, target: &str, message: String, fields: Map<String, Value>) -> Value {
+fn build_json_line(
+    level: &str,
+    target: &str,
+    message: String,
+    fields: Map<String, Value>,
+) -> Value {
     let now = humantime::format_rfc3339_millis(SystemTime::now());
     let mut line = Map::new();
     line.insert("time".into(), now.to_string().into());
     line.insert("level".into(), level.into());
-    if let Some((rank, host)) = WHO.get() {
+    if let Some((rank, host)) = LOG_IDENTITY.get() {
         line.insert("rank".into(), (*rank).into());
         line.insert("host".into(), host.as_str().into());
     }
@@ -96,7 +106,7 @@ struct Above;
 
 impl io::Write for Above {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        beside_bar(|| io::stderr().write_all(bytes)).map(|()| bytes.len())
+        suspend_bar(|| io::stderr().write_all(bytes)).map(|()| bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -105,18 +115,18 @@ impl io::Write for Above {
 }
 
 /// From here on log lines carry this rank and host.
-pub fn this_is_rank(rank: usize, host: &str) {
-    let _ = WHO.set((rank, host.to_owned()));
+pub fn set_log_identity(rank: usize, host: &str) {
+    let _ = LOG_IDENTITY.set((rank, host.to_owned()));
 }
 
 /// Starts the log. `filter` is `AURORA_SWARM_LOG`'s value; what it cannot be read as is taken for `info`.
-pub fn start_log(format: LogFormat, quiet: bool, filter: Option<&str>) {
+pub fn init_logging(format: LogFormat, quiet: bool, filter: Option<&str>) {
     let usual = if quiet { "warn" } else { "info" };
     let filter = filter.and_then(|it| EnvFilter::try_new(it).ok());
     let filter = filter.unwrap_or_else(|| EnvFilter::new(usual));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Above);
     // A second start (tests in one process) keeps the first.
-    let _ = HOW.set((format, quiet));
+    let _ = LOG_MODE.set((format, quiet));
     let watched = io::stderr().is_terminal();
     let _ = builder.event_format(Line { format, watched }).try_init();
 }
@@ -138,13 +148,13 @@ where
         mut out: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
+        let mut fields = EventFields::default();
         event.record(&mut fields);
         let level = event.metadata().level();
         if self.format == LogFormat::Json {
             let level = level.as_str().to_lowercase();
             let (target, message) = (event.metadata().target(), fields.message);
-            return writeln!(out, "{}", json_line(&level, target, message, fields.others));
+            return writeln!(out, "{}", build_json_line(&level, target, message, fields.others));
         }
         let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
         if self.watched {
@@ -152,7 +162,7 @@ where
             write!(out, "{} {level:<5} ", now.get(11..19).unwrap_or(&now))?;
         } else {
             write!(out, "{now} {level:<5} ")?;
-            if let Some((rank, host)) = WHO.get() {
+            if let Some((rank, host)) = LOG_IDENTITY.get() {
                 write!(out, "[{rank} {host}] ")?;
             }
         }
@@ -165,12 +175,12 @@ where
 }
 
 #[derive(Default)]
-struct Fields {
+struct EventFields {
     message: String,
     others: Map<String, Value>,
 }
 
-impl Fields {
+impl EventFields {
     fn keep(&mut self, field: &Field, value: Value) {
         match (field.name(), &value) {
             ("message", Value::String(text)) => self.message.clone_from(text),
@@ -179,7 +189,7 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for EventFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.keep(field, format!("{value:?}").into());
     }

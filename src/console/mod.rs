@@ -19,12 +19,12 @@ mod status;
 
 pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
-pub use end_summary::{Finish, TreeFinish, tree_line};
-pub use log::{start_log, this_is_rank};
-pub use plan::{Outlook, PlanView};
+pub use end_summary::{EndSummary, ReduceEndSummary, reduce_summary_line};
+pub use log::{init_logging, set_log_identity};
+pub use plan::{PlanView, PlannedAction};
 pub use plot::sweep_plots;
 pub use progress::ProgressView;
-pub use status::{Follow, StatusView};
+pub use status::{StatusFollower, StatusView};
 
 use std::{
     fmt::Write as _,
@@ -32,18 +32,18 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::domain::{Probe, Surveyed};
+use crate::domain::{EndpointStatus, ProbeResult};
 
 /// Results are somebody else's to print.
 static SILENT: AtomicBool = AtomicBool::new(false);
 
 /// From here on nothing goes to standard output: the program that uses this library has it for itself.
-pub fn leave_stdout_alone() {
+pub fn silence_stdout() {
     SILENT.store(true, Ordering::Relaxed);
 }
 
 /// To standard output, whole. A reader who has gone (`| head`) is no error.
-pub fn print(text: &str) {
+pub fn print_stdout(text: &str) {
     if SILENT.load(Ordering::Relaxed) {
         return;
     }
@@ -52,16 +52,16 @@ pub fn print(text: &str) {
 }
 
 /// A table that is wider than the terminal breaks its cells, not its lines.
-fn fit_terminal(table: &mut comfy_table::Table) {
-    if let Some(columns) = terminal_columns() {
+fn fit_table_width(table: &mut comfy_table::Table) {
+    if let Some(columns) = stdout_columns() {
         table.set_width(u16::try_from(columns).unwrap_or(u16::MAX));
     }
 }
 
 /// Of standard output, if that is a terminal.
-fn terminal_columns() -> Option<usize> {
+fn stdout_columns() -> Option<usize> {
     let out = std::io::stdout();
-    status::known_columns(&out).filter(|_| out.is_terminal())
+    status::known_terminal_width(&out).filter(|_| out.is_terminal())
 }
 
 /// An error for the user, to standard error, with what caused it.
@@ -84,12 +84,12 @@ pub fn say(line: &str) {
 }
 
 /// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
-pub fn complain_of_endpoints(all: &[&Surveyed], least: u64) {
-    let not_ready: Vec<(&Surveyed, &str)> = all
+pub fn print_unready_endpoints(all: &[&EndpointStatus], least: u64) {
+    let not_ready: Vec<(&EndpointStatus, &str)> = all
         .iter()
         .filter_map(|it| match &it.probe {
-            Probe::NotReady(why) => Some((*it, why.as_str())),
-            Probe::Ready(_) => None,
+            ProbeResult::NotReady(why) => Some((*it, why.as_str())),
+            ProbeResult::Ready(_) => None,
         })
         .collect();
     let ready = all.len() - not_ready.len();

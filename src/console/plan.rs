@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt};
 use serde_json::Value;
 
 use crate::{
-    domain::{Input, Prompt},
+    domain::{Prompt, PromptInput},
     output::{Counts, Format},
-    settings::Origin,
+    settings::SettingOrigin,
 };
 
 /// A run that has not begun.
@@ -20,7 +20,7 @@ pub struct PlanView<'a> {
     /// Their bytes.
     pub bytes: u64,
     /// Rows that cannot be read.
-    pub bad: usize,
+    pub bad_rows: usize,
     /// Fields of the first row that are data and no parameters.
     pub data: &'a [String],
     /// What was noticed.
@@ -34,30 +34,30 @@ pub struct PlanView<'a> {
     /// All settings.
     pub settings: Value,
     /// Where those that are no defaults came from.
-    pub origins: &'a BTreeMap<String, Origin>,
+    pub origins: &'a BTreeMap<String, SettingOrigin>,
     /// What it would do with what is there.
-    pub outlook: &'a Outlook,
+    pub outlook: &'a PlannedAction,
 }
 
 /// What a run would do with what is there.
 #[derive(Debug)]
-pub enum Outlook {
+pub enum PlannedAction {
     /// Nothing: in its own words.
     Refused(String),
     /// Nobody has said yet where answers go.
-    Nowhere {
+    NoOutput {
         /// Prompts that would be asked.
         asked: u64,
     },
     /// Begin.
-    Anew {
+    StartNew {
         /// Prompts that would be asked.
         asked: u64,
         /// It takes the place of what is there.
-        replaces: bool,
+        overwrites: bool,
     },
     /// Go on.
-    GoesOn {
+    Resume {
         /// As this start.
         start: u32,
         /// From here.
@@ -69,33 +69,33 @@ pub enum Outlook {
     },
 }
 
-impl fmt::Display for Outlook {
+impl fmt::Display for PlannedAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(why) => write!(f, "run would be refused: {why}"),
-            Self::Nowhere { asked } => {
+            Self::NoOutput { asked } => {
                 write!(f, "run would ask {asked} prompts, and needs --output FILE for the answers")
             }
-            Self::Anew { asked, replaces: false } => {
+            Self::StartNew { asked, overwrites: false } => {
                 write!(
                     f,
                     "run would begin: no run is there yet, and {asked} prompts would be asked"
                 )
             }
-            Self::Anew { asked, replaces: true } => write!(
+            Self::StartNew { asked, overwrites: true } => write!(
                 f,
                 "run would begin anew, in place of what is there (--overwrite): {asked} prompts would be asked"
             ),
-            Self::GoesOn { start, counts, asked: 0, output } => {
+            Self::Resume { start, counts, asked: 0, output } => {
                 let does = match (counts.open, output) {
                     (0, true) => "find it finished, and ask nothing",
                     (0, false) => "ask nothing, and put the answers together again",
                     _ => "ask nothing",
                 };
-                write!(f, "run would {does} (start {start}): {}", Done(counts))
+                write!(f, "run would {does} (start {start}): {}", CountsText(counts))
             }
-            Self::GoesOn { start, counts, asked, .. } => {
-                write!(f, "run would go on (start {start}): {}; ", Done(counts))?;
+            Self::Resume { start, counts, asked, .. } => {
+                write!(f, "run would go on (start {start}): {}; ", CountsText(counts))?;
                 match asked.saturating_sub(counts.open) {
                     0 => write!(f, "{asked} prompts would be asked"),
                     again => write!(
@@ -109,9 +109,9 @@ impl fmt::Display for Outlook {
 }
 
 /// What an earlier start has done.
-struct Done<'a>(&'a Counts);
+struct CountsText<'a>(&'a Counts);
 
-impl fmt::Display for Done<'_> {
+impl fmt::Display for CountsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { submitted, answered, failed, open } = self.0;
         write!(f, "{answered} answered, {failed} failed, {open} open of {submitted}")
@@ -123,7 +123,7 @@ impl fmt::Display for PlanView<'_> {
         writeln!(
             f,
             "{} prompts in {} files, {} bad rows; answers as {}",
-            self.rows, self.files, self.bad, self.format
+            self.rows, self.files, self.bad_rows, self.format
         )?;
         for note in self.notes {
             writeln!(f, "note: {note}")?;
@@ -146,8 +146,8 @@ impl fmt::Display for PlanView<'_> {
         }
         if let Some(first) = self.first {
             let (what, text) = match &first.input {
-                Input::Text(text) => ("text", text),
-                Input::Messages(messages) => ("conversation", messages),
+                PromptInput::Text(text) => ("text", text),
+                PromptInput::Messages(messages) => ("conversation", messages),
             };
             writeln!(
                 f,

@@ -11,24 +11,24 @@ use plotters::{
     },
 };
 
-use super::bench::{best_word, counted, figure, named};
+use super::bench::{best_label, counted, format_figure, named};
 use crate::{
-    bench::{Spread, SweepReport, SweepRow},
-    settings::Amount,
+    bench::{RepeatSpread, SweepReport, SweepRow},
+    settings::AutoOrCount,
 };
 
-type Area<'a, B> = DrawingArea<B, Shift>;
+type PlotArea<'a, B> = DrawingArea<B, Shift>;
 /// A figure of a cell.
-type Of<'o> = &'o dyn Fn(&SweepRow) -> Option<Spread>;
-type Chart<'a, B> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+type CellMetric<'o> = &'o dyn Fn(&SweepRow) -> Option<RepeatSpread>;
+type SweepChart<'a, B> = ChartContext<'a, B, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-const SIZE: (u32, u32) = (1200, 820);
-const FONT: &str = "sans-serif";
-const LEGEND: i32 = 210;
+const IMAGE_SIZE: (u32, u32) = (1200, 820);
+const FONT_FAMILY: &str = "sans-serif";
+const LEGEND_WIDTH: i32 = 210;
 const GREY: RGBColor = RGBColor(90, 90, 90);
-const LIGHT: RGBColor = RGBColor(222, 222, 222);
+const LIGHT_GREY: RGBColor = RGBColor(222, 222, 222);
 /// Told apart by colour-blind people, too (Okabe and Ito).
-const COLOURS: [RGBColor; 7] = [
+const SERIES_COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -44,16 +44,18 @@ const COLOURS: [RGBColor; 7] = [
 /// Where the picture cannot be drawn, in words.
 pub fn sweep_plots(report: &SweepReport) -> Result<Vec<(&'static str, Vec<u8>)>, String> {
     for style in [FontStyle::Normal, FontStyle::Bold] {
-        register_font(FONT, style, epaint_default_fonts::HACK_REGULAR)
+        register_font(FONT_FAMILY, style, epaint_default_fonts::HACK_REGULAR)
             .map_err(|_| "the font cannot be used".to_owned())?;
     }
-    let picture = Picture::of(report);
+    let picture = SweepPlot::of(report);
     let mut svg = String::new();
-    picture.draw(&SVGBackend::with_string(&mut svg, SIZE).into_drawing_area()).map_err(words)?;
-    let (width, height) = SIZE;
+    picture
+        .draw(&SVGBackend::with_string(&mut svg, IMAGE_SIZE).into_drawing_area())
+        .map_err(words)?;
+    let (width, height) = IMAGE_SIZE;
     let mut pixels = vec![0; (width * height * 3) as usize];
     picture
-        .draw(&BitMapBackend::with_buffer(&mut pixels, SIZE).into_drawing_area())
+        .draw(&BitMapBackend::with_buffer(&mut pixels, IMAGE_SIZE).into_drawing_area())
         .map_err(words)?;
     let mut png = Vec::new();
     let mut encoder = png::Encoder::new(&mut png, width, height);
@@ -70,55 +72,55 @@ fn words(error: impl std::fmt::Display) -> String {
 }
 
 /// What is drawn where: one axis has places for the sizes of which there are more, each of the others is a line.
-struct Picture<'r> {
+struct SweepPlot<'r> {
     report: &'r SweepReport,
-    by_batch: bool,
-    places: Vec<Amount>,
-    lines: Vec<Amount>,
+    x_is_batch: bool,
+    places: Vec<AutoOrCount>,
+    lines: Vec<AutoOrCount>,
 }
 
-impl<'r> Picture<'r> {
+impl<'r> SweepPlot<'r> {
     fn of(report: &'r SweepReport) -> Self {
         let batches = sorted(report.cells.iter().map(|row| row.cell.batch));
         let windows = sorted(report.cells.iter().map(|row| row.cell.window));
         let by_batch = batches.len() >= windows.len();
         let (places, lines) = if by_batch { (batches, windows) } else { (windows, batches) };
-        Self { report, by_batch, places, lines }
+        Self { report, x_is_batch: by_batch, places, lines }
     }
 
     fn draw<B: DrawingBackend>(
         &self,
-        area: &Area<'_, B>,
+        area: &PlotArea<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         area.fill(&WHITE)?;
         self.title(area)?;
         let (_, below) = area.split_vertically(78);
-        let (charts, legend) = below.split_horizontally(SIZE.0 as i32 - LEGEND);
+        let (charts, legend) = below.split_horizontally(IMAGE_SIZE.0 as i32 - LEGEND_WIDTH);
         let (above, below) = charts.split_vertically(390);
-        let tokens = self.any(|row| row.figures.is_some_and(|it| it.tokens_per_s.most > 0.0));
+        let tokens = self.has_cell(|row| row.figures.is_some_and(|it| it.tokens_per_s.most > 0.0));
         let unit = if tokens { "tokens of answers a second" } else { "prompts a second" };
-        let speed = |row: &SweepRow| row.figures.map(|it| it.speed());
+        let speed = |row: &SweepRow| row.figures.map(|it| it.compared_throughput());
         let p50 = |row: &SweepRow| row.figures.map(|it| it.p50_s);
         let p99 = |row: &SweepRow| row.figures.map(|it| it.p99_s);
-        let mut chart = self.chart(&above, unit, &[&speed], false)?;
-        self.series(&mut chart, &speed, false, true)?;
+        let mut chart = self.draw_axes(&above, unit, &[&speed], false)?;
+        self.draw_lines(&mut chart, &speed, false, true)?;
         self.failures(&mut chart)?;
         self.best(&mut chart, &speed)?;
-        let mut chart = self.chart(&below, "latency of a prompt, s", &[&p50, &p99], true)?;
-        self.series(&mut chart, &p99, true, false)?;
-        self.series(&mut chart, &p50, false, true)?;
+        let mut chart = self.draw_axes(&below, "latency of a prompt, s", &[&p50, &p99], true)?;
+        self.draw_lines(&mut chart, &p99, true, false)?;
+        self.draw_lines(&mut chart, &p50, false, true)?;
         self.failures(&mut chart)?;
-        self.legend(&legend)?;
+        self.draw_legend(&legend)?;
         area.present()
     }
 
-    fn any(&self, is: impl Fn(&SweepRow) -> bool) -> bool {
+    fn has_cell(&self, is: impl Fn(&SweepRow) -> bool) -> bool {
         self.report.cells.iter().any(is)
     }
 
     fn title<B: DrawingBackend>(
         &self,
-        area: &Area<'_, B>,
+        area: &PlotArea<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let it = &self.report.conditions;
         let model = it.model.as_deref().unwrap_or("several models");
@@ -130,7 +132,8 @@ impl<'r> Picture<'r> {
         area.draw_text(&title, &text(26, &BLACK), (24, 16))?;
         let best = self.report.best.and_then(|at| self.report.cells[at].figures);
         let lengths = best.map_or(String::new(), |best| {
-            let (prompt, answer) = (figure(best.prompt_tokens), figure(best.answer_tokens));
+            let (prompt, answer) =
+                (format_figure(best.prompt_tokens), format_figure(best.answer_tokens));
             format!("prompts of {prompt} tokens, answers of {answer}; ")
         });
         let repeats = it.repeats;
@@ -143,13 +146,13 @@ impl<'r> Picture<'r> {
     }
 
     /// Axes with units, from 0 up to the most of these figures.
-    fn chart<'a, B: DrawingBackend>(
+    fn draw_axes<'a, B: DrawingBackend>(
         &self,
-        area: &'a Area<'_, B>,
+        area: &'a PlotArea<'_, B>,
         unit: &str,
-        figures: &[Of<'_>],
+        figures: &[CellMetric<'_>],
         last: bool,
-    ) -> Result<Chart<'a, B>, DrawingAreaErrorKind<B::ErrorType>> {
+    ) -> Result<SweepChart<'a, B>, DrawingAreaErrorKind<B::ErrorType>> {
         let all = figures.iter().flat_map(|of| self.report.cells.iter().filter_map(of));
         let most = all.map(|it| it.most).fold(0.0, f64::max);
         let most = if most > 0.0 { most * 1.15 } else { 1.0 };
@@ -159,7 +162,7 @@ impl<'r> Picture<'r> {
             .set_label_area_size(LabelAreaPosition::Left, 92)
             .set_label_area_size(LabelAreaPosition::Bottom, if last { 58 } else { 34 })
             .build_cartesian_2d(-0.5..ends, 0.0..most)?;
-        let axis = if self.by_batch {
+        let axis = if self.x_is_batch {
             "batch size, prompts a request"
         } else {
             "window, sequences in flight"
@@ -167,7 +170,7 @@ impl<'r> Picture<'r> {
         let mut mesh = chart.configure_mesh();
         mesh.disable_x_mesh()
             .light_line_style(TRANSPARENT)
-            .bold_line_style(LIGHT)
+            .bold_line_style(LIGHT_GREY)
             .axis_style(GREY)
             .x_labels(0)
             .y_labels(8)
@@ -193,21 +196,21 @@ impl<'r> Picture<'r> {
     }
 
     /// A line for each of the other sizes.
-    fn series<B: DrawingBackend>(
+    fn draw_lines<B: DrawingBackend>(
         &self,
-        chart: &mut Chart<'_, B>,
-        of: Of<'_>,
+        chart: &mut SweepChart<'_, B>,
+        of: CellMetric<'_>,
         dashed: bool,
         bars: bool,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         for (number, &line) in self.lines.iter().enumerate() {
-            let colour = COLOURS[number % COLOURS.len()];
-            let shift = self.shift(number);
+            let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
+            let shift = self.series_offset(number);
             let points =
                 self.places.iter().enumerate().filter_map(|(at, &place)| {
                     Some((at as f64 + shift, of(self.row(place, line)?)?))
                 });
-            let points: Vec<(f64, Spread)> = points.collect();
+            let points: Vec<(f64, RepeatSpread)> = points.collect();
             let middles = || points.iter().map(|(x, it)| (*x, it.median));
             if dashed {
                 chart.draw_series(DashedLineSeries::new(
@@ -223,7 +226,7 @@ impl<'r> Picture<'r> {
                 chart.draw_series(middles().map(|at| Circle::new(at, 4, colour.filled())))?;
             }
             if bars {
-                let bar = |&(x, it): &(f64, Spread)| {
+                let bar = |&(x, it): &(f64, RepeatSpread)| {
                     ErrorBar::new_vertical(x, it.least, it.median, it.most, colour.filled(), 9)
                 };
                 chart.draw_series(points.iter().map(bar))?;
@@ -235,18 +238,19 @@ impl<'r> Picture<'r> {
     /// Cells without figures stand at the bottom.
     fn failures<B: DrawingBackend>(
         &self,
-        chart: &mut Chart<'_, B>,
+        chart: &mut SweepChart<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         for (number, &line) in self.lines.iter().enumerate() {
-            let colour = COLOURS[number % COLOURS.len()];
-            let is_one =
-                |&&place: &&Amount| self.row(place, line).is_some_and(|row| row.figures.is_none());
+            let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
+            let is_one = |&&place: &&AutoOrCount| {
+                self.row(place, line).is_some_and(|row| row.figures.is_none())
+            };
             let failed: Vec<f64> = self
                 .places
                 .iter()
                 .enumerate()
                 .filter(|(_, place)| is_one(place))
-                .map(|(at, _)| at as f64 + self.shift(number))
+                .map(|(at, _)| at as f64 + self.series_offset(number))
                 .collect();
             chart.draw_series(
                 failed.into_iter().map(|x| Cross::new((x, 0.0), 6, colour.stroke_width(3))),
@@ -257,18 +261,18 @@ impl<'r> Picture<'r> {
 
     fn best<B: DrawingBackend>(
         &self,
-        chart: &mut Chart<'_, B>,
-        of: Of<'_>,
+        chart: &mut SweepChart<'_, B>,
+        of: CellMetric<'_>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let Some(row) = self.report.best.map(|at| &self.report.cells[at]) else { return Ok(()) };
-        let (place, line) = self.place_and_line(row);
+        let (place, line) = self.x_and_series(row);
         let at = self.places.iter().position(|it| *it == place);
         let number = self.lines.iter().position(|it| *it == line);
         let (Some(at), Some(number), Some(it)) = (at, number, of(row)) else { return Ok(()) };
-        let centre = (at as f64 + self.shift(number), it.median);
+        let centre = (at as f64 + self.series_offset(number), it.median);
         chart.draw_series([Circle::new(centre, 11, BLACK.stroke_width(2))])?;
-        let word = best_word(&self.report.conditions);
-        let label = format!("{word}: {}: {}", named(row.cell), figure(it.median));
+        let word = best_label(&self.report.conditions);
+        let label = format!("{word}: {}: {}", named(row.cell), format_figure(it.median));
         // Towards the middle, so that it stays inside.
         let (side, shift) =
             if at * 2 >= self.places.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };
@@ -277,23 +281,23 @@ impl<'r> Picture<'r> {
         Ok(())
     }
 
-    fn legend<B: DrawingBackend>(
+    fn draw_legend<B: DrawingBackend>(
         &self,
-        area: &Area<'_, B>,
+        area: &PlotArea<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        let what = if self.by_batch { "window" } else { "batch size" };
+        let what = if self.x_is_batch { "window" } else { "batch size" };
         let left = Pos::new(HPos::Left, VPos::Center);
         let mut y = 24;
         area.draw_text(what, &text(18, &BLACK).pos(left), (8, y))?;
         for (number, line) in self.lines.iter().enumerate() {
             y += 26;
-            let colour = COLOURS[number % COLOURS.len()];
+            let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             area.draw(&PathElement::new([(8, y), (44, y)], colour.stroke_width(2)))?;
             area.draw(&Circle::new((26, y), 4, colour.filled()))?;
             area.draw_text(&line.to_string(), &text(16, &BLACK).pos(left), (54, y))?;
         }
         y += 40;
-        if self.any(|row| row.figures.is_none()) {
+        if self.has_cell(|row| row.figures.is_none()) {
             area.draw(&Cross::new((26, y), 6, GREY.stroke_width(3)))?;
             let why =
                 if self.report.conditions.incomplete.is_some() { "not measured" } else { "failed" };
@@ -312,27 +316,27 @@ impl<'r> Picture<'r> {
     }
 
     /// Lines stand a little beside each other, so that bars can be told apart.
-    fn shift(&self, number: usize) -> f64 {
+    fn series_offset(&self, number: usize) -> f64 {
         (number as f64 - (self.lines.len() as f64 - 1.0) / 2.0) * 0.06
     }
 
-    fn place_and_line(&self, row: &SweepRow) -> (Amount, Amount) {
+    fn x_and_series(&self, row: &SweepRow) -> (AutoOrCount, AutoOrCount) {
         let (batch, window) = (row.cell.batch, row.cell.window);
-        if self.by_batch { (batch, window) } else { (window, batch) }
+        if self.x_is_batch { (batch, window) } else { (window, batch) }
     }
 
-    fn row(&self, place: Amount, line: Amount) -> Option<&SweepRow> {
-        self.report.cells.iter().find(|row| self.place_and_line(row) == (place, line))
+    fn row(&self, place: AutoOrCount, line: AutoOrCount) -> Option<&SweepRow> {
+        self.report.cells.iter().find(|row| self.x_and_series(row) == (place, line))
     }
 }
 
 fn text<'a>(size: i32, colour: &'a RGBColor) -> TextStyle<'a> {
-    (FONT, size - 2).into_font().color(colour)
+    (FONT_FAMILY, size - 2).into_font().color(colour)
 }
 
 /// As an axis has it: without digits that say nothing.
 fn plain(number: f64) -> String {
-    let text = figure(number);
+    let text = format_figure(number);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
         false => text,
@@ -340,11 +344,11 @@ fn plain(number: f64) -> String {
 }
 
 /// Each once, by size, `auto` last.
-fn sorted(amounts: impl Iterator<Item = Amount>) -> Vec<Amount> {
-    let mut all: Vec<Amount> = amounts.collect();
+fn sorted(amounts: impl Iterator<Item = AutoOrCount>) -> Vec<AutoOrCount> {
+    let mut all: Vec<AutoOrCount> = amounts.collect();
     all.sort_by_key(|it| match it {
-        Amount::Auto => usize::MAX,
-        Amount::Exactly(size) => *size,
+        AutoOrCount::Auto => usize::MAX,
+        AutoOrCount::Exactly(size) => *size,
     });
     all.dedup();
     all
@@ -353,26 +357,28 @@ fn sorted(amounts: impl Iterator<Item = Amount>) -> Vec<Amount> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{Cell, Conditions, Measured, Run};
+    use crate::bench::{BenchCell, BenchConditions, BenchMeasurement, Run};
 
     fn report(batches: &[usize], windows: &[usize]) -> SweepReport {
-        let cell =
-            |batch, window| Cell { batch: Amount::Exactly(batch), window: Amount::Exactly(window) };
+        let cell = |batch, window| BenchCell {
+            batch: AutoOrCount::Exactly(batch),
+            window: AutoOrCount::Exactly(window),
+        };
         let row = |batch: usize, window: usize| {
             let answered = (batch * window) as u64;
-            let it = Measured {
+            let it = BenchMeasurement {
                 asked: answered,
                 answered,
                 requests: 1,
                 seconds: 1.0,
-                ..Measured::default()
+                ..BenchMeasurement::default()
             };
-            let failed = cell(batch, window).cannot(1);
+            let failed = cell(batch, window).impossible_reason(1);
             SweepRow::new(cell(batch, window), vec![Run::of(&it)], failed)
         };
         let rows = windows.iter().flat_map(|&w| batches.iter().map(move |&b| row(b, w)));
         SweepReport::new(
-            Conditions { model: Some("a<b>&c".into()), ..Conditions::default() },
+            BenchConditions { model: Some("a<b>&c".into()), ..BenchConditions::default() },
             rows.collect(),
         )
     }
@@ -393,7 +399,7 @@ mod tests {
                 png::Decoder::new(std::io::Cursor::new(&plots[1].1)).read_info().expect("a PNG");
             let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
             let info = reader.next_frame(&mut pixels).expect("its pixels");
-            assert_eq!((info.width, info.height), SIZE);
+            assert_eq!((info.width, info.height), IMAGE_SIZE);
             assert!(pixels.iter().any(|&it| it < 64) && pixels.contains(&255));
         }
     }

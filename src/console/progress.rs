@@ -13,10 +13,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
 use serde_json::{Map, Value, json};
 
 use super::{
-    log::{self, beside_bar},
-    status::{columns, fit},
+    log::{self, suspend_bar},
+    status::{columns, join_fitting},
 };
-use crate::report::format::{count, number, plural};
+use crate::report::format::{count, number, pluralize};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// How a run goes, shown.
@@ -25,7 +25,7 @@ pub struct ProgressView {
     bar: Option<ProgressBar>,
     lines: bool,
     /// Of a reduce: which pass it is.
-    what: Option<String>,
+    pass_name: Option<String>,
     all: u64,
     before: u64,
     last_line: Instant,
@@ -46,20 +46,20 @@ struct Seen {
 /// How it stands at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Stand {
-    what: Option<String>,
+    pass_name: Option<String>,
     done: u64,
     all: u64,
     failed: u64,
     in_flight: u64,
-    up: u64,
+    endpoints_up: u64,
     /// A second; none before anything was done.
     pace: Option<(f64, f64)>,
     /// Seconds of walltime.
-    walltime: Option<f64>,
+    walltime_left_s: Option<f64>,
 }
 
 /// A log line at least so far apart.
-const LINE_EVERY: Duration = Duration::from_secs(10);
+const LOG_LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// A pace is taken over so long. Ranks report every five seconds: it has to be a good deal longer.
 const WHILE: Duration = Duration::from_secs(60);
 /// Nothing is done for so long before it is believed.
@@ -78,7 +78,7 @@ impl ProgressView {
         what: Option<String>,
         ends: Option<Instant>,
     ) -> Self {
-        let watched = ranks == 1 && std::io::stderr().is_terminal() && !log::is_json();
+        let watched = ranks == 1 && std::io::stderr().is_terminal() && !log::is_json_log();
         let bar = match style {
             ProgressStyle::Bar => true,
             ProgressStyle::Auto => watched && !log::is_quiet(),
@@ -90,38 +90,38 @@ impl ProgressView {
             ProgressStyle::Bar | ProgressStyle::None => false,
         };
         let now = Instant::now();
-        let bar = bar.then(|| new_bar(all));
-        log::has_bar(bar.clone());
+        let bar = bar.then(|| create_bar(all));
+        log::set_active_bar(bar.clone());
         let seen = VecDeque::from([Seen { at: now, settled: 0, tokens: 0 }]);
-        Self { bar, lines, what, all, before, last_line: now, ends, seen }
+        Self { bar, lines, pass_name: what, all, before, last_line: now, ends, seen }
     }
 
     /// How it stands now.
-    pub fn show(&mut self, tally: &Tally, in_flight: u64, up: u64) {
+    pub fn update_display(&mut self, tally: &Tally, in_flight: u64, up: u64) {
         let now = Instant::now();
-        let is_due = self.lines && now - self.last_line >= LINE_EVERY;
+        let is_due = self.lines && now - self.last_line >= LOG_LINE_INTERVAL;
         if self.bar.is_none() && !is_due {
             return;
         }
-        let stand = self.stand(now, tally, in_flight, up);
+        let stand = self.take_snapshot(now, tally, in_flight, up);
         if let Some(bar) = &self.bar {
             bar.set_position(stand.done);
             let room = columns(&std::io::stderr()).saturating_sub(BAR + 1);
-            bar.set_message(fit("", &stand.parts(), room));
+            bar.set_message(join_fitting("", &stand.parts(), room));
         }
         if is_due {
             self.last_line = now;
-            if log::is_json() {
-                log::line_of("info", "progress", &stand.line(), stand.fields());
+            if log::is_json_log() {
+                log::write_json_line("info", "progress", &stand.line(), stand.fields());
             } else {
                 let is_terminal = std::io::stderr().is_terminal();
                 let room = if is_terminal { columns(&std::io::stderr()) } else { usize::MAX };
-                beside_bar(|| eprintln!("{}", fit(log::NAME, &stand.parts(), room)));
+                suspend_bar(|| eprintln!("{}", join_fitting(log::NAME, &stand.parts(), room)));
             }
         }
     }
 
-    fn stand(&mut self, now: Instant, tally: &Tally, in_flight: u64, up: u64) -> Stand {
+    fn take_snapshot(&mut self, now: Instant, tally: &Tally, in_flight: u64, up: u64) -> Stand {
         let seen = Seen { at: now, settled: tally.settled(), tokens: tally.completion_tokens };
         // Ranks report every few seconds: a pace is taken at those moments, unless nothing is done for long.
         let heard = self.seen.back().is_none_or(|last| seen.settled > last.settled);
@@ -134,20 +134,22 @@ impl ProgressView {
         let first = self.seen.front().copied().unwrap_or(seen);
         let last = self.seen.back().copied().unwrap_or(seen);
         Stand {
-            what: self.what.clone(),
+            pass_name: self.pass_name.clone(),
             done: (self.before + tally.settled()).min(self.all),
             all: self.all,
             failed: tally.failed(),
             in_flight,
-            up,
+            endpoints_up: up,
             pace: pace(first, last),
-            walltime: self.ends.map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
+            walltime_left_s: self
+                .ends
+                .map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
         }
     }
 
     /// Takes the bar away.
     pub fn end(&self) {
-        log::has_bar(None);
+        log::set_active_bar(None);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -171,13 +173,13 @@ impl Stand {
 
     /// What there is to say, the most telling first.
     fn parts(&self) -> Vec<String> {
-        let of = self.what.as_ref().map_or(String::new(), |what| format!("{what}: "));
+        let of = self.pass_name.as_ref().map_or(String::new(), |what| format!("{what}: "));
         let share = 100.0 * self.done as f64 / self.all.max(1) as f64;
         // Not 100 before it is all.
         let share = (share * 10.0).floor() / 10.0;
         let mut parts =
             vec![format!("{of}{}/{} done ({share:.1} %)", count(self.done), count(self.all))];
-        if self.up == 0 {
+        if self.endpoints_up == 0 {
             parts.push("no endpoint is up".into());
         }
         let failed = format!("{} failed", count(self.failed));
@@ -185,16 +187,18 @@ impl Stand {
             parts.push(failed.clone());
         }
         parts.extend(self.pace.map(|(prompts, _)| format!("{} prompts/s", number(prompts))));
-        parts.extend(self.left().map(|left| format!("{} left", readable(left))));
+        parts.extend(self.left().map(|left| format!("{} left", format_duration(left))));
         if self.failed == 0 {
             parts.push(failed);
         }
-        if self.up > 0 {
-            parts.push(format!("{} up", plural(self.up, "endpoint")));
+        if self.endpoints_up > 0 {
+            parts.push(format!("{} up", pluralize(self.endpoints_up, "endpoint")));
         }
         parts.push(format!("{} in flight", count(self.in_flight)));
         parts.extend(self.pace.map(|(_, tokens)| format!("{} tokens/s", number(tokens))));
-        parts.extend(self.walltime.map(|left| format!("{} of walltime left", readable(left))));
+        parts.extend(
+            self.walltime_left_s.map(|left| format!("{} of walltime left", format_duration(left))),
+        );
         parts
     }
 
@@ -206,26 +210,26 @@ impl Stand {
     fn fields(&self) -> Map<String, Value> {
         let round = |it: f64| (it * 1000.0).round() / 1000.0;
         let fields = json!({
-            "pass": self.what,
+            "pass": self.pass_name,
             "done": self.done,
             "submitted": self.all,
             "failed": self.failed,
             "in_flight": self.in_flight,
-            "endpoints_up": self.up,
+            "endpoints_up": self.endpoints_up,
             "prompts_per_s": self.pace.map(|it| round(it.0)),
             "tokens_per_s": self.pace.map(|it| round(it.1)),
             "left_s": self.left().map(round),
-            "walltime_left_s": self.walltime.map(round),
+            "walltime_left_s": self.walltime_left_s.map(round),
         });
         let Value::Object(mut fields) = fields else { return Map::new() };
-        if self.what.is_none() {
+        if self.pass_name.is_none() {
             fields.remove("pass");
         }
         fields
     }
 }
 
-fn new_bar(all: u64) -> ProgressBar {
+fn create_bar(all: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr_with_hz(4));
     let style = BarStyle::with_template(&format!("{{bar:{BAR}}} {{msg}}"));
     if let Ok(style) = style {
@@ -235,7 +239,7 @@ fn new_bar(all: u64) -> ProgressBar {
 }
 
 /// About how long: two units say what there is to say.
-pub(super) fn readable(seconds: f64) -> String {
+pub(super) fn format_duration(seconds: f64) -> String {
     let period = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
     if period > Duration::from_secs(100 * 86400) {
         return "very long".into();
@@ -252,14 +256,14 @@ mod tests {
 
     fn stand() -> Stand {
         Stand {
-            what: None,
+            pass_name: None,
             done: 1850,
             all: 3000,
             failed: 7,
             in_flight: 57,
-            up: 3,
+            endpoints_up: 3,
             pace: Some((184.42, 7535.1)),
-            walltime: Some(12_345.0),
+            walltime_left_s: Some(12_345.0),
         }
     }
 
@@ -270,16 +274,28 @@ mod tests {
             "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left, 3 endpoints up, 57 in flight, 7,535 tokens/s, \
              3h 25m of walltime left"
         );
-        let bar = fit("", &stand().parts(), 79 - BAR - 1);
+        let bar = join_fitting("", &stand().parts(), 79 - BAR - 1);
         assert_eq!(bar, "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left");
-        let level = Stand { what: Some("level 2".into()), up: 1, walltime: None, ..stand() };
+        let level = Stand {
+            pass_name: Some("level 2".into()),
+            endpoints_up: 1,
+            walltime_left_s: None,
+            ..stand()
+        };
         assert!(level.line().starts_with("level 2: 1,850/3,000 done"), "{}", level.line());
         assert!(level.line().contains(", 1 endpoint up,"), "{}", level.line());
     }
 
     #[test]
     fn what_is_not_known_is_not_said() {
-        let nothing = Stand { done: 0, failed: 0, up: 0, pace: None, walltime: None, ..stand() };
+        let nothing = Stand {
+            done: 0,
+            failed: 0,
+            endpoints_up: 0,
+            pace: None,
+            walltime_left_s: None,
+            ..stand()
+        };
         assert_eq!(
             nothing.line(),
             "0/3,000 done (0.0 %), no endpoint is up, 0 failed, 57 in flight"
@@ -299,7 +315,7 @@ mod tests {
             // Fast at first, and then not at all.
             let answered = second.min(80) * 5;
             let tally = Tally { answered, ..Tally::default() };
-            last = view.stand(began + Duration::from_secs(second), &tally, 9, 0);
+            last = view.take_snapshot(began + Duration::from_secs(second), &tally, 9, 0);
         }
         assert_eq!((last.done, last.pace), (500, Some((0.0, 0.0))));
         assert_eq!(last.left(), None);
@@ -309,7 +325,7 @@ mod tests {
     proptest! {
         #[test]
         fn periods_are_short(seconds in 0.0..1e9f64) {
-            prop_assert!(readable(seconds).split(' ').count() <= 2);
+            prop_assert!(format_duration(seconds).split(' ').count() <= 2);
         }
     }
 }

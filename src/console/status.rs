@@ -9,9 +9,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::progress::readable;
-use crate::output::{Counts, Doing, LostRank, Phase, TreeStands};
-use crate::report::format::plural;
+use super::progress::format_duration;
+use crate::output::{Counts, LostRank, Phase, ReduceProgress, RunActivity};
+use crate::report::format::pluralize;
 
 /// How a run stands, for people and for scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -19,7 +19,7 @@ pub struct StatusView {
     /// See [`Phase`].
     pub state: Phase,
     /// At what, where somebody is at work.
-    pub doing: Option<Doing>,
+    pub doing: Option<RunActivity>,
     /// What became of the prompts.
     #[serde(flatten)]
     pub counts: Counts,
@@ -43,7 +43,7 @@ pub struct StatusView {
     pub away: Option<String>,
     /// Of a reduce, whose leaves the other counts are of: how the tree above them stands.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reduce: Option<TreeStands>,
+    pub reduce: Option<ReduceProgress>,
     /// Where rank 0 of the last start runs or ran.
     pub host: String,
     /// Its process there.
@@ -81,12 +81,12 @@ impl StatusView {
     /// For people.
     #[must_use]
     pub fn line(&self) -> String {
-        self.within(usize::MAX)
+        self.fit_to_width(usize::MAX)
     }
 
     /// For people, in so many columns.
-    fn within(&self, columns: usize) -> String {
-        fit(&format!("{}: ", self.state.word()), &self.parts(), columns)
+    fn fit_to_width(&self, columns: usize) -> String {
+        join_fitting(&format!("{}: ", self.state.word()), &self.parts(), columns)
     }
 
     /// What there is to say, the most telling first.
@@ -99,21 +99,21 @@ impl StatusView {
             let share = (1000.0 * done as f64 / submitted.max(1) as f64).floor() / 10.0;
             parts.push(format!("{done} of {submitted} done ({share:.1} %)"));
         }
-        parts.extend(self.doing.filter(|it| *it != Doing::Asking).map(|it| it.to_string()));
+        parts.extend(self.doing.filter(|it| *it != RunActivity::Asking).map(|it| it.to_string()));
         parts.extend(self.prompts_per_s.map(|rate| format!("{rate:.1} prompts/s")));
-        parts.extend(self.left_s.map(|left| format!("{} left", readable(left))));
+        parts.extend(self.left_s.map(|left| format!("{} left", format_duration(left))));
         if self.state != Phase::Begins {
             let counts = [(answered, "answered"), (failed, "failed"), (open, "open")];
             parts.extend(counts.map(|(count, what)| format!("{count} {what}")));
         }
         parts.extend(self.in_flight.map(|many| format!("{many} in flight")));
-        parts.extend(self.endpoints_up.map(|many| plural(many, "endpoint") + " up"));
+        parts.extend(self.endpoints_up.map(|many| pluralize(many, "endpoint") + " up"));
         if !self.lost.is_empty() {
-            parts.push(plural(self.lost.len() as u64, "rank") + " lost");
+            parts.push(pluralize(self.lost.len() as u64, "rank") + " lost");
         }
         let on = match self.ranks {
             0 => String::new(),
-            ranks => format!(" on {}", plural(ranks as u64, "rank")),
+            ranks => format!(" on {}", pluralize(ranks as u64, "rank")),
         };
         parts.push(format!("start {}{on}", self.starts));
         parts.extend(self.model.as_ref().map(|model| format!("model {model}")));
@@ -122,7 +122,7 @@ impl StatusView {
 }
 
 /// As many parts as have room, in their order; what has none is left out, and nothing is cut but a lone first part.
-pub(super) fn fit(head: &str, parts: &[String], columns: usize) -> String {
+pub(super) fn join_fitting(head: &str, parts: &[String], columns: usize) -> String {
     let width = |text: &str| text.chars().count();
     let mut line = head.to_owned();
     let mut empty = true;
@@ -141,14 +141,14 @@ pub(super) fn fit(head: &str, parts: &[String], columns: usize) -> String {
 
 /// Standard output for somebody who follows a run: on a terminal one line that is drawn again, else a line for each change.
 #[derive(Debug)]
-pub struct Follow {
+pub struct StatusFollower {
     json: bool,
     redraws: bool,
     /// What was said last.
     said: String,
 }
 
-impl Follow {
+impl StatusFollower {
     /// As text or as JSON.
     #[must_use]
     pub fn new(json: bool) -> Self {
@@ -158,7 +158,8 @@ impl Follow {
 
     /// How it stands now. False where nobody reads any more.
     pub fn show(&mut self, view: &StatusView) -> bool {
-        let text = if self.redraws { view.within(columns(&io::stdout())) } else { view.line() };
+        let text =
+            if self.redraws { view.fit_to_width(columns(&io::stdout())) } else { view.line() };
         let news = text != self.said;
         if !news && !self.redraws {
             return true;
@@ -187,11 +188,11 @@ fn write(text: &str) -> io::Result<()> {
 
 /// Of the terminal; the last one is left free, where some terminals would begin a new line.
 pub(super) fn columns(of: &impl AsFd) -> usize {
-    known_columns(of).unwrap_or(79)
+    known_terminal_width(of).unwrap_or(79)
 }
 
 /// The same, if it has a size: one that a launcher has made for its ranks (Open MPI) has none, and nobody sees it.
-pub(super) fn known_columns(of: &impl AsFd) -> Option<usize> {
+pub(super) fn known_terminal_width(of: &impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(of).ok()?;
     usize::from(size.ws_col).checked_sub(1)
 }
@@ -205,7 +206,7 @@ mod tests {
     fn view() -> StatusView {
         StatusView {
             state: Phase::Running,
-            doing: Some(Doing::Asking),
+            doing: Some(RunActivity::Asking),
             counts: Counts::new(10_000, 5_190, 10),
             prompts_per_s: Some(34.21),
             tokens_per_s: Some(400.0),
@@ -241,18 +242,18 @@ mod tests {
              64 in flight, 4 endpoints up, start 2 on 4 ranks, model m"
         );
         assert_eq!(
-            view.within(79),
+            view.fit_to_width(79),
             "running: 5200 of 10000 done (52.0 %), 34.2 prompts/s, 2m 21s left, 10 failed"
         );
-        assert_eq!(view.within(40), "running: 5200 of 10000 done (52.0 %)");
-        assert_eq!(view.within(12), "running: 520");
+        assert_eq!(view.fit_to_width(40), "running: 5200 of 10000 done (52.0 %)");
+        assert_eq!(view.fit_to_width(12), "running: 520");
     }
 
     #[test]
     fn a_run_that_has_not_counted_says_what_it_does() {
         let mut view = view();
         view.state = Phase::Begins;
-        view.doing = Some(Doing::ReadingInput);
+        view.doing = Some(RunActivity::ReadingInput);
         (view.prompts_per_s, view.left_s) = (None, None);
         (view.in_flight, view.endpoints_up, view.model) = (None, None, None);
         (view.starts, view.ranks) = (1, 0);
@@ -269,7 +270,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_line_is_never_wider_than_its_room(parts in prop::collection::vec("[a-zé ]{0,30}", 0..9), columns in 0usize..200) {
-            let line = fit("head: ", &parts, columns);
+            let line = join_fitting("head: ", &parts, columns);
             prop_assert!(line.chars().count() <= columns);
         }
     }

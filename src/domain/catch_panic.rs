@@ -9,24 +9,24 @@ use std::{
 };
 
 thread_local! {
-    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What `work` gives.
 ///
 /// # Errors
 /// The words of its panic. What `work` was changing is not to be used any more.
-pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    let before = CONTAINED.replace(true);
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let before = CATCHING.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
-    CONTAINED.set(before);
+    CATCHING.set(before);
     done.map_err(words)
 }
 
 /// Is a panic on this thread contained? For the hook, which else ends the job.
 #[must_use]
-pub fn is_contained() -> bool {
-    CONTAINED.get()
+pub fn is_panic_caught() -> bool {
+    CATCHING.get()
 }
 
 fn words(panic: Box<dyn Any + Send>) -> String {
@@ -42,9 +42,9 @@ mod tests {
 
     #[test]
     fn a_panic_is_words_and_the_mark_is_gone_after_it() {
-        assert_eq!(contain(is_contained), Ok(true));
-        assert_eq!(contain(|| panic!("at {}", 3)), Err::<(), _>("at 3".to_owned()));
-        assert_eq!(contain(|| panic!("there")), Err::<(), _>("there".to_owned()));
-        assert!(!is_contained());
+        assert_eq!(catch_panic(is_panic_caught), Ok(true));
+        assert_eq!(catch_panic(|| panic!("at {}", 3)), Err::<(), _>("at 3".to_owned()));
+        assert_eq!(catch_panic(|| panic!("there")), Err::<(), _>("there".to_owned()));
+        assert!(!is_panic_caught());
     }
 }

@@ -6,29 +6,29 @@
 
 /// A class of expected lengths: answers whose length is given, or prompts of about one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Class(u8);
+pub struct LengthClass(u8);
 
 /// Two classes an octave.
 const STEPS: f64 = 2.0;
 /// Classes of one kind: 2^24 tokens are beyond any context.
-const OF_A_KIND: u8 = 49;
+const CLASSES_PER_KIND: u8 = 49;
 
-impl Class {
+impl LengthClass {
     /// How many there are.
-    pub const COUNT: usize = 2 * OF_A_KIND as usize;
+    pub const COUNT: usize = 2 * CLASSES_PER_KIND as usize;
 
     /// Of a prompt whose text has so many bytes. `param` finds the parameters of its request, by name.
     pub fn of<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
         let exact = param("ignore_eos") == Some("true");
         match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
             Some(tokens) => Self(step(tokens)),
-            None => Self(OF_A_KIND + step(bytes as u64 / 4)),
+            None => Self(CLASSES_PER_KIND + step(bytes as u64 / 4)),
         }
     }
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..2 * OF_A_KIND).map(Self)
+        (0..2 * CLASSES_PER_KIND).map(Self)
     }
 
     /// Its place among all, below [`Class::COUNT`].
@@ -39,32 +39,32 @@ impl Class {
 
     /// The same, to be stored.
     #[must_use]
-    pub fn code(self) -> u8 {
+    pub fn to_code(self) -> u8 {
         self.0
     }
 
     /// The class of a stored number.
     #[must_use]
-    pub fn of_code(code: u8) -> Option<Self> {
-        (code < 2 * OF_A_KIND).then_some(Self(code))
+    pub fn from_code(code: u8) -> Option<Self> {
+        (code < 2 * CLASSES_PER_KIND).then_some(Self(code))
     }
 
     /// Is the answer's length given rather than guessed?
     #[must_use]
     pub fn is_exact(self) -> bool {
-        self.0 < OF_A_KIND
+        self.0 < CLASSES_PER_KIND
     }
 
     /// The length that gave the class, about: tokens of the answer, or of the prompt.
     #[must_use]
-    pub fn middle(self) -> f64 {
-        (f64::from(self.0 % OF_A_KIND) / STEPS).exp2()
+    pub fn typical_length(self) -> f64 {
+        (f64::from(self.0 % CLASSES_PER_KIND) / STEPS).exp2()
     }
 
     /// The next longer class of its kind.
     #[must_use]
-    pub fn longer(self) -> Option<Self> {
-        (!(self.0 + 1).is_multiple_of(OF_A_KIND)).then_some(Self(self.0 + 1))
+    pub fn next_longer(self) -> Option<Self> {
+        (!(self.0 + 1).is_multiple_of(CLASSES_PER_KIND)).then_some(Self(self.0 + 1))
     }
 }
 
@@ -74,7 +74,7 @@ fn step(tokens: u64) -> u8 {
     let octave = tokens.ilog2();
     // In whole numbers, since the scan asks for every row: is it at least √2 times the octave's beginning?
     let upper = u128::from(tokens).pow(2) >> (2 * octave) >= 2;
-    u8::try_from(2 * octave + u32::from(upper)).unwrap_or(u8::MAX).min(OF_A_KIND - 1)
+    u8::try_from(2 * octave + u32::from(upper)).unwrap_or(u8::MAX).min(CLASSES_PER_KIND - 1)
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_given_length_counts_only_where_the_answer_cannot_end_before() {
         let of = |eos: &'static str, most: &'static str| {
-            Class::of(4000, |name| match name {
+            LengthClass::of(4000, |name| match name {
                 "ignore_eos" => Some(eos),
                 "max_tokens" => Some(most),
                 _ => None,
@@ -93,22 +93,22 @@ mod tests {
         assert!(of("true", "64").is_exact() && !of("false", "64").is_exact());
         assert!(!of("true", "many").is_exact());
         assert_eq!(
-            (of("true", "64").middle(), of("false", "64")),
-            (64.0, Class::of(4000, |_| None))
+            (of("true", "64").typical_length(), of("false", "64")),
+            (64.0, LengthClass::of(4000, |_| None))
         );
         assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
         for tokens in (1..3000).chain([u64::MAX >> 1, u64::MAX]) {
-            let wanted = ((tokens as f64).log2() * STEPS).min(f64::from(OF_A_KIND - 1));
+            let wanted = ((tokens as f64).log2() * STEPS).min(f64::from(CLASSES_PER_KIND - 1));
             assert_eq!(step(tokens), wanted as u8, "{tokens}");
         }
-        let all: Vec<Class> = Class::all().collect();
-        assert_eq!(all.len(), Class::COUNT);
-        assert!(all.iter().all(|&it| Class::of_code(it.code()) == Some(it)));
+        let all: Vec<LengthClass> = LengthClass::all().collect();
+        assert_eq!(all.len(), LengthClass::COUNT);
+        assert!(all.iter().all(|&it| LengthClass::from_code(it.to_code()) == Some(it)));
         assert_eq!(
-            all.iter().filter(|it| it.longer().is_none()).count(),
+            all.iter().filter(|it| it.next_longer().is_none()).count(),
             2,
             "the longest of both kinds"
         );
-        assert_eq!(Class::of_code(u8::MAX), None);
+        assert_eq!(LengthClass::from_code(u8::MAX), None);
     }
 }

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn merged<T: Merge>(mut a: T, b: T) -> T {
+    fn merge_pair<T: Merge>(mut a: T, b: T) -> T {
         a.merge(b);
         a
     }
@@ -65,11 +65,11 @@ mod tests {
             b in prop::collection::btree_map("[a-d]", 0u64..9, 0..4),
             c in prop::collection::btree_map("[a-d]", 0u64..9, 0..4),
         ) {
-            let left = merged(merged(a.clone(), b.clone()), c.clone());
-            let right = merged(a.clone(), merged(b, c));
+            let left = merge_pair(merge_pair(a.clone(), b.clone()), c.clone());
+            let right = merge_pair(a.clone(), merge_pair(b, c));
             prop_assert_eq!(left, right);
-            prop_assert_eq!(&merged(a.clone(), BTreeMap::new()), &a);
-            prop_assert_eq!(merged(BTreeMap::new(), a.clone()), a);
+            prop_assert_eq!(&merge_pair(a.clone(), BTreeMap::new()), &a);
+            prop_assert_eq!(merge_pair(BTreeMap::new(), a.clone()), a);
         }
     }
 }

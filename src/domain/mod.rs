@@ -16,15 +16,17 @@ mod server_info;
 mod tally;
 mod url;
 
-pub use crate::metrics::timeline::{Absence, Away, Piece, Row, Seat, Standing, Timeline};
-pub use catch_panic::{contain, is_contained};
-pub use length_class::Class;
+pub use crate::metrics::timeline::{
+    DowntimeRecord, DowntimeSummary, Piece, Row, Standing, Timeline, TimelineSlot,
+};
+pub use catch_panic::{catch_panic, is_panic_caught};
+pub use length_class::LengthClass;
 pub use merge::Merge;
 pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
-pub use peer_speed::{Others, SLOW};
-pub use prefix_keys::Beginnings;
-pub use prompt::{Id, Input, Params, Prompt, Route};
+pub use peer_speed::{PeerSpeed, SLOW};
+pub use prefix_keys::PrefixKeys;
+pub use prompt::{Prompt, PromptId, PromptInput, RequestParams, Route};
 pub use row_hash::RowHash;
-pub use server_info::{Facts, Model, Probe, Routes, Surveyed};
+pub use server_info::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
 pub use tally::Tally;
 pub use url::Url;

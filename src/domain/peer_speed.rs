@@ -7,18 +7,18 @@ pub const SLOW: f64 = 1.5;
 
 /// How fast the others are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Others {
+pub struct PeerSpeed {
     /// What a prompt usually takes at the fastest of them.
     pub fastest: Duration,
     /// Prompts a second of all of them together.
     pub rate: f64,
 }
 
-impl Others {
+impl PeerSpeed {
     /// Would they be through with `waiting` prompts before a slow one, which takes `usual` for a prompt, is with its next?
     /// Then it had better have none: what is withheld costs no work, what is asked twice does.
     #[must_use]
-    pub fn would_end_before(self, usual: Duration, waiting: u64) -> bool {
+    pub fn would_finish_first(self, usual: Duration, waiting: u64) -> bool {
         let Self { fastest, rate } = self;
         if rate <= 0.0 || usual.as_secs_f64() < fastest.as_secs_f64() * SLOW {
             return false;

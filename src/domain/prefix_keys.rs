@@ -5,16 +5,16 @@
 
 /// How many bytes have to be equal, at each level: a short system prompt, instructions, a document. Below the first a
 /// prefix is computed again in less time than anybody would notice.
-const LEVELS: [usize; Beginnings::LEVELS] = [512, 2048, 8192];
+const LEVELS: [usize; PrefixKeys::LEVELS] = [512, 2048, 8192];
 
 /// The beginnings by which a text is compared with others, the longest first; none of a short one.
 #[derive(Clone, Debug)]
-pub struct Beginnings<'t> {
+pub struct PrefixKeys<'t> {
     text: &'t [u8],
     level: usize,
 }
 
-impl<'t> Beginnings<'t> {
+impl<'t> PrefixKeys<'t> {
     /// The most that a text has.
     pub const LEVELS: usize = 3;
 
@@ -31,7 +31,7 @@ impl<'t> Beginnings<'t> {
     }
 }
 
-impl<'t> Iterator for Beginnings<'t> {
+impl<'t> Iterator for PrefixKeys<'t> {
     type Item = &'t [u8];
 
     fn next(&mut self) -> Option<&'t [u8]> {
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn longer_texts_are_compared_at_more_lengths() {
         let lengths = |bytes: usize| -> Vec<usize> {
-            Beginnings::of(&"x".repeat(bytes)).map(<[u8]>::len).collect()
+            PrefixKeys::of(&"x".repeat(bytes)).map(<[u8]>::len).collect()
         };
         assert!(lengths(511).is_empty());
         assert_eq!(lengths(512), [512]);

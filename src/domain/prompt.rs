@@ -12,11 +12,11 @@ pub struct Prompt {
     /// Its place in the whole input, from 0; counted over all files.
     pub index: u64,
     /// What the user calls it.
-    pub id: Id,
+    pub id: PromptId,
     /// What is asked.
-    pub input: Input,
+    pub input: PromptInput,
     /// Its own request parameters, which win over the job's.
-    pub params: Params,
+    pub params: RequestParams,
     /// The route its row names (OpenAI batch rows do).
     pub route: Option<Route>,
     /// What goes first in the order of work: higher is sooner.
@@ -29,14 +29,14 @@ pub struct Prompt {
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
+pub enum PromptInput {
     /// A text.
     Text(String),
     /// A conversation: a JSON array of messages, as the row has it.
     Messages(String),
 }
 
-impl Input {
+impl PromptInput {
     /// The text, or the conversation's JSON.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -63,9 +63,9 @@ pub enum Route {
 
 /// What the user calls a prompt: JSON, a string or a number. Where the row has none, its index as a string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Id(String);
+pub struct PromptId(String);
 
-impl Id {
+impl PromptId {
     /// From JSON: a string or a number, as it stands in the row.
     #[must_use]
     pub fn from_json(json: String) -> Self {
@@ -74,7 +74,7 @@ impl Id {
 
     /// The id of a row that has none.
     #[must_use]
-    pub fn of_index(index: u64) -> Self {
+    pub fn from_index(index: u64) -> Self {
         Self(format!("\"{index}\""))
     }
 
@@ -87,9 +87,9 @@ impl Id {
 
 /// Request parameters by name, each as JSON; sorted, so that equal parameters are equal texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Params(BTreeMap<String, String>);
+pub struct RequestParams(BTreeMap<String, String>);
 
-impl Params {
+impl RequestParams {
     /// Sets a parameter to a JSON value.
     pub fn set(&mut self, name: &str, json: impl Into<String>) {
         self.0.insert(name.to_owned(), json.into());
@@ -148,13 +148,13 @@ mod tests {
 
     #[test]
     fn a_rows_parameters_win_and_equal_ones_are_equal_texts() {
-        let mut job = Params::default();
+        let mut job = RequestParams::default();
         job.set("temperature", "0");
         job.set("max_tokens", "512");
-        let mut row = Params::default();
+        let mut row = RequestParams::default();
         row.set("max_tokens", "7");
         assert_eq!(row.over(&job).json(), r#"{"max_tokens":7,"temperature":0}"#);
         assert_eq!(row.over(&job).number("max_tokens"), Some(7));
-        assert_eq!(Params::default().json(), "{}");
+        assert_eq!(RequestParams::default().json(), "{}");
     }
 }

@@ -12,12 +12,12 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// An object's members in their order, values as raw JSON.
-pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, &'a str)>);
+pub(crate) struct JsonMembers<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
-impl<'a> Members<'a> {
+impl<'a> JsonMembers<'a> {
     /// Of a text that is a JSON object.
     pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
-        serde_json::from_str(text).map_err(|error| complaint(&error, text))
+        serde_json::from_str(text).map_err(|error| describe_error(&error, text))
     }
 
     /// Name and raw JSON of each.
@@ -36,11 +36,11 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = Members<'de>;
+        struct MembersVisitor;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = JsonMembers<'de>;
 
             fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
                 out.write_str("an object")
@@ -48,29 +48,29 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::with_capacity(4);
-                while let Some(Name(name)) = map.next_key()? {
+                while let Some(MemberName(name)) = map.next_key()? {
                     members.push((name, map.next_value::<&RawValue>()?.get()));
                 }
-                Ok(Members(members))
+                Ok(JsonMembers(members))
             }
         }
-        from.deserialize_map(Collect)
+        from.deserialize_map(MembersVisitor)
     }
 }
 
 /// A member's name: borrowed unless it has escapes, which serde's own `Cow` would not be.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The elements of a list as raw JSON.
-pub(crate) fn elements(list: &str) -> Result<Vec<&str>, String> {
+pub(crate) fn list_elements(list: &str) -> Result<Vec<&str>, String> {
     let elements: Vec<&RawValue> =
-        serde_json::from_str(list).map_err(|error| complaint(&error, list))?;
+        serde_json::from_str(list).map_err(|error| describe_error(&error, list))?;
     Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
 /// The text that a JSON string stands for.
-pub(crate) fn decode(string: &str) -> Result<Cow<'_, str>, String> {
+pub(crate) fn decode_string(string: &str) -> Result<Cow<'_, str>, String> {
     let inner = string.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match inner {
         // It came out of a parser, so that without a backslash it is its own text.
@@ -81,16 +81,16 @@ pub(crate) fn decode(string: &str) -> Result<Cow<'_, str>, String> {
 
 /// The text that a JSON string stands for, of a string that has not been through a parser.
 pub(crate) fn parse_string(string: &str) -> Result<String, String> {
-    serde_json::from_str(string).map_err(|error| complaint(&error, string))
+    serde_json::from_str(string).map_err(|error| describe_error(&error, string))
 }
 
 /// A text as a JSON string.
-pub(crate) fn encode(text: &str) -> String {
+pub(crate) fn encode_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 /// The same JSON without blanks between its tokens: one line, and equal values are more often equal texts.
-pub(crate) fn compact(json: &str) -> Cow<'_, str> {
+pub(crate) fn compact_json(json: &str) -> Cow<'_, str> {
     if !json.contains([' ', '\n', '\r', '\t']) {
         return Cow::Borrowed(json);
     }
@@ -109,8 +109,8 @@ pub(crate) fn compact(json: &str) -> Cow<'_, str> {
 }
 
 /// A carriage return is a blank in JSON, and a line's end to some of those who will read the answers.
-pub(crate) fn one_line(json: &str) -> Cow<'_, str> {
-    if json.contains(['\r', '\n']) { compact(json) } else { Cow::Borrowed(json) }
+pub(crate) fn to_one_line(json: &str) -> Cow<'_, str> {
+    if json.contains(['\r', '\n']) { compact_json(json) } else { Cow::Borrowed(json) }
 }
 
 /// Does every escape in it stand for a character? The fast path skips over values, and half of a surrogate pair would
@@ -120,7 +120,7 @@ pub(crate) fn check_escapes(json: &str) -> Result<(), String> {
         |at: usize| json.as_bytes().get(at + 2).is_some_and(|c| matches!(c, b'd' | b'D'));
     if json.match_indices("\\u").any(|(at, _)| surrogate(at)) {
         let parsed: Result<serde_json::Value, _> = serde_json::from_str(json);
-        return parsed.map(|_| ()).map_err(|error| complaint(&error, json));
+        return parsed.map(|_| ()).map_err(|error| describe_error(&error, json));
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ pub(crate) fn kind(json: &str) -> &'static str {
 }
 
 /// The parser's complaint, without its own line: a row is one line to it.
-fn complaint(error: &serde_json::Error, text: &str) -> String {
+fn describe_error(error: &serde_json::Error, text: &str) -> String {
     let whole = error.to_string();
     let what = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(what, _)| what);
     let hint = match text.get(error.column().saturating_sub(2)..) {
@@ -159,32 +159,32 @@ mod tests {
     #[test]
     fn members_are_borrowed_and_keep_their_order() {
         let members =
-            Members::parse(r#"{"b": 1.50, "\u0061": {"z":1,"a":[ ]}, "b": null}"#).unwrap();
+            JsonMembers::parse(r#"{"b": 1.50, "\u0061": {"z":1,"a":[ ]}, "b": null}"#).unwrap();
         assert_eq!(
             members.iter().collect::<Vec<_>>(),
             [("b", "1.50"), ("a", r#"{"z":1,"a":[ ]}"#), ("b", "null")]
         );
         assert_eq!(members.get("b"), Some("null"));
-        assert_eq!(compact(r#"{ "a b" : [ 1 , "\" \\" , 2 ] }"#), r#"{"a b":[1,"\" \\",2]}"#);
+        assert_eq!(compact_json(r#"{ "a b" : [ 1 , "\" \\" , 2 ] }"#), r#"{"a b":[1,"\" \\",2]}"#);
     }
 
     #[test]
-    fn complaints_are_about_the_row() {
-        let error = |text| Members::parse(text).err().unwrap();
+    fn errors_are_about_the_row() {
+        let error = |text| JsonMembers::parse(text).err().unwrap();
         assert_eq!(error(r#"{"a": 1"#), "not valid JSON at byte 7: EOF while parsing an object");
         assert!(error(r#"{"a": NaN}"#).ends_with("null is"), "{}", error(r#"{"a": NaN}"#));
-        assert!(decode(r#""\ud800""#).is_err() && check_escapes(r#"["\uD800"]"#).is_err());
+        assert!(decode_string(r#""\ud800""#).is_err() && check_escapes(r#"["\uD800"]"#).is_err());
         assert!(check_escapes(r#"["\ud83d\ude00 \u00e9"]"#).is_ok());
     }
 
     proptest! {
         #[test]
         fn decoding_undoes_encoding_and_compacting_changes_nothing(text in "\\PC*|[\\\\\" \n\t{}]*") {
-            let json = encode(&text);
-            prop_assert_eq!(decode(&json).unwrap(), text.as_str());
+            let json = encode_string(&text);
+            prop_assert_eq!(decode_string(&json).unwrap(), text.as_str());
             let spaced = format!("[ {json} ,\n {json} ]");
-            prop_assert_eq!(compact(&spaced), format!("[{json},{json}]"));
-            let _ = (compact(&text), check_escapes(&text), kind(&text), Members::parse(&text).is_ok());
+            prop_assert_eq!(compact_json(&spaced), format!("[{json},{json}]"));
+            let _ = (compact_json(&text), check_escapes(&text), kind(&text), JsonMembers::parse(&text).is_ok());
         }
     }
 }

@@ -35,7 +35,7 @@ impl RowHash {
 
     /// Rows that say the same are equal in this.
     #[must_use]
-    pub fn of_bytes(self) -> u64 {
+    pub fn bytes_hash(self) -> u64 {
         self.0 & !Self::OWN_ID
     }
 }
@@ -76,13 +76,13 @@ mod tests {
         for hash in [1, 0xabc, u64::MAX] {
             let (own, none) = (RowHash::new(hash, true), RowHash::new(hash, false));
             assert!(own.has_own_id() && !none.has_own_id());
-            assert_eq!(own.of_bytes(), none.of_bytes());
+            assert_eq!(own.bytes_hash(), none.bytes_hash());
             for it in [own, none] {
                 assert_eq!(it.to_string().len(), 16);
                 assert_eq!(it.to_string().parse(), Ok(it));
             }
         }
-        assert_ne!(RowHash::new(2, true).of_bytes(), RowHash::new(4, true).of_bytes());
+        assert_ne!(RowHash::new(2, true).bytes_hash(), RowHash::new(4, true).bytes_hash());
         assert!(RowHash::default().is_unknown());
         assert!("row".parse::<RowHash>().is_err());
     }

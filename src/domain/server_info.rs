@@ -6,29 +6,29 @@ use super::Url;
 
 /// A server and what came of asking it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Surveyed {
+pub struct EndpointStatus {
     /// Which server.
     pub url: Url,
     /// What it said.
-    pub probe: Probe,
+    pub probe: ProbeResult,
 }
 
 /// What a ready server told about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ServerInfo {
     /// The models it serves, at least one.
-    pub models: Vec<Model>,
+    pub models: Vec<ServedModel>,
     /// vLLM's version, where it says one.
     pub version: Option<String>,
     /// Does its model take conversations, that is, has it a chat template?
     pub chat_template: bool,
     /// What it can be asked.
-    pub routes: Routes,
+    pub routes: ServerRoutes,
 }
 
 /// A served model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Model {
+pub struct ServedModel {
     /// The name requests have to give.
     pub id: String,
     /// The longest prompt and answer together, in tokens; not every server says.
@@ -39,7 +39,7 @@ pub struct Model {
 
 /// Which routes there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Routes {
+pub struct ServerRoutes {
     /// `/v1/completions`
     pub completions: bool,
     /// `/v1/chat/completions`
@@ -55,9 +55,9 @@ pub struct Routes {
 /// What came of asking a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Probe {
+pub enum ProbeResult {
     /// It can be used.
-    Ready(Facts),
+    Ready(ServerInfo),
     /// It cannot, and why.
     NotReady(String),
 }

@@ -67,7 +67,7 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        fn tally()(answered in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64) -> Tally {
+        fn any_tally()(answered in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64) -> Tally {
             let failed = BTreeMap::from([(FailureKind::TooLong, long), (FailureKind::EmptyPrompt, empty)]);
             Tally { answered, failed, requests, ..Tally::default() }
         }
@@ -75,7 +75,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tallies_add_up_in_any_grouping(a in tally(), b in tally(), c in tally()) {
+        fn tallies_add_up_in_any_grouping(a in any_tally(), b in any_tally(), c in any_tally()) {
             let sum = |mut x: Tally, y: Tally| { x.merge(y); x };
             let left = sum(sum(a.clone(), b.clone()), c.clone());
             prop_assert_eq!(&left, &sum(a.clone(), sum(b.clone(), c.clone())));

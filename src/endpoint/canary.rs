@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Client, Fault, Question, Reply, Shared, reply, request::post};
-use crate::domain::{Params, Prompt, Route, Url};
+use super::{BatchParams, Fault, HttpClient, Question, ServerReply, reply, request::post};
+use crate::domain::{Prompt, RequestParams, Route, Url};
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Canary {
+pub enum CanaryResult {
     /// The same tokens, and a plain answer.
-    Same,
+    Match,
     /// Not the same, or not only text: why.
-    Differs(String),
+    Mismatch(String),
     /// Nothing was learnt this time.
-    Unknown,
+    Inconclusive,
 }
 
 /// Only what is compared.
@@ -44,15 +44,15 @@ struct Message {
 
 /// Asks the chat route, and at the same time the completions route for one token of `rendered`: until it is decided the
 /// engine sends conversations one by one.
-pub async fn ask_both_ways(
-    client: &Client,
+pub async fn send_canary(
+    client: &HttpClient,
     url: &Url,
-    shared: &Shared,
+    shared: &BatchParams,
     prompt: &Prompt,
     system: Option<&str>,
     rendered: String,
     limit: Duration,
-) -> (Result<Reply, Fault>, Canary) {
+) -> (Result<ServerReply, Fault>, CanaryResult) {
     let sent = Instant::now();
     let mut asked = shared.clone();
     asked.params.set("return_token_ids", "true");
@@ -61,60 +61,61 @@ pub async fn ask_both_ways(
         let body = post(client, url, route, body, limit).await;
         (body, sent.elapsed())
     };
-    let text = one_token(client, url, &asked.model, &rendered, limit);
+    let text = request_one_token(client, url, &asked.model, &rendered, limit);
     let ((body, took), text) = tokio::join!(chat, text);
     let body = match body {
         Ok(body) => body,
-        Err(fault) => return (Err(fault), Canary::Unknown),
+        Err(fault) => return (Err(fault), CanaryResult::Inconclusive),
     };
-    let result = reply::read(&body, &lengths, n).map(|answers| Reply { answers, took });
+    let result = reply::read(&body, &lengths, n).map(|answers| ServerReply { answers, took });
     (result, compare(&body, text.ok().as_deref()))
 }
 
 /// The answer to a text that is rendered already, as short as can be.
-async fn one_token(
-    client: &Client,
+async fn request_one_token(
+    client: &HttpClient,
     url: &Url,
     model: &str,
     rendered: &str,
     limit: Duration,
 ) -> Result<Vec<u8>, Fault> {
-    let mut params = Params::default();
+    let mut params = RequestParams::default();
     params.set("max_tokens", "1");
     params.set("return_token_ids", "true");
     params.set("add_special_tokens", "false");
-    let one = Shared { route: Route::Completions, model: model.into(), params, n: 1, lists: true };
-    let question = Question::of_texts(&one, std::iter::once(rendered));
+    let one =
+        BatchParams { route: Route::Completions, model: model.into(), params, n: 1, lists: true };
+    let question = Question::from_texts(&one, std::iter::once(rendered));
     let (route, body, ..) = question.parts();
     post(client, url, route, body, limit).await
 }
 
 /// Both answers beside each other.
-fn compare(chat: &[u8], text: Option<&[u8]>) -> Canary {
-    let Ok(chat) = serde_json::from_slice::<Ids>(chat) else { return Canary::Unknown };
+fn compare(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
+    let Ok(chat) = serde_json::from_slice::<Ids>(chat) else { return CanaryResult::Inconclusive };
     if let Some(why) =
-        chat.choices.iter().filter_map(|it| it.message.as_ref()).find_map(more_than_text)
+        chat.choices.iter().filter_map(|it| it.message.as_ref()).find_map(non_text_content)
     {
-        return Canary::Differs(why.into());
+        return CanaryResult::Mismatch(why.into());
     }
     let Some(theirs) = chat.prompt_token_ids else {
-        return Canary::Differs("the server does not tell token ids".into());
+        return CanaryResult::Mismatch("the server does not tell token ids".into());
     };
-    let Some(text) = text else { return Canary::Unknown };
+    let Some(text) = text else { return CanaryResult::Inconclusive };
     let ours = serde_json::from_slice::<Ids>(text).ok();
     let ours = ours.and_then(|it| it.choices.into_iter().next()?.prompt_token_ids);
     match ours {
-        Some(ours) if ours == theirs => Canary::Same,
-        Some(ours) => Canary::Differs(format!(
+        Some(ours) if ours == theirs => CanaryResult::Match,
+        Some(ours) => CanaryResult::Mismatch(format!(
             "the server makes {} tokens of the conversation and {} of its text",
             theirs.len(),
             ours.len()
         )),
-        None => Canary::Differs("the server does not tell token ids".into()),
+        None => CanaryResult::Mismatch("the server does not tell token ids".into()),
     }
 }
 
-fn more_than_text(message: &Message) -> Option<&'static str> {
+fn non_text_content(message: &Message) -> Option<&'static str> {
     let thinks = [&message.reasoning, &message.reasoning_content].into_iter().flatten();
     if thinks.into_iter().any(|text| !text.is_empty()) {
         return Some("the model's thinking is told apart only on the chat route");

@@ -40,7 +40,7 @@ pub enum Fault {
         after: Option<Duration>,
     },
     /// It may go well next time: an error of the server's, a cut or garbled reply, silence.
-    Passing {
+    Transient {
         /// What happened.
         what: String,
         /// The status, where there was one.
@@ -58,8 +58,10 @@ impl From<Trouble> for Fault {
         let what = trouble.to_string();
         match trouble {
             Trouble::Connect(_) => Self::Gone { what },
-            Trouble::Silent(_) | Trouble::Cut(_) => Self::Passing { what, status: None },
-            Trouble::Unsendable(_) => Self::Request { what, status: 0 },
+            Trouble::Silent(_) | Trouble::ConnectionLost(_) => {
+                Self::Transient { what, status: None }
+            }
+            Trouble::InvalidRequest(_) => Self::Request { what, status: 0 },
         }
     }
 }
@@ -70,9 +72,9 @@ pub(super) fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -
     let what = error.message;
     let param = error.param.unwrap_or_default();
     match status {
-        400 | 413 | 422 => bad_request(status, what, &param),
-        408 | 425 | 500 | 502 | 504 if !is_dying(&what) => {
-            Fault::Passing { what, status: Some(status) }
+        400 | 413 | 422 => classify_bad_request(status, what, &param),
+        408 | 425 | 500 | 502 | 504 if !is_engine_dead(&what) => {
+            Fault::Transient { what, status: Some(status) }
         }
         // The wrong key or model: it was another server when the work began, and may be that again.
         401 | 403 | 404 => Fault::Gone { what },
@@ -83,18 +85,18 @@ pub(super) fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -
 }
 
 /// A vLLM that drains, or whose engine has died, says so with a 500 while `/health` may still be well.
-fn is_dying(what: &str) -> bool {
+fn is_engine_dead(what: &str) -> bool {
     ["cannot schedule new futures", "EngineCore encountered", "EngineDeadError", "engine is dead"]
         .iter()
         .any(|sign| what.contains(sign))
 }
 
-fn bad_request(status: u16, what: String, param: &str) -> Fault {
+fn classify_bad_request(status: u16, what: String, param: &str) -> Fault {
     // vLLM's cap, and the words of servers written in Go that take no lists at all.
     if what.contains("prompt list length") || what.contains("cannot unmarshal array") {
         return Fault::ListTooLong;
     }
-    if let Some(left) = room_left(&what) {
+    if let Some(left) = parse_tokens_left(&what) {
         return Fault::TooManyTokens { left, what };
     }
     let too_long = param.starts_with("input_") || what.contains("maximum context length");
@@ -121,7 +123,7 @@ fn bad_request(status: u16, what: String, param: &str) -> Fault {
 }
 
 /// Older versions refuse a `max_tokens` over what prompt and context leave, and say both numbers.
-fn room_left(what: &str) -> Option<u64> {
+fn parse_tokens_left(what: &str) -> Option<u64> {
     if !what.contains("max_tokens") && !what.contains("max_completion_tokens") {
         return None;
     }
@@ -143,7 +145,7 @@ mod tests {
     use super::*;
 
     /// The recorded refusals of a real vLLM, by name of their file.
-    fn recorded(case: &str) -> Fault {
+    fn recorded_fault(case: &str) -> Fault {
         let path = format!("{}/tests/data/vllm-wire/{case}.json", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -155,7 +157,7 @@ mod tests {
     #[test]
     fn a_prompts_fault_is_told_from_the_requests() {
         for case in ["completions-too-long", "completions-list-one-too-long", "chat-too-long"] {
-            assert!(matches!(recorded(case), Fault::Prompt { too_long: true, .. }), "{case}");
+            assert!(matches!(recorded_fault(case), Fault::Prompt { too_long: true, .. }), "{case}");
         }
         for case in [
             "completions-list-with-empty-string",
@@ -165,7 +167,7 @@ mod tests {
             "chat-role-missing",
             "chat-messages-empty",
         ] {
-            let fault = recorded(case);
+            let fault = recorded_fault(case);
             let expected = matches!(fault, Fault::Prompt { too_long: false, .. })
                 || (case == "chat-messages-empty" && matches!(fault, Fault::Request { .. }));
             assert!(expected, "{case}: {fault:?}");
@@ -181,19 +183,19 @@ mod tests {
             "chat-tools-default",
         ] {
             assert!(
-                matches!(recorded(case), Fault::Request { .. }),
+                matches!(recorded_fault(case), Fault::Request { .. }),
                 "{case}: {:?}",
-                recorded(case)
+                recorded_fault(case)
             );
         }
         for case in ["completions-model-bad", "chat-model-bad"] {
             assert!(
-                matches!(recorded(case), Fault::Gone { .. }),
+                matches!(recorded_fault(case), Fault::Gone { .. }),
                 "{case}: another model is served there now"
             );
         }
-        assert_eq!(recorded("completions-list-1025"), Fault::ListTooLong);
-        assert_eq!(recorded("queue-limit-64-busy-single"), Fault::Busy { after: None });
+        assert_eq!(recorded_fault("completions-list-1025"), Fault::ListTooLong);
+        assert_eq!(recorded_fault("queue-limit-64-busy-single"), Fault::Busy { after: None });
     }
 
     #[test]
@@ -215,8 +217,8 @@ mod tests {
         assert!(matches!(of(500, "EngineCore encountered an issue."), Fault::Gone { .. }));
         assert!(matches!(
             of(500, "list index out of range"),
-            Fault::Passing { status: Some(500), .. }
+            Fault::Transient { status: Some(500), .. }
         ));
-        assert!(matches!(of(502, "bad gateway"), Fault::Passing { .. }));
+        assert!(matches!(of(502, "bad gateway"), Fault::Transient { .. }));
     }
 }

@@ -12,21 +12,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{domain::Url, settings::Secret};
+use crate::{domain::Url, settings::ApiKey};
 
 /// vLLM closes a connection that was idle for 5 s; a request written at that moment gets no answer.
-const IDLE: Duration = Duration::from_secs(4);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// What a stale connection takes to show it, at most.
-const STALE: Duration = Duration::from_millis(100);
-const CONNECT: Duration = Duration::from_secs(5);
+const STALE_DETECT_LIMIT: Duration = Duration::from_millis(100);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections to servers. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct HttpClient {
     inner: reqwest::Client,
-    key: Option<Secret>,
+    key: Option<ApiKey>,
     /// Where requests go, taken apart once: a million times the same text is a few seconds.
-    targets: Arc<Mutex<HashMap<&'static str, HashMap<Url, reqwest::Url>>>>,
+    target_urls: Arc<Mutex<HashMap<&'static str, HashMap<Url, reqwest::Url>>>>,
 }
 
 /// What a server answered, whatever its status.
@@ -51,29 +51,29 @@ pub enum Trouble {
     Silent(Duration),
     /// The connection ended before the answer did.
     #[error("the connection was cut ({0})")]
-    Cut(String),
+    ConnectionLost(String),
     /// The request could not be made at all.
     #[error("the request cannot be sent ({0})")]
-    Unsendable(String),
+    InvalidRequest(String),
 }
 
-impl Client {
+impl HttpClient {
     /// A client that sends `key`, where there is one, as a bearer token.
     ///
     /// # Errors
     /// Where the HTTP library cannot start.
-    pub fn new(key: Option<Secret>) -> Result<Self, Trouble> {
+    pub fn new(key: Option<ApiKey>) -> Result<Self, Trouble> {
         let inner = reqwest::Client::builder()
             .no_proxy()
             .http1_only()
             .tcp_nodelay(true)
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(IDLE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("aurora-swarm/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Trouble::Unsendable(innermost(&error)))?;
-        Ok(Self { inner, key, targets: Arc::default() })
+            .map_err(|error| Trouble::InvalidRequest(innermost_message(&error)))?;
+        Ok(Self { inner, key, target_urls: Arc::default() })
     }
 
     /// `GET url/path`.
@@ -86,7 +86,7 @@ impl Client {
         path: &'static str,
         limit: Duration,
     ) -> Result<Answer, Trouble> {
-        self.ask(self.inner.get(self.target(url, path)?), limit).await
+        self.ask(self.inner.get(self.target_url(url, path)?), limit).await
     }
 
     /// `POST url/path` with a JSON body.
@@ -100,18 +100,18 @@ impl Client {
         json: Vec<u8>,
         limit: Duration,
     ) -> Result<Answer, Trouble> {
-        let request = self.inner.post(self.target(url, path)?);
+        let request = self.inner.post(self.target_url(url, path)?);
         self.ask(request.header("content-type", "application/json").body(json), limit).await
     }
 
-    fn target(&self, url: &Url, path: &'static str) -> Result<reqwest::Url, Trouble> {
-        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+    fn target_url(&self, url: &Url, path: &'static str) -> Result<reqwest::Url, Trouble> {
+        let mut targets = self.target_urls.lock().unwrap_or_else(PoisonError::into_inner);
         let targets = targets.entry(path).or_default();
         if let Some(target) = targets.get(url) {
             return Ok(target.clone());
         }
         let target = reqwest::Url::parse(&format!("{url}{path}"))
-            .map_err(|error| Trouble::Unsendable(error.to_string()))?;
+            .map_err(|error| Trouble::InvalidRequest(error.to_string()))?;
         targets.insert(url.clone(), target.clone());
         Ok(target)
     }
@@ -122,9 +122,9 @@ impl Client {
         limit: Duration,
     ) -> Result<Answer, Trouble> {
         if let Some(key) = &self.key {
-            request = request.bearer_auth(key.reveal());
+            request = request.bearer_auth(key.expose_secret());
         }
-        let trouble = |error: reqwest::Error| trouble(&error, limit);
+        let trouble = |error: reqwest::Error| classify_error(&error, limit);
         let request = request.timeout(limit);
         // The body is shared, so this copies no more than the head.
         let again = request.try_clone();
@@ -132,7 +132,9 @@ impl Client {
         let answer = match (request.send().await, again) {
             // A connection that the server closed while it was idle ends at once and without a byte: that is nobody's
             // failure, and a new one is free.
-            (Err(error), Some(again)) if is_stale(&error) && sent.elapsed() < STALE => {
+            (Err(error), Some(again))
+                if is_stale_connection(&error) && sent.elapsed() < STALE_DETECT_LIMIT =>
+            {
                 again.send().await.map_err(trouble)?
             }
             (answer, _) => answer.map_err(trouble)?,
@@ -145,24 +147,24 @@ impl Client {
     }
 }
 
-fn is_stale(error: &reqwest::Error) -> bool {
+fn is_stale_connection(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
-fn trouble(error: &reqwest::Error, limit: Duration) -> Trouble {
+fn classify_error(error: &reqwest::Error, limit: Duration) -> Trouble {
     if error.is_builder() {
-        Trouble::Unsendable(innermost(error))
+        Trouble::InvalidRequest(innermost_message(error))
     } else if error.is_connect() {
-        Trouble::Connect(innermost(error))
+        Trouble::Connect(innermost_message(error))
     } else if error.is_timeout() {
         Trouble::Silent(limit)
     } else {
-        Trouble::Cut(innermost(error))
+        Trouble::ConnectionLost(innermost_message(error))
     }
 }
 
 /// The last error of the chain: the system's own words, without the URL that everybody prints already.
-fn innermost(error: &reqwest::Error) -> String {
+fn innermost_message(error: &reqwest::Error) -> String {
     let mut last: Option<&dyn std::error::Error> = error.source();
     while let Some(next) = last.and_then(std::error::Error::source) {
         last = Some(next);

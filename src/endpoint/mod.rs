@@ -13,10 +13,10 @@ mod request;
 mod server_metrics;
 mod wire;
 
-pub use canary::{Canary, ask_both_ways};
+pub use canary::{CanaryResult, send_canary};
 pub use fault::Fault;
-pub use http::{Answer, Client, Trouble};
-pub use probe::probe;
-pub use reply::Reply;
-pub use request::{Question, Shared, ask, conversation};
-pub use server_metrics::{Load, load};
+pub use http::{Answer, HttpClient, Trouble};
+pub use probe::probe_server;
+pub use reply::ServerReply;
+pub use request::{BatchParams, Question, ask, messages_json};
+pub use server_metrics::{ServerLoad, fetch_server_load};

@@ -5,21 +5,21 @@
 
 use std::time::Duration;
 
-use super::{Client, Trouble, wire};
-use crate::domain::{Facts, Model, Probe, Routes, Url};
+use super::{HttpClient, Trouble, wire};
+use crate::domain::{ProbeResult, ServedModel, ServerInfo, ServerRoutes, Url};
 
 /// One question's limit: a server that loads a model may be slow to say so, a dead one is not worth more.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Asks once.
-pub async fn probe(client: &Client, url: &Url) -> Probe {
+pub async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
     match ask(client, url).await {
-        Ok(facts) => Probe::Ready(facts),
-        Err(why) => Probe::NotReady(why),
+        Ok(facts) => ProbeResult::Ready(facts),
+        Err(why) => ProbeResult::NotReady(why),
     }
 }
 
-async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
+async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
     let get = |path: &'static str| client.get(url, path, LIMIT);
     let said = |what: &str, trouble: Trouble| format!("{what}: {trouble}");
     let health = get("/health").await.map_err(|trouble| said("GET /health", trouble))?;
@@ -27,7 +27,7 @@ async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
         return Err(format!(
             "GET /health answers {} {}",
             health.status,
-            wire::message(&health.body)
+            wire::error_message(&health.body)
         ));
     }
     let models = get("/v1/models").await.map_err(|trouble| said("GET /v1/models", trouble))?;
@@ -35,7 +35,7 @@ async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
         return Err(format!(
             "GET /v1/models answers {} {}",
             models.status,
-            wire::message(&models.body)
+            wire::error_message(&models.body)
         ));
     }
     let models: wire::Models = serde_json::from_slice(&models.body)
@@ -44,22 +44,23 @@ async fn ask(client: &Client, url: &Url) -> Result<Facts, String> {
         return Err("it serves no model yet".into());
     }
     let model =
-        |it: wire::Model| Model { id: it.id, max_model_len: it.max_model_len, root: it.root };
+        |it: wire::Model| ServedModel { id: it.id, max_model_len: it.max_model_len, root: it.root };
     let version = get("/version").await.ok().filter(|it| it.status == 200);
-    let version = version.and_then(|it| serde_json::from_slice::<wire::Version>(&it.body).ok());
-    let models: Vec<Model> = models.data.into_iter().map(model).collect();
+    let version =
+        version.and_then(|it| serde_json::from_slice::<wire::VersionResponse>(&it.body).ok());
+    let models: Vec<ServedModel> = models.data.into_iter().map(model).collect();
     let routes = routes(client, url).await.map_err(|trouble| trouble.to_string())?;
-    let chat_template = takes_conversations(client, url, &models[0].id, routes).await?;
-    Ok(Facts { models, version: version.map(|it| it.version), chat_template, routes })
+    let chat_template = has_chat_template(client, url, &models[0].id, routes).await?;
+    Ok(ServerInfo { models, version: version.map(|it| it.version), chat_template, routes })
 }
 
 /// A model without a chat template refuses conversations. `/tokenize` finds that out for nothing; a server without it is
 /// asked for one token. A server that dies meanwhile has refused nothing: the route of a whole run hangs on this.
-async fn takes_conversations(
-    client: &Client,
+async fn has_chat_template(
+    client: &HttpClient,
     url: &Url,
     model: &str,
-    routes: Routes,
+    routes: ServerRoutes,
 ) -> Result<bool, String> {
     if !routes.chat {
         return Ok(false);
@@ -77,13 +78,13 @@ async fn takes_conversations(
 }
 
 /// vLLM lists its routes; other servers are asked one by one, with a body that none of them can take for a request.
-async fn routes(client: &Client, url: &Url) -> Result<Routes, Trouble> {
+async fn routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes, Trouble> {
     let listed = Some(client.get(url, "/openapi.json", LIMIT).await?).filter(|it| it.status == 200);
     let metrics = client.get(url, "/metrics", LIMIT).await.is_ok_and(|it| it.status == 200);
     if let Some(list) = listed.and_then(|it| serde_json::from_slice::<wire::OpenApi>(&it.body).ok())
     {
         let has = |path: &str| list.paths.contains_key(path);
-        return Ok(Routes {
+        return Ok(ServerRoutes {
             completions: has("/v1/completions"),
             chat: has("/v1/chat/completions"),
             chat_batch: has("/v1/chat/completions/batch"),
@@ -99,5 +100,5 @@ async fn routes(client: &Client, url: &Url) -> Result<Routes, Trouble> {
         *there = !matches!(answer.status, 404 | 405 | 501);
     }
     let [completions, chat, chat_batch, tokenize] = there;
-    Ok(Routes { completions, chat, chat_batch, tokenize, metrics })
+    Ok(ServerRoutes { completions, chat, chat_batch, tokenize, metrics })
 }

@@ -12,7 +12,7 @@ use crate::domain::{Answer, Choice, Usage};
 
 /// A reply, taken apart.
 #[derive(Debug)]
-pub struct Reply {
+pub struct ServerReply {
     /// A prompt's answer at the prompt's place; `None` where the reply has none, or two that claim the same place.
     pub answers: Vec<Option<Answer>>,
     /// From sending to the last byte.
@@ -20,8 +20,8 @@ pub struct Reply {
 }
 
 #[derive(Deserialize)]
-struct Body {
-    choices: Vec<WireChoice>,
+struct ReplyBody {
+    choices: Vec<ReplyChoice>,
     /// Read apart: what a server counts wrongly costs no answer.
     usage: Option<serde_json::Value>,
     /// Of a conversation, where they were asked for.
@@ -30,11 +30,11 @@ struct Body {
 }
 
 #[derive(Deserialize)]
-struct WireChoice {
+struct ReplyChoice {
     #[serde(default)]
     index: usize,
     text: Option<String>,
-    message: Option<WireMessage>,
+    message: Option<ReplyMessage>,
     finish_reason: Option<String>,
     /// Only counted, so not kept.
     #[serde(default)]
@@ -44,7 +44,7 @@ struct WireChoice {
 }
 
 #[derive(Deserialize)]
-struct WireMessage {
+struct ReplyMessage {
     content: Option<String>,
     reasoning: Option<String>,
     /// Its name before vLLM 0.12.
@@ -52,16 +52,16 @@ struct WireMessage {
 }
 
 #[derive(Deserialize, Clone, Copy)]
-struct WireUsage {
+struct ReplyUsage {
     #[serde(default)]
     prompt_tokens: u64,
     #[serde(default)]
     completion_tokens: u64,
 }
 
-impl WireUsage {
+impl ReplyUsage {
     /// More tokens than any reply has are a bug of the server's, and sums of them would overflow.
-    fn can_be(&self) -> bool {
+    fn is_plausible(&self) -> bool {
         self.prompt_tokens.max(self.completion_tokens) < 1 << 40
     }
 }
@@ -70,14 +70,15 @@ impl WireUsage {
 #[derive(Clone, Default)]
 struct Place {
     choices: Vec<Option<Choice>>,
-    doubled: bool,
+    is_duplicate: bool,
     asked: Option<u64>,
     told: Option<u64>,
 }
 
 /// The answers of a list whose prompts have these lengths, each with `n` sequences.
 pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<Answer>>, Fault> {
-    let read: Body = serde_json::from_slice(body).map_err(|error| no_answer(body, &error))?;
+    let read: ReplyBody =
+        serde_json::from_slice(body).map_err(|error| classify_non_answer(body, &error))?;
     let empty = Place { choices: vec![None; n], ..Place::default() };
     let mut places = vec![empty; lengths.len()];
     for choice in read.choices {
@@ -88,7 +89,7 @@ pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<
         if let Some(told) = count(&choice.token_ids) {
             place.told = Some(place.told.unwrap_or_default() + told);
         }
-        place.doubled |= place.choices[sequence].is_some();
+        place.is_duplicate |= place.choices[sequence].is_some();
         place.choices[sequence] = Some(choice.into_choice());
     }
     if let (Some(ids), [place]) = (&read.prompt_token_ids, places.as_mut_slice()) {
@@ -97,11 +98,11 @@ pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<
     let exact: Vec<_> = places.iter().map(|place| place.asked.zip(place.told)).collect();
     let complete = |place: Place| {
         let choices: Option<Vec<Choice>> = place.choices.into_iter().collect();
-        choices.filter(|_| !place.doubled).map(|choices| Answer { choices, usage: None })
+        choices.filter(|_| !place.is_duplicate).map(|choices| Answer { choices, usage: None })
     };
     let mut answers: Vec<Option<Answer>> = places.into_iter().map(complete).collect();
-    let usage = read.usage.and_then(|it| WireUsage::deserialize(it).ok());
-    if let Some(usage) = usage.filter(WireUsage::can_be) {
+    let usage = read.usage.and_then(|it| ReplyUsage::deserialize(it).ok());
+    if let Some(usage) = usage.filter(ReplyUsage::is_plausible) {
         share(usage, lengths, &mut answers);
     }
     for (answer, exact) in answers.iter_mut().zip(exact) {
@@ -113,23 +114,23 @@ pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<
 }
 
 /// Status 200 and yet no answer: garbage, or an error in an answer's place.
-fn no_answer(body: &[u8], error: &serde_json::Error) -> Fault {
-    let is_error = serde_json::from_slice::<InBand>(body).is_ok();
+fn classify_non_answer(body: &[u8], error: &serde_json::Error) -> Fault {
+    let is_error = serde_json::from_slice::<InBandError>(body).is_ok();
     let what = if is_error {
-        format!("an error under status 200: {}", wire::message(body))
+        format!("an error under status 200: {}", wire::error_message(body))
     } else {
         format!("the reply is no answer ({error})")
     };
-    Fault::Passing { what, status: None }
+    Fault::Transient { what, status: None }
 }
 
 #[derive(Deserialize)]
-struct InBand {
+struct InBandError {
     #[serde(rename = "error")]
     _error: IgnoredAny,
 }
 
-impl WireChoice {
+impl ReplyChoice {
     fn into_choice(self) -> Choice {
         let finish_reason = self.finish_reason;
         match self.message {
@@ -144,7 +145,7 @@ impl WireChoice {
 }
 
 /// A list's usage is one sum: a prompt's share goes by length. A single's is exact.
-fn share(usage: WireUsage, lengths: &[u64], answers: &mut [Option<Answer>]) {
+fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<Answer>]) {
     let asked: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
     let length = |answer: &Option<Answer>| {
         let choices = answer.iter().flat_map(|answer| &answer.choices);

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{Client, Fault, Reply, fault, reply};
-use crate::domain::{Input, Params, Prompt, Route, Url};
+use super::{Fault, HttpClient, ServerReply, fault, reply};
+use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
 
 /// What all prompts of a request share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shared {
+pub struct BatchParams {
     /// The route.
     pub route: Route,
     /// The served model's name.
     pub model: String,
     /// Everything but model and prompt.
-    pub params: Params,
+    pub params: RequestParams,
     /// Sequences a prompt.
     pub n: usize,
     /// May several prompts go in one request?
@@ -39,18 +39,18 @@ impl Question {
     /// Prompts as they are: raw texts in a list, or one conversation.
     #[must_use]
     pub fn new<'p>(
-        shared: &Shared,
+        shared: &BatchParams,
         prompts: impl Iterator<Item = &'p Prompt> + Clone,
         system: Option<&str>,
     ) -> Self {
         match shared.route {
             Route::Completions => {
-                Self::of_texts(shared, prompts.map(|prompt| prompt.input.as_str()))
+                Self::from_texts(shared, prompts.map(|prompt| prompt.input.as_str()))
             }
             Route::Chat => {
                 let lengths = prompts.clone().map(|it| it.input.as_str().len() as u64).collect();
                 let conversation =
-                    prompts.into_iter().next().map(|it| conversation(&it.input, system));
+                    prompts.into_iter().next().map(|it| messages_json(&it.input, system));
                 let body = chat_body(shared, &conversation.unwrap_or_default());
                 Self { route: Route::Chat, body, lengths, n: shared.n }
             }
@@ -59,7 +59,10 @@ impl Question {
 
     /// Texts for the completions route, whatever they were made from.
     #[must_use]
-    pub fn of_texts<'t>(shared: &Shared, texts: impl Iterator<Item = &'t str> + Clone) -> Self {
+    pub fn from_texts<'t>(
+        shared: &BatchParams,
+        texts: impl Iterator<Item = &'t str> + Clone,
+    ) -> Self {
         let lengths = texts.clone().map(|text| text.len() as u64).collect();
         let body = completions_body(shared, texts);
         Self { route: Route::Completions, body, lengths, n: shared.n }
@@ -71,21 +74,21 @@ impl Question {
 /// # Errors
 /// Where there is no reply, or one that is a refusal or no answer at all.
 pub async fn ask(
-    client: &Client,
+    client: &HttpClient,
     url: &Url,
     question: Question,
     limit: Duration,
-) -> Result<Reply, Fault> {
+) -> Result<ServerReply, Fault> {
     let sent = Instant::now();
     let Question { route, body, lengths, n } = question;
     let body = post(client, url, route, body, limit).await?;
     let answers = reply::read(&body, &lengths, n)?;
-    Ok(Reply { answers, took: sent.elapsed() })
+    Ok(ServerReply { answers, took: sent.elapsed() })
 }
 
 /// The body of an answer with status 200.
 pub(super) async fn post(
-    client: &Client,
+    client: &HttpClient,
     url: &Url,
     route: Route,
     body: Vec<u8>,
@@ -110,20 +113,23 @@ impl Question {
     }
 }
 
-fn head(shared: &Shared, room: usize) -> Vec<u8> {
+fn head(shared: &BatchParams, room: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(room + 256);
     body.extend_from_slice(b"{\"model\":");
-    write_text(&mut body, &shared.model);
+    write_json_string(&mut body, &shared.model);
     for (name, json) in shared.params.iter() {
         body.push(b',');
-        write_text(&mut body, name);
+        write_json_string(&mut body, name);
         body.push(b':');
         body.extend_from_slice(json.as_bytes());
     }
     body
 }
 
-fn completions_body<'t>(shared: &Shared, texts: impl Iterator<Item = &'t str> + Clone) -> Vec<u8> {
+fn completions_body<'t>(
+    shared: &BatchParams,
+    texts: impl Iterator<Item = &'t str> + Clone,
+) -> Vec<u8> {
     let room = texts.clone().map(|text| text.len() + text.len() / 16 + 8).sum();
     let mut body = head(shared, room);
     body.extend_from_slice(b",\"prompt\":");
@@ -136,7 +142,7 @@ fn completions_body<'t>(shared: &Shared, texts: impl Iterator<Item = &'t str> + 
         if place > 0 {
             body.push(b',');
         }
-        write_text(&mut body, text);
+        write_json_string(&mut body, text);
     }
     if count != 1 {
         body.push(b']');
@@ -145,7 +151,7 @@ fn completions_body<'t>(shared: &Shared, texts: impl Iterator<Item = &'t str> + 
     body
 }
 
-fn chat_body(shared: &Shared, conversation: &str) -> Vec<u8> {
+fn chat_body(shared: &BatchParams, conversation: &str) -> Vec<u8> {
     let mut body = head(shared, conversation.len());
     body.extend_from_slice(b",\"messages\":");
     body.extend_from_slice(conversation.as_bytes());
@@ -156,17 +162,17 @@ fn chat_body(shared: &Shared, conversation: &str) -> Vec<u8> {
 /// The conversation as JSON: a row's own, or its text as one user message; the job's system message first, unless the
 /// row's own conversation begins with one.
 #[must_use]
-pub fn conversation(input: &Input, system: Option<&str>) -> String {
+pub fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
     let system =
-        system.map(|text| format!("{{\"role\":\"system\",\"content\":{}}}", json_text(text)));
+        system.map(|text| format!("{{\"role\":\"system\",\"content\":{}}}", json_string(text)));
     match input {
-        Input::Text(text) => {
-            let user = format!("{{\"role\":\"user\",\"content\":{}}}", json_text(text));
+        PromptInput::Text(text) => {
+            let user = format!("{{\"role\":\"user\",\"content\":{}}}", json_string(text));
             let all: Vec<String> = system.into_iter().chain([user]).collect();
             format!("[{}]", all.join(","))
         }
-        Input::Messages(own) => match system {
-            Some(system) if !begins_with_system(own) => {
+        PromptInput::Messages(own) => match system {
+            Some(system) if !has_leading_system_message(own) => {
                 let rest = own.trim_start().trim_start_matches('[');
                 format!("[{system},{rest}")
             }
@@ -175,7 +181,7 @@ pub fn conversation(input: &Input, system: Option<&str>) -> String {
     }
 }
 
-fn begins_with_system(messages: &str) -> bool {
+fn has_leading_system_message(messages: &str) -> bool {
     #[derive(Deserialize)]
     struct Message {
         role: Option<String>,
@@ -185,11 +191,11 @@ fn begins_with_system(messages: &str) -> bool {
     matches!(first, Some("system" | "developer"))
 }
 
-fn json_text(text: &str) -> String {
+fn json_string(text: &str) -> String {
     serde_json::to_string(text).unwrap_or_default()
 }
 
-fn write_text(body: &mut Vec<u8>, text: &str) {
+fn write_json_string(body: &mut Vec<u8>, text: &str) {
     // Writing a str into memory cannot fail.
     let _ = serde_json::to_writer(body, text);
 }
@@ -197,14 +203,14 @@ fn write_text(body: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Id, RowHash};
+    use crate::domain::{PromptId, RowHash};
 
     fn prompt(text: &str) -> Prompt {
         Prompt {
             index: 0,
-            id: Id::of_index(0),
-            input: Input::Text(text.into()),
-            params: Params::default(),
+            id: PromptId::from_index(0),
+            input: PromptInput::Text(text.into()),
+            params: RequestParams::default(),
             route: None,
             priority: 0,
             row: None,
@@ -212,10 +218,10 @@ mod tests {
         }
     }
 
-    fn body(route: Route, prompts: &[Prompt], system: Option<&str>) -> String {
-        let mut params = Params::default();
+    fn request_body(route: Route, prompts: &[Prompt], system: Option<&str>) -> String {
+        let mut params = RequestParams::default();
         params.set("max_tokens", "5");
-        let shared = Shared { route, model: "m".into(), params, n: 1, lists: true };
+        let shared = BatchParams { route, model: "m".into(), params, n: 1, lists: true };
         String::from_utf8(Question::new(&shared, prompts.iter(), system).body).expect("JSON")
     }
 
@@ -224,22 +230,22 @@ mod tests {
         let (a, b) = (prompt("say \"hi\""), prompt("ho"));
         let one = std::slice::from_ref(&a);
         assert_eq!(
-            body(Route::Completions, one, None),
+            request_body(Route::Completions, one, None),
             r#"{"model":"m","max_tokens":5,"prompt":"say \"hi\""}"#
         );
         assert_eq!(
-            body(Route::Completions, &[a, b.clone()], None),
+            request_body(Route::Completions, &[a, b.clone()], None),
             r#"{"model":"m","max_tokens":5,"prompt":["say \"hi\"","ho"]}"#
         );
         assert_eq!(
-            body(Route::Chat, &[b], Some("be brief")),
+            request_body(Route::Chat, &[b], Some("be brief")),
             r#"{"model":"m","max_tokens":5,"messages":[{"role":"system","content":"be brief"},{"role":"user","content":"ho"}]}"#
         );
     }
 
     #[test]
     fn the_system_message_does_not_double_a_rows_own() {
-        let own = |text: &str| conversation(&Input::Messages(text.into()), Some("s"));
+        let own = |text: &str| messages_json(&PromptInput::Messages(text.into()), Some("s"));
         let with = r#"[{"role":"system","content":"mine"},{"role":"user","content":"x"}]"#;
         assert_eq!(own(with), with);
         assert_eq!(

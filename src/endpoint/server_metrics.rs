@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::Client;
+use super::HttpClient;
 use crate::domain::Url;
 
 /// A server that takes longer to say how it is has other troubles.
-const LIMIT: Duration = Duration::from_secs(2);
+const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much a server has to do, over all of its engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Load {
+pub struct ServerLoad {
     /// Sequences that it works on.
     pub running: f64,
     /// Sequences that wait for a slot.
@@ -20,14 +20,15 @@ pub struct Load {
 }
 
 /// Asks once. Nothing where the server does not say.
-pub async fn load(client: &Client, url: &Url) -> Option<Load> {
-    let answer = client.get(url, "/metrics", LIMIT).await.ok().filter(|it| it.status == 200)?;
+pub async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
+    let answer =
+        client.get(url, "/metrics", METRICS_TIMEOUT).await.ok().filter(|it| it.status == 200)?;
     read(&String::from_utf8_lossy(&answer.body))
 }
 
 /// From the Prometheus text that vLLM writes: a line an engine.
-fn read(page: &str) -> Option<Load> {
-    let (mut load, mut any) = (Load::default(), false);
+fn read(page: &str) -> Option<ServerLoad> {
+    let (mut load, mut any) = (ServerLoad::default(), false);
     for line in page.lines() {
         let Some(rest) = line.strip_prefix("vllm:") else { continue };
         let Some((name, value)) = rest.rsplit_once(' ') else { continue };
@@ -56,7 +57,7 @@ mod tests {
             vllm:num_requests_waiting{engine=\"0\"} 5.0\n\
             vllm:num_requests_waiting_by_reason{engine=\"0\"} 50.0\n\
             vllm:num_preemptions_total 2\n";
-        assert_eq!(read(page), Some(Load { running: 7.0, waiting: 5.0, preemptions: 2.0 }));
+        assert_eq!(read(page), Some(ServerLoad { running: 7.0, waiting: 5.0, preemptions: 2.0 }));
         assert_eq!(read("python_gc_objects_collected_total 1.0\n"), None);
         assert_eq!(read("vllm:num_requests_running{} NaN"), None);
         assert_eq!(read(""), None);

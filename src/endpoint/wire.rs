@@ -26,7 +26,7 @@ pub(super) struct Model {
 
 /// `GET /version`.
 #[derive(Deserialize)]
-pub(super) struct Version {
+pub(super) struct VersionResponse {
     pub(super) version: String,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Said {
 }
 
 /// The words of an error body.
-pub(super) fn message(body: &[u8]) -> String {
+pub(super) fn error_message(body: &[u8]) -> String {
     error(body).message
 }
 
@@ -61,23 +61,23 @@ pub(super) fn error(body: &[u8]) -> Said {
         message: Option<String>,
     }
     #[derive(Deserialize)]
-    struct Error {
+    struct ErrorObject {
         message: String,
         #[serde(default)]
         param: Option<String>,
     }
     let body_read = serde_json::from_slice::<Body<'_>>(body).ok();
     let inner = body_read.as_ref().and_then(|it| it.error.or(it.detail)).map(RawValue::get);
-    if let Some(error) = inner.and_then(|raw| serde_json::from_str::<Error>(raw).ok()) {
-        return Said { message: shortened(&error.message), param: error.param };
+    if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject>(raw).ok()) {
+        return Said { message: truncate_message(&error.message), param: error.param };
     }
     let text = inner.map(|raw| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()));
     let text = text.or(body_read.and_then(|it| it.message));
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
-    Said { message: shortened(&text), param: None }
+    Said { message: truncate_message(&text), param: None }
 }
 
-fn shortened(text: &str) -> String {
+fn truncate_message(text: &str) -> String {
     match text.char_indices().nth(300) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text.to_owned(),
@@ -98,8 +98,8 @@ mod tests {
             ("404 page not found", "404 page not found"),
             (r#"{"detail":[{"loc":1}]}"#, r#"[{"loc":1}]"#),
         ] {
-            assert_eq!(message(body.as_bytes()), says);
+            assert_eq!(error_message(body.as_bytes()), says);
         }
-        assert_eq!(message("é".repeat(400).as_bytes()).chars().count(), 301);
+        assert_eq!(error_message("é".repeat(400).as_bytes()).chars().count(), 301);
     }
 }

@@ -11,9 +11,9 @@ mod ready_checker;
 mod scheduler;
 
 pub use endpoint_state::Endpoint;
-pub use policy::{Count, Policy, Render, Renderer, Size};
-pub use ready_checker::survey;
-pub use scheduler::backlog::InHand;
+pub use policy::{ConversationRenderer, EnginePolicy, SharedRenderer, SizeMode, TokenCounting};
+pub use ready_checker::wait_until_ready;
+pub use scheduler::backlog::EngineBacklog;
 
 use std::{
     sync::mpsc as std_mpsc,
@@ -26,19 +26,19 @@ use tokio::{runtime::Builder, sync::mpsc};
 
 use crate::{
     domain::{Prompt, Settled, Tally, Timeline},
-    endpoint::Client,
-    settings::Secret,
+    endpoint::HttpClient,
+    settings::ApiKey,
 };
 
 /// How things stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct EngineProgress {
     /// What was done.
     pub tally: Tally,
     /// Sequences in flight.
     pub in_flight: u64,
     /// Endpoints that answer.
-    pub up: u64,
+    pub endpoints_up: u64,
 }
 
 /// Why the engine ended.
@@ -47,15 +47,15 @@ pub enum Ended {
     /// Every prompt it was given has its outcome.
     Finished,
     /// Endpoints are up and nothing was settled for as long as patience lasts; prompts are open.
-    NobodyLeft,
+    Stalled,
     /// It was told to stop; prompts are open.
     Stopped,
     /// Outcomes could not be written.
-    NotWritten,
+    WriteFailed,
     /// The input could not be read on.
-    NotRead(String),
+    ReadFailed(String),
     /// The asynchronous side could not start.
-    NotStarted(String),
+    StartFailed(String),
 }
 
 /// What the engine says to the thread that started it.
@@ -63,11 +63,11 @@ pub enum Ended {
 pub enum Word {
     /// Every second, and at once when the first endpoint comes up or the last goes down, or nothing is under way any more
     /// of what is drained.
-    Progress(Progress),
+    Progress(EngineProgress),
     /// There is little left to send, or nothing.
-    InHand(InHand),
+    InHand(EngineBacklog),
     /// It has nobody to ask just now, and will not work on these prompts (by index) any more.
-    GivesBack(Vec<u64>),
+    PromptsReturned(Vec<u64>),
     /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
     /// [`Running::go_on`], [`Running::further`] or [`Running::stop`].
     AllAlike(u64, String),
@@ -81,22 +81,22 @@ pub enum Word {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Command {
     Stop,
-    GoOn,
-    Further,
+    Proceed,
+    KeepHolding,
     Given(u64, bool),
-    Forget(Vec<u64>),
-    GiveBack(u64),
+    DropRedundant(Vec<u64>),
+    RevokeUnsent(u64),
     Drain,
 }
 
 /// What an engine works with.
-pub struct Work<P, S> {
+pub struct EngineSetup<P, S> {
     /// How it behaves.
-    pub policy: Policy,
+    pub policy: EnginePolicy,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
     /// The key they ask for.
-    pub key: Option<Secret>,
+    pub api_key: Option<ApiKey>,
     /// What to ask, in the order of work; it may keep its caller waiting. A message ends the work, and so does its end once
     /// all of it is settled.
     pub prompts: P,
@@ -105,53 +105,54 @@ pub struct Work<P, S> {
 }
 
 /// An engine at work. Dropping it leaves its threads alone: [`Running::stop`] and then wait for [`Word::Ended`].
-pub struct Running {
+pub struct EngineHandle {
     commands: mpsc::UnboundedSender<Command>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// How often it says something.
-const WORD_EVERY: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Prompts read ahead of the loop.
 const AHEAD: usize = 256;
 /// Batches of outcomes on their way to the disk.
-const BEHIND: usize = 64;
+const RESULT_CHANNEL_CAPACITY: usize = 64;
 
 /// Local. Starts the threads and returns; what happens is told over `tell`.
 ///
 /// # Errors
 /// Where a thread cannot be started.
 pub fn start<P, E, S>(
-    work: Work<P, S>,
+    work: EngineSetup<P, S>,
     tell: impl Fn(Word) + Send + 'static,
-) -> std::io::Result<Running>
+) -> std::io::Result<EngineHandle>
 where
     P: Iterator<Item = Result<Prompt, E>> + Send + 'static,
     E: std::fmt::Display,
     S: FnMut(Vec<Settled>) -> Result<(), String> + Send + 'static,
 {
     raise_file_limit();
-    let Work { policy, endpoints, key, prompts, sink } = work;
+    let EngineSetup { policy, endpoints, api_key: key, prompts, sink } = work;
     let (commands, commanded) = mpsc::unbounded_channel();
     let (give, given) = mpsc::channel(AHEAD);
-    let (settled, settle) = mpsc::channel(BEHIND);
+    let (settled, settle) = mpsc::channel(RESULT_CHANNEL_CAPACITY);
     let (broken, breaks) = std_mpsc::channel();
     let reader = thread::Builder::new()
         .name("reader".into())
         .spawn(move || read(prompts, &give, &broken))?;
     let writer = thread::Builder::new().name("writer".into()).spawn(move || write(sink, settle))?;
     let driver = thread::Builder::new().name("engine".into()).spawn(move || {
-        let (ended, tally) = drive(policy, endpoints, key, given, settled, commanded, &tell);
+        let (ended, tally) =
+            run_scheduler(policy, endpoints, key, given, settled, commanded, &tell);
         // What is settled is on its way to the disk; the last word comes after it is there.
         let written = writer.join().unwrap_or(false);
         let ended = match (breaks.try_recv(), written) {
-            (Ok(why), _) => Ended::NotRead(why),
-            (Err(_), false) => Ended::NotWritten,
+            (Ok(why), _) => Ended::ReadFailed(why),
+            (Err(_), false) => Ended::WriteFailed,
             (Err(_), true) => ended,
         };
         tell(Word::Ended(ended, tally));
     })?;
-    Ok(Running { commands, threads: vec![reader, driver] })
+    Ok(EngineHandle { commands, threads: vec![reader, driver] })
 }
 
 /// Every request under way is an open file: as many as the system allows, not as many as a login shell has.
@@ -164,7 +165,7 @@ fn raise_file_limit() {
     }
 }
 
-impl Running {
+impl EngineHandle {
     /// Asks it to stop; prompts in flight stay open.
     pub fn stop(&self) {
         self.tell(Command::Stop);
@@ -172,12 +173,12 @@ impl Running {
 
     /// The failures it has held back are the prompts' own.
     pub fn go_on(&self) {
-        self.tell(Command::GoOn);
+        self.tell(Command::Proceed);
     }
 
     /// The failures it has held back are too few to tell: it holds back as many again.
     pub fn further(&self) {
-        self.tell(Command::Further);
+        self.tell(Command::KeepHolding);
     }
 
     /// It was given so many prompts in all; `ending` where there are no more to be had for now.
@@ -186,8 +187,8 @@ impl Running {
     }
 
     /// Somebody else has settled these prompts (by index).
-    pub fn forget(&self, indexes: Vec<u64>) {
-        self.tell(Command::Forget(indexes));
+    pub fn drop_redundant(&self, indexes: Vec<u64>) {
+        self.tell(Command::DropRedundant(indexes));
     }
 
     /// From now on nothing is sent; what it has not sent it gives back ([`Word::GivesBack`]), what is under way it waits for.
@@ -197,7 +198,7 @@ impl Running {
 
     /// Asks it to give back what it has not sent of the first `given` prompts ([`Word::GivesBack`]).
     pub fn give_back(&self, given: u64) {
-        self.tell(Command::GiveBack(given));
+        self.tell(Command::RevokeUnsent(given));
     }
 
     fn tell(&self, command: Command) {
@@ -252,24 +253,24 @@ fn write(
     true
 }
 
-fn drive(
-    policy: Policy,
+fn run_scheduler(
+    policy: EnginePolicy,
     endpoints: Vec<Endpoint>,
-    key: Option<Secret>,
+    key: Option<ApiKey>,
     prompts: mpsc::Receiver<Prompt>,
     settled: mpsc::Sender<Vec<Settled>>,
     commands: mpsc::UnboundedReceiver<Command>,
     tell: &impl Fn(Word),
 ) -> (Ended, Tally) {
-    let failed = |why: String| (Ended::NotStarted(why), Tally::default());
+    let failed = |why: String| (Ended::StartFailed(why), Tally::default());
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(error.to_string()),
     };
-    let client = match Client::new(key) {
+    let client = match HttpClient::new(key) {
         Ok(client) => client,
         Err(trouble) => return failed(trouble.to_string()),
     };
-    let driver = scheduler::Driver::new(policy, client, endpoints);
+    let driver = scheduler::Scheduler::new(policy, client, endpoints);
     runtime.block_on(driver.run(prompts, settled, commands, tell))
 }

@@ -3,22 +3,22 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    domain::{Input, Params, Prompt, Route},
-    endpoint::Shared,
+    domain::{Prompt, PromptInput, RequestParams, Route},
+    endpoint::BatchParams,
 };
 
 /// A number that is given, or found while the work goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
+pub enum SizeMode {
     /// What does best by what the endpoint shows.
     Auto,
     /// This and no other.
-    Exactly(usize),
+    Fixed(usize),
 }
 
 /// How token counts come to the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Count {
+pub enum TokenCounting {
     /// Not at all.
     Off,
     /// A list's sum, shared out by length.
@@ -28,7 +28,7 @@ pub enum Count {
 }
 
 /// A conversation as the text that the model's own template makes of it.
-pub trait Render: Send + Sync {
+pub trait ConversationRenderer: Send + Sync {
     /// The text for a JSON array of messages, with the template's arguments (`chat_template_kwargs`, a JSON object) where
     /// there are any. Nothing where it has more than plain messages, or the template refuses it: such a conversation is
     /// for the server to render.
@@ -37,9 +37,9 @@ pub trait Render: Send + Sync {
 
 /// Who renders conversations here, if anybody does.
 #[derive(Clone)]
-pub struct Renderer(pub Arc<dyn Render>);
+pub struct SharedRenderer(pub Arc<dyn ConversationRenderer>);
 
-impl fmt::Debug for Renderer {
+impl fmt::Debug for SharedRenderer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Renderer")
     }
@@ -47,23 +47,23 @@ impl fmt::Debug for Renderer {
 
 /// What the job decided for every rank's engine.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct EnginePolicy {
     /// The served model's name.
     pub model: String,
     /// The route of prompts that are texts and name none.
     pub text_route: Route,
     /// Request parameters where a row has none of its own.
-    pub defaults: Params,
+    pub defaults: RequestParams,
     /// The first message of conversations.
-    pub system: Option<String>,
+    pub system_prompt: Option<String>,
     /// Renders conversations, so that they can ride in lists.
-    pub renderer: Option<Renderer>,
+    pub renderer: Option<SharedRenderer>,
     /// Sequences in flight an endpoint.
-    pub window: Size,
+    pub concurrency: SizeMode,
     /// Prompts a request.
-    pub batch: Size,
+    pub batch_size: SizeMode,
     /// How long prompts wait for others that would make a full list.
-    pub max_wait: Duration,
+    pub max_batch_wait: Duration,
     /// Requests begun a second and endpoint, at most.
     pub rate_limit: Option<f64>,
     /// A request's least time limit.
@@ -71,15 +71,15 @@ pub struct Policy {
     /// What the limit of a list of more than 256 prompts grows by for every 256 of them.
     pub timeout_per_sequence: Duration,
     /// Tries a prompt has in all.
-    pub tries: u32,
+    pub max_tries: u32,
     /// The longest prompt and answer together, in tokens, where it is known.
     pub context: Option<u64>,
     /// Tokens left free when an answer is cut to fit.
-    pub buffer: u64,
+    pub context_buffer: u64,
     /// How long to go on without any endpoint.
     pub patience: Duration,
     /// How token counts come to the answers.
-    pub usage: Count,
+    pub token_counting: TokenCounting,
     /// So many outcomes that are all the same refusal mean that the job is wrong, not its prompts.
     pub alike: usize,
 }
@@ -87,7 +87,7 @@ pub struct Policy {
 /// Parameters that both routes know by the same name and meaning: what else a conversation's request has needs the chat
 /// route. From vLLM's request schemas; `bad_words` and `response_format` are not among them, since completions routes of
 /// older versions pass over them without a word.
-const ON_BOTH_ROUTES: [&str; 23] = [
+const PARAMS_OF_BOTH_ROUTES: [&str; 23] = [
     "allowed_token_ids",
     "cache_salt",
     "frequency_penalty",
@@ -113,20 +113,20 @@ const ON_BOTH_ROUTES: [&str; 23] = [
     "top_p",
 ];
 /// What the chat route takes for the template: rendering here takes it too.
-pub(super) const TEMPLATE_ARGUMENTS: &str = "chat_template_kwargs";
+pub(super) const TEMPLATE_KWARGS: &str = "chat_template_kwargs";
 
 /// Prompts of one list that a server is taken to work on at once; the number is Aurora-Swarm's `batch_concurrency`.
-const SEQUENCES_AT_ONCE: usize = 256;
+const PROMPTS_PER_TIMEOUT_STEP: usize = 256;
 /// The least answer that a prompt is cut down to.
-const LEAST_ANSWER: u64 = 128;
+const MIN_ANSWER_TOKENS: u64 = 128;
 /// Sizes go in steps, so that prompts of about one length still share a list.
 const STEP: u64 = 64;
 
-impl Policy {
+impl EnginePolicy {
     /// The time limit of a request with so many prompts.
     #[must_use]
     pub fn limit(&self, prompts: usize) -> Duration {
-        match u32::try_from(prompts.div_ceil(SEQUENCES_AT_ONCE)).unwrap_or(u32::MAX) {
+        match u32::try_from(prompts.div_ceil(PROMPTS_PER_TIMEOUT_STEP)).unwrap_or(u32::MAX) {
             // What the server works on at once has the limit that was asked for, however short.
             0 | 1 => self.timeout,
             rounds => self.timeout.max(self.timeout_per_sequence.saturating_mul(rounds)),
@@ -139,24 +139,29 @@ impl Policy {
     }
 
     /// Sequences a prompt, where its row says nothing else.
-    pub(super) fn sequences(&self) -> usize {
+    pub(super) fn sequences_per_prompt(&self) -> usize {
         self.defaults.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
     }
 
     /// What a prompt's request shares with others; `fitted` is its `max_tokens` where it has to be another.
-    pub(super) fn shared(&self, own: &Params, route: Route, fitted: Option<u64>) -> Shared {
+    pub(super) fn batch_params(
+        &self,
+        own: &RequestParams,
+        route: Route,
+        fitted: Option<u64>,
+    ) -> BatchParams {
         let mut params = own.over(&self.defaults);
         if let Some(fitted) = fitted {
             params.set("max_tokens", fitted.to_string());
         }
-        if self.usage == Count::Exact {
+        if self.token_counting == TokenCounting::Exact {
             params.set("return_token_ids", "true");
         }
         let n = params.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
         let known = |(name, _): (&str, &str)| {
-            ON_BOTH_ROUTES.contains(&name)
-                || name == TEMPLATE_ARGUMENTS
-                || (name == "return_token_ids" && self.usage == Count::Exact)
+            PARAMS_OF_BOTH_ROUTES.contains(&name)
+                || name == TEMPLATE_KWARGS
+                || (name == "return_token_ids" && self.token_counting == TokenCounting::Exact)
         };
         let lists = match route {
             Route::Completions => true,
@@ -164,73 +169,73 @@ impl Policy {
             Route::Chat => {
                 self.renderer.is_some()
                     && params.iter().all(known)
-                    && own.get(TEMPLATE_ARGUMENTS).is_none()
+                    && own.get(TEMPLATE_KWARGS).is_none()
             }
         };
-        Shared { route, model: self.model.clone(), params, n, lists }
+        BatchParams { route, model: self.model.clone(), params, n, lists }
     }
 
     /// The same request with its conversations rendered here: special tokens are in the text already.
-    pub(super) fn rendered(shared: &Shared) -> Shared {
+    pub(super) fn rendered(shared: &BatchParams) -> BatchParams {
         let mut shared = shared.clone();
         shared.route = Route::Completions;
-        shared.params.remove(TEMPLATE_ARGUMENTS);
+        shared.params.remove(TEMPLATE_KWARGS);
         shared.params.set("add_special_tokens", "false");
         shared
     }
 
     /// Which route a prompt takes.
     #[must_use]
-    pub fn route(&self, prompt: &Prompt) -> Route {
+    pub fn route_of(&self, prompt: &Prompt) -> Route {
         match (&prompt.input, prompt.route) {
-            (Input::Messages(_), _) => Route::Chat,
-            (Input::Text(_), Some(route)) => route,
-            (Input::Text(_), None) => self.text_route,
+            (PromptInput::Messages(_), _) => Route::Chat,
+            (PromptInput::Text(_), Some(route)) => route,
+            (PromptInput::Text(_), None) => self.text_route,
         }
     }
 
     /// The prompt's `max_tokens` if it has to be another than what was asked for, lest prompt and answer exceed the
     /// context. Deterministic, so that runs are equal; an estimate, so it never refuses a prompt.
     #[must_use]
-    pub fn fitted(&self, asked: Option<u64>, prompt: &Input) -> Option<u64> {
+    pub fn fitted_max_tokens(&self, asked: Option<u64>, prompt: &PromptInput) -> Option<u64> {
         let (context, asked) = (self.context?, asked?);
-        let length = estimated_tokens(prompt.as_str());
-        let room = context.saturating_sub(length).saturating_sub(self.buffer);
+        let length = estimate_tokens(prompt.as_str());
+        let room = context.saturating_sub(length).saturating_sub(self.context_buffer);
         if asked <= room {
             return None;
         }
         let stepped = room / STEP * STEP;
-        let fitted = stepped.max(LEAST_ANSWER).min(context.saturating_sub(1)).min(asked);
+        let fitted = stepped.max(MIN_ANSWER_TOKENS).min(context.saturating_sub(1)).min(asked);
         (fitted < asked).then_some(fitted)
     }
 }
 
 /// About four characters a token, as the originals estimate; bytes of other scripts than Latin count for more.
-fn estimated_tokens(text: &str) -> u64 {
+fn estimate_tokens(text: &str) -> u64 {
     let wide = text.bytes().filter(|byte| !byte.is_ascii()).count() as u64;
     let narrow = text.len() as u64 - wide;
     narrow.div_ceil(4) + wide.div_ceil(3)
 }
 
 #[cfg(test)]
-pub(super) fn for_tests() -> Policy {
-    Policy {
+pub(super) fn test_policy() -> EnginePolicy {
+    EnginePolicy {
         model: "m".into(),
         text_route: Route::Completions,
-        defaults: Params::default(),
-        system: None,
+        defaults: RequestParams::default(),
+        system_prompt: None,
         renderer: None,
-        window: Size::Exactly(8),
-        batch: Size::Exactly(4),
-        max_wait: Duration::from_millis(20),
+        concurrency: SizeMode::Fixed(8),
+        batch_size: SizeMode::Fixed(4),
+        max_batch_wait: Duration::from_millis(20),
         rate_limit: None,
         timeout: Duration::from_secs(5),
         timeout_per_sequence: Duration::from_secs(60),
-        tries: 3,
+        max_tries: 3,
         context: Some(2048),
-        buffer: 512,
+        context_buffer: 512,
         patience: Duration::from_secs(5),
-        usage: Count::Share,
+        token_counting: TokenCounting::Share,
         alike: 100,
     }
 }
@@ -241,8 +246,8 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn limits_grow_with_the_list_as_the_originals_do() {
-        let policy = Policy { timeout: Duration::from_secs(100), ..for_tests() };
+    fn timeouts_grow_with_the_batch() {
+        let policy = EnginePolicy { timeout: Duration::from_secs(100), ..test_policy() };
         assert_eq!(policy.limit(1), Duration::from_secs(100));
         assert_eq!(policy.limit(256), Duration::from_secs(100));
         assert_eq!(policy.limit(1024), Duration::from_secs(240));
@@ -250,23 +255,23 @@ mod tests {
 
     #[test]
     fn answers_are_cut_only_where_they_could_not_fit() {
-        let policy = for_tests();
-        let text = |length: usize| Input::Text("x".repeat(length));
-        assert_eq!(policy.fitted(Some(512), &text(400)), None);
+        let policy = test_policy();
+        let text = |length: usize| PromptInput::Text("x".repeat(length));
+        assert_eq!(policy.fitted_max_tokens(Some(512), &text(400)), None);
         assert_eq!(
-            policy.fitted(Some(2000), &text(400)),
+            policy.fitted_max_tokens(Some(2000), &text(400)),
             Some(1408),
             "2048 - 100 - 512 in steps of 64"
         );
         assert_eq!(
-            policy.fitted(Some(512), &text(8000)),
+            policy.fitted_max_tokens(Some(512), &text(8000)),
             Some(128),
             "the server knows better whether it fits"
         );
-        assert_eq!(policy.fitted(Some(64), &text(8000)), None);
-        assert_eq!(policy.fitted(None, &text(8000)), None);
-        let blind = Policy { context: None, ..for_tests() };
-        assert_eq!(blind.fitted(Some(100_000), &text(10)), None);
+        assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000)), None);
+        assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
+        let blind = EnginePolicy { context: None, ..test_policy() };
+        assert_eq!(blind.fitted_max_tokens(Some(100_000), &text(10)), None);
     }
 
     proptest! {
@@ -274,8 +279,8 @@ mod tests {
         fn a_fitted_answer_is_shorter_than_asked_and_below_the_context(
             asked in 1u64..100_000, length in 0usize..20_000, context in 2u64..20_000,
         ) {
-            let policy = Policy { context: Some(context), ..for_tests() };
-            if let Some(fitted) = policy.fitted(Some(asked), &Input::Text("y".repeat(length))) {
+            let policy = EnginePolicy { context: Some(context), ..test_policy() };
+            if let Some(fitted) = policy.fitted_max_tokens(Some(asked), &PromptInput::Text("y".repeat(length))) {
                 prop_assert!(fitted < asked && fitted < context && fitted > 0);
             }
         }

@@ -10,9 +10,9 @@ use tokio::{
 };
 
 use crate::{
-    domain::{Probe, Surveyed, Url},
-    endpoint::{Client, probe},
-    settings::Secret,
+    domain::{EndpointStatus, ProbeResult, Url},
+    endpoint::{HttpClient, probe_server},
+    settings::ApiKey,
 };
 
 /// Servers that start together are ready at about the same time: once the first is, the others get as long again as it
@@ -24,14 +24,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// are not; those that are `given_up` are not waited for. In their order. Blocks the calling thread. What is not ready then
 /// may join later.
 #[must_use]
-pub fn survey(
+pub fn wait_until_ready(
     urls: &[Url],
-    key: Option<Secret>,
+    key: Option<ApiKey>,
     patience: Duration,
     given_up: impl Fn(&Url) -> bool,
-) -> Vec<Surveyed> {
+) -> Vec<EndpointStatus> {
     let unusable = |why: String| {
-        let probe = |url: &Url| Surveyed { url: url.clone(), probe: Probe::NotReady(why.clone()) };
+        let probe = |url: &Url| EndpointStatus {
+            url: url.clone(),
+            probe: ProbeResult::NotReady(why.clone()),
+        };
         urls.iter().map(probe).collect()
     };
     if urls.is_empty() {
@@ -41,56 +44,57 @@ pub fn survey(
         Ok(runtime) => runtime,
         Err(error) => return unusable(format!("no asynchronous runtime: {error}")),
     };
-    let client = match Client::new(key) {
+    let client = match HttpClient::new(key) {
         Ok(client) => client,
         Err(trouble) => return unusable(trouble.to_string()),
     };
-    runtime.block_on(ask_all(urls, &client, patience, &given_up))
+    runtime.block_on(probe_endpoints(urls, &client, patience, &given_up))
 }
 
 #[expect(clippy::disallowed_methods, reason = "engine owns tasks, and ends these with their set")]
-async fn ask_all(
+async fn probe_endpoints(
     urls: &[Url],
-    client: &Client,
+    client: &HttpClient,
     patience: Duration,
     given_up: &impl Fn(&Url) -> bool,
-) -> Vec<Surveyed> {
+) -> Vec<EndpointStatus> {
     let began = Instant::now();
     let mut end = began + patience;
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut asking = JoinSet::new();
     for (place, url) in urls.iter().cloned().enumerate() {
-        asking.spawn(ask_until_ready(client.clone(), place, url, tell.clone()));
+        asking.spawn(probe_until_ready(client.clone(), place, url, tell.clone()));
     }
     drop(tell);
-    let none = || Probe::NotReady(format!("no answer within {patience:?}"));
-    let mut found: Vec<Probe> = urls.iter().map(|_| none()).collect();
+    let none = || ProbeResult::NotReady(format!("no answer within {patience:?}"));
+    let mut found: Vec<ProbeResult> = urls.iter().map(|_| none()).collect();
     // At least once: a patience of 0 still asks. The channel closes when all are ready.
     let least = began + Duration::from_secs(1);
     while let Ok(Some((place, probe))) = timeout_at(end.max(least).into(), told.recv()).await {
-        if matches!(probe, Probe::Ready(_)) {
+        if matches!(probe, ProbeResult::Ready(_)) {
             end = end.min(Instant::now() + began.elapsed().max(GRACE));
         }
         found[place] = probe;
-        let settled =
-            |(url, probe): (&Url, &Probe)| matches!(probe, Probe::Ready(_)) || given_up(url);
+        let settled = |(url, probe): (&Url, &ProbeResult)| {
+            matches!(probe, ProbeResult::Ready(_)) || given_up(url)
+        };
         if Instant::now() >= end.max(least) || urls.iter().zip(&found).all(settled) {
             break;
         }
     }
-    urls.iter().cloned().zip(found).map(|(url, probe)| Surveyed { url, probe }).collect()
+    urls.iter().cloned().zip(found).map(|(url, probe)| EndpointStatus { url, probe }).collect()
 }
 
-async fn ask_until_ready(
-    client: Client,
+async fn probe_until_ready(
+    client: HttpClient,
     place: usize,
     url: Url,
-    tell: mpsc::UnboundedSender<(usize, Probe)>,
+    tell: mpsc::UnboundedSender<(usize, ProbeResult)>,
 ) {
     let mut pause = Duration::from_millis(100);
     loop {
-        let probe = probe(&client, &url).await;
-        let ready = matches!(probe, Probe::Ready(_));
+        let probe = probe_server(&client, &url).await;
+        let ready = matches!(probe, ProbeResult::Ready(_));
         if tell.send((place, probe)).is_err() || ready {
             return;
         }

@@ -11,58 +11,60 @@ use std::{
 };
 
 use super::{
-    InputError, Packing, Rules,
-    discover::packing_of,
-    row::{suggest::nearest, template::Template},
+    FileCompression, InputError, InputRules,
+    discover::compression_of,
+    row::{suggest::suggest_column, template::Template},
 };
 use crate::parquet;
 
-const CHUNK: usize = 1 << 20;
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// A file's rows as text, unpacked by what its ending says.
 ///
 /// # Errors
 /// A file that cannot be opened, or a table without what these rules need. What is wrong inside comes up while reading, and
 /// names the file.
-pub fn open_unpacked(path: &Path, rules: &Rules) -> Result<Box<dyn Read>, InputError> {
+pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read>, InputError> {
     let io = |source| InputError::Io { doing: "cannot open it", path: path.to_path_buf(), source };
     let open = || File::open(path).map_err(io);
-    let bytes: Box<dyn Read> = match packing_of(path) {
-        Packing::Plain => Box::new(open()?),
+    let bytes: Box<dyn Read> = match compression_of(path) {
+        FileCompression::Plain => Box::new(open()?),
         // Many tools append member to member; a decoder of one member would end in silence after the first.
-        Packing::Gzip => {
-            Box::new(flate2::read::MultiGzDecoder::new(BufReader::with_capacity(CHUNK, open()?)))
-        }
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(open()?).map_err(io)?),
-        Packing::Parquet => Box::new(table(path, rules)?),
+        FileCompression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(
+            BufReader::with_capacity(BUFFER_BYTES, open()?),
+        )),
+        FileCompression::Zstd => Box::new(zstd::stream::read::Decoder::new(open()?).map_err(io)?),
+        FileCompression::Parquet => Box::new(table(path, rules)?),
     };
-    Ok(Box::new(Named { path: path.to_path_buf(), bytes }))
+    Ok(Box::new(NamedStream { path: path.to_path_buf(), bytes }))
 }
 
 /// The rows of a Parquet file. A column that is missing is named before anything is read.
-fn table(path: &Path, rules: &Rules) -> Result<parquet::Rows, InputError> {
+fn table(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputError> {
     let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
-    let header = |what| InputError::Header { path: path.to_path_buf(), what };
+    let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
     let template = rules.template.as_deref().map(Template::parse).transpose();
-    let template = template.map_err(InputError::Template)?;
+    let template = template.map_err(InputError::InvalidTemplate)?;
     let names = template.as_ref().map(Template::names).unwrap_or_default();
     let counts =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
     let needed = |name: &str| counts(name) || names.iter().any(|it| it == name);
     let rows = parquet::Rows::open(path, needed).map_err(io)?;
-    let twice = rows.columns().iter().enumerate();
-    let mut twice = twice.filter(|(at, name)| rows.columns()[..*at].contains(name));
+    let twice = rows.column_names().iter().enumerate();
+    let mut twice = twice.filter(|(at, name)| rows.column_names()[..*at].contains(name));
     if let Some((_, name)) = twice.next() {
         return Err(header(format!("the table has the column {name:?} twice")));
     }
-    if template.is_none() && !rows.columns().iter().any(|it| it == "prompt" || it == "messages") {
-        let hint = nearest("prompt", rows.columns());
+    if template.is_none()
+        && !rows.column_names().iter().any(|it| it == "prompt" || it == "messages")
+    {
+        let hint = suggest_column("prompt", rows.column_names());
         return Err(header(format!(
             "the table has no column \"prompt\" and no \"messages\"{hint}; rename one, or give a template"
         )));
     }
-    if !rows.left_out().is_empty() {
-        let columns = rows.left_out().join(", ");
+    if !rows.omitted_columns().is_empty() {
+        let columns = rows.omitted_columns().join(", ");
         tracing::info!(file = %path.display(), columns, "left out: these columns are bytes and not text, or have no form in JSON");
     }
     Ok(rows)
@@ -72,10 +74,10 @@ fn table(path: &Path, rules: &Rules) -> Result<parquet::Rows, InputError> {
 ///
 /// # Errors
 /// A stream that breaks off, or a file that cannot be written: `to` is then not to be used.
-pub fn spool(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
+pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     let failed = |doing| move |source| InputError::Io { doing, path: to.to_path_buf(), source };
     let mut file = File::create(to).map_err(failed("cannot create it"))?;
-    let mut chunk = vec![0; CHUNK];
+    let mut chunk = vec![0; BUFFER_BYTES];
     let mut copied = 0;
     loop {
         let read = match from.read(&mut chunk) {
@@ -92,12 +94,12 @@ pub fn spool(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
 }
 
 /// A stream whose errors name its file.
-struct Named {
+struct NamedStream {
     path: PathBuf,
     bytes: Box<dyn Read>,
 }
 
-impl Read for Named {
+impl Read for NamedStream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let named = |error: io::Error| match error.kind() {
             io::ErrorKind::Interrupted => error,
@@ -114,24 +116,25 @@ impl Read for Named {
 mod tests {
     use super::*;
 
-    fn gzip(text: &[u8]) -> Vec<u8> {
+    fn gzip_bytes(text: &[u8]) -> Vec<u8> {
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packer.write_all(text).unwrap();
         packer.finish().unwrap()
     }
 
     #[test]
-    fn packed_files_are_copied_whole_through_all_their_members() {
+    fn compressed_files_are_copied_whole_through_all_their_members() {
         let folder = tempfile::tempdir().unwrap();
         let text: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let (one, two) = text.split_at(text.len() / 3);
-        let gz = [gzip(one), gzip(two)].concat();
+        let gz = [gzip_bytes(one), gzip_bytes(two)].concat();
         let zst = [zstd::encode_all(one, 1).unwrap(), zstd::encode_all(two, 1).unwrap()].concat();
         for (name, packed) in [("x.txt.gz", gz), ("x.txt.zst", zst), ("x.txt", text.clone())] {
             let (from, to) = (folder.path().join(name), folder.path().join("plain"));
             std::fs::write(&from, packed).unwrap();
             assert_eq!(
-                spool(&mut open_unpacked(&from, &Rules::default()).unwrap(), &to).unwrap(),
+                spool_stream(&mut open_decompressed(&from, &InputRules::default()).unwrap(), &to)
+                    .unwrap(),
                 text.len() as u64
             );
             assert!(std::fs::read(&to).unwrap() == text, "{name}");
@@ -142,10 +145,12 @@ mod tests {
     fn a_torn_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let torn = folder.path().join("x.txt.gz");
-        std::fs::write(&torn, &gzip(b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
-        let error =
-            spool(&mut open_unpacked(&torn, &Rules::default()).unwrap(), &folder.path().join("to"))
-                .unwrap_err();
+        std::fs::write(&torn, &gzip_bytes(b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
+        let error = spool_stream(
+            &mut open_decompressed(&torn, &InputRules::default()).unwrap(),
+            &folder.path().join("to"),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("x.txt.gz: damaged or cut off"), "{error}");
     }
 }

@@ -15,7 +15,7 @@ use super::InputError;
 /// What a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Format {
+pub enum InputFormat {
     /// A JSON object or string a line.
     Jsonl,
     /// A prompt a line.
@@ -35,7 +35,7 @@ pub struct InputFile {
     /// Where it lies.
     pub path: PathBuf,
     /// What its rows are.
-    pub format: Format,
+    pub format: InputFormat,
     /// What the user knows it by: where it is a copy, the original.
     pub name: PathBuf,
 }
@@ -43,7 +43,7 @@ pub struct InputFile {
 impl InputFile {
     /// A file that is no copy.
     #[must_use]
-    pub fn new(path: PathBuf, format: Format) -> Self {
+    pub fn new(path: PathBuf, format: InputFormat) -> Self {
         Self { name: path.clone(), path, format }
     }
 }
@@ -51,7 +51,7 @@ impl InputFile {
 /// How a file is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Packing {
+pub enum FileCompression {
     /// Not at all.
     Plain,
     /// By gzip; many members after each other too.
@@ -62,40 +62,40 @@ pub enum Packing {
     Parquet,
 }
 
-pub(super) const KNOWN: &str = ".jsonl .txt .csv .tsv .parquet";
+pub(super) const KNOWN_EXTENSIONS: &str = ".jsonl .txt .csv .tsv .parquet";
 
 /// The format a file's ending names, looking through `.gz` and `.zst`.
 #[must_use]
-pub fn format_of(path: &Path) -> Option<Format> {
-    let unpacked = match packing_of(path) {
-        Packing::Plain => path.to_path_buf(),
-        Packing::Parquet => return Some(Format::Parquet),
-        Packing::Gzip | Packing::Zstd => path.with_extension(""),
+pub fn format_of(path: &Path) -> Option<InputFormat> {
+    let unpacked = match compression_of(path) {
+        FileCompression::Plain => path.to_path_buf(),
+        FileCompression::Parquet => return Some(InputFormat::Parquet),
+        FileCompression::Gzip | FileCompression::Zstd => path.with_extension(""),
     };
     match ending(&unpacked).as_deref() {
-        Some("jsonl") => Some(Format::Jsonl),
-        Some("txt") => Some(Format::Text),
-        Some("csv") => Some(Format::Csv),
-        Some("tsv") => Some(Format::Tsv),
+        Some("jsonl") => Some(InputFormat::Jsonl),
+        Some("txt") => Some(InputFormat::Text),
+        Some("csv") => Some(InputFormat::Csv),
+        Some("tsv") => Some(InputFormat::Tsv),
         _ => None,
     }
 }
 
 /// How a file is compressed, by its ending.
 #[must_use]
-pub fn packing_of(path: &Path) -> Packing {
+pub fn compression_of(path: &Path) -> FileCompression {
     match ending(path).as_deref() {
-        Some("gz") => Packing::Gzip,
-        Some("zst") => Packing::Zstd,
-        Some("parquet") => Packing::Parquet,
-        _ => Packing::Plain,
+        Some("gz") => FileCompression::Gzip,
+        Some("zst") => FileCompression::Zstd,
+        Some("parquet") => FileCompression::Parquet,
+        _ => FileCompression::Plain,
     }
 }
 
 /// Has a file to be unpacked before rows have places in it, by its ending?
 #[must_use]
-pub fn is_packed(path: &Path) -> bool {
-    packing_of(path) != Packing::Plain
+pub fn is_compressed(path: &Path) -> bool {
+    compression_of(path) != FileCompression::Plain
 }
 
 /// The files of `INPUT…`: files, folders (their own files with a known ending) and patterns. Sorted by name over all of
@@ -104,23 +104,23 @@ pub fn is_packed(path: &Path) -> bool {
 ///
 /// # Errors
 /// An input that is not there, a file whose ending is unknown, or no file at all.
-pub fn find(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
+pub fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for input in inputs {
         match Path::new(input) {
             path if path.exists() => look(path, &mut files)?,
-            _ => look_for_pattern(input, &mut files)?,
+            _ => expand_pattern(input, &mut files)?,
         }
     }
     if files.is_empty() {
-        return Err(InputError::Nothing { inputs: inputs.to_vec() });
+        return Err(InputError::NoFiles { inputs: inputs.to_vec() });
     }
     files.sort();
-    once_each(files)
+    remove_duplicates(files)
 }
 
-fn look_for_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
-    let bad = |error: glob::PatternError| InputError::Pattern {
+fn expand_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
+    let bad = |error: glob::PatternError| InputError::InvalidPattern {
         input: input.into(),
         what: error.to_string(),
     };
@@ -139,15 +139,15 @@ fn look_for_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputEr
 
 fn look(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
     if path.is_dir() {
-        return look_into(path, files);
+        return add_folder(path, files);
     }
     if format_of(path).is_none() {
-        return Err(InputError::Ending { path: path.to_path_buf() });
+        return Err(InputError::UnknownExtension { path: path.to_path_buf() });
     }
-    push(path.to_path_buf(), files)
+    add_file(path.to_path_buf(), files)
 }
 
-fn look_into(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
+fn add_folder(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
     let io = |source: io::Error| InputError::Io {
         doing: "cannot list the folder",
         path: folder.to_path_buf(),
@@ -160,7 +160,7 @@ fn look_into(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> 
             continue;
         }
         match format_of(&path) {
-            Some(_) => push(path, files)?,
+            Some(_) => add_file(path, files)?,
             // A folder of data has a README; a file that was meant is seen to be missing in the counts.
             None => {
                 tracing::info!(file = %path.display(), "skipped: its ending names no known format")
@@ -170,15 +170,15 @@ fn look_into(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> 
     Ok(())
 }
 
-fn push(path: PathBuf, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
+fn add_file(path: PathBuf, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
     if path.to_str().is_none() {
-        return Err(InputError::NotUtf8 { path });
+        return Err(InputError::PathNotUtf8 { path });
     }
     files.push(path);
     Ok(())
 }
 
-fn once_each(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
+fn remove_duplicates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
     let mut seen = BTreeSet::new();
     let mut once = Vec::with_capacity(files.len());
     for path in files {
@@ -215,7 +215,7 @@ mod tests {
 
     fn names(inputs: &[String]) -> Result<Vec<String>, InputError> {
         let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        Ok(find(inputs)?.into_iter().map(name).collect())
+        Ok(find_input_files(inputs)?.into_iter().map(name).collect())
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
     fn what_cannot_be_read_is_an_error_that_says_what_can() {
         let folder = folder();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        let error = |name: &str| find(&[path(name)]).unwrap_err().to_string();
+        let error = |name: &str| find_input_files(&[path(name)]).unwrap_err().to_string();
         assert!(
             error("README.md").contains("known are .jsonl .txt .csv .tsv .parquet"),
             "{}",
@@ -244,18 +244,18 @@ mod tests {
         assert!(error("*.arrow").contains("no file matches"));
         assert!(error("[").contains("not a pattern"));
         assert!(error("d.jsonl").contains("no input file was found"));
-        assert!(find(&[]).is_err());
+        assert!(find_input_files(&[]).is_err());
     }
 
     #[test]
-    fn endings_are_looked_through() {
+    fn extensions_are_looked_through() {
         let format = |name: &str| format_of(Path::new(name));
-        assert_eq!(format("x.jsonl.zst"), Some(Format::Jsonl));
-        assert_eq!(format("x.tsv.GZ"), Some(Format::Tsv));
-        assert_eq!(format("x.Parquet"), Some(Format::Parquet));
+        assert_eq!(format("x.jsonl.zst"), Some(InputFormat::Jsonl));
+        assert_eq!(format("x.tsv.GZ"), Some(InputFormat::Tsv));
+        assert_eq!(format("x.Parquet"), Some(InputFormat::Parquet));
         assert_eq!((format("x.gz"), format("x.parquet.gz")), (None, None));
         assert_eq!(format("jsonl"), None);
-        assert!(["x.gz", "x.parquet"].map(Path::new).into_iter().all(is_packed));
-        assert!(!is_packed(Path::new("x.txt")));
+        assert!(["x.gz", "x.parquet"].map(Path::new).into_iter().all(is_compressed));
+        assert!(!is_compressed(Path::new("x.txt")));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use super::discover::{Format, KNOWN, format_of};
+use super::discover::{InputFormat, KNOWN_EXTENSIONS, format_of};
 
 /// How many bad rows are named; the rest is counted.
 pub(super) const NAMED: usize = 20;
@@ -15,7 +15,7 @@ pub(super) const NAMED: usize = 20;
 pub enum InputError {
     /// No file at all.
     #[error("no input file was found for {}", .inputs.join(" "))]
-    Nothing {
+    NoFiles {
         /// What was asked for.
         inputs: Vec<String>,
     },
@@ -27,21 +27,21 @@ pub enum InputError {
     },
     /// A pattern that is none.
     #[error("{input}: not a pattern: {what}")]
-    Pattern {
+    InvalidPattern {
         /// What was asked for.
         input: String,
         /// What is wrong with it.
         what: String,
     },
     /// A file name by which the format cannot be told.
-    #[error("{}: the ending names no known format; known are {KNOWN}, those of text also with .gz or .zst", .path.display())]
-    Ending {
+    #[error("{}: the ending names no known format; known are {KNOWN_EXTENSIONS}, those of text also with .gz or .zst", .path.display())]
+    UnknownExtension {
         /// The file.
         path: PathBuf,
     },
     /// A path that cannot be told to other ranks.
     #[error("{}: the path is not UTF-8; rename the file or link to it", .path.display())]
-    NotUtf8 {
+    PathNotUtf8 {
         /// The file.
         path: PathBuf,
     },
@@ -57,7 +57,7 @@ pub enum InputError {
     },
     /// A packed file where a plain one is needed.
     #[error("{}: packed files have no places to go back to; it has to be spooled first", .path.display())]
-    Packed {
+    Compressed {
         /// The file.
         path: PathBuf,
     },
@@ -69,7 +69,7 @@ pub enum InputError {
     },
     /// A row so long that it is a mistake.
     #[error("{place}: the row that begins here has no end within 64 MiB; {hint}")]
-    LongRow {
+    RowTooLong {
         /// Where it begins.
         place: Place,
         /// What it may be.
@@ -77,7 +77,7 @@ pub enum InputError {
     },
     /// A table whose first line is not what is needed.
     #[error("{}: {what}", .path.display())]
-    Header {
+    InvalidHeader {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -85,34 +85,34 @@ pub enum InputError {
     },
     /// A template that cannot be read.
     #[error("the template: {0}")]
-    Template(String),
+    InvalidTemplate(String),
     /// A placeholder for a column that no row has.
     #[error("the template: no row has a column {name:?}{hint}")]
-    Placeholder {
+    UnknownPlaceholder {
         /// The placeholder.
         name: String,
         /// The nearest column, or all.
         hint: String,
     },
     /// Rows that are no prompts.
-    #[error("{}", bad_rows(.first, *.count))]
+    #[error("{}", describe_bad_rows(.first, *.count))]
     BadRows {
         /// The first of them.
-        first: Vec<BadPlace>,
+        first: Vec<BadRowLocation>,
         /// How many there are.
         count: u64,
     },
     /// Ids that stand twice.
-    #[error("{}", duplicate_ids(.first, *.count))]
+    #[error("{}", describe_duplicate_ids(.first, *.count))]
     DuplicateIds {
         /// The first of them.
-        first: Vec<Twice>,
+        first: Vec<DuplicateId>,
         /// How many there are.
         count: u64,
     },
     /// A row for another model than the job's.
     #[error("{place}: the row is for the model {named:?}, the job is for {model:?}{}; take those rows out, choose their model with --model, or say --ignore-row-model", more(*.count))]
-    OtherModel {
+    ModelMismatch {
         /// The first such row.
         place: Place,
         /// The model it names.
@@ -126,7 +126,7 @@ pub enum InputError {
     #[error(
         "{first} is for the model {model:?} and {second} for {other:?}; a job has one model: split the input, or say --ignore-row-model"
     )]
-    TwoModels {
+    MixedModels {
         /// The first row that names a model.
         first: Place,
         /// Its model.
@@ -150,23 +150,23 @@ pub struct Place {
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A table of columns has no lines; copied out, each of its rows is one.
-        let what = if format_of(&self.file) == Some(Format::Parquet) { "row" } else { "line" };
+        let what = if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" };
         write!(out, "{} {what} {}", self.file.display(), self.line)
     }
 }
 
 /// A row that is no prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadPlace {
+pub struct BadRowLocation {
     /// Where.
     pub place: Place,
     /// What is wrong.
-    pub why: String,
+    pub reason: String,
 }
 
 /// An id that stands twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Twice {
+pub struct DuplicateId {
     /// The id.
     pub id: String,
     /// Where first.
@@ -175,13 +175,13 @@ pub struct Twice {
     pub again: Place,
 }
 
-fn bad_rows(first: &[BadPlace], count: u64) -> String {
-    let named = first.iter().map(|bad| format!("{}: {}", bad.place, bad.why));
+fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
+    let named = first.iter().map(|bad| format!("{}: {}", bad.place, bad.reason));
     let advice = "mend them, or let them fail alone with --bad-rows fail";
     list(&format!("{} no prompt", rows(count)), named, count, advice)
 }
 
-fn duplicate_ids(first: &[Twice], count: u64) -> String {
+fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
     let named = first.iter().map(|twice| {
         format!("{}: the id {:?} stands in {} already", twice.again, twice.id, twice.first)
     });

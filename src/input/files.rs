@@ -8,9 +8,9 @@ use std::{fs::File, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Format, InputError, InputFile, Packing,
-    discover::packing_of,
-    source::{BLOCK, mtime, open, open_unchanged},
+    FileCompression, InputError, InputFile, InputFormat,
+    discover::compression_of,
+    source::{BLOCK, mtime_nanos, open, open_unchanged},
 };
 
 /// Bytes of a piece. Larger ones would take more memory on their way and keep the readers of a smaller input less equally
@@ -19,7 +19,7 @@ const PIECE: u64 = 4 * BLOCK;
 
 /// The files to scan, as they were when they were listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
+pub struct InputListing {
     pub(crate) files: Vec<ListedFile>,
     /// Bytes of a fingerprint's block. Pieces begin at multiples of it.
     pub(crate) block: u64,
@@ -31,7 +31,7 @@ pub(crate) struct ListedFile {
     pub path: PathBuf,
     /// What the user knows it by.
     pub name: PathBuf,
-    pub format: Format,
+    pub format: InputFormat,
     pub size: u64,
     pub mtime: i64,
 }
@@ -47,7 +47,7 @@ pub struct Piece {
     pub(crate) to: u64,
 }
 
-impl Listed {
+impl InputListing {
     /// Looks at plain files, which will be scanned in this order.
     ///
     /// # Errors
@@ -65,24 +65,24 @@ impl Listed {
 
     /// Does this process see the same files? Times and sizes are compared.
     #[must_use]
-    pub fn is_seen(&self) -> bool {
+    pub fn is_visible(&self) -> bool {
         self.files.iter().all(|file| file.open().is_ok())
     }
 
     /// All pieces in their order.
     #[must_use]
     pub fn pieces(&self) -> Vec<Piece> {
-        self.pieces_of(PIECE)
+        self.split_chunks_of(PIECE)
     }
 
     /// In pieces of about so many bytes.
-    pub(crate) fn pieces_of(&self, bytes: u64) -> Vec<Piece> {
+    pub(crate) fn split_chunks_of(&self, bytes: u64) -> Vec<Piece> {
         let step = bytes.max(1).next_multiple_of(self.block);
         let pieces = |(number, file): (u32, &ListedFile)| {
             let size = file.size;
             let step = match file.format {
-                Format::Jsonl | Format::Text | Format::Parquet => step,
-                Format::Csv | Format::Tsv => size.max(1),
+                InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => step,
+                InputFormat::Csv | InputFormat::Tsv => size.max(1),
             };
             // An empty file is a piece too: somebody has to say that it has no rows.
             let count = size.div_ceil(step).max(1);
@@ -98,11 +98,11 @@ impl Listed {
 impl ListedFile {
     fn new(file: &InputFile) -> Result<Self, InputError> {
         let InputFile { path, format, name } = file.clone();
-        if packing_of(&path) != Packing::Plain {
-            return Err(InputError::Packed { path });
+        if compression_of(&path) != FileCompression::Plain {
+            return Err(InputError::Compressed { path });
         }
         let (_, facts) = open(&path)?;
-        Ok(Self { path, name, format, size: facts.len(), mtime: mtime(&facts) })
+        Ok(Self { path, name, format, size: facts.len(), mtime: mtime_nanos(&facts) })
     }
 
     /// Opens it, if it still is what was listed.

@@ -10,13 +10,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{InputError, Source, SourceFile, Stretch};
+use super::{InputError, InputSource, RowRange, SourceFile};
 
 /// Rows to work on, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Where they lie.
-    pub stretches: Vec<Stretch>,
+    pub stretches: Vec<RowRange>,
     /// The bytes of all stretches, one after the other, for a rank that cannot open the input.
     pub text: Option<Vec<u8>>,
 }
@@ -26,10 +26,10 @@ impl Lease {
     ///
     /// # Errors
     /// Where a file cannot be read, or is not the one that was scanned.
-    pub fn with_text(mut self, source: &Source) -> Result<Self, InputError> {
+    pub fn with_text(mut self, source: &InputSource) -> Result<Self, InputError> {
         let mut text = Vec::new();
         for stretch in &self.stretches {
-            let file = file_of(source, stretch.file)?;
+            let file = source_file(source, stretch.file)?;
             let from = text.len();
             text.resize(from + usize::try_from(stretch.bytes).unwrap_or(usize::MAX), 0);
             file.open()?.read_exact_at(&mut text[from..], stretch.offset).map_err(|source| {
@@ -42,26 +42,26 @@ impl Lease {
 }
 
 /// The file of this number.
-pub(super) fn file_of(source: &Source, number: u32) -> Result<&SourceFile, InputError> {
+pub(super) fn source_file(source: &InputSource, number: u32) -> Result<&SourceFile, InputError> {
     source
         .files
         .get(number as usize)
-        .ok_or_else(|| InputError::Nothing { inputs: vec![format!("file number {number}")] })
+        .ok_or_else(|| InputError::NoFiles { inputs: vec![format!("file number {number}")] })
 }
 
 /// Rows that lie near each other are read together.
-const BLOCK: usize = 64 << 10;
+const READ_BLOCK_BYTES: usize = 64 << 10;
 
 /// Where a stretch's bytes come from.
-pub(super) enum Bytes {
+pub(super) enum ByteSource {
     /// A file, and where it is read next.
     File(BufReader<File>, u64),
     Text(Cursor<Vec<u8>>),
 }
 
-impl Bytes {
+impl ByteSource {
     pub(super) fn of(file: File) -> Self {
-        Self::File(BufReader::with_capacity(BLOCK, file), 0)
+        Self::File(BufReader::with_capacity(READ_BLOCK_BYTES, file), 0)
     }
 
     /// The next `bytes`, of a file those from `offset` on.
@@ -77,7 +77,7 @@ impl Bytes {
     }
 }
 
-impl Read for Bytes {
+impl Read for ByteSource {
     fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::File(file, at) => {

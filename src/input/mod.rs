@@ -25,18 +25,23 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use crate::chat_template::{ChatTemplate, ChatTemplateError, Renderer, Unrendered, is_plain};
-pub use decompress::{open_unpacked, spool};
-pub use discover::{Format, InputFile, Packing, find, format_of, is_packed, packing_of};
-pub use error::{BadPlace, InputError, Place, Twice};
-pub use files::{Listed, Piece};
+pub use crate::chat_template::{
+    ChatRenderError, ChatTemplate, ChatTemplateError, Renderer, check_text_only,
+};
+pub use decompress::{open_decompressed, spool_stream};
+pub use discover::{
+    FileCompression, InputFile, InputFormat, compression_of, find_input_files, format_of,
+    is_compressed,
+};
+pub use error::{BadRowLocation, DuplicateId, InputError, Place};
+pub use files::{InputListing, Piece};
 pub use lease::Lease;
-pub use reader::Reader;
-pub use row::rules::{BadRows, DuplicateIds, Rules};
-pub use row::template::{Gap, Template};
-pub use scan::chunk_scan::Part;
-pub use scan::row_hashes::hashes;
+pub use reader::PromptReader;
+pub use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
+pub use row::template::{Template, TemplateFillError};
+pub use scan::chunk_scan::ChunkScan;
+pub use scan::row_hashes::hash_rows;
 pub use scan::row_table::RowTable;
-pub use scan::sort_keys::Keys;
-pub use scan::{BadRow, Scan, Scanned, scan};
-pub use source::{Source, SourceFile, Stretch, sees};
+pub use scan::sort_keys::SortKeys;
+pub use scan::{BadRow, InputScan, ScannedInput, scan};
+pub use source::{InputSource, RowRange, SourceFile, is_source_visible};

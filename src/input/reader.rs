@@ -6,42 +6,42 @@
 use std::{collections::VecDeque, io::Take};
 
 use super::{
-    BadRows, InputError, Lease, Rules, Source, Stretch,
-    lease::{Bytes, file_of},
-    records::{Records, Trouble},
-    row::{Form, template::Template},
+    BadRowAction, InputError, InputRules, InputSource, Lease, RowRange,
+    lease::{ByteSource, source_file},
+    records::{RecordError, RecordReader},
+    row::{RowParser, template::Template},
     scan::row_hashes::RowHasher,
 };
 use crate::domain::{Prompt, RowHash};
 
-const BUFFER: usize = 256 << 10;
+const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// Reads the rows of leases as prompts; asks for the next lease when it is through with one. A row that is bad is left out
 /// where the rules let bad rows fail. After an error it is at its end.
-pub struct Reader<L> {
-    source: Source,
+pub struct PromptReader<L> {
+    source: InputSource,
     /// A file each.
     hashers: Vec<RowHasher>,
     template: Result<Option<Template>, String>,
     keep_row: bool,
-    bad_rows: BadRows,
+    bad_rows: BadRowAction,
     leases: Option<L>,
-    stretches: VecDeque<Stretch>,
+    stretches: VecDeque<RowRange>,
     open: Option<Open>,
     /// What was open last: the next stretch is likely to lie in it.
-    idle: Option<(u32, Bytes)>,
+    idle: Option<(u32, ByteSource)>,
 }
 
 struct Open {
-    stretch: Stretch,
-    records: Records<Take<Bytes>>,
+    stretch: RowRange,
+    records: RecordReader<Take<ByteSource>>,
     done: u64,
 }
 
-impl<L: Iterator<Item = Lease>> Reader<L> {
+impl<L: Iterator<Item = Lease>> PromptReader<L> {
     /// Of these leases of the source.
     #[must_use]
-    pub fn new(source: &Source, rules: &Rules, leases: L) -> Self {
+    pub fn new(source: &InputSource, rules: &InputRules, leases: L) -> Self {
         Self {
             source: source.clone(),
             hashers: source.files.iter().map(RowHasher::of).collect(),
@@ -75,21 +75,21 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
     }
 
     fn take(&mut self, lease: Lease) {
-        let was_text = matches!(self.idle, Some((_, Bytes::Text(_))));
+        let was_text = matches!(self.idle, Some((_, ByteSource::Text(_))));
         match lease.text {
-            Some(text) => self.idle = Some((0, Bytes::Text(std::io::Cursor::new(text)))),
+            Some(text) => self.idle = Some((0, ByteSource::Text(std::io::Cursor::new(text)))),
             None if was_text => self.idle = None,
             None => {}
         }
-        self.stretches = joined(lease.stretches);
+        self.stretches = merge_adjacent(lease.stretches);
     }
 
-    fn begin(&mut self, stretch: Stretch) -> Result<Open, InputError> {
-        let facts = file_of(&self.source, stretch.file)?;
+    fn begin(&mut self, stretch: RowRange) -> Result<Open, InputError> {
+        let facts = source_file(&self.source, stretch.file)?;
         let bytes = match self.idle.take() {
-            Some((_, text @ Bytes::Text(_))) => text,
+            Some((_, text @ ByteSource::Text(_))) => text,
             Some((number, file)) if number == stretch.file => file,
-            _ => Bytes::of(facts.open()?),
+            _ => ByteSource::of(facts.open()?),
         };
         let io = |source| InputError::Io {
             doing: "cannot go to a row",
@@ -97,18 +97,22 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
             source,
         };
         let bytes = bytes.stretch(stretch.offset, stretch.bytes).map_err(io)?;
-        let buffer = usize::try_from(stretch.bytes).unwrap_or(BUFFER).saturating_add(1).min(BUFFER);
-        let records = Records::new(bytes, stretch.offset, facts.format, buffer);
+        let buffer = usize::try_from(stretch.bytes)
+            .unwrap_or(READ_BUFFER_BYTES)
+            .saturating_add(1)
+            .min(READ_BUFFER_BYTES);
+        let records = RecordReader::new(bytes, stretch.offset, facts.format, buffer);
         Ok(Open { stretch, records, done: 0 })
     }
 
     /// The next good row of the stretch that is open.
     fn row(&mut self) -> Result<Option<Prompt>, InputError> {
         let Some(open) = &mut self.open else { return Ok(None) };
-        let facts = file_of(&self.source, open.stretch.file)?;
+        let facts = source_file(&self.source, open.stretch.file)?;
         let changed = || InputError::Changed { path: facts.path.clone() };
-        let template = self.template.as_ref().map_err(|why| InputError::Template(why.clone()))?;
-        let form = Form {
+        let template =
+            self.template.as_ref().map_err(|why| InputError::InvalidTemplate(why.clone()))?;
+        let form = RowParser {
             format: facts.format,
             columns: &facts.columns,
             template: template.as_ref(),
@@ -118,8 +122,8 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
             let record = match open.records.next() {
                 Ok(Some(record)) => record,
                 Ok(None) if open.done == open.stretch.rows => return Ok(None),
-                Ok(None) | Err(Trouble::Long(_)) => return Err(changed()),
-                Err(Trouble::Io(source)) => {
+                Ok(None) | Err(RecordError::Long(_)) => return Err(changed()),
+                Err(RecordError::Io(source)) => {
                     let path = facts.path.clone();
                     return Err(InputError::Io { doing: "cannot read it", path, source });
                 }
@@ -132,11 +136,11 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
             match form.read(&record) {
                 Ok(row) => {
                     let hasher = self.hashers.get(open.stretch.file as usize);
-                    let hash =
-                        hasher.map_or(RowHash::UNKNOWN, |it| it.hash(&record, row.name.is_some()));
+                    let hash = hasher
+                        .map_or(RowHash::UNKNOWN, |it| it.hash_record(&record, row.name.is_some()));
                     return Ok(Some(row.into_prompt(index, hash)));
                 }
-                Err(_) if self.bad_rows == BadRows::Fail => {}
+                Err(_) if self.bad_rows == BadRowAction::Fail => {}
                 Err(_) => return Err(changed()),
             }
         }
@@ -149,7 +153,7 @@ impl<L: Iterator<Item = Lease>> Reader<L> {
     }
 }
 
-impl<L: Iterator<Item = Lease>> Iterator for Reader<L> {
+impl<L: Iterator<Item = Lease>> Iterator for PromptReader<L> {
     type Item = Result<Prompt, InputError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -163,8 +167,8 @@ impl<L: Iterator<Item = Lease>> Iterator for Reader<L> {
 }
 
 /// The same rows in as few stretches as they make.
-fn joined(stretches: Vec<Stretch>) -> VecDeque<Stretch> {
-    let mut joined: VecDeque<Stretch> = VecDeque::new();
+fn merge_adjacent(stretches: Vec<RowRange>) -> VecDeque<RowRange> {
+    let mut joined: VecDeque<RowRange> = VecDeque::new();
     for next in stretches {
         match joined.back_mut() {
             Some(last)

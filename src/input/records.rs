@@ -8,13 +8,13 @@ use std::{
     io::{self, BufRead, Read},
 };
 
-use super::Format;
+use super::InputFormat;
 
 /// Longer rows are mistakes: a quote that is never closed, a file that is no file of lines.
-pub(crate) const LONGEST_ROW: usize = 64 << 20;
+pub(crate) const MAX_ROW_BYTES: usize = 64 << 20;
 
 /// One row's bytes.
-pub(crate) struct Record<'b> {
+pub(crate) struct InputRecord<'b> {
     /// Without the line end.
     pub bytes: &'b [u8],
     /// Where it begins in the file.
@@ -22,19 +22,19 @@ pub(crate) struct Record<'b> {
     /// The line it begins in, counted from where the records began.
     pub line: u64,
     /// Is every quote closed?
-    pub closed: bool,
+    pub quotes_closed: bool,
 }
 
 /// Why there is no next record.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum RecordError {
     Io(io::Error),
     /// The row that begins in this line is longer than [`LONGEST_ROW`].
     Long(u64),
 }
 
 /// Cuts a stream into records.
-pub(crate) struct Records<R> {
+pub(crate) struct RecordReader<R> {
     from: R,
     buffer: Vec<u8>,
     /// What is read and not given out: `buffer[start..end]`.
@@ -48,14 +48,14 @@ pub(crate) struct Records<R> {
     until: u64,
     line: u64,
     delimiter: Option<u8>,
-    field: Field,
+    field_state: CsvFieldState,
     /// Line ends in what is searched.
-    breaks: u64,
+    line_breaks: u64,
 }
 
 /// Where in a csv field the search is; the same steps as the csv crate's.
 #[derive(Clone, Copy, PartialEq)]
-enum Field {
+enum CsvFieldState {
     Start,
     Plain,
     Quoted,
@@ -68,12 +68,12 @@ struct Span {
     to: usize,
     offset: u64,
     line: u64,
-    closed: bool,
+    quotes_closed: bool,
 }
 
-impl<R: Read> Records<R> {
+impl<R: Read> RecordReader<R> {
     /// Of a stream that begins at `offset` of its file, in line 1.
-    pub(crate) fn new(from: R, offset: u64, format: Format, buffer: usize) -> Self {
+    pub(crate) fn new(from: R, offset: u64, format: InputFormat, buffer: usize) -> Self {
         Self {
             from,
             buffer: vec![0; buffer.max(16)],
@@ -84,19 +84,19 @@ impl<R: Read> Records<R> {
             offset,
             until: u64::MAX,
             line: 1,
-            delimiter: delimiter(format),
-            field: Field::Start,
-            breaks: 0,
+            delimiter: delimiter_of(format),
+            field_state: CsvFieldState::Start,
+            line_breaks: 0,
         }
     }
 
     /// The same up to this byte of the file: only rows that begin before it.
-    pub(crate) fn until(self, until: u64) -> Self {
+    pub(crate) fn until_offset(self, until: u64) -> Self {
         Self { until, ..self }
     }
 
     /// Passes over the rest of a line that began earlier; at most up to where the records end.
-    pub(crate) fn skip_line(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn skip_line(&mut self) -> Result<(), RecordError> {
         loop {
             let rest = &self.buffer[self.start..self.end];
             let passed = pass(rest, b'\n');
@@ -106,7 +106,7 @@ impl<R: Read> Records<R> {
             if found || self.ended || self.offset >= self.until {
                 return Ok(());
             }
-            self.fill()?;
+            self.fill_buffer()?;
         }
     }
 
@@ -121,16 +121,16 @@ impl<R: Read> Records<R> {
     }
 
     /// The next record that is not blank.
-    pub(crate) fn next(&mut self) -> Result<Option<Record<'_>>, Trouble> {
+    pub(crate) fn next(&mut self) -> Result<Option<InputRecord<'_>>, RecordError> {
         let span = loop {
-            match self.span()? {
+            match self.next_span()? {
                 None => return Ok(None),
                 Some(span) if !self.is_blank(&span) => break span,
                 Some(_) => {}
             }
         };
-        let Span { from, to, offset, line, closed } = span;
-        Ok(Some(Record { bytes: &self.buffer[from..to], offset, line, closed }))
+        let Span { from, to, offset, line, quotes_closed: closed } = span;
+        Ok(Some(InputRecord { bytes: &self.buffer[from..to], offset, line, quotes_closed: closed }))
     }
 
     fn is_blank(&self, span: &Span) -> bool {
@@ -142,7 +142,7 @@ impl<R: Read> Records<R> {
         }
     }
 
-    fn span(&mut self) -> Result<Option<Span>, Trouble> {
+    fn next_span(&mut self) -> Result<Option<Span>, RecordError> {
         if self.offset == 0 && self.end == 0 && self.until > 0 {
             self.skip_byte_order_mark()?;
         }
@@ -150,21 +150,21 @@ impl<R: Read> Records<R> {
             return Ok(None);
         }
         loop {
-            if let Some(length) = self.search() {
+            if let Some(length) = self.find_record_end() {
                 return Ok(Some(self.take(length, true)));
             }
             if self.ended {
                 let length = self.end - self.start;
-                let closed = self.field != Field::Quoted;
+                let closed = self.field_state != CsvFieldState::Quoted;
                 return Ok((length > 0).then(|| self.take(length, closed)));
             }
-            self.fill()?;
+            self.fill_buffer()?;
         }
     }
 
-    fn skip_byte_order_mark(&mut self) -> Result<(), Trouble> {
+    fn skip_byte_order_mark(&mut self) -> Result<(), RecordError> {
         while self.end < 3 && !self.ended {
-            self.fill()?;
+            self.fill_buffer()?;
         }
         if self.buffer[..self.end].starts_with(b"\xef\xbb\xbf") {
             self.start = 3;
@@ -174,11 +174,13 @@ impl<R: Read> Records<R> {
     }
 
     /// The bytes up to and with the end of the row, where it is in the buffer.
-    fn search(&mut self) -> Option<usize> {
+    fn find_record_end(&mut self) -> Option<usize> {
         let rest = &self.buffer[self.start + self.searched..self.end];
         let found = match self.delimiter {
-            None => line_end(rest),
-            Some(delimiter) => record_end(rest, delimiter, &mut self.field, &mut self.breaks),
+            None => find_line_end(rest),
+            Some(delimiter) => {
+                find_csv_record_end(rest, delimiter, &mut self.field_state, &mut self.line_breaks)
+            }
         };
         let length = found.map(|found| self.searched + found);
         self.searched += rest.len();
@@ -192,20 +194,20 @@ impl<R: Read> Records<R> {
             // What follows a quote that is never closed belongs to the quote.
             to -= usize::from(closed && to > from && self.buffer[to - 1] == end);
         }
-        let span = Span { from, to, offset: self.offset, line: self.line, closed };
-        self.line += if self.delimiter.is_some() { self.breaks } else { 1 };
+        let span = Span { from, to, offset: self.offset, line: self.line, quotes_closed: closed };
+        self.line += if self.delimiter.is_some() { self.line_breaks } else { 1 };
         self.offset += length as u64;
         self.start += length;
-        (self.searched, self.breaks, self.field) = (0, 0, Field::Start);
+        (self.searched, self.line_breaks, self.field_state) = (0, 0, CsvFieldState::Start);
         span
     }
 
-    fn fill(&mut self) -> Result<(), Trouble> {
+    fn fill_buffer(&mut self) -> Result<(), RecordError> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         if self.end == self.buffer.len() {
-            if self.end >= LONGEST_ROW {
-                return Err(Trouble::Long(self.line));
+            if self.end >= MAX_ROW_BYTES {
+                return Err(RecordError::Long(self.line));
             }
             self.buffer.resize(2 * self.end, 0);
         }
@@ -213,7 +215,7 @@ impl<R: Read> Records<R> {
             Ok(0) => self.ended = true,
             Ok(read) => self.end += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Trouble::Io(error)),
+            Err(error) => return Err(RecordError::Io(error)),
         }
         Ok(())
     }
@@ -221,11 +223,11 @@ impl<R: Read> Records<R> {
 
 /// The fields of a record of a table, as the csv crate reads them. The cut before it is our own, since ranks need to know
 /// where in the file a record begins, and is held against the crate's by a test.
-pub(crate) fn fields(record: &str, format: Format) -> Vec<Cow<'_, str>> {
+pub(crate) fn split_fields(record: &str, format: InputFormat) -> Vec<Cow<'_, str>> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
-        .delimiter(delimiter(format).unwrap_or(b','))
+        .delimiter(delimiter_of(format).unwrap_or(b','))
         .terminator(csv::Terminator::Any(b'\n'))
         .buffer_capacity(record.len().max(16))
         .from_reader(record.as_bytes());
@@ -237,15 +239,15 @@ pub(crate) fn fields(record: &str, format: Format) -> Vec<Cow<'_, str>> {
     }
 }
 
-fn delimiter(format: Format) -> Option<u8> {
+fn delimiter_of(format: InputFormat) -> Option<u8> {
     match format {
-        Format::Jsonl | Format::Text | Format::Parquet => None,
-        Format::Csv => Some(b','),
-        Format::Tsv => Some(b'\t'),
+        InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => None,
+        InputFormat::Csv => Some(b','),
+        InputFormat::Tsv => Some(b'\t'),
     }
 }
 
-fn line_end(bytes: &[u8]) -> Option<usize> {
+fn find_line_end(bytes: &[u8]) -> Option<usize> {
     let passed = pass(bytes, b'\n');
     bytes[..passed].ends_with(b"\n").then_some(passed)
 }
@@ -256,28 +258,33 @@ fn pass(mut bytes: &[u8], until: u8) -> usize {
     bytes.skip_until(until).unwrap_or(0)
 }
 
-fn record_end(bytes: &[u8], delimiter: u8, field: &mut Field, breaks: &mut u64) -> Option<usize> {
+fn find_csv_record_end(
+    bytes: &[u8],
+    delimiter: u8,
+    field: &mut CsvFieldState,
+    breaks: &mut u64,
+) -> Option<usize> {
     let (mut state, mut at) = (*field, 0);
     while at < bytes.len() {
-        if state == Field::Quoted {
+        if state == CsvFieldState::Quoted {
             let quoted = &bytes[at..at + pass(&bytes[at..], b'"')];
             *breaks += quoted.iter().filter(|&&byte| byte == b'\n').count() as u64;
             at += quoted.len();
             if quoted.ends_with(b"\"") {
-                state = Field::QuoteInQuoted;
+                state = CsvFieldState::QuoteInQuoted;
             }
             continue;
         }
         let byte = bytes[at];
         at += 1;
         state = match (state, byte) {
-            (Field::Start | Field::QuoteInQuoted, b'"') => Field::Quoted,
+            (CsvFieldState::Start | CsvFieldState::QuoteInQuoted, b'"') => CsvFieldState::Quoted,
             (_, b'\n') => {
                 *breaks += 1;
                 return Some(at);
             }
-            (_, byte) if byte == delimiter => Field::Start,
-            _ => Field::Plain,
+            (_, byte) if byte == delimiter => CsvFieldState::Start,
+            _ => CsvFieldState::Plain,
         };
     }
     *field = state;
@@ -290,17 +297,17 @@ mod tests {
     use proptest::prelude::*;
 
     /// Gives out a few bytes at a time, as pipes do.
-    struct Drops<'b>(&'b [u8], usize);
+    struct TrickleReader<'b>(&'b [u8], usize);
 
-    impl Read for Drops<'_> {
+    impl Read for TrickleReader<'_> {
         fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
             let most = to.len().min(self.1);
             self.0.read(&mut to[..most])
         }
     }
 
-    fn records(bytes: &[u8], format: Format, drop: usize) -> Vec<(Vec<u8>, u64, u64)> {
-        let mut records = Records::new(Drops(bytes, drop), 0, format, 16);
+    fn read_records(bytes: &[u8], format: InputFormat, drop: usize) -> Vec<(Vec<u8>, u64, u64)> {
+        let mut records = RecordReader::new(TrickleReader(bytes, drop), 0, format, 16);
         let mut all = Vec::new();
         while let Some(record) = records.next().unwrap() {
             all.push((record.bytes.to_vec(), record.offset, record.line));
@@ -308,7 +315,7 @@ mod tests {
         all
     }
 
-    fn is(text: &str, offset: u64, line: u64) -> (Vec<u8>, u64, u64) {
+    fn expected_record(text: &str, offset: u64, line: u64) -> (Vec<u8>, u64, u64) {
         (text.as_bytes().to_vec(), offset, line)
     }
 
@@ -317,34 +324,34 @@ mod tests {
         let bytes =
             "\u{feff}one\r\n\r\n \t\ntwo\n\nthree, which is longer than the buffer".as_bytes();
         let wanted = [
-            is("one", 3, 1),
-            is("two", 13, 4),
-            is("three, which is longer than the buffer", 18, 6),
+            expected_record("one", 3, 1),
+            expected_record("two", 13, 4),
+            expected_record("three, which is longer than the buffer", 18, 6),
         ];
         for drop in [1, 2, 7, 1000] {
-            assert_eq!(records(bytes, Format::Jsonl, drop), wanted);
+            assert_eq!(read_records(bytes, InputFormat::Jsonl, drop), wanted);
         }
-        assert!(records(b"", Format::Text, 1).is_empty());
-        assert!(records(b"\xef\xbb\xbf", Format::Text, 1).is_empty());
+        assert!(read_records(b"", InputFormat::Text, 1).is_empty());
+        assert!(read_records(b"\xef\xbb\xbf", InputFormat::Text, 1).is_empty());
     }
 
     #[test]
     fn quoted_records_have_many_lines() {
         let bytes = b"id,prompt\r\n1,\"two\nlines, \"\"quoted\"\"\"\r\n\r\n2,5\" pipe\n3,x";
         let wanted = [
-            is("id,prompt", 0, 1),
-            is("1,\"two\nlines, \"\"quoted\"\"\"", 11, 2),
-            is("2,5\" pipe", 40, 5),
-            is("3,x", 50, 6),
+            expected_record("id,prompt", 0, 1),
+            expected_record("1,\"two\nlines, \"\"quoted\"\"\"", 11, 2),
+            expected_record("2,5\" pipe", 40, 5),
+            expected_record("3,x", 50, 6),
         ];
         for drop in [1, 3, 1000] {
-            assert_eq!(records(bytes, Format::Csv, drop), wanted);
+            assert_eq!(read_records(bytes, InputFormat::Csv, drop), wanted);
         }
         assert_eq!(
-            fields("1,\"two\nlines, \"\"quoted\"\"\"", Format::Csv),
+            split_fields("1,\"two\nlines, \"\"quoted\"\"\"", InputFormat::Csv),
             ["1", "two\nlines, \"quoted\""]
         );
-        assert_eq!(fields("a\t\"b\"\t", Format::Tsv), ["a", "b", ""]);
+        assert_eq!(split_fields("a\t\"b\"\t", InputFormat::Tsv), ["a", "b", ""]);
     }
 
     proptest! {
@@ -357,11 +364,11 @@ mod tests {
                 .from_reader(text.as_bytes());
             let theirs: Vec<Vec<String>> =
                 oracle.records().map(|it| it.unwrap().iter().map(str::to_owned).collect()).collect();
-            let ours: Vec<Vec<String>> = records(text.as_bytes(), Format::Csv, drop)
+            let ours: Vec<Vec<String>> = read_records(text.as_bytes(), InputFormat::Csv, drop)
                 .into_iter()
                 .map(|(bytes, ..)| {
                     let text = String::from_utf8(bytes).unwrap();
-                    fields(&text, Format::Csv).into_iter().map(Cow::into_owned).collect()
+                    split_fields(&text, InputFormat::Csv).into_iter().map(Cow::into_owned).collect()
                 })
                 .collect();
             prop_assert_eq!(ours, theirs);

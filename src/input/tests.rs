@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn leases_of(stretches: Vec<Stretch>) -> impl Iterator<Item = Lease> {
+fn leases_of(stretches: Vec<RowRange>) -> impl Iterator<Item = Lease> {
     std::iter::once(Lease { stretches, text: None })
 }
-use crate::domain::{Id, Input, Prompt, Route};
+use crate::domain::{Prompt, PromptId, PromptInput, Route};
 
 struct Files {
     folder: tempfile::TempDir,
@@ -29,29 +29,29 @@ impl Files {
         Self { folder, files }
     }
 
-    fn scan(&self, rules: &Rules) -> Result<Scanned, InputError> {
+    fn scan(&self, rules: &InputRules) -> Result<ScannedInput, InputError> {
         scan(&self.files, rules)
     }
 
     /// The error's text without the folder.
-    fn error(&self, rules: &Rules) -> String {
+    fn error(&self, rules: &InputRules) -> String {
         let error = self.scan(rules).expect_err("the input is bad").to_string();
         error.replace(&format!("{}/", self.folder.path().display()), "")
     }
 
-    fn prompts(&self, rules: &Rules) -> Vec<Prompt> {
+    fn prompts(&self, rules: &InputRules) -> Vec<Prompt> {
         let scanned = self.scan(rules).expect("the input is good");
         let all = read(&scanned, rules, scanned.table.stretches(0, u64::MAX));
         assert_eq!(scanned.first.as_ref(), all.first());
-        assert_eq!(all.len() + scanned.bad.len(), scanned.source.rows as usize);
+        assert_eq!(all.len() + scanned.bad_rows.len(), scanned.source.rows as usize);
         all
     }
 }
 
 /// By place, and once more from the rows' text, a lease after the other: both are the same.
-fn read(scanned: &Scanned, rules: &Rules, stretches: Vec<Stretch>) -> Vec<Prompt> {
+fn read(scanned: &ScannedInput, rules: &InputRules, stretches: Vec<RowRange>) -> Vec<Prompt> {
     let read = |leases: Vec<Lease>| -> Vec<Prompt> {
-        let reader = Reader::new(&scanned.source, rules, leases.into_iter());
+        let reader = PromptReader::new(&scanned.source, rules, leases.into_iter());
         reader.collect::<Result<_, _>>().expect("it was scanned")
     };
     let told = stretches.iter().map(|&it| {
@@ -64,22 +64,22 @@ fn read(scanned: &Scanned, rules: &Rules, stretches: Vec<Stretch>) -> Vec<Prompt
     read
 }
 
-fn jsonl(text: &str) -> Files {
+fn jsonl_input(text: &str) -> Files {
     Files::new(&[("in.jsonl", text.as_bytes())])
 }
 
-fn fail() -> Rules {
-    Rules { bad_rows: BadRows::Fail, ..Rules::default() }
+fn fail() -> InputRules {
+    InputRules { bad_rows: BadRowAction::Fail, ..InputRules::default() }
 }
 
-fn template(text: &str) -> Rules {
-    Rules { template: Some(text.into()), ..Rules::default() }
+fn template(text: &str) -> InputRules {
+    InputRules { template: Some(text.into()), ..InputRules::default() }
 }
 
 fn text(prompt: &Prompt) -> &str {
     match &prompt.input {
-        Input::Text(text) => text,
-        Input::Messages(json) => json,
+        PromptInput::Text(text) => text,
+        PromptInput::Messages(json) => json,
     }
 }
 
@@ -93,14 +93,14 @@ fn ids(prompts: &[Prompt]) -> Vec<&str> {
 
 #[test]
 fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
-    let files = jsonl(concat!(
+    let files = jsonl_input(concat!(
         "\u{feff}{\"prompt\": \"a \\u00e9\\n\", \"max_tokens\": 7, \"stop\": null, \"topic\": \"x\", \"priority\": 2}\r\n",
         "\n  \r\n",
         "{\"id\": 12, \"messages\": [{\"role\": \"user\", \"content\": \"b\"}], \"params\": {\"max_tokens\": 9}, \"max_tokens\": 8}\n",
         "\"c\"\n",
         "{\"id\": \"x\\ty\", \"prompt\": \"\"}"
     ));
-    let rules = Rules { keep_row: true, ..Rules::default() };
+    let rules = InputRules { keep_row: true, ..InputRules::default() };
     let prompts = files.prompts(&rules);
     assert_eq!(texts(&prompts), ["a é\n", r#"[{"role": "user", "content": "b"}]"#, "c", ""]);
     assert_eq!(ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
@@ -129,12 +129,12 @@ fn batch_rows_have_their_prompt_in_a_body() {
     let body = r#"{"model": "m", "messages": [{"role": "user"}], "tools": [ 1 ], "stream": true, "stream_options": {}, "priority": 4}"#;
     let good = row("a", "/v1/chat/completions", body)
         + &row("b", "/v1/completions", r#"{"prompt": "p", "n": 2}"#);
-    let files = jsonl(&good);
-    let prompts = files.prompts(&Rules::default());
+    let files = jsonl_input(&good);
+    let prompts = files.prompts(&InputRules::default());
     assert_eq!(ids(&prompts), ["\"a\"", "\"b\""]);
     assert_eq!((prompts[0].route, prompts[1].route), (Some(Route::Chat), Some(Route::Completions)));
     assert_eq!((prompts[0].params.json().as_str(), prompts[0].priority), (r#"{"tools":[1]}"#, 4));
-    let scanned = files.scan(&Rules::default()).unwrap();
+    let scanned = files.scan(&InputRules::default()).unwrap();
     assert!(scanned.source.openai_batch);
     assert_eq!(scanned.row_model.as_deref(), Some("m"));
     assert!(scanned.notes[0].starts_with("stream is ignored"), "{:?}", scanned.notes);
@@ -149,7 +149,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
         row("g", "/v1/completions", r#"{"prompt": "p"}"#).replace("POST", "GET"),
         row("h", "/v1/completions", "{}"),
     ];
-    let whole = jsonl(&bad.concat()).error(&Rules::default());
+    let whole = jsonl_input(&bad.concat()).error(&InputRules::default());
     for why in [
         "8 rows have no prompt:",
         "line 1: url is \"/v1/embeddings\"",
@@ -170,7 +170,7 @@ fn every_bad_row_is_named_with_its_line() {
     let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"\\ud800\"}\n\
         {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
     let files = Files::new(&[("in.jsonl", text)]);
-    let whole = files.error(&Rules::default());
+    let whole = files.error(&InputRules::default());
     let wanted = "12 rows have no prompt:
   in.jsonl line 1: prompt is a number; it must be a string
   in.jsonl line 3: prompt is null; it must be a string
@@ -196,15 +196,15 @@ fn bad_rows_may_fail_alone_and_keep_their_index() {
     ]);
     let prompts = files.prompts(&fail());
     assert_eq!((texts(&prompts), ids(&prompts)), (vec!["good", "line"], vec!["\"1\"", "\"3\""]));
-    let bad = files.scan(&fail()).unwrap().bad;
+    let bad = files.scan(&fail()).unwrap().bad_rows;
     let places: Vec<_> = bad.iter().map(|it| (it.index, it.file, it.line)).collect();
     assert_eq!(places, [(0, 0, 1), (2, 0, 3), (4, 1, 2)]);
-    assert_eq!(bad[0].id, Some(Id::from_json("\"x\"".into())));
+    assert_eq!(bad[0].id, Some(PromptId::from_json("\"x\"".into())));
 }
 
 #[test]
 fn twenty_bad_rows_are_named_and_the_rest_counted() {
-    let whole = jsonl(&"{}\n".repeat(50)).error(&Rules::default());
+    let whole = jsonl_input(&"{}\n".repeat(50)).error(&InputRules::default());
     assert!(
         whole.starts_with("50 rows have")
             && whole.contains("line 20:")
@@ -217,7 +217,7 @@ fn twenty_bad_rows_are_named_and_the_rest_counted() {
 fn tables_have_columns_and_records_of_many_lines() {
     let text = "\u{feff}id,prompt,temperature,params\r\n7,\"two\nlines\",hot,\"{\"\"max_tokens\"\": 5,\n\"\"x\"\": [1, 2]}\"\r\n,\"\",,\r\nx,y,z,";
     let files = Files::new(&[("in.csv", text.as_bytes())]);
-    let rules = Rules { keep_row: true, ..Rules::default() };
+    let rules = InputRules { keep_row: true, ..InputRules::default() };
     let prompts = files.prompts(&rules);
     assert_eq!(texts(&prompts), ["two\nlines", "", "y"]);
     assert_eq!(ids(&prompts), ["\"7\"", "\"1\"", "\"x\""]);
@@ -229,12 +229,12 @@ fn tables_have_columns_and_records_of_many_lines() {
     assert_eq!(files.scan(&rules).unwrap().source.files[0].columns[2], "temperature");
 
     let tsv = Files::new(&[("in.tsv", b"prompt\tx\na,b\t1\n")]);
-    assert_eq!(texts(&tsv.prompts(&Rules::default())), ["a,b"]);
+    assert_eq!(texts(&tsv.prompts(&InputRules::default())), ["a,b"]);
 }
 
 #[test]
 fn what_is_wrong_with_a_table_is_said_with_its_lines() {
-    let csv = |text: &str| Files::new(&[("in.csv", text.as_bytes())]).error(&Rules::default());
+    let csv = |text: &str| Files::new(&[("in.csv", text.as_bytes())]).error(&InputRules::default());
     assert!(
         csv("promt,x\na,b\n")
             .starts_with("in.csv: the header has no column \"prompt\"; is it \"promt\"?")
@@ -254,12 +254,12 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
         ("c.jsonl", b"\"three\"\n"),
         ("d.txt", b"\n\n"),
     ]);
-    let prompts = files.prompts(&Rules::default());
+    let prompts = files.prompts(&InputRules::default());
     assert_eq!(
         (texts(&prompts), ids(&prompts)),
         (vec!["one", "two", "three"], vec!["\"0\"", "\"1\"", "\"2\""])
     );
-    let files = files.scan(&Rules::default()).unwrap().source.files;
+    let files = files.scan(&InputRules::default()).unwrap().source.files;
     assert_eq!(
         files.iter().map(|it| (it.first, it.rows)).collect::<Vec<_>>(),
         [(0, 2), (2, 0), (2, 1), (3, 0)]
@@ -282,8 +282,8 @@ fn ids_that_stand_twice_are_refused_with_both_places() {
   c.csv line 4: the id \"x\" stands in a.jsonl line 1 already
 rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
     let dir = format!("{}/", files.folder.path().display());
-    assert_eq!(files.error(&Rules::default()).replace(&dir, ""), wanted);
-    let keep = Rules { duplicate_ids: DuplicateIds::Keep, ..Rules::default() };
+    assert_eq!(files.error(&InputRules::default()).replace(&dir, ""), wanted);
+    let keep = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..InputRules::default() };
     assert_eq!(files.prompts(&keep).len(), 6);
 }
 
@@ -291,7 +291,7 @@ rows without an id are named by their index, from 0; --duplicate-ids keep lets a
 fn lines_are_right_far_into_a_file() {
     let mut text = "\"a\"\n\n".repeat(10_000);
     text.push_str("{\"id\": \"9999\", \"prompt\": \"\"}\n{\"id\": \"x\", \"prompt\": \"\"}\n\n{\"id\": \"x\", \"prompt\": \"\"}");
-    let whole = jsonl(&text).error(&Rules::default());
+    let whole = jsonl_input(&text).error(&InputRules::default());
     assert!(
         whole.contains("line 20001: the id \"9999\" stands in in.jsonl line 19999 already"),
         "{whole}"
@@ -305,15 +305,15 @@ fn lines_are_right_far_into_a_file() {
 #[test]
 fn a_job_has_one_model() {
     let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n";
-    let files = jsonl(rows);
+    let files = jsonl_input(rows);
     let wanted =
         "in.jsonl line 2 is for the model \"m\" and in.jsonl line 3 for \"k\"; a job has one model";
     assert!(
-        files.error(&Rules::default()).starts_with(wanted),
+        files.error(&InputRules::default()).starts_with(wanted),
         "{}",
-        files.error(&Rules::default())
+        files.error(&InputRules::default())
     );
-    let job = Rules { model: Some("job".into()), ..Rules::default() };
+    let job = InputRules { model: Some("job".into()), ..InputRules::default() };
     let whole = files.error(&job);
     assert!(
         whole.starts_with(
@@ -321,7 +321,7 @@ fn a_job_has_one_model() {
         ),
         "{whole}"
     );
-    let ignore = Rules { ignore_row_model: true, ..job };
+    let ignore = InputRules { ignore_row_model: true, ..job };
     assert_eq!(files.scan(&ignore).unwrap().row_model, None);
     assert!(files.prompts(&ignore).iter().all(|it| it.params.is_empty()));
 }
@@ -348,72 +348,85 @@ fn templates_take_columns_of_every_format() {
     assert_eq!(prompts("a.jsonl", "{\"q\": 1.50}\n\"s\"\n", "{item}"), ["{\"q\":1.50}", "s"]);
     let params =
         "{\"q\": \"a\", \"max_tokens\": 5, \"model\": \"data\", \"params\": {\"max_tokens\": 6}}";
-    assert_eq!(jsonl(params).prompts(&template("{{q}}"))[0].params.json(), r#"{"max_tokens":6}"#);
+    assert_eq!(
+        jsonl_input(params).prompts(&template("{{q}}"))[0].params.json(),
+        r#"{"max_tokens":6}"#
+    );
 }
 
 #[test]
 fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row() {
-    let files = jsonl("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
+    let files = jsonl_input("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
     let whole = files.error(&template("{{qestion}}"));
     assert_eq!(whole, "the template: no row has a column \"qestion\"; is it \"question\"?");
-    assert_eq!(whole, files.error(&Rules { bad_rows: BadRows::Fail, ..template("{{qestion}}") }));
+    assert_eq!(
+        whole,
+        files.error(&InputRules { bad_rows: BadRowAction::Fail, ..template("{{qestion}}") })
+    );
     let whole = files.error(&template("{{question}} {{hint}}"));
     assert!(whole.contains("line 1: it has no column \"hint\" for the template"), "{whole}");
-    let both = Rules { bad_rows: BadRows::Fail, ..template("{{question}} {{hint}}") };
+    let both = InputRules { bad_rows: BadRowAction::Fail, ..template("{{question}} {{hint}}") };
     assert_eq!(texts(&files.prompts(&both)), ["b 1"]);
-    let whole = jsonl("{\"messages\": [{\"role\": \"user\"}]}").error(&template("{item}"));
+    let whole = jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").error(&template("{item}"));
     assert!(whole.contains("it has messages, which a template has no place for"), "{whole}");
     assert!(files.error(&template("none")).starts_with("the template: it has no placeholder"));
 }
 
 #[test]
 fn a_file_that_changes_is_noticed() {
-    let files = jsonl("\"a\"\n\"b\"\n");
-    let scanned = files.scan(&Rules::default()).unwrap();
-    assert!(sees(&scanned.source));
+    let files = jsonl_input("\"a\"\n\"b\"\n");
+    let scanned = files.scan(&InputRules::default()).unwrap();
+    assert!(is_source_visible(&scanned.source));
     let path = &files.files[0].path;
     let written = fs::metadata(path).unwrap().modified().unwrap();
     fs::write(path, "\"a\"\n\"c\"\n").unwrap();
     fs::File::options().write(true).open(path).unwrap().set_modified(written).unwrap();
-    assert!(!sees(&scanned.source), "size and time are the same, the text is not");
+    assert!(!is_source_visible(&scanned.source), "size and time are the same, the text is not");
     fs::File::options().append(true).open(path).unwrap().write_all(b"\"d\"\n").unwrap();
-    assert!(!sees(&scanned.source));
-    let mut reader =
-        Reader::new(&scanned.source, &Rules::default(), leases_of(scanned.table.stretches(0, 2)));
+    assert!(!is_source_visible(&scanned.source));
+    let mut reader = PromptReader::new(
+        &scanned.source,
+        &InputRules::default(),
+        leases_of(scanned.table.stretches(0, 2)),
+    );
     let error = reader.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("in.jsonl has changed since the scan"), "{error}");
     assert!(reader.next().is_none());
     fs::remove_file(path).unwrap();
-    assert!(!sees(&scanned.source));
+    assert!(!is_source_visible(&scanned.source));
 }
 
 #[test]
-fn a_source_is_told_as_json_and_its_fingerprint_is_of_the_text() {
-    let one = jsonl("\"a\"\n").scan(&Rules::default()).unwrap().source;
+fn a_source_survives_json_and_its_fingerprint_is_of_the_text() {
+    let one = jsonl_input("\"a\"\n").scan(&InputRules::default()).unwrap().source;
     let json = serde_json::to_string(&one).unwrap();
-    assert_eq!(serde_json::from_str::<Source>(&json).unwrap(), one);
-    let same = jsonl("\"a\"\n").scan(&Rules::default()).unwrap().source;
-    let other = jsonl("\"b\"\n").scan(&Rules::default()).unwrap().source;
+    assert_eq!(serde_json::from_str::<InputSource>(&json).unwrap(), one);
+    let same = jsonl_input("\"a\"\n").scan(&InputRules::default()).unwrap().source;
+    let other = jsonl_input("\"b\"\n").scan(&InputRules::default()).unwrap().source;
     assert_eq!(one.fingerprint, same.fingerprint);
     assert_ne!(one.fingerprint, other.fingerprint);
-    let rules: Rules = serde_json::from_str(&serde_json::to_string(&fail()).unwrap()).unwrap();
+    let rules: InputRules = serde_json::from_str(&serde_json::to_string(&fail()).unwrap()).unwrap();
     assert_eq!(rules, fail());
 }
 
 #[test]
-fn a_packed_file_is_scanned_through_its_copy() {
+fn a_compressed_file_is_scanned_through_its_copy() {
     let files = Files::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
-    assert!(files.error(&Rules::default()).contains("has to be spooled first"));
+    assert!(files.error(&InputRules::default()).contains("has to be spooled first"));
     let plain = files.folder.path().join("spool");
     let InputFile { path: packed, format, .. } = files.files[0].clone();
-    spool(&mut open_unpacked(&packed, &Rules::default()).unwrap(), &plain).unwrap();
+    spool_stream(&mut open_decompressed(&packed, &InputRules::default()).unwrap(), &plain).unwrap();
     let copy = InputFile { path: plain, format, name: packed };
-    assert_eq!(scan(&[copy], &Rules::default()).unwrap().source.rows, 1);
+    assert_eq!(scan(&[copy], &InputRules::default()).unwrap().source.rows, 1);
 }
 
 /// A table of columns with these rows, unpacked.
 #[cfg(feature = "parquet")]
-fn table(fields: Vec<arrow_schema::Field>, rows: &str, rules: &Rules) -> Result<Files, InputError> {
+fn parquet_input(
+    fields: Vec<arrow_schema::Field>,
+    rows: &str,
+    rules: &InputRules,
+) -> Result<Files, InputError> {
     let schema = std::sync::Arc::new(arrow_schema::Schema::new(fields));
     let mut decoder = arrow_json::ReaderBuilder::new(schema.clone()).build_decoder().unwrap();
     decoder.decode(rows.as_bytes()).unwrap();
@@ -423,9 +436,9 @@ fn table(fields: Vec<arrow_schema::Field>, rows: &str, rules: &Rules) -> Result<
     let mut writer = parquet::arrow::ArrowWriter::try_new(file, schema, None).unwrap();
     decoder.flush().unwrap().iter().for_each(|batch| writer.write(batch).unwrap());
     writer.close().unwrap();
-    spool(&mut open_unpacked(&packed, rules)?, &copy).unwrap();
+    spool_stream(&mut open_decompressed(&packed, rules)?, &copy).unwrap();
     Ok(Files {
-        files: vec![InputFile { path: copy, format: Format::Parquet, name: packed }],
+        files: vec![InputFile { path: copy, format: InputFormat::Parquet, name: packed }],
         folder,
     })
 }
@@ -450,8 +463,8 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
         {"id": 7, "prompt": "a\n\"b\"", "temperature": 21.5, "params": "{\"seed\": 3}"}
         {"messages": [{"role": "user", "content": "hi"}], "params": " "}
         {"id": 9, "prompt": "c", "params": null}"#;
-    let rules = Rules { keep_row: true, ..Rules::default() };
-    let prompts = table(fields(), rows, &rules).unwrap().prompts(&rules);
+    let rules = InputRules { keep_row: true, ..InputRules::default() };
+    let prompts = parquet_input(fields(), rows, &rules).unwrap().prompts(&rules);
     let ids: Vec<&str> = prompts.iter().map(|it| it.id.json()).collect();
     assert_eq!(ids, ["7", "\"1\"", "9"]);
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
@@ -462,18 +475,19 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
 
     let rules = template("{{temperature}} {{prompt}}");
     let rows = r#"{"prompt": "a", "temperature": 0.5} {"prompt": "b", "temperature": 1}"#;
-    let prompts = table(fields(), rows, &rules).unwrap().prompts(&rules);
+    let prompts = parquet_input(fields(), rows, &rules).unwrap().prompts(&rules);
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
     assert_eq!(inputs, ["0.5 a", "1.0 b"]);
 
     let rows = r#"{"messages": "[{\"role\": \"user\", \"content\": \"hi\"}]"} {"messages": "no"}"#;
-    let told = table(vec![text("messages")], rows, &fail()).unwrap();
+    let told = parquet_input(vec![text("messages")], rows, &fail()).unwrap();
     let prompts = told.prompts(&fail());
     assert_eq!(prompts[0].input.as_str(), r#"[{"role": "user", "content": "hi"}]"#);
-    let error = told.error(&Rules::default());
+    let error = told.error(&InputRules::default());
     assert!(error.contains("in.parquet row 2: messages is"), "{error}");
 
-    let bad = table(fields(), r#"{"prompt": "a"} {"prompt": "b", "temperature": 1} {}"#, &rules);
+    let bad =
+        parquet_input(fields(), r#"{"prompt": "a"} {"prompt": "b", "temperature": 1} {}"#, &rules);
     let error = bad.unwrap().error(&rules);
     for line in [
         "in.parquet row 1: it has nothing in the column \"temperature\" for the template",
@@ -481,11 +495,12 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     ] {
         assert!(error.contains(line), "{error}");
     }
-    let bad = table(fields(), r#"{"prompt": "a", "params": "seed"} {}"#, &Rules::default());
-    let error = bad.unwrap().error(&Rules::default());
+    let bad =
+        parquet_input(fields(), r#"{"prompt": "a", "params": "seed"} {}"#, &InputRules::default());
+    let error = bad.unwrap().error(&InputRules::default());
     assert!(error.contains("in.parquet row 1: params"), "{error}");
     assert!(error.contains("row 2: the row has neither prompt nor messages"), "{error}");
-    let Err(error) = table(vec![text("Prompt")], "{}", &Rules::default()) else {
+    let Err(error) = parquet_input(vec![text("Prompt")], "{}", &InputRules::default()) else {
         panic!("no prompt")
     };
     assert!(error.to_string().contains("the table has no column \"prompt\""), "{error}");
@@ -495,7 +510,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
 #[test]
 fn a_row_without_end_is_an_error_and_no_memory() {
     let mut text = b"prompt,x\na,b\nc,\"".to_vec();
-    text.resize(records::LONGEST_ROW + 1000, b'\n');
+    text.resize(records::MAX_ROW_BYTES + 1000, b'\n');
     let error = Files::new(&[("in.csv", &text)]).error(&fail());
     assert!(
         error.starts_with(
@@ -506,11 +521,11 @@ fn a_row_without_end_is_an_error_and_no_memory() {
 }
 
 /// The way in which a file is read must not show: any cut into stretches gives the rows of the whole.
-fn cut_anywhere(files: &Files, rules: &Rules, cuts: &[u64]) {
+fn cut_anywhere(files: &Files, rules: &InputRules, cuts: &[u64]) {
     let Ok(scanned) = files.scan(rules) else { return };
     let rows = scanned.source.rows;
     let all = read(&scanned, rules, scanned.table.stretches(0, rows));
-    assert_eq!(all.len() + scanned.bad.len(), rows as usize);
+    assert_eq!(all.len() + scanned.bad_rows.len(), rows as usize);
     let mut cuts: Vec<u64> = cuts.iter().map(|cut| cut % (rows + 1)).chain([0, rows]).collect();
     cuts.sort_unstable();
     let parts: Vec<_> = cuts.windows(2).map(|it| scanned.table.stretches(it[0], it[1])).collect();
@@ -548,8 +563,8 @@ proptest! {
         for name in NAMES {
             for bytes in [&bytes, &table, &tabs] {
                 let files = Files::new(&[(name, bytes)]);
-                cut_anywhere(&files, &Rules::default(), &cuts);
-                let rules = Rules { keep_row: true, duplicate_ids: DuplicateIds::Keep, ..fail() };
+                cut_anywhere(&files, &InputRules::default(), &cuts);
+                let rules = InputRules { keep_row: true, duplicate_ids: DuplicateIdAction::Keep, ..fail() };
                 cut_anywhere(&files, &rules, &cuts);
             }
         }
@@ -572,9 +587,9 @@ proptest! {
             ("c.csv", table.as_bytes()),
             ("d.tsv", tabs.as_bytes()),
         ]);
-        let rules = Rules { duplicate_ids: DuplicateIds::Keep, ..fail() };
+        let rules = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..fail() };
         cut_anywhere(&files, &rules, &cuts);
-        cut_anywhere(&files, &Rules { template: Some("{item}!".into()), keep_row: true, ..rules }, &cuts);
+        cut_anywhere(&files, &InputRules { template: Some("{item}!".into()), keep_row: true, ..rules }, &cuts);
     }
 }
 
@@ -618,25 +633,26 @@ fn speed() {
         "table.csv",
     );
     for (path, rules) in [
-        (&plain, Rules::default()),
-        (&full, Rules::default()),
-        (&chat, Rules::default()),
+        (&plain, InputRules::default()),
+        (&full, InputRules::default()),
+        (&chat, InputRules::default()),
         (&plain, template("Q: {{prompt}} A:")),
-        (&lines, Rules::default()),
-        (&table, Rules::default()),
+        (&lines, InputRules::default()),
+        (&table, InputRules::default()),
     ] {
         measure(path, &rules);
     }
 }
 
-fn measure(path: &Path, rules: &Rules) {
+fn measure(path: &Path, rules: &InputRules) {
     let files = [InputFile::new(path.to_path_buf(), format_of(path).unwrap())];
     let begin = std::time::Instant::now();
     let scanned = scan(&files, rules).unwrap();
     let scanning = begin.elapsed().as_secs_f64();
     let begin = std::time::Instant::now();
-    let read = Reader::new(&scanned.source, rules, leases_of(scanned.table.stretches(0, u64::MAX)))
-        .count();
+    let read =
+        PromptReader::new(&scanned.source, rules, leases_of(scanned.table.stretches(0, u64::MAX)))
+            .count();
     let reading = begin.elapsed().as_secs_f64();
     assert_eq!(read as u64, scanned.source.rows);
     let megabytes = scanned.source.files[0].size as f64 / 1e6;

@@ -9,130 +9,154 @@ use serde::{Deserialize, Serialize};
 
 use super::JobError;
 use crate::{
-    comm::{Combine, Comm, CommError, Typed},
+    comm::{Comm, CommError, ReduceOp, TypedComm},
     domain::Url,
-    serve::Guard,
-    settings::{Environment, Layer, Origin, Resolved, Secret, Settings, resolve},
-    site::{HostLine, Node, Place, Wanted, deal, parse_hostfile, places},
+    serve::IdleSupervisor,
+    settings::{
+        ApiKey, Environment, ResolvedSettings, SettingOrigin, Settings, SettingsLayer,
+        resolve_layers,
+    },
+    site::{HostfileEntry, Node, Place, Wanted, deal, parse_hostfile, places},
 };
 
 /// What the command line and the environment of this process say.
 #[derive(Debug)]
-pub struct Given {
+pub struct Invocation {
     /// `--config`.
     pub config: Option<String>,
     /// The flags.
-    pub flags: Layer,
+    pub flags: SettingsLayer,
     /// The environment.
     pub environment: Environment,
     /// The process that starts and ends this rank's servers, where one was started early enough.
-    pub guard: Option<Guard>,
+    pub guard: Option<IdleSupervisor>,
 }
 
 /// How an error becomes an exit code: the command line's business, needed here because ranks tell each other codes.
-pub type CodeOf = fn(&JobError) -> u8;
+pub type ErrorCodeFn = fn(&JobError) -> u8;
 
 /// What every rank knows once the job has begun.
 #[derive(Clone, Debug)]
-pub(super) struct Common {
+pub(super) struct JobContext {
     pub(super) settings: Settings,
     /// On rank 0 only.
-    pub(super) origins: BTreeMap<String, Origin>,
-    pub(super) key: Option<Secret>,
-    pub(super) place: Place,
+    pub(super) origins: BTreeMap<String, SettingOrigin>,
+    pub(super) api_key: Option<ApiKey>,
+    pub(super) placement: Place,
     pub(super) urls: Vec<Url>,
     /// Each rank's host, on rank 0 only.
     pub(super) hosts: Vec<String>,
     /// The batch job's id, on rank 0 only.
-    pub(super) job: Option<String>,
+    pub(super) batch_job_id: Option<String>,
     /// Who else gets the answers that this rank writes, as they come.
-    pub(super) tap: Option<Tap>,
+    pub(super) answer_sender: Option<AnswerSender>,
 }
 
 /// Answers on their way to somebody of this rank, each as the line that is written. None is the last.
-pub type Tap = std::sync::mpsc::Sender<Option<Vec<u8>>>;
+pub type AnswerSender = std::sync::mpsc::Sender<Option<Vec<u8>>>;
 
 /// As it travels: bincode cannot carry settings, which read themselves in more than one way; JSON can.
 #[derive(Serialize, Deserialize)]
-struct Opening {
+struct RankBootstrap {
     settings: String,
-    key: Option<Secret>,
-    place: Place,
+    api_key: Option<ApiKey>,
+    placement: Place,
     urls: Vec<Url>,
 }
 
 /// Collective. Settings, places and endpoints, or the reason why there is no job.
-pub(super) fn agree(comm: &mut dyn Comm, given: Given, code: CodeOf) -> Result<Common, JobError> {
-    let nodes = comm.gather_values(&Node::here())?;
+pub(super) fn establish_context(
+    comm: &mut dyn Comm,
+    given: Invocation,
+    code: ErrorCodeFn,
+) -> Result<JobContext, JobError> {
+    let nodes = comm.gather_values(&Node::this_node())?;
     let job = given.environment.get("PBS_JOBID").map(str::to_owned);
     let hosts = nodes.iter().flatten().map(|node| node.host.clone()).collect();
-    let openings = nodes.map(|nodes| openings(given, places(nodes)));
-    let (openings, origins) = told(comm, openings, code)?.unzip();
+    let openings = nodes.map(|nodes| prepare_bootstraps(given, places(nodes)));
+    let (openings, origins) = root_result(comm, openings, code)?.unzip();
     let opening = comm.scatter_values(openings)?;
     let settings = serde_json::from_str(&opening.settings)
-        .map_err(|error| CommError::Garbled { from: 0, detail: error.to_string() })?;
-    let Opening { key, place, urls, .. } = opening;
+        .map_err(|error| CommError::Decode { from: 0, detail: error.to_string() })?;
+    let RankBootstrap { api_key: key, placement: place, urls, .. } = opening;
     let origins = origins.unwrap_or_default();
-    Ok(Common { settings, origins, key, place, urls, hosts, job, tap: None })
+    Ok(JobContext {
+        settings,
+        origins,
+        api_key: key,
+        placement: place,
+        urls,
+        hosts,
+        batch_job_id: job,
+        answer_sender: None,
+    })
 }
 
 /// Collective. Rank 0's result: its value on rank 0, nothing on the others, or on all ranks the error's code.
-pub(super) fn told<T>(
+pub(super) fn root_result<T>(
     comm: &mut dyn Comm,
     result: Option<Result<T, JobError>>,
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<Option<T>, JobError> {
-    everywhere(comm, result.transpose(), code)
+    all_ok(comm, result.transpose(), code)
 }
 
 /// Collective. Every rank's own value if all went well; else an error on every rank, the words only on the lowest rank
 /// that has any.
-pub(super) fn everywhere<T>(
+pub(super) fn all_ok<T>(
     comm: &mut dyn Comm,
     result: Result<T, JobError>,
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<T, JobError> {
     let rank = comm.rank() as u64;
     let mine = result.as_ref().err().map(code);
     let mut first = [if mine.is_some() { rank } else { u64::MAX }];
-    comm.all_reduce(&mut first, Combine::Min);
+    comm.all_reduce(&mut first, ReduceOp::Min);
     if first[0] == u64::MAX {
         return result;
     }
     let mut its = [if first[0] == rank { u64::from(mine.unwrap_or_default()) } else { 0 }];
-    comm.all_reduce(&mut its, Combine::Max);
+    comm.all_reduce(&mut its, ReduceOp::Max);
     match result {
         Err(error) if first[0] == rank => Err(error),
-        _ => Err(JobError::Elsewhere(u8::try_from(its[0]).unwrap_or(u8::MAX))),
+        _ => Err(JobError::OtherRank(u8::try_from(its[0]).unwrap_or(u8::MAX))),
     }
 }
 
-type Openings = (Vec<Opening>, BTreeMap<String, Origin>);
+type BootstrapWithOrigins = (Vec<RankBootstrap>, BTreeMap<String, SettingOrigin>);
 
 /// Rank 0: what each rank is told first.
-fn openings(given: Given, places: Vec<Place>) -> Result<Openings, JobError> {
-    let Given { config, flags, environment, .. } = given;
-    let Resolved { settings, origins } = settled(config, flags, &environment)?;
+fn prepare_bootstraps(
+    given: Invocation,
+    places: Vec<Place>,
+) -> Result<BootstrapWithOrigins, JobError> {
+    let Invocation { config, flags, environment, .. } = given;
+    let ResolvedSettings { settings, origins } = resolve_settings(config, flags, &environment)?;
     if let Some(expected) = settings.expect_ranks.filter(|&expected| expected != places.len()) {
-        return Err(JobError::Ranks { expected, there: places.len() });
+        return Err(JobError::RankCount { expected, there: places.len() });
     }
-    let owned = deal(&wanted(&settings)?, &places)?;
+    let owned = deal(&read_endpoint_spec(&settings)?, &places)?;
     let text =
         serde_json::to_string(&settings).map_err(|error| CommError::Encode(error.to_string()))?;
-    let key = environment.get(Secret::VARIABLE).and_then(Secret::new);
-    let opening = |(place, urls)| Opening { settings: text.clone(), key: key.clone(), place, urls };
+    let key = environment.get(ApiKey::ENV_VARIABLE).and_then(ApiKey::new);
+    let opening = |(place, urls)| RankBootstrap {
+        settings: text.clone(),
+        api_key: key.clone(),
+        placement: place,
+        urls,
+    };
     Ok((places.into_iter().zip(owned).map(opening).collect(), origins))
 }
 
 /// Local. All layers into one; texts that stand in files (`@FILE`) are read.
-pub(super) fn settled(
+pub(super) fn resolve_settings(
     config: Option<String>,
-    flags: Layer,
+    flags: SettingsLayer,
     environment: &Environment,
-) -> Result<Resolved, JobError> {
-    let file = config.map(|path| Layer::of_file(&path)).transpose()?;
-    let layers = [file.unwrap_or_default(), Layer::of_environment(environment), flags];
-    let mut resolved = resolve(layers)?;
+) -> Result<ResolvedSettings, JobError> {
+    let file = config.map(|path| SettingsLayer::from_file(&path)).transpose()?;
+    let layers = [file.unwrap_or_default(), SettingsLayer::from_environment(environment), flags];
+    let mut resolved = resolve_layers(layers)?;
     for (what, text) in [
         ("the template", &mut resolved.settings.template),
         ("the reduce template", &mut resolved.settings.reduce_template),
@@ -150,7 +174,7 @@ pub(super) fn settled(
     Ok(resolved)
 }
 
-fn wanted(settings: &Settings) -> Result<Wanted, JobError> {
+fn read_endpoint_spec(settings: &Settings) -> Result<Wanted, JobError> {
     if let Some(path) = &settings.hostfile {
         let text = std::fs::read_to_string(path).map_err(|error| JobError::Unreadable {
             what: "the hostfile",
@@ -159,7 +183,7 @@ fn wanted(settings: &Settings) -> Result<Wanted, JobError> {
         })?;
         let lines = parse_hostfile(&text)
             .map_err(|errors| JobError::Hostfile { path: path.clone(), errors })?;
-        let lines: Vec<HostLine> =
+        let lines: Vec<HostfileEntry> =
             lines.into_iter().filter(|line| line.has_tags(&settings.tag)).collect();
         return Ok(Wanted::Hosts { lines, remote: settings.remote_endpoints });
     }

@@ -8,18 +8,18 @@ use crate::{
     output::OutputError,
     settings::SettingsError,
     shards::ShardError,
-    site::{DealError, HostfileError},
+    site::{AssignError, HostfileError},
 };
 
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
+pub enum JobVerdict {
     /// All is well: every prompt answered, every check passed.
     Done,
     /// Every prompt has its outcome, some of them failures.
     SomeFailed,
     /// Prompts are open: the same command goes on.
-    Open,
+    PromptsOpen,
     /// No endpoint was ever ready.
     NoEndpoint,
     /// It would not begin, and why has been said.
@@ -46,7 +46,7 @@ pub enum JobError {
     Shard(#[from] ShardError),
     /// Signals cannot be caught.
     #[error("the system does not let signals be caught: {0}")]
-    Signals(std::io::Error),
+    SignalHandler(std::io::Error),
     /// The run's other files cannot be read or written.
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -61,7 +61,7 @@ pub enum JobError {
         error: std::io::Error,
     },
     /// The hostfile has bad lines.
-    #[error("the hostfile {path} has bad lines:\n{}", lines(.errors))]
+    #[error("the hostfile {path} has bad lines:\n{}", list_hostfile_errors(.errors))]
     Hostfile {
         /// Which.
         path: String,
@@ -70,13 +70,13 @@ pub enum JobError {
     },
     /// Servers that no rank can own.
     #[error(transparent)]
-    Deal(#[from] DealError),
+    EndpointAssignment(#[from] AssignError),
     /// Another number of ranks than the user expects.
     #[error(
         "{expected} ranks were expected (expect-ranks) and there are {there}: is this the mpiexec of the MPI that the \
          program was built with, and are all nodes up?"
     )]
-    Ranks {
+    RankCount {
         /// By the settings.
         expected: usize,
         /// In MPI.
@@ -84,10 +84,10 @@ pub enum JobError {
     },
     /// Servers cannot be started: by which rank, on which host, and why.
     #[error("rank {0} on {1} cannot start its servers: {2}")]
-    Servers(usize, String, String),
+    ServerStart(usize, String, String),
     /// What is there already does not go with what is asked for.
     #[error("{0}")]
-    Standing(String),
+    PreconditionFailed(String),
     /// The model that is to be asked is not served, or nobody said which of several.
     #[error("{0}")]
     Model(String),
@@ -96,13 +96,13 @@ pub enum JobError {
         "the first prompts all failed alike, so the job itself is likely to be wrong: {0}. No outcome was written and the \
          prompts are open: change what is wrong and run it again"
     )]
-    AllAlike(String),
+    FailFast(String),
     /// The run folder is not the same on all nodes.
     #[error(
         "rank {rank} on {host} does not see the run folder {folder} that rank 0 made: it must be on a file system that \
          all nodes share, or --local-shards names a folder of each node's own"
     )]
-    Unshared {
+    RunFolderNotShared {
         /// The rank.
         rank: usize,
         /// Its host.
@@ -115,10 +115,10 @@ pub enum JobError {
         "{0}. What was answered is kept, and the run is not finished: once there is room or the file can be had, the same \
          command goes on"
     )]
-    Unfinished(Box<Self>),
+    FinishFailed(Box<Self>),
     /// A rank has no place for its answers.
     #[error("rank {rank} on {host} cannot keep answers in {folder} (local-shards): {error}")]
-    NoLocalShards {
+    LocalShards {
         /// The rank.
         rank: usize,
         /// Its host.
@@ -136,22 +136,22 @@ pub enum JobError {
         "the work has ended early (a signal, the walltime, or servers that are gone), and prompts are open: what is answered is \
          kept where the program names a folder, and the same program goes on"
     )]
-    Open,
+    PromptsOpen,
     /// Another rank has said what is wrong; this one only leaves with its code.
     #[error("another rank has ended the job")]
-    Elsewhere(u8),
+    OtherRank(u8),
 }
 
 impl JobError {
     /// The same, after the work: what stands in the way of files is no reason to begin with other settings any more.
-    pub(super) fn unfinished(self) -> Self {
+    pub(super) fn into_finish_error(self) -> Self {
         match self {
-            Self::Shard(_) | Self::Output(_) => Self::Unfinished(Box::new(self)),
+            Self::Shard(_) | Self::Output(_) => Self::FinishFailed(Box::new(self)),
             other => other,
         }
     }
 }
 
-fn lines(errors: &[HostfileError]) -> String {
+fn list_hostfile_errors(errors: &[HostfileError]) -> String {
     errors.iter().take(20).map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
 }

@@ -16,17 +16,17 @@ mod root;
 mod setup;
 mod tree_reduce;
 
-pub use crate::job::commands::check::check;
-pub use crate::job::commands::offline::{merge, plan};
-pub use crate::job::commands::status::{Pursuit, follow, status};
-pub use crate::job::dispatch::shutdown::Codes;
+pub use crate::job::commands::check::run_check;
+pub use crate::job::commands::offline::{merge_shards, plan_run};
+pub use crate::job::commands::status::{FollowOptions, follow_status, show_status};
+pub use crate::job::dispatch::shutdown::ExitCodeMap;
 pub use crate::job::pipeline::run::run;
-pub use crate::job::pipeline::session::{Call, Grown, Session};
+pub use crate::job::pipeline::session::{CallSpec, JobSession, TreeReduction};
 pub use crate::job::tree_reduce::reduce::reduce;
-pub use bench::{Measuring, compare, models, sweep};
-pub use context::{CodeOf, Given, Tap};
-pub use errors::{JobError, Verdict};
+pub use bench::{BenchOptions, bench_compare, bench_models, bench_sweep};
+pub use context::{AnswerSender, ErrorCodeFn, Invocation};
+pub use errors::{JobError, JobVerdict};
 pub use root::report::report;
 
 /// The exit code of a rank that ends without a word from rank 0.
-const STOPPED_EARLY: u8 = 75;
+const EXIT_STOPPED_EARLY: u8 = 75;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// How fast a rank is, in prompts a second.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct RankThroughput {
     rate: f64,
     since: Option<Duration>,
     settled: u64,
@@ -16,7 +16,7 @@ pub(super) struct Pace {
 /// A pace is looked at so often.
 const EVERY: Duration = Duration::from_secs(2);
 
-impl Pace {
+impl RankThroughput {
     pub(super) fn settled(&mut self, count: u64, now: Duration) {
         self.settled += count;
         let since = *self.since.get_or_insert(now);
@@ -29,12 +29,12 @@ impl Pace {
     }
 
     /// What is known of it; nothing before it was looked at.
-    pub(super) fn known(self) -> f64 {
+    pub(super) fn measured_rate(self) -> f64 {
         self.rate
     }
 
     /// Where nothing is known yet, `usual`.
-    pub(super) fn or(self, usual: f64) -> f64 {
+    pub(super) fn rate_or(self, usual: f64) -> f64 {
         if self.rate > 0.0 { self.rate } else { usual }
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
 }
 
 /// Work for so long is ample, in seconds; less is kept in hand when less is left for all.
-const AMPLE: f64 = 4.0;
+const AMPLE_BACKLOG_SECONDS: f64 = 4.0;
 /// More than what windows hold twice is not kept in hand beyond so many prompts, however fast they go.
 const MOST: f64 = 16_384.0;
 
@@ -72,31 +72,31 @@ pub fn apart(ranks: usize) -> Duration {
 /// than what it does while it may not write (`apart`).
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
 #[must_use]
-pub fn enough(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
+pub fn target_backlog(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
     let (windows, apart) = (windows as f64, apart.as_secs_f64());
-    let seconds = AMPLE.max(apart * 4.0);
+    let seconds = AMPLE_BACKLOG_SECONDS.max(apart * 4.0);
     let ample = (windows * 2.0).max((rate * seconds).min(MOST));
     let part = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
     (ample * part).max(windows).max(rate * apart * 2.0).ceil() as u64
 }
 
 /// A rank that has not settled a prompt so long after it was granted …
-const LONG: Duration = Duration::from_secs(8);
+const MIN_STUCK_AGE: Duration = Duration::from_secs(8);
 /// … and so many times what a prompt usually takes, has not only kept it waiting.
-const STUCK: u32 = 4;
+const STUCK_P50_FACTOR: u32 = 4;
 
 /// Where nothing was answered yet nobody knows what is long.
-const UNKNOWN: Duration = Duration::from_secs(60);
+const STUCK_AGE_UNMEASURED: Duration = Duration::from_secs(60);
 
 /// Does a lease of this age hold something that hangs?
 pub(super) fn is_stuck(age: Duration, usual: Option<Duration>) -> bool {
-    age >= usual.map_or(UNKNOWN, |usual| LONG + usual * STUCK)
+    age >= usual.map_or(STUCK_AGE_UNMEASURED, |usual| MIN_STUCK_AGE + usual * STUCK_P50_FACTOR)
 }
 
 /// Of `load` prompts that a rank has: how many will still wait there when the fastest rank could have done them. Half of
 /// those, since it goes on meanwhile.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a count")]
-pub(super) fn queued_in_vain(
+pub(super) fn excess_queued_count(
     load: u64,
     pace: f64,
     usual: Option<Duration>,
@@ -124,46 +124,46 @@ mod tests {
     }
 
     #[test]
-    fn less_is_kept_in_hand_as_less_is_left() {
+    fn the_target_backlog_shrinks_with_the_free_work() {
         let few = apart(4);
-        assert_eq!(enough(64, 10.0, None, few), 128);
-        assert_eq!(enough(64, 100.0, None, few), 400);
-        assert_eq!(enough(64, 100.0, Some(60.0), few), 400);
-        assert_eq!(enough(64, 100.0, Some(2.0), few), 100);
+        assert_eq!(target_backlog(64, 10.0, None, few), 128);
+        assert_eq!(target_backlog(64, 100.0, None, few), 400);
+        assert_eq!(target_backlog(64, 100.0, Some(60.0), few), 400);
+        assert_eq!(target_backlog(64, 100.0, Some(2.0), few), 100);
         assert_eq!(
-            enough(64, 100.0, Some(0.0), few),
+            target_backlog(64, 100.0, Some(0.0), few),
             64,
             "what comes back at once is sent at once"
         );
-        assert_eq!(enough(64, 40_000.0, None, few), 16_384);
-        assert_eq!(enough(0, 0.0, None, few), 0, "nobody is up");
+        assert_eq!(target_backlog(64, 40_000.0, None, few), 16_384);
+        assert_eq!(target_backlog(0, 0.0, None, few), 0, "nobody is up");
         assert_eq!(apart(10_000), Duration::from_millis(500));
-        assert_eq!(enough(64, 100.0, Some(0.0), apart(10_000)), 100, "a second's");
+        assert_eq!(target_backlog(64, 100.0, Some(0.0), apart(10_000)), 100, "a second's");
     }
 
     #[test]
-    fn what_waits_longer_than_others_need_may_be_done_twice() {
+    fn prompts_queued_longer_than_peers_need_are_excess() {
         let second = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(
-            queued_in_vain(100, 10.0, second(2), second(1)),
+            excess_queued_count(100, 10.0, second(2), second(1)),
             35,
             "8 s of waiting, 1 s there"
         );
-        assert_eq!(queued_in_vain(20, 10.0, second(2), second(1)), 0, "all are under way");
-        assert_eq!(queued_in_vain(20, 0.0, second(2), second(1)), 0);
-        assert_eq!(queued_in_vain(20, 1.0, None, second(1)), 0);
+        assert_eq!(excess_queued_count(20, 10.0, second(2), second(1)), 0, "all are under way");
+        assert_eq!(excess_queued_count(20, 0.0, second(2), second(1)), 0);
+        assert_eq!(excess_queued_count(20, 1.0, None, second(1)), 0);
         assert!(!is_stuck(Duration::from_secs(9), second(1)));
         assert!(is_stuck(Duration::from_secs(12), second(1)));
         assert!(!is_stuck(Duration::from_secs(50), None), "answers may be that long");
     }
 
     #[test]
-    fn a_pace_is_what_was_seen() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.or(7.0).to_bits(), 7f64.to_bits());
+    fn throughput_is_averaged_over_intervals() {
+        let mut pace = RankThroughput::default();
+        assert_eq!(pace.rate_or(7.0).to_bits(), 7f64.to_bits());
         pace.settled(0, Duration::ZERO);
         pace.settled(50, Duration::from_secs(1));
         pace.settled(50, Duration::from_secs(2));
-        assert!((pace.known() - 50.0).abs() < 1e-9);
+        assert!((pace.measured_rate() - 50.0).abs() < 1e-9);
     }
 }

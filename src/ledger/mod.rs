@@ -20,15 +20,15 @@ use std::{
     time::Duration,
 };
 
-use guided::{Pace, share};
-pub use guided::{apart, enough};
-pub use order::Order;
+use guided::{RankThroughput, share};
+pub use guided::{apart, target_backlog};
+pub use order::WorkOrder;
 use place_set::Places;
 
-use crate::domain::Others;
+use crate::domain::PeerSpeed;
 
 /// Consecutive places.
-pub type Span = Range<u64>;
+pub type PlaceRange = Range<u64>;
 
 /// A place that a rank need not work on any more: somebody else has settled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,31 +45,31 @@ pub struct Needless {
 pub struct Ledger {
     /// Places below are known to have been granted at least once.
     next: u64,
-    total: u64,
+    total_places: u64,
     settled: Places,
     /// Granted once and free again: where each begins, and its end.
     back: BTreeMap<u64, u64>,
     /// How many these are.
-    given_back: u64,
+    returned_count: u64,
     leases: BTreeMap<u64, Lease>,
     /// Places that a second rank works on, and which rank that is.
     copies: BTreeMap<u64, usize>,
-    ranks: Vec<Worker>,
+    ranks: Vec<RankEntry>,
     /// The paces of all ranks at work, together.
-    pace: f64,
+    total_rate: f64,
     /// Ranks at work whose pace was not looked at yet.
-    unknown: usize,
+    unmeasured_ranks: usize,
     at_work: usize,
     /// The shortest time that a prompt usually takes anywhere.
-    fastest: Option<Duration>,
+    min_p50_latency: Option<Duration>,
     slowest: Option<Duration>,
     /// When something was settled last.
-    moved: Duration,
+    last_progress: Duration,
 }
 
 #[derive(Clone, Debug)]
 struct Lease {
-    to: u64,
+    end: u64,
     rank: usize,
     since: Duration,
     /// Places that are not settled.
@@ -77,12 +77,12 @@ struct Lease {
 }
 
 #[derive(Clone, Debug)]
-struct Worker {
+struct RankEntry {
     heard: Duration,
     lost: bool,
     /// It has ended its work.
     out: bool,
-    pace: Pace,
+    pace: RankThroughput,
     /// What a prompt usually takes there.
     usual: Option<Duration>,
     /// Where its leases begin.
@@ -93,78 +93,79 @@ impl Ledger {
     /// Of so many places and ranks, all of whom were heard of just now.
     #[must_use]
     pub fn new(places: u64, ranks: usize) -> Self {
-        let worker = Worker {
+        let worker = RankEntry {
             heard: Duration::ZERO,
             lost: false,
             out: false,
-            pace: Pace::default(),
+            pace: RankThroughput::default(),
             usual: None,
             leases: BTreeSet::new(),
         };
         Self {
             next: 0,
-            total: places,
+            total_places: places,
             settled: Places::new(places),
             back: BTreeMap::new(),
-            given_back: 0,
+            returned_count: 0,
             leases: BTreeMap::new(),
             copies: BTreeMap::new(),
             ranks: vec![worker; ranks],
-            pace: 0.0,
-            unknown: ranks,
+            total_rate: 0.0,
+            unmeasured_ranks: ranks,
             at_work: ranks,
-            fastest: None,
+            min_p50_latency: None,
             slowest: None,
-            moved: Duration::ZERO,
+            last_progress: Duration::ZERO,
         }
     }
 
     /// Places without an outcome.
     #[must_use]
-    pub fn open(&self) -> u64 {
-        self.total - self.settled.count()
+    pub fn open_count(&self) -> u64 {
+        self.total_places - self.settled.count()
     }
 
     /// Places that nobody has.
     #[must_use]
     pub fn free(&self) -> u64 {
-        self.total - self.next + self.given_back
+        self.total_places - self.next + self.returned_count
     }
 
     /// Seconds of work that nobody has yet, as fast as ranks are; nothing while that is unknown.
     #[must_use]
-    pub fn seconds_free(&self) -> Option<f64> {
-        (self.pace > 0.0 && self.unknown == 0).then(|| self.free() as f64 / self.pace)
+    pub fn free_work_seconds(&self) -> Option<f64> {
+        (self.total_rate > 0.0 && self.unmeasured_ranks == 0)
+            .then(|| self.free() as f64 / self.total_rate)
     }
 
     /// A rank asks for up to `want` places. What was given back goes first, since it is the oldest; then the order of
     /// work. What is granted shrinks with what is left, so that ranks end together; a rank that would be done with it only
     /// after all others are through with everything gets nothing.
-    pub fn grant(&mut self, rank: usize, want: u64, now: Duration) -> Vec<Span> {
-        self.heard(rank, now);
+    pub fn grant(&mut self, rank: usize, want: u64, now: Duration) -> Vec<PlaceRange> {
+        self.touch_rank(rank, now);
         if self.withholds(rank, now) {
             return Vec::new();
         }
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
-        let known = self.at_work - self.unknown;
-        let usual = if known > 0 { self.pace / known as f64 } else { 1.0 };
-        let mine = worker.pace.or(usual);
-        let all = self.pace + usual * self.unknown as f64;
+        let known = self.at_work - self.unmeasured_ranks;
+        let usual = if known > 0 { self.total_rate / known as f64 } else { 1.0 };
+        let mine = worker.pace.rate_or(usual);
+        let all = self.total_rate + usual * self.unmeasured_ranks as f64;
         let count = share(self.free(), want, mine, all.max(mine));
         self.take(rank, count, now)
     }
 
     /// Leases so many places to a rank, or as many as are free.
-    pub fn take(&mut self, rank: usize, count: u64, now: Duration) -> Vec<Span> {
+    pub fn take(&mut self, rank: usize, count: u64, now: Duration) -> Vec<PlaceRange> {
         if rank >= self.ranks.len() {
             return Vec::new();
         }
         let mut left = count;
         let mut granted = Vec::new();
         while left > 0 {
-            let Some(span) = self.take_free(left) else { break };
+            let Some(span) = self.take_free_places(left) else { break };
             left -= span.end - span.start;
-            self.lease(rank, span.clone(), now);
+            self.insert_lease(rank, span.clone(), now);
             granted.push(span);
         }
         granted
@@ -180,7 +181,7 @@ impl Ledger {
     /// Finds the shortest of these, which is to be done now and then: it takes a look at every rank.
     pub fn look(&mut self) {
         let at_work = self.ranks.iter().filter(|it| !it.out && !it.lost);
-        (self.fastest, self.slowest) = at_work.filter_map(|it| it.usual).fold(
+        (self.min_p50_latency, self.slowest) = at_work.filter_map(|it| it.usual).fold(
             (None, None),
             |(least, most): (Option<Duration>, Option<Duration>), it| {
                 (Some(least.map_or(it, |least| least.min(it))), most.max(Some(it)))
@@ -195,29 +196,29 @@ impl Ledger {
     }
 
     /// A rank's work has ended. What it had and has not settled is free again.
-    pub fn gone(&mut self, rank: usize, now: Duration) {
-        self.free_all_of(rank, now);
-        self.change(rank, |worker| worker.out = true);
+    pub fn deregister_rank(&mut self, rank: usize, now: Duration) {
+        self.free_rank_leases(rank, now);
+        self.update_rank(rank, |worker| worker.out = true);
     }
 
     /// A rank has outcomes for these places, its own or not. What others have of them is needless.
     pub fn settle(
         &mut self,
         rank: usize,
-        spans: impl IntoIterator<Item = Span>,
+        spans: impl IntoIterator<Item = PlaceRange>,
         now: Duration,
     ) -> Vec<Needless> {
-        self.heard(rank, now);
+        self.touch_rank(rank, now);
         let mut needless = Vec::new();
         let mut count = 0;
         for span in spans {
-            for place in span.start..span.end.min(self.total) {
+            for place in span.start..span.end.min(self.total_places) {
                 if !self.settled.insert(place) {
                     continue; // it was: a copy, or a rank that was given up and is not dead
                 }
                 count += 1;
-                self.no_longer_free(place);
-                needless.extend(self.no_longer_leased(place, rank));
+                self.remove_from_returned(place);
+                needless.extend(self.remove_from_lease(place, rank));
                 if let Some(copier) = self.copies.remove(&place)
                     && copier != rank
                 {
@@ -226,17 +227,22 @@ impl Ledger {
             }
         }
         if count > 0 {
-            self.moved = now;
+            self.last_progress = now;
         }
-        self.change(rank, |worker| worker.pace.settled(count, now));
+        self.update_rank(rank, |worker| worker.pace.settled(count, now));
         needless
     }
 
     /// A rank will not work on these any more.
-    pub fn give_back(&mut self, rank: usize, spans: impl IntoIterator<Item = Span>, now: Duration) {
-        self.heard(rank, now);
+    pub fn give_back(
+        &mut self,
+        rank: usize,
+        spans: impl IntoIterator<Item = PlaceRange>,
+        now: Duration,
+    ) {
+        self.touch_rank(rank, now);
         for span in spans {
-            self.take_from(rank, span.clone(), now);
+            self.revoke_places(rank, span.clone(), now);
             // A copy that is given back is nobody's: else its place would become the lease of a rank that has it no more.
             let copies = self.copies.range(span).filter(|&(_, &copier)| copier == rank);
             let its: Vec<u64> = copies.map(|(&place, _)| place).collect();
@@ -247,22 +253,23 @@ impl Ledger {
     }
 
     /// A rank lives.
-    pub fn heard(&mut self, rank: usize, now: Duration) {
+    pub fn touch_rank(&mut self, rank: usize, now: Duration) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
         worker.heard = now;
         if worker.lost {
-            self.change(rank, |worker| worker.lost = false);
+            self.update_rank(rank, |worker| worker.lost = false);
         }
     }
 
     /// Ranks that were not heard of for this long: what they have is free again. Each is named once.
     pub fn silent(&mut self, patience: Duration, now: Duration) -> Vec<usize> {
-        let silent = |worker: &Worker| !worker.lost && now.saturating_sub(worker.heard) >= patience;
+        let silent =
+            |worker: &RankEntry| !worker.lost && now.saturating_sub(worker.heard) >= patience;
         let lost: Vec<usize> =
             (0..self.ranks.len()).filter(|&rank| silent(&self.ranks[rank])).collect();
         for &rank in &lost {
-            self.free_all_of(rank, now);
-            self.change(rank, |worker| worker.lost = true);
+            self.free_rank_leases(rank, now);
+            self.update_rank(rank, |worker| worker.lost = true);
         }
         lost
     }
@@ -275,9 +282,9 @@ impl Ledger {
 
     /// What a rank has.
     #[must_use]
-    pub fn leases_of(&self, rank: usize) -> Vec<Span> {
+    pub fn rank_leases(&self, rank: usize) -> Vec<PlaceRange> {
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
-        let lease = |from: &u64| Some(*from..self.leases.get(from)?.to);
+        let lease = |from: &u64| Some(*from..self.leases.get(from)?.end);
         worker.leases.iter().filter_map(lease).collect()
     }
 
@@ -285,97 +292,101 @@ impl Ledger {
     /// go on: they may have come to a standstill.
     fn withholds(&self, rank: usize, now: Duration) -> bool {
         let Some(worker) = self.ranks.get(rank) else { return false };
-        let (Some(usual), Some(fastest)) = (worker.usual, self.fastest) else { return false };
-        let others = Others { fastest, rate: self.pace - worker.pace.known() };
-        others.would_end_before(usual, self.free()) && now.saturating_sub(self.moved) < usual
+        let (Some(usual), Some(fastest)) = (worker.usual, self.min_p50_latency) else {
+            return false;
+        };
+        let others = PeerSpeed { fastest, rate: self.total_rate - worker.pace.measured_rate() };
+        others.would_finish_first(usual, self.free())
+            && now.saturating_sub(self.last_progress) < usual
     }
 
     /// Changes what is known of a rank, and what of it counts in the sums.
-    fn change(&mut self, rank: usize, how: impl FnOnce(&mut Worker)) {
+    fn update_rank(&mut self, rank: usize, how: impl FnOnce(&mut RankEntry)) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
-        let counts = |worker: &Worker| {
+        let counts = |worker: &RankEntry| {
             let at_work = !worker.lost && !worker.out;
-            let pace = if at_work { worker.pace.known() } else { 0.0 };
+            let pace = if at_work { worker.pace.measured_rate() } else { 0.0 };
             (at_work, pace)
         };
         let (was_at_work, before) = counts(worker);
         how(worker);
         let (is_at_work, after) = counts(worker);
         let unknown = |at_work: bool, pace: f64| usize::from(at_work && pace <= 0.0);
-        self.pace = (self.pace + after - before).max(0.0);
-        self.unknown += unknown(is_at_work, after);
-        self.unknown -= unknown(was_at_work, before);
+        self.total_rate = (self.total_rate + after - before).max(0.0);
+        self.unmeasured_ranks += unknown(is_at_work, after);
+        self.unmeasured_ranks -= unknown(was_at_work, before);
         self.at_work += usize::from(is_at_work);
         self.at_work -= usize::from(was_at_work);
     }
 
-    fn free_all_of(&mut self, rank: usize, now: Duration) {
-        for span in self.leases_of(rank) {
-            self.take_from(rank, span, now);
+    fn free_rank_leases(&mut self, rank: usize, now: Duration) {
+        for span in self.rank_leases(rank) {
+            self.revoke_places(rank, span, now);
         }
         self.copies.retain(|_, copier| *copier != rank);
     }
 
-    fn take_free(&mut self, most: u64) -> Option<Span> {
+    fn take_free_places(&mut self, most: u64) -> Option<PlaceRange> {
         if let Some((from, to)) = self.back.pop_first() {
             let end = to.min(from + most);
             if end < to {
                 self.back.insert(end, to);
             }
-            self.given_back -= end - from;
+            self.returned_count -= end - from;
             return Some(from..end);
         }
         // A rank may have settled what it was never granted: that is not asked again.
-        while self.next < self.total && self.settled.has(self.next) {
+        while self.next < self.total_places && self.settled.contains(self.next) {
             self.next += 1;
         }
         let from = self.next;
         let mut to = from;
-        while to < self.total && to - from < most && !self.settled.has(to) {
+        while to < self.total_places && to - from < most && !self.settled.contains(to) {
             to += 1;
         }
         self.next = to;
         (from < to).then_some(from..to)
     }
 
-    fn lease(&mut self, rank: usize, span: Span, since: Duration) {
-        let left = (span.start..span.end).filter(|&place| !self.settled.has(place)).count() as u64;
+    fn insert_lease(&mut self, rank: usize, span: PlaceRange, since: Duration) {
+        let left =
+            (span.start..span.end).filter(|&place| !self.settled.contains(place)).count() as u64;
         if left > 0 {
-            self.leases.insert(span.start, Lease { to: span.end, rank, since, left });
+            self.leases.insert(span.start, Lease { end: span.end, rank, since, left });
             self.ranks[rank].leases.insert(span.start);
         }
     }
 
-    fn drop_lease(&mut self, from: u64) -> Option<Lease> {
+    fn remove_lease(&mut self, from: u64) -> Option<Lease> {
         let lease = self.leases.remove(&from)?;
         self.ranks[lease.rank].leases.remove(&from);
         Some(lease)
     }
 
     /// The lease that holds a place.
-    fn holder(&self, place: u64) -> Option<u64> {
+    fn find_lease(&self, place: u64) -> Option<u64> {
         let (&from, lease) = self.leases.range(..=place).next_back()?;
-        (place < lease.to).then_some(from)
+        (place < lease.end).then_some(from)
     }
 
-    fn no_longer_leased(&mut self, place: u64, by: usize) -> Option<Needless> {
-        let from = self.holder(place)?;
+    fn remove_from_lease(&mut self, place: u64, by: usize) -> Option<Needless> {
+        let from = self.find_lease(place)?;
         let lease = self.leases.get_mut(&from)?;
         lease.left -= 1;
         let rank = lease.rank;
         if lease.left == 0 {
-            self.drop_lease(from);
+            self.remove_lease(from);
         }
         (rank != by).then_some(Needless { rank, place })
     }
 
-    fn no_longer_free(&mut self, place: u64) {
+    fn remove_from_returned(&mut self, place: u64) {
         let Some((&from, &to)) = self.back.range(..=place).next_back() else { return };
         if place >= to {
             return;
         }
         self.back.remove(&from);
-        self.given_back -= 1;
+        self.returned_count -= 1;
         if from < place {
             self.back.insert(from, place);
         }
@@ -385,41 +396,44 @@ impl Ledger {
     }
 
     /// Takes places that a rank has from it. What another has a copy of is that one's from now on; the rest is free.
-    fn take_from(&mut self, rank: usize, span: Span, now: Duration) {
+    fn revoke_places(&mut self, rank: usize, span: PlaceRange, now: Duration) {
         let mut at = span.start;
-        while at < span.end.min(self.total) {
-            let Some(from) = self.holder(at).or_else(|| self.next_lease(at, span.end)) else {
+        while at < span.end.min(self.total_places) {
+            let Some(from) = self.find_lease(at).or_else(|| self.next_lease_start(at, span.end))
+            else {
                 return;
             };
             let Some(lease) = self.leases.get(&from) else { return };
-            let end = lease.to;
+            let end = lease.end;
             if lease.rank != rank {
                 at = end;
                 continue;
             }
-            let Some(lease) = self.drop_lease(from) else { return };
+            let Some(lease) = self.remove_lease(from) else { return };
             let taken = at.max(from)..end.min(span.end);
             for kept in [from..taken.start, taken.end..end] {
-                self.lease(rank, kept, lease.since);
+                self.insert_lease(rank, kept, lease.since);
             }
             for place in taken.clone() {
-                if self.settled.has(place) {
+                if self.settled.contains(place) {
                     continue;
                 }
                 match self.copies.remove(&place) {
-                    Some(copier) if copier != rank => self.lease(copier, place..place + 1, now),
-                    _ => self.free_again(place),
+                    Some(copier) if copier != rank => {
+                        self.insert_lease(copier, place..place + 1, now)
+                    }
+                    _ => self.add_to_returned(place),
                 }
             }
             at = end;
         }
     }
 
-    fn next_lease(&self, from: u64, to: u64) -> Option<u64> {
+    fn next_lease_start(&self, from: u64, to: u64) -> Option<u64> {
         self.leases.range(from..to).next().map(|(&from, _)| from)
     }
 
-    fn free_again(&mut self, place: u64) {
+    fn add_to_returned(&mut self, place: u64) {
         let before = self.back.range(..place).next_back().map(|(&from, &to)| (from, to));
         let from = match before {
             Some((from, to)) if to == place => from,
@@ -427,6 +441,6 @@ impl Ledger {
         };
         let to = self.back.remove(&(place + 1)).unwrap_or(place + 1);
         self.back.insert(from, to);
-        self.given_back += 1;
+        self.returned_count += 1;
     }
 }

@@ -4,45 +4,45 @@
 
 use std::ops::Range;
 
-use super::Span;
+use super::PlaceRange;
 
 /// The rows to work on, by place: in the input's order, which costs nothing, or in another, which costs 4 bytes a row.
 #[derive(Clone, Debug)]
-pub enum Order {
+pub enum WorkOrder {
     /// As they stand in the input: where each run of rows begins (its place and its row), and how many rows there are.
-    Straight(Vec<(u64, u64)>, u64),
+    InputOrder(Vec<(u64, u64)>, u64),
     /// Each place's row.
     Sorted(Vec<u32>),
 }
 
-impl Order {
+impl WorkOrder {
     /// The input's order of these runs of rows.
-    pub fn straight(runs: impl Iterator<Item = Range<u64>>) -> Self {
+    pub fn from_runs(runs: impl Iterator<Item = Range<u64>>) -> Self {
         let (mut starts, mut places) = (Vec::new(), 0);
         for run in runs.filter(|run| run.start < run.end) {
             starts.push((places, run.start));
             places += run.end - run.start;
         }
-        Self::Straight(starts, places)
+        Self::InputOrder(starts, places)
     }
 
     /// How many places there are.
     #[must_use]
     pub fn places(&self) -> u64 {
         match self {
-            Self::Straight(_, places) => *places,
+            Self::InputOrder(_, places) => *places,
             Self::Sorted(rows) => rows.len() as u64,
         }
     }
 
     /// The rows of these places in their order, as runs.
     #[must_use]
-    pub fn rows(&self, span: Span) -> Vec<Range<u64>> {
+    pub fn rows(&self, span: PlaceRange) -> Vec<Range<u64>> {
         let end = span.end.min(self.places());
         let span = span.start.min(end)..end;
         let mut runs: Vec<Range<u64>> = Vec::new();
         match self {
-            Self::Straight(starts, places) => {
+            Self::InputOrder(starts, places) => {
                 let mut run = starts.partition_point(|&(place, _)| place <= span.start);
                 let mut at = span.start;
                 while at < span.end {
@@ -85,8 +85,8 @@ mod tests {
                 row += gap + len;
             }
             let all: Vec<u64> = runs.iter().cloned().flatten().collect();
-            let straight = Order::straight(runs.into_iter());
-            let sorted = Order::Sorted(all.iter().map(|&row| row as u32).collect());
+            let straight = WorkOrder::from_runs(runs.into_iter());
+            let sorted = WorkOrder::Sorted(all.iter().map(|&row| row as u32).collect());
             prop_assert_eq!(straight.places(), all.len() as u64);
             let to = (from + len).min(all.len() as u64);
             let wanted = &all[(from.min(to)) as usize..to as usize];

@@ -19,7 +19,7 @@ impl Places {
 
     /// Puts a place in; false if it was in, or is none.
     pub(super) fn insert(&mut self, place: u64) -> bool {
-        if place >= self.size || self.has(place) {
+        if place >= self.size || self.contains(place) {
             return false;
         }
         self.words[(place / 64) as usize] |= 1 << (place % 64);
@@ -27,7 +27,7 @@ impl Places {
         true
     }
 
-    pub(super) fn has(&self, place: u64) -> bool {
+    pub(super) fn contains(&self, place: u64) -> bool {
         place < self.size && self.words[(place / 64) as usize] & (1 << (place % 64)) != 0
     }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Lease, Ledger,
-    guided::{is_stuck, queued_in_vain},
+    guided::{excess_queued_count, is_stuck},
 };
 
 impl Ledger {
@@ -17,8 +17,8 @@ impl Ledger {
         let mut idle: Vec<(usize, usize)> =
             idle.iter().copied().filter(|&(rank, _)| rank < self.ranks.len()).collect();
         let mut copied = Vec::new();
-        for (place, holder) in self.worth_copying(now) {
-            if self.settled.has(place) || self.copies.contains_key(&place) {
+        for (place, holder) in self.speculation_candidates(now) {
+            if self.settled.contains(place) || self.copies.contains_key(&place) {
                 continue;
             }
             idle.retain(|&(_, room)| room > 0);
@@ -35,7 +35,7 @@ impl Ledger {
     }
 
     /// Places and who has them, those first that gain most by being asked elsewhere too.
-    fn worth_copying(&self, now: Duration) -> impl Iterator<Item = (u64, usize)> {
+    fn speculation_candidates(&self, now: Duration) -> impl Iterator<Item = (u64, usize)> {
         let mut oldest: Vec<(&u64, &Lease)> = self.leases.iter().collect();
         oldest.sort_by_key(|(from, lease)| (lease.since, **from));
         let mut loads: BTreeMap<usize, u64> = BTreeMap::new();
@@ -45,18 +45,23 @@ impl Ledger {
         let (mut stuck, mut queued) = (Vec::new(), Vec::new());
         for &(&from, lease) in &oldest {
             let usual = self.ranks[lease.rank].usual;
-            let places = || (from..lease.to).map(|place| (place, lease.rank));
-            if is_stuck(now.saturating_sub(lease.since), usual.or(self.fastest)) {
+            let places = || (from..lease.end).map(|place| (place, lease.rank));
+            if is_stuck(now.saturating_sub(lease.since), usual.or(self.min_p50_latency)) {
                 stuck.extend(places());
             }
         }
         for (from, lease) in oldest.into_iter().rev() {
             let worker = &self.ranks[lease.rank];
             let Some(load) = loads.get_mut(&lease.rank) else { continue };
-            let spare = queued_in_vain(*load, worker.pace.known(), worker.usual, self.fastest);
+            let spare = excess_queued_count(
+                *load,
+                worker.pace.measured_rate(),
+                worker.usual,
+                self.min_p50_latency,
+            );
             let taken = spare.min(lease.left);
             *load -= taken;
-            let open = (*from..lease.to).rev().filter(|&place| !self.settled.has(place));
+            let open = (*from..lease.end).rev().filter(|&place| !self.settled.contains(place));
             queued.extend(open.take(taken as usize).map(|place| (place, lease.rank)));
         }
         stuck.into_iter().chain(queued)

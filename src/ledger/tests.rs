@@ -14,27 +14,27 @@ fn places_are_granted_in_their_order_and_settled_once() {
     assert_eq!(ledger.grant(0, 3, NOW), [0..3]);
     assert_eq!(ledger.grant(1, 3, NOW), [3..5], "half of what is fair");
     assert_eq!(ledger.take(1, 1, NOW), [5..6]);
-    assert_eq!((ledger.open(), ledger.free()), (10, 4));
+    assert_eq!((ledger.open_count(), ledger.free()), (10, 4));
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
-    assert_eq!((ledger.open(), ledger.leases_of(0)), (7, vec![]));
-    assert_eq!(ledger.leases_of(1), [3..5, 5..6]);
+    assert_eq!((ledger.open_count(), ledger.rank_leases(0)), (7, vec![]));
+    assert_eq!(ledger.rank_leases(1), [3..5, 5..6]);
 }
 
 #[test]
-fn what_is_given_back_goes_first() {
+fn returned_places_go_first() {
     let mut ledger = Ledger::new(100, 2);
     ledger.grant(0, 10, NOW);
     ledger.settle(0, [2..3, 7..8], NOW);
     ledger.give_back(0, [1..5], NOW);
-    assert_eq!(ledger.leases_of(0), [0..1, 5..10]);
+    assert_eq!(ledger.rank_leases(0), [0..1, 5..10]);
     assert_eq!(ledger.grant(1, 3, NOW), [1..2, 3..5]);
     ledger.give_back(1, [0..1, 6..7, 50..60], NOW);
-    assert_eq!(ledger.leases_of(0), [0..1, 5..10], "not what others have, or nobody");
+    assert_eq!(ledger.rank_leases(0), [0..1, 5..10], "not what others have, or nobody");
 }
 
 #[test]
-fn a_silent_rank_loses_what_it_had_and_may_come_back() {
+fn a_silent_rank_loses_its_leases_and_may_come_back() {
     let mut ledger = Ledger::new(100, 2);
     ledger.grant(0, 4, NOW);
     ledger.grant(1, 4, NOW);
@@ -44,12 +44,12 @@ fn a_silent_rank_loses_what_it_had_and_may_come_back() {
     assert_eq!(ledger.grant(0, 4, seconds(63)), [4..8]);
     let needless = ledger.settle(1, [4..6], seconds(64));
     assert_eq!(needless, [Needless { rank: 0, place: 4 }, Needless { rank: 0, place: 5 }]);
-    assert_eq!(ledger.leases_of(0), [0..4, 4..8]);
+    assert_eq!(ledger.rank_leases(0), [0..4, 4..8]);
     assert_eq!(ledger.silent(seconds(60), seconds(200)), [0, 1], "lost again");
 }
 
 #[test]
-fn the_oldest_are_copied_once_and_the_first_outcome_counts() {
+fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
     let mut ledger = Ledger::new(6, 3);
     ledger.take(0, 3, NOW);
     ledger.take(1, 2, seconds(5));
@@ -64,12 +64,12 @@ fn the_oldest_are_copied_once_and_the_first_outcome_counts() {
     assert_eq!(ledger.settle(2, [0..1], seconds(10)), [Needless { rank: 0, place: 0 }]);
     assert_eq!(ledger.settle(0, [0..2], seconds(10)), [Needless { rank: 1, place: 1 }]);
     ledger.silent(seconds(3), seconds(13));
-    ledger.heard(2, seconds(13));
-    assert!(ledger.open() > 0);
+    ledger.touch_rank(2, seconds(13));
+    assert!(ledger.open_count() > 0);
 }
 
 #[test]
-fn what_waits_at_a_slow_rank_is_copied_from_its_end() {
+fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
     let mut ledger = Ledger::new(1000, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {
         ledger.take(rank, 500, NOW);
@@ -88,28 +88,28 @@ fn what_waits_at_a_slow_rank_is_copied_from_its_end() {
 }
 
 #[test]
-fn a_copy_outlives_the_rank_that_had_the_place() {
+fn a_copy_outlives_the_rank_that_held_the_lease() {
     let mut ledger = Ledger::new(2, 2);
     ledger.take(0, 2, NOW);
     assert_eq!(ledger.copy(&[(1, 1)], seconds(90)), [(1, 0)]);
-    ledger.heard(1, seconds(90));
+    ledger.touch_rank(1, seconds(90));
     assert_eq!(ledger.silent(seconds(40), seconds(91)), [0]);
-    assert_eq!((ledger.leases_of(1), ledger.free()), (vec![0..1], 1), "asked only once again");
+    assert_eq!((ledger.rank_leases(1), ledger.free()), (vec![0..1], 1), "asked only once again");
     assert_eq!(ledger.settle(1, [0..1], seconds(52)), []);
-    assert_eq!(ledger.open(), 1);
+    assert_eq!(ledger.open_count(), 1);
 }
 
 #[test]
-fn a_copy_that_was_given_back_is_nobodys() {
+fn a_returned_copy_belongs_to_no_rank() {
     let mut ledger = Ledger::new(1, 3);
     ledger.take(0, 1, NOW);
     assert_eq!(ledger.copy(&[(1, 1)], seconds(90)), [(1, 0)]);
     ledger.give_back(1, [0..1], seconds(91));
-    assert_eq!(ledger.leases_of(0), [0..1], "who had it has it");
+    assert_eq!(ledger.rank_leases(0), [0..1], "who had it has it");
     assert_eq!(ledger.copy(&[(2, 1)], seconds(92)), [(2, 0)], "it may be copied again");
     ledger.give_back(2, [0..1], seconds(53));
     ledger.give_back(0, [0..1], seconds(54));
-    assert_eq!((ledger.leases_of(1), ledger.leases_of(2), ledger.free()), (vec![], vec![], 1));
+    assert_eq!((ledger.rank_leases(1), ledger.rank_leases(2), ledger.free()), (vec![], vec![], 1));
 }
 
 #[test]
@@ -132,36 +132,37 @@ fn a_slow_rank_gets_none_of_the_last() {
 /// What can happen to the book.
 #[derive(Clone, Debug)]
 enum Step {
-    Ask(usize, u64),
+    Grant(usize, u64),
     /// A part of what the rank has, by two fractions.
     Settle(usize, u64, u64),
     /// Places that may be anybody's: a rank that was given up, or lies.
     SettleAny(usize, u64, u64),
     GiveBack(usize, u64, u64),
-    Copy(usize, usize),
-    Silent,
+    Speculate(usize, usize),
+    ExpireSilent,
     /// Not rank 0, which does what is left.
-    Gone(usize),
+    Deregister(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step_strategy() -> impl Strategy<Value = Step> {
     let rank = 0usize..4;
     prop_oneof![
-        4 => (rank.clone(), 0u64..20).prop_map(|(rank, want)| Step::Ask(rank, want)),
+        4 => (rank.clone(), 0u64..20).prop_map(|(rank, want)| Step::Grant(rank, want)),
         4 => (rank.clone(), 0u64..8, 0u64..8).prop_map(|(rank, from, len)| Step::Settle(rank, from, len)),
         1 => (rank.clone(), 0u64..130, 0u64..5).prop_map(|(rank, from, len)| Step::SettleAny(rank, from, len)),
         1 => (rank.clone(), 0u64..130, 0u64..30).prop_map(|(rank, from, len)| Step::GiveBack(rank, from, len)),
-        1 => (rank, 0usize..4).prop_map(|(rank, want)| Step::Copy(rank, want)),
-        1 => Just(Step::Silent),
-        1 => (1usize..4).prop_map(Step::Gone),
+        1 => (rank, 0usize..4).prop_map(|(rank, want)| Step::Speculate(rank, want)),
+        1 => Just(Step::ExpireSilent),
+        1 => (1usize..4).prop_map(Step::Deregister),
     ]
 }
 
 /// Every place is settled, free, or leased to exactly one living rank.
-fn adds_up(ledger: &Ledger) {
+fn assert_consistent(ledger: &Ledger) {
     let mut leased = 0;
     for (&from, lease) in &ledger.leases {
-        let open = (from..lease.to).filter(|&place| !ledger.settled.has(place)).count() as u64;
+        let open =
+            (from..lease.end).filter(|&place| !ledger.settled.contains(place)).count() as u64;
         assert_eq!(open, lease.left);
         assert!(open > 0 && !ledger.ranks[lease.rank].lost);
         assert!(ledger.ranks[lease.rank].leases.contains(&from));
@@ -169,45 +170,46 @@ fn adds_up(ledger: &Ledger) {
     }
     let held: usize = ledger.ranks.iter().map(|it| it.leases.len()).sum();
     assert_eq!(held, ledger.leases.len());
-    let never = (ledger.next..ledger.total).filter(|&place| !ledger.settled.has(place)).count();
+    let never =
+        (ledger.next..ledger.total_places).filter(|&place| !ledger.settled.contains(place)).count();
     let back: u64 = ledger.back.iter().map(|(from, to)| to - from).sum();
-    assert_eq!(leased + never as u64 + back, ledger.open());
-    assert_eq!(back, ledger.given_back);
+    assert_eq!(leased + never as u64 + back, ledger.open_count());
+    assert_eq!(back, ledger.returned_count);
     let spans: Vec<(u64, u64)> = ledger
         .leases
         .iter()
-        .map(|(&from, lease)| (from, lease.to))
+        .map(|(&from, lease)| (from, lease.end))
         .chain(ledger.back.iter().map(|(&from, &to)| (from, to)))
         .collect();
     for (at, one) in spans.iter().enumerate() {
         assert!(spans[at + 1..].iter().all(|it| it.1 <= one.0 || one.1 <= it.0), "{spans:?}");
     }
     for place in ledger.copies.keys() {
-        assert!(!ledger.settled.has(*place));
+        assert!(!ledger.settled.contains(*place));
     }
 }
 
 proptest! {
     #[test]
     fn whatever_ranks_do_nothing_is_lost_or_leased_twice(
-        total in 0u64..120, steps in prop::collection::vec(step(), 0..120),
+        total in 0u64..120, steps in prop::collection::vec(step_strategy(), 0..120),
     ) {
         let mut ledger = Ledger::new(total, 4);
         let mut now = NOW;
         for step in steps {
             now += seconds(1);
             match step {
-                Step::Ask(rank, want) => {
+                Step::Grant(rank, want) => {
                     let granted = ledger.grant(rank, want, now);
                     let count: u64 = granted.iter().map(|span| span.end - span.start).sum();
                     prop_assert!(count <= want);
                 }
                 Step::Settle(rank, from, len) => {
-                    let spans = ledger.leases_of(rank).into_iter().map(|span| {
+                    let spans = ledger.rank_leases(rank).into_iter().map(|span| {
                         let from = (span.start + from).min(span.end);
                         from..(from + len).min(span.end)
                     });
-                    let spans: Vec<Span> = spans.collect();
+                    let spans: Vec<PlaceRange> = spans.collect();
                     for needless in ledger.settle(rank, spans, now) {
                         prop_assert!(needless.rank != rank);
                     }
@@ -218,34 +220,34 @@ proptest! {
                 Step::GiveBack(rank, from, len) => {
                     ledger.give_back(rank, [from..from + len], now);
                 }
-                Step::Copy(rank, want) => {
-                    ledger.heard(rank, now);
+                Step::Speculate(rank, want) => {
+                    ledger.touch_rank(rank, now);
                     let copied = ledger.copy(&[(rank, want)], now);
-                    let own = ledger.leases_of(rank);
+                    let own = ledger.rank_leases(rank);
                     let own = |place: &u64| own.iter().any(|span| span.contains(place));
                     prop_assert!(copied.len() <= want);
                     prop_assert!(copied.iter().all(|(to, place)| *to == rank && !own(place)));
                 }
-                Step::Silent => {
+                Step::ExpireSilent => {
                     ledger.silent(seconds(10), now);
                 }
-                Step::Gone(rank) => ledger.gone(rank, now),
+                Step::Deregister(rank) => ledger.deregister_rank(rank, now),
             }
-            adds_up(&ledger);
+            assert_consistent(&ledger);
         }
         // One rank that lives does all the rest.
         now += seconds(100);
-        ledger.heard(0, now);
+        ledger.touch_rank(0, now);
         ledger.silent(seconds(50), now);
         let mut rounds = 0;
-        while ledger.open() > 0 {
+        while ledger.open_count() > 0 {
             rounds += 1;
             prop_assert!(rounds < 1000, "it comes to an end");
             ledger.grant(0, 7, now);
-            let mine = ledger.leases_of(0);
+            let mine = ledger.rank_leases(0);
             prop_assert!(!mine.is_empty(), "what is open is somebody's who lives");
             ledger.settle(0, mine, now);
-            adds_up(&ledger);
+            assert_consistent(&ledger);
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::Merge;
 
 /// Numbers, counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scale {
+pub struct LogHistogram {
     counts: BTreeMap<u16, u64>,
     count: u64,
     sum: u64,
@@ -20,7 +20,7 @@ pub struct Scale {
 
 /// Some numbers next to each other, and how many there are of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Bar {
+pub struct HistogramBin {
     /// The least number that belongs here.
     pub from: u64,
     /// The least that does not any more.
@@ -30,19 +30,19 @@ pub struct Bar {
 }
 
 /// Steps between a power of two and the next, as a power of two.
-const FINE: u32 = 4;
-const STEPS: u64 = 1 << FINE;
+const SUB_BUCKET_BITS: u32 = 4;
+const STEPS: u64 = 1 << SUB_BUCKET_BITS;
 
-impl Scale {
+impl LogHistogram {
     /// One more.
     pub fn add(&mut self, number: u64) {
         *self.counts.entry(place(number)).or_default() += 1;
         self.count += 1;
         self.sum = self.sum.saturating_add(number);
-        self.widen(number, number);
+        self.extend_range(number, number);
     }
 
-    fn widen(&mut self, least: u64, greatest: u64) {
+    fn extend_range(&mut self, least: u64, greatest: u64) {
         let (low, high) = self.ends.unwrap_or((least, greatest));
         self.ends = Some((low.min(least), high.max(greatest)));
     }
@@ -86,12 +86,14 @@ impl Scale {
             before += **count;
             before >= wanted
         });
-        found.map(|(&place, _)| (least(place).midpoint(least(place + 1) - 1)).clamp(low, high))
+        found.map(|(&place, _)| {
+            (bucket_start(place).midpoint(bucket_start(place + 1) - 1)).clamp(low, high)
+        })
     }
 
     /// All of them in at most so many bars that touch each other, each several of the finest steps wide.
     #[must_use]
-    pub fn bars(&self, most: usize) -> Vec<Bar> {
+    pub fn to_bins(&self, most: usize) -> Vec<HistogramBin> {
         let ends = self.counts.first_key_value().zip(self.counts.last_key_value());
         let Some(((&first, _), (&last, _))) = ends else { return Vec::new() };
         let most = most.max(1);
@@ -100,8 +102,12 @@ impl Scale {
         while usize::from(last / width - first / width) + 1 > most {
             width *= 2;
         }
-        let mut bars: Vec<Bar> = (first / width..=last / width)
-            .map(|it| Bar { from: least(it * width), to: least((it + 1) * width), count: 0 })
+        let mut bars: Vec<HistogramBin> = (first / width..=last / width)
+            .map(|it| HistogramBin {
+                from: bucket_start(it * width),
+                to: bucket_start((it + 1) * width),
+                count: 0,
+            })
             .collect();
         for (place, count) in &self.counts {
             bars[usize::from(place / width - first / width)].count += count;
@@ -114,13 +120,13 @@ fn place(number: u64) -> u16 {
     if number < STEPS {
         return number as u16;
     }
-    let octave = number.ilog2() - FINE;
+    let octave = number.ilog2() - SUB_BUCKET_BITS;
     let step = (number >> octave) & (STEPS - 1);
     (u64::from(octave + 1) * STEPS + step) as u16
 }
 
 /// The least number of a place.
-fn least(place: u16) -> u64 {
+fn bucket_start(place: u16) -> u64 {
     let (octave, step) = (u64::from(place) / STEPS, u64::from(place) % STEPS);
     if octave == 0 {
         step
@@ -129,12 +135,12 @@ fn least(place: u16) -> u64 {
     }
 }
 
-impl Merge for Scale {
+impl Merge for LogHistogram {
     fn merge(&mut self, other: Self) {
         Merge::merge(&mut self.counts, other.counts);
         self.count += other.count;
         self.sum = self.sum.saturating_add(other.sum);
-        other.ends.into_iter().for_each(|(least, greatest)| self.widen(least, greatest));
+        other.ends.into_iter().for_each(|(least, greatest)| self.extend_range(least, greatest));
     }
 }
 
@@ -143,8 +149,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn scale(numbers: &[u64]) -> Scale {
-        let mut scale = Scale::default();
+    fn histogram_of(numbers: &[u64]) -> LogHistogram {
+        let mut scale = LogHistogram::default();
         numbers.iter().for_each(|&it| scale.add(it));
         scale
     }
@@ -153,14 +159,14 @@ mod tests {
         #[test]
         fn a_place_holds_its_numbers_and_is_narrow(number in 0..1u64 << 50) {
             let place = place(number);
-            let (from, to) = (least(place), least(place + 1));
+            let (from, to) = (bucket_start(place), bucket_start(place + 1));
             prop_assert!(from <= number && number < to);
             prop_assert!((to - from - 1) * 16 <= from);
         }
 
         #[test]
         fn bars_count_all_and_touch(numbers in prop::collection::vec(0..3_000_000u64, 1..200), most in 1usize..60) {
-            let bars = scale(&numbers).bars(most);
+            let bars = histogram_of(&numbers).to_bins(most);
             prop_assert!(bars.len() <= most);
             prop_assert_eq!(bars.iter().map(|it| it.count).sum::<u64>(), numbers.len() as u64);
             prop_assert!(bars.windows(2).all(|pair| pair[0].to == pair[1].from));
@@ -172,7 +178,7 @@ mod tests {
 
         #[test]
         fn shares_are_near_what_sorting_gives(mut numbers in prop::collection::vec(0..3_000_000u64, 1..200), share in 0.0..1.0f64) {
-            let found = scale(&numbers).at(share).expect("there are some") as f64;
+            let found = histogram_of(&numbers).at(share).expect("there are some") as f64;
             numbers.sort_unstable();
             let place = ((share * numbers.len() as f64).ceil() as usize).clamp(1, numbers.len());
             let exact = numbers[place - 1] as f64;
@@ -182,9 +188,9 @@ mod tests {
 
     #[test]
     fn none_has_no_numbers_and_hence_no_mean() {
-        let none = Scale::default();
+        let none = LogHistogram::default();
         assert_eq!(
-            (none.at(0.5), none.mean(), none.ends(), none.bars(9).len()),
+            (none.at(0.5), none.mean(), none.ends(), none.to_bins(9).len()),
             (None, None, None, 0)
         );
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{FirstFailed, WHY};
+use super::{FailureExample, MAX_MESSAGE_CHARS};
 
 #[derive(Deserialize)]
 pub(super) struct Line<'a> {
@@ -54,7 +54,7 @@ pub(super) struct Served<'a> {
 }
 
 /// Milliseconds of a year: nothing takes longer, and sums of these fit.
-const LONGEST: f64 = 31_536_000_000.0;
+const MAX_LATENCY_MS: f64 = 31_536_000_000.0;
 
 impl Served<'_> {
     /// Its latency in milliseconds.
@@ -63,18 +63,18 @@ impl Served<'_> {
         clippy::cast_sign_loss,
         reason = "clamped to what fits"
     )]
-    pub(super) fn millis(&self) -> u64 {
-        (self.latency_s * 1000.0).round().clamp(0.0, LONGEST) as u64
+    pub(super) fn latency_millis(&self) -> u64 {
+        (self.latency_s * 1000.0).round().clamp(0.0, MAX_LATENCY_MS) as u64
     }
 }
 
 impl Line<'_> {
     /// Its kind, and what is told of it.
-    pub(super) fn failure(&self) -> (&str, FirstFailed) {
+    pub(super) fn failure(&self) -> (&str, FailureExample) {
         let error = self.error.as_ref();
-        let message = error.map_or("", |it| &*it.message).chars().take(WHY).collect();
+        let message = error.map_or("", |it| &*it.message).chars().take(MAX_MESSAGE_CHARS).collect();
         let status = error.and_then(|it| it.status);
-        let first = FirstFailed { id: self.id.get().to_owned(), message, status };
+        let first = FailureExample { id: self.id.get().to_owned(), message, status };
         (error.map_or("unknown", |it| &*it.kind), first)
     }
 }

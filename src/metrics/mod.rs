@@ -11,7 +11,7 @@ mod histogram;
 mod measured_line;
 pub(crate) mod timeline;
 
-pub use histogram::{Bar, Scale};
+pub use histogram::{HistogramBin, LogHistogram};
 
 use std::{
     cmp::Reverse,
@@ -33,13 +33,13 @@ pub struct Measured {
     /// Lines that are no answers: damage.
     pub damaged: u64,
     /// Prompts that took more than one request.
-    pub tried_again: u64,
+    pub retried: u64,
     /// From sending the request that was answered to its answer, in milliseconds, answered prompts only.
-    pub latency: Scale,
+    pub latency: LogHistogram,
     /// Tokens of answered prompts, where they were counted.
-    pub prompt_tokens: Scale,
+    pub prompt_tokens: LogHistogram,
     /// Tokens of answers, where they were counted.
-    pub completion_tokens: Scale,
+    pub completion_tokens: LogHistogram,
     /// Answers whose tokens are a share of a list's.
     pub estimated: u64,
     /// Why answers ended.
@@ -49,7 +49,7 @@ pub struct Measured {
     /// By host and URL.
     pub endpoints: BTreeMap<String, Served>,
     /// The answered prompts that took longest, the longest first.
-    pub slowest: Slowest,
+    pub slowest: SlowestAnswers,
 }
 
 /// Failures of one kind.
@@ -58,12 +58,12 @@ pub struct Failed {
     /// How many.
     pub count: u64,
     /// The first of them in the input, by index.
-    pub first: BTreeMap<u64, FirstFailed>,
+    pub first: BTreeMap<u64, FailureExample>,
 }
 
 /// A prompt that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FirstFailed {
+pub struct FailureExample {
     /// Its id, as JSON.
     pub id: String,
     /// The reason in words.
@@ -80,7 +80,7 @@ pub struct Served {
     /// Prompts that failed there.
     pub failed: u64,
     /// All its answers' latencies, in milliseconds.
-    pub latency: u64,
+    pub latency_sum_ms: u64,
     /// The longest of them.
     pub longest: u64,
     /// Tokens of its answers.
@@ -89,12 +89,12 @@ pub struct Served {
 
 /// The slowest few.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slowest(BTreeSet<(Reverse<u64>, u64, String, String)>);
+pub struct SlowestAnswers(BTreeSet<(Reverse<u64>, u64, String, String)>);
 
 /// Failures of a kind that are named, and slowest prompts.
 const NAMED: usize = 10;
 /// A reason's length, in characters; servers send whole pages.
-const WHY: usize = 300;
+const MAX_MESSAGE_CHARS: usize = 300;
 
 impl Measured {
     /// A line of a shard file.
@@ -104,8 +104,8 @@ impl Measured {
             return;
         };
         let served = &line.served;
-        let latency = served.millis();
-        self.tried_again += u64::from(served.attempts > 1);
+        let latency = served.latency_millis();
+        self.retried += u64::from(served.attempts > 1);
         let name = served.endpoint.as_ref().map(|url| format!("{} {url}", served.host));
         if line.success {
             self.answered += 1;
@@ -130,7 +130,7 @@ impl Measured {
             let its = self.endpoints.entry(name).or_default();
             if line.success {
                 its.answered += 1;
-                its.latency += latency;
+                its.latency_sum_ms += latency;
                 its.longest = its.longest.max(latency);
                 its.tokens += line.usage.as_ref().map_or(0, |it| it.completion_tokens);
             } else {
@@ -149,7 +149,7 @@ fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
 }
 
 impl Failed {
-    fn add(&mut self, index: u64, first: impl FnOnce() -> FirstFailed) {
+    fn add(&mut self, index: u64, first: impl FnOnce() -> FailureExample) {
         let beyond = self.first.last_key_value().is_some_and(|(last, _)| index > *last);
         if self.first.len() < NAMED || !beyond {
             self.first.insert(index, first());
@@ -164,7 +164,7 @@ impl Failed {
     }
 }
 
-impl Slowest {
+impl SlowestAnswers {
     fn add(&mut self, millis: u64, index: u64, id: &str, endpoint: &str) {
         let fast = self.0.last().is_some_and(|last| (Reverse(millis), index) > (last.0, last.1));
         if self.0.len() < NAMED || !fast {
@@ -188,8 +188,8 @@ impl Slowest {
 impl Served {
     /// Mean latency in milliseconds; none where nothing was answered.
     #[must_use]
-    pub fn mean(&self) -> Option<f64> {
-        (self.answered > 0).then(|| self.latency as f64 / self.answered as f64)
+    pub fn mean_latency_ms(&self) -> Option<f64> {
+        (self.answered > 0).then(|| self.latency_sum_ms as f64 / self.answered as f64)
     }
 }
 
@@ -198,7 +198,7 @@ impl Merge for Measured {
         self.answered += other.answered;
         self.failed += other.failed;
         self.damaged += other.damaged;
-        self.tried_again += other.tried_again;
+        self.retried += other.retried;
         self.latency.merge(other.latency);
         self.prompt_tokens.merge(other.prompt_tokens);
         self.completion_tokens.merge(other.completion_tokens);
@@ -223,7 +223,7 @@ impl Merge for Served {
     fn merge(&mut self, other: Self) {
         self.answered += other.answered;
         self.failed += other.failed;
-        self.latency += other.latency;
+        self.latency_sum_ms += other.latency_sum_ms;
         self.longest = self.longest.max(other.longest);
         self.tokens += other.tokens;
     }

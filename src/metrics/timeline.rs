@@ -20,7 +20,7 @@ pub struct Timeline {
     /// By number, from 0.
     rows: BTreeMap<u32, Row>,
     /// Endpoints that were away for a while.
-    pub away: Away,
+    pub away: DowntimeSummary,
 }
 
 /// One endpoint over time, or several neighbours.
@@ -56,16 +56,16 @@ pub struct Piece {
 
 /// Who was away, by name, and for how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Away {
+pub struct DowntimeSummary {
     /// The first [`Away::NAMED`] of them by name.
-    pub named: BTreeMap<String, Absence>,
+    pub named: BTreeMap<String, DowntimeRecord>,
     /// How often any endpoint went away that had been up, in all.
     pub times: u64,
 }
 
 /// How one endpoint was away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Absence {
+pub struct DowntimeRecord {
     /// How often it went away; 0 for one that was not ready at first.
     pub times: u64,
     /// For how many milliseconds in all.
@@ -76,7 +76,7 @@ pub struct Absence {
 
 /// An endpoint's place in the job's timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seat {
+pub struct TimelineSlot {
     /// Its row.
     pub row: u32,
     /// Its number in the job, from 0.
@@ -95,10 +95,10 @@ pub struct Standing {
     /// Does it answer?
     pub up: bool,
     /// Is its window used up?
-    pub full: bool,
+    pub is_full: bool,
 }
 
-impl Seat {
+impl TimelineSlot {
     /// Of the endpoint with this number among `all` of the job's.
     #[must_use]
     pub fn of(number: u64, all: u64, name: String) -> Self {
@@ -115,12 +115,12 @@ impl Timeline {
     /// Rows, at most.
     pub const ROWS: u64 = 200;
     /// Milliseconds of the finest pieces.
-    const FINEST: u64 = 250;
+    const MIN_BUCKET_MILLIS: u64 = 250;
 
     /// How long a piece is, in milliseconds.
     #[must_use]
-    pub fn width(&self) -> u64 {
-        Self::FINEST << self.doublings.min(40)
+    pub fn bucket_millis(&self) -> u64 {
+        Self::MIN_BUCKET_MILLIS << self.doublings.min(40)
     }
 
     /// By number, in order.
@@ -157,20 +157,20 @@ impl Timeline {
     }
 
     /// Somebody drives this endpoint from now on.
-    pub fn sit(&mut self, seat: &Seat) {
+    pub fn register_endpoint(&mut self, seat: &TimelineSlot) {
         let row = self.rows.entry(seat.row).or_default();
         row.names.insert(seat.number, seat.name.clone());
         row.endpoints += 1;
-        row.keep_ends();
+        row.keep_outer_names();
     }
 
     /// It stood like this between these milliseconds since the beginning.
-    pub fn saw(&mut self, seat: &Seat, from: u64, to: u64, stood: Standing) {
+    pub fn saw(&mut self, seat: &TimelineSlot, from: u64, to: u64, stood: Standing) {
         if to <= from {
             return;
         }
-        self.reach(to - 1);
-        let width = self.width();
+        self.extend_to(to - 1);
+        let width = self.bucket_millis();
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
         let last = usize::try_from((to - 1) / width).unwrap_or(Self::COLUMNS - 1);
         if pieces.len() <= last {
@@ -182,16 +182,16 @@ impl Timeline {
             piece.in_flight += stood.in_flight * millis;
             if stood.up {
                 piece.up += millis;
-                piece.full += if stood.full { millis } else { 0 };
+                piece.full += if stood.is_full { millis } else { 0 };
                 piece.window += stood.window * millis;
             }
         }
     }
 
     /// It settled a prompt at this millisecond, with so many tokens.
-    pub fn settled(&mut self, seat: &Seat, at: u64, tokens: u64) {
-        self.reach(at);
-        let place = usize::try_from(at / self.width()).unwrap_or(Self::COLUMNS - 1);
+    pub fn settled(&mut self, seat: &TimelineSlot, at: u64, tokens: u64) {
+        self.extend_to(at);
+        let place = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::COLUMNS - 1);
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
         if pieces.len() <= place {
             pieces.resize(place + 1, Piece::default());
@@ -201,13 +201,13 @@ impl Timeline {
     }
 
     /// Pieces as long as it takes for this millisecond to be in one of them.
-    fn reach(&mut self, millisecond: u64) {
-        while millisecond / self.width() >= Self::COLUMNS as u64 && self.doublings < 40 {
-            self.double();
+    fn extend_to(&mut self, millisecond: u64) {
+        while millisecond / self.bucket_millis() >= Self::COLUMNS as u64 && self.doublings < 40 {
+            self.double_buckets();
         }
     }
 
-    fn double(&mut self) {
+    fn double_buckets(&mut self) {
         self.doublings += 1;
         for row in self.rows.values_mut() {
             let two = |pair: &[Piece]| {
@@ -242,7 +242,7 @@ impl Row {
         sum
     }
 
-    fn keep_ends(&mut self) {
+    fn keep_outer_names(&mut self) {
         while self.names.len() > 2 {
             let middle = self.names.keys().nth(1).copied().unwrap_or_default();
             self.names.remove(&middle);
@@ -250,7 +250,7 @@ impl Row {
     }
 }
 
-impl Away {
+impl DowntimeSummary {
     /// Endpoints that are named, at most.
     pub const NAMED: usize = 200;
 
@@ -265,7 +265,7 @@ impl Away {
     }
 
     /// It is there again.
-    pub fn is_back(&mut self, name: &str) {
+    pub fn mark_recovered(&mut self, name: &str) {
         if let Some(its) = self.named.get_mut(name) {
             its.at_end = false;
         }
@@ -305,7 +305,7 @@ impl Merge for Piece {
 impl Merge for Row {
     fn merge(&mut self, other: Self) {
         self.names.extend(other.names);
-        self.keep_ends();
+        self.keep_outer_names();
         self.endpoints += other.endpoints;
         if self.pieces.len() < other.pieces.len() {
             self.pieces.resize(other.pieces.len(), Piece::default());
@@ -314,7 +314,7 @@ impl Merge for Row {
     }
 }
 
-impl Merge for Absence {
+impl Merge for DowntimeRecord {
     fn merge(&mut self, other: Self) {
         self.times += other.times;
         self.millis += other.millis;
@@ -322,7 +322,7 @@ impl Merge for Absence {
     }
 }
 
-impl Merge for Away {
+impl Merge for DowntimeSummary {
     fn merge(&mut self, other: Self) {
         self.times += other.times;
         Merge::merge(&mut self.named, other.named);
@@ -333,10 +333,10 @@ impl Merge for Away {
 impl Merge for Timeline {
     fn merge(&mut self, mut other: Self) {
         while self.doublings < other.doublings {
-            self.double();
+            self.double_buckets();
         }
         while other.doublings < self.doublings {
-            other.double();
+            other.double_buckets();
         }
         Merge::merge(&mut self.rows, other.rows);
         self.away.merge(other.away);
@@ -365,16 +365,16 @@ mod tests {
         }
     }
 
-    fn seat(number: u64) -> Seat {
-        Seat::of(number, ALL, format!("n{number:04}"))
+    fn seat(number: u64) -> TimelineSlot {
+        TimelineSlot::of(number, ALL, format!("n{number:04}"))
     }
 
     fn timeline(all: &[Seen]) -> Timeline {
         let mut timeline = Timeline::default();
         for it in all {
             let Seen { number, from, millis, in_flight, up } = *it;
-            timeline.sit(&seat(number));
-            let stood = Standing { in_flight, window: 8, up, full: in_flight == 8 };
+            timeline.register_endpoint(&seat(number));
+            let stood = Standing { in_flight, window: 8, up, is_full: in_flight == 8 };
             timeline.saw(&seat(number), from, from + millis, stood);
             timeline.settled(&seat(number), from + millis, 10);
             if !up {
@@ -414,7 +414,7 @@ mod tests {
         for all in [1, 4, 200, 201, 12_000] {
             let mut sizes = BTreeMap::<u32, u64>::new();
             (0..all).for_each(|it| {
-                *sizes.entry(Seat::of(it, all, String::new()).row).or_default() += 1
+                *sizes.entry(TimelineSlot::of(it, all, String::new()).row).or_default() += 1
             });
             let (least, most) = (sizes.values().min().copied(), sizes.values().max().copied());
             assert_eq!(sizes.len() as u64, all.min(Timeline::ROWS));
@@ -425,7 +425,9 @@ mod tests {
     #[test]
     fn rows_are_called_by_their_ends() {
         let mut timeline = Timeline::default();
-        [3, 1, 2].iter().for_each(|&it| timeline.sit(&Seat::of(it, 12_000, format!("n{it}"))));
+        [3, 1, 2].iter().for_each(|&it| {
+            timeline.register_endpoint(&TimelineSlot::of(it, 12_000, format!("n{it}")))
+        });
         let names: Vec<String> = timeline.rows().map(|(_, row)| row.name()).collect();
         assert_eq!(names, ["n1 … n3 (3 endpoints)"]);
     }

@@ -15,8 +15,8 @@ pub struct OutputFile(To);
 
 #[derive(Debug)]
 enum To {
-    Lines { file: TextFile, format: Format },
-    Columns(Box<parquet::Answers<TextFile>>, PathBuf),
+    Lines { file: AtomicFile, format: Format },
+    Columns(Box<parquet::Answers<AtomicFile>>, PathBuf),
 }
 
 impl OutputFile {
@@ -25,14 +25,14 @@ impl OutputFile {
     /// # Errors
     /// Where the file beside it cannot be made.
     pub fn create(place: &Path, format: Format) -> Result<Self, OutputError> {
-        let mut file = TextFile::create(place)?;
+        let mut file = AtomicFile::create(place)?;
         if format == Format::Parquet {
             let part = file.part.clone();
-            let table =
-                parquet::Answers::begin(file).map_err(OutputError::io("cannot write", &part))?;
+            let table = parquet::Answers::begin(file)
+                .map_err(OutputError::io_error("cannot write", &part))?;
             return Ok(Self(To::Columns(Box::new(table), part)));
         }
-        file.write(&format.head())?;
+        file.write(&format.file_header())?;
         Ok(Self(To::Lines { file, format }))
     }
 
@@ -42,12 +42,12 @@ impl OutputFile {
     /// Where it cannot be written.
     pub fn answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match &mut self.0 {
-            To::Lines { file, format } => match format.shape(line) {
+            To::Lines { file, format } => match format.convert_line(line) {
                 Some(shaped) => file.write(&shaped),
                 None => file.write(line),
             },
             To::Columns(table, part) => {
-                table.answer(line).map_err(OutputError::io("cannot write", part))
+                table.answer(line).map_err(OutputError::io_error("cannot write", part))
             }
         }
     }
@@ -60,7 +60,7 @@ impl OutputFile {
         match self.0 {
             To::Lines { file, .. } => file.finish(),
             To::Columns(table, part) => {
-                table.finish().map_err(OutputError::io("cannot write", &part))?.finish()
+                table.finish().map_err(OutputError::io_error("cannot write", &part))?.finish()
             }
         }
     }
@@ -69,13 +69,13 @@ impl OutputFile {
 /// Any file that is written piece by piece, and absent until it is whole. Dropped without [`TextFile::finish`], it leaves
 /// nothing: on a full disk its bytes are needed.
 #[derive(Debug)]
-pub struct TextFile {
+pub struct AtomicFile {
     file: BufWriter<File>,
     part: PathBuf,
     place: PathBuf,
 }
 
-impl TextFile {
+impl AtomicFile {
     /// Begins `place`; an unwritable folder fails here and not at the end.
     ///
     /// # Errors
@@ -84,8 +84,8 @@ impl TextFile {
         // A link stays one: what it points to is replaced.
         let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
         let place = pointed.as_deref().unwrap_or(place);
-        let part = part_of(place);
-        let file = File::create(&part).map_err(OutputError::io("cannot make", &part))?;
+        let part = part_path(place);
+        let file = File::create(&part).map_err(OutputError::io_error("cannot make", &part))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part, place: place.to_owned() })
     }
 
@@ -94,7 +94,7 @@ impl TextFile {
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
-        self.file.write_all(bytes).map_err(OutputError::io("cannot write", &self.part))
+        self.file.write_all(bytes).map_err(OutputError::io_error("cannot write", &self.part))
     }
 
     /// All is there: to the disk, and into place.
@@ -102,15 +102,15 @@ impl TextFile {
     /// # Errors
     /// Where it cannot be written or renamed.
     pub fn finish(mut self) -> Result<(), OutputError> {
-        let error = |what| OutputError::io(what, &self.part);
+        let error = |what| OutputError::io_error(what, &self.part);
         self.file.flush().map_err(error("cannot write"))?;
         self.file.get_ref().sync_all().map_err(error("cannot write"))?;
         std::fs::rename(&self.part, &self.place)
-            .map_err(OutputError::io("cannot put into place", &self.place))
+            .map_err(OutputError::io_error("cannot put into place", &self.place))
     }
 }
 
-impl Write for TextFile {
+impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
@@ -123,7 +123,7 @@ impl Write for TextFile {
 /// What is made of `answers.jsonl` lies beside it: `answers.ENDING`; of `answers.jsonl.partial` it is
 /// `answers.partial.ENDING`.
 #[must_use]
-pub fn beside_answers(answers: &Path, ending: &str) -> PathBuf {
+pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
     let partial = answers.extension().is_some_and(|it| it == "partial");
     let own = if partial { answers.with_extension("") } else { answers.to_owned() };
     let ending = if partial { format!("partial.{ending}") } else { ending.to_owned() };
@@ -148,7 +148,7 @@ pub fn write_text(place: &Path, text: &str) -> Result<(), OutputError> {
     replace(place, text.as_bytes())
 }
 
-impl Drop for TextFile {
+impl Drop for AtomicFile {
     /// What was renamed into place is not there any more.
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.part);
@@ -156,7 +156,7 @@ impl Drop for TextFile {
 }
 
 /// `answers.jsonl` and `part` make `answers.jsonl.part`.
-fn beside(place: &Path, ending: &str) -> PathBuf {
+fn append_extension(place: &Path, ending: &str) -> PathBuf {
     let mut name = place.as_os_str().to_owned();
     name.push(".");
     name.push(ending);
@@ -168,26 +168,26 @@ fn beside(place: &Path, ending: &str) -> PathBuf {
 /// # Errors
 /// Where it cannot be written or renamed.
 pub fn replace(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    swap(place, bytes, File::sync_all)
+    write_and_rename(place, bytes, File::sync_all)
 }
 
 /// The same without waiting for the disk: for what is of no use after a crash.
-pub(super) fn replace_loosely(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    swap(place, bytes, |_| Ok(()))
+pub(super) fn replace_without_sync(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    write_and_rename(place, bytes, |_| Ok(()))
 }
 
 /// Where a file lies until it is whole.
 #[must_use]
-pub fn part_of(place: &Path) -> PathBuf {
-    beside(place, "part")
+pub fn part_path(place: &Path) -> PathBuf {
+    append_extension(place, "part")
 }
 
-fn swap(
+fn write_and_rename(
     place: &Path,
     bytes: &[u8],
     settle: fn(&File) -> io::Result<()>,
 ) -> Result<(), OutputError> {
-    let part = part_of(place);
+    let part = part_path(place);
     let write = |bytes: &[u8]| {
         let mut file = File::create(&part)?;
         file.write_all(bytes)?;
@@ -195,9 +195,9 @@ fn swap(
     };
     write(bytes).map_err(|error| {
         let _ = std::fs::remove_file(&part);
-        OutputError::io("cannot write", &part)(error)
+        OutputError::io_error("cannot write", &part)(error)
     })?;
-    std::fs::rename(&part, place).map_err(OutputError::io("cannot put into place", place))
+    std::fs::rename(&part, place).map_err(OutputError::io_error("cannot put into place", place))
 }
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
             ("a/answers", "a/answers.x.json"),
             ("a.b/answers.jsonl.partial", "a.b/answers.partial.x.json"),
         ] {
-            assert_eq!(beside_answers(Path::new(answers), "x.json"), Path::new(its));
+            assert_eq!(answers_sibling_path(Path::new(answers), "x.json"), Path::new(its));
         }
     }
 }

@@ -22,7 +22,7 @@ pub enum Format {
     Parquet,
 }
 
-const COLUMNS: [&str; 10] = [
+const CSV_COLUMNS: [&str; 10] = [
     "id",
     "index",
     "prompt",
@@ -50,7 +50,7 @@ impl std::fmt::Display for Format {
 impl Format {
     /// The format where nobody chose one: what the file's ending names, else this. Batch lines are called `.jsonl` too.
     #[must_use]
-    pub fn unless_named(self, file: &Path) -> Self {
+    pub fn infer_from_path(self, file: &Path) -> Self {
         let ending = file.extension().and_then(|it| it.to_str()).map(str::to_ascii_lowercase);
         match ending.as_deref() {
             Some("csv") => Self::Csv,
@@ -68,22 +68,23 @@ impl Format {
 
     /// What stands before the first answer.
     #[must_use]
-    pub fn head(self) -> Vec<u8> {
+    pub fn file_header(self) -> Vec<u8> {
         match self {
             Self::Jsonl | Self::OpenaiBatch | Self::Parquet => Vec::new(),
-            Self::Csv => record(COLUMNS.map(str::to_owned)),
+            Self::Csv => record(CSV_COLUMNS.map(str::to_owned)),
         }
     }
 
     /// The answer in this format; `None` where it stays as it is.
     #[must_use]
-    pub fn shape(self, line: &[u8]) -> Option<Vec<u8>> {
+    pub fn convert_line(self, line: &[u8]) -> Option<Vec<u8>> {
         let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
         match self {
             Self::Jsonl | Self::Parquet => None,
             Self::Csv => Some(row(&answer())),
             Self::OpenaiBatch => {
-                let mut bytes = serde_json::to_vec(&openai(&answer())).unwrap_or_default();
+                let mut bytes =
+                    serde_json::to_vec(&openai_batch_line(&answer())).unwrap_or_default();
                 bytes.push(b'\n');
                 Some(bytes)
             }
@@ -112,7 +113,7 @@ fn row(answer: &Value) -> Vec<u8> {
     ])
 }
 
-fn record(fields: [String; COLUMNS.len()]) -> Vec<u8> {
+fn record(fields: [String; CSV_COLUMNS.len()]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     // Into memory nothing fails.
     let _ = writer.write_record(fields);
@@ -120,7 +121,7 @@ fn record(fields: [String; COLUMNS.len()]) -> Vec<u8> {
 }
 
 /// As OpenAI's batch API and `vllm run-batch` write it.
-fn openai(answer: &Value) -> Value {
+fn openai_batch_line(answer: &Value) -> Value {
     let index = &answer["index"];
     let base = |response: Value, error: Value| json!({"id": format!("batch_req_{index}"), "custom_id": answer["id"], "response": response, "error": error});
     if answer["success"] != true {
@@ -173,16 +174,16 @@ fn openai(answer: &Value) -> Value {
 mod tests {
     use super::*;
 
-    const GOOD: &[u8] = br#"{"id":"a,b","index":3,"prompt":"x\ny","response":"ho","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{},"served":{"api":"chat"}}"#;
-    const BAD: &[u8] = br#"{"id":7,"index":4,"prompt":"x","response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"api":"chat"}}"#;
+    const ANSWERED_LINE: &[u8] = br#"{"id":"a,b","index":3,"prompt":"x\ny","response":"ho","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{},"served":{"api":"chat"}}"#;
+    const FAILED_LINE: &[u8] = br#"{"id":7,"index":4,"prompt":"x","response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"api":"chat"}}"#;
 
     #[test]
     fn csv_survives_commas_and_newlines() {
-        let mut text = Format::Csv.head();
-        text.extend(Format::Csv.shape(GOOD).expect("a row"));
-        text.extend(Format::Csv.shape(BAD).expect("a row"));
+        let mut text = Format::Csv.file_header();
+        text.extend(Format::Csv.convert_line(ANSWERED_LINE).expect("a row"));
+        text.extend(Format::Csv.convert_line(FAILED_LINE).expect("a row"));
         let mut reader = csv::Reader::from_reader(text.as_slice());
-        assert_eq!(reader.headers().expect("a header").len(), COLUMNS.len());
+        assert_eq!(reader.headers().expect("a header").len(), CSV_COLUMNS.len());
         let rows: Vec<csv::StringRecord> =
             reader.records().map(|row| row.expect("a row")).collect();
         assert_eq!(&rows[0][0], "a,b");
@@ -192,15 +193,18 @@ mod tests {
 
     #[test]
     fn batch_lines_are_as_openais() {
-        let good: Value = serde_json::from_slice(&Format::OpenaiBatch.shape(GOOD).expect("a line"))
-            .expect("JSON");
+        let good: Value = serde_json::from_slice(
+            &Format::OpenaiBatch.convert_line(ANSWERED_LINE).expect("a line"),
+        )
+        .expect("JSON");
         assert_eq!(good["custom_id"], "a,b");
         assert_eq!(good["response"]["status_code"], 200);
         assert_eq!(good["response"]["body"]["choices"][0]["message"]["content"], "ho");
         assert_eq!(good["response"]["body"]["usage"]["total_tokens"], 5);
         assert_eq!(good["error"], Value::Null);
         let bad: Value =
-            serde_json::from_slice(&Format::OpenaiBatch.shape(BAD).expect("a line")).expect("JSON");
+            serde_json::from_slice(&Format::OpenaiBatch.convert_line(FAILED_LINE).expect("a line"))
+                .expect("JSON");
         assert_eq!(bad["response"]["status_code"], 400);
         assert_eq!(bad["error"]["code"], "too_long");
     }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    atomic_file::{part_of, replace_loosely},
-    now,
+    atomic_file::{part_path, replace_without_sync},
+    unix_seconds,
 };
 
 /// The whole file.
@@ -29,7 +29,7 @@ pub struct Heartbeat {
     /// When that start began, in seconds since 1970.
     pub began: u64,
     /// What it does.
-    pub doing: Doing,
+    pub doing: RunActivity,
     /// When this was written, in seconds since 1970.
     pub beat: u64,
 }
@@ -37,7 +37,7 @@ pub struct Heartbeat {
 /// The steps of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Doing {
+pub enum RunActivity {
     /// The input is read over.
     ReadingInput,
     /// The shard files of earlier starts are read.
@@ -50,7 +50,7 @@ pub enum Doing {
     Gathering,
 }
 
-impl fmt::Display for Doing {
+impl fmt::Display for RunActivity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ReadingInput => "reading the input over",
@@ -66,7 +66,7 @@ impl Heartbeat {
     /// The run folder's; none where it is not there, or cannot be read as one.
     #[must_use]
     pub fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(folder.join(Self::FILE)).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(folder.join(Self::FILE_NAME)).ok()?).ok()
     }
 
     /// Replaces the run folder's, as of now.
@@ -74,27 +74,27 @@ impl Heartbeat {
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
-        self.beat = now();
+        self.beat = unix_seconds();
         let mut text = serde_json::to_vec(self).unwrap_or_default();
         text.push(b'\n');
-        replace_loosely(&folder.join(Self::FILE), &text)
+        replace_without_sync(&folder.join(Self::FILE_NAME), &text)
     }
 
     /// Takes it away: nobody is at work any more.
     pub fn remove(folder: &Path) {
-        let place = folder.join(Self::FILE);
-        let _ = std::fs::remove_file(part_of(&place));
+        let place = folder.join(Self::FILE_NAME);
+        let _ = std::fs::remove_file(part_path(&place));
         let _ = std::fs::remove_file(place);
     }
 
     /// Seconds since it was written; none for a clock that is ahead of ours.
     #[must_use]
     pub fn age(&self) -> u64 {
-        now().saturating_sub(self.beat)
+        unix_seconds().saturating_sub(self.beat)
     }
 
     /// Its name in the run folder.
-    pub const FILE: &str = "heartbeat.json";
+    pub const FILE_NAME: &str = "heartbeat.json";
 }
 
 #[cfg(test)]
@@ -111,13 +111,13 @@ mod tests {
             job: Some("12.pbs".into()),
             start: 2,
             began: 5,
-            doing: Doing::ReadingAnswers,
+            doing: RunActivity::ReadingAnswers,
             beat: 0,
         };
         beat.write(folder.path()).expect("written");
         assert_eq!(Heartbeat::read(folder.path()), Some(beat.clone()));
         assert!(beat.age() < 60);
-        std::fs::write(folder.path().join(Heartbeat::FILE), "{\"host\":").expect("torn");
+        std::fs::write(folder.path().join(Heartbeat::FILE_NAME), "{\"host\":").expect("torn");
         assert_eq!(Heartbeat::read(folder.path()), None);
         Heartbeat::remove(folder.path());
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, LostRank, Manifest, State, now};
+use super::{Counts, LostRank, Manifest, State, unix_seconds};
 use crate::domain::Tally;
 
 /// One start.
@@ -50,7 +50,7 @@ impl Manifest {
     }
 
     /// So much was done before the last start.
-    pub fn begins_from(&mut self, counts: &Counts) {
+    pub fn set_start_counts(&mut self, counts: &Counts) {
         self.counts = counts.clone();
         if let Some(last) = self.history.last_mut() {
             last.before = counts.clone();
@@ -58,19 +58,19 @@ impl Manifest {
     }
 
     /// The last start has done so much so far.
-    pub fn did(&mut self, tally: &Tally, seconds: f64) {
+    pub fn record_progress(&mut self, tally: &Tally, seconds: f64) {
         if let Some(last) = self.history.last_mut() {
             (last.did, last.seconds) = (tally.clone(), seconds);
         }
     }
 
     /// Before it is written: an end is the end of the start that this process is.
-    pub(super) fn close_history(&mut self) {
+    pub(super) fn close_last_start(&mut self) {
         let (lost, state) = (self.lost.clone(), self.state);
         let ours = self.pid == std::process::id();
         if let Some(last) = self.history.last_mut().filter(|it| ours && it.start == self.starts) {
             last.lost = lost;
-            last.ended = (state != State::Running).then(now);
+            last.ended = (state != State::Running).then(unix_seconds);
             last.finished = state == State::Finished;
         }
     }
@@ -87,14 +87,14 @@ mod tests {
         (manifest.starts, manifest.pid) = (1, std::process::id());
         manifest.begins();
         let did = Tally { answered: 4, ..Tally::default() };
-        manifest.did(&did, 2.5);
+        manifest.record_progress(&did, 2.5);
         manifest.write(folder.path()).expect("written");
         // killed
         let mut manifest = Manifest::read(folder.path()).expect("read").expect("there");
         (manifest.starts, manifest.state) = (2, State::Running);
         manifest.begins();
-        manifest.begins_from(&Counts::new(10, 5, 0));
-        manifest.did(&Tally { answered: 5, ..Tally::default() }, 1.0);
+        manifest.set_start_counts(&Counts::new(10, 5, 0));
+        manifest.record_progress(&Tally { answered: 5, ..Tally::default() }, 1.0);
         manifest.state = State::Finished;
         manifest.write(folder.path()).expect("written");
         let [first, second] = &manifest.history[..] else { panic!("{:?}", manifest.history) };

@@ -8,7 +8,7 @@ use super::OutputError;
 
 /// Appends a line.
 pub(super) fn append(path: &Path, value: &impl Serialize) -> Result<(), OutputError> {
-    let io = || OutputError::io("cannot write", path);
+    let io = || OutputError::io_error("cannot write", path);
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');
     let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(io())?;

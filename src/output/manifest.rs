@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Format, OutputError, StartRecord, atomic_file::replace};
-use crate::settings::Origin;
+use crate::settings::SettingOrigin;
 
 /// The format this build writes and reads.
-const VERSION: u32 = 1;
+const MANIFEST_VERSION: u32 = 1;
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub struct Manifest {
     /// Every setting.
     pub settings: Value,
     /// Where each setting came from that is not a default.
-    pub origins: BTreeMap<String, Origin>,
+    pub origins: BTreeMap<String, SettingOrigin>,
     /// The last start's number. A changed input takes one for the answers that are carried over to it.
     pub starts: u32,
     /// Ranks of the last start.
@@ -76,7 +76,7 @@ pub struct Manifest {
     pub lost: Vec<LostRank>,
     /// What was changed and accepted since the run began, in order.
     #[serde(default)]
-    pub changes: Vec<Change>,
+    pub changes: Vec<RunChange>,
     /// Each start; none of those before this was kept.
     #[serde(default)]
     pub history: Vec<StartRecord>,
@@ -85,12 +85,12 @@ pub struct Manifest {
     pub aggregates: Vec<String>,
     /// Of a reduce: how the tree above these prompts stands, which are its leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reduce: Option<TreeStands>,
+    pub reduce: Option<ReduceProgress>,
 }
 
 /// A change of the input or of settings that decide answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct RunChange {
     /// The start that it came with. Where the input has changed: the one that the carried answers are of, and no answers of
     /// earlier ones count.
     pub start: u32,
@@ -117,7 +117,7 @@ pub struct InputChange {
 
 /// How the tree of a reduce stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TreeStands {
+pub struct ReduceProgress {
     /// Levels above the leaves; 0 until the leaves are counted.
     pub levels: u32,
     /// The level that is worked on, or was last; 0 are the leaves.
@@ -178,7 +178,7 @@ impl Phase {
 
     /// Is anything still to come?
     #[must_use]
-    pub fn is_alive(self) -> bool {
+    pub fn is_active(self) -> bool {
         matches!(self, Self::Begins | Self::Running)
     }
 }
@@ -209,7 +209,7 @@ impl Manifest {
     #[must_use]
     pub fn begin(output: &str, rows: u64, fingerprint: &str) -> Self {
         Self {
-            version: VERSION,
+            version: MANIFEST_VERSION,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
             state: State::Running,
             counts: Counts::new(rows, 0, 0),
@@ -251,14 +251,16 @@ impl Manifest {
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(OutputError::io("cannot read", &path)(error)),
+            Err(error) => return Err(OutputError::io_error("cannot read", &path)(error)),
         };
         let manifest: Self = serde_json::from_str(&text).map_err(|error| {
             OutputError::Manifest { path: path.clone(), detail: error.to_string() }
         })?;
-        if manifest.version != VERSION {
-            let detail =
-                format!("it has version {}, this program reads {VERSION}", manifest.version);
+        if manifest.version != MANIFEST_VERSION {
+            let detail = format!(
+                "it has version {}, this program reads {MANIFEST_VERSION}",
+                manifest.version
+            );
             return Err(OutputError::Manifest { path, detail });
         }
         Ok(Some(manifest))
@@ -269,8 +271,8 @@ impl Manifest {
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
-        self.written = now();
-        self.close_history();
+        self.written = unix_seconds();
+        self.close_last_start();
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
         replace(&folder.join(FILE), &text)
@@ -279,13 +281,13 @@ impl Manifest {
     /// How many starts there were up to that with this number: a changed input has taken a number for the answers that are
     /// carried over, under which nobody worked.
     #[must_use]
-    pub fn starts_until(&self, number: u32) -> u32 {
+    pub fn count_starts_until(&self, number: u32) -> u32 {
         let carried = self.changes.iter().filter(|it| it.input.is_some() && it.start <= number);
         number.saturating_sub(u32::try_from(carried.count()).unwrap_or(u32::MAX))
     }
 
     /// These files of aggregates are made, too.
-    pub fn makes(&mut self, names: &[String]) {
+    pub fn add_aggregates(&mut self, names: &[String]) {
         let new =
             names.iter().filter(|it| !self.aggregates.contains(it)).cloned().collect::<Vec<_>>();
         self.aggregates.extend(new);
@@ -293,7 +295,7 @@ impl Manifest {
 
     /// The first start whose answers are of this input.
     #[must_use]
-    pub fn first_start(&self) -> u32 {
+    pub fn first_valid_start(&self) -> u32 {
         let change = self.changes.iter().rev().find(|change| change.input.is_some());
         change.map_or(1, |change| change.start)
     }
@@ -308,7 +310,7 @@ fn new_id() -> String {
 
 /// Seconds since 1970.
 #[must_use]
-pub fn now() -> u64 {
+pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

@@ -13,16 +13,16 @@ mod samples;
 mod timelines;
 
 pub use atomic_file::{
-    OutputFile, TextFile, beside_answers, part_of, replace, write_json, write_text,
+    AtomicFile, OutputFile, answers_sibling_path, part_path, replace, write_json, write_text,
 };
 pub use format::Format;
-pub use heartbeat::{Doing, Heartbeat};
+pub use heartbeat::{Heartbeat, RunActivity};
 pub use history::StartRecord;
 pub use manifest::{
-    Change, Counts, InputChange, LostRank, Manifest, Phase, State, TreeStands, now,
+    Counts, InputChange, LostRank, Manifest, Phase, ReduceProgress, RunChange, State, unix_seconds,
 };
-pub use samples::{Pace, Sample, read_samples, write_sample};
-pub use timelines::{StartTimeline, read_timelines, write_timeline};
+pub use samples::{Pace, Sample, append_sample, read_samples};
+pub use timelines::{StartTimeline, append_timeline, read_timelines};
 
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ pub enum OutputError {
 }
 
 impl OutputError {
-    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { what, path, error }
     }

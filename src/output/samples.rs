@@ -42,7 +42,7 @@ pub struct Sample {
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn write_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
+pub fn append_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
     append(&folder.join("samples.jsonl"), sample)
 }
 
@@ -68,21 +68,22 @@ pub struct Pace {
 impl Pace {
     /// Of this start, from the end of what was sampled; none where nothing was sampled twice.
     #[must_use]
-    pub fn of_last_minute(folder: &Path, start: u32) -> Option<Self> {
-        Self::of(&last_samples(folder).ok()?, start)
+    pub fn over_last_minute(folder: &Path, start: u32) -> Option<Self> {
+        Self::of(&read_last_samples(folder).ok()?, start)
     }
 
     fn of(samples: &[Sample], start: u32) -> Option<Self> {
         let last = samples.last().filter(|last| last.start == start)?;
-        let recent = |it: &&Sample| it.start == start && it.seconds >= last.seconds - WHILE;
+        let recent =
+            |it: &&Sample| it.start == start && it.seconds >= last.seconds - THROUGHPUT_WINDOW_S;
         let first = samples.iter().find(recent)?;
         let done = |it: &Sample| it.answered + it.failed;
         // Ranks report every few seconds: what is sampled between says that nothing was done, and a pace would sink and leap.
         let heard = samples.iter().filter(recent).find(|it| done(it) == done(last))?;
-        let end = if last.seconds - heard.seconds < SILENT { heard } else { last };
+        let end = if last.seconds - heard.seconds < STALL_TIMEOUT_S { heard } else { last };
         let seconds = end.seconds - first.seconds;
         let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
-        (seconds >= SHORT).then(|| Self {
+        (seconds >= MIN_SPAN_S).then(|| Self {
             prompts_per_s: rate(done(first), done(end)),
             tokens_per_s: rate(first.completion_tokens, end.completion_tokens),
             in_flight: last.in_flight,
@@ -92,16 +93,16 @@ impl Pace {
 }
 
 /// Seconds that a pace is taken over.
-const WHILE: f64 = 60.0;
+const THROUGHPUT_WINDOW_S: f64 = 60.0;
 /// Seconds in which nothing is done before it is believed that nothing is done.
-const SILENT: f64 = 12.0;
+const STALL_TIMEOUT_S: f64 = 12.0;
 /// Seconds over which a pace means something.
-const SHORT: f64 = 2.0;
+const MIN_SPAN_S: f64 = 2.0;
 /// Bytes that hold more samples than a pace needs.
 const END: u64 = 16 << 10;
 
 /// The last samples, in their order. Lines that are cut are left out.
-fn last_samples(folder: &Path) -> std::io::Result<Vec<Sample>> {
+fn read_last_samples(folder: &Path) -> std::io::Result<Vec<Sample>> {
     let mut file = File::open(folder.join("samples.jsonl"))?;
     let from = file.metadata()?.len().saturating_sub(END);
     file.seek(SeekFrom::Start(from))?;
@@ -116,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    fn sample(start: u32, seconds: f64, answered: u64) -> Sample {
+    fn run_sample(start: u32, seconds: f64, answered: u64) -> Sample {
         Sample {
             start,
             seconds,
@@ -134,24 +135,24 @@ mod tests {
     #[test]
     fn a_pace_is_this_starts_and_the_last_minutes() {
         let all = [
-            sample(1, 50.0, 900),
-            sample(2, 0.0, 900),
-            sample(2, 100.0, 1000),
-            sample(2, 130.0, 1030),
-            sample(2, 160.0, 1120),
+            run_sample(1, 50.0, 900),
+            run_sample(2, 0.0, 900),
+            run_sample(2, 100.0, 1000),
+            run_sample(2, 130.0, 1030),
+            run_sample(2, 160.0, 1120),
         ];
         let pace = Pace::of(&all, 2).expect("a pace");
         assert_eq!((pace.prompts_per_s, pace.tokens_per_s), (2.0, 20.0));
         assert_eq!((pace.in_flight, pace.endpoints_up), (7, 2));
         // What ranks report every five seconds is sampled every second: no pace sinks between.
         let halting: Vec<Sample> =
-            (0..=60).map(|at: u64| sample(1, at as f64, at / 5 * 10)).collect();
+            (0..=60).map(|at: u64| run_sample(1, at as f64, at / 5 * 10)).collect();
         for until in 6..60 {
             let pace = Pace::of(&halting[..until], 1).expect("a pace");
             assert_eq!(pace.prompts_per_s, 2.0, "at {until}");
         }
         let mut dead = halting;
-        dead.extend((61..=140).map(|at: u64| sample(1, at as f64, 120)));
+        dead.extend((61..=140).map(|at: u64| run_sample(1, at as f64, 120)));
         assert_eq!(Pace::of(&dead, 1).map(|it| it.prompts_per_s), Some(0.0));
         assert_eq!(Pace::of(&all, 3), None, "nothing of this start yet");
         assert_eq!(Pace::of(&all[..2], 2), None, "once is no pace");
@@ -161,15 +162,15 @@ mod tests {
     #[test]
     fn the_end_of_a_long_file_is_enough() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Pace::of_last_minute(folder.path(), 1), None);
+        assert_eq!(Pace::over_last_minute(folder.path(), 1), None);
         for second in 0..1_000 {
-            write_sample(folder.path(), &sample(1, f64::from(second), 3 * second as u64))
+            append_sample(folder.path(), &run_sample(1, f64::from(second), 3 * second as u64))
                 .expect("written");
         }
         let torn = b"{\"start\":1,\"seco";
         let mut file = OpenOptions::new().append(true).open(folder.path().join("samples.jsonl"));
         file.as_mut().expect("there").write_all(torn).expect("written");
-        let pace = Pace::of_last_minute(folder.path(), 1).expect("a pace");
+        let pace = Pace::over_last_minute(folder.path(), 1).expect("a pace");
         assert_eq!(pace.prompts_per_s, 3.0);
     }
 }

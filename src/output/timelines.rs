@@ -28,7 +28,7 @@ pub struct StartTimeline {
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn write_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
+pub fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
     append(&folder.join(FILE), timeline)
 }
 
@@ -45,7 +45,7 @@ mod tests {
     use std::{fs::OpenOptions, io::Write};
 
     use super::*;
-    use crate::domain::{Seat, Standing};
+    use crate::domain::{Standing, TimelineSlot};
 
     #[test]
     fn timelines_are_read_as_they_were_written() {
@@ -53,17 +53,18 @@ mod tests {
         assert_eq!(read_timelines(folder.path()), []);
         let mut all = Vec::new();
         for start in 1..3 {
-            let (mut timeline, seat) = (Timeline::default(), Seat::of(3, 9, "n1 http://h".into()));
-            timeline.sit(&seat);
+            let (mut timeline, seat) =
+                (Timeline::default(), TimelineSlot::of(3, 9, "n1 http://h".into()));
+            timeline.register_endpoint(&seat);
             timeline.saw(
                 &seat,
                 100,
                 90_000,
-                Standing { in_flight: 3, window: 8, up: true, full: false },
+                Standing { in_flight: 3, window: 8, up: true, is_full: false },
             );
             timeline.away.add(&seat.name, 10, true);
             let one = StartTimeline { start, offset: 0.5, timeline };
-            write_timeline(folder.path(), &one).expect("written");
+            append_timeline(folder.path(), &one).expect("written");
             all.push(one);
         }
         let mut file =

@@ -24,13 +24,13 @@ impl Rows {
 
     /// No columns.
     #[must_use]
-    pub fn columns(&self) -> &[String] {
+    pub fn column_names(&self) -> &[String] {
         match self.never {}
     }
 
     /// No columns.
     #[must_use]
-    pub fn left_out(&self) -> &[String] {
+    pub fn omitted_columns(&self) -> &[String] {
         match self.never {}
     }
 }

@@ -27,13 +27,13 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use super::types::{as_said, as_text, has_bytes, in_utc};
-use crate::domain::contain;
+use super::types::{as_text, dates_as_text, has_bytes, in_utc};
+use crate::domain::catch_panic;
 
 /// Rows that are decoded at a time, at most: text that repeats is small in the file and large in memory.
 const ROWS: usize = 256;
 /// And about so many bytes of the file's.
-const BYTES: u64 = 1 << 20;
+const BATCH_BYTES: u64 = 1 << 20;
 
 /// The rows of a file, to be read as bytes: a line a row.
 pub struct Rows {
@@ -53,10 +53,10 @@ impl Rows {
     /// # Errors
     /// A file that cannot be read, or is not Parquet.
     pub fn open(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
-        contained(|| Self::open_trusting(path, needed))
+        catch_panics(|| Self::open_uncaught(path, needed))
     }
 
-    fn open_trusting(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
+    fn open_uncaught(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
         let file = File::open(path)?;
         let facts = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(broken)?;
         let fields = facts.schema().fields();
@@ -66,13 +66,13 @@ impl Rows {
         for field in kept.iter().map(|&at| &fields[at]) {
             utc.push(in_utc(field));
             text.push(as_text(&in_utc(field)));
-            said.push(as_said(&as_text(&in_utc(field))));
+            said.push(dates_as_text(&as_text(&in_utc(field))));
         }
         let schemas = [utc, text, said].map(|it| Arc::new(Schema::new(Fields::from(it))));
         let mask = ProjectionMask::roots(facts.parquet_schema(), kept.iter().copied());
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, facts.clone())
             .with_projection(mask)
-            .with_batch_size(rows_at_a_time(facts.metadata()))
+            .with_batch_size(batch_rows(facts.metadata()))
             .build()
             .map_err(broken)?;
         let names = |these: Vec<usize>| these.iter().map(|&at| fields[at].name().clone()).collect();
@@ -88,13 +88,13 @@ impl Rows {
 
     /// The names of the columns that rows have.
     #[must_use]
-    pub fn columns(&self) -> &[String] {
+    pub fn column_names(&self) -> &[String] {
         &self.columns
     }
 
     /// The names of the columns that are bytes and not text, or have no form in JSON.
     #[must_use]
-    pub fn left_out(&self) -> &[String] {
+    pub fn omitted_columns(&self) -> &[String] {
         &self.left_out
     }
 
@@ -103,7 +103,7 @@ impl Rows {
         let Some(batch) = self.batches.next() else { return Ok(false) };
         let mut batch = batch.map_err(broken)?;
         for schema in &self.schemas {
-            batch = made(&batch, schema)?;
+            batch = cast_batch(&batch, schema)?;
         }
         self.lines.clear();
         let mut writer = LineDelimitedWriter::new(std::mem::take(&mut self.lines));
@@ -116,7 +116,7 @@ impl Rows {
 impl Read for Rows {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         while self.read == self.lines.len() {
-            if !contained(|| self.fill())? {
+            if !catch_panics(|| self.fill())? {
                 return Ok(0);
             }
         }
@@ -129,8 +129,8 @@ impl Read for Rows {
 }
 
 /// The crates below panic on some damaged files.
-fn contained<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    contain(work).unwrap_or_else(|words| Err(io::Error::new(io::ErrorKind::InvalidData, words)))
+fn catch_panics<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_panic(work).unwrap_or_else(|words| Err(io::Error::new(io::ErrorKind::InvalidData, words)))
 }
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -138,13 +138,13 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
 }
 
 /// The same rows with these types. The reader could be asked for texts at once, but would not look whether they are UTF-8.
-fn made(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch> {
+fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let cast = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
         same if same == column.data_type() => Ok(column.clone()),
         other => cast_with_options(column, other, &strict).or_else(|error| {
             if column.data_type().is_temporal() && *other == DataType::Utf8 {
-                return Ok(each_that_can(column, &strict));
+                return Ok(cast_dates_or_null(column, &strict));
             }
             let (name, bytes) = (field.name(), has_bytes(column.data_type()));
             let is = if bytes { "is bytes and not text" } else { "has what cannot be written" };
@@ -159,7 +159,7 @@ fn made(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch> {
 }
 
 /// Dates as texts, and nulls for those that no calendar has: databases write "infinity" so.
-fn each_that_can(column: &ArrayRef, strict: &CastOptions<'_>) -> ArrayRef {
+fn cast_dates_or_null(column: &ArrayRef, strict: &CastOptions<'_>) -> ArrayRef {
     let text = |at| {
         let one = cast_with_options(&column.slice(at, 1), &DataType::Utf8, strict).ok()?;
         one.is_valid(0).then(|| one.as_string::<i32>().value(0).to_owned())
@@ -175,11 +175,11 @@ fn is_plain(field: &FieldRef) -> bool {
         && can_cast_types(utc.data_type(), as_text(&utc).data_type())
 }
 
-fn rows_at_a_time(facts: &ParquetMetaData) -> usize {
+fn batch_rows(facts: &ParquetMetaData) -> usize {
     let bytes_a_row = |rows: i64, bytes: i64| bytes.unsigned_abs() / rows.unsigned_abs().max(1);
     let groups = facts.row_groups().iter();
     let widest = groups.map(|it| bytes_a_row(it.num_rows(), it.total_byte_size())).max();
-    let rows = BYTES / widest.unwrap_or(0).max(1);
+    let rows = BATCH_BYTES / widest.unwrap_or(0).max(1);
     usize::try_from(rows).unwrap_or(ROWS).clamp(1, ROWS)
 }
 
@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    fn file(columns: Vec<(&str, ArrayRef)>) -> tempfile::NamedTempFile {
+    fn parquet_file(columns: Vec<(&str, ArrayRef)>) -> tempfile::NamedTempFile {
         let batch = RecordBatch::try_from_iter_with_nullable(
             columns.into_iter().map(|(name, column)| (name, column, true)),
         )
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn values_become_json_and_nulls_are_left_out() {
-        let file = file(vec![
+        let file = parquet_file(vec![
             ("prompt", Arc::new(StringArray::from(vec![Some("a\n\"b\""), None]))),
             ("n", Arc::new(Int64Array::from(vec![Some(i64::MAX), Some(-1)]))),
             ("x", Arc::new(Float64Array::from(vec![Some(0.1), Some(f64::NAN)]))),
@@ -238,12 +238,12 @@ mod tests {
     fn bytes_are_text_where_they_are_needed_and_left_out_elsewhere() {
         let make = |bytes: &[u8]| {
             let one: ArrayRef = Arc::new(BinaryArray::from(vec![bytes]));
-            file(vec![("prompt", one.clone()), ("picture", one)])
+            parquet_file(vec![("prompt", one.clone()), ("picture", one)])
         };
         let (good, bad) = (make("é".as_bytes()), make(b"\xff"));
         let rows = Rows::open(good.path(), |name| name == "prompt").expect("rows");
         assert_eq!(
-            (rows.columns(), rows.left_out()),
+            (rows.column_names(), rows.omitted_columns()),
             (&["prompt".to_owned()][..], &["picture".to_owned()][..])
         );
         assert_eq!(text(Ok(rows)).expect("rows"), "{\"prompt\":\"é\"}\n");
@@ -259,7 +259,7 @@ mod tests {
             |zone: &str| TimestampMicrosecondArray::from(vec![1_500_000]).with_timezone(zone);
         let mut list = ListBuilder::new(times("Europe/Berlin").into_builder().expect("alone"));
         list.append(true);
-        let file = file(vec![
+        let file = parquet_file(vec![
             ("utc", Arc::new(times("UTC"))),
             ("offset", Arc::new(times("+05:30"))),
             ("berlin", Arc::new(list.finish())),
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_date_that_no_calendar_has_is_nothing_and_no_words() {
-        let file = file(vec![
+        let file = parquet_file(vec![
             ("day", Arc::new(Date32Array::from(vec![i32::MAX, 1]))),
             (
                 "at",
@@ -296,9 +296,10 @@ mod tests {
         let mut structs = MapBuilder::new(None, key, Int32Builder::new());
         structs.append(true).expect("no pair");
         let (numbers, structs): (MapArray, MapArray) = (numbers.finish(), structs.finish());
-        let file = file(vec![("numbers", Arc::new(numbers)), ("structs", Arc::new(structs))]);
+        let file =
+            parquet_file(vec![("numbers", Arc::new(numbers)), ("structs", Arc::new(structs))]);
         let rows = Rows::open(file.path(), |_| false).expect("rows");
-        assert_eq!(rows.left_out(), ["structs"]);
+        assert_eq!(rows.omitted_columns(), ["structs"]);
         assert_eq!(text(Ok(rows)).expect("rows"), "{\"numbers\":{\"-7\":\"a\"}}\n");
     }
 
@@ -306,7 +307,7 @@ mod tests {
         #[test]
         fn a_damaged_file_is_an_error_or_other_rows(at in 0.0..1.0_f64, bits in 1_u8.., more in 0.0..1.0_f64) {
             let words = ["a", "bc", "def"].into_iter().cycle().take(300);
-            let file = file(vec![
+            let file = parquet_file(vec![
                 ("prompt", Arc::new(words.map(Some).collect::<StringArray>())),
                 ("n", Arc::new((0..300_i64).map(|n| (n % 7 > 0).then_some(n)).collect::<Int64Array>())),
             ]);
@@ -322,7 +323,7 @@ mod tests {
 
     #[test]
     fn many_rows_come_in_their_order_and_a_cut_file_is_an_error() {
-        let file = file(vec![("n", Arc::new((0..100_000_i64).collect::<Int64Array>()))]);
+        let file = parquet_file(vec![("n", Arc::new((0..100_000_i64).collect::<Int64Array>()))]);
         let text = text(Rows::open(file.path(), |_| false)).expect("rows");
         let numbers = text.lines().map(|line| {
             serde_json::from_str::<serde_json::Value>(line).expect("JSON")["n"].as_i64()

@@ -13,13 +13,13 @@ pub(super) fn has_bytes(kind: &DataType) -> bool {
     match kind {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
         DataType::Dictionary(_, of) => has_bytes(of),
-        _ => inner(kind).iter().any(|field| has_bytes(field.data_type())),
+        _ => child_fields(kind).iter().any(|field| has_bytes(field.data_type())),
     }
 }
 
 /// The same with UTC for zones that have a name: a table of names and their history is not built in. The instants stay.
 pub(super) fn in_utc(field: &FieldRef) -> FieldRef {
-    exchanged(field, &|kind| match kind {
+    replace_types(field, &|kind| match kind {
         DataType::Timestamp(unit, Some(zone)) if Tz::from_str(zone).is_err() => {
             Some(DataType::Timestamp(*unit, Some("+00:00".into())))
         }
@@ -34,7 +34,7 @@ pub(super) fn in_utc(field: &FieldRef) -> FieldRef {
 
 /// The same with texts for bytes, and for whatever is the key of a map.
 pub(super) fn as_text(field: &FieldRef) -> FieldRef {
-    exchanged(field, &|kind| match kind {
+    replace_types(field, &|kind| match kind {
         DataType::Binary => Some(DataType::Utf8),
         DataType::LargeBinary => Some(DataType::LargeUtf8),
         DataType::BinaryView => Some(DataType::Utf8View),
@@ -44,27 +44,27 @@ pub(super) fn as_text(field: &FieldRef) -> FieldRef {
             let [key, value] = pair.as_ref() else { return None };
             let key = match key.data_type() {
                 DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => key.clone(),
-                _ => of_kind(key, DataType::Utf8),
+                _ => with_type(key, DataType::Utf8),
             };
             let pair = DataType::Struct([key, as_text(value)].into_iter().collect());
-            Some(DataType::Map(of_kind(entries, pair), *sorted))
+            Some(DataType::Map(with_type(entries, pair), *sorted))
         }
         _ => None,
     })
 }
 
 /// The same with texts for dates and times: one that no calendar has is an error then, and not a word in the text.
-pub(super) fn as_said(field: &FieldRef) -> FieldRef {
-    exchanged(field, &|kind| kind.is_temporal().then_some(DataType::Utf8))
+pub(super) fn dates_as_text(field: &FieldRef) -> FieldRef {
+    replace_types(field, &|kind| kind.is_temporal().then_some(DataType::Utf8))
 }
 
-fn of_kind(field: &FieldRef, kind: DataType) -> FieldRef {
+fn with_type(field: &FieldRef, kind: DataType) -> FieldRef {
     Arc::new(Field::clone(field).with_data_type(kind))
 }
 
 /// The field with other types where `by` gives them, at any depth.
-fn exchanged(field: &FieldRef, by: &dyn Fn(&DataType) -> Option<DataType>) -> FieldRef {
-    let one = |field: &FieldRef| exchanged(field, by);
+fn replace_types(field: &FieldRef, by: &dyn Fn(&DataType) -> Option<DataType>) -> FieldRef {
+    let one = |field: &FieldRef| replace_types(field, by);
     let kind = by(field.data_type()).unwrap_or_else(|| match field.data_type() {
         DataType::List(of) => DataType::List(one(of)),
         DataType::LargeList(of) => DataType::LargeList(one(of)),
@@ -73,10 +73,10 @@ fn exchanged(field: &FieldRef, by: &dyn Fn(&DataType) -> Option<DataType>) -> Fi
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(one).collect()),
         other => other.clone(),
     });
-    if kind == *field.data_type() { field.clone() } else { of_kind(field, kind) }
+    if kind == *field.data_type() { field.clone() } else { with_type(field, kind) }
 }
 
-fn inner(kind: &DataType) -> Vec<&FieldRef> {
+fn child_fields(kind: &DataType) -> Vec<&FieldRef> {
     match kind {
         DataType::List(of)
         | DataType::LargeList(of)

@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// Rows are handed on by so many, or by so many bytes.
-const ROWS: usize = 1024;
-const BYTES: usize = 4 << 20;
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
 /// Bytes of a row group, about: what is held until it can be written, and what a reader takes in at a time.
-const GROUP: usize = 32 << 20;
+const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// A table of answers that is being written.
 pub struct Answers<W: Write + Send> {
@@ -39,9 +39,10 @@ impl<W: Write + Send> Answers<W> {
     /// # Errors
     /// Where nothing can be written.
     pub fn begin(to: W) -> io::Result<Self> {
-        let schema = Arc::new(schema());
-        let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(broken)?;
-        let writer = ArrowWriter::try_new(to, schema, Some(properties()?)).map_err(broken)?;
+        let schema = Arc::new(answer_schema());
+        let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(to_io_error)?;
+        let writer =
+            ArrowWriter::try_new(to, schema, Some(writer_properties()?)).map_err(to_io_error)?;
         Ok(Self { decoder, bytes: 0, writer })
     }
 
@@ -50,18 +51,26 @@ impl<W: Write + Send> Answers<W> {
     /// # Errors
     /// A line that is no answer, or where nothing can be written.
     pub fn answer(&mut self, line: &[u8]) -> io::Result<()> {
-        let answer: Answer<'_> = serde_json::from_slice(line)?;
-        self.decoder.serialize(&[answer]).map_err(broken)?;
+        let answer: ParquetAnswer<'_> = serde_json::from_slice(line)?;
+        self.decoder.serialize(&[answer]).map_err(to_io_error)?;
         self.bytes += line.len();
-        if self.decoder.len() >= ROWS || self.bytes >= BYTES { self.hand_on() } else { Ok(()) }
+        if self.decoder.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
+            self.flush_batch()
+        } else {
+            Ok(())
+        }
     }
 
-    fn hand_on(&mut self) -> io::Result<()> {
+    fn flush_batch(&mut self) -> io::Result<()> {
         self.bytes = 0;
-        let Some(batch) = self.decoder.flush().map_err(broken)? else { return Ok(()) };
-        self.writer.write(&batch).map_err(broken)?;
+        let Some(batch) = self.decoder.flush().map_err(to_io_error)? else { return Ok(()) };
+        self.writer.write(&batch).map_err(to_io_error)?;
         // What it holds may be more than what it will write.
-        if self.writer.memory_size() > GROUP { self.writer.flush().map_err(broken) } else { Ok(()) }
+        if self.writer.memory_size() > ROW_GROUP_BYTES {
+            self.writer.flush().map_err(to_io_error)
+        } else {
+            Ok(())
+        }
     }
 
     /// That was the last: gives back what was written to.
@@ -69,8 +78,8 @@ impl<W: Write + Send> Answers<W> {
     /// # Errors
     /// Where nothing can be written.
     pub fn finish(mut self) -> io::Result<W> {
-        self.hand_on()?;
-        self.writer.into_inner().map_err(broken)
+        self.flush_batch()?;
+        self.writer.into_inner().map_err(to_io_error)
     }
 }
 
@@ -82,16 +91,16 @@ impl<W: Write + Send> std::fmt::Debug for Answers<W> {
     }
 }
 
-fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+fn to_io_error(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::other(error)
 }
 
-fn properties() -> io::Result<WriterProperties> {
-    let level = ZstdLevel::try_new(1).map_err(broken)?;
+fn writer_properties() -> io::Result<WriterProperties> {
+    let level = ZstdLevel::try_new(1).map_err(to_io_error)?;
     let builder = WriterProperties::builder()
         .set_created_by(concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(level))
-        .set_max_row_group_bytes(Some(GROUP));
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
     // Columns in which next to nothing stands twice.
     let once = ["id", "index", "prompt", "messages", "response", "reasoning", "row"];
     let builder = once.iter().fold(builder, |builder, name| {
@@ -101,7 +110,7 @@ fn properties() -> io::Result<WriterProperties> {
 }
 
 /// An answer's columns.
-fn schema() -> Schema {
+fn answer_schema() -> Schema {
     use DataType::{Boolean, Float64, Int32, Int64, Utf8};
     let must = |name: &str, kind: DataType| Field::new(name, kind, false);
     let may = |name: &str, kind: DataType| Field::new(name, kind, true);
@@ -145,7 +154,7 @@ fn schema() -> Schema {
 
 /// An answer between its line and its columns.
 #[derive(Deserialize, Serialize)]
-struct Answer<'a> {
+struct ParquetAnswer<'a> {
     #[serde(borrow, serialize_with = "id")]
     id: &'a RawValue,
     index: u64,
@@ -158,32 +167,32 @@ struct Answer<'a> {
     reasoning: Option<Cow<'a, str>>,
     model: Option<Cow<'a, str>>,
     success: bool,
-    error: Option<Failure<'a>>,
+    error: Option<ParquetFailure<'a>>,
     finish_reason: Option<Cow<'a, str>>,
-    usage: Option<Usage>,
+    usage: Option<ParquetUsage>,
     #[serde(borrow, serialize_with = "json")]
     params: Option<&'a RawValue>,
-    served: Option<Served<'a>>,
+    served: Option<ParquetServed<'a>>,
     #[serde(borrow, serialize_with = "json")]
     row: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Failure<'a> {
+struct ParquetFailure<'a> {
     kind: Option<Cow<'a, str>>,
     message: Option<Cow<'a, str>>,
     status: Option<u16>,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Usage {
+struct ParquetUsage {
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
     estimated: Option<bool>,
 }
 
 #[derive(Deserialize, Serialize)]
-struct Served<'a> {
+struct ParquetServed<'a> {
     endpoint: Option<Cow<'a, str>>,
     api: Option<Cow<'a, str>>,
     host: Option<Cow<'a, str>>,

@@ -13,17 +13,17 @@
 /// Bytes a token.
 const BYTES: u64 = 3;
 /// Tokens beyond those of the texts.
-const CONTINGENCY: u64 = 512;
+const EXTRA_ANSWER_TOKENS: u64 = 512;
 /// Bytes of the words that say what was cut.
 const MARK: u64 = 64;
 
 /// What the answers of groups may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct TokenBudget {
     /// Tokens of an answer, where the user says so.
-    pub fixed: Option<u64>,
+    pub fixed_tokens: Option<u64>,
     /// A leaf's.
-    pub leaf: u64,
+    pub leaf_tokens: u64,
     /// The model's prompt and answer together, in tokens, where that is known.
     pub context: Option<u64>,
     /// Tokens left free.
@@ -32,7 +32,7 @@ pub struct Budget {
 
 /// What fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fit {
+pub struct GroupLimits {
     /// Tokens of the answer.
     pub max_tokens: u64,
     /// No text may be longer, in bytes with its mark.
@@ -45,18 +45,18 @@ pub fn tokens(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES)
 }
 
-impl Budget {
+impl TokenBudget {
     /// For texts of these lengths, in bytes, and so many bytes around them.
     #[must_use]
-    pub fn fit(&self, lengths: &[u64], around: u64) -> Fit {
+    pub fn fit(&self, lengths: &[u64], around: u64) -> GroupLimits {
         let all: u64 = lengths.iter().sum();
-        let needed = (tokens(all) + CONTINGENCY).max(self.leaf.saturating_mul(2));
-        let max_tokens = self.fixed.unwrap_or(needed);
-        let Some(context) = self.context else { return Fit { max_tokens, longest: None } };
+        let needed = (tokens(all) + EXTRA_ANSWER_TOKENS).max(self.leaf_tokens.saturating_mul(2));
+        let max_tokens = self.fixed_tokens.unwrap_or(needed);
+        let Some(context) = self.context else { return GroupLimits { max_tokens, longest: None } };
         let max_tokens = max_tokens.min(context / 2).max(1);
         let room = context.saturating_sub(max_tokens).saturating_sub(self.buffer);
         let room = room.saturating_mul(BYTES).saturating_sub(around);
-        Fit { max_tokens, longest: (all > room).then(|| fair_share(lengths, room)) }
+        GroupLimits { max_tokens, longest: (all > room).then(|| fair_share(lengths, room)) }
     }
 }
 
@@ -98,21 +98,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const BUDGET: Budget = Budget { fixed: None, leaf: 512, context: None, buffer: 512 };
+    const BUDGET: TokenBudget =
+        TokenBudget { fixed_tokens: None, leaf_tokens: 512, context: None, buffer: 512 };
 
     #[test]
     fn an_answer_has_what_the_user_says_or_what_the_group_needs_and_never_more_than_half() {
-        let max_tokens = |budget: Budget, lengths: &[u64]| budget.fit(lengths, 100).max_tokens;
+        let max_tokens = |budget: TokenBudget, lengths: &[u64]| budget.fit(lengths, 100).max_tokens;
         assert_eq!(max_tokens(BUDGET, &[30, 30]), 1024, "twice a leaf's");
         assert_eq!(max_tokens(BUDGET, &[3_000, 6_000]), 3_512, "its texts' and 512");
-        assert_eq!(max_tokens(Budget { fixed: Some(7), ..BUDGET }, &[3_000, 6_000]), 7);
-        let small = Budget { context: Some(4_096), ..BUDGET };
+        assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(7), ..BUDGET }, &[3_000, 6_000]), 7);
+        let small = TokenBudget { context: Some(4_096), ..BUDGET };
         assert_eq!(max_tokens(small, &[3_000, 6_000]), 2_048);
-        assert_eq!(max_tokens(Budget { fixed: Some(4_000), ..small }, &[30]), 2_048);
+        assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(4_000), ..small }, &[30]), 2_048);
     }
 
     #[test]
-    fn who_needs_less_keeps_all_and_the_rest_is_shared() {
+    fn short_texts_stay_whole_and_the_rest_is_shared() {
         assert_eq!(fair_share(&[10, 1_000, 2_000], 610), 300);
         assert_eq!(fair_share(&[10, 100, 2_000], 610), 500);
         assert_eq!(fair_share(&[10, 100], 110), u64::MAX);
@@ -132,10 +133,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_cut_fits_and_uses_the_room(
+        fn truncated_texts_fit_and_use_the_space(
             lengths in prop::collection::vec(1u64..5_000, 1..30), context in 3_000u64..20_000, around in 0u64..500,
         ) {
-            let budget = Budget { context: Some(context), ..BUDGET };
+            let budget = TokenBudget { context: Some(context), ..BUDGET };
             let fit = budget.fit(&lengths, around);
             prop_assert!(fit.max_tokens <= context / 2);
             let room = (context - fit.max_tokens - 512) * BYTES - around;

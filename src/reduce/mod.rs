@@ -23,6 +23,6 @@ mod fit;
 mod template;
 mod tree;
 
-pub use fit::{Budget, Fit, tokens};
-pub use template::{DEFAULT_TEMPLATE, Recipe, Rendered};
-pub use tree::{Tree, block, part};
+pub use fit::{GroupLimits, TokenBudget, tokens};
+pub use template::{DEFAULT_REDUCE_TEMPLATE, ReducePrompt, ReduceTemplate};
+pub use tree::{Tree, block_range, part};

@@ -2,21 +2,21 @@
 
 use std::borrow::Cow;
 
-use super::fit::{Budget, cut};
+use super::fit::{TokenBudget, cut};
 use crate::input::Template;
 
 /// The template where the user gives none.
-pub const DEFAULT_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \
+pub const DEFAULT_REDUCE_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \
     them. Make one text of them. Keep every finding, name and number that matters, say only once what several of them say, \
     and where they contradict each other, say so. Answer with that text alone.\n\n{{responses}}";
 
 /// Between the texts of a group.
-const BETWEEN: &str = "\n---\n";
-const RESPONSES: &str = "responses";
-const LEVEL: &str = "level";
+const TEXT_SEPARATOR: &str = "\n---\n";
+const RESPONSES_PLACEHOLDER: &str = "responses";
+const LEVEL_PLACEHOLDER: &str = "level";
 
 /// How prompts are made.
-pub struct Recipe {
+pub struct ReduceTemplate {
     template: Template,
     /// Bytes of a prompt without its texts, about.
     around: u64,
@@ -24,7 +24,7 @@ pub struct Recipe {
 
 /// A group's prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
+pub struct ReducePrompt {
     /// What is asked.
     pub prompt: String,
     /// How long the answer may be, in tokens.
@@ -33,7 +33,7 @@ pub struct Rendered {
     pub cut: u64,
 }
 
-impl Recipe {
+impl ReduceTemplate {
     /// From a template with `{{responses}}` and maybe `{{level}}`.
     ///
     /// # Errors
@@ -41,15 +41,17 @@ impl Recipe {
     pub fn parse(text: &str) -> Result<Self, String> {
         let template =
             Template::parse(text).map_err(|why| format!("the reduce template: {why}"))?;
-        if let Some(name) =
-            template.names().iter().find(|it| !matches!(it.as_str(), RESPONSES | LEVEL))
+        if let Some(name) = template
+            .names()
+            .iter()
+            .find(|it| !matches!(it.as_str(), RESPONSES_PLACEHOLDER | LEVEL_PLACEHOLDER))
         {
             return Err(format!(
                 "the reduce template has a placeholder {{{{{name}}}}}; there are {{{{responses}}}}, the group's texts, and \
                  {{{{level}}}}, which counts from 1"
             ));
         }
-        if !template.names().iter().any(|it| it == RESPONSES) {
+        if !template.names().iter().any(|it| it == RESPONSES_PLACEHOLDER) {
             return Err("the reduce template has no {{responses}}: the group's texts would not be in the prompt".into());
         }
         Ok(Self { template, around: text.len() as u64 })
@@ -57,19 +59,23 @@ impl Recipe {
 
     /// The prompt of a group of this level, in one pass: whatever stands in a text stays as it is.
     #[must_use]
-    pub fn render(&self, level: u32, mut texts: Vec<String>, budget: &Budget) -> Rendered {
+    pub fn render(&self, level: u32, mut texts: Vec<String>, budget: &TokenBudget) -> ReducePrompt {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
-        let between = BETWEEN.len() as u64 * (texts.len() as u64).saturating_sub(1);
+        let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
         let fit = budget.fit(&lengths, self.around + between);
         let cut = texts.iter_mut().map(|it| fit.longest.is_some_and(|longest| cut(it, longest)));
         let cut = cut.filter(|&cut| cut).count() as u64;
-        let (texts, level) = (texts.join(BETWEEN), level.to_string());
+        let (texts, level) = (texts.join(TEXT_SEPARATOR), level.to_string());
         let value = |name: &str| {
-            Ok(Some(Cow::Borrowed(if name == RESPONSES { texts.as_str() } else { level.as_str() })))
+            Ok(Some(Cow::Borrowed(if name == RESPONSES_PLACEHOLDER {
+                texts.as_str()
+            } else {
+                level.as_str()
+            })))
         };
         // It lacks nothing: `parse` has looked at the names.
         let prompt = self.template.render(value).unwrap_or_default();
-        Rendered { prompt, max_tokens: fit.max_tokens, cut }
+        ReducePrompt { prompt, max_tokens: fit.max_tokens, cut }
     }
 }
 
@@ -77,15 +83,17 @@ impl Recipe {
 mod tests {
     use super::*;
 
-    const BUDGET: Budget = Budget { fixed: Some(9), leaf: 512, context: Some(2_000), buffer: 100 };
+    const BUDGET: TokenBudget =
+        TokenBudget { fixed_tokens: Some(9), leaf_tokens: 512, context: Some(2_000), buffer: 100 };
 
     fn texts(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|&text| text.to_owned()).collect()
     }
 
     #[test]
-    fn what_looks_like_a_placeholder_in_an_answer_stays_text() {
-        let recipe = Recipe::parse("{{level}}: {{responses}} ({level})").expect("a template");
+    fn placeholders_in_answers_stay_text() {
+        let recipe =
+            ReduceTemplate::parse("{{level}}: {{responses}} ({level})").expect("a template");
         let rendered =
             recipe.render(2, texts(&["{level} {{level}}", "{{responses}} {responses}"]), &BUDGET);
         assert_eq!(
@@ -96,22 +104,22 @@ mod tests {
     }
 
     #[test]
-    fn templates_that_would_not_ask_after_the_texts_are_refused() {
+    fn templates_without_the_texts_are_refused() {
         for (template, why) in [
             ("sum up", "no placeholder"),
             ("level {{level}}", "no {{responses}}"),
             ("{{responses}} {{answer}}", "a placeholder {{answer}}"),
             ("{{responses}} {item}", "a placeholder {{item}}"),
         ] {
-            let error = Recipe::parse(template).err().unwrap_or_default();
+            let error = ReduceTemplate::parse(template).err().unwrap_or_default();
             assert!(error.contains(why), "{template}: {error}");
         }
-        assert!(Recipe::parse(DEFAULT_TEMPLATE).is_ok());
+        assert!(ReduceTemplate::parse(DEFAULT_REDUCE_TEMPLATE).is_ok());
     }
 
     #[test]
     fn a_group_that_does_not_fit_is_cut_and_says_so() {
-        let recipe = Recipe::parse("{{responses}}").expect("a template");
+        let recipe = ReduceTemplate::parse("{{responses}}").expect("a template");
         let rendered = recipe.render(1, texts(&["short", &"x".repeat(9_000)]), &BUDGET);
         // 2,000 tokens less 9 and 100, three bytes each.
         assert!(rendered.prompt.len() <= 1_891 * 3 && rendered.prompt.len() > 1_891 * 3 - 64);

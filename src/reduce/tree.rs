@@ -19,26 +19,26 @@ impl Tree {
     /// Levels above the leaves: one at least, so that even a single leaf has a root.
     #[must_use]
     pub fn levels(self) -> u32 {
-        (1..).find(|&level| self.nodes(level) <= 1).unwrap_or(1)
+        (1..).find(|&level| self.node_count(level) <= 1).unwrap_or(1)
     }
 
     /// Nodes of a level; those of level 0 are the leaves.
     #[must_use]
-    pub fn nodes(self, level: u32) -> u64 {
+    pub fn node_count(self, level: u32) -> u64 {
         self.leaves.div_ceil(self.width(level))
     }
 
     /// The nodes of the level below that a group takes in.
     #[must_use]
     pub fn children(self, level: u32, group: u64) -> Range<u64> {
-        let below = self.nodes(level.saturating_sub(1));
+        let below = self.node_count(level.saturating_sub(1));
         let from = group.saturating_mul(self.fan_in).min(below);
         from..from.saturating_add(self.fan_in).min(below)
     }
 
     /// The leaves under a node.
     #[must_use]
-    pub fn leaves(self, level: u32, node: u64) -> Range<u64> {
+    pub fn leaf_range(self, level: u32, node: u64) -> Range<u64> {
         let from = node.saturating_mul(self.width(level)).min(self.leaves);
         from..from.saturating_add(self.width(level)).min(self.leaves)
     }
@@ -52,7 +52,7 @@ impl Tree {
 /// The stretch of `all` things that is the share of one of so many: contiguous, in order, and as even as can be; where
 /// there are fewer things than shares, the first is never empty handed.
 #[must_use]
-pub fn block(all: u64, shares: u64, number: u64) -> Range<u64> {
+pub fn block_range(all: u64, shares: u64, number: u64) -> Range<u64> {
     let shares = u128::from(shares.max(1));
     let end = |number: u128| {
         let end = (u128::from(all) * number).div_ceil(shares);
@@ -64,7 +64,7 @@ pub fn block(all: u64, shares: u64, number: u64) -> Range<u64> {
 /// The part of a stretch that is handled in one of so many rounds.
 #[must_use]
 pub fn part(of: &Range<u64>, rounds: u64, round: u64) -> Range<u64> {
-    let part = block(of.end - of.start, rounds, round);
+    let part = block_range(of.end - of.start, rounds, round);
     of.start + part.start..of.start + part.end
 }
 
@@ -77,20 +77,20 @@ mod tests {
         #[test]
         fn every_leaf_is_under_one_node_of_each_level(leaves in 1u64..3_000, fan_in in 2u64..40) {
             let tree = Tree::new(leaves, fan_in);
-            prop_assert_eq!(tree.nodes(tree.levels()), 1);
-            prop_assert!(tree.levels() == 1 || tree.nodes(tree.levels() - 1) > 1, "no level too many");
+            prop_assert_eq!(tree.node_count(tree.levels()), 1);
+            prop_assert!(tree.levels() == 1 || tree.node_count(tree.levels() - 1) > 1, "no level too many");
             for level in 1..=tree.levels() {
                 let (mut leaf, mut child) = (0, 0);
-                for group in 0..tree.nodes(level) {
-                    let (its, below) = (tree.leaves(level, group), tree.children(level, group));
+                for group in 0..tree.node_count(level) {
+                    let (its, below) = (tree.leaf_range(level, group), tree.children(level, group));
                     prop_assert_eq!((its.start, below.start), (leaf, child));
                     prop_assert!(!below.is_empty() && below.end - below.start <= fan_in);
-                    prop_assert_eq!(its.start, tree.leaves(level - 1, below.start).start);
-                    prop_assert_eq!(its.end, tree.leaves(level - 1, below.end - 1).end);
+                    prop_assert_eq!(its.start, tree.leaf_range(level - 1, below.start).start);
+                    prop_assert_eq!(its.end, tree.leaf_range(level - 1, below.end - 1).end);
                     prop_assert_eq!(its.start, group * fan_in.pow(level));
                     (leaf, child) = (its.end, below.end);
                 }
-                prop_assert_eq!((leaf, child), (leaves, tree.nodes(level - 1)));
+                prop_assert_eq!((leaf, child), (leaves, tree.node_count(level - 1)));
             }
         }
 
@@ -98,7 +98,7 @@ mod tests {
         fn shares_and_rounds_take_everything_once_and_in_order(all in 0u64..500, shares in 1u64..40, rounds in 1u64..9) {
             let mut next = 0;
             for share in 0..shares {
-                let share = block(all, shares, share);
+                let share = block_range(all, shares, share);
                 prop_assert!(share.end - share.start <= all.div_ceil(shares));
                 for round in 0..rounds {
                     let part = part(&share, rounds, round);
@@ -107,7 +107,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(next, all);
-            prop_assert!(all == 0 || !block(all, shares, 0).is_empty());
+            prop_assert!(all == 0 || !block_range(all, shares, 0).is_empty());
         }
     }
 
@@ -120,6 +120,6 @@ mod tests {
         }
         assert_eq!(Tree::new(5, 1), Tree::new(5, 2), "a fan-in of 1 never ends");
         let huge = Tree::new(u64::MAX, 2);
-        assert_eq!(huge.nodes(huge.levels()), 1);
+        assert_eq!(huge.node_count(huge.levels()), 1);
     }
 }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::throughput::Course;
+use super::throughput::ThroughputHistory;
 use crate::{
-    domain::{Absence, Merge, Piece},
+    domain::{DowntimeRecord, Merge, Piece},
     metrics::Served,
     output::StartTimeline,
 };
 
 /// Who was asked. Shares are of the time in which an endpoint was up.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Endpoints {
+pub struct EndpointLoad {
     /// That have answers in the shard files.
     pub answered: u64,
     /// In the last start that was watched.
@@ -69,30 +69,30 @@ pub struct Gone {
 /// Endpoints that are named, at most.
 const NAMED: usize = 50;
 /// So many times as slow as the middle one is slow; below it is chance.
-const SLOW: f64 = 1.5;
+const STRAGGLER_FACTOR: f64 = 1.5;
 /// Answers before an endpoint's mean means something.
 const ENOUGH: u64 = 5;
 
-impl Endpoints {
+impl EndpointLoad {
     /// By what they answered, and by what ranks saw of them.
     pub(crate) fn of(
         served: &BTreeMap<String, Served>,
         timelines: &[StartTimeline],
-        course: &Course,
+        course: &ThroughputHistory,
     ) -> Self {
         let mut whole = Piece::default();
         timelines.iter().for_each(|it| whole.merge(it.timeline.whole()));
         let means = || served.iter().filter(|(_, it)| it.answered >= ENOUGH);
-        let mut sorted: Vec<f64> = means().filter_map(|(_, it)| it.mean()).collect();
+        let mut sorted: Vec<f64> = means().filter_map(|(_, it)| it.mean_latency_ms()).collect();
         sorted.sort_by(f64::total_cmp);
         // The lower of two middle ones: of two endpoints the slower one is the straggler.
         let usual = sorted.get(sorted.len().saturating_sub(1) / 2).copied();
         let mut stragglers: Vec<Straggler> = means()
             .filter_map(|(name, it)| {
-                let (mean, usual) = (it.mean()?, usual.filter(|it| *it > 0.0)?);
+                let (mean, usual) = (it.mean_latency_ms()?, usual.filter(|it| *it > 0.0)?);
                 let times_usual = mean / usual;
                 let endpoint = name.clone();
-                (times_usual >= SLOW).then_some(Straggler {
+                (times_usual >= STRAGGLER_FACTOR).then_some(Straggler {
                     endpoint,
                     answered: it.answered,
                     latency_s: mean / 1000.0,
@@ -127,7 +127,7 @@ impl Endpoints {
     }
 }
 
-fn gone(name: &str, start: u32, Absence { times, millis, at_end }: Absence) -> Gone {
+fn gone(name: &str, start: u32, DowntimeRecord { times, millis, at_end }: DowntimeRecord) -> Gone {
     Gone { endpoint: name.into(), start, times, seconds: millis as f64 / 1000.0, at_end }
 }
 

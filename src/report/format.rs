@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 /// Whatever comes from data: nothing of it is markup.
-pub(crate) fn escape(text: &str) -> String {
+pub(crate) fn escape_html(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {
@@ -70,12 +70,12 @@ fn whole(number: f64) -> u64 {
 }
 
 /// 1 prompt, 2 prompts.
-pub(crate) fn plural(number: u64, what: &str) -> String {
+pub(crate) fn pluralize(number: u64, what: &str) -> String {
     format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// 0.42 of something as 42 %. What is not all is not 100 %, and what is not nothing not 0 %.
-pub(crate) fn percent(share: f64) -> String {
+pub(crate) fn format_percent(share: f64) -> String {
     match share * 100.0 {
         it if it > 0.0 && it < 0.1 => "< 0.1 %".into(),
         it if it < 100.0 && it > 99.9 => "> 99.9 %".into(),
@@ -86,7 +86,7 @@ pub(crate) fn percent(share: f64) -> String {
 }
 
 /// How long.
-pub(crate) fn seconds(seconds: f64) -> String {
+pub(crate) fn format_seconds(seconds: f64) -> String {
     let all = whole(seconds);
     match seconds {
         it if it < 0.0005 => "0 s".into(),
@@ -100,7 +100,7 @@ pub(crate) fn seconds(seconds: f64) -> String {
 }
 
 /// On an axis.
-pub(crate) fn time(seconds: f64) -> String {
+pub(crate) fn format_tick_time(seconds: f64) -> String {
     let unit = |number: f64, unit: &str| format!("{} {unit}", short(number));
     match seconds {
         0.0 => "0".into(),
@@ -113,7 +113,7 @@ pub(crate) fn time(seconds: f64) -> String {
 }
 
 /// When, by the world's clock.
-pub(crate) fn moment(since_1970: u64) -> String {
+pub(crate) fn format_timestamp(since_1970: u64) -> String {
     let moment =
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_1970.min(253_402_300_799)));
     let text =
@@ -122,7 +122,7 @@ pub(crate) fn moment(since_1970: u64) -> String {
 }
 
 /// An endpoint's host and URL, without what says nothing.
-pub(crate) fn endpoint(name: &str) -> String {
+pub(crate) fn shorten_endpoint(name: &str) -> String {
     let Some((host, url)) = name.split_once(' ') else { return name.to_owned() };
     let (url, rest) =
         url.split_once(' ').map_or((url, String::new()), |(url, rest)| (url, format!(" {rest}")));
@@ -142,14 +142,14 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_that_comes_from_data_is_markup(text in ".{0,40}") {
-            let safe = escape(&text);
+            let safe = escape_html(&text);
             prop_assert!(!safe.contains(['<', '>', '"', '\'']));
             prop_assert!(safe.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").replace("&quot;", "").replace("&#39;", "").find('&').is_none());
         }
 
         #[test]
         fn numbers_of_any_size_are_short(it in prop_oneof![0.0..1e15f64, 0.0..100.0f64]) {
-            for text in [short(it), seconds(it), time(it), number(it), percent(it.min(1.0))] {
+            for text in [short(it), format_seconds(it), format_tick_time(it), number(it), format_percent(it.min(1.0))] {
                 prop_assert!(text.len() <= 22, "{text}");
             }
         }
@@ -167,15 +167,20 @@ mod tests {
             ["0.5", "9000", "25k", "3M"]
         );
         assert_eq!(
-            [percent(0.0), percent(0.99999), percent(1.0), percent(0.5)],
+            [
+                format_percent(0.0),
+                format_percent(0.99999),
+                format_percent(1.0),
+                format_percent(0.5)
+            ],
             ["0 %", "> 99.9 %", "100 %", "50 %"]
         );
         assert_eq!(
-            [seconds(0.12), seconds(61.2), seconds(7380.0)],
+            [format_seconds(0.12), format_seconds(61.2), format_seconds(7380.0)],
             ["120 ms", "1 min 01 s", "2 h 03 min"]
         );
-        assert_eq!(moment(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(endpoint("n1 http://127.0.0.1:8000"), "n1:8000");
-        assert_eq!(endpoint("n1 http://n7:8000"), "n7:8000");
+        assert_eq!(format_timestamp(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(shorten_endpoint("n1 http://127.0.0.1:8000"), "n1:8000");
+        assert_eq!(shorten_endpoint("n1 http://n7:8000"), "n7:8000");
     }
 }

@@ -11,6 +11,6 @@ mod reduce_starts;
 mod summary;
 mod throughput;
 
-pub use html::page;
-pub use reduce_levels::{Groups, LevelSource, Ran, TreeSource};
-pub use summary::{Sources, Summary};
+pub use html::render_report;
+pub use reduce_levels::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource};
+pub use summary::{RunSummary, SummarySources};

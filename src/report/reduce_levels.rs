@@ -7,46 +7,46 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::summary::{Failure, Spread, Summary, asking_s, failures, spread};
+use super::summary::{Failure, RunSummary, Spread, active_seconds, failures, spread};
 use crate::{
     domain::{Merge, Tally},
     metrics::Measured,
-    output::{Counts, Manifest, Sample, StartTimeline, TreeStands},
+    output::{Counts, Manifest, ReduceProgress, Sample, StartTimeline},
 };
 
 /// What is known of a tree above its leaves.
 #[derive(Debug)]
-pub struct TreeSource {
+pub struct ReduceSource {
     /// Texts a group.
     pub fan_in: u64,
     /// How it stands.
-    pub stands: TreeStands,
+    pub stands: ReduceProgress,
     /// Leaves without a text: failed ones, and those with a blank answer; none until that is known.
     pub leaves_failed: Option<u64>,
     /// From the first on, also those that nobody has come to yet.
-    pub levels: Vec<LevelSource>,
+    pub levels: Vec<ReduceLevelSource>,
 }
 
 /// What is known of a level.
 #[derive(Debug, Default)]
-pub struct LevelSource {
+pub struct ReduceLevelSource {
     /// From 1.
     pub level: u32,
     /// Its groups, by the shape of the tree.
     pub nodes: u64,
     /// What they are made of, once they are made.
-    pub groups: Option<Groups>,
+    pub groups: Option<GroupCounts>,
     /// The pass over those with a prompt, if it began.
-    pub ran: Option<Ran>,
+    pub ran: Option<LevelRun>,
 }
 
 /// What a level's groups are made of.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Groups {
+pub struct GroupCounts {
     /// With two texts and more: a prompt each.
     pub asked: u64,
     /// With one, which is passed up.
-    pub passed: u64,
+    pub passed_up: u64,
     /// With none.
     pub empty: u64,
     /// With texts that were cut to fit.
@@ -54,12 +54,12 @@ pub struct Groups {
     /// Of those that were asked, without a text in the end; none until that is known.
     pub failed: Option<u64>,
     /// How long it took to make them, in seconds.
-    pub made_s: f64,
+    pub build_s: f64,
 }
 
 /// A pass.
 #[derive(Debug)]
-pub struct Ran {
+pub struct LevelRun {
     /// Its run's.
     pub manifest: Manifest,
     /// Likewise.
@@ -72,7 +72,7 @@ pub struct Ran {
 
 /// All of a reduce: the leaves and the levels above them.
 #[derive(Clone, Debug, Serialize)]
-pub struct TreeSummary {
+pub struct ReduceSummary {
     /// Texts a group.
     pub fan_in: u64,
     /// Is there a text at the root?
@@ -135,18 +135,22 @@ pub struct Level {
 impl Level {
     /// Nodes that were asked for and have no text, as far as that is known.
     #[must_use]
-    pub fn without_text(&self) -> u64 {
+    pub fn nodes_without_text(&self) -> u64 {
         self.failed.unwrap_or(self.counts.failed)
     }
 
     /// With what came before its pass.
     #[must_use]
-    pub fn whole_s(&self) -> f64 {
+    pub fn total_seconds(&self) -> f64 {
         self.seconds + self.made_s
     }
 
     /// The leaves, by the summary of their run.
-    fn of_leaves(leaves: &Summary, failed: Option<u64>, (did, seconds): (&Tally, f64)) -> Self {
+    fn from_leaves(
+        leaves: &RunSummary,
+        failed: Option<u64>,
+        (did, seconds): (&Tally, f64),
+    ) -> Self {
         let counts = leaves.counts.clone();
         let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
         Self {
@@ -169,14 +173,14 @@ impl Level {
         }
     }
 
-    fn of(source: &LevelSource) -> Self {
+    fn of(source: &ReduceLevelSource) -> Self {
         let groups = source.groups.unwrap_or_default();
         let mut did = Tally::default();
         let (mut seconds, mut requests) = (0.0, 0);
         let ran = source.ran.as_ref();
-        if let Some(Ran { manifest, .. }) = ran {
+        if let Some(LevelRun { manifest, .. }) = ran {
             manifest.history.iter().for_each(|it| did.merge(it.did.clone()));
-            seconds = asking_s(&manifest.history);
+            seconds = active_seconds(&manifest.history);
             requests = did.requests.max(manifest.requests);
         }
         let counts = match ran {
@@ -193,12 +197,12 @@ impl Level {
                 (Some(_), 0) => "finished",
                 (Some(_), _) => "stopped",
             },
-            passed: groups.passed,
+            passed: groups.passed_up,
             empty: groups.empty,
             cut: groups.cut,
             failed: groups.failed,
             seconds,
-            made_s: groups.made_s,
+            made_s: groups.build_s,
             requests,
             completion_tokens: measured.map_or(0, |it| it.completion_tokens.sum()),
             prompts_per_s: per(did.settled()),
@@ -210,13 +214,17 @@ impl Level {
     }
 }
 
-impl TreeSummary {
+impl ReduceSummary {
     /// Of a tree over these leaves.
-    pub(crate) fn of(tree: &TreeSource, leaves: &Summary, (did, seconds): (&Tally, f64)) -> Self {
-        let mut levels = vec![Level::of_leaves(leaves, tree.leaves_failed, (did, seconds))];
+    pub(crate) fn of(
+        tree: &ReduceSource,
+        leaves: &RunSummary,
+        (did, seconds): (&Tally, f64),
+    ) -> Self {
+        let mut levels = vec![Level::from_leaves(leaves, tree.leaves_failed, (did, seconds))];
         levels.extend(tree.levels.iter().map(Level::of));
         let sum = |of: fn(&Level) -> u64| levels.iter().map(of).sum::<u64>();
-        let seconds: f64 = levels.iter().map(Level::whole_s).sum();
+        let seconds: f64 = levels.iter().map(Level::total_seconds).sum();
         let (answered, failed) = (sum(|it| it.counts.answered), sum(|it| it.counts.failed));
         let completion_tokens = sum(|it| it.completion_tokens);
         let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    reduce_levels::{LevelSource, Ran},
-    throughput::Course,
+    reduce_levels::{LevelRun, ReduceLevelSource},
+    throughput::ThroughputHistory,
 };
 use crate::output::{StartRecord, StartTimeline};
 
@@ -15,16 +15,16 @@ use crate::output::{StartRecord, StartTimeline};
 #[derive(Debug, Default)]
 pub(crate) struct Above {
     /// By start.
-    pub(crate) did: BTreeMap<u32, DidAbove>,
+    pub(crate) did: BTreeMap<u32, ReduceStartWork>,
     /// With the numbers of the reduce's starts.
     pub(crate) timelines: Vec<StartTimeline>,
     /// Start, level, and how it went.
-    pub(crate) courses: Vec<(u32, u32, Course)>,
+    pub(crate) throughputs: Vec<(u32, u32, ThroughputHistory)>,
 }
 
 /// What a start did above the leaves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct DidAbove {
+pub struct ReduceStartWork {
     /// Groups that got their text.
     pub answered: u64,
     /// Groups whose prompt failed.
@@ -38,14 +38,15 @@ pub struct DidAbove {
 }
 
 impl Above {
-    pub(crate) fn of(leaves: &[StartRecord], levels: &[LevelSource]) -> Self {
+    pub(crate) fn of(leaves: &[StartRecord], levels: &[ReduceLevelSource]) -> Self {
         let mut above = Self::default();
-        for LevelSource { level, ran, .. } in levels {
-            let Some(Ran { manifest, samples, timelines, .. }) = ran else { continue };
+        for ReduceLevelSource { level, ran, .. } in levels {
+            let Some(LevelRun { manifest, samples, timelines, .. }) = ran else { continue };
             for record in &manifest.history {
-                let Some(start) = start_at(leaves, record.began) else { continue };
-                let course = Course::of(std::slice::from_ref(record), samples, timelines);
-                above.courses.push((start, *level, course));
+                let Some(start) = find_start_at(leaves, record.began) else { continue };
+                let course =
+                    ThroughputHistory::of(std::slice::from_ref(record), samples, timelines);
+                above.throughputs.push((start, *level, course));
                 let mine = timelines.iter().filter(|it| it.start == record.start);
                 above.timelines.extend(mine.map(|it| StartTimeline { start, ..it.clone() }));
                 if record.did.settled() == 0 {
@@ -64,7 +65,7 @@ impl Above {
 }
 
 /// The start that something belongs to which began then: the last that had begun.
-fn start_at(starts: &[StartRecord], began: u64) -> Option<u32> {
+fn find_start_at(starts: &[StartRecord], began: u64) -> Option<u32> {
     starts.iter().rev().find(|it| it.began <= began).map(|it| it.start)
 }
 
@@ -76,7 +77,7 @@ mod tests {
     fn what_is_done_above_belongs_to_the_start_that_had_begun() {
         let begun = |start, began| StartRecord { start, began, ..StartRecord::default() };
         let starts = [begun(1, 100), begun(3, 200), begun(4, 200)];
-        let told = [99, 100, 199, 200, 999].map(|began| start_at(&starts, began));
+        let told = [99, 100, 199, 200, 999].map(|began| find_start_at(&starts, began));
         assert_eq!(told, [None, Some(1), Some(1), Some(4), Some(4)]);
     }
 }

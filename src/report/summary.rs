@@ -8,21 +8,21 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    endpoint_load::Endpoints,
-    reduce_levels::{TreeSource, TreeSummary},
-    reduce_starts::{Above, DidAbove},
-    throughput::{Course, Phase, Point},
+    endpoint_load::EndpointLoad,
+    reduce_levels::{ReduceSource, ReduceSummary},
+    reduce_starts::{Above, ReduceStartWork},
+    throughput::{ThroughputHistory, ThroughputPhase, ThroughputPoint},
 };
 use crate::output::Phase as Life;
 use crate::{
     domain::{FailureKind, Merge, Tally},
-    metrics::{Bar, Failed, Measured, Scale},
-    output::{Counts, LostRank, Manifest, Sample, StartRecord, StartTimeline, State, now},
+    metrics::{Failed, HistogramBin, LogHistogram, Measured},
+    output::{Counts, LostRank, Manifest, Sample, StartRecord, StartTimeline, State, unix_seconds},
 };
 
 /// What a summary is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct SummarySources<'a> {
     /// The run.
     pub manifest: &'a Manifest,
     /// How it went, by rank 0.
@@ -32,14 +32,14 @@ pub struct Sources<'a> {
     /// What its lines measure.
     pub measured: &'a Measured,
     /// Is somebody at work on it?
-    pub alive: bool,
+    pub is_active: bool,
     /// Of a reduce, whose leaves the above are: what lies above them.
-    pub tree: Option<&'a TreeSource>,
+    pub tree: Option<&'a ReduceSource>,
 }
 
 /// The whole file. Times are in seconds, moments in seconds since 1970; what is not known is null.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct RunSummary {
     /// Of this format: 1.
     pub version: u32,
     /// The program that wrote it.
@@ -65,9 +65,9 @@ pub struct Summary {
     /// Prompts that were sent again after a fault, likewise.
     pub retried: u64,
     /// How fast it was.
-    pub rates: Rates,
+    pub rates: ThroughputRates,
     /// Tokens of what is answered, all together.
-    pub tokens: Tokens,
+    pub tokens: TokenTotals,
     /// Of answered prompts, from sending the request to its answer, in seconds.
     pub latency_s: Spread,
     /// Tokens of prompts that are answered.
@@ -79,9 +79,9 @@ pub struct Summary {
     /// By kind.
     pub failures: BTreeMap<String, Failure>,
     /// Who was asked.
-    pub endpoints: Endpoints,
+    pub endpoints: EndpointLoad,
     /// The slowest answers, the slowest first.
-    pub slowest: Vec<Slow>,
+    pub slowest: Vec<SlowAnswer>,
     /// Each start.
     pub starts: Vec<Start>,
     /// Starts of which no record was kept.
@@ -89,18 +89,18 @@ pub struct Summary {
     /// Of a reduce: the tree above. All other numbers are its leaves' then, but for starts, times away and the course, which
     /// are of all its passes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reduce: Option<TreeSummary>,
+    pub reduce: Option<ReduceSummary>,
     /// How it went over time, in order.
-    pub course: Vec<Point>,
+    pub course: Vec<ThroughputPoint>,
     /// Every setting.
-    pub settings: BTreeMap<String, Setting>,
+    pub settings: BTreeMap<String, SettingValue>,
     /// Lines that are no answers.
     pub damaged: u64,
 }
 
 /// How fast a run was.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Rates {
+pub struct ThroughputRates {
     /// Over all working seconds of starts that asked anything.
     pub prompts_per_s: Option<f64>,
     /// Likewise.
@@ -119,7 +119,7 @@ pub struct Rates {
 
 /// Tokens.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Tokens {
+pub struct TokenTotals {
     /// Of prompts that are answered.
     pub prompt: u64,
     /// Of answers.
@@ -148,12 +148,12 @@ pub struct Spread {
     /// Exact.
     pub max: Option<f64>,
     /// Bars that touch.
-    pub histogram: Vec<SpreadBar>,
+    pub histogram: Vec<DistributionBin>,
 }
 
 /// Numbers from `from` on and below `to`.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct SpreadBar {
+pub struct DistributionBin {
     /// See above.
     pub from: f64,
     /// See above.
@@ -170,12 +170,12 @@ pub struct Failure {
     /// Does a resumed run ask them again?
     pub passes: bool,
     /// The first in the input's order.
-    pub first: Vec<FirstFailure>,
+    pub first: Vec<FailedPrompt>,
 }
 
 /// One that failed.
 #[derive(Clone, Debug, Serialize)]
-pub struct FirstFailure {
+pub struct FailedPrompt {
     /// Its id.
     pub id: Value,
     /// Its place in the input.
@@ -188,7 +188,7 @@ pub struct FirstFailure {
 
 /// A slow answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Slow {
+pub struct SlowAnswer {
     /// Its prompt's id.
     pub id: Value,
     /// Its prompt's place in the input.
@@ -238,12 +238,12 @@ pub struct Start {
     pub changes: Vec<String>,
     /// Of a reduce: what it did above the leaves, if it came to that.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub above: Option<DidAbove>,
+    pub above: Option<ReduceStartWork>,
 }
 
 /// A setting.
 #[derive(Clone, Debug, Serialize)]
-pub struct Setting {
+pub struct SettingValue {
     /// Its value.
     pub value: Value,
     /// Where it came from.
@@ -251,13 +251,13 @@ pub struct Setting {
 }
 
 /// Bars of a histogram, at most.
-const BARS: usize = 40;
-impl Summary {
+const HISTOGRAM_BINS: usize = 40;
+impl RunSummary {
     /// Of a run.
     #[must_use]
-    pub fn of(sources: &Sources<'_>) -> Self {
-        let Sources { manifest, timelines, measured, tree, .. } = *sources;
-        let course = Course::of(&manifest.history, sources.samples, timelines);
+    pub fn of(sources: &SummarySources<'_>) -> Self {
+        let SummarySources { manifest, timelines, measured, tree, .. } = *sources;
+        let course = ThroughputHistory::of(&manifest.history, sources.samples, timelines);
         let above = tree.map(|tree| Above::of(&manifest.history, &tree.levels)).unwrap_or_default();
         let watched: Vec<StartTimeline> =
             timelines.iter().chain(&above.timelines).cloned().collect();
@@ -265,26 +265,27 @@ impl Summary {
         manifest.history.iter().for_each(|it| all.merge(it.did.clone()));
         let recorded: f64 = manifest.history.iter().map(|it| it.seconds).sum();
         let seconds = recorded.max(manifest.seconds);
-        let asking = asking_s(&manifest.history);
+        let asking = active_seconds(&manifest.history);
         let completion = measured.completion_tokens.sum();
         let per = |count: u64, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);
         let [ramp, steady, tail] =
-            [Phase::Ramp, Phase::Steady, Phase::Tail].map(|phase| course.of_phase(phase));
+            [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
+                .map(|phase| course.phase_totals(phase));
         let latency = spread(&measured.latency, 0.001);
         let mut summary = Self {
             version: 1,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
-            written: now(),
+            written: unix_seconds(),
             output: manifest.output.clone(),
             input: manifest.input.clone(),
-            state: life(manifest, sources.alive),
+            state: run_phase(manifest, sources.is_active),
             model: manifest.model.clone(),
             api: manifest.api.clone(),
             counts: manifest.counts.clone(),
             seconds,
             requests: all.requests.max(manifest.requests),
             retried: all.retried,
-            rates: Rates {
+            rates: ThroughputRates {
                 prompts_per_s: per(all.settled(), asking),
                 tokens_per_s: per(all.completion_tokens, asking),
                 steady_prompts_per_s: steady.prompts_per_s(),
@@ -293,7 +294,7 @@ impl Summary {
                 steady_s: steady.seconds,
                 tail_s: tail.seconds,
             },
-            tokens: Tokens {
+            tokens: TokenTotals {
                 prompt: measured.prompt_tokens.sum(),
                 completion,
                 estimated: measured.estimated,
@@ -304,22 +305,24 @@ impl Summary {
             completion_tokens: spread(&measured.completion_tokens, 1.0),
             finish_reasons: measured.finish.clone(),
             failures: failures(measured),
-            endpoints: Endpoints::of(&measured.endpoints, &watched, &course),
-            slowest: measured.slowest.iter().map(slow).collect(),
+            endpoints: EndpointLoad::of(&measured.endpoints, &watched, &course),
+            slowest: measured.slowest.iter().map(slow_answer).collect(),
             starts: manifest
                 .history
                 .iter()
-                .map(|it| start(it, manifest, sources.alive, &watched, above.did.get(&it.start)))
+                .map(|it| {
+                    start(it, manifest, sources.is_active, &watched, above.did.get(&it.start))
+                })
                 .collect(),
             unrecorded: manifest
-                .starts_until(manifest.starts)
+                .count_starts_until(manifest.starts)
                 .saturating_sub(manifest.history.len() as u32),
             reduce: None,
-            course: course.and_then(above.courses),
+            course: course.merge_levels(above.throughputs),
             settings: settings(manifest),
             damaged: measured.damaged,
         };
-        summary.reduce = tree.map(|tree| TreeSummary::of(tree, &summary, (&all, asking)));
+        summary.reduce = tree.map(|tree| ReduceSummary::of(tree, &summary, (&all, asking)));
         summary
     }
 }
@@ -328,9 +331,13 @@ pub(super) fn failures(measured: &Measured) -> BTreeMap<String, Failure> {
     measured.failures.iter().map(|(kind, its)| (kind.clone(), failure(kind, its))).collect()
 }
 
-pub(super) fn spread(scale: &Scale, unit: f64) -> Spread {
+pub(super) fn spread(scale: &LogHistogram, unit: f64) -> Spread {
     let scaled = |number: u64| number as f64 * unit;
-    let bar = |Bar { from, to, count }| SpreadBar { from: scaled(from), to: scaled(to), count };
+    let bar = |HistogramBin { from, to, count }| DistributionBin {
+        from: scaled(from),
+        to: scaled(to),
+        count,
+    };
     Spread {
         count: scale.count(),
         min: scale.ends().map(|ends| scaled(ends.0)),
@@ -339,13 +346,13 @@ pub(super) fn spread(scale: &Scale, unit: f64) -> Spread {
         p90: scale.at(0.9).map(scaled),
         p99: scale.at(0.99).map(scaled),
         max: scale.ends().map(|ends| scaled(ends.1)),
-        histogram: scale.bars(BARS).into_iter().map(bar).collect(),
+        histogram: scale.to_bins(HISTOGRAM_BINS).into_iter().map(bar).collect(),
     }
 }
 
 fn failure(kind: &str, its: &Failed) -> Failure {
     let known = serde_json::from_value::<FailureKind>(kind.into());
-    let first = its.first.iter().map(|(&index, it)| FirstFailure {
+    let first = its.first.iter().map(|(&index, it)| FailedPrompt {
         id: json(&it.id),
         index,
         message: it.message.clone(),
@@ -358,8 +365,8 @@ fn failure(kind: &str, its: &Failed) -> Failure {
     }
 }
 
-fn slow((millis, index, id, endpoint): (u64, u64, &str, &str)) -> Slow {
-    Slow { id: json(id), index, latency_s: millis as f64 / 1000.0, endpoint: endpoint.into() }
+fn slow_answer((millis, index, id, endpoint): (u64, u64, &str, &str)) -> SlowAnswer {
+    SlowAnswer { id: json(id), index, latency_s: millis as f64 / 1000.0, endpoint: endpoint.into() }
 }
 
 /// An id as the value it is.
@@ -369,13 +376,13 @@ fn json(id: &str) -> Value {
 
 /// Seconds of the starts that asked anything: who only looks once more has not been slow. To the millisecond, since a number
 /// that has been in a file need not be the same to its last bit.
-pub(super) fn asking_s(history: &[StartRecord]) -> f64 {
+pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
     let asked = history.iter().filter(|it| it.did.settled() > 0);
     (asked.map(|it| it.seconds).sum::<f64>() * 1000.0).round() / 1000.0
 }
 
 /// What says that it runs, and where nobody is at work, was killed.
-fn life(manifest: &Manifest, alive: bool) -> Life {
+fn run_phase(manifest: &Manifest, alive: bool) -> Life {
     match manifest.state {
         State::Running if alive => Life::Running,
         State::Running => Life::Lost,
@@ -389,7 +396,7 @@ fn start(
     manifest: &Manifest,
     alive: bool,
     timelines: &[StartTimeline],
-    above: Option<&DidAbove>,
+    above: Option<&ReduceStartWork>,
 ) -> Start {
     let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
     let running = alive && *start == manifest.starts && manifest.state == State::Running;
@@ -430,11 +437,13 @@ fn start(
     }
 }
 
-fn settings(manifest: &Manifest) -> BTreeMap<String, Setting> {
+fn settings(manifest: &Manifest) -> BTreeMap<String, SettingValue> {
     let all = manifest.settings.as_object().into_iter().flatten();
     let origin = |key: &String| {
         manifest.origins.get(key).map_or_else(|| "default".into(), ToString::to_string)
     };
-    all.map(|(key, value)| (key.clone(), Setting { value: value.clone(), origin: origin(key) }))
-        .collect()
+    all.map(|(key, value)| {
+        (key.clone(), SettingValue { value: value.clone(), origin: origin(key) })
+    })
+    .collect()
 }

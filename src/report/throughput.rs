@@ -13,16 +13,16 @@ use crate::{
 
 /// All of it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Course {
+pub(crate) struct ThroughputHistory {
     /// In order.
-    pub(crate) points: Vec<Point>,
+    pub(crate) points: Vec<ThroughputPoint>,
     /// Share of the time in the steady parts that windows were full.
     pub(crate) full_share_steady: Option<f64>,
 }
 
 /// A stretch of time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Point {
+pub struct ThroughputPoint {
     /// Of which start.
     pub start: u32,
     /// Of a reduce, of which level; 0 are the leaves, and all of a run.
@@ -42,13 +42,13 @@ pub struct Point {
     /// Endpoints up, in the mean.
     pub endpoints_up: f64,
     /// What part of its start it is.
-    pub phase: Phase,
+    pub phase: ThroughputPhase,
 }
 
 /// Parts of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum ThroughputPhase {
     /// Until endpoints have as much as they usually have.
     Ramp,
     /// While they have.
@@ -59,22 +59,22 @@ pub enum Phase {
 
 /// Of several points.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sum {
+pub(crate) struct ThroughputTotals {
     pub(crate) seconds: f64,
     prompts: f64,
     tokens: f64,
 }
 
 /// Points, at most: there is no room to draw more.
-const POINTS: usize = 240;
+const MAX_POINTS: usize = 240;
 /// Seconds between two of rank 0's samples that say something, a little less than the time between two reports of a rank.
-const HEARD: f64 = 4.5;
+const MIN_SAMPLE_INTERVAL_S: f64 = 4.5;
 /// What is usual: the level that in-flight counts reach for a tenth of the time.
-const USUAL: f64 = 0.9;
+const TYPICAL_QUANTILE: f64 = 0.9;
 /// Below this share of what is usual, work begins; below this share of the windows, it runs out.
 const AMPLE: f64 = 0.7;
 
-impl Course {
+impl ThroughputHistory {
     pub(crate) fn of(
         history: &[StartRecord],
         samples: &[Sample],
@@ -85,19 +85,19 @@ impl Course {
         for record in history {
             let mine: Vec<&StartTimeline> =
                 timelines.iter().filter(|it| it.start == record.start).collect();
-            let mut points: Vec<Point> = if mine.is_empty() || !record.lost.is_empty() {
+            let mut points: Vec<ThroughputPoint> = if mine.is_empty() || !record.lost.is_empty() {
                 sampled(record.start, samples)
             } else {
                 mine.iter().flat_map(|it| watched(it)).collect()
             };
-            set_phases(&mut points);
+            assign_phases(&mut points);
             for (its, timeline) in
                 mine.iter().flat_map(|it| (0..it.timeline.columns()).map(move |at| (at, *it)))
             {
-                let middle =
-                    timeline.offset + (its as f64 + 0.5) * seconds(timeline.timeline.width());
-                let is_steady = |it: &Point| {
-                    it.phase == Phase::Steady && it.from_s <= middle && middle < it.to_s
+                let middle = timeline.offset
+                    + (its as f64 + 0.5) * seconds(timeline.timeline.bucket_millis());
+                let is_steady = |it: &ThroughputPoint| {
+                    it.phase == ThroughputPhase::Steady && it.from_s <= middle && middle < it.to_s
                 };
                 if points.iter().any(is_steady) {
                     steady.merge(timeline.timeline.column(its));
@@ -111,17 +111,21 @@ impl Course {
     }
 
     /// These points, and those of what was done above them, in the order of time.
-    pub(crate) fn and_then(mut self, above: Vec<(u32, u32, Self)>) -> Vec<Point> {
+    pub(crate) fn merge_levels(mut self, above: Vec<(u32, u32, Self)>) -> Vec<ThroughputPoint> {
         for (start, level, course) in above {
-            self.points.extend(course.points.into_iter().map(|it| Point { start, level, ..it }));
+            self.points.extend(course.points.into_iter().map(|it| ThroughputPoint {
+                start,
+                level,
+                ..it
+            }));
         }
         self.points.sort_by_key(|it| (it.start, it.level)); // stable: in the order of time within
         few(self.points)
     }
 
     /// All points of a phase.
-    pub(crate) fn of_phase(&self, phase: Phase) -> Sum {
-        let mut sum = Sum::default();
+    pub(crate) fn phase_totals(&self, phase: ThroughputPhase) -> ThroughputTotals {
+        let mut sum = ThroughputTotals::default();
         for it in self.points.iter().filter(|it| it.phase == phase) {
             sum.seconds += it.seconds();
             sum.prompts += it.prompts;
@@ -131,7 +135,7 @@ impl Course {
     }
 }
 
-impl Sum {
+impl ThroughputTotals {
     pub(crate) fn prompts_per_s(self) -> Option<f64> {
         (self.seconds > 0.0).then(|| self.prompts / self.seconds)
     }
@@ -141,7 +145,7 @@ impl Sum {
     }
 }
 
-impl Point {
+impl ThroughputPoint {
     /// How long it is.
     #[must_use]
     pub fn seconds(&self) -> f64 {
@@ -170,11 +174,11 @@ fn seconds(millis: u64) -> f64 {
 }
 
 /// By rank 0: the points between its samples. It hears of ranks every five seconds: what is finer says nothing.
-fn sampled(start: u32, samples: &[Sample]) -> Vec<Point> {
+fn sampled(start: u32, samples: &[Sample]) -> Vec<ThroughputPoint> {
     let mut mine: Vec<&Sample> = Vec::new();
     let all: Vec<&Sample> = samples.iter().filter(|it| it.start == start).collect();
     for sample in &all {
-        if mine.last().is_none_or(|last| sample.seconds - last.seconds >= HEARD) {
+        if mine.last().is_none_or(|last| sample.seconds - last.seconds >= MIN_SAMPLE_INTERVAL_S) {
             mine.push(sample);
         }
     }
@@ -188,7 +192,7 @@ fn sampled(start: u32, samples: &[Sample]) -> Vec<Point> {
     let between = |pair: &[&Sample]| {
         let (one, other) = (pair[0], pair[1]);
         let done = |it: &Sample| it.answered + it.failed;
-        Point {
+        ThroughputPoint {
             start,
             level: 0,
             from_s: one.seconds,
@@ -198,15 +202,15 @@ fn sampled(start: u32, samples: &[Sample]) -> Vec<Point> {
             in_flight: other.in_flight as f64,
             window: None,
             endpoints_up: other.endpoints_up as f64,
-            phase: Phase::Steady,
+            phase: ThroughputPhase::Steady,
         }
     };
     mine.windows(2).map(between).filter(|it| it.seconds() > 0.0).collect()
 }
 
 /// By the ranks: a point for each piece of time. The last piece is as long as somebody watched in it.
-fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Point> {
-    let width = timeline.width();
+fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<ThroughputPoint> {
+    let width = timeline.bucket_millis();
     let longest = |column: usize| {
         let watched = timeline.rows().filter_map(|(_, row)| {
             let piece = row.pieces.get(column)?;
@@ -220,7 +224,7 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Poi
         let millis = if last { longest(column) } else { width };
         let from = offset + seconds(width) * column as f64;
         let mean = |sum: u64| sum as f64 / millis as f64;
-        Point {
+        ThroughputPoint {
             start: *start,
             level: 0,
             from_s: from,
@@ -234,7 +238,7 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Poi
                 true => share(piece.up, piece.watched).unwrap_or(0.0) * timeline.endpoints() as f64,
                 false => mean(piece.up),
             },
-            phase: Phase::Steady,
+            phase: ThroughputPhase::Steady,
         }
     };
     (0..timeline.columns()).map(point).collect()
@@ -242,7 +246,7 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Poi
 
 /// A start's points: its ramp ends with the first that has about what is usual; its tail begins after the last whose
 /// windows are well filled, or where no windows are known or ever filled, that has about what is usual.
-fn set_phases(points: &mut [Point]) {
+fn assign_phases(points: &mut [ThroughputPoint]) {
     let mut levels: Vec<f64> = points.iter().map(|it| it.in_flight).collect();
     levels.sort_by(f64::total_cmp);
     #[expect(
@@ -250,34 +254,35 @@ fn set_phases(points: &mut [Point]) {
         clippy::cast_sign_loss,
         reason = "a share of a length"
     )]
-    let usual = (levels.len().saturating_sub(1) as f64 * USUAL) as usize;
+    let usual = (levels.len().saturating_sub(1) as f64 * TYPICAL_QUANTILE) as usize;
     let ample = levels.get(usual).copied().unwrap_or_default() * AMPLE;
-    let is_ample = |it: &Point| it.in_flight >= ample;
+    let is_ample = |it: &ThroughputPoint| it.in_flight >= ample;
     // Windows shrink with endpoints that die: what is left is busy all the same.
-    let fills =
-        |it: &Point| it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * AMPLE);
+    let fills = |it: &ThroughputPoint| {
+        it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * AMPLE)
+    };
     let last = points.iter().rposition(fills).or_else(|| points.iter().rposition(is_ample));
     let (Some(first), Some(last)) = (points.iter().position(is_ample), last) else { return };
     for (place, point) in points.iter_mut().enumerate() {
         point.phase = match place {
-            _ if place < first => Phase::Ramp,
-            _ if place > last => Phase::Tail,
-            _ => Phase::Steady,
+            _ if place < first => ThroughputPhase::Ramp,
+            _ if place > last => ThroughputPhase::Tail,
+            _ => ThroughputPhase::Steady,
         };
     }
 }
 
 /// So many as can be drawn.
-fn few(mut points: Vec<Point>) -> Vec<Point> {
-    while points.len() > POINTS {
-        points = by_two(&points);
+fn few(mut points: Vec<ThroughputPoint>) -> Vec<ThroughputPoint> {
+    while points.len() > MAX_POINTS {
+        points = merge_pairs(&points);
     }
     points
 }
 
 /// Half as many, where neighbours belong together; nothing is lost.
-fn by_two(points: &[Point]) -> Vec<Point> {
-    let mut half: Vec<Point> = Vec::with_capacity(points.len() / 2 + 1);
+fn merge_pairs(points: &[ThroughputPoint]) -> Vec<ThroughputPoint> {
+    let mut half: Vec<ThroughputPoint> = Vec::with_capacity(points.len() / 2 + 1);
     let mut open = false;
     for point in points {
         match half
@@ -287,7 +292,7 @@ fn by_two(points: &[Point]) -> Vec<Point> {
             Some(last) => {
                 // Where a part ends within, the longer one's name stays.
                 let phase = if point.seconds() > last.seconds() { point.phase } else { last.phase };
-                *last = Point { phase, ..last.and(point) };
+                *last = ThroughputPoint { phase, ..last.and(point) };
                 open = false;
             }
             None => {
@@ -305,17 +310,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{Seat, Standing, Timeline};
+    use crate::domain::{Standing, Timeline, TimelineSlot};
 
-    fn timeline(seconds: u64, level: impl Fn(u64) -> u64) -> StartTimeline {
-        let (mut timeline, seat) = (Timeline::default(), Seat::of(0, 1, "n".into()));
-        timeline.sit(&seat);
+    fn example_timeline(seconds: u64, level: impl Fn(u64) -> u64) -> StartTimeline {
+        let (mut timeline, seat) = (Timeline::default(), TimelineSlot::of(0, 1, "n".into()));
+        timeline.register_endpoint(&seat);
         for at in 0..seconds * 4 {
             let stood = Standing {
                 in_flight: level(at / 4),
                 window: 10,
                 up: true,
-                full: level(at / 4) > 8,
+                is_full: level(at / 4) > 8,
             };
             timeline.saw(&seat, at * 250, (at + 1) * 250, stood);
             timeline.settled(&seat, at * 250, 5);
@@ -329,7 +334,7 @@ mod tests {
 
     #[test]
     fn ramp_steady_and_tail_are_told_apart() {
-        let all = timeline(20, |second| {
+        let all = example_timeline(20, |second| {
             if second < 3 {
                 second
             } else if second < 16 {
@@ -338,9 +343,10 @@ mod tests {
                 2
             }
         });
-        let course = Course::of(&[record(1)], &[], &[all]);
+        let course = ThroughputHistory::of(&[record(1)], &[], &[all]);
         let [ramp, steady, tail] =
-            [Phase::Ramp, Phase::Steady, Phase::Tail].map(|it| course.of_phase(it));
+            [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
+                .map(|it| course.phase_totals(it));
         assert_eq!((ramp.seconds, steady.seconds, tail.seconds), (3.0, 13.0, 4.0));
         assert_eq!((steady.prompts_per_s(), steady.tokens_per_s()), (Some(4.0), Some(20.0)));
         assert_eq!(course.full_share_steady, Some(1.0));
@@ -349,18 +355,18 @@ mod tests {
 
     #[test]
     fn what_is_left_after_a_death_is_busy_all_the_same() {
-        let (mut all, seat) = (Timeline::default(), Seat::of(0, 1, "n".into()));
-        all.sit(&seat);
+        let (mut all, seat) = (Timeline::default(), TimelineSlot::of(0, 1, "n".into()));
+        all.register_endpoint(&seat);
         for second in 0..20 {
             let many = if second < 5 { 100 } else { 25 };
             let in_flight = if second < 16 { many } else { 3 };
-            let stood = Standing { in_flight, window: many, up: true, full: false };
+            let stood = Standing { in_flight, window: many, up: true, is_full: false };
             all.saw(&seat, second * 1000, (second + 1) * 1000, stood);
         }
         let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
-        let course = Course::of(&[record(1)], &[], &[all]);
-        assert_eq!(course.of_phase(Phase::Steady).seconds, 16.0);
-        assert_eq!(course.of_phase(Phase::Tail).seconds, 4.0);
+        let course = ThroughputHistory::of(&[record(1)], &[], &[all]);
+        assert_eq!(course.phase_totals(ThroughputPhase::Steady).seconds, 16.0);
+        assert_eq!(course.phase_totals(ThroughputPhase::Tail).seconds, 4.0);
     }
 
     #[test]
@@ -379,15 +385,22 @@ mod tests {
         };
         let samples = [1.0, 2.0, 6.0, 6.0, 11.0, 12.0]
             .map(|at| sample(at, if at < 6.0 { 0 } else { 50 + 2 * (at as u64 - 6) }));
-        let course = Course::of(&[record(1)], &samples, &[]);
+        let course = ThroughputHistory::of(&[record(1)], &samples, &[]);
         let prompts: Vec<f64> = course.points.iter().map(|it| it.prompts).collect();
         assert_eq!(prompts, [50.0, 12.0]);
-        assert_eq!(Course::of(&[record(1)], &samples[..2], &[]).points.len(), 1, "a short one");
+        assert_eq!(
+            ThroughputHistory::of(&[record(1)], &samples[..2], &[]).points.len(),
+            1,
+            "a short one"
+        );
         let lost = StartRecord {
             lost: vec![crate::output::LostRank { rank: 1, host: "n".into() }],
             ..record(1)
         };
-        assert_eq!(Course::of(&[lost], &samples, &[timeline(9, |_| 1)]).points, course.points);
+        assert_eq!(
+            ThroughputHistory::of(&[lost], &samples, &[example_timeline(9, |_| 1)]).points,
+            course.points
+        );
     }
 
     proptest! {
@@ -395,12 +408,12 @@ mod tests {
         fn however_long_there_are_few_points_and_nothing_is_lost(starts in prop::collection::vec(1u64..90, 1..12)) {
             let records: Vec<StartRecord> = (1..).zip(&starts).map(|(it, _)| record(it)).collect();
             let timelines: Vec<StartTimeline> = (1..).zip(&starts)
-                .map(|(start, &seconds)| StartTimeline { start, ..timeline(seconds, |it| it % 11) }).collect();
-            let course = Course::of(&records, &[], &timelines);
-            prop_assert!(course.points.len() <= POINTS);
+                .map(|(start, &seconds)| StartTimeline { start, ..example_timeline(seconds, |it| it % 11) }).collect();
+            let course = ThroughputHistory::of(&records, &[], &timelines);
+            prop_assert!(course.points.len() <= MAX_POINTS);
             let prompts: f64 = course.points.iter().map(|it| it.prompts).sum();
             prop_assert_eq!(prompts as u64, 4 * starts.iter().sum::<u64>());
-            let length: f64 = course.points.iter().map(Point::seconds).sum();
+            let length: f64 = course.points.iter().map(ThroughputPoint::seconds).sum();
             prop_assert!((length - starts.iter().sum::<u64>() as f64).abs() < 0.01);
             prop_assert!(course.points.iter().all(|it| it.in_flight <= 10.0));
         }

@@ -1,27 +1,26 @@
 //! What of the guard's environment servers do not get, and what of it nobody gets to see: pure.
 
-use crate::settings::{Environment, Secret, is_secret_name};
+use crate::settings::{ApiKey, Environment, is_secret_name};
 
 /// What launchers tell ranks. A server that believes it tries to be one: vLLM's own use of MPI or PMI would join, or end,
 /// the job's.
-const LAUNCHERS: [&str; 9] =
+const LAUNCHER_PREFIXES: [&str; 9] =
     ["PMI_", "PMIX_", "PALS_", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDRA", "HYDI_", "PMI2_"];
 /// A shorter value would be found, and hidden, in ordinary words.
-const SHORTEST_SECRET: usize = 6;
+const MIN_SECRET_LEN: usize = 6;
 
 /// The variables that a server with this command is started without.
-pub(super) fn removed<'a>(environment: &'a Environment, command: &str) -> Vec<&'a str> {
+pub(super) fn removed_variables<'a>(environment: &'a Environment, command: &str) -> Vec<&'a str> {
     // Our key is for asking servers; they take it from VLLM_API_KEY, or from a command that names it.
-    let key = (!command.contains(Secret::VARIABLE)).then_some(Secret::VARIABLE);
-    let all = LAUNCHERS.iter().flat_map(|&prefix| environment.starting_with(prefix));
+    let key = (!command.contains(ApiKey::ENV_VARIABLE)).then_some(ApiKey::ENV_VARIABLE);
+    let all = LAUNCHER_PREFIXES.iter().flat_map(|&prefix| environment.starting_with(prefix));
     all.map(|(name, _)| name).chain(key).collect()
 }
 
 /// Values that must not be repeated.
-pub(super) fn secrets(environment: &Environment) -> Vec<String> {
-    let hidden = |(name, value): &(&str, &str)| {
-        is_secret_name(name) && value.trim().len() >= SHORTEST_SECRET
-    };
+pub(super) fn secret_values(environment: &Environment) -> Vec<String> {
+    let hidden =
+        |(name, value): &(&str, &str)| is_secret_name(name) && value.trim().len() >= MIN_SECRET_LEN;
     environment.starting_with("").filter(hidden).map(|(_, value)| value.trim().to_owned()).collect()
 }
 
@@ -45,13 +44,13 @@ mod tests {
             ("MPICH_X", "1"),
             ("PATH", "/bin"),
         ]);
-        let gone = removed(&environment, "vllm serve");
+        let gone = removed_variables(&environment, "vllm serve");
         assert_eq!(gone.len(), 9, "{gone:?}");
         for kept in ["VLLM_API_KEY", "MPICH_X", "PATH"] {
             assert!(!gone.contains(&kept), "{kept}");
         }
         let named = "vllm serve --api-key \"$AURORA_SWARM_API_KEY\"";
-        assert!(!removed(&environment, named).contains(&"AURORA_SWARM_API_KEY"));
+        assert!(!removed_variables(&environment, named).contains(&"AURORA_SWARM_API_KEY"));
     }
 
     #[test]
@@ -62,6 +61,6 @@ mod tests {
             ("SHORT_KEY", "1"),
             ("HOME", "/home/somebody"),
         ]);
-        assert_eq!(secrets(&environment), ["hf_0123", "abcdef"]);
+        assert_eq!(secret_values(&environment), ["hf_0123", "abcdef"]);
     }
 }

@@ -17,9 +17,9 @@ pub struct Plan<'a> {
 }
 
 /// vLLM's engines take ports for themselves from here on, below what the system hands out for connections (32768 on).
-const INNER_PORTS: u32 = 20_000;
+const ENGINE_PORT_BASE: u32 = 20_000;
 /// More than an engine of a dozen workers takes.
-const INNER_PORTS_EACH: u32 = 200;
+const ENGINE_PORTS_PER_SERVER: u32 = 200;
 
 /// The servers on these of the node's ports, by their numbers from 0. None where nobody asked for servers.
 #[must_use]
@@ -45,13 +45,13 @@ pub fn plan(
             variables,
             log: whose.folder.join(format!("{}-{port}.log", whose.host)),
             // By the number on the node: ranks that share it do not start theirs together.
-            delay: settings.serve_stagger.get().saturating_mul(u32::from(k)).min(LONGEST_DELAY),
+            delay: settings.serve_stagger.get().saturating_mul(u32::from(k)).min(MAX_START_DELAY),
         })
     };
     numbers.filter_map(server).collect()
 }
 
-const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+const MAX_START_DELAY: Duration = Duration::from_secs(3600);
 
 /// The text with its placeholders filled in. Other braces are the shell's or JSON's, and `${port}` is a shell's variable.
 fn fill(text: &str, port: u16, k: u16, whose: Plan<'_>, model: Option<&str>) -> String {
@@ -87,7 +87,7 @@ fn tiles(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
     let Some(tiles) = layout.tiles() else { return Vec::new() };
     let first = k * tiles;
     let mask: Vec<String> = (first..first + tiles).map(|tile| tile.to_string()).collect();
-    let inner = INNER_PORTS + INNER_PORTS_EACH * u32::from(k);
+    let inner = ENGINE_PORT_BASE + ENGINE_PORTS_PER_SERVER * u32::from(k);
     // Twelve processes that each take all cores for arithmetic are slower than twelve that take a few.
     let threads = if tiles == 1 { 8 } else { 16 };
     let variables = [
@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    fn whose() -> Plan<'static> {
+    fn server_context() -> Plan<'static> {
         Plan { host: "x1", local_rank: 3, folder: Path::new("run/servers") }
     }
 
@@ -131,7 +131,8 @@ mod tests {
     fn placeholders_are_filled_in_and_other_braces_left_alone() {
         let command =
             r#"v {model} --port {port} -c '{"k": {k}}' ${port} {host}/{local_rank} {x} {"#;
-        let servers = plan(&settings(command, ServeLayout::None, &["N={k}:{port}"]), 2..3, whose());
+        let servers =
+            plan(&settings(command, ServeLayout::None, &["N={k}:{port}"]), 2..3, server_context());
         assert_eq!(servers[0].command, r#"v m/7b --port 8002 -c '{"k": 2}' ${port} x1/3 {x} {"#);
         assert_eq!(servers[0].variables, [("N".to_owned(), "2:8002".to_owned())]);
         assert_eq!(servers[0].log, Path::new("run/servers/x1-8002.log"));
@@ -140,7 +141,7 @@ mod tests {
 
     #[test]
     fn nobody_asked_for_servers() {
-        assert!(plan(&Settings::default(), 0..4, whose()).is_empty());
+        assert!(plan(&Settings::default(), 0..4, server_context()).is_empty());
     }
 
     #[test]
@@ -150,8 +151,8 @@ mod tests {
             (ServeLayout::Aurora6x2, "2,3"),
             (ServeLayout::Aurora3x4, "4,5,6,7"),
         ] {
-            let count = layout.servers().expect("it says how many");
-            let servers = plan(&settings("s {port}", layout, &[]), 0..count, whose());
+            let count = layout.servers_per_node().expect("it says how many");
+            let servers = plan(&settings("s {port}", layout, &[]), 0..count, server_context());
             let masks: Vec<&str> =
                 servers.iter().filter_map(|it| value(it, "ZE_AFFINITY_MASK")).collect();
             assert_eq!(masks[1], second);
@@ -162,14 +163,14 @@ mod tests {
             ports.dedup();
             assert_eq!(ports.len(), usize::from(count));
         }
-        let all = plan(&settings("s", ServeLayout::Aurora1x12, &[]), 0..1, whose());
+        let all = plan(&settings("s", ServeLayout::Aurora1x12, &[]), 0..1, server_context());
         assert_eq!(value(&all[0], "ZE_AFFINITY_MASK"), Some("0,1,2,3,4,5,6,7,8,9,10,11"));
     }
 
     #[test]
     fn what_the_user_says_counts_more_than_the_layout() {
         let settings = settings("s {port}", ServeLayout::Aurora12x1, &["OMP_NUM_THREADS=4"]);
-        let servers = plan(&settings, 0..1, whose());
+        let servers = plan(&settings, 0..1, server_context());
         assert_eq!(value(&servers[0], "OMP_NUM_THREADS"), Some("4"));
     }
 }

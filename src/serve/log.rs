@@ -7,10 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-const LINES: usize = 12;
+const TAIL_LINES: usize = 12;
 /// What the last lines are looked for in.
-const WINDOW: u64 = 16 * 1024;
-const LONGEST_LINE: usize = 300;
+const TAIL_BYTES: u64 = 16 * 1024;
+const MAX_LINE_CHARS: usize = 300;
 /// How a start is marked.
 const MARK: &str = "--- aurora-swarm: started ";
 
@@ -23,12 +23,12 @@ pub(super) fn open(path: &Path, command: &str) -> io::Result<File> {
 }
 
 /// The last lines of the last start, without these texts.
-pub(super) fn tail(path: &Path, secrets: &[String]) -> String {
+pub(super) fn log_tail(path: &Path, secrets: &[String]) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| {
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(WINDOW)))?;
-        file.take(WINDOW).read_to_end(&mut bytes)
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)
     });
     match read {
         Ok(_) => last_lines(&String::from_utf8_lossy(&bytes), secrets),
@@ -40,7 +40,7 @@ fn last_lines(text: &str, secrets: &[String]) -> String {
     let begun = text.rfind(MARK).map_or(text, |at| &text[at..]);
     let lines = begun.lines().filter(|line| !line.starts_with(MARK) && !line.trim().is_empty());
     let lines: Vec<String> = lines.map(|line| shown(line, secrets)).collect();
-    lines[lines.len().saturating_sub(LINES)..].join("\n")
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
 fn shown(line: &str, secrets: &[String]) -> String {
@@ -48,7 +48,7 @@ fn shown(line: &str, secrets: &[String]) -> String {
         .iter()
         .fold(line.trim_end().to_owned(), |line, secret| line.replace(secret.as_str(), "(hidden)"));
     // Escapes would colour, or rewrite, the terminal that shows the message.
-    hidden.chars().filter(|it| !it.is_control() || *it == '\t').take(LONGEST_LINE).collect()
+    hidden.chars().filter(|it| !it.is_control() || *it == '\t').take(MAX_LINE_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -71,6 +71,6 @@ mod tests {
             writeln!(open(&path, "vllm").expect("it can be made"), "said").expect("written");
         }
         assert_eq!(std::fs::read_to_string(&path).expect("a log").matches(MARK).count(), 2);
-        assert_eq!(tail(&path, &[]), "said");
+        assert_eq!(log_tail(&path, &[]), "said");
     }
 }

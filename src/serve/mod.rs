@@ -22,6 +22,6 @@ mod supervisor_handle;
 
 pub use layout::{Plan, plan};
 pub use protocol::Server;
-pub use spawn::become_server;
+pub use spawn::exec_server;
 pub use supervisor::watch;
-pub use supervisor_handle::{Guard, Keeper};
+pub use supervisor_handle::{IdleSupervisor, SupervisorHandle};

@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Process {
+pub(super) struct ProcessEntry {
     pub(super) pid: i32,
     pub(super) parent: i32,
     pub(super) group: i32,
     /// When it was started: a number that comes again is another process.
-    pub(super) born: u64,
+    pub(super) start_time: u64,
     /// Dead, or on its way: killed, and at giving back what it has. With gigabytes that takes a busy machine a minute.
     pub(super) is_ending: bool,
 }
@@ -23,7 +23,7 @@ pub(super) struct Process {
 /// The variable that says on which port a server is to listen, in its environment and that of all it starts.
 pub(super) const MARK: &str = "SWARM_GUARD_SERVES_ON";
 /// The kernel's PF_EXITING, among a process's flags.
-const EXITING: u64 = 0x4;
+const PF_EXITING: u64 = 0x4;
 
 /// Who was seen to belong to which server; a server is called by its first process.
 #[derive(Debug, Default)]
@@ -31,23 +31,23 @@ pub(super) struct Family(BTreeMap<(i32, u64), i32>);
 
 /// All processes that are here. Those that are dying too: while a process ends its first thread may be dead already, and its
 /// children still be its own.
-pub(super) fn processes() -> Vec<Process> {
+pub(super) fn list_processes() -> Vec<ProcessEntry> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let numbers = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
     numbers
         .filter_map(|pid: i32| {
             let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-            parse(pid, &String::from_utf8_lossy(&stat))
+            parse_stat(pid, &String::from_utf8_lossy(&stat))
         })
         .collect()
 }
 
 /// The port of the server that this process was started by, however far; nothing where its environment does not tell.
-pub(super) fn mark(pid: i32) -> Option<u16> {
-    marked(&std::fs::read(format!("/proc/{pid}/environ")).ok()?)
+pub(super) fn read_port_mark(pid: i32) -> Option<u16> {
+    parse_port_mark(&std::fs::read(format!("/proc/{pid}/environ")).ok()?)
 }
 
-fn marked(environment: &[u8]) -> Option<u16> {
+fn parse_port_mark(environment: &[u8]) -> Option<u16> {
     let variables = environment.split(|&byte| byte == 0);
     let mut values =
         variables.filter_map(|it| it.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
@@ -55,18 +55,24 @@ fn marked(environment: &[u8]) -> Option<u16> {
 }
 
 /// "PID (NAME) STATE PARENT GROUP …", where NAME may hold anything; of all, the 9th are the flags, and the 22nd the start.
-fn parse(pid: i32, stat: &str) -> Option<Process> {
+fn parse_stat(pid: i32, stat: &str) -> Option<ProcessEntry> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let number = |at: usize| fields.get(at)?.trim().parse().ok();
     let long = |at: usize| fields.get(at)?.trim().parse::<u64>().ok();
-    let is_ending = matches!(*fields.first()?, "Z" | "X") || long(6)? & EXITING != 0;
-    Some(Process { pid, parent: number(1)?, group: number(2)?, born: long(19)?, is_ending })
+    let is_ending = matches!(*fields.first()?, "Z" | "X") || long(6)? & PF_EXITING != 0;
+    Some(ProcessEntry {
+        pid,
+        parent: number(1)?,
+        group: number(2)?,
+        start_time: long(19)?,
+        is_ending,
+    })
 }
 
 /// All below `root`, however far.
-pub(super) fn descendants(root: i32, all: &[Process]) -> Vec<Process> {
-    let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
+pub(super) fn descendants_of(root: i32, all: &[ProcessEntry]) -> Vec<ProcessEntry> {
+    let mut children: BTreeMap<i32, Vec<ProcessEntry>> = BTreeMap::new();
     for process in all {
         children.entry(process.parent).or_default().push(*process);
     }
@@ -85,43 +91,45 @@ pub(super) fn descendants(root: i32, all: &[Process]) -> Vec<Process> {
 impl Family {
     /// Notes who belongs to these servers. `ours` are the descendants of `guard`; `marked` tells the server of a process
     /// that nothing else is known of.
-    pub(super) fn learn(
+    pub(super) fn record_members(
         &mut self,
         leaders: &[i32],
         guard: i32,
-        ours: &[Process],
+        ours: &[ProcessEntry],
         marked: impl Fn(i32) -> Option<i32>,
     ) {
-        let alive: BTreeSet<(i32, u64)> = ours.iter().map(|it| (it.pid, it.born)).collect();
+        let alive: BTreeSet<(i32, u64)> = ours.iter().map(|it| (it.pid, it.start_time)).collect();
         self.0.retain(|who, _| alive.contains(who));
         for process in ours {
             if let Some(leader) = leaders.iter().find(|&&it| it == process.group) {
-                self.0.insert((process.pid, process.born), *leader);
+                self.0.insert((process.pid, process.start_time), *leader);
             }
         }
         for &leader in leaders {
-            for process in descendants(leader, ours) {
-                self.0.entry((process.pid, process.born)).or_insert(leader);
+            for process in descendants_of(leader, ours) {
+                self.0.entry((process.pid, process.start_time)).or_insert(leader);
             }
         }
-        let known =
-            |it: &Process| leaders.contains(&it.pid) || self.0.contains_key(&(it.pid, it.born));
+        let known = |it: &ProcessEntry| {
+            leaders.contains(&it.pid) || self.0.contains_key(&(it.pid, it.start_time))
+        };
         let strangers = ours.iter().filter(|it| it.parent == guard && !known(it));
         let found: Vec<_> =
-            strangers.filter_map(|it| Some(((it.pid, it.born), marked(it.pid)?))).collect();
+            strangers.filter_map(|it| Some(((it.pid, it.start_time), marked(it.pid)?))).collect();
         self.0.extend(found);
         // Below an orphan that was known before its parent died.
         for (&(pid, _), &leader) in &self.0.clone() {
-            for process in descendants(pid, ours) {
-                self.0.entry((process.pid, process.born)).or_insert(leader);
+            for process in descendants_of(pid, ours) {
+                self.0.entry((process.pid, process.start_time)).or_insert(leader);
             }
         }
     }
 
     /// Who of them belongs to this server, dead or alive.
-    pub(super) fn of(&self, leader: i32, ours: &[Process]) -> Vec<i32> {
-        let its = |process: &&Process| {
-            process.group == leader || self.0.get(&(process.pid, process.born)) == Some(&leader)
+    pub(super) fn of(&self, leader: i32, ours: &[ProcessEntry]) -> Vec<i32> {
+        let its = |process: &&ProcessEntry| {
+            process.group == leader
+                || self.0.get(&(process.pid, process.start_time)) == Some(&leader)
         };
         ours.iter().filter(its).map(|it| it.pid).collect()
     }
@@ -131,86 +139,95 @@ impl Family {
 mod tests {
     use super::*;
 
-    const GUARD: i32 = 10;
+    const SUPERVISOR: i32 = 10;
 
-    fn process(pid: i32, parent: i32, group: i32) -> Process {
-        Process { pid, parent, group, born: 7, is_ending: false }
+    fn process_entry(pid: i32, parent: i32, group: i32) -> ProcessEntry {
+        ProcessEntry { pid, parent, group, start_time: 7, is_ending: false }
     }
 
     /// Two servers; the first has an engine in a group of its own, with a worker.
-    fn table() -> Vec<Process> {
+    fn table() -> Vec<ProcessEntry> {
         vec![
-            process(GUARD, 1, GUARD),
-            process(100, GUARD, 100),
-            process(101, 100, 101),
-            process(102, 101, 101),
-            process(200, GUARD, 200),
-            process(201, 200, 200),
-            process(999, 1, 999),
+            process_entry(SUPERVISOR, 1, SUPERVISOR),
+            process_entry(100, SUPERVISOR, 100),
+            process_entry(101, 100, 101),
+            process_entry(102, 101, 101),
+            process_entry(200, SUPERVISOR, 200),
+            process_entry(201, 200, 200),
+            process_entry(999, 1, 999),
         ]
     }
 
-    fn ours(all: &[Process]) -> Vec<Process> {
-        descendants(GUARD, all)
+    fn own_descendants(all: &[ProcessEntry]) -> Vec<ProcessEntry> {
+        descendants_of(SUPERVISOR, all)
     }
 
-    fn learn(family: &mut Family, leaders: &[i32], ours: &[Process]) {
-        family.learn(leaders, GUARD, ours, |_| None);
+    fn record_members(family: &mut Family, leaders: &[i32], ours: &[ProcessEntry]) {
+        family.record_members(leaders, SUPERVISOR, ours, |_| None);
     }
 
     #[test]
     fn daemons_are_known_by_their_mark_and_what_they_start_with_them() {
         let mut all = table();
         // Left its parent, group and session before anybody looked; has a child; and one whose title hides its mark.
-        all.extend([process(300, GUARD, 300), process(301, 300, 300), process(302, GUARD, 302)]);
+        all.extend([
+            process_entry(300, SUPERVISOR, 300),
+            process_entry(301, 300, 300),
+            process_entry(302, SUPERVISOR, 302),
+        ]);
         let mut family = Family::default();
         let marked = |pid| [(300, 200), (101, 200)].iter().find(|it| it.0 == pid).map(|it| it.1);
-        family.learn(&[100, 200], GUARD, &ours(&all), marked);
-        let mut of = family.of(200, &ours(&all));
+        family.record_members(&[100, 200], SUPERVISOR, &own_descendants(&all), marked);
+        let mut of = family.of(200, &own_descendants(&all));
         of.sort_unstable();
         assert_eq!(of, [200, 201, 300, 301]);
-        assert_eq!(family.of(100, &ours(&all)).len(), 3, "descent counts more than a mark");
+        assert_eq!(
+            family.of(100, &own_descendants(&all)).len(),
+            3,
+            "descent counts more than a mark"
+        );
         let environment = format!("A=1\0{MARK}=8001\0B=2\0");
-        assert_eq!(marked_port(&environment), Some(8001));
-        assert_eq!(marked_port("VLLM::Worker\0"), None);
+        assert_eq!(port_in(&environment), Some(8001));
+        assert_eq!(port_in("VLLM::Worker\0"), None);
     }
 
-    fn marked_port(environment: &str) -> Option<u16> {
-        marked(environment.as_bytes())
+    fn port_in(environment: &str) -> Option<u16> {
+        parse_port_mark(environment.as_bytes())
     }
 
     #[test]
     fn the_table_is_read_past_names_with_blanks_and_brackets() {
         let stat = "7 (a) b) S 3 4 5 6 7 4194560 9 10 11 12 13 14 15 16 17 18 19 20 55 1\n";
-        let process = Process { pid: 7, parent: 3, group: 4, born: 55, is_ending: false };
-        assert_eq!(parse(7, stat), Some(process));
-        let ending = Some(Process { is_ending: true, ..process });
-        assert_eq!(parse(7, &stat.replace(") S", ") Z")), ending, "it may have children yet");
-        assert_eq!(parse(7, &stat.replace(") S", ") R").replace("560", "564")), ending);
-        assert_eq!(parse(7, "7 (a"), None);
+        let process =
+            ProcessEntry { pid: 7, parent: 3, group: 4, start_time: 55, is_ending: false };
+        assert_eq!(parse_stat(7, stat), Some(process));
+        let ending = Some(ProcessEntry { is_ending: true, ..process });
+        assert_eq!(parse_stat(7, &stat.replace(") S", ") Z")), ending, "it may have children yet");
+        assert_eq!(parse_stat(7, &stat.replace(") S", ") R").replace("560", "564")), ending);
+        assert_eq!(parse_stat(7, "7 (a"), None);
         let me = i32::try_from(std::process::id()).expect("a pid");
-        assert!(processes().iter().any(|it| it.pid == me));
+        assert!(list_processes().iter().any(|it| it.pid == me));
     }
 
     #[test]
     fn descendants_are_found_however_far_and_strangers_are_not() {
-        let pids: BTreeSet<i32> = ours(&table()).iter().map(|it| it.pid).collect();
+        let pids: BTreeSet<i32> = own_descendants(&table()).iter().map(|it| it.pid).collect();
         assert_eq!(pids, BTreeSet::from([100, 101, 102, 200, 201]));
         // A table that was read while it changed may hold a circle.
-        assert!(descendants(1, &[process(1, 2, 1), process(2, 1, 1)]).len() < 3);
+        assert!(descendants_of(1, &[process_entry(1, 2, 1), process_entry(2, 1, 1)]).len() < 3);
     }
 
     #[test]
     fn orphans_in_other_groups_are_known_by_who_their_parents_were() {
         let mut family = Family::default();
-        learn(&mut family, &[100, 200], &ours(&table()));
+        record_members(&mut family, &[100, 200], &own_descendants(&table()));
         // The first server dies; its engine comes to the guard, and forks once more.
         let mut after = table();
         after.retain(|it| it.pid != 100);
-        after.iter_mut().filter(|it| it.pid == 101).for_each(|it| it.parent = GUARD);
-        after.push(process(103, 101, 103));
-        let after = ours(&after);
-        learn(&mut family, &[200], &after);
+        after.iter_mut().filter(|it| it.pid == 101).for_each(|it| it.parent = SUPERVISOR);
+        after.push(process_entry(103, 101, 103));
+        let after = own_descendants(&after);
+        record_members(&mut family, &[200], &after);
         let orphans: BTreeSet<i32> = family.of(100, &after).into_iter().collect();
         assert_eq!(orphans, BTreeSet::from([101, 102, 103]));
         assert_eq!(family.of(200, &after).len(), 2);
@@ -219,8 +236,8 @@ mod tests {
     #[test]
     fn a_number_that_comes_again_is_a_stranger() {
         let mut family = Family::default();
-        learn(&mut family, &[100], &ours(&table()));
-        let again = [Process { born: 8, ..process(101, GUARD, 300) }];
+        record_members(&mut family, &[100], &own_descendants(&table()));
+        let again = [ProcessEntry { start_time: 8, ..process_entry(101, SUPERVISOR, 300) }];
         assert!(family.of(100, &again).is_empty());
     }
 }

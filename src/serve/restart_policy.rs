@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// What is known of one server's starts.
 #[derive(Clone, Debug)]
-pub(super) struct Restarts {
+pub(super) struct RestartPolicy {
     pause: Duration,
     was_ever_ready: bool,
     /// Ends before it ever was ready.
@@ -13,9 +13,9 @@ pub(super) struct Restarts {
 
 /// What to do with a server that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum RestartDecision {
     /// Start it after this pause.
-    Again(Duration),
+    RestartAfter(Duration),
     /// Leave it; it has ended so many times.
     GiveUp(u32),
 }
@@ -26,54 +26,59 @@ pub(super) enum Due {
     /// Start it.
     Start,
     /// Its last start has not given back yet what the next one needs: look again then.
-    Wait(Instant),
+    WaitUntil(Instant),
     /// It never will, it seems: start it, and say so.
-    Overdue,
+    StartAnyway,
 }
 
 /// So often is looked at what is left.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// With so many processes left of its last start, which are waited for until then.
-pub(super) fn when_due(left: usize, now: Instant, patience: Instant) -> Due {
+pub(super) fn decide_start(left: usize, now: Instant, patience: Instant) -> Due {
     match left {
         0 => Due::Start,
-        _ if now < patience => Due::Wait(now + LOOK_EVERY),
-        _ => Due::Overdue,
+        _ if now < patience => Due::WaitUntil(now + LOOK_EVERY),
+        _ => Due::StartAnyway,
     }
 }
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After so long the pauses are short again.
-const GOOD_LIFE: Duration = Duration::from_secs(600);
+const STABLE_UPTIME: Duration = Duration::from_secs(600);
 /// A server that was ready once may be again, so it is tried for as long as the job lasts; one that never was is wrong.
 const VAIN: u32 = 5;
 /// The shell did not find the command, or may not run it. A second look, since shared file systems have bad moments.
-const VAIN_WITHOUT_COMMAND: u32 = 2;
-const NO_COMMAND: [i32; 2] = [126, 127];
+const MAX_STARTS_WITHOUT_COMMAND: u32 = 2;
+const COMMAND_NOT_FOUND_CODES: [i32; 2] = [126, 127];
 
-impl Restarts {
+impl RestartPolicy {
     pub(super) fn new() -> Self {
         Self { pause: FIRST_PAUSE, was_ever_ready: false, vain: 0 }
     }
 
     /// It has ended, after so long, with this exit code (none: by a signal).
-    pub(super) fn after(&mut self, up: Duration, was_ready: bool, code: Option<i32>) -> Next {
+    pub(super) fn after(
+        &mut self,
+        up: Duration,
+        was_ready: bool,
+        code: Option<i32>,
+    ) -> RestartDecision {
         self.was_ever_ready |= was_ready;
-        if up >= GOOD_LIFE {
+        if up >= STABLE_UPTIME {
             self.pause = FIRST_PAUSE;
         }
         if !self.was_ever_ready {
             self.vain += 1;
-            let no_command = code.is_some_and(|code| NO_COMMAND.contains(&code));
-            if self.vain >= if no_command { VAIN_WITHOUT_COMMAND } else { VAIN } {
-                return Next::GiveUp(self.vain);
+            let no_command = code.is_some_and(|code| COMMAND_NOT_FOUND_CODES.contains(&code));
+            if self.vain >= if no_command { MAX_STARTS_WITHOUT_COMMAND } else { VAIN } {
+                return RestartDecision::GiveUp(self.vain);
             }
         }
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);
-        Next::Again(pause)
+        RestartDecision::RestartAfter(pause)
     }
 }
 
@@ -83,50 +88,53 @@ mod tests {
 
     const SHORT: Duration = Duration::from_secs(3);
 
-    fn again(seconds: u64) -> Next {
-        Next::Again(Duration::from_secs(seconds))
+    fn again(seconds: u64) -> RestartDecision {
+        RestartDecision::RestartAfter(Duration::from_secs(seconds))
     }
 
     #[test]
     fn what_is_left_of_the_last_start_is_waited_for_but_not_for_ever() {
         let now = Instant::now();
         let (before, later) = (now, now + SHORT);
-        assert_eq!(when_due(0, now, later), Due::Start);
-        assert_eq!(when_due(0, later, before), Due::Start);
-        assert!(matches!(when_due(1, now, later), Due::Wait(again) if again > now));
-        assert_eq!(when_due(1, later, later), Due::Overdue);
+        assert_eq!(decide_start(0, now, later), Due::Start);
+        assert_eq!(decide_start(0, later, before), Due::Start);
+        assert!(matches!(decide_start(1, now, later), Due::WaitUntil(again) if again > now));
+        assert_eq!(decide_start(1, later, later), Due::StartAnyway);
     }
 
     #[test]
     fn pauses_double_to_a_minute_and_are_short_again_after_a_good_life() {
-        let mut restarts = Restarts::new();
-        let pauses: Vec<Next> = (0..8).map(|_| restarts.after(SHORT, true, None)).collect();
+        let mut restarts = RestartPolicy::new();
+        let pauses: Vec<RestartDecision> =
+            (0..8).map(|_| restarts.after(SHORT, true, None)).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60].map(again));
-        assert_eq!(restarts.after(GOOD_LIFE, true, None), again(1));
+        assert_eq!(restarts.after(STABLE_UPTIME, true, None), again(1));
         assert_eq!(restarts.after(SHORT, false, Some(1)), again(2));
     }
 
     #[test]
     fn a_server_that_never_was_ready_is_given_up_after_five_ends() {
-        let mut restarts = Restarts::new();
-        let ends: Vec<Next> = (0..5).map(|_| restarts.after(SHORT, false, Some(1))).collect();
-        assert_eq!(ends, [again(1), again(2), again(4), again(8), Next::GiveUp(5)]);
+        let mut restarts = RestartPolicy::new();
+        let ends: Vec<RestartDecision> =
+            (0..5).map(|_| restarts.after(SHORT, false, Some(1))).collect();
+        assert_eq!(ends, [again(1), again(2), again(4), again(8), RestartDecision::GiveUp(5)]);
     }
 
     #[test]
     fn a_server_that_was_ready_once_is_never_given_up() {
-        let mut restarts = Restarts::new();
+        let mut restarts = RestartPolicy::new();
         restarts.after(SHORT, true, None);
-        let none_is_last = |_| matches!(restarts.after(SHORT, false, Some(127)), Next::Again(_));
+        let none_is_last =
+            |_| matches!(restarts.after(SHORT, false, Some(127)), RestartDecision::RestartAfter(_));
         assert!((0..20).all(none_is_last));
     }
 
     #[test]
     fn a_command_that_is_not_there_is_looked_for_twice() {
-        for code in NO_COMMAND {
-            let mut restarts = Restarts::new();
+        for code in COMMAND_NOT_FOUND_CODES {
+            let mut restarts = RestartPolicy::new();
             assert_eq!(restarts.after(SHORT, false, Some(code)), again(1));
-            assert_eq!(restarts.after(SHORT, false, Some(code)), Next::GiveUp(2));
+            assert_eq!(restarts.after(SHORT, false, Some(code)), RestartDecision::GiveUp(2));
         }
     }
 }

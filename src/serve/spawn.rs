@@ -16,12 +16,12 @@ use nix::sys::signal::SigSet;
 
 /// The hidden subcommand that is the guard, and its option to become a server.
 const GUARD: &str = "guard";
-const BECOME: &str = "--become";
+const BECOME_SERVER_FLAG: &str = "--become";
 /// In process lists, so that `pkill aurora-swarm` ends ranks, and leaves who cleans up behind them.
 const NAME: &str = "swarm-guard";
 
 /// This program again, as the guard of the process that calls it.
-pub(super) fn guard() -> io::Result<Command> {
+pub(super) fn supervisor_command() -> io::Result<Command> {
     let mut command = this_program()?;
     command.arg(GUARD).stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command)
@@ -30,7 +30,10 @@ pub(super) fn guard() -> io::Result<Command> {
 /// This program again, about to become a server.
 pub(super) fn server(shell_command: &str) -> io::Result<Command> {
     let mut command = this_program()?;
-    command.args([GUARD, BECOME, &for_exec(shell_command)]).stdin(Stdio::null()).process_group(0);
+    command
+        .args([GUARD, BECOME_SERVER_FLAG, &prefix_exec(shell_command)])
+        .stdin(Stdio::null())
+        .process_group(0);
     Ok(command)
 }
 
@@ -45,7 +48,7 @@ fn this_program() -> io::Result<Command> {
 
 /// Local. Becomes the server that this shell command starts; returns only where there is no shell, with an exit code.
 #[must_use]
-pub fn become_server(shell_command: &str) -> u8 {
+pub fn exec_server(shell_command: &str) -> u8 {
     // A guard that is itself killed takes its servers' first processes with it.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
@@ -57,7 +60,7 @@ pub fn become_server(shell_command: &str) -> u8 {
 
 /// A single command takes the shell's place, so that the process that is watched is the server and not its shell. Where
 /// there is more (a list, a pipe, an assignment) the shell has to stay.
-fn for_exec(command: &str) -> String {
+fn prefix_exec(command: &str) -> String {
     let command = command.trim();
     let first = command.split_whitespace().next().unwrap_or_default();
     let single = !command.contains([';', '&', '|', '\n', '(', '{']) && !first.contains('=');
@@ -70,12 +73,12 @@ fn for_exec(command: &str) -> String {
 
 /// What this process, the guard, is from here on: in a session of its own, deaf to signals, on all cores, the reaper of
 /// whatever its servers leave, and without any file but its pipes.
-pub(super) fn be_a_guard() {
+pub(super) fn become_supervisor() {
     let _ = rustix::process::setsid(); // fails where it leads one already
     let _ = SigSet::all().thread_block();
-    close_inherited();
+    close_inherited_files();
     // Ranks are bound to a few cores; servers have the node's.
-    on_all_cores(None);
+    allow_all_cores(None);
     #[cfg(target_os = "linux")]
     {
         let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -85,14 +88,14 @@ pub(super) fn be_a_guard() {
 
 /// Local. Lifts the CPU binding of all threads of a process. What was killed gives back its memory on the cores that it is
 /// bound to, after whoever is busy there: a worker that had bound itself stood still beside another server's for minutes.
-pub(super) fn unbind(pid: i32) {
+pub(super) fn clear_cpu_affinity(pid: i32) {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
     let numbers = tasks.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
-    numbers.filter_map(Pid::from_raw).for_each(|thread| on_all_cores(Some(thread)));
+    numbers.filter_map(Pid::from_raw).for_each(|thread| allow_all_cores(Some(thread)));
 }
 
 /// Of a thread, or of this one. The kernel leaves out cores that are not there.
-fn on_all_cores(thread: Option<Pid>) {
+fn allow_all_cores(thread: Option<Pid>) {
     #[cfg(target_os = "linux")]
     {
         let mut all = rustix::thread::CpuSet::new();
@@ -103,7 +106,7 @@ fn on_all_cores(thread: Option<Pid>) {
 
 /// Launchers give ranks sockets and pipes, some of them other ranks', that no exec closes. A copy that is left open here, or
 /// in a server, hides a rank's death from its launcher.
-fn close_inherited() {
+fn close_inherited_files() {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
         open.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).collect();
@@ -130,7 +133,7 @@ mod tests {
         one.set(first);
         sched_setaffinity(Some(pid), &one).expect("bound");
         assert_eq!(sched_getaffinity(Some(pid)).expect("its cores").count(), 1);
-        unbind(pid.as_raw_nonzero().get());
+        clear_cpu_affinity(pid.as_raw_nonzero().get());
         assert!(sched_getaffinity(Some(pid)).expect("its cores").count() >= free);
         child.kill().expect("ended");
         child.wait().expect("waited for");
@@ -138,9 +141,9 @@ mod tests {
 
     #[test]
     fn a_single_command_takes_the_shells_place() {
-        assert_eq!(for_exec(" vllm serve m --port 1 "), "exec vllm serve m --port 1");
+        assert_eq!(prefix_exec(" vllm serve m --port 1 "), "exec vllm serve m --port 1");
         for stays in ["cd x && vllm", "A=1 vllm", "vllm | tee x", "exec vllm", ". env.sh", ""] {
-            assert_eq!(for_exec(stays), stays);
+            assert_eq!(prefix_exec(stays), stays);
         }
     }
 }

@@ -16,27 +16,27 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process
 
 use super::{
     Server, environment, log,
-    process_tree::{Family, MARK, Process, descendants, mark, processes},
+    process_tree::{Family, MARK, ProcessEntry, descendants_of, list_processes, read_port_mark},
     protocol::{Order, Word},
-    restart_policy::{Due, Next, Restarts, when_due},
+    restart_policy::{Due, RestartDecision, RestartPolicy, decide_start},
     spawn,
 };
 use crate::settings::Environment;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Reading the process table of a full node takes tens of milliseconds, and there may be a dozen guards.
-const LEARN_EVERY: Duration = Duration::from_secs(5);
-const CONNECT: Duration = Duration::from_millis(200);
+const TREE_UPDATE_INTERVAL: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 /// What servers have to end by themselves, and what the kernel has to end them.
 const GRACE: Duration = Duration::from_secs(5);
-const KILLING: Duration = Duration::from_secs(20);
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 /// What is left of a server is waited for so long before it is started again: gigabytes take the kernel a while.
-const GIVING_BACK: Duration = Duration::from_secs(90);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Local. The whole life of a guard: until its standard input ends and no server is left.
 #[must_use]
 pub fn watch(environment: Environment) -> u8 {
-    spawn::be_a_guard();
+    spawn::become_supervisor();
     let (tell, orders) = mpsc::channel();
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -54,11 +54,11 @@ pub fn watch(environment: Environment) -> u8 {
         return 1; // the rank sees the pipe's end
     }
     let mut watch = Watch {
-        secrets: environment::secrets(&environment),
+        secrets: environment::secret_values(&environment),
         environment,
-        kept: Vec::new(),
+        servers: Vec::new(),
         family: Family::default(),
-        next_learn: Instant::now(),
+        next_tree_update: Instant::now(),
     };
     loop {
         match orders.recv_timeout(LOOK_EVERY) {
@@ -75,28 +75,28 @@ pub fn watch(environment: Environment) -> u8 {
 struct Watch {
     environment: Environment,
     secrets: Vec<String>,
-    kept: Vec<Kept>,
+    servers: Vec<SupervisedServer>,
     family: Family,
-    next_learn: Instant,
+    next_tree_update: Instant,
 }
 
 /// A server and how it is.
-struct Kept {
+struct SupervisedServer {
     server: Server,
-    restarts: Restarts,
+    restart_policy: RestartPolicy,
     state: State,
 }
 
 enum State {
     /// Then, and what ran before, if any of it may be left.
-    Due(Instant, Option<Last>),
-    Up(Up),
+    StartDue(Instant, Option<PreviousStart>),
+    Up(RunningServer),
     GivenUp,
 }
 
 /// The last start of a server.
 #[derive(Clone, Copy)]
-struct Last {
+struct PreviousStart {
     /// Its first process.
     leader: Pid,
     /// The next start does not wait for its end for longer.
@@ -106,7 +106,7 @@ struct Last {
 }
 
 #[derive(Clone, Copy)]
-struct Up {
+struct RunningServer {
     leader: Pid,
     since: Instant,
     /// Has it taken a connection?
@@ -118,142 +118,146 @@ impl Watch {
         // Whoever listens there would be asked in the server's stead, and may serve another model. Where the same command is
         // given again at once, that is the last run's server, which its guard is about to end.
         let patience = Instant::now() + GRACE * 2;
-        let all_are_free = |servers: &[Server]| servers.iter().all(|it| is_free(it.port));
+        let all_are_free = |servers: &[Server]| servers.iter().all(|it| is_port_free(it.port));
         while !all_are_free(&order.servers) && Instant::now() < patience {
             thread::sleep(LOOK_EVERY);
         }
         let now = Instant::now();
         let (free, taken): (Vec<_>, Vec<_>) =
-            order.servers.into_iter().partition(|it| is_free(it.port));
+            order.servers.into_iter().partition(|it| is_port_free(it.port));
         tell(&Word::Taken { ports: taken.iter().map(|it| it.port).collect() });
-        self.kept.extend(free.into_iter().map(|server| {
-            let state = State::Due(now + server.delay, None);
-            Kept { server, restarts: Restarts::new(), state }
+        self.servers.extend(free.into_iter().map(|server| {
+            let state = State::StartDue(now + server.delay, None);
+            SupervisedServer { server, restart_policy: RestartPolicy::new(), state }
         }));
     }
 
     fn look(&mut self, now: Instant) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let is_it = |kept: &Kept| matches!(kept.state, State::Up(up) if up.leader == pid);
-            if let Some(at) = self.kept.iter().position(is_it) {
-                self.has_ended(at, pid, status);
+            let is_it =
+                |kept: &SupervisedServer| matches!(kept.state, State::Up(up) if up.leader == pid);
+            if let Some(at) = self.servers.iter().position(is_it) {
+                self.handle_exit(at, pid, status);
             }
         }
         self.sweep(now);
-        for kept in &mut self.kept {
+        for kept in &mut self.servers {
             // A server that has come to listen has all its processes.
             if kept.look(now, &self.environment, &self.secrets) {
-                self.next_learn = now;
+                self.next_tree_update = now;
             }
         }
-        if now >= self.next_learn {
-            self.next_learn = now + LEARN_EVERY;
-            self.learn(&ours());
+        if now >= self.next_tree_update {
+            self.next_tree_update = now + TREE_UPDATE_INTERVAL;
+            self.learn(&own_descendants());
         }
     }
 
     /// What is left of a server that is about to be started again: whoever forked while it was being killed, and who is
     /// dead but for the memory, and the ports, that it has yet. The next one needs them, so it waits for that.
     fn sweep(&mut self, now: Instant) {
-        for at in 0..self.kept.len() {
-            let State::Due(due, Some(last)) = self.kept[at].state else { continue };
+        for at in 0..self.servers.len() {
+            let State::StartDue(due, Some(last)) = self.servers[at].state else { continue };
             if due > now {
                 continue;
             }
-            let pids = self.kill_family(last.leader, &ours());
-            self.kept[at].state = match when_due(pids.len(), now, last.patience) {
-                Due::Start => State::Due(now, None),
-                Due::Wait(then) => {
+            let pids = self.kill_members(last.leader, &own_descendants());
+            self.servers[at].state = match decide_start(pids.len(), now, last.patience) {
+                Due::Start => State::StartDue(now, None),
+                Due::WaitUntil(then) => {
                     if !last.told {
-                        tell(&Word::Waits { port: self.kept[at].server.port, pids });
+                        tell(&Word::Waits { port: self.servers[at].server.port, pids });
                     }
-                    State::Due(then, Some(Last { told: true, ..last }))
+                    State::StartDue(then, Some(PreviousStart { told: true, ..last }))
                 }
-                Due::Overdue => {
+                Due::StartAnyway => {
                     tell(&Word::Left { pids });
-                    State::Due(now, None)
+                    State::StartDue(now, None)
                 }
             };
         }
     }
 
     /// Who they are, dead ones too.
-    fn kill_family(&self, leader: Pid, ours: &[Process]) -> Vec<i32> {
+    fn kill_members(&self, leader: Pid, ours: &[ProcessEntry]) -> Vec<i32> {
         let its = self.family.of(raw(leader), ours);
-        its.iter().for_each(|&pid| end_at_once(pid));
+        its.iter().for_each(|&pid| kill_and_unbind(pid));
         its
     }
 
-    fn learn(&mut self, ours: &[Process]) {
-        let leaders: Vec<(u16, i32)> = self.leaders().collect();
+    fn learn(&mut self, ours: &[ProcessEntry]) {
+        let leaders: Vec<(u16, i32)> = self.running_leaders().collect();
         if leaders.is_empty() {
             return;
         }
         let on = |port: u16| leaders.iter().find(|it| it.0 == port).map(|it| it.1);
         let pids: Vec<i32> = leaders.iter().map(|it| it.1).collect();
-        self.family.learn(&pids, raw(getpid()), ours, |pid| on(mark(pid)?));
+        self.family.record_members(&pids, raw(getpid()), ours, |pid| on(read_port_mark(pid)?));
     }
 
     /// The servers that run: port and first process.
-    fn leaders(&self) -> impl Iterator<Item = (u16, i32)> {
-        self.kept.iter().filter_map(|kept| match kept.state {
+    fn running_leaders(&self) -> impl Iterator<Item = (u16, i32)> {
+        self.servers.iter().filter_map(|kept| match kept.state {
             State::Up(up) => Some((kept.server.port, raw(up.leader))),
-            State::Due(..) | State::GivenUp => None,
+            State::StartDue(..) | State::GivenUp => None,
         })
     }
 
-    fn has_ended(&mut self, at: usize, leader: Pid, status: WaitStatus) {
+    fn handle_exit(&mut self, at: usize, leader: Pid, status: WaitStatus) {
         // What it leaves holds the memory, and the ports, that the next one needs.
-        let ours = ours();
+        let ours = own_descendants();
         self.learn(&ours);
-        self.kill_family(leader, &ours);
+        self.kill_members(leader, &ours);
         let how = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no code".into(),
         };
         let code = status.exit_status();
-        self.kept[at].has_ended(Instant::now(), &how, code, &self.secrets);
+        self.servers[at].has_ended(Instant::now(), &how, code, &self.secrets);
     }
 
     /// Ends all servers: by asking, then by force, until this process has no children left of any kind.
     fn end(&mut self) {
-        let ours = ours();
+        let ours = own_descendants();
         self.learn(&ours);
         let asked: Vec<i32> =
-            self.leaders().flat_map(|(_, leader)| self.family.of(leader, &ours)).collect();
-        asked.into_iter().for_each(|pid| kill(pid, Signal::TERM));
+            self.running_leaders().flat_map(|(_, leader)| self.family.of(leader, &ours)).collect();
+        asked.into_iter().for_each(|pid| send_signal(pid, Signal::TERM));
         let grace = Instant::now() + GRACE;
-        while !nobody_is_left() {
+        while !reap_all_children() {
             if Instant::now() >= grace {
-                return end_by_force();
+                return kill_remaining();
             }
             thread::sleep(LOOK_EVERY / 4);
         }
     }
 }
 
-impl Kept {
+impl SupervisedServer {
     /// True when it takes its first connection.
     fn look(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
-            State::Due(due, _) if now >= *due => match self.start(environment) {
+            State::StartDue(due, _) if now >= *due => match self.start(environment) {
                 Ok(leader) => {
                     tell(&Word::Started { port: self.server.port, pid: raw(leader) });
-                    self.state = State::Up(Up { leader, since: now, listens: false });
+                    self.state = State::Up(RunningServer { leader, since: now, listens: false });
                 }
                 Err(why) => self.has_ended(now, &why, None, secrets),
             },
             State::Up(up) if !up.listens => {
-                up.listens =
-                    TcpStream::connect_timeout(&address(self.server.port), CONNECT).is_ok();
+                up.listens = TcpStream::connect_timeout(
+                    &loopback_address(self.server.port),
+                    CONNECT_TIMEOUT,
+                )
+                .is_ok();
                 if up.listens {
                     let seconds = up.since.elapsed().as_secs_f64();
                     tell(&Word::Listens { port: self.server.port, seconds });
                 }
                 return up.listens;
             }
-            State::Due(..) | State::Up(_) | State::GivenUp => {}
+            State::StartDue(..) | State::Up(_) | State::GivenUp => {}
         }
         false
     }
@@ -264,7 +268,7 @@ impl Kept {
             .map_err(|error| format!("its log {} cannot be written: {error}", path.display()))?;
         let error = |error: std::io::Error| format!("no process could be started: {error}");
         let mut process = spawn::server(command).map_err(error)?;
-        for name in environment::removed(environment, command) {
+        for name in environment::removed_variables(environment, command) {
             process.env_remove(name);
         }
         process.envs(variables.iter().map(|(name, value)| (name, value)));
@@ -277,20 +281,20 @@ impl Kept {
     fn has_ended(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
         let (up, was_ready, last) = match self.state {
             State::Up(up) => (now.duration_since(up.since), up.listens, Some(up.leader)),
-            State::Due(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
+            State::StartDue(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
             State::GivenUp => (Duration::ZERO, false, None),
         };
         let port = self.server.port;
-        let tail = log::tail(&self.server.log, secrets);
-        match self.restarts.after(up, was_ready, code) {
-            Next::Again(pause) => {
-                let patience = now + pause + GIVING_BACK;
-                let last = last.map(|leader| Last { leader, patience, told: false });
-                self.state = State::Due(now + pause, last);
+        let tail = log::log_tail(&self.server.log, secrets);
+        match self.restart_policy.after(up, was_ready, code) {
+            RestartDecision::RestartAfter(pause) => {
+                let patience = now + pause + RELEASE_TIMEOUT;
+                let last = last.map(|leader| PreviousStart { leader, patience, told: false });
+                self.state = State::StartDue(now + pause, last);
                 let how = format!("it ended after {:.0} s ({how})", up.as_secs_f64());
                 tell(&Word::Ended { port, how, tail, again_in: pause.as_secs_f64() });
             }
-            Next::GiveUp(times) => {
+            RestartDecision::GiveUp(times) => {
                 self.state = State::GivenUp;
                 let why = format!("it ended {times} times and never was ready, last with {how}");
                 tell(&Word::GivenUp { port, why, tail });
@@ -299,24 +303,24 @@ impl Kept {
     }
 }
 
-fn end_by_force() {
-    let limit = Instant::now() + KILLING;
-    while !nobody_is_left() {
-        let ours = ours();
+fn kill_remaining() {
+    let limit = Instant::now() + KILL_TIMEOUT;
+    while !reap_all_children() {
+        let ours = own_descendants();
         if Instant::now() >= limit {
             // Who is dead but for its memory needs nobody any more.
             let left = ours.iter().filter(|it| !it.is_ending).map(|it| it.pid);
             return tell(&Word::Left { pids: left.collect() });
         }
         // Again and again, since who is killed may just have forked.
-        ours.iter().for_each(|it| end_at_once(it.pid));
+        ours.iter().for_each(|it| kill_and_unbind(it.pid));
         thread::sleep(LOOK_EVERY / 4);
     }
 }
 
 /// Takes leave of all children that have ended. As the reaper of orphans this process has children for as long as anything of
 /// its servers lives.
-fn nobody_is_left() -> bool {
+fn reap_all_children() -> bool {
     loop {
         match wait(WaitOptions::NOHANG) {
             Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
@@ -326,32 +330,32 @@ fn nobody_is_left() -> bool {
     }
 }
 
-fn ours() -> Vec<Process> {
-    descendants(raw(getpid()), &processes())
+fn own_descendants() -> Vec<ProcessEntry> {
+    descendants_of(raw(getpid()), &list_processes())
 }
 
-fn kill(pid: i32, signal: Signal) {
+fn send_signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal); // it may be gone
     }
 }
 
 /// Kills it, and lets it come to its end on whatever core is free.
-fn end_at_once(pid: i32) {
-    kill(pid, Signal::KILL);
-    spawn::unbind(pid);
+fn kill_and_unbind(pid: i32) {
+    send_signal(pid, Signal::KILL);
+    spawn::clear_cpu_affinity(pid);
 }
 
 fn raw(pid: Pid) -> i32 {
     pid.as_raw_nonzero().get()
 }
 
-fn address(port: u16) -> SocketAddr {
+fn loopback_address(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-fn is_free(port: u16) -> bool {
-    TcpListener::bind(address(port)).is_ok()
+fn is_port_free(port: u16) -> bool {
+    TcpListener::bind(loopback_address(port)).is_ok()
 }
 
 /// To the rank; nobody listens once it is dead.

@@ -20,20 +20,20 @@ use super::{
 
 /// A guard that has nothing to guard yet. Dropping it ends it.
 #[derive(Debug)]
-pub struct Guard(Result<Process, String>);
+pub struct IdleSupervisor(Result<Process, String>);
 
 /// A guard at work. Dropping it ends its servers, and waits for that.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SupervisorHandle {
     process: Process,
-    listener: Option<JoinHandle<()>>,
+    reader_thread: Option<JoinHandle<()>>,
     known: Arc<Mutex<Known>>,
 }
 
 #[derive(Debug)]
 struct Process {
     child: Child,
-    orders: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
 }
 
 /// What the guard has said, by the servers' ports.
@@ -41,31 +41,31 @@ struct Process {
 struct Known {
     logs: BTreeMap<u16, String>,
     /// Each server's process group.
-    groups: BTreeMap<u16, i32>,
+    process_groups: BTreeMap<u16, i32>,
     given_up: BTreeMap<u16, String>,
-    closing: bool,
+    is_closing: bool,
 }
 
 /// The guard's own limits added up, and some.
-const ENDING: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Guard {
+impl IdleSupervisor {
     /// Local. To be called before MPI and any thread are started. Where no process can be started it is said later, by
     /// [`Keeper::start`], when all ranks can be told.
     #[must_use]
     pub fn start() -> Self {
-        let child = spawn::guard().and_then(|mut command| command.spawn());
-        let process = child.map(|mut child| Process { orders: child.stdin.take(), child });
+        let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
+        let process = child.map(|mut child| Process { stdin: child.stdin.take(), child });
         Self(process.map_err(|error| format!("the guard process cannot be started: {error}")))
     }
 }
 
-impl Keeper {
+impl SupervisorHandle {
     /// Local. Has the guard start these servers, each with its delay; the folders of their logs are made.
     ///
     /// # Errors
     /// A sentence, where there is no guard or nowhere to write logs.
-    pub fn start(guard: Guard, servers: Vec<Server>) -> Result<Self, String> {
+    pub fn start(guard: IdleSupervisor, servers: Vec<Server>) -> Result<Self, String> {
         let mut process = guard.0?;
         for folder in servers.iter().filter_map(|it| it.log.parent()) {
             std::fs::create_dir_all(folder).map_err(|error| {
@@ -79,7 +79,7 @@ impl Keeper {
         let order = serde_json::to_string(&Order { servers });
         let order = order.map_err(|error| format!("the guard cannot be told: {error}"))?;
         let gone = || "the guard process has ended before it was told anything".to_owned();
-        let orders = process.orders.as_mut().ok_or_else(gone)?;
+        let orders = process.stdin.as_mut().ok_or_else(gone)?;
         writeln!(orders, "{order}").and_then(|()| orders.flush()).map_err(|_| gone())?;
         let said = process.child.stdout.take().map(BufReader::new);
         let mut said = said.ok_or_else(gone)?;
@@ -89,33 +89,33 @@ impl Keeper {
         if said.read_line(&mut first).unwrap_or(0) == 0 {
             return Err(gone());
         }
-        lock(&known).hear(&first);
+        lock_reports(&known).hear(&first);
         let hears = Arc::clone(&known);
         let listener = thread::Builder::new().name("servers".into());
         let listener = listener
             .spawn(move || listen(said, &hears))
             .map_err(|error| format!("no thread can be started: {error}"))?;
-        Ok(Self { process, listener: Some(listener), known })
+        Ok(Self { process, reader_thread: Some(listener), known })
     }
 
     /// Why the server on this port will not be started any more.
     #[must_use]
     pub fn given_up(&self, port: u16) -> Option<String> {
-        lock(&self.known).given_up.get(&port).cloned()
+        lock_reports(&self.known).given_up.get(&port).cloned()
     }
 
     /// Has all servers ended, without waiting for it.
     pub fn close(&mut self) {
-        lock(&self.known).closing = true;
-        self.process.orders = None;
+        lock_reports(&self.known).is_closing = true;
+        self.process.stdin = None;
     }
 }
 
-impl Drop for Keeper {
+impl Drop for SupervisorHandle {
     fn drop(&mut self) {
         self.close();
-        self.process.wait(ENDING);
-        if let Some(listener) = self.listener.take().filter(|it| it.is_finished()) {
+        self.process.wait(SHUTDOWN_TIMEOUT);
+        if let Some(listener) = self.reader_thread.take().filter(|it| it.is_finished()) {
             let _ = listener.join(); // a panic has ended the process already
         }
     }
@@ -123,7 +123,7 @@ impl Drop for Keeper {
 
 impl Process {
     fn wait(&mut self, limit: Duration) {
-        self.orders = None;
+        self.stdin = None;
         let end = Instant::now() + limit;
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() >= end {
@@ -143,16 +143,16 @@ impl Drop for Process {
     }
 }
 
-fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+fn lock_reports(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn listen(said: BufReader<ChildStdout>, known: &Mutex<Known>) {
     for line in said.lines().map_while(Result::ok) {
-        lock(known).hear(&line);
+        lock_reports(known).hear(&line);
     }
-    let mut known = lock(known);
-    if known.closing {
+    let mut known = lock_reports(known);
+    if known.is_closing {
         return;
     }
     error!(
@@ -160,7 +160,7 @@ fn listen(said: BufReader<ChildStdout>, known: &Mutex<Known>) {
          the others"
     );
     // What is in these groups, at least.
-    for group in std::mem::take(&mut known.groups).into_values().filter_map(Pid::from_raw) {
+    for group in std::mem::take(&mut known.process_groups).into_values().filter_map(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let ports: Vec<u16> = known.logs.keys().copied().collect();
@@ -187,12 +187,12 @@ impl Known {
                 }
             }
             Word::Started { port, pid } => {
-                self.groups.insert(port, pid);
-                info!(port, pid, log = self.log(port), "a server is started");
+                self.process_groups.insert(port, pid);
+                info!(port, pid, log = self.log_path(port), "a server is started");
             }
             Word::Listens { port, seconds } => info!(port, seconds, "a server takes connections"),
             Word::Ended { port, how, tail, again_in } => {
-                self.groups.remove(&port);
+                self.process_groups.remove(&port);
                 // No fields beside texts of several lines: they would stand behind the last one.
                 let told = self.told(port, &tail);
                 warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
@@ -203,7 +203,7 @@ impl Known {
                 "a server waits for what the killed processes of its last start have not given back yet"
             ),
             Word::GivenUp { port, why, tail } => {
-                self.groups.remove(&port);
+                self.process_groups.remove(&port);
                 let why = format!("{why}{}", self.told(port, &tail));
                 self.give_up(port, why);
             }
@@ -217,13 +217,13 @@ impl Known {
         self.given_up.insert(port, why);
     }
 
-    fn log(&self, port: u16) -> &str {
+    fn log_path(&self, port: u16) -> &str {
         self.logs.get(&port).map_or("", String::as_str)
     }
 
     /// The end of its log, indented, as a part of a message.
     fn told(&self, port: u16, tail: &str) -> String {
-        let log = self.log(port);
+        let log = self.log_path(port);
         if tail.is_empty() {
             return format!("; its log {log} says nothing");
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AggregateWanted {
+pub enum AggregateSpec {
     /// Which answer was given most often.
     Majority {
         /// A JSON pointer to what an answer votes for.
@@ -43,10 +43,10 @@ pub enum AggregateWanted {
 /// Their texts are held, and travel: this many are no list of the best any more.
 const MOST: usize = 1000;
 const NAMED: usize = 10;
-const EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\n, json, stats, stats:/score, top-k=10:/score, \
+const SPEC_EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\n, json, stats, stats:/score, top-k=10:/score, \
                         best:/score or failures=10";
 
-impl AggregateWanted {
+impl AggregateSpec {
     /// A name for those of which there can be only one, since each writes a file of its own.
     #[must_use]
     pub fn file(&self) -> Option<&'static str> {
@@ -73,13 +73,13 @@ impl AggregateWanted {
     }
 }
 
-impl FromStr for AggregateWanted {
+impl FromStr for AggregateSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("{text:?} is no aggregate{why}: give {EXAMPLES}");
+        let wrong = |why: &str| format!("{text:?} is no aggregate{why}: give {SPEC_EXAMPLES}");
         if let Some(separator) = text.strip_prefix("concat=") {
-            return Ok(Self::Concat { separator: unescaped(separator) });
+            return Ok(Self::Concat { separator: unescape_text(separator) });
         }
         let (head, at) = match text.split_once(':') {
             Some((head, at)) if at.starts_with('/') => (head, Some(at.to_owned())),
@@ -115,7 +115,7 @@ impl FromStr for AggregateWanted {
     }
 }
 
-impl fmt::Display for AggregateWanted {
+impl fmt::Display for AggregateSpec {
     /// As it is typed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = match self {
@@ -125,7 +125,7 @@ impl fmt::Display for AggregateWanted {
         match self {
             Self::Majority { .. } => f.write_str("majority"),
             Self::Concat { separator } if separator == "\n" => f.write_str("concat"),
-            Self::Concat { separator } => write!(f, "concat={}", escaped(separator)),
+            Self::Concat { separator } => write!(f, "concat={}", escape_text(separator)),
             Self::Json => f.write_str("json"),
             Self::Stats { .. } => f.write_str("stats"),
             Self::TopK { k: 1, .. } => f.write_str("best"),
@@ -138,7 +138,7 @@ impl fmt::Display for AggregateWanted {
 }
 
 /// `\n` and `\t` as shells leave them.
-fn unescaped(text: &str) -> String {
+fn unescape_text(text: &str) -> String {
     let mut letters = text.chars();
     let mut plain = String::new();
     while let Some(letter) = letters.next() {
@@ -157,17 +157,17 @@ fn unescaped(text: &str) -> String {
     plain
 }
 
-fn escaped(text: &str) -> String {
+fn escape_text(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\n', "\\n").replace('\t', "\\t")
 }
 
-impl Serialize for AggregateWanted {
+impl Serialize for AggregateSpec {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for AggregateWanted {
+impl<'de> Deserialize<'de> for AggregateSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wanted_is_read_as_it_is_written() {
+    fn aggregate_specs_round_trip_through_text() {
         for text in [
             "majority",
             "majority:/answer",
@@ -196,14 +196,14 @@ mod tests {
             "failures",
             "failures=3",
         ] {
-            assert_eq!(text.parse::<AggregateWanted>().map(|it| it.to_string()), Ok(text.into()));
+            assert_eq!(text.parse::<AggregateSpec>().map(|it| it.to_string()), Ok(text.into()));
         }
         let separator = "\n---\n".to_owned();
-        assert_eq!("concat=\\n---\n".parse(), Ok(AggregateWanted::Concat { separator }));
+        assert_eq!("concat=\\n---\n".parse(), Ok(AggregateSpec::Concat { separator }));
     }
 
     #[test]
-    fn what_nobody_knows_is_refused_with_examples() {
+    fn unknown_aggregates_are_refused_with_examples() {
         for text in [
             "",
             "mean",
@@ -217,7 +217,7 @@ mod tests {
             "stats:",
             "failures:/x",
         ] {
-            let error = text.parse::<AggregateWanted>().expect_err(text);
+            let error = text.parse::<AggregateSpec>().expect_err(text);
             assert!(error.contains("top-k=10:/score"), "{error}");
         }
     }
@@ -226,12 +226,12 @@ mod tests {
     fn two_that_write_one_file_are_refused() {
         let all = |texts: &[&str]| texts.iter().map(|it| it.parse().expect(it)).collect::<Vec<_>>();
         for good in [&[][..], &["stats", "stats:/x", "concat", "json"], &["top-k=2", "top-k=3"]] {
-            assert_eq!(AggregateWanted::check(&all(good)), Ok(()));
+            assert_eq!(AggregateSpec::check(&all(good)), Ok(()));
         }
         for bad in [&["concat", "json", "concat=-"][..], &["stats", "stats"], &["top-k=1", "best"]]
         {
             assert!(
-                AggregateWanted::check(&all(bad)).is_err_and(|it| it.contains("twice")),
+                AggregateSpec::check(&all(bad)).is_err_and(|it| it.contains("twice")),
                 "{bad:?}"
             );
         }

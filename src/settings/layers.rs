@@ -9,11 +9,11 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{Environment, Secret, Settings};
+use super::{ApiKey, Environment, Settings};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// Nobody said anything.
     Default,
     /// The file of `--config`.
@@ -28,15 +28,15 @@ pub enum Origin {
 
 /// Keys and what somebody gave for them.
 #[derive(Clone, Debug, Default)]
-pub struct Layer(Vec<(String, Value, Origin)>);
+pub struct SettingsLayer(Vec<(String, Value, SettingOrigin)>);
 
 /// The settings of the job, and where each value that is not a default came from.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Resolved {
+pub struct ResolvedSettings {
     /// The values.
     pub settings: Settings,
     /// By key.
-    pub origins: BTreeMap<String, Origin>,
+    pub origins: BTreeMap<String, SettingOrigin>,
 }
 
 /// Settings that cannot be.
@@ -44,7 +44,7 @@ pub struct Resolved {
 pub enum SettingsError {
     /// The file cannot be read.
     #[error("the settings file {path} cannot be read: {error}")]
-    Unreadable {
+    UnreadableFile {
         /// Which file.
         path: String,
         /// What the system says.
@@ -52,17 +52,17 @@ pub enum SettingsError {
     },
     /// The file is no TOML.
     #[error("the settings file {path} is not TOML: {detail}")]
-    NotToml {
+    InvalidToml {
         /// Which file.
         path: String,
         /// Where and what.
         detail: String,
     },
     /// A key that nobody knows.
-    #[error("{origin}: there is no setting {key:?}{}", hint(.nearest))]
+    #[error("{origin}: there is no setting {key:?}{}", nearest_hint(.nearest))]
     Unknown {
         /// Where it stands.
-        origin: Origin,
+        origin: SettingOrigin,
         /// What stands there.
         key: String,
         /// The known key that looks most like it.
@@ -72,7 +72,7 @@ pub enum SettingsError {
     #[error("{origin}: {key} cannot be {value}: {detail}")]
     Bad {
         /// Where it stands.
-        origin: Origin,
+        origin: SettingOrigin,
         /// The key.
         key: String,
         /// What was given.
@@ -82,29 +82,29 @@ pub enum SettingsError {
     },
     /// Values that do not go together.
     #[error("{0}")]
-    Contradiction(String),
+    Conflict(String),
 }
 
 /// Variables with our prefix that are no settings: they are read elsewhere, by name.
-const NOT_SETTINGS: [&str; 2] = [Secret::VARIABLE, "AURORA_SWARM_LOG"];
+const NOT_SETTINGS: [&str; 2] = [ApiKey::ENV_VARIABLE, "AURORA_SWARM_LOG"];
 /// Variables whose names are Aurora-Swarm's (the Python one's) and not made of the key.
-const OTHER_NAMES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
-const PREFIX: &str = "AURORA_SWARM_";
+const VARIABLE_ALIASES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
+const VARIABLE_PREFIX: &str = "AURORA_SWARM_";
 
-impl Layer {
+impl SettingsLayer {
     /// What the command line says: each key with the texts that were given for it, in order.
-    pub fn of_flags(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
-        Self::of_texts(given, |key| Origin::Flag(format!("--{key}")))
+    pub fn from_flags(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        Self::from_texts(given, |key| SettingOrigin::Flag(format!("--{key}")))
     }
 
     /// What a program says, in the same way.
-    pub fn of_program(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
-        Self::of_texts(given, |key| Origin::Program(key.into()))
+    pub fn from_program(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        Self::from_texts(given, |key| SettingOrigin::Program(key.into()))
     }
 
-    fn of_texts(
+    fn from_texts(
         given: impl IntoIterator<Item = (String, Vec<String>)>,
-        origin: fn(&str) -> Origin,
+        origin: fn(&str) -> SettingOrigin,
     ) -> Self {
         let layer = given.into_iter().filter(|(_, texts)| !texts.is_empty()).map(|(key, texts)| {
             let origin = origin(&key);
@@ -119,14 +119,14 @@ impl Layer {
 
     /// What `AURORA_SWARM_*` says. An empty variable says nothing, as in a shell's `NAME= command`.
     #[must_use]
-    pub fn of_environment(environment: &Environment) -> Self {
-        let ours = environment.starting_with(PREFIX);
+    pub fn from_environment(environment: &Environment) -> Self {
+        let ours = environment.starting_with(VARIABLE_PREFIX);
         let said = ours.filter(|(name, value)| !value.is_empty() && !NOT_SETTINGS.contains(name));
         let layer = said.map(|(name, value)| {
-            let key = name[PREFIX.len()..].to_lowercase().replace('_', "-");
-            let known = OTHER_NAMES.iter().find(|(other, _)| *other == name);
+            let key = name[VARIABLE_PREFIX.len()..].to_lowercase().replace('_', "-");
+            let known = VARIABLE_ALIASES.iter().find(|(other, _)| *other == name);
             let key = known.map_or(key, |&(_, key)| key.into());
-            (key, Value::String(value.into()), Origin::Environment(name.into()))
+            (key, Value::String(value.into()), SettingOrigin::Environment(name.into()))
         });
         Self(layer.collect())
     }
@@ -135,13 +135,13 @@ impl Layer {
     ///
     /// # Errors
     /// Where it cannot be read or is no TOML.
-    pub fn of_file(path: &str) -> Result<Self, SettingsError> {
+    pub fn from_file(path: &str) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(PathBuf::from(path))
-            .map_err(|error| SettingsError::Unreadable { path: path.into(), error })?;
+            .map_err(|error| SettingsError::UnreadableFile { path: path.into(), error })?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            SettingsError::NotToml { path: path.into(), detail: error.to_string() }
+            SettingsError::InvalidToml { path: path.into(), detail: error.to_string() }
         })?;
-        let origin = Origin::File(path.into());
+        let origin = SettingOrigin::File(path.into());
         let layer =
             table.into_iter().map(|(key, value)| (key.replace('_', "-"), value, origin.clone()));
         Ok(Self(layer.collect()))
@@ -158,25 +158,27 @@ impl Layer {
 ///
 /// # Errors
 /// The first unknown key, bad value or contradiction.
-pub fn resolve(layers: impl IntoIterator<Item = Layer>) -> Result<Resolved, SettingsError> {
+pub fn resolve_layers(
+    layers: impl IntoIterator<Item = SettingsLayer>,
+) -> Result<ResolvedSettings, SettingsError> {
     let mut table = Table::new();
     let mut origins = BTreeMap::new();
     for (key, value, origin) in layers.into_iter().flat_map(|layer| layer.0) {
         table.insert(key.clone(), read(&key, value, &origin)?);
         origins.insert(key, origin);
     }
-    let mut settings: Settings = table.try_into().map_err(contradiction)?;
-    settings.complete_serve(origins.contains_key("ready-timeout"));
-    settings.check().map_err(SettingsError::Contradiction)?;
-    Ok(Resolved { settings, origins })
+    let mut settings: Settings = table.try_into().map_err(conflict_error)?;
+    settings.apply_serve_defaults(origins.contains_key("ready-timeout"));
+    settings.check().map_err(SettingsError::Conflict)?;
+    Ok(ResolvedSettings { settings, origins })
 }
 
-fn contradiction(error: toml::de::Error) -> SettingsError {
-    SettingsError::Contradiction(error.message().to_owned())
+fn conflict_error(error: toml::de::Error) -> SettingsError {
+    SettingsError::Conflict(error.message().to_owned())
 }
 
 /// The value as its key's type takes it. A text may be a text, a number or truth value, or a list.
-fn read(key: &str, value: Value, origin: &Origin) -> Result<Value, SettingsError> {
+fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, SettingsError> {
     if !keys().any(|known| known == key) {
         return Err(SettingsError::Unknown {
             origin: origin.clone(),
@@ -190,11 +192,11 @@ fn read(key: &str, value: Value, origin: &Origin) -> Result<Value, SettingsError
     };
     let mut readings = vec![value.clone()];
     if let Value::String(text) = &value {
-        readings.extend(scalar(text));
+        readings.extend(parse_scalar(text));
         let list = |text: &str| text.split(',').map(|it| Value::String(it.trim().into())).collect();
         // A flag's commas are its own, since it can be given again; a variable has no other way to hold a list.
         readings.push(Value::Array(match origin {
-            Origin::Environment(_) => list(text),
+            SettingOrigin::Environment(_) => list(text),
             _ => vec![value.clone()],
         }));
     }
@@ -216,7 +218,7 @@ fn read(key: &str, value: Value, origin: &Origin) -> Result<Value, SettingsError
 }
 
 /// A text as the number or truth value it spells.
-fn scalar(text: &str) -> Option<Value> {
+fn parse_scalar(text: &str) -> Option<Value> {
     let text = text.trim();
     text.parse()
         .map(Value::Integer)
@@ -255,7 +257,7 @@ pub fn nearest(name: &str, there: impl Iterator<Item = String>) -> Option<String
     (distance <= name.len().div_ceil(2)).then_some(known)
 }
 
-fn hint(nearest: &Option<String>) -> String {
+fn nearest_hint(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or(String::new(), |it| format!("; did you mean {it:?}?"))
 }
 
@@ -265,13 +267,13 @@ impl SettingsError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Bad { origin: Origin::Flag(_), .. }
-                | Self::Unknown { origin: Origin::Flag(_), .. }
+            Self::Bad { origin: SettingOrigin::Flag(_), .. }
+                | Self::Unknown { origin: SettingOrigin::Flag(_), .. }
         )
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -286,16 +288,18 @@ impl fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Period, RemoteEndpoints};
+    use crate::settings::{HumanDuration, RemoteEndpointPolicy};
 
-    fn flags(given: &[(&str, &str)]) -> Layer {
-        Layer::of_flags(given.iter().map(|(key, text)| ((*key).into(), vec![(*text).into()])))
+    fn flags_layer(given: &[(&str, &str)]) -> SettingsLayer {
+        SettingsLayer::from_flags(
+            given.iter().map(|(key, text)| ((*key).into(), vec![(*text).into()])),
+        )
     }
 
-    fn file(text: &str) -> (tempfile::NamedTempFile, Layer) {
+    fn file(text: &str) -> (tempfile::NamedTempFile, SettingsLayer) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
-        let layer = Layer::of_file(&file.path().to_string_lossy()).expect("it is TOML");
+        let layer = SettingsLayer::from_file(&file.path().to_string_lossy()).expect("it is TOML");
         (file, layer)
     }
 
@@ -308,46 +312,54 @@ mod tests {
             ("AURORA_SWARM_API_KEY", "hidden"),
             ("AURORA_SWARM_TAG", ""),
         ]);
-        let layers = [in_file, Layer::of_environment(&environment), flags(&[("model", "c")])];
-        let resolved = resolve(layers).expect("all known and good");
+        let layers = [
+            in_file,
+            SettingsLayer::from_environment(&environment),
+            flags_layer(&[("model", "c")]),
+        ];
+        let resolved = resolve_layers(layers).expect("all known and good");
         assert_eq!(resolved.settings.model.as_deref(), Some("c"));
-        assert_eq!(resolved.settings.ready_timeout, Period::seconds(120));
+        assert_eq!(resolved.settings.ready_timeout, HumanDuration::seconds(120));
         assert_eq!(resolved.settings.base_port, Some(7000));
-        assert_eq!(resolved.settings.remote_endpoints, RemoteEndpoints::Refuse);
-        assert_eq!(resolved.origins["model"], Origin::Flag("--model".into()));
+        assert_eq!(resolved.settings.remote_endpoints, RemoteEndpointPolicy::Refuse);
+        assert_eq!(resolved.origins["model"], SettingOrigin::Flag("--model".into()));
         assert_eq!(
             resolved.origins["ready-timeout"],
-            Origin::Environment("AURORA_SWARM_READY_TIMEOUT".into())
+            SettingOrigin::Environment("AURORA_SWARM_READY_TIMEOUT".into())
         );
-        assert!(matches!(resolved.origins["base-port"], Origin::File(_)));
+        assert!(matches!(resolved.origins["base-port"], SettingOrigin::File(_)));
         assert!(!resolved.origins.contains_key("quiet"));
     }
 
     #[test]
     fn zero_and_a_model_of_digits_are_values() {
-        let resolved = resolve([flags(&[("ready-timeout", "0"), ("model", "7")])]).expect("good");
-        assert_eq!(resolved.settings.ready_timeout, Period::seconds(0));
+        let resolved =
+            resolve_layers([flags_layer(&[("ready-timeout", "0"), ("model", "7")])]).expect("good");
+        assert_eq!(resolved.settings.ready_timeout, HumanDuration::seconds(0));
         assert_eq!(resolved.settings.model.as_deref(), Some("7"));
     }
 
     #[test]
     fn lists_come_from_repeated_flags_and_from_commas_in_a_variable() {
         let urls = |layer| {
-            let settings = resolve([layer]).expect("good").settings;
+            let settings = resolve_layers([layer]).expect("good").settings;
             settings.endpoint.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        let twice =
-            Layer::of_flags([("endpoint".into(), vec!["http://a:1".into(), "http://b:2".into()])]);
+        let twice = SettingsLayer::from_flags([(
+            "endpoint".into(),
+            vec!["http://a:1".into(), "http://b:2".into()],
+        )]);
         assert_eq!(urls(twice), ["http://a:1", "http://b:2"]);
-        assert_eq!(urls(flags(&[("endpoint", "http://a:1")])), ["http://a:1"]);
+        assert_eq!(urls(flags_layer(&[("endpoint", "http://a:1")])), ["http://a:1"]);
         let variable = Environment::from([("AURORA_SWARM_ENDPOINT", "http://a:1, http://b:2")]);
-        assert_eq!(urls(Layer::of_environment(&variable)), ["http://a:1", "http://b:2"]);
+        assert_eq!(urls(SettingsLayer::from_environment(&variable)), ["http://a:1", "http://b:2"]);
     }
 
     #[test]
     fn an_unknown_key_is_named_with_its_place_and_the_nearest_key() {
         let variable = Environment::from([("AURORA_SWARM_REDY_TIMEOUT", "5")]);
-        let error = resolve([Layer::of_environment(&variable)]).expect_err("a typing mistake");
+        let error = resolve_layers([SettingsLayer::from_environment(&variable)])
+            .expect_err("a typing mistake");
         let text = error.to_string();
         assert!(
             text.contains("AURORA_SWARM_REDY_TIMEOUT") && text.contains("\"ready-timeout\""),
@@ -365,7 +377,7 @@ mod tests {
             ("endpoint", "localhost", "URL"),
             ("expect-ranks", "-1", "-1"),
         ] {
-            let error = resolve([flags(&[(key, text)])]).expect_err(text);
+            let error = resolve_layers([flags_layer(&[(key, text)])]).expect_err(text);
             assert!(error.is_usage());
             let message = error.to_string();
             assert!(message.contains(&format!("--{key}")) && message.contains(reason), "{message}");
@@ -374,13 +386,13 @@ mod tests {
 
     #[test]
     fn a_password_is_not_repeated() {
-        let error =
-            resolve([flags(&[("endpoint", "http://me:hunter2@h:1")])]).expect_err("a password");
+        let error = resolve_layers([flags_layer(&[("endpoint", "http://me:hunter2@h:1")])])
+            .expect_err("a password");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 
     #[test]
-    fn what_does_not_go_together_is_refused() {
+    fn conflicting_settings_are_refused() {
         for given in [
             &[("endpoint", "http://a:1"), ("base-port", "8000")][..],
             &[("endpoints-per-node", "4")],
@@ -389,15 +401,16 @@ mod tests {
             &[("hostfile", "f"), ("tag", "role")],
         ] {
             assert!(
-                matches!(resolve([flags(given)]), Err(SettingsError::Contradiction(_))),
+                matches!(resolve_layers([flags_layer(given)]), Err(SettingsError::Conflict(_))),
                 "{given:?}"
             );
         }
     }
 
     #[test]
-    fn settings_survive_the_journey_between_ranks() {
-        let resolved = resolve([flags(&[("base-port", "9000"), ("quiet", "true")])]).expect("good");
+    fn settings_round_trip_through_json() {
+        let resolved = resolve_layers([flags_layer(&[("base-port", "9000"), ("quiet", "true")])])
+            .expect("good");
         let text = serde_json::to_string(&resolved.settings).expect("plain data");
         assert_eq!(serde_json::from_str::<Settings>(&text).expect("as written"), resolved.settings);
     }

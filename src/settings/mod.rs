@@ -15,20 +15,23 @@ mod serve;
 mod times;
 mod values;
 
-pub use aggregates::AggregateWanted;
+pub use aggregates::AggregateSpec;
 pub use environment::Environment;
-pub use layers::{Layer, Origin, Resolved, SettingsError, nearest, resolve};
-pub use secret::Secret;
+pub use layers::{
+    ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest, resolve_layers,
+};
+pub use secret::ApiKey;
 pub use serve::{ServeLayout, is_secret_name};
-pub use times::{Moment, Walltime};
+pub use times::{UtcTimestamp, Walltime};
 pub use values::{
-    Amount, Api, BadRows, DuplicateIds, ExtraBody, Gather, LogFormat, OutputFormat, Period,
-    ProgressStyle, Quota, RemoteEndpoints, Resume, UsageCount,
+    ApiMode, AutoOrCount, BadRows, CountOrPercent, DuplicateIds, ExtraBody, GatherMode,
+    HumanDuration, LogFormat, OutputFormat, ProgressStyle, RemoteEndpointPolicy, ResumePolicy,
+    UsageMode,
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{Params, Url};
+use crate::domain::{RequestParams, Url};
 
 /// Every setting. The field names, with `-` for `_`, are the keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +48,7 @@ pub struct Settings {
     /// Only the hostfile's lines with all of these `key=value` tags.
     pub tag: Vec<String>,
     /// What to do with servers on hosts that no rank runs on.
-    pub remote_endpoints: RemoteEndpoints,
+    pub remote_endpoints: RemoteEndpointPolicy,
     /// The command that starts one of the node's servers; none: they are there already.
     pub serve: Option<String>,
     /// Variables of each server, as `NAME=VALUE`.
@@ -53,13 +56,13 @@ pub struct Settings {
     /// How the node's GPU tiles are dealt to its servers.
     pub serve_layout: ServeLayout,
     /// How long after its neighbour each of a node's servers is started.
-    pub serve_stagger: Period,
+    pub serve_stagger: HumanDuration,
     /// How long to wait for servers to answer.
-    pub ready_timeout: Period,
+    pub ready_timeout: HumanDuration,
     /// The served model to use; none: the one model that is served.
     pub model: Option<String>,
     /// Start when so many of them are ready.
-    pub min_endpoints: Quota,
+    pub min_endpoints: CountOrPercent,
     /// Where the answers go; the run folder is this name and `.run`.
     pub output: Option<String>,
     /// Where each rank keeps its shard files until the end, on its own node; none: in the run folder, which all share.
@@ -69,17 +72,17 @@ pub struct Settings {
     /// Begin anew: what is there is removed.
     pub overwrite: bool,
     /// What to do with a run that is there.
-    pub resume: Resume,
+    pub resume: ResumePolicy,
     /// Ask failed prompts again, whatever they failed of.
     pub retry_failed: bool,
     /// Go on though the input or settings that decide answers have changed.
     pub accept_changes: bool,
     /// Where answers go at the end.
-    pub gather: Gather,
+    pub gather: GatherMode,
     /// What is made of all answers together, and written beside them.
-    pub aggregate: Vec<AggregateWanted>,
+    pub aggregate: Vec<AggregateSpec>,
     /// Which route is asked.
-    pub api: Api,
+    pub api: ApiMode,
     /// A prompt template, or `@` and a file that holds it.
     pub template: Option<String>,
     /// Of a reduce: the template that makes one text of many, or `@` and a file that holds it; none: one of ours.
@@ -109,13 +112,13 @@ pub struct Settings {
     /// Tokens left free when an answer is cut to fit the context.
     pub buffer: u64,
     /// Prompts a request.
-    pub batch_size: Amount,
+    pub batch_size: AutoOrCount,
     /// One prompt a request.
     pub no_batch: bool,
     /// How long prompts wait for others that would make a full list.
-    pub max_wait: Period,
+    pub max_wait: HumanDuration,
     /// Prompts in flight an endpoint.
-    pub concurrency: Amount,
+    pub concurrency: AutoOrCount,
     /// Requests begun a second and endpoint, at most; none: as many as there are.
     pub rate_limit: Option<f64>,
     /// Who renders conversations for lists: `auto`, `none`, or a file.
@@ -123,15 +126,15 @@ pub struct Settings {
     /// How long the job may take, from its start.
     pub walltime: Walltime,
     /// When the job has to be over.
-    pub deadline: Option<Moment>,
+    pub deadline: Option<UtcTimestamp>,
     /// How much of it is kept for the end.
-    pub margin: Option<Period>,
+    pub margin: Option<HumanDuration>,
     /// A rank that was silent for so long is taken to be lost.
-    pub rank_silence: Period,
+    pub rank_silence: HumanDuration,
     /// A request's time limit.
-    pub timeout: Period,
+    pub timeout: HumanDuration,
     /// What the limit of a long list is counted with.
-    pub timeout_per_sequence: Period,
+    pub timeout_per_sequence: HumanDuration,
     /// Tries a prompt has in all.
     pub retries: u32,
     /// What a row that cannot be read does.
@@ -141,7 +144,7 @@ pub struct Settings {
     /// A row's other model is no error.
     pub ignore_row_model: bool,
     /// Token counts in answers.
-    pub usage: UsageCount,
+    pub usage: UsageMode,
     /// Leave the prompt out of the answer.
     pub no_echo: bool,
     /// Keep the row's other fields in the answer.
@@ -166,24 +169,24 @@ impl Default for Settings {
             endpoints_per_node: None,
             hostfile: None,
             tag: Vec::new(),
-            remote_endpoints: RemoteEndpoints::Refuse,
+            remote_endpoints: RemoteEndpointPolicy::Refuse,
             serve: None,
             serve_env: Vec::new(),
             serve_layout: ServeLayout::None,
-            serve_stagger: Period::millis(500),
-            ready_timeout: Period::seconds(60),
+            serve_stagger: HumanDuration::millis(500),
+            ready_timeout: HumanDuration::seconds(60),
             model: None,
-            min_endpoints: Quota::Count(1),
+            min_endpoints: CountOrPercent::Count(1),
             output: None,
             local_shards: None,
             output_format: None,
             overwrite: false,
-            resume: Resume::Auto,
+            resume: ResumePolicy::Auto,
             retry_failed: false,
             accept_changes: false,
-            gather: Gather::Root,
+            gather: GatherMode::Root,
             aggregate: Vec::new(),
-            api: Api::Auto,
+            api: ApiMode::Auto,
             template: None,
             reduce_template: None,
             fan_in: 50,
@@ -198,23 +201,23 @@ impl Default for Settings {
             extra_body: ExtraBody::default(),
             max_context: None,
             buffer: 512,
-            batch_size: Amount::Auto,
+            batch_size: AutoOrCount::Auto,
             no_batch: false,
-            max_wait: Period::millis(20),
-            concurrency: Amount::Auto,
+            max_wait: HumanDuration::millis(20),
+            concurrency: AutoOrCount::Auto,
             rate_limit: None,
             chat_template: "auto".into(),
             walltime: Walltime::Auto,
             deadline: None,
             margin: None,
-            rank_silence: Period::seconds(60),
-            timeout: Period::seconds(300),
-            timeout_per_sequence: Period::seconds(60),
+            rank_silence: HumanDuration::seconds(60),
+            timeout: HumanDuration::seconds(300),
+            timeout_per_sequence: HumanDuration::seconds(60),
             retries: 3,
             bad_rows: BadRows::Stop,
             duplicate_ids: DuplicateIds::Refuse,
             ignore_row_model: false,
-            usage: UsageCount::Share,
+            usage: UsageMode::Share,
             no_echo: false,
             keep_row: false,
             no_report: false,
@@ -270,7 +273,7 @@ impl Settings {
         if let Some(tag) = self.tag.iter().find(|tag| !tag.contains('=')) {
             return Err(format!("tag {tag:?} is not of the form key=value"));
         }
-        AggregateWanted::check(&self.aggregate)?;
+        AggregateSpec::check(&self.aggregate)?;
         self.check_sampling()
     }
 
@@ -295,7 +298,7 @@ impl Settings {
             return Err("max-tokens-aggregation cannot be 0".into());
         }
         for (amount, key) in [(self.batch_size, "batch-size"), (self.concurrency, "concurrency")] {
-            if amount == Amount::Exactly(0) {
+            if amount == AutoOrCount::Exactly(0) {
                 return Err(format!("{key} cannot be 0"));
             }
         }
@@ -324,7 +327,7 @@ impl Settings {
             return Err("vLLM takes at most four stop texts".into());
         }
         let n = usize::try_from(self.n).unwrap_or(usize::MAX);
-        if matches!(self.concurrency, Amount::Exactly(concurrency) if concurrency < n) {
+        if matches!(self.concurrency, AutoOrCount::Exactly(concurrency) if concurrency < n) {
             return Err("concurrency is below n: not one prompt would fit".into());
         }
         Ok(())
@@ -332,8 +335,8 @@ impl Settings {
 
     /// What every request carries where a row says nothing else.
     #[must_use]
-    pub fn sampling(&self) -> Params {
-        let mut params = Params::default();
+    pub fn sampling_params(&self) -> RequestParams {
+        let mut params = RequestParams::default();
         params.set("max_tokens", self.max_tokens.to_string());
         let numbers = [("temperature", self.temperature), ("top_p", self.top_p)];
         for (name, value) in numbers {
@@ -355,9 +358,9 @@ impl Settings {
 
     /// What decides an answer: a run goes on only with the same, or where changes are accepted. By key, as JSON.
     #[must_use]
-    pub fn deciding(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
-        const OF_A_REDUCE: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
-        const KEYS: [&str; 13] = [
+    pub fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
+        const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
+        const ANSWER_KEYS: [&str; 13] = [
             "model",
             "api",
             "template",
@@ -373,7 +376,11 @@ impl Settings {
             "buffer",
         ];
         let all = serde_json::to_value(self).unwrap_or_default();
-        let of_a_reduce = OF_A_REDUCE.iter().filter(|_| self.reduce_template.is_some());
-        KEYS.iter().chain(of_a_reduce).map(|&key| (key.to_owned(), all[key].clone())).collect()
+        let of_a_reduce = REDUCE_KEYS.iter().filter(|_| self.reduce_template.is_some());
+        ANSWER_KEYS
+            .iter()
+            .chain(of_a_reduce)
+            .map(|&key| (key.to_owned(), all[key].clone()))
+            .collect()
     }
 }

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 /// The API key. It comes from `AURORA_SWARM_API_KEY` and nothing else, and travels from rank 0 to the other ranks.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Secret(String);
+pub struct ApiKey(String);
 
-impl Secret {
+impl ApiKey {
     /// The variable it is read from.
-    pub const VARIABLE: &str = "AURORA_SWARM_API_KEY";
+    pub const ENV_VARIABLE: &str = "AURORA_SWARM_API_KEY";
 
     /// Wraps a value. Blank is none.
     #[must_use]
@@ -21,12 +21,12 @@ impl Secret {
 
     /// The value itself, for the one header it is for.
     #[must_use]
-    pub fn reveal(&self) -> &str {
+    pub fn expose_secret(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
     }
@@ -37,10 +37,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_show() {
-        let secret = Secret::new(" abc ").expect("not blank");
+    fn api_key_is_hidden_in_debug() {
+        let secret = ApiKey::new(" abc ").expect("not blank");
         assert_eq!(format!("{secret:?}"), "(hidden)");
-        assert_eq!(secret.reveal(), "abc");
-        assert_eq!(Secret::new("  "), None);
+        assert_eq!(secret.expose_secret(), "abc");
+        assert_eq!(ApiKey::new("  "), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Period, Settings};
+use super::{HumanDuration, Settings};
 
 /// How a node's GPU tiles are dealt to its servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,15 +28,15 @@ pub enum ServeLayout {
 }
 
 /// The tiles of a node of Aurora.
-const TILES: u16 = 12;
+const TILES_PER_NODE: u16 = 12;
 /// Loading a large model takes minutes, and the first start of one many.
-const USUAL_PATIENCE: Period = Period::seconds(30 * 60);
+const SERVE_READY_TIMEOUT: HumanDuration = HumanDuration::seconds(30 * 60);
 
 impl ServeLayout {
     /// How many servers it has a node, if it says so.
     #[must_use]
-    pub fn servers(self) -> Option<u16> {
-        self.tiles().map(|tiles| TILES / tiles)
+    pub fn servers_per_node(self) -> Option<u16> {
+        self.tiles().map(|tiles| TILES_PER_NODE / tiles)
     }
 
     /// How many tiles each of them has.
@@ -47,21 +47,21 @@ impl ServeLayout {
             Self::Aurora12x1 => Some(1),
             Self::Aurora6x2 => Some(2),
             Self::Aurora3x4 => Some(4),
-            Self::Aurora1x12 => Some(TILES),
+            Self::Aurora1x12 => Some(TILES_PER_NODE),
         }
     }
 }
 
 impl Settings {
     /// With `serve` the node's servers are on consecutive ports, and take their time to be ready.
-    pub(super) fn complete_serve(&mut self, patience_was_given: bool) {
+    pub(super) fn apply_serve_defaults(&mut self, patience_was_given: bool) {
         if self.serve.is_none() {
             return;
         }
         self.base_port.get_or_insert(8000);
-        self.endpoints_per_node.get_or_insert(self.serve_layout.servers().unwrap_or(1));
+        self.endpoints_per_node.get_or_insert(self.serve_layout.servers_per_node().unwrap_or(1));
         if !patience_was_given {
-            self.ready_timeout = USUAL_PATIENCE;
+            self.ready_timeout = SERVE_READY_TIMEOUT;
         }
     }
 
@@ -79,7 +79,7 @@ impl Settings {
             ));
         }
         let count = self.endpoints_per_node.unwrap_or(1);
-        if let Some(most) = self.serve_layout.servers().filter(|&most| most < count) {
+        if let Some(most) = self.serve_layout.servers_per_node().filter(|&most| most < count) {
             return Err(format!(
                 "serve-layout has {most} servers a node, and endpoints-per-node is {count}"
             ));
@@ -99,7 +99,7 @@ impl Settings {
                 ));
             }
         }
-        if has_bare_key(command) {
+        if has_literal_api_key(command) {
             return Err("serve has a key in it, and settings are written to the manifest: set VLLM_API_KEY in the job \
                         script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\""
                 .into());
@@ -125,7 +125,7 @@ pub fn is_secret_name(name: &str) -> bool {
 }
 
 /// `--api-key` with anything but a shell variable.
-fn has_bare_key(command: &str) -> bool {
+fn has_literal_api_key(command: &str) -> bool {
     command.split("--api-key").skip(1).any(|rest| {
         let value = rest.trim_start_matches(|c: char| c.is_whitespace() || "=\"'".contains(c));
         rest.starts_with([' ', '=']) && !value.is_empty() && !value.starts_with('$')
@@ -134,28 +134,29 @@ fn has_bare_key(command: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::settings::{Layer, Period, Settings, SettingsError, resolve};
+    use crate::settings::{HumanDuration, Settings, SettingsError, SettingsLayer, resolve_layers};
 
-    fn resolved(given: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    fn resolve_flags(given: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         let flags = given.iter().map(|(key, text)| ((*key).into(), vec![(*text).into()]));
-        resolve([Layer::of_flags(flags)]).map(|it| it.settings)
+        resolve_layers([SettingsLayer::from_flags(flags)]).map(|it| it.settings)
     }
 
     #[test]
-    fn what_follows_from_serve() {
-        let settings = resolved(&[("serve", "s --port {port}"), ("serve-layout", "aurora-6x2")]);
+    fn serve_defaults_are_applied() {
+        let settings =
+            resolve_flags(&[("serve", "s --port {port}"), ("serve-layout", "aurora-6x2")]);
         let settings = settings.expect("good");
         assert_eq!((settings.base_port, settings.endpoints_per_node), (Some(8000), Some(6)));
-        assert_eq!(settings.ready_timeout, Period::seconds(1800));
+        assert_eq!(settings.ready_timeout, HumanDuration::seconds(1800));
         let given = [("serve", "s"), ("ready-timeout", "5s"), ("base-port", "9000")];
-        let settings = resolved(&given).expect("good");
+        let settings = resolve_flags(&given).expect("good");
         assert_eq!((settings.base_port, settings.endpoints_per_node), (Some(9000), Some(1)));
-        assert_eq!(settings.ready_timeout, Period::seconds(5));
-        assert_eq!(resolved(&[]).expect("good").ready_timeout, Period::seconds(60));
+        assert_eq!(settings.ready_timeout, HumanDuration::seconds(5));
+        assert_eq!(resolve_flags(&[]).expect("good").ready_timeout, HumanDuration::seconds(60));
     }
 
     #[test]
-    fn what_cannot_go_together_is_said_with_a_way_out() {
+    fn conflicts_with_serve_are_explained() {
         for (more, words) in [
             (("endpoint", "http://a:1"), "endpoint names others"),
             (("hostfile", "f"), "hostfile names others"),
@@ -164,7 +165,7 @@ mod tests {
             (("serve-env", "HF_TOKEN=x"), "job script"),
             (("serve-layout", "aurora-12x1"), "{port}"),
         ] {
-            let error = resolved(&[("serve", "s"), more]).expect_err(words).to_string();
+            let error = resolve_flags(&[("serve", "s"), more]).expect_err(words).to_string();
             assert!(error.contains(words), "{error}");
         }
         for (command, words) in [
@@ -173,14 +174,14 @@ mod tests {
             ("s --api-key sk-1", "VLLM_API_KEY"),
             ("s --api-key='sk-1'", "VLLM_API_KEY"),
         ] {
-            let error = resolved(&[("serve", command)]).expect_err(words).to_string();
+            let error = resolve_flags(&[("serve", command)]).expect_err(words).to_string();
             assert!(error.contains(words) && !error.contains("sk-1"), "{error}");
         }
         for command in ["s --api-key \"$AURORA_SWARM_API_KEY\"", "s --api-keys 7"] {
-            resolved(&[("serve", command)]).expect(command);
+            resolve_flags(&[("serve", command)]).expect(command);
         }
         let many =
             [("serve", "s {k}"), ("serve-layout", "aurora-3x4"), ("endpoints-per-node", "4")];
-        assert!(resolved(&many).expect_err("too many").to_string().contains("3 servers"));
+        assert!(resolve_flags(&many).expect_err("too many").to_string().contains("3 servers"));
     }
 }

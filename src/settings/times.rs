@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Period;
+use super::HumanDuration;
 
 /// How long a job may take, from its start: what the batch system says, or a time, also as `12:00:00`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,17 +13,17 @@ pub enum Walltime {
     #[default]
     Auto,
     /// So long.
-    For(Period),
+    Fixed(HumanDuration),
 }
 
 /// A moment: seconds since 1970, or `2026-01-31T18:00:00Z`, which is UTC also without the `Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(SystemTime);
+pub struct UtcTimestamp(SystemTime);
 
-impl Moment {
+impl UtcTimestamp {
     /// As std's type.
     #[must_use]
-    pub const fn get(self) -> SystemTime {
+    pub const fn to_system_time(self) -> SystemTime {
         self.0
     }
 }
@@ -36,17 +36,17 @@ impl FromStr for Walltime {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        if let Some(seconds) = clock(text) {
-            return Ok(Self::For(Period::seconds(seconds)));
+        if let Some(seconds) = parse_clock_time(text) {
+            return Ok(Self::Fixed(HumanDuration::seconds(seconds)));
         }
         let wrong =
             |_| format!("{text:?} is neither auto nor a length of time like 90m or 12:00:00");
-        text.parse().map(Self::For).map_err(wrong)
+        text.parse().map(Self::Fixed).map_err(wrong)
     }
 }
 
 /// `12:00:00`, `90:00`.
-fn clock(text: &str) -> Option<u64> {
+fn parse_clock_time(text: &str) -> Option<u64> {
     let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     match parts[..] {
         [hours, minutes, seconds] => {
@@ -57,7 +57,7 @@ fn clock(text: &str) -> Option<u64> {
     }
 }
 
-impl FromStr for Moment {
+impl FromStr for UtcTimestamp {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -77,12 +77,12 @@ impl fmt::Display for Walltime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
-            Self::For(period) => period.fmt(f),
+            Self::Fixed(period) => period.fmt(f),
         }
     }
 }
 
-impl fmt::Display for Moment {
+impl fmt::Display for UtcTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_rfc3339_seconds(self.0).fmt(f)
     }
@@ -94,7 +94,7 @@ impl Serialize for Walltime {
     }
 }
 
-impl Serialize for Moment {
+impl Serialize for UtcTimestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for Walltime {
     }
 }
 
-impl<'de> Deserialize<'de> for Moment {
+impl<'de> Deserialize<'de> for UtcTimestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Written::read(deserializer)
     }
@@ -136,13 +136,13 @@ mod tests {
     #[test]
     fn times_read_as_people_and_batch_systems_write_them() {
         let walltime = |text: &str| text.parse::<Walltime>();
-        let lasts = |seconds| Ok(Walltime::For(Period::seconds(seconds)));
+        let lasts = |seconds| Ok(Walltime::Fixed(HumanDuration::seconds(seconds)));
         assert_eq!(walltime("auto"), Ok(Walltime::Auto));
         assert_eq!((walltime("12:00:30"), walltime("90:00")), (lasts(43_230), lasts(5400)));
         assert_eq!((walltime("90m"), walltime("20")), (lasts(5400), lasts(20)));
         assert!(walltime("soon").is_err() && walltime("1:2:3:4").is_err());
         assert!(walltime("99999999999999999:00:00").is_err());
-        let moment = |text: &str| text.parse::<Moment>();
+        let moment = |text: &str| text.parse::<UtcTimestamp>();
         assert_eq!(moment("1893456000"), moment("2030-01-01T00:00:00Z"));
         assert_eq!(moment("1893456000"), moment("2030-01-01 00:00:00"));
         assert!(moment("18:00").is_err());

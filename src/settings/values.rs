@@ -7,13 +7,13 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
-use crate::domain::Params;
+use crate::domain::RequestParams;
 
 /// A length of time: `90s`, `5m`, `1h 30m`, `250ms`, or a bare number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Period(Duration);
+pub struct HumanDuration(Duration);
 
-impl Period {
+impl HumanDuration {
     /// So many seconds.
     #[must_use]
     pub const fn seconds(seconds: u64) -> Self {
@@ -33,7 +33,7 @@ impl Period {
     }
 }
 
-impl FromStr for Period {
+impl FromStr for HumanDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -48,19 +48,19 @@ impl FromStr for Period {
     }
 }
 
-impl fmt::Display for Period {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
 }
 
-impl Serialize for Period {
+impl Serialize for HumanDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Period {
+impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a length of time like \"90s\", or a number of seconds")]
@@ -78,14 +78,14 @@ impl<'de> Deserialize<'de> for Period {
 
 /// `auto`, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Amount {
+pub enum AutoOrCount {
     /// What does best.
     Auto,
     /// This and no other.
     Exactly(usize),
 }
 
-impl FromStr for Amount {
+impl FromStr for AutoOrCount {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -99,7 +99,7 @@ impl FromStr for Amount {
     }
 }
 
-impl fmt::Display for Amount {
+impl fmt::Display for AutoOrCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
@@ -108,13 +108,13 @@ impl fmt::Display for Amount {
     }
 }
 
-impl Serialize for Amount {
+impl Serialize for AutoOrCount {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Amount {
+impl<'de> Deserialize<'de> for AutoOrCount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "\"auto\" or a number")]
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Amount {
 /// What becomes of a hostfile's servers on hosts without a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RemoteEndpoints {
+pub enum RemoteEndpointPolicy {
     /// They are an error: a line with a typing mistake would otherwise be lost without a word.
     Refuse,
     /// They are dealt to the ranks in turn, and asked over the network.
@@ -151,14 +151,14 @@ pub enum LogFormat {
 
 /// How many, or what share of all: `3` or `10%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Quota {
+pub enum CountOrPercent {
     /// So many.
     Count(u64),
     /// So many of a hundred.
     Percent(f64),
 }
 
-impl Quota {
+impl CountOrPercent {
     /// Of `all`, rounded up.
     #[must_use]
     #[expect(
@@ -174,7 +174,7 @@ impl Quota {
     }
 }
 
-impl FromStr for Quota {
+impl FromStr for CountOrPercent {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -190,7 +190,7 @@ impl FromStr for Quota {
     }
 }
 
-impl fmt::Display for Quota {
+impl fmt::Display for CountOrPercent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => write!(f, "{count}"),
@@ -199,13 +199,13 @@ impl fmt::Display for Quota {
     }
 }
 
-impl Serialize for Quota {
+impl Serialize for CountOrPercent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Quota {
+impl<'de> Deserialize<'de> for CountOrPercent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a count like 3 or a share like \"10%\"")]
@@ -222,7 +222,7 @@ impl<'de> Deserialize<'de> for Quota {
 
 /// More request parameters, as a JSON object: `{"repetition_penalty": 1.1}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExtraBody(pub Params);
+pub struct ExtraBody(pub RequestParams);
 
 impl Serialize for ExtraBody {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -235,7 +235,7 @@ impl<'de> Deserialize<'de> for ExtraBody {
         let text = String::deserialize(deserializer)?;
         let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&text)
             .map_err(|error| de::Error::custom(format!("it is no JSON object ({error})")))?;
-        let mut params = Params::default();
+        let mut params = RequestParams::default();
         for (name, json) in fields {
             if matches!(name.as_str(), "model" | "prompt" | "messages" | "stream") {
                 return Err(de::Error::custom(format!("{name} is not a request's to choose here")));
@@ -272,7 +272,7 @@ words! {
 
 words! {
     /// What to do where the run folder is there already.
-    Resume {
+    ResumePolicy {
         /// Go on where it stopped.
         Auto,
         /// Refuse.
@@ -284,7 +284,7 @@ words! {
 
 words! {
     /// Where answers go at the end.
-    Gather {
+    GatherMode {
         /// Into one file, through rank 0.
         Root,
         /// They stay in the shard files.
@@ -294,7 +294,7 @@ words! {
 
 words! {
     /// Which of the servers' routes is asked.
-    Api {
+    ApiMode {
         /// Conversations by chat; texts as one user message where the model has a chat template, else raw.
         Auto,
         /// Raw texts.
@@ -326,7 +326,7 @@ words! {
 
 words! {
     /// Token counts in answers.
-    UsageCount {
+    UsageMode {
         /// A list's sum, shared by length.
         Share,
         /// By the token ids, which the server is asked for.
@@ -360,41 +360,41 @@ mod tests {
             [("90s", 90.0), ("5m", 300.0), ("1h 30m", 5400.0), ("0", 0.0), ("2.5", 2.5)]
         {
             assert_eq!(
-                text.parse::<Period>().map(|it| it.get().as_secs_f64()),
+                text.parse::<HumanDuration>().map(|it| it.get().as_secs_f64()),
                 Ok(seconds),
                 "{text}"
             );
         }
-        assert!("soon".parse::<Period>().is_err());
-        assert!("-1".parse::<Period>().is_err());
+        assert!("soon".parse::<HumanDuration>().is_err());
+        assert!("-1".parse::<HumanDuration>().is_err());
     }
 
     #[test]
     fn amounts_are_auto_or_a_number() {
-        assert_eq!("auto".parse(), Ok(Amount::Auto));
-        assert_eq!("12".parse(), Ok(Amount::Exactly(12)));
-        assert!("-1".parse::<Amount>().is_err() && "many".parse::<Amount>().is_err());
-        for amount in [Amount::Auto, Amount::Exactly(7)] {
+        assert_eq!("auto".parse(), Ok(AutoOrCount::Auto));
+        assert_eq!("12".parse(), Ok(AutoOrCount::Exactly(12)));
+        assert!("-1".parse::<AutoOrCount>().is_err() && "many".parse::<AutoOrCount>().is_err());
+        for amount in [AutoOrCount::Auto, AutoOrCount::Exactly(7)] {
             let json = serde_json::to_value(amount).expect("JSON");
-            assert_eq!(serde_json::from_value::<Amount>(json).expect("an amount"), amount);
+            assert_eq!(serde_json::from_value::<AutoOrCount>(json).expect("an amount"), amount);
         }
         assert_eq!(
-            serde_json::from_value::<Amount>(9.into()).expect("a number"),
-            Amount::Exactly(9)
+            serde_json::from_value::<AutoOrCount>(9.into()).expect("a number"),
+            AutoOrCount::Exactly(9)
         );
     }
 
     #[test]
     fn quotas_are_counts_or_shares() {
-        assert_eq!("3".parse::<Quota>().map(|it| it.of(100)), Ok(3));
-        assert_eq!("2.5%".parse::<Quota>().map(|it| it.of(101)), Ok(3));
+        assert_eq!("3".parse::<CountOrPercent>().map(|it| it.of(100)), Ok(3));
+        assert_eq!("2.5%".parse::<CountOrPercent>().map(|it| it.of(101)), Ok(3));
         for bad in ["-1", "101%", "x", "%"] {
-            assert!(bad.parse::<Quota>().is_err(), "{bad}");
+            assert!(bad.parse::<CountOrPercent>().is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn an_extra_body_is_an_object_without_what_is_ours() {
+    fn extra_body_is_an_object_without_reserved_fields() {
         let read = |text: &str| serde_json::from_value::<ExtraBody>(text.into());
         assert_eq!(read(r#"{"a": [1, 2]}"#).expect("an object").0.get("a"), Some("[1, 2]"));
         assert!(read("[1]").is_err() && read(r#"{"model":"x"}"#).is_err());

@@ -3,13 +3,13 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{Failure, Input, Outcome, Route, RowHash, Settled, Usage};
+use crate::domain::{Failure, Outcome, PromptInput, Route, RowHash, Settled, Usage};
 
 /// What an answer carries besides the answer, and who wrote it.
 #[derive(Clone, Debug)]
-pub struct LineStyle {
+pub struct AnswerLineStyle {
     /// Repeat the prompt.
-    pub echo: bool,
+    pub echo_prompt: bool,
     /// The model that was asked.
     pub model: String,
     /// The route of texts that name none.
@@ -61,22 +61,22 @@ struct Served<'a> {
 ///
 /// # Errors
 /// Where a prompt carries something that is no JSON, which its reader has checked.
-pub fn write_line(
+pub fn write_answer_line(
     into: &mut Vec<u8>,
     settled: &Settled,
-    style: &LineStyle,
+    style: &AnswerLineStyle,
 ) -> serde_json::Result<()> {
     let prompt = &settled.prompt;
     let (text, conversation) = match &prompt.input {
-        Input::Text(text) => (Some(text.as_str()), None),
-        Input::Messages(messages) => (None, Some(raw(messages)?)),
+        PromptInput::Text(text) => (Some(text.as_str()), None),
+        PromptInput::Messages(messages) => (None, Some(raw(messages)?)),
     };
     let (choices, error, usage) = match &settled.outcome {
         Outcome::Answered(answer) => (answer.choices.as_slice(), None, answer.usage),
         Outcome::Failed(failure) => (&[][..], Some(failure), None),
     };
     let api = match (&prompt.input, prompt.route.unwrap_or(style.text_route)) {
-        (Input::Messages(_), _) | (_, Route::Chat) => "chat",
+        (PromptInput::Messages(_), _) | (_, Route::Chat) => "chat",
         (_, Route::Completions) => "completions",
     };
     let first = choices.first();
@@ -84,8 +84,8 @@ pub fn write_line(
     let line = Line {
         id: raw(prompt.id.json())?,
         index: prompt.index,
-        prompt: text.filter(|_| style.echo),
-        messages: conversation.filter(|_| style.echo),
+        prompt: text.filter(|_| style.echo_prompt),
+        messages: conversation.filter(|_| style.echo_prompt),
         response: first.map(|it| it.text.as_str()),
         responses: (choices.len() > 1).then(|| choices.iter().map(|it| it.text.as_str()).collect()),
         reasoning: first.and_then(|it| it.reasoning.as_deref()),
@@ -118,11 +118,11 @@ fn raw(json: &str) -> serde_json::Result<&RawValue> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::domain::{Answer, Choice, FailureKind, Id, Params, Prompt};
+    use crate::domain::{Answer, Choice, FailureKind, Prompt, PromptId, RequestParams};
 
-    pub(in crate::shards) fn style() -> LineStyle {
-        LineStyle {
-            echo: true,
+    pub(in crate::shards) fn line_style() -> AnswerLineStyle {
+        AnswerLineStyle {
+            echo_prompt: true,
             model: "m".into(),
             text_route: Route::Completions,
             rank: 3,
@@ -144,9 +144,9 @@ pub(super) mod tests {
         };
         let prompt = Prompt {
             index,
-            id: Id::of_index(index),
-            input: Input::Text("say \"hi\"\n".into()),
-            params: Params::default(),
+            id: PromptId::from_index(index),
+            input: PromptInput::Text("say \"hi\"\n".into()),
+            params: RequestParams::default(),
             route: None,
             priority: 0,
             row: None,
@@ -161,16 +161,16 @@ pub(super) mod tests {
         }
     }
 
-    fn line(settled: &Settled, style: &LineStyle) -> String {
+    fn line(settled: &Settled, style: &AnswerLineStyle) -> String {
         let mut bytes = Vec::new();
-        write_line(&mut bytes, settled, style).expect("JSON");
+        write_answer_line(&mut bytes, settled, style).expect("JSON");
         String::from_utf8(bytes).expect("UTF-8")
     }
 
     #[test]
     fn an_answer_is_one_line_in_the_contracts_shape() {
         assert_eq!(
-            line(&settled(17, Ok("ho\n")), &style()),
+            line(&settled(17, Ok("ho\n")), &line_style()),
             concat!(
                 r#"{"id":"17","index":17,"prompt":"say \"hi\"\n","response":"ho\n","model":"m","success":true,"error":null,"#,
                 r#""finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":true},"params":{},"#,
@@ -182,8 +182,10 @@ pub(super) mod tests {
 
     #[test]
     fn a_failure_has_no_made_up_response() {
-        let text =
-            line(&settled(1, Err(FailureKind::TooLong)), &LineStyle { echo: false, ..style() });
+        let text = line(
+            &settled(1, Err(FailureKind::TooLong)),
+            &AnswerLineStyle { echo_prompt: false, ..line_style() },
+        );
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(value["response"], serde_json::Value::Null);
         assert_eq!(value["success"], false);
@@ -197,9 +199,10 @@ pub(super) mod tests {
         let mut two = settled(0, Ok("a"));
         let Outcome::Answered(answer) = &mut two.outcome else { unreachable!() };
         answer.choices.push(Choice { text: "b".into(), ..Choice::default() });
-        two.prompt.input = Input::Messages(r#"[{"role":"user","content":"x"}]"#.into());
+        two.prompt.input = PromptInput::Messages(r#"[{"role":"user","content":"x"}]"#.into());
         two.prompt.row = Some(r#"{"k":1}"#.into());
-        let value: serde_json::Value = serde_json::from_str(&line(&two, &style())).expect("JSON");
+        let value: serde_json::Value =
+            serde_json::from_str(&line(&two, &line_style())).expect("JSON");
         assert_eq!(value["response"], "a");
         assert_eq!(value["responses"], serde_json::json!(["a", "b"]));
         assert_eq!(value["messages"][0]["content"], "x");

@@ -7,17 +7,17 @@ use super::{ShardError, ShardFile};
 
 /// Many, since opening takes a parallel file system a millisecond; but most systems let a process have 1024 files open, and
 /// MPI's connections are some of them.
-const OPEN: usize = 256;
+const MAX_OPEN_FILES: usize = 256;
 
 /// The files, by number.
 #[derive(Debug, Default)]
-pub struct Handles {
+pub struct FileCache {
     files: Vec<ShardFile>,
     /// The one read last stands last.
     open: Vec<(usize, File)>,
 }
 
-impl Handles {
+impl FileCache {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(files: Vec<ShardFile>) -> Self {
@@ -35,16 +35,16 @@ impl Handles {
     /// # Errors
     /// Where it cannot be opened, or does not hold as much (any more).
     pub fn read(&mut self, number: usize, offset: u64, into: &mut [u8]) -> Result<(), ShardError> {
-        let read = self.opened(number).and_then(|file| file.read_exact_at(into, offset));
+        let read = self.open_file(number).and_then(|file| file.read_exact_at(into, offset));
         let path = &self.files[number].path;
         read.map_err(|error| ShardError::of("cannot read the shard file", path)(error))
     }
 
-    fn opened(&mut self, number: usize) -> std::io::Result<&File> {
+    fn open_file(&mut self, number: usize) -> std::io::Result<&File> {
         match self.open.iter().rposition(|(its, _)| *its == number) {
             Some(place) => self.open[place..].rotate_left(1),
             None => {
-                if self.open.len() == OPEN {
+                if self.open.len() == MAX_OPEN_FILES {
                     self.open.remove(0);
                 }
                 let file = File::open(&self.files[number].path)?;
@@ -67,7 +67,7 @@ mod tests {
             std::fs::write(&path, format!("<{rank:03}>")).expect("written");
             ShardFile { start: 1, rank, path }
         };
-        let mut handles = Handles::new((0..600).map(file).collect());
+        let mut handles = FileCache::new((0..600).map(file).collect());
         let mut read = |number: usize| {
             let mut into = [0; 3];
             handles.read(number, 1, &mut into).expect("read");
@@ -75,7 +75,7 @@ mod tests {
             handles.open.iter().map(|(number, _)| *number).collect::<Vec<_>>()
         };
         for number in (0..600).chain([3, 3, 599]) {
-            assert!(read(number).len() <= OPEN);
+            assert!(read(number).len() <= MAX_OPEN_FILES);
         }
         // What is read again and again stays open among many others.
         for number in 0..600 {

@@ -2,12 +2,12 @@
 
 /// As words of 64 bits, so that ranks can combine theirs by a reduction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bitmap {
+pub struct IndexSet {
     words: Vec<u64>,
     size: u64,
 }
 
-impl Bitmap {
+impl IndexSet {
     /// None of `size` prompts.
     #[must_use]
     pub fn new(size: u64) -> Self {
@@ -23,7 +23,7 @@ impl Bitmap {
 
     /// Is it in?
     #[must_use]
-    pub fn has(&self, index: u64) -> bool {
+    pub fn contains(&self, index: u64) -> bool {
         index < self.size && self.words[(index / 64) as usize] & (1 << (index % 64)) != 0
     }
 
@@ -54,17 +54,17 @@ impl Bitmap {
     }
 
     /// Puts in everything that is in `other`.
-    pub fn join(&mut self, other: &Self) {
+    pub fn insert_all(&mut self, other: &Self) {
         self.words.iter_mut().zip(&other.words).for_each(|(mine, other)| *mine |= other);
     }
 
     /// Takes out everything that is in `other`.
-    pub fn subtract(&mut self, other: &Self) {
+    pub fn remove_all(&mut self, other: &Self) {
         self.words.iter_mut().zip(&other.words).for_each(|(mine, other)| *mine &= !other);
     }
 
     /// The stretches that are not in: `[from, to)`, in order.
-    pub fn gaps(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub fn missing_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut next = 0;
         std::iter::from_fn(move || {
             let from = self.next(next, false)?;
@@ -98,7 +98,7 @@ mod tests {
     proptest! {
         #[test]
         fn gaps_and_members_are_everything(size in 0u64..400, members in prop::collection::btree_set(0u64..420, 0..200)) {
-            let mut bitmap = Bitmap::new(size);
+            let mut bitmap = IndexSet::new(size);
             members.iter().for_each(|&index| bitmap.insert(index));
             let inside: Vec<u64> = members.into_iter().filter(|&index| index < size).collect();
             prop_assert_eq!(bitmap.count(), inside.len() as u64);
@@ -108,7 +108,7 @@ mod tests {
                 prop_assert_eq!(bitmap.before(from), before as u64);
                 prop_assert_eq!(bitmap.members(from).next(), inside.get(before).copied());
             }
-            let gaps: Vec<(u64, u64)> = bitmap.gaps().collect();
+            let gaps: Vec<(u64, u64)> = bitmap.missing_ranges().collect();
             prop_assert!(gaps.windows(2).all(|pair| pair[0].1 < pair[1].0));
             let mut all: Vec<u64> = gaps.iter().flat_map(|&(from, to)| from..to).chain(inside).collect();
             all.sort_unstable();

@@ -4,79 +4,82 @@
 //! the numbers' own order is: by prompt, and of one prompt's lines first the one that counts ([`Rank`](super::Rank)), as
 //! long as files are numbered in order of start and rank.
 
-use super::Entry;
+use super::LineEntry;
 
-const INDEX: u32 = 40;
+const INDEX_BITS: u32 = 40;
 const FILE: u32 = 20;
-const OFFSET: u32 = 44;
-const LENGTH: u32 = 23;
+const OFFSET_BITS: u32 = 44;
+const LENGTH_BITS: u32 = 23;
 
 /// A line's place, packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Spot(u128);
+pub struct LineLocation(u128);
 
-impl Spot {
+impl LineLocation {
     /// The entry's, which stands in the file of that number.
     ///
     /// # Errors
     /// Where a number is too large for its bits, with the words that say which.
-    pub fn new(entry: &Entry, file: usize) -> Result<Self, &'static str> {
+    pub fn new(entry: &LineEntry, file: usize) -> Result<Self, &'static str> {
         let file = file as u64;
-        if entry.index >> INDEX != 0 {
+        if entry.index >> INDEX_BITS != 0 {
             return Err("a prompt's place in the input is beyond 1,099,511,627,776");
         }
         if file >> FILE != 0 {
             return Err("one rank has more than 1,048,576 shard files to read: take more ranks");
         }
-        if entry.offset >> OFFSET != 0 {
+        if entry.offset >> OFFSET_BITS != 0 {
             return Err("the file is larger than 16 TiB");
         }
         let length = u128::from(entry.length.min(Self::LONGEST));
         let failed = u128::from(!entry.success);
         let mut packed = u128::from(entry.index);
-        for (value, bits) in
-            [(failed, 1), (file.into(), FILE), (entry.offset.into(), OFFSET), (length, LENGTH)]
-        {
+        for (value, bits) in [
+            (failed, 1),
+            (file.into(), FILE),
+            (entry.offset.into(), OFFSET_BITS),
+            (length, LENGTH_BITS),
+        ] {
             packed = packed << bits | value;
         }
         Ok(Self(packed))
     }
 
     /// This length stands for all that are as long or longer.
-    const LONGEST: u32 = (1 << LENGTH) - 1;
+    const LONGEST: u32 = (1 << LENGTH_BITS) - 1;
 
     /// The prompt.
     #[must_use]
     pub fn index(self) -> u64 {
-        self.bits(1 + FILE + OFFSET + LENGTH, INDEX)
+        self.extract_bits(1 + FILE + OFFSET_BITS + LENGTH_BITS, INDEX_BITS)
     }
 
     /// Is it a failure?
     #[must_use]
     pub fn failed(self) -> bool {
-        self.bits(FILE + OFFSET + LENGTH, 1) != 0
+        self.extract_bits(FILE + OFFSET_BITS + LENGTH_BITS, 1) != 0
     }
 
     /// The file's number.
     #[must_use]
     pub fn file(self) -> usize {
-        self.bits(OFFSET + LENGTH, FILE) as usize
+        self.extract_bits(OFFSET_BITS + LENGTH_BITS, FILE) as usize
     }
 
     /// Where in it the line begins.
     #[must_use]
-    pub fn offset(self) -> u64 {
-        self.bits(LENGTH, OFFSET)
+    pub fn line_offset(self) -> u64 {
+        self.extract_bits(LENGTH_BITS, OFFSET_BITS)
     }
 
     /// How long the line is; `None` where it is 8 MiB or more, which somebody else has to know.
     #[must_use]
-    pub fn length(self) -> Option<u32> {
-        let length = self.bits(0, LENGTH) as u32;
+    pub fn line_length(self) -> Option<u32> {
+        let length = self.extract_bits(0, LENGTH_BITS) as u32;
         (length < Self::LONGEST).then_some(length)
     }
 
-    fn bits(self, from: u32, many: u32) -> u64 {
+    fn extract_bits(self, from: u32, many: u32) -> u64 {
         (self.0 >> from) as u64 & ((1 << many) - 1)
     }
 }
@@ -86,11 +89,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(index: u64, offset: u64, length: u32, success: bool) -> Entry {
-        Entry { index, offset, length, success, passes: false }
+    fn entry(index: u64, offset: u64, length: u32, success: bool) -> LineEntry {
+        LineEntry { index, offset, length, success, passes: false }
     }
 
-    fn any_spot() -> impl Strategy<Value = (Entry, usize)> {
+    fn any_location() -> impl Strategy<Value = (LineEntry, usize)> {
         // Few values, so that the later fields decide often; and the ends of the ranges.
         let index = prop_oneof![0u64..3, (1u64 << 40) - 2..1 << 40];
         let offset = prop_oneof![0u64..3, (1u64 << 44) - 2..1 << 44];
@@ -103,19 +106,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out((entry, file) in any_spot()) {
-            let spot = Spot::new(&entry, file).expect("it fits");
+        fn what_goes_in_comes_out((entry, file) in any_location()) {
+            let spot = LineLocation::new(&entry, file).expect("it fits");
             prop_assert_eq!(spot.index(), entry.index);
             prop_assert_eq!(spot.failed(), !entry.success);
             prop_assert_eq!(spot.file(), file);
-            prop_assert_eq!(spot.offset(), entry.offset);
-            prop_assert_eq!(spot.length(), (entry.length < (1 << 23) - 1).then_some(entry.length));
+            prop_assert_eq!(spot.line_offset(), entry.offset);
+            prop_assert_eq!(spot.line_length(), (entry.length < (1 << 23) - 1).then_some(entry.length));
         }
 
         #[test]
-        fn the_order_is_by_prompt_success_file_and_offset(a in any_spot(), b in any_spot()) {
-            let key = |(entry, file): &(Entry, usize)| (entry.index, !entry.success, *file, entry.offset);
-            let spot = |(entry, file): &(Entry, usize)| Spot::new(entry, *file).expect("it fits");
+        fn the_order_is_by_prompt_success_file_and_offset(a in any_location(), b in any_location()) {
+            let key = |(entry, file): &(LineEntry, usize)| (entry.index, !entry.success, *file, entry.offset);
+            let spot = |(entry, file): &(LineEntry, usize)| LineLocation::new(entry, *file).expect("it fits");
             prop_assume!(key(&a) != key(&b));
             prop_assert_eq!(spot(&a).cmp(&spot(&b)), key(&a).cmp(&key(&b)));
         }
@@ -123,9 +126,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_said_and_not_cut() {
-        assert!(Spot::new(&entry(1 << 40, 0, 1, true), 0).is_err());
-        assert!(Spot::new(&entry(0, 1 << 44, 1, true), 0).is_err());
-        assert!(Spot::new(&entry(0, 0, 1, true), 1 << 20).is_err());
-        assert_eq!(size_of::<Spot>(), 16);
+        assert!(LineLocation::new(&entry(1 << 40, 0, 1, true), 0).is_err());
+        assert!(LineLocation::new(&entry(0, 1 << 44, 1, true), 0).is_err());
+        assert!(LineLocation::new(&entry(0, 0, 1, true), 1 << 20).is_err());
+        assert_eq!(size_of::<LineLocation>(), 16);
     }
 }

@@ -16,8 +16,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Bitmap, Header, ShardError, ShardFile, reader::read_lines};
-use crate::domain::{Id, RowHash};
+use super::{Header, IndexSet, ShardError, ShardFile, reader::read_entry_lines};
+use crate::domain::{PromptId, RowHash};
 
 #[derive(Deserialize)]
 struct Hashed {
@@ -41,10 +41,10 @@ pub fn read_answers<'f>(
     rows: u64,
     mut each: impl FnMut(u64, RowHash, &[u8]) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
-    let mut seen = Bitmap::new(rows);
+    let mut seen = IndexSet::new(rows);
     for file in files {
-        read_lines(file, fingerprint, |entry, line| {
-            if !entry.success || entry.index >= rows || seen.has(entry.index) {
+        read_entry_lines(file, fingerprint, |entry, line| {
+            if !entry.success || entry.index >= rows || seen.contains(entry.index) {
                 return Ok(());
             }
             seen.insert(entry.index);
@@ -59,7 +59,7 @@ pub fn read_answers<'f>(
 ///
 /// # Errors
 /// Where the file cannot be read.
-pub fn fingerprint_of(file: &ShardFile) -> Result<Option<String>, ShardError> {
+pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> {
     let error = || ShardError::of("cannot read the shard file", &file.path);
     let mut line = Vec::new();
     let opened = File::open(&file.path).map_err(error())?;
@@ -69,13 +69,13 @@ pub fn fingerprint_of(file: &ShardFile) -> Result<Option<String>, ShardError> {
 
 /// A shard file that is written whole, beside where it will lie.
 #[derive(Debug)]
-pub struct CarriedFile {
+pub struct MigratedFile {
     file: BufWriter<File>,
     path: PathBuf,
     line: Vec<u8>,
 }
 
-impl CarriedFile {
+impl MigratedFile {
     /// Begins it. What is there under this name is nothing yet, and is written over.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl CarriedFile {
 /// as it is, byte for byte and in its order.
 fn moved(line: &[u8], index: u64, own_id: bool, into: &mut Vec<u8>) -> serde_json::Result<()> {
     let Fields(fields) = serde_json::from_slice(line)?;
-    let id = Id::of_index(index);
+    let id = PromptId::from_index(index);
     for (at, (name, value)) in fields.into_iter().enumerate() {
         into.push(if at == 0 { b'{' } else { b',' });
         serde_json::to_writer(&mut *into, name)?;
@@ -136,8 +136,8 @@ struct Fields<'a>(Vec<(&'a str, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
             type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,7 +152,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 Ok(Fields(fields))
             }
         }
-        from.deserialize_map(Object)
+        from.deserialize_map(ObjectVisitor)
     }
 }
 
@@ -163,7 +163,7 @@ mod tests {
         domain::FailureKind,
         shards::{
             ShardWriter,
-            answer_line::tests::{settled, style},
+            answer_line::tests::{line_style, settled},
             list,
         },
     };
@@ -189,7 +189,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |start: u32, outcomes: &[(u64, Result<&str, FailureKind>)]| {
             let header = Header::new(start, 0, "n1", "old");
-            let mut writer = ShardWriter::create(folder.path(), &header, style()).expect("a file");
+            let mut writer =
+                ShardWriter::create(folder.path(), &header, line_style()).expect("a file");
             let outcomes: Vec<_> =
                 outcomes.iter().map(|&(index, outcome)| settled(index, outcome)).collect();
             writer.append(&outcomes).expect("written");
@@ -199,7 +200,7 @@ mod tests {
         let files = list(folder.path()).expect("listed");
         let place = folder.path().join("0003-00000.jsonl");
         let mut carried =
-            CarriedFile::create(&place, &Header::new(3, 0, "n1", "new")).expect("made");
+            MigratedFile::create(&place, &Header::new(3, 0, "n1", "new")).expect("made");
         let mut seen = Vec::new();
         read_answers(&files, "old", 9, |index, hash, line| {
             assert_eq!(hash, RowHash::new(0xab2 + 2 * index, false));
@@ -212,8 +213,8 @@ mod tests {
         assert_eq!(seen, [(2, "two".into()), (4, "four".into())]);
 
         let file = list(folder.path()).expect("listed").pop().expect("the new one");
-        assert_eq!(fingerprint_of(&file).expect("read").as_deref(), Some("new"));
-        assert_eq!(fingerprint_of(&files[0]).expect("read").as_deref(), Some("old"));
+        assert_eq!(read_fingerprint(&file).expect("read").as_deref(), Some("new"));
+        assert_eq!(read_fingerprint(&files[0]).expect("read").as_deref(), Some("old"));
         let mut again = Vec::new();
         read_answers([&file], "new", 1000, |index, hash, line| {
             let value: serde_json::Value = serde_json::from_slice(line).expect("JSON");

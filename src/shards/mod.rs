@@ -30,13 +30,15 @@ mod reader;
 mod storage;
 mod writer;
 
-pub use answer_line::{LineStyle, write_line};
-pub use file_cache::Handles;
-pub use index_set::Bitmap;
-pub use layout::{folder_of, folders_of};
-pub use line_location::Spot;
-pub use migrate::{CarriedFile, fingerprint_of, read_answers};
-pub use reader::{Entry, Rank, ShardFile, Survey, list, read, read_all};
+pub use answer_line::{AnswerLineStyle, write_answer_line};
+pub use file_cache::FileCache;
+pub use index_set::IndexSet;
+pub use layout::{folder_of, rank_folders};
+pub use line_location::LineLocation;
+pub use migrate::{MigratedFile, read_answers, read_fingerprint};
+pub use reader::{
+    LineEntry, LinePrecedence, ShardFile, ShardScanReport, list, read, read_all_entries,
+};
 pub use writer::{Header, ShardWriter};
 
 use std::path::{Path, PathBuf};

@@ -24,7 +24,7 @@ pub struct ShardFile {
 
 /// Where an outcome lies, and how it compares with another of the same prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct LineEntry {
     /// The prompt.
     pub index: u64,
     /// Where the line begins in its file, and how long it is with its newline.
@@ -39,7 +39,7 @@ pub struct Entry {
 
 /// Which of two outcomes of one prompt counts: the lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Rank {
+pub struct LinePrecedence {
     /// Success is lower than failure.
     pub failed: bool,
     /// The start that wrote it.
@@ -50,7 +50,7 @@ pub struct Rank {
 
 /// What a file holds besides outcomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct ShardScanReport {
     /// Lines that count.
     pub lines: u64,
     /// Lines that are no outcomes: damage.
@@ -66,11 +66,11 @@ struct Key {
     index: u64,
     success: bool,
     #[serde(default)]
-    error: Option<KeyError>,
+    error: Option<LineFailure>,
 }
 
 #[derive(Deserialize)]
-struct KeyError {
+struct LineFailure {
     kind: FailureKind,
 }
 
@@ -118,20 +118,20 @@ fn collect(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathBuf>, Sh
 pub fn read(
     file: &ShardFile,
     fingerprint: &str,
-    mut each: impl FnMut(Entry) -> Result<(), ShardError>,
-) -> Result<Survey, ShardError> {
-    read_lines(file, fingerprint, |entry, _| each(entry))
+    mut each: impl FnMut(LineEntry) -> Result<(), ShardError>,
+) -> Result<ShardScanReport, ShardError> {
+    read_entry_lines(file, fingerprint, |entry, _| each(entry))
 }
 
 /// The same, and what stands in the line.
-pub(super) fn read_lines(
+pub(super) fn read_entry_lines(
     file: &ShardFile,
     fingerprint: &str,
-    mut each: impl FnMut(Entry, &[u8]) -> Result<(), ShardError>,
-) -> Result<Survey, ShardError> {
+    mut each: impl FnMut(LineEntry, &[u8]) -> Result<(), ShardError>,
+) -> Result<ShardScanReport, ShardError> {
     let error = || ShardError::of("cannot read the shard file", &file.path);
     let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
-    let mut survey = Survey::default();
+    let mut survey = ShardScanReport::default();
     let (mut line, mut offset) = (Vec::new(), 0);
     loop {
         line.clear();
@@ -152,7 +152,7 @@ pub(super) fn read_lines(
                 return Ok(survey);
             }
         } else {
-            match entry(&line, offset) {
+            match parse_entry(&line, offset) {
                 Some(entry) => {
                     survey.lines += 1;
                     each(entry, &line)?;
@@ -168,10 +168,10 @@ pub(super) fn read_lines(
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_all<'a>(
+pub fn read_all_entries<'a>(
     files: impl IntoIterator<Item = &'a ShardFile>,
     fingerprint: &str,
-    mut each: impl FnMut(usize, Entry) -> Result<(), ShardError>,
+    mut each: impl FnMut(usize, LineEntry) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
     for (number, file) in files.into_iter().enumerate() {
         let survey = read(file, fingerprint, |entry| each(number, entry))?;
@@ -191,11 +191,11 @@ pub fn read_all<'a>(
     Ok(())
 }
 
-fn entry(line: &[u8], offset: u64) -> Option<Entry> {
+fn parse_entry(line: &[u8], offset: u64) -> Option<LineEntry> {
     let key: Key = serde_json::from_slice(line).ok()?;
     let passes = key.error.is_some_and(|error| error.kind.passes());
     let length = u32::try_from(line.len()).ok()?;
-    Some(Entry { index: key.index, offset, length, success: key.success, passes })
+    Some(LineEntry { index: key.index, offset, length, success: key.success, passes })
 }
 
 #[cfg(test)]
@@ -203,12 +203,12 @@ mod tests {
     use super::*;
     use crate::shards::{
         ShardWriter,
-        answer_line::tests::{settled, style},
+        answer_line::tests::{line_style, settled},
     };
 
     fn written(folder: &Path) -> ShardFile {
         let header = Header::new(2, 7, "n1", "abc");
-        let mut writer = ShardWriter::create(folder, &header, style()).expect("a file");
+        let mut writer = ShardWriter::create(folder, &header, line_style()).expect("a file");
         writer
             .append(&[settled(5, Ok("a")), settled(6, Err(FailureKind::TooLong))])
             .expect("written");
@@ -219,7 +219,10 @@ mod tests {
         files[0].clone()
     }
 
-    fn entries(file: &ShardFile, fingerprint: &str) -> (Vec<(u64, bool, bool)>, Survey) {
+    fn collect_entries(
+        file: &ShardFile,
+        fingerprint: &str,
+    ) -> (Vec<(u64, bool, bool)>, ShardScanReport) {
         let mut all = Vec::new();
         let survey = read(file, fingerprint, |it| {
             all.push((it.index, it.success, it.passes));
@@ -233,10 +236,10 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = written(folder.path());
-        let (all, survey) = entries(&file, "abc");
+        let (all, survey) = collect_entries(&file, "abc");
         assert_eq!(all, [(5, true, false), (6, false, false), (9, false, true)]);
-        assert_eq!(survey, Survey { lines: 3, ..Survey::default() });
-        assert!(entries(&file, "other").1.foreign);
+        assert_eq!(survey, ShardScanReport { lines: 3, ..ShardScanReport::default() });
+        assert!(collect_entries(&file, "other").1.foreign);
     }
 
     #[test]
@@ -244,7 +247,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         written(folder.path());
         assert!(
-            ShardWriter::create(folder.path(), &Header::new(2, 7, "n1", "abc"), style()).is_err()
+            ShardWriter::create(folder.path(), &Header::new(2, 7, "n1", "abc"), line_style())
+                .is_err()
         );
     }
 
@@ -261,7 +265,7 @@ mod tests {
             .collect();
         for cut in 0..=whole.len() {
             std::fs::write(&file.path, &whole[..cut]).expect("cut");
-            let (all, survey) = entries(&file, "abc");
+            let (all, survey) = collect_entries(&file, "abc");
             let lines = ends.iter().filter(|&&end| end <= cut).count();
             assert_eq!(all.len(), lines.saturating_sub(1), "cut at {cut}");
             assert_eq!(survey.damaged, 0);
@@ -275,7 +279,7 @@ mod tests {
         let file = written(folder.path());
         let text = std::fs::read_to_string(&file.path).expect("text");
         std::fs::write(&file.path, text.replace("\"index\":6", "\"index\":")).expect("damaged");
-        let (all, survey) = entries(&file, "abc");
+        let (all, survey) = collect_entries(&file, "abc");
         assert_eq!(all.len(), 2);
         assert_eq!(survey.damaged, 1);
     }

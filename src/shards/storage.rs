@@ -11,22 +11,22 @@ use std::{
 };
 
 /// Where bytes go, at the end. A write may be cut short or interrupted, as the system's may.
-pub(super) trait Disk: Write + std::fmt::Debug + Send {
+pub(super) trait ShardStorage: Write + std::fmt::Debug + Send {
     /// Makes what was written survive the node.
     fn sync(&mut self) -> Result<()>;
 
     /// Is what is written still written for somebody?
-    fn is_there(&self) -> Result<()>;
+    fn check_not_replaced(&self) -> Result<()>;
 }
 
 /// A file, by its handle and by its name.
 #[derive(Debug)]
-pub(super) struct OnDisk {
+pub(super) struct DiskFile {
     file: File,
     path: PathBuf,
 }
 
-impl OnDisk {
+impl DiskFile {
     /// A new one. What is there already is another process's: an error.
     pub(super) fn create(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create_new(true).open(path)?;
@@ -34,7 +34,7 @@ impl OnDisk {
     }
 }
 
-impl Write for OnDisk {
+impl Write for DiskFile {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         self.file.write(bytes)
     }
@@ -45,13 +45,13 @@ impl Write for OnDisk {
     }
 }
 
-impl Disk for OnDisk {
+impl ShardStorage for DiskFile {
     fn sync(&mut self) -> Result<()> {
         self.file.sync_data()
     }
 
     /// What is written to a file that was removed is written for nobody.
-    fn is_there(&self) -> Result<()> {
+    fn check_not_replaced(&self) -> Result<()> {
         let (here, there) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
         if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
             return Ok(());

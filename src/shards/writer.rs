@@ -9,9 +9,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LineStyle, ShardError,
-    storage::{Disk, OnDisk},
-    write_line,
+    AnswerLineStyle, ShardError,
+    storage::{DiskFile, ShardStorage},
+    write_answer_line,
 };
 use crate::domain::Settled;
 
@@ -33,17 +33,17 @@ pub struct Header {
 /// The format this build writes.
 pub(super) const VERSION: u32 = 1;
 /// Outcomes that a dying node may lose are asked again: this much work.
-const SYNC_EVERY: Duration = Duration::from_secs(15);
+const SYNC_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The open file. Nothing is buffered between calls.
 #[derive(Debug)]
 pub struct ShardWriter {
-    disk: Box<dyn Disk>,
+    storage: Box<dyn ShardStorage>,
     path: PathBuf,
-    style: LineStyle,
+    style: AnswerLineStyle,
     lines: Vec<u8>,
-    synced: Instant,
-    sync_every: Duration,
+    last_sync: Instant,
+    sync_interval: Duration,
     /// A write or a sync has failed: a line may be cut in two, and nothing may be put behind it.
     broken: bool,
 }
@@ -73,24 +73,36 @@ impl ShardWriter {
     ///
     /// # Errors
     /// Where it cannot be made or written.
-    pub fn create(folder: &Path, header: &Header, style: LineStyle) -> Result<Self, ShardError> {
+    pub fn create(
+        folder: &Path,
+        header: &Header,
+        style: AnswerLineStyle,
+    ) -> Result<Self, ShardError> {
         let path = folder.join(header.file_name());
-        let disk = OnDisk::create(&path);
+        let disk = DiskFile::create(&path);
         let disk = disk.map_err(ShardError::of("cannot make the shard file", &path))?;
-        Self::on(Box::new(disk), path, header, style)
+        Self::with_storage(Box::new(disk), path, header, style)
     }
 
     /// Begins with the header.
-    fn on(
-        disk: Box<dyn Disk>,
+    fn with_storage(
+        disk: Box<dyn ShardStorage>,
         path: PathBuf,
         header: &Header,
-        style: LineStyle,
+        style: AnswerLineStyle,
     ) -> Result<Self, ShardError> {
         // Ranks do not sync at the same moment: thousands of them would stall a parallel file system.
-        let sync_every = SYNC_EVERY + Duration::from_millis(header.rank as u64 * 7919 % 15_000);
+        let sync_every = SYNC_INTERVAL + Duration::from_millis(header.rank as u64 * 7919 % 15_000);
         let (lines, synced) = (Vec::new(), Instant::now());
-        let mut writer = Self { disk, path, style, lines, synced, sync_every, broken: false };
+        let mut writer = Self {
+            storage: disk,
+            path,
+            style,
+            lines,
+            last_sync: synced,
+            sync_interval: sync_every,
+            broken: false,
+        };
         serde_json::to_writer(&mut writer.lines, header)
             .map_err(std::io::Error::from)
             .map_err(writer.error())?;
@@ -107,12 +119,12 @@ impl ShardWriter {
     pub fn append(&mut self, outcomes: &[Settled]) -> Result<(), ShardError> {
         self.lines.clear();
         for settled in outcomes {
-            write_line(&mut self.lines, settled, &self.style)
+            write_answer_line(&mut self.lines, settled, &self.style)
                 .map_err(std::io::Error::from)
                 .map_err(self.error())?;
         }
         self.write()?;
-        if self.synced.elapsed() >= self.sync_every {
+        if self.last_sync.elapsed() >= self.sync_interval {
             self.sync()?;
         }
         Ok(())
@@ -123,16 +135,18 @@ impl ShardWriter {
     /// # Errors
     /// Where the disk refuses. A later try would succeed though the bytes are lost, so there is none.
     pub fn sync(&mut self) -> Result<(), ShardError> {
-        self.synced = Instant::now();
-        self.unbroken(|writer| writer.disk.is_there().and_then(|()| writer.disk.sync()))
+        self.last_sync = Instant::now();
+        self.run_unless_broken(|writer| {
+            writer.storage.check_not_replaced().and_then(|()| writer.storage.sync())
+        })
     }
 
     fn write(&mut self) -> Result<(), ShardError> {
-        self.unbroken(|writer| writer.disk.write_all(&writer.lines))
+        self.run_unless_broken(|writer| writer.storage.write_all(&writer.lines))
     }
 
     /// The first failure is the last.
-    fn unbroken(
+    fn run_unless_broken(
         &mut self,
         act: impl FnOnce(&mut Self) -> std::io::Result<()>,
     ) -> Result<(), ShardError> {
@@ -177,8 +191,8 @@ mod tests {
 
     use super::*;
     use crate::shards::{
-        Entry, ShardFile,
-        answer_line::tests::{settled, style},
+        LineEntry, ShardFile,
+        answer_line::tests::{line_style, settled},
         read,
     };
 
@@ -199,7 +213,7 @@ mod tests {
 
     /// A file on a disk that fails at chosen calls.
     #[derive(Debug)]
-    struct Faulty {
+    struct FaultyStorage {
         file: File,
         writes: BTreeMap<u32, Fault>,
         syncs: BTreeMap<u32, Fault>,
@@ -207,24 +221,24 @@ mod tests {
         synced: u32,
         full: bool,
         /// Writes after the first failure.
-        late: Arc<AtomicU32>,
+        late_writes: Arc<AtomicU32>,
         failed: bool,
     }
 
-    impl Faulty {
-        fn fails(&mut self, error: impl Into<Error>) -> Error {
+    impl FaultyStorage {
+        fn record_failure(&mut self, error: impl Into<Error>) -> Error {
             self.failed = true;
             error.into()
         }
     }
 
-    impl Write for Faulty {
+    impl Write for FaultyStorage {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             if self.failed {
-                self.late.fetch_add(1, Relaxed);
+                self.late_writes.fetch_add(1, Relaxed);
             }
             if self.full {
-                return Err(self.fails(ErrorKind::StorageFull));
+                return Err(self.record_failure(ErrorKind::StorageFull));
             }
             self.written += 1;
             let fault = self.writes.get(&(self.written - 1)).copied();
@@ -235,13 +249,13 @@ mod tests {
                 Some(Fault::Full(limit)) => {
                     self.full = true;
                     if limit == 0 {
-                        return Err(self.fails(ErrorKind::StorageFull));
+                        return Err(self.record_failure(ErrorKind::StorageFull));
                     }
                     self.file.write(&bytes[..most(limit)])
                 }
                 Some(Fault::Failed(limit)) => {
                     self.file.write_all(&bytes[..most(limit)])?;
-                    Err(self.fails(Error::other("input/output error")))
+                    Err(self.record_failure(Error::other("input/output error")))
                 }
                 Some(Fault::Gone) | None => self.file.write(bytes),
             }
@@ -252,16 +266,18 @@ mod tests {
         }
     }
 
-    impl Disk for Faulty {
+    impl ShardStorage for FaultyStorage {
         fn sync(&mut self) -> std::io::Result<()> {
             self.synced += 1;
             match self.syncs.get(&(self.synced - 1)) {
-                Some(Fault::Failed(_)) => Err(self.fails(Error::other("input/output error"))),
+                Some(Fault::Failed(_)) => {
+                    Err(self.record_failure(Error::other("input/output error")))
+                }
                 _ => Ok(()),
             }
         }
 
-        fn is_there(&self) -> std::io::Result<()> {
+        fn check_not_replaced(&self) -> std::io::Result<()> {
             match self.syncs.get(&self.synced) {
                 Some(Fault::Gone) => Err(Error::other("another file is in its place")),
                 _ => Ok(()),
@@ -288,7 +304,7 @@ mod tests {
                 next += 1;
                 let kind = crate::domain::FailureKind::TooLong;
                 let mut it = settled(next, if good { Ok(&text) } else { Err(kind) });
-                it.prompt.input = crate::domain::Input::Text(text);
+                it.prompt.input = crate::domain::PromptInput::Text(text);
                 it
             };
             batches.into_iter().map(|it| it.into_iter().map(&mut numbered).collect()).collect()
@@ -308,10 +324,10 @@ mod tests {
     }
 
     /// Every line that is read, with its prompt.
-    fn lines_of(file: &ShardFile) -> (Vec<(u64, Vec<u8>)>, u64) {
+    fn read_written_lines(file: &ShardFile) -> (Vec<(u64, Vec<u8>)>, u64) {
         let bytes = File::open(&file.path).expect("there");
         let mut lines = Vec::new();
-        let survey = read(file, "abc", |Entry { index, offset, length, .. }| {
+        let survey = read(file, "abc", |LineEntry { index, offset, length, .. }| {
             let mut line = vec![0; length as usize];
             bytes.read_exact_at(&mut line, offset).expect("read");
             lines.push((index, line));
@@ -324,7 +340,7 @@ mod tests {
 
     fn line(settled: &Settled) -> Vec<u8> {
         let mut line = Vec::new();
-        write_line(&mut line, settled, &style()).expect("JSON");
+        write_answer_line(&mut line, settled, &line_style()).expect("JSON");
         line
     }
 
@@ -338,15 +354,15 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("0001-00003.jsonl");
             let late = Arc::new(AtomicU32::new(0));
-            let disk = Faulty {
+            let disk = FaultyStorage {
                 file: File::options().append(true).create_new(true).open(&path).expect("made"),
-                writes, syncs, written: 0, synced: 0, full: false, late: Arc::clone(&late), failed: false,
+                writes, syncs, written: 0, synced: 0, full: false, late_writes: Arc::clone(&late), failed: false,
             };
             let header = Header::new(1, 3, "n1", "abc");
             let (mut kept, mut tried) = (Vec::new(), Vec::new());
-            if let Ok(mut writer) = ShardWriter::on(Box::new(disk), path.clone(), &header, style()) {
+            if let Ok(mut writer) = ShardWriter::with_storage(Box::new(disk), path.clone(), &header, line_style()) {
                 if always {
-                    writer.sync_every = Duration::ZERO;
+                    writer.sync_interval = Duration::ZERO;
                 }
                 let mut failed = false;
                 for batch in &batches {
@@ -360,7 +376,7 @@ mod tests {
                     tried.extend(all);
                 }
             }
-            let (read, damaged) = lines_of(&ShardFile { start: 1, rank: 3, path });
+            let (read, damaged) = read_written_lines(&ShardFile { start: 1, rank: 3, path });
             // In order and each as a whole, a beginning of what was appended that has all that was said to be written.
             prop_assert!(read.len() >= kept.len());
             prop_assert!(tried.starts_with(&read) && read.starts_with(&kept));
@@ -371,7 +387,7 @@ mod tests {
         #[test]
         fn a_file_cut_at_any_byte_of_its_last_lines_keeps_its_whole_lines(batches in any_batches(), seed in any::<prop::sample::Index>()) {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut writer = ShardWriter::create(folder.path(), &Header::new(1, 3, "n1", "abc"), style()).expect("made");
+            let mut writer = ShardWriter::create(folder.path(), &Header::new(1, 3, "n1", "abc"), line_style()).expect("made");
             for batch in &batches {
                 writer.append(batch).expect("written");
             }
@@ -392,7 +408,7 @@ mod tests {
             // From the longest on, each cut of the one before.
             for cut in cuts.into_iter().rev() {
                 File::options().write(true).open(&file.path).and_then(|it| it.set_len(cut as u64)).expect("cut");
-                let (read, damaged) = lines_of(&file);
+                let (read, damaged) = read_written_lines(&file);
                 let mut end = whole.len() - all.iter().map(|(_, line)| line.len()).sum::<usize>();
                 let many = all.iter().take_while(|(_, line)| { end += line.len(); end <= cut }).count();
                 prop_assert_eq!(&read, &all[..many], "cut at {} of {}", cut, whole.len());
@@ -405,7 +421,7 @@ mod tests {
     fn a_file_that_was_removed_or_replaced_is_told_at_the_next_sync() {
         let folder = tempfile::tempdir().expect("a folder");
         let header = Header::new(1, 3, "n1", "abc");
-        let mut writer = ShardWriter::create(folder.path(), &header, style()).expect("made");
+        let mut writer = ShardWriter::create(folder.path(), &header, line_style()).expect("made");
         writer.sync().expect("it is there");
         std::fs::rename(&writer.path, folder.path().join("elsewhere")).expect("moved");
         std::fs::write(&writer.path, "another").expect("written");
@@ -417,19 +433,19 @@ mod tests {
     fn a_full_disk_is_named_with_its_file() {
         let full = Path::new("/dev/full");
         let disk = File::options().append(true).open(full).expect("there");
-        let disk = Faulty {
+        let disk = FaultyStorage {
             file: disk,
             writes: BTreeMap::new(),
             syncs: BTreeMap::new(),
             written: 0,
             synced: 0,
             full: false,
-            late: Arc::default(),
+            late_writes: Arc::default(),
             failed: false,
         };
         let header = Header::new(1, 3, "n1", "abc");
-        let error =
-            ShardWriter::on(Box::new(disk), full.into(), &header, style()).expect_err("full");
+        let error = ShardWriter::with_storage(Box::new(disk), full.into(), &header, line_style())
+            .expect_err("full");
         assert_eq!(error.error.kind(), ErrorKind::StorageFull);
         assert!(error.to_string().contains("/dev/full: No space left"), "{error}");
     }

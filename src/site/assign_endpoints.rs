@@ -6,8 +6,8 @@
 //!
 //! What belongs to a node is dealt to its ranks in blocks, so that neighbouring tiles share a rank, and its cores' socket.
 
-use super::{Place, hostfile::HostLine, node::is_loopback};
-use crate::{domain::Url, settings::RemoteEndpoints};
+use super::{Place, hostfile::HostfileEntry, node::is_loopback};
+use crate::{domain::Url, settings::RemoteEndpointPolicy};
 
 /// The servers the user named, in one of the ways there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,43 +24,47 @@ pub enum Wanted {
     /// By the lines of a hostfile.
     Hosts {
         /// Those whose tags were asked for.
-        lines: Vec<HostLine>,
+        lines: Vec<HostfileEntry>,
         /// What to do with hosts that no rank runs on.
-        remote: RemoteEndpoints,
+        remote: RemoteEndpointPolicy,
     },
 }
 
 /// Servers that cannot be dealt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DealError {
+pub enum AssignError {
     /// A hostfile names hosts that no rank runs on.
     #[error(
         "the hostfile names {} that no rank runs on ({}): start ranks there (mpiexec --ppn 1 over all nodes), mend the \
          names, or let other ranks ask them over the network with --remote-endpoints deal", 
-        hosts(.0.len()), list(.0)
+        host_count_text(.0.len()), list(.0)
     )]
-    NoRankThere(Vec<String>),
+    NoRankOnHost(Vec<String>),
     /// One server would have two owners.
     #[error("{0} is named twice: an endpoint has one owner, or its window would be two")]
     Twice(Url),
     /// Nothing to ask.
     #[error("no line of the hostfile has the tags asked for")]
-    NothingSelected,
+    NoMatchingTags,
     /// A placeholder that nobody fills in, or that makes no URL.
     #[error("{0} is no URL once its placeholders are filled in")]
-    Unfilled(String),
+    InvalidPlaceholder(String),
 }
 
 /// For each rank the servers it drives, in order of the input.
 ///
 /// # Errors
 /// Where a server would have no owner, or two.
-pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, DealError> {
-    let mut table = Table { places, owned: vec![Vec::new(); places.len()], remote: Vec::new() };
+pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, AssignError> {
+    let mut table = AssignmentTable {
+        places,
+        urls_by_rank: vec![Vec::new(); places.len()],
+        remote_urls: Vec::new(),
+    };
     match wanted {
         Wanted::Ports { base, count } => {
             let ports = (*base..=u16::MAX).take(usize::from(*count));
-            table.every_node(&ports.map(Url::loopback).collect::<Vec<_>>());
+            table.assign_to_every_node(&ports.map(Url::loopback).collect::<Vec<_>>());
         }
         Wanted::Urls(urls) => {
             let own: Vec<Url> = urls
@@ -68,31 +72,31 @@ pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, DealErro
                 .filter(|url| is_plain(url) && is_loopback(url.host()))
                 .cloned()
                 .collect();
-            table.every_node(&own);
+            table.assign_to_every_node(&own);
             for url in urls.iter().filter(|url| !own.contains(url)) {
-                table.place_url(url)?;
+                table.assign_url(url)?;
             }
         }
         Wanted::Hosts { lines, remote } => {
             if lines.is_empty() {
-                return Err(DealError::NothingSelected);
+                return Err(AssignError::NoMatchingTags);
             }
-            table.place_lines(lines, *remote)?;
+            table.assign_host_entries(lines, *remote)?;
         }
     }
-    table.deal_remote();
+    table.assign_remote();
     table.checked()
 }
 
-struct Table<'a> {
+struct AssignmentTable<'a> {
     places: &'a [Place],
-    owned: Vec<Vec<Url>>,
-    remote: Vec<Url>,
+    urls_by_rank: Vec<Vec<Url>>,
+    remote_urls: Vec<Url>,
 }
 
-impl Table<'_> {
+impl AssignmentTable<'_> {
     /// These servers on every node.
-    fn every_node(&mut self, urls: &[Url]) {
+    fn assign_to_every_node(&mut self, urls: &[Url]) {
         for place in self.places.iter().filter(|place| place.local_rank == 0) {
             self.node(&place.node.host, urls);
         }
@@ -103,74 +107,77 @@ impl Table<'_> {
         let ranks: Vec<usize> =
             self.places.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
         for (k, url) in urls.iter().enumerate() {
-            self.owned[ranks[k * ranks.len() / urls.len()]].push(url.clone());
+            self.urls_by_rank[ranks[k * ranks.len() / urls.len()]].push(url.clone());
         }
     }
 
-    fn place_url(&mut self, url: &Url) -> Result<(), DealError> {
+    fn assign_url(&mut self, url: &Url) -> Result<(), AssignError> {
         if is_plain(url) {
-            let node = self.places.iter().find(|place| place.node.is_called(url.host()));
+            let node = self.places.iter().find(|place| place.node.has_name(url.host()));
             match node.map(|place| place.node.host.clone()) {
                 Some(host) => self.node(&host, std::slice::from_ref(url)),
-                None => self.remote.push(url.clone()),
+                None => self.remote_urls.push(url.clone()),
             }
             return Ok(());
         }
         let per_rank = url.as_str().contains("{rank}") || url.as_str().contains("{local_rank}");
         for place in self.places.iter().filter(|place| per_rank || place.local_rank == 0) {
-            self.owned[place.rank].push(filled(url, place)?);
+            self.urls_by_rank[place.rank].push(fill_url(url, place)?);
         }
         Ok(())
     }
 
-    fn place_lines(
+    fn assign_host_entries(
         &mut self,
-        lines: &[HostLine],
-        remote: RemoteEndpoints,
-    ) -> Result<(), DealError> {
-        let url =
-            |line: &HostLine| line.url().ok_or_else(|| DealError::Unfilled(line.host.clone()));
+        lines: &[HostfileEntry],
+        remote: RemoteEndpointPolicy,
+    ) -> Result<(), AssignError> {
+        let url = |line: &HostfileEntry| {
+            line.server_url().ok_or_else(|| AssignError::InvalidPlaceholder(line.host.clone()))
+        };
         let (own, named): (Vec<_>, Vec<_>) = lines.iter().partition(|line| is_loopback(&line.host));
-        self.every_node(&own.iter().map(|line| url(line)).collect::<Result<Vec<_>, _>>()?);
+        self.assign_to_every_node(
+            &own.iter().map(|line| url(line)).collect::<Result<Vec<_>, _>>()?,
+        );
         let mut hosts: Vec<(String, Vec<Url>)> = Vec::new();
         let mut nowhere = Vec::new();
         for line in named {
-            let place = self.places.iter().find(|place| place.node.is_called(&line.host));
+            let place = self.places.iter().find(|place| place.node.has_name(&line.host));
             match (place.map(|place| &place.node.host), remote) {
                 (Some(host), _) => match hosts.iter_mut().find(|(its, _)| its == host) {
                     Some((_, urls)) => urls.push(url(line)?),
                     None => hosts.push((host.clone(), vec![url(line)?])),
                 },
-                (None, RemoteEndpoints::Deal) => self.remote.push(url(line)?),
-                (None, RemoteEndpoints::Refuse) => nowhere.push(line.host.clone()),
+                (None, RemoteEndpointPolicy::Deal) => self.remote_urls.push(url(line)?),
+                (None, RemoteEndpointPolicy::Refuse) => nowhere.push(line.host.clone()),
             }
         }
         for (host, urls) in &hosts {
             self.node(host, urls);
         }
-        if nowhere.is_empty() { Ok(()) } else { Err(DealError::NoRankThere(nowhere)) }
+        if nowhere.is_empty() { Ok(()) } else { Err(AssignError::NoRankOnHost(nowhere)) }
     }
 
     /// What is on no node goes over all ranks, evenly.
-    fn deal_remote(&mut self) {
-        let (ranks, count) = (self.owned.len(), self.remote.len());
-        for (k, url) in std::mem::take(&mut self.remote).into_iter().enumerate() {
-            self.owned[k * ranks / count].push(url);
+    fn assign_remote(&mut self) {
+        let (ranks, count) = (self.urls_by_rank.len(), self.remote_urls.len());
+        for (k, url) in std::mem::take(&mut self.remote_urls).into_iter().enumerate() {
+            self.urls_by_rank[k * ranks / count].push(url);
         }
     }
 
-    fn checked(self) -> Result<Vec<Vec<Url>>, DealError> {
+    fn checked(self) -> Result<Vec<Vec<Url>>, AssignError> {
         let mut seen = std::collections::BTreeSet::new();
-        for (place, urls) in self.places.iter().zip(&self.owned) {
+        for (place, urls) in self.places.iter().zip(&self.urls_by_rank) {
             for url in urls {
                 // One loopback address is another server on every node.
                 let whose = if is_loopback(url.host()) { place.node.host.as_str() } else { "" };
                 if !seen.insert((whose, url)) {
-                    return Err(DealError::Twice(url.clone()));
+                    return Err(AssignError::Twice(url.clone()));
                 }
             }
         }
-        Ok(self.owned)
+        Ok(self.urls_by_rank)
     }
 }
 
@@ -178,12 +185,15 @@ fn is_plain(url: &Url) -> bool {
     !url.as_str().contains('{')
 }
 
-fn filled(url: &Url, place: &Place) -> Result<Url, DealError> {
+fn fill_url(url: &Url, place: &Place) -> Result<Url, AssignError> {
     let text = place.fill(url.as_str());
-    text.parse().ok().filter(is_plain).ok_or_else(|| DealError::Unfilled(url.to_string()))
+    text.parse()
+        .ok()
+        .filter(is_plain)
+        .ok_or_else(|| AssignError::InvalidPlaceholder(url.to_string()))
 }
 
-fn hosts(count: usize) -> String {
+fn host_count_text(count: usize) -> String {
     if count == 1 { "a host".into() } else { format!("{count} hosts") }
 }
 
@@ -195,19 +205,19 @@ fn list(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{node::job_of, parse_hostfile};
+    use crate::site::{node::placements_of, parse_hostfile};
     use proptest::prelude::*;
 
-    fn urls(texts: &[&str]) -> Wanted {
+    fn url_spec(texts: &[&str]) -> Wanted {
         Wanted::Urls(texts.iter().map(|text| text.parse().expect("a URL")).collect())
     }
 
-    fn hostfile(text: &str, remote: RemoteEndpoints) -> Wanted {
+    fn hostfile_spec(text: &str, remote: RemoteEndpointPolicy) -> Wanted {
         Wanted::Hosts { lines: parse_hostfile(text).expect("good lines"), remote }
     }
 
     fn dealt(wanted: &Wanted, hosts: &[&str]) -> Vec<String> {
-        let owned = deal(wanted, &job_of(hosts)).expect("it can be dealt");
+        let owned = deal(wanted, &placements_of(hosts)).expect("it can be dealt");
         let short = |url: &Url| url.to_string().replace("http://", "").replace("127.0.0.1", "");
         owned.iter().map(|urls| urls.iter().map(short).collect::<Vec<_>>().join(" ")).collect()
     }
@@ -226,43 +236,50 @@ mod tests {
 
     #[test]
     fn placeholders_make_servers_of_ranks_and_nodes() {
-        let per_rank = urls(&["http://127.0.0.1:800{local_rank}"]);
+        let per_rank = url_spec(&["http://127.0.0.1:800{local_rank}"]);
         assert_eq!(dealt(&per_rank, &["a", "a", "b"]), [":8000", ":8001", ":8000"]);
-        assert_eq!(dealt(&urls(&["http://{host}:80"]), &["a", "a", "b"]), ["a:80", "", "b:80"]);
-        assert_eq!(dealt(&urls(&["http://x/{rank}"]), &["a", "a"]), ["x/0", "x/1"]);
+        assert_eq!(dealt(&url_spec(&["http://{host}:80"]), &["a", "a", "b"]), ["a:80", "", "b:80"]);
+        assert_eq!(dealt(&url_spec(&["http://x/{rank}"]), &["a", "a"]), ["x/0", "x/1"]);
     }
 
     #[test]
     fn named_hosts_go_to_their_nodes_and_strangers_over_all_ranks() {
-        let mixed = urls(&["http://b:1", "http://x:1", "http://y:1", "http://127.0.0.1:7"]);
+        let mixed = url_spec(&["http://b:1", "http://x:1", "http://y:1", "http://127.0.0.1:7"]);
         assert_eq!(dealt(&mixed, &["a", "b"]), [":7 x:1", ":7 b:1 y:1"]);
     }
 
     #[test]
     fn a_hostfile_deals_by_host_and_loopback_lines_are_everybodys() {
-        let file = hostfile("a 1\nb.site 1\na 2\nlocalhost 9\n", RemoteEndpoints::Refuse);
+        let file = hostfile_spec("a 1\nb.site 1\na 2\nlocalhost 9\n", RemoteEndpointPolicy::Refuse);
         assert_eq!(dealt(&file, &["a", "a", "b"]), [":9 a:1", "a:2", ":9 b.site:1"]);
     }
 
     #[test]
     fn hosts_without_a_rank_are_an_error_unless_dealt() {
         let text = "a 1\nc 1\nd 1\n";
-        let refused = deal(&hostfile(text, RemoteEndpoints::Refuse), &job_of(&["a"]));
-        assert_eq!(refused, Err(DealError::NoRankThere(vec!["c".into(), "d".into()])));
-        assert_eq!(dealt(&hostfile(text, RemoteEndpoints::Deal), &["a", "b"]), ["a:1 c:1", "d:1"]);
+        let refused =
+            deal(&hostfile_spec(text, RemoteEndpointPolicy::Refuse), &placements_of(&["a"]));
+        assert_eq!(refused, Err(AssignError::NoRankOnHost(vec!["c".into(), "d".into()])));
+        assert_eq!(
+            dealt(&hostfile_spec(text, RemoteEndpointPolicy::Deal), &["a", "b"]),
+            ["a:1 c:1", "d:1"]
+        );
     }
 
     #[test]
     fn an_endpoint_has_one_owner() {
         for twice in [&["http://x:1", "http://x:1"][..], &["http://{host}:1", "http://a:1"]] {
             assert!(
-                matches!(deal(&urls(twice), &job_of(&["a", "b"])), Err(DealError::Twice(_))),
+                matches!(
+                    deal(&url_spec(twice), &placements_of(&["a", "b"])),
+                    Err(AssignError::Twice(_))
+                ),
                 "{twice:?}"
             );
         }
         assert!(matches!(
-            deal(&urls(&["http://h{x}"]), &job_of(&["a"])),
-            Err(DealError::Unfilled(_))
+            deal(&url_spec(&["http://h{x}"]), &placements_of(&["a"])),
+            Err(AssignError::InvalidPlaceholder(_))
         ));
     }
 
@@ -272,7 +289,7 @@ mod tests {
             hosts in prop::collection::vec("[a-c]", 1..20), count in 1u16..30,
         ) {
             let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
-            let places = job_of(&names);
+            let places = placements_of(&names);
             let owned = deal(&Wanted::Ports { base: 8000, count }, &places).expect("loopback");
             for place in places.iter().filter(|place| place.local_rank == 0) {
                 let mut ports: Vec<String> = places

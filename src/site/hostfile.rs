@@ -14,7 +14,7 @@ use crate::domain::Url;
 
 /// One server of a hostfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostLine {
+pub struct HostfileEntry {
     /// Name or address; an IPv6 address without brackets.
     pub host: String,
     /// Its port.
@@ -37,10 +37,10 @@ pub struct HostfileError {
 
 const DEFAULT_PORT: u16 = 8000;
 
-impl HostLine {
+impl HostfileEntry {
     /// Where the server is.
     #[must_use]
-    pub fn url(&self) -> Option<Url> {
+    pub fn server_url(&self) -> Option<Url> {
         let host = match self.host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
             Err(_) => self.host.clone(),
@@ -63,9 +63,9 @@ impl HostLine {
 ///
 /// # Errors
 /// Every line that is wrong, not only the first: they are mended together.
-pub fn parse_hostfile(text: &str) -> Result<Vec<HostLine>, Vec<HostfileError>> {
+pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileError>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut lines: Vec<HostLine> = Vec::new();
+    let mut lines: Vec<HostfileEntry> = Vec::new();
     let mut errors = Vec::new();
     for (number, text) in (1..).zip(text.lines()) {
         let text = text.split('#').next().unwrap_or_default().trim();
@@ -75,7 +75,7 @@ pub fn parse_hostfile(text: &str) -> Result<Vec<HostLine>, Vec<HostfileError>> {
         let parsed = server(text).and_then(|(host, port, tags)| {
             match lines.iter().find(|it| it.host.eq_ignore_ascii_case(&host) && it.port == port) {
                 Some(first) => Err(format!("{host}:{port} stands in line {} already", first.line)),
-                None => Ok(HostLine { host, port, tags, line: number }),
+                None => Ok(HostfileEntry { host, port, tags, line: number }),
             }
         });
         match parsed {
@@ -96,7 +96,7 @@ fn server(text: &str) -> Result<Server, String> {
         if port.is_some() {
             return Err(format!("{first:?} has a port, and {word:?} is another"));
         }
-        port = Some(port_of(word)?);
+        port = Some(parse_port(word)?);
     }
     let mut tags = BTreeMap::new();
     for word in words {
@@ -120,7 +120,7 @@ fn address(word: &str) -> Result<(String, Option<u16>), String> {
         };
         let v6: Ipv6Addr = v6.parse().map_err(|_| format!("{v6:?} is no IPv6 address"))?;
         let port = match rest.strip_prefix(':') {
-            Some(port) => Some(port_of(port)?),
+            Some(port) => Some(parse_port(port)?),
             None if rest.is_empty() => None,
             None => return Err(format!("{rest:?} after the bracket is no port")),
         };
@@ -130,7 +130,7 @@ fn address(word: &str) -> Result<(String, Option<u16>), String> {
         return Ok((v6.to_string(), None));
     }
     let (host, port) = match word.split_once(':') {
-        Some((host, port)) => (host, Some(port_of(port)?)),
+        Some((host, port)) => (host, Some(parse_port(port)?)),
         None => (word, None),
     };
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -140,7 +140,7 @@ fn address(word: &str) -> Result<(String, Option<u16>), String> {
     Ok((host.to_owned(), port))
 }
 
-fn port_of(word: &str) -> Result<u16, String> {
+fn parse_port(word: &str) -> Result<u16, String> {
     let port = word.parse::<u16>().ok().filter(|&port| port != 0);
     port.ok_or_else(|| format!("{word:?} is no port from 1 to 65535"))
 }
@@ -152,7 +152,7 @@ mod tests {
 
     fn urls(text: &str) -> Vec<String> {
         let lines = parse_hostfile(text).expect("every line is good");
-        lines.iter().filter_map(HostLine::url).map(|url| url.to_string()).collect()
+        lines.iter().filter_map(HostfileEntry::server_url).map(|url| url.to_string()).collect()
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         #[test]
         fn any_text_gives_servers_or_numbered_lines(text in "(\\PC|[\t\n:\\[\\]=#])*") {
             match parse_hostfile(&text) {
-                Ok(lines) => prop_assert!(lines.iter().all(|line| line.url().is_some())),
+                Ok(lines) => prop_assert!(lines.iter().all(|line| line.server_url().is_some())),
                 Err(errors) => prop_assert!(errors.iter().all(|it| it.line >= 1)),
             }
         }

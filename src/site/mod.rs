@@ -10,8 +10,8 @@ mod node;
 mod signals;
 mod walltime;
 
-pub use assign_endpoints::{DealError, Wanted, deal};
-pub use hostfile::{HostLine, HostfileError, parse_hostfile};
-pub use node::{Node, Place, is_at_work, places};
-pub use signals::{Ask, Signals};
-pub use walltime::left_by_pbs;
+pub use assign_endpoints::{AssignError, Wanted, deal};
+pub use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
+pub use node::{Node, Place, is_program_running, places};
+pub use signals::{Ask, SignalHandler};
+pub use walltime::pbs_time_left;

@@ -39,7 +39,7 @@ impl Place {
 impl Node {
     /// This one.
     #[must_use]
-    pub fn here() -> Self {
+    pub fn this_node() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
         let mut addresses: Vec<_> =
@@ -51,7 +51,7 @@ impl Node {
 
     /// Is `name` this host? By full name, by the part before the first dot, or by address.
     #[must_use]
-    pub fn is_called(&self, name: &str) -> bool {
+    pub fn has_name(&self, name: &str) -> bool {
         if let Ok(address) = name.parse::<IpAddr>() {
             return self.addresses.contains(&address);
         }
@@ -70,7 +70,7 @@ pub(super) fn is_loopback(name: &str) -> bool {
 
 /// Does a process of this host with this number run this program? Zombies do not, nor does whoever has got the number since.
 #[must_use]
-pub fn is_at_work(pid: u32) -> bool {
+pub fn is_program_running(pid: u32) -> bool {
     let stat = |of: &str| std::fs::read_to_string(format!("/proc/{of}/stat")).unwrap_or_default();
     // "PID (NAME) STATE …", where NAME may hold anything.
     let parts = |stat: &str| {
@@ -100,7 +100,7 @@ pub fn places(nodes: Vec<Node>) -> Vec<Place> {
 }
 
 #[cfg(test)]
-pub(super) fn job_of(hosts: &[&str]) -> Vec<Place> {
+pub(super) fn placements_of(hosts: &[&str]) -> Vec<Place> {
     let node = |host: &&str| Node { host: (*host).into(), addresses: Vec::new() };
     places(hosts.iter().map(node).collect())
 }
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn ranks_are_counted_by_host_however_they_are_spread() {
-        let seats: Vec<_> = job_of(&["a", "b", "a", "b", "c"])
+        let seats: Vec<_> = placements_of(&["a", "b", "a", "b", "c"])
             .iter()
             .map(|place| (place.local_rank, place.local_size))
             .collect();
@@ -120,9 +120,9 @@ mod tests {
 
     #[test]
     fn a_process_is_at_work_if_it_is_another_of_this_program() {
-        assert!(!is_at_work(std::process::id()), "not oneself");
-        assert!(!is_at_work(1), "not whoever has the number");
-        assert!(!is_at_work(u32::MAX));
+        assert!(!is_program_running(std::process::id()), "not oneself");
+        assert!(!is_program_running(1), "not whoever has the number");
+        assert!(!is_program_running(u32::MAX));
     }
 
     #[test]
@@ -130,10 +130,10 @@ mod tests {
         let address = "10.0.0.7".parse().expect("an address");
         let node = Node { host: "x4117c0.cm.site".into(), addresses: vec![address] };
         for name in ["x4117c0", "X4117C0.cm.site", "x4117c0.hsn.site", "10.0.0.7"] {
-            assert!(node.is_called(name), "{name}");
+            assert!(node.has_name(name), "{name}");
         }
         for name in ["x4117c1", "10.0.0.8", "10"] {
-            assert!(!node.is_called(name), "{name}");
+            assert!(!node.has_name(name), "{name}");
         }
         assert!(is_loopback("localhost") && is_loopback("::1") && is_loopback("127.0.0.2"));
         assert!(!is_loopback("10.0.0.7") && !is_loopback("x4117c0"));

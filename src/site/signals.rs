@@ -15,29 +15,29 @@ use signal_hook::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
     /// SIGTERM or SIGINT: end within seconds.
-    End,
+    Now,
     /// SIGUSR1: end soon.
-    EndSoon,
+    Soon,
 }
 
 type Listener = Box<dyn FnMut(Ask) + Send>;
 
 /// Signals, caught.
 #[derive(Clone)]
-pub struct Signals(Arc<Mutex<Option<Listener>>>);
+pub struct SignalHandler(Arc<Mutex<Option<Listener>>>);
 
-impl Signals {
+impl SignalHandler {
     /// Catches them from now on, for as long as the process lives.
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn catch() -> std::io::Result<Self> {
+    pub fn install_handler() -> std::io::Result<Self> {
         let mut signals = iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
         let caught = Self(Arc::default());
         let listener = Arc::clone(&caught.0);
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
-                let ask = if signal == SIGUSR1 { Ask::EndSoon } else { Ask::End };
+                let ask = if signal == SIGUSR1 { Ask::Soon } else { Ask::Now };
                 match listener.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                     Some(listener) => listener(ask),
                     None => drop(emulate_default_handler(signal)), // it ends the process

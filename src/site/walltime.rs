@@ -12,7 +12,7 @@ const STALE: Duration = Duration::from_secs(120);
 
 /// How long the PBS job may still run, by `qstat`; nothing where it cannot be asked or does not say.
 #[must_use]
-pub fn left_by_pbs(job: &str) -> Option<Duration> {
+pub fn pbs_time_left(job: &str) -> Option<Duration> {
     let mut command = Command::new("qstat");
     command.args(["-f", job]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;

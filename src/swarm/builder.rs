@@ -4,21 +4,21 @@ use std::{fmt::Display, mem, path::PathBuf};
 
 use super::{JobError, Places, Swarm};
 use crate::{
-    comm::{self, Launcher},
-    job::{Given, Session},
-    settings::{Environment, Layer},
+    comm::{self, LauncherInfo},
+    job::{Invocation, JobSession},
+    settings::{Environment, SettingsLayer},
 };
 
 /// What is wanted, until all ranks agree on it. Rank 0's counts.
 #[derive(Clone, Debug)]
-pub struct Setup {
+pub struct SwarmBuilder {
     environment: Environment,
     config: Option<String>,
     settings: Vec<(String, Vec<String>)>,
     folder: Option<PathBuf>,
 }
 
-impl Setup {
+impl SwarmBuilder {
     /// Nothing but the environment: `AURORA_SWARM_*`, the launcher's variables, `TMPDIR`.
     #[must_use]
     pub fn new(environment: Environment) -> Self {
@@ -68,9 +68,9 @@ impl Setup {
     /// ```
     pub fn start(self) -> Result<Swarm, JobError> {
         let Self { environment, config, mut settings, folder } = self;
-        let launcher = Launcher::read(|variable| environment.get(variable).map(str::to_owned));
+        let launcher = LauncherInfo::read(|variable| environment.get(variable).map(str::to_owned));
         if launcher.is_there() {
-            comm::end_the_job_on_panic();
+            comm::abort_job_on_panic();
         }
         let mut comm = comm::start(&launcher)?;
         // A program's terminal is its own, unless somebody wants it otherwise.
@@ -80,9 +80,9 @@ impl Setup {
             settings.push(("progress".into(), vec!["none".into()]));
         }
         let temporary = environment.get("TMPDIR").unwrap_or("/tmp").to_owned();
-        let flags = Layer::of_program(settings);
-        let given = Given { config, flags, environment, guard: None };
-        match Session::begin(comm.as_mut(), given) {
+        let flags = SettingsLayer::from_program(settings);
+        let given = Invocation { config, flags, environment, guard: None };
+        match JobSession::begin(comm.as_mut(), given) {
             Ok(session) => {
                 let places = Places::new(folder, temporary.into(), comm.size());
                 Ok(Swarm::over(comm, session, places))

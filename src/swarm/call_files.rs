@@ -10,14 +10,14 @@ use std::{
 use serde::Serialize;
 
 use super::{Answer, JobError};
-use crate::{job::Call, output::OutputError};
+use crate::{job::CallSpec, output::OutputError};
 
 /// Of all calls.
 pub(super) struct Places {
     folder: Option<PathBuf>,
     temporary: PathBuf,
     ranks: usize,
-    collective: u32,
+    collective_calls: u32,
     local: u32,
 }
 
@@ -32,13 +32,13 @@ pub(super) struct Place {
 
 impl Places {
     pub(super) fn new(folder: Option<PathBuf>, temporary: PathBuf, ranks: usize) -> Self {
-        Self { folder, temporary, ranks, collective: 0, local: 0 }
+        Self { folder, temporary, ranks, collective_calls: 0, local: 0 }
     }
 
     /// The next call's: a collective one's, or of this rank alone. The names depend on nothing but the order of calls.
     pub(super) fn next(&mut self, rank: Option<usize>) -> Place {
         let (number, ranks) = match rank {
-            None => (&mut self.collective, self.ranks),
+            None => (&mut self.collective_calls, self.ranks),
             Some(_) => (&mut self.local, 1),
         };
         *number += 1;
@@ -48,8 +48,8 @@ impl Places {
             Some(folder) => Place { folder: folder.clone(), name, temporary: None, ranks },
             None => {
                 /// One process may have several swarms.
-                static UNIQUE: AtomicU64 = AtomicU64::new(0);
-                let unique = UNIQUE.fetch_add(1, Ordering::Relaxed);
+                static NEXT_SWARM_ID: AtomicU64 = AtomicU64::new(0);
+                let unique = NEXT_SWARM_ID.fetch_add(1, Ordering::Relaxed);
                 let folder = format!("aurora-swarm-{}-{unique}", std::process::id());
                 let folder = self.temporary.join(folder);
                 Place { folder, name, temporary: Some(self.temporary.clone()), ranks }
@@ -63,28 +63,28 @@ impl Place {
     pub(super) fn call(
         &self,
         rows: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Call, JobError> {
+    ) -> Result<CallSpec, JobError> {
         let path = self.folder.join(format!("{}.rows.jsonl", self.name));
         std::fs::create_dir_all(&self.folder)
-            .map_err(OutputError::io("cannot make", &self.folder))?;
-        write_rows(&path, rows).map_err(OutputError::io("cannot write", &path))?;
+            .map_err(OutputError::io_error("cannot make", &self.folder))?;
+        write_rows(&path, rows).map_err(OutputError::io_error("cannot write", &path))?;
         // Nodes need not share a temporary folder.
         let local = self.temporary.as_ref().filter(|_| self.ranks > 1);
-        Ok(Call {
+        Ok(CallSpec {
             inputs: vec![path.to_string_lossy().into_owned()],
-            output: self.output(),
+            output: self.output_path(),
             local_shards: local.map(|folder| folder.to_string_lossy().into_owned()),
-            ..Call::default()
+            ..CallSpec::default()
         })
     }
 
     /// What has come of it, in order.
-    pub(super) fn answers(&self) -> Result<Vec<Answer>, JobError> {
-        let path = self.output();
-        Ok(read(&path).map_err(OutputError::io("cannot read", &path))?)
+    pub(super) fn read_answers(&self) -> Result<Vec<Answer>, JobError> {
+        let path = self.output_path();
+        Ok(read(&path).map_err(OutputError::io_error("cannot read", &path))?)
     }
 
-    fn output(&self) -> PathBuf {
+    fn output_path(&self) -> PathBuf {
         self.folder.join(format!("{}.jsonl", self.name))
     }
 }
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_named_folder_stays_and_a_temporary_one_goes() {
+    fn named_folders_stay_and_temporary_ones_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let named = folder.path().join("named");
         let mut places = Places::new(Some(named.clone()), "/nowhere".into(), 3);
@@ -132,7 +132,7 @@ mod tests {
         let mut places = Places::new(None, folder.path().into(), 3);
         let (one, two) = (places.next(None), places.next(None));
         let call = one.call([json!("a"), json!({"prompt": "b\n", "n": 2})]).expect("written");
-        assert_ne!(call.output.parent(), two.output().parent());
+        assert_ne!(call.output.parent(), two.output_path().parent());
         let text = std::fs::read_to_string(&call.inputs[0]).expect("there");
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(call.local_shards.is_some());

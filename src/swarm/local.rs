@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Answer, JobError, Swarm};
-use crate::{comm::Solo, domain::Url};
+use crate::{comm::SoloComm, domain::Url};
 
 impl Swarm {
     /// Local. This rank's prompts, answered by this rank's servers, in order.
@@ -24,7 +24,7 @@ impl Swarm {
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
     ) -> Result<Vec<Answer>, JobError> {
-        self.ask_alone(None, prompts)
+        self.answer_locally(None, prompts)
     }
 
     /// Local. This rank's prompts, answered by one of its servers, in order. Servers count from 0, as in
@@ -49,10 +49,10 @@ impl Swarm {
         server: usize,
         prompts: impl IntoIterator<Item = impl Serialize>,
     ) -> Result<Vec<Answer>, JobError> {
-        self.ask_alone(Some(server), prompts)
+        self.answer_locally(Some(server), prompts)
     }
 
-    fn ask_alone(
+    fn answer_locally(
         &mut self,
         server: Option<usize>,
         rows: impl IntoIterator<Item = impl Serialize>,
@@ -64,8 +64,8 @@ impl Swarm {
         };
         let place = self.places.next(Some(rank));
         let session = self.alone.entry(server).or_insert_with(|| self.session.alone(urls));
-        session.gather(&mut Solo::new(), Some(place.call(rows)))?;
-        let mut answers = place.answers()?;
+        session.gather(&mut SoloComm::new(), Some(place.call(rows)))?;
+        let mut answers = place.read_answers()?;
         answers.iter_mut().for_each(|it| it.served.rank = rank); // of one it was the first
         Ok(answers)
     }
@@ -73,7 +73,7 @@ impl Swarm {
     fn endpoint(&self, at: usize) -> Result<&Url, JobError> {
         let (rank, all) = (self.rank(), self.endpoints());
         all.get(at).ok_or_else(|| {
-            JobError::Standing(format!(
+            JobError::PreconditionFailed(format!(
                 "rank {rank} has {} servers, which count from 0: there is no server {at}",
                 all.len()
             ))

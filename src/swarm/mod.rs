@@ -100,9 +100,9 @@ mod builder;
 mod call_files;
 mod local;
 
-pub use crate::job::{Grown, JobError};
+pub use crate::job::{JobError, TreeReduction};
 pub use answer::{Answer, Answers, Served};
-pub use builder::Setup;
+pub use builder::SwarmBuilder;
 
 use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
 
@@ -110,9 +110,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     aggregate::{Line, Seen, TopK},
-    comm::{Comm, Typed},
+    comm::{Comm, TypedComm},
     domain::{Merge, Url},
-    job::{Call, Session},
+    job::{CallSpec, JobSession},
 };
 use call_files::Places;
 
@@ -120,9 +120,9 @@ use call_files::Places;
 pub struct Swarm {
     /// Dropped by [`Swarm::finish`] alone: leaving MPI waits for the others.
     comm: ManuallyDrop<Box<dyn Comm>>,
-    session: Session,
+    session: JobSession,
     /// For local calls: by which of this rank's servers they ask, if not all.
-    alone: BTreeMap<Option<usize>, Session>,
+    alone: BTreeMap<Option<usize>, JobSession>,
     places: Places,
 }
 
@@ -211,14 +211,14 @@ impl Swarm {
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
         reduce_template: &str,
-    ) -> Result<Option<Grown>, JobError> {
+    ) -> Result<Option<TreeReduction>, JobError> {
         let place = self.places.next(None);
         // (its levels lie in the run folder: ranks have no other place for what they write)
         let call = self.is_root().then(|| {
             let reduce_template = Some(reduce_template.to_owned());
-            Ok(Call { reduce_template, local_shards: None, ..place.call(prompts)? })
+            Ok(CallSpec { reduce_template, local_shards: None, ..place.call(prompts)? })
         });
-        self.session.reduce(self.comm.as_mut(), call)
+        self.session.reduce_to_text(self.comm.as_mut(), call)
     }
 
     /// Collective. Rank 0's prompts, answered by all ranks' servers; on every rank `take` gets an iterator over **this
@@ -290,7 +290,7 @@ impl Swarm {
     ) -> Result<Option<T>, JobError> {
         let place = self.places.next(None);
         let call = self.is_root().then(|| place.call(prompts));
-        self.session.visit(self.comm.as_mut(), call, |line| {
+        self.session.visit_answers(self.comm.as_mut(), call, |line| {
             // (a line that is none was damaged on disk: its prompt is as good as failed)
             let line = Line::read(line);
             line.iter().flat_map(Line::seen).for_each(|seen| add(&mut value, &seen));
@@ -362,16 +362,16 @@ impl Swarm {
         template: Option<String>,
     ) -> Result<Option<Vec<Answer>>, JobError> {
         let place = self.places.next(None);
-        let call = self.is_root().then(|| Ok(Call { template, ..place.call(rows)? }));
+        let call = self.is_root().then(|| Ok(CallSpec { template, ..place.call(rows)? }));
         self.session.gather(self.comm.as_mut(), call)?;
-        self.is_root().then(|| place.answers()).transpose()
+        self.is_root().then(|| place.read_answers()).transpose()
     }
 
     fn is_root(&self) -> bool {
         self.comm.rank() == 0
     }
 
-    fn over(comm: Box<dyn Comm>, session: Session, places: Places) -> Self {
+    fn over(comm: Box<dyn Comm>, session: JobSession, places: Places) -> Self {
         Self { comm: ManuallyDrop::new(comm), session, alone: BTreeMap::new(), places }
     }
 }

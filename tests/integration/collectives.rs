@@ -8,8 +8,9 @@ use std::{
 
 use aurora_swarm::{
     comm::{
-        Combine, Comm, CommError, Event, Gathered, Launcher, Post, RollCall, Solo, Tag, Typed,
-        exchange_in_rounds, fence, gather_in_rounds, roll_call,
+        Comm, CommError, LauncherInfo, Mailbox, MailboxEvent, MessageTag, RankParts, ReduceOp,
+        RollCall, SoloComm, TypedComm, all_to_all_in_rounds, check_liveness, drain_messages,
+        gather_in_rounds,
     },
     domain::Merge,
 };
@@ -28,7 +29,7 @@ fn laws(comm: &mut dyn Comm) {
     fences(comm);
     actor(comm);
     comm.barrier();
-    assert_eq!(roll_call(comm, Duration::from_secs(20)), Ok(RollCall::AllHere));
+    assert_eq!(check_liveness(comm, Duration::from_secs(20)), Ok(RollCall::AllAlive));
 }
 
 /// Bytes that tell whose they are and where a piece was lost.
@@ -39,22 +40,31 @@ fn pattern(seed: usize, length: usize) -> Vec<u8> {
 fn broadcasts(comm: &mut dyn Comm) {
     for length in [0, 1, 70_000, 3_000_000] {
         let mut bytes = if comm.rank() == 0 { pattern(1, length) } else { vec![9; 5] };
-        comm.broadcast(&mut bytes);
+        comm.broadcast_bytes(&mut bytes);
         assert!(bytes == pattern(1, length), "a broadcast of {length}");
     }
     let given = (comm.rank() == 0).then(|| ("hello".to_owned(), 7u64));
     assert_eq!(comm.broadcast_value(given), Ok(("hello".to_owned(), 7)));
     let nothing = comm.broadcast_value::<u8>(None);
-    assert!(matches!(nothing, Err(CommError::Parts { .. })), "an error on every rank, not a hang");
+    assert!(
+        matches!(nothing, Err(CommError::WrongPartCount { .. })),
+        "an error on every rank, not a hang"
+    );
 }
 
 fn scatters(comm: &mut dyn Comm) {
     let (rank, size) = (comm.rank(), comm.size());
     let length = |rank: usize| if rank == 1 { 0 } else { 100_000 * rank + 3 };
     let parts = (rank == 0).then(|| (0..size).map(|rank| pattern(rank, length(rank))).collect());
-    assert!(comm.scatter(parts) == Ok(pattern(rank, length(rank))), "each rank gets its own part");
+    assert!(
+        comm.scatter_bytes(parts) == Ok(pattern(rank, length(rank))),
+        "each rank gets its own part"
+    );
     let too_many = (rank == 0).then(|| vec![Vec::new(); size + 1]);
-    assert_eq!(comm.scatter(too_many), Err(CommError::Parts { parts: size + 1, size }));
+    assert_eq!(
+        comm.scatter_bytes(too_many),
+        Err(CommError::WrongPartCount { parts: size + 1, size })
+    );
     let values = (rank == 0).then(|| (0..size).map(|rank| format!("rank {rank}")).collect());
     assert_eq!(comm.scatter_values(values), Ok(format!("rank {rank}")));
 }
@@ -62,7 +72,7 @@ fn scatters(comm: &mut dyn Comm) {
 fn gathers(comm: &mut dyn Comm) {
     let (rank, size) = (comm.rank(), comm.size());
     let length = |rank: usize| (rank * 5_000) % 12_001;
-    let mut gathered = Gathered::default();
+    let mut gathered = RankParts::default();
     for _ in 0..2 {
         comm.gather(&pattern(rank, length(rank)), &mut gathered);
         let parts: Vec<_> = gathered.parts().map(<[u8]>::to_vec).collect();
@@ -93,11 +103,11 @@ fn fences(comm: &mut dyn Comm) {
     for number in 0..3 {
         let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
         for rank in others {
-            comm.send(rank, Tag::Job, pattern(number, 100_000 * number + 1)).unwrap();
+            comm.send(rank, MessageTag::Job, pattern(number, 100_000 * number + 1)).unwrap();
         }
-        fence(comm, Tag::Job).unwrap();
+        drain_messages(comm, MessageTag::Job).unwrap();
         // (what rank 0 of one writes to itself is its own business)
-        let late = if comm.size() == 1 { None } else { comm.receive(None, Tag::Job) };
+        let late = if comm.size() == 1 { None } else { comm.try_receive(None, MessageTag::Job) };
         assert_eq!(late, None, "nothing of before comes after");
         comm.barrier(); // a letter of the next round is not one of this
     }
@@ -110,23 +120,23 @@ fn exchanges(comm: &mut dyn Comm) {
         if from == 1 || to == 2 { 0 } else { (from * 3_001 + to * 977) % 9_001 + 1 }
     };
     let part = |from: usize, to: usize| pattern(from * 64 + to, length(from, to));
-    let mut mine = Gathered::default();
+    let mut mine = RankParts::default();
     (0..size).for_each(|to| mine.push(&part(rank, to)));
-    let mut got = Gathered::default();
+    let mut got = RankParts::default();
     for _ in 0..2 {
-        comm.exchange(&mine, &mut got);
+        comm.all_to_all_bytes(&mine, &mut got);
         assert_eq!(got.counts.len(), size);
         let all = got.parts().enumerate().all(|(from, it)| it == part(from, rank));
         assert!(all, "each rank's part for this one, in rank order");
     }
-    let nothing = Gathered { bytes: Vec::new(), counts: vec![0; size] };
-    comm.exchange(&nothing, &mut got);
+    let nothing = RankParts { bytes: Vec::new(), counts: vec![0; size] };
+    comm.all_to_all_bytes(&nothing, &mut got);
     assert_eq!((got.bytes.len(), got.counts.len()), (0, size));
     let parts: Vec<Vec<u8>> = (0..size).map(|to| part(rank, to)).collect();
     for round in [1 << 20, 4096, 700] {
         let mut whole = vec![Vec::new(); size];
         let mut largest = 0;
-        exchange_in_rounds(comm, &parts, round, |from, piece| {
+        all_to_all_in_rounds(comm, &parts, round, |from, piece| {
             largest = largest.max(piece.len());
             whole[from].extend_from_slice(piece);
         });
@@ -153,10 +163,10 @@ fn reduces(comm: &mut dyn Comm) {
     let n = size as u64;
     let bits = (0..n).fold(0, std::ops::BitOr::bitor);
     for (how, expected) in [
-        (Combine::Sum, [n * (n - 1) / 2, n]),
-        (Combine::Max, [n - 1, 1]),
-        (Combine::Min, [0, 1]),
-        (Combine::Or, [bits, 1]),
+        (ReduceOp::Sum, [n * (n - 1) / 2, n]),
+        (ReduceOp::Max, [n - 1, 1]),
+        (ReduceOp::Min, [0, 1]),
+        (ReduceOp::Or, [bits, 1]),
     ] {
         let mut values = [rank as u64, 1];
         comm.all_reduce(&mut values, how);
@@ -171,24 +181,28 @@ fn letters(comm: &mut dyn Comm) {
     // Large and small in turn: what is slower must not be overtaken.
     for number in 0..20 {
         let length = if number % 3 == 0 { 400_000 } else { number };
-        comm.send(next, Tag::Job, pattern(number, length)).unwrap();
+        comm.send(next, MessageTag::Job, pattern(number, length)).unwrap();
     }
-    comm.send(next, Tag::Tree, vec![42]).unwrap();
+    comm.send(next, MessageTag::TreeReduce, vec![42]).unwrap();
     let mut got = 0;
     let mut other_tag = false;
     let end = Instant::now() + Duration::from_secs(20);
     while got < 20 || !other_tag || comm.under_way() > 0 {
         assert!(Instant::now() < end, "letters are lost: {got} of 20");
-        if let Some(letter) = comm.receive(Some(before), Tag::Job) {
+        if let Some(letter) = comm.try_receive(Some(before), MessageTag::Job) {
             let length = if got % 3 == 0 { 400_000 } else { got };
             assert!(letter.from == before && letter.bytes == pattern(got, length), "letter {got}");
             got += 1;
         }
-        other_tag |= comm.receive(None, Tag::Tree).is_some_and(|it| it.bytes == [42]);
+        other_tag |=
+            comm.try_receive(None, MessageTag::TreeReduce).is_some_and(|it| it.bytes == [42]);
         thread::sleep(Duration::from_micros(100));
     }
-    assert_eq!(comm.receive(None, Tag::Job), None);
-    assert_eq!(comm.send(size, Tag::Job, vec![]), Err(CommError::NoSuchRank { rank: size, size }));
+    assert_eq!(comm.try_receive(None, MessageTag::Job), None);
+    assert_eq!(
+        comm.send(size, MessageTag::Job, vec![]),
+        Err(CommError::NoSuchRank { rank: size, size })
+    );
 }
 
 fn actor(comm: &mut dyn Comm) {
@@ -196,33 +210,33 @@ fn actor(comm: &mut dyn Comm) {
     let (rank, size) = (comm.rank(), comm.size());
     let (tell, words) = mpsc::channel();
     let talker = thread::spawn(move || (0..3).for_each(|word| tell.send(word).unwrap()));
-    comm.send_value((rank + 1) % size, Tag::Job, &rank).unwrap();
-    let mut post = Post::new(comm, words);
+    comm.send_value((rank + 1) % size, MessageTag::Job, &rank).unwrap();
+    let mut post = Mailbox::new(comm, words);
     let end = Instant::now() + Duration::from_secs(20);
     let (mut heard, mut read) = (Vec::new(), 0);
     while heard.len() < 3 || read < 1 {
         match post.wait(end) {
-            Event::Word(word) => heard.push(word),
-            Event::Letter(letter) => {
+            MailboxEvent::Word(word) => heard.push(word),
+            MailboxEvent::Message(letter) => {
                 assert_eq!(letter.from, (rank + size - 1) % size);
                 read += 1;
             }
-            Event::Quiet => panic!("{heard:?} heard and {read} read in 20 s"),
+            MailboxEvent::TimedOut => panic!("{heard:?} heard and {read} read in 20 s"),
         }
     }
     talker.join().unwrap();
     assert_eq!(heard, [0, 1, 2]);
     let quiet = Instant::now();
-    assert_eq!(post.wait(quiet + Duration::from_millis(30)), Event::Quiet);
+    assert_eq!(post.wait(quiet + Duration::from_millis(30)), MailboxEvent::TimedOut);
     assert!(quiet.elapsed() >= Duration::from_millis(30));
-    while post.comm().under_way() > 0 {
+    while post.comm_mut().under_way() > 0 {
         thread::sleep(Duration::from_micros(100));
     }
 }
 
 #[test]
 fn hold_alone() {
-    laws(&mut Solo::new());
+    laws(&mut SoloComm::new());
 }
 
 #[test]
@@ -244,8 +258,8 @@ fn hold_on_real_ranks() {
 
 /// Starts MPI as `main` does.
 fn real() -> Box<dyn Comm> {
-    aurora_swarm::comm::end_the_job_on_panic();
-    let launcher = Launcher::read(|name| std::env::var(name).ok());
+    aurora_swarm::comm::abort_job_on_panic();
+    let launcher = LauncherInfo::read(|name| std::env::var(name).ok());
     assert!(launcher.is_there(), "to be started by mpiexec");
     aurora_swarm::comm::start(&launcher).expect("MPI starts")
 }
@@ -296,15 +310,15 @@ fn a_roll_call_finds_who_is_missing() {
         if comm.rank() == 2 {
             None
         } else {
-            Some(roll_call(comm, Duration::from_millis(200)).unwrap())
+            Some(check_liveness(comm, Duration::from_millis(200)).unwrap())
         }
     });
     let missing = Some(RollCall::Missing(vec![2]));
     assert_eq!(found, [missing.clone(), missing.clone(), None, missing]);
     let headless = on_threads(2, |comm| {
-        (comm.rank() == 1).then(|| roll_call(comm, Duration::from_millis(50)).unwrap())
+        (comm.rank() == 1).then(|| check_liveness(comm, Duration::from_millis(50)).unwrap())
     });
-    assert_eq!(headless, [None, Some(RollCall::NoWord)]);
+    assert_eq!(headless, [None, Some(RollCall::RootSilent)]);
 }
 
 #[test]
@@ -323,7 +337,7 @@ fn roll_call_with_a_sleeper() {
     if comm.rank() == 2 {
         thread::sleep(Duration::from_secs(60));
     }
-    match roll_call(comm.as_mut(), Duration::from_secs(1)) {
+    match check_liveness(comm.as_mut(), Duration::from_secs(1)) {
         Ok(RollCall::Missing(ranks)) if comm.rank() == 0 => {
             println!("missing {ranks:?}");
             thread::sleep(Duration::from_millis(200)); // mpiexec passes the line on

@@ -7,9 +7,9 @@ use std::{
 };
 
 use aurora_swarm::{
-    aggregate::{Majority, Statistics},
+    aggregate::{MajorityVote, NumericStatistics},
     settings::Environment,
-    swarm::{Answer, JobError, Setup, Swarm},
+    swarm::{Answer, JobError, Swarm, SwarmBuilder},
 };
 use serde_json::{Value, json};
 use vllm_sim::{Fault, Profile, Rule, Script, Simulator};
@@ -49,8 +49,8 @@ fn said(name: &str) -> String {
 }
 
 /// In a rank: with the test's servers.
-fn setup() -> Setup {
-    let setup = Setup::new(Environment::of_this_process())
+fn setup() -> SwarmBuilder {
+    let setup = SwarmBuilder::new(Environment::of_this_process())
         .setting("max-tokens", 8)
         .setting("temperature", 0)
         .setting("ready-timeout", "1s");
@@ -123,7 +123,7 @@ fn every_call() {
     let answers = swarm.map_gather(&columns, "Is {{city}} in {{country}}?").expect("answered");
     assert!(answers.is_none_or(|it| texts(&it) == expected(&["Is Lima in Peru?".to_owned()])));
     let without = swarm.map_gather(["a"], "What?").expect_err("no placeholder");
-    assert_eq!(matches!(without, JobError::Elsewhere(_)), !root, "{without}");
+    assert_eq!(matches!(without, JobError::OtherRank(_)), !root, "{without}");
 
     let grown = swarm.tree_reduce(mine(), "{{level}}: {{responses}}").expect("a text");
     assert_eq!(grown.is_some(), root);
@@ -148,7 +148,8 @@ fn every_call() {
     assert!(!came.is_empty() && (size > 1 || came.len() == 40), "{came:?}");
 
     let votes = [saying("Yes"), saying("no"), saying("yes ")];
-    let votes = swarm.aggregate(&votes, Majority::new(None), Majority::add).expect("merged");
+    let votes =
+        swarm.aggregate(&votes, MajorityVote::new(None), MajorityVote::add).expect("merged");
     assert_eq!(votes.is_some(), root);
     if let Some(votes) = votes {
         let votes = votes.finish();
@@ -309,7 +310,7 @@ fn servers_that_come_later_are_found_by_the_next_call() {
     let (folder, first) = (tempfile::tempdir().unwrap(), Simulator::start(Profile::instant()));
     let address = first.expect("a port").address(); // which is free again
     let variables = [("TMPDIR", folder.path().to_str().unwrap())];
-    let setup = Setup::new(Environment::from(variables)).setting("ready-timeout", "300ms");
+    let setup = SwarmBuilder::new(Environment::from(variables)).setting("ready-timeout", "300ms");
     let setup = setup.setting("endpoint", format!("http://{address}"));
     let mut swarm = setup.start().expect("one rank");
     let error = swarm.scatter_gather(["a"]).expect_err("nobody");
@@ -411,7 +412,9 @@ fn answers_that_are_no_numbers_cost_nothing_else() {
 fn of_numbers() {
     let mut swarm = setup().start().expect("started");
     let rows = ["1", "2.5", "some", "5.5"].map(saying);
-    let all = swarm.aggregate(&rows, Statistics::new(None), Statistics::add).expect("merged");
+    let all = swarm
+        .aggregate(&rows, NumericStatistics::new(None), NumericStatistics::add)
+        .expect("merged");
     if let Some(all) = all {
         let all = all.finish();
         assert_eq!((&all["numbers"]["count"], &all["numbers"]["mean"]), (&3.into(), &3.0.into()));

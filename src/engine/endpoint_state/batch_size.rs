@@ -5,35 +5,35 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::Size;
+use crate::engine::SizeMode;
 
 /// Of one endpoint.
 #[derive(Debug)]
-pub(crate) struct Lists {
-    size: Size,
-    auto: usize,
+pub(crate) struct BatchSizer {
+    mode: SizeMode,
+    auto_size: usize,
     /// Prompts answered a second.
-    rate: f64,
+    answer_rate: f64,
     since: Option<Instant>,
     answered: usize,
 }
 
 /// Prompts a second above which lists pay, and below which they are given up: a front end takes some 400 single requests
 /// a second, and where lengths differ much a list of 8 cost 5 % of the throughput.
-const PAYS: f64 = 200.0;
-const PAYS_NOT: f64 = 140.0;
+const BATCHING_ON_RATE: f64 = 200.0;
+const BATCHING_OFF_RATE: f64 = 140.0;
 /// Prompts a second and rank above which the client's own time counts, however many endpoints share them.
-const RANK_PAYS: f64 = 6000.0;
+const RANK_BATCHING_RATE: f64 = 6000.0;
 /// Requests a second that cost nobody anything.
-const REQUESTS: f64 = 16.0;
+const TARGET_REQUEST_RATE: f64 = 16.0;
 const LEAST: usize = 8;
-const MOST: usize = 64;
+const MAX_AUTO_BATCH: usize = 64;
 /// How often the rate is looked at.
 const EVERY: Duration = Duration::from_millis(250);
 
-impl Lists {
-    pub(crate) fn new(size: Size) -> Self {
-        Self { size, auto: 1, rate: 0.0, since: None, answered: 0 }
+impl BatchSizer {
+    pub(crate) fn new(size: SizeMode) -> Self {
+        Self { mode: size, auto_size: 1, answer_rate: 0.0, since: None, answered: 0 }
     }
 
     /// The endpoint answered so many prompts; it is one of `endpoints`.
@@ -45,44 +45,45 @@ impl Lists {
             return;
         }
         let rate = self.answered as f64 / passed.as_secs_f64();
-        self.rate = if self.rate == 0.0 { rate } else { (self.rate + rate) / 2.0 };
+        self.answer_rate =
+            if self.answer_rate == 0.0 { rate } else { (self.answer_rate + rate) / 2.0 };
         (self.since, self.answered) = (Some(now), 0);
-        let scale = (RANK_PAYS / endpoints.max(1) as f64 / PAYS).min(1.0);
-        if self.rate > PAYS * scale {
-            self.auto = lists_for(self.rate).max(LEAST);
-        } else if self.rate < PAYS_NOT * scale {
-            self.auto = 1;
+        let scale = (RANK_BATCHING_RATE / endpoints.max(1) as f64 / BATCHING_ON_RATE).min(1.0);
+        if self.answer_rate > BATCHING_ON_RATE * scale {
+            self.auto_size = batch_size_for(self.answer_rate).max(LEAST);
+        } else if self.answer_rate < BATCHING_OFF_RATE * scale {
+            self.auto_size = 1;
         }
     }
 
     /// Prompts answered a second, as of late.
-    pub(crate) fn rate(&self) -> f64 {
-        self.rate
+    pub(crate) fn answer_rate(&self) -> f64 {
+        self.answer_rate
     }
 
     /// The longest list for a window of so many. At least four go in such a window, so that one can end while others run.
     pub(crate) fn most(&self, window: usize) -> usize {
-        match self.size {
-            Size::Exactly(size) => size.min(window),
-            Size::Auto => {
+        match self.mode {
+            SizeMode::Fixed(size) => size.min(window),
+            SizeMode::Auto => {
                 let fits = window / 4;
-                if fits < LEAST / 2 { 1 } else { self.auto.min(fits) }
+                if fits < LEAST / 2 { 1 } else { self.auto_size.min(fits) }
             }
         }
     }
 
     /// What [`Self::most`] would be in a window of any size: so much is to wait at the server.
-    pub(crate) fn wish(&self) -> usize {
-        match self.size {
-            Size::Exactly(size) => size,
-            Size::Auto => self.auto,
+    pub(crate) fn unclamped_batch_size(&self) -> usize {
+        match self.mode {
+            SizeMode::Fixed(size) => size,
+            SizeMode::Auto => self.auto_size,
         }
     }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count up to 64")]
-fn lists_for(rate: f64) -> usize {
-    let wanted = (rate / REQUESTS).clamp(LEAST as f64, MOST as f64) as usize;
+fn batch_size_for(rate: f64) -> usize {
+    let wanted = (rate / TARGET_REQUEST_RATE).clamp(LEAST as f64, MAX_AUTO_BATCH as f64) as usize;
     // In powers of two: a size that changes with every breath makes no two runs alike.
     1 << wanted.ilog2()
 }
@@ -91,12 +92,12 @@ fn lists_for(rate: f64) -> usize {
 mod tests {
     use super::*;
 
-    fn at(rate: usize, endpoints: usize) -> Lists {
+    fn at(rate: usize, endpoints: usize) -> BatchSizer {
         after(rate, endpoints).0
     }
 
-    fn after(rate: usize, endpoints: usize) -> (Lists, Instant) {
-        let mut lists = Lists::new(Size::Auto);
+    fn after(rate: usize, endpoints: usize) -> (BatchSizer, Instant) {
+        let mut lists = BatchSizer::new(SizeMode::Auto);
         let mut now = Instant::now();
         for _ in 0..8 {
             now += Duration::from_secs(1);
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn long_answers_go_alone_and_short_ones_in_lists() {
+    fn long_answers_go_singly_and_short_ones_in_batches() {
         assert_eq!(at(20, 4).most(512), 1);
         assert_eq!(at(300, 4).most(512), 16);
         assert_eq!(at(9000, 1).most(512), 64);
@@ -117,12 +118,15 @@ mod tests {
 
     #[test]
     fn a_given_size_is_that_size() {
-        let lists = Lists::new(Size::Exactly(1000));
-        assert_eq!((lists.most(1000), lists.most(64), lists.wish()), (1000, 64, 1000));
+        let lists = BatchSizer::new(SizeMode::Fixed(1000));
+        assert_eq!(
+            (lists.most(1000), lists.most(64), lists.unclamped_batch_size()),
+            (1000, 64, 1000)
+        );
     }
 
     #[test]
-    fn between_both_marks_nothing_changes() {
+    fn batching_has_hysteresis_between_both_rates() {
         let (mut lists, mut now) = after(220, 1);
         let before = lists.most(512);
         assert!(before > 1);

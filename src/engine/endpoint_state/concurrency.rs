@@ -7,11 +7,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::Size;
+use crate::engine::SizeMode;
 
 /// What a server says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Sample {
+pub(crate) struct LoadSample {
     pub(crate) running: f64,
     pub(crate) waiting: f64,
     /// Since it started.
@@ -20,86 +20,96 @@ pub(crate) struct Sample {
 
 /// Of one endpoint.
 #[derive(Debug)]
-pub(crate) struct Window {
+pub(crate) struct ConcurrencyController {
     size: usize,
-    steer: Steer,
+    mode: ControlMode,
     /// The most after a refusal.
     limit: usize,
     /// Where it was refused first: up to there it grows fast again, beyond slowly.
-    ceiling: usize,
+    refusal_ceiling: usize,
     /// In flight with which requests were admitted.
-    proven: usize,
+    max_admitted: usize,
     /// Sequences answered since the limit was last changed.
     answered: usize,
 }
 
 #[derive(Debug)]
-enum Steer {
+enum ControlMode {
     /// The size is given.
-    Not,
+    Fixed,
     /// By what the server says.
     Told(Told),
     /// By what comes back.
-    Felt(Felt),
+    Felt(ThroughputController),
 }
 
 #[derive(Debug, Default)]
 struct Told {
     /// The most that ran at a time.
-    slots: f64,
-    holds: bool,
+    estimated_slots: f64,
+    is_steady: bool,
     /// What ran when it was last doubled.
-    ran: f64,
+    running_at_doubling: f64,
     /// The most that ran since the climb began, and since when it is no more.
-    most_ran: f64,
-    vain: Option<Instant>,
-    preemptions: f64,
+    peak_running_in_climb: f64,
+    no_gain_since: Option<Instant>,
+    last_preemptions: f64,
     /// A cut takes effect when so many are left in flight: until then what waits says nothing new.
-    cut_to: usize,
+    decrease_target: usize,
     /// What waited when it was looked at last, the latest last.
-    waited: [f64; 3],
+    recent_waiting: [f64; 3],
     /// Looks in a row at which nothing waited.
-    dry: u8,
-    pauses: Option<Instant>,
+    empty_queue_polls: u8,
+    growth_paused_until: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Felt {
+struct ThroughputController {
     began: Option<Instant>,
     /// Sequences that are still of the time before the last change.
-    skip: usize,
+    sequences_to_skip: usize,
     sequences: usize,
-    tokens: u64,
+    interval_tokens: u64,
     /// What the last size brought, in tokens a second.
     before: f64,
-    holds_until: Option<Instant>,
+    hold_until: Option<Instant>,
 }
 
 /// Where a climb begins.
 const FIRST: usize = 32;
-const FIRST_FELT: usize = 64;
+const INITIAL_THROUGHPUT_WINDOW: usize = 64;
 /// No server runs more.
 const MOST: usize = 8192;
 /// A gain that is worth twice the window, and a loss that is one.
-const GAIN: f64 = 1.10;
+const MIN_GAIN: f64 = 1.10;
 /// How long a size that was felt for is kept before the next is tried.
-const HOLD: Duration = Duration::from_secs(60);
+const HOLD_INTERVAL: Duration = Duration::from_secs(60);
 /// The least time to feel for.
-const FEEL: Duration = Duration::from_secs(1);
+const MIN_MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for a doubling to show: a step that reads many prompts takes its time.
-const VAIN: Duration = Duration::from_secs(1);
+const NO_GAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long after a preemption nothing grows.
-const AFTER_PREEMPTION: Duration = Duration::from_secs(10);
+const PREEMPTION_PAUSE: Duration = Duration::from_secs(10);
 
-impl Window {
+impl ConcurrencyController {
     /// `least` sequences have to fit; `told` is whether the server says how many run.
-    pub(crate) fn new(size: Size, least: usize, told: bool) -> Self {
+    pub(crate) fn new(size: SizeMode, least: usize, told: bool) -> Self {
         let (size, steer) = match size {
-            Size::Exactly(size) => (size, Steer::Not),
-            Size::Auto if told => (FIRST.max(least), Steer::Told(Told::default())),
-            Size::Auto => (FIRST_FELT.max(least), Steer::Felt(Felt::new())),
+            SizeMode::Fixed(size) => (size, ControlMode::Fixed),
+            SizeMode::Auto if told => (FIRST.max(least), ControlMode::Told(Told::default())),
+            SizeMode::Auto => (
+                INITIAL_THROUGHPUT_WINDOW.max(least),
+                ControlMode::Felt(ThroughputController::new()),
+            ),
         };
-        Self { size, steer, limit: usize::MAX, ceiling: usize::MAX, proven: 0, answered: 0 }
+        Self {
+            size,
+            mode: steer,
+            limit: usize::MAX,
+            refusal_ceiling: usize::MAX,
+            max_admitted: 0,
+            answered: 0,
+        }
     }
 
     /// Sequences in flight, at most.
@@ -108,28 +118,28 @@ impl Window {
     }
 
     /// The server does not say after all: what it brings has to do.
-    pub(crate) fn is_not_told(&mut self) {
+    pub(crate) fn fall_back_to_throughput(&mut self) {
         if self.asks() {
-            self.steer = Steer::Felt(Felt::new());
+            self.mode = ControlMode::Felt(ThroughputController::new());
         }
     }
 
     /// Is it worth asking the server how it is?
     pub(crate) fn asks(&self) -> bool {
-        matches!(self.steer, Steer::Told(_))
+        matches!(self.mode, ControlMode::Told(_))
     }
 
     /// How soon it wants to be told again.
-    pub(crate) fn again_in(&self) -> Duration {
-        match &self.steer {
-            Steer::Told(told) if told.holds => Duration::from_secs(1),
+    pub(crate) fn poll_interval(&self) -> Duration {
+        match &self.mode {
+            ControlMode::Told(told) if told.is_steady => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         }
     }
 
     /// A request with which `level` sequences were in flight was answered; `sequences` of them were its own, and gave so
     /// many tokens. `full` is whether the window was, just before.
-    pub(crate) fn admitted(
+    pub(crate) fn record_admitted(
         &mut self,
         level: usize,
         sequences: usize,
@@ -137,11 +147,11 @@ impl Window {
         full: bool,
         now: Instant,
     ) {
-        self.proven = self.proven.max(level);
+        self.max_admitted = self.max_admitted.max(level);
         self.answered += sequences;
         // Twice as much with every round as long as it took that before; beyond, a little now and then: it should rarely
         // have to refuse.
-        let (rounds, more) = if self.limit < self.ceiling / 16 * 15 {
+        let (rounds, more) = if self.limit < self.refusal_ceiling / 16 * 15 {
             (1, self.limit)
         } else {
             (4, (self.limit / 16).max(1))
@@ -150,37 +160,37 @@ impl Window {
             self.limit = self.limit.saturating_add(more);
             self.answered = 0;
         }
-        if let Steer::Felt(felt) = &mut self.steer {
+        if let ControlMode::Felt(felt) = &mut self.mode {
             self.size = felt.admitted(self.size, sequences, tokens, full, now);
         }
     }
 
     /// It refused a request of `sequences` with which `level` were in flight.
     pub(crate) fn refused(&mut self, level: usize, sequences: usize) {
-        if level <= self.proven {
+        if level <= self.max_admitted {
             // It has taken as much before: a passing fit, unless it comes again and again.
-            self.proven = self.proven * 15 / 16;
+            self.max_admitted = self.max_admitted * 15 / 16;
             return;
         }
         let left = level.saturating_sub(sequences);
         self.limit = self.limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
-        if self.answered > 0 || self.ceiling == usize::MAX {
+        if self.answered > 0 || self.refusal_ceiling == usize::MAX {
             // (what is refused right after that is of the same fit, and says nothing of where the limit is)
-            self.ceiling = self.limit;
+            self.refusal_ceiling = self.limit;
         }
         self.answered = 0;
     }
 
     /// What the server says, with so many of ours in flight, in lists of `list`. True if the window was changed.
-    pub(crate) fn sampled(
+    pub(crate) fn apply_sample(
         &mut self,
-        sample: Sample,
+        sample: LoadSample,
         taken: usize,
         list: usize,
         now: Instant,
     ) -> bool {
         let before = self.size;
-        if let Steer::Told(told) = &mut self.steer {
+        if let ControlMode::Told(told) = &mut self.mode {
             self.size = told.sampled(self.size, sample, taken, list, now).clamp(1, MOST);
         }
         self.size != before
@@ -196,74 +206,92 @@ impl Told {
     fn sampled(
         &mut self,
         size: usize,
-        sample: Sample,
+        sample: LoadSample,
         taken: usize,
         list: usize,
         now: Instant,
     ) -> usize {
-        let Sample { running, waiting, preemptions } = sample;
-        self.slots = self.slots.max(running);
-        let preempted = preemptions > self.preemptions && self.preemptions > 0.0;
-        self.preemptions = preemptions.max(f64::MIN_POSITIVE);
+        let LoadSample { running, waiting, preemptions } = sample;
+        self.estimated_slots = self.estimated_slots.max(running);
+        let preempted = preemptions > self.last_preemptions && self.last_preemptions > 0.0;
+        self.last_preemptions = preemptions.max(f64::MIN_POSITIVE);
         if preempted {
             // Its memory is full: what is thrown out of it is computed twice.
-            self.holds = true;
-            self.slots = running;
-            self.pauses = Some(now + AFTER_PREEMPTION);
+            self.is_steady = true;
+            self.estimated_slots = running;
+            self.growth_paused_until = Some(now + PREEMPTION_PAUSE);
             return size - size / 8;
         }
         // An eighth of what runs waits; with lists, which end together, as much as the next one needs.
-        let next = if list > 1 { (list as f64).min(self.slots.max(8.0)) } else { 0.0 };
-        let spare = (self.slots / 8.0).max(2.0).max(next);
+        let next = if list > 1 { (list as f64).min(self.estimated_slots.max(8.0)) } else { 0.0 };
+        let spare = (self.estimated_slots / 8.0).max(2.0).max(next);
         let full = taken * 10 >= size * 9;
         // A burst waits for its prompts to be read: what still waits after a few looks has no slot.
-        self.waited.rotate_left(1);
-        self.waited[2] = waiting;
-        let waits = self.waited.iter().copied().fold(f64::MAX, f64::min);
+        self.recent_waiting.rotate_left(1);
+        self.recent_waiting[2] = waiting;
+        let waits = self.recent_waiting.iter().copied().fold(f64::MAX, f64::min);
         let busy = (running + waiting) * 10.0 >= taken as f64 * 4.0;
-        let may_grow = self.pauses.is_none_or(|until| now >= until);
+        let may_grow = self.growth_paused_until.is_none_or(|until| now >= until);
         if list > 1 && size < 4 * list && full && waiting < spare && may_grow {
             return size * 2; // four lists have to fit: one ends while the others run
         }
-        if !self.holds {
+        if !self.is_steady {
             // Prompts that wait are being read, or have no slot: the latter only if no more of them run after a while.
-            if full && waiting < spare / 2.0 && may_grow && running > self.ran * GAIN {
-                (self.ran, self.vain) = (running, None);
+            if full
+                && waiting < spare / 2.0
+                && may_grow
+                && running > self.running_at_doubling * MIN_GAIN
+            {
+                (self.running_at_doubling, self.no_gain_since) = (running, None);
                 return size * 2;
             }
-            if running > self.most_ran {
-                (self.most_ran, self.vain) = (running, None);
+            if running > self.peak_running_in_climb {
+                (self.peak_running_in_climb, self.no_gain_since) = (running, None);
             }
-            self.holds = full && now - *self.vain.get_or_insert(now) >= VAIN;
+            self.is_steady =
+                full && now - *self.no_gain_since.get_or_insert(now) >= NO_GAIN_TIMEOUT;
             return size;
         }
-        if self.cut_to > 0 && taken > self.cut_to {
+        if self.decrease_target > 0 && taken > self.decrease_target {
             return size; // the last cut has not come to bear
         }
-        self.cut_to = 0;
-        self.dry = if waiting < 1.0 && full && busy && may_grow { self.dry + 1 } else { 0 };
-        if self.dry >= 2 {
+        self.decrease_target = 0;
+        self.empty_queue_polls =
+            if waiting < 1.0 && full && busy && may_grow { self.empty_queue_polls + 1 } else { 0 };
+        if self.empty_queue_polls >= 2 {
             // There are more slots than it seemed.
-            (self.holds, self.ran, self.vain, self.dry) = (false, 0.0, None, 0);
-            self.most_ran = running;
+            (
+                self.is_steady,
+                self.running_at_doubling,
+                self.no_gain_since,
+                self.empty_queue_polls,
+            ) = (false, 0.0, None, 0);
+            self.peak_running_in_climb = running;
             size
         } else if waiting < spare / 2.0 && full && busy && may_grow {
             size + (spare - waiting).ceil() as usize
         } else if waits > 2.0 * spare {
             // What waits may be somebody else's: no less than what runs, and of ours no more than there is.
             let ours = waits.min(taken as f64) - spare;
-            let least = (self.slots as usize).max(FIRST / 4).min(size);
-            self.cut_to = size.saturating_sub(ours.max(0.0) as usize).max(least);
-            self.cut_to
+            let least = (self.estimated_slots as usize).max(FIRST / 4).min(size);
+            self.decrease_target = size.saturating_sub(ours.max(0.0) as usize).max(least);
+            self.decrease_target
         } else {
             size
         }
     }
 }
 
-impl Felt {
+impl ThroughputController {
     fn new() -> Self {
-        Self { began: None, skip: 0, sequences: 0, tokens: 0, before: 0.0, holds_until: None }
+        Self {
+            began: None,
+            sequences_to_skip: 0,
+            sequences: 0,
+            interval_tokens: 0,
+            before: 0.0,
+            hold_until: None,
+        }
     }
 
     fn admitted(
@@ -274,39 +302,39 @@ impl Felt {
         full: bool,
         now: Instant,
     ) -> usize {
-        if self.skip > 0 {
-            self.skip = self.skip.saturating_sub(sequences);
+        if self.sequences_to_skip > 0 {
+            self.sequences_to_skip = self.sequences_to_skip.saturating_sub(sequences);
             return size;
         }
         if !full {
             // What it cannot use up says nothing of its size.
-            (self.began, self.sequences, self.tokens) = (None, 0, 0);
+            (self.began, self.sequences, self.interval_tokens) = (None, 0, 0);
             return size;
         }
         let began = *self.began.get_or_insert(now);
         self.sequences += sequences;
-        self.tokens += tokens;
+        self.interval_tokens += tokens;
         let felt = now - began;
-        if felt < FEEL || self.sequences < size * 2 {
+        if felt < MIN_MEASURE_INTERVAL || self.sequences < size * 2 {
             return size;
         }
-        let rate = self.tokens as f64 / felt.as_secs_f64();
-        (self.began, self.sequences, self.tokens) = (None, 0, 0);
-        match self.holds_until {
+        let rate = self.interval_tokens as f64 / felt.as_secs_f64();
+        (self.began, self.sequences, self.interval_tokens) = (None, 0, 0);
+        match self.hold_until {
             Some(until) if now < until => return size,
             Some(_) => {
                 // As at the beginning: is twice as much better by now?
-                (self.holds_until, self.before, self.skip) = (None, rate, size * 2);
+                (self.hold_until, self.before, self.sequences_to_skip) = (None, rate, size * 2);
                 return (size * 2).min(MOST);
             }
             None => {}
         }
-        if rate > self.before * GAIN {
-            (self.before, self.skip) = (rate, size * 2);
+        if rate > self.before * MIN_GAIN {
+            (self.before, self.sequences_to_skip) = (rate, size * 2);
             return (size * 2).min(MOST);
         }
-        self.holds_until = Some(now + HOLD);
-        self.skip = size;
+        self.hold_until = Some(now + HOLD_INTERVAL);
+        self.sequences_to_skip = size;
         (size / 2).max(1)
     }
 }
@@ -317,26 +345,26 @@ mod tests {
     use proptest::prelude::*;
 
     /// A server with so many slots, as it looks with `taken` in flight, each of them its own request.
-    fn with_slots(slots: usize, taken: usize) -> Sample {
+    fn sample_with_slots(slots: usize, taken: usize) -> LoadSample {
         let running = taken.min(slots);
-        Sample { running: running as f64, waiting: (taken - running) as f64, preemptions: 0.0 }
+        LoadSample { running: running as f64, waiting: (taken - running) as f64, preemptions: 0.0 }
     }
 
     fn settle(slots: usize, list: usize) -> (usize, usize) {
-        let mut window = Window::new(Size::Auto, 1, true);
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let mut now = Instant::now();
         let mut most = 0;
         for _ in 0..40 {
-            now += window.again_in();
+            now += window.poll_interval();
             let taken = window.size();
-            window.sampled(with_slots(slots, taken), taken, list, now);
+            window.apply_sample(sample_with_slots(slots, taken), taken, list, now);
             most = most.max(window.size());
         }
         (window.size(), most)
     }
 
     #[test]
-    fn what_waits_is_an_eighth_of_what_runs() {
+    fn waiting_is_an_eighth_of_running() {
         for slots in [16, 64, 128, 256, 1000] {
             let (size, most) = settle(slots, 1);
             assert!(
@@ -351,29 +379,34 @@ mod tests {
 
     #[test]
     fn a_climb_takes_less_than_a_second_and_doubles_at_most() {
-        let mut window = Window::new(Size::Auto, 1, true);
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let now = Instant::now();
         for _ in 0..5 {
             let before = window.size();
-            window.sampled(with_slots(256, before), before, 1, now);
+            window.apply_sample(sample_with_slots(256, before), before, 1, now);
             assert!(window.size() <= before * 2);
         }
         assert!(window.size() >= 256);
     }
 
     #[test]
-    fn long_prompts_that_are_being_read_do_not_end_the_climb() {
-        let mut window = Window::new(Size::Auto, 1, true);
+    fn long_prefills_do_not_end_the_climb() {
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let (mut now, mut running) = (Instant::now(), 0);
         for looks in 0..200 {
-            now += window.again_in();
+            now += window.poll_interval();
             let taken = window.size();
             // A step reads 8 prompts and takes six looks.
             if looks % 6 == 0 {
                 running = (running + 8).min(taken).min(128);
             }
             let (run, wait) = (running as f64, (taken - running) as f64);
-            window.sampled(Sample { running: run, waiting: wait, preemptions: 0.0 }, taken, 1, now);
+            window.apply_sample(
+                LoadSample { running: run, waiting: wait, preemptions: 0.0 },
+                taken,
+                1,
+                now,
+            );
         }
         assert_eq!(running, 128);
         assert!((132..=160).contains(&window.size()), "{}", window.size());
@@ -381,62 +414,62 @@ mod tests {
 
     #[test]
     fn a_server_that_runs_nothing_is_not_flooded() {
-        let mut window = Window::new(Size::Auto, 1, true);
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let mut now = Instant::now();
         for _ in 0..100 {
-            now += window.again_in();
+            now += window.poll_interval();
             let taken = window.size();
-            window.sampled(Sample::default(), taken, 1, now);
+            window.apply_sample(LoadSample::default(), taken, 1, now);
         }
         assert!(window.size() <= 2 * FIRST, "{}", window.size());
         for _ in 0..100 {
-            now += window.again_in();
+            now += window.poll_interval();
             let taken = window.size();
-            window.sampled(Sample::default(), taken, 64, now);
+            window.apply_sample(LoadSample::default(), taken, 64, now);
         }
         assert_eq!(window.size(), 256, "four lists");
     }
 
     #[test]
-    fn preemptions_make_it_smaller_and_then_it_waits() {
-        let mut window = Window::new(Size::Auto, 1, true);
+    fn preemptions_shrink_the_window_and_pause_growth() {
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let now = Instant::now();
-        let sample = |preemptions| Sample { running: 60.0, waiting: 0.0, preemptions };
-        window.sampled(sample(3.0), 32, 1, now);
+        let sample = |preemptions| LoadSample { running: 60.0, waiting: 0.0, preemptions };
+        window.apply_sample(sample(3.0), 32, 1, now);
         let before = window.size();
-        assert!(window.sampled(sample(5.0), before, 1, now) && window.size() < before);
+        assert!(window.apply_sample(sample(5.0), before, 1, now) && window.size() < before);
         let before = window.size();
-        assert!(!window.sampled(sample(5.0), before, 1, now + Duration::from_secs(1)));
-        window.sampled(sample(5.0), before, 1, now + Duration::from_secs(11));
+        assert!(!window.apply_sample(sample(5.0), before, 1, now + Duration::from_secs(1)));
+        window.apply_sample(sample(5.0), before, 1, now + Duration::from_secs(11));
         assert!(window.size() > before);
     }
 
     #[test]
-    fn a_refusal_at_a_new_height_is_a_limit_and_one_below_is_a_fit() {
+    fn a_refusal_at_a_new_peak_sets_a_limit_and_one_below_does_not() {
         let now = Instant::now();
-        let mut window = Window::new(Size::Exactly(64), 1, true);
-        window.admitted(64, 1, 1, true, now);
+        let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
+        window.record_admitted(64, 1, 1, true, now);
         window.refused(64, 1);
         assert_eq!(window.size(), 64, "it has taken 64 before");
         for _ in 0..20 {
             window.refused(64, 1);
         }
         assert_eq!(window.size(), 63, "again and again is no fit");
-        let mut window = Window::new(Size::Exactly(64), 1, true);
+        let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
         window.refused(64, 64);
         assert_eq!(window.size(), 32, "it was idle, and still refused 64");
-        window.admitted(20, 1, 1, true, now);
+        window.record_admitted(20, 1, 1, true, now);
         window.refused(32, 12);
         assert_eq!(window.size(), 20, "what it has is what it can have");
-        (0..90).for_each(|_| window.admitted(20, 1, 1, true, now));
+        (0..90).for_each(|_| window.record_admitted(20, 1, 1, true, now));
         assert_eq!(window.size(), 21);
     }
 
     #[test]
-    fn after_a_fit_of_refusals_it_is_soon_what_it_was() {
+    fn the_window_recovers_soon_after_a_burst_of_refusals() {
         let now = Instant::now();
-        let mut window = Window::new(Size::Exactly(64), 1, true);
-        (0..200).for_each(|_| window.admitted(64, 1, 1, true, now));
+        let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
+        (0..200).for_each(|_| window.record_admitted(64, 1, 1, true, now));
         for _ in 0..200 {
             window.refused(window.size(), 1);
         }
@@ -447,34 +480,34 @@ mod tests {
             rounds += 1;
             assert!(rounds < 40, "{} after {rounds} rounds", window.size());
             let size = window.size();
-            (0..size).for_each(|_| window.admitted(size, 1, 1, true, now));
+            (0..size).for_each(|_| window.record_admitted(size, 1, 1, true, now));
         }
         assert!(rounds < 10, "{rounds}");
     }
 
     #[test]
-    fn what_others_have_waiting_there_does_not_starve_us() {
-        let mut window = Window::new(Size::Auto, 1, true);
+    fn requests_of_other_clients_do_not_starve_us() {
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let mut now = Instant::now();
         for _ in 0..200 {
-            now += window.again_in();
+            now += window.poll_interval();
             let taken = window.size();
-            let sample = Sample { running: 64.0, waiting: 500.0, preemptions: 0.0 };
-            window.sampled(sample, taken, 1, now);
+            let sample = LoadSample { running: 64.0, waiting: 500.0, preemptions: 0.0 };
+            window.apply_sample(sample, taken, 1, now);
         }
         assert!(window.size() >= FIRST, "{}", window.size());
     }
 
     #[test]
-    fn without_a_word_from_the_server_throughput_decides() {
+    fn without_server_metrics_throughput_decides() {
         // 100 sequences at a time, a tenth of a second each: more in flight brings nothing.
-        let mut window = Window::new(Size::Auto, 1, false);
+        let mut window = ConcurrencyController::new(SizeMode::Auto, 1, false);
         let (mut now, mut sizes) = (Instant::now(), Vec::new());
         for _ in 0..400 {
             let size = window.size();
             now += Duration::from_secs_f64(0.1 * (size as f64 / 100.0).max(1.0));
             for _ in 0..size {
-                window.admitted(size, 1, 10, true, now);
+                window.record_admitted(size, 1, 10, true, now);
             }
             sizes.push(size);
         }
@@ -491,7 +524,7 @@ mod tests {
             steps in prop::collection::vec((0f64..2000.0, 0f64..2000.0, 0f64..50.0, any::<bool>()), 0..80),
             list in 1usize..64,
         ) {
-            let mut window = Window::new(Size::Auto, 1, true);
+            let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
             let mut now = Instant::now();
             for (running, waiting, preemptions, refused) in steps {
                 let before = window.size();
@@ -499,7 +532,7 @@ mod tests {
                 if refused {
                     window.refused(before + 1, list);
                 }
-                window.sampled(Sample { running, waiting, preemptions }, before, list, now);
+                window.apply_sample(LoadSample { running, waiting, preemptions }, before, list, now);
                 prop_assert!(window.size() >= 1);
                 prop_assert!(window.size() <= before * 2 + 300 + list, "{before} to {}", window.size());
             }

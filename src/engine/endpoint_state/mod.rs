@@ -14,51 +14,51 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Policy;
-use crate::domain::{Routes, Seat, Url};
-use batch_size::Lists;
-use concurrency::Window;
-use render_check::Trust;
-use timeouts::Patience;
+use super::EnginePolicy;
+use crate::domain::{ServerRoutes, TimelineSlot, Url};
+use batch_size::BatchSizer;
+use concurrency::ConcurrencyController;
+use render_check::RenderCheck;
+use timeouts::LatencyModel;
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(super) struct EndpointState {
     pub(super) url: Url,
     /// The URL as answers carry it.
     pub(super) label: Arc<str>,
     /// Its place in the job's timeline, and whether it was up when that was looked at last.
-    pub(super) seat: Seat,
+    pub(super) timeline_row: TimelineSlot,
     pub(super) was_up: bool,
     /// Permits taken.
     pub(super) taken: usize,
-    state: State,
+    availability: EndpointAvailability,
     /// Faults since the last answer.
     faults: u32,
-    pause: Duration,
+    probe_backoff: Duration,
     /// Refusals for want of room since the last answer.
-    refusals: u32,
+    consecutive_refusals: u32,
     /// It was put aside, and has answered nothing since.
-    proving: bool,
+    on_probation: bool,
     /// Since it came up.
     pub(super) has_answered: bool,
     /// In this run.
     pub(super) ever_answered: bool,
     /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
-    pub(super) longest_list: usize,
-    pub(super) window: Window,
-    pub(super) lists: Lists,
-    pub(super) patience: Patience,
+    pub(super) batch_limit: usize,
+    pub(super) window: ConcurrencyController,
+    pub(super) batch_sizer: BatchSizer,
+    pub(super) patience: LatencyModel,
     /// May conversations be rendered here for it?
-    pub(super) trust: Trust,
+    pub(super) render_check: RenderCheck,
     /// Questions in a row after its load that were not answered.
-    mute: u32,
+    missed_load_polls: u32,
     /// Its window was used up when all was sent that could be.
     pub(super) was_full: bool,
     /// When it is to say how much it has to do; none while it is being asked.
-    next_load: Option<Instant>,
+    next_load_poll: Option<Instant>,
     /// A rate limit lets the next request begin then.
-    next_start: Instant,
+    throttled_until: Instant,
 }
 
 /// An endpoint as the engine is given it.
@@ -67,93 +67,98 @@ pub struct Endpoint {
     /// Where it is.
     pub url: Url,
     /// What it can be asked; none while it is not ready.
-    pub ready: Option<Routes>,
+    pub ready: Option<ServerRoutes>,
     /// Its place among all of the job's.
-    pub seat: Seat,
+    pub timeline_row: TimelineSlot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum EndpointAvailability {
     Up,
     /// To be asked again at this time.
-    Aside(Instant),
+    Suspended(Instant),
     /// Being asked.
     Asked,
 }
 
 /// Faults in a row before an endpoint is looked at.
-const SUSPICIOUS: u32 = 3;
+const SUSPEND_AFTER_FAULTS: u32 = 3;
 /// Questions after its load that a server may leave unanswered in a row.
-const MUTE: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_MISSED_LOAD_POLLS: u32 = 3;
+const MIN_PROBE_BACKOFF: Duration = Duration::from_millis(500);
+const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(30);
 /// A rate limit's timers are late by no more.
-const LATENESS: Duration = Duration::from_millis(10);
-const REFUSED_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_REFUSED_PAUSE: Duration = Duration::from_secs(1);
+const TIMER_SLACK: Duration = Duration::from_millis(10);
+const MIN_REFUSAL_BACKOFF: Duration = Duration::from_millis(25);
+const MAX_REFUSAL_BACKOFF: Duration = Duration::from_secs(1);
 
-impl Server {
+impl EndpointState {
     /// An endpoint that is ready, or is not yet.
-    pub(super) fn new(endpoint: Endpoint, policy: &Policy, now: Instant) -> Self {
-        let Endpoint { url, ready, seat } = endpoint;
-        let state = if ready.is_some() { State::Up } else { State::Aside(now + FIRST_PAUSE) };
+    pub(super) fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
+        let Endpoint { url, ready, timeline_row: seat } = endpoint;
+        let state = if ready.is_some() {
+            EndpointAvailability::Up
+        } else {
+            EndpointAvailability::Suspended(now + MIN_PROBE_BACKOFF)
+        };
         // What is not known yet is taken to be a vLLM; one that does not say how it is shows that.
         let told = ready.is_none_or(|routes| routes.metrics);
-        let window = Window::new(policy.window, policy.sequences(), told);
+        let window =
+            ConcurrencyController::new(policy.concurrency, policy.sequences_per_prompt(), told);
         Self {
             label: url.to_string().into(),
             url,
-            seat,
+            timeline_row: seat,
             was_up: ready.is_some(),
             taken: 0,
-            state,
+            availability: state,
             faults: 0,
-            pause: FIRST_PAUSE,
-            refusals: 0,
-            proving: false,
+            probe_backoff: MIN_PROBE_BACKOFF,
+            consecutive_refusals: 0,
+            on_probation: false,
             has_answered: false,
             ever_answered: false,
-            longest_list: usize::MAX,
-            mute: 0,
+            batch_limit: usize::MAX,
+            missed_load_polls: 0,
             was_full: false,
-            next_load: window.asks().then(|| now + window.again_in()),
+            next_load_poll: window.asks().then(|| now + window.poll_interval()),
             window,
-            lists: Lists::new(policy.batch),
-            patience: Patience::default(),
-            trust: Trust::new(policy.renderer.is_some()),
-            next_start: now,
+            batch_sizer: BatchSizer::new(policy.batch_size),
+            patience: LatencyModel::default(),
+            render_check: RenderCheck::new(policy.renderer.is_some()),
+            throttled_until: now,
         }
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.state == State::Up
+        self.availability == EndpointAvailability::Up
     }
 
     /// Up, and not only by its own word.
-    pub(super) fn is_well(&self) -> bool {
-        self.is_up() && !self.proving
+    pub(super) fn is_healthy(&self) -> bool {
+        self.is_up() && !self.on_probation
     }
 
     /// Has it room, and is it well?
-    pub(super) fn is_free_and_well(&self, now: Instant) -> bool {
-        self.is_well() && self.free(now) > 0
+    pub(super) fn has_healthy_capacity(&self, now: Instant) -> bool {
+        self.is_healthy() && self.free_permits(now) > 0
     }
 
     /// It answered a request.
     pub(super) fn answered(&mut self) {
         self.faults = 0;
-        self.pause = FIRST_PAUSE;
+        self.probe_backoff = MIN_PROBE_BACKOFF;
         self.has_answered = true;
         self.ever_answered = true;
-        self.proving = false;
-        self.refusals = 0;
+        self.on_probation = false;
+        self.consecutive_refusals = 0;
     }
 
     /// Permits that are left.
-    pub(super) fn free(&self, now: Instant) -> usize {
-        if !self.is_up() || now < self.next_start {
+    pub(super) fn free_permits(&self, now: Instant) -> usize {
+        if !self.is_up() || now < self.throttled_until {
             0
-        } else if self.proving {
+        } else if self.on_probation {
             1_usize.saturating_sub(self.taken)
         } else {
             self.window.size().saturating_sub(self.taken)
@@ -162,47 +167,52 @@ impl Server {
 
     /// The longest list it is asked for now.
     pub(super) fn most(&self) -> usize {
-        if self.proving { 1 } else { self.lists.most(self.window.size()).min(self.longest_list) }
+        if self.on_probation {
+            1
+        } else {
+            self.batch_sizer.most(self.window.size()).min(self.batch_limit)
+        }
     }
 
     /// A request begins.
-    pub(super) fn begins(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
+    pub(super) fn begin_request(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
         self.taken += permits;
         if let Some(rate) = rate_limit {
             // What timers are late by is made up for.
-            let late = now.checked_sub(LATENESS).unwrap_or(now);
-            self.next_start = self.next_start.max(late) + Duration::from_secs_f64(1.0 / rate);
+            let late = now.checked_sub(TIMER_SLACK).unwrap_or(now);
+            self.throttled_until =
+                self.throttled_until.max(late) + Duration::from_secs_f64(1.0 / rate);
         }
     }
 
     /// When a rate limit lets the next request begin, if that is not at once.
-    pub(super) fn starts_at(&self, now: Instant) -> Option<Instant> {
-        Some(self.next_start).filter(|&start| self.is_up() && start > now)
+    pub(super) fn throttled_until(&self, now: Instant) -> Option<Instant> {
+        Some(self.throttled_until).filter(|&start| self.is_up() && start > now)
     }
 
     /// It has too much to do, with `level` sequences in flight of which `sequences` were refused now. After the second
     /// refusal in a row nothing is sent for a moment, and for longer each time: asking more often brings nothing.
-    pub(super) fn refused(&mut self, level: usize, sequences: usize, now: Instant) {
+    pub(super) fn apply_backpressure(&mut self, level: usize, sequences: usize, now: Instant) {
         self.window.refused(level, sequences);
-        self.refusals = (self.refusals + 1).min(8);
-        if self.refusals > 1 {
-            let pause = REFUSED_PAUSE * 2_u32.pow(self.refusals - 2);
-            self.next_start = self.next_start.max(now + pause.min(LONGEST_REFUSED_PAUSE));
+        self.consecutive_refusals = (self.consecutive_refusals + 1).min(8);
+        if self.consecutive_refusals > 1 {
+            let pause = MIN_REFUSAL_BACKOFF * 2_u32.pow(self.consecutive_refusals - 2);
+            self.throttled_until = self.throttled_until.max(now + pause.min(MAX_REFUSAL_BACKOFF));
         }
     }
 
     /// It refused a list of so many for its length.
-    pub(super) fn takes_fewer_than(&mut self, prompts: usize) {
-        self.longest_list = self.longest_list.min((prompts / 2).max(1));
+    pub(super) fn lower_batch_limit(&mut self, prompts: usize) {
+        self.batch_limit = self.batch_limit.min((prompts / 2).max(1));
     }
 
     /// It stumbled; true if that is once too often and it is put aside, for a moment only if it may be the prompts.
-    pub(super) fn stumbled(&mut self, now: Instant, briefly: bool) -> bool {
+    pub(super) fn record_fault(&mut self, now: Instant, briefly: bool) -> bool {
         self.faults += 1;
-        let aside = self.is_up() && self.faults >= SUSPICIOUS;
+        let aside = self.is_up() && self.faults >= SUSPEND_AFTER_FAULTS;
         if aside {
             if briefly {
-                self.pause = FIRST_PAUSE;
+                self.probe_backoff = MIN_PROBE_BACKOFF;
             }
             self.put_aside(now);
         }
@@ -220,34 +230,34 @@ impl Server {
 
     fn put_aside(&mut self, now: Instant) {
         self.has_answered = false;
-        self.proving = true;
-        self.state = State::Aside(now + self.pause);
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.on_probation = true;
+        self.availability = EndpointAvailability::Suspended(now + self.probe_backoff);
+        self.probe_backoff = (self.probe_backoff * 2).min(MAX_PROBE_BACKOFF);
     }
 
     /// When it is to be asked again whether it is ready.
     pub(super) fn due(&self) -> Option<Instant> {
-        match self.state {
-            State::Aside(due) => Some(due),
-            State::Up | State::Asked => None,
+        match self.availability {
+            EndpointAvailability::Suspended(due) => Some(due),
+            EndpointAvailability::Up | EndpointAvailability::Asked => None,
         }
     }
 
     /// Is it time to ask? Then it counts as being asked.
-    pub(super) fn ask_now(&mut self, now: Instant) -> bool {
+    pub(super) fn begin_due_probe(&mut self, now: Instant) -> bool {
         let due = self.due().is_some_and(|due| due <= now);
         if due {
-            self.state = State::Asked;
+            self.availability = EndpointAvailability::Asked;
         }
         due
     }
 
     /// It was asked; true if it is back.
-    pub(super) fn was_asked(&mut self, ready: bool, now: Instant) -> bool {
+    pub(super) fn finish_probe(&mut self, ready: bool, now: Instant) -> bool {
         if ready {
             // Its faults are kept: one more and it is aside again, for twice as long.
-            self.state = State::Up;
-            self.faults = self.faults.min(SUSPICIOUS - 1);
+            self.availability = EndpointAvailability::Up;
+            self.faults = self.faults.min(SUSPEND_AFTER_FAULTS - 1);
         } else {
             self.put_aside(now);
         }
@@ -255,26 +265,26 @@ impl Server {
     }
 
     /// When it is to say how much it has to do.
-    pub(super) fn load_due(&self) -> Option<Instant> {
-        self.next_load.filter(|_| self.is_up() && self.taken > 0)
+    pub(super) fn load_poll_due(&self) -> Option<Instant> {
+        self.next_load_poll.filter(|_| self.is_up() && self.taken > 0)
     }
 
     /// It is being asked how much it has to do.
     pub(super) fn asks_load(&mut self) {
-        self.next_load = None;
+        self.next_load_poll = None;
     }
 
     /// It said how much it has to do, or nothing. One that says nothing again and again is not asked any more.
-    pub(super) fn load_told(&mut self, told: bool, now: Instant) {
-        self.mute = if told { 0 } else { self.mute + 1 };
-        if self.mute >= MUTE {
-            self.window.is_not_told();
+    pub(super) fn finish_load_poll(&mut self, told: bool, now: Instant) {
+        self.missed_load_polls = if told { 0 } else { self.missed_load_polls + 1 };
+        if self.missed_load_polls >= MAX_MISSED_LOAD_POLLS {
+            self.window.fall_back_to_throughput();
         }
-        self.next_load = self.window.asks().then(|| now + self.window.again_in());
+        self.next_load_poll = self.window.asks().then(|| now + self.window.poll_interval());
     }
 
     /// Is its window used up?
-    pub(super) fn is_full(&self) -> bool {
+    pub(super) fn is_window_full(&self) -> bool {
         self.taken * 10 >= self.window.size() * 9
     }
 }
@@ -282,74 +292,81 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::policy::for_tests;
+    use crate::engine::policy::test_policy;
 
-    fn server(now: Instant) -> Server {
-        let ready = Some(Routes { metrics: true, ..Routes::default() });
-        let endpoint = Endpoint { url: Url::loopback(1), ready, seat: Seat::default() };
-        Server::new(endpoint, &for_tests(), now)
+    fn test_server(now: Instant) -> EndpointState {
+        let ready = Some(ServerRoutes { metrics: true, ..ServerRoutes::default() });
+        let endpoint =
+            Endpoint { url: Url::loopback(1), ready, timeline_row: TimelineSlot::default() };
+        EndpointState::new(endpoint, &test_policy(), now)
     }
 
     #[test]
-    fn faults_in_a_row_put_aside_and_answers_bring_back() {
+    fn consecutive_faults_suspend_and_answers_restore() {
         let now = Instant::now();
-        let mut server = server(now);
-        assert!(!server.stumbled(now, false) && !server.stumbled(now, false));
+        let mut server = test_server(now);
+        assert!(!server.record_fault(now, false) && !server.record_fault(now, false));
         server.answered();
-        assert!(!server.stumbled(now, false) && !server.stumbled(now, false));
-        assert!(server.stumbled(now, false));
-        assert!(!server.is_up() && !server.ask_now(now));
-        let later = now + FIRST_PAUSE;
-        assert!(server.ask_now(later) && !server.ask_now(later), "asked once at a time");
-        assert!(server.was_asked(true, later) && server.is_up());
-        assert_eq!((server.free(later), server.most()), (1, 1), "it has shown nothing yet");
-        assert!(server.stumbled(later, false));
-        assert_eq!(server.due(), Some(later + FIRST_PAUSE * 2));
-        assert!(server.ask_now(later + FIRST_PAUSE * 2) && server.was_asked(true, later));
+        assert!(!server.record_fault(now, false) && !server.record_fault(now, false));
+        assert!(server.record_fault(now, false));
+        assert!(!server.is_up() && !server.begin_due_probe(now));
+        let later = now + MIN_PROBE_BACKOFF;
+        assert!(
+            server.begin_due_probe(later) && !server.begin_due_probe(later),
+            "asked once at a time"
+        );
+        assert!(server.finish_probe(true, later) && server.is_up());
+        assert_eq!((server.free_permits(later), server.most()), (1, 1), "it has shown nothing yet");
+        assert!(server.record_fault(later, false));
+        assert_eq!(server.due(), Some(later + MIN_PROBE_BACKOFF * 2));
+        assert!(
+            server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2)
+                && server.finish_probe(true, later)
+        );
         server.answered();
-        assert_eq!(server.free(later), 8);
+        assert_eq!(server.free_permits(later), 8);
     }
 
     #[test]
-    fn pauses_grow_to_their_limit() {
+    fn probe_backoff_grows_to_its_limit() {
         let mut now = Instant::now();
-        let mut server = server(now);
+        let mut server = test_server(now);
         assert!(server.gone(now) && !server.gone(now), "news once");
         for _ in 0..12 {
             now = server.due().expect("aside");
-            assert!(server.ask_now(now) && !server.was_asked(false, now));
+            assert!(server.begin_due_probe(now) && !server.finish_probe(false, now));
         }
-        assert_eq!(server.due(), Some(now + LONGEST_PAUSE));
+        assert_eq!(server.due(), Some(now + MAX_PROBE_BACKOFF));
     }
 
     #[test]
-    fn refusals_in_a_row_are_waited_out() {
+    fn consecutive_refusals_throttle_the_endpoint() {
         let now = Instant::now();
-        let mut server = server(now);
-        server.refused(8, 1, now);
-        assert_eq!(server.starts_at(now), None, "once may be chance");
+        let mut server = test_server(now);
+        server.apply_backpressure(8, 1, now);
+        assert_eq!(server.throttled_until(now), None, "once may be chance");
         for _ in 0..20 {
-            server.refused(8, 1, now);
+            server.apply_backpressure(8, 1, now);
         }
-        assert_eq!(server.starts_at(now), Some(now + LONGEST_REFUSED_PAUSE));
+        assert_eq!(server.throttled_until(now), Some(now + MAX_REFUSAL_BACKOFF));
         server.answered();
-        server.refused(8, 1, now + LONGEST_REFUSED_PAUSE);
-        assert_eq!(server.starts_at(now + LONGEST_REFUSED_PAUSE), None);
+        server.apply_backpressure(8, 1, now + MAX_REFUSAL_BACKOFF);
+        assert_eq!(server.throttled_until(now + MAX_REFUSAL_BACKOFF), None);
     }
 
     #[test]
     fn a_rate_limit_spaces_requests() {
         let now = Instant::now();
-        let mut server = server(now);
-        server.begins(1, Some(4.0), now);
-        server.begins(1, Some(4.0), now);
+        let mut server = test_server(now);
+        server.begin_request(1, Some(4.0), now);
+        server.begin_request(1, Some(4.0), now);
         server.taken -= 1;
-        let next = server.starts_at(now).expect("a limit");
+        let next = server.throttled_until(now).expect("a limit");
         let after = next - now;
         assert!((400..=500).contains(&after.as_millis()), "{after:?}");
-        assert_eq!((server.free(now), server.starts_at(now)), (0, Some(next)));
-        assert_eq!((server.free(next), server.starts_at(next)), (7, None));
-        server.begins(1, None, next);
-        assert_eq!(server.free(next), 6);
+        assert_eq!((server.free_permits(now), server.throttled_until(now)), (0, Some(next)));
+        assert_eq!((server.free_permits(next), server.throttled_until(next)), (7, None));
+        server.begin_request(1, None, next);
+        assert_eq!(server.free_permits(next), 6);
     }
 }

@@ -5,29 +5,31 @@
 
 /// Of one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trust {
+pub(crate) enum RenderCheck {
     /// Nobody renders here.
-    Off,
+    Disabled,
     /// So many came to the same, so many are under way.
-    Testing { same: u8, out: u8 },
+    Testing { matched: u8, outstanding: u8 },
     /// As good as the server's own.
     Given,
     /// Not for this endpoint.
-    Denied,
+    Failed,
 }
 
 /// Canaries that have to come to the same.
-const CANARIES: u8 = 3;
+const REQUIRED_CANARIES: u8 = 3;
 
-impl Trust {
+impl RenderCheck {
     pub(crate) fn new(renders: bool) -> Self {
-        if renders { Self::Testing { same: 0, out: 0 } } else { Self::Off }
+        if renders { Self::Testing { matched: 0, outstanding: 0 } } else { Self::Disabled }
     }
 
     /// Should the next conversation be a canary? Then it counts as one.
-    pub(crate) fn takes_canary(&mut self) -> bool {
+    pub(crate) fn try_take_canary(&mut self) -> bool {
         match self {
-            Self::Testing { same, out } if *same + *out < CANARIES => {
+            Self::Testing { matched: same, outstanding: out }
+                if *same + *out < REQUIRED_CANARIES =>
+            {
                 *out += 1;
                 true
             }
@@ -36,15 +38,15 @@ impl Trust {
     }
 
     /// A canary came back: the same, not the same, or nothing was learnt. True if this decides it.
-    pub(crate) fn came_back(&mut self, same: Option<bool>) -> bool {
-        let Self::Testing { same: sames, out } = self else { return false };
+    pub(crate) fn record_canary(&mut self, same: Option<bool>) -> bool {
+        let Self::Testing { matched: sames, outstanding: out } = self else { return false };
         *out = out.saturating_sub(1);
         match same {
             Some(true) => *sames += 1,
-            Some(false) => *self = Self::Denied,
+            Some(false) => *self = Self::Failed,
             None => {}
         }
-        if let Self::Testing { same: CANARIES.., .. } = self {
+        if let Self::Testing { matched: REQUIRED_CANARIES.., .. } = self {
             *self = Self::Given;
         }
         !matches!(self, Self::Testing { .. })
@@ -56,16 +58,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_few_that_are_the_same_give_trust_and_one_that_differs_denies_it() {
-        let mut trust = Trust::new(true);
-        assert!((0..3).all(|_| trust.takes_canary()) && !trust.takes_canary());
-        assert!(!trust.came_back(Some(true)) && !trust.came_back(None));
-        assert!(trust.takes_canary(), "nothing was learnt from one");
-        assert!(!trust.came_back(Some(true)) && trust.came_back(Some(true)));
-        assert_eq!(trust, Trust::Given);
-        let mut trust = Trust::new(true);
-        assert!(trust.takes_canary() && trust.came_back(Some(false)));
-        assert!(trust == Trust::Denied && !trust.takes_canary());
-        assert!(!Trust::new(false).takes_canary());
+    fn matching_canaries_pass_the_check_and_one_difference_fails_it() {
+        let mut trust = RenderCheck::new(true);
+        assert!((0..3).all(|_| trust.try_take_canary()) && !trust.try_take_canary());
+        assert!(!trust.record_canary(Some(true)) && !trust.record_canary(None));
+        assert!(trust.try_take_canary(), "nothing was learnt from one");
+        assert!(!trust.record_canary(Some(true)) && trust.record_canary(Some(true)));
+        assert_eq!(trust, RenderCheck::Given);
+        let mut trust = RenderCheck::new(true);
+        assert!(trust.try_take_canary() && trust.record_canary(Some(false)));
+        assert!(trust == RenderCheck::Failed && !trust.try_take_canary());
+        assert!(!RenderCheck::new(false).try_take_canary());
     }
 }

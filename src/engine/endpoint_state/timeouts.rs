@@ -8,25 +8,25 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 /// Sizes of lists that are told apart: powers of two up to 1024.
-const SIZES: usize = 11;
+const SIZE_CLASSES: usize = 11;
 /// Requests of a size before its slowest hundredth means something.
 const ENOUGH: u64 = 200;
 /// No limit is tightened below this: a server may be busy with something else for a while.
 const LEAST: Duration = Duration::from_secs(30);
 /// How many times the slowest hundredth.
-const TIMES: u32 = 4;
+const TIMEOUT_P99_FACTOR: u32 = 4;
 /// Milliseconds in a day: what takes longer is as good as never.
-const LONGEST: u64 = 86_400_000;
+const MAX_LATENCY_MS: u64 = 86_400_000;
 
 /// What requests took so far, by size.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
-    sizes: [Option<Took>; SIZES],
+pub(crate) struct LatencyModel {
+    by_size_class: [Option<SizeClassLatency>; SIZE_CLASSES],
 }
 
 /// What requests of one size took. The two figures are asked for with every request and worked out now and then.
 #[derive(Debug)]
-struct Took {
+struct SizeClassLatency {
     histogram: Histogram<u32>,
     usual: Duration,
     slowest: Duration,
@@ -34,46 +34,46 @@ struct Took {
     counted: u64,
 }
 
-impl Patience {
+impl LatencyModel {
     /// A request of so many prompts was answered after this time.
-    pub(crate) fn saw(&mut self, prompts: usize, took: Duration) {
-        let Some(its) = self.sizes.get_mut(size(prompts)) else { return };
+    pub(crate) fn record_latency(&mut self, prompts: usize, took: Duration) {
+        let Some(its) = self.by_size_class.get_mut(size(prompts)) else { return };
         if its.is_none() {
-            *its = Took::new();
+            *its = SizeClassLatency::new();
         }
         if let Some(its) = its {
-            its.saw(took);
+            its.record_latency(took);
         }
     }
 
     /// The limit of a first try; none where too little was seen for one. A later try has the whole time: some answers
     /// are that long.
     pub(crate) fn limit(&self, prompts: usize) -> Option<Duration> {
-        Some(LEAST.max(self.slowest(prompts)? * TIMES))
+        Some(LEAST.max(self.slowest(prompts)? * TIMEOUT_P99_FACTOR))
     }
 
     /// What the slowest hundredth of this size took, at least; none where too little was seen.
     pub(crate) fn slowest(&self, prompts: usize) -> Option<Duration> {
-        let its = self.sizes.get(size(prompts))?.as_ref();
+        let its = self.by_size_class.get(size(prompts))?.as_ref();
         its.filter(|it| it.histogram.len() >= ENOUGH).map(|it| it.slowest)
     }
 
     /// What the middle one of this size took.
     pub(crate) fn usual(&self, prompts: usize) -> Option<Duration> {
-        self.sizes.get(size(prompts))?.as_ref().map(|it| it.usual)
+        self.by_size_class.get(size(prompts))?.as_ref().map(|it| it.usual)
     }
 }
 
-impl Took {
+impl SizeClassLatency {
     /// The bounds are constants that the library takes.
     fn new() -> Option<Self> {
-        let histogram = Histogram::new_with_bounds(1, LONGEST, 2).ok()?;
+        let histogram = Histogram::new_with_bounds(1, MAX_LATENCY_MS, 2).ok()?;
         Some(Self { histogram, usual: Duration::ZERO, slowest: Duration::ZERO, counted: 0 })
     }
 
-    fn saw(&mut self, took: Duration) {
-        let millis = u64::try_from(took.as_millis()).unwrap_or(LONGEST);
-        self.histogram.saturating_record(millis.clamp(1, LONGEST));
+    fn record_latency(&mut self, took: Duration) {
+        let millis = u64::try_from(took.as_millis()).unwrap_or(MAX_LATENCY_MS);
+        self.histogram.saturating_record(millis.clamp(1, MAX_LATENCY_MS));
         let count = self.histogram.len();
         if count < 2 * self.counted.min(16) || count > self.counted + self.counted / 16 {
             let at = |quantile| Duration::from_millis(self.histogram.value_at_quantile(quantile));
@@ -83,7 +83,7 @@ impl Took {
 }
 
 fn size(prompts: usize) -> usize {
-    (prompts.max(1).ilog2() as usize).min(SIZES - 1)
+    (prompts.max(1).ilog2() as usize).min(SIZE_CLASSES - 1)
 }
 
 #[cfg(test)]
@@ -91,18 +91,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_follow_the_slowest_hundredth_of_a_size() {
-        let mut patience = Patience::default();
+    fn timeouts_follow_the_p99_of_a_batch_size() {
+        let mut patience = LatencyModel::default();
         assert_eq!((patience.limit(1), patience.usual(1)), (None, None));
         for tenths in 0..1000 {
-            patience.saw(1, Duration::from_millis(100 * tenths));
+            patience.record_latency(1, Duration::from_millis(100 * tenths));
         }
         let limit = patience.limit(1).expect("enough was seen").as_secs();
         assert!((370..=410).contains(&limit), "{limit}");
         assert_eq!(patience.limit(64), None, "another size");
-        (0..ENOUGH).for_each(|_| patience.saw(64, Duration::from_millis(20)));
+        (0..ENOUGH).for_each(|_| patience.record_latency(64, Duration::from_millis(20)));
         assert_eq!(patience.limit(64), Some(LEAST));
         assert_eq!(patience.usual(70), Some(Duration::from_millis(20)));
-        patience.saw(usize::MAX, Duration::MAX);
+        patience.record_latency(usize::MAX, Duration::MAX);
     }
 }

@@ -18,30 +18,30 @@ use std::{
     time::Instant,
 };
 
-use super::Policy;
+use super::EnginePolicy;
 use crate::{
-    domain::{Beginnings, Class, Prompt, Route},
-    endpoint::Shared,
+    domain::{LengthClass, PrefixKeys, Prompt, Route},
+    endpoint::BatchParams,
 };
-use length_estimates::Lengths;
-use prefix_groups::Level;
-use prefixes::{Belongs, Prefixes};
-use slots::{Held, Home, Rack, Slot};
+use length_estimates::LengthEstimates;
+use prefix_groups::PriorityLevel;
+use prefixes::{PrefixIndex, PrefixMembership};
+use slots::{BucketId, QueuedTask, TaskKey, TaskSlotMap};
 
 /// A prompt that has no outcome yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Task {
+pub(super) struct PromptTask {
     pub(super) prompt: Prompt,
     /// Requests that held it.
     pub(super) attempts: u32,
     /// Tries that count against it: faults of servers that are well.
-    pub(super) tried: u32,
+    pub(super) counted_tries: u32,
     /// The endpoint that failed it last: another one is preferred.
-    pub(super) avoid: Option<usize>,
+    pub(super) avoid_endpoint: Option<usize>,
     /// It was asked a second time while the first request was under way. Never twice: it would go on for ever.
-    pub(super) copied: bool,
+    pub(super) hedged: bool,
     /// How long its answer is expected to be.
-    pub(super) class: Class,
+    pub(super) length_class: LengthClass,
     /// The number by which its beginning is known; none for short ones.
     number: u64,
 }
@@ -49,18 +49,18 @@ pub(super) struct Task {
 /// The prompts of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Batch {
-    pub(super) shared: Arc<Shared>,
-    pub(super) tasks: Vec<Task>,
+    pub(super) shared: Arc<BatchParams>,
+    pub(super) tasks: Vec<PromptTask>,
 }
 
 impl Batch {
     /// Permits it takes: one a sequence.
-    pub(super) fn permits(&self) -> usize {
+    pub(super) fn permit_count(&self) -> usize {
         self.tasks.len() * self.shared.n
     }
 
     /// Two halves of it.
-    pub(super) fn halves(mut self) -> [Self; 2] {
+    pub(super) fn into_halves(mut self) -> [Self; 2] {
         let second = self.tasks.split_off(self.tasks.len() / 2);
         let shared = Arc::clone(&self.shared);
         [self, Self { shared, tasks: second }]
@@ -69,56 +69,56 @@ impl Batch {
 
 /// What an endpoint has room for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(super) struct EndpointCapacity {
     pub(super) endpoint: usize,
     /// Permits that are free.
-    pub(super) free: usize,
+    pub(super) free_permits: usize,
     /// The longest list.
     pub(super) most: usize,
     /// May conversations ride in lists, rendered here?
-    pub(super) renders: bool,
+    pub(super) renders_locally: bool,
     /// It has nothing to do: then it takes what no window could hold.
     pub(super) idle: bool,
     /// There are other endpoints, which tasks that failed here may wait for.
-    pub(super) others: bool,
+    pub(super) has_alternatives: bool,
 }
 
 /// What waits to be sent.
 #[derive(Default)]
-pub(super) struct Stock {
-    rack: Rack,
-    levels: BTreeMap<Reverse<i64>, Level>,
-    lengths: Lengths,
-    prefixes: Prefixes,
+pub(super) struct TaskQueue {
+    slots: TaskSlotMap,
+    levels: BTreeMap<Reverse<i64>, PriorityLevel>,
+    length_estimates: LengthEstimates,
+    prefix_index: PrefixIndex,
     /// Where tasks stand that nobody else begins like, by their number.
-    alone: HashMap<u64, Slot>,
+    alone: HashMap<u64, TaskKey>,
     /// Halves of a refused list: sent as they are, and first.
-    cuts: VecDeque<Batch>,
-    later: BinaryHeap<Later>,
+    split_batches: VecDeque<Batch>,
+    delayed_batches: BinaryHeap<DelayedBatch>,
     count: usize,
     /// Of these: never sent.
-    fresh: usize,
+    never_sent_count: usize,
     bytes: usize,
     numbers: u64,
     /// Of prompts without parameters of their own, by route.
-    usual: [Option<Arc<Shared>>; 2],
+    usual: [Option<Arc<BatchParams>>; 2],
 }
 
 /// Tasks that wait for their time.
-struct Later {
+struct DelayedBatch {
     due: Instant,
     batch: Batch,
 }
 
-impl Stock {
+impl TaskQueue {
     /// Tasks here, waiting ones included.
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
     /// Tasks here that were never sent.
-    pub(super) fn fresh(&self) -> usize {
-        self.fresh
+    pub(super) fn never_sent_count(&self) -> usize {
+        self.never_sent_count
     }
 
     /// The length of their texts.
@@ -127,37 +127,44 @@ impl Stock {
     }
 
     /// Takes a prompt in.
-    pub(super) fn add(&mut self, prompt: Prompt, policy: &Policy) {
-        let shared = self.shared_of(&prompt, policy);
+    pub(super) fn add(&mut self, prompt: Prompt, policy: &EnginePolicy) {
+        let shared = self.params_for(&prompt, policy);
         self.numbers += 1;
         let text = prompt.input.as_str();
-        let class = Class::of(text.len(), |name| shared.params.get(name));
+        let class = LengthClass::of(text.len(), |name| shared.params.get(name));
         let number = self.numbers;
-        let long = Beginnings::of(text).levels() > 0;
-        let belongs = self.prefixes.add(number, text);
-        let task =
-            Task { prompt, attempts: 0, tried: 0, avoid: None, copied: false, class, number };
+        let long = PrefixKeys::of(text).levels() > 0;
+        let belongs = self.prefix_index.add(number, text);
+        let task = PromptTask {
+            prompt,
+            attempts: 0,
+            counted_tries: 0,
+            avoid_endpoint: None,
+            hedged: false,
+            length_class: class,
+            number,
+        };
         match belongs {
-            Belongs::Alone => {
-                let slot = self.put(&shared, task, Home::Class(class), false);
+            PrefixMembership::Ungrouped => {
+                let slot = self.put(&shared, task, BucketId::LengthClass(class), false);
                 if long {
                     self.alone.insert(number, slot);
                 }
             }
-            Belongs::To(family) => {
-                self.put(&shared, task, Home::Family(family), false);
+            PrefixMembership::ExistingGroup(family) => {
+                self.put(&shared, task, BucketId::Family(family), false);
             }
-            Belongs::Founds(family, first) => {
+            PrefixMembership::NewGroup(family, first) => {
                 if let Some(slot) = self.alone.remove(&first) {
-                    self.move_to(slot, Home::Family(family));
+                    self.move_to(slot, BucketId::Family(family));
                 }
-                self.put(&shared, task, Home::Family(family), false);
+                self.put(&shared, task, BucketId::Family(family), false);
             }
-            Belongs::Dissolves(family) => {
+            PrefixMembership::DissolvedGroup(family) => {
                 for level in self.levels.values_mut() {
-                    level.dissolve(&mut self.rack, family);
+                    level.dissolve_group(&mut self.slots, family);
                 }
-                self.put(&shared, task, Home::Class(class), false);
+                self.put(&shared, task, BucketId::LengthClass(class), false);
             }
         }
     }
@@ -165,7 +172,7 @@ impl Stock {
     /// Takes tasks back, to be sent before others of their kind.
     pub(super) fn back(&mut self, batch: Batch) {
         for task in batch.tasks.into_iter().rev() {
-            let home = Home::Class(task.class);
+            let home = BucketId::LengthClass(task.length_class);
             self.put(&batch.shared, task, home, true);
         }
     }
@@ -175,8 +182,8 @@ impl Stock {
         if half.tasks.is_empty() {
             return;
         }
-        self.count_in(&half);
-        self.cuts.push_back(half);
+        self.add_counts(&half);
+        self.split_batches.push_back(half);
     }
 
     /// Takes tasks that are not to be sent before `due`.
@@ -184,28 +191,28 @@ impl Stock {
         if batch.tasks.is_empty() {
             return;
         }
-        self.count_in(&batch);
-        self.later.push(Later { due, batch });
+        self.add_counts(&batch);
+        self.delayed_batches.push(DelayedBatch { due, batch });
     }
 
     /// When the next waiting tasks are due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.later.peek().map(|it| it.due)
+        self.delayed_batches.peek().map(|it| it.due)
     }
 
     /// What waited until `now` may be sent from here on.
-    pub(super) fn ripen(&mut self, now: Instant) {
+    pub(super) fn release_due(&mut self, now: Instant) {
         while self.due().is_some_and(|due| due <= now) {
-            if let Some(Later { batch, .. }) = self.later.pop() {
-                self.count_out(&batch.tasks);
+            if let Some(DelayedBatch { batch, .. }) = self.delayed_batches.pop() {
+                self.subtract_counts(&batch.tasks);
                 self.back(batch);
             }
         }
     }
 
     /// An answer of so many tokens: what it shows of lengths.
-    pub(super) fn saw(&mut self, class: Class, tokens: u64) {
-        self.lengths.saw(class, tokens);
+    pub(super) fn saw(&mut self, class: LengthClass, tokens: u64) {
+        self.length_estimates.saw(class, tokens);
     }
 
     /// The endpoint is down: others may have what was kept for it.
@@ -215,24 +222,29 @@ impl Stock {
 
     /// The next request for an endpoint. Nothing where no task is for this endpoint (tasks that failed here wait for
     /// another, if there is one), or its permits do not suffice.
-    pub(super) fn cut(&mut self, room: Room) -> Option<Batch> {
-        let shunned = |task: &Task| room.others && task.avoid == Some(room.endpoint);
-        let fits = |half: &Batch| half.permits() <= room.free || room.idle;
-        let place = self.cuts.iter().position(|half| fits(half) && !half.tasks.iter().all(shunned));
-        if let Some(half) = place.and_then(|place| self.cuts.remove(place)) {
-            self.count_out(&half.tasks);
+    pub(super) fn cut(&mut self, room: EndpointCapacity) -> Option<Batch> {
+        let shunned =
+            |task: &PromptTask| room.has_alternatives && task.avoid_endpoint == Some(room.endpoint);
+        let fits = |half: &Batch| half.permit_count() <= room.free_permits || room.idle;
+        let place = self
+            .split_batches
+            .iter()
+            .position(|half| fits(half) && !half.tasks.iter().all(shunned));
+        if let Some(half) = place.and_then(|place| self.split_batches.remove(place)) {
+            self.subtract_counts(&half.tasks);
             return Some(half);
         }
-        let wanted = |shared: &Shared| {
-            let rides = shared.lists && (shared.route == Route::Completions || room.renders);
-            let permits = (room.free / shared.n).max(usize::from(room.idle));
+        let wanted = |shared: &BatchParams| {
+            let rides =
+                shared.lists && (shared.route == Route::Completions || room.renders_locally);
+            let permits = (room.free_permits / shared.n).max(usize::from(room.idle));
             permits.min(if rides { room.most } else { 1 })
         };
         let (mut tasks, mut shared) = (Vec::new(), None);
         for level in self.levels.values_mut() {
             level.cut(
-                &mut self.rack,
-                self.lengths.order(),
+                &mut self.slots,
+                self.length_estimates.class_order(),
                 room.endpoint,
                 &mut shared,
                 wanted,
@@ -243,7 +255,7 @@ impl Stock {
                 break;
             }
         }
-        self.count_out(&tasks);
+        self.subtract_counts(&tasks);
         for task in &tasks {
             self.alone.remove(&task.number);
         }
@@ -251,99 +263,105 @@ impl Stock {
     }
 
     /// Takes out the tasks that `which` names by their index; their indexes.
-    pub(super) fn give_up(&mut self, which: impl Fn(u64) -> bool) -> Vec<u64> {
-        let named = |task: &Task| which(task.prompt.index);
+    pub(super) fn remove_matching(&mut self, which: impl Fn(u64) -> bool) -> Vec<u64> {
+        let named = |task: &PromptTask| which(task.prompt.index);
         let mut out = Vec::new();
-        for held in self.rack.take_all(|held| named(&held.task)) {
+        for held in self.slots.take_matching(|held| named(&held.task)) {
             if let Some(level) = self.levels.get_mut(&Reverse(held.task.prompt.priority)) {
                 level.left(held.home);
             }
             self.alone.remove(&held.task.number);
             out.push(held.task);
         }
-        for batch in &mut self.cuts {
+        for batch in &mut self.split_batches {
             out.extend(batch.tasks.extract_if(.., |task| named(task)));
         }
-        self.cuts.retain(|batch| !batch.tasks.is_empty());
-        let mut later = std::mem::take(&mut self.later).into_vec();
+        self.split_batches.retain(|batch| !batch.tasks.is_empty());
+        let mut later = std::mem::take(&mut self.delayed_batches).into_vec();
         for it in &mut later {
             out.extend(it.batch.tasks.extract_if(.., |task| named(task)));
         }
         later.retain(|it| !it.batch.tasks.is_empty());
-        self.later = later.into();
-        self.count_out(&out);
+        self.delayed_batches = later.into();
+        self.subtract_counts(&out);
         out.iter().map(|task| task.prompt.index).collect()
     }
 
-    fn put(&mut self, shared: &Arc<Shared>, task: Task, home: Home, first: bool) -> Slot {
+    fn put(
+        &mut self,
+        shared: &Arc<BatchParams>,
+        task: PromptTask,
+        home: BucketId,
+        first: bool,
+    ) -> TaskKey {
         self.count += 1;
-        self.fresh += usize::from(task.attempts == 0);
+        self.never_sent_count += usize::from(task.attempts == 0);
         self.bytes += task.prompt.input.as_str().len();
         let level = self.levels.entry(Reverse(task.prompt.priority)).or_default();
-        let class = task.class;
-        let slot = self.rack.put(Held { task, shared: Arc::clone(shared), home });
+        let class = task.length_class;
+        let slot = self.slots.put(QueuedTask { task, shared: Arc::clone(shared), home });
         level.put(shared, slot, home, class, first);
         slot
     }
 
-    fn move_to(&mut self, slot: Slot, home: Home) {
-        let Some(held) = self.rack.get_mut(slot) else { return };
-        let (class, shared) = (held.task.class, Arc::clone(&held.shared));
+    fn move_to(&mut self, slot: TaskKey, home: BucketId) {
+        let Some(held) = self.slots.get_mut(slot) else { return };
+        let (class, shared) = (held.task.length_class, Arc::clone(&held.shared));
         let level = self.levels.entry(Reverse(held.task.prompt.priority)).or_default();
         level.left(held.home);
         held.home = home;
         level.put(&shared, slot, home, class, false);
     }
 
-    fn count_in(&mut self, batch: &Batch) {
+    fn add_counts(&mut self, batch: &Batch) {
         self.count += batch.tasks.len();
-        self.fresh += fresh(&batch.tasks);
+        self.never_sent_count += fresh(&batch.tasks);
         self.bytes += batch.tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
-    fn count_out(&mut self, tasks: &[Task]) {
+    fn subtract_counts(&mut self, tasks: &[PromptTask]) {
         self.count -= tasks.len();
-        self.fresh -= fresh(tasks);
+        self.never_sent_count -= fresh(tasks);
         self.bytes -= tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     /// What a prompt's request must share with the others in it.
-    fn shared_of(&mut self, prompt: &Prompt, policy: &Policy) -> Arc<Shared> {
-        let route = policy.route(prompt);
+    fn params_for(&mut self, prompt: &Prompt, policy: &EnginePolicy) -> Arc<BatchParams> {
+        let route = policy.route_of(prompt);
         let asked = prompt.params.number("max_tokens").or(policy.max_tokens());
-        let fitted = policy.fitted(asked, &prompt.input);
+        let fitted = policy.fitted_max_tokens(asked, &prompt.input);
         if !prompt.params.is_empty() || fitted.is_some() {
-            return Arc::new(policy.shared(&prompt.params, route, fitted));
+            return Arc::new(policy.batch_params(&prompt.params, route, fitted));
         }
         // Most prompts have nothing of their own: what they share is made once.
         let usual = &mut self.usual[usize::from(route == Route::Chat)];
         let usual =
-            usual.get_or_insert_with(|| Arc::new(policy.shared(&prompt.params, route, None)));
+            usual.get_or_insert_with(|| Arc::new(policy.batch_params(&prompt.params, route, None)));
         Arc::clone(usual)
     }
 }
 
-fn fresh(tasks: &[Task]) -> usize {
+fn fresh(tasks: &[PromptTask]) -> usize {
     tasks.iter().filter(|task| task.attempts == 0).count()
 }
 
-impl Ord for Later {
+impl Ord for DelayedBatch {
     /// The heap's top is the earliest.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         other.due.cmp(&self.due)
     }
 }
 
-impl PartialOrd for Later {
+impl PartialOrd for DelayedBatch {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Later {
+impl PartialEq for DelayedBatch {
     fn eq(&self, other: &Self) -> bool {
         self.due == other.due
     }
 }
 
-impl Eq for Later {}
+impl Eq for DelayedBatch {}

@@ -9,92 +9,95 @@ use std::{
 };
 
 use super::{
-    Task,
-    prefixes::Family,
-    slots::{Home, Rack, Shelf, Slot},
+    PromptTask,
+    prefixes::PrefixGroupKey,
+    slots::{BucketId, TaskBucket, TaskKey, TaskSlotMap},
 };
-use crate::{domain::Class, endpoint::Shared};
+use crate::{domain::LengthClass, endpoint::BatchParams};
 
 /// Families kept although nobody of them is here: more may come, and should go where the others went.
-const KEPT: usize = 4096;
+const MAX_EMPTY_GROUPS: usize = 4096;
 
 /// The tasks of one priority.
 #[derive(Debug, Default)]
-pub(crate) struct Level {
-    classes: BTreeMap<Class, Shelf>,
-    families: BTreeMap<Family, Kin>,
+pub(crate) struct PriorityLevel {
+    length_buckets: BTreeMap<LengthClass, TaskBucket>,
+    prefix_groups: BTreeMap<PrefixGroupKey, PrefixGroup>,
     /// Families that nobody serves yet, by the class they are expected to be of.
-    unserved: BTreeMap<Class, VecDeque<Family>>,
+    unassigned_groups: BTreeMap<LengthClass, VecDeque<PrefixGroupKey>>,
     /// Families that an endpoint serves and that have tasks here.
-    served: BTreeMap<usize, VecDeque<Family>>,
+    assigned_groups: BTreeMap<usize, VecDeque<PrefixGroupKey>>,
     /// Counts down: numbers of split families, from the other end.
-    splits: Family,
+    last_split_id: PrefixGroupKey,
     /// So many families before the empty ones are looked for again.
     sweep: usize,
 }
 
 #[derive(Debug)]
-struct Kin {
-    shelf: Shelf,
-    class: Class,
+struct PrefixGroup {
+    bucket: TaskBucket,
+    length_class: LengthClass,
     endpoint: Option<usize>,
     /// Does it stand in `unserved` or `served`?
-    listed: bool,
+    is_listed: bool,
 }
 
-impl Level {
+impl PriorityLevel {
     pub(crate) fn put(
         &mut self,
-        shared: &Arc<Shared>,
-        slot: Slot,
-        home: Home,
-        class: Class,
+        shared: &Arc<BatchParams>,
+        slot: TaskKey,
+        home: BucketId,
+        class: LengthClass,
         first: bool,
     ) {
         match home {
-            Home::Class(class) => {
-                self.classes.entry(class).or_default().put(shared, slot, first);
+            BucketId::LengthClass(class) => {
+                self.length_buckets.entry(class).or_default().put(shared, slot, first);
             }
-            Home::Family(family) => {
-                if self.families.len() >= self.sweep.max(KEPT) {
-                    self.families.retain(|_, kin| kin.shelf.live() > 0 || kin.listed);
-                    self.sweep = self.families.len() * 2;
+            BucketId::Family(family) => {
+                if self.prefix_groups.len() >= self.sweep.max(MAX_EMPTY_GROUPS) {
+                    self.prefix_groups
+                        .retain(|_, kin| kin.bucket.live_count() > 0 || kin.is_listed);
+                    self.sweep = self.prefix_groups.len() * 2;
                 }
-                let kin = self.families.entry(family).or_insert_with(|| Kin {
-                    shelf: Shelf::default(),
-                    class,
+                let kin = self.prefix_groups.entry(family).or_insert_with(|| PrefixGroup {
+                    bucket: TaskBucket::default(),
+                    length_class: class,
                     endpoint: None,
-                    listed: false,
+                    is_listed: false,
                 });
-                kin.shelf.put(shared, slot, first);
-                self.list(family);
+                kin.bucket.put(shared, slot, first);
+                self.list_group(family);
             }
         }
     }
 
     /// A task has left this home for another.
-    pub(crate) fn left(&mut self, home: Home) {
+    pub(crate) fn left(&mut self, home: BucketId) {
         let shelf = match home {
-            Home::Class(class) => self.classes.get_mut(&class),
-            Home::Family(family) => self.families.get_mut(&family).map(|kin| &mut kin.shelf),
+            BucketId::LengthClass(class) => self.length_buckets.get_mut(&class),
+            BucketId::Family(family) => {
+                self.prefix_groups.get_mut(&family).map(|kin| &mut kin.bucket)
+            }
         };
         if let Some(shelf) = shelf {
             shelf.left();
         }
-        if let Home::Family(family) = home {
-            self.unlist(family);
+        if let BucketId::Family(family) = home {
+            self.unlist_if_empty(family);
         }
     }
 
     /// A family without tasks stands in nobody's list.
-    fn unlist(&mut self, family: Family) {
-        let Some(kin) = self.families.get_mut(&family) else { return };
-        if kin.shelf.live() > 0 || !std::mem::take(&mut kin.listed) {
+    fn unlist_if_empty(&mut self, family: PrefixGroupKey) {
+        let Some(kin) = self.prefix_groups.get_mut(&family) else { return };
+        if kin.bucket.live_count() > 0 || !std::mem::take(&mut kin.is_listed) {
             return;
         }
         let list = match kin.endpoint {
-            Some(endpoint) => self.served.get_mut(&endpoint),
-            None => self.unserved.get_mut(&kin.class),
+            Some(endpoint) => self.assigned_groups.get_mut(&endpoint),
+            None => self.unassigned_groups.get_mut(&kin.length_class),
         };
         if let Some(list) = list {
             list.retain(|&it| it != family);
@@ -102,31 +105,31 @@ impl Level {
     }
 
     /// The family's tasks go with those of their length.
-    pub(crate) fn dissolve(&mut self, rack: &mut Rack, family: Family) {
-        let Some(mut kin) = self.families.remove(&family) else { return };
-        for slot in kin.shelf.split(rack, Home::Family(family), true) {
+    pub(crate) fn dissolve_group(&mut self, rack: &mut TaskSlotMap, family: PrefixGroupKey) {
+        let Some(mut kin) = self.prefix_groups.remove(&family) else { return };
+        for slot in kin.bucket.split_queues(rack, BucketId::Family(family), true) {
             let Some(held) = rack.get_mut(slot) else { continue };
-            let class = held.task.class;
-            held.home = Home::Class(class);
+            let class = held.task.length_class;
+            held.home = BucketId::LengthClass(class);
             let shared = Arc::clone(&held.shared);
-            self.put(&shared, slot, Home::Class(class), class, false);
+            self.put(&shared, slot, BucketId::LengthClass(class), class, false);
         }
     }
 
     /// Nobody serves what this endpoint served.
     pub(crate) fn release(&mut self, endpoint: usize) {
-        self.served.remove(&endpoint);
-        let its: Vec<Family> = self
-            .families
+        self.assigned_groups.remove(&endpoint);
+        let its: Vec<PrefixGroupKey> = self
+            .prefix_groups
             .iter_mut()
             .filter(|(_, kin)| kin.endpoint == Some(endpoint))
             .map(|(&family, kin)| {
-                (kin.endpoint, kin.listed) = (None, false);
+                (kin.endpoint, kin.is_listed) = (None, false);
                 family
             })
             .collect();
         for family in its {
-            self.list(family);
+            self.list_group(family);
         }
     }
 
@@ -134,111 +137,112 @@ impl Level {
     #[expect(clippy::too_many_arguments, reason = "the stock's parts, borrowed one by one")]
     pub(crate) fn cut(
         &mut self,
-        rack: &mut Rack,
-        order: &[Class],
+        rack: &mut TaskSlotMap,
+        order: &[LengthClass],
         endpoint: usize,
-        shared: &mut Option<Arc<Shared>>,
-        wanted: impl Fn(&Shared) -> usize + Copy,
-        shunned: impl Fn(&Task) -> bool + Copy,
-        into: &mut Vec<Task>,
+        shared: &mut Option<Arc<BatchParams>>,
+        wanted: impl Fn(&BatchParams) -> usize + Copy,
+        shunned: impl Fn(&PromptTask) -> bool + Copy,
+        into: &mut Vec<PromptTask>,
     ) {
-        let full = |shared: &Option<Arc<Shared>>, into: &Vec<Task>| {
+        let full = |shared: &Option<Arc<BatchParams>>, into: &Vec<PromptTask>| {
             shared.as_ref().is_some_and(|shared| into.len() >= wanted(shared))
         };
-        for _ in 0..self.served.get(&endpoint).map_or(0, VecDeque::len) {
-            self.take_served(rack, endpoint, shared, wanted, shunned, into);
+        for _ in 0..self.assigned_groups.get(&endpoint).map_or(0, VecDeque::len) {
+            self.take_from_assigned(rack, endpoint, shared, wanted, shunned, into);
             if full(shared, into) {
                 return;
             }
         }
         for &class in order {
-            let unserved = self.unserved.get(&class).map_or(0, VecDeque::len);
+            let unserved = self.unassigned_groups.get(&class).map_or(0, VecDeque::len);
             for _ in 0..unserved {
                 let before = into.len();
-                self.serve_next(class, endpoint);
-                self.take_served(rack, endpoint, shared, wanted, shunned, into);
+                self.assign_next_group(class, endpoint);
+                self.take_from_assigned(rack, endpoint, shared, wanted, shunned, into);
                 if into.len() == before {
-                    self.serve_not(class, endpoint);
+                    self.unassign_front_group(class, endpoint);
                     break;
                 }
                 if full(shared, into) {
                     return;
                 }
             }
-            if let Some(shelf) = self.classes.get_mut(&class) {
-                shelf.take(rack, Home::Class(class), shared, wanted, shunned, into);
+            if let Some(shelf) = self.length_buckets.get_mut(&class) {
+                shelf.take(rack, BucketId::LengthClass(class), shared, wanted, shunned, into);
                 if full(shared, into) {
                     return;
                 }
             }
         }
-        if into.is_empty() && self.split_another(rack, endpoint) {
-            self.take_served(rack, endpoint, shared, wanted, shunned, into);
+        if into.is_empty() && self.steal_half_group(rack, endpoint) {
+            self.take_from_assigned(rack, endpoint, shared, wanted, shunned, into);
         }
     }
 
     /// Takes from the family this endpoint is at.
-    fn take_served(
+    fn take_from_assigned(
         &mut self,
-        rack: &mut Rack,
+        rack: &mut TaskSlotMap,
         endpoint: usize,
-        shared: &mut Option<Arc<Shared>>,
-        wanted: impl Fn(&Shared) -> usize,
-        shunned: impl Fn(&Task) -> bool,
-        into: &mut Vec<Task>,
+        shared: &mut Option<Arc<BatchParams>>,
+        wanted: impl Fn(&BatchParams) -> usize,
+        shunned: impl Fn(&PromptTask) -> bool,
+        into: &mut Vec<PromptTask>,
     ) {
-        let Some(list) = self.served.get_mut(&endpoint) else { return };
+        let Some(list) = self.assigned_groups.get_mut(&endpoint) else { return };
         let Some(&family) = list.front() else { return };
-        let Some(kin) = self.families.get_mut(&family) else {
+        let Some(kin) = self.prefix_groups.get_mut(&family) else {
             list.pop_front();
             return;
         };
         let before = into.len();
-        kin.shelf.take(rack, Home::Family(family), shared, wanted, shunned, into);
-        if kin.shelf.live() == 0 {
+        kin.bucket.take(rack, BucketId::Family(family), shared, wanted, shunned, into);
+        if kin.bucket.live_count() == 0 {
             list.pop_front();
-            kin.listed = false;
+            kin.is_listed = false;
         } else if into.len() == before {
             list.rotate_left(1);
         }
     }
 
-    fn serve_next(&mut self, class: Class, endpoint: usize) {
-        let Some(list) = self.unserved.get_mut(&class) else { return };
+    fn assign_next_group(&mut self, class: LengthClass, endpoint: usize) {
+        let Some(list) = self.unassigned_groups.get_mut(&class) else { return };
         let next = list.pop_front();
         if list.is_empty() {
-            self.unserved.remove(&class);
+            self.unassigned_groups.remove(&class);
         }
         let Some(family) = next else { return };
-        if let Some(kin) = self.families.get_mut(&family) {
+        if let Some(kin) = self.prefix_groups.get_mut(&family) {
             kin.endpoint = Some(endpoint);
-            self.served.entry(endpoint).or_default().push_front(family);
+            self.assigned_groups.entry(endpoint).or_default().push_front(family);
         }
     }
 
     /// It had nothing to give: whoever comes next may have it.
-    fn serve_not(&mut self, class: Class, endpoint: usize) {
-        let Some(family) = self.served.get_mut(&endpoint).and_then(VecDeque::pop_front) else {
+    fn unassign_front_group(&mut self, class: LengthClass, endpoint: usize) {
+        let Some(family) = self.assigned_groups.get_mut(&endpoint).and_then(VecDeque::pop_front)
+        else {
             return;
         };
-        if let Some(kin) = self.families.get_mut(&family) {
+        if let Some(kin) = self.prefix_groups.get_mut(&family) {
             kin.endpoint = None;
-            self.unserved.entry(class).or_default().push_front(family);
+            self.unassigned_groups.entry(class).or_default().push_front(family);
         }
     }
 
     /// Half of the largest family that another endpoint serves now belongs to this one.
-    fn split_another(&mut self, rack: &mut Rack, endpoint: usize) -> bool {
-        let others = self.families.iter_mut().filter(|(_, kin)| {
-            kin.shelf.live() > 0 && kin.endpoint.is_some_and(|its| its != endpoint)
+    fn steal_half_group(&mut self, rack: &mut TaskSlotMap, endpoint: usize) -> bool {
+        let others = self.prefix_groups.iter_mut().filter(|(_, kin)| {
+            kin.bucket.live_count() > 0 && kin.endpoint.is_some_and(|its| its != endpoint)
         });
-        let Some((&family, kin)) = others.max_by_key(|(_, kin)| kin.shelf.live()) else {
+        let Some((&family, kin)) = others.max_by_key(|(_, kin)| kin.bucket.live_count()) else {
             return false;
         };
-        let class = kin.class;
-        let slots = kin.shelf.split(rack, Home::Family(family), false);
-        self.splits = self.splits.wrapping_sub(1);
-        let part = Home::Family(self.splits);
+        let class = kin.length_class;
+        let slots = kin.bucket.split_queues(rack, BucketId::Family(family), false);
+        self.last_split_id = self.last_split_id.wrapping_sub(1);
+        let part = BucketId::Family(self.last_split_id);
         for slot in slots {
             let Some(held) = rack.get_mut(slot) else { continue };
             held.home = part;
@@ -246,28 +250,28 @@ impl Level {
             self.put(&shared, slot, part, class, false);
         }
         // It was listed as served by nobody: it is this endpoint's.
-        let Some(list) = self.unserved.get_mut(&class) else { return false };
-        let splits = self.splits;
+        let Some(list) = self.unassigned_groups.get_mut(&class) else { return false };
+        let splits = self.last_split_id;
         list.retain(|&it| it != splits);
         if list.is_empty() {
-            self.unserved.remove(&class);
+            self.unassigned_groups.remove(&class);
         }
-        let Some(kin) = self.families.get_mut(&splits) else { return false };
+        let Some(kin) = self.prefix_groups.get_mut(&splits) else { return false };
         kin.endpoint = Some(endpoint);
-        self.served.entry(endpoint).or_default().push_front(splits);
+        self.assigned_groups.entry(endpoint).or_default().push_front(splits);
         true
     }
 
     /// Sees to it that a family with tasks stands in somebody's list.
-    fn list(&mut self, family: Family) {
-        let Some(kin) = self.families.get_mut(&family) else { return };
-        if kin.listed || kin.shelf.live() == 0 {
+    fn list_group(&mut self, family: PrefixGroupKey) {
+        let Some(kin) = self.prefix_groups.get_mut(&family) else { return };
+        if kin.is_listed || kin.bucket.live_count() == 0 {
             return;
         }
-        kin.listed = true;
+        kin.is_listed = true;
         match kin.endpoint {
-            Some(endpoint) => self.served.entry(endpoint).or_default().push_back(family),
-            None => self.unserved.entry(kin.class).or_default().push_back(family),
+            Some(endpoint) => self.assigned_groups.entry(endpoint).or_default().push_back(family),
+            None => self.unassigned_groups.entry(kin.length_class).or_default().push_back(family),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use crate::domain::Beginnings;
+use crate::domain::PrefixKeys;
 
 /// A family of more is no family: what so many begin with is in every endpoint's cache all the time.
 const MOST: u32 = 512;
@@ -17,77 +17,77 @@ const MOST: u32 = 512;
 const KEPT: usize = 1 << 16;
 
 /// A family's number.
-pub(crate) type Family = u32;
+pub(crate) type PrefixGroupKey = u32;
 
 /// Where a prompt belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Belongs {
+pub(crate) enum PrefixMembership {
     /// Nobody else begins so, as yet.
-    Alone,
+    Ungrouped,
     /// To this family, and so does the prompt that had come as number `with`, alone until now.
-    Founds(Family, u64),
+    NewGroup(PrefixGroupKey, u64),
     /// To this family.
-    To(Family),
+    ExistingGroup(PrefixGroupKey),
     /// To a family that has just become too large to be one.
-    Dissolves(Family),
+    DissolvedGroup(PrefixGroupKey),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Begins {
+enum PrefixEntry {
     /// One prompt, by its number.
     One(u64),
     /// A family of so many.
-    Family(Family, u32),
+    Family(PrefixGroupKey, u32),
     /// Too many.
-    Everybody,
+    TooCommon,
 }
 
 /// The beginnings seen so far.
 #[derive(Debug, Default)]
-pub(crate) struct Prefixes {
-    seen: HashMap<u64, Begins>,
+pub(crate) struct PrefixIndex {
+    entries: HashMap<u64, PrefixEntry>,
     hasher: RandomState,
-    families: Family,
+    families: PrefixGroupKey,
 }
 
-impl Prefixes {
+impl PrefixIndex {
     /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
-    pub(crate) fn add(&mut self, number: u64, text: &str) -> Belongs {
-        let beginnings = Beginnings::of(text);
+    pub(crate) fn add(&mut self, number: u64, text: &str) -> PrefixMembership {
+        let beginnings = PrefixKeys::of(text);
         if beginnings.levels() == 0 {
-            return Belongs::Alone;
+            return PrefixMembership::Ungrouped;
         }
-        if self.seen.len() >= KEPT {
-            self.seen.retain(|_, begins| !matches!(begins, Begins::One(_)));
+        if self.entries.len() >= KEPT {
+            self.entries.retain(|_, begins| !matches!(begins, PrefixEntry::One(_)));
             // Families of long ago are not worth a look at all of them with every prompt.
-            if self.seen.len() >= KEPT / 2 {
-                self.seen.retain(|_, begins| matches!(begins, Begins::Everybody));
+            if self.entries.len() >= KEPT / 2 {
+                self.entries.retain(|_, begins| matches!(begins, PrefixEntry::TooCommon));
             }
-            if self.seen.len() >= KEPT / 2 {
-                self.seen.clear();
+            if self.entries.len() >= KEPT / 2 {
+                self.entries.clear();
             }
         }
-        let mut belongs = Belongs::Alone;
+        let mut belongs = PrefixMembership::Ungrouped;
         for beginning in beginnings {
             let key = self.hasher.hash_one(beginning);
-            let begins = self.seen.entry(key).or_insert(Begins::One(number));
+            let begins = self.entries.entry(key).or_insert(PrefixEntry::One(number));
             match *begins {
-                _ if belongs != Belongs::Alone => break,
-                Begins::One(first) if first == number => {}
-                Begins::One(first) => {
+                _ if belongs != PrefixMembership::Ungrouped => break,
+                PrefixEntry::One(first) if first == number => {}
+                PrefixEntry::One(first) => {
                     self.families += 1;
-                    *begins = Begins::Family(self.families, 2);
-                    belongs = Belongs::Founds(self.families, first);
+                    *begins = PrefixEntry::Family(self.families, 2);
+                    belongs = PrefixMembership::NewGroup(self.families, first);
                 }
-                Begins::Family(family, MOST) => {
-                    *begins = Begins::Everybody;
-                    belongs = Belongs::Dissolves(family);
+                PrefixEntry::Family(family, MOST) => {
+                    *begins = PrefixEntry::TooCommon;
+                    belongs = PrefixMembership::DissolvedGroup(family);
                 }
-                Begins::Family(family, count) => {
-                    *begins = Begins::Family(family, count + 1);
-                    belongs = Belongs::To(family);
+                PrefixEntry::Family(family, count) => {
+                    *begins = PrefixEntry::Family(family, count + 1);
+                    belongs = PrefixMembership::ExistingGroup(family);
                 }
-                Begins::Everybody => {}
+                PrefixEntry::TooCommon => {}
             }
         }
         belongs
@@ -99,35 +99,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_deepest_common_beginning_makes_the_family() {
-        let mut prefixes = Prefixes::default();
+    fn the_longest_common_prefix_makes_the_group() {
+        let mut prefixes = PrefixIndex::default();
         let header = "h".repeat(600);
         let document = |name: &str| format!("{header}{}", name.repeat(2000));
-        assert_eq!(prefixes.add(0, "short"), Belongs::Alone);
-        assert_eq!(prefixes.add(1, &document("a")), Belongs::Alone);
-        assert_eq!(prefixes.add(2, &document("b")), Belongs::Founds(1, 1), "the header");
-        assert_eq!(prefixes.add(3, &document("b")), Belongs::Founds(2, 2), "header and document");
-        assert_eq!(prefixes.add(4, &document("b")), Belongs::To(2));
-        assert_eq!(prefixes.add(5, &header), Belongs::To(1));
+        assert_eq!(prefixes.add(0, "short"), PrefixMembership::Ungrouped);
+        assert_eq!(prefixes.add(1, &document("a")), PrefixMembership::Ungrouped);
+        assert_eq!(prefixes.add(2, &document("b")), PrefixMembership::NewGroup(1, 1), "the header");
+        assert_eq!(
+            prefixes.add(3, &document("b")),
+            PrefixMembership::NewGroup(2, 2),
+            "header and document"
+        );
+        assert_eq!(prefixes.add(4, &document("b")), PrefixMembership::ExistingGroup(2));
+        assert_eq!(prefixes.add(5, &header), PrefixMembership::ExistingGroup(1));
     }
 
     #[test]
-    fn what_everybody_begins_with_makes_no_family() {
-        let mut prefixes = Prefixes::default();
+    fn a_prefix_of_every_prompt_makes_no_group() {
+        let mut prefixes = PrefixIndex::default();
         let text = "s".repeat(700);
-        let all: Vec<Belongs> = (0..700).map(|number| prefixes.add(number, &text)).collect();
-        assert_eq!(all[0], Belongs::Alone);
-        assert_eq!(all[1], Belongs::Founds(1, 0));
-        assert_eq!(all[MOST as usize], Belongs::Dissolves(1));
-        assert!(all[MOST as usize + 1..].iter().all(|it| *it == Belongs::Alone));
+        let all: Vec<PrefixMembership> =
+            (0..700).map(|number| prefixes.add(number, &text)).collect();
+        assert_eq!(all[0], PrefixMembership::Ungrouped);
+        assert_eq!(all[1], PrefixMembership::NewGroup(1, 0));
+        assert_eq!(all[MOST as usize], PrefixMembership::DissolvedGroup(1));
+        assert!(all[MOST as usize + 1..].iter().all(|it| *it == PrefixMembership::Ungrouped));
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut prefixes = Prefixes::default();
+        let mut prefixes = PrefixIndex::default();
         for number in 0..3 * KEPT as u64 {
             prefixes.add(number, &format!("{number:0>600}"));
         }
-        assert!(prefixes.seen.len() <= KEPT + 1);
+        assert!(prefixes.entries.len() <= KEPT + 1);
     }
 }

@@ -8,60 +8,63 @@ use std::{
     sync::Arc,
 };
 
-use super::{Task, prefixes::Family};
-use crate::{domain::Class, endpoint::Shared};
+use super::{PromptTask, prefixes::PrefixGroupKey};
+use crate::{domain::LengthClass, endpoint::BatchParams};
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Home {
+pub(crate) enum BucketId {
     /// With those of about its length.
-    Class(Class),
+    LengthClass(LengthClass),
     /// With those that begin as it does.
-    Family(Family),
+    Family(PrefixGroupKey),
 }
 
 /// A task's place in the rack, and which of those that stood there it is: an entry in a queue outlives its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Slot {
+pub(crate) struct TaskKey {
     place: usize,
     number: u64,
 }
 
 /// A task that waits.
 #[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) task: Task,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) home: Home,
+pub(crate) struct QueuedTask {
+    pub(crate) task: PromptTask,
+    pub(crate) shared: Arc<BatchParams>,
+    pub(crate) home: BucketId,
 }
 
 /// All tasks that stand on shelves.
 #[derive(Debug, Default)]
-pub(crate) struct Rack {
-    slots: Vec<Option<(u64, Held)>>,
+pub(crate) struct TaskSlotMap {
+    slots: Vec<Option<(u64, QueuedTask)>>,
     free: Vec<usize>,
-    numbers: u64,
+    last_generation: u64,
 }
 
-impl Rack {
-    pub(crate) fn put(&mut self, held: Held) -> Slot {
-        self.numbers += 1;
-        let number = self.numbers;
+impl TaskSlotMap {
+    pub(crate) fn put(&mut self, held: QueuedTask) -> TaskKey {
+        self.last_generation += 1;
+        let number = self.last_generation;
         let place = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         self.slots[place] = Some((number, held));
-        Slot { place, number }
+        TaskKey { place, number }
     }
 
-    pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut Held> {
+    pub(crate) fn get_mut(&mut self, slot: TaskKey) -> Option<&mut QueuedTask> {
         let (number, held) = self.slots.get_mut(slot.place)?.as_mut()?;
         (*number == slot.number).then_some(held)
     }
 
     /// Takes out all that are `wanted`: their entries in queues count no more, and their shelves are to be told.
-    pub(crate) fn take_all(&mut self, wanted: impl Fn(&Held) -> bool) -> Vec<Held> {
+    pub(crate) fn take_matching(
+        &mut self,
+        wanted: impl Fn(&QueuedTask) -> bool,
+    ) -> Vec<QueuedTask> {
         let mut out = Vec::new();
         for (place, slot) in self.slots.iter_mut().enumerate() {
             if let Some((_, held)) = slot.take_if(|(_, held)| wanted(held)) {
@@ -72,12 +75,12 @@ impl Rack {
         out
     }
 
-    fn at(&self, slot: Slot, home: Home) -> Option<&Held> {
+    fn at(&self, slot: TaskKey, home: BucketId) -> Option<&QueuedTask> {
         let (number, held) = self.slots.get(slot.place)?.as_ref()?;
         (*number == slot.number && held.home == home).then_some(held)
     }
 
-    fn take(&mut self, slot: Slot) -> Option<Held> {
+    fn take(&mut self, slot: TaskKey) -> Option<QueuedTask> {
         let place = self.slots.get_mut(slot.place)?;
         let (_, held) = place.take_if(|(number, _)| *number == slot.number)?;
         self.free.push(slot.place);
@@ -87,24 +90,24 @@ impl Rack {
 
 /// Tasks of one home, by what their requests share.
 #[derive(Debug, Default)]
-pub(crate) struct Shelf {
-    queues: HashMap<Arc<Shared>, VecDeque<Slot>>,
-    turns: VecDeque<Arc<Shared>>,
-    live: usize,
+pub(crate) struct TaskBucket {
+    queues: HashMap<Arc<BatchParams>, VecDeque<TaskKey>>,
+    turn_order: VecDeque<Arc<BatchParams>>,
+    live_count: usize,
 }
 
-impl Shelf {
+impl TaskBucket {
     /// How many stand here.
-    pub(crate) fn live(&self) -> usize {
-        self.live
+    pub(crate) fn live_count(&self) -> usize {
+        self.live_count
     }
 
-    pub(crate) fn put(&mut self, shared: &Arc<Shared>, slot: Slot, first: bool) {
-        self.live += 1;
+    pub(crate) fn put(&mut self, shared: &Arc<BatchParams>, slot: TaskKey, first: bool) {
+        self.live_count += 1;
         let queue = match self.queues.get_mut(shared) {
             Some(queue) => queue,
             None => {
-                self.turns.push_back(Arc::clone(shared));
+                self.turn_order.push_back(Arc::clone(shared));
                 self.queues.entry(Arc::clone(shared)).or_default()
             }
         };
@@ -113,18 +116,23 @@ impl Shelf {
 
     /// A task that stood here now stands elsewhere: the rack was told.
     pub(crate) fn left(&mut self) {
-        self.live -= 1;
+        self.live_count -= 1;
     }
 
     /// Takes all of them out of their queues, or the later half of each; what they share is kept in the rack.
-    pub(crate) fn split(&mut self, rack: &Rack, home: Home, all: bool) -> Vec<Slot> {
+    pub(crate) fn split_queues(
+        &mut self,
+        rack: &TaskSlotMap,
+        home: BucketId,
+        all: bool,
+    ) -> Vec<TaskKey> {
         let mut out = Vec::new();
         for queue in self.queues.values_mut() {
             queue.retain(|&slot| rack.at(slot, home).is_some());
             let from = if all { 0 } else { queue.len() / 2 };
             out.extend(queue.split_off(from));
         }
-        self.live -= out.len().min(self.live);
+        self.live_count -= out.len().min(self.live_count);
         out
     }
 
@@ -132,32 +140,32 @@ impl Shelf {
     /// else the first group that gives any. `shunned` tasks stay where they are.
     pub(crate) fn take(
         &mut self,
-        rack: &mut Rack,
-        home: Home,
-        shared: &mut Option<Arc<Shared>>,
-        wanted: impl Fn(&Shared) -> usize,
-        shunned: impl Fn(&Task) -> bool,
-        into: &mut Vec<Task>,
+        rack: &mut TaskSlotMap,
+        home: BucketId,
+        shared: &mut Option<Arc<BatchParams>>,
+        wanted: impl Fn(&BatchParams) -> usize,
+        shunned: impl Fn(&PromptTask) -> bool,
+        into: &mut Vec<PromptTask>,
     ) {
-        if self.live == 0 {
+        if self.live_count == 0 {
             return;
         }
         if let Some(shared) = shared {
             let most = wanted(shared);
-            self.take_of(rack, home, shared, most, &shunned, into);
+            self.take_from_queue(rack, home, shared, most, &shunned, into);
             return;
         }
-        for _ in 0..self.turns.len() {
-            let Some(next) = self.turns.front().cloned() else { return };
+        for _ in 0..self.turn_order.len() {
+            let Some(next) = self.turn_order.front().cloned() else { return };
             let before = into.len();
             let most = wanted(&next);
             if most == 0 {
-                self.turns.rotate_left(1);
+                self.turn_order.rotate_left(1);
                 continue; // its permits do not suffice now
             }
-            let left = self.take_of(rack, home, &next, most, &shunned, into);
+            let left = self.take_from_queue(rack, home, &next, most, &shunned, into);
             if left == 0 {
-                self.turns.pop_front();
+                self.turn_order.pop_front();
                 self.queues.remove(&next);
             }
             if into.len() > before {
@@ -166,20 +174,20 @@ impl Shelf {
             }
             // A group that gave nothing lets the others go first.
             if left > 0 {
-                self.turns.rotate_left(1);
+                self.turn_order.rotate_left(1);
             }
         }
     }
 
     /// How many entries its queue has left.
-    fn take_of(
+    fn take_from_queue(
         &mut self,
-        rack: &mut Rack,
-        home: Home,
-        shared: &Arc<Shared>,
+        rack: &mut TaskSlotMap,
+        home: BucketId,
+        shared: &Arc<BatchParams>,
         most: usize,
-        shunned: &impl Fn(&Task) -> bool,
-        into: &mut Vec<Task>,
+        shunned: &impl Fn(&PromptTask) -> bool,
+        into: &mut Vec<PromptTask>,
     ) -> usize {
         let Some(queue) = self.queues.get_mut(shared) else { return 0 };
         let mut stay = Vec::new();
@@ -191,7 +199,7 @@ impl Shelf {
                 Some(held) if shunned(&held.task) => stay.push(slot),
                 Some(_) => {
                     into.extend(rack.take(slot).map(|held| held.task));
-                    self.live -= 1;
+                    self.live_count -= 1;
                     wanted -= 1;
                 }
                 None => {} // it stands elsewhere by now

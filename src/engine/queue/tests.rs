@@ -4,17 +4,17 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    domain::{Id, Input, Params, RowHash},
-    engine::policy::for_tests,
+    domain::{PromptId, PromptInput, RequestParams, RowHash},
+    engine::policy::test_policy,
 };
 
 fn prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
-    let mut own = Params::default();
+    let mut own = RequestParams::default();
     params.iter().for_each(|(name, value)| own.set(name, value.to_string()));
     Prompt {
         index,
-        id: Id::of_index(index),
-        input: Input::Text(text.into()),
+        id: PromptId::from_index(index),
+        input: PromptInput::Text(text.into()),
         params: own,
         route: None,
         priority: 0,
@@ -23,29 +23,39 @@ fn prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
     }
 }
 
-fn short(index: u64) -> Prompt {
+fn short_prompt(index: u64) -> Prompt {
     prompt(index, "x", &[("max_tokens", 5)])
 }
 
-fn room(endpoint: usize, free: usize, most: usize) -> Room {
-    Room { endpoint, free, most, renders: false, idle: false, others: false }
+fn capacity_of(endpoint: usize, free: usize, most: usize) -> EndpointCapacity {
+    EndpointCapacity {
+        endpoint,
+        free_permits: free,
+        most,
+        renders_locally: false,
+        idle: false,
+        has_alternatives: false,
+    }
 }
 
-fn indices(batch: &Batch) -> Vec<u64> {
+fn batch_indexes(batch: &Batch) -> Vec<u64> {
     batch.tasks.iter().map(|task| task.prompt.index).collect()
 }
 
-fn cut(stock: &mut Stock, endpoint: usize, free: usize, most: usize) -> Vec<u64> {
-    stock.cut(room(endpoint, free, most)).map(|batch| indices(&batch)).unwrap_or_default()
+fn cut(stock: &mut TaskQueue, endpoint: usize, free: usize, most: usize) -> Vec<u64> {
+    stock
+        .cut(capacity_of(endpoint, free, most))
+        .map(|batch| batch_indexes(&batch))
+        .unwrap_or_default()
 }
 
 #[test]
-fn a_refused_lists_halves_stay_whole_and_go_first() {
-    let mut stock = Stock::default();
-    (0..6).for_each(|index| stock.add(short(index), &for_tests()));
-    let list = stock.cut(room(0, 8, 4)).expect("a list");
-    assert_eq!(indices(&list), [0, 1, 2, 3]);
-    list.halves().into_iter().for_each(|half| stock.whole(half));
+fn halves_of_a_refused_batch_stay_whole_and_go_first() {
+    let mut stock = TaskQueue::default();
+    (0..6).for_each(|index| stock.add(short_prompt(index), &test_policy()));
+    let list = stock.cut(capacity_of(0, 8, 4)).expect("a list");
+    assert_eq!(batch_indexes(&list), [0, 1, 2, 3]);
+    list.into_halves().into_iter().for_each(|half| stock.whole(half));
     assert_eq!(stock.len(), 6);
     assert_eq!(cut(&mut stock, 0, 8, 4), [0, 1]);
     assert_eq!(cut(&mut stock, 0, 8, 4), [2, 3]);
@@ -54,61 +64,62 @@ fn a_refused_lists_halves_stay_whole_and_go_first() {
 }
 
 #[test]
-fn what_failed_here_waits_for_another_endpoint_if_there_is_one() {
-    let mut stock = Stock::default();
-    stock.add(short(0), &for_tests());
-    let mut batch = stock.cut(room(3, 8, 4)).expect("a list");
-    batch.tasks[0].avoid = Some(3);
+fn a_failed_task_prefers_another_endpoint() {
+    let mut stock = TaskQueue::default();
+    stock.add(short_prompt(0), &test_policy());
+    let mut batch = stock.cut(capacity_of(3, 8, 4)).expect("a list");
+    batch.tasks[0].avoid_endpoint = Some(3);
     stock.back(batch);
-    let others = |endpoint| Room { others: true, ..room(endpoint, 8, 4) };
+    let others =
+        |endpoint| EndpointCapacity { has_alternatives: true, ..capacity_of(endpoint, 8, 4) };
     assert_eq!(stock.cut(others(3)), None);
     assert!(stock.cut(others(4)).is_some());
 }
 
 #[test]
-fn tasks_ripen() {
-    let (mut stock, now) = (Stock::default(), Instant::now());
-    stock.add(short(0), &for_tests());
-    let batch = stock.cut(room(0, 1, 1)).expect("a list");
+fn delayed_tasks_are_released_when_due() {
+    let (mut stock, now) = (TaskQueue::default(), Instant::now());
+    stock.add(short_prompt(0), &test_policy());
+    let batch = stock.cut(capacity_of(0, 1, 1)).expect("a list");
     stock.later(now + Duration::from_secs(1), batch);
-    stock.ripen(now);
-    assert_eq!((stock.cut(room(0, 1, 1)), stock.len()), (None, 1));
-    stock.ripen(now + Duration::from_secs(1));
-    assert!(stock.cut(room(0, 1, 1)).is_some());
+    stock.release_due(now);
+    assert_eq!((stock.cut(capacity_of(0, 1, 1)), stock.len()), (None, 1));
+    stock.release_due(now + Duration::from_secs(1));
+    assert!(stock.cut(capacity_of(0, 1, 1)).is_some());
 }
 
 #[test]
 fn priority_goes_first_and_then_the_longest_expected() {
-    let mut stock = Stock::default();
+    let mut stock = TaskQueue::default();
     let known = |index, tokens| {
         let mut prompt = prompt(index, "x", &[("max_tokens", tokens)]);
         prompt.params.set("ignore_eos", "true");
         prompt
     };
     for (index, tokens) in [(0, 10), (1, 1000), (2, 100), (3, 1000)] {
-        stock.add(known(index, tokens), &for_tests());
+        stock.add(known(index, tokens), &test_policy());
     }
-    stock.add(Prompt { priority: 5, ..known(4, 1) }, &for_tests());
-    stock.add(Prompt { priority: -1, ..known(5, 9999) }, &for_tests());
+    stock.add(Prompt { priority: 5, ..known(4, 1) }, &test_policy());
+    stock.add(Prompt { priority: -1, ..known(5, 9999) }, &test_policy());
     let order: Vec<Vec<u64>> = (0..5).map(|_| cut(&mut stock, 0, 8, 4)).collect();
     assert_eq!(order, [vec![4], vec![1, 3], vec![2], vec![0], vec![5]]);
 }
 
 #[test]
-fn lists_are_filled_from_shorter_classes_with_the_same_parameters() {
-    let mut stock = Stock::default();
+fn batches_are_filled_from_shorter_classes_with_the_same_parameters() {
+    let mut stock = TaskQueue::default();
     for (index, length) in [(0, 4000), (1, 40), (2, 400)] {
-        stock.add(prompt(index, &"word ".repeat(length / 5), &[]), &for_tests());
+        stock.add(prompt(index, &"word ".repeat(length / 5), &[]), &test_policy());
     }
     assert_eq!(cut(&mut stock, 0, 8, 8), [0, 2, 1]);
 }
 
 /// 3 documents with 8 questions each, shuffled.
-fn documents(stock: &mut Stock) {
+fn add_documents(stock: &mut TaskQueue) {
     let documents = ["a", "b", "c"].map(|name| name.repeat(3000));
     for index in 0..24 {
         let document = &documents[(index * 7 % 24) % 3];
-        stock.add(prompt(index as u64, &format!("{document}{index}"), &[]), &for_tests());
+        stock.add(prompt(index as u64, &format!("{document}{index}"), &[]), &test_policy());
     }
 }
 
@@ -117,9 +128,9 @@ fn document_of(index: u64) -> u64 {
 }
 
 #[test]
-fn a_family_goes_to_one_endpoint_and_is_split_at_the_end() {
-    let mut stock = Stock::default();
-    documents(&mut stock);
+fn a_prefix_group_goes_to_one_endpoint_and_is_split_at_the_end() {
+    let mut stock = TaskQueue::default();
+    add_documents(&mut stock);
     let first = cut(&mut stock, 0, 8, 1)[0];
     let second = cut(&mut stock, 1, 8, 1)[0];
     assert_ne!(document_of(first), document_of(second), "each endpoint begins its own");
@@ -136,9 +147,9 @@ fn a_family_goes_to_one_endpoint_and_is_split_at_the_end() {
 }
 
 #[test]
-fn an_endpoint_that_is_down_holds_no_family_back() {
-    let mut stock = Stock::default();
-    documents(&mut stock);
+fn an_endpoint_that_is_down_holds_no_prefix_group_back() {
+    let mut stock = TaskQueue::default();
+    add_documents(&mut stock);
     let first = cut(&mut stock, 0, 8, 1)[0];
     stock.release(0);
     let all: Vec<u64> = (0..3).flat_map(|_| cut(&mut stock, 1, 8, 8)).collect();
@@ -147,11 +158,11 @@ fn an_endpoint_that_is_down_holds_no_family_back() {
 }
 
 #[test]
-fn what_everybody_begins_with_does_not_tie_prompts_to_an_endpoint() {
-    let mut stock = Stock::default();
+fn a_prefix_of_every_prompt_does_not_tie_prompts_to_an_endpoint() {
+    let mut stock = TaskQueue::default();
     let header = "h".repeat(600);
     for index in 0..1200 {
-        stock.add(prompt(index, &format!("{header}{index}"), &[]), &for_tests());
+        stock.add(prompt(index, &format!("{header}{index}"), &[]), &test_policy());
     }
     let (mut taken, mut both) = (0, [0, 0]);
     while stock.len() > 0 {
@@ -171,23 +182,23 @@ proptest! {
         given in prop::collection::vec((1u64..4, 1u64..4, 0usize..5, 0i64..2), 0..60),
         free in 0usize..10, most in 1usize..6, endpoints in 1usize..4,
     ) {
-        let mut stock = Stock::default();
+        let mut stock = TaskQueue::default();
         for (index, &(max_tokens, n, document, priority)) in (0..).zip(&given) {
             let text = ["a", "b", "c", "d", "e"][document].repeat(document * 700 + 1);
             let prompt = prompt(index, &text, &[("max_tokens", max_tokens), ("n", n)]);
-            stock.add(Prompt { priority, ..prompt }, &for_tests());
+            stock.add(Prompt { priority, ..prompt }, &test_policy());
         }
         let mut seen = Vec::new();
         let mut priorities = Vec::new();
         for turn in 0.. {
-            let room = Room { idle: true, ..room(turn % endpoints, free, most) };
+            let room = EndpointCapacity { idle: true, ..capacity_of(turn % endpoints, free, most) };
             let Some(batch) = stock.cut(room) else { break };
             prop_assert!(batch.tasks.len() <= most);
-            prop_assert!(batch.permits() <= free || batch.tasks.len() == 1);
-            let shared = |task: &Task| task.prompt.params == batch.tasks[0].prompt.params;
+            prop_assert!(batch.permit_count() <= free || batch.tasks.len() == 1);
+            let shared = |task: &PromptTask| task.prompt.params == batch.tasks[0].prompt.params;
             prop_assert!(batch.tasks.iter().all(shared), "a list shares its parameters");
             priorities.push(batch.tasks[0].prompt.priority);
-            seen.extend(indices(&batch));
+            seen.extend(batch_indexes(&batch));
         }
         prop_assert!(priorities.is_sorted_by(|a, b| a >= b));
         seen.sort_unstable();
@@ -198,22 +209,22 @@ proptest! {
 
 #[test]
 fn no_task_goes_out_with_anothers_parameters() {
-    let mut stock = Stock::default();
-    let policy = for_tests();
+    let mut stock = TaskQueue::default();
+    let policy = test_policy();
     let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
     let own = |seed: u64| [("max_tokens", 5), ("seed", seed)];
     // A stands alone in its class, group seed=1; B begins as A does: both are now a family.
     stock.add(prompt(0, &text("a", 0), &own(1)), &policy);
     stock.add(prompt(1, &text("a", 1), &own(1)), &policy);
     // The family goes first; its slots are free now.
-    let family = stock.cut(room(0, 2, 2)).expect("the family");
-    assert_eq!(indices(&family), [0, 1]);
+    let family = stock.cut(capacity_of(0, 2, 2)).expect("the family");
+    assert_eq!(batch_indexes(&family), [0, 1]);
     // C has another group's parameters; D is of A's group.
     stock.add(prompt(2, &text("c", 2), &own(2)), &policy);
     stock.add(prompt(3, &text("d", 3), &own(2)), &policy);
     stock.add(prompt(4, &text("e", 4), &own(1)), &policy);
     let mut seen = Vec::new();
-    while let Some(batch) = stock.cut(room(0, 8, 1)) {
+    while let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
         for task in &batch.tasks {
             seen.push((
                 task.prompt.index,
@@ -228,9 +239,9 @@ fn no_task_goes_out_with_anothers_parameters() {
 }
 
 #[test]
-fn no_task_is_left_behind_by_one_that_stood_in_its_place() {
-    let mut stock = Stock::default();
-    let policy = for_tests();
+fn no_task_is_stranded_when_its_slot_is_reused() {
+    let mut stock = TaskQueue::default();
+    let policy = test_policy();
     let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
     let own = [("max_tokens", 5)];
     let with = |index, head: &str, priority| {
@@ -240,28 +251,32 @@ fn no_task_is_left_behind_by_one_that_stood_in_its_place() {
     };
     stock.add(with(0, "a", 1), &policy);
     stock.add(with(1, "a", 1), &policy);
-    assert_eq!(stock.cut(room(0, 2, 2)).expect("the family").tasks.len(), 2);
+    assert_eq!(stock.cut(capacity_of(0, 2, 2)).expect("the family").tasks.len(), 2);
     // slot 1 then slot 0 are free: the second low one gets slot 0, which still stands in the high level's queue
     stock.add(with(2, "b", 0), &policy);
     stock.add(with(3, "c", 0), &policy);
     stock.add(with(4, "d", 1), &policy);
     let mut seen = Vec::new();
     for _ in 0..10 {
-        if let Some(batch) = stock.cut(room(0, 8, 1)) {
-            seen.extend(indices(&batch));
+        if let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
+            seen.extend(batch_indexes(&batch));
         }
     }
     assert_eq!(stock.len(), 0, "stranded; sent {seen:?}");
 }
 
 #[test]
-fn a_half_whose_tasks_failed_at_different_endpoints_is_sent_all_the_same() {
-    let mut stock = Stock::default();
-    (0..2).for_each(|index| stock.add(short(index), &for_tests()));
-    let mut batch = stock.cut(room(0, 8, 4)).expect("a list");
-    batch.tasks[0].avoid = Some(0);
-    batch.tasks[1].avoid = Some(1);
+fn a_half_whose_tasks_failed_at_different_endpoints_is_still_sent() {
+    let mut stock = TaskQueue::default();
+    (0..2).for_each(|index| stock.add(short_prompt(index), &test_policy()));
+    let mut batch = stock.cut(capacity_of(0, 8, 4)).expect("a list");
+    batch.tasks[0].avoid_endpoint = Some(0);
+    batch.tasks[1].avoid_endpoint = Some(1);
     stock.whole(batch);
-    let others = |endpoint| Room { others: true, idle: true, ..room(endpoint, 8, 4) };
+    let others = |endpoint| EndpointCapacity {
+        has_alternatives: true,
+        idle: true,
+        ..capacity_of(endpoint, 8, 4)
+    };
     assert!(stock.cut(others(0)).is_some() || stock.cut(others(1)).is_some());
 }

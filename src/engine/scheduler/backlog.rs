@@ -10,20 +10,20 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Driver;
-use crate::engine::{Word, endpoint_state::Server};
+use super::Scheduler;
+use crate::engine::{Word, endpoint_state::EndpointState};
 
 /// What the engine could use, for whoever gives it prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct InHand {
+pub struct EngineBacklog {
     /// Prompts taken in since it began.
-    pub taken: u64,
+    pub received_count: u64,
     /// Prompts that wait to be sent.
-    pub waiting: u64,
+    pub queued_count: u64,
     /// Sequences that the windows of its endpoints hold.
-    pub windows: u64,
+    pub window_total: u64,
     /// Prompts answered a second.
-    pub rate: f64,
+    pub answer_rate: f64,
     /// Permits for which it has nothing to send.
     pub idle: u64,
     /// What a prompt usually takes at its fastest endpoint.
@@ -31,141 +31,148 @@ pub struct InHand {
 }
 
 /// Work for so long is ample, in seconds.
-pub(crate) const AMPLE: f64 = 4.0;
+pub(crate) const AMPLE_BACKLOG_SECONDS: f64 = 4.0;
 /// The loop goes round every second at least.
-const AWAY: Duration = Duration::from_secs(4);
+const SUSPEND_THRESHOLD: Duration = Duration::from_secs(4);
 /// Words of this kind are no closer together.
-const APART: Duration = Duration::from_millis(5);
+const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(5);
 /// Endpoints that are all down for so long may stay so: others take the work.
-const DOWN: Duration = Duration::from_secs(2);
+const DOWN_RETURN_DELAY: Duration = Duration::from_secs(2);
 
 /// What was said last.
 #[derive(Debug)]
-pub(crate) struct Telling {
-    in_hand: InHand,
+pub(crate) struct BacklogReporter {
+    in_hand: EngineBacklog,
     down: bool,
-    drained: bool,
-    next: Instant,
+    reported_drained: bool,
+    next_report: Instant,
 }
 
-impl Telling {
+impl BacklogReporter {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { in_hand: InHand::default(), down: false, drained: false, next: now }
+        Self {
+            in_hand: EngineBacklog::default(),
+            down: false,
+            reported_drained: false,
+            next_report: now,
+        }
     }
 
     /// When there may be something to say that was held back.
-    pub(crate) fn due(&self, driver: &Driver) -> Option<Instant> {
-        let changed =
-            (driver.taken, driver.stock.len() as u64) != (self.in_hand.taken, self.in_hand.waiting);
-        changed.then_some(self.next)
+    pub(crate) fn due(&self, driver: &Scheduler) -> Option<Instant> {
+        let changed = (driver.received_count, driver.queue.len() as u64)
+            != (self.in_hand.received_count, self.in_hand.queued_count);
+        changed.then_some(self.next_report)
     }
 }
 
-impl Driver {
+impl Scheduler {
     /// A process that was stopped, or swapped out, was away itself: what stood still meanwhile was not the endpoints.
-    pub(crate) fn was_away(&mut self, now: Instant) {
-        if now - self.round > AWAY {
-            self.moved = now;
-            self.down_since = self.down_since.map(|_| now);
+    pub(crate) fn detect_suspend(&mut self, now: Instant) {
+        if now - self.last_tick > SUSPEND_THRESHOLD {
+            self.last_progress = now;
+            self.all_down_since = self.all_down_since.map(|_| now);
         }
-        self.round = now;
+        self.last_tick = now;
     }
 
     /// Are no more prompts to be expected for now?
-    pub(crate) fn is_ending(&self) -> bool {
-        !self.more || (self.ending && self.taken >= self.given)
+    pub(crate) fn is_supply_exhausted(&self) -> bool {
+        !self.input_open || (self.ending && self.received_count >= self.given)
     }
 
     /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
-    pub(crate) fn is_filling(&mut self, now: Instant) -> bool {
-        let list = self.servers.iter().map(Server::most).max().unwrap_or(1);
-        if self.taken >= self.given || self.stock.len() >= list {
-            self.filling = None;
+    pub(crate) fn is_filling_batch(&mut self, now: Instant) -> bool {
+        let list = self.servers.iter().map(EndpointState::most).max().unwrap_or(1);
+        if self.received_count >= self.given || self.queue.len() >= list {
+            self.batch_fill_since = None;
             return false;
         }
-        now - *self.filling.get_or_insert(now) < self.policy.max_wait
+        now - *self.batch_fill_since.get_or_insert(now) < self.policy.max_batch_wait
     }
 
     /// Says what there is to say: that prompts are needed, that nobody is up or somebody is again.
-    pub(crate) fn say_what_is_in_hand(&mut self, now: Instant, tell: &impl Fn(Word)) {
-        if self.down_since.is_some() != self.telling.down {
-            self.telling.down = self.down_since.is_some();
-            tell(Word::Progress(self.progress()));
+    pub(crate) fn report_backlog(&mut self, now: Instant, tell: &impl Fn(Word)) {
+        if self.all_down_since.is_some() != self.backlog_reporter.down {
+            self.backlog_reporter.down = self.all_down_since.is_some();
+            tell(Word::Progress(self.current_progress()));
         }
         if self.draining
-            || !self.unwanted.is_empty()
-            || self.gives_back_at().is_some_and(|at| at <= now)
+            || !self.received_revoked.is_empty()
+            || self.return_deadline().is_some_and(|at| at <= now)
         {
-            self.give_back(tell);
+            self.return_unsent(tell);
         }
         if self.draining
-            && self.in_flight == 0
-            && !std::mem::replace(&mut self.telling.drained, true)
+            && self.in_flight_sequences == 0
+            && !std::mem::replace(&mut self.backlog_reporter.reported_drained, true)
         {
-            tell(Word::Progress(self.progress()));
+            tell(Word::Progress(self.current_progress()));
         }
-        if now < self.telling.next {
+        if now < self.backlog_reporter.next_report {
             return;
         }
         let in_hand = self.in_hand(now);
-        let before = &self.telling.in_hand;
-        let same = (in_hand.taken, in_hand.waiting, in_hand.windows, in_hand.idle)
-            == (before.taken, before.waiting, before.windows, before.idle);
-        let ample = (in_hand.windows as f64 * 2.0).max(in_hand.rate * AMPLE);
+        let before = &self.backlog_reporter.in_hand;
+        let same =
+            (in_hand.received_count, in_hand.queued_count, in_hand.window_total, in_hand.idle)
+                == (before.received_count, before.queued_count, before.window_total, before.idle);
+        let ample =
+            (in_hand.window_total as f64 * 2.0).max(in_hand.answer_rate * AMPLE_BACKLOG_SECONDS);
         let idles = (in_hand.idle > 0) != (before.idle > 0);
-        if same || (in_hand.waiting as f64 * 2.0 > ample && !idles) {
+        if same || (in_hand.queued_count as f64 * 2.0 > ample && !idles) {
             return;
         }
-        self.telling.in_hand = in_hand;
-        self.telling.next = now + APART;
+        self.backlog_reporter.in_hand = in_hand;
+        self.backlog_reporter.next_report = now + MIN_REPORT_INTERVAL;
         tell(Word::InHand(in_hand));
     }
 
-    fn in_hand(&self, now: Instant) -> InHand {
+    fn in_hand(&self, now: Instant) -> EngineBacklog {
         let up = || self.servers.iter().filter(|it| it.is_up());
-        let idle = if self.stock.len() == 0 && !self.paused {
-            up().filter(|it| it.is_well()).map(|it| it.free(now)).sum::<usize>()
+        let idle = if self.queue.len() == 0 && !self.paused {
+            up().filter(|it| it.is_healthy()).map(|it| it.free_permits(now)).sum::<usize>()
         } else {
             0
         };
-        InHand {
-            taken: self.taken,
-            waiting: self.stock.len() as u64,
-            windows: up().map(|it| it.window.size() as u64).sum(),
-            rate: up().map(|it| it.lists.rate()).sum(),
+        EngineBacklog {
+            received_count: self.received_count,
+            queued_count: self.queue.len() as u64,
+            window_total: up().map(|it| it.window.size() as u64).sum(),
+            answer_rate: up().map(|it| it.batch_sizer.answer_rate()).sum(),
             idle: idle as u64,
             usual: up().filter_map(|it| it.patience.usual(1)).min(),
         }
     }
 
     /// When others should have what waits here, if nobody comes up before.
-    pub(crate) fn gives_back_at(&self) -> Option<Instant> {
-        let wait = DOWN.min(self.policy.patience / 2);
-        self.down_since.filter(|_| self.stock.len() > 0).map(|since| since + wait)
+    pub(crate) fn return_deadline(&self) -> Option<Instant> {
+        let wait = DOWN_RETURN_DELAY.min(self.policy.patience / 2);
+        self.all_down_since.filter(|_| self.queue.len() > 0).map(|since| since + wait)
     }
 
     /// Gives back what is not under way.
-    pub(crate) fn give_back(&mut self, tell: &impl Fn(Word)) {
-        let mut indexes = self.stock.give_up(|_| true);
-        indexes.append(&mut self.unwanted);
+    pub(crate) fn return_unsent(&mut self, tell: &impl Fn(Word)) {
+        let mut indexes = self.queue.remove_matching(|_| true);
+        indexes.append(&mut self.received_revoked);
         if !indexes.is_empty() {
-            tell(Word::GivesBack(indexes));
+            tell(Word::PromptsReturned(indexes));
         }
     }
 
     /// Others have settled these: they are not sent, and what is under way for them alone is ended.
-    pub(crate) fn forget(&mut self, indexes: &[u64]) {
+    pub(crate) fn drop_redundant(&mut self, indexes: &[u64]) {
         let indexes: HashSet<u64> = indexes.iter().copied().collect();
-        self.stock.give_up(|index| indexes.contains(&index));
+        self.queue.remove_matching(|index| indexes.contains(&index));
         let concerned: Vec<u64> = self
-            .under_way
+            .in_flight_requests
             .iter()
             .filter(|(_, it)| it.batch.tasks.iter().any(|it| indexes.contains(&it.prompt.index)))
             .map(|(&id, _)| id)
             .collect();
-        self.forgotten.extend(indexes);
+        self.settled_elsewhere.extend(indexes);
         for id in concerned {
-            self.cancel_if_nobody_waits(Some(id));
+            self.cancel_if_redundant(Some(id));
         }
     }
 }

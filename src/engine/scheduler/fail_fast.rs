@@ -9,9 +9,9 @@ use crate::domain::{FailureKind, Outcome, Settled};
 
 /// What is held back.
 #[derive(Debug)]
-pub(crate) struct Alike {
+pub(crate) struct FailFast {
     most: usize,
-    held: Vec<Settled>,
+    held_failures: Vec<Settled>,
     /// So many were told of: the same are not told of again.
     told: usize,
     /// Something was answered, or somebody said that others were: failures are the prompts' own.
@@ -19,11 +19,11 @@ pub(crate) struct Alike {
 }
 
 /// A refusal that comes later than this is none.
-pub(crate) const MOMENT: Duration = Duration::from_millis(60);
+pub(crate) const STARTUP_HOLD: Duration = Duration::from_millis(60);
 
-impl Alike {
+impl FailFast {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most: most.max(1), held: Vec::new(), told: 0, over: false }
+        Self { most: most.max(1), held_failures: Vec::new(), told: 0, over: false }
     }
 
     /// Takes an outcome in; what is to be written goes to `out`.
@@ -41,47 +41,51 @@ impl Alike {
             Some(FailureKind::EmptyPrompt | FailureKind::BadRow | FailureKind::TooLong) => {
                 out.push(settled);
             }
-            Some(kind) if self.kind().is_none_or(|held| held == kind) => self.held.push(settled),
+            Some(kind) if self.held_kind().is_none_or(|held| held == kind) => {
+                self.held_failures.push(settled)
+            }
             _ => {
                 out.push(settled);
-                self.release(out);
+                self.release_held(out);
             }
         }
     }
 
     /// How many there are and what they say, once it is no chance, or nothing else is to come.
     pub(crate) fn verdict(&mut self, all_done: bool) -> Option<(u64, String)> {
-        let count = self.held.len();
+        let count = self.held_failures.len();
         if self.over || count <= self.told || (count < self.most && !all_done) {
             return None;
         }
         self.told = count;
-        match &self.held.last()?.outcome {
-            Outcome::Failed(failure) => Some((self.held.len() as u64, failure.message.clone())),
+        match &self.held_failures.last()?.outcome {
+            Outcome::Failed(failure) => {
+                Some((self.held_failures.len() as u64, failure.message.clone()))
+            }
             Outcome::Answered(_) => None,
         }
     }
 
     /// Is it time to send no more, after so many requests? A parameter that is wrong is refused at once: so nothing floods
     /// the servers before a moment has passed, and once there are such failures, before there is an answer.
-    pub(crate) fn holds_back(&self, requests: u64, since_start: Duration) -> bool {
-        let unknown = since_start < MOMENT || !self.held.is_empty();
+    pub(crate) fn should_hold_requests(&self, requests: u64, since_start: Duration) -> bool {
+        let unknown = since_start < STARTUP_HOLD || !self.held_failures.is_empty();
         !self.over && unknown && requests >= self.most as u64
     }
 
     /// They are too few to tell: as many again are held back.
-    pub(crate) fn further(&mut self) {
-        self.most = self.most.max(self.held.len()) * 2;
+    pub(crate) fn raise_threshold(&mut self) {
+        self.most = self.most.max(self.held_failures.len()) * 2;
     }
 
     /// They are the prompts' own failures after all.
-    pub(crate) fn release(&mut self, out: &mut Vec<Settled>) {
+    pub(crate) fn release_held(&mut self, out: &mut Vec<Settled>) {
         self.over = true;
-        out.append(&mut self.held);
+        out.append(&mut self.held_failures);
     }
 
-    fn kind(&self) -> Option<FailureKind> {
-        match &self.held.first()?.outcome {
+    fn held_kind(&self) -> Option<FailureKind> {
+        match &self.held_failures.first()?.outcome {
             Outcome::Failed(failure) => Some(failure.kind),
             Outcome::Answered(_) => None,
         }
@@ -91,14 +95,14 @@ impl Alike {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Answer, Failure, Id, Input, Params, Prompt, RowHash};
+    use crate::domain::{Answer, Failure, Prompt, PromptId, PromptInput, RequestParams, RowHash};
 
     fn settled(kind: Option<FailureKind>) -> Settled {
         let prompt = Prompt {
             index: 0,
-            id: Id::of_index(0),
-            input: Input::Text("x".into()),
-            params: Params::default(),
+            id: PromptId::from_index(0),
+            input: PromptInput::Text("x".into()),
+            params: RequestParams::default(),
             route: None,
             priority: 0,
             row: None,
@@ -114,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_a_kind_are_held_until_something_else_comes() {
-        let (mut alike, mut out) = (Alike::new(3), Vec::new());
+    fn failures_of_one_kind_are_held_until_another_outcome() {
+        let (mut alike, mut out) = (FailFast::new(3), Vec::new());
         alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
         alike.pass(settled(Some(FailureKind::TooLong)), &mut out);
         assert_eq!((out.len(), alike.verdict(false)), (1, None));
@@ -123,25 +127,28 @@ mod tests {
         alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
         alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
         assert_eq!((out.len(), alike.verdict(false)), (1, Some((3, "no such knob".into()))));
-        alike.release(&mut out);
+        alike.release_held(&mut out);
         assert_eq!((out.len(), alike.verdict(true)), (4, None));
     }
 
     #[test]
-    fn few_requests_are_sent_before_it_is_known() {
-        let (mut alike, mut out) = (Alike::new(8), Vec::new());
-        assert!(!alike.holds_back(7, Duration::ZERO) && alike.holds_back(8, Duration::ZERO));
-        assert!(!alike.holds_back(8, MOMENT), "answers take longer than refusals");
+    fn requests_are_held_until_the_first_answer() {
+        let (mut alike, mut out) = (FailFast::new(8), Vec::new());
+        assert!(
+            !alike.should_hold_requests(7, Duration::ZERO)
+                && alike.should_hold_requests(8, Duration::ZERO)
+        );
+        assert!(!alike.should_hold_requests(8, STARTUP_HOLD), "answers take longer than refusals");
         alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
-        assert!(alike.holds_back(8, MOMENT));
+        assert!(alike.should_hold_requests(8, STARTUP_HOLD));
         alike.pass(settled(None), &mut out);
-        assert!(!alike.holds_back(8, Duration::ZERO));
+        assert!(!alike.should_hold_requests(8, Duration::ZERO));
     }
 
     #[test]
-    fn an_answer_shows_that_the_job_is_right() {
+    fn an_answer_or_another_failure_disarms_fail_fast() {
         for other in [None, Some(FailureKind::Refused)] {
-            let (mut alike, mut out) = (Alike::new(2), Vec::new());
+            let (mut alike, mut out) = (FailFast::new(2), Vec::new());
             alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
             alike.pass(settled(other), &mut out);
             assert_eq!(out.len(), 2);

@@ -10,24 +10,24 @@ use std::{
 
 use futures_util::future::{AbortHandle, abortable};
 
-use crate::engine::{Policy, policy::TEMPLATE_ARGUMENTS, queue::Batch};
+use crate::engine::{EnginePolicy, policy::TEMPLATE_KWARGS, queue::Batch};
 use crate::{
-    domain::{Probe, Prompt, Route, Url},
+    domain::{ProbeResult, Prompt, Route, Url},
     endpoint::{
-        Canary, Client, Fault, Load, Question, Reply, Shared, ask, ask_both_ways, conversation,
-        load, probe,
+        BatchParams, CanaryResult, Fault, HttpClient, Question, ServerLoad, ServerReply, ask,
+        fetch_server_load, messages_json, probe_server, send_canary,
     },
 };
 
 /// Waits for something to come back.
-pub(crate) type Flight = Pin<Box<dyn Future<Output = Landed>>>;
+pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = Landed>>>;
 
 /// What came back.
 pub(crate) enum Landed {
     Reply {
         id: u64,
-        result: Result<Reply, Fault>,
-        canary: Option<Canary>,
+        result: Result<ServerReply, Fault>,
+        canary: Option<CanaryResult>,
     },
     /// Nobody wanted it any more.
     Cancelled {
@@ -35,39 +35,42 @@ pub(crate) enum Landed {
     },
     Probe {
         server: usize,
-        probe: Probe,
+        probe: ProbeResult,
     },
     Load {
         server: usize,
-        load: Option<Load>,
+        load: Option<ServerLoad>,
     },
 }
 
 /// A request under way.
-pub(crate) struct UnderWay {
+pub(crate) struct InFlightRequest {
     pub(crate) server: usize,
     pub(crate) batch: Batch,
     pub(crate) sent: Instant,
     /// Sequences in flight at its endpoint, its own included.
-    pub(crate) level: usize,
+    pub(crate) concurrency_at_send: usize,
     pub(crate) limit: Duration,
     /// The limit is tighter than what was asked for.
-    pub(crate) tight: bool,
+    pub(crate) timeout_tightened: bool,
     /// It is a conversation that goes both ways.
-    pub(crate) canary: bool,
-    pub(crate) cancel: AbortHandle,
+    pub(crate) is_canary: bool,
+    pub(crate) abort_handle: AbortHandle,
 }
 
 /// How a batch goes out.
-pub(crate) enum Outgoing {
-    Question(Question),
+pub(crate) enum RequestPayload {
+    Request(Question),
     /// A conversation both ways, with the text that it is here.
     Canary(String),
 }
 
 /// A list of conversations as texts; those that cannot be rendered here are given back.
-pub(crate) fn rendered(policy: &Policy, batch: &mut Batch) -> (Option<Question>, Option<Batch>) {
-    let kwargs = batch.shared.params.get(TEMPLATE_ARGUMENTS).map(str::to_owned);
+pub(crate) fn render_batch(
+    policy: &EnginePolicy,
+    batch: &mut Batch,
+) -> (Option<Question>, Option<Batch>) {
+    let kwargs = batch.shared.params.get(TEMPLATE_KWARGS).map(str::to_owned);
     let mut texts = Vec::with_capacity(batch.tasks.len());
     let (mut kept, mut left) = (Vec::with_capacity(batch.tasks.len()), Vec::new());
     for task in std::mem::take(&mut batch.tasks) {
@@ -81,41 +84,41 @@ pub(crate) fn rendered(policy: &Policy, batch: &mut Batch) -> (Option<Question>,
     }
     batch.tasks = kept;
     let question = (!texts.is_empty()).then(|| {
-        let shared = Policy::rendered(&batch.shared);
-        Question::of_texts(&shared, texts.iter().map(String::as_str))
+        let shared = EnginePolicy::rendered(&batch.shared);
+        Question::from_texts(&shared, texts.iter().map(String::as_str))
     });
     let left = (!left.is_empty()).then(|| {
-        let shared = Shared { lists: false, ..(*batch.shared).clone() };
+        let shared = BatchParams { lists: false, ..(*batch.shared).clone() };
         Batch { shared: shared.into(), tasks: left }
     });
     (question, left)
 }
 
 /// One conversation as a text.
-pub(crate) fn text(policy: &Policy, prompt: &Prompt, kwargs: Option<&str>) -> Option<String> {
+pub(crate) fn text(policy: &EnginePolicy, prompt: &Prompt, kwargs: Option<&str>) -> Option<String> {
     let renderer = policy.renderer.as_ref()?;
-    renderer.0.render(&conversation(&prompt.input, policy.system.as_deref()), kwargs)
+    renderer.0.render(&messages_json(&prompt.input, policy.system_prompt.as_deref()), kwargs)
 }
 
 /// A batch as it is.
-pub(crate) fn plain(policy: &Policy, batch: &Batch) -> Question {
-    let system = policy.system.as_deref().filter(|_| batch.shared.route == Route::Chat);
+pub(crate) fn build_request(policy: &EnginePolicy, batch: &Batch) -> Question {
+    let system = policy.system_prompt.as_deref().filter(|_| batch.shared.route == Route::Chat);
     Question::new(&batch.shared, batch.tasks.iter().map(|task| &task.prompt), system)
 }
 
 /// Sends it.
-pub(crate) fn request(
-    client: &Client,
+pub(crate) fn send_request(
+    client: &HttpClient,
     url: &Url,
-    policy: &Policy,
+    policy: &EnginePolicy,
     id: u64,
-    outgoing: Outgoing,
+    outgoing: RequestPayload,
     batch: &Batch,
     limit: Duration,
-) -> (Flight, AbortHandle) {
+) -> (RequestFuture, AbortHandle) {
     let (client, url) = (client.clone(), url.clone());
     match outgoing {
-        Outgoing::Question(question) => {
+        RequestPayload::Request(question) => {
             let (asking, cancel) =
                 abortable(async move { ask(&client, &url, question, limit).await });
             let flight = Box::pin(async move {
@@ -126,12 +129,12 @@ pub(crate) fn request(
             });
             (flight, cancel)
         }
-        Outgoing::Canary(text) => {
-            let (shared, system) = (batch.shared.clone(), policy.system.clone());
+        RequestPayload::Canary(text) => {
+            let (shared, system) = (batch.shared.clone(), policy.system_prompt.clone());
             let prompt = batch.tasks[0].prompt.clone();
             let (asking, cancel) = abortable(async move {
                 let system = system.as_deref();
-                ask_both_ways(&client, &url, &shared, &prompt, system, text, limit).await
+                send_canary(&client, &url, &shared, &prompt, system, text, limit).await
             });
             let flight = Box::pin(async move {
                 match asking.await {
@@ -145,13 +148,13 @@ pub(crate) fn request(
 }
 
 /// Asks whether it is ready.
-pub(crate) fn asks_ready(client: &Client, url: &Url, server: usize) -> Flight {
+pub(crate) fn probe_readiness(client: &HttpClient, url: &Url, server: usize) -> RequestFuture {
     let (client, url) = (client.clone(), url.clone());
-    Box::pin(async move { Landed::Probe { server, probe: probe(&client, &url).await } })
+    Box::pin(async move { Landed::Probe { server, probe: probe_server(&client, &url).await } })
 }
 
 /// Asks how much it has to do.
-pub(crate) fn asks_load(client: &Client, url: &Url, server: usize) -> Flight {
+pub(crate) fn poll_load(client: &HttpClient, url: &Url, server: usize) -> RequestFuture {
     let (client, url) = (client.clone(), url.clone());
-    Box::pin(async move { Landed::Load { server, load: load(&client, &url).await } })
+    Box::pin(async move { Landed::Load { server, load: fetch_server_load(&client, &url).await } })
 }

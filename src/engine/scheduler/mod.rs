@@ -21,124 +21,124 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::sleep_until};
 
 use super::{
-    Command, Ended, Policy, Progress, Size, Word,
-    endpoint_state::{Endpoint, Server, render_check::Trust},
-    queue::{Batch, Room, Stock},
+    Command, Ended, EnginePolicy, EngineProgress, SizeMode, Word,
+    endpoint_state::{Endpoint, EndpointState, render_check::RenderCheck},
+    queue::{Batch, EndpointCapacity, TaskQueue},
 };
 use crate::{
     domain::{Prompt, Route, Settled, Tally},
-    endpoint::Client,
+    endpoint::HttpClient,
 };
-use backlog::Telling;
-use fail_fast::{Alike, MOMENT};
-use in_flight::{Flight, Landed, Outgoing, UnderWay};
-use observer::Watch;
-use tail_policy::Speed;
+use backlog::BacklogReporter;
+use fail_fast::{FailFast, STARTUP_HOLD};
+use in_flight::{InFlightRequest, Landed, RequestFuture, RequestPayload};
+use observer::TimelineObserver;
+use tail_policy::EndpointSpeed;
 
 /// What the loop needs to begin, and all that it knows.
-pub(super) struct Driver {
-    pub(super) policy: Policy,
-    pub(super) client: Client,
-    pub(super) servers: Vec<Server>,
-    pub(super) stock: Stock,
+pub(super) struct Scheduler {
+    pub(super) policy: EnginePolicy,
+    pub(super) client: HttpClient,
+    pub(super) servers: Vec<EndpointState>,
+    pub(super) queue: TaskQueue,
     pub(super) tally: Tally,
     /// Sequences in flight.
-    pub(super) in_flight: usize,
-    pub(super) under_way: HashMap<u64, UnderWay>,
-    pub(super) ids: u64,
+    pub(super) in_flight_sequences: usize,
+    pub(super) in_flight_requests: HashMap<u64, InFlightRequest>,
+    pub(super) last_request_id: u64,
     /// Prompts that are asked twice, by index.
-    pub(super) twins: HashMap<u64, Twin>,
-    pub(super) alike: Alike,
-    pub(super) outcomes: Vec<Settled>,
+    pub(super) hedged_prompts: HashMap<u64, HedgedPrompt>,
+    pub(super) alike: FailFast,
+    pub(super) pending_results: Vec<Settled>,
     /// Nothing is sent until somebody decides whether the job is wrong.
     pub(super) paused: bool,
     /// More prompts may come.
-    pub(super) more: bool,
+    pub(super) input_open: bool,
     /// So many prompts were given in all; and there are no more for now.
     pub(super) given: u64,
     pub(super) ending: bool,
     /// Prompts taken in.
-    pub(super) taken: u64,
+    pub(super) received_count: u64,
     /// Somebody else has settled these, which were here or on their way.
-    pub(super) forgotten: HashSet<u64>,
+    pub(super) settled_elsewhere: HashSet<u64>,
     /// Of the first so many prompts none is wanted that was not sent.
-    pub(super) recalled: u64,
+    pub(super) revoked_count: u64,
     /// These came in all the same.
-    pub(super) unwanted: Vec<u64>,
-    pub(super) telling: Telling,
+    pub(super) received_revoked: Vec<u64>,
+    pub(super) backlog_reporter: BacklogReporter,
     /// Nothing is sent any more.
     pub(super) draining: bool,
     /// No endpoint has been up since.
-    pub(super) down_since: Option<Instant>,
-    began: Instant,
+    pub(super) all_down_since: Option<Instant>,
+    started_at: Instant,
     /// Something was settled last, or nothing was there to be.
-    pub(super) moved: Instant,
+    pub(super) last_progress: Instant,
     /// The loop went round last.
-    pub(super) round: Instant,
+    pub(super) last_tick: Instant,
     /// Prompts for a full list are being waited for since.
-    pub(super) filling: Option<Instant>,
+    pub(super) batch_fill_since: Option<Instant>,
     pub(super) next_copies: Instant,
     /// The last prompts are kept from a slow endpoint: since when there are so many of them.
-    withheld: Option<(Instant, usize)>,
-    pub(super) watch: Watch,
+    tail_withheld: Option<(Instant, usize)>,
+    pub(super) watch: TimelineObserver,
 }
 
 /// A prompt that is asked twice: the first answer counts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Twin {
+pub(super) struct HedgedPrompt {
     pub(super) requests: [u64; 2],
     pub(super) settled: bool,
 }
 
 /// What the loop woke up for.
-enum Woken {
-    Landed(Landed),
-    Prompt(Option<Prompt>),
-    Time,
-    Command(Option<Command>),
+enum WakeReason {
+    RequestCompleted(Landed),
+    PromptReceived(Option<Prompt>),
+    TimerElapsed,
+    CommandReceived(Option<Command>),
 }
 
 /// Prompts read ahead, and the bytes of their texts: enough to order the work in, little enough to lose nothing by it.
-const AHEAD: usize = 8_192;
-const AHEAD_BYTES: usize = 16 << 20;
+const MAX_QUEUED_PROMPTS: usize = 8_192;
+const MAX_QUEUED_BYTES: usize = 16 << 20;
 /// Replies taken in before what they free is used: one look at everything serves many.
-const AT_ONCE: usize = 64;
+const MAX_COMPLETIONS_PER_TICK: usize = 64;
 
-impl Driver {
-    pub(super) fn new(policy: Policy, client: Client, endpoints: Vec<Endpoint>) -> Self {
+impl Scheduler {
+    pub(super) fn new(policy: EnginePolicy, client: HttpClient, endpoints: Vec<Endpoint>) -> Self {
         let now = Instant::now();
-        let server = |endpoint| Server::new(endpoint, &policy, now);
-        let servers: Vec<Server> = endpoints.into_iter().map(server).collect();
+        let server = |endpoint| EndpointState::new(endpoint, &policy, now);
+        let servers: Vec<EndpointState> = endpoints.into_iter().map(server).collect();
         Self {
-            watch: Watch::new(&servers, now),
+            watch: TimelineObserver::new(&servers, now),
             servers,
-            alike: Alike::new(policy.alike),
+            alike: FailFast::new(policy.alike),
             policy,
             client,
-            stock: Stock::default(),
+            queue: TaskQueue::default(),
             tally: Tally::default(),
-            in_flight: 0,
-            under_way: HashMap::new(),
-            ids: 0,
-            twins: HashMap::new(),
-            outcomes: Vec::new(),
+            in_flight_sequences: 0,
+            in_flight_requests: HashMap::new(),
+            last_request_id: 0,
+            hedged_prompts: HashMap::new(),
+            pending_results: Vec::new(),
             paused: false,
-            more: true,
+            input_open: true,
             given: 0,
             ending: false,
-            taken: 0,
-            forgotten: HashSet::new(),
-            recalled: 0,
-            unwanted: Vec::new(),
-            telling: Telling::new(now),
+            received_count: 0,
+            settled_elsewhere: HashSet::new(),
+            revoked_count: 0,
+            received_revoked: Vec::new(),
+            backlog_reporter: BacklogReporter::new(now),
             draining: false,
-            down_since: None,
-            began: now,
-            moved: now,
-            round: now,
-            filling: None,
+            all_down_since: None,
+            started_at: now,
+            last_progress: now,
+            last_tick: now,
+            batch_fill_since: None,
             next_copies: now,
-            withheld: None,
+            tail_withheld: None,
         }
     }
 
@@ -150,106 +150,110 @@ impl Driver {
         commands: &mut mpsc::UnboundedReceiver<Command>,
         tell: &impl Fn(Word),
     ) -> Ended {
-        let mut flights: FuturesUnordered<Flight> = FuturesUnordered::new();
+        let mut flights: FuturesUnordered<RequestFuture> = FuturesUnordered::new();
         let mut next_word = Instant::now();
         loop {
             let now = Instant::now();
-            self.was_away(now);
+            self.detect_suspend(now);
             self.watch(now);
-            self.stock.ripen(now);
-            self.take_what_is_there(prompts);
-            if !self.paused && !self.draining && !self.is_filling(now) {
-                self.send(&flights, now);
-                self.copy(&flights, now);
-                self.servers.iter_mut().for_each(|it| it.was_full = it.is_full());
+            self.queue.release_due(now);
+            self.receive_available_prompts(prompts);
+            if !self.paused && !self.draining && !self.is_filling_batch(now) {
+                self.dispatch_requests(&flights, now);
+                self.hedge_requests(&flights, now);
+                self.servers.iter_mut().for_each(|it| it.was_full = it.is_window_full());
             }
-            self.ask_again(&flights, now);
-            let all_done = self.is_ending() && self.stock.len() == 0 && self.in_flight == 0;
+            self.poll_endpoints(&flights, now);
+            let all_done = self.is_supply_exhausted()
+                && self.queue.len() == 0
+                && self.in_flight_sequences == 0;
             if !self.paused
                 && let Some((count, message)) = self.alike.verdict(all_done)
             {
                 self.paused = true;
                 tell(Word::AllAlike(count, message));
             }
-            if !self.outcomes.is_empty() || self.stock.len() == 0 {
-                self.moved = now;
+            if !self.pending_results.is_empty() || self.queue.len() == 0 {
+                self.last_progress = now;
             }
-            if !self.outcomes.is_empty() {
-                let outcomes = std::mem::take(&mut self.outcomes);
+            if !self.pending_results.is_empty() {
+                let outcomes = std::mem::take(&mut self.pending_results);
                 outcomes.iter().for_each(|outcome| self.tally.count(outcome));
-                self.watch_outcomes(&outcomes, now);
+                self.record_results(&outcomes, now);
                 if settled.send(outcomes).await.is_err() {
-                    return Ended::NotWritten;
+                    return Ended::WriteFailed;
                 }
             }
             if now >= next_word {
-                tell(Word::Progress(self.progress()));
-                next_word = now + super::WORD_EVERY;
+                tell(Word::Progress(self.current_progress()));
+                next_word = now + super::PROGRESS_INTERVAL;
             }
-            self.say_what_is_in_hand(now, tell);
-            if all_done && !self.more && !self.paused {
-                tell(Word::Progress(self.progress()));
+            self.report_backlog(now, tell);
+            if all_done && !self.input_open && !self.paused {
+                tell(Word::Progress(self.current_progress()));
                 return Ended::Finished;
             }
-            if self.is_stuck(now) {
-                return Ended::NobodyLeft;
+            if self.is_stalled(now) {
+                return Ended::Stalled;
             }
-            let wake = self.next_time(next_word, now);
+            let wake = self.next_wakeup(next_word, now);
             let woken = tokio::select! {
-                Some(landed) = flights.next(), if !flights.is_empty() => Woken::Landed(landed),
-                prompt = prompts.recv(), if self.more && self.wants_more() => Woken::Prompt(prompt),
-                () = sleep_until(wake.into()) => Woken::Time,
-                command = commands.recv() => Woken::Command(command),
+                Some(landed) = flights.next(), if !flights.is_empty() => WakeReason::RequestCompleted(landed),
+                prompt = prompts.recv(), if self.input_open && self.has_queue_room() => WakeReason::PromptReceived(prompt),
+                () = sleep_until(wake.into()) => WakeReason::TimerElapsed,
+                command = commands.recv() => WakeReason::CommandReceived(command),
                 // Seen here as well as by the next outcome: there may be no next one, and these would be waited for for ever.
-                () = settled.closed() => return Ended::NotWritten,
+                () = settled.closed() => return Ended::WriteFailed,
             };
             match woken {
-                Woken::Landed(landed) => {
+                WakeReason::RequestCompleted(landed) => {
                     let now = Instant::now();
-                    self.landed(landed, now);
-                    for _ in 0..AT_ONCE {
+                    self.on_completion(landed, now);
+                    for _ in 0..MAX_COMPLETIONS_PER_TICK {
                         let Some(Some(landed)) = flights.next().now_or_never() else { break };
-                        self.landed(landed, now);
+                        self.on_completion(landed, now);
                     }
                 }
-                Woken::Prompt(Some(prompt)) => self.take_in(prompt),
-                Woken::Prompt(None) => self.more = false,
-                Woken::Time => {}
-                Woken::Command(Some(Command::GoOn)) => {
+                WakeReason::PromptReceived(Some(prompt)) => self.accept_prompt(prompt),
+                WakeReason::PromptReceived(None) => self.input_open = false,
+                WakeReason::TimerElapsed => {}
+                WakeReason::CommandReceived(Some(Command::Proceed)) => {
                     self.paused = false;
-                    self.alike.release(&mut self.outcomes);
+                    self.alike.release_held(&mut self.pending_results);
                 }
-                Woken::Command(Some(Command::Further)) => {
+                WakeReason::CommandReceived(Some(Command::KeepHolding)) => {
                     self.paused = false;
-                    self.alike.further();
+                    self.alike.raise_threshold();
                 }
-                Woken::Command(Some(Command::Given(given, ending))) => {
+                WakeReason::CommandReceived(Some(Command::Given(given, ending))) => {
                     (self.given, self.ending) = (given, ending);
                 }
-                Woken::Command(Some(Command::Forget(indexes))) => self.forget(&indexes),
-                Woken::Command(Some(Command::GiveBack(given))) => {
-                    self.recalled = given;
-                    self.give_back(tell);
+                WakeReason::CommandReceived(Some(Command::DropRedundant(indexes))) => {
+                    self.drop_redundant(&indexes)
                 }
-                Woken::Command(Some(Command::Drain)) => self.draining = true,
-                Woken::Command(Some(Command::Stop) | None) => return Ended::Stopped,
+                WakeReason::CommandReceived(Some(Command::RevokeUnsent(given))) => {
+                    self.revoked_count = given;
+                    self.return_unsent(tell);
+                }
+                WakeReason::CommandReceived(Some(Command::Drain)) => self.draining = true,
+                WakeReason::CommandReceived(Some(Command::Stop) | None) => return Ended::Stopped,
             }
         }
     }
 
-    fn take_what_is_there(&mut self, prompts: &mut mpsc::Receiver<Prompt>) {
-        while self.more && self.wants_more() {
+    fn receive_available_prompts(&mut self, prompts: &mut mpsc::Receiver<Prompt>) {
+        while self.input_open && self.has_queue_room() {
             match prompts.try_recv() {
-                Ok(prompt) => self.take_in(prompt),
-                Err(mpsc::error::TryRecvError::Disconnected) => self.more = false,
+                Ok(prompt) => self.accept_prompt(prompt),
+                Err(mpsc::error::TryRecvError::Disconnected) => self.input_open = false,
                 Err(mpsc::error::TryRecvError::Empty) => break,
             }
         }
     }
 
-    fn wants_more(&self) -> bool {
-        let (prompts, bytes) = (self.stock.len(), self.stock.bytes());
-        if prompts < AHEAD && bytes < AHEAD_BYTES {
+    fn has_queue_room(&self) -> bool {
+        let (prompts, bytes) = (self.queue.len(), self.queue.bytes());
+        if prompts < MAX_QUEUED_PROMPTS && bytes < MAX_QUEUED_BYTES {
             return true;
         }
         // However long they are, what the windows can hold is needed.
@@ -258,34 +262,35 @@ impl Driver {
         prompts < windows
     }
 
-    fn take_in(&mut self, prompt: Prompt) {
-        self.taken += 1;
-        if self.forgotten.contains(&prompt.index) {
+    fn accept_prompt(&mut self, prompt: Prompt) {
+        self.received_count += 1;
+        if self.settled_elsewhere.contains(&prompt.index) {
             return;
         }
-        if self.taken <= self.recalled {
-            self.unwanted.push(prompt.index);
+        if self.received_count <= self.revoked_count {
+            self.received_revoked.push(prompt.index);
         } else if prompt.input.is_blank() {
-            self.settle_blank(prompt);
+            self.settle_empty_prompt(prompt);
         } else {
-            self.stock.add(prompt, &self.policy);
+            self.queue.add(prompt, &self.policy);
         }
     }
 
     /// Sends requests while there are permits and prompts.
-    fn send(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
+    fn dispatch_requests(&mut self, flights: &FuturesUnordered<RequestFuture>, now: Instant) {
         let up = self.servers.iter().filter(|it| it.is_up()).count();
-        self.down_since = if up == 0 { self.down_since.or(Some(now)) } else { None };
-        if self.stock.len() == 0 {
+        self.all_down_since = if up == 0 { self.all_down_since.or(Some(now)) } else { None };
+        if self.queue.len() == 0 {
             return;
         }
-        let free = |servers: &[Server], it: usize| servers[it].free(now) > 0;
+        let free = |servers: &[EndpointState], it: usize| servers[it].free_permits(now) > 0;
         let mut open: Vec<usize> =
             (0..self.servers.len()).filter(|&it| free(&self.servers, it)).collect();
         // The next request goes to the emptiest endpoint, so that few prompts are spread over all.
-        let passed = now - self.began;
+        let passed = now - self.started_at;
         // (with nothing under way there is nothing to wait for)
-        while (self.under_way.is_empty() || !self.alike.holds_back(self.tally.requests, passed))
+        while (self.in_flight_requests.is_empty()
+            || !self.alike.should_hold_requests(self.tally.requests, passed))
             && let Some(&server) = open.iter().min_by(|&&a, &&b| {
                 let fill = |it: usize| {
                     let server = &self.servers[it];
@@ -295,7 +300,7 @@ impl Driver {
             })
         {
             match self.cut(server, up, now) {
-                Some(batch) => self.launch(flights, server, batch, now),
+                Some(batch) => self.launch_request(flights, server, batch, now),
                 None => open.retain(|&it| it != server),
             }
             if !free(&self.servers, server) {
@@ -305,34 +310,38 @@ impl Driver {
     }
 
     fn cut(&mut self, server: usize, up: usize, now: Instant) -> Option<Batch> {
-        let waiting = self.stock.len();
+        let waiting = self.queue.len();
         let (mut most, window) = (self.servers[server].most(), self.servers[server].window.size());
-        if self.is_ending() {
-            if self.policy.batch == Size::Auto {
+        if self.is_supply_exhausted() {
+            if self.policy.batch_size == SizeMode::Auto {
                 // The last lists are short, so that they end together.
                 most = most.min((waiting / (4 * up)).max(1));
             }
-            if up > 1 && waiting < window * up && self.withholds(server, waiting, now) {
+            if up > 1 && waiting < window * up && self.withholds_from_endpoint(server, waiting, now)
+            {
                 return None;
             }
         }
         let it = &self.servers[server];
-        let room = Room {
+        let room = EndpointCapacity {
             endpoint: server,
-            free: it.free(now),
+            free_permits: it.free_permits(now),
             most,
-            renders: it.trust == Trust::Given,
+            renders_locally: it.render_check == RenderCheck::Given,
             idle: it.taken == 0,
-            others: up > 1,
+            has_alternatives: up > 1,
         };
-        self.stock.cut(room)
+        self.queue.cut(room)
     }
 
-    fn withholds(&mut self, server: usize, waiting: usize, now: Instant) -> bool {
-        let speed = |it: &Server| Speed { usual: it.patience.usual(1), rate: it.lists.rate() };
+    fn withholds_from_endpoint(&mut self, server: usize, waiting: usize, now: Instant) -> bool {
+        let speed = |it: &EndpointState| EndpointSpeed {
+            usual: it.patience.usual(1),
+            rate: it.batch_sizer.answer_rate(),
+        };
         let others = self.servers.iter().enumerate();
-        let others: Vec<Speed> = others
-            .filter(|(place, it)| *place != server && it.is_well())
+        let others: Vec<EndpointSpeed> = others
+            .filter(|(place, it)| *place != server && it.is_healthy())
             .map(|(_, it)| speed(it))
             .collect();
         let mine = speed(&self.servers[server]);
@@ -340,29 +349,29 @@ impl Driver {
             return false;
         }
         // For no longer than the others go on: they may have come to a standstill.
-        match self.withheld {
+        match self.tail_withheld {
             Some((since, then)) if then == waiting => {
                 mine.usual.is_some_and(|usual| now - since < usual)
             }
             _ => {
-                self.withheld = Some((now, waiting));
+                self.tail_withheld = Some((now, waiting));
                 true
             }
         }
     }
 
-    pub(super) fn launch(
+    pub(super) fn launch_request(
         &mut self,
-        flights: &FuturesUnordered<Flight>,
+        flights: &FuturesUnordered<RequestFuture>,
         server: usize,
         mut batch: Batch,
         now: Instant,
     ) {
         // Where nothing of it can go this way it is back in stock.
-        let Some(outgoing) = self.outgoing(server, &mut batch) else { return };
-        let permits = batch.permits();
-        self.servers[server].begins(permits, self.policy.rate_limit, now);
-        self.in_flight += permits;
+        let Some(outgoing) = self.build_payload(server, &mut batch) else { return };
+        let permits = batch.permit_count();
+        self.servers[server].begin_request(permits, self.policy.rate_limit, now);
+        self.in_flight_sequences += permits;
         self.tally.requests += 1;
         let first = batch.tasks.iter().all(|task| task.attempts == 0);
         batch.tasks.iter_mut().for_each(|task| task.attempts += 1);
@@ -370,69 +379,79 @@ impl Driver {
         let whole = self.policy.limit(batch.tasks.len());
         let tight = it.patience.limit(batch.tasks.len()).filter(|&tight| first && tight < whole);
         let limit = tight.unwrap_or(whole);
-        self.ids += 1;
-        let id = self.ids;
-        let canary = matches!(outgoing, Outgoing::Canary(_));
+        self.last_request_id += 1;
+        let id = self.last_request_id;
+        let canary = matches!(outgoing, RequestPayload::Canary(_));
         let (client, policy) = (&self.client, &self.policy);
         let (flight, cancel) =
-            in_flight::request(client, &it.url, policy, id, outgoing, &batch, limit);
+            in_flight::send_request(client, &it.url, policy, id, outgoing, &batch, limit);
         let (level, tight) = (it.taken, tight.is_some());
-        let under_way = UnderWay { server, batch, sent: now, level, limit, tight, canary, cancel };
-        self.under_way.insert(id, under_way);
+        let under_way = InFlightRequest {
+            server,
+            batch,
+            sent: now,
+            concurrency_at_send: level,
+            limit,
+            timeout_tightened: tight,
+            is_canary: canary,
+            abort_handle: cancel,
+        };
+        self.in_flight_requests.insert(id, under_way);
         flights.push(flight);
     }
 
-    fn outgoing(&mut self, server: usize, batch: &mut Batch) -> Option<Outgoing> {
+    fn build_payload(&mut self, server: usize, batch: &mut Batch) -> Option<RequestPayload> {
         let conversations = batch.shared.route == Route::Chat && batch.shared.lists;
         if conversations && batch.tasks.len() > 1 {
-            let (question, left) = in_flight::rendered(&self.policy, batch);
+            let (question, left) = in_flight::render_batch(&self.policy, batch);
             if let Some(left) = left {
-                self.stock.back(left);
+                self.queue.back(left);
             }
-            return question.map(Outgoing::Question);
+            return question.map(RequestPayload::Request);
         }
-        if conversations && self.servers[server].trust.takes_canary() {
-            let kwargs = batch.shared.params.get(super::policy::TEMPLATE_ARGUMENTS);
+        if conversations && self.servers[server].render_check.try_take_canary() {
+            let kwargs = batch.shared.params.get(super::policy::TEMPLATE_KWARGS);
             match in_flight::text(&self.policy, &batch.tasks[0].prompt, kwargs) {
-                Some(text) => return Some(Outgoing::Canary(text)),
+                Some(text) => return Some(RequestPayload::Canary(text)),
                 None => {
-                    self.servers[server].trust.came_back(None);
+                    self.servers[server].render_check.record_canary(None);
                 }
             }
         }
-        Some(Outgoing::Question(in_flight::plain(&self.policy, batch)))
+        Some(RequestPayload::Request(in_flight::build_request(&self.policy, batch)))
     }
 
-    fn ask_again(&mut self, flights: &FuturesUnordered<Flight>, now: Instant) {
+    fn poll_endpoints(&mut self, flights: &FuturesUnordered<RequestFuture>, now: Instant) {
         for (server, it) in self.servers.iter_mut().enumerate() {
-            if it.ask_now(now) {
-                flights.push(in_flight::asks_ready(&self.client, &it.url, server));
+            if it.begin_due_probe(now) {
+                flights.push(in_flight::probe_readiness(&self.client, &it.url, server));
             }
-            if it.load_due().is_some_and(|due| due <= now) {
+            if it.load_poll_due().is_some_and(|due| due <= now) {
                 it.asks_load();
-                flights.push(in_flight::asks_load(&self.client, &it.url, server));
+                flights.push(in_flight::poll_load(&self.client, &it.url, server));
             }
         }
     }
 
     /// Endpoints are up, and do nothing but refuse.
-    fn is_stuck(&self, now: Instant) -> bool {
-        let Policy { patience, timeout, .. } = self.policy;
-        let stuck = now - self.moved >= patience.max(timeout * 2);
-        self.in_flight == 0 && !self.paused && stuck
+    fn is_stalled(&self, now: Instant) -> bool {
+        let EnginePolicy { patience, timeout, .. } = self.policy;
+        let stuck = now - self.last_progress >= patience.max(timeout * 2);
+        self.in_flight_sequences == 0 && !self.paused && stuck
     }
 
-    fn next_time(&self, next_word: Instant, now: Instant) -> Instant {
-        let probes = self.servers.iter().filter_map(Server::due);
-        let loads = self.servers.iter().filter_map(Server::load_due);
-        let starts = self.servers.iter().filter_map(|it| it.starts_at(now));
-        let given_back = self.gives_back_at();
-        let telling = self.telling.due(self);
-        let moment = Some(self.began + MOMENT).filter(|&it| it > now);
-        let copies = (self.is_ending() && !self.under_way.is_empty()).then_some(self.next_copies);
-        let withheld = self.withheld.map(|_| now + hedging::EVERY);
-        let filled = self.filling.map(|since| since + self.policy.max_wait);
-        let all = probes.chain(loads).chain(self.stock.due()).chain(given_back);
+    fn next_wakeup(&self, next_word: Instant, now: Instant) -> Instant {
+        let probes = self.servers.iter().filter_map(EndpointState::due);
+        let loads = self.servers.iter().filter_map(EndpointState::load_poll_due);
+        let starts = self.servers.iter().filter_map(|it| it.throttled_until(now));
+        let given_back = self.return_deadline();
+        let telling = self.backlog_reporter.due(self);
+        let moment = Some(self.started_at + STARTUP_HOLD).filter(|&it| it > now);
+        let copies = (self.is_supply_exhausted() && !self.in_flight_requests.is_empty())
+            .then_some(self.next_copies);
+        let withheld = self.tail_withheld.map(|_| now + hedging::EVERY);
+        let filled = self.batch_fill_since.map(|since| since + self.policy.max_batch_wait);
+        let all = probes.chain(loads).chain(self.queue.due()).chain(given_back);
         let all = all
             .chain(telling)
             .chain(copies)
@@ -446,11 +465,11 @@ impl Driver {
         starts.fold(wake, Instant::min)
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        Progress {
+    pub(super) fn current_progress(&self) -> EngineProgress {
+        EngineProgress {
             tally: self.tally.clone(),
-            in_flight: self.in_flight as u64,
-            up: self.servers.iter().filter(|it| it.is_up()).count() as u64,
+            in_flight: self.in_flight_sequences as u64,
+            endpoints_up: self.servers.iter().filter(|it| it.is_up()).count() as u64,
         }
     }
 }

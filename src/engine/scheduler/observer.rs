@@ -9,35 +9,35 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::Driver;
+use super::Scheduler;
 use crate::domain::{Prompt, Settled, Standing, Tally, Timeline};
-use crate::engine::{Command, Ended, Word, endpoint_state::Server};
+use crate::engine::{Command, Ended, Word, endpoint_state::EndpointState};
 
 /// Often enough for pictures, seldom enough to cost nothing: the loop goes round thousands of times a second.
 const EVERY: Duration = Duration::from_millis(20);
 
 /// What was seen so far.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct TimelineObserver {
     timeline: Timeline,
-    began: Instant,
+    started_at: Instant,
     /// It was looked last, in milliseconds since it began.
     looked: u64,
 }
 
-impl Watch {
-    pub(crate) fn new(servers: &[Server], began: Instant) -> Self {
+impl TimelineObserver {
+    pub(crate) fn new(servers: &[EndpointState], began: Instant) -> Self {
         let mut timeline = Timeline::default();
-        servers.iter().for_each(|server| timeline.sit(&server.seat));
-        Self { timeline, began, looked: 0 }
+        servers.iter().for_each(|server| timeline.register_endpoint(&server.timeline_row));
+        Self { timeline, started_at: began, looked: 0 }
     }
 
     fn since(&self, now: Instant) -> u64 {
-        u64::try_from((now - self.began).as_millis()).unwrap_or(u64::MAX)
+        u64::try_from((now - self.started_at).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-impl Driver {
+impl Scheduler {
     /// Works to its end, and says then what was seen.
     pub(crate) async fn run(
         mut self,
@@ -68,25 +68,29 @@ impl Driver {
                 in_flight: server.taken as u64,
                 window: server.window.size() as u64,
                 up,
-                full: server.is_full(),
+                is_full: server.is_window_full(),
             };
-            timeline.saw(&server.seat, from, to, stood);
+            timeline.saw(&server.timeline_row, from, to, stood);
             if !up {
                 let news = std::mem::take(&mut server.was_up);
-                timeline.away.add(&server.seat.name, to - from, news);
+                timeline.away.add(&server.timeline_row.name, to - from, news);
             } else if !std::mem::replace(&mut server.was_up, true) {
-                timeline.away.is_back(&server.seat.name);
+                timeline.away.mark_recovered(&server.timeline_row.name);
             }
         }
     }
 
     /// These were settled.
-    pub(crate) fn watch_outcomes(&mut self, outcomes: &[Settled], now: Instant) {
+    pub(crate) fn record_results(&mut self, outcomes: &[Settled], now: Instant) {
         let at = self.watch.since(now);
         for settled in outcomes {
             let Some(label) = &settled.endpoint else { continue };
             if let Some(server) = self.servers.iter().find(|it| Arc::ptr_eq(&it.label, label)) {
-                self.watch.timeline.settled(&server.seat, at, settled.outcome.completion_tokens());
+                self.watch.timeline.settled(
+                    &server.timeline_row,
+                    at,
+                    settled.outcome.completion_tokens(),
+                );
             }
         }
     }

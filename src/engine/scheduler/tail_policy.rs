@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use crate::domain::{Others, SLOW};
+use crate::domain::{PeerSpeed, SLOW};
 
 /// How fast an endpoint is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Speed {
+pub(crate) struct EndpointSpeed {
     /// What a single prompt usually takes.
     pub(crate) usual: Option<Duration>,
     /// Prompts a second.
@@ -18,23 +18,23 @@ pub(crate) struct Speed {
 }
 
 /// Where too little was seen to know the slowest hundredth: so many times the usual.
-const STUCK: u32 = 6;
+const STUCK_P50_FACTOR: u32 = 6;
 /// Nothing younger is stuck.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// Are the last `waiting` prompts better left to the others?
-pub(crate) fn withholds(mine: Speed, others: &[Speed], waiting: usize) -> bool {
+pub(crate) fn withholds(mine: EndpointSpeed, others: &[EndpointSpeed], waiting: usize) -> bool {
     let Some(usual) = mine.usual else { return false };
     let Some(fastest) = others.iter().filter_map(|it| it.usual).min() else { return false };
     let rate = others.iter().map(|it| it.rate).sum();
-    Others { fastest, rate }.would_end_before(usual, waiting as u64)
+    PeerSpeed { fastest, rate }.would_finish_first(usual, waiting as u64)
 }
 
 /// What is known of a request under way.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Age {
+pub(crate) struct RequestAge {
     /// Since it was sent.
-    pub(crate) age: Duration,
+    pub(crate) elapsed: Duration,
     /// What one like it usually takes there.
     pub(crate) usual: Option<Duration>,
     /// What the slowest hundredth takes there.
@@ -43,9 +43,9 @@ pub(crate) struct Age {
 
 /// Is it worth asking an idle endpoint, where a prompt usually takes `there`, once more? `elsewhere` is whether that is
 /// another endpoint.
-pub(crate) fn copies(request: Age, there: Option<Duration>, elsewhere: bool) -> bool {
-    let Age { age, usual, slowest } = request;
-    let stuck = slowest.map(|it| it * 2).or(usual.map(|it| it * STUCK));
+pub(crate) fn copies(request: RequestAge, there: Option<Duration>, elsewhere: bool) -> bool {
+    let RequestAge { elapsed: age, usual, slowest } = request;
+    let stuck = slowest.map(|it| it * 2).or(usual.map(|it| it * STUCK_P50_FACTOR));
     if age > LEAST && stuck.is_some_and(|stuck| age > stuck) {
         return true;
     }
@@ -58,8 +58,8 @@ pub(crate) fn copies(request: Age, there: Option<Duration>, elsewhere: bool) -> 
 mod tests {
     use super::*;
 
-    fn speed(usual: f64, rate: f64) -> Speed {
-        Speed { usual: Some(Duration::from_secs_f64(usual)), rate }
+    fn speed(usual: f64, rate: f64) -> EndpointSpeed {
+        EndpointSpeed { usual: Some(Duration::from_secs_f64(usual)), rate }
     }
 
     #[test]
@@ -69,14 +69,14 @@ mod tests {
         assert!(!withholds(speed(2.5, 40.0), &fast, 600), "there is time for one more");
         assert!(!withholds(speed(1.2, 90.0), &fast, 1), "as fast as the others");
         assert!(!withholds(speed(2.5, 40.0), &[], 1), "nobody else");
-        assert!(!withholds(Speed::default(), &fast, 1), "nothing is known of it");
+        assert!(!withholds(EndpointSpeed::default(), &fast, 1), "nothing is known of it");
     }
 
     #[test]
-    fn what_is_stuck_or_would_be_faster_elsewhere_is_asked_again() {
+    fn stuck_requests_and_those_faster_elsewhere_are_hedged() {
         let second = Duration::from_secs(1);
-        let age = |age, usual, slowest: Option<u32>| Age {
-            age: second * age,
+        let age = |age, usual, slowest: Option<u32>| RequestAge {
+            elapsed: second * age,
             usual: Some(second * usual),
             slowest: slowest.map(|it| second * it),
         };
@@ -86,6 +86,6 @@ mod tests {
         assert!(copies(age(1, 10, None), Some(second * 2), true), "9 s left here, 2 there");
         assert!(!copies(age(9, 10, None), Some(second * 2), true), "nearly done");
         assert!(!copies(age(1, 10, None), Some(second * 2), false), "no faster than itself");
-        assert!(!copies(Age { age: second, usual: None, slowest: None }, None, true));
+        assert!(!copies(RequestAge { elapsed: second, usual: None, slowest: None }, None, true));
     }
 }

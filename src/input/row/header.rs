@@ -2,30 +2,30 @@
 //!
 //! Owns what a header must have. Does not know the rows below it.
 
-use super::suggest::nearest;
+use super::suggest::suggest_column;
 use crate::input::{
-    Format,
-    records::{Record, fields},
+    InputFormat,
+    records::{InputRecord, split_fields},
 };
 
 /// The names in a table's first line.
 pub(crate) fn header(
-    record: &Record<'_>,
-    format: Format,
+    record: &InputRecord<'_>,
+    format: InputFormat,
     template: bool,
 ) -> Result<Vec<String>, String> {
     let text = std::str::from_utf8(record.bytes).map_err(|_| "the header is not UTF-8")?;
-    if !record.closed {
+    if !record.quotes_closed {
         return Err("the header has a quote that is never closed".into());
     }
     let columns: Vec<String> =
-        fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
+        split_fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
     let twice = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
     if let Some((_, name)) = twice {
         return Err(format!("the header names the column {name:?} twice"));
     }
     if !template && !columns.iter().any(|name| name == "prompt") {
-        let hint = nearest("prompt", &columns);
+        let hint = suggest_column("prompt", &columns);
         return Err(format!(
             "the header has no column \"prompt\"{hint}; rename it, or give a template"
         ));

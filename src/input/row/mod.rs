@@ -13,20 +13,23 @@ pub(crate) mod template;
 use std::{borrow::Cow, fmt::Write as _};
 
 use super::{
-    Format,
-    records::{Record, fields},
+    InputFormat,
+    records::{InputRecord, split_fields},
 };
 use crate::domain::raw_json::{
-    Members, check_escapes, compact, decode, encode, kind, one_line, parse_string,
+    JsonMembers, check_escapes, compact_json, decode_string, encode_string, kind, parse_string,
+    to_one_line,
 };
-use crate::domain::{Id, Input, Prompt, Route, RowHash};
-use object::{Ask, Asked, BATCH, ask, batch_row, is_batch, messages, object};
-use params::{Given, is_field};
-use template::{Gap, ITEM, Template};
+use crate::domain::{Prompt, PromptId, PromptInput, Route, RowHash};
+use object::{
+    Ask, Asked, BATCH, ask, is_openai_batch, parse_batch_row, parse_messages, parse_object_row,
+};
+use params::{Given, is_request_field};
+use template::{ITEM_COLUMN, Template, TemplateFillError};
 
 /// How the rows of one file are read.
-pub(crate) struct Form<'f> {
-    pub format: Format,
+pub(crate) struct RowParser<'f> {
+    pub format: InputFormat,
     /// A table's columns.
     pub columns: &'f [String],
     pub template: Option<&'f Template>,
@@ -53,13 +56,13 @@ pub(crate) struct Name<'a> {
 }
 
 /// A row that asks nothing.
-pub(crate) struct Bad {
+pub(crate) struct RejectedRow {
     /// Its id, where that much could be read.
     pub name: Option<String>,
-    pub id: Option<Id>,
-    pub why: String,
+    pub id: Option<PromptId>,
+    pub reason: String,
     /// The template's placeholders it has no column for, and the columns it has.
-    pub lacks: Vec<usize>,
+    pub missing: Vec<usize>,
     pub columns: Vec<String>,
 }
 
@@ -67,10 +70,10 @@ impl Row<'_> {
     pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
         Prompt {
             index,
-            id: self.name.map_or_else(|| Id::of_index(index), Name::into_id),
+            id: self.name.map_or_else(|| PromptId::from_index(index), Name::into_id),
             input: match self.ask {
-                Ask::Text(text) => Input::Text(text.into_owned()),
-                Ask::Messages(json) => Input::Messages(json.into_owned()),
+                Ask::Text(text) => PromptInput::Text(text.into_owned()),
+                Ask::Messages(json) => PromptInput::Messages(json.into_owned()),
             },
             params: self.given.params,
             route: self.route,
@@ -85,7 +88,7 @@ impl<'a> Name<'a> {
     fn parse(json: &'a str) -> Result<Self, String> {
         match kind(json) {
             "a string" => Ok(Self {
-                text: decode(json).map_err(|why| format!("id: {why}"))?,
+                text: decode_string(json).map_err(|why| format!("id: {why}"))?,
                 json: Some(json),
             }),
             "a number" => Ok(Self { text: Cow::Borrowed(json), json: Some(json) }),
@@ -93,32 +96,32 @@ impl<'a> Name<'a> {
         }
     }
 
-    fn into_id(self) -> Id {
-        Id::from_json(self.json.map_or_else(|| encode(&self.text), str::to_owned))
+    fn into_id(self) -> PromptId {
+        PromptId::from_json(self.json.map_or_else(|| encode_string(&self.text), str::to_owned))
     }
 }
 
 /// What is wrong, before it is known whose row it is.
 enum Fault {
-    Why(String),
-    Lacks(Vec<usize>, Vec<String>),
+    Reason(String),
+    MissingColumns(Vec<usize>, Vec<String>),
 }
 
 impl From<String> for Fault {
     fn from(why: String) -> Self {
-        Self::Why(why)
+        Self::Reason(why)
     }
 }
 
 impl From<&str> for Fault {
     fn from(why: &str) -> Self {
-        Self::Why(why.to_owned())
+        Self::Reason(why.to_owned())
     }
 }
 
-impl Form<'_> {
+impl RowParser<'_> {
     /// What the record asks.
-    pub(crate) fn read<'a>(&self, record: &Record<'a>) -> Result<Row<'a>, Bad> {
+    pub(crate) fn read<'a>(&self, record: &InputRecord<'a>) -> Result<Row<'a>, RejectedRow> {
         let text = std::str::from_utf8(record.bytes).map_err(|error| {
             self.bad(
                 None,
@@ -126,21 +129,29 @@ impl Form<'_> {
             )
         })?;
         match self.format {
-            Format::Text => self.line(text.into()).map_err(|fault| self.bad(None, fault)),
-            Format::Jsonl | Format::Parquet => self.json(text.trim_ascii()),
-            Format::Csv | Format::Tsv if !record.closed => {
+            InputFormat::Text => self.line(text.into()).map_err(|fault| self.bad(None, fault)),
+            InputFormat::Jsonl | InputFormat::Parquet => self.json(text.trim_ascii()),
+            InputFormat::Csv | InputFormat::Tsv if !record.quotes_closed => {
                 Err(self.bad(None, "the quote that opens here is never closed".into()))
             }
-            Format::Csv | Format::Tsv => self.record(fields(text, self.format)),
+            InputFormat::Csv | InputFormat::Tsv => {
+                self.parse_table_record(split_fields(text, self.format))
+            }
         }
     }
 
-    fn bad(&self, name: Option<Name<'_>>, fault: Fault) -> Bad {
+    fn bad(&self, name: Option<Name<'_>>, fault: Fault) -> RejectedRow {
         let text = name.as_ref().map(|name| name.text.to_string());
         let id = name.map(Name::into_id);
         match fault {
-            Fault::Why(why) => Bad { name: text, id, why, lacks: Vec::new(), columns: Vec::new() },
-            Fault::Lacks(lacks, columns) => {
+            Fault::Reason(why) => RejectedRow {
+                name: text,
+                id,
+                reason: why,
+                missing: Vec::new(),
+                columns: Vec::new(),
+            },
+            Fault::MissingColumns(lacks, columns) => {
                 let names = self.template.map(Template::names).unwrap_or_default();
                 let missing: Vec<_> = lacks
                     .iter()
@@ -149,29 +160,29 @@ impl Form<'_> {
                     .collect();
                 // In a table of columns it is there for every row, and may say nothing.
                 let what = match self.format {
-                    Format::Parquet => "nothing in the column",
+                    InputFormat::Parquet => "nothing in the column",
                     _ => "no column",
                 };
                 let why = format!("it has {what} {} for the template", missing.join(", "));
-                Bad { name: text, id, why, lacks, columns }
+                RejectedRow { name: text, id, reason: why, missing: lacks, columns }
             }
         }
     }
 
     /// A text by itself: a line of a `.txt`, a string for a row.
     fn line<'a>(&self, text: Cow<'a, str>) -> Result<Row<'a>, Fault> {
-        let whole = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode(&text)));
+        let whole = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
         let column = |name: &str| {
-            Ok(matches!(name, ITEM | "prompt").then_some(Cow::Borrowed(text.as_ref())))
+            Ok(matches!(name, ITEM_COLUMN | "prompt").then_some(Cow::Borrowed(text.as_ref())))
         };
-        let ask = match self.fill(column, || vec![ITEM.to_owned()])? {
+        let ask = match self.fill(column, || vec![ITEM_COLUMN.to_owned()])? {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
         Ok(Row { whole, ..Row::of(Ask::Text(ask)) })
     }
 
-    fn json<'a>(&self, text: &'a str) -> Result<Row<'a>, Bad> {
+    fn json<'a>(&self, text: &'a str) -> Result<Row<'a>, RejectedRow> {
         let bad = |fault: Fault| self.bad(None, fault);
         if text.starts_with('"') {
             let text = parse_string(text).map_err(|why| bad(why.into()))?;
@@ -182,18 +193,18 @@ impl Form<'_> {
                 format!("a row is an object or a string, this is {}", kind(text)).into()
             ));
         }
-        let members = Members::parse(text).map_err(|why| bad(why.into()))?;
-        let table = self.format == Format::Parquet;
-        let batch = self.template.is_none() && !table && is_batch(&members);
+        let members = JsonMembers::parse(text).map_err(|why| bad(why.into()))?;
+        let table = self.format == InputFormat::Parquet;
+        let batch = self.template.is_none() && !table && is_openai_batch(&members);
         let name = members.get(if batch { "custom_id" } else { "id" }).map(Name::parse).transpose();
         let name = name.map_err(|why| bad(why.into()))?;
         let row = match self.template {
-            Some(_) => self.object_for_template(text, &members),
-            None if batch => batch_row(&members).map(Row::from).map_err(Fault::Why),
-            None if table => self.object_of_columns(&members),
-            None => object(&members).map(Row::from).map_err(Fault::Why),
+            Some(_) => self.parse_template_object(text, &members),
+            None if batch => parse_batch_row(&members).map(Row::from).map_err(Fault::Reason),
+            None if table => self.parse_table_object(&members),
+            None => parse_object_row(&members).map(Row::from).map_err(Fault::Reason),
         };
-        let whole = || check_escapes(text).map(|()| one_line(text).into_owned());
+        let whole = || check_escapes(text).map(|()| to_one_line(text).into_owned());
         let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
         match row {
             Ok(row) => Ok(Row { name, whole, ..row }),
@@ -202,13 +213,13 @@ impl Form<'_> {
     }
 
     /// A row of a table: what is called `temperature` may be data, so that parameters come from `params` only.
-    fn object_of_columns<'a>(&self, members: &Members<'a>) -> Result<Row<'a>, Fault> {
-        let given = self.params(members)?;
+    fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<Row<'a>, Fault> {
+        let given = self.parse_params(members)?;
         let ask = match members.get("messages") {
             // As a table of answers has them.
             Some(text) if kind(text) == "a string" && members.get("prompt").is_none() => {
-                let json = decode(text).map_err(|why| format!("messages: {why}"))?;
-                Ask::Messages(messages(json.trim())?.into_owned().into())
+                let json = decode_string(text).map_err(|why| format!("messages: {why}"))?;
+                Ask::Messages(parse_messages(json.trim())?.into_owned().into())
             }
             _ => ask(members, "the row")?,
         };
@@ -216,22 +227,22 @@ impl Form<'_> {
     }
 
     /// What stands in `params`: an object, or in a table its text.
-    fn params<'a>(&self, members: &Members<'a>) -> Result<Given<'a>, Fault> {
+    fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<Given<'a>, Fault> {
         match members.get("params") {
-            Some(text) if self.format == Format::Parquet && kind(text) == "a string" => {
-                let json = decode(text).map_err(|why| format!("params: {why}"))?;
-                Ok(given_in(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
+            Some(text) if self.format == InputFormat::Parquet && kind(text) == "a string" => {
+                let json = decode_string(text).map_err(|why| format!("params: {why}"))?;
+                Ok(parse_options(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
             }
-            params => given_in(params),
+            params => parse_options(params),
         }
     }
 
-    fn object_for_template<'a>(
+    fn parse_template_object<'a>(
         &self,
         text: &'a str,
-        members: &Members<'a>,
+        members: &JsonMembers<'a>,
     ) -> Result<Row<'a>, Fault> {
-        let table = self.format == Format::Parquet;
+        let table = self.format == InputFormat::Parquet;
         if !table && members.get("messages").is_some() {
             return Err(
                 "it has messages, which a template has no place for; leave out one of the two"
@@ -243,23 +254,23 @@ impl Form<'_> {
                 "it is an OpenAI batch row, which has its prompt; leave out the template".into()
             );
         }
-        let given = self.params(members)?;
+        let given = self.parse_params(members)?;
         // A number that is none is null in JSON, and nothing in a table.
         let there = |json: &&str| !(table && kind(json) == "null");
-        let value = |name: &str| members.get(name).filter(there).map(as_text).transpose();
+        let value = |name: &str| members.get(name).filter(there).map(display_text).transpose();
         let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
-            Some(json) if json.starts_with('"') => decode(json),
-            _ => Ok(compact(text)),
+            Some(json) if json.starts_with('"') => decode_string(json),
+            _ => Ok(compact_json(text)),
         };
         let column = |name: &str| match value(name)? {
-            None if name == ITEM => item().map(Some),
+            None if name == ITEM_COLUMN => item().map(Some),
             value => Ok(value),
         };
         let prompt = self.fill(column, || members.names())?.unwrap_or_default();
         Ok(Row { given, ..Row::of(Ask::Text(Cow::Owned(prompt))) })
     }
 
-    fn record<'a>(&self, values: Vec<Cow<'a, str>>) -> Result<Row<'a>, Bad> {
+    fn parse_table_record<'a>(&self, values: Vec<Cow<'a, str>>) -> Result<Row<'a>, RejectedRow> {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
         let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
         let name = name.map(|text| Name { text: text.clone(), json: None });
@@ -269,14 +280,14 @@ impl Form<'_> {
             return Err(bad(format!("it has {has} fields and the header {wants}").into()));
         }
         let params = place("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
-        let given = given_in(params).map_err(bad)?.into_owned();
-        let whole = self.keep_row.then(|| as_object(self.columns, &values));
+        let given = parse_options(params).map_err(bad)?.into_owned();
+        let whole = self.keep_row.then(|| encode_object(self.columns, &values));
         let value = |name: &str| place(name).map(|at| Cow::Borrowed(values[at].as_ref()));
         let item = || ["item", "prompt", "text"].iter().find_map(|name| value(name));
         let column = |name: &str| {
             Ok(match value(name) {
-                None if name == ITEM => {
-                    item().or_else(|| Some(as_object(self.columns, &values).into()))
+                None if name == ITEM_COLUMN => {
+                    item().or_else(|| Some(encode_object(self.columns, &values).into()))
                 }
                 value => value,
             })
@@ -289,20 +300,22 @@ impl Form<'_> {
     }
 
     /// The names of what a row has besides what counts.
-    pub(crate) fn data(&self, record: &Record<'_>) -> Vec<String> {
+    pub(crate) fn data(&self, record: &InputRecord<'_>) -> Vec<String> {
         let names = match (self.format, std::str::from_utf8(record.bytes)) {
-            (Format::Jsonl | Format::Parquet, Ok(text)) => {
-                Members::parse(text.trim_ascii()).map(|it| it.names()).unwrap_or_default()
+            (InputFormat::Jsonl | InputFormat::Parquet, Ok(text)) => {
+                JsonMembers::parse(text.trim_ascii()).map(|it| it.names()).unwrap_or_default()
             }
-            (Format::Csv | Format::Tsv, _) => self.columns.to_vec(),
+            (InputFormat::Csv | InputFormat::Tsv, _) => self.columns.to_vec(),
             _ => Vec::new(),
         };
         let asked = |name: &str| match self.template {
             Some(template) => template.names().iter().any(|it| it == name),
-            None if self.format == Format::Jsonl => {
-                is_field(name) || BATCH.contains(&name) || matches!(name, "prompt" | "messages")
+            None if self.format == InputFormat::Jsonl => {
+                is_request_field(name)
+                    || BATCH.contains(&name)
+                    || matches!(name, "prompt" | "messages")
             }
-            None => name == "prompt" || (name == "messages" && self.format == Format::Parquet),
+            None => name == "prompt" || (name == "messages" && self.format == InputFormat::Parquet),
         };
         names
             .into_iter()
@@ -318,8 +331,8 @@ impl Form<'_> {
     ) -> Result<Option<String>, Fault> {
         let filled = self.template.map(|template| template.render(column)).transpose();
         filled.map_err(|gap| match gap {
-            Gap::Lacks(lacks) => Fault::Lacks(lacks, columns()),
-            Gap::Unusable(why) => Fault::Why(why),
+            TemplateFillError::MissingColumns(lacks) => Fault::MissingColumns(lacks, columns()),
+            TemplateFillError::UnusableColumn(why) => Fault::Reason(why),
         })
     }
 }
@@ -336,30 +349,30 @@ impl<'a> Row<'a> {
     }
 }
 
-fn given_in(params: Option<&str>) -> Result<Given<'_>, Fault> {
+fn parse_options(params: Option<&str>) -> Result<Given<'_>, Fault> {
     let mut given = Given::default();
     if let Some(params) = params {
-        given.put_all(params)?;
+        given.put_params(params)?;
     }
     given.check()?;
     Ok(given)
 }
 
 /// A value as a template shows it: a string as what it says, all else as JSON.
-fn as_text(json: &str) -> Result<Cow<'_, str>, String> {
+fn display_text(json: &str) -> Result<Cow<'_, str>, String> {
     if kind(json) == "a string" {
-        decode(json)
+        decode_string(json)
     } else {
-        check_escapes(json).map(|()| compact(json))
+        check_escapes(json).map(|()| compact_json(json))
     }
 }
 
-fn as_object(columns: &[String], values: &[Cow<'_, str>]) -> String {
+fn encode_object(columns: &[String], values: &[Cow<'_, str>]) -> String {
     let mut object = String::from("{");
     for (column, value) in columns.iter().zip(values) {
         let comma = if object.len() > 1 { "," } else { "" };
         // Writing to a string cannot fail.
-        let _ = write!(object, "{comma}{}:{}", encode(column), encode(value));
+        let _ = write!(object, "{comma}{}:{}", encode_string(column), encode_string(value));
     }
     object.push('}');
     object

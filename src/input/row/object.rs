@@ -4,9 +4,11 @@
 
 use std::borrow::Cow;
 
-use super::params::{Given, is_field};
+use super::params::{Given, is_request_field};
 use crate::domain::Route;
-use crate::domain::raw_json::{Members, check_escapes, decode, elements, kind, one_line};
+use crate::domain::raw_json::{
+    JsonMembers, check_escapes, decode_string, kind, list_elements, to_one_line,
+};
 
 /// What a row asks.
 #[derive(Debug, PartialEq)]
@@ -35,19 +37,19 @@ pub(crate) struct Asked<'a> {
 pub(crate) const BATCH: [&str; 4] = ["custom_id", "method", "url", "body"];
 
 /// A row in the form of OpenAI's batch files. A `prompt` beside makes it an ordinary row with data of such names.
-pub(crate) fn is_batch(members: &Members<'_>) -> bool {
+pub(crate) fn is_openai_batch(members: &JsonMembers<'_>) -> bool {
     let has = |name| members.get(name).is_some();
     !has("prompt") && !has("messages") && (has("custom_id") || has("body"))
 }
 
 /// A row with a prompt or messages of its own.
-pub(crate) fn object<'a>(members: &Members<'a>) -> Result<Asked<'a>, String> {
+pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>, String> {
     let mut given = Given::default();
-    for (name, json) in members.iter().filter(|(name, _)| is_field(name)) {
+    for (name, json) in members.iter().filter(|(name, _)| is_request_field(name)) {
         given.put(name, json)?;
     }
     if let Some(params) = members.get("params") {
-        given.put_all(params)?;
+        given.put_params(params)?;
     }
     given.check()?;
     let ask = ask(members, "the row")?;
@@ -55,9 +57,9 @@ pub(crate) fn object<'a>(members: &Members<'a>) -> Result<Asked<'a>, String> {
 }
 
 /// A row with a request in it.
-pub(crate) fn batch_row<'a>(members: &Members<'a>) -> Result<Asked<'a>, String> {
-    let route = batch_route(members)?;
-    let body = Members::parse(batch_field(members, "body", "an object")?)
+pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>, String> {
+    let route = parse_batch_route(members)?;
+    let body = JsonMembers::parse(require_batch_field(members, "body", "an object")?)
         .map_err(|why| format!("body: {why}"))?;
     let ask = ask(&body, "the body")?;
     match (route, &ask) {
@@ -77,20 +79,24 @@ pub(crate) fn batch_row<'a>(members: &Members<'a>) -> Result<Asked<'a>, String> 
     Ok(Asked { ask, given, route: Some(route) })
 }
 
-fn batch_route(members: &Members<'_>) -> Result<Route, String> {
-    batch_field(members, "custom_id", "a string")?;
-    let method = decode(batch_field(members, "method", "a string")?)?;
+fn parse_batch_route(members: &JsonMembers<'_>) -> Result<Route, String> {
+    require_batch_field(members, "custom_id", "a string")?;
+    let method = decode_string(require_batch_field(members, "method", "a string")?)?;
     if method != "POST" {
         return Err(format!("method is {method:?}; it must be \"POST\""));
     }
-    match decode(batch_field(members, "url", "a string")?)?.as_ref() {
+    match decode_string(require_batch_field(members, "url", "a string")?)?.as_ref() {
         "/v1/completions" => Ok(Route::Completions),
         "/v1/chat/completions" => Ok(Route::Chat),
         url => Err(format!("url is {url:?}; it must be /v1/completions or /v1/chat/completions")),
     }
 }
 
-fn batch_field<'a>(members: &Members<'a>, name: &str, wanted: &str) -> Result<&'a str, String> {
+fn require_batch_field<'a>(
+    members: &JsonMembers<'a>,
+    name: &str,
+    wanted: &str,
+) -> Result<&'a str, String> {
     match members.get(name) {
         Some(json) if kind(json) == wanted => Ok(json),
         Some(json) => Err(format!("{name} is {}; it must be {wanted}", kind(json))),
@@ -99,13 +105,13 @@ fn batch_field<'a>(members: &Members<'a>, name: &str, wanted: &str) -> Result<&'
 }
 
 /// What a row asks by its prompt or its messages.
-pub(crate) fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, String> {
+pub(crate) fn ask<'a>(members: &JsonMembers<'a>, whose: &str) -> Result<Ask<'a>, String> {
     match (members.get("prompt"), members.get("messages")) {
         (Some(json), None) if kind(json) == "a string" => {
-            Ok(Ask::Text(decode(json).map_err(|why| format!("prompt: {why}"))?))
+            Ok(Ask::Text(decode_string(json).map_err(|why| format!("prompt: {why}"))?))
         }
         (Some(json), None) => Err(format!("prompt is {}; it must be a string", kind(json))),
-        (None, Some(json)) => Ok(Ask::Messages(messages(json)?)),
+        (None, Some(json)) => Ok(Ask::Messages(parse_messages(json)?)),
         (Some(_), Some(_)) => {
             Err(format!("{whose} has both prompt and messages; it must have one of them"))
         }
@@ -114,11 +120,11 @@ pub(crate) fn ask<'a>(members: &Members<'a>, whose: &str) -> Result<Ask<'a>, Str
 }
 
 /// A conversation's JSON, on one line.
-pub(crate) fn messages(json: &str) -> Result<Cow<'_, str>, String> {
+pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
     if kind(json) != "a list" {
         return Err(format!("messages is {}; it must be a list", kind(json)));
     }
-    let all = elements(json).map_err(|why| format!("messages: {why}"))?;
+    let all = list_elements(json).map_err(|why| format!("messages: {why}"))?;
     if all.is_empty() {
         return Err("messages is empty".into());
     }
@@ -129,8 +135,9 @@ pub(crate) fn messages(json: &str) -> Result<Cow<'_, str>, String> {
                 kind(message)
             ));
         }
-        let role =
-            Members::parse(message).map_err(|why| format!("messages[{at}]: {why}"))?.get("role");
+        let role = JsonMembers::parse(message)
+            .map_err(|why| format!("messages[{at}]: {why}"))?
+            .get("role");
         match role.map(kind) {
             Some("a string") => {}
             Some(other) => {
@@ -140,5 +147,5 @@ pub(crate) fn messages(json: &str) -> Result<Cow<'_, str>, String> {
         }
     }
     check_escapes(json).map_err(|why| format!("messages: {why}"))?;
-    Ok(one_line(json))
+    Ok(to_one_line(json))
 }

@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
-use crate::domain::Params;
-use crate::domain::raw_json::{Members, check_escapes, compact, decode, kind};
+use crate::domain::RequestParams;
+use crate::domain::raw_json::{JsonMembers, check_escapes, compact_json, decode_string, kind};
 
 /// vLLM's request fields that count at a row's top level. Closed, because everything else there is the user's data.
-const FIELDS: [&str; 17] = [
+const REQUEST_FIELDS: [&str; 17] = [
     "max_tokens",
     "temperature",
     "top_p",
@@ -32,7 +32,7 @@ const FIELDS: [&str; 17] = [
 /// What a row says besides what it asks.
 #[derive(Default)]
 pub(crate) struct Given<'a> {
-    pub params: Params,
+    pub params: RequestParams,
     pub priority: i64,
     /// The model it is for.
     pub model: Option<Cow<'a, str>>,
@@ -41,8 +41,8 @@ pub(crate) struct Given<'a> {
 }
 
 /// Does a field of this name count at a row's top level?
-pub(crate) fn is_field(name: &str) -> bool {
-    matches!(name, "model" | "stream") || FIELDS.contains(&name)
+pub(crate) fn is_request_field(name: &str) -> bool {
+    matches!(name, "model" | "stream") || REQUEST_FIELDS.contains(&name)
 }
 
 impl<'a> Given<'a> {
@@ -53,25 +53,25 @@ impl<'a> Given<'a> {
             return Ok(());
         }
         match name {
-            "model" if json.starts_with('"') => self.model = Some(decode(json)?),
+            "model" if json.starts_with('"') => self.model = Some(decode_string(json)?),
             "model" => return Err(format!("model is {}; it must be a string", kind(json))),
             "stream" => self.streams = json == "true",
             // It says how to stream, and without a stream servers refuse it.
             "stream_options" => {}
             "priority" => self.priority = whole(name, json)?,
-            _ => self.set(name, json)?,
+            _ => self.set_param(name, json)?,
         }
         Ok(())
     }
 
     /// Takes in the object `params`.
-    pub(crate) fn put_all(&mut self, json: &'a str) -> Result<(), String> {
+    pub(crate) fn put_params(&mut self, json: &'a str) -> Result<(), String> {
         match kind(json) {
             "null" => return Ok(()),
             "an object" => {}
             other => return Err(format!("params is {other}; it must be an object")),
         }
-        let members = Members::parse(json).map_err(|why| format!("params: {why}"))?;
+        let members = JsonMembers::parse(json).map_err(|why| format!("params: {why}"))?;
         for (name, json) in members.iter() {
             if matches!(name, "prompt" | "messages") {
                 return Err(format!("params has {name:?}, which is not a parameter"));
@@ -103,24 +103,26 @@ impl<'a> Given<'a> {
         Ok(())
     }
 
-    fn set(&mut self, name: &str, json: &str) -> Result<(), String> {
+    fn set_param(&mut self, name: &str, json: &str) -> Result<(), String> {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(format!("{name:?} is no parameter's name"));
         }
         check_escapes(json).map_err(|why| format!("{name}: {why}"))?;
-        match checked(name, json)? {
+        match validate_param(name, json)? {
             Some(number) => self.params.set(name, number.to_string()),
-            None => self.params.set(name, compact(json)),
+            None => self.params.set(name, compact_json(json)),
         }
         Ok(())
     }
 }
 
 /// Refuses what every server refuses, and gives whole numbers as such.
-fn checked(name: &str, json: &str) -> Result<Option<i64>, String> {
+fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
     match name {
-        "max_tokens" | "max_completion_tokens" | "min_tokens" => at_least(0, name, json).map(Some),
-        "n" => at_least(1, name, json).map(Some),
+        "max_tokens" | "max_completion_tokens" | "min_tokens" => {
+            parse_at_least(0, name, json).map(Some)
+        }
+        "n" => parse_at_least(1, name, json).map(Some),
         "temperature" => match json.parse::<f64>() {
             Ok(number) if number >= 0.0 => Ok(None),
             Ok(_) => Err(format!("{name} is {json}; it must not be negative")),
@@ -135,7 +137,7 @@ fn checked(name: &str, json: &str) -> Result<Option<i64>, String> {
     }
 }
 
-fn at_least(least: i64, name: &str, json: &str) -> Result<i64, String> {
+fn parse_at_least(least: i64, name: &str, json: &str) -> Result<i64, String> {
     match whole(name, json)? {
         number if number < least => Err(format!("{name} is {json}; it must be at least {least}")),
         number => Ok(number),
@@ -162,7 +164,7 @@ mod tests {
 
     fn given(json: &str) -> Result<Given<'_>, String> {
         let mut given = Given::default();
-        given.put_all(json)?;
+        given.put_params(json)?;
         given.check()?;
         Ok(given)
     }

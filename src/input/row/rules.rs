@@ -4,11 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::Params;
+use crate::domain::RequestParams;
 
 /// How rows are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rules {
+pub struct InputRules {
     /// The prompt template's text: `{{column}}`, `{{item}}`, `{item}`.
     pub template: Option<String>,
     /// Does a prompt carry its whole row, so that the answer can?
@@ -18,18 +18,18 @@ pub struct Rules {
     /// … unless what rows name does not count.
     pub ignore_row_model: bool,
     /// What becomes of rows that are no prompts.
-    pub bad_rows: BadRows,
+    pub bad_rows: BadRowAction,
     /// What becomes of ids that stand twice.
-    pub duplicate_ids: DuplicateIds,
+    pub duplicate_ids: DuplicateIdAction,
     /// The job's request parameters, where a row has none of its own: how long an answer is expected to be, and with that
     /// the order of work, hangs on them.
-    pub defaults: Params,
+    pub defaults: RequestParams,
 }
 
 /// What becomes of rows that are no prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum BadRows {
+pub enum BadRowAction {
     /// The job does not begin.
     #[default]
     Stop,
@@ -40,7 +40,7 @@ pub enum BadRows {
 /// What becomes of ids that stand twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DuplicateIds {
+pub enum DuplicateIdAction {
     /// The job does not begin: two answers of one name cannot be told apart.
     #[default]
     Refuse,

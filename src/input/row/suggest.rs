@@ -1,7 +1,7 @@
 //! Advice about a column that is not there.
 
 /// The nearest of the columns that are there, else all of them: the end of a sentence.
-pub(crate) fn nearest(name: &str, columns: &[String]) -> String {
+pub(crate) fn suggest_column(name: &str, columns: &[String]) -> String {
     match crate::settings::nearest(name, columns.iter().cloned()) {
         Some(column) => format!("; is it {column:?}?"),
         None if columns.is_empty() => String::new(),
@@ -19,8 +19,8 @@ mod tests {
     #[test]
     fn the_nearest_column_is_named() {
         let columns = ["question".to_owned(), "context".to_owned()];
-        assert_eq!(nearest("qestion", &columns), "; is it \"question\"?");
-        assert_eq!(nearest("zzz", &columns), "; there are \"question\", \"context\"");
-        assert_eq!(nearest("zzz", &[]), "");
+        assert_eq!(suggest_column("qestion", &columns), "; is it \"question\"?");
+        assert_eq!(suggest_column("zzz", &columns), "; there are \"question\", \"context\"");
+        assert_eq!(suggest_column("zzz", &[]), "");
     }
 }

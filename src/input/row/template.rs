@@ -14,7 +14,7 @@
 use std::borrow::Cow;
 
 /// The name under which a row's text goes.
-pub(crate) const ITEM: &str = "item";
+pub(crate) const ITEM_COLUMN: &str = "item";
 
 /// A prompt template.
 pub struct Template {
@@ -31,11 +31,11 @@ enum Part {
 
 /// What a row does not give to a template.
 #[derive(Debug, PartialEq)]
-pub enum Gap {
+pub enum TemplateFillError {
     /// These placeholders have no column.
-    Lacks(Vec<usize>),
+    MissingColumns(Vec<usize>),
     /// A column that cannot be used.
-    Unusable(String),
+    UnusableColumn(String),
 }
 
 impl Template {
@@ -48,7 +48,7 @@ impl Template {
         let mut rest = text;
         while let Some(at) = rest.find('{') {
             template.text(&rest[..at]);
-            rest = template.brace(&rest[at..])?;
+            rest = template.parse_brace(&rest[at..])?;
         }
         template.text(rest);
         if template.names.is_empty() {
@@ -70,17 +70,19 @@ impl Template {
     pub fn render<'v>(
         &self,
         mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
-    ) -> Result<String, Gap> {
+    ) -> Result<String, TemplateFillError> {
         let mut values = Vec::with_capacity(self.names.len());
         let mut lacks = Vec::new();
         for (at, name) in self.names.iter().enumerate() {
-            match column(name).map_err(|why| Gap::Unusable(format!("{name}: {why}")))? {
+            match column(name)
+                .map_err(|why| TemplateFillError::UnusableColumn(format!("{name}: {why}")))?
+            {
                 Some(value) => values.push(value),
                 None => lacks.push(at),
             }
         }
         if !lacks.is_empty() {
-            return Err(Gap::Lacks(lacks));
+            return Err(TemplateFillError::MissingColumns(lacks));
         }
         let text = |part: &Part| match part {
             Part::Text(text) => text.len(),
@@ -97,24 +99,24 @@ impl Template {
     }
 
     /// Takes what stands at a `{`, and gives what comes after it.
-    fn brace<'t>(&mut self, text: &'t str) -> Result<&'t str, String> {
+    fn parse_brace<'t>(&mut self, text: &'t str) -> Result<&'t str, String> {
         if let Some(rest) = text.strip_prefix("{{{{") {
             self.text("{{");
             return Ok(rest);
         }
         if let Some(rest) = text.strip_prefix("{item}") {
-            self.column(ITEM);
+            self.push_column(ITEM_COLUMN);
             return Ok(rest);
         }
         if !text.starts_with("{{") || text.starts_with("{{{") {
             self.text("{");
             return Ok(&text[1..]);
         }
-        let (name, rest) = text[2..].split_once("}}").ok_or_else(|| unreadable(text))?;
+        let (name, rest) = text[2..].split_once("}}").ok_or_else(|| invalid_placeholder(text))?;
         if name.trim().is_empty() || name.contains(['{', '}', '\n', '"']) {
-            return Err(unreadable(text));
+            return Err(invalid_placeholder(text));
         }
-        self.column(name.trim());
+        self.push_column(name.trim());
         Ok(rest)
     }
 
@@ -125,7 +127,7 @@ impl Template {
         }
     }
 
-    fn column(&mut self, name: &str) {
+    fn push_column(&mut self, name: &str) {
         let at = self.names.iter().position(|it| it == name).unwrap_or_else(|| {
             self.names.push(name.to_owned());
             self.names.len() - 1
@@ -134,7 +136,7 @@ impl Template {
     }
 }
 
-fn unreadable(text: &str) -> String {
+fn invalid_placeholder(text: &str) -> String {
     let start: String = text.chars().take(24).collect();
     format!(
         "{start:?} begins no placeholder of the form {{{{column}}}}; write {{{{{{{{ for two braces"
@@ -146,7 +148,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn render(template: &str, columns: &[(&'static str, &'static str)]) -> Result<String, Gap> {
+    fn render_with(
+        template: &str,
+        columns: &[(&'static str, &'static str)],
+    ) -> Result<String, TemplateFillError> {
         let column = |name: &str| {
             Ok(columns.iter().find(|(it, _)| *it == name).map(|(_, value)| Cow::Borrowed(*value)))
         };
@@ -166,9 +171,12 @@ mod tests {
             ("{x} } }} { {item}}}", "{x} } }} { I}}"),
             ("{{{{{item}", "{{I"),
         ] {
-            assert_eq!(render(template, &columns).unwrap(), prompt, "{template}");
+            assert_eq!(render_with(template, &columns).unwrap(), prompt, "{template}");
         }
-        assert_eq!(render("{{x}}{item}{{y}}{{x}}", &columns), Err(Gap::Lacks(vec![0, 2])));
+        assert_eq!(
+            render_with("{{x}}{item}{{y}}{{x}}", &columns),
+            Err(TemplateFillError::MissingColumns(vec![0, 2]))
+        );
     }
 
     #[test]

@@ -13,28 +13,29 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    duplicate_ids::Ids,
+    duplicate_ids::IdHashes,
     row_table::Begins,
-    sort_keys::KeysSoFar,
-    totals::{At, Columns, Models, Totals},
+    sort_keys::SortKeysBuilder,
+    totals::{FileLine, PlaceholderCoverage, RowModels, RowTotals},
 };
 use crate::input::{
-    BadRow, BadRows, DuplicateIds, Format, InputError, Listed, Piece, Rules,
+    BadRow, BadRowAction, DuplicateIdAction, InputError, InputFormat, InputListing, InputRules,
+    Piece,
     error::{NAMED, Place},
     files::ListedFile,
-    records::{Records, Trouble},
-    row::{Bad, Form, Row, header::header, template::Template},
-    source::{Hashed, mtime},
+    records::{RecordError, RecordReader},
+    row::{RejectedRow, Row, RowParser, header::header, template::Template},
+    source::{HashingReader, mtime_nanos},
 };
 
-const BUFFER: usize = 1 << 20;
+const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// What a piece shows.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Part {
+pub struct ChunkScan {
     pub(crate) piece: Piece,
     /// The hashes of its blocks.
-    pub(crate) blocks: Vec<u128>,
+    pub(crate) block_hashes: Vec<u128>,
     /// A table's header.
     pub(crate) columns: Vec<String>,
     pub(crate) rows: Begins,
@@ -42,13 +43,13 @@ pub struct Part {
     pub(crate) lines: u64,
     /// The first row that asks something.
     pub(crate) first: Option<u64>,
-    pub(crate) ids: Ids,
-    pub(crate) keys: KeysSoFar,
-    pub(crate) bad: Vec<BadRow>,
+    pub(crate) ids: IdHashes,
+    pub(crate) keys: SortKeysBuilder,
+    pub(crate) bad_rows: Vec<BadRow>,
     pub(crate) bad_count: u64,
-    pub(crate) placeholders: Columns,
-    pub(crate) models: Models,
-    pub(crate) totals: Totals,
+    pub(crate) coverage: PlaceholderCoverage,
+    pub(crate) models: RowModels,
+    pub(crate) totals: RowTotals,
     /// Why it was not read to its end.
     pub(crate) stop: Option<Stop>,
 }
@@ -56,18 +57,18 @@ pub struct Part {
 /// What ends a scan at once.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Stop {
-    Open(System),
-    Read(System),
+    Open(SystemError),
+    ReadFailed(SystemError),
     /// The row that begins in this line is too long.
-    Long(u64),
+    RowTooLong(u64),
     Changed,
-    Header(String),
-    Template(String),
+    InvalidHeader(String),
+    InvalidTemplate(String),
 }
 
 /// What the system said, in a form that can be told to another rank.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct System {
+pub(crate) struct SystemError {
     code: Option<i32>,
     words: String,
 }
@@ -75,21 +76,21 @@ pub(crate) struct System {
 impl Piece {
     /// Reads the piece over.
     #[must_use]
-    pub fn scan(self, input: &Listed, rules: &Rules) -> Part {
-        let mut part = Part {
+    pub fn scan(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
+        let mut part = ChunkScan {
             piece: self,
-            blocks: Vec::new(),
+            block_hashes: Vec::new(),
             columns: Vec::new(),
             rows: Begins::default(),
             lines: 0,
             first: None,
-            ids: Ids::default(),
-            keys: KeysSoFar::default(),
-            bad: Vec::new(),
+            ids: IdHashes::default(),
+            keys: SortKeysBuilder::default(),
+            bad_rows: Vec::new(),
             bad_count: 0,
-            placeholders: Columns::default(),
-            models: Models::default(),
-            totals: Totals::default(),
+            coverage: PlaceholderCoverage::default(),
+            models: RowModels::default(),
+            totals: RowTotals::default(),
             stop: None,
         };
         part.stop = part.read(input, rules).err();
@@ -97,31 +98,32 @@ impl Piece {
     }
 }
 
-impl Part {
-    fn read(&mut self, input: &Listed, rules: &Rules) -> Result<(), Stop> {
+impl ChunkScan {
+    fn read(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), Stop> {
         let Piece { file, from, to } = self.piece;
         let listed = input.files.get(file as usize).ok_or(Stop::Changed)?;
         let template = rules.template.as_deref().map(Template::parse).transpose();
-        let template = template.map_err(Stop::Template)?;
-        self.placeholders = Columns::of(template.as_ref().map_or(0, |it| it.names().len()));
+        let template = template.map_err(Stop::InvalidTemplate)?;
+        self.coverage = PlaceholderCoverage::of(template.as_ref().map_or(0, |it| it.names().len()));
 
         // The byte before tells whether a line begins here.
         let before = from.saturating_sub(1);
-        let mut opened = listed.open().map_err(Stop::opening)?;
-        opened.seek(SeekFrom::Start(before)).map_err(Stop::reading)?;
-        let hashed = Hashed::new(opened, before, from..to, input.block);
-        let buffer = usize::try_from(to - before).unwrap_or(BUFFER).min(BUFFER);
-        let mut records = Records::new(hashed, before, listed.format, buffer).until(to);
+        let mut opened = listed.open().map_err(Stop::from_open_error)?;
+        opened.seek(SeekFrom::Start(before)).map_err(Stop::from_read_error)?;
+        let hashed = HashingReader::new(opened, before, from..to, input.block);
+        let buffer =
+            usize::try_from(to - before).unwrap_or(READ_BUFFER_BYTES).min(READ_BUFFER_BYTES);
+        let mut records = RecordReader::new(hashed, before, listed.format, buffer).until_offset(to);
         if from > 0 {
             records.skip_line().map_err(Stop::of)?;
         }
-        if matches!(listed.format, Format::Csv | Format::Tsv) {
+        if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
             let header = |record| header(&record, listed.format, template.is_some());
             let columns = records.next().map_err(Stop::of)?.map(header).transpose();
-            self.columns = columns.map_err(Stop::Header)?.unwrap_or_default();
+            self.columns = columns.map_err(Stop::InvalidHeader)?.unwrap_or_default();
         }
         let columns = std::mem::take(&mut self.columns);
-        let form = Form {
+        let form = RowParser {
             format: listed.format,
             columns: &columns,
             template: template.as_ref(),
@@ -131,8 +133,8 @@ impl Part {
         self.columns = columns;
         self.lines = records.lines();
         let (file, read, blocks) = records.into_inner().finish();
-        self.blocks = blocks;
-        if read == to - from && is_as_listed(&file, listed).map_err(Stop::reading)? {
+        self.block_hashes = blocks;
+        if read == to - from && is_unchanged(&file, listed).map_err(Stop::from_read_error)? {
             Ok(())
         } else {
             Err(Stop::Changed)
@@ -141,25 +143,25 @@ impl Part {
 
     fn rows(
         &mut self,
-        records: &mut Records<Hashed>,
-        form: &Form<'_>,
-        rules: &Rules,
+        records: &mut RecordReader<HashingReader>,
+        form: &RowParser<'_>,
+        rules: &InputRules,
     ) -> Result<(), Stop> {
         while let Some(record) = records.next().map_err(Stop::of)? {
             let index = self.rows.count();
             let at = (self.piece.file, record.line);
             self.rows.push(record.offset, record.line);
-            self.totals.longest = self.totals.longest.max(record.bytes.len() as u64);
+            self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
             match form.read(&record) {
-                Ok(row) => self.good(&row, index, at, rules),
+                Ok(row) => self.add_good_row(&row, index, at, rules),
                 Err(bad) => self.bad(bad, index, at, rules),
             }
         }
         Ok(())
     }
 
-    fn good(&mut self, row: &Row<'_>, index: u64, at: At, rules: &Rules) {
-        self.placeholders.all();
+    fn add_good_row(&mut self, row: &Row<'_>, index: u64, at: FileLine, rules: &InputRules) {
+        self.coverage.all();
         if let Some(name) = &row.name {
             self.name(&name.text, index, rules);
         }
@@ -172,87 +174,87 @@ impl Part {
         self.first.get_or_insert(index);
     }
 
-    fn bad(&mut self, bad: Bad, index: u64, (file, line): At, rules: &Rules) {
-        let Bad { name, id, why, lacks, columns } = bad;
+    fn bad(&mut self, bad: RejectedRow, index: u64, (file, line): FileLine, rules: &InputRules) {
+        let RejectedRow { name, id, reason: why, missing: lacks, columns } = bad;
         if let Some(name) = name {
             self.name(&name, index, rules);
         }
         if !lacks.is_empty() {
-            self.placeholders.without(&lacks, columns);
+            self.coverage.mark_missing(&lacks, columns);
         }
-        self.keys.add_bad();
+        self.keys.add_bad_row();
         self.bad_count += 1;
         // Where bad rows stop the job, only those are kept that will be named.
-        if rules.bad_rows == BadRows::Fail || self.bad.len() < NAMED {
-            self.bad.push(BadRow { index, id, file, line, why });
+        if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < NAMED {
+            self.bad_rows.push(BadRow { index, id, file, line, reason: why });
         }
     }
 
-    fn name(&mut self, text: &str, index: u64, rules: &Rules) {
-        if rules.duplicate_ids == DuplicateIds::Refuse {
+    fn name(&mut self, text: &str, index: u64, rules: &InputRules) {
+        if rules.duplicate_ids == DuplicateIdAction::Refuse {
             self.ids.add(text, index);
         }
     }
 }
 
-fn is_as_listed(file: &File, listed: &ListedFile) -> io::Result<bool> {
+fn is_unchanged(file: &File, listed: &ListedFile) -> io::Result<bool> {
     let facts = file.metadata()?;
-    Ok((facts.len(), mtime(&facts)) == (listed.size, listed.mtime))
+    Ok((facts.len(), mtime_nanos(&facts)) == (listed.size, listed.mtime))
 }
 
 impl Stop {
-    fn opening(error: InputError) -> Self {
+    fn from_open_error(error: InputError) -> Self {
         match error {
             InputError::Io { source, .. } => Self::Open(source.into()),
             _ => Self::Changed,
         }
     }
 
-    fn reading(error: io::Error) -> Self {
-        Self::Read(error.into())
+    fn from_read_error(error: io::Error) -> Self {
+        Self::ReadFailed(error.into())
     }
 
-    pub(crate) fn of(trouble: Trouble) -> Self {
+    pub(crate) fn of(trouble: RecordError) -> Self {
         match trouble {
-            Trouble::Io(error) => Self::reading(error),
-            Trouble::Long(line) => Self::Long(line),
+            RecordError::Io(error) => Self::from_read_error(error),
+            RecordError::Long(line) => Self::RowTooLong(line),
         }
     }
 
     /// As an error of this file, with so many lines before the part.
-    pub(crate) fn error(self, file: &ListedFile, lines: u64) -> InputError {
+    pub(crate) fn into_input_error(self, file: &ListedFile, lines: u64) -> InputError {
         let path = file.name.clone();
         match self {
             Self::Open(said) => {
                 InputError::Io { doing: "cannot open it", path, source: said.into() }
             }
-            Self::Read(said) => {
+            Self::ReadFailed(said) => {
                 InputError::Io { doing: "cannot read it", path, source: said.into() }
             }
             Self::Changed => InputError::Changed { path },
-            Self::Header(what) => InputError::Header { path, what },
-            Self::Template(what) => InputError::Template(what),
-            Self::Long(line) => {
+            Self::InvalidHeader(what) => InputError::InvalidHeader { path, what },
+            Self::InvalidTemplate(what) => InputError::InvalidTemplate(what),
+            Self::RowTooLong(line) => {
                 let hint = match file.format {
-                    Format::Csv | Format::Tsv => "is a quote never closed?",
-                    Format::Jsonl | Format::Text | Format::Parquet => {
+                    InputFormat::Csv | InputFormat::Tsv => "is a quote never closed?",
+                    InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => {
                         "a row is one line: is this one large JSON value?"
                     }
                 };
-                InputError::LongRow { place: Place { file: path, line: lines + line }, hint }
+                InputError::RowTooLong { place: Place { file: path, line: lines + line }, hint }
             }
         }
     }
 }
 
-impl From<io::Error> for System {
+impl From<io::Error> for SystemError {
     fn from(error: io::Error) -> Self {
         Self { code: error.raw_os_error(), words: error.to_string() }
     }
 }
 
-impl From<System> for io::Error {
-    fn from(System { code, words }: System) -> Self {
+impl From<SystemError> for io::Error {
+    fn from(SystemError { code, words }: SystemError) -> Self {
         code.map_or_else(|| Self::other(words), Self::from_raw_os_error)
     }
 }

@@ -7,11 +7,15 @@ use proptest::prelude::*;
 use crate::input::*;
 
 /// The scan in pieces of so many bytes. Parts travel as ranks send them: as bytes.
-fn in_pieces(input: &Listed, rules: &Rules, bytes: u64) -> Result<Scanned, InputError> {
-    let mut scan = Scan::new(input, rules)?;
-    let pieces = input.pieces_of(bytes);
+fn scan_in_chunks(
+    input: &InputListing,
+    rules: &InputRules,
+    bytes: u64,
+) -> Result<ScannedInput, InputError> {
+    let mut scan = InputScan::new(input, rules)?;
+    let pieces = input.split_chunks_of(bytes);
     // A rank that scans a later piece knows nothing of the earlier ones.
-    let parts: Vec<Part> = pieces.iter().rev().map(|piece| piece.scan(input, rules)).collect();
+    let parts: Vec<ChunkScan> = pieces.iter().rev().map(|piece| piece.scan(input, rules)).collect();
     for part in parts.iter().rev() {
         let told = serde_json::to_string(part).expect("plain data");
         scan.add(serde_json::from_str(&told).expect("what was told"))?;
@@ -20,14 +24,15 @@ fn in_pieces(input: &Listed, rules: &Rules, bytes: u64) -> Result<Scanned, Input
 }
 
 /// Everything that a scan gives, in a form that can be compared.
-fn shown(scanned: &Scanned) -> String {
-    let Scanned { source, table, keys, first, data, row_model, notes, bad } = scanned;
+fn shown(scanned: &ScannedInput) -> String {
+    let ScannedInput { source, table, keys, first, data, row_model, notes, bad_rows: bad } =
+        scanned;
     let path = |file: u32| source.files.get(file as usize).map(|it| it.path.as_path());
     let rows: Vec<_> = (0..source.rows)
         .map(|row| (table.stretches(row, row + 1), table.line(row, path).unwrap()))
         .collect();
     let all: Vec<_> = keys.each().collect();
-    let priorities: Vec<_> = (0..source.rows).map(|row| keys.priority(row)).collect();
+    let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
     let order = keys.order(source.rows, |_| true);
     format!(
         "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_model:?}\n{notes:?}\n{bad:?}"
@@ -53,7 +58,7 @@ fn row() -> impl Strategy<Value = String> {
     ]
 }
 
-fn rules() -> impl Strategy<Value = Rules> {
+fn rules() -> impl Strategy<Value = InputRules> {
     let template = prop_oneof![
         4 => Just(None),
         1 => Just(Some("{{prompt}}".to_owned())),
@@ -63,18 +68,18 @@ fn rules() -> impl Strategy<Value = Rules> {
     let fail = prop::bool::weighted(0.7);
     let keep = prop::bool::weighted(0.7);
     (template, model, fail, keep, any::<bool>()).prop_map(
-        |(template, model, fail, keep, ignore_row_model)| Rules {
+        |(template, model, fail, keep, ignore_row_model)| InputRules {
             template,
             model,
             ignore_row_model,
-            bad_rows: if fail { BadRows::Fail } else { BadRows::Stop },
-            duplicate_ids: if keep { DuplicateIds::Keep } else { DuplicateIds::Refuse },
-            ..Rules::default()
+            bad_rows: if fail { BadRowAction::Fail } else { BadRowAction::Stop },
+            duplicate_ids: if keep { DuplicateIdAction::Keep } else { DuplicateIdAction::Refuse },
+            ..InputRules::default()
         },
     )
 }
 
-fn listed(folder: &Path, files: &[(&str, &str)], block: u64) -> Listed {
+fn listed(folder: &Path, files: &[(&str, &str)], block: u64) -> InputListing {
     let write = |&(name, text): &(&str, &str)| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
@@ -82,14 +87,14 @@ fn listed(folder: &Path, files: &[(&str, &str)], block: u64) -> Listed {
         InputFile::new(path, format)
     };
     let files: Vec<_> = files.iter().map(write).collect();
-    Listed { block, ..Listed::new(&files).unwrap() }
+    InputListing { block, ..InputListing::new(&files).unwrap() }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(250))]
 
     #[test]
-    fn any_pieces_make_the_whole(
+    fn any_chunks_make_the_whole(
         rows in prop::collection::vec(row(), 0..40),
         more in prop::collection::vec(row(), 0..20),
         end in prop_oneof![Just("\n"), Just("\r\n")],
@@ -107,9 +112,9 @@ proptest! {
         let files = [("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", "")];
         let folder = tempfile::tempdir().unwrap();
         let input = listed(folder.path(), &files, block);
-        let whole = in_pieces(&input, &rules, u64::MAX / 2);
+        let whole = scan_in_chunks(&input, &rules, u64::MAX / 2);
         for bytes in pieces {
-            let apart = in_pieces(&input, &rules, bytes);
+            let apart = scan_in_chunks(&input, &rules, bytes);
             match (&whole, &apart) {
                 (Ok(whole), Ok(apart)) => prop_assert_eq!(shown(whole), shown(apart)),
                 (Err(whole), Err(apart)) => prop_assert_eq!(whole.to_string(), apart.to_string()),
@@ -120,12 +125,12 @@ proptest! {
 }
 
 #[test]
-fn a_row_over_many_pieces_belongs_to_the_one_it_begins_in() {
+fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
     let folder = tempfile::tempdir().unwrap();
     let long = "y".repeat(100);
     let input = listed(folder.path(), &[("a.txt", &format!("x\n{long}\n\nz"))], 4);
-    let scanned = in_pieces(&input, &Rules::default(), 4).unwrap();
-    assert_eq!(input.pieces_of(4).len(), 27);
+    let scanned = scan_in_chunks(&input, &InputRules::default(), 4).unwrap();
+    assert_eq!(input.split_chunks_of(4).len(), 27);
     let places: Vec<_> =
         scanned.table.stretches(0, 1).into_iter().chain(scanned.table.stretches(1, 3)).collect();
     assert_eq!((places[0].offset, places[1].offset, scanned.source.rows), (0, 2, 3));
@@ -134,22 +139,22 @@ fn a_row_over_many_pieces_belongs_to_the_one_it_begins_in() {
 }
 
 #[test]
-fn a_file_that_changes_under_a_piece_is_noticed() {
+fn a_file_that_changes_under_a_chunk_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let input = listed(folder.path(), &[("a.txt", "one\ntwo\nthree\n")], 4);
-    assert!(input.is_seen());
-    let (pieces, rules) = (input.pieces_of(4), Rules::default());
-    let mut scan = Scan::new(&input, &rules).unwrap();
+    assert!(input.is_visible());
+    let (pieces, rules) = (input.split_chunks_of(4), InputRules::default());
+    let mut scan = InputScan::new(&input, &rules).unwrap();
     scan.add(pieces[0].scan(&input, &rules)).unwrap();
     fs::write(&input.files[0].path, "one\ntwo\nthree\nfour\n").unwrap();
-    assert!(!input.is_seen());
+    assert!(!input.is_visible());
     let error = scan.add(pieces[1].scan(&input, &rules)).unwrap_err().to_string();
     assert!(error.contains("a.txt has changed since the scan"), "{error}");
 }
 
 #[test]
-fn pieces_are_whole_blocks_and_tables_are_not_cut() {
-    let file = |name: &str, size| listed::ListedFile {
+fn chunks_are_whole_blocks_and_tables_are_not_cut() {
+    let file = |name: &str, size| files::ListedFile {
         path: name.into(),
         name: name.into(),
         format: format_of(Path::new(name)).unwrap(),
@@ -158,7 +163,7 @@ fn pieces_are_whole_blocks_and_tables_are_not_cut() {
     };
     let block = source::BLOCK;
     let files = vec![file("a.txt", 100 * block + 1), file("b.csv", 100 * block), file("c.txt", 0)];
-    let input = Listed { files, block };
+    let input = InputListing { files, block };
     let pieces = input.pieces();
     assert_eq!(
         pieces.iter().map(|it| it.file).collect::<Vec<_>>(),

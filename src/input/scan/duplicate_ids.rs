@@ -7,22 +7,22 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The ids that rows gave themselves.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Ids {
+pub(crate) struct IdHashes {
     /// Hash and index; by index until the end.
     given: Vec<(u64, u64)>,
     /// Could one of them be the default id of another row?
     numbers: bool,
 }
 
-impl Ids {
+impl IdHashes {
     /// A row's own id. Rows come in the order of their index.
     pub(crate) fn add(&mut self, text: &str, index: u64) {
-        self.numbers |= is_index(text);
+        self.numbers |= is_decimal_index(text);
         self.given.push((xxh3_64(text.as_bytes()), index));
     }
 
     /// Those of the rows that follow, counted from row `first`.
-    pub(crate) fn append(&mut self, other: Self, first: u64) {
+    pub(crate) fn append_chunk(&mut self, other: Self, first: u64) {
         self.numbers |= other.numbers;
         if self.given.is_empty() && first == 0 {
             self.given = other.given;
@@ -34,7 +34,7 @@ impl Ids {
     /// Pairs of rows whose ids have one hash, sorted by the later row. The earlier one is the first of its hash.
     pub(crate) fn pairs(mut self, rows: u64) -> Vec<(u64, u64)> {
         if self.numbers && (self.given.len() as u64) < rows {
-            self.add_defaults(rows);
+            self.add_default_ids(rows);
         }
         self.given.sort_unstable();
         let mut pairs = Vec::new();
@@ -45,7 +45,7 @@ impl Ids {
         pairs
     }
 
-    fn add_defaults(&mut self, rows: u64) {
+    fn add_default_ids(&mut self, rows: u64) {
         // In place: a list of the rows without an id would be as large as the ids.
         let (own, mut at) = (self.given.len(), 0);
         for index in 0..rows {
@@ -58,7 +58,7 @@ impl Ids {
     }
 }
 
-fn is_index(text: &str) -> bool {
+fn is_decimal_index(text: &str) -> bool {
     text.parse::<u64>().is_ok_and(|number| number.to_string() == text)
 }
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn pairs(ids: &[Option<&str>]) -> Vec<(u64, u64)> {
-        let mut all = Ids::default();
+        let mut all = IdHashes::default();
         for (index, id) in (0..).zip(ids) {
             if let Some(id) = id {
                 all.add(id, index);

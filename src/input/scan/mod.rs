@@ -21,29 +21,29 @@ pub(crate) mod work_order_tests;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BadPlace, BadRows, InputError, InputFile, Listed, Packing, Part, Piece, Place, RowTable, Rules,
-    Source, SourceFile, Twice,
+    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputError, InputFile,
+    InputListing, InputRules, InputSource, Piece, Place, RowTable, SourceFile,
     error::NAMED,
-    records::{Record, Records},
-    row::{Bad, Form, Row, suggest::nearest, template::Template},
-    source::{Fingerprint, ends, fingerprint},
+    records::{InputRecord, RecordReader},
+    row::{RejectedRow, Row, RowParser, suggest::suggest_column, template::Template},
+    source::{FingerprintHasher, combined_fingerprint, hash_ends},
 };
-use crate::domain::{Id, Prompt};
+use crate::domain::{Prompt, PromptId};
 use chunk_scan::Stop;
-use duplicate_ids::Ids;
+use duplicate_ids::IdHashes;
 use row_hashes::RowHasher;
-use sort_keys::{Keys, KeysSoFar};
-use totals::{At, Columns, Models, Seen, Totals};
+use sort_keys::{SortKeys, SortKeysBuilder};
+use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotals};
 
 /// What the scan found.
 #[derive(Debug)]
-pub struct Scanned {
+pub struct ScannedInput {
     /// The input, for all ranks.
-    pub source: Source,
+    pub source: InputSource,
     /// Where its rows lie.
     pub table: RowTable,
     /// What the order of work goes by.
-    pub keys: Keys,
+    pub keys: SortKeys,
     /// The first prompt, rendered.
     pub first: Option<Prompt>,
     /// What the row of that prompt has besides what counts.
@@ -53,7 +53,7 @@ pub struct Scanned {
     /// What is worth saying.
     pub notes: Vec<String>,
     /// With [`BadRows::Fail`]: the rows that are failed outcomes before any work.
-    pub bad: Vec<BadRow>,
+    pub bad_rows: Vec<BadRow>,
 }
 
 /// A row that is no prompt.
@@ -62,22 +62,22 @@ pub struct BadRow {
     /// Its place in the whole input, from 0.
     pub index: u64,
     /// Its id, where that much could be read.
-    pub id: Option<Id>,
+    pub id: Option<PromptId>,
     /// Which file of the source.
     pub file: u32,
     /// The line, from 1.
     pub line: u64,
     /// What is wrong.
-    pub why: String,
+    pub reason: String,
 }
 
 /// Scans plain files in this order.
 ///
 /// # Errors
 /// Everything that keeps the input from being used; bad rows all at once.
-pub fn scan(files: &[InputFile], rules: &Rules) -> Result<Scanned, InputError> {
-    let input = Listed::new(files)?;
-    let mut scan = Scan::new(&input, rules)?;
+pub fn scan(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, InputError> {
+    let input = InputListing::new(files)?;
+    let mut scan = InputScan::new(&input, rules)?;
     for piece in input.pieces() {
         scan.add(piece.scan(&input, rules))?;
     }
@@ -85,35 +85,35 @@ pub fn scan(files: &[InputFile], rules: &Rules) -> Result<Scanned, InputError> {
 }
 
 /// A scan that is put together from its parts.
-pub struct Scan<'i> {
-    input: &'i Listed,
-    rules: &'i Rules,
+pub struct InputScan<'i> {
+    input: &'i InputListing,
+    rules: &'i InputRules,
     template: Option<Template>,
     files: Vec<SourceFile>,
     table: RowTable,
     /// Of the file that is under way: what is known of its blocks, how many lines begin in them, its header, its first row.
-    fingerprint: Fingerprint,
+    fingerprint: FingerprintHasher,
     lines: u64,
     columns: Vec<String>,
     begins: u64,
-    ids: Ids,
-    keys: KeysSoFar,
-    bad: Vec<BadRow>,
+    ids: IdHashes,
+    keys: SortKeysBuilder,
+    bad_rows: Vec<BadRow>,
     bad_count: u64,
-    placeholders: Columns,
-    models: Models,
-    totals: Totals,
+    coverage: PlaceholderCoverage,
+    models: RowModels,
+    totals: RowTotals,
     first: Option<u64>,
 }
 
-impl<'i> Scan<'i> {
+impl<'i> InputScan<'i> {
     /// Of these files; nothing is read yet.
     ///
     /// # Errors
     /// A template that cannot be read.
-    pub fn new(input: &'i Listed, rules: &'i Rules) -> Result<Self, InputError> {
+    pub fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
         let template = rules.template.as_deref().map(Template::parse).transpose();
-        let template = template.map_err(InputError::Template)?;
+        let template = template.map_err(InputError::InvalidTemplate)?;
         let placeholders = template.as_ref().map_or(0, |template| template.names().len());
         Ok(Self {
             input,
@@ -121,17 +121,17 @@ impl<'i> Scan<'i> {
             template,
             files: Vec::new(),
             table: RowTable::default(),
-            fingerprint: Fingerprint::default(),
+            fingerprint: FingerprintHasher::default(),
             lines: 0,
             columns: Vec::new(),
             begins: 0,
-            ids: Ids::default(),
-            keys: KeysSoFar::default(),
-            bad: Vec::new(),
+            ids: IdHashes::default(),
+            keys: SortKeysBuilder::default(),
+            bad_rows: Vec::new(),
             bad_count: 0,
-            placeholders: Columns::of(placeholders),
-            models: Models::default(),
-            totals: Totals::default(),
+            coverage: PlaceholderCoverage::of(placeholders),
+            models: RowModels::default(),
+            totals: RowTotals::default(),
             first: None,
         })
     }
@@ -140,7 +140,7 @@ impl<'i> Scan<'i> {
     ///
     /// # Errors
     /// Where the piece could not be read to its end: there is nothing more to scan then.
-    pub fn add(&mut self, part: Part) -> Result<(), InputError> {
+    pub fn add(&mut self, part: ChunkScan) -> Result<(), InputError> {
         let Piece { file: number, from, to } = part.piece;
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         if from == 0 {
@@ -150,25 +150,25 @@ impl<'i> Scan<'i> {
             self.lines = 0;
         }
         if let Some(stop) = part.stop {
-            return Err(stop.error(file, self.lines));
+            return Err(stop.into_input_error(file, self.lines));
         }
         let (rows, lines) = (self.table.rows(), self.lines);
-        self.fingerprint.add(&part.blocks);
-        self.table.append(part.rows, lines);
+        self.fingerprint.add(&part.block_hashes);
+        self.table.append_chunk(part.rows, lines);
         self.lines += part.lines;
         self.first = self.first.or(part.first.map(|row| rows + row));
-        self.ids.append(part.ids, rows);
-        self.keys.append(part.keys);
-        self.placeholders.append(part.placeholders);
-        self.models.append(part.models, lines, self.rules.model.as_deref());
-        self.totals.append(part.totals, lines);
+        self.ids.append_chunk(part.ids, rows);
+        self.keys.append_chunk(part.keys);
+        self.coverage.append_chunk(part.coverage);
+        self.models.append_chunk(part.models, lines, self.rules.model.as_deref());
+        self.totals.append_chunk(part.totals, lines);
         self.bad_count += part.bad_count;
         let room = match self.rules.bad_rows {
-            BadRows::Fail => usize::MAX,
-            BadRows::Stop => NAMED - self.bad.len().min(NAMED),
+            BadRowAction::Fail => usize::MAX,
+            BadRowAction::Stop => NAMED - self.bad_rows.len().min(NAMED),
         };
         let whole = |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
-        self.bad.extend(part.bad.into_iter().take(room).map(whole));
+        self.bad_rows.extend(part.bad_rows.into_iter().take(room).map(whole));
         if to == file.size { self.end_file(number) } else { Ok(()) }
     }
 
@@ -177,13 +177,13 @@ impl<'i> Scan<'i> {
         self.table.end_file(file.size);
         let (path, size) = (file.path.clone(), file.size);
         let io = |source| InputError::Io { doing: "cannot read it again", path, source };
-        let ends = ends(&file.open()?, size).map_err(io)?;
+        let ends = hash_ends(&file.open()?, size).map_err(io)?;
         self.files.push(SourceFile {
             path: file.path.clone(),
             size,
             mtime: file.mtime,
             format: file.format,
-            packing: Packing::Plain,
+            packing: FileCompression::Plain,
             fingerprint: std::mem::take(&mut self.fingerprint).finish(),
             ends,
             rows: self.table.rows() - self.begins,
@@ -197,7 +197,7 @@ impl<'i> Scan<'i> {
     ///
     /// # Errors
     /// Everything that keeps the input from being used; bad rows all at once.
-    pub fn finish(mut self) -> Result<Scanned, InputError> {
+    pub fn finish(mut self) -> Result<ScannedInput, InputError> {
         self.check_columns()?;
         self.check_bad_rows()?;
         self.check_models()?;
@@ -205,50 +205,54 @@ impl<'i> Scan<'i> {
         let notes = self.notes();
         let (first, data) = self.first_prompt()?.unzip();
         let rows = self.table.rows();
-        let source = Source {
-            fingerprint: fingerprint(&self.files),
+        let source = InputSource {
+            fingerprint: combined_fingerprint(&self.files),
             files: self.files,
             rows,
             any_messages: self.totals.messages > 0,
             any_text: self.totals.texts > 0,
             openai_batch: self.totals.batch > 0 && self.totals.batch + self.bad_count == rows,
-            longest: self.totals.longest,
+            longest_row: self.totals.longest_row,
         };
         let row_model = self.models.named.map(|(model, _)| model);
         let data = data.unwrap_or_default();
-        let (table, keys, bad) = (self.table, self.keys.finish(), self.bad);
-        Ok(Scanned { source, table, keys, first, data, row_model, notes, bad })
+        let (table, keys, bad) = (self.table, self.keys.finish(), self.bad_rows);
+        Ok(ScannedInput { source, table, keys, first, data, row_model, notes, bad_rows: bad })
     }
 
     /// The first prompt, and what its row has besides.
     fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
         let Some(index) = self.first else { return Ok(None) };
-        let prompt = |form: &Form<'_>, record: &Record<'_>, row: Result<Row<'_>, Bad>| {
-            let row = row.ok()?;
-            let hash = RowHasher::new(form.format, form.columns).hash(record, row.name.is_some());
-            Some((row.into_prompt(index, hash), form.data(record)))
-        };
+        let prompt =
+            |form: &RowParser<'_>, record: &InputRecord<'_>, row: Result<Row<'_>, RejectedRow>| {
+                let row = row.ok()?;
+                let hash = RowHasher::new(form.format, form.columns)
+                    .hash_record(record, row.name.is_some());
+                Some((row.into_prompt(index, hash), form.data(record)))
+            };
         Ok(self.again(index, prompt)?.flatten())
     }
 
     fn check_columns(&self) -> Result<(), InputError> {
         let names = self.template.as_ref().map(Template::names).unwrap_or_default();
-        match self.placeholders.never().and_then(|at| names.get(at)) {
+        match self.coverage.never_found().and_then(|at| names.get(at)) {
             None => Ok(()),
             Some(name) => {
-                let hint = nearest(name, &self.placeholders.there);
-                Err(InputError::Placeholder { name: name.clone(), hint })
+                let hint = suggest_column(name, &self.coverage.there);
+                Err(InputError::UnknownPlaceholder { name: name.clone(), hint })
             }
         }
     }
 
     fn check_bad_rows(&mut self) -> Result<(), InputError> {
-        if self.rules.bad_rows == BadRows::Fail || self.bad_count == 0 {
+        if self.rules.bad_rows == BadRowAction::Fail || self.bad_count == 0 {
             return Ok(());
         }
-        let bad = std::mem::take(&mut self.bad);
-        let named =
-            |bad: BadRow| BadPlace { place: self.place((bad.file, bad.line)), why: bad.why };
+        let bad = std::mem::take(&mut self.bad_rows);
+        let named = |bad: BadRow| BadRowLocation {
+            place: self.place((bad.file, bad.line)),
+            reason: bad.reason,
+        };
         Err(InputError::BadRows {
             first: bad.into_iter().map(named).collect(),
             count: self.bad_count,
@@ -256,19 +260,19 @@ impl<'i> Scan<'i> {
     }
 
     fn check_models(&self) -> Result<(), InputError> {
-        let Models { named, others, other } = &self.models;
+        let RowModels { named, others, mismatched_model: other } = &self.models;
         if others.count == 0 {
             return Ok(());
         }
         let place = self.place(others.first);
         Err(match (&self.rules.model, named) {
-            (None, Some((model, at))) => InputError::TwoModels {
+            (None, Some((model, at))) => InputError::MixedModels {
                 first: self.place(*at),
                 model: model.clone(),
                 second: place,
                 other: other.clone(),
             },
-            (model, _) => InputError::OtherModel {
+            (model, _) => InputError::ModelMismatch {
                 place,
                 named: other.clone(),
                 model: model.clone().unwrap_or_default(),
@@ -287,10 +291,10 @@ impl<'i> Scan<'i> {
             }
             let (id, other) = (self.id(first)?, self.id(again)?);
             if id == other {
-                named.push(Twice {
+                named.push(DuplicateId {
                     id,
-                    first: self.place_of(first)?,
-                    again: self.place_of(again)?,
+                    first: self.row_location(first)?,
+                    again: self.row_location(again)?,
                 });
             } else {
                 count -= 1;
@@ -305,10 +309,11 @@ impl<'i> Scan<'i> {
 
     /// A row's id, read again.
     fn id(&self, index: u64) -> Result<String, InputError> {
-        let name = |_: &Form<'_>, _: &Record<'_>, row: Result<Row<'_>, Bad>| match row {
-            Ok(row) => row.name.map(|name| name.text.into_owned()),
-            Err(bad) => bad.name,
-        };
+        let name =
+            |_: &RowParser<'_>, _: &InputRecord<'_>, row: Result<Row<'_>, RejectedRow>| match row {
+                Ok(row) => row.name.map(|name| name.text.into_owned()),
+                Err(bad) => bad.name,
+            };
         Ok(self.again(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
     }
 
@@ -316,7 +321,7 @@ impl<'i> Scan<'i> {
     fn again<T>(
         &self,
         index: u64,
-        look: impl FnOnce(&Form<'_>, &Record<'_>, Result<Row<'_>, Bad>) -> T,
+        look: impl FnOnce(&RowParser<'_>, &InputRecord<'_>, Result<Row<'_>, RejectedRow>) -> T,
     ) -> Result<Option<T>, InputError> {
         use std::io::{Read as _, Seek as _, SeekFrom};
         let Some(stretch) = self.table.stretches(index, index + 1).pop() else { return Ok(None) };
@@ -330,9 +335,10 @@ impl<'i> Scan<'i> {
         };
         file.seek(SeekFrom::Start(stretch.offset)).map_err(io)?;
         let mut records =
-            Records::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
-        let record = records.next().map_err(|trouble| Stop::of(trouble).error(listed, 0))?;
-        let form = Form {
+            RecordReader::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
+        let record =
+            records.next().map_err(|trouble| Stop::of(trouble).into_input_error(listed, 0))?;
+        let form = RowParser {
             format: facts.format,
             columns: &facts.columns,
             template: self.template.as_ref(),
@@ -341,7 +347,7 @@ impl<'i> Scan<'i> {
         Ok(record.map(|record| look(&form, &record, form.read(&record))))
     }
 
-    fn place_of(&self, index: u64) -> Result<Place, InputError> {
+    fn row_location(&self, index: u64) -> Result<Place, InputError> {
         let path = |file: u32| self.files.get(file as usize).map(|file| file.path.as_path());
         let at = self.table.line(index, path).map_err(|source| {
             let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
@@ -350,14 +356,14 @@ impl<'i> Scan<'i> {
         Ok(self.place(at))
     }
 
-    fn place(&self, (file, line): At) -> Place {
+    fn place(&self, (file, line): FileLine) -> Place {
         let name = self.input.files.get(file as usize).map(|file| file.name.clone());
         Place { file: name.unwrap_or_default(), line }
     }
 
     fn notes(&self) -> Vec<String> {
-        let Totals { streams, empty, .. } = &self.totals;
-        let say = |seen: &Seen, what: &str| {
+        let RowTotals { streams, empty, .. } = &self.totals;
+        let say = |seen: &OccurrenceCount, what: &str| {
             let (count, place) = (seen.count, self.place(seen.first));
             (count > 0).then(|| format!("{what} ({count} rows, first in {place})"))
         };

@@ -7,12 +7,12 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::domain::Beginnings;
+use crate::domain::PrefixKeys;
 
 /// A family may be of so many in any case …
 const MOST: usize = 512;
 /// … or of one row in so many. What more begin with is in every cache all the time, whatever the order.
-const ONE_IN: usize = 32;
+const MAX_GROUP_ONE_IN: usize = 32;
 /// Hashes compared at a time: what is sorted must not take much beside what is kept.
 const AT_ONCE: usize = 1 << 20;
 
@@ -21,21 +21,21 @@ pub(crate) type Family = u32;
 
 /// The beginnings of long rows. 32 bits of hash a level: a false relative costs its prompt a better place and no more.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Hashes {
+pub(crate) struct PrefixHashes {
     /// How many each row has.
     levels: Vec<u8>,
     /// All rows' one after the other, each row's longest beginning first.
     all: Vec<u32>,
 }
 
-impl Hashes {
+impl PrefixHashes {
     /// Takes the next row in, and says whether it is long enough to count.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "levels are three, half of a hash is a hash"
     )]
     pub(crate) fn add(&mut self, text: &str) -> bool {
-        let beginnings = Beginnings::of(text);
+        let beginnings = PrefixKeys::of(text);
         let levels = beginnings.levels();
         if levels > 0 {
             self.levels.push(levels as u8);
@@ -45,17 +45,17 @@ impl Hashes {
     }
 
     /// Those of the rows that follow.
-    pub(crate) fn append(&mut self, other: Self) {
+    pub(crate) fn append_chunk(&mut self, other: Self) {
         self.levels.extend(other.levels);
         self.all.extend(other.all);
     }
 
     /// Each row's family, where the input has so many rows in all. The longest beginning that a row shares decides.
     pub(crate) fn families(self, rows: usize) -> Vec<Family> {
-        let most = MOST.max(rows / ONE_IN);
+        let most = MOST.max(rows / MAX_GROUP_ONE_IN);
         let mut families: Vec<Family> = vec![0; self.levels.len()];
         let mut found = 0;
-        for level in (1..=Beginnings::LEVELS).rev() {
+        for level in (1..=PrefixKeys::LEVELS).rev() {
             let count = self.levels.iter().filter(|&&its| usize::from(its) >= level).count();
             let turns = count.div_ceil(AT_ONCE) as u64;
             for turn in 0..turns {
@@ -74,7 +74,7 @@ impl Hashes {
                 }
             }
         }
-        by_first_row(&mut families, found);
+        renumber_by_first_row(&mut families, found);
         families
     }
 
@@ -90,7 +90,7 @@ impl Hashes {
 }
 
 /// Numbers the families anew. Before, they are numbered by hashes.
-fn by_first_row(families: &mut [Family], found: Family) {
+fn renumber_by_first_row(families: &mut [Family], found: Family) {
     let mut numbers: Vec<Family> = vec![0; found as usize + 1];
     let mut next = 0;
     for family in families.iter_mut().filter(|family| **family > 0) {
@@ -108,13 +108,13 @@ mod tests {
     use super::*;
 
     fn families(texts: &[String]) -> Vec<Family> {
-        let mut hashes = Hashes::default();
+        let mut hashes = PrefixHashes::default();
         assert!(texts.iter().all(|text| hashes.add(text)));
         hashes.families(texts.len())
     }
 
     #[test]
-    fn the_longest_common_beginning_makes_the_family() {
+    fn the_longest_common_prefix_makes_the_group() {
         let header = "h".repeat(600);
         let document = |name: &str| format!("{header}{}", name.repeat(2000));
         let all = [document("a"), document("b"), "z".repeat(9000), document("b"), header.clone()];
@@ -123,7 +123,7 @@ mod tests {
             [1, 2, 0, 2, 1],
             "two documents are alike, two headers are left"
         );
-        assert!(!Hashes::default().add("short"));
+        assert!(!PrefixHashes::default().add("short"));
     }
 
     #[test]
@@ -131,8 +131,12 @@ mod tests {
         let all = |count: usize| vec!["s".repeat(700); count];
         assert!(families(&all(MOST)).iter().all(|&family| family == 1));
         assert!(families(&all(MOST + 1)).iter().all(|&family| family == 0));
-        let mut hashes = Hashes::default();
+        let mut hashes = PrefixHashes::default();
         all(MOST + 1).iter().for_each(|text| assert!(hashes.add(text)));
-        assert_eq!(hashes.families((MOST + 1) * ONE_IN)[MOST], 1, "of so many it is but a part");
+        assert_eq!(
+            hashes.families((MOST + 1) * MAX_GROUP_ONE_IN)[MOST],
+            1,
+            "of so many it is but a part"
+        );
     }
 }

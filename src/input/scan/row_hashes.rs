@@ -8,11 +8,11 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::domain::RowHash;
 use crate::input::{
-    Format, InputError, Source, SourceFile,
-    records::{Record, Records, Trouble},
+    InputError, InputFormat, InputSource, SourceFile,
+    records::{InputRecord, RecordError, RecordReader},
 };
 
-const BUFFER: usize = 1 << 20;
+const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// Hashes the rows of one file.
 pub(crate) struct RowHasher {
@@ -24,14 +24,14 @@ impl RowHasher {
         Self::new(file.format, &file.columns)
     }
 
-    pub(crate) fn new(format: Format, columns: &[String]) -> Self {
+    pub(crate) fn new(format: InputFormat, columns: &[String]) -> Self {
         // With their lengths, since a name may hold whatever would part two of them.
         let names = columns.iter().map(|name| format!("{} {name}\n", name.len()));
         let kind = format!("{format:?}\n{}", names.collect::<String>());
         Self { seed: xxh3_64(kind.as_bytes()) }
     }
 
-    pub(crate) fn hash(&self, record: &Record<'_>, own_id: bool) -> RowHash {
+    pub(crate) fn hash_record(&self, record: &InputRecord<'_>, own_id: bool) -> RowHash {
         RowHash::new(xxh3_64_with_seed(record.bytes, self.seed), own_id)
     }
 }
@@ -40,25 +40,25 @@ impl RowHasher {
 ///
 /// # Errors
 /// Where a file cannot be read, or is not the one that was scanned.
-pub fn hashes(source: &Source, mut each: impl FnMut(u64)) -> Result<(), InputError> {
+pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), InputError> {
     for facts in &source.files {
         let hasher = RowHasher::of(facts);
         let changed = || InputError::Changed { path: facts.path.clone() };
         let trouble = |trouble| match trouble {
-            Trouble::Io(source) => {
+            RecordError::Io(source) => {
                 let path = facts.path.clone();
                 InputError::Io { doing: "cannot read it again", path, source }
             }
-            Trouble::Long(_) => changed(),
+            RecordError::Long(_) => changed(),
         };
-        let mut records = Records::new(facts.open()?, 0, facts.format, BUFFER);
-        if matches!(facts.format, Format::Csv | Format::Tsv) {
+        let mut records = RecordReader::new(facts.open()?, 0, facts.format, READ_BUFFER_BYTES);
+        if matches!(facts.format, InputFormat::Csv | InputFormat::Tsv) {
             records.next().map_err(trouble)?;
         }
         let mut rows = 0;
         while let Some(record) = records.next().map_err(trouble)? {
             rows += 1;
-            each(hasher.hash(&record, false).of_bytes());
+            each(hasher.hash_record(&record, false).bytes_hash());
         }
         if rows != facts.rows {
             return Err(changed());
@@ -70,9 +70,9 @@ pub fn hashes(source: &Source, mut each: impl FnMut(u64)) -> Result<(), InputErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::{InputFile, Lease, Reader, Rules, scan};
+    use crate::input::{InputFile, InputRules, Lease, PromptReader, scan};
 
-    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Source, Vec<RowHash>, Vec<u64>) {
+    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, InputSource, Vec<RowHash>, Vec<u64>) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |(name, text): &(&str, &str)| {
             let path = folder.path().join(name);
@@ -81,18 +81,18 @@ mod tests {
             InputFile::new(path, format)
         };
         let files: Vec<_> = files.iter().map(file).collect();
-        let scanned = scan(&files, &Rules::default()).expect("good rows");
+        let scanned = scan(&files, &InputRules::default()).expect("good rows");
         let source = scanned.source;
         let lease = Lease { stretches: scanned.table.stretches(0, source.rows), text: None };
         let read = |lease: Lease| -> Vec<RowHash> {
-            let reader = Reader::new(&source, &Rules::default(), std::iter::once(lease));
+            let reader = PromptReader::new(&source, &InputRules::default(), std::iter::once(lease));
             reader.map(|prompt| prompt.expect("a prompt").hash).collect()
         };
         let of_prompts = read(lease.clone());
         let travelled = read(lease.with_text(&source).expect("text"));
         assert_eq!(of_prompts, travelled, "a rank that does not see the input hashes likewise");
         let mut of_rows = Vec::new();
-        hashes(&source, |hash| of_rows.push(hash)).expect("hashed");
+        hash_rows(&source, |hash| of_rows.push(hash)).expect("hashed");
         (folder, source, of_prompts, of_rows)
     }
 
@@ -103,7 +103,7 @@ mod tests {
             "{\"id\":77,\"prompt\":\"a\"}\n\n{\"prompt\":\"a\"}\r\n\"a\"\n{\"prompt\":\"a\"}";
         let (_folder, _, prompts, rows) =
             folder(&[("1.csv", table), ("2.jsonl", lines), ("3.txt", "a\nb\n")]);
-        assert_eq!(prompts.iter().map(|it| it.of_bytes()).collect::<Vec<_>>(), rows);
+        assert_eq!(prompts.iter().map(|it| it.bytes_hash()).collect::<Vec<_>>(), rows);
         let own: Vec<bool> = prompts.iter().map(|it| it.has_own_id()).collect();
         assert_eq!(own, [true, false, true, false, false, false, false, false]);
         assert_eq!(rows[3], rows[5]);
@@ -125,6 +125,6 @@ mod tests {
     fn an_input_that_changes_meanwhile_is_an_error() {
         let (folder, source, ..) = folder(&[("a.txt", "x\ny\n")]);
         std::fs::write(folder.path().join("a.txt"), "x\ny\nz\n").expect("written");
-        assert!(matches!(hashes(&source, |_| ()), Err(InputError::Changed { .. })));
+        assert!(matches!(hash_rows(&source, |_| ()), Err(InputError::Changed { .. })));
     }
 }

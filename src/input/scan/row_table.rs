@@ -10,10 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::input::Stretch;
+use crate::input::RowRange;
 
 /// A line number is kept for one row of this many; the lines between are counted when somebody asks.
-const MARK: usize = 4096;
+const LINE_MARK_INTERVAL: usize = 4096;
 
 /// Where each row of the input lies.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ struct Rows {
     /// Where each begins.
     offsets: Vec<u64>,
     /// The line of about each [`MARK`]th, after its number in the file.
-    marks: Vec<(u64, u64)>,
+    line_marks: Vec<(u64, u64)>,
     /// Where the last ends.
     end: u64,
 }
@@ -44,7 +44,7 @@ impl RowTable {
 
     /// The rows from `from` up to, not with, `to`, cut where files end.
     #[must_use]
-    pub fn stretches(&self, from: u64, to: u64) -> Vec<Stretch> {
+    pub fn stretches(&self, from: u64, to: u64) -> Vec<RowRange> {
         let to = to.min(self.rows);
         let begin = self.files.partition_point(|rows| rows.after() <= from);
         let numbered = (0_u32..).zip(&self.files).skip(begin);
@@ -68,8 +68,8 @@ impl RowTable {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
         let stretch = self.stretches(index, index + 1).pop().ok_or_else(gone)?;
         let rows = &self.files[stretch.file as usize];
-        let after = rows.marks.partition_point(|&(row, _)| row <= index - rows.first);
-        let &(row, mut line) = rows.marks[..after].last().ok_or_else(gone)?;
+        let after = rows.line_marks.partition_point(|&(row, _)| row <= index - rows.first);
+        let &(row, mut line) = rows.line_marks[..after].last().ok_or_else(gone)?;
         let at = usize::try_from(row).map_err(io::Error::other)?;
         let from = *rows.offsets.get(at).ok_or_else(gone)?;
         let mut file = File::open(path(stretch.file).ok_or_else(gone)?)?;
@@ -91,10 +91,11 @@ impl RowTable {
     }
 
     /// The next rows of the file that was begun, with so many lines before them.
-    pub(crate) fn append(&mut self, begins: Begins, lines: u64) {
+    pub(crate) fn append_chunk(&mut self, begins: Begins, lines: u64) {
         let Some(rows) = self.files.last_mut() else { return };
         let before = rows.offsets.len() as u64;
-        rows.marks.extend(begins.marks.iter().map(|&(row, line)| (before + row, lines + line)));
+        rows.line_marks
+            .extend(begins.line_marks.iter().map(|&(row, line)| (before + row, lines + line)));
         self.rows += begins.count();
         let mut offset = 0;
         let mut offsets = begins.gaps;
@@ -123,19 +124,19 @@ impl RowTable {
 pub(crate) struct Begins {
     /// From one row's beginning to the next one's: small numbers, which are short on their way to rank 0.
     gaps: Vec<u64>,
-    last: u64,
+    last_offset: u64,
     /// The line of each [`MARK`]th, after its number in the part.
-    marks: Vec<(u64, u64)>,
+    line_marks: Vec<(u64, u64)>,
 }
 
 impl Begins {
     /// The next row.
     pub(crate) fn push(&mut self, offset: u64, line: u64) {
-        if self.gaps.len().is_multiple_of(MARK) {
-            self.marks.push((self.count(), line));
+        if self.gaps.len().is_multiple_of(LINE_MARK_INTERVAL) {
+            self.line_marks.push((self.count(), line));
         }
-        self.gaps.push(offset - self.last);
-        self.last = offset;
+        self.gaps.push(offset - self.last_offset);
+        self.last_offset = offset;
     }
 
     /// How many rows there are.
@@ -150,13 +151,13 @@ impl Rows {
         self.first + self.offsets.len() as u64
     }
 
-    fn stretch(&self, file: u32, from: u64, to: u64) -> Option<Stretch> {
+    fn stretch(&self, file: u32, from: u64, to: u64) -> Option<RowRange> {
         let begins = |index: u64| {
             let at = usize::try_from(index - self.first).ok()?;
             Some(self.offsets.get(at).copied().unwrap_or(self.end))
         };
         let offset = begins(from).filter(|_| from < to)?;
-        Some(Stretch { file, first: from, rows: to - from, offset, bytes: begins(to)? - offset })
+        Some(RowRange { file, first: from, rows: to - from, offset, bytes: begins(to)? - offset })
     }
 }
 
@@ -165,16 +166,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stretches_end_where_files_end() {
+    fn ranges_end_where_files_end() {
         let mut table = RowTable::default();
         for (rows, end) in [(3, 30), (0, 5), (2, 25)] {
             table.begin_file();
             let mut begins = Begins::default();
             (0..rows).for_each(|row| begins.push(row * 10, row + 1));
-            table.append(begins, 0);
+            table.append_chunk(begins, 0);
             table.end_file(end);
         }
-        let is = |file, first, rows, offset, bytes| Stretch { file, first, rows, offset, bytes };
+        let is = |file, first, rows, offset, bytes| RowRange { file, first, rows, offset, bytes };
         assert_eq!(table.rows(), 5);
         assert_eq!(table.stretches(1, 4), [is(0, 1, 2, 10, 20), is(2, 3, 1, 0, 10)]);
         assert_eq!(table.stretches(4, 99), [is(2, 4, 1, 10, 15)]);

@@ -7,29 +7,29 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::prefix_groups::{Family, Hashes};
-use crate::domain::Class;
+use super::prefix_groups::{Family, PrefixHashes};
+use crate::domain::LengthClass;
 
 /// A row's text is long enough to be of a family.
 const LONG: u8 = 0x80;
 /// A row that asks nothing. No class has this number.
-const NOTHING: u8 = 0x7f;
+const BAD_ROW_CODE: u8 = 0x7f;
 
-const _: () = assert!(Class::COUNT <= NOTHING as usize);
+const _: () = assert!(LengthClass::COUNT <= BAD_ROW_CODE as usize);
 
 /// What the order of work goes by, of all rows.
 #[derive(Debug, Default)]
-pub struct Keys {
+pub struct SortKeys {
     rows: Rows,
     /// The family of each long row.
-    families: Vec<Family>,
+    prefix_groups: Vec<Family>,
 }
 
 /// The same while rows still come in.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct KeysSoFar {
+pub(crate) struct SortKeysBuilder {
     rows: Rows,
-    hashes: Hashes,
+    hashes: PrefixHashes,
 }
 
 /// What needs no other row to be known.
@@ -43,14 +43,14 @@ struct Rows {
 
 /// One row's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
+pub(crate) struct SortKey {
     /// None of a row that asks nothing.
-    pub class: Option<Class>,
+    pub class: Option<LengthClass>,
     /// 0 is none.
-    pub family: Family,
+    pub prefix_group: Family,
 }
 
-impl KeysSoFar {
+impl SortKeysBuilder {
     /// The next row. `param` finds its request's parameters by name.
     pub(crate) fn add<'p>(
         &mut self,
@@ -59,55 +59,55 @@ impl KeysSoFar {
         param: impl Fn(&str) -> Option<&'p str>,
     ) {
         let long = if self.hashes.add(text) { LONG } else { 0 };
-        self.rows.push(Class::of(text.len(), param).code() | long, priority);
+        self.rows.push(LengthClass::of(text.len(), param).to_code() | long, priority);
     }
 
     /// The next row, which asks nothing.
-    pub(crate) fn add_bad(&mut self) {
-        self.rows.push(NOTHING, 0);
+    pub(crate) fn add_bad_row(&mut self) {
+        self.rows.push(BAD_ROW_CODE, 0);
     }
 
     /// Those of the rows that follow.
-    pub(crate) fn append(&mut self, other: Self) {
-        self.rows.append(other.rows);
-        self.hashes.append(other.hashes);
+    pub(crate) fn append_chunk(&mut self, other: Self) {
+        self.rows.append_chunk(other.rows);
+        self.hashes.append_chunk(other.hashes);
     }
 
     /// That was the last row.
-    pub(crate) fn finish(mut self) -> Keys {
+    pub(crate) fn finish(mut self) -> SortKeys {
         self.rows.classes.shrink_to_fit();
         let families = self.hashes.families(self.rows.classes.len());
-        Keys { rows: self.rows, families }
+        SortKeys { rows: self.rows, prefix_groups: families }
     }
 }
 
 impl Rows {
     fn push(&mut self, class: u8, priority: i64) {
-        self.prioritise(self.classes.len() as u64, priority);
+        self.set_priority_from(self.classes.len() as u64, priority);
         self.classes.push(class);
     }
 
     /// From this row on another priority holds, if it is another.
-    fn prioritise(&mut self, row: u64, priority: i64) {
+    fn set_priority_from(&mut self, row: u64, priority: i64) {
         if self.priorities.last().map_or(0, |&(_, its)| its) != priority {
             self.priorities.push((row, priority));
         }
     }
 
-    fn append(&mut self, other: Self) {
+    fn append_chunk(&mut self, other: Self) {
         let before = self.classes.len() as u64;
         // Where it does not begin with another, the usual one holds again.
         if !other.classes.is_empty() && other.priorities.first().is_none_or(|&(row, _)| row > 0) {
-            self.prioritise(before, 0);
+            self.set_priority_from(before, 0);
         }
         for (row, priority) in other.priorities {
-            self.prioritise(before + row, priority);
+            self.set_priority_from(before + row, priority);
         }
         self.classes.extend(other.classes);
     }
 }
 
-impl Keys {
+impl SortKeys {
     /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
         self.rows.classes.len()
@@ -115,32 +115,32 @@ impl Keys {
 
     /// How many families there are.
     pub(crate) fn families(&self) -> usize {
-        self.families.iter().max().map_or(0, |&last| last as usize)
+        self.prefix_groups.iter().max().map_or(0, |&last| last as usize)
     }
 
     /// All rows' keys, in their order.
-    pub(crate) fn each(&self) -> impl Iterator<Item = Key> {
-        let mut families = self.families.iter();
-        self.rows.classes.iter().map(move |&code| Key {
-            class: Class::of_code(code & !LONG),
-            family: if code & LONG == 0 { 0 } else { families.next().copied().unwrap_or(0) },
+    pub(crate) fn each(&self) -> impl Iterator<Item = SortKey> {
+        let mut families = self.prefix_groups.iter();
+        self.rows.classes.iter().map(move |&code| SortKey {
+            class: LengthClass::from_code(code & !LONG),
+            prefix_group: if code & LONG == 0 { 0 } else { families.next().copied().unwrap_or(0) },
         })
     }
 
     /// A row's class.
-    pub(crate) fn class(&self, row: u32) -> Option<Class> {
-        self.rows.classes.get(row as usize).and_then(|code| Class::of_code(code & !LONG))
+    pub(crate) fn class(&self, row: u32) -> Option<LengthClass> {
+        self.rows.classes.get(row as usize).and_then(|code| LengthClass::from_code(code & !LONG))
     }
 
     /// A row's priority.
-    pub(crate) fn priority(&self, row: u64) -> i64 {
+    pub(crate) fn row_priority(&self, row: u64) -> i64 {
         let runs = &self.rows.priorities;
         let after = runs.partition_point(|&(from, _)| from <= row);
         after.checked_sub(1).map_or(0, |at| runs[at].1)
     }
 
     /// All rows' priorities, in their order.
-    pub(crate) fn each_priority(&self) -> impl Iterator<Item = i64> {
+    pub(crate) fn iter_priorities(&self) -> impl Iterator<Item = i64> {
         let mut runs = self.rows.priorities.iter().peekable();
         let mut holds = 0;
         (0..self.len() as u64).map(move |row| {
@@ -152,7 +152,7 @@ impl Keys {
     }
 
     /// Every priority that a row may have, the highest first.
-    pub(crate) fn priorities(&self) -> Vec<i64> {
+    pub(crate) fn distinct_priorities(&self) -> Vec<i64> {
         let runs = self.rows.priorities.iter().map(|&(_, priority)| priority);
         let mut all: Vec<i64> = runs.chain([0]).collect();
         all.sort_unstable_by(|one, other| other.cmp(one));

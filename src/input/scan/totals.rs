@@ -7,82 +7,82 @@ use serde::{Deserialize, Serialize};
 use crate::input::row::{Row, object::Ask};
 
 /// A file's number and a line in it.
-pub(crate) type At = (u32, u64);
+pub(crate) type FileLine = (u32, u64);
 
 /// What adds up over the rows.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Totals {
+pub(crate) struct RowTotals {
     pub texts: u64,
     pub messages: u64,
     pub batch: u64,
-    pub longest: u64,
-    pub streams: Seen,
-    pub empty: Seen,
+    pub longest_row: u64,
+    pub streams: OccurrenceCount,
+    pub empty: OccurrenceCount,
 }
 
 /// How often something was seen, and where first.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct OccurrenceCount {
     pub count: u64,
-    pub first: At,
+    pub first: FileLine,
 }
 
 /// Which models rows name.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Models {
-    pub named: Option<(String, At)>,
-    pub others: Seen,
-    pub other: String,
+pub(crate) struct RowModels {
+    pub named: Option<(String, FileLine)>,
+    pub others: OccurrenceCount,
+    pub mismatched_model: String,
 }
 
 /// Which of the template's placeholders some row had a column for.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Columns {
-    had: Vec<bool>,
+pub(crate) struct PlaceholderCoverage {
+    found: Vec<bool>,
     /// Did any row lack one?
-    lacked: bool,
+    any_missing: bool,
     /// The columns of the first row that lacked one.
     pub there: Vec<String>,
 }
 
-impl Totals {
-    pub(crate) fn add(&mut self, row: &Row<'_>, at: At) {
+impl RowTotals {
+    pub(crate) fn add(&mut self, row: &Row<'_>, at: FileLine) {
         match &row.ask {
             Ask::Text(text) => {
                 self.texts += 1;
                 if text.trim_ascii_start().is_empty() {
-                    self.empty.see(at);
+                    self.empty.record_at(at);
                 }
             }
             Ask::Messages(_) => self.messages += 1,
         }
         self.batch += u64::from(row.route.is_some());
         if row.given.streams {
-            self.streams.see(at);
+            self.streams.record_at(at);
         }
     }
 
     /// What the rows that follow add, with so many lines before them.
-    pub(crate) fn append(&mut self, other: Self, lines: u64) {
-        let Self { texts, messages, batch, longest, streams, empty } = other;
+    pub(crate) fn append_chunk(&mut self, other: Self, lines: u64) {
+        let Self { texts, messages, batch, longest_row: longest, streams, empty } = other;
         self.texts += texts;
         self.messages += messages;
         self.batch += batch;
-        self.longest = self.longest.max(longest);
-        self.streams.append(streams, lines);
-        self.empty.append(empty, lines);
+        self.longest_row = self.longest_row.max(longest);
+        self.streams.append_chunk(streams, lines);
+        self.empty.append_chunk(empty, lines);
     }
 }
 
-impl Seen {
-    pub(crate) fn see(&mut self, at: At) {
+impl OccurrenceCount {
+    pub(crate) fn record_at(&mut self, at: FileLine) {
         if self.count == 0 {
             self.first = at;
         }
         self.count += 1;
     }
 
-    fn append(&mut self, other: Self, lines: u64) {
+    fn append_chunk(&mut self, other: Self, lines: u64) {
         if self.count == 0 {
             self.first = (other.first.0, other.first.1 + lines);
         }
@@ -90,77 +90,77 @@ impl Seen {
     }
 }
 
-impl Models {
-    pub(crate) fn add(&mut self, model: &str, at: At, job: Option<&str>) {
+impl RowModels {
+    pub(crate) fn add(&mut self, model: &str, at: FileLine, job: Option<&str>) {
         if self.named.is_none() {
             self.named = Some((model.to_owned(), at));
         }
         let wanted = job.or(self.named.as_ref().map(|(named, _)| named.as_str()));
         if wanted != Some(model) {
             if self.others.count == 0 {
-                model.clone_into(&mut self.other);
+                model.clone_into(&mut self.mismatched_model);
             }
-            self.others.see(at);
+            self.others.record_at(at);
         }
     }
 
     /// What the rows that follow name, with so many lines before them.
-    pub(crate) fn append(&mut self, other: Self, lines: u64, job: Option<&str>) {
+    pub(crate) fn append_chunk(&mut self, other: Self, lines: u64, job: Option<&str>) {
         let Some((model, (file, line))) = other.named else { return };
         let at = (file, line + lines);
         let Some((named, _)) = &self.named else {
             self.named = Some((model, at));
-            self.other = other.other;
-            self.others.append(other.others, lines);
+            self.mismatched_model = other.mismatched_model;
+            self.others.append_chunk(other.others, lines);
             return;
         };
         let before = self.others.count;
         // The first model among them was theirs to hold others against; here it may be another one itself.
         if job.is_none() && *named != model {
-            self.others.see(at);
+            self.others.record_at(at);
             self.others.count += other.others.count;
             if before == 0 {
-                self.other = model;
+                self.mismatched_model = model;
             }
         } else {
             if before == 0 {
-                self.other = other.other;
+                self.mismatched_model = other.mismatched_model;
             }
-            self.others.append(other.others, lines);
+            self.others.append_chunk(other.others, lines);
         }
     }
 }
 
-impl Columns {
+impl PlaceholderCoverage {
     pub(crate) fn of(placeholders: usize) -> Self {
-        Self { had: vec![false; placeholders], ..Self::default() }
+        Self { found: vec![false; placeholders], ..Self::default() }
     }
 
     /// A row had them all.
     pub(crate) fn all(&mut self) {
-        self.had.fill(true);
+        self.found.fill(true);
     }
 
     /// A row lacked these.
-    pub(crate) fn without(&mut self, lacks: &[usize], there: Vec<String>) {
-        for (at, had) in self.had.iter_mut().enumerate() {
+    pub(crate) fn mark_missing(&mut self, lacks: &[usize], there: Vec<String>) {
+        for (at, had) in self.found.iter_mut().enumerate() {
             *had |= !lacks.contains(&at);
         }
-        if !std::mem::replace(&mut self.lacked, true) {
+        if !std::mem::replace(&mut self.any_missing, true) {
             self.there = there;
         }
     }
 
     /// What the rows that follow had and lacked.
-    pub(crate) fn append(&mut self, other: Self) {
-        self.had.iter_mut().zip(other.had).for_each(|(had, its)| *had |= its);
-        if other.lacked && !std::mem::replace(&mut self.lacked, true) {
+    pub(crate) fn append_chunk(&mut self, other: Self) {
+        self.found.iter_mut().zip(other.found).for_each(|(had, its)| *had |= its);
+        if other.any_missing && !std::mem::replace(&mut self.any_missing, true) {
             self.there = other.there;
         }
     }
 
     /// The first that no row had. Without a row that lacks it, a placeholder was never looked for.
-    pub(crate) fn never(&self) -> Option<usize> {
-        self.had.iter().position(|had| !had).filter(|_| self.lacked)
+    pub(crate) fn never_found(&self) -> Option<usize> {
+        self.found.iter().position(|had| !had).filter(|_| self.any_missing)
     }
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::sort_keys::{Key, Keys, KeysSoFar};
+use super::sort_keys::{SortKey, SortKeys, SortKeysBuilder};
 
 /// A row: the length of its text, which text, its priority, the given length of its answer.
 #[derive(Clone, Debug)]
@@ -22,11 +22,11 @@ fn row() -> impl Strategy<Value = Row> {
         .prop_map(|(length, text, priority, given, bad)| Row { length, text, priority, given, bad })
 }
 
-fn keys(rows: &[Row]) -> Keys {
-    let mut keys = KeysSoFar::default();
+fn keys(rows: &[Row]) -> SortKeys {
+    let mut keys = SortKeysBuilder::default();
     for row in rows {
         if row.bad {
-            keys.add_bad();
+            keys.add_bad_row();
             continue;
         }
         let given = row.given.map(|tokens| tokens.to_string());
@@ -41,12 +41,12 @@ fn keys(rows: &[Row]) -> Keys {
     keys.finish()
 }
 
-fn even(length: usize) -> Row {
+fn row_of_length(length: usize) -> Row {
     Row { length, text: 0, priority: 0, given: None, bad: false }
 }
 
 fn of(lengths: &[usize]) -> Vec<Row> {
-    lengths.iter().map(|&length| even(length)).collect()
+    lengths.iter().map(|&length| row_of_length(length)).collect()
 }
 
 fn order(rows: &[Row]) -> Option<Vec<u32>> {
@@ -63,7 +63,7 @@ fn long_prompts_go_first_and_given_lengths_are_compared_with_them() {
 }
 
 #[test]
-fn priorities_go_before_all_else_and_families_together() {
+fn priorities_go_before_all_else_and_prefix_groups_together() {
     let mut rows = of(&[100, 300, 100, 300]);
     (rows[0].priority, rows[1].priority) = (2, -1);
     assert_eq!(order(&rows), Some(vec![0, 3, 2, 1]));
@@ -86,7 +86,7 @@ fn where_there_is_nothing_to_order_the_inputs_order_stands() {
     assert_eq!(order(&rows), None, "one in a thousand may differ");
     rows.iter_mut().skip(20).step_by(500).for_each(|row| row.length = 16);
     assert!(order(&rows).is_some());
-    rows.iter_mut().for_each(|row| *row = Row { priority: 3, ..even(200) });
+    rows.iter_mut().for_each(|row| *row = Row { priority: 3, ..row_of_length(200) });
     assert_eq!(order(&rows), None, "of one priority, whatever it is");
     rows[1].priority = 4;
     assert_eq!(order(&rows).unwrap()[..3], [1, 0, 2]);
@@ -105,7 +105,7 @@ proptest! {
         let is_open = |row: u64| !some_done || !done[row as usize];
         let open: Vec<u32> = (0..rows.len() as u32).filter(|&row| is_open(row.into())).collect();
         let Some(order) = keys.order(rows.len() as u64, is_open) else {
-            let priorities: Vec<_> = open.iter().map(|&row| keys.priority(row.into())).collect();
+            let priorities: Vec<_> = open.iter().map(|&row| keys.row_priority(row.into())).collect();
             prop_assert!(priorities.is_sorted_by(|one, next| one >= next), "{priorities:?}");
             return Ok(());
         };
@@ -113,23 +113,23 @@ proptest! {
         sorted.sort_unstable();
         prop_assert_eq!(&sorted, &open, "a permutation of the open rows");
         for (&row, its) in open.iter().zip(open.iter().map(|&row| &rows[row as usize])) {
-            prop_assert_eq!(keys.priority(row.into()), if its.bad { 0 } else { its.priority });
+            prop_assert_eq!(keys.row_priority(row.into()), if its.bad { 0 } else { its.priority });
         }
 
-        let of: Vec<Key> = keys.each().collect();
-        let middle = |key: &Key| key.class.map_or(0.0, crate::domain::Class::middle);
+        let of: Vec<SortKey> = keys.each().collect();
+        let middle = |key: &SortKey| key.class.map_or(0.0, crate::domain::LengthClass::typical_length);
         // By the rules' own words: a family stands at its first open row's place, families before others and by
         // where they begin in the input, then by index.
         let mut wanted: Vec<u32> = open.clone();
         wanted.sort_by(|&one, &other| {
             let rank = |row: u32| {
                 let key = of[row as usize];
-                let first = match key.family {
+                let first = match key.prefix_group {
                     0 => row,
-                    family => *open.iter().find(|&&it| of[it as usize].family == family).unwrap(),
+                    family => *open.iter().find(|&&it| of[it as usize].prefix_group == family).unwrap(),
                 };
-                let class = (-middle(&of[first as usize]), key.family == 0, key.family);
-                (-keys.priority(row.into()), class, -middle(&key), row)
+                let class = (-middle(&of[first as usize]), key.prefix_group == 0, key.prefix_group);
+                (-keys.row_priority(row.into()), class, -middle(&key), row)
             };
             rank(one).partial_cmp(&rank(other)).unwrap()
         });
@@ -150,7 +150,7 @@ fn ten_million() {
         ("pairs of long texts", 520, 5_000_000, false),
         ("many priorities", 50, 1, true),
     ] {
-        let mut keys = KeysSoFar::default();
+        let mut keys = SortKeysBuilder::default();
         let mut text = "x".repeat(4000);
         for row in 0..10_000_000_u64 {
             let length = least + (row * 7919 % 1400) as usize;

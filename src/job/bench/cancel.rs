@@ -11,30 +11,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::job::{CodeOf, JobError, context::everywhere, setup::deadline::Limit};
+use crate::job::{ErrorCodeFn, JobError, context::all_ok, setup::deadline::Deadline};
 use crate::{
-    comm::{Combine, Comm},
-    site::Signals,
+    comm::{Comm, ReduceOp},
+    site::SignalHandler,
 };
 
 /// How long a rank measures before it asks the others how they stand.
-pub(super) const SLICE: Duration = Duration::from_millis(200);
+pub(super) const VOTE_INTERVAL: Duration = Duration::from_millis(200);
 
-const GOING: u64 = 1;
-const SIGNAL: u64 = 2;
-const WALLTIME: u64 = 4;
+const VOTE_RUNNING: u64 = 1;
+const VOTE_SIGNAL: u64 = 2;
+const VOTE_WALLTIME: u64 = 4;
 
 /// What ends it, if anything.
-pub(super) struct Stop {
+pub(super) struct BenchCancellation {
     asked: Arc<AtomicBool>,
-    signals: Signals,
-    limit: Limit,
-    over: Option<&'static str>,
+    signals: SignalHandler,
+    deadline: Deadline,
+    reason: Option<&'static str>,
 }
 
 /// What comes of one time together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Vote {
+pub(super) enum CancelVote {
     /// Some rank has not got all outcomes yet.
     GoOn,
     /// All ranks have.
@@ -43,31 +43,32 @@ pub(super) enum Vote {
     Stop(&'static str),
 }
 
-impl Stop {
+impl BenchCancellation {
     /// Collective. From now on signals are listened to.
-    pub(super) fn listens(
+    pub(super) fn catch_signals(
         comm: &mut dyn Comm,
-        limit: Limit,
-        code: CodeOf,
+        limit: Deadline,
+        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
-        let caught = Signals::catch().map_err(JobError::Signals);
-        let signals = everywhere(comm, caught, code)?;
+        let caught = SignalHandler::install_handler().map_err(JobError::SignalHandler);
+        let signals = all_ok(comm, caught, code)?;
         let asked = Arc::new(AtomicBool::new(false));
         let note = Arc::clone(&asked);
         signals.tell(Some(Box::new(move |_| note.store(true, Ordering::Relaxed))));
-        Ok(Self { asked, signals, limit, over: None })
+        Ok(Self { asked, signals, deadline: limit, reason: None })
     }
 
     /// Collective. Is any rank going on, or is it over for all of them?
-    pub(super) fn vote(&mut self, comm: &mut dyn Comm, going: bool) -> Vote {
-        let late = self.limit.at.is_some_and(|at| Instant::now() >= at);
+    pub(super) fn collect_votes(&mut self, comm: &mut dyn Comm, going: bool) -> CancelVote {
+        let late = self.deadline.at.is_some_and(|at| Instant::now() >= at);
         let asked = self.asked.load(Ordering::Relaxed);
         let one = |bit, is: bool| if is { bit } else { 0 };
-        let mut votes = [one(GOING, going) | one(SIGNAL, asked) | one(WALLTIME, late)];
-        comm.all_reduce(&mut votes, Combine::Or);
+        let mut votes =
+            [one(VOTE_RUNNING, going) | one(VOTE_SIGNAL, asked) | one(VOTE_WALLTIME, late)];
+        comm.all_reduce(&mut votes, ReduceOp::Or);
         let vote = counted(votes[0]);
-        if let Vote::Stop(why) = vote {
-            self.over = Some(why);
+        if let CancelVote::Stop(why) = vote {
+            self.reason = Some(why);
             // Whoever asks again cannot wait: it does what it always does.
             self.signals.tell(None);
         }
@@ -76,17 +77,17 @@ impl Stop {
 
     /// Why nothing more is measured, on any rank.
     pub(super) fn over(&self) -> Option<&'static str> {
-        self.over
+        self.reason
     }
 }
 
 /// What all ranks' bits mean.
-fn counted(votes: u64) -> Vote {
+fn counted(votes: u64) -> CancelVote {
     match votes {
-        it if it & SIGNAL != 0 => Vote::Stop("a signal asked for the end"),
-        it if it & WALLTIME != 0 => Vote::Stop("the walltime was over"),
-        it if it & GOING != 0 => Vote::GoOn,
-        _ => Vote::Done,
+        it if it & VOTE_SIGNAL != 0 => CancelVote::Stop("a signal asked for the end"),
+        it if it & VOTE_WALLTIME != 0 => CancelVote::Stop("the walltime was over"),
+        it if it & VOTE_RUNNING != 0 => CancelVote::GoOn,
+        _ => CancelVote::Done,
     }
 }
 
@@ -96,13 +97,13 @@ mod tests {
 
     #[test]
     fn one_rank_is_enough_to_go_on_and_to_end() {
-        assert_eq!(counted(0), Vote::Done);
-        assert_eq!(counted(GOING), Vote::GoOn);
-        for stops in [SIGNAL, WALLTIME, SIGNAL | WALLTIME] {
-            assert!(matches!(counted(stops), Vote::Stop(_)));
+        assert_eq!(counted(0), CancelVote::Done);
+        assert_eq!(counted(VOTE_RUNNING), CancelVote::GoOn);
+        for stops in [VOTE_SIGNAL, VOTE_WALLTIME, VOTE_SIGNAL | VOTE_WALLTIME] {
+            assert!(matches!(counted(stops), CancelVote::Stop(_)));
             assert_eq!(
                 counted(stops),
-                counted(stops | GOING),
+                counted(stops | VOTE_RUNNING),
                 "who is not through cannot hinder it"
             );
         }

@@ -5,41 +5,43 @@
 
 use std::collections::HashMap;
 
-use super::{Bench, Measuring, Plan, engine_session::Lane, with};
+use super::{
+    BenchContext, BenchOptions, BenchPlan, engine_session::EngineSession, with_batch_and_window,
+};
 use crate::{
-    bench::{Agreement, Cell, CompareReport, Measured, Run, Side},
-    comm::{Comm, Typed},
+    bench::{AnswerAgreement, BenchCell, BenchMeasurement, CompareReport, CompareSide, Run},
+    comm::{Comm, TypedComm},
     console,
     domain::{Outcome, Prompt, Settled},
-    job::{CodeOf, Given, JobError, Verdict},
-    settings::Amount,
+    job::{ErrorCodeFn, Invocation, JobError, JobVerdict},
+    settings::AutoOrCount,
 };
 
 /// Prompts an endpoint and measurement.
-const PROMPTS: u64 = 256;
+const COMPARE_PROMPTS: u64 = 256;
 /// A list that is one, where nobody says how long.
-const BATCH: usize = 16;
+const COMPARE_BATCH_SIZE: usize = 16;
 
 /// Collective. Prints a table (or JSON) on rank 0.
 ///
 /// # Errors
 /// Where settings or the input cannot be, or the report not be written.
-pub fn compare(
+pub fn bench_compare(
     comm: &mut dyn Comm,
-    given: Given,
-    measuring: Measuring,
-    code: CodeOf,
-) -> Result<Verdict, JobError> {
-    let prompts = measuring.prompts.unwrap_or(PROMPTS);
+    given: Invocation,
+    measuring: BenchOptions,
+    code: ErrorCodeFn,
+) -> Result<JobVerdict, JobError> {
+    let prompts = measuring.prompts.unwrap_or(COMPARE_PROMPTS);
     let repeats = measuring.repeats;
-    let plan = Plan {
-        instead: (
+    let plan = BenchPlan {
+        rejected_keys: (
             &["no-batch"],
             "a comparison asks both ways; --batch-size says how batched is meant",
         ),
-        defaults: |settings, said| {
+        apply_defaults: |settings, said| {
             if !said("batch-size") {
-                settings.batch_size = Amount::Exactly(BATCH);
+                settings.batch_size = AutoOrCount::Exactly(COMPARE_BATCH_SIZE);
             }
             if settings.temperature.is_none() && settings.n == 1 {
                 settings.temperature = Some(0.0);
@@ -47,26 +49,28 @@ pub fn compare(
         },
         prompts: prompts * (u64::from(repeats) + 2),
     };
-    let Some(mut bench) = Bench::begin(comm, given, measuring, &plan, code)? else {
-        return Ok(Verdict::NoEndpoint);
+    let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
+        return Ok(JobVerdict::NoEndpoint);
     };
-    let choice = bench.chosen(comm)?;
-    let settings = bench.common.settings.clone();
+    let choice = bench.select_model_or_end(comm)?;
+    let settings = bench.context.settings.clone();
     let window = settings.concurrency;
-    let ways = [settings.batch_size, Amount::Exactly(1)].map(|batch| Cell { batch, window });
-    let mut lanes =
-        ways.map(|it| bench.lane(&with(&settings, it.batch, window), &choice, |_| true));
+    let ways =
+        [settings.batch_size, AutoOrCount::Exactly(1)].map(|batch| BenchCell { batch, window });
+    let mut lanes = ways.map(|it| {
+        bench.start_session(&with_batch_and_window(&settings, it.batch, window), &choice, |_| true)
+    });
     for lane in &mut lanes {
-        let prompts = bench.pool.take(prompts * lane.endpoints());
+        let prompts = bench.prompt_source.take(prompts * lane.endpoints());
         bench.together(comm, lane, prompts, |_| {})?;
     }
     let mut runs: [Vec<Run>; 2] = Default::default();
-    let mut agreement = Agreement::default();
+    let mut agreement = AnswerAgreement::default();
     for turn in 0..repeats {
         if bench.stop.over().is_some() {
             break;
         }
-        let asked = bench.pool.take(prompts * lanes[0].endpoints());
+        let asked = bench.prompt_source.take(prompts * lanes[0].endpoints());
         let mut texts: [HashMap<u64, String>; 2] = Default::default();
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut measured = [None, None];
@@ -97,31 +101,32 @@ pub fn compare(
         }
     }
     let agreement = comm.reduce(agreement)?;
-    let rows_came_again = bench.rows_came_again(comm);
+    let rows_came_again = bench.any_rows_repeated(comm);
     let report = agreement.map(|answers| {
-        let mut conditions = bench.conditions(comm, Some(&choice));
+        let mut conditions = bench.bench_conditions(comm, Some(&choice));
         conditions.rows_came_again = rows_came_again;
         let [batched, single] = runs;
-        let (batched, single) = (Side::new(ways[0], batched), Side::new(ways[1], single));
+        let (batched, single) =
+            (CompareSide::new(ways[0], batched), CompareSide::new(ways[1], single));
         let greedy = settings.temperature == Some(0.0);
         let report = CompareReport::new(conditions, batched, single, answers, greedy);
         let whole = report.batched.failed.is_none() && report.single.failed.is_none();
         let table = console::compare_table(&report);
-        (report, table, if whole { Verdict::Done } else { Verdict::SomeFailed })
+        (report, table, if whole { JobVerdict::Done } else { JobVerdict::SomeFailed })
     });
     drop(lanes);
     bench.end(comm, report, |_| Ok(Vec::new()))
 }
 
-impl Bench {
+impl BenchContext {
     /// Collective. One way, with its answers by the prompt's index.
     fn measured(
         &mut self,
         comm: &mut dyn Comm,
-        lane: &mut Lane,
+        lane: &mut EngineSession,
         asked: &[Prompt],
         texts: &mut HashMap<u64, String>,
-    ) -> Result<Option<Measured>, JobError> {
+    ) -> Result<Option<BenchMeasurement>, JobError> {
         self.together(comm, lane, asked.to_vec(), |settled| {
             if let Some(text) = text(settled) {
                 texts.insert(settled.prompt.index, text);

@@ -8,70 +8,74 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::job::{dispatch::worker_start::policy, setup::run_plan::Choice};
+use crate::job::{dispatch::worker_start::engine_policy, setup::run_plan::ModelSelection};
 use crate::{
-    bench::Measured,
-    domain::{Probe, Prompt, Seat, Settled, Surveyed},
-    engine::{self, Ended, Endpoint, Running, Word, Work},
-    settings::{Secret, Settings, UsageCount},
+    bench::BenchMeasurement,
+    domain::{EndpointStatus, ProbeResult, Prompt, Settled, TimelineSlot},
+    engine::{self, Ended, Endpoint, EngineHandle, EngineSetup, Word},
+    settings::{ApiKey, Settings, UsageMode},
 };
 
 /// A rank's engine, or why there is none.
-pub(super) struct Lane {
+pub(super) struct EngineSession {
     endpoints: u64,
-    engine: Result<Engine, String>,
-    under: Under,
+    engine: Result<SessionEngine, String>,
+    active: ActiveMeasurement,
 }
 
 /// A measurement that is under way.
-struct Under {
-    measured: Measured,
+struct ActiveMeasurement {
+    measured: BenchMeasurement,
     began: Instant,
     /// Requests sent, as far as is known.
     requests: u64,
-    all_told: bool,
+    tally_complete: bool,
     /// Since when no endpoint is up.
-    down: Option<Instant>,
+    down_since: Option<Instant>,
 }
 
-struct Engine {
-    running: Running,
+struct SessionEngine {
+    running: EngineHandle,
     /// Its prompts come to their end without it.
     give: mpsc::Sender<Vec<Prompt>>,
     heard: mpsc::Receiver<Heard>,
-    given: u64,
+    prompts_given: u64,
     /// Requests sent before this measurement.
-    requests: u64,
+    requests_before: u64,
     /// How long to go on while no endpoint is up.
     patience: Duration,
 }
 
 enum Heard {
-    Settled(Instant, Vec<Settled>),
-    Word(Word),
+    Results(Instant, Vec<Settled>),
+    Engine(Word),
 }
 
-impl Lane {
+impl EngineSession {
     /// Over those of the endpoints that serve the chosen model.
     pub(super) fn start(
         settings: &Settings,
-        key: Option<Secret>,
-        choice: &Choice,
-        found: Vec<Surveyed>,
+        key: Option<ApiKey>,
+        choice: &ModelSelection,
+        found: Vec<EndpointStatus>,
     ) -> Self {
-        let serving = |it: Surveyed| match it.probe {
-            Probe::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
-                Some(Endpoint { url: it.url, ready: Some(facts.routes), seat: Seat::default() })
+        let serving = |it: EndpointStatus| match it.probe {
+            ProbeResult::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
+                Some(Endpoint {
+                    url: it.url,
+                    ready: Some(facts.routes),
+                    timeline_row: TimelineSlot::default(),
+                })
             }
-            Probe::Ready(_) | Probe::NotReady(_) => None,
+            ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
         };
         let endpoints: Vec<Endpoint> = found.into_iter().filter_map(serving).collect();
         let count = endpoints.len() as u64;
         let engine = match count {
             0 => Err("this rank has no endpoint".into()), // and is asked for nothing
-            _ => Engine::start(settings, key, choice, endpoints),
+            _ => SessionEngine::start(settings, key, choice, endpoints),
         };
-        Self { endpoints: count, engine, under: Under::default() }
+        Self { endpoints: count, engine, active: ActiveMeasurement::default() }
     }
 
     /// How many endpoints it asks.
@@ -82,60 +86,60 @@ impl Lane {
     /// Asks these; what comes of them is told by [`Lane::go_on`] and [`Lane::end`].
     pub(super) fn begin(&mut self, prompts: Vec<Prompt>) {
         let asked = prompts.len() as u64;
-        let requests = self.engine.as_ref().map_or(0, |it| it.requests);
-        self.under = Under {
-            measured: Measured { asked, ..Measured::default() },
+        let requests = self.engine.as_ref().map_or(0, |it| it.requests_before);
+        self.active = ActiveMeasurement {
+            measured: BenchMeasurement { asked, ..BenchMeasurement::default() },
             began: Instant::now(),
             requests,
-            all_told: asked == 0,
-            down: None,
+            tally_complete: asked == 0,
+            down_since: None,
         };
         if asked > 0 {
             let given = match &mut self.engine {
-                Ok(engine) => engine.ask(prompts),
+                Ok(engine) => engine.submit_prompts(prompts),
                 Err(why) => Err(why.clone()),
             };
-            given.unwrap_or_else(|why| self.fail(why));
+            given.unwrap_or_else(|why| self.fail_measurement(why));
         }
     }
 
     /// Waits for outcomes until that time, at most until all are there. Are any missing?
     pub(super) fn go_on(&mut self, until: Instant, each: impl FnMut(&Settled)) -> bool {
         if let Ok(engine) = &mut self.engine
-            && let Err(why) = engine.wait(&mut self.under, until, each)
+            && let Err(why) = engine.wait(&mut self.active, until, each)
         {
-            self.fail(why);
+            self.fail_measurement(why);
         }
-        self.under.is_going()
+        self.active.is_running()
     }
 
     /// Ends what is not through yet, and says why it was not.
     pub(super) fn cut(&mut self, why: &str) {
-        if !self.under.is_going() {
+        if !self.active.is_running() {
             return;
         }
-        if self.under.measured.settled() >= self.under.measured.asked {
-            self.under.all_told = true; // only the count of requests is missing
+        if self.active.measured.settled() >= self.active.measured.asked {
+            self.active.tally_complete = true; // only the count of requests is missing
             return;
         }
-        let after = super::seconds(self.under.began.elapsed());
-        self.fail(format!("{why} (after {after})"));
+        let after = super::format_seconds(self.active.began.elapsed());
+        self.fail_measurement(format!("{why} (after {after})"));
     }
 
     /// What came of it.
-    pub(super) fn end(&mut self) -> Measured {
-        let Under { mut measured, requests, .. } = std::mem::take(&mut self.under);
+    pub(super) fn end(&mut self) -> BenchMeasurement {
+        let ActiveMeasurement { mut measured, requests, .. } = std::mem::take(&mut self.active);
         if let (Ok(engine), None) = (&mut self.engine, &measured.ended) {
-            measured.requests = requests - engine.requests;
-            engine.requests = requests;
+            measured.requests = requests - engine.requests_before;
+            engine.requests_before = requests;
         }
         measured
     }
 
     /// Nothing of it is through, and what is under way belongs to no later measurement.
-    fn fail(&mut self, why: String) {
-        self.under.measured.seconds = self.under.began.elapsed().as_secs_f64();
-        self.under.measured.ended = Some(why.clone());
+    fn fail_measurement(&mut self, why: String) {
+        self.active.measured.seconds = self.active.began.elapsed().as_secs_f64();
+        self.active.measured.ended = Some(why.clone());
         self.stop(why);
     }
 
@@ -148,97 +152,105 @@ impl Lane {
     }
 }
 
-impl Under {
+impl ActiveMeasurement {
     /// The last word of requests comes within a second, and is not part of what is measured.
-    fn is_going(&self) -> bool {
-        let Self { measured, all_told, .. } = self;
+    fn is_running(&self) -> bool {
+        let Self { measured, tally_complete: all_told, .. } = self;
         measured.ended.is_none() && (measured.settled() < measured.asked || !all_told)
     }
 }
 
-impl Default for Under {
+impl Default for ActiveMeasurement {
     fn default() -> Self {
-        let measured = Measured::default();
-        Self { measured, began: Instant::now(), requests: 0, all_told: true, down: None }
+        let measured = BenchMeasurement::default();
+        Self {
+            measured,
+            began: Instant::now(),
+            requests: 0,
+            tally_complete: true,
+            down_since: None,
+        }
     }
 }
 
-impl Drop for Lane {
+impl Drop for EngineSession {
     fn drop(&mut self) {
         self.stop("it has ended".into());
     }
 }
 
-impl Engine {
+impl SessionEngine {
     fn start(
         settings: &Settings,
-        key: Option<Secret>,
-        choice: &Choice,
+        key: Option<ApiKey>,
+        choice: &ModelSelection,
         endpoints: Vec<Endpoint>,
     ) -> Result<Self, String> {
         let (give, given) = mpsc::channel::<Vec<Prompt>>();
         let (tell, heard) = mpsc::channel();
         let settled = tell.clone();
-        let mut policy = policy(settings, choice, 1)?;
+        let mut policy = engine_policy(settings, choice, 1)?;
         // Failures are what is measured, too: none of them ends the job.
         policy.alike = usize::MAX;
-        if settings.usage == UsageCount::Off {
-            policy.usage = engine::Count::Share;
+        if settings.usage == UsageMode::Off {
+            policy.token_counting = engine::TokenCounting::Share;
         }
-        let work = Work {
+        let work = EngineSetup {
             policy,
             endpoints,
-            key,
+            api_key: key,
             prompts: given.into_iter().flatten().map(Ok::<_, Infallible>),
             sink: move |outcomes: Vec<Settled>| {
-                let _ = settled.send(Heard::Settled(Instant::now(), outcomes)); // nobody listens: it has ended
+                let _ = settled.send(Heard::Results(Instant::now(), outcomes)); // nobody listens: it has ended
                 Ok(())
             },
         };
         let running = engine::start(work, move |word| {
-            let _ = tell.send(Heard::Word(word)); // as above
+            let _ = tell.send(Heard::Engine(word)); // as above
         });
         let running = running.map_err(|error| format!("no thread can be started: {error}"))?;
         let patience = settings.ready_timeout.get();
-        Ok(Self { running, give, heard, given: 0, requests: 0, patience })
+        Ok(Self { running, give, heard, prompts_given: 0, requests_before: 0, patience })
     }
 
-    fn ask(&mut self, prompts: Vec<Prompt>) -> Result<(), String> {
-        self.given += prompts.len() as u64;
-        self.running.given(self.given, true);
+    fn submit_prompts(&mut self, prompts: Vec<Prompt>) -> Result<(), String> {
+        self.prompts_given += prompts.len() as u64;
+        self.running.given(self.prompts_given, true);
         self.give.send(prompts).map_err(|_| "the engine has ended".to_owned())
     }
 
     fn wait(
         &self,
-        under: &mut Under,
+        under: &mut ActiveMeasurement,
         until: Instant,
         mut each: impl FnMut(&Settled),
     ) -> Result<(), String> {
-        while under.is_going() {
+        while under.is_running() {
             let left = until.saturating_duration_since(Instant::now());
             match self.heard.recv_timeout(left) {
-                Ok(Heard::Settled(at, outcomes)) => {
+                Ok(Heard::Results(at, outcomes)) => {
                     for settled in &outcomes {
                         under.measured.count(settled);
                         each(settled);
                     }
                     under.measured.seconds = (at - under.began).as_secs_f64();
                 }
-                Ok(Heard::Word(Word::Progress(progress))) => {
+                Ok(Heard::Engine(Word::Progress(progress))) => {
                     under.requests = progress.tally.requests;
-                    under.all_told = progress.tally.settled() >= self.given;
+                    under.tally_complete = progress.tally.settled() >= self.prompts_given;
                     // A run waits for longer; here every cell would.
-                    let down = || under.down.unwrap_or_else(Instant::now);
-                    under.down = (progress.up == 0).then(down);
-                    if under.down.is_some_and(|since| since.elapsed() >= self.patience) {
-                        let after = super::seconds(self.patience);
+                    let down = || under.down_since.unwrap_or_else(Instant::now);
+                    under.down_since = (progress.endpoints_up == 0).then(down);
+                    if under.down_since.is_some_and(|since| since.elapsed() >= self.patience) {
+                        let after = super::format_seconds(self.patience);
                         return Err(format!("no endpoint was up for {after}"));
                     }
                 }
-                Ok(Heard::Word(Word::AllAlike(..))) => self.running.go_on(),
-                Ok(Heard::Word(Word::InHand(_) | Word::GivesBack(_) | Word::Watched(_))) => {}
-                Ok(Heard::Word(Word::Ended(ended, _))) => return Err(words(ended)),
+                Ok(Heard::Engine(Word::AllAlike(..))) => self.running.go_on(),
+                Ok(Heard::Engine(
+                    Word::InHand(_) | Word::PromptsReturned(_) | Word::Watched(_),
+                )) => {}
+                Ok(Heard::Engine(Word::Ended(ended, _))) => return Err(words(ended)),
                 Err(mpsc::RecvTimeoutError::Timeout) => return Ok(()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err("the engine has ended".into());
@@ -251,9 +263,9 @@ impl Engine {
 
 fn words(ended: Ended) -> String {
     match ended {
-        Ended::NobodyLeft => "no endpoint was left to ask".into(),
-        Ended::NotStarted(why) => format!("the engine could not start: {why}"),
-        Ended::NotRead(why) => why,
-        Ended::Finished | Ended::Stopped | Ended::NotWritten => "the engine has ended".into(),
+        Ended::Stalled => "no endpoint was left to ask".into(),
+        Ended::StartFailed(why) => format!("the engine could not start: {why}"),
+        Ended::ReadFailed(why) => why,
+        Ended::Finished | Ended::Stopped | Ended::WriteFailed => "the engine has ended".into(),
     }
 }

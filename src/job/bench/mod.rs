@@ -12,41 +12,43 @@ mod output_files;
 mod prompt_source;
 mod sweep;
 
-pub use compare::compare;
-pub use models::models;
-pub use sweep::sweep;
+pub use compare::bench_compare;
+pub use models::bench_models;
+pub use sweep::bench_sweep;
 
 use std::time::{Duration, Instant};
 
 use super::{
-    CodeOf, Given, JobError, Verdict,
-    context::{Common, agree, told},
+    ErrorCodeFn, Invocation, JobError, JobVerdict,
+    context::{JobContext, establish_context, root_result},
     setup::{
-        deadline::Limit,
-        model_selection::{Known, choose},
+        deadline::Deadline,
+        model_selection::{SelectionInputs, select_model_and_route},
         readiness::wait_for_endpoints,
-        run_plan::Choice,
-        servers::{Servers, serve},
+        run_plan::ModelSelection,
+        servers::{Servers, start_servers},
     },
 };
 use crate::{
-    bench::{Conditions, Measured, Run, is_salted, keep_apart, keeps_apart},
-    comm::{Comm, Typed},
+    bench::{
+        BenchConditions, BenchMeasurement, Run, add_cache_salt, has_cache_salt, supports_cache_salt,
+    },
+    comm::{Comm, TypedComm},
     console,
-    domain::{Probe, Prompt, Settled, Surveyed, Url},
-    settings::{Amount, Period, Settings, SettingsError},
+    domain::{EndpointStatus, ProbeResult, Prompt, Settled, Url},
+    settings::{AutoOrCount, HumanDuration, Settings, SettingsError},
 };
-use cancel::{SLICE, Stop, Vote};
-use engine_session::Lane;
-use output_files::Files;
-use prompt_source::Pool;
+use cancel::{BenchCancellation, CancelVote, VOTE_INTERVAL};
+use engine_session::EngineSession;
+use output_files::BenchReportFiles;
+use prompt_source::BenchPromptSource;
 
 /// Where the logs of servers go that are started to be measured: here.
 const LOGS: &str = "bench.servers";
 
 /// What all three commands are told besides settings.
 #[derive(Clone, Debug)]
-pub struct Measuring {
+pub struct BenchOptions {
     /// Where prompts come from; none: they are made up.
     pub inputs: Vec<String>,
     /// How often each thing is measured.
@@ -56,7 +58,7 @@ pub struct Measuring {
     /// The length of prompts that are made up, in tokens.
     pub prompt_tokens: usize,
     /// A measurement that takes longer has failed.
-    pub time_limit: Period,
+    pub time_limit: HumanDuration,
     /// Where the report goes, as JSON.
     pub output: Option<String>,
     /// Replace reports that are there.
@@ -66,30 +68,30 @@ pub struct Measuring {
 }
 
 /// What all ranks have once there is something to measure.
-struct Bench {
-    common: Common,
-    measuring: Measuring,
-    files: Option<Files>,
+struct BenchContext {
+    context: JobContext,
+    options: BenchOptions,
+    files: Option<BenchReportFiles>,
     /// This rank's endpoints.
-    ready: Vec<Surveyed>,
+    ready: Vec<EndpointStatus>,
     /// All ranks' endpoints, on rank 0.
-    found: Option<Vec<Vec<Surveyed>>>,
-    pool: Pool,
+    found: Option<Vec<Vec<EndpointStatus>>>,
+    prompt_source: BenchPromptSource,
     /// What no other measurement's salt begins with, where servers keep their caches apart by it; and how many there were.
-    salt: Option<String>,
-    salted: u64,
-    stop: Stop,
-    code: CodeOf,
+    cache_salt: Option<String>,
+    salts_used: u64,
+    stop: BenchCancellation,
+    code: ErrorCodeFn,
     /// They end with the measurements.
     _servers: Servers,
 }
 
 /// What a command does with the settings before anything is asked.
-struct Plan {
+struct BenchPlan {
     /// Keys whose values are the command's own business, and what to say instead of them.
-    instead: (&'static [&'static str], &'static str),
+    rejected_keys: (&'static [&'static str], &'static str),
     /// Where neither flags, nor variables nor a file say anything: keys with their values.
-    defaults: fn(&mut Settings, Said<'_>),
+    apply_defaults: fn(&mut Settings, Said<'_>),
     /// How many prompts an endpoint is asked in all.
     prompts: u64,
 }
@@ -98,70 +100,73 @@ struct Plan {
 type Said<'s> = &'s dyn Fn(&str) -> bool;
 
 /// The runs of one thing on rank 0, and why they are fewer than they should be.
-type Runs = (Vec<Run>, Option<String>);
+type RepeatedRuns = (Vec<Run>, Option<String>);
 
-impl Bench {
+impl BenchContext {
     /// Collective. Nothing where too few endpoints are ready, which is said.
     fn begin(
         comm: &mut dyn Comm,
-        mut given: Given,
-        measuring: Measuring,
-        plan: &Plan,
-        code: CodeOf,
+        mut given: Invocation,
+        measuring: BenchOptions,
+        plan: &BenchPlan,
+        code: ErrorCodeFn,
     ) -> Result<Option<Self>, JobError> {
         let began = Instant::now();
         let guard = given.guard.take();
-        let (keys, sentence) = plan.instead;
+        let (keys, sentence) = plan.rejected_keys;
         let named = keys.iter().find(|key| given.flags.names(key));
-        let named = named.map(|key| SettingsError::Contradiction(format!("{key}: {sentence}")));
-        let scratch = prompt_source::scratch(given.environment.get("TMPDIR"));
-        let mut common = agree(comm, given, code)?;
-        console::this_is_rank(common.place.rank, &common.place.node.host);
+        let named = named.map(|key| SettingsError::Conflict(format!("{key}: {sentence}")));
+        let scratch = prompt_source::scratch_folder(given.environment.get("TMPDIR"));
+        let mut common = establish_context(comm, given, code)?;
+        console::set_log_identity(common.placement.rank, &common.placement.node.host);
         let is_root = comm.rank() == 0;
         let checked = is_root.then(|| {
             named.map_or(Ok(()), |it| Err(JobError::Settings(it)))?;
-            Files::wanted(measuring.output.as_deref(), measuring.overwrite)
+            BenchReportFiles::wanted(measuring.output.as_deref(), measuring.overwrite)
         });
-        let files = told(comm, checked, code)?.flatten();
+        let files = root_result(comm, checked, code)?.flatten();
         let said: Option<Vec<String>> = is_root.then(|| common.origins.keys().cloned().collect());
         let said = comm.broadcast_value(said)?;
-        (plan.defaults)(&mut common.settings, &|key| said.iter().any(|it| it == key));
+        (plan.apply_defaults)(&mut common.settings, &|key| said.iter().any(|it| it == key));
         let read =
             is_root.then(|| prompt_source::read(&common.settings, &measuring.inputs, scratch));
-        let rows = told(comm, read, code)?;
-        let limit = Limit::agreed(comm, &common, began)?;
-        let servers = serve(comm, &common, guard, std::path::Path::new(LOGS), code)?;
+        let rows = root_result(comm, read, code)?;
+        let limit = Deadline::agree_on(comm, &common, began)?;
+        let servers = start_servers(comm, &common, guard, std::path::Path::new(LOGS), code)?;
         let ready = wait_for_endpoints(comm, &common, &servers, limit)?;
-        let ready = servers.living(ready);
+        let ready = servers.without_given_up(ready);
         let found = comm.gather_values(&ready)?;
         let least = common.settings.min_endpoints;
-        let enough = found.as_ref().map(|found| is_enough(found, |all| least.of(all)));
+        let enough = found.as_ref().map(|found| has_enough_endpoints(found, |all| least.of(all)));
         if !comm.broadcast_value(enough)? {
             return Ok(None);
         }
         let dealt = rows.zip(found.as_ref()).map(|(rows, found)| {
-            let asked = |its: &Vec<Surveyed>| its.iter().filter(|it| is_ready(it)).count() as u64;
+            let asked = |its: &Vec<EndpointStatus>| {
+                its.iter().filter(|it| is_endpoint_ready(it)).count() as u64
+            };
             let needs: Vec<u64> = found.iter().map(|its| asked(its) * plan.prompts).collect();
-            rows.deal(&needs)
+            rows.split_rows(&needs)
         });
-        let dealt = told(comm, dealt, code)?;
-        let apart = found
-            .as_ref()
-            .map(|found| all_keep_apart(found) && !is_salted(&common.settings.sampling()));
+        let dealt = root_result(comm, dealt, code)?;
+        let apart = found.as_ref().map(|found| {
+            all_support_cache_salt(found) && !has_cache_salt(&common.settings.sampling_params())
+        });
         let apart = comm.broadcast_value(apart)?;
-        let pool = Pool::received(comm, dealt, measuring.prompt_tokens, apart, code)?;
+        let pool =
+            BenchPromptSource::receive_share(comm, dealt, measuring.prompt_tokens, apart, code)?;
         let salt = apart.then(|| pool.name());
         // (whoever asks for the end before there is anything to tell ends the process)
-        let stop = Stop::listens(comm, limit, code)?;
+        let stop = BenchCancellation::catch_signals(comm, limit, code)?;
         Ok(Some(Self {
-            common,
-            measuring,
+            context: common,
+            options: measuring,
             files,
             ready,
             found,
-            pool,
-            salt,
-            salted: 0,
+            prompt_source: pool,
+            cache_salt: salt,
+            salts_used: 0,
             stop,
             code,
             _servers: servers,
@@ -174,52 +179,65 @@ impl Bench {
         &self,
         settings: &Settings,
         counts: impl Fn(usize, &Url) -> bool,
-    ) -> Option<Result<Choice, JobError>> {
+    ) -> Option<Result<ModelSelection, JobError>> {
         let found = self.found.as_ref()?;
-        let (source, row_model) = self.pool.source()?;
-        let known = Known { source, row_model, model: None, api: None };
+        let (source, row_model) = self.prompt_source.source()?;
+        let known = SelectionInputs { source, row_model, previous_model: None, api: None };
         let mut some = found.clone();
         for (rank, its) in some.iter_mut().enumerate() {
             its.retain(|it| counts(rank, &it.url));
         }
         let mut settings = settings.clone();
-        settings.min_endpoints = crate::settings::Quota::Count(1);
+        settings.min_endpoints = crate::settings::CountOrPercent::Count(1);
         let nobody = || JobError::Model("the endpoint is not ready".into());
-        Some(choose(&settings, &known, &some).and_then(|choice| choice.ok_or_else(nobody)))
+        Some(
+            select_model_and_route(&settings, &known, &some)
+                .and_then(|choice| choice.ok_or_else(nobody)),
+        )
     }
 
     /// Collective. The choice, or the end of the job.
-    fn chosen(&self, comm: &mut dyn Comm) -> Result<Choice, JobError> {
-        let choice = told(comm, self.choose(&self.common.settings, |_, _| true), self.code)?;
+    fn select_model_or_end(&self, comm: &mut dyn Comm) -> Result<ModelSelection, JobError> {
+        let choice =
+            root_result(comm, self.choose(&self.context.settings, |_, _| true), self.code)?;
         Ok(comm.broadcast_value(choice)?)
     }
 
     /// What holds for all measurements, as rank 0 tells it.
-    fn conditions(&self, comm: &dyn Comm, choice: Option<&Choice>) -> Conditions {
+    fn bench_conditions(
+        &self,
+        comm: &dyn Comm,
+        choice: Option<&ModelSelection>,
+    ) -> BenchConditions {
         let found = self.found.iter().flatten().flatten();
-        Conditions {
+        BenchConditions {
             version: env!("CARGO_PKG_VERSION").into(),
             ranks: comm.size(),
             endpoints: match choice {
-                Some(choice) => choice.weights.iter().sum(),
-                None => found.filter(|it| is_ready(it)).count() as u64,
+                Some(choice) => choice.ready_counts.iter().sum(),
+                None => found.filter(|it| is_endpoint_ready(it)).count() as u64,
             },
             model: choice.map(|it| it.model.clone()),
-            api: choice.map(|it| it.api().into()),
-            inputs: self.measuring.inputs.clone(),
-            max_tokens: self.common.settings.max_tokens,
-            sampling: self.common.settings.sampling().json(),
-            repeats: self.measuring.repeats,
-            caches_apart: self.salt.is_some(),
+            api: choice.map(|it| it.api_name().into()),
+            inputs: self.options.inputs.clone(),
+            max_tokens: self.context.settings.max_tokens,
+            sampling: self.context.settings.sampling_params().json(),
+            repeats: self.options.repeats,
+            caches_apart: self.cache_salt.is_some(),
             rows_came_again: false,
             incomplete: self.stop.over().map(str::to_owned),
         }
     }
 
     /// An engine for this rank's endpoints that pass.
-    fn lane(&self, settings: &Settings, choice: &Choice, counts: impl Fn(&Url) -> bool) -> Lane {
+    fn start_session(
+        &self,
+        settings: &Settings,
+        choice: &ModelSelection,
+        counts: impl Fn(&Url) -> bool,
+    ) -> EngineSession {
         let its = self.ready.iter().filter(|it| counts(&it.url)).cloned().collect();
-        Lane::start(settings, self.common.key.clone(), choice, its)
+        EngineSession::start(settings, self.context.api_key.clone(), choice, its)
     }
 
     /// Collective. A warm-up of some prompts an endpoint, then each repeat with prompts of its own; ends with the first that
@@ -227,24 +245,24 @@ impl Bench {
     fn runs(
         &mut self,
         comm: &mut dyn Comm,
-        lane: &mut Lane,
+        lane: &mut EngineSession,
         (warm_up, prompts): (u64, u64),
         mut each: impl FnMut(&Settled),
-    ) -> Result<Runs, JobError> {
+    ) -> Result<RepeatedRuns, JobError> {
         let mut runs = Vec::new();
-        for turn in 0..=self.measuring.repeats {
+        for turn in 0..=self.options.repeats {
             if self.stop.over().is_some() {
                 break;
             }
             let wanted = if turn == 0 { warm_up } else { prompts };
-            let asked = self.pool.take(wanted * lane.endpoints());
+            let asked = self.prompt_source.take(wanted * lane.endpoints());
             let measured = self.together(comm, lane, asked, |settled| {
                 if turn > 0 {
                     each(settled);
                 }
             })?;
-            let why = measured.as_ref().map(Measured::why_not);
-            let cut = |it: &Measured| self.stop.over().is_some() && it.ended.is_some();
+            let why = measured.as_ref().map(BenchMeasurement::incomplete_reason);
+            let cut = |it: &BenchMeasurement| self.stop.over().is_some() && it.ended.is_some();
             if let Some(measured) = measured.filter(|it| turn > 0 && !cut(it)) {
                 runs.push(Run::of(&measured));
             }
@@ -254,12 +272,12 @@ impl Bench {
                 return Ok((runs, Some(why)));
             }
         }
-        let failed = self.not_measured().filter(|_| runs.is_empty());
+        let failed = self.skip_reason().filter(|_| runs.is_empty());
         Ok((runs, failed))
     }
 
     /// Why what comes is not measured, where all is over.
-    fn not_measured(&self) -> Option<String> {
+    fn skip_reason(&self) -> Option<String> {
         self.stop.over().map(|why| format!("not measured: {why}"))
     }
 
@@ -268,32 +286,36 @@ impl Bench {
     fn together(
         &mut self,
         comm: &mut dyn Comm,
-        lane: &mut Lane,
+        lane: &mut EngineSession,
         mut prompts: Vec<Prompt>,
         mut each: impl FnMut(&Settled),
-    ) -> Result<Option<Measured>, JobError> {
+    ) -> Result<Option<BenchMeasurement>, JobError> {
         if let Some(why) = self.stop.over() {
             let (asked, ended) = (prompts.len() as u64, Some(why.to_owned()));
-            return Ok(comm.reduce(Measured { asked, ended, ..Measured::default() })?);
+            return Ok(comm.reduce(BenchMeasurement {
+                asked,
+                ended,
+                ..BenchMeasurement::default()
+            })?);
         }
-        if let Some(salt) = &self.salt {
-            self.salted += 1;
-            keep_apart(&mut prompts, &format!("{salt}-{}", self.salted));
+        if let Some(salt) = &self.cache_salt {
+            self.salts_used += 1;
+            add_cache_salt(&mut prompts, &format!("{salt}-{}", self.salts_used));
         }
-        let limit = self.measuring.time_limit.get();
+        let limit = self.options.time_limit.get();
         comm.barrier();
         let end = Instant::now() + limit;
         lane.begin(prompts);
         loop {
-            let until = end.min(Instant::now() + SLICE);
+            let until = end.min(Instant::now() + VOTE_INTERVAL);
             let going = lane.go_on(until, &mut each);
             if going && until == end {
                 lane.cut("it was not over in time");
             }
-            match self.stop.vote(comm, going && until < end) {
-                Vote::GoOn => {}
-                Vote::Done => break,
-                Vote::Stop(why) => {
+            match self.stop.collect_votes(comm, going && until < end) {
+                CancelVote::GoOn => {}
+                CancelVote::Done => break,
+                CancelVote::Stop(why) => {
                     lane.cut(why);
                     break;
                 }
@@ -303,9 +325,9 @@ impl Bench {
     }
 
     /// Collective. Did any rank have too few rows?
-    fn rows_came_again(&self, comm: &mut dyn Comm) -> bool {
-        let mut any = [u64::from(self.pool.came_again())];
-        comm.all_reduce(&mut any, crate::comm::Combine::Or);
+    fn any_rows_repeated(&self, comm: &mut dyn Comm) -> bool {
+        let mut any = [u64::from(self.prompt_source.has_repeated_rows())];
+        comm.all_reduce(&mut any, crate::comm::ReduceOp::Or);
         any != [0]
     }
 
@@ -313,13 +335,14 @@ impl Bench {
     fn end<R: serde::Serialize>(
         &self,
         comm: &mut dyn Comm,
-        report: Option<(R, String, Verdict)>,
+        report: Option<(R, String, JobVerdict)>,
         plots: impl FnOnce(&R) -> Result<Vec<(&'static str, Vec<u8>)>, String>,
-    ) -> Result<Verdict, JobError> {
+    ) -> Result<JobVerdict, JobError> {
         let ended = report.map(|(report, table, verdict)| {
-            let verdict = if self.stop.over().is_some() { Verdict::Open } else { verdict };
+            let verdict =
+                if self.stop.over().is_some() { JobVerdict::PromptsOpen } else { verdict };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
-            console::print(if self.measuring.json { &json } else { &table });
+            console::print_stdout(if self.options.json { &json } else { &table });
             if let Some(files) = &self.files {
                 let plots = plots(&report).unwrap_or_else(|why| {
                     tracing::warn!("there is no plot: {why}");
@@ -329,50 +352,50 @@ impl Bench {
             }
             Ok(verdict)
         });
-        let verdict = told(comm, ended, self.code)?;
+        let verdict = root_result(comm, ended, self.code)?;
         Ok(comm.broadcast_value(verdict)?)
     }
 
     /// A line for those who wait, on rank 0.
     fn say(&self, line: impl FnOnce() -> String) {
-        if self.found.is_some() && !self.common.settings.quiet {
+        if self.found.is_some() && !self.context.settings.quiet {
             console::say(&line());
         }
     }
 }
 
 /// The settings with another batch size and window.
-fn with(settings: &Settings, batch: Amount, window: Amount) -> Settings {
+fn with_batch_and_window(settings: &Settings, batch: AutoOrCount, window: AutoOrCount) -> Settings {
     let mut settings = settings.clone();
     (settings.batch_size, settings.concurrency, settings.no_batch) = (batch, window, false);
     settings
 }
 
-fn is_ready(it: &Surveyed) -> bool {
-    matches!(it.probe, Probe::Ready(_))
+fn is_endpoint_ready(it: &EndpointStatus) -> bool {
+    matches!(it.probe, ProbeResult::Ready(_))
 }
 
 /// Do all servers that are ready?
-fn all_keep_apart(found: &[Vec<Surveyed>]) -> bool {
+fn all_support_cache_salt(found: &[Vec<EndpointStatus>]) -> bool {
     let versions = found.iter().flatten().filter_map(|it| match &it.probe {
-        Probe::Ready(facts) => Some(facts.version.as_deref()),
-        Probe::NotReady(_) => None,
+        ProbeResult::Ready(facts) => Some(facts.version.as_deref()),
+        ProbeResult::NotReady(_) => None,
     });
-    versions.into_iter().all(keeps_apart)
+    versions.into_iter().all(supports_cache_salt)
 }
 
 /// Rank 0: are there enough? Else says who is not ready.
-fn is_enough(found: &[Vec<Surveyed>], least: impl Fn(u64) -> u64) -> bool {
-    let all: Vec<&Surveyed> = found.iter().flatten().collect();
+fn has_enough_endpoints(found: &[Vec<EndpointStatus>], least: impl Fn(u64) -> u64) -> bool {
+    let all: Vec<&EndpointStatus> = found.iter().flatten().collect();
     let least = least(all.len() as u64).max(1);
-    let enough = all.iter().filter(|it| is_ready(it)).count() as u64 >= least;
+    let enough = all.iter().filter(|it| is_endpoint_ready(it)).count() as u64 >= least;
     if !enough {
-        console::complain_of_endpoints(&all, least);
+        console::print_unready_endpoints(&all, least);
     }
     enough
 }
 
 /// As people read it.
-fn seconds(duration: Duration) -> String {
-    Period::seconds(duration.as_secs().max(1)).to_string()
+fn format_seconds(duration: Duration) -> String {
+    HumanDuration::seconds(duration.as_secs().max(1)).to_string()
 }

@@ -1,13 +1,13 @@
 //! `bench models`: each served model by itself, or each endpoint, one after the other: they share GPUs and hosts.
 
-use super::{Bench, Measuring, Plan, compare::text, is_ready};
+use super::{BenchContext, BenchOptions, BenchPlan, compare::text, is_endpoint_ready};
 use crate::{
-    bench::{Figures, ModelRow, ModelsReport},
-    comm::{Comm, Typed},
+    bench::{ModelRow, ModelsReport, RunFigures},
+    comm::{Comm, TypedComm},
     console,
-    domain::{Probe, Url},
-    job::{CodeOf, Given, JobError, Verdict, setup::run_plan::Choice},
-    settings::{Amount, Settings},
+    domain::{ProbeResult, Url},
+    job::{ErrorCodeFn, Invocation, JobError, JobVerdict, setup::run_plan::ModelSelection},
+    settings::{AutoOrCount, Settings},
 };
 
 /// Prompts an endpoint and run.
@@ -15,71 +15,76 @@ const PROMPTS: u64 = 8;
 
 /// One line of the table.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
-struct Subject {
+struct BenchSubject {
     model: String,
     /// One endpoint, and the rank whose it is: loopback addresses are the same on every node.
-    only: Option<(usize, Url)>,
+    single_endpoint: Option<(usize, Url)>,
 }
 
 /// Collective. Of these models, or of all that are served. Prints a table (or JSON) on rank 0.
 ///
 /// # Errors
 /// Where settings or the input cannot be, or the report not be written.
-pub fn models(
+pub fn bench_models(
     comm: &mut dyn Comm,
-    given: Given,
-    measuring: Measuring,
+    given: Invocation,
+    measuring: BenchOptions,
     (models, per_endpoint): (&[String], bool),
-    code: CodeOf,
-) -> Result<Verdict, JobError> {
+    code: ErrorCodeFn,
+) -> Result<JobVerdict, JobError> {
     let (prompts, repeats) = (measuring.prompts.unwrap_or(PROMPTS), measuring.repeats);
-    let plan = Plan {
-        instead: (&[], ""),
+    let plan = BenchPlan {
+        rejected_keys: (&[], ""),
         // One at a time is what a model takes; how many at a time servers bear is a sweep's question.
-        defaults: |settings, said| {
+        apply_defaults: |settings, said| {
             if !said("concurrency") {
-                settings.concurrency = Amount::Exactly(usize::try_from(settings.n).unwrap_or(1));
+                settings.concurrency =
+                    AutoOrCount::Exactly(usize::try_from(settings.n).unwrap_or(1));
             }
         },
         // The same prompts for each.
         prompts: prompts * u64::from(repeats) + 1,
     };
-    let Some(mut bench) = Bench::begin(comm, given, measuring, &plan, code)? else {
-        return Ok(Verdict::NoEndpoint);
+    let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
+        return Ok(JobVerdict::NoEndpoint);
     };
-    let subjects = bench.found.as_ref().map(|_| bench.subjects(models, per_endpoint));
+    let subjects = bench.found.as_ref().map(|_| bench.list_subjects(models, per_endpoint));
     let subjects = comm.broadcast_value(subjects)?;
     let mut rows = Vec::new();
     for subject in subjects {
-        bench.pool.rewind();
-        let row = match bench.not_measured() {
-            None => bench.subject(comm, &subject, prompts)?,
-            Some(why) => {
-                ModelRow::new(bench.named(comm, &subject), repeats, Vec::new(), None, Some(why))
-            }
+        bench.prompt_source.rewind();
+        let row = match bench.skip_reason() {
+            None => bench.measure_subject(comm, &subject, prompts)?,
+            Some(why) => ModelRow::new(
+                bench.subject_label(comm, &subject),
+                repeats,
+                Vec::new(),
+                None,
+                Some(why),
+            ),
         };
         bench.say(|| line(&row));
         rows.push(row);
     }
     let report = bench.found.is_some().then(|| {
-        let conditions = bench.conditions(comm, None);
+        let conditions = bench.bench_conditions(comm, None);
         let report = ModelsReport::new(conditions, rows);
-        let verdict = if report.is_whole() { Verdict::Done } else { Verdict::SomeFailed };
+        let verdict = if report.is_whole() { JobVerdict::Done } else { JobVerdict::SomeFailed };
         let table = console::models_table(&report);
         (report, table, verdict)
     });
     bench.end(comm, report, |_| Ok(Vec::new()))
 }
 
-impl Bench {
+impl BenchContext {
     /// Rank 0: what there is to measure, in order; a name that is given twice is one.
-    fn subjects(&self, named: &[String], per_endpoint: bool) -> Vec<Subject> {
-        let mut subjects: Vec<Subject> = Vec::new();
+    fn list_subjects(&self, named: &[String], per_endpoint: bool) -> Vec<BenchSubject> {
+        let mut subjects: Vec<BenchSubject> = Vec::new();
         let ranks = self.found.iter().flatten().enumerate();
         let ready = ranks.flat_map(|(rank, its)| its.iter().map(move |it| (rank, it)));
         let mut served: Vec<(String, (usize, Url))> = Vec::new();
-        for (rank, it) in ready.filter(|(_, it)| is_ready(it)) {
-            if let Probe::Ready(facts) = &it.probe {
+        for (rank, it) in ready.filter(|(_, it)| is_endpoint_ready(it)) {
+            if let ProbeResult::Ready(facts) = &it.probe {
                 let place = || (rank, it.url.clone());
                 served.extend(facts.models.iter().map(|model| (model.id.clone(), place())));
             }
@@ -94,22 +99,22 @@ impl Bench {
             }
             let places = served.iter().filter(|(its, _)| *its == model && per_endpoint);
             let before = subjects.len();
-            subjects.extend(
-                places
-                    .map(|(_, place)| Subject { model: model.clone(), only: Some(place.clone()) }),
-            );
+            subjects.extend(places.map(|(_, place)| BenchSubject {
+                model: model.clone(),
+                single_endpoint: Some(place.clone()),
+            }));
             if subjects.len() == before {
-                subjects.push(Subject { model, only: None });
+                subjects.push(BenchSubject { model, single_endpoint: None });
             }
         }
         subjects
     }
 
     /// What it is called in the table.
-    fn named(
+    fn subject_label(
         &self,
         comm: &dyn Comm,
-        Subject { model, only }: &Subject,
+        BenchSubject { model, single_endpoint: only }: &BenchSubject,
     ) -> (String, Option<String>) {
         let label = only.as_ref().map(|(rank, url)| match comm.size() {
             1 => url.to_string(),
@@ -119,28 +124,28 @@ impl Bench {
     }
 
     /// Collective. One of them: a failure is a line of the table.
-    fn subject(
+    fn measure_subject(
         &mut self,
         comm: &mut dyn Comm,
-        subject: &Subject,
+        subject: &BenchSubject,
         prompts: u64,
     ) -> Result<ModelRow, JobError> {
-        let Subject { model, only } = subject;
-        let settings = Settings { model: Some(model.clone()), ..self.common.settings.clone() };
+        let BenchSubject { model, single_endpoint: only } = subject;
+        let settings = Settings { model: Some(model.clone()), ..self.context.settings.clone() };
         let counts = |rank: usize, url: &Url| {
             only.as_ref().is_none_or(|(its, only)| *its == rank && only == url)
         };
         let chosen = self.choose(&settings, counts);
         let chosen = chosen.map(|it| it.map_err(|error| error.to_string()));
-        let chosen: Result<Choice, String> = comm.broadcast_value(chosen)?;
-        let name = self.named(comm, subject);
-        let repeats = self.measuring.repeats;
+        let chosen: Result<ModelSelection, String> = comm.broadcast_value(chosen)?;
+        let name = self.subject_label(comm, subject);
+        let repeats = self.options.repeats;
         let choice = match chosen {
             Ok(choice) => choice,
             Err(why) => return Ok(ModelRow::new(name, repeats, Vec::new(), None, Some(why))),
         };
         let rank = comm.rank();
-        let mut lane = self.lane(&settings, &choice, |url| counts(rank, url));
+        let mut lane = self.start_session(&settings, &choice, |url| counts(rank, url));
         let mut sample = None;
         let (runs, failed) = self.runs(comm, &mut lane, (1, prompts), |settled| {
             sample = sample.take().or_else(|| text(settled));
@@ -148,8 +153,8 @@ impl Bench {
         let samples: Vec<String> = sample.into_iter().collect();
         let sample = comm.reduce(samples)?.unwrap_or_default().into_iter().next();
         Ok(ModelRow {
-            endpoints: choice.weights.iter().sum(),
-            api: Some(choice.api().into()),
+            endpoints: choice.ready_counts.iter().sum(),
+            api: Some(choice.api_name().into()),
             ..ModelRow::new(name, repeats, runs, sample, failed)
         })
     }
@@ -158,7 +163,7 @@ impl Bench {
 fn line(row: &ModelRow) -> String {
     let place = row.endpoint.as_ref().map_or(String::new(), |it| format!(" at {it}"));
     let found = match (&row.figures, &row.failed) {
-        (Some(Figures { p50_s, tokens_per_s, .. }), _) => {
+        (Some(RunFigures { p50_s, tokens_per_s, .. }), _) => {
             format!("{:.3} s an answer, {:.1} tokens/s", p50_s.median, tokens_per_s.median)
         }
         (None, why) => why.clone().unwrap_or_default(),

@@ -7,41 +7,41 @@ use crate::output::OutputError;
 
 /// The files of a report.
 #[derive(Clone, Debug)]
-pub(super) struct Files {
-    json: PathBuf,
+pub(super) struct BenchReportFiles {
+    json_path: PathBuf,
 }
 
 /// Names of plots, by what comes after the last point.
-const PLOTS: [&str; 2] = ["svg", "png"];
+const PLOT_EXTENSIONS: [&str; 2] = ["svg", "png"];
 
-impl Files {
+impl BenchReportFiles {
     /// Where `output` is, if there is to be any.
     pub(super) fn wanted(output: Option<&str>, overwrite: bool) -> Result<Option<Self>, JobError> {
         let Some(output) = output else { return Ok(None) };
         let json = PathBuf::from(output);
         if json.extension().is_none_or(|it| it != "json") {
-            return Err(JobError::Standing(format!(
+            return Err(JobError::PreconditionFailed(format!(
                 "the report {output} has to be called something.json: plots go beside it as .svg and .png"
             )));
         }
         let folder = json.parent().filter(|it| !it.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|it| !it.is_dir()) {
-            return Err(JobError::Standing(format!(
+            return Err(JobError::PreconditionFailed(format!(
                 "the folder {} of the report is not there: make it first",
                 folder.display()
             )));
         }
-        let all = PLOTS.iter().map(|it| json.with_extension(it)).chain([json.clone()]);
+        let all = PLOT_EXTENSIONS.iter().map(|it| json.with_extension(it)).chain([json.clone()]);
         if let Some(there) = all.into_iter().find(|it| it.exists() && !overwrite) {
-            return Err(JobError::Standing(format!(
+            return Err(JobError::PreconditionFailed(format!(
                 "{} is there already: give another --output, or --overwrite",
                 there.display()
             )));
         }
-        let it = Self { json };
+        let it = Self { json_path: json };
         // Hours of measurements are not lost to a folder that cannot be written to.
         let part = it.part("json");
-        std::fs::write(&part, "").map_err(OutputError::io("cannot write", &part))?;
+        std::fs::write(&part, "").map_err(OutputError::io_error("cannot write", &part))?;
         let _ = std::fs::remove_file(&part);
         Ok(Some(it))
     }
@@ -49,21 +49,21 @@ impl Files {
     /// Writes all of them: the plots by their endings, and the JSON last.
     pub(super) fn write(&self, json: &str, plots: &[(&str, Vec<u8>)]) -> Result<(), JobError> {
         for (ending, bytes) in plots {
-            self.put(ending, bytes)?;
+            self.write_file(ending, bytes)?;
         }
-        self.put("json", json.as_bytes())
+        self.write_file("json", json.as_bytes())
     }
 
-    fn put(&self, ending: &str, bytes: &[u8]) -> Result<(), JobError> {
-        let (part, place) = (self.part(ending), self.json.with_extension(ending));
-        std::fs::write(&part, bytes).map_err(OutputError::io("cannot write", &part))?;
-        std::fs::rename(&part, &place).map_err(OutputError::io("cannot write", &place))?;
+    fn write_file(&self, ending: &str, bytes: &[u8]) -> Result<(), JobError> {
+        let (part, place) = (self.part(ending), self.json_path.with_extension(ending));
+        std::fs::write(&part, bytes).map_err(OutputError::io_error("cannot write", &part))?;
+        std::fs::rename(&part, &place).map_err(OutputError::io_error("cannot write", &place))?;
         tracing::info!("written: {}", place.display());
         Ok(())
     }
 
     fn part(&self, ending: &str) -> PathBuf {
-        Path::new(&self.json).with_extension(format!("{ending}.part"))
+        Path::new(&self.json_path).with_extension(format!("{ending}.part"))
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     fn what_is_there_is_kept_unless_somebody_says_otherwise() {
         let folder = tempfile::tempdir().expect("a folder");
         let name = |file: &str| folder.path().join(file).to_string_lossy().into_owned();
-        let wanted = |file: &str, overwrite| Files::wanted(Some(&name(file)), overwrite);
+        let wanted = |file: &str, overwrite| BenchReportFiles::wanted(Some(&name(file)), overwrite);
         let files = wanted("a.json", false).expect("fine").expect("wanted");
         assert!(!folder.path().join("a.json").exists(), "nothing is there before the end");
         files.write("{}\n", &[("svg", b"<svg/>".to_vec())]).expect("written");
@@ -86,6 +86,6 @@ mod tests {
         std::fs::remove_file(folder.path().join("a.json")).expect("removed");
         assert!(wanted("a.json", false).is_err(), "its plot is there");
         assert!(wanted("b.txt", false).is_err() && wanted("no/b.json", false).is_err());
-        assert!(Files::wanted(None, false).expect("fine").is_none());
+        assert!(BenchReportFiles::wanted(None, false).expect("fine").is_none());
     }
 }

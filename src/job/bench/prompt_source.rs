@@ -11,23 +11,23 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::job::{
-    CodeOf, JobError,
-    context::everywhere,
-    root::open::{fits, rules},
-    setup::scan::read_over,
+    ErrorCodeFn, JobError,
+    context::all_ok,
+    root::open::{fits, row_rules},
+    setup::scan::scan_alone,
 };
 use crate::{
-    bench::made_up,
-    comm::{Comm, Typed},
-    domain::{Id, Input, Params, Prompt, RowHash},
-    input::{Lease, Reader, RowTable, Rules, Source},
+    bench::generate_text,
+    comm::{Comm, TypedComm},
+    domain::{Prompt, PromptId, PromptInput, RequestParams, RowHash},
+    input::{InputRules, InputSource, Lease, PromptReader, RowTable},
     settings::Settings,
 };
 
 /// The input as rank 0 has read it.
-pub(super) struct Rows {
-    source: Source,
-    rules: Rules,
+pub(super) struct BenchInput {
+    source: InputSource,
+    rules: InputRules,
     table: Option<RowTable>,
     row_model: Option<String>,
     /// Where packed input was laid out.
@@ -36,9 +36,9 @@ pub(super) struct Rows {
 
 /// What a rank is sent.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Dealt {
-    source: Source,
-    rules: Rules,
+pub(super) struct RankPromptShare {
+    source: InputSource,
+    rules: InputRules,
     /// Rows with their text; none where prompts are made up.
     lease: Option<Lease>,
     seed: u64,
@@ -46,21 +46,21 @@ pub(super) struct Dealt {
 }
 
 /// A rank's prompts.
-pub(super) struct Pool {
-    from: From,
-    source: Source,
+pub(super) struct BenchPromptSource {
+    origin: PromptOrigin,
+    source: InputSource,
     row_model: Option<String>,
     taken: u64,
     /// The most that was taken at once.
-    most: u64,
+    largest_take: u64,
     /// Does a measurement find in caches only what it has asked itself?
     apart: bool,
     seed: u64,
 }
 
-enum From {
+enum PromptOrigin {
     Rows(Vec<Prompt>),
-    Made { seed: u64, tokens: usize },
+    Generated { seed: u64, tokens: usize },
 }
 
 /// Rank 0. Reads the input over; of none, prompts are made up.
@@ -68,14 +68,20 @@ pub(super) fn read(
     settings: &Settings,
     inputs: &[String],
     scratch: PathBuf,
-) -> Result<Rows, JobError> {
-    let rules = rules(settings);
+) -> Result<BenchInput, JobError> {
+    let rules = row_rules(settings);
     if inputs.is_empty() {
-        return Ok(Rows { source: made_source(), rules, table: None, row_model: None, scratch });
+        return Ok(BenchInput {
+            source: generated_source(),
+            rules,
+            table: None,
+            row_model: None,
+            scratch,
+        });
     }
-    let scanned = read_over(inputs, &rules, &scratch, None);
+    let scanned = scan_alone(inputs, &rules, &scratch, None);
     let scanned = scanned.inspect_err(|_| drop(std::fs::remove_dir_all(&scratch)))?;
-    let rows = Rows {
+    let rows = BenchInput {
         source: scanned.source,
         rules,
         table: Some(scanned.table),
@@ -84,7 +90,7 @@ pub(super) fn read(
     };
     fits(settings, &rows.source)?;
     if rows.source.rows == 0 {
-        return Err(JobError::Standing(
+        return Err(JobError::PreconditionFailed(
             "the input has no rows: without INPUT, prompts are made up".into(),
         ));
     }
@@ -92,31 +98,31 @@ pub(super) fn read(
 }
 
 /// A folder of this process, for packed input.
-pub(super) fn scratch(temporary: Option<&str>) -> PathBuf {
+pub(super) fn scratch_folder(temporary: Option<&str>) -> PathBuf {
     let name = format!("aurora-swarm-bench-{}", std::process::id());
     Path::new(temporary.unwrap_or("/tmp")).join(name)
 }
 
-fn made_source() -> Source {
-    Source {
+fn generated_source() -> InputSource {
+    InputSource {
         files: Vec::new(),
         rows: 0,
         fingerprint: String::new(),
         any_messages: false,
         any_text: true,
         openai_batch: false,
-        longest: 0,
+        longest_row: 0,
     }
 }
 
-impl Rows {
+impl BenchInput {
     /// Each rank's part, by how many prompts it needs: one after the other while rows last.
-    pub(super) fn deal(&self, needs: &[u64]) -> Result<Vec<Dealt>, JobError> {
+    pub(super) fn split_rows(&self, needs: &[u64]) -> Result<Vec<RankPromptShare>, JobError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         #[expect(clippy::cast_possible_truncation, reason = "any number will do")]
         let seed = now.as_nanos() as u64;
         let all = self.table.as_ref().map_or(0, RowTable::rows);
-        let parts = parts(all, needs);
+        let parts = row_ranges(all, needs);
         let dealt = parts.into_iter().map(|(from, to)| {
             let lease = match &self.table {
                 Some(table) => {
@@ -126,7 +132,7 @@ impl Rows {
                 None => None,
             };
             let row_model = self.row_model.clone();
-            Ok(Dealt {
+            Ok(RankPromptShare {
                 source: self.source.clone(),
                 rules: self.rules.clone(),
                 lease,
@@ -138,7 +144,7 @@ impl Rows {
     }
 }
 
-impl Drop for Rows {
+impl Drop for BenchInput {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.scratch); // most often there is none
     }
@@ -146,7 +152,7 @@ impl Drop for Rows {
 
 /// Which of `all` rows each rank gets, from and up to: what it needs, or, where there are too few, its share. Who needs
 /// any gets one at least.
-fn parts(all: u64, needs: &[u64]) -> Vec<(u64, u64)> {
+fn row_ranges(all: u64, needs: &[u64]) -> Vec<(u64, u64)> {
     let wanted: u64 = needs.iter().sum();
     let scale = if wanted > all { all as f64 / wanted as f64 } else { 1.0 };
     let mut before = 0;
@@ -167,28 +173,29 @@ fn parts(all: u64, needs: &[u64]) -> Vec<(u64, u64)> {
     needs.iter().map(part).collect()
 }
 
-impl Pool {
+impl BenchPromptSource {
     /// Collective. What rank 0 has dealt; prompts that are made up have so many tokens. `apart` is whether measurements find
     /// only their own prompts in caches.
-    pub(super) fn received(
+    pub(super) fn receive_share(
         comm: &mut dyn Comm,
-        dealt: Option<Vec<Dealt>>,
+        dealt: Option<Vec<RankPromptShare>>,
         tokens: usize,
         apart: bool,
-        code: CodeOf,
+        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
-        let Dealt { source, rules, lease, seed, row_model } = comm.scatter_values(dealt)?;
+        let RankPromptShare { source, rules, lease, seed, row_model } =
+            comm.scatter_values(dealt)?;
         let seed = seed ^ ((comm.rank() as u64) << 40);
         let read = match lease {
-            None => Ok(From::Made { seed, tokens }),
+            None => Ok(PromptOrigin::Generated { seed, tokens }),
             Some(lease) => {
                 let rows: Result<Vec<Prompt>, _> =
-                    Reader::new(&source, &rules, std::iter::once(lease)).collect();
-                rows.map(From::Rows).map_err(JobError::from)
+                    PromptReader::new(&source, &rules, std::iter::once(lease)).collect();
+                rows.map(PromptOrigin::Rows).map_err(JobError::from)
             }
         };
-        let from = everywhere(comm, read, code)?;
-        Ok(Self { from, source, row_model, taken: 0, most: 0, apart, seed })
+        let from = all_ok(comm, read, code)?;
+        Ok(Self { origin: from, source, row_model, taken: 0, largest_take: 0, apart, seed })
     }
 
     /// One that no other start of this program has.
@@ -197,7 +204,7 @@ impl Pool {
     }
 
     /// What the input is, and the model that all its rows name.
-    pub(super) fn source(&self) -> Option<(&Source, Option<&str>)> {
+    pub(super) fn source(&self) -> Option<(&InputSource, Option<&str>)> {
         Some((&self.source, self.row_model.as_deref()))
     }
 
@@ -205,21 +212,21 @@ impl Pool {
     pub(super) fn take(&mut self, count: u64) -> Vec<Prompt> {
         let first = self.taken;
         self.taken += count;
-        self.most = self.most.max(count);
-        (first..self.taken).filter_map(|index| self.prompt(index)).collect()
+        self.largest_take = self.largest_take.max(count);
+        (first..self.taken).filter_map(|index| self.prompt_at(index)).collect()
     }
 
-    fn prompt(&self, index: u64) -> Option<Prompt> {
-        match &self.from {
-            From::Rows(rows) => {
+    fn prompt_at(&self, index: u64) -> Option<Prompt> {
+        match &self.origin {
+            PromptOrigin::Rows(rows) => {
                 let at = usize::try_from(index % (rows.len() as u64).max(1)).ok()?;
                 rows.get(at).map(|row| Prompt { index, ..row.clone() })
             }
-            From::Made { seed, tokens } => Some(Prompt {
+            PromptOrigin::Generated { seed, tokens } => Some(Prompt {
                 index,
-                id: Id::of_index(index),
-                input: Input::Text(made_up(*seed, index, *tokens)),
-                params: Params::default(),
+                id: PromptId::from_index(index),
+                input: PromptInput::Text(generate_text(*seed, index, *tokens)),
+                params: RequestParams::default(),
                 route: None,
                 priority: 0,
                 row: None,
@@ -234,9 +241,9 @@ impl Pool {
     }
 
     /// Were rows taken more than once, so that caches may have helped?
-    pub(super) fn came_again(&self) -> bool {
-        let asked = if self.apart { self.most } else { self.taken };
-        matches!(&self.from, From::Rows(rows) if asked > rows.len() as u64)
+    pub(super) fn has_repeated_rows(&self) -> bool {
+        let asked = if self.apart { self.largest_take } else { self.taken };
+        matches!(&self.origin, PromptOrigin::Rows(rows) if asked > rows.len() as u64)
     }
 }
 
@@ -250,7 +257,7 @@ mod tests {
         fn ranks_get_what_they_need_or_their_share_and_nobody_twice_while_rows_last(
             all in 1..500u64, needs in prop::collection::vec(0..90u64, 1..9),
         ) {
-            let parts = parts(all, &needs);
+            let parts = row_ranges(all, &needs);
             let wanted: u64 = needs.iter().sum();
             for ((from, to), need) in parts.iter().zip(&needs) {
                 prop_assert!(from <= to && *to <= all);
@@ -266,7 +273,7 @@ mod tests {
 
     #[test]
     fn prompts_that_are_made_up_are_never_the_same() {
-        let mut pool = pool(From::Made { seed: 1, tokens: 12 }, false);
+        let mut pool = prompt_source(PromptOrigin::Generated { seed: 1, tokens: 12 }, false);
         let mut all: Vec<Prompt> = pool.take(30);
         all.extend(pool.take(30));
         assert_eq!(all.iter().map(|it| it.index).collect::<Vec<_>>(), (0..60).collect::<Vec<_>>());
@@ -274,23 +281,34 @@ mod tests {
         texts.sort_unstable();
         texts.dedup();
         assert_eq!(texts.len(), 60);
-        assert!(!pool.came_again());
+        assert!(!pool.has_repeated_rows());
     }
 
     #[test]
     fn rows_come_again_only_where_there_are_too_few_and_that_is_known() {
-        let rows = pool(From::Made { seed: 1, tokens: 3 }, false).take(5);
-        let mut apart = pool(From::Rows(rows.clone()), true);
-        let mut pool = pool(From::Rows(rows), false);
-        assert_eq!((pool.take(5).len(), pool.came_again()), (5, false));
+        let rows = prompt_source(PromptOrigin::Generated { seed: 1, tokens: 3 }, false).take(5);
+        let mut apart = prompt_source(PromptOrigin::Rows(rows.clone()), true);
+        let mut pool = prompt_source(PromptOrigin::Rows(rows), false);
+        assert_eq!((pool.take(5).len(), pool.has_repeated_rows()), (5, false));
         let again = pool.take(2);
-        assert_eq!((again.len(), again[0].index, pool.came_again()), (2, 5, true));
+        assert_eq!((again.len(), again[0].index, pool.has_repeated_rows()), (2, 5, true));
         // Where caches are kept apart only those of the same measurement are the same.
-        assert_eq!((apart.take(5).len(), apart.take(2).len(), apart.came_again()), (5, 2, false));
-        assert_eq!((apart.take(6).len(), apart.came_again()), (6, true));
+        assert_eq!(
+            (apart.take(5).len(), apart.take(2).len(), apart.has_repeated_rows()),
+            (5, 2, false)
+        );
+        assert_eq!((apart.take(6).len(), apart.has_repeated_rows()), (6, true));
     }
 
-    fn pool(from: From, apart: bool) -> Pool {
-        Pool { from, source: made_source(), row_model: None, taken: 0, most: 0, apart, seed: 1 }
+    fn prompt_source(from: PromptOrigin, apart: bool) -> BenchPromptSource {
+        BenchPromptSource {
+            origin: from,
+            source: generated_source(),
+            row_model: None,
+            taken: 0,
+            largest_take: 0,
+            apart,
+            seed: 1,
+        }
     }
 }

@@ -1,76 +1,77 @@
 //! `bench sweep`: every batch size with every window, and which is best.
 
-use super::{Bench, Measuring, Plan, with};
+use super::{BenchContext, BenchOptions, BenchPlan, with_batch_and_window};
 use crate::{
-    bench::{Cell, Figures, Run, SweepReport, SweepRow, cells},
+    bench::{BenchCell, Run, RunFigures, SweepReport, SweepRow, sweep_cells},
     comm::Comm,
     console,
-    job::{CodeOf, Given, JobError, Verdict},
-    settings::Amount,
+    job::{ErrorCodeFn, Invocation, JobError, JobVerdict},
+    settings::AutoOrCount,
 };
 
 /// Collective. Prints a table (or JSON) on rank 0.
 ///
 /// # Errors
 /// Where settings or the input cannot be, or the report not be written.
-pub fn sweep(
+pub fn bench_sweep(
     comm: &mut dyn Comm,
-    given: Given,
-    measuring: Measuring,
-    (batches, windows): (&[Amount], &[Amount]),
-    code: CodeOf,
-) -> Result<Verdict, JobError> {
-    let cells = cells(batches, windows);
-    let size = |cell: &Cell| measuring.prompts.unwrap_or_else(|| cell.prompts());
+    given: Invocation,
+    measuring: BenchOptions,
+    (batches, windows): (&[AutoOrCount], &[AutoOrCount]),
+    code: ErrorCodeFn,
+) -> Result<JobVerdict, JobError> {
+    let cells = sweep_cells(batches, windows);
+    let size = |cell: &BenchCell| measuring.prompts.unwrap_or_else(|| cell.prompts());
     let turns = u64::from(measuring.repeats) + 1;
-    let plan = Plan {
-        instead: (
+    let plan = BenchPlan {
+        rejected_keys: (
             &["batch-size", "no-batch", "concurrency"],
             "a sweep goes over --batch-sizes and --windows",
         ),
-        defaults: |_, _| {},
+        apply_defaults: |_, _| {},
         prompts: cells.iter().map(size).sum::<u64>() * turns,
     };
     let sizes: Vec<u64> = cells.iter().map(size).collect();
-    let Some(mut bench) = Bench::begin(comm, given, measuring, &plan, code)? else {
-        return Ok(Verdict::NoEndpoint);
+    let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
+        return Ok(JobVerdict::NoEndpoint);
     };
     // Not by one cell's size: whether conversations can be rendered here is found for all.
-    let settings = with(&bench.common.settings, Amount::Auto, Amount::Auto);
-    bench.common.settings = settings.clone();
-    let choice = bench.chosen(comm)?;
+    let settings =
+        with_batch_and_window(&bench.context.settings, AutoOrCount::Auto, AutoOrCount::Auto);
+    bench.context.settings = settings.clone();
+    let choice = bench.select_model_or_end(comm)?;
     let mut rows = Vec::new();
     for (&cell, size) in cells.iter().zip(sizes) {
-        if let Some(why) = bench.not_measured() {
+        if let Some(why) = bench.skip_reason() {
             rows.push(SweepRow::new(cell, Vec::new(), Some(why)));
             continue;
         }
-        let (runs, failed) = match cell.cannot(settings.n) {
+        let (runs, failed) = match cell.impossible_reason(settings.n) {
             Some(why) => (Vec::new(), Some(why)),
             None => {
-                let settings = with(&settings, cell.batch, cell.window);
-                let mut lane = bench.lane(&settings, &choice, |_| true);
+                let settings = with_batch_and_window(&settings, cell.batch, cell.window);
+                let mut lane = bench.start_session(&settings, &choice, |_| true);
                 bench.runs(comm, &mut lane, (size, size), |_| {})?
             }
         };
         bench.say(|| line(cell, &runs, failed.as_deref()));
         rows.push(SweepRow::new(cell, runs, failed));
     }
-    let rows_came_again = bench.rows_came_again(comm);
+    let rows_came_again = bench.any_rows_repeated(comm);
     let report = bench.found.is_some().then(|| {
-        let mut conditions = bench.conditions(comm, Some(&choice));
+        let mut conditions = bench.bench_conditions(comm, Some(&choice));
         conditions.rows_came_again = rows_came_again;
         let report = SweepReport::new(conditions, rows);
-        let verdict = if report.best.is_some() { Verdict::Done } else { Verdict::SomeFailed };
+        let verdict = if report.best.is_some() { JobVerdict::Done } else { JobVerdict::SomeFailed };
         let table = console::sweep_table(&report);
         (report, table, verdict)
     });
     bench.end(comm, report, console::sweep_plots)
 }
 
-fn line(cell: Cell, runs: &[Run], failed: Option<&str>) -> String {
-    let Cell { batch, window } = cell;
-    let found = match (failed, Figures::of(runs)) {
+fn line(cell: BenchCell, runs: &[Run], failed: Option<&str>) -> String {
+    let BenchCell { batch, window } = cell;
+    let found = match (failed, RunFigures::of(runs)) {
         (Some(why), _) => why.to_owned(),
         (None, Some(it)) => format!(
             "{:.1} tokens/s, {:.2} prompts/s",

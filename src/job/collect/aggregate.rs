@@ -15,39 +15,39 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
-use super::line_index::{Heads, Lines};
-use crate::job::{JobError, setup::run_plan::Wanted};
+use super::line_index::{LineFrames, LineIndex};
+use crate::job::{JobError, setup::run_plan::RequestedOutputs};
 use crate::{
-    aggregate::{Aggregate, Joined, Line},
-    comm::{Combine, Comm, Typed},
+    aggregate::{Aggregate, AnswerConcat, Line},
+    comm::{Comm, ReduceOp, TypedComm},
     domain::Merge,
     metrics::Measured,
-    output::{Counts, OutputError, TextFile, beside_answers, part_of, write_json},
-    settings::AggregateWanted,
+    output::{AtomicFile, Counts, OutputError, answers_sibling_path, part_path, write_json},
+    settings::AggregateSpec,
 };
 
 /// Prompts whose lines are compared at a time: 8 bytes each.
-const AT_A_TIME: u64 = 1 << 20;
+const PRECEDENCE_CHUNK_ROWS: u64 = 1 << 20;
 
 /// Where the report lies.
-pub(crate) fn report_place(answers: &Path) -> PathBuf {
-    beside_answers(answers, "aggregate.json")
+pub(crate) fn aggregate_report_path(answers: &Path) -> PathBuf {
+    answers_sibling_path(answers, "aggregate.json")
 }
 
 /// The names of all files that are made where these are wanted.
-pub(crate) fn names(wanted: &[AggregateWanted], answers: &Path) -> Vec<String> {
-    let report = (!wanted.is_empty()).then(|| report_place(answers));
-    let texts = wanted.iter().filter_map(AggregateWanted::file);
-    let texts = texts.map(|ending| beside_answers(answers, ending));
+pub(crate) fn aggregate_file_names(wanted: &[AggregateSpec], answers: &Path) -> Vec<String> {
+    let report = (!wanted.is_empty()).then(|| aggregate_report_path(answers));
+    let texts = wanted.iter().filter_map(AggregateSpec::file);
+    let texts = texts.map(|ending| answers_sibling_path(answers, ending));
     let name = |it: PathBuf| it.file_name().unwrap_or_default().to_string_lossy().into_owned();
     report.into_iter().chain(texts).map(name).collect()
 }
 
 /// Takes away what earlier starts have made of other answers, and what such a start has left half made.
-pub(crate) fn remove_stale(names: &[String], answers: &Path) {
+pub(crate) fn remove_stale_aggregates(names: &[String], answers: &Path) {
     for name in names {
         let stale = answers.with_file_name(name);
-        for path in [part_of(&stale), stale] {
+        for path in [part_path(&stale), stale] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     warn!(
@@ -63,33 +63,33 @@ pub(crate) fn remove_stale(names: &[String], answers: &Path) {
 
 /// All that are wanted, while they are made.
 #[derive(Default)]
-pub(crate) struct Aggregates {
-    wanted: Vec<AggregateWanted>,
-    own: Own,
+pub(crate) struct AggregateSet {
+    wanted: Vec<AggregateSpec>,
+    partial: PartialAggregates,
     /// On rank 0.
-    texts: Vec<Text>,
+    text_aggregates: Vec<TextAggregate>,
 }
 
 /// A rank's, and then all ranks'.
 #[derive(Default, Serialize, Deserialize)]
-struct Own {
+struct PartialAggregates {
     /// What the lines measure, if that is wanted.
     measured: Option<Measured>,
     /// Those that merge, as wanted.
     values: Vec<Aggregate>,
     /// Lines that are no answers: damage.
-    damaged: u64,
+    damaged_lines: u64,
 }
 
-impl Merge for Own {
+impl Merge for PartialAggregates {
     fn merge(&mut self, other: Self) {
-        self.damaged += other.damaged;
+        self.damaged_lines += other.damaged_lines;
         Merge::merge(&mut self.measured, other.measured);
         self.values.iter_mut().zip(other.values).for_each(|(mine, other)| mine.merge(other));
     }
 }
 
-impl Own {
+impl PartialAggregates {
     /// Has it no use for lines?
     fn is_nothing(&self) -> bool {
         self.values.is_empty() && self.measured.is_none()
@@ -97,74 +97,81 @@ impl Own {
 }
 
 /// One that is written as it comes.
-struct Text {
-    file: TextFile,
-    joined: Joined,
-    begun: bool,
+struct TextAggregate {
+    file: AtomicFile,
+    joined: AnswerConcat,
+    has_content: bool,
 }
 
-impl Aggregates {
+impl AggregateSet {
     /// Local. Empty ones; rank 0 gives the place of the answers.
-    pub(crate) fn begin(wanted: &Wanted<'_>, answers: Option<&Path>) -> Result<Self, OutputError> {
+    pub(crate) fn begin(
+        wanted: &RequestedOutputs<'_>,
+        answers: Option<&Path>,
+    ) -> Result<Self, OutputError> {
         let (wanted, measured) = (wanted.aggregate, wanted.report.then(Measured::default));
         let (mut values, mut texts) = (Vec::new(), Vec::new());
         for it in wanted {
             match (Aggregate::of(it), it.file(), answers) {
                 (Aggregate::Joined(joined), Some(ending), Some(answers)) => {
-                    let mut file = TextFile::create(&beside_answers(answers, ending))?;
+                    let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
                     file.write(joined.head().as_bytes())?;
-                    texts.push(Text { file, joined, begun: false });
+                    texts.push(TextAggregate { file, joined, has_content: false });
                 }
                 (Aggregate::Joined(_), ..) => {}
                 (value, ..) => values.push(value),
             }
         }
-        Ok(Self { wanted: wanted.to_vec(), own: Own { measured, values, damaged: 0 }, texts })
+        Ok(Self {
+            wanted: wanted.to_vec(),
+            partial: PartialAggregates { measured, values, damaged_lines: 0 },
+            text_aggregates: texts,
+        })
     }
 
     /// Do they need the answers in order? The same on every rank.
-    pub(crate) fn need_order(&self) -> bool {
+    pub(crate) fn needs_input_order(&self) -> bool {
         self.wanted.iter().any(|it| it.file().is_some())
     }
 
     /// Collective. Of each prompt only the line that counts, where any are to be counted.
-    pub(crate) fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines, counts: &Counts) {
-        if !self.own.is_nothing() {
-            settle(comm, lines, counts);
+    pub(crate) fn settle(&self, comm: &mut dyn Comm, lines: &mut LineIndex, counts: &Counts) {
+        if !self.partial.is_nothing() {
+            resolve_duplicate_lines(comm, lines, counts);
         }
     }
 
     /// Local. This rank's lines of a stretch.
-    pub(crate) fn take(&mut self, lines: &[u8]) {
-        if self.own.is_nothing() {
+    pub(crate) fn add_lines(&mut self, lines: &[u8]) {
+        if self.partial.is_nothing() {
             return;
         }
-        for (_, _, line) in Heads(lines) {
-            if let Some(measured) = &mut self.own.measured {
+        for (_, _, line) in LineFrames(lines) {
+            if let Some(measured) = &mut self.partial.measured {
                 measured.add(line);
             }
-            if self.own.values.is_empty() {
+            if self.partial.values.is_empty() {
                 continue;
             }
             match Line::read(line) {
                 Ok(line) => line.seen().for_each(|seen| {
-                    self.own.values.iter_mut().for_each(|value| value.add(&seen));
+                    self.partial.values.iter_mut().for_each(|value| value.add(&seen));
                 }),
-                Err(_) => self.own.damaged += 1,
+                Err(_) => self.partial.damaged_lines += 1,
             }
         }
     }
 
     /// Local, on rank 0. The next line of all.
     pub(crate) fn next(&mut self, line: &[u8]) -> Result<(), OutputError> {
-        if self.texts.is_empty() {
+        if self.text_aggregates.is_empty() {
             return Ok(());
         }
         let Ok(line) = Line::read(line) else { return Ok(()) };
         for seen in line.seen() {
-            for text in &mut self.texts {
+            for text in &mut self.text_aggregates {
                 let Some(piece) = text.joined.note(&seen) else { continue };
-                if std::mem::replace(&mut text.begun, true) {
+                if std::mem::replace(&mut text.has_content, true) {
                     text.file.write(text.joined.between().as_bytes())?;
                 }
                 text.file.write(piece.as_bytes())?;
@@ -175,25 +182,28 @@ impl Aggregates {
 
     /// Collective. All ranks' together, on rank 0.
     pub(crate) fn reduce(self, comm: &mut dyn Comm) -> Result<Option<Self>, JobError> {
-        if self.own.is_nothing() {
+        if self.partial.is_nothing() {
             return Ok((comm.rank() == 0).then_some(self));
         }
-        let Self { wanted, own, texts } = self;
-        Ok(comm.reduce(own)?.map(|own| Self { wanted, own, texts }))
+        let Self { wanted, partial: own, text_aggregates: texts } = self;
+        Ok(comm.reduce(own)?.map(|own| Self { wanted, partial: own, text_aggregates: texts }))
     }
 
     /// Local, on rank 0. Into files beside the answers, where any were wanted; and what the lines measure.
-    pub(crate) fn write(
+    pub(crate) fn write_files(
         self,
         answers: &Path,
         counts: &Counts,
     ) -> Result<Option<Measured>, JobError> {
-        let Self { wanted, own, texts } = self;
+        let Self { wanted, partial: own, text_aggregates: texts } = self;
         if wanted.is_empty() {
             return Ok(own.measured);
         }
-        if own.damaged > 0 {
-            warn!("{} lines of the shard files are no answers, and in no aggregate", own.damaged);
+        if own.damaged_lines > 0 {
+            warn!(
+                "{} lines of the shard files are no answers, and in no aggregate",
+                own.damaged_lines
+            );
         }
         let (mut values, mut texts) = (own.values.into_iter(), texts.into_iter());
         let mut all = Map::new();
@@ -201,9 +211,9 @@ impl Aggregates {
             let value = match it.file() {
                 None => values.next().map(|value| value.finish()),
                 Some(ending) => {
-                    let finished = texts.next().map(Text::finish).transpose()?;
+                    let finished = texts.next().map(TextAggregate::finish_file).transpose()?;
                     finished.map(|mut value| {
-                        let place = beside_answers(answers, ending);
+                        let place = answers_sibling_path(answers, ending);
                         value["file"] =
                             place.file_name().unwrap_or_default().to_string_lossy().into();
                         value
@@ -213,27 +223,28 @@ impl Aggregates {
             all.insert(it.to_string(), value.unwrap_or(Value::Null));
         }
         let report = json!({"prompts": counts, "aggregates": all});
-        write_json(&report_place(answers), &report)?;
+        write_json(&aggregate_report_path(answers), &report)?;
         Ok(own.measured)
     }
 }
 
 /// Collective. Leaves of each prompt only the line that counts among all ranks'.
-pub(crate) fn settle(comm: &mut dyn Comm, lines: &mut Lines, counts: &Counts) {
+pub(crate) fn resolve_duplicate_lines(comm: &mut dyn Comm, lines: &mut LineIndex, counts: &Counts) {
     let mut all = [lines.count()];
-    comm.all_reduce(&mut all, Combine::Sum);
+    comm.all_reduce(&mut all, ReduceOp::Sum);
     if all[0] == counts.answered + counts.failed {
         return; // no prompt has lines on two ranks
     }
-    for from in (0..counts.submitted).step_by(AT_A_TIME as usize) {
-        let mut claims = lines.claims(from, counts.submitted.min(from + AT_A_TIME));
-        comm.all_reduce(&mut claims, Combine::Min);
-        lines.yield_to(from, &claims);
+    for from in (0..counts.submitted).step_by(PRECEDENCE_CHUNK_ROWS as usize) {
+        let mut claims =
+            lines.precedence_keys(from, counts.submitted.min(from + PRECEDENCE_CHUNK_ROWS));
+        comm.all_reduce(&mut claims, ReduceOp::Min);
+        lines.drop_superseded(from, &claims);
     }
 }
 
-impl Text {
-    fn finish(mut self) -> Result<Value, OutputError> {
+impl TextAggregate {
+    fn finish_file(mut self) -> Result<Value, OutputError> {
         self.file.write(self.joined.tail().as_bytes())?;
         self.file.finish()?;
         Ok(self.joined.finish())

@@ -14,17 +14,17 @@ use std::{
 use tracing::info;
 
 use super::{
-    aggregate::{Aggregates, settle},
+    aggregate::{AggregateSet, resolve_duplicate_lines},
     completion::Standing,
-    line_index::{Heads, Lines},
+    line_index::{LineFrames, LineIndex},
 };
 use crate::job::{
-    CodeOf, JobError,
-    context::{Common, everywhere, told},
-    setup::run_plan::{Brief, Wanted},
+    ErrorCodeFn, JobError,
+    context::{JobContext, all_ok, root_result},
+    setup::run_plan::{RequestedOutputs, RunPlan},
 };
 use crate::{
-    comm::{Combine, Comm, Gathered, Solo},
+    comm::{Comm, RankParts, ReduceOp, SoloComm},
     metrics::Measured,
     output::{Counts, OutputError, OutputFile},
 };
@@ -32,112 +32,115 @@ use crate::{
 /// Bytes at rank 0 at a time, about.
 pub(crate) const ROUND: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
-const BINS: u64 = 4096;
+const ROUND_BINS: u64 = 4096;
 
 /// Collective. Writes the output file and the aggregates from all ranks' lines, where they are wanted and every prompt has
 /// its outcome; and measures the lines, if that is wanted. On rank 0, what was measured.
 pub(crate) fn gather(
     comm: &mut dyn Comm,
-    brief: &Brief,
-    common: &Common,
-    lines: Option<Lines>,
+    brief: &RunPlan,
+    common: &JobContext,
+    lines: Option<LineIndex>,
     standing: &Standing,
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<Option<Measured>, JobError> {
     let counts = standing.counts(brief.source.rows);
     let (began, wanted) = (std::time::Instant::now(), brief.wanted(&counts));
-    let Some(mut lines) = lines.filter(|_| !wanted.is_nothing()) else { return Ok(None) };
-    let begun = Answers::begin(&brief.output, &wanted, &counts, comm.rank() == 0);
-    let mut answers = everywhere(comm, begun.map_err(JobError::unfinished), code)?;
-    let gathered = if wanted.format.is_some() || answers.aggregates.need_order() {
-        in_order(comm, lines, counts.submitted, ROUND, &mut answers)
+    let Some(mut lines) = lines.filter(|_| !wanted.is_empty()) else { return Ok(None) };
+    let begun = AnswerCollector::begin(&brief.output, &wanted, &counts, comm.rank() == 0);
+    let mut answers = all_ok(comm, begun.map_err(JobError::into_finish_error), code)?;
+    let gathered = if wanted.format.is_some() || answers.aggregates.needs_input_order() {
+        gather_in_order(comm, lines, counts.submitted, ROUND, &mut answers)
     } else {
-        in_place(comm, &mut lines, counts.submitted, &mut answers)
+        process_in_place(comm, &mut lines, counts.submitted, &mut answers)
     };
-    everywhere(comm, gathered.map_err(JobError::unfinished), code)?;
-    let Answers { output, aggregates, .. } = answers;
+    all_ok(comm, gathered.map_err(JobError::into_finish_error), code)?;
+    let AnswerCollector { output, aggregates, .. } = answers;
     let finished = output.map_or(Ok(()), OutputFile::finish);
-    everywhere(comm, finished.map_err(|error| JobError::from(error).unfinished()), code)?;
+    all_ok(comm, finished.map_err(|error| JobError::from(error).into_finish_error()), code)?;
     let whole = aggregates.reduce(comm)?;
-    let written = whole.map(|whole| whole.write(&brief.output, &counts));
-    let measured = told(comm, written.map(|it| it.map_err(JobError::unfinished)), code)?;
-    if common.place.rank == 0 && counts.open == 0 {
+    let written = whole.map(|whole| whole.write_files(&brief.output, &counts));
+    let measured =
+        root_result(comm, written.map(|it| it.map_err(JobError::into_finish_error)), code)?;
+    if common.placement.rank == 0 && counts.open == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
     Ok(measured.flatten())
 }
 
 /// Collective. What all ranks' lines measure, on rank 0, if that is wanted; each rank keeps of its own those that count.
-pub(crate) fn measure(
+pub(crate) fn measure_answers(
     comm: &mut dyn Comm,
-    brief: &Brief,
-    lines: Option<&mut Lines>,
+    brief: &RunPlan,
+    lines: Option<&mut LineIndex>,
     counts: &Counts,
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<Option<Measured>, JobError> {
-    let wanted = Wanted { format: None, aggregate: &[], report: brief.report };
+    let wanted = RequestedOutputs { format: None, aggregate: &[], report: brief.report };
     let Some(lines) = lines.filter(|_| wanted.report) else { return Ok(None) };
-    let mut answers = Answers::begin(&brief.output, &wanted, counts, false)?;
-    let read = in_place(comm, lines, counts.submitted, &mut answers);
-    everywhere(comm, read.map_err(JobError::unfinished), code)?;
+    let mut answers = AnswerCollector::begin(&brief.output, &wanted, counts, false)?;
+    let read = process_in_place(comm, lines, counts.submitted, &mut answers);
+    all_ok(comm, read.map_err(JobError::into_finish_error), code)?;
     let whole = answers.aggregates.reduce(comm)?;
-    whole.map_or(Ok(None), |whole| whole.write(&brief.output, counts))
+    whole.map_or(Ok(None), |whole| whole.write_files(&brief.output, counts))
 }
 
 /// Local. The same of all answers there are, into files at `place`.
-pub(crate) fn gather_alone(
-    lines: Lines,
+pub(crate) fn gather_solo(
+    lines: LineIndex,
     counts: &Counts,
     place: &Path,
-    wanted: &Wanted<'_>,
+    wanted: &RequestedOutputs<'_>,
 ) -> Result<Option<Measured>, JobError> {
-    let mut answers = Answers::begin(place, wanted, counts, true)?;
-    in_order(&mut Solo::new(), lines, counts.submitted, ROUND, &mut answers)?;
-    let Answers { output, aggregates, .. } = answers;
+    let mut answers = AnswerCollector::begin(place, wanted, counts, true)?;
+    gather_in_order(&mut SoloComm::new(), lines, counts.submitted, ROUND, &mut answers)?;
+    let AnswerCollector { output, aggregates, .. } = answers;
     output.map_or(Ok(()), OutputFile::finish)?;
-    aggregates.reduce(&mut Solo::new())?.map_or(Ok(None), |whole| whole.write(place, counts))
+    aggregates
+        .reduce(&mut SoloComm::new())?
+        .map_or(Ok(None), |whole| whole.write_files(place, counts))
 }
 
 /// What becomes of lines that are brought to rank 0. Every rank has one.
-pub(crate) trait Take {
+pub(crate) trait LineSink {
     /// Collective, before anything is brought: lines may be left out.
-    fn settle(&self, _: &mut dyn Comm, _: &mut Lines) {}
+    fn settle(&self, _: &mut dyn Comm, _: &mut LineIndex) {}
 
     /// Local. What this rank brings of a stretch.
-    fn sent(&mut self, _: &[u8]) {}
+    fn on_local_lines(&mut self, _: &[u8]) {}
 
     /// Local, on rank 0. The lines of all ranks in order, of each prompt the one that counts.
     fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
 }
 
 /// The answers' file, on rank 0 if it is wanted, and their aggregates.
-struct Answers {
+struct AnswerCollector {
     output: Option<OutputFile>,
-    aggregates: Aggregates,
+    aggregates: AggregateSet,
     counts: Counts,
 }
 
-impl Answers {
+impl AnswerCollector {
     /// Local. The files, on rank 0 only, and nothing in them.
     fn begin(
         place: &Path,
-        wanted: &Wanted<'_>,
+        wanted: &RequestedOutputs<'_>,
         counts: &Counts,
         root: bool,
     ) -> Result<Self, JobError> {
         let output = wanted.format.filter(|_| root).map(|format| OutputFile::create(place, format));
-        let aggregates = Aggregates::begin(wanted, root.then_some(place))?;
+        let aggregates = AggregateSet::begin(wanted, root.then_some(place))?;
         Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
 }
 
-impl Take for Answers {
-    fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines) {
+impl LineSink for AnswerCollector {
+    fn settle(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
         self.aggregates.settle(comm, lines, &self.counts);
     }
 
-    fn sent(&mut self, lines: &[u8]) {
-        self.aggregates.take(lines);
+    fn on_local_lines(&mut self, lines: &[u8]) {
+        self.aggregates.add_lines(lines);
     }
 
     fn take(&mut self, _: u64, line: &[u8]) -> Result<(), OutputError> {
@@ -147,82 +150,83 @@ impl Take for Answers {
 }
 
 /// Collective. All ranks' lines to rank 0, about `round` bytes at a time.
-pub(crate) fn in_order(
+pub(crate) fn gather_in_order(
     comm: &mut dyn Comm,
-    mut lines: Lines,
+    mut lines: LineIndex,
     rows: u64,
     round: u64,
-    to: &mut impl Take,
+    to: &mut impl LineSink,
 ) -> Result<(), JobError> {
-    lines.sort();
+    lines.sort_lines();
     to.settle(comm, &mut lines);
     let root = comm.rank() == 0;
-    let (mut mine, mut gathered) = (Vec::new(), Gathered::default());
+    let (mut mine, mut gathered) = (Vec::new(), RankParts::default());
     let mut fault = None;
-    for (from, until) in stretches(comm, &lines, rows, round) {
+    for (from, until) in plan_rounds(comm, &lines, rows, round) {
         mine.clear();
         // A rank that cannot read its file goes on with nothing, and says so when all can hear it.
-        if let Err(error) = lines.stretch(from, until, &mut mine) {
+        if let Err(error) = lines.read_range(from, until, &mut mine) {
             mine.clear();
             fault.get_or_insert(JobError::from(error));
         }
         comm.gather(&mine, &mut gathered);
-        to.sent(&mine); // while rank 0 writes
+        to.on_local_lines(&mine); // while rank 0 writes
         if root && fault.is_none() {
-            fault = write_round(to, &gathered).err();
+            fault = merge_round(to, &gathered).err();
         }
     }
     fault.map_or(Ok(()), Err)
 }
 
 /// Collective. Every rank's lines to where its own go: no answer leaves its rank.
-fn in_place(
+fn process_in_place(
     comm: &mut dyn Comm,
-    lines: &mut Lines,
+    lines: &mut LineIndex,
     rows: u64,
-    to: &mut impl Take,
+    to: &mut impl LineSink,
 ) -> Result<(), JobError> {
-    lines.sort();
+    lines.sort_lines();
     to.settle(comm, lines);
     let mut mine = Vec::new();
-    for (from, until) in stretches(&mut Solo::new(), lines, rows, ROUND) {
+    for (from, until) in plan_rounds(&mut SoloComm::new(), lines, rows, ROUND) {
         mine.clear();
-        lines.stretch(from, until, &mut mine)?;
-        to.sent(&mine);
+        lines.read_range(from, until, &mut mine)?;
+        to.on_local_lines(&mine);
     }
     Ok(())
 }
 
 /// Who gets lines where they are.
-pub(crate) type Each<'e> = &'e mut dyn FnMut(&[u8]);
+pub(crate) type LineCallback<'e> = &'e mut dyn FnMut(&[u8]);
 
 /// Collective. Of every prompt the line that counts, to `each` on one of the ranks that have it; nothing while prompts are
 /// open.
 pub(crate) fn visit(
     comm: &mut dyn Comm,
-    lines: Option<Lines>,
+    lines: Option<LineIndex>,
     counts: &Counts,
-    each: Each<'_>,
-    code: CodeOf,
+    each: LineCallback<'_>,
+    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let Some(mut lines) = lines else { return Ok(()) };
-    let visited = in_place(comm, &mut lines, counts.submitted, &mut Visitor { each, counts });
-    everywhere(comm, visited.map_err(JobError::unfinished), code)
+    let visited =
+        process_in_place(comm, &mut lines, counts.submitted, &mut LineVisitor { each, counts });
+    all_ok(comm, visited.map_err(JobError::into_finish_error), code)
 }
 
 /// Who looks at lines where they are.
-struct Visitor<'v> {
-    each: Each<'v>,
+struct LineVisitor<'v> {
+    each: LineCallback<'v>,
     counts: &'v Counts,
 }
 
-impl Take for Visitor<'_> {
-    fn settle(&self, comm: &mut dyn Comm, lines: &mut Lines) {
-        settle(comm, lines, self.counts);
+impl LineSink for LineVisitor<'_> {
+    fn settle(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
+        resolve_duplicate_lines(comm, lines, self.counts);
     }
 
-    fn sent(&mut self, lines: &[u8]) {
-        Heads(lines).for_each(|(_, _, line)| (self.each)(line));
+    fn on_local_lines(&mut self, lines: &[u8]) {
+        LineFrames(lines).for_each(|(_, _, line)| (self.each)(line));
     }
 
     fn take(&mut self, _: u64, _: &[u8]) -> Result<(), OutputError> {
@@ -231,7 +235,7 @@ impl Take for Visitor<'_> {
 }
 
 /// Collective. Stretches of prompts, in order, whose lines together fit a round (or are a single prompt's).
-fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(u64, u64)> {
+fn plan_rounds(comm: &mut dyn Comm, lines: &LineIndex, rows: u64, round: u64) -> Vec<(u64, u64)> {
     let mut found: Vec<(u64, u64)> = Vec::new();
     let mut to_measure = vec![(0, rows)];
     let mut filled = 0;
@@ -239,9 +243,9 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(
         if from >= to {
             continue;
         }
-        let width = (to - from).div_ceil(BINS);
+        let width = (to - from).div_ceil(ROUND_BINS);
         let mut bins = lines.bytes_by_bin(from, to, width);
-        comm.all_reduce(&mut bins, Combine::Sum);
+        comm.all_reduce(&mut bins, ReduceOp::Sum);
         let mut left = Vec::new();
         for (bin, &bytes) in (0..).zip(&bins) {
             let (begin, end) = (from + bin * width, to.min(from + (bin + 1) * width));
@@ -271,8 +275,8 @@ fn stretches(comm: &mut dyn Comm, lines: &Lines, rows: u64, round: u64) -> Vec<(
 }
 
 /// One round: of each prompt the line that counts, in order. Each rank's part is in order already, so they are merged.
-fn write_round(to: &mut impl Take, gathered: &Gathered) -> Result<(), JobError> {
-    let mut parts: Vec<Heads<'_>> = gathered.parts().map(Heads).collect();
+fn merge_round(to: &mut impl LineSink, gathered: &RankParts) -> Result<(), JobError> {
+    let mut parts: Vec<LineFrames<'_>> = gathered.parts().map(LineFrames).collect();
     // The next line of each part; parts with smaller numbers first among equals, which no two files that a run wrote are.
     let mut next: BinaryHeap<_> = (0..)
         .zip(&mut parts)
@@ -303,11 +307,11 @@ mod tests {
     use super::*;
     use crate::{
         output::Format,
-        shards::{self, Rank},
+        shards::{self, LinePrecedence},
     };
 
-    const JSONL: Wanted<'static> =
-        Wanted { format: Some(Format::Jsonl), aggregate: &[], report: false };
+    const JSONL: RequestedOutputs<'static> =
+        RequestedOutputs { format: Some(Format::Jsonl), aggregate: &[], report: false };
 
     const ROWS: u64 = 40;
 
@@ -316,9 +320,9 @@ mod tests {
     }
 
     /// An outcome in a file: whose, whether it is an answer, how many bytes it has besides.
-    type Told = (u64, bool, usize);
+    type WrittenLine = (u64, bool, usize);
 
-    fn line((index, success, pad): Told, place: &str) -> String {
+    fn shard_line((index, success, pad): WrittenLine, place: &str) -> String {
         let pad = "x".repeat(pad);
         format!(
             "{{\"index\":{index},\"success\":{success},\"at\":\"{place}\",\"pad\":\"{pad}\"}}\n"
@@ -330,13 +334,13 @@ mod tests {
     }
 
     /// Shard files with these outcomes: two ranks a start.
-    fn written(folder: &Path, files: &[Vec<Told>]) -> Vec<shards::ShardFile> {
+    fn write_shards(folder: &Path, files: &[Vec<WrittenLine>]) -> Vec<shards::ShardFile> {
         for (file, told) in files.iter().enumerate() {
             let (start, rank) = (file / 2, file % 2);
             let header = shards::Header::new(start as u32, rank, "n", "f");
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
             for (at, told) in told.iter().enumerate() {
-                text += &line(*told, &place(file, at));
+                text += &shard_line(*told, &place(file, at));
                 if at % 3 == 1 {
                     text += "{\"index\":1,\"succ\n";
                 }
@@ -348,7 +352,7 @@ mod tests {
     }
 
     /// What has to come out: of each prompt the line that counts.
-    fn expected(files: &[Vec<Told>]) -> String {
+    fn expected(files: &[Vec<WrittenLine>]) -> String {
         let all = || {
             files.iter().enumerate().flat_map(|(file, told)| {
                 told.iter().enumerate().map(move |(at, &told)| (file, at, told))
@@ -357,34 +361,38 @@ mod tests {
         let best = |index: u64| {
             all().filter(|(_, _, told)| told.0 == index).min_by_key(|&(file, at, told)| {
                 let (start, rank) = ((file / 2) as u32, (file % 2) as u32);
-                (Rank { failed: !told.1, start, rank }, at)
+                (LinePrecedence { failed: !told.1, start, rank }, at)
             })
         };
-        (0..ROWS).filter_map(best).map(|(file, at, told)| line(told, &place(file, at))).collect()
+        (0..ROWS)
+            .filter_map(best)
+            .map(|(file, at, told)| shard_line(told, &place(file, at)))
+            .collect()
     }
 
-    fn lines(files: Vec<shards::ShardFile>) -> Lines {
-        let mut lines = Lines::none_of(files.clone(), ROWS);
-        shards::read_all(&files, "f", |file, entry| lines.keep(file, &entry)).expect("read");
+    fn lines(files: Vec<shards::ShardFile>) -> LineIndex {
+        let mut lines = LineIndex::for_files(files.clone(), ROWS);
+        shards::read_all_entries(&files, "f", |file, entry| lines.record_line(file, &entry))
+            .expect("read");
         lines
     }
 
-    fn output(folder: &Path, write: impl FnOnce(&mut Answers)) -> String {
+    fn output(folder: &Path, write: impl FnOnce(&mut AnswerCollector)) -> String {
         let place = folder.join("answers.jsonl");
-        let begun = Answers::begin(&place, &JSONL, &counts(), true);
+        let begun = AnswerCollector::begin(&place, &JSONL, &counts(), true);
         let mut answers = begun.expect("made");
         write(&mut answers);
         answers.output.expect("wanted").finish().expect("finished");
         std::fs::read_to_string(place).expect("there")
     }
 
-    fn alone(folder: &Path, all: Lines) -> Result<String, JobError> {
+    fn alone(folder: &Path, all: LineIndex) -> Result<String, JobError> {
         let place = folder.join("answers.jsonl");
-        gather_alone(all, &counts(), &place, &JSONL)?;
+        gather_solo(all, &counts(), &place, &JSONL)?;
         Ok(std::fs::read_to_string(place).expect("there"))
     }
 
-    fn any_files() -> impl Strategy<Value = Vec<Vec<Told>>> {
+    fn any_files() -> impl Strategy<Value = Vec<Vec<WrittenLine>>> {
         // Some lie beyond the input; some are far from the next, and some longer than what is read at once.
         let pad =
             prop_oneof![20 => 0usize..200, 2 => 10_000usize..40_000, 1 => Just(1_100_000usize)];
@@ -398,9 +406,9 @@ mod tests {
         #[test]
         fn rounds_of_any_size_give_the_lines_that_count_in_order(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
-            let all = lines(written(folder.path(), &files));
+            let all = lines(write_shards(folder.path(), &files));
             let got = output(folder.path(), |output| {
-                in_order(&mut Solo::new(), all, ROWS, round, output).expect("gathered");
+                gather_in_order(&mut SoloComm::new(), all, ROWS, round, output).expect("gathered");
             });
             prop_assert!(got == expected(&files));
         }
@@ -408,19 +416,19 @@ mod tests {
         #[test]
         fn ranks_that_read_parts_of_the_files_give_the_same(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
             let folder = tempfile::tempdir().expect("a folder");
-            let all = written(folder.path(), &files);
+            let all = write_shards(folder.path(), &files);
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
-            let mut parts: Vec<Lines> = (0..ranks).map(|rank| lines(part(rank))).collect();
-            parts.iter_mut().for_each(Lines::sort);
+            let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            parts.iter_mut().for_each(LineIndex::sort_lines);
             let got = output(folder.path(), |output| {
                 for from in (0..ROWS).step_by(width as usize) {
-                    let mut gathered = Gathered::default();
+                    let mut gathered = RankParts::default();
                     for part in &mut parts {
                         let old = gathered.bytes.len();
-                        part.stretch(from, ROWS.min(from + width), &mut gathered.bytes).expect("read");
+                        part.read_range(from, ROWS.min(from + width), &mut gathered.bytes).expect("read");
                         gathered.counts.push(gathered.bytes.len() - old);
                     }
-                    write_round(output, &gathered).expect("written");
+                    merge_round(output, &gathered).expect("written");
                 }
             });
             prop_assert!(got == expected(&files));
@@ -429,18 +437,18 @@ mod tests {
         #[test]
         fn ranks_that_settle_keep_of_each_prompt_the_one_line_that_counts(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
             let folder = tempfile::tempdir().expect("a folder");
-            let all = written(folder.path(), &files);
+            let all = write_shards(folder.path(), &files);
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
-            let mut parts: Vec<Lines> = (0..ranks).map(|rank| lines(part(rank))).collect();
-            parts.iter_mut().for_each(Lines::sort);
+            let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            parts.iter_mut().for_each(LineIndex::sort_lines);
             for from in (0..ROWS).step_by(width as usize) {
-                let claims = parts.iter().map(|part| part.claims(from, ROWS.min(from + width)));
+                let claims = parts.iter().map(|part| part.precedence_keys(from, ROWS.min(from + width)));
                 let lowest = claims.reduce(|one, other| one.iter().zip(&other).map(|(one, other)| *one.min(other)).collect());
-                parts.iter_mut().for_each(|part| part.yield_to(from, lowest.as_ref().expect("a rank")));
+                parts.iter_mut().for_each(|part| part.drop_superseded(from, lowest.as_ref().expect("a rank")));
             }
             let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); ranks];
-            parts.iter_mut().zip(&mut bytes).for_each(|(part, bytes)| part.stretch(0, ROWS, bytes).expect("read"));
-            let mut left: Vec<(u64, &[u8])> = bytes.iter().flat_map(|it| Heads(it)).map(|(index, _, line)| (index, line)).collect();
+            parts.iter_mut().zip(&mut bytes).for_each(|(part, bytes)| part.read_range(0, ROWS, bytes).expect("read"));
+            let mut left: Vec<(u64, &[u8])> = bytes.iter().flat_map(|it| LineFrames(it)).map(|(index, _, line)| (index, line)).collect();
             left.sort_unstable();
             let left: Vec<u8> = left.into_iter().flat_map(|(_, line)| line).copied().collect();
             prop_assert!(left == expected(&files).as_bytes());
@@ -449,14 +457,14 @@ mod tests {
         #[test]
         fn a_round_fits_or_is_one_prompts(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut all = lines(written(folder.path(), &files));
-            all.sort();
+            let mut all = lines(write_shards(folder.path(), &files));
+            all.sort_lines();
             let mut next = 0;
-            for (from, to) in stretches(&mut Solo::new(), &all, ROWS, round) {
+            for (from, to) in plan_rounds(&mut SoloComm::new(), &all, ROWS, round) {
                 prop_assert_eq!(from, next);
                 next = to;
                 let mut bytes = Vec::new();
-                all.stretch(from, to, &mut bytes).expect("read");
+                all.read_range(from, to, &mut bytes).expect("read");
                 prop_assert!(bytes.len() as u64 <= round || to - from == 1);
                 prop_assert_eq!(bytes.len() as u64, all.bytes_by_bin(from, to, 1).iter().sum::<u64>());
             }
@@ -468,7 +476,7 @@ mod tests {
     fn a_line_too_long_for_a_spot_comes_out_whole() {
         let folder = tempfile::tempdir().expect("a folder");
         let files = [vec![(1, true, 9 << 20), (0, true, 3), (2, false, (8 << 20) - 60)]];
-        let all = lines(written(folder.path(), &files));
+        let all = lines(write_shards(folder.path(), &files));
         let got = alone(folder.path(), all).expect("gathered");
         assert!(got == expected(&files));
     }
@@ -476,7 +484,7 @@ mod tests {
     #[test]
     fn a_file_that_is_gone_by_then_is_an_error_and_not_a_gap() {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = written(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
+        let files = write_shards(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
         let all = lines(files.clone());
         std::fs::remove_file(&files[1].path).expect("removed");
         assert!(alone(folder.path(), all).is_err());

@@ -14,16 +14,16 @@ use tracing::{info, warn};
 
 use super::{
     completion::Standing,
-    gather::{ROUND, Take, in_order},
-    line_index::Lines,
+    gather::{LineSink, ROUND, gather_in_order},
+    line_index::LineIndex,
 };
 use crate::job::{
-    CodeOf, JobError,
-    context::everywhere,
-    setup::run_plan::{Brief, SERVERS, SHARDS},
+    ErrorCodeFn, JobError,
+    context::all_ok,
+    setup::run_plan::{RunPlan, SERVER_LOG_FOLDER, SHARDS_FOLDER},
 };
 use crate::{
-    comm::{Combine, Comm, Solo, Typed},
+    comm::{Comm, ReduceOp, SoloComm, TypedComm},
     output::{Format, OutputError, OutputFile},
     shards::{self, Header, ShardFile},
     site::Place,
@@ -31,65 +31,72 @@ use crate::{
 
 /// This rank's folders of shard files.
 #[derive(Debug)]
-pub(crate) struct Folders {
-    place: Place,
+pub(crate) struct ShardFolders {
+    placement: Place,
     /// Ranks of the job.
     ranks: usize,
-    run: PathBuf,
-    home: PathBuf,
+    run_folder: PathBuf,
+    shared_shards: PathBuf,
     /// Where this rank writes if not on its node.
     own: PathBuf,
-    local: Option<Local>,
+    local: Option<NodeLocalFolder>,
 }
 
 /// A folder of this node.
 #[derive(Debug)]
-struct Local {
-    run: PathBuf,
+struct NodeLocalFolder {
+    run_folder: PathBuf,
     shards: PathBuf,
-    share: Share,
+    folder_share: FolderShare,
 }
 
 /// The how manieth it is of so many ranks that see the same local folder.
-type Share = (usize, usize);
+type FolderShare = (usize, usize);
 
 /// What the ranks of a run with this id call their local folder, placeholders and all.
-pub(crate) fn away(
+pub(crate) fn local_folder_pattern(
     local: Option<&str>,
     output: &str,
     id: &str,
 ) -> Result<Option<String>, OutputError> {
     let Some(local) = local.map(Path::new) else { return Ok(None) };
-    let local = std::path::absolute(local).map_err(OutputError::io("cannot find", local))?;
+    let local = std::path::absolute(local).map_err(OutputError::io_error("cannot find", local))?;
     Ok(Some(local.join(format!("{output}-{id}.run")).to_string_lossy().into_owned()))
 }
 
-impl Folders {
+impl ShardFolders {
     /// Collective. Makes the local folders, if there are to be any, and says who reads what of them.
     pub(crate) fn agreed(
         comm: &mut dyn Comm,
-        brief: &Brief,
+        brief: &RunPlan,
         place: &Place,
-        code: CodeOf,
+        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
-        let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS));
+        let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS_FOLDER));
         let (place, ranks) = (place.clone(), comm.size());
         let own = shards::folder_of(&home, brief.start, place.rank, ranks);
-        let mut folders = Self { place, ranks, run, home, own, local: None };
-        let Some(away) = &brief.local else { return Ok(folders) };
-        let place = &folders.place;
+        let mut folders = Self {
+            placement: place,
+            ranks,
+            run_folder: run,
+            shared_shards: home,
+            own,
+            local: None,
+        };
+        let Some(away) = &brief.local_shards else { return Ok(folders) };
+        let place = &folders.placement;
         let run = PathBuf::from(place.fill(away));
-        let shards = run.join(SHARDS);
-        let made = std::fs::create_dir_all(&shards).map_err(|error| JobError::NoLocalShards {
+        let shards = run.join(SHARDS_FOLDER);
+        let made = std::fs::create_dir_all(&shards).map_err(|error| JobError::LocalShards {
             rank: place.rank,
             host: place.node.host.clone(),
             folder: shards.display().to_string(),
             error,
         });
-        everywhere(comm, made, code)?;
+        all_ok(comm, made, code)?;
         let all = comm.gather_values(&(place.node.host.clone(), run.clone()))?;
-        let share = comm.scatter_values(all.map(|all| shares(&all)))?;
-        folders.local = Some(Local { run, shards, share });
+        let share = comm.scatter_values(all.map(|all| folder_shares(&all)))?;
+        folders.local = Some(NodeLocalFolder { run_folder: run, shards, folder_share: share });
         Ok(folders)
     }
 
@@ -100,28 +107,32 @@ impl Folders {
 
     /// Where the logs of its servers go.
     pub(crate) fn logs(&self) -> PathBuf {
-        self.local.as_ref().map_or(&self.run, |local| &local.run).join(SERVERS)
+        self.local
+            .as_ref()
+            .map_or(&self.run_folder, |local| &local.run_folder)
+            .join(SERVER_LOG_FOLDER)
     }
 
     /// Takes empty local folders away. What others have not removed yet, they take away with the last of it.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn remove_empty_folders(&self) {
         if let Some(local) = &self.local {
             let _ = std::fs::remove_dir(&local.shards);
-            let _ = std::fs::remove_dir(&local.run);
+            let _ = std::fs::remove_dir(&local.run_folder);
         }
     }
 
     /// Do ranks keep what they write on their nodes?
-    pub(crate) fn are_local(&self) -> bool {
+    pub(crate) fn is_node_local(&self) -> bool {
         self.local.is_some()
     }
 
     /// This start's first file of the run folder whose name is free: what is brought home twice is two files.
-    pub(crate) fn free_file(&self, brief: &Brief) -> (PathBuf, Header) {
-        let (host, fingerprint) = (&self.place.node.host, &brief.source.fingerprint);
+    pub(crate) fn next_free_file(&self, brief: &RunPlan) -> (PathBuf, Header) {
+        let (host, fingerprint) = (&self.placement.node.host, &brief.source.fingerprint);
         let mut header = Header::new(brief.start, 0, host, fingerprint);
         let place = |header: &Header| {
-            let folder = shards::folder_of(&self.home, brief.start, header.rank, self.ranks);
+            let folder =
+                shards::folder_of(&self.shared_shards, brief.start, header.rank, self.ranks);
             folder.join(header.file_name())
         };
         while place(&header).exists() {
@@ -136,23 +147,23 @@ impl Folders {
     /// The files of the run folder that this rank reads: its own of this start, since they are in its node's cache, and its
     /// part of the earlier ones; all or none where only rank 0 sees them.
     pub(crate) fn files(&self, start: u32) -> Result<Vec<ShardFile>, JobError> {
-        let (rank, ranks) = (self.place.rank, self.ranks);
+        let (rank, ranks) = (self.placement.rank, self.ranks);
         if self.local.is_some() {
-            return Ok(if rank == 0 { shards::list(&self.home)? } else { Vec::new() });
+            return Ok(if rank == 0 { shards::list(&self.shared_shards)? } else { Vec::new() });
         }
         let mine = |(place, file): (usize, ShardFile)| {
             let its = if file.start == start { file.rank as usize } else { place };
             (its % ranks == rank).then_some(file)
         };
-        Ok(shards::list(&self.home)?.into_iter().enumerate().filter_map(mine).collect())
+        Ok(shards::list(&self.shared_shards)?.into_iter().enumerate().filter_map(mine).collect())
     }
 }
 
-impl Local {
+impl NodeLocalFolder {
     /// The files that this rank brings home: its own of the start that is under way, and its part of earlier ones, whoever
     /// wrote them.
     fn files(&self, under_way: Option<u32>, rank: usize) -> Result<Vec<ShardFile>, JobError> {
-        let (place, of) = self.share;
+        let (place, of) = self.folder_share;
         let mine = |(number, file): (usize, ShardFile)| {
             let its = if Some(file.start) == under_way {
                 file.rank as usize == rank
@@ -166,8 +177,8 @@ impl Local {
 
     /// What is home need not be here. Others may have files in the folders, and then those stay; so do answers of an input
     /// that is not this one, which are nowhere else.
-    fn remove(&self, files: &[ShardFile], fingerprint: &str) {
-        let may_go = |file: &&ShardFile| !matches!(shards::fingerprint_of(file), Ok(Some(its)) if its != fingerprint);
+    fn remove_collected(&self, files: &[ShardFile], fingerprint: &str) {
+        let may_go = |file: &&ShardFile| !matches!(shards::read_fingerprint(file), Ok(Some(its)) if its != fingerprint);
         for file in files.iter().filter(may_go) {
             match std::fs::remove_file(&file.path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -180,90 +191,90 @@ impl Local {
 }
 
 /// Collective. What lies on the nodes into the run folder, and away from the nodes once it is there.
-pub(crate) fn bring_home(
+pub(crate) fn collect_local_shards(
     comm: &mut dyn Comm,
-    folders: &Folders,
-    brief: &Brief,
-    code: CodeOf,
+    folders: &ShardFolders,
+    brief: &RunPlan,
+    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
-    bring_files(comm, folders, brief, Some(brief.start), code)
+    collect_node_files(comm, folders, brief, Some(brief.start), code)
 }
 
 /// Collective. What starts before this one have left on the nodes, as answers of the run as it was then: what is carried
 /// over to a changed input is looked for in the run folder only. On rank 0 that run, if there is one that may have left any.
-pub(crate) fn bring_earlier(
+pub(crate) fn collect_earlier_shards(
     comm: &mut dyn Comm,
     place: &Place,
-    earlier: Option<Brief>,
-    code: CodeOf,
+    earlier: Option<RunPlan>,
+    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let earlier = (comm.rank() == 0).then_some(earlier);
     let Some(brief) = comm.broadcast_value(earlier)? else { return Ok(()) };
     // (an error on one rank is one on all)
-    match Folders::agreed(comm, &brief, place, code) {
+    match ShardFolders::agreed(comm, &brief, place, code) {
         Ok(folders) => {
-            bring_files(comm, &folders, &brief, None, code)?;
-            folders.leave();
+            collect_node_files(comm, &folders, &brief, None, code)?;
+            folders.remove_empty_folders();
             Ok(())
         }
-        Err(error @ JobError::NoLocalShards { .. }) => {
+        Err(error @ JobError::LocalShards { .. }) => {
             warn!("what earlier starts may have left there is not found: {error}");
             Ok(())
         }
-        Err(JobError::Elsewhere(_)) => Ok(()),
+        Err(JobError::OtherRank(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-fn bring_files(
+fn collect_node_files(
     comm: &mut dyn Comm,
-    folders: &Folders,
-    brief: &Brief,
+    folders: &ShardFolders,
+    brief: &RunPlan,
     under_way: Option<u32>,
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let Some(local) = &folders.local else { return Ok(()) };
-    let files = local.files(under_way, folders.place.rank);
-    let files = everywhere(comm, files.map_err(JobError::unfinished), code)?;
-    bring(comm, folders, brief, &files, code)?;
-    local.remove(&files, &brief.source.fingerprint);
+    let files = local.files(under_way, folders.placement.rank);
+    let files = all_ok(comm, files.map_err(JobError::into_finish_error), code)?;
+    collect_into_shard(comm, folders, brief, &files, code)?;
+    local.remove_collected(&files, &brief.source.fingerprint);
     Ok(())
 }
 
 /// Local. The same of rank 0's node, where no others are there any more. Nothing is removed: who is lost may be at work.
-pub(crate) fn bring_alone(folders: &Folders, brief: &Brief) -> Result<(), JobError> {
+pub(crate) fn collect_root_shards(folders: &ShardFolders, brief: &RunPlan) -> Result<(), JobError> {
     let Some(local) = &folders.local else { return Ok(()) };
     let code = |_: &JobError| 0; // nobody else hears it
-    bring(&mut Solo::new(), folders, brief, &shards::list(&local.shards)?, code)
+    collect_into_shard(&mut SoloComm::new(), folders, brief, &shards::list(&local.shards)?, code)
 }
 
 /// Collective. The lines of each rank's `files` into one file at rank 0.
-fn bring(
+fn collect_into_shard(
     comm: &mut dyn Comm,
-    folders: &Folders,
-    brief: &Brief,
+    folders: &ShardFolders,
+    brief: &RunPlan,
     files: &[ShardFile],
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
-    let mut lines = Lines::none_of(files.to_vec(), rows);
+    let mut lines = LineIndex::for_files(files.to_vec(), rows);
     let mut count = [0];
-    let read = shards::read_all(files, fingerprint, |file, entry| {
+    let read = shards::read_all_entries(files, fingerprint, |file, entry| {
         count[0] += 1;
-        lines.keep(file, &entry)
+        lines.record_line(file, &entry)
     });
-    everywhere(comm, read.map_err(|error| JobError::from(error).unfinished()), code)?;
-    comm.all_reduce(&mut count, Combine::Sum);
+    all_ok(comm, read.map_err(|error| JobError::from(error).into_finish_error()), code)?;
+    comm.all_reduce(&mut count, ReduceOp::Sum);
     if count[0] == 0 {
         return Ok(());
     }
     let began = std::time::Instant::now();
-    let file = (comm.rank() == 0).then(|| HomeFile::begin(folders, brief)).transpose();
-    let mut file = everywhere(comm, file.map_err(JobError::unfinished), code)?;
-    let brought = in_order(comm, lines, rows, ROUND, &mut file);
-    everywhere(comm, brought.map_err(JobError::unfinished), code)?;
-    let finished = file.map_or(Ok(0), HomeFile::finish);
-    let lines = everywhere(comm, finished.map_err(|it| JobError::from(it).unfinished()), code)?;
+    let file = (comm.rank() == 0).then(|| CollectedShard::begin(folders, brief)).transpose();
+    let mut file = all_ok(comm, file.map_err(JobError::into_finish_error), code)?;
+    let brought = gather_in_order(comm, lines, rows, ROUND, &mut file);
+    all_ok(comm, brought.map_err(JobError::into_finish_error), code)?;
+    let finished = file.map_or(Ok(0), CollectedShard::finish_file);
+    let lines = all_ok(comm, finished.map_err(|it| JobError::from(it).into_finish_error()), code)?;
     if comm.rank() == 0 {
         info!(
             lines,
@@ -275,26 +286,26 @@ fn bring(
 }
 
 /// A shard file of the run folder that is being filled: absent or whole.
-struct HomeFile {
+struct CollectedShard {
     file: OutputFile,
     /// What is there without it.
-    there: Standing,
+    existing: Standing,
     lines: u64,
 }
 
-impl HomeFile {
-    fn begin(folders: &Folders, brief: &Brief) -> Result<Self, JobError> {
+impl CollectedShard {
+    fn begin(folders: &ShardFolders, brief: &RunPlan) -> Result<Self, JobError> {
         let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
-        let there = Standing::of_folder(&folders.run, rows, fingerprint)?;
-        let (place, header) = folders.free_file(brief);
+        let there = Standing::from_folder(&folders.run_folder, rows, fingerprint)?;
+        let (place, header) = folders.next_free_file(brief);
         let mut file = OutputFile::create(&place, Format::Jsonl)?;
         let mut first = serde_json::to_vec(&header).unwrap_or_default();
         first.push(b'\n');
         file.answer(&first)?;
-        Ok(Self { file, there, lines: 0 })
+        Ok(Self { file, existing: there, lines: 0 })
     }
 
-    fn finish(self) -> Result<u64, OutputError> {
+    fn finish_file(self) -> Result<u64, OutputError> {
         // What was there already needs no other file.
         if self.lines > 0 {
             self.file.finish()?;
@@ -303,10 +314,10 @@ impl HomeFile {
     }
 }
 
-impl Take for Option<HomeFile> {
+impl LineSink for Option<CollectedShard> {
     fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
         // Brought home before, by a start that was killed before it could remove it. (A failure may be another than before.)
-        let Some(it) = self.as_mut().filter(|it| !it.there.has_answered(index)) else {
+        let Some(it) = self.as_mut().filter(|it| !it.existing.is_answered(index)) else {
             return Ok(());
         };
         it.lines += 1;
@@ -315,7 +326,7 @@ impl Take for Option<HomeFile> {
 }
 
 /// For each rank, by its host and its folder there, which part of the folder's files it reads.
-fn shares(all: &[(String, PathBuf)]) -> Vec<Share> {
+fn folder_shares(all: &[(String, PathBuf)]) -> Vec<FolderShare> {
     let mut sizes: BTreeMap<&(String, PathBuf), usize> = BTreeMap::new();
     let mut places = Vec::with_capacity(all.len());
     for its in all {
@@ -332,32 +343,32 @@ mod tests {
 
     use super::*;
     use crate::{
-        input::{Rules, Source},
+        input::{InputRules, InputSource},
         site::Node,
     };
 
     const ROWS: u64 = 30;
 
-    fn brief(run: &Path, local: &Path, start: u32) -> Brief {
-        let source = Source {
+    fn brief(run: &Path, local: &Path, start: u32) -> RunPlan {
+        let source = InputSource {
             files: Vec::new(),
             rows: ROWS,
             fingerprint: "f".into(),
             any_messages: false,
             any_text: true,
             openai_batch: false,
-            longest: 0,
+            longest_row: 0,
         };
-        Brief {
+        RunPlan {
             source,
-            rules: Rules::default(),
+            rules: InputRules::default(),
             folder: run.to_owned(),
             output: run.with_extension(""),
             format: None,
             aggregate: Vec::new(),
             start,
-            local: Some(local.to_string_lossy().into_owned()),
-            token: String::new(),
+            local_shards: Some(local.to_string_lossy().into_owned()),
+            folder_token: String::new(),
             report: false,
         }
     }
@@ -382,7 +393,7 @@ mod tests {
     }
 
     fn counts(folder: &Path) -> crate::output::Counts {
-        Standing::of_folder(folder, ROWS, "f").expect("read").counts(ROWS)
+        Standing::from_folder(folder, ROWS, "f").expect("read").counts(ROWS)
     }
 
     fn any_files() -> impl Strategy<Value = Vec<Vec<(u64, bool)>>> {
@@ -400,36 +411,36 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let (run, local, all) = (folder.path().join("home.run"), folder.path().join("local.run"), folder.path().join("all.run"));
             for it in [&run, &local, &all] {
-                std::fs::create_dir_all(it.join(SHARDS)).expect("made");
+                std::fs::create_dir_all(it.join(SHARDS_FOLDER)).expect("made");
             }
             for it in [&run, &all] {
-                write(&it.join(SHARDS), 1, &at_home);
+                write(&it.join(SHARDS_FOLDER), 1, &at_home);
             }
             for it in [&local, &all] {
-                write(&it.join(SHARDS), 2, &early);
+                write(&it.join(SHARDS_FOLDER), 2, &early);
                 // A start has one file a rank, and there is one rank.
-                write(&it.join(SHARDS), 3, own.get(..1).unwrap_or_default());
+                write(&it.join(SHARDS_FOLDER), 3, own.get(..1).unwrap_or_default());
             }
             let brief = brief(&run, &local, 3);
-            let comm = &mut Solo::new();
-            let folders = Folders::agreed(comm, &brief, &place(), |_| 1).expect("agreed");
+            let comm = &mut SoloComm::new();
+            let folders = ShardFolders::agreed(comm, &brief, &place(), |_| 1).expect("agreed");
             if killed {
                 // Brought home by a start that did not live to remove it.
-                bring_alone(&folders, &brief).expect("home");
+                collect_root_shards(&folders, &brief).expect("home");
                 prop_assert_eq!(counts(&run), counts(&all));
             }
-            let there = shards::list(&run.join(SHARDS)).expect("listed");
-            bring_home(comm, &folders, &brief, |_| 1).expect("home");
+            let there = shards::list(&run.join(SHARDS_FOLDER)).expect("listed");
+            collect_local_shards(comm, &folders, &brief, |_| 1).expect("home");
             prop_assert_eq!(counts(&run), counts(&all));
-            prop_assert_eq!(shards::list(&local.join(SHARDS)).expect("listed"), []);
-            for new in shards::list(&run.join(SHARDS)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
-                let answers = |entry: shards::Entry| { assert!(!entry.success, "an answer is brought once"); Ok(()) };
+            prop_assert_eq!(shards::list(&local.join(SHARDS_FOLDER)).expect("listed"), []);
+            for new in shards::list(&run.join(SHARDS_FOLDER)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
+                let answers = |entry: shards::LineEntry| { assert!(!entry.success, "an answer is brought once"); Ok(()) };
                 shards::read(new, "f", answers).expect("read");
             }
-            let before = shards::list(&run.join(SHARDS)).expect("listed").len();
-            bring_home(comm, &folders, &brief, |_| 1).expect("nothing to do");
-            prop_assert_eq!(shards::list(&run.join(SHARDS)).expect("listed").len(), before);
-            folders.leave();
+            let before = shards::list(&run.join(SHARDS_FOLDER)).expect("listed").len();
+            collect_local_shards(comm, &folders, &brief, |_| 1).expect("nothing to do");
+            prop_assert_eq!(shards::list(&run.join(SHARDS_FOLDER)).expect("listed").len(), before);
+            folders.remove_empty_folders();
             prop_assert!(!local.exists());
         }
 
@@ -437,7 +448,7 @@ mod tests {
         fn a_folders_files_are_dealt_to_those_who_see_it(ranks in prop::collection::vec((0u8..3, 0u8..2), 1..20), files in 0usize..40) {
             let all: Vec<(String, PathBuf)> =
                 ranks.iter().map(|(host, folder)| (host.to_string(), PathBuf::from(folder.to_string()))).collect();
-            let shares = shares(&all);
+            let shares = folder_shares(&all);
             for seen in &all {
                 for file in 0..files {
                     let readers = all.iter().zip(&shares).filter(|(its, (place, of))| *its == seen && file % of == *place);
@@ -451,13 +462,15 @@ mod tests {
     fn nothing_is_removed_that_is_not_home() {
         let folder = tempfile::tempdir().expect("a folder");
         let (run, local) = (folder.path().join("home.run"), folder.path().join("local.run"));
-        std::fs::create_dir_all(local.join(SHARDS)).expect("made");
-        write(&local.join(SHARDS), 1, &[vec![(0, true)]]);
+        std::fs::create_dir_all(local.join(SHARDS_FOLDER)).expect("made");
+        write(&local.join(SHARDS_FOLDER), 1, &[vec![(0, true)]]);
         // There is no folder to bring it to.
         let brief = brief(&run, &local, 2);
-        let folders = Folders::agreed(&mut Solo::new(), &brief, &place(), |_| 1).expect("agreed");
-        let error = bring_home(&mut Solo::new(), &folders, &brief, |_| 1).expect_err("no home");
-        assert!(matches!(error, JobError::Unfinished(_)), "{error}");
-        assert_eq!(shards::list(&local.join(SHARDS)).expect("listed").len(), 1);
+        let folders =
+            ShardFolders::agreed(&mut SoloComm::new(), &brief, &place(), |_| 1).expect("agreed");
+        let error = collect_local_shards(&mut SoloComm::new(), &folders, &brief, |_| 1)
+            .expect_err("no home");
+        assert!(matches!(error, JobError::FinishFailed(_)), "{error}");
+        assert_eq!(shards::list(&local.join(SHARDS_FOLDER)).expect("listed").len(), 1);
     }
 }

@@ -12,10 +12,10 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::local_shards::Folders;
-use crate::job::{JobError, setup::run_plan::Brief};
+use super::local_shards::ShardFolders;
+use crate::job::{JobError, setup::run_plan::RunPlan};
 use crate::{
-    comm::{Comm, Nap, Tag, Typed},
+    comm::{Comm, MessageTag, PollBackoff, TypedComm},
     output::{Format, OutputFile},
     shards::Header,
 };
@@ -23,11 +23,16 @@ use crate::{
 /// Bytes at a time, about.
 const PIECE: u64 = 8 << 20;
 /// A rank that gives no word for so long is lost as well.
-const PATIENCE: Duration = Duration::from_secs(20);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Rank 0: what all ranks but these hold.
-pub(crate) fn collect(comm: &mut dyn Comm, lost: &[usize], folders: &Folders, brief: &Brief) {
-    if !folders.are_local() {
+pub(crate) fn collect(
+    comm: &mut dyn Comm,
+    lost: &[usize],
+    folders: &ShardFolders,
+    brief: &RunPlan,
+) {
+    if !folders.is_node_local() {
         return;
     }
     for rank in (1..comm.size()).filter(|rank| !lost.contains(rank)) {
@@ -40,26 +45,31 @@ pub(crate) fn collect(comm: &mut dyn Comm, lost: &[usize], folders: &Folders, br
 }
 
 /// The other ranks: gives what it has, as often as it is asked, for so long.
-pub(crate) fn give(comm: &mut dyn Comm, folders: &Folders, brief: &Brief, longest: Duration) {
+pub(crate) fn give(
+    comm: &mut dyn Comm,
+    folders: &ShardFolders,
+    brief: &RunPlan,
+    longest: Duration,
+) {
     let rank = comm.rank();
     let own = folders.own().join(Header::new(brief.start, rank, "", "").file_name());
-    let (end, mut nap) = (Instant::now() + longest, Nap::patient());
+    let (end, mut nap) = (Instant::now() + longest, PollBackoff::for_long_wait());
     while Instant::now() < end {
-        if let Ok(Some((_, from))) = comm.receive_value::<u64>(Some(0), Tag::Home) {
+        if let Ok(Some((_, from))) = comm.try_receive_value::<u64>(Some(0), MessageTag::Home) {
             // What cannot be read comes to its end: rank 0 has what was read before.
-            let piece = piece(&own, from, PIECE).unwrap_or_else(|error| {
+            let piece = read_chunk(&own, from, PIECE).unwrap_or_else(|error| {
                 warn!("{} cannot be read: {error}", own.display());
                 Vec::new()
             });
-            if let Err(error) = comm.send(0, Tag::Home, piece) {
+            if let Err(error) = comm.send(0, MessageTag::Home, piece) {
                 warn!("{error}");
             }
-            nap.wake();
+            nap.reset();
         }
         if comm.under_way() > 0 {
-            nap.wake();
+            nap.reset();
         }
-        nap.sleep();
+        nap.sleep_next();
     }
 }
 
@@ -67,20 +77,23 @@ pub(crate) fn give(comm: &mut dyn Comm, folders: &Folders, brief: &Brief, longes
 fn fetch(
     comm: &mut dyn Comm,
     rank: usize,
-    folders: &Folders,
-    brief: &Brief,
+    folders: &ShardFolders,
+    brief: &RunPlan,
 ) -> Result<u64, JobError> {
     let (mut file, mut bytes) = (None, 0);
     loop {
-        comm.send_value(rank, Tag::Home, &bytes)?;
-        let piece = wait(comm, rank)
-            .ok_or_else(|| JobError::Standing(format!("it has given no word for {PATIENCE:?}")))?;
+        comm.send_value(rank, MessageTag::Home, &bytes)?;
+        let piece = receive_chunk(comm, rank).ok_or_else(|| {
+            JobError::PreconditionFailed(format!("it has given no word for {REPLY_TIMEOUT:?}"))
+        })?;
         if piece.is_empty() {
             break;
         }
         let output = match &mut file {
             Some(output) => output,
-            None => file.insert(OutputFile::create(&folders.free_file(brief).0, Format::Jsonl)?),
+            None => {
+                file.insert(OutputFile::create(&folders.next_free_file(brief).0, Format::Jsonl)?)
+            }
         };
         output.answer(&piece)?;
         bytes += piece.len() as u64;
@@ -89,19 +102,19 @@ fn fetch(
     Ok(bytes)
 }
 
-fn wait(comm: &mut dyn Comm, rank: usize) -> Option<Vec<u8>> {
-    let (end, mut nap) = (Instant::now() + PATIENCE, Nap::brisk());
+fn receive_chunk(comm: &mut dyn Comm, rank: usize) -> Option<Vec<u8>> {
+    let (end, mut nap) = (Instant::now() + REPLY_TIMEOUT, PollBackoff::for_transfer());
     while Instant::now() < end {
-        if let Some(letter) = comm.receive(Some(rank), Tag::Home) {
+        if let Some(letter) = comm.try_receive(Some(rank), MessageTag::Home) {
             return Some(letter.bytes);
         }
-        nap.sleep();
+        nap.sleep_next();
     }
     None
 }
 
 /// About so many bytes of a file from there on, in whole lines; nothing at its end.
-fn piece(path: &Path, from: u64, about: u64) -> std::io::Result<Vec<u8>> {
+fn read_chunk(path: &Path, from: u64, about: u64) -> std::io::Result<Vec<u8>> {
     let mut file = BufReader::new(File::open(path)?);
     file.seek(SeekFrom::Start(from))?;
     let mut piece = Vec::new();
@@ -132,7 +145,7 @@ mod tests {
             std::fs::write(&path, format!("{whole}{torn}")).expect("written");
             let mut all = Vec::new();
             loop {
-                let next = piece(&path, all.len() as u64, about).expect("read");
+                let next = read_chunk(&path, all.len() as u64, about).expect("read");
                 if next.is_empty() {
                     break;
                 }

@@ -3,53 +3,54 @@
 use tracing::debug;
 
 use crate::job::{
-    CodeOf, Given, JobError, Verdict,
-    context::agree,
-    setup::{deadline::Limit, readiness::wait_for_endpoints, servers::serve},
+    ErrorCodeFn, Invocation, JobError, JobVerdict,
+    context::establish_context,
+    setup::{deadline::Deadline, readiness::wait_for_endpoints, servers::start_servers},
 };
 use crate::{
-    comm::{Comm, Typed},
+    comm::{Comm, TypedComm},
     console::{self, CheckReport, CheckedRank},
 };
 
 /// Where the logs of servers go that are started to be checked: here.
-const LOGS: &str = "check.servers";
+const CHECK_LOG_FOLDER: &str = "check.servers";
 
 /// Collective. Prints a table (or JSON) on rank 0.
 ///
 /// # Errors
 /// Where the settings cannot be, or name servers that no rank can own.
-pub fn check(
+pub fn run_check(
     comm: &mut dyn Comm,
-    mut given: Given,
+    mut given: Invocation,
     json: bool,
-    code: CodeOf,
-) -> Result<Verdict, JobError> {
+    code: ErrorCodeFn,
+) -> Result<JobVerdict, JobError> {
     let guard = given.guard.take();
-    let common = agree(comm, given, code)?;
-    console::this_is_rank(common.place.rank, &common.place.node.host);
+    let common = establish_context(comm, given, code)?;
+    console::set_log_identity(common.placement.rank, &common.placement.node.host);
     debug!(endpoints = common.urls.len(), "asking this rank's servers");
-    let place = common.place.clone();
-    let servers = serve(comm, &common, guard, std::path::Path::new(LOGS), code)?;
+    let place = common.placement.clone();
+    let servers =
+        start_servers(comm, &common, guard, std::path::Path::new(CHECK_LOG_FOLDER), code)?;
     let found = CheckedRank {
         rank: place.rank,
         host: place.node.host,
         local_rank: place.local_rank,
         local_size: place.local_size,
-        endpoints: wait_for_endpoints(comm, &common, &servers, Limit::default())?,
+        endpoints: wait_for_endpoints(comm, &common, &servers, Deadline::default())?,
     };
-    let library = comm.library().to_string();
+    let library = comm.library_info().to_string();
     let ranks = comm.gather_values(&found)?;
     let verdict = ranks.map(|ranks| {
         let report = CheckReport::new(library, ranks);
-        console::print(&if json { as_json(&report) } else { report.table() });
+        console::print_stdout(&if json { check_report_json(&report) } else { report.table() });
         let least = common.settings.min_endpoints.of(report.endpoints as u64).max(1);
-        if (report.ready as u64) < least { Verdict::NoEndpoint } else { Verdict::Done }
+        if (report.ready as u64) < least { JobVerdict::NoEndpoint } else { JobVerdict::Done }
     });
     Ok(comm.broadcast_value(verdict)?)
 }
 
-fn as_json(report: &CheckReport) -> String {
+fn check_report_json(report: &CheckReport) -> String {
     let text = serde_json::to_string_pretty(report);
     text.map_or_else(
         |error| format!("the report cannot be written as JSON: {error}\n"),

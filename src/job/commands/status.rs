@@ -7,22 +7,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::offline::{folder_of, no_run, tell_of_what_is_away};
+use super::offline::{log_uncollected_answers, no_run_error, resolve_run_folder};
 use crate::job::{
-    JobError, Verdict,
+    JobError, JobVerdict,
     collect::completion::Standing,
-    setup::run_plan::{at_work, run_folder},
-    tree_reduce::level::Place,
+    setup::run_plan::{live_heartbeat, run_folder},
+    tree_reduce::level::LevelFiles,
 };
 use crate::{
     console::{self, StatusView},
-    output::{Counts, Doing, Heartbeat, Manifest, Pace, Phase, State, now},
+    output::{Counts, Heartbeat, Manifest, Pace, Phase, RunActivity, State, unix_seconds},
     site::Node,
 };
 
 /// How often a run that is followed is looked at, and how long it is waited for.
 #[derive(Clone, Copy, Debug)]
-pub struct Pursuit {
+pub struct FollowOptions {
     /// Between two looks.
     pub every: Duration,
     /// For a run that has not begun.
@@ -32,73 +32,78 @@ pub struct Pursuit {
 /// Files that cannot be read so many times in a row are no accident of the moment.
 const PATIENCE: u32 = 3;
 /// However often somebody wants to look: the files are on a file system that others use.
-const LEAST: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Local. Prints how the run stands; its verdict is the run's, so that scripts can ask for it as an exit code.
 ///
 /// # Errors
 /// Where there is no run, or its shard files do not hold what its manifest counts and that was asked for.
-pub fn status(run: &str, json: bool, verify: bool) -> Result<Verdict, JobError> {
-    let folder = folder_of(run);
-    let view = look(&folder)?.ok_or_else(|| no_run(&folder))?;
-    let view = counted(&folder, view, verify)?;
-    tell_of_what_is_away(view.away.as_deref(), view.state.is_alive());
-    let lines = || view.line() + "\n" + &levels(&folder, &view);
-    console::print(&if json { view.json(false) + "\n" } else { lines() });
-    Ok(verdict(&view))
+pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, JobError> {
+    let folder = resolve_run_folder(run);
+    let view = look(&folder)?.ok_or_else(|| no_run_error(&folder))?;
+    let view = verify_counts(&folder, view, verify)?;
+    log_uncollected_answers(view.away.as_deref(), view.state.is_active());
+    let lines = || view.line() + "\n" + &describe_levels(&folder, &view);
+    console::print_stdout(&if json { view.json(false) + "\n" } else { lines() });
+    Ok(status_verdict(&view))
 }
 
 /// Local. Shows how the run stands again and again, until it has ended.
 ///
 /// # Errors
 /// As [`status`]; there being no run only after it was waited for.
-pub fn follow(run: &str, json: bool, verify: bool, pursuit: Pursuit) -> Result<Verdict, JobError> {
-    let every = pursuit.every.max(LEAST);
-    let mut screen = console::Follow::new(json);
-    let begun = wait_for(run, every, pursuit.wait)?;
-    let folder = folder_of(run);
+pub fn follow_status(
+    run: &str,
+    json: bool,
+    verify: bool,
+    pursuit: FollowOptions,
+) -> Result<JobVerdict, JobError> {
+    let every = pursuit.every.max(MIN_INTERVAL);
+    let mut screen = console::StatusFollower::new(json);
+    let begun = wait_for_run(run, every, pursuit.wait)?;
+    let folder = resolve_run_folder(run);
     let (mut view, mut failures, mut ended) = (begun, 0, 0);
     loop {
         // Lost is believed when it is seen twice: a look may fall between two files, or on an old copy of one.
-        ended = if view.state.is_alive() { 0 } else { ended + 1 };
+        ended = if view.state.is_active() { 0 } else { ended + 1 };
         if ended > 0 && (view.state != Phase::Lost || ended > 1) {
             break;
         }
         if ended == 0 && !screen.show(&view) {
-            return Ok(verdict(&view));
+            return Ok(status_verdict(&view));
         }
         std::thread::sleep(every);
         match look(&folder) {
             Ok(Some(seen)) => (view, failures) = (seen, 0),
             Ok(None) | Err(_) if failures < PATIENCE => failures += 1,
-            Ok(None) => return Err(no_run(&folder)),
+            Ok(None) => return Err(no_run_error(&folder)),
             Err(error) => return Err(error),
         }
     }
-    let view = counted(&folder, view, verify)?;
-    tell_of_what_is_away(view.away.as_deref(), view.state.is_alive());
+    let view = verify_counts(&folder, view, verify)?;
+    log_uncollected_answers(view.away.as_deref(), view.state.is_active());
     screen.show(&view);
     screen.end(&view);
-    Ok(verdict(&view))
+    Ok(status_verdict(&view))
 }
 
 /// The run's first view; where there is no run yet, once there is one.
-fn wait_for(run: &str, every: Duration, wait: Duration) -> Result<StatusView, JobError> {
+fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView, JobError> {
     let began = Instant::now();
     let mut told = false;
     loop {
-        let folder = folder_of(run);
+        let folder = resolve_run_folder(run);
         if let Some(view) = look(&folder)? {
             return Ok(view);
         }
         if began.elapsed() >= wait {
-            return Err(no_run(&folder));
+            return Err(no_run_error(&folder));
         }
         if !std::mem::replace(&mut told, true) {
             console::say(&format!(
                 "there is no run in {} yet: it is waited for, for {}",
                 folder.display(),
-                crate::settings::Period::millis(wait.as_millis() as u64)
+                crate::settings::HumanDuration::millis(wait.as_millis() as u64)
             ));
         }
         std::thread::sleep(every.min(wait));
@@ -107,12 +112,12 @@ fn wait_for(run: &str, every: Duration, wait: Duration) -> Result<StatusView, Jo
 
 /// What the files say, if there are any.
 fn look(folder: &Path) -> Result<Option<StatusView>, JobError> {
-    let host = Node::here().host;
+    let host = Node::this_node().host;
     // The heartbeat first: it goes away after the manifest says that the run has ended.
     let look = || {
-        let beat = at_work(folder, &host);
+        let beat = live_heartbeat(folder, &host);
         Ok::<_, JobError>(Manifest::read(folder)?.map_or_else(
-            || beat.as_ref().map(|beat| unborn(folder, beat)),
+            || beat.as_ref().map(|beat| starting_view(folder, beat)),
             |manifest| Some(view(folder, manifest, beat.as_ref())),
         ))
     };
@@ -124,10 +129,10 @@ fn look(folder: &Path) -> Result<Option<StatusView>, JobError> {
 }
 
 /// A run whose manifest is not there yet.
-fn unborn(folder: &Path, beat: &Heartbeat) -> StatusView {
+fn starting_view(folder: &Path, beat: &Heartbeat) -> StatusView {
     let mut manifest = Manifest::begin("", 0, "");
     manifest.starts = beat.start;
-    manifest.written = now();
+    manifest.written = unix_seconds();
     StatusView { state: Phase::Begins, ..view(folder, manifest, Some(beat)) }
 }
 
@@ -140,10 +145,10 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
     };
     let start = beat.map_or(manifest.starts, |beat| beat.start.max(manifest.starts));
     // Between carrying answers over and beginning, a start has no number of its own yet.
-    let carries = beat.is_some() && start > 1 && start == manifest.first_start();
-    let starts = manifest.starts_until(if carries { start + 1 } else { start });
-    let asks = beat.is_some_and(|beat| beat.doing == Doing::Asking);
-    let pace = asks.then(|| Pace::of_last_minute(folder, start)).flatten();
+    let carries = beat.is_some() && start > 1 && start == manifest.first_valid_start();
+    let starts = manifest.count_starts_until(if carries { start + 1 } else { start });
+    let asks = beat.is_some_and(|beat| beat.doing == RunActivity::Asking);
+    let pace = asks.then(|| Pace::over_last_minute(folder, start)).flatten();
     let rate = pace.map(|pace| pace.prompts_per_s);
     let left = rate.filter(|rate| *rate > 0.0).map(|rate| manifest.counts.open as f64 / rate);
     StatusView {
@@ -170,22 +175,26 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         began: beat.map_or(manifest.began, |beat| beat.began),
         seconds: manifest.seconds,
         requests: manifest.requests,
-        written_s_ago: now().saturating_sub(manifest.written),
+        written_s_ago: unix_seconds().saturating_sub(manifest.written),
         heartbeat_s_ago: beat.map(Heartbeat::age),
     }
 }
 
 /// With counts from the shard files, where the manifest's are behind them or shall be proved.
-fn counted(folder: &Path, mut view: StatusView, verify: bool) -> Result<StatusView, JobError> {
+fn verify_counts(
+    folder: &Path,
+    mut view: StatusView,
+    verify: bool,
+) -> Result<StatusView, JobError> {
     let behind = matches!(view.state, Phase::Running | Phase::Lost);
     if view.state == Phase::Begins || !(verify || view.state == Phase::Lost) {
         return Ok(view);
     }
     let Some(manifest) = Manifest::read(folder)? else { return Ok(view) };
-    let standing = Standing::of_folder(folder, manifest.rows, &manifest.fingerprint)?;
+    let standing = Standing::from_folder(folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
     if !behind && manifest.away.is_none() && counts != manifest.counts {
-        return Err(JobError::Standing(format!(
+        return Err(JobError::PreconditionFailed(format!(
             "the manifest of {} counts {}, and its shard files hold {}: a file is damaged or missing. The same run command \
              asks again what is missing",
             folder.display(),
@@ -201,21 +210,23 @@ fn words(counts: &Counts) -> String {
     format!("{} answered and {} failed", counts.answered, counts.failed)
 }
 
-fn verdict(view: &StatusView) -> Verdict {
+fn status_verdict(view: &StatusView) -> JobVerdict {
     match &view.counts {
         // Everything answered and not yet gathered is not the end: the same command finishes it.
-        it if it.open > 0 || view.state != Phase::Finished => Verdict::Open,
-        it if it.failed > 0 => Verdict::SomeFailed,
-        _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => Verdict::SomeFailed,
-        _ => Verdict::Done,
+        it if it.open > 0 || view.state != Phase::Finished => JobVerdict::PromptsOpen,
+        it if it.failed > 0 => JobVerdict::SomeFailed,
+        _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => {
+            JobVerdict::SomeFailed
+        }
+        _ => JobVerdict::Done,
     }
 }
 
 /// Of a reduce: how each level stands, a line each, and what came of them.
-fn levels(folder: &Path, leaves: &StatusView) -> String {
+fn describe_levels(folder: &Path, leaves: &StatusView) -> String {
     let Some(tree) = &leaves.reduce else { return String::new() };
     let mut lines = match leaves.state {
-        Phase::Finished => console::tree_line(tree, &leaves.output),
+        Phase::Finished => console::reduce_summary_line(tree, &leaves.output),
         _ => format!(
             "these are the leaves; the tree is at level {} of {}\n",
             tree.level, tree.levels
@@ -223,7 +234,7 @@ fn levels(folder: &Path, leaves: &StatusView) -> String {
     };
     for level in 1..=tree.levels {
         // A level without prompts has no run; one that cannot be read is told by its own status.
-        if let Ok(Some(view)) = look(&run_folder(&Place::of(folder, level).output)) {
+        if let Ok(Some(view)) = look(&run_folder(&LevelFiles::of(folder, level).output)) {
             lines += &format!("level {level}: {}\n", view.line());
         }
     }

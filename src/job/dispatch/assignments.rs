@@ -5,59 +5,66 @@
 
 use std::time::{Duration, Instant};
 
-use super::protocol::{Grant, Lease, Places};
+use super::protocol::{LeaseGrant, PlaceRuns, WorkLease};
 use crate::{
-    input::{self, RowTable, Stretch},
-    ledger::{Ledger, Order, Span},
+    input::{self, RowRange, RowTable},
+    ledger::{Ledger, PlaceRange, WorkOrder},
 };
 
 /// The book.
-pub(crate) struct Book {
+pub(crate) struct Assignments {
     ledger: Ledger,
-    order: Order,
+    order: WorkOrder,
     table: RowTable,
-    began: Instant,
-    ranks: Vec<Stand>,
-    next_copies: Duration,
+    started_at: Instant,
+    rank_demand: Vec<RankDemand>,
+    next_speculation: Duration,
 }
 
 /// What a rank could do.
 #[derive(Clone, Copy, Default)]
-struct Stand {
+struct RankDemand {
     /// Prompts that it has asked for and not got.
-    hungry: u64,
+    unmet_demand: u64,
     /// Sequences that it has room for and nothing to send.
-    idle: u64,
+    idle_capacity: u64,
 }
 
 /// The first share is what two windows hold where nothing is known of them, by endpoint.
-const FIRST: u64 = 128;
+const FIRST_GRANT_PER_ENDPOINT: u64 = 128;
 /// So many copies a rank and look: what they bring is seen before there are more.
-const COPIES: u64 = 16;
+const MAX_SPECULATIVE_COPIES: u64 = 16;
 /// Looking for copies takes at most one part of so many of rank 0's time.
-const COPIES_COST: u32 = 20;
+const SPECULATION_COST_DIVISOR: u32 = 20;
 
-impl Book {
+impl Assignments {
     /// Of the rows that this order names, for so many ranks.
-    pub(crate) fn new(order: Order, table: RowTable, ranks: usize) -> Self {
+    pub(crate) fn new(order: WorkOrder, table: RowTable, ranks: usize) -> Self {
         let ledger = Ledger::new(order.places(), ranks);
-        let stand = vec![Stand::default(); ranks];
+        let stand = vec![RankDemand::default(); ranks];
         let (began, next_copies) = (Instant::now(), Duration::ZERO);
-        Self { ledger, order, table, began, ranks: stand, next_copies }
+        Self {
+            ledger,
+            order,
+            table,
+            started_at: began,
+            rank_demand: stand,
+            next_speculation: next_copies,
+        }
     }
 
     /// Prompts without an outcome.
-    pub(crate) fn open(&self) -> u64 {
-        self.ledger.open()
+    pub(crate) fn open_count(&self) -> u64 {
+        self.ledger.open_count()
     }
 
     /// Prompts that somebody has.
-    pub(crate) fn leased(&self) -> u64 {
-        self.ledger.open() - self.ledger.free()
+    pub(crate) fn leased_count(&self) -> u64 {
+        self.ledger.open_count() - self.ledger.free()
     }
 
     /// What a prompt usually takes at the slowest rank.
-    pub(crate) fn slowest(&self) -> Duration {
+    pub(crate) fn slowest_typical_latency(&self) -> Duration {
         self.ledger.slowest().unwrap_or_default()
     }
 
@@ -69,42 +76,46 @@ impl Book {
     /// The first shares, by how many endpoints each rank has: half of what would be fair, so that nobody is given what
     /// others would have done sooner, and at most what windows hold twice. Who is blind gets nothing yet: its rows have to be
     /// read first.
-    pub(crate) fn first(&mut self, weights: &[u64], blind: &[bool]) -> Vec<Grant> {
+    pub(crate) fn first_grants(&mut self, weights: &[u64], blind: &[bool]) -> Vec<LeaseGrant> {
         let all = weights.iter().sum::<u64>().max(1);
-        let (open, now) = (self.open(), self.began.elapsed());
+        let (open, now) = (self.open_count(), self.started_at.elapsed());
         let alone = weights.iter().filter(|&&weight| weight > 0).count() == 1;
         let share = |&weight: &u64| {
             let fair = open.saturating_mul(weight).div_ceil(all);
             let fair = if alone { fair } else { fair.div_ceil(2) };
-            fair.min(weight * FIRST)
+            fair.min(weight * FIRST_GRANT_PER_ENDPOINT)
         };
         let share = |(weight, &blind): (&u64, &bool)| if blind { 0 } else { share(weight) };
         let shares: Vec<u64> = weights.iter().zip(blind).map(share).collect();
-        let leases: Vec<Option<Lease>> = (0..shares.len())
+        let leases: Vec<Option<WorkLease>> = (0..shares.len())
             .map(|rank| {
                 let spans = self.ledger.take(rank, shares[rank], now);
-                self.lease_of(&spans)
+                self.lease_for_spans(&spans)
             })
             .collect();
-        leases.into_iter().map(|lease| Grant { lease, ..self.word() }).collect()
+        leases.into_iter().map(|lease| LeaseGrant { lease, ..self.grant_status() }).collect()
     }
 
     /// What a rank is told besides its lease.
-    pub(crate) fn word(&self) -> Grant {
-        Grant { lease: None, ending: self.ledger.free() == 0, left: self.ledger.seconds_free() }
+    pub(crate) fn grant_status(&self) -> LeaseGrant {
+        LeaseGrant {
+            lease: None,
+            exhausted: self.ledger.free() == 0,
+            seconds_left: self.ledger.free_work_seconds(),
+        }
     }
 
     /// A rank has reported; rows that others need not work on any more, by rank.
-    pub(crate) fn reported(
+    pub(crate) fn record_report(
         &mut self,
         rank: usize,
-        settled: &Places,
-        back: &Places,
+        settled: &PlaceRuns,
+        back: &PlaceRuns,
         usual: Option<Duration>,
     ) -> Vec<(usize, Vec<u64>)> {
-        let now = self.began.elapsed();
-        let needless = self.ledger.settle(rank, spans(settled), now);
-        self.ledger.give_back(rank, spans(back), now);
+        let now = self.started_at.elapsed();
+        let needless = self.ledger.settle(rank, place_spans(settled), now);
+        self.ledger.give_back(rank, place_spans(back), now);
         self.ledger.usual(rank, usual);
         let mut by_rank: Vec<(usize, Vec<u64>)> = Vec::new();
         let mut needless: Vec<_> = needless.into_iter().collect();
@@ -120,117 +131,122 @@ impl Book {
     }
 
     /// A rank could use so many prompts, and has room for so many sequences that it cannot fill. What it gets.
-    pub(crate) fn asked(&mut self, rank: usize, want: u64, idle: u64) -> Option<Lease> {
-        self.ranks[rank] = Stand { hungry: want, idle };
-        self.feed(rank)
+    pub(crate) fn handle_demand(&mut self, rank: usize, want: u64, idle: u64) -> Option<WorkLease> {
+        self.rank_demand[rank] = RankDemand { unmet_demand: want, idle_capacity: idle };
+        self.grant_to(rank)
     }
 
     /// A rank did not get these after all.
-    pub(crate) fn back(&mut self, rank: usize, places: &Places) {
-        self.ledger.give_back(rank, spans(places), self.began.elapsed());
+    pub(crate) fn return_places(&mut self, rank: usize, places: &PlaceRuns) {
+        self.ledger.give_back(rank, place_spans(places), self.started_at.elapsed());
     }
 
     /// A rank's work has ended.
-    pub(crate) fn gone(&mut self, rank: usize) {
-        self.ranks[rank] = Stand::default();
-        self.ledger.gone(rank, self.began.elapsed());
+    pub(crate) fn deregister_rank(&mut self, rank: usize) {
+        self.rank_demand[rank] = RankDemand::default();
+        self.ledger.deregister_rank(rank, self.started_at.elapsed());
     }
 
     /// A rank lives, whatever it says.
-    pub(crate) fn heard(&mut self, rank: usize) {
-        self.ledger.heard(rank, self.began.elapsed());
+    pub(crate) fn touch_rank(&mut self, rank: usize) {
+        self.ledger.touch_rank(rank, self.started_at.elapsed());
     }
 
     /// Ranks that nobody has heard of for so long; what they had is for others.
-    pub(crate) fn silent(&mut self, silence: Duration) -> Vec<usize> {
-        let lost = self.ledger.silent(silence, self.began.elapsed());
+    pub(crate) fn expire_silent(&mut self, silence: Duration) -> Vec<usize> {
+        let lost = self.ledger.silent(silence, self.started_at.elapsed());
         for &rank in &lost {
-            self.ranks[rank] = Stand::default();
+            self.rank_demand[rank] = RankDemand::default();
         }
         lost
     }
 
     /// Now and then: what ranks get that nobody asked for just now, because it has come back, or others have had it for
     /// long.
-    pub(crate) fn look(&mut self) -> Vec<(usize, Lease)> {
+    pub(crate) fn rebalance_leases(&mut self) -> Vec<(usize, WorkLease)> {
         self.ledger.look();
         let mut leases = Vec::new();
-        for rank in 0..self.ranks.len() {
+        for rank in 0..self.rank_demand.len() {
             if self.ledger.free() == 0 {
                 break;
             }
-            if self.ranks[rank].hungry > 0 {
-                leases.extend(self.feed(rank).map(|lease| (rank, lease)));
+            if self.rank_demand[rank].unmet_demand > 0 {
+                leases.extend(self.grant_to(rank).map(|lease| (rank, lease)));
             }
         }
-        if self.ledger.free() == 0 && self.open() > 0 && self.began.elapsed() >= self.next_copies {
+        if self.ledger.free() == 0
+            && self.open_count() > 0
+            && self.started_at.elapsed() >= self.next_speculation
+        {
             let began = Instant::now();
-            leases.extend(self.copies());
+            leases.extend(self.grant_speculative_copies());
             // All that is leased is looked at: with very many ranks that takes a while.
-            self.next_copies = self.began.elapsed() + began.elapsed() * COPIES_COST;
+            self.next_speculation =
+                self.started_at.elapsed() + began.elapsed() * SPECULATION_COST_DIVISOR;
         }
         leases
     }
 
-    fn feed(&mut self, rank: usize) -> Option<Lease> {
-        let want = self.ranks[rank].hungry;
+    fn grant_to(&mut self, rank: usize) -> Option<WorkLease> {
+        let want = self.rank_demand[rank].unmet_demand;
         if want == 0 {
             return None;
         }
-        let spans = self.ledger.grant(rank, want, self.began.elapsed());
-        let lease = self.lease_of(&spans)?;
-        self.ranks[rank] = Stand::default();
+        let spans = self.ledger.grant(rank, want, self.started_at.elapsed());
+        let lease = self.lease_for_spans(&spans)?;
+        self.rank_demand[rank] = RankDemand::default();
         Some(lease)
     }
 
-    fn copies(&mut self) -> Vec<(usize, Lease)> {
-        let room = |idle: u64| usize::try_from(idle.min(COPIES)).unwrap_or(0);
-        let idle: Vec<(usize, usize)> = (0..self.ranks.len())
-            .map(|rank| (rank, room(self.ranks[rank].idle)))
+    fn grant_speculative_copies(&mut self) -> Vec<(usize, WorkLease)> {
+        let room = |idle: u64| usize::try_from(idle.min(MAX_SPECULATIVE_COPIES)).unwrap_or(0);
+        let idle: Vec<(usize, usize)> = (0..self.rank_demand.len())
+            .map(|rank| (rank, room(self.rank_demand[rank].idle_capacity)))
             .filter(|&(_, room)| room > 0)
             .collect();
         if idle.is_empty() {
             return Vec::new();
         }
-        let mut copied = self.ledger.copy(&idle, self.began.elapsed());
+        let mut copied = self.ledger.copy(&idle, self.started_at.elapsed());
         copied.sort_unstable();
         let mut leases = Vec::new();
         for its in copied.chunk_by(|one, other| one.0 == other.0) {
             let rank = its[0].0;
-            let spans: Vec<Span> = its.iter().map(|&(_, place)| place..place + 1).collect();
-            self.ranks[rank].idle = self.ranks[rank].idle.saturating_sub(spans.len() as u64);
-            leases.extend(self.lease_of(&spans).map(|lease| (rank, lease)));
+            let spans: Vec<PlaceRange> = its.iter().map(|&(_, place)| place..place + 1).collect();
+            self.rank_demand[rank].idle_capacity =
+                self.rank_demand[rank].idle_capacity.saturating_sub(spans.len() as u64);
+            leases.extend(self.lease_for_spans(&spans).map(|lease| (rank, lease)));
         }
         leases
     }
 
-    fn lease_of(&self, spans: &[Span]) -> Option<Lease> {
+    fn lease_for_spans(&self, spans: &[PlaceRange]) -> Option<WorkLease> {
         let rows = spans.iter().flat_map(|span| self.order.rows(span.clone()));
         let stretches: Vec<_> =
-            rows.flat_map(|rows| pieces(&self.table, rows.start, rows.end)).collect();
+            rows.flat_map(|rows| split_stretches(&self.table, rows.start, rows.end)).collect();
         let places = spans.iter().map(|span| (span.start, span.end - span.start)).collect();
-        let lease = Lease { places, rows: input::Lease { stretches, text: None } };
-        (lease.count() > 0).then_some(lease)
+        let lease = WorkLease { places, rows: input::Lease { stretches, text: None } };
+        (lease.prompt_count() > 0).then_some(lease)
     }
 }
 
 /// Stretches that may travel as text: none of more bytes than this but single rows, so that a lease can be cut between them.
-const PIECE: u64 = 8 << 20;
+const MAX_TEXT_PIECE_BYTES: u64 = 8 << 20;
 
-fn pieces(table: &RowTable, from: u64, to: u64) -> Vec<Stretch> {
+fn split_stretches(table: &RowTable, from: u64, to: u64) -> Vec<RowRange> {
     let mut fitting = Vec::new();
     for stretch in table.stretches(from, to) {
-        if stretch.bytes <= PIECE || stretch.rows == 1 {
+        if stretch.bytes <= MAX_TEXT_PIECE_BYTES || stretch.rows == 1 {
             fitting.push(stretch);
         } else {
             let middle = stretch.first + stretch.rows / 2;
-            fitting.extend(pieces(table, stretch.first, middle));
-            fitting.extend(pieces(table, middle, stretch.first + stretch.rows));
+            fitting.extend(split_stretches(table, stretch.first, middle));
+            fitting.extend(split_stretches(table, middle, stretch.first + stretch.rows));
         }
     }
     fitting
 }
 
-fn spans(places: &Places) -> impl Iterator<Item = Span> + '_ {
+fn place_spans(places: &PlaceRuns) -> impl Iterator<Item = PlaceRange> + '_ {
     places.iter().map(|&(from, count)| from..from.saturating_add(count))
 }

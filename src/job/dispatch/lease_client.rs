@@ -12,181 +12,190 @@ use std::{
 
 use tracing::{error, warn};
 
-use super::protocol::{Grant, Lease, Message, Report, runs};
+use super::protocol::{DispatchMessage, LeaseGrant, WorkLease, WorkerReport, compress_runs};
 use crate::{
     domain::Tally,
-    engine::{Ended, InHand, Progress, Running, Word},
+    engine::{Ended, EngineBacklog, EngineHandle, EngineProgress, Word},
     input,
-    ledger::{apart, enough},
+    ledger::{apart, target_backlog},
     site::Ask,
 };
 
 /// What a rank's other threads say to its main thread.
-pub(crate) enum Said {
+pub(crate) enum LocalEvent {
     /// The engine.
-    Word(Word),
+    Engine(Word),
     /// The outcomes of these rows are in the shard file.
-    Written(Vec<u64>),
+    RowsWritten(Vec<u64>),
     /// Somebody asks this process to end.
-    Asked(Ask),
+    ShutdownRequested(Ask),
     /// On rank 0: a lease for a rank, with its rows' text.
-    Fetched(usize, Result<Lease, String>),
+    TextFetched(usize, Result<WorkLease, String>),
 }
 
 /// A rank's work.
-pub(crate) struct Hand {
-    engine: Option<Running>,
+pub(crate) struct LeaseClient {
+    engine: Option<EngineHandle>,
     /// To the engine's reader; without it the prompts come to their end.
-    leases: Option<mpsc::Sender<input::Lease>>,
+    lease_sender: Option<mpsc::Sender<input::Lease>>,
     /// The place of each row that it has.
-    places: HashMap<u64, u64>,
+    place_of_row: HashMap<u64, u64>,
     /// Prompts given to the engine in all.
-    given: u64,
+    prompts_given: u64,
     settled: Vec<u64>,
     back: Vec<u64>,
-    progress: Progress,
-    in_hand: InHand,
+    progress: EngineProgress,
+    backlog: EngineBacklog,
     /// What rank 0 said last.
-    ending: bool,
-    left: Option<f64>,
+    exhausted: bool,
+    seconds_left: Option<f64>,
     /// It asked for prompts and has not got any since.
     asked: bool,
     /// How often somebody asked this process to end.
-    asked_to_end: u32,
-    idle_told: u64,
-    up_told: bool,
-    answered_told: bool,
+    shutdown_requests: u32,
+    reported_idle: u64,
+    reported_up: bool,
+    reported_answered: bool,
     /// To be sent as they are.
-    letters: Vec<Message>,
-    rhythm: Rhythm,
+    letters: Vec<DispatchMessage>,
+    schedule: ReportSchedule,
     /// The next report, and the next at the soonest.
-    next: Instant,
-    soonest: Instant,
+    next_report: Instant,
+    earliest_report: Instant,
 }
 
 /// How often a rank writes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rhythm {
+pub(crate) struct ReportSchedule {
     /// At least so often.
-    pub(crate) every: Duration,
+    pub(crate) max_interval: Duration,
     /// Letters are no closer together: rank 0 reads those of all ranks.
-    pub(crate) apart: Duration,
+    pub(crate) min_interval: Duration,
     /// The first is sent after so long, so that not all are at once.
     first: Duration,
 }
 
-impl Rhythm {
+impl ReportSchedule {
     /// For one of so many ranks, which are lost when they are silent for so long.
-    pub(crate) fn of(rank: usize, ranks: usize, silence: Duration) -> Self {
+    pub(crate) fn for_rank(rank: usize, ranks: usize, silence: Duration) -> Self {
         let apart = apart(ranks);
         // A rank that is alone has nobody to spare, and somebody may look at its bar.
         let every = Duration::from_secs(if ranks == 1 { 1 } else { 5 });
         let every = every.max(apart).min(silence / 4);
         let first = every.mul_f64((rank + 1) as f64 / ranks.max(1) as f64);
-        Self { every, apart, first }
+        Self { max_interval: every, min_interval: apart, first }
     }
 }
 
-impl Hand {
+impl LeaseClient {
     /// Of an engine at work, or none.
     pub(crate) fn new(
-        engine: Option<Running>,
+        engine: Option<EngineHandle>,
         leases: Option<mpsc::Sender<input::Lease>>,
-        rhythm: Rhythm,
+        rhythm: ReportSchedule,
     ) -> Self {
         let now = Instant::now();
         Self {
             engine,
-            leases,
-            places: HashMap::new(),
-            given: 0,
+            lease_sender: leases,
+            place_of_row: HashMap::new(),
+            prompts_given: 0,
             settled: Vec::new(),
             back: Vec::new(),
-            progress: Progress::default(),
-            in_hand: InHand::default(),
-            ending: false,
-            left: None,
+            progress: EngineProgress::default(),
+            backlog: EngineBacklog::default(),
+            exhausted: false,
+            seconds_left: None,
             asked: false,
-            asked_to_end: 0,
-            idle_told: 0,
-            up_told: false,
-            answered_told: false,
+            shutdown_requests: 0,
+            reported_idle: 0,
+            reported_up: false,
+            reported_answered: false,
             letters: Vec::new(),
-            rhythm,
-            next: now + rhythm.first,
-            soonest: now,
+            schedule: rhythm,
+            next_report: now + rhythm.first,
+            earliest_report: now,
         }
     }
 
     /// When there will be something to write, if nothing happens before.
-    pub(crate) fn due(&self) -> Instant {
-        if self.is_urgent() { self.soonest.min(self.next) } else { self.next }
+    pub(crate) fn next_report_time(&self) -> Instant {
+        if self.is_report_urgent() {
+            self.earliest_report.min(self.next_report)
+        } else {
+            self.next_report
+        }
     }
 
     /// A thread of this rank has said something.
-    pub(crate) fn said(&mut self, said: Said) {
+    pub(crate) fn on_local_event(&mut self, said: LocalEvent) {
         match said {
-            Said::Word(Word::Progress(progress)) => self.progress = progress,
-            Said::Word(Word::InHand(in_hand)) => self.in_hand = in_hand,
-            Said::Word(Word::GivesBack(rows)) => {
-                self.in_hand.waiting = 0;
-                self.back.extend(rows.iter().filter_map(|row| self.places.remove(row)));
+            LocalEvent::Engine(Word::Progress(progress)) => self.progress = progress,
+            LocalEvent::Engine(Word::InHand(in_hand)) => self.backlog = in_hand,
+            LocalEvent::Engine(Word::PromptsReturned(rows)) => {
+                self.backlog.queued_count = 0;
+                self.back.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
             }
-            Said::Word(Word::AllAlike(count, words)) => {
-                self.letters.push(Message::AllAlike(count, words));
+            LocalEvent::Engine(Word::AllAlike(count, words)) => {
+                self.letters.push(DispatchMessage::AllAlike(count, words));
             }
-            Said::Word(Word::Watched(timeline)) => self.letters.push(Message::Watched(timeline)),
-            Said::Word(Word::Ended(ended, tally)) => self.ended(ended, tally),
-            Said::Written(rows) => {
-                self.settled.extend(rows.iter().filter_map(|row| self.places.remove(row)));
+            LocalEvent::Engine(Word::Watched(timeline)) => {
+                self.letters.push(DispatchMessage::EndpointTimeline(timeline))
             }
-            Said::Asked(ask) => {
-                self.asked_to_end += 1;
-                self.letters.push(Message::Asked(ask));
+            LocalEvent::Engine(Word::Ended(ended, tally)) => self.on_engine_end(ended, tally),
+            LocalEvent::RowsWritten(rows) => {
+                self.settled.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
             }
-            Said::Fetched(rank, _) => warn!(rank, "text for a lease, which only rank 0 sends"),
+            LocalEvent::ShutdownRequested(ask) => {
+                self.shutdown_requests += 1;
+                self.letters.push(DispatchMessage::ShutdownRequested(ask));
+            }
+            LocalEvent::TextFetched(rank, _) => {
+                warn!(rank, "text for a lease, which only rank 0 sends")
+            }
         }
     }
 
     /// Rank 0 has written.
-    pub(crate) fn hear(&mut self, message: Message) {
+    pub(crate) fn on_message(&mut self, message: DispatchMessage) {
         match message {
-            Message::Grant(grant) => self.granted(grant),
-            Message::Needless(rows) => {
+            DispatchMessage::Grant(grant) => self.on_grant(grant),
+            DispatchMessage::Redundant(rows) => {
                 for row in &rows {
-                    self.places.remove(row);
+                    self.place_of_row.remove(row);
                 }
-                self.with_engine(|engine| engine.forget(rows));
+                self.with_engine(|engine| engine.drop_redundant(rows));
             }
-            Message::Recall => {
-                let given = self.given;
+            DispatchMessage::Revoke => {
+                let given = self.prompts_given;
                 self.with_engine(|engine| engine.give_back(given));
             }
-            Message::GoOn => self.with_engine(Running::go_on),
-            Message::Further => self.with_engine(Running::further),
-            Message::Drain => {
-                self.ending = true;
-                self.with_engine(Running::drain);
+            DispatchMessage::Proceed => self.with_engine(EngineHandle::go_on),
+            DispatchMessage::KeepHolding => self.with_engine(EngineHandle::further),
+            DispatchMessage::Drain => {
+                self.exhausted = true;
+                self.with_engine(EngineHandle::drain);
             }
-            Message::Stop => self.with_engine(Running::stop),
-            Message::Over(_) => {}
-            Message::Report(_)
-            | Message::Watched(_)
-            | Message::Ended(..)
-            | Message::AllAlike(..)
-            | Message::Asked(_) => {
+            DispatchMessage::Stop => self.with_engine(EngineHandle::stop),
+            DispatchMessage::WorkEnd(_) => {}
+            DispatchMessage::Report(_)
+            | DispatchMessage::EndpointTimeline(_)
+            | DispatchMessage::EngineEnded(..)
+            | DispatchMessage::AllAlike(..)
+            | DispatchMessage::ShutdownRequested(_) => {
                 warn!("a letter that only rank 0 reads");
             }
         }
     }
 
     /// The letters that are due.
-    pub(crate) fn letters(&mut self, now: Instant) -> Vec<Message> {
+    pub(crate) fn take_due_messages(&mut self, now: Instant) -> Vec<DispatchMessage> {
         let mut letters = Vec::new();
         // What was done is told before that it is over.
-        if now >= self.due() || !self.letters.is_empty() {
-            (self.next, self.soonest) = (now + self.rhythm.every, now + self.rhythm.apart);
-            letters.push(Message::Report(self.report()));
+        if now >= self.next_report_time() || !self.letters.is_empty() {
+            (self.next_report, self.earliest_report) =
+                (now + self.schedule.max_interval, now + self.schedule.min_interval);
+            letters.push(DispatchMessage::Report(self.build_report()));
         }
         letters.append(&mut self.letters);
         letters
@@ -194,101 +203,108 @@ impl Hand {
 
     /// Has it asked for something that it needs soon, or is the end near? Then letters are looked for often.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.asked || self.ending
+        self.asked || self.exhausted
     }
 
     /// Was this process asked to end more than once? Then nothing is waited for any more.
-    pub(crate) fn is_in_a_hurry(&self) -> bool {
-        self.asked_to_end > 1
+    pub(crate) fn is_shutdown_forced(&self) -> bool {
+        self.shutdown_requests > 1
     }
 
     /// Ends the engine and waits for its threads.
-    pub(crate) fn end(mut self) {
-        self.leases = None;
+    pub(crate) fn stop_engine(mut self) {
+        self.lease_sender = None;
         if let Some(engine) = self.engine.take() {
             engine.stop();
             engine.join();
         }
     }
 
-    fn with_engine(&self, tell: impl FnOnce(&Running)) {
+    fn with_engine(&self, tell: impl FnOnce(&EngineHandle)) {
         if let Some(engine) = &self.engine {
             tell(engine);
         }
     }
 
-    fn granted(&mut self, grant: Grant) {
-        let Grant { lease, ending, left } = grant;
+    fn on_grant(&mut self, grant: LeaseGrant) {
+        let LeaseGrant { lease, exhausted: ending, seconds_left: left } = grant;
         let has_more = lease.is_some();
         if let Some(lease) = lease {
             self.asked = false;
-            let places: Vec<(u64, u64)> = lease.pairs().collect();
-            if self.leases.as_ref().is_some_and(|leases| leases.send(lease.rows).is_ok()) {
-                self.given += places.len() as u64;
-                self.places.extend(places);
+            let places: Vec<(u64, u64)> = lease.row_places().collect();
+            if self.lease_sender.as_ref().is_some_and(|leases| leases.send(lease.rows).is_ok()) {
+                self.prompts_given += places.len() as u64;
+                self.place_of_row.extend(places);
             } else {
                 // The reader has met its end, and the engine will: it needs nothing more.
-                self.leases = None;
+                self.lease_sender = None;
                 self.back.extend(places.into_iter().map(|(_, place)| place));
             }
         }
-        self.left = left;
-        if has_more || ending != self.ending {
-            self.ending = ending;
-            let given = self.given;
+        self.seconds_left = left;
+        if has_more || ending != self.exhausted {
+            self.exhausted = ending;
+            let given = self.prompts_given;
             self.with_engine(|engine| engine.given(given, ending));
         }
     }
 
-    fn ended(&mut self, ended: Ended, tally: Tally) {
+    fn on_engine_end(&mut self, ended: Ended, tally: Tally) {
         match &ended {
-            Ended::Finished | Ended::Stopped | Ended::NotWritten => {} // the last was told where it happened
-            Ended::NobodyLeft => warn!(
+            Ended::Finished | Ended::Stopped | Ended::WriteFailed => {} // the last was told where it happened
+            Ended::Stalled => warn!(
                 "this rank's endpoints do nothing but refuse, for as long as --ready-timeout bears: its prompts go to others"
             ),
-            Ended::NotRead(why) => error!("the input cannot be read on: {why}"),
-            Ended::NotStarted(why) => error!("this rank cannot work: {why}"),
+            Ended::ReadFailed(why) => error!("the input cannot be read on: {why}"),
+            Ended::StartFailed(why) => error!("this rank cannot work: {why}"),
         }
-        self.progress = Progress { tally: tally.clone(), in_flight: 0, up: 0 };
-        self.in_hand = InHand { taken: self.given, ..InHand::default() };
-        self.letters.push(Message::Ended(ended, tally));
+        self.progress = EngineProgress { tally: tally.clone(), in_flight: 0, endpoints_up: 0 };
+        self.backlog =
+            EngineBacklog { received_count: self.prompts_given, ..EngineBacklog::default() };
+        self.letters.push(DispatchMessage::EngineEnded(ended, tally));
     }
 
-    fn is_urgent(&self) -> bool {
-        let asks = !self.asked && self.want() > 0;
+    fn is_report_urgent(&self) -> bool {
+        let asks = !self.asked && self.prompts_wanted() > 0;
         // Where there is ample work, what was done is told with the next question after more.
-        let did = (self.ending || self.asked) && !self.settled.is_empty();
-        let idles = self.ending && self.in_hand.idle != self.idle_told;
+        let did = (self.exhausted || self.asked) && !self.settled.is_empty();
+        let idles = self.exhausted && self.backlog.idle != self.reported_idle;
         // The first answer is news: others may wait to hear whether there is any.
-        let answered = self.progress.tally.answered > 0 && !self.answered_told;
-        let turned = (self.progress.up > 0) != self.up_told;
+        let answered = self.progress.tally.answered > 0 && !self.reported_answered;
+        let turned = (self.progress.endpoints_up > 0) != self.reported_up;
         asks || did || idles || answered || turned || !self.back.is_empty()
     }
 
-    fn report(&mut self) -> Report {
-        let want = self.want();
+    fn build_report(&mut self) -> WorkerReport {
+        let want = self.prompts_wanted();
         self.asked |= want > 0;
-        self.idle_told = self.in_hand.idle;
-        self.up_told = self.progress.up > 0;
-        self.answered_told = self.progress.tally.answered > 0;
-        Report {
+        self.reported_idle = self.backlog.idle;
+        self.reported_up = self.progress.endpoints_up > 0;
+        self.reported_answered = self.progress.tally.answered > 0;
+        WorkerReport {
             progress: self.progress.clone(),
-            settled: runs(std::mem::take(&mut self.settled)),
-            back: runs(std::mem::take(&mut self.back)),
-            want,
-            idle: self.in_hand.idle,
-            usual: self.in_hand.usual,
+            settled: compress_runs(std::mem::take(&mut self.settled)),
+            back: compress_runs(std::mem::take(&mut self.back)),
+            prompts_wanted: want,
+            idle_capacity: self.backlog.idle,
+            typical_latency: self.backlog.usual,
         }
     }
 
     /// How many more prompts its windows can use soon: nothing while it has half of that.
-    fn want(&self) -> u64 {
-        if self.leases.is_none() {
+    fn prompts_wanted(&self) -> u64 {
+        if self.lease_sender.is_none() {
             return 0;
         }
-        let InHand { taken, waiting, windows, rate, .. } = self.in_hand;
-        let have = waiting + self.given.saturating_sub(taken);
-        let target = enough(windows, rate, self.left, self.rhythm.apart);
+        let EngineBacklog {
+            received_count: taken,
+            queued_count: waiting,
+            window_total: windows,
+            answer_rate: rate,
+            ..
+        } = self.backlog;
+        let have = waiting + self.prompts_given.saturating_sub(taken);
+        let target = target_backlog(windows, rate, self.seconds_left, self.schedule.min_interval);
         if have * 2 > target { 0 } else { target.saturating_sub(have) }
     }
 }
@@ -296,75 +312,97 @@ impl Hand {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::Stretch;
+    use crate::input::RowRange;
 
-    fn grant(first: u64, rows: u64, ending: bool) -> Message {
-        let stretch = Stretch { file: 0, first, rows, offset: 0, bytes: 0 };
+    fn grant_message(first: u64, rows: u64, ending: bool) -> DispatchMessage {
+        let stretch = RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
         let rows_of = input::Lease { stretches: vec![stretch], text: None };
-        let lease = Lease { places: vec![(first, rows)], rows: rows_of };
-        Message::Grant(Grant { lease: Some(lease), ending, left: None })
+        let lease = WorkLease { places: vec![(first, rows)], rows: rows_of };
+        DispatchMessage::Grant(LeaseGrant {
+            lease: Some(lease),
+            exhausted: ending,
+            seconds_left: None,
+        })
     }
 
-    fn hand() -> (Hand, mpsc::Receiver<input::Lease>) {
+    fn new_client() -> (LeaseClient, mpsc::Receiver<input::Lease>) {
         let (leases, given) = mpsc::channel();
-        (Hand::new(None, Some(leases), Rhythm::of(3, 4, Duration::from_secs(60))), given)
+        (
+            LeaseClient::new(
+                None,
+                Some(leases),
+                ReportSchedule::for_rank(3, 4, Duration::from_secs(60)),
+            ),
+            given,
+        )
     }
 
-    fn in_hand(taken: u64, waiting: u64) -> Said {
-        Said::Word(Word::InHand(InHand { taken, waiting, windows: 64, ..InHand::default() }))
+    fn in_hand(taken: u64, waiting: u64) -> LocalEvent {
+        LocalEvent::Engine(Word::InHand(EngineBacklog {
+            received_count: taken,
+            queued_count: waiting,
+            window_total: 64,
+            ..EngineBacklog::default()
+        }))
     }
 
-    fn reports(letters: Vec<Message>) -> Vec<Report> {
+    fn only_reports(letters: Vec<DispatchMessage>) -> Vec<WorkerReport> {
         let report = |it| match it {
-            Message::Report(report) => Some(report),
+            DispatchMessage::Report(report) => Some(report),
             _ => None,
         };
         letters.into_iter().filter_map(report).collect()
     }
 
     #[test]
-    fn work_is_asked_for_once_when_half_of_what_is_enough_is_left() {
-        let (mut hand, given) = hand();
+    fn more_work_is_requested_once_when_less_than_half_the_target_is_left() {
+        let (mut hand, given) = new_client();
         let soon = Instant::now() + Duration::from_millis(50);
-        hand.hear(grant(0, 128, false));
+        hand.on_message(grant_message(0, 128, false));
         assert_eq!(given.try_recv().expect("a lease").stretches.len(), 1);
-        hand.said(in_hand(64, 30));
-        assert!(hand.letters(soon).is_empty(), "30 wait, 64 are on their way in");
-        hand.said(in_hand(128, 63));
-        let asked = reports(hand.letters(soon));
-        assert_eq!(asked.iter().map(|it| it.want).collect::<Vec<_>>(), [65]);
-        hand.said(in_hand(128, 10));
-        assert!(hand.letters(soon + Duration::from_secs(1)).is_empty(), "it has asked");
-        hand.hear(grant(128, 10, false));
-        assert_eq!(reports(hand.letters(soon + Duration::from_secs(1)))[0].want, 108);
+        hand.on_local_event(in_hand(64, 30));
+        assert!(hand.take_due_messages(soon).is_empty(), "30 wait, 64 are on their way in");
+        hand.on_local_event(in_hand(128, 63));
+        let asked = only_reports(hand.take_due_messages(soon));
+        assert_eq!(asked.iter().map(|it| it.prompts_wanted).collect::<Vec<_>>(), [65]);
+        hand.on_local_event(in_hand(128, 10));
+        assert!(hand.take_due_messages(soon + Duration::from_secs(1)).is_empty(), "it has asked");
+        hand.on_message(grant_message(128, 10, false));
+        assert_eq!(
+            only_reports(hand.take_due_messages(soon + Duration::from_secs(1)))[0].prompts_wanted,
+            108
+        );
     }
 
     #[test]
-    fn what_was_done_is_told_by_places_and_near_the_end_at_once() {
-        let (mut hand, _given) = hand();
+    fn results_are_reported_as_place_runs_and_at_once_near_the_end() {
+        let (mut hand, _given) = new_client();
         let soon = Instant::now() + Duration::from_millis(50);
-        hand.hear(grant(100, 128, false));
-        hand.said(in_hand(128, 128));
-        let _ = hand.letters(soon);
-        hand.said(Said::Written(vec![101, 100, 104, 999]));
+        hand.on_message(grant_message(100, 128, false));
+        hand.on_local_event(in_hand(128, 128));
+        let _ = hand.take_due_messages(soon);
+        hand.on_local_event(LocalEvent::RowsWritten(vec![101, 100, 104, 999]));
         let later = soon + Duration::from_secs(1);
-        assert!(hand.letters(later).is_empty(), "there is time");
-        hand.hear(Message::Grant(Grant { ending: true, ..Grant::default() }));
-        assert_eq!(reports(hand.letters(later))[0].settled, [(100, 2), (104, 1)]);
-        hand.said(Said::Word(Word::GivesBack(vec![105, 100])));
-        let letters = reports(hand.letters(later + Duration::from_secs(1)));
+        assert!(hand.take_due_messages(later).is_empty(), "there is time");
+        hand.on_message(DispatchMessage::Grant(LeaseGrant {
+            exhausted: true,
+            ..LeaseGrant::default()
+        }));
+        assert_eq!(only_reports(hand.take_due_messages(later))[0].settled, [(100, 2), (104, 1)]);
+        hand.on_local_event(LocalEvent::Engine(Word::PromptsReturned(vec![105, 100])));
+        let letters = only_reports(hand.take_due_messages(later + Duration::from_secs(1)));
         assert_eq!(letters[0].back, [(105, 1)], "100 was settled");
     }
 
     #[test]
     fn the_last_report_comes_before_the_end() {
-        let (mut hand, _given) = hand();
-        hand.hear(grant(0, 2, true));
-        hand.said(Said::Written(vec![0, 1]));
-        hand.said(Said::Word(Word::Ended(Ended::Finished, Tally::default())));
-        let letters = hand.letters(Instant::now());
+        let (mut hand, _given) = new_client();
+        hand.on_message(grant_message(0, 2, true));
+        hand.on_local_event(LocalEvent::RowsWritten(vec![0, 1]));
+        hand.on_local_event(LocalEvent::Engine(Word::Ended(Ended::Finished, Tally::default())));
+        let letters = hand.take_due_messages(Instant::now());
         assert!(
-            matches!(&letters[..], [Message::Report(it), Message::Ended(..)] if it.settled == [(0, 2)])
+            matches!(&letters[..], [DispatchMessage::Report(it), DispatchMessage::EngineEnded(..)] if it.settled == [(0, 2)])
         );
     }
 }

@@ -5,64 +5,67 @@
 
 use std::time::Duration;
 
-use super::protocol::Over;
+use super::protocol::WorkEnd;
 use crate::job::{
-    CodeOf, JobError, Verdict,
-    collect::{local_shards::Folders, recover_shards},
-    root::Root,
-    setup::run_plan::Brief,
+    ErrorCodeFn, JobError, JobVerdict,
+    collect::{local_shards::ShardFolders, recover_shards},
+    root::RootRun,
+    setup::run_plan::RunPlan,
 };
 use crate::{
-    comm::{Comm, RollCall, roll_call},
+    comm::{Comm, RollCall, check_liveness},
     console,
 };
 
 /// How long rank 0 waits for the roll-call's answers.
-const ROLL_CALL: Duration = Duration::from_secs(30);
+const ROLL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long rank 0 may take to end a job by itself: it reads all that was written, and writes the answers.
-const LONGEST_END: Duration = Duration::from_secs(6 * 3600);
+const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(6 * 3600);
 
 /// How ends become exit codes.
 #[derive(Clone, Copy)]
-pub struct Codes {
+pub struct ExitCodeMap {
     /// Of an error.
-    pub error: CodeOf,
+    pub error: ErrorCodeFn,
     /// Of a verdict.
-    pub verdict: fn(Verdict) -> u8,
+    pub verdict: fn(JobVerdict) -> u8,
 }
 
 /// In effect collective. Returns where all ranks are here, so that collectives may follow; else the job ends in here.
-pub(crate) fn together(
+pub(crate) fn sync_or_abort(
     comm: &mut dyn Comm,
-    over: Over,
-    root: Option<Root>,
-    (brief, folders): (&Brief, &Folders),
-    codes: Codes,
-) -> Result<Option<Root>, JobError> {
+    over: WorkEnd,
+    root: Option<RootRun>,
+    (brief, folders): (&RunPlan, &ShardFolders),
+    codes: ExitCodeMap,
+) -> Result<Option<RootRun>, JobError> {
     let here = match over {
-        Over::Together => roll_call(comm, ROLL_CALL)?,
-        Over::RanksLost => RollCall::NoWord,
+        WorkEnd::AllRanksEnded => check_liveness(comm, ROLL_CALL_TIMEOUT)?,
+        WorkEnd::RanksLost => RollCall::RootSilent,
     };
     match (here, root) {
-        (RollCall::AllHere, root) => Ok(root),
+        (RollCall::AllAlive, root) => Ok(root),
         (missing, Some(mut root)) => {
             if let RollCall::Missing(ranks) = missing {
-                root.are_lost(&ranks);
+                root.set_lost_ranks(&ranks);
             }
-            recover_shards::collect(comm, &root.lost(), folders, brief);
-            let code = root.end_without(brief, folders).map_err(JobError::unfinished).map_or_else(
-                |error| {
-                    console::complain(&error);
-                    (codes.error)(&error)
-                },
-                codes.verdict,
-            );
+            recover_shards::collect(comm, &root.lost_ranks(), folders, brief);
+            let code = root
+                .finish_without_lost(brief, folders)
+                .map_err(JobError::into_finish_error)
+                .map_or_else(
+                    |error| {
+                        console::complain(&error);
+                        (codes.error)(&error)
+                    },
+                    codes.verdict,
+                );
             comm.abort(code)
         }
         (_, None) => {
             // Rank 0 ends it; bounded, in case rank 0 is lost as well.
-            recover_shards::give(comm, folders, brief, LONGEST_END);
-            comm.abort(crate::job::STOPPED_EARLY)
+            recover_shards::give(comm, folders, brief, MAX_SHUTDOWN_TIME);
+            comm.abort(crate::job::EXIT_STOPPED_EARLY)
         }
     }
 }

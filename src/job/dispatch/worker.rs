@@ -8,55 +8,59 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::{
-    lease_client::{Hand, Said},
-    protocol::{Message, Over, read},
+    lease_client::{LeaseClient, LocalEvent},
+    protocol::{DispatchMessage, WorkEnd, decode_message},
 };
-use crate::comm::{Event, Nap, Post, Tag, Typed};
+use crate::comm::{Mailbox, MailboxEvent, MessageTag, PollBackoff, TypedComm};
 use crate::job::JobError;
 
 /// A rank that has heard nothing of rank 0 for so many times as long as makes a rank lost goes no further.
-const ALONE: u32 = 2;
+const ROOT_SILENCE_FACTOR: u32 = 2;
 
 /// Until it is over.
-pub(crate) fn report_until_over(
-    mut post: Post<'_, Said>,
+pub(crate) fn run_worker(
+    mut post: Mailbox<'_, LocalEvent>,
     rank: usize,
-    mut hand: Hand,
+    mut hand: LeaseClient,
     silence: Duration,
-) -> Result<(Over, Hand), JobError> {
+) -> Result<(WorkEnd, LeaseClient), JobError> {
     let (mut heard, mut looked) = (Instant::now(), Instant::now());
     let mut waiting = true;
     loop {
         if waiting != hand.is_waiting() {
             waiting = hand.is_waiting();
-            post.set_nap(if waiting { Nap::lively() } else { Nap::patient() });
+            post.set_backoff(if waiting {
+                PollBackoff::for_active_work()
+            } else {
+                PollBackoff::for_long_wait()
+            });
         }
-        match post.wait(hand.due()) {
-            Event::Word(said) => hand.said(said),
-            Event::Letter(letter) => {
+        match post.wait(hand.next_report_time()) {
+            MailboxEvent::Word(said) => hand.on_local_event(said),
+            MailboxEvent::Message(letter) => {
                 heard = Instant::now();
-                match read(&letter) {
-                    Some(Message::Over(over)) => return Ok((over, hand)),
-                    Some(message) => hand.hear(message),
+                match decode_message(&letter) {
+                    Some(DispatchMessage::WorkEnd(over)) => return Ok((over, hand)),
+                    Some(message) => hand.on_message(message),
                     None => {}
                 }
             }
-            Event::Quiet => {}
+            MailboxEvent::TimedOut => {}
         }
         // Who was away (stopped, swapped out) is this rank: rank 0 has had no report that it could have answered.
         if looked.elapsed() > silence / 2 {
             heard = Instant::now();
         }
         looked = Instant::now();
-        for message in hand.letters(Instant::now()) {
-            post.comm().send_value(0, Tag::Job, &message)?;
+        for message in hand.take_due_messages(Instant::now()) {
+            post.comm_mut().send_value(0, MessageTag::Job, &message)?;
         }
-        if hand.is_in_a_hurry() {
-            post.comm().abort(crate::job::STOPPED_EARLY);
+        if hand.is_shutdown_forced() {
+            post.comm_mut().abort(crate::job::EXIT_STOPPED_EARLY);
         }
-        if heard.elapsed() > silence * ALONE {
+        if heard.elapsed() > silence * ROOT_SILENCE_FACTOR {
             error!(rank, "rank 0 has not been heard of for {:?}: this rank ends", heard.elapsed());
-            post.comm().abort(crate::job::STOPPED_EARLY);
+            post.comm_mut().abort(crate::job::EXIT_STOPPED_EARLY);
         }
     }
 }

@@ -6,222 +6,232 @@
 use std::sync::mpsc;
 
 use super::{
-    assignments::Book,
-    coordinator::{Listener, fetcher},
-    fail_fast::ALIKE,
-    lease_client::{Hand, Rhythm, Said},
-    protocol::{Grant, Message, Over},
-    worker::report_until_over,
+    assignments::Assignments,
+    coordinator::{Coordinator, spawn_text_fetcher},
+    fail_fast::FAIL_FAST_SAMPLE,
+    lease_client::{LeaseClient, LocalEvent, ReportSchedule},
+    protocol::{DispatchMessage, LeaseGrant, WorkEnd},
+    worker::run_worker,
 };
 use crate::job::{
     JobError,
-    collect::local_shards::Folders,
-    context::{Common, Tap},
-    root::Root,
+    collect::local_shards::ShardFolders,
+    context::{AnswerSender, JobContext},
+    root::RootRun,
     setup::{
-        chat_template::renderer,
-        deadline::Limit,
-        run_plan::{Brief, Choice},
+        chat_template::compile_renderer,
+        deadline::Deadline,
+        run_plan::{ModelSelection, RunPlan},
     },
 };
 use crate::{
-    comm::{Comm, Post},
+    comm::{Comm, Mailbox},
     domain::{
-        Failure, FailureKind, Id, Input, Outcome, Params, Probe, Prompt, RowHash, Seat, Settled,
-        Surveyed, Tally,
+        EndpointStatus, Failure, FailureKind, Outcome, ProbeResult, Prompt, PromptId, PromptInput,
+        RequestParams, RowHash, Settled, Tally, TimelineSlot,
     },
-    engine::{self, Count, Ended, Endpoint, Policy, Running, Size, Word, Work},
-    input::{self, BadRow, Reader},
-    settings::{Amount, Settings, UsageCount},
-    shards::{Header, LineStyle, ShardWriter, write_line},
-    site::Signals,
+    engine::{
+        self, Ended, Endpoint, EngineHandle, EnginePolicy, EngineSetup, SizeMode, TokenCounting,
+        Word,
+    },
+    input::{self, BadRow, PromptReader},
+    settings::{AutoOrCount, Settings, UsageMode},
+    shards::{AnswerLineStyle, Header, ShardWriter, write_answer_line},
+    site::SignalHandler,
 };
 
 /// A rank asks after so many, however many ranks have endpoints.
-const ALIKE_LEAST: usize = 8;
+const MIN_FAIL_FAST_SAMPLE: usize = 8;
 
 /// What a rank begins with.
 pub(crate) struct Start<'r> {
     /// Its endpoints.
-    pub(crate) ready: Vec<Surveyed>,
-    pub(crate) first: Grant,
+    pub(crate) endpoint_statuses: Vec<EndpointStatus>,
+    pub(crate) first: LeaseGrant,
     /// On rank 0.
-    pub(crate) lead: Option<Lead<'r>>,
+    pub(crate) coordinator_setup: Option<CoordinatorSetup<'r>>,
 }
 
 /// What rank 0 has besides.
-pub(crate) struct Lead<'r> {
-    pub(crate) root: &'r mut Root,
-    pub(crate) book: Book,
+pub(crate) struct CoordinatorSetup<'r> {
+    pub(crate) root: &'r mut RootRun,
+    pub(crate) assignments: Assignments,
     /// Who cannot open the input.
-    pub(crate) blind: Vec<bool>,
-    pub(crate) limit: Limit,
+    pub(crate) lacks_input: Vec<bool>,
+    pub(crate) deadline: Deadline,
 }
 
 /// In effect collective, by letters. Works on what this rank is given, until all ranks' work has ended.
-pub(crate) fn work(
+pub(crate) fn run_work_phase(
     comm: &mut dyn Comm,
-    common: &Common,
-    (brief, folders): (&Brief, &Folders),
-    choice: &Choice,
-    Start { ready, first, lead }: Start<'_>,
-    signals: &Signals,
-) -> Result<Over, JobError> {
+    common: &JobContext,
+    (brief, folders): (&RunPlan, &ShardFolders),
+    choice: &ModelSelection,
+    Start { endpoint_statuses: ready, first, coordinator_setup: lead }: Start<'_>,
+    signals: &SignalHandler,
+) -> Result<WorkEnd, JobError> {
     let (tell, words) = mpsc::channel();
     let (leases, leased) = mpsc::channel();
-    let bad = lead.as_ref().map(|lead| lead.root.bad.clone()).unwrap_or_default();
+    let bad = lead.as_ref().map(|lead| lead.root.bad_rows.clone()).unwrap_or_default();
     let engine = begin(common, (brief, folders), choice, ready, leased, bad, tell.clone());
     let engine = engine.unwrap_or_else(|why| {
         // A rank that cannot begin is a value in a report, not an error that leaves the others waiting.
-        let _ = tell.send(Said::Word(Word::Ended(Ended::NotStarted(why), Tally::default())));
+        let _ =
+            tell.send(LocalEvent::Engine(Word::Ended(Ended::StartFailed(why), Tally::default())));
         None
     });
     let (rank, size, silence) = (comm.rank(), comm.size(), common.settings.rank_silence.get());
-    let mut hand = Hand::new(engine, Some(leases), Rhythm::of(rank, size, silence));
-    hand.hear(Message::Grant(first));
+    let mut hand =
+        LeaseClient::new(engine, Some(leases), ReportSchedule::for_rank(rank, size, silence));
+    hand.on_message(DispatchMessage::Grant(first));
     let asked = tell.clone();
     signals.tell(Some(Box::new(move |ask| {
-        let _ = asked.send(Said::Asked(ask)); // nobody listens: the job is ending
+        let _ = asked.send(LocalEvent::ShutdownRequested(ask)); // nobody listens: the job is ending
     })));
-    let post = Post::new(comm, words);
+    let post = Mailbox::new(comm, words);
     let (over, hand) = match lead {
-        Some(Lead { root, book, blind, limit }) => {
+        Some(CoordinatorSetup { root, assignments: book, lacks_input: blind, deadline: limit }) => {
             let any = blind.contains(&true);
-            let fetch = any.then(|| fetcher(brief.source.clone(), tell.clone())).flatten();
-            let knows = (choice.weights.as_slice(), blind.as_slice(), limit);
-            Listener::new(post, hand, book, root, &common.settings, knows, fetch).listen()
+            let fetch =
+                any.then(|| spawn_text_fetcher(brief.source.clone(), tell.clone())).flatten();
+            let knows = (choice.ready_counts.as_slice(), blind.as_slice(), limit);
+            Coordinator::new(post, hand, book, root, &common.settings, knows, fetch).run_until_end()
         }
-        None => report_until_over(post, rank, hand, silence)?,
+        None => run_worker(post, rank, hand, silence)?,
     };
     signals.tell(None);
-    hand.end();
+    hand.stop_engine();
     Ok(over)
 }
 
 /// The engine, unless this rank has nobody to ask and nothing to write.
 fn begin(
-    common: &Common,
-    (brief, folders): (&Brief, &Folders),
-    choice: &Choice,
-    ready: Vec<Surveyed>,
+    common: &JobContext,
+    (brief, folders): (&RunPlan, &ShardFolders),
+    choice: &ModelSelection,
+    ready: Vec<EndpointStatus>,
     leases: mpsc::Receiver<input::Lease>,
     bad: Vec<BadRow>,
-    tell: mpsc::Sender<Said>,
-) -> Result<Option<Running>, String> {
+    tell: mpsc::Sender<LocalEvent>,
+) -> Result<Option<EngineHandle>, String> {
     if ready.is_empty() && bad.is_empty() {
-        let _ = tell.send(Said::Word(Word::Ended(Ended::Finished, Tally::default())));
+        let _ = tell.send(LocalEvent::Engine(Word::Ended(Ended::Finished, Tally::default())));
         return Ok(None);
     }
-    let Common { settings, key, place, .. } = common;
+    let JobContext { settings, api_key: key, placement: place, .. } = common;
     // Who has nobody to ask sees no failures.
-    let askers = choice.weights.iter().filter(|&&weight| weight > 0).count().max(1);
+    let askers = choice.ready_counts.iter().filter(|&&weight| weight > 0).count().max(1);
     let header = Header::new(brief.start, place.rank, &place.node.host, &brief.source.fingerprint);
-    let style = LineStyle {
-        echo: !settings.no_echo,
+    let style = AnswerLineStyle {
+        echo_prompt: !settings.no_echo,
         model: choice.model.clone(),
         text_route: choice.text_route,
         rank: place.rank,
         host: place.node.host.clone(),
     };
-    let tap = common.tap.clone().map(|tap| (tap, style.clone()));
+    let tap = common.answer_sender.clone().map(|tap| (tap, style.clone()));
     let mut shard =
         ShardWriter::create(folders.own(), &header, style).map_err(|error| error.to_string())?;
     if !bad.is_empty() {
-        let failed: Vec<Settled> = bad.into_iter().map(as_failed).collect();
+        let failed: Vec<Settled> = bad.into_iter().map(bad_row_result).collect();
         shard.append(&failed).map_err(|error| error.to_string())?;
-        tell_of(&failed, tap.as_ref());
+        forward_answers(&failed, tap.as_ref());
     }
-    let before: u64 = choice.endpoints.iter().take(place.rank).sum();
-    let all = choice.endpoints.iter().sum();
-    let endpoint = |(number, it): (u64, Surveyed)| {
+    let before: u64 = choice.endpoint_counts.iter().take(place.rank).sum();
+    let all = choice.endpoint_counts.iter().sum();
+    let endpoint = |(number, it): (u64, EndpointStatus)| {
         let ready = match it.probe {
-            Probe::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
+            ProbeResult::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
                 Some(facts.routes)
             }
-            Probe::Ready(_) | Probe::NotReady(_) => None,
+            ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
         };
         let name = format!("{} {}", place.node.host, it.url);
-        Endpoint { seat: Seat::of(before + number, all, name), url: it.url, ready }
+        Endpoint { timeline_row: TimelineSlot::of(before + number, all, name), url: it.url, ready }
     };
     let written = tell.clone();
-    let work = Work {
-        policy: policy(settings, choice, askers)?,
+    let work = EngineSetup {
+        policy: engine_policy(settings, choice, askers)?,
         endpoints: (0..).zip(ready).map(endpoint).collect(),
-        key: key.clone(),
-        prompts: Reader::new(&brief.source, &brief.rules, leases.into_iter()),
+        api_key: key.clone(),
+        prompts: PromptReader::new(&brief.source, &brief.rules, leases.into_iter()),
         sink: move |outcomes: Vec<Settled>| {
             shard.append(&outcomes).map_err(|error| error.to_string())?;
-            tell_of(&outcomes, tap.as_ref());
+            forward_answers(&outcomes, tap.as_ref());
             let rows = outcomes.iter().map(|it| it.prompt.index).collect();
-            let _ = written.send(Said::Written(rows)); // nobody listens: the job is ending
+            let _ = written.send(LocalEvent::RowsWritten(rows)); // nobody listens: the job is ending
             Ok(())
         },
     };
     engine::start(work, move |word| {
-        let _ = tell.send(Said::Word(word)); // as above
+        let _ = tell.send(LocalEvent::Engine(word)); // as above
     })
     .map(Some)
     .map_err(|error| format!("no thread can be started: {error}"))
 }
 
 /// Whoever listens gets what is on disk, as it is there.
-fn tell_of(outcomes: &[Settled], tap: Option<&(Tap, LineStyle)>) {
+fn forward_answers(outcomes: &[Settled], tap: Option<&(AnswerSender, AnswerLineStyle)>) {
     let Some((tap, style)) = tap else { return };
     for settled in outcomes {
         let mut line = Vec::new();
-        if write_line(&mut line, settled, style).is_ok() {
+        if write_answer_line(&mut line, settled, style).is_ok() {
             let _ = tap.send(Some(line)); // nobody listens any more
         }
     }
 }
 
-pub(crate) fn policy(
+pub(crate) fn engine_policy(
     settings: &Settings,
-    choice: &Choice,
+    choice: &ModelSelection,
     askers: usize,
-) -> Result<Policy, String> {
-    let renderer = choice.chat_template.as_ref().map(renderer).transpose();
-    Ok(Policy {
+) -> Result<EnginePolicy, String> {
+    let renderer = choice.chat_template.as_ref().map(compile_renderer).transpose();
+    Ok(EnginePolicy {
         model: choice.model.clone(),
         text_route: choice.text_route,
-        defaults: settings.sampling(),
-        system: settings.system.clone(),
+        defaults: settings.sampling_params(),
+        system_prompt: settings.system.clone(),
         renderer: renderer.map_err(|error| error.to_string())?,
-        window: size_of(settings.concurrency),
-        batch: if settings.no_batch { Size::Exactly(1) } else { size_of(settings.batch_size) },
-        max_wait: settings.max_wait.get(),
+        concurrency: amount_to_size(settings.concurrency),
+        batch_size: if settings.no_batch {
+            SizeMode::Fixed(1)
+        } else {
+            amount_to_size(settings.batch_size)
+        },
+        max_batch_wait: settings.max_wait.get(),
         rate_limit: settings.rate_limit,
         timeout: settings.timeout.get(),
         timeout_per_sequence: settings.timeout_per_sequence.get(),
-        tries: settings.retries,
-        context: choice.context,
-        buffer: settings.buffer,
+        max_tries: settings.retries,
+        context: choice.context_len,
+        context_buffer: settings.buffer,
         patience: settings.ready_timeout.get(),
-        usage: match settings.usage {
-            UsageCount::Off => Count::Off,
-            UsageCount::Share => Count::Share,
-            UsageCount::Exact => Count::Exact,
+        token_counting: match settings.usage {
+            UsageMode::Off => TokenCounting::Off,
+            UsageMode::Share => TokenCounting::Share,
+            UsageMode::Exact => TokenCounting::Exact,
         },
-        alike: ALIKE.div_ceil(askers).max(ALIKE_LEAST),
+        alike: FAIL_FAST_SAMPLE.div_ceil(askers).max(MIN_FAIL_FAST_SAMPLE),
     })
 }
 
-fn size_of(amount: Amount) -> Size {
+fn amount_to_size(amount: AutoOrCount) -> SizeMode {
     match amount {
-        Amount::Auto => Size::Auto,
-        Amount::Exactly(size) => Size::Exactly(size),
+        AutoOrCount::Auto => SizeMode::Auto,
+        AutoOrCount::Exactly(size) => SizeMode::Fixed(size),
     }
 }
 
 /// A row that cannot be read, as an outcome of its prompt.
-fn as_failed(bad: BadRow) -> Settled {
-    let id = bad.id.unwrap_or_else(|| Id::of_index(bad.index));
-    let failure = Failure { kind: FailureKind::BadRow, message: bad.why, status: None };
+fn bad_row_result(bad: BadRow) -> Settled {
+    let id = bad.id.unwrap_or_else(|| PromptId::from_index(bad.index));
+    let failure = Failure { kind: FailureKind::BadRow, message: bad.reason, status: None };
     let prompt = Prompt {
         index: bad.index,
         id,
-        input: Input::Text(String::new()),
-        params: Params::default(),
+        input: PromptInput::Text(String::new()),
+        params: RequestParams::default(),
         route: None,
         priority: 0,
         row: None,

@@ -8,206 +8,215 @@
 use std::{path::PathBuf, time::Instant};
 
 use crate::job::{
-    Codes, JobError,
+    ExitCodeMap, JobError,
     collect::{
-        completion::{Standing, check_folder},
-        line_index::Lines,
-        local_shards::{Folders, bring_earlier, bring_home},
+        completion::{Standing, check_run_folder},
+        line_index::LineIndex,
+        local_shards::{ShardFolders, collect_earlier_shards, collect_local_shards},
     },
-    context::{Common, everywhere, told},
+    context::{JobContext, all_ok, root_result},
     dispatch::{
-        shutdown::together,
-        worker_start::{Lead, Start, work},
+        shutdown::sync_or_abort,
+        worker_start::{CoordinatorSetup, Start, run_work_phase},
     },
-    root::{Root, open},
+    root::{RootRun, open},
     setup::{
-        deadline::Limit,
+        deadline::Deadline,
         readiness::wait_for_endpoints,
-        run_plan::{Brief, Choice},
-        scan::scan,
-        servers::{Servers, serve},
+        run_plan::{ModelSelection, RunPlan},
+        scan::scan_input,
+        servers::{Servers, start_servers},
     },
 };
 use crate::{
-    comm::{Comm, Tag, Typed, fence},
-    domain::Surveyed,
-    serve::Guard,
-    site::Signals,
+    comm::{Comm, MessageTag, TypedComm, drain_messages},
+    domain::EndpointStatus,
+    serve::IdleSupervisor,
+    site::SignalHandler,
 };
 
 /// What the passes of a job share.
-pub(crate) struct Crew {
-    pub(crate) codes: Codes,
-    began: Instant,
-    guard: Option<Guard>,
+pub(crate) struct JobResources {
+    pub(crate) exit_codes: ExitCodeMap,
+    started_at: Instant,
+    guard: Option<IdleSupervisor>,
     /// Of the job that makes one pass only, servers end with its work.
-    pub(crate) passes: Passes,
+    pub(crate) pass_mode: PassMode,
     /// Of the levels of a reduce: the run folder of its leaves.
-    pub(crate) tree: Option<PathBuf>,
+    pub(crate) tree_folder: Option<PathBuf>,
     /// Where the logs of servers go: into the folder of the first pass.
-    logs: Option<PathBuf>,
-    watch: Option<(Signals, Limit)>,
+    log_folder: Option<PathBuf>,
+    watch: Option<(SignalHandler, Deadline)>,
     servers: Option<Servers>,
     /// This rank's endpoints, as they were found.
-    found: Option<Vec<Surveyed>>,
+    endpoint_statuses: Option<Vec<EndpointStatus>>,
     /// What is asked of them.
-    choice: Option<Choice>,
+    selection: Option<ModelSelection>,
 }
 
 /// How many passes a job makes, and what it wants of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Passes {
+pub(crate) enum PassMode {
     /// One, whose answers are gathered if they are wanted in one file.
-    One,
+    Single,
     /// Several, each over what the one before has brought.
-    Many,
+    Multiple,
     /// As many as a program calls for: whoever is asked may be asked again.
-    Calls,
+    OnDemand,
 }
 
 /// Who is asked for what.
 struct Asked<'c> {
     servers: &'c mut Servers,
-    choice: &'c Choice,
-    found: &'c [Surveyed],
+    selection: &'c ModelSelection,
+    endpoint_statuses: &'c [EndpointStatus],
 }
 
 /// What a pass leaves.
-pub(crate) struct Passed {
+pub(crate) struct PassResult {
     /// On rank 0.
-    pub(crate) root: Option<Root>,
-    pub(crate) brief: Brief,
-    pub(crate) standing: Standing,
+    pub(crate) root: Option<RootRun>,
+    pub(crate) plan: RunPlan,
+    pub(crate) completion: Standing,
     /// Where this rank's answers lie, if every prompt has its outcome.
-    pub(crate) lines: Option<Lines>,
+    pub(crate) lines: Option<LineIndex>,
 }
 
 /// Collective. Answers the prompts of `inputs`; nothing where nobody is there to be asked.
-pub(crate) fn pass(
+pub(crate) fn run_pass(
     comm: &mut dyn Comm,
-    common: &Common,
-    crew: &mut Crew,
+    common: &JobContext,
+    crew: &mut JobResources,
     inputs: &[String],
-) -> Result<Option<Passed>, JobError> {
-    let code = crew.codes.error;
-    let start = (comm.rank() == 0).then(|| open::Start::new(common, inputs));
-    let start = told(comm, start, code)?;
-    let earlier = start.as_ref().and_then(|start| start.left_on_nodes(common));
-    bring_earlier(comm, &common.place, earlier, code)?;
-    let files = start.as_ref().map(|start| start.files.as_slice());
-    let scanned = scan(comm, files, &open::rules(&common.settings));
+) -> Result<Option<PassResult>, JobError> {
+    let code = crew.exit_codes.error;
+    let start = (comm.rank() == 0).then(|| open::PendingStart::new(common, inputs));
+    let start = root_result(comm, start, code)?;
+    let earlier = start.as_ref().and_then(|start| start.plan_left_on_nodes(common));
+    collect_earlier_shards(comm, &common.placement, earlier, code)?;
+    let files = start.as_ref().map(|start| start.input_files.as_slice());
+    let scanned = scan_input(comm, files, &open::row_rules(&common.settings));
     let begun = start.zip(scanned);
     let begun = begun.map(|(start, scanned)| start.begin(common, inputs, comm.size(), scanned));
-    let mut root = told(comm, begun, code)?;
+    let mut root = root_result(comm, begun, code)?;
     // Who calls passes one by one puts no report together.
-    root.iter_mut().for_each(|root| root.belongs_to(crew.tree.as_deref(), crew.passes));
-    let (signals, limit) = crew.watch(comm, common)?;
-    let brief = comm.broadcast_value(root.as_ref().map(Root::brief))?;
-    let blind = check_folder(comm, &brief, &common.place, code)?;
-    let folders = Folders::agreed(comm, &brief, &common.place, code)?;
-    crew.logs.get_or_insert_with(|| folders.logs());
-    bring_home(comm, &folders, &brief, code)?;
+    root.iter_mut().for_each(|root| root.assign_pass(crew.tree_folder.as_deref(), crew.pass_mode));
+    let (signals, limit) = crew.watch_signals(comm, common)?;
+    let brief = comm.broadcast_value(root.as_ref().map(RootRun::brief))?;
+    let blind = check_run_folder(comm, &brief, &common.placement, code)?;
+    let folders = ShardFolders::agreed(comm, &brief, &common.placement, code)?;
+    crew.log_folder.get_or_insert_with(|| folders.logs());
+    collect_local_shards(comm, &folders, &brief, code)?;
     let standing = Standing::read(comm, &folders, &brief, code)?;
-    let done = standing.done(common.settings.retry_failed);
-    let noted = root.as_mut().map(|root| root.begin_from(&standing, &done));
-    told(comm, noted, code)?;
+    let done = standing.done_prompts(common.settings.retry_failed);
+    let noted = root.as_mut().map(|root| root.apply_completion(&standing, &done));
+    root_result(comm, noted, code)?;
 
-    if done.gaps().next().is_some() {
-        let (codes, keeps) = (crew.codes, crew.passes != Passes::One);
+    if done.missing_ranges().next().is_some() {
+        let (codes, keeps) = (crew.exit_codes, crew.pass_mode != PassMode::Single);
         let Some(asked) = crew.choose(comm, common, root.as_mut(), limit)? else {
-            folders.leave();
+            folders.remove_empty_folders();
             return Ok(None);
         };
         let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
             let book = root.book(&done, blind.len());
-            Lead { root, book, blind, limit }
+            CoordinatorSetup { root, assignments: book, lacks_input: blind, deadline: limit }
         });
-        let weights = &asked.choice.weights;
-        let shares = lead.as_mut().map(|lead| lead.book.first(weights, &lead.blind));
+        let weights = &asked.selection.ready_counts;
+        let shares =
+            lead.as_mut().map(|lead| lead.assignments.first_grants(weights, &lead.lacks_input));
         let first = comm.scatter_values(shares)?;
-        let start = Start { ready: asked.servers.living(asked.found.to_vec()), first, lead };
-        let over = work(comm, common, (&brief, &folders), asked.choice, start, &signals)?;
+        let start = Start {
+            endpoint_statuses: asked.servers.without_given_up(asked.endpoint_statuses.to_vec()),
+            first,
+            coordinator_setup: lead,
+        };
+        let over =
+            run_work_phase(comm, common, (&brief, &folders), asked.selection, start, &signals)?;
         if !keeps {
             asked.servers.close();
         }
-        root = together(comm, over, root, (&brief, &folders), codes)?;
+        root = sync_or_abort(comm, over, root, (&brief, &folders), codes)?;
         if keeps {
-            fence(comm, Tag::Job)?;
+            drain_messages(comm, MessageTag::Job)?;
         }
     }
 
-    let home = bring_home(comm, &folders, &brief, code);
-    root.iter_mut().for_each(|root| if home.is_ok() { root.is_home() } else { root.stopped() });
+    let home = collect_local_shards(comm, &folders, &brief, code);
+    root.iter_mut().for_each(|root| {
+        if home.is_ok() { root.mark_shards_collected() } else { root.mark_stopped() }
+    });
     home?;
-    folders.leave();
+    folders.remove_empty_folders();
     let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
-    let one = crew.passes == Passes::One;
+    let one = crew.pass_mode == PassMode::Single;
     let wanted = (!one || gathered, brief.report);
-    let (standing, lines) = Standing::read_with_lines(comm, &folders, &brief, wanted, code)?;
-    Ok(Some(Passed { root, brief, standing, lines }))
+    let (standing, lines) = Standing::read_with_index(comm, &folders, &brief, wanted, code)?;
+    Ok(Some(PassResult { root, plan: brief, completion: standing, lines }))
 }
 
-impl Crew {
+impl JobResources {
     /// Of a job that begins, with its guard.
-    pub(crate) fn new(guard: Option<Guard>, codes: Codes) -> Self {
+    pub(crate) fn new(guard: Option<IdleSupervisor>, codes: ExitCodeMap) -> Self {
         Self {
-            codes,
-            began: Instant::now(),
+            exit_codes: codes,
+            started_at: Instant::now(),
             guard,
-            passes: Passes::One,
-            tree: None,
-            logs: None,
+            pass_mode: PassMode::Single,
+            tree_folder: None,
+            log_folder: None,
             watch: None,
             servers: None,
-            found: None,
-            choice: None,
+            endpoint_statuses: None,
+            selection: None,
         }
     }
 
     /// Local. What comes next has nothing to do with what was before, but for who is there: model and route are chosen anew.
-    pub(crate) fn anew(&mut self) {
-        (self.choice, self.logs, self.tree) = (None, None, None);
+    pub(crate) fn reset_selection(&mut self) {
+        (self.selection, self.log_folder, self.tree_folder) = (None, None, None);
     }
 
     /// Local. Nobody here listens to signals any more: they do what they always do.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn release_signals(&self) {
         if let Some((signals, _)) = &self.watch {
             signals.tell(None);
         }
     }
 
     /// Local. The same time and signals, for passes of this rank alone.
-    pub(crate) fn alone(&self) -> Self {
-        let mut alone = Self::new(None, self.codes);
-        (alone.passes, alone.began, alone.watch) = (self.passes, self.began, self.watch.clone());
+    pub(crate) fn solo_resources(&self) -> Self {
+        let mut alone = Self::new(None, self.exit_codes);
+        (alone.pass_mode, alone.started_at, alone.watch) =
+            (self.pass_mode, self.started_at, self.watch.clone());
         alone
     }
 
     /// Collective. Signals and the end of the time; caught and asked for once.
-    pub(crate) fn watch(
+    pub(crate) fn watch_signals(
         &mut self,
         comm: &mut dyn Comm,
-        common: &Common,
-    ) -> Result<(Signals, Limit), JobError> {
+        common: &JobContext,
+    ) -> Result<(SignalHandler, Deadline), JobError> {
         if let Some(watch) = &self.watch {
             return Ok(watch.clone());
         }
-        let caught = Signals::catch().map_err(JobError::Signals);
-        let signals = everywhere(comm, caught, self.codes.error)?;
-        let limit = Limit::agreed(comm, common, self.began)?;
+        let caught = SignalHandler::install_handler().map_err(JobError::SignalHandler);
+        let signals = all_ok(comm, caught, self.exit_codes.error)?;
+        let limit = Deadline::agree_on(comm, common, self.started_at)?;
         Ok(self.watch.insert((signals, limit)).clone())
     }
 
     /// Collective. What the model's context holds, in tokens, by those who are asked; `None` where too few are ready.
-    pub(crate) fn context(
+    pub(crate) fn context_len(
         &mut self,
         comm: &mut dyn Comm,
-        common: &Common,
-        root: Option<&mut Root>,
+        common: &JobContext,
+        root: Option<&mut RootRun>,
     ) -> Result<Option<Option<u64>>, JobError> {
-        let (_, limit) = self.watch(comm, common)?;
+        let (_, limit) = self.watch_signals(comm, common)?;
         let asked = self.choose(comm, common, root, limit)?;
-        Ok(asked.map(|asked| asked.choice.context))
+        Ok(asked.map(|asked| asked.selection.context_len))
     }
 
     /// Local. Whoever asks this process to end before the next pass is noted so. True where the time is over.
@@ -218,8 +227,10 @@ impl Crew {
     }
 
     /// Local. Nobody is asked any more: servers that were started here may end.
-    pub(crate) fn close(&mut self) {
-        if let (Some(servers), Passes::One | Passes::Many) = (&mut self.servers, self.passes) {
+    pub(crate) fn close_servers(&mut self) {
+        if let (Some(servers), PassMode::Single | PassMode::Multiple) =
+            (&mut self.servers, self.pass_mode)
+        {
             servers.close();
         }
     }
@@ -229,32 +240,40 @@ impl Crew {
     fn choose(
         &mut self,
         comm: &mut dyn Comm,
-        common: &Common,
-        root: Option<&mut Root>,
-        limit: Limit,
+        common: &JobContext,
+        root: Option<&mut RootRun>,
+        limit: Deadline,
     ) -> Result<Option<Asked<'_>>, JobError> {
-        let code = self.codes.error;
-        if let Some(choice) = &self.choice {
-            let noted = root.map(|root| root.asks(choice));
-            told(comm, noted, code)?;
+        let code = self.exit_codes.error;
+        if let Some(choice) = &self.selection {
+            let noted = root.map(|root| root.record_selection(choice));
+            root_result(comm, noted, code)?;
         } else {
-            let logs = self.logs.clone().unwrap_or_default(); // known since the first pass began
+            let logs = self.log_folder.clone().unwrap_or_default(); // known since the first pass began
             let servers = match self.servers.take() {
                 Some(servers) => servers,
-                None => serve(comm, common, self.guard.take(), &logs, code)?,
+                None => start_servers(comm, common, self.guard.take(), &logs, code)?,
             };
             let servers = self.servers.insert(servers);
-            let found = match self.found.take() {
+            let found = match self.endpoint_statuses.take() {
                 Some(found) => found,
                 None => wait_for_endpoints(comm, common, servers, limit)?,
             };
             let all = comm.gather_values(&found)?;
             let chosen = root.zip(all).map(|(root, found)| root.choose(common, &found));
-            let chosen = told(comm, chosen, code)?.flatten();
-            self.choice = comm.broadcast_value(Some(chosen))?;
-            self.found = self.choice.is_some().then_some(found); // too few: they are looked for again
+            let chosen = root_result(comm, chosen, code)?.flatten();
+            self.selection = comm.broadcast_value(Some(chosen))?;
+            self.endpoint_statuses = self.selection.is_some().then_some(found); // too few: they are looked for again
         }
-        let asked = self.servers.as_mut().zip(self.choice.as_ref()).zip(self.found.as_deref());
-        Ok(asked.map(|((servers, choice), found)| Asked { servers, choice, found }))
+        let asked = self
+            .servers
+            .as_mut()
+            .zip(self.selection.as_ref())
+            .zip(self.endpoint_statuses.as_deref());
+        Ok(asked.map(|((servers, choice), found)| Asked {
+            servers,
+            selection: choice,
+            endpoint_statuses: found,
+        }))
     }
 }

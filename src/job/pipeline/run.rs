@@ -1,13 +1,13 @@
 //! `run`: the line, top to bottom, and the answers in one file.
 
-use super::pass::{Crew, Passed, pass};
+use super::pass::{JobResources, PassResult, run_pass};
 use crate::job::{
-    Codes, Given, JobError, Verdict,
-    collect::gather::{Each, gather, visit},
-    context::{Common, agree, told},
+    ExitCodeMap, Invocation, JobError, JobVerdict,
+    collect::gather::{LineCallback, gather, visit},
+    context::{JobContext, establish_context, root_result},
 };
 use crate::{
-    comm::{Comm, Typed},
+    comm::{Comm, TypedComm},
     console,
 };
 
@@ -17,31 +17,31 @@ use crate::{
 /// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
 pub fn run(
     comm: &mut dyn Comm,
-    mut given: Given,
+    mut given: Invocation,
     inputs: &[String],
-    codes: Codes,
-) -> Result<Verdict, JobError> {
-    let mut crew = Crew::new(given.guard.take(), codes);
-    let mut common = agree(comm, given, codes.error)?;
+    codes: ExitCodeMap,
+) -> Result<JobVerdict, JobError> {
+    let mut crew = JobResources::new(given.guard.take(), codes);
+    let mut common = establish_context(comm, given, codes.error)?;
     common.settings.reduce_template = None; // a settings file for both commands may have one
-    console::this_is_rank(common.place.rank, &common.place.node.host);
-    answer(comm, &common, &mut crew, inputs, None)
+    console::set_log_identity(common.placement.rank, &common.placement.node.host);
+    answer_prompts(comm, &common, &mut crew, inputs, None)
 }
 
 /// Collective. The same, with what is known. Each rank's own lines that count go to `each`, and nowhere else; where nobody
 /// wants them, all go to where the settings say.
-pub(crate) fn answer(
+pub(crate) fn answer_prompts(
     comm: &mut dyn Comm,
-    common: &Common,
-    crew: &mut Crew,
+    common: &JobContext,
+    crew: &mut JobResources,
     inputs: &[String],
-    each: Option<Each<'_>>,
-) -> Result<Verdict, JobError> {
-    let code = crew.codes.error;
-    let Some(passed) = pass(comm, common, crew, inputs)? else {
-        return Ok(Verdict::NoEndpoint);
+    each: Option<LineCallback<'_>>,
+) -> Result<JobVerdict, JobError> {
+    let code = crew.exit_codes.error;
+    let Some(passed) = run_pass(comm, common, crew, inputs)? else {
+        return Ok(JobVerdict::NoEndpoint);
     };
-    let Passed { root, brief, standing, lines } = passed;
+    let PassResult { root, plan: brief, completion: standing, lines } = passed;
     let gathered = match each {
         Some(each) => {
             let visited = visit(comm, lines, &standing.counts(brief.source.rows), each, code);
@@ -56,6 +56,6 @@ pub(crate) fn answer(
         ended
     });
     gathered?;
-    let verdict = told(comm, ended, code)?;
+    let verdict = root_result(comm, ended, code)?;
     Ok(comm.broadcast_value(verdict)?)
 }

@@ -2,26 +2,26 @@
 
 use std::path::{Path, PathBuf};
 
-use super::changed_input::{self, Changes};
+use super::changed_input::{self, AcceptedChanges};
 use crate::job::{
     JobError,
-    setup::run_plan::{SHARDS, at_work, spool_name},
+    setup::run_plan::{SHARDS_FOLDER, live_heartbeat, spool_folder_name},
 };
 use crate::{
-    input::Source,
+    input::InputSource,
     output::{Heartbeat, Manifest, OutputError},
-    settings::{Resume, Settings},
+    settings::{ResumePolicy, Settings},
     shards,
     site::Node,
 };
 
 /// Where the answers go.
-pub(crate) fn output(settings: &Settings) -> Result<PathBuf, JobError> {
+pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
     let Some(output) = &settings.output else {
-        return Err(JobError::Standing("run needs --output FILE".into()));
+        return Err(JobError::PreconditionFailed("run needs --output FILE".into()));
     };
     let path = std::path::absolute(output);
-    Ok(path.map_err(OutputError::io("cannot find", Path::new(output)))?)
+    Ok(path.map_err(OutputError::io_error("cannot find", Path::new(output)))?)
 }
 
 /// Before the input is read: the run that is there, if it may be gone on with or written over.
@@ -30,7 +30,7 @@ pub(crate) fn look(
     output: &Path,
     folder: &Path,
 ) -> Result<Option<Manifest>, JobError> {
-    let refuse = |why: String| Err(JobError::Standing(why));
+    let refuse = |why: String| Err(JobError::PreconditionFailed(why));
     if output.exists() && !folder.is_dir() && !settings.overwrite {
         return refuse(format!(
             "{} is there and its run folder is not: it may be somebody's answers. Choose another --output, or \
@@ -42,7 +42,9 @@ pub(crate) fn look(
         Err(error) if !settings.overwrite => return Err(error.into()),
         read => read.ok().flatten(),
     };
-    if manifest.is_none() && !settings.overwrite && !shards::list(&folder.join(SHARDS))?.is_empty()
+    if manifest.is_none()
+        && !settings.overwrite
+        && !shards::list(&folder.join(SHARDS_FOLDER))?.is_empty()
     {
         return refuse(format!(
             "{} has answers and no manifest, which says what they answer: bring it back, or begin anew with --overwrite or \
@@ -50,7 +52,7 @@ pub(crate) fn look(
             folder.display()
         ));
     }
-    if let Some(beat) = at_work(folder, &Node::here().host) {
+    if let Some(beat) = live_heartbeat(folder, &Node::this_node().host) {
         return refuse(format!(
             "this run is being worked on, by process {} on {}{}, which gave a sign of life {} s ago ({}): let it end, or \
              end it",
@@ -62,11 +64,11 @@ pub(crate) fn look(
         ));
     }
     match (settings.resume, &manifest) {
-        (Resume::Never, Some(_)) if !settings.overwrite => refuse(format!(
+        (ResumePolicy::Never, Some(_)) if !settings.overwrite => refuse(format!(
             "{} is there, and --resume is never: --overwrite it, or choose another --output",
             folder.display()
         )),
-        (Resume::Require, None) => refuse(format!(
+        (ResumePolicy::Require, None) => refuse(format!(
             "--resume is require, and there is no run to go on with in {}",
             folder.display()
         )),
@@ -76,46 +78,46 @@ pub(crate) fn look(
 
 /// Once the input is known: the manifest to go on with, or none where the run begins anew (and what was there is gone). It
 /// is of this input, and of these settings if they were accepted.
-pub(crate) fn go_on(
+pub(crate) fn resume_run(
     settings: &Settings,
     earlier: Option<Manifest>,
-    source: &Source,
+    source: &InputSource,
     folder: &Path,
     start: u32,
 ) -> Result<Option<Manifest>, JobError> {
     if let Some(earlier) = earlier.as_ref().filter(|_| !settings.overwrite) {
-        changed_input::tidy(folder, earlier)?;
+        changed_input::clean_interrupted_migration(folder, earlier)?;
     }
-    let earlier = may_go_on(settings, earlier, source, folder)?;
+    let earlier = plan_resume(settings, earlier, source, folder)?;
     if settings.overwrite {
-        replace(settings, folder, start)?;
+        set_aside_run(settings, folder, start)?;
     }
     let Some((mut manifest, changes)) = earlier else { return Ok(None) };
-    changes.carry_out(settings, &mut manifest, source, folder)?;
-    drop_spools(folder, 1..start);
+    changes.apply_changes(settings, &mut manifest, source, folder)?;
+    remove_spools(folder, 1..start);
     Ok(Some(manifest))
 }
 
 /// The decision alone, which changes nothing: the manifest to go on with and what has changed since, or none where the run
 /// begins anew.
-pub(crate) fn may_go_on(
+pub(crate) fn plan_resume(
     settings: &Settings,
     earlier: Option<Manifest>,
-    source: &Source,
+    source: &InputSource,
     folder: &Path,
-) -> Result<Option<(Manifest, Changes)>, JobError> {
+) -> Result<Option<(Manifest, AcceptedChanges)>, JobError> {
     let Some(earlier) = earlier.filter(|_| !settings.overwrite) else { return Ok(None) };
-    if earlier.away.is_none() && shards::list(&folder.join(SHARDS))?.is_empty() {
+    if earlier.away.is_none() && shards::list(&folder.join(SHARDS_FOLDER))?.is_empty() {
         // Nothing was ever answered: whatever it was to be, it may be something else now.
         return Ok(None);
     }
-    let changes = Changes::accepted(settings, &earlier, source, folder)?;
+    let changes = AcceptedChanges::check_accepted(settings, &earlier, source, folder)?;
     Ok(Some((earlier, changes)))
 }
 
 /// Copies of the input that these starts laid out: every start has its own, and nobody reads rows once all are answered.
-pub(crate) fn drop_spools(folder: &Path, starts: std::ops::Range<u32>) {
-    let places = starts.map(|start| folder.join(spool_name(start)));
+pub(crate) fn remove_spools(folder: &Path, starts: std::ops::Range<u32>) {
+    let places = starts.map(|start| folder.join(spool_folder_name(start)));
     for old in places.filter(|old| old.is_dir()) {
         if let Err(error) = std::fs::remove_dir_all(&old) {
             tracing::warn!("{} cannot be removed: {error}", old.display());
@@ -125,9 +127,9 @@ pub(crate) fn drop_spools(folder: &Path, starts: std::ops::Range<u32>) {
 
 /// Puts an earlier run aside, but for what this start has laid out already. It is removed once there is somebody to ask:
 /// a wrong model or a dead server must not cost the answers that are there.
-fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
+fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
     let aside = folder.join(replaced_name(start));
-    let kept = [spool_name(start), replaced_name(start), Heartbeat::FILE.to_owned()];
+    let kept = [spool_folder_name(start), replaced_name(start), Heartbeat::FILE_NAME.to_owned()];
     let entries =
         std::fs::read_dir(folder).map(|it| it.flatten().collect()).unwrap_or_else(|_| Vec::new());
     let old =
@@ -138,25 +140,25 @@ fn replace(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobErro
     let made = made.iter().map(|name| output.with_file_name(name));
     let beside: Vec<_> = made.chain([output.clone()]).filter(|it| it.is_file()).collect();
     for path in old.map(std::fs::DirEntry::path).chain(beside) {
-        std::fs::create_dir_all(&aside).map_err(OutputError::io("cannot make", &aside))?;
+        std::fs::create_dir_all(&aside).map_err(OutputError::io_error("cannot make", &aside))?;
         let place = aside.join(path.file_name().unwrap_or_default());
-        std::fs::rename(&path, &place).map_err(OutputError::io("cannot put aside", &path))?;
+        std::fs::rename(&path, &place).map_err(OutputError::io_error("cannot put aside", &path))?;
     }
     Ok(())
 }
 
 /// The run that was to be overwritten is.
-pub(crate) fn drop_replaced(folder: &Path, start: u32) -> Result<(), JobError> {
+pub(crate) fn remove_replaced(folder: &Path, start: u32) -> Result<(), JobError> {
     // Of this start, or of one before it that found nobody to ask.
     let asides = (1..=start).map(|start| folder.join(replaced_name(start)));
     for aside in asides.filter(|aside| aside.is_dir()) {
-        std::fs::remove_dir_all(&aside).map_err(OutputError::io("cannot remove", &aside))?;
+        std::fs::remove_dir_all(&aside).map_err(OutputError::io_error("cannot remove", &aside))?;
     }
     Ok(())
 }
 
 /// Nobody is there to ask: people hear where the run is that was to be overwritten.
-pub(crate) fn tell_of_replaced(folder: &Path, start: u32) {
+pub(crate) fn warn_about_replaced(folder: &Path, start: u32) {
     let aside = folder.join(replaced_name(start));
     if aside.is_dir() {
         tracing::warn!(

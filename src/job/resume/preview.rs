@@ -6,49 +6,52 @@ use super::existing_run;
 use crate::job::{
     JobError, collect::completion::Standing, root::open::fits, setup::run_plan::run_folder,
 };
-use crate::{console::Outlook, input::Scanned, output::Counts, settings::Settings};
+use crate::{console::PlannedAction, input::ScannedInput, output::Counts, settings::Settings};
 
 /// Local. What a run with these settings and this input would do.
 ///
 /// # Errors
 /// Where what is there cannot be read, which a run would meet as well.
-pub(crate) fn outlook(settings: &Settings, scanned: &Scanned) -> Result<Outlook, JobError> {
+pub(crate) fn preview_run(
+    settings: &Settings,
+    scanned: &ScannedInput,
+) -> Result<PlannedAction, JobError> {
     match look(settings, scanned) {
-        Err(JobError::Standing(why)) => Ok(Outlook::Refused(why)),
+        Err(JobError::PreconditionFailed(why)) => Ok(PlannedAction::Refused(why)),
         seen => seen,
     }
 }
 
-fn look(settings: &Settings, scanned: &Scanned) -> Result<Outlook, JobError> {
-    let all = scanned.source.rows - scanned.bad.len() as u64;
+fn look(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedAction, JobError> {
+    let all = scanned.source.rows - scanned.bad_rows.len() as u64;
     if settings.output.is_none() {
-        return Ok(Outlook::Nowhere { asked: all });
+        return Ok(PlannedAction::NoOutput { asked: all });
     }
-    let output = existing_run::output(settings)?;
+    let output = existing_run::output_path(settings)?;
     let folder = run_folder(&output);
     let earlier = existing_run::look(settings, &output, &folder)?;
     fits(settings, &scanned.source)?;
     let replaces = settings.overwrite && (earlier.is_some() || output.exists());
     let source = &scanned.source;
-    let Some((manifest, changes)) = existing_run::may_go_on(settings, earlier, source, &folder)?
+    let Some((manifest, changes)) = existing_run::plan_resume(settings, earlier, source, &folder)?
     else {
-        return Ok(Outlook::Anew { asked: all, replaces });
+        return Ok(PlannedAction::StartNew { asked: all, overwrites: replaces });
     };
-    if let Some(told) = changes.of_input() {
-        return Ok(Outlook::GoesOn {
+    if let Some(told) = changes.input_match_counts() {
+        return Ok(PlannedAction::Resume {
             // One number is for what is carried over.
             start: manifest.starts + 2,
             counts: Counts::new(source.rows, told.kept, 0),
-            asked: told.new.saturating_sub(scanned.bad.len() as u64),
+            asked: told.new.saturating_sub(scanned.bad_rows.len() as u64),
             // Not of this input.
             output: false,
         });
     }
     let rows = manifest.rows;
-    let standing = Standing::of_folder(&folder, rows, &source.fingerprint)?;
-    let mut settled = standing.done(settings.retry_failed);
-    scanned.bad.iter().for_each(|bad| settled.insert(bad.index));
-    Ok(Outlook::GoesOn {
+    let standing = Standing::from_folder(&folder, rows, &source.fingerprint)?;
+    let mut settled = standing.done_prompts(settings.retry_failed);
+    scanned.bad_rows.iter().for_each(|bad| settled.insert(bad.index));
+    Ok(PlannedAction::Resume {
         start: manifest.starts + 1,
         counts: standing.counts(rows),
         asked: rows - settled.count(),

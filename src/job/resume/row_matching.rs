@@ -4,29 +4,29 @@
 //! the first of the new ones. Memory is 24 bytes an answer; the new rows pass by and are not kept.
 
 /// No row, so far.
-const NONE: u64 = u64::MAX;
+const UNMATCHED: u64 = u64::MAX;
 
 /// An answered row of the earlier input.
 #[derive(Clone, Copy, Debug)]
-struct Old {
+struct AnsweredRow {
     hash: u64,
-    index: u64,
+    old_index: u64,
     /// Where it stands now.
-    new: u64,
+    new_index: u64,
 }
 
 /// Answers that are there, to be matched.
 #[derive(Debug, Default)]
-pub(crate) struct Answered {
-    all: Vec<Old>,
+pub(crate) struct AnsweredRows {
+    rows: Vec<AnsweredRow>,
     /// Answers of which nobody knows what their rows said.
     unknown: u64,
 }
 
-impl Answered {
+impl AnsweredRows {
     /// An answer of the row with this index, which said this. Any order will do.
     pub(crate) fn add(&mut self, index: u64, hash: u64) {
-        self.all.push(Old { hash, index, new: NONE });
+        self.rows.push(AnsweredRow { hash, old_index: index, new_index: UNMATCHED });
     }
 
     /// An answer of a row with a hash that is not known: it cannot be kept.
@@ -35,46 +35,46 @@ impl Answered {
     }
 
     /// All are in.
-    pub(crate) fn begin(mut self) -> Matching {
-        self.all.sort_unstable_by_key(|old| (old.hash, old.index));
-        Matching { all: self.all, unknown: self.unknown, rows: 0, kept: 0 }
+    pub(crate) fn begin(mut self) -> RowMatcher {
+        self.rows.sort_unstable_by_key(|old| (old.hash, old.old_index));
+        RowMatcher { all: self.rows, unknown: self.unknown, rows_seen: 0, kept: 0 }
     }
 }
 
 /// Rows of the new input take their answers as they pass by.
 #[derive(Debug)]
-pub(crate) struct Matching {
+pub(crate) struct RowMatcher {
     /// Sorted by hash and index. Of one hash those come first that have a new row, so that a search finds the next.
-    all: Vec<Old>,
+    all: Vec<AnsweredRow>,
     unknown: u64,
-    rows: u64,
+    rows_seen: u64,
     kept: u64,
 }
 
-impl Matching {
+impl RowMatcher {
     /// The next row of the new input.
-    pub(crate) fn row(&mut self, hash: u64) {
-        let next = self
-            .all
-            .partition_point(|old| old.hash < hash || (old.hash == hash && old.new != NONE));
+    pub(crate) fn match_row(&mut self, hash: u64) {
+        let next = self.all.partition_point(|old| {
+            old.hash < hash || (old.hash == hash && old.new_index != UNMATCHED)
+        });
         if let Some(old) = self.all.get_mut(next).filter(|old| old.hash == hash) {
-            old.new = self.rows;
+            old.new_index = self.rows_seen;
             self.kept += 1;
         }
-        self.rows += 1;
+        self.rows_seen += 1;
     }
 
     /// That was the last.
-    pub(crate) fn finish(mut self) -> Moves {
+    pub(crate) fn finish(mut self) -> MigrationPlan {
         let told = Told {
             kept: self.kept,
-            new: self.rows - self.kept,
+            new: self.rows_seen - self.kept,
             gone: self.all.len() as u64 - self.kept + self.unknown,
             unknown: self.unknown,
         };
-        self.all.retain(|old| old.new != NONE);
-        self.all.sort_unstable_by_key(|old| old.index);
-        Moves { told, all: self.all }
+        self.all.retain(|old| old.new_index != UNMATCHED);
+        self.all.sort_unstable_by_key(|old| old.old_index);
+        MigrationPlan { told, all: self.all }
     }
 }
 
@@ -93,17 +93,17 @@ pub(crate) struct Told {
 
 /// Where answers go.
 #[derive(Debug)]
-pub(crate) struct Moves {
+pub(crate) struct MigrationPlan {
     pub(crate) told: Told,
     /// By the old index; all have a new one.
-    all: Vec<Old>,
+    all: Vec<AnsweredRow>,
 }
 
-impl Moves {
+impl MigrationPlan {
     /// The new index of the row that had this one, if its answer is kept.
     pub(crate) fn of(&self, old: u64) -> Option<u64> {
-        let at = self.all.binary_search_by_key(&old, |it| it.index).ok()?;
-        Some(self.all[at].new)
+        let at = self.all.binary_search_by_key(&old, |it| it.old_index).ok()?;
+        Some(self.all[at].new_index)
     }
 }
 
@@ -113,8 +113,8 @@ mod tests {
     use proptest::prelude::*;
 
     /// Rows by what they say, some of them answered; few different ones, so that many stand twice.
-    fn matched(before: &[(u64, bool)], after: &[u64], unknown: u64) -> Moves {
-        let mut answered = Answered::default();
+    fn matched(before: &[(u64, bool)], after: &[u64], unknown: u64) -> MigrationPlan {
+        let mut answered = AnsweredRows::default();
         // The order in which answers stand in files is another one than the input's.
         for (index, &(hash, is_answered)) in before.iter().enumerate().rev() {
             if is_answered {
@@ -123,7 +123,7 @@ mod tests {
         }
         (0..unknown).for_each(|_| answered.add_unknown());
         let mut matching = answered.begin();
-        after.iter().for_each(|&hash| matching.row(hash));
+        after.iter().for_each(|&hash| matching.match_row(hash));
         matching.finish()
     }
 

@@ -12,25 +12,25 @@ use std::{
 
 use tracing::warn;
 
-use crate::output::{Doing, Heartbeat};
+use crate::output::{Heartbeat, RunActivity};
 
 /// A tenth of what makes a start lost, and one small file a job for the file system.
-const EVERY: Duration = Duration::from_secs(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Beats until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Heart {
-    does: Option<mpsc::Sender<Doing>>,
+pub(crate) struct HeartbeatThread {
+    does: Option<mpsc::Sender<RunActivity>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Heart {
+impl HeartbeatThread {
     /// The first beat is written when this returns, where there is a folder to write it to.
     pub(crate) fn start(folder: PathBuf, beat: Heartbeat) -> Self {
-        Self::beating(folder, beat, EVERY)
+        Self::start_with_interval(folder, beat, HEARTBEAT_INTERVAL)
     }
 
-    fn beating(folder: PathBuf, mut beat: Heartbeat, every: Duration) -> Self {
+    fn start_with_interval(folder: PathBuf, mut beat: Heartbeat, every: Duration) -> Self {
         let mut silent = beat.write(&folder).is_err();
         let (does, done) = mpsc::channel();
         let work = move || {
@@ -56,14 +56,14 @@ impl Heart {
     }
 
     /// From now on it does this.
-    pub(crate) fn does(&self, doing: Doing) {
+    pub(crate) fn set_phase(&self, doing: RunActivity) {
         if let Some(does) = &self.does {
             let _ = does.send(doing);
         }
     }
 }
 
-impl Heart {
+impl HeartbeatThread {
     /// The end, for who cannot wait to be dropped.
     pub(crate) fn stop(&mut self) {
         self.does = None;
@@ -73,7 +73,7 @@ impl Heart {
     }
 }
 
-impl Drop for Heart {
+impl Drop for HeartbeatThread {
     fn drop(&mut self) {
         self.stop();
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_beats_while_its_owner_is_busy_and_is_gone_with_it() {
+    fn heartbeat_goes_on_while_its_owner_is_busy_and_ends_with_it() {
         let folder = tempfile::tempdir().expect("a folder");
         let beat = Heartbeat {
             host: "n1".into(),
@@ -94,18 +94,19 @@ mod tests {
             job: None,
             start: 1,
             began: 0,
-            doing: Doing::ReadingInput,
+            doing: RunActivity::ReadingInput,
             beat: 0,
         };
         let place = folder.path().to_owned();
-        let heart = Heart::beating(place.clone(), beat, Duration::from_millis(5));
-        assert_eq!(Heartbeat::read(&place).expect("at once").doing, Doing::ReadingInput);
-        heart.does(Doing::Gathering);
+        let heart =
+            HeartbeatThread::start_with_interval(place.clone(), beat, Duration::from_millis(5));
+        assert_eq!(Heartbeat::read(&place).expect("at once").doing, RunActivity::ReadingInput);
+        heart.set_phase(RunActivity::Gathering);
         // Taken away behind its back, it comes again and again, and nobody but the thread does anything.
         for _ in 0..3 {
-            std::fs::remove_file(place.join(Heartbeat::FILE)).unwrap_or_default();
+            std::fs::remove_file(place.join(Heartbeat::FILE_NAME)).unwrap_or_default();
             let end = Instant::now() + Duration::from_secs(20);
-            while Heartbeat::read(&place).is_none_or(|it| it.doing != Doing::Gathering) {
+            while Heartbeat::read(&place).is_none_or(|it| it.doing != RunActivity::Gathering) {
                 assert!(Instant::now() < end, "it stands still");
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -12,44 +12,44 @@ use std::{
 
 use tracing::{debug, warn};
 
-use super::Root;
+use super::RootRun;
 use crate::job::{
-    JobError, Verdict,
-    collect::{completion::Standing, gather::gather_alone},
-    commands::offline::{open, tell_of_what_is_away},
-    setup::run_plan::{Wanted, at_work},
-    tree_reduce::measurements::{PassesMeasured, tree_source},
+    JobError, JobVerdict,
+    collect::{completion::Standing, gather::gather_solo},
+    commands::offline::{log_uncollected_answers, open},
+    setup::run_plan::{RequestedOutputs, live_heartbeat},
+    tree_reduce::measurements::{PassMeasurements, tree_source},
 };
 use crate::{
-    console::{self, TreeFinish},
+    console::{self, ReduceEndSummary},
     domain::Timeline,
     metrics::Measured,
     output::{
-        Manifest, StartTimeline, State, read_samples, read_timelines, write_json, write_text,
-        write_timeline,
+        Manifest, StartTimeline, State, append_timeline, read_samples, read_timelines, write_json,
+        write_text,
     },
-    report::{Sources, Summary},
+    report::{RunSummary, SummarySources},
     site::Node,
 };
 
 /// Where the page of a run folder lies.
-pub(crate) fn page_of(folder: &Path) -> PathBuf {
-    folder.join(PAGE)
+pub(crate) fn report_page_path(folder: &Path) -> PathBuf {
+    folder.join(REPORT_PAGE_FILE)
 }
 
-const PAGE: &str = "report.html";
-const NUMBERS: &str = "summary.json";
+const REPORT_PAGE_FILE: &str = "report.html";
+const SUMMARY_FILE: &str = "summary.json";
 
-impl Root {
+impl RootRun {
     /// What all ranks' endpoints did since this moment, when the work began.
     pub(crate) fn watched(&self, timeline: &Timeline, began: Instant) {
         if timeline.columns() == 0 {
             return;
         }
-        let offset = (began - self.began).as_secs_f64();
+        let offset = (began - self.started_at).as_secs_f64();
         let timeline = timeline.clone();
         let line = StartTimeline { start: self.manifest.starts, offset, timeline };
-        if let Err(error) = write_timeline(&self.folder, &line) {
+        if let Err(error) = append_timeline(&self.folder, &line) {
             warn!("the report will not show what endpoints did over time: {error}");
         }
     }
@@ -57,9 +57,9 @@ impl Root {
     /// The report, where lines were measured: after the end, which it does not change.
     pub(crate) fn report(&self, measured: &Result<Option<Measured>, JobError>) {
         let Ok(Some(measured)) = measured else { return };
-        match &self.tree {
+        match &self.tree_folder {
             // (the rest of the tree is read from its files: whoever asks for this is alone)
-            Some(leaves) => self.tell(leaves, renewed(leaves)),
+            Some(leaves) => self.tell(leaves, regenerate_report(leaves)),
             None => {
                 self.tell(&self.folder, write(&self.folder, &self.manifest, measured, Vec::new()))
             }
@@ -67,31 +67,36 @@ impl Root {
     }
 
     /// Of a reduce, whose leaves these are, after its end: what its levels came to, if that is the end of it, and the report.
-    pub(crate) fn tell_of_tree(&self, measured: PassesMeasured, ended: bool) {
-        let written = self.sum_up(measured, ended).and_then(|(summary, timelines)| {
-            if self.report { write_both(&self.folder, &summary, &timelines) } else { Ok(()) }
+    pub(crate) fn finish_tree_report(&self, measured: PassMeasurements, ended: bool) {
+        let written = self.summarize_tree(measured, ended).and_then(|(summary, timelines)| {
+            if self.report {
+                write_report_files(&self.folder, &summary, &timelines)
+            } else {
+                Ok(())
+            }
         });
         self.tell(&self.folder, written);
     }
 
-    fn sum_up(
+    fn summarize_tree(
         &self,
-        measured: PassesMeasured,
+        measured: PassMeasurements,
         ended: bool,
-    ) -> Result<(Summary, Vec<StartTimeline>), JobError> {
+    ) -> Result<(RunSummary, Vec<StartTimeline>), JobError> {
         let leaves = measured.leaves.unwrap_or_default();
         // What was not measured is not wanted.
         let levels = measured.levels.into_iter().map(|it| Some(it.unwrap_or_default())).collect();
-        let (summary, timelines) = summed_up(&self.folder, &self.manifest, &leaves, levels)?;
+        let (summary, timelines) = build_summary(&self.folder, &self.manifest, &leaves, levels)?;
         if let Some(tree) = summary.reduce.as_ref().filter(|_| ended) {
-            let page = self.report.then(|| page_of(&self.folder).to_string_lossy().into_owned());
-            let finish = TreeFinish {
+            let page =
+                self.report.then(|| report_page_path(&self.folder).to_string_lossy().into_owned());
+            let finish = ReduceEndSummary {
                 tree,
                 output: &self.manifest.output,
                 report: page.as_deref(),
                 folder: &self.folder.to_string_lossy(),
             };
-            console::print(&finish.to_string());
+            console::print_stdout(&finish.to_string());
         }
         Ok((summary, timelines))
     }
@@ -99,7 +104,9 @@ impl Root {
     fn tell(&self, folder: &Path, written: Result<(), JobError>) {
         if self.report {
             match written {
-                Ok(()) => debug!(page = %folder.join(PAGE).display(), "the report is written"),
+                Ok(()) => {
+                    debug!(page = %folder.join(REPORT_PAGE_FILE).display(), "the report is written")
+                }
                 Err(error) => warn!("there is no report: {error}"),
             }
         }
@@ -110,34 +117,34 @@ impl Root {
 ///
 /// # Errors
 /// Where there is no run, or its files cannot be read, or the report cannot be written.
-pub fn report(run: &str) -> Result<Verdict, JobError> {
+pub fn report(run: &str) -> Result<JobVerdict, JobError> {
     let (folder, mut manifest) = open(run)?;
-    let alive = at_work(&folder, &Node::here().host).is_some();
-    tell_of_what_is_away(manifest.away.as_deref(), alive);
-    let measured = again(&folder, &mut manifest)?;
+    let alive = live_heartbeat(&folder, &Node::this_node().host).is_some();
+    log_uncollected_answers(manifest.away.as_deref(), alive);
+    let measured = remeasure_run(&folder, &mut manifest)?;
     write(&folder, &manifest, &measured, Vec::new())?;
-    console::print(&format!(
+    console::print_stdout(&format!(
         "{}\n{}\n",
-        folder.join(PAGE).display(),
-        folder.join(NUMBERS).display()
+        folder.join(REPORT_PAGE_FILE).display(),
+        folder.join(SUMMARY_FILE).display()
     ));
-    Ok(Verdict::Done)
+    Ok(JobVerdict::Done)
 }
 
 /// What a run folder's lines measure, by this process alone. The manifest's counts are made those of the lines.
-pub(crate) fn again(folder: &Path, manifest: &mut Manifest) -> Result<Measured, JobError> {
+pub(crate) fn remeasure_run(folder: &Path, manifest: &mut Manifest) -> Result<Measured, JobError> {
     let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
-    let (standing, lines) = Standing::of_folder_with_lines(folder, rows, fingerprint)?;
+    let (standing, lines) = Standing::from_folder_with_index(folder, rows, fingerprint)?;
     manifest.counts = standing.counts(rows);
-    let wanted = Wanted { format: None, aggregate: &[], report: true };
-    let measured = gather_alone(lines, &manifest.counts, folder, &wanted)?;
+    let wanted = RequestedOutputs { format: None, aggregate: &[], report: true };
+    let measured = gather_solo(lines, &manifest.counts, folder, &wanted)?;
     Ok(measured.unwrap_or_default())
 }
 
 /// The report anew, from the files alone.
-fn renewed(folder: &Path) -> Result<(), JobError> {
+fn regenerate_report(folder: &Path) -> Result<(), JobError> {
     let (folder, mut manifest) = open(&folder.to_string_lossy())?;
-    let measured = again(&folder, &mut manifest)?;
+    let measured = remeasure_run(&folder, &mut manifest)?;
     write(&folder, &manifest, &measured, Vec::new())
 }
 
@@ -147,31 +154,38 @@ fn write(
     measured: &Measured,
     levels: Vec<Option<Measured>>,
 ) -> Result<(), JobError> {
-    let (summary, timelines) = summed_up(folder, manifest, measured, levels)?;
-    write_both(folder, &summary, &timelines)
+    let (summary, timelines) = build_summary(folder, manifest, measured, levels)?;
+    write_report_files(folder, &summary, &timelines)
 }
 
-fn summed_up(
+fn build_summary(
     folder: &Path,
     manifest: &Manifest,
     measured: &Measured,
     levels: Vec<Option<Measured>>,
-) -> Result<(Summary, Vec<StartTimeline>), JobError> {
+) -> Result<(RunSummary, Vec<StartTimeline>), JobError> {
     let (samples, timelines) = (read_samples(folder), read_timelines(folder));
     let tree = tree_source(folder, manifest, levels)?;
     let tree = tree.as_ref();
-    let alive = manifest.state == State::Running && at_work(folder, &Node::here().host).is_some();
-    let sources =
-        Sources { manifest, samples: &samples, timelines: &timelines, measured, alive, tree };
-    Ok((Summary::of(&sources), timelines))
+    let alive = manifest.state == State::Running
+        && live_heartbeat(folder, &Node::this_node().host).is_some();
+    let sources = SummarySources {
+        manifest,
+        samples: &samples,
+        timelines: &timelines,
+        measured,
+        is_active: alive,
+        tree,
+    };
+    Ok((RunSummary::of(&sources), timelines))
 }
 
-fn write_both(
+fn write_report_files(
     folder: &Path,
-    summary: &Summary,
+    summary: &RunSummary,
     timelines: &[StartTimeline],
 ) -> Result<(), JobError> {
     let numbers = serde_json::to_value(summary).unwrap_or_default();
-    write_json(&folder.join(NUMBERS), &numbers)?;
-    Ok(write_text(&page_of(folder), &crate::report::page(summary, timelines))?)
+    write_json(&folder.join(SUMMARY_FILE), &numbers)?;
+    Ok(write_text(&report_page_path(folder), &crate::report::render_report(summary, timelines))?)
 }

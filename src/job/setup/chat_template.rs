@@ -9,24 +9,24 @@ use tracing::info;
 
 use crate::job::JobError;
 use crate::{
-    domain::Facts,
-    engine::{Render, Renderer},
+    domain::ServerInfo,
+    engine::{ConversationRenderer, SharedRenderer},
     input::{self, ChatTemplate, ChatTemplateError},
-    settings::{Amount, Settings},
+    settings::{AutoOrCount, Settings},
 };
 
 /// The template to render with; none where conversations are left to the servers.
-pub(crate) fn template(
+pub(crate) fn load_chat_template(
     settings: &Settings,
-    serving: &[&Facts],
+    serving: &[&ServerInfo],
     model: &str,
 ) -> Result<Option<ChatTemplate>, JobError> {
-    if settings.no_batch || settings.batch_size == Amount::Exactly(1) {
+    if settings.no_batch || settings.batch_size == AutoOrCount::Exactly(1) {
         return Ok(None);
     }
     match settings.chat_template.as_str() {
         "none" => Ok(None),
-        "auto" => Ok(of_the_model(serving, model)),
+        "auto" => Ok(load_model_template(serving, model)),
         path => {
             let template = ChatTemplate::load(Path::new(path))?;
             template.compile()?;
@@ -36,7 +36,7 @@ pub(crate) fn template(
 }
 
 /// The model's own, where the servers name a folder that can be read here.
-fn of_the_model(serving: &[&Facts], model: &str) -> Option<ChatTemplate> {
+fn load_model_template(serving: &[&ServerInfo], model: &str) -> Option<ChatTemplate> {
     let models = serving.iter().flat_map(|facts| &facts.models).filter(|it| it.id == model);
     let folder = models.filter_map(|it| it.root.as_deref()).find(|root| Path::new(root).is_dir());
     let Some(folder) = folder else {
@@ -52,13 +52,15 @@ fn of_the_model(serving: &[&Facts], model: &str) -> Option<ChatTemplate> {
 }
 
 /// A compiled template as the engine wants it.
-pub(crate) fn renderer(template: &ChatTemplate) -> Result<Renderer, ChatTemplateError> {
-    Ok(Renderer(Arc::new(Compiled(template.compile()?))))
+pub(crate) fn compile_renderer(
+    template: &ChatTemplate,
+) -> Result<SharedRenderer, ChatTemplateError> {
+    Ok(SharedRenderer(Arc::new(ChatRendererAdapter(template.compile()?))))
 }
 
-struct Compiled(input::Renderer);
+struct ChatRendererAdapter(input::Renderer);
 
-impl Render for Compiled {
+impl ConversationRenderer for ChatRendererAdapter {
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String> {
         let rendered = self.0.render(messages, kwargs);
         rendered

@@ -6,39 +6,39 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::job::{JobError, context::Common};
+use crate::job::{JobError, context::JobContext};
 use crate::{
-    comm::{Comm, Typed},
-    settings::{Period, Settings, Walltime},
-    site::{Ask, left_by_pbs},
+    comm::{Comm, TypedComm},
+    settings::{HumanDuration, Settings, Walltime},
+    site::{Ask, pbs_time_left},
 };
 
 /// Kept for the end, where nothing else is asked for: the lesser of this and a fifth of the whole time.
-const MARGIN: Duration = Duration::from_secs(120);
+const MAX_DEFAULT_MARGIN: Duration = Duration::from_secs(120);
 /// A launcher that asks for the end by a signal kills some time after it: PBS, by default, after ten seconds.
-const TERM: Duration = Duration::from_secs(8);
+const SIGTERM_GRACE: Duration = Duration::from_secs(8);
 
 /// The end of the work, if there is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Limit {
+pub(crate) struct Deadline {
     /// Nothing is under way any more from then on.
     pub(crate) at: Option<Instant>,
     /// As it was asked for.
     margin: Option<Duration>,
 }
 
-impl Limit {
+impl Deadline {
     /// Collective. Rank 0's, whose clock began then, on every rank.
-    pub(crate) fn agreed(
+    pub(crate) fn agree_on(
         comm: &mut dyn Comm,
-        common: &Common,
+        common: &JobContext,
         began: Instant,
     ) -> Result<Self, JobError> {
-        let limit =
-            (comm.rank() == 0).then(|| Self::of(&common.settings, common.job.as_deref(), began));
+        let limit = (comm.rank() == 0)
+            .then(|| Self::of(&common.settings, common.batch_job_id.as_deref(), began));
         let left = |limit: &Self| limit.at.map(|at| at.saturating_duration_since(Instant::now()));
         let left = comm.broadcast_value(limit.as_ref().map(left))?;
-        let margin = common.settings.margin.map(Period::get);
+        let margin = common.settings.margin.map(HumanDuration::get);
         Ok(limit.unwrap_or(Self { at: left.map(|left| Instant::now() + left), margin }))
     }
 
@@ -46,19 +46,20 @@ impl Limit {
     fn of(settings: &Settings, job: Option<&str>, began: Instant) -> Self {
         let mut ends: Vec<Instant> = Vec::new();
         match settings.walltime {
-            Walltime::For(period) => ends.extend(began.checked_add(period.get())),
+            Walltime::Fixed(period) => ends.extend(began.checked_add(period.get())),
             Walltime::Auto if settings.deadline.is_none() => {
-                let left = job.and_then(left_by_pbs);
+                let left = job.and_then(pbs_time_left);
                 ends.extend(left.and_then(|left| Instant::now().checked_add(left)));
             }
             Walltime::Auto => {}
         }
         if let Some(deadline) = settings.deadline {
             // What is past is over at once.
-            let left = deadline.get().duration_since(SystemTime::now()).unwrap_or_default();
+            let left =
+                deadline.to_system_time().duration_since(SystemTime::now()).unwrap_or_default();
             ends.extend(Instant::now().checked_add(left));
         }
-        let margin = settings.margin.map(Period::get);
+        let margin = settings.margin.map(HumanDuration::get);
         let limit = Self { at: end(began, ends.into_iter().min(), margin), margin };
         if let Some(at) = limit.at {
             let left = at.saturating_duration_since(Instant::now());
@@ -74,10 +75,10 @@ impl Limit {
     }
 
     /// When all has to be over after a signal.
-    pub(crate) fn after(self, ask: Ask, now: Instant) -> Instant {
+    pub(crate) fn after_signal(self, ask: Ask, now: Instant) -> Instant {
         let grace = match ask {
-            Ask::End => self.margin.unwrap_or(TERM).min(TERM),
-            Ask::EndSoon => self.margin.unwrap_or(MARGIN),
+            Ask::Now => self.margin.unwrap_or(SIGTERM_GRACE).min(SIGTERM_GRACE),
+            Ask::Soon => self.margin.unwrap_or(MAX_DEFAULT_MARGIN),
         };
         let end = now + grace;
         self.at.map_or(end, |at| at.min(end))
@@ -88,7 +89,7 @@ impl Limit {
 fn end(began: Instant, whole: Option<Instant>, margin: Option<Duration>) -> Option<Instant> {
     let whole = whole?;
     let fifth = whole.saturating_duration_since(began) / 5;
-    let margin = margin.unwrap_or(fifth.min(MARGIN));
+    let margin = margin.unwrap_or(fifth.min(MAX_DEFAULT_MARGIN));
     Some(whole.checked_sub(margin).unwrap_or(began).max(began))
 }
 
@@ -111,12 +112,12 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_ends_within_what_launchers_bear() {
+    fn a_signal_ends_the_work_within_the_launchers_grace() {
         let now = Instant::now();
-        let limit = Limit { at: None, margin: None };
-        assert_eq!(limit.after(Ask::End, now), now + TERM);
-        assert_eq!(limit.after(Ask::EndSoon, now), now + MARGIN);
+        let limit = Deadline { at: None, margin: None };
+        assert_eq!(limit.after_signal(Ask::Now, now), now + SIGTERM_GRACE);
+        assert_eq!(limit.after_signal(Ask::Soon, now), now + MAX_DEFAULT_MARGIN);
         let at = now + Duration::from_secs(3);
-        assert_eq!(Limit { at: Some(at), margin: None }.after(Ask::End, now), at);
+        assert_eq!(Deadline { at: Some(at), margin: None }.after_signal(Ask::Now, now), at);
     }
 }

@@ -3,46 +3,47 @@
 use std::path::Path;
 
 use crate::job::{
-    CodeOf, JobError,
-    context::{Common, everywhere},
+    ErrorCodeFn, JobError,
+    context::{JobContext, all_ok},
 };
 use crate::{
     comm::Comm,
-    domain::{Probe, Surveyed, Url},
-    serve::{Guard, Keeper, Plan, plan},
+    domain::{EndpointStatus, ProbeResult, Url},
+    serve::{IdleSupervisor, Plan, SupervisorHandle, plan},
     settings::Settings,
 };
 
 /// This rank's servers, where there are any.
 #[derive(Debug)]
 pub(crate) struct Servers {
-    keeper: Option<Keeper>,
+    supervisor: Option<SupervisorHandle>,
     ports: Vec<(Url, u16)>,
 }
 
 /// Collective. Starts this rank's servers, where servers are to be started; their logs go to `folder`. They end when this
 /// value is dropped, and however else the rank ends.
-pub(crate) fn serve(
+pub(crate) fn start_servers(
     comm: &mut dyn Comm,
-    common: &Common,
-    guard: Option<Guard>,
+    common: &JobContext,
+    guard: Option<IdleSupervisor>,
     folder: &Path,
-    code: CodeOf,
+    code: ErrorCodeFn,
 ) -> Result<Servers, JobError> {
     let ports = own_ports(&common.settings, &common.urls);
-    let begun = begin(common, guard, folder, &ports)
-        .map_err(|why| JobError::Servers(common.place.rank, common.place.node.host.clone(), why));
-    let keeper = everywhere(comm, begun, code)?;
-    Ok(Servers { keeper, ports })
+    let begun = begin(common, guard, folder, &ports).map_err(|why| {
+        JobError::ServerStart(common.placement.rank, common.placement.node.host.clone(), why)
+    });
+    let keeper = all_ok(comm, begun, code)?;
+    Ok(Servers { supervisor: keeper, ports })
 }
 
 fn begin(
-    common: &Common,
-    guard: Option<Guard>,
+    common: &JobContext,
+    guard: Option<IdleSupervisor>,
     folder: &Path,
     ports: &[(Url, u16)],
-) -> Result<Option<Keeper>, String> {
-    let Common { settings, place, .. } = common;
+) -> Result<Option<SupervisorHandle>, String> {
+    let JobContext { settings, placement: place, .. } = common;
     if ports.is_empty() {
         return Ok(None); // a guard that is not needed ends here
     }
@@ -54,7 +55,7 @@ fn begin(
     let base = settings.base_port.unwrap_or_default();
     let numbers = ports.iter().map(|&(_, port)| port.saturating_sub(base));
     let whose = Plan { host: &place.node.host, local_rank: place.local_rank, folder };
-    Keeper::start(guard, plan(settings, numbers, whose)).map(Some)
+    SupervisorHandle::start(guard, plan(settings, numbers, whose)).map(Some)
 }
 
 /// The servers that this rank is to start, by their URLs; none where nobody asked for any.
@@ -66,28 +67,28 @@ fn own_ports(settings: &Settings, urls: &[Url]) -> Vec<(Url, u16)> {
 
 impl Servers {
     /// Why nobody needs to wait for the server at this URL any more.
-    pub(crate) fn given_up(&self, url: &Url) -> Option<String> {
+    pub(crate) fn given_up_reason(&self, url: &Url) -> Option<String> {
         let (_, port) = self.ports.iter().find(|(its, _)| its == url)?;
-        self.keeper.as_ref()?.given_up(*port)
+        self.supervisor.as_ref()?.given_up(*port)
     }
 
     /// What was found, with those that are given up said to be so, whoever answers there.
-    pub(crate) fn judged(&self, found: Vec<Surveyed>) -> Vec<Surveyed> {
-        let judged = |it: Surveyed| match self.given_up(&it.url) {
-            Some(why) => Surveyed { probe: Probe::NotReady(why), ..it },
+    pub(crate) fn mark_given_up(&self, found: Vec<EndpointStatus>) -> Vec<EndpointStatus> {
+        let judged = |it: EndpointStatus| match self.given_up_reason(&it.url) {
+            Some(why) => EndpointStatus { probe: ProbeResult::NotReady(why), ..it },
             None => it,
         };
         found.into_iter().map(judged).collect()
     }
 
     /// Those whom it makes sense to ask.
-    pub(crate) fn living(&self, found: Vec<Surveyed>) -> Vec<Surveyed> {
-        found.into_iter().filter(|it| self.given_up(&it.url).is_none()).collect()
+    pub(crate) fn without_given_up(&self, found: Vec<EndpointStatus>) -> Vec<EndpointStatus> {
+        found.into_iter().filter(|it| self.given_up_reason(&it.url).is_none()).collect()
     }
 
     /// They are needed no more; nobody waits for their end yet.
     pub(crate) fn close(&mut self) {
-        if let Some(keeper) = &mut self.keeper {
+        if let Some(keeper) = &mut self.supervisor {
             keeper.close();
         }
     }

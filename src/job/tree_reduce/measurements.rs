@@ -5,18 +5,18 @@
 
 use std::path::Path;
 
-use super::level::{Kind, Place, read_groups};
-use crate::job::{JobError, root::report::again, setup::run_plan::run_folder};
+use super::level::{LevelFileKind, LevelFiles, read_groups};
+use crate::job::{JobError, root::report::remeasure_run, setup::run_plan::run_folder};
 use crate::{
     metrics::Measured,
-    output::{Manifest, TreeStands, read_samples, read_timelines},
+    output::{Manifest, ReduceProgress, read_samples, read_timelines},
     reduce::Tree,
-    report::{Groups, LevelSource, Ran, TreeSource},
+    report::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource},
 };
 
 /// What the passes of a reduce measured, on rank 0: none where that is still to be read from the files.
 #[derive(Debug, Default)]
-pub(crate) struct PassesMeasured {
+pub(crate) struct PassMeasurements {
     pub(crate) leaves: Option<Measured>,
     /// From the first level on.
     pub(crate) levels: Vec<Option<Measured>>,
@@ -27,7 +27,7 @@ pub(crate) fn tree_source(
     folder: &Path,
     leaves: &Manifest,
     levels: Vec<Option<Measured>>,
-) -> Result<Option<TreeSource>, JobError> {
+) -> Result<Option<ReduceSource>, JobError> {
     let Some(stands) = leaves.reduce else { return Ok(None) };
     let fan_in = leaves.settings.get("fan-in").and_then(serde_json::Value::as_u64).unwrap_or(2);
     let tree = Tree::new(leaves.rows, fan_in);
@@ -35,35 +35,38 @@ pub(crate) fn tree_source(
     let source = |level| level_source(folder, tree, &stands, level, levels.next().flatten());
     let all = if leaves.rows == 0 { 0 } else { tree.levels() };
     let levels = (1..=all).map(source).collect::<Result<_, _>>()?;
-    let leaves_failed = absent(folder, &stands, 1)?;
-    Ok(Some(TreeSource { fan_in, stands, leaves_failed, levels }))
+    let leaves_failed = count_missing_nodes(folder, &stands, 1)?;
+    Ok(Some(ReduceSource { fan_in, stands, leaves_failed, levels }))
 }
 
 fn level_source(
     folder: &Path,
     tree: Tree,
-    stands: &TreeStands,
+    stands: &ReduceProgress,
     level: u32,
     measured: Option<Measured>,
-) -> Result<LevelSource, JobError> {
-    let place = Place::of(folder, level);
-    let mut source = LevelSource { level, nodes: tree.nodes(level), ..LevelSource::default() };
+) -> Result<ReduceLevelSource, JobError> {
+    let place = LevelFiles::of(folder, level);
+    let mut source =
+        ReduceLevelSource { level, nodes: tree.node_count(level), ..ReduceLevelSource::default() };
     // What lies there of a level that is not reached is of another making.
-    let Some(made_s) = place.made_in().filter(|_| level <= stands.level) else { return Ok(source) };
-    let mut groups = Groups { made_s, ..Groups::default() };
-    read_groups(&place.files(Kind::Groups)?, |group| {
+    let Some(made_s) = place.build_seconds().filter(|_| level <= stands.level) else {
+        return Ok(source);
+    };
+    let mut groups = GroupCounts { build_s: made_s, ..GroupCounts::default() };
+    read_groups(&place.files(LevelFileKind::Groups)?, |group| {
         match group.texts {
             0 => groups.empty += 1,
-            1 => groups.passed += 1,
+            1 => groups.passed_up += 1,
             _ => groups.asked += 1,
         }
         groups.cut += u64::from(group.cut > 0);
         Ok(())
     })?;
     let without = if level == tree.levels() {
-        is_over(stands).then(|| u64::from(!stands.text))
+        is_tree_finished(stands).then(|| u64::from(!stands.text))
     } else {
-        absent(folder, stands, level + 1)?
+        count_missing_nodes(folder, stands, level + 1)?
     };
     groups.failed = without.map(|absent| absent.saturating_sub(groups.empty));
     source.groups = Some(groups);
@@ -71,22 +74,26 @@ fn level_source(
     if let Some(mut manifest) = Manifest::read(&run)? {
         let measured = match measured {
             Some(measured) => measured,
-            None => again(&run, &mut manifest)?,
+            None => remeasure_run(&run, &mut manifest)?,
         };
         let (samples, timelines) = (read_samples(&run), read_timelines(&run));
-        source.ran = Some(Ran { manifest, samples, timelines, measured });
+        source.ran = Some(LevelRun { manifest, samples, timelines, measured });
     }
     Ok(source)
 }
 
 /// Nodes without a text below a level, once its groups are made.
-fn absent(folder: &Path, stands: &TreeStands, level: u32) -> Result<Option<u64>, JobError> {
-    let place = Place::of(folder, level);
-    if level > stands.level || place.made_in().is_none() {
+fn count_missing_nodes(
+    folder: &Path,
+    stands: &ReduceProgress,
+    level: u32,
+) -> Result<Option<u64>, JobError> {
+    let place = LevelFiles::of(folder, level);
+    if level > stands.level || place.build_seconds().is_none() {
         return Ok(None);
     }
     let mut absent = 0;
-    read_groups(&place.files(Kind::Groups)?, |group| {
+    read_groups(&place.files(LevelFileKind::Groups)?, |group| {
         absent += group.absent.iter().map(|(from, to)| to - from).sum::<u64>();
         Ok(())
     })?;
@@ -94,6 +101,6 @@ fn absent(folder: &Path, stands: &TreeStands, level: u32) -> Result<Option<u64>,
 }
 
 /// The last level is reached, and it is known what came of it.
-fn is_over(stands: &TreeStands) -> bool {
+fn is_tree_finished(stands: &ReduceProgress) -> bool {
     stands.text || stands.missing > 0
 }

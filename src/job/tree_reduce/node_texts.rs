@@ -18,17 +18,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{
     JobError,
-    collect::line_index::{Heads, Lines},
+    collect::line_index::{LineFrames, LineIndex},
 };
-use crate::{output::OutputError, shards::Bitmap};
+use crate::{output::OutputError, shards::IndexSet};
 
 /// The texts of a level's nodes.
-pub(crate) struct Texts {
+pub(crate) struct NodeTexts {
     /// This rank's answers, in order of their rows.
-    lines: Option<Lines>,
+    lines: Option<LineIndex>,
     /// The nodes that the rows stand for, in their order; none where each row stands for the node of its number.
-    called: Option<Bitmap>,
-    passed: Vec<Passed>,
+    called: Option<IndexSet>,
+    passed_up: Vec<Passed>,
     files: Vec<(PathBuf, File)>,
 }
 
@@ -42,7 +42,7 @@ struct Passed {
 
 /// A line of a file of texts that were passed up.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct PassedLine<'t> {
+pub(crate) struct PassedUpLine<'t> {
     pub(crate) group: u64,
     #[serde(borrow)]
     pub(crate) text: Cow<'t, str>,
@@ -50,7 +50,7 @@ pub(crate) struct PassedLine<'t> {
 
 /// Why a node has no text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct Fault {
+pub(crate) struct TextFailure {
     pub(crate) kind: String,
     pub(crate) message: String,
 }
@@ -65,45 +65,45 @@ pub(crate) struct Told {
 }
 
 #[derive(Deserialize)]
-struct Line<'t> {
+struct ResponseLine<'t> {
     #[serde(borrow, default)]
     response: Option<Cow<'t, str>>,
     #[serde(default)]
-    error: Option<Fault>,
+    error: Option<TextFailure>,
 }
 
-impl Texts {
+impl NodeTexts {
     /// Those of a pass, and those in these files. Each rank brings its own part of either.
     pub(crate) fn of(
-        lines: Option<Lines>,
-        called: Option<Bitmap>,
+        lines: Option<LineIndex>,
+        called: Option<IndexSet>,
         files: &[PathBuf],
     ) -> Result<Self, JobError> {
         let mut lines = lines;
         if let Some(lines) = &mut lines {
-            lines.sort();
+            lines.sort_lines();
         }
-        let mut texts = Self { lines, called, passed: Vec::new(), files: Vec::new() };
+        let mut texts = Self { lines, called, passed_up: Vec::new(), files: Vec::new() };
         for path in files {
-            texts.find_passed(path)?;
+            texts.index_passed_up(path)?;
         }
-        texts.passed.sort_unstable_by_key(|it| it.node);
+        texts.passed_up.sort_unstable_by_key(|it| it.node);
         Ok(texts)
     }
 
-    fn find_passed(&mut self, path: &Path) -> Result<(), JobError> {
-        let file = File::open(path).map_err(OutputError::io("cannot open", path))?;
+    fn index_passed_up(&mut self, path: &Path) -> Result<(), JobError> {
+        let file = File::open(path).map_err(OutputError::io_error("cannot open", path))?;
         let mut reader = BufReader::new(&file);
         let (mut line, mut offset) = (Vec::new(), 0);
         loop {
             line.clear();
             let read = reader.read_until(b'\n', &mut line);
-            let length = read.map_err(OutputError::io("cannot read", path))?;
+            let length = read.map_err(OutputError::io_error("cannot read", path))?;
             if length == 0 {
                 break;
             }
-            let node = parsed::<PassedLine<'_>>(&line, path)?.group;
-            self.passed.push(Passed { node, file: self.files.len(), offset, length });
+            let node = parse_text_line::<PassedUpLine<'_>>(&line, path)?.group;
+            self.passed_up.push(Passed { node, file: self.files.len(), offset, length });
             offset += length as u64;
         }
         drop(reader);
@@ -117,7 +117,7 @@ impl Texts {
         let width = rows.end - rows.start;
         let lines = self.lines.as_ref().filter(|_| width > 0);
         let lines = lines.map_or(0, |it| it.bytes_by_bin(rows.start, rows.end, width).iter().sum());
-        lines + self.passed_of(nodes).iter().map(|it| it.length as u64).sum::<u64>()
+        lines + self.passed_up_in(nodes).iter().map(|it| it.length as u64).sum::<u64>()
     }
 
     /// Appends what this rank knows of these nodes, ready to travel ([`merge`] takes it in).
@@ -125,10 +125,10 @@ impl Texts {
         let rows = self.rows(nodes);
         if let Some(lines) = self.lines.as_mut().filter(|_| !rows.is_empty()) {
             let mut bytes = Vec::new();
-            lines.stretch(rows.start, rows.end, &mut bytes)?;
+            lines.read_range(rows.start, rows.end, &mut bytes)?;
             let mut called = self.called.as_ref().map(|it| it.members(nodes.start));
             let mut next = rows.start;
-            for (row, rank, line) in Heads(&bytes) {
+            for (row, rank, line) in LineFrames(&bytes) {
                 let node = match &mut called {
                     None => row,
                     Some(called) => {
@@ -138,7 +138,8 @@ impl Texts {
                         node
                     }
                 };
-                let Line { response, error } = parsed(line, Path::new("a shard file"))?;
+                let ResponseLine { response, error } =
+                    parse_text_line(line, Path::new("a shard file"))?;
                 let said = match (rank.failed, &response) {
                     (false, Some(text)) => text.as_ref().to_owned(),
                     _ => serde_json::to_string(&error).unwrap_or_default(),
@@ -147,12 +148,12 @@ impl Texts {
                 write(into, node, &Told { failed, start: rank.start, rank: rank.rank, said });
             }
         }
-        for it in self.passed_of(nodes) {
+        for it in self.passed_up_in(nodes) {
             let (path, file) = &self.files[it.file];
             let mut line = vec![0; it.length];
             let read = file.read_exact_at(&mut line, it.offset);
-            read.map_err(OutputError::io("cannot read", path))?;
-            let said = parsed::<PassedLine<'_>>(&line, path)?.text.into_owned();
+            read.map_err(OutputError::io_error("cannot read", path))?;
+            let said = parse_text_line::<PassedUpLine<'_>>(&line, path)?.text.into_owned();
             write(into, it.node, &Told { failed: false, start: 0, rank: 0, said });
         }
         Ok(())
@@ -165,16 +166,16 @@ impl Texts {
         }
     }
 
-    fn passed_of(&self, nodes: &Range<u64>) -> &[Passed] {
-        let at = |node: u64| self.passed.partition_point(|it| it.node < node);
-        &self.passed[at(nodes.start)..at(nodes.end)]
+    fn passed_up_in(&self, nodes: &Range<u64>) -> &[Passed] {
+        let at = |node: u64| self.passed_up.partition_point(|it| it.node < node);
+        &self.passed_up[at(nodes.start)..at(nodes.end)]
     }
 }
 
-fn parsed<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Result<T, JobError> {
+fn parse_text_line<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Result<T, JobError> {
     serde_json::from_slice(line)
         .map_err(std::io::Error::from)
-        .map_err(|error| OutputError::io("cannot read a text in", path)(error).into())
+        .map_err(|error| OutputError::io_error("cannot read a text in", path)(error).into())
 }
 
 /// Node, failed, start, rank, length.
@@ -216,16 +217,19 @@ impl Told {
     }
 
     /// The text, or why there is none; a blank one is none.
-    pub(crate) fn text(self) -> Result<String, Fault> {
+    pub(crate) fn into_text(self) -> Result<String, TextFailure> {
         if self.failed {
-            let fault = serde_json::from_str::<Option<Fault>>(&self.said).ok().flatten();
-            return Err(fault.unwrap_or_else(|| Fault {
+            let fault = serde_json::from_str::<Option<TextFailure>>(&self.said).ok().flatten();
+            return Err(fault.unwrap_or_else(|| TextFailure {
                 kind: "unknown".into(),
                 message: "it failed, and its line does not say why".into(),
             }));
         }
         if self.said.trim().is_empty() {
-            return Err(Fault { kind: "blank".into(), message: "the answer is blank".into() });
+            return Err(TextFailure {
+                kind: "blank".into(),
+                message: "the answer is blank".into(),
+            });
         }
         Ok(self.said)
     }
@@ -254,7 +258,7 @@ mod tests {
         }
         let mut nodes = BTreeMap::new();
         merge(&bytes, &mut nodes);
-        let mut text = |node| nodes.remove(&node).expect("it is known").text();
+        let mut text = |node| nodes.remove(&node).expect("it is known").into_text();
         assert_eq!(text(7), Ok("first".into()));
         assert_eq!(text(8).map_err(|it| it.kind), Err("too_long".into()));
         assert_eq!(text(9).map_err(|it| it.kind), Err("blank".into()));
@@ -270,15 +274,16 @@ mod tests {
         }
         std::fs::write(folder.path().join(header.file_name()), text).expect("written");
         let files = crate::shards::list(folder.path()).expect("listed");
-        let mut lines = Lines::none_of(files.clone(), 3);
-        crate::shards::read_all(&files, "f", |file, entry| lines.keep(file, &entry)).expect("read");
+        let mut lines = LineIndex::for_files(files.clone(), 3);
+        crate::shards::read_all_entries(&files, "f", |file, entry| lines.record_line(file, &entry))
+            .expect("read");
         let passed = folder.path().join("passed");
         let line =
             |group: u64| format!("{{\"group\":{group},\"text\":\"passed \\\"{group}\\\"\"}}\n");
         std::fs::write(&passed, line(3) + &line(9)).expect("written");
-        let mut called = Bitmap::new(10);
+        let mut called = IndexSet::new(10);
         [1, 4, 8].into_iter().for_each(|node| called.insert(node));
-        let mut texts = Texts::of(Some(lines), Some(called), &[passed]).expect("texts");
+        let mut texts = NodeTexts::of(Some(lines), Some(called), &[passed]).expect("texts");
         for (nodes, expected) in [
             (
                 0..10,
@@ -297,8 +302,10 @@ mod tests {
             let (mut bytes, mut all) = (Vec::new(), BTreeMap::new());
             texts.read(&nodes, &mut bytes).expect("read");
             merge(&bytes, &mut all);
-            let all: Vec<(u64, String)> =
-                all.into_iter().map(|(node, told)| (node, told.text().expect("a text"))).collect();
+            let all: Vec<(u64, String)> = all
+                .into_iter()
+                .map(|(node, told)| (node, told.into_text().expect("a text")))
+                .collect();
             let expected: Vec<(u64, String)> =
                 expected.into_iter().map(|(node, text)| (node, text.to_owned())).collect();
             assert_eq!(all, expected, "{nodes:?}");

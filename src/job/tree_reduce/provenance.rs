@@ -21,70 +21,75 @@ use serde::Serialize;
 use tracing::warn;
 
 use super::{
-    level::{Group, Kind, Place, extend, read_groups},
-    node_texts::Fault,
+    level::{LevelFileKind, LevelFiles, LevelGroup, extend_ranges, read_groups},
+    node_texts::TextFailure,
 };
 use crate::job::JobError;
-use crate::{output::OutputError, reduce::Tree, shards::Bitmap};
+use crate::{output::OutputError, reduce::Tree, shards::IndexSet};
 
 #[derive(Serialize)]
-struct Node<'t> {
+struct TreeNodeRecord<'t> {
     level: u32,
     group: u64,
     leaves: [u64; 2],
     outcome: &'t str,
     texts: u64,
     missing: Vec<(u64, u64)>,
-    failures: Vec<LeafFault>,
+    failures: Vec<LeafFailure>,
     prompt_bytes: u64,
     max_tokens: u64,
     cut: u64,
-    error: Option<&'t Fault>,
+    error: Option<&'t TextFailure>,
 }
 
 #[derive(Serialize)]
-struct LeafFault {
+struct LeafFailure {
     leaf: u64,
     #[serde(flatten)]
-    fault: Fault,
+    fault: TextFailure,
 }
 
 /// Failed groups that are named in the log.
-const NAMED: u64 = 20;
+const MAX_LOGGED_GROUPS: u64 = 20;
 
 /// Local, on rank 0. Writes the tree; `root` says why there is no text at the root, if there was one to be asked for.
 /// Leaves that the root's text does not cover.
-pub(crate) fn write_tree(
+pub(crate) fn write_tree_file(
     folder: &Path,
     tree: Tree,
-    root: &Result<(), Option<Fault>>,
+    root: &Result<(), Option<TextFailure>>,
 ) -> Result<u64, JobError> {
     let place = folder.join("tree.jsonl");
     let part = folder.join("tree.jsonl.part");
-    let error = |error| OutputError::io("cannot write", &part)(error);
+    let error = |error| OutputError::io_error("cannot write", &part)(error);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(error)?);
-    let leaves = tree.leaves(tree.levels(), 0).end;
-    let (mut missing, mut failed) = (Bitmap::new(leaves), 0);
+    let leaves = tree.leaf_range(tree.levels(), 0).end;
+    let (mut missing, mut failed) = (IndexSet::new(leaves), 0);
     for level in 1..=tree.levels() {
-        let mut above = Above::of(folder, tree, level, root)?;
-        read_groups(&Place::of(folder, level).files(Kind::Groups)?, |group| {
+        let mut above = ParentLevel::of(folder, tree, level, root)?;
+        read_groups(&LevelFiles::of(folder, level).files(LevelFileKind::Groups)?, |group| {
             for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
-                tree.leaves(level - 1, node).for_each(|leaf| missing.insert(leaf));
+                tree.leaf_range(level - 1, node).for_each(|leaf| missing.insert(leaf));
             }
-            let fault = above.faults.remove(&group.group);
-            let node = node(tree, level, group, fault.as_ref(), &above.absent, &missing);
+            let fault = above.failures.remove(&group.group);
+            let node =
+                tree_node_record(tree, level, group, fault.as_ref(), &above.absent, &missing);
             if node.outcome == "failed" {
                 failed += 1;
-                if failed <= NAMED {
-                    complain(&node);
+                if failed <= MAX_LOGGED_GROUPS {
+                    warn_failed_group(&node);
                 }
             }
             let written = serde_json::to_writer(&mut file, &node).map_err(std::io::Error::from);
             Ok(written.and_then(|()| file.write_all(b"\n")).map_err(error)?)
         })?;
     }
-    if failed > NAMED {
-        warn!("and {} more groups failed: they are in {}", failed - NAMED, place.display());
+    if failed > MAX_LOGGED_GROUPS {
+        warn!(
+            "and {} more groups failed: they are in {}",
+            failed - MAX_LOGGED_GROUPS,
+            place.display()
+        );
     }
     let written = file.flush().and_then(|()| file.get_ref().sync_all());
     written.and_then(|()| std::fs::rename(&part, &place)).map_err(error)?;
@@ -92,50 +97,51 @@ pub(crate) fn write_tree(
 }
 
 /// What the level above, or the end, says of a level's groups.
-struct Above {
-    absent: Bitmap,
-    faults: BTreeMap<u64, Fault>,
+struct ParentLevel {
+    absent: IndexSet,
+    failures: BTreeMap<u64, TextFailure>,
 }
 
-impl Above {
+impl ParentLevel {
     fn of(
         folder: &Path,
         tree: Tree,
         level: u32,
-        root: &Result<(), Option<Fault>>,
+        root: &Result<(), Option<TextFailure>>,
     ) -> Result<Self, JobError> {
-        let mut above = Self { absent: Bitmap::new(tree.nodes(level)), faults: BTreeMap::new() };
+        let mut above =
+            Self { absent: IndexSet::new(tree.node_count(level)), failures: BTreeMap::new() };
         if level == tree.levels() {
             if let Err(fault) = root {
                 above.absent.insert(0);
-                above.faults.extend(fault.clone().map(|fault| (0, fault)));
+                above.failures.extend(fault.clone().map(|fault| (0, fault)));
             }
             return Ok(above);
         }
-        read_groups(&Place::of(folder, level + 1).files(Kind::Groups)?, |group| {
+        read_groups(&LevelFiles::of(folder, level + 1).files(LevelFileKind::Groups)?, |group| {
             let absent = group.absent.iter().flat_map(|&(from, to)| from..to);
             absent.for_each(|node| above.absent.insert(node));
-            above.faults.extend(group.failures);
+            above.failures.extend(group.failures);
             Ok(())
         })?;
         Ok(above)
     }
 }
 
-fn node<'t>(
+fn tree_node_record<'t>(
     tree: Tree,
     level: u32,
-    group: Group,
-    error: Option<&'t Fault>,
-    absent: &Bitmap,
-    missing: &Bitmap,
-) -> Node<'t> {
-    let leaves = tree.leaves(level, group.group);
+    group: LevelGroup,
+    error: Option<&'t TextFailure>,
+    absent: &IndexSet,
+    missing: &IndexSet,
+) -> TreeNodeRecord<'t> {
+    let leaves = tree.leaf_range(level, group.group);
     let mut gaps = Vec::new();
     missing.members(leaves.start).take_while(|leaf| *leaf < leaves.end).for_each(|leaf| {
-        extend(&mut gaps, leaf);
+        extend_ranges(&mut gaps, leaf);
     });
-    let outcome = match (group.texts, absent.has(group.group)) {
+    let outcome = match (group.texts, absent.contains(group.group)) {
         (0, _) => "empty",
         (_, true) => "failed",
         (1, false) => "passed",
@@ -143,14 +149,14 @@ fn node<'t>(
     };
     // Above the first level a failed node has a line of its own, with its error.
     let failures = group.failures.into_iter().filter(|_| level == 1);
-    Node {
+    TreeNodeRecord {
         level,
         group: group.group,
         leaves: [leaves.start, leaves.end],
         outcome,
         texts: group.texts,
         missing: gaps,
-        failures: failures.map(|(leaf, fault)| LeafFault { leaf, fault }).collect(),
+        failures: failures.map(|(leaf, fault)| LeafFailure { leaf, fault }).collect(),
         prompt_bytes: group.prompt_bytes,
         max_tokens: group.max_tokens,
         cut: group.cut,
@@ -158,7 +164,7 @@ fn node<'t>(
     }
 }
 
-fn complain(node: &Node<'_>) {
+fn warn_failed_group(node: &TreeNodeRecord<'_>) {
     let [from, to] = node.leaves;
     let why = node.error.map_or("nobody knows why", |it| it.message.as_str());
     warn!(

@@ -15,25 +15,25 @@ use std::{
 use tracing::info;
 
 use super::{
-    level::{Kitchen, Place, called, make},
-    measurements::PassesMeasured,
-    node_texts::{Fault, Texts, merge},
-    provenance::write_tree,
+    level::{LevelBuilder, LevelFiles, build_level_prompts, called},
+    measurements::PassMeasurements,
+    node_texts::{NodeTexts, TextFailure, merge},
+    provenance::write_tree_file,
 };
 use crate::job::{
-    Codes, Given, JobError, Verdict,
-    collect::gather::measure,
-    context::{Common, agree, everywhere, told},
-    pipeline::pass::{Crew, Passed, Passes, pass},
-    root::Root,
+    ExitCodeMap, Invocation, JobError, JobVerdict,
+    collect::gather::measure_answers,
+    context::{JobContext, all_ok, establish_context, root_result},
+    pipeline::pass::{JobResources, PassMode, PassResult, run_pass},
+    root::RootRun,
 };
 use crate::{
-    comm::{Combine, Comm, Typed},
+    comm::{Comm, ReduceOp, TypedComm},
     console,
-    output::{Format, OutputError, State, TreeStands, replace},
-    reduce::{Budget, DEFAULT_TEMPLATE, Recipe, Tree},
-    settings::{Api, BadRows, DuplicateIds, Gather, Resume},
-    shards::Bitmap,
+    output::{Format, OutputError, ReduceProgress, State, replace},
+    reduce::{DEFAULT_REDUCE_TEMPLATE, ReduceTemplate, TokenBudget, Tree},
+    settings::{ApiMode, BadRows, DuplicateIds, GatherMode, ResumePolicy},
+    shards::IndexSet,
 };
 
 /// Collective. Answers the prompts of `inputs`, and makes one text of the answers.
@@ -42,179 +42,183 @@ use crate::{
 /// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
 pub fn reduce(
     comm: &mut dyn Comm,
-    mut given: Given,
+    mut given: Invocation,
     inputs: &[String],
-    codes: Codes,
-) -> Result<Verdict, JobError> {
+    codes: ExitCodeMap,
+) -> Result<JobVerdict, JobError> {
     // Where ranks are lost in a pass, the job ends in there: whatever the pass came to, the text is not made.
-    let in_passes = Codes { verdict: |_| crate::job::STOPPED_EARLY, ..codes };
-    let mut crew = Crew::new(given.guard.take(), in_passes);
-    crew.passes = Passes::Many;
-    let common = agree(comm, given, codes.error)?;
-    console::this_is_rank(common.place.rank, &common.place.node.host);
-    grow(comm, common, &mut crew, inputs)
+    let in_passes = ExitCodeMap { verdict: |_| crate::job::EXIT_STOPPED_EARLY, ..codes };
+    let mut crew = JobResources::new(given.guard.take(), in_passes);
+    crew.pass_mode = PassMode::Multiple;
+    let common = establish_context(comm, given, codes.error)?;
+    console::set_log_identity(common.placement.rank, &common.placement.node.host);
+    reduce_tree(comm, common, &mut crew, inputs)
 }
 
 /// Collective. The same, with what is known.
-pub(crate) fn grow(
+pub(crate) fn reduce_tree(
     comm: &mut dyn Comm,
-    mut common: Common,
-    crew: &mut Crew,
+    mut common: JobContext,
+    crew: &mut JobResources,
     inputs: &[String],
-) -> Result<Verdict, JobError> {
-    let recipe = everywhere(comm, ready(&mut common), crew.codes.error)?;
-    let Some(leaves) = pass(comm, &common, crew, inputs)? else {
-        return Ok(Verdict::NoEndpoint);
+) -> Result<JobVerdict, JobError> {
+    let recipe = all_ok(comm, ready(&mut common), crew.exit_codes.error)?;
+    let Some(leaves) = run_pass(comm, &common, crew, inputs)? else {
+        return Ok(JobVerdict::NoEndpoint);
     };
-    let mut growth = Growth::of(comm, common, crew, recipe, leaves)?;
+    let mut growth = TreeReducer::of(comm, common, crew, recipe, leaves)?;
     let grown = growth.grow(comm);
-    growth.crew.tree = None;
+    growth.resources.tree_folder = None;
     // (without rows nothing is left to go on with, whatever is said about it)
-    if !matches!(grown, Ok(Verdict::Done | Verdict::SomeFailed))
-        && growth.tree.nodes(0) > 0
+    if !matches!(grown, Ok(JobVerdict::Done | JobVerdict::SomeFailed))
+        && growth.tree.node_count(0) > 0
         && let Some(root) = &mut growth.root
     {
-        root.stopped();
+        root.mark_stopped();
     }
     if let Some(root) = &growth.root {
-        let ended = matches!(grown, Ok(Verdict::Done | Verdict::SomeFailed));
-        root.tell_of_tree(std::mem::take(&mut growth.measured), ended);
+        let ended = matches!(grown, Ok(JobVerdict::Done | JobVerdict::SomeFailed));
+        root.finish_tree_report(std::mem::take(&mut growth.measurements), ended);
     }
     grown
 }
 
 /// Settings that a tree needs, and its prompt.
-fn ready(common: &mut Common) -> Result<Recipe, JobError> {
+fn ready(common: &mut JobContext) -> Result<ReduceTemplate, JobError> {
     let settings = &mut common.settings;
     if settings.n > 1 {
-        return Err(JobError::Standing("a tree takes one answer a prompt: leave out --n".into()));
+        return Err(JobError::PreconditionFailed(
+            "a tree takes one answer a prompt: leave out --n".into(),
+        ));
     }
     if settings.output_format.is_some() {
-        return Err(JobError::Standing(
+        return Err(JobError::PreconditionFailed(
             "the output of a reduce is a text: leave out --output-format (merge writes the leaves' answers in any format)"
                 .into(),
         ));
     }
     let output = Path::new(settings.output.as_deref().unwrap_or_default());
-    if Format::Jsonl.unless_named(output) == Format::Parquet {
-        return Err(JobError::Standing(
+    if Format::Jsonl.infer_from_path(output) == Format::Parquet {
+        return Err(JobError::PreconditionFailed(
             "the output of a reduce is a text, and would be no Parquet: give --output another ending (merge writes the \
              leaves' answers in any format)"
                 .into(),
         ));
     }
     if !settings.aggregate.is_empty() {
-        return Err(JobError::Standing(
+        return Err(JobError::PreconditionFailed(
             "a reduce makes a text of the answers: leave out --aggregate (merge --aggregate makes those of the leaves)".into(),
         ));
     }
-    settings.gather = Gather::None;
-    let template = settings.reduce_template.get_or_insert_with(|| DEFAULT_TEMPLATE.into());
-    Recipe::parse(template).map_err(JobError::Standing)
+    settings.gather = GatherMode::None;
+    let template = settings.reduce_template.get_or_insert_with(|| DEFAULT_REDUCE_TEMPLATE.into());
+    ReduceTemplate::parse(template).map_err(JobError::PreconditionFailed)
 }
 
 /// A tree while it grows.
-struct Growth<'c> {
-    common: Common,
-    crew: &'c mut Crew,
-    recipe: Recipe,
+struct TreeReducer<'c> {
+    context: JobContext,
+    resources: &'c mut JobResources,
+    template: ReduceTemplate,
     tree: Tree,
     /// Of the leaves, on rank 0.
-    root: Option<Root>,
-    leaves: Option<Leaves>,
+    root: Option<RootRun>,
+    leaves: Option<LeafPass>,
     /// The leaves' run folder.
     folder: std::path::PathBuf,
     /// What the next level is made of, as a name.
-    made_of: String,
+    leaf_fingerprint: String,
     /// On rank 0.
-    measured: PassesMeasured,
+    measurements: PassMeasurements,
     /// Somebody asked this process to end, between two passes.
     asked_to_end: Arc<AtomicBool>,
 }
 
 /// The pass over the leaves, until it is looked at.
-struct Leaves {
-    brief: crate::job::setup::run_plan::Brief,
-    standing: crate::job::collect::completion::Standing,
-    lines: Option<crate::job::collect::line_index::Lines>,
+struct LeafPass {
+    plan: crate::job::setup::run_plan::RunPlan,
+    completion: crate::job::collect::completion::Standing,
+    lines: Option<crate::job::collect::line_index::LineIndex>,
 }
 
-impl<'c> Growth<'c> {
+impl<'c> TreeReducer<'c> {
     /// Collective.
     fn of(
         comm: &mut dyn Comm,
-        common: Common,
-        crew: &'c mut Crew,
-        recipe: Recipe,
-        Passed { root, brief, standing, lines }: Passed,
+        common: JobContext,
+        crew: &'c mut JobResources,
+        recipe: ReduceTemplate,
+        PassResult { root, plan: brief, completion: standing, lines }: PassResult,
     ) -> Result<Self, JobError> {
         let tree = Tree::new(brief.source.rows, common.settings.fan_in);
         // What is made of the leaves is another tree where the input or what decides answers is another, and where the leaves
         // were answered anew because the input had been another meanwhile.
-        let deciding = serde_json::to_string(&common.settings.deciding()).unwrap_or_default();
-        let leaves = root.as_ref().map(Root::answered_by);
+        let deciding =
+            serde_json::to_string(&common.settings.answer_settings()).unwrap_or_default();
+        let leaves = root.as_ref().map(RootRun::answer_provenance);
         let made_of =
             leaves.map(|leaves| format!("{} {leaves} {deciding}", brief.source.fingerprint));
         let made_of = comm.broadcast_value(made_of)?;
         let folder = brief.folder.clone();
-        let leaves = Some(Leaves { brief, standing, lines });
+        let leaves = Some(LeafPass { plan: brief, completion: standing, lines });
         let asked_to_end = Arc::default();
         Ok(Self {
-            common,
-            crew,
-            recipe,
+            context: common,
+            resources: crew,
+            template: recipe,
             tree,
             root,
             leaves,
             folder,
-            made_of,
-            measured: PassesMeasured::default(),
+            leaf_fingerprint: made_of,
+            measurements: PassMeasurements::default(),
             asked_to_end,
         })
     }
 
     /// Collective. From the leaves to the root.
-    fn grow(&mut self, comm: &mut dyn Comm) -> Result<Verdict, JobError> {
-        let code = self.crew.codes.error;
-        let Some(Leaves { brief, standing, mut lines }) = self.leaves.take() else {
-            return Ok(Verdict::Open);
+    fn grow(&mut self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
+        let code = self.resources.exit_codes.error;
+        let Some(LeafPass { plan: brief, completion: standing, mut lines }) = self.leaves.take()
+        else {
+            return Ok(JobVerdict::PromptsOpen);
         };
         let counts = standing.counts(brief.source.rows);
-        self.measured.leaves = measure(comm, &brief, lines.as_mut(), &counts, code)?;
-        let measured = self.measured.leaves.as_ref();
+        self.measurements.leaves = measure_answers(comm, &brief, lines.as_mut(), &counts, code)?;
+        let measured = self.measurements.leaves.as_ref();
         let ended = self.root.as_mut().map(|root| root.end(&standing, true, measured));
-        let ended = told(comm, ended, code)?;
-        if comm.broadcast_value(ended)? == Verdict::Open {
-            return Ok(Verdict::Open);
+        let ended = root_result(comm, ended, code)?;
+        if comm.broadcast_value(ended)? == JobVerdict::PromptsOpen {
+            return Ok(JobVerdict::PromptsOpen);
         }
         if brief.source.rows == 0 {
-            self.stands(comm, TreeStands::default(), State::Finished)?;
+            self.record_progress(comm, ReduceProgress::default(), State::Finished)?;
             let none = "the input has no rows: there is nothing to make a text of";
-            return everywhere(comm, Err(JobError::Standing(none.into())), code);
+            return all_ok(comm, Err(JobError::PreconditionFailed(none.into())), code);
         }
-        let asked = comm.broadcast_value(self.root.as_ref().map(Root::asked))?;
-        let mut stamp = Stamp::of(&self.made_of).and(standing.answered());
+        let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::asked))?;
+        let mut stamp = ContentStamp::of(&self.leaf_fingerprint).with_answers(standing.answered());
         let any = standing.answered().count() > 0;
-        let mut below = everywhere(comm, Texts::of(lines, None, &[]), code)?;
-        self.crew.tree = Some(self.folder.clone());
+        let mut below = all_ok(comm, NodeTexts::of(lines, None, &[]), code)?;
+        self.resources.tree_folder = Some(self.folder.clone());
         for level in 1..=self.tree.levels() {
-            if self.is_asked_to_end(comm) {
-                return Ok(Verdict::Open);
+            if self.is_stop_requested(comm) {
+                return Ok(JobVerdict::PromptsOpen);
             }
             let levels = self.tree.levels();
-            self.stands(
+            self.record_progress(
                 comm,
-                TreeStands { levels, level, ..TreeStands::default() },
+                ReduceProgress { levels, level, ..ReduceProgress::default() },
                 State::Running,
             )?;
-            let place = Place::of(&self.folder, level);
+            let place = LevelFiles::of(&self.folder, level);
             if !self.make(comm, &place, &stamp, &mut below, &brief, any)? {
-                return Ok(Verdict::NoEndpoint);
+                return Ok(JobVerdict::NoEndpoint);
             }
             drop(below); // the level has its own memory to take
-            let readers = seeing(comm, &brief);
+            let readers = ranks_seeing_folder(comm, &brief);
             let (called, passed) = called(comm, &place, self.tree, readers, code)?;
-            let (mut lines, mut answered) = (None, Bitmap::new(0));
+            let (mut lines, mut answered) = (None, IndexSet::new(0));
             if called.count() > 0 {
                 if comm.rank() == 0 {
                     info!(
@@ -224,25 +228,26 @@ impl<'c> Growth<'c> {
                         "a level of the tree begins"
                     );
                 }
-                let common = self.of_level(&place, &asked);
-                let inputs = [place.prompts().to_string_lossy().into_owned()];
-                let Some(mut done) = pass(comm, &common, self.crew, &inputs)? else {
-                    return Ok(Verdict::NoEndpoint);
+                let common = self.level_context(&place, &asked);
+                let inputs = [place.prompts_folder().to_string_lossy().into_owned()];
+                let Some(mut done) = run_pass(comm, &common, self.resources, &inputs)? else {
+                    return Ok(JobVerdict::NoEndpoint);
                 };
-                let counts = done.standing.counts(done.brief.source.rows);
-                let measured = measure(comm, &done.brief, done.lines.as_mut(), &counts, code)?;
+                let counts = done.completion.counts(done.plan.source.rows);
+                let measured =
+                    measure_answers(comm, &done.plan, done.lines.as_mut(), &counts, code)?;
                 let ended =
-                    done.root.as_mut().map(|it| it.end(&done.standing, true, measured.as_ref()));
-                self.measured.levels.resize(level as usize - 1, None);
-                self.measured.levels.push(measured);
-                let ended = told(comm, ended, code)?;
-                if comm.broadcast_value(ended)? == Verdict::Open {
-                    return Ok(Verdict::Open);
+                    done.root.as_mut().map(|it| it.end(&done.completion, true, measured.as_ref()));
+                self.measurements.levels.resize(level as usize - 1, None);
+                self.measurements.levels.push(measured);
+                let ended = root_result(comm, ended, code)?;
+                if comm.broadcast_value(ended)? == JobVerdict::PromptsOpen {
+                    return Ok(JobVerdict::PromptsOpen);
                 }
-                (lines, answered) = (done.lines, done.standing.answered().clone());
+                (lines, answered) = (done.lines, done.completion.answered().clone());
             }
-            stamp = stamp.and(&answered);
-            below = everywhere(comm, Texts::of(lines, Some(called), &passed), code)?;
+            stamp = stamp.with_answers(&answered);
+            below = all_ok(comm, NodeTexts::of(lines, Some(called), &passed), code)?;
         }
         self.end(comm, &mut below)
     }
@@ -251,20 +256,20 @@ impl<'c> Growth<'c> {
     fn make(
         &mut self,
         comm: &mut dyn Comm,
-        place: &Place,
-        stamp: &Stamp,
-        below: &mut Texts,
-        leaves: &crate::job::setup::run_plan::Brief,
+        place: &LevelFiles,
+        stamp: &ContentStamp,
+        below: &mut NodeTexts,
+        leaves: &crate::job::setup::run_plan::RunPlan,
         any: bool,
     ) -> Result<bool, JobError> {
-        let (code, rank, began) = (self.crew.codes.error, comm.rank(), Instant::now());
-        let is_whole = (rank == 0).then(|| place.is_whole(&stamp.name()));
+        let (code, rank, began) = (self.resources.exit_codes.error, comm.rank(), Instant::now());
+        let is_whole = (rank == 0).then(|| place.is_complete(&stamp.name()));
         if comm.broadcast_value(is_whole)? {
             return Ok(true);
         }
         // How much fits a prompt is known once somebody is there who says so.
         let context = if any {
-            match self.crew.context(comm, &self.common, self.root.as_mut())? {
+            match self.resources.context_len(comm, &self.context, self.root.as_mut())? {
                 Some(context) => context,
                 None => return Ok(false),
             }
@@ -276,38 +281,43 @@ impl<'c> Growth<'c> {
             remove(&self.folder.join("tree.jsonl"))?;
             place.begin(&self.folder, self.tree.levels())
         });
-        told(comm, begun, code)?;
-        let settings = &self.common.settings;
-        let budget = Budget {
-            fixed: settings.max_tokens_aggregation,
-            leaf: settings.max_tokens,
+        root_result(comm, begun, code)?;
+        let settings = &self.context.settings;
+        let budget = TokenBudget {
+            fixed_tokens: settings.max_tokens_aggregation,
+            leaf_tokens: settings.max_tokens,
             context,
             buffer: settings.buffer,
         };
-        let cooks = seeing(comm, leaves);
-        let kitchen = Kitchen { tree: self.tree, recipe: &self.recipe, budget, cooks };
-        make(comm, place, &kitchen, below, code)?;
+        let cooks = ranks_seeing_folder(comm, leaves);
+        let kitchen =
+            LevelBuilder { tree: self.tree, template: &self.template, budget, writer_ranks: cooks };
+        build_level_prompts(comm, place, &kitchen, below, code)?;
         let seconds = began.elapsed().as_secs_f64();
-        told(comm, (rank == 0).then(|| place.end(&stamp.name(), seconds)), code)?;
+        root_result(comm, (rank == 0).then(|| place.end(&stamp.name(), seconds)), code)?;
         Ok(true)
     }
 
     /// The settings of a level's pass: those of the job, but for what its own rows say and what was chosen for the leaves.
-    fn of_level(&self, place: &Place, asked: &(Option<String>, Option<String>)) -> Common {
-        let mut common = self.common.clone();
+    fn level_context(
+        &self,
+        place: &LevelFiles,
+        asked: &(Option<String>, Option<String>),
+    ) -> JobContext {
+        let mut common = self.context.clone();
         let settings = &mut common.settings;
         settings.output = Some(place.output.to_string_lossy().into_owned());
-        (settings.overwrite, settings.resume) = (false, Resume::Auto);
+        (settings.overwrite, settings.resume) = (false, ResumePolicy::Auto);
         (settings.template, settings.reduce_template) = (None, None);
         (settings.keep_row, settings.no_echo) = (false, true);
         (settings.bad_rows, settings.duplicate_ids) = (BadRows::Stop, DuplicateIds::Keep);
         let (model, api) = asked;
         settings.model = model.clone().or(settings.model.take());
         settings.api = match api.as_deref() {
-            Some("chat") => Api::Chat,
+            Some("chat") => ApiMode::Chat,
             Some("completions") => {
                 settings.system = None; // raw texts have no place for it
-                Api::Completions
+                ApiMode::Completions
             }
             _ => settings.api,
         };
@@ -315,85 +325,85 @@ impl<'c> Growth<'c> {
     }
 
     /// Collective. The text at the root, into its file, and the tree beside it.
-    fn end(&mut self, comm: &mut dyn Comm, top: &mut Texts) -> Result<Verdict, JobError> {
-        let code = self.crew.codes.error;
-        self.crew.close();
+    fn end(&mut self, comm: &mut dyn Comm, top: &mut NodeTexts) -> Result<JobVerdict, JobError> {
+        let code = self.resources.exit_codes.error;
+        self.resources.close_servers();
         let mut mine = Vec::new();
         let read = top.read(&(0..1), &mut mine);
-        everywhere(comm, read, code)?;
+        all_ok(comm, read, code)?;
         let all = comm.gather_values(&mine)?;
         let mut root = self.root.take();
         let verdict = root.as_mut().zip(all).map(|(root, all)| {
             let mut told = std::collections::BTreeMap::new();
             all.iter().for_each(|bytes| merge(bytes, &mut told));
-            let text = told.remove(&0).map(super::node_texts::Told::text);
-            let output = root.output().to_owned();
-            let fault: Result<(), Option<Fault>> = match &text {
+            let text = told.remove(&0).map(super::node_texts::Told::into_text);
+            let output = root.output_path().to_owned();
+            let fault: Result<(), Option<TextFailure>> = match &text {
                 Some(Ok(_)) => Ok(()),
                 Some(Err(fault)) => Err(Some(fault.clone())),
                 None => Err(None),
             };
-            let missing = write_tree(&self.folder, self.tree, &fault)?;
+            let missing = write_tree_file(&self.folder, self.tree, &fault)?;
             match text {
                 Some(Ok(text)) => replace(Path::new(&output), text.as_bytes())?,
                 _ => remove(Path::new(&output))?,
             }
             let levels = self.tree.levels();
             let text = fault.is_ok();
-            let tree = TreeStands { levels, level: levels, text, missing };
-            root.grows(tree, State::Finished)?;
-            Ok(if text && missing == 0 { Verdict::Done } else { Verdict::SomeFailed })
+            let tree = ReduceProgress { levels, level: levels, text, missing };
+            root.record_tree_state(tree, State::Finished)?;
+            Ok(if text && missing == 0 { JobVerdict::Done } else { JobVerdict::SomeFailed })
         });
         self.root = root;
-        let verdict = told(comm, verdict, code)?;
+        let verdict = root_result(comm, verdict, code)?;
         Ok(comm.broadcast_value(verdict)?)
     }
 
     /// Collective. Notes how far the tree is.
-    fn stands(
+    fn record_progress(
         &mut self,
         comm: &mut dyn Comm,
-        tree: TreeStands,
+        tree: ReduceProgress,
         state: State,
     ) -> Result<(), JobError> {
-        let noted = self.root.as_mut().map(|root| root.grows(tree, state));
-        told(comm, noted, self.crew.codes.error).map(drop)
+        let noted = self.root.as_mut().map(|root| root.record_tree_state(tree, state));
+        root_result(comm, noted, self.resources.exit_codes.error).map(drop)
     }
 
     /// Collective. Was anybody asked to end since this was looked at first, or is the time over? From the first call on,
     /// signals between passes are noted here.
-    fn is_asked_to_end(&self, comm: &mut dyn Comm) -> bool {
+    fn is_stop_requested(&self, comm: &mut dyn Comm) -> bool {
         let note = Arc::clone(&self.asked_to_end);
-        let over = self.crew.listen(move || note.store(true, Ordering::Relaxed));
+        let over = self.resources.listen(move || note.store(true, Ordering::Relaxed));
         let mut end = [u64::from(over || self.asked_to_end.load(Ordering::Relaxed))];
-        comm.all_reduce(&mut end, Combine::Or);
+        comm.all_reduce(&mut end, ReduceOp::Or);
         end != [0]
     }
 }
 
 /// So many ranks, the first ones, are sure to see the run folder: where answers are kept on nodes, rank 0 alone.
-fn seeing(comm: &dyn Comm, leaves: &crate::job::setup::run_plan::Brief) -> usize {
-    if leaves.local.is_some() { 1 } else { comm.size() }
+fn ranks_seeing_folder(comm: &dyn Comm, leaves: &crate::job::setup::run_plan::RunPlan) -> usize {
+    if leaves.local_shards.is_some() { 1 } else { comm.size() }
 }
 
 /// What a level is made of, as a name that another making does not have.
-struct Stamp(u64);
+struct ContentStamp(u64);
 
-impl Stamp {
+impl ContentStamp {
     fn of(text: &str) -> Self {
-        Self(0xcbf2_9ce4_8422_2325).bytes(text.as_bytes())
+        Self(0xcbf2_9ce4_8422_2325).hash_bytes(text.as_bytes())
     }
 
     /// And of the answers of these.
-    fn and(self, answered: &Bitmap) -> Self {
+    fn with_answers(self, answered: &IndexSet) -> Self {
         let pair = |it: Self, (from, to): (u64, u64)| {
-            it.bytes(&from.to_le_bytes()).bytes(&to.to_le_bytes())
+            it.hash_bytes(&from.to_le_bytes()).hash_bytes(&to.to_le_bytes())
         };
-        answered.gaps().fold(self, pair).bytes(&answered.count().to_le_bytes())
+        answered.missing_ranges().fold(self, pair).hash_bytes(&answered.count().to_le_bytes())
     }
 
     /// FNV-1a: the same on every machine and in every version.
-    fn bytes(self, bytes: &[u8]) -> Self {
+    fn hash_bytes(self, bytes: &[u8]) -> Self {
         let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         Self(bytes.iter().fold(self.0, step))
     }
@@ -406,7 +416,7 @@ impl Stamp {
 fn remove(path: &Path) -> Result<(), JobError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(OutputError::io("cannot remove", path)(error).into())
+            Err(OutputError::io_error("cannot remove", path)(error).into())
         }
         _ => Ok(()),
     }

@@ -5,14 +5,14 @@
 
 use std::fmt::Write;
 
-use crate::report::format::{escape, short};
+use crate::report::format::{escape_html, short};
 
 /// Units that a plot is wide and high; it is stretched to whatever room there is.
-const WIDE: f64 = 1000.0;
-const HIGH: f64 = 100.0;
+const VIEW_WIDTH: f64 = 1000.0;
+const VIEW_HEIGHT: f64 = 100.0;
 
 /// Values over stretches of an axis: a step each.
-pub(super) struct Steps<'a> {
+pub(super) struct StepSeries<'a> {
     /// From where to where, and how high.
     pub(super) steps: &'a [(f64, f64, f64)],
     pub(super) class: &'a str,
@@ -20,72 +20,76 @@ pub(super) struct Steps<'a> {
 }
 
 /// A stretch of the axis that stands out.
-pub(super) struct Band {
+pub(super) struct ChartBand {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) class: &'static str,
 }
 
 /// A line across, with its name above.
-pub(super) struct Mark {
+pub(super) struct ChartMark {
     pub(super) at: f64,
     pub(super) name: String,
 }
 
 /// What a plot shows. All places are in the axis' own units.
-pub(super) struct Plot<'a> {
+pub(super) struct StepChart<'a> {
     pub(super) title: &'a str,
     pub(super) unit: &'a str,
-    pub(super) pixels: u32,
+    pub(super) height_px: u32,
     /// The axis ends here; it begins at 0.
-    pub(super) wide: f64,
+    pub(super) x_max: f64,
     /// Where its labels stand.
     pub(super) ticks: Vec<(f64, String)>,
-    pub(super) bands: &'a [Band],
-    pub(super) marks: &'a [Mark],
-    pub(super) series: &'a [Steps<'a>],
+    pub(super) bands: &'a [ChartBand],
+    pub(super) marks: &'a [ChartMark],
+    pub(super) series: &'a [StepSeries<'a>],
     /// Bars instead of a line?
     pub(super) bars: bool,
 }
 
-impl Plot<'_> {
+impl StepChart<'_> {
     pub(super) fn draw(&self) -> String {
         let most = self.series.iter().flat_map(|it| it.steps).map(|it| it.2).fold(0.0, f64::max);
-        let rungs = rungs(most, 4);
+        let rungs = axis_ticks(most, 4);
         let top = rungs.last().copied().unwrap_or(1.0);
-        let x = |at: f64| (at / self.wide.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
-        let y = |at: f64| (1.0 - (at / top).clamp(0.0, 1.0)) * HIGH;
+        let x = |at: f64| (at / self.x_max.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+        let y = |at: f64| (1.0 - (at / top).clamp(0.0, 1.0)) * VIEW_HEIGHT;
         let mut svg = String::new();
         for band in self.bands {
-            let (from, to) = (x(band.from) * WIDE, x(band.to) * WIDE);
+            let (from, to) = (x(band.from) * VIEW_WIDTH, x(band.to) * VIEW_WIDTH);
             let _ = write!(
                 svg,
-                r#"<rect class="{}" x="{from:.1}" y="0" width="{:.1}" height="{HIGH}"/>"#,
+                r#"<rect class="{}" x="{from:.1}" y="0" width="{:.1}" height="{VIEW_HEIGHT}"/>"#,
                 band.class,
                 to - from
             );
         }
         for rung in &rungs {
             let (class, at) = (if *rung > 0.0 { "grid" } else { "base" }, y(*rung));
-            let _ = write!(svg, r#"<path class="{class}" d="M0 {at:.1}H{WIDE}"/>"#);
+            let _ = write!(svg, r#"<path class="{class}" d="M0 {at:.1}H{VIEW_WIDTH}"/>"#);
         }
         for series in self.series {
             let places = series
                 .steps
                 .iter()
-                .map(|&(from, to, high)| (x(from) * WIDE, x(to) * WIDE, y(high)));
+                .map(|&(from, to, high)| (x(from) * VIEW_WIDTH, x(to) * VIEW_WIDTH, y(high)));
             svg.push_str(&if self.bars {
                 bars(places, series.class)
             } else {
-                steps(places, series)
+                draw_steps(places, series)
             });
         }
         for mark in self.marks {
-            let _ = write!(svg, r#"<path class="cut" d="M{:.1} 0V{HIGH}"/>"#, x(mark.at) * WIDE);
+            let _ = write!(
+                svg,
+                r#"<path class="cut" d="M{:.1} 0V{VIEW_HEIGHT}"/>"#,
+                x(mark.at) * VIEW_WIDTH
+            );
         }
         let mut labels = String::new();
         for rung in &rungs {
-            let up = rung / top * f64::from(self.pixels) + 20.0;
+            let up = rung / top * f64::from(self.height_px) + 20.0;
             let _ = write!(
                 labels,
                 r#"<span class="y" style="bottom:{up:.1}px">{}</span>"#,
@@ -99,35 +103,36 @@ impl Plot<'_> {
                 ticks,
                 r#"<span class="x" style="left:{:.2}%">{}</span>"#,
                 x(*at) * 100.0,
-                escape(name)
+                escape_html(name)
             );
         }
-        let (title, unit, pixels) = (escape(self.title), escape(self.unit), self.pixels);
+        let (title, unit, pixels) =
+            (escape_html(self.title), escape_html(self.unit), self.height_px);
         let marked = if self.marks.is_empty() { "" } else { " marked" };
         format!(
-            r#"<figure><figcaption>{title} <span>{unit}</span></figcaption><div class="plot{marked}" style="--h:{pixels}px"><svg viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img" aria-label="{title}">{svg}</svg>{labels}<div class="xs">{ticks}</div></div></figure>"#
+            r#"<figure><figcaption>{title} <span>{unit}</span></figcaption><div class="plot{marked}" style="--h:{pixels}px"><svg viewBox="0 0 {VIEW_WIDTH} {VIEW_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{title}">{svg}</svg>{labels}<div class="xs">{ticks}</div></div></figure>"#
         )
     }
 }
 
 /// Names above lines; one that has no room beside the one before is left out.
-fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
-    const ROOM: f64 = 0.022; // of a phone's width, for a letter
+fn marks(marks: &[ChartMark], x: impl Fn(f64) -> f64) -> String {
+    const LETTER_WIDTH: f64 = 0.022; // of a phone's width, for a letter
     let (mut text, mut free) = (String::new(), 0.0);
     for mark in marks {
-        let (at, half) = (x(mark.at), ROOM * mark.name.chars().count() as f64 / 2.0);
+        let (at, half) = (x(mark.at), LETTER_WIDTH * mark.name.chars().count() as f64 / 2.0);
         let (side, from, to) = match at {
             at if at < half => ("m left", at, at + 2.0 * half),
             at if at > 1.0 - half => ("m right", at - 2.0 * half, at),
             at => ("m", at - half, at + half),
         };
         if from >= free {
-            free = to + ROOM;
+            free = to + LETTER_WIDTH;
             let _ = write!(
                 text,
                 r#"<span class="{side}" style="left:{:.2}%">{}</span>"#,
                 at * 100.0,
-                escape(&mark.name)
+                escape_html(&mark.name)
             );
         }
     }
@@ -135,7 +140,7 @@ fn marks(marks: &[Mark], x: impl Fn(f64) -> f64) -> String {
 }
 
 /// A line of steps, and the area below it; a line that is not known everywhere has gaps.
-fn steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &Steps<'_>) -> String {
+fn draw_steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &StepSeries<'_>) -> String {
     let (mut line, mut area) = (String::new(), String::new());
     let mut last: Option<f64> = None;
     for (from, to, high) in places {
@@ -147,7 +152,7 @@ fn steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &Steps<'_>) -> S
                 let _ = write!(line, "M{from:.1} {high:.2}H{to:.1}");
             }
         }
-        let _ = write!(area, "M{from:.1} {HIGH}V{high:.2}H{to:.1}V{HIGH}z");
+        let _ = write!(area, "M{from:.1} {VIEW_HEIGHT}V{high:.2}H{to:.1}V{VIEW_HEIGHT}z");
         last = Some(to);
     }
     let class = series.class;
@@ -161,16 +166,21 @@ fn steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &Steps<'_>) -> S
 
 fn bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
     let mut line = String::new();
-    for (from, to, high) in places.filter(|it| it.2 < HIGH) {
+    for (from, to, high) in places.filter(|it| it.2 < VIEW_HEIGHT) {
         // A bar that holds something is seen.
-        let (gap, high) = ((to - from) * 0.06, high.min(HIGH - 0.8));
-        let _ = write!(line, "M{:.1} {HIGH}V{high:.2}H{:.1}V{HIGH}z", from + gap, to - gap);
+        let (gap, high) = ((to - from) * 0.06, high.min(VIEW_HEIGHT - 0.8));
+        let _ = write!(
+            line,
+            "M{:.1} {VIEW_HEIGHT}V{high:.2}H{:.1}V{VIEW_HEIGHT}z",
+            from + gap,
+            to - gap
+        );
     }
     format!(r#"<path class="bar {class}" d="{line}"/>"#)
 }
 
 /// Round numbers from 0 to at least `most`, about so many steps.
-pub(super) fn rungs(most: f64, steps: u32) -> Vec<f64> {
+pub(super) fn axis_ticks(most: f64, steps: u32) -> Vec<f64> {
     if !(most.is_finite() && most > 0.0) {
         return vec![0.0, 1.0];
     }
@@ -185,7 +195,7 @@ pub(super) fn rungs(most: f64, steps: u32) -> Vec<f64> {
 }
 
 /// Moments of a stretch of time that people count in, about so many, from 0 on.
-pub(super) fn moments(seconds: f64, most: u32) -> Vec<f64> {
+pub(super) fn time_ticks(seconds: f64, most: u32) -> Vec<f64> {
     const STEPS: [f64; 26] = [
         0.05,
         0.1,
@@ -227,7 +237,7 @@ mod tests {
     proptest! {
         #[test]
         fn rungs_reach_above_all_and_not_far(most in prop_oneof![1e-3..10.0f64, 1.0..1e9f64]) {
-            let rungs = rungs(most, 4);
+            let rungs = axis_ticks(most, 4);
             let top = rungs.last().copied().expect("some");
             prop_assert!(top >= most * 0.999 && top <= most * 2.1 , "{rungs:?}");
             prop_assert!((3..=6).contains(&rungs.len()), "{rungs:?}");
@@ -235,18 +245,18 @@ mod tests {
 
         #[test]
         fn there_are_a_few_moments_in_any_time(seconds in prop_oneof![0.2..100.0f64, 1.0..1e7f64]) {
-            let moments = moments(seconds, 6);
+            let moments = time_ticks(seconds, 6);
             prop_assert!((2..=7).contains(&moments.len()), "{seconds} {moments:?}");
             prop_assert!(moments.iter().all(|it| *it <= seconds * 1.001));
         }
 
         #[test]
         fn whatever_is_drawn_has_finite_places(steps in prop::collection::vec((0.0..9.0f64, 0.0..9.0f64, 0.0..1e9f64), 0..9), wide in 0.0..9.0f64) {
-            let series = [Steps { steps: &steps, class: "blue", filled: true }];
+            let series = [StepSeries { steps: &steps, class: "blue", filled: true }];
             for bars in [false, true] {
-                let plot = Plot {
-                    title: "<b>", unit: "", pixels: 100, wide, ticks: vec![(1.0, "<".into())], bands: &[],
-                    marks: &[Mark { at: 3.0, name: "'".into() }], series: &series, bars,
+                let plot = StepChart {
+                    title: "<b>", unit: "", height_px: 100, x_max: wide, ticks: vec![(1.0, "<".into())], bands: &[],
+                    marks: &[ChartMark { at: 3.0, name: "'".into() }], series: &series, bars,
                 };
                 let drawn = plot.draw();
                 prop_assert!(!drawn.contains("NaN") && !drawn.contains("inf") && !drawn.contains("<b>"));

@@ -2,8 +2,11 @@
 
 use std::fmt::Write;
 
-use super::charts::moments;
-use crate::report::format::{count, endpoint, escape, number, percent, plural, seconds, time};
+use super::charts::time_ticks;
+use crate::report::format::{
+    count, escape_html, format_percent, format_seconds, format_tick_time, number, pluralize,
+    shorten_endpoint,
+};
 use crate::{
     domain::{Piece, Row, Timeline},
     output::StartTimeline,
@@ -12,12 +15,12 @@ use crate::{
 /// Rows that have their names beside them.
 const NAMED: usize = 40;
 /// So much of a row's height says that some of its endpoints are down.
-const FOOT: f64 = 0.35;
+const FOOT_HEIGHT: f64 = 0.35;
 /// A row that was up for less of its time was down.
-const UP: f64 = 0.5;
+const UP_THRESHOLD: f64 = 0.5;
 
 /// Of one start.
-pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
+pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
     let rows: Vec<&Row> = timeline.rows().map(|(_, row)| row).collect();
     let (columns, many) = (timeline.columns(), rows.len());
     let pixels = match many {
@@ -26,7 +29,7 @@ pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) ->
         41..=100 => 6.0,
         _ => 3.0,
     };
-    let mut levels = [const { String::new() }; LEVELS];
+    let mut levels = [const { String::new() }; COLOUR_COUNT];
     for (at, row) in rows.iter().enumerate() {
         runs(row, timeline, |from, to, level| {
             let _ = write!(levels[level], "M{from} {at}h{}v1h-{}z", to - from, to - from);
@@ -39,8 +42,8 @@ pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) ->
     let mut feet = String::new();
     for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.endpoints > 1) {
         stretches(row, timeline.columns(), |from, to| {
-            let (width, top) = (to - from, at as f64 + 1.0 - FOOT);
-            let _ = write!(feet, "M{from} {top}h{width}v{FOOT}h-{width}z");
+            let (width, top) = (to - from, at as f64 + 1.0 - FOOT_HEIGHT);
+            let _ = write!(feet, "M{from} {top}h{width}v{FOOT_HEIGHT}h-{width}z");
         });
     }
     if !feet.is_empty() {
@@ -50,17 +53,17 @@ pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) ->
         let _ = write!(
             svg,
             r#"<rect class="over" x="0" y="{at}" width="{columns}" height="1"><title>{}</title></rect>"#,
-            escape(&told(row))
+            escape_html(&told(row))
         );
     }
-    let length = timeline.width() as f64 / 1000.0 * columns as f64;
-    let ticks: String = moments(length, 5)
+    let length = timeline.bucket_millis() as f64 / 1000.0 * columns as f64;
+    let ticks: String = time_ticks(length, 5)
         .iter()
         .map(|at| {
             format!(
                 r#"<span class="x" style="left:{:.2}%">{}</span>"#,
                 at / length * 100.0,
-                time(*at)
+                format_tick_time(*at)
             )
         })
         .collect();
@@ -72,34 +75,37 @@ pub(super) fn draw(StartTimeline { timeline, offset, start }: &StartTimeline) ->
     };
     format!(
         r#"<figure><figcaption>Start {start} <span>{} in {}{shared}, from {} after it began; a column is {}</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
-        plural(timeline.endpoints(), "endpoint"),
-        plural(many as u64, "row"),
-        seconds(*offset),
-        seconds(timeline.width() as f64 / 1000.0),
+        pluralize(timeline.endpoints(), "endpoint"),
+        pluralize(many as u64, "row"),
+        format_seconds(*offset),
+        format_seconds(timeline.bucket_millis() as f64 / 1000.0),
         names(&rows),
     )
 }
 
 /// What the colours mean.
 pub(super) fn key() -> String {
-    let steps: String = (0..=FULL)
+    let steps: String = (0..=FULL_LEVEL)
         .map(|it| format!(r#"<rect class="h{it}" x="{it}" y="0" width="1" height="1"/>"#))
         .collect();
     format!(
-        r#"<div class="key"><span class="scale">idle <svg viewBox="0 0 {LEVEL_COUNT} 1" preserveAspectRatio="none" aria-hidden="true">{steps}</svg> window full</span><span><i style="background:#d55e00"></i>down</span><span><i style="background:var(--track)"></i>nobody drives it</span></div>"#
+        r#"<div class="key"><span class="scale">idle <svg viewBox="0 0 {FILL_LEVELS} 1" preserveAspectRatio="none" aria-hidden="true">{steps}</svg> window full</span><span><i style="background:#d55e00"></i>down</span><span><i style="background:var(--track)"></i>nobody drives it</span></div>"#
     )
 }
 
 fn names(rows: &[&Row]) -> String {
     if rows.len() <= NAMED {
         let name = |row: &&Row| {
-            format!(r#"<div class="one" title="{0}">{0}</div>"#, escape(&short_name(&row.name())))
+            format!(
+                r#"<div class="one" title="{0}">{0}</div>"#,
+                escape_html(&shorten_name(&row.name()))
+            )
         };
         return rows.iter().map(name).collect();
     }
     let end = |row: Option<&&Row>| {
         let name = row.map(|row| row.name()).unwrap_or_default();
-        escape(&endpoint(name.split(" … ").next().unwrap_or_default()))
+        escape_html(&shorten_endpoint(name.split(" … ").next().unwrap_or_default()))
     };
     format!(
         r#"<div class="ends" style="height:var(--h)"><span>{}</span><span>{}</span></div>"#,
@@ -109,18 +115,19 @@ fn names(rows: &[&Row]) -> String {
 }
 
 /// Of one endpoint, or of the first and the last of several.
-fn short_name(name: &str) -> String {
+fn shorten_name(name: &str) -> String {
     match name.split_once(" … ") {
-        Some((first, last)) => format!("{} … {}", endpoint(first), endpoint(last)),
-        None => endpoint(name),
+        Some((first, last)) => format!("{} … {}", shorten_endpoint(first), shorten_endpoint(last)),
+        None => shorten_endpoint(name),
     }
 }
 
 /// A row in words.
 fn told(row: &Row) -> String {
     let whole = row.whole();
-    let share =
-        |part: u64, of: u64| if of > 0 { percent(part as f64 / of as f64) } else { "–".into() };
+    let share = |part: u64, of: u64| {
+        if of > 0 { format_percent(part as f64 / of as f64) } else { "–".into() }
+    };
     let mean = |sum: u64| number(sum as f64 / whole.up.max(1) as f64);
     let down = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
     format!(
@@ -130,15 +137,15 @@ fn told(row: &Row) -> String {
         mean(whole.window),
         share(whole.full, whole.up),
         count(whole.settled),
-        seconds(down),
+        format_seconds(down),
     )
 }
 
 /// 0 to [`FULL`] for shares of the window, then down.
-const FULL: usize = 10;
-const DOWN: usize = FULL + 1;
-const LEVELS: usize = DOWN + 1;
-const LEVEL_COUNT: usize = FULL + 1;
+const FULL_LEVEL: usize = 10;
+const DOWN: usize = FULL_LEVEL + 1;
+const COLOUR_COUNT: usize = DOWN + 1;
+const FILL_LEVELS: usize = FULL_LEVEL + 1;
 
 fn class(level: usize) -> String {
     if level == DOWN { "hd".into() } else { format!("h{level}") }
@@ -149,12 +156,12 @@ fn level(piece: Piece) -> Option<usize> {
     if piece.watched == 0 {
         return None;
     }
-    if (piece.up as f64) < UP * piece.watched as f64 {
+    if (piece.up as f64) < UP_THRESHOLD * piece.watched as f64 {
         return Some(DOWN);
     }
     // In whole numbers: no rounding that two machines do differently.
-    let tenths = (piece.in_flight * FULL as u64 + piece.window / 2).checked_div(piece.window);
-    Some(usize::try_from(tenths.unwrap_or(0)).unwrap_or(FULL).min(FULL))
+    let tenths = (piece.in_flight * FULL_LEVEL as u64 + piece.window / 2).checked_div(piece.window);
+    Some(usize::try_from(tenths.unwrap_or(0)).unwrap_or(FULL_LEVEL).min(FULL_LEVEL))
 }
 
 /// Where some of a row's endpoints are down, and not most: these do not colour it.
@@ -192,23 +199,23 @@ fn runs(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Seat, Standing};
+    use crate::domain::{Standing, TimelineSlot};
 
-    fn timeline(endpoints: u64, seconds: u64) -> StartTimeline {
+    fn example_timeline(endpoints: u64, seconds: u64) -> StartTimeline {
         let mut timeline = Timeline::default();
         for number in 0..endpoints {
-            let seat = Seat::of(
+            let seat = TimelineSlot::of(
                 number,
                 endpoints,
                 format!("x{} http://127.0.0.1:{}", number / 12, 8000 + number % 12),
             );
-            timeline.sit(&seat);
+            timeline.register_endpoint(&seat);
             for at in 0..seconds {
                 let stood = Standing {
                     in_flight: (number * 7 + at) % 65,
                     window: 64,
                     up: number % 50 != 3 || at < 9,
-                    full: false,
+                    is_full: false,
                 };
                 timeline.saw(&seat, at * 1000, (at + 1) * 1000, stood);
             }
@@ -218,13 +225,16 @@ mod tests {
 
     #[test]
     fn a_map_of_12000_endpoints_is_no_larger_than_one_of_200() {
-        let (some, many) = (draw(&timeline(200, 100)), draw(&timeline(12_000, 100)));
+        let (some, many) = (
+            draw_heatmap(&example_timeline(200, 100)),
+            draw_heatmap(&example_timeline(12_000, 100)),
+        );
         assert!(many.len() < 500_000, "{}", many.len());
         assert!(many.len() < some.len() + some.len() / 4, "{} {}", many.len(), some.len());
         assert!(many.contains("12,000 endpoints in 200 rows"));
         assert!(many.contains(r#"<path class="hd""#), "the few that are down are seen");
         let mut down = Vec::new();
-        let all = timeline(12_000, 100).timeline;
+        let all = example_timeline(12_000, 100).timeline;
         let (_, row) = all.rows().next().expect("a row");
         stretches(row, all.columns(), |from, to| down.push((from, to)));
         assert_eq!(down, [(9, 100)], "from when they went away");
@@ -232,18 +242,18 @@ mod tests {
 
     #[test]
     fn every_piece_is_drawn_once_and_says_how_full_it_was() {
-        let its = timeline(4, 100).timeline;
+        let its = example_timeline(4, 100).timeline;
         for (_, row) in its.rows() {
             let mut drawn = 0;
             runs(row, &its, |from, to, level| {
                 drawn += to - from;
-                assert!(level < LEVELS);
+                assert!(level < COLOUR_COUNT);
             });
             assert_eq!(drawn, row.pieces.len());
         }
         let piece =
             |in_flight, up| Piece { watched: 10, up, in_flight, window: 100, ..Piece::default() };
-        assert_eq!(level(piece(100, 10)), Some(FULL));
+        assert_eq!(level(piece(100, 10)), Some(FULL_LEVEL));
         assert_eq!((level(piece(50, 10)), level(piece(0, 10))), (Some(5), Some(0)));
         assert_eq!((level(piece(50, 1)), level(Piece::default())), (Some(DOWN), None));
     }

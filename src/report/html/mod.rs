@@ -12,33 +12,36 @@ mod throughput;
 
 use std::fmt::Write;
 
-use super::format::{count, escape, moment, number, percent, plural, seconds, short, time};
-use super::summary::{Spread, Summary};
+use super::format::{
+    count, escape_html, format_percent, format_seconds, format_tick_time, format_timestamp, number,
+    pluralize, short,
+};
+use super::summary::{RunSummary, Spread};
 use crate::output::StartTimeline;
-use charts::{Mark, Plot, Steps};
+use charts::{ChartMark, StepChart, StepSeries};
 
 /// A steady part that is shorter, in seconds, says nothing of speed.
-const STEADY: f64 = 2.0;
+const MIN_STEADY_S: f64 = 2.0;
 /// Starts whose heat maps are drawn: the last ones.
-const MAPS: usize = 3;
+const MAX_HEATMAPS: usize = 3;
 
 /// The whole page.
 #[must_use]
-pub fn page(summary: &Summary, timelines: &[StartTimeline]) -> String {
+pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
     let name = summary.output.rsplit('/').next().unwrap_or_default();
     let mut body = String::new();
     body.push_str(&header(summary, name));
-    body.push_str(&tiles(summary));
+    body.push_str(&metric_tiles(summary));
     body.push_str(&reduce_tree::section(summary));
-    body.push_str(&throughput::section(summary));
+    body.push_str(&throughput::throughput_section(summary));
     body.push_str(&endpoints(summary, timelines));
-    body.push_str(&spreads(summary));
+    body.push_str(&distributions_section(summary));
     body.push_str(&tables::failures(summary));
     body.push_str(&tables::slowest(summary));
     body.push_str(&tables::starts(summary));
-    body.push_str(&tables::settings(summary));
-    let (title, style) = (escape(name), include_str!("style.css"));
-    let (program, written) = (escape(&summary.program), moment(summary.written));
+    body.push_str(&tables::settings_section(summary));
+    let (title, style) = (escape_html(name), include_str!("style.css"));
+    let (program, written) = (escape_html(&summary.program), format_timestamp(summary.written));
     format!(
         r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -52,41 +55,41 @@ pub fn page(summary: &Summary, timelines: &[StartTimeline]) -> String {
     )
 }
 
-fn header(summary: &Summary, name: &str) -> String {
+fn header(summary: &RunSummary, name: &str) -> String {
     let state = match summary.starts.last() {
         Some(start) => start.end,
         None => "finished",
     };
     let mut facts = Vec::new();
-    facts.extend(summary.model.as_ref().map(|it| format!("model <b>{}</b>", escape(it))));
-    facts.extend(summary.api.as_ref().map(|it| format!("by {}", escape(it))));
+    facts.extend(summary.model.as_ref().map(|it| format!("model <b>{}</b>", escape_html(it))));
+    facts.extend(summary.api.as_ref().map(|it| format!("by {}", escape_html(it))));
     facts.push(format!(
         "{} of {}",
-        plural(summary.counts.submitted, "prompt"),
-        escape(&summary.input.join(", "))
+        pluralize(summary.counts.submitted, "prompt"),
+        escape_html(&summary.input.join(", "))
     ));
-    facts.extend(summary.starts.first().map(|it| format!("begun {}", moment(it.began))));
+    facts.extend(summary.starts.first().map(|it| format!("begun {}", format_timestamp(it.began))));
     format!(
         r#"<header><div class="top"><h1>{}</h1><span class="state {state}" id="state">{state}</span></div><p class="soft">{}</p></header>"#,
-        escape(name),
+        escape_html(name),
         facts.join(" · "),
     )
 }
 
 /// A number that counts. What the page says and what it is made of stand in one place.
-struct Tile<'a> {
+struct MetricTile<'a> {
     id: &'a str,
     name: &'a str,
     /// The number, as data.
     value: String,
     shown: String,
-    below: String,
+    caption: String,
     bad: bool,
 }
 
-impl Tile<'_> {
+impl MetricTile<'_> {
     fn draw(&self) -> String {
-        let Self { id, name, value, shown, below, bad } = self;
+        let Self { id, name, value, shown, caption: below, bad } = self;
         let class = if *bad { "tile bad" } else { "tile" };
         format!(
             r#"<div class="{class}"><div class="name">{name}</div><b id="{id}" data-value="{value}">{shown}</b><small>{below}</small></div>"#
@@ -94,30 +97,30 @@ impl Tile<'_> {
     }
 }
 
-fn tiles(summary: &Summary) -> String {
+fn metric_tiles(summary: &RunSummary) -> String {
     let (counts, rates) = (&summary.counts, &summary.rates);
     // What a tree came to has its own section; the first numbers are its leaves'.
     let name = |run, leaves| if summary.reduce.is_some() { leaves } else { run };
-    let of_all = |part: u64| percent(part as f64 / counts.submitted.max(1) as f64);
-    let counted = |id, name, value: u64, below: String, bad| Tile {
+    let of_all = |part: u64| format_percent(part as f64 / counts.submitted.max(1) as f64);
+    let counted = |id, name, value: u64, below: String, bad| MetricTile {
         id,
         name,
         value: value.to_string(),
         shown: count(value),
-        below,
+        caption: below,
         bad,
     };
-    let rate = |id, name, steady: Option<f64>, whole: Option<f64>| Tile {
+    let rate = |id, name, steady: Option<f64>, whole: Option<f64>| MetricTile {
         id,
         name,
         value: steady.or(whole).map(|it| format!("{it:.3}")).unwrap_or_default(),
         shown: steady.or(whole).map_or("–".into(), number),
-        below: whole
+        caption: whole
             .map_or("not known".into(), |it| format!("{} over all working time", number(it))),
         bad: false,
     };
     // What was over before it could be steady has one pace only.
-    let is_steady = rates.steady_s >= STEADY;
+    let is_steady = rates.steady_s >= MIN_STEADY_S;
     let steady = |rate: Option<f64>| rate.filter(|_| is_steady);
     let paced = |steady: &'static str, whole: &'static str| if is_steady { steady } else { whole };
     let (latency, endpoints) = (&summary.latency_s, &summary.endpoints);
@@ -145,12 +148,12 @@ fn tiles(summary: &Summary) -> String {
             if counts.open > 0 { "run it again to go on".into() } else { "nothing is left".into() },
             counts.open > 0,
         ),
-        Tile {
+        MetricTile {
             id: "seconds",
             name: name("working time", "working time of the leaves"),
             value: format!("{:.3}", summary.seconds),
-            shown: seconds(summary.seconds),
-            below: format!(
+            shown: format_seconds(summary.seconds),
+            caption: format!(
                 "{starts} start{}, {} requests",
                 if starts == 1 { "" } else { "s" },
                 count(summary.requests)
@@ -169,22 +172,22 @@ fn tiles(summary: &Summary) -> String {
             steady(rates.steady_tokens_per_s),
             rates.tokens_per_s,
         ),
-        Tile {
+        MetricTile {
             id: "latency",
             name: "latency, the middle one",
             value: or_dash(latency.p50, |it| format!("{it:.3}")),
-            shown: or_dash(latency.p50, seconds),
-            below: format!("slowest hundredth from {}", or_dash(latency.p99, seconds)),
+            shown: or_dash(latency.p50, format_seconds),
+            caption: format!("slowest hundredth from {}", or_dash(latency.p99, format_seconds)),
             bad: false,
         },
-        Tile {
+        MetricTile {
             id: "full",
             name: "windows full, steady",
             value: or_dash(endpoints.full_share_steady, |it| format!("{it:.4}")),
-            shown: or_dash(endpoints.full_share_steady, percent),
-            below: format!(
+            shown: or_dash(endpoints.full_share_steady, format_percent),
+            caption: format!(
                 "{} of all time that endpoints were up",
-                or_dash(endpoints.full_share, percent)
+                or_dash(endpoints.full_share, format_percent)
             ),
             bad: false,
         },
@@ -192,7 +195,7 @@ fn tiles(summary: &Summary) -> String {
     let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
     // A few of very many are seen.
     let some = |part: u64| if part > 0 { " some" } else { "" };
-    let mut html: String = all.iter().map(Tile::draw).collect();
+    let mut html: String = all.iter().map(MetricTile::draw).collect();
     let _ = write!(
         html,
         r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a{}" style="width:{:.3}%"></i><i class="f{}" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
@@ -204,9 +207,9 @@ fn tiles(summary: &Summary) -> String {
     format!(r#"<div class="tiles">{html}"#)
 }
 
-fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
+fn endpoints(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
     let its = &summary.endpoints;
-    let known = |share: Option<f64>| share.map_or("–".into(), percent);
+    let known = |share: Option<f64>| share.map_or("–".into(), format_percent);
     let mut html = format!(
         r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>gave answers</span></div><div><b>{}</b> <span>of their time up</span></div><div><b>{}</b> <span>of that with the window full</span></div><div><b>{}</b> <span>of the windows used in the mean</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
         count(its.answered),
@@ -217,17 +220,18 @@ fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
         count(its.times_away),
         if its.times_away == 1 { "absence" } else { "absences" },
     );
-    let last: Vec<String> = timelines.iter().rev().take(MAPS).map(heatmap::draw).collect();
+    let last: Vec<String> =
+        timelines.iter().rev().take(MAX_HEATMAPS).map(heatmap::draw_heatmap).collect();
     if last.is_empty() {
         html.push_str(r#"<p class="note">What endpoints did over time is told when all ranks work to an end: no start of this run has come to that.</p>"#);
     } else {
         html.push_str(r"<h3>In flight against window</h3>");
         html.push_str(&heatmap::key());
         last.iter().rev().for_each(|map| html.push_str(map));
-        if timelines.len() > MAPS {
+        if timelines.len() > MAX_HEATMAPS {
             let _ = write!(
                 html,
-                r#"<p class="note">Of {} starts the last {MAPS} are shown.</p>"#,
+                r#"<p class="note">Of {} starts the last {MAX_HEATMAPS} are shown.</p>"#,
                 timelines.len()
             );
         }
@@ -243,28 +247,28 @@ fn endpoints(summary: &Summary, timelines: &[StartTimeline]) -> String {
         };
         let _ = write!(html, r#"<p class="note">Start{s} {} {has} no map.</p>"#, killed.join(", "));
     }
-    html.push_str(&tables::stragglers(its));
+    html.push_str(&tables::straggler_table(its));
     html.push_str(&tables::away(its));
     html + "</section>"
 }
 
-fn spreads(summary: &Summary) -> String {
+fn distributions_section(summary: &RunSummary) -> String {
     let mut html = String::from(r#"<section id="spread"><h2>Latencies and lengths</h2>"#);
     if summary.latency_s.count == 0 {
         return html + r#"<p class="note">Nothing is answered.</p></section>"#;
     }
-    html.push_str(&histogram(
+    html.push_str(&draw_histogram(
         "Latency",
         "answers, by the time from a request to its answer",
         "blue",
         &summary.latency_s,
-        time,
-        seconds,
+        format_tick_time,
+        format_seconds,
     ));
     let tokens: fn(f64) -> String = |it| format!("{} tokens", short(it.round()));
     if summary.completion_tokens.count > 0 {
         html.push_str(r#"<div class="two">"#);
-        html.push_str(&histogram(
+        html.push_str(&draw_histogram(
             "Answers",
             "by length in tokens",
             "green",
@@ -272,7 +276,7 @@ fn spreads(summary: &Summary) -> String {
             short,
             tokens,
         ));
-        html.push_str(&histogram(
+        html.push_str(&draw_histogram(
             "Prompts",
             "by length in tokens",
             "purple",
@@ -293,7 +297,7 @@ fn spreads(summary: &Summary) -> String {
         ),
     ];
     let ends = summary.finish_reasons.iter().map(|(reason, its)| {
-        format!("<div><b>{}</b> <span>ended by {}</span></div>", count(*its), escape(reason))
+        format!("<div><b>{}</b> <span>ended by {}</span></div>", count(*its), escape_html(reason))
     });
     facts.extend(ends);
     let _ = write!(html, r#"<div class="facts" style="margin-top:16px">{}</div>"#, facts.concat());
@@ -307,7 +311,7 @@ fn spreads(summary: &Summary) -> String {
     html + "</section>"
 }
 
-fn histogram(
+fn draw_histogram(
     title: &str,
     unit: &str,
     class: &str,
@@ -332,18 +336,18 @@ fn histogram(
         )
     };
     let named = [("½", spread.p50), ("90 %", spread.p90), ("99 %", spread.p99)];
-    let marks: Vec<Mark> = named
+    let marks: Vec<ChartMark> = named
         .into_iter()
         .filter_map(|(name, value)| {
-            Some(Mark { at: place(value?)?, name: format!("{name}: {}", exact(value?)) })
+            Some(ChartMark { at: place(value?)?, name: format!("{name}: {}", exact(value?)) })
         })
         .collect();
-    let series = [Steps { steps: &steps, class, filled: true }];
-    Plot {
+    let series = [StepSeries { steps: &steps, class, filled: true }];
+    StepChart {
         title,
         unit,
-        pixels: 130,
-        wide: bars.len() as f64,
+        height_px: 130,
+        x_max: bars.len() as f64,
         ticks,
         bands: &[],
         marks: &marks,

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::report::format::{count, number, plural, seconds};
+use crate::report::format::{count, format_seconds, number, pluralize};
 use crate::report::{
-    reduce_levels::{Level, TreeSummary},
-    summary::Summary,
+    reduce_levels::{Level, ReduceSummary},
+    summary::RunSummary,
 };
 
 /// The section; nothing where it is no reduce.
-pub(super) fn section(summary: &Summary) -> String {
+pub(super) fn section(summary: &RunSummary) -> String {
     let Some(tree) = &summary.reduce else { return String::new() };
     let mut html = format!(
         r#"<section id="tree"><h2>The tree</h2><p class="note">{}</p>"#,
@@ -36,7 +36,7 @@ pub(super) fn section(summary: &Summary) -> String {
             count(tree.missing),
             "leaves missing in the text",
         ),
-        ("tree-seconds", format!("{:.3}", tree.seconds), seconds(tree.seconds), "of work"),
+        ("tree-seconds", format!("{:.3}", tree.seconds), format_seconds(tree.seconds), "of work"),
         (
             "tree-prompts-per-s",
             data(tree.prompts_per_s),
@@ -63,7 +63,7 @@ pub(super) fn section(summary: &Summary) -> String {
 }
 
 /// What came of it, in words.
-fn told(tree: &TreeSummary, summary: &Summary) -> String {
+fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
     let above = tree.levels.len() as u64 - 1;
     let shape = format!(
         "{} under {}, {} texts a group at most.",
@@ -72,7 +72,7 @@ fn told(tree: &TreeSummary, summary: &Summary) -> String {
         } else {
             format!("{} leaves", count(tree.levels[0].nodes))
         },
-        plural(above, "level"),
+        pluralize(above, "level"),
         count(tree.fan_in)
     );
     let end = match (tree.text, tree.missing) {
@@ -93,9 +93,9 @@ fn told(tree: &TreeSummary, summary: &Summary) -> String {
     format!("{shape} {end}")
 }
 
-fn levels(tree: &TreeSummary) -> String {
+fn levels(tree: &ReduceSummary) -> String {
     let most = |of: fn(&Level) -> f64| tree.levels.iter().map(of).fold(0.0, f64::max);
-    let (prompts, time) = (most(|it| it.counts.submitted as f64), most(Level::whole_s));
+    let (prompts, time) = (most(|it| it.counts.submitted as f64), most(Level::total_seconds));
     let mut html = String::from(
         r#"<div class="scroll"><table><thead><tr><th class="l"></th><th class="n">nodes</th><th class="n">prompts</th><th class="b"></th><th class="n">answered</th><th class="n">failed</th><th class="n">passed up</th><th class="n">empty</th><th class="n">cut to fit</th><th class="n">time</th><th class="b"></th><th class="n">prompts/s</th><th class="n">tokens/s</th><th class="n">latency ½</th></tr></thead><tbody>"#,
     );
@@ -107,17 +107,17 @@ fn levels(tree: &TreeSummary) -> String {
             ("l", name + state(it), None),
             ("n", count(it.nodes), Some(("nodes", it.nodes))),
             ("n", count(it.counts.submitted), Some(("asked", it.counts.submitted))),
-            ("b", bar(it.counts.submitted as f64, prompts, "blue"), None),
+            ("b", draw_share_bar(it.counts.submitted as f64, prompts, "blue"), None),
             ("n", count(it.counts.answered), Some(("answered", it.counts.answered))),
-            ("n", count(it.without_text()), Some(("failed", it.without_text()))),
+            ("n", count(it.nodes_without_text()), Some(("failed", it.nodes_without_text()))),
             ("n", dash(it.passed), Some(("passed", it.passed))),
             ("n", dash(it.empty), Some(("empty", it.empty))),
             ("n", dash(it.cut), Some(("cut", it.cut))),
-            ("n", seconds(it.whole_s()), None),
-            ("b", bar(it.whole_s(), time, "purple"), None),
+            ("n", format_seconds(it.total_seconds()), None),
+            ("b", draw_share_bar(it.total_seconds(), time, "purple"), None),
             ("n", rate(it.prompts_per_s), None),
             ("n", rate(it.tokens_per_s), None),
-            ("n", it.latency_s.p50.map_or("–".into(), seconds), None),
+            ("n", it.latency_s.p50.map_or("–".into(), format_seconds), None),
         ];
         html.push_str("<tr>");
         for (class, text, value) in cells {
@@ -140,7 +140,7 @@ fn state(level: &Level) -> &'static str {
 }
 
 /// As long as its share of the longest.
-fn bar(value: f64, most: f64, class: &str) -> String {
+fn draw_share_bar(value: f64, most: f64, class: &str) -> String {
     let share = if most > 0.0 { 100.0 * value / most } else { 0.0 };
     // What is not nothing is seen.
     let share = if value > 0.0 { share.max(1.5) } else { 0.0 };

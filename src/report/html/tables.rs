@@ -4,10 +4,12 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::report::format::{count, endpoint, escape, moment, number, plural, seconds};
+use crate::report::format::{
+    count, escape_html, format_seconds, format_timestamp, number, pluralize, shorten_endpoint,
+};
 use crate::report::{
-    endpoint_load::Endpoints,
-    summary::{Failure, Setting, Start, Summary},
+    endpoint_load::EndpointLoad,
+    summary::{Failure, RunSummary, SettingValue, Start},
 };
 
 fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -28,9 +30,9 @@ fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) ->
 }
 
 /// A table whose end is folded away.
-fn long_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
-    const SHOWN: usize = 10;
-    let rest = rows.split_off(rows.len().min(SHOWN));
+fn collapsible_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
+    const SHOWN_ROWS: usize = 10;
+    let rest = rows.split_off(rows.len().min(SHOWN_ROWS));
     let first = table(heads, rows);
     if rest.is_empty() {
         return first;
@@ -43,10 +45,14 @@ fn long_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
 fn id(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let short: String = text.chars().take(80).collect();
-    format!("<code>{}{}</code>", escape(&short), if short.len() < text.len() { "…" } else { "" })
+    format!(
+        "<code>{}{}</code>",
+        escape_html(&short),
+        if short.len() < text.len() { "…" } else { "" }
+    )
 }
 
-pub(super) fn failures(summary: &Summary) -> String {
+pub(super) fn failures(summary: &RunSummary) -> String {
     let mut html = String::from(r#"<section id="failures"><h2>Failures</h2>"#);
     let above = summary.reduce.iter().flat_map(|it| it.levels.iter().skip(1));
     let above: Vec<_> = above.filter(|it| !it.failures.is_empty()).collect();
@@ -78,16 +84,16 @@ fn of_kind(place: &str, kind: &str, its: &Failure) -> String {
     let name = place.replace('-', " ") + kind;
     let mut html = format!(
         r#"<h3>{} <span class="soft">{}; {again}</span></h3><span hidden id="{place}failed-{}" data-value="{}"></span>"#,
-        escape(&name),
-        plural(its.count, "prompt"),
-        escape(kind),
+        escape_html(&name),
+        pluralize(its.count, "prompt"),
+        escape_html(kind),
         its.count
     );
     let mut said = None;
     let rows = its.first.iter().map(|it| {
         let why = match said.replace(&it.message) {
             Some(before) if *before == it.message => r#"<span class="soft">the same</span>"#.into(),
-            _ => escape(&it.message),
+            _ => escape_html(&it.message),
         };
         vec![id(&it.id), count(it.index), it.status.map_or("–".into(), |it| it.to_string()), why]
     });
@@ -103,20 +109,20 @@ fn of_kind(place: &str, kind: &str, its: &Failure) -> String {
     html
 }
 
-pub(super) fn slowest(summary: &Summary) -> String {
+pub(super) fn slowest(summary: &RunSummary) -> String {
     if summary.slowest.is_empty() {
         return String::new();
     }
     let rows = summary.slowest.iter().map(|it| {
-        let at = escape(&endpoint(&it.endpoint));
-        vec![id(&it.id), count(it.index), at, seconds(it.latency_s)]
+        let at = escape_html(&shorten_endpoint(&it.endpoint));
+        vec![id(&it.id), count(it.index), at, format_seconds(it.latency_s)]
     });
     let heads = [("i", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
     let rows = table(&heads, rows);
     format!(r#"<section id="slowest"><h2>The slowest answers</h2>{rows}</section>"#)
 }
 
-pub(super) fn stragglers(its: &Endpoints) -> String {
+pub(super) fn straggler_table(its: &EndpointLoad) -> String {
     let mut html = format!(
         r#"<h3>Slow ones</h3><span hidden id="straggling" data-value="{}"></span>"#,
         its.straggling
@@ -128,26 +134,26 @@ pub(super) fn stragglers(its: &Endpoints) -> String {
         let _ = write!(
             html,
             r#"<p class="note">None: no endpoint's mean latency is one and a half times the middle one's, {}.</p>"#,
-            seconds(usual)
+            format_seconds(usual)
         );
         return html;
     }
     let _ = write!(
         html,
         r#"<p class="note">Mean latency at least one and a half times that of the middle endpoint, {}.</p>"#,
-        seconds(usual)
+        format_seconds(usual)
     );
     let heads =
         [("w", "endpoint"), ("n", "mean latency"), ("n", "times the usual"), ("n", "answered")];
     let rows = its.stragglers.iter().map(|it| {
         vec![
-            escape(&endpoint(&it.endpoint)),
-            seconds(it.latency_s),
+            escape_html(&shorten_endpoint(&it.endpoint)),
+            format_seconds(it.latency_s),
             format!("{}×", number(it.times_usual)),
             count(it.answered),
         ]
     });
-    html.push_str(&long_table(&heads, rows.collect()));
+    html.push_str(&collapsible_table(&heads, rows.collect()));
     let more = its.straggling - (its.stragglers.len() as u64).min(its.straggling);
     if more > 0 {
         let _ = write!(html, r#"<p class="note">and {} more.</p>"#, count(more));
@@ -155,7 +161,7 @@ pub(super) fn stragglers(its: &Endpoints) -> String {
     html
 }
 
-pub(super) fn away(its: &Endpoints) -> String {
+pub(super) fn away(its: &EndpointLoad) -> String {
     if its.away.is_empty() {
         return String::new();
     }
@@ -175,13 +181,18 @@ pub(super) fn away(its: &Endpoints) -> String {
                 )
             }
         };
-        vec![escape(&endpoint(&it.endpoint)), it.start.to_string(), how, seconds(it.seconds)]
+        vec![
+            escape_html(&shorten_endpoint(&it.endpoint)),
+            it.start.to_string(),
+            how,
+            format_seconds(it.seconds),
+        ]
     });
     let heads = [("w", "endpoint"), ("n", "start"), ("w", "how"), ("n", "for")];
-    format!("<h3>Away for a while</h3>{}", long_table(&heads, rows.collect()))
+    format!("<h3>Away for a while</h3>{}", collapsible_table(&heads, rows.collect()))
 }
 
-pub(super) fn starts(summary: &Summary) -> String {
+pub(super) fn starts(summary: &RunSummary) -> String {
     let mut html = format!(
         r#"<section id="starts"><h2>Starts</h2><span hidden id="start-count" data-value="{}"></span>"#,
         summary.starts.len()
@@ -194,22 +205,23 @@ pub(super) fn starts(summary: &Summary) -> String {
         );
     }
     let rows = summary.starts.iter().map(|it| {
-        let job = it.job.as_ref().map_or(String::new(), |job| format!(", job {}", escape(job)));
+        let job =
+            it.job.as_ref().map_or(String::new(), |job| format!(", job {}", escape_html(job)));
         vec![
             it.start.to_string(),
             format!(
                 "{}<br><span class=\"soft\">{}{job}</span>",
-                moment(it.began),
-                escape(&it.host)
+                format_timestamp(it.began),
+                escape_html(&it.host)
             ),
             format!(r#"<span class="state {0}">{0}</span>"#, it.end),
             it.ranks.to_string(),
-            seconds(it.seconds),
+            format_seconds(it.seconds),
             count(it.done_before),
             count(it.answered),
             count(it.failed),
             count(it.requests),
-            events(it),
+            start_events(it),
         ]
     });
     let heads = [
@@ -229,7 +241,7 @@ pub(super) fn starts(summary: &Summary) -> String {
 }
 
 /// What became of a start, in words.
-fn events(start: &Start) -> String {
+fn start_events(start: &Start) -> String {
     let mut all = Vec::new();
     if start.done_before > 0 {
         all.push("went on where it stood".to_owned());
@@ -237,8 +249,8 @@ fn events(start: &Start) -> String {
     match &start.above {
         Some(above) => all.push(format!(
             "{} settled in {} up to level {}",
-            plural(above.answered + above.failed, "group"),
-            seconds(above.seconds),
+            pluralize(above.answered + above.failed, "group"),
+            format_seconds(above.seconds),
             above.level
         )),
         None if start.answered + start.failed == 0 => all.push("asked nothing".into()),
@@ -256,21 +268,21 @@ fn events(start: &Start) -> String {
         _ => {}
     }
     if start.retried > 0 {
-        all.push(format!("{} sent again", plural(start.retried, "prompt")));
+        all.push(format!("{} sent again", pluralize(start.retried, "prompt")));
     }
     all.extend(start.changes.iter().cloned());
-    if all.is_empty() { "–".into() } else { escape(&all.join("; ")) }
+    if all.is_empty() { "–".into() } else { escape_html(&all.join("; ")) }
 }
 
-pub(super) fn settings(summary: &Summary) -> String {
-    let is_default = |it: &Setting| it.origin == "default";
+pub(super) fn settings_section(summary: &RunSummary) -> String {
+    let is_default = |it: &SettingValue| it.origin == "default";
     let rows = |default: bool| {
         summary.settings.iter().filter(move |(_, it)| is_default(it) == default).map(|(key, it)| {
             let value: String = it.value.to_string().chars().take(400).collect();
             vec![
-                format!("<code>{}</code>", escape(key)),
-                format!("<code>{}</code>", escape(&value)),
-                escape(&it.origin),
+                format!("<code>{}</code>", escape_html(key)),
+                format!("<code>{}</code>", escape_html(&value)),
+                escape_html(&it.origin),
             ]
         })
     };

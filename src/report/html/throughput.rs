@@ -1,15 +1,15 @@
 //! The run over time: how fast it was, and how much was in flight, starts one after the other.
 
-use super::charts::{Band, Mark, Plot, Steps, moments};
-use crate::report::format::{seconds, time};
+use super::charts::{ChartBand, ChartMark, StepChart, StepSeries, time_ticks};
+use crate::report::format::{format_seconds, format_tick_time};
 use crate::report::{
-    summary::Summary,
-    throughput::{Phase, Point},
+    summary::RunSummary,
+    throughput::{ThroughputPhase, ThroughputPoint},
 };
 
 /// The section.
-pub(super) fn section(summary: &Summary) -> String {
-    let points = laid_out(&summary.course);
+pub(super) fn throughput_section(summary: &RunSummary) -> String {
+    let points = layout_points(&summary.course);
     let wide = points.last().map_or(0.0, |(_, to, _)| *to);
     let mut html = String::from(r#"<section id="course"><h2>Over time</h2>"#);
     if wide <= 0.0 {
@@ -19,31 +19,32 @@ pub(super) fn section(summary: &Summary) -> String {
     let rates = &summary.rates;
     html.push_str(&format!(
         r#"<p class="note">Working time only: what lies between starts is left out, and what a start does before it asks. The ramp (<b>{}</b>) lasts until 70 % of what is usual in a start is in flight. The tail (<b>{}</b>) begins when windows are never 70 % filled again. Between them it is steady (<b>{}</b>).{}</p>"#,
-        seconds(rates.ramp_s), seconds(rates.tail_s), seconds(rates.steady_s), missing(summary),
+        format_seconds(rates.ramp_s), format_seconds(rates.tail_s), format_seconds(rates.steady_s), missing_starts_note(summary),
     ));
     if summary.reduce.is_some() {
         html.push_str(r#"<p class="note">The leaves first, then level after level (L1, L2, …); the times above are the leaves'.</p>"#);
     }
     html.push_str(r#"<div class="key"><span><i class="band" style="background:var(--ramp)"></i>ramp</span><span><i class="band" style="background:var(--tail)"></i>tail</span></div>"#);
-    let (bands, marks) = (bands(&points), marks(&points));
-    let series = |value: fn(&Point) -> Option<f64>| -> Vec<(f64, f64, f64)> {
+    let (bands, marks) = (phase_bands(&points), marks(&points));
+    let series = |value: fn(&ThroughputPoint) -> Option<f64>| -> Vec<(f64, f64, f64)> {
         points.iter().filter_map(|(from, to, point)| Some((*from, *to, value(point)?))).collect()
     };
-    let ticks = || moments(wide, 6).into_iter().map(|at| (at, time(at))).collect();
-    let draw = |title: &str, unit: &str, pixels: u32, marks: &[Mark], series: &[Steps<'_>]| {
-        Plot {
-            title,
-            unit,
-            pixels,
-            wide,
-            ticks: ticks(),
-            bands: &bands,
-            marks,
-            series,
-            bars: false,
-        }
-        .draw()
-    };
+    let ticks = || time_ticks(wide, 6).into_iter().map(|at| (at, format_tick_time(at))).collect();
+    let draw =
+        |title: &str, unit: &str, pixels: u32, marks: &[ChartMark], series: &[StepSeries<'_>]| {
+            StepChart {
+                title,
+                unit,
+                height_px: pixels,
+                x_max: wide,
+                ticks: ticks(),
+                bands: &bands,
+                marks,
+                series,
+                bars: false,
+            }
+            .draw()
+        };
     let prompts = series(|it| (it.seconds() > 0.0).then(|| it.prompts / it.seconds()));
     let unit = match (marks.is_empty(), summary.reduce.is_some()) {
         (true, _) => "a second",
@@ -57,7 +58,7 @@ pub(super) fn section(summary: &Summary) -> String {
         unit,
         150,
         &marks,
-        &[Steps { steps: &prompts, class: "blue", filled: true }],
+        &[StepSeries { steps: &prompts, class: "blue", filled: true }],
     ));
     let tokens = series(|it| (it.seconds() > 0.0).then(|| it.tokens / it.seconds()));
     if tokens.iter().any(|it| it.2 > 0.0) {
@@ -66,13 +67,13 @@ pub(super) fn section(summary: &Summary) -> String {
             "a second",
             110,
             &[],
-            &[Steps { steps: &tokens, class: "green", filled: true }],
+            &[StepSeries { steps: &tokens, class: "green", filled: true }],
         ));
     }
     let (in_flight, windows) = (series(|it| Some(it.in_flight)), series(|it| it.window));
     let both = [
-        Steps { steps: &windows, class: "orange dash", filled: false },
-        Steps { steps: &in_flight, class: "purple", filled: true },
+        StepSeries { steps: &windows, class: "orange dash", filled: false },
+        StepSeries { steps: &in_flight, class: "purple", filled: true },
     ];
     html.push_str(&draw(
         "In flight",
@@ -87,13 +88,13 @@ pub(super) fn section(summary: &Summary) -> String {
         "",
         60,
         &[],
-        &[Steps { steps: &up, class: "blue", filled: true }],
+        &[StepSeries { steps: &up, class: "blue", filled: true }],
     ));
     html + "</section>"
 }
 
 /// Starts that asked and left nothing to draw, as a sentence.
-fn missing(summary: &Summary) -> String {
+fn missing_starts_note(summary: &RunSummary) -> String {
     let drawn = |start: u32| summary.course.iter().any(|it| it.start == start);
     let missing = summary.starts.iter().filter(|it| it.end == "killed" && !drawn(it.start));
     let missing: Vec<String> = missing.map(|it| it.start.to_string()).collect();
@@ -105,7 +106,7 @@ fn missing(summary: &Summary) -> String {
 }
 
 /// Points on one axis: starts behind each other, without what lies between.
-fn laid_out(course: &[Point]) -> Vec<(f64, f64, Point)> {
+fn layout_points(course: &[ThroughputPoint]) -> Vec<(f64, f64, ThroughputPoint)> {
     let mut end = 0.0;
     course
         .iter()
@@ -117,26 +118,26 @@ fn laid_out(course: &[Point]) -> Vec<(f64, f64, Point)> {
         .collect()
 }
 
-fn bands(points: &[(f64, f64, Point)]) -> Vec<Band> {
+fn phase_bands(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartBand> {
     let class = |phase| match phase {
-        Phase::Ramp => Some("ramp"),
-        Phase::Tail => Some("tail"),
-        Phase::Steady => None,
+        ThroughputPhase::Ramp => Some("ramp"),
+        ThroughputPhase::Tail => Some("tail"),
+        ThroughputPhase::Steady => None,
     };
-    let mut bands: Vec<Band> = Vec::new();
+    let mut bands: Vec<ChartBand> = Vec::new();
     for (from, to, point) in points {
         let Some(class) = class(point.phase) else { continue };
         match bands.last_mut().filter(|last| last.class == class && last.to == *from) {
             Some(last) => last.to = *to,
-            None => bands.push(Band { from: *from, to: *to, class }),
+            None => bands.push(ChartBand { from: *from, to: *to, class }),
         }
     }
     bands
 }
 
 /// Where starts, and levels of a reduce, begin, if there are several.
-fn marks(points: &[(f64, f64, Point)]) -> Vec<Mark> {
-    let mut marks: Vec<Mark> = Vec::new();
+fn marks(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartMark> {
+    let mut marks: Vec<ChartMark> = Vec::new();
     let mut last = None;
     for (from, _, point) in points {
         let before = last.replace((point.start, point.level));
@@ -146,7 +147,7 @@ fn marks(points: &[(f64, f64, Point)]) -> Vec<Mark> {
             _ if point.level > 0 => format!("{} L{}", point.start, point.level),
             _ => point.start.to_string(),
         };
-        marks.push(Mark { at: *from, name });
+        marks.push(ChartMark { at: *from, name });
     }
     if marks.len() > 1 { marks } else { Vec::new() }
 }

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use aurora_swarm::comm::{Combine, Comm, CommError, Gathered, Letter, Library, Tag};
+use aurora_swarm::comm::{Comm, CommError, CommLibrary, Letter, MessageTag, RankParts, ReduceOp};
 
 struct World {
     size: usize,
@@ -17,7 +17,7 @@ struct World {
 }
 
 /// From whom, what about, and what.
-type Posted = (usize, Tag, Vec<u8>);
+type Posted = (usize, MessageTag, Vec<u8>);
 
 /// One of the ranks.
 pub struct Thread {
@@ -64,20 +64,20 @@ impl Comm for Thread {
         self.world.size
     }
 
-    fn library(&self) -> Library {
-        Library { name: "threads".into(), threads: "one each".into() }
+    fn library_info(&self) -> CommLibrary {
+        CommLibrary { name: "threads".into(), threads: "one each".into() }
     }
 
     fn barrier(&mut self) {
         self.world.barrier.wait();
     }
 
-    fn broadcast(&mut self, bytes: &mut Vec<u8>) {
+    fn broadcast_bytes(&mut self, bytes: &mut Vec<u8>) {
         let all = self.shown(bytes);
         bytes.clone_from(&all[0]);
     }
 
-    fn scatter(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
+    fn scatter_bytes(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError> {
         let (rank, size) = (self.rank, self.world.size);
         if rank == 0 {
             let parts = parts.unwrap_or_default();
@@ -92,10 +92,10 @@ impl Comm for Thread {
         }
         self.world.barrier.wait();
         let mine = mine.filter(|_| count == size);
-        mine.ok_or(CommError::Parts { parts: count, size })
+        mine.ok_or(CommError::WrongPartCount { parts: count, size })
     }
 
-    fn gather(&mut self, mine: &[u8], into: &mut Gathered) {
+    fn gather(&mut self, mine: &[u8], into: &mut RankParts) {
         let all = self.shown(mine);
         into.bytes.clear();
         into.counts.clear();
@@ -105,7 +105,7 @@ impl Comm for Thread {
         }
     }
 
-    fn exchange(&mut self, mine: &Gathered, into: &mut Gathered) {
+    fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts) {
         let counts: Vec<u8> =
             mine.counts.iter().flat_map(|count| (*count as u64).to_le_bytes()).collect();
         let counts = self.shown(&counts);
@@ -121,7 +121,7 @@ impl Comm for Thread {
         }
     }
 
-    fn all_reduce(&mut self, values: &mut [u64], how: Combine) {
+    fn all_reduce(&mut self, values: &mut [u64], how: ReduceOp) {
         let mine: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let all = self.shown(&mine);
         for (place, value) in values.iter_mut().enumerate() {
@@ -130,22 +130,22 @@ impl Comm for Thread {
             };
             let each = all.iter().map(its);
             *value = match how {
-                Combine::Sum => each.fold(0, u64::wrapping_add),
-                Combine::Max => each.max().unwrap(),
-                Combine::Min => each.min().unwrap(),
-                Combine::Or => each.fold(0, std::ops::BitOr::bitor),
+                ReduceOp::Sum => each.fold(0, u64::wrapping_add),
+                ReduceOp::Max => each.max().unwrap(),
+                ReduceOp::Min => each.min().unwrap(),
+                ReduceOp::Or => each.fold(0, std::ops::BitOr::bitor),
             };
         }
     }
 
-    fn send(&mut self, to: usize, tag: Tag, bytes: Vec<u8>) -> Result<(), CommError> {
+    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
         let size = self.world.size;
         let inbox = self.world.boxes.get(to).ok_or(CommError::NoSuchRank { rank: to, size })?;
         inbox.lock().unwrap().push_back((self.rank, tag, bytes));
         Ok(())
     }
 
-    fn receive(&mut self, from: Option<usize>, tag: Tag) -> Option<Letter> {
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter> {
         let mut inbox = self.world.boxes[self.rank].lock().unwrap();
         let wanted = |it: &Posted| it.1 == tag && from.is_none_or(|from| it.0 == from);
         let place = inbox.iter().position(wanted)?;

@@ -7,7 +7,7 @@
 //! reports after 5 s without a message and when it has nothing left to do. It is a process of its own, so that the memory
 //! it comes to hold is the play's and nobody else's.
 
-use aurora_swarm::ledger::{Ledger, Span, apart, enough};
+use aurora_swarm::ledger::{Ledger, PlaceRange, apart, target_backlog};
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -96,7 +96,7 @@ struct Play {
     ring: Vec<Vec<Event>>,
     now: u64,
     told: Told,
-    spans: Vec<Span>,
+    spans: Vec<PlaceRange>,
 }
 
 /// The command: prints its figures as JSON.
@@ -189,8 +189,8 @@ impl Play {
     fn wants(&self, rank: u32) -> Option<u64> {
         let left = self.ranks[rank as usize].left;
         let rate = f64::from(self.job.slots) / slowness(rank) / (MEAN_MS / 1e3);
-        let seconds = self.ledger.seconds_free();
-        let enough = enough(self.job.slots.into(), rate, seconds, self.apart) as u32;
+        let seconds = self.ledger.free_work_seconds();
+        let enough = target_backlog(self.job.slots.into(), rate, seconds, self.apart) as u32;
         (left * 2 <= enough && self.ledger.free() > 0).then(|| (enough - left).into())
     }
 
@@ -222,7 +222,7 @@ impl Play {
 
     /// Looks whether a rank was heard of; until all is settled it is looked at again.
     fn report_is_due(&mut self, rank: u32) {
-        if self.ledger.open() == 0 {
+        if self.ledger.open_count() == 0 {
             return;
         }
         let every = REPORT_MS.max(self.apart.as_millis() as u64);
@@ -246,7 +246,7 @@ impl Play {
         let now = Duration::from_millis(self.now);
         let began = Instant::now();
         if self.spans.is_empty() {
-            self.ledger.heard(rank as usize, now);
+            self.ledger.touch_rank(rank as usize, now);
         } else {
             let needless = self.ledger.settle(rank as usize, self.spans.drain(..), now);
             assert!(needless.is_empty(), "nothing is done twice here");
@@ -280,7 +280,7 @@ impl Play {
         let (bound, end) = (alone / speed / 1e3, told.end as f64 / 1e3);
         let ns = |timed: &Timed| timed.seconds * 1e9 / timed.calls.max(1) as f64;
         json!({
-            "open": ledger.open(),
+            "open": ledger.open_count(),
             "share": bound / end,
             "bound_s": bound,
             "end_s": end,
@@ -345,7 +345,7 @@ impl Told {
 }
 
 /// The places, emptied, as spans in ascending order.
-fn spans_of(places: &mut Vec<u32>, spans: &mut Vec<Span>) {
+fn spans_of(places: &mut Vec<u32>, spans: &mut Vec<PlaceRange>) {
     places.sort_unstable();
     for place in places.drain(..).map(u64::from) {
         match spans.last_mut() {

@@ -32,16 +32,16 @@ impl AnswerConcat {
     /// Texts, with this between them.
     #[must_use]
     pub fn texts(separator: &str) -> Self {
-        Self::new(Some(separator.into()))
+        Self::with_separator(Some(separator.into()))
     }
 
     /// A JSON list.
     #[must_use]
     pub fn list() -> Self {
-        Self::new(None)
+        Self::with_separator(None)
     }
 
-    fn new(separator: Option<String>) -> Self {
+    fn with_separator(separator: Option<String>) -> Self {
         let (counted, pieces) = Default::default();
         Self { separator, counted, unreadable: FirstExamples::of(FIRST), values: 0, pieces }
     }
@@ -69,7 +69,7 @@ impl AnswerConcat {
     }
 
     /// Counts an answer and holds its piece.
-    pub fn add(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &Seen<'_>) {
         if let Some(piece) = self.note(seen) {
             self.pieces.insert(seen.place, piece);
         }
@@ -89,7 +89,7 @@ impl AnswerConcat {
 
     /// What stands after all pieces.
     #[must_use]
-    pub fn tail(&self) -> &'static str {
+    pub fn closing_text(&self) -> &'static str {
         match (&self.separator, self.values) {
             (None, _) => "\n]\n",
             (Some(_), 0) => "",
@@ -101,7 +101,7 @@ impl AnswerConcat {
     #[must_use]
     pub fn text(&self) -> String {
         let pieces: Vec<&str> = self.pieces.values().map(String::as_str).collect();
-        format!("{}{}{}", self.head(), pieces.join(self.between()), self.tail())
+        format!("{}{}{}", self.head(), pieces.join(self.between()), self.closing_text())
     }
 
     /// The counts.
@@ -142,9 +142,9 @@ mod tests {
     fn texts_stand_in_the_inputs_order_without_blank_and_failed_ones() {
         let mut all = AnswerConcat::texts("\n---\n");
         for (index, text) in [(3, "c"), (2, "  b\n"), (1, " \n"), (0, "a")] {
-            all.add(&answer(index, text));
+            all.add_answer(&answer(index, text));
         }
-        all.add(&failure(4, "refused"));
+        all.add_answer(&failure(4, "refused"));
         assert_eq!(all.text(), "a\n---\n  b\n\n---\nc\n");
         let it = all.finish();
         assert_eq!((&it["texts"], &it["blank"], &it["failed"]), (&3.into(), &1.into(), &1.into()));
@@ -162,7 +162,7 @@ mod tests {
             "12345678901234567890123",
         ];
         for (index, text) in (0..).zip(texts) {
-            all.add(&answer(index, text));
+            all.add_answer(&answer(index, text));
         }
         // Numbers are as they were written: no digit of a large one is lost.
         let numbers = "[\n1,\n[2, 3],\n{\"a\": 1.50},\n\"x\",\n12345678901234567890123\n]\n";
@@ -175,10 +175,10 @@ mod tests {
     #[test]
     fn where_all_answers_failed_the_text_and_the_list_are_empty() {
         let mut all = AnswerConcat::texts("\n");
-        all.add(&failure(0, "refused"));
+        all.add_answer(&failure(0, "refused"));
         assert_eq!(all.text(), "");
         let mut all = AnswerConcat::list();
-        all.add(&failure(0, "refused"));
+        all.add_answer(&failure(0, "refused"));
         assert_eq!(
             serde_json::from_str::<Vec<Value>>(&all.text()).expect("JSON"),
             Vec::<Value>::new()

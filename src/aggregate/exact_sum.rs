@@ -30,7 +30,7 @@ impl ExactSum {
     pub(super) fn add(&mut self, number: f64) {
         let (mut large, mut kept) = (number, 0);
         for at in 0..self.0.len() {
-            let (sum, lost) = sum(large, self.0[at]);
+            let (sum, lost) = two_sum(large, self.0[at]);
             if lost != 0.0 {
                 self.0[kept] = lost;
                 kept += 1;
@@ -65,7 +65,7 @@ impl ExactSum {
         let Some(mut large) = parts.next() else { return 0.0 };
         let mut lost = 0.0;
         for part in parts.by_ref() {
-            (large, lost) = sum(large, part);
+            (large, lost) = two_sum(large, part);
             if lost != 0.0 {
                 break;
             }
@@ -89,7 +89,7 @@ impl Merge for ExactSum {
 }
 
 /// The sum, rounded, and what the rounding took.
-fn sum(one: f64, other: f64) -> (f64, f64) {
+fn two_sum(one: f64, other: f64) -> (f64, f64) {
     let (large, small) = if one.abs() < other.abs() { (other, one) } else { (one, other) };
     let sum = large + small;
     (sum, small - (sum - large))

@@ -42,7 +42,7 @@ pub(super) fn number_at_pointer(text: &str, at: Option<&str>) -> Result<f64, Str
     match value_at_pointer(text, at)? {
         Value::String(text) => number(&text),
         other => match other.as_f64() {
-            Some(it) => within(it),
+            Some(it) => check_magnitude(it),
             None => Err(format!("what stands at {at} is no number")),
         },
     }
@@ -56,12 +56,12 @@ fn value_at_pointer(text: &str, at: &str) -> Result<Value, String> {
 /// A number as programs write it, and nothing else beside it: `42`, `-1.5`, `+3e8`, `.5`.
 fn number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
-        Ok(it) => within(it),
+        Ok(it) => check_magnitude(it),
         Err(_) => Err(format!("{:?} is no number", text.chars().take(40).collect::<String>())),
     }
 }
 
-fn within(number: f64) -> Result<f64, String> {
+fn check_magnitude(number: f64) -> Result<f64, String> {
     if number.is_nan() || number.abs() >= MAX_MAGNITUDE {
         return Err(format!("{number} is no number to calculate with"));
     }

@@ -27,7 +27,7 @@ impl FailureReport {
     }
 
     /// One answer or failure.
-    pub fn add(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let _ = self.counted.text(seen);
         match seen.said {
             Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
@@ -71,10 +71,10 @@ mod tests {
     fn failures_are_counted_by_kind_and_the_first_are_named() {
         let mut all = FailureReport::new(2);
         for index in [9, 7, 5, 3] {
-            all.add(&failure(index, "too_long"));
+            all.add_answer(&failure(index, "too_long"));
         }
-        all.add(&failure(1, "refused"));
-        all.add(&answer(0, ""));
+        all.add_answer(&failure(1, "refused"));
+        all.add_answer(&answer(0, ""));
         let it = all.finish();
         assert_eq!(
             (&it["total"], &it["answered"], &it["failed"], &it["blank"]),

@@ -34,20 +34,20 @@ pub struct MajorityVote {
     /// All of them, also those for answers that are not kept.
     votes: u64,
     /// Shortest first.
-    kept: BTreeMap<(usize, String), CandidateVotes>,
+    candidates: BTreeMap<(usize, String), CandidateVotes>,
     /// Of what is kept.
     bytes: usize,
-    room: Room,
+    capacity: VoteCapacity,
 }
 
 /// How many different answers are kept.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Room {
+struct VoteCapacity {
     answers: usize,
     bytes: usize,
 }
 
-const ROOM: Room = Room { answers: 100_000, bytes: 16 << 20 };
+const VOTE_CAPACITY: VoteCapacity = VoteCapacity { answers: 100_000, bytes: 16 << 20 };
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CandidateVotes {
@@ -67,14 +67,14 @@ impl MajorityVote {
             counted: ObservedCounts::default(),
             unreadable: FirstExamples::of(FIRST),
             votes: 0,
-            kept: BTreeMap::new(),
+            candidates: BTreeMap::new(),
             bytes: 0,
-            room: ROOM,
+            capacity: VOTE_CAPACITY,
         }
     }
 
     /// One answer's vote. Failed and blank ones have none.
-    pub fn add(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         let written = match extract::text_at_pointer(text, self.at.as_deref()) {
             Ok(written) => written,
@@ -88,7 +88,7 @@ impl MajorityVote {
     }
 
     fn put(&mut self, key: (usize, String), votes: CandidateVotes) {
-        match self.kept.entry(key) {
+        match self.candidates.entry(key) {
             Entry::Occupied(mut mine) => {
                 let mine = mine.get_mut();
                 mine.votes += votes.votes;
@@ -104,8 +104,8 @@ impl MajorityVote {
     }
 
     fn cut(&mut self) {
-        while self.kept.len() > self.room.answers || self.bytes > self.room.bytes {
-            let Some(((length, _), _)) = self.kept.pop_last() else { return };
+        while self.candidates.len() > self.capacity.answers || self.bytes > self.capacity.bytes {
+            let Some(((length, _), _)) = self.candidates.pop_last() else { return };
             self.bytes -= length;
         }
     }
@@ -113,7 +113,7 @@ impl MajorityVote {
     /// The winner, the shares, and what had no vote.
     #[must_use]
     pub fn finish(&self) -> Value {
-        let mut by_votes: Vec<&CandidateVotes> = self.kept.values().collect();
+        let mut by_votes: Vec<&CandidateVotes> = self.candidates.values().collect();
         by_votes.sort_by_key(|it| (Reverse(it.votes), it.first));
         let others = self.votes - by_votes.iter().map(|it| it.votes).sum::<u64>();
         let share = |votes: u64| votes as f64 / self.votes.max(1) as f64;
@@ -149,7 +149,7 @@ impl Merge for MajorityVote {
         self.counted.merge(other.counted);
         self.unreadable.merge(other.unreadable);
         self.votes += other.votes;
-        other.kept.into_iter().for_each(|(key, votes)| self.put(key, votes));
+        other.candidates.into_iter().for_each(|(key, votes)| self.put(key, votes));
         self.cut();
     }
 }
@@ -161,29 +161,29 @@ mod tests {
     use super::*;
     use crate::aggregate::tests::{answer, failure};
 
-    fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: Room) -> MajorityVote {
-        let mut all = MajorityVote { room, ..MajorityVote::new(None) };
-        texts.into_iter().for_each(|(index, text)| all.add(&answer(index, text)));
+    fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: VoteCapacity) -> MajorityVote {
+        let mut all = MajorityVote { capacity: room, ..MajorityVote::new(None) };
+        texts.into_iter().for_each(|(index, text)| all.add_answer(&answer(index, text)));
         all
     }
 
     #[test]
     fn the_winner_is_shown_as_it_was_first_written_and_not_in_small_letters() {
-        let it = of([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], ROOM).finish();
+        let it = of([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], VOTE_CAPACITY).finish();
         assert_eq!((&it["winner"], &it["votes"], &it["of"]), (&"Yes".into(), &2.into(), &4.into()));
         assert_eq!(it["fraction"], 0.5);
     }
 
     #[test]
     fn ties_go_to_the_first_in_the_input_and_are_told() {
-        let it = of([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], ROOM).finish();
+        let it = of([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], VOTE_CAPACITY).finish();
         assert_eq!((&it["winner"], &it["tied"]), (&"a".into(), &1.into()));
     }
 
     #[test]
     fn blank_and_failed_answers_have_no_vote() {
-        let mut all = of([(0, ""), (1, " \n"), (2, ""), (3, "x")], ROOM);
-        all.add(&failure(4, "too_long"));
+        let mut all = of([(0, ""), (1, " \n"), (2, ""), (3, "x")], VOTE_CAPACITY);
+        all.add_answer(&failure(4, "too_long"));
         let it = all.finish();
         assert_eq!((&it["winner"], &it["fraction"]), (&"x".into(), &1.0.into()));
         assert_eq!((&it["blank"], &it["failed"]), (&3.into(), &1.into()));
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn where_all_answers_failed_nobody_wins() {
         let mut all = MajorityVote::new(None);
-        all.add(&failure(0, "refused"));
+        all.add_answer(&failure(0, "refused"));
         let it = all.finish();
         assert!(it["winner"].is_null());
         assert_eq!((&it["votes"], &it["fraction"]), (&0.into(), &0.0.into()));
@@ -204,7 +204,7 @@ mod tests {
         for (index, text) in
             [(0, "{\"answer\": \"A\"}"), (1, "```json\n{\"answer\":\"a \"}\n```"), (2, "A")]
         {
-            all.add(&answer(index, text));
+            all.add_answer(&answer(index, text));
         }
         let it = all.finish();
         assert_eq!((&it["winner"], &it["votes"]), (&"A".into(), &2.into()));
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn among_too_many_different_answers_the_short_ones_are_counted() {
-        let room = Room { answers: 2, bytes: 100 };
+        let room = VoteCapacity { answers: 2, bytes: 100 };
         let it =
             of([(0, "a long one"), (1, "no"), (2, "no"), (3, "yes"), (4, "longer")], room).finish();
         assert_eq!(
@@ -234,7 +234,7 @@ mod tests {
         fn merged_parts_equal_one_pass_at_any_capacity(
             texts in prop::collection::vec("[a-cA-C]{0,4}", 0..60), answers in 0usize..12, bytes in 0usize..40, cuts in prop::collection::vec(0usize..60, 0..4),
         ) {
-            let room = Room { answers, bytes };
+            let room = VoteCapacity { answers, bytes };
             let all: Vec<(u64, &str)> = (0..).zip(texts.iter().map(String::as_str)).collect();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|it| it.min(all.len())).chain([0, all.len()]).collect();
             cuts.sort_unstable();

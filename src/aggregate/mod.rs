@@ -58,7 +58,7 @@ pub enum Aggregate {
     /// Which answer was given most often.
     Majority(MajorityVote),
     /// All answers one after the other.
-    Joined(AnswerConcat),
+    Concat(AnswerConcat),
     /// Numbers and lengths.
     Statistics(NumericStatistics),
     /// The highest scores.
@@ -73,8 +73,8 @@ impl Aggregate {
     pub fn of(wanted: &AggregateSpec) -> Self {
         match wanted {
             AggregateSpec::Majority { at } => Self::Majority(MajorityVote::new(at.clone())),
-            AggregateSpec::Concat { separator } => Self::Joined(AnswerConcat::texts(separator)),
-            AggregateSpec::Json => Self::Joined(AnswerConcat::list()),
+            AggregateSpec::Concat { separator } => Self::Concat(AnswerConcat::texts(separator)),
+            AggregateSpec::Json => Self::Concat(AnswerConcat::list()),
             AggregateSpec::Stats { at } => Self::Statistics(NumericStatistics::new(at.clone())),
             AggregateSpec::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
             AggregateSpec::Failures { named } => Self::Failures(FailureReport::new(*named)),
@@ -82,20 +82,20 @@ impl Aggregate {
     }
 
     /// One more answer.
-    pub fn add(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &Seen<'_>) {
         match self {
-            Self::Majority(it) => it.add(seen),
-            Self::Joined(it) => it.add(seen),
-            Self::Statistics(it) => it.add(seen),
-            Self::TopK(it) => it.add(seen),
-            Self::Failures(it) => it.add(seen),
+            Self::Majority(it) => it.add_answer(seen),
+            Self::Concat(it) => it.add_answer(seen),
+            Self::Statistics(it) => it.add_answer(seen),
+            Self::TopK(it) => it.add_answer(seen),
+            Self::Failures(it) => it.add_answer(seen),
         }
     }
 
     /// Is it as long as the answers, and better written in their order than held?
     #[must_use]
     pub fn is_ordered(&self) -> bool {
-        matches!(self, Self::Joined(_))
+        matches!(self, Self::Concat(_))
     }
 
     /// What it comes to.
@@ -103,7 +103,7 @@ impl Aggregate {
     pub fn finish(&self) -> Value {
         match self {
             Self::Majority(it) => it.finish(),
-            Self::Joined(it) => it.finish(),
+            Self::Concat(it) => it.finish(),
             Self::Statistics(it) => it.finish(),
             Self::TopK(it) => it.finish(),
             Self::Failures(it) => it.finish(),
@@ -116,7 +116,7 @@ impl Merge for Aggregate {
     fn merge(&mut self, other: Self) {
         match (self, other) {
             (Self::Majority(mine), Self::Majority(other)) => mine.merge(other),
-            (Self::Joined(mine), Self::Joined(other)) => mine.merge(other),
+            (Self::Concat(mine), Self::Concat(other)) => mine.merge(other),
             (Self::Statistics(mine), Self::Statistics(other)) => mine.merge(other),
             (Self::TopK(mine), Self::TopK(other)) => mine.merge(other),
             (Self::Failures(mine), Self::Failures(other)) => mine.merge(other),
@@ -171,14 +171,14 @@ pub(crate) mod tests {
 
     fn of(wanted: &AggregateSpec, part: &[(u64, Said)]) -> Aggregate {
         let mut all = Aggregate::of(wanted);
-        part.iter().for_each(|it| all.add(&seen(*it)));
+        part.iter().for_each(|it| all.add_answer(&seen(*it)));
         all
     }
 
     /// All there is to see of it.
     fn whole(it: &Aggregate) -> (Value, Option<String>) {
         let text = match it {
-            Aggregate::Joined(joined) => Some(joined.text()),
+            Aggregate::Concat(joined) => Some(joined.text()),
             _ => None,
         };
         (it.finish(), text)

@@ -152,7 +152,7 @@ struct NamedExample {
 }
 
 /// A reason's length, in characters; servers send whole pages.
-const WHY: usize = 300;
+const MAX_REASON_CHARS: usize = 300;
 
 impl FirstExamples {
     /// None yet; so many will be named.
@@ -168,7 +168,7 @@ impl FirstExamples {
         if beyond {
             return;
         }
-        let why = why().chars().take(WHY).collect();
+        let why = why().chars().take(MAX_REASON_CHARS).collect();
         let status = seen.said.err().and_then(|it| it.status);
         self.first.insert(seen.place, NamedExample { id: seen.id.into(), reason: why, status });
         self.cut();

@@ -32,7 +32,7 @@ impl NumericStatistics {
     }
 
     /// One answer.
-    pub fn add(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
         match extract::number_at_pointer(text, self.at.as_deref()) {
@@ -70,7 +70,7 @@ mod tests {
     fn one_answer_that_is_no_number_does_not_cost_the_others() {
         let mut all = NumericStatistics::new(None);
         for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
-            all.add(&answer(index, text));
+            all.add_answer(&answer(index, text));
         }
         let it = all.finish();
         assert_eq!((&it["numbers"]["count"], &it["numbers"]["mean"]), (&2.into(), &2.0.into()));
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn where_all_answers_failed_there_are_no_zeros() {
         let mut all = NumericStatistics::new(None);
-        all.add(&failure(0, "refused"));
+        all.add_answer(&failure(0, "refused"));
         let it = all.finish();
         assert_eq!((&it["failed"], &it["numbers"]["count"]), (&1.into(), &0.into()));
         assert!(it["numbers"]["mean"].is_null() && it["characters"]["max"].is_null());

@@ -21,12 +21,12 @@ const DROPPED_BITS: u32 = 42;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SummaryStatistics {
     count: u64,
-    total: ExactSum,
+    sum: ExactSum,
     sum_of_squares: ExactSum,
     /// By the number's order, or that of its stretch.
     counts: BTreeMap<i64, u64>,
     bucketed: bool,
-    room: usize,
+    capacity: usize,
     /// Their orders.
     ends: Option<(i64, i64)>,
 }
@@ -42,11 +42,11 @@ impl SummaryStatistics {
         let (total, squares) = Default::default();
         Self {
             count: 0,
-            total,
+            sum: total,
             sum_of_squares: squares,
             counts: BTreeMap::new(),
             bucketed: false,
-            room,
+            capacity: room,
             ends: None,
         }
     }
@@ -54,14 +54,14 @@ impl SummaryStatistics {
     pub(super) fn add(&mut self, number: f64) {
         let place = order(number);
         self.count += 1;
-        self.total.add(number);
+        self.sum.add(number);
         self.sum_of_squares.add_product(number, number);
         self.extend_range((place, place));
         *self
             .counts
             .entry(if self.bucketed { place >> DROPPED_BITS } else { place })
             .or_default() += 1;
-        if self.counts.len() > self.room {
+        if self.counts.len() > self.capacity {
             self.switch_to_buckets();
         }
     }
@@ -104,9 +104,9 @@ impl SummaryStatistics {
     pub(super) fn finish(&self) -> Map<String, Value> {
         let end = |pick: fn((i64, i64)) -> i64| self.ends.map(|ends| number(pick(ends)));
         let some = (self.count > 0).then_some(self.count);
-        let mean = some.map(|count| self.total.to_f64() / count as f64);
+        let mean = some.map(|count| self.sum.to_f64() / count as f64);
         let deviation =
-            some.map(|count| sample_variance(count, &self.total, &self.sum_of_squares).sqrt());
+            some.map(|count| sample_variance(count, &self.sum, &self.sum_of_squares).sqrt());
         let mut map = Map::new();
         map.insert("count".into(), self.count.into());
         for (name, value) in [
@@ -126,7 +126,7 @@ impl SummaryStatistics {
 impl Merge for SummaryStatistics {
     fn merge(&mut self, mut other: Self) {
         self.count += other.count;
-        self.total.merge(std::mem::take(&mut other.total));
+        self.sum.merge(std::mem::take(&mut other.sum));
         self.sum_of_squares.merge(std::mem::take(&mut other.sum_of_squares));
         other.ends.into_iter().for_each(|ends| self.extend_range(ends));
         // Alike before they are put together.
@@ -135,7 +135,7 @@ impl Merge for SummaryStatistics {
             other.switch_to_buckets();
         }
         Merge::merge(&mut self.counts, other.counts);
-        if self.counts.len() > self.room {
+        if self.counts.len() > self.capacity {
             self.switch_to_buckets();
         }
     }

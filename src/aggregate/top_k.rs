@@ -22,11 +22,11 @@ pub struct TopK {
     counted: ObservedCounts,
     without_score: FirstExamples,
     /// Highest score first, then by place.
-    best: BTreeMap<(i64, Place), Kept>,
+    best: BTreeMap<(i64, Place), ScoredAnswer>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Kept {
+struct ScoredAnswer {
     id: String,
     score: f64,
     text: String,
@@ -41,7 +41,7 @@ impl TopK {
     }
 
     /// One answer, by the score that it names.
-    pub fn add(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let at = self.at.take();
         self.add_scored(seen, |text| extract::number_at_pointer(text, at.as_deref()));
         self.at = at;
@@ -63,7 +63,7 @@ impl TopK {
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
             return;
         }
-        self.best.insert(key, Kept { id: seen.id.into(), score, text: text.into() });
+        self.best.insert(key, ScoredAnswer { id: seen.id.into(), score, text: text.into() });
         self.cut();
     }
 
@@ -81,7 +81,7 @@ impl TopK {
     /// All of it, highest score first.
     #[must_use]
     pub fn finish(&self) -> Value {
-        let shown = |(&(_, place), it): (&(i64, Place), &Kept)| {
+        let shown = |(&(_, place), it): (&(i64, Place), &ScoredAnswer)| {
             json!({
                 "score": it.score, "id": id(&it.id), "index": place.index, "sequence": place.sequence,
                 "response": it.text
@@ -118,7 +118,7 @@ mod tests {
         let mut top = TopK::new(3, Some("/s".into()));
         for (index, score) in [(5, "1"), (4, "2.5"), (3, "2.5"), (2, "-7"), (1, "\"9\""), (0, "1")]
         {
-            top.add(&answer(index, &format!("{{\"s\": {score}}}")));
+            top.add_answer(&answer(index, &format!("{{\"s\": {score}}}")));
         }
         assert_eq!(best(&top), [1, 3, 4]);
     }
@@ -127,9 +127,9 @@ mod tests {
     fn answers_without_a_score_are_named_and_none_are_lost_for_them() {
         let mut top = TopK::new(2, None);
         for (index, text) in [(0, "good"), (1, "8"), (2, ""), (3, "nan"), (4, "9")] {
-            top.add(&answer(index, text));
+            top.add_answer(&answer(index, text));
         }
-        top.add(&failure(5, "refused"));
+        top.add_answer(&failure(5, "refused"));
         let it = top.finish();
         assert_eq!(best(&top), [4, 1]);
         assert_eq!(
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn where_all_answers_failed_nothing_is_best() {
         let mut top = TopK::new(1, None);
-        top.add(&failure(0, "refused"));
+        top.add_answer(&failure(0, "refused"));
         assert_eq!(top.finish()["best"], json!([]));
     }
 

@@ -17,7 +17,7 @@ pub struct BenchCell {
 /// in all cells.
 const WINDOW_ROUNDS: u64 = 8;
 /// Prompts of a measurement at least.
-const LEAST: u64 = 16;
+const MIN_PROMPTS: u64 = 16;
 /// With a window that is found while the work goes on.
 const AUTO_WINDOW_PROMPTS: u64 = 512;
 
@@ -40,7 +40,7 @@ impl BenchCell {
     /// Why there is nothing to measure, where a prompt takes `n` sequences.
     #[must_use]
     pub fn impossible_reason(&self, n: u64) -> Option<String> {
-        let (AutoOrCount::Exactly(batch), AutoOrCount::Exactly(window)) = (self.batch, self.window)
+        let (AutoOrCount::Count(batch), AutoOrCount::Count(window)) = (self.batch, self.window)
         else {
             return None;
         };
@@ -54,24 +54,24 @@ impl BenchCell {
     #[must_use]
     pub fn prompts(&self) -> u64 {
         let largest = match (self.batch, self.window) {
-            (_, AutoOrCount::Exactly(window)) => window as u64,
-            (AutoOrCount::Exactly(batch), AutoOrCount::Auto) => {
+            (_, AutoOrCount::Count(window)) => window as u64,
+            (AutoOrCount::Count(batch), AutoOrCount::Auto) => {
                 return AUTO_WINDOW_PROMPTS.max(WINDOW_ROUNDS.saturating_mul(batch as u64));
             }
             (AutoOrCount::Auto, AutoOrCount::Auto) => return AUTO_WINDOW_PROMPTS,
         };
-        LEAST.max(WINDOW_ROUNDS.saturating_mul(largest))
+        MIN_PROMPTS.max(WINDOW_ROUNDS.saturating_mul(largest))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use AutoOrCount::{Auto, Exactly};
+    use AutoOrCount::{Auto, Count};
     use proptest::prelude::*;
 
     fn any_amount() -> impl Strategy<Value = AutoOrCount> {
-        prop_oneof![Just(Auto), (1..2000usize).prop_map(Exactly)]
+        prop_oneof![Just(Auto), (1..2000usize).prop_map(Count)]
     }
 
     proptest! {
@@ -94,9 +94,9 @@ mod tests {
         fn what_can_be_measured_has_rounds_enough(batch in any_amount(), window in any_amount(), n in 1..4u64) {
             let cell = BenchCell { batch, window };
             let prompts = cell.prompts();
-            prop_assert!(prompts >= LEAST);
+            prop_assert!(prompts >= MIN_PROMPTS);
             if cell.impossible_reason(n).is_none() {
-                if let Exactly(batch) = batch {
+                if let Count(batch) = batch {
                     prop_assert!(prompts >= WINDOW_ROUNDS * batch as u64);
                 }
             } else {
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_list_longer_than_the_window_says_so() {
-        let cell = |batch, window| BenchCell { batch: Exactly(batch), window: Exactly(window) };
+        let cell = |batch, window| BenchCell { batch: Count(batch), window: Count(window) };
         assert_eq!(cell(64, 64).impossible_reason(1), None);
         let why = cell(64, 8).impossible_reason(1).expect("it does not fit");
         assert!(why.contains("64") && why.contains("window of 8"), "{why}");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchCell, BenchConditions, RepeatSpread, Run, RunFigures};
+use super::{BenchCell, BenchConditions, BenchRun, RepeatSpread, RunFigures};
 use crate::domain::Merge;
 
 /// How answers of both ways agree.
@@ -61,7 +61,7 @@ pub struct CompareSide {
     /// Of all runs.
     pub figures: Option<RunFigures>,
     /// Each measurement.
-    pub runs: Vec<Run>,
+    pub runs: Vec<BenchRun>,
     /// Why not all were answered.
     pub failed: Option<String>,
 }
@@ -69,8 +69,8 @@ pub struct CompareSide {
 impl CompareSide {
     /// Of these measurements.
     #[must_use]
-    pub fn new(cell: BenchCell, runs: Vec<Run>) -> Self {
-        let sum = |count: fn(&Run) -> u64| runs.iter().map(count).sum::<u64>();
+    pub fn new(cell: BenchCell, runs: Vec<BenchRun>) -> Self {
+        let sum = |count: fn(&BenchRun) -> u64| runs.iter().map(count).sum::<u64>();
         let (asked, answered) = (sum(|run| run.asked), sum(|run| run.answered));
         Self {
             cell,
@@ -151,10 +151,10 @@ mod tests {
     use super::*;
     use crate::{bench::BenchMeasurement, settings::AutoOrCount};
 
-    fn run(answered: u64, seconds: f64) -> Run {
+    fn measured_run(answered: u64, seconds: f64) -> BenchRun {
         let asked = answered.max(10);
         let requests = answered / 5;
-        Run::of(&BenchMeasurement {
+        BenchRun::of(&BenchMeasurement {
             asked,
             answered,
             seconds,
@@ -163,17 +163,17 @@ mod tests {
         })
     }
 
-    fn compare_side(runs: Vec<Run>) -> CompareSide {
+    fn compare_side(runs: Vec<BenchRun>) -> CompareSide {
         CompareSide::new(
-            BenchCell { batch: AutoOrCount::Exactly(5), window: AutoOrCount::Auto },
+            BenchCell { batch: AutoOrCount::Count(5), window: AutoOrCount::Auto },
             runs,
         )
     }
 
     #[test]
     fn a_speed_up_is_of_repeats_and_completion_of_prompts() {
-        let batched = compare_side(vec![run(10, 1.0), run(10, 2.0)]);
-        let single = compare_side(vec![run(10, 4.0), run(8, 4.0)]);
+        let batched = compare_side(vec![measured_run(10, 1.0), measured_run(10, 2.0)]);
+        let single = compare_side(vec![measured_run(10, 4.0), measured_run(8, 4.0)]);
         assert_eq!((batched.completion, single.completion), (1.0, 0.9));
         let report = CompareReport::new(apart(), batched, single, AnswerAgreement::default(), true);
         assert_eq!(report.speed_up, Some(RepeatSpread { median: 3.25, least: 2.5, most: 4.0 }));

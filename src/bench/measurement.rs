@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::BenchLatencies;
-use crate::domain::{Merge, Outcome, Settled};
+use crate::domain::{Merge, Outcome, PromptResult};
 
 /// What came of asking some prompts. Of no prompts: the neutral element, as a rank without endpoints brings it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct BenchMeasurement {
 
 impl BenchMeasurement {
     /// One more outcome.
-    pub fn count(&mut self, settled: &Settled) {
+    pub fn count(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;

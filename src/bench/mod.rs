@@ -18,7 +18,7 @@ pub use compare::{AnswerAgreement, CompareReport, CompareSide};
 pub use latencies::BenchLatencies;
 pub use measurement::BenchMeasurement;
 pub use models::{ModelRow, ModelsReport};
-pub use spread::{RepeatSpread, Run, RunFigures};
+pub use spread::{BenchRun, RepeatSpread, RunFigures};
 pub use sweep::{SweepReport, SweepRow};
 pub use synthetic_prompts::generate_text;
 

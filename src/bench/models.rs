@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BenchConditions, Run, RunFigures};
+use super::{BenchConditions, BenchRun, RunFigures};
 
 /// What came of all of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -33,7 +33,7 @@ pub struct ModelRow {
     /// Of those runs.
     pub figures: Option<RunFigures>,
     /// Each run.
-    pub runs: Vec<Run>,
+    pub runs: Vec<BenchRun>,
     /// An answer.
     pub sample: Option<String>,
     /// Why runs are missing, where any are.
@@ -46,11 +46,11 @@ impl ModelRow {
     pub fn new(
         (model, endpoint): (String, Option<String>),
         wanted: u32,
-        runs: Vec<Run>,
+        runs: Vec<BenchRun>,
         sample: Option<String>,
         failed: Option<String>,
     ) -> Self {
-        let whole: Vec<&Run> = runs.iter().filter(|run| run.failed.is_none()).collect();
+        let whole: Vec<&BenchRun> = runs.iter().filter(|run| run.failed.is_none()).collect();
         let figures = RunFigures::of(whole.iter().copied());
         let runs_whole = u32::try_from(whole.len()).unwrap_or(u32::MAX);
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
@@ -97,7 +97,7 @@ mod tests {
     proptest! {
         #[test]
         fn only_runs_that_really_succeeded_count(all in prop::collection::vec(measured(), 0..6)) {
-            let runs: Vec<Run> = all.iter().map(Run::of).collect();
+            let runs: Vec<BenchRun> = all.iter().map(BenchRun::of).collect();
             let row = ModelRow::new(("m".into(), None), 6, runs, None, None);
             let whole = all.iter().filter(|it| it.asked > 0 && it.answered == it.asked);
             prop_assert_eq!(row.runs_whole as usize, whole.clone().count());

@@ -30,7 +30,7 @@ impl RepeatSpread {
 
 /// One measurement, in figures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Run {
+pub struct BenchRun {
     /// Prompts asked.
     pub asked: u64,
     /// Prompts answered.
@@ -55,7 +55,7 @@ pub struct Run {
     pub failed: Option<String>,
 }
 
-impl Run {
+impl BenchRun {
     /// Of a measurement.
     #[must_use]
     pub fn of(measured: &BenchMeasurement) -> Self {
@@ -100,10 +100,12 @@ pub struct RunFigures {
 impl RunFigures {
     /// Of these runs; none of none, or where nothing was answered.
     #[must_use]
-    pub fn of<'r>(runs: impl IntoIterator<Item = &'r Run>) -> Option<Self> {
-        let runs: Vec<&Run> = runs.into_iter().filter(|run| run.answered > 0).collect();
-        let spread = |figure: fn(&Run) -> f64| RepeatSpread::of(runs.iter().map(|run| figure(run)));
-        let sum = |count: fn(&Run) -> u64| runs.iter().map(|run| count(run)).sum::<u64>() as f64;
+    pub fn of<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
+        let runs: Vec<&BenchRun> = runs.into_iter().filter(|run| run.answered > 0).collect();
+        let spread =
+            |figure: fn(&BenchRun) -> f64| RepeatSpread::of(runs.iter().map(|run| figure(run)));
+        let sum =
+            |count: fn(&BenchRun) -> u64| runs.iter().map(|run| count(run)).sum::<u64>() as f64;
         let answered = sum(|run| run.answered);
         Some(Self {
             prompts_per_s: spread(|run| run.prompts_per_s)?,
@@ -141,7 +143,7 @@ mod tests {
 
         #[test]
         fn figures_are_those_of_runs_that_answered(all in prop::collection::vec(measured(), 0..6)) {
-            let runs: Vec<Run> = all.iter().map(Run::of).collect();
+            let runs: Vec<BenchRun> = all.iter().map(BenchRun::of).collect();
             let figures = RunFigures::of(&runs);
             prop_assert_eq!(figures.is_some(), runs.iter().any(|run| run.answered > 0));
             if let Some(figures) = figures {

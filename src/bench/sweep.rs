@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{BenchCell, BenchConditions, RepeatSpread, Run, RunFigures};
+use super::{BenchCell, BenchConditions, BenchRun, RepeatSpread, RunFigures};
 
 /// What a sweep found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -28,7 +28,7 @@ pub struct SweepRow {
     #[serde(flatten)]
     pub cell: BenchCell,
     /// Each measurement.
-    pub runs: Vec<Run>,
+    pub runs: Vec<BenchRun>,
     /// Of all runs, if each of them answered all prompts.
     pub figures: Option<RunFigures>,
     /// Why there are none.
@@ -41,7 +41,7 @@ const TIE_TOLERANCE: f64 = 0.02;
 impl SweepRow {
     /// Of these measurements; `failed` is why there are not as many as there should be.
     #[must_use]
-    pub fn new(cell: BenchCell, runs: Vec<Run>, failed: Option<String>) -> Self {
+    pub fn new(cell: BenchCell, runs: Vec<BenchRun>, failed: Option<String>) -> Self {
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
         let figures = if failed.is_none() { RunFigures::of(&runs) } else { None };
         let failed = failed.or_else(|| figures.is_none().then(|| "it was not measured".into()));
@@ -87,7 +87,7 @@ fn find_best_cells(cells: &[SweepRow]) -> (Option<usize>, Vec<usize>) {
 
 /// Were lists asked for, and none made?
 fn has_no_lists(cells: &[SweepRow]) -> bool {
-    let several = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Exactly(1);
+    let several = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Count(1);
     let fixed = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Auto;
     let mut lists = cells.iter().filter(several).filter(fixed).filter_map(|row| row.figures);
     let sizes: Vec<f64> = lists.by_ref().map(|it| it.prompts_per_request).collect();
@@ -103,8 +103,8 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    fn row(tokens_per_s: u64) -> SweepRow {
-        let cell = BenchCell { batch: AutoOrCount::Exactly(4), window: AutoOrCount::Auto };
+    fn sweep_row(tokens_per_s: u64) -> SweepRow {
+        let cell = BenchCell { batch: AutoOrCount::Count(4), window: AutoOrCount::Auto };
         let measured = BenchMeasurement {
             asked: 4,
             answered: 4,
@@ -113,11 +113,11 @@ mod tests {
             seconds: 1.0,
             ..BenchMeasurement::default()
         };
-        SweepRow::new(cell, vec![Run::of(&measured)], None)
+        SweepRow::new(cell, vec![BenchRun::of(&measured)], None)
     }
 
     fn failed_row() -> SweepRow {
-        SweepRow { figures: None, failed: Some("it hung".into()), ..row(9_999_999) }
+        SweepRow { figures: None, failed: Some("it hung".into()), ..sweep_row(9_999_999) }
     }
 
     proptest! {
@@ -125,8 +125,8 @@ mod tests {
         fn the_best_is_whole_and_nothing_is_better(runs in prop::collection::vec(
             prop::collection::vec(measured(), 0..4), 0..8)
         ) {
-            let cell = BenchCell { batch: AutoOrCount::Exactly(4), window: AutoOrCount::Auto };
-            let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(Run::of).collect(), None));
+            let cell = BenchCell { batch: AutoOrCount::Count(4), window: AutoOrCount::Auto };
+            let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(BenchRun::of).collect(), None));
             let report = SweepReport::new(BenchConditions::default(), rows.collect());
             let speed = |at: usize| report.cells[at].figures.map(|it| it.compared_throughput().median);
             prop_assert!(report.cells.iter().all(|row| row.figures.is_some() != row.failed.is_some()));
@@ -148,17 +148,24 @@ mod tests {
 
     #[test]
     fn the_fastest_that_did_not_fail_is_best_and_what_is_near_is_as_good() {
-        let rows = vec![row(500), failed_row(), row(1000), row(985), row(1000), row(900)];
+        let rows = vec![
+            sweep_row(500),
+            failed_row(),
+            sweep_row(1000),
+            sweep_row(985),
+            sweep_row(1000),
+            sweep_row(900),
+        ];
         let report = SweepReport::new(BenchConditions::default(), rows);
         assert_eq!((report.best, report.as_good), (Some(2), vec![3, 4]));
     }
 
     #[test]
     fn lists_that_were_never_made_are_told_of() {
-        let mut alone = row(100);
+        let mut alone = sweep_row(100);
         alone.figures.as_mut().expect("whole").prompts_per_request = 1.0;
         let says = |rows| SweepReport::new(BenchConditions::default(), rows).notes.len();
-        assert_eq!((says(vec![alone.clone()]), says(vec![alone, row(100)])), (1, 0));
+        assert_eq!((says(vec![alone.clone()]), says(vec![alone, sweep_row(100)])), (1, 0));
         assert_eq!(says(vec![failed_row()]), 0);
     }
 }

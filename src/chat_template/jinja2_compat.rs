@@ -11,7 +11,7 @@
 //! Does not judge: what is no template stays none.
 
 /// The method that slices with a step go to.
-pub(super) const SLICE: &str = "__slice__";
+pub(super) const SLICE_METHOD: &str = "__slice__";
 
 /// The template in minijinja's words.
 pub(super) fn rewrite_template(template: &str) -> String {
@@ -25,7 +25,7 @@ pub(super) fn rewrite_template(template: &str) -> String {
         out.push_str(before);
         rest = match &tag[..2] {
             "{#" => copy_through(&mut out, tag, "#}"),
-            "{%" if word(tag) == "raw" => copy_raw_block(&mut out, tag),
+            "{%" if tag_name(tag) == "raw" => copy_raw_block(&mut out, tag),
             open => rewrite_tag(&mut out, tag, if open == "{{" { "}}" } else { "%}" }),
         };
     }
@@ -41,7 +41,7 @@ fn copy_through<'t>(out: &mut String, text: &'t str, end: &str) -> &'t str {
 }
 
 /// The first word of a block tag.
-fn word(tag: &str) -> &str {
+fn tag_name(tag: &str) -> &str {
     let inner = tag[2..].trim_start_matches(['-', '+']).trim_start();
     let end = inner.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(inner.len());
     &inner[..end]
@@ -51,7 +51,7 @@ fn word(tag: &str) -> &str {
 fn copy_raw_block<'t>(out: &mut String, text: &'t str) -> &'t str {
     let mut rest = copy_through(out, text, "%}");
     while let Some(at) = rest.find("{%") {
-        let ends = word(&rest[at..]) == "endraw";
+        let ends = tag_name(&rest[at..]) == "endraw";
         out.push_str(&rest[..at]);
         rest = &rest[at..];
         if ends {
@@ -65,7 +65,7 @@ fn copy_raw_block<'t>(out: &mut String, text: &'t str) -> &'t str {
 }
 
 /// A bracket that is open, and the colons directly in it.
-struct Open {
+struct OpenBracket {
     bracket: char,
     at: usize,
     colons: Vec<usize>,
@@ -73,12 +73,12 @@ struct Open {
 
 /// A tag up to its end; gives the rest.
 fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
-    let replacement = match word(tag) {
+    let replacement = match tag_name(tag) {
         "generation" if end == "%}" => Some(("generation", "with")),
         "endgeneration" if end == "%}" => Some(("endgeneration", "endwith")),
         _ => None,
     };
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenBracket> = Vec::new();
     let mut chars = tag.char_indices().skip(2);
     out.push_str(&tag[..2]);
     let from = out.len();
@@ -100,14 +100,16 @@ fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
                     escaped = inner == '\\' && !escaped;
                 }
             }
-            '[' | '(' | '{' => open.push(Open { bracket: c, at: out.len() - 1, colons: vec![] }),
+            '[' | '(' | '{' => {
+                open.push(OpenBracket { bracket: c, at: out.len() - 1, colons: vec![] })
+            }
             ':' => {
                 if let Some(last) = open.last_mut().filter(|it| it.bracket == '[') {
                     last.colons.push(out.len() - 1);
                 }
             }
             ']' | ')' | '}' => {
-                if let Some(Open { at, colons, .. }) = open.pop()
+                if let Some(OpenBracket { at, colons, .. }) = open.pop()
                     && let [first, second] = colons[..]
                 {
                     let slice = |from: usize, to: usize| match out[from..to].trim() {
@@ -120,7 +122,7 @@ fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
                         slice(second + 1, out.len() - 1),
                     ];
                     out.truncate(at);
-                    out.push_str(&format!(".{SLICE}({})", parts.join(", ")));
+                    out.push_str(&format!(".{SLICE_METHOD}({})", parts.join(", ")));
                 }
             }
             _ => {}

@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use renderer::Renderer;
+pub use renderer::ChatRenderer;
 pub use text_messages::check_text_only;
 
 /// A model's chat template with the special tokens it writes; to be compiled where it is used.
@@ -36,7 +36,7 @@ pub struct ChatTemplate {
     /// `bos_token` and the like, as texts.
     special_tokens: BTreeMap<String, String>,
     /// The file it is from, for sentences.
-    from: String,
+    source_file: String,
 }
 
 impl ChatTemplate {
@@ -48,8 +48,8 @@ impl ChatTemplate {
 
     /// The file it is from.
     #[must_use]
-    pub fn from(&self) -> &str {
-        &self.from
+    pub fn source_file(&self) -> &str {
+        &self.source_file
     }
 }
 

@@ -44,11 +44,11 @@ impl ChatTemplate {
         };
         for file in found {
             if let Some(text) = read_template(&file)? {
-                let special = special(&config, &beside(SPECIAL_TOKENS_FILE))?;
+                let special = read_special_tokens(&config, &beside(SPECIAL_TOKENS_FILE))?;
                 return Ok(Self {
                     text,
                     special_tokens: special,
-                    from: file.display().to_string(),
+                    source_file: file.display().to_string(),
                 });
             }
         }
@@ -72,7 +72,7 @@ fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
         path: path.to_path_buf(),
         what: what.to_owned(),
     };
-    match json(path)?.get("chat_template") {
+    match read_json_object(path)?.get("chat_template") {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(Value::Array(all)) => {
@@ -87,8 +87,11 @@ fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
 }
 
 /// The special tokens: of the config, and those that it lacks of the map.
-fn special(config: &Path, map: &Path) -> Result<BTreeMap<String, String>, ChatTemplateError> {
-    let (config, map) = (json(config)?, json(map)?);
+fn read_special_tokens(
+    config: &Path,
+    map: &Path,
+) -> Result<BTreeMap<String, String>, ChatTemplateError> {
+    let (config, map) = (read_json_object(config)?, read_json_object(map)?);
     let text = |token: &Value| match token {
         Value::String(text) => Some(text.clone()),
         Value::Object(token) => token.get("content")?.as_str().map(str::to_owned),
@@ -102,7 +105,7 @@ fn special(config: &Path, map: &Path) -> Result<BTreeMap<String, String>, ChatTe
 }
 
 /// A JSON object; an empty one where there is no such file.
-fn json(path: &Path) -> Result<Value, ChatTemplateError> {
+fn read_json_object(path: &Path) -> Result<Value, ChatTemplateError> {
     let Some(text) = read(path)? else { return Ok(Value::Object(serde_json::Map::new())) };
     let wrong = |what: String| ChatTemplateError::Malformed { path: path.to_path_buf(), what };
     match serde_json::from_str(&text) {

@@ -7,7 +7,7 @@ use minijinja::{
     value::{Kwargs, Tuple, ValueKind, from_args},
 };
 
-use super::jinja2_compat::SLICE;
+use super::jinja2_compat::SLICE_METHOD;
 
 /// What a template calls that minijinja does not know.
 pub(super) fn call_method(
@@ -16,7 +16,7 @@ pub(super) fn call_method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
-    if name == SLICE {
+    if name == SLICE_METHOD {
         return slice_value(value, args);
     }
     match value.as_str().map(|text| call_str_method(text, name, args)) {
@@ -57,8 +57,8 @@ fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Valu
         "strip" => return stripped(true, true),
         "lstrip" => return stripped(true, false),
         "rstrip" => return stripped(false, true),
-        "split" => split(text, args, false)?,
-        "rsplit" => split(text, args, true)?,
+        "split" => str_split(text, args, false)?,
+        "rsplit" => str_split(text, args, true)?,
         "splitlines" => {
             let (keep, named): (Option<bool>, Kwargs) = from_args(args)?;
             let keep =
@@ -95,11 +95,15 @@ fn partition_tuple(parts: [&str; 3]) -> Value {
 }
 
 fn check_separator(by: &str) -> Result<&str, Error> {
-    if by.is_empty() { Err(bad("the separator to split at is empty")) } else { Ok(by) }
+    if by.is_empty() {
+        Err(invalid_operation("the separator to split at is empty"))
+    } else {
+        Ok(by)
+    }
 }
 
 /// `str.split` and `str.rsplit`.
-fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
+fn str_split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     let (by, most, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
     let by = by.map_or_else(|| named.get::<Option<&str>>("sep"), |it| Ok(Some(it)))?;
     let most = most.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |it| Ok(Some(it)))?;
@@ -181,7 +185,7 @@ pub(super) fn indent_filter(
     let by = match (width.as_str(), width.as_i64()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => repeat_spaces(number),
-        _ => return Err(bad("the width of indent is neither a number nor a text")),
+        _ => return Err(invalid_operation("the width of indent is neither a number nor a text")),
     };
     let mut out = if first.unwrap_or(false) { by.clone() } else { String::new() };
     // An end of its own, so that a text that ends with one has an empty line after it.
@@ -242,7 +246,7 @@ fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
     let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
     let step = step.unwrap_or(1);
     if step == 0 {
-        return Err(bad("a slice cannot have a step of 0"));
+        return Err(invalid_operation("a slice cannot have a step of 0"));
     }
     if let Some(text) = value.as_str() {
         let chars: Vec<char> = text.chars().collect();
@@ -251,7 +255,7 @@ fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
         ));
     }
     if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
-        return Err(bad(&format!("{} cannot be sliced", value.kind())));
+        return Err(invalid_operation(&format!("{} cannot be sliced", value.kind())));
     }
     let all: Vec<Value> = value.try_iter()?.collect();
     let picked = slice_items(&all, start, stop, step);
@@ -273,6 +277,6 @@ fn slice_items<T: Clone>(all: &[T], start: Option<i64>, stop: Option<i64>, step:
     picked
 }
 
-fn bad(what: &str) -> Error {
+fn invalid_operation(what: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.to_owned())
 }

@@ -24,14 +24,14 @@ const MAX_FUEL: u64 = 50_000_000;
 
 /// The depth of macros that call each other and the like. Half of minijinja's own, because asynchronous workers have
 /// small stacks.
-const DEEPEST: usize = 250;
+const MAX_RECURSION: usize = 250;
 
 /// The one template's name within the environment.
 const TEMPLATE_NAME: &str = "chat template";
 
 /// A compiled chat template. Rendering needs no lock, so that threads share it in an `Arc`.
 #[derive(Debug)]
-pub struct Renderer {
+pub struct ChatRenderer {
     environment: Environment<'static>,
 }
 
@@ -40,7 +40,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A text that is no template, or one that needs what only jinja2 has.
-    pub fn compile(&self) -> Result<Renderer, ChatTemplateError> {
+    pub fn compile(&self) -> Result<ChatRenderer, ChatTemplateError> {
         self.compile_with_clock(Zoned::now)
     }
 
@@ -48,9 +48,9 @@ impl ChatTemplate {
     pub(super) fn compile_with_clock(
         &self,
         now: fn() -> Zoned,
-    ) -> Result<Renderer, ChatTemplateError> {
+    ) -> Result<ChatRenderer, ChatTemplateError> {
         let syntax = |error: &Error| ChatTemplateError::Syntax {
-            from: self.from.clone(),
+            from: self.source_file.clone(),
             what: describe_error(error),
         };
         let mut environment = build_environment(now).map_err(|error| syntax(&error))?;
@@ -59,11 +59,11 @@ impl ChatTemplate {
         }
         let template = rewrite_template(&self.text);
         environment.add_template_owned(TEMPLATE_NAME, template).map_err(|error| syntax(&error))?;
-        Ok(Renderer { environment })
+        Ok(ChatRenderer { environment })
     }
 }
 
-impl Renderer {
+impl ChatRenderer {
     /// A conversation as one text that ends where the answer begins. It has its special tokens already: it is to be
     /// tokenized without adding any.
     ///
@@ -92,7 +92,7 @@ fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> 
     environment.set_syntax(syntax);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_fuel(Some(MAX_FUEL));
-    environment.set_recursion_limit(DEEPEST);
+    environment.set_recursion_limit(MAX_RECURSION);
     environment.set_unknown_method_callback(python_methods::call_method);
 
     environment.add_filter("tojson", tojson::tojson_filter);
@@ -102,7 +102,7 @@ fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> 
     environment.add_filter("length", length);
     environment.add_filter("count", length);
     environment.add_filter("int", int_filter);
-    environment.add_filter("float", float);
+    environment.add_filter("float", float_filter);
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", is_iterable);
     environment.add_test("divisibleby", is_divisible_by);
@@ -141,7 +141,7 @@ fn int_filter(
     filters::int(state, value, default, base, named).unwrap_or_else(|_| 0.into())
 }
 
-fn float(state: &State, value: &Value, default: Option<Value>, named: Kwargs) -> Value {
+fn float_filter(state: &State, value: &Value, default: Option<Value>, named: Kwargs) -> Value {
     filters::float(state, value, default, named).unwrap_or_else(|_| 0.0.into())
 }
 

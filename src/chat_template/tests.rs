@@ -22,17 +22,17 @@ fn templates_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chat-templates")
 }
 
-fn template(text: &str, special: &[(&str, &str)]) -> ChatTemplate {
+fn template_from(text: &str, special: &[(&str, &str)]) -> ChatTemplate {
     let special = special.iter().map(|(name, token)| ((*name).into(), (*token).into())).collect();
-    ChatTemplate { text: text.into(), special_tokens: special, from: "x.jinja".into() }
+    ChatTemplate { text: text.into(), special_tokens: special, source_file: "x.jinja".into() }
 }
 
-fn renderer(text: &str) -> Renderer {
-    template(text, &[]).compile_with_clock(fixed_clock).unwrap()
+fn compile_text(text: &str) -> ChatRenderer {
+    template_from(text, &[]).compile_with_clock(fixed_clock).unwrap()
 }
 
 /// Every template of a folder.
-fn load_renderers(folder: &Path) -> BTreeMap<String, Renderer> {
+fn load_renderers(folder: &Path) -> BTreeMap<String, ChatRenderer> {
     let special = fs::read_to_string(folder.join("special.json")).unwrap();
     let special: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_str(&special).unwrap();
@@ -42,7 +42,7 @@ fn load_renderers(folder: &Path) -> BTreeMap<String, Renderer> {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&path).unwrap();
         let special = special.get(&name).cloned().unwrap_or_default();
-        let template = ChatTemplate { text, special_tokens: special, from: name.clone() };
+        let template = ChatTemplate { text, special_tokens: special, source_file: name.clone() };
         (name, template.compile_with_clock(fixed_clock).unwrap())
     });
     compiled.collect()
@@ -50,7 +50,7 @@ fn load_renderers(folder: &Path) -> BTreeMap<String, Renderer> {
 
 /// What transformers made of a conversation.
 #[derive(Deserialize)]
-struct Line {
+struct RecordedRendering {
     template: String,
     conversation: String,
     extra: Option<Box<RawValue>>,
@@ -60,7 +60,7 @@ struct Line {
 }
 
 /// Compares all that was recorded in a folder: how many texts and errors, by which templates, and what differs.
-fn compare(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
+fn compare_recorded(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
     let renderers = load_renderers(folder);
     let conversations = fs::read_to_string(folder.join("conversations.json")).unwrap();
     let conversations: BTreeMap<String, Box<RawValue>> =
@@ -68,7 +68,7 @@ fn compare(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
     let (mut texts, mut errors, mut seen) = (0, 0, BTreeSet::new());
     let mut differ = Vec::new();
     for line in fs::read_to_string(folder.join("recorded.jsonl")).unwrap().lines() {
-        let line: Line = serde_json::from_str(line).unwrap();
+        let line: RecordedRendering = serde_json::from_str(line).unwrap();
         let messages = conversations[&line.conversation].get();
         let extra = line.extra.as_deref().map(RawValue::get);
         let rendered = renderers[&line.template].render(messages, extra);
@@ -107,7 +107,7 @@ fn text_from_difference(text: &str, other: &str) -> String {
 
 #[test]
 fn every_template_renders_what_transformers_renders() {
-    let (texts, errors, templates, differ) = compare(&templates_dir());
+    let (texts, errors, templates, differ) = compare_recorded(&templates_dir());
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
     // Ten families of models, and python.jinja.
     assert_eq!((texts, errors, templates.len()), (578, 40, 16));
@@ -116,7 +116,7 @@ fn every_template_renders_what_transformers_renders() {
 }
 
 /// A folder with these files.
-fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         fs::write(folder.path().join(name), text).unwrap();
@@ -151,11 +151,11 @@ fn a_model_s_files_are_found_and_the_newest_kind_wins() {
         (vec![list, map], "", "d", "eos_token=other pad_token=<p>"),
         (vec![bare, old], "", "old", "bos_token=<s>"),
     ] {
-        let folder = folder(&files);
+        let folder = folder_with(&files);
         let template = ChatTemplate::load(&folder.path().join(given)).unwrap();
         let tokens = template.special_tokens.iter().map(|(name, token)| format!("{name}={token}"));
         assert_eq!((template.text(), tokens.collect::<Vec<_>>().join(" ")), (text, special.into()));
-        assert!(template.from().starts_with(folder.path().to_str().unwrap()));
+        assert!(template.source_file().starts_with(folder.path().to_str().unwrap()));
         let travelled = serde_json::to_string(&template).unwrap();
         assert_eq!(serde_json::from_str::<ChatTemplate>(&travelled).unwrap(), template);
     }
@@ -176,14 +176,14 @@ fn what_is_no_template_says_which_file_and_what_to_do() {
         (vec![(CONFIG, r#"{"chat_template": 3}"#)], "", "neither a text nor a list"),
         (vec![(CONFIG, r#"{"chat_template": [{"name": "rag"}]}"#)], "", "without one of the name"),
     ] {
-        let folder = folder(&files);
+        let folder = folder_with(&files);
         let error = ChatTemplate::load(&folder.path().join(given)).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains(folder.path().to_str().unwrap()), "{error}");
     }
     for (text, says) in
         [("{% if %}", "x.jinja: the chat template cannot be used"), ("{{ a", "end of")]
     {
-        let error = template(text, &[]).compile().unwrap_err().to_string();
+        let error = template_from(text, &[]).compile().unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
 }
@@ -212,11 +212,11 @@ fn a_conversation_is_text_only_when_it_is_roles_and_texts() {
             panic!("{messages}")
         };
         assert!(why.contains(says), "{messages}: {why}");
-        let rendered = renderer("{{ messages[0].content }}").render(messages, extra);
+        let rendered = compile_text("{{ messages[0].content }}").render(messages, extra);
         assert_eq!(rendered, Err(ChatRenderError::NotTextOnly(why)));
     }
     assert_eq!(check_text_only(user, Some(r#"{"enable_thinking": false}"#)), Ok(()));
-    let twice = renderer("{{ messages[0] }}")
+    let twice = compile_text("{{ messages[0] }}")
         .render(r#"[{"role": "a", "content": "b", "role": "c"}]"#, None);
     assert_eq!(twice.unwrap(), "{'role': 'c', 'content': 'b'}");
 }
@@ -225,7 +225,7 @@ const USER: &str = r#"[{"role": "user", "content": "a"}]"#;
 
 #[test]
 fn errors_are_the_template_s_words_or_its_line() {
-    let of = |text: &str| renderer(text).render(USER, None).unwrap_err();
+    let of = |text: &str| compile_text(text).render(USER, None).unwrap_err();
     let words = "{% macro no(m) %}{{ raise_exception('No ' ~ m.role ~ '!') }}{% endmacro %}{{ no(messages[0]) }}";
     assert_eq!(of(words), ChatRenderError::TemplateRefused("No user!".into()));
     let failed = of("\n{{ nothing.at.all }}").to_string();
@@ -238,7 +238,7 @@ fn errors_are_the_template_s_words_or_its_line() {
 
 #[test]
 fn a_template_without_end_is_stopped() {
-    let of = |text: &str| renderer(text).render(USER, None).unwrap_err().to_string();
+    let of = |text: &str| compile_text(text).render(USER, None).unwrap_err().to_string();
     let long = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
     assert!(of(long).contains("did not come to an end within 50000000 steps"), "{}", of(long));
     let itself = "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}";
@@ -282,11 +282,11 @@ fn a_renderer_is_shared_by_threads_and_sees_the_special_tokens() {
         of
     }
     let text = "{{ bos_token }}{{ eos_token }}{{ messages[0].content }}";
-    let renderer = shared(template(text, &[("bos_token", "<s>")]).compile().unwrap());
+    let renderer = shared(template_from(text, &[("bos_token", "<s>")]).compile().unwrap());
     assert_eq!(renderer.render(USER, None).unwrap(), "<s>a");
     let extra = r#"{"bos_token": 1, "eos_token": [true]}"#;
     assert_eq!(renderer.render(USER, Some(extra)).unwrap(), "1[True]a");
-    let today = template("{{ strftime_now('%Y') }}", &[]).compile().unwrap();
+    let today = template_from("{{ strftime_now('%Y') }}", &[]).compile().unwrap();
     assert!(today.render(USER, None).unwrap().parse::<i32>().unwrap() > 2024);
 }
 
@@ -317,7 +317,7 @@ proptest! {
             Just(Some(r#"{"reasoning_effort": 1e300, "extra": [{}], "model_identity": [null]}"#)),
         ],
     ) {
-        static RENDERERS: LazyLock<BTreeMap<String, Renderer>> =
+        static RENDERERS: LazyLock<BTreeMap<String, ChatRenderer>> =
             LazyLock::new(|| load_renderers(&templates_dir()));
         let plain = check_text_only(&messages, extra);
         for renderer in RENDERERS.values() {
@@ -331,7 +331,7 @@ proptest! {
     fn no_text_makes_rewriting_or_compiling_panic(
         text in "[ {}%#'\"\\[\\]():\\-+\nagenrtiodw|.0-9]{0,60}|\\PC{0,30}",
     ) {
-        if let Ok(renderer) = template(&text, &[]).compile() {
+        if let Ok(renderer) = template_from(&text, &[]).compile() {
             let _ = renderer.render(USER, None);
         }
     }

@@ -4,7 +4,7 @@
 //! contents), and its chat route is the one that knows.
 
 use super::ChatRenderError;
-use crate::domain::raw_json::{JsonMembers, decode_string, kind, list_elements};
+use crate::domain::raw_json::{JsonMembers, decode_string, json_kind, list_elements};
 
 /// What `apply_chat_template` takes for itself: given as a template's variable, each would mean something else.
 const RESERVED_VARIABLES: [&str; 17] = [
@@ -52,7 +52,7 @@ pub(super) fn each<T>(
 fn parse_message(message: &str) -> Result<Vec<(String, String)>, String> {
     let members = JsonMembers::parse(message)?;
     for name in ["role", "content"] {
-        match members.get(name).map(kind) {
+        match members.get(name).map(json_kind) {
             Some("a string") => {}
             Some(other) => return Err(format!("its {name} is {other}, not a string")),
             None => return Err(format!("it has no {name}")),

@@ -46,7 +46,11 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
         Some(indent) => Some(match (indent.as_str(), indent.as_i64()) {
             (Some(text), _) => text.to_owned(),
             (_, Some(number)) => repeat_spaces(number),
-            _ => return Err(bad("the indent of tojson is neither a number nor a text".into())),
+            _ => {
+                return Err(invalid_operation(
+                    "the indent of tojson is neither a number nor a text".into(),
+                ));
+            }
         }),
         None => None,
     };
@@ -55,7 +59,7 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
             let pair: Vec<Value> = pair.try_iter()?.collect();
             let texts: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();
             let [between, after_key] = texts[..] else {
-                return Err(bad("the separators of tojson are not two texts".into()));
+                return Err(invalid_operation("the separators of tojson are not two texts".into()));
             };
             (between.to_owned(), after_key.to_owned())
         }
@@ -76,7 +80,9 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
 impl JsonStyle {
     fn write_value(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(bad(format!("tojson: the value is nested more than {MAX_DEPTH} deep")));
+            return Err(invalid_operation(format!(
+                "tojson: the value is nested more than {MAX_DEPTH} deep"
+            )));
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),
@@ -108,7 +114,9 @@ impl JsonStyle {
                     self.write_value(out, item, depth + 1)
                 })?;
             }
-            other => return Err(bad(format!("tojson: {other} is nothing that JSON has"))),
+            other => {
+                return Err(invalid_operation(format!("tojson: {other} is nothing that JSON has")));
+            }
         }
         Ok(())
     }
@@ -173,7 +181,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
         ValueKind::None => "null".into(),
         ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
         ValueKind::Number => number(key),
-        other => return Err(bad(format!("tojson: a key that is {other}"))),
+        other => return Err(invalid_operation(format!("tojson: a key that is {other}"))),
     })
 }
 
@@ -201,6 +209,6 @@ fn format_float(float: f64) -> String {
     }
 }
 
-fn bad(what: String) -> Error {
+fn invalid_operation(what: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, what)
 }

@@ -15,7 +15,7 @@ use crate::{
 /// Measures with the engine that `run` uses, on one rank or on all: each rank asks its own servers, all begin together, and
 /// rank 0 prints a table of their sums. Only the report is written.
 #[derive(Args)]
-pub(super) struct Bench {
+pub(super) struct BenchArgs {
     #[command(subcommand)]
     what: BenchCommand,
 }
@@ -41,15 +41,15 @@ enum BenchCommand {
     Exit codes: 0 there is a best, 2 usage, 3 every cell failed, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
 struct SweepArgs {
     /// Prompts a request: numbers, or auto
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = amount,
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = parse_nonzero_size,
           default_value = "1,2,4,8,16,32,64", help_heading = flags::NON_SETTING_HEADING)]
     batch_sizes: Vec<AutoOrCount>,
     /// Prompts in flight at each endpoint: numbers, or auto
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = amount,
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = parse_nonzero_size,
           default_value = "auto", help_heading = flags::NON_SETTING_HEADING)]
     windows: Vec<AutoOrCount>,
     #[command(flatten)]
-    asking: BenchCommonArgs<3, flags::Endpoints>,
+    asking: BenchCommonArgs<3, flags::EndpointArgs>,
 }
 
 /// The same prompts batched and single
@@ -64,7 +64,7 @@ struct SweepArgs {
     Exit codes: 0 all answered both ways, 2 usage, 3 some were not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
 struct CompareArgs {
     #[command(flatten)]
-    asking: BenchCommonArgs<4, flags::Endpoints>,
+    asking: BenchCommonArgs<4, flags::EndpointArgs>,
 }
 
 /// Models, or endpoints, one after the other
@@ -100,7 +100,7 @@ struct BenchCommonArgs<const REPEATS: u32, Whom: Args> {
     #[command(flatten)]
     _requests: flags::RequestArgs,
     #[command(flatten)]
-    running: flags::Running,
+    running: flags::RuntimeArgs,
 }
 
 /// How; so many repeats where nothing is said.
@@ -133,15 +133,15 @@ struct MeasurementArgs<const REPEATS: u32> {
     json: bool,
 }
 
-fn amount(text: &str) -> Result<AutoOrCount, String> {
+fn parse_nonzero_size(text: &str) -> Result<AutoOrCount, String> {
     match text.parse()? {
-        AutoOrCount::Exactly(0) => Err("0 is no size: give numbers from 1 on, or auto".into()),
+        AutoOrCount::Count(0) => Err("0 is no size: give numbers from 1 on, or auto".into()),
         amount => Ok(amount),
     }
 }
 
 impl<const REPEATS: u32> MeasurementArgs<REPEATS> {
-    fn measuring(self) -> BenchOptions {
+    fn into_measurement(self) -> BenchOptions {
         BenchOptions {
             inputs: self.inputs,
             repeats: self.repeats,
@@ -155,7 +155,7 @@ impl<const REPEATS: u32> MeasurementArgs<REPEATS> {
     }
 }
 
-impl Bench {
+impl BenchArgs {
     pub(super) fn config_path(&self) -> Option<&str> {
         let running = match &self.what {
             BenchCommand::Sweep(it) => &it.asking.running,
@@ -181,20 +181,23 @@ impl Bench {
                 job::bench_sweep(
                     comm,
                     given,
-                    it.asking.measures.measuring(),
+                    it.asking.measures.into_measurement(),
                     sizes,
                     error_exit_code,
                 )
             }
-            BenchCommand::Compare(it) => {
-                job::bench_compare(comm, given, it.asking.measures.measuring(), error_exit_code)
-            }
+            BenchCommand::Compare(it) => job::bench_compare(
+                comm,
+                given,
+                it.asking.measures.into_measurement(),
+                error_exit_code,
+            ),
             BenchCommand::Models(it) => {
                 let which = (&it.model[..], it.per_endpoint);
                 job::bench_models(
                     comm,
                     given,
-                    it.asking.measures.measuring(),
+                    it.asking.measures.into_measurement(),
                     which,
                     error_exit_code,
                 )

@@ -24,9 +24,9 @@ pub(super) struct CheckArgs {
     #[arg(long, help_heading = flags::NON_SETTING_HEADING)]
     json: bool,
     #[command(flatten)]
-    _endpoints: flags::Endpoints,
+    _endpoints: flags::EndpointArgs,
     #[command(flatten)]
-    running: flags::Running,
+    running: flags::RuntimeArgs,
 }
 
 impl CheckArgs {

@@ -20,10 +20,10 @@ pub(super) const NO_ENDPOINT: u8 = 6;
 /// MPI did not start, or is not the launcher's.
 pub(super) const MPI_ERROR: u8 = 71;
 /// Stopped early with prompts open: the same command goes on.
-pub(super) const OPEN: u8 = 75;
+pub(super) const PROMPTS_OPEN: u8 = 75;
 
 /// For jobs that end from inside.
-pub(super) const CODES: ExitCodeMap =
+pub(super) const EXIT_CODES: ExitCodeMap =
     ExitCodeMap { error: error_exit_code, verdict: verdict_exit_code };
 
 /// The code of an end. No wildcard: a new end has to decide.
@@ -32,7 +32,7 @@ pub(super) fn verdict_exit_code(verdict: JobVerdict) -> u8 {
         JobVerdict::Done => DONE,
         JobVerdict::SomeFailed => SOME_FAILED,
         JobVerdict::NoEndpoint => NO_ENDPOINT,
-        JobVerdict::PromptsOpen => OPEN,
+        JobVerdict::PromptsOpen => PROMPTS_OPEN,
         JobVerdict::Refused => BAD_SETTINGS,
     }
 }
@@ -45,8 +45,8 @@ pub fn error_exit_code(error: &JobError) -> u8 {
         JobError::Settings(
             SettingsError::UnreadableFile { .. }
             | SettingsError::InvalidToml { .. }
-            | SettingsError::Unknown { .. }
-            | SettingsError::Bad { .. }
+            | SettingsError::UnknownKey { .. }
+            | SettingsError::InvalidValue { .. }
             | SettingsError::Conflict(_),
         )
         | JobError::Input(_)
@@ -63,7 +63,9 @@ pub fn error_exit_code(error: &JobError) -> u8 {
         | JobError::Hostfile { .. }
         | JobError::EndpointAssignment(_)
         | JobError::RankCount { .. } => BAD_SETTINGS,
-        JobError::SignalHandler(_) | JobError::FinishFailed(_) | JobError::PromptsOpen => OPEN,
+        JobError::SignalHandler(_) | JobError::FinishFailed(_) | JobError::PromptsOpen => {
+            PROMPTS_OPEN
+        }
         JobError::NoEndpoint => NO_ENDPOINT,
         JobError::Comm(_) => MPI_ERROR,
         JobError::OtherRank(code) => *code,

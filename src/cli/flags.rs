@@ -18,11 +18,11 @@ pub(super) struct Line {
     #[command(flatten)]
     _answers: Answers,
     #[command(flatten)]
-    _endpoints: Endpoints,
+    _endpoints: EndpointArgs,
     #[command(flatten)]
     _requests: RequestArgs,
     #[command(flatten)]
-    pub(super) running: Running,
+    pub(super) running: RuntimeArgs,
 }
 
 /// What a reduce has to be told besides.
@@ -46,7 +46,7 @@ pub(super) struct Tree {
 /// Where the servers are, and which of their models is asked.
 #[derive(Args)]
 #[command(next_help_heading = "Endpoints")]
-pub(super) struct Endpoints {
+pub(super) struct EndpointArgs {
     #[command(flatten)]
     _servers: Servers,
     /// The served model to use [default: the one that is served]
@@ -250,7 +250,7 @@ pub(super) struct Answers {
 /// How the program runs.
 #[derive(Args)]
 #[command(next_help_heading = "Running")]
-pub(super) struct Running {
+pub(super) struct RuntimeArgs {
     /// Settings from a TOML file; its keys are the options' names
     #[arg(long, value_name = "FILE.toml", help_heading = NON_SETTING_HEADING)]
     pub(super) config: Option<String>,

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     job::{self, JobError, JobVerdict},
-    output::Format,
+    output::AnswerFormat,
     settings::AggregateSpec,
 };
 
@@ -42,10 +42,10 @@ impl MergeArgs {
     /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let format = self.output_format.map(|shape| match shape {
-            MergeFormat::Jsonl => Format::Jsonl,
-            MergeFormat::OpenaiBatch => Format::OpenaiBatch,
-            MergeFormat::Csv => Format::Csv,
-            MergeFormat::Parquet => Format::Parquet,
+            MergeFormat::Jsonl => AnswerFormat::Jsonl,
+            MergeFormat::OpenaiBatch => AnswerFormat::OpenaiBatch,
+            MergeFormat::Csv => AnswerFormat::Csv,
+            MergeFormat::Parquet => AnswerFormat::Parquet,
         });
         job::merge_shards(&self.run, self.partial, self.output.as_deref(), format, self.aggregate)
     }

@@ -27,7 +27,7 @@ use crate::{
     job::{Invocation, JobError, JobVerdict},
     serve,
     settings::{Environment, SettingsLayer},
-    site::Node,
+    site::NodeInfo,
 };
 
 /// Answers a large set of prompts with the vLLM servers of an HPC job, and loses none of them.
@@ -43,14 +43,14 @@ enum Command {
     Run(run::Run),
     Reduce(reduce::ReduceArgs),
     Check(check::CheckArgs),
-    Bench(bench::Bench),
+    Bench(bench::BenchArgs),
     Plan(plan::Plan),
     Status(status::StatusArgs),
     Merge(merge::MergeArgs),
-    Report(report::Report),
+    Report(report::ReportArgs),
     Completions(completions::CompletionsArgs),
     #[command(hide = true)]
-    Guard(supervisor::Guard),
+    Guard(supervisor::GuardArgs),
     #[command(hide = true)]
     Panic(panic_test::PanicArgs),
 }
@@ -74,19 +74,19 @@ pub fn run(environment: Environment) -> u8 {
         Command::Report(again) => told(&again.run()),
         Command::Completions(completions) => told(&completions.run()),
         Command::Run(run) => {
-            let guard = guard(run.config_path(), &flags, &environment);
+            let guard = start_supervisor_if_needed(run.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
         }
         Command::Reduce(reduce) => {
-            let guard = guard(reduce.config_path(), &flags, &environment);
+            let guard = start_supervisor_if_needed(reduce.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| reduce.run(comm, flags, environment, guard))
         }
         Command::Check(check) => {
-            let guard = guard(check.config_path(), &flags, &environment);
+            let guard = start_supervisor_if_needed(check.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment, guard))
         }
         Command::Bench(bench) => {
-            let guard = guard(bench.config_path(), &flags, &environment);
+            let guard = start_supervisor_if_needed(bench.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| bench.run(comm, flags, environment, guard))
         }
         Command::Guard(guard) => guard.run(environment),
@@ -109,11 +109,11 @@ fn run_on_ranks(
     let mut comm = match comm::start(&launcher) {
         Ok(comm) => comm,
         Err(error) => {
-            console::complain(&error);
+            console::print_error(&error);
             return exit::MPI_ERROR;
         }
     };
-    console::set_log_identity(comm.rank(), &Node::this_node().host);
+    console::set_log_identity(comm.rank(), &NodeInfo::this_node().host);
     let ended = command(comm.as_mut());
     let code = told(&ended);
     if matches!(ended, Err(JobError::Comm(_))) {
@@ -130,7 +130,7 @@ fn told(ended: &Result<JobVerdict, JobError>) -> u8 {
         Ok(verdict) => exit::verdict_exit_code(*verdict),
         Err(error) => {
             if !matches!(error, JobError::OtherRank(_)) {
-                console::complain(error);
+                console::print_error(error);
             }
             error_exit_code(error)
         }
@@ -165,7 +165,7 @@ fn given(config: Option<String>, flags: SettingsLayer, environment: Environment)
 
 /// A guard, if anybody here says that there are servers to start. Before MPI starts, so before rank 0 has resolved the
 /// settings: one that turns out not to be needed is ended. What is wrong with the file is said then, too.
-fn guard(
+fn start_supervisor_if_needed(
     config: Option<&str>,
     flags: &SettingsLayer,
     environment: &Environment,

@@ -11,12 +11,12 @@ use crate::job::{self, JobError, JobVerdict};
 #[derive(Args)]
 #[command(after_help = "Examples:\n  aurora-swarm report answers.jsonl\n  \
     aurora-swarm report answers.jsonl.run && jq .rates answers.jsonl.run/summary.json")]
-pub(super) struct Report {
+pub(super) struct ReportArgs {
     /// The run: its --output FILE, or its folder
     run: String,
 }
 
-impl Report {
+impl ReportArgs {
     /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         job::report(&self.run)

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{exit::CODES, flags, given};
+use super::{exit::EXIT_CODES, flags, given};
 use crate::{
     comm::Comm,
     job::{self, Invocation, JobError, JobVerdict},
@@ -41,6 +41,6 @@ impl Run {
     ) -> Result<JobVerdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
         let given = Invocation { guard, ..given(running.config, flags, environment) };
-        job::run(comm, given, &inputs, CODES)
+        job::run(comm, given, &inputs, EXIT_CODES)
     }
 }

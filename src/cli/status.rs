@@ -39,7 +39,10 @@ impl StatusArgs {
     /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let verdict = if self.follow {
-            let pursuit = FollowOptions { every: self.every.get(), wait: self.wait.get() };
+            let pursuit = FollowOptions {
+                interval: self.every.to_duration(),
+                start_timeout: self.wait.to_duration(),
+            };
             job::follow_status(&self.run, self.json, self.verify, pursuit)?
         } else {
             job::show_status(&self.run, self.json, self.verify)?

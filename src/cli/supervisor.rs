@@ -6,13 +6,13 @@ use crate::{serve, settings::Environment};
 
 /// Starts and ends a rank's servers, as told on standard input.
 #[derive(Args)]
-pub(super) struct Guard {
+pub(super) struct GuardArgs {
     /// Become the server that this shell command starts
     #[arg(long = "become", value_name = "COMMAND", allow_hyphen_values = true, help_heading = super::flags::NON_SETTING_HEADING)]
     server: Option<String>,
 }
 
-impl Guard {
+impl GuardArgs {
     /// Local. The exit code.
     pub(super) fn run(self, environment: Environment) -> u8 {
         match self.server {

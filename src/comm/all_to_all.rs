@@ -22,7 +22,7 @@ pub fn all_to_all_in_rounds<C: Comm + ?Sized>(
         for rank in 0..size {
             let part = parts.get(rank).map_or(&[][..], Vec::as_slice);
             let from = number.saturating_mul(quota).min(part.len());
-            mine.push(&part[from..part.len().min(from + quota)]);
+            mine.push_part(&part[from..part.len().min(from + quota)]);
         }
         comm.all_to_all_bytes(&mine, &mut got);
         for (rank, piece) in got.parts().enumerate().filter(|(_, piece)| !piece.is_empty()) {

@@ -4,10 +4,10 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{CommError, Letter};
+use super::{CommError, RankMessage};
 
 /// A value as bytes.
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CommError> {
+pub(super) fn encode_value<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CommError> {
     bincode::serde::encode_to_vec(value, bincode::config::standard())
         .map_err(|error| CommError::Encode(error.to_string()))
 }
@@ -16,7 +16,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CommEr
 ///
 /// # Errors
 /// Where it cannot be read.
-pub fn decode<T: DeserializeOwned>(letter: &Letter) -> Result<T, CommError> {
+pub fn decode_message<T: DeserializeOwned>(letter: &RankMessage) -> Result<T, CommError> {
     decode_bytes(letter.from, &letter.bytes)
 }
 
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn what_is_left_over_or_missing_is_an_error() {
-        let mut bytes = encode(&(7u32, "seven")).expect("plain data");
+        let mut bytes = encode_value(&(7u32, "seven")).expect("plain data");
         assert_eq!(decode_bytes::<(u32, String)>(1, &bytes), Ok((7, "seven".to_owned())));
         bytes.push(0);
         assert!(decode_bytes::<(u32, String)>(1, &bytes).is_err());

@@ -11,7 +11,7 @@ use super::{Comm, CommError, MessageTag, PollBackoff};
 pub fn drain_messages(comm: &mut dyn Comm, tag: MessageTag) -> Result<(), CommError> {
     let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
     for rank in others.clone() {
-        comm.send(rank, tag, Vec::new())?;
+        comm.send_bytes(rank, tag, Vec::new())?;
     }
     for rank in others {
         let mut nap = PollBackoff::for_transfer();
@@ -24,7 +24,7 @@ pub fn drain_messages(comm: &mut dyn Comm, tag: MessageTag) -> Result<(), CommEr
         }
     }
     let mut nap = PollBackoff::for_transfer();
-    while comm.under_way() > 0 {
+    while comm.pending_messages() > 0 {
         nap.sleep_next();
     }
     Ok(())

@@ -10,13 +10,13 @@ pub struct LauncherInfo {
     /// The number of ranks started, and the variable that says so.
     size: Option<(usize, &'static str)>,
     /// A lower bound of the number of ranks, and the variable it follows from.
-    at_least: Option<(usize, &'static str)>,
+    min_rank_count: Option<(usize, &'static str)>,
     /// Open MPI's launcher left its variables.
     open_mpi: bool,
 }
 
 /// Variables that hold the number of ranks.
-const SIZES: [&str; 2] = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"];
+const SIZE_VARIABLES: [&str; 2] = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"];
 /// Variables that hold this process's rank: there are more ranks than that.
 const RANK_VARIABLES: [&str; 4] = ["PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "PMIX_RANK"];
 /// The number of this node's ranks (PALS): there are at least as many.
@@ -27,18 +27,18 @@ impl LauncherInfo {
     #[must_use]
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
-        let size = SIZES.iter().find_map(|&name| Some((number(name)?, name)));
+        let size = SIZE_VARIABLES.iter().find_map(|&name| Some((number(name)?, name)));
         let ranks =
             RANK_VARIABLES.iter().filter_map(|&name| Some((number(name)?.checked_add(1)?, name)));
         let local = number(LOCAL_SIZE_VARIABLE).map(|size| (size, LOCAL_SIZE_VARIABLE));
         let at_least = ranks.chain(local).max_by_key(|&(bound, _)| bound);
-        Self { size, at_least, open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some() }
+        Self { size, min_rank_count: at_least, open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some() }
     }
 
     /// Did a launcher start this process?
     #[must_use]
-    pub fn is_there(&self) -> bool {
-        self.size.is_some() || self.at_least.is_some()
+    pub fn is_present(&self) -> bool {
+        self.size.is_some() || self.min_rank_count.is_some()
     }
 
     /// Before MPI starts: would this library understand that launcher?
@@ -50,7 +50,7 @@ impl LauncherInfo {
         if !self.open_mpi || is_open_mpi(library) {
             return Ok(());
         }
-        Err(wrong(library, "Open MPI's launcher started it"))
+        Err(mismatch_message(library, "Open MPI's launcher started it"))
     }
 
     /// Once MPI is there: is its world the job that was launched?
@@ -59,12 +59,12 @@ impl LauncherInfo {
     /// A sentence for the user, where it is not.
     pub fn check_world_size(&self, world: usize, library: &str) -> Result<(), String> {
         let ranks = if world == 1 { "one rank" } else { "fewer ranks" };
-        match (self.size, self.at_least) {
-            (Some((size, name)), _) if size != world => Err(wrong(
+        match (self.size, self.min_rank_count) {
+            (Some((size, name)), _) if size != world => Err(mismatch_message(
                 library,
                 &format!("the launcher started {size} ranks ({name}) but MPI sees {world}"),
             )),
-            (None, Some((bound, name))) if bound > world => Err(wrong(
+            (None, Some((bound, name))) if bound > world => Err(mismatch_message(
                 library,
                 &format!(
                     "the launcher started at least {bound} ranks ({name}) but MPI sees {ranks}"
@@ -79,7 +79,7 @@ fn is_open_mpi(library: &str) -> bool {
     library.contains("Open MPI")
 }
 
-fn wrong(library: &str, what: &str) -> String {
+fn mismatch_message(library: &str, what: &str) -> String {
     format!(
         "this mpiexec does not belong to the MPI of this program: {what}. The program was built with {library}. \
          Start it with that MPI's own mpiexec, or build it again with the MPI whose mpiexec you use \
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn nothing_said_is_nothing_refused() {
-        assert!(!launcher_info(&[]).is_there());
+        assert!(!launcher_info(&[]).is_present());
         assert_eq!(launcher_info(&[]).check_world_size(1, "MPICH 4.3.2"), Ok(()));
     }
 
@@ -124,6 +124,6 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_says_nothing() {
-        assert!(!launcher_info(&[("PMI_SIZE", "many"), ("PMIX_RANK", "")]).is_there());
+        assert!(!launcher_info(&[("PMI_SIZE", "many"), ("PMIX_RANK", "")]).is_present());
     }
 }

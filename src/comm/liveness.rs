@@ -9,7 +9,7 @@ use super::{Comm, CommError, MessageTag, PollBackoff, TypedComm};
 
 /// What a roll-call found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RollCall {
+pub enum LivenessResult {
     /// Every rank answered: collectives are safe.
     AllAlive,
     /// These did not answer in time (on rank 0). No collective may follow.
@@ -26,17 +26,17 @@ pub enum RollCall {
 pub fn check_liveness<C: Comm + ?Sized>(
     comm: &mut C,
     patience: Duration,
-) -> Result<RollCall, CommError> {
+) -> Result<LivenessResult, CommError> {
     if comm.rank() == 0 { collect_liveness(comm, patience) } else { answer(comm, patience * 2) }
 }
 
 fn collect_liveness<C: Comm + ?Sized>(
     comm: &mut C,
     patience: Duration,
-) -> Result<RollCall, CommError> {
+) -> Result<LivenessResult, CommError> {
     let mut here = vec![false; comm.size()];
     here[0] = true;
-    let all = until(patience, || {
+    let all = poll_until(patience, || {
         while let Some((rank, ())) = comm.try_receive_value(None, MessageTag::Liveness)? {
             here[rank] = true;
         }
@@ -47,23 +47,24 @@ fn collect_liveness<C: Comm + ?Sized>(
         comm.send_value(rank, MessageTag::Liveness, &missing)?;
     }
     // Letters to ranks that are here leave at once; the clock is for one that goes away meanwhile.
-    until(patience, || Ok((comm.under_way() == 0).then_some(())))?;
-    Ok(if all.is_some() { RollCall::AllAlive } else { RollCall::Missing(missing) })
+    poll_until(patience, || Ok((comm.pending_messages() == 0).then_some(())))?;
+    Ok(if all.is_some() { LivenessResult::AllAlive } else { LivenessResult::Missing(missing) })
 }
 
-fn answer<C: Comm + ?Sized>(comm: &mut C, patience: Duration) -> Result<RollCall, CommError> {
+fn answer<C: Comm + ?Sized>(comm: &mut C, patience: Duration) -> Result<LivenessResult, CommError> {
     comm.send_value(0, MessageTag::Liveness, &())?;
-    let word =
-        until(patience, || comm.try_receive_value::<Vec<usize>>(Some(0), MessageTag::Liveness))?;
+    let word = poll_until(patience, || {
+        comm.try_receive_value::<Vec<usize>>(Some(0), MessageTag::Liveness)
+    })?;
     Ok(match word {
-        Some((_, missing)) if missing.is_empty() => RollCall::AllAlive,
-        Some((_, missing)) => RollCall::Missing(missing),
-        None => RollCall::RootSilent,
+        Some((_, missing)) if missing.is_empty() => LivenessResult::AllAlive,
+        Some((_, missing)) => LivenessResult::Missing(missing),
+        None => LivenessResult::RootSilent,
     })
 }
 
 /// Looks, naps and looks again until there is something or time is up.
-fn until<T>(
+fn poll_until<T>(
     patience: Duration,
     mut look: impl FnMut() -> Result<Option<T>, CommError>,
 ) -> Result<Option<T>, CommError> {

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Comm, Letter, MessageTag, PollBackoff};
+use super::{Comm, MessageTag, PollBackoff, RankMessage};
 
 /// Where letters from ranks and words from this process's other threads come together.
 pub struct Mailbox<'c, W> {
@@ -24,7 +24,7 @@ pub struct Mailbox<'c, W> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum MailboxEvent<W> {
     /// A rank wrote.
-    Message(Letter),
+    Message(RankMessage),
     /// A thread of this process said something.
     Word(W),
     /// Nothing happened until the time asked for.
@@ -60,7 +60,7 @@ impl<'c, W> Mailbox<'c, W> {
                 // A word that is here already must not wait for the next call.
                 return self.words.try_recv().map_or(MailboxEvent::TimedOut, MailboxEvent::Word);
             }
-            if self.comm.under_way() > 0 {
+            if self.comm.pending_messages() > 0 {
                 self.backoff.reset();
             }
             let nap = self.backoff.length().min(left);

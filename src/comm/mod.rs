@@ -25,11 +25,11 @@ mod tree;
 mod typed;
 
 pub use all_to_all::all_to_all_in_rounds;
-pub use codec::decode;
+pub use codec::decode_message;
 pub use drain_messages::drain_messages;
 pub use gather::gather_in_rounds;
 pub use launcher::LauncherInfo;
-pub use liveness::{RollCall, check_liveness};
+pub use liveness::{LivenessResult, check_liveness};
 pub use mailbox::{Mailbox, MailboxEvent};
 pub use panic::abort_job_on_panic;
 pub use poll_backoff::PollBackoff;
@@ -83,14 +83,14 @@ pub trait Comm {
     ///
     /// # Errors
     /// Where there is no such rank, or the letter is 2 GiB or larger.
-    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError>;
+    fn send_bytes(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError>;
 
     /// Local. The next letter with this tag that is wholly here, from `from` or from anyone; `None` at once if none is.
-    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter>;
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<RankMessage>;
 
     /// Local. How many letters are on their way: not wholly out of this rank's buffers, or not wholly in them. Bytes move
     /// only when this or [`Comm::receive`] is called, so naps should be short while it is above 0.
-    fn under_way(&mut self) -> usize;
+    fn pending_messages(&mut self) -> usize;
 
     /// Local. Ends every rank of the job at once with `code`; for the cases in which an orderly end is not possible.
     fn abort(&self, code: u8) -> !;
@@ -110,7 +110,7 @@ pub struct CommLibrary {
 
 /// A letter that has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
+pub struct RankMessage {
     /// The rank that sent it.
     pub from: usize,
     /// Its content.
@@ -129,7 +129,7 @@ pub enum MessageTag {
     /// The job's own messages.
     Job,
     /// What a rank has written on its own node, on its way to the root where no collective can be had any more.
-    Home,
+    LocalShards,
 }
 
 /// How [`Comm::all_reduce`] combines.
@@ -156,7 +156,7 @@ pub struct RankParts {
 
 impl RankParts {
     /// Adds the next rank's part.
-    pub fn push(&mut self, part: &[u8]) {
+    pub fn push_part(&mut self, part: &[u8]) {
         self.bytes.extend_from_slice(part);
         self.counts.push(part.len());
     }
@@ -184,7 +184,7 @@ impl RankParts {
 pub enum CommError {
     /// The launcher and the MPI library do not belong together.
     #[error("{0}")]
-    Launcher(String),
+    LauncherMismatch(String),
     /// MPI would not start.
     #[error("MPI did not start: {0}")]
     Start(String),

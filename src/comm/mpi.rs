@@ -20,14 +20,14 @@ use mpi::{
 };
 
 use super::{
-    Comm, CommError, CommLibrary, LauncherInfo, Letter, MessageTag, PollBackoff, RankParts,
+    Comm, CommError, CommLibrary, LauncherInfo, MessageTag, PollBackoff, RankMessage, RankParts,
     ReduceOp,
 };
 
 /// The ranks of MPI_COMM_WORLD.
 pub(super) struct MpiComm {
     // Fields drop in this order: the world before what finalises MPI.
-    outgoing: Vec<Held>,
+    outgoing: Vec<PendingBuffer>,
     incoming: VecDeque<IncomingMessage>,
     world: SimpleCommunicator,
     library: CommLibrary,
@@ -36,7 +36,7 @@ pub(super) struct MpiComm {
 }
 
 /// A buffer that MPI reads or writes until its request is done.
-struct Held {
+struct PendingBuffer {
     /// `None` only while it is being looked at.
     request: Option<Request<'static, [u8], StaticScope>>,
     buffer: *mut [u8],
@@ -45,7 +45,7 @@ struct Held {
 struct IncomingMessage {
     from: usize,
     tag: MpiTag,
-    held: Held,
+    pending: PendingBuffer,
     /// Set when the bytes are all here.
     bytes: Option<Vec<u8>>,
 }
@@ -54,7 +54,7 @@ impl MpiComm {
     /// Starts MPI and makes sure that this world is the job that was launched.
     pub(super) fn start(launcher: &LauncherInfo) -> Result<Self, CommError> {
         let name = library_name();
-        launcher.check_library(&name).map_err(CommError::Launcher)?;
+        launcher.check_library(&name).map_err(CommError::LauncherMismatch)?;
         let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {
             return Err(CommError::Start("it was started before in this process".into()));
         };
@@ -70,7 +70,7 @@ impl MpiComm {
         };
         if let Err(why) = launcher.check_world_size(comm.size(), &comm.library.name) {
             comm.barrier();
-            return Err(CommError::Launcher(why));
+            return Err(CommError::LauncherMismatch(why));
         }
         if granted < Threading::Funneled {
             return Err(CommError::Start(format!(
@@ -118,7 +118,7 @@ impl MpiComm {
     }
 
     /// Takes in what has come and lets go of what has left.
-    fn progress(&mut self) {
+    fn poll_messages(&mut self) {
         self.outgoing.retain_mut(|held| held.take_if_done().is_none());
         while let Some((message, status)) = self.world.any_process().immediate_matched_probe() {
             let count = status.count(u8::equivalent_datatype());
@@ -130,19 +130,19 @@ impl MpiComm {
             self.incoming.push_back(IncomingMessage {
                 from: usize::try_from(status.source_rank()).unwrap_or(0),
                 tag: status.tag(),
-                held: Held { request: Some(request), buffer },
+                pending: PendingBuffer { request: Some(request), buffer },
                 bytes: None,
             });
         }
         for arriving in &mut self.incoming {
             if arriving.bytes.is_none() {
-                arriving.bytes = arriving.held.take_if_done();
+                arriving.bytes = arriving.pending.take_if_done();
             }
         }
     }
 }
 
-impl Held {
+impl PendingBuffer {
     /// The buffer back, once MPI is done with it.
     fn take_if_done(&mut self) -> Option<Vec<u8>> {
         match self.request.take()?.test() {
@@ -157,7 +157,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for PendingBuffer {
     fn drop(&mut self) {
         // An unfinished request panics when dropped, and its buffer is still MPI's: both are left to the process's end.
         std::mem::forget(self.request.take());
@@ -294,7 +294,7 @@ impl Comm for MpiComm {
         }
     }
 
-    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
+    fn send_bytes(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
         if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(CommError::TooLarge { what: "a letter", bytes: bytes.len() });
         }
@@ -310,13 +310,13 @@ impl Comm for MpiComm {
             kept,
             mpi_tag(tag),
         );
-        self.outgoing.push(Held { request: Some(request), buffer });
-        self.progress();
+        self.outgoing.push(PendingBuffer { request: Some(request), buffer });
+        self.poll_messages();
         Ok(())
     }
 
-    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter> {
-        self.progress();
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<RankMessage> {
+        self.poll_messages();
         let tag = mpi_tag(tag);
         let wanted =
             |it: &IncomingMessage| it.tag == tag && from.is_none_or(|from| it.from == from);
@@ -326,11 +326,11 @@ impl Comm for MpiComm {
             wanted(it) && it.bytes.is_some() && !self.incoming.iter().take(place).any(earlier)
         })?;
         let mut letter = self.incoming.remove(place)?;
-        Some(Letter { from: letter.from, bytes: letter.bytes.take()? })
+        Some(RankMessage { from: letter.from, bytes: letter.bytes.take()? })
     }
 
-    fn under_way(&mut self) -> usize {
-        self.progress();
+    fn pending_messages(&mut self) -> usize {
+        self.poll_messages();
         self.outgoing.len() + self.incoming.iter().filter(|it| it.bytes.is_none()).count()
     }
 
@@ -341,7 +341,7 @@ impl Comm for MpiComm {
 
     fn finish(mut self: Box<Self>) {
         let mut nap = PollBackoff::for_long_wait();
-        while self.under_way() > 0 {
+        while self.pending_messages() > 0 {
             nap.sleep_next();
         }
         self.barrier();
@@ -413,7 +413,7 @@ fn mpi_tag(tag: MessageTag) -> MpiTag {
         MessageTag::TreeReduce => 2,
         MessageTag::Job => 3,
         MessageTag::Scan => 4,
-        MessageTag::Home => 5,
+        MessageTag::LocalShards => 5,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The lengths of successive naps.
 #[derive(Clone, Copy, Debug)]
 pub struct PollBackoff {
-    least: Duration,
+    min_sleep: Duration,
     most: Duration,
     waited: Duration,
     polls_per_sleep: u32,
@@ -19,13 +19,13 @@ impl PollBackoff {
     /// For a rank in the middle of work: 50 µs to 2 ms (about 1 % of a core; answers within 3 ms).
     #[must_use]
     pub fn for_active_work() -> Self {
-        Self::between(Duration::from_micros(50), Duration::from_millis(2))
+        Self::with_limits(Duration::from_micros(50), Duration::from_millis(2))
     }
 
     /// For waits that may be long and need no haste: up to 20 ms (0.1 to 0.2 % of a core).
     #[must_use]
     pub fn for_long_wait() -> Self {
-        Self::between(Duration::from_micros(20), Duration::from_millis(20))
+        Self::with_limits(Duration::from_micros(20), Duration::from_millis(20))
     }
 
     /// While bytes are under way, a cell at each look: many looks, then up to 100 µs. On a busy machine a nap of any length
@@ -34,14 +34,14 @@ impl PollBackoff {
     pub fn for_transfer() -> Self {
         Self {
             polls_per_sleep: 256,
-            ..Self::between(Duration::from_micros(5), Duration::from_micros(100))
+            ..Self::with_limits(Duration::from_micros(5), Duration::from_micros(100))
         }
     }
 
     /// From `least` to `most`.
     #[must_use]
-    pub fn between(least: Duration, most: Duration) -> Self {
-        Self { least, most, waited: Duration::ZERO, polls_per_sleep: 1 }
+    pub fn with_limits(least: Duration, most: Duration) -> Self {
+        Self { min_sleep: least, most, waited: Duration::ZERO, polls_per_sleep: 1 }
     }
 
     /// How often to look between two naps.
@@ -52,7 +52,7 @@ impl PollBackoff {
 
     /// The next nap.
     pub fn length(&mut self) -> Duration {
-        let nap = (self.waited / 8).clamp(self.least, self.most);
+        let nap = (self.waited / 8).clamp(self.min_sleep, self.most);
         self.waited += nap;
         nap
     }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn naps_grow_with_the_wait_to_their_limit_and_begin_anew_when_woken() {
-        let mut nap = PollBackoff::between(Duration::from_micros(50), Duration::from_millis(2));
+        let mut nap = PollBackoff::with_limits(Duration::from_micros(50), Duration::from_millis(2));
         let mut waited = Duration::ZERO;
         for _ in 0..200 {
             let length = nap.length();

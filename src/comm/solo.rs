@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Comm, CommError, CommLibrary, Letter, MessageTag, RankParts, ReduceOp};
+use super::{Comm, CommError, CommLibrary, MessageTag, RankMessage, RankParts, ReduceOp};
 
 /// The only rank there is.
 #[derive(Debug, Default)]
@@ -58,12 +58,12 @@ impl Comm for SoloComm {
 
     fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts) {
         into.clear();
-        into.push(&mine.bytes);
+        into.push_part(&mine.bytes);
     }
 
     fn all_reduce(&mut self, _values: &mut [u64], _how: ReduceOp) {}
 
-    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
+    fn send_bytes(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
         if to != 0 {
             return Err(CommError::NoSuchRank { rank: to, size: 1 });
         }
@@ -71,15 +71,15 @@ impl Comm for SoloComm {
         Ok(())
     }
 
-    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter> {
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<RankMessage> {
         if from.is_some_and(|from| from != 0) {
             return None;
         }
         let place = self.letters.iter().position(|(its, _)| *its == tag)?;
-        self.letters.remove(place).map(|(_, bytes)| Letter { from: 0, bytes })
+        self.letters.remove(place).map(|(_, bytes)| RankMessage { from: 0, bytes })
     }
 
-    fn under_way(&mut self) -> usize {
+    fn pending_messages(&mut self) -> usize {
         0
     }
 

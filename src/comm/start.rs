@@ -10,7 +10,7 @@ use super::{Comm, CommError, LauncherInfo, SoloComm};
 /// # Errors
 /// Where MPI does not start, or is not the MPI of the launcher.
 pub fn start(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
-    if !launcher.is_there() {
+    if !launcher.is_present() {
         return Ok(Box::new(SoloComm::new()));
     }
     start_mpi(launcher)

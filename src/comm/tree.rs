@@ -4,7 +4,7 @@
 //! values merged child after child are merged in rank order.
 
 /// The ranks whose values `rank` takes in, in the order in which it takes them.
-pub(super) fn children(rank: usize, size: usize) -> impl Iterator<Item = usize> {
+pub(super) fn child_ranks(rank: usize, size: usize) -> impl Iterator<Item = usize> {
     let reach = if rank == 0 { usize::BITS } else { rank.trailing_zeros() };
     (0..reach).map_while(move |bit| {
         let child = rank.checked_add(1usize.checked_shl(bit)?)?;
@@ -22,10 +22,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn in_order(rank: usize, size: usize) -> Vec<usize> {
+    fn preorder_ranks(rank: usize, size: usize) -> Vec<usize> {
         let mut ranks = vec![rank];
-        for child in children(rank, size) {
-            ranks.extend(in_order(child, size));
+        for child in child_ranks(rank, size) {
+            ranks.extend(preorder_ranks(child, size));
         }
         ranks
     }
@@ -33,13 +33,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_rank_is_taken_in_once_and_in_order(size in 1usize..300) {
-            prop_assert_eq!(in_order(0, size), (0..size).collect::<Vec<_>>());
+            prop_assert_eq!(preorder_ranks(0, size), (0..size).collect::<Vec<_>>());
         }
 
         #[test]
         fn parents_and_children_agree(size in 1usize..300) {
             for rank in 0..size {
-                for child in children(rank, size) {
+                for child in child_ranks(rank, size) {
                     prop_assert_eq!(parent_rank(child), Some(rank));
                 }
             }

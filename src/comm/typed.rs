@@ -16,7 +16,7 @@ pub trait TypedComm: Comm {
         value: Option<T>,
     ) -> Result<T, CommError> {
         // What cannot be encoded travels as nothing: an error on every rank, never a hang.
-        let encoded = if self.rank() == 0 { codec::encode(&value) } else { Ok(Vec::new()) };
+        let encoded = if self.rank() == 0 { codec::encode_value(&value) } else { Ok(Vec::new()) };
         let mut bytes = encoded.clone().unwrap_or_default();
         self.broadcast_bytes(&mut bytes);
         encoded?;
@@ -35,7 +35,7 @@ pub trait TypedComm: Comm {
         &mut self,
         values: Option<Vec<T>>,
     ) -> Result<T, CommError> {
-        let parts = values.map(|values| values.iter().map(codec::encode).collect());
+        let parts = values.map(|values| values.iter().map(codec::encode_value).collect());
         let parts: Option<Result<Vec<_>, _>> = parts;
         let (parts, error) = match parts.transpose() {
             Ok(parts) => (parts, None),
@@ -56,7 +56,7 @@ pub trait TypedComm: Comm {
         &mut self,
         mine: &T,
     ) -> Result<Option<Vec<T>>, CommError> {
-        let bytes = codec::encode(mine).unwrap_or_default(); // nothing is no value: rank 0 says so
+        let bytes = codec::encode_value(mine).unwrap_or_default(); // nothing is no value: rank 0 says so
         let mut encoded = vec![Vec::new(); if self.rank() == 0 { self.size() } else { 0 }];
         gather_in_rounds(self, &bytes, VALUES_ROUND_BYTES, |rank, piece| {
             encoded[rank].extend_from_slice(piece);
@@ -78,14 +78,14 @@ pub trait TypedComm: Comm {
         &mut self,
         mut mine: T,
     ) -> Result<Option<T>, CommError> {
-        for child in tree::children(self.rank(), self.size()) {
-            let letter = wait_for(self, child, MessageTag::TreeReduce);
+        for child in tree::child_ranks(self.rank(), self.size()) {
+            let letter = wait_for_message(self, child, MessageTag::TreeReduce);
             mine.merge(codec::decode_bytes(child, &letter)?);
         }
         let Some(parent) = tree::parent_rank(self.rank()) else { return Ok(Some(mine)) };
-        self.send(parent, MessageTag::TreeReduce, codec::encode(&mine)?)?;
+        self.send_bytes(parent, MessageTag::TreeReduce, codec::encode_value(&mine)?)?;
         let mut nap = PollBackoff::for_transfer();
-        while self.under_way() > 0 {
+        while self.pending_messages() > 0 {
             nap.sleep_next();
         }
         Ok(None)
@@ -101,7 +101,7 @@ pub trait TypedComm: Comm {
         tag: MessageTag,
         value: &T,
     ) -> Result<(), CommError> {
-        self.send(to, tag, codec::encode(value)?)
+        self.send_bytes(to, tag, codec::encode_value(value)?)
     }
 
     /// Local. The next value that has arrived with this tag, and who sent it.
@@ -126,7 +126,7 @@ pub trait TypedComm: Comm {
         from: usize,
         tag: MessageTag,
     ) -> Result<T, CommError> {
-        let letter = wait_for(self, from, tag);
+        let letter = wait_for_message(self, from, tag);
         codec::decode_bytes(from, &letter)
     }
 }
@@ -137,13 +137,13 @@ impl<C: Comm + ?Sized> TypedComm for C {}
 const VALUES_ROUND_BYTES: usize = 16 << 20;
 
 /// Sleeps until the letter is here.
-fn wait_for<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: MessageTag) -> Vec<u8> {
+fn wait_for_message<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: MessageTag) -> Vec<u8> {
     let mut nap = PollBackoff::for_long_wait();
     loop {
         if let Some(letter) = comm.try_receive(Some(from), tag) {
             return letter.bytes;
         }
-        if comm.under_way() > 0 {
+        if comm.pending_messages() > 0 {
             nap.reset();
         }
         nap.sleep_next();

@@ -74,11 +74,11 @@ pub fn sweep_table(report: &SweepReport) -> String {
                     None => "\n".to_owned(),
                 };
             }
-            text += &lengths(&it);
+            text += &describe_lengths(&it);
         }
         None => text += "no cell was measured: the reasons stand in the table\n",
     }
-    text + &conditions(&report.conditions) + &notes(&report.notes)
+    text + &describe_conditions(&report.conditions) + &notes(&report.notes)
 }
 
 /// What people see of a comparison.
@@ -136,15 +136,15 @@ pub fn compare_table(report: &CompareReport) -> String {
     if let Some([prompt, batched, single]) = &answers.example {
         text += &format!(
             "the first that differs: {}\n  batched: {}\n  single:  {}\n",
-            short(prompt, 80),
-            short(batched, 80),
-            short(single, 80)
+            truncate_line(prompt, 80),
+            truncate_line(batched, 80),
+            truncate_line(single, 80)
         );
     }
     if let Some(it) = &report.batched.figures {
-        text += &lengths(it);
+        text += &describe_lengths(it);
     }
-    text + &conditions(&report.conditions) + &notes(&report.notes)
+    text + &describe_conditions(&report.conditions) + &notes(&report.notes)
 }
 
 /// What people see of models.
@@ -171,11 +171,11 @@ pub fn models_table(report: &ModelsReport) -> String {
         }
         cells.push(match (&row.failed, &row.sample) {
             (Some(why), _) => why.clone(),
-            (None, sample) => short(sample.as_deref().unwrap_or_default(), 60),
+            (None, sample) => truncate_line(sample.as_deref().unwrap_or_default(), 60),
         });
         table.add_row(cells);
     }
-    format!("{table}\n") + &conditions(&report.conditions) + &notes(&report.notes)
+    format!("{table}\n") + &describe_conditions(&report.conditions) + &notes(&report.notes)
 }
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
@@ -198,7 +198,7 @@ pub(super) fn named(cell: BenchCell) -> String {
     format!("batch {}, window {}", cell.batch, cell.window)
 }
 
-fn lengths(it: &RunFigures) -> String {
+fn describe_lengths(it: &RunFigures) -> String {
     format!(
         "prompts of {} tokens, answers of {}, as the servers count\n",
         format_figure(it.prompt_tokens),
@@ -206,7 +206,7 @@ fn lengths(it: &RunFigures) -> String {
     )
 }
 
-fn conditions(it: &BenchConditions) -> String {
+fn describe_conditions(it: &BenchConditions) -> String {
     let BenchConditions { ranks, endpoints, model, api, repeats, sampling, incomplete, .. } = it;
     let incomplete = incomplete.as_ref().map_or(String::new(), |why| {
         format!("incomplete: {why}; the same command measures it all (with --overwrite, or to another --output)\n")
@@ -260,7 +260,7 @@ pub(super) fn format_figure(number: f64) -> String {
 }
 
 /// One line of at most so many characters.
-fn short(text: &str, most: usize) -> String {
+fn truncate_line(text: &str, most: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= most {
         return line;
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn samples_are_one_line() {
-        assert_eq!(short("a\nb  c", 9), "a b c");
-        assert_eq!(short("abcdefgh", 5), "abcd…");
+        assert_eq!(truncate_line("a\nb  c", 9), "a b c");
+        assert_eq!(truncate_line("abcdefgh", 5), "abcd…");
     }
 }

@@ -37,7 +37,7 @@ pub struct CheckedRank {
 /// The table's columns, and how many of them, the first ones, tell most.
 const TABLE_COLUMNS: [&str; 9] =
     ["rank", "host", "endpoint", "state", "model", "context", "version", "routes", "local rank"];
-const SHORT: usize = 7;
+const NARROW_COLUMNS: usize = 7;
 
 impl CheckReport {
     /// Of all ranks' findings.
@@ -50,7 +50,7 @@ impl CheckReport {
 
     /// The served models' names, each once.
     #[must_use]
-    pub fn models(&self) -> Vec<&str> {
+    pub fn model_names(&self) -> Vec<&str> {
         let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
         let facts = all.filter_map(|it| match &it.probe {
             ProbeResult::Ready(facts) => Some(facts),
@@ -72,12 +72,12 @@ impl CheckReport {
             return format!("{whole}\n{}", self.summary_lines());
         };
         // What tells least gives way, and only then cells are broken.
-        let mut table = self.draw_columns(&TABLE_COLUMNS[..SHORT]);
+        let mut table = self.draw_columns(&TABLE_COLUMNS[..NARROW_COLUMNS]);
         table.set_width(u16::try_from(room).unwrap_or(u16::MAX));
         format!(
             "{table}\n{}a wider terminal shows {} as well, and --json everything\n",
             self.summary_lines(),
-            TABLE_COLUMNS[SHORT..].join(" and ")
+            TABLE_COLUMNS[NARROW_COLUMNS..].join(" and ")
         )
     }
 
@@ -118,7 +118,7 @@ impl CheckReport {
             text +=
                 &format!("{idle} of the ranks have no endpoint: they stay in MPI and do no work\n");
         }
-        if let models @ [_, _, ..] = self.models().as_slice() {
+        if let models @ [_, _, ..] = self.model_names().as_slice() {
             text += &format!(
                 "several models are served ({}): name one with --model\n",
                 models.join(", ")
@@ -137,14 +137,14 @@ fn row(endpoint: &EndpointStatus) -> Vec<String> {
     match &endpoint.probe {
         ProbeResult::Ready(facts) => {
             row.push("ready".into());
-            row.extend(columns(facts));
+            row.extend(server_info_cells(facts));
         }
         ProbeResult::NotReady(why) => row.push(format!("not ready: {why}")),
     }
     row
 }
 
-fn columns(facts: &ServerInfo) -> [String; 4] {
+fn server_info_cells(facts: &ServerInfo) -> [String; 4] {
     let each = |text: &dyn Fn(&ServedModel) -> String| {
         facts.models.iter().map(text).collect::<Vec<_>>().join("\n")
     };

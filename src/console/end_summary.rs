@@ -17,21 +17,21 @@ use crate::report::{
 };
 use crate::{
     domain::{FailureKind, Tally},
-    metrics::Failed,
-    output::{Counts, ReduceProgress},
+    metrics::FailureStats,
+    output::{PromptCounts, ReduceProgress},
 };
 
 /// What the last table is made of.
 #[derive(Debug)]
 pub struct EndSummary<'a> {
     /// What is counted: prompts, or those of a pass of a reduce.
-    pub what: Cow<'a, str>,
+    pub label: Cow<'a, str>,
     /// Of the whole run.
-    pub counts: &'a Counts,
+    pub counts: &'a PromptCounts,
     /// Of this start.
     pub tally: &'a Tally,
     /// Of the whole run, by kind, where lines were measured.
-    pub failures: Option<&'a BTreeMap<String, Failed>>,
+    pub failures: Option<&'a BTreeMap<String, FailureStats>>,
     /// Of this start.
     pub seconds: f64,
     /// Of this start.
@@ -122,7 +122,7 @@ impl EndSummary<'_> {
                 )
             }
         };
-        row(&self.what, count(counts.submitted));
+        row(&self.label, count(counts.submitted));
         row("answered", share(counts.answered));
         row("failed", share(counts.failed));
         row("open", share(counts.open));
@@ -321,9 +321,9 @@ mod tests {
     use super::*;
     use crate::metrics::FailureExample;
 
-    fn finish<'a>(counts: &'a Counts, tally: &'a Tally) -> EndSummary<'a> {
+    fn finish<'a>(counts: &'a PromptCounts, tally: &'a Tally) -> EndSummary<'a> {
         EndSummary {
-            what: "prompts".into(),
+            label: "prompts".into(),
             counts,
             tally,
             failures: None,
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn the_end_fits_80_columns_however_large_the_run() {
         let all = 120_000_000_000;
-        let counts = Counts::new(all, all / 2, all / 3);
+        let counts = PromptCounts::new(all, all / 2, all / 3);
         let tally = Tally {
             answered: all / 2,
             completion_tokens: 4000 * all,
@@ -362,7 +362,8 @@ mod tests {
 
     #[test]
     fn one_is_not_several_and_the_next_step_is_said() {
-        let (counts, tally) = (Counts::new(3, 2, 0), Tally { answered: 2, ..Tally::default() });
+        let (counts, tally) =
+            (PromptCounts::new(3, 2, 0), Tally { answered: 2, ..Tally::default() });
         let text = EndSummary { ranks: 1, output: None, ..finish(&counts, &tally) }.to_string();
         assert!(text.contains("12.3 s on 1 rank\n"), "{text}");
         assert!(
@@ -370,14 +371,17 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("answers:"), "{text}");
-        let (counts, tally) = (Counts::new(2, 1, 1), Tally::default());
+        let (counts, tally) = (PromptCounts::new(2, 1, 1), Tally::default());
         let text = finish(&counts, &tally).to_string();
         assert!(text.contains("it was finished before: nothing was asked"), "{text}");
         assert!(text.contains("--retry-failed"), "{text}");
         let failed = |kind: &str| {
-            BTreeMap::from([(kind.to_owned(), Failed { count: 1, ..Failed::default() })])
+            BTreeMap::from([(
+                kind.to_owned(),
+                FailureStats { count: 1, ..FailureStats::default() },
+            )])
         };
-        let says = |kinds: &BTreeMap<String, Failed>| {
+        let says = |kinds: &BTreeMap<String, FailureStats>| {
             EndSummary { failures: Some(kinds), ..finish(&counts, &tally) }.to_string()
         };
         assert!(says(&failed("bad_row")).contains("--accept-changes"));
@@ -390,9 +394,10 @@ mod tests {
         let first =
             |id: &str| FailureExample { id: id.into(), message: String::new(), status: None };
         let ids = [(3, "\"q3\""), (4, "4"), (9, "\"a long id that nobody would read to its end\"")];
-        let its = Failed { count: 12, first: ids.map(|(at, id)| (at, first(id))).into() };
+        let its = FailureStats { count: 12, first: ids.map(|(at, id)| (at, first(id))).into() };
         let failures = BTreeMap::from([("too_long".to_owned(), its)]);
-        let (counts, tally) = (Counts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });
+        let (counts, tally) =
+            (PromptCounts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });
         let text = EndSummary { failures: Some(&failures), ..finish(&counts, &tally) }.to_string();
         assert!(
             text.contains("failed: 12 longer than the model's context (ids q3, 4, a long id that nobody wo…, …)"),

@@ -35,7 +35,7 @@ static LOG_MODE: OnceLock<(LogFormat, bool)> = OnceLock::new();
 static ACTIVE_BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// What lines that are not the log's begin with.
-pub(super) const NAME: &str = "aurora-swarm: ";
+pub(super) const MESSAGE_PREFIX: &str = "aurora-swarm: ";
 
 /// Is the log one of JSON lines?
 pub(super) fn is_json_log() -> bool {
@@ -66,7 +66,7 @@ pub(super) fn say(level: &str, text: &str) {
     if is_json_log() {
         write_json_line(level, "aurora_swarm", text, Map::new());
     } else {
-        suspend_bar(|| eprintln!("{NAME}{text}"));
+        suspend_bar(|| eprintln!("{MESSAGE_PREFIX}{text}"));
     }
 }
 
@@ -181,7 +181,7 @@ struct EventFields {
 }
 
 impl EventFields {
-    fn keep(&mut self, field: &Field, value: Value) {
+    fn store_field(&mut self, field: &Field, value: Value) {
         match (field.name(), &value) {
             ("message", Value::String(text)) => self.message.clone_from(text),
             (name, _) => drop(self.others.insert(name.into(), value)),
@@ -191,27 +191,27 @@ impl EventFields {
 
 impl Visit for EventFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.keep(field, format!("{value:?}").into());
+        self.store_field(field, format!("{value:?}").into());
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.keep(field, value.into());
+        self.store_field(field, value.into());
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.keep(field, value.into());
+        self.store_field(field, value.into());
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.keep(field, value.into());
+        self.store_field(field, value.into());
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // Fields are seconds and rates: three digits say what there is to say.
-        self.keep(field, ((value * 1000.0).round() / 1000.0).into());
+        self.store_field(field, ((value * 1000.0).round() / 1000.0).into());
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.keep(field, value.into());
+        self.store_field(field, value.into());
     }
 }

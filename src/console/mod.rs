@@ -35,16 +35,16 @@ use std::{
 use crate::domain::{EndpointStatus, ProbeResult};
 
 /// Results are somebody else's to print.
-static SILENT: AtomicBool = AtomicBool::new(false);
+static STDOUT_SILENCED: AtomicBool = AtomicBool::new(false);
 
 /// From here on nothing goes to standard output: the program that uses this library has it for itself.
 pub fn silence_stdout() {
-    SILENT.store(true, Ordering::Relaxed);
+    STDOUT_SILENCED.store(true, Ordering::Relaxed);
 }
 
 /// To standard output, whole. A reader who has gone (`| head`) is no error.
 pub fn print_stdout(text: &str) {
-    if SILENT.load(Ordering::Relaxed) {
+    if STDOUT_SILENCED.load(Ordering::Relaxed) {
         return;
     }
     let mut out = std::io::stdout().lock();
@@ -65,7 +65,7 @@ fn stdout_columns() -> Option<usize> {
 }
 
 /// An error for the user, to standard error, with what caused it.
-pub fn complain(error: &dyn std::error::Error) {
+pub fn print_error(error: &dyn std::error::Error) {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     domain::{Prompt, PromptInput},
-    output::{Counts, Format},
+    output::{AnswerFormat, PromptCounts},
     settings::SettingOrigin,
 };
 
@@ -28,7 +28,7 @@ pub struct PlanView<'a> {
     /// The first prompt.
     pub first: Option<&'a Prompt>,
     /// The answers' format.
-    pub format: Format,
+    pub format: AnswerFormat,
     /// Request parameters where a row has none, as JSON.
     pub sampling: String,
     /// All settings.
@@ -36,7 +36,7 @@ pub struct PlanView<'a> {
     /// Where those that are no defaults came from.
     pub origins: &'a BTreeMap<String, SettingOrigin>,
     /// What it would do with what is there.
-    pub outlook: &'a PlannedAction,
+    pub action: &'a PlannedAction,
 }
 
 /// What a run would do with what is there.
@@ -61,7 +61,7 @@ pub enum PlannedAction {
         /// As this start.
         start: u32,
         /// From here.
-        counts: Counts,
+        counts: PromptCounts,
         /// Prompts that would be asked: open ones, and failed ones that may be asked again.
         asked: u64,
         /// The answers are together already.
@@ -109,11 +109,11 @@ impl fmt::Display for PlannedAction {
 }
 
 /// What an earlier start has done.
-struct CountsText<'a>(&'a Counts);
+struct CountsText<'a>(&'a PromptCounts);
 
 impl fmt::Display for CountsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { submitted, answered, failed, open } = self.0;
+        let PromptCounts { submitted, answered, failed, open } = self.0;
         write!(f, "{answered} answered, {failed} failed, {open} open of {submitted}")
     }
 }
@@ -166,6 +166,6 @@ impl fmt::Display for PlanView<'_> {
         for (key, origin) in self.origins {
             writeln!(f, "  {key} = {} ({origin})", self.settings[key])?;
         }
-        writeln!(f, "{}", self.outlook)
+        writeln!(f, "{}", self.action)
     }
 }

@@ -81,8 +81,8 @@ struct SweepPlot<'r> {
 
 impl<'r> SweepPlot<'r> {
     fn of(report: &'r SweepReport) -> Self {
-        let batches = sorted(report.cells.iter().map(|row| row.cell.batch));
-        let windows = sorted(report.cells.iter().map(|row| row.cell.window));
+        let batches = sort_unique(report.cells.iter().map(|row| row.cell.batch));
+        let windows = sort_unique(report.cells.iter().map(|row| row.cell.window));
         let by_batch = batches.len() >= windows.len();
         let (places, lines) = if by_batch { (batches, windows) } else { (windows, batches) };
         Self { report, x_is_batch: by_batch, places, lines }
@@ -93,7 +93,7 @@ impl<'r> SweepPlot<'r> {
         area: &PlotArea<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         area.fill(&WHITE)?;
-        self.title(area)?;
+        self.draw_title(area)?;
         let (_, below) = area.split_vertically(78);
         let (charts, legend) = below.split_horizontally(IMAGE_SIZE.0 as i32 - LEGEND_WIDTH);
         let (above, below) = charts.split_vertically(390);
@@ -105,7 +105,7 @@ impl<'r> SweepPlot<'r> {
         let mut chart = self.draw_axes(&above, unit, &[&speed], false)?;
         self.draw_lines(&mut chart, &speed, false, true)?;
         self.failures(&mut chart)?;
-        self.best(&mut chart, &speed)?;
+        self.draw_best(&mut chart, &speed)?;
         let mut chart = self.draw_axes(&below, "latency of a prompt, s", &[&p50, &p99], true)?;
         self.draw_lines(&mut chart, &p99, true, false)?;
         self.draw_lines(&mut chart, &p50, false, true)?;
@@ -118,7 +118,7 @@ impl<'r> SweepPlot<'r> {
         self.report.cells.iter().any(is)
     }
 
-    fn title<B: DrawingBackend>(
+    fn draw_title<B: DrawingBackend>(
         &self,
         area: &PlotArea<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
@@ -177,7 +177,7 @@ impl<'r> SweepPlot<'r> {
             .y_desc(unit)
             .axis_desc_style(text(18, &BLACK))
             .label_style(text(16, &GREY))
-            .y_label_formatter(&|y| plain(*y));
+            .y_label_formatter(&|y| trim_figure(*y));
         mesh.draw()?;
         let centre = Pos::new(HPos::Center, VPos::Top);
         let style = text(16, &GREY).pos(centre);
@@ -259,7 +259,7 @@ impl<'r> SweepPlot<'r> {
         Ok(())
     }
 
-    fn best<B: DrawingBackend>(
+    fn draw_best<B: DrawingBackend>(
         &self,
         chart: &mut SweepChart<'_, B>,
         of: CellMetric<'_>,
@@ -335,7 +335,7 @@ fn text<'a>(size: i32, colour: &'a RGBColor) -> TextStyle<'a> {
 }
 
 /// As an axis has it: without digits that say nothing.
-fn plain(number: f64) -> String {
+fn trim_figure(number: f64) -> String {
     let text = format_figure(number);
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
@@ -344,11 +344,11 @@ fn plain(number: f64) -> String {
 }
 
 /// Each once, by size, `auto` last.
-fn sorted(amounts: impl Iterator<Item = AutoOrCount>) -> Vec<AutoOrCount> {
+fn sort_unique(amounts: impl Iterator<Item = AutoOrCount>) -> Vec<AutoOrCount> {
     let mut all: Vec<AutoOrCount> = amounts.collect();
     all.sort_by_key(|it| match it {
         AutoOrCount::Auto => usize::MAX,
-        AutoOrCount::Exactly(size) => *size,
+        AutoOrCount::Count(size) => *size,
     });
     all.dedup();
     all
@@ -357,12 +357,12 @@ fn sorted(amounts: impl Iterator<Item = AutoOrCount>) -> Vec<AutoOrCount> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{BenchCell, BenchConditions, BenchMeasurement, Run};
+    use crate::bench::{BenchCell, BenchConditions, BenchMeasurement, BenchRun};
 
     fn report(batches: &[usize], windows: &[usize]) -> SweepReport {
         let cell = |batch, window| BenchCell {
-            batch: AutoOrCount::Exactly(batch),
-            window: AutoOrCount::Exactly(window),
+            batch: AutoOrCount::Count(batch),
+            window: AutoOrCount::Count(window),
         };
         let row = |batch: usize, window: usize| {
             let answered = (batch * window) as u64;
@@ -374,7 +374,7 @@ mod tests {
                 ..BenchMeasurement::default()
             };
             let failed = cell(batch, window).impossible_reason(1);
-            SweepRow::new(cell(batch, window), vec![Run::of(&it)], failed)
+            SweepRow::new(cell(batch, window), vec![BenchRun::of(&it)], failed)
         };
         let rows = windows.iter().flat_map(|&w| batches.iter().map(move |&b| row(b, w)));
         SweepReport::new(

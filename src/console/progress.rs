@@ -32,12 +32,12 @@ pub struct ProgressView {
     /// When the walltime ends the work.
     ends: Option<Instant>,
     /// When how much was done, in order; the last minute of it.
-    seen: VecDeque<Seen>,
+    samples: VecDeque<ProgressSample>,
 }
 
 /// What was done by then.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct ProgressSample {
     at: Instant,
     settled: u64,
     tokens: u64,
@@ -45,7 +45,7 @@ struct Seen {
 
 /// How it stands at a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Stand {
+struct ProgressSnapshot {
     pass_name: Option<String>,
     done: u64,
     all: u64,
@@ -53,7 +53,7 @@ struct Stand {
     in_flight: u64,
     endpoints_up: u64,
     /// A second; none before anything was done.
-    pace: Option<(f64, f64)>,
+    throughput: Option<(f64, f64)>,
     /// Seconds of walltime.
     walltime_left_s: Option<f64>,
 }
@@ -61,11 +61,11 @@ struct Stand {
 /// A log line at least so far apart.
 const LOG_LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// A pace is taken over so long. Ranks report every five seconds: it has to be a good deal longer.
-const WHILE: Duration = Duration::from_secs(60);
+const THROUGHPUT_WINDOW: Duration = Duration::from_secs(60);
 /// Nothing is done for so long before it is believed.
 const SILENT: Duration = Duration::from_secs(12);
 /// Columns of the bar itself.
-const BAR: usize = 16;
+const BAR_COLUMNS: usize = 16;
 
 impl ProgressView {
     /// For a run of `all` prompts, `before` of which need nothing done in this start. A bar only for one process on a
@@ -92,8 +92,8 @@ impl ProgressView {
         let now = Instant::now();
         let bar = bar.then(|| create_bar(all));
         log::set_active_bar(bar.clone());
-        let seen = VecDeque::from([Seen { at: now, settled: 0, tokens: 0 }]);
-        Self { bar, lines, pass_name: what, all, before, last_line: now, ends, seen }
+        let seen = VecDeque::from([ProgressSample { at: now, settled: 0, tokens: 0 }]);
+        Self { bar, lines, pass_name: what, all, before, last_line: now, ends, samples: seen }
     }
 
     /// How it stands now.
@@ -106,41 +106,50 @@ impl ProgressView {
         let stand = self.take_snapshot(now, tally, in_flight, up);
         if let Some(bar) = &self.bar {
             bar.set_position(stand.done);
-            let room = columns(&std::io::stderr()).saturating_sub(BAR + 1);
-            bar.set_message(join_fitting("", &stand.parts(), room));
+            let room = columns(&std::io::stderr()).saturating_sub(BAR_COLUMNS + 1);
+            bar.set_message(join_fitting("", &stand.status_parts(), room));
         }
         if is_due {
             self.last_line = now;
             if log::is_json_log() {
-                log::write_json_line("info", "progress", &stand.line(), stand.fields());
+                log::write_json_line("info", "progress", &stand.line(), stand.json_fields());
             } else {
                 let is_terminal = std::io::stderr().is_terminal();
                 let room = if is_terminal { columns(&std::io::stderr()) } else { usize::MAX };
-                suspend_bar(|| eprintln!("{}", join_fitting(log::NAME, &stand.parts(), room)));
+                suspend_bar(|| {
+                    eprintln!("{}", join_fitting(log::MESSAGE_PREFIX, &stand.status_parts(), room))
+                });
             }
         }
     }
 
-    fn take_snapshot(&mut self, now: Instant, tally: &Tally, in_flight: u64, up: u64) -> Stand {
-        let seen = Seen { at: now, settled: tally.settled(), tokens: tally.completion_tokens };
+    fn take_snapshot(
+        &mut self,
+        now: Instant,
+        tally: &Tally,
+        in_flight: u64,
+        up: u64,
+    ) -> ProgressSnapshot {
+        let seen =
+            ProgressSample { at: now, settled: tally.settled(), tokens: tally.completion_tokens };
         // Ranks report every few seconds: a pace is taken at those moments, unless nothing is done for long.
-        let heard = self.seen.back().is_none_or(|last| seen.settled > last.settled);
-        if heard || self.seen.back().is_some_and(|last| now - last.at >= SILENT) {
-            self.seen.push_back(seen);
+        let heard = self.samples.back().is_none_or(|last| seen.settled > last.settled);
+        if heard || self.samples.back().is_some_and(|last| now - last.at >= SILENT) {
+            self.samples.push_back(seen);
         }
-        while self.seen.len() > 2 && now - self.seen[1].at >= WHILE {
-            self.seen.pop_front();
+        while self.samples.len() > 2 && now - self.samples[1].at >= THROUGHPUT_WINDOW {
+            self.samples.pop_front();
         }
-        let first = self.seen.front().copied().unwrap_or(seen);
-        let last = self.seen.back().copied().unwrap_or(seen);
-        Stand {
+        let first = self.samples.front().copied().unwrap_or(seen);
+        let last = self.samples.back().copied().unwrap_or(seen);
+        ProgressSnapshot {
             pass_name: self.pass_name.clone(),
             done: (self.before + tally.settled()).min(self.all),
             all: self.all,
             failed: tally.failed(),
             in_flight,
             endpoints_up: up,
-            pace: pace(first, last),
+            throughput: pace(first, last),
             walltime_left_s: self
                 .ends
                 .map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
@@ -157,22 +166,22 @@ impl ProgressView {
 }
 
 /// Prompts and tokens a second between two moments.
-fn pace(first: Seen, last: Seen) -> Option<(f64, f64)> {
+fn pace(first: ProgressSample, last: ProgressSample) -> Option<(f64, f64)> {
     let seconds = (last.at - first.at).as_secs_f64();
     let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
     (seconds >= 0.5 && last.settled > 0)
         .then(|| (rate(first.settled, last.settled), rate(first.tokens, last.tokens)))
 }
 
-impl Stand {
+impl ProgressSnapshot {
     /// Seconds that the rest takes at this pace.
     fn left(&self) -> Option<f64> {
-        let (prompts, _) = self.pace.filter(|pace| pace.0 > 0.0)?;
+        let (prompts, _) = self.throughput.filter(|pace| pace.0 > 0.0)?;
         Some(self.all.saturating_sub(self.done) as f64 / prompts)
     }
 
     /// What there is to say, the most telling first.
-    fn parts(&self) -> Vec<String> {
+    fn status_parts(&self) -> Vec<String> {
         let of = self.pass_name.as_ref().map_or(String::new(), |what| format!("{what}: "));
         let share = 100.0 * self.done as f64 / self.all.max(1) as f64;
         // Not 100 before it is all.
@@ -186,7 +195,7 @@ impl Stand {
         if self.failed > 0 {
             parts.push(failed.clone());
         }
-        parts.extend(self.pace.map(|(prompts, _)| format!("{} prompts/s", number(prompts))));
+        parts.extend(self.throughput.map(|(prompts, _)| format!("{} prompts/s", number(prompts))));
         parts.extend(self.left().map(|left| format!("{} left", format_duration(left))));
         if self.failed == 0 {
             parts.push(failed);
@@ -195,7 +204,7 @@ impl Stand {
             parts.push(format!("{} up", pluralize(self.endpoints_up, "endpoint")));
         }
         parts.push(format!("{} in flight", count(self.in_flight)));
-        parts.extend(self.pace.map(|(_, tokens)| format!("{} tokens/s", number(tokens))));
+        parts.extend(self.throughput.map(|(_, tokens)| format!("{} tokens/s", number(tokens))));
         parts.extend(
             self.walltime_left_s.map(|left| format!("{} of walltime left", format_duration(left))),
         );
@@ -203,11 +212,11 @@ impl Stand {
     }
 
     fn line(&self) -> String {
-        self.parts().join(", ")
+        self.status_parts().join(", ")
     }
 
     /// For a log of JSON lines.
-    fn fields(&self) -> Map<String, Value> {
+    fn json_fields(&self) -> Map<String, Value> {
         let round = |it: f64| (it * 1000.0).round() / 1000.0;
         let fields = json!({
             "pass": self.pass_name,
@@ -216,8 +225,8 @@ impl Stand {
             "failed": self.failed,
             "in_flight": self.in_flight,
             "endpoints_up": self.endpoints_up,
-            "prompts_per_s": self.pace.map(|it| round(it.0)),
-            "tokens_per_s": self.pace.map(|it| round(it.1)),
+            "prompts_per_s": self.throughput.map(|it| round(it.0)),
+            "tokens_per_s": self.throughput.map(|it| round(it.1)),
             "left_s": self.left().map(round),
             "walltime_left_s": self.walltime_left_s.map(round),
         });
@@ -231,7 +240,7 @@ impl Stand {
 
 fn create_bar(all: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::stderr_with_hz(4));
-    let style = BarStyle::with_template(&format!("{{bar:{BAR}}} {{msg}}"));
+    let style = BarStyle::with_template(&format!("{{bar:{BAR_COLUMNS}}} {{msg}}"));
     if let Ok(style) = style {
         bar.set_style(style);
     }
@@ -254,15 +263,15 @@ mod tests {
 
     use super::*;
 
-    fn stand() -> Stand {
-        Stand {
+    fn example_snapshot() -> ProgressSnapshot {
+        ProgressSnapshot {
             pass_name: None,
             done: 1850,
             all: 3000,
             failed: 7,
             in_flight: 57,
             endpoints_up: 3,
-            pace: Some((184.42, 7535.1)),
+            throughput: Some((184.42, 7535.1)),
             walltime_left_s: Some(12_345.0),
         }
     }
@@ -270,17 +279,17 @@ mod tests {
     #[test]
     fn a_line_says_the_most_telling_first_and_all_of_it_where_there_is_room() {
         assert_eq!(
-            stand().line(),
+            example_snapshot().line(),
             "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left, 3 endpoints up, 57 in flight, 7,535 tokens/s, \
              3h 25m of walltime left"
         );
-        let bar = join_fitting("", &stand().parts(), 79 - BAR - 1);
+        let bar = join_fitting("", &example_snapshot().status_parts(), 79 - BAR_COLUMNS - 1);
         assert_eq!(bar, "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left");
-        let level = Stand {
+        let level = ProgressSnapshot {
             pass_name: Some("level 2".into()),
             endpoints_up: 1,
             walltime_left_s: None,
-            ..stand()
+            ..example_snapshot()
         };
         assert!(level.line().starts_with("level 2: 1,850/3,000 done"), "{}", level.line());
         assert!(level.line().contains(", 1 endpoint up,"), "{}", level.line());
@@ -288,38 +297,38 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_said() {
-        let nothing = Stand {
+        let nothing = ProgressSnapshot {
             done: 0,
             failed: 0,
             endpoints_up: 0,
-            pace: None,
+            throughput: None,
             walltime_left_s: None,
-            ..stand()
+            ..example_snapshot()
         };
         assert_eq!(
             nothing.line(),
             "0/3,000 done (0.0 %), no endpoint is up, 0 failed, 57 in flight"
         );
-        let stands_still = Stand { pace: Some((0.0, 0.0)), ..stand() };
+        let stands_still = ProgressSnapshot { throughput: Some((0.0, 0.0)), ..example_snapshot() };
         assert!(!stands_still.line().contains(" left, "), "{}", stands_still.line());
-        let nearly = Stand { done: 2_999_999, all: 3_000_000, ..stand() };
+        let nearly = ProgressSnapshot { done: 2_999_999, all: 3_000_000, ..example_snapshot() };
         assert!(nearly.line().contains("(99.9 %)"), "{}", nearly.line());
     }
 
     #[test]
     fn a_pace_is_the_last_minutes() {
         let mut view = ProgressView::new(ProgressStyle::None, 2, (1000, 100), None, None);
-        let began = view.seen[0].at;
-        let mut last = Stand::default();
+        let began = view.samples[0].at;
+        let mut last = ProgressSnapshot::default();
         for second in 1..=200 {
             // Fast at first, and then not at all.
             let answered = second.min(80) * 5;
             let tally = Tally { answered, ..Tally::default() };
             last = view.take_snapshot(began + Duration::from_secs(second), &tally, 9, 0);
         }
-        assert_eq!((last.done, last.pace), (500, Some((0.0, 0.0))));
+        assert_eq!((last.done, last.throughput), (500, Some((0.0, 0.0))));
         assert_eq!(last.left(), None);
-        assert!(view.seen.len() < 70, "{}", view.seen.len());
+        assert!(view.samples.len() < 70, "{}", view.samples.len());
     }
 
     proptest! {

@@ -10,19 +10,19 @@ use std::{
 use serde::Serialize;
 
 use super::progress::format_duration;
-use crate::output::{Counts, LostRank, Phase, ReduceProgress, RunActivity};
+use crate::output::{LostRank, PromptCounts, ReduceProgress, RunActivity, RunPhase};
 use crate::report::format::pluralize;
 
 /// How a run stands, for people and for scripts.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusView {
     /// See [`Phase`].
-    pub state: Phase,
+    pub state: RunPhase,
     /// At what, where somebody is at work.
     pub doing: Option<RunActivity>,
     /// What became of the prompts.
     #[serde(flatten)]
-    pub counts: Counts,
+    pub counts: PromptCounts,
     /// In the last minute, while prompts are asked.
     pub prompts_per_s: Option<f64>,
     /// Likewise.
@@ -86,14 +86,14 @@ impl StatusView {
 
     /// For people, in so many columns.
     fn fit_to_width(&self, columns: usize) -> String {
-        join_fitting(&format!("{}: ", self.state.word()), &self.parts(), columns)
+        join_fitting(&format!("{}: ", self.state.word()), &self.status_parts(), columns)
     }
 
     /// What there is to say, the most telling first.
-    fn parts(&self) -> Vec<String> {
-        let Counts { submitted, answered, failed, open } = self.counts;
+    fn status_parts(&self) -> Vec<String> {
+        let PromptCounts { submitted, answered, failed, open } = self.counts;
         let mut parts = Vec::new();
-        if self.state != Phase::Begins {
+        if self.state != RunPhase::Begins {
             let done = answered + failed;
             // Not 100 before it is all.
             let share = (1000.0 * done as f64 / submitted.max(1) as f64).floor() / 10.0;
@@ -102,7 +102,7 @@ impl StatusView {
         parts.extend(self.doing.filter(|it| *it != RunActivity::Asking).map(|it| it.to_string()));
         parts.extend(self.prompts_per_s.map(|rate| format!("{rate:.1} prompts/s")));
         parts.extend(self.left_s.map(|left| format!("{} left", format_duration(left))));
-        if self.state != Phase::Begins {
+        if self.state != RunPhase::Begins {
             let counts = [(answered, "answered"), (failed, "failed"), (open, "open")];
             parts.extend(counts.map(|(count, what)| format!("{count} {what}")));
         }
@@ -157,7 +157,7 @@ impl StatusFollower {
     }
 
     /// How it stands now. False where nobody reads any more.
-    pub fn show(&mut self, view: &StatusView) -> bool {
+    pub fn show_update(&mut self, view: &StatusView) -> bool {
         let text =
             if self.redraws { view.fit_to_width(columns(&io::stdout())) } else { view.line() };
         let news = text != self.said;
@@ -205,9 +205,9 @@ mod tests {
 
     fn view() -> StatusView {
         StatusView {
-            state: Phase::Running,
+            state: RunPhase::Running,
             doing: Some(RunActivity::Asking),
-            counts: Counts::new(10_000, 5_190, 10),
+            counts: PromptCounts::new(10_000, 5_190, 10),
             prompts_per_s: Some(34.21),
             tokens_per_s: Some(400.0),
             left_s: Some(140.2),
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn a_run_that_has_not_counted_says_what_it_does() {
         let mut view = view();
-        view.state = Phase::Begins;
+        view.state = RunPhase::Begins;
         view.doing = Some(RunActivity::ReadingInput);
         (view.prompts_per_s, view.left_s) = (None, None);
         (view.in_flight, view.endpoints_up, view.model) = (None, None, None);
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn all_but_one_is_not_all() {
         let mut view = view();
-        view.counts = Counts::new(10_000, 9_999, 0);
+        view.counts = PromptCounts::new(10_000, 9_999, 0);
         assert!(view.line().contains("(99.9 %)"), "{}", view.line());
     }
 

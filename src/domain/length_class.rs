@@ -21,8 +21,8 @@ impl LengthClass {
     pub fn of<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
         let exact = param("ignore_eos") == Some("true");
         match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
-            Some(tokens) => Self(step(tokens)),
-            None => Self(CLASSES_PER_KIND + step(bytes as u64 / 4)),
+            Some(tokens) => Self(length_step(tokens)),
+            None => Self(CLASSES_PER_KIND + length_step(bytes as u64 / 4)),
         }
     }
 
@@ -69,7 +69,7 @@ impl LengthClass {
 }
 
 /// How often √2 goes into the number.
-fn step(tokens: u64) -> u8 {
+fn length_step(tokens: u64) -> u8 {
     let tokens = tokens.max(1);
     let octave = tokens.ilog2();
     // In whole numbers, since the scan asks for every row: is it at least √2 times the octave's beginning?
@@ -99,7 +99,7 @@ mod tests {
         assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
         for tokens in (1..3000).chain([u64::MAX >> 1, u64::MAX]) {
             let wanted = ((tokens as f64).log2() * STEPS).min(f64::from(CLASSES_PER_KIND - 1));
-            assert_eq!(step(tokens), wanted as u8, "{tokens}");
+            assert_eq!(length_step(tokens), wanted as u8, "{tokens}");
         }
         let all: Vec<LengthClass> = LengthClass::all().collect();
         assert_eq!(all.len(), LengthClass::COUNT);

@@ -22,8 +22,8 @@ pub use crate::metrics::timeline::{
 pub use catch_panic::{catch_panic, is_panic_caught};
 pub use length_class::LengthClass;
 pub use merge::Merge;
-pub use outcome::{Answer, Choice, Failure, FailureKind, Outcome, Settled, Usage};
-pub use peer_speed::{PeerSpeed, SLOW};
+pub use outcome::{AnswerChoice, Failure, FailureKind, Outcome, PromptAnswer, PromptResult, Usage};
+pub use peer_speed::{PeerSpeed, SLOW_FACTOR};
 pub use prefix_keys::PrefixKeys;
 pub use prompt::{Prompt, PromptId, PromptInput, RequestParams, Route};
 pub use row_hash::RowHash;

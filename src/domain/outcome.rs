@@ -10,7 +10,7 @@ use super::Prompt;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// A server answered.
-    Answered(Answer),
+    Answered(PromptAnswer),
     /// It cannot be answered, by its own fault or after every try.
     Failed(Failure),
 }
@@ -28,16 +28,16 @@ impl Outcome {
 
 /// A server's answer to one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
+pub struct PromptAnswer {
     /// One a sequence asked for, at least one.
-    pub choices: Vec<Choice>,
+    pub choices: Vec<AnswerChoice>,
     /// Tokens, where they are counted.
     pub usage: Option<Usage>,
 }
 
 /// One sequence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Choice {
+pub struct AnswerChoice {
     /// The answer.
     pub text: String,
     /// A reasoning model's thinking; never part of `text`.
@@ -89,14 +89,14 @@ pub enum FailureKind {
 impl FailureKind {
     /// May another try, another day, end otherwise? Then a resumed run asks again.
     #[must_use]
-    pub fn passes(self) -> bool {
+    pub fn is_retryable(self) -> bool {
         matches!(self, Self::Exhausted)
     }
 }
 
 /// A prompt with its outcome, and who served it: what goes into a shard file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settled {
+pub struct PromptResult {
     /// What was asked.
     pub prompt: Prompt,
     /// What became of it.

@@ -5,7 +5,7 @@
 
 /// How many bytes have to be equal, at each level: a short system prompt, instructions, a document. Below the first a
 /// prefix is computed again in less time than anybody would notice.
-const LEVELS: [usize; PrefixKeys::LEVELS] = [512, 2048, 8192];
+const PREFIX_LENGTHS: [usize; PrefixKeys::LEVELS] = [512, 2048, 8192];
 
 /// The beginnings by which a text is compared with others, the longest first; none of a short one.
 #[derive(Clone, Debug)]
@@ -21,7 +21,10 @@ impl<'t> PrefixKeys<'t> {
     /// Of this text.
     #[must_use]
     pub fn of(text: &'t str) -> Self {
-        Self { text: text.as_bytes(), level: LEVELS.partition_point(|&it| it <= text.len()) }
+        Self {
+            text: text.as_bytes(),
+            level: PREFIX_LENGTHS.partition_point(|&it| it <= text.len()),
+        }
     }
 
     /// How many there are.
@@ -36,7 +39,7 @@ impl<'t> Iterator for PrefixKeys<'t> {
 
     fn next(&mut self) -> Option<&'t [u8]> {
         self.level = self.level.checked_sub(1)?;
-        self.text.get(..LEVELS[self.level])
+        self.text.get(..PREFIX_LENGTHS[self.level])
     }
 }
 

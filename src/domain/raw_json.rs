@@ -126,7 +126,7 @@ pub(crate) fn check_escapes(json: &str) -> Result<(), String> {
 }
 
 /// What a raw value is, for sentences.
-pub(crate) fn kind(json: &str) -> &'static str {
+pub(crate) fn json_kind(json: &str) -> &'static str {
     match json.trim_ascii_start().bytes().next() {
         Some(b'"') => "a string",
         Some(b'{') => "an object",
@@ -184,7 +184,7 @@ mod tests {
             prop_assert_eq!(decode_string(&json).unwrap(), text.as_str());
             let spaced = format!("[ {json} ,\n {json} ]");
             prop_assert_eq!(compact_json(&spaced), format!("[{json},{json}]"));
-            let _ = (compact_json(&text), check_escapes(&text), kind(&text), JsonMembers::parse(&text).is_ok());
+            let _ = (compact_json(&text), check_escapes(&text), json_kind(&text), JsonMembers::parse(&text).is_ok());
         }
     }
 }

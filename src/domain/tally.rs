@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FailureKind, Merge, Outcome, Settled};
+use super::{FailureKind, Merge, Outcome, PromptResult};
 
 /// What was done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Tally {
 
 impl Tally {
     /// One more outcome.
-    pub fn count(&mut self, settled: &Settled) {
+    pub fn count(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{BatchParams, Fault, HttpClient, Question, ServerReply, reply, request::post};
+use super::{BatchParams, Fault, HttpClient, InferenceRequest, ServerReply, reply, request::post};
 use crate::domain::{Prompt, RequestParams, Route, Url};
 
 /// What came of it.
@@ -24,7 +24,7 @@ pub enum CanaryResult {
 
 /// Only what is compared.
 #[derive(Deserialize)]
-struct Ids {
+struct CanaryResponse {
     prompt_token_ids: Option<Vec<u64>>,
     choices: Vec<Choice>,
 }
@@ -56,7 +56,8 @@ pub async fn send_canary(
     let sent = Instant::now();
     let mut asked = shared.clone();
     asked.params.set("return_token_ids", "true");
-    let (route, body, lengths, n) = Question::new(&asked, std::iter::once(prompt), system).parts();
+    let (route, body, lengths, n) =
+        InferenceRequest::new(&asked, std::iter::once(prompt), system).parts();
     let chat = async {
         let body = post(client, url, route, body, limit).await;
         (body, sent.elapsed())
@@ -67,7 +68,8 @@ pub async fn send_canary(
         Ok(body) => body,
         Err(fault) => return (Err(fault), CanaryResult::Inconclusive),
     };
-    let result = reply::read(&body, &lengths, n).map(|answers| ServerReply { answers, took });
+    let result =
+        reply::read(&body, &lengths, n).map(|answers| ServerReply { answers, elapsed: took });
     (result, compare(&body, text.ok().as_deref()))
 }
 
@@ -83,16 +85,23 @@ async fn request_one_token(
     params.set("max_tokens", "1");
     params.set("return_token_ids", "true");
     params.set("add_special_tokens", "false");
-    let one =
-        BatchParams { route: Route::Completions, model: model.into(), params, n: 1, lists: true };
-    let question = Question::from_texts(&one, std::iter::once(rendered));
+    let one = BatchParams {
+        route: Route::Completions,
+        model: model.into(),
+        params,
+        n: 1,
+        allow_lists: true,
+    };
+    let question = InferenceRequest::from_texts(&one, std::iter::once(rendered));
     let (route, body, ..) = question.parts();
     post(client, url, route, body, limit).await
 }
 
 /// Both answers beside each other.
 fn compare(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
-    let Ok(chat) = serde_json::from_slice::<Ids>(chat) else { return CanaryResult::Inconclusive };
+    let Ok(chat) = serde_json::from_slice::<CanaryResponse>(chat) else {
+        return CanaryResult::Inconclusive;
+    };
     if let Some(why) =
         chat.choices.iter().filter_map(|it| it.message.as_ref()).find_map(non_text_content)
     {
@@ -102,7 +111,7 @@ fn compare(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
         return CanaryResult::Mismatch("the server does not tell token ids".into());
     };
     let Some(text) = text else { return CanaryResult::Inconclusive };
-    let ours = serde_json::from_slice::<Ids>(text).ok();
+    let ours = serde_json::from_slice::<CanaryResponse>(text).ok();
     let ours = ours.and_then(|it| it.choices.into_iter().next()?.prompt_token_ids);
     match ours {
         Some(ours) if ours == theirs => CanaryResult::Match,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Trouble, wire};
+use super::{TransportError, wire};
 
 /// Why a request has no answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,21 +53,21 @@ pub enum Fault {
     },
 }
 
-impl From<Trouble> for Fault {
-    fn from(trouble: Trouble) -> Self {
+impl From<TransportError> for Fault {
+    fn from(trouble: TransportError) -> Self {
         let what = trouble.to_string();
         match trouble {
-            Trouble::Connect(_) => Self::Gone { what },
-            Trouble::Silent(_) | Trouble::ConnectionLost(_) => {
+            TransportError::Connect(_) => Self::Gone { what },
+            TransportError::Timeout(_) | TransportError::ConnectionLost(_) => {
                 Self::Transient { what, status: None }
             }
-            Trouble::InvalidRequest(_) => Self::Request { what, status: 0 },
+            TransportError::InvalidRequest(_) => Self::Request { what, status: 0 },
         }
     }
 }
 
 /// What a status other than 200 means.
-pub(super) fn refusal(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Fault {
+pub(super) fn classify_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Fault {
     let error = wire::error(body);
     let what = error.message;
     let param = error.param.unwrap_or_default();
@@ -151,7 +151,7 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let response = &value["response"];
         let status = u16::try_from(response["status"].as_u64().expect("a status")).expect("small");
-        refusal(status, None, response["body"].to_string().as_bytes())
+        classify_response(status, None, response["body"].to_string().as_bytes())
     }
 
     #[test]
@@ -201,14 +201,18 @@ mod tests {
     #[test]
     fn an_older_servers_count_says_how_much_is_left() {
         let body = br#"{"error":{"message":"'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 2048 tokens and your request has 100 input tokens (2000 > 2048 - 100).","type":"BadRequestError","param":null,"code":400}}"#;
-        let fault = refusal(400, None, body);
+        let fault = classify_response(400, None, body);
         assert!(matches!(fault, Fault::TooManyTokens { left: 1948, .. }), "{fault:?}");
     }
 
     #[test]
     fn a_server_that_goes_is_told_from_one_that_stumbles() {
         let of = |status, text: &str| {
-            refusal(status, None, format!("{{\"error\":{{\"message\":\"{text}\"}}}}").as_bytes())
+            classify_response(
+                status,
+                None,
+                format!("{{\"error\":{{\"message\":\"{text}\"}}}}").as_bytes(),
+            )
         };
         assert!(matches!(
             of(500, "cannot schedule new futures after shutdown"),

@@ -42,13 +42,13 @@ pub struct Answer {
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum TransportError {
     /// Nobody listens there, or the host is not to be reached.
     #[error("cannot connect ({0})")]
     Connect(String),
     /// Nothing came in time.
     #[error("no answer within {0:?}")]
-    Silent(Duration),
+    Timeout(Duration),
     /// The connection ended before the answer did.
     #[error("the connection was cut ({0})")]
     ConnectionLost(String),
@@ -62,7 +62,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Where the HTTP library cannot start.
-    pub fn new(key: Option<ApiKey>) -> Result<Self, Trouble> {
+    pub fn new(key: Option<ApiKey>) -> Result<Self, TransportError> {
         let inner = reqwest::Client::builder()
             .no_proxy()
             .http1_only()
@@ -72,7 +72,7 @@ impl HttpClient {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("aurora-swarm/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Trouble::InvalidRequest(innermost_message(&error)))?;
+            .map_err(|error| TransportError::InvalidRequest(innermost_message(&error)))?;
         Ok(Self { inner, key, target_urls: Arc::default() })
     }
 
@@ -85,7 +85,7 @@ impl HttpClient {
         url: &Url,
         path: &'static str,
         limit: Duration,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, TransportError> {
         self.ask(self.inner.get(self.target_url(url, path)?), limit).await
     }
 
@@ -99,19 +99,19 @@ impl HttpClient {
         path: &'static str,
         json: Vec<u8>,
         limit: Duration,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, TransportError> {
         let request = self.inner.post(self.target_url(url, path)?);
         self.ask(request.header("content-type", "application/json").body(json), limit).await
     }
 
-    fn target_url(&self, url: &Url, path: &'static str) -> Result<reqwest::Url, Trouble> {
+    fn target_url(&self, url: &Url, path: &'static str) -> Result<reqwest::Url, TransportError> {
         let mut targets = self.target_urls.lock().unwrap_or_else(PoisonError::into_inner);
         let targets = targets.entry(path).or_default();
         if let Some(target) = targets.get(url) {
             return Ok(target.clone());
         }
         let target = reqwest::Url::parse(&format!("{url}{path}"))
-            .map_err(|error| Trouble::InvalidRequest(error.to_string()))?;
+            .map_err(|error| TransportError::InvalidRequest(error.to_string()))?;
         targets.insert(url.clone(), target.clone());
         Ok(target)
     }
@@ -120,7 +120,7 @@ impl HttpClient {
         &self,
         mut request: reqwest::RequestBuilder,
         limit: Duration,
-    ) -> Result<Answer, Trouble> {
+    ) -> Result<Answer, TransportError> {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
@@ -151,15 +151,15 @@ fn is_stale_connection(error: &reqwest::Error) -> bool {
     error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
-fn classify_error(error: &reqwest::Error, limit: Duration) -> Trouble {
+fn classify_error(error: &reqwest::Error, limit: Duration) -> TransportError {
     if error.is_builder() {
-        Trouble::InvalidRequest(innermost_message(error))
+        TransportError::InvalidRequest(innermost_message(error))
     } else if error.is_connect() {
-        Trouble::Connect(innermost_message(error))
+        TransportError::Connect(innermost_message(error))
     } else if error.is_timeout() {
-        Trouble::Silent(limit)
+        TransportError::Timeout(limit)
     } else {
-        Trouble::ConnectionLost(innermost_message(error))
+        TransportError::ConnectionLost(innermost_message(error))
     }
 }
 

@@ -15,8 +15,8 @@ mod wire;
 
 pub use canary::{CanaryResult, send_canary};
 pub use fault::Fault;
-pub use http::{Answer, HttpClient, Trouble};
+pub use http::{Answer, HttpClient, TransportError};
 pub use probe::probe_server;
 pub use reply::ServerReply;
-pub use request::{BatchParams, Question, ask, messages_json};
+pub use request::{BatchParams, InferenceRequest, ask, messages_json};
 pub use server_metrics::{ServerLoad, fetch_server_load};

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use super::{HttpClient, Trouble, wire};
+use super::{HttpClient, TransportError, wire};
 use crate::domain::{ProbeResult, ServedModel, ServerInfo, ServerRoutes, Url};
 
 /// One question's limit: a server that loads a model may be slow to say so, a dead one is not worth more.
-const LIMIT: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks once.
 pub async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
@@ -20,8 +20,8 @@ pub async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
 }
 
 async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
-    let get = |path: &'static str| client.get(url, path, LIMIT);
-    let said = |what: &str, trouble: Trouble| format!("{what}: {trouble}");
+    let get = |path: &'static str| client.get(url, path, PROBE_TIMEOUT);
+    let said = |what: &str, trouble: TransportError| format!("{what}: {trouble}");
     let health = get("/health").await.map_err(|trouble| said("GET /health", trouble))?;
     if !matches!(health.status, 200 | 404 | 405) {
         return Err(format!(
@@ -38,18 +38,21 @@ async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
             wire::error_message(&models.body)
         ));
     }
-    let models: wire::Models = serde_json::from_slice(&models.body)
+    let models: wire::ModelList = serde_json::from_slice(&models.body)
         .map_err(|error| format!("GET /v1/models is no list of models ({error})"))?;
     if models.data.is_empty() {
         return Err("it serves no model yet".into());
     }
-    let model =
-        |it: wire::Model| ServedModel { id: it.id, max_model_len: it.max_model_len, root: it.root };
+    let model = |it: wire::ModelEntry| ServedModel {
+        id: it.id,
+        max_model_len: it.max_model_len,
+        root: it.root,
+    };
     let version = get("/version").await.ok().filter(|it| it.status == 200);
     let version =
         version.and_then(|it| serde_json::from_slice::<wire::VersionResponse>(&it.body).ok());
     let models: Vec<ServedModel> = models.data.into_iter().map(model).collect();
-    let routes = routes(client, url).await.map_err(|trouble| trouble.to_string())?;
+    let routes = discover_routes(client, url).await.map_err(|trouble| trouble.to_string())?;
     let chat_template = has_chat_template(client, url, &models[0].id, routes).await?;
     Ok(ServerInfo { models, version: version.map(|it| it.version), chat_template, routes })
 }
@@ -70,7 +73,7 @@ async fn has_chat_template(
         "{{\"model\":{model},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"max_tokens\":1}}"
     );
     let path = if routes.tokenize { "/tokenize" } else { "/v1/chat/completions" };
-    match client.post(url, path, body.into_bytes(), LIMIT).await {
+    match client.post(url, path, body.into_bytes(), PROBE_TIMEOUT).await {
         Ok(it) if it.status == 503 => Err(format!("POST {path} answers 503")),
         Ok(it) => Ok(it.status == 200),
         Err(trouble) => Err(format!("POST {path}: {trouble}")),
@@ -78,9 +81,10 @@ async fn has_chat_template(
 }
 
 /// vLLM lists its routes; other servers are asked one by one, with a body that none of them can take for a request.
-async fn routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes, Trouble> {
-    let listed = Some(client.get(url, "/openapi.json", LIMIT).await?).filter(|it| it.status == 200);
-    let metrics = client.get(url, "/metrics", LIMIT).await.is_ok_and(|it| it.status == 200);
+async fn discover_routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes, TransportError> {
+    let listed =
+        Some(client.get(url, "/openapi.json", PROBE_TIMEOUT).await?).filter(|it| it.status == 200);
+    let metrics = client.get(url, "/metrics", PROBE_TIMEOUT).await.is_ok_and(|it| it.status == 200);
     if let Some(list) = listed.and_then(|it| serde_json::from_slice::<wire::OpenApi>(&it.body).ok())
     {
         let has = |path: &str| list.paths.contains_key(path);
@@ -96,7 +100,7 @@ async fn routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes, Trouble>
     let paths =
         ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/tokenize"];
     for (there, path) in there.iter_mut().zip(paths) {
-        let answer = client.post(url, path, b"{}".to_vec(), LIMIT).await?;
+        let answer = client.post(url, path, b"{}".to_vec(), PROBE_TIMEOUT).await?;
         *there = !matches!(answer.status, 404 | 405 | 501);
     }
     let [completions, chat, chat_batch, tokenize] = there;

@@ -8,15 +8,15 @@ use std::time::Duration;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Fault, wire};
-use crate::domain::{Answer, Choice, Usage};
+use crate::domain::{AnswerChoice, PromptAnswer, Usage};
 
 /// A reply, taken apart.
 #[derive(Debug)]
 pub struct ServerReply {
     /// A prompt's answer at the prompt's place; `None` where the reply has none, or two that claim the same place.
-    pub answers: Vec<Option<Answer>>,
+    pub answers: Vec<Option<PromptAnswer>>,
     /// From sending to the last byte.
-    pub took: Duration,
+    pub elapsed: Duration,
 }
 
 #[derive(Deserialize)]
@@ -69,14 +69,18 @@ impl ReplyUsage {
 /// A place of the reply: a prompt's choices, and the tokens counted for them.
 #[derive(Clone, Default)]
 struct Place {
-    choices: Vec<Option<Choice>>,
+    choices: Vec<Option<AnswerChoice>>,
     is_duplicate: bool,
     asked: Option<u64>,
     told: Option<u64>,
 }
 
 /// The answers of a list whose prompts have these lengths, each with `n` sequences.
-pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<Answer>>, Fault> {
+pub(super) fn read(
+    body: &[u8],
+    lengths: &[u64],
+    n: usize,
+) -> Result<Vec<Option<PromptAnswer>>, Fault> {
     let read: ReplyBody =
         serde_json::from_slice(body).map_err(|error| classify_non_answer(body, &error))?;
     let empty = Place { choices: vec![None; n], ..Place::default() };
@@ -97,10 +101,10 @@ pub(super) fn read(body: &[u8], lengths: &[u64], n: usize) -> Result<Vec<Option<
     }
     let exact: Vec<_> = places.iter().map(|place| place.asked.zip(place.told)).collect();
     let complete = |place: Place| {
-        let choices: Option<Vec<Choice>> = place.choices.into_iter().collect();
-        choices.filter(|_| !place.is_duplicate).map(|choices| Answer { choices, usage: None })
+        let choices: Option<Vec<AnswerChoice>> = place.choices.into_iter().collect();
+        choices.filter(|_| !place.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })
     };
-    let mut answers: Vec<Option<Answer>> = places.into_iter().map(complete).collect();
+    let mut answers: Vec<Option<PromptAnswer>> = places.into_iter().map(complete).collect();
     let usage = read.usage.and_then(|it| ReplyUsage::deserialize(it).ok());
     if let Some(usage) = usage.filter(ReplyUsage::is_plausible) {
         share(usage, lengths, &mut answers);
@@ -131,23 +135,25 @@ struct InBandError {
 }
 
 impl ReplyChoice {
-    fn into_choice(self) -> Choice {
+    fn into_choice(self) -> AnswerChoice {
         let finish_reason = self.finish_reason;
         match self.message {
-            Some(message) => Choice {
+            Some(message) => AnswerChoice {
                 text: message.content.unwrap_or_default(),
                 reasoning: message.reasoning.or(message.reasoning_content),
                 finish_reason,
             },
-            None => Choice { text: self.text.unwrap_or_default(), reasoning: None, finish_reason },
+            None => {
+                AnswerChoice { text: self.text.unwrap_or_default(), reasoning: None, finish_reason }
+            }
         }
     }
 }
 
 /// A list's usage is one sum: a prompt's share goes by length. A single's is exact.
-fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<Answer>]) {
+fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
     let asked: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
-    let length = |answer: &Option<Answer>| {
+    let length = |answer: &Option<PromptAnswer>| {
         let choices = answer.iter().flat_map(|answer| &answer.choices);
         choices
             .map(|it| {

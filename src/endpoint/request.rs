@@ -22,12 +22,12 @@ pub struct BatchParams {
     /// Sequences a prompt.
     pub n: usize,
     /// May several prompts go in one request?
-    pub lists: bool,
+    pub allow_lists: bool,
 }
 
 /// A request, ready to be sent.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct InferenceRequest {
     route: Route,
     body: Vec<u8>,
     /// Bytes of each prompt, by which a list's tokens are shared out.
@@ -35,7 +35,7 @@ pub struct Question {
     n: usize,
 }
 
-impl Question {
+impl InferenceRequest {
     /// Prompts as they are: raw texts in a list, or one conversation.
     #[must_use]
     pub fn new<'p>(
@@ -76,14 +76,14 @@ impl Question {
 pub async fn ask(
     client: &HttpClient,
     url: &Url,
-    question: Question,
+    question: InferenceRequest,
     limit: Duration,
 ) -> Result<ServerReply, Fault> {
     let sent = Instant::now();
-    let Question { route, body, lengths, n } = question;
+    let InferenceRequest { route, body, lengths, n } = question;
     let body = post(client, url, route, body, limit).await?;
     let answers = reply::read(&body, &lengths, n)?;
-    Ok(ServerReply { answers, took: sent.elapsed() })
+    Ok(ServerReply { answers, elapsed: sent.elapsed() })
 }
 
 /// The body of an answer with status 200.
@@ -102,18 +102,18 @@ pub(super) async fn post(
     if answer.status == 200 {
         Ok(answer.body)
     } else {
-        Err(fault::refusal(answer.status, answer.retry_after, &answer.body))
+        Err(fault::classify_response(answer.status, answer.retry_after, &answer.body))
     }
 }
 
-impl Question {
+impl InferenceRequest {
     /// For those who read the reply another way.
     pub(super) fn parts(self) -> (Route, Vec<u8>, Vec<u64>, usize) {
         (self.route, self.body, self.lengths, self.n)
     }
 }
 
-fn head(shared: &BatchParams, room: usize) -> Vec<u8> {
+fn body_prefix(shared: &BatchParams, room: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(room + 256);
     body.extend_from_slice(b"{\"model\":");
     write_json_string(&mut body, &shared.model);
@@ -131,7 +131,7 @@ fn completions_body<'t>(
     texts: impl Iterator<Item = &'t str> + Clone,
 ) -> Vec<u8> {
     let room = texts.clone().map(|text| text.len() + text.len() / 16 + 8).sum();
-    let mut body = head(shared, room);
+    let mut body = body_prefix(shared, room);
     body.extend_from_slice(b",\"prompt\":");
     let count = texts.clone().take(2).count();
     // A single prompt as a plain text: servers without lists take it too.
@@ -152,7 +152,7 @@ fn completions_body<'t>(
 }
 
 fn chat_body(shared: &BatchParams, conversation: &str) -> Vec<u8> {
-    let mut body = head(shared, conversation.len());
+    let mut body = body_prefix(shared, conversation.len());
     body.extend_from_slice(b",\"messages\":");
     body.extend_from_slice(conversation.as_bytes());
     body.push(b'}');
@@ -183,10 +183,10 @@ pub fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
 
 fn has_leading_system_message(messages: &str) -> bool {
     #[derive(Deserialize)]
-    struct Message {
+    struct RoleMessage {
         role: Option<String>,
     }
-    let messages: Vec<Message> = serde_json::from_str(messages).unwrap_or_default();
+    let messages: Vec<RoleMessage> = serde_json::from_str(messages).unwrap_or_default();
     let first = messages.first().and_then(|message| message.role.as_deref());
     matches!(first, Some("system" | "developer"))
 }
@@ -221,8 +221,9 @@ mod tests {
     fn request_body(route: Route, prompts: &[Prompt], system: Option<&str>) -> String {
         let mut params = RequestParams::default();
         params.set("max_tokens", "5");
-        let shared = BatchParams { route, model: "m".into(), params, n: 1, lists: true };
-        String::from_utf8(Question::new(&shared, prompts.iter(), system).body).expect("JSON")
+        let shared = BatchParams { route, model: "m".into(), params, n: 1, allow_lists: true };
+        String::from_utf8(InferenceRequest::new(&shared, prompts.iter(), system).body)
+            .expect("JSON")
     }
 
     #[test]

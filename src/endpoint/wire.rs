@@ -7,14 +7,14 @@ use serde_json::value::RawValue;
 
 /// `GET /v1/models`.
 #[derive(Deserialize)]
-pub(super) struct Models {
+pub(super) struct ModelList {
     #[serde(default)]
-    pub(super) data: Vec<Model>,
+    pub(super) data: Vec<ModelEntry>,
 }
 
 /// One of them.
 #[derive(Deserialize)]
-pub(super) struct Model {
+pub(super) struct ModelEntry {
     pub(super) id: String,
     /// vLLM has it, other servers do not.
     #[serde(default)]
@@ -53,7 +53,7 @@ pub(super) fn error_message(body: &[u8]) -> String {
 /// `{"message": …}`; else the body's own first words.
 pub(super) fn error(body: &[u8]) -> Said {
     #[derive(Deserialize)]
-    struct Body<'a> {
+    struct ErrorBody<'a> {
         #[serde(borrow)]
         error: Option<&'a RawValue>,
         #[serde(borrow)]
@@ -66,7 +66,7 @@ pub(super) fn error(body: &[u8]) -> Said {
         #[serde(default)]
         param: Option<String>,
     }
-    let body_read = serde_json::from_slice::<Body<'_>>(body).ok();
+    let body_read = serde_json::from_slice::<ErrorBody<'_>>(body).ok();
     let inner = body_read.as_ref().and_then(|it| it.error.or(it.detail)).map(RawValue::get);
     if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject>(raw).ok()) {
         return Said { message: truncate_message(&error.message), param: error.param };

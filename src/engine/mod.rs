@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{runtime::Builder, sync::mpsc};
 
 use crate::{
-    domain::{Prompt, Settled, Tally, Timeline},
+    domain::{Prompt, PromptResult, Tally, Timeline},
     endpoint::HttpClient,
     settings::ApiKey,
 };
@@ -43,7 +43,7 @@ pub struct EngineProgress {
 
 /// Why the engine ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ended {
+pub enum EngineExit {
     /// Every prompt it was given has its outcome.
     Finished,
     /// Endpoints are up and nothing was settled for as long as patience lasts; prompts are open.
@@ -60,30 +60,30 @@ pub enum Ended {
 
 /// What the engine says to the thread that started it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Word {
+pub enum EngineEvent {
     /// Every second, and at once when the first endpoint comes up or the last goes down, or nothing is under way any more
     /// of what is drained.
     Progress(EngineProgress),
     /// There is little left to send, or nothing.
-    InHand(EngineBacklog),
+    Backlog(EngineBacklog),
     /// It has nobody to ask just now, and will not work on these prompts (by index) any more.
     PromptsReturned(Vec<u64>),
     /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
     /// [`Running::go_on`], [`Running::further`] or [`Running::stop`].
     AllAlike(u64, String),
     /// Once, before the last: what its endpoints did over time.
-    Watched(Timeline),
+    TimelineRecorded(Timeline),
     /// Once, last.
-    Ended(Ended, Tally),
+    Ended(EngineExit, Tally),
 }
 
 /// What the engine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Command {
+enum EngineCommand {
     Stop,
     Proceed,
     KeepHolding,
-    Given(u64, bool),
+    SetSupplied(u64, bool),
     DropRedundant(Vec<u64>),
     RevokeUnsent(u64),
     Drain,
@@ -106,14 +106,14 @@ pub struct EngineSetup<P, S> {
 
 /// An engine at work. Dropping it leaves its threads alone: [`Running::stop`] and then wait for [`Word::Ended`].
 pub struct EngineHandle {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<EngineCommand>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// How often it says something.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Prompts read ahead of the loop.
-const AHEAD: usize = 256;
+const PROMPT_CHANNEL_CAPACITY: usize = 256;
 /// Batches of outcomes on their way to the disk.
 const RESULT_CHANNEL_CAPACITY: usize = 64;
 
@@ -123,17 +123,17 @@ const RESULT_CHANNEL_CAPACITY: usize = 64;
 /// Where a thread cannot be started.
 pub fn start<P, E, S>(
     work: EngineSetup<P, S>,
-    tell: impl Fn(Word) + Send + 'static,
+    tell: impl Fn(EngineEvent) + Send + 'static,
 ) -> std::io::Result<EngineHandle>
 where
     P: Iterator<Item = Result<Prompt, E>> + Send + 'static,
     E: std::fmt::Display,
-    S: FnMut(Vec<Settled>) -> Result<(), String> + Send + 'static,
+    S: FnMut(Vec<PromptResult>) -> Result<(), String> + Send + 'static,
 {
     raise_file_limit();
     let EngineSetup { policy, endpoints, api_key: key, prompts, sink } = work;
     let (commands, commanded) = mpsc::unbounded_channel();
-    let (give, given) = mpsc::channel(AHEAD);
+    let (give, given) = mpsc::channel(PROMPT_CHANNEL_CAPACITY);
     let (settled, settle) = mpsc::channel(RESULT_CHANNEL_CAPACITY);
     let (broken, breaks) = std_mpsc::channel();
     let reader = thread::Builder::new()
@@ -146,11 +146,11 @@ where
         // What is settled is on its way to the disk; the last word comes after it is there.
         let written = writer.join().unwrap_or(false);
         let ended = match (breaks.try_recv(), written) {
-            (Ok(why), _) => Ended::ReadFailed(why),
-            (Err(_), false) => Ended::WriteFailed,
+            (Ok(why), _) => EngineExit::ReadFailed(why),
+            (Err(_), false) => EngineExit::WriteFailed,
             (Err(_), true) => ended,
         };
-        tell(Word::Ended(ended, tally));
+        tell(EngineEvent::Ended(ended, tally));
     })?;
     Ok(EngineHandle { commands, threads: vec![reader, driver] })
 }
@@ -168,40 +168,40 @@ fn raise_file_limit() {
 impl EngineHandle {
     /// Asks it to stop; prompts in flight stay open.
     pub fn stop(&self) {
-        self.tell(Command::Stop);
+        self.tell(EngineCommand::Stop);
     }
 
     /// The failures it has held back are the prompts' own.
     pub fn go_on(&self) {
-        self.tell(Command::Proceed);
+        self.tell(EngineCommand::Proceed);
     }
 
     /// The failures it has held back are too few to tell: it holds back as many again.
-    pub fn further(&self) {
-        self.tell(Command::KeepHolding);
+    pub fn keep_holding(&self) {
+        self.tell(EngineCommand::KeepHolding);
     }
 
     /// It was given so many prompts in all; `ending` where there are no more to be had for now.
     pub fn given(&self, prompts: u64, ending: bool) {
-        self.tell(Command::Given(prompts, ending));
+        self.tell(EngineCommand::SetSupplied(prompts, ending));
     }
 
     /// Somebody else has settled these prompts (by index).
     pub fn drop_redundant(&self, indexes: Vec<u64>) {
-        self.tell(Command::DropRedundant(indexes));
+        self.tell(EngineCommand::DropRedundant(indexes));
     }
 
     /// From now on nothing is sent; what it has not sent it gives back ([`Word::GivesBack`]), what is under way it waits for.
     pub fn drain(&self) {
-        self.tell(Command::Drain);
+        self.tell(EngineCommand::Drain);
     }
 
     /// Asks it to give back what it has not sent of the first `given` prompts ([`Word::GivesBack`]).
-    pub fn give_back(&self, given: u64) {
-        self.tell(Command::RevokeUnsent(given));
+    pub fn revoke_unsent(&self, given: u64) {
+        self.tell(EngineCommand::RevokeUnsent(given));
     }
 
-    fn tell(&self, command: Command) {
+    fn tell(&self, command: EngineCommand) {
         let _ = self.commands.send(command); // closed: it has ended
     }
 
@@ -235,8 +235,8 @@ fn read<E: std::fmt::Display>(
 
 /// True if all of it was written.
 fn write(
-    mut sink: impl FnMut(Vec<Settled>) -> Result<(), String>,
-    mut settle: mpsc::Receiver<Vec<Settled>>,
+    mut sink: impl FnMut(Vec<PromptResult>) -> Result<(), String>,
+    mut settle: mpsc::Receiver<Vec<PromptResult>>,
 ) -> bool {
     while let Some(mut batch) = settle.blocking_recv() {
         // What has come meanwhile goes in the same write.
@@ -258,11 +258,11 @@ fn run_scheduler(
     endpoints: Vec<Endpoint>,
     key: Option<ApiKey>,
     prompts: mpsc::Receiver<Prompt>,
-    settled: mpsc::Sender<Vec<Settled>>,
-    commands: mpsc::UnboundedReceiver<Command>,
-    tell: &impl Fn(Word),
-) -> (Ended, Tally) {
-    let failed = |why: String| (Ended::StartFailed(why), Tally::default());
+    settled: mpsc::Sender<Vec<PromptResult>>,
+    commands: mpsc::UnboundedReceiver<EngineCommand>,
+    tell: &impl Fn(EngineEvent),
+) -> (EngineExit, Tally) {
+    let failed = |why: String| (EngineExit::StartFailed(why), Tally::default());
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(error.to_string()),

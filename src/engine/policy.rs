@@ -53,7 +53,7 @@ pub struct EnginePolicy {
     /// The route of prompts that are texts and name none.
     pub text_route: Route,
     /// Request parameters where a row has none of its own.
-    pub defaults: RequestParams,
+    pub default_params: RequestParams,
     /// The first message of conversations.
     pub system_prompt: Option<String>,
     /// Renders conversations, so that they can ride in lists.
@@ -120,7 +120,7 @@ const PROMPTS_PER_TIMEOUT_STEP: usize = 256;
 /// The least answer that a prompt is cut down to.
 const MIN_ANSWER_TOKENS: u64 = 128;
 /// Sizes go in steps, so that prompts of about one length still share a list.
-const STEP: u64 = 64;
+const MAX_TOKENS_STEP: u64 = 64;
 
 impl EnginePolicy {
     /// The time limit of a request with so many prompts.
@@ -135,12 +135,12 @@ impl EnginePolicy {
 
     /// The job's `max_tokens`.
     pub(super) fn max_tokens(&self) -> Option<u64> {
-        self.defaults.number("max_tokens")
+        self.default_params.number("max_tokens")
     }
 
     /// Sequences a prompt, where its row says nothing else.
     pub(super) fn sequences_per_prompt(&self) -> usize {
-        self.defaults.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
+        self.default_params.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
     }
 
     /// What a prompt's request shares with others; `fitted` is its `max_tokens` where it has to be another.
@@ -150,7 +150,7 @@ impl EnginePolicy {
         route: Route,
         fitted: Option<u64>,
     ) -> BatchParams {
-        let mut params = own.over(&self.defaults);
+        let mut params = own.over(&self.default_params);
         if let Some(fitted) = fitted {
             params.set("max_tokens", fitted.to_string());
         }
@@ -172,11 +172,11 @@ impl EnginePolicy {
                     && own.get(TEMPLATE_KWARGS).is_none()
             }
         };
-        BatchParams { route, model: self.model.clone(), params, n, lists }
+        BatchParams { route, model: self.model.clone(), params, n, allow_lists: lists }
     }
 
     /// The same request with its conversations rendered here: special tokens are in the text already.
-    pub(super) fn rendered(shared: &BatchParams) -> BatchParams {
+    pub(super) fn rendered_params(shared: &BatchParams) -> BatchParams {
         let mut shared = shared.clone();
         shared.route = Route::Completions;
         shared.params.remove(TEMPLATE_KWARGS);
@@ -204,7 +204,7 @@ impl EnginePolicy {
         if asked <= room {
             return None;
         }
-        let stepped = room / STEP * STEP;
+        let stepped = room / MAX_TOKENS_STEP * MAX_TOKENS_STEP;
         let fitted = stepped.max(MIN_ANSWER_TOKENS).min(context.saturating_sub(1)).min(asked);
         (fitted < asked).then_some(fitted)
     }
@@ -222,7 +222,7 @@ pub(super) fn test_policy() -> EnginePolicy {
     EnginePolicy {
         model: "m".into(),
         text_route: Route::Completions,
-        defaults: RequestParams::default(),
+        default_params: RequestParams::default(),
         system_prompt: None,
         renderer: None,
         concurrency: SizeMode::Fixed(8),

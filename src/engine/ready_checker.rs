@@ -17,8 +17,8 @@ use crate::{
 
 /// Servers that start together are ready at about the same time: once the first is, the others get as long again as it
 /// took, and at least this.
-const GRACE: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const READY_GRACE: Duration = Duration::from_secs(10);
+const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Local. Asks each of the servers until all are ready, `patience` is over, or some have been ready for long while others
 /// are not; those that are `given_up` are not waited for. In their order. Blocks the calling thread. What is not ready then
@@ -72,7 +72,7 @@ async fn probe_endpoints(
     let least = began + Duration::from_secs(1);
     while let Ok(Some((place, probe))) = timeout_at(end.max(least).into(), told.recv()).await {
         if matches!(probe, ProbeResult::Ready(_)) {
-            end = end.min(Instant::now() + began.elapsed().max(GRACE));
+            end = end.min(Instant::now() + began.elapsed().max(READY_GRACE));
         }
         found[place] = probe;
         let settled = |(url, probe): (&Url, &ProbeResult)| {
@@ -99,6 +99,6 @@ async fn probe_until_ready(
             return;
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PROBE_INTERVAL);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use super::{
     FileCompression, InputError, InputRules,
     discover::compression_of,
-    row::{suggest::suggest_column, template::Template},
+    row::{suggest::suggest_column, template::PromptTemplate},
 };
 use crate::parquet;
 
@@ -34,18 +34,18 @@ pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read
             BufReader::with_capacity(BUFFER_BYTES, open()?),
         )),
         FileCompression::Zstd => Box::new(zstd::stream::read::Decoder::new(open()?).map_err(io)?),
-        FileCompression::Parquet => Box::new(table(path, rules)?),
+        FileCompression::Parquet => Box::new(open_parquet(path, rules)?),
     };
     Ok(Box::new(NamedStream { path: path.to_path_buf(), bytes }))
 }
 
 /// The rows of a Parquet file. A column that is missing is named before anything is read.
-fn table(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputError> {
+fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputError> {
     let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
-    let template = rules.template.as_deref().map(Template::parse).transpose();
+    let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
     let template = template.map_err(InputError::InvalidTemplate)?;
-    let names = template.as_ref().map(Template::names).unwrap_or_default();
+    let names = template.as_ref().map(PromptTemplate::names).unwrap_or_default();
     let counts =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
     let needed = |name: &str| counts(name) || names.iter().any(|it| it == name);

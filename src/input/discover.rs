@@ -213,7 +213,7 @@ mod tests {
         folder
     }
 
-    fn names(inputs: &[String]) -> Result<Vec<String>, InputError> {
+    fn found_names(inputs: &[String]) -> Result<Vec<String>, InputError> {
         let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
         Ok(find_input_files(inputs)?.into_iter().map(name).collect())
     }
@@ -222,12 +222,12 @@ mod tests {
     fn folders_patterns_and_files_give_one_sorted_list() {
         let folder = folder();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        assert_eq!(names(&[path("")]).unwrap(), ["a.TXT.gz", "b.jsonl", "c.csv"]);
+        assert_eq!(found_names(&[path("")]).unwrap(), ["a.TXT.gz", "b.jsonl", "c.csv"]);
         assert_eq!(
-            names(&[path("c.csv"), path("[ab].*")]).unwrap(),
+            found_names(&[path("c.csv"), path("[ab].*")]).unwrap(),
             ["a.TXT.gz", "b.jsonl", "c.csv"]
         );
-        assert_eq!(names(&[path("c.csv"), path("./c.csv"), path("")]).unwrap().len(), 3);
+        assert_eq!(found_names(&[path("c.csv"), path("./c.csv"), path("")]).unwrap().len(), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{fmt, io, path::PathBuf};
 use super::discover::{InputFormat, KNOWN_EXTENSIONS, format_of};
 
 /// How many bad rows are named; the rest is counted.
-pub(super) const NAMED: usize = 20;
+pub(super) const MAX_LISTED: usize = 20;
 
 /// The input cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub enum InputError {
     #[error("{place}: the row that begins here has no end within 64 MiB; {hint}")]
     RowTooLong {
         /// Where it begins.
-        place: Place,
+        place: InputLocation,
         /// What it may be.
         hint: &'static str,
     },
@@ -111,10 +111,10 @@ pub enum InputError {
         count: u64,
     },
     /// A row for another model than the job's.
-    #[error("{place}: the row is for the model {named:?}, the job is for {model:?}{}; take those rows out, choose their model with --model, or say --ignore-row-model", more(*.count))]
+    #[error("{place}: the row is for the model {named:?}, the job is for {model:?}{}; take those rows out, choose their model with --model, or say --ignore-row-model", and_more_rows(*.count))]
     ModelMismatch {
         /// The first such row.
-        place: Place,
+        place: InputLocation,
         /// The model it names.
         named: String,
         /// The job's.
@@ -128,11 +128,11 @@ pub enum InputError {
     )]
     MixedModels {
         /// The first row that names a model.
-        first: Place,
+        first: InputLocation,
         /// Its model.
         model: String,
         /// The first row that names another.
-        second: Place,
+        second: InputLocation,
         /// That one.
         other: String,
     },
@@ -140,14 +140,14 @@ pub enum InputError {
 
 /// A line of a file, or a row where it has no lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct InputLocation {
     /// The file.
     pub file: PathBuf,
     /// Which, from 1, as an editor counts.
     pub line: u64,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for InputLocation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A table of columns has no lines; copied out, each of its rows is one.
         let what = if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" };
@@ -159,7 +159,7 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRowLocation {
     /// Where.
-    pub place: Place,
+    pub place: InputLocation,
     /// What is wrong.
     pub reason: String,
 }
@@ -170,31 +170,31 @@ pub struct DuplicateId {
     /// The id.
     pub id: String,
     /// Where first.
-    pub first: Place,
+    pub first: InputLocation,
     /// Where again.
-    pub again: Place,
+    pub duplicate: InputLocation,
 }
 
 fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
     let named = first.iter().map(|bad| format!("{}: {}", bad.place, bad.reason));
     let advice = "mend them, or let them fail alone with --bad-rows fail";
-    list(&format!("{} no prompt", rows(count)), named, count, advice)
+    format_list(&format!("{} no prompt", rows(count)), named, count, advice)
 }
 
 fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
     let named = first.iter().map(|twice| {
-        format!("{}: the id {:?} stands in {} already", twice.again, twice.id, twice.first)
+        format!("{}: the id {:?} stands in {} already", twice.duplicate, twice.id, twice.first)
     });
     let advice =
         "rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
-    list(&format!("{} an id that another row has", rows(count)), named, count, advice)
+    format_list(&format!("{} an id that another row has", rows(count)), named, count, advice)
 }
 
 fn rows(count: u64) -> String {
     if count == 1 { "1 row has".into() } else { format!("{count} rows have") }
 }
 
-fn list(
+fn format_list(
     head: &str,
     named: impl ExactSizeIterator<Item = String>,
     count: u64,
@@ -210,7 +210,7 @@ fn list(
     lines.join("\n")
 }
 
-fn more(count: u64) -> String {
+fn and_more_rows(count: u64) -> String {
     match count.saturating_sub(1) {
         0 => String::new(),
         rest => format!(" (and {rest} more such rows)"),

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     FileCompression, InputError, InputFile, InputFormat,
     discover::compression_of,
-    source::{BLOCK, mtime_nanos, open, open_unchanged},
+    source::{BLOCK_BYTES, mtime_nanos, open, open_unchanged},
 };
 
 /// Bytes of a piece. Larger ones would take more memory on their way and keep the readers of a smaller input less equally
 /// busy; smaller ones bring nothing.
-const PIECE: u64 = 4 * BLOCK;
+const CHUNK_BYTES: u64 = 4 * BLOCK_BYTES;
 
 /// The files to scan, as they were when they were listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ pub(crate) struct ListedFile {
 
 /// Bytes of a file; its rows are those that begin there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Piece {
+pub struct InputChunk {
     /// Which file, from 0.
     pub(crate) file: u32,
     /// The first byte.
@@ -54,7 +54,7 @@ impl InputListing {
     /// A file that cannot be opened, or that is packed.
     pub fn new(files: &[InputFile]) -> Result<Self, InputError> {
         let files = files.iter().map(ListedFile::new);
-        Ok(Self { files: files.collect::<Result<_, _>>()?, block: BLOCK })
+        Ok(Self { files: files.collect::<Result<_, _>>()?, block: BLOCK_BYTES })
     }
 
     /// How many bytes they have.
@@ -71,12 +71,12 @@ impl InputListing {
 
     /// All pieces in their order.
     #[must_use]
-    pub fn pieces(&self) -> Vec<Piece> {
-        self.split_chunks_of(PIECE)
+    pub fn split_chunks(&self) -> Vec<InputChunk> {
+        self.split_chunks_of(CHUNK_BYTES)
     }
 
     /// In pieces of about so many bytes.
-    pub(crate) fn split_chunks_of(&self, bytes: u64) -> Vec<Piece> {
+    pub(crate) fn split_chunks_of(&self, bytes: u64) -> Vec<InputChunk> {
         let step = bytes.max(1).next_multiple_of(self.block);
         let pieces = |(number, file): (u32, &ListedFile)| {
             let size = file.size;
@@ -88,7 +88,7 @@ impl InputListing {
             let count = size.div_ceil(step).max(1);
             (0..count).map(move |at| {
                 let from = at * step;
-                Piece { file: number, from, to: size.min(from + step) }
+                InputChunk { file: number, from, to: size.min(from + step) }
             })
         };
         (0..).zip(&self.files).flat_map(pieces).collect()

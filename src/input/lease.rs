@@ -16,7 +16,7 @@ use super::{InputError, InputSource, RowRange, SourceFile};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Where they lie.
-    pub stretches: Vec<RowRange>,
+    pub ranges: Vec<RowRange>,
     /// The bytes of all stretches, one after the other, for a rank that cannot open the input.
     pub text: Option<Vec<u8>>,
 }
@@ -28,7 +28,7 @@ impl Lease {
     /// Where a file cannot be read, or is not the one that was scanned.
     pub fn with_text(mut self, source: &InputSource) -> Result<Self, InputError> {
         let mut text = Vec::new();
-        for stretch in &self.stretches {
+        for stretch in &self.ranges {
             let file = source_file(source, stretch.file)?;
             let from = text.len();
             text.resize(from + usize::try_from(stretch.bytes).unwrap_or(usize::MAX), 0);
@@ -65,7 +65,7 @@ impl ByteSource {
     }
 
     /// The next `bytes`, of a file those from `offset` on.
-    pub(super) fn stretch(mut self, offset: u64, bytes: u64) -> std::io::Result<Take<Self>> {
+    pub(super) fn take_range(mut self, offset: u64, bytes: u64) -> std::io::Result<Take<Self>> {
         if let Self::File(file, at) = &mut self {
             match (i64::try_from(offset), i64::try_from(*at)) {
                 (Ok(to), Ok(from)) => file.seek_relative(to - from)?,

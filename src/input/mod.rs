@@ -26,19 +26,19 @@ mod source;
 mod tests;
 
 pub use crate::chat_template::{
-    ChatRenderError, ChatTemplate, ChatTemplateError, Renderer, check_text_only,
+    ChatRenderError, ChatRenderer, ChatTemplate, ChatTemplateError, check_text_only,
 };
 pub use decompress::{open_decompressed, spool_stream};
 pub use discover::{
     FileCompression, InputFile, InputFormat, compression_of, find_input_files, format_of,
     is_compressed,
 };
-pub use error::{BadRowLocation, DuplicateId, InputError, Place};
-pub use files::{InputListing, Piece};
+pub use error::{BadRowLocation, DuplicateId, InputError, InputLocation};
+pub use files::{InputChunk, InputListing};
 pub use lease::Lease;
 pub use reader::PromptReader;
 pub use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
-pub use row::template::{Template, TemplateFillError};
+pub use row::template::{PromptTemplate, TemplateFillError};
 pub use scan::chunk_scan::ChunkScan;
 pub use scan::row_hashes::hash_rows;
 pub use scan::row_table::RowTable;

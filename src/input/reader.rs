@@ -9,7 +9,7 @@ use super::{
     BadRowAction, InputError, InputRules, InputSource, Lease, RowRange,
     lease::{ByteSource, source_file},
     records::{RecordError, RecordReader},
-    row::{RowParser, template::Template},
+    row::{RowParser, template::PromptTemplate},
     scan::row_hashes::RowHasher,
 };
 use crate::domain::{Prompt, RowHash};
@@ -22,11 +22,11 @@ pub struct PromptReader<L> {
     source: InputSource,
     /// A file each.
     hashers: Vec<RowHasher>,
-    template: Result<Option<Template>, String>,
+    template: Result<Option<PromptTemplate>, String>,
     keep_row: bool,
     bad_rows: BadRowAction,
     leases: Option<L>,
-    stretches: VecDeque<RowRange>,
+    ranges: VecDeque<RowRange>,
     open: Option<Open>,
     /// What was open last: the next stretch is likely to lie in it.
     idle: Option<(u32, ByteSource)>,
@@ -35,7 +35,7 @@ pub struct PromptReader<L> {
 struct Open {
     stretch: RowRange,
     records: RecordReader<Take<ByteSource>>,
-    done: u64,
+    rows_read: u64,
 }
 
 impl<L: Iterator<Item = Lease>> PromptReader<L> {
@@ -45,11 +45,11 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
         Self {
             source: source.clone(),
             hashers: source.files.iter().map(RowHasher::of).collect(),
-            template: rules.template.as_deref().map(Template::parse).transpose(),
+            template: rules.template.as_deref().map(PromptTemplate::parse).transpose(),
             keep_row: rules.keep_row,
             bad_rows: rules.bad_rows,
             leases: Some(leases),
-            stretches: VecDeque::new(),
+            ranges: VecDeque::new(),
             open: None,
             idle: None,
         }
@@ -58,7 +58,7 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
     fn prompt(&mut self) -> Result<Option<Prompt>, InputError> {
         loop {
             if self.open.is_none() {
-                match self.stretches.pop_front() {
+                match self.ranges.pop_front() {
                     Some(stretch) => self.open = Some(self.begin(stretch)?),
                     None => match self.leases.as_mut().and_then(Iterator::next) {
                         Some(lease) => self.take(lease),
@@ -69,7 +69,7 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
             }
             match self.row()? {
                 Some(prompt) => return Ok(Some(prompt)),
-                None => self.close(),
+                None => self.close_range(),
             }
         }
     }
@@ -81,7 +81,7 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
             None if was_text => self.idle = None,
             None => {}
         }
-        self.stretches = merge_adjacent(lease.stretches);
+        self.ranges = merge_adjacent(lease.ranges);
     }
 
     fn begin(&mut self, stretch: RowRange) -> Result<Open, InputError> {
@@ -96,13 +96,13 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
             path: facts.path.clone(),
             source,
         };
-        let bytes = bytes.stretch(stretch.offset, stretch.bytes).map_err(io)?;
+        let bytes = bytes.take_range(stretch.offset, stretch.bytes).map_err(io)?;
         let buffer = usize::try_from(stretch.bytes)
             .unwrap_or(READ_BUFFER_BYTES)
             .saturating_add(1)
             .min(READ_BUFFER_BYTES);
         let records = RecordReader::new(bytes, stretch.offset, facts.format, buffer);
-        Ok(Open { stretch, records, done: 0 })
+        Ok(Open { stretch, records, rows_read: 0 })
     }
 
     /// The next good row of the stretch that is open.
@@ -121,16 +121,16 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
         loop {
             let record = match open.records.next() {
                 Ok(Some(record)) => record,
-                Ok(None) if open.done == open.stretch.rows => return Ok(None),
-                Ok(None) | Err(RecordError::Long(_)) => return Err(changed()),
+                Ok(None) if open.rows_read == open.stretch.rows => return Ok(None),
+                Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
                 Err(RecordError::Io(source)) => {
                     let path = facts.path.clone();
                     return Err(InputError::Io { doing: "cannot read it", path, source });
                 }
             };
-            let index = open.stretch.first + open.done;
-            open.done += 1;
-            if open.done > open.stretch.rows {
+            let index = open.stretch.first + open.rows_read;
+            open.rows_read += 1;
+            if open.rows_read > open.stretch.rows {
                 return Err(changed());
             }
             match form.read(&record) {
@@ -146,7 +146,7 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
         }
     }
 
-    fn close(&mut self) {
+    fn close_range(&mut self) {
         if let Some(Open { stretch, records, .. }) = self.open.take() {
             self.idle = Some((stretch.file, records.into_inner().into_inner()));
         }
@@ -159,7 +159,7 @@ impl<L: Iterator<Item = Lease>> Iterator for PromptReader<L> {
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.prompt();
         if next.is_err() {
-            self.stretches.clear();
+            self.ranges.clear();
             (self.open, self.leases) = (None, None);
         }
         next.transpose()

@@ -30,7 +30,7 @@ pub(crate) struct InputRecord<'b> {
 pub(crate) enum RecordError {
     Io(io::Error),
     /// The row that begins in this line is longer than [`LONGEST_ROW`].
-    Long(u64),
+    TooLong(u64),
 }
 
 /// Cuts a stream into records.
@@ -63,7 +63,7 @@ enum CsvFieldState {
 }
 
 /// A record's place in the buffer.
-struct Span {
+struct RecordSpan {
     from: usize,
     to: usize,
     offset: u64,
@@ -129,11 +129,11 @@ impl<R: Read> RecordReader<R> {
                 Some(_) => {}
             }
         };
-        let Span { from, to, offset, line, quotes_closed: closed } = span;
+        let RecordSpan { from, to, offset, line, quotes_closed: closed } = span;
         Ok(Some(InputRecord { bytes: &self.buffer[from..to], offset, line, quotes_closed: closed }))
     }
 
-    fn is_blank(&self, span: &Span) -> bool {
+    fn is_blank(&self, span: &RecordSpan) -> bool {
         let bytes = &self.buffer[span.from..span.to];
         match self.delimiter {
             // In a table of one column, blanks are a value.
@@ -142,7 +142,7 @@ impl<R: Read> RecordReader<R> {
         }
     }
 
-    fn next_span(&mut self) -> Result<Option<Span>, RecordError> {
+    fn next_span(&mut self) -> Result<Option<RecordSpan>, RecordError> {
         if self.offset == 0 && self.end == 0 && self.until > 0 {
             self.skip_byte_order_mark()?;
         }
@@ -187,14 +187,15 @@ impl<R: Read> RecordReader<R> {
         length
     }
 
-    fn take(&mut self, length: usize, closed: bool) -> Span {
+    fn take(&mut self, length: usize, closed: bool) -> RecordSpan {
         let from = self.start;
         let mut to = from + length;
         for end in [b'\n', b'\r'] {
             // What follows a quote that is never closed belongs to the quote.
             to -= usize::from(closed && to > from && self.buffer[to - 1] == end);
         }
-        let span = Span { from, to, offset: self.offset, line: self.line, quotes_closed: closed };
+        let span =
+            RecordSpan { from, to, offset: self.offset, line: self.line, quotes_closed: closed };
         self.line += if self.delimiter.is_some() { self.line_breaks } else { 1 };
         self.offset += length as u64;
         self.start += length;
@@ -207,7 +208,7 @@ impl<R: Read> RecordReader<R> {
         (self.start, self.end) = (0, self.end - self.start);
         if self.end == self.buffer.len() {
             if self.end >= MAX_ROW_BYTES {
-                return Err(RecordError::Long(self.line));
+                return Err(RecordError::TooLong(self.line));
             }
             self.buffer.resize(2 * self.end, 0);
         }

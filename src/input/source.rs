@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 use super::{FileCompression, InputError, InputFormat};
 
 /// A fingerprint is taken over the hashes of blocks of this many bytes, so that blocks can be hashed apart from each other.
-pub(super) const BLOCK: u64 = 16 << 20;
+pub(super) const BLOCK_BYTES: u64 = 16 << 20;
 
 /// How much of either end of a file every rank compares. Small, because all ranks read it at once before they begin.
 const END_BYTES: u64 = 64 << 10;
@@ -74,7 +74,7 @@ pub struct SourceFile {
     /// What it says, as a hash in hex.
     pub fingerprint: String,
     /// What both its ends say, as a hash in hex.
-    pub ends: String,
+    pub ends_hash: String,
     /// How many rows it has.
     pub rows: u64,
     /// The index of its first row.
@@ -103,7 +103,7 @@ pub struct RowRange {
 pub fn is_source_visible(source: &InputSource) -> bool {
     let same = |file: &SourceFile| {
         let opened = file.open().ok()?;
-        Some(hash_ends(&opened, file.size).ok()? == file.ends)
+        Some(hash_ends(&opened, file.size).ok()? == file.ends_hash)
     };
     source.files.iter().all(|file| same(file).unwrap_or(false))
 }
@@ -204,7 +204,7 @@ impl HashingReader {
     }
 
     /// Takes in bytes all of which are hashed.
-    fn hash(&mut self, mut bytes: &[u8]) {
+    fn hash_bytes(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let left = self.block - self.hashed_bytes() % self.block;
             let left = usize::try_from(left).unwrap_or(usize::MAX);
@@ -235,7 +235,7 @@ impl Read for HashingReader {
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(to.len());
         let read = self.file.read(&mut to[..most])?;
         if is_hashed {
-            self.hash(&to[..read]);
+            self.hash_bytes(&to[..read]);
         } else {
             self.at += read as u64;
         }
@@ -260,7 +260,7 @@ mod tests {
                 let mut file = File::open(&path).unwrap();
                 let before = cut[0].saturating_sub(1);
                 file.seek(io::SeekFrom::Start(before)).unwrap();
-                let mut hashed = HashingReader::new(file, before, cut[0]..cut[1], BLOCK);
+                let mut hashed = HashingReader::new(file, before, cut[0]..cut[1], BLOCK_BYTES);
                 let mut to = vec![0; chunk];
                 while hashed.read(&mut to).unwrap() > 0 {}
                 let (_, read, blocks) = hashed.finish();
@@ -272,7 +272,7 @@ mod tests {
         let all = text.len() as u64;
         let print = of(1 << 20, &[0, all]);
         assert_eq!(print, of(777_777, &[0, all]));
-        assert_eq!(print, of(777_777, &[0, BLOCK, 2 * BLOCK, all]));
+        assert_eq!(print, of(777_777, &[0, BLOCK_BYTES, 2 * BLOCK_BYTES, all]));
         let blocks: Vec<u8> =
             text.chunks(16 << 20).flat_map(|it| xxh3_128(it).to_le_bytes()).collect();
         assert_eq!(print, hash_to_hex(xxh3_128(&blocks)));

@@ -7,16 +7,16 @@ use proptest::prelude::*;
 use super::*;
 
 fn leases_of(stretches: Vec<RowRange>) -> impl Iterator<Item = Lease> {
-    std::iter::once(Lease { stretches, text: None })
+    std::iter::once(Lease { ranges: stretches, text: None })
 }
 use crate::domain::{Prompt, PromptId, PromptInput, Route};
 
-struct Files {
+struct TestInput {
     folder: tempfile::TempDir,
     files: Vec<InputFile>,
 }
 
-impl Files {
+impl TestInput {
     fn new(files: &[(&str, &[u8])]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |(name, text): &(&str, &[u8])| {
@@ -34,7 +34,7 @@ impl Files {
     }
 
     /// The error's text without the folder.
-    fn error(&self, rules: &InputRules) -> String {
+    fn scan_error(&self, rules: &InputRules) -> String {
         let error = self.scan(rules).expect_err("the input is bad").to_string();
         error.replace(&format!("{}/", self.folder.path().display()), "")
     }
@@ -55,20 +55,20 @@ fn read(scanned: &ScannedInput, rules: &InputRules, stretches: Vec<RowRange>) ->
         reader.collect::<Result<_, _>>().expect("it was scanned")
     };
     let told = stretches.iter().map(|&it| {
-        let lease = Lease { stretches: vec![it], text: None };
+        let lease = Lease { ranges: vec![it], text: None };
         lease.with_text(&scanned.source).expect("it is readable")
     });
     let told = read(told.collect());
-    let read = read(vec![Lease { stretches, text: None }]);
+    let read = read(vec![Lease { ranges: stretches, text: None }]);
     assert_eq!(read, told);
     read
 }
 
-fn jsonl_input(text: &str) -> Files {
-    Files::new(&[("in.jsonl", text.as_bytes())])
+fn jsonl_input(text: &str) -> TestInput {
+    TestInput::new(&[("in.jsonl", text.as_bytes())])
 }
 
-fn fail() -> InputRules {
+fn fail_rules() -> InputRules {
     InputRules { bad_rows: BadRowAction::Fail, ..InputRules::default() }
 }
 
@@ -83,11 +83,11 @@ fn text(prompt: &Prompt) -> &str {
     }
 }
 
-fn texts(prompts: &[Prompt]) -> Vec<&str> {
+fn prompt_texts(prompts: &[Prompt]) -> Vec<&str> {
     prompts.iter().map(text).collect()
 }
 
-fn ids(prompts: &[Prompt]) -> Vec<&str> {
+fn prompt_ids(prompts: &[Prompt]) -> Vec<&str> {
     prompts.iter().map(|prompt| prompt.id.json()).collect()
 }
 
@@ -102,8 +102,8 @@ fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
     ));
     let rules = InputRules { keep_row: true, ..InputRules::default() };
     let prompts = files.prompts(&rules);
-    assert_eq!(texts(&prompts), ["a é\n", r#"[{"role": "user", "content": "b"}]"#, "c", ""]);
-    assert_eq!(ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
+    assert_eq!(prompt_texts(&prompts), ["a é\n", r#"[{"role": "user", "content": "b"}]"#, "c", ""]);
+    assert_eq!(prompt_ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
     assert_eq!(prompts.iter().map(|it| it.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(
         (prompts[0].params.json().as_str(), prompts[0].priority),
@@ -115,7 +115,7 @@ fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
     let scanned = files.scan(&rules).unwrap();
     let source = &scanned.source;
     assert!(source.any_messages && source.any_text && !source.openai_batch);
-    assert_eq!((source.rows, scanned.data.as_slice()), (4, &["topic".to_owned()][..]));
+    assert_eq!((source.rows, scanned.data_columns.as_slice()), (4, &["topic".to_owned()][..]));
     assert_eq!(scanned.notes.len(), 1, "one empty prompt: {:?}", scanned.notes);
 }
 
@@ -131,7 +131,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
         + &row("b", "/v1/completions", r#"{"prompt": "p", "n": 2}"#);
     let files = jsonl_input(&good);
     let prompts = files.prompts(&InputRules::default());
-    assert_eq!(ids(&prompts), ["\"a\"", "\"b\""]);
+    assert_eq!(prompt_ids(&prompts), ["\"a\"", "\"b\""]);
     assert_eq!((prompts[0].route, prompts[1].route), (Some(Route::Chat), Some(Route::Completions)));
     assert_eq!((prompts[0].params.json().as_str(), prompts[0].priority), (r#"{"tools":[1]}"#, 4));
     let scanned = files.scan(&InputRules::default()).unwrap();
@@ -149,7 +149,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
         row("g", "/v1/completions", r#"{"prompt": "p"}"#).replace("POST", "GET"),
         row("h", "/v1/completions", "{}"),
     ];
-    let whole = jsonl_input(&bad.concat()).error(&InputRules::default());
+    let whole = jsonl_input(&bad.concat()).scan_error(&InputRules::default());
     for why in [
         "8 rows have no prompt:",
         "line 1: url is \"/v1/embeddings\"",
@@ -169,8 +169,8 @@ fn batch_rows_have_their_prompt_in_a_body() {
 fn every_bad_row_is_named_with_its_line() {
     let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"\\ud800\"}\n\
         {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
-    let files = Files::new(&[("in.jsonl", text)]);
-    let whole = files.error(&InputRules::default());
+    let files = TestInput::new(&[("in.jsonl", text)]);
+    let whole = files.scan_error(&InputRules::default());
     let wanted = "12 rows have no prompt:
   in.jsonl line 1: prompt is a number; it must be a string
   in.jsonl line 3: prompt is null; it must be a string
@@ -190,13 +190,16 @@ mend them, or let them fail alone with --bad-rows fail";
 
 #[test]
 fn bad_rows_may_fail_alone_and_keep_their_index() {
-    let files = Files::new(&[
+    let files = TestInput::new(&[
         ("a.jsonl", b"{\"id\": \"x\", \"prompt\": 1}\n\"good\"\n{\"prompt\"\n"),
         ("b.txt", b"line\n\xff\n"),
     ]);
-    let prompts = files.prompts(&fail());
-    assert_eq!((texts(&prompts), ids(&prompts)), (vec!["good", "line"], vec!["\"1\"", "\"3\""]));
-    let bad = files.scan(&fail()).unwrap().bad_rows;
+    let prompts = files.prompts(&fail_rules());
+    assert_eq!(
+        (prompt_texts(&prompts), prompt_ids(&prompts)),
+        (vec!["good", "line"], vec!["\"1\"", "\"3\""])
+    );
+    let bad = files.scan(&fail_rules()).unwrap().bad_rows;
     let places: Vec<_> = bad.iter().map(|it| (it.index, it.file, it.line)).collect();
     assert_eq!(places, [(0, 0, 1), (2, 0, 3), (4, 1, 2)]);
     assert_eq!(bad[0].id, Some(PromptId::from_json("\"x\"".into())));
@@ -204,7 +207,7 @@ fn bad_rows_may_fail_alone_and_keep_their_index() {
 
 #[test]
 fn twenty_bad_rows_are_named_and_the_rest_counted() {
-    let whole = jsonl_input(&"{}\n".repeat(50)).error(&InputRules::default());
+    let whole = jsonl_input(&"{}\n".repeat(50)).scan_error(&InputRules::default());
     assert!(
         whole.starts_with("50 rows have")
             && whole.contains("line 20:")
@@ -216,11 +219,11 @@ fn twenty_bad_rows_are_named_and_the_rest_counted() {
 #[test]
 fn tables_have_columns_and_records_of_many_lines() {
     let text = "\u{feff}id,prompt,temperature,params\r\n7,\"two\nlines\",hot,\"{\"\"max_tokens\"\": 5,\n\"\"x\"\": [1, 2]}\"\r\n,\"\",,\r\nx,y,z,";
-    let files = Files::new(&[("in.csv", text.as_bytes())]);
+    let files = TestInput::new(&[("in.csv", text.as_bytes())]);
     let rules = InputRules { keep_row: true, ..InputRules::default() };
     let prompts = files.prompts(&rules);
-    assert_eq!(texts(&prompts), ["two\nlines", "", "y"]);
-    assert_eq!(ids(&prompts), ["\"7\"", "\"1\"", "\"x\""]);
+    assert_eq!(prompt_texts(&prompts), ["two\nlines", "", "y"]);
+    assert_eq!(prompt_ids(&prompts), ["\"7\"", "\"1\"", "\"x\""]);
     assert_eq!(prompts[0].params.json(), r#"{"max_tokens":5,"x":[1,2]}"#);
     assert_eq!(
         prompts[2].row.as_deref(),
@@ -228,13 +231,15 @@ fn tables_have_columns_and_records_of_many_lines() {
     );
     assert_eq!(files.scan(&rules).unwrap().source.files[0].columns[2], "temperature");
 
-    let tsv = Files::new(&[("in.tsv", b"prompt\tx\na,b\t1\n")]);
-    assert_eq!(texts(&tsv.prompts(&InputRules::default())), ["a,b"]);
+    let tsv = TestInput::new(&[("in.tsv", b"prompt\tx\na,b\t1\n")]);
+    assert_eq!(prompt_texts(&tsv.prompts(&InputRules::default())), ["a,b"]);
 }
 
 #[test]
 fn what_is_wrong_with_a_table_is_said_with_its_lines() {
-    let csv = |text: &str| Files::new(&[("in.csv", text.as_bytes())]).error(&InputRules::default());
+    let csv = |text: &str| {
+        TestInput::new(&[("in.csv", text.as_bytes())]).scan_error(&InputRules::default())
+    };
     assert!(
         csv("promt,x\na,b\n")
             .starts_with("in.csv: the header has no column \"prompt\"; is it \"promt\"?")
@@ -248,7 +253,7 @@ fn what_is_wrong_with_a_table_is_said_with_its_lines() {
 
 #[test]
 fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
-    let files = Files::new(&[
+    let files = TestInput::new(&[
         ("a.txt", b"one\r\ntwo"),
         ("b.csv", b""),
         ("c.jsonl", b"\"three\"\n"),
@@ -256,7 +261,7 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
     ]);
     let prompts = files.prompts(&InputRules::default());
     assert_eq!(
-        (texts(&prompts), ids(&prompts)),
+        (prompt_texts(&prompts), prompt_ids(&prompts)),
         (vec!["one", "two", "three"], vec!["\"0\"", "\"1\"", "\"2\""])
     );
     let files = files.scan(&InputRules::default()).unwrap().source.files;
@@ -265,13 +270,13 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
         [(0, 2), (2, 0), (2, 1), (3, 0)]
     );
 
-    let none = Files::new(&[("a.jsonl", b"")]).scan(&template("{item}")).unwrap();
+    let none = TestInput::new(&[("a.jsonl", b"")]).scan(&template("{item}")).unwrap();
     assert_eq!((none.source.rows, none.first, none.source.openai_batch), (0, None, false));
 }
 
 #[test]
 fn ids_that_stand_twice_are_refused_with_both_places() {
-    let files = Files::new(&[
+    let files = TestInput::new(&[
         ("a.jsonl", b"{\"id\": \"x\", \"prompt\": \"1\"}\n\n{\"prompt\": \"2\"}\n"),
         ("b.jsonl", b"{\"id\": \"\\u0078\", \"prompt\": \"3\"}\n{\"id\": 1, \"prompt\": \"4\"}\n"),
         ("c.csv", b"id,prompt\ny,\"a\nb\"\nx,c\n"),
@@ -282,7 +287,7 @@ fn ids_that_stand_twice_are_refused_with_both_places() {
   c.csv line 4: the id \"x\" stands in a.jsonl line 1 already
 rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
     let dir = format!("{}/", files.folder.path().display());
-    assert_eq!(files.error(&InputRules::default()).replace(&dir, ""), wanted);
+    assert_eq!(files.scan_error(&InputRules::default()).replace(&dir, ""), wanted);
     let keep = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..InputRules::default() };
     assert_eq!(files.prompts(&keep).len(), 6);
 }
@@ -291,7 +296,7 @@ rows without an id are named by their index, from 0; --duplicate-ids keep lets a
 fn lines_are_right_far_into_a_file() {
     let mut text = "\"a\"\n\n".repeat(10_000);
     text.push_str("{\"id\": \"9999\", \"prompt\": \"\"}\n{\"id\": \"x\", \"prompt\": \"\"}\n\n{\"id\": \"x\", \"prompt\": \"\"}");
-    let whole = jsonl_input(&text).error(&InputRules::default());
+    let whole = jsonl_input(&text).scan_error(&InputRules::default());
     assert!(
         whole.contains("line 20001: the id \"9999\" stands in in.jsonl line 19999 already"),
         "{whole}"
@@ -309,12 +314,12 @@ fn a_job_has_one_model() {
     let wanted =
         "in.jsonl line 2 is for the model \"m\" and in.jsonl line 3 for \"k\"; a job has one model";
     assert!(
-        files.error(&InputRules::default()).starts_with(wanted),
+        files.scan_error(&InputRules::default()).starts_with(wanted),
         "{}",
-        files.error(&InputRules::default())
+        files.scan_error(&InputRules::default())
     );
     let job = InputRules { model: Some("job".into()), ..InputRules::default() };
-    let whole = files.error(&job);
+    let whole = files.scan_error(&job);
     assert!(
         whole.starts_with(
             "in.jsonl line 2: the row is for the model \"m\", the job is for \"job\" (and 1 more"
@@ -329,9 +334,9 @@ fn a_job_has_one_model() {
 #[test]
 fn templates_take_columns_of_every_format() {
     let prompts = |name: &str, text: &str, rules: &str| {
-        let files = Files::new(&[(name, text.as_bytes())]);
+        let files = TestInput::new(&[(name, text.as_bytes())]);
         let prompts = files.prompts(&template(rules));
-        texts(&prompts).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        prompt_texts(&prompts).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(
         prompts("a.txt", "x {item}\ny\n", "<{item}|{{ item }}>"),
@@ -357,19 +362,20 @@ fn templates_take_columns_of_every_format() {
 #[test]
 fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row() {
     let files = jsonl_input("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
-    let whole = files.error(&template("{{qestion}}"));
+    let whole = files.scan_error(&template("{{qestion}}"));
     assert_eq!(whole, "the template: no row has a column \"qestion\"; is it \"question\"?");
     assert_eq!(
         whole,
-        files.error(&InputRules { bad_rows: BadRowAction::Fail, ..template("{{qestion}}") })
+        files.scan_error(&InputRules { bad_rows: BadRowAction::Fail, ..template("{{qestion}}") })
     );
-    let whole = files.error(&template("{{question}} {{hint}}"));
+    let whole = files.scan_error(&template("{{question}} {{hint}}"));
     assert!(whole.contains("line 1: it has no column \"hint\" for the template"), "{whole}");
     let both = InputRules { bad_rows: BadRowAction::Fail, ..template("{{question}} {{hint}}") };
-    assert_eq!(texts(&files.prompts(&both)), ["b 1"]);
-    let whole = jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").error(&template("{item}"));
+    assert_eq!(prompt_texts(&files.prompts(&both)), ["b 1"]);
+    let whole =
+        jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").scan_error(&template("{item}"));
     assert!(whole.contains("it has messages, which a template has no place for"), "{whole}");
-    assert!(files.error(&template("none")).starts_with("the template: it has no placeholder"));
+    assert!(files.scan_error(&template("none")).starts_with("the template: it has no placeholder"));
 }
 
 #[test]
@@ -405,14 +411,15 @@ fn a_source_survives_json_and_its_fingerprint_is_of_the_text() {
     let other = jsonl_input("\"b\"\n").scan(&InputRules::default()).unwrap().source;
     assert_eq!(one.fingerprint, same.fingerprint);
     assert_ne!(one.fingerprint, other.fingerprint);
-    let rules: InputRules = serde_json::from_str(&serde_json::to_string(&fail()).unwrap()).unwrap();
-    assert_eq!(rules, fail());
+    let rules: InputRules =
+        serde_json::from_str(&serde_json::to_string(&fail_rules()).unwrap()).unwrap();
+    assert_eq!(rules, fail_rules());
 }
 
 #[test]
 fn a_compressed_file_is_scanned_through_its_copy() {
-    let files = Files::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
-    assert!(files.error(&InputRules::default()).contains("has to be spooled first"));
+    let files = TestInput::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
+    assert!(files.scan_error(&InputRules::default()).contains("has to be spooled first"));
     let plain = files.folder.path().join("spool");
     let InputFile { path: packed, format, .. } = files.files[0].clone();
     spool_stream(&mut open_decompressed(&packed, &InputRules::default()).unwrap(), &plain).unwrap();
@@ -426,7 +433,7 @@ fn parquet_input(
     fields: Vec<arrow_schema::Field>,
     rows: &str,
     rules: &InputRules,
-) -> Result<Files, InputError> {
+) -> Result<TestInput, InputError> {
     let schema = std::sync::Arc::new(arrow_schema::Schema::new(fields));
     let mut decoder = arrow_json::ReaderBuilder::new(schema.clone()).build_decoder().unwrap();
     decoder.decode(rows.as_bytes()).unwrap();
@@ -437,7 +444,7 @@ fn parquet_input(
     decoder.flush().unwrap().iter().for_each(|batch| writer.write(batch).unwrap());
     writer.close().unwrap();
     spool_stream(&mut open_decompressed(&packed, rules)?, &copy).unwrap();
-    Ok(Files {
+    Ok(TestInput {
         files: vec![InputFile { path: copy, format: InputFormat::Parquet, name: packed }],
         folder,
     })
@@ -480,15 +487,15 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     assert_eq!(inputs, ["0.5 a", "1.0 b"]);
 
     let rows = r#"{"messages": "[{\"role\": \"user\", \"content\": \"hi\"}]"} {"messages": "no"}"#;
-    let told = parquet_input(vec![text("messages")], rows, &fail()).unwrap();
-    let prompts = told.prompts(&fail());
+    let told = parquet_input(vec![text("messages")], rows, &fail_rules()).unwrap();
+    let prompts = told.prompts(&fail_rules());
     assert_eq!(prompts[0].input.as_str(), r#"[{"role": "user", "content": "hi"}]"#);
-    let error = told.error(&InputRules::default());
+    let error = told.scan_error(&InputRules::default());
     assert!(error.contains("in.parquet row 2: messages is"), "{error}");
 
     let bad =
         parquet_input(fields(), r#"{"prompt": "a"} {"prompt": "b", "temperature": 1} {}"#, &rules);
-    let error = bad.unwrap().error(&rules);
+    let error = bad.unwrap().scan_error(&rules);
     for line in [
         "in.parquet row 1: it has nothing in the column \"temperature\" for the template",
         "in.parquet row 3: it has nothing in the column \"temperature\", \"prompt\" for the template",
@@ -497,7 +504,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     }
     let bad =
         parquet_input(fields(), r#"{"prompt": "a", "params": "seed"} {}"#, &InputRules::default());
-    let error = bad.unwrap().error(&InputRules::default());
+    let error = bad.unwrap().scan_error(&InputRules::default());
     assert!(error.contains("in.parquet row 1: params"), "{error}");
     assert!(error.contains("row 2: the row has neither prompt nor messages"), "{error}");
     let Err(error) = parquet_input(vec![text("Prompt")], "{}", &InputRules::default()) else {
@@ -511,7 +518,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
 fn a_row_without_end_is_an_error_and_no_memory() {
     let mut text = b"prompt,x\na,b\nc,\"".to_vec();
     text.resize(records::MAX_ROW_BYTES + 1000, b'\n');
-    let error = Files::new(&[("in.csv", &text)]).error(&fail());
+    let error = TestInput::new(&[("in.csv", &text)]).scan_error(&fail_rules());
     assert!(
         error.starts_with(
             "in.csv line 3: the row that begins here has no end within 64 MiB; is a quote"
@@ -521,7 +528,7 @@ fn a_row_without_end_is_an_error_and_no_memory() {
 }
 
 /// The way in which a file is read must not show: any cut into stretches gives the rows of the whole.
-fn cut_anywhere(files: &Files, rules: &InputRules, cuts: &[u64]) {
+fn cut_anywhere(files: &TestInput, rules: &InputRules, cuts: &[u64]) {
     let Ok(scanned) = files.scan(rules) else { return };
     let rows = scanned.source.rows;
     let all = read(&scanned, rules, scanned.table.stretches(0, rows));
@@ -562,9 +569,9 @@ proptest! {
         let tabs = [b"prompt\tid\n", bytes.as_slice()].concat();
         for name in NAMES {
             for bytes in [&bytes, &table, &tabs] {
-                let files = Files::new(&[(name, bytes)]);
+                let files = TestInput::new(&[(name, bytes)]);
                 cut_anywhere(&files, &InputRules::default(), &cuts);
-                let rules = InputRules { keep_row: true, duplicate_ids: DuplicateIdAction::Keep, ..fail() };
+                let rules = InputRules { keep_row: true, duplicate_ids: DuplicateIdAction::Keep, ..fail_rules() };
                 cut_anywhere(&files, &rules, &cuts);
             }
         }
@@ -581,13 +588,13 @@ proptest! {
         if !torn { text.push_str(end); }
         let table = format!("prompt,id{end}{text}");
         let tabs = format!("prompt\tid{end}{text}");
-        let files = Files::new(&[
+        let files = TestInput::new(&[
             ("a.jsonl", text.as_bytes()),
             ("b.txt", text.as_bytes()),
             ("c.csv", table.as_bytes()),
             ("d.tsv", tabs.as_bytes()),
         ]);
-        let rules = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..fail() };
+        let rules = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..fail_rules() };
         cut_anywhere(&files, &rules, &cuts);
         cut_anywhere(&files, &InputRules { template: Some("{item}!".into()), keep_row: true, ..rules }, &cuts);
     }

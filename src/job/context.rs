@@ -16,7 +16,9 @@ use crate::{
         ApiKey, Environment, ResolvedSettings, SettingOrigin, Settings, SettingsLayer,
         resolve_layers,
     },
-    site::{HostfileEntry, Node, Place, Wanted, deal, parse_hostfile, places},
+    site::{
+        EndpointSpec, HostfileEntry, NodeInfo, Place, assign_endpoints, parse_hostfile, places,
+    },
 };
 
 /// What the command line and the environment of this process say.
@@ -70,7 +72,7 @@ pub(super) fn establish_context(
     given: Invocation,
     code: ErrorCodeFn,
 ) -> Result<JobContext, JobError> {
-    let nodes = comm.gather_values(&Node::this_node())?;
+    let nodes = comm.gather_values(&NodeInfo::this_node())?;
     let job = given.environment.get("PBS_JOBID").map(str::to_owned);
     let hosts = nodes.iter().flatten().map(|node| node.host.clone()).collect();
     let openings = nodes.map(|nodes| prepare_bootstraps(given, places(nodes)));
@@ -135,7 +137,7 @@ fn prepare_bootstraps(
     if let Some(expected) = settings.expect_ranks.filter(|&expected| expected != places.len()) {
         return Err(JobError::RankCount { expected, there: places.len() });
     }
-    let owned = deal(&read_endpoint_spec(&settings)?, &places)?;
+    let owned = assign_endpoints(&read_endpoint_spec(&settings)?, &places)?;
     let text =
         serde_json::to_string(&settings).map_err(|error| CommError::Encode(error.to_string()))?;
     let key = environment.get(ApiKey::ENV_VARIABLE).and_then(ApiKey::new);
@@ -174,7 +176,7 @@ pub(super) fn resolve_settings(
     Ok(resolved)
 }
 
-fn read_endpoint_spec(settings: &Settings) -> Result<Wanted, JobError> {
+fn read_endpoint_spec(settings: &Settings) -> Result<EndpointSpec, JobError> {
     if let Some(path) = &settings.hostfile {
         let text = std::fs::read_to_string(path).map_err(|error| JobError::Unreadable {
             what: "the hostfile",
@@ -185,11 +187,11 @@ fn read_endpoint_spec(settings: &Settings) -> Result<Wanted, JobError> {
             .map_err(|errors| JobError::Hostfile { path: path.clone(), errors })?;
         let lines: Vec<HostfileEntry> =
             lines.into_iter().filter(|line| line.has_tags(&settings.tag)).collect();
-        return Ok(Wanted::Hosts { lines, remote: settings.remote_endpoints });
+        return Ok(EndpointSpec::Hosts { lines, remote: settings.remote_endpoints });
     }
     Ok(match settings.base_port {
-        Some(base) => Wanted::Ports { base, count: settings.endpoints_per_node.unwrap_or(1) },
-        None if settings.endpoint.is_empty() => Wanted::Ports { base: 8000, count: 1 },
-        None => Wanted::Urls(settings.endpoint.clone()),
+        Some(base) => EndpointSpec::Ports { base, count: settings.endpoints_per_node.unwrap_or(1) },
+        None if settings.endpoint.is_empty() => EndpointSpec::Ports { base: 8000, count: 1 },
+        None => EndpointSpec::Urls(settings.endpoint.clone()),
     })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RankThroughput {
     rate: f64,
-    since: Option<Duration>,
+    interval_start: Option<Duration>,
     settled: u64,
 }
 
@@ -19,12 +19,12 @@ const EVERY: Duration = Duration::from_secs(2);
 impl RankThroughput {
     pub(super) fn settled(&mut self, count: u64, now: Duration) {
         self.settled += count;
-        let since = *self.since.get_or_insert(now);
+        let since = *self.interval_start.get_or_insert(now);
         let passed = now.saturating_sub(since);
         if passed >= EVERY {
             let rate = self.settled as f64 / passed.as_secs_f64();
             self.rate = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
-            (self.since, self.settled) = (Some(now), 0);
+            (self.interval_start, self.settled) = (Some(now), 0);
         }
     }
 
@@ -46,7 +46,7 @@ impl RankThroughput {
     clippy::cast_sign_loss,
     reason = "a share of a count, not above it"
 )]
-pub(super) fn share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
+pub(super) fn guided_share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
     if mine >= all {
         return want.min(free);
     }
@@ -89,7 +89,7 @@ const STUCK_P50_FACTOR: u32 = 4;
 const STUCK_AGE_UNMEASURED: Duration = Duration::from_secs(60);
 
 /// Does a lease of this age hold something that hangs?
-pub(super) fn is_stuck(age: Duration, usual: Option<Duration>) -> bool {
+pub(super) fn is_lease_stuck(age: Duration, usual: Option<Duration>) -> bool {
     age >= usual.map_or(STUCK_AGE_UNMEASURED, |usual| MIN_STUCK_AGE + usual * STUCK_P50_FACTOR)
 }
 
@@ -116,11 +116,11 @@ mod tests {
 
     #[test]
     fn shares_shrink_with_what_is_left() {
-        assert_eq!(share(1000, 400, 1.0, 4.0), 125);
-        assert_eq!(share(1000, 64, 1.0, 4.0), 64, "no more than asked for");
-        assert_eq!(share(3, 64, 1.0, 4.0), 1);
-        assert_eq!((share(0, 64, 1.0, 4.0), share(5, 0, 1.0, 4.0)), (0, 0));
-        assert_eq!(share(100, 64, 2.0, 2.0), 64, "nobody else is there");
+        assert_eq!(guided_share(1000, 400, 1.0, 4.0), 125);
+        assert_eq!(guided_share(1000, 64, 1.0, 4.0), 64, "no more than asked for");
+        assert_eq!(guided_share(3, 64, 1.0, 4.0), 1);
+        assert_eq!((guided_share(0, 64, 1.0, 4.0), guided_share(5, 0, 1.0, 4.0)), (0, 0));
+        assert_eq!(guided_share(100, 64, 2.0, 2.0), 64, "nobody else is there");
     }
 
     #[test]
@@ -152,9 +152,9 @@ mod tests {
         assert_eq!(excess_queued_count(20, 10.0, second(2), second(1)), 0, "all are under way");
         assert_eq!(excess_queued_count(20, 0.0, second(2), second(1)), 0);
         assert_eq!(excess_queued_count(20, 1.0, None, second(1)), 0);
-        assert!(!is_stuck(Duration::from_secs(9), second(1)));
-        assert!(is_stuck(Duration::from_secs(12), second(1)));
-        assert!(!is_stuck(Duration::from_secs(50), None), "answers may be that long");
+        assert!(!is_lease_stuck(Duration::from_secs(9), second(1)));
+        assert!(is_lease_stuck(Duration::from_secs(12), second(1)));
+        assert!(!is_lease_stuck(Duration::from_secs(50), None), "answers may be that long");
     }
 
     #[test]

@@ -20,10 +20,10 @@ use std::{
     time::Duration,
 };
 
-use guided::{RankThroughput, share};
+use guided::{RankThroughput, guided_share};
 pub use guided::{apart, target_backlog};
 pub use order::WorkOrder;
-use place_set::Places;
+use place_set::PlaceSet;
 
 use crate::domain::PeerSpeed;
 
@@ -32,7 +32,7 @@ pub type PlaceRange = Range<u64>;
 
 /// A place that a rank need not work on any more: somebody else has settled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Needless {
+pub struct RedundantPlace {
     /// Who has it.
     pub rank: usize,
     /// Which.
@@ -46,12 +46,12 @@ pub struct Ledger {
     /// Places below are known to have been granted at least once.
     next: u64,
     total_places: u64,
-    settled: Places,
+    settled: PlaceSet,
     /// Granted once and free again: where each begins, and its end.
-    back: BTreeMap<u64, u64>,
+    returned: BTreeMap<u64, u64>,
     /// How many these are.
     returned_count: u64,
-    leases: BTreeMap<u64, Lease>,
+    leases: BTreeMap<u64, LeaseEntry>,
     /// Places that a second rank works on, and which rank that is.
     copies: BTreeMap<u64, usize>,
     ranks: Vec<RankEntry>,
@@ -59,7 +59,7 @@ pub struct Ledger {
     total_rate: f64,
     /// Ranks at work whose pace was not looked at yet.
     unmeasured_ranks: usize,
-    at_work: usize,
+    active_ranks: usize,
     /// The shortest time that a prompt usually takes anywhere.
     min_p50_latency: Option<Duration>,
     slowest: Option<Duration>,
@@ -68,7 +68,7 @@ pub struct Ledger {
 }
 
 #[derive(Clone, Debug)]
-struct Lease {
+struct LeaseEntry {
     end: u64,
     rank: usize,
     since: Duration,
@@ -79,14 +79,14 @@ struct Lease {
 #[derive(Clone, Debug)]
 struct RankEntry {
     heard: Duration,
-    lost: bool,
+    is_lost: bool,
     /// It has ended its work.
-    out: bool,
-    pace: RankThroughput,
+    has_finished: bool,
+    throughput: RankThroughput,
     /// What a prompt usually takes there.
-    usual: Option<Duration>,
+    p50_latency: Option<Duration>,
     /// Where its leases begin.
-    leases: BTreeSet<u64>,
+    lease_starts: BTreeSet<u64>,
 }
 
 impl Ledger {
@@ -95,24 +95,24 @@ impl Ledger {
     pub fn new(places: u64, ranks: usize) -> Self {
         let worker = RankEntry {
             heard: Duration::ZERO,
-            lost: false,
-            out: false,
-            pace: RankThroughput::default(),
-            usual: None,
-            leases: BTreeSet::new(),
+            is_lost: false,
+            has_finished: false,
+            throughput: RankThroughput::default(),
+            p50_latency: None,
+            lease_starts: BTreeSet::new(),
         };
         Self {
             next: 0,
             total_places: places,
-            settled: Places::new(places),
-            back: BTreeMap::new(),
+            settled: PlaceSet::new(places),
+            returned: BTreeMap::new(),
             returned_count: 0,
             leases: BTreeMap::new(),
             copies: BTreeMap::new(),
             ranks: vec![worker; ranks],
             total_rate: 0.0,
             unmeasured_ranks: ranks,
-            at_work: ranks,
+            active_ranks: ranks,
             min_p50_latency: None,
             slowest: None,
             last_progress: Duration::ZERO,
@@ -141,17 +141,17 @@ impl Ledger {
     /// A rank asks for up to `want` places. What was given back goes first, since it is the oldest; then the order of
     /// work. What is granted shrinks with what is left, so that ranks end together; a rank that would be done with it only
     /// after all others are through with everything gets nothing.
-    pub fn grant(&mut self, rank: usize, want: u64, now: Duration) -> Vec<PlaceRange> {
+    pub fn grant_leases(&mut self, rank: usize, want: u64, now: Duration) -> Vec<PlaceRange> {
         self.touch_rank(rank, now);
         if self.withholds(rank, now) {
             return Vec::new();
         }
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
-        let known = self.at_work - self.unmeasured_ranks;
+        let known = self.active_ranks - self.unmeasured_ranks;
         let usual = if known > 0 { self.total_rate / known as f64 } else { 1.0 };
-        let mine = worker.pace.rate_or(usual);
+        let mine = worker.throughput.rate_or(usual);
         let all = self.total_rate + usual * self.unmeasured_ranks as f64;
-        let count = share(self.free(), want, mine, all.max(mine));
+        let count = guided_share(self.free(), want, mine, all.max(mine));
         self.take(rank, count, now)
     }
 
@@ -174,14 +174,14 @@ impl Ledger {
     /// What a prompt usually takes at a rank.
     pub fn usual(&mut self, rank: usize, usual: Option<Duration>) {
         if let Some(worker) = self.ranks.get_mut(rank) {
-            worker.usual = usual;
+            worker.p50_latency = usual;
         }
     }
 
     /// Finds the shortest of these, which is to be done now and then: it takes a look at every rank.
     pub fn look(&mut self) {
-        let at_work = self.ranks.iter().filter(|it| !it.out && !it.lost);
-        (self.min_p50_latency, self.slowest) = at_work.filter_map(|it| it.usual).fold(
+        let at_work = self.ranks.iter().filter(|it| !it.has_finished && !it.is_lost);
+        (self.min_p50_latency, self.slowest) = at_work.filter_map(|it| it.p50_latency).fold(
             (None, None),
             |(least, most): (Option<Duration>, Option<Duration>), it| {
                 (Some(least.map_or(it, |least| least.min(it))), most.max(Some(it)))
@@ -198,7 +198,7 @@ impl Ledger {
     /// A rank's work has ended. What it had and has not settled is free again.
     pub fn deregister_rank(&mut self, rank: usize, now: Duration) {
         self.free_rank_leases(rank, now);
-        self.update_rank(rank, |worker| worker.out = true);
+        self.update_rank(rank, |worker| worker.has_finished = true);
     }
 
     /// A rank has outcomes for these places, its own or not. What others have of them is needless.
@@ -207,7 +207,7 @@ impl Ledger {
         rank: usize,
         spans: impl IntoIterator<Item = PlaceRange>,
         now: Duration,
-    ) -> Vec<Needless> {
+    ) -> Vec<RedundantPlace> {
         self.touch_rank(rank, now);
         let mut needless = Vec::new();
         let mut count = 0;
@@ -222,14 +222,14 @@ impl Ledger {
                 if let Some(copier) = self.copies.remove(&place)
                     && copier != rank
                 {
-                    needless.push(Needless { rank: copier, place });
+                    needless.push(RedundantPlace { rank: copier, place });
                 }
             }
         }
         if count > 0 {
             self.last_progress = now;
         }
-        self.update_rank(rank, |worker| worker.pace.settled(count, now));
+        self.update_rank(rank, |worker| worker.throughput.settled(count, now));
         needless
     }
 
@@ -256,20 +256,20 @@ impl Ledger {
     pub fn touch_rank(&mut self, rank: usize, now: Duration) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
         worker.heard = now;
-        if worker.lost {
-            self.update_rank(rank, |worker| worker.lost = false);
+        if worker.is_lost {
+            self.update_rank(rank, |worker| worker.is_lost = false);
         }
     }
 
     /// Ranks that were not heard of for this long: what they have is free again. Each is named once.
-    pub fn silent(&mut self, patience: Duration, now: Duration) -> Vec<usize> {
+    pub fn expire_silent_ranks(&mut self, patience: Duration, now: Duration) -> Vec<usize> {
         let silent =
-            |worker: &RankEntry| !worker.lost && now.saturating_sub(worker.heard) >= patience;
+            |worker: &RankEntry| !worker.is_lost && now.saturating_sub(worker.heard) >= patience;
         let lost: Vec<usize> =
             (0..self.ranks.len()).filter(|&rank| silent(&self.ranks[rank])).collect();
         for &rank in &lost {
             self.free_rank_leases(rank, now);
-            self.update_rank(rank, |worker| worker.lost = true);
+            self.update_rank(rank, |worker| worker.is_lost = true);
         }
         lost
     }
@@ -277,7 +277,7 @@ impl Ledger {
     /// Has it anything to work on?
     #[must_use]
     pub fn has_leases(&self, rank: usize) -> bool {
-        self.ranks.get(rank).is_some_and(|worker| !worker.leases.is_empty())
+        self.ranks.get(rank).is_some_and(|worker| !worker.lease_starts.is_empty())
     }
 
     /// What a rank has.
@@ -285,17 +285,20 @@ impl Ledger {
     pub fn rank_leases(&self, rank: usize) -> Vec<PlaceRange> {
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
         let lease = |from: &u64| Some(*from..self.leases.get(from)?.end);
-        worker.leases.iter().filter_map(lease).collect()
+        worker.lease_starts.iter().filter_map(lease).collect()
     }
 
     /// Would this rank be done with a prompt only after all others are through with what is free? For no longer than they
     /// go on: they may have come to a standstill.
     fn withholds(&self, rank: usize, now: Duration) -> bool {
         let Some(worker) = self.ranks.get(rank) else { return false };
-        let (Some(usual), Some(fastest)) = (worker.usual, self.min_p50_latency) else {
+        let (Some(usual), Some(fastest)) = (worker.p50_latency, self.min_p50_latency) else {
             return false;
         };
-        let others = PeerSpeed { fastest, rate: self.total_rate - worker.pace.measured_rate() };
+        let others = PeerSpeed {
+            fastest_latency: fastest,
+            prompts_per_second: self.total_rate - worker.throughput.measured_rate(),
+        };
         others.would_finish_first(usual, self.free())
             && now.saturating_sub(self.last_progress) < usual
     }
@@ -304,8 +307,8 @@ impl Ledger {
     fn update_rank(&mut self, rank: usize, how: impl FnOnce(&mut RankEntry)) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
         let counts = |worker: &RankEntry| {
-            let at_work = !worker.lost && !worker.out;
-            let pace = if at_work { worker.pace.measured_rate() } else { 0.0 };
+            let at_work = !worker.is_lost && !worker.has_finished;
+            let pace = if at_work { worker.throughput.measured_rate() } else { 0.0 };
             (at_work, pace)
         };
         let (was_at_work, before) = counts(worker);
@@ -315,8 +318,8 @@ impl Ledger {
         self.total_rate = (self.total_rate + after - before).max(0.0);
         self.unmeasured_ranks += unknown(is_at_work, after);
         self.unmeasured_ranks -= unknown(was_at_work, before);
-        self.at_work += usize::from(is_at_work);
-        self.at_work -= usize::from(was_at_work);
+        self.active_ranks += usize::from(is_at_work);
+        self.active_ranks -= usize::from(was_at_work);
     }
 
     fn free_rank_leases(&mut self, rank: usize, now: Duration) {
@@ -327,10 +330,10 @@ impl Ledger {
     }
 
     fn take_free_places(&mut self, most: u64) -> Option<PlaceRange> {
-        if let Some((from, to)) = self.back.pop_first() {
+        if let Some((from, to)) = self.returned.pop_first() {
             let end = to.min(from + most);
             if end < to {
-                self.back.insert(end, to);
+                self.returned.insert(end, to);
             }
             self.returned_count -= end - from;
             return Some(from..end);
@@ -352,14 +355,14 @@ impl Ledger {
         let left =
             (span.start..span.end).filter(|&place| !self.settled.contains(place)).count() as u64;
         if left > 0 {
-            self.leases.insert(span.start, Lease { end: span.end, rank, since, left });
-            self.ranks[rank].leases.insert(span.start);
+            self.leases.insert(span.start, LeaseEntry { end: span.end, rank, since, left });
+            self.ranks[rank].lease_starts.insert(span.start);
         }
     }
 
-    fn remove_lease(&mut self, from: u64) -> Option<Lease> {
+    fn remove_lease(&mut self, from: u64) -> Option<LeaseEntry> {
         let lease = self.leases.remove(&from)?;
-        self.ranks[lease.rank].leases.remove(&from);
+        self.ranks[lease.rank].lease_starts.remove(&from);
         Some(lease)
     }
 
@@ -369,7 +372,7 @@ impl Ledger {
         (place < lease.end).then_some(from)
     }
 
-    fn remove_from_lease(&mut self, place: u64, by: usize) -> Option<Needless> {
+    fn remove_from_lease(&mut self, place: u64, by: usize) -> Option<RedundantPlace> {
         let from = self.find_lease(place)?;
         let lease = self.leases.get_mut(&from)?;
         lease.left -= 1;
@@ -377,21 +380,21 @@ impl Ledger {
         if lease.left == 0 {
             self.remove_lease(from);
         }
-        (rank != by).then_some(Needless { rank, place })
+        (rank != by).then_some(RedundantPlace { rank, place })
     }
 
     fn remove_from_returned(&mut self, place: u64) {
-        let Some((&from, &to)) = self.back.range(..=place).next_back() else { return };
+        let Some((&from, &to)) = self.returned.range(..=place).next_back() else { return };
         if place >= to {
             return;
         }
-        self.back.remove(&from);
+        self.returned.remove(&from);
         self.returned_count -= 1;
         if from < place {
-            self.back.insert(from, place);
+            self.returned.insert(from, place);
         }
         if place + 1 < to {
-            self.back.insert(place + 1, to);
+            self.returned.insert(place + 1, to);
         }
     }
 
@@ -434,13 +437,13 @@ impl Ledger {
     }
 
     fn add_to_returned(&mut self, place: u64) {
-        let before = self.back.range(..place).next_back().map(|(&from, &to)| (from, to));
+        let before = self.returned.range(..place).next_back().map(|(&from, &to)| (from, to));
         let from = match before {
             Some((from, to)) if to == place => from,
             _ => place,
         };
-        let to = self.back.remove(&(place + 1)).unwrap_or(place + 1);
-        self.back.insert(from, to);
+        let to = self.returned.remove(&(place + 1)).unwrap_or(place + 1);
+        self.returned.insert(from, to);
         self.returned_count += 1;
     }
 }

@@ -28,7 +28,7 @@ impl WorkOrder {
 
     /// How many places there are.
     #[must_use]
-    pub fn places(&self) -> u64 {
+    pub fn place_count(&self) -> u64 {
         match self {
             Self::InputOrder(_, places) => *places,
             Self::Sorted(rows) => rows.len() as u64,
@@ -38,7 +38,7 @@ impl WorkOrder {
     /// The rows of these places in their order, as runs.
     #[must_use]
     pub fn rows(&self, span: PlaceRange) -> Vec<Range<u64>> {
-        let end = span.end.min(self.places());
+        let end = span.end.min(self.place_count());
         let span = span.start.min(end)..end;
         let mut runs: Vec<Range<u64>> = Vec::new();
         match self {
@@ -87,7 +87,7 @@ mod tests {
             let all: Vec<u64> = runs.iter().cloned().flatten().collect();
             let straight = WorkOrder::from_runs(runs.into_iter());
             let sorted = WorkOrder::Sorted(all.iter().map(|&row| row as u32).collect());
-            prop_assert_eq!(straight.places(), all.len() as u64);
+            prop_assert_eq!(straight.place_count(), all.len() as u64);
             let to = (from + len).min(all.len() as u64);
             let wanted = &all[(from.min(to)) as usize..to as usize];
             for order in [straight, sorted] {

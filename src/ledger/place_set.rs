@@ -2,13 +2,13 @@
 
 /// Of places below a number.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct PlaceSet {
     words: Vec<u64>,
     size: u64,
     count: u64,
 }
 
-impl Places {
+impl PlaceSet {
     pub(super) fn new(size: u64) -> Self {
         Self {
             words: vec![0; usize::try_from(size.div_ceil(64)).unwrap_or(usize::MAX)],

@@ -26,7 +26,7 @@ fn slowdown_factor(rank: usize) -> f64 {
 }
 
 /// A prompt's length: mostly 1 s, some several.
-fn length(place: u64) -> f64 {
+fn prompt_seconds(place: u64) -> f64 {
     let mixed = place.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40;
     0.5 + (mixed % 1000) as f64 / 1000.0
 }
@@ -55,7 +55,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
             // One message, with all that was settled meanwhile.
             ledger.settle(rank, done[rank].drain(..), now);
             let mut granted: Vec<u64> =
-                ledger.grant(rank, job.slots * 2, now).into_iter().flatten().collect();
+                ledger.grant_leases(rank, job.slots * 2, now).into_iter().flatten().collect();
             granted.reverse();
             granted.append(&mut stock[rank]);
             stock[rank] = granted;
@@ -66,7 +66,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
             most = most.max(this_second);
         }
         if let Some(next) = stock[rank].pop() {
-            let took = nanos(length(next) * slowdown_factor(rank));
+            let took = nanos(prompt_seconds(next) * slowdown_factor(rank));
             events.push(Reverse((at + took, rank, next)));
         }
     }
@@ -74,7 +74,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
         ledger.settle(rank, done, Duration::from_secs_f64(end));
     }
     assert_eq!(ledger.open_count(), 0);
-    let work: f64 = (0..job.prompts).map(length).sum();
+    let work: f64 = (0..job.prompts).map(prompt_seconds).sum();
     let speed: f64 = (0..job.ranks).map(|rank| job.slots as f64 / slowdown_factor(rank)).sum();
     Told { end, bound_seconds: work / speed, messages, peak_messages_per_second: most }
 }

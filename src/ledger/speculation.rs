@@ -5,15 +5,19 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Lease, Ledger,
-    guided::{excess_queued_count, is_stuck},
+    LeaseEntry, Ledger,
+    guided::{excess_queued_count, is_lease_stuck},
 };
 
 impl Ledger {
     /// Places that idle ranks (and how many each may take) work on besides those who have them: first what seems to be
     /// stuck, the oldest first; then what waits at ranks that will be busy for long after the fastest could have done it,
     /// beginning with what they would do last.
-    pub fn copy(&mut self, idle: &[(usize, usize)], now: Duration) -> Vec<(usize, u64)> {
+    pub fn grant_speculative_copies(
+        &mut self,
+        idle: &[(usize, usize)],
+        now: Duration,
+    ) -> Vec<(usize, u64)> {
         let mut idle: Vec<(usize, usize)> =
             idle.iter().copied().filter(|&(rank, _)| rank < self.ranks.len()).collect();
         let mut copied = Vec::new();
@@ -36,7 +40,7 @@ impl Ledger {
 
     /// Places and who has them, those first that gain most by being asked elsewhere too.
     fn speculation_candidates(&self, now: Duration) -> impl Iterator<Item = (u64, usize)> {
-        let mut oldest: Vec<(&u64, &Lease)> = self.leases.iter().collect();
+        let mut oldest: Vec<(&u64, &LeaseEntry)> = self.leases.iter().collect();
         oldest.sort_by_key(|(from, lease)| (lease.since, **from));
         let mut loads: BTreeMap<usize, u64> = BTreeMap::new();
         for (_, lease) in &oldest {
@@ -44,9 +48,9 @@ impl Ledger {
         }
         let (mut stuck, mut queued) = (Vec::new(), Vec::new());
         for &(&from, lease) in &oldest {
-            let usual = self.ranks[lease.rank].usual;
+            let usual = self.ranks[lease.rank].p50_latency;
             let places = || (from..lease.end).map(|place| (place, lease.rank));
-            if is_stuck(now.saturating_sub(lease.since), usual.or(self.min_p50_latency)) {
+            if is_lease_stuck(now.saturating_sub(lease.since), usual.or(self.min_p50_latency)) {
                 stuck.extend(places());
             }
         }
@@ -55,8 +59,8 @@ impl Ledger {
             let Some(load) = loads.get_mut(&lease.rank) else { continue };
             let spare = excess_queued_count(
                 *load,
-                worker.pace.measured_rate(),
-                worker.usual,
+                worker.throughput.measured_rate(),
+                worker.p50_latency,
                 self.min_p50_latency,
             );
             let taken = spare.min(lease.left);

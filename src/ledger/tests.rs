@@ -4,15 +4,15 @@ use super::*;
 
 const NOW: Duration = Duration::ZERO;
 
-fn seconds(seconds: u64) -> Duration {
+fn from_seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 #[test]
 fn places_are_granted_in_their_order_and_settled_once() {
     let mut ledger = Ledger::new(10, 2);
-    assert_eq!(ledger.grant(0, 3, NOW), [0..3]);
-    assert_eq!(ledger.grant(1, 3, NOW), [3..5], "half of what is fair");
+    assert_eq!(ledger.grant_leases(0, 3, NOW), [0..3]);
+    assert_eq!(ledger.grant_leases(1, 3, NOW), [3..5], "half of what is fair");
     assert_eq!(ledger.take(1, 1, NOW), [5..6]);
     assert_eq!((ledger.open_count(), ledger.free()), (10, 4));
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
@@ -24,11 +24,11 @@ fn places_are_granted_in_their_order_and_settled_once() {
 #[test]
 fn returned_places_go_first() {
     let mut ledger = Ledger::new(100, 2);
-    ledger.grant(0, 10, NOW);
+    ledger.grant_leases(0, 10, NOW);
     ledger.settle(0, [2..3, 7..8], NOW);
     ledger.give_back(0, [1..5], NOW);
     assert_eq!(ledger.rank_leases(0), [0..1, 5..10]);
-    assert_eq!(ledger.grant(1, 3, NOW), [1..2, 3..5]);
+    assert_eq!(ledger.grant_leases(1, 3, NOW), [1..2, 3..5]);
     ledger.give_back(1, [0..1, 6..7, 50..60], NOW);
     assert_eq!(ledger.rank_leases(0), [0..1, 5..10], "not what others have, or nobody");
 }
@@ -36,35 +36,52 @@ fn returned_places_go_first() {
 #[test]
 fn a_silent_rank_loses_its_leases_and_may_come_back() {
     let mut ledger = Ledger::new(100, 2);
-    ledger.grant(0, 4, NOW);
-    ledger.grant(1, 4, NOW);
-    ledger.settle(0, [0..1], seconds(30));
-    assert_eq!(ledger.silent(seconds(60), seconds(61)), [1]);
-    assert!(ledger.silent(seconds(60), seconds(62)).is_empty(), "named once");
-    assert_eq!(ledger.grant(0, 4, seconds(63)), [4..8]);
-    let needless = ledger.settle(1, [4..6], seconds(64));
-    assert_eq!(needless, [Needless { rank: 0, place: 4 }, Needless { rank: 0, place: 5 }]);
+    ledger.grant_leases(0, 4, NOW);
+    ledger.grant_leases(1, 4, NOW);
+    ledger.settle(0, [0..1], from_seconds(30));
+    assert_eq!(ledger.expire_silent_ranks(from_seconds(60), from_seconds(61)), [1]);
+    assert!(
+        ledger.expire_silent_ranks(from_seconds(60), from_seconds(62)).is_empty(),
+        "named once"
+    );
+    assert_eq!(ledger.grant_leases(0, 4, from_seconds(63)), [4..8]);
+    let needless = ledger.settle(1, [4..6], from_seconds(64));
+    assert_eq!(
+        needless,
+        [RedundantPlace { rank: 0, place: 4 }, RedundantPlace { rank: 0, place: 5 }]
+    );
     assert_eq!(ledger.rank_leases(0), [0..4, 4..8]);
-    assert_eq!(ledger.silent(seconds(60), seconds(200)), [0, 1], "lost again");
+    assert_eq!(
+        ledger.expire_silent_ranks(from_seconds(60), from_seconds(200)),
+        [0, 1],
+        "lost again"
+    );
 }
 
 #[test]
 fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
     let mut ledger = Ledger::new(6, 3);
     ledger.take(0, 3, NOW);
-    ledger.take(1, 2, seconds(5));
-    ledger.take(2, 9, seconds(6));
+    ledger.take(1, 2, from_seconds(5));
+    ledger.take(2, 9, from_seconds(6));
     assert_eq!(ledger.free(), 0);
     for rank in 0..3 {
         ledger.usual(rank, Some(Duration::ZERO));
     }
-    assert_eq!(ledger.copy(&[(2, 9)], seconds(7)), [], "nothing is old");
-    assert_eq!(ledger.copy(&[(2, 1), (0, 9), (1, 1)], seconds(9)), [(2, 0), (1, 1)]);
-    assert_eq!(ledger.copy(&[(2, 2)], seconds(9)), [(2, 2)], "no place twice");
-    assert_eq!(ledger.settle(2, [0..1], seconds(10)), [Needless { rank: 0, place: 0 }]);
-    assert_eq!(ledger.settle(0, [0..2], seconds(10)), [Needless { rank: 1, place: 1 }]);
-    ledger.silent(seconds(3), seconds(13));
-    ledger.touch_rank(2, seconds(13));
+    assert_eq!(ledger.grant_speculative_copies(&[(2, 9)], from_seconds(7)), [], "nothing is old");
+    assert_eq!(
+        ledger.grant_speculative_copies(&[(2, 1), (0, 9), (1, 1)], from_seconds(9)),
+        [(2, 0), (1, 1)]
+    );
+    assert_eq!(
+        ledger.grant_speculative_copies(&[(2, 2)], from_seconds(9)),
+        [(2, 2)],
+        "no place twice"
+    );
+    assert_eq!(ledger.settle(2, [0..1], from_seconds(10)), [RedundantPlace { rank: 0, place: 0 }]);
+    assert_eq!(ledger.settle(0, [0..2], from_seconds(10)), [RedundantPlace { rank: 1, place: 1 }]);
+    ledger.expire_silent_ranks(from_seconds(3), from_seconds(13));
+    ledger.touch_rank(2, from_seconds(13));
     assert!(ledger.open_count() > 0);
 }
 
@@ -74,28 +91,28 @@ fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
     for (rank, usual) in [(0, 1), (1, 4)] {
         ledger.take(rank, 500, NOW);
         ledger.settle(rank, [], NOW);
-        ledger.usual(rank, Some(seconds(usual)));
+        ledger.usual(rank, Some(from_seconds(usual)));
     }
-    ledger.settle(0, [0..500], seconds(5));
-    ledger.settle(1, [500..550], seconds(5));
+    ledger.settle(0, [0..500], from_seconds(5));
+    ledger.settle(1, [500..550], from_seconds(5));
     ledger.look();
     // 450 at 10 a second: the last waits 41 s. Half of what waits longer than a second is asked there too.
-    let copied = ledger.copy(&[(0, 1000)], seconds(5));
+    let copied = ledger.grant_speculative_copies(&[(0, 1000)], from_seconds(5));
     assert_eq!(copied.len(), 200);
     assert_eq!(copied[0], (0, 999));
     assert!(copied.iter().all(|&(rank, place)| rank == 0 && place >= 800));
-    assert_eq!(ledger.grant(0, 9, seconds(5)), [], "nothing is free");
+    assert_eq!(ledger.grant_leases(0, 9, from_seconds(5)), [], "nothing is free");
 }
 
 #[test]
 fn a_copy_outlives_the_rank_that_held_the_lease() {
     let mut ledger = Ledger::new(2, 2);
     ledger.take(0, 2, NOW);
-    assert_eq!(ledger.copy(&[(1, 1)], seconds(90)), [(1, 0)]);
-    ledger.touch_rank(1, seconds(90));
-    assert_eq!(ledger.silent(seconds(40), seconds(91)), [0]);
+    assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
+    ledger.touch_rank(1, from_seconds(90));
+    assert_eq!(ledger.expire_silent_ranks(from_seconds(40), from_seconds(91)), [0]);
     assert_eq!((ledger.rank_leases(1), ledger.free()), (vec![0..1], 1), "asked only once again");
-    assert_eq!(ledger.settle(1, [0..1], seconds(52)), []);
+    assert_eq!(ledger.settle(1, [0..1], from_seconds(52)), []);
     assert_eq!(ledger.open_count(), 1);
 }
 
@@ -103,12 +120,16 @@ fn a_copy_outlives_the_rank_that_held_the_lease() {
 fn a_returned_copy_belongs_to_no_rank() {
     let mut ledger = Ledger::new(1, 3);
     ledger.take(0, 1, NOW);
-    assert_eq!(ledger.copy(&[(1, 1)], seconds(90)), [(1, 0)]);
-    ledger.give_back(1, [0..1], seconds(91));
+    assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
+    ledger.give_back(1, [0..1], from_seconds(91));
     assert_eq!(ledger.rank_leases(0), [0..1], "who had it has it");
-    assert_eq!(ledger.copy(&[(2, 1)], seconds(92)), [(2, 0)], "it may be copied again");
-    ledger.give_back(2, [0..1], seconds(53));
-    ledger.give_back(0, [0..1], seconds(54));
+    assert_eq!(
+        ledger.grant_speculative_copies(&[(2, 1)], from_seconds(92)),
+        [(2, 0)],
+        "it may be copied again"
+    );
+    ledger.give_back(2, [0..1], from_seconds(53));
+    ledger.give_back(0, [0..1], from_seconds(54));
     assert_eq!((ledger.rank_leases(1), ledger.rank_leases(2), ledger.free()), (vec![], vec![], 1));
 }
 
@@ -118,42 +139,48 @@ fn a_slow_rank_gets_none_of_the_last() {
     for (rank, usual) in [(0, 1), (1, 4)] {
         ledger.take(rank, 40, NOW);
         ledger.settle(rank, [], NOW);
-        ledger.usual(rank, Some(seconds(usual)));
+        ledger.usual(rank, Some(from_seconds(usual)));
     }
-    ledger.settle(0, [0..40], seconds(4));
-    ledger.settle(1, [40..50], seconds(4));
+    ledger.settle(0, [0..40], from_seconds(4));
+    ledger.settle(1, [40..50], from_seconds(4));
     ledger.look();
-    assert!(!ledger.grant(1, 1, seconds(4)).is_empty() || ledger.free() == 20, "20 at 10 a second");
-    assert_eq!(ledger.grant(1, 9, seconds(4)), [], "2 s and 1 there, 4 s here");
-    assert_eq!(ledger.grant(0, 4, seconds(4)).len(), 1);
-    assert!(!ledger.grant(1, 9, seconds(9)).is_empty(), "the other has come to a standstill");
+    assert!(
+        !ledger.grant_leases(1, 1, from_seconds(4)).is_empty() || ledger.free() == 20,
+        "20 at 10 a second"
+    );
+    assert_eq!(ledger.grant_leases(1, 9, from_seconds(4)), [], "2 s and 1 there, 4 s here");
+    assert_eq!(ledger.grant_leases(0, 4, from_seconds(4)).len(), 1);
+    assert!(
+        !ledger.grant_leases(1, 9, from_seconds(9)).is_empty(),
+        "the other has come to a standstill"
+    );
 }
 
 /// What can happen to the book.
 #[derive(Clone, Debug)]
-enum Step {
+enum LedgerStep {
     Grant(usize, u64),
     /// A part of what the rank has, by two fractions.
     Settle(usize, u64, u64),
     /// Places that may be anybody's: a rank that was given up, or lies.
     SettleAny(usize, u64, u64),
-    GiveBack(usize, u64, u64),
+    ReturnPlaces(usize, u64, u64),
     Speculate(usize, usize),
     ExpireSilent,
     /// Not rank 0, which does what is left.
     Deregister(usize),
 }
 
-fn step_strategy() -> impl Strategy<Value = Step> {
+fn step_strategy() -> impl Strategy<Value = LedgerStep> {
     let rank = 0usize..4;
     prop_oneof![
-        4 => (rank.clone(), 0u64..20).prop_map(|(rank, want)| Step::Grant(rank, want)),
-        4 => (rank.clone(), 0u64..8, 0u64..8).prop_map(|(rank, from, len)| Step::Settle(rank, from, len)),
-        1 => (rank.clone(), 0u64..130, 0u64..5).prop_map(|(rank, from, len)| Step::SettleAny(rank, from, len)),
-        1 => (rank.clone(), 0u64..130, 0u64..30).prop_map(|(rank, from, len)| Step::GiveBack(rank, from, len)),
-        1 => (rank, 0usize..4).prop_map(|(rank, want)| Step::Speculate(rank, want)),
-        1 => Just(Step::ExpireSilent),
-        1 => (1usize..4).prop_map(Step::Deregister),
+        4 => (rank.clone(), 0u64..20).prop_map(|(rank, want)| LedgerStep::Grant(rank, want)),
+        4 => (rank.clone(), 0u64..8, 0u64..8).prop_map(|(rank, from, len)| LedgerStep::Settle(rank, from, len)),
+        1 => (rank.clone(), 0u64..130, 0u64..5).prop_map(|(rank, from, len)| LedgerStep::SettleAny(rank, from, len)),
+        1 => (rank.clone(), 0u64..130, 0u64..30).prop_map(|(rank, from, len)| LedgerStep::ReturnPlaces(rank, from, len)),
+        1 => (rank, 0usize..4).prop_map(|(rank, want)| LedgerStep::Speculate(rank, want)),
+        1 => Just(LedgerStep::ExpireSilent),
+        1 => (1usize..4).prop_map(LedgerStep::Deregister),
     ]
 }
 
@@ -164,22 +191,22 @@ fn assert_consistent(ledger: &Ledger) {
         let open =
             (from..lease.end).filter(|&place| !ledger.settled.contains(place)).count() as u64;
         assert_eq!(open, lease.left);
-        assert!(open > 0 && !ledger.ranks[lease.rank].lost);
-        assert!(ledger.ranks[lease.rank].leases.contains(&from));
+        assert!(open > 0 && !ledger.ranks[lease.rank].is_lost);
+        assert!(ledger.ranks[lease.rank].lease_starts.contains(&from));
         leased += open;
     }
-    let held: usize = ledger.ranks.iter().map(|it| it.leases.len()).sum();
+    let held: usize = ledger.ranks.iter().map(|it| it.lease_starts.len()).sum();
     assert_eq!(held, ledger.leases.len());
     let never =
         (ledger.next..ledger.total_places).filter(|&place| !ledger.settled.contains(place)).count();
-    let back: u64 = ledger.back.iter().map(|(from, to)| to - from).sum();
+    let back: u64 = ledger.returned.iter().map(|(from, to)| to - from).sum();
     assert_eq!(leased + never as u64 + back, ledger.open_count());
     assert_eq!(back, ledger.returned_count);
     let spans: Vec<(u64, u64)> = ledger
         .leases
         .iter()
         .map(|(&from, lease)| (from, lease.end))
-        .chain(ledger.back.iter().map(|(&from, &to)| (from, to)))
+        .chain(ledger.returned.iter().map(|(&from, &to)| (from, to)))
         .collect();
     for (at, one) in spans.iter().enumerate() {
         assert!(spans[at + 1..].iter().all(|it| it.1 <= one.0 || one.1 <= it.0), "{spans:?}");
@@ -197,14 +224,14 @@ proptest! {
         let mut ledger = Ledger::new(total, 4);
         let mut now = NOW;
         for step in steps {
-            now += seconds(1);
+            now += from_seconds(1);
             match step {
-                Step::Grant(rank, want) => {
-                    let granted = ledger.grant(rank, want, now);
+                LedgerStep::Grant(rank, want) => {
+                    let granted = ledger.grant_leases(rank, want, now);
                     let count: u64 = granted.iter().map(|span| span.end - span.start).sum();
                     prop_assert!(count <= want);
                 }
-                Step::Settle(rank, from, len) => {
+                LedgerStep::Settle(rank, from, len) => {
                     let spans = ledger.rank_leases(rank).into_iter().map(|span| {
                         let from = (span.start + from).min(span.end);
                         from..(from + len).min(span.end)
@@ -214,36 +241,36 @@ proptest! {
                         prop_assert!(needless.rank != rank);
                     }
                 }
-                Step::SettleAny(rank, from, len) => {
+                LedgerStep::SettleAny(rank, from, len) => {
                     ledger.settle(rank, [from..from + len], now);
                 }
-                Step::GiveBack(rank, from, len) => {
+                LedgerStep::ReturnPlaces(rank, from, len) => {
                     ledger.give_back(rank, [from..from + len], now);
                 }
-                Step::Speculate(rank, want) => {
+                LedgerStep::Speculate(rank, want) => {
                     ledger.touch_rank(rank, now);
-                    let copied = ledger.copy(&[(rank, want)], now);
+                    let copied = ledger.grant_speculative_copies(&[(rank, want)], now);
                     let own = ledger.rank_leases(rank);
                     let own = |place: &u64| own.iter().any(|span| span.contains(place));
                     prop_assert!(copied.len() <= want);
                     prop_assert!(copied.iter().all(|(to, place)| *to == rank && !own(place)));
                 }
-                Step::ExpireSilent => {
-                    ledger.silent(seconds(10), now);
+                LedgerStep::ExpireSilent => {
+                    ledger.expire_silent_ranks(from_seconds(10), now);
                 }
-                Step::Deregister(rank) => ledger.deregister_rank(rank, now),
+                LedgerStep::Deregister(rank) => ledger.deregister_rank(rank, now),
             }
             assert_consistent(&ledger);
         }
         // One rank that lives does all the rest.
-        now += seconds(100);
+        now += from_seconds(100);
         ledger.touch_rank(0, now);
-        ledger.silent(seconds(50), now);
+        ledger.expire_silent_ranks(from_seconds(50), now);
         let mut rounds = 0;
         while ledger.open_count() > 0 {
             rounds += 1;
             prop_assert!(rounds < 1000, "it comes to an end");
-            ledger.grant(0, 7, now);
+            ledger.grant_leases(0, 7, now);
             let mine = ledger.rank_leases(0);
             prop_assert!(!mine.is_empty(), "what is open is somebody's who lives");
             ledger.settle(0, mine, now);

@@ -31,7 +31,7 @@ pub struct HistogramBin {
 
 /// Steps between a power of two and the next, as a power of two.
 const SUB_BUCKET_BITS: u32 = 4;
-const STEPS: u64 = 1 << SUB_BUCKET_BITS;
+const SUB_BUCKETS: u64 = 1 << SUB_BUCKET_BITS;
 
 impl LogHistogram {
     /// One more.
@@ -117,21 +117,21 @@ impl LogHistogram {
 }
 
 fn place(number: u64) -> u16 {
-    if number < STEPS {
+    if number < SUB_BUCKETS {
         return number as u16;
     }
     let octave = number.ilog2() - SUB_BUCKET_BITS;
-    let step = (number >> octave) & (STEPS - 1);
-    (u64::from(octave + 1) * STEPS + step) as u16
+    let step = (number >> octave) & (SUB_BUCKETS - 1);
+    (u64::from(octave + 1) * SUB_BUCKETS + step) as u16
 }
 
 /// The least number of a place.
 fn bucket_start(place: u16) -> u64 {
-    let (octave, step) = (u64::from(place) / STEPS, u64::from(place) % STEPS);
+    let (octave, step) = (u64::from(place) / SUB_BUCKETS, u64::from(place) % SUB_BUCKETS);
     if octave == 0 {
         step
     } else {
-        (STEPS + step).checked_shl((octave - 1) as u32).unwrap_or(u64::MAX)
+        (SUB_BUCKETS + step).checked_shl((octave - 1) as u32).unwrap_or(u64::MAX)
     }
 }
 

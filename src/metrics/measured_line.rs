@@ -14,17 +14,17 @@ pub(super) struct Line<'a> {
     pub(super) index: u64,
     pub(super) success: bool,
     #[serde(default, borrow)]
-    error: Option<Failure<'a>>,
+    error: Option<MeasuredError<'a>>,
     #[serde(default, borrow)]
     pub(super) finish_reason: Option<Cow<'a, str>>,
     #[serde(default)]
-    pub(super) usage: Option<Usage>,
+    pub(super) usage: Option<MeasuredUsage>,
     #[serde(default, borrow)]
-    pub(super) served: Served<'a>,
+    pub(super) served: MeasuredServed<'a>,
 }
 
 #[derive(Deserialize)]
-struct Failure<'a> {
+struct MeasuredError<'a> {
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(default, borrow)]
@@ -34,7 +34,7 @@ struct Failure<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Usage {
+pub(super) struct MeasuredUsage {
     pub(super) prompt_tokens: u64,
     pub(super) completion_tokens: u64,
     #[serde(default)]
@@ -42,7 +42,7 @@ pub(super) struct Usage {
 }
 
 #[derive(Default, Deserialize)]
-pub(super) struct Served<'a> {
+pub(super) struct MeasuredServed<'a> {
     #[serde(default, borrow)]
     pub(super) endpoint: Option<Cow<'a, str>>,
     #[serde(default, borrow)]
@@ -56,7 +56,7 @@ pub(super) struct Served<'a> {
 /// Milliseconds of a year: nothing takes longer, and sums of these fit.
 const MAX_LATENCY_MS: f64 = 31_536_000_000.0;
 
-impl Served<'_> {
+impl MeasuredServed<'_> {
     /// Its latency in milliseconds.
     #[expect(
         clippy::cast_possible_truncation,
@@ -70,7 +70,7 @@ impl Served<'_> {
 
 impl Line<'_> {
     /// Its kind, and what is told of it.
-    pub(super) fn failure(&self) -> (&str, FailureExample) {
+    pub(super) fn failure_example(&self) -> (&str, FailureExample) {
         let error = self.error.as_ref();
         let message = error.map_or("", |it| &*it.message).chars().take(MAX_MESSAGE_CHARS).collect();
         let status = error.and_then(|it| it.status);

@@ -25,7 +25,7 @@ use measured_line::Line;
 
 /// Of the lines of a rank, and then of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct AnswerStats {
     /// Prompts answered.
     pub answered: u64,
     /// Prompts failed.
@@ -45,7 +45,7 @@ pub struct Measured {
     /// Why answers ended.
     pub finish: BTreeMap<String, u64>,
     /// By kind.
-    pub failures: BTreeMap<String, Failed>,
+    pub failures: BTreeMap<String, FailureStats>,
     /// By host and URL.
     pub endpoints: BTreeMap<String, Served>,
     /// The answered prompts that took longest, the longest first.
@@ -54,7 +54,7 @@ pub struct Measured {
 
 /// Failures of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failed {
+pub struct FailureStats {
     /// How many.
     pub count: u64,
     /// The first of them in the input, by index.
@@ -82,7 +82,7 @@ pub struct Served {
     /// All its answers' latencies, in milliseconds.
     pub latency_sum_ms: u64,
     /// The longest of them.
-    pub longest: u64,
+    pub max_latency_ms: u64,
     /// Tokens of its answers.
     pub tokens: u64,
 }
@@ -96,7 +96,7 @@ const NAMED: usize = 10;
 /// A reason's length, in characters; servers send whole pages.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-impl Measured {
+impl AnswerStats {
     /// A line of a shard file.
     pub fn add(&mut self, line: &[u8]) {
         let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else {
@@ -118,10 +118,10 @@ impl Measured {
             let finish = line.finish_reason.as_deref().unwrap_or("not told");
             count(&mut self.finish, finish);
             let name = name.as_deref().unwrap_or_default();
-            self.slowest.add(latency, line.index, line.id.get(), name);
+            self.slowest.add_answer(latency, line.index, line.id.get(), name);
         } else {
             self.failed += 1;
-            let (kind, first) = line.failure();
+            let (kind, first) = line.failure_example();
             let kind = self.failures.entry(kind.to_owned()).or_default();
             kind.count += 1;
             kind.add(line.index, || first);
@@ -131,7 +131,7 @@ impl Measured {
             if line.success {
                 its.answered += 1;
                 its.latency_sum_ms += latency;
-                its.longest = its.longest.max(latency);
+                its.max_latency_ms = its.max_latency_ms.max(latency);
                 its.tokens += line.usage.as_ref().map_or(0, |it| it.completion_tokens);
             } else {
                 its.failed += 1;
@@ -148,7 +148,7 @@ fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
     }
 }
 
-impl Failed {
+impl FailureStats {
     fn add(&mut self, index: u64, first: impl FnOnce() -> FailureExample) {
         let beyond = self.first.last_key_value().is_some_and(|(last, _)| index > *last);
         if self.first.len() < NAMED || !beyond {
@@ -165,7 +165,7 @@ impl Failed {
 }
 
 impl SlowestAnswers {
-    fn add(&mut self, millis: u64, index: u64, id: &str, endpoint: &str) {
+    fn add_answer(&mut self, millis: u64, index: u64, id: &str, endpoint: &str) {
         let fast = self.0.last().is_some_and(|last| (Reverse(millis), index) > (last.0, last.1));
         if self.0.len() < NAMED || !fast {
             self.0.insert((Reverse(millis), index, id.into(), endpoint.into()));
@@ -193,7 +193,7 @@ impl Served {
     }
 }
 
-impl Merge for Measured {
+impl Merge for AnswerStats {
     fn merge(&mut self, other: Self) {
         self.answered += other.answered;
         self.failed += other.failed;
@@ -211,7 +211,7 @@ impl Merge for Measured {
     }
 }
 
-impl Merge for Failed {
+impl Merge for FailureStats {
     fn merge(&mut self, other: Self) {
         self.count += other.count;
         self.first.extend(other.first);
@@ -224,7 +224,7 @@ impl Merge for Served {
         self.answered += other.answered;
         self.failed += other.failed;
         self.latency_sum_ms += other.latency_sum_ms;
-        self.longest = self.longest.max(other.longest);
+        self.max_latency_ms = self.max_latency_ms.max(other.max_latency_ms);
         self.tokens += other.tokens;
     }
 }
@@ -256,8 +256,8 @@ mod tests {
         }
     }
 
-    fn measured<'a>(lines: impl IntoIterator<Item = &'a String>) -> Measured {
-        let mut measured = Measured::default();
+    fn measured<'a>(lines: impl IntoIterator<Item = &'a String>) -> AnswerStats {
+        let mut measured = AnswerStats::default();
         lines.into_iter().for_each(|line| measured.add(line.as_bytes()));
         measured
     }
@@ -270,12 +270,12 @@ mod tests {
             let lines: Vec<String> = (0..).zip(&all).map(|(index, (millis, server))| line(index, *millis, *server)).collect();
             let cut = |at: usize| at.min(lines.len());
             let [a, b, c] = [&lines[..cut(first)], &lines[cut(first)..cut(second)], &lines[cut(second)..]].map(measured);
-            let sum = |mut one: Measured, other: Measured| { one.merge(other); one };
+            let sum = |mut one: AnswerStats, other: AnswerStats| { one.merge(other); one };
             let whole = measured(&lines);
             prop_assert_eq!(&sum(sum(a.clone(), b.clone()), c.clone()), &whole);
             prop_assert_eq!(&sum(a.clone(), sum(b.clone(), c.clone())), &whole);
             prop_assert_eq!(&sum(c, sum(b, a)), &whole, "in any order");
-            prop_assert_eq!(&sum(Measured::default(), whole.clone()), &whole);
+            prop_assert_eq!(&sum(AnswerStats::default(), whole.clone()), &whole);
             prop_assert_eq!(whole.answered + whole.failed + whole.damaged, lines.len() as u64);
             prop_assert_eq!(whole.latency.count(), whole.answered);
             prop_assert_eq!(whole.endpoints.values().map(|it| it.answered).sum::<u64>(), whole.answered);

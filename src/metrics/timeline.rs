@@ -93,7 +93,7 @@ pub struct Standing {
     /// Sequences that it may have.
     pub window: u64,
     /// Does it answer?
-    pub up: bool,
+    pub is_up: bool,
     /// Is its window used up?
     pub is_full: bool,
 }
@@ -111,7 +111,7 @@ impl TimelineSlot {
 
 impl Timeline {
     /// Pieces of time, at most.
-    pub const COLUMNS: usize = 120;
+    pub const MAX_BUCKETS: usize = 120;
     /// Rows, at most.
     pub const ROWS: u64 = 200;
     /// Milliseconds of the finest pieces.
@@ -136,7 +136,7 @@ impl Timeline {
 
     /// All rows together, at one piece of time.
     #[must_use]
-    pub fn column(&self, number: usize) -> Piece {
+    pub fn bucket_total(&self, number: usize) -> Piece {
         let mut sum = Piece::default();
         self.rows.values().filter_map(|row| row.pieces.get(number)).for_each(|it| sum.merge(*it));
         sum
@@ -172,7 +172,7 @@ impl Timeline {
         self.extend_to(to - 1);
         let width = self.bucket_millis();
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
-        let last = usize::try_from((to - 1) / width).unwrap_or(Self::COLUMNS - 1);
+        let last = usize::try_from((to - 1) / width).unwrap_or(Self::MAX_BUCKETS - 1);
         if pieces.len() <= last {
             pieces.resize(last + 1, Piece::default());
         }
@@ -180,7 +180,7 @@ impl Timeline {
             let millis = to.min(begin + width).saturating_sub(from.max(begin));
             piece.watched += millis;
             piece.in_flight += stood.in_flight * millis;
-            if stood.up {
+            if stood.is_up {
                 piece.up += millis;
                 piece.full += if stood.is_full { millis } else { 0 };
                 piece.window += stood.window * millis;
@@ -191,7 +191,7 @@ impl Timeline {
     /// It settled a prompt at this millisecond, with so many tokens.
     pub fn settled(&mut self, seat: &TimelineSlot, at: u64, tokens: u64) {
         self.extend_to(at);
-        let place = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::COLUMNS - 1);
+        let place = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::MAX_BUCKETS - 1);
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
         if pieces.len() <= place {
             pieces.resize(place + 1, Piece::default());
@@ -202,7 +202,8 @@ impl Timeline {
 
     /// Pieces as long as it takes for this millisecond to be in one of them.
     fn extend_to(&mut self, millisecond: u64) {
-        while millisecond / self.bucket_millis() >= Self::COLUMNS as u64 && self.doublings < 40 {
+        while millisecond / self.bucket_millis() >= Self::MAX_BUCKETS as u64 && self.doublings < 40
+        {
             self.double_buckets();
         }
     }
@@ -357,28 +358,28 @@ mod tests {
         up: bool,
     }
 
-    const ALL: u64 = 450;
+    const ENDPOINTS: u64 = 450;
 
     prop_compose! {
-        fn seen()(number in 0..ALL, from in 0..200_000u64, millis in 0..60_000u64, in_flight in 0..9u64, up in any::<bool>()) -> Seen {
+        fn seen()(number in 0..ENDPOINTS, from in 0..200_000u64, millis in 0..60_000u64, in_flight in 0..9u64, up in any::<bool>()) -> Seen {
             Seen { number, from, millis, in_flight, up }
         }
     }
 
-    fn seat(number: u64) -> TimelineSlot {
-        TimelineSlot::of(number, ALL, format!("n{number:04}"))
+    fn slot_of(number: u64) -> TimelineSlot {
+        TimelineSlot::of(number, ENDPOINTS, format!("n{number:04}"))
     }
 
-    fn timeline(all: &[Seen]) -> Timeline {
+    fn build_timeline(all: &[Seen]) -> Timeline {
         let mut timeline = Timeline::default();
         for it in all {
             let Seen { number, from, millis, in_flight, up } = *it;
-            timeline.register_endpoint(&seat(number));
-            let stood = Standing { in_flight, window: 8, up, is_full: in_flight == 8 };
-            timeline.saw(&seat(number), from, from + millis, stood);
-            timeline.settled(&seat(number), from + millis, 10);
+            timeline.register_endpoint(&slot_of(number));
+            let stood = Standing { in_flight, window: 8, is_up: up, is_full: in_flight == 8 };
+            timeline.saw(&slot_of(number), from, from + millis, stood);
+            timeline.settled(&slot_of(number), from + millis, 10);
             if !up {
-                timeline.away.add(&seat(number).name, millis, true);
+                timeline.away.add(&slot_of(number).name, millis, true);
             }
         }
         timeline
@@ -390,20 +391,20 @@ mod tests {
             a in prop::collection::vec(seen(), 0..12), b in prop::collection::vec(seen(), 0..12), c in prop::collection::vec(seen(), 0..12),
         ) {
             let sum = |mut one: Timeline, other: Timeline| { one.merge(other); one };
-            let [x, y, z] = [&a, &b, &c].map(|it| timeline(it));
+            let [x, y, z] = [&a, &b, &c].map(|it| build_timeline(it));
             let left = sum(sum(x.clone(), y.clone()), z.clone());
             prop_assert_eq!(&left, &sum(x.clone(), sum(y.clone(), z)));
             prop_assert_eq!(&sum(x.clone(), y.clone()), &sum(y, x.clone()));
             prop_assert_eq!(&sum(Timeline::default(), x.clone()), &x);
             let all: Vec<Seen> = [a, b, c].concat();
-            prop_assert_eq!(&left, &timeline(&all), "as one rank would have seen it");
+            prop_assert_eq!(&left, &build_timeline(&all), "as one rank would have seen it");
             let whole = left.whole();
             prop_assert_eq!(whole.watched, all.iter().map(|it| it.millis).sum::<u64>());
             prop_assert_eq!(whole.in_flight, all.iter().map(|it| it.millis * it.in_flight).sum::<u64>());
             prop_assert_eq!(whole.up, all.iter().filter(|it| it.up).map(|it| it.millis).sum::<u64>());
             prop_assert_eq!((whole.settled, whole.tokens), (all.len() as u64, 10 * all.len() as u64));
-            prop_assert!(left.columns() <= Timeline::COLUMNS && left.rows().count() as u64 <= Timeline::ROWS);
-            let columns: u64 = (0..left.columns()).map(|it| left.column(it).watched).sum();
+            prop_assert!(left.columns() <= Timeline::MAX_BUCKETS && left.rows().count() as u64 <= Timeline::ROWS);
+            let columns: u64 = (0..left.columns()).map(|it| left.bucket_total(it).watched).sum();
             prop_assert_eq!(columns, whole.watched);
             prop_assert_eq!(left.endpoints(), all.len() as u64);
         }

@@ -6,17 +6,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Format, OutputError};
+use super::{AnswerFormat, OutputError};
 use crate::parquet;
 
 /// The gathered file while it is being written.
 #[derive(Debug)]
-pub struct OutputFile(To);
+pub struct OutputFile(OutputSink);
 
 #[derive(Debug)]
-enum To {
-    Lines { file: AtomicFile, format: Format },
-    Columns(Box<parquet::Answers<AtomicFile>>, PathBuf),
+enum OutputSink {
+    TextLines { file: AtomicFile, format: AnswerFormat },
+    ParquetTable(Box<parquet::ParquetWriter<AtomicFile>>, PathBuf),
 }
 
 impl OutputFile {
@@ -24,30 +24,30 @@ impl OutputFile {
     ///
     /// # Errors
     /// Where the file beside it cannot be made.
-    pub fn create(place: &Path, format: Format) -> Result<Self, OutputError> {
+    pub fn create(place: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
         let mut file = AtomicFile::create(place)?;
-        if format == Format::Parquet {
-            let part = file.part.clone();
-            let table = parquet::Answers::begin(file)
+        if format == AnswerFormat::Parquet {
+            let part = file.part_path.clone();
+            let table = parquet::ParquetWriter::begin(file)
                 .map_err(OutputError::io_error("cannot write", &part))?;
-            return Ok(Self(To::Columns(Box::new(table), part)));
+            return Ok(Self(OutputSink::ParquetTable(Box::new(table), part)));
         }
         file.write(&format.file_header())?;
-        Ok(Self(To::Lines { file, format }))
+        Ok(Self(OutputSink::TextLines { file, format }))
     }
 
     /// The next answer, as it stands in a shard file.
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
+    pub fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match &mut self.0 {
-            To::Lines { file, format } => match format.convert_line(line) {
+            OutputSink::TextLines { file, format } => match format.convert_line(line) {
                 Some(shaped) => file.write(&shaped),
                 None => file.write(line),
             },
-            To::Columns(table, part) => {
-                table.answer(line).map_err(OutputError::io_error("cannot write", part))
+            OutputSink::ParquetTable(table, part) => {
+                table.write_answer(line).map_err(OutputError::io_error("cannot write", part))
             }
         }
     }
@@ -58,8 +58,8 @@ impl OutputFile {
     /// Where it cannot be written or renamed.
     pub fn finish(self) -> Result<(), OutputError> {
         match self.0 {
-            To::Lines { file, .. } => file.finish(),
-            To::Columns(table, part) => {
+            OutputSink::TextLines { file, .. } => file.finish(),
+            OutputSink::ParquetTable(table, part) => {
                 table.finish().map_err(OutputError::io_error("cannot write", &part))?.finish()
             }
         }
@@ -71,7 +71,7 @@ impl OutputFile {
 #[derive(Debug)]
 pub struct AtomicFile {
     file: BufWriter<File>,
-    part: PathBuf,
+    part_path: PathBuf,
     place: PathBuf,
 }
 
@@ -86,7 +86,11 @@ impl AtomicFile {
         let place = pointed.as_deref().unwrap_or(place);
         let part = part_path(place);
         let file = File::create(&part).map_err(OutputError::io_error("cannot make", &part))?;
-        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part, place: place.to_owned() })
+        Ok(Self {
+            file: BufWriter::with_capacity(1 << 20, file),
+            part_path: part,
+            place: place.to_owned(),
+        })
     }
 
     /// The next piece.
@@ -94,7 +98,7 @@ impl AtomicFile {
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
-        self.file.write_all(bytes).map_err(OutputError::io_error("cannot write", &self.part))
+        self.file.write_all(bytes).map_err(OutputError::io_error("cannot write", &self.part_path))
     }
 
     /// All is there: to the disk, and into place.
@@ -102,10 +106,10 @@ impl AtomicFile {
     /// # Errors
     /// Where it cannot be written or renamed.
     pub fn finish(mut self) -> Result<(), OutputError> {
-        let error = |what| OutputError::io_error(what, &self.part);
+        let error = |what| OutputError::io_error(what, &self.part_path);
         self.file.flush().map_err(error("cannot write"))?;
         self.file.get_ref().sync_all().map_err(error("cannot write"))?;
-        std::fs::rename(&self.part, &self.place)
+        std::fs::rename(&self.part_path, &self.place)
             .map_err(OutputError::io_error("cannot put into place", &self.place))
     }
 }
@@ -137,7 +141,7 @@ pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
 pub fn write_json(place: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
-    replace(place, &text)
+    replace_file(place, &text)
 }
 
 /// Writes a text file whole, in the same way.
@@ -145,13 +149,13 @@ pub fn write_json(place: &Path, value: &serde_json::Value) -> Result<(), OutputE
 /// # Errors
 /// Where it cannot be written or renamed.
 pub fn write_text(place: &Path, text: &str) -> Result<(), OutputError> {
-    replace(place, text.as_bytes())
+    replace_file(place, text.as_bytes())
 }
 
 impl Drop for AtomicFile {
     /// What was renamed into place is not there any more.
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.part);
+        let _ = std::fs::remove_file(&self.part_path);
     }
 }
 
@@ -167,7 +171,7 @@ fn append_extension(place: &Path, ending: &str) -> PathBuf {
 ///
 /// # Errors
 /// Where it cannot be written or renamed.
-pub fn replace(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+pub fn replace_file(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     write_and_rename(place, bytes, File::sync_all)
 }
 
@@ -208,17 +212,19 @@ mod tests {
     fn a_file_is_absent_until_it_is_whole() {
         let folder = tempfile::tempdir().expect("a folder");
         let place = folder.path().join("answers.jsonl");
-        let mut output = OutputFile::create(&place, Format::Jsonl).expect("made");
-        output.answer(b"{\"id\":1}\n").expect("written");
+        let mut output = OutputFile::create(&place, AnswerFormat::Jsonl).expect("made");
+        output.write_answer(b"{\"id\":1}\n").expect("written");
         assert!(!place.exists());
         output.finish().expect("finished");
         assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
-        let mut output = OutputFile::create(&place, Format::Jsonl).expect("made");
-        output.answer(b"{}\n").expect("written");
+        let mut output = OutputFile::create(&place, AnswerFormat::Jsonl).expect("made");
+        output.write_answer(b"{}\n").expect("written");
         drop(output);
         assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "no parts");
-        assert!(OutputFile::create(&folder.path().join("no/such/file"), Format::Jsonl).is_err());
+        assert!(
+            OutputFile::create(&folder.path().join("no/such/file"), AnswerFormat::Jsonl).is_err()
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::parquet;
 /// Which.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Format {
+pub enum AnswerFormat {
     /// The lines as they are.
     #[default]
     Jsonl,
@@ -35,7 +35,7 @@ const CSV_COLUMNS: [&str; 10] = [
     "model",
 ];
 
-impl std::fmt::Display for Format {
+impl std::fmt::Display for AnswerFormat {
     /// As `--output-format` has it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -47,7 +47,7 @@ impl std::fmt::Display for Format {
     }
 }
 
-impl Format {
+impl AnswerFormat {
     /// The format where nobody chose one: what the file's ending names, else this. Batch lines are called `.jsonl` too.
     #[must_use]
     pub fn infer_from_path(self, file: &Path) -> Self {
@@ -62,7 +62,7 @@ impl Format {
 
     /// Why this program cannot write it, where it cannot.
     #[must_use]
-    pub fn lacks(self) -> Option<&'static str> {
+    pub fn unsupported_reason(self) -> Option<&'static str> {
         (self == Self::Parquet && !parquet::BUILT_IN).then_some(parquet::NOT_BUILT_IN)
     }
 
@@ -71,7 +71,7 @@ impl Format {
     pub fn file_header(self) -> Vec<u8> {
         match self {
             Self::Jsonl | Self::OpenaiBatch | Self::Parquet => Vec::new(),
-            Self::Csv => record(CSV_COLUMNS.map(str::to_owned)),
+            Self::Csv => encode_csv_record(CSV_COLUMNS.map(str::to_owned)),
         }
     }
 
@@ -99,7 +99,7 @@ fn row(answer: &Value) -> Vec<u8> {
         other => other.to_string(),
     };
     let prompt = if answer["prompt"].is_null() { &answer["messages"] } else { &answer["prompt"] };
-    record([
+    encode_csv_record([
         text(&answer["id"]),
         text(&answer["index"]),
         text(prompt),
@@ -113,7 +113,7 @@ fn row(answer: &Value) -> Vec<u8> {
     ])
 }
 
-fn record(fields: [String; CSV_COLUMNS.len()]) -> Vec<u8> {
+fn encode_csv_record(fields: [String; CSV_COLUMNS.len()]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     // Into memory nothing fails.
     let _ = writer.write_record(fields);
@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn csv_survives_commas_and_newlines() {
-        let mut text = Format::Csv.file_header();
-        text.extend(Format::Csv.convert_line(ANSWERED_LINE).expect("a row"));
-        text.extend(Format::Csv.convert_line(FAILED_LINE).expect("a row"));
+        let mut text = AnswerFormat::Csv.file_header();
+        text.extend(AnswerFormat::Csv.convert_line(ANSWERED_LINE).expect("a row"));
+        text.extend(AnswerFormat::Csv.convert_line(FAILED_LINE).expect("a row"));
         let mut reader = csv::Reader::from_reader(text.as_slice());
         assert_eq!(reader.headers().expect("a header").len(), CSV_COLUMNS.len());
         let rows: Vec<csv::StringRecord> =
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn batch_lines_are_as_openais() {
         let good: Value = serde_json::from_slice(
-            &Format::OpenaiBatch.convert_line(ANSWERED_LINE).expect("a line"),
+            &AnswerFormat::OpenaiBatch.convert_line(ANSWERED_LINE).expect("a line"),
         )
         .expect("JSON");
         assert_eq!(good["custom_id"], "a,b");
@@ -202,9 +202,10 @@ mod tests {
         assert_eq!(good["response"]["body"]["choices"][0]["message"]["content"], "ho");
         assert_eq!(good["response"]["body"]["usage"]["total_tokens"], 5);
         assert_eq!(good["error"], Value::Null);
-        let bad: Value =
-            serde_json::from_slice(&Format::OpenaiBatch.convert_line(FAILED_LINE).expect("a line"))
-                .expect("JSON");
+        let bad: Value = serde_json::from_slice(
+            &AnswerFormat::OpenaiBatch.convert_line(FAILED_LINE).expect("a line"),
+        )
+        .expect("JSON");
         assert_eq!(bad["response"]["status_code"], 400);
         assert_eq!(bad["error"]["code"], "too_long");
     }

@@ -89,7 +89,7 @@ impl Heartbeat {
 
     /// Seconds since it was written; none for a clock that is ahead of ours.
     #[must_use]
-    pub fn age(&self) -> u64 {
+    pub fn age_s(&self) -> u64 {
         unix_seconds().saturating_sub(self.beat)
     }
 
@@ -116,7 +116,7 @@ mod tests {
         };
         beat.write(folder.path()).expect("written");
         assert_eq!(Heartbeat::read(folder.path()), Some(beat.clone()));
-        assert!(beat.age() < 60);
+        assert!(beat.age_s() < 60);
         std::fs::write(folder.path().join(Heartbeat::FILE_NAME), "{\"host\":").expect("torn");
         assert_eq!(Heartbeat::read(folder.path()), None);
         Heartbeat::remove(folder.path());

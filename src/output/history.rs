@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, LostRank, Manifest, State, unix_seconds};
+use super::{LostRank, Manifest, PromptCounts, RunState, unix_seconds};
 use crate::domain::Tally;
 
 /// One start.
@@ -25,7 +25,7 @@ pub struct StartRecord {
     /// The batch job it belonged to.
     pub job: Option<String>,
     /// How the run stood before it.
-    pub before: Counts,
+    pub before: PromptCounts,
     /// What it did itself; of a start that was killed, as far as that was noted.
     pub did: Tally,
     /// Its ranks that were not there at its end.
@@ -50,7 +50,7 @@ impl Manifest {
     }
 
     /// So much was done before the last start.
-    pub fn set_start_counts(&mut self, counts: &Counts) {
+    pub fn set_start_counts(&mut self, counts: &PromptCounts) {
         self.counts = counts.clone();
         if let Some(last) = self.history.last_mut() {
             last.before = counts.clone();
@@ -70,8 +70,8 @@ impl Manifest {
         let ours = self.pid == std::process::id();
         if let Some(last) = self.history.last_mut().filter(|it| ours && it.start == self.starts) {
             last.lost = lost;
-            last.ended = (state != State::Running).then(unix_seconds);
-            last.finished = state == State::Finished;
+            last.ended = (state != RunState::Running).then(unix_seconds);
+            last.finished = state == RunState::Finished;
         }
     }
 }
@@ -91,11 +91,11 @@ mod tests {
         manifest.write(folder.path()).expect("written");
         // killed
         let mut manifest = Manifest::read(folder.path()).expect("read").expect("there");
-        (manifest.starts, manifest.state) = (2, State::Running);
+        (manifest.starts, manifest.state) = (2, RunState::Running);
         manifest.begins();
-        manifest.set_start_counts(&Counts::new(10, 5, 0));
+        manifest.set_start_counts(&PromptCounts::new(10, 5, 0));
         manifest.record_progress(&Tally { answered: 5, ..Tally::default() }, 1.0);
-        manifest.state = State::Finished;
+        manifest.state = RunState::Finished;
         manifest.write(folder.path()).expect("written");
         let [first, second] = &manifest.history[..] else { panic!("{:?}", manifest.history) };
         assert_eq!((first.ended, first.seconds, &first.did), (None, 2.5, &did));
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!((second.before.answered, second.did.answered), (5, 5));
         // Who only looks, or merges, ends nothing.
         let mut other = Manifest::read(folder.path()).expect("read").expect("there");
-        (other.pid, other.state) = (0, State::Stopped);
+        (other.pid, other.state) = (0, RunState::Stopped);
         other.write(folder.path()).expect("written");
         assert!(other.history[1].finished);
     }

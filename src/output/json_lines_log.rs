@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::OutputError;
 
 /// Appends a line.
-pub(super) fn append(path: &Path, value: &impl Serialize) -> Result<(), OutputError> {
+pub(super) fn append_json_line(path: &Path, value: &impl Serialize) -> Result<(), OutputError> {
     let io = || OutputError::io_error("cannot write", path);
     let mut line = serde_json::to_vec(value).unwrap_or_default();
     line.push(b'\n');

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, time::SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Format, OutputError, StartRecord, atomic_file::replace};
+use super::{AnswerFormat, OutputError, StartRecord, atomic_file::replace_file};
 use crate::settings::SettingOrigin;
 
 /// The format this build writes and reads.
@@ -22,9 +22,9 @@ pub struct Manifest {
     /// The program that wrote it.
     pub program: String,
     /// How the run stands.
-    pub state: State,
+    pub state: RunState,
     /// What became of its prompts so far; exact when the state is not `running`.
-    pub counts: Counts,
+    pub counts: PromptCounts,
     /// The input: its files as they were given, and what they hold.
     pub input: Vec<String>,
     /// Of the input's bytes.
@@ -33,7 +33,7 @@ pub struct Manifest {
     pub output: String,
     /// The answers' format.
     #[serde(default)]
-    pub format: Format,
+    pub format: AnswerFormat,
     /// Rows of the input.
     pub rows: u64,
     /// What decides an answer; a run goes on only with the same, or where changes are accepted.
@@ -140,7 +140,7 @@ pub struct LostRank {
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum RunState {
     /// Somebody works on it, or did and was killed: the heartbeat knows.
     Running,
     /// It stopped early; prompts are open.
@@ -152,7 +152,7 @@ pub enum State {
 /// Where a run is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Phase {
+pub enum RunPhase {
     /// Somebody works on it, and has not counted its prompts yet.
     Begins,
     /// Somebody works on it.
@@ -165,7 +165,7 @@ pub enum Phase {
     Finished,
 }
 
-impl Phase {
+impl RunPhase {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Begins => "begins",
@@ -185,7 +185,7 @@ impl Phase {
 
 /// What became of the prompts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct PromptCounts {
     /// All of them.
     pub submitted: u64,
     /// Answered.
@@ -196,7 +196,7 @@ pub struct Counts {
     pub open: u64,
 }
 
-impl Counts {
+impl PromptCounts {
     /// Of so many prompts, so many answered and failed; the rest is open.
     #[must_use]
     pub fn new(submitted: u64, answered: u64, failed: u64) -> Self {
@@ -211,12 +211,12 @@ impl Manifest {
         Self {
             version: MANIFEST_VERSION,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
-            state: State::Running,
-            counts: Counts::new(rows, 0, 0),
+            state: RunState::Running,
+            counts: PromptCounts::new(rows, 0, 0),
             input: Vec::new(),
             fingerprint: fingerprint.into(),
             output: output.into(),
-            format: Format::Jsonl,
+            format: AnswerFormat::Jsonl,
             rows,
             deciding: BTreeMap::new(),
             model: None,
@@ -247,7 +247,7 @@ impl Manifest {
     /// # Errors
     /// Where it is there and cannot be read, or is of another version.
     pub fn read(folder: &Path) -> Result<Option<Self>, OutputError> {
-        let path = folder.join(FILE);
+        let path = folder.join(MANIFEST_FILE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -275,7 +275,7 @@ impl Manifest {
         self.close_last_start();
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
         text.push(b'\n');
-        replace(&folder.join(FILE), &text)
+        replace_file(&folder.join(MANIFEST_FILE), &text)
     }
 
     /// How many starts there were up to that with this number: a changed input has taken a number for the answers that are
@@ -301,7 +301,7 @@ impl Manifest {
     }
 }
 
-const FILE: &str = "manifest.json";
+const MANIFEST_FILE: &str = "manifest.json";
 
 fn new_id() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -323,17 +323,20 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(Manifest::read(folder.path()).expect("none"), None);
         let mut manifest = Manifest::begin("answers.jsonl", 10, "abc");
-        manifest.counts = Counts::new(10, 7, 1);
+        manifest.counts = PromptCounts::new(10, 7, 1);
         manifest.write(folder.path()).expect("written");
         assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
         assert_eq!(manifest.counts.open, 2);
-        let other = std::fs::read_to_string(folder.path().join(FILE)).expect("text");
+        let other = std::fs::read_to_string(folder.path().join(MANIFEST_FILE)).expect("text");
         let older = other.replace(",\n  \"changes\": []", "");
         assert_ne!(older, other);
-        std::fs::write(folder.path().join(FILE), older).expect("of an earlier version");
+        std::fs::write(folder.path().join(MANIFEST_FILE), older).expect("of an earlier version");
         assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
-        std::fs::write(folder.path().join(FILE), other.replace("\"version\": 1", "\"version\": 9"))
-            .expect("changed");
+        std::fs::write(
+            folder.path().join(MANIFEST_FILE),
+            other.replace("\"version\": 1", "\"version\": 9"),
+        )
+        .expect("changed");
         assert!(matches!(Manifest::read(folder.path()), Err(OutputError::Manifest { .. })));
     }
 }

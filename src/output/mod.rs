@@ -13,15 +13,16 @@ mod samples;
 mod timelines;
 
 pub use atomic_file::{
-    AtomicFile, OutputFile, answers_sibling_path, part_path, replace, write_json, write_text,
+    AtomicFile, OutputFile, answers_sibling_path, part_path, replace_file, write_json, write_text,
 };
-pub use format::Format;
+pub use format::AnswerFormat;
 pub use heartbeat::{Heartbeat, RunActivity};
 pub use history::StartRecord;
 pub use manifest::{
-    Counts, InputChange, LostRank, Manifest, Phase, ReduceProgress, RunChange, State, unix_seconds,
+    InputChange, LostRank, Manifest, PromptCounts, ReduceProgress, RunChange, RunPhase, RunState,
+    unix_seconds,
 };
-pub use samples::{Pace, Sample, append_sample, read_samples};
+pub use samples::{RecentThroughput, RunSample, append_sample, read_samples};
 pub use timelines::{StartTimeline, append_timeline, read_timelines};
 
 use std::path::{Path, PathBuf};

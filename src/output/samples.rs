@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    json_lines_log::{append, read},
+    json_lines_log::{append_json_line, read},
 };
 
 /// How things stood at a moment. Counts of prompts are the whole run's, tokens and requests this start's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub struct RunSample {
     /// Which start of the run.
     pub start: u32,
     /// Since that start began.
@@ -42,19 +42,19 @@ pub struct Sample {
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn append_sample(folder: &Path, sample: &Sample) -> Result<(), OutputError> {
-    append(&folder.join("samples.jsonl"), sample)
+pub fn append_sample(folder: &Path, sample: &RunSample) -> Result<(), OutputError> {
+    append_json_line(&folder.join("samples.jsonl"), sample)
 }
 
 /// All of a run, in their order; none where there is no file. Lines that are cut are left out.
 #[must_use]
-pub fn read_samples(folder: &Path) -> Vec<Sample> {
+pub fn read_samples(folder: &Path) -> Vec<RunSample> {
     read(&folder.join("samples.jsonl"))
 }
 
 /// How fast it went in the last minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pace {
+pub struct RecentThroughput {
     /// Outcomes a second.
     pub prompts_per_s: f64,
     /// Tokens made a second.
@@ -65,19 +65,19 @@ pub struct Pace {
     pub endpoints_up: u64,
 }
 
-impl Pace {
+impl RecentThroughput {
     /// Of this start, from the end of what was sampled; none where nothing was sampled twice.
     #[must_use]
     pub fn over_last_minute(folder: &Path, start: u32) -> Option<Self> {
         Self::of(&read_last_samples(folder).ok()?, start)
     }
 
-    fn of(samples: &[Sample], start: u32) -> Option<Self> {
+    fn of(samples: &[RunSample], start: u32) -> Option<Self> {
         let last = samples.last().filter(|last| last.start == start)?;
         let recent =
-            |it: &&Sample| it.start == start && it.seconds >= last.seconds - THROUGHPUT_WINDOW_S;
+            |it: &&RunSample| it.start == start && it.seconds >= last.seconds - THROUGHPUT_WINDOW_S;
         let first = samples.iter().find(recent)?;
-        let done = |it: &Sample| it.answered + it.failed;
+        let done = |it: &RunSample| it.answered + it.failed;
         // Ranks report every few seconds: what is sampled between says that nothing was done, and a pace would sink and leap.
         let heard = samples.iter().filter(recent).find(|it| done(it) == done(last))?;
         let end = if last.seconds - heard.seconds < STALL_TIMEOUT_S { heard } else { last };
@@ -99,15 +99,15 @@ const STALL_TIMEOUT_S: f64 = 12.0;
 /// Seconds over which a pace means something.
 const MIN_SPAN_S: f64 = 2.0;
 /// Bytes that hold more samples than a pace needs.
-const END: u64 = 16 << 10;
+const TAIL_BYTES: u64 = 16 << 10;
 
 /// The last samples, in their order. Lines that are cut are left out.
-fn read_last_samples(folder: &Path) -> std::io::Result<Vec<Sample>> {
+fn read_last_samples(folder: &Path) -> std::io::Result<Vec<RunSample>> {
     let mut file = File::open(folder.join("samples.jsonl"))?;
-    let from = file.metadata()?.len().saturating_sub(END);
+    let from = file.metadata()?.len().saturating_sub(TAIL_BYTES);
     file.seek(SeekFrom::Start(from))?;
     let mut end = Vec::new();
-    file.take(2 * END).read_to_end(&mut end)?;
+    file.take(2 * TAIL_BYTES).read_to_end(&mut end)?;
     Ok(end.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect())
 }
 
@@ -117,8 +117,8 @@ mod tests {
 
     use super::*;
 
-    fn run_sample(start: u32, seconds: f64, answered: u64) -> Sample {
-        Sample {
+    fn run_sample(start: u32, seconds: f64, answered: u64) -> RunSample {
+        RunSample {
             start,
             seconds,
             answered,
@@ -141,28 +141,28 @@ mod tests {
             run_sample(2, 130.0, 1030),
             run_sample(2, 160.0, 1120),
         ];
-        let pace = Pace::of(&all, 2).expect("a pace");
+        let pace = RecentThroughput::of(&all, 2).expect("a pace");
         assert_eq!((pace.prompts_per_s, pace.tokens_per_s), (2.0, 20.0));
         assert_eq!((pace.in_flight, pace.endpoints_up), (7, 2));
         // What ranks report every five seconds is sampled every second: no pace sinks between.
-        let halting: Vec<Sample> =
+        let halting: Vec<RunSample> =
             (0..=60).map(|at: u64| run_sample(1, at as f64, at / 5 * 10)).collect();
         for until in 6..60 {
-            let pace = Pace::of(&halting[..until], 1).expect("a pace");
+            let pace = RecentThroughput::of(&halting[..until], 1).expect("a pace");
             assert_eq!(pace.prompts_per_s, 2.0, "at {until}");
         }
         let mut dead = halting;
         dead.extend((61..=140).map(|at: u64| run_sample(1, at as f64, 120)));
-        assert_eq!(Pace::of(&dead, 1).map(|it| it.prompts_per_s), Some(0.0));
-        assert_eq!(Pace::of(&all, 3), None, "nothing of this start yet");
-        assert_eq!(Pace::of(&all[..2], 2), None, "once is no pace");
-        assert_eq!(Pace::of(&[], 1), None);
+        assert_eq!(RecentThroughput::of(&dead, 1).map(|it| it.prompts_per_s), Some(0.0));
+        assert_eq!(RecentThroughput::of(&all, 3), None, "nothing of this start yet");
+        assert_eq!(RecentThroughput::of(&all[..2], 2), None, "once is no pace");
+        assert_eq!(RecentThroughput::of(&[], 1), None);
     }
 
     #[test]
     fn the_end_of_a_long_file_is_enough() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Pace::over_last_minute(folder.path(), 1), None);
+        assert_eq!(RecentThroughput::over_last_minute(folder.path(), 1), None);
         for second in 0..1_000 {
             append_sample(folder.path(), &run_sample(1, f64::from(second), 3 * second as u64))
                 .expect("written");
@@ -170,7 +170,7 @@ mod tests {
         let torn = b"{\"start\":1,\"seco";
         let mut file = OpenOptions::new().append(true).open(folder.path().join("samples.jsonl"));
         file.as_mut().expect("there").write_all(torn).expect("written");
-        let pace = Pace::over_last_minute(folder.path(), 1).expect("a pace");
+        let pace = RecentThroughput::over_last_minute(folder.path(), 1).expect("a pace");
         assert_eq!(pace.prompts_per_s, 3.0);
     }
 }

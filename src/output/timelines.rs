@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    json_lines_log::{append, read},
+    json_lines_log::{append_json_line, read},
 };
 use crate::domain::Timeline;
 
@@ -29,7 +29,7 @@ pub struct StartTimeline {
 /// # Errors
 /// Where it cannot be written.
 pub fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
-    append(&folder.join(FILE), timeline)
+    append_json_line(&folder.join(FILE), timeline)
 }
 
 /// All of a run, in their order; none where there is no file. Lines that are cut are left out.
@@ -60,7 +60,7 @@ mod tests {
                 &seat,
                 100,
                 90_000,
-                Standing { in_flight: 3, window: 8, up: true, is_full: false },
+                Standing { in_flight: 3, window: 8, is_up: true, is_full: false },
             );
             timeline.away.add(&seat.name, 10, true);
             let one = StartTimeline { start, offset: 0.5, timeline };

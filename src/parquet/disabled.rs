@@ -43,7 +43,7 @@ impl Read for Rows {
 
 /// No table.
 #[derive(Debug)]
-pub struct Answers<W> {
+pub struct ParquetWriter<W> {
     never: std::convert::Infallible,
     to: std::marker::PhantomData<W>,
 }
@@ -61,7 +61,7 @@ impl<W: Write + Send> Answers<W> {
     ///
     /// # Errors
     /// Never.
-    pub fn answer(&mut self, _: &[u8]) -> io::Result<()> {
+    pub fn write_answer(&mut self, _: &[u8]) -> io::Result<()> {
         match self.never {}
     }
 

@@ -16,7 +16,7 @@ mod writer;
 pub use disabled::{Answers, Rows};
 pub use reader::Rows;
 #[cfg(feature = "parquet")]
-pub use writer::Answers;
+pub use writer::ParquetWriter;
 
 /// Was the program built with Parquet?
 pub const BUILT_IN: bool = cfg!(feature = "parquet");

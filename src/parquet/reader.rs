@@ -27,11 +27,11 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use super::types::{as_text, dates_as_text, has_bytes, in_utc};
+use super::types::{bytes_as_text, dates_as_text, has_bytes, in_utc};
 use crate::domain::catch_panic;
 
 /// Rows that are decoded at a time, at most: text that repeats is small in the file and large in memory.
-const ROWS: usize = 256;
+const MAX_BATCH_ROWS: usize = 256;
 /// And about so many bytes of the file's.
 const BATCH_BYTES: u64 = 1 << 20;
 
@@ -41,7 +41,7 @@ pub struct Rows {
     /// What they are made to be, one after the other.
     schemas: [SchemaRef; 3],
     columns: Vec<String>,
-    left_out: Vec<String>,
+    omitted: Vec<String>,
     lines: Vec<u8>,
     read: usize,
 }
@@ -58,15 +58,16 @@ impl Rows {
 
     fn open_uncaught(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
         let file = File::open(path)?;
-        let facts = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(broken)?;
+        let facts =
+            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(invalid_data)?;
         let fields = facts.schema().fields();
-        let (kept, dropped): (Vec<usize>, Vec<usize>) =
-            (0..fields.len()).partition(|&at| needed(fields[at].name()) || is_plain(&fields[at]));
+        let (kept, dropped): (Vec<usize>, Vec<usize>) = (0..fields.len())
+            .partition(|&at| needed(fields[at].name()) || has_json_form(&fields[at]));
         let (mut utc, mut text, mut said) = (Vec::new(), Vec::new(), Vec::new());
         for field in kept.iter().map(|&at| &fields[at]) {
             utc.push(in_utc(field));
-            text.push(as_text(&in_utc(field)));
-            said.push(dates_as_text(&as_text(&in_utc(field))));
+            text.push(bytes_as_text(&in_utc(field)));
+            said.push(dates_as_text(&bytes_as_text(&in_utc(field))));
         }
         let schemas = [utc, text, said].map(|it| Arc::new(Schema::new(Fields::from(it))));
         let mask = ProjectionMask::roots(facts.parquet_schema(), kept.iter().copied());
@@ -74,13 +75,13 @@ impl Rows {
             .with_projection(mask)
             .with_batch_size(batch_rows(facts.metadata()))
             .build()
-            .map_err(broken)?;
+            .map_err(invalid_data)?;
         let names = |these: Vec<usize>| these.iter().map(|&at| fields[at].name().clone()).collect();
         Ok(Self {
             batches,
             schemas,
             columns: names(kept),
-            left_out: names(dropped),
+            omitted: names(dropped),
             lines: Vec::new(),
             read: 0,
         })
@@ -95,19 +96,19 @@ impl Rows {
     /// The names of the columns that are bytes and not text, or have no form in JSON.
     #[must_use]
     pub fn omitted_columns(&self) -> &[String] {
-        &self.left_out
+        &self.omitted
     }
 
     /// Takes in the next rows, or tells that there are none.
     fn fill(&mut self) -> io::Result<bool> {
         let Some(batch) = self.batches.next() else { return Ok(false) };
-        let mut batch = batch.map_err(broken)?;
+        let mut batch = batch.map_err(invalid_data)?;
         for schema in &self.schemas {
             batch = cast_batch(&batch, schema)?;
         }
         self.lines.clear();
         let mut writer = LineDelimitedWriter::new(std::mem::take(&mut self.lines));
-        writer.write(&batch).and_then(|()| writer.finish()).map_err(broken)?;
+        writer.write(&batch).and_then(|()| writer.finish()).map_err(invalid_data)?;
         (self.lines, self.read) = (writer.into_inner(), 0);
         Ok(true)
     }
@@ -133,7 +134,7 @@ fn catch_panics<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_panic(work).unwrap_or_else(|words| Err(io::Error::new(io::ErrorKind::InvalidData, words)))
 }
 
-fn broken(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
+fn invalid_data(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
@@ -155,7 +156,7 @@ fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch
     let columns = batch.columns().iter().zip(schema.fields()).map(cast);
     let columns = columns.collect::<Result<_, _>>()?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(schema.clone(), columns, &rows).map_err(broken)
+    RecordBatch::try_new_with_options(schema.clone(), columns, &rows).map_err(invalid_data)
 }
 
 /// Dates as texts, and nulls for those that no calendar has: databases write "infinity" so.
@@ -168,11 +169,11 @@ fn cast_dates_or_null(column: &ArrayRef, strict: &CastOptions<'_>) -> ArrayRef {
 }
 
 /// Is there a form for it in JSON, without a look at what bytes say?
-fn is_plain(field: &FieldRef) -> bool {
+fn has_json_form(field: &FieldRef) -> bool {
     let utc = in_utc(field);
     !has_bytes(field.data_type())
         && can_cast_types(field.data_type(), utc.data_type())
-        && can_cast_types(utc.data_type(), as_text(&utc).data_type())
+        && can_cast_types(utc.data_type(), bytes_as_text(&utc).data_type())
 }
 
 fn batch_rows(facts: &ParquetMetaData) -> usize {
@@ -180,7 +181,7 @@ fn batch_rows(facts: &ParquetMetaData) -> usize {
     let groups = facts.row_groups().iter();
     let widest = groups.map(|it| bytes_a_row(it.num_rows(), it.total_byte_size())).max();
     let rows = BATCH_BYTES / widest.unwrap_or(0).max(1);
-    usize::try_from(rows).unwrap_or(ROWS).clamp(1, ROWS)
+    usize::try_from(rows).unwrap_or(MAX_BATCH_ROWS).clamp(1, MAX_BATCH_ROWS)
 }
 
 #[cfg(test)]

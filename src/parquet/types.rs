@@ -33,7 +33,7 @@ pub(super) fn in_utc(field: &FieldRef) -> FieldRef {
 }
 
 /// The same with texts for bytes, and for whatever is the key of a map.
-pub(super) fn as_text(field: &FieldRef) -> FieldRef {
+pub(super) fn bytes_as_text(field: &FieldRef) -> FieldRef {
     replace_types(field, &|kind| match kind {
         DataType::Binary => Some(DataType::Utf8),
         DataType::LargeBinary => Some(DataType::LargeUtf8),
@@ -46,7 +46,7 @@ pub(super) fn as_text(field: &FieldRef) -> FieldRef {
                 DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => key.clone(),
                 _ => with_type(key, DataType::Utf8),
             };
-            let pair = DataType::Struct([key, as_text(value)].into_iter().collect());
+            let pair = DataType::Struct([key, bytes_as_text(value)].into_iter().collect());
             Some(DataType::Map(with_type(entries, pair), *sorted))
         }
         _ => None,

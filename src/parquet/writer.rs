@@ -27,13 +27,13 @@ const BATCH_BYTES: usize = 4 << 20;
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// A table of answers that is being written.
-pub struct Answers<W: Write + Send> {
+pub struct ParquetWriter<W: Write + Send> {
     decoder: Decoder,
     bytes: usize,
     writer: ArrowWriter<W>,
 }
 
-impl<W: Write + Send> Answers<W> {
+impl<W: Write + Send> ParquetWriter<W> {
     /// Begins one.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl<W: Write + Send> Answers<W> {
     ///
     /// # Errors
     /// A line that is no answer, or where nothing can be written.
-    pub fn answer(&mut self, line: &[u8]) -> io::Result<()> {
+    pub fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
         let answer: ParquetAnswer<'_> = serde_json::from_slice(line)?;
         self.decoder.serialize(&[answer]).map_err(to_io_error)?;
         self.bytes += line.len();
@@ -83,7 +83,7 @@ impl<W: Write + Send> Answers<W> {
     }
 }
 
-impl<W: Write + Send> std::fmt::Debug for Answers<W> {
+impl<W: Write + Send> std::fmt::Debug for ParquetWriter<W> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Answers")
             .field("rows", &self.writer.in_progress_rows())
@@ -229,10 +229,10 @@ mod tests {
     const GOOD: &str = r#"{"id":"a","index":0,"prompt":"x\ny","response":"hé","responses":["hé","ho"],"reasoning":"hm","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{"seed":1},"served":{"endpoint":"http://e","api":"chat","host":"n","rank":3,"latency_s":1.844,"attempts":1,"row":"0ad4"},"row":{"k":[1,null]}}"#;
     const BAD: &str = r#"{"id":7,"index":1,"messages":[{"content":"x","role":"user"}],"response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"endpoint":null,"api":"chat","host":"n","rank":0,"latency_s":0.0,"attempts":0}}"#;
 
-    fn written(lines: &[&str]) -> Vec<Value> {
+    fn write_and_read(lines: &[&str]) -> Vec<Value> {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let mut answers = Answers::begin(file.reopen().expect("open")).expect("begun");
-        lines.iter().for_each(|line| answers.answer(line.as_bytes()).expect("an answer"));
+        let mut answers = ParquetWriter::begin(file.reopen().expect("open")).expect("begun");
+        lines.iter().for_each(|line| answers.write_answer(line.as_bytes()).expect("an answer"));
         answers.finish().expect("finished");
         let mut text = String::new();
         let mut rows = Rows::open(file.path(), |_| true).expect("rows");
@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn everything_in_an_answer_is_in_the_table() {
-        assert_eq!(written(&[GOOD, BAD]), [expected(GOOD), expected(BAD)]);
-        assert!(written(&[]).is_empty());
+        assert_eq!(write_and_read(&[GOOD, BAD]), [expected(GOOD), expected(BAD)]);
+        assert!(write_and_read(&[]).is_empty());
     }
 
     #[test]
@@ -277,15 +277,15 @@ mod tests {
         };
         let lines: Vec<String> = (0..600).map(line).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        let rows = written(&lines);
+        let rows = write_and_read(&lines);
         assert!(rows.iter().zip(&lines).all(|(row, line)| *row == expected(line)));
         assert_eq!(rows.len(), lines.len());
     }
 
     #[test]
     fn what_is_no_answer_is_an_error() {
-        let mut answers = Answers::begin(Vec::new()).expect("begun");
-        assert!(answers.answer(b"{\"id\":1}").is_err());
-        assert!(answers.answer(b"no").is_err());
+        let mut answers = ParquetWriter::begin(Vec::new()).expect("begun");
+        assert!(answers.write_answer(b"{\"id\":1}").is_err());
+        assert!(answers.write_answer(b"no").is_err());
     }
 }

@@ -11,7 +11,7 @@
 //! Tokens are taken to have [`BYTES`] bytes: fewer than in most texts, so that what fits here fits the server.
 
 /// Bytes a token.
-const BYTES: u64 = 3;
+const BYTES_PER_TOKEN: u64 = 3;
 /// Tokens beyond those of the texts.
 const EXTRA_ANSWER_TOKENS: u64 = 512;
 /// Bytes of the words that say what was cut.
@@ -41,21 +41,22 @@ pub struct GroupLimits {
 
 /// How many tokens so many bytes are taken to have.
 #[must_use]
-pub fn tokens(bytes: u64) -> u64 {
-    bytes.div_ceil(BYTES)
+pub fn estimate_tokens(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 impl TokenBudget {
     /// For texts of these lengths, in bytes, and so many bytes around them.
     #[must_use]
-    pub fn fit(&self, lengths: &[u64], around: u64) -> GroupLimits {
+    pub fn fit_group(&self, lengths: &[u64], around: u64) -> GroupLimits {
         let all: u64 = lengths.iter().sum();
-        let needed = (tokens(all) + EXTRA_ANSWER_TOKENS).max(self.leaf_tokens.saturating_mul(2));
+        let needed =
+            (estimate_tokens(all) + EXTRA_ANSWER_TOKENS).max(self.leaf_tokens.saturating_mul(2));
         let max_tokens = self.fixed_tokens.unwrap_or(needed);
         let Some(context) = self.context else { return GroupLimits { max_tokens, longest: None } };
         let max_tokens = max_tokens.min(context / 2).max(1);
         let room = context.saturating_sub(max_tokens).saturating_sub(self.buffer);
-        let room = room.saturating_mul(BYTES).saturating_sub(around);
+        let room = room.saturating_mul(BYTES_PER_TOKEN).saturating_sub(around);
         GroupLimits { max_tokens, longest: (all > room).then(|| fair_share(lengths, room)) }
     }
 }
@@ -103,7 +104,8 @@ mod tests {
 
     #[test]
     fn an_answer_has_what_the_user_says_or_what_the_group_needs_and_never_more_than_half() {
-        let max_tokens = |budget: TokenBudget, lengths: &[u64]| budget.fit(lengths, 100).max_tokens;
+        let max_tokens =
+            |budget: TokenBudget, lengths: &[u64]| budget.fit_group(lengths, 100).max_tokens;
         assert_eq!(max_tokens(BUDGET, &[30, 30]), 1024, "twice a leaf's");
         assert_eq!(max_tokens(BUDGET, &[3_000, 6_000]), 3_512, "its texts' and 512");
         assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(7), ..BUDGET }, &[3_000, 6_000]), 7);
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(fair_share(&[10, 1_000, 2_000], 610), 300);
         assert_eq!(fair_share(&[10, 100, 2_000], 610), 500);
         assert_eq!(fair_share(&[10, 100], 110), u64::MAX);
-        assert_eq!(BUDGET.fit(&[1 << 40], 0).longest, None, "nobody knows what would fit");
+        assert_eq!(BUDGET.fit_group(&[1 << 40], 0).longest, None, "nobody knows what would fit");
     }
 
     #[test]
@@ -137,9 +139,9 @@ mod tests {
             lengths in prop::collection::vec(1u64..5_000, 1..30), context in 3_000u64..20_000, around in 0u64..500,
         ) {
             let budget = TokenBudget { context: Some(context), ..BUDGET };
-            let fit = budget.fit(&lengths, around);
+            let fit = budget.fit_group(&lengths, around);
             prop_assert!(fit.max_tokens <= context / 2);
-            let room = (context - fit.max_tokens - 512) * BYTES - around;
+            let room = (context - fit.max_tokens - 512) * BYTES_PER_TOKEN - around;
             let mut sum = 0;
             for &length in &lengths {
                 let mut text = "x".repeat(length as usize);

@@ -23,6 +23,6 @@ mod fit;
 mod template;
 mod tree;
 
-pub use fit::{GroupLimits, TokenBudget, tokens};
+pub use fit::{GroupLimits, TokenBudget, estimate_tokens};
 pub use template::{DEFAULT_REDUCE_TEMPLATE, ReducePrompt, ReduceTemplate};
-pub use tree::{Tree, block_range, part};
+pub use tree::{ReduceTree, block_range, part};

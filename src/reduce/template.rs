@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::fit::{TokenBudget, cut};
-use crate::input::Template;
+use crate::input::PromptTemplate;
 
 /// The template where the user gives none.
 pub const DEFAULT_REDUCE_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \
@@ -17,9 +17,9 @@ const LEVEL_PLACEHOLDER: &str = "level";
 
 /// How prompts are made.
 pub struct ReduceTemplate {
-    template: Template,
+    template: PromptTemplate,
     /// Bytes of a prompt without its texts, about.
-    around: u64,
+    overhead_bytes: u64,
 }
 
 /// A group's prompt.
@@ -40,7 +40,7 @@ impl ReduceTemplate {
     /// A sentence on what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let template =
-            Template::parse(text).map_err(|why| format!("the reduce template: {why}"))?;
+            PromptTemplate::parse(text).map_err(|why| format!("the reduce template: {why}"))?;
         if let Some(name) = template
             .names()
             .iter()
@@ -54,7 +54,7 @@ impl ReduceTemplate {
         if !template.names().iter().any(|it| it == RESPONSES_PLACEHOLDER) {
             return Err("the reduce template has no {{responses}}: the group's texts would not be in the prompt".into());
         }
-        Ok(Self { template, around: text.len() as u64 })
+        Ok(Self { template, overhead_bytes: text.len() as u64 })
     }
 
     /// The prompt of a group of this level, in one pass: whatever stands in a text stays as it is.
@@ -62,7 +62,7 @@ impl ReduceTemplate {
     pub fn render(&self, level: u32, mut texts: Vec<String>, budget: &TokenBudget) -> ReducePrompt {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
         let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
-        let fit = budget.fit(&lengths, self.around + between);
+        let fit = budget.fit_group(&lengths, self.overhead_bytes + between);
         let cut = texts.iter_mut().map(|it| fit.longest.is_some_and(|longest| cut(it, longest)));
         let cut = cut.filter(|&cut| cut).count() as u64;
         let (texts, level) = (texts.join(TEXT_SEPARATOR), level.to_string());

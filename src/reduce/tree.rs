@@ -4,16 +4,16 @@ use std::ops::Range;
 
 /// So many leaves under one root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tree {
-    leaves: u64,
+pub struct ReduceTree {
+    leaf_count: u64,
     fan_in: u64,
 }
 
-impl Tree {
+impl ReduceTree {
     /// Of these leaves, `fan_in` texts a group; fewer than two would never end, and are taken as two.
     #[must_use]
     pub fn new(leaves: u64, fan_in: u64) -> Self {
-        Self { leaves, fan_in: fan_in.max(2) }
+        Self { leaf_count: leaves, fan_in: fan_in.max(2) }
     }
 
     /// Levels above the leaves: one at least, so that even a single leaf has a root.
@@ -25,7 +25,7 @@ impl Tree {
     /// Nodes of a level; those of level 0 are the leaves.
     #[must_use]
     pub fn node_count(self, level: u32) -> u64 {
-        self.leaves.div_ceil(self.width(level))
+        self.leaf_count.div_ceil(self.leaves_per_node(level))
     }
 
     /// The nodes of the level below that a group takes in.
@@ -39,12 +39,12 @@ impl Tree {
     /// The leaves under a node.
     #[must_use]
     pub fn leaf_range(self, level: u32, node: u64) -> Range<u64> {
-        let from = node.saturating_mul(self.width(level)).min(self.leaves);
-        from..from.saturating_add(self.width(level)).min(self.leaves)
+        let from = node.saturating_mul(self.leaves_per_node(level)).min(self.leaf_count);
+        from..from.saturating_add(self.leaves_per_node(level)).min(self.leaf_count)
     }
 
     /// Leaves under a whole node of a level.
-    fn width(self, level: u32) -> u64 {
+    fn leaves_per_node(self, level: u32) -> u64 {
         self.fan_in.saturating_pow(level)
     }
 }
@@ -76,7 +76,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_leaf_is_under_one_node_of_each_level(leaves in 1u64..3_000, fan_in in 2u64..40) {
-            let tree = Tree::new(leaves, fan_in);
+            let tree = ReduceTree::new(leaves, fan_in);
             prop_assert_eq!(tree.node_count(tree.levels()), 1);
             prop_assert!(tree.levels() == 1 || tree.node_count(tree.levels() - 1) > 1, "no level too many");
             for level in 1..=tree.levels() {
@@ -116,10 +116,10 @@ mod tests {
         for (leaves, fan_in, levels) in
             [(0, 50, 1), (1, 50, 1), (2, 2, 1), (3, 2, 2), (50, 50, 1), (51, 50, 2), (5_000, 16, 4)]
         {
-            assert_eq!(Tree::new(leaves, fan_in).levels(), levels, "{leaves} by {fan_in}");
+            assert_eq!(ReduceTree::new(leaves, fan_in).levels(), levels, "{leaves} by {fan_in}");
         }
-        assert_eq!(Tree::new(5, 1), Tree::new(5, 2), "a fan-in of 1 never ends");
-        let huge = Tree::new(u64::MAX, 2);
+        assert_eq!(ReduceTree::new(5, 1), ReduceTree::new(5, 2), "a fan-in of 1 never ends");
+        let huge = ReduceTree::new(u64::MAX, 2);
         assert_eq!(huge.node_count(huge.levels()), 1);
     }
 }

@@ -33,7 +33,7 @@ pub struct EndpointLoad {
     /// How many there are of them.
     pub straggling: u64,
     /// Those that were away for a while, the longest first; at most fifty.
-    pub away: Vec<Gone>,
+    pub away: Vec<EndpointDowntime>,
     /// How often an endpoint that had been up went away.
     pub times_away: u64,
 }
@@ -53,7 +53,7 @@ pub struct Straggler {
 
 /// An endpoint that was away.
 #[derive(Clone, Debug, Serialize)]
-pub struct Gone {
+pub struct EndpointDowntime {
     /// Host and URL.
     pub endpoint: String,
     /// In which start.
@@ -67,7 +67,7 @@ pub struct Gone {
 }
 
 /// Endpoints that are named, at most.
-const NAMED: usize = 50;
+const MAX_LISTED: usize = 50;
 /// So many times as slow as the middle one is slow; below it is chance.
 const STRAGGLER_FACTOR: f64 = 1.5;
 /// Answers before an endpoint's mean means something.
@@ -102,15 +102,15 @@ impl EndpointLoad {
             .collect();
         stragglers.sort_by(|one, other| other.times_usual.total_cmp(&one.times_usual));
         let straggling = stragglers.len() as u64;
-        stragglers.truncate(NAMED);
-        let mut away: Vec<Gone> = timelines
+        stragglers.truncate(MAX_LISTED);
+        let mut away: Vec<EndpointDowntime> = timelines
             .iter()
             .flat_map(|it| {
                 it.timeline.away.named.iter().map(move |(name, its)| gone(name, it.start, *its))
             })
             .collect();
         away.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
-        away.truncate(NAMED);
+        away.truncate(MAX_LISTED);
         Self {
             answered: served.values().filter(|it| it.answered > 0).count() as u64,
             watched: timelines.last().map_or(0, |it| it.timeline.endpoints()),
@@ -127,8 +127,18 @@ impl EndpointLoad {
     }
 }
 
-fn gone(name: &str, start: u32, DowntimeRecord { times, millis, at_end }: DowntimeRecord) -> Gone {
-    Gone { endpoint: name.into(), start, times, seconds: millis as f64 / 1000.0, at_end }
+fn gone(
+    name: &str,
+    start: u32,
+    DowntimeRecord { times, millis, at_end }: DowntimeRecord,
+) -> EndpointDowntime {
+    EndpointDowntime {
+        endpoint: name.into(),
+        start,
+        times,
+        seconds: millis as f64 / 1000.0,
+        at_end,
+    }
 }
 
 /// One over the other, where there is another.

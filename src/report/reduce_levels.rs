@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::summary::{Failure, RunSummary, Spread, active_seconds, failures, spread};
+use super::summary::{
+    DistributionSummary, Failure, RunSummary, active_seconds, failures, summarize_distribution,
+};
 use crate::{
     domain::{Merge, Tally},
-    metrics::Measured,
-    output::{Counts, Manifest, ReduceProgress, Sample, StartTimeline},
+    metrics::AnswerStats,
+    output::{Manifest, PromptCounts, ReduceProgress, RunSample, StartTimeline},
 };
 
 /// What is known of a tree above its leaves.
@@ -20,7 +22,7 @@ pub struct ReduceSource {
     /// Texts a group.
     pub fan_in: u64,
     /// How it stands.
-    pub stands: ReduceProgress,
+    pub progress: ReduceProgress,
     /// Leaves without a text: failed ones, and those with a blank answer; none until that is known.
     pub leaves_failed: Option<u64>,
     /// From the first on, also those that nobody has come to yet.
@@ -37,7 +39,7 @@ pub struct ReduceLevelSource {
     /// What they are made of, once they are made.
     pub groups: Option<GroupCounts>,
     /// The pass over those with a prompt, if it began.
-    pub ran: Option<LevelRun>,
+    pub run: Option<LevelRun>,
 }
 
 /// What a level's groups are made of.
@@ -63,11 +65,11 @@ pub struct LevelRun {
     /// Its run's.
     pub manifest: Manifest,
     /// Likewise.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<RunSample>,
     /// Likewise.
     pub timelines: Vec<StartTimeline>,
     /// Of its lines.
-    pub measured: Measured,
+    pub measured: AnswerStats,
 }
 
 /// All of a reduce: the leaves and the levels above them.
@@ -80,7 +82,7 @@ pub struct ReduceSummary {
     /// Leaves that are not in it; 0 until it is known.
     pub missing: u64,
     /// Prompts of all passes that were begun.
-    pub counts: Counts,
+    pub counts: PromptCounts,
     /// Working seconds of all passes, and of making their prompts.
     pub seconds: f64,
     /// HTTP requests of all passes.
@@ -92,12 +94,12 @@ pub struct ReduceSummary {
     /// Likewise.
     pub tokens_per_s: Option<f64>,
     /// The leaves, which are level 0, and those above them.
-    pub levels: Vec<Level>,
+    pub levels: Vec<LevelSummary>,
 }
 
 /// A level.
 #[derive(Clone, Debug, Serialize)]
-pub struct Level {
+pub struct LevelSummary {
     /// 0 are the leaves.
     pub level: u32,
     /// Leaves or groups.
@@ -105,7 +107,7 @@ pub struct Level {
     /// In a word: finished, stopped, waiting.
     pub state: &'static str,
     /// Its prompts, by its run's manifest: one for each group of two texts and more.
-    pub counts: Counts,
+    pub counts: PromptCounts,
     /// Groups of one text, which is passed up without a prompt.
     pub passed: u64,
     /// Groups without any text below them.
@@ -127,12 +129,12 @@ pub struct Level {
     /// Likewise.
     pub tokens_per_s: Option<f64>,
     /// As the summary's.
-    pub latency_s: Spread,
+    pub latency_s: DistributionSummary,
     /// As the summary's.
     pub failures: BTreeMap<String, Failure>,
 }
 
-impl Level {
+impl LevelSummary {
     /// Nodes that were asked for and have no text, as far as that is known.
     #[must_use]
     pub fn nodes_without_text(&self) -> u64 {
@@ -177,7 +179,7 @@ impl Level {
         let groups = source.groups.unwrap_or_default();
         let mut did = Tally::default();
         let (mut seconds, mut requests) = (0.0, 0);
-        let ran = source.ran.as_ref();
+        let ran = source.run.as_ref();
         if let Some(LevelRun { manifest, .. }) = ran {
             manifest.history.iter().for_each(|it| did.merge(it.did.clone()));
             seconds = active_seconds(&manifest.history);
@@ -185,7 +187,7 @@ impl Level {
         }
         let counts = match ran {
             Some(ran) => ran.manifest.counts.clone(),
-            None => Counts::new(groups.asked, 0, 0),
+            None => PromptCounts::new(groups.asked, 0, 0),
         };
         let per = |count: u64| (seconds > 0.0 && count > 0).then(|| count as f64 / seconds);
         let measured = ran.map(|it| &it.measured);
@@ -207,7 +209,9 @@ impl Level {
             completion_tokens: measured.map_or(0, |it| it.completion_tokens.sum()),
             prompts_per_s: per(did.settled()),
             tokens_per_s: per(did.completion_tokens),
-            latency_s: measured.map(|it| spread(&it.latency, 0.001)).unwrap_or_default(),
+            latency_s: measured
+                .map(|it| summarize_distribution(&it.latency, 0.001))
+                .unwrap_or_default(),
             failures: measured.map(failures).unwrap_or_default(),
             counts,
         }
@@ -221,18 +225,19 @@ impl ReduceSummary {
         leaves: &RunSummary,
         (did, seconds): (&Tally, f64),
     ) -> Self {
-        let mut levels = vec![Level::from_leaves(leaves, tree.leaves_failed, (did, seconds))];
-        levels.extend(tree.levels.iter().map(Level::of));
-        let sum = |of: fn(&Level) -> u64| levels.iter().map(of).sum::<u64>();
-        let seconds: f64 = levels.iter().map(Level::total_seconds).sum();
+        let mut levels =
+            vec![LevelSummary::from_leaves(leaves, tree.leaves_failed, (did, seconds))];
+        levels.extend(tree.levels.iter().map(LevelSummary::of));
+        let sum = |of: fn(&LevelSummary) -> u64| levels.iter().map(of).sum::<u64>();
+        let seconds: f64 = levels.iter().map(LevelSummary::total_seconds).sum();
         let (answered, failed) = (sum(|it| it.counts.answered), sum(|it| it.counts.failed));
         let completion_tokens = sum(|it| it.completion_tokens);
         let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
         Self {
             fan_in: tree.fan_in,
-            text: tree.stands.text,
-            missing: tree.stands.missing,
-            counts: Counts::new(sum(|it| it.counts.submitted), answered, failed),
+            text: tree.progress.text,
+            missing: tree.progress.missing,
+            counts: PromptCounts::new(sum(|it| it.counts.submitted), answered, failed),
             seconds,
             requests: sum(|it| it.requests),
             completion_tokens,

@@ -13,9 +13,9 @@ use crate::output::{StartRecord, StartTimeline};
 
 /// Of all starts and levels.
 #[derive(Debug, Default)]
-pub(crate) struct Above {
+pub(crate) struct ReduceStarts {
     /// By start.
-    pub(crate) did: BTreeMap<u32, ReduceStartWork>,
+    pub(crate) work_by_start: BTreeMap<u32, ReduceStartWork>,
     /// With the numbers of the reduce's starts.
     pub(crate) timelines: Vec<StartTimeline>,
     /// Start, level, and how it went.
@@ -37,10 +37,10 @@ pub struct ReduceStartWork {
     pub level: u32,
 }
 
-impl Above {
+impl ReduceStarts {
     pub(crate) fn of(leaves: &[StartRecord], levels: &[ReduceLevelSource]) -> Self {
         let mut above = Self::default();
-        for ReduceLevelSource { level, ran, .. } in levels {
+        for ReduceLevelSource { level, run: ran, .. } in levels {
             let Some(LevelRun { manifest, samples, timelines, .. }) = ran else { continue };
             for record in &manifest.history {
                 let Some(start) = find_start_at(leaves, record.began) else { continue };
@@ -52,7 +52,7 @@ impl Above {
                 if record.did.settled() == 0 {
                     continue; // it was there already
                 }
-                let did = above.did.entry(start).or_default();
+                let did = above.work_by_start.entry(start).or_default();
                 did.answered += record.did.answered;
                 did.failed += record.did.failed();
                 did.seconds += record.seconds;

@@ -10,14 +10,17 @@ use serde_json::Value;
 use super::{
     endpoint_load::EndpointLoad,
     reduce_levels::{ReduceSource, ReduceSummary},
-    reduce_starts::{Above, ReduceStartWork},
+    reduce_starts::{ReduceStartWork, ReduceStarts},
     throughput::{ThroughputHistory, ThroughputPhase, ThroughputPoint},
 };
-use crate::output::Phase as Life;
+use crate::output::RunPhase as Life;
 use crate::{
     domain::{FailureKind, Merge, Tally},
-    metrics::{Failed, HistogramBin, LogHistogram, Measured},
-    output::{Counts, LostRank, Manifest, Sample, StartRecord, StartTimeline, State, unix_seconds},
+    metrics::{AnswerStats, FailureStats, HistogramBin, LogHistogram},
+    output::{
+        LostRank, Manifest, PromptCounts, RunSample, RunState, StartRecord, StartTimeline,
+        unix_seconds,
+    },
 };
 
 /// What a summary is made of.
@@ -26,15 +29,15 @@ pub struct SummarySources<'a> {
     /// The run.
     pub manifest: &'a Manifest,
     /// How it went, by rank 0.
-    pub samples: &'a [Sample],
+    pub samples: &'a [RunSample],
     /// How it went, by the ranks.
     pub timelines: &'a [StartTimeline],
     /// What its lines measure.
-    pub measured: &'a Measured,
+    pub measured: &'a AnswerStats,
     /// Is somebody at work on it?
     pub is_active: bool,
     /// Of a reduce, whose leaves the above are: what lies above them.
-    pub tree: Option<&'a ReduceSource>,
+    pub reduce: Option<&'a ReduceSource>,
 }
 
 /// The whole file. Times are in seconds, moments in seconds since 1970; what is not known is null.
@@ -57,7 +60,7 @@ pub struct RunSummary {
     /// Likewise.
     pub api: Option<String>,
     /// The manifest's counts.
-    pub counts: Counts,
+    pub counts: PromptCounts,
     /// Working seconds of all starts, also of those that were killed as far as that is known.
     pub seconds: f64,
     /// HTTP requests, likewise.
@@ -69,11 +72,11 @@ pub struct RunSummary {
     /// Tokens of what is answered, all together.
     pub tokens: TokenTotals,
     /// Of answered prompts, from sending the request to its answer, in seconds.
-    pub latency_s: Spread,
+    pub latency_s: DistributionSummary,
     /// Tokens of prompts that are answered.
-    pub prompt_tokens: Spread,
+    pub prompt_tokens: DistributionSummary,
     /// Tokens of answers.
-    pub completion_tokens: Spread,
+    pub completion_tokens: DistributionSummary,
     /// Why answers ended, and how many did so.
     pub finish_reasons: BTreeMap<String, u64>,
     /// By kind.
@@ -132,7 +135,7 @@ pub struct TokenTotals {
 
 /// How numbers are spread: quantiles are within a thirtieth.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Spread {
+pub struct DistributionSummary {
     /// How many there are.
     pub count: u64,
     /// Null where there are none, as all below.
@@ -256,9 +259,10 @@ impl RunSummary {
     /// Of a run.
     #[must_use]
     pub fn of(sources: &SummarySources<'_>) -> Self {
-        let SummarySources { manifest, timelines, measured, tree, .. } = *sources;
+        let SummarySources { manifest, timelines, measured, reduce: tree, .. } = *sources;
         let course = ThroughputHistory::of(&manifest.history, sources.samples, timelines);
-        let above = tree.map(|tree| Above::of(&manifest.history, &tree.levels)).unwrap_or_default();
+        let above =
+            tree.map(|tree| ReduceStarts::of(&manifest.history, &tree.levels)).unwrap_or_default();
         let watched: Vec<StartTimeline> =
             timelines.iter().chain(&above.timelines).cloned().collect();
         let mut all = Tally::default();
@@ -271,7 +275,7 @@ impl RunSummary {
         let [ramp, steady, tail] =
             [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
                 .map(|phase| course.phase_totals(phase));
-        let latency = spread(&measured.latency, 0.001);
+        let latency = summarize_distribution(&measured.latency, 0.001);
         let mut summary = Self {
             version: 1,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
@@ -301,8 +305,8 @@ impl RunSummary {
                 uncounted: measured.answered.saturating_sub(measured.completion_tokens.count()),
             },
             latency_s: latency,
-            prompt_tokens: spread(&measured.prompt_tokens, 1.0),
-            completion_tokens: spread(&measured.completion_tokens, 1.0),
+            prompt_tokens: summarize_distribution(&measured.prompt_tokens, 1.0),
+            completion_tokens: summarize_distribution(&measured.completion_tokens, 1.0),
             finish_reasons: measured.finish.clone(),
             failures: failures(measured),
             endpoints: EndpointLoad::of(&measured.endpoints, &watched, &course),
@@ -311,7 +315,13 @@ impl RunSummary {
                 .history
                 .iter()
                 .map(|it| {
-                    start(it, manifest, sources.is_active, &watched, above.did.get(&it.start))
+                    start(
+                        it,
+                        manifest,
+                        sources.is_active,
+                        &watched,
+                        above.work_by_start.get(&it.start),
+                    )
                 })
                 .collect(),
             unrecorded: manifest
@@ -319,7 +329,7 @@ impl RunSummary {
                 .saturating_sub(manifest.history.len() as u32),
             reduce: None,
             course: course.merge_levels(above.throughputs),
-            settings: settings(manifest),
+            settings: setting_values(manifest),
             damaged: measured.damaged,
         };
         summary.reduce = tree.map(|tree| ReduceSummary::of(tree, &summary, (&all, asking)));
@@ -327,18 +337,18 @@ impl RunSummary {
     }
 }
 
-pub(super) fn failures(measured: &Measured) -> BTreeMap<String, Failure> {
+pub(super) fn failures(measured: &AnswerStats) -> BTreeMap<String, Failure> {
     measured.failures.iter().map(|(kind, its)| (kind.clone(), failure(kind, its))).collect()
 }
 
-pub(super) fn spread(scale: &LogHistogram, unit: f64) -> Spread {
+pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> DistributionSummary {
     let scaled = |number: u64| number as f64 * unit;
     let bar = |HistogramBin { from, to, count }| DistributionBin {
         from: scaled(from),
         to: scaled(to),
         count,
     };
-    Spread {
+    DistributionSummary {
         count: scale.count(),
         min: scale.ends().map(|ends| scaled(ends.0)),
         mean: scale.mean().map(|mean| mean * unit),
@@ -350,7 +360,7 @@ pub(super) fn spread(scale: &LogHistogram, unit: f64) -> Spread {
     }
 }
 
-fn failure(kind: &str, its: &Failed) -> Failure {
+fn failure(kind: &str, its: &FailureStats) -> Failure {
     let known = serde_json::from_value::<FailureKind>(kind.into());
     let first = its.first.iter().map(|(&index, it)| FailedPrompt {
         id: json(&it.id),
@@ -360,7 +370,7 @@ fn failure(kind: &str, its: &Failed) -> Failure {
     });
     Failure {
         count: its.count,
-        passes: known.is_ok_and(FailureKind::passes),
+        passes: known.is_ok_and(FailureKind::is_retryable),
         first: first.collect(),
     }
 }
@@ -384,10 +394,10 @@ pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
 /// What says that it runs, and where nobody is at work, was killed.
 fn run_phase(manifest: &Manifest, alive: bool) -> Life {
     match manifest.state {
-        State::Running if alive => Life::Running,
-        State::Running => Life::Lost,
-        State::Stopped => Life::Stopped,
-        State::Finished => Life::Finished,
+        RunState::Running if alive => Life::Running,
+        RunState::Running => Life::Lost,
+        RunState::Stopped => Life::Stopped,
+        RunState::Finished => Life::Finished,
     }
 }
 
@@ -399,7 +409,7 @@ fn start(
     above: Option<&ReduceStartWork>,
 ) -> Start {
     let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
-    let running = alive && *start == manifest.starts && manifest.state == State::Running;
+    let running = alive && *start == manifest.starts && manifest.state == RunState::Running;
     let mine = || timelines.iter().filter(|it| it.start == *start);
     let changes = manifest.changes.iter().filter(|it| it.start == *start).flat_map(|change| {
         let input = change.input.as_ref().map(|it| {
@@ -437,7 +447,7 @@ fn start(
     }
 }
 
-fn settings(manifest: &Manifest) -> BTreeMap<String, SettingValue> {
+fn setting_values(manifest: &Manifest) -> BTreeMap<String, SettingValue> {
     let all = manifest.settings.as_object().into_iter().flatten();
     let origin = |key: &String| {
         manifest.origins.get(key).map_or_else(|| "default".into(), ToString::to_string)

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::endpoint_load::share;
 use crate::{
     domain::{Merge, Piece},
-    output::{Sample, StartRecord, StartTimeline},
+    output::{RunSample, StartRecord, StartTimeline},
 };
 
 /// All of it.
@@ -72,12 +72,12 @@ const MIN_SAMPLE_INTERVAL_S: f64 = 4.5;
 /// What is usual: the level that in-flight counts reach for a tenth of the time.
 const TYPICAL_QUANTILE: f64 = 0.9;
 /// Below this share of what is usual, work begins; below this share of the windows, it runs out.
-const AMPLE: f64 = 0.7;
+const BUSY_SHARE: f64 = 0.7;
 
 impl ThroughputHistory {
     pub(crate) fn of(
         history: &[StartRecord],
-        samples: &[Sample],
+        samples: &[RunSample],
         timelines: &[StartTimeline],
     ) -> Self {
         let mut course = Self::default();
@@ -100,12 +100,12 @@ impl ThroughputHistory {
                     it.phase == ThroughputPhase::Steady && it.from_s <= middle && middle < it.to_s
                 };
                 if points.iter().any(is_steady) {
-                    steady.merge(timeline.timeline.column(its));
+                    steady.merge(timeline.timeline.bucket_total(its));
                 }
             }
             course.points.append(&mut points);
         }
-        course.points = few(course.points);
+        course.points = limit_points(course.points);
         course.full_share_steady = share(steady.full, steady.up);
         course
     }
@@ -120,7 +120,7 @@ impl ThroughputHistory {
             }));
         }
         self.points.sort_by_key(|it| (it.start, it.level)); // stable: in the order of time within
-        few(self.points)
+        limit_points(self.points)
     }
 
     /// All points of a phase.
@@ -153,7 +153,7 @@ impl ThroughputPoint {
     }
 
     /// Of what comes right after it in the same part of the same start.
-    fn and(&self, next: &Self) -> Self {
+    fn merge_next(&self, next: &Self) -> Self {
         let (mine, its) = (self.seconds(), next.seconds());
         let mean =
             |one: f64, other: f64| (one * mine + other * its) / (mine + its).max(f64::MIN_POSITIVE);
@@ -174,9 +174,9 @@ fn seconds(millis: u64) -> f64 {
 }
 
 /// By rank 0: the points between its samples. It hears of ranks every five seconds: what is finer says nothing.
-fn sampled(start: u32, samples: &[Sample]) -> Vec<ThroughputPoint> {
-    let mut mine: Vec<&Sample> = Vec::new();
-    let all: Vec<&Sample> = samples.iter().filter(|it| it.start == start).collect();
+fn sampled(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint> {
+    let mut mine: Vec<&RunSample> = Vec::new();
+    let all: Vec<&RunSample> = samples.iter().filter(|it| it.start == start).collect();
     for sample in &all {
         if mine.last().is_none_or(|last| sample.seconds - last.seconds >= MIN_SAMPLE_INTERVAL_S) {
             mine.push(sample);
@@ -189,9 +189,9 @@ fn sampled(start: u32, samples: &[Sample]) -> Vec<ThroughputPoint> {
         }
         mine.push(last);
     }
-    let between = |pair: &[&Sample]| {
+    let between = |pair: &[&RunSample]| {
         let (one, other) = (pair[0], pair[1]);
-        let done = |it: &Sample| it.answered + it.failed;
+        let done = |it: &RunSample| it.answered + it.failed;
         ThroughputPoint {
             start,
             level: 0,
@@ -219,7 +219,7 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Thr
         watched.max().unwrap_or(width).clamp(1, width)
     };
     let point = |column: usize| {
-        let piece = timeline.column(column);
+        let piece = timeline.bucket_total(column);
         let last = column + 1 == timeline.columns();
         let millis = if last { longest(column) } else { width };
         let from = offset + seconds(width) * column as f64;
@@ -255,11 +255,11 @@ fn assign_phases(points: &mut [ThroughputPoint]) {
         reason = "a share of a length"
     )]
     let usual = (levels.len().saturating_sub(1) as f64 * TYPICAL_QUANTILE) as usize;
-    let ample = levels.get(usual).copied().unwrap_or_default() * AMPLE;
+    let ample = levels.get(usual).copied().unwrap_or_default() * BUSY_SHARE;
     let is_ample = |it: &ThroughputPoint| it.in_flight >= ample;
     // Windows shrink with endpoints that die: what is left is busy all the same.
     let fills = |it: &ThroughputPoint| {
-        it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * AMPLE)
+        it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * BUSY_SHARE)
     };
     let last = points.iter().rposition(fills).or_else(|| points.iter().rposition(is_ample));
     let (Some(first), Some(last)) = (points.iter().position(is_ample), last) else { return };
@@ -273,7 +273,7 @@ fn assign_phases(points: &mut [ThroughputPoint]) {
 }
 
 /// So many as can be drawn.
-fn few(mut points: Vec<ThroughputPoint>) -> Vec<ThroughputPoint> {
+fn limit_points(mut points: Vec<ThroughputPoint>) -> Vec<ThroughputPoint> {
     while points.len() > MAX_POINTS {
         points = merge_pairs(&points);
     }
@@ -292,7 +292,7 @@ fn merge_pairs(points: &[ThroughputPoint]) -> Vec<ThroughputPoint> {
             Some(last) => {
                 // Where a part ends within, the longer one's name stays.
                 let phase = if point.seconds() > last.seconds() { point.phase } else { last.phase };
-                *last = ThroughputPoint { phase, ..last.and(point) };
+                *last = ThroughputPoint { phase, ..last.merge_next(point) };
                 open = false;
             }
             None => {
@@ -319,7 +319,7 @@ mod tests {
             let stood = Standing {
                 in_flight: level(at / 4),
                 window: 10,
-                up: true,
+                is_up: true,
                 is_full: level(at / 4) > 8,
             };
             timeline.saw(&seat, at * 250, (at + 1) * 250, stood);
@@ -360,7 +360,7 @@ mod tests {
         for second in 0..20 {
             let many = if second < 5 { 100 } else { 25 };
             let in_flight = if second < 16 { many } else { 3 };
-            let stood = Standing { in_flight, window: many, up: true, is_full: false };
+            let stood = Standing { in_flight, window: many, is_up: true, is_full: false };
             all.saw(&seat, second * 1000, (second + 1) * 1000, stood);
         }
         let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn samples_stand_in_where_nobody_is_left_to_tell() {
-        let sample = |seconds: f64, answered: u64| Sample {
+        let sample = |seconds: f64, answered: u64| RunSample {
             start: 1,
             seconds,
             answered,

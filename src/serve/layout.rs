@@ -2,12 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use super::Server;
+use super::ServerSpec;
 use crate::settings::{ServeLayout, Settings};
 
 /// Whose servers these are.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
+pub struct ServerContext<'a> {
     /// The node.
     pub host: &'a str,
     /// Which of the node's ranks has them.
@@ -23,29 +23,33 @@ const ENGINE_PORTS_PER_SERVER: u32 = 200;
 
 /// The servers on these of the node's ports, by their numbers from 0. None where nobody asked for servers.
 #[must_use]
-pub fn plan(
+pub fn plan_servers(
     settings: &Settings,
     numbers: impl Iterator<Item = u16>,
-    whose: Plan<'_>,
-) -> Vec<Server> {
+    whose: ServerContext<'_>,
+) -> Vec<ServerSpec> {
     let (Some(command), Some(base)) = (&settings.serve, settings.base_port) else {
         return Vec::new();
     };
     let server = |k: u16| {
         let port = base.checked_add(k)?;
         let fill = |text: &str| fill(text, port, k, whose, settings.model.as_deref());
-        let mut variables = tiles(settings.serve_layout, k);
+        let mut variables = tile_variables(settings.serve_layout, k);
         variables.extend(settings.serve_env.iter().filter_map(|pair| {
             let (name, value) = pair.split_once('=')?;
             Some((name.trim().to_owned(), fill(value)))
         }));
-        Some(Server {
+        Some(ServerSpec {
             port,
             command: fill(command),
             variables,
             log: whose.folder.join(format!("{}-{port}.log", whose.host)),
             // By the number on the node: ranks that share it do not start theirs together.
-            delay: settings.serve_stagger.get().saturating_mul(u32::from(k)).min(MAX_START_DELAY),
+            delay: settings
+                .serve_stagger
+                .to_duration()
+                .saturating_mul(u32::from(k))
+                .min(MAX_START_DELAY),
         })
     };
     numbers.filter_map(server).collect()
@@ -54,7 +58,7 @@ pub fn plan(
 const MAX_START_DELAY: Duration = Duration::from_secs(3600);
 
 /// The text with its placeholders filled in. Other braces are the shell's or JSON's, and `${port}` is a shell's variable.
-fn fill(text: &str, port: u16, k: u16, whose: Plan<'_>, model: Option<&str>) -> String {
+fn fill(text: &str, port: u16, k: u16, whose: ServerContext<'_>, model: Option<&str>) -> String {
     let known = [
         ("{port}", port.to_string()),
         ("{k}", k.to_string()),
@@ -83,7 +87,7 @@ fn fill(text: &str, port: u16, k: u16, whose: Plan<'_>, model: Option<&str>) -> 
 }
 
 /// What server `k` needs to have its own tiles of a node of Aurora.
-fn tiles(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
+fn tile_variables(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
     let Some(tiles) = layout.tiles() else { return Vec::new() };
     let first = k * tiles;
     let mask: Vec<String> = (first..first + tiles).map(|tile| tile.to_string()).collect();
@@ -118,11 +122,11 @@ mod tests {
         }
     }
 
-    fn server_context() -> Plan<'static> {
-        Plan { host: "x1", local_rank: 3, folder: Path::new("run/servers") }
+    fn server_context() -> ServerContext<'static> {
+        ServerContext { host: "x1", local_rank: 3, folder: Path::new("run/servers") }
     }
 
-    fn value<'a>(server: &'a Server, name: &str) -> Option<&'a str> {
+    fn variable_value<'a>(server: &'a ServerSpec, name: &str) -> Option<&'a str> {
         let last = server.variables.iter().rev().find(|(its, _)| its == name);
         last.map(|(_, value)| value.as_str())
     }
@@ -131,8 +135,11 @@ mod tests {
     fn placeholders_are_filled_in_and_other_braces_left_alone() {
         let command =
             r#"v {model} --port {port} -c '{"k": {k}}' ${port} {host}/{local_rank} {x} {"#;
-        let servers =
-            plan(&settings(command, ServeLayout::None, &["N={k}:{port}"]), 2..3, server_context());
+        let servers = plan_servers(
+            &settings(command, ServeLayout::None, &["N={k}:{port}"]),
+            2..3,
+            server_context(),
+        );
         assert_eq!(servers[0].command, r#"v m/7b --port 8002 -c '{"k": 2}' ${port} x1/3 {x} {"#);
         assert_eq!(servers[0].variables, [("N".to_owned(), "2:8002".to_owned())]);
         assert_eq!(servers[0].log, Path::new("run/servers/x1-8002.log"));
@@ -141,7 +148,7 @@ mod tests {
 
     #[test]
     fn nobody_asked_for_servers() {
-        assert!(plan(&Settings::default(), 0..4, server_context()).is_empty());
+        assert!(plan_servers(&Settings::default(), 0..4, server_context()).is_empty());
     }
 
     #[test]
@@ -152,25 +159,27 @@ mod tests {
             (ServeLayout::Aurora3x4, "4,5,6,7"),
         ] {
             let count = layout.servers_per_node().expect("it says how many");
-            let servers = plan(&settings("s {port}", layout, &[]), 0..count, server_context());
+            let servers =
+                plan_servers(&settings("s {port}", layout, &[]), 0..count, server_context());
             let masks: Vec<&str> =
-                servers.iter().filter_map(|it| value(it, "ZE_AFFINITY_MASK")).collect();
+                servers.iter().filter_map(|it| variable_value(it, "ZE_AFFINITY_MASK")).collect();
             assert_eq!(masks[1], second);
             let all: Vec<String> = (0..12).map(|tile| tile.to_string()).collect();
             assert_eq!(masks.join(","), all.join(","), "{layout:?}");
             let mut ports: Vec<_> =
-                servers.iter().filter_map(|it| value(it, "VLLM_PORT")).collect();
+                servers.iter().filter_map(|it| variable_value(it, "VLLM_PORT")).collect();
             ports.dedup();
             assert_eq!(ports.len(), usize::from(count));
         }
-        let all = plan(&settings("s", ServeLayout::Aurora1x12, &[]), 0..1, server_context());
-        assert_eq!(value(&all[0], "ZE_AFFINITY_MASK"), Some("0,1,2,3,4,5,6,7,8,9,10,11"));
+        let all =
+            plan_servers(&settings("s", ServeLayout::Aurora1x12, &[]), 0..1, server_context());
+        assert_eq!(variable_value(&all[0], "ZE_AFFINITY_MASK"), Some("0,1,2,3,4,5,6,7,8,9,10,11"));
     }
 
     #[test]
     fn what_the_user_says_counts_more_than_the_layout() {
         let settings = settings("s {port}", ServeLayout::Aurora12x1, &["OMP_NUM_THREADS=4"]);
-        let servers = plan(&settings, 0..1, server_context());
-        assert_eq!(value(&servers[0], "OMP_NUM_THREADS"), Some("4"));
+        let servers = plan_servers(&settings, 0..1, server_context());
+        assert_eq!(variable_value(&servers[0], "OMP_NUM_THREADS"), Some("4"));
     }
 }

@@ -20,8 +20,8 @@ mod spawn;
 mod supervisor;
 mod supervisor_handle;
 
-pub use layout::{Plan, plan};
-pub use protocol::Server;
+pub use layout::{ServerContext, plan_servers};
+pub use protocol::ServerSpec;
 pub use spawn::exec_server;
 pub use supervisor::watch;
 pub use supervisor_handle::{IdleSupervisor, SupervisorHandle};

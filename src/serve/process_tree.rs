@@ -21,7 +21,7 @@ pub(super) struct ProcessEntry {
 }
 
 /// The variable that says on which port a server is to listen, in its environment and that of all it starts.
-pub(super) const MARK: &str = "SWARM_GUARD_SERVES_ON";
+pub(super) const PORT_VARIABLE: &str = "SWARM_GUARD_SERVES_ON";
 /// The kernel's PF_EXITING, among a process's flags.
 const PF_EXITING: u64 = 0x4;
 
@@ -50,7 +50,7 @@ pub(super) fn read_port_mark(pid: i32) -> Option<u16> {
 fn parse_port_mark(environment: &[u8]) -> Option<u16> {
     let variables = environment.split(|&byte| byte == 0);
     let mut values =
-        variables.filter_map(|it| it.strip_prefix(MARK.as_bytes())?.strip_prefix(b"="));
+        variables.filter_map(|it| it.strip_prefix(PORT_VARIABLE.as_bytes())?.strip_prefix(b"="));
     std::str::from_utf8(values.next()?).ok()?.parse().ok()
 }
 
@@ -186,7 +186,7 @@ mod tests {
             3,
             "descent counts more than a mark"
         );
-        let environment = format!("A=1\0{MARK}=8001\0B=2\0");
+        let environment = format!("A=1\0{PORT_VARIABLE}=8001\0B=2\0");
         assert_eq!(port_in(&environment), Some(8001));
         assert_eq!(port_in("VLLM::Worker\0"), None);
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One server to be started, with everything filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
+pub struct ServerSpec {
     /// Where it is to listen.
     pub port: u16,
     /// For the shell.
@@ -21,8 +21,8 @@ pub struct Server {
 
 /// Rank to guard; there is one, and then the pipe's end.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Order {
-    pub(super) servers: Vec<Server>,
+pub(super) struct StartServers {
+    pub(super) servers: Vec<ServerSpec>,
 }
 
 /// Guard to rank. Servers are called by their ports.

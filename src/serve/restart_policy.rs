@@ -8,7 +8,7 @@ pub(super) struct RestartPolicy {
     pause: Duration,
     was_ever_ready: bool,
     /// Ends before it ever was ready.
-    vain: u32,
+    failed_starts: u32,
 }
 
 /// What to do with a server that has ended.
@@ -22,7 +22,7 @@ pub(super) enum RestartDecision {
 
 /// What to do with a server whose time to be started again has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(super) enum StartDecision {
     /// Start it.
     Start,
     /// Its last start has not given back yet what the next one needs: look again then.
@@ -35,27 +35,27 @@ pub(super) enum Due {
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// With so many processes left of its last start, which are waited for until then.
-pub(super) fn decide_start(left: usize, now: Instant, patience: Instant) -> Due {
+pub(super) fn decide_start(left: usize, now: Instant, patience: Instant) -> StartDecision {
     match left {
-        0 => Due::Start,
-        _ if now < patience => Due::WaitUntil(now + LOOK_EVERY),
-        _ => Due::StartAnyway,
+        0 => StartDecision::Start,
+        _ if now < patience => StartDecision::WaitUntil(now + LOOK_EVERY),
+        _ => StartDecision::StartAnyway,
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After so long the pauses are short again.
 const STABLE_UPTIME: Duration = Duration::from_secs(600);
 /// A server that was ready once may be again, so it is tried for as long as the job lasts; one that never was is wrong.
-const VAIN: u32 = 5;
+const MAX_FAILED_STARTS: u32 = 5;
 /// The shell did not find the command, or may not run it. A second look, since shared file systems have bad moments.
 const MAX_STARTS_WITHOUT_COMMAND: u32 = 2;
 const COMMAND_NOT_FOUND_CODES: [i32; 2] = [126, 127];
 
 impl RestartPolicy {
     pub(super) fn new() -> Self {
-        Self { pause: FIRST_PAUSE, was_ever_ready: false, vain: 0 }
+        Self { pause: MIN_BACKOFF, was_ever_ready: false, failed_starts: 0 }
     }
 
     /// It has ended, after so long, with this exit code (none: by a signal).
@@ -67,13 +67,15 @@ impl RestartPolicy {
     ) -> RestartDecision {
         self.was_ever_ready |= was_ready;
         if up >= STABLE_UPTIME {
-            self.pause = FIRST_PAUSE;
+            self.pause = MIN_BACKOFF;
         }
         if !self.was_ever_ready {
-            self.vain += 1;
+            self.failed_starts += 1;
             let no_command = code.is_some_and(|code| COMMAND_NOT_FOUND_CODES.contains(&code));
-            if self.vain >= if no_command { MAX_STARTS_WITHOUT_COMMAND } else { VAIN } {
-                return RestartDecision::GiveUp(self.vain);
+            if self.failed_starts
+                >= if no_command { MAX_STARTS_WITHOUT_COMMAND } else { MAX_FAILED_STARTS }
+            {
+                return RestartDecision::GiveUp(self.failed_starts);
             }
         }
         let pause = self.pause;
@@ -96,10 +98,12 @@ mod tests {
     fn what_is_left_of_the_last_start_is_waited_for_but_not_for_ever() {
         let now = Instant::now();
         let (before, later) = (now, now + SHORT);
-        assert_eq!(decide_start(0, now, later), Due::Start);
-        assert_eq!(decide_start(0, later, before), Due::Start);
-        assert!(matches!(decide_start(1, now, later), Due::WaitUntil(again) if again > now));
-        assert_eq!(decide_start(1, later, later), Due::StartAnyway);
+        assert_eq!(decide_start(0, now, later), StartDecision::Start);
+        assert_eq!(decide_start(0, later, before), StartDecision::Start);
+        assert!(
+            matches!(decide_start(1, now, later), StartDecision::WaitUntil(again) if again > now)
+        );
+        assert_eq!(decide_start(1, later, later), StartDecision::StartAnyway);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::SigSet;
 
 /// The hidden subcommand that is the guard, and its option to become a server.
-const GUARD: &str = "guard";
+const SUPERVISOR_SUBCOMMAND: &str = "guard";
 const BECOME_SERVER_FLAG: &str = "--become";
 /// In process lists, so that `pkill aurora-swarm` ends ranks, and leaves who cleans up behind them.
 const NAME: &str = "swarm-guard";
@@ -23,7 +23,7 @@ const NAME: &str = "swarm-guard";
 /// This program again, as the guard of the process that calls it.
 pub(super) fn supervisor_command() -> io::Result<Command> {
     let mut command = this_program()?;
-    command.arg(GUARD).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.arg(SUPERVISOR_SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command)
 }
 
@@ -31,7 +31,7 @@ pub(super) fn supervisor_command() -> io::Result<Command> {
 pub(super) fn server(shell_command: &str) -> io::Result<Command> {
     let mut command = this_program()?;
     command
-        .args([GUARD, BECOME_SERVER_FLAG, &prefix_exec(shell_command)])
+        .args([SUPERVISOR_SUBCOMMAND, BECOME_SERVER_FLAG, &prefix_exec(shell_command)])
         .stdin(Stdio::null())
         .process_group(0);
     Ok(command)

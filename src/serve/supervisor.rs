@@ -15,15 +15,17 @@ use std::{
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
 
 use super::{
-    Server, environment, log,
-    process_tree::{Family, MARK, ProcessEntry, descendants_of, list_processes, read_port_mark},
-    protocol::{Order, Word},
-    restart_policy::{Due, RestartDecision, RestartPolicy, decide_start},
+    ServerSpec, environment, log,
+    process_tree::{
+        Family, PORT_VARIABLE, ProcessEntry, descendants_of, list_processes, read_port_mark,
+    },
+    protocol::{StartServers, Word},
+    restart_policy::{RestartDecision, RestartPolicy, StartDecision, decide_start},
     spawn,
 };
 use crate::settings::Environment;
 
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Reading the process table of a full node takes tens of milliseconds, and there may be a dozen guards.
 const TREE_UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
@@ -41,7 +43,8 @@ pub fn watch(environment: Environment) -> u8 {
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {
         for line in std::io::stdin().lock().lines() {
             // An order that cannot be read is as good as the pipe's end: the rank must not wait for an answer.
-            let Some(order) = line.ok().and_then(|line| serde_json::from_str::<Order>(&line).ok())
+            let Some(order) =
+                line.ok().and_then(|line| serde_json::from_str::<StartServers>(&line).ok())
             else {
                 return;
             };
@@ -53,15 +56,15 @@ pub fn watch(environment: Environment) -> u8 {
     if reader.is_err() {
         return 1; // the rank sees the pipe's end
     }
-    let mut watch = Watch {
+    let mut watch = ServerSupervisor {
         secrets: environment::secret_values(&environment),
         environment,
         servers: Vec::new(),
-        family: Family::default(),
+        process_tree: Family::default(),
         next_tree_update: Instant::now(),
     };
     loop {
-        match orders.recv_timeout(LOOK_EVERY) {
+        match orders.recv_timeout(POLL_INTERVAL) {
             Ok(order) => watch.take(order),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -72,17 +75,17 @@ pub fn watch(environment: Environment) -> u8 {
     0
 }
 
-struct Watch {
+struct ServerSupervisor {
     environment: Environment,
     secrets: Vec<String>,
     servers: Vec<SupervisedServer>,
-    family: Family,
+    process_tree: Family,
     next_tree_update: Instant,
 }
 
 /// A server and how it is.
 struct SupervisedServer {
-    server: Server,
+    spec: ServerSpec,
     restart_policy: RestartPolicy,
     state: State,
 }
@@ -90,7 +93,7 @@ struct SupervisedServer {
 enum State {
     /// Then, and what ran before, if any of it may be left.
     StartDue(Instant, Option<PreviousStart>),
-    Up(RunningServer),
+    Running(RunningServer),
     GivenUp,
 }
 
@@ -110,17 +113,17 @@ struct RunningServer {
     leader: Pid,
     since: Instant,
     /// Has it taken a connection?
-    listens: bool,
+    is_listening: bool,
 }
 
-impl Watch {
-    fn take(&mut self, order: Order) {
+impl ServerSupervisor {
+    fn take(&mut self, order: StartServers) {
         // Whoever listens there would be asked in the server's stead, and may serve another model. Where the same command is
         // given again at once, that is the last run's server, which its guard is about to end.
         let patience = Instant::now() + GRACE * 2;
-        let all_are_free = |servers: &[Server]| servers.iter().all(|it| is_port_free(it.port));
+        let all_are_free = |servers: &[ServerSpec]| servers.iter().all(|it| is_port_free(it.port));
         while !all_are_free(&order.servers) && Instant::now() < patience {
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(POLL_INTERVAL);
         }
         let now = Instant::now();
         let (free, taken): (Vec<_>, Vec<_>) =
@@ -128,14 +131,13 @@ impl Watch {
         tell(&Word::Taken { ports: taken.iter().map(|it| it.port).collect() });
         self.servers.extend(free.into_iter().map(|server| {
             let state = State::StartDue(now + server.delay, None);
-            SupervisedServer { server, restart_policy: RestartPolicy::new(), state }
+            SupervisedServer { spec: server, restart_policy: RestartPolicy::new(), state }
         }));
     }
 
     fn look(&mut self, now: Instant) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let is_it =
-                |kept: &SupervisedServer| matches!(kept.state, State::Up(up) if up.leader == pid);
+            let is_it = |kept: &SupervisedServer| matches!(kept.state, State::Running(up) if up.leader == pid);
             if let Some(at) = self.servers.iter().position(is_it) {
                 self.handle_exit(at, pid, status);
             }
@@ -149,7 +151,7 @@ impl Watch {
         }
         if now >= self.next_tree_update {
             self.next_tree_update = now + TREE_UPDATE_INTERVAL;
-            self.learn(&own_descendants());
+            self.update_process_tree(&own_descendants());
         }
     }
 
@@ -163,14 +165,14 @@ impl Watch {
             }
             let pids = self.kill_members(last.leader, &own_descendants());
             self.servers[at].state = match decide_start(pids.len(), now, last.patience) {
-                Due::Start => State::StartDue(now, None),
-                Due::WaitUntil(then) => {
+                StartDecision::Start => State::StartDue(now, None),
+                StartDecision::WaitUntil(then) => {
                     if !last.told {
-                        tell(&Word::Waits { port: self.servers[at].server.port, pids });
+                        tell(&Word::Waits { port: self.servers[at].spec.port, pids });
                     }
                     State::StartDue(then, Some(PreviousStart { told: true, ..last }))
                 }
-                Due::StartAnyway => {
+                StartDecision::StartAnyway => {
                     tell(&Word::Left { pids });
                     State::StartDue(now, None)
                 }
@@ -180,25 +182,26 @@ impl Watch {
 
     /// Who they are, dead ones too.
     fn kill_members(&self, leader: Pid, ours: &[ProcessEntry]) -> Vec<i32> {
-        let its = self.family.of(raw(leader), ours);
+        let its = self.process_tree.of(raw(leader), ours);
         its.iter().for_each(|&pid| kill_and_unbind(pid));
         its
     }
 
-    fn learn(&mut self, ours: &[ProcessEntry]) {
+    fn update_process_tree(&mut self, ours: &[ProcessEntry]) {
         let leaders: Vec<(u16, i32)> = self.running_leaders().collect();
         if leaders.is_empty() {
             return;
         }
         let on = |port: u16| leaders.iter().find(|it| it.0 == port).map(|it| it.1);
         let pids: Vec<i32> = leaders.iter().map(|it| it.1).collect();
-        self.family.record_members(&pids, raw(getpid()), ours, |pid| on(read_port_mark(pid)?));
+        self.process_tree
+            .record_members(&pids, raw(getpid()), ours, |pid| on(read_port_mark(pid)?));
     }
 
     /// The servers that run: port and first process.
     fn running_leaders(&self) -> impl Iterator<Item = (u16, i32)> {
         self.servers.iter().filter_map(|kept| match kept.state {
-            State::Up(up) => Some((kept.server.port, raw(up.leader))),
+            State::Running(up) => Some((kept.spec.port, raw(up.leader))),
             State::StartDue(..) | State::GivenUp => None,
         })
     }
@@ -206,7 +209,7 @@ impl Watch {
     fn handle_exit(&mut self, at: usize, leader: Pid, status: WaitStatus) {
         // What it leaves holds the memory, and the ports, that the next one needs.
         let ours = own_descendants();
-        self.learn(&ours);
+        self.update_process_tree(&ours);
         self.kill_members(leader, &ours);
         let how = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exit code {code}"),
@@ -214,22 +217,24 @@ impl Watch {
             (None, None) => "no code".into(),
         };
         let code = status.exit_status();
-        self.servers[at].has_ended(Instant::now(), &how, code, &self.secrets);
+        self.servers[at].record_exit(Instant::now(), &how, code, &self.secrets);
     }
 
     /// Ends all servers: by asking, then by force, until this process has no children left of any kind.
     fn end(&mut self) {
         let ours = own_descendants();
-        self.learn(&ours);
-        let asked: Vec<i32> =
-            self.running_leaders().flat_map(|(_, leader)| self.family.of(leader, &ours)).collect();
+        self.update_process_tree(&ours);
+        let asked: Vec<i32> = self
+            .running_leaders()
+            .flat_map(|(_, leader)| self.process_tree.of(leader, &ours))
+            .collect();
         asked.into_iter().for_each(|pid| send_signal(pid, Signal::TERM));
         let grace = Instant::now() + GRACE;
         while !reap_all_children() {
             if Instant::now() >= grace {
                 return kill_remaining();
             }
-            thread::sleep(LOOK_EVERY / 4);
+            thread::sleep(POLL_INTERVAL / 4);
         }
     }
 }
@@ -240,30 +245,29 @@ impl SupervisedServer {
         match &mut self.state {
             State::StartDue(due, _) if now >= *due => match self.start(environment) {
                 Ok(leader) => {
-                    tell(&Word::Started { port: self.server.port, pid: raw(leader) });
-                    self.state = State::Up(RunningServer { leader, since: now, listens: false });
+                    tell(&Word::Started { port: self.spec.port, pid: raw(leader) });
+                    self.state =
+                        State::Running(RunningServer { leader, since: now, is_listening: false });
                 }
-                Err(why) => self.has_ended(now, &why, None, secrets),
+                Err(why) => self.record_exit(now, &why, None, secrets),
             },
-            State::Up(up) if !up.listens => {
-                up.listens = TcpStream::connect_timeout(
-                    &loopback_address(self.server.port),
-                    CONNECT_TIMEOUT,
-                )
-                .is_ok();
-                if up.listens {
+            State::Running(up) if !up.is_listening => {
+                up.is_listening =
+                    TcpStream::connect_timeout(&loopback_address(self.spec.port), CONNECT_TIMEOUT)
+                        .is_ok();
+                if up.is_listening {
                     let seconds = up.since.elapsed().as_secs_f64();
-                    tell(&Word::Listens { port: self.server.port, seconds });
+                    tell(&Word::Listens { port: self.spec.port, seconds });
                 }
-                return up.listens;
+                return up.is_listening;
             }
-            State::StartDue(..) | State::Up(_) | State::GivenUp => {}
+            State::StartDue(..) | State::Running(_) | State::GivenUp => {}
         }
         false
     }
 
     fn start(&self, environment: &Environment) -> Result<Pid, String> {
-        let Server { command, variables, log: path, .. } = &self.server;
+        let ServerSpec { command, variables, log: path, .. } = &self.spec;
         let log = log::open(path, command)
             .map_err(|error| format!("its log {} cannot be written: {error}", path.display()))?;
         let error = |error: std::io::Error| format!("no process could be started: {error}");
@@ -272,20 +276,20 @@ impl SupervisedServer {
             process.env_remove(name);
         }
         process.envs(variables.iter().map(|(name, value)| (name, value)));
-        process.env(MARK, self.server.port.to_string());
+        process.env(PORT_VARIABLE, self.spec.port.to_string());
         process.stdout(log.try_clone().map_err(error)?).stderr(log);
         let child = process.spawn().map_err(error)?;
         Ok(Pid::from_child(&child))
     }
 
-    fn has_ended(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
+    fn record_exit(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
         let (up, was_ready, last) = match self.state {
-            State::Up(up) => (now.duration_since(up.since), up.listens, Some(up.leader)),
+            State::Running(up) => (now.duration_since(up.since), up.is_listening, Some(up.leader)),
             State::StartDue(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
             State::GivenUp => (Duration::ZERO, false, None),
         };
-        let port = self.server.port;
-        let tail = log::log_tail(&self.server.log, secrets);
+        let port = self.spec.port;
+        let tail = log::log_tail(&self.spec.log, secrets);
         match self.restart_policy.after(up, was_ready, code) {
             RestartDecision::RestartAfter(pause) => {
                 let patience = now + pause + RELEASE_TIMEOUT;
@@ -314,7 +318,7 @@ fn kill_remaining() {
         }
         // Again and again, since who is killed may just have forked.
         ours.iter().for_each(|it| kill_and_unbind(it.pid));
-        thread::sleep(LOOK_EVERY / 4);
+        thread::sleep(POLL_INTERVAL / 4);
     }
 }
 

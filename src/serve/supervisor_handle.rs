@@ -13,32 +13,32 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{error, info, warn};
 
 use super::{
-    Server,
-    protocol::{Order, Word},
+    ServerSpec,
+    protocol::{StartServers, Word},
     spawn,
 };
 
 /// A guard that has nothing to guard yet. Dropping it ends it.
 #[derive(Debug)]
-pub struct IdleSupervisor(Result<Process, String>);
+pub struct IdleSupervisor(Result<SupervisorProcess, String>);
 
 /// A guard at work. Dropping it ends its servers, and waits for that.
 #[derive(Debug)]
 pub struct SupervisorHandle {
-    process: Process,
+    process: SupervisorProcess,
     reader_thread: Option<JoinHandle<()>>,
-    known: Arc<Mutex<Known>>,
+    reports: Arc<Mutex<ServerReports>>,
 }
 
 #[derive(Debug)]
-struct Process {
+struct SupervisorProcess {
     child: Child,
     stdin: Option<ChildStdin>,
 }
 
 /// What the guard has said, by the servers' ports.
 #[derive(Debug, Default)]
-struct Known {
+struct ServerReports {
     logs: BTreeMap<u16, String>,
     /// Each server's process group.
     process_groups: BTreeMap<u16, i32>,
@@ -55,7 +55,7 @@ impl IdleSupervisor {
     #[must_use]
     pub fn start() -> Self {
         let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
-        let process = child.map(|mut child| Process { stdin: child.stdin.take(), child });
+        let process = child.map(|mut child| SupervisorProcess { stdin: child.stdin.take(), child });
         Self(process.map_err(|error| format!("the guard process cannot be started: {error}")))
     }
 }
@@ -65,7 +65,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// A sentence, where there is no guard or nowhere to write logs.
-    pub fn start(guard: IdleSupervisor, servers: Vec<Server>) -> Result<Self, String> {
+    pub fn start(guard: IdleSupervisor, servers: Vec<ServerSpec>) -> Result<Self, String> {
         let mut process = guard.0?;
         for folder in servers.iter().filter_map(|it| it.log.parent()) {
             std::fs::create_dir_all(folder).map_err(|error| {
@@ -76,37 +76,37 @@ impl SupervisorHandle {
             })?;
         }
         let logs = servers.iter().map(|it| (it.port, it.log.display().to_string())).collect();
-        let order = serde_json::to_string(&Order { servers });
+        let order = serde_json::to_string(&StartServers { servers });
         let order = order.map_err(|error| format!("the guard cannot be told: {error}"))?;
         let gone = || "the guard process has ended before it was told anything".to_owned();
         let orders = process.stdin.as_mut().ok_or_else(gone)?;
         writeln!(orders, "{order}").and_then(|()| orders.flush()).map_err(|_| gone())?;
         let said = process.child.stdout.take().map(BufReader::new);
         let mut said = said.ok_or_else(gone)?;
-        let known = Arc::new(Mutex::new(Known { logs, ..Known::default() }));
+        let known = Arc::new(Mutex::new(ServerReports { logs, ..ServerReports::default() }));
         // The first word is waited for: whoever else listens on a port would be asked at once.
         let mut first = String::new();
         if said.read_line(&mut first).unwrap_or(0) == 0 {
             return Err(gone());
         }
-        lock_reports(&known).hear(&first);
+        lock_reports(&known).apply_line(&first);
         let hears = Arc::clone(&known);
         let listener = thread::Builder::new().name("servers".into());
         let listener = listener
             .spawn(move || listen(said, &hears))
             .map_err(|error| format!("no thread can be started: {error}"))?;
-        Ok(Self { process, reader_thread: Some(listener), known })
+        Ok(Self { process, reader_thread: Some(listener), reports: known })
     }
 
     /// Why the server on this port will not be started any more.
     #[must_use]
-    pub fn given_up(&self, port: u16) -> Option<String> {
-        lock_reports(&self.known).given_up.get(&port).cloned()
+    pub fn give_up_reason(&self, port: u16) -> Option<String> {
+        lock_reports(&self.reports).given_up.get(&port).cloned()
     }
 
     /// Has all servers ended, without waiting for it.
     pub fn close(&mut self) {
-        lock_reports(&self.known).is_closing = true;
+        lock_reports(&self.reports).is_closing = true;
         self.process.stdin = None;
     }
 }
@@ -121,7 +121,7 @@ impl Drop for SupervisorHandle {
     }
 }
 
-impl Process {
+impl SupervisorProcess {
     fn wait(&mut self, limit: Duration) {
         self.stdin = None;
         let end = Instant::now() + limit;
@@ -136,20 +136,20 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for SupervisorProcess {
     fn drop(&mut self) {
         // At once where nothing was started, or all has ended.
         self.wait(Duration::from_secs(1));
     }
 }
 
-fn lock_reports(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+fn lock_reports(known: &Mutex<ServerReports>) -> MutexGuard<'_, ServerReports> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn listen(said: BufReader<ChildStdout>, known: &Mutex<Known>) {
+fn listen(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
     for line in said.lines().map_while(Result::ok) {
-        lock_reports(known).hear(&line);
+        lock_reports(known).apply_line(&line);
     }
     let mut known = lock_reports(known);
     if known.is_closing {
@@ -169,9 +169,9 @@ fn listen(said: BufReader<ChildStdout>, known: &Mutex<Known>) {
     }
 }
 
-impl Known {
+impl ServerReports {
     /// A line that cannot be read is no word.
-    fn hear(&mut self, line: &str) {
+    fn apply_line(&mut self, line: &str) {
         if let Ok(word) = serde_json::from_str(line) {
             self.take(word);
         }

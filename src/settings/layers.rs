@@ -60,7 +60,7 @@ pub enum SettingsError {
     },
     /// A key that nobody knows.
     #[error("{origin}: there is no setting {key:?}{}", nearest_hint(.nearest))]
-    Unknown {
+    UnknownKey {
         /// Where it stands.
         origin: SettingOrigin,
         /// What stands there.
@@ -70,7 +70,7 @@ pub enum SettingsError {
     },
     /// A value that does not fit its key.
     #[error("{origin}: {key} cannot be {value}: {detail}")]
-    Bad {
+    InvalidValue {
         /// Where it stands.
         origin: SettingOrigin,
         /// The key.
@@ -86,7 +86,7 @@ pub enum SettingsError {
 }
 
 /// Variables with our prefix that are no settings: they are read elsewhere, by name.
-const NOT_SETTINGS: [&str; 2] = [ApiKey::ENV_VARIABLE, "AURORA_SWARM_LOG"];
+const NON_SETTING_VARIABLES: [&str; 2] = [ApiKey::ENV_VARIABLE, "AURORA_SWARM_LOG"];
 /// Variables whose names are Aurora-Swarm's (the Python one's) and not made of the key.
 const VARIABLE_ALIASES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
 const VARIABLE_PREFIX: &str = "AURORA_SWARM_";
@@ -121,7 +121,8 @@ impl SettingsLayer {
     #[must_use]
     pub fn from_environment(environment: &Environment) -> Self {
         let ours = environment.starting_with(VARIABLE_PREFIX);
-        let said = ours.filter(|(name, value)| !value.is_empty() && !NOT_SETTINGS.contains(name));
+        let said =
+            ours.filter(|(name, value)| !value.is_empty() && !NON_SETTING_VARIABLES.contains(name));
         let layer = said.map(|(name, value)| {
             let key = name[VARIABLE_PREFIX.len()..].to_lowercase().replace('_', "-");
             let known = VARIABLE_ALIASES.iter().find(|(other, _)| *other == name);
@@ -169,7 +170,7 @@ pub fn resolve_layers(
     }
     let mut settings: Settings = table.try_into().map_err(conflict_error)?;
     settings.apply_serve_defaults(origins.contains_key("ready-timeout"));
-    settings.check().map_err(SettingsError::Conflict)?;
+    settings.check_consistency().map_err(SettingsError::Conflict)?;
     Ok(ResolvedSettings { settings, origins })
 }
 
@@ -180,10 +181,10 @@ fn conflict_error(error: toml::de::Error) -> SettingsError {
 /// The value as its key's type takes it. A text may be a text, a number or truth value, or a list.
 fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, SettingsError> {
     if !keys().any(|known| known == key) {
-        return Err(SettingsError::Unknown {
+        return Err(SettingsError::UnknownKey {
             origin: origin.clone(),
             key: key.into(),
-            nearest: nearest(key, keys()),
+            nearest: nearest_name(key, keys()),
         });
     }
     let fits = |value: &Value| {
@@ -209,11 +210,11 @@ fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, Settin
         }
     }
     let detail = errors.iter().find(|error| !error.starts_with("invalid type")).or(errors.first());
-    Err(SettingsError::Bad {
+    Err(SettingsError::InvalidValue {
         origin: origin.clone(),
         key: key.into(),
         value: shown(&value),
-        detail: detail.map(|detail| in_words(detail)).unwrap_or_default(),
+        detail: detail.map(|detail| explain_types(detail)).unwrap_or_default(),
     })
 }
 
@@ -228,7 +229,7 @@ fn parse_scalar(text: &str) -> Option<Value> {
 }
 
 /// Rust's names of types, as people say them.
-fn in_words(detail: &str) -> String {
+fn explain_types(detail: &str) -> String {
     detail
         .replace("expected u16", "expected a whole number from 0 to 65535")
         .replace("expected usize", "expected a whole number")
@@ -251,7 +252,7 @@ fn keys() -> impl Iterator<Item = String> {
 }
 
 /// Which of the names that there are somebody may have meant.
-pub fn nearest(name: &str, there: impl Iterator<Item = String>) -> Option<String> {
+pub fn nearest_name(name: &str, there: impl Iterator<Item = String>) -> Option<String> {
     let close = |known: String| (strsim::damerau_levenshtein(&known, name), known);
     let (distance, known) = there.map(close).min()?;
     (distance <= name.len().div_ceil(2)).then_some(known)
@@ -267,8 +268,8 @@ impl SettingsError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Bad { origin: SettingOrigin::Flag(_), .. }
-                | Self::Unknown { origin: SettingOrigin::Flag(_), .. }
+            Self::InvalidValue { origin: SettingOrigin::Flag(_), .. }
+                | Self::UnknownKey { origin: SettingOrigin::Flag(_), .. }
         )
     }
 }

@@ -18,13 +18,13 @@ mod values;
 pub use aggregates::AggregateSpec;
 pub use environment::Environment;
 pub use layers::{
-    ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest, resolve_layers,
+    ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest_name, resolve_layers,
 };
 pub use secret::ApiKey;
 pub use serve::{ServeLayout, is_secret_name};
 pub use times::{UtcTimestamp, Walltime};
 pub use values::{
-    ApiMode, AutoOrCount, BadRows, CountOrPercent, DuplicateIds, ExtraBody, GatherMode,
+    ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, DuplicateIdPolicy, ExtraBody, GatherMode,
     HumanDuration, LogFormat, OutputFormat, ProgressStyle, RemoteEndpointPolicy, ResumePolicy,
     UsageMode,
 };
@@ -138,9 +138,9 @@ pub struct Settings {
     /// Tries a prompt has in all.
     pub retries: u32,
     /// What a row that cannot be read does.
-    pub bad_rows: BadRows,
+    pub bad_rows: BadRowPolicy,
     /// What two rows with one id do.
-    pub duplicate_ids: DuplicateIds,
+    pub duplicate_ids: DuplicateIdPolicy,
     /// A row's other model is no error.
     pub ignore_row_model: bool,
     /// Token counts in answers.
@@ -173,7 +173,7 @@ impl Default for Settings {
             serve: None,
             serve_env: Vec::new(),
             serve_layout: ServeLayout::None,
-            serve_stagger: HumanDuration::millis(500),
+            serve_stagger: HumanDuration::from_millis(500),
             ready_timeout: HumanDuration::seconds(60),
             model: None,
             min_endpoints: CountOrPercent::Count(1),
@@ -203,7 +203,7 @@ impl Default for Settings {
             buffer: 512,
             batch_size: AutoOrCount::Auto,
             no_batch: false,
-            max_wait: HumanDuration::millis(20),
+            max_wait: HumanDuration::from_millis(20),
             concurrency: AutoOrCount::Auto,
             rate_limit: None,
             chat_template: "auto".into(),
@@ -214,8 +214,8 @@ impl Default for Settings {
             timeout: HumanDuration::seconds(300),
             timeout_per_sequence: HumanDuration::seconds(60),
             retries: 3,
-            bad_rows: BadRows::Stop,
-            duplicate_ids: DuplicateIds::Refuse,
+            bad_rows: BadRowPolicy::Stop,
+            duplicate_ids: DuplicateIdPolicy::Refuse,
             ignore_row_model: false,
             usage: UsageMode::Share,
             no_echo: false,
@@ -234,7 +234,7 @@ impl Settings {
     ///
     /// # Errors
     /// A sentence that names the keys.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check_consistency(&self) -> Result<(), String> {
         self.check_serve()?;
         let ways = [
             (!self.endpoint.is_empty(), "endpoint"),
@@ -298,7 +298,7 @@ impl Settings {
             return Err("max-tokens-aggregation cannot be 0".into());
         }
         for (amount, key) in [(self.batch_size, "batch-size"), (self.concurrency, "concurrency")] {
-            if amount == AutoOrCount::Exactly(0) {
+            if amount == AutoOrCount::Count(0) {
                 return Err(format!("{key} cannot be 0"));
             }
         }
@@ -308,7 +308,7 @@ impl Settings {
         if self.chat_template.is_empty() {
             return Err("chat-template is auto, none or a file".into());
         }
-        if self.timeout.get().is_zero() {
+        if self.timeout.to_duration().is_zero() {
             return Err("timeout cannot be 0: no server answers in no time".into());
         }
         if self.base_port == Some(0) {
@@ -327,7 +327,7 @@ impl Settings {
             return Err("vLLM takes at most four stop texts".into());
         }
         let n = usize::try_from(self.n).unwrap_or(usize::MAX);
-        if matches!(self.concurrency, AutoOrCount::Exactly(concurrency) if concurrency < n) {
+        if matches!(self.concurrency, AutoOrCount::Count(concurrency) if concurrency < n) {
             return Err("concurrency is below n: not one prompt would fit".into());
         }
         Ok(())

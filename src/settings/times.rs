@@ -102,12 +102,12 @@ impl Serialize for UtcTimestamp {
 
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a time")]
-enum Written {
+enum TimeInput {
     Number(u64),
     Text(String),
 }
 
-impl Written {
+impl TimeInput {
     fn read<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
         let text = match Self::deserialize(from)? {
             Self::Number(number) => number.to_string(),
@@ -119,13 +119,13 @@ impl Written {
 
 impl<'de> Deserialize<'de> for Walltime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Written::read(deserializer)
+        TimeInput::read(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for UtcTimestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Written::read(deserializer)
+        TimeInput::read(deserializer)
     }
 }
 

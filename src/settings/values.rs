@@ -22,13 +22,13 @@ impl HumanDuration {
 
     /// So many milliseconds.
     #[must_use]
-    pub const fn millis(millis: u64) -> Self {
+    pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
     /// As std's type.
     #[must_use]
-    pub const fn get(self) -> Duration {
+    pub const fn to_duration(self) -> Duration {
         self.0
     }
 }
@@ -82,7 +82,7 @@ pub enum AutoOrCount {
     /// What does best.
     Auto,
     /// This and no other.
-    Exactly(usize),
+    Count(usize),
 }
 
 impl FromStr for AutoOrCount {
@@ -93,7 +93,7 @@ impl FromStr for AutoOrCount {
             "auto" => Ok(Self::Auto),
             number => number
                 .parse()
-                .map(Self::Exactly)
+                .map(Self::Count)
                 .map_err(|_| format!("{text:?} is neither auto nor a number")),
         }
     }
@@ -103,7 +103,7 @@ impl fmt::Display for AutoOrCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
-            Self::Exactly(number) => write!(f, "{number}"),
+            Self::Count(number) => write!(f, "{number}"),
         }
     }
 }
@@ -123,7 +123,7 @@ impl<'de> Deserialize<'de> for AutoOrCount {
             Text(String),
         }
         match Written::deserialize(deserializer)? {
-            Written::Number(number) => Ok(Self::Exactly(number)),
+            Written::Number(number) => Ok(Self::Count(number)),
             Written::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
@@ -306,7 +306,7 @@ words! {
 
 words! {
     /// What a row that cannot be read does.
-    BadRows {
+    BadRowPolicy {
         /// No work starts.
         Stop,
         /// It becomes a failed outcome.
@@ -316,7 +316,7 @@ words! {
 
 words! {
     /// What two rows with one id do.
-    DuplicateIds {
+    DuplicateIdPolicy {
         /// No work starts.
         Refuse,
         /// Both are asked.
@@ -360,7 +360,7 @@ mod tests {
             [("90s", 90.0), ("5m", 300.0), ("1h 30m", 5400.0), ("0", 0.0), ("2.5", 2.5)]
         {
             assert_eq!(
-                text.parse::<HumanDuration>().map(|it| it.get().as_secs_f64()),
+                text.parse::<HumanDuration>().map(|it| it.to_duration().as_secs_f64()),
                 Ok(seconds),
                 "{text}"
             );
@@ -372,15 +372,15 @@ mod tests {
     #[test]
     fn amounts_are_auto_or_a_number() {
         assert_eq!("auto".parse(), Ok(AutoOrCount::Auto));
-        assert_eq!("12".parse(), Ok(AutoOrCount::Exactly(12)));
+        assert_eq!("12".parse(), Ok(AutoOrCount::Count(12)));
         assert!("-1".parse::<AutoOrCount>().is_err() && "many".parse::<AutoOrCount>().is_err());
-        for amount in [AutoOrCount::Auto, AutoOrCount::Exactly(7)] {
+        for amount in [AutoOrCount::Auto, AutoOrCount::Count(7)] {
             let json = serde_json::to_value(amount).expect("JSON");
             assert_eq!(serde_json::from_value::<AutoOrCount>(json).expect("an amount"), amount);
         }
         assert_eq!(
             serde_json::from_value::<AutoOrCount>(9.into()).expect("a number"),
-            AutoOrCount::Exactly(9)
+            AutoOrCount::Count(9)
         );
     }
 

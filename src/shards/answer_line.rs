@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{Failure, Outcome, PromptInput, Route, RowHash, Settled, Usage};
+use crate::domain::{Failure, Outcome, PromptInput, PromptResult, Route, RowHash, Usage};
 
 /// What an answer carries besides the answer, and who wrote it.
 #[derive(Clone, Debug)]
@@ -63,13 +63,13 @@ struct Served<'a> {
 /// Where a prompt carries something that is no JSON, which its reader has checked.
 pub fn write_answer_line(
     into: &mut Vec<u8>,
-    settled: &Settled,
+    settled: &PromptResult,
     style: &AnswerLineStyle,
 ) -> serde_json::Result<()> {
     let prompt = &settled.prompt;
     let (text, conversation) = match &prompt.input {
         PromptInput::Text(text) => (Some(text.as_str()), None),
-        PromptInput::Messages(messages) => (None, Some(raw(messages)?)),
+        PromptInput::Messages(messages) => (None, Some(raw_json(messages)?)),
     };
     let (choices, error, usage) = match &settled.outcome {
         Outcome::Answered(answer) => (answer.choices.as_slice(), None, answer.usage),
@@ -82,7 +82,7 @@ pub fn write_answer_line(
     let first = choices.first();
     let params = prompt.params.json();
     let line = Line {
-        id: raw(prompt.id.json())?,
+        id: raw_json(prompt.id.json())?,
         index: prompt.index,
         prompt: text.filter(|_| style.echo_prompt),
         messages: conversation.filter(|_| style.echo_prompt),
@@ -94,7 +94,7 @@ pub fn write_answer_line(
         error,
         finish_reason: first.and_then(|it| it.finish_reason.as_deref()),
         usage,
-        params: raw(&params)?,
+        params: raw_json(&params)?,
         served: Served {
             endpoint: settled.endpoint.as_deref(),
             api,
@@ -104,21 +104,21 @@ pub fn write_answer_line(
             attempts: settled.attempts,
             row: prompt.hash,
         },
-        row: prompt.row.as_deref().map(raw).transpose()?,
+        row: prompt.row.as_deref().map(raw_json).transpose()?,
     };
     serde_json::to_writer(&mut *into, &line)?;
     into.push(b'\n');
     Ok(())
 }
 
-fn raw(json: &str) -> serde_json::Result<&RawValue> {
+fn raw_json(json: &str) -> serde_json::Result<&RawValue> {
     serde_json::from_str(json)
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::domain::{Answer, Choice, FailureKind, Prompt, PromptId, RequestParams};
+    use crate::domain::{AnswerChoice, FailureKind, Prompt, PromptAnswer, PromptId, RequestParams};
 
     pub(in crate::shards) fn line_style() -> AnswerLineStyle {
         AnswerLineStyle {
@@ -130,10 +130,13 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::shards) fn settled(index: u64, answer: Result<&str, FailureKind>) -> Settled {
+    pub(in crate::shards) fn prompt_result(
+        index: u64,
+        answer: Result<&str, FailureKind>,
+    ) -> PromptResult {
         let outcome = match answer {
-            Ok(text) => Outcome::Answered(Answer {
-                choices: vec![Choice {
+            Ok(text) => Outcome::Answered(PromptAnswer {
+                choices: vec![AnswerChoice {
                     text: text.into(),
                     reasoning: None,
                     finish_reason: Some("stop".into()),
@@ -152,7 +155,7 @@ pub(super) mod tests {
             row: None,
             hash: RowHash::new(0xab2 + 2 * index, false),
         };
-        Settled {
+        PromptResult {
             prompt,
             outcome,
             endpoint: Some("http://e".into()),
@@ -161,7 +164,7 @@ pub(super) mod tests {
         }
     }
 
-    fn line(settled: &Settled, style: &AnswerLineStyle) -> String {
+    fn line(settled: &PromptResult, style: &AnswerLineStyle) -> String {
         let mut bytes = Vec::new();
         write_answer_line(&mut bytes, settled, style).expect("JSON");
         String::from_utf8(bytes).expect("UTF-8")
@@ -170,7 +173,7 @@ pub(super) mod tests {
     #[test]
     fn an_answer_is_one_line_in_the_contracts_shape() {
         assert_eq!(
-            line(&settled(17, Ok("ho\n")), &line_style()),
+            line(&prompt_result(17, Ok("ho\n")), &line_style()),
             concat!(
                 r#"{"id":"17","index":17,"prompt":"say \"hi\"\n","response":"ho\n","model":"m","success":true,"error":null,"#,
                 r#""finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":true},"params":{},"#,
@@ -183,7 +186,7 @@ pub(super) mod tests {
     #[test]
     fn a_failure_has_no_made_up_response() {
         let text = line(
-            &settled(1, Err(FailureKind::TooLong)),
+            &prompt_result(1, Err(FailureKind::TooLong)),
             &AnswerLineStyle { echo_prompt: false, ..line_style() },
         );
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -196,9 +199,9 @@ pub(super) mod tests {
 
     #[test]
     fn several_sequences_are_all_there_and_conversations_are_echoed_as_they_are() {
-        let mut two = settled(0, Ok("a"));
+        let mut two = prompt_result(0, Ok("a"));
         let Outcome::Answered(answer) = &mut two.outcome else { unreachable!() };
-        answer.choices.push(Choice { text: "b".into(), ..Choice::default() });
+        answer.choices.push(AnswerChoice { text: "b".into(), ..AnswerChoice::default() });
         two.prompt.input = PromptInput::Messages(r#"[{"role":"user","content":"x"}]"#.into());
         two.prompt.row = Some(r#"{"k":1}"#.into());
         let value: serde_json::Value =

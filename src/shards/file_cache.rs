@@ -26,7 +26,7 @@ impl FileCache {
 
     /// The file of that number.
     #[must_use]
-    pub fn file(&self, number: usize) -> &ShardFile {
+    pub fn shard_file(&self, number: usize) -> &ShardFile {
         &self.files[number]
     }
 

@@ -44,7 +44,7 @@ impl IndexSet {
     }
 
     /// All that are in, from `index` on, in order.
-    pub fn members(&self, index: u64) -> impl Iterator<Item = u64> {
+    pub fn members_from(&self, index: u64) -> impl Iterator<Item = u64> {
         std::iter::successors(self.next(index, true), |&last| self.next(last + 1, true))
     }
 
@@ -102,11 +102,11 @@ mod tests {
             members.iter().for_each(|&index| bitmap.insert(index));
             let inside: Vec<u64> = members.into_iter().filter(|&index| index < size).collect();
             prop_assert_eq!(bitmap.count(), inside.len() as u64);
-            prop_assert_eq!(bitmap.members(0).collect::<Vec<_>>(), &inside[..]);
+            prop_assert_eq!(bitmap.members_from(0).collect::<Vec<_>>(), &inside[..]);
             for from in 0..size + 70 {
                 let before = inside.iter().filter(|&&index| index < from).count();
                 prop_assert_eq!(bitmap.before(from), before as u64);
-                prop_assert_eq!(bitmap.members(from).next(), inside.get(before).copied());
+                prop_assert_eq!(bitmap.members_from(from).next(), inside.get(before).copied());
             }
             let gaps: Vec<(u64, u64)> = bitmap.missing_ranges().collect();
             prop_assert!(gaps.windows(2).all(|pair| pair[0].1 < pair[1].0));

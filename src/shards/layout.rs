@@ -10,14 +10,14 @@ const MOST: usize = 1000;
 
 /// The folder of a rank's file of a start: `shards` itself with up to a thousand ranks, else one below it.
 #[must_use]
-pub fn folder_of(shards: &Path, start: u32, rank: usize, ranks: usize) -> PathBuf {
+pub fn rank_folder(shards: &Path, start: u32, rank: usize, ranks: usize) -> PathBuf {
     bucket_name(start, rank, ranks, MOST)
         .map_or_else(|| shards.to_owned(), |name| shards.join(name))
 }
 
 /// All folders that the ranks of a start write to.
 pub fn rank_folders(shards: &Path, start: u32, ranks: usize) -> impl Iterator<Item = PathBuf> {
-    (0..ranks.max(1)).step_by(MOST).map(move |rank| folder_of(shards, start, rank, ranks))
+    (0..ranks.max(1)).step_by(MOST).map(move |rank| rank_folder(shards, start, rank, ranks))
 }
 
 /// The name of the folder, where one is needed to have no more than `most` files in any.
@@ -28,7 +28,7 @@ fn bucket_name(start: u32, rank: usize, ranks: usize, most: usize) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::{Header, list};
+    use crate::shards::{ShardHeader, list};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +43,7 @@ mod tests {
                 for rank in 0..ranks {
                     let place = bucket_name(start, rank, ranks, most);
                     prop_assert_eq!(place.is_some(), ranks > most);
-                    let name = Header::new(start, rank, "", "").file_name();
+                    let name = ShardHeader::new(start, rank, "", "").file_name();
                     prop_assert!(files.entry(place).or_default().insert(name), "a name is taken");
                     all += 1;
                 }
@@ -68,7 +68,7 @@ mod tests {
                     let place = bucket_name(start, rank, ranks, most).unwrap_or_default();
                     let place = folder.path().join(place);
                     std::fs::create_dir_all(&place).expect("made");
-                    std::fs::write(place.join(Header::new(start, rank, "", "").file_name()), "").expect("written");
+                    std::fs::write(place.join(ShardHeader::new(start, rank, "", "").file_name()), "").expect("written");
                     written.push((start, rank as u32));
                 }
             }
@@ -82,12 +82,12 @@ mod tests {
     #[test]
     fn twelve_thousand_ranks_have_twelve_folders_and_a_thousand_none() {
         let shards = Path::new("s");
-        assert_eq!(folder_of(shards, 2, 999, 1000), shards);
+        assert_eq!(rank_folder(shards, 2, 999, 1000), shards);
         assert_eq!(rank_folders(shards, 2, 1000).collect::<Vec<_>>(), [shards]);
-        assert_eq!(folder_of(shards, 2, 11_999, 12_000), shards.join("0002-011"));
+        assert_eq!(rank_folder(shards, 2, 11_999, 12_000), shards.join("0002-011"));
         let all: BTreeSet<PathBuf> = rank_folders(shards, 2, 12_001).collect();
         let its: BTreeSet<PathBuf> =
-            (0..12_001).map(|rank| folder_of(shards, 2, rank, 12_001)).collect();
+            (0..12_001).map(|rank| rank_folder(shards, 2, rank, 12_001)).collect();
         assert_eq!((all.len(), &all), (13, &its));
     }
 }

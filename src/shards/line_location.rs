@@ -31,7 +31,7 @@ impl LineLocation {
         if entry.offset >> OFFSET_BITS != 0 {
             return Err("the file is larger than 16 TiB");
         }
-        let length = u128::from(entry.length.min(Self::LONGEST));
+        let length = u128::from(entry.length.min(Self::MAX_LENGTH));
         let failed = u128::from(!entry.success);
         let mut packed = u128::from(entry.index);
         for (value, bits) in [
@@ -46,11 +46,11 @@ impl LineLocation {
     }
 
     /// This length stands for all that are as long or longer.
-    const LONGEST: u32 = (1 << LENGTH_BITS) - 1;
+    const MAX_LENGTH: u32 = (1 << LENGTH_BITS) - 1;
 
     /// The prompt.
     #[must_use]
-    pub fn index(self) -> u64 {
+    pub fn prompt_index(self) -> u64 {
         self.extract_bits(1 + FILE + OFFSET_BITS + LENGTH_BITS, INDEX_BITS)
     }
 
@@ -76,7 +76,7 @@ impl LineLocation {
     #[must_use]
     pub fn line_length(self) -> Option<u32> {
         let length = self.extract_bits(0, LENGTH_BITS) as u32;
-        (length < Self::LONGEST).then_some(length)
+        (length < Self::MAX_LENGTH).then_some(length)
     }
 
     fn extract_bits(self, from: u32, many: u32) -> u64 {
@@ -89,8 +89,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entry(index: u64, offset: u64, length: u32, success: bool) -> LineEntry {
-        LineEntry { index, offset, length, success, passes: false }
+    fn line_entry(index: u64, offset: u64, length: u32, success: bool) -> LineEntry {
+        LineEntry { index, offset, length, success, is_retryable: false }
     }
 
     fn any_location() -> impl Strategy<Value = (LineEntry, usize)> {
@@ -100,7 +100,9 @@ mod tests {
         let length = prop_oneof![0u32..3, (1u32 << 23) - 3..1 << 23, u32::MAX - 1..=u32::MAX];
         let file = prop_oneof![0usize..3, (1usize << 20) - 2..1 << 20];
         (index, offset, length, any::<bool>(), file).prop_map(
-            |(index, offset, length, success, file)| (entry(index, offset, length, success), file),
+            |(index, offset, length, success, file)| {
+                (line_entry(index, offset, length, success), file)
+            },
         )
     }
 
@@ -108,7 +110,7 @@ mod tests {
         #[test]
         fn what_goes_in_comes_out((entry, file) in any_location()) {
             let spot = LineLocation::new(&entry, file).expect("it fits");
-            prop_assert_eq!(spot.index(), entry.index);
+            prop_assert_eq!(spot.prompt_index(), entry.index);
             prop_assert_eq!(spot.failed(), !entry.success);
             prop_assert_eq!(spot.file(), file);
             prop_assert_eq!(spot.line_offset(), entry.offset);
@@ -126,9 +128,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_said_and_not_cut() {
-        assert!(LineLocation::new(&entry(1 << 40, 0, 1, true), 0).is_err());
-        assert!(LineLocation::new(&entry(0, 1 << 44, 1, true), 0).is_err());
-        assert!(LineLocation::new(&entry(0, 0, 1, true), 1 << 20).is_err());
+        assert!(LineLocation::new(&line_entry(1 << 40, 0, 1, true), 0).is_err());
+        assert!(LineLocation::new(&line_entry(0, 1 << 44, 1, true), 0).is_err());
+        assert!(LineLocation::new(&line_entry(0, 0, 1, true), 1 << 20).is_err());
         assert_eq!(size_of::<LineLocation>(), 16);
     }
 }

@@ -16,11 +16,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Header, IndexSet, ShardError, ShardFile, reader::read_entry_lines};
+use super::{IndexSet, ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
 use crate::domain::{PromptId, RowHash};
 
 #[derive(Deserialize)]
-struct Hashed {
+struct HashedLine {
     served: Served,
 }
 
@@ -48,7 +48,7 @@ pub fn read_answers<'f>(
                 return Ok(());
             }
             seen.insert(entry.index);
-            let hashed = serde_json::from_slice::<Hashed>(line);
+            let hashed = serde_json::from_slice::<HashedLine>(line);
             each(entry.index, hashed.map_or(RowHash::UNKNOWN, |it| it.served.row), line)
         })?;
     }
@@ -64,7 +64,7 @@ pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> 
     let mut line = Vec::new();
     let opened = File::open(&file.path).map_err(error())?;
     BufReader::new(opened).read_until(b'\n', &mut line).map_err(error())?;
-    Ok(serde_json::from_slice::<Header>(&line).ok().map(|header| header.fingerprint))
+    Ok(serde_json::from_slice::<ShardHeader>(&line).ok().map(|header| header.fingerprint))
 }
 
 /// A shard file that is written whole, beside where it will lie.
@@ -80,7 +80,7 @@ impl MigratedFile {
     ///
     /// # Errors
     /// Where it cannot be made or written.
-    pub fn create(path: &Path, header: &Header) -> Result<Self, ShardError> {
+    pub fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
         let error = || ShardError::of("cannot write answers that are kept to", path);
         let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error())?);
         let mut carried = Self { file, path: path.to_owned(), line: Vec::new() };
@@ -96,7 +96,7 @@ impl MigratedFile {
     /// Where it cannot be written, or is no line of an answer.
     pub fn add(&mut self, line: &[u8], index: u64, own_id: bool) -> Result<(), ShardError> {
         self.line.clear();
-        let moved = moved(line, index, own_id, &mut self.line).map_err(std::io::Error::from);
+        let moved = rewrite_line(line, index, own_id, &mut self.line).map_err(std::io::Error::from);
         moved
             .and_then(|()| self.file.write_all(&self.line))
             .map_err(ShardError::of("cannot write answers that are kept to", &self.path))
@@ -114,8 +114,13 @@ impl MigratedFile {
 
 /// Appends the line with another index, and with the id that goes with it where the row has none of its own. All else stays
 /// as it is, byte for byte and in its order.
-fn moved(line: &[u8], index: u64, own_id: bool, into: &mut Vec<u8>) -> serde_json::Result<()> {
-    let Fields(fields) = serde_json::from_slice(line)?;
+fn rewrite_line(
+    line: &[u8],
+    index: u64,
+    own_id: bool,
+    into: &mut Vec<u8>,
+) -> serde_json::Result<()> {
+    let ObjectFields(fields) = serde_json::from_slice(line)?;
     let id = PromptId::from_index(index);
     for (at, (name, value)) in fields.into_iter().enumerate() {
         into.push(if at == 0 { b'{' } else { b',' });
@@ -132,13 +137,13 @@ fn moved(line: &[u8], index: u64, own_id: bool, into: &mut Vec<u8>) -> serde_jso
 }
 
 /// The members of an object in their order, as they stand.
-struct Fields<'a>(Vec<(&'a str, &'a RawValue)>);
+struct ObjectFields<'a>(Vec<(&'a str, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Fields<'de> {
+impl<'de> Deserialize<'de> for ObjectFields<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct ObjectVisitor;
         impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = Fields<'de>;
+            type Value = ObjectFields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an answer")
@@ -149,7 +154,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(Fields(fields))
+                Ok(ObjectFields(fields))
             }
         }
         from.deserialize_map(ObjectVisitor)
@@ -163,14 +168,14 @@ mod tests {
         domain::FailureKind,
         shards::{
             ShardWriter,
-            answer_line::tests::{line_style, settled},
+            answer_line::tests::{line_style, prompt_result},
             list,
         },
     };
 
     fn text(line: &[u8], index: u64, own_id: bool) -> String {
         let mut into = Vec::new();
-        moved(line, index, own_id, &mut into).expect("JSON");
+        rewrite_line(line, index, own_id, &mut into).expect("JSON");
         String::from_utf8(into).expect("UTF-8")
     }
 
@@ -181,18 +186,18 @@ mod tests {
         assert_eq!(text(format!("{line}\n").as_bytes(), 17, false), expected);
         let expected = line.replacen(r#""index":3"#, r#""index":17"#, 1) + "\n";
         assert_eq!(text(line.as_bytes(), 17, true), expected);
-        assert!(moved(b"[1]", 1, true, &mut Vec::new()).is_err());
+        assert!(rewrite_line(b"[1]", 1, true, &mut Vec::new()).is_err());
     }
 
     #[test]
     fn of_each_prompt_the_answer_that_counts_is_read_and_goes_on_in_another_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |start: u32, outcomes: &[(u64, Result<&str, FailureKind>)]| {
-            let header = Header::new(start, 0, "n1", "old");
+            let header = ShardHeader::new(start, 0, "n1", "old");
             let mut writer =
                 ShardWriter::create(folder.path(), &header, line_style()).expect("a file");
             let outcomes: Vec<_> =
-                outcomes.iter().map(|&(index, outcome)| settled(index, outcome)).collect();
+                outcomes.iter().map(|&(index, outcome)| prompt_result(index, outcome)).collect();
             writer.append(&outcomes).expect("written");
         };
         write(1, &[(4, Err(FailureKind::Exhausted)), (2, Ok("two")), (9, Ok("beyond"))]);
@@ -200,7 +205,7 @@ mod tests {
         let files = list(folder.path()).expect("listed");
         let place = folder.path().join("0003-00000.jsonl");
         let mut carried =
-            MigratedFile::create(&place, &Header::new(3, 0, "n1", "new")).expect("made");
+            MigratedFile::create(&place, &ShardHeader::new(3, 0, "n1", "new")).expect("made");
         let mut seen = Vec::new();
         read_answers(&files, "old", 9, |index, hash, line| {
             assert_eq!(hash, RowHash::new(0xab2 + 2 * index, false));

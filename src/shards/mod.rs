@@ -33,13 +33,13 @@ mod writer;
 pub use answer_line::{AnswerLineStyle, write_answer_line};
 pub use file_cache::FileCache;
 pub use index_set::IndexSet;
-pub use layout::{folder_of, rank_folders};
+pub use layout::{rank_folder, rank_folders};
 pub use line_location::LineLocation;
 pub use migrate::{MigratedFile, read_answers, read_fingerprint};
 pub use reader::{
     LineEntry, LinePrecedence, ShardFile, ShardScanReport, list, read, read_all_entries,
 };
-pub use writer::{Header, ShardWriter};
+pub use writer::{ShardHeader, ShardWriter};
 
 use std::path::{Path, PathBuf};
 

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Header, ShardError, writer::VERSION};
+use super::{ShardError, ShardHeader, writer::FORMAT_VERSION};
 use crate::domain::FailureKind;
 
 /// A shard file of a run, known by its name.
@@ -34,7 +34,7 @@ pub struct LineEntry {
     /// Answered?
     pub success: bool,
     /// A failure that may pass: a resumed run asks again.
-    pub passes: bool,
+    pub is_retryable: bool,
 }
 
 /// Which of two outcomes of one prompt counts: the lower.
@@ -62,7 +62,7 @@ pub struct ShardScanReport {
 }
 
 #[derive(Deserialize)]
-struct Key {
+struct LineKey {
     index: u64,
     success: bool,
     #[serde(default)]
@@ -144,9 +144,10 @@ pub(super) fn read_entry_lines(
             return Ok(survey);
         }
         if offset == 0 {
-            let header = serde_json::from_slice::<Header>(&line);
-            let ours = header
-                .is_ok_and(|it| it.aurora_swarm_shard == VERSION && it.fingerprint == fingerprint);
+            let header = serde_json::from_slice::<ShardHeader>(&line);
+            let ours = header.is_ok_and(|it| {
+                it.aurora_swarm_shard == FORMAT_VERSION && it.fingerprint == fingerprint
+            });
             if !ours {
                 survey.foreign = true;
                 return Ok(survey);
@@ -192,10 +193,10 @@ pub fn read_all_entries<'a>(
 }
 
 fn parse_entry(line: &[u8], offset: u64) -> Option<LineEntry> {
-    let key: Key = serde_json::from_slice(line).ok()?;
-    let passes = key.error.is_some_and(|error| error.kind.passes());
+    let key: LineKey = serde_json::from_slice(line).ok()?;
+    let passes = key.error.is_some_and(|error| error.kind.is_retryable());
     let length = u32::try_from(line.len()).ok()?;
-    Some(LineEntry { index: key.index, offset, length, success: key.success, passes })
+    Some(LineEntry { index: key.index, offset, length, success: key.success, is_retryable: passes })
 }
 
 #[cfg(test)]
@@ -203,16 +204,16 @@ mod tests {
     use super::*;
     use crate::shards::{
         ShardWriter,
-        answer_line::tests::{line_style, settled},
+        answer_line::tests::{line_style, prompt_result},
     };
 
     fn written(folder: &Path) -> ShardFile {
-        let header = Header::new(2, 7, "n1", "abc");
+        let header = ShardHeader::new(2, 7, "n1", "abc");
         let mut writer = ShardWriter::create(folder, &header, line_style()).expect("a file");
         writer
-            .append(&[settled(5, Ok("a")), settled(6, Err(FailureKind::TooLong))])
+            .append(&[prompt_result(5, Ok("a")), prompt_result(6, Err(FailureKind::TooLong))])
             .expect("written");
-        writer.append(&[settled(9, Err(FailureKind::Exhausted))]).expect("written");
+        writer.append(&[prompt_result(9, Err(FailureKind::Exhausted))]).expect("written");
         let files = list(folder).expect("listed");
         assert_eq!(files.len(), 1);
         assert_eq!((files[0].start, files[0].rank), (2, 7));
@@ -225,7 +226,7 @@ mod tests {
     ) -> (Vec<(u64, bool, bool)>, ShardScanReport) {
         let mut all = Vec::new();
         let survey = read(file, fingerprint, |it| {
-            all.push((it.index, it.success, it.passes));
+            all.push((it.index, it.success, it.is_retryable));
             Ok(())
         })
         .expect("read");
@@ -247,7 +248,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         written(folder.path());
         assert!(
-            ShardWriter::create(folder.path(), &Header::new(2, 7, "n1", "abc"), line_style())
+            ShardWriter::create(folder.path(), &ShardHeader::new(2, 7, "n1", "abc"), line_style())
                 .is_err()
         );
     }

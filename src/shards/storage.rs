@@ -13,7 +13,7 @@ use std::{
 /// Where bytes go, at the end. A write may be cut short or interrupted, as the system's may.
 pub(super) trait ShardStorage: Write + std::fmt::Debug + Send {
     /// Makes what was written survive the node.
-    fn sync(&mut self) -> Result<()>;
+    fn sync_data(&mut self) -> Result<()>;
 
     /// Is what is written still written for somebody?
     fn check_not_replaced(&self) -> Result<()>;
@@ -46,7 +46,7 @@ impl Write for DiskFile {
 }
 
 impl ShardStorage for DiskFile {
-    fn sync(&mut self) -> Result<()> {
+    fn sync_data(&mut self) -> Result<()> {
         self.file.sync_data()
     }
 

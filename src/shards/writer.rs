@@ -13,11 +13,11 @@ use super::{
     storage::{DiskFile, ShardStorage},
     write_answer_line,
 };
-use crate::domain::Settled;
+use crate::domain::PromptResult;
 
 /// The first line: which run, start and rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct ShardHeader {
     /// The format's version.
     pub aurora_swarm_shard: u32,
     /// Which start of the run, from 1.
@@ -31,7 +31,7 @@ pub struct Header {
 }
 
 /// The format this build writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 1;
 /// Outcomes that a dying node may lose are asked again: this much work.
 const SYNC_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -48,12 +48,12 @@ pub struct ShardWriter {
     broken: bool,
 }
 
-impl Header {
+impl ShardHeader {
     /// A header of this format.
     #[must_use]
     pub fn new(start: u32, rank: usize, host: &str, fingerprint: &str) -> Self {
         Self {
-            aurora_swarm_shard: VERSION,
+            aurora_swarm_shard: FORMAT_VERSION,
             start,
             rank,
             host: host.into(),
@@ -75,7 +75,7 @@ impl ShardWriter {
     /// Where it cannot be made or written.
     pub fn create(
         folder: &Path,
-        header: &Header,
+        header: &ShardHeader,
         style: AnswerLineStyle,
     ) -> Result<Self, ShardError> {
         let path = folder.join(header.file_name());
@@ -88,7 +88,7 @@ impl ShardWriter {
     fn with_storage(
         disk: Box<dyn ShardStorage>,
         path: PathBuf,
-        header: &Header,
+        header: &ShardHeader,
         style: AnswerLineStyle,
     ) -> Result<Self, ShardError> {
         // Ranks do not sync at the same moment: thousands of them would stall a parallel file system.
@@ -116,7 +116,7 @@ impl ShardWriter {
     /// # Errors
     /// Where they cannot be written: a full disk, a lost file system. What was written before stays good, some of these may
     /// be there as well, and the file is closed to more: a line that is cut in two must stay the last.
-    pub fn append(&mut self, outcomes: &[Settled]) -> Result<(), ShardError> {
+    pub fn append(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
         self.lines.clear();
         for settled in outcomes {
             write_answer_line(&mut self.lines, settled, &self.style)
@@ -137,7 +137,7 @@ impl ShardWriter {
     pub fn sync(&mut self) -> Result<(), ShardError> {
         self.last_sync = Instant::now();
         self.run_unless_broken(|writer| {
-            writer.storage.check_not_replaced().and_then(|()| writer.storage.sync())
+            writer.storage.check_not_replaced().and_then(|()| writer.storage.sync_data())
         })
     }
 
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::shards::{
         LineEntry, ShardFile,
-        answer_line::tests::{line_style, settled},
+        answer_line::tests::{line_style, prompt_result},
         read,
     };
 
@@ -267,7 +267,7 @@ mod tests {
     }
 
     impl ShardStorage for FaultyStorage {
-        fn sync(&mut self) -> std::io::Result<()> {
+        fn sync_data(&mut self) -> std::io::Result<()> {
             self.synced += 1;
             match self.syncs.get(&(self.synced - 1)) {
                 Some(Fault::Failed(_)) => {
@@ -296,14 +296,14 @@ mod tests {
         ]
     }
 
-    fn any_batches() -> impl Strategy<Value = Vec<Vec<Settled>>> {
+    fn any_batches() -> impl Strategy<Value = Vec<Vec<PromptResult>>> {
         let outcome = (any_text(), any::<bool>());
         prop::collection::vec(prop::collection::vec(outcome, 0..5), 1..8).prop_map(|batches| {
             let mut next = 0;
             let mut numbered = |(text, good): (String, bool)| {
                 next += 1;
                 let kind = crate::domain::FailureKind::TooLong;
-                let mut it = settled(next, if good { Ok(&text) } else { Err(kind) });
+                let mut it = prompt_result(next, if good { Ok(&text) } else { Err(kind) });
                 it.prompt.input = crate::domain::PromptInput::Text(text);
                 it
             };
@@ -338,7 +338,7 @@ mod tests {
         (lines, survey.damaged)
     }
 
-    fn line(settled: &Settled) -> Vec<u8> {
+    fn line(settled: &PromptResult) -> Vec<u8> {
         let mut line = Vec::new();
         write_answer_line(&mut line, settled, &line_style()).expect("JSON");
         line
@@ -358,7 +358,7 @@ mod tests {
                 file: File::options().append(true).create_new(true).open(&path).expect("made"),
                 writes, syncs, written: 0, synced: 0, full: false, late_writes: Arc::clone(&late), failed: false,
             };
-            let header = Header::new(1, 3, "n1", "abc");
+            let header = ShardHeader::new(1, 3, "n1", "abc");
             let (mut kept, mut tried) = (Vec::new(), Vec::new());
             if let Ok(mut writer) = ShardWriter::with_storage(Box::new(disk), path.clone(), &header, line_style()) {
                 if always {
@@ -387,7 +387,7 @@ mod tests {
         #[test]
         fn a_file_cut_at_any_byte_of_its_last_lines_keeps_its_whole_lines(batches in any_batches(), seed in any::<prop::sample::Index>()) {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut writer = ShardWriter::create(folder.path(), &Header::new(1, 3, "n1", "abc"), line_style()).expect("made");
+            let mut writer = ShardWriter::create(folder.path(), &ShardHeader::new(1, 3, "n1", "abc"), line_style()).expect("made");
             for batch in &batches {
                 writer.append(batch).expect("written");
             }
@@ -420,13 +420,13 @@ mod tests {
     #[test]
     fn a_file_that_was_removed_or_replaced_is_told_at_the_next_sync() {
         let folder = tempfile::tempdir().expect("a folder");
-        let header = Header::new(1, 3, "n1", "abc");
+        let header = ShardHeader::new(1, 3, "n1", "abc");
         let mut writer = ShardWriter::create(folder.path(), &header, line_style()).expect("made");
         writer.sync().expect("it is there");
         std::fs::rename(&writer.path, folder.path().join("elsewhere")).expect("moved");
         std::fs::write(&writer.path, "another").expect("written");
         assert!(writer.sync().is_err());
-        assert!(writer.append(&[settled(1, Ok("a"))]).is_err(), "and it stays so");
+        assert!(writer.append(&[prompt_result(1, Ok("a"))]).is_err(), "and it stays so");
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
             late_writes: Arc::default(),
             failed: false,
         };
-        let header = Header::new(1, 3, "n1", "abc");
+        let header = ShardHeader::new(1, 3, "n1", "abc");
         let error = ShardWriter::with_storage(Box::new(disk), full.into(), &header, line_style())
             .expect_err("full");
         assert_eq!(error.error.kind(), ErrorKind::StorageFull);

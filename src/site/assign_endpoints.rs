@@ -11,7 +11,7 @@ use crate::{domain::Url, settings::RemoteEndpointPolicy};
 
 /// The servers the user named, in one of the ways there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum EndpointSpec {
     /// By URL.
     Urls(Vec<Url>),
     /// By ports of every node.
@@ -42,7 +42,7 @@ pub enum AssignError {
     NoRankOnHost(Vec<String>),
     /// One server would have two owners.
     #[error("{0} is named twice: an endpoint has one owner, or its window would be two")]
-    Twice(Url),
+    DuplicateEndpoint(Url),
     /// Nothing to ask.
     #[error("no line of the hostfile has the tags asked for")]
     NoMatchingTags,
@@ -55,18 +55,21 @@ pub enum AssignError {
 ///
 /// # Errors
 /// Where a server would have no owner, or two.
-pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, AssignError> {
+pub fn assign_endpoints(
+    wanted: &EndpointSpec,
+    places: &[Place],
+) -> Result<Vec<Vec<Url>>, AssignError> {
     let mut table = AssignmentTable {
         places,
         urls_by_rank: vec![Vec::new(); places.len()],
         remote_urls: Vec::new(),
     };
     match wanted {
-        Wanted::Ports { base, count } => {
+        EndpointSpec::Ports { base, count } => {
             let ports = (*base..=u16::MAX).take(usize::from(*count));
             table.assign_to_every_node(&ports.map(Url::loopback).collect::<Vec<_>>());
         }
-        Wanted::Urls(urls) => {
+        EndpointSpec::Urls(urls) => {
             let own: Vec<Url> = urls
                 .iter()
                 .filter(|url| is_plain(url) && is_loopback(url.host()))
@@ -77,7 +80,7 @@ pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, AssignEr
                 table.assign_url(url)?;
             }
         }
-        Wanted::Hosts { lines, remote } => {
+        EndpointSpec::Hosts { lines, remote } => {
             if lines.is_empty() {
                 return Err(AssignError::NoMatchingTags);
             }
@@ -85,7 +88,7 @@ pub fn deal(wanted: &Wanted, places: &[Place]) -> Result<Vec<Vec<Url>>, AssignEr
         }
     }
     table.assign_remote();
-    table.checked()
+    table.into_checked()
 }
 
 struct AssignmentTable<'a> {
@@ -98,12 +101,12 @@ impl AssignmentTable<'_> {
     /// These servers on every node.
     fn assign_to_every_node(&mut self, urls: &[Url]) {
         for place in self.places.iter().filter(|place| place.local_rank == 0) {
-            self.node(&place.node.host, urls);
+            self.assign_to_node(&place.node.host, urls);
         }
     }
 
     /// These servers to the ranks of one node, in blocks.
-    fn node(&mut self, host: &str, urls: &[Url]) {
+    fn assign_to_node(&mut self, host: &str, urls: &[Url]) {
         let ranks: Vec<usize> =
             self.places.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
         for (k, url) in urls.iter().enumerate() {
@@ -115,7 +118,7 @@ impl AssignmentTable<'_> {
         if is_plain(url) {
             let node = self.places.iter().find(|place| place.node.has_name(url.host()));
             match node.map(|place| place.node.host.clone()) {
-                Some(host) => self.node(&host, std::slice::from_ref(url)),
+                Some(host) => self.assign_to_node(&host, std::slice::from_ref(url)),
                 None => self.remote_urls.push(url.clone()),
             }
             return Ok(());
@@ -153,7 +156,7 @@ impl AssignmentTable<'_> {
             }
         }
         for (host, urls) in &hosts {
-            self.node(host, urls);
+            self.assign_to_node(host, urls);
         }
         if nowhere.is_empty() { Ok(()) } else { Err(AssignError::NoRankOnHost(nowhere)) }
     }
@@ -166,14 +169,14 @@ impl AssignmentTable<'_> {
         }
     }
 
-    fn checked(self) -> Result<Vec<Vec<Url>>, AssignError> {
+    fn into_checked(self) -> Result<Vec<Vec<Url>>, AssignError> {
         let mut seen = std::collections::BTreeSet::new();
         for (place, urls) in self.places.iter().zip(&self.urls_by_rank) {
             for url in urls {
                 // One loopback address is another server on every node.
                 let whose = if is_loopback(url.host()) { place.node.host.as_str() } else { "" };
                 if !seen.insert((whose, url)) {
-                    return Err(AssignError::Twice(url.clone()));
+                    return Err(AssignError::DuplicateEndpoint(url.clone()));
                 }
             }
         }
@@ -208,60 +211,65 @@ mod tests {
     use crate::site::{node::placements_of, parse_hostfile};
     use proptest::prelude::*;
 
-    fn url_spec(texts: &[&str]) -> Wanted {
-        Wanted::Urls(texts.iter().map(|text| text.parse().expect("a URL")).collect())
+    fn url_spec(texts: &[&str]) -> EndpointSpec {
+        EndpointSpec::Urls(texts.iter().map(|text| text.parse().expect("a URL")).collect())
     }
 
-    fn hostfile_spec(text: &str, remote: RemoteEndpointPolicy) -> Wanted {
-        Wanted::Hosts { lines: parse_hostfile(text).expect("good lines"), remote }
+    fn hostfile_spec(text: &str, remote: RemoteEndpointPolicy) -> EndpointSpec {
+        EndpointSpec::Hosts { lines: parse_hostfile(text).expect("good lines"), remote }
     }
 
-    fn dealt(wanted: &Wanted, hosts: &[&str]) -> Vec<String> {
-        let owned = deal(wanted, &placements_of(hosts)).expect("it can be dealt");
+    fn assigned_urls(wanted: &EndpointSpec, hosts: &[&str]) -> Vec<String> {
+        let owned = assign_endpoints(wanted, &placements_of(hosts)).expect("it can be dealt");
         let short = |url: &Url| url.to_string().replace("http://", "").replace("127.0.0.1", "");
         owned.iter().map(|urls| urls.iter().map(short).collect::<Vec<_>>().join(" ")).collect()
     }
 
     #[test]
     fn a_nodes_ports_go_to_its_ranks_in_blocks() {
-        let ports = Wanted::Ports { base: 8000, count: 4 };
-        assert_eq!(dealt(&ports, &["a", "b"]), [":8000 :8001 :8002 :8003"; 2]);
+        let ports = EndpointSpec::Ports { base: 8000, count: 4 };
+        assert_eq!(assigned_urls(&ports, &["a", "b"]), [":8000 :8001 :8002 :8003"; 2]);
         assert_eq!(
-            dealt(&ports, &["a", "a", "b"]),
+            assigned_urls(&ports, &["a", "a", "b"]),
             [":8000 :8001", ":8002 :8003", ":8000 :8001 :8002 :8003"]
         );
-        let two = Wanted::Ports { base: 8000, count: 2 };
-        assert_eq!(dealt(&two, &["a", "a", "a", "a"]), [":8000", "", ":8001", ""]);
+        let two = EndpointSpec::Ports { base: 8000, count: 2 };
+        assert_eq!(assigned_urls(&two, &["a", "a", "a", "a"]), [":8000", "", ":8001", ""]);
     }
 
     #[test]
     fn placeholders_make_servers_of_ranks_and_nodes() {
         let per_rank = url_spec(&["http://127.0.0.1:800{local_rank}"]);
-        assert_eq!(dealt(&per_rank, &["a", "a", "b"]), [":8000", ":8001", ":8000"]);
-        assert_eq!(dealt(&url_spec(&["http://{host}:80"]), &["a", "a", "b"]), ["a:80", "", "b:80"]);
-        assert_eq!(dealt(&url_spec(&["http://x/{rank}"]), &["a", "a"]), ["x/0", "x/1"]);
+        assert_eq!(assigned_urls(&per_rank, &["a", "a", "b"]), [":8000", ":8001", ":8000"]);
+        assert_eq!(
+            assigned_urls(&url_spec(&["http://{host}:80"]), &["a", "a", "b"]),
+            ["a:80", "", "b:80"]
+        );
+        assert_eq!(assigned_urls(&url_spec(&["http://x/{rank}"]), &["a", "a"]), ["x/0", "x/1"]);
     }
 
     #[test]
     fn named_hosts_go_to_their_nodes_and_strangers_over_all_ranks() {
         let mixed = url_spec(&["http://b:1", "http://x:1", "http://y:1", "http://127.0.0.1:7"]);
-        assert_eq!(dealt(&mixed, &["a", "b"]), [":7 x:1", ":7 b:1 y:1"]);
+        assert_eq!(assigned_urls(&mixed, &["a", "b"]), [":7 x:1", ":7 b:1 y:1"]);
     }
 
     #[test]
     fn a_hostfile_deals_by_host_and_loopback_lines_are_everybodys() {
         let file = hostfile_spec("a 1\nb.site 1\na 2\nlocalhost 9\n", RemoteEndpointPolicy::Refuse);
-        assert_eq!(dealt(&file, &["a", "a", "b"]), [":9 a:1", "a:2", ":9 b.site:1"]);
+        assert_eq!(assigned_urls(&file, &["a", "a", "b"]), [":9 a:1", "a:2", ":9 b.site:1"]);
     }
 
     #[test]
     fn hosts_without_a_rank_are_an_error_unless_dealt() {
         let text = "a 1\nc 1\nd 1\n";
-        let refused =
-            deal(&hostfile_spec(text, RemoteEndpointPolicy::Refuse), &placements_of(&["a"]));
+        let refused = assign_endpoints(
+            &hostfile_spec(text, RemoteEndpointPolicy::Refuse),
+            &placements_of(&["a"]),
+        );
         assert_eq!(refused, Err(AssignError::NoRankOnHost(vec!["c".into(), "d".into()])));
         assert_eq!(
-            dealt(&hostfile_spec(text, RemoteEndpointPolicy::Deal), &["a", "b"]),
+            assigned_urls(&hostfile_spec(text, RemoteEndpointPolicy::Deal), &["a", "b"]),
             ["a:1 c:1", "d:1"]
         );
     }
@@ -271,14 +279,14 @@ mod tests {
         for twice in [&["http://x:1", "http://x:1"][..], &["http://{host}:1", "http://a:1"]] {
             assert!(
                 matches!(
-                    deal(&url_spec(twice), &placements_of(&["a", "b"])),
-                    Err(AssignError::Twice(_))
+                    assign_endpoints(&url_spec(twice), &placements_of(&["a", "b"])),
+                    Err(AssignError::DuplicateEndpoint(_))
                 ),
                 "{twice:?}"
             );
         }
         assert!(matches!(
-            deal(&url_spec(&["http://h{x}"]), &placements_of(&["a"])),
+            assign_endpoints(&url_spec(&["http://h{x}"]), &placements_of(&["a"])),
             Err(AssignError::InvalidPlaceholder(_))
         ));
     }
@@ -290,7 +298,7 @@ mod tests {
         ) {
             let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
             let places = placements_of(&names);
-            let owned = deal(&Wanted::Ports { base: 8000, count }, &places).expect("loopback");
+            let owned = assign_endpoints(&EndpointSpec::Ports { base: 8000, count }, &places).expect("loopback");
             for place in places.iter().filter(|place| place.local_rank == 0) {
                 let mut ports: Vec<String> = places
                     .iter()

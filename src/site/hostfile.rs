@@ -91,7 +91,7 @@ type Server = (String, u16, BTreeMap<String, String>);
 fn server(text: &str) -> Result<Server, String> {
     let mut words = text.split_whitespace().peekable();
     let first = words.next().unwrap_or_default();
-    let (host, mut port) = address(first)?;
+    let (host, mut port) = parse_host_port(first)?;
     if let Some(word) = words.next_if(|word| !word.contains('=')) {
         if port.is_some() {
             return Err(format!("{first:?} has a port, and {word:?} is another"));
@@ -110,7 +110,7 @@ fn server(text: &str) -> Result<Server, String> {
     Ok((host, port.unwrap_or(DEFAULT_PORT), tags))
 }
 
-fn address(word: &str) -> Result<(String, Option<u16>), String> {
+fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
     if word.contains("://") {
         return Err(format!("{word:?} is a URL; a hostfile has host and port"));
     }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn urls(text: &str) -> Vec<String> {
+    fn parsed_urls(text: &str) -> Vec<String> {
         let lines = parse_hostfile(text).expect("every line is good");
         lines.iter().filter_map(HostfileEntry::server_url).map(|url| url.to_string()).collect()
     }
@@ -165,7 +165,7 @@ mod tests {
                     [::1]:8005\n\
                     fe80::7\n";
         assert_eq!(
-            urls(text),
+            parsed_urls(text),
             [
                 "http://n1:8001",
                 "http://n2:8002",

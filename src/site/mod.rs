@@ -10,8 +10,8 @@ mod node;
 mod signals;
 mod walltime;
 
-pub use assign_endpoints::{AssignError, Wanted, deal};
+pub use assign_endpoints::{AssignError, EndpointSpec, assign_endpoints};
 pub use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
-pub use node::{Node, Place, is_program_running, places};
+pub use node::{NodeInfo, Place, is_program_running, places};
 pub use signals::{Ask, SignalHandler};
 pub use walltime::pbs_time_left;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a rank knows of its own node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Node {
+pub struct NodeInfo {
     /// The host's name as the kernel has it.
     pub host: String,
     /// The addresses of its interfaces, loopback left out.
@@ -19,7 +19,7 @@ pub struct Place {
     /// The rank.
     pub rank: usize,
     /// Its node.
-    pub node: Node,
+    pub node: NodeInfo,
     /// Which of its node's ranks it is, from 0.
     pub local_rank: usize,
     /// How many ranks its node has.
@@ -36,7 +36,7 @@ impl Place {
     }
 }
 
-impl Node {
+impl NodeInfo {
     /// This one.
     #[must_use]
     pub fn this_node() -> Self {
@@ -85,7 +85,7 @@ pub fn is_program_running(pid: u32) -> bool {
 
 /// All ranks' places from all ranks' nodes, both in rank order. Ranks of one host count as one node's.
 #[must_use]
-pub fn places(nodes: Vec<Node>) -> Vec<Place> {
+pub fn places(nodes: Vec<NodeInfo>) -> Vec<Place> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut places: Vec<Place> = Vec::with_capacity(nodes.len());
     for (rank, node) in nodes.into_iter().enumerate() {
@@ -101,7 +101,7 @@ pub fn places(nodes: Vec<Node>) -> Vec<Place> {
 
 #[cfg(test)]
 pub(super) fn placements_of(hosts: &[&str]) -> Vec<Place> {
-    let node = |host: &&str| Node { host: (*host).into(), addresses: Vec::new() };
+    let node = |host: &&str| NodeInfo { host: (*host).into(), addresses: Vec::new() };
     places(hosts.iter().map(node).collect())
 }
 
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_host_is_known_by_its_names_and_addresses() {
         let address = "10.0.0.7".parse().expect("an address");
-        let node = Node { host: "x4117c0.cm.site".into(), addresses: vec![address] };
+        let node = NodeInfo { host: "x4117c0.cm.site".into(), addresses: vec![address] };
         for name in ["x4117c0", "X4117C0.cm.site", "x4117c0.hsn.site", "10.0.0.7"] {
             assert!(node.has_name(name), "{name}");
         }

@@ -20,11 +20,11 @@ pub enum Ask {
     Soon,
 }
 
-type Listener = Box<dyn FnMut(Ask) + Send>;
+type SignalListener = Box<dyn FnMut(Ask) + Send>;
 
 /// Signals, caught.
 #[derive(Clone)]
-pub struct SignalHandler(Arc<Mutex<Option<Listener>>>);
+pub struct SignalHandler(Arc<Mutex<Option<SignalListener>>>);
 
 impl SignalHandler {
     /// Catches them from now on, for as long as the process lives.
@@ -48,7 +48,7 @@ impl SignalHandler {
     }
 
     /// Whoever is told from now on, if anybody.
-    pub fn tell(&self, listener: Option<Listener>) {
+    pub fn tell(&self, listener: Option<SignalListener>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
     }
 }

@@ -8,7 +8,7 @@ use std::{
 /// How long PBS is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// PBS tells what was used as it stood some while ago.
-const STALE: Duration = Duration::from_secs(120);
+const USAGE_REPORT_LAG: Duration = Duration::from_secs(120);
 
 /// How long the PBS job may still run, by `qstat`; nothing where it cannot be asked or does not say.
 #[must_use]
@@ -37,7 +37,7 @@ fn left(qstat: &str) -> Option<Duration> {
     };
     let all = value("Resource_List.walltime")?;
     let used = value("resources_used.walltime").unwrap_or(0);
-    Some(Duration::from_secs(all.saturating_sub(used)).saturating_sub(STALE))
+    Some(Duration::from_secs(all.saturating_sub(used)).saturating_sub(USAGE_REPORT_LAG))
 }
 
 /// `12:00:00`, or a number of seconds.

@@ -38,7 +38,7 @@ impl SwarmBuilder {
 
     /// A settings file, which the environment and the program's own settings go over.
     #[must_use]
-    pub fn config(mut self, path: &str) -> Self {
+    pub fn config_file(mut self, path: &str) -> Self {
         self.config = Some(path.into());
         self
     }
@@ -69,7 +69,7 @@ impl SwarmBuilder {
     pub fn start(self) -> Result<Swarm, JobError> {
         let Self { environment, config, mut settings, folder } = self;
         let launcher = LauncherInfo::read(|variable| environment.get(variable).map(str::to_owned));
-        if launcher.is_there() {
+        if launcher.is_present() {
             comm::abort_job_on_panic();
         }
         let mut comm = comm::start(&launcher)?;

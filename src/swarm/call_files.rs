@@ -60,7 +60,7 @@ impl Places {
 
 impl Place {
     /// Writes the rows, a line each, and calls for them.
-    pub(super) fn call(
+    pub(super) fn write_call(
         &self,
         rows: impl IntoIterator<Item = impl Serialize>,
     ) -> Result<CallSpec, JobError> {
@@ -122,16 +122,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let named = folder.path().join("named");
         let mut places = Places::new(Some(named.clone()), "/nowhere".into(), 3);
-        let call = places.next(None).call(["a"]).expect("written");
+        let call = places.next(None).write_call(["a"]).expect("written");
         assert_eq!(call.output, named.join("call-0001.jsonl"));
         assert_eq!(call.local_shards, None);
-        let local = places.next(Some(2)).call(["b"]).expect("written");
+        let local = places.next(Some(2)).write_call(["b"]).expect("written");
         assert_eq!(local.output, named.join("rank-00002-call-0001.jsonl"));
         assert_eq!(std::fs::read_dir(&named).expect("listed").count(), 2);
 
         let mut places = Places::new(None, folder.path().into(), 3);
         let (one, two) = (places.next(None), places.next(None));
-        let call = one.call([json!("a"), json!({"prompt": "b\n", "n": 2})]).expect("written");
+        let call = one.write_call([json!("a"), json!({"prompt": "b\n", "n": 2})]).expect("written");
         assert_ne!(call.output.parent(), two.output_path().parent());
         let text = std::fs::read_to_string(&call.inputs[0]).expect("there");
         assert_eq!(text.lines().count(), 2, "{text}");

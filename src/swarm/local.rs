@@ -60,17 +60,17 @@ impl Swarm {
         let rank = self.rank();
         let urls = match server {
             None => self.endpoints().to_vec(),
-            Some(at) => vec![self.endpoint(at)?.clone()],
+            Some(at) => vec![self.endpoint_at(at)?.clone()],
         };
         let place = self.places.next(Some(rank));
-        let session = self.alone.entry(server).or_insert_with(|| self.session.alone(urls));
-        session.gather(&mut SoloComm::new(), Some(place.call(rows)))?;
+        let session = self.alone.entry(server).or_insert_with(|| self.session.solo_session(urls));
+        session.gather_answers(&mut SoloComm::new(), Some(place.write_call(rows)))?;
         let mut answers = place.read_answers()?;
         answers.iter_mut().for_each(|it| it.served.rank = rank); // of one it was the first
         Ok(answers)
     }
 
-    fn endpoint(&self, at: usize) -> Result<&Url, JobError> {
+    fn endpoint_at(&self, at: usize) -> Result<&Url, JobError> {
         let (rank, all) = (self.rank(), self.endpoints());
         all.get(at).ok_or_else(|| {
             JobError::PreconditionFailed(format!(

@@ -142,7 +142,7 @@ impl Swarm {
     /// Local. This rank's servers, as [`Swarm::post_batch`] counts them.
     #[must_use]
     pub fn endpoints(&self) -> &[Url] {
-        self.session.endpoints()
+        self.session.endpoint_urls()
     }
 
     /// Collective. Rank 0's prompts, answered by all ranks' servers: in order, on rank 0. All of them are in its memory
@@ -157,7 +157,7 @@ impl Swarm {
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
     ) -> Result<Option<Vec<Answer>>, JobError> {
-        self.gather(prompts, None)
+        self.gather_answers(prompts, None)
     }
 
     /// Collective. The same for rank 0's items, each put into the template: texts at `{{item}}`, objects by their fields.
@@ -182,7 +182,7 @@ impl Swarm {
         items: impl IntoIterator<Item = impl Serialize>,
         template: &str,
     ) -> Result<Option<Vec<Answer>>, JobError> {
-        self.gather(items, Some(template.to_owned()))
+        self.gather_answers(items, Some(template.to_owned()))
     }
 
     /// Collective. Rank 0's prompts, answered, and the answers made into one text by a tree: groups of `fan-in` (a setting)
@@ -216,7 +216,7 @@ impl Swarm {
         // (its levels lie in the run folder: ranks have no other place for what they write)
         let call = self.is_root().then(|| {
             let reduce_template = Some(reduce_template.to_owned());
-            Ok(CallSpec { reduce_template, local_shards: None, ..place.call(prompts)? })
+            Ok(CallSpec { reduce_template, local_shards: None, ..place.write_call(prompts)? })
         });
         self.session.reduce_to_text(self.comm.as_mut(), call)
     }
@@ -248,11 +248,11 @@ impl Swarm {
         take: impl FnOnce(Answers) -> T + Send,
     ) -> Result<T, JobError> {
         let place = self.places.next(None);
-        let call = self.is_root().then(|| place.call(prompts));
+        let call = self.is_root().then(|| place.write_call(prompts));
         let (tap, lines) = mpsc::channel();
         thread::scope(|scope| {
             let taker = scope.spawn(move || take(Answers::of(lines)));
-            let told = self.session.tell(self.comm.as_mut(), call, &tap);
+            let told = self.session.stream_answers(self.comm.as_mut(), call, &tap);
             // (the tap has been told the end, so that whoever listens comes to one)
             let taken = taker.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
             told.map(|()| taken)
@@ -289,7 +289,7 @@ impl Swarm {
         mut add: impl FnMut(&mut T, &Seen<'_>),
     ) -> Result<Option<T>, JobError> {
         let place = self.places.next(None);
-        let call = self.is_root().then(|| place.call(prompts));
+        let call = self.is_root().then(|| place.write_call(prompts));
         self.session.visit_answers(self.comm.as_mut(), call, |line| {
             // (a line that is none was damaged on disk: its prompt is as good as failed)
             let line = Line::read(line);
@@ -356,14 +356,14 @@ impl Swarm {
         ManuallyDrop::into_inner(self.comm).finish();
     }
 
-    fn gather(
+    fn gather_answers(
         &mut self,
         rows: impl IntoIterator<Item = impl Serialize>,
         template: Option<String>,
     ) -> Result<Option<Vec<Answer>>, JobError> {
         let place = self.places.next(None);
-        let call = self.is_root().then(|| Ok(CallSpec { template, ..place.call(rows)? }));
-        self.session.gather(self.comm.as_mut(), call)?;
+        let call = self.is_root().then(|| Ok(CallSpec { template, ..place.write_call(rows)? }));
+        self.session.gather_answers(self.comm.as_mut(), call)?;
         self.is_root().then(|| place.read_answers()).transpose()
     }
 

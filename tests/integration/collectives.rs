@@ -8,9 +8,9 @@ use std::{
 
 use aurora_swarm::{
     comm::{
-        Comm, CommError, LauncherInfo, Mailbox, MailboxEvent, MessageTag, RankParts, ReduceOp,
-        RollCall, SoloComm, TypedComm, all_to_all_in_rounds, check_liveness, drain_messages,
-        gather_in_rounds,
+        Comm, CommError, LauncherInfo, LivenessResult, Mailbox, MailboxEvent, MessageTag,
+        RankParts, ReduceOp, SoloComm, TypedComm, all_to_all_in_rounds, check_liveness,
+        drain_messages, gather_in_rounds,
     },
     domain::Merge,
 };
@@ -29,7 +29,7 @@ fn laws(comm: &mut dyn Comm) {
     fences(comm);
     actor(comm);
     comm.barrier();
-    assert_eq!(check_liveness(comm, Duration::from_secs(20)), Ok(RollCall::AllAlive));
+    assert_eq!(check_liveness(comm, Duration::from_secs(20)), Ok(LivenessResult::AllAlive));
 }
 
 /// Bytes that tell whose they are and where a piece was lost.
@@ -103,7 +103,7 @@ fn fences(comm: &mut dyn Comm) {
     for number in 0..3 {
         let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
         for rank in others {
-            comm.send(rank, MessageTag::Job, pattern(number, 100_000 * number + 1)).unwrap();
+            comm.send_bytes(rank, MessageTag::Job, pattern(number, 100_000 * number + 1)).unwrap();
         }
         drain_messages(comm, MessageTag::Job).unwrap();
         // (what rank 0 of one writes to itself is its own business)
@@ -121,7 +121,7 @@ fn exchanges(comm: &mut dyn Comm) {
     };
     let part = |from: usize, to: usize| pattern(from * 64 + to, length(from, to));
     let mut mine = RankParts::default();
-    (0..size).for_each(|to| mine.push(&part(rank, to)));
+    (0..size).for_each(|to| mine.push_part(&part(rank, to)));
     let mut got = RankParts::default();
     for _ in 0..2 {
         comm.all_to_all_bytes(&mine, &mut got);
@@ -181,13 +181,13 @@ fn letters(comm: &mut dyn Comm) {
     // Large and small in turn: what is slower must not be overtaken.
     for number in 0..20 {
         let length = if number % 3 == 0 { 400_000 } else { number };
-        comm.send(next, MessageTag::Job, pattern(number, length)).unwrap();
+        comm.send_bytes(next, MessageTag::Job, pattern(number, length)).unwrap();
     }
-    comm.send(next, MessageTag::TreeReduce, vec![42]).unwrap();
+    comm.send_bytes(next, MessageTag::TreeReduce, vec![42]).unwrap();
     let mut got = 0;
     let mut other_tag = false;
     let end = Instant::now() + Duration::from_secs(20);
-    while got < 20 || !other_tag || comm.under_way() > 0 {
+    while got < 20 || !other_tag || comm.pending_messages() > 0 {
         assert!(Instant::now() < end, "letters are lost: {got} of 20");
         if let Some(letter) = comm.try_receive(Some(before), MessageTag::Job) {
             let length = if got % 3 == 0 { 400_000 } else { got };
@@ -200,7 +200,7 @@ fn letters(comm: &mut dyn Comm) {
     }
     assert_eq!(comm.try_receive(None, MessageTag::Job), None);
     assert_eq!(
-        comm.send(size, MessageTag::Job, vec![]),
+        comm.send_bytes(size, MessageTag::Job, vec![]),
         Err(CommError::NoSuchRank { rank: size, size })
     );
 }
@@ -229,7 +229,7 @@ fn actor(comm: &mut dyn Comm) {
     let quiet = Instant::now();
     assert_eq!(post.wait(quiet + Duration::from_millis(30)), MailboxEvent::TimedOut);
     assert!(quiet.elapsed() >= Duration::from_millis(30));
-    while post.comm_mut().under_way() > 0 {
+    while post.comm_mut().pending_messages() > 0 {
         thread::sleep(Duration::from_micros(100));
     }
 }
@@ -260,7 +260,7 @@ fn hold_on_real_ranks() {
 fn real() -> Box<dyn Comm> {
     aurora_swarm::comm::abort_job_on_panic();
     let launcher = LauncherInfo::read(|name| std::env::var(name).ok());
-    assert!(launcher.is_there(), "to be started by mpiexec");
+    assert!(launcher.is_present(), "to be started by mpiexec");
     aurora_swarm::comm::start(&launcher).expect("MPI starts")
 }
 
@@ -313,12 +313,12 @@ fn a_roll_call_finds_who_is_missing() {
             Some(check_liveness(comm, Duration::from_millis(200)).unwrap())
         }
     });
-    let missing = Some(RollCall::Missing(vec![2]));
+    let missing = Some(LivenessResult::Missing(vec![2]));
     assert_eq!(found, [missing.clone(), missing.clone(), None, missing]);
     let headless = on_threads(2, |comm| {
         (comm.rank() == 1).then(|| check_liveness(comm, Duration::from_millis(50)).unwrap())
     });
-    assert_eq!(headless, [None, Some(RollCall::RootSilent)]);
+    assert_eq!(headless, [None, Some(LivenessResult::RootSilent)]);
 }
 
 #[test]
@@ -338,12 +338,12 @@ fn roll_call_with_a_sleeper() {
         thread::sleep(Duration::from_secs(60));
     }
     match check_liveness(comm.as_mut(), Duration::from_secs(1)) {
-        Ok(RollCall::Missing(ranks)) if comm.rank() == 0 => {
+        Ok(LivenessResult::Missing(ranks)) if comm.rank() == 0 => {
             println!("missing {ranks:?}");
             thread::sleep(Duration::from_millis(200)); // mpiexec passes the line on
             comm.abort(75)
         }
-        Ok(RollCall::Missing(_)) => thread::sleep(Duration::from_secs(60)),
+        Ok(LivenessResult::Missing(_)) => thread::sleep(Duration::from_secs(60)),
         other => panic!("{other:?}"),
     }
 }

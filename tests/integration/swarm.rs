@@ -149,7 +149,7 @@ fn every_call() {
 
     let votes = [saying("Yes"), saying("no"), saying("yes ")];
     let votes =
-        swarm.aggregate(&votes, MajorityVote::new(None), MajorityVote::add).expect("merged");
+        swarm.aggregate(&votes, MajorityVote::new(None), MajorityVote::add_answer).expect("merged");
     assert_eq!(votes.is_some(), root);
     if let Some(votes) = votes {
         let votes = votes.finish();
@@ -413,7 +413,7 @@ fn of_numbers() {
     let mut swarm = setup().start().expect("started");
     let rows = ["1", "2.5", "some", "5.5"].map(saying);
     let all = swarm
-        .aggregate(&rows, NumericStatistics::new(None), NumericStatistics::add)
+        .aggregate(&rows, NumericStatistics::new(None), NumericStatistics::add_answer)
         .expect("merged");
     if let Some(all) = all {
         let all = all.finish();

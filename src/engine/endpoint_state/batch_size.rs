@@ -14,7 +14,7 @@ pub(crate) struct BatchSizer {
     auto_size: usize,
     /// Prompts answered a second.
     answer_rate: f64,
-    since: Option<Instant>,
+    interval_start: Option<Instant>,
     answered: usize,
 }
 
@@ -33,13 +33,13 @@ const EVERY: Duration = Duration::from_millis(250);
 
 impl BatchSizer {
     pub(crate) fn new(size: SizeMode) -> Self {
-        Self { mode: size, auto_size: 1, answer_rate: 0.0, since: None, answered: 0 }
+        Self { mode: size, auto_size: 1, answer_rate: 0.0, interval_start: None, answered: 0 }
     }
 
     /// The endpoint answered so many prompts; it is one of `endpoints`.
     pub(crate) fn answered(&mut self, prompts: usize, endpoints: usize, now: Instant) {
         self.answered += prompts;
-        let since = *self.since.get_or_insert(now);
+        let since = *self.interval_start.get_or_insert(now);
         let passed = now - since;
         if passed < EVERY {
             return;
@@ -47,7 +47,7 @@ impl BatchSizer {
         let rate = self.answered as f64 / passed.as_secs_f64();
         self.answer_rate =
             if self.answer_rate == 0.0 { rate } else { (self.answer_rate + rate) / 2.0 };
-        (self.since, self.answered) = (Some(now), 0);
+        (self.interval_start, self.answered) = (Some(now), 0);
         let scale = (RANK_BATCHING_RATE / endpoints.max(1) as f64 / BATCHING_ON_RATE).min(1.0);
         if self.answer_rate > BATCHING_ON_RATE * scale {
             self.auto_size = batch_size_for(self.answer_rate).max(LEAST);
@@ -92,11 +92,11 @@ fn batch_size_for(rate: f64) -> usize {
 mod tests {
     use super::*;
 
-    fn at(rate: usize, endpoints: usize) -> BatchSizer {
-        after(rate, endpoints).0
+    fn sizer_at_rate(rate: usize, endpoints: usize) -> BatchSizer {
+        sizer_after(rate, endpoints).0
     }
 
-    fn after(rate: usize, endpoints: usize) -> (BatchSizer, Instant) {
+    fn sizer_after(rate: usize, endpoints: usize) -> (BatchSizer, Instant) {
         let mut lists = BatchSizer::new(SizeMode::Auto);
         let mut now = Instant::now();
         for _ in 0..8 {
@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn long_answers_go_singly_and_short_ones_in_batches() {
-        assert_eq!(at(20, 4).most(512), 1);
-        assert_eq!(at(300, 4).most(512), 16);
-        assert_eq!(at(9000, 1).most(512), 64);
-        assert_eq!(at(9000, 1).most(40), 10, "four fit");
-        assert_eq!(at(9000, 1).most(9), 1, "lists of two are no lists");
-        assert_eq!(at(100, 200).most(512), 8, "a rank with many endpoints");
+        assert_eq!(sizer_at_rate(20, 4).most(512), 1);
+        assert_eq!(sizer_at_rate(300, 4).most(512), 16);
+        assert_eq!(sizer_at_rate(9000, 1).most(512), 64);
+        assert_eq!(sizer_at_rate(9000, 1).most(40), 10, "four fit");
+        assert_eq!(sizer_at_rate(9000, 1).most(9), 1, "lists of two are no lists");
+        assert_eq!(sizer_at_rate(100, 200).most(512), 8, "a rank with many endpoints");
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn batching_has_hysteresis_between_both_rates() {
-        let (mut lists, mut now) = after(220, 1);
+        let (mut lists, mut now) = sizer_after(220, 1);
         let before = lists.most(512);
         assert!(before > 1);
         for _ in 0..4 {

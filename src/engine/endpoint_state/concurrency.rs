@@ -40,7 +40,7 @@ enum ControlMode {
     /// By what the server says.
     Told(Told),
     /// By what comes back.
-    Felt(ThroughputController),
+    Throughput(ThroughputController),
 }
 
 #[derive(Debug, Default)]
@@ -68,15 +68,15 @@ struct ThroughputController {
     began: Option<Instant>,
     /// Sequences that are still of the time before the last change.
     sequences_to_skip: usize,
-    sequences: usize,
+    interval_sequences: usize,
     interval_tokens: u64,
     /// What the last size brought, in tokens a second.
-    before: f64,
+    last_rate: f64,
     hold_until: Option<Instant>,
 }
 
 /// Where a climb begins.
-const FIRST: usize = 32;
+const INITIAL_WINDOW: usize = 32;
 const INITIAL_THROUGHPUT_WINDOW: usize = 64;
 /// No server runs more.
 const MOST: usize = 8192;
@@ -96,10 +96,12 @@ impl ConcurrencyController {
     pub(crate) fn new(size: SizeMode, least: usize, told: bool) -> Self {
         let (size, steer) = match size {
             SizeMode::Fixed(size) => (size, ControlMode::Fixed),
-            SizeMode::Auto if told => (FIRST.max(least), ControlMode::Told(Told::default())),
+            SizeMode::Auto if told => {
+                (INITIAL_WINDOW.max(least), ControlMode::Told(Told::default()))
+            }
             SizeMode::Auto => (
                 INITIAL_THROUGHPUT_WINDOW.max(least),
-                ControlMode::Felt(ThroughputController::new()),
+                ControlMode::Throughput(ThroughputController::new()),
             ),
         };
         Self {
@@ -119,13 +121,13 @@ impl ConcurrencyController {
 
     /// The server does not say after all: what it brings has to do.
     pub(crate) fn fall_back_to_throughput(&mut self) {
-        if self.asks() {
-            self.mode = ControlMode::Felt(ThroughputController::new());
+        if self.uses_server_metrics() {
+            self.mode = ControlMode::Throughput(ThroughputController::new());
         }
     }
 
     /// Is it worth asking the server how it is?
-    pub(crate) fn asks(&self) -> bool {
+    pub(crate) fn uses_server_metrics(&self) -> bool {
         matches!(self.mode, ControlMode::Told(_))
     }
 
@@ -160,13 +162,13 @@ impl ConcurrencyController {
             self.limit = self.limit.saturating_add(more);
             self.answered = 0;
         }
-        if let ControlMode::Felt(felt) = &mut self.mode {
-            self.size = felt.admitted(self.size, sequences, tokens, full, now);
+        if let ControlMode::Throughput(felt) = &mut self.mode {
+            self.size = felt.next_size(self.size, sequences, tokens, full, now);
         }
     }
 
     /// It refused a request of `sequences` with which `level` were in flight.
-    pub(crate) fn refused(&mut self, level: usize, sequences: usize) {
+    pub(crate) fn decrease_on_refusal(&mut self, level: usize, sequences: usize) {
         if level <= self.max_admitted {
             // It has taken as much before: a passing fit, unless it comes again and again.
             self.max_admitted = self.max_admitted * 15 / 16;
@@ -191,7 +193,7 @@ impl ConcurrencyController {
     ) -> bool {
         let before = self.size;
         if let ControlMode::Told(told) = &mut self.mode {
-            self.size = told.sampled(self.size, sample, taken, list, now).clamp(1, MOST);
+            self.size = told.next_size(self.size, sample, taken, list, now).clamp(1, MOST);
         }
         self.size != before
     }
@@ -203,7 +205,7 @@ impl Told {
         clippy::cast_sign_loss,
         reason = "counts of sequences, from 0 to thousands"
     )]
-    fn sampled(
+    fn next_size(
         &mut self,
         size: usize,
         sample: LoadSample,
@@ -273,7 +275,7 @@ impl Told {
         } else if waits > 2.0 * spare {
             // What waits may be somebody else's: no less than what runs, and of ours no more than there is.
             let ours = waits.min(taken as f64) - spare;
-            let least = (self.estimated_slots as usize).max(FIRST / 4).min(size);
+            let least = (self.estimated_slots as usize).max(INITIAL_WINDOW / 4).min(size);
             self.decrease_target = size.saturating_sub(ours.max(0.0) as usize).max(least);
             self.decrease_target
         } else {
@@ -287,14 +289,14 @@ impl ThroughputController {
         Self {
             began: None,
             sequences_to_skip: 0,
-            sequences: 0,
+            interval_sequences: 0,
             interval_tokens: 0,
-            before: 0.0,
+            last_rate: 0.0,
             hold_until: None,
         }
     }
 
-    fn admitted(
+    fn next_size(
         &mut self,
         size: usize,
         sequences: usize,
@@ -308,29 +310,29 @@ impl ThroughputController {
         }
         if !full {
             // What it cannot use up says nothing of its size.
-            (self.began, self.sequences, self.interval_tokens) = (None, 0, 0);
+            (self.began, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
             return size;
         }
         let began = *self.began.get_or_insert(now);
-        self.sequences += sequences;
+        self.interval_sequences += sequences;
         self.interval_tokens += tokens;
         let felt = now - began;
-        if felt < MIN_MEASURE_INTERVAL || self.sequences < size * 2 {
+        if felt < MIN_MEASURE_INTERVAL || self.interval_sequences < size * 2 {
             return size;
         }
         let rate = self.interval_tokens as f64 / felt.as_secs_f64();
-        (self.began, self.sequences, self.interval_tokens) = (None, 0, 0);
+        (self.began, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
         match self.hold_until {
             Some(until) if now < until => return size,
             Some(_) => {
                 // As at the beginning: is twice as much better by now?
-                (self.hold_until, self.before, self.sequences_to_skip) = (None, rate, size * 2);
+                (self.hold_until, self.last_rate, self.sequences_to_skip) = (None, rate, size * 2);
                 return (size * 2).min(MOST);
             }
             None => {}
         }
-        if rate > self.before * MIN_GAIN {
-            (self.before, self.sequences_to_skip) = (rate, size * 2);
+        if rate > self.last_rate * MIN_GAIN {
+            (self.last_rate, self.sequences_to_skip) = (rate, size * 2);
             return (size * 2).min(MOST);
         }
         self.hold_until = Some(now + HOLD_INTERVAL);
@@ -371,7 +373,10 @@ mod tests {
                 (slots + slots / 16..=slots + slots / 4 + 4).contains(&size),
                 "{slots}: {size}"
             );
-            assert!(most <= (slots * 2).max(FIRST) + slots, "{slots}: it went up to {most}");
+            assert!(
+                most <= (slots * 2).max(INITIAL_WINDOW) + slots,
+                "{slots}: it went up to {most}"
+            );
         }
         let (size, _) = settle(128, 32);
         assert!((144..=200).contains(&size), "a list waits: {size}");
@@ -421,7 +426,7 @@ mod tests {
             let taken = window.size();
             window.apply_sample(LoadSample::default(), taken, 1, now);
         }
-        assert!(window.size() <= 2 * FIRST, "{}", window.size());
+        assert!(window.size() <= 2 * INITIAL_WINDOW, "{}", window.size());
         for _ in 0..100 {
             now += window.poll_interval();
             let taken = window.size();
@@ -449,17 +454,17 @@ mod tests {
         let now = Instant::now();
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
         window.record_admitted(64, 1, 1, true, now);
-        window.refused(64, 1);
+        window.decrease_on_refusal(64, 1);
         assert_eq!(window.size(), 64, "it has taken 64 before");
         for _ in 0..20 {
-            window.refused(64, 1);
+            window.decrease_on_refusal(64, 1);
         }
         assert_eq!(window.size(), 63, "again and again is no fit");
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
-        window.refused(64, 64);
+        window.decrease_on_refusal(64, 64);
         assert_eq!(window.size(), 32, "it was idle, and still refused 64");
         window.record_admitted(20, 1, 1, true, now);
-        window.refused(32, 12);
+        window.decrease_on_refusal(32, 12);
         assert_eq!(window.size(), 20, "what it has is what it can have");
         (0..90).for_each(|_| window.record_admitted(20, 1, 1, true, now));
         assert_eq!(window.size(), 21);
@@ -471,7 +476,7 @@ mod tests {
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
         (0..200).for_each(|_| window.record_admitted(64, 1, 1, true, now));
         for _ in 0..200 {
-            window.refused(window.size(), 1);
+            window.decrease_on_refusal(window.size(), 1);
         }
         let low = window.size();
         assert!(low < 8, "{low}");
@@ -495,7 +500,7 @@ mod tests {
             let sample = LoadSample { running: 64.0, waiting: 500.0, preemptions: 0.0 };
             window.apply_sample(sample, taken, 1, now);
         }
-        assert!(window.size() >= FIRST, "{}", window.size());
+        assert!(window.size() >= INITIAL_WINDOW, "{}", window.size());
     }
 
     #[test]
@@ -530,7 +535,7 @@ mod tests {
                 let before = window.size();
                 now += Duration::from_millis(200);
                 if refused {
-                    window.refused(before + 1, list);
+                    window.decrease_on_refusal(before + 1, list);
                 }
                 window.apply_sample(LoadSample { running, waiting, preemptions }, before, list, now);
                 prop_assert!(window.size() >= 1);

@@ -31,17 +31,17 @@ pub(super) struct EndpointState {
     pub(super) timeline_row: TimelineSlot,
     pub(super) was_up: bool,
     /// Permits taken.
-    pub(super) taken: usize,
+    pub(super) permits_taken: usize,
     availability: EndpointAvailability,
     /// Faults since the last answer.
-    faults: u32,
+    consecutive_faults: u32,
     probe_backoff: Duration,
     /// Refusals for want of room since the last answer.
     consecutive_refusals: u32,
     /// It was put aside, and has answered nothing since.
     on_probation: bool,
     /// Since it came up.
-    pub(super) has_answered: bool,
+    pub(super) answered_since_up: bool,
     /// In this run.
     pub(super) ever_answered: bool,
     /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
@@ -110,18 +110,18 @@ impl EndpointState {
             url,
             timeline_row: seat,
             was_up: ready.is_some(),
-            taken: 0,
+            permits_taken: 0,
             availability: state,
-            faults: 0,
+            consecutive_faults: 0,
             probe_backoff: MIN_PROBE_BACKOFF,
             consecutive_refusals: 0,
             on_probation: false,
-            has_answered: false,
+            answered_since_up: false,
             ever_answered: false,
             batch_limit: usize::MAX,
             missed_load_polls: 0,
             was_full: false,
-            next_load_poll: window.asks().then(|| now + window.poll_interval()),
+            next_load_poll: window.uses_server_metrics().then(|| now + window.poll_interval()),
             window,
             batch_sizer: BatchSizer::new(policy.batch_size),
             patience: LatencyModel::default(),
@@ -146,9 +146,9 @@ impl EndpointState {
 
     /// It answered a request.
     pub(super) fn answered(&mut self) {
-        self.faults = 0;
+        self.consecutive_faults = 0;
         self.probe_backoff = MIN_PROBE_BACKOFF;
-        self.has_answered = true;
+        self.answered_since_up = true;
         self.ever_answered = true;
         self.on_probation = false;
         self.consecutive_refusals = 0;
@@ -159,9 +159,9 @@ impl EndpointState {
         if !self.is_up() || now < self.throttled_until {
             0
         } else if self.on_probation {
-            1_usize.saturating_sub(self.taken)
+            1_usize.saturating_sub(self.permits_taken)
         } else {
-            self.window.size().saturating_sub(self.taken)
+            self.window.size().saturating_sub(self.permits_taken)
         }
     }
 
@@ -176,7 +176,7 @@ impl EndpointState {
 
     /// A request begins.
     pub(super) fn begin_request(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
-        self.taken += permits;
+        self.permits_taken += permits;
         if let Some(rate) = rate_limit {
             // What timers are late by is made up for.
             let late = now.checked_sub(TIMER_SLACK).unwrap_or(now);
@@ -193,7 +193,7 @@ impl EndpointState {
     /// It has too much to do, with `level` sequences in flight of which `sequences` were refused now. After the second
     /// refusal in a row nothing is sent for a moment, and for longer each time: asking more often brings nothing.
     pub(super) fn apply_backpressure(&mut self, level: usize, sequences: usize, now: Instant) {
-        self.window.refused(level, sequences);
+        self.window.decrease_on_refusal(level, sequences);
         self.consecutive_refusals = (self.consecutive_refusals + 1).min(8);
         if self.consecutive_refusals > 1 {
             let pause = MIN_REFUSAL_BACKOFF * 2_u32.pow(self.consecutive_refusals - 2);
@@ -208,28 +208,28 @@ impl EndpointState {
 
     /// It stumbled; true if that is once too often and it is put aside, for a moment only if it may be the prompts.
     pub(super) fn record_fault(&mut self, now: Instant, briefly: bool) -> bool {
-        self.faults += 1;
-        let aside = self.is_up() && self.faults >= SUSPEND_AFTER_FAULTS;
+        self.consecutive_faults += 1;
+        let aside = self.is_up() && self.consecutive_faults >= SUSPEND_AFTER_FAULTS;
         if aside {
             if briefly {
                 self.probe_backoff = MIN_PROBE_BACKOFF;
             }
-            self.put_aside(now);
+            self.suspend_endpoint(now);
         }
         aside
     }
 
     /// It is gone; true if that is news.
-    pub(super) fn gone(&mut self, now: Instant) -> bool {
+    pub(super) fn mark_unreachable(&mut self, now: Instant) -> bool {
         let news = self.is_up();
         if news {
-            self.put_aside(now);
+            self.suspend_endpoint(now);
         }
         news
     }
 
-    fn put_aside(&mut self, now: Instant) {
-        self.has_answered = false;
+    fn suspend_endpoint(&mut self, now: Instant) {
+        self.answered_since_up = false;
         self.on_probation = true;
         self.availability = EndpointAvailability::Suspended(now + self.probe_backoff);
         self.probe_backoff = (self.probe_backoff * 2).min(MAX_PROBE_BACKOFF);
@@ -257,20 +257,20 @@ impl EndpointState {
         if ready {
             // Its faults are kept: one more and it is aside again, for twice as long.
             self.availability = EndpointAvailability::Up;
-            self.faults = self.faults.min(SUSPEND_AFTER_FAULTS - 1);
+            self.consecutive_faults = self.consecutive_faults.min(SUSPEND_AFTER_FAULTS - 1);
         } else {
-            self.put_aside(now);
+            self.suspend_endpoint(now);
         }
         ready
     }
 
     /// When it is to say how much it has to do.
     pub(super) fn load_poll_due(&self) -> Option<Instant> {
-        self.next_load_poll.filter(|_| self.is_up() && self.taken > 0)
+        self.next_load_poll.filter(|_| self.is_up() && self.permits_taken > 0)
     }
 
     /// It is being asked how much it has to do.
-    pub(super) fn asks_load(&mut self) {
+    pub(super) fn begin_load_poll(&mut self) {
         self.next_load_poll = None;
     }
 
@@ -280,12 +280,13 @@ impl EndpointState {
         if self.missed_load_polls >= MAX_MISSED_LOAD_POLLS {
             self.window.fall_back_to_throughput();
         }
-        self.next_load_poll = self.window.asks().then(|| now + self.window.poll_interval());
+        self.next_load_poll =
+            self.window.uses_server_metrics().then(|| now + self.window.poll_interval());
     }
 
     /// Is its window used up?
     pub(super) fn is_window_full(&self) -> bool {
-        self.taken * 10 >= self.window.size() * 9
+        self.permits_taken * 10 >= self.window.size() * 9
     }
 }
 
@@ -331,7 +332,7 @@ mod tests {
     fn probe_backoff_grows_to_its_limit() {
         let mut now = Instant::now();
         let mut server = test_server(now);
-        assert!(server.gone(now) && !server.gone(now), "news once");
+        assert!(server.mark_unreachable(now) && !server.mark_unreachable(now), "news once");
         for _ in 0..12 {
             now = server.due().expect("aside");
             assert!(server.begin_due_probe(now) && !server.finish_probe(false, now));
@@ -360,7 +361,7 @@ mod tests {
         let mut server = test_server(now);
         server.begin_request(1, Some(4.0), now);
         server.begin_request(1, Some(4.0), now);
-        server.taken -= 1;
+        server.permits_taken -= 1;
         let next = server.throttled_until(now).expect("a limit");
         let after = next - now;
         assert!((400..=500).contains(&after.as_millis()), "{after:?}");

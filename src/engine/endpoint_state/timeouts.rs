@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 /// Sizes of lists that are told apart: powers of two up to 1024.
 const SIZE_CLASSES: usize = 11;
 /// Requests of a size before its slowest hundredth means something.
-const ENOUGH: u64 = 200;
+const MIN_P99_SAMPLES: u64 = 200;
 /// No limit is tightened below this: a server may be busy with something else for a while.
 const LEAST: Duration = Duration::from_secs(30);
 /// How many times the slowest hundredth.
@@ -37,7 +37,7 @@ struct SizeClassLatency {
 impl LatencyModel {
     /// A request of so many prompts was answered after this time.
     pub(crate) fn record_latency(&mut self, prompts: usize, took: Duration) {
-        let Some(its) = self.by_size_class.get_mut(size(prompts)) else { return };
+        let Some(its) = self.by_size_class.get_mut(size_class(prompts)) else { return };
         if its.is_none() {
             *its = SizeClassLatency::new();
         }
@@ -49,18 +49,18 @@ impl LatencyModel {
     /// The limit of a first try; none where too little was seen for one. A later try has the whole time: some answers
     /// are that long.
     pub(crate) fn limit(&self, prompts: usize) -> Option<Duration> {
-        Some(LEAST.max(self.slowest(prompts)? * TIMEOUT_P99_FACTOR))
+        Some(LEAST.max(self.p99_latency(prompts)? * TIMEOUT_P99_FACTOR))
     }
 
     /// What the slowest hundredth of this size took, at least; none where too little was seen.
-    pub(crate) fn slowest(&self, prompts: usize) -> Option<Duration> {
-        let its = self.by_size_class.get(size(prompts))?.as_ref();
-        its.filter(|it| it.histogram.len() >= ENOUGH).map(|it| it.slowest)
+    pub(crate) fn p99_latency(&self, prompts: usize) -> Option<Duration> {
+        let its = self.by_size_class.get(size_class(prompts))?.as_ref();
+        its.filter(|it| it.histogram.len() >= MIN_P99_SAMPLES).map(|it| it.slowest)
     }
 
     /// What the middle one of this size took.
-    pub(crate) fn usual(&self, prompts: usize) -> Option<Duration> {
-        self.by_size_class.get(size(prompts))?.as_ref().map(|it| it.usual)
+    pub(crate) fn p50_latency(&self, prompts: usize) -> Option<Duration> {
+        self.by_size_class.get(size_class(prompts))?.as_ref().map(|it| it.usual)
     }
 }
 
@@ -82,7 +82,7 @@ impl SizeClassLatency {
     }
 }
 
-fn size(prompts: usize) -> usize {
+fn size_class(prompts: usize) -> usize {
     (prompts.max(1).ilog2() as usize).min(SIZE_CLASSES - 1)
 }
 
@@ -93,16 +93,16 @@ mod tests {
     #[test]
     fn timeouts_follow_the_p99_of_a_batch_size() {
         let mut patience = LatencyModel::default();
-        assert_eq!((patience.limit(1), patience.usual(1)), (None, None));
+        assert_eq!((patience.limit(1), patience.p50_latency(1)), (None, None));
         for tenths in 0..1000 {
             patience.record_latency(1, Duration::from_millis(100 * tenths));
         }
         let limit = patience.limit(1).expect("enough was seen").as_secs();
         assert!((370..=410).contains(&limit), "{limit}");
         assert_eq!(patience.limit(64), None, "another size");
-        (0..ENOUGH).for_each(|_| patience.record_latency(64, Duration::from_millis(20)));
+        (0..MIN_P99_SAMPLES).for_each(|_| patience.record_latency(64, Duration::from_millis(20)));
         assert_eq!(patience.limit(64), Some(LEAST));
-        assert_eq!(patience.usual(70), Some(Duration::from_millis(20)));
+        assert_eq!(patience.p50_latency(70), Some(Duration::from_millis(20)));
         patience.record_latency(usize::MAX, Duration::MAX);
     }
 }

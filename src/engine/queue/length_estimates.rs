@@ -32,21 +32,21 @@ impl Default for LengthEstimates {
             class_order: Vec::new(),
             answers_since_sort: 0,
         };
-        lengths.sort();
+        lengths.sort_classes();
         lengths
     }
 }
 
 impl LengthEstimates {
     /// An answer of so many tokens.
-    pub(crate) fn saw(&mut self, class: LengthClass, tokens: u64) {
+    pub(crate) fn record_answer(&mut self, class: LengthClass, tokens: u64) {
         let shown = &mut self.observed[class.number()];
         shown.answers += 1;
         shown.tokens += tokens;
         self.answers_since_sort += 1;
         if self.answers_since_sort >= EVERY {
             self.answers_since_sort = 0;
-            self.sort();
+            self.sort_classes();
         }
     }
 
@@ -66,7 +66,7 @@ impl LengthEstimates {
         }
     }
 
-    fn sort(&mut self) {
+    fn sort_classes(&mut self) {
         let mut order: Vec<LengthClass> = LengthClass::all().collect();
         order.sort_by(|&a, &b| self.expected(b).total_cmp(&self.expected(a)));
         self.class_order = order;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::domain::RequestParams;
 
-    fn class(length: usize, params: &RequestParams) -> LengthClass {
+    fn class_of(length: usize, params: &RequestParams) -> LengthClass {
         LengthClass::of(length, |name| params.get(name))
     }
 
@@ -93,10 +93,10 @@ mod tests {
             let mut params = RequestParams::default();
             params.set("max_tokens", tokens.to_string());
             params.set("ignore_eos", "true");
-            class(10_000, &params)
+            class_of(10_000, &params)
         };
         assert!(place(&lengths, given(800)) < place(&lengths, given(100)));
-        let guessed = |length| class(length, &RequestParams::default());
+        let guessed = |length| class_of(length, &RequestParams::default());
         assert!(place(&lengths, guessed(4000)) < place(&lengths, guessed(400)));
         assert_eq!(lengths.class_order().len(), LengthClass::COUNT);
         let _ = (given(0), given(u64::MAX), guessed(0));
@@ -106,10 +106,10 @@ mod tests {
     fn observed_lengths_win_over_the_guess() {
         let mut lengths = LengthEstimates::default();
         let (short, long) =
-            (class(100, &RequestParams::default()), class(9000, &RequestParams::default()));
+            (class_of(100, &RequestParams::default()), class_of(9000, &RequestParams::default()));
         for _ in 0..EVERY {
-            lengths.saw(short, 700);
-            lengths.saw(long, 20);
+            lengths.record_answer(short, 700);
+            lengths.record_answer(long, 20);
         }
         assert!(place(&lengths, short) < place(&lengths, long));
     }

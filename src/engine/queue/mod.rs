@@ -49,21 +49,21 @@ pub(super) struct PromptTask {
 /// The prompts of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Batch {
-    pub(super) shared: Arc<BatchParams>,
+    pub(super) params: Arc<BatchParams>,
     pub(super) tasks: Vec<PromptTask>,
 }
 
 impl Batch {
     /// Permits it takes: one a sequence.
     pub(super) fn permit_count(&self) -> usize {
-        self.tasks.len() * self.shared.n
+        self.tasks.len() * self.params.n
     }
 
     /// Two halves of it.
     pub(super) fn into_halves(mut self) -> [Self; 2] {
         let second = self.tasks.split_off(self.tasks.len() / 2);
-        let shared = Arc::clone(&self.shared);
-        [self, Self { shared, tasks: second }]
+        let shared = Arc::clone(&self.params);
+        [self, Self { params: shared, tasks: second }]
     }
 }
 
@@ -87,7 +87,7 @@ pub(super) struct EndpointCapacity {
 #[derive(Default)]
 pub(super) struct TaskQueue {
     slots: TaskSlotMap,
-    levels: BTreeMap<Reverse<i64>, PriorityLevel>,
+    priority_levels: BTreeMap<Reverse<i64>, PriorityLevel>,
     length_estimates: LengthEstimates,
     prefix_index: PrefixIndex,
     /// Where tasks stand that nobody else begins like, by their number.
@@ -99,7 +99,7 @@ pub(super) struct TaskQueue {
     /// Of these: never sent.
     never_sent_count: usize,
     bytes: usize,
-    numbers: u64,
+    last_arrival_number: u64,
     /// Of prompts without parameters of their own, by route.
     usual: [Option<Arc<BatchParams>>; 2],
 }
@@ -129,10 +129,10 @@ impl TaskQueue {
     /// Takes a prompt in.
     pub(super) fn add(&mut self, prompt: Prompt, policy: &EnginePolicy) {
         let shared = self.params_for(&prompt, policy);
-        self.numbers += 1;
+        self.last_arrival_number += 1;
         let text = prompt.input.as_str();
         let class = LengthClass::of(text.len(), |name| shared.params.get(name));
-        let number = self.numbers;
+        let number = self.last_arrival_number;
         let long = PrefixKeys::of(text).levels() > 0;
         let belongs = self.prefix_index.add(number, text);
         let task = PromptTask {
@@ -146,25 +146,25 @@ impl TaskQueue {
         };
         match belongs {
             PrefixMembership::Ungrouped => {
-                let slot = self.put(&shared, task, BucketId::LengthClass(class), false);
+                let slot = self.insert_task(&shared, task, BucketId::LengthClass(class), false);
                 if long {
                     self.alone.insert(number, slot);
                 }
             }
             PrefixMembership::ExistingGroup(family) => {
-                self.put(&shared, task, BucketId::Family(family), false);
+                self.insert_task(&shared, task, BucketId::Family(family), false);
             }
             PrefixMembership::NewGroup(family, first) => {
                 if let Some(slot) = self.alone.remove(&first) {
-                    self.move_to(slot, BucketId::Family(family));
+                    self.move_to_bucket(slot, BucketId::Family(family));
                 }
-                self.put(&shared, task, BucketId::Family(family), false);
+                self.insert_task(&shared, task, BucketId::Family(family), false);
             }
             PrefixMembership::DissolvedGroup(family) => {
-                for level in self.levels.values_mut() {
+                for level in self.priority_levels.values_mut() {
                     level.dissolve_group(&mut self.slots, family);
                 }
-                self.put(&shared, task, BucketId::LengthClass(class), false);
+                self.insert_task(&shared, task, BucketId::LengthClass(class), false);
             }
         }
     }
@@ -173,7 +173,7 @@ impl TaskQueue {
     pub(super) fn back(&mut self, batch: Batch) {
         for task in batch.tasks.into_iter().rev() {
             let home = BucketId::LengthClass(task.length_class);
-            self.put(&batch.shared, task, home, true);
+            self.insert_task(&batch.params, task, home, true);
         }
     }
 
@@ -187,7 +187,7 @@ impl TaskQueue {
     }
 
     /// Takes tasks that are not to be sent before `due`.
-    pub(super) fn later(&mut self, due: Instant, batch: Batch) {
+    pub(super) fn requeue_delayed(&mut self, due: Instant, batch: Batch) {
         if batch.tasks.is_empty() {
             return;
         }
@@ -211,13 +211,13 @@ impl TaskQueue {
     }
 
     /// An answer of so many tokens: what it shows of lengths.
-    pub(super) fn saw(&mut self, class: LengthClass, tokens: u64) {
-        self.length_estimates.saw(class, tokens);
+    pub(super) fn record_answer(&mut self, class: LengthClass, tokens: u64) {
+        self.length_estimates.record_answer(class, tokens);
     }
 
     /// The endpoint is down: others may have what was kept for it.
-    pub(super) fn release(&mut self, endpoint: usize) {
-        self.levels.values_mut().for_each(|level| level.release(endpoint));
+    pub(super) fn release_endpoint(&mut self, endpoint: usize) {
+        self.priority_levels.values_mut().for_each(|level| level.release_endpoint(endpoint));
     }
 
     /// The next request for an endpoint. Nothing where no task is for this endpoint (tasks that failed here wait for
@@ -236,12 +236,12 @@ impl TaskQueue {
         }
         let wanted = |shared: &BatchParams| {
             let rides =
-                shared.lists && (shared.route == Route::Completions || room.renders_locally);
+                shared.allow_lists && (shared.route == Route::Completions || room.renders_locally);
             let permits = (room.free_permits / shared.n).max(usize::from(room.idle));
             permits.min(if rides { room.most } else { 1 })
         };
         let (mut tasks, mut shared) = (Vec::new(), None);
-        for level in self.levels.values_mut() {
+        for level in self.priority_levels.values_mut() {
             level.cut(
                 &mut self.slots,
                 self.length_estimates.class_order(),
@@ -259,7 +259,7 @@ impl TaskQueue {
         for task in &tasks {
             self.alone.remove(&task.number);
         }
-        Some(Batch { shared: shared?, tasks }).filter(|batch| !batch.tasks.is_empty())
+        Some(Batch { params: shared?, tasks }).filter(|batch| !batch.tasks.is_empty())
     }
 
     /// Takes out the tasks that `which` names by their index; their indexes.
@@ -267,8 +267,8 @@ impl TaskQueue {
         let named = |task: &PromptTask| which(task.prompt.index);
         let mut out = Vec::new();
         for held in self.slots.take_matching(|held| named(&held.task)) {
-            if let Some(level) = self.levels.get_mut(&Reverse(held.task.prompt.priority)) {
-                level.left(held.home);
+            if let Some(level) = self.priority_levels.get_mut(&Reverse(held.task.prompt.priority)) {
+                level.record_removal(held.bucket);
             }
             self.alone.remove(&held.task.number);
             out.push(held.task);
@@ -287,7 +287,7 @@ impl TaskQueue {
         out.iter().map(|task| task.prompt.index).collect()
     }
 
-    fn put(
+    fn insert_task(
         &mut self,
         shared: &Arc<BatchParams>,
         task: PromptTask,
@@ -297,31 +297,32 @@ impl TaskQueue {
         self.count += 1;
         self.never_sent_count += usize::from(task.attempts == 0);
         self.bytes += task.prompt.input.as_str().len();
-        let level = self.levels.entry(Reverse(task.prompt.priority)).or_default();
+        let level = self.priority_levels.entry(Reverse(task.prompt.priority)).or_default();
         let class = task.length_class;
-        let slot = self.slots.put(QueuedTask { task, shared: Arc::clone(shared), home });
-        level.put(shared, slot, home, class, first);
+        let slot =
+            self.slots.insert_task(QueuedTask { task, params: Arc::clone(shared), bucket: home });
+        level.insert_task(shared, slot, home, class, first);
         slot
     }
 
-    fn move_to(&mut self, slot: TaskKey, home: BucketId) {
+    fn move_to_bucket(&mut self, slot: TaskKey, home: BucketId) {
         let Some(held) = self.slots.get_mut(slot) else { return };
-        let (class, shared) = (held.task.length_class, Arc::clone(&held.shared));
-        let level = self.levels.entry(Reverse(held.task.prompt.priority)).or_default();
-        level.left(held.home);
-        held.home = home;
-        level.put(&shared, slot, home, class, false);
+        let (class, shared) = (held.task.length_class, Arc::clone(&held.params));
+        let level = self.priority_levels.entry(Reverse(held.task.prompt.priority)).or_default();
+        level.record_removal(held.bucket);
+        held.bucket = home;
+        level.insert_task(&shared, slot, home, class, false);
     }
 
     fn add_counts(&mut self, batch: &Batch) {
         self.count += batch.tasks.len();
-        self.never_sent_count += fresh(&batch.tasks);
+        self.never_sent_count += count_never_sent(&batch.tasks);
         self.bytes += batch.tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     fn subtract_counts(&mut self, tasks: &[PromptTask]) {
         self.count -= tasks.len();
-        self.never_sent_count -= fresh(tasks);
+        self.never_sent_count -= count_never_sent(tasks);
         self.bytes -= tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
@@ -341,7 +342,7 @@ impl TaskQueue {
     }
 }
 
-fn fresh(tasks: &[PromptTask]) -> usize {
+fn count_never_sent(tasks: &[PromptTask]) -> usize {
     tasks.iter().filter(|task| task.attempts == 0).count()
 }
 

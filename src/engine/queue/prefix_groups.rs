@@ -30,7 +30,7 @@ pub(crate) struct PriorityLevel {
     /// Counts down: numbers of split families, from the other end.
     last_split_id: PrefixGroupKey,
     /// So many families before the empty ones are looked for again.
-    sweep: usize,
+    sweep_threshold: usize,
 }
 
 #[derive(Debug)]
@@ -43,7 +43,7 @@ struct PrefixGroup {
 }
 
 impl PriorityLevel {
-    pub(crate) fn put(
+    pub(crate) fn insert_task(
         &mut self,
         shared: &Arc<BatchParams>,
         slot: TaskKey,
@@ -56,10 +56,10 @@ impl PriorityLevel {
                 self.length_buckets.entry(class).or_default().put(shared, slot, first);
             }
             BucketId::Family(family) => {
-                if self.prefix_groups.len() >= self.sweep.max(MAX_EMPTY_GROUPS) {
+                if self.prefix_groups.len() >= self.sweep_threshold.max(MAX_EMPTY_GROUPS) {
                     self.prefix_groups
                         .retain(|_, kin| kin.bucket.live_count() > 0 || kin.is_listed);
-                    self.sweep = self.prefix_groups.len() * 2;
+                    self.sweep_threshold = self.prefix_groups.len() * 2;
                 }
                 let kin = self.prefix_groups.entry(family).or_insert_with(|| PrefixGroup {
                     bucket: TaskBucket::default(),
@@ -74,7 +74,7 @@ impl PriorityLevel {
     }
 
     /// A task has left this home for another.
-    pub(crate) fn left(&mut self, home: BucketId) {
+    pub(crate) fn record_removal(&mut self, home: BucketId) {
         let shelf = match home {
             BucketId::LengthClass(class) => self.length_buckets.get_mut(&class),
             BucketId::Family(family) => {
@@ -82,7 +82,7 @@ impl PriorityLevel {
             }
         };
         if let Some(shelf) = shelf {
-            shelf.left();
+            shelf.record_removal();
         }
         if let BucketId::Family(family) = home {
             self.unlist_if_empty(family);
@@ -110,14 +110,14 @@ impl PriorityLevel {
         for slot in kin.bucket.split_queues(rack, BucketId::Family(family), true) {
             let Some(held) = rack.get_mut(slot) else { continue };
             let class = held.task.length_class;
-            held.home = BucketId::LengthClass(class);
-            let shared = Arc::clone(&held.shared);
-            self.put(&shared, slot, BucketId::LengthClass(class), class, false);
+            held.bucket = BucketId::LengthClass(class);
+            let shared = Arc::clone(&held.params);
+            self.insert_task(&shared, slot, BucketId::LengthClass(class), class, false);
         }
     }
 
     /// Nobody serves what this endpoint served.
-    pub(crate) fn release(&mut self, endpoint: usize) {
+    pub(crate) fn release_endpoint(&mut self, endpoint: usize) {
         self.assigned_groups.remove(&endpoint);
         let its: Vec<PrefixGroupKey> = self
             .prefix_groups
@@ -245,9 +245,9 @@ impl PriorityLevel {
         let part = BucketId::Family(self.last_split_id);
         for slot in slots {
             let Some(held) = rack.get_mut(slot) else { continue };
-            held.home = part;
-            let shared = Arc::clone(&held.shared);
-            self.put(&shared, slot, part, class, false);
+            held.bucket = part;
+            let shared = Arc::clone(&held.params);
+            self.insert_task(&shared, slot, part, class, false);
         }
         // It was listed as served by nobody: it is this endpoint's.
         let Some(list) = self.unassigned_groups.get_mut(&class) else { return false };

@@ -12,9 +12,9 @@ use std::{
 use crate::domain::PrefixKeys;
 
 /// A family of more is no family: what so many begin with is in every endpoint's cache all the time.
-const MOST: u32 = 512;
+const MAX_GROUP_SIZE: u32 = 512;
 /// Beginnings kept in mind. Beyond, those seen only once are forgotten.
-const KEPT: usize = 1 << 16;
+const MAX_PREFIXES: usize = 1 << 16;
 
 /// A family's number.
 pub(crate) type PrefixGroupKey = u32;
@@ -35,9 +35,9 @@ pub(crate) enum PrefixMembership {
 #[derive(Clone, Copy, Debug)]
 enum PrefixEntry {
     /// One prompt, by its number.
-    One(u64),
+    SinglePrompt(u64),
     /// A family of so many.
-    Family(PrefixGroupKey, u32),
+    Group(PrefixGroupKey, u32),
     /// Too many.
     TooCommon,
 }
@@ -47,7 +47,7 @@ enum PrefixEntry {
 pub(crate) struct PrefixIndex {
     entries: HashMap<u64, PrefixEntry>,
     hasher: RandomState,
-    families: PrefixGroupKey,
+    last_group_id: PrefixGroupKey,
 }
 
 impl PrefixIndex {
@@ -57,34 +57,34 @@ impl PrefixIndex {
         if beginnings.levels() == 0 {
             return PrefixMembership::Ungrouped;
         }
-        if self.entries.len() >= KEPT {
-            self.entries.retain(|_, begins| !matches!(begins, PrefixEntry::One(_)));
+        if self.entries.len() >= MAX_PREFIXES {
+            self.entries.retain(|_, begins| !matches!(begins, PrefixEntry::SinglePrompt(_)));
             // Families of long ago are not worth a look at all of them with every prompt.
-            if self.entries.len() >= KEPT / 2 {
+            if self.entries.len() >= MAX_PREFIXES / 2 {
                 self.entries.retain(|_, begins| matches!(begins, PrefixEntry::TooCommon));
             }
-            if self.entries.len() >= KEPT / 2 {
+            if self.entries.len() >= MAX_PREFIXES / 2 {
                 self.entries.clear();
             }
         }
         let mut belongs = PrefixMembership::Ungrouped;
         for beginning in beginnings {
             let key = self.hasher.hash_one(beginning);
-            let begins = self.entries.entry(key).or_insert(PrefixEntry::One(number));
+            let begins = self.entries.entry(key).or_insert(PrefixEntry::SinglePrompt(number));
             match *begins {
                 _ if belongs != PrefixMembership::Ungrouped => break,
-                PrefixEntry::One(first) if first == number => {}
-                PrefixEntry::One(first) => {
-                    self.families += 1;
-                    *begins = PrefixEntry::Family(self.families, 2);
-                    belongs = PrefixMembership::NewGroup(self.families, first);
+                PrefixEntry::SinglePrompt(first) if first == number => {}
+                PrefixEntry::SinglePrompt(first) => {
+                    self.last_group_id += 1;
+                    *begins = PrefixEntry::Group(self.last_group_id, 2);
+                    belongs = PrefixMembership::NewGroup(self.last_group_id, first);
                 }
-                PrefixEntry::Family(family, MOST) => {
+                PrefixEntry::Group(family, MOST) => {
                     *begins = PrefixEntry::TooCommon;
                     belongs = PrefixMembership::DissolvedGroup(family);
                 }
-                PrefixEntry::Family(family, count) => {
-                    *begins = PrefixEntry::Family(family, count + 1);
+                PrefixEntry::Group(family, count) => {
+                    *begins = PrefixEntry::Group(family, count + 1);
                     belongs = PrefixMembership::ExistingGroup(family);
                 }
                 PrefixEntry::TooCommon => {}
@@ -123,16 +123,18 @@ mod tests {
             (0..700).map(|number| prefixes.add(number, &text)).collect();
         assert_eq!(all[0], PrefixMembership::Ungrouped);
         assert_eq!(all[1], PrefixMembership::NewGroup(1, 0));
-        assert_eq!(all[MOST as usize], PrefixMembership::DissolvedGroup(1));
-        assert!(all[MOST as usize + 1..].iter().all(|it| *it == PrefixMembership::Ungrouped));
+        assert_eq!(all[MAX_GROUP_SIZE as usize], PrefixMembership::DissolvedGroup(1));
+        assert!(
+            all[MAX_GROUP_SIZE as usize + 1..].iter().all(|it| *it == PrefixMembership::Ungrouped)
+        );
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut prefixes = PrefixIndex::default();
-        for number in 0..3 * KEPT as u64 {
+        for number in 0..3 * MAX_PREFIXES as u64 {
             prefixes.add(number, &format!("{number:0>600}"));
         }
-        assert!(prefixes.entries.len() <= KEPT + 1);
+        assert!(prefixes.entries.len() <= MAX_PREFIXES + 1);
     }
 }

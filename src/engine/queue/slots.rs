@@ -24,40 +24,40 @@ pub(crate) enum BucketId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskKey {
     place: usize,
-    number: u64,
+    generation: u64,
 }
 
 /// A task that waits.
 #[derive(Debug)]
 pub(crate) struct QueuedTask {
     pub(crate) task: PromptTask,
-    pub(crate) shared: Arc<BatchParams>,
-    pub(crate) home: BucketId,
+    pub(crate) params: Arc<BatchParams>,
+    pub(crate) bucket: BucketId,
 }
 
 /// All tasks that stand on shelves.
 #[derive(Debug, Default)]
 pub(crate) struct TaskSlotMap {
     slots: Vec<Option<(u64, QueuedTask)>>,
-    free: Vec<usize>,
+    free_indexes: Vec<usize>,
     last_generation: u64,
 }
 
 impl TaskSlotMap {
-    pub(crate) fn put(&mut self, held: QueuedTask) -> TaskKey {
+    pub(crate) fn insert_task(&mut self, held: QueuedTask) -> TaskKey {
         self.last_generation += 1;
         let number = self.last_generation;
-        let place = self.free.pop().unwrap_or_else(|| {
+        let place = self.free_indexes.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         self.slots[place] = Some((number, held));
-        TaskKey { place, number }
+        TaskKey { place, generation: number }
     }
 
     pub(crate) fn get_mut(&mut self, slot: TaskKey) -> Option<&mut QueuedTask> {
         let (number, held) = self.slots.get_mut(slot.place)?.as_mut()?;
-        (*number == slot.number).then_some(held)
+        (*number == slot.generation).then_some(held)
     }
 
     /// Takes out all that are `wanted`: their entries in queues count no more, and their shelves are to be told.
@@ -68,7 +68,7 @@ impl TaskSlotMap {
         let mut out = Vec::new();
         for (place, slot) in self.slots.iter_mut().enumerate() {
             if let Some((_, held)) = slot.take_if(|(_, held)| wanted(held)) {
-                self.free.push(place);
+                self.free_indexes.push(place);
                 out.push(held);
             }
         }
@@ -77,13 +77,13 @@ impl TaskSlotMap {
 
     fn at(&self, slot: TaskKey, home: BucketId) -> Option<&QueuedTask> {
         let (number, held) = self.slots.get(slot.place)?.as_ref()?;
-        (*number == slot.number && held.home == home).then_some(held)
+        (*number == slot.generation && held.bucket == home).then_some(held)
     }
 
     fn take(&mut self, slot: TaskKey) -> Option<QueuedTask> {
         let place = self.slots.get_mut(slot.place)?;
-        let (_, held) = place.take_if(|(number, _)| *number == slot.number)?;
-        self.free.push(slot.place);
+        let (_, held) = place.take_if(|(number, _)| *number == slot.generation)?;
+        self.free_indexes.push(slot.place);
         Some(held)
     }
 }
@@ -115,7 +115,7 @@ impl TaskBucket {
     }
 
     /// A task that stood here now stands elsewhere: the rack was told.
-    pub(crate) fn left(&mut self) {
+    pub(crate) fn record_removal(&mut self) {
         self.live_count -= 1;
     }
 

@@ -8,7 +8,7 @@ use crate::{
     engine::policy::test_policy,
 };
 
-fn prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
+fn test_prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
     let mut own = RequestParams::default();
     params.iter().for_each(|(name, value)| own.set(name, value.to_string()));
     Prompt {
@@ -24,7 +24,7 @@ fn prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
 }
 
 fn short_prompt(index: u64) -> Prompt {
-    prompt(index, "x", &[("max_tokens", 5)])
+    test_prompt(index, "x", &[("max_tokens", 5)])
 }
 
 fn capacity_of(endpoint: usize, free: usize, most: usize) -> EndpointCapacity {
@@ -81,7 +81,7 @@ fn delayed_tasks_are_released_when_due() {
     let (mut stock, now) = (TaskQueue::default(), Instant::now());
     stock.add(short_prompt(0), &test_policy());
     let batch = stock.cut(capacity_of(0, 1, 1)).expect("a list");
-    stock.later(now + Duration::from_secs(1), batch);
+    stock.requeue_delayed(now + Duration::from_secs(1), batch);
     stock.release_due(now);
     assert_eq!((stock.cut(capacity_of(0, 1, 1)), stock.len()), (None, 1));
     stock.release_due(now + Duration::from_secs(1));
@@ -92,7 +92,7 @@ fn delayed_tasks_are_released_when_due() {
 fn priority_goes_first_and_then_the_longest_expected() {
     let mut stock = TaskQueue::default();
     let known = |index, tokens| {
-        let mut prompt = prompt(index, "x", &[("max_tokens", tokens)]);
+        let mut prompt = test_prompt(index, "x", &[("max_tokens", tokens)]);
         prompt.params.set("ignore_eos", "true");
         prompt
     };
@@ -109,7 +109,7 @@ fn priority_goes_first_and_then_the_longest_expected() {
 fn batches_are_filled_from_shorter_classes_with_the_same_parameters() {
     let mut stock = TaskQueue::default();
     for (index, length) in [(0, 4000), (1, 40), (2, 400)] {
-        stock.add(prompt(index, &"word ".repeat(length / 5), &[]), &test_policy());
+        stock.add(test_prompt(index, &"word ".repeat(length / 5), &[]), &test_policy());
     }
     assert_eq!(cut(&mut stock, 0, 8, 8), [0, 2, 1]);
 }
@@ -119,7 +119,7 @@ fn add_documents(stock: &mut TaskQueue) {
     let documents = ["a", "b", "c"].map(|name| name.repeat(3000));
     for index in 0..24 {
         let document = &documents[(index * 7 % 24) % 3];
-        stock.add(prompt(index as u64, &format!("{document}{index}"), &[]), &test_policy());
+        stock.add(test_prompt(index as u64, &format!("{document}{index}"), &[]), &test_policy());
     }
 }
 
@@ -151,7 +151,7 @@ fn an_endpoint_that_is_down_holds_no_prefix_group_back() {
     let mut stock = TaskQueue::default();
     add_documents(&mut stock);
     let first = cut(&mut stock, 0, 8, 1)[0];
-    stock.release(0);
+    stock.release_endpoint(0);
     let all: Vec<u64> = (0..3).flat_map(|_| cut(&mut stock, 1, 8, 8)).collect();
     assert!(all.iter().any(|&it| document_of(it) == document_of(first)));
     assert_eq!(all.len() + stock.len(), 23);
@@ -162,7 +162,7 @@ fn a_prefix_of_every_prompt_does_not_tie_prompts_to_an_endpoint() {
     let mut stock = TaskQueue::default();
     let header = "h".repeat(600);
     for index in 0..1200 {
-        stock.add(prompt(index, &format!("{header}{index}"), &[]), &test_policy());
+        stock.add(test_prompt(index, &format!("{header}{index}"), &[]), &test_policy());
     }
     let (mut taken, mut both) = (0, [0, 0]);
     while stock.len() > 0 {
@@ -185,7 +185,7 @@ proptest! {
         let mut stock = TaskQueue::default();
         for (index, &(max_tokens, n, document, priority)) in (0..).zip(&given) {
             let text = ["a", "b", "c", "d", "e"][document].repeat(document * 700 + 1);
-            let prompt = prompt(index, &text, &[("max_tokens", max_tokens), ("n", n)]);
+            let prompt = test_prompt(index, &text, &[("max_tokens", max_tokens), ("n", n)]);
             stock.add(Prompt { priority, ..prompt }, &test_policy());
         }
         let mut seen = Vec::new();
@@ -214,22 +214,22 @@ fn no_task_goes_out_with_anothers_parameters() {
     let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
     let own = |seed: u64| [("max_tokens", 5), ("seed", seed)];
     // A stands alone in its class, group seed=1; B begins as A does: both are now a family.
-    stock.add(prompt(0, &text("a", 0), &own(1)), &policy);
-    stock.add(prompt(1, &text("a", 1), &own(1)), &policy);
+    stock.add(test_prompt(0, &text("a", 0), &own(1)), &policy);
+    stock.add(test_prompt(1, &text("a", 1), &own(1)), &policy);
     // The family goes first; its slots are free now.
     let family = stock.cut(capacity_of(0, 2, 2)).expect("the family");
     assert_eq!(batch_indexes(&family), [0, 1]);
     // C has another group's parameters; D is of A's group.
-    stock.add(prompt(2, &text("c", 2), &own(2)), &policy);
-    stock.add(prompt(3, &text("d", 3), &own(2)), &policy);
-    stock.add(prompt(4, &text("e", 4), &own(1)), &policy);
+    stock.add(test_prompt(2, &text("c", 2), &own(2)), &policy);
+    stock.add(test_prompt(3, &text("d", 3), &own(2)), &policy);
+    stock.add(test_prompt(4, &text("e", 4), &own(1)), &policy);
     let mut seen = Vec::new();
     while let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
         for task in &batch.tasks {
             seen.push((
                 task.prompt.index,
                 task.prompt.params.number("seed"),
-                batch.shared.params.number("seed"),
+                batch.params.params.number("seed"),
             ));
         }
     }
@@ -245,7 +245,7 @@ fn no_task_is_stranded_when_its_slot_is_reused() {
     let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
     let own = [("max_tokens", 5)];
     let with = |index, head: &str, priority| {
-        let mut it = prompt(index, &text(head, index as usize), &own);
+        let mut it = test_prompt(index, &text(head, index as usize), &own);
         it.priority = priority;
         it
     };

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::Scheduler;
-use crate::engine::{Word, endpoint_state::EndpointState};
+use crate::engine::{EngineEvent, endpoint_state::EndpointState};
 
 /// What the engine could use, for whoever gives it prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ pub struct EngineBacklog {
     /// Prompts answered a second.
     pub answer_rate: f64,
     /// Permits for which it has nothing to send.
-    pub idle: u64,
+    pub idle_permits: u64,
     /// What a prompt usually takes at its fastest endpoint.
-    pub usual: Option<Duration>,
+    pub p50_latency: Option<Duration>,
 }
 
 /// Work for so long is ample, in seconds.
@@ -43,7 +43,7 @@ const DOWN_RETURN_DELAY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct BacklogReporter {
     in_hand: EngineBacklog,
-    down: bool,
+    reported_down: bool,
     reported_drained: bool,
     next_report: Instant,
 }
@@ -52,14 +52,14 @@ impl BacklogReporter {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             in_hand: EngineBacklog::default(),
-            down: false,
+            reported_down: false,
             reported_drained: false,
             next_report: now,
         }
     }
 
     /// When there may be something to say that was held back.
-    pub(crate) fn due(&self, driver: &Scheduler) -> Option<Instant> {
+    pub(crate) fn report_due(&self, driver: &Scheduler) -> Option<Instant> {
         let changed = (driver.received_count, driver.queue.len() as u64)
             != (self.in_hand.received_count, self.in_hand.queued_count);
         changed.then_some(self.next_report)
@@ -78,13 +78,13 @@ impl Scheduler {
 
     /// Are no more prompts to be expected for now?
     pub(crate) fn is_supply_exhausted(&self) -> bool {
-        !self.input_open || (self.ending && self.received_count >= self.given)
+        !self.input_open || (self.supply_exhausted && self.received_count >= self.supplied_count)
     }
 
     /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
     pub(crate) fn is_filling_batch(&mut self, now: Instant) -> bool {
         let list = self.servers.iter().map(EndpointState::most).max().unwrap_or(1);
-        if self.received_count >= self.given || self.queue.len() >= list {
+        if self.received_count >= self.supplied_count || self.queue.len() >= list {
             self.batch_fill_since = None;
             return false;
         }
@@ -92,10 +92,10 @@ impl Scheduler {
     }
 
     /// Says what there is to say: that prompts are needed, that nobody is up or somebody is again.
-    pub(crate) fn report_backlog(&mut self, now: Instant, tell: &impl Fn(Word)) {
-        if self.all_down_since.is_some() != self.backlog_reporter.down {
-            self.backlog_reporter.down = self.all_down_since.is_some();
-            tell(Word::Progress(self.current_progress()));
+    pub(crate) fn report_backlog(&mut self, now: Instant, tell: &impl Fn(EngineEvent)) {
+        if self.all_down_since.is_some() != self.backlog_reporter.reported_down {
+            self.backlog_reporter.reported_down = self.all_down_since.is_some();
+            tell(EngineEvent::Progress(self.current_progress()));
         }
         if self.draining
             || !self.received_revoked.is_empty()
@@ -107,25 +107,33 @@ impl Scheduler {
             && self.in_flight_sequences == 0
             && !std::mem::replace(&mut self.backlog_reporter.reported_drained, true)
         {
-            tell(Word::Progress(self.current_progress()));
+            tell(EngineEvent::Progress(self.current_progress()));
         }
         if now < self.backlog_reporter.next_report {
             return;
         }
         let in_hand = self.in_hand(now);
         let before = &self.backlog_reporter.in_hand;
-        let same =
-            (in_hand.received_count, in_hand.queued_count, in_hand.window_total, in_hand.idle)
-                == (before.received_count, before.queued_count, before.window_total, before.idle);
+        let same = (
+            in_hand.received_count,
+            in_hand.queued_count,
+            in_hand.window_total,
+            in_hand.idle_permits,
+        ) == (
+            before.received_count,
+            before.queued_count,
+            before.window_total,
+            before.idle_permits,
+        );
         let ample =
             (in_hand.window_total as f64 * 2.0).max(in_hand.answer_rate * AMPLE_BACKLOG_SECONDS);
-        let idles = (in_hand.idle > 0) != (before.idle > 0);
+        let idles = (in_hand.idle_permits > 0) != (before.idle_permits > 0);
         if same || (in_hand.queued_count as f64 * 2.0 > ample && !idles) {
             return;
         }
         self.backlog_reporter.in_hand = in_hand;
         self.backlog_reporter.next_report = now + MIN_REPORT_INTERVAL;
-        tell(Word::InHand(in_hand));
+        tell(EngineEvent::Backlog(in_hand));
     }
 
     fn in_hand(&self, now: Instant) -> EngineBacklog {
@@ -140,8 +148,8 @@ impl Scheduler {
             queued_count: self.queue.len() as u64,
             window_total: up().map(|it| it.window.size() as u64).sum(),
             answer_rate: up().map(|it| it.batch_sizer.answer_rate()).sum(),
-            idle: idle as u64,
-            usual: up().filter_map(|it| it.patience.usual(1)).min(),
+            idle_permits: idle as u64,
+            p50_latency: up().filter_map(|it| it.patience.p50_latency(1)).min(),
         }
     }
 
@@ -152,11 +160,11 @@ impl Scheduler {
     }
 
     /// Gives back what is not under way.
-    pub(crate) fn return_unsent(&mut self, tell: &impl Fn(Word)) {
+    pub(crate) fn return_unsent(&mut self, tell: &impl Fn(EngineEvent)) {
         let mut indexes = self.queue.remove_matching(|_| true);
         indexes.append(&mut self.received_revoked);
         if !indexes.is_empty() {
-            tell(Word::PromptsReturned(indexes));
+            tell(EngineEvent::PromptsReturned(indexes));
         }
     }
 

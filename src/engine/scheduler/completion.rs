@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     HedgedPrompt, Scheduler,
-    in_flight::{InFlightRequest, Landed},
+    in_flight::{InFlightRequest, RequestCompletion},
 };
 use crate::engine::{
     TokenCounting,
@@ -18,7 +18,7 @@ use crate::engine::{
     queue::{Batch, PromptTask},
 };
 use crate::{
-    domain::{Answer, Failure, FailureKind, Outcome, ProbeResult, Prompt, Settled},
+    domain::{Failure, FailureKind, Outcome, ProbeResult, Prompt, PromptAnswer, PromptResult},
     endpoint::{CanaryResult, Fault, ServerLoad, ServerReply},
 };
 
@@ -40,18 +40,18 @@ struct CompletedRequest {
 }
 
 impl Scheduler {
-    pub(crate) fn on_completion(&mut self, landed: Landed, now: Instant) {
+    pub(crate) fn on_completion(&mut self, landed: RequestCompletion, now: Instant) {
         match landed {
-            Landed::Probe { server, probe } => self.on_probe(server, &probe, now),
-            Landed::Load { server, load } => self.load_told(server, load, now),
-            Landed::Reply { id, result, canary } => {
+            RequestCompletion::Probe { server, probe } => self.on_probe(server, &probe, now),
+            RequestCompletion::Load { server, load } => self.on_load(server, load, now),
+            RequestCompletion::Reply { id, result, canary } => {
                 let Some(under_way) = self.in_flight_requests.remove(&id) else { return };
                 let InFlightRequest {
                     server,
                     batch,
-                    sent,
+                    sent_at: sent,
                     concurrency_at_send: level,
-                    limit,
+                    timeout: limit,
                     timeout_tightened: tight,
                     ..
                 } = under_way;
@@ -71,17 +71,17 @@ impl Scheduler {
                 }
                 match result {
                     Ok(reply) => {
-                        self.measure(server, &batch, &reply, level, full, now);
+                        self.record_reply_metrics(server, &batch, &reply, level, full, now);
                         self.on_reply(back, batch, reply);
                     }
                     Err(fault) => {
                         // (whoever else is asked for its prompts, the endpoint has failed)
                         let batch = self.drop_hedged_tasks(id, batch);
-                        self.failed(back, batch, fault, level);
+                        self.on_fault(back, batch, fault, level);
                     }
                 }
             }
-            Landed::Cancelled { id } => {
+            RequestCompletion::Cancelled { id } => {
                 let Some(under_way) = self.in_flight_requests.remove(&id) else { return };
                 self.free(under_way.server, &under_way.batch);
                 if under_way.is_canary {
@@ -96,7 +96,7 @@ impl Scheduler {
 
     fn free(&mut self, server: usize, batch: &Batch) {
         let permits = batch.permit_count();
-        self.servers[server].taken -= permits;
+        self.servers[server].permits_taken -= permits;
         self.in_flight_sequences -= permits;
     }
 
@@ -110,12 +110,12 @@ impl Scheduler {
         }
     }
 
-    fn load_told(&mut self, server: usize, load: Option<ServerLoad>, now: Instant) {
+    fn on_load(&mut self, server: usize, load: Option<ServerLoad>, now: Instant) {
         let it = &mut self.servers[server];
         if let Some(ServerLoad { running, waiting, preemptions }) = load {
             let sample = LoadSample { running, waiting, preemptions };
             let list = it.batch_sizer.unclamped_batch_size();
-            let changed = it.window.apply_sample(sample, it.taken, list, now);
+            let changed = it.window.apply_sample(sample, it.permits_taken, list, now);
             if changed {
                 let window = it.window.size();
                 debug!(endpoint = %it.url, window, running, waiting, list, "the window is changed");
@@ -144,7 +144,7 @@ impl Scheduler {
     }
 
     /// What an answered request shows of its endpoint.
-    fn measure(
+    fn record_reply_metrics(
         &mut self,
         server: usize,
         batch: &Batch,
@@ -159,7 +159,7 @@ impl Scheduler {
         it.answered();
         it.window.record_admitted(level, batch.permit_count(), tokens, full, now);
         it.batch_sizer.answered(batch.tasks.len(), up, now);
-        it.patience.record_latency(batch.tasks.len(), reply.took);
+        it.patience.record_latency(batch.tasks.len(), reply.elapsed);
     }
 
     fn on_reply(&mut self, back: CompletedRequest, batch: Batch, reply: ServerReply) {
@@ -177,13 +177,13 @@ impl Scheduler {
         }
         if !again.is_empty() {
             let what = "the reply has no answer, or two, for this prompt".to_owned();
-            let batch = Batch { shared: batch.shared, tasks: again };
+            let batch = Batch { params: batch.params, tasks: again };
             self.retry_or_fail(back, batch, &what, Some(200));
         }
     }
 
-    fn answered(&mut self, back: CompletedRequest, task: PromptTask, mut answer: Answer) {
-        self.queue.saw(task.length_class, answer_tokens(&answer));
+    fn answered(&mut self, back: CompletedRequest, task: PromptTask, mut answer: PromptAnswer) {
+        self.queue.record_answer(task.length_class, answer_tokens(&answer));
         if self.policy.token_counting == TokenCounting::Off {
             answer.usage = None;
         }
@@ -205,7 +205,7 @@ impl Scheduler {
             return true;
         }
         twin.settled = true;
-        let other = twin.requests.into_iter().find(|&it| it != id);
+        let other = twin.request_ids.into_iter().find(|&it| it != id);
         self.cancel_if_redundant(other);
         false
     }
@@ -230,7 +230,7 @@ impl Scheduler {
         }
     }
 
-    fn failed(&mut self, back: CompletedRequest, batch: Batch, fault: Fault, level: usize) {
+    fn on_fault(&mut self, back: CompletedRequest, batch: Batch, fault: Fault, level: usize) {
         let CompletedRequest { server, now, .. } = back;
         let url = self.servers[server].url.clone();
         debug!(endpoint = %url, prompts = batch.tasks.len(), ?fault, "a request failed");
@@ -262,20 +262,20 @@ impl Scheduler {
                 // A server that names hours is asked again in a minute: it may have been another's hour.
                 let wait = after.unwrap_or_default().min(MAX_RETRY_AFTER);
                 let attempts = batch.tasks.iter().map(|task| task.attempts).max().unwrap_or(1);
-                self.queue.later(now + wait.max(pause(attempts.min(3))), batch);
+                self.queue.requeue_delayed(now + wait.max(retry_backoff(attempts.min(3))), batch);
             }
             Fault::Transient { what, status } => {
                 let briefly = status.is_some() && self.has_only_retries();
                 if self.servers[server].record_fault(now, briefly) {
                     warn!(endpoint = %url, "the endpoint is put aside after faults in a row: {what}");
-                    self.queue.release(server);
+                    self.queue.release_endpoint(server);
                 }
                 self.retry_or_fail(back, batch, &what, status);
             }
             Fault::Gone { what } => {
-                if self.servers[server].gone(now) {
+                if self.servers[server].mark_unreachable(now) {
                     warn!(endpoint = %url, "the endpoint is gone: {what}");
-                    self.queue.release(server);
+                    self.queue.release_endpoint(server);
                 }
                 // Not the prompts' fault: no try of theirs is used up.
                 self.tally.retried += batch.tasks.len() as u64;
@@ -293,13 +293,13 @@ impl Scheduler {
         what: &str,
     ) {
         self.servers[back.server].answered();
-        let asked = batch.shared.params.number("max_tokens");
+        let asked = batch.params.params.number("max_tokens");
         if batch.tasks.len() > 1 {
             batch.into_halves().into_iter().for_each(|half| self.queue.whole(half));
         } else if asked.is_none_or(|asked| asked > left) {
-            let mut shared = (*batch.shared).clone();
+            let mut shared = (*batch.params).clone();
             shared.params.set("max_tokens", left.to_string());
-            batch.shared = shared.into();
+            batch.params = shared.into();
             self.queue.whole(batch);
         } else {
             self.fail_batch(back, batch, FailureKind::TooLong, what, Some(400));
@@ -314,14 +314,14 @@ impl Scheduler {
         what: &str,
         status: Option<u16>,
     ) {
-        let Batch { shared, mut tasks } = batch;
+        let Batch { params: shared, mut tasks } = batch;
         // A server that has answered nothing since it came up is not well, whatever it says of itself: what it does is no
         // try of the prompts', unless they have been around for so long that they may be what breaks it.
         // Where only such prompts are left that failed before, a status is an answer: they must not be open for ever
         // because nothing else is left that could show how well the server is.
         let it = &self.servers[back.server];
         let speaks = status.is_some() && it.ever_answered && self.has_only_retries();
-        let well = (it.has_answered || speaks) && !back.hit_tightened_timeout;
+        let well = (it.answered_since_up || speaks) && !back.hit_tightened_timeout;
         for task in &mut tasks {
             let around =
                 task.attempts >= self.policy.max_tries.saturating_mul(UNHEALTHY_ATTEMPTS_FACTOR);
@@ -332,10 +332,10 @@ impl Scheduler {
             tasks.into_iter().partition(|task| task.counted_tries >= self.policy.max_tries);
         if let Some(attempts) = again.iter().map(|task| task.attempts).max() {
             self.tally.retried += again.len() as u64;
-            let batch = Batch { shared: shared.clone(), tasks: again };
-            self.queue.later(back.now + pause(attempts), batch);
+            let batch = Batch { params: shared.clone(), tasks: again };
+            self.queue.requeue_delayed(back.now + retry_backoff(attempts), batch);
         }
-        let batch = Batch { shared, tasks: over };
+        let batch = Batch { params: shared, tasks: over };
         let what = format!("no answer in {} tries; the last: {what}", self.policy.max_tries);
         self.fail_batch(back, batch, FailureKind::Exhausted, &what, status);
     }
@@ -367,21 +367,21 @@ impl Scheduler {
             status: None,
         };
         let outcome = Outcome::Failed(failure);
-        let settled = Settled { prompt, outcome, endpoint: None, latency: 0.0, attempts: 0 };
-        self.alike.pass(settled, &mut self.pending_results);
+        let settled = PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 0 };
+        self.fail_fast.filter_outcome(settled, &mut self.pending_results);
     }
 
     fn settle(&mut self, task: PromptTask, outcome: Outcome, back: Option<CompletedRequest>) {
         let PromptTask { prompt, attempts, .. } = task;
         let endpoint = back.map(|back| self.servers[back.server].label.clone());
         let latency = back.map_or(0.0, |back| back.latency_seconds);
-        let settled = Settled { prompt, outcome, endpoint, latency, attempts };
-        self.alike.pass(settled, &mut self.pending_results);
+        let settled = PromptResult { prompt, outcome, endpoint, latency, attempts };
+        self.fail_fast.filter_outcome(settled, &mut self.pending_results);
     }
 }
 
 /// Tokens of an answer; where they are not counted, about.
-fn answer_tokens(answer: &Answer) -> u64 {
+fn answer_tokens(answer: &PromptAnswer) -> u64 {
     match answer.usage {
         Some(usage) => usage.completion_tokens,
         None => answer.choices.iter().map(|it| it.text.len() as u64 / 4).sum(),
@@ -390,7 +390,7 @@ fn answer_tokens(answer: &Answer) -> u64 {
 
 /// How long to wait before another try: half a second, doubling to 8 s, with jitter. A server that needs longer is put
 /// aside, with pauses of its own.
-fn pause(tried: u32) -> Duration {
+fn retry_backoff(tried: u32) -> Duration {
     let mut steps = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(8))

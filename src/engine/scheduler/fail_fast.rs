@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use crate::domain::{FailureKind, Outcome, Settled};
+use crate::domain::{FailureKind, Outcome, PromptResult};
 
 /// What is held back.
 #[derive(Debug)]
 pub(crate) struct FailFast {
-    most: usize,
-    held_failures: Vec<Settled>,
+    threshold: usize,
+    held_failures: Vec<PromptResult>,
     /// So many were told of: the same are not told of again.
     told: usize,
     /// Something was answered, or somebody said that others were: failures are the prompts' own.
@@ -23,11 +23,11 @@ pub(crate) const STARTUP_HOLD: Duration = Duration::from_millis(60);
 
 impl FailFast {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most: most.max(1), held_failures: Vec::new(), told: 0, over: false }
+        Self { threshold: most.max(1), held_failures: Vec::new(), told: 0, over: false }
     }
 
     /// Takes an outcome in; what is to be written goes to `out`.
-    pub(crate) fn pass(&mut self, settled: Settled, out: &mut Vec<Settled>) {
+    pub(crate) fn filter_outcome(&mut self, settled: PromptResult, out: &mut Vec<PromptResult>) {
         if self.over {
             out.push(settled);
             return;
@@ -52,9 +52,9 @@ impl FailFast {
     }
 
     /// How many there are and what they say, once it is no chance, or nothing else is to come.
-    pub(crate) fn verdict(&mut self, all_done: bool) -> Option<(u64, String)> {
+    pub(crate) fn check_threshold(&mut self, all_done: bool) -> Option<(u64, String)> {
         let count = self.held_failures.len();
-        if self.over || count <= self.told || (count < self.most && !all_done) {
+        if self.over || count <= self.told || (count < self.threshold && !all_done) {
             return None;
         }
         self.told = count;
@@ -70,16 +70,16 @@ impl FailFast {
     /// the servers before a moment has passed, and once there are such failures, before there is an answer.
     pub(crate) fn should_hold_requests(&self, requests: u64, since_start: Duration) -> bool {
         let unknown = since_start < STARTUP_HOLD || !self.held_failures.is_empty();
-        !self.over && unknown && requests >= self.most as u64
+        !self.over && unknown && requests >= self.threshold as u64
     }
 
     /// They are too few to tell: as many again are held back.
     pub(crate) fn raise_threshold(&mut self) {
-        self.most = self.most.max(self.held_failures.len()) * 2;
+        self.threshold = self.threshold.max(self.held_failures.len()) * 2;
     }
 
     /// They are the prompts' own failures after all.
-    pub(crate) fn release_held(&mut self, out: &mut Vec<Settled>) {
+    pub(crate) fn release_held(&mut self, out: &mut Vec<PromptResult>) {
         self.over = true;
         out.append(&mut self.held_failures);
     }
@@ -95,9 +95,11 @@ impl FailFast {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Answer, Failure, Prompt, PromptId, PromptInput, RequestParams, RowHash};
+    use crate::domain::{
+        Failure, Prompt, PromptAnswer, PromptId, PromptInput, RequestParams, RowHash,
+    };
 
-    fn settled(kind: Option<FailureKind>) -> Settled {
+    fn settled(kind: Option<FailureKind>) -> PromptResult {
         let prompt = Prompt {
             index: 0,
             id: PromptId::from_index(0),
@@ -109,26 +111,33 @@ mod tests {
             hash: RowHash::UNKNOWN,
         };
         let outcome = match kind {
-            None => Outcome::Answered(Answer::default()),
+            None => Outcome::Answered(PromptAnswer::default()),
             Some(kind) => {
                 Outcome::Failed(Failure { kind, message: "no such knob".into(), status: None })
             }
         };
-        Settled { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
+        PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
     }
 
     #[test]
     fn failures_of_one_kind_are_held_until_another_outcome() {
         let (mut alike, mut out) = (FailFast::new(3), Vec::new());
-        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
-        alike.pass(settled(Some(FailureKind::TooLong)), &mut out);
-        assert_eq!((out.len(), alike.verdict(false)), (1, None));
-        assert_eq!(alike.verdict(true), Some((1, "no such knob".into())), "there will be no more");
-        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
-        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
-        assert_eq!((out.len(), alike.verdict(false)), (1, Some((3, "no such knob".into()))));
+        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(settled(Some(FailureKind::TooLong)), &mut out);
+        assert_eq!((out.len(), alike.check_threshold(false)), (1, None));
+        assert_eq!(
+            alike.check_threshold(true),
+            Some((1, "no such knob".into())),
+            "there will be no more"
+        );
+        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
+        assert_eq!(
+            (out.len(), alike.check_threshold(false)),
+            (1, Some((3, "no such knob".into())))
+        );
         alike.release_held(&mut out);
-        assert_eq!((out.len(), alike.verdict(true)), (4, None));
+        assert_eq!((out.len(), alike.check_threshold(true)), (4, None));
     }
 
     #[test]
@@ -139,9 +148,9 @@ mod tests {
                 && alike.should_hold_requests(8, Duration::ZERO)
         );
         assert!(!alike.should_hold_requests(8, STARTUP_HOLD), "answers take longer than refusals");
-        alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
         assert!(alike.should_hold_requests(8, STARTUP_HOLD));
-        alike.pass(settled(None), &mut out);
+        alike.filter_outcome(settled(None), &mut out);
         assert!(!alike.should_hold_requests(8, Duration::ZERO));
     }
 
@@ -149,11 +158,13 @@ mod tests {
     fn an_answer_or_another_failure_disarms_fail_fast() {
         for other in [None, Some(FailureKind::Refused)] {
             let (mut alike, mut out) = (FailFast::new(2), Vec::new());
-            alike.pass(settled(Some(FailureKind::BadRequest)), &mut out);
-            alike.pass(settled(other), &mut out);
+            alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
+            alike.filter_outcome(settled(other), &mut out);
             assert_eq!(out.len(), 2);
-            (0..5).for_each(|_| alike.pass(settled(Some(FailureKind::BadRequest)), &mut out));
-            assert_eq!((out.len(), alike.verdict(true)), (7, None));
+            (0..5).for_each(|_| {
+                alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out)
+            });
+            assert_eq!((out.len(), alike.check_threshold(true)), (7, None));
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::engine::queue::{Batch, PromptTask};
 
 /// How often copies are thought of.
-pub(crate) const EVERY: Duration = Duration::from_millis(100);
+pub(crate) const HEDGE_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Scheduler {
     /// Asks once more what seems to be stuck, or would be done sooner elsewhere, where nothing else is left to send.
@@ -24,19 +24,19 @@ impl Scheduler {
         now: Instant,
     ) {
         if !self.is_supply_exhausted()
-            || now < self.next_copies
+            || now < self.next_hedge_check
             || self.in_flight_requests.is_empty()
         {
             return;
         }
-        self.next_copies = now + EVERY;
+        self.next_hedge_check = now + HEDGE_INTERVAL;
         let mut idle: Vec<usize> = (0..self.servers.len())
             .filter(|&it| self.servers[it].has_healthy_capacity(now))
             .collect();
         // Where a prompt is answered soonest goes first.
-        idle.sort_by_key(|&it| self.servers[it].patience.usual(1).unwrap_or(Duration::MAX));
+        idle.sort_by_key(|&it| self.servers[it].patience.p50_latency(1).unwrap_or(Duration::MAX));
         let mut oldest: Vec<(Instant, u64)> =
-            self.in_flight_requests.iter().map(|(&id, it)| (it.sent, id)).collect();
+            self.in_flight_requests.iter().map(|(&id, it)| (it.sent_at, id)).collect();
         oldest.sort_unstable();
         for (_, original) in oldest {
             if idle.is_empty() {
@@ -56,7 +56,7 @@ impl Scheduler {
                 self.launch_request(flights, server, batch, now);
                 self.hedged_prompts.insert(
                     index,
-                    HedgedPrompt { requests: [original, self.last_request_id], settled: false },
+                    HedgedPrompt { request_ids: [original, self.last_request_id], settled: false },
                 );
                 let tasks =
                     self.in_flight_requests.get_mut(&original).map(|it| &mut it.batch.tasks);
@@ -71,7 +71,7 @@ impl Scheduler {
 
     /// The prompts of a request that would gain by being asked at `server` too.
     fn hedge_candidates(&self, original: u64, server: usize, now: Instant) -> Vec<Batch> {
-        let Some(InFlightRequest { server: here, batch, sent, .. }) =
+        let Some(InFlightRequest { server: here, batch, sent_at: sent, .. }) =
             self.in_flight_requests.get(&original)
         else {
             return Vec::new();
@@ -80,17 +80,17 @@ impl Scheduler {
         let prompts = batch.tasks.len();
         let age = RequestAge {
             elapsed: now - *sent,
-            usual: patience.usual(prompts),
-            slowest: patience.slowest(prompts),
+            p50_latency: patience.p50_latency(prompts),
+            p99_latency: patience.p99_latency(prompts),
         };
-        let there = self.servers[server].patience.usual(1);
-        if !tail_policy::copies(age, there, *here != server) {
+        let there = self.servers[server].patience.p50_latency(1);
+        if !tail_policy::should_hedge(age, there, *here != server) {
             return Vec::new();
         }
         let copy = |task: &PromptTask| {
             let mut task = task.clone();
             task.hedged = true;
-            Batch { shared: batch.shared.clone(), tasks: vec![task] }
+            Batch { params: batch.params.clone(), tasks: vec![task] }
         };
         batch.tasks.iter().filter(|task| !task.hedged).map(copy).collect()
     }

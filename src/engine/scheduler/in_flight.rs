@@ -14,16 +14,16 @@ use crate::engine::{EnginePolicy, policy::TEMPLATE_KWARGS, queue::Batch};
 use crate::{
     domain::{ProbeResult, Prompt, Route, Url},
     endpoint::{
-        BatchParams, CanaryResult, Fault, HttpClient, Question, ServerLoad, ServerReply, ask,
-        fetch_server_load, messages_json, probe_server, send_canary,
+        BatchParams, CanaryResult, Fault, HttpClient, InferenceRequest, ServerLoad, ServerReply,
+        ask, fetch_server_load, messages_json, probe_server, send_canary,
     },
 };
 
 /// Waits for something to come back.
-pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = Landed>>>;
+pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = RequestCompletion>>>;
 
 /// What came back.
-pub(crate) enum Landed {
+pub(crate) enum RequestCompletion {
     Reply {
         id: u64,
         result: Result<ServerReply, Fault>,
@@ -47,10 +47,10 @@ pub(crate) enum Landed {
 pub(crate) struct InFlightRequest {
     pub(crate) server: usize,
     pub(crate) batch: Batch,
-    pub(crate) sent: Instant,
+    pub(crate) sent_at: Instant,
     /// Sequences in flight at its endpoint, its own included.
     pub(crate) concurrency_at_send: usize,
-    pub(crate) limit: Duration,
+    pub(crate) timeout: Duration,
     /// The limit is tighter than what was asked for.
     pub(crate) timeout_tightened: bool,
     /// It is a conversation that goes both ways.
@@ -60,7 +60,7 @@ pub(crate) struct InFlightRequest {
 
 /// How a batch goes out.
 pub(crate) enum RequestPayload {
-    Request(Question),
+    Request(InferenceRequest),
     /// A conversation both ways, with the text that it is here.
     Canary(String),
 }
@@ -69,8 +69,8 @@ pub(crate) enum RequestPayload {
 pub(crate) fn render_batch(
     policy: &EnginePolicy,
     batch: &mut Batch,
-) -> (Option<Question>, Option<Batch>) {
-    let kwargs = batch.shared.params.get(TEMPLATE_KWARGS).map(str::to_owned);
+) -> (Option<InferenceRequest>, Option<Batch>) {
+    let kwargs = batch.params.params.get(TEMPLATE_KWARGS).map(str::to_owned);
     let mut texts = Vec::with_capacity(batch.tasks.len());
     let (mut kept, mut left) = (Vec::with_capacity(batch.tasks.len()), Vec::new());
     for task in std::mem::take(&mut batch.tasks) {
@@ -84,12 +84,12 @@ pub(crate) fn render_batch(
     }
     batch.tasks = kept;
     let question = (!texts.is_empty()).then(|| {
-        let shared = EnginePolicy::rendered(&batch.shared);
-        Question::from_texts(&shared, texts.iter().map(String::as_str))
+        let shared = EnginePolicy::rendered_params(&batch.params);
+        InferenceRequest::from_texts(&shared, texts.iter().map(String::as_str))
     });
     let left = (!left.is_empty()).then(|| {
-        let shared = BatchParams { lists: false, ..(*batch.shared).clone() };
-        Batch { shared: shared.into(), tasks: left }
+        let shared = BatchParams { allow_lists: false, ..(*batch.params).clone() };
+        Batch { params: shared.into(), tasks: left }
     });
     (question, left)
 }
@@ -101,9 +101,9 @@ pub(crate) fn text(policy: &EnginePolicy, prompt: &Prompt, kwargs: Option<&str>)
 }
 
 /// A batch as it is.
-pub(crate) fn build_request(policy: &EnginePolicy, batch: &Batch) -> Question {
-    let system = policy.system_prompt.as_deref().filter(|_| batch.shared.route == Route::Chat);
-    Question::new(&batch.shared, batch.tasks.iter().map(|task| &task.prompt), system)
+pub(crate) fn build_request(policy: &EnginePolicy, batch: &Batch) -> InferenceRequest {
+    let system = policy.system_prompt.as_deref().filter(|_| batch.params.route == Route::Chat);
+    InferenceRequest::new(&batch.params, batch.tasks.iter().map(|task| &task.prompt), system)
 }
 
 /// Sends it.
@@ -123,14 +123,14 @@ pub(crate) fn send_request(
                 abortable(async move { ask(&client, &url, question, limit).await });
             let flight = Box::pin(async move {
                 match asking.await {
-                    Ok(result) => Landed::Reply { id, result, canary: None },
-                    Err(_) => Landed::Cancelled { id },
+                    Ok(result) => RequestCompletion::Reply { id, result, canary: None },
+                    Err(_) => RequestCompletion::Cancelled { id },
                 }
             });
             (flight, cancel)
         }
         RequestPayload::Canary(text) => {
-            let (shared, system) = (batch.shared.clone(), policy.system_prompt.clone());
+            let (shared, system) = (batch.params.clone(), policy.system_prompt.clone());
             let prompt = batch.tasks[0].prompt.clone();
             let (asking, cancel) = abortable(async move {
                 let system = system.as_deref();
@@ -138,8 +138,10 @@ pub(crate) fn send_request(
             });
             let flight = Box::pin(async move {
                 match asking.await {
-                    Ok((result, canary)) => Landed::Reply { id, result, canary: Some(canary) },
-                    Err(_) => Landed::Cancelled { id },
+                    Ok((result, canary)) => {
+                        RequestCompletion::Reply { id, result, canary: Some(canary) }
+                    }
+                    Err(_) => RequestCompletion::Cancelled { id },
                 }
             });
             (flight, cancel)
@@ -150,11 +152,15 @@ pub(crate) fn send_request(
 /// Asks whether it is ready.
 pub(crate) fn probe_readiness(client: &HttpClient, url: &Url, server: usize) -> RequestFuture {
     let (client, url) = (client.clone(), url.clone());
-    Box::pin(async move { Landed::Probe { server, probe: probe_server(&client, &url).await } })
+    Box::pin(async move {
+        RequestCompletion::Probe { server, probe: probe_server(&client, &url).await }
+    })
 }
 
 /// Asks how much it has to do.
 pub(crate) fn poll_load(client: &HttpClient, url: &Url, server: usize) -> RequestFuture {
     let (client, url) = (client.clone(), url.clone());
-    Box::pin(async move { Landed::Load { server, load: fetch_server_load(&client, &url).await } })
+    Box::pin(async move {
+        RequestCompletion::Load { server, load: fetch_server_load(&client, &url).await }
+    })
 }

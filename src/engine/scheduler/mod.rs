@@ -21,17 +21,17 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::sleep_until};
 
 use super::{
-    Command, Ended, EnginePolicy, EngineProgress, SizeMode, Word,
+    EngineCommand, EngineEvent, EngineExit, EnginePolicy, EngineProgress, SizeMode,
     endpoint_state::{Endpoint, EndpointState, render_check::RenderCheck},
     queue::{Batch, EndpointCapacity, TaskQueue},
 };
 use crate::{
-    domain::{Prompt, Route, Settled, Tally},
+    domain::{Prompt, PromptResult, Route, Tally},
     endpoint::HttpClient,
 };
 use backlog::BacklogReporter;
 use fail_fast::{FailFast, STARTUP_HOLD};
-use in_flight::{InFlightRequest, Landed, RequestFuture, RequestPayload};
+use in_flight::{InFlightRequest, RequestCompletion, RequestFuture, RequestPayload};
 use observer::TimelineObserver;
 use tail_policy::EndpointSpeed;
 
@@ -48,15 +48,15 @@ pub(super) struct Scheduler {
     pub(super) last_request_id: u64,
     /// Prompts that are asked twice, by index.
     pub(super) hedged_prompts: HashMap<u64, HedgedPrompt>,
-    pub(super) alike: FailFast,
-    pub(super) pending_results: Vec<Settled>,
+    pub(super) fail_fast: FailFast,
+    pub(super) pending_results: Vec<PromptResult>,
     /// Nothing is sent until somebody decides whether the job is wrong.
     pub(super) paused: bool,
     /// More prompts may come.
     pub(super) input_open: bool,
     /// So many prompts were given in all; and there are no more for now.
-    pub(super) given: u64,
-    pub(super) ending: bool,
+    pub(super) supplied_count: u64,
+    pub(super) supply_exhausted: bool,
     /// Prompts taken in.
     pub(super) received_count: u64,
     /// Somebody else has settled these, which were here or on their way.
@@ -77,7 +77,7 @@ pub(super) struct Scheduler {
     pub(super) last_tick: Instant,
     /// Prompts for a full list are being waited for since.
     pub(super) batch_fill_since: Option<Instant>,
-    pub(super) next_copies: Instant,
+    pub(super) next_hedge_check: Instant,
     /// The last prompts are kept from a slow endpoint: since when there are so many of them.
     tail_withheld: Option<(Instant, usize)>,
     pub(super) watch: TimelineObserver,
@@ -86,16 +86,16 @@ pub(super) struct Scheduler {
 /// A prompt that is asked twice: the first answer counts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HedgedPrompt {
-    pub(super) requests: [u64; 2],
+    pub(super) request_ids: [u64; 2],
     pub(super) settled: bool,
 }
 
 /// What the loop woke up for.
 enum WakeReason {
-    RequestCompleted(Landed),
+    RequestCompleted(RequestCompletion),
     PromptReceived(Option<Prompt>),
     TimerElapsed,
-    CommandReceived(Option<Command>),
+    CommandReceived(Option<EngineCommand>),
 }
 
 /// Prompts read ahead, and the bytes of their texts: enough to order the work in, little enough to lose nothing by it.
@@ -112,7 +112,7 @@ impl Scheduler {
         Self {
             watch: TimelineObserver::new(&servers, now),
             servers,
-            alike: FailFast::new(policy.alike),
+            fail_fast: FailFast::new(policy.alike),
             policy,
             client,
             queue: TaskQueue::default(),
@@ -124,8 +124,8 @@ impl Scheduler {
             pending_results: Vec::new(),
             paused: false,
             input_open: true,
-            given: 0,
-            ending: false,
+            supplied_count: 0,
+            supply_exhausted: false,
             received_count: 0,
             settled_elsewhere: HashSet::new(),
             revoked_count: 0,
@@ -137,19 +137,19 @@ impl Scheduler {
             last_progress: now,
             last_tick: now,
             batch_fill_since: None,
-            next_copies: now,
+            next_hedge_check: now,
             tail_withheld: None,
         }
     }
 
     /// Until every prompt has its outcome, nobody is left to ask, or a command says so.
-    pub(super) async fn work(
+    pub(super) async fn run_event_loop(
         &mut self,
         prompts: &mut mpsc::Receiver<Prompt>,
-        settled: &mpsc::Sender<Vec<Settled>>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        tell: &impl Fn(Word),
-    ) -> Ended {
+        settled: &mpsc::Sender<Vec<PromptResult>>,
+        commands: &mut mpsc::UnboundedReceiver<EngineCommand>,
+        tell: &impl Fn(EngineEvent),
+    ) -> EngineExit {
         let mut flights: FuturesUnordered<RequestFuture> = FuturesUnordered::new();
         let mut next_word = Instant::now();
         loop {
@@ -168,10 +168,10 @@ impl Scheduler {
                 && self.queue.len() == 0
                 && self.in_flight_sequences == 0;
             if !self.paused
-                && let Some((count, message)) = self.alike.verdict(all_done)
+                && let Some((count, message)) = self.fail_fast.check_threshold(all_done)
             {
                 self.paused = true;
-                tell(Word::AllAlike(count, message));
+                tell(EngineEvent::AllAlike(count, message));
             }
             if !self.pending_results.is_empty() || self.queue.len() == 0 {
                 self.last_progress = now;
@@ -181,20 +181,20 @@ impl Scheduler {
                 outcomes.iter().for_each(|outcome| self.tally.count(outcome));
                 self.record_results(&outcomes, now);
                 if settled.send(outcomes).await.is_err() {
-                    return Ended::WriteFailed;
+                    return EngineExit::WriteFailed;
                 }
             }
             if now >= next_word {
-                tell(Word::Progress(self.current_progress()));
+                tell(EngineEvent::Progress(self.current_progress()));
                 next_word = now + super::PROGRESS_INTERVAL;
             }
             self.report_backlog(now, tell);
             if all_done && !self.input_open && !self.paused {
-                tell(Word::Progress(self.current_progress()));
-                return Ended::Finished;
+                tell(EngineEvent::Progress(self.current_progress()));
+                return EngineExit::Finished;
             }
             if self.is_stalled(now) {
-                return Ended::Stalled;
+                return EngineExit::Stalled;
             }
             let wake = self.next_wakeup(next_word, now);
             let woken = tokio::select! {
@@ -203,7 +203,7 @@ impl Scheduler {
                 () = sleep_until(wake.into()) => WakeReason::TimerElapsed,
                 command = commands.recv() => WakeReason::CommandReceived(command),
                 // Seen here as well as by the next outcome: there may be no next one, and these would be waited for for ever.
-                () = settled.closed() => return Ended::WriteFailed,
+                () = settled.closed() => return EngineExit::WriteFailed,
             };
             match woken {
                 WakeReason::RequestCompleted(landed) => {
@@ -217,26 +217,28 @@ impl Scheduler {
                 WakeReason::PromptReceived(Some(prompt)) => self.accept_prompt(prompt),
                 WakeReason::PromptReceived(None) => self.input_open = false,
                 WakeReason::TimerElapsed => {}
-                WakeReason::CommandReceived(Some(Command::Proceed)) => {
+                WakeReason::CommandReceived(Some(EngineCommand::Proceed)) => {
                     self.paused = false;
-                    self.alike.release_held(&mut self.pending_results);
+                    self.fail_fast.release_held(&mut self.pending_results);
                 }
-                WakeReason::CommandReceived(Some(Command::KeepHolding)) => {
+                WakeReason::CommandReceived(Some(EngineCommand::KeepHolding)) => {
                     self.paused = false;
-                    self.alike.raise_threshold();
+                    self.fail_fast.raise_threshold();
                 }
-                WakeReason::CommandReceived(Some(Command::Given(given, ending))) => {
-                    (self.given, self.ending) = (given, ending);
+                WakeReason::CommandReceived(Some(EngineCommand::SetSupplied(given, ending))) => {
+                    (self.supplied_count, self.supply_exhausted) = (given, ending);
                 }
-                WakeReason::CommandReceived(Some(Command::DropRedundant(indexes))) => {
+                WakeReason::CommandReceived(Some(EngineCommand::DropRedundant(indexes))) => {
                     self.drop_redundant(&indexes)
                 }
-                WakeReason::CommandReceived(Some(Command::RevokeUnsent(given))) => {
+                WakeReason::CommandReceived(Some(EngineCommand::RevokeUnsent(given))) => {
                     self.revoked_count = given;
                     self.return_unsent(tell);
                 }
-                WakeReason::CommandReceived(Some(Command::Drain)) => self.draining = true,
-                WakeReason::CommandReceived(Some(Command::Stop) | None) => return Ended::Stopped,
+                WakeReason::CommandReceived(Some(EngineCommand::Drain)) => self.draining = true,
+                WakeReason::CommandReceived(Some(EngineCommand::Stop) | None) => {
+                    return EngineExit::Stopped;
+                }
             }
         }
     }
@@ -290,11 +292,11 @@ impl Scheduler {
         let passed = now - self.started_at;
         // (with nothing under way there is nothing to wait for)
         while (self.in_flight_requests.is_empty()
-            || !self.alike.should_hold_requests(self.tally.requests, passed))
+            || !self.fail_fast.should_hold_requests(self.tally.requests, passed))
             && let Some(&server) = open.iter().min_by(|&&a, &&b| {
                 let fill = |it: usize| {
                     let server = &self.servers[it];
-                    server.taken as f64 / server.window.size() as f64
+                    server.permits_taken as f64 / server.window.size() as f64
                 };
                 fill(a).total_cmp(&fill(b))
             })
@@ -328,7 +330,7 @@ impl Scheduler {
             free_permits: it.free_permits(now),
             most,
             renders_locally: it.render_check == RenderCheck::Given,
-            idle: it.taken == 0,
+            idle: it.permits_taken == 0,
             has_alternatives: up > 1,
         };
         self.queue.cut(room)
@@ -336,7 +338,7 @@ impl Scheduler {
 
     fn withholds_from_endpoint(&mut self, server: usize, waiting: usize, now: Instant) -> bool {
         let speed = |it: &EndpointState| EndpointSpeed {
-            usual: it.patience.usual(1),
+            p50_latency: it.patience.p50_latency(1),
             rate: it.batch_sizer.answer_rate(),
         };
         let others = self.servers.iter().enumerate();
@@ -345,13 +347,13 @@ impl Scheduler {
             .map(|(_, it)| speed(it))
             .collect();
         let mine = speed(&self.servers[server]);
-        if !tail_policy::withholds(mine, &others, waiting) {
+        if !tail_policy::should_withhold(mine, &others, waiting) {
             return false;
         }
         // For no longer than the others go on: they may have come to a standstill.
         match self.tail_withheld {
             Some((since, then)) if then == waiting => {
-                mine.usual.is_some_and(|usual| now - since < usual)
+                mine.p50_latency.is_some_and(|usual| now - since < usual)
             }
             _ => {
                 self.tail_withheld = Some((now, waiting));
@@ -385,13 +387,13 @@ impl Scheduler {
         let (client, policy) = (&self.client, &self.policy);
         let (flight, cancel) =
             in_flight::send_request(client, &it.url, policy, id, outgoing, &batch, limit);
-        let (level, tight) = (it.taken, tight.is_some());
+        let (level, tight) = (it.permits_taken, tight.is_some());
         let under_way = InFlightRequest {
             server,
             batch,
-            sent: now,
+            sent_at: now,
             concurrency_at_send: level,
-            limit,
+            timeout: limit,
             timeout_tightened: tight,
             is_canary: canary,
             abort_handle: cancel,
@@ -401,7 +403,7 @@ impl Scheduler {
     }
 
     fn build_payload(&mut self, server: usize, batch: &mut Batch) -> Option<RequestPayload> {
-        let conversations = batch.shared.route == Route::Chat && batch.shared.lists;
+        let conversations = batch.params.route == Route::Chat && batch.params.allow_lists;
         if conversations && batch.tasks.len() > 1 {
             let (question, left) = in_flight::render_batch(&self.policy, batch);
             if let Some(left) = left {
@@ -410,7 +412,7 @@ impl Scheduler {
             return question.map(RequestPayload::Request);
         }
         if conversations && self.servers[server].render_check.try_take_canary() {
-            let kwargs = batch.shared.params.get(super::policy::TEMPLATE_KWARGS);
+            let kwargs = batch.params.params.get(super::policy::TEMPLATE_KWARGS);
             match in_flight::text(&self.policy, &batch.tasks[0].prompt, kwargs) {
                 Some(text) => return Some(RequestPayload::Canary(text)),
                 None => {
@@ -427,7 +429,7 @@ impl Scheduler {
                 flights.push(in_flight::probe_readiness(&self.client, &it.url, server));
             }
             if it.load_poll_due().is_some_and(|due| due <= now) {
-                it.asks_load();
+                it.begin_load_poll();
                 flights.push(in_flight::poll_load(&self.client, &it.url, server));
             }
         }
@@ -445,11 +447,11 @@ impl Scheduler {
         let loads = self.servers.iter().filter_map(EndpointState::load_poll_due);
         let starts = self.servers.iter().filter_map(|it| it.throttled_until(now));
         let given_back = self.return_deadline();
-        let telling = self.backlog_reporter.due(self);
+        let telling = self.backlog_reporter.report_due(self);
         let moment = Some(self.started_at + STARTUP_HOLD).filter(|&it| it > now);
         let copies = (self.is_supply_exhausted() && !self.in_flight_requests.is_empty())
-            .then_some(self.next_copies);
-        let withheld = self.tail_withheld.map(|_| now + hedging::EVERY);
+            .then_some(self.next_hedge_check);
+        let withheld = self.tail_withheld.map(|_| now + hedging::HEDGE_INTERVAL);
         let filled = self.batch_fill_since.map(|since| since + self.policy.max_batch_wait);
         let all = probes.chain(loads).chain(self.queue.due()).chain(given_back);
         let all = all

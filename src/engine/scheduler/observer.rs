@@ -10,8 +10,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::Scheduler;
-use crate::domain::{Prompt, Settled, Standing, Tally, Timeline};
-use crate::engine::{Command, Ended, Word, endpoint_state::EndpointState};
+use crate::domain::{Prompt, PromptResult, Standing, Tally, Timeline};
+use crate::engine::{EngineCommand, EngineEvent, EngineExit, endpoint_state::EndpointState};
 
 /// Often enough for pictures, seldom enough to cost nothing: the loop goes round thousands of times a second.
 const EVERY: Duration = Duration::from_millis(20);
@@ -22,14 +22,14 @@ pub(crate) struct TimelineObserver {
     timeline: Timeline,
     started_at: Instant,
     /// It was looked last, in milliseconds since it began.
-    looked: u64,
+    last_sample_ms: u64,
 }
 
 impl TimelineObserver {
     pub(crate) fn new(servers: &[EndpointState], began: Instant) -> Self {
         let mut timeline = Timeline::default();
         servers.iter().for_each(|server| timeline.register_endpoint(&server.timeline_row));
-        Self { timeline, started_at: began, looked: 0 }
+        Self { timeline, started_at: began, last_sample_ms: 0 }
     }
 
     fn since(&self, now: Instant) -> u64 {
@@ -42,32 +42,32 @@ impl Scheduler {
     pub(crate) async fn run(
         mut self,
         mut prompts: mpsc::Receiver<Prompt>,
-        settled: mpsc::Sender<Vec<Settled>>,
-        mut commands: mpsc::UnboundedReceiver<Command>,
-        tell: &impl Fn(Word),
-    ) -> (Ended, Tally) {
-        let ended = self.work(&mut prompts, &settled, &mut commands, tell).await;
+        settled: mpsc::Sender<Vec<PromptResult>>,
+        mut commands: mpsc::UnboundedReceiver<EngineCommand>,
+        tell: &impl Fn(EngineEvent),
+    ) -> (EngineExit, Tally) {
+        let ended = self.run_event_loop(&mut prompts, &settled, &mut commands, tell).await;
         self.look(Instant::now());
-        tell(Word::Watched(std::mem::take(&mut self.watch.timeline)));
+        tell(EngineEvent::TimelineRecorded(std::mem::take(&mut self.watch.timeline)));
         (ended, self.tally)
     }
 
     /// Looks at all endpoints, if it is time: they stood since the last look as they stand now.
     pub(crate) fn watch(&mut self, now: Instant) {
-        if self.watch.since(now) >= self.watch.looked + EVERY.as_millis() as u64 {
+        if self.watch.since(now) >= self.watch.last_sample_ms + EVERY.as_millis() as u64 {
             self.look(now);
         }
     }
 
     fn look(&mut self, now: Instant) {
-        let (from, to) = (self.watch.looked, self.watch.since(now));
-        self.watch.looked = to;
+        let (from, to) = (self.watch.last_sample_ms, self.watch.since(now));
+        self.watch.last_sample_ms = to;
         for server in &mut self.servers {
             let (timeline, up) = (&mut self.watch.timeline, server.is_up());
             let stood = Standing {
-                in_flight: server.taken as u64,
+                in_flight: server.permits_taken as u64,
                 window: server.window.size() as u64,
-                up,
+                is_up: up,
                 is_full: server.is_window_full(),
             };
             timeline.saw(&server.timeline_row, from, to, stood);
@@ -81,7 +81,7 @@ impl Scheduler {
     }
 
     /// These were settled.
-    pub(crate) fn record_results(&mut self, outcomes: &[Settled], now: Instant) {
+    pub(crate) fn record_results(&mut self, outcomes: &[PromptResult], now: Instant) {
         let at = self.watch.since(now);
         for settled in outcomes {
             let Some(label) = &settled.endpoint else { continue };

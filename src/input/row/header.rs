@@ -9,7 +9,7 @@ use crate::input::{
 };
 
 /// The names in a table's first line.
-pub(crate) fn header(
+pub(crate) fn parse_header(
     record: &InputRecord<'_>,
     format: InputFormat,
     template: bool,

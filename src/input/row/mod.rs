@@ -17,30 +17,31 @@ use super::{
     records::{InputRecord, split_fields},
 };
 use crate::domain::raw_json::{
-    JsonMembers, check_escapes, compact_json, decode_string, encode_string, kind, parse_string,
-    to_one_line,
+    JsonMembers, check_escapes, compact_json, decode_string, encode_string, json_kind,
+    parse_string, to_one_line,
 };
 use crate::domain::{Prompt, PromptId, PromptInput, Route, RowHash};
 use object::{
-    Ask, Asked, BATCH, ask, is_openai_batch, parse_batch_row, parse_messages, parse_object_row,
+    Asked, BATCH_FIELDS, RowInput, is_openai_batch, parse_batch_row, parse_input, parse_messages,
+    parse_object_row,
 };
 use params::{Given, is_request_field};
-use template::{ITEM_COLUMN, Template, TemplateFillError};
+use template::{ITEM_COLUMN, PromptTemplate, TemplateFillError};
 
 /// How the rows of one file are read.
 pub(crate) struct RowParser<'f> {
     pub format: InputFormat,
     /// A table's columns.
     pub columns: &'f [String],
-    pub template: Option<&'f Template>,
+    pub template: Option<&'f PromptTemplate>,
     pub keep_row: bool,
 }
 
 /// A row that asks something.
 pub(crate) struct Row<'a> {
     /// Its id, if it has one.
-    pub name: Option<Name<'a>>,
-    pub ask: Ask<'a>,
+    pub name: Option<RowId<'a>>,
+    pub ask: RowInput<'a>,
     pub given: Given<'a>,
     pub route: Option<Route>,
     /// The whole row as an object, where it is to be kept.
@@ -49,7 +50,7 @@ pub(crate) struct Row<'a> {
 
 /// A row's own id.
 #[derive(Clone)]
-pub(crate) struct Name<'a> {
+pub(crate) struct RowId<'a> {
     /// What it says, by which ids are compared: the number 7 and the string "7" are one name, as they are in a table.
     pub text: Cow<'a, str>,
     json: Option<&'a str>,
@@ -70,10 +71,10 @@ impl Row<'_> {
     pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
         Prompt {
             index,
-            id: self.name.map_or_else(|| PromptId::from_index(index), Name::into_id),
+            id: self.name.map_or_else(|| PromptId::from_index(index), RowId::into_id),
             input: match self.ask {
-                Ask::Text(text) => PromptInput::Text(text.into_owned()),
-                Ask::Messages(json) => PromptInput::Messages(json.into_owned()),
+                RowInput::Text(text) => PromptInput::Text(text.into_owned()),
+                RowInput::Messages(json) => PromptInput::Messages(json.into_owned()),
             },
             params: self.given.params,
             route: self.route,
@@ -84,9 +85,9 @@ impl Row<'_> {
     }
 }
 
-impl<'a> Name<'a> {
+impl<'a> RowId<'a> {
     fn parse(json: &'a str) -> Result<Self, String> {
-        match kind(json) {
+        match json_kind(json) {
             "a string" => Ok(Self {
                 text: decode_string(json).map_err(|why| format!("id: {why}"))?,
                 json: Some(json),
@@ -102,18 +103,18 @@ impl<'a> Name<'a> {
 }
 
 /// What is wrong, before it is known whose row it is.
-enum Fault {
+enum RowFault {
     Reason(String),
     MissingColumns(Vec<usize>, Vec<String>),
 }
 
-impl From<String> for Fault {
+impl From<String> for RowFault {
     fn from(why: String) -> Self {
         Self::Reason(why)
     }
 }
 
-impl From<&str> for Fault {
+impl From<&str> for RowFault {
     fn from(why: &str) -> Self {
         Self::Reason(why.to_owned())
     }
@@ -140,19 +141,19 @@ impl RowParser<'_> {
         }
     }
 
-    fn bad(&self, name: Option<Name<'_>>, fault: Fault) -> RejectedRow {
+    fn bad(&self, name: Option<RowId<'_>>, fault: RowFault) -> RejectedRow {
         let text = name.as_ref().map(|name| name.text.to_string());
-        let id = name.map(Name::into_id);
+        let id = name.map(RowId::into_id);
         match fault {
-            Fault::Reason(why) => RejectedRow {
+            RowFault::Reason(why) => RejectedRow {
                 name: text,
                 id,
                 reason: why,
                 missing: Vec::new(),
                 columns: Vec::new(),
             },
-            Fault::MissingColumns(lacks, columns) => {
-                let names = self.template.map(Template::names).unwrap_or_default();
+            RowFault::MissingColumns(lacks, columns) => {
+                let names = self.template.map(PromptTemplate::names).unwrap_or_default();
                 let missing: Vec<_> = lacks
                     .iter()
                     .filter_map(|&at| names.get(at))
@@ -170,39 +171,42 @@ impl RowParser<'_> {
     }
 
     /// A text by itself: a line of a `.txt`, a string for a row.
-    fn line<'a>(&self, text: Cow<'a, str>) -> Result<Row<'a>, Fault> {
+    fn line<'a>(&self, text: Cow<'a, str>) -> Result<Row<'a>, RowFault> {
         let whole = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
         let column = |name: &str| {
             Ok(matches!(name, ITEM_COLUMN | "prompt").then_some(Cow::Borrowed(text.as_ref())))
         };
-        let ask = match self.fill(column, || vec![ITEM_COLUMN.to_owned()])? {
+        let ask = match self.fill_template(column, || vec![ITEM_COLUMN.to_owned()])? {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
-        Ok(Row { whole, ..Row::of(Ask::Text(ask)) })
+        Ok(Row { whole, ..Row::of(RowInput::Text(ask)) })
     }
 
     fn json<'a>(&self, text: &'a str) -> Result<Row<'a>, RejectedRow> {
-        let bad = |fault: Fault| self.bad(None, fault);
+        let bad = |fault: RowFault| self.bad(None, fault);
         if text.starts_with('"') {
             let text = parse_string(text).map_err(|why| bad(why.into()))?;
             return self.line(text.into()).map_err(bad);
         }
         if !text.starts_with('{') {
-            return Err(bad(
-                format!("a row is an object or a string, this is {}", kind(text)).into()
-            ));
+            return Err(bad(format!(
+                "a row is an object or a string, this is {}",
+                json_kind(text)
+            )
+            .into()));
         }
         let members = JsonMembers::parse(text).map_err(|why| bad(why.into()))?;
         let table = self.format == InputFormat::Parquet;
         let batch = self.template.is_none() && !table && is_openai_batch(&members);
-        let name = members.get(if batch { "custom_id" } else { "id" }).map(Name::parse).transpose();
+        let name =
+            members.get(if batch { "custom_id" } else { "id" }).map(RowId::parse).transpose();
         let name = name.map_err(|why| bad(why.into()))?;
         let row = match self.template {
             Some(_) => self.parse_template_object(text, &members),
-            None if batch => parse_batch_row(&members).map(Row::from).map_err(Fault::Reason),
+            None if batch => parse_batch_row(&members).map(Row::from).map_err(RowFault::Reason),
             None if table => self.parse_table_object(&members),
-            None => parse_object_row(&members).map(Row::from).map_err(Fault::Reason),
+            None => parse_object_row(&members).map(Row::from).map_err(RowFault::Reason),
         };
         let whole = || check_escapes(text).map(|()| to_one_line(text).into_owned());
         let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
@@ -213,23 +217,23 @@ impl RowParser<'_> {
     }
 
     /// A row of a table: what is called `temperature` may be data, so that parameters come from `params` only.
-    fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<Row<'a>, Fault> {
+    fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<Row<'a>, RowFault> {
         let given = self.parse_params(members)?;
         let ask = match members.get("messages") {
             // As a table of answers has them.
-            Some(text) if kind(text) == "a string" && members.get("prompt").is_none() => {
+            Some(text) if json_kind(text) == "a string" && members.get("prompt").is_none() => {
                 let json = decode_string(text).map_err(|why| format!("messages: {why}"))?;
-                Ask::Messages(parse_messages(json.trim())?.into_owned().into())
+                RowInput::Messages(parse_messages(json.trim())?.into_owned().into())
             }
-            _ => ask(members, "the row")?,
+            _ => parse_input(members, "the row")?,
         };
         Ok(Row { given, ..Row::of(ask) })
     }
 
     /// What stands in `params`: an object, or in a table its text.
-    fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<Given<'a>, Fault> {
+    fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<Given<'a>, RowFault> {
         match members.get("params") {
-            Some(text) if self.format == InputFormat::Parquet && kind(text) == "a string" => {
+            Some(text) if self.format == InputFormat::Parquet && json_kind(text) == "a string" => {
                 let json = decode_string(text).map_err(|why| format!("params: {why}"))?;
                 Ok(parse_options(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
             }
@@ -241,7 +245,7 @@ impl RowParser<'_> {
         &self,
         text: &'a str,
         members: &JsonMembers<'a>,
-    ) -> Result<Row<'a>, Fault> {
+    ) -> Result<Row<'a>, RowFault> {
         let table = self.format == InputFormat::Parquet;
         if !table && members.get("messages").is_some() {
             return Err(
@@ -249,14 +253,14 @@ impl RowParser<'_> {
                     .into(),
             );
         }
-        if !table && BATCH.iter().all(|name| members.get(name).is_some()) {
+        if !table && BATCH_FIELDS.iter().all(|name| members.get(name).is_some()) {
             return Err(
                 "it is an OpenAI batch row, which has its prompt; leave out the template".into()
             );
         }
         let given = self.parse_params(members)?;
         // A number that is none is null in JSON, and nothing in a table.
-        let there = |json: &&str| !(table && kind(json) == "null");
+        let there = |json: &&str| !(table && json_kind(json) == "null");
         let value = |name: &str| members.get(name).filter(there).map(display_text).transpose();
         let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
             Some(json) if json.starts_with('"') => decode_string(json),
@@ -266,15 +270,15 @@ impl RowParser<'_> {
             None if name == ITEM_COLUMN => item().map(Some),
             value => Ok(value),
         };
-        let prompt = self.fill(column, || members.names())?.unwrap_or_default();
-        Ok(Row { given, ..Row::of(Ask::Text(Cow::Owned(prompt))) })
+        let prompt = self.fill_template(column, || members.names())?.unwrap_or_default();
+        Ok(Row { given, ..Row::of(RowInput::Text(Cow::Owned(prompt))) })
     }
 
     fn parse_table_record<'a>(&self, values: Vec<Cow<'a, str>>) -> Result<Row<'a>, RejectedRow> {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
         let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
-        let name = name.map(|text| Name { text: text.clone(), json: None });
-        let bad = |fault: Fault| self.bad(name.clone(), fault);
+        let name = name.map(|text| RowId { text: text.clone(), json: None });
+        let bad = |fault: RowFault| self.bad(name.clone(), fault);
         if values.len() != self.columns.len() {
             let (has, wants) = (values.len(), self.columns.len());
             return Err(bad(format!("it has {has} fields and the header {wants}").into()));
@@ -292,15 +296,15 @@ impl RowParser<'_> {
                 value => value,
             })
         };
-        let prompt = match self.fill(column, || self.columns.to_vec()).map_err(bad)? {
+        let prompt = match self.fill_template(column, || self.columns.to_vec()).map_err(bad)? {
             Some(prompt) => prompt.into(),
             None => place("prompt").map(|at| values[at].clone()).unwrap_or_default(),
         };
-        Ok(Row { name, given, whole, ..Row::of(Ask::Text(prompt)) })
+        Ok(Row { name, given, whole, ..Row::of(RowInput::Text(prompt)) })
     }
 
     /// The names of what a row has besides what counts.
-    pub(crate) fn data(&self, record: &InputRecord<'_>) -> Vec<String> {
+    pub(crate) fn data_columns(&self, record: &InputRecord<'_>) -> Vec<String> {
         let names = match (self.format, std::str::from_utf8(record.bytes)) {
             (InputFormat::Jsonl | InputFormat::Parquet, Ok(text)) => {
                 JsonMembers::parse(text.trim_ascii()).map(|it| it.names()).unwrap_or_default()
@@ -312,7 +316,7 @@ impl RowParser<'_> {
             Some(template) => template.names().iter().any(|it| it == name),
             None if self.format == InputFormat::Jsonl => {
                 is_request_field(name)
-                    || BATCH.contains(&name)
+                    || BATCH_FIELDS.contains(&name)
                     || matches!(name, "prompt" | "messages")
             }
             None => name == "prompt" || (name == "messages" && self.format == InputFormat::Parquet),
@@ -324,15 +328,15 @@ impl RowParser<'_> {
     }
 
     /// The template with these columns, where there is one.
-    fn fill<'v>(
+    fn fill_template<'v>(
         &self,
         column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
         columns: impl FnOnce() -> Vec<String>,
-    ) -> Result<Option<String>, Fault> {
+    ) -> Result<Option<String>, RowFault> {
         let filled = self.template.map(|template| template.render(column)).transpose();
         filled.map_err(|gap| match gap {
-            TemplateFillError::MissingColumns(lacks) => Fault::MissingColumns(lacks, columns()),
-            TemplateFillError::UnusableColumn(why) => Fault::Reason(why),
+            TemplateFillError::MissingColumns(lacks) => RowFault::MissingColumns(lacks, columns()),
+            TemplateFillError::UnusableColumn(why) => RowFault::Reason(why),
         })
     }
 }
@@ -344,23 +348,23 @@ impl<'a> From<Asked<'a>> for Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(ask: Ask<'a>) -> Self {
+    fn of(ask: RowInput<'a>) -> Self {
         Self { name: None, ask, given: Given::default(), route: None, whole: None }
     }
 }
 
-fn parse_options(params: Option<&str>) -> Result<Given<'_>, Fault> {
+fn parse_options(params: Option<&str>) -> Result<Given<'_>, RowFault> {
     let mut given = Given::default();
     if let Some(params) = params {
         given.put_params(params)?;
     }
-    given.check()?;
+    given.check_consistency()?;
     Ok(given)
 }
 
 /// A value as a template shows it: a string as what it says, all else as JSON.
 fn display_text(json: &str) -> Result<Cow<'_, str>, String> {
-    if kind(json) == "a string" {
+    if json_kind(json) == "a string" {
         decode_string(json)
     } else {
         check_escapes(json).map(|()| compact_json(json))

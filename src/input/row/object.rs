@@ -7,17 +7,17 @@ use std::borrow::Cow;
 use super::params::{Given, is_request_field};
 use crate::domain::Route;
 use crate::domain::raw_json::{
-    JsonMembers, check_escapes, decode_string, kind, list_elements, to_one_line,
+    JsonMembers, check_escapes, decode_string, json_kind, list_elements, to_one_line,
 };
 
 /// What a row asks.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Ask<'a> {
+pub(crate) enum RowInput<'a> {
     Text(Cow<'a, str>),
     Messages(Cow<'a, str>),
 }
 
-impl Ask<'_> {
+impl RowInput<'_> {
     /// The text, or the conversation's JSON.
     pub(crate) fn as_str(&self) -> &str {
         match self {
@@ -28,13 +28,13 @@ impl Ask<'_> {
 
 /// What an object asks, and how.
 pub(crate) struct Asked<'a> {
-    pub ask: Ask<'a>,
+    pub ask: RowInput<'a>,
     pub given: Given<'a>,
     pub route: Option<Route>,
 }
 
 /// The fields of an OpenAI batch row.
-pub(crate) const BATCH: [&str; 4] = ["custom_id", "method", "url", "body"];
+pub(crate) const BATCH_FIELDS: [&str; 4] = ["custom_id", "method", "url", "body"];
 
 /// A row in the form of OpenAI's batch files. A `prompt` beside makes it an ordinary row with data of such names.
 pub(crate) fn is_openai_batch(members: &JsonMembers<'_>) -> bool {
@@ -51,8 +51,8 @@ pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a
     if let Some(params) = members.get("params") {
         given.put_params(params)?;
     }
-    given.check()?;
-    let ask = ask(members, "the row")?;
+    given.check_consistency()?;
+    let ask = parse_input(members, "the row")?;
     Ok(Asked { ask, given, route: None })
 }
 
@@ -61,12 +61,12 @@ pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>
     let route = parse_batch_route(members)?;
     let body = JsonMembers::parse(require_batch_field(members, "body", "an object")?)
         .map_err(|why| format!("body: {why}"))?;
-    let ask = ask(&body, "the body")?;
+    let ask = parse_input(&body, "the body")?;
     match (route, &ask) {
-        (Route::Completions, Ask::Messages(_)) => {
+        (Route::Completions, RowInput::Messages(_)) => {
             return Err("its url is for prompts and its body has messages".into());
         }
-        (Route::Chat, Ask::Text(_)) => {
+        (Route::Chat, RowInput::Text(_)) => {
             return Err("its url is for messages and its body has a prompt".into());
         }
         _ => {}
@@ -75,7 +75,7 @@ pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>
     for (name, json) in body.iter().filter(|(name, _)| !matches!(*name, "prompt" | "messages")) {
         given.put(name, json)?;
     }
-    given.check()?;
+    given.check_consistency()?;
     Ok(Asked { ask, given, route: Some(route) })
 }
 
@@ -98,20 +98,25 @@ fn require_batch_field<'a>(
     wanted: &str,
 ) -> Result<&'a str, String> {
     match members.get(name) {
-        Some(json) if kind(json) == wanted => Ok(json),
-        Some(json) => Err(format!("{name} is {}; it must be {wanted}", kind(json))),
-        None => Err(format!("an OpenAI batch row has {}; this has no {name}", BATCH.join(", "))),
+        Some(json) if json_kind(json) == wanted => Ok(json),
+        Some(json) => Err(format!("{name} is {}; it must be {wanted}", json_kind(json))),
+        None => {
+            Err(format!("an OpenAI batch row has {}; this has no {name}", BATCH_FIELDS.join(", ")))
+        }
     }
 }
 
 /// What a row asks by its prompt or its messages.
-pub(crate) fn ask<'a>(members: &JsonMembers<'a>, whose: &str) -> Result<Ask<'a>, String> {
+pub(crate) fn parse_input<'a>(
+    members: &JsonMembers<'a>,
+    whose: &str,
+) -> Result<RowInput<'a>, String> {
     match (members.get("prompt"), members.get("messages")) {
-        (Some(json), None) if kind(json) == "a string" => {
-            Ok(Ask::Text(decode_string(json).map_err(|why| format!("prompt: {why}"))?))
+        (Some(json), None) if json_kind(json) == "a string" => {
+            Ok(RowInput::Text(decode_string(json).map_err(|why| format!("prompt: {why}"))?))
         }
-        (Some(json), None) => Err(format!("prompt is {}; it must be a string", kind(json))),
-        (None, Some(json)) => Ok(Ask::Messages(parse_messages(json)?)),
+        (Some(json), None) => Err(format!("prompt is {}; it must be a string", json_kind(json))),
+        (None, Some(json)) => Ok(RowInput::Messages(parse_messages(json)?)),
         (Some(_), Some(_)) => {
             Err(format!("{whose} has both prompt and messages; it must have one of them"))
         }
@@ -121,24 +126,24 @@ pub(crate) fn ask<'a>(members: &JsonMembers<'a>, whose: &str) -> Result<Ask<'a>,
 
 /// A conversation's JSON, on one line.
 pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
-    if kind(json) != "a list" {
-        return Err(format!("messages is {}; it must be a list", kind(json)));
+    if json_kind(json) != "a list" {
+        return Err(format!("messages is {}; it must be a list", json_kind(json)));
     }
     let all = list_elements(json).map_err(|why| format!("messages: {why}"))?;
     if all.is_empty() {
         return Err("messages is empty".into());
     }
     for (at, message) in all.into_iter().enumerate() {
-        if kind(message) != "an object" {
+        if json_kind(message) != "an object" {
             return Err(format!(
                 "messages[{at}] is {}; it must be an object with a role",
-                kind(message)
+                json_kind(message)
             ));
         }
         let role = JsonMembers::parse(message)
             .map_err(|why| format!("messages[{at}]: {why}"))?
             .get("role");
-        match role.map(kind) {
+        match role.map(json_kind) {
             Some("a string") => {}
             Some(other) => {
                 return Err(format!("messages[{at}]: role is {other}; it must be a string"));

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::domain::RequestParams;
-use crate::domain::raw_json::{JsonMembers, check_escapes, compact_json, decode_string, kind};
+use crate::domain::raw_json::{JsonMembers, check_escapes, compact_json, decode_string, json_kind};
 
 /// vLLM's request fields that count at a row's top level. Closed, because everything else there is the user's data.
 const REQUEST_FIELDS: [&str; 17] = [
@@ -54,7 +54,7 @@ impl<'a> Given<'a> {
         }
         match name {
             "model" if json.starts_with('"') => self.model = Some(decode_string(json)?),
-            "model" => return Err(format!("model is {}; it must be a string", kind(json))),
+            "model" => return Err(format!("model is {}; it must be a string", json_kind(json))),
             "stream" => self.streams = json == "true",
             // It says how to stream, and without a stream servers refuse it.
             "stream_options" => {}
@@ -66,7 +66,7 @@ impl<'a> Given<'a> {
 
     /// Takes in the object `params`.
     pub(crate) fn put_params(&mut self, json: &'a str) -> Result<(), String> {
-        match kind(json) {
+        match json_kind(json) {
             "null" => return Ok(()),
             "an object" => {}
             other => return Err(format!("params is {other}; it must be an object")),
@@ -93,7 +93,7 @@ impl<'a> Given<'a> {
     }
 
     /// Do the parameters fit each other?
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check_consistency(&self) -> Result<(), String> {
         let number = |name: &str| self.params.get(name).and_then(|json| json.parse::<f64>().ok());
         if number("n").is_some_and(|n| n > 1.0) && number("temperature") == Some(0.0) {
             return Err(
@@ -126,12 +126,12 @@ fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
         "temperature" => match json.parse::<f64>() {
             Ok(number) if number >= 0.0 => Ok(None),
             Ok(_) => Err(format!("{name} is {json}; it must not be negative")),
-            Err(_) => Err(format!("{name} is {}; it must be a number", kind(json))),
+            Err(_) => Err(format!("{name} is {}; it must be a number", json_kind(json))),
         },
         "top_p" => match json.parse::<f64>() {
             Ok(number) if (0.0..=1.0).contains(&number) => Ok(None),
             Ok(_) => Err(format!("{name} is {json}; it must be from 0 to 1")),
-            Err(_) => Err(format!("{name} is {}; it must be a number", kind(json))),
+            Err(_) => Err(format!("{name} is {}; it must be a number", json_kind(json))),
         },
         _ => Ok(None),
     }
@@ -154,7 +154,7 @@ fn whole(name: &str, json: &str) -> Result<i64, String> {
         #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and is below 2^53")]
         Ok(number) if number.fract() == 0.0 && number.abs() < EXACT => Ok(number as i64),
         Ok(_) => Err(format!("{name} is {json}; it must be a whole number")),
-        Err(_) => Err(format!("{name} is {}; it must be a whole number", kind(json))),
+        Err(_) => Err(format!("{name} is {}; it must be a whole number", json_kind(json))),
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
     fn given(json: &str) -> Result<Given<'_>, String> {
         let mut given = Given::default();
         given.put_params(json)?;
-        given.check()?;
+        given.check_consistency()?;
         Ok(given)
     }
 

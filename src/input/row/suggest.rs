@@ -2,7 +2,7 @@
 
 /// The nearest of the columns that are there, else all of them: the end of a sentence.
 pub(crate) fn suggest_column(name: &str, columns: &[String]) -> String {
-    match crate::settings::nearest(name, columns.iter().cloned()) {
+    match crate::settings::nearest_name(name, columns.iter().cloned()) {
         Some(column) => format!("; is it {column:?}?"),
         None if columns.is_empty() => String::new(),
         None => {

@@ -17,13 +17,13 @@ use std::borrow::Cow;
 pub(crate) const ITEM_COLUMN: &str = "item";
 
 /// A prompt template.
-pub struct Template {
-    parts: Vec<Part>,
+pub struct PromptTemplate {
+    parts: Vec<TemplatePart>,
     names: Vec<String>,
 }
 
 #[derive(Debug, PartialEq)]
-enum Part {
+enum TemplatePart {
     Text(String),
     /// A placeholder, as its place among the names.
     Column(usize),
@@ -38,7 +38,7 @@ pub enum TemplateFillError {
     UnusableColumn(String),
 }
 
-impl Template {
+impl PromptTemplate {
     /// Reads the notation.
     ///
     /// # Errors
@@ -84,15 +84,15 @@ impl Template {
         if !lacks.is_empty() {
             return Err(TemplateFillError::MissingColumns(lacks));
         }
-        let text = |part: &Part| match part {
-            Part::Text(text) => text.len(),
-            Part::Column(at) => values[*at].len(),
+        let text = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => text.len(),
+            TemplatePart::Column(at) => values[*at].len(),
         };
         let mut prompt = String::with_capacity(self.parts.iter().map(text).sum());
         for part in &self.parts {
             prompt.push_str(match part {
-                Part::Text(text) => text,
-                Part::Column(at) => &values[*at],
+                TemplatePart::Text(text) => text,
+                TemplatePart::Column(at) => &values[*at],
             });
         }
         Ok(prompt)
@@ -122,8 +122,8 @@ impl Template {
 
     fn text(&mut self, text: &str) {
         match self.parts.last_mut() {
-            Some(Part::Text(before)) => before.push_str(text),
-            _ => self.parts.push(Part::Text(text.to_owned())),
+            Some(TemplatePart::Text(before)) => before.push_str(text),
+            _ => self.parts.push(TemplatePart::Text(text.to_owned())),
         }
     }
 
@@ -132,7 +132,7 @@ impl Template {
             self.names.push(name.to_owned());
             self.names.len() - 1
         });
-        self.parts.push(Part::Column(at));
+        self.parts.push(TemplatePart::Column(at));
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
         let column = |name: &str| {
             Ok(columns.iter().find(|(it, _)| *it == name).map(|(_, value)| Cow::Borrowed(*value)))
         };
-        Template::parse(template).unwrap().render(column)
+        PromptTemplate::parse(template).unwrap().render(column)
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
             ("{{}} {item}", "begins no placeholder"),
             (r#"{{"json": {item}}}"#, "write {{{{ for two braces"),
         ] {
-            let error = Template::parse(template).err().unwrap();
+            let error = PromptTemplate::parse(template).err().unwrap();
             assert!(error.contains(why), "{template}: {error}");
         }
     }
@@ -196,9 +196,9 @@ mod tests {
         #[test]
         fn values_are_text_whatever_they_are(value in "[{}item\\\\ é]{0,30}", noise in "[{}itemx ]{0,20}") {
             let give = |_: &str| Ok(Some(Cow::Borrowed(value.as_str())));
-            let prompt = Template::parse("<{item}|{{x}}>").unwrap().render(give).unwrap();
+            let prompt = PromptTemplate::parse("<{item}|{{x}}>").unwrap().render(give).unwrap();
             prop_assert_eq!(prompt, format!("<{value}|{value}>"));
-            if let Ok(template) = Template::parse(&noise) {
+            if let Ok(template) = PromptTemplate::parse(&noise) {
                 prop_assert!(template.render(give).is_ok());
             }
         }

@@ -14,17 +14,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     duplicate_ids::IdHashes,
-    row_table::Begins,
+    row_table::RowOffsets,
     sort_keys::SortKeysBuilder,
     totals::{FileLine, PlaceholderCoverage, RowModels, RowTotals},
 };
 use crate::input::{
-    BadRow, BadRowAction, DuplicateIdAction, InputError, InputFormat, InputListing, InputRules,
-    Piece,
-    error::{NAMED, Place},
+    BadRow, BadRowAction, DuplicateIdAction, InputChunk, InputError, InputFormat, InputListing,
+    InputRules,
+    error::{InputLocation, MAX_LISTED},
     files::ListedFile,
     records::{RecordError, RecordReader},
-    row::{RejectedRow, Row, RowParser, header::header, template::Template},
+    row::{RejectedRow, Row, RowParser, header::parse_header, template::PromptTemplate},
     source::{HashingReader, mtime_nanos},
 };
 
@@ -33,12 +33,12 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 /// What a piece shows.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ChunkScan {
-    pub(crate) piece: Piece,
+    pub(crate) chunk: InputChunk,
     /// The hashes of its blocks.
     pub(crate) block_hashes: Vec<u128>,
     /// A table's header.
     pub(crate) columns: Vec<String>,
-    pub(crate) rows: Begins,
+    pub(crate) rows: RowOffsets,
     /// How many lines begin in it.
     pub(crate) lines: u64,
     /// The first row that asks something.
@@ -73,15 +73,15 @@ pub(crate) struct SystemError {
     words: String,
 }
 
-impl Piece {
+impl InputChunk {
     /// Reads the piece over.
     #[must_use]
-    pub fn scan(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
+    pub fn scan_rows(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
         let mut part = ChunkScan {
-            piece: self,
+            chunk: self,
             block_hashes: Vec::new(),
             columns: Vec::new(),
-            rows: Begins::default(),
+            rows: RowOffsets::default(),
             lines: 0,
             first: None,
             ids: IdHashes::default(),
@@ -100,9 +100,9 @@ impl Piece {
 
 impl ChunkScan {
     fn read(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), Stop> {
-        let Piece { file, from, to } = self.piece;
+        let InputChunk { file, from, to } = self.chunk;
         let listed = input.files.get(file as usize).ok_or(Stop::Changed)?;
-        let template = rules.template.as_deref().map(Template::parse).transpose();
+        let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(Stop::InvalidTemplate)?;
         self.coverage = PlaceholderCoverage::of(template.as_ref().map_or(0, |it| it.names().len()));
 
@@ -118,7 +118,7 @@ impl ChunkScan {
             records.skip_line().map_err(Stop::of)?;
         }
         if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
-            let header = |record| header(&record, listed.format, template.is_some());
+            let header = |record| parse_header(&record, listed.format, template.is_some());
             let columns = records.next().map_err(Stop::of)?.map(header).transpose();
             self.columns = columns.map_err(Stop::InvalidHeader)?.unwrap_or_default();
         }
@@ -149,7 +149,7 @@ impl ChunkScan {
     ) -> Result<(), Stop> {
         while let Some(record) = records.next().map_err(Stop::of)? {
             let index = self.rows.count();
-            let at = (self.piece.file, record.line);
+            let at = (self.chunk.file, record.line);
             self.rows.push(record.offset, record.line);
             self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
             match form.read(&record) {
@@ -185,7 +185,7 @@ impl ChunkScan {
         self.keys.add_bad_row();
         self.bad_count += 1;
         // Where bad rows stop the job, only those are kept that will be named.
-        if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < NAMED {
+        if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < MAX_LISTED {
             self.bad_rows.push(BadRow { index, id, file, line, reason: why });
         }
     }
@@ -217,7 +217,7 @@ impl Stop {
     pub(crate) fn of(trouble: RecordError) -> Self {
         match trouble {
             RecordError::Io(error) => Self::from_read_error(error),
-            RecordError::Long(line) => Self::RowTooLong(line),
+            RecordError::TooLong(line) => Self::RowTooLong(line),
         }
     }
 
@@ -241,7 +241,10 @@ impl Stop {
                         "a row is one line: is this one large JSON value?"
                     }
                 };
-                InputError::RowTooLong { place: Place { file: path, line: lines + line }, hint }
+                InputError::RowTooLong {
+                    place: InputLocation { file: path, line: lines + line },
+                    hint,
+                }
             }
         }
     }

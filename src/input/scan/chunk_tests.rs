@@ -15,7 +15,8 @@ fn scan_in_chunks(
     let mut scan = InputScan::new(input, rules)?;
     let pieces = input.split_chunks_of(bytes);
     // A rank that scans a later piece knows nothing of the earlier ones.
-    let parts: Vec<ChunkScan> = pieces.iter().rev().map(|piece| piece.scan(input, rules)).collect();
+    let parts: Vec<ChunkScan> =
+        pieces.iter().rev().map(|piece| piece.scan_rows(input, rules)).collect();
     for part in parts.iter().rev() {
         let told = serde_json::to_string(part).expect("plain data");
         scan.add(serde_json::from_str(&told).expect("what was told"))?;
@@ -24,16 +25,24 @@ fn scan_in_chunks(
 }
 
 /// Everything that a scan gives, in a form that can be compared.
-fn shown(scanned: &ScannedInput) -> String {
-    let ScannedInput { source, table, keys, first, data, row_model, notes, bad_rows: bad } =
-        scanned;
+fn describe_scan(scanned: &ScannedInput) -> String {
+    let ScannedInput {
+        source,
+        table,
+        keys,
+        first,
+        data_columns: data,
+        row_model,
+        notes,
+        bad_rows: bad,
+    } = scanned;
     let path = |file: u32| source.files.get(file as usize).map(|it| it.path.as_path());
     let rows: Vec<_> = (0..source.rows)
         .map(|row| (table.stretches(row, row + 1), table.line(row, path).unwrap()))
         .collect();
     let all: Vec<_> = keys.each().collect();
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
-    let order = keys.order(source.rows, |_| true);
+    let order = keys.work_order(source.rows, |_| true);
     format!(
         "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_model:?}\n{notes:?}\n{bad:?}"
     )
@@ -58,7 +67,7 @@ fn row() -> impl Strategy<Value = String> {
     ]
 }
 
-fn rules() -> impl Strategy<Value = InputRules> {
+fn any_rules() -> impl Strategy<Value = InputRules> {
     let template = prop_oneof![
         4 => Just(None),
         1 => Just(Some("{{prompt}}".to_owned())),
@@ -79,7 +88,7 @@ fn rules() -> impl Strategy<Value = InputRules> {
     )
 }
 
-fn listed(folder: &Path, files: &[(&str, &str)], block: u64) -> InputListing {
+fn listing_of(folder: &Path, files: &[(&str, &str)], block: u64) -> InputListing {
     let write = |&(name, text): &(&str, &str)| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
@@ -100,7 +109,7 @@ proptest! {
         end in prop_oneof![Just("\n"), Just("\r\n")],
         mark: bool,
         torn: bool,
-        rules in rules(),
+        rules in any_rules(),
         block in 4_u64..300,
         pieces in prop::collection::vec(1_u64..900, 3),
     ) {
@@ -111,12 +120,12 @@ proptest! {
         let more = more.join(end);
         let files = [("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", "")];
         let folder = tempfile::tempdir().unwrap();
-        let input = listed(folder.path(), &files, block);
+        let input = listing_of(folder.path(), &files, block);
         let whole = scan_in_chunks(&input, &rules, u64::MAX / 2);
         for bytes in pieces {
             let apart = scan_in_chunks(&input, &rules, bytes);
             match (&whole, &apart) {
-                (Ok(whole), Ok(apart)) => prop_assert_eq!(shown(whole), shown(apart)),
+                (Ok(whole), Ok(apart)) => prop_assert_eq!(describe_scan(whole), describe_scan(apart)),
                 (Err(whole), Err(apart)) => prop_assert_eq!(whole.to_string(), apart.to_string()),
                 (whole, apart) => prop_assert!(false, "{:?}\n{:?}", whole.is_ok(), apart.is_ok()),
             }
@@ -128,7 +137,7 @@ proptest! {
 fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
     let folder = tempfile::tempdir().unwrap();
     let long = "y".repeat(100);
-    let input = listed(folder.path(), &[("a.txt", &format!("x\n{long}\n\nz"))], 4);
+    let input = listing_of(folder.path(), &[("a.txt", &format!("x\n{long}\n\nz"))], 4);
     let scanned = scan_in_chunks(&input, &InputRules::default(), 4).unwrap();
     assert_eq!(input.split_chunks_of(4).len(), 27);
     let places: Vec<_> =
@@ -141,14 +150,14 @@ fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
 #[test]
 fn a_file_that_changes_under_a_chunk_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
-    let input = listed(folder.path(), &[("a.txt", "one\ntwo\nthree\n")], 4);
+    let input = listing_of(folder.path(), &[("a.txt", "one\ntwo\nthree\n")], 4);
     assert!(input.is_visible());
     let (pieces, rules) = (input.split_chunks_of(4), InputRules::default());
     let mut scan = InputScan::new(&input, &rules).unwrap();
-    scan.add(pieces[0].scan(&input, &rules)).unwrap();
+    scan.add(pieces[0].scan_rows(&input, &rules)).unwrap();
     fs::write(&input.files[0].path, "one\ntwo\nthree\nfour\n").unwrap();
     assert!(!input.is_visible());
-    let error = scan.add(pieces[1].scan(&input, &rules)).unwrap_err().to_string();
+    let error = scan.add(pieces[1].scan_rows(&input, &rules)).unwrap_err().to_string();
     assert!(error.contains("a.txt has changed since the scan"), "{error}");
 }
 
@@ -161,10 +170,10 @@ fn chunks_are_whole_blocks_and_tables_are_not_cut() {
         size,
         mtime: 0,
     };
-    let block = source::BLOCK;
+    let block = source::BLOCK_BYTES;
     let files = vec![file("a.txt", 100 * block + 1), file("b.csv", 100 * block), file("c.txt", 0)];
     let input = InputListing { files, block };
-    let pieces = input.pieces();
+    let pieces = input.split_chunks();
     assert_eq!(
         pieces.iter().map(|it| it.file).collect::<Vec<_>>(),
         [&[0; 26][..], &[1, 2]].concat()

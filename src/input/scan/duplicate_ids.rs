@@ -32,7 +32,7 @@ impl IdHashes {
     }
 
     /// Pairs of rows whose ids have one hash, sorted by the later row. The earlier one is the first of its hash.
-    pub(crate) fn pairs(mut self, rows: u64) -> Vec<(u64, u64)> {
+    pub(crate) fn find_duplicates(mut self, rows: u64) -> Vec<(u64, u64)> {
         if self.numbers && (self.given.len() as u64) < rows {
             self.add_default_ids(rows);
         }
@@ -73,7 +73,7 @@ mod tests {
                 all.add(id, index);
             }
         }
-        all.pairs(ids.len() as u64)
+        all.find_duplicates(ids.len() as u64)
     }
 
     #[test]

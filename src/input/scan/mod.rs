@@ -21,11 +21,11 @@ pub(crate) mod work_order_tests;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputError, InputFile,
-    InputListing, InputRules, InputSource, Piece, Place, RowTable, SourceFile,
-    error::NAMED,
+    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputChunk, InputError,
+    InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
+    error::MAX_LISTED,
     records::{InputRecord, RecordReader},
-    row::{RejectedRow, Row, RowParser, suggest::suggest_column, template::Template},
+    row::{RejectedRow, Row, RowParser, suggest::suggest_column, template::PromptTemplate},
     source::{FingerprintHasher, combined_fingerprint, hash_ends},
 };
 use crate::domain::{Prompt, PromptId};
@@ -47,7 +47,7 @@ pub struct ScannedInput {
     /// The first prompt, rendered.
     pub first: Option<Prompt>,
     /// What the row of that prompt has besides what counts.
-    pub data: Vec<String>,
+    pub data_columns: Vec<String>,
     /// The one model that rows name. Nothing where what they name does not count.
     pub row_model: Option<String>,
     /// What is worth saying.
@@ -78,8 +78,8 @@ pub struct BadRow {
 pub fn scan(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, InputError> {
     let input = InputListing::new(files)?;
     let mut scan = InputScan::new(&input, rules)?;
-    for piece in input.pieces() {
-        scan.add(piece.scan(&input, rules))?;
+    for piece in input.split_chunks() {
+        scan.add(piece.scan_rows(&input, rules))?;
     }
     scan.finish()
 }
@@ -88,14 +88,14 @@ pub fn scan(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, Inp
 pub struct InputScan<'i> {
     input: &'i InputListing,
     rules: &'i InputRules,
-    template: Option<Template>,
+    template: Option<PromptTemplate>,
     files: Vec<SourceFile>,
     table: RowTable,
     /// Of the file that is under way: what is known of its blocks, how many lines begin in them, its header, its first row.
     fingerprint: FingerprintHasher,
     lines: u64,
     columns: Vec<String>,
-    begins: u64,
+    first_row: u64,
     ids: IdHashes,
     keys: SortKeysBuilder,
     bad_rows: Vec<BadRow>,
@@ -112,7 +112,7 @@ impl<'i> InputScan<'i> {
     /// # Errors
     /// A template that cannot be read.
     pub fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
-        let template = rules.template.as_deref().map(Template::parse).transpose();
+        let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(InputError::InvalidTemplate)?;
         let placeholders = template.as_ref().map_or(0, |template| template.names().len());
         Ok(Self {
@@ -124,7 +124,7 @@ impl<'i> InputScan<'i> {
             fingerprint: FingerprintHasher::default(),
             lines: 0,
             columns: Vec::new(),
-            begins: 0,
+            first_row: 0,
             ids: IdHashes::default(),
             keys: SortKeysBuilder::default(),
             bad_rows: Vec::new(),
@@ -141,11 +141,11 @@ impl<'i> InputScan<'i> {
     /// # Errors
     /// Where the piece could not be read to its end: there is nothing more to scan then.
     pub fn add(&mut self, part: ChunkScan) -> Result<(), InputError> {
-        let Piece { file: number, from, to } = part.piece;
+        let InputChunk { file: number, from, to } = part.chunk;
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         if from == 0 {
             self.table.begin_file();
-            self.begins = self.table.rows();
+            self.first_row = self.table.rows();
             self.columns = part.columns;
             self.lines = 0;
         }
@@ -165,7 +165,7 @@ impl<'i> InputScan<'i> {
         self.bad_count += part.bad_count;
         let room = match self.rules.bad_rows {
             BadRowAction::Fail => usize::MAX,
-            BadRowAction::Stop => NAMED - self.bad_rows.len().min(NAMED),
+            BadRowAction::Stop => MAX_LISTED - self.bad_rows.len().min(MAX_LISTED),
         };
         let whole = |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
         self.bad_rows.extend(part.bad_rows.into_iter().take(room).map(whole));
@@ -185,9 +185,9 @@ impl<'i> InputScan<'i> {
             format: file.format,
             packing: FileCompression::Plain,
             fingerprint: std::mem::take(&mut self.fingerprint).finish(),
-            ends,
-            rows: self.table.rows() - self.begins,
-            first: self.begins,
+            ends_hash: ends,
+            rows: self.table.rows() - self.first_row,
+            first: self.first_row,
             columns: std::mem::take(&mut self.columns),
         });
         Ok(())
@@ -202,7 +202,7 @@ impl<'i> InputScan<'i> {
         self.check_bad_rows()?;
         self.check_models()?;
         self.check_ids()?;
-        let notes = self.notes();
+        let notes = self.collect_notes();
         let (first, data) = self.first_prompt()?.unzip();
         let rows = self.table.rows();
         let source = InputSource {
@@ -211,13 +211,23 @@ impl<'i> InputScan<'i> {
             rows,
             any_messages: self.totals.messages > 0,
             any_text: self.totals.texts > 0,
-            openai_batch: self.totals.batch > 0 && self.totals.batch + self.bad_count == rows,
+            openai_batch: self.totals.batch_rows > 0
+                && self.totals.batch_rows + self.bad_count == rows,
             longest_row: self.totals.longest_row,
         };
-        let row_model = self.models.named.map(|(model, _)| model);
+        let row_model = self.models.first_named.map(|(model, _)| model);
         let data = data.unwrap_or_default();
         let (table, keys, bad) = (self.table, self.keys.finish(), self.bad_rows);
-        Ok(ScannedInput { source, table, keys, first, data, row_model, notes, bad_rows: bad })
+        Ok(ScannedInput {
+            source,
+            table,
+            keys,
+            first,
+            data_columns: data,
+            row_model,
+            notes,
+            bad_rows: bad,
+        })
     }
 
     /// The first prompt, and what its row has besides.
@@ -228,17 +238,17 @@ impl<'i> InputScan<'i> {
                 let row = row.ok()?;
                 let hash = RowHasher::new(form.format, form.columns)
                     .hash_record(record, row.name.is_some());
-                Some((row.into_prompt(index, hash), form.data(record)))
+                Some((row.into_prompt(index, hash), form.data_columns(record)))
             };
         Ok(self.again(index, prompt)?.flatten())
     }
 
     fn check_columns(&self) -> Result<(), InputError> {
-        let names = self.template.as_ref().map(Template::names).unwrap_or_default();
+        let names = self.template.as_ref().map(PromptTemplate::names).unwrap_or_default();
         match self.coverage.never_found().and_then(|at| names.get(at)) {
             None => Ok(()),
             Some(name) => {
-                let hint = suggest_column(name, &self.coverage.there);
+                let hint = suggest_column(name, &self.coverage.available);
                 Err(InputError::UnknownPlaceholder { name: name.clone(), hint })
             }
         }
@@ -260,7 +270,8 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_models(&self) -> Result<(), InputError> {
-        let RowModels { named, others, mismatched_model: other } = &self.models;
+        let RowModels { first_named: named, mismatches: others, mismatched_model: other } =
+            &self.models;
         if others.count == 0 {
             return Ok(());
         }
@@ -282,19 +293,19 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_ids(&mut self) -> Result<(), InputError> {
-        let pairs = std::mem::take(&mut self.ids).pairs(self.table.rows());
+        let pairs = std::mem::take(&mut self.ids).find_duplicates(self.table.rows());
         let (mut count, mut named) = (pairs.len() as u64, Vec::new());
         // Equal hashes are looked at until enough are named; beyond, a false one among 64 bits would change a count.
         for (first, again) in pairs {
-            if named.len() == NAMED {
+            if named.len() == MAX_LISTED {
                 break;
             }
-            let (id, other) = (self.id(first)?, self.id(again)?);
+            let (id, other) = (self.row_id(first)?, self.row_id(again)?);
             if id == other {
                 named.push(DuplicateId {
                     id,
                     first: self.row_location(first)?,
-                    again: self.row_location(again)?,
+                    duplicate: self.row_location(again)?,
                 });
             } else {
                 count -= 1;
@@ -308,7 +319,7 @@ impl<'i> InputScan<'i> {
     }
 
     /// A row's id, read again.
-    fn id(&self, index: u64) -> Result<String, InputError> {
+    fn row_id(&self, index: u64) -> Result<String, InputError> {
         let name =
             |_: &RowParser<'_>, _: &InputRecord<'_>, row: Result<Row<'_>, RejectedRow>| match row {
                 Ok(row) => row.name.map(|name| name.text.into_owned()),
@@ -347,7 +358,7 @@ impl<'i> InputScan<'i> {
         Ok(record.map(|record| look(&form, &record, form.read(&record))))
     }
 
-    fn row_location(&self, index: u64) -> Result<Place, InputError> {
+    fn row_location(&self, index: u64) -> Result<InputLocation, InputError> {
         let path = |file: u32| self.files.get(file as usize).map(|file| file.path.as_path());
         let at = self.table.line(index, path).map_err(|source| {
             let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
@@ -356,12 +367,12 @@ impl<'i> InputScan<'i> {
         Ok(self.place(at))
     }
 
-    fn place(&self, (file, line): FileLine) -> Place {
+    fn place(&self, (file, line): FileLine) -> InputLocation {
         let name = self.input.files.get(file as usize).map(|file| file.name.clone());
-        Place { file: name.unwrap_or_default(), line }
+        InputLocation { file: name.unwrap_or_default(), line }
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn collect_notes(&self) -> Vec<String> {
         let RowTotals { streams, empty, .. } = &self.totals;
         let say = |seen: &OccurrenceCount, what: &str| {
             let (count, place) = (seen.count, self.place(seen.first));

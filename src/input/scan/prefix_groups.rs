@@ -10,11 +10,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::domain::PrefixKeys;
 
 /// A family may be of so many in any case …
-const MOST: usize = 512;
+const MAX_GROUP_SIZE: usize = 512;
 /// … or of one row in so many. What more begin with is in every cache all the time, whatever the order.
 const MAX_GROUP_ONE_IN: usize = 32;
 /// Hashes compared at a time: what is sorted must not take much beside what is kept.
-const AT_ONCE: usize = 1 << 20;
+const SORT_BATCH: usize = 1 << 20;
 
 /// A family's number, from 1 in the order of the families' first rows; 0 is none.
 pub(crate) type Family = u32;
@@ -52,12 +52,12 @@ impl PrefixHashes {
 
     /// Each row's family, where the input has so many rows in all. The longest beginning that a row shares decides.
     pub(crate) fn families(self, rows: usize) -> Vec<Family> {
-        let most = MOST.max(rows / MAX_GROUP_ONE_IN);
+        let most = MAX_GROUP_SIZE.max(rows / MAX_GROUP_ONE_IN);
         let mut families: Vec<Family> = vec![0; self.levels.len()];
         let mut found = 0;
         for level in (1..=PrefixKeys::LEVELS).rev() {
             let count = self.levels.iter().filter(|&&its| usize::from(its) >= level).count();
-            let turns = count.div_ceil(AT_ONCE) as u64;
+            let turns = count.div_ceil(SORT_BATCH) as u64;
             for turn in 0..turns {
                 let mut alike: Vec<(u32, u32)> = self
                     .at(level)
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn what_everybody_begins_with_makes_no_family() {
+    fn a_prefix_of_nearly_all_rows_makes_no_group() {
         let all = |count: usize| vec!["s".repeat(700); count];
-        assert!(families(&all(MOST)).iter().all(|&family| family == 1));
-        assert!(families(&all(MOST + 1)).iter().all(|&family| family == 0));
+        assert!(families(&all(MAX_GROUP_SIZE)).iter().all(|&family| family == 1));
+        assert!(families(&all(MAX_GROUP_SIZE + 1)).iter().all(|&family| family == 0));
         let mut hashes = PrefixHashes::default();
-        all(MOST + 1).iter().for_each(|text| assert!(hashes.add(text)));
+        all(MAX_GROUP_SIZE + 1).iter().for_each(|text| assert!(hashes.add(text)));
         assert_eq!(
-            hashes.families((MOST + 1) * MAX_GROUP_ONE_IN)[MOST],
+            hashes.families((MAX_GROUP_SIZE + 1) * MAX_GROUP_ONE_IN)[MAX_GROUP_SIZE],
             1,
             "of so many it is but a part"
         );

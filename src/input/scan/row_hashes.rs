@@ -49,7 +49,7 @@ pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), 
                 let path = facts.path.clone();
                 InputError::Io { doing: "cannot read it again", path, source }
             }
-            RecordError::Long(_) => changed(),
+            RecordError::TooLong(_) => changed(),
         };
         let mut records = RecordReader::new(facts.open()?, 0, facts.format, READ_BUFFER_BYTES);
         if matches!(facts.format, InputFormat::Csv | InputFormat::Tsv) {
@@ -83,7 +83,7 @@ mod tests {
         let files: Vec<_> = files.iter().map(file).collect();
         let scanned = scan(&files, &InputRules::default()).expect("good rows");
         let source = scanned.source;
-        let lease = Lease { stretches: scanned.table.stretches(0, source.rows), text: None };
+        let lease = Lease { ranges: scanned.table.stretches(0, source.rows), text: None };
         let read = |lease: Lease| -> Vec<RowHash> {
             let reader = PromptReader::new(&source, &InputRules::default(), std::iter::once(lease));
             reader.map(|prompt| prompt.expect("a prompt").hash).collect()

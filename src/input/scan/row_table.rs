@@ -91,7 +91,7 @@ impl RowTable {
     }
 
     /// The next rows of the file that was begun, with so many lines before them.
-    pub(crate) fn append_chunk(&mut self, begins: Begins, lines: u64) {
+    pub(crate) fn append_chunk(&mut self, begins: RowOffsets, lines: u64) {
         let Some(rows) = self.files.last_mut() else { return };
         let before = rows.offsets.len() as u64;
         rows.line_marks
@@ -121,7 +121,7 @@ impl RowTable {
 
 /// Where the rows of one part begin.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Begins {
+pub(crate) struct RowOffsets {
     /// From one row's beginning to the next one's: small numbers, which are short on their way to rank 0.
     gaps: Vec<u64>,
     last_offset: u64,
@@ -129,7 +129,7 @@ pub(crate) struct Begins {
     line_marks: Vec<(u64, u64)>,
 }
 
-impl Begins {
+impl RowOffsets {
     /// The next row.
     pub(crate) fn push(&mut self, offset: u64, line: u64) {
         if self.gaps.len().is_multiple_of(LINE_MARK_INTERVAL) {
@@ -170,7 +170,7 @@ mod tests {
         let mut table = RowTable::default();
         for (rows, end) in [(3, 30), (0, 5), (2, 25)] {
             table.begin_file();
-            let mut begins = Begins::default();
+            let mut begins = RowOffsets::default();
             (0..rows).for_each(|row| begins.push(row * 10, row + 1));
             table.append_chunk(begins, 0);
             table.end_file(end);

@@ -11,7 +11,7 @@ use super::prefix_groups::{Family, PrefixHashes};
 use crate::domain::LengthClass;
 
 /// A row's text is long enough to be of a family.
-const LONG: u8 = 0x80;
+const LONG_ROW_BIT: u8 = 0x80;
 /// A row that asks nothing. No class has this number.
 const BAD_ROW_CODE: u8 = 0x7f;
 
@@ -20,7 +20,7 @@ const _: () = assert!(LengthClass::COUNT <= BAD_ROW_CODE as usize);
 /// What the order of work goes by, of all rows.
 #[derive(Debug, Default)]
 pub struct SortKeys {
-    rows: Rows,
+    rows: RowKeys,
     /// The family of each long row.
     prefix_groups: Vec<Family>,
 }
@@ -28,13 +28,13 @@ pub struct SortKeys {
 /// The same while rows still come in.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SortKeysBuilder {
-    rows: Rows,
-    hashes: PrefixHashes,
+    rows: RowKeys,
+    prefix_hashes: PrefixHashes,
 }
 
 /// What needs no other row to be known.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Rows {
+struct RowKeys {
     /// Each row's class, and whether it is long.
     classes: Vec<u8>,
     /// From which row on another priority holds. Before the first it is 0.
@@ -58,7 +58,7 @@ impl SortKeysBuilder {
         priority: i64,
         param: impl Fn(&str) -> Option<&'p str>,
     ) {
-        let long = if self.hashes.add(text) { LONG } else { 0 };
+        let long = if self.prefix_hashes.add(text) { LONG_ROW_BIT } else { 0 };
         self.rows.push(LengthClass::of(text.len(), param).to_code() | long, priority);
     }
 
@@ -70,18 +70,18 @@ impl SortKeysBuilder {
     /// Those of the rows that follow.
     pub(crate) fn append_chunk(&mut self, other: Self) {
         self.rows.append_chunk(other.rows);
-        self.hashes.append_chunk(other.hashes);
+        self.prefix_hashes.append_chunk(other.prefix_hashes);
     }
 
     /// That was the last row.
     pub(crate) fn finish(mut self) -> SortKeys {
         self.rows.classes.shrink_to_fit();
-        let families = self.hashes.families(self.rows.classes.len());
+        let families = self.prefix_hashes.families(self.rows.classes.len());
         SortKeys { rows: self.rows, prefix_groups: families }
     }
 }
 
-impl Rows {
+impl RowKeys {
     fn push(&mut self, class: u8, priority: i64) {
         self.set_priority_from(self.classes.len() as u64, priority);
         self.classes.push(class);
@@ -122,14 +122,21 @@ impl SortKeys {
     pub(crate) fn each(&self) -> impl Iterator<Item = SortKey> {
         let mut families = self.prefix_groups.iter();
         self.rows.classes.iter().map(move |&code| SortKey {
-            class: LengthClass::from_code(code & !LONG),
-            prefix_group: if code & LONG == 0 { 0 } else { families.next().copied().unwrap_or(0) },
+            class: LengthClass::from_code(code & !LONG_ROW_BIT),
+            prefix_group: if code & LONG_ROW_BIT == 0 {
+                0
+            } else {
+                families.next().copied().unwrap_or(0)
+            },
         })
     }
 
     /// A row's class.
     pub(crate) fn class(&self, row: u32) -> Option<LengthClass> {
-        self.rows.classes.get(row as usize).and_then(|code| LengthClass::from_code(code & !LONG))
+        self.rows
+            .classes
+            .get(row as usize)
+            .and_then(|code| LengthClass::from_code(code & !LONG_ROW_BIT))
     }
 
     /// A row's priority.

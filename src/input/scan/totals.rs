@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::input::row::{Row, object::Ask};
+use crate::input::row::{Row, object::RowInput};
 
 /// A file's number and a line in it.
 pub(crate) type FileLine = (u32, u64);
@@ -14,7 +14,7 @@ pub(crate) type FileLine = (u32, u64);
 pub(crate) struct RowTotals {
     pub texts: u64,
     pub messages: u64,
-    pub batch: u64,
+    pub batch_rows: u64,
     pub longest_row: u64,
     pub streams: OccurrenceCount,
     pub empty: OccurrenceCount,
@@ -30,8 +30,8 @@ pub(crate) struct OccurrenceCount {
 /// Which models rows name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowModels {
-    pub named: Option<(String, FileLine)>,
-    pub others: OccurrenceCount,
+    pub first_named: Option<(String, FileLine)>,
+    pub mismatches: OccurrenceCount,
     pub mismatched_model: String,
 }
 
@@ -42,21 +42,21 @@ pub(crate) struct PlaceholderCoverage {
     /// Did any row lack one?
     any_missing: bool,
     /// The columns of the first row that lacked one.
-    pub there: Vec<String>,
+    pub available: Vec<String>,
 }
 
 impl RowTotals {
     pub(crate) fn add(&mut self, row: &Row<'_>, at: FileLine) {
         match &row.ask {
-            Ask::Text(text) => {
+            RowInput::Text(text) => {
                 self.texts += 1;
                 if text.trim_ascii_start().is_empty() {
                     self.empty.record_at(at);
                 }
             }
-            Ask::Messages(_) => self.messages += 1,
+            RowInput::Messages(_) => self.messages += 1,
         }
-        self.batch += u64::from(row.route.is_some());
+        self.batch_rows += u64::from(row.route.is_some());
         if row.given.streams {
             self.streams.record_at(at);
         }
@@ -64,10 +64,11 @@ impl RowTotals {
 
     /// What the rows that follow add, with so many lines before them.
     pub(crate) fn append_chunk(&mut self, other: Self, lines: u64) {
-        let Self { texts, messages, batch, longest_row: longest, streams, empty } = other;
+        let Self { texts, messages, batch_rows: batch, longest_row: longest, streams, empty } =
+            other;
         self.texts += texts;
         self.messages += messages;
-        self.batch += batch;
+        self.batch_rows += batch;
         self.longest_row = self.longest_row.max(longest);
         self.streams.append_chunk(streams, lines);
         self.empty.append_chunk(empty, lines);
@@ -92,33 +93,33 @@ impl OccurrenceCount {
 
 impl RowModels {
     pub(crate) fn add(&mut self, model: &str, at: FileLine, job: Option<&str>) {
-        if self.named.is_none() {
-            self.named = Some((model.to_owned(), at));
+        if self.first_named.is_none() {
+            self.first_named = Some((model.to_owned(), at));
         }
-        let wanted = job.or(self.named.as_ref().map(|(named, _)| named.as_str()));
+        let wanted = job.or(self.first_named.as_ref().map(|(named, _)| named.as_str()));
         if wanted != Some(model) {
-            if self.others.count == 0 {
+            if self.mismatches.count == 0 {
                 model.clone_into(&mut self.mismatched_model);
             }
-            self.others.record_at(at);
+            self.mismatches.record_at(at);
         }
     }
 
     /// What the rows that follow name, with so many lines before them.
     pub(crate) fn append_chunk(&mut self, other: Self, lines: u64, job: Option<&str>) {
-        let Some((model, (file, line))) = other.named else { return };
+        let Some((model, (file, line))) = other.first_named else { return };
         let at = (file, line + lines);
-        let Some((named, _)) = &self.named else {
-            self.named = Some((model, at));
+        let Some((named, _)) = &self.first_named else {
+            self.first_named = Some((model, at));
             self.mismatched_model = other.mismatched_model;
-            self.others.append_chunk(other.others, lines);
+            self.mismatches.append_chunk(other.mismatches, lines);
             return;
         };
-        let before = self.others.count;
+        let before = self.mismatches.count;
         // The first model among them was theirs to hold others against; here it may be another one itself.
         if job.is_none() && *named != model {
-            self.others.record_at(at);
-            self.others.count += other.others.count;
+            self.mismatches.record_at(at);
+            self.mismatches.count += other.mismatches.count;
             if before == 0 {
                 self.mismatched_model = model;
             }
@@ -126,7 +127,7 @@ impl RowModels {
             if before == 0 {
                 self.mismatched_model = other.mismatched_model;
             }
-            self.others.append_chunk(other.others, lines);
+            self.mismatches.append_chunk(other.mismatches, lines);
         }
     }
 }
@@ -147,7 +148,7 @@ impl PlaceholderCoverage {
             *had |= !lacks.contains(&at);
         }
         if !std::mem::replace(&mut self.any_missing, true) {
-            self.there = there;
+            self.available = there;
         }
     }
 
@@ -155,7 +156,7 @@ impl PlaceholderCoverage {
     pub(crate) fn append_chunk(&mut self, other: Self) {
         self.found.iter_mut().zip(other.found).for_each(|(had, its)| *had |= its);
         if other.any_missing && !std::mem::replace(&mut self.any_missing, true) {
-            self.there = other.there;
+            self.available = other.available;
         }
     }
 

@@ -24,7 +24,7 @@ impl SortKeys {
     /// Takes 4 bytes an open row; while it is made, up to 5 more where families are many and small, or 6 where there are
     /// priorities.
     #[must_use]
-    pub fn order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
+    pub fn work_order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
         let open = || (0..rows).zip(self.each()).filter(|&(row, _)| is_open(u64::from(row)));
         let places = Places::new();

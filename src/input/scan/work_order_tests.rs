@@ -6,7 +6,7 @@ use super::sort_keys::{SortKey, SortKeys, SortKeysBuilder};
 
 /// A row: the length of its text, which text, its priority, the given length of its answer.
 #[derive(Clone, Debug)]
-struct Row {
+struct RowSpec {
     length: usize,
     text: u8,
     priority: i64,
@@ -14,15 +14,16 @@ struct Row {
     bad: bool,
 }
 
-fn row() -> impl Strategy<Value = Row> {
+fn row() -> impl Strategy<Value = RowSpec> {
     let length = prop_oneof![0_usize..2000, Just(600), Just(2500), Just(9000)];
     let priority = prop_oneof![8 => Just(0), 1 => -2_i64..3];
     let given = prop::option::weighted(0.2, 0_u64..4000);
-    (length, 0_u8..12, priority, given, prop::bool::weighted(0.05))
-        .prop_map(|(length, text, priority, given, bad)| Row { length, text, priority, given, bad })
+    (length, 0_u8..12, priority, given, prop::bool::weighted(0.05)).prop_map(
+        |(length, text, priority, given, bad)| RowSpec { length, text, priority, given, bad },
+    )
 }
 
-fn keys(rows: &[Row]) -> SortKeys {
+fn sort_keys_of(rows: &[RowSpec]) -> SortKeys {
     let mut keys = SortKeysBuilder::default();
     for row in rows {
         if row.bad {
@@ -41,16 +42,16 @@ fn keys(rows: &[Row]) -> SortKeys {
     keys.finish()
 }
 
-fn row_of_length(length: usize) -> Row {
-    Row { length, text: 0, priority: 0, given: None, bad: false }
+fn row_of_length(length: usize) -> RowSpec {
+    RowSpec { length, text: 0, priority: 0, given: None, bad: false }
 }
 
-fn of(lengths: &[usize]) -> Vec<Row> {
+fn of(lengths: &[usize]) -> Vec<RowSpec> {
     lengths.iter().map(|&length| row_of_length(length)).collect()
 }
 
-fn order(rows: &[Row]) -> Option<Vec<u32>> {
-    keys(rows).order(rows.len() as u64, |_| true)
+fn order(rows: &[RowSpec]) -> Option<Vec<u32>> {
+    sort_keys_of(rows).work_order(rows.len() as u64, |_| true)
 }
 
 #[test]
@@ -86,11 +87,15 @@ fn where_there_is_nothing_to_order_the_inputs_order_stands() {
     assert_eq!(order(&rows), None, "one in a thousand may differ");
     rows.iter_mut().skip(20).step_by(500).for_each(|row| row.length = 16);
     assert!(order(&rows).is_some());
-    rows.iter_mut().for_each(|row| *row = Row { priority: 3, ..row_of_length(200) });
+    rows.iter_mut().for_each(|row| *row = RowSpec { priority: 3, ..row_of_length(200) });
     assert_eq!(order(&rows), None, "of one priority, whatever it is");
     rows[1].priority = 4;
     assert_eq!(order(&rows).unwrap()[..3], [1, 0, 2]);
-    assert_eq!(keys(&rows).order(rows.len() as u64, |row| row != 1), None, "it is done already");
+    assert_eq!(
+        sort_keys_of(&rows).work_order(rows.len() as u64, |row| row != 1),
+        None,
+        "it is done already"
+    );
     assert_eq!(order(&of(&[4000, 1000, 200])), None, "that is the order already");
 }
 
@@ -101,10 +106,10 @@ proptest! {
         done in prop::collection::vec(any::<bool>(), 120),
         some_done: bool,
     ) {
-        let keys = keys(&rows);
+        let keys = sort_keys_of(&rows);
         let is_open = |row: u64| !some_done || !done[row as usize];
         let open: Vec<u32> = (0..rows.len() as u32).filter(|&row| is_open(row.into())).collect();
-        let Some(order) = keys.order(rows.len() as u64, is_open) else {
+        let Some(order) = keys.work_order(rows.len() as u64, is_open) else {
             let priorities: Vec<_> = open.iter().map(|&row| keys.row_priority(row.into())).collect();
             prop_assert!(priorities.is_sorted_by(|one, next| one >= next), "{priorities:?}");
             return Ok(());
@@ -166,7 +171,7 @@ fn ten_million() {
         let keys = keys.finish();
         say(&format!("{what}: families"), begin.elapsed().as_secs_f64());
         let begin = std::time::Instant::now();
-        let order = keys.order(10_000_000, |_| true);
+        let order = keys.work_order(10_000_000, |_| true);
         say(
             &format!("{what}: order of {:?}", order.map(|it| it.len())),
             begin.elapsed().as_secs_f64(),

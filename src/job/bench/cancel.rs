@@ -36,11 +36,11 @@ pub(super) struct BenchCancellation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CancelVote {
     /// Some rank has not got all outcomes yet.
-    GoOn,
+    Continue,
     /// All ranks have.
     Done,
     /// The end of all, for this reason.
-    Stop(&'static str),
+    Cancelled(&'static str),
 }
 
 impl BenchCancellation {
@@ -66,8 +66,8 @@ impl BenchCancellation {
         let mut votes =
             [one(VOTE_RUNNING, going) | one(VOTE_SIGNAL, asked) | one(VOTE_WALLTIME, late)];
         comm.all_reduce(&mut votes, ReduceOp::Or);
-        let vote = counted(votes[0]);
-        if let CancelVote::Stop(why) = vote {
+        let vote = decode_votes(votes[0]);
+        if let CancelVote::Cancelled(why) = vote {
             self.reason = Some(why);
             // Whoever asks again cannot wait: it does what it always does.
             self.signals.tell(None);
@@ -76,17 +76,17 @@ impl BenchCancellation {
     }
 
     /// Why nothing more is measured, on any rank.
-    pub(super) fn over(&self) -> Option<&'static str> {
+    pub(super) fn cancel_reason(&self) -> Option<&'static str> {
         self.reason
     }
 }
 
 /// What all ranks' bits mean.
-fn counted(votes: u64) -> CancelVote {
+fn decode_votes(votes: u64) -> CancelVote {
     match votes {
-        it if it & VOTE_SIGNAL != 0 => CancelVote::Stop("a signal asked for the end"),
-        it if it & VOTE_WALLTIME != 0 => CancelVote::Stop("the walltime was over"),
-        it if it & VOTE_RUNNING != 0 => CancelVote::GoOn,
+        it if it & VOTE_SIGNAL != 0 => CancelVote::Cancelled("a signal asked for the end"),
+        it if it & VOTE_WALLTIME != 0 => CancelVote::Cancelled("the walltime was over"),
+        it if it & VOTE_RUNNING != 0 => CancelVote::Continue,
         _ => CancelVote::Done,
     }
 }
@@ -97,13 +97,13 @@ mod tests {
 
     #[test]
     fn one_rank_is_enough_to_go_on_and_to_end() {
-        assert_eq!(counted(0), CancelVote::Done);
-        assert_eq!(counted(VOTE_RUNNING), CancelVote::GoOn);
+        assert_eq!(decode_votes(0), CancelVote::Done);
+        assert_eq!(decode_votes(VOTE_RUNNING), CancelVote::Continue);
         for stops in [VOTE_SIGNAL, VOTE_WALLTIME, VOTE_SIGNAL | VOTE_WALLTIME] {
-            assert!(matches!(counted(stops), CancelVote::Stop(_)));
+            assert!(matches!(decode_votes(stops), CancelVote::Cancelled(_)));
             assert_eq!(
-                counted(stops),
-                counted(stops | VOTE_RUNNING),
+                decode_votes(stops),
+                decode_votes(stops | VOTE_RUNNING),
                 "who is not through cannot hinder it"
             );
         }

@@ -9,10 +9,10 @@ use super::{
     BenchContext, BenchOptions, BenchPlan, engine_session::EngineSession, with_batch_and_window,
 };
 use crate::{
-    bench::{AnswerAgreement, BenchCell, BenchMeasurement, CompareReport, CompareSide, Run},
+    bench::{AnswerAgreement, BenchCell, BenchMeasurement, BenchRun, CompareReport, CompareSide},
     comm::{Comm, TypedComm},
     console,
-    domain::{Outcome, Prompt, Settled},
+    domain::{Outcome, Prompt, PromptResult},
     job::{ErrorCodeFn, Invocation, JobError, JobVerdict},
     settings::AutoOrCount,
 };
@@ -41,13 +41,13 @@ pub fn bench_compare(
         ),
         apply_defaults: |settings, said| {
             if !said("batch-size") {
-                settings.batch_size = AutoOrCount::Exactly(COMPARE_BATCH_SIZE);
+                settings.batch_size = AutoOrCount::Count(COMPARE_BATCH_SIZE);
             }
             if settings.temperature.is_none() && settings.n == 1 {
                 settings.temperature = Some(0.0);
             }
         },
-        prompts: prompts * (u64::from(repeats) + 2),
+        prompts_per_endpoint: prompts * (u64::from(repeats) + 2),
     };
     let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
         return Ok(JobVerdict::NoEndpoint);
@@ -56,18 +56,18 @@ pub fn bench_compare(
     let settings = bench.context.settings.clone();
     let window = settings.concurrency;
     let ways =
-        [settings.batch_size, AutoOrCount::Exactly(1)].map(|batch| BenchCell { batch, window });
+        [settings.batch_size, AutoOrCount::Count(1)].map(|batch| BenchCell { batch, window });
     let mut lanes = ways.map(|it| {
         bench.start_session(&with_batch_and_window(&settings, it.batch, window), &choice, |_| true)
     });
     for lane in &mut lanes {
         let prompts = bench.prompt_source.take(prompts * lane.endpoints());
-        bench.together(comm, lane, prompts, |_| {})?;
+        bench.measure_together(comm, lane, prompts, |_| {})?;
     }
-    let mut runs: [Vec<Run>; 2] = Default::default();
+    let mut runs: [Vec<BenchRun>; 2] = Default::default();
     let mut agreement = AnswerAgreement::default();
     for turn in 0..repeats {
-        if bench.stop.over().is_some() {
+        if bench.stop.cancel_reason().is_some() {
             break;
         }
         let asked = bench.prompt_source.take(prompts * lanes[0].endpoints());
@@ -75,23 +75,23 @@ pub fn bench_compare(
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut measured = [None, None];
         for way in order {
-            measured[way] = bench.measured(comm, &mut lanes[way], &asked, &mut texts[way])?;
+            measured[way] = bench.measure_side(comm, &mut lanes[way], &asked, &mut texts[way])?;
         }
         // A lane that has ended measures nothing more.
         let over = measured.iter().flatten().any(|it| it.ended.is_some());
         let over = comm.broadcast_value(Some(over))?;
-        if over && bench.stop.over().is_some() {
+        if over && bench.stop.cancel_reason().is_some() {
             break; // half a pair says nothing
         }
         for (runs, measured) in runs.iter_mut().zip(&measured) {
-            runs.extend(measured.as_ref().map(Run::of));
+            runs.extend(measured.as_ref().map(BenchRun::of));
         }
         for prompt in &asked {
             let [batched, single] = texts.each_ref().map(|it| it.get(&prompt.index));
             let (batched, single) = (batched.map(String::as_str), single.map(String::as_str));
             agreement.count(prompt.input.as_str(), batched, single);
         }
-        bench.say(|| {
+        bench.print_progress(|| {
             let [batched, single] =
                 runs.each_ref().map(|it| it.last().map_or(0.0, |it| it.prompts_per_s));
             format!("repeat {}: {batched:.2} prompts/s batched, {single:.2} single", turn + 1)
@@ -120,15 +120,15 @@ pub fn bench_compare(
 
 impl BenchContext {
     /// Collective. One way, with its answers by the prompt's index.
-    fn measured(
+    fn measure_side(
         &mut self,
         comm: &mut dyn Comm,
         lane: &mut EngineSession,
         asked: &[Prompt],
         texts: &mut HashMap<u64, String>,
     ) -> Result<Option<BenchMeasurement>, JobError> {
-        self.together(comm, lane, asked.to_vec(), |settled| {
-            if let Some(text) = text(settled) {
+        self.measure_together(comm, lane, asked.to_vec(), |settled| {
+            if let Some(text) = answer_text(settled) {
                 texts.insert(settled.prompt.index, text);
             }
         })
@@ -136,7 +136,7 @@ impl BenchContext {
 }
 
 /// All that was answered, one sequence after the other.
-pub(super) fn text(settled: &Settled) -> Option<String> {
+pub(super) fn answer_text(settled: &PromptResult) -> Option<String> {
     match &settled.outcome {
         Outcome::Answered(answer) => {
             let texts: Vec<&str> = answer.choices.iter().map(|it| it.text.as_str()).collect();

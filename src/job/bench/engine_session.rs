@@ -11,8 +11,8 @@ use std::{
 use crate::job::{dispatch::worker_start::engine_policy, setup::run_plan::ModelSelection};
 use crate::{
     bench::BenchMeasurement,
-    domain::{EndpointStatus, ProbeResult, Prompt, Settled, TimelineSlot},
-    engine::{self, Ended, Endpoint, EngineHandle, EngineSetup, Word},
+    domain::{EndpointStatus, ProbeResult, Prompt, PromptResult, TimelineSlot},
+    engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EngineSetup},
     settings::{ApiKey, Settings, UsageMode},
 };
 
@@ -26,7 +26,7 @@ pub(super) struct EngineSession {
 /// A measurement that is under way.
 struct ActiveMeasurement {
     measured: BenchMeasurement,
-    began: Instant,
+    started: Instant,
     /// Requests sent, as far as is known.
     requests: u64,
     tally_complete: bool,
@@ -38,22 +38,22 @@ struct SessionEngine {
     running: EngineHandle,
     /// Its prompts come to their end without it.
     give: mpsc::Sender<Vec<Prompt>>,
-    heard: mpsc::Receiver<Heard>,
+    heard: mpsc::Receiver<SessionEvent>,
     prompts_given: u64,
     /// Requests sent before this measurement.
     requests_before: u64,
     /// How long to go on while no endpoint is up.
-    patience: Duration,
+    down_timeout: Duration,
 }
 
-enum Heard {
-    Results(Instant, Vec<Settled>),
-    Engine(Word),
+enum SessionEvent {
+    Results(Instant, Vec<PromptResult>),
+    Engine(EngineEvent),
 }
 
 impl EngineSession {
     /// Over those of the endpoints that serve the chosen model.
-    pub(super) fn start(
+    pub(super) fn start_session(
         settings: &Settings,
         key: Option<ApiKey>,
         choice: &ModelSelection,
@@ -89,7 +89,7 @@ impl EngineSession {
         let requests = self.engine.as_ref().map_or(0, |it| it.requests_before);
         self.active = ActiveMeasurement {
             measured: BenchMeasurement { asked, ..BenchMeasurement::default() },
-            began: Instant::now(),
+            started: Instant::now(),
             requests,
             tally_complete: asked == 0,
             down_since: None,
@@ -104,7 +104,7 @@ impl EngineSession {
     }
 
     /// Waits for outcomes until that time, at most until all are there. Are any missing?
-    pub(super) fn go_on(&mut self, until: Instant, each: impl FnMut(&Settled)) -> bool {
+    pub(super) fn wait_until(&mut self, until: Instant, each: impl FnMut(&PromptResult)) -> bool {
         if let Ok(engine) = &mut self.engine
             && let Err(why) = engine.wait(&mut self.active, until, each)
         {
@@ -114,7 +114,7 @@ impl EngineSession {
     }
 
     /// Ends what is not through yet, and says why it was not.
-    pub(super) fn cut(&mut self, why: &str) {
+    pub(super) fn cut_short(&mut self, why: &str) {
         if !self.active.is_running() {
             return;
         }
@@ -122,7 +122,7 @@ impl EngineSession {
             self.active.tally_complete = true; // only the count of requests is missing
             return;
         }
-        let after = super::format_seconds(self.active.began.elapsed());
+        let after = super::format_seconds(self.active.started.elapsed());
         self.fail_measurement(format!("{why} (after {after})"));
     }
 
@@ -138,12 +138,12 @@ impl EngineSession {
 
     /// Nothing of it is through, and what is under way belongs to no later measurement.
     fn fail_measurement(&mut self, why: String) {
-        self.active.measured.seconds = self.active.began.elapsed().as_secs_f64();
+        self.active.measured.seconds = self.active.started.elapsed().as_secs_f64();
         self.active.measured.ended = Some(why.clone());
-        self.stop(why);
+        self.stop_engine(why);
     }
 
-    fn stop(&mut self, why: String) {
+    fn stop_engine(&mut self, why: String) {
         if let Ok(engine) = std::mem::replace(&mut self.engine, Err(why)) {
             engine.running.stop();
             drop(engine.give);
@@ -165,7 +165,7 @@ impl Default for ActiveMeasurement {
         let measured = BenchMeasurement::default();
         Self {
             measured,
-            began: Instant::now(),
+            started: Instant::now(),
             requests: 0,
             tally_complete: true,
             down_since: None,
@@ -175,7 +175,7 @@ impl Default for ActiveMeasurement {
 
 impl Drop for EngineSession {
     fn drop(&mut self) {
-        self.stop("it has ended".into());
+        self.stop_engine("it has ended".into());
     }
 }
 
@@ -200,17 +200,24 @@ impl SessionEngine {
             endpoints,
             api_key: key,
             prompts: given.into_iter().flatten().map(Ok::<_, Infallible>),
-            sink: move |outcomes: Vec<Settled>| {
-                let _ = settled.send(Heard::Results(Instant::now(), outcomes)); // nobody listens: it has ended
+            sink: move |outcomes: Vec<PromptResult>| {
+                let _ = settled.send(SessionEvent::Results(Instant::now(), outcomes)); // nobody listens: it has ended
                 Ok(())
             },
         };
         let running = engine::start(work, move |word| {
-            let _ = tell.send(Heard::Engine(word)); // as above
+            let _ = tell.send(SessionEvent::Engine(word)); // as above
         });
         let running = running.map_err(|error| format!("no thread can be started: {error}"))?;
-        let patience = settings.ready_timeout.get();
-        Ok(Self { running, give, heard, prompts_given: 0, requests_before: 0, patience })
+        let patience = settings.ready_timeout.to_duration();
+        Ok(Self {
+            running,
+            give,
+            heard,
+            prompts_given: 0,
+            requests_before: 0,
+            down_timeout: patience,
+        })
     }
 
     fn submit_prompts(&mut self, prompts: Vec<Prompt>) -> Result<(), String> {
@@ -223,34 +230,36 @@ impl SessionEngine {
         &self,
         under: &mut ActiveMeasurement,
         until: Instant,
-        mut each: impl FnMut(&Settled),
+        mut each: impl FnMut(&PromptResult),
     ) -> Result<(), String> {
         while under.is_running() {
             let left = until.saturating_duration_since(Instant::now());
             match self.heard.recv_timeout(left) {
-                Ok(Heard::Results(at, outcomes)) => {
+                Ok(SessionEvent::Results(at, outcomes)) => {
                     for settled in &outcomes {
                         under.measured.count(settled);
                         each(settled);
                     }
-                    under.measured.seconds = (at - under.began).as_secs_f64();
+                    under.measured.seconds = (at - under.started).as_secs_f64();
                 }
-                Ok(Heard::Engine(Word::Progress(progress))) => {
+                Ok(SessionEvent::Engine(EngineEvent::Progress(progress))) => {
                     under.requests = progress.tally.requests;
                     under.tally_complete = progress.tally.settled() >= self.prompts_given;
                     // A run waits for longer; here every cell would.
                     let down = || under.down_since.unwrap_or_else(Instant::now);
                     under.down_since = (progress.endpoints_up == 0).then(down);
-                    if under.down_since.is_some_and(|since| since.elapsed() >= self.patience) {
-                        let after = super::format_seconds(self.patience);
+                    if under.down_since.is_some_and(|since| since.elapsed() >= self.down_timeout) {
+                        let after = super::format_seconds(self.down_timeout);
                         return Err(format!("no endpoint was up for {after}"));
                     }
                 }
-                Ok(Heard::Engine(Word::AllAlike(..))) => self.running.go_on(),
-                Ok(Heard::Engine(
-                    Word::InHand(_) | Word::PromptsReturned(_) | Word::Watched(_),
+                Ok(SessionEvent::Engine(EngineEvent::AllAlike(..))) => self.running.go_on(),
+                Ok(SessionEvent::Engine(
+                    EngineEvent::Backlog(_)
+                    | EngineEvent::PromptsReturned(_)
+                    | EngineEvent::TimelineRecorded(_),
                 )) => {}
-                Ok(Heard::Engine(Word::Ended(ended, _))) => return Err(words(ended)),
+                Ok(SessionEvent::Engine(EngineEvent::Ended(ended, _))) => return Err(words(ended)),
                 Err(mpsc::RecvTimeoutError::Timeout) => return Ok(()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err("the engine has ended".into());
@@ -261,11 +270,13 @@ impl SessionEngine {
     }
 }
 
-fn words(ended: Ended) -> String {
+fn words(ended: EngineExit) -> String {
     match ended {
-        Ended::Stalled => "no endpoint was left to ask".into(),
-        Ended::StartFailed(why) => format!("the engine could not start: {why}"),
-        Ended::ReadFailed(why) => why,
-        Ended::Finished | Ended::Stopped | Ended::WriteFailed => "the engine has ended".into(),
+        EngineExit::Stalled => "no endpoint was left to ask".into(),
+        EngineExit::StartFailed(why) => format!("the engine could not start: {why}"),
+        EngineExit::ReadFailed(why) => why,
+        EngineExit::Finished | EngineExit::Stopped | EngineExit::WriteFailed => {
+            "the engine has ended".into()
+        }
     }
 }

@@ -26,16 +26,17 @@ use super::{
         model_selection::{SelectionInputs, select_model_and_route},
         readiness::wait_for_endpoints,
         run_plan::ModelSelection,
-        servers::{Servers, start_servers},
+        servers::{LocalServers, start_servers},
     },
 };
 use crate::{
     bench::{
-        BenchConditions, BenchMeasurement, Run, add_cache_salt, has_cache_salt, supports_cache_salt,
+        BenchConditions, BenchMeasurement, BenchRun, add_cache_salt, has_cache_salt,
+        supports_cache_salt,
     },
     comm::{Comm, TypedComm},
     console,
-    domain::{EndpointStatus, ProbeResult, Prompt, Settled, Url},
+    domain::{EndpointStatus, ProbeResult, Prompt, PromptResult, Url},
     settings::{AutoOrCount, HumanDuration, Settings, SettingsError},
 };
 use cancel::{BenchCancellation, CancelVote, VOTE_INTERVAL};
@@ -44,7 +45,7 @@ use output_files::BenchReportFiles;
 use prompt_source::BenchPromptSource;
 
 /// Where the logs of servers go that are started to be measured: here.
-const LOGS: &str = "bench.servers";
+const BENCH_LOG_FOLDER: &str = "bench.servers";
 
 /// What all three commands are told besides settings.
 #[derive(Clone, Debug)]
@@ -75,7 +76,7 @@ struct BenchContext {
     /// This rank's endpoints.
     ready: Vec<EndpointStatus>,
     /// All ranks' endpoints, on rank 0.
-    found: Option<Vec<Vec<EndpointStatus>>>,
+    all_endpoints: Option<Vec<Vec<EndpointStatus>>>,
     prompt_source: BenchPromptSource,
     /// What no other measurement's salt begins with, where servers keep their caches apart by it; and how many there were.
     cache_salt: Option<String>,
@@ -83,7 +84,7 @@ struct BenchContext {
     stop: BenchCancellation,
     code: ErrorCodeFn,
     /// They end with the measurements.
-    _servers: Servers,
+    _servers: LocalServers,
 }
 
 /// What a command does with the settings before anything is asked.
@@ -91,16 +92,16 @@ struct BenchPlan {
     /// Keys whose values are the command's own business, and what to say instead of them.
     rejected_keys: (&'static [&'static str], &'static str),
     /// Where neither flags, nor variables nor a file say anything: keys with their values.
-    apply_defaults: fn(&mut Settings, Said<'_>),
+    apply_defaults: fn(&mut Settings, IsKeySet<'_>),
     /// How many prompts an endpoint is asked in all.
-    prompts: u64,
+    prompts_per_endpoint: u64,
 }
 
 /// Did anybody say anything of this key?
-type Said<'s> = &'s dyn Fn(&str) -> bool;
+type IsKeySet<'s> = &'s dyn Fn(&str) -> bool;
 
 /// The runs of one thing on rank 0, and why they are fewer than they should be.
-type RepeatedRuns = (Vec<Run>, Option<String>);
+type RepeatedRuns = (Vec<BenchRun>, Option<String>);
 
 impl BenchContext {
     /// Collective. Nothing where too few endpoints are ready, which is said.
@@ -132,7 +133,8 @@ impl BenchContext {
             is_root.then(|| prompt_source::read(&common.settings, &measuring.inputs, scratch));
         let rows = root_result(comm, read, code)?;
         let limit = Deadline::agree_on(comm, &common, began)?;
-        let servers = start_servers(comm, &common, guard, std::path::Path::new(LOGS), code)?;
+        let servers =
+            start_servers(comm, &common, guard, std::path::Path::new(BENCH_LOG_FOLDER), code)?;
         let ready = wait_for_endpoints(comm, &common, &servers, limit)?;
         let ready = servers.without_given_up(ready);
         let found = comm.gather_values(&ready)?;
@@ -145,7 +147,8 @@ impl BenchContext {
             let asked = |its: &Vec<EndpointStatus>| {
                 its.iter().filter(|it| is_endpoint_ready(it)).count() as u64
             };
-            let needs: Vec<u64> = found.iter().map(|its| asked(its) * plan.prompts).collect();
+            let needs: Vec<u64> =
+                found.iter().map(|its| asked(its) * plan.prompts_per_endpoint).collect();
             rows.split_rows(&needs)
         });
         let dealt = root_result(comm, dealt, code)?;
@@ -163,7 +166,7 @@ impl BenchContext {
             options: measuring,
             files,
             ready,
-            found,
+            all_endpoints: found,
             prompt_source: pool,
             cache_salt: salt,
             salts_used: 0,
@@ -180,9 +183,9 @@ impl BenchContext {
         settings: &Settings,
         counts: impl Fn(usize, &Url) -> bool,
     ) -> Option<Result<ModelSelection, JobError>> {
-        let found = self.found.as_ref()?;
-        let (source, row_model) = self.prompt_source.source()?;
-        let known = SelectionInputs { source, row_model, previous_model: None, api: None };
+        let found = self.all_endpoints.as_ref()?;
+        let (source, row_model) = self.prompt_source.input_source()?;
+        let known = SelectionInputs { source, row_model, previous_model: None, previous_api: None };
         let mut some = found.clone();
         for (rank, its) in some.iter_mut().enumerate() {
             its.retain(|it| counts(rank, &it.url));
@@ -209,7 +212,7 @@ impl BenchContext {
         comm: &dyn Comm,
         choice: Option<&ModelSelection>,
     ) -> BenchConditions {
-        let found = self.found.iter().flatten().flatten();
+        let found = self.all_endpoints.iter().flatten().flatten();
         BenchConditions {
             version: env!("CARGO_PKG_VERSION").into(),
             ranks: comm.size(),
@@ -225,7 +228,7 @@ impl BenchContext {
             repeats: self.options.repeats,
             caches_apart: self.cache_salt.is_some(),
             rows_came_again: false,
-            incomplete: self.stop.over().map(str::to_owned),
+            incomplete: self.stop.cancel_reason().map(str::to_owned),
         }
     }
 
@@ -237,37 +240,38 @@ impl BenchContext {
         counts: impl Fn(&Url) -> bool,
     ) -> EngineSession {
         let its = self.ready.iter().filter(|it| counts(&it.url)).cloned().collect();
-        EngineSession::start(settings, self.context.api_key.clone(), choice, its)
+        EngineSession::start_session(settings, self.context.api_key.clone(), choice, its)
     }
 
     /// Collective. A warm-up of some prompts an endpoint, then each repeat with prompts of its own; ends with the first that
     /// does not answer all. Every outcome of a repeat passes `each`. Where all is over, what was measured whole by then counts.
-    fn runs(
+    fn measure_repeats(
         &mut self,
         comm: &mut dyn Comm,
         lane: &mut EngineSession,
         (warm_up, prompts): (u64, u64),
-        mut each: impl FnMut(&Settled),
+        mut each: impl FnMut(&PromptResult),
     ) -> Result<RepeatedRuns, JobError> {
         let mut runs = Vec::new();
         for turn in 0..=self.options.repeats {
-            if self.stop.over().is_some() {
+            if self.stop.cancel_reason().is_some() {
                 break;
             }
             let wanted = if turn == 0 { warm_up } else { prompts };
             let asked = self.prompt_source.take(wanted * lane.endpoints());
-            let measured = self.together(comm, lane, asked, |settled| {
+            let measured = self.measure_together(comm, lane, asked, |settled| {
                 if turn > 0 {
                     each(settled);
                 }
             })?;
             let why = measured.as_ref().map(BenchMeasurement::incomplete_reason);
-            let cut = |it: &BenchMeasurement| self.stop.over().is_some() && it.ended.is_some();
+            let cut =
+                |it: &BenchMeasurement| self.stop.cancel_reason().is_some() && it.ended.is_some();
             if let Some(measured) = measured.filter(|it| turn > 0 && !cut(it)) {
-                runs.push(Run::of(&measured));
+                runs.push(BenchRun::of(&measured));
             }
             let why = comm.broadcast_value(why)?;
-            if let Some(why) = why.filter(|_| self.stop.over().is_none()) {
+            if let Some(why) = why.filter(|_| self.stop.cancel_reason().is_none()) {
                 let why = if turn == 0 { format!("in the warm-up, {why}") } else { why };
                 return Ok((runs, Some(why)));
             }
@@ -278,19 +282,19 @@ impl BenchContext {
 
     /// Why what comes is not measured, where all is over.
     fn skip_reason(&self) -> Option<String> {
-        self.stop.over().map(|why| format!("not measured: {why}"))
+        self.stop.cancel_reason().map(|why| format!("not measured: {why}"))
     }
 
     /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. Nothing where all is over.
     /// No prefix cache helps with what was asked before, where servers keep them apart.
-    fn together(
+    fn measure_together(
         &mut self,
         comm: &mut dyn Comm,
         lane: &mut EngineSession,
         mut prompts: Vec<Prompt>,
-        mut each: impl FnMut(&Settled),
+        mut each: impl FnMut(&PromptResult),
     ) -> Result<Option<BenchMeasurement>, JobError> {
-        if let Some(why) = self.stop.over() {
+        if let Some(why) = self.stop.cancel_reason() {
             let (asked, ended) = (prompts.len() as u64, Some(why.to_owned()));
             return Ok(comm.reduce(BenchMeasurement {
                 asked,
@@ -302,21 +306,21 @@ impl BenchContext {
             self.salts_used += 1;
             add_cache_salt(&mut prompts, &format!("{salt}-{}", self.salts_used));
         }
-        let limit = self.options.time_limit.get();
+        let limit = self.options.time_limit.to_duration();
         comm.barrier();
         let end = Instant::now() + limit;
         lane.begin(prompts);
         loop {
             let until = end.min(Instant::now() + VOTE_INTERVAL);
-            let going = lane.go_on(until, &mut each);
+            let going = lane.wait_until(until, &mut each);
             if going && until == end {
-                lane.cut("it was not over in time");
+                lane.cut_short("it was not over in time");
             }
             match self.stop.collect_votes(comm, going && until < end) {
-                CancelVote::GoOn => {}
+                CancelVote::Continue => {}
                 CancelVote::Done => break,
-                CancelVote::Stop(why) => {
-                    lane.cut(why);
+                CancelVote::Cancelled(why) => {
+                    lane.cut_short(why);
                     break;
                 }
             }
@@ -340,7 +344,7 @@ impl BenchContext {
     ) -> Result<JobVerdict, JobError> {
         let ended = report.map(|(report, table, verdict)| {
             let verdict =
-                if self.stop.over().is_some() { JobVerdict::PromptsOpen } else { verdict };
+                if self.stop.cancel_reason().is_some() { JobVerdict::PromptsOpen } else { verdict };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
             console::print_stdout(if self.options.json { &json } else { &table });
             if let Some(files) = &self.files {
@@ -357,8 +361,8 @@ impl BenchContext {
     }
 
     /// A line for those who wait, on rank 0.
-    fn say(&self, line: impl FnOnce() -> String) {
-        if self.found.is_some() && !self.context.settings.quiet {
+    fn print_progress(&self, line: impl FnOnce() -> String) {
+        if self.all_endpoints.is_some() && !self.context.settings.quiet {
             console::say(&line());
         }
     }

@@ -1,6 +1,6 @@
 //! `bench models`: each served model by itself, or each endpoint, one after the other: they share GPUs and hosts.
 
-use super::{BenchContext, BenchOptions, BenchPlan, compare::text, is_endpoint_ready};
+use super::{BenchContext, BenchOptions, BenchPlan, compare::answer_text, is_endpoint_ready};
 use crate::{
     bench::{ModelRow, ModelsReport, RunFigures},
     comm::{Comm, TypedComm},
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Prompts an endpoint and run.
-const PROMPTS: u64 = 8;
+const MODELS_PROMPTS: u64 = 8;
 
 /// One line of the table.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
@@ -32,23 +32,22 @@ pub fn bench_models(
     (models, per_endpoint): (&[String], bool),
     code: ErrorCodeFn,
 ) -> Result<JobVerdict, JobError> {
-    let (prompts, repeats) = (measuring.prompts.unwrap_or(PROMPTS), measuring.repeats);
+    let (prompts, repeats) = (measuring.prompts.unwrap_or(MODELS_PROMPTS), measuring.repeats);
     let plan = BenchPlan {
         rejected_keys: (&[], ""),
         // One at a time is what a model takes; how many at a time servers bear is a sweep's question.
         apply_defaults: |settings, said| {
             if !said("concurrency") {
-                settings.concurrency =
-                    AutoOrCount::Exactly(usize::try_from(settings.n).unwrap_or(1));
+                settings.concurrency = AutoOrCount::Count(usize::try_from(settings.n).unwrap_or(1));
             }
         },
         // The same prompts for each.
-        prompts: prompts * u64::from(repeats) + 1,
+        prompts_per_endpoint: prompts * u64::from(repeats) + 1,
     };
     let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
-    let subjects = bench.found.as_ref().map(|_| bench.list_subjects(models, per_endpoint));
+    let subjects = bench.all_endpoints.as_ref().map(|_| bench.list_subjects(models, per_endpoint));
     let subjects = comm.broadcast_value(subjects)?;
     let mut rows = Vec::new();
     for subject in subjects {
@@ -63,10 +62,10 @@ pub fn bench_models(
                 Some(why),
             ),
         };
-        bench.say(|| line(&row));
+        bench.print_progress(|| line(&row));
         rows.push(row);
     }
-    let report = bench.found.is_some().then(|| {
+    let report = bench.all_endpoints.is_some().then(|| {
         let conditions = bench.bench_conditions(comm, None);
         let report = ModelsReport::new(conditions, rows);
         let verdict = if report.is_whole() { JobVerdict::Done } else { JobVerdict::SomeFailed };
@@ -80,7 +79,7 @@ impl BenchContext {
     /// Rank 0: what there is to measure, in order; a name that is given twice is one.
     fn list_subjects(&self, named: &[String], per_endpoint: bool) -> Vec<BenchSubject> {
         let mut subjects: Vec<BenchSubject> = Vec::new();
-        let ranks = self.found.iter().flatten().enumerate();
+        let ranks = self.all_endpoints.iter().flatten().enumerate();
         let ready = ranks.flat_map(|(rank, its)| its.iter().map(move |it| (rank, it)));
         let mut served: Vec<(String, (usize, Url))> = Vec::new();
         for (rank, it) in ready.filter(|(_, it)| is_endpoint_ready(it)) {
@@ -147,8 +146,8 @@ impl BenchContext {
         let rank = comm.rank();
         let mut lane = self.start_session(&settings, &choice, |url| counts(rank, url));
         let mut sample = None;
-        let (runs, failed) = self.runs(comm, &mut lane, (1, prompts), |settled| {
-            sample = sample.take().or_else(|| text(settled));
+        let (runs, failed) = self.measure_repeats(comm, &mut lane, (1, prompts), |settled| {
+            sample = sample.take().or_else(|| answer_text(settled));
         })?;
         let samples: Vec<String> = sample.into_iter().collect();
         let sample = comm.reduce(samples)?.unwrap_or_default().into_iter().next();

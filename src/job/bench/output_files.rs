@@ -40,7 +40,7 @@ impl BenchReportFiles {
         }
         let it = Self { json_path: json };
         // Hours of measurements are not lost to a folder that cannot be written to.
-        let part = it.part("json");
+        let part = it.part_path("json");
         std::fs::write(&part, "").map_err(OutputError::io_error("cannot write", &part))?;
         let _ = std::fs::remove_file(&part);
         Ok(Some(it))
@@ -55,14 +55,14 @@ impl BenchReportFiles {
     }
 
     fn write_file(&self, ending: &str, bytes: &[u8]) -> Result<(), JobError> {
-        let (part, place) = (self.part(ending), self.json_path.with_extension(ending));
+        let (part, place) = (self.part_path(ending), self.json_path.with_extension(ending));
         std::fs::write(&part, bytes).map_err(OutputError::io_error("cannot write", &part))?;
         std::fs::rename(&part, &place).map_err(OutputError::io_error("cannot write", &place))?;
         tracing::info!("written: {}", place.display());
         Ok(())
     }
 
-    fn part(&self, ending: &str) -> PathBuf {
+    fn part_path(&self, ending: &str) -> PathBuf {
         Path::new(&self.json_path).with_extension(format!("{ending}.part"))
     }
 }

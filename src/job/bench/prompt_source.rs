@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::{
     ErrorCodeFn, JobError,
     context::all_ok,
-    root::open::{fits, row_rules},
+    root::open::{check_input_fits, row_rules},
     setup::scan::scan_alone,
 };
 use crate::{
@@ -54,7 +54,7 @@ pub(super) struct BenchPromptSource {
     /// The most that was taken at once.
     largest_take: u64,
     /// Does a measurement find in caches only what it has asked itself?
-    apart: bool,
+    caches_isolated: bool,
     seed: u64,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn read(
         row_model: scanned.row_model,
         scratch,
     };
-    fits(settings, &rows.source)?;
+    check_input_fits(settings, &rows.source)?;
     if rows.source.rows == 0 {
         return Err(JobError::PreconditionFailed(
             "the input has no rows: without INPUT, prompts are made up".into(),
@@ -126,7 +126,7 @@ impl BenchInput {
         let dealt = parts.into_iter().map(|(from, to)| {
             let lease = match &self.table {
                 Some(table) => {
-                    let lease = Lease { stretches: table.stretches(from, to), text: None };
+                    let lease = Lease { ranges: table.stretches(from, to), text: None };
                     Some(lease.with_text(&self.source)?)
                 }
                 None => None,
@@ -195,7 +195,15 @@ impl BenchPromptSource {
             }
         };
         let from = all_ok(comm, read, code)?;
-        Ok(Self { origin: from, source, row_model, taken: 0, largest_take: 0, apart, seed })
+        Ok(Self {
+            origin: from,
+            source,
+            row_model,
+            taken: 0,
+            largest_take: 0,
+            caches_isolated: apart,
+            seed,
+        })
     }
 
     /// One that no other start of this program has.
@@ -204,7 +212,7 @@ impl BenchPromptSource {
     }
 
     /// What the input is, and the model that all its rows name.
-    pub(super) fn source(&self) -> Option<(&InputSource, Option<&str>)> {
+    pub(super) fn input_source(&self) -> Option<(&InputSource, Option<&str>)> {
         Some((&self.source, self.row_model.as_deref()))
     }
 
@@ -242,7 +250,7 @@ impl BenchPromptSource {
 
     /// Were rows taken more than once, so that caches may have helped?
     pub(super) fn has_repeated_rows(&self) -> bool {
-        let asked = if self.apart { self.largest_take } else { self.taken };
+        let asked = if self.caches_isolated { self.largest_take } else { self.taken };
         matches!(&self.origin, PromptOrigin::Rows(rows) if asked > rows.len() as u64)
     }
 }
@@ -307,7 +315,7 @@ mod tests {
             row_model: None,
             taken: 0,
             largest_take: 0,
-            apart,
+            caches_isolated: apart,
             seed: 1,
         }
     }

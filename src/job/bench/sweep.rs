@@ -2,7 +2,7 @@
 
 use super::{BenchContext, BenchOptions, BenchPlan, with_batch_and_window};
 use crate::{
-    bench::{BenchCell, Run, RunFigures, SweepReport, SweepRow, sweep_cells},
+    bench::{BenchCell, BenchRun, RunFigures, SweepReport, SweepRow, sweep_cells},
     comm::Comm,
     console,
     job::{ErrorCodeFn, Invocation, JobError, JobVerdict},
@@ -29,7 +29,7 @@ pub fn bench_sweep(
             "a sweep goes over --batch-sizes and --windows",
         ),
         apply_defaults: |_, _| {},
-        prompts: cells.iter().map(size).sum::<u64>() * turns,
+        prompts_per_endpoint: cells.iter().map(size).sum::<u64>() * turns,
     };
     let sizes: Vec<u64> = cells.iter().map(size).collect();
     let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
@@ -51,14 +51,14 @@ pub fn bench_sweep(
             None => {
                 let settings = with_batch_and_window(&settings, cell.batch, cell.window);
                 let mut lane = bench.start_session(&settings, &choice, |_| true);
-                bench.runs(comm, &mut lane, (size, size), |_| {})?
+                bench.measure_repeats(comm, &mut lane, (size, size), |_| {})?
             }
         };
-        bench.say(|| line(cell, &runs, failed.as_deref()));
+        bench.print_progress(|| line(cell, &runs, failed.as_deref()));
         rows.push(SweepRow::new(cell, runs, failed));
     }
     let rows_came_again = bench.any_rows_repeated(comm);
-    let report = bench.found.is_some().then(|| {
+    let report = bench.all_endpoints.is_some().then(|| {
         let mut conditions = bench.bench_conditions(comm, Some(&choice));
         conditions.rows_came_again = rows_came_again;
         let report = SweepReport::new(conditions, rows);
@@ -69,7 +69,7 @@ pub fn bench_sweep(
     bench.end(comm, report, console::sweep_plots)
 }
 
-fn line(cell: BenchCell, runs: &[Run], failed: Option<&str>) -> String {
+fn line(cell: BenchCell, runs: &[BenchRun], failed: Option<&str>) -> String {
     let BenchCell { batch, window } = cell;
     let found = match (failed, RunFigures::of(runs)) {
         (Some(why), _) => why.to_owned(),

@@ -21,8 +21,8 @@ use crate::{
     aggregate::{Aggregate, AnswerConcat, Line},
     comm::{Comm, ReduceOp, TypedComm},
     domain::Merge,
-    metrics::Measured,
-    output::{AtomicFile, Counts, OutputError, answers_sibling_path, part_path, write_json},
+    metrics::AnswerStats,
+    output::{AtomicFile, OutputError, PromptCounts, answers_sibling_path, part_path, write_json},
     settings::AggregateSpec,
 };
 
@@ -74,7 +74,7 @@ pub(crate) struct AggregateSet {
 #[derive(Default, Serialize, Deserialize)]
 struct PartialAggregates {
     /// What the lines measure, if that is wanted.
-    measured: Option<Measured>,
+    measured: Option<AnswerStats>,
     /// Those that merge, as wanted.
     values: Vec<Aggregate>,
     /// Lines that are no answers: damage.
@@ -91,7 +91,7 @@ impl Merge for PartialAggregates {
 
 impl PartialAggregates {
     /// Has it no use for lines?
-    fn is_nothing(&self) -> bool {
+    fn is_unused(&self) -> bool {
         self.values.is_empty() && self.measured.is_none()
     }
 }
@@ -109,16 +109,16 @@ impl AggregateSet {
         wanted: &RequestedOutputs<'_>,
         answers: Option<&Path>,
     ) -> Result<Self, OutputError> {
-        let (wanted, measured) = (wanted.aggregate, wanted.report.then(Measured::default));
+        let (wanted, measured) = (wanted.aggregate, wanted.report.then(AnswerStats::default));
         let (mut values, mut texts) = (Vec::new(), Vec::new());
         for it in wanted {
             match (Aggregate::of(it), it.file(), answers) {
-                (Aggregate::Joined(joined), Some(ending), Some(answers)) => {
+                (Aggregate::Concat(joined), Some(ending), Some(answers)) => {
                     let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
                     file.write(joined.head().as_bytes())?;
                     texts.push(TextAggregate { file, joined, has_content: false });
                 }
-                (Aggregate::Joined(_), ..) => {}
+                (Aggregate::Concat(_), ..) => {}
                 (value, ..) => values.push(value),
             }
         }
@@ -135,15 +135,20 @@ impl AggregateSet {
     }
 
     /// Collective. Of each prompt only the line that counts, where any are to be counted.
-    pub(crate) fn settle(&self, comm: &mut dyn Comm, lines: &mut LineIndex, counts: &Counts) {
-        if !self.partial.is_nothing() {
+    pub(crate) fn resolve_duplicates(
+        &self,
+        comm: &mut dyn Comm,
+        lines: &mut LineIndex,
+        counts: &PromptCounts,
+    ) {
+        if !self.partial.is_unused() {
             resolve_duplicate_lines(comm, lines, counts);
         }
     }
 
     /// Local. This rank's lines of a stretch.
     pub(crate) fn add_lines(&mut self, lines: &[u8]) {
-        if self.partial.is_nothing() {
+        if self.partial.is_unused() {
             return;
         }
         for (_, _, line) in LineFrames(lines) {
@@ -155,7 +160,7 @@ impl AggregateSet {
             }
             match Line::read(line) {
                 Ok(line) => line.seen().for_each(|seen| {
-                    self.partial.values.iter_mut().for_each(|value| value.add(&seen));
+                    self.partial.values.iter_mut().for_each(|value| value.add_answer(&seen));
                 }),
                 Err(_) => self.partial.damaged_lines += 1,
             }
@@ -163,7 +168,7 @@ impl AggregateSet {
     }
 
     /// Local, on rank 0. The next line of all.
-    pub(crate) fn next(&mut self, line: &[u8]) -> Result<(), OutputError> {
+    pub(crate) fn add_ordered_line(&mut self, line: &[u8]) -> Result<(), OutputError> {
         if self.text_aggregates.is_empty() {
             return Ok(());
         }
@@ -181,8 +186,8 @@ impl AggregateSet {
     }
 
     /// Collective. All ranks' together, on rank 0.
-    pub(crate) fn reduce(self, comm: &mut dyn Comm) -> Result<Option<Self>, JobError> {
-        if self.partial.is_nothing() {
+    pub(crate) fn reduce_to_root(self, comm: &mut dyn Comm) -> Result<Option<Self>, JobError> {
+        if self.partial.is_unused() {
             return Ok((comm.rank() == 0).then_some(self));
         }
         let Self { wanted, partial: own, text_aggregates: texts } = self;
@@ -193,8 +198,8 @@ impl AggregateSet {
     pub(crate) fn write_files(
         self,
         answers: &Path,
-        counts: &Counts,
-    ) -> Result<Option<Measured>, JobError> {
+        counts: &PromptCounts,
+    ) -> Result<Option<AnswerStats>, JobError> {
         let Self { wanted, partial: own, text_aggregates: texts } = self;
         if wanted.is_empty() {
             return Ok(own.measured);
@@ -229,8 +234,12 @@ impl AggregateSet {
 }
 
 /// Collective. Leaves of each prompt only the line that counts among all ranks'.
-pub(crate) fn resolve_duplicate_lines(comm: &mut dyn Comm, lines: &mut LineIndex, counts: &Counts) {
-    let mut all = [lines.count()];
+pub(crate) fn resolve_duplicate_lines(
+    comm: &mut dyn Comm,
+    lines: &mut LineIndex,
+    counts: &PromptCounts,
+) {
+    let mut all = [lines.line_count()];
     comm.all_reduce(&mut all, ReduceOp::Sum);
     if all[0] == counts.answered + counts.failed {
         return; // no prompt has lines on two ranks
@@ -245,7 +254,7 @@ pub(crate) fn resolve_duplicate_lines(comm: &mut dyn Comm, lines: &mut LineIndex
 
 impl TextAggregate {
     fn finish_file(mut self) -> Result<Value, OutputError> {
-        self.file.write(self.joined.tail().as_bytes())?;
+        self.file.write(self.joined.closing_text().as_bytes())?;
         self.file.finish()?;
         Ok(self.joined.finish())
     }

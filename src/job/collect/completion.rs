@@ -13,14 +13,14 @@ use crate::job::{
 };
 use crate::{
     comm::{Comm, ReduceOp, TypedComm},
-    output::Counts,
+    output::PromptCounts,
     shards::{self, IndexSet, ShardFile},
     site::Place,
 };
 
 /// Which prompts were answered, which failed, and which of those may be asked again.
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct CompletionState {
     answered: IndexSet,
     /// Failed, of whatever kind, and not answered.
     failed: IndexSet,
@@ -28,7 +28,7 @@ pub(crate) struct Standing {
     permanently_failed: IndexSet,
 }
 
-impl Standing {
+impl CompletionState {
     /// Collective.
     pub(crate) fn read(
         comm: &mut dyn Comm,
@@ -38,7 +38,7 @@ impl Standing {
     ) -> Result<Self, JobError> {
         let (began, mut standing) = (Instant::now(), Self::all_open(brief.source.rows));
         let read = folders
-            .files(brief.start)
+            .readable_files(brief.start)
             .and_then(|files| standing.take(&files, &brief.source.fingerprint, None));
         let standing = standing.reduce_over_ranks(comm, read, code)?;
         if comm.rank() == 0 {
@@ -61,7 +61,7 @@ impl Standing {
             return Ok((Self::read(comm, folders, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::all_open(brief.source.rows));
-        let read = folders.files(brief.start).and_then(|files| {
+        let read = folders.readable_files(brief.start).and_then(|files| {
             let mut lines = LineIndex::for_files(files.clone(), rows);
             standing.take(&files, &brief.source.fingerprint, Some(&mut lines))?;
             Ok(lines)
@@ -132,7 +132,7 @@ impl Standing {
                 self.answered.insert(entry.index);
             } else {
                 self.failed.insert(entry.index);
-                if !entry.passes {
+                if !entry.is_retryable {
                     self.permanently_failed.insert(entry.index);
                 }
             }
@@ -163,13 +163,13 @@ impl Standing {
     }
 
     /// Those that were answered.
-    pub(crate) fn answered(&self) -> &IndexSet {
+    pub(crate) fn answered_prompts(&self) -> &IndexSet {
         &self.answered
     }
 
     /// The counts that go into the manifest.
-    pub(crate) fn counts(&self, rows: u64) -> Counts {
-        Counts::new(rows, self.answered.count(), self.failed.count())
+    pub(crate) fn counts(&self, rows: u64) -> PromptCounts {
+        PromptCounts::new(rows, self.answered.count(), self.failed.count())
     }
 }
 

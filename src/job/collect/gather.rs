@@ -15,7 +15,7 @@ use tracing::info;
 
 use super::{
     aggregate::{AggregateSet, resolve_duplicate_lines},
-    completion::Standing,
+    completion::CompletionState,
     line_index::{LineFrames, LineIndex},
 };
 use crate::job::{
@@ -25,32 +25,32 @@ use crate::job::{
 };
 use crate::{
     comm::{Comm, RankParts, ReduceOp, SoloComm},
-    metrics::Measured,
-    output::{Counts, OutputError, OutputFile},
+    metrics::AnswerStats,
+    output::{OutputError, OutputFile, PromptCounts},
 };
 
 /// Bytes at rank 0 at a time, about.
-pub(crate) const ROUND: u64 = 32 << 20;
+pub(crate) const GATHER_ROUND_BYTES: u64 = 32 << 20;
 /// Pieces that a stretch is measured in.
 const ROUND_BINS: u64 = 4096;
 
 /// Collective. Writes the output file and the aggregates from all ranks' lines, where they are wanted and every prompt has
 /// its outcome; and measures the lines, if that is wanted. On rank 0, what was measured.
-pub(crate) fn gather(
+pub(crate) fn gather_answers(
     comm: &mut dyn Comm,
     brief: &RunPlan,
     common: &JobContext,
     lines: Option<LineIndex>,
-    standing: &Standing,
+    standing: &CompletionState,
     code: ErrorCodeFn,
-) -> Result<Option<Measured>, JobError> {
+) -> Result<Option<AnswerStats>, JobError> {
     let counts = standing.counts(brief.source.rows);
-    let (began, wanted) = (std::time::Instant::now(), brief.wanted(&counts));
+    let (began, wanted) = (std::time::Instant::now(), brief.requested_outputs(&counts));
     let Some(mut lines) = lines.filter(|_| !wanted.is_empty()) else { return Ok(None) };
     let begun = AnswerCollector::begin(&brief.output, &wanted, &counts, comm.rank() == 0);
     let mut answers = all_ok(comm, begun.map_err(JobError::into_finish_error), code)?;
     let gathered = if wanted.format.is_some() || answers.aggregates.needs_input_order() {
-        gather_in_order(comm, lines, counts.submitted, ROUND, &mut answers)
+        gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut answers)
     } else {
         process_in_place(comm, &mut lines, counts.submitted, &mut answers)
     };
@@ -58,7 +58,7 @@ pub(crate) fn gather(
     let AnswerCollector { output, aggregates, .. } = answers;
     let finished = output.map_or(Ok(()), OutputFile::finish);
     all_ok(comm, finished.map_err(|error| JobError::from(error).into_finish_error()), code)?;
-    let whole = aggregates.reduce(comm)?;
+    let whole = aggregates.reduce_to_root(comm)?;
     let written = whole.map(|whole| whole.write_files(&brief.output, &counts));
     let measured =
         root_result(comm, written.map(|it| it.map_err(JobError::into_finish_error)), code)?;
@@ -73,51 +73,57 @@ pub(crate) fn measure_answers(
     comm: &mut dyn Comm,
     brief: &RunPlan,
     lines: Option<&mut LineIndex>,
-    counts: &Counts,
+    counts: &PromptCounts,
     code: ErrorCodeFn,
-) -> Result<Option<Measured>, JobError> {
+) -> Result<Option<AnswerStats>, JobError> {
     let wanted = RequestedOutputs { format: None, aggregate: &[], report: brief.report };
     let Some(lines) = lines.filter(|_| wanted.report) else { return Ok(None) };
     let mut answers = AnswerCollector::begin(&brief.output, &wanted, counts, false)?;
     let read = process_in_place(comm, lines, counts.submitted, &mut answers);
     all_ok(comm, read.map_err(JobError::into_finish_error), code)?;
-    let whole = answers.aggregates.reduce(comm)?;
+    let whole = answers.aggregates.reduce_to_root(comm)?;
     whole.map_or(Ok(None), |whole| whole.write_files(&brief.output, counts))
 }
 
 /// Local. The same of all answers there are, into files at `place`.
 pub(crate) fn gather_solo(
     lines: LineIndex,
-    counts: &Counts,
+    counts: &PromptCounts,
     place: &Path,
     wanted: &RequestedOutputs<'_>,
-) -> Result<Option<Measured>, JobError> {
+) -> Result<Option<AnswerStats>, JobError> {
     let mut answers = AnswerCollector::begin(place, wanted, counts, true)?;
-    gather_in_order(&mut SoloComm::new(), lines, counts.submitted, ROUND, &mut answers)?;
+    gather_in_order(
+        &mut SoloComm::new(),
+        lines,
+        counts.submitted,
+        GATHER_ROUND_BYTES,
+        &mut answers,
+    )?;
     let AnswerCollector { output, aggregates, .. } = answers;
     output.map_or(Ok(()), OutputFile::finish)?;
     aggregates
-        .reduce(&mut SoloComm::new())?
+        .reduce_to_root(&mut SoloComm::new())?
         .map_or(Ok(None), |whole| whole.write_files(place, counts))
 }
 
 /// What becomes of lines that are brought to rank 0. Every rank has one.
 pub(crate) trait LineSink {
     /// Collective, before anything is brought: lines may be left out.
-    fn settle(&self, _: &mut dyn Comm, _: &mut LineIndex) {}
+    fn resolve_duplicates(&self, _: &mut dyn Comm, _: &mut LineIndex) {}
 
     /// Local. What this rank brings of a stretch.
     fn on_local_lines(&mut self, _: &[u8]) {}
 
     /// Local, on rank 0. The lines of all ranks in order, of each prompt the one that counts.
-    fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
+    fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
 }
 
 /// The answers' file, on rank 0 if it is wanted, and their aggregates.
 struct AnswerCollector {
     output: Option<OutputFile>,
     aggregates: AggregateSet,
-    counts: Counts,
+    counts: PromptCounts,
 }
 
 impl AnswerCollector {
@@ -125,7 +131,7 @@ impl AnswerCollector {
     fn begin(
         place: &Path,
         wanted: &RequestedOutputs<'_>,
-        counts: &Counts,
+        counts: &PromptCounts,
         root: bool,
     ) -> Result<Self, JobError> {
         let output = wanted.format.filter(|_| root).map(|format| OutputFile::create(place, format));
@@ -135,17 +141,17 @@ impl AnswerCollector {
 }
 
 impl LineSink for AnswerCollector {
-    fn settle(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
-        self.aggregates.settle(comm, lines, &self.counts);
+    fn resolve_duplicates(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
+        self.aggregates.resolve_duplicates(comm, lines, &self.counts);
     }
 
     fn on_local_lines(&mut self, lines: &[u8]) {
         self.aggregates.add_lines(lines);
     }
 
-    fn take(&mut self, _: u64, line: &[u8]) -> Result<(), OutputError> {
-        self.output.as_mut().map_or(Ok(()), |output| output.answer(line))?;
-        self.aggregates.next(line)
+    fn on_ordered_line(&mut self, _: u64, line: &[u8]) -> Result<(), OutputError> {
+        self.output.as_mut().map_or(Ok(()), |output| output.write_answer(line))?;
+        self.aggregates.add_ordered_line(line)
     }
 }
 
@@ -158,7 +164,7 @@ pub(crate) fn gather_in_order(
     to: &mut impl LineSink,
 ) -> Result<(), JobError> {
     lines.sort_lines();
-    to.settle(comm, &mut lines);
+    to.resolve_duplicates(comm, &mut lines);
     let root = comm.rank() == 0;
     let (mut mine, mut gathered) = (Vec::new(), RankParts::default());
     let mut fault = None;
@@ -186,9 +192,9 @@ fn process_in_place(
     to: &mut impl LineSink,
 ) -> Result<(), JobError> {
     lines.sort_lines();
-    to.settle(comm, lines);
+    to.resolve_duplicates(comm, lines);
     let mut mine = Vec::new();
-    for (from, until) in plan_rounds(&mut SoloComm::new(), lines, rows, ROUND) {
+    for (from, until) in plan_rounds(&mut SoloComm::new(), lines, rows, GATHER_ROUND_BYTES) {
         mine.clear();
         lines.read_range(from, until, &mut mine)?;
         to.on_local_lines(&mine);
@@ -201,35 +207,39 @@ pub(crate) type LineCallback<'e> = &'e mut dyn FnMut(&[u8]);
 
 /// Collective. Of every prompt the line that counts, to `each` on one of the ranks that have it; nothing while prompts are
 /// open.
-pub(crate) fn visit(
+pub(crate) fn visit_lines(
     comm: &mut dyn Comm,
     lines: Option<LineIndex>,
-    counts: &Counts,
+    counts: &PromptCounts,
     each: LineCallback<'_>,
     code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let Some(mut lines) = lines else { return Ok(()) };
-    let visited =
-        process_in_place(comm, &mut lines, counts.submitted, &mut LineVisitor { each, counts });
+    let visited = process_in_place(
+        comm,
+        &mut lines,
+        counts.submitted,
+        &mut LineVisitor { callback: each, counts },
+    );
     all_ok(comm, visited.map_err(JobError::into_finish_error), code)
 }
 
 /// Who looks at lines where they are.
 struct LineVisitor<'v> {
-    each: LineCallback<'v>,
-    counts: &'v Counts,
+    callback: LineCallback<'v>,
+    counts: &'v PromptCounts,
 }
 
 impl LineSink for LineVisitor<'_> {
-    fn settle(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
+    fn resolve_duplicates(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
         resolve_duplicate_lines(comm, lines, self.counts);
     }
 
     fn on_local_lines(&mut self, lines: &[u8]) {
-        LineFrames(lines).for_each(|(_, _, line)| (self.each)(line));
+        LineFrames(lines).for_each(|(_, _, line)| (self.callback)(line));
     }
 
-    fn take(&mut self, _: u64, _: &[u8]) -> Result<(), OutputError> {
+    fn on_ordered_line(&mut self, _: u64, _: &[u8]) -> Result<(), OutputError> {
         Ok(())
     }
 }
@@ -288,7 +298,7 @@ fn merge_round(to: &mut impl LineSink, gathered: &RankParts) -> Result<(), JobEr
     while let Some(mut first) = next.peek_mut() {
         let Reverse((index, _, place, line)) = *first;
         if written.replace(index) != Some(index) {
-            to.take(index, line)?;
+            to.on_ordered_line(index, line)?;
         }
         match parts[place].next() {
             Some((index, rank, line)) => *first = Reverse((index, rank, place, line)),
@@ -306,17 +316,17 @@ mod tests {
 
     use super::*;
     use crate::{
-        output::Format,
+        output::AnswerFormat,
         shards::{self, LinePrecedence},
     };
 
     const JSONL: RequestedOutputs<'static> =
-        RequestedOutputs { format: Some(Format::Jsonl), aggregate: &[], report: false };
+        RequestedOutputs { format: Some(AnswerFormat::Jsonl), aggregate: &[], report: false };
 
     const ROWS: u64 = 40;
 
-    fn counts() -> Counts {
-        Counts::new(ROWS, ROWS, 0)
+    fn all_answered_counts() -> PromptCounts {
+        PromptCounts::new(ROWS, ROWS, 0)
     }
 
     /// An outcome in a file: whose, whether it is an answer, how many bytes it has besides.
@@ -337,7 +347,7 @@ mod tests {
     fn write_shards(folder: &Path, files: &[Vec<WrittenLine>]) -> Vec<shards::ShardFile> {
         for (file, told) in files.iter().enumerate() {
             let (start, rank) = (file / 2, file % 2);
-            let header = shards::Header::new(start as u32, rank, "n", "f");
+            let header = shards::ShardHeader::new(start as u32, rank, "n", "f");
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
             for (at, told) in told.iter().enumerate() {
                 text += &shard_line(*told, &place(file, at));
@@ -377,9 +387,9 @@ mod tests {
         lines
     }
 
-    fn output(folder: &Path, write: impl FnOnce(&mut AnswerCollector)) -> String {
+    fn collect_output(folder: &Path, write: impl FnOnce(&mut AnswerCollector)) -> String {
         let place = folder.join("answers.jsonl");
-        let begun = AnswerCollector::begin(&place, &JSONL, &counts(), true);
+        let begun = AnswerCollector::begin(&place, &JSONL, &all_answered_counts(), true);
         let mut answers = begun.expect("made");
         write(&mut answers);
         answers.output.expect("wanted").finish().expect("finished");
@@ -388,7 +398,7 @@ mod tests {
 
     fn alone(folder: &Path, all: LineIndex) -> Result<String, JobError> {
         let place = folder.join("answers.jsonl");
-        gather_solo(all, &counts(), &place, &JSONL)?;
+        gather_solo(all, &all_answered_counts(), &place, &JSONL)?;
         Ok(std::fs::read_to_string(place).expect("there"))
     }
 
@@ -407,7 +417,7 @@ mod tests {
         fn rounds_of_any_size_give_the_lines_that_count_in_order(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
             let all = lines(write_shards(folder.path(), &files));
-            let got = output(folder.path(), |output| {
+            let got = collect_output(folder.path(), |output| {
                 gather_in_order(&mut SoloComm::new(), all, ROWS, round, output).expect("gathered");
             });
             prop_assert!(got == expected(&files));
@@ -420,7 +430,7 @@ mod tests {
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
             let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| lines(part(rank))).collect();
             parts.iter_mut().for_each(LineIndex::sort_lines);
-            let got = output(folder.path(), |output| {
+            let got = collect_output(folder.path(), |output| {
                 for from in (0..ROWS).step_by(width as usize) {
                     let mut gathered = RankParts::default();
                     for part in &mut parts {

@@ -47,7 +47,7 @@ impl LineIndex {
         }
         let spot = LineLocation::new(entry, file).map_err(|words| ShardError {
             what: "cannot note where the answers lie in the shard file",
-            path: self.file_cache.file(file).path.clone(),
+            path: self.file_cache.shard_file(file).path.clone(),
             error: std::io::Error::other(words),
         })?;
         if spot.line_length().is_none() {
@@ -60,11 +60,11 @@ impl LineIndex {
     /// All are kept: into order, and of each prompt only the line that counts.
     pub(crate) fn sort_lines(&mut self) {
         self.locations.sort_unstable();
-        self.locations.dedup_by_key(|spot| spot.index());
+        self.locations.dedup_by_key(|spot| spot.prompt_index());
     }
 
     /// Of how many prompts there is a line, once they are sorted.
-    pub(crate) fn count(&self) -> u64 {
+    pub(crate) fn line_count(&self) -> u64 {
         self.locations.len() as u64
     }
 
@@ -73,7 +73,7 @@ impl LineIndex {
     pub(crate) fn precedence_keys(&self, from: u64, to: u64) -> Vec<u64> {
         let mut claims = vec![u64::MAX; (to - from) as usize];
         for &spot in self.of(from, to) {
-            claims[(spot.index() - from) as usize] = self.precedence_key(spot);
+            claims[(spot.prompt_index() - from) as usize] = self.precedence_key(spot);
         }
         claims
     }
@@ -82,7 +82,8 @@ impl LineIndex {
     pub(crate) fn drop_superseded(&mut self, from: u64, lowest: &[u64]) {
         let mut spots = std::mem::take(&mut self.locations);
         spots.retain(|&spot| {
-            let lowest = spot.index().checked_sub(from).and_then(|at| lowest.get(at as usize));
+            let lowest =
+                spot.prompt_index().checked_sub(from).and_then(|at| lowest.get(at as usize));
             lowest.is_none_or(|&lowest| self.precedence_key(spot) == lowest)
         });
         self.locations = spots;
@@ -90,7 +91,7 @@ impl LineIndex {
 
     /// As [`Rank`]s compare, in one number: no two files have the same start and rank.
     fn precedence_key(&self, spot: LineLocation) -> u64 {
-        let file = self.file_cache.file(spot.file());
+        let file = self.file_cache.shard_file(spot.file());
         let start = u64::from(file.start) & (u64::from(u32::MAX) >> 1);
         u64::from(spot.failed()) << 63 | start << 32 | u64::from(file.rank)
     }
@@ -99,7 +100,7 @@ impl LineIndex {
     pub(crate) fn bytes_by_bin(&self, from: u64, to: u64, width: u64) -> Vec<u64> {
         let mut bins = vec![0; (to - from).div_ceil(width) as usize];
         for &spot in self.of(from, to) {
-            bins[((spot.index() - from) / width) as usize] +=
+            bins[((spot.prompt_index() - from) / width) as usize] +=
                 self.line_length(spot) + FRAME_HEADER_BYTES as u64;
         }
         bins
@@ -114,8 +115,8 @@ impl LineIndex {
     ) -> Result<(), ShardError> {
         let mut pieces = Vec::new();
         for &spot in self.of(from, to) {
-            let (file, length) = (self.file_cache.file(spot.file()), self.line_length(spot));
-            into.extend(spot.index().to_le_bytes());
+            let (file, length) = (self.file_cache.shard_file(spot.file()), self.line_length(spot));
+            into.extend(spot.prompt_index().to_le_bytes());
             for number in [u32::from(spot.failed()), file.start, file.rank, length as u32] {
                 into.extend(number.to_le_bytes());
             }
@@ -128,12 +129,16 @@ impl LineIndex {
             });
             into.resize(at + length as usize, 0);
         }
-        self.read(pieces, into)
+        self.read_pieces(pieces, into)
     }
 
     /// Answers lie in their files in the order in which servers gave them, which is nearly the input's: read in the order
     /// of the files, many are one call.
-    fn read(&mut self, mut pieces: Vec<ReadPiece>, into: &mut [u8]) -> Result<(), ShardError> {
+    fn read_pieces(
+        &mut self,
+        mut pieces: Vec<ReadPiece>,
+        into: &mut [u8],
+    ) -> Result<(), ShardError> {
         pieces.sort_unstable_by_key(|piece| (piece.file, piece.from));
         let mut together = Vec::new();
         let mut rest = pieces.as_slice();
@@ -163,7 +168,7 @@ impl LineIndex {
     }
 
     fn of(&self, from: u64, to: u64) -> &[LineLocation] {
-        let at = |index: u64| self.locations.partition_point(|spot| spot.index() < index);
+        let at = |index: u64| self.locations.partition_point(|spot| spot.prompt_index() < index);
         &self.locations[at(from)..at(to)]
     }
 

@@ -13,8 +13,8 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    completion::Standing,
-    gather::{LineSink, ROUND, gather_in_order},
+    completion::CompletionState,
+    gather::{GATHER_ROUND_BYTES, LineSink, gather_in_order},
     line_index::LineIndex,
 };
 use crate::job::{
@@ -24,8 +24,8 @@ use crate::job::{
 };
 use crate::{
     comm::{Comm, ReduceOp, SoloComm, TypedComm},
-    output::{Format, OutputError, OutputFile},
-    shards::{self, Header, ShardFile},
+    output::{AnswerFormat, OutputError, OutputFile},
+    shards::{self, ShardFile, ShardHeader},
     site::Place,
 };
 
@@ -38,8 +38,8 @@ pub(crate) struct ShardFolders {
     run_folder: PathBuf,
     shared_shards: PathBuf,
     /// Where this rank writes if not on its node.
-    own: PathBuf,
-    local: Option<NodeLocalFolder>,
+    own_shards: PathBuf,
+    node_local: Option<NodeLocalFolder>,
 }
 
 /// A folder of this node.
@@ -66,7 +66,7 @@ pub(crate) fn local_folder_pattern(
 
 impl ShardFolders {
     /// Collective. Makes the local folders, if there are to be any, and says who reads what of them.
-    pub(crate) fn agreed(
+    pub(crate) fn create_folders(
         comm: &mut dyn Comm,
         brief: &RunPlan,
         place: &Place,
@@ -74,14 +74,14 @@ impl ShardFolders {
     ) -> Result<Self, JobError> {
         let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS_FOLDER));
         let (place, ranks) = (place.clone(), comm.size());
-        let own = shards::folder_of(&home, brief.start, place.rank, ranks);
+        let own = shards::rank_folder(&home, brief.start, place.rank, ranks);
         let mut folders = Self {
             placement: place,
             ranks,
             run_folder: run,
             shared_shards: home,
-            own,
-            local: None,
+            own_shards: own,
+            node_local: None,
         };
         let Some(away) = &brief.local_shards else { return Ok(folders) };
         let place = &folders.placement;
@@ -96,18 +96,18 @@ impl ShardFolders {
         all_ok(comm, made, code)?;
         let all = comm.gather_values(&(place.node.host.clone(), run.clone()))?;
         let share = comm.scatter_values(all.map(|all| folder_shares(&all)))?;
-        folders.local = Some(NodeLocalFolder { run_folder: run, shards, folder_share: share });
+        folders.node_local = Some(NodeLocalFolder { run_folder: run, shards, folder_share: share });
         Ok(folders)
     }
 
     /// Where this rank writes.
     pub(crate) fn own(&self) -> &Path {
-        self.local.as_ref().map_or(&self.own, |local| &local.shards)
+        self.node_local.as_ref().map_or(&self.own_shards, |local| &local.shards)
     }
 
     /// Where the logs of its servers go.
-    pub(crate) fn logs(&self) -> PathBuf {
-        self.local
+    pub(crate) fn server_log_folder(&self) -> PathBuf {
+        self.node_local
             .as_ref()
             .map_or(&self.run_folder, |local| &local.run_folder)
             .join(SERVER_LOG_FOLDER)
@@ -115,7 +115,7 @@ impl ShardFolders {
 
     /// Takes empty local folders away. What others have not removed yet, they take away with the last of it.
     pub(crate) fn remove_empty_folders(&self) {
-        if let Some(local) = &self.local {
+        if let Some(local) = &self.node_local {
             let _ = std::fs::remove_dir(&local.shards);
             let _ = std::fs::remove_dir(&local.run_folder);
         }
@@ -123,16 +123,16 @@ impl ShardFolders {
 
     /// Do ranks keep what they write on their nodes?
     pub(crate) fn is_node_local(&self) -> bool {
-        self.local.is_some()
+        self.node_local.is_some()
     }
 
     /// This start's first file of the run folder whose name is free: what is brought home twice is two files.
-    pub(crate) fn next_free_file(&self, brief: &RunPlan) -> (PathBuf, Header) {
+    pub(crate) fn next_free_file(&self, brief: &RunPlan) -> (PathBuf, ShardHeader) {
         let (host, fingerprint) = (&self.placement.node.host, &brief.source.fingerprint);
-        let mut header = Header::new(brief.start, 0, host, fingerprint);
-        let place = |header: &Header| {
+        let mut header = ShardHeader::new(brief.start, 0, host, fingerprint);
+        let place = |header: &ShardHeader| {
             let folder =
-                shards::folder_of(&self.shared_shards, brief.start, header.rank, self.ranks);
+                shards::rank_folder(&self.shared_shards, brief.start, header.rank, self.ranks);
             folder.join(header.file_name())
         };
         while place(&header).exists() {
@@ -146,9 +146,9 @@ impl ShardFolders {
 
     /// The files of the run folder that this rank reads: its own of this start, since they are in its node's cache, and its
     /// part of the earlier ones; all or none where only rank 0 sees them.
-    pub(crate) fn files(&self, start: u32) -> Result<Vec<ShardFile>, JobError> {
+    pub(crate) fn readable_files(&self, start: u32) -> Result<Vec<ShardFile>, JobError> {
         let (rank, ranks) = (self.placement.rank, self.ranks);
-        if self.local.is_some() {
+        if self.node_local.is_some() {
             return Ok(if rank == 0 { shards::list(&self.shared_shards)? } else { Vec::new() });
         }
         let mine = |(place, file): (usize, ShardFile)| {
@@ -211,7 +211,7 @@ pub(crate) fn collect_earlier_shards(
     let earlier = (comm.rank() == 0).then_some(earlier);
     let Some(brief) = comm.broadcast_value(earlier)? else { return Ok(()) };
     // (an error on one rank is one on all)
-    match ShardFolders::agreed(comm, &brief, place, code) {
+    match ShardFolders::create_folders(comm, &brief, place, code) {
         Ok(folders) => {
             collect_node_files(comm, &folders, &brief, None, code)?;
             folders.remove_empty_folders();
@@ -233,7 +233,7 @@ fn collect_node_files(
     under_way: Option<u32>,
     code: ErrorCodeFn,
 ) -> Result<(), JobError> {
-    let Some(local) = &folders.local else { return Ok(()) };
+    let Some(local) = &folders.node_local else { return Ok(()) };
     let files = local.files(under_way, folders.placement.rank);
     let files = all_ok(comm, files.map_err(JobError::into_finish_error), code)?;
     collect_into_shard(comm, folders, brief, &files, code)?;
@@ -243,7 +243,7 @@ fn collect_node_files(
 
 /// Local. The same of rank 0's node, where no others are there any more. Nothing is removed: who is lost may be at work.
 pub(crate) fn collect_root_shards(folders: &ShardFolders, brief: &RunPlan) -> Result<(), JobError> {
-    let Some(local) = &folders.local else { return Ok(()) };
+    let Some(local) = &folders.node_local else { return Ok(()) };
     let code = |_: &JobError| 0; // nobody else hears it
     collect_into_shard(&mut SoloComm::new(), folders, brief, &shards::list(&local.shards)?, code)
 }
@@ -271,7 +271,7 @@ fn collect_into_shard(
     let began = std::time::Instant::now();
     let file = (comm.rank() == 0).then(|| CollectedShard::begin(folders, brief)).transpose();
     let mut file = all_ok(comm, file.map_err(JobError::into_finish_error), code)?;
-    let brought = gather_in_order(comm, lines, rows, ROUND, &mut file);
+    let brought = gather_in_order(comm, lines, rows, GATHER_ROUND_BYTES, &mut file);
     all_ok(comm, brought.map_err(JobError::into_finish_error), code)?;
     let finished = file.map_or(Ok(0), CollectedShard::finish_file);
     let lines = all_ok(comm, finished.map_err(|it| JobError::from(it).into_finish_error()), code)?;
@@ -289,19 +289,19 @@ fn collect_into_shard(
 struct CollectedShard {
     file: OutputFile,
     /// What is there without it.
-    existing: Standing,
+    existing: CompletionState,
     lines: u64,
 }
 
 impl CollectedShard {
     fn begin(folders: &ShardFolders, brief: &RunPlan) -> Result<Self, JobError> {
         let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
-        let there = Standing::from_folder(&folders.run_folder, rows, fingerprint)?;
+        let there = CompletionState::from_folder(&folders.run_folder, rows, fingerprint)?;
         let (place, header) = folders.next_free_file(brief);
-        let mut file = OutputFile::create(&place, Format::Jsonl)?;
+        let mut file = OutputFile::create(&place, AnswerFormat::Jsonl)?;
         let mut first = serde_json::to_vec(&header).unwrap_or_default();
         first.push(b'\n');
-        file.answer(&first)?;
+        file.write_answer(&first)?;
         Ok(Self { file, existing: there, lines: 0 })
     }
 
@@ -315,13 +315,13 @@ impl CollectedShard {
 }
 
 impl LineSink for Option<CollectedShard> {
-    fn take(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
+    fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
         // Brought home before, by a start that was killed before it could remove it. (A failure may be another than before.)
         let Some(it) = self.as_mut().filter(|it| !it.existing.is_answered(index)) else {
             return Ok(());
         };
         it.lines += 1;
-        it.file.answer(line)
+        it.file.write_answer(line)
     }
 }
 
@@ -344,12 +344,12 @@ mod tests {
     use super::*;
     use crate::{
         input::{InputRules, InputSource},
-        site::Node,
+        site::NodeInfo,
     };
 
     const ROWS: u64 = 30;
 
-    fn brief(run: &Path, local: &Path, start: u32) -> RunPlan {
+    fn run_plan(run: &Path, local: &Path, start: u32) -> RunPlan {
         let source = InputSource {
             files: Vec::new(),
             rows: ROWS,
@@ -374,14 +374,14 @@ mod tests {
     }
 
     fn place() -> Place {
-        let node = Node { host: "n".into(), addresses: Vec::new() };
+        let node = NodeInfo { host: "n".into(), addresses: Vec::new() };
         Place { rank: 0, node, local_rank: 0, local_size: 1 }
     }
 
     /// Shard files with these outcomes, one a rank.
     fn write(folder: &Path, start: u32, files: &[Vec<(u64, bool)>]) {
         for (rank, told) in files.iter().enumerate() {
-            let header = Header::new(start, rank, "n", "f");
+            let header = ShardHeader::new(start, rank, "n", "f");
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
             for (index, success) in told {
                 let error = if *success { "null" } else { r#"{"kind":"too_long"}"# };
@@ -392,8 +392,8 @@ mod tests {
         }
     }
 
-    fn counts(folder: &Path) -> crate::output::Counts {
-        Standing::from_folder(folder, ROWS, "f").expect("read").counts(ROWS)
+    fn counts(folder: &Path) -> crate::output::PromptCounts {
+        CompletionState::from_folder(folder, ROWS, "f").expect("read").counts(ROWS)
     }
 
     fn any_files() -> impl Strategy<Value = Vec<Vec<(u64, bool)>>> {
@@ -421,9 +421,9 @@ mod tests {
                 // A start has one file a rank, and there is one rank.
                 write(&it.join(SHARDS_FOLDER), 3, own.get(..1).unwrap_or_default());
             }
-            let brief = brief(&run, &local, 3);
+            let brief = run_plan(&run, &local, 3);
             let comm = &mut SoloComm::new();
-            let folders = ShardFolders::agreed(comm, &brief, &place(), |_| 1).expect("agreed");
+            let folders = ShardFolders::create_folders(comm, &brief, &place(), |_| 1).expect("agreed");
             if killed {
                 // Brought home by a start that did not live to remove it.
                 collect_root_shards(&folders, &brief).expect("home");
@@ -465,9 +465,9 @@ mod tests {
         std::fs::create_dir_all(local.join(SHARDS_FOLDER)).expect("made");
         write(&local.join(SHARDS_FOLDER), 1, &[vec![(0, true)]]);
         // There is no folder to bring it to.
-        let brief = brief(&run, &local, 2);
-        let folders =
-            ShardFolders::agreed(&mut SoloComm::new(), &brief, &place(), |_| 1).expect("agreed");
+        let brief = run_plan(&run, &local, 2);
+        let folders = ShardFolders::create_folders(&mut SoloComm::new(), &brief, &place(), |_| 1)
+            .expect("agreed");
         let error = collect_local_shards(&mut SoloComm::new(), &folders, &brief, |_| 1)
             .expect_err("no home");
         assert!(matches!(error, JobError::FinishFailed(_)), "{error}");

@@ -16,17 +16,17 @@ use super::local_shards::ShardFolders;
 use crate::job::{JobError, setup::run_plan::RunPlan};
 use crate::{
     comm::{Comm, MessageTag, PollBackoff, TypedComm},
-    output::{Format, OutputFile},
-    shards::Header,
+    output::{AnswerFormat, OutputFile},
+    shards::ShardHeader,
 };
 
 /// Bytes at a time, about.
-const PIECE: u64 = 8 << 20;
+const CHUNK_BYTES: u64 = 8 << 20;
 /// A rank that gives no word for so long is lost as well.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Rank 0: what all ranks but these hold.
-pub(crate) fn collect(
+pub(crate) fn recover_shards(
     comm: &mut dyn Comm,
     lost: &[usize],
     folders: &ShardFolders,
@@ -36,7 +36,7 @@ pub(crate) fn collect(
         return;
     }
     for rank in (1..comm.size()).filter(|rank| !lost.contains(rank)) {
-        match fetch(comm, rank, folders, brief) {
+        match fetch_shard(comm, rank, folders, brief) {
             Ok(0) => {}
             Ok(bytes) => info!(rank, bytes, "what this rank kept on its node is brought home"),
             Err(error) => warn!(rank, "what this rank keeps on its node stays there: {error}"),
@@ -45,28 +45,29 @@ pub(crate) fn collect(
 }
 
 /// The other ranks: gives what it has, as often as it is asked, for so long.
-pub(crate) fn give(
+pub(crate) fn serve_own_shard(
     comm: &mut dyn Comm,
     folders: &ShardFolders,
     brief: &RunPlan,
     longest: Duration,
 ) {
     let rank = comm.rank();
-    let own = folders.own().join(Header::new(brief.start, rank, "", "").file_name());
+    let own = folders.own().join(ShardHeader::new(brief.start, rank, "", "").file_name());
     let (end, mut nap) = (Instant::now() + longest, PollBackoff::for_long_wait());
     while Instant::now() < end {
-        if let Ok(Some((_, from))) = comm.try_receive_value::<u64>(Some(0), MessageTag::Home) {
+        if let Ok(Some((_, from))) = comm.try_receive_value::<u64>(Some(0), MessageTag::LocalShards)
+        {
             // What cannot be read comes to its end: rank 0 has what was read before.
-            let piece = read_chunk(&own, from, PIECE).unwrap_or_else(|error| {
+            let piece = read_chunk(&own, from, CHUNK_BYTES).unwrap_or_else(|error| {
                 warn!("{} cannot be read: {error}", own.display());
                 Vec::new()
             });
-            if let Err(error) = comm.send(0, MessageTag::Home, piece) {
+            if let Err(error) = comm.send_bytes(0, MessageTag::LocalShards, piece) {
                 warn!("{error}");
             }
             nap.reset();
         }
-        if comm.under_way() > 0 {
+        if comm.pending_messages() > 0 {
             nap.reset();
         }
         nap.sleep_next();
@@ -74,7 +75,7 @@ pub(crate) fn give(
 }
 
 /// A rank's file, to a file of its own here. Its bytes.
-fn fetch(
+fn fetch_shard(
     comm: &mut dyn Comm,
     rank: usize,
     folders: &ShardFolders,
@@ -82,7 +83,7 @@ fn fetch(
 ) -> Result<u64, JobError> {
     let (mut file, mut bytes) = (None, 0);
     loop {
-        comm.send_value(rank, MessageTag::Home, &bytes)?;
+        comm.send_value(rank, MessageTag::LocalShards, &bytes)?;
         let piece = receive_chunk(comm, rank).ok_or_else(|| {
             JobError::PreconditionFailed(format!("it has given no word for {REPLY_TIMEOUT:?}"))
         })?;
@@ -91,11 +92,10 @@ fn fetch(
         }
         let output = match &mut file {
             Some(output) => output,
-            None => {
-                file.insert(OutputFile::create(&folders.next_free_file(brief).0, Format::Jsonl)?)
-            }
+            None => file
+                .insert(OutputFile::create(&folders.next_free_file(brief).0, AnswerFormat::Jsonl)?),
         };
-        output.answer(&piece)?;
+        output.write_answer(&piece)?;
         bytes += piece.len() as u64;
     }
     file.map_or(Ok(()), OutputFile::finish)?;
@@ -105,7 +105,7 @@ fn fetch(
 fn receive_chunk(comm: &mut dyn Comm, rank: usize) -> Option<Vec<u8>> {
     let (end, mut nap) = (Instant::now() + REPLY_TIMEOUT, PollBackoff::for_transfer());
     while Instant::now() < end {
-        if let Some(letter) = comm.try_receive(Some(rank), MessageTag::Home) {
+        if let Some(letter) = comm.try_receive(Some(rank), MessageTag::LocalShards) {
             return Some(letter.bytes);
         }
         nap.sleep_next();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::job::{
     Invocation, JobError, JobVerdict,
-    collect::{aggregate::aggregate_file_names, completion::Standing, gather::gather_solo},
+    collect::{aggregate::aggregate_file_names, completion::CompletionState, gather::gather_solo},
     context::resolve_settings,
     resume::preview::preview_run,
     root::open::{answer_format, check_format_writable, row_rules},
@@ -16,9 +16,9 @@ use crate::job::{
 };
 use crate::{
     console::{self, PlanView, PlannedAction},
-    output::{Format, Heartbeat, Manifest, State},
+    output::{AnswerFormat, Heartbeat, Manifest, RunState},
     settings::{AggregateSpec, ResolvedSettings, SettingsError},
-    site::Node,
+    site::NodeInfo,
 };
 
 /// Local. The ordered output again, from the run's shard files.
@@ -29,14 +29,14 @@ pub fn merge_shards(
     run: &str,
     partial: bool,
     to: Option<&str>,
-    format: Option<Format>,
+    format: Option<AnswerFormat>,
     aggregate: Vec<AggregateSpec>,
 ) -> Result<JobVerdict, JobError> {
-    let (folder, mut manifest) = open(run)?;
-    let alive = live_heartbeat(&folder, &Node::this_node().host).is_some();
+    let (folder, mut manifest) = open_run(run)?;
+    let alive = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
     log_uncollected_answers(manifest.away.as_deref(), alive);
     let (standing, lines) =
-        Standing::from_folder_with_index(&folder, manifest.rows, &manifest.fingerprint)?;
+        CompletionState::from_folder_with_index(&folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
     if counts.open > 0 && !partial {
         return Err(JobError::PreconditionFailed(format!(
@@ -72,7 +72,7 @@ pub fn merge_shards(
     gather_solo(lines, &counts, Path::new(&place), &wanted)?;
     if counts.open == 0 && place == own && !alive {
         // A run that was killed while it gathered: this was the last step.
-        manifest.state = State::Finished;
+        manifest.state = RunState::Finished;
         manifest.counts = counts.clone();
         manifest.add_aggregates(&aggregate_file_names(&aggregate, Path::new(&place)));
         manifest.write(&folder)?;
@@ -104,14 +104,14 @@ pub fn plan_run(given: Invocation, inputs: &[String]) -> Result<JobVerdict, JobE
         files: scanned.source.files.len(),
         bytes: scanned.source.files.iter().map(|file| file.size).sum(),
         bad_rows: scanned.bad_rows.len(),
-        data: &scanned.data,
+        data: &scanned.data_columns,
         notes: &scanned.notes,
         first: scanned.first.as_ref(),
         format: answer_format(&settings, &scanned.source),
         sampling: settings.sampling_params().json(),
         settings: serde_json::to_value(&settings).unwrap_or_default(),
         origins: &origins,
-        outlook: &outlook,
+        action: &outlook,
     };
     console::print_stdout(&view.to_string());
     Ok(if matches!(outlook, PlannedAction::Refused(_)) {
@@ -133,7 +133,7 @@ pub(crate) fn log_uncollected_answers(away: Option<&str>, alive: bool) {
 }
 
 /// A run by its output's name or its folder's.
-pub(crate) fn open(run: &str) -> Result<(PathBuf, Manifest), JobError> {
+pub(crate) fn open_run(run: &str) -> Result<(PathBuf, Manifest), JobError> {
     let folder = resolve_run_folder(run);
     match Manifest::read(&folder)? {
         Some(manifest) => Ok((folder, manifest)),

@@ -10,27 +10,30 @@ use std::{
 use super::offline::{log_uncollected_answers, no_run_error, resolve_run_folder};
 use crate::job::{
     JobError, JobVerdict,
-    collect::completion::Standing,
+    collect::completion::CompletionState,
     setup::run_plan::{live_heartbeat, run_folder},
     tree_reduce::level::LevelFiles,
 };
 use crate::{
     console::{self, StatusView},
-    output::{Counts, Heartbeat, Manifest, Pace, Phase, RunActivity, State, unix_seconds},
-    site::Node,
+    output::{
+        Heartbeat, Manifest, PromptCounts, RecentThroughput, RunActivity, RunPhase, RunState,
+        unix_seconds,
+    },
+    site::NodeInfo,
 };
 
 /// How often a run that is followed is looked at, and how long it is waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowOptions {
     /// Between two looks.
-    pub every: Duration,
+    pub interval: Duration,
     /// For a run that has not begun.
-    pub wait: Duration,
+    pub start_timeout: Duration,
 }
 
 /// Files that cannot be read so many times in a row are no accident of the moment.
-const PATIENCE: u32 = 3;
+const MAX_READ_FAILURES: u32 = 3;
 /// However often somebody wants to look: the files are on a file system that others use.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -58,31 +61,31 @@ pub fn follow_status(
     verify: bool,
     pursuit: FollowOptions,
 ) -> Result<JobVerdict, JobError> {
-    let every = pursuit.every.max(MIN_INTERVAL);
+    let every = pursuit.interval.max(MIN_INTERVAL);
     let mut screen = console::StatusFollower::new(json);
-    let begun = wait_for_run(run, every, pursuit.wait)?;
+    let begun = wait_for_run(run, every, pursuit.start_timeout)?;
     let folder = resolve_run_folder(run);
     let (mut view, mut failures, mut ended) = (begun, 0, 0);
     loop {
         // Lost is believed when it is seen twice: a look may fall between two files, or on an old copy of one.
         ended = if view.state.is_active() { 0 } else { ended + 1 };
-        if ended > 0 && (view.state != Phase::Lost || ended > 1) {
+        if ended > 0 && (view.state != RunPhase::Lost || ended > 1) {
             break;
         }
-        if ended == 0 && !screen.show(&view) {
+        if ended == 0 && !screen.show_update(&view) {
             return Ok(status_verdict(&view));
         }
         std::thread::sleep(every);
         match look(&folder) {
             Ok(Some(seen)) => (view, failures) = (seen, 0),
-            Ok(None) | Err(_) if failures < PATIENCE => failures += 1,
+            Ok(None) | Err(_) if failures < MAX_READ_FAILURES => failures += 1,
             Ok(None) => return Err(no_run_error(&folder)),
             Err(error) => return Err(error),
         }
     }
     let view = verify_counts(&folder, view, verify)?;
     log_uncollected_answers(view.away.as_deref(), view.state.is_active());
-    screen.show(&view);
+    screen.show_update(&view);
     screen.end(&view);
     Ok(status_verdict(&view))
 }
@@ -103,7 +106,7 @@ fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView
             console::say(&format!(
                 "there is no run in {} yet: it is waited for, for {}",
                 folder.display(),
-                crate::settings::HumanDuration::millis(wait.as_millis() as u64)
+                crate::settings::HumanDuration::from_millis(wait.as_millis() as u64)
             ));
         }
         std::thread::sleep(every.min(wait));
@@ -112,18 +115,18 @@ fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView
 
 /// What the files say, if there are any.
 fn look(folder: &Path) -> Result<Option<StatusView>, JobError> {
-    let host = Node::this_node().host;
+    let host = NodeInfo::this_node().host;
     // The heartbeat first: it goes away after the manifest says that the run has ended.
     let look = || {
         let beat = live_heartbeat(folder, &host);
         Ok::<_, JobError>(Manifest::read(folder)?.map_or_else(
             || beat.as_ref().map(|beat| starting_view(folder, beat)),
-            |manifest| Some(view(folder, manifest, beat.as_ref())),
+            |manifest| Some(status_view(folder, manifest, beat.as_ref())),
         ))
     };
     match look()? {
         // A start may have come to life between the two files.
-        Some(it) if it.state == Phase::Lost => look(),
+        Some(it) if it.state == RunPhase::Lost => look(),
         seen => Ok(seen),
     }
 }
@@ -133,22 +136,22 @@ fn starting_view(folder: &Path, beat: &Heartbeat) -> StatusView {
     let mut manifest = Manifest::begin("", 0, "");
     manifest.starts = beat.start;
     manifest.written = unix_seconds();
-    StatusView { state: Phase::Begins, ..view(folder, manifest, Some(beat)) }
+    StatusView { state: RunPhase::Begins, ..status_view(folder, manifest, Some(beat)) }
 }
 
-fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusView {
+fn status_view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusView {
     let state = match (beat, manifest.state) {
-        (Some(_), _) => Phase::Running,
-        (None, State::Running) => Phase::Lost,
-        (None, State::Stopped) => Phase::Stopped,
-        (None, State::Finished) => Phase::Finished,
+        (Some(_), _) => RunPhase::Running,
+        (None, RunState::Running) => RunPhase::Lost,
+        (None, RunState::Stopped) => RunPhase::Stopped,
+        (None, RunState::Finished) => RunPhase::Finished,
     };
     let start = beat.map_or(manifest.starts, |beat| beat.start.max(manifest.starts));
     // Between carrying answers over and beginning, a start has no number of its own yet.
     let carries = beat.is_some() && start > 1 && start == manifest.first_valid_start();
     let starts = manifest.count_starts_until(if carries { start + 1 } else { start });
     let asks = beat.is_some_and(|beat| beat.doing == RunActivity::Asking);
-    let pace = asks.then(|| Pace::over_last_minute(folder, start)).flatten();
+    let pace = asks.then(|| RecentThroughput::over_last_minute(folder, start)).flatten();
     let rate = pace.map(|pace| pace.prompts_per_s);
     let left = rate.filter(|rate| *rate > 0.0).map(|rate| manifest.counts.open as f64 / rate);
     StatusView {
@@ -176,7 +179,7 @@ fn view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> StatusVi
         seconds: manifest.seconds,
         requests: manifest.requests,
         written_s_ago: unix_seconds().saturating_sub(manifest.written),
-        heartbeat_s_ago: beat.map(Heartbeat::age),
+        heartbeat_s_ago: beat.map(Heartbeat::age_s),
     }
 }
 
@@ -186,34 +189,34 @@ fn verify_counts(
     mut view: StatusView,
     verify: bool,
 ) -> Result<StatusView, JobError> {
-    let behind = matches!(view.state, Phase::Running | Phase::Lost);
-    if view.state == Phase::Begins || !(verify || view.state == Phase::Lost) {
+    let behind = matches!(view.state, RunPhase::Running | RunPhase::Lost);
+    if view.state == RunPhase::Begins || !(verify || view.state == RunPhase::Lost) {
         return Ok(view);
     }
     let Some(manifest) = Manifest::read(folder)? else { return Ok(view) };
-    let standing = Standing::from_folder(folder, manifest.rows, &manifest.fingerprint)?;
+    let standing = CompletionState::from_folder(folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.counts(manifest.rows);
     if !behind && manifest.away.is_none() && counts != manifest.counts {
         return Err(JobError::PreconditionFailed(format!(
             "the manifest of {} counts {}, and its shard files hold {}: a file is damaged or missing. The same run command \
              asks again what is missing",
             folder.display(),
-            words(&manifest.counts),
-            words(&counts)
+            describe_counts(&manifest.counts),
+            describe_counts(&counts)
         )));
     }
     view.counts = counts;
     Ok(view)
 }
 
-fn words(counts: &Counts) -> String {
+fn describe_counts(counts: &PromptCounts) -> String {
     format!("{} answered and {} failed", counts.answered, counts.failed)
 }
 
 fn status_verdict(view: &StatusView) -> JobVerdict {
     match &view.counts {
         // Everything answered and not yet gathered is not the end: the same command finishes it.
-        it if it.open > 0 || view.state != Phase::Finished => JobVerdict::PromptsOpen,
+        it if it.open > 0 || view.state != RunPhase::Finished => JobVerdict::PromptsOpen,
         it if it.failed > 0 => JobVerdict::SomeFailed,
         _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => {
             JobVerdict::SomeFailed
@@ -226,7 +229,7 @@ fn status_verdict(view: &StatusView) -> JobVerdict {
 fn describe_levels(folder: &Path, leaves: &StatusView) -> String {
     let Some(tree) = &leaves.reduce else { return String::new() };
     let mut lines = match leaves.state {
-        Phase::Finished => console::reduce_summary_line(tree, &leaves.output),
+        RunPhase::Finished => console::reduce_summary_line(tree, &leaves.output),
         _ => format!(
             "these are the leaves; the tree is at level {} of {}\n",
             tree.level, tree.levels

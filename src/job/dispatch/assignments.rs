@@ -40,7 +40,7 @@ const SPECULATION_COST_DIVISOR: u32 = 20;
 impl Assignments {
     /// Of the rows that this order names, for so many ranks.
     pub(crate) fn new(order: WorkOrder, table: RowTable, ranks: usize) -> Self {
-        let ledger = Ledger::new(order.places(), ranks);
+        let ledger = Ledger::new(order.place_count(), ranks);
         let stand = vec![RankDemand::default(); ranks];
         let (began, next_copies) = (Instant::now(), Duration::ZERO);
         Self {
@@ -154,7 +154,7 @@ impl Assignments {
 
     /// Ranks that nobody has heard of for so long; what they had is for others.
     pub(crate) fn expire_silent(&mut self, silence: Duration) -> Vec<usize> {
-        let lost = self.ledger.silent(silence, self.started_at.elapsed());
+        let lost = self.ledger.expire_silent_ranks(silence, self.started_at.elapsed());
         for &rank in &lost {
             self.rank_demand[rank] = RankDemand::default();
         }
@@ -192,7 +192,7 @@ impl Assignments {
         if want == 0 {
             return None;
         }
-        let spans = self.ledger.grant(rank, want, self.started_at.elapsed());
+        let spans = self.ledger.grant_leases(rank, want, self.started_at.elapsed());
         let lease = self.lease_for_spans(&spans)?;
         self.rank_demand[rank] = RankDemand::default();
         Some(lease)
@@ -207,7 +207,7 @@ impl Assignments {
         if idle.is_empty() {
             return Vec::new();
         }
-        let mut copied = self.ledger.copy(&idle, self.started_at.elapsed());
+        let mut copied = self.ledger.grant_speculative_copies(&idle, self.started_at.elapsed());
         copied.sort_unstable();
         let mut leases = Vec::new();
         for its in copied.chunk_by(|one, other| one.0 == other.0) {
@@ -225,7 +225,7 @@ impl Assignments {
         let stretches: Vec<_> =
             rows.flat_map(|rows| split_stretches(&self.table, rows.start, rows.end)).collect();
         let places = spans.iter().map(|span| (span.start, span.end - span.start)).collect();
-        let lease = WorkLease { places, rows: input::Lease { stretches, text: None } };
+        let lease = WorkLease { places, rows: input::Lease { ranges: stretches, text: None } };
         (lease.prompt_count() > 0).then_some(lease)
     }
 }

@@ -20,8 +20,8 @@ use crate::{
     comm::{Mailbox, MailboxEvent, MessageTag, TypedComm},
     console::ProgressView,
     domain::{FailureKind, Merge, Timeline},
-    engine::{Ended, EngineProgress},
-    output::Counts,
+    engine::{EngineExit, EngineProgress},
+    output::PromptCounts,
     settings::Settings,
 };
 
@@ -41,16 +41,16 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// Rank 0's side.
 pub(crate) struct Coordinator<'c, 'r> {
     mailbox: Mailbox<'c, LocalEvent>,
-    hand: LeaseClient,
+    lease_client: LeaseClient,
     pub(crate) assignments: Assignments,
     pub(crate) ranks: Vec<RankState>,
     /// So many of them have ended their work.
-    ended: usize,
+    ended_count: usize,
     pub(crate) root: &'r mut RootRun,
     progress_view: ProgressView,
     /// Reads rows for ranks that cannot open the input.
     text_fetcher: Option<mpsc::Sender<(usize, WorkLease)>>,
-    counts_before: Counts,
+    counts_before: PromptCounts,
     /// Something was answered, if not now then before.
     pub(crate) any_answered: bool,
     rank_silence: Duration,
@@ -106,10 +106,10 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         let done = before.submitted.saturating_sub(book.open_count());
         Self {
             mailbox: post,
-            hand,
+            lease_client: hand,
             assignments: book,
             ranks: up.iter().enumerate().map(heard).collect(),
-            ended: 0,
+            ended_count: 0,
             progress_view: ProgressView::new(
                 settings.progress,
                 up.len(),
@@ -121,8 +121,8 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             text_fetcher: fetch,
             any_answered: before.answered > 0,
             counts_before: before,
-            rank_silence: settings.rank_silence.get(),
-            ready_timeout: settings.ready_timeout.get(),
+            rank_silence: settings.rank_silence.to_duration(),
+            ready_timeout: settings.ready_timeout.to_duration(),
             no_endpoint_since: None,
             deadline: limit,
             drain_until: None,
@@ -139,37 +139,37 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         // At once as well: a pace has two ends.
         let mut manifest = Instant::now();
         let over = loop {
-            match self.mailbox.wait(self.hand.next_report_time().min(look)) {
+            match self.mailbox.wait(self.lease_client.next_report_time().min(look)) {
                 MailboxEvent::Word(LocalEvent::TextFetched(rank, lease)) => {
                     self.on_text_fetched(rank, lease)
                 }
-                MailboxEvent::Word(said) => self.hand.on_local_event(said),
+                MailboxEvent::Word(said) => self.lease_client.on_local_event(said),
                 MailboxEvent::Message(letter) => {
                     if let Some(message) = decode_message(&letter) {
-                        self.heard(letter.from, message);
+                        self.on_message(letter.from, message);
                     }
                 }
                 MailboxEvent::TimedOut => {}
             }
             let now = Instant::now();
-            for message in self.hand.take_due_messages(now) {
-                self.heard(0, message);
+            for message in self.lease_client.take_due_messages(now) {
+                self.on_message(0, message);
             }
-            if self.hand.is_shutdown_forced() {
+            if self.lease_client.is_shutdown_forced() {
                 self.root.mark_stopped();
                 self.mailbox.comm_mut().abort(crate::job::EXIT_STOPPED_EARLY);
             }
             if self.assignments.open_count() == 0 {
                 self.stop_all_ranks("every prompt has its outcome");
             }
-            if self.ended == self.ranks.len() {
+            if self.ended_count == self.ranks.len() {
                 break WorkEnd::AllRanksEnded;
             }
             if now < look {
                 continue;
             }
             look = now + TICK_INTERVAL;
-            self.look();
+            self.run_tick();
             if now >= show {
                 show = now + PROGRESS_INTERVAL;
                 let progress = self.total_progress();
@@ -194,7 +194,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             }
         };
         self.end(over);
-        (over, self.hand)
+        (over, self.lease_client)
     }
 
     fn end(&mut self, over: WorkEnd) {
@@ -206,7 +206,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             .collect();
         // Gathering may take long, and who looks meanwhile shall see that all is answered.
         self.root.record_progress(&self.counts_before, &progress, lost.len());
-        self.root.watched(&std::mem::take(&mut self.timeline), self.started_at);
+        self.root.save_timeline(&std::mem::take(&mut self.timeline), self.started_at);
         self.root.add_tally(progress.tally);
         self.root.set_lost_ranks(&lost);
         self.root.expect_open(self.assignments.open_count());
@@ -220,7 +220,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
     }
 
     /// All that depends on time.
-    fn look(&mut self) {
+    fn run_tick(&mut self) {
         // Who was away (stopped, swapped out) is rank 0 itself: the others' letters are still to be read.
         let away = self.last_tick.elapsed() > self.rank_silence / 2;
         self.last_tick = Instant::now();
@@ -273,7 +273,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         }
     }
 
-    fn heard(&mut self, from: usize, message: DispatchMessage) {
+    fn on_message(&mut self, from: usize, message: DispatchMessage) {
         let heard = &mut self.ranks[from];
         self.assignments.touch_rank(from);
         if std::mem::take(&mut heard.lost) && !heard.ended {
@@ -281,21 +281,21 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             self.send_to(from, DispatchMessage::Revoke);
         }
         match message {
-            DispatchMessage::Report(report) => self.reported(from, report),
+            DispatchMessage::Report(report) => self.on_report(from, report),
             DispatchMessage::EndpointTimeline(timeline) => self.timeline.merge(timeline),
             DispatchMessage::EngineEnded(ended, tally) => {
                 let heard = &mut self.ranks[from];
                 heard.progress = EngineProgress { tally, in_flight: 0, endpoints_up: 0 };
-                self.ended += usize::from(!std::mem::replace(&mut heard.ended, true));
+                self.ended_count += usize::from(!std::mem::replace(&mut heard.ended, true));
                 self.assignments.deregister_rank(from);
-                if !matches!(ended, Ended::Finished | Ended::Stopped) {
+                if !matches!(ended, EngineExit::Finished | EngineExit::Stopped) {
                     warn!(
                         rank = from,
                         "this rank has ended its work before all was done: {ended:?}"
                     );
                 }
             }
-            DispatchMessage::AllAlike(count, words) => {
+            DispatchMessage::UniformFailures(count, words) => {
                 self.ranks[from].uniform_failures = Some((count, words, false));
             }
             DispatchMessage::ShutdownRequested(ask) => {
@@ -313,11 +313,11 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         }
     }
 
-    fn reported(&mut self, from: usize, report: WorkerReport) {
+    fn on_report(&mut self, from: usize, report: WorkerReport) {
         let WorkerReport {
             progress,
             settled,
-            back,
+            returned: back,
             prompts_wanted: want,
             idle_capacity: idle,
             typical_latency: usual,
@@ -436,7 +436,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             self.ranks[rank].told_exhausted = grant.exhausted;
         }
         if rank == 0 {
-            self.hand.on_message(message);
+            self.lease_client.on_message(message);
             return true;
         }
         let sent = self.mailbox.comm_mut().send_value(rank, MessageTag::Job, &message);

@@ -15,7 +15,7 @@ use tracing::{error, warn};
 use super::protocol::{DispatchMessage, LeaseGrant, WorkLease, WorkerReport, compress_runs};
 use crate::{
     domain::Tally,
-    engine::{Ended, EngineBacklog, EngineHandle, EngineProgress, Word},
+    engine::{EngineBacklog, EngineEvent, EngineExit, EngineHandle, EngineProgress},
     input,
     ledger::{apart, target_backlog},
     site::Ask,
@@ -24,7 +24,7 @@ use crate::{
 /// What a rank's other threads say to its main thread.
 pub(crate) enum LocalEvent {
     /// The engine.
-    Engine(Word),
+    Engine(EngineEvent),
     /// The outcomes of these rows are in the shard file.
     RowsWritten(Vec<u64>),
     /// Somebody asks this process to end.
@@ -43,21 +43,21 @@ pub(crate) struct LeaseClient {
     /// Prompts given to the engine in all.
     prompts_given: u64,
     settled: Vec<u64>,
-    back: Vec<u64>,
+    returned: Vec<u64>,
     progress: EngineProgress,
     backlog: EngineBacklog,
     /// What rank 0 said last.
     exhausted: bool,
     seconds_left: Option<f64>,
     /// It asked for prompts and has not got any since.
-    asked: bool,
+    awaiting_grant: bool,
     /// How often somebody asked this process to end.
     shutdown_requests: u32,
     reported_idle: u64,
     reported_up: bool,
     reported_answered: bool,
     /// To be sent as they are.
-    letters: Vec<DispatchMessage>,
+    outbox: Vec<DispatchMessage>,
     schedule: ReportSchedule,
     /// The next report, and the next at the soonest.
     next_report: Instant,
@@ -72,7 +72,7 @@ pub(crate) struct ReportSchedule {
     /// Letters are no closer together: rank 0 reads those of all ranks.
     pub(crate) min_interval: Duration,
     /// The first is sent after so long, so that not all are at once.
-    first: Duration,
+    first_delay: Duration,
 }
 
 impl ReportSchedule {
@@ -83,7 +83,7 @@ impl ReportSchedule {
         let every = Duration::from_secs(if ranks == 1 { 1 } else { 5 });
         let every = every.max(apart).min(silence / 4);
         let first = every.mul_f64((rank + 1) as f64 / ranks.max(1) as f64);
-        Self { max_interval: every, min_interval: apart, first }
+        Self { max_interval: every, min_interval: apart, first_delay: first }
     }
 }
 
@@ -101,19 +101,19 @@ impl LeaseClient {
             place_of_row: HashMap::new(),
             prompts_given: 0,
             settled: Vec::new(),
-            back: Vec::new(),
+            returned: Vec::new(),
             progress: EngineProgress::default(),
             backlog: EngineBacklog::default(),
             exhausted: false,
             seconds_left: None,
-            asked: false,
+            awaiting_grant: false,
             shutdown_requests: 0,
             reported_idle: 0,
             reported_up: false,
             reported_answered: false,
-            letters: Vec::new(),
+            outbox: Vec::new(),
             schedule: rhythm,
-            next_report: now + rhythm.first,
+            next_report: now + rhythm.first_delay,
             earliest_report: now,
         }
     }
@@ -130,25 +130,27 @@ impl LeaseClient {
     /// A thread of this rank has said something.
     pub(crate) fn on_local_event(&mut self, said: LocalEvent) {
         match said {
-            LocalEvent::Engine(Word::Progress(progress)) => self.progress = progress,
-            LocalEvent::Engine(Word::InHand(in_hand)) => self.backlog = in_hand,
-            LocalEvent::Engine(Word::PromptsReturned(rows)) => {
+            LocalEvent::Engine(EngineEvent::Progress(progress)) => self.progress = progress,
+            LocalEvent::Engine(EngineEvent::Backlog(in_hand)) => self.backlog = in_hand,
+            LocalEvent::Engine(EngineEvent::PromptsReturned(rows)) => {
                 self.backlog.queued_count = 0;
-                self.back.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
+                self.returned.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
             }
-            LocalEvent::Engine(Word::AllAlike(count, words)) => {
-                self.letters.push(DispatchMessage::AllAlike(count, words));
+            LocalEvent::Engine(EngineEvent::AllAlike(count, words)) => {
+                self.outbox.push(DispatchMessage::UniformFailures(count, words));
             }
-            LocalEvent::Engine(Word::Watched(timeline)) => {
-                self.letters.push(DispatchMessage::EndpointTimeline(timeline))
+            LocalEvent::Engine(EngineEvent::TimelineRecorded(timeline)) => {
+                self.outbox.push(DispatchMessage::EndpointTimeline(timeline))
             }
-            LocalEvent::Engine(Word::Ended(ended, tally)) => self.on_engine_end(ended, tally),
+            LocalEvent::Engine(EngineEvent::Ended(ended, tally)) => {
+                self.on_engine_end(ended, tally)
+            }
             LocalEvent::RowsWritten(rows) => {
                 self.settled.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
             }
             LocalEvent::ShutdownRequested(ask) => {
                 self.shutdown_requests += 1;
-                self.letters.push(DispatchMessage::ShutdownRequested(ask));
+                self.outbox.push(DispatchMessage::ShutdownRequested(ask));
             }
             LocalEvent::TextFetched(rank, _) => {
                 warn!(rank, "text for a lease, which only rank 0 sends")
@@ -168,10 +170,10 @@ impl LeaseClient {
             }
             DispatchMessage::Revoke => {
                 let given = self.prompts_given;
-                self.with_engine(|engine| engine.give_back(given));
+                self.with_engine(|engine| engine.revoke_unsent(given));
             }
             DispatchMessage::Proceed => self.with_engine(EngineHandle::go_on),
-            DispatchMessage::KeepHolding => self.with_engine(EngineHandle::further),
+            DispatchMessage::KeepHolding => self.with_engine(EngineHandle::keep_holding),
             DispatchMessage::Drain => {
                 self.exhausted = true;
                 self.with_engine(EngineHandle::drain);
@@ -181,7 +183,7 @@ impl LeaseClient {
             DispatchMessage::Report(_)
             | DispatchMessage::EndpointTimeline(_)
             | DispatchMessage::EngineEnded(..)
-            | DispatchMessage::AllAlike(..)
+            | DispatchMessage::UniformFailures(..)
             | DispatchMessage::ShutdownRequested(_) => {
                 warn!("a letter that only rank 0 reads");
             }
@@ -192,18 +194,18 @@ impl LeaseClient {
     pub(crate) fn take_due_messages(&mut self, now: Instant) -> Vec<DispatchMessage> {
         let mut letters = Vec::new();
         // What was done is told before that it is over.
-        if now >= self.next_report_time() || !self.letters.is_empty() {
+        if now >= self.next_report_time() || !self.outbox.is_empty() {
             (self.next_report, self.earliest_report) =
                 (now + self.schedule.max_interval, now + self.schedule.min_interval);
             letters.push(DispatchMessage::Report(self.build_report()));
         }
-        letters.append(&mut self.letters);
+        letters.append(&mut self.outbox);
         letters
     }
 
     /// Has it asked for something that it needs soon, or is the end near? Then letters are looked for often.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.asked || self.exhausted
+        self.awaiting_grant || self.exhausted
     }
 
     /// Was this process asked to end more than once? Then nothing is waited for any more.
@@ -230,7 +232,7 @@ impl LeaseClient {
         let LeaseGrant { lease, exhausted: ending, seconds_left: left } = grant;
         let has_more = lease.is_some();
         if let Some(lease) = lease {
-            self.asked = false;
+            self.awaiting_grant = false;
             let places: Vec<(u64, u64)> = lease.row_places().collect();
             if self.lease_sender.as_ref().is_some_and(|leases| leases.send(lease.rows).is_ok()) {
                 self.prompts_given += places.len() as u64;
@@ -238,7 +240,7 @@ impl LeaseClient {
             } else {
                 // The reader has met its end, and the engine will: it needs nothing more.
                 self.lease_sender = None;
-                self.back.extend(places.into_iter().map(|(_, place)| place));
+                self.returned.extend(places.into_iter().map(|(_, place)| place));
             }
         }
         self.seconds_left = left;
@@ -249,45 +251,45 @@ impl LeaseClient {
         }
     }
 
-    fn on_engine_end(&mut self, ended: Ended, tally: Tally) {
+    fn on_engine_end(&mut self, ended: EngineExit, tally: Tally) {
         match &ended {
-            Ended::Finished | Ended::Stopped | Ended::WriteFailed => {} // the last was told where it happened
-            Ended::Stalled => warn!(
+            EngineExit::Finished | EngineExit::Stopped | EngineExit::WriteFailed => {} // the last was told where it happened
+            EngineExit::Stalled => warn!(
                 "this rank's endpoints do nothing but refuse, for as long as --ready-timeout bears: its prompts go to others"
             ),
-            Ended::ReadFailed(why) => error!("the input cannot be read on: {why}"),
-            Ended::StartFailed(why) => error!("this rank cannot work: {why}"),
+            EngineExit::ReadFailed(why) => error!("the input cannot be read on: {why}"),
+            EngineExit::StartFailed(why) => error!("this rank cannot work: {why}"),
         }
         self.progress = EngineProgress { tally: tally.clone(), in_flight: 0, endpoints_up: 0 };
         self.backlog =
             EngineBacklog { received_count: self.prompts_given, ..EngineBacklog::default() };
-        self.letters.push(DispatchMessage::EngineEnded(ended, tally));
+        self.outbox.push(DispatchMessage::EngineEnded(ended, tally));
     }
 
     fn is_report_urgent(&self) -> bool {
-        let asks = !self.asked && self.prompts_wanted() > 0;
+        let asks = !self.awaiting_grant && self.prompts_wanted() > 0;
         // Where there is ample work, what was done is told with the next question after more.
-        let did = (self.exhausted || self.asked) && !self.settled.is_empty();
-        let idles = self.exhausted && self.backlog.idle != self.reported_idle;
+        let did = (self.exhausted || self.awaiting_grant) && !self.settled.is_empty();
+        let idles = self.exhausted && self.backlog.idle_permits != self.reported_idle;
         // The first answer is news: others may wait to hear whether there is any.
         let answered = self.progress.tally.answered > 0 && !self.reported_answered;
         let turned = (self.progress.endpoints_up > 0) != self.reported_up;
-        asks || did || idles || answered || turned || !self.back.is_empty()
+        asks || did || idles || answered || turned || !self.returned.is_empty()
     }
 
     fn build_report(&mut self) -> WorkerReport {
         let want = self.prompts_wanted();
-        self.asked |= want > 0;
-        self.reported_idle = self.backlog.idle;
+        self.awaiting_grant |= want > 0;
+        self.reported_idle = self.backlog.idle_permits;
         self.reported_up = self.progress.endpoints_up > 0;
         self.reported_answered = self.progress.tally.answered > 0;
         WorkerReport {
             progress: self.progress.clone(),
             settled: compress_runs(std::mem::take(&mut self.settled)),
-            back: compress_runs(std::mem::take(&mut self.back)),
+            returned: compress_runs(std::mem::take(&mut self.returned)),
             prompts_wanted: want,
-            idle_capacity: self.backlog.idle,
-            typical_latency: self.backlog.usual,
+            idle_capacity: self.backlog.idle_permits,
+            typical_latency: self.backlog.p50_latency,
         }
     }
 
@@ -316,7 +318,7 @@ mod tests {
 
     fn grant_message(first: u64, rows: u64, ending: bool) -> DispatchMessage {
         let stretch = RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows_of = input::Lease { stretches: vec![stretch], text: None };
+        let rows_of = input::Lease { ranges: vec![stretch], text: None };
         let lease = WorkLease { places: vec![(first, rows)], rows: rows_of };
         DispatchMessage::Grant(LeaseGrant {
             lease: Some(lease),
@@ -337,8 +339,8 @@ mod tests {
         )
     }
 
-    fn in_hand(taken: u64, waiting: u64) -> LocalEvent {
-        LocalEvent::Engine(Word::InHand(EngineBacklog {
+    fn backlog_event(taken: u64, waiting: u64) -> LocalEvent {
+        LocalEvent::Engine(EngineEvent::Backlog(EngineBacklog {
             received_count: taken,
             queued_count: waiting,
             window_total: 64,
@@ -359,13 +361,13 @@ mod tests {
         let (mut hand, given) = new_client();
         let soon = Instant::now() + Duration::from_millis(50);
         hand.on_message(grant_message(0, 128, false));
-        assert_eq!(given.try_recv().expect("a lease").stretches.len(), 1);
-        hand.on_local_event(in_hand(64, 30));
+        assert_eq!(given.try_recv().expect("a lease").ranges.len(), 1);
+        hand.on_local_event(backlog_event(64, 30));
         assert!(hand.take_due_messages(soon).is_empty(), "30 wait, 64 are on their way in");
-        hand.on_local_event(in_hand(128, 63));
+        hand.on_local_event(backlog_event(128, 63));
         let asked = only_reports(hand.take_due_messages(soon));
         assert_eq!(asked.iter().map(|it| it.prompts_wanted).collect::<Vec<_>>(), [65]);
-        hand.on_local_event(in_hand(128, 10));
+        hand.on_local_event(backlog_event(128, 10));
         assert!(hand.take_due_messages(soon + Duration::from_secs(1)).is_empty(), "it has asked");
         hand.on_message(grant_message(128, 10, false));
         assert_eq!(
@@ -379,7 +381,7 @@ mod tests {
         let (mut hand, _given) = new_client();
         let soon = Instant::now() + Duration::from_millis(50);
         hand.on_message(grant_message(100, 128, false));
-        hand.on_local_event(in_hand(128, 128));
+        hand.on_local_event(backlog_event(128, 128));
         let _ = hand.take_due_messages(soon);
         hand.on_local_event(LocalEvent::RowsWritten(vec![101, 100, 104, 999]));
         let later = soon + Duration::from_secs(1);
@@ -389,9 +391,9 @@ mod tests {
             ..LeaseGrant::default()
         }));
         assert_eq!(only_reports(hand.take_due_messages(later))[0].settled, [(100, 2), (104, 1)]);
-        hand.on_local_event(LocalEvent::Engine(Word::PromptsReturned(vec![105, 100])));
+        hand.on_local_event(LocalEvent::Engine(EngineEvent::PromptsReturned(vec![105, 100])));
         let letters = only_reports(hand.take_due_messages(later + Duration::from_secs(1)));
-        assert_eq!(letters[0].back, [(105, 1)], "100 was settled");
+        assert_eq!(letters[0].returned, [(105, 1)], "100 was settled");
     }
 
     #[test]
@@ -399,7 +401,10 @@ mod tests {
         let (mut hand, _given) = new_client();
         hand.on_message(grant_message(0, 2, true));
         hand.on_local_event(LocalEvent::RowsWritten(vec![0, 1]));
-        hand.on_local_event(LocalEvent::Engine(Word::Ended(Ended::Finished, Tally::default())));
+        hand.on_local_event(LocalEvent::Engine(EngineEvent::Ended(
+            EngineExit::Finished,
+            Tally::default(),
+        )));
         let letters = hand.take_due_messages(Instant::now());
         assert!(
             matches!(&letters[..], [DispatchMessage::Report(it), DispatchMessage::EngineEnded(..)] if it.settled == [(0, 2)])

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::{
-    comm::Letter,
+    comm::RankMessage,
     domain::{Tally, Timeline},
-    engine::{Ended, EngineProgress},
+    engine::{EngineExit, EngineProgress},
     input,
     site::Ask,
 };
@@ -24,9 +24,9 @@ pub(crate) enum DispatchMessage {
     /// To rank 0: what this rank's endpoints did over time, once, before the end. At most 3 KB an endpoint.
     EndpointTimeline(Timeline),
     /// To rank 0: this rank's work has ended.
-    EngineEnded(Ended, Tally),
+    EngineEnded(EngineExit, Tally),
     /// To rank 0: so many first outcomes are all the same failure, with these words; nothing is sent meanwhile.
-    AllAlike(u64, String),
+    UniformFailures(u64, String),
     /// To rank 0: somebody asks this rank to end.
     ShutdownRequested(Ask),
     /// From rank 0.
@@ -66,7 +66,7 @@ pub(crate) struct WorkerReport {
     /// Places whose outcomes are written.
     pub(crate) settled: PlaceRuns,
     /// Places that it will not work on any more.
-    pub(crate) back: PlaceRuns,
+    pub(crate) returned: PlaceRuns,
     /// Prompts that it could use.
     pub(crate) prompts_wanted: u64,
     /// Sequences for which it has room and nothing to send.
@@ -103,13 +103,13 @@ impl WorkLease {
     /// Its first rows, of about `bytes` and at least one, and the places of the others.
     pub(crate) fn split_at_bytes(mut self, bytes: u64) -> (Self, PlaceRuns) {
         let (mut sum, mut rows, mut kept) = (0, 0, 0);
-        for stretch in &self.rows.stretches {
+        for stretch in &self.rows.ranges {
             if kept > 0 && sum + stretch.bytes > bytes {
                 break;
             }
             (sum, rows, kept) = (sum + stretch.bytes, rows + stretch.rows, kept + 1);
         }
-        self.rows.stretches.truncate(kept);
+        self.rows.ranges.truncate(kept);
         let mut rest = PlaceRuns::new();
         let mut left = rows;
         for (from, count) in std::mem::take(&mut self.places) {
@@ -127,7 +127,7 @@ impl WorkLease {
 
     /// Each prompt's row and place.
     pub(crate) fn row_places(&self) -> impl Iterator<Item = (u64, u64)> {
-        let rows = self.rows.stretches.iter().flat_map(|it| it.first..it.first + it.rows);
+        let rows = self.rows.ranges.iter().flat_map(|it| it.first..it.first + it.rows);
         rows.zip(self.places.iter().flat_map(|&(from, count)| from..from + count))
     }
 }
@@ -146,8 +146,8 @@ pub(crate) fn compress_runs(mut places: Vec<u64>) -> PlaceRuns {
 }
 
 /// What a letter says; nothing where it cannot be read.
-pub(crate) fn decode_message(letter: &Letter) -> Option<DispatchMessage> {
-    let message = crate::comm::decode(letter);
+pub(crate) fn decode_message(letter: &RankMessage) -> Option<DispatchMessage> {
+    let message = crate::comm::decode_message(letter);
     message.inspect_err(|error| warn!("{error}")).ok()
 }
 
@@ -165,15 +165,15 @@ mod tests {
     #[test]
     fn a_lease_maps_rows_to_places() {
         let stretch = |first, rows| RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows = input::Lease { stretches: vec![stretch(10, 2), stretch(3, 1)], text: None };
+        let rows = input::Lease { ranges: vec![stretch(10, 2), stretch(3, 1)], text: None };
         let lease = WorkLease { places: vec![(0, 1), (5, 2)], rows };
         assert_eq!(lease.prompt_count(), 3);
         assert_eq!(lease.row_places().collect::<Vec<_>>(), [(10, 0), (11, 5), (3, 6)]);
         let (whole, rest) = lease.clone().split_at_bytes(u64::MAX);
         assert_eq!((whole, rest), (lease.clone(), vec![]));
         let long = |stretch| RowRange { bytes: 100, ..stretch };
-        let stretches = lease.rows.stretches.iter().copied().map(long).collect();
-        let lease = WorkLease { rows: input::Lease { stretches, text: None }, ..lease };
+        let stretches = lease.rows.ranges.iter().copied().map(long).collect();
+        let lease = WorkLease { rows: input::Lease { ranges: stretches, text: None }, ..lease };
         let (first, rest) = lease.split_at_bytes(150);
         assert_eq!(first.row_places().collect::<Vec<_>>(), [(10, 0), (11, 5)]);
         assert_eq!(rest, [(6, 1)]);

@@ -13,7 +13,7 @@ use crate::job::{
     setup::run_plan::RunPlan,
 };
 use crate::{
-    comm::{Comm, RollCall, check_liveness},
+    comm::{Comm, LivenessResult, check_liveness},
     console,
 };
 
@@ -41,21 +41,21 @@ pub(crate) fn sync_or_abort(
 ) -> Result<Option<RootRun>, JobError> {
     let here = match over {
         WorkEnd::AllRanksEnded => check_liveness(comm, ROLL_CALL_TIMEOUT)?,
-        WorkEnd::RanksLost => RollCall::RootSilent,
+        WorkEnd::RanksLost => LivenessResult::RootSilent,
     };
     match (here, root) {
-        (RollCall::AllAlive, root) => Ok(root),
+        (LivenessResult::AllAlive, root) => Ok(root),
         (missing, Some(mut root)) => {
-            if let RollCall::Missing(ranks) = missing {
+            if let LivenessResult::Missing(ranks) = missing {
                 root.set_lost_ranks(&ranks);
             }
-            recover_shards::collect(comm, &root.lost_ranks(), folders, brief);
+            recover_shards::recover_shards(comm, &root.lost_ranks(), folders, brief);
             let code = root
                 .finish_without_lost(brief, folders)
                 .map_err(JobError::into_finish_error)
                 .map_or_else(
                     |error| {
-                        console::complain(&error);
+                        console::print_error(&error);
                         (codes.error)(&error)
                     },
                     codes.verdict,
@@ -64,7 +64,7 @@ pub(crate) fn sync_or_abort(
         }
         (_, None) => {
             // Rank 0 ends it; bounded, in case rank 0 is lost as well.
-            recover_shards::give(comm, folders, brief, MAX_SHUTDOWN_TIME);
+            recover_shards::serve_own_shard(comm, folders, brief, MAX_SHUTDOWN_TIME);
             comm.abort(crate::job::EXIT_STOPPED_EARLY)
         }
     }

@@ -28,15 +28,15 @@ use crate::{
     comm::{Comm, Mailbox},
     domain::{
         EndpointStatus, Failure, FailureKind, Outcome, ProbeResult, Prompt, PromptId, PromptInput,
-        RequestParams, RowHash, Settled, Tally, TimelineSlot,
+        PromptResult, RequestParams, RowHash, Tally, TimelineSlot,
     },
     engine::{
-        self, Ended, Endpoint, EngineHandle, EnginePolicy, EngineSetup, SizeMode, TokenCounting,
-        Word,
+        self, Endpoint, EngineEvent, EngineExit, EngineHandle, EnginePolicy, EngineSetup, SizeMode,
+        TokenCounting,
     },
     input::{self, BadRow, PromptReader},
     settings::{AutoOrCount, Settings, UsageMode},
-    shards::{AnswerLineStyle, Header, ShardWriter, write_answer_line},
+    shards::{AnswerLineStyle, ShardHeader, ShardWriter, write_answer_line},
     site::SignalHandler,
 };
 
@@ -44,7 +44,7 @@ use crate::{
 const MIN_FAIL_FAST_SAMPLE: usize = 8;
 
 /// What a rank begins with.
-pub(crate) struct Start<'r> {
+pub(crate) struct WorkerStart<'r> {
     /// Its endpoints.
     pub(crate) endpoint_statuses: Vec<EndpointStatus>,
     pub(crate) first: LeaseGrant,
@@ -67,7 +67,7 @@ pub(crate) fn run_work_phase(
     common: &JobContext,
     (brief, folders): (&RunPlan, &ShardFolders),
     choice: &ModelSelection,
-    Start { endpoint_statuses: ready, first, coordinator_setup: lead }: Start<'_>,
+    WorkerStart { endpoint_statuses: ready, first, coordinator_setup: lead }: WorkerStart<'_>,
     signals: &SignalHandler,
 ) -> Result<WorkEnd, JobError> {
     let (tell, words) = mpsc::channel();
@@ -76,11 +76,14 @@ pub(crate) fn run_work_phase(
     let engine = begin(common, (brief, folders), choice, ready, leased, bad, tell.clone());
     let engine = engine.unwrap_or_else(|why| {
         // A rank that cannot begin is a value in a report, not an error that leaves the others waiting.
-        let _ =
-            tell.send(LocalEvent::Engine(Word::Ended(Ended::StartFailed(why), Tally::default())));
+        let _ = tell.send(LocalEvent::Engine(EngineEvent::Ended(
+            EngineExit::StartFailed(why),
+            Tally::default(),
+        )));
         None
     });
-    let (rank, size, silence) = (comm.rank(), comm.size(), common.settings.rank_silence.get());
+    let (rank, size, silence) =
+        (comm.rank(), comm.size(), common.settings.rank_silence.to_duration());
     let mut hand =
         LeaseClient::new(engine, Some(leases), ReportSchedule::for_rank(rank, size, silence));
     hand.on_message(DispatchMessage::Grant(first));
@@ -115,13 +118,15 @@ fn begin(
     tell: mpsc::Sender<LocalEvent>,
 ) -> Result<Option<EngineHandle>, String> {
     if ready.is_empty() && bad.is_empty() {
-        let _ = tell.send(LocalEvent::Engine(Word::Ended(Ended::Finished, Tally::default())));
+        let _ = tell
+            .send(LocalEvent::Engine(EngineEvent::Ended(EngineExit::Finished, Tally::default())));
         return Ok(None);
     }
     let JobContext { settings, api_key: key, placement: place, .. } = common;
     // Who has nobody to ask sees no failures.
     let askers = choice.ready_counts.iter().filter(|&&weight| weight > 0).count().max(1);
-    let header = Header::new(brief.start, place.rank, &place.node.host, &brief.source.fingerprint);
+    let header =
+        ShardHeader::new(brief.start, place.rank, &place.node.host, &brief.source.fingerprint);
     let style = AnswerLineStyle {
         echo_prompt: !settings.no_echo,
         model: choice.model.clone(),
@@ -133,7 +138,7 @@ fn begin(
     let mut shard =
         ShardWriter::create(folders.own(), &header, style).map_err(|error| error.to_string())?;
     if !bad.is_empty() {
-        let failed: Vec<Settled> = bad.into_iter().map(bad_row_result).collect();
+        let failed: Vec<PromptResult> = bad.into_iter().map(bad_row_result).collect();
         shard.append(&failed).map_err(|error| error.to_string())?;
         forward_answers(&failed, tap.as_ref());
     }
@@ -155,7 +160,7 @@ fn begin(
         endpoints: (0..).zip(ready).map(endpoint).collect(),
         api_key: key.clone(),
         prompts: PromptReader::new(&brief.source, &brief.rules, leases.into_iter()),
-        sink: move |outcomes: Vec<Settled>| {
+        sink: move |outcomes: Vec<PromptResult>| {
             shard.append(&outcomes).map_err(|error| error.to_string())?;
             forward_answers(&outcomes, tap.as_ref());
             let rows = outcomes.iter().map(|it| it.prompt.index).collect();
@@ -171,7 +176,7 @@ fn begin(
 }
 
 /// Whoever listens gets what is on disk, as it is there.
-fn forward_answers(outcomes: &[Settled], tap: Option<&(AnswerSender, AnswerLineStyle)>) {
+fn forward_answers(outcomes: &[PromptResult], tap: Option<&(AnswerSender, AnswerLineStyle)>) {
     let Some((tap, style)) = tap else { return };
     for settled in outcomes {
         let mut line = Vec::new();
@@ -190,7 +195,7 @@ pub(crate) fn engine_policy(
     Ok(EnginePolicy {
         model: choice.model.clone(),
         text_route: choice.text_route,
-        defaults: settings.sampling_params(),
+        default_params: settings.sampling_params(),
         system_prompt: settings.system.clone(),
         renderer: renderer.map_err(|error| error.to_string())?,
         concurrency: amount_to_size(settings.concurrency),
@@ -199,14 +204,14 @@ pub(crate) fn engine_policy(
         } else {
             amount_to_size(settings.batch_size)
         },
-        max_batch_wait: settings.max_wait.get(),
+        max_batch_wait: settings.max_wait.to_duration(),
         rate_limit: settings.rate_limit,
-        timeout: settings.timeout.get(),
-        timeout_per_sequence: settings.timeout_per_sequence.get(),
+        timeout: settings.timeout.to_duration(),
+        timeout_per_sequence: settings.timeout_per_sequence.to_duration(),
         max_tries: settings.retries,
         context: choice.context_len,
         context_buffer: settings.buffer,
-        patience: settings.ready_timeout.get(),
+        patience: settings.ready_timeout.to_duration(),
         token_counting: match settings.usage {
             UsageMode::Off => TokenCounting::Off,
             UsageMode::Share => TokenCounting::Share,
@@ -219,12 +224,12 @@ pub(crate) fn engine_policy(
 fn amount_to_size(amount: AutoOrCount) -> SizeMode {
     match amount {
         AutoOrCount::Auto => SizeMode::Auto,
-        AutoOrCount::Exactly(size) => SizeMode::Fixed(size),
+        AutoOrCount::Count(size) => SizeMode::Fixed(size),
     }
 }
 
 /// A row that cannot be read, as an outcome of its prompt.
-fn bad_row_result(bad: BadRow) -> Settled {
+fn bad_row_result(bad: BadRow) -> PromptResult {
     let id = bad.id.unwrap_or_else(|| PromptId::from_index(bad.index));
     let failure = Failure { kind: FailureKind::BadRow, message: bad.reason, status: None };
     let prompt = Prompt {
@@ -237,5 +242,11 @@ fn bad_row_result(bad: BadRow) -> Settled {
         row: None,
         hash: RowHash::UNKNOWN,
     };
-    Settled { prompt, outcome: Outcome::Failed(failure), endpoint: None, latency: 0.0, attempts: 0 }
+    PromptResult {
+        prompt,
+        outcome: Outcome::Failed(failure),
+        endpoint: None,
+        latency: 0.0,
+        attempts: 0,
+    }
 }

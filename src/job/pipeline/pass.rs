@@ -10,14 +10,14 @@ use std::{path::PathBuf, time::Instant};
 use crate::job::{
     ExitCodeMap, JobError,
     collect::{
-        completion::{Standing, check_run_folder},
+        completion::{CompletionState, check_run_folder},
         line_index::LineIndex,
         local_shards::{ShardFolders, collect_earlier_shards, collect_local_shards},
     },
     context::{JobContext, all_ok, root_result},
     dispatch::{
         shutdown::sync_or_abort,
-        worker_start::{CoordinatorSetup, Start, run_work_phase},
+        worker_start::{CoordinatorSetup, WorkerStart, run_work_phase},
     },
     root::{RootRun, open},
     setup::{
@@ -25,7 +25,7 @@ use crate::job::{
         readiness::wait_for_endpoints,
         run_plan::{ModelSelection, RunPlan},
         scan::scan_input,
-        servers::{Servers, start_servers},
+        servers::{LocalServers, start_servers},
     },
 };
 use crate::{
@@ -46,8 +46,8 @@ pub(crate) struct JobResources {
     pub(crate) tree_folder: Option<PathBuf>,
     /// Where the logs of servers go: into the folder of the first pass.
     log_folder: Option<PathBuf>,
-    watch: Option<(SignalHandler, Deadline)>,
-    servers: Option<Servers>,
+    signals_and_deadline: Option<(SignalHandler, Deadline)>,
+    servers: Option<LocalServers>,
     /// This rank's endpoints, as they were found.
     endpoint_statuses: Option<Vec<EndpointStatus>>,
     /// What is asked of them.
@@ -66,8 +66,8 @@ pub(crate) enum PassMode {
 }
 
 /// Who is asked for what.
-struct Asked<'c> {
-    servers: &'c mut Servers,
+struct SelectedTargets<'c> {
+    servers: &'c mut LocalServers,
     selection: &'c ModelSelection,
     endpoint_statuses: &'c [EndpointStatus],
 }
@@ -77,9 +77,9 @@ pub(crate) struct PassResult {
     /// On rank 0.
     pub(crate) root: Option<RootRun>,
     pub(crate) plan: RunPlan,
-    pub(crate) completion: Standing,
+    pub(crate) completion: CompletionState,
     /// Where this rank's answers lie, if every prompt has its outcome.
-    pub(crate) lines: Option<LineIndex>,
+    pub(crate) line_index: Option<LineIndex>,
 }
 
 /// Collective. Answers the prompts of `inputs`; nothing where nobody is there to be asked.
@@ -102,31 +102,31 @@ pub(crate) fn run_pass(
     // Who calls passes one by one puts no report together.
     root.iter_mut().for_each(|root| root.assign_pass(crew.tree_folder.as_deref(), crew.pass_mode));
     let (signals, limit) = crew.watch_signals(comm, common)?;
-    let brief = comm.broadcast_value(root.as_ref().map(RootRun::brief))?;
+    let brief = comm.broadcast_value(root.as_ref().map(RootRun::run_plan))?;
     let blind = check_run_folder(comm, &brief, &common.placement, code)?;
-    let folders = ShardFolders::agreed(comm, &brief, &common.placement, code)?;
-    crew.log_folder.get_or_insert_with(|| folders.logs());
+    let folders = ShardFolders::create_folders(comm, &brief, &common.placement, code)?;
+    crew.log_folder.get_or_insert_with(|| folders.server_log_folder());
     collect_local_shards(comm, &folders, &brief, code)?;
-    let standing = Standing::read(comm, &folders, &brief, code)?;
+    let standing = CompletionState::read(comm, &folders, &brief, code)?;
     let done = standing.done_prompts(common.settings.retry_failed);
     let noted = root.as_mut().map(|root| root.apply_completion(&standing, &done));
     root_result(comm, noted, code)?;
 
     if done.missing_ranges().next().is_some() {
         let (codes, keeps) = (crew.exit_codes, crew.pass_mode != PassMode::Single);
-        let Some(asked) = crew.choose(comm, common, root.as_mut(), limit)? else {
+        let Some(asked) = crew.select_targets(comm, common, root.as_mut(), limit)? else {
             folders.remove_empty_folders();
             return Ok(None);
         };
         let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
-            let book = root.book(&done, blind.len());
+            let book = root.build_assignments(&done, blind.len());
             CoordinatorSetup { root, assignments: book, lacks_input: blind, deadline: limit }
         });
         let weights = &asked.selection.ready_counts;
         let shares =
             lead.as_mut().map(|lead| lead.assignments.first_grants(weights, &lead.lacks_input));
         let first = comm.scatter_values(shares)?;
-        let start = Start {
+        let start = WorkerStart {
             endpoint_statuses: asked.servers.without_given_up(asked.endpoint_statuses.to_vec()),
             first,
             coordinator_setup: lead,
@@ -151,8 +151,8 @@ pub(crate) fn run_pass(
     let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
     let one = crew.pass_mode == PassMode::Single;
     let wanted = (!one || gathered, brief.report);
-    let (standing, lines) = Standing::read_with_index(comm, &folders, &brief, wanted, code)?;
-    Ok(Some(PassResult { root, plan: brief, completion: standing, lines }))
+    let (standing, lines) = CompletionState::read_with_index(comm, &folders, &brief, wanted, code)?;
+    Ok(Some(PassResult { root, plan: brief, completion: standing, line_index: lines }))
 }
 
 impl JobResources {
@@ -165,7 +165,7 @@ impl JobResources {
             pass_mode: PassMode::Single,
             tree_folder: None,
             log_folder: None,
-            watch: None,
+            signals_and_deadline: None,
             servers: None,
             endpoint_statuses: None,
             selection: None,
@@ -179,7 +179,7 @@ impl JobResources {
 
     /// Local. Nobody here listens to signals any more: they do what they always do.
     pub(crate) fn release_signals(&self) {
-        if let Some((signals, _)) = &self.watch {
+        if let Some((signals, _)) = &self.signals_and_deadline {
             signals.tell(None);
         }
     }
@@ -187,8 +187,8 @@ impl JobResources {
     /// Local. The same time and signals, for passes of this rank alone.
     pub(crate) fn solo_resources(&self) -> Self {
         let mut alone = Self::new(None, self.exit_codes);
-        (alone.pass_mode, alone.started_at, alone.watch) =
-            (self.pass_mode, self.started_at, self.watch.clone());
+        (alone.pass_mode, alone.started_at, alone.signals_and_deadline) =
+            (self.pass_mode, self.started_at, self.signals_and_deadline.clone());
         alone
     }
 
@@ -198,13 +198,13 @@ impl JobResources {
         comm: &mut dyn Comm,
         common: &JobContext,
     ) -> Result<(SignalHandler, Deadline), JobError> {
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = &self.signals_and_deadline {
             return Ok(watch.clone());
         }
         let caught = SignalHandler::install_handler().map_err(JobError::SignalHandler);
         let signals = all_ok(comm, caught, self.exit_codes.error)?;
         let limit = Deadline::agree_on(comm, common, self.started_at)?;
-        Ok(self.watch.insert((signals, limit)).clone())
+        Ok(self.signals_and_deadline.insert((signals, limit)).clone())
     }
 
     /// Collective. What the model's context holds, in tokens, by those who are asked; `None` where too few are ready.
@@ -215,13 +215,13 @@ impl JobResources {
         root: Option<&mut RootRun>,
     ) -> Result<Option<Option<u64>>, JobError> {
         let (_, limit) = self.watch_signals(comm, common)?;
-        let asked = self.choose(comm, common, root, limit)?;
+        let asked = self.select_targets(comm, common, root, limit)?;
         Ok(asked.map(|asked| asked.selection.context_len))
     }
 
     /// Local. Whoever asks this process to end before the next pass is noted so. True where the time is over.
-    pub(crate) fn listen(&self, note: impl Fn() + Send + 'static) -> bool {
-        let Some((signals, limit)) = &self.watch else { return false };
+    pub(crate) fn notify_on_signal(&self, note: impl Fn() + Send + 'static) -> bool {
+        let Some((signals, limit)) = &self.signals_and_deadline else { return false };
         signals.tell(Some(Box::new(move |_| note())));
         limit.at.is_some_and(|at| Instant::now() >= at)
     }
@@ -237,13 +237,13 @@ impl JobResources {
 
     /// Collective. The servers that are there, and the model and the route: found and chosen once. `None` where too few
     /// are ready.
-    fn choose(
+    fn select_targets(
         &mut self,
         comm: &mut dyn Comm,
         common: &JobContext,
         root: Option<&mut RootRun>,
         limit: Deadline,
-    ) -> Result<Option<Asked<'_>>, JobError> {
+    ) -> Result<Option<SelectedTargets<'_>>, JobError> {
         let code = self.exit_codes.error;
         if let Some(choice) = &self.selection {
             let noted = root.map(|root| root.record_selection(choice));
@@ -270,7 +270,7 @@ impl JobResources {
             .as_mut()
             .zip(self.selection.as_ref())
             .zip(self.endpoint_statuses.as_deref());
-        Ok(asked.map(|((servers, choice), found)| Asked {
+        Ok(asked.map(|((servers, choice), found)| SelectedTargets {
             servers,
             selection: choice,
             endpoint_statuses: found,

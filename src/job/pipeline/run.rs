@@ -3,7 +3,7 @@
 use super::pass::{JobResources, PassResult, run_pass};
 use crate::job::{
     ExitCodeMap, Invocation, JobError, JobVerdict,
-    collect::gather::{LineCallback, gather, visit},
+    collect::gather::{LineCallback, gather_answers, visit_lines},
     context::{JobContext, establish_context, root_result},
 };
 use crate::{
@@ -41,13 +41,13 @@ pub(crate) fn answer_prompts(
     let Some(passed) = run_pass(comm, common, crew, inputs)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
-    let PassResult { root, plan: brief, completion: standing, lines } = passed;
+    let PassResult { root, plan: brief, completion: standing, line_index: lines } = passed;
     let gathered = match each {
         Some(each) => {
-            let visited = visit(comm, lines, &standing.counts(brief.source.rows), each, code);
+            let visited = visit_lines(comm, lines, &standing.counts(brief.source.rows), each, code);
             visited.map(|()| None)
         }
-        None => gather(comm, &brief, common, lines, &standing, code),
+        None => gather_answers(comm, &brief, common, lines, &standing, code),
     };
     let ended = root.map(|mut root| {
         let measured = gathered.as_ref().ok().and_then(Option::as_ref);

@@ -85,13 +85,13 @@ impl JobSession {
 
     /// Local. This rank's servers, as URLs.
     #[must_use]
-    pub fn endpoints(&self) -> &[Url] {
+    pub fn endpoint_urls(&self) -> &[Url] {
         &self.context.urls
     }
 
     /// Local. Runs of this rank alone, whose own these servers are.
     #[must_use]
-    pub fn alone(&self, urls: Vec<Url>) -> Self {
+    pub fn solo_session(&self, urls: Vec<Url>) -> Self {
         let mut common = self.context.clone();
         common.hosts = vec![common.placement.node.host.clone()];
         common.placement.rank = 0;
@@ -104,7 +104,7 @@ impl JobSession {
     ///
     /// # Errors
     /// As a run's; and where prompts are open, or nobody was there to be asked.
-    pub fn gather(
+    pub fn gather_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
@@ -119,7 +119,7 @@ impl JobSession {
     ///
     /// # Errors
     /// The same.
-    pub fn tell(
+    pub fn stream_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,

@@ -23,14 +23,14 @@ use std::{
 
 use tracing::info;
 
-use super::row_matching::{AnsweredRows, MigrationPlan, Told};
+use super::row_matching::{AnsweredRows, MatchCounts, MigrationPlan};
 use crate::job::{JobError, setup::run_plan::SHARDS_FOLDER};
 use crate::{
     input::{self, InputSource},
-    output::{InputChange, Manifest, OutputError, RunChange, State},
+    output::{InputChange, Manifest, OutputError, RunChange, RunState},
     settings::Settings,
-    shards::{self, Header, MigratedFile, ShardFile},
-    site::Node,
+    shards::{self, MigratedFile, ShardFile, ShardHeader},
+    site::NodeInfo,
 };
 
 /// What has changed since the run began, where it is accepted.
@@ -55,7 +55,7 @@ impl AcceptedChanges {
         let same = earlier.fingerprint == source.fingerprint;
         let moves = (!same).then(|| match_answers(earlier, source, folder)).transpose()?;
         let rows = (earlier.rows, source.rows);
-        let words = moves.as_ref().map(|moves| describe_input_change(rows, &moves.told));
+        let words = moves.as_ref().map(|moves| describe_input_change(rows, &moves.counts));
         if (moves.is_some() || !differing.is_empty()) && !settings.accept_changes {
             let away = earlier.away.as_deref().filter(|_| moves.is_some());
             return Err(JobError::PreconditionFailed(refusal_message(
@@ -68,8 +68,8 @@ impl AcceptedChanges {
     }
 
     /// Where the input has changed: how many answers stay and how many rows are new.
-    pub(crate) fn input_match_counts(&self) -> Option<Told> {
-        self.migration.as_ref().map(|moves| moves.told)
+    pub(crate) fn input_match_counts(&self) -> Option<MatchCounts> {
+        self.migration.as_ref().map(|moves| moves.counts)
     }
 
     /// Makes the manifest and the answers those of the input and the settings as they are now.
@@ -107,8 +107,8 @@ fn changed_settings(settings: &Settings, earlier: &Manifest) -> Vec<String> {
     now.iter().filter(differ).map(told).collect()
 }
 
-fn describe_input_change((before, now): (u64, u64), told: &Told) -> String {
-    let Told { kept, new, gone, unknown } = told;
+fn describe_input_change((before, now): (u64, u64), told: &MatchCounts) -> String {
+    let MatchCounts { kept, new, gone, unknown } = told;
     let unknown = match unknown {
         0 => String::new(),
         some => format!(
@@ -155,7 +155,7 @@ fn match_answers(
         if row.is_unknown() {
             answered.add_unknown();
         } else {
-            answered.add(index, row.bytes_hash());
+            answered.add_answer(index, row.bytes_hash());
         }
         Ok(())
     })?;
@@ -170,7 +170,7 @@ struct AnswerMigration<'c> {
     manifest: &'c mut Manifest,
     source: &'c InputSource,
     folder: &'c Path,
-    moves: MigrationPlan,
+    plan: MigrationPlan,
     settings: Vec<String>,
     /// The start that the carried answers are of.
     start: u32,
@@ -179,8 +179,12 @@ struct AnswerMigration<'c> {
 
 type MigrationStep = fn(&mut AnswerMigration<'_>) -> Result<(), JobError>;
 
-const MIGRATION_STEPS: [MigrationStep; 4] =
-    [|it| it.write(), |it| it.place(), |it| it.note(), |it| it.archive_old_shards()];
+const MIGRATION_STEPS: [MigrationStep; 4] = [
+    |it| it.write_carried_answers(),
+    |it| it.install_shard(),
+    |it| it.update_manifest(),
+    |it| it.archive_old_shards(),
+];
 
 impl<'c> AnswerMigration<'c> {
     fn new(
@@ -192,24 +196,24 @@ impl<'c> AnswerMigration<'c> {
     ) -> Self {
         let start = manifest.starts + 1;
         let part = folder.join(format!("{CARRIED_PREFIX}{}.part", std::process::id()));
-        Self { manifest, source, folder, moves, settings, start, part_file: part }
+        Self { manifest, source, folder, plan: moves, settings, start, part_file: part }
     }
 
-    fn shard_header(&self) -> Header {
-        Header::new(self.start, 0, &Node::this_node().host, &self.source.fingerprint)
+    fn shard_header(&self) -> ShardHeader {
+        ShardHeader::new(self.start, 0, &NodeInfo::this_node().host, &self.source.fingerprint)
     }
 
-    fn write(&self) -> Result<(), JobError> {
+    fn write_carried_answers(&self) -> Result<(), JobError> {
         let files = shards::list(&self.folder.join(SHARDS_FOLDER))?;
         let mut carried = MigratedFile::create(&self.part_file, &self.shard_header())?;
         let Manifest { fingerprint, rows, .. } = &*self.manifest;
         shards::read_answers(&files, fingerprint, *rows, |index, row, line| {
-            self.moves.of(index).map_or(Ok(()), |new| carried.add(line, new, row.has_own_id()))
+            self.plan.of(index).map_or(Ok(()), |new| carried.add(line, new, row.has_own_id()))
         })?;
         Ok(carried.finish()?)
     }
 
-    fn place(&self) -> Result<(), JobError> {
+    fn install_shard(&self) -> Result<(), JobError> {
         let there = Manifest::read(self.folder)?;
         if there.is_none_or(|it| it.starts != self.manifest.starts) {
             return Err(JobError::PreconditionFailed(format!(
@@ -222,8 +226,8 @@ impl<'c> AnswerMigration<'c> {
         sync_folder(&shards)
     }
 
-    fn note(&mut self) -> Result<(), JobError> {
-        let Told { kept, new, gone, .. } = self.moves.told;
+    fn update_manifest(&mut self) -> Result<(), JobError> {
+        let MatchCounts { kept, new, gone, .. } = self.plan.counts;
         let Manifest { rows, fingerprint, .. } = &*self.manifest;
         let (rows_before, fingerprint_before) = (*rows, fingerprint.clone());
         let input = InputChange { rows_before, fingerprint_before, kept, new, gone };
@@ -232,8 +236,8 @@ impl<'c> AnswerMigration<'c> {
         self.manifest.fingerprint.clone_from(&self.source.fingerprint);
         self.manifest.rows = self.source.rows;
         self.manifest.starts = self.start;
-        self.manifest.state = State::Stopped;
-        self.manifest.counts = crate::output::Counts::new(self.source.rows, kept, 0);
+        self.manifest.state = RunState::Stopped;
+        self.manifest.counts = crate::output::PromptCounts::new(self.source.rows, kept, 0);
         self.manifest.write(self.folder)?;
         sync_folder(self.folder)
     }
@@ -311,8 +315,8 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            Answer, Choice, Failure, FailureKind, Outcome, Prompt, PromptId, PromptInput,
-            RequestParams, Route, RowHash, Settled,
+            AnswerChoice, Failure, FailureKind, Outcome, Prompt, PromptAnswer, PromptId,
+            PromptInput, PromptResult, RequestParams, Route, RowHash,
         },
         shards::{AnswerLineStyle, ShardWriter},
     };
@@ -340,13 +344,15 @@ mod tests {
             input::hash_rows(&source, |hash| hashes.push(hash)).expect("hashed");
             std::fs::create_dir(run.shards_folder()).expect("made");
             for (start, rows) in [(1, &[0, 5][..]), (2, &[2, 1, 4][..])] {
-                let header = Header::new(start, 0, "n1", &source.fingerprint);
+                let header = ShardHeader::new(start, 0, "n1", &source.fingerprint);
                 let mut writer = ShardWriter::create(&run.shards_folder(), &header, line_style())
                     .expect("a file");
-                let answers: Vec<Settled> =
-                    rows.iter().map(|&row| settled(row, hashes[row as usize], true)).collect();
+                let answers: Vec<PromptResult> = rows
+                    .iter()
+                    .map(|&row| prompt_result(row, hashes[row as usize], true))
+                    .collect();
                 writer.append(&answers).expect("written");
-                writer.append(&[settled(3, hashes[3], false)]).expect("written");
+                writer.append(&[prompt_result(3, hashes[3], false)]).expect("written");
             }
             let mut manifest = Manifest::begin("answers.jsonl", source.rows, &source.fingerprint);
             manifest.starts = 2;
@@ -416,11 +422,11 @@ mod tests {
         }
     }
 
-    fn settled(index: u64, hash: u64, success: bool) -> Settled {
+    fn prompt_result(index: u64, hash: u64, success: bool) -> PromptResult {
         let text = index.to_string();
         let outcome = if success {
-            let choices = vec![Choice { text, ..Choice::default() }];
-            Outcome::Answered(Answer { choices, ..Answer::default() })
+            let choices = vec![AnswerChoice { text, ..AnswerChoice::default() }];
+            Outcome::Answered(PromptAnswer { choices, ..PromptAnswer::default() })
         } else {
             let kind = FailureKind::TooLong;
             Outcome::Failed(Failure { kind, message: "no".into(), status: None })
@@ -435,11 +441,11 @@ mod tests {
             row: None,
             hash: RowHash::new(hash, false),
         };
-        Settled { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
+        PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
     }
 
     /// The answers are named after the old rows: of AFTER's `same d same b`.
-    fn expected() -> BTreeMap<u64, String> {
+    fn expected_answers() -> BTreeMap<u64, String> {
         [(1, "2"), (2, "5"), (3, "4"), (5, "1")].map(|(row, old)| (row, old.to_owned())).into()
     }
 
@@ -452,7 +458,11 @@ mod tests {
             // Of a process that was ended while it wrote.
             std::fs::write(run.run_folder().join("carried-1.part"), "{").expect("written");
             let manifest = run.run_start(&after, MIGRATION_STEPS.len());
-            assert_eq!(run.read_answers(&after), expected(), "stopped after {stopped} steps");
+            assert_eq!(
+                run.read_answers(&after),
+                expected_answers(),
+                "stopped after {stopped} steps"
+            );
             assert_eq!(manifest, run.read_manifest());
             let [change] = manifest.changes.as_slice() else { panic!("one change") };
             assert_eq!((manifest.starts, manifest.first_valid_start(), manifest.rows), (3, 3, 6));
@@ -480,7 +490,7 @@ mod tests {
             assert_eq!((manifest.starts, manifest.changes.len()), (2, 0));
             assert_eq!(run.read_answers(&before).into_keys().collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
             // The next start's file is not in anybody's way.
-            let header = Header::new(3, 0, "n1", &before.fingerprint);
+            let header = ShardHeader::new(3, 0, "n1", &before.fingerprint);
             ShardWriter::create(&run.shards_folder(), &header, line_style()).expect("a file");
         }
     }
@@ -512,16 +522,16 @@ mod tests {
         let moves = match_answers(&manifest, &after, run.run_folder()).expect("matched");
         let carry =
             AnswerMigration::new(&mut manifest, &after, run.run_folder(), moves, Vec::new());
-        carry.write().expect("done");
+        carry.write_carried_answers().expect("done");
         let mut theirs = run.read_manifest();
         theirs.starts += 1;
         theirs.write(run.run_folder()).expect("written");
-        assert!(carry.place().is_err());
+        assert!(carry.install_shard().is_err());
     }
 
     #[test]
     fn what_is_refused_is_told_with_what_to_do() {
-        let told = Told { kept: 4, new: 2, gone: 1, unknown: 0 };
+        let told = MatchCounts { kept: 4, new: 2, gone: 1, unknown: 0 };
         let input = describe_input_change((6, 7), &told);
         assert_eq!(
             input,
@@ -539,7 +549,8 @@ mod tests {
             assert!(text.contains("--accept-changes") && text.contains("--overwrite"), "{text}");
         }
         assert!(
-            describe_input_change((6, 7), &Told { unknown: 1, ..told }).contains("earlier version")
+            describe_input_change((6, 7), &MatchCounts { unknown: 1, ..told })
+                .contains("earlier version")
         );
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     output::{Heartbeat, Manifest, OutputError},
     settings::{ResumePolicy, Settings},
     shards,
-    site::Node,
+    site::NodeInfo,
 };
 
 /// Where the answers go.
@@ -52,14 +52,14 @@ pub(crate) fn look(
             folder.display()
         ));
     }
-    if let Some(beat) = live_heartbeat(folder, &Node::this_node().host) {
+    if let Some(beat) = live_heartbeat(folder, &NodeInfo::this_node().host) {
         return refuse(format!(
             "this run is being worked on, by process {} on {}{}, which gave a sign of life {} s ago ({}): let it end, or \
              end it",
             beat.pid,
             beat.host,
             beat.job.as_ref().map_or(String::new(), |job| format!(" (job {job})")),
-            beat.age(),
+            beat.age_s(),
             beat.doing,
         ));
     }

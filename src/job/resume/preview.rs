@@ -4,9 +4,12 @@
 
 use super::existing_run;
 use crate::job::{
-    JobError, collect::completion::Standing, root::open::fits, setup::run_plan::run_folder,
+    JobError, collect::completion::CompletionState, root::open::check_input_fits,
+    setup::run_plan::run_folder,
 };
-use crate::{console::PlannedAction, input::ScannedInput, output::Counts, settings::Settings};
+use crate::{
+    console::PlannedAction, input::ScannedInput, output::PromptCounts, settings::Settings,
+};
 
 /// Local. What a run with these settings and this input would do.
 ///
@@ -30,7 +33,7 @@ fn look(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedAction, Jo
     let output = existing_run::output_path(settings)?;
     let folder = run_folder(&output);
     let earlier = existing_run::look(settings, &output, &folder)?;
-    fits(settings, &scanned.source)?;
+    check_input_fits(settings, &scanned.source)?;
     let replaces = settings.overwrite && (earlier.is_some() || output.exists());
     let source = &scanned.source;
     let Some((manifest, changes)) = existing_run::plan_resume(settings, earlier, source, &folder)?
@@ -41,14 +44,14 @@ fn look(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedAction, Jo
         return Ok(PlannedAction::Resume {
             // One number is for what is carried over.
             start: manifest.starts + 2,
-            counts: Counts::new(source.rows, told.kept, 0),
+            counts: PromptCounts::new(source.rows, told.kept, 0),
             asked: told.new.saturating_sub(scanned.bad_rows.len() as u64),
             // Not of this input.
             output: false,
         });
     }
     let rows = manifest.rows;
-    let standing = Standing::from_folder(&folder, rows, &source.fingerprint)?;
+    let standing = CompletionState::from_folder(&folder, rows, &source.fingerprint)?;
     let mut settled = standing.done_prompts(settings.retry_failed);
     scanned.bad_rows.iter().for_each(|bad| settled.insert(bad.index));
     Ok(PlannedAction::Resume {

@@ -25,7 +25,7 @@ pub(crate) struct AnsweredRows {
 
 impl AnsweredRows {
     /// An answer of the row with this index, which said this. Any order will do.
-    pub(crate) fn add(&mut self, index: u64, hash: u64) {
+    pub(crate) fn add_answer(&mut self, index: u64, hash: u64) {
         self.rows.push(AnsweredRow { hash, old_index: index, new_index: UNMATCHED });
     }
 
@@ -37,7 +37,7 @@ impl AnsweredRows {
     /// All are in.
     pub(crate) fn begin(mut self) -> RowMatcher {
         self.rows.sort_unstable_by_key(|old| (old.hash, old.old_index));
-        RowMatcher { all: self.rows, unknown: self.unknown, rows_seen: 0, kept: 0 }
+        RowMatcher { answered_rows: self.rows, unknown: self.unknown, rows_seen: 0, kept: 0 }
     }
 }
 
@@ -45,7 +45,7 @@ impl AnsweredRows {
 #[derive(Debug)]
 pub(crate) struct RowMatcher {
     /// Sorted by hash and index. Of one hash those come first that have a new row, so that a search finds the next.
-    all: Vec<AnsweredRow>,
+    answered_rows: Vec<AnsweredRow>,
     unknown: u64,
     rows_seen: u64,
     kept: u64,
@@ -54,10 +54,10 @@ pub(crate) struct RowMatcher {
 impl RowMatcher {
     /// The next row of the new input.
     pub(crate) fn match_row(&mut self, hash: u64) {
-        let next = self.all.partition_point(|old| {
+        let next = self.answered_rows.partition_point(|old| {
             old.hash < hash || (old.hash == hash && old.new_index != UNMATCHED)
         });
-        if let Some(old) = self.all.get_mut(next).filter(|old| old.hash == hash) {
+        if let Some(old) = self.answered_rows.get_mut(next).filter(|old| old.hash == hash) {
             old.new_index = self.rows_seen;
             self.kept += 1;
         }
@@ -66,21 +66,21 @@ impl RowMatcher {
 
     /// That was the last.
     pub(crate) fn finish(mut self) -> MigrationPlan {
-        let told = Told {
+        let told = MatchCounts {
             kept: self.kept,
             new: self.rows_seen - self.kept,
-            gone: self.all.len() as u64 - self.kept + self.unknown,
+            gone: self.answered_rows.len() as u64 - self.kept + self.unknown,
             unknown: self.unknown,
         };
-        self.all.retain(|old| old.new_index != UNMATCHED);
-        self.all.sort_unstable_by_key(|old| old.old_index);
-        MigrationPlan { told, all: self.all }
+        self.answered_rows.retain(|old| old.new_index != UNMATCHED);
+        self.answered_rows.sort_unstable_by_key(|old| old.old_index);
+        MigrationPlan { counts: told, all: self.answered_rows }
     }
 }
 
 /// How many answers stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct MatchCounts {
     /// Answers whose rows are in the new input.
     pub(crate) kept: u64,
     /// The new input's other rows, which are to be asked.
@@ -94,7 +94,7 @@ pub(crate) struct Told {
 /// Where answers go.
 #[derive(Debug)]
 pub(crate) struct MigrationPlan {
-    pub(crate) told: Told,
+    pub(crate) counts: MatchCounts,
     /// By the old index; all have a new one.
     all: Vec<AnsweredRow>,
 }
@@ -113,12 +113,12 @@ mod tests {
     use proptest::prelude::*;
 
     /// Rows by what they say, some of them answered; few different ones, so that many stand twice.
-    fn matched(before: &[(u64, bool)], after: &[u64], unknown: u64) -> MigrationPlan {
+    fn match_rows(before: &[(u64, bool)], after: &[u64], unknown: u64) -> MigrationPlan {
         let mut answered = AnsweredRows::default();
         // The order in which answers stand in files is another one than the input's.
         for (index, &(hash, is_answered)) in before.iter().enumerate().rev() {
             if is_answered {
-                answered.add(index as u64, hash);
+                answered.add_answer(index as u64, hash);
             }
         }
         (0..unknown).for_each(|_| answered.add_unknown());
@@ -134,8 +134,8 @@ mod tests {
             after in prop::collection::vec(0u64..8, 0..60),
             unknown in 0u64..3,
         ) {
-            let moves = matched(&before, &after, unknown);
-            let Told { kept, new, gone, .. } = moves.told;
+            let moves = match_rows(&before, &after, unknown);
+            let MatchCounts { kept, new, gone, .. } = moves.counts;
             let answered = before.iter().filter(|(_, answered)| *answered).count() as u64;
             prop_assert_eq!(kept + new, after.len() as u64);
             prop_assert_eq!(kept + gone, answered + unknown);
@@ -166,9 +166,9 @@ mod tests {
         #[test]
         fn an_input_that_is_as_it_was_moves_nothing(hashes in prop::collection::vec(0u64..8, 0..60)) {
             let before: Vec<(u64, bool)> = hashes.iter().map(|&hash| (hash, true)).collect();
-            let moves = matched(&before, &hashes, 0);
+            let moves = match_rows(&before, &hashes, 0);
             let all = hashes.len() as u64;
-            prop_assert_eq!(moves.told, Told { kept: all, new: 0, gone: 0, unknown: 0 });
+            prop_assert_eq!(moves.counts, MatchCounts { kept: all, new: 0, gone: 0, unknown: 0 });
             prop_assert!((0..all).all(|index| moves.of(index) == Some(index)));
         }
     }

@@ -13,21 +13,21 @@ use crate::{
         JobError, JobVerdict,
         collect::{
             aggregate::{aggregate_file_names, aggregate_report_path, remove_stale_aggregates},
-            completion::Standing,
+            completion::CompletionState,
             gather::gather_solo,
             local_shards::{self, ShardFolders},
         },
         resume::existing_run,
         setup::run_plan::RunPlan,
     },
-    metrics::Measured,
-    output::{Counts, State},
+    metrics::AnswerStats,
+    output::{PromptCounts, RunState},
 };
 
 impl RootRun {
     /// The end without an end: what is counted so far is left as it is.
     pub(in crate::job) fn mark_stopped(&mut self) {
-        self.manifest.state = State::Stopped;
+        self.manifest.state = RunState::Stopped;
         if let Err(error) = self.manifest.write(&self.folder) {
             warn!("the manifest cannot be written: {error}");
         }
@@ -38,14 +38,14 @@ impl RootRun {
     /// leaves, and nothing is finished.
     pub(in crate::job) fn end(
         &mut self,
-        standing: &Standing,
+        standing: &CompletionState,
         gathered: bool,
-        measured: Option<&Measured>,
+        measured: Option<&AnswerStats>,
     ) -> Result<JobVerdict, JobError> {
         let counts = standing.counts(self.source.rows);
         self.manifest.counts = counts.clone();
         let finished = counts.open == 0 && gathered && self.manifest.reduce.is_none();
-        self.manifest.state = if finished { State::Finished } else { State::Stopped };
+        self.manifest.state = if finished { RunState::Finished } else { RunState::Stopped };
         self.manifest.seconds += self.started_at.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
         self.manifest.record_progress(&self.tally, self.started_at.elapsed().as_secs_f64());
@@ -80,8 +80,8 @@ impl RootRun {
         }
         written.map_err(JobError::into_finish_error)?;
         Ok(match counts {
-            Counts { open: 1.., .. } => JobVerdict::PromptsOpen,
-            Counts { failed: 1.., .. } => JobVerdict::SomeFailed,
+            PromptCounts { open: 1.., .. } => JobVerdict::PromptsOpen,
+            PromptCounts { failed: 1.., .. } => JobVerdict::SomeFailed,
             _ => JobVerdict::Done,
         })
     }
@@ -100,9 +100,11 @@ impl RootRun {
             warn!("{error}");
         }
         let InputSource { rows, fingerprint, .. } = &self.source;
-        let (standing, lines) = Standing::from_folder_with_index(&self.folder, *rows, fingerprint)?;
+        let (standing, lines) =
+            CompletionState::from_folder_with_index(&self.folder, *rows, fingerprint)?;
         let counts = standing.counts(*rows);
-        let gathered = gather_solo(lines, &counts, &brief.output, &brief.wanted(&counts));
+        let gathered =
+            gather_solo(lines, &counts, &brief.output, &brief.requested_outputs(&counts));
         let measured = gathered.as_ref().ok().and_then(Option::as_ref);
         let ended = self.end(&standing, gathered.is_ok(), measured);
         self.report(&gathered);
@@ -110,7 +112,12 @@ impl RootRun {
     }
 
     /// The last word, but for levels of a reduce of which nothing is open: their sums are told at its end.
-    fn print_end_summary(&self, counts: &Counts, finished: bool, measured: Option<&Measured>) {
+    fn print_end_summary(
+        &self,
+        counts: &PromptCounts,
+        finished: bool,
+        measured: Option<&AnswerStats>,
+    ) {
         let (open, is_reduce) = (counts.open > 0, self.manifest.reduce.is_some());
         if self.tree_folder.is_some() && !open && self.manifest.lost.is_empty() {
             return;
@@ -120,10 +127,10 @@ impl RootRun {
         let aggregate = aggregate_report_path(Path::new(&self.manifest.output));
         let folder = self.tree_folder.as_ref().unwrap_or(&self.folder);
         // Of a reduce that goes on, there is none yet.
-        let report = (self.report && (open || !is_reduce)).then(|| report_page_path(folder));
+        let report = (self.writes_report && (open || !is_reduce)).then(|| report_page_path(folder));
         console::print_stdout(
             &EndSummary {
-                what: self.pass_name().map_or("prompts".into(), Into::into),
+                label: self.pass_name().map_or("prompts".into(), Into::into),
                 counts,
                 tally: &self.tally,
                 failures: measured.map(|it| &it.failures),

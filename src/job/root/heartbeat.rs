@@ -20,7 +20,7 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Beats until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeartbeatThread {
-    does: Option<mpsc::Sender<RunActivity>>,
+    phase_sender: Option<mpsc::Sender<RunActivity>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -52,12 +52,12 @@ impl HeartbeatThread {
         };
         let thread = std::thread::Builder::new().name("heart".into()).spawn(work);
         let thread = thread.inspect_err(|error| warn!("no thread can be started: {error}")).ok();
-        Self { does: Some(does), thread }
+        Self { phase_sender: Some(does), thread }
     }
 
     /// From now on it does this.
     pub(crate) fn set_phase(&self, doing: RunActivity) {
-        if let Some(does) = &self.does {
+        if let Some(does) = &self.phase_sender {
             let _ = does.send(doing);
         }
     }
@@ -66,7 +66,7 @@ impl HeartbeatThread {
 impl HeartbeatThread {
     /// The end, for who cannot wait to be dropped.
     pub(crate) fn stop(&mut self) {
-        self.does = None;
+        self.phase_sender = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

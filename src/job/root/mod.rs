@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::{
     JobError,
-    collect::{aggregate::aggregate_file_names, completion::Standing, local_shards},
+    collect::{aggregate::aggregate_file_names, completion::CompletionState, local_shards},
     context::JobContext,
     dispatch::assignments::Assignments,
     pipeline::pass::PassMode,
@@ -31,14 +31,14 @@ use crate::{
     input::{self, InputRules, InputSource, RowTable, ScannedInput, SortKeys},
     ledger::WorkOrder,
     output::{
-        Counts, LostRank, Manifest, OutputError, ReduceProgress, RunActivity, RunChange, Sample,
-        State, append_sample, unix_seconds,
+        LostRank, Manifest, OutputError, PromptCounts, ReduceProgress, RunActivity, RunChange,
+        RunSample, RunState, append_sample, unix_seconds,
     },
     settings::{AggregateSpec, GatherMode},
     shards::{self, IndexSet},
 };
 use heartbeat::HeartbeatThread;
-use open::{PendingStart, answer_format, fits, row_rules};
+use open::{PendingStart, answer_format, check_input_fits, row_rules};
 
 /// Rank 0's own.
 pub(super) struct RootRun {
@@ -70,7 +70,7 @@ pub(super) struct RootRun {
     was_finished: bool,
     pub(super) started_at: Instant,
     /// Are lines measured, and is a report written of them?
-    pub(super) report: bool,
+    pub(super) writes_report: bool,
     /// Of a level of a reduce: the run folder of its leaves.
     pub(super) tree_folder: Option<PathBuf>,
 }
@@ -101,18 +101,18 @@ pub(super) fn open_root_run(
     if source.rows == 0 {
         warn!("the input has no rows: there is nothing to ask");
     }
-    fits(settings, &source)?;
+    check_input_fits(settings, &source)?;
     let earlier = existing_run::resume_run(settings, earlier, &source, &folder, start)?;
     // A changed input has taken a start's number for what is carried over.
     let start = earlier.as_ref().map_or(start, |it| it.starts + 1);
     let mut manifest =
         earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
     // (a start that is told the same of a finished run makes nothing anew)
-    let was_finished = manifest.state == State::Finished;
+    let was_finished = manifest.state == RunState::Finished;
     manifest.add_aggregates(&aggregate_file_names(&settings.aggregate, Path::new(&output)));
     manifest.output = output;
     manifest.format = answer_format(settings, &source);
-    manifest.state = State::Running;
+    manifest.state = RunState::Running;
     manifest.starts = start;
     manifest.ranks = ranks;
     manifest.input = inputs.to_vec();
@@ -158,7 +158,7 @@ pub(super) fn open_root_run(
         aggregate: settings.aggregate.clone(),
         was_finished,
         started_at: began,
-        report: !settings.no_report,
+        writes_report: !settings.no_report,
         tree_folder: None,
     };
     root.open_folder()
@@ -167,7 +167,7 @@ pub(super) fn open_root_run(
 impl RootRun {
     /// Whose pass it is.
     pub(super) fn assign_pass(&mut self, tree: Option<&Path>, passes: PassMode) {
-        self.report &= passes != PassMode::OnDemand;
+        self.writes_report &= passes != PassMode::OnDemand;
         self.tree_folder = tree.map(Path::to_owned);
     }
 
@@ -191,7 +191,7 @@ impl RootRun {
         format!("{host} {pid} {began} {starts}\n")
     }
 
-    pub(super) fn brief(&self) -> RunPlan {
+    pub(super) fn run_plan(&self) -> RunPlan {
         RunPlan {
             source: self.source.clone(),
             rules: self.rules.clone(),
@@ -202,7 +202,7 @@ impl RootRun {
             start: self.manifest.starts,
             local_shards: self.manifest.away.clone(),
             folder_token: self.folder_token(),
-            report: self.report,
+            report: self.writes_report,
         }
     }
 
@@ -216,7 +216,7 @@ impl RootRun {
             source: &self.source,
             row_model: self.row_model.as_deref(),
             previous_model: self.manifest.model.as_deref(),
-            api: self.manifest.api.as_deref(),
+            previous_api: self.manifest.api.as_deref(),
         };
         let choice = select_model_and_route(&common.settings, &known, found);
         if let Ok(Some(choice)) = &choice {
@@ -224,7 +224,7 @@ impl RootRun {
         } else {
             // All there was has come home, and nothing new was written.
             self.manifest.away = None;
-            self.manifest.state = State::Stopped;
+            self.manifest.state = RunState::Stopped;
             self.manifest.write(&self.folder)?;
             existing_run::warn_about_replaced(&self.folder, self.manifest.starts);
         }
@@ -245,12 +245,12 @@ impl RootRun {
     }
 
     /// The ledger of what is to do, in the order of work. Rows that cannot be read have their outcome.
-    pub(super) fn book(&mut self, done: &IndexSet, ranks: usize) -> Assignments {
+    pub(super) fn build_assignments(&mut self, done: &IndexSet, ranks: usize) -> Assignments {
         self.heartbeat.set_phase(RunActivity::Asking);
         let mut done = done.clone();
         self.bad_rows.iter().for_each(|bad| done.insert(bad.index));
         let keys = std::mem::take(&mut self.sort_keys);
-        let order = match keys.order(self.source.rows, |row| !done.contains(row)) {
+        let order = match keys.work_order(self.source.rows, |row| !done.contains(row)) {
             Some(rows) => WorkOrder::Sorted(rows),
             None => WorkOrder::from_runs(done.missing_ranges().map(|(from, to)| from..to)),
         };
@@ -260,7 +260,7 @@ impl RootRun {
     /// What the shard files say was done before: the manifest of a run that was killed is behind them.
     pub(super) fn apply_completion(
         &mut self,
-        standing: &Standing,
+        standing: &CompletionState,
         done: &IndexSet,
     ) -> Result<(), JobError> {
         self.bad_rows.retain(|bad| !done.contains(bad.index));
@@ -277,15 +277,15 @@ impl RootRun {
     /// While the work goes on: what is done so far, about (a failed prompt that is asked again is counted once more).
     pub(super) fn record_progress(
         &mut self,
-        before: &Counts,
+        before: &PromptCounts,
         progress: &EngineProgress,
         lost: usize,
     ) {
         let tally = &progress.tally;
         let (answered, failed) = (before.answered + tally.answered, before.failed + tally.failed());
-        self.manifest.counts = Counts::new(self.source.rows, answered, failed);
+        self.manifest.counts = PromptCounts::new(self.source.rows, answered, failed);
         self.manifest.record_progress(tally, self.started_at.elapsed().as_secs_f64());
-        let sample = Sample {
+        let sample = RunSample {
             start: self.manifest.starts,
             seconds: self.started_at.elapsed().as_secs_f64(),
             answered,
@@ -306,7 +306,7 @@ impl RootRun {
     }
 
     /// What was done before this start.
-    pub(super) fn prompt_counts(&self) -> Counts {
+    pub(super) fn prompt_counts(&self) -> PromptCounts {
         self.manifest.counts.clone()
     }
 
@@ -367,7 +367,7 @@ impl RootRun {
     pub(super) fn record_tree_state(
         &mut self,
         tree: ReduceProgress,
-        state: State,
+        state: RunState,
     ) -> Result<(), JobError> {
         (self.manifest.reduce, self.manifest.state) = (Some(tree), state);
         self.heartbeat.set_phase(RunActivity::Asking);

@@ -20,7 +20,7 @@ use crate::job::{
 };
 use crate::{
     input::{self, InputRules, InputSource, ScannedInput},
-    output::{Format, Heartbeat, Manifest, RunActivity, unix_seconds},
+    output::{AnswerFormat, Heartbeat, Manifest, RunActivity, unix_seconds},
     settings::{self, ApiMode, OutputFormat},
 };
 
@@ -143,7 +143,10 @@ fn undo_start(folder: &Path, existed: bool, start: u32) {
 }
 
 /// Can this input be asked by the route that was asked for, and its answers be written as they are wanted?
-pub(crate) fn fits(settings: &settings::Settings, source: &InputSource) -> Result<(), JobError> {
+pub(crate) fn check_input_fits(
+    settings: &settings::Settings,
+    source: &InputSource,
+) -> Result<(), JobError> {
     if source.any_messages && settings.api == ApiMode::Completions {
         return Err(JobError::PreconditionFailed(
             "the input has rows with messages, and --api completions takes raw texts only: leave --api out, or give \
@@ -155,8 +158,8 @@ pub(crate) fn fits(settings: &settings::Settings, source: &InputSource) -> Resul
 }
 
 /// Can this program write that format?
-pub(crate) fn check_format_writable(format: Format) -> Result<(), JobError> {
-    match format.lacks() {
+pub(crate) fn check_format_writable(format: AnswerFormat) -> Result<(), JobError> {
+    match format.unsupported_reason() {
         Some(why) => {
             Err(JobError::PreconditionFailed(format!("the output would be Parquet, and {why}")))
         }
@@ -165,14 +168,14 @@ pub(crate) fn check_format_writable(format: Format) -> Result<(), JobError> {
 }
 
 /// The answers' format: what was asked for, else what the output's ending names, else what the input is in.
-pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource) -> Format {
+pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource) -> AnswerFormat {
     let output = settings.output.as_ref().filter(|_| settings.reduce_template.is_none());
-    let own = if source.openai_batch { Format::OpenaiBatch } else { Format::Jsonl };
+    let own = if source.openai_batch { AnswerFormat::OpenaiBatch } else { AnswerFormat::Jsonl };
     match settings.output_format {
-        Some(OutputFormat::Jsonl) => Format::Jsonl,
-        Some(OutputFormat::OpenaiBatch) => Format::OpenaiBatch,
-        Some(OutputFormat::Csv) => Format::Csv,
-        Some(OutputFormat::Parquet) => Format::Parquet,
+        Some(OutputFormat::Jsonl) => AnswerFormat::Jsonl,
+        Some(OutputFormat::OpenaiBatch) => AnswerFormat::OpenaiBatch,
+        Some(OutputFormat::Csv) => AnswerFormat::Csv,
+        Some(OutputFormat::Parquet) => AnswerFormat::Parquet,
         None => output.map_or(own, |output| own.infer_from_path(Path::new(output))),
     }
 }
@@ -185,12 +188,12 @@ pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
         model: settings.model.clone(),
         ignore_row_model: settings.ignore_row_model,
         bad_rows: match settings.bad_rows {
-            settings::BadRows::Stop => input::BadRowAction::Stop,
-            settings::BadRows::Fail => input::BadRowAction::Fail,
+            settings::BadRowPolicy::Stop => input::BadRowAction::Stop,
+            settings::BadRowPolicy::Fail => input::BadRowAction::Fail,
         },
         duplicate_ids: match settings.duplicate_ids {
-            settings::DuplicateIds::Refuse => input::DuplicateIdAction::Refuse,
-            settings::DuplicateIds::Keep => input::DuplicateIdAction::Keep,
+            settings::DuplicateIdPolicy::Refuse => input::DuplicateIdAction::Refuse,
+            settings::DuplicateIdPolicy::Keep => input::DuplicateIdAction::Keep,
         },
         defaults: settings.sampling_params(),
     }

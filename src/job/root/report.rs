@@ -15,21 +15,21 @@ use tracing::{debug, warn};
 use super::RootRun;
 use crate::job::{
     JobError, JobVerdict,
-    collect::{completion::Standing, gather::gather_solo},
-    commands::offline::{log_uncollected_answers, open},
+    collect::{completion::CompletionState, gather::gather_solo},
+    commands::offline::{log_uncollected_answers, open_run},
     setup::run_plan::{RequestedOutputs, live_heartbeat},
     tree_reduce::measurements::{PassMeasurements, tree_source},
 };
 use crate::{
     console::{self, ReduceEndSummary},
     domain::Timeline,
-    metrics::Measured,
+    metrics::AnswerStats,
     output::{
-        Manifest, StartTimeline, State, append_timeline, read_samples, read_timelines, write_json,
-        write_text,
+        Manifest, RunState, StartTimeline, append_timeline, read_samples, read_timelines,
+        write_json, write_text,
     },
     report::{RunSummary, SummarySources},
-    site::Node,
+    site::NodeInfo,
 };
 
 /// Where the page of a run folder lies.
@@ -42,7 +42,7 @@ const SUMMARY_FILE: &str = "summary.json";
 
 impl RootRun {
     /// What all ranks' endpoints did since this moment, when the work began.
-    pub(crate) fn watched(&self, timeline: &Timeline, began: Instant) {
+    pub(crate) fn save_timeline(&self, timeline: &Timeline, began: Instant) {
         if timeline.columns() == 0 {
             return;
         }
@@ -55,7 +55,7 @@ impl RootRun {
     }
 
     /// The report, where lines were measured: after the end, which it does not change.
-    pub(crate) fn report(&self, measured: &Result<Option<Measured>, JobError>) {
+    pub(crate) fn report(&self, measured: &Result<Option<AnswerStats>, JobError>) {
         let Ok(Some(measured)) = measured else { return };
         match &self.tree_folder {
             // (the rest of the tree is read from its files: whoever asks for this is alone)
@@ -69,7 +69,7 @@ impl RootRun {
     /// Of a reduce, whose leaves these are, after its end: what its levels came to, if that is the end of it, and the report.
     pub(crate) fn finish_tree_report(&self, measured: PassMeasurements, ended: bool) {
         let written = self.summarize_tree(measured, ended).and_then(|(summary, timelines)| {
-            if self.report {
+            if self.writes_report {
                 write_report_files(&self.folder, &summary, &timelines)
             } else {
                 Ok(())
@@ -88,8 +88,9 @@ impl RootRun {
         let levels = measured.levels.into_iter().map(|it| Some(it.unwrap_or_default())).collect();
         let (summary, timelines) = build_summary(&self.folder, &self.manifest, &leaves, levels)?;
         if let Some(tree) = summary.reduce.as_ref().filter(|_| ended) {
-            let page =
-                self.report.then(|| report_page_path(&self.folder).to_string_lossy().into_owned());
+            let page = self
+                .writes_report
+                .then(|| report_page_path(&self.folder).to_string_lossy().into_owned());
             let finish = ReduceEndSummary {
                 tree,
                 output: &self.manifest.output,
@@ -102,7 +103,7 @@ impl RootRun {
     }
 
     fn tell(&self, folder: &Path, written: Result<(), JobError>) {
-        if self.report {
+        if self.writes_report {
             match written {
                 Ok(()) => {
                     debug!(page = %folder.join(REPORT_PAGE_FILE).display(), "the report is written")
@@ -118,8 +119,8 @@ impl RootRun {
 /// # Errors
 /// Where there is no run, or its files cannot be read, or the report cannot be written.
 pub fn report(run: &str) -> Result<JobVerdict, JobError> {
-    let (folder, mut manifest) = open(run)?;
-    let alive = live_heartbeat(&folder, &Node::this_node().host).is_some();
+    let (folder, mut manifest) = open_run(run)?;
+    let alive = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
     log_uncollected_answers(manifest.away.as_deref(), alive);
     let measured = remeasure_run(&folder, &mut manifest)?;
     write(&folder, &manifest, &measured, Vec::new())?;
@@ -132,9 +133,12 @@ pub fn report(run: &str) -> Result<JobVerdict, JobError> {
 }
 
 /// What a run folder's lines measure, by this process alone. The manifest's counts are made those of the lines.
-pub(crate) fn remeasure_run(folder: &Path, manifest: &mut Manifest) -> Result<Measured, JobError> {
+pub(crate) fn remeasure_run(
+    folder: &Path,
+    manifest: &mut Manifest,
+) -> Result<AnswerStats, JobError> {
     let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
-    let (standing, lines) = Standing::from_folder_with_index(folder, rows, fingerprint)?;
+    let (standing, lines) = CompletionState::from_folder_with_index(folder, rows, fingerprint)?;
     manifest.counts = standing.counts(rows);
     let wanted = RequestedOutputs { format: None, aggregate: &[], report: true };
     let measured = gather_solo(lines, &manifest.counts, folder, &wanted)?;
@@ -143,7 +147,7 @@ pub(crate) fn remeasure_run(folder: &Path, manifest: &mut Manifest) -> Result<Me
 
 /// The report anew, from the files alone.
 fn regenerate_report(folder: &Path) -> Result<(), JobError> {
-    let (folder, mut manifest) = open(&folder.to_string_lossy())?;
+    let (folder, mut manifest) = open_run(&folder.to_string_lossy())?;
     let measured = remeasure_run(&folder, &mut manifest)?;
     write(&folder, &manifest, &measured, Vec::new())
 }
@@ -151,8 +155,8 @@ fn regenerate_report(folder: &Path) -> Result<(), JobError> {
 fn write(
     folder: &Path,
     manifest: &Manifest,
-    measured: &Measured,
-    levels: Vec<Option<Measured>>,
+    measured: &AnswerStats,
+    levels: Vec<Option<AnswerStats>>,
 ) -> Result<(), JobError> {
     let (summary, timelines) = build_summary(folder, manifest, measured, levels)?;
     write_report_files(folder, &summary, &timelines)
@@ -161,21 +165,21 @@ fn write(
 fn build_summary(
     folder: &Path,
     manifest: &Manifest,
-    measured: &Measured,
-    levels: Vec<Option<Measured>>,
+    measured: &AnswerStats,
+    levels: Vec<Option<AnswerStats>>,
 ) -> Result<(RunSummary, Vec<StartTimeline>), JobError> {
     let (samples, timelines) = (read_samples(folder), read_timelines(folder));
     let tree = tree_source(folder, manifest, levels)?;
     let tree = tree.as_ref();
-    let alive = manifest.state == State::Running
-        && live_heartbeat(folder, &Node::this_node().host).is_some();
+    let alive = manifest.state == RunState::Running
+        && live_heartbeat(folder, &NodeInfo::this_node().host).is_some();
     let sources = SummarySources {
         manifest,
         samples: &samples,
         timelines: &timelines,
         measured,
         is_active: alive,
-        tree,
+        reduce: tree,
     };
     Ok((RunSummary::of(&sources), timelines))
 }

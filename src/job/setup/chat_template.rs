@@ -21,7 +21,7 @@ pub(crate) fn load_chat_template(
     serving: &[&ServerInfo],
     model: &str,
 ) -> Result<Option<ChatTemplate>, JobError> {
-    if settings.no_batch || settings.batch_size == AutoOrCount::Exactly(1) {
+    if settings.no_batch || settings.batch_size == AutoOrCount::Count(1) {
         return Ok(None);
     }
     match settings.chat_template.as_str() {
@@ -58,7 +58,7 @@ pub(crate) fn compile_renderer(
     Ok(SharedRenderer(Arc::new(ChatRendererAdapter(template.compile()?))))
 }
 
-struct ChatRendererAdapter(input::Renderer);
+struct ChatRendererAdapter(input::ChatRenderer);
 
 impl ConversationRenderer for ChatRendererAdapter {
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String> {

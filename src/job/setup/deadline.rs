@@ -35,18 +35,18 @@ impl Deadline {
         began: Instant,
     ) -> Result<Self, JobError> {
         let limit = (comm.rank() == 0)
-            .then(|| Self::of(&common.settings, common.batch_job_id.as_deref(), began));
+            .then(|| Self::from_settings(&common.settings, common.batch_job_id.as_deref(), began));
         let left = |limit: &Self| limit.at.map(|at| at.saturating_duration_since(Instant::now()));
         let left = comm.broadcast_value(limit.as_ref().map(left))?;
-        let margin = common.settings.margin.map(HumanDuration::get);
+        let margin = common.settings.margin.map(HumanDuration::to_duration);
         Ok(limit.unwrap_or(Self { at: left.map(|left| Instant::now() + left), margin }))
     }
 
     /// Of a job that began then; `job` is its number in the batch system.
-    fn of(settings: &Settings, job: Option<&str>, began: Instant) -> Self {
+    fn from_settings(settings: &Settings, job: Option<&str>, began: Instant) -> Self {
         let mut ends: Vec<Instant> = Vec::new();
         match settings.walltime {
-            Walltime::Fixed(period) => ends.extend(began.checked_add(period.get())),
+            Walltime::Fixed(period) => ends.extend(began.checked_add(period.to_duration())),
             Walltime::Auto if settings.deadline.is_none() => {
                 let left = job.and_then(pbs_time_left);
                 ends.extend(left.and_then(|left| Instant::now().checked_add(left)));
@@ -59,8 +59,8 @@ impl Deadline {
                 deadline.to_system_time().duration_since(SystemTime::now()).unwrap_or_default();
             ends.extend(Instant::now().checked_add(left));
         }
-        let margin = settings.margin.map(HumanDuration::get);
-        let limit = Self { at: end(began, ends.into_iter().min(), margin), margin };
+        let margin = settings.margin.map(HumanDuration::to_duration);
+        let limit = Self { at: subtract_margin(began, ends.into_iter().min(), margin), margin };
         if let Some(at) = limit.at {
             let left = at.saturating_duration_since(Instant::now());
             info!(
@@ -86,7 +86,11 @@ impl Deadline {
 }
 
 /// The whole time, less the margin.
-fn end(began: Instant, whole: Option<Instant>, margin: Option<Duration>) -> Option<Instant> {
+fn subtract_margin(
+    began: Instant,
+    whole: Option<Instant>,
+    margin: Option<Duration>,
+) -> Option<Instant> {
     let whole = whole?;
     let fifth = whole.saturating_duration_since(began) / 5;
     let margin = margin.unwrap_or(fifth.min(MAX_DEFAULT_MARGIN));
@@ -102,13 +106,14 @@ mod tests {
         let began = Instant::now();
         let seconds = Duration::from_secs;
         let end_after = |whole, margin| {
-            end(began, Some(began + seconds(whole)), margin).map(|end| (end - began).as_secs())
+            subtract_margin(began, Some(began + seconds(whole)), margin)
+                .map(|end| (end - began).as_secs())
         };
         assert_eq!(end_after(20, None), Some(16));
         assert_eq!(end_after(36_000, None), Some(35_880));
         assert_eq!(end_after(60, Some(seconds(10))), Some(50));
         assert_eq!(end_after(60, Some(seconds(100))), Some(0), "there is none left");
-        assert_eq!(end(began, None, None), None);
+        assert_eq!(subtract_margin(began, None, None), None);
     }
 
     #[test]

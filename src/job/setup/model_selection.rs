@@ -21,7 +21,7 @@ pub(crate) struct SelectionInputs<'r> {
     /// The model of answers that are there.
     pub(crate) previous_model: Option<&'r str>,
     /// The route that texts took so far: all starts of a run ask alike.
-    pub(crate) api: Option<&'r str>,
+    pub(crate) previous_api: Option<&'r str>,
 }
 
 /// `None` where too few are ready, which is said.
@@ -50,7 +50,7 @@ pub(crate) fn select_model_and_route(
         info!("accepted: the model was {before} and is {model}; answers that are there stay");
     }
     // Another model may have no chat template: the route is found anew.
-    let api = known.api.filter(|_| changed.is_none());
+    let api = known.previous_api.filter(|_| changed.is_none());
     let serving: Vec<&ServerInfo> =
         ready.iter().copied().filter(|it| serves_model(it, &model)).collect();
     let text_route = match settings.api {
@@ -73,7 +73,7 @@ pub(crate) fn select_model_and_route(
     } else {
         None
     };
-    let context = settings.max_context.or_else(|| context(&serving, &model));
+    let context = settings.max_context.or_else(|| min_context_len(&serving, &model));
     let weight = |urls: &Vec<EndpointStatus>| {
         urls.iter()
             .filter(|it| ready_server_info(it).is_some_and(|facts| serves_model(facts, &model)))
@@ -132,7 +132,7 @@ fn resolve_model(wanted: Option<&str>, ready: &[&ServerInfo]) -> Result<String, 
 }
 
 /// The shortest context of those that say; endpoints that differ are worth a warning.
-fn context(serving: &[&ServerInfo], model: &str) -> Option<u64> {
+fn min_context_len(serving: &[&ServerInfo], model: &str) -> Option<u64> {
     let models = serving.iter().flat_map(|facts| &facts.models).filter(|it| it.id == model);
     let lengths: Vec<u64> = models.filter_map(|it| it.max_model_len).collect();
     let (least, most) = (lengths.iter().min().copied(), lengths.iter().max().copied());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{deadline::Deadline, servers::Servers};
+use super::{deadline::Deadline, servers::LocalServers};
 use crate::job::{JobError, context::JobContext};
 use crate::{
     comm::{Comm, ReduceOp},
@@ -22,11 +22,11 @@ const PROBE_ROUND: Duration = Duration::from_secs(2);
 pub(crate) fn wait_for_endpoints(
     comm: &mut dyn Comm,
     common: &JobContext,
-    servers: &Servers,
+    servers: &LocalServers,
     limit: Deadline,
 ) -> Result<Vec<EndpointStatus>, JobError> {
     let began = Instant::now();
-    let patience = common.settings.ready_timeout.get();
+    let patience = common.settings.ready_timeout.to_duration();
     let patience =
         limit.at.map_or(patience, |at| patience.min(at.saturating_duration_since(began)));
     let own = common.settings.serve.is_some();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::Route,
     input::{ChatTemplate, InputRules, InputSource},
-    output::{Counts, Format, Heartbeat},
+    output::{AnswerFormat, Heartbeat, PromptCounts},
     settings::AggregateSpec,
     site::is_program_running,
 };
@@ -19,7 +19,7 @@ pub(crate) struct RunPlan {
     pub(crate) rules: InputRules,
     pub(crate) folder: PathBuf,
     pub(crate) output: PathBuf,
-    pub(crate) format: Option<Format>,
+    pub(crate) format: Option<AnswerFormat>,
     /// What is made of all answers together.
     pub(crate) aggregate: Vec<AggregateSpec>,
     pub(crate) start: u32,
@@ -34,7 +34,7 @@ pub(crate) struct RunPlan {
 /// What is made of all lines.
 pub(crate) struct RequestedOutputs<'a> {
     /// The answers' file.
-    pub(crate) format: Option<Format>,
+    pub(crate) format: Option<AnswerFormat>,
     pub(crate) aggregate: &'a [AggregateSpec],
     /// Are they measured?
     pub(crate) report: bool,
@@ -42,7 +42,7 @@ pub(crate) struct RequestedOutputs<'a> {
 
 impl RunPlan {
     /// What is made of all lines: where prompts are open, they are measured at most.
-    pub(crate) fn wanted(&self, counts: &Counts) -> RequestedOutputs<'_> {
+    pub(crate) fn requested_outputs(&self, counts: &PromptCounts) -> RequestedOutputs<'_> {
         let whole = counts.open == 0;
         RequestedOutputs {
             format: self.format.filter(|_| whole),
@@ -104,6 +104,6 @@ pub(crate) fn run_folder(output: &Path) -> PathBuf {
 pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
     /// Seconds; a heartbeat comes every five.
     const HEARTBEAT_MAX_AGE: u64 = 60;
-    let beat = Heartbeat::read(folder).filter(|beat| beat.age() < HEARTBEAT_MAX_AGE)?;
+    let beat = Heartbeat::read(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
     (beat.host != host || is_program_running(beat.pid)).then_some(beat)
 }

@@ -13,7 +13,7 @@ use crate::job::JobError;
 use crate::{
     comm::{Comm, MessageTag, PollBackoff, ReduceOp, TypedComm},
     input::{
-        self, ChunkScan, InputFile, InputFormat, InputListing, InputRules, InputScan, Piece,
+        self, ChunkScan, InputChunk, InputFile, InputFormat, InputListing, InputRules, InputScan,
         ScannedInput,
     },
     output::{Manifest, OutputError, answers_sibling_path},
@@ -127,7 +127,7 @@ pub(crate) fn scan_input(
             return alone();
         }
     };
-    let deal = Deal::new(input.pieces(), comm.size());
+    let deal = ScanAssignment::new(input.split_chunks(), comm.size());
     if is_root {
         info!(ranks = deal.readers, pieces = deal.pieces.len(), "ranks read the input over");
         Some(collect_parts(comm, &input, rules, &deal))
@@ -139,20 +139,20 @@ pub(crate) fn scan_input(
 
 /// Who scans what: the pieces go round over readers, and readers stand as far apart among the ranks as can be, so that
 /// they are on many nodes.
-struct Deal {
-    pieces: Vec<Piece>,
+struct ScanAssignment {
+    pieces: Vec<InputChunk>,
     readers: usize,
     ranks: usize,
 }
 
-impl Deal {
-    fn new(pieces: Vec<Piece>, ranks: usize) -> Self {
+impl ScanAssignment {
+    fn new(pieces: Vec<InputChunk>, ranks: usize) -> Self {
         let readers = ranks.min(MAX_READERS).min(pieces.len()).max(1);
         Self { pieces, readers, ranks }
     }
 
     /// Each piece in its order with the rank that scans it.
-    fn pieces_with_ranks(&self) -> impl Iterator<Item = (Piece, usize)> {
+    fn pieces_with_ranks(&self) -> impl Iterator<Item = (InputChunk, usize)> {
         let rank = |at: usize| (at % self.readers) * self.ranks / self.readers;
         self.pieces.iter().enumerate().map(move |(at, &piece)| (piece, rank(at)))
     }
@@ -163,7 +163,7 @@ fn collect_parts(
     comm: &mut dyn Comm,
     input: &InputListing,
     rules: &InputRules,
-    deal: &Deal,
+    deal: &ScanAssignment,
 ) -> Result<ScannedInput, JobError> {
     let mut scan = InputScan::new(input, rules).map_err(JobError::from);
     let mut stopped = vec![false; deal.ranks];
@@ -173,7 +173,7 @@ fn collect_parts(
             continue;
         }
         let part = match rank {
-            0 => Ok(piece.scan(input, rules)),
+            0 => Ok(piece.scan_rows(input, rules)),
             _ => comm.wait_for_value::<ChunkScan>(rank, MessageTag::Scan),
         };
         scan = scan.and_then(|mut scan| {
@@ -187,17 +187,22 @@ fn collect_parts(
             scan = scan.and(Err(error.into()));
         }
     }
-    post(comm);
+    flush_sends(comm);
     Ok(scan?.finish()?)
 }
 
 /// The other ranks: a part is sent when rank 0 has taken the one before.
-fn send_parts(comm: &mut dyn Comm, input: &InputListing, rules: &InputRules, deal: &Deal) {
+fn send_parts(
+    comm: &mut dyn Comm,
+    input: &InputListing,
+    rules: &InputRules,
+    deal: &ScanAssignment,
+) {
     let mine = comm.rank();
     let mut waits = false;
     for (piece, _) in deal.pieces_with_ranks().filter(|&(_, rank)| rank == mine) {
-        let part = piece.scan(input, rules);
-        if waits && !may_go_on(comm) {
+        let part = piece.scan_rows(input, rules);
+        if waits && !wait_to_continue(comm) {
             return;
         }
         let sent = comm.send_value(0, MessageTag::Scan, &part);
@@ -205,24 +210,24 @@ fn send_parts(comm: &mut dyn Comm, input: &InputListing, rules: &InputRules, dea
         if let Err(error) = sent {
             // Nothing is no part: rank 0, which waits for one, ends the scan.
             warn!("what was scanned cannot be sent: {error}");
-            let _ = comm.send(0, MessageTag::Scan, Vec::new());
+            let _ = comm.send_bytes(0, MessageTag::Scan, Vec::new());
         }
-        post(comm);
+        flush_sends(comm);
         waits = true;
     }
     if waits {
-        may_go_on(comm);
+        wait_to_continue(comm);
     }
 }
 
-fn may_go_on(comm: &mut dyn Comm) -> bool {
+fn wait_to_continue(comm: &mut dyn Comm) -> bool {
     comm.wait_for_value(0, MessageTag::Scan).unwrap_or(false)
 }
 
 /// Sleeps until what was sent is out of this rank's hands.
-fn post(comm: &mut dyn Comm) {
+fn flush_sends(comm: &mut dyn Comm) {
     let mut nap = PollBackoff::for_transfer();
-    while comm.under_way() > 0 {
+    while comm.pending_messages() > 0 {
         nap.sleep_next();
     }
 }
@@ -240,9 +245,12 @@ mod tests {
             InputFile::new(path, InputFormat::Text)
         };
         let files: Vec<_> = ["a.txt", "b.txt", "c.txt"].map(file).into();
-        let pieces = InputListing::new(&files).expect("files").pieces();
-        let ranks = |ranks: usize, pieces: &[Piece]| -> Vec<usize> {
-            Deal::new(pieces.to_vec(), ranks).pieces_with_ranks().map(|(_, rank)| rank).collect()
+        let pieces = InputListing::new(&files).expect("files").split_chunks();
+        let ranks = |ranks: usize, pieces: &[InputChunk]| -> Vec<usize> {
+            ScanAssignment::new(pieces.to_vec(), ranks)
+                .pieces_with_ranks()
+                .map(|(_, rank)| rank)
+                .collect()
         };
         assert_eq!(ranks(1, &pieces), [0, 0, 0]);
         assert_eq!(ranks(2, &pieces), [0, 1, 0]);

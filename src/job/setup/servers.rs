@@ -9,13 +9,13 @@ use crate::job::{
 use crate::{
     comm::Comm,
     domain::{EndpointStatus, ProbeResult, Url},
-    serve::{IdleSupervisor, Plan, SupervisorHandle, plan},
+    serve::{IdleSupervisor, ServerContext, SupervisorHandle, plan_servers},
     settings::Settings,
 };
 
 /// This rank's servers, where there are any.
 #[derive(Debug)]
-pub(crate) struct Servers {
+pub(crate) struct LocalServers {
     supervisor: Option<SupervisorHandle>,
     ports: Vec<(Url, u16)>,
 }
@@ -28,16 +28,16 @@ pub(crate) fn start_servers(
     guard: Option<IdleSupervisor>,
     folder: &Path,
     code: ErrorCodeFn,
-) -> Result<Servers, JobError> {
+) -> Result<LocalServers, JobError> {
     let ports = own_ports(&common.settings, &common.urls);
-    let begun = begin(common, guard, folder, &ports).map_err(|why| {
+    let begun = start_supervised(common, guard, folder, &ports).map_err(|why| {
         JobError::ServerStart(common.placement.rank, common.placement.node.host.clone(), why)
     });
     let keeper = all_ok(comm, begun, code)?;
-    Ok(Servers { supervisor: keeper, ports })
+    Ok(LocalServers { supervisor: keeper, ports })
 }
 
-fn begin(
+fn start_supervised(
     common: &JobContext,
     guard: Option<IdleSupervisor>,
     folder: &Path,
@@ -54,8 +54,8 @@ fn begin(
     };
     let base = settings.base_port.unwrap_or_default();
     let numbers = ports.iter().map(|&(_, port)| port.saturating_sub(base));
-    let whose = Plan { host: &place.node.host, local_rank: place.local_rank, folder };
-    SupervisorHandle::start(guard, plan(settings, numbers, whose)).map(Some)
+    let whose = ServerContext { host: &place.node.host, local_rank: place.local_rank, folder };
+    SupervisorHandle::start(guard, plan_servers(settings, numbers, whose)).map(Some)
 }
 
 /// The servers that this rank is to start, by their URLs; none where nobody asked for any.
@@ -65,11 +65,11 @@ fn own_ports(settings: &Settings, urls: &[Url]) -> Vec<(Url, u16)> {
     ports.map(|port| (Url::loopback(port), port)).filter(|(url, _)| urls.contains(url)).collect()
 }
 
-impl Servers {
+impl LocalServers {
     /// Why nobody needs to wait for the server at this URL any more.
     pub(crate) fn given_up_reason(&self, url: &Url) -> Option<String> {
         let (_, port) = self.ports.iter().find(|(its, _)| its == url)?;
-        self.supervisor.as_ref()?.given_up(*port)
+        self.supervisor.as_ref()?.give_up_reason(*port)
     }
 
     /// What was found, with those that are given up said to be so, whoever answers there.

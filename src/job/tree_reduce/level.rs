@@ -23,12 +23,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::node_texts::{NodeTexts, PassedUpLine, TextFailure, merge};
+use super::node_texts::{NodeTexts, PassedUpLine, TextFailure, merge_nodes};
 use crate::job::{ErrorCodeFn, JobError, context::all_ok};
 use crate::{
     comm::{Comm, ReduceOp, all_to_all_in_rounds},
-    output::{OutputError, replace},
-    reduce::{ReduceTemplate, TokenBudget, Tree, block_range, part},
+    output::{OutputError, replace_file},
+    reduce::{ReduceTemplate, ReduceTree, TokenBudget, block_range, part},
     shards::IndexSet,
 };
 
@@ -64,7 +64,7 @@ pub(crate) struct LevelGroup {
 
 /// How prompts of groups are made.
 pub(crate) struct LevelBuilder<'k> {
-    pub(crate) tree: Tree,
+    pub(crate) tree: ReduceTree,
     pub(crate) template: &'k ReduceTemplate,
     pub(crate) budget: TokenBudget,
     /// So many ranks, the first ones, write them: those that see the folder.
@@ -100,15 +100,15 @@ impl LevelFiles {
 
     /// Local. Is all of it there, made of this?
     pub(crate) fn is_complete(&self, made_of: &str) -> bool {
-        self.whole().is_some_and(|it| it.made_of == made_of)
+        self.read_marker().is_some_and(|it| it.made_of == made_of)
     }
 
     /// Local. How long it took to make, in seconds; none where it is not whole.
     pub(crate) fn build_seconds(&self) -> Option<f64> {
-        self.whole().map(|it| it.seconds)
+        self.read_marker().map(|it| it.seconds)
     }
 
-    fn whole(&self) -> Option<LevelMarker> {
+    fn read_marker(&self) -> Option<LevelMarker> {
         let text = std::fs::read(self.input_folder.join(LEVEL_MARKER_FILE)).ok()?;
         serde_json::from_slice(&text).ok()
     }
@@ -136,7 +136,7 @@ impl LevelFiles {
     pub(crate) fn end(&self, made_of: &str, seconds: f64) -> Result<(), JobError> {
         let whole = LevelMarker { made_of: made_of.into(), seconds };
         let text = serde_json::to_vec(&whole).unwrap_or_default();
-        Ok(replace(&self.input_folder.join(LEVEL_MARKER_FILE), &text)?)
+        Ok(replace_file(&self.input_folder.join(LEVEL_MARKER_FILE), &text)?)
     }
 
     /// Local. Its files of that kind, in the order of their groups.
@@ -161,14 +161,14 @@ const LEVEL_MARKER_FILE: &str = "whole.json";
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LevelFileKind {
     Groups,
-    Passed,
+    PassedUp,
 }
 
 impl LevelFileKind {
     fn file_prefix(self) -> &'static str {
         match self {
             Self::Groups => "groups-",
-            Self::Passed => "passed-",
+            Self::PassedUp => "passed-",
         }
     }
 }
@@ -191,7 +191,8 @@ pub(crate) fn build_level_prompts(
     let (tree, level, cooks) = (kitchen.tree, place.level, kitchen.writer_ranks as u64);
     let groups = tree.node_count(level);
     let home = |rank: u64| block_range(groups, cooks, rank); // none for who comes after them
-    let rounds = count_rounds(comm, |rank| below.bytes(&child_nodes(tree, level, &home(rank))));
+    let rounds =
+        count_rounds(comm, |rank| below.estimate_bytes(&child_nodes(tree, level, &home(rank))));
     let mut writer = LevelWriter::new(place, comm.rank());
     let mut fault = None;
     for round in 0..rounds {
@@ -209,7 +210,7 @@ pub(crate) fn build_level_prompts(
         all_to_all_in_rounds(comm, &parts, ROUND as usize, take);
         drop(parts);
         let mut told = BTreeMap::new();
-        got.iter().for_each(|bytes| merge(bytes, &mut told));
+        got.iter().for_each(|bytes| merge_nodes(bytes, &mut told));
         drop(got);
         for group in part(&home(comm.rank() as u64), rounds, round) {
             let its = tree.children(level, group);
@@ -220,7 +221,7 @@ pub(crate) fn build_level_prompts(
             }
         }
     }
-    let finished = fault.map_or_else(|| writer.finish(), Err);
+    let finished = fault.map_or_else(|| writer.sync_files(), Err);
     all_ok(comm, finished, code)?;
     if comm.rank() == 0 {
         let seconds = began.elapsed().as_secs_f64();
@@ -233,7 +234,7 @@ pub(crate) fn build_level_prompts(
 }
 
 /// The nodes of the level below that these groups take in.
-fn child_nodes(tree: Tree, level: u32, groups: &Range<u64>) -> Range<u64> {
+fn child_nodes(tree: ReduceTree, level: u32, groups: &Range<u64>) -> Range<u64> {
     match groups.is_empty() {
         true => 0..0,
         false => tree.children(level, groups.start).start..tree.children(level, groups.end - 1).end,
@@ -294,8 +295,8 @@ impl<'p> LevelWriter<'p> {
             && let Some(text) = texts.pop()
         {
             let line = PassedUpLine { group: number, text: text.into() };
-            self.line(
-                self.place.input_folder.join(self.name(LevelFileKind::Passed.file_prefix())),
+            self.write_line(
+                self.place.input_folder.join(self.file_name(LevelFileKind::PassedUp.file_prefix())),
                 &line,
             )?;
         } else if count > 1 {
@@ -304,19 +305,19 @@ impl<'p> LevelWriter<'p> {
                 (made.prompt.len() as u64, made.max_tokens, made.cut);
             let id = format!("L{level}-g{number}");
             let row = LevelPromptRow { id, prompt: &made.prompt, max_tokens: made.max_tokens };
-            self.line(self.place.prompts_folder().join(self.name("")), &row)?;
+            self.write_line(self.place.prompts_folder().join(self.file_name("")), &row)?;
         }
-        self.line(
-            self.place.input_folder.join(self.name(LevelFileKind::Groups.file_prefix())),
+        self.write_line(
+            self.place.input_folder.join(self.file_name(LevelFileKind::Groups.file_prefix())),
             &group,
         )
     }
 
-    fn name(&self, kind: &str) -> String {
+    fn file_name(&self, kind: &str) -> String {
         format!("{kind}{:05}.jsonl", self.rank)
     }
 
-    fn line(&mut self, path: PathBuf, line: &impl Serialize) -> Result<(), JobError> {
+    fn write_line(&mut self, path: PathBuf, line: &impl Serialize) -> Result<(), JobError> {
         let file = match self.files.get_mut(&path) {
             Some(file) => file,
             None => {
@@ -330,7 +331,7 @@ impl<'p> LevelWriter<'p> {
         Ok(written.map_err(OutputError::io_error("cannot write", &path))?)
     }
 
-    fn finish(mut self) -> Result<(), JobError> {
+    fn sync_files(mut self) -> Result<(), JobError> {
         for (path, file) in &mut self.files {
             let written = file.flush().and_then(|()| file.get_ref().sync_all());
             written.map_err(OutputError::io_error("cannot write", path))?;
@@ -366,10 +367,10 @@ pub(crate) fn read_groups(
 
 /// Collective. The groups that have a prompt, and the files of this rank's share of the texts that were passed up. So many
 /// ranks, the first ones, see the folder.
-pub(crate) fn called(
+pub(crate) fn read_level_groups(
     comm: &mut dyn Comm,
     place: &LevelFiles,
-    tree: Tree,
+    tree: ReduceTree,
     readers: usize,
     code: ErrorCodeFn,
 ) -> Result<(IndexSet, Vec<PathBuf>), JobError> {
@@ -383,7 +384,7 @@ pub(crate) fn called(
             }
             Ok(())
         })?;
-        files(LevelFileKind::Passed)
+        files(LevelFileKind::PassedUp)
     });
     let passed = all_ok(comm, read, code)?;
     comm.all_reduce(called.words_mut(), ReduceOp::Or);

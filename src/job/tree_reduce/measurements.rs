@@ -8,43 +8,43 @@ use std::path::Path;
 use super::level::{LevelFileKind, LevelFiles, read_groups};
 use crate::job::{JobError, root::report::remeasure_run, setup::run_plan::run_folder};
 use crate::{
-    metrics::Measured,
+    metrics::AnswerStats,
     output::{Manifest, ReduceProgress, read_samples, read_timelines},
-    reduce::Tree,
+    reduce::ReduceTree,
     report::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource},
 };
 
 /// What the passes of a reduce measured, on rank 0: none where that is still to be read from the files.
 #[derive(Debug, Default)]
 pub(crate) struct PassMeasurements {
-    pub(crate) leaves: Option<Measured>,
+    pub(crate) leaves: Option<AnswerStats>,
     /// From the first level on.
-    pub(crate) levels: Vec<Option<Measured>>,
+    pub(crate) levels: Vec<Option<AnswerStats>>,
 }
 
 /// Local. The tree above the leaves of this run, if it is a reduce's.
 pub(crate) fn tree_source(
     folder: &Path,
     leaves: &Manifest,
-    levels: Vec<Option<Measured>>,
+    levels: Vec<Option<AnswerStats>>,
 ) -> Result<Option<ReduceSource>, JobError> {
     let Some(stands) = leaves.reduce else { return Ok(None) };
     let fan_in = leaves.settings.get("fan-in").and_then(serde_json::Value::as_u64).unwrap_or(2);
-    let tree = Tree::new(leaves.rows, fan_in);
+    let tree = ReduceTree::new(leaves.rows, fan_in);
     let mut levels = levels.into_iter();
     let source = |level| level_source(folder, tree, &stands, level, levels.next().flatten());
     let all = if leaves.rows == 0 { 0 } else { tree.levels() };
     let levels = (1..=all).map(source).collect::<Result<_, _>>()?;
     let leaves_failed = count_missing_nodes(folder, &stands, 1)?;
-    Ok(Some(ReduceSource { fan_in, stands, leaves_failed, levels }))
+    Ok(Some(ReduceSource { fan_in, progress: stands, leaves_failed, levels }))
 }
 
 fn level_source(
     folder: &Path,
-    tree: Tree,
+    tree: ReduceTree,
     stands: &ReduceProgress,
     level: u32,
-    measured: Option<Measured>,
+    measured: Option<AnswerStats>,
 ) -> Result<ReduceLevelSource, JobError> {
     let place = LevelFiles::of(folder, level);
     let mut source =
@@ -77,7 +77,7 @@ fn level_source(
             None => remeasure_run(&run, &mut manifest)?,
         };
         let (samples, timelines) = (read_samples(&run), read_timelines(&run));
-        source.ran = Some(LevelRun { manifest, samples, timelines, measured });
+        source.run = Some(LevelRun { manifest, samples, timelines, measured });
     }
     Ok(source)
 }

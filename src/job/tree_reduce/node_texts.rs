@@ -25,7 +25,7 @@ use crate::{output::OutputError, shards::IndexSet};
 /// The texts of a level's nodes.
 pub(crate) struct NodeTexts {
     /// This rank's answers, in order of their rows.
-    lines: Option<LineIndex>,
+    line_index: Option<LineIndex>,
     /// The nodes that the rows stand for, in their order; none where each row stands for the node of its number.
     called: Option<IndexSet>,
     passed_up: Vec<Passed>,
@@ -61,7 +61,7 @@ pub(crate) struct Told {
     failed: bool,
     start: u32,
     rank: u32,
-    said: String,
+    content: String,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +83,8 @@ impl NodeTexts {
         if let Some(lines) = &mut lines {
             lines.sort_lines();
         }
-        let mut texts = Self { lines, called, passed_up: Vec::new(), files: Vec::new() };
+        let mut texts =
+            Self { line_index: lines, called, passed_up: Vec::new(), files: Vec::new() };
         for path in files {
             texts.index_passed_up(path)?;
         }
@@ -112,21 +113,21 @@ impl NodeTexts {
     }
 
     /// About how many bytes it takes to read these nodes' texts.
-    pub(crate) fn bytes(&self, nodes: &Range<u64>) -> u64 {
-        let rows = self.rows(nodes);
+    pub(crate) fn estimate_bytes(&self, nodes: &Range<u64>) -> u64 {
+        let rows = self.row_range(nodes);
         let width = rows.end - rows.start;
-        let lines = self.lines.as_ref().filter(|_| width > 0);
+        let lines = self.line_index.as_ref().filter(|_| width > 0);
         let lines = lines.map_or(0, |it| it.bytes_by_bin(rows.start, rows.end, width).iter().sum());
         lines + self.passed_up_in(nodes).iter().map(|it| it.length as u64).sum::<u64>()
     }
 
     /// Appends what this rank knows of these nodes, ready to travel ([`merge`] takes it in).
     pub(crate) fn read(&mut self, nodes: &Range<u64>, into: &mut Vec<u8>) -> Result<(), JobError> {
-        let rows = self.rows(nodes);
-        if let Some(lines) = self.lines.as_mut().filter(|_| !rows.is_empty()) {
+        let rows = self.row_range(nodes);
+        if let Some(lines) = self.line_index.as_mut().filter(|_| !rows.is_empty()) {
             let mut bytes = Vec::new();
             lines.read_range(rows.start, rows.end, &mut bytes)?;
-            let mut called = self.called.as_ref().map(|it| it.members(nodes.start));
+            let mut called = self.called.as_ref().map(|it| it.members_from(nodes.start));
             let mut next = rows.start;
             for (row, rank, line) in LineFrames(&bytes) {
                 let node = match &mut called {
@@ -145,7 +146,11 @@ impl NodeTexts {
                     _ => serde_json::to_string(&error).unwrap_or_default(),
                 };
                 let failed = rank.failed || response.is_none();
-                write(into, node, &Told { failed, start: rank.start, rank: rank.rank, said });
+                write(
+                    into,
+                    node,
+                    &Told { failed, start: rank.start, rank: rank.rank, content: said },
+                );
             }
         }
         for it in self.passed_up_in(nodes) {
@@ -154,12 +159,12 @@ impl NodeTexts {
             let read = file.read_exact_at(&mut line, it.offset);
             read.map_err(OutputError::io_error("cannot read", path))?;
             let said = parse_text_line::<PassedUpLine<'_>>(&line, path)?.text.into_owned();
-            write(into, it.node, &Told { failed: false, start: 0, rank: 0, said });
+            write(into, it.node, &Told { failed: false, start: 0, rank: 0, content: said });
         }
         Ok(())
     }
 
-    fn rows(&self, nodes: &Range<u64>) -> Range<u64> {
+    fn row_range(&self, nodes: &Range<u64>) -> Range<u64> {
         match &self.called {
             None => nodes.clone(),
             Some(called) => called.before(nodes.start)..called.before(nodes.end),
@@ -179,31 +184,32 @@ fn parse_text_line<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Resul
 }
 
 /// Node, failed, start, rank, length.
-const HEAD: usize = 8 + 4 * 4;
+const NODE_HEADER_BYTES: usize = 8 + 4 * 4;
 
 fn write(into: &mut Vec<u8>, node: u64, told: &Told) {
     into.extend(node.to_le_bytes());
     // A text is an answer of a server, far below 4 GiB.
-    let length = u32::try_from(told.said.len()).unwrap_or(u32::MAX);
+    let length = u32::try_from(told.content.len()).unwrap_or(u32::MAX);
     for number in [u32::from(told.failed), told.start, told.rank, length] {
         into.extend(number.to_le_bytes());
     }
-    into.extend(&told.said.as_bytes()[..length as usize]);
+    into.extend(&told.content.as_bytes()[..length as usize]);
 }
 
 /// Takes in what a rank knows; of each node, what counts stays.
-pub(crate) fn merge(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
-    while let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() {
+pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
+    while let Some((head, rest)) = bytes.split_first_chunk::<NODE_HEADER_BYTES>() {
         let number =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let node = u64::from(number(0)) | u64::from(number(4)) << 32;
         let Some((said, rest)) = rest.split_at_checked(number(20) as usize) else { return };
         bytes = rest;
         let said = String::from_utf8_lossy(said).into_owned();
-        let told = Told { failed: number(8) != 0, start: number(12), rank: number(16), said };
+        let told =
+            Told { failed: number(8) != 0, start: number(12), rank: number(16), content: said };
         match into.entry(node) {
             Entry::Vacant(entry) => drop(entry.insert(told)),
-            Entry::Occupied(mut entry) if told.key() < entry.get().key() => {
+            Entry::Occupied(mut entry) if told.precedence_key() < entry.get().precedence_key() => {
                 drop(entry.insert(told))
             }
             Entry::Occupied(_) => {}
@@ -212,26 +218,26 @@ pub(crate) fn merge(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
 }
 
 impl Told {
-    fn key(&self) -> (bool, u32, u32) {
+    fn precedence_key(&self) -> (bool, u32, u32) {
         (self.failed, self.start, self.rank)
     }
 
     /// The text, or why there is none; a blank one is none.
     pub(crate) fn into_text(self) -> Result<String, TextFailure> {
         if self.failed {
-            let fault = serde_json::from_str::<Option<TextFailure>>(&self.said).ok().flatten();
+            let fault = serde_json::from_str::<Option<TextFailure>>(&self.content).ok().flatten();
             return Err(fault.unwrap_or_else(|| TextFailure {
                 kind: "unknown".into(),
                 message: "it failed, and its line does not say why".into(),
             }));
         }
-        if self.said.trim().is_empty() {
+        if self.content.trim().is_empty() {
             return Err(TextFailure {
                 kind: "blank".into(),
                 message: "the answer is blank".into(),
             });
         }
-        Ok(self.said)
+        Ok(self.content)
     }
 }
 
@@ -240,7 +246,7 @@ mod tests {
     use super::*;
 
     fn told(failed: bool, start: u32, rank: u32, said: &str) -> Told {
-        Told { failed, start, rank, said: said.into() }
+        Told { failed, start, rank, content: said.into() }
     }
 
     #[test]
@@ -257,7 +263,7 @@ mod tests {
             write(&mut bytes, node, &it);
         }
         let mut nodes = BTreeMap::new();
-        merge(&bytes, &mut nodes);
+        merge_nodes(&bytes, &mut nodes);
         let mut text = |node| nodes.remove(&node).expect("it is known").into_text();
         assert_eq!(text(7), Ok("first".into()));
         assert_eq!(text(8).map_err(|it| it.kind), Err("too_long".into()));
@@ -267,7 +273,7 @@ mod tests {
     #[test]
     fn rows_stand_for_the_groups_that_were_asked_for_and_the_others_were_passed_up() {
         let folder = tempfile::tempdir().expect("a folder");
-        let header = crate::shards::Header::new(1, 0, "n", "f");
+        let header = crate::shards::ShardHeader::new(1, 0, "n", "f");
         let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
         for row in [2, 0, 1] {
             text += &format!("{{\"index\":{row},\"success\":true,\"response\":\"row {row}\"}}\n");
@@ -301,7 +307,7 @@ mod tests {
         ] {
             let (mut bytes, mut all) = (Vec::new(), BTreeMap::new());
             texts.read(&nodes, &mut bytes).expect("read");
-            merge(&bytes, &mut all);
+            merge_nodes(&bytes, &mut all);
             let all: Vec<(u64, String)> = all
                 .into_iter()
                 .map(|(node, told)| (node, told.into_text().expect("a text")))
@@ -309,7 +315,7 @@ mod tests {
             let expected: Vec<(u64, String)> =
                 expected.into_iter().map(|(node, text)| (node, text.to_owned())).collect();
             assert_eq!(all, expected, "{nodes:?}");
-            assert_eq!(texts.bytes(&nodes) > 0, !expected.is_empty());
+            assert_eq!(texts.estimate_bytes(&nodes) > 0, !expected.is_empty());
         }
     }
 }

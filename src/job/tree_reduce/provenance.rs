@@ -25,7 +25,7 @@ use super::{
     node_texts::TextFailure,
 };
 use crate::job::JobError;
-use crate::{output::OutputError, reduce::Tree, shards::IndexSet};
+use crate::{output::OutputError, reduce::ReduceTree, shards::IndexSet};
 
 #[derive(Serialize)]
 struct TreeNodeRecord<'t> {
@@ -56,7 +56,7 @@ const MAX_LOGGED_GROUPS: u64 = 20;
 /// Leaves that the root's text does not cover.
 pub(crate) fn write_tree_file(
     folder: &Path,
-    tree: Tree,
+    tree: ReduceTree,
     root: &Result<(), Option<TextFailure>>,
 ) -> Result<u64, JobError> {
     let place = folder.join("tree.jsonl");
@@ -105,7 +105,7 @@ struct ParentLevel {
 impl ParentLevel {
     fn of(
         folder: &Path,
-        tree: Tree,
+        tree: ReduceTree,
         level: u32,
         root: &Result<(), Option<TextFailure>>,
     ) -> Result<Self, JobError> {
@@ -129,7 +129,7 @@ impl ParentLevel {
 }
 
 fn tree_node_record<'t>(
-    tree: Tree,
+    tree: ReduceTree,
     level: u32,
     group: LevelGroup,
     error: Option<&'t TextFailure>,
@@ -138,7 +138,7 @@ fn tree_node_record<'t>(
 ) -> TreeNodeRecord<'t> {
     let leaves = tree.leaf_range(level, group.group);
     let mut gaps = Vec::new();
-    missing.members(leaves.start).take_while(|leaf| *leaf < leaves.end).for_each(|leaf| {
+    missing.members_from(leaves.start).take_while(|leaf| *leaf < leaves.end).for_each(|leaf| {
         extend_ranges(&mut gaps, leaf);
     });
     let outcome = match (group.texts, absent.contains(group.group)) {

@@ -15,9 +15,9 @@ use std::{
 use tracing::info;
 
 use super::{
-    level::{LevelBuilder, LevelFiles, build_level_prompts, called},
+    level::{LevelBuilder, LevelFiles, build_level_prompts, read_level_groups},
     measurements::PassMeasurements,
-    node_texts::{NodeTexts, TextFailure, merge},
+    node_texts::{NodeTexts, TextFailure, merge_nodes},
     provenance::write_tree_file,
 };
 use crate::job::{
@@ -30,9 +30,9 @@ use crate::job::{
 use crate::{
     comm::{Comm, ReduceOp, TypedComm},
     console,
-    output::{Format, OutputError, ReduceProgress, State, replace},
-    reduce::{DEFAULT_REDUCE_TEMPLATE, ReduceTemplate, TokenBudget, Tree},
-    settings::{ApiMode, BadRows, DuplicateIds, GatherMode, ResumePolicy},
+    output::{AnswerFormat, OutputError, ReduceProgress, RunState, replace_file},
+    reduce::{DEFAULT_REDUCE_TEMPLATE, ReduceTemplate, ReduceTree, TokenBudget},
+    settings::{ApiMode, BadRowPolicy, DuplicateIdPolicy, GatherMode, ResumePolicy},
     shards::IndexSet,
 };
 
@@ -62,12 +62,12 @@ pub(crate) fn reduce_tree(
     crew: &mut JobResources,
     inputs: &[String],
 ) -> Result<JobVerdict, JobError> {
-    let recipe = all_ok(comm, ready(&mut common), crew.exit_codes.error)?;
+    let recipe = all_ok(comm, prepare_settings(&mut common), crew.exit_codes.error)?;
     let Some(leaves) = run_pass(comm, &common, crew, inputs)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     let mut growth = TreeReducer::of(comm, common, crew, recipe, leaves)?;
-    let grown = growth.grow(comm);
+    let grown = growth.run_levels(comm);
     growth.resources.tree_folder = None;
     // (without rows nothing is left to go on with, whatever is said about it)
     if !matches!(grown, Ok(JobVerdict::Done | JobVerdict::SomeFailed))
@@ -84,7 +84,7 @@ pub(crate) fn reduce_tree(
 }
 
 /// Settings that a tree needs, and its prompt.
-fn ready(common: &mut JobContext) -> Result<ReduceTemplate, JobError> {
+fn prepare_settings(common: &mut JobContext) -> Result<ReduceTemplate, JobError> {
     let settings = &mut common.settings;
     if settings.n > 1 {
         return Err(JobError::PreconditionFailed(
@@ -98,7 +98,7 @@ fn ready(common: &mut JobContext) -> Result<ReduceTemplate, JobError> {
         ));
     }
     let output = Path::new(settings.output.as_deref().unwrap_or_default());
-    if Format::Jsonl.infer_from_path(output) == Format::Parquet {
+    if AnswerFormat::Jsonl.infer_from_path(output) == AnswerFormat::Parquet {
         return Err(JobError::PreconditionFailed(
             "the output of a reduce is a text, and would be no Parquet: give --output another ending (merge writes the \
              leaves' answers in any format)"
@@ -120,7 +120,7 @@ struct TreeReducer<'c> {
     context: JobContext,
     resources: &'c mut JobResources,
     template: ReduceTemplate,
-    tree: Tree,
+    tree: ReduceTree,
     /// Of the leaves, on rank 0.
     root: Option<RootRun>,
     leaves: Option<LeafPass>,
@@ -131,14 +131,14 @@ struct TreeReducer<'c> {
     /// On rank 0.
     measurements: PassMeasurements,
     /// Somebody asked this process to end, between two passes.
-    asked_to_end: Arc<AtomicBool>,
+    stop_requested: Arc<AtomicBool>,
 }
 
 /// The pass over the leaves, until it is looked at.
 struct LeafPass {
     plan: crate::job::setup::run_plan::RunPlan,
-    completion: crate::job::collect::completion::Standing,
-    lines: Option<crate::job::collect::line_index::LineIndex>,
+    completion: crate::job::collect::completion::CompletionState,
+    line_index: Option<crate::job::collect::line_index::LineIndex>,
 }
 
 impl<'c> TreeReducer<'c> {
@@ -148,9 +148,9 @@ impl<'c> TreeReducer<'c> {
         common: JobContext,
         crew: &'c mut JobResources,
         recipe: ReduceTemplate,
-        PassResult { root, plan: brief, completion: standing, lines }: PassResult,
+        PassResult { root, plan: brief, completion: standing, line_index: lines }: PassResult,
     ) -> Result<Self, JobError> {
-        let tree = Tree::new(brief.source.rows, common.settings.fan_in);
+        let tree = ReduceTree::new(brief.source.rows, common.settings.fan_in);
         // What is made of the leaves is another tree where the input or what decides answers is another, and where the leaves
         // were answered anew because the input had been another meanwhile.
         let deciding =
@@ -160,7 +160,7 @@ impl<'c> TreeReducer<'c> {
             leaves.map(|leaves| format!("{} {leaves} {deciding}", brief.source.fingerprint));
         let made_of = comm.broadcast_value(made_of)?;
         let folder = brief.folder.clone();
-        let leaves = Some(LeafPass { plan: brief, completion: standing, lines });
+        let leaves = Some(LeafPass { plan: brief, completion: standing, line_index: lines });
         let asked_to_end = Arc::default();
         Ok(Self {
             context: common,
@@ -172,14 +172,15 @@ impl<'c> TreeReducer<'c> {
             folder,
             leaf_fingerprint: made_of,
             measurements: PassMeasurements::default(),
-            asked_to_end,
+            stop_requested: asked_to_end,
         })
     }
 
     /// Collective. From the leaves to the root.
-    fn grow(&mut self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
+    fn run_levels(&mut self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
         let code = self.resources.exit_codes.error;
-        let Some(LeafPass { plan: brief, completion: standing, mut lines }) = self.leaves.take()
+        let Some(LeafPass { plan: brief, completion: standing, line_index: mut lines }) =
+            self.leaves.take()
         else {
             return Ok(JobVerdict::PromptsOpen);
         };
@@ -192,13 +193,14 @@ impl<'c> TreeReducer<'c> {
             return Ok(JobVerdict::PromptsOpen);
         }
         if brief.source.rows == 0 {
-            self.record_progress(comm, ReduceProgress::default(), State::Finished)?;
+            self.record_progress(comm, ReduceProgress::default(), RunState::Finished)?;
             let none = "the input has no rows: there is nothing to make a text of";
             return all_ok(comm, Err(JobError::PreconditionFailed(none.into())), code);
         }
         let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::asked))?;
-        let mut stamp = ContentStamp::of(&self.leaf_fingerprint).with_answers(standing.answered());
-        let any = standing.answered().count() > 0;
+        let mut stamp =
+            ContentStamp::of(&self.leaf_fingerprint).with_answers(standing.answered_prompts());
+        let any = standing.answered_prompts().count() > 0;
         let mut below = all_ok(comm, NodeTexts::of(lines, None, &[]), code)?;
         self.resources.tree_folder = Some(self.folder.clone());
         for level in 1..=self.tree.levels() {
@@ -209,15 +211,15 @@ impl<'c> TreeReducer<'c> {
             self.record_progress(
                 comm,
                 ReduceProgress { levels, level, ..ReduceProgress::default() },
-                State::Running,
+                RunState::Running,
             )?;
             let place = LevelFiles::of(&self.folder, level);
-            if !self.make(comm, &place, &stamp, &mut below, &brief, any)? {
+            if !self.build_level(comm, &place, &stamp, &mut below, &brief, any)? {
                 return Ok(JobVerdict::NoEndpoint);
             }
             drop(below); // the level has its own memory to take
             let readers = ranks_seeing_folder(comm, &brief);
-            let (called, passed) = called(comm, &place, self.tree, readers, code)?;
+            let (called, passed) = read_level_groups(comm, &place, self.tree, readers, code)?;
             let (mut lines, mut answered) = (None, IndexSet::new(0));
             if called.count() > 0 {
                 if comm.rank() == 0 {
@@ -235,7 +237,7 @@ impl<'c> TreeReducer<'c> {
                 };
                 let counts = done.completion.counts(done.plan.source.rows);
                 let measured =
-                    measure_answers(comm, &done.plan, done.lines.as_mut(), &counts, code)?;
+                    measure_answers(comm, &done.plan, done.line_index.as_mut(), &counts, code)?;
                 let ended =
                     done.root.as_mut().map(|it| it.end(&done.completion, true, measured.as_ref()));
                 self.measurements.levels.resize(level as usize - 1, None);
@@ -244,7 +246,7 @@ impl<'c> TreeReducer<'c> {
                 if comm.broadcast_value(ended)? == JobVerdict::PromptsOpen {
                     return Ok(JobVerdict::PromptsOpen);
                 }
-                (lines, answered) = (done.lines, done.completion.answered().clone());
+                (lines, answered) = (done.line_index, done.completion.answered_prompts().clone());
             }
             stamp = stamp.with_answers(&answered);
             below = all_ok(comm, NodeTexts::of(lines, Some(called), &passed), code)?;
@@ -253,7 +255,7 @@ impl<'c> TreeReducer<'c> {
     }
 
     /// Collective. The level's prompts, unless they are there, made of the same; false where nobody is there to be asked.
-    fn make(
+    fn build_level(
         &mut self,
         comm: &mut dyn Comm,
         place: &LevelFiles,
@@ -277,8 +279,8 @@ impl<'c> TreeReducer<'c> {
             None
         };
         let begun = (rank == 0).then(|| {
-            remove(&leaves.output)?;
-            remove(&self.folder.join("tree.jsonl"))?;
+            remove_if_exists(&leaves.output)?;
+            remove_if_exists(&self.folder.join("tree.jsonl"))?;
             place.begin(&self.folder, self.tree.levels())
         });
         root_result(comm, begun, code)?;
@@ -310,7 +312,7 @@ impl<'c> TreeReducer<'c> {
         (settings.overwrite, settings.resume) = (false, ResumePolicy::Auto);
         (settings.template, settings.reduce_template) = (None, None);
         (settings.keep_row, settings.no_echo) = (false, true);
-        (settings.bad_rows, settings.duplicate_ids) = (BadRows::Stop, DuplicateIds::Keep);
+        (settings.bad_rows, settings.duplicate_ids) = (BadRowPolicy::Stop, DuplicateIdPolicy::Keep);
         let (model, api) = asked;
         settings.model = model.clone().or(settings.model.take());
         settings.api = match api.as_deref() {
@@ -335,7 +337,7 @@ impl<'c> TreeReducer<'c> {
         let mut root = self.root.take();
         let verdict = root.as_mut().zip(all).map(|(root, all)| {
             let mut told = std::collections::BTreeMap::new();
-            all.iter().for_each(|bytes| merge(bytes, &mut told));
+            all.iter().for_each(|bytes| merge_nodes(bytes, &mut told));
             let text = told.remove(&0).map(super::node_texts::Told::into_text);
             let output = root.output_path().to_owned();
             let fault: Result<(), Option<TextFailure>> = match &text {
@@ -345,13 +347,13 @@ impl<'c> TreeReducer<'c> {
             };
             let missing = write_tree_file(&self.folder, self.tree, &fault)?;
             match text {
-                Some(Ok(text)) => replace(Path::new(&output), text.as_bytes())?,
-                _ => remove(Path::new(&output))?,
+                Some(Ok(text)) => replace_file(Path::new(&output), text.as_bytes())?,
+                _ => remove_if_exists(Path::new(&output))?,
             }
             let levels = self.tree.levels();
             let text = fault.is_ok();
             let tree = ReduceProgress { levels, level: levels, text, missing };
-            root.record_tree_state(tree, State::Finished)?;
+            root.record_tree_state(tree, RunState::Finished)?;
             Ok(if text && missing == 0 { JobVerdict::Done } else { JobVerdict::SomeFailed })
         });
         self.root = root;
@@ -364,7 +366,7 @@ impl<'c> TreeReducer<'c> {
         &mut self,
         comm: &mut dyn Comm,
         tree: ReduceProgress,
-        state: State,
+        state: RunState,
     ) -> Result<(), JobError> {
         let noted = self.root.as_mut().map(|root| root.record_tree_state(tree, state));
         root_result(comm, noted, self.resources.exit_codes.error).map(drop)
@@ -373,9 +375,9 @@ impl<'c> TreeReducer<'c> {
     /// Collective. Was anybody asked to end since this was looked at first, or is the time over? From the first call on,
     /// signals between passes are noted here.
     fn is_stop_requested(&self, comm: &mut dyn Comm) -> bool {
-        let note = Arc::clone(&self.asked_to_end);
-        let over = self.resources.listen(move || note.store(true, Ordering::Relaxed));
-        let mut end = [u64::from(over || self.asked_to_end.load(Ordering::Relaxed))];
+        let note = Arc::clone(&self.stop_requested);
+        let over = self.resources.notify_on_signal(move || note.store(true, Ordering::Relaxed));
+        let mut end = [u64::from(over || self.stop_requested.load(Ordering::Relaxed))];
         comm.all_reduce(&mut end, ReduceOp::Or);
         end != [0]
     }
@@ -413,7 +415,7 @@ impl ContentStamp {
     }
 }
 
-fn remove(path: &Path) -> Result<(), JobError> {
+fn remove_if_exists(path: &Path) -> Result<(), JobError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(OutputError::io_error("cannot remove", path)(error).into())

@@ -45,7 +45,7 @@ pub(super) struct StepChart<'a> {
     pub(super) marks: &'a [ChartMark],
     pub(super) series: &'a [StepSeries<'a>],
     /// Bars instead of a line?
-    pub(super) bars: bool,
+    pub(super) as_bars: bool,
 }
 
 impl StepChart<'_> {
@@ -74,7 +74,7 @@ impl StepChart<'_> {
                 .steps
                 .iter()
                 .map(|&(from, to, high)| (x(from) * VIEW_WIDTH, x(to) * VIEW_WIDTH, y(high)));
-            svg.push_str(&if self.bars {
+            svg.push_str(&if self.as_bars {
                 bars(places, series.class)
             } else {
                 draw_steps(places, series)
@@ -256,7 +256,7 @@ mod tests {
             for bars in [false, true] {
                 let plot = StepChart {
                     title: "<b>", unit: "", height_px: 100, x_max: wide, ticks: vec![(1.0, "<".into())], bands: &[],
-                    marks: &[ChartMark { at: 3.0, name: "'".into() }], series: &series, bars,
+                    marks: &[ChartMark { at: 3.0, name: "'".into() }], series: &series, as_bars: bars,
                 };
                 let drawn = plot.draw();
                 prop_assert!(!drawn.contains("NaN") && !drawn.contains("inf") && !drawn.contains("<b>"));

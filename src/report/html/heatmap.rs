@@ -143,21 +143,21 @@ fn told(row: &Row) -> String {
 
 /// 0 to [`FULL`] for shares of the window, then down.
 const FULL_LEVEL: usize = 10;
-const DOWN: usize = FULL_LEVEL + 1;
-const COLOUR_COUNT: usize = DOWN + 1;
+const DOWN_LEVEL: usize = FULL_LEVEL + 1;
+const COLOUR_COUNT: usize = DOWN_LEVEL + 1;
 const FILL_LEVELS: usize = FULL_LEVEL + 1;
 
 fn class(level: usize) -> String {
-    if level == DOWN { "hd".into() } else { format!("h{level}") }
+    if level == DOWN_LEVEL { "hd".into() } else { format!("h{level}") }
 }
 
 /// A piece's level; none where nobody drove it.
-fn level(piece: Piece) -> Option<usize> {
+fn fill_level(piece: Piece) -> Option<usize> {
     if piece.watched == 0 {
         return None;
     }
     if (piece.up as f64) < UP_THRESHOLD * piece.watched as f64 {
-        return Some(DOWN);
+        return Some(DOWN_LEVEL);
     }
     // In whole numbers: no rounding that two machines do differently.
     let tenths = (piece.in_flight * FULL_LEVEL as u64 + piece.window / 2).checked_div(piece.window);
@@ -167,7 +167,9 @@ fn level(piece: Piece) -> Option<usize> {
 /// Where some of a row's endpoints are down, and not most: these do not colour it.
 fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
     let some = |at: usize| {
-        row.pieces.get(at).is_some_and(|it| it.up < it.watched && level(*it) != Some(DOWN))
+        row.pieces
+            .get(at)
+            .is_some_and(|it| it.up < it.watched && fill_level(*it) != Some(DOWN_LEVEL))
     };
     let mut from = None;
     for at in 0..=columns {
@@ -184,7 +186,7 @@ fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
 
 /// Pieces of one level next to each other, together.
 fn runs(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize)) {
-    let of = |at: usize| row.pieces.get(at).copied().and_then(level);
+    let of = |at: usize| row.pieces.get(at).copied().and_then(fill_level);
     let mut from = 0;
     for at in 1..=timeline.columns() {
         if at == timeline.columns() || of(at) != of(from) {
@@ -214,7 +216,7 @@ mod tests {
                 let stood = Standing {
                     in_flight: (number * 7 + at) % 65,
                     window: 64,
-                    up: number % 50 != 3 || at < 9,
+                    is_up: number % 50 != 3 || at < 9,
                     is_full: false,
                 };
                 timeline.saw(&seat, at * 1000, (at + 1) * 1000, stood);
@@ -253,8 +255,11 @@ mod tests {
         }
         let piece =
             |in_flight, up| Piece { watched: 10, up, in_flight, window: 100, ..Piece::default() };
-        assert_eq!(level(piece(100, 10)), Some(FULL_LEVEL));
-        assert_eq!((level(piece(50, 10)), level(piece(0, 10))), (Some(5), Some(0)));
-        assert_eq!((level(piece(50, 1)), level(Piece::default())), (Some(DOWN), None));
+        assert_eq!(fill_level(piece(100, 10)), Some(FULL_LEVEL));
+        assert_eq!((fill_level(piece(50, 10)), fill_level(piece(0, 10))), (Some(5), Some(0)));
+        assert_eq!(
+            (fill_level(piece(50, 1)), fill_level(Piece::default())),
+            (Some(DOWN_LEVEL), None)
+        );
     }
 }

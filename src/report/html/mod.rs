@@ -16,7 +16,7 @@ use super::format::{
     count, escape_html, format_percent, format_seconds, format_tick_time, format_timestamp, number,
     pluralize, short,
 };
-use super::summary::{RunSummary, Spread};
+use super::summary::{DistributionSummary, RunSummary};
 use crate::output::StartTimeline;
 use charts::{ChartMark, StepChart, StepSeries};
 
@@ -32,13 +32,13 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     let mut body = String::new();
     body.push_str(&header(summary, name));
     body.push_str(&metric_tiles(summary));
-    body.push_str(&reduce_tree::section(summary));
+    body.push_str(&reduce_tree::reduce_section(summary));
     body.push_str(&throughput::throughput_section(summary));
     body.push_str(&endpoints(summary, timelines));
     body.push_str(&distributions_section(summary));
-    body.push_str(&tables::failures(summary));
+    body.push_str(&tables::failures_section(summary));
     body.push_str(&tables::slowest(summary));
-    body.push_str(&tables::starts(summary));
+    body.push_str(&tables::starts_section(summary));
     body.push_str(&tables::settings_section(summary));
     let (title, style) = (escape_html(name), include_str!("style.css"));
     let (program, written) = (escape_html(&summary.program), format_timestamp(summary.written));
@@ -88,7 +88,7 @@ struct MetricTile<'a> {
 }
 
 impl MetricTile<'_> {
-    fn draw(&self) -> String {
+    fn draw_tile(&self) -> String {
         let Self { id, name, value, shown, caption: below, bad } = self;
         let class = if *bad { "tile bad" } else { "tile" };
         format!(
@@ -195,7 +195,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
     let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
     // A few of very many are seen.
     let some = |part: u64| if part > 0 { " some" } else { "" };
-    let mut html: String = all.iter().map(MetricTile::draw).collect();
+    let mut html: String = all.iter().map(MetricTile::draw_tile).collect();
     let _ = write!(
         html,
         r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a{}" style="width:{:.3}%"></i><i class="f{}" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
@@ -248,7 +248,7 @@ fn endpoints(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
         let _ = write!(html, r#"<p class="note">Start{s} {} {has} no map.</p>"#, killed.join(", "));
     }
     html.push_str(&tables::straggler_table(its));
-    html.push_str(&tables::away(its));
+    html.push_str(&tables::downtime_table(its));
     html + "</section>"
 }
 
@@ -315,7 +315,7 @@ fn draw_histogram(
     title: &str,
     unit: &str,
     class: &str,
-    spread: &Spread,
+    spread: &DistributionSummary,
     axis: fn(f64) -> String,
     exact: fn(f64) -> String,
 ) -> String {
@@ -352,7 +352,7 @@ fn draw_histogram(
         bands: &[],
         marks: &marks,
         series: &series,
-        bars: true,
+        as_bars: true,
     }
     .draw()
 }

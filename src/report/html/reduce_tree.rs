@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use crate::report::format::{count, format_seconds, number, pluralize};
 use crate::report::{
-    reduce_levels::{Level, ReduceSummary},
+    reduce_levels::{LevelSummary, ReduceSummary},
     summary::RunSummary,
 };
 
 /// The section; nothing where it is no reduce.
-pub(super) fn section(summary: &RunSummary) -> String {
+pub(super) fn reduce_section(summary: &RunSummary) -> String {
     let Some(tree) = &summary.reduce else { return String::new() };
     let mut html = format!(
         r#"<section id="tree"><h2>The tree</h2><p class="note">{}</p>"#,
@@ -94,8 +94,9 @@ fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
 }
 
 fn levels(tree: &ReduceSummary) -> String {
-    let most = |of: fn(&Level) -> f64| tree.levels.iter().map(of).fold(0.0, f64::max);
-    let (prompts, time) = (most(|it| it.counts.submitted as f64), most(Level::total_seconds));
+    let most = |of: fn(&LevelSummary) -> f64| tree.levels.iter().map(of).fold(0.0, f64::max);
+    let (prompts, time) =
+        (most(|it| it.counts.submitted as f64), most(LevelSummary::total_seconds));
     let mut html = String::from(
         r#"<div class="scroll"><table><thead><tr><th class="l"></th><th class="n">nodes</th><th class="n">prompts</th><th class="b"></th><th class="n">answered</th><th class="n">failed</th><th class="n">passed up</th><th class="n">empty</th><th class="n">cut to fit</th><th class="n">time</th><th class="b"></th><th class="n">prompts/s</th><th class="n">tokens/s</th><th class="n">latency ½</th></tr></thead><tbody>"#,
     );
@@ -104,7 +105,7 @@ fn levels(tree: &ReduceSummary) -> String {
         let rate = |it: Option<f64>| it.map_or("–".into(), number);
         let name = if it.level == 0 { "leaves".to_owned() } else { format!("level {}", it.level) };
         let cells = [
-            ("l", name + state(it), None),
+            ("l", name + level_state_badge(it), None),
             ("n", count(it.nodes), Some(("nodes", it.nodes))),
             ("n", count(it.counts.submitted), Some(("asked", it.counts.submitted))),
             ("b", draw_share_bar(it.counts.submitted as f64, prompts, "blue"), None),
@@ -131,7 +132,7 @@ fn levels(tree: &ReduceSummary) -> String {
     html + "</tbody></table></div>"
 }
 
-fn state(level: &Level) -> &'static str {
+fn level_state_badge(level: &LevelSummary) -> &'static str {
     match level.state {
         "waiting" => r#" <span class="soft">not begun</span>"#,
         "stopped" => r#" <span class="soft">not done</span>"#,

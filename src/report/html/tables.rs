@@ -52,17 +52,23 @@ fn id(value: &Value) -> String {
     )
 }
 
-pub(super) fn failures(summary: &RunSummary) -> String {
+pub(super) fn failures_section(summary: &RunSummary) -> String {
     let mut html = String::from(r#"<section id="failures"><h2>Failures</h2>"#);
     let above = summary.reduce.iter().flat_map(|it| it.levels.iter().skip(1));
     let above: Vec<_> = above.filter(|it| !it.failures.is_empty()).collect();
     if summary.failures.is_empty() && above.is_empty() {
         html.push_str(r#"<p class="note">None.</p>"#);
     }
-    summary.failures.iter().for_each(|(kind, its)| html.push_str(&of_kind("", kind, its)));
+    summary
+        .failures
+        .iter()
+        .for_each(|(kind, its)| html.push_str(&failure_kind_table("", kind, its)));
     for level in above {
         let place = format!("level-{}-", level.level);
-        level.failures.iter().for_each(|(kind, its)| html.push_str(&of_kind(&place, kind, its)));
+        level
+            .failures
+            .iter()
+            .for_each(|(kind, its)| html.push_str(&failure_kind_table(&place, kind, its)));
     }
     if summary.damaged > 0 {
         let _ = write!(
@@ -74,7 +80,7 @@ pub(super) fn failures(summary: &RunSummary) -> String {
     html + "</section>"
 }
 
-fn of_kind(place: &str, kind: &str, its: &Failure) -> String {
+fn failure_kind_table(place: &str, kind: &str, its: &Failure) -> String {
     let them = if its.count == 1 { "it" } else { "them" };
     let again = if its.passes {
         format!("the same command asks {them} again")
@@ -161,7 +167,7 @@ pub(super) fn straggler_table(its: &EndpointLoad) -> String {
     html
 }
 
-pub(super) fn away(its: &EndpointLoad) -> String {
+pub(super) fn downtime_table(its: &EndpointLoad) -> String {
     if its.away.is_empty() {
         return String::new();
     }
@@ -192,7 +198,7 @@ pub(super) fn away(its: &EndpointLoad) -> String {
     format!("<h3>Away for a while</h3>{}", collapsible_table(&heads, rows.collect()))
 }
 
-pub(super) fn starts(summary: &RunSummary) -> String {
+pub(super) fn starts_section(summary: &RunSummary) -> String {
     let mut html = format!(
         r#"<section id="starts"><h2>Starts</h2><span hidden id="start-count" data-value="{}"></span>"#,
         summary.starts.len()

@@ -25,7 +25,7 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
         html.push_str(r#"<p class="note">The leaves first, then level after level (L1, L2, …); the times above are the leaves'.</p>"#);
     }
     html.push_str(r#"<div class="key"><span><i class="band" style="background:var(--ramp)"></i>ramp</span><span><i class="band" style="background:var(--tail)"></i>tail</span></div>"#);
-    let (bands, marks) = (phase_bands(&points), marks(&points));
+    let (bands, marks) = (phase_bands(&points), start_marks(&points));
     let series = |value: fn(&ThroughputPoint) -> Option<f64>| -> Vec<(f64, f64, f64)> {
         points.iter().filter_map(|(from, to, point)| Some((*from, *to, value(point)?))).collect()
     };
@@ -41,7 +41,7 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
                 bands: &bands,
                 marks,
                 series,
-                bars: false,
+                as_bars: false,
             }
             .draw()
         };
@@ -136,7 +136,7 @@ fn phase_bands(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartBand> {
 }
 
 /// Where starts, and levels of a reduce, begin, if there are several.
-fn marks(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartMark> {
+fn start_marks(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartMark> {
     let mut marks: Vec<ChartMark> = Vec::new();
     let mut last = None;
     for (from, _, point) in points {

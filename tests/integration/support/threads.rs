@@ -7,7 +7,9 @@ use std::{
     thread,
 };
 
-use aurora_swarm::comm::{Comm, CommError, CommLibrary, Letter, MessageTag, RankParts, ReduceOp};
+use aurora_swarm::comm::{
+    Comm, CommError, CommLibrary, MessageTag, RankMessage, RankParts, ReduceOp,
+};
 
 struct World {
     size: usize,
@@ -117,7 +119,7 @@ impl Comm for Thread {
                 u64::from_le_bytes(count) as usize
             };
             let from: usize = (0..self.rank).map(count).sum();
-            into.push(&bytes[from..from + count(self.rank)]);
+            into.push_part(&bytes[from..from + count(self.rank)]);
         }
     }
 
@@ -138,21 +140,21 @@ impl Comm for Thread {
         }
     }
 
-    fn send(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
+    fn send_bytes(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
         let size = self.world.size;
         let inbox = self.world.boxes.get(to).ok_or(CommError::NoSuchRank { rank: to, size })?;
         inbox.lock().unwrap().push_back((self.rank, tag, bytes));
         Ok(())
     }
 
-    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<Letter> {
+    fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<RankMessage> {
         let mut inbox = self.world.boxes[self.rank].lock().unwrap();
         let wanted = |it: &Posted| it.1 == tag && from.is_none_or(|from| it.0 == from);
         let place = inbox.iter().position(wanted)?;
-        inbox.remove(place).map(|(from, _, bytes)| Letter { from, bytes })
+        inbox.remove(place).map(|(from, _, bytes)| RankMessage { from, bytes })
     }
 
-    fn under_way(&mut self) -> usize {
+    fn pending_messages(&mut self) -> usize {
         0
     }
 

@@ -259,7 +259,8 @@ impl Play {
     /// What it asks for rides on the message before.
     fn ask(&mut self, rank: u32, want: u64) {
         let began = Instant::now();
-        let granted = self.ledger.grant(rank as usize, want, Duration::from_millis(self.now));
+        let granted =
+            self.ledger.grant_leases(rank as usize, want, Duration::from_millis(self.now));
         let took = began.elapsed().as_secs_f64();
         self.told.grants.add(took);
         self.told.busy += took;

@@ -166,7 +166,7 @@ home() { on node0 sh -c "cat $name.jsonl.run/shards/*" | grep -c '"index"' || tr
 away() { for host in "${HOSTS[@]}"; do on "$host" find /dev/shm/answers -mindepth 1; done; }
 log=apart begin "$name"
 await
-[ "$code" = 5 ] && grep -q 'does not see the run folder' apart.log || fail "apart: code $code without --local-shards"
+[ "$code" = 5 ] && grep -q 'cannot see the run folder' apart.log || fail "apart: code $code without --local-shards"
 log=apart begin "$name" "${local[@]}" --walltime 5s
 await
 [ "$code" = 75 ] || fail "apart: code $code where the walltime was too short"

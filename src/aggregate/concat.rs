@@ -1,10 +1,11 @@
-//! All answers one after the other, in the input's order: as one text, or as one JSON list.
+//! Concatenation of all answers in the input's order, as one text or as one JSON list.
 //!
-//! The list is made as the originals' structured merge is: an answer's array gives its elements, any other JSON value is
-//! an element, each as it was written. What is no JSON is counted and the first are named.
+//! The JSON list follows the structured merge of the Python Aurora-Swarm: an array contributes its elements, any other
+//! JSON value is one element, and each keeps its original spelling. Answers that are not JSON are counted, with the
+//! first as examples.
 //!
-//! Memory: whoever adds answers in the input's order writes each [`Joined::note`] to a file as it comes, and nothing is
-//! held; a value that has to merge ([`Joined::add`]) holds the texts.
+//! Memory: a caller that visits answers in the input's order writes each [`AnswerConcat::count_piece`] to a file at
+//! once, and nothing is kept. A concatenation that has to merge ([`AnswerConcat::add_answer`]) keeps the texts.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
 use super::{
-    FIRST, extract,
+    EXAMPLE_LIMIT, extract,
     observed::{FirstExamples, ObservedCounts, Place, Seen},
 };
 use crate::domain::Merge;
 
-/// The pieces and their counts.
+/// Answers as one text or one JSON list, with counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AnswerConcat {
-    /// Between texts; none for a JSON list.
+    /// Text between two answers; `None` for a JSON list.
     separator: Option<String>,
     counted: ObservedCounts,
     unreadable: FirstExamples,
@@ -29,13 +30,13 @@ pub struct AnswerConcat {
 }
 
 impl AnswerConcat {
-    /// Texts, with this between them.
+    /// Creates an empty text with this separator between answers.
     #[must_use]
-    pub fn texts(separator: &str) -> Self {
+    pub fn new_text(separator: &str) -> Self {
         Self::with_separator(Some(separator.into()))
     }
 
-    /// A JSON list.
+    /// Creates an empty JSON list.
     #[must_use]
     pub fn list() -> Self {
         Self::with_separator(None)
@@ -43,23 +44,23 @@ impl AnswerConcat {
 
     fn with_separator(separator: Option<String>) -> Self {
         let (counted, pieces) = Default::default();
-        Self { separator, counted, unreadable: FirstExamples::of(FIRST), values: 0, pieces }
+        Self { separator, counted, unreadable: FirstExamples::of(EXAMPLE_LIMIT), values: 0, pieces }
     }
 
-    /// Counts an answer and gives its piece, if it has one; failed and blank answers have none.
-    pub fn note(&mut self, seen: &Seen<'_>) -> Option<String> {
+    /// Counts an answer and returns its piece of the output; failed and blank answers have none.
+    pub fn count_piece(&mut self, seen: &Seen<'_>) -> Option<String> {
         let text = self.counted.text(seen)?;
         if self.separator.is_some() {
             self.values += 1;
-            // As it stands, white space around it too: a text may begin with an indented line.
+            // Untrimmed, since a text may begin with an indented line.
             return seen.said.ok().map(str::to_owned);
         }
-        let elements = extract::json(text).and_then(list_elements);
+        let elements = extract::parse_json(text).and_then(list_elements);
         match elements {
             Ok(elements) => {
                 self.values += elements.len() as u64;
                 let elements: Vec<&str> = elements.iter().map(|it| it.get()).collect();
-                (!elements.is_empty()).then(|| elements.join(self.between()))
+                (!elements.is_empty()).then(|| elements.join(self.separator_text()))
             }
             Err(why) => {
                 self.unreadable.add(seen, || why);
@@ -68,26 +69,26 @@ impl AnswerConcat {
         }
     }
 
-    /// Counts an answer and holds its piece.
+    /// Counts an answer and keeps its piece in memory.
     pub fn add_answer(&mut self, seen: &Seen<'_>) {
-        if let Some(piece) = self.note(seen) {
+        if let Some(piece) = self.count_piece(seen) {
             self.pieces.insert(seen.place, piece);
         }
     }
 
-    /// What stands before all pieces.
+    /// Returns the text before the first piece.
     #[must_use]
-    pub fn head(&self) -> &'static str {
+    pub fn opening_text(&self) -> &'static str {
         if self.separator.is_some() { "" } else { "[\n" }
     }
 
-    /// What stands between two pieces.
+    /// Returns the text between two pieces.
     #[must_use]
-    pub fn between(&self) -> &str {
+    pub fn separator_text(&self) -> &str {
         self.separator.as_deref().unwrap_or(",\n")
     }
 
-    /// What stands after all pieces.
+    /// Returns the text after the last piece.
     #[must_use]
     pub fn closing_text(&self) -> &'static str {
         match (&self.separator, self.values) {
@@ -97,14 +98,19 @@ impl AnswerConcat {
         }
     }
 
-    /// The pieces that are held, as one text.
+    /// Joins the pieces in memory, in the input's order.
     #[must_use]
     pub fn text(&self) -> String {
         let pieces: Vec<&str> = self.pieces.values().map(String::as_str).collect();
-        format!("{}{}{}", self.head(), pieces.join(self.between()), self.closing_text())
+        format!(
+            "{}{}{}",
+            self.opening_text(),
+            pieces.join(self.separator_text()),
+            self.closing_text()
+        )
     }
 
-    /// The counts.
+    /// Returns the counts as JSON; the text itself is not included.
     #[must_use]
     pub fn finish(&self) -> Value {
         let mut finished = self.counted.finish();
@@ -139,8 +145,8 @@ mod tests {
     use crate::aggregate::tests::{answer, failure};
 
     #[test]
-    fn texts_stand_in_the_inputs_order_without_blank_and_failed_ones() {
-        let mut all = AnswerConcat::texts("\n---\n");
+    fn texts_are_in_input_order_without_blank_and_failed_ones() {
+        let mut all = AnswerConcat::new_text("\n---\n");
         for (index, text) in [(3, "c"), (2, "  b\n"), (1, " \n"), (0, "a")] {
             all.add_answer(&answer(index, text));
         }
@@ -151,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_are_taken_apart_once_and_code_fences_are_read_through() {
+    fn arrays_are_flattened_once_and_code_fences_are_parsed() {
         let mut all = AnswerConcat::list();
         let texts = [
             "[1, [2, 3]]",
@@ -164,7 +170,7 @@ mod tests {
         for (index, text) in (0..).zip(texts) {
             all.add_answer(&answer(index, text));
         }
-        // Numbers are as they were written: no digit of a large one is lost.
+        // Numbers keep their spelling, so a large one loses no digit.
         let numbers = "[\n1,\n[2, 3],\n{\"a\": 1.50},\n\"x\",\n12345678901234567890123\n]\n";
         assert_eq!(all.text(), numbers);
         let it = all.finish();
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn where_all_answers_failed_the_text_and_the_list_are_empty() {
-        let mut all = AnswerConcat::texts("\n");
+        let mut all = AnswerConcat::new_text("\n");
         all.add_answer(&failure(0, "refused"));
         assert_eq!(all.text(), "");
         let mut all = AnswerConcat::list();

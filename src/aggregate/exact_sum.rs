@@ -1,28 +1,29 @@
-//! Numbers in an order, and sums of them that are exact: so that neither depends on how they were dealt to ranks.
+//! Exact floating-point sums and integer sort keys for numbers, so that results do not depend on the order of addition.
 //!
-//! Adding up floating-point numbers gives other last digits in another order, and how a job's answers are dealt is never
-//! the same twice. An [`ExactSum`] is rounded once, at the end (J. R. Shewchuk's expansions, as Python's `fsum`). That is
-//! why the variance is made of a sum and a sum of squares here, which with rounded sums would be the wrong way.
+//! The last digits of a floating-point sum depend on the order of its terms, and the distribution of answers over ranks
+//! differs from run to run. An [`ExactSum`] keeps all digits and is rounded once, at the end (J. R. Shewchuk's
+//! expansions, as in Python's `math.fsum`). With exact sums the variance can be computed from a sum and a sum of
+//! squares; with rounded sums that formula would cancel catastrophically.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Merge;
 
-/// Numbers nearer to 0 count as 0: their squares, and what is lost in rounding those, would be too small to be written.
+/// Numbers closer to 0 count as 0, since their squares and the rounding errors of these would underflow.
 pub(super) const MIN_MAGNITUDE: f64 = 1e-100;
 
-/// A whole number that is larger for a larger number; both zeros are one.
+/// Maps a number to an integer of the same order; both zeros have the same key.
 pub(super) fn order(number: f64) -> i64 {
     let bits = (number + 0.0).to_bits().cast_signed();
     if bits < 0 { bits ^ i64::MAX } else { bits }
 }
 
-/// The number of which this is the [`order`].
+/// Returns the number with this [`order_key`].
 pub(super) fn number(order: i64) -> f64 {
     f64::from_bits(if order < 0 { order ^ i64::MAX } else { order }.cast_unsigned())
 }
 
-/// A sum without any rounding: numbers that do not overlap, smaller ones first, of which it is the sum.
+/// An unrounded sum, as a list of terms whose digits do not overlap, smallest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ExactSum(Vec<f64>);
 
@@ -43,14 +44,13 @@ impl ExactSum {
         }
     }
 
-    /// Adds a product, exactly.
+    /// Adds the unrounded product of two numbers.
     pub(super) fn add_product(&mut self, one: f64, other: f64) {
         let product = one * other;
-        self.add(one.mul_add(other, -product)); // what the rounding took
+        self.add(one.mul_add(other, -product)); // the rounding error of the product
         self.add(product);
     }
 
-    /// This sum times itself.
     fn square_exactly(&self) -> Self {
         let mut squared = Self::default();
         for one in &self.0 {
@@ -59,7 +59,7 @@ impl ExactSum {
         squared
     }
 
-    /// The number nearest to it.
+    /// Rounds to the nearest floating-point number, ties to even.
     pub(super) fn to_f64(&self) -> f64 {
         let mut parts = self.0.iter().rev().copied();
         let Some(mut large) = parts.next() else { return 0.0 };
@@ -70,7 +70,8 @@ impl ExactSum {
                 break;
             }
         }
-        // Just between two numbers: what comes after decides, or an even last digit (as it is already).
+        // Half-way between two numbers the next term decides; without one the even neighbour, already in `large`,
+        // stays.
         let beyond = parts.next().unwrap_or_default();
         if (lost > 0.0 && beyond > 0.0) || (lost < 0.0 && beyond < 0.0) {
             let further = large + 2.0 * lost;
@@ -88,14 +89,14 @@ impl Merge for ExactSum {
     }
 }
 
-/// The sum, rounded, and what the rounding took.
+/// Returns the rounded sum and its rounding error.
 fn two_sum(one: f64, other: f64) -> (f64, f64) {
     let (large, small) = if one.abs() < other.abs() { (other, one) } else { (one, other) };
     let sum = large + small;
     (sum, small - (sum - large))
 }
 
-/// The sample's variance, of `count` numbers with this sum and this sum of squares: rounded once before it is divided.
+/// Returns the sample variance of `count` numbers from their sum and sum of squares, rounded once before the divisions.
 pub(super) fn sample_variance(count: u64, total: &ExactSum, squares: &ExactSum) -> f64 {
     if count < 2 {
         return 0.0;
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!(exact_sum(&[1e100, 1.0, -1e100]).to_f64(), 1.0);
         assert_eq!(exact_sum(&[0.1; 10]).to_f64(), 1.0);
         assert_eq!(exact_sum(&[]).to_f64(), 0.0);
-        // Half-way, and a little more: up.
+        // Slightly more than half-way rounds up.
         assert_eq!(exact_sum(&[1.0, 2f64.powi(-53), 2f64.powi(-120)]).to_f64(), 1.0 + f64::EPSILON);
         assert_eq!(exact_sum(&[1.0, 2f64.powi(-53)]).to_f64(), 1.0);
     }
@@ -144,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn whole_numbers_add_up_to_what_they_do(mut numbers in prop::collection::vec(-1_000_000_000_000i64..1_000_000_000_000, 0..200), turn in 0usize..200) {
+        fn integers_are_summed_exactly_in_any_order(mut numbers in prop::collection::vec(-1_000_000_000_000i64..1_000_000_000_000, 0..200), turn in 0usize..200) {
             let sum = numbers.iter().sum::<i64>() as f64;
             let turn = turn.min(numbers.len());
             numbers.rotate_left(turn);

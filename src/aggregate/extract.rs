@@ -1,17 +1,19 @@
-//! Values in an answer: its JSON, though a model has put it into a code fence, and the number that it is or holds.
+//! Extraction of JSON, texts and numbers from an answer, also from a Markdown code fence.
+//!
+//! Pure functions on one answer's text; counting and reporting failures is up to the aggregates.
 
 use serde_json::{Value, value::RawValue};
 
 use super::exact_sum::MIN_MAGNITUDE;
 
-/// Numbers from here on, of either sign, are no numbers to calculate with.
+/// Numbers of this magnitude or more are rejected, since their squares could overflow.
 pub(super) const MAX_MAGNITUDE: f64 = 1e100;
 
-/// The JSON that an answer is: the whole of it, or else what its first code fence holds.
+/// Returns the JSON value of an answer: the whole text, or else the content of its first code fence.
 ///
 /// # Errors
-/// Where neither is JSON; the words are about the fence's content if there is one.
-pub(super) fn json(text: &str) -> Result<&RawValue, String> {
+/// If neither is JSON; the message is about the fence's content if there is a fence.
+pub(super) fn parse_json(text: &str) -> Result<&RawValue, String> {
     let whole = serde_json::from_str::<&RawValue>(text);
     match (whole, code_fence_content(text)) {
         (Ok(whole), _) => Ok(whole),
@@ -20,14 +22,14 @@ pub(super) fn json(text: &str) -> Result<&RawValue, String> {
     }
 }
 
-/// What stands between the first fence, with whatever language it names, and the next.
+/// Returns the text between the first fence line, with any language tag, and the next fence.
 fn code_fence_content(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("```")?;
     let (_, rest) = rest.split_once('\n')?;
     Some(rest.split_once("```").map_or(rest, |(inner, _)| inner))
 }
 
-/// What an answer says: itself, or what stands at a JSON pointer in it, texts without their quotes.
+/// Returns the whole answer, or the value at a JSON pointer in it; strings lose their quotes.
 pub(super) fn text_at_pointer(text: &str, at: Option<&str>) -> Result<String, String> {
     let Some(at) = at else { return Ok(text.into()) };
     Ok(match value_at_pointer(text, at)? {
@@ -36,34 +38,35 @@ pub(super) fn text_at_pointer(text: &str, at: Option<&str>) -> Result<String, St
     })
 }
 
-/// The number that an answer is, or that stands at a JSON pointer in it.
+/// Parses the whole answer, or the value at a JSON pointer in it, as a number.
 pub(super) fn number_at_pointer(text: &str, at: Option<&str>) -> Result<f64, String> {
     let Some(at) = at else { return number(text) };
     match value_at_pointer(text, at)? {
         Value::String(text) => number(&text),
         other => match other.as_f64() {
             Some(it) => check_magnitude(it),
-            None => Err(format!("what stands at {at} is no number")),
+            None => Err(format!("the value at {at} is not a number")),
         },
     }
 }
 
 fn value_at_pointer(text: &str, at: &str) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(json(text)?.get()).map_err(|it| it.to_string())?;
-    value.pointer(at).cloned().ok_or_else(|| format!("there is nothing at {at}"))
+    let value: Value =
+        serde_json::from_str(parse_json(text)?.get()).map_err(|it| it.to_string())?;
+    value.pointer(at).cloned().ok_or_else(|| format!("no value at {at}"))
 }
 
-/// A number as programs write it, and nothing else beside it: `42`, `-1.5`, `+3e8`, `.5`.
+/// Parses a plain number without any text around it, such as `42`, `-1.5`, `+3e8` or `.5`.
 fn number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(it) => check_magnitude(it),
-        Err(_) => Err(format!("{:?} is no number", text.chars().take(40).collect::<String>())),
+        Err(_) => Err(format!("{:?} is not a number", text.chars().take(40).collect::<String>())),
     }
 }
 
 fn check_magnitude(number: f64) -> Result<f64, String> {
     if number.is_nan() || number.abs() >= MAX_MAGNITUDE {
-        return Err(format!("{number} is no number to calculate with"));
+        return Err(format!("{number} is out of range"));
     }
     Ok(if number.abs() < MIN_MAGNITUDE { 0.0 } else { number })
 }
@@ -90,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_found_though_it_is_in_a_code_fence() {
+    fn json_is_found_inside_a_code_fence() {
         for text in [
             "[1, 2]",
             " [1, 2]\n",
@@ -98,13 +101,13 @@ mod tests {
             "Here you are:\n```\n[1, 2]```\nbye",
             "```\n[1, 2]",
         ] {
-            assert_eq!(json(text.trim()).map(|it| it.get().trim()), Ok("[1, 2]"), "{text}");
+            assert_eq!(parse_json(text.trim()).map(|it| it.get().trim()), Ok("[1, 2]"), "{text}");
         }
         for text in ["[1, 2", "yes", "```json", "```\nyes\n```", "{} {}"] {
-            assert!(json(text).is_err(), "{text}");
+            assert!(parse_json(text).is_err(), "{text}");
         }
-        // A fence inside of a JSON text is the text's.
-        assert!(json("\"```\\n1\\n```\"").is_ok_and(|it| it.get().starts_with('"')));
+        // A fence inside a JSON string belongs to the string.
+        assert!(parse_json("\"```\\n1\\n```\"").is_ok_and(|it| it.get().starts_with('"')));
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! What failed, by kind, with the first of each.
+//! Failure report: counts of failed prompts by kind, with the first examples of each in the input's order.
+//!
+//! The kinds themselves and the rules that assign them are in `domain` and `endpoint/fault.rs`.
 
 use std::collections::BTreeMap;
 
@@ -8,25 +10,25 @@ use serde_json::{Value, json};
 use super::observed::{FirstExamples, ObservedCounts, Seen};
 use crate::domain::Merge;
 
-/// Of all prompts. Memory: so many a kind as are named, and there are a handful of kinds.
+/// Counts of failed prompts by kind. Memory: the examples of each kind, and there are a handful of kinds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureReport {
     named: usize,
     counted: ObservedCounts,
     kinds: BTreeMap<String, FirstExamples>,
-    /// Prompts that are answered: with several sequences there are more answers.
+    /// Answered prompts, each counted once however many sequences it has.
     answered: u64,
 }
 
 impl FailureReport {
-    /// None yet; of each kind the first `named` will be named.
+    /// Creates an empty report that lists the first `example_limit` failures of each kind.
     #[must_use]
     pub fn new(named: usize) -> Self {
         let (counted, kinds) = Default::default();
         Self { named, counted, kinds, answered: 0 }
     }
 
-    /// One answer or failure.
+    /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let _ = self.counted.text(seen);
         match seen.said {
@@ -39,7 +41,7 @@ impl FailureReport {
         }
     }
 
-    /// Counts, and the failures by kind.
+    /// Returns the counts and the failures by kind as JSON.
     #[must_use]
     pub fn finish(&self) -> Value {
         let kinds: BTreeMap<&str, Value> =
@@ -68,7 +70,7 @@ mod tests {
     use crate::aggregate::tests::{answer, failure};
 
     #[test]
-    fn failures_are_counted_by_kind_and_the_first_are_named() {
+    fn failures_are_counted_by_kind_and_the_first_are_listed() {
         let mut all = FailureReport::new(2);
         for index in [9, 7, 5, 3] {
             all.add_answer(&failure(index, "too_long"));

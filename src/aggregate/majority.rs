@@ -1,12 +1,12 @@
-//! Which answer was given most often.
+//! Majority vote: the answer that was given most often.
 //!
-//! Answers are one where they are without white space around and with letters of one case; what is shown is how the first
-//! of them in the input was written. Ties go to the answer that was first.
+//! Answers are compared trimmed and case-folded; the first of them in the input gives the spelling that is shown. Ties
+//! go to the answer whose first occurrence is earlier in the input.
 //!
-//! Memory: a vote's answers are few and short. Of a million different ones, the shortest are counted ([`Room`]: 100,000 of
-//! them, 16 MB in all) and the votes for all longer ones are told as `others`. What is counted is counted exactly, on any
-//! number of ranks: an answer that one rank leaves out, because it has too many shorter ones, all of them together have to
-//! leave out as well. `certain` says whether one of the others could have won.
+//! Memory: bounded, since the answers of a vote are usually few and short. Beyond the capacity ([`VoteCapacity`]:
+//! 100,000 answers, 16 MB in all) the longest distinct answers are evicted, and their votes are pooled as `others`. The
+//! counts of the remaining answers are exact on any number of ranks: an answer that one rank evicts, because it has too
+//! many shorter ones, is also evicted from the merged vote. `certain` is false if an evicted answer could have won.
 
 use std::{
     cmp::Reverse,
@@ -17,30 +17,30 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    FIRST, extract,
+    EXAMPLE_LIMIT, extract,
     observed::{FirstExamples, ObservedCounts, Place, Seen, id},
 };
 use crate::domain::Merge;
 
-/// The answers with the most votes that are listed.
+/// Number of answers in the result, those with the most votes.
 const MAX_LISTED_ANSWERS: usize = 100;
 
-/// Votes.
+/// Votes for each distinct answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MajorityVote {
     at: Option<String>,
     counted: ObservedCounts,
     unreadable: FirstExamples,
-    /// All of them, also those for answers that are not kept.
+    /// All votes, including those for evicted answers.
     votes: u64,
-    /// Shortest first.
+    /// Candidates by the length and text of the folded answer, shortest first.
     candidates: BTreeMap<(usize, String), CandidateVotes>,
-    /// Of what is kept.
+    /// Total length of the candidates' keys, in bytes.
     bytes: usize,
     capacity: VoteCapacity,
 }
 
-/// How many different answers are kept.
+/// Limits on the distinct answers that are kept.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct VoteCapacity {
     answers: usize,
@@ -54,18 +54,18 @@ struct CandidateVotes {
     votes: u64,
     first: Place,
     id: String,
-    /// As the first of them wrote it.
+    /// Spelling of the candidate's first occurrence in the input.
     written: String,
 }
 
 impl MajorityVote {
-    /// No votes yet. With a JSON pointer, what stands there in an answer is what it votes for.
+    /// Creates a vote without answers. With a JSON pointer, an answer votes for the value at that place.
     #[must_use]
     pub fn new(at: Option<String>) -> Self {
         Self {
             at,
             counted: ObservedCounts::default(),
-            unreadable: FirstExamples::of(FIRST),
+            unreadable: FirstExamples::of(EXAMPLE_LIMIT),
             votes: 0,
             candidates: BTreeMap::new(),
             bytes: 0,
@@ -73,7 +73,7 @@ impl MajorityVote {
         }
     }
 
-    /// One answer's vote. Failed and blank ones have none.
+    /// Adds an answer's vote; failed and blank answers have none.
     pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         let written = match extract::text_at_pointer(text, self.at.as_deref()) {
@@ -110,7 +110,7 @@ impl MajorityVote {
         }
     }
 
-    /// The winner, the shares, and what had no vote.
+    /// Returns the winner, the vote counts and the answers without a vote as JSON.
     #[must_use]
     pub fn finish(&self) -> Value {
         let mut by_votes: Vec<&CandidateVotes> = self.candidates.values().collect();
@@ -168,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn the_winner_is_shown_as_it_was_first_written_and_not_in_small_letters() {
+    fn the_winner_keeps_the_spelling_of_its_first_occurrence() {
         let it = of([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], VOTE_CAPACITY).finish();
         assert_eq!((&it["winner"], &it["votes"], &it["of"]), (&"Yes".into(), &2.into(), &4.into()));
         assert_eq!(it["fraction"], 0.5);
     }
 
     #[test]
-    fn ties_go_to_the_first_in_the_input_and_are_told() {
+    fn ties_go_to_the_earlier_row_and_are_counted() {
         let it = of([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], VOTE_CAPACITY).finish();
         assert_eq!((&it["winner"], &it["tied"]), (&"a".into(), &1.into()));
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_answers_failed_nobody_wins() {
+    fn there_is_no_winner_if_all_answers_failed() {
         let mut all = MajorityVote::new(None);
         all.add_answer(&failure(0, "refused"));
         let it = all.finish();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn among_too_many_different_answers_the_short_ones_are_counted() {
+    fn beyond_the_capacity_the_shortest_answers_are_counted() {
         let room = VoteCapacity { answers: 2, bytes: 100 };
         let it =
             of([(0, "a long one"), (1, "no"), (2, "no"), (3, "yes"), (4, "longer")], room).finish();

@@ -1,31 +1,35 @@
-//! What a job's answers come to together: votes, texts one after the other, numbers, the best, a list, failures.
+//! Aggregates: values computed from all answers of a job, such as a majority vote, statistics, the top k or a failure
+//! report.
 //!
-//! Each aggregate is a value that takes answers one by one ([`Aggregate::add`]) and merges with another of its kind
-//! ([`Merge`]), so that every rank makes one of its own answers and a reduction along the tree of ranks makes one of all.
-//! The laws, which the tests hold every aggregate to: any parts, merged in any order and grouping, come to the same as one
-//! pass over everything; an empty part changes nothing. Where something depends on an order (a tie, which are the first)
-//! it is the input's. So the result is the same, digit for digit, on any number of ranks.
+//! An aggregate takes answers one by one ([`Aggregate::add_answer`]) and merges with another of its kind ([`Merge`]).
+//! Each rank aggregates its own answers, and an MPI reduction merges the partial aggregates of all ranks. Two laws hold
+//! for every aggregate, and the tests check them: parts that are merged in any order and grouping give the same result
+//! as one pass over all answers, and an empty part changes nothing. Ties and lists of examples follow the input's
+//! order, never the order of arrival. The result is therefore the same, digit for digit, on any number of ranks.
 //!
-//! What an aggregate holds is bounded, and said in its file. Two are not, since they are as long as the answers: texts and
-//! lists. They are written in the input's order as the answers are gathered, piece by piece ([`Aggregate::is_ordered`]).
+//! Memory is bounded, and each file states its bound. The exceptions are concatenated texts and JSON lists, which are
+//! as long as the answers: they are streamed to a file in the input's order while the answers are gathered
+//! ([`Aggregate::is_ordered`]).
 //!
-//! Every sequence of a prompt with n > 1 is an answer here. Failed prompts and blank answers are counted, and take no part.
+//! Each sequence of a prompt with n > 1 counts as an answer. Failed prompts and blank answers are counted but
+//! contribute nothing else. The names on the command line (`top-k=10:/score`) are parsed in `settings`; the reduction
+//! over MPI and the files are in `job/collect`.
 //!
 //! # Beside Aurora-Swarm's aggregators (Python)
 //!
 //! | there | here | what differs, and why | shown by |
 //! |---|---|---|---|
-//! | `majority_vote` | [`Majority`] | the same (white space around and case make no difference, ties to the first), but the winner is shown as it was written and not in small letters | `the_winner_is_shown_as_it_was_first_written_and_not_in_small_letters` |
-//! | | | blank answers have no vote: they win nothing | `blank_and_failed_answers_have_no_vote` |
-//! | | | nobody wins where all failed: null, and not an empty text | `where_all_answers_failed_nobody_wins` |
-//! | `concat` | [`Joined::texts`] | the same separator; blank answers are left out; one file, and nothing held in memory | `texts_stand_in_the_inputs_order_without_blank_and_failed_ones` |
-//! | `best_of`, `top_k` | [`TopK`] | ties by the input; an answer without a score is named and the others count | `answers_without_a_score_are_named_and_none_are_lost_for_them` |
-//! | `structured_merge` | [`Joined::list`] | the same list (arrays taken apart once); JSON in code fences is read, numbers keep their digits | `arrays_are_taken_apart_once_and_code_fences_are_read_through` |
-//! | `statistics` | [`Statistics`] | there, one answer that is no number is an error for all | `one_answer_that_is_no_number_does_not_cost_the_others` |
-//! | | | there, no numbers have a mean of 0: null here | `where_all_answers_failed_there_are_no_zeros` |
-//! | | | sums are exact, so that a small spread far from zero is not lost | `a_small_spread_far_from_zero_is_not_lost` |
-//! | `failure_report` | [`Failures`] | by kind, with counts and the first of each instead of all: a million failures are no report | `failures_are_counted_by_kind_and_the_first_are_named` |
-//! | choices taken by position | matched by `index` before they come here | reversed choices there went to the wrong prompts, a missing one lost all answers | `reversed_and_missing_choices_change_no_aggregate` (whole runs) |
+//! | `majority_vote` | [`MajorityVote`] | the same (case and surrounding whitespace are ignored, ties go to the earlier row), but the winner keeps its original spelling | `the_winner_keeps_the_spelling_of_its_first_occurrence` |
+//! | | | blank answers have no vote | `blank_and_failed_answers_have_no_vote` |
+//! | | | no winner if all prompts failed: null instead of an empty text | `there_is_no_winner_if_all_answers_failed` |
+//! | `concat` | [`AnswerConcat::new_text`] | the same separator; blank answers are skipped; streamed to one file | `texts_are_in_input_order_without_blank_and_failed_ones` |
+//! | `best_of`, `top_k` | [`TopK`] | ties go to the earlier row; an answer without a score is listed and the others count | `answers_without_a_score_are_listed_and_the_others_count` |
+//! | `structured_merge` | [`AnswerConcat::new_json_list`] | the same list (arrays are flattened once); JSON in code fences is parsed, numbers keep their digits | `arrays_are_flattened_once_and_code_fences_are_parsed` |
+//! | `statistics` | [`NumericStatistics`] | non-numeric answers are listed; there, one of them fails the whole call | `a_non_numeric_answer_leaves_the_others_counted` |
+//! | | | the mean of no numbers is null; there it is 0 | `statistics_without_numbers_are_null` |
+//! | | | sums are exact, so a small spread far from zero is not lost | `a_small_spread_far_from_zero_is_not_lost` |
+//! | `failure_report` | [`FailureReport`] | counts by kind with the first examples of each, since a list of a million failures cannot be read | `failures_are_counted_by_kind_and_the_first_are_listed` |
+//! | choices by position | choices are matched by `index` in `endpoint` | there, reversed choices went to the wrong prompts and a missing choice lost all answers | `reversed_and_missing_choices_change_no_aggregate` (whole runs) |
 
 mod concat;
 mod exact_sum;
@@ -40,7 +44,7 @@ mod top_k;
 pub use concat::AnswerConcat;
 pub use failures::FailureReport;
 pub use majority::MajorityVote;
-pub use observed::{Failed, Line, Place, Seen};
+pub use observed::{Line, ObservedFailure, Place, Seen};
 pub use statistics::NumericStatistics;
 pub use top_k::TopK;
 
@@ -49,31 +53,31 @@ use serde_json::Value;
 
 use crate::{domain::Merge, settings::AggregateSpec};
 
-/// How many are named of those that could not be counted.
-const FIRST: usize = 10;
+/// Number of examples that are listed of answers that could not be evaluated.
+const EXAMPLE_LIMIT: usize = 10;
 
-/// Any of them.
+/// An aggregate of any kind, as the setting `aggregate` selects it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Aggregate {
-    /// Which answer was given most often.
+    /// Votes for each distinct answer.
     Majority(MajorityVote),
-    /// All answers one after the other.
+    /// Answers as one text or one JSON list.
     Concat(AnswerConcat),
-    /// Numbers and lengths.
+    /// Statistics of numeric answers and of answer lengths.
     Statistics(NumericStatistics),
-    /// The highest scores.
+    /// Answers with the highest scores.
     TopK(TopK),
-    /// What failed.
+    /// Failures by kind.
     Failures(FailureReport),
 }
 
 impl Aggregate {
-    /// An empty one of what is wanted.
+    /// Creates the empty aggregate that `spec` describes.
     #[must_use]
     pub fn of(wanted: &AggregateSpec) -> Self {
         match wanted {
             AggregateSpec::Majority { at } => Self::Majority(MajorityVote::new(at.clone())),
-            AggregateSpec::Concat { separator } => Self::Concat(AnswerConcat::texts(separator)),
+            AggregateSpec::Concat { separator } => Self::Concat(AnswerConcat::new_text(separator)),
             AggregateSpec::Json => Self::Concat(AnswerConcat::list()),
             AggregateSpec::Stats { at } => Self::Statistics(NumericStatistics::new(at.clone())),
             AggregateSpec::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
@@ -81,7 +85,7 @@ impl Aggregate {
         }
     }
 
-    /// One more answer.
+    /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &Seen<'_>) {
         match self {
             Self::Majority(it) => it.add_answer(seen),
@@ -92,13 +96,13 @@ impl Aggregate {
         }
     }
 
-    /// Is it as long as the answers, and better written in their order than held?
+    /// Returns whether the aggregate is as long as the answers, so that it is streamed in order instead of merged.
     #[must_use]
     pub fn is_ordered(&self) -> bool {
         matches!(self, Self::Concat(_))
     }
 
-    /// What it comes to.
+    /// Renders the aggregate for `FILE.aggregate.json`.
     #[must_use]
     pub fn finish(&self) -> Value {
         match self {
@@ -112,7 +116,7 @@ impl Aggregate {
 }
 
 impl Merge for Aggregate {
-    /// Of one kind with another of it: ranks make theirs from the same settings.
+    /// Merges two aggregates of one kind; all ranks create theirs from the same settings, so the kinds agree.
     fn merge(&mut self, other: Self) {
         match (self, other) {
             (Self::Majority(mine), Self::Majority(other)) => mine.merge(other),
@@ -136,7 +140,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn failure(index: u64, kind: &str) -> Seen<'_> {
-        let failed = Failed { kind, message: "no", status: Some(400) };
+        let failed = ObservedFailure { kind, message: "no", status: Some(400) };
         Seen { said: Err(failed), ..answer(index, "") }
     }
 
@@ -175,7 +179,7 @@ pub(crate) mod tests {
         all
     }
 
-    /// All there is to see of it.
+    /// The JSON result and, for a concatenation, the text.
     fn whole(it: &Aggregate) -> (Value, Option<String>) {
         let text = match it {
             Aggregate::Concat(joined) => Some(joined.text()),
@@ -215,7 +219,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn any_parts_in_any_order_and_grouping_come_to_the_same_as_one_pass(
+        fn parts_merged_in_any_order_and_grouping_equal_one_pass(
             said in prop::collection::vec(said(), 0..50), dealt in prop::collection::vec(0usize..5, 50), order in Just([0usize, 1, 2, 3, 4]).prop_shuffle(), left in any::<bool>(),
         ) {
             let all: Vec<(u64, Said)> = (0..).zip(said).collect();

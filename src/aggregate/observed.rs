@@ -1,7 +1,7 @@
-//! An answer as aggregates see it, and what is common to all of them: how many there were, and the first of a kind.
+//! The view of an answer that aggregates take, and their shared parts: counts and the first examples of a kind.
 //!
-//! Knows how an answer's line is read. Whatever depends on an order depends on [`Place`], an answer's place in the input:
-//! never on which rank has it or when it came.
+//! Owns the parsing of answer lines for aggregation; `shards` owns the files that hold them. Every order is that of
+//! [`AnswerPosition`], the position in the input, never the rank or the time of arrival.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,40 +10,40 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::domain::Merge;
 
-/// Where an answer stands: its prompt's index in the input, and its number among the prompt's sequences, from 0.
+/// Position of an answer in the input: the prompt's index and the sequence's number, both from 0.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 pub struct Place {
-    /// The prompt's index.
+    /// Index of the prompt.
     pub index: u64,
-    /// Which of its sequences.
+    /// Number of the sequence among those of the prompt.
     pub sequence: u32,
 }
 
-/// One answer, or one prompt that failed.
+/// An answer, or a prompt that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen<'a> {
-    /// Where it stands.
+    /// Position in the input.
     pub place: Place,
-    /// The prompt's id, as JSON.
+    /// The prompt's id as JSON text.
     pub id: &'a str,
-    /// What was answered, or why nothing was.
-    pub said: Result<&'a str, Failed<'a>>,
+    /// The answer's text, or the reason for the failure.
+    pub said: Result<&'a str, ObservedFailure<'a>>,
 }
 
-/// Why a prompt has no answer.
+/// The reason why a prompt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failed<'a> {
-    /// Which kind, as it stands in answers.
+pub struct ObservedFailure<'a> {
+    /// Failure kind, as in `error.kind` of an answer.
     pub kind: &'a str,
-    /// The reason in words.
+    /// Message for people.
     pub message: &'a str,
-    /// The HTTP status, where there was one.
+    /// HTTP status of the reply, if there was one.
     pub status: Option<u16>,
 }
 
-/// An answer's line, read.
+/// A parsed answer line of a shard file.
 #[derive(Debug, Deserialize)]
 pub struct Line<'a> {
     #[serde(borrow)]
@@ -68,21 +68,21 @@ struct ObservedLineError<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Reads a line as it stands in a shard file.
+    /// Parses a line of a shard file.
     ///
     /// # Errors
-    /// Where it is no answer.
+    /// If the line is not an answer.
     pub fn read(line: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(line)
     }
 
-    /// Its answers, one a sequence, or its failure.
+    /// Returns the line's answers, one per sequence, or its failure.
     pub fn seen(&self) -> impl Iterator<Item = Seen<'_>> {
         let failed = |error: &'_ ObservedLineError<'a>| error.status;
-        let said: Vec<Result<&str, Failed<'_>>> = match (self.success, &self.responses) {
+        let said: Vec<Result<&str, ObservedFailure<'_>>> = match (self.success, &self.responses) {
             (true, Some(all)) => all.iter().map(|text| Ok(&**text)).collect(),
             (true, None) => vec![Ok(self.response.as_deref().unwrap_or_default())],
-            (false, _) => vec![Err(Failed {
+            (false, _) => vec![Err(ObservedFailure {
                 kind: self.error.as_ref().map_or("unknown", |it| &*it.kind),
                 message: self.error.as_ref().map_or("", |it| &*it.message),
                 status: self.error.as_ref().and_then(failed),
@@ -95,19 +95,18 @@ impl<'a> Line<'a> {
     }
 }
 
-/// How many answers there were, and prompts without.
+/// Counts of answers and failed prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ObservedCounts {
-    /// Answers, blank ones too.
+    /// Answers, including blank ones.
     pub(super) answered: u64,
-    /// Those that are empty, or white space.
+    /// Answers that are empty or whitespace.
     pub(super) blank: u64,
-    /// Prompts that failed.
     pub(super) failed: u64,
 }
 
 impl ObservedCounts {
-    /// Counts it; its text if there is any, without white space around.
+    /// Counts an answer and returns its trimmed text; `None` if it failed or is blank.
     pub(super) fn text<'a>(&mut self, seen: &Seen<'a>) -> Option<&'a str> {
         let Ok(text) = seen.said else {
             self.failed += 1;
@@ -135,12 +134,12 @@ impl Merge for ObservedCounts {
     }
 }
 
-/// How many there are of something, and which are the first of them in the input's order.
+/// Count of answers with some property, and the first of them in the input's order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FirstExamples {
     count: u64,
-    /// How many are named.
-    room: usize,
+    /// Maximum number of examples.
+    limit: usize,
     first: BTreeMap<Place, NamedExample>,
 }
 
@@ -151,19 +150,18 @@ struct NamedExample {
     status: Option<u16>,
 }
 
-/// A reason's length, in characters; servers send whole pages.
+/// Maximum length of a reason in characters; servers may send whole pages.
 const MAX_REASON_CHARS: usize = 300;
 
 impl FirstExamples {
-    /// None yet; so many will be named.
     pub(super) fn of(room: usize) -> Self {
-        Self { count: 0, room, first: BTreeMap::new() }
+        Self { count: 0, limit: room, first: BTreeMap::new() }
     }
 
-    /// One more, and why.
+    /// Counts an answer; `why` is called only if it becomes an example.
     pub(super) fn add(&mut self, seen: &Seen<'_>, why: impl FnOnce() -> String) {
         self.count += 1;
-        let beyond = self.first.len() >= self.room
+        let beyond = self.first.len() >= self.limit
             && self.first.last_key_value().is_none_or(|(last, _)| seen.place > *last);
         if beyond {
             return;
@@ -179,7 +177,7 @@ impl FirstExamples {
     }
 
     fn cut(&mut self) {
-        while self.first.len() > self.room {
+        while self.first.len() > self.limit {
             self.first.pop_last();
         }
     }
@@ -207,7 +205,7 @@ impl Merge for FirstExamples {
     }
 }
 
-/// An id as the value it is.
+/// Parses an id's JSON text; invalid JSON becomes a string.
 pub(super) fn id(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|_| json.into())
 }
@@ -217,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_an_answer_a_sequence_or_a_failure() {
+    fn a_line_has_one_answer_per_sequence_or_a_failure() {
         let line =
             br#"{"id":"a","index":3,"response":"x\ny","success":true,"error":null,"served":{}}"#;
         let line = Line::read(line).expect("a line");
@@ -232,7 +230,7 @@ mod tests {
         assert_eq!(two.seen().last().map(|it| it.place.sequence), Some(1));
         let bad = br#"{"id":"7","index":1,"response":null,"success":false,"error":{"kind":"too_long","message":"no","status":400}}"#;
         let bad = Line::read(bad).expect("a line");
-        let failed = Failed { kind: "too_long", message: "no", status: Some(400) };
+        let failed = ObservedFailure { kind: "too_long", message: "no", status: Some(400) };
         assert_eq!(bad.seen().map(|it| it.said).collect::<Vec<_>>(), [Err(failed)]);
         assert!(Line::read(b"{}").is_err());
     }

@@ -1,19 +1,20 @@
-//! Numbers in answers, and how long answers are.
+//! Statistics of numeric answers and of answer lengths.
 //!
-//! An answer is a number, or holds one at a JSON pointer; those that are none are counted and the first are named, and the
-//! others count all the same. Lengths are in characters (of Unicode), of all answers that are not blank.
+//! The number is the whole answer or the value at a JSON pointer. Non-numeric answers are counted, with the first as
+//! examples, and do not affect the others. Lengths are in Unicode characters, over all answers that are not blank. The
+//! summary itself (mean, deviation, median) is in `summary_statistics.rs`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    FIRST, extract,
+    EXAMPLE_LIMIT, extract,
     observed::{FirstExamples, ObservedCounts, Seen},
     summary_statistics::SummaryStatistics,
 };
 use crate::domain::Merge;
 
-/// Of all answers.
+/// Statistics of the numbers in answers and of the answers' lengths.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NumericStatistics {
     at: Option<String>,
@@ -24,14 +25,14 @@ pub struct NumericStatistics {
 }
 
 impl NumericStatistics {
-    /// None yet.
+    /// Creates empty statistics; with a JSON pointer, the number is the value at that place.
     #[must_use]
     pub fn new(at: Option<String>) -> Self {
         let (counted, numbers, lengths) = Default::default();
-        Self { at, counted, numbers, non_numeric: FirstExamples::of(FIRST), lengths }
+        Self { at, counted, numbers, non_numeric: FirstExamples::of(EXAMPLE_LIMIT), lengths }
     }
 
-    /// One answer.
+    /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
@@ -41,7 +42,8 @@ impl NumericStatistics {
         }
     }
 
-    /// Mean, standard deviation (of a sample; 0 for a single number), median, least and greatest; null where there are none.
+    /// Returns count, mean, sample standard deviation (0 for a single number), median, minimum and maximum as JSON;
+    /// null without numbers.
     #[must_use]
     pub fn finish(&self) -> Value {
         let mut finished = self.counted.finish();
@@ -67,7 +69,7 @@ mod tests {
     use crate::aggregate::tests::{answer, failure};
 
     #[test]
-    fn one_answer_that_is_no_number_does_not_cost_the_others() {
+    fn a_non_numeric_answer_leaves_the_others_counted() {
         let mut all = NumericStatistics::new(None);
         for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
             all.add_answer(&answer(index, text));
@@ -77,13 +79,13 @@ mod tests {
         assert_eq!(it["no_numbers"]["count"], 2);
         assert_eq!(
             it["no_numbers"]["first"][0],
-            json!({"id": "1", "index": 1, "why": "\"about five\" is no number"})
+            json!({"id": "1", "index": 1, "why": "\"about five\" is not a number"})
         );
         assert_eq!((&it["blank"], &it["characters"]["max"]), (&1.into(), &10.0.into()));
     }
 
     #[test]
-    fn where_all_answers_failed_there_are_no_zeros() {
+    fn statistics_without_numbers_are_null() {
         let mut all = NumericStatistics::new(None);
         all.add_answer(&failure(0, "refused"));
         let it = all.finish();

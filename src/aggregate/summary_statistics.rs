@@ -1,8 +1,8 @@
-//! A summary of numbers that merges: how many, the least, the greatest, mean, standard deviation, median.
+//! Mergeable summary of numbers: count, minimum, maximum, mean, standard deviation and median.
 //!
-//! Memory: a count for each different number up to [`DIFFERENT`] of them; beyond, a count for each stretch of numbers that
-//! agree to a thousandth or so (1,024 between a power of two and the next), so that the median is within 0.05 %. Which of
-//! both depends on the numbers alone, and never on how they were dealt.
+//! Memory: one count per distinct number, up to [`MAX_DISTINCT_NUMBERS`]. Beyond that, one count per bucket of a
+//! logarithmic histogram (1,024 buckets between a power of two and the next), which keeps the median (p50) within 0.05
+//! %. The choice depends on the numbers alone, never on their distribution over ranks.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,22 @@ use serde_json::{Map, Value};
 use super::exact_sum::{ExactSum, number, order, sample_variance};
 use crate::domain::Merge;
 
-/// Different numbers that are counted one by one.
+/// Number of distinct values that are counted exactly.
 const MAX_DISTINCT_NUMBERS: usize = 100_000;
-/// Bits of a number that the stretches leave out: 10 of 52 are kept.
+/// Mantissa bits that a bucket ignores; 10 of 52 remain.
 const DROPPED_BITS: u32 = 42;
 
-/// Finite numbers, and not so large that their squares' sum is none.
+/// Summary of finite numbers that are small enough for an exact sum of squares.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SummaryStatistics {
     count: u64,
     sum: ExactSum,
     sum_of_squares: ExactSum,
-    /// By the number's order, or that of its stretch.
+    /// Counts by the number's sort key, or by the upper bits of the key once bucketed.
     counts: BTreeMap<i64, u64>,
     bucketed: bool,
     capacity: usize,
-    /// Their orders.
+    /// Sort keys of the minimum and maximum.
     ends: Option<(i64, i64)>,
 }
 
@@ -71,8 +71,8 @@ impl SummaryStatistics {
         self.ends = Some((low.min(least), high.max(greatest)));
     }
 
-    /// Too many different ones. There are never more of them in a part than in the whole, so a part that has come to this
-    /// belongs to a whole that has.
+    /// Replaces exact counts by buckets. A part never has more distinct numbers than the whole, so a part that switches
+    /// belongs to a whole that switches too.
     fn switch_to_buckets(&mut self) {
         if std::mem::replace(&mut self.bucketed, true) {
             return;
@@ -87,7 +87,7 @@ impl SummaryStatistics {
         Some(f64::midpoint(self.at(last / 2)?, self.at(self.count / 2)?))
     }
 
-    /// The number at this place, from 0, in their order.
+    /// Returns the number of this rank in ascending order, from 0.
     fn at(&self, place: u64) -> Option<f64> {
         let mut before = 0;
         let found = self.counts.iter().find(|(_, count)| {
@@ -100,7 +100,7 @@ impl SummaryStatistics {
         Some(number(if self.bucketed { middle(found).clamp(low, high) } else { found }))
     }
 
-    /// Each is null where there are no numbers: a mean of 0 would be one.
+    /// Returns all values as JSON; without numbers they are null, since a mean of 0 would be a claim.
     pub(super) fn finish(&self) -> Map<String, Value> {
         let end = |pick: fn((i64, i64)) -> i64| self.ends.map(|ends| number(pick(ends)));
         let some = (self.count > 0).then_some(self.count);
@@ -129,7 +129,7 @@ impl Merge for SummaryStatistics {
         self.sum.merge(std::mem::take(&mut other.sum));
         self.sum_of_squares.merge(std::mem::take(&mut other.sum_of_squares));
         other.ends.into_iter().for_each(|ends| self.extend_range(ends));
-        // Alike before they are put together.
+        // Both sides must have the same resolution before their counts are added.
         if self.bucketed || other.bucketed {
             self.switch_to_buckets();
             other.switch_to_buckets();

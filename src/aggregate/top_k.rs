@@ -1,7 +1,7 @@
-//! The answers with the highest scores; the best is the first of them.
+//! Top k: the answers with the highest scores.
 //!
-//! A score is the number that an answer is, or that stands at a JSON pointer in it; the library may give any other
-//! ([`TopK::add_scored`]). Equal scores go by the place in the input. Memory: the texts of k answers.
+//! The score is the whole answer as a number, or the number at a JSON pointer in it; library callers may pass any
+//! scoring function ([`TopK::add_scored`]). Equal scores are ordered by input position. Memory: the texts of k answers.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    FIRST, exact_sum, extract,
+    EXAMPLE_LIMIT, exact_sum, extract,
     observed::{FirstExamples, ObservedCounts, Place, Seen, id},
 };
 use crate::domain::Merge;
 
-/// The best so far.
+/// The answers with the highest scores so far.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TopK {
     k: usize,
     at: Option<String>,
     counted: ObservedCounts,
     without_score: FirstExamples,
-    /// Highest score first, then by place.
+    /// Answers by descending score, then by input position.
     best: BTreeMap<(i64, Place), ScoredAnswer>,
 }
 
@@ -33,21 +33,21 @@ struct ScoredAnswer {
 }
 
 impl TopK {
-    /// None yet, `k` at most.
+    /// Creates an empty list for `k` answers; with a JSON pointer, the score is the value at that place.
     #[must_use]
     pub fn new(k: usize, at: Option<String>) -> Self {
         let (counted, best) = (ObservedCounts::default(), BTreeMap::new());
-        Self { k, at, counted, without_score: FirstExamples::of(FIRST), best }
+        Self { k, at, counted, without_score: FirstExamples::of(EXAMPLE_LIMIT), best }
     }
 
-    /// One answer, by the score that it names.
+    /// Adds an answer with the score that its text contains.
     pub fn add_answer(&mut self, seen: &Seen<'_>) {
         let at = self.at.take();
         self.add_scored(seen, |text| extract::number_at_pointer(text, at.as_deref()));
         self.at = at;
     }
 
-    /// One answer, by this function's score of it. Failed and blank ones are not asked about.
+    /// Adds an answer with the score that `score` computes; it is not called for failed and blank answers.
     pub fn add_scored(&mut self, seen: &Seen<'_>, score: impl FnOnce(&str) -> Result<f64, String>) {
         let Some(text) = self.counted.text(seen) else { return };
         match score(text) {
@@ -58,7 +58,7 @@ impl TopK {
     }
 
     fn put(&mut self, seen: &Seen<'_>, score: f64, text: &str) {
-        let key = (!exact_sum::order(score), seen.place); // `!` turns the order round
+        let key = (!exact_sum::order(score), seen.place); // `!` reverses the order
         let full = self.best.len() >= self.k;
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
             return;
@@ -73,12 +73,12 @@ impl TopK {
         }
     }
 
-    /// The best with their scores, highest first.
-    pub fn best(&self) -> impl Iterator<Item = (f64, &str)> {
+    /// Returns the scores and texts of the answers, highest score first.
+    pub fn best_scored(&self) -> impl Iterator<Item = (f64, &str)> {
         self.best.values().map(|it| (it.score, it.text.as_str()))
     }
 
-    /// All of it, highest score first.
+    /// Returns the answers and their scores as JSON, highest score first.
     #[must_use]
     pub fn finish(&self) -> Value {
         let shown = |(&(_, place), it): (&(i64, Place), &ScoredAnswer)| {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_come_first_and_ties_by_the_input() {
+    fn the_highest_scores_come_first_and_ties_follow_the_input() {
         let mut top = TopK::new(3, Some("/s".into()));
         for (index, score) in [(5, "1"), (4, "2.5"), (3, "2.5"), (2, "-7"), (1, "\"9\""), (0, "1")]
         {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_a_score_are_named_and_none_are_lost_for_them() {
+    fn answers_without_a_score_are_listed_and_the_others_count() {
         let mut top = TopK::new(2, None);
         for (index, text) in [(0, "good"), (1, "8"), (2, ""), (3, "nan"), (4, "9")] {
             top.add_answer(&answer(index, text));
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn where_all_answers_failed_nothing_is_best() {
+    fn the_list_is_empty_if_all_answers_failed() {
         let mut top = TopK::new(1, None);
         top.add_answer(&failure(0, "refused"));
         assert_eq!(top.finish()["best"], json!([]));
     }
 
     #[test]
-    fn any_function_may_score() {
+    fn any_scoring_function_can_be_used() {
         let mut top = TopK::new(1, None);
         for (index, text) in [(0, "long"), (1, "longest"), (2, "x")] {
             top.add_scored(&answer(index, text), |text| Ok(text.len() as f64));

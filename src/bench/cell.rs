@@ -52,7 +52,7 @@ impl BenchCell {
 
     /// Prompts an endpoint and measurement, where nobody said how many.
     #[must_use]
-    pub fn prompts(&self) -> u64 {
+    pub fn default_prompts(&self) -> u64 {
         let largest = match (self.batch, self.window) {
             (_, AutoOrCount::Count(window)) => window as u64,
             (AutoOrCount::Count(batch), AutoOrCount::Auto) => {
@@ -93,7 +93,7 @@ mod tests {
         #[test]
         fn what_can_be_measured_has_rounds_enough(batch in any_amount(), window in any_amount(), n in 1..4u64) {
             let cell = BenchCell { batch, window };
-            let prompts = cell.prompts();
+            let prompts = cell.default_prompts();
             prop_assert!(prompts >= MIN_PROMPTS);
             if cell.impossible_reason(n).is_none() {
                 if let Count(batch) = batch {

@@ -20,7 +20,7 @@ pub struct AnswerAgreement {
 
 impl AnswerAgreement {
     /// One more prompt with its batched and single answer, where there are any.
-    pub fn count(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
+    pub fn count_pair(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
         match (batched, single) {
             (Some(one), Some(other)) if one == other => self.equal += 1,
             (Some(one), Some(other)) => {
@@ -175,7 +175,13 @@ mod tests {
         let batched = compare_side(vec![measured_run(10, 1.0), measured_run(10, 2.0)]);
         let single = compare_side(vec![measured_run(10, 4.0), measured_run(8, 4.0)]);
         assert_eq!((batched.completion, single.completion), (1.0, 0.9));
-        let report = CompareReport::new(apart(), batched, single, AnswerAgreement::default(), true);
+        let report = CompareReport::new(
+            isolated_conditions(),
+            batched,
+            single,
+            AnswerAgreement::default(),
+            true,
+        );
         assert_eq!(report.speed_up, Some(RepeatSpread { median: 3.25, least: 2.5, most: 4.0 }));
         assert!(report.single.failed.is_some() && report.batched.failed.is_none());
         assert!(report.notes.is_empty(), "{:?}", report.notes);
@@ -184,23 +190,26 @@ mod tests {
     #[test]
     fn answers_are_equal_different_or_unknown_and_the_first_difference_is_kept() {
         let mut one = AnswerAgreement::default();
-        one.count("p", Some("x"), Some("x"));
-        one.count("q", Some("x"), None);
+        one.count_pair("p", Some("x"), Some("x"));
+        one.count_pair("q", Some("x"), None);
         let mut other = AnswerAgreement::default();
-        other.count("r", Some("x"), Some("y"));
-        other.count("s", Some("x"), Some("z"));
+        other.count_pair("r", Some("x"), Some("y"));
+        other.count_pair("s", Some("x"), Some("z"));
         one.merge(other);
         assert_eq!((one.equal, one.different, one.unknown), (1, 2, 1));
         assert_eq!(one.example, Some(["r", "x", "y"].map(str::to_owned)));
         let none = || compare_side(Vec::new());
-        let says = |greedy| CompareReport::new(apart(), none(), none(), one.clone(), greedy).notes;
+        let says = |greedy| {
+            CompareReport::new(isolated_conditions(), none(), none(), one.clone(), greedy).notes
+        };
         assert!(says(true)[0].contains("numerics") && says(false)[0].contains("--temperature 0"));
     }
 
     #[test]
     fn what_caches_may_have_helped_is_said() {
         let says = |repeats, caches_apart, rows_came_again| {
-            let conditions = BenchConditions { repeats, caches_apart, rows_came_again, ..apart() };
+            let conditions =
+                BenchConditions { repeats, caches_apart, rows_came_again, ..isolated_conditions() };
             let none = || compare_side(Vec::new());
             let report =
                 CompareReport::new(conditions, none(), none(), AnswerAgreement::default(), true);
@@ -214,7 +223,7 @@ mod tests {
         assert!(!says(2, false, false).contains("even number"));
     }
 
-    fn apart() -> BenchConditions {
+    fn isolated_conditions() -> BenchConditions {
         BenchConditions { caches_apart: true, ..BenchConditions::default() }
     }
 }

@@ -27,7 +27,7 @@ pub struct BenchMeasurement {
     /// What the first failure says.
     pub first_failure: Option<String>,
     /// Why it ended before all prompts had an outcome.
-    pub ended: Option<String>,
+    pub end_reason: Option<String>,
 }
 
 impl BenchMeasurement {
@@ -62,7 +62,7 @@ impl BenchMeasurement {
             let words = self.first_failure.as_deref().unwrap_or_default();
             format!("{failed} of {asked} prompts failed: {words}")
         };
-        match &self.ended {
+        match &self.end_reason {
             Some(why) => Some(format!("{why}: {answered} of {asked} prompts were answered")),
             None if *failed > 0 => Some(failures()),
             None if self.settled() < *asked => {
@@ -85,7 +85,7 @@ impl Merge for BenchMeasurement {
         self.seconds = self.seconds.max(other.seconds);
         self.latencies.merge(other.latencies);
         self.first_failure = self.first_failure.take().or(other.first_failure);
-        self.ended = self.ended.take().or(other.ended);
+        self.end_reason = self.end_reason.take().or(other.end_reason);
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) mod tests {
     }
 
     prop_compose! {
-        pub(in crate::bench) fn measured()(
+        pub(in crate::bench) fn any_measurement()(
             answered in 0..50u64, failed in mostly_zero(), open in mostly_zero(), tokens in 1..90u64, seconds in 0.1..9.0f64,
         ) -> BenchMeasurement {
             let mut latencies = BenchLatencies::default();
@@ -114,7 +114,7 @@ pub(super) mod tests {
                 latencies,
                 requests: answered,
                 first_failure: (failed > 0).then(|| "refused".into()),
-                ended: (open > 0).then(|| "not over in time".into()),
+                end_reason: (open > 0).then(|| "not over in time".into()),
                 ..BenchMeasurement::default()
             }
         }
@@ -122,7 +122,7 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn ranks_add_up_in_any_grouping(a in measured(), b in measured(), c in measured()) {
+        fn ranks_add_up_in_any_grouping(a in any_measurement(), b in any_measurement(), c in any_measurement()) {
             let sum = |mut x: BenchMeasurement, y: BenchMeasurement| { x.merge(y); x };
             let left = sum(sum(a.clone(), b.clone()), c.clone());
             prop_assert_eq!(&left, &sum(a.clone(), sum(b, c)));
@@ -130,7 +130,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn only_what_is_whole_has_nothing_to_explain(it in measured()) {
+        fn only_what_is_whole_has_nothing_to_explain(it in any_measurement()) {
             prop_assert_eq!(it.incomplete_reason().is_none(), it.asked > 0 && it.answered == it.asked);
         }
     }

@@ -128,7 +128,7 @@ impl RunFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measurement::tests::measured;
+    use crate::bench::measurement::tests::any_measurement;
     use proptest::prelude::*;
 
     proptest! {
@@ -142,7 +142,7 @@ mod tests {
         }
 
         #[test]
-        fn figures_are_those_of_runs_that_answered(all in prop::collection::vec(measured(), 0..6)) {
+        fn figures_are_those_of_runs_that_answered(all in prop::collection::vec(any_measurement(), 0..6)) {
             let runs: Vec<BenchRun> = all.iter().map(BenchRun::of).collect();
             let figures = RunFigures::of(&runs);
             prop_assert_eq!(figures.is_some(), runs.iter().any(|run| run.answered > 0));

@@ -98,7 +98,7 @@ fn has_no_lists(cells: &[SweepRow]) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        bench::{BenchMeasurement, measurement::tests::measured},
+        bench::{BenchMeasurement, measurement::tests::any_measurement},
         settings::AutoOrCount,
     };
     use proptest::prelude::*;
@@ -123,7 +123,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_best_is_whole_and_nothing_is_better(runs in prop::collection::vec(
-            prop::collection::vec(measured(), 0..4), 0..8)
+            prop::collection::vec(any_measurement(), 0..4), 0..8)
         ) {
             let cell = BenchCell { batch: AutoOrCount::Count(4), window: AutoOrCount::Auto };
             let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(BenchRun::of).collect(), None));

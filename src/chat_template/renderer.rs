@@ -72,7 +72,7 @@ impl ChatRenderer {
     /// # Errors
     /// A conversation that is not plain, and one that the template refuses or fails on.
     pub fn render(&self, messages: &str, extra: Option<&str>) -> Result<String, ChatRenderError> {
-        let each = text_messages::each(messages, Value::from_pairs)?;
+        let each = text_messages::map_messages(messages, Value::from_pairs)?;
         let mut variables = vec![("messages".to_owned(), Value::from(each))];
         for (name, json) in text_messages::template_variables(extra)? {
             let value = serde_json::from_str(json).map_err(|error| {
@@ -99,8 +99,8 @@ fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> 
     environment.add_filter("trim", trim_filter);
     environment.add_filter("title", python_methods::title_filter);
     environment.add_filter("indent", python_methods::indent_filter);
-    environment.add_filter("length", length);
-    environment.add_filter("count", length);
+    environment.add_filter("length", length_filter);
+    environment.add_filter("count", length_filter);
     environment.add_filter("int", int_filter);
     environment.add_filter("float", float_filter);
     environment.add_test("sequence", is_sequence);
@@ -126,7 +126,7 @@ fn trim_filter(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<Stri
 }
 
 /// What is not there has a length to jinja2, which is 0.
-fn length(value: &Value) -> Result<usize, Error> {
+fn length_filter(value: &Value) -> Result<usize, Error> {
     if value.is_undefined() { Ok(0) } else { filters::length(value) }
 }
 

@@ -278,11 +278,12 @@ fn only_what_is_in_a_tag_is_rewritten() {
 
 #[test]
 fn a_renderer_is_shared_by_threads_and_sees_the_special_tokens() {
-    fn shared<T: Send + Sync>(of: T) -> T {
+    fn require_send_sync<T: Send + Sync>(of: T) -> T {
         of
     }
     let text = "{{ bos_token }}{{ eos_token }}{{ messages[0].content }}";
-    let renderer = shared(template_from(text, &[("bos_token", "<s>")]).compile().unwrap());
+    let renderer =
+        require_send_sync(template_from(text, &[("bos_token", "<s>")]).compile().unwrap());
     assert_eq!(renderer.render(USER, None).unwrap(), "<s>a");
     let extra = r#"{"bos_token": 1, "eos_token": [true]}"#;
     assert_eq!(renderer.render(USER, Some(extra)).unwrap(), "1[True]a");

@@ -32,12 +32,12 @@ const RESERVED_VARIABLES: [&str; 17] = [
 /// # Errors
 /// [`Unrendered::NotPlain`] with what stands in the way; the server's chat route should be asked then.
 pub fn check_text_only(messages: &str, extra: Option<&str>) -> Result<(), ChatRenderError> {
-    each(messages, |_| ())?;
+    map_messages(messages, |_| ())?;
     template_variables(extra).map(|_| ())
 }
 
 /// Calls for each message with its members, in their order.
-pub(super) fn each<T>(
+pub(super) fn map_messages<T>(
     messages: &str,
     mut take: impl FnMut(Vec<(String, String)>) -> T,
 ) -> Result<Vec<T>, ChatRenderError> {

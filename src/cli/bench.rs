@@ -24,7 +24,7 @@ pub(super) struct BenchArgs {
 enum BenchCommand {
     Sweep(Box<SweepArgs>),
     Compare(Box<CompareArgs>),
-    Models(Box<Models>),
+    Models(Box<BenchModelsArgs>),
 }
 
 /// Which batch size and window bring most
@@ -77,7 +77,7 @@ struct CompareArgs {
     aurora-swarm bench models --model small --model large --repeats 5 --max-tokens 64 --output models.json\n  \
     mpiexec -n 4 --ppn 1 aurora-swarm bench models --base-port 8000 --endpoints-per-node 12 --per-endpoint\n\n\
     Exit codes: 0 every run answered every prompt, 2 usage, 3 some did not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
-struct Models {
+struct BenchModelsArgs {
     /// A served model; again for more [default: all that are served]
     #[arg(long, value_name = "NAME", help_heading = flags::NON_SETTING_HEADING)]
     model: Vec<String>,
@@ -85,7 +85,7 @@ struct Models {
     #[arg(long, help_heading = flags::NON_SETTING_HEADING)]
     per_endpoint: bool,
     #[command(flatten)]
-    asking: BenchCommonArgs<3, flags::Servers>,
+    asking: BenchCommonArgs<3, flags::ServerArgs>,
 }
 
 /// What all three are told: how to measure, and what to ask whom.

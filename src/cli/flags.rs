@@ -16,7 +16,7 @@ pub(super) struct Line {
     #[command(flatten)]
     _rows: Rows,
     #[command(flatten)]
-    _answers: Answers,
+    _answers: OutputArgs,
     #[command(flatten)]
     _endpoints: EndpointArgs,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub(super) struct Line {
 /// What a reduce has to be told besides.
 #[derive(Args)]
 #[command(next_help_heading = "Tree")]
-pub(super) struct Tree {
+pub(super) struct TreeArgs {
     /// The prompt that makes one text of a group's, or @FILE: {{responses}} and {{level}} are filled in
     ///
     /// {{responses}} are the group's texts with lines of --- between them; {{level}} counts from 1. Without it, the
@@ -48,7 +48,7 @@ pub(super) struct Tree {
 #[command(next_help_heading = "Endpoints")]
 pub(super) struct EndpointArgs {
     #[command(flatten)]
-    _servers: Servers,
+    _servers: ServerArgs,
     /// The served model to use [default: the one that is served]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -57,7 +57,7 @@ pub(super) struct EndpointArgs {
 /// Where the servers are.
 #[derive(Args)]
 #[command(next_help_heading = "Endpoints")]
-pub(super) struct Servers {
+pub(super) struct ServerArgs {
     /// A server, as http://host:port; again for more. {rank}, {local_rank} and {host} are filled in
     ///
     /// A loopback address means every node's own server; without any of these options it is http://127.0.0.1:8000.
@@ -192,7 +192,7 @@ pub(super) struct Rows {
 /// What comes out.
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
-pub(super) struct Answers {
+pub(super) struct OutputArgs {
     /// The answers, in input order; the run folder is FILE.run
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,

@@ -35,16 +35,16 @@ use crate::{
 #[command(name = "aurora-swarm", version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
-    Run(run::Run),
+enum CliCommand {
+    Run(run::RunArgs),
     Reduce(reduce::ReduceArgs),
     Check(check::CheckArgs),
     Bench(bench::BenchArgs),
-    Plan(plan::Plan),
+    Plan(plan::PlanArgs),
     Status(status::StatusArgs),
     Merge(merge::MergeArgs),
     Report(report::ReportArgs),
@@ -68,29 +68,29 @@ pub fn run(environment: Environment) -> u8 {
         environment.get("AURORA_SWARM_LOG"),
     );
     match cli.command {
-        Command::Plan(plan) => told(&plan.run(flags, environment)),
-        Command::Status(status) => told(&status.run()),
-        Command::Merge(merge) => told(&merge.run()),
-        Command::Report(again) => told(&again.run()),
-        Command::Completions(completions) => told(&completions.run()),
-        Command::Run(run) => {
+        CliCommand::Plan(plan) => told(&plan.run(flags, environment)),
+        CliCommand::Status(status) => told(&status.run()),
+        CliCommand::Merge(merge) => told(&merge.run()),
+        CliCommand::Report(again) => told(&again.run()),
+        CliCommand::Completions(completions) => told(&completions.run()),
+        CliCommand::Run(run) => {
             let guard = start_supervisor_if_needed(run.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
         }
-        Command::Reduce(reduce) => {
+        CliCommand::Reduce(reduce) => {
             let guard = start_supervisor_if_needed(reduce.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| reduce.run(comm, flags, environment, guard))
         }
-        Command::Check(check) => {
+        CliCommand::Check(check) => {
             let guard = start_supervisor_if_needed(check.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| check.run(comm, flags, environment, guard))
         }
-        Command::Bench(bench) => {
+        CliCommand::Bench(bench) => {
             let guard = start_supervisor_if_needed(bench.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| bench.run(comm, flags, environment, guard))
         }
-        Command::Guard(guard) => guard.run(environment),
-        Command::Panic(panic) => run_on_ranks(&environment, |comm| panic.run(comm)),
+        CliCommand::Guard(guard) => guard.run(environment),
+        CliCommand::Panic(panic) => run_on_ranks(&environment, |comm| panic.run(comm)),
     }
 }
 

@@ -16,12 +16,12 @@ use crate::{
 #[command(
     after_help = "Example:\n  aurora-swarm plan prompts.jsonl --output answers.jsonl --template @ask.txt"
 )]
-pub(super) struct Plan {
+pub(super) struct PlanArgs {
     #[command(flatten)]
     line: flags::Line,
 }
 
-impl Plan {
+impl PlanArgs {
     /// Local.
     pub(super) fn run(
         self,

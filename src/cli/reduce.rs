@@ -24,7 +24,7 @@ use crate::{
     ready, 75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
 pub(super) struct ReduceArgs {
     #[command(flatten)]
-    tree: flags::Tree,
+    tree: flags::TreeArgs,
     #[command(flatten)]
     line: flags::Line,
 }
@@ -44,6 +44,6 @@ impl ReduceArgs {
     ) -> Result<JobVerdict, JobError> {
         let flags::Line { inputs, running, .. } = self.line;
         let given = Invocation { guard, ..given(running.config, flags, environment) };
-        job::reduce(comm, given, &inputs, EXIT_CODES)
+        job::run_reduce(comm, given, &inputs, EXIT_CODES)
     }
 }

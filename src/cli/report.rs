@@ -19,6 +19,6 @@ pub(super) struct ReportArgs {
 impl ReportArgs {
     /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
-        job::report(&self.run)
+        job::report_run(&self.run)
     }
 }

@@ -21,12 +21,12 @@ use crate::{
     aurora-swarm run reviews.csv --template 'Sum up: {{text}}' --output sums.jsonl --max-tokens 64\n\n\
     Exit codes: 0 all answered, 2 usage, 3 some prompts failed, 5 settings or input, 6 no endpoint was ready,\n\
     75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
-pub(super) struct Run {
+pub(super) struct RunArgs {
     #[command(flatten)]
     line: flags::Line,
 }
 
-impl Run {
+impl RunArgs {
     pub(super) fn config_path(&self) -> Option<&str> {
         self.line.running.config.as_deref()
     }

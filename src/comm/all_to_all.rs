@@ -1,10 +1,10 @@
-//! Exchanging more than one MPI message can carry: in rounds, through one buffer.
+//! All-to-all exchange of more bytes than one MPI message can carry: in rounds, through one reused buffer.
 
 use super::{Comm, RankParts, ReduceOp};
 
-/// Collective. Each of `parts`, one a rank in rank order, goes to its rank; what each rank sent to this one is handed to
-/// `sink` in pieces, each with the rank it is from; a rank's pieces come in order. No rank sends or gets more than about
-/// `round` bytes at a time, however large the whole.
+/// Collective. Sends each of `parts` (one per rank, in rank order) to its rank, and passes the bytes received from
+/// every rank to `sink` in pieces, with the rank they came from. The pieces of one rank arrive in order. No rank
+/// sends or receives more than about `round` bytes at a time, however large the whole.
 pub fn all_to_all_in_rounds<C: Comm + ?Sized>(
     comm: &mut C,
     parts: &[Vec<u8>],

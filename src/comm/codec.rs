@@ -1,26 +1,27 @@
-//! Values to bytes and back: the only file that knows bincode.
+//! Serialisation of values to bytes and back. The only file that uses bincode.
 //!
-//! The crate is unmaintained, so nothing on disk uses it: only ranks of one job, which are one build, read what it wrote.
+//! The bincode crate is unmaintained, so nothing on disk uses it: its output is only read by other ranks of the same
+//! job, which run the same build.
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{CommError, RankMessage};
 
-/// A value as bytes.
 pub(super) fn encode_value<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CommError> {
     bincode::serde::encode_to_vec(value, bincode::config::standard())
         .map_err(|error| CommError::Encode(error.to_string()))
 }
 
-/// Local. The value that a letter holds.
+/// Local. Decodes the value that a message holds.
 ///
 /// # Errors
-/// Where it cannot be read.
+/// Returns [`CommError::Decode`] if the bytes are not a value of this type.
 pub fn decode_message<T: DeserializeOwned>(letter: &RankMessage) -> Result<T, CommError> {
     decode_bytes(letter.from, &letter.bytes)
 }
 
-/// The value that `from` encoded. All bytes must be used: a rest means another build.
+/// Decodes a value that rank `from` encoded. All bytes must be used: a remainder means that the ranks run different
+/// builds.
 pub(super) fn decode_bytes<T: DeserializeOwned>(from: usize, bytes: &[u8]) -> Result<T, CommError> {
     let garbled = |detail: String| CommError::Decode { from, detail };
     let (value, used) = bincode::serde::decode_from_slice(bytes, bincode::config::standard())

@@ -1,13 +1,16 @@
-//! A line drawn under a conversation by letters, so that another of the same tag can begin.
+//! Draining of leftover messages between two phases that use the same tag: a fence.
+//!
+//! Collectives need no such fence: MPI keeps their traffic apart from point-to-point messages.
 
 use super::{Comm, CommError, MessageTag, PollBackoff};
 
-/// In effect collective. Takes in and drops every letter of this tag between rank 0 and the others that was sent before,
-/// in either direction: a late one would otherwise be taken for a part of what is talked of next. Letters of one sender
-/// and tag come in the order they were sent, so an empty one, which nobody writes otherwise, is the last of the old ones.
+/// Collective in effect, by point-to-point messages. Receives and drops every message of this tag that rank 0 and the
+/// other ranks sent each other before the call; a late one would otherwise be taken for part of the next phase.
+/// Messages of one sender and tag arrive in the order they were sent, so an empty message, which no protocol uses
+/// otherwise, marks the end of the old ones.
 ///
 /// # Errors
-/// As [`Comm::send`].
+/// See [`Comm::send_bytes`].
 pub fn drain_messages(comm: &mut dyn Comm, tag: MessageTag) -> Result<(), CommError> {
     let others = if comm.rank() == 0 { 1..comm.size() } else { 0..1 };
     for rank in others.clone() {

@@ -1,9 +1,9 @@
-//! Gathering more than one MPI message can carry: in rounds, through one buffer.
+//! Gather of more bytes than one MPI message can carry: in rounds, through one reused buffer.
 
 use super::{Comm, RankParts, ReduceOp};
 
-/// Collective. Every rank's bytes go to rank 0's `sink` in pieces, each with the rank it is from; a rank's pieces come in
-/// order. No more than about `round` bytes are at rank 0 at a time, however large the whole.
+/// Collective. Passes every rank's bytes to rank 0's `sink` in pieces, with the rank they came from. The pieces of
+/// one rank arrive in order. Rank 0 holds no more than about `round` bytes at a time, however large the whole.
 pub fn gather_in_rounds<C: Comm + ?Sized>(
     comm: &mut C,
     mine: &[u8],
@@ -18,7 +18,7 @@ pub fn gather_in_rounds<C: Comm + ?Sized>(
     for _ in 0..rounds[0] {
         let (piece, tail) = rest.split_at(quota.min(rest.len()));
         rest = tail;
-        comm.gather(piece, &mut gathered);
+        comm.gather_bytes(piece, &mut gathered);
         for (rank, part) in gathered.parts().enumerate() {
             if !part.is_empty() {
                 sink(rank, part);

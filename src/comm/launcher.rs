@@ -1,29 +1,30 @@
-//! Was this process started by the launcher of the MPI it was built with? Pure: facts in, a refusal out.
+//! Check that this process was started by the launcher of the MPI it was built with. Pure: variables in, an error
+//! text out.
 //!
-//! A binary of one MPI under another's `mpiexec` starts as N jobs of one rank, each of which believes to be the whole
-//! job: N ranks would answer every prompt N times and write one file. Launchers leave their idea of the job's size and of
-//! this process's rank in the environment; MPI's own idea has to agree.
+//! A binary of one MPI under another's `mpiexec` starts as N jobs of one rank, each of which takes itself for the
+//! whole job: N ranks would answer every prompt N times and write the same file. Launchers put the job's size and the
+//! process's rank into the environment, and MPI's own values have to agree with them.
 
-/// What launchers say about the job, each where it says anything.
+/// The job's size as the launcher's environment variables state it. A field is `None` where no variable does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LauncherInfo {
     /// The number of ranks started, and the variable that says so.
     size: Option<(usize, &'static str)>,
     /// A lower bound of the number of ranks, and the variable it follows from.
     min_rank_count: Option<(usize, &'static str)>,
-    /// Open MPI's launcher left its variables.
+    /// Open MPI's launcher set its variables.
     open_mpi: bool,
 }
 
 /// Variables that hold the number of ranks.
 const SIZE_VARIABLES: [&str; 2] = ["PMI_SIZE", "OMPI_COMM_WORLD_SIZE"];
-/// Variables that hold this process's rank: there are more ranks than that.
+/// Variables that hold this process's rank, which is below the number of ranks.
 const RANK_VARIABLES: [&str; 4] = ["PMI_RANK", "OMPI_COMM_WORLD_RANK", "PALS_RANKID", "PMIX_RANK"];
-/// The number of this node's ranks (PALS): there are at least as many.
+/// The number of ranks on this node (PALS), a lower bound of the job's.
 const LOCAL_SIZE_VARIABLE: &str = "PALS_LOCAL_SIZE";
 
 impl LauncherInfo {
-    /// Reads the variables that `lookup` finds. What is not a number says nothing.
+    /// Reads the variables through `lookup`. A value that is not a number is ignored.
     #[must_use]
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
@@ -35,28 +36,28 @@ impl LauncherInfo {
         Self { size, min_rank_count: at_least, open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some() }
     }
 
-    /// Did a launcher start this process?
+    /// Returns true if a launcher started this process.
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.size.is_some() || self.min_rank_count.is_some()
     }
 
-    /// Before MPI starts: would this library understand that launcher?
+    /// Checks, before MPI starts, that the library can work under this launcher.
     ///
     /// # Errors
-    /// A sentence for the user, where Open MPI's launcher started a program of another MPI: such a library ends the
-    /// process while it starts, with a message about its own insides.
+    /// Returns a sentence for the user if Open MPI's launcher started a program of another MPI: such a library ends the
+    /// process during its start-up, with a message about its own internals.
     pub fn check_library(&self, library: &str) -> Result<(), String> {
         if !self.open_mpi || is_open_mpi(library) {
             return Ok(());
         }
-        Err(mismatch_message(library, "Open MPI's launcher started it"))
+        Err(mismatch_message(library, "the process was started by the launcher of Open MPI"))
     }
 
-    /// Once MPI is there: is its world the job that was launched?
+    /// Checks, after MPI has started, that its world is the job that was launched.
     ///
     /// # Errors
-    /// A sentence for the user, where it is not.
+    /// Returns a sentence for the user if it is not.
     pub fn check_world_size(&self, world: usize, library: &str) -> Result<(), String> {
         let ranks = if world == 1 { "one rank" } else { "fewer ranks" };
         match (self.size, self.min_rank_count) {
@@ -81,8 +82,8 @@ fn is_open_mpi(library: &str) -> bool {
 
 fn mismatch_message(library: &str, what: &str) -> String {
     format!(
-        "this mpiexec does not belong to the MPI of this program: {what}. The program was built with {library}. \
-         Start it with that MPI's own mpiexec, or build it again with the MPI whose mpiexec you use \
+        "this mpiexec does not belong to the MPI that aurora-swarm was built with ({library}): {what}\n\
+         hint: use the mpiexec of that MPI, or rebuild aurora-swarm with the MPI whose mpiexec you use \
          (scripts/setup.sh, then cargo build)"
     )
 }
@@ -98,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_nothing_refused() {
+    fn without_launcher_variables_nothing_is_rejected() {
         assert!(!launcher_info(&[]).is_present());
         assert_eq!(launcher_info(&[]).check_world_size(1, "MPICH 4.3.2"), Ok(()));
     }
 
     #[test]
-    fn singletons_under_a_foreign_launcher_are_refused() {
+    fn singletons_under_a_foreign_launcher_are_rejected() {
         let hydra = launcher_info(&[("PMI_SIZE", "4"), ("PMI_RANK", "0")]);
         assert!(
             hydra.check_world_size(1, "Open MPI v5.0.11").is_err_and(|it| it.contains("4 ranks"))
@@ -116,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn an_mpich_program_under_open_mpi_is_refused_before_it_starts() {
+    fn an_mpich_program_under_open_mpi_is_rejected_before_mpi_starts() {
         let orte = launcher_info(&[("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_RANK", "0")]);
         assert!(orte.check_library("MPICH Version: 4.3.2").is_err());
         assert_eq!(orte.check_library("Open MPI v5.0.11"), Ok(()));
     }
 
     #[test]
-    fn what_is_not_a_number_says_nothing() {
+    fn variables_that_are_not_numbers_are_ignored() {
         assert!(!launcher_info(&[("PMI_SIZE", "many"), ("PMIX_RANK", "")]).is_present());
     }
 }

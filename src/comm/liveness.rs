@@ -1,33 +1,39 @@
-//! Who is still here? Asked before a collective, since a collective with a lost rank never returns.
+//! Liveness check (roll-call) before a collective, since a collective with a lost rank never returns.
 //!
-//! Point to point and with a deadline: rank 0 collects a sign of life of every rank and tells those that gave one what it
-//! found. All there: collectives may follow. Somebody missing: rank 0 ends the job by itself, and the others wait for that.
+//! It uses point-to-point messages with a deadline. Rank 0 collects a sign of life from every rank and sends the
+//! result to those that gave one. If all ranks answered, collectives may follow. If some are missing, rank 0 ends the
+//! job by itself and the other ranks wait for that. Liveness *during* the work, by the age of each rank's last
+//! report, is the ledger's (`crate::ledger`).
 
 use std::time::{Duration, Instant};
 
 use super::{Comm, CommError, MessageTag, PollBackoff, TypedComm};
 
-/// What a roll-call found.
+/// Result of a liveness check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LivenessResult {
     /// Every rank answered: collectives are safe.
     AllAlive,
-    /// These did not answer in time (on rank 0). No collective may follow.
+    /// These ranks did not answer in time. No collective may follow.
     Missing(Vec<usize>),
-    /// Rank 0 gave no word in time (on the other ranks). No collective may follow.
+    /// Rank 0 sent no result in time (returned on the other ranks only). No collective may follow.
     RootSilent,
 }
 
-/// Collective in effect, by letters. Returns on every rank that is alive, at the latest after `patience` (rank 0) or
-/// twice that (the others, who start their clock before rank 0 may have).
+/// Collective in effect, by point-to-point messages. Returns on every living rank: on rank 0 after `patience` at the
+/// latest, on the others after twice that, since their clock may start before rank 0's.
 ///
 /// # Errors
-/// Where a rank's letter cannot be read.
+/// Returns [`CommError::Decode`] if a rank's message cannot be decoded.
 pub fn check_liveness<C: Comm + ?Sized>(
     comm: &mut C,
     patience: Duration,
 ) -> Result<LivenessResult, CommError> {
-    if comm.rank() == 0 { collect_liveness(comm, patience) } else { answer(comm, patience * 2) }
+    if comm.rank() == 0 {
+        collect_liveness(comm, patience)
+    } else {
+        report_liveness(comm, patience * 2)
+    }
 }
 
 fn collect_liveness<C: Comm + ?Sized>(
@@ -46,12 +52,15 @@ fn collect_liveness<C: Comm + ?Sized>(
     for rank in (1..here.len()).filter(|&rank| here[rank]) {
         comm.send_value(rank, MessageTag::Liveness, &missing)?;
     }
-    // Letters to ranks that are here leave at once; the clock is for one that goes away meanwhile.
+    // Messages to living ranks leave at once; the deadline is for a rank that is lost meanwhile.
     poll_until(patience, || Ok((comm.pending_messages() == 0).then_some(())))?;
     Ok(if all.is_some() { LivenessResult::AllAlive } else { LivenessResult::Missing(missing) })
 }
 
-fn answer<C: Comm + ?Sized>(comm: &mut C, patience: Duration) -> Result<LivenessResult, CommError> {
+fn report_liveness<C: Comm + ?Sized>(
+    comm: &mut C,
+    patience: Duration,
+) -> Result<LivenessResult, CommError> {
     comm.send_value(0, MessageTag::Liveness, &())?;
     let word = poll_until(patience, || {
         comm.try_receive_value::<Vec<usize>>(Some(0), MessageTag::Liveness)
@@ -63,7 +72,7 @@ fn answer<C: Comm + ?Sized>(comm: &mut C, patience: Duration) -> Result<Liveness
     })
 }
 
-/// Looks, naps and looks again until there is something or time is up.
+/// Polls until `poll` returns a value or the time is up.
 fn poll_until<T>(
     patience: Duration,
     mut look: impl FnMut() -> Result<Option<T>, CommError>,

@@ -1,9 +1,9 @@
-//! The main thread while work goes on: MPI as an actor.
+//! The main thread during the work: MPI as an actor.
 //!
-//! MPI is synchronous and lives here; HTTP is asynchronous and lives on other threads. They meet in this one place: the
-//! other side sends words over a channel, and waiting for a word *is* the nap between two looks at MPI, so that a word
-//! wakes the actor at once and a letter is seen within a nap. Owns that loop's one step; what letters and words mean is
-//! the caller's.
+//! MPI is synchronous and lives on the main thread; HTTP is asynchronous and lives on other threads. They meet here:
+//! the other threads send local events over a channel, and waiting for an event *is* the sleep between two polls of
+//! MPI. An event therefore wakes the actor at once, and a message is seen within one sleep. Owns a single step of
+//! that loop; the meaning of messages and events is the caller's.
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -12,7 +12,7 @@ use std::{
 
 use super::{Comm, MessageTag, PollBackoff, RankMessage};
 
-/// Where letters from ranks and words from this process's other threads come together.
+/// Receiver of both the ranks' messages and this process's local events.
 pub struct Mailbox<'c, W> {
     comm: &'c mut dyn Comm,
     words: Receiver<W>,
@@ -20,35 +20,35 @@ pub struct Mailbox<'c, W> {
     senders_gone: bool,
 }
 
-/// What the actor woke up for.
+/// Reason for which [`Mailbox::wait_until`] returned.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MailboxEvent<W> {
-    /// A rank wrote.
+    /// A message from a rank.
     Message(RankMessage),
-    /// A thread of this process said something.
+    /// An event from another thread of this process.
     Word(W),
-    /// Nothing happened until the time asked for.
+    /// The deadline passed without a message or an event.
     TimedOut,
 }
 
 impl<'c, W> Mailbox<'c, W> {
-    /// Listens to `words` and to the job's letters.
+    /// Creates a mailbox over the job's messages and the events of this channel.
     pub fn new(comm: &'c mut dyn Comm, words: Receiver<W>) -> Self {
         Self { comm, words, backoff: PollBackoff::for_active_work(), senders_gone: false }
     }
 
-    /// The ranks, to send letters to.
+    /// Returns the communicator, for sending.
     pub fn comm_mut(&mut self) -> &mut dyn Comm {
         self.comm
     }
 
-    /// How long naps may be from here on: short where answers are waited for, long while stock is ample.
+    /// Sets the length of the following sleeps: short while answers are awaited, long while the backlog is ample.
     pub fn set_backoff(&mut self, nap: PollBackoff) {
         self.backoff = nap;
     }
 
-    /// The next thing that happens, or [`Event::Quiet`] at `until`. Letters come before words, so that a chatty thread
-    /// cannot keep other ranks waiting.
+    /// Returns the next message or event, or [`MailboxEvent::TimedOut`] at `until`. Messages come before events, so
+    /// that a busy thread cannot keep other ranks waiting.
     pub fn wait(&mut self, until: Instant) -> MailboxEvent<W> {
         loop {
             if let Some(letter) = self.comm.try_receive(None, MessageTag::Job) {
@@ -57,7 +57,7 @@ impl<'c, W> Mailbox<'c, W> {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // A word that is here already must not wait for the next call.
+                // An event that is already queued must not wait for the next call.
                 return self.words.try_recv().map_or(MailboxEvent::TimedOut, MailboxEvent::Word);
             }
             if self.comm.pending_messages() > 0 {

@@ -1,12 +1,13 @@
-//! Ranks talking to ranks: the only place that knows MPI, and in one file of it at that (`mpi.rs`).
+//! Communication between ranks. The only module that uses MPI, and only in `mpi.rs`.
 //!
-//! Owns how bytes and values travel between ranks, how a rank waits (by naps, never inside a blocking call, because a
-//! waiting MPI call burns a core that the node's servers need) and how a job ends when a rank does not come. Knows
-//! nothing of prompts, endpoints or files. It is single-threaded by contract: MPI is called from the main thread only.
+//! Owns how bytes and values travel between ranks, how a rank waits (it sleeps between polls and never blocks inside
+//! MPI, because a blocking MPI call burns a core that the node's servers need) and how the job ends when a rank does
+//! not answer. It does not know prompts, endpoints or files; what the job's messages say is in
+//! `job/dispatch/protocol.rs`. It is single-threaded by contract: MPI is called from the main thread only.
 //!
-//! [`Comm`] carries bytes and has two real implementations, [`Solo`] for one process without MPI and the MPI one;
-//! [`Typed`] puts serde values over it. Doc comments say *collective* where every rank must make the call, and
-//! *local* where one rank may.
+//! [`Comm`] carries bytes and has two real implementations: [`SoloComm`] for a single process without MPI, and the
+//! one over MPI. [`TypedComm`] adds serde values. Doc comments say *collective* where every rank must make the call,
+//! and *local* where a single rank may.
 
 mod all_to_all;
 mod codec;
@@ -39,135 +40,139 @@ pub use typed::TypedComm;
 
 use std::fmt;
 
-/// Bytes between ranks: collectives, and letters from one rank to another.
+/// Byte transport between ranks: collectives, and messages from one rank to another.
 ///
-/// Every implementation promises: no call burns a core while it waits; letters of one sender and one tag arrive in the
-/// order they were sent; a collective returns when this rank's part in it is done.
-/// A collective has no deadline of its own: before one, ranks find out whether all are there by [`roll_call`].
+/// Every implementation guarantees: a waiting call does not burn a core; messages of one sender and tag arrive in the
+/// order they were sent; a collective returns when this rank's part in it is done. A collective has no deadline: call
+/// [`check_liveness`] first to find out whether all ranks are alive.
 pub trait Comm {
-    /// Local. This process's place, from 0.
+    /// Local. Returns this process's rank, from 0.
     fn rank(&self) -> usize;
 
-    /// Local. How many ranks there are, at least 1.
+    /// Local. Returns the number of ranks, at least 1.
     fn size(&self) -> usize;
 
-    /// Local. Which library carries the bytes, for people to read.
+    /// Local. Returns the name of the library that carries the bytes, for display.
     fn library_info(&self) -> CommLibrary;
 
     /// Collective. Returns when every rank has called it.
     fn barrier(&mut self);
 
-    /// Collective. Every rank's `bytes` become rank 0's; of any length.
+    /// Collective. Replaces every rank's `bytes` with those of rank 0, of any length.
     fn broadcast_bytes(&mut self, bytes: &mut Vec<u8>);
 
-    /// Collective. Rank 0 gives one part a rank, in rank order; each rank gets its own. Parts may be of any
-    /// length.
+    /// Collective. Distributes rank 0's parts, one per rank in rank order and of any length, and returns this rank's
+    /// own.
     ///
     /// # Errors
-    /// On every rank alike, where rank 0 gives no parts or a wrong number of them.
+    /// Returns [`CommError::WrongPartCount`] on all ranks if rank 0 passes no parts or a wrong number of them.
     fn scatter_bytes(&mut self, parts: Option<Vec<Vec<u8>>>) -> Result<Vec<u8>, CommError>;
 
-    /// Collective. Rank 0's `into` becomes all ranks' bytes in rank order; elsewhere it is emptied. Its buffers are used
-    /// again by the next call. The sum must stay below 2 GiB, which is the caller's to see to: [`gather_in_rounds`] does.
-    fn gather(&mut self, mine: &[u8], into: &mut RankParts);
+    /// Collective. Gathers all ranks' bytes in rank order in rank 0's `into`; elsewhere `into` is emptied. The next
+    /// call reuses its buffers. The caller keeps the sum below 2 GiB: [`gather_in_rounds`] does.
+    fn gather_bytes(&mut self, mine: &[u8], into: &mut RankParts);
 
-    /// Collective. Everybody sends everybody its part: those of `mine`, one a rank in rank order, go to the ranks, and
-    /// `into` becomes what each rank sent to this one. Its buffers are used again by the next call. The sums of what a rank
-    /// sends and gets must stay below 2 GiB, which is the caller's to see to: [`exchange_in_rounds`] does.
+    /// Collective. Exchanges parts between all ranks: those of `mine`, one per rank in rank order, go to their ranks,
+    /// and `into` receives the parts that each rank sent to this one. The next call reuses its buffers. The caller
+    /// keeps the sums that a rank sends and receives below 2 GiB: [`all_to_all_in_rounds`] does.
     fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts);
 
-    /// Collective. Each of `values` becomes the combination of all ranks' value at that place.
+    /// Collective. Replaces each of `values` with the combination of all ranks' values at that position.
     fn all_reduce(&mut self, values: &mut [u64], how: ReduceOp);
 
-    /// Local. Starts a letter on its way and returns at once.
+    /// Local. Starts sending a message and returns at once.
     ///
     /// # Errors
-    /// Where there is no such rank, or the letter is 2 GiB or larger.
+    /// Returns [`CommError::NoSuchRank`] for a rank outside the job and [`CommError::TooLarge`] for a message of 2 GiB
+    /// or more.
     fn send_bytes(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError>;
 
-    /// Local. The next letter with this tag that is wholly here, from `from` or from anyone; `None` at once if none is.
+    /// Local. Returns the next completely received message with this tag, from `from` or from any rank, or `None` at
+    /// once if none has arrived.
     fn try_receive(&mut self, from: Option<usize>, tag: MessageTag) -> Option<RankMessage>;
 
-    /// Local. How many letters are on their way: not wholly out of this rank's buffers, or not wholly in them. Bytes move
-    /// only when this or [`Comm::receive`] is called, so naps should be short while it is above 0.
+    /// Local. Returns the number of messages in transit: not yet out of this rank's buffers, or not yet completely in
+    /// them. Bytes move only during this call and [`Comm::try_receive`], so callers should sleep briefly while it is
+    /// above 0.
     fn pending_messages(&mut self) -> usize;
 
-    /// Local. Ends every rank of the job at once with `code`; for the cases in which an orderly end is not possible.
+    /// Local. Ends every rank of the job at once with exit code `code`, for cases in which an orderly end is
+    /// impossible.
     fn abort(&self, code: u8) -> !;
 
-    /// Collective. The orderly end: sleeps until all ranks are here, then leaves.
+    /// Collective. Ends communication in order: sleeps until all ranks have called it, then finalises.
     fn finish(self: Box<Self>);
 }
 
-/// What carries the bytes.
+/// Name of the communication library.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct CommLibrary {
-    /// Name and version, one line.
+    /// Name and version on one line.
     pub name: String,
-    /// The thread level that MPI granted.
+    /// Thread level that MPI granted.
     pub threads: String,
 }
 
-/// A letter that has arrived.
+/// A message that has arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RankMessage {
-    /// The rank that sent it.
+    /// Rank of the sender.
     pub from: usize,
-    /// Its content.
+    /// Encoded content.
     pub bytes: Vec<u8>,
 }
 
-/// What a letter is about: one tag a protocol, so that protocols can be received apart.
+/// Subject of a message: one tag per protocol, so that protocols can be received apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MessageTag {
-    /// Who is still here ([`roll_call`]).
+    /// Roll-call ([`check_liveness`]).
     Liveness,
-    /// A value on its way to the root ([`Typed::reduce`]).
+    /// Values of a tree reduction ([`TypedComm::reduce_values`]).
     TreeReduce,
-    /// Parts of the input that were read over, on their way to the root.
+    /// Parts of the scanned input, sent to the root.
     Scan,
-    /// The job's own messages.
+    /// Messages of the job's work phase.
     Job,
-    /// What a rank has written on its own node, on its way to the root where no collective can be had any more.
+    /// Local shards of a rank, sent to the root when collectives are no longer possible.
     LocalShards,
 }
 
-/// How [`Comm::all_reduce`] combines.
+/// Combination that [`Comm::all_reduce`] computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReduceOp {
-    /// The sum, wrapping.
+    /// The wrapping sum.
     Sum,
-    /// The largest.
+    /// The maximum.
     Max,
-    /// The smallest.
+    /// The minimum.
     Min,
-    /// Bit by bit, set where it is set in any.
+    /// The bitwise or.
     Or,
 }
 
-/// What a gather brought to rank 0, or an exchange takes and brings: a part a rank. One buffer, used again and again.
+/// The parts of a gather or an all-to-all exchange, one per rank, in one reusable buffer.
 #[derive(Debug, Default)]
 pub struct RankParts {
-    /// All ranks' bytes, one after the other in rank order.
+    /// All ranks' bytes, concatenated in rank order.
     pub bytes: Vec<u8>,
-    /// How many of them are each rank's; after a gather empty on ranks other than 0.
+    /// Number of bytes of each rank; empty after a gather on ranks other than 0.
     pub counts: Vec<usize>,
 }
 
 impl RankParts {
-    /// Adds the next rank's part.
+    /// Appends the next rank's part.
     pub fn push_part(&mut self, part: &[u8]) {
         self.bytes.extend_from_slice(part);
         self.counts.push(part.len());
     }
 
-    /// Takes all parts out, and keeps the memory.
+    /// Removes all parts and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.counts.clear();
     }
 
-    /// Each rank's bytes in rank order.
+    /// Returns each rank's bytes in rank order.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.bytes.as_slice();
         self.counts.iter().map(move |&count| {
@@ -178,50 +183,52 @@ impl RankParts {
     }
 }
 
-/// What can go wrong between ranks. MPI's own errors are not among them: they end the job, since what they leave behind
+/// Errors between ranks. MPI's own errors are not among them: they end the job, since the state they leave behind
 /// cannot be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommError {
     /// The launcher and the MPI library do not belong together.
     #[error("{0}")]
     LauncherMismatch(String),
-    /// MPI would not start.
+    /// MPI did not start.
     #[error("MPI did not start: {0}")]
     Start(String),
     /// A message that MPI's counts cannot express.
-    #[error("{what} of {bytes} bytes is more than one MPI message can carry (2 GiB)")]
+    #[error("{what} of {bytes} bytes exceeds the size limit of an MPI message (2 GiB)")]
     TooLarge {
-        /// What was to be sent.
+        /// Kind of the message.
         what: &'static str,
-        /// Its size.
+        /// Size of the message.
         bytes: usize,
     },
-    /// A rank that does not exist.
-    #[error("there is no rank {rank}: the job has {size}")]
+    /// A rank outside the job.
+    #[error("rank {rank} does not exist: the job has {size} ranks")]
     NoSuchRank {
-        /// The rank asked for.
+        /// The requested rank.
         rank: usize,
-        /// How many there are.
+        /// Number of ranks.
         size: usize,
     },
-    /// Rank 0 called a scatter with something else than one part a rank.
-    #[error("a scatter over {size} ranks was given {parts} parts")]
+    /// Rank 0 called a scatter with a number of parts other than one per rank.
+    #[error("a scatter over {size} ranks received {parts} parts")]
     WrongPartCount {
-        /// How many parts were given.
+        /// Number of parts given.
         parts: usize,
-        /// How many ranks there are.
+        /// Number of ranks.
         size: usize,
     },
-    /// Bytes that are no value of the type asked for: ranks of different builds in one job.
-    #[error("a message from rank {from} cannot be read ({detail}): are all ranks the same build?")]
+    /// Bytes that are not a value of the requested type, as between ranks of different builds.
+    #[error(
+        "cannot decode a message from rank {from}: {detail}\nhint: start the same build of aurora-swarm on every rank"
+    )]
     Decode {
-        /// Where it came from.
+        /// Rank of the sender.
         from: usize,
-        /// What the decoder says.
+        /// Message of the decoder.
         detail: String,
     },
     /// A value that cannot be encoded.
-    #[error("a value cannot be sent to other ranks: {0}")]
+    #[error("cannot encode a message to other ranks: {0}")]
     Encode(String),
 }
 

@@ -1,8 +1,9 @@
-//! The one file that knows MPI.
+//! The communicator over MPI. The only file that calls MPI.
 //!
-//! Owns the [`Comm`] over MPI_COMM_WORLD and the rules that were paid for: every wait is a test-and-nap over an immediate
-//! operation, buffers of letters under way are kept until MPI lets go of them, errors stay fatal (rsmpi drops return
-//! codes, so nothing could be told from them), and a sleeping barrier comes before finalisation, which spins.
+//! Owns the [`Comm`] over MPI_COMM_WORLD and rules that were learnt the hard way: every wait is a test-and-sleep loop
+//! over an immediate operation, buffers of messages in transit are kept until MPI releases them, errors stay fatal
+//! (rsmpi drops return codes, so an error handler would learn nothing), and a sleeping barrier precedes finalisation,
+//! which spins.
 //!
 //! `SimpleCommunicator` is `Send` on MPICH by accident and not on Open MPI; [`MpiComm`] is `Send` on neither.
 #![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "the owner of mpi")]
@@ -24,9 +25,9 @@ use super::{
     ReduceOp,
 };
 
-/// The ranks of MPI_COMM_WORLD.
+/// Communicator over MPI_COMM_WORLD.
 pub(super) struct MpiComm {
-    // Fields drop in this order: the world before what finalises MPI.
+    // Fields drop in this order: the world before the universe, whose drop finalises MPI.
     outgoing: Vec<PendingBuffer>,
     incoming: VecDeque<IncomingMessage>,
     world: SimpleCommunicator,
@@ -37,7 +38,7 @@ pub(super) struct MpiComm {
 
 /// A buffer that MPI reads or writes until its request is done.
 struct PendingBuffer {
-    /// `None` only while it is being looked at.
+    /// `None` only while the request is being tested.
     request: Option<Request<'static, [u8], StaticScope>>,
     buffer: *mut [u8],
 }
@@ -46,17 +47,17 @@ struct IncomingMessage {
     from: usize,
     tag: MpiTag,
     pending: PendingBuffer,
-    /// Set when the bytes are all here.
+    /// The message, once it has been received completely.
     bytes: Option<Vec<u8>>,
 }
 
 impl MpiComm {
-    /// Starts MPI and makes sure that this world is the job that was launched.
+    /// Starts MPI and checks that its world is the job that was launched.
     pub(super) fn start(launcher: &LauncherInfo) -> Result<Self, CommError> {
         let name = library_name();
         launcher.check_library(&name).map_err(CommError::LauncherMismatch)?;
         let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {
-            return Err(CommError::Start("it was started before in this process".into()));
+            return Err(CommError::Start("it was already started in this process".into()));
         };
         let world = universe.world();
         let library = CommLibrary { name, threads: format!("{granted:?}").to_lowercase() };
@@ -74,19 +75,19 @@ impl MpiComm {
         }
         if granted < Threading::Funneled {
             return Err(CommError::Start(format!(
-                "{} grants no threads beside MPI's",
+                "{} does not support threads beside its own (MPI_THREAD_FUNNELED)",
                 comm.library.name
             )));
         }
         Ok(comm)
     }
 
-    /// For what every rank has to come to, which may take long.
+    /// Waits for an operation whose other ranks may arrive much later.
     fn wait<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
         Self::wait_with(PollBackoff::for_long_wait(), request);
     }
 
-    /// For bytes that all ranks are ready for.
+    /// Waits for a transfer that all ranks are ready for.
     fn wait_for_transfer<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
         Self::wait_with(PollBackoff::for_transfer(), request);
     }
@@ -109,7 +110,8 @@ impl MpiComm {
         }
     }
 
-    /// `nap` says whether other ranks may have to come first, or are known to be there.
+    /// Broadcasts from rank 0. `backoff` depends on whether the other ranks may arrive later or are known to have
+    /// arrived.
     fn broadcast_from_0<T: Equivalence>(&self, nap: PollBackoff, values: &mut [T]) {
         let root = self.world.process_at_rank(0);
         mpi::request::scope(|scope| {
@@ -117,7 +119,7 @@ impl MpiComm {
         });
     }
 
-    /// Takes in what has come and lets go of what has left.
+    /// Receives arrived messages and releases the buffers of sent ones.
     fn poll_messages(&mut self) {
         self.outgoing.retain_mut(|held| held.take_if_done().is_none());
         while let Some((message, status)) = self.world.any_process().immediate_matched_probe() {
@@ -143,7 +145,7 @@ impl MpiComm {
 }
 
 impl PendingBuffer {
-    /// The buffer back, once MPI is done with it.
+    /// Returns the buffer once MPI is done with it.
     fn take_if_done(&mut self) -> Option<Vec<u8>> {
         match self.request.take()?.test() {
             // SAFETY: leaked by Box::into_raw when the request was made, which is over; `request` stays None, so this
@@ -159,7 +161,8 @@ impl PendingBuffer {
 
 impl Drop for PendingBuffer {
     fn drop(&mut self) {
-        // An unfinished request panics when dropped, and its buffer is still MPI's: both are left to the process's end.
+        // An unfinished request panics when dropped, and its buffer still belongs to MPI: both are leaked until the
+        // process ends.
         std::mem::forget(self.request.take());
     }
 }
@@ -185,7 +188,7 @@ impl Comm for MpiComm {
         let mut length = [bytes.len() as u64];
         self.broadcast_from_0(PollBackoff::for_long_wait(), &mut length[..]);
         bytes.resize(usize::try_from(length[0]).unwrap_or(usize::MAX), 0);
-        for piece in bytes.chunks_mut(PIECE) {
+        for piece in bytes.chunks_mut(MAX_CHUNK_BYTES) {
             self.broadcast_from_0(PollBackoff::for_transfer(), piece);
         }
     }
@@ -204,7 +207,7 @@ impl Comm for MpiComm {
                 size,
             });
         }
-        let quota = (PIECE / size).max(1);
+        let quota = (MAX_CHUNK_BYTES / size).max(1);
         let parts = parts.unwrap_or_default();
         let mut mine = Vec::new();
         for round in 0..usize::try_from(plan[1]).unwrap_or(0).div_ceil(quota) {
@@ -218,7 +221,7 @@ impl Comm for MpiComm {
         Ok(mine)
     }
 
-    fn gather(&mut self, mine: &[u8], into: &mut RankParts) {
+    fn gather_bytes(&mut self, mine: &[u8], into: &mut RankParts) {
         let mine = non_dangling(mine);
         into.bytes.clear();
         into.bytes.reserve(1); // as `anchored`
@@ -238,7 +241,7 @@ impl Comm for MpiComm {
         });
         into.counts.extend(counts.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
         into.bytes.resize(into.counts.iter().sum(), 0);
-        let starts = starts(&counts);
+        let starts = displacements_of(&counts);
         let mut partition = PartitionMut::new(&mut into.bytes[..], counts, starts);
         mpi::request::scope(|scope| {
             Self::wait_for_transfer(root.immediate_gather_varcount_into_root(
@@ -260,7 +263,7 @@ impl Comm for MpiComm {
         into.counts.extend(got.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
         into.bytes.resize(into.counts.iter().sum(), 0);
         let bytes = non_dangling(&mine.bytes);
-        let (from, to) = (starts(&sent), starts(&got));
+        let (from, to) = (displacements_of(&sent), displacements_of(&got));
         let mine = Partition::new(bytes, sent, from);
         let mut partition = PartitionMut::new(&mut into.bytes[..], got, to);
         mpi::request::scope(|scope| {
@@ -277,12 +280,12 @@ impl Comm for MpiComm {
             ReduceOp::Min => SystemOperation::min(),
             ReduceOp::Or => SystemOperation::bitwise_or(),
         };
-        // One value waits for the ranks to come. What follows is under way at once, in many small steps of MPI's own, and a
-        // patient nap for each of them took seconds a megabyte.
+        // The first value waits for the ranks to arrive. The rest transfers at once, in many small steps of MPI's own,
+        // and a long sleep for each of those took seconds per megabyte.
         let (first, rest) = values.split_at_mut(values.len().min(1));
         let first = first.chunks_mut(1).map(|piece| (piece, PollBackoff::for_long_wait()));
         let rest = rest
-            .chunks_mut(PIECE / size_of::<u64>())
+            .chunks_mut(MAX_CHUNK_BYTES / size_of::<u64>())
             .map(|piece| (piece, PollBackoff::for_transfer()));
         for (piece, nap) in first.chain(rest) {
             let mine = piece.to_vec();
@@ -296,7 +299,7 @@ impl Comm for MpiComm {
 
     fn send_bytes(&mut self, to: usize, tag: MessageTag, bytes: Vec<u8>) -> Result<(), CommError> {
         if bytes.len() > MAX_MESSAGE_BYTES {
-            return Err(CommError::TooLarge { what: "a letter", bytes: bytes.len() });
+            return Err(CommError::TooLarge { what: "a message", bytes: bytes.len() });
         }
         let size = self.size();
         let Some(process) = i32::try_from(to).ok().filter(|_| to < size) else {
@@ -320,7 +323,7 @@ impl Comm for MpiComm {
         let tag = mpi_tag(tag);
         let wanted =
             |it: &IncomingMessage| it.tag == tag && from.is_none_or(|from| it.from == from);
-        // Large letters are slower than small ones: a letter that is here must not overtake an earlier one of its sender.
+        // Large messages are slower than small ones: a complete message must not overtake an earlier one of its sender.
         let place = self.incoming.iter().enumerate().position(|(place, it)| {
             let earlier = |other: &IncomingMessage| other.from == it.from && other.tag == tag;
             wanted(it) && it.bytes.is_some() && !self.incoming.iter().take(place).any(earlier)
@@ -368,7 +371,7 @@ impl MpiComm {
         mine.reserve(1); // as `anchored`
         let mut bytes = pieces.concat();
         bytes.reserve(1);
-        let starts = starts(&counts);
+        let starts = displacements_of(&counts);
         let partition = Partition::new(&bytes[..], counts, starts);
         mpi::request::scope(|scope| {
             Self::wait_for_transfer(if root {
@@ -380,24 +383,24 @@ impl MpiComm {
     }
 }
 
-/// An abort may overtake what was printed just before it: the launcher gets a moment to pass that on.
+/// MPI_Abort may overtake output printed just before it: the launcher gets a moment to forward that.
 const ABORT_FLUSH_DELAY: std::time::Duration = std::time::Duration::from_millis(200);
-/// The largest message: MPI counts are C ints.
+/// Size limit of a message: MPI counts are C ints.
 const MAX_MESSAGE_BYTES: usize = i32::MAX as usize;
-/// The largest piece of a collective: below MPI's 2 GiB, and what one buffer may well hold.
-const PIECE: usize = 64 << 20;
+/// Size limit of a chunk of a collective: below MPI's 2 GiB, and acceptable as one buffer.
+const MAX_CHUNK_BYTES: usize = 64 << 20;
 
 /// Local. Ends the whole job if MPI is running in this process; called from any thread, by the panic hook.
 pub(super) fn abort_if_running(code: u8) {
     if mpi::is_initialized() && !mpi::is_finalized() {
         std::thread::sleep(ABORT_FLUSH_DELAY);
-        // SAFETY: MPI is initialised. From another thread than MPI's own this is outside the standard, and the last
+        // SAFETY: MPI is initialised. A call from a thread other than MPI's own is outside the standard and the last
         // resort: it works on MPICH and Open MPI, and the alternative is a job that hangs.
         unsafe { mpi::ffi::MPI_Abort(mpi::ffi::RSMPI_COMM_WORLD, i32::from(code)) };
     }
 }
 
-/// First line of what the library calls itself: it may be asked before MPI starts.
+/// Returns the first line of the library's version string, which is available before MPI starts.
 fn library_name() -> String {
     let whole = mpi::environment::library_version().unwrap_or_default();
     let line = whole.trim_matches('\0').lines().next().unwrap_or_default();
@@ -417,7 +420,7 @@ fn mpi_tag(tag: MessageTag) -> MpiTag {
     }
 }
 
-/// Nothing, at an address that is one: Rust points empty slices at 1, which is Open MPI's MPI_IN_PLACE.
+/// Returns an empty slice at a real address: Rust points empty slices at 1, which is Open MPI's MPI_IN_PLACE.
 fn non_dangling(bytes: &[u8]) -> &[u8] {
     static NOWHERE: [u8; 1] = [0];
     if bytes.is_empty() { &NOWHERE[..0] } else { bytes }
@@ -427,7 +430,7 @@ fn mpi_count(bytes: usize) -> Count {
     Count::try_from(bytes).expect("callers keep a round below 2 GiB, as Comm::gather asks")
 }
 
-fn starts(counts: &[Count]) -> Vec<Count> {
+fn displacements_of(counts: &[Count]) -> Vec<Count> {
     let mut next: Count = 0;
     let mut start = |count: Count| {
         let this = next;

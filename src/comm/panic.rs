@@ -1,15 +1,15 @@
-//! What happens when a rank panics: the whole job ends, at once and with a code that says so.
+//! Panic hook: a panic on any rank ends the whole job at once, with its own exit code.
 //!
-//! Without this a panic unwinds into MPI's finalisation, which waits for all the other ranks, which wait for this one,
-//! for ever (tried on five MPIs). The hook runs on whichever thread panicked, and leaves alone what [`crate::domain::contain`]
-//! holds.
+//! Without the hook a panic unwinds into MPI's finalisation, which waits for all other ranks, which wait for this
+//! one, for ever (observed on five MPIs). The hook runs on the thread that panicked, and ignores panics that
+//! [`crate::domain::catch_panic`] catches.
 
 use crate::{comm, domain::is_panic_caught};
 
-/// The exit code of a bug.
 pub(crate) const BUG_EXIT_CODE: u8 = 70;
 
-/// Local. To be the first thing in `main`: from here on a panic anywhere ends every rank with code 70, after its message.
+/// Local. Must be the first call in `main`: from then on a panic ends every rank with exit code 70, after its
+/// message.
 pub fn abort_job_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -28,7 +28,7 @@ pub fn abort_job_on_panic() {
 )]
 fn print_bug_hint() {
     eprintln!(
-        "aurora-swarm: this is a bug. What is answered is on disk; start the same command again to go on, and please \
-         report the lines above"
+        "error: this is a bug in aurora-swarm; all answers so far are on disk\n\
+         hint: run the same command again to resume, and please report the lines above"
     );
 }

@@ -1,20 +1,20 @@
-//! One process that is the whole job: no MPI, no launcher.
+//! A communicator of one rank: no MPI, no launcher.
 //!
-//! Not a special case in the callers but an implementation: a collective over one rank is what it says, and letters to
-//! oneself arrive.
+//! This is an implementation and not a special case in the callers: a collective over one rank works as documented,
+//! and messages to oneself arrive.
 
 use std::collections::VecDeque;
 
 use super::{Comm, CommError, CommLibrary, MessageTag, RankMessage, RankParts, ReduceOp};
 
-/// The only rank there is.
+/// Communicator of a job with a single rank.
 #[derive(Debug, Default)]
 pub struct SoloComm {
-    letters: VecDeque<(MessageTag, Vec<u8>)>,
+    messages: VecDeque<(MessageTag, Vec<u8>)>,
 }
 
 impl SoloComm {
-    /// A job of one.
+    /// Creates a job with a single rank.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -49,7 +49,7 @@ impl Comm for SoloComm {
         }
     }
 
-    fn gather(&mut self, mine: &[u8], into: &mut RankParts) {
+    fn gather_bytes(&mut self, mine: &[u8], into: &mut RankParts) {
         into.bytes.clear();
         into.bytes.extend_from_slice(mine);
         into.counts.clear();
@@ -67,7 +67,7 @@ impl Comm for SoloComm {
         if to != 0 {
             return Err(CommError::NoSuchRank { rank: to, size: 1 });
         }
-        self.letters.push_back((tag, bytes));
+        self.messages.push_back((tag, bytes));
         Ok(())
     }
 
@@ -75,8 +75,8 @@ impl Comm for SoloComm {
         if from.is_some_and(|from| from != 0) {
             return None;
         }
-        let place = self.letters.iter().position(|(its, _)| *its == tag)?;
-        self.letters.remove(place).map(|(_, bytes)| RankMessage { from: 0, bytes })
+        let place = self.messages.iter().position(|(its, _)| *its == tag)?;
+        self.messages.remove(place).map(|(_, bytes)| RankMessage { from: 0, bytes })
     }
 
     fn pending_messages(&mut self) -> usize {
@@ -85,7 +85,7 @@ impl Comm for SoloComm {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "an abort is the one way out that has no way back to main"
+        reason = "an abort is the only exit that cannot return to main"
     )]
     fn abort(&self, code: u8) -> ! {
         std::process::exit(i32::from(code))

@@ -1,14 +1,15 @@
-//! Which [`Comm`] this process gets, and the one door out that needs no orderly end.
+//! Choice of this process's [`Comm`], and the exit that needs no orderly end.
 
 use super::{Comm, CommError, LauncherInfo, SoloComm};
 
-/// Collective, once in a process's life. MPI where a launcher started this process, else one rank without MPI.
+/// Collective, once per process. Starts MPI if a launcher started this process, and otherwise returns a communicator
+/// of one rank.
 ///
-/// A lone process does not start MPI: there would be nobody to talk to, and some libraries take more than a second to
-/// find that out.
+/// A lone process does not start MPI: it has no peers, and some libraries take more than a second to find that out.
 ///
 /// # Errors
-/// Where MPI does not start, or is not the MPI of the launcher.
+/// Returns [`CommError::MpiStart`] if MPI does not start, and [`CommError::LauncherMismatch`] if it is not the MPI of
+/// the launcher.
 pub fn start(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
     if !launcher.is_present() {
         return Ok(Box::new(SoloComm::new()));
@@ -27,10 +28,10 @@ fn start_mpi(launcher: &Launcher) -> Result<Box<dyn Comm>, CommError> {
     Ok(Box::new(Solo::new()))
 }
 
-/// Local. Ends all ranks where there are any, else this process.
+/// Local. Ends all ranks if MPI is running, and otherwise this process.
 #[expect(
     clippy::disallowed_methods,
-    reason = "called by the panic hook, which has no way back to main"
+    reason = "called by the panic hook, which cannot return to main"
 )]
 pub(super) fn abort_all_ranks(code: u8) -> ! {
     #[cfg(feature = "mpi")]

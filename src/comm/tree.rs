@@ -1,9 +1,9 @@
-//! The shape of the reduction tree: pure arithmetic over rank and size.
+//! The reduction tree: pure arithmetic over rank and size.
 //!
-//! A binomial tree: it has the depth of log2 (size), and each rank's subtree is a contiguous stretch of ranks, so that
-//! values merged child after child are merged in rank order.
+//! A binomial tree: its depth is log2(size), and the subtree of each rank is a contiguous range of ranks, so that
+//! merging child after child merges in rank order.
 
-/// The ranks whose values `rank` takes in, in the order in which it takes them.
+/// Returns the ranks whose values `rank` merges, in the order of merging.
 pub(super) fn child_ranks(rank: usize, size: usize) -> impl Iterator<Item = usize> {
     let reach = if rank == 0 { usize::BITS } else { rank.trailing_zeros() };
     (0..reach).map_while(move |bit| {
@@ -12,7 +12,7 @@ pub(super) fn child_ranks(rank: usize, size: usize) -> impl Iterator<Item = usiz
     })
 }
 
-/// The rank that takes in `rank`'s value; none for rank 0.
+/// Returns the rank that merges the value of `rank`; `None` for rank 0.
 pub(super) fn parent_rank(rank: usize) -> Option<usize> {
     (rank != 0).then(|| rank & (rank - 1))
 }
@@ -32,7 +32,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_rank_is_taken_in_once_and_in_order(size in 1usize..300) {
+        fn every_rank_is_merged_once_and_in_order(size in 1usize..300) {
             prop_assert_eq!(preorder_ranks(0, size), (0..size).collect::<Vec<_>>());
         }
 
@@ -46,7 +46,7 @@ mod tests {
         }
 
         #[test]
-        fn no_rank_is_deeper_than_the_logarithm(size in 1usize..5000) {
+        fn the_depth_of_the_tree_is_logarithmic(size in 1usize..5000) {
             for rank in 0..size {
                 let depth = std::iter::successors(Some(rank), |&r| parent_rank(r)).count() - 1;
                 prop_assert!(depth <= (usize::BITS - size.leading_zeros()) as usize);

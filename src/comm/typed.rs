@@ -1,21 +1,22 @@
-//! Values between ranks: serde over [`Comm`]'s bytes.
+//! Typed values between ranks: serde over the bytes of [`Comm`].
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Comm, CommError, MessageTag, PollBackoff, codec, gather_in_rounds, tree};
 use crate::domain::Merge;
 
-/// The same verbs on values. Implemented for every [`Comm`].
+/// Collectives and messages with typed values. Implemented for every [`Comm`].
 pub trait TypedComm: Comm {
-    /// Collective. Rank 0's value on every rank; what other ranks pass is dropped.
+    /// Collective. Returns rank 0's value on every rank; values that other ranks pass are dropped.
     ///
     /// # Errors
-    /// Where the value cannot be encoded (on rank 0; the others then get that error too) or read.
+    /// Returns an error if the value cannot be encoded (on rank 0; the other ranks then return an error too) or
+    /// decoded.
     fn broadcast_value<T: Serialize + DeserializeOwned>(
         &mut self,
         value: Option<T>,
     ) -> Result<T, CommError> {
-        // What cannot be encoded travels as nothing: an error on every rank, never a hang.
+        // A value that cannot be encoded is sent as no value: an error on every rank, never a hang.
         let encoded = if self.rank() == 0 { codec::encode_value(&value) } else { Ok(Vec::new()) };
         let mut bytes = encoded.clone().unwrap_or_default();
         self.broadcast_bytes(&mut bytes);
@@ -27,10 +28,11 @@ pub trait TypedComm: Comm {
         codec::decode_bytes::<Option<T>>(0, &bytes)?.ok_or(missing)
     }
 
-    /// Collective. Rank 0 gives one value a rank, in rank order; each rank gets its own.
+    /// Collective. Distributes rank 0's values, one per rank in rank order, and returns this rank's own.
     ///
     /// # Errors
-    /// Where the number of values is not the number of ranks, or one cannot be encoded.
+    /// Returns an error if the number of values differs from the number of ranks, or a value cannot be encoded or
+    /// decoded.
     fn scatter_values<T: Serialize + DeserializeOwned>(
         &mut self,
         values: Option<Vec<T>>,
@@ -39,7 +41,7 @@ pub trait TypedComm: Comm {
         let parts: Option<Result<Vec<_>, _>> = parts;
         let (parts, error) = match parts.transpose() {
             Ok(parts) => (parts, None),
-            Err(error) => (None, Some(error)), // the scatter of nothing tells the other ranks
+            Err(error) => (None, Some(error)), // an empty scatter returns an error on the other ranks
         };
         let mine = self.scatter_bytes(parts);
         match error {
@@ -48,15 +50,16 @@ pub trait TypedComm: Comm {
         }
     }
 
-    /// Collective. Every rank's value at rank 0, in rank order; `None` elsewhere. Of any size in all.
+    /// Collective. Returns every rank's value at rank 0 in rank order, and `None` elsewhere. The sum of their sizes is
+    /// not limited.
     ///
     /// # Errors
-    /// Where a value cannot be encoded or read.
+    /// Returns an error if a value cannot be encoded or decoded.
     fn gather_values<T: Serialize + DeserializeOwned>(
         &mut self,
         mine: &T,
     ) -> Result<Option<Vec<T>>, CommError> {
-        let bytes = codec::encode_value(mine).unwrap_or_default(); // nothing is no value: rank 0 says so
+        let bytes = codec::encode_value(mine).unwrap_or_default(); // no bytes are no value: decoding them fails on rank 0
         let mut encoded = vec![Vec::new(); if self.rank() == 0 { self.size() } else { 0 }];
         gather_in_rounds(self, &bytes, VALUES_ROUND_BYTES, |rank, piece| {
             encoded[rank].extend_from_slice(piece);
@@ -69,11 +72,11 @@ pub trait TypedComm: Comm {
         values.collect::<Result<Vec<T>, _>>().map(Some)
     }
 
-    /// Collective. All ranks' values merged in rank order along a tree: the whole at rank 0, `None` elsewhere. No rank
-    /// holds more than its own subtree.
+    /// Collective. Merges all ranks' values in rank order along a tree; returns the result at rank 0 and `None`
+    /// elsewhere. A rank holds no more than its own subtree.
     ///
     /// # Errors
-    /// Where a value cannot be encoded or read.
+    /// Returns an error if a value cannot be encoded or decoded.
     fn reduce<T: Merge + Serialize + DeserializeOwned>(
         &mut self,
         mut mine: T,
@@ -91,10 +94,10 @@ pub trait TypedComm: Comm {
         Ok(None)
     }
 
-    /// Local. Starts a value on its way to another rank.
+    /// Local. Starts sending a value to another rank.
     ///
     /// # Errors
-    /// As [`Comm::send`], and where the value cannot be encoded.
+    /// See [`Comm::send_bytes`]; also returns [`CommError::Encode`] if the value cannot be encoded.
     fn send_value<T: Serialize>(
         &mut self,
         to: usize,
@@ -104,10 +107,10 @@ pub trait TypedComm: Comm {
         self.send_bytes(to, tag, codec::encode_value(value)?)
     }
 
-    /// Local. The next value that has arrived with this tag, and who sent it.
+    /// Local. Returns the next value that has arrived with this tag, and its sender.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Returns [`CommError::Decode`] if it cannot be decoded.
     fn try_receive_value<T: DeserializeOwned>(
         &mut self,
         from: Option<usize>,
@@ -117,10 +120,10 @@ pub trait TypedComm: Comm {
         Ok(Some((letter.from, codec::decode_bytes(letter.from, &letter.bytes)?)))
     }
 
-    /// Local. The same, of a rank that will send one: sleeps until it is here.
+    /// Local. Sleeps until a value from rank `from` has arrived, and returns it.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Returns [`CommError::Decode`] if it cannot be decoded.
     fn wait_for_value<T: DeserializeOwned>(
         &mut self,
         from: usize,
@@ -133,10 +136,9 @@ pub trait TypedComm: Comm {
 
 impl<C: Comm + ?Sized> TypedComm for C {}
 
-/// Bytes a round when values are gathered; they are small things (reports, facts of a node).
+/// Bytes per round when values are gathered; they are small (reports, facts about a node).
 const VALUES_ROUND_BYTES: usize = 16 << 20;
 
-/// Sleeps until the letter is here.
 fn wait_for_message<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: MessageTag) -> Vec<u8> {
     let mut nap = PollBackoff::for_long_wait();
     loop {

@@ -1,4 +1,7 @@
-//! What `bench` found, as tables.
+//! The tables of `bench sweep`, `bench compare` and `bench models`.
+//!
+//! Owns columns and wording. Medians and the choice of the best cell come from [`bench`](crate::bench); the chart of a
+//! sweep is in `console/plot.rs`.
 
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
@@ -7,7 +10,7 @@ use crate::bench::{
     RunFigures, SweepReport,
 };
 
-/// What people see of a sweep.
+/// Returns the table of a sweep, its best cell and the conditions of the measurement.
 #[must_use]
 pub fn sweep_table(report: &SweepReport) -> String {
     let mut table = new_table([
@@ -57,7 +60,7 @@ pub fn sweep_table(report: &SweepReport) -> String {
             text += &format!(
                 "{}: {}, {} tokens/s, {} prompts/s (--batch-size {} --concurrency {})\n",
                 best_label(&report.conditions),
-                named(cell),
+                describe_cell(cell),
                 format_figure(it.tokens_per_s.median),
                 format_figure(it.prompts_per_s.median),
                 cell.batch,
@@ -69,7 +72,10 @@ pub fn sweep_table(report: &SweepReport) -> String {
                     &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {
                     Some(row) => {
-                        format!("; of all these answers come soonest with {}\n", named(row.cell))
+                        format!(
+                            "; of all these answers come soonest with {}\n",
+                            describe_cell(row.cell)
+                        )
                     }
                     None => "\n".to_owned(),
                 };
@@ -78,10 +84,10 @@ pub fn sweep_table(report: &SweepReport) -> String {
         }
         None => text += "no cell was measured: the reasons stand in the table\n",
     }
-    text + &describe_conditions(&report.conditions) + &notes(&report.notes)
+    text + &describe_conditions(&report.conditions) + &format_notes(&report.notes)
 }
 
-/// What people see of a comparison.
+/// Returns the table of a comparison between batched and single requests.
 #[must_use]
 pub fn compare_table(report: &CompareReport) -> String {
     let mut table = new_table([
@@ -144,10 +150,10 @@ pub fn compare_table(report: &CompareReport) -> String {
     if let Some(it) = &report.batched.figures {
         text += &describe_lengths(it);
     }
-    text + &describe_conditions(&report.conditions) + &notes(&report.notes)
+    text + &describe_conditions(&report.conditions) + &format_notes(&report.notes)
 }
 
-/// What people see of models.
+/// Returns the table of a comparison between models.
 #[must_use]
 pub fn models_table(report: &ModelsReport) -> String {
     let mut table = new_table([
@@ -175,7 +181,7 @@ pub fn models_table(report: &ModelsReport) -> String {
         });
         table.add_row(cells);
     }
-    format!("{table}\n") + &describe_conditions(&report.conditions) + &notes(&report.notes)
+    format!("{table}\n") + &describe_conditions(&report.conditions) + &format_notes(&report.notes)
 }
 
 fn new_table<const N: usize>(header: [&str; N]) -> Table {
@@ -188,13 +194,12 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// What the best cell is called: where not all were measured, another may be better.
+/// Returns the label of the best cell. Another cell may be better if the sweep is incomplete.
 pub(super) fn best_label(it: &BenchConditions) -> &'static str {
     if it.incomplete.is_some() { "best so far" } else { "best" }
 }
 
-/// A cell, in words.
-pub(super) fn named(cell: BenchCell) -> String {
+pub(super) fn describe_cell(cell: BenchCell) -> String {
     format!("batch {}, window {}", cell.batch, cell.window)
 }
 
@@ -223,22 +228,22 @@ fn describe_conditions(it: &BenchConditions) -> String {
     )
 }
 
-/// So many of them.
+/// Formats a count with its noun, without thousands separators.
 pub(super) fn counted(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-/// Where all was over before a thing was measured as often as it should be.
+/// Returns a note if the bench ended before all repeats were measured.
 fn missing_runs_note(runs: usize, repeats: u32) -> Option<String> {
     (runs < repeats as usize)
         .then(|| format!("{runs} of {}", counted(u64::from(repeats), "repeat")))
 }
 
-fn notes(notes: &[String]) -> String {
+fn format_notes(notes: &[String]) -> String {
     notes.iter().map(|it| format!("note: {it}\n")).collect()
 }
 
-/// The middle, and how far it is to the ends.
+/// Formats a median with its range: `12.0 (11.0–13.0)`.
 fn format_spread(it: RepeatSpread) -> String {
     let (least, most) = (format_figure(it.least), format_figure(it.most));
     if least == most {
@@ -248,7 +253,7 @@ fn format_spread(it: RepeatSpread) -> String {
     }
 }
 
-/// With as many digits as mean something.
+/// Formats a figure with three significant digits.
 pub(super) fn format_figure(number: f64) -> String {
     match number.abs() {
         it if it >= 100.0 => format!("{number:.0}"),
@@ -259,7 +264,7 @@ pub(super) fn format_figure(number: f64) -> String {
     }
 }
 
-/// One line of at most so many characters.
+/// Joins the text to one line and cuts it to this number of characters.
 fn truncate_line(text: &str, most: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= most {

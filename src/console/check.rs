@@ -1,4 +1,6 @@
-//! `check`'s result: who runs where, which servers each rank drives, and whether they are ready.
+//! The result of `check`: hosts and ranks, the servers of each rank, and whether they are ready.
+//!
+//! Owns the table and its summary lines. The probing itself is in [`endpoint`](crate::endpoint).
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::{Deserialize, Serialize};
@@ -6,41 +8,41 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
 use crate::report::format::pluralize;
 
-/// What `check` found.
+/// Findings of `check` over all ranks. The field names are the keys of `check --json`.
 #[derive(Debug, Serialize)]
 pub struct CheckReport {
-    /// What carries messages between ranks.
+    /// Description of the message layer: the MPI library, or a single process.
     pub mpi: String,
-    /// How many servers are ready.
+    /// Number of servers that are ready.
     pub ready: usize,
-    /// How many there are.
+    /// Number of servers configured.
     pub endpoints: usize,
-    /// The ranks, in order.
+    /// Findings of each rank, in rank order.
     pub ranks: Vec<CheckedRank>,
 }
 
-/// What a rank found.
+/// Findings of one rank.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CheckedRank {
-    /// The rank.
+    /// Number of the rank, from 0.
     pub rank: usize,
-    /// Its host's name.
+    /// Name of its host.
     pub host: String,
-    /// Which of its host's ranks it is, from 0.
+    /// Index of the rank among those of its host, from 0.
     pub local_rank: usize,
-    /// How many ranks its host has.
+    /// Number of ranks on its host.
     pub local_size: usize,
-    /// The servers it drives.
+    /// Servers that the rank owns, with the result of probing them.
     pub endpoints: Vec<EndpointStatus>,
 }
 
-/// The table's columns, and how many of them, the first ones, tell most.
+/// Columns of the table, the most important first.
 const TABLE_COLUMNS: [&str; 9] =
     ["rank", "host", "endpoint", "state", "model", "context", "version", "routes", "local rank"];
 const NARROW_COLUMNS: usize = 7;
 
 impl CheckReport {
-    /// Of all ranks' findings.
+    /// Builds the report from the findings of all ranks and counts the ready servers.
     #[must_use]
     pub fn new(mpi: String, ranks: Vec<CheckedRank>) -> Self {
         let all = ranks.iter().flat_map(|rank| &rank.endpoints);
@@ -48,7 +50,7 @@ impl CheckReport {
         Self { mpi, ready, endpoints: all.count(), ranks }
     }
 
-    /// The served models' names, each once.
+    /// Returns the names of all served models, sorted and without duplicates.
     #[must_use]
     pub fn model_names(&self) -> Vec<&str> {
         let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
@@ -63,15 +65,15 @@ impl CheckReport {
         names
     }
 
-    /// For people: a table and what follows from it.
+    /// Returns the table and its summary lines, fitted to the terminal.
     #[must_use]
-    pub fn table(&self) -> String {
+    pub fn render_table(&self) -> String {
         let whole = self.draw_columns(&TABLE_COLUMNS).to_string();
         let wide = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
         let Some(room) = super::stdout_columns().filter(|room| *room < wide) else {
             return format!("{whole}\n{}", self.summary_lines());
         };
-        // What tells least gives way, and only then cells are broken.
+        // The least important columns are dropped before cells are wrapped.
         let mut table = self.draw_columns(&TABLE_COLUMNS[..NARROW_COLUMNS]);
         table.set_width(u16::try_from(room).unwrap_or(u16::MAX));
         format!(
@@ -81,7 +83,7 @@ impl CheckReport {
         )
     }
 
-    /// These of the columns, the first of [`ALL`].
+    /// Draws the table with these columns, a prefix of [`TABLE_COLUMNS`].
     fn draw_columns(&self, heads: &[&str]) -> Table {
         let mut table = Table::new();
         table

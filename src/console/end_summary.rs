@@ -1,6 +1,7 @@
-//! The end of a run: counts, speed, what failed, where things lie, what to do next.
+//! The end table of a run and of a reduce: counts, throughput, failures by kind, paths of the results, and the next step.
 //!
-//! Owns how that fits a terminal of 80 columns: a fact a line. Paths and messages are as long as they are.
+//! Owns the wording and the fit: one fact per line, at most 80 columns. Paths and messages are not shortened. The numbers
+//! of a reduce's levels come from [`report`](crate::report); the machine-readable form is `summary.json`.
 
 use std::{
     borrow::Cow,
@@ -21,38 +22,38 @@ use crate::{
     output::{PromptCounts, ReduceProgress},
 };
 
-/// What the last table is made of.
+/// Facts shown in the end table of a run, or of one pass of a reduce.
 #[derive(Debug)]
 pub struct EndSummary<'a> {
-    /// What is counted: prompts, or those of a pass of a reduce.
+    /// Name of the first row: "prompts", or the name of a reduce pass.
     pub label: Cow<'a, str>,
-    /// Of the whole run.
+    /// Counts of the whole run, over all sessions.
     pub counts: &'a PromptCounts,
-    /// Of this start.
+    /// Work done in this session alone.
     pub tally: &'a Tally,
-    /// Of the whole run, by kind, where lines were measured.
+    /// Failures of the whole run by kind; `None` if the answers were not measured (no report was written).
     pub failures: Option<&'a BTreeMap<String, FailureStats>>,
-    /// Of this start.
+    /// Seconds in which this session sent prompts, without the wait for servers.
     pub seconds: f64,
-    /// Of this start.
+    /// Ranks of this session.
     pub ranks: usize,
-    /// How often the run was started.
+    /// Number of this session, from 1.
     pub starts: u32,
-    /// The gathered answers, where there are any.
+    /// Path of the gathered answers; `None` if they were not gathered.
     pub output: Option<&'a str>,
-    /// What they come to together, where that was asked for.
+    /// Path of the aggregates; `None` without `--aggregate`.
     pub aggregate: Option<&'a str>,
-    /// The report's page, where there is one.
+    /// Path of `report.html`; `None` if it was not written.
     pub report: Option<&'a str>,
-    /// The run folder.
+    /// Path of the run folder.
     pub folder: &'a str,
-    /// More is to come, and says where things lie.
+    /// True for a pass of a reduce that is followed by another table, which names the paths.
     pub is_intermediate: bool,
 }
 
-/// Ids that are named of a kind.
+/// Failed ids named per failure kind.
 const NAMED: usize = 3;
-/// The longest of them, in characters.
+/// Length at which a named id is cut, in characters.
 const MAX_ID_CHARS: usize = 24;
 
 impl fmt::Display for EndSummary<'_> {
@@ -92,7 +93,8 @@ impl fmt::Display for EndSummary<'_> {
 }
 
 impl EndSummary<'_> {
-    /// What can be done about prompts that failed.
+    /// Returns the advice for the failure kinds of this run. Retryable failures are resent by the same command; rows that
+    /// cannot be sent need a corrected input; only rejected prompts are a case for `--retry-failed`.
     fn failure_hint(&self) -> &'static str {
         let of_the_row = |kind: &String| matches!(kind.as_str(), "empty_prompt" | "bad_row");
         match self.failures {
@@ -157,7 +159,7 @@ impl EndSummary<'_> {
         table
     }
 
-    /// What failed: of the whole run where that is known, else of this start.
+    /// Writes a line per failure kind: of the whole run if the answers were measured, else of this session.
     fn write_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(all) = self.failures else {
             return self
@@ -181,7 +183,7 @@ impl EndSummary<'_> {
     }
 }
 
-/// An id as people wrote it, on one line, and cut where it is long.
+/// Returns an id without JSON quotes and control characters, cut to [`MAX_ID_CHARS`].
 fn shorten_id(json: &str) -> String {
     let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
     let clean = |letter: char| if letter.is_control() { '\u{fffd}' } else { letter };
@@ -192,7 +194,7 @@ fn shorten_id(json: &str) -> String {
     short
 }
 
-/// How long it took; what is short is said exactly.
+/// Formats a duration: tenths of a second below a minute, else two units.
 fn format_elapsed(seconds: f64) -> String {
     if seconds < 60.0 { format!("{seconds:.1} s") } else { format_duration(seconds) }
 }
@@ -210,16 +212,16 @@ fn words(kind: FailureKind) -> &'static str {
     }
 }
 
-/// The end of a reduce: what each level came to, the text, and where things lie.
+/// Facts shown in the end table of a reduce: a row per level, the text, truncation, and the paths.
 #[derive(Debug)]
 pub struct ReduceEndSummary<'a> {
-    /// What the levels came to.
+    /// Numbers of each level and of the whole tree.
     pub tree: &'a ReduceSummary,
-    /// Where the text goes.
+    /// Path of the root's text.
     pub output: &'a str,
-    /// The report's page, where there is one.
+    /// Path of `report.html`; `None` if it was not written.
     pub report: Option<&'a str>,
-    /// The run folder.
+    /// Path of the run folder of the leaves, which also holds `tree.jsonl`.
     pub folder: &'a str,
 }
 
@@ -300,7 +302,7 @@ fn leaf_count_text(many: u64) -> String {
     format!("{} {}", count(many), if many == 1 { "leaf is" } else { "leaves are" })
 }
 
-/// What the tree of a reduce came to, in one line.
+/// Returns one line about the tree of a reduce, for commands that show only its leaves (`status`, `merge`).
 #[must_use]
 pub fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String {
     let levels = pluralize(u64::from(tree.levels), "level");

@@ -62,7 +62,7 @@ pub(super) fn suspend_bar<T>(write: impl FnOnce() -> T) -> T {
 }
 
 /// A line that is not the log's, to standard error: as text it has neither level nor time.
-pub(super) fn say(level: &str, text: &str) {
+pub(super) fn write_message(level: &str, text: &str) {
     if is_json_log() {
         write_json_line(level, "aurora_swarm", text, Map::new());
     } else {
@@ -102,9 +102,9 @@ fn build_json_line(
 }
 
 /// Standard error, above the bar.
-struct Above;
+struct StderrWriter;
 
-impl io::Write for Above {
+impl io::Write for StderrWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         suspend_bar(|| io::stderr().write_all(bytes)).map(|()| bytes.len())
     }
@@ -124,7 +124,7 @@ pub fn init_logging(format: LogFormat, quiet: bool, filter: Option<&str>) {
     let usual = if quiet { "warn" } else { "info" };
     let filter = filter.and_then(|it| EnvFilter::try_new(it).ok());
     let filter = filter.unwrap_or_else(|| EnvFilter::new(usual));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Above);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| StderrWriter);
     // A second start (tests in one process) keeps the first.
     let _ = LOG_MODE.set((format, quiet));
     let watched = io::stderr().is_terminal();

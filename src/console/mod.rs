@@ -75,12 +75,12 @@ pub fn print_error(error: &dyn std::error::Error) {
         }
         cause = error.source();
     }
-    log::say("error", &text);
+    log::write_message("error", &text);
 }
 
 /// A line of progress: not the log's, so that it has no level and is not silenced with it.
 pub fn say(line: &str) {
-    log::say("info", line);
+    log::write_message("info", line);
 }
 
 /// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
@@ -108,5 +108,5 @@ pub fn print_unready_endpoints(all: &[&EndpointStatus], least: u64) {
     text.push_str(
         "\n  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints",
     );
-    log::say("error", &text);
+    log::write_message("error", &text);
 }

@@ -1,4 +1,6 @@
-//! What `plan` shows.
+//! The output of `plan`: the input, the request parameters, the first prompt, the settings, and what `run` would do.
+//!
+//! Owns the wording only. The decision comes from `job/resume`, the counts from the scan.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,61 +12,61 @@ use crate::{
     settings::SettingOrigin,
 };
 
-/// A run that has not begun.
+/// Facts about a run that has not started.
 #[derive(Debug)]
 pub struct PlanView<'a> {
-    /// Rows of the input.
+    /// Number of input rows.
     pub rows: u64,
-    /// Its files.
+    /// Number of input files.
     pub files: usize,
-    /// Their bytes.
+    /// Size of the input files in bytes.
     pub bytes: u64,
-    /// Rows that cannot be read.
+    /// Number of invalid rows.
     pub bad_rows: usize,
-    /// Fields of the first row that are data and no parameters.
-    pub data: &'a [String],
-    /// What was noticed.
+    /// Keys of the first row that are data, not request parameters.
+    pub data_fields: &'a [String],
+    /// Remarks of the scan, such as ignored parameters.
     pub notes: &'a [String],
-    /// The first prompt.
+    /// First prompt of the input.
     pub first: Option<&'a Prompt>,
-    /// The answers' format.
+    /// Format of the answers.
     pub format: AnswerFormat,
-    /// Request parameters where a row has none, as JSON.
+    /// Default request parameters as JSON; a row may override them.
     pub sampling: String,
-    /// All settings.
+    /// Values of all settings by name.
     pub settings: Value,
-    /// Where those that are no defaults came from.
+    /// Origins of the settings that differ from their defaults.
     pub origins: &'a BTreeMap<String, SettingOrigin>,
-    /// What it would do with what is there.
+    /// What `run` would do with the output and run folder it finds.
     pub action: &'a PlannedAction,
 }
 
-/// What a run would do with what is there.
+/// Action that `run` would take on the output and run folder it finds.
 #[derive(Debug)]
 pub enum PlannedAction {
-    /// Nothing: in its own words.
+    /// It would refuse, for this reason.
     Refused(String),
-    /// Nobody has said yet where answers go.
+    /// It needs `--output` first.
     NoOutput {
-        /// Prompts that would be asked.
+        /// Prompts that would be sent.
         asked: u64,
     },
-    /// Begin.
+    /// It would start a new run.
     StartNew {
-        /// Prompts that would be asked.
+        /// Prompts that would be sent.
         asked: u64,
-        /// It takes the place of what is there.
+        /// True if it would replace an existing run (`--overwrite`).
         overwrites: bool,
     },
-    /// Go on.
+    /// It would resume the run.
     Resume {
-        /// As this start.
+        /// Number of the session it would be.
         start: u32,
-        /// From here.
+        /// Counts of the run so far.
         counts: PromptCounts,
-        /// Prompts that would be asked: open ones, and failed ones that may be asked again.
+        /// Prompts that would be sent: open ones, and failed ones that may be retried.
         asked: u64,
-        /// The answers are together already.
+        /// True if the answers have been gathered already.
         output: bool,
     },
 }
@@ -108,7 +110,7 @@ impl fmt::Display for PlannedAction {
     }
 }
 
-/// What an earlier start has done.
+/// Counts of earlier sessions, for display.
 struct CountsText<'a>(&'a PromptCounts);
 
 impl fmt::Display for CountsText<'_> {
@@ -141,8 +143,8 @@ impl fmt::Display for PlanView<'_> {
             self.bytes / 4,
             self.rows.saturating_mul(longest)
         )?;
-        if !self.data.is_empty() {
-            writeln!(f, "data, and no parameters: {}", self.data.join(", "))?;
+        if !self.data_fields.is_empty() {
+            writeln!(f, "data, and no parameters: {}", self.data_fields.join(", "))?;
         }
         if let Some(first) = self.first {
             let (what, text) = match &first.input {

@@ -11,7 +11,7 @@ use plotters::{
     },
 };
 
-use super::bench::{best_label, counted, format_figure, named};
+use super::bench::{best_label, counted, describe_cell, format_figure};
 use crate::{
     bench::{RepeatSpread, SweepReport, SweepRow},
     settings::AutoOrCount,
@@ -104,12 +104,12 @@ impl<'r> SweepPlot<'r> {
         let p99 = |row: &SweepRow| row.figures.map(|it| it.p99_s);
         let mut chart = self.draw_axes(&above, unit, &[&speed], false)?;
         self.draw_lines(&mut chart, &speed, false, true)?;
-        self.failures(&mut chart)?;
+        self.draw_failures(&mut chart)?;
         self.draw_best(&mut chart, &speed)?;
         let mut chart = self.draw_axes(&below, "latency of a prompt, s", &[&p50, &p99], true)?;
         self.draw_lines(&mut chart, &p99, true, false)?;
         self.draw_lines(&mut chart, &p50, false, true)?;
-        self.failures(&mut chart)?;
+        self.draw_failures(&mut chart)?;
         self.draw_legend(&legend)?;
         area.present()
     }
@@ -236,7 +236,7 @@ impl<'r> SweepPlot<'r> {
     }
 
     /// Cells without figures stand at the bottom.
-    fn failures<B: DrawingBackend>(
+    fn draw_failures<B: DrawingBackend>(
         &self,
         chart: &mut SweepChart<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
@@ -272,7 +272,7 @@ impl<'r> SweepPlot<'r> {
         let centre = (at as f64 + self.series_offset(number), it.median);
         chart.draw_series([Circle::new(centre, 11, BLACK.stroke_width(2))])?;
         let word = best_label(&self.report.conditions);
-        let label = format!("{word}: {}: {}", named(row.cell), format_figure(it.median));
+        let label = format!("{word}: {}: {}", describe_cell(row.cell), format_figure(it.median));
         // Towards the middle, so that it stays inside.
         let (side, shift) =
             if at * 2 >= self.places.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };

@@ -1,7 +1,8 @@
-//! Progress while a run works: a bar for somebody who watches, a line every so often for a log.
+//! Progress of a run: a bar for a single process on a terminal, else a line every few seconds.
 //!
-//! Owns what is said and how it fits: the most telling first, and on a terminal what has no room is left out. A pace is the
-//! last minute's, so that it says what is, and not what was before an endpoint died.
+//! Owns the wording and the fit: the most important facts first, and a narrow terminal drops the rest. Throughput is that
+//! of the last minute, so that it shows the present state and not the time before an endpoint failed. The history for
+//! `status` and the report is written by `output/samples.rs`.
 
 use std::{
     collections::VecDeque,
@@ -14,28 +15,28 @@ use serde_json::{Map, Value, json};
 
 use super::{
     log::{self, suspend_bar},
-    status::{columns, join_fitting},
+    status::{join_fitting, terminal_width},
 };
 use crate::report::format::{count, number, pluralize};
 use crate::{domain::Tally, settings::ProgressStyle};
 
-/// How a run goes, shown.
+/// Display of a run's progress on standard error.
 #[derive(Debug)]
 pub struct ProgressView {
     bar: Option<ProgressBar>,
     lines: bool,
-    /// Of a reduce: which pass it is.
+    /// Name of the reduce pass, if any.
     pass_name: Option<String>,
     all: u64,
-    before: u64,
+    done_before: u64,
     last_line: Instant,
-    /// When the walltime ends the work.
+    /// Deadline from the walltime, if any.
     ends: Option<Instant>,
-    /// When how much was done, in order; the last minute of it.
+    /// Samples of the last minute, the oldest first.
     samples: VecDeque<ProgressSample>,
 }
 
-/// What was done by then.
+/// Work done in this session by a point in time.
 #[derive(Clone, Copy, Debug)]
 struct ProgressSample {
     at: Instant,
@@ -43,7 +44,7 @@ struct ProgressSample {
     tokens: u64,
 }
 
-/// How it stands at a moment.
+/// Facts shown in one update.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ProgressSnapshot {
     pass_name: Option<String>,
@@ -52,24 +53,22 @@ struct ProgressSnapshot {
     failed: u64,
     in_flight: u64,
     endpoints_up: u64,
-    /// A second; none before anything was done.
+    /// Prompts and tokens per second; `None` before the first outcome.
     throughput: Option<(f64, f64)>,
-    /// Seconds of walltime.
     walltime_left_s: Option<f64>,
 }
 
-/// A log line at least so far apart.
+/// Time between two progress lines.
 const LOG_LINE_INTERVAL: Duration = Duration::from_secs(10);
-/// A pace is taken over so long. Ranks report every five seconds: it has to be a good deal longer.
+/// Time over which throughput is measured. Ranks report every five seconds, so it has to be much longer than that.
 const THROUGHPUT_WINDOW: Duration = Duration::from_secs(60);
-/// Nothing is done for so long before it is believed.
-const SILENT: Duration = Duration::from_secs(12);
-/// Columns of the bar itself.
+/// Time without an outcome after which the throughput falls to zero.
+const STALL_TIMEOUT: Duration = Duration::from_secs(12);
 const BAR_COLUMNS: usize = 16;
 
 impl ProgressView {
-    /// For a run of `all` prompts, `before` of which need nothing done in this start. A bar only for one process on a
-    /// terminal: under mpiexec it would be garbage in a log.
+    /// Returns the display for a run of `all` prompts, `before` of which were finished earlier. A bar is drawn only by a
+    /// single process on a terminal: under mpiexec it would litter a log.
     #[must_use]
     pub fn new(
         style: ProgressStyle,
@@ -93,10 +92,19 @@ impl ProgressView {
         let bar = bar.then(|| create_bar(all));
         log::set_active_bar(bar.clone());
         let seen = VecDeque::from([ProgressSample { at: now, settled: 0, tokens: 0 }]);
-        Self { bar, lines, pass_name: what, all, before, last_line: now, ends, samples: seen }
+        Self {
+            bar,
+            lines,
+            pass_name: what,
+            all,
+            done_before: before,
+            last_line: now,
+            ends,
+            samples: seen,
+        }
     }
 
-    /// How it stands now.
+    /// Redraws the bar, or prints a progress line if one is due.
     pub fn update_display(&mut self, tally: &Tally, in_flight: u64, up: u64) {
         let now = Instant::now();
         let is_due = self.lines && now - self.last_line >= LOG_LINE_INTERVAL;
@@ -106,7 +114,7 @@ impl ProgressView {
         let stand = self.take_snapshot(now, tally, in_flight, up);
         if let Some(bar) = &self.bar {
             bar.set_position(stand.done);
-            let room = columns(&std::io::stderr()).saturating_sub(BAR_COLUMNS + 1);
+            let room = terminal_width(&std::io::stderr()).saturating_sub(BAR_COLUMNS + 1);
             bar.set_message(join_fitting("", &stand.status_parts(), room));
         }
         if is_due {
@@ -115,7 +123,8 @@ impl ProgressView {
                 log::write_json_line("info", "progress", &stand.line(), stand.json_fields());
             } else {
                 let is_terminal = std::io::stderr().is_terminal();
-                let room = if is_terminal { columns(&std::io::stderr()) } else { usize::MAX };
+                let room =
+                    if is_terminal { terminal_width(&std::io::stderr()) } else { usize::MAX };
                 suspend_bar(|| {
                     eprintln!("{}", join_fitting(log::MESSAGE_PREFIX, &stand.status_parts(), room))
                 });
@@ -132,9 +141,10 @@ impl ProgressView {
     ) -> ProgressSnapshot {
         let seen =
             ProgressSample { at: now, settled: tally.settled(), tokens: tally.completion_tokens };
-        // Ranks report every few seconds: a pace is taken at those moments, unless nothing is done for long.
+        // Ranks report every few seconds. A sample between two reports would make the throughput sink and leap, so samples
+        // are taken at reports, or after a stall.
         let heard = self.samples.back().is_none_or(|last| seen.settled > last.settled);
-        if heard || self.samples.back().is_some_and(|last| now - last.at >= SILENT) {
+        if heard || self.samples.back().is_some_and(|last| now - last.at >= STALL_TIMEOUT) {
             self.samples.push_back(seen);
         }
         while self.samples.len() > 2 && now - self.samples[1].at >= THROUGHPUT_WINDOW {
@@ -144,19 +154,19 @@ impl ProgressView {
         let last = self.samples.back().copied().unwrap_or(seen);
         ProgressSnapshot {
             pass_name: self.pass_name.clone(),
-            done: (self.before + tally.settled()).min(self.all),
+            done: (self.done_before + tally.settled()).min(self.all),
             all: self.all,
-            failed: tally.failed(),
+            failed: tally.failed_count(),
             in_flight,
             endpoints_up: up,
-            throughput: pace(first, last),
+            throughput: throughput_between(first, last),
             walltime_left_s: self
                 .ends
                 .map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn end(&self) {
         log::set_active_bar(None);
         if let Some(bar) = &self.bar {
@@ -165,8 +175,8 @@ impl ProgressView {
     }
 }
 
-/// Prompts and tokens a second between two moments.
-fn pace(first: ProgressSample, last: ProgressSample) -> Option<(f64, f64)> {
+/// Returns prompts and tokens per second between two samples, `None` if they are too close.
+fn throughput_between(first: ProgressSample, last: ProgressSample) -> Option<(f64, f64)> {
     let seconds = (last.at - first.at).as_secs_f64();
     let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
     (seconds >= 0.5 && last.settled > 0)
@@ -174,17 +184,17 @@ fn pace(first: ProgressSample, last: ProgressSample) -> Option<(f64, f64)> {
 }
 
 impl ProgressSnapshot {
-    /// Seconds that the rest takes at this pace.
+    /// Estimates the seconds until no prompt remains, at the current throughput.
     fn left(&self) -> Option<f64> {
         let (prompts, _) = self.throughput.filter(|pace| pace.0 > 0.0)?;
         Some(self.all.saturating_sub(self.done) as f64 / prompts)
     }
 
-    /// What there is to say, the most telling first.
+    /// Lists the facts, the most important first: a narrow terminal drops from the end.
     fn status_parts(&self) -> Vec<String> {
         let of = self.pass_name.as_ref().map_or(String::new(), |what| format!("{what}: "));
         let share = 100.0 * self.done as f64 / self.all.max(1) as f64;
-        // Not 100 before it is all.
+        // Rounded down: 100 % means that no prompt remains.
         let share = (share * 10.0).floor() / 10.0;
         let mut parts =
             vec![format!("{of}{}/{} done ({share:.1} %)", count(self.done), count(self.all))];
@@ -215,7 +225,7 @@ impl ProgressSnapshot {
         self.status_parts().join(", ")
     }
 
-    /// For a log of JSON lines.
+    /// Returns the fields of a progress line in a JSON log.
     fn json_fields(&self) -> Map<String, Value> {
         let round = |it: f64| (it * 1000.0).round() / 1000.0;
         let fields = json!({
@@ -247,7 +257,7 @@ fn create_bar(all: u64) -> ProgressBar {
     bar
 }
 
-/// About how long: two units say what there is to say.
+/// Formats a duration of whole seconds with its two largest units, such as `3h 25m`.
 pub(super) fn format_duration(seconds: f64) -> String {
     let period = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
     if period > Duration::from_secs(100 * 86400) {

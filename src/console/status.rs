@@ -1,6 +1,7 @@
-//! How a run stands: in a line, as JSON, and again and again for somebody who follows it.
+//! The status of a run: one line for people, JSON for scripts, and the repeated form of `status --follow`.
 //!
-//! Owns what is said and how it fits a terminal. Does not read files, and does not know when a run has ended.
+//! Owns the wording and the order of facts when a terminal is narrow. Reads no files: the values come from
+//! `job/commands/status.rs`, which also decides when a followed run has ended.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -13,89 +14,89 @@ use super::progress::format_duration;
 use crate::output::{LostRank, PromptCounts, ReduceProgress, RunActivity, RunPhase};
 use crate::report::format::pluralize;
 
-/// How a run stands, for people and for scripts.
+/// Status of a run. The field names are the keys of `status --json`, a contract with scripts.
 #[derive(Clone, Debug, Serialize)]
 pub struct StatusView {
-    /// See [`Phase`].
+    /// Phase of the run, see [`RunPhase`].
     pub state: RunPhase,
-    /// At what, where somebody is at work.
+    /// Current step of the session; null if no session is active.
     pub doing: Option<RunActivity>,
-    /// What became of the prompts.
+    /// Counts of prompts by outcome.
     #[serde(flatten)]
     pub counts: PromptCounts,
-    /// In the last minute, while prompts are asked.
+    /// Outcomes per second over the last minute, while prompts are sent.
     pub prompts_per_s: Option<f64>,
-    /// Likewise.
+    /// Completion tokens per second over the last minute, while prompts are sent.
     pub tokens_per_s: Option<f64>,
-    /// Seconds that the open prompts take at that pace.
+    /// Estimated seconds until no prompt remains, at the rate of the last minute.
     pub left_s: Option<f64>,
-    /// Sequences at the servers, while prompts are asked.
+    /// Sequences in flight at the servers, while prompts are sent.
     pub in_flight: Option<u64>,
-    /// Servers that answer, while prompts are asked.
+    /// Servers that answer, while prompts are sent.
     pub endpoints_up: Option<u64>,
-    /// How often the run was started.
+    /// Number of the latest session, from 1.
     pub starts: u32,
-    /// Ranks of the last start.
+    /// Ranks of the latest session.
     pub ranks: usize,
-    /// Those that were not there at its end.
+    /// Ranks that were lost before the latest session ended.
     pub lost: Vec<LostRank>,
-    /// The folder of its nodes where more answers may be.
+    /// Node-local folder (`--local-shards`) that may hold answers not collected yet.
     pub away: Option<String>,
-    /// Of a reduce, whose leaves the other counts are of: how the tree above them stands.
+    /// Progress of the tree above the leaves, for a reduce; all other counts are the leaves'.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce: Option<ReduceProgress>,
-    /// Where rank 0 of the last start runs or ran.
+    /// Host of rank 0 in the latest session.
     pub host: String,
-    /// Its process there.
+    /// Process id of rank 0 in the latest session.
     pub pid: u32,
-    /// Its batch job.
+    /// Batch job of the latest session.
     pub job: Option<String>,
-    /// Who is asked.
+    /// Model that the prompts are sent to.
     pub model: Option<String>,
-    /// The route of texts.
+    /// Route of text prompts, "completions" or "chat".
     pub api: Option<String>,
-    /// Where the answers go.
+    /// Path of the gathered answers.
     pub output: String,
-    /// The run folder.
+    /// Path of the run folder.
     pub folder: String,
-    /// When the last start began, in seconds since 1970.
+    /// Start of the latest session, in seconds since 1970.
     pub began: u64,
-    /// Working seconds of all starts that ended in order.
+    /// Seconds of all sessions that were shut down in order.
     pub seconds: f64,
-    /// HTTP requests of all starts that ended in order.
+    /// HTTP requests of all sessions that were shut down in order.
     pub requests: u64,
-    /// Seconds since the counts were written.
+    /// Age of the counts in seconds.
     pub written_s_ago: u64,
-    /// Seconds since the last sign of life, where somebody is at work.
+    /// Age of the heartbeat in seconds; null if no session is active.
     pub heartbeat_s_ago: Option<u64>,
 }
 
 impl StatusView {
-    /// For scripts: over several lines, or all in one.
+    /// Returns the JSON of `status --json`, indented or on one line.
     #[must_use]
     pub fn json(&self, one_line: bool) -> String {
         let json = if one_line { serde_json::to_string } else { serde_json::to_string_pretty };
         json(self).unwrap_or_default()
     }
 
-    /// For people.
+    /// Returns all facts on one line of any width.
     #[must_use]
     pub fn line(&self) -> String {
         self.fit_to_width(usize::MAX)
     }
 
-    /// For people, in so many columns.
+    /// Returns the facts that fit into this number of columns.
     fn fit_to_width(&self, columns: usize) -> String {
-        join_fitting(&format!("{}: ", self.state.word()), &self.status_parts(), columns)
+        join_fitting(&format!("{}: ", self.state.as_str()), &self.status_parts(), columns)
     }
 
-    /// What there is to say, the most telling first.
+    /// Lists the facts, the most important first: a narrow terminal drops from the end.
     fn status_parts(&self) -> Vec<String> {
         let PromptCounts { submitted, answered, failed, open } = self.counts;
         let mut parts = Vec::new();
         if self.state != RunPhase::Begins {
             let done = answered + failed;
-            // Not 100 before it is all.
+            // Rounded down: 100 % means that no prompt remains.
             let share = (1000.0 * done as f64 / submitted.max(1) as f64).floor() / 10.0;
             parts.push(format!("{done} of {submitted} done ({share:.1} %)"));
         }
@@ -121,7 +122,8 @@ impl StatusView {
     }
 }
 
-/// As many parts as have room, in their order; what has none is left out, and nothing is cut but a lone first part.
+/// Joins the parts that fit, in order, and skips those that do not. Only the first part is ever cut, if it alone is too
+/// wide.
 pub(super) fn join_fitting(head: &str, parts: &[String], columns: usize) -> String {
     let width = |text: &str| text.chars().count();
     let mut line = head.to_owned();
@@ -139,28 +141,31 @@ pub(super) fn join_fitting(head: &str, parts: &[String], columns: usize) -> Stri
     line.chars().take(columns).collect()
 }
 
-/// Standard output for somebody who follows a run: on a terminal one line that is drawn again, else a line for each change.
+/// Standard output of `status --follow`: on a terminal one line that is redrawn, else a line per change.
 #[derive(Debug)]
 pub struct StatusFollower {
     json: bool,
     redraws: bool,
-    /// What was said last.
-    said: String,
+    /// Text of the latest update, to print only changes.
+    last_output: String,
 }
 
 impl StatusFollower {
-    /// As text or as JSON.
+    /// Returns a follower that prints text, or one JSON object per line.
     #[must_use]
     pub fn new(json: bool) -> Self {
         let redraws = !json && io::stdout().is_terminal();
-        Self { json, redraws, said: String::new() }
+        Self { json, redraws, last_output: String::new() }
     }
 
-    /// How it stands now. False where nobody reads any more.
+    /// Shows the current status. Returns false once standard output is closed.
     pub fn show_update(&mut self, view: &StatusView) -> bool {
-        let text =
-            if self.redraws { view.fit_to_width(columns(&io::stdout())) } else { view.line() };
-        let news = text != self.said;
+        let text = if self.redraws {
+            view.fit_to_width(terminal_width(&io::stdout()))
+        } else {
+            view.line()
+        };
+        let news = text != self.last_output;
         if !news && !self.redraws {
             return true;
         }
@@ -169,11 +174,11 @@ impl StatusFollower {
             (false, true) => write(&format!("\r{text}\x1b[K")),
             (false, false) => write(&format!("{text}\n")),
         };
-        self.said = text;
+        self.last_output = text;
         written.is_ok()
     }
 
-    /// Nothing more comes: the last word stays, whole.
+    /// Replaces the redrawn line by the final status in full width.
     pub fn end(&self, view: &StatusView) {
         if self.redraws {
             let _ = write(&format!("\r\x1b[K{}\n", view.line()));
@@ -186,12 +191,14 @@ fn write(text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
-/// Of the terminal; the last one is left free, where some terminals would begin a new line.
-pub(super) fn columns(of: &impl AsFd) -> usize {
+/// Returns the usable columns of the terminal, 79 if its size is unknown. The last column stays free, since some
+/// terminals wrap when it is written.
+pub(super) fn terminal_width(of: &impl AsFd) -> usize {
     known_terminal_width(of).unwrap_or(79)
 }
 
-/// The same, if it has a size: one that a launcher has made for its ranks (Open MPI) has none, and nobody sees it.
+/// Returns the usable columns if the terminal reports a size. The pseudo-terminals that Open MPI opens for its ranks
+/// report none.
 pub(super) fn known_terminal_width(of: &impl AsFd) -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(of).ok()?;
     usize::from(size.ws_col).checked_sub(1)
@@ -203,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    fn view() -> StatusView {
+    fn example_view() -> StatusView {
         StatusView {
             state: RunPhase::Running,
             doing: Some(RunActivity::Asking),
@@ -235,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_line_says_the_most_telling_first_and_what_has_room() {
-        let view = view();
+        let view = example_view();
         assert_eq!(
             view.line(),
             "running: 5200 of 10000 done (52.0 %), 34.2 prompts/s, 2m 21s left, 5190 answered, 10 failed, 4800 open, \
@@ -251,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_run_that_has_not_counted_says_what_it_does() {
-        let mut view = view();
+        let mut view = example_view();
         view.state = RunPhase::Begins;
         view.doing = Some(RunActivity::ReadingInput);
         (view.prompts_per_s, view.left_s) = (None, None);
@@ -262,7 +269,7 @@ mod tests {
 
     #[test]
     fn all_but_one_is_not_all() {
-        let mut view = view();
+        let mut view = example_view();
         view.counts = PromptCounts::new(10_000, 9_999, 0);
         assert!(view.line().contains("(99.9 %)"), "{}", view.line());
     }

@@ -17,12 +17,14 @@ mod tally;
 mod url;
 
 pub use crate::metrics::timeline::{
-    DowntimeRecord, DowntimeSummary, Piece, Row, Standing, Timeline, TimelineSlot,
+    DowntimeRecord, DowntimeSummary, EndpointSnapshot, Row, TimeBucket, Timeline, TimelineSlot,
 };
 pub use catch_panic::{catch_panic, is_panic_caught};
 pub use length_class::LengthClass;
 pub use merge::Merge;
-pub use outcome::{AnswerChoice, Failure, FailureKind, Outcome, PromptAnswer, PromptResult, Usage};
+pub use outcome::{
+    AnswerChoice, Failure, FailureKind, Outcome, PromptAnswer, PromptResult, TokenUsage,
+};
 pub use peer_speed::{PeerSpeed, SLOW_FACTOR};
 pub use prefix_keys::PrefixKeys;
 pub use prompt::{Prompt, PromptId, PromptInput, RequestParams, Route};

@@ -32,7 +32,7 @@ pub struct PromptAnswer {
     /// One a sequence asked for, at least one.
     pub choices: Vec<AnswerChoice>,
     /// Tokens, where they are counted.
-    pub usage: Option<Usage>,
+    pub usage: Option<TokenUsage>,
 }
 
 /// One sequence.
@@ -48,7 +48,7 @@ pub struct AnswerChoice {
 
 /// Tokens of one prompt and its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
+pub struct TokenUsage {
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
     /// Tokens of the answer, all sequences together.

@@ -5,32 +5,32 @@
 
 /// How many bytes have to be equal, at each level: a short system prompt, instructions, a document. Below the first a
 /// prefix is computed again in less time than anybody would notice.
-const PREFIX_LENGTHS: [usize; PrefixKeys::LEVELS] = [512, 2048, 8192];
+const PREFIX_LENGTHS: [usize; PrefixKeys::MAX_LEVELS] = [512, 2048, 8192];
 
 /// The beginnings by which a text is compared with others, the longest first; none of a short one.
 #[derive(Clone, Debug)]
 pub struct PrefixKeys<'t> {
     text: &'t [u8],
-    level: usize,
+    levels_left: usize,
 }
 
 impl<'t> PrefixKeys<'t> {
     /// The most that a text has.
-    pub const LEVELS: usize = 3;
+    pub const MAX_LEVELS: usize = 3;
 
     /// Of this text.
     #[must_use]
     pub fn of(text: &'t str) -> Self {
         Self {
             text: text.as_bytes(),
-            level: PREFIX_LENGTHS.partition_point(|&it| it <= text.len()),
+            levels_left: PREFIX_LENGTHS.partition_point(|&it| it <= text.len()),
         }
     }
 
     /// How many there are.
     #[must_use]
     pub fn levels(&self) -> usize {
-        self.level
+        self.levels_left
     }
 }
 
@@ -38,8 +38,8 @@ impl<'t> Iterator for PrefixKeys<'t> {
     type Item = &'t [u8];
 
     fn next(&mut self) -> Option<&'t [u8]> {
-        self.level = self.level.checked_sub(1)?;
-        self.text.get(..PREFIX_LENGTHS[self.level])
+        self.levels_left = self.levels_left.checked_sub(1)?;
+        self.text.get(..PREFIX_LENGTHS[self.levels_left])
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Prompt {
     /// The whole row as a JSON object, where the answer is to carry it.
     pub row: Option<String>,
     /// What its row says, as a number.
-    pub hash: RowHash,
+    pub row_hash: RowHash,
 }
 
 /// What is asked.

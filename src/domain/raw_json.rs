@@ -31,7 +31,7 @@ impl<'a> JsonMembers<'a> {
     }
 
     /// Their names.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub(crate) fn member_names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.to_string()).collect()
     }
 }

@@ -40,12 +40,12 @@ impl Tally {
     /// Prompts with an outcome.
     #[must_use]
     pub fn settled(&self) -> u64 {
-        self.answered + self.failed()
+        self.answered + self.failed_count()
     }
 
     /// Prompts failed, of any kind.
     #[must_use]
-    pub fn failed(&self) -> u64 {
+    pub fn failed_count(&self) -> u64 {
         self.failed.values().sum()
     }
 }

@@ -1,49 +1,53 @@
-//! One conversation both ways: by the server's chat route, and rendered here. Are the tokens the same?
+//! The canary: one conversation sent through the chat route and, rendered here, through the completions route.
 //!
-//! Owns what has to hold before conversations may ride in lists: the server makes the same tokens of our text as of the
+//! Owns the two conditions for sending conversations in batches: the server tokenizes our rendered text exactly like the
 //! messages, and its chat route does nothing to the answer that the completions route would not do (a reasoning parser,
-//! tool calls). The chat route's answer is a real one and is kept.
+//! tool calls). The chat route's answer is a real answer and is kept. Rendering itself is [`crate::chat_template`]; how many
+//! canaries an endpoint needs is decided in `engine/endpoint_state/render_check.rs`.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{BatchParams, Fault, HttpClient, InferenceRequest, ServerReply, reply, request::post};
+use super::{
+    BatchParams, Fault, HttpClient, InferenceRequest, ServerReply, reply, request::post_request,
+};
 use crate::domain::{Prompt, RequestParams, Route, Url};
 
-/// What came of it.
+/// Outcome of comparing the chat route with the locally rendered text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CanaryResult {
-    /// The same tokens, and a plain answer.
+    /// The token ids are equal and the answer is plain text.
     Match,
-    /// Not the same, or not only text: why.
+    /// The token ids differ, or the answer is more than text; with the reason.
     Mismatch(String),
-    /// Nothing was learnt this time.
+    /// A request failed or could not be read, so the canary has to be sent again.
     Inconclusive,
 }
 
-/// Only what is compared.
+/// The fields of a reply that are compared; all others are skipped.
 #[derive(Deserialize)]
 struct CanaryResponse {
     prompt_token_ids: Option<Vec<u64>>,
-    choices: Vec<Choice>,
+    choices: Vec<CanaryChoice>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
+struct CanaryChoice {
     prompt_token_ids: Option<Vec<u64>>,
-    message: Option<Message>,
+    message: Option<CanaryMessage>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct CanaryMessage {
     reasoning: Option<String>,
     reasoning_content: Option<String>,
     tool_calls: Option<Vec<IgnoredAny>>,
 }
 
-/// Asks the chat route, and at the same time the completions route for one token of `rendered`: until it is decided the
-/// engine sends conversations one by one.
+/// Sends the prompt to the chat route and, concurrently, requests one token for `rendered` from the completions route.
+///
+/// Until the result is known the engine sends conversations one per request.
 pub async fn send_canary(
     client: &HttpClient,
     url: &Url,
@@ -57,9 +61,9 @@ pub async fn send_canary(
     let mut asked = shared.clone();
     asked.params.set("return_token_ids", "true");
     let (route, body, lengths, n) =
-        InferenceRequest::new(&asked, std::iter::once(prompt), system).parts();
+        InferenceRequest::new(&asked, std::iter::once(prompt), system).into_parts();
     let chat = async {
-        let body = post(client, url, route, body, limit).await;
+        let body = post_request(client, url, route, body, limit).await;
         (body, sent.elapsed())
     };
     let text = request_one_token(client, url, &asked.model, &rendered, limit);
@@ -70,10 +74,10 @@ pub async fn send_canary(
     };
     let result =
         reply::read(&body, &lengths, n).map(|answers| ServerReply { answers, elapsed: took });
-    (result, compare(&body, text.ok().as_deref()))
+    (result, compare_token_ids(&body, text.ok().as_deref()))
 }
 
-/// The answer to a text that is rendered already, as short as can be.
+/// Requests a single token for an already rendered text: only the prompt's token ids matter.
 async fn request_one_token(
     client: &HttpClient,
     url: &Url,
@@ -93,12 +97,13 @@ async fn request_one_token(
         allow_lists: true,
     };
     let question = InferenceRequest::from_texts(&one, std::iter::once(rendered));
-    let (route, body, ..) = question.parts();
-    post(client, url, route, body, limit).await
+    let (route, body, ..) = question.into_parts();
+    post_request(client, url, route, body, limit).await
 }
 
-/// Both answers beside each other.
-fn compare(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
+/// Compares the prompt token ids of both replies. Reasoning or tool calls in the chat reply are a mismatch whatever the
+/// tokens are, since the completions route would return them inside the text.
+fn compare_token_ids(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
     let Ok(chat) = serde_json::from_slice::<CanaryResponse>(chat) else {
         return CanaryResult::Inconclusive;
     };
@@ -108,7 +113,7 @@ fn compare(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
         return CanaryResult::Mismatch(why.into());
     }
     let Some(theirs) = chat.prompt_token_ids else {
-        return CanaryResult::Mismatch("the server does not tell token ids".into());
+        return CanaryResult::Mismatch("the server returned no token ids".into());
     };
     let Some(text) = text else { return CanaryResult::Inconclusive };
     let ours = serde_json::from_slice::<CanaryResponse>(text).ok();
@@ -116,19 +121,19 @@ fn compare(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
     match ours {
         Some(ours) if ours == theirs => CanaryResult::Match,
         Some(ours) => CanaryResult::Mismatch(format!(
-            "the server makes {} tokens of the conversation and {} of its text",
+            "the server tokenizes the chat messages to {} tokens and the rendered text to {}",
             theirs.len(),
             ours.len()
         )),
-        None => CanaryResult::Mismatch("the server does not tell token ids".into()),
+        None => CanaryResult::Mismatch("the server returned no token ids".into()),
     }
 }
 
-fn non_text_content(message: &Message) -> Option<&'static str> {
+fn non_text_content(message: &CanaryMessage) -> Option<&'static str> {
     let thinks = [&message.reasoning, &message.reasoning_content].into_iter().flatten();
     if thinks.into_iter().any(|text| !text.is_empty()) {
-        return Some("the model's thinking is told apart only on the chat route");
+        return Some("the model's reasoning is separated only on the chat route");
     }
     let calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
-    calls.then_some("the model calls tools")
+    calls.then_some("the model returned tool calls")
 }

@@ -1,55 +1,57 @@
-//! What a fault means: whose it is, and so what is to be done. Pure.
+//! Classification of failed requests: the prompt's fault, the request's, or the endpoint's, and so how to react. Pure.
 //!
-//! The rules come from recorded exchanges with a real vLLM; the words it uses are matched here and nowhere else.
+//! Owns the rules that map HTTP statuses and error messages to a fault. They come from recorded exchanges with a real vLLM
+//! (`tests/data/vllm-wire`); the messages it uses are matched here and nowhere else. The reaction (retry, split the batch,
+//! lower the concurrency limit, suspend the endpoint) is the scheduler's, `engine/scheduler`.
 
 use std::time::Duration;
 
 use super::{TransportError, wire};
 
-/// Why a request has no answers.
+/// Reason why a request brought no answers, by what is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// One of its prompts is at fault, and the server does not say which: halve the list until it stands alone.
+    /// One of the prompts is at fault and the server does not say which: the batch is split in halves until it is alone.
     Prompt {
-        /// It does not fit the context.
+        /// The prompt does not fit into the model's context.
         too_long: bool,
-        /// The server's words.
-        what: String,
-        /// The status.
+        /// Error message of the server.
+        message: String,
+        /// HTTP status of the response.
         status: u16,
     },
-    /// The request would be refused whatever its prompts: a parameter, the model, the grammar.
+    /// The request would be refused with any prompt: a parameter, the model or the grammar is wrong.
     Request {
-        /// The server's words.
-        what: String,
-        /// The status.
+        /// Error message of the server.
+        message: String,
+        /// HTTP status of the response; 0 if the request could not be built.
         status: u16,
     },
-    /// More prompts than the server takes in one list, or a list where it takes none.
+    /// The batch has more prompts than the server accepts in one request, or the server accepts no lists at all.
     ListTooLong,
-    /// The answer asked for is longer than what the context leaves; at most so many tokens are left.
+    /// `max_tokens` exceeds what the prompt leaves of the context.
     TooManyTokens {
-        /// What is left for the answer, by the server's own count.
+        /// Tokens left for the answer, by the server's own count.
         left: u64,
-        /// The server's words.
-        what: String,
+        /// Error message of the server.
+        message: String,
     },
-    /// The server has too much to do.
+    /// Back-pressure: the server has too much to do (429, 503).
     Busy {
-        /// When it wants to be asked again.
+        /// Delay that the server asks for (`Retry-After`).
         after: Option<Duration>,
     },
-    /// It may go well next time: an error of the server's, a cut or garbled reply, silence.
+    /// A retry may succeed: an internal server error, a truncated or unreadable reply, a timeout.
     Transient {
-        /// What happened.
-        what: String,
-        /// The status, where there was one.
+        /// Description of the failure.
+        message: String,
+        /// HTTP status, if a response arrived.
         status: Option<u16>,
     },
-    /// The server is going or gone.
-    Gone {
-        /// What happened.
-        what: String,
+    /// The endpoint is shutting down, unreachable, or serves something else now.
+    EndpointDown {
+        /// Description of the failure.
+        message: String,
     },
 }
 
@@ -57,16 +59,16 @@ impl From<TransportError> for Fault {
     fn from(trouble: TransportError) -> Self {
         let what = trouble.to_string();
         match trouble {
-            TransportError::Connect(_) => Self::Gone { what },
+            TransportError::Connect(_) => Self::EndpointDown { message: what },
             TransportError::Timeout(_) | TransportError::ConnectionLost(_) => {
-                Self::Transient { what, status: None }
+                Self::Transient { message: what, status: None }
             }
-            TransportError::InvalidRequest(_) => Self::Request { what, status: 0 },
+            TransportError::InvalidRequest(_) => Self::Request { message: what, status: 0 },
         }
     }
 }
 
-/// What a status other than 200 means.
+/// Classifies a response whose status is not 200.
 pub(super) fn classify_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Fault {
     let error = wire::error(body);
     let what = error.message;
@@ -74,17 +76,17 @@ pub(super) fn classify_response(status: u16, retry_after: Option<Duration>, body
     match status {
         400 | 413 | 422 => classify_bad_request(status, what, &param),
         408 | 425 | 500 | 502 | 504 if !is_engine_dead(&what) => {
-            Fault::Transient { what, status: Some(status) }
+            Fault::Transient { message: what, status: Some(status) }
         }
-        // The wrong key or model: it was another server when the work began, and may be that again.
-        401 | 403 | 404 => Fault::Gone { what },
+        // A wrong key or model: the probe saw another server at this URL, and that one may come back.
+        401 | 403 | 404 => Fault::EndpointDown { message: what },
         429 | 503 => Fault::Busy { after: retry_after },
-        500..600 => Fault::Gone { what },
-        _ => Fault::Request { what, status },
+        500..600 => Fault::EndpointDown { message: what },
+        _ => Fault::Request { message: what, status },
     }
 }
 
-/// A vLLM that drains, or whose engine has died, says so with a 500 while `/health` may still be well.
+/// A vLLM that drains or whose engine has died answers 500, while its `/health` may still answer 200.
 fn is_engine_dead(what: &str) -> bool {
     ["cannot schedule new futures", "EngineCore encountered", "EngineDeadError", "engine is dead"]
         .iter()
@@ -92,12 +94,12 @@ fn is_engine_dead(what: &str) -> bool {
 }
 
 fn classify_bad_request(status: u16, what: String, param: &str) -> Fault {
-    // vLLM's cap, and the words of servers written in Go that take no lists at all.
+    // vLLM's limit, and the message of servers written in Go, which accept no lists at all.
     if what.contains("prompt list length") || what.contains("cannot unmarshal array") {
         return Fault::ListTooLong;
     }
     if let Some(left) = parse_tokens_left(&what) {
-        return Fault::TooManyTokens { left, what };
+        return Fault::TooManyTokens { left, message: what };
     }
     let too_long = param.starts_with("input_") || what.contains("maximum context length");
     let is_prompts = too_long
@@ -116,13 +118,14 @@ fn classify_bad_request(status: u16, what: String, param: &str) -> Fault {
         .iter()
         .any(|sign| what.contains(sign));
     if is_prompts || !is_requests {
-        // Words that nobody has met yet may be about one prompt: halving finds out, at the price of a few requests.
-        return Fault::Prompt { too_long, what, status };
+        // An unknown message may be about a single prompt: splitting the batch finds out, at the price of a few requests.
+        return Fault::Prompt { too_long, message: what, status };
     }
-    Fault::Request { what, status }
+    Fault::Request { message: what, status }
 }
 
-/// Older versions refuse a `max_tokens` over what prompt and context leave, and say both numbers.
+/// Computes the tokens left for the answer from the message with which older vLLM versions refuse a `max_tokens` that does
+/// not fit: it states the context length and the prompt's length.
 fn parse_tokens_left(what: &str) -> Option<u64> {
     if !what.contains("max_tokens") && !what.contains("max_completion_tokens") {
         return None;
@@ -144,7 +147,7 @@ fn number_after(text: &str, words: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// The recorded refusals of a real vLLM, by name of their file.
+    /// Classifies a recorded response of a real vLLM, named by its file.
     fn recorded_fault(case: &str) -> Fault {
         let path = format!("{}/tests/data/vllm-wire/{case}.json", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -190,8 +193,8 @@ mod tests {
         }
         for case in ["completions-model-bad", "chat-model-bad"] {
             assert!(
-                matches!(recorded_fault(case), Fault::Gone { .. }),
-                "{case}: another model is served there now"
+                matches!(recorded_fault(case), Fault::EndpointDown { .. }),
+                "{case}: the server serves another model now"
             );
         }
         assert_eq!(recorded_fault("completions-list-1025"), Fault::ListTooLong);
@@ -216,9 +219,9 @@ mod tests {
         };
         assert!(matches!(
             of(500, "cannot schedule new futures after shutdown"),
-            Fault::Gone { .. }
+            Fault::EndpointDown { .. }
         ));
-        assert!(matches!(of(500, "EngineCore encountered an issue."), Fault::Gone { .. }));
+        assert!(matches!(of(500, "EngineCore encountered an issue."), Fault::EndpointDown { .. }));
         assert!(matches!(
             of(500, "list index out of range"),
             Fault::Transient { status: Some(500), .. }

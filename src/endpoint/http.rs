@@ -1,8 +1,9 @@
-//! The one file that knows reqwest: bytes to a server and back.
+//! The HTTP client: the only file that knows reqwest, and so the only one that moves bytes to a server and back.
 //!
 //! Owns connections and the rules for them: HTTP/1.1 (vLLM's server speaks nothing else), never through a proxy (compute
 //! nodes set one, and loopback traffic must not meet it), idle connections dropped before the server drops them, no
-//! redirects (a slash too many is a mistake to show, not to follow).
+//! redirects (a superfluous slash in a URL is a mistake to report, not to follow). Request bodies are built in `request.rs`,
+//! replies are parsed in `reply.rs`.
 #![expect(clippy::disallowed_types, reason = "the owner of reqwest")]
 
 use std::{
@@ -14,54 +15,54 @@ use std::{
 
 use crate::{domain::Url, settings::ApiKey};
 
-/// vLLM closes a connection that was idle for 5 s; a request written at that moment gets no answer.
+/// vLLM closes a connection after 5 s without traffic, and a request written at that moment gets no answer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// What a stale connection takes to show it, at most.
+/// Longest time in which a request on a stale connection fails; a later failure is a real one.
 const STALE_DETECT_LIMIT: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections to servers. Cheap to clone; clones share connections.
+/// Pool of HTTP connections to servers. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     inner: reqwest::Client,
     key: Option<ApiKey>,
-    /// Where requests go, taken apart once: a million times the same text is a few seconds.
+    /// Parsed target URLs, by path and server: parsing the same text a million times would take seconds.
     target_urls: Arc<Mutex<HashMap<&'static str, HashMap<Url, reqwest::Url>>>>,
 }
 
-/// What a server answered, whatever its status.
+/// Complete HTTP response of a server, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The HTTP status.
+pub struct HttpResponse {
+    /// HTTP status code.
     pub status: u16,
-    /// When it wants to be asked again (`Retry-After`, in seconds).
+    /// Delay that the server asks for before the next request (`Retry-After`, in seconds).
     pub retry_after: Option<Duration>,
-    /// The whole body.
+    /// Response body, read to its end.
     pub body: Vec<u8>,
 }
 
-/// Why there is no answer.
+/// Reason why a request got no HTTP response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
-    /// Nobody listens there, or the host is not to be reached.
+    /// The connection was refused, or the host cannot be reached or resolved.
     #[error("cannot connect ({0})")]
     Connect(String),
-    /// Nothing came in time.
+    /// No complete response arrived within the request's timeout.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The connection ended before the answer did.
-    #[error("the connection was cut ({0})")]
+    /// The connection ended before the response was complete.
+    #[error("connection closed ({0})")]
     ConnectionLost(String),
-    /// The request could not be made at all.
-    #[error("the request cannot be sent ({0})")]
+    /// The request could not be built, so nothing was sent.
+    #[error("invalid request ({0})")]
     InvalidRequest(String),
 }
 
 impl HttpClient {
-    /// A client that sends `key`, where there is one, as a bearer token.
+    /// Creates a client that sends the key, if there is one, as a bearer token.
     ///
     /// # Errors
-    /// Where the HTTP library cannot start.
+    /// Fails if the HTTP library cannot be initialized.
     pub fn new(key: Option<ApiKey>) -> Result<Self, TransportError> {
         let inner = reqwest::Client::builder()
             .no_proxy()
@@ -76,30 +77,30 @@ impl HttpClient {
         Ok(Self { inner, key, target_urls: Arc::default() })
     }
 
-    /// `GET url/path`.
+    /// Sends `GET url/path` and reads the whole response.
     ///
     /// # Errors
-    /// Where there is no whole answer within `limit`.
+    /// Fails if no complete response arrives within `limit`.
     pub async fn get(
         &self,
         url: &Url,
         path: &'static str,
         limit: Duration,
-    ) -> Result<Answer, TransportError> {
+    ) -> Result<HttpResponse, TransportError> {
         self.ask(self.inner.get(self.target_url(url, path)?), limit).await
     }
 
-    /// `POST url/path` with a JSON body.
+    /// Sends `POST url/path` with a JSON body and reads the whole response.
     ///
     /// # Errors
-    /// Where there is no whole answer within `limit`.
+    /// Fails if no complete response arrives within `limit`.
     pub async fn post(
         &self,
         url: &Url,
         path: &'static str,
         json: Vec<u8>,
         limit: Duration,
-    ) -> Result<Answer, TransportError> {
+    ) -> Result<HttpResponse, TransportError> {
         let request = self.inner.post(self.target_url(url, path)?);
         self.ask(request.header("content-type", "application/json").body(json), limit).await
     }
@@ -120,18 +121,18 @@ impl HttpClient {
         &self,
         mut request: reqwest::RequestBuilder,
         limit: Duration,
-    ) -> Result<Answer, TransportError> {
+    ) -> Result<HttpResponse, TransportError> {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
         let trouble = |error: reqwest::Error| classify_error(&error, limit);
         let request = request.timeout(limit);
-        // The body is shared, so this copies no more than the head.
+        // The body is reference-counted, so the clone copies only the request's head.
         let again = request.try_clone();
         let sent = Instant::now();
         let answer = match (request.send().await, again) {
-            // A connection that the server closed while it was idle ends at once and without a byte: that is nobody's
-            // failure, and a new one is free.
+            // A connection that the server closed while it was idle fails at once and without a byte. That is no fault of
+            // the server, and retrying on a new connection costs nothing.
             (Err(error), Some(again))
                 if is_stale_connection(&error) && sent.elapsed() < STALE_DETECT_LIMIT =>
             {
@@ -143,7 +144,7 @@ impl HttpClient {
         let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let retry_after = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
         let body = answer.bytes().await.map_err(trouble)?.into();
-        Ok(Answer { status, retry_after, body })
+        Ok(HttpResponse { status, retry_after, body })
     }
 }
 
@@ -163,7 +164,7 @@ fn classify_error(error: &reqwest::Error, limit: Duration) -> TransportError {
     }
 }
 
-/// The last error of the chain: the system's own words, without the URL that everybody prints already.
+/// Returns the last error of the chain: the operating system's message, without the URL, which callers print already.
 fn innermost_message(error: &reqwest::Error) -> String {
     let mut last: Option<&dyn std::error::Error> = error.source();
     while let Some(next) = last.and_then(std::error::Error::source) {

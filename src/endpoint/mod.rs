@@ -1,8 +1,9 @@
-//! One server: a base URL and what it told about itself. The only place that knows HTTP, and in one file of it (`http.rs`).
+//! The protocol with one server: requests, replies, faults, the readiness probe and load metrics.
 //!
-//! Owns the wire: how a server is asked, what its answers mean, when it is ready. Knows nothing of ranks, of files, or of
-//! how many requests there should be at a time. vLLM is what it is built for; what other OpenAI-compatible servers lack is
-//! found by probing and done without.
+//! Owns the wire format: how a request is written, what a reply or an error means, and when a server is ready. HTTP itself is
+//! in a single file, `http.rs`. Knows nothing of ranks or files; how many requests are in flight, retries, hedged requests and
+//! back-pressure are the scheduler's (`engine/`), and server processes are started in `serve/`. Built for vLLM: features that
+//! other OpenAI-compatible servers lack are found by probing and not used.
 
 mod canary;
 mod fault;
@@ -15,7 +16,7 @@ mod wire;
 
 pub use canary::{CanaryResult, send_canary};
 pub use fault::Fault;
-pub use http::{Answer, HttpClient, TransportError};
+pub use http::{HttpClient, HttpResponse, TransportError};
 pub use probe::probe_server;
 pub use reply::ServerReply;
 pub use request::{BatchParams, InferenceRequest, ask, messages_json};

@@ -1,17 +1,18 @@
-//! What a server is and whether it is ready: asked, never assumed.
+//! The readiness probe: finds out whether a server is ready, and its models, version and routes.
 //!
-//! Ready means that it lists a model. `/health` alone says little (a draining vLLM still answers 200) and other servers do
-//! not have it; where it exists it must be well too.
+//! A server is ready when it lists a model. `/health` alone says little (a draining vLLM still answers 200) and other servers
+//! do not have it; where it exists it must be healthy too. Waiting for servers is `job/setup/readiness.rs`, and probing a
+//! suspended endpoint again is `engine/ready_checker.rs`.
 
 use std::time::Duration;
 
 use super::{HttpClient, TransportError, wire};
 use crate::domain::{ProbeResult, ServedModel, ServerInfo, ServerRoutes, Url};
 
-/// One question's limit: a server that loads a model may be slow to say so, a dead one is not worth more.
+/// Timeout of each request of a probe: a server that loads a model may be slow to answer, a dead one is not worth more.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks once.
+/// Probes a server once, with requests for its health, models, version and routes.
 pub async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
     match ask(client, url).await {
         Ok(facts) => ProbeResult::Ready(facts),
@@ -25,7 +26,7 @@ async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
     let health = get("/health").await.map_err(|trouble| said("GET /health", trouble))?;
     if !matches!(health.status, 200 | 404 | 405) {
         return Err(format!(
-            "GET /health answers {} {}",
+            "GET /health answered {}: {}",
             health.status,
             wire::error_message(&health.body)
         ));
@@ -33,15 +34,15 @@ async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
     let models = get("/v1/models").await.map_err(|trouble| said("GET /v1/models", trouble))?;
     if models.status != 200 {
         return Err(format!(
-            "GET /v1/models answers {} {}",
+            "GET /v1/models answered {}: {}",
             models.status,
             wire::error_message(&models.body)
         ));
     }
     let models: wire::ModelList = serde_json::from_slice(&models.body)
-        .map_err(|error| format!("GET /v1/models is no list of models ({error})"))?;
+        .map_err(|error| format!("GET /v1/models: not a list of models ({error})"))?;
     if models.data.is_empty() {
-        return Err("it serves no model yet".into());
+        return Err("no model is loaded yet".into());
     }
     let model = |it: wire::ModelEntry| ServedModel {
         id: it.id,
@@ -57,8 +58,9 @@ async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
     Ok(ServerInfo { models, version: version.map(|it| it.version), chat_template, routes })
 }
 
-/// A model without a chat template refuses conversations. `/tokenize` finds that out for nothing; a server without it is
-/// asked for one token. A server that dies meanwhile has refused nothing: the route of a whole run hangs on this.
+/// Tells whether the model accepts conversations: one without a chat template refuses them. `/tokenize` finds that out for
+/// free; a server without that route is asked for one token. A server that dies meanwhile is an error and not a "no", since
+/// the route of a whole run depends on this.
 async fn has_chat_template(
     client: &HttpClient,
     url: &Url,
@@ -74,13 +76,14 @@ async fn has_chat_template(
     );
     let path = if routes.tokenize { "/tokenize" } else { "/v1/chat/completions" };
     match client.post(url, path, body.into_bytes(), PROBE_TIMEOUT).await {
-        Ok(it) if it.status == 503 => Err(format!("POST {path} answers 503")),
+        Ok(it) if it.status == 503 => Err(format!("POST {path} answered 503")),
         Ok(it) => Ok(it.status == 200),
         Err(trouble) => Err(format!("POST {path}: {trouble}")),
     }
 }
 
-/// vLLM lists its routes; other servers are asked one by one, with a body that none of them can take for a request.
+/// Finds the routes of a server. vLLM lists them; other servers get a POST to each path, with a body that is not a valid
+/// request on any of them.
 async fn discover_routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes, TransportError> {
     let listed =
         Some(client.get(url, "/openapi.json", PROBE_TIMEOUT).await?).filter(|it| it.status == 200);

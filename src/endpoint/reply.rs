@@ -1,30 +1,30 @@
-//! A reply as answers: which is whose, and what it cost.
+//! Parsing of replies: assigns each choice to its prompt and counts the tokens.
 //!
-//! Owns how an answer finds its prompt: by `index`, never by position; and how tokens are counted a prompt, where vLLM
-//! tells one sum a list.
+//! Owns how an answer finds its prompt (by `index`, never by position) and how tokens are counted per prompt although vLLM
+//! reports one sum per batch. Replies with another status than 200 are classified in `fault.rs`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{Fault, wire};
-use crate::domain::{AnswerChoice, PromptAnswer, Usage};
+use crate::domain::{AnswerChoice, PromptAnswer, TokenUsage};
 
-/// A reply, taken apart.
+/// Parsed reply to a batch of prompts.
 #[derive(Debug)]
 pub struct ServerReply {
-    /// A prompt's answer at the prompt's place; `None` where the reply has none, or two that claim the same place.
+    /// Answers in the order of the prompts; `None` where the reply has no answer, or two for the same prompt.
     pub answers: Vec<Option<PromptAnswer>>,
-    /// From sending to the last byte.
+    /// Time from sending the request to the last byte of the reply.
     pub elapsed: Duration,
 }
 
 #[derive(Deserialize)]
 struct ReplyBody {
     choices: Vec<ReplyChoice>,
-    /// Read apart: what a server counts wrongly costs no answer.
+    /// Parsed separately, so that invalid counts cost no answer.
     usage: Option<serde_json::Value>,
-    /// Of a conversation, where they were asked for.
+    /// Present for a conversation if `return_token_ids` was set.
     #[serde(default)]
     prompt_token_ids: Option<Vec<IgnoredAny>>,
 }
@@ -36,7 +36,7 @@ struct ReplyChoice {
     text: Option<String>,
     message: Option<ReplyMessage>,
     finish_reason: Option<String>,
-    /// Only counted, so not kept.
+    /// Only counted, so the ids are not stored.
     #[serde(default)]
     token_ids: Option<Vec<IgnoredAny>>,
     #[serde(default)]
@@ -47,7 +47,7 @@ struct ReplyChoice {
 struct ReplyMessage {
     content: Option<String>,
     reasoning: Option<String>,
-    /// Its name before vLLM 0.12.
+    /// Name of `reasoning` before vLLM 0.12.
     reasoning_content: Option<String>,
 }
 
@@ -60,22 +60,22 @@ struct ReplyUsage {
 }
 
 impl ReplyUsage {
-    /// More tokens than any reply has are a bug of the server's, and sums of them would overflow.
+    /// More tokens than any reply can have are a bug of the server, and sums of such counts would overflow.
     fn is_plausible(&self) -> bool {
         self.prompt_tokens.max(self.completion_tokens) < 1 << 40
     }
 }
 
-/// A place of the reply: a prompt's choices, and the tokens counted for them.
+/// Choices found for one prompt of the batch, and the tokens counted by their ids.
 #[derive(Clone, Default)]
-struct Place {
+struct PromptReplySlot {
     choices: Vec<Option<AnswerChoice>>,
     is_duplicate: bool,
     asked: Option<u64>,
     told: Option<u64>,
 }
 
-/// The answers of a list whose prompts have these lengths, each with `n` sequences.
+/// Parses the reply to a batch of prompts with these lengths in bytes, each with `n` sequences.
 pub(super) fn read(
     body: &[u8],
     lengths: &[u64],
@@ -83,7 +83,7 @@ pub(super) fn read(
 ) -> Result<Vec<Option<PromptAnswer>>, Fault> {
     let read: ReplyBody =
         serde_json::from_slice(body).map_err(|error| classify_non_answer(body, &error))?;
-    let empty = Place { choices: vec![None; n], ..Place::default() };
+    let empty = PromptReplySlot { choices: vec![None; n], ..PromptReplySlot::default() };
     let mut places = vec![empty; lengths.len()];
     for choice in read.choices {
         let (prompt, sequence) = (choice.index / n, choice.index % n);
@@ -100,7 +100,7 @@ pub(super) fn read(
         place.asked = Some(ids.len() as u64);
     }
     let exact: Vec<_> = places.iter().map(|place| place.asked.zip(place.told)).collect();
-    let complete = |place: Place| {
+    let complete = |place: PromptReplySlot| {
         let choices: Option<Vec<AnswerChoice>> = place.choices.into_iter().collect();
         choices.filter(|_| !place.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })
     };
@@ -111,21 +111,21 @@ pub(super) fn read(
     }
     for (answer, exact) in answers.iter_mut().zip(exact) {
         if let (Some(answer), Some((prompt_tokens, completion_tokens))) = (answer, exact) {
-            answer.usage = Some(Usage { prompt_tokens, completion_tokens, estimated: false });
+            answer.usage = Some(TokenUsage { prompt_tokens, completion_tokens, estimated: false });
         }
     }
     Ok(answers)
 }
 
-/// Status 200 and yet no answer: garbage, or an error in an answer's place.
+/// Classifies a body with status 200 that is not an answer: garbage, or an error object.
 fn classify_non_answer(body: &[u8], error: &serde_json::Error) -> Fault {
     let is_error = serde_json::from_slice::<InBandError>(body).is_ok();
     let what = if is_error {
-        format!("an error under status 200: {}", wire::error_message(body))
+        format!("error in a reply with status 200: {}", wire::error_message(body))
     } else {
-        format!("the reply is no answer ({error})")
+        format!("invalid reply ({error})")
     };
-    Fault::Transient { what, status: None }
+    Fault::Transient { message: what, status: None }
 }
 
 #[derive(Deserialize)]
@@ -150,7 +150,8 @@ impl ReplyChoice {
     }
 }
 
-/// A list's usage is one sum: a prompt's share goes by length. A single's is exact.
+/// Splits the usage of a batch, which vLLM reports as one sum, over its prompts in proportion to their lengths. The usage of
+/// a single prompt is exact.
 fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
     let asked: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
     let length = |answer: &Option<PromptAnswer>| {
@@ -163,7 +164,7 @@ fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>
     };
     let told: Vec<u64> = answers.iter().map(length).collect();
     let (all_asked, all_told) = (asked.iter().sum::<u64>(), told.iter().sum::<u64>());
-    // From one mark of the whole to the next, so that the shares add up to it.
+    // Each share is the difference of two rounded prefix sums, so that the shares add up to the total.
     let mark = |sum: u64, upto: u64, all: u64| {
         u64::try_from(u128::from(sum) * u128::from(upto) / u128::from(all.max(1))).unwrap_or(sum)
     };
@@ -171,7 +172,7 @@ fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>
     for ((answer, asked), told) in answers.iter_mut().zip(asked).zip(told) {
         let part = |sum, upto, mine, all| mark(sum, upto + mine, all) - mark(sum, upto, all);
         if let Some(answer) = answer {
-            answer.usage = Some(Usage {
+            answer.usage = Some(TokenUsage {
                 prompt_tokens: part(usage.prompt_tokens, upto_asked, asked, all_asked),
                 completion_tokens: part(usage.completion_tokens, upto_told, told, all_told),
                 estimated: lengths.len() > 1,
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_that_cannot_be_cost_no_answer() {
+    fn impossible_token_counts_cost_no_answer() {
         for usage in [
             "null",
             "7",
@@ -227,25 +228,28 @@ mod tests {
                 r#"{"choices":[{"index":0,"text":"A"},{"index":0,"text":"x"},{"index":1,"text":"B"},{"index":9,"text":"?"}]}"#
             ),
             [None, second],
-            "doubled, and one of nobody"
+            "a duplicate, and an index without a prompt"
         );
         let fault = super::read(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
-        assert!(format!("{fault:?}").contains("under status 200: x"), "{fault:?}");
+        assert!(format!("{fault:?}").contains("with status 200: x"), "{fault:?}");
         assert!(super::read(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
     }
 
     #[test]
-    fn a_lists_usage_is_shared_and_says_so() {
+    fn a_batchs_usage_is_split_by_length_and_marked_as_estimated() {
         let reply = r#"{"choices":[{"index":0,"text":"xxx"},{"index":1,"text":"xxx"}],"usage":{"prompt_tokens":12,"completion_tokens":6}}"#;
         let answers = read(reply.as_bytes(), &[3, 7], 1).expect("a reply");
         let usage: Vec<_> =
             answers.into_iter().filter_map(|it| it.and_then(|it| it.usage)).collect();
-        assert_eq!(usage[0], Usage { prompt_tokens: 4, completion_tokens: 3, estimated: true });
+        assert_eq!(
+            usage[0],
+            TokenUsage { prompt_tokens: 4, completion_tokens: 3, estimated: true }
+        );
         assert_eq!(usage[1].prompt_tokens, 8);
     }
 
     #[test]
-    fn thinking_is_kept_apart() {
+    fn reasoning_is_kept_apart_from_the_text() {
         let reply = r#"{"choices":[{"index":0,"message":{"content":null,"reasoning":"hmm"},"finish_reason":"length"}]}"#;
         let answers = read(reply.as_bytes(), &[1], 1).expect("a reply");
         let choice = &answers[0].as_ref().expect("answered").choices[0];
@@ -253,13 +257,19 @@ mod tests {
     }
 
     #[test]
-    fn token_ids_count_exactly() {
+    fn token_ids_give_exact_counts() {
         let reply = r#"{"choices":[{"index":0,"text":"a","token_ids":[5,6],"prompt_token_ids":[1,2,3]},
             {"index":1,"text":"b","token_ids":[7],"prompt_token_ids":[4]}],"usage":{"prompt_tokens":4,"completion_tokens":3}}"#;
         let answers = read(reply.as_bytes(), &[30, 3], 1).expect("a reply");
         let usage: Vec<_> = answers.into_iter().filter_map(|it| it?.usage).collect();
-        assert_eq!(usage[0], Usage { prompt_tokens: 3, completion_tokens: 2, estimated: false });
-        assert_eq!(usage[1], Usage { prompt_tokens: 1, completion_tokens: 1, estimated: false });
+        assert_eq!(
+            usage[0],
+            TokenUsage { prompt_tokens: 3, completion_tokens: 2, estimated: false }
+        );
+        assert_eq!(
+            usage[1],
+            TokenUsage { prompt_tokens: 1, completion_tokens: 1, estimated: false }
+        );
         let chat = r#"{"choices":[{"index":0,"message":{"content":"x"},"token_ids":[9,9]}],"prompt_token_ids":[1,2]}"#;
         let answers = read(chat.as_bytes(), &[3], 1).expect("a reply");
         let usage = answers[0].as_ref().expect("answered").usage.expect("counted");

@@ -1,7 +1,7 @@
-//! A batch as a request: the bodies of vLLM's two routes, and sending them.
+//! Inference requests: the bodies for vLLM's completions and chat routes, and sending them.
 //!
-//! Owns the JSON that goes out, written once, straight into its buffer. What comes back is `reply`'s, what a refusal means
-//! is `fault`'s.
+//! Owns the JSON that goes out, written once, straight into its buffer. Replies are parsed in `reply.rs`, refusals are
+//! classified in `fault.rs`; which prompts form a batch is decided in `engine/queue`.
 
 use std::time::{Duration, Instant};
 
@@ -10,33 +10,33 @@ use serde::Deserialize;
 use super::{Fault, HttpClient, ServerReply, fault, reply};
 use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
 
-/// What all prompts of a request share.
+/// Parameters that all prompts of a request have in common; only prompts with equal ones can form a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchParams {
-    /// The route.
+    /// Route the request is sent to.
     pub route: Route,
-    /// The served model's name.
+    /// Name of the served model.
     pub model: String,
-    /// Everything but model and prompt.
+    /// All fields of the body except model and prompt.
     pub params: RequestParams,
-    /// Sequences a prompt.
+    /// Sequences generated per prompt.
     pub n: usize,
-    /// May several prompts go in one request?
+    /// Whether several prompts may go into one request.
     pub allow_lists: bool,
 }
 
-/// A request, ready to be sent.
+/// Inference request with its encoded body, ready to be sent.
 #[derive(Clone, Debug)]
 pub struct InferenceRequest {
     route: Route,
     body: Vec<u8>,
-    /// Bytes of each prompt, by which a list's tokens are shared out.
-    lengths: Vec<u64>,
+    /// Length of each prompt in bytes; the token counts of a batch are split in proportion to it.
+    prompt_lengths: Vec<u64>,
     n: usize,
 }
 
 impl InferenceRequest {
-    /// Prompts as they are: raw texts in a list, or one conversation.
+    /// Encodes prompts as they are: a list of raw texts for the completions route, or one conversation for the chat route.
     #[must_use]
     pub fn new<'p>(
         shared: &BatchParams,
@@ -52,12 +52,12 @@ impl InferenceRequest {
                 let conversation =
                     prompts.into_iter().next().map(|it| messages_json(&it.input, system));
                 let body = chat_body(shared, &conversation.unwrap_or_default());
-                Self { route: Route::Chat, body, lengths, n: shared.n }
+                Self { route: Route::Chat, body, prompt_lengths: lengths, n: shared.n }
             }
         }
     }
 
-    /// Texts for the completions route, whatever they were made from.
+    /// Encodes texts for the completions route; conversations that were rendered here are sent this way too.
     #[must_use]
     pub fn from_texts<'t>(
         shared: &BatchParams,
@@ -65,14 +65,14 @@ impl InferenceRequest {
     ) -> Self {
         let lengths = texts.clone().map(|text| text.len() as u64).collect();
         let body = completions_body(shared, texts);
-        Self { route: Route::Completions, body, lengths, n: shared.n }
+        Self { route: Route::Completions, body, prompt_lengths: lengths, n: shared.n }
     }
 }
 
-/// Sends a request and waits for the whole reply.
+/// Sends a request, waits for the whole reply and parses it.
 ///
 /// # Errors
-/// Where there is no reply, or one that is a refusal or no answer at all.
+/// Fails if no reply arrives within `limit`, if the server refuses the request, or if the reply cannot be parsed.
 pub async fn ask(
     client: &HttpClient,
     url: &Url,
@@ -80,14 +80,14 @@ pub async fn ask(
     limit: Duration,
 ) -> Result<ServerReply, Fault> {
     let sent = Instant::now();
-    let InferenceRequest { route, body, lengths, n } = question;
-    let body = post(client, url, route, body, limit).await?;
+    let InferenceRequest { route, body, prompt_lengths: lengths, n } = question;
+    let body = post_request(client, url, route, body, limit).await?;
     let answers = reply::read(&body, &lengths, n)?;
     Ok(ServerReply { answers, elapsed: sent.elapsed() })
 }
 
-/// The body of an answer with status 200.
-pub(super) async fn post(
+/// Sends a body and returns the reply's body; any status other than 200 is classified as a fault.
+pub(super) async fn post_request(
     client: &HttpClient,
     url: &Url,
     route: Route,
@@ -107,9 +107,9 @@ pub(super) async fn post(
 }
 
 impl InferenceRequest {
-    /// For those who read the reply another way.
-    pub(super) fn parts(self) -> (Route, Vec<u8>, Vec<u64>, usize) {
-        (self.route, self.body, self.lengths, self.n)
+    /// Takes the request apart for callers that parse the reply themselves, as the canary does.
+    pub(super) fn into_parts(self) -> (Route, Vec<u8>, Vec<u64>, usize) {
+        (self.route, self.body, self.prompt_lengths, self.n)
     }
 }
 
@@ -134,7 +134,7 @@ fn completions_body<'t>(
     let mut body = body_prefix(shared, room);
     body.extend_from_slice(b",\"prompt\":");
     let count = texts.clone().take(2).count();
-    // A single prompt as a plain text: servers without lists take it too.
+    // A single prompt is sent as a plain string, which servers without lists accept too.
     if count != 1 {
         body.push(b'[');
     }
@@ -159,8 +159,8 @@ fn chat_body(shared: &BatchParams, conversation: &str) -> Vec<u8> {
     body
 }
 
-/// The conversation as JSON: a row's own, or its text as one user message; the job's system message first, unless the
-/// row's own conversation begins with one.
+/// Returns the conversation as JSON: the row's messages, or its text as one user message. The job's system message comes
+/// first, unless the row's messages begin with one of their own.
 #[must_use]
 pub fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
     let system =
@@ -214,7 +214,7 @@ mod tests {
             route: None,
             priority: 0,
             row: None,
-            hash: RowHash::UNKNOWN,
+            row_hash: RowHash::UNKNOWN,
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_what_vllm_takes() {
+    fn bodies_have_the_shape_that_vllm_accepts() {
         let (a, b) = (prompt("say \"hi\""), prompt("ho"));
         let one = std::slice::from_ref(&a);
         assert_eq!(
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_message_does_not_double_a_rows_own() {
+    fn the_jobs_system_message_is_left_out_if_the_row_has_its_own() {
         let own = |text: &str| messages_json(&PromptInput::Messages(text.into()), Some("s"));
         let with = r#"[{"role":"system","content":"mine"},{"role":"user","content":"x"}]"#;
         assert_eq!(own(with), with);

@@ -1,32 +1,34 @@
-//! What a server says of its load: three lines of `/metrics`.
+//! The load a server reports: three metrics of its `/metrics` page.
+//!
+//! The concurrency limit is derived from them in `engine/endpoint_state/concurrency.rs`.
 
 use std::time::Duration;
 
 use super::HttpClient;
 use crate::domain::Url;
 
-/// A server that takes longer to say how it is has other troubles.
+/// Timeout of the request for `/metrics`: a server that takes longer has other problems.
 const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much a server has to do, over all of its engines.
+/// Load of a server, summed over its engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ServerLoad {
-    /// Sequences that it works on.
+    /// Sequences being processed.
     pub running: f64,
-    /// Sequences that wait for a slot.
+    /// Sequences waiting for a slot.
     pub waiting: f64,
-    /// Sequences thrown out for want of memory since it started.
+    /// Sequences preempted for lack of KV-cache memory since the server started.
     pub preemptions: f64,
 }
 
-/// Asks once. Nothing where the server does not say.
+/// Fetches the load once; `None` if the server has no metrics or does not answer in time.
 pub async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
     let answer =
         client.get(url, "/metrics", METRICS_TIMEOUT).await.ok().filter(|it| it.status == 200)?;
     read(&String::from_utf8_lossy(&answer.body))
 }
 
-/// From the Prometheus text that vLLM writes: a line an engine.
+/// Parses the Prometheus text that vLLM writes, with one line per engine and metric.
 fn read(page: &str) -> Option<ServerLoad> {
     let (mut load, mut any) = (ServerLoad::default(), false);
     for line in page.lines() {
@@ -50,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_engines_lines_are_added_up() {
+    fn the_lines_of_all_engines_are_summed() {
         let page = "# HELP vllm:num_requests_running Number\n\
             vllm:num_requests_running{engine=\"0\",model_name=\"a b\"} 3.0\n\
             vllm:num_requests_running{engine=\"1\",model_name=\"a b\"} 4.0\n\

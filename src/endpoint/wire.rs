@@ -1,57 +1,59 @@
-//! The shapes of vLLM's JSON, as far as they are read here. Everything else in an answer is skipped unread.
+//! Serde shapes of vLLM's JSON, as far as it is read here; all other fields are skipped.
+//!
+//! Replies to inference requests have their shapes in `reply.rs`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// `GET /v1/models`.
+/// Body of `GET /v1/models`.
 #[derive(Deserialize)]
 pub(super) struct ModelList {
     #[serde(default)]
     pub(super) data: Vec<ModelEntry>,
 }
 
-/// One of them.
+/// A served model.
 #[derive(Deserialize)]
 pub(super) struct ModelEntry {
     pub(super) id: String,
-    /// vLLM has it, other servers do not.
+    /// Context length in tokens; set by vLLM only.
     #[serde(default)]
     pub(super) max_model_len: Option<u64>,
-    /// vLLM: the model's folder or name on its hub.
+    /// Model folder or hub name; set by vLLM only.
     #[serde(default)]
     pub(super) root: Option<String>,
 }
 
-/// `GET /version`.
+/// Body of `GET /version`.
 #[derive(Deserialize)]
 pub(super) struct VersionResponse {
     pub(super) version: String,
 }
 
-/// `GET /openapi.json`: which paths there are.
+/// Body of `GET /openapi.json`: the paths are the server's routes.
 #[derive(Deserialize)]
 pub(super) struct OpenApi {
     pub(super) paths: BTreeMap<String, Box<RawValue>>,
 }
 
-/// What an error body says.
-pub(super) struct Said {
-    /// Its words, at most some 300 characters of them.
+/// Message and parameter of an error body.
+pub(super) struct ErrorDetails {
+    /// Error message, truncated to 300 characters.
     pub(super) message: String,
-    /// The parameter it is about, where it names one.
+    /// Request parameter that the error names, if any.
     pub(super) param: Option<String>,
 }
 
-/// The words of an error body.
+/// Returns the message of an error body.
 pub(super) fn error_message(body: &[u8]) -> String {
     error(body).message
 }
 
-/// An error body in any of the shapes in use: `{"error": {"message": …}}`, `{"error": "…"}`, `{"detail": …}`,
-/// `{"message": …}`; else the body's own first words.
-pub(super) fn error(body: &[u8]) -> Said {
+/// Parses an error body in any of the shapes in use: `{"error": {"message": …}}`, `{"error": "…"}`, `{"detail": …}`,
+/// `{"message": …}`. Otherwise the message is the beginning of the body itself.
+pub(super) fn error(body: &[u8]) -> ErrorDetails {
     #[derive(Deserialize)]
     struct ErrorBody<'a> {
         #[serde(borrow)]
@@ -69,12 +71,12 @@ pub(super) fn error(body: &[u8]) -> Said {
     let body_read = serde_json::from_slice::<ErrorBody<'_>>(body).ok();
     let inner = body_read.as_ref().and_then(|it| it.error.or(it.detail)).map(RawValue::get);
     if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject>(raw).ok()) {
-        return Said { message: truncate_message(&error.message), param: error.param };
+        return ErrorDetails { message: truncate_message(&error.message), param: error.param };
     }
     let text = inner.map(|raw| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()));
     let text = text.or(body_read.and_then(|it| it.message));
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
-    Said { message: truncate_message(&text), param: None }
+    ErrorDetails { message: truncate_message(&text), param: None }
 }
 
 fn truncate_message(text: &str) -> String {
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shape_of_error_gives_its_message() {
+    fn every_shape_of_error_body_gives_its_message() {
         for (body, says) in [
             (r#"{"error":{"message":"no such model","type":"x","code":404}}"#, "no such model"),
             (r#"{"error":"unsupported"}"#, "unsupported"),

@@ -70,7 +70,7 @@ pub enum EngineEvent {
     PromptsReturned(Vec<u64>),
     /// So many first outcomes are all the same failure, with these words: nothing is sent and none of them written until
     /// [`Running::go_on`], [`Running::further`] or [`Running::stop`].
-    AllAlike(u64, String),
+    FailFastTripped(u64, String),
     /// Once, before the last: what its endpoints did over time.
     TimelineRecorded(Timeline),
     /// Once, last.
@@ -172,7 +172,7 @@ impl EngineHandle {
     }
 
     /// The failures it has held back are the prompts' own.
-    pub fn go_on(&self) {
+    pub fn proceed(&self) {
         self.tell(EngineCommand::Proceed);
     }
 
@@ -182,7 +182,7 @@ impl EngineHandle {
     }
 
     /// It was given so many prompts in all; `ending` where there are no more to be had for now.
-    pub fn given(&self, prompts: u64, ending: bool) {
+    pub fn set_supplied(&self, prompts: u64, ending: bool) {
         self.tell(EngineCommand::SetSupplied(prompts, ending));
     }
 

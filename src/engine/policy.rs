@@ -73,15 +73,15 @@ pub struct EnginePolicy {
     /// Tries a prompt has in all.
     pub max_tries: u32,
     /// The longest prompt and answer together, in tokens, where it is known.
-    pub context: Option<u64>,
+    pub max_model_len: Option<u64>,
     /// Tokens left free when an answer is cut to fit.
     pub context_buffer: u64,
     /// How long to go on without any endpoint.
-    pub patience: Duration,
+    pub no_progress_timeout: Duration,
     /// How token counts come to the answers.
     pub token_counting: TokenCounting,
     /// So many outcomes that are all the same refusal mean that the job is wrong, not its prompts.
-    pub alike: usize,
+    pub fail_fast_threshold: usize,
 }
 
 /// Parameters that both routes know by the same name and meaning: what else a conversation's request has needs the chat
@@ -198,7 +198,7 @@ impl EnginePolicy {
     /// context. Deterministic, so that runs are equal; an estimate, so it never refuses a prompt.
     #[must_use]
     pub fn fitted_max_tokens(&self, asked: Option<u64>, prompt: &PromptInput) -> Option<u64> {
-        let (context, asked) = (self.context?, asked?);
+        let (context, asked) = (self.max_model_len?, asked?);
         let length = estimate_tokens(prompt.as_str());
         let room = context.saturating_sub(length).saturating_sub(self.context_buffer);
         if asked <= room {
@@ -232,11 +232,11 @@ pub(super) fn test_policy() -> EnginePolicy {
         timeout: Duration::from_secs(5),
         timeout_per_sequence: Duration::from_secs(60),
         max_tries: 3,
-        context: Some(2048),
+        max_model_len: Some(2048),
         context_buffer: 512,
-        patience: Duration::from_secs(5),
+        no_progress_timeout: Duration::from_secs(5),
         token_counting: TokenCounting::Share,
-        alike: 100,
+        fail_fast_threshold: 100,
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
         );
         assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000)), None);
         assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
-        let blind = EnginePolicy { context: None, ..test_policy() };
+        let blind = EnginePolicy { max_model_len: None, ..test_policy() };
         assert_eq!(blind.fitted_max_tokens(Some(100_000), &text(10)), None);
     }
 
@@ -279,7 +279,7 @@ mod tests {
         fn a_fitted_answer_is_shorter_than_asked_and_below_the_context(
             asked in 1u64..100_000, length in 0usize..20_000, context in 2u64..20_000,
         ) {
-            let policy = EnginePolicy { context: Some(context), ..test_policy() };
+            let policy = EnginePolicy { max_model_len: Some(context), ..test_policy() };
             if let Some(fitted) = policy.fitted_max_tokens(Some(asked), &PromptInput::Text("y".repeat(length))) {
                 prop_assert!(fitted < asked && fitted < context && fitted > 0);
             }

@@ -1,8 +1,8 @@
-//! Streams become plain files: standard input and packed files are copied once, because rows are read again by their
-//! places and a stream has none.
+//! Decompression and spooling: standard input and compressed files are copied to plain files once, because rows are
+//! read again by offset and a stream has no offsets.
 //!
-//! Owns the compressions, which columns a table has to have, and the copy. Does not know what the rows say, nor where the
-//! copy should lie.
+//! Owns the compressions, the columns that a Parquet file must have, and the copy. The folder of the copy is chosen in
+//! `job/setup/scan.rs`.
 
 use std::{
     fs::File,
@@ -19,17 +19,17 @@ use crate::parquet;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// A file's rows as text, unpacked by what its ending says.
+/// Opens a file as text, decompressed according to its extension.
 ///
 /// # Errors
-/// A file that cannot be opened, or a table without what these rules need. What is wrong inside comes up while reading, and
-/// names the file.
+/// A file that cannot be opened, or a Parquet file that lacks columns these rules need. Damage inside the file is
+/// reported while reading, with the file's name.
 pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read>, InputError> {
     let io = |source| InputError::Io { doing: "cannot open it", path: path.to_path_buf(), source };
     let open = || File::open(path).map_err(io);
     let bytes: Box<dyn Read> = match compression_of(path) {
         FileCompression::Plain => Box::new(open()?),
-        // Many tools append member to member; a decoder of one member would end in silence after the first.
+        // Many tools append member to member. A single-member decoder would silently stop after the first.
         FileCompression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(
             BufReader::with_capacity(BUFFER_BYTES, open()?),
         )),
@@ -39,7 +39,7 @@ pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read
     Ok(Box::new(NamedStream { path: path.to_path_buf(), bytes }))
 }
 
-/// The rows of a Parquet file. A column that is missing is named before anything is read.
+/// Opens a Parquet file as JSON lines. Missing columns are reported before any row is read.
 fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputError> {
     let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
@@ -70,10 +70,10 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputE
     Ok(rows)
 }
 
-/// Copies a stream to the plain file `to`, in flat memory, and gives the number of bytes once they are on disk.
+/// Copies a stream to the plain file `to` in constant memory and returns the number of bytes once they are on disk.
 ///
 /// # Errors
-/// A stream that breaks off, or a file that cannot be written: `to` is then not to be used.
+/// A stream that cannot be read to its end, or a file that cannot be written. Then `to` must not be used.
 pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     let failed = |doing| move |source| InputError::Io { doing, path: to.to_path_buf(), source };
     let mut file = File::create(to).map_err(failed("cannot create it"))?;
@@ -93,7 +93,7 @@ pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     Ok(copied)
 }
 
-/// A stream whose errors name its file.
+/// Stream that adds its file's name to read errors.
 struct NamedStream {
     path: PathBuf,
     bytes: Box<dyn Read>,

@@ -1,6 +1,6 @@
-//! Which files: from what the user typed to a list of files with their formats.
+//! File discovery: expands the `INPUT…` arguments to a list of files with their formats.
 //!
-//! Owns the endings and the order. Refuses to open a file.
+//! Owns the file extensions and the order of the files. Opens no file.
 
 use std::{
     collections::BTreeSet,
@@ -12,59 +12,58 @@ use serde::{Deserialize, Serialize};
 
 use super::InputError;
 
-/// What a row is.
+/// Format of the rows of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InputFormat {
-    /// A JSON object or string a line.
+    /// JSON Lines: a JSON object or string per line.
     Jsonl,
-    /// A prompt a line.
+    /// Plain text: a prompt per line.
     Text,
-    /// Columns with a header, by commas.
+    /// Comma-separated columns with a header.
     Csv,
-    /// Columns with a header, by tabs. Quotes mean what they mean in csv, as spreadsheets and pandas write them.
+    /// Tab-separated columns with a header. Quotes work as in CSV, which is how spreadsheets and pandas write them.
     Tsv,
-    /// Columns of a Parquet file. Unpacked, its rows are JSON objects, a line each, in which a column that is null is not
-    /// there.
+    /// Columns of a Parquet file. The spooled copy has a JSON object per line, in which null columns are left out.
     Parquet,
 }
 
-/// A plain file of rows.
+/// An uncompressed file of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputFile {
-    /// Where it lies.
+    /// Path of the file that is read.
     pub path: PathBuf,
-    /// What its rows are.
+    /// Format of the rows.
     pub format: InputFormat,
-    /// What the user knows it by: where it is a copy, the original.
+    /// Path shown in messages: for a spooled copy, the original.
     pub name: PathBuf,
 }
 
 impl InputFile {
-    /// A file that is no copy.
+    /// Returns an input file that is no spooled copy: its name is its path.
     #[must_use]
     pub fn new(path: PathBuf, format: InputFormat) -> Self {
         Self { name: path.clone(), path, format }
     }
 }
 
-/// How a file is compressed.
+/// Compression of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileCompression {
-    /// Not at all.
+    /// Not compressed; rows have offsets in it.
     Plain,
-    /// By gzip; many members after each other too.
+    /// gzip, possibly of several members.
     Gzip,
-    /// By zstd; many frames after each other too.
+    /// zstd, possibly of several frames.
     Zstd,
-    /// As pages of columns.
+    /// Parquet's column pages.
     Parquet,
 }
 
 pub(super) const KNOWN_EXTENSIONS: &str = ".jsonl .txt .csv .tsv .parquet";
 
-/// The format a file's ending names, looking through `.gz` and `.zst`.
+/// Returns the format that a file's extension names, looking through `.gz` and `.zst`.
 #[must_use]
 pub fn format_of(path: &Path) -> Option<InputFormat> {
     let unpacked = match compression_of(path) {
@@ -72,7 +71,7 @@ pub fn format_of(path: &Path) -> Option<InputFormat> {
         FileCompression::Parquet => return Some(InputFormat::Parquet),
         FileCompression::Gzip | FileCompression::Zstd => path.with_extension(""),
     };
-    match ending(&unpacked).as_deref() {
+    match file_extension(&unpacked).as_deref() {
         Some("jsonl") => Some(InputFormat::Jsonl),
         Some("txt") => Some(InputFormat::Text),
         Some("csv") => Some(InputFormat::Csv),
@@ -81,10 +80,10 @@ pub fn format_of(path: &Path) -> Option<InputFormat> {
     }
 }
 
-/// How a file is compressed, by its ending.
+/// Returns the compression that a file's extension names.
 #[must_use]
 pub fn compression_of(path: &Path) -> FileCompression {
-    match ending(path).as_deref() {
+    match file_extension(path).as_deref() {
         Some("gz") => FileCompression::Gzip,
         Some("zst") => FileCompression::Zstd,
         Some("parquet") => FileCompression::Parquet,
@@ -92,18 +91,20 @@ pub fn compression_of(path: &Path) -> FileCompression {
     }
 }
 
-/// Has a file to be unpacked before rows have places in it, by its ending?
+/// Whether a file must be decompressed before its rows have offsets, by its extension.
 #[must_use]
 pub fn is_compressed(path: &Path) -> bool {
     compression_of(path) != FileCompression::Plain
 }
 
-/// The files of `INPUT…`: files, folders (their own files with a known ending) and patterns. Sorted by name over all of
-/// them, because a prompt's index must not depend on the order in which somebody typed; a file that is named twice
-/// counts once.
+/// Finds the input files named by `INPUT…`: files, folders (their direct files with a known extension) and glob
+/// patterns.
+///
+/// The result is sorted by path over all arguments, because a prompt's index must not depend on the order of the
+/// arguments. A file that is named twice is listed once.
 ///
 /// # Errors
-/// An input that is not there, a file whose ending is unknown, or no file at all.
+/// An input that does not exist, a file with an unknown extension, or no file at all.
 pub fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for input in inputs {
@@ -161,7 +162,7 @@ fn add_folder(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError>
         }
         match format_of(&path) {
             Some(_) => add_file(path, files)?,
-            // A folder of data has a README; a file that was meant is seen to be missing in the counts.
+            // Data folders usually have a README. A skipped data file shows in the log and in the row counts.
             None => {
                 tracing::info!(file = %path.display(), "skipped: its ending names no known format")
             }
@@ -196,7 +197,7 @@ fn remove_duplicates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
     Ok(once)
 }
 
-fn ending(path: &Path) -> Option<String> {
+fn file_extension(path: &Path) -> Option<String> {
     path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase)
 }
 
@@ -204,7 +205,7 @@ fn ending(path: &Path) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn folder() -> tempfile::TempDir {
+    fn sample_folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for name in ["b.jsonl", "a.TXT.gz", "c.csv", "README.md", ".hidden.jsonl"] {
             fs::write(folder.path().join(name), "").unwrap();
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn folders_patterns_and_files_give_one_sorted_list() {
-        let folder = folder();
+        let folder = sample_folder();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         assert_eq!(found_names(&[path("")]).unwrap(), ["a.TXT.gz", "b.jsonl", "c.csv"]);
         assert_eq!(
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_an_error_that_says_what_can() {
-        let folder = folder();
+        let folder = sample_folder();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let error = |name: &str| find_input_files(&[path(name)]).unwrap_err().to_string();
         assert!(

@@ -1,7 +1,7 @@
-//! The input's files before they are scanned, and the pieces in which they can be scanned apart from each other.
+//! The input's files before the scan, and their partition into chunks that can be scanned independently.
 //!
-//! Owns the cuts. Files of lines can be cut anywhere, since a line's end is a row's end; a table cannot, because a quote
-//! may be open there. Does not know who scans which piece.
+//! Owns the chunk boundaries. Line-based files can be cut at any byte, because a line end is a row end; a table cannot,
+//! because a quote may be open there. Which rank scans which chunk is decided in `job/setup/scan.rs`.
 
 use std::{fs::File, path::PathBuf};
 
@@ -13,69 +13,69 @@ use super::{
     source::{BLOCK_BYTES, mtime_nanos, open, open_unchanged},
 };
 
-/// Bytes of a piece. Larger ones would take more memory on their way and keep the readers of a smaller input less equally
-/// busy; smaller ones bring nothing.
+/// Size of a chunk in bytes. Larger chunks would take more memory in transit and balance the readers of a small input
+/// worse; smaller ones bring no gain.
 const CHUNK_BYTES: u64 = 4 * BLOCK_BYTES;
 
-/// The files to scan, as they were when they were listed.
+/// The files to scan, with their sizes and modification times when they were listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputListing {
     pub(crate) files: Vec<ListedFile>,
-    /// Bytes of a fingerprint's block. Pieces begin at multiples of it.
+    /// Bytes per fingerprint block. Chunks begin at multiples of it.
     pub(crate) block: u64,
 }
 
-/// One of them.
+/// A file of the listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ListedFile {
     pub path: PathBuf,
-    /// What the user knows it by.
+    /// Path shown in messages.
     pub name: PathBuf,
     pub format: InputFormat,
     pub size: u64,
     pub mtime: i64,
 }
 
-/// Bytes of a file; its rows are those that begin there.
+/// A byte range of a file. Its rows are those that begin inside the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputChunk {
-    /// Which file, from 0.
+    /// Number of the file in the listing, from 0.
     pub(crate) file: u32,
-    /// The first byte.
+    /// Offset of the first byte.
     pub(crate) from: u64,
-    /// The byte after the last.
+    /// Offset after the last byte.
     pub(crate) to: u64,
 }
 
 impl InputListing {
-    /// Looks at plain files, which will be scanned in this order.
+    /// Lists uncompressed files, which will be scanned in this order.
     ///
     /// # Errors
-    /// A file that cannot be opened, or that is packed.
+    /// A file that cannot be opened, or that is compressed.
     pub fn new(files: &[InputFile]) -> Result<Self, InputError> {
         let files = files.iter().map(ListedFile::new);
         Ok(Self { files: files.collect::<Result<_, _>>()?, block: BLOCK_BYTES })
     }
 
-    /// How many bytes they have.
+    /// Returns the total size of the files in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// Does this process see the same files? Times and sizes are compared.
+    /// Whether this process sees the same files, by size and modification time.
     #[must_use]
     pub fn is_visible(&self) -> bool {
         self.files.iter().all(|file| file.open().is_ok())
     }
 
-    /// All pieces in their order.
+    /// Returns all chunks, in input order.
     #[must_use]
     pub fn split_chunks(&self) -> Vec<InputChunk> {
         self.split_chunks_of(CHUNK_BYTES)
     }
 
-    /// In pieces of about so many bytes.
+    /// Returns all chunks of about `bytes` bytes, in input order.
     pub(crate) fn split_chunks_of(&self, bytes: u64) -> Vec<InputChunk> {
         let step = bytes.max(1).next_multiple_of(self.block);
         let pieces = |(number, file): (u32, &ListedFile)| {
@@ -84,7 +84,7 @@ impl InputListing {
                 InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => step,
                 InputFormat::Csv | InputFormat::Tsv => size.max(1),
             };
-            // An empty file is a piece too: somebody has to say that it has no rows.
+            // An empty file is a chunk too, so that it is recorded with zero rows.
             let count = size.div_ceil(step).max(1);
             (0..count).map(move |at| {
                 let from = at * step;
@@ -105,7 +105,7 @@ impl ListedFile {
         Ok(Self { path, name, format, size: facts.len(), mtime: mtime_nanos(&facts) })
     }
 
-    /// Opens it, if it still is what was listed.
+    /// Opens the file if its size and modification time are unchanged.
     pub(crate) fn open(&self) -> Result<File, InputError> {
         open_unchanged(&self.path, self.size, self.mtime)
     }

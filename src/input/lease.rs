@@ -1,6 +1,6 @@
-//! Rows given to a rank to work on: where they lie, or with what they say.
+//! Leases: the rows that a rank is assigned, as ranges of the input or with their text.
 //!
-//! Owns the way from stretches to their bytes. Who is given what is not known here.
+//! Owns reading the bytes of row ranges. Which rank gets which rows is decided by the coordinator in `job/dispatch`.
 
 use std::{
     fs::File,
@@ -12,20 +12,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{InputError, InputSource, RowRange, SourceFile};
 
-/// Rows to work on, in this order.
+/// Rows assigned to a rank, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lease {
-    /// Where they lie.
+pub struct RowLease {
+    /// The ranges of the input that hold the rows.
     pub ranges: Vec<RowRange>,
-    /// The bytes of all stretches, one after the other, for a rank that cannot open the input.
+    /// The bytes of all ranges, concatenated, for a rank that cannot open the input.
     pub text: Option<Vec<u8>>,
 }
 
-impl Lease {
-    /// Reads what its rows say, so that it can travel.
+impl RowLease {
+    /// Reads the text of the rows into the lease, so that a rank without access to the input can process it.
     ///
     /// # Errors
-    /// Where a file cannot be read, or is not the one that was scanned.
+    /// A file that cannot be read, or that changed since the scan.
     pub fn with_text(mut self, source: &InputSource) -> Result<Self, InputError> {
         let mut text = Vec::new();
         for stretch in &self.ranges {
@@ -41,7 +41,6 @@ impl Lease {
     }
 }
 
-/// The file of this number.
 pub(super) fn source_file(source: &InputSource, number: u32) -> Result<&SourceFile, InputError> {
     source
         .files
@@ -49,12 +48,12 @@ pub(super) fn source_file(source: &InputSource, number: u32) -> Result<&SourceFi
         .ok_or_else(|| InputError::NoFiles { inputs: vec![format!("file number {number}")] })
 }
 
-/// Rows that lie near each other are read together.
+/// Bytes per read of the input: rows that lie near each other are read together.
 const READ_BLOCK_BYTES: usize = 64 << 10;
 
-/// Where a stretch's bytes come from.
+/// Source of the bytes of a row range.
 pub(super) enum ByteSource {
-    /// A file, and where it is read next.
+    /// A file, with the offset that is read next.
     File(BufReader<File>, u64),
     Text(Cursor<Vec<u8>>),
 }
@@ -64,7 +63,7 @@ impl ByteSource {
         Self::File(BufReader::with_capacity(READ_BLOCK_BYTES, file), 0)
     }
 
-    /// The next `bytes`, of a file those from `offset` on.
+    /// Returns a reader of `bytes` bytes: from `offset` on for a file, from the current position for text.
     pub(super) fn take_range(mut self, offset: u64, bytes: u64) -> std::io::Result<Take<Self>> {
         if let Self::File(file, at) = &mut self {
             match (i64::try_from(offset), i64::try_from(*at)) {

@@ -1,16 +1,16 @@
-//! The input: files of rows become [`Prompt`](crate::domain::Prompt)s.
+//! The input: files of rows, read as [`Prompt`](crate::domain::Prompt)s.
 //!
-//! Owns the formats, the rules of a row, prompt templates, chat templates and the scan. Refuses to know who asks for the
-//! rows, which rank it runs on and what a server makes of a prompt.
+//! Owns the file formats, the rules for a row, prompt templates and the scan. Chat templates are in
+//! [`chat_template`](crate::chat_template). Does not know which rank reads a row or what a server does with a prompt.
 //!
 //! ```text
-//! INPUT… → find → (packed, stdin: spool) → scan → Source (to every rank), RowTable and Keys (rank 0)
-//!                                                 leases of it → Reader → prompts
+//! INPUT… → discover → (compressed, stdin: spool) → scan → InputSource (all ranks), RowTable and SortKeys (rank 0)
+//!                                                  leases of rows → PromptReader → prompts
 //! ```
 //!
-//! The scan goes in pieces, which may be scanned apart from each other and are put together in their order.
+//! The scan runs in chunks that may be scanned independently, on different ranks, and are merged in order.
 //!
-//! The scan and the [`Reader`] go through the same code for a row, so that what the scan let pass is what is read.
+//! The scan and the [`PromptReader`] parse rows with the same code, so every row that the scan accepted can be read.
 
 mod decompress;
 mod discover;
@@ -35,7 +35,7 @@ pub use discover::{
 };
 pub use error::{BadRowLocation, DuplicateId, InputError, InputLocation};
 pub use files::{InputChunk, InputListing};
-pub use lease::Lease;
+pub use lease::RowLease;
 pub use reader::PromptReader;
 pub use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
 pub use row::template::{PromptTemplate, TemplateFillError};
@@ -43,5 +43,5 @@ pub use scan::chunk_scan::ChunkScan;
 pub use scan::row_hashes::hash_rows;
 pub use scan::row_table::RowTable;
 pub use scan::sort_keys::SortKeys;
-pub use scan::{BadRow, InputScan, ScannedInput, scan};
+pub use scan::{BadRow, InputScan, ScannedInput, scan_files};
 pub use source::{InputSource, RowRange, SourceFile, is_source_visible};

@@ -1,12 +1,12 @@
-//! Rows again: the prompts of leases, in their order.
+//! The prompt reader: reads the rows of leases as prompts, in order.
 //!
-//! Owns reading by place. Does not know what was read before, nor who wants it, nor when the next lease comes; that the
-//! rows are good was found by the scan, so that whatever is wrong here means that the file is not the one that was scanned.
+//! Owns reading rows by offset. The scan has validated the rows, so any error here means that the file is not the one
+//! that was scanned. When leases arrive and which rank gets them is `job/dispatch`'s.
 
 use std::{collections::VecDeque, io::Take};
 
 use super::{
-    BadRowAction, InputError, InputRules, InputSource, Lease, RowRange,
+    BadRowAction, InputError, InputRules, InputSource, RowLease, RowRange,
     lease::{ByteSource, source_file},
     records::{RecordError, RecordReader},
     row::{RowParser, template::PromptTemplate},
@@ -16,30 +16,30 @@ use crate::domain::{Prompt, RowHash};
 
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
-/// Reads the rows of leases as prompts; asks for the next lease when it is through with one. A row that is bad is left out
-/// where the rules let bad rows fail. After an error it is at its end.
+/// Iterator over the prompts of leases. It asks for the next lease after the last row of one. Invalid rows are skipped
+/// if the rules let them fail alone. After an error the iterator ends.
 pub struct PromptReader<L> {
     source: InputSource,
-    /// A file each.
+    /// One row hasher per file.
     hashers: Vec<RowHasher>,
     template: Result<Option<PromptTemplate>, String>,
     keep_row: bool,
     bad_rows: BadRowAction,
     leases: Option<L>,
     ranges: VecDeque<RowRange>,
-    open: Option<Open>,
-    /// What was open last: the next stretch is likely to lie in it.
+    current: Option<Open>,
+    /// The file opened last: the next range is likely to lie in it.
     idle: Option<(u32, ByteSource)>,
 }
 
 struct Open {
-    stretch: RowRange,
+    range: RowRange,
     records: RecordReader<Take<ByteSource>>,
     rows_read: u64,
 }
 
-impl<L: Iterator<Item = Lease>> PromptReader<L> {
-    /// Of these leases of the source.
+impl<L: Iterator<Item = RowLease>> PromptReader<L> {
+    /// Returns a reader of these leases of the source.
     #[must_use]
     pub fn new(source: &InputSource, rules: &InputRules, leases: L) -> Self {
         Self {
@@ -50,16 +50,16 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
             bad_rows: rules.bad_rows,
             leases: Some(leases),
             ranges: VecDeque::new(),
-            open: None,
+            current: None,
             idle: None,
         }
     }
 
-    fn prompt(&mut self) -> Result<Option<Prompt>, InputError> {
+    fn next_prompt(&mut self) -> Result<Option<Prompt>, InputError> {
         loop {
-            if self.open.is_none() {
+            if self.current.is_none() {
                 match self.ranges.pop_front() {
-                    Some(stretch) => self.open = Some(self.begin(stretch)?),
+                    Some(stretch) => self.current = Some(self.begin(stretch)?),
                     None => match self.leases.as_mut().and_then(Iterator::next) {
                         Some(lease) => self.take(lease),
                         None => return Ok(None),
@@ -74,7 +74,7 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
         }
     }
 
-    fn take(&mut self, lease: Lease) {
+    fn take(&mut self, lease: RowLease) {
         let was_text = matches!(self.idle, Some((_, ByteSource::Text(_))));
         match lease.text {
             Some(text) => self.idle = Some((0, ByteSource::Text(std::io::Cursor::new(text)))),
@@ -102,13 +102,13 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
             .saturating_add(1)
             .min(READ_BUFFER_BYTES);
         let records = RecordReader::new(bytes, stretch.offset, facts.format, buffer);
-        Ok(Open { stretch, records, rows_read: 0 })
+        Ok(Open { range: stretch, records, rows_read: 0 })
     }
 
-    /// The next good row of the stretch that is open.
+    /// Returns the next valid row of the open range.
     fn row(&mut self) -> Result<Option<Prompt>, InputError> {
-        let Some(open) = &mut self.open else { return Ok(None) };
-        let facts = source_file(&self.source, open.stretch.file)?;
+        let Some(open) = &mut self.current else { return Ok(None) };
+        let facts = source_file(&self.source, open.range.file)?;
         let changed = || InputError::Changed { path: facts.path.clone() };
         let template =
             self.template.as_ref().map_err(|why| InputError::InvalidTemplate(why.clone()))?;
@@ -121,21 +121,21 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
         loop {
             let record = match open.records.next() {
                 Ok(Some(record)) => record,
-                Ok(None) if open.rows_read == open.stretch.rows => return Ok(None),
+                Ok(None) if open.rows_read == open.range.rows => return Ok(None),
                 Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
                 Err(RecordError::Io(source)) => {
                     let path = facts.path.clone();
                     return Err(InputError::Io { doing: "cannot read it", path, source });
                 }
             };
-            let index = open.stretch.first + open.rows_read;
+            let index = open.range.first + open.rows_read;
             open.rows_read += 1;
-            if open.rows_read > open.stretch.rows {
+            if open.rows_read > open.range.rows {
                 return Err(changed());
             }
             match form.read(&record) {
                 Ok(row) => {
-                    let hasher = self.hashers.get(open.stretch.file as usize);
+                    let hasher = self.hashers.get(open.range.file as usize);
                     let hash = hasher
                         .map_or(RowHash::UNKNOWN, |it| it.hash_record(&record, row.name.is_some()));
                     return Ok(Some(row.into_prompt(index, hash)));
@@ -147,26 +147,26 @@ impl<L: Iterator<Item = Lease>> PromptReader<L> {
     }
 
     fn close_range(&mut self) {
-        if let Some(Open { stretch, records, .. }) = self.open.take() {
+        if let Some(Open { range: stretch, records, .. }) = self.current.take() {
             self.idle = Some((stretch.file, records.into_inner().into_inner()));
         }
     }
 }
 
-impl<L: Iterator<Item = Lease>> Iterator for PromptReader<L> {
+impl<L: Iterator<Item = RowLease>> Iterator for PromptReader<L> {
     type Item = Result<Prompt, InputError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.prompt();
+        let next = self.next_prompt();
         if next.is_err() {
             self.ranges.clear();
-            (self.open, self.leases) = (None, None);
+            (self.current, self.leases) = (None, None);
         }
         next.transpose()
     }
 }
 
-/// The same rows in as few stretches as they make.
+/// Merges ranges that follow each other without a gap.
 fn merge_adjacent(stretches: Vec<RowRange>) -> VecDeque<RowRange> {
     let mut joined: VecDeque<RowRange> = VecDeque::new();
     for next in stretches {

@@ -1,7 +1,7 @@
-//! Where rows begin and end: a stream of bytes is cut into records, each with its place and its line.
+//! The record reader: splits a byte stream into records, each with its offset and line.
 //!
-//! Owns line ends, byte order marks, blank lines and the quotes of csv. Refuses to know what a record means. Memory is one
-//! buffer, as long as the longest row.
+//! Owns line ends, byte order marks, blank lines and CSV quoting. What a record means is parsed in `row/`. Memory is
+//! one buffer as long as the longest row.
 
 use std::{
     borrow::Cow,
@@ -10,50 +10,50 @@ use std::{
 
 use super::InputFormat;
 
-/// Longer rows are mistakes: a quote that is never closed, a file that is no file of lines.
+/// Maximum size of a row. Longer ones are mistakes: an unclosed quote, or a file that is not line-based.
 pub(crate) const MAX_ROW_BYTES: usize = 64 << 20;
 
-/// One row's bytes.
+/// The bytes of one row.
 pub(crate) struct InputRecord<'b> {
-    /// Without the line end.
+    /// The row without its line end.
     pub bytes: &'b [u8],
-    /// Where it begins in the file.
+    /// Offset of the row in the file.
     pub offset: u64,
-    /// The line it begins in, counted from where the records began.
+    /// Line in which the row begins, counted from where the reader began.
     pub line: u64,
-    /// Is every quote closed?
+    /// Whether every quote is closed.
     pub quotes_closed: bool,
 }
 
-/// Why there is no next record.
+/// Reason why the next record cannot be read.
 #[derive(Debug)]
 pub(crate) enum RecordError {
     Io(io::Error),
-    /// The row that begins in this line is longer than [`LONGEST_ROW`].
+    /// The row that begins in this line is longer than [`MAX_ROW_BYTES`].
     TooLong(u64),
 }
 
-/// Cuts a stream into records.
+/// Splits a stream into records.
 pub(crate) struct RecordReader<R> {
-    from: R,
+    input: R,
     buffer: Vec<u8>,
-    /// What is read and not given out: `buffer[start..end]`.
+    /// Bytes read but not yet returned: `buffer[start..end]`.
     start: usize,
     end: usize,
-    /// How much of it has no row's end, for the search to go on behind it.
+    /// Bytes after `start` that hold no row end; the search resumes behind them.
     searched: usize,
     ended: bool,
     offset: u64,
-    /// Rows that begin there or later are not given out.
+    /// Rows that begin at this offset or later are not returned.
     until: u64,
     line: u64,
     delimiter: Option<u8>,
     field_state: CsvFieldState,
-    /// Line ends in what is searched.
+    /// Line ends in the searched bytes.
     line_breaks: u64,
 }
 
-/// Where in a csv field the search is; the same steps as the csv crate's.
+/// State of the record search within a CSV field; the transitions are those of the csv crate.
 #[derive(Clone, Copy, PartialEq)]
 enum CsvFieldState {
     Start,
@@ -62,7 +62,7 @@ enum CsvFieldState {
     QuoteInQuoted,
 }
 
-/// A record's place in the buffer.
+/// Position of a record in the buffer.
 struct RecordSpan {
     from: usize,
     to: usize,
@@ -72,10 +72,10 @@ struct RecordSpan {
 }
 
 impl<R: Read> RecordReader<R> {
-    /// Of a stream that begins at `offset` of its file, in line 1.
+    /// Returns a reader of a stream that begins at `offset` of its file, in line 1.
     pub(crate) fn new(from: R, offset: u64, format: InputFormat, buffer: usize) -> Self {
         Self {
-            from,
+            input: from,
             buffer: vec![0; buffer.max(16)],
             start: 0,
             end: 0,
@@ -90,16 +90,16 @@ impl<R: Read> RecordReader<R> {
         }
     }
 
-    /// The same up to this byte of the file: only rows that begin before it.
+    /// Limits the reader to rows that begin before this offset of the file.
     pub(crate) fn until_offset(self, until: u64) -> Self {
         Self { until, ..self }
     }
 
-    /// Passes over the rest of a line that began earlier; at most up to where the records end.
+    /// Skips the rest of a line that began earlier, at most up to the reader's limit.
     pub(crate) fn skip_line(&mut self) -> Result<(), RecordError> {
         loop {
             let rest = &self.buffer[self.start..self.end];
-            let passed = pass(rest, b'\n');
+            let passed = skip_past(rest, b'\n');
             let found = rest[..passed].ends_with(b"\n");
             self.start += passed;
             self.offset += passed as u64;
@@ -110,17 +110,17 @@ impl<R: Read> RecordReader<R> {
         }
     }
 
-    /// How many lines rows have begun in so far, or could have: blank ones count.
+    /// Number of lines passed so far, blank lines included.
     pub(crate) fn lines(&self) -> u64 {
         self.line - 1
     }
 
-    /// The stream again; what is buffered of it is lost.
+    /// Returns the stream. Buffered bytes are lost.
     pub(crate) fn into_inner(self) -> R {
-        self.from
+        self.input
     }
 
-    /// The next record that is not blank.
+    /// Returns the next record that is not blank.
     pub(crate) fn next(&mut self) -> Result<Option<InputRecord<'_>>, RecordError> {
         let span = loop {
             match self.next_span()? {
@@ -136,7 +136,7 @@ impl<R: Read> RecordReader<R> {
     fn is_blank(&self, span: &RecordSpan) -> bool {
         let bytes = &self.buffer[span.from..span.to];
         match self.delimiter {
-            // In a table of one column, blanks are a value.
+            // In a table with a single column, white space is a value.
             Some(_) => bytes.is_empty(),
             None => bytes.trim_ascii_start().is_empty(),
         }
@@ -173,7 +173,7 @@ impl<R: Read> RecordReader<R> {
         Ok(())
     }
 
-    /// The bytes up to and with the end of the row, where it is in the buffer.
+    /// Returns the length of the record including its end, if the end is in the buffer.
     fn find_record_end(&mut self) -> Option<usize> {
         let rest = &self.buffer[self.start + self.searched..self.end];
         let found = match self.delimiter {
@@ -191,7 +191,7 @@ impl<R: Read> RecordReader<R> {
         let from = self.start;
         let mut to = from + length;
         for end in [b'\n', b'\r'] {
-            // What follows a quote that is never closed belongs to the quote.
+            // After an unclosed quote, line ends belong to the quoted text.
             to -= usize::from(closed && to > from && self.buffer[to - 1] == end);
         }
         let span =
@@ -212,7 +212,7 @@ impl<R: Read> RecordReader<R> {
             }
             self.buffer.resize(2 * self.end, 0);
         }
-        match self.from.read(&mut self.buffer[self.end..]) {
+        match self.input.read(&mut self.buffer[self.end..]) {
             Ok(0) => self.ended = true,
             Ok(read) => self.end += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -222,8 +222,8 @@ impl<R: Read> RecordReader<R> {
     }
 }
 
-/// The fields of a record of a table, as the csv crate reads them. The cut before it is our own, since ranks need to know
-/// where in the file a record begins, and is held against the crate's by a test.
+/// Returns the fields of a table's record as the csv crate parses them. The split into records is our own, because
+/// ranks need the offset of each record in the file; a test compares it with the crate's.
 pub(crate) fn split_fields(record: &str, format: InputFormat) -> Vec<Cow<'_, str>> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -233,7 +233,7 @@ pub(crate) fn split_fields(record: &str, format: InputFormat) -> Vec<Cow<'_, str
         .buffer_capacity(record.len().max(16))
         .from_reader(record.as_bytes());
     let mut fields = csv::StringRecord::new();
-    // A record of valid text cannot fail, and a blank one has the one field it shows.
+    // A record of valid UTF-8 cannot fail, and the crate returns none for a blank one, whose only field is itself.
     match reader.read_record(&mut fields) {
         Ok(true) => fields.iter().map(|field| Cow::Owned(field.to_owned())).collect(),
         _ => vec![Cow::Borrowed(record)],
@@ -249,13 +249,13 @@ fn delimiter_of(format: InputFormat) -> Option<u8> {
 }
 
 fn find_line_end(bytes: &[u8]) -> Option<usize> {
-    let passed = pass(bytes, b'\n');
+    let passed = skip_past(bytes, b'\n');
     bytes[..passed].ends_with(b"\n").then_some(passed)
 }
 
-/// How many bytes there are up to and with the first of these, or in all.
-fn pass(mut bytes: &[u8], until: u8) -> usize {
-    // For a slice this is the C library's memchr, which std has no other door to, and it cannot fail.
+/// Returns the number of bytes up to and including the first `until`, or of all bytes.
+fn skip_past(mut bytes: &[u8], until: u8) -> usize {
+    // For a slice this is the C library's memchr, which std exposes in no other way, and it cannot fail.
     bytes.skip_until(until).unwrap_or(0)
 }
 
@@ -268,7 +268,7 @@ fn find_csv_record_end(
     let (mut state, mut at) = (*field, 0);
     while at < bytes.len() {
         if state == CsvFieldState::Quoted {
-            let quoted = &bytes[at..at + pass(&bytes[at..], b'"')];
+            let quoted = &bytes[at..at + skip_past(&bytes[at..], b'"')];
             *breaks += quoted.iter().filter(|&&byte| byte == b'\n').count() as u64;
             at += quoted.len();
             if quoted.ends_with(b"\"") {
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Gives out a few bytes at a time, as pipes do.
+    /// Returns a few bytes per read, as pipes do.
     struct TrickleReader<'b>(&'b [u8], usize);
 
     impl Read for TrickleReader<'_> {

@@ -1,6 +1,6 @@
-//! The input as all ranks have to see it, and the means to tell whether one does.
+//! The scanned input as all ranks must see it, and the checks that a rank does.
 //!
-//! Owns the files' facts and fingerprints. Does not know the rows: where they lie is `table`'s, what they say is `row`'s.
+//! Owns the files' sizes, times and fingerprints. Row offsets are in `scan/row_table.rs`, row parsing in `row/`.
 
 use std::{
     fs::{File, Metadata},
@@ -15,35 +15,35 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::{FileCompression, InputError, InputFormat};
 
-/// A fingerprint is taken over the hashes of blocks of this many bytes, so that blocks can be hashed apart from each other.
+/// Bytes per block of a fingerprint, which is a hash over block hashes, so that blocks can be hashed independently.
 pub(super) const BLOCK_BYTES: u64 = 16 << 20;
 
-/// How much of either end of a file every rank compares. Small, because all ranks read it at once before they begin.
+/// Bytes at either end of a file that every rank compares. Small, because all ranks read them at once at start-up.
 const END_BYTES: u64 = 64 << 10;
 
-/// The input.
+/// The scanned input, as it is broadcast to all ranks and kept in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputSource {
-    /// The files in the order of their rows.
+    /// The files, in the order of their rows.
     pub files: Vec<SourceFile>,
-    /// How many rows they have.
+    /// Number of rows of all files.
     pub rows: u64,
-    /// What they say, as a hash in hex.
+    /// Hash of the contents of all files, in hex.
     pub fingerprint: String,
-    /// Does any row have messages?
+    /// Whether any row has messages.
     pub any_messages: bool,
-    /// Does any row have a text?
+    /// Whether any row has a text prompt.
     pub any_text: bool,
-    /// Is every row an OpenAI batch row?
+    /// Whether every row is an OpenAI batch row.
     pub openai_batch: bool,
-    /// The bytes of the longest row.
+    /// Size of the longest row in bytes.
     pub longest_row: u64,
 }
 
 impl InputSource {
-    /// An input that was there once: what is known of it without its files.
+    /// Returns an input of which only the row count and the fingerprint are known, because its files are gone.
     #[must_use]
-    pub fn gone(rows: u64, fingerprint: &str) -> Self {
+    pub fn without_files(rows: u64, fingerprint: &str) -> Self {
         let fingerprint = fingerprint.to_owned();
         let [any_messages, any_text, openai_batch] = [false; 3];
         Self {
@@ -58,47 +58,47 @@ impl InputSource {
     }
 }
 
-/// One file of the input.
+/// A scanned file of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
-    /// Where it is.
+    /// Path of the file that is read.
     pub path: PathBuf,
-    /// Its bytes.
+    /// Size of the file in bytes.
     pub size: u64,
-    /// When it was written, in nanoseconds since 1970.
+    /// Modification time in nanoseconds since 1970.
     pub mtime: i64,
-    /// What its rows are.
+    /// Format of the rows.
     pub format: InputFormat,
-    /// How it is compressed. Scanned files are plain.
+    /// Compression of the file. Scanned files are plain.
     pub packing: FileCompression,
-    /// What it says, as a hash in hex.
+    /// Hash of the file's contents, in hex.
     pub fingerprint: String,
-    /// What both its ends say, as a hash in hex.
+    /// Hash of the first and last 64 KiB, in hex.
     pub ends_hash: String,
-    /// How many rows it has.
+    /// Number of rows in the file.
     pub rows: u64,
-    /// The index of its first row.
+    /// Index of the file's first row.
     pub first: u64,
-    /// The names in a table's header.
+    /// Column names of a table's header.
     pub columns: Vec<String>,
 }
 
-/// Consecutive rows of one file.
+/// A range of consecutive rows of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RowRange {
-    /// Which file, from 0.
+    /// Number of the file, from 0.
     pub file: u32,
-    /// The index of the first row.
+    /// Index of the range's first row.
     pub first: u64,
-    /// How many rows.
+    /// Number of rows in the range.
     pub rows: u64,
-    /// Where the first begins.
+    /// Offset at which the first row begins.
     pub offset: u64,
-    /// How many bytes up to the next row, or the file's end.
+    /// Bytes up to the row after the range, or to the file's end.
     pub bytes: u64,
 }
 
-/// Does this process see the same files? Times, sizes and both ends of each are compared.
+/// Whether this process sees the same files: sizes, modification times and both ends of each file are compared.
 #[must_use]
 pub fn is_source_visible(source: &InputSource) -> bool {
     let same = |file: &SourceFile| {
@@ -109,13 +109,13 @@ pub fn is_source_visible(source: &InputSource) -> bool {
 }
 
 impl SourceFile {
-    /// Opens it, if it still is the file that was scanned.
+    /// Opens the file if its size and modification time are those of the scan.
     pub(super) fn open(&self) -> Result<File, InputError> {
         open_unchanged(&self.path, self.size, self.mtime)
     }
 }
 
-/// Opens a file that should still have this size and time.
+/// Opens a file if its size and modification time are the expected ones.
 pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, InputError> {
     let (file, facts) = open(path)?;
     if (facts.len(), mtime_nanos(&facts)) == (size, time) {
@@ -138,7 +138,7 @@ pub(super) fn mtime_nanos(facts: &Metadata) -> i64 {
 
 pub(super) fn hash_ends(file: &File, size: u64) -> io::Result<String> {
     let read = |from: u64| {
-        // At most END, so that it fits in any usize.
+        // At most `END_BYTES`, so the cast cannot truncate.
         let mut end = vec![0; (size - from).min(END_BYTES) as usize];
         file.read_exact_at(&mut end, from).map(|()| end)
     };
@@ -150,18 +150,18 @@ pub(super) fn hash_to_hex(hash: u128) -> String {
     format!("{hash:032x}")
 }
 
-/// The fingerprint of all files: the same bytes as other rows are another input.
+/// Returns the fingerprint of all files. It includes the formats, since the same bytes read as other rows are another
+/// input.
 pub(super) fn combined_fingerprint(files: &[SourceFile]) -> String {
     let each = files.iter().map(|file| format!("{:?} {}\n", file.format, file.fingerprint));
     hash_to_hex(xxh3_128(each.collect::<String>().as_bytes()))
 }
 
-/// The fingerprint of one file, from the hashes of its blocks.
+/// Computes the fingerprint of a file from its block hashes.
 #[derive(Default)]
 pub(super) struct FingerprintHasher(Box<Xxh3>);
 
 impl FingerprintHasher {
-    /// The next blocks.
     pub(super) fn add(&mut self, blocks: &[u128]) {
         blocks.iter().for_each(|block| self.0.update(&block.to_le_bytes()));
     }
@@ -171,7 +171,7 @@ impl FingerprintHasher {
     }
 }
 
-/// A file of which some bytes are hashed as they are read, in blocks.
+/// Reads a file and hashes a byte range of it, block by block, as it is read.
 pub(super) struct HashingReader {
     file: File,
     at: u64,
@@ -181,16 +181,16 @@ pub(super) struct HashingReader {
     blocks: Vec<u128>,
 }
 
-/// What is read at a time beyond what is hashed: the end of a row that another piece goes on with.
+/// Bytes per read after the hashed range: the end of a row that reaches into the next chunk.
 const TAIL_READ_BYTES: usize = 64 << 10;
 
 impl HashingReader {
-    /// Of a file that stands at the byte `at`; hashed are some that follow, which begin with a block.
+    /// Wraps a file whose position is the byte `at`. The range `hashed` begins at a block boundary, at or after `at`.
     pub(super) fn new(file: File, at: u64, hashed: Range<u64>, block: u64) -> Self {
         Self { file, at, hashed, block, hash: Box::default(), blocks: Vec::new() }
     }
 
-    /// The file, how many bytes were hashed, and the hashes of their blocks.
+    /// Returns the file, the number of hashed bytes, and the block hashes.
     pub(super) fn finish(mut self) -> (File, u64, Vec<u128>) {
         let read = self.hashed_bytes();
         if !read.is_multiple_of(self.block) {
@@ -203,7 +203,7 @@ impl HashingReader {
         self.at.min(self.hashed.end).saturating_sub(self.hashed.start)
     }
 
-    /// Takes in bytes all of which are hashed.
+    /// Hashes bytes that all lie in the hashed range.
     fn hash_bytes(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let left = self.block - self.hashed_bytes() % self.block;

@@ -1,4 +1,4 @@
-//! The module as a whole: files on disk, scanned and read again.
+//! Tests of the module as a whole: files on disk, scanned and read again.
 
 use std::{fs, io::Write as _, path::Path};
 
@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn leases_of(stretches: Vec<RowRange>) -> impl Iterator<Item = Lease> {
-    std::iter::once(Lease { ranges: stretches, text: None })
+fn leases_of(stretches: Vec<RowRange>) -> impl Iterator<Item = RowLease> {
+    std::iter::once(RowLease { ranges: stretches, text: None })
 }
 use crate::domain::{Prompt, PromptId, PromptInput, Route};
 
@@ -30,10 +30,10 @@ impl TestInput {
     }
 
     fn scan(&self, rules: &InputRules) -> Result<ScannedInput, InputError> {
-        scan(&self.files, rules)
+        scan_files(&self.files, rules)
     }
 
-    /// The error's text without the folder.
+    /// The error's text without the folder's path.
     fn scan_error(&self, rules: &InputRules) -> String {
         let error = self.scan(rules).expect_err("the input is bad").to_string();
         error.replace(&format!("{}/", self.folder.path().display()), "")
@@ -41,25 +41,25 @@ impl TestInput {
 
     fn prompts(&self, rules: &InputRules) -> Vec<Prompt> {
         let scanned = self.scan(rules).expect("the input is good");
-        let all = read(&scanned, rules, scanned.table.stretches(0, u64::MAX));
+        let all = read(&scanned, rules, scanned.table.row_ranges(0, u64::MAX));
         assert_eq!(scanned.first.as_ref(), all.first());
         assert_eq!(all.len() + scanned.bad_rows.len(), scanned.source.rows as usize);
         all
     }
 }
 
-/// By place, and once more from the rows' text, a lease after the other: both are the same.
+/// Reads ranges by offset, and again from the rows' text with a lease per range. Both must be equal.
 fn read(scanned: &ScannedInput, rules: &InputRules, stretches: Vec<RowRange>) -> Vec<Prompt> {
-    let read = |leases: Vec<Lease>| -> Vec<Prompt> {
+    let read = |leases: Vec<RowLease>| -> Vec<Prompt> {
         let reader = PromptReader::new(&scanned.source, rules, leases.into_iter());
         reader.collect::<Result<_, _>>().expect("it was scanned")
     };
     let told = stretches.iter().map(|&it| {
-        let lease = Lease { ranges: vec![it], text: None };
+        let lease = RowLease { ranges: vec![it], text: None };
         lease.with_text(&scanned.source).expect("it is readable")
     });
     let told = read(told.collect());
-    let read = read(vec![Lease { ranges: stretches, text: None }]);
+    let read = read(vec![RowLease { ranges: stretches, text: None }]);
     assert_eq!(read, told);
     read
 }
@@ -72,7 +72,7 @@ fn fail_rules() -> InputRules {
     InputRules { bad_rows: BadRowAction::Fail, ..InputRules::default() }
 }
 
-fn template(text: &str) -> InputRules {
+fn template_rules(text: &str) -> InputRules {
     InputRules { template: Some(text.into()), ..InputRules::default() }
 }
 
@@ -270,7 +270,7 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
         [(0, 2), (2, 0), (2, 1), (3, 0)]
     );
 
-    let none = TestInput::new(&[("a.jsonl", b"")]).scan(&template("{item}")).unwrap();
+    let none = TestInput::new(&[("a.jsonl", b"")]).scan(&template_rules("{item}")).unwrap();
     assert_eq!((none.source.rows, none.first, none.source.openai_batch), (0, None, false));
 }
 
@@ -335,7 +335,7 @@ fn a_job_has_one_model() {
 fn templates_take_columns_of_every_format() {
     let prompts = |name: &str, text: &str, rules: &str| {
         let files = TestInput::new(&[(name, text.as_bytes())]);
-        let prompts = files.prompts(&template(rules));
+        let prompts = files.prompts(&template_rules(rules));
         prompt_texts(&prompts).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -354,7 +354,7 @@ fn templates_take_columns_of_every_format() {
     let params =
         "{\"q\": \"a\", \"max_tokens\": 5, \"model\": \"data\", \"params\": {\"max_tokens\": 6}}";
     assert_eq!(
-        jsonl_input(params).prompts(&template("{{q}}"))[0].params.json(),
+        jsonl_input(params).prompts(&template_rules("{{q}}"))[0].params.json(),
         r#"{"max_tokens":6}"#
     );
 }
@@ -362,20 +362,28 @@ fn templates_take_columns_of_every_format() {
 #[test]
 fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row() {
     let files = jsonl_input("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
-    let whole = files.scan_error(&template("{{qestion}}"));
+    let whole = files.scan_error(&template_rules("{{qestion}}"));
     assert_eq!(whole, "the template: no row has a column \"qestion\"; is it \"question\"?");
     assert_eq!(
         whole,
-        files.scan_error(&InputRules { bad_rows: BadRowAction::Fail, ..template("{{qestion}}") })
+        files.scan_error(&InputRules {
+            bad_rows: BadRowAction::Fail,
+            ..template_rules("{{qestion}}")
+        })
     );
-    let whole = files.scan_error(&template("{{question}} {{hint}}"));
+    let whole = files.scan_error(&template_rules("{{question}} {{hint}}"));
     assert!(whole.contains("line 1: it has no column \"hint\" for the template"), "{whole}");
-    let both = InputRules { bad_rows: BadRowAction::Fail, ..template("{{question}} {{hint}}") };
+    let both =
+        InputRules { bad_rows: BadRowAction::Fail, ..template_rules("{{question}} {{hint}}") };
     assert_eq!(prompt_texts(&files.prompts(&both)), ["b 1"]);
     let whole =
-        jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").scan_error(&template("{item}"));
+        jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").scan_error(&template_rules("{item}"));
     assert!(whole.contains("it has messages, which a template has no place for"), "{whole}");
-    assert!(files.scan_error(&template("none")).starts_with("the template: it has no placeholder"));
+    assert!(
+        files
+            .scan_error(&template_rules("none"))
+            .starts_with("the template: it has no placeholder")
+    );
 }
 
 #[test]
@@ -393,7 +401,7 @@ fn a_file_that_changes_is_noticed() {
     let mut reader = PromptReader::new(
         &scanned.source,
         &InputRules::default(),
-        leases_of(scanned.table.stretches(0, 2)),
+        leases_of(scanned.table.row_ranges(0, 2)),
     );
     let error = reader.next().unwrap().unwrap_err().to_string();
     assert!(error.contains("in.jsonl has changed since the scan"), "{error}");
@@ -424,10 +432,10 @@ fn a_compressed_file_is_scanned_through_its_copy() {
     let InputFile { path: packed, format, .. } = files.files[0].clone();
     spool_stream(&mut open_decompressed(&packed, &InputRules::default()).unwrap(), &plain).unwrap();
     let copy = InputFile { path: plain, format, name: packed };
-    assert_eq!(scan(&[copy], &InputRules::default()).unwrap().source.rows, 1);
+    assert_eq!(scan_files(&[copy], &InputRules::default()).unwrap().source.rows, 1);
 }
 
-/// A table of columns with these rows, unpacked.
+/// Writes a Parquet file with these rows and spools it.
 #[cfg(feature = "parquet")]
 fn parquet_input(
     fields: Vec<arrow_schema::Field>,
@@ -480,7 +488,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     assert_eq!(prompts[1].params.json(), "{}");
     assert!(prompts[0].row.as_ref().unwrap().contains(r#""temperature":21.5"#));
 
-    let rules = template("{{temperature}} {{prompt}}");
+    let rules = template_rules("{{temperature}} {{prompt}}");
     let rows = r#"{"prompt": "a", "temperature": 0.5} {"prompt": "b", "temperature": 1}"#;
     let prompts = parquet_input(fields(), rows, &rules).unwrap().prompts(&rules);
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
@@ -527,15 +535,15 @@ fn a_row_without_end_is_an_error_and_no_memory() {
     );
 }
 
-/// The way in which a file is read must not show: any cut into stretches gives the rows of the whole.
+/// Any partition into ranges must give the rows of the whole.
 fn cut_anywhere(files: &TestInput, rules: &InputRules, cuts: &[u64]) {
     let Ok(scanned) = files.scan(rules) else { return };
     let rows = scanned.source.rows;
-    let all = read(&scanned, rules, scanned.table.stretches(0, rows));
+    let all = read(&scanned, rules, scanned.table.row_ranges(0, rows));
     assert_eq!(all.len() + scanned.bad_rows.len(), rows as usize);
     let mut cuts: Vec<u64> = cuts.iter().map(|cut| cut % (rows + 1)).chain([0, rows]).collect();
     cuts.sort_unstable();
-    let parts: Vec<_> = cuts.windows(2).map(|it| scanned.table.stretches(it[0], it[1])).collect();
+    let parts: Vec<_> = cuts.windows(2).map(|it| scanned.table.row_ranges(it[0], it[1])).collect();
     let apart: Vec<Prompt> =
         parts.iter().flat_map(|it| read(&scanned, rules, it.clone())).collect();
     assert_eq!(apart, all);
@@ -547,7 +555,7 @@ fn cut_anywhere(files: &TestInput, rules: &InputRules, cuts: &[u64]) {
 
 const NAMES: [&str; 4] = ["a.jsonl", "b.txt", "c.csv", "d.tsv"];
 
-fn row() -> impl Strategy<Value = String> {
+fn any_row() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-z{}\", \t\r]{0,12}",
         "\"[a-zé]{0,8}\"",
@@ -579,7 +587,7 @@ proptest! {
 
     #[test]
     fn any_cut_of_any_rows_reads_the_same(
-        rows in prop::collection::vec(row(), 0..30),
+        rows in prop::collection::vec(any_row(), 0..30),
         end in prop_oneof![Just("\n"), Just("\r\n")],
         torn: bool,
         cuts: [u64; 5],
@@ -600,10 +608,10 @@ proptest! {
     }
 }
 
-/// Not a test but a measurement: `cargo test --release --lib prompts::tests::speed -- --ignored --nocapture`.
+/// A measurement: `cargo test --release --lib input::tests::speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "it takes seconds and means something in release only"]
-fn speed() {
+fn scan_speed() {
     let folder = tempfile::tempdir().unwrap();
     let text =
         "It was a dark and stormy night, and the rain fell in torrents over the roofs. ".repeat(3);
@@ -643,22 +651,22 @@ fn speed() {
         (&plain, InputRules::default()),
         (&full, InputRules::default()),
         (&chat, InputRules::default()),
-        (&plain, template("Q: {{prompt}} A:")),
+        (&plain, template_rules("Q: {{prompt}} A:")),
         (&lines, InputRules::default()),
         (&table, InputRules::default()),
     ] {
-        measure(path, &rules);
+        measure_speed(path, &rules);
     }
 }
 
-fn measure(path: &Path, rules: &InputRules) {
+fn measure_speed(path: &Path, rules: &InputRules) {
     let files = [InputFile::new(path.to_path_buf(), format_of(path).unwrap())];
     let begin = std::time::Instant::now();
-    let scanned = scan(&files, rules).unwrap();
+    let scanned = scan_files(&files, rules).unwrap();
     let scanning = begin.elapsed().as_secs_f64();
     let begin = std::time::Instant::now();
     let read =
-        PromptReader::new(&scanned.source, rules, leases_of(scanned.table.stretches(0, u64::MAX)))
+        PromptReader::new(&scanned.source, rules, leases_of(scanned.table.row_ranges(0, u64::MAX)))
             .count();
     let reading = begin.elapsed().as_secs_f64();
     assert_eq!(read as u64, scanned.source.rows);

@@ -1,7 +1,9 @@
-//! What all ranks agree on: the settings at the start, and at every step whether it went well.
+//! The job context: what every rank knows once the job has started, and the collectives by which the ranks agree at
+//! every step whether it succeeded.
 //!
-//! Rank 0 resolves the settings, since environments differ between nodes, and decides the exit code; every rank exits
-//! with it. An error on one rank is told to the others as its code alone: one message is enough for one job.
+//! Rank 0 resolves the settings, since environment variables differ between nodes, and decides the exit code; every rank
+//! exits with it. An error on one rank reaches the others as its exit code alone: one message is enough for one job.
+//! The plan of a run is in `setup::run_plan`, which endpoints a rank owns is decided in `site`.
 
 use std::collections::BTreeMap;
 
@@ -21,43 +23,44 @@ use crate::{
     },
 };
 
-/// What the command line and the environment of this process say.
+/// The command line and environment of this process, from which the settings are resolved.
 #[derive(Debug)]
 pub struct Invocation {
-    /// `--config`.
+    /// Path of the settings file, from `--config`.
     pub config: Option<String>,
-    /// The flags.
+    /// Settings given as command-line options.
     pub flags: SettingsLayer,
-    /// The environment.
+    /// Environment variables of this process.
     pub environment: Environment,
-    /// The process that starts and ends this rank's servers, where one was started early enough.
+    /// Supervisor process for this rank's servers; present if it was started before MPI.
     pub guard: Option<IdleSupervisor>,
 }
 
-/// How an error becomes an exit code: the command line's business, needed here because ranks tell each other codes.
+/// Maps an error to an exit code. The command line owns the mapping; ranks send each other codes.
 pub type ErrorCodeFn = fn(&JobError) -> u8;
 
-/// What every rank knows once the job has begun.
+/// Settings, placement and endpoints of one rank, constant for the whole job.
 #[derive(Clone, Debug)]
 pub(super) struct JobContext {
     pub(super) settings: Settings,
-    /// On rank 0 only.
+    /// Source of each setting; empty on all ranks but 0.
     pub(super) origins: BTreeMap<String, SettingOrigin>,
     pub(super) api_key: Option<ApiKey>,
     pub(super) placement: Place,
     pub(super) urls: Vec<Url>,
-    /// Each rank's host, on rank 0 only.
+    /// Host name of each rank; empty on all ranks but 0.
     pub(super) hosts: Vec<String>,
-    /// The batch job's id, on rank 0 only.
+    /// `PBS_JOBID` of this process.
     pub(super) batch_job_id: Option<String>,
-    /// Who else gets the answers that this rank writes, as they come.
+    /// Receives a copy of each answer line as soon as this rank has written it.
     pub(super) answer_sender: Option<AnswerSender>,
 }
 
-/// Answers on their way to somebody of this rank, each as the line that is written. None is the last.
+/// Sends answers to a consumer on the same rank, each as the line that is written; `None` marks the end.
 pub type AnswerSender = std::sync::mpsc::Sender<Option<Vec<u8>>>;
 
-/// As it travels: bincode cannot carry settings, which read themselves in more than one way; JSON can.
+/// The message with which rank 0 sets up another rank. Settings travel as JSON: they deserialize by
+/// `deserialize_any`, which bincode does not support.
 #[derive(Serialize, Deserialize)]
 struct RankBootstrap {
     settings: String,
@@ -66,35 +69,36 @@ struct RankBootstrap {
     urls: Vec<Url>,
 }
 
-/// Collective. Settings, places and endpoints, or the reason why there is no job.
+/// Collective. Resolves settings, placement and endpoints on rank 0 and distributes them; an error ends the job on all
+/// ranks.
 pub(super) fn establish_context(
     comm: &mut dyn Comm,
-    given: Invocation,
+    invocation: Invocation,
     code: ErrorCodeFn,
 ) -> Result<JobContext, JobError> {
     let nodes = comm.gather_values(&NodeInfo::this_node())?;
-    let job = given.environment.get("PBS_JOBID").map(str::to_owned);
+    let batch_job_id = invocation.environment.get("PBS_JOBID").map(str::to_owned);
     let hosts = nodes.iter().flatten().map(|node| node.host.clone()).collect();
-    let openings = nodes.map(|nodes| prepare_bootstraps(given, places(nodes)));
-    let (openings, origins) = root_result(comm, openings, code)?.unzip();
-    let opening = comm.scatter_values(openings)?;
-    let settings = serde_json::from_str(&opening.settings)
+    let bootstraps = nodes.map(|nodes| prepare_bootstraps(invocation, places(nodes)));
+    let (bootstraps, origins) = root_result(comm, bootstraps, code)?.unzip();
+    let bootstrap = comm.scatter_values(bootstraps)?;
+    let settings = serde_json::from_str(&bootstrap.settings)
         .map_err(|error| CommError::Decode { from: 0, detail: error.to_string() })?;
-    let RankBootstrap { api_key: key, placement: place, urls, .. } = opening;
-    let origins = origins.unwrap_or_default();
+    let RankBootstrap { api_key, placement, urls, .. } = bootstrap;
     Ok(JobContext {
         settings,
-        origins,
-        api_key: key,
-        placement: place,
+        origins: origins.unwrap_or_default(),
+        api_key,
+        placement,
         urls,
         hosts,
-        batch_job_id: job,
+        batch_job_id,
         answer_sender: None,
     })
 }
 
-/// Collective. Rank 0's result: its value on rank 0, nothing on the others, or on all ranks the error's code.
+/// Collective. Shares the result of a step that only rank 0 runs (`None` on the others): returns rank 0's value on rank
+/// 0 and `None` elsewhere, or an error on every rank.
 pub(super) fn root_result<T>(
     comm: &mut dyn Comm,
     result: Option<Result<T, JobError>>,
@@ -103,54 +107,57 @@ pub(super) fn root_result<T>(
     all_ok(comm, result.transpose(), code)
 }
 
-/// Collective. Every rank's own value if all went well; else an error on every rank, the words only on the lowest rank
-/// that has any.
+/// Collective. Returns each rank's own value if every rank succeeded, else an error on every rank. Only the lowest rank
+/// that failed keeps its message; the others get [`JobError::OtherRank`].
 pub(super) fn all_ok<T>(
     comm: &mut dyn Comm,
     result: Result<T, JobError>,
     code: ErrorCodeFn,
 ) -> Result<T, JobError> {
     let rank = comm.rank() as u64;
-    let mine = result.as_ref().err().map(code);
-    let mut first = [if mine.is_some() { rank } else { u64::MAX }];
-    comm.all_reduce(&mut first, ReduceOp::Min);
-    if first[0] == u64::MAX {
+    let own_code = result.as_ref().err().map(code);
+    let mut first_failed = [if own_code.is_some() { rank } else { u64::MAX }];
+    comm.all_reduce(&mut first_failed, ReduceOp::Min);
+    if first_failed[0] == u64::MAX {
         return result;
     }
-    let mut its = [if first[0] == rank { u64::from(mine.unwrap_or_default()) } else { 0 }];
-    comm.all_reduce(&mut its, ReduceOp::Max);
+    // All ranks but one contribute zero, so that the maximum is the code of the first that failed.
+    let is_first = first_failed[0] == rank;
+    let mut job_code = [if is_first { u64::from(own_code.unwrap_or_default()) } else { 0 }];
+    comm.all_reduce(&mut job_code, ReduceOp::Max);
     match result {
-        Err(error) if first[0] == rank => Err(error),
-        _ => Err(JobError::OtherRank(u8::try_from(its[0]).unwrap_or(u8::MAX))),
+        Err(error) if is_first => Err(error),
+        _ => Err(JobError::OtherRank(u8::try_from(job_code[0]).unwrap_or(u8::MAX))),
     }
 }
 
 type BootstrapWithOrigins = (Vec<RankBootstrap>, BTreeMap<String, SettingOrigin>);
 
-/// Rank 0: what each rank is told first.
+/// Builds on rank 0 the first message to each rank.
 fn prepare_bootstraps(
-    given: Invocation,
+    invocation: Invocation,
     places: Vec<Place>,
 ) -> Result<BootstrapWithOrigins, JobError> {
-    let Invocation { config, flags, environment, .. } = given;
+    let Invocation { config, flags, environment, .. } = invocation;
     let ResolvedSettings { settings, origins } = resolve_settings(config, flags, &environment)?;
     if let Some(expected) = settings.expect_ranks.filter(|&expected| expected != places.len()) {
-        return Err(JobError::RankCount { expected, there: places.len() });
+        return Err(JobError::RankCount { expected, started: places.len() });
     }
     let owned = assign_endpoints(&read_endpoint_spec(&settings)?, &places)?;
-    let text =
+    let settings_json =
         serde_json::to_string(&settings).map_err(|error| CommError::Encode(error.to_string()))?;
-    let key = environment.get(ApiKey::ENV_VARIABLE).and_then(ApiKey::new);
-    let opening = |(place, urls)| RankBootstrap {
-        settings: text.clone(),
-        api_key: key.clone(),
-        placement: place,
+    let api_key = environment.get(ApiKey::ENV_VARIABLE).and_then(ApiKey::new);
+    let bootstrap = |(placement, urls)| RankBootstrap {
+        settings: settings_json.clone(),
+        api_key: api_key.clone(),
+        placement,
         urls,
     };
-    Ok((places.into_iter().zip(owned).map(opening).collect(), origins))
+    Ok((places.into_iter().zip(owned).map(bootstrap).collect(), origins))
 }
 
-/// Local. All layers into one; texts that stand in files (`@FILE`) are read.
+/// Local. Merges the layers of settings (file, environment, options) and replaces texts given as `@FILE` by the
+/// file's content, less a final newline.
 pub(super) fn resolve_settings(
     config: Option<String>,
     flags: SettingsLayer,
@@ -160,9 +167,9 @@ pub(super) fn resolve_settings(
     let layers = [file.unwrap_or_default(), SettingsLayer::from_environment(environment), flags];
     let mut resolved = resolve_layers(layers)?;
     for (what, text) in [
-        ("the template", &mut resolved.settings.template),
-        ("the reduce template", &mut resolved.settings.reduce_template),
-        ("the system message", &mut resolved.settings.system),
+        ("--template file", &mut resolved.settings.template),
+        ("--reduce-template file", &mut resolved.settings.reduce_template),
+        ("--system file", &mut resolved.settings.system),
     ] {
         if let Some(path) = text.as_deref().and_then(|text| text.strip_prefix('@')) {
             let read = std::fs::read_to_string(path).map_err(|error| JobError::Unreadable {
@@ -179,7 +186,7 @@ pub(super) fn resolve_settings(
 fn read_endpoint_spec(settings: &Settings) -> Result<EndpointSpec, JobError> {
     if let Some(path) = &settings.hostfile {
         let text = std::fs::read_to_string(path).map_err(|error| JobError::Unreadable {
-            what: "the hostfile",
+            what: "--hostfile",
             path: path.clone(),
             error,
         })?;

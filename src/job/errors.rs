@@ -1,4 +1,7 @@
-//! Why a job cannot go on, and how it ended otherwise.
+//! The errors that end a job, and the verdicts of jobs that end without one.
+//!
+//! Exit codes are the command line's (`cli::exit`); a failed prompt, endpoint or rank is no error but a value in a report
+//! to rank 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,139 +14,139 @@ use crate::{
     site::{AssignError, HostfileError},
 };
 
-/// How a job ended.
+/// The result of a job that ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobVerdict {
-    /// All is well: every prompt answered, every check passed.
+    /// Every prompt is answered, or every check passed.
     Done,
-    /// Every prompt has its outcome, some of them failures.
+    /// Every prompt has an outcome, and some are failures.
     SomeFailed,
-    /// Prompts are open: the same command goes on.
+    /// Prompts remain; the same command resumes the run.
     PromptsOpen,
-    /// No endpoint was ever ready.
+    /// Too few endpoints became ready, and no prompt was sent.
     NoEndpoint,
-    /// It would not begin, and why has been said.
+    /// The job would not start; the reason has been printed.
     Refused,
 }
 
-/// A job that cannot go on.
+/// A failure that ends the job on every rank.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    /// Settings that cannot be.
+    /// A setting is unknown, invalid, or conflicts with another one.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// Ranks that cannot talk.
+    /// MPI did not start, or a message was not sent, received or decoded.
     #[error(transparent)]
     Comm(#[from] CommError),
-    /// The input cannot be read, or has bad rows.
+    /// The input cannot be read or has invalid rows.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The chat template cannot be used.
+    /// The chat template cannot be read or compiled.
     #[error(transparent)]
     ChatTemplate(#[from] ChatTemplateError),
-    /// Answers cannot be read or written.
+    /// A shard file cannot be read or written.
     #[error(transparent)]
     Shard(#[from] ShardError),
-    /// Signals cannot be caught.
-    #[error("the system does not let signals be caught: {0}")]
+    /// The signal handlers were not installed.
+    #[error("cannot install the signal handlers: {0}")]
     SignalHandler(std::io::Error),
-    /// The run's other files cannot be read or written.
+    /// A file of the run other than a shard file cannot be read or written.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// A file that a setting names cannot be read.
-    #[error("{what} {path} cannot be read: {error}")]
+    /// A file named by a setting cannot be read.
+    #[error("cannot read {what} {path}: {error}")]
     Unreadable {
-        /// What it is.
+        /// The option, as typed, and the word file where the option also takes a text.
         what: &'static str,
-        /// Which.
+        /// Path as given.
         path: String,
-        /// What the system says.
+        /// Error of the operating system.
         error: std::io::Error,
     },
-    /// The hostfile has bad lines.
-    #[error("the hostfile {path} has bad lines:\n{}", list_hostfile_errors(.errors))]
+    /// The hostfile has invalid lines.
+    #[error("invalid lines in --hostfile {path}:\n{}", list_hostfile_errors(.errors))]
     Hostfile {
-        /// Which.
+        /// Path as given.
         path: String,
-        /// All of them.
+        /// One error per invalid line; the message lists the first 20.
         errors: Vec<HostfileError>,
     },
-    /// Servers that no rank can own.
+    /// The configured endpoints cannot be assigned to ranks.
     #[error(transparent)]
     EndpointAssignment(#[from] AssignError),
-    /// Another number of ranks than the user expects.
+    /// MPI started another number of ranks than `--expect-ranks` demands.
     #[error(
-        "{expected} ranks were expected (expect-ranks) and there are {there}: is this the mpiexec of the MPI that the \
-         program was built with, and are all nodes up?"
+        "--expect-ranks {expected}, but MPI started {started}\nhint: use the mpiexec of the MPI library that the program \
+         was built with, and check that all nodes are up"
     )]
     RankCount {
-        /// By the settings.
+        /// Value of `--expect-ranks`.
         expected: usize,
-        /// In MPI.
-        there: usize,
+        /// Size of the MPI job.
+        started: usize,
     },
-    /// Servers cannot be started: by which rank, on which host, and why.
+    /// A rank cannot start its servers: the rank, its host, the reason.
     #[error("rank {0} on {1} cannot start its servers: {2}")]
     ServerStart(usize, String, String),
-    /// What is there already does not go with what is asked for.
+    /// Existing files or settings do not fit the command; the text is the whole message.
     #[error("{0}")]
     PreconditionFailed(String),
-    /// The model that is to be asked is not served, or nobody said which of several.
+    /// The requested model is not served, or several are served and none was requested.
     #[error("{0}")]
     Model(String),
-    /// Nothing was answered, and the first prompts all failed in the same way.
+    /// Fail-fast: no prompt was answered, and the first ones all failed with the same error.
     #[error(
-        "the first prompts all failed alike, so the job itself is likely to be wrong: {0}. No outcome was written and the \
-         prompts are open: change what is wrong and run it again"
+        "the first prompts all failed with the same error: {0}. No outcome was written, so these prompts remain\nhint: \
+         usually a wrong model, template or request parameter: fix it, then run the command again"
     )]
     FailFast(String),
-    /// The run folder is not the same on all nodes.
+    /// A rank without `--local-shards` does not see the run folder of rank 0.
     #[error(
-        "rank {rank} on {host} does not see the run folder {folder} that rank 0 made: it must be on a file system that \
-         all nodes share, or --local-shards names a folder of each node's own"
+        "rank {rank} on {host} cannot see the run folder {folder} that rank 0 created\nhint: put --output on a file \
+         system shared by all nodes, or pass --local-shards DIR with a directory of each node's own"
     )]
     RunFolderNotShared {
-        /// The rank.
+        /// Rank that looked for the folder.
         rank: usize,
-        /// Its host.
+        /// Host of the rank.
         host: String,
-        /// The folder.
+        /// Path of the run folder.
         folder: String,
     },
-    /// A file that cannot be read or written after answers have come.
+    /// A file cannot be read or written after answers have arrived.
     #[error(
-        "{0}. What was answered is kept, and the run is not finished: once there is room or the file can be had, the same \
-         command goes on"
+        "{0}. All answers so far are saved, but the run is not finished\nhint: free some space or restore the file, then \
+         run the same command again to resume"
     )]
     FinishFailed(Box<Self>),
-    /// A rank has no place for its answers.
-    #[error("rank {rank} on {host} cannot keep answers in {folder} (local-shards): {error}")]
+    /// A rank cannot create its directory for local shard files.
+    #[error("rank {rank} on {host} cannot write answers to --local-shards {folder}: {error}")]
     LocalShards {
-        /// The rank.
+        /// Rank that failed.
         rank: usize,
-        /// Its host.
+        /// Host of the rank.
         host: String,
-        /// The folder.
+        /// Path on the host, with its placeholders filled in.
         folder: String,
-        /// What the system says.
+        /// Error of the operating system.
         error: std::io::Error,
     },
-    /// Too few endpoints were ready: of a program that asks, where a command only has a code.
-    #[error("too few endpoints were ready, and nothing was asked")]
+    /// Too few endpoints were ready. For library callers; a command returns [`JobVerdict::NoEndpoint`].
+    #[error("too few endpoints were ready; no prompts were sent")]
     NoEndpoint,
-    /// Prompts are open: of a program that asks, where a command only has a code.
+    /// Prompts remain. For library callers; a command returns [`JobVerdict::PromptsOpen`].
     #[error(
-        "the work has ended early (a signal, the walltime, or servers that are gone), and prompts are open: what is answered is \
-         kept where the program names a folder, and the same program goes on"
+        "stopped early (signal, deadline or lost servers); prompts remain\nhint: if the program names a folder, all \
+         answers so far are saved there, and running the program again resumes"
     )]
     PromptsOpen,
-    /// Another rank has said what is wrong; this one only leaves with its code.
-    #[error("another rank has ended the job")]
+    /// Another rank has reported the error; this rank exits with the same code.
+    #[error("another rank ended the job")]
     OtherRank(u8),
 }
 
 impl JobError {
-    /// The same, after the work: what stands in the way of files is no reason to begin with other settings any more.
+    /// Marks a file error as one that came after the work: the run can be resumed, and no setting has to change.
     pub(super) fn into_finish_error(self) -> Self {
         match self {
             Self::Shard(_) | Self::Output(_) => Self::FinishFailed(Box::new(self)),

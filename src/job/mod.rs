@@ -1,8 +1,12 @@
-//! The score: the only module that sees ranks, endpoints and files at once.
+//! The job: the only module that sees ranks, endpoints and files at once, and orders their steps.
 //!
-//! Owns what happens in which order, and what a job's end is called. Failure has three forms here: a rank or an endpoint
-//! that fails is a value in a report to rank 0; only a job that cannot go on is an `Err`; and whatever happens, every rank
-//! reaches the last collective, since a rank that returns early would hang all the others.
+//! Failure has three forms here. A rank or an endpoint that fails is a value in a report to rank 0. Only a job that cannot
+//! continue is an `Err`. And whatever happens, every rank reaches the last collective, since a rank that returns early
+//! would hang all the others; `context::all_ok` spreads an error to all ranks.
+//!
+//! A run goes through the folders in this order: `context` (settings agreed), `root` and `resume` (run folder opened),
+//! `setup` (scan, servers, model, deadline), `dispatch` (coordinator and workers), `collect` (answers gathered), and `root`
+//! again (manifest and report). `pipeline` holds that sequence, `tree_reduce` repeats it for each level of a reduce.
 
 mod bench;
 mod collect;
@@ -22,11 +26,11 @@ pub use crate::job::commands::status::{FollowOptions, follow_status, show_status
 pub use crate::job::dispatch::shutdown::ExitCodeMap;
 pub use crate::job::pipeline::run::run;
 pub use crate::job::pipeline::session::{CallSpec, JobSession, TreeReduction};
-pub use crate::job::tree_reduce::reduce::reduce;
+pub use crate::job::tree_reduce::reduce::run_reduce;
 pub use bench::{BenchOptions, bench_compare, bench_models, bench_sweep};
 pub use context::{AnswerSender, ErrorCodeFn, Invocation};
 pub use errors::{JobError, JobVerdict};
-pub use root::report::report;
+pub use root::report::report_run;
 
-/// The exit code of a rank that ends without a word from rank 0.
+/// Exit code of a rank that aborts the MPI job because rank 0 is lost or unresponsive.
 const EXIT_STOPPED_EARLY: u8 = 75;

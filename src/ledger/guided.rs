@@ -1,11 +1,13 @@
-//! How much a rank asks for and is granted at a time: guided self-scheduling.
+//! Guided self-scheduling: the size of a rank's grants, and which leases are slow enough for speculation.
 //!
-//! Half of the rank's fair share of what is left, by the paces that were seen: large at first, so that there are few
-//! messages; single prompts at the end, so that ranks end together whatever their pace. Never more than was asked for.
+//! A grant is half of the rank's fair share of the free work, by the throughputs measured: large at first, so that
+//! there are few messages; single prompts at the end, so that ranks end together whatever their speed. A rank never
+//! gets more than it asked for. The demand side is here too: a rank's target backlog and the interval of its reports,
+//! which `job/dispatch/lease_client.rs` applies.
 
 use std::time::Duration;
 
-/// How fast a rank is, in prompts a second.
+/// Throughput of a rank: an exponentially weighted moving average (EWMA, weight 1/2), in prompts per second.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RankThroughput {
     rate: f64,
@@ -13,7 +15,7 @@ pub(super) struct RankThroughput {
     settled: u64,
 }
 
-/// A pace is looked at so often.
+/// Length of an averaging interval.
 const EVERY: Duration = Duration::from_secs(2);
 
 impl RankThroughput {
@@ -28,19 +30,19 @@ impl RankThroughput {
         }
     }
 
-    /// What is known of it; nothing before it was looked at.
+    /// Returns the average, or 0 before the first interval has ended.
     pub(super) fn measured_rate(self) -> f64 {
         self.rate
     }
 
-    /// Where nothing is known yet, `usual`.
+    /// Returns the average, or `default` before the first interval has ended.
     pub(super) fn rate_or(self, usual: f64) -> f64 {
         if self.rate > 0.0 { self.rate } else { usual }
     }
 }
 
-/// What a rank of pace `mine` is granted of `free` places if all ranks together have the pace `all`: at least one, at most
-/// `want`. A rank that is alone need not leave anything to others.
+/// Returns the number of places, of `free` ones, to grant a rank with throughput `mine` if all ranks together have
+/// the throughput `all`: at least one, at most `want`. A single rank need not leave anything to others.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -54,22 +56,23 @@ pub(super) fn guided_share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
     ((fair / 2.0).ceil() as u64).max(1).min(want).min(free)
 }
 
-/// Work for so long is ample, in seconds; less is kept in hand when less is left for all.
+/// An ample backlog holds this many seconds of work; it is smaller when less free work is left.
 const AMPLE_BACKLOG_SECONDS: f64 = 4.0;
-/// More than what windows hold twice is not kept in hand beyond so many prompts, however fast they go.
+/// Limit of a backlog above two windows, in prompts, at any throughput.
 const MOST: f64 = 16_384.0;
 
-/// How far apart a rank's letters are at least: rank 0 reads at most 20,000 a second, from however many.
+/// Returns the minimum interval between the reports of a rank: rank 0 reads at most 20,000 messages per second, from
+/// any number of ranks.
 #[must_use]
 pub fn apart(ranks: usize) -> Duration {
     let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
     Duration::from_millis(5).max(Duration::from_micros(50).saturating_mul(ranks))
 }
 
-/// How many prompts a rank should have in hand: what its windows hold twice, or what it does in a few seconds, at `rate` a
-/// second. As the work comes to its end (`left` seconds of it nobody has) it is less and less, so that what is left lies at
-/// rank 0 and goes to whoever is first; never less than what windows hold, since short answers come back all at once, or
-/// than what it does while it may not write (`apart`).
+/// Returns the number of prompts that a rank should have queued: two windows, or the work of a few seconds at `rate`
+/// prompts per second. It shrinks near the end of the work (when `left` seconds of it are free), so that the rest
+/// stays at rank 0 and goes to the first rank with capacity. It is never less than one window, since short answers
+/// return all at once, or than the work during `report_interval`, in which the rank may not ask again.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
 #[must_use]
 pub fn target_backlog(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
@@ -80,21 +83,21 @@ pub fn target_backlog(windows: u64, rate: f64, left: Option<f64>, apart: Duratio
     (ample * part).max(windows).max(rate * apart * 2.0).ceil() as u64
 }
 
-/// A rank that has not settled a prompt so long after it was granted …
+/// A lease is stuck when it is older than this …
 const MIN_STUCK_AGE: Duration = Duration::from_secs(8);
-/// … and so many times what a prompt usually takes, has not only kept it waiting.
+/// … plus this multiple of the rank's median latency: a prompt may just have waited in its queue.
 const STUCK_P50_FACTOR: u32 = 4;
 
-/// Where nothing was answered yet nobody knows what is long.
+/// A lease is stuck at this age where no latency has been measured yet.
 const STUCK_AGE_UNMEASURED: Duration = Duration::from_secs(60);
 
-/// Does a lease of this age hold something that hangs?
+/// Returns true if a lease of this age holds a prompt that hangs, or whose rank does.
 pub(super) fn is_lease_stuck(age: Duration, usual: Option<Duration>) -> bool {
     age >= usual.map_or(STUCK_AGE_UNMEASURED, |usual| MIN_STUCK_AGE + usual * STUCK_P50_FACTOR)
 }
 
-/// Of `load` prompts that a rank has: how many will still wait there when the fastest rank could have done them. Half of
-/// those, since it goes on meanwhile.
+/// Returns the number of prompts, of `load` at a rank, that will still be queued there when the fastest rank could
+/// have finished them. Half of them, since the rank continues meanwhile.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a count")]
 pub(super) fn excess_queued_count(
     load: u64,
@@ -115,12 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_shrink_with_what_is_left() {
+    fn shares_shrink_with_the_free_work() {
         assert_eq!(guided_share(1000, 400, 1.0, 4.0), 125);
-        assert_eq!(guided_share(1000, 64, 1.0, 4.0), 64, "no more than asked for");
+        assert_eq!(guided_share(1000, 64, 1.0, 4.0), 64, "limited by the demand");
         assert_eq!(guided_share(3, 64, 1.0, 4.0), 1);
         assert_eq!((guided_share(0, 64, 1.0, 4.0), guided_share(5, 0, 1.0, 4.0)), (0, 0));
-        assert_eq!(guided_share(100, 64, 2.0, 2.0), 64, "nobody else is there");
+        assert_eq!(guided_share(100, 64, 2.0, 2.0), 64, "a single rank");
     }
 
     #[test]
@@ -133,12 +136,16 @@ mod tests {
         assert_eq!(
             target_backlog(64, 100.0, Some(0.0), few),
             64,
-            "what comes back at once is sent at once"
+            "a full window is replaced at once"
         );
         assert_eq!(target_backlog(64, 40_000.0, None, few), 16_384);
-        assert_eq!(target_backlog(0, 0.0, None, few), 0, "nobody is up");
+        assert_eq!(target_backlog(0, 0.0, None, few), 0, "no endpoint is up");
         assert_eq!(apart(10_000), Duration::from_millis(500));
-        assert_eq!(target_backlog(64, 100.0, Some(0.0), apart(10_000)), 100, "a second's");
+        assert_eq!(
+            target_backlog(64, 100.0, Some(0.0), apart(10_000)),
+            100,
+            "two report intervals of work"
+        );
     }
 
     #[test]
@@ -147,14 +154,17 @@ mod tests {
         assert_eq!(
             excess_queued_count(100, 10.0, second(2), second(1)),
             35,
-            "8 s of waiting, 1 s there"
+            "8 s in the queue, 1 s at the fastest rank"
         );
-        assert_eq!(excess_queued_count(20, 10.0, second(2), second(1)), 0, "all are under way");
+        assert_eq!(excess_queued_count(20, 10.0, second(2), second(1)), 0, "all are in flight");
         assert_eq!(excess_queued_count(20, 0.0, second(2), second(1)), 0);
         assert_eq!(excess_queued_count(20, 1.0, None, second(1)), 0);
         assert!(!is_lease_stuck(Duration::from_secs(9), second(1)));
         assert!(is_lease_stuck(Duration::from_secs(12), second(1)));
-        assert!(!is_lease_stuck(Duration::from_secs(50), None), "answers may be that long");
+        assert!(
+            !is_lease_stuck(Duration::from_secs(50), None),
+            "no latency is known: answers may take that long"
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Who works on which prompts: rank 0's book.
+//! The ledger: rank 0's record of which prompts are free, leased, settled or speculatively given to a second rank.
 //!
-//! Owns which places of the order of work are open, leased, settled, and how much a rank is granted at a time. A place is
-//! a position in that order, not a row: what stands there is [`Order`]'s to know. Pure: no messages, no files, and no clock
-//! but the times it is given, counted from the start. A bit a prompt and some words a lease is all its memory.
+//! Owns the states of the *places* of the order of work and the size of grants, which is load balancing by guided
+//! self-scheduling; also which ranks are lost (liveness by the age of their last message) and which places are worth
+//! speculation. A place is a position in that order and not a row: the mapping is [`WorkOrder`]'s. Pure: it has no
+//! messages, no files, and no clock but the times it is given, counted from the start. It needs one bit per prompt
+//! and a few words per lease. Messages and rows are in `job/dispatch`.
 
 mod guided;
 mod order;
@@ -27,43 +29,43 @@ use place_set::PlaceSet;
 
 use crate::domain::PeerSpeed;
 
-/// Consecutive places.
+/// Range of consecutive places.
 pub type PlaceRange = Range<u64>;
 
-/// A place that a rank need not work on any more: somebody else has settled it.
+/// A place that a rank need not work on any more, since another rank has settled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RedundantPlace {
-    /// Who has it.
+    /// Rank that still holds the place.
     pub rank: usize,
-    /// Which.
+    /// The place.
     pub place: u64,
 }
 
-/// The book. Every place is settled, or free, or leased to exactly one rank that is taken to be alive; besides that at
-/// most one other rank may have a copy of it.
+/// Record of all places. A place is settled, or free, or leased to exactly one rank that is considered alive; besides
+/// that at most one other rank may have a speculative copy of it.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Places below are known to have been granted at least once.
-    next: u64,
+    /// Places from here on have never been granted.
+    next_ungranted: u64,
     total_places: u64,
     settled: PlaceSet,
-    /// Granted once and free again: where each begins, and its end.
+    /// Places that were granted once and are free again: start and end of each run.
     returned: BTreeMap<u64, u64>,
-    /// How many these are.
+    /// Number of places in `returned`.
     returned_count: u64,
     leases: BTreeMap<u64, LeaseEntry>,
-    /// Places that a second rank works on, and which rank that is.
-    copies: BTreeMap<u64, usize>,
+    /// Places that a second rank works on too, and that rank.
+    speculative_copies: BTreeMap<u64, usize>,
     ranks: Vec<RankEntry>,
-    /// The paces of all ranks at work, together.
+    /// Sum of the throughputs of all active ranks, in prompts per second.
     total_rate: f64,
-    /// Ranks at work whose pace was not looked at yet.
+    /// Active ranks without a measured throughput.
     unmeasured_ranks: usize,
     active_ranks: usize,
-    /// The shortest time that a prompt usually takes anywhere.
+    /// Lowest median latency of a rank, as of the last [`Ledger::refresh_latency_range`].
     min_p50_latency: Option<Duration>,
     slowest: Option<Duration>,
-    /// When something was settled last.
+    /// Time of the last settled place.
     last_progress: Duration,
 }
 
@@ -72,25 +74,23 @@ struct LeaseEntry {
     end: u64,
     rank: usize,
     since: Duration,
-    /// Places that are not settled.
-    left: u64,
+    /// Places of the lease that are not settled.
+    unsettled_count: u64,
 }
 
 #[derive(Clone, Debug)]
 struct RankEntry {
     heard: Duration,
     is_lost: bool,
-    /// It has ended its work.
     has_finished: bool,
     throughput: RankThroughput,
-    /// What a prompt usually takes there.
     p50_latency: Option<Duration>,
-    /// Where its leases begin.
+    /// First places of its leases.
     lease_starts: BTreeSet<u64>,
 }
 
 impl Ledger {
-    /// Of so many places and ranks, all of whom were heard of just now.
+    /// Creates the ledger of this number of places and ranks; all ranks count as heard at time 0.
     #[must_use]
     pub fn new(places: u64, ranks: usize) -> Self {
         let worker = RankEntry {
@@ -102,13 +102,13 @@ impl Ledger {
             lease_starts: BTreeSet::new(),
         };
         Self {
-            next: 0,
+            next_ungranted: 0,
             total_places: places,
             settled: PlaceSet::new(places),
             returned: BTreeMap::new(),
             returned_count: 0,
             leases: BTreeMap::new(),
-            copies: BTreeMap::new(),
+            speculative_copies: BTreeMap::new(),
             ranks: vec![worker; ranks],
             total_rate: 0.0,
             unmeasured_ranks: ranks,
@@ -119,31 +119,32 @@ impl Ledger {
         }
     }
 
-    /// Places without an outcome.
+    /// Returns the number of places without an outcome.
     #[must_use]
     pub fn open_count(&self) -> u64 {
         self.total_places - self.settled.count()
     }
 
-    /// Places that nobody has.
+    /// Returns the number of free places.
     #[must_use]
     pub fn free(&self) -> u64 {
-        self.total_places - self.next + self.returned_count
+        self.total_places - self.next_ungranted + self.returned_count
     }
 
-    /// Seconds of work that nobody has yet, as fast as ranks are; nothing while that is unknown.
+    /// Returns the time that all ranks together need for the free places, in seconds; `None` while a throughput is
+    /// unknown.
     #[must_use]
     pub fn free_work_seconds(&self) -> Option<f64> {
         (self.total_rate > 0.0 && self.unmeasured_ranks == 0)
             .then(|| self.free() as f64 / self.total_rate)
     }
 
-    /// A rank asks for up to `want` places. What was given back goes first, since it is the oldest; then the order of
-    /// work. What is granted shrinks with what is left, so that ranks end together; a rank that would be done with it only
-    /// after all others are through with everything gets nothing.
+    /// Leases up to `want` places to a rank. Returned places go first, since they are the oldest; then the order of
+    /// work. Grants shrink with the free work, so that ranks end together. A rank that would finish a prompt only after
+    /// the others are through with all free places gets nothing.
     pub fn grant_leases(&mut self, rank: usize, want: u64, now: Duration) -> Vec<PlaceRange> {
         self.touch_rank(rank, now);
-        if self.withholds(rank, now) {
+        if self.should_withhold_from(rank, now) {
             return Vec::new();
         }
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
@@ -155,7 +156,7 @@ impl Ledger {
         self.take(rank, count, now)
     }
 
-    /// Leases so many places to a rank, or as many as are free.
+    /// Leases `count` places to a rank, or fewer if fewer are free, without the limits of [`Ledger::grant_leases`].
     pub fn take(&mut self, rank: usize, count: u64, now: Duration) -> Vec<PlaceRange> {
         if rank >= self.ranks.len() {
             return Vec::new();
@@ -171,14 +172,15 @@ impl Ledger {
         granted
     }
 
-    /// What a prompt usually takes at a rank.
+    /// Records the median latency of a prompt at a rank.
     pub fn usual(&mut self, rank: usize, usual: Option<Duration>) {
         if let Some(worker) = self.ranks.get_mut(rank) {
             worker.p50_latency = usual;
         }
     }
 
-    /// Finds the shortest of these, which is to be done now and then: it takes a look at every rank.
+    /// Recomputes the lowest and highest median latency over all active ranks. Costs a scan of the ranks, so callers do
+    /// it at intervals.
     pub fn look(&mut self) {
         let at_work = self.ranks.iter().filter(|it| !it.has_finished && !it.is_lost);
         (self.min_p50_latency, self.slowest) = at_work.filter_map(|it| it.p50_latency).fold(
@@ -189,19 +191,20 @@ impl Ledger {
         );
     }
 
-    /// The longest time that a prompt usually takes at a rank, as it was looked for last.
+    /// Returns the highest median latency of a rank, as of the last [`Ledger::refresh_latency_range`].
     #[must_use]
     pub fn slowest(&self) -> Option<Duration> {
         self.slowest
     }
 
-    /// A rank's work has ended. What it had and has not settled is free again.
+    /// Removes a rank that has ended its work. Its unsettled places are free again.
     pub fn deregister_rank(&mut self, rank: usize, now: Duration) {
         self.free_rank_leases(rank, now);
         self.update_rank(rank, |worker| worker.has_finished = true);
     }
 
-    /// A rank has outcomes for these places, its own or not. What others have of them is needless.
+    /// Settles places for which a rank has written outcomes, whether they were leased to it or not. Returns the other
+    /// ranks that hold one of them.
     pub fn settle(
         &mut self,
         rank: usize,
@@ -214,12 +217,12 @@ impl Ledger {
         for span in spans {
             for place in span.start..span.end.min(self.total_places) {
                 if !self.settled.insert(place) {
-                    continue; // it was: a copy, or a rank that was given up and is not dead
+                    continue; // a copy, or a rank that was declared lost and is alive
                 }
                 count += 1;
                 self.remove_from_returned(place);
                 needless.extend(self.remove_from_lease(place, rank));
-                if let Some(copier) = self.copies.remove(&place)
+                if let Some(copier) = self.speculative_copies.remove(&place)
                     && copier != rank
                 {
                     needless.push(RedundantPlace { rank: copier, place });
@@ -233,8 +236,8 @@ impl Ledger {
         needless
     }
 
-    /// A rank will not work on these any more.
-    pub fn give_back(
+    /// Frees places that a rank will not work on any more.
+    pub fn return_places(
         &mut self,
         rank: usize,
         spans: impl IntoIterator<Item = PlaceRange>,
@@ -243,16 +246,16 @@ impl Ledger {
         self.touch_rank(rank, now);
         for span in spans {
             self.revoke_places(rank, span.clone(), now);
-            // A copy that is given back is nobody's: else its place would become the lease of a rank that has it no more.
-            let copies = self.copies.range(span).filter(|&(_, &copier)| copier == rank);
+            // The returned copy is dropped: otherwise its place could become the lease of a rank that no longer has it.
+            let copies = self.speculative_copies.range(span).filter(|&(_, &copier)| copier == rank);
             let its: Vec<u64> = copies.map(|(&place, _)| place).collect();
             for place in its {
-                self.copies.remove(&place);
+                self.speculative_copies.remove(&place);
             }
         }
     }
 
-    /// A rank lives.
+    /// Records a sign of life of a rank. A lost rank counts as alive again.
     pub fn touch_rank(&mut self, rank: usize, now: Duration) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
         worker.heard = now;
@@ -261,7 +264,7 @@ impl Ledger {
         }
     }
 
-    /// Ranks that were not heard of for this long: what they have is free again. Each is named once.
+    /// Marks ranks as lost that have been silent for `patience`, and frees their places. Returns each lost rank once.
     pub fn expire_silent_ranks(&mut self, patience: Duration, now: Duration) -> Vec<usize> {
         let silent =
             |worker: &RankEntry| !worker.is_lost && now.saturating_sub(worker.heard) >= patience;
@@ -274,13 +277,13 @@ impl Ledger {
         lost
     }
 
-    /// Has it anything to work on?
+    /// Returns true if the rank holds a lease.
     #[must_use]
     pub fn has_leases(&self, rank: usize) -> bool {
         self.ranks.get(rank).is_some_and(|worker| !worker.lease_starts.is_empty())
     }
 
-    /// What a rank has.
+    /// Returns the leases of a rank.
     #[must_use]
     pub fn rank_leases(&self, rank: usize) -> Vec<PlaceRange> {
         let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
@@ -288,9 +291,9 @@ impl Ledger {
         worker.lease_starts.iter().filter_map(lease).collect()
     }
 
-    /// Would this rank be done with a prompt only after all others are through with what is free? For no longer than they
-    /// go on: they may have come to a standstill.
-    fn withholds(&self, rank: usize, now: Duration) -> bool {
+    /// Returns true if this rank would finish a prompt only after the others are through with all free places. Only
+    /// while the others make progress: they may have stalled.
+    fn should_withhold_from(&self, rank: usize, now: Duration) -> bool {
         let Some(worker) = self.ranks.get(rank) else { return false };
         let (Some(usual), Some(fastest)) = (worker.p50_latency, self.min_p50_latency) else {
             return false;
@@ -303,7 +306,7 @@ impl Ledger {
             && now.saturating_sub(self.last_progress) < usual
     }
 
-    /// Changes what is known of a rank, and what of it counts in the sums.
+    /// Changes a rank's entry and keeps the sums over active ranks consistent.
     fn update_rank(&mut self, rank: usize, how: impl FnOnce(&mut RankEntry)) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
         let counts = |worker: &RankEntry| {
@@ -326,7 +329,7 @@ impl Ledger {
         for span in self.rank_leases(rank) {
             self.revoke_places(rank, span, now);
         }
-        self.copies.retain(|_, copier| *copier != rank);
+        self.speculative_copies.retain(|_, copier| *copier != rank);
     }
 
     fn take_free_places(&mut self, most: u64) -> Option<PlaceRange> {
@@ -338,16 +341,17 @@ impl Ledger {
             self.returned_count -= end - from;
             return Some(from..end);
         }
-        // A rank may have settled what it was never granted: that is not asked again.
-        while self.next < self.total_places && self.settled.contains(self.next) {
-            self.next += 1;
+        // A rank may have settled places that were never granted to it: those are not sent again.
+        while self.next_ungranted < self.total_places && self.settled.contains(self.next_ungranted)
+        {
+            self.next_ungranted += 1;
         }
-        let from = self.next;
+        let from = self.next_ungranted;
         let mut to = from;
         while to < self.total_places && to - from < most && !self.settled.contains(to) {
             to += 1;
         }
-        self.next = to;
+        self.next_ungranted = to;
         (from < to).then_some(from..to)
     }
 
@@ -355,7 +359,10 @@ impl Ledger {
         let left =
             (span.start..span.end).filter(|&place| !self.settled.contains(place)).count() as u64;
         if left > 0 {
-            self.leases.insert(span.start, LeaseEntry { end: span.end, rank, since, left });
+            self.leases.insert(
+                span.start,
+                LeaseEntry { end: span.end, rank, since, unsettled_count: left },
+            );
             self.ranks[rank].lease_starts.insert(span.start);
         }
     }
@@ -366,7 +373,7 @@ impl Ledger {
         Some(lease)
     }
 
-    /// The lease that holds a place.
+    /// Returns the first place of the lease that holds a place.
     fn find_lease(&self, place: u64) -> Option<u64> {
         let (&from, lease) = self.leases.range(..=place).next_back()?;
         (place < lease.end).then_some(from)
@@ -375,9 +382,9 @@ impl Ledger {
     fn remove_from_lease(&mut self, place: u64, by: usize) -> Option<RedundantPlace> {
         let from = self.find_lease(place)?;
         let lease = self.leases.get_mut(&from)?;
-        lease.left -= 1;
+        lease.unsettled_count -= 1;
         let rank = lease.rank;
-        if lease.left == 0 {
+        if lease.unsettled_count == 0 {
             self.remove_lease(from);
         }
         (rank != by).then_some(RedundantPlace { rank, place })
@@ -398,7 +405,7 @@ impl Ledger {
         }
     }
 
-    /// Takes places that a rank has from it. What another has a copy of is that one's from now on; the rest is free.
+    /// Takes places from a rank. Places of which another rank has a copy become that rank's leases; the rest is free.
     fn revoke_places(&mut self, rank: usize, span: PlaceRange, now: Duration) {
         let mut at = span.start;
         while at < span.end.min(self.total_places) {
@@ -421,7 +428,7 @@ impl Ledger {
                 if self.settled.contains(place) {
                     continue;
                 }
-                match self.copies.remove(&place) {
+                match self.speculative_copies.remove(&place) {
                     Some(copier) if copier != rank => {
                         self.insert_lease(copier, place..place + 1, now)
                     }

@@ -1,22 +1,23 @@
-//! Which row stands at which place of the order of work.
+//! The order of work: the mapping from places to rows.
 //!
-//! Owns that bijection and nothing about why the order is what it is.
+//! Owns that bijection. Why the order is what it is (priorities, prefix groups) is decided in `input/scan/work_order.rs`.
 
 use std::ops::Range;
 
 use super::PlaceRange;
 
-/// The rows to work on, by place: in the input's order, which costs nothing, or in another, which costs 4 bytes a row.
+/// Rows to work on, by place: in input order, which needs no memory per row, or in another order, which needs 4 bytes
+/// per row.
 #[derive(Clone, Debug)]
 pub enum WorkOrder {
-    /// As they stand in the input: where each run of rows begins (its place and its row), and how many rows there are.
+    /// Input order: the start of each run of rows (its place and its row), and the number of rows.
     InputOrder(Vec<(u64, u64)>, u64),
-    /// Each place's row.
+    /// Row of each place.
     Sorted(Vec<u32>),
 }
 
 impl WorkOrder {
-    /// The input's order of these runs of rows.
+    /// Creates the input order of these runs of rows.
     pub fn from_runs(runs: impl Iterator<Item = Range<u64>>) -> Self {
         let (mut starts, mut places) = (Vec::new(), 0);
         for run in runs.filter(|run| run.start < run.end) {
@@ -26,7 +27,7 @@ impl WorkOrder {
         Self::InputOrder(starts, places)
     }
 
-    /// How many places there are.
+    /// Returns the number of places.
     #[must_use]
     pub fn place_count(&self) -> u64 {
         match self {
@@ -35,9 +36,9 @@ impl WorkOrder {
         }
     }
 
-    /// The rows of these places in their order, as runs.
+    /// Returns the rows at these places in their order, as runs.
     #[must_use]
-    pub fn rows(&self, span: PlaceRange) -> Vec<Range<u64>> {
+    pub fn rows_at(&self, span: PlaceRange) -> Vec<Range<u64>> {
         let end = span.end.min(self.place_count());
         let span = span.start.min(end)..end;
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -49,14 +50,14 @@ impl WorkOrder {
                     let end = starts.get(run).map_or(*places, |&(place, _)| place).min(span.end);
                     let Some(&(place, row)) = run.checked_sub(1).and_then(|it| starts.get(it))
                     else {
-                        break; // no run begins at 0: there is none
+                        break; // no run begins at place 0: the order is empty
                     };
                     runs.push(row + at - place..row + end - place);
                     (at, run) = (end, run + 1);
                 }
             }
             Self::Sorted(rows) => {
-                // Places are below the vector's length.
+                // Places are below the vector's length, so they fit in usize.
                 for &row in &rows[span.start as usize..span.end as usize] {
                     let row = u64::from(row);
                     match runs.last_mut() {
@@ -77,7 +78,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_place_has_its_row(gaps in prop::collection::vec((1u64..5, 0u64..6), 0..12), from in 0u64..40, len in 0u64..40) {
+        fn every_place_maps_to_its_row_in_both_orders(gaps in prop::collection::vec((1u64..5, 0u64..6), 0..12), from in 0u64..40, len in 0u64..40) {
             let mut runs = Vec::new();
             let mut row = 0;
             for (gap, len) in gaps {
@@ -91,7 +92,7 @@ mod tests {
             let to = (from + len).min(all.len() as u64);
             let wanted = &all[(from.min(to)) as usize..to as usize];
             for order in [straight, sorted] {
-                let rows: Vec<u64> = order.rows(from..from + len).into_iter().flatten().collect();
+                let rows: Vec<u64> = order.rows_at(from..from + len).into_iter().flatten().collect();
                 prop_assert_eq!(&rows, wanted);
             }
         }

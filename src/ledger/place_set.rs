@@ -1,10 +1,9 @@
-//! A set of places: a bit each, and how many there are.
+//! A set of places as a bitset that counts its members.
 
-/// Of places below a number.
 #[derive(Debug)]
 pub(super) struct PlaceSet {
     words: Vec<u64>,
-    size: u64,
+    capacity: u64,
     count: u64,
 }
 
@@ -12,14 +11,14 @@ impl PlaceSet {
     pub(super) fn new(size: u64) -> Self {
         Self {
             words: vec![0; usize::try_from(size.div_ceil(64)).unwrap_or(usize::MAX)],
-            size,
+            capacity: size,
             count: 0,
         }
     }
 
-    /// Puts a place in; false if it was in, or is none.
+    /// Inserts a place. Returns false if it was present or is out of range.
     pub(super) fn insert(&mut self, place: u64) -> bool {
-        if place >= self.size || self.contains(place) {
+        if place >= self.capacity || self.contains(place) {
             return false;
         }
         self.words[(place / 64) as usize] |= 1 << (place % 64);
@@ -28,7 +27,7 @@ impl PlaceSet {
     }
 
     pub(super) fn contains(&self, place: u64) -> bool {
-        place < self.size && self.words[(place / 64) as usize] & (1 << (place % 64)) != 0
+        place < self.capacity && self.words[(place / 64) as usize] & (1 << (place % 64)) != 0
     }
 
     pub(super) fn count(&self) -> u64 {

@@ -1,10 +1,10 @@
-//! The ledger against simulated ranks, many thousands of them: do they end together, and how much does rank 0 hear?
+//! The ledger with many thousands of simulated ranks: they end together, and the message rate at rank 0 is bounded.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::*;
 
-/// A job: ranks with so many slots each, prompts that take a rank-dependent while.
+/// A job whose ranks have `slots` slots each and whose prompts take a rank-dependent time.
 struct SimulatedJob {
     ranks: usize,
     prompts: u64,
@@ -12,26 +12,27 @@ struct SimulatedJob {
 }
 
 struct Told {
-    /// When the last prompt was done, and when it could have been.
+    /// End of the last prompt; the lower bound is `bound_seconds`.
     end: f64,
     bound_seconds: f64,
     messages: u64,
     peak_messages_per_second: u64,
 }
 
-/// 1 to 2.5 times as slow, the same for a rank every time.
+/// Returns a factor from 1 to 2.5, always the same for a rank.
 fn slowdown_factor(rank: usize) -> f64 {
     let mixed = (rank as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
     1.0 + 1.5 * (mixed % 1000) as f64 / 1000.0
 }
 
-/// A prompt's length: mostly 1 s, some several.
+/// Returns 0.5 to 1.5 s, always the same for a place.
 fn prompt_seconds(place: u64) -> f64 {
     let mixed = place.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40;
     0.5 + (mixed % 1000) as f64 / 1000.0
 }
 
-/// Every rank keeps its slots full from a stock and asks when less than a window is left; what is asked for is two windows.
+/// Simulates ranks that keep their slots full from a backlog and ask for two windows of prompts when less than one is
+/// left.
 fn simulate_job(job: &SimulatedJob) -> Told {
     let mut ledger = Ledger::new(job.prompts, job.ranks);
     let mut events = BinaryHeap::new();
@@ -52,7 +53,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
             end = end.max(now.as_secs_f64());
         }
         if (stock[rank].len() as u64) < job.slots && ledger.free() > 0 {
-            // One message, with all that was settled meanwhile.
+            // One message, which also reports the places settled since the last one.
             ledger.settle(rank, done[rank].drain(..), now);
             let mut granted: Vec<u64> =
                 ledger.grant_leases(rank, job.slots * 2, now).into_iter().flatten().collect();
@@ -85,8 +86,12 @@ fn twelve_thousand_ranks_end_together() {
     let told = simulate_job(&job);
     let share = told.bound_seconds / told.end;
     // The last prompt of a slow rank takes up to 3.75 s of some 36.
-    assert!(share > 0.85, "{share:.3} of the bound");
+    assert!(share > 0.85, "{share:.3} of the optimum");
     assert!(told.messages < job.prompts / 4, "{} messages", told.messages);
-    // At the start all ask at once; from then on each asks every few seconds.
-    assert!(told.peak_messages_per_second < 48_000, "{} in one", told.peak_messages_per_second);
+    // At the start all ranks ask at once; later each asks every few seconds.
+    assert!(
+        told.peak_messages_per_second < 48_000,
+        "{} messages in one second",
+        told.peak_messages_per_second
+    );
 }

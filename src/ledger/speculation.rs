@@ -1,6 +1,8 @@
-//! The last minute between ranks: what is worked on twice.
+//! Speculation: places that a second rank works on near the end of the work (speculative execution).
 //!
-//! Owns which places are worth that and who takes them. Whether somebody is idle is for others to know.
+//! Owns which places are worth it and which ranks take them. Which ranks are idle is reported to
+//! `job/dispatch/assignments.rs`. The same between the endpoints of one rank is request hedging, in
+//! `engine/scheduler/hedging.rs`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,9 +12,9 @@ use super::{
 };
 
 impl Ledger {
-    /// Places that idle ranks (and how many each may take) work on besides those who have them: first what seems to be
-    /// stuck, the oldest first; then what waits at ranks that will be busy for long after the fastest could have done it,
-    /// beginning with what they would do last.
+    /// Chooses places that idle ranks (with the number each may take) work on in addition to their holders: first those
+    /// that seem stuck, oldest first; then those queued at ranks that will be busy long after the fastest rank could
+    /// have finished them, beginning with the last of their queue.
     pub fn grant_speculative_copies(
         &mut self,
         idle: &[(usize, usize)],
@@ -22,7 +24,7 @@ impl Ledger {
             idle.iter().copied().filter(|&(rank, _)| rank < self.ranks.len()).collect();
         let mut copied = Vec::new();
         for (place, holder) in self.speculation_candidates(now) {
-            if self.settled.contains(place) || self.copies.contains_key(&place) {
+            if self.settled.contains(place) || self.speculative_copies.contains_key(&place) {
                 continue;
             }
             idle.retain(|&(_, room)| room > 0);
@@ -34,17 +36,17 @@ impl Ledger {
                 copied.push((*rank, place));
             }
         }
-        self.copies.extend(copied.iter().map(|&(rank, place)| (place, rank)));
+        self.speculative_copies.extend(copied.iter().map(|&(rank, place)| (place, rank)));
         copied
     }
 
-    /// Places and who has them, those first that gain most by being asked elsewhere too.
+    /// Returns places with their holders, those first that gain most from a second copy.
     fn speculation_candidates(&self, now: Duration) -> impl Iterator<Item = (u64, usize)> {
         let mut oldest: Vec<(&u64, &LeaseEntry)> = self.leases.iter().collect();
         oldest.sort_by_key(|(from, lease)| (lease.since, **from));
         let mut loads: BTreeMap<usize, u64> = BTreeMap::new();
         for (_, lease) in &oldest {
-            *loads.entry(lease.rank).or_default() += lease.left;
+            *loads.entry(lease.rank).or_default() += lease.unsettled_count;
         }
         let (mut stuck, mut queued) = (Vec::new(), Vec::new());
         for &(&from, lease) in &oldest {
@@ -63,7 +65,7 @@ impl Ledger {
                 worker.p50_latency,
                 self.min_p50_latency,
             );
-            let taken = spare.min(lease.left);
+            let taken = spare.min(lease.unsettled_count);
             *load -= taken;
             let open = (*from..lease.end).rev().filter(|&place| !self.settled.contains(place));
             queued.extend(open.take(taken as usize).map(|place| (place, lease.rank)));

@@ -12,7 +12,7 @@ fn from_seconds(seconds: u64) -> Duration {
 fn places_are_granted_in_their_order_and_settled_once() {
     let mut ledger = Ledger::new(10, 2);
     assert_eq!(ledger.grant_leases(0, 3, NOW), [0..3]);
-    assert_eq!(ledger.grant_leases(1, 3, NOW), [3..5], "half of what is fair");
+    assert_eq!(ledger.grant_leases(1, 3, NOW), [3..5], "half of the fair share");
     assert_eq!(ledger.take(1, 1, NOW), [5..6]);
     assert_eq!((ledger.open_count(), ledger.free()), (10, 4));
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
@@ -26,11 +26,11 @@ fn returned_places_go_first() {
     let mut ledger = Ledger::new(100, 2);
     ledger.grant_leases(0, 10, NOW);
     ledger.settle(0, [2..3, 7..8], NOW);
-    ledger.give_back(0, [1..5], NOW);
+    ledger.return_places(0, [1..5], NOW);
     assert_eq!(ledger.rank_leases(0), [0..1, 5..10]);
     assert_eq!(ledger.grant_leases(1, 3, NOW), [1..2, 3..5]);
-    ledger.give_back(1, [0..1, 6..7, 50..60], NOW);
-    assert_eq!(ledger.rank_leases(0), [0..1, 5..10], "not what others have, or nobody");
+    ledger.return_places(1, [0..1, 6..7, 50..60], NOW);
+    assert_eq!(ledger.rank_leases(0), [0..1, 5..10], "neither places of other ranks nor free ones");
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_silent_rank_loses_its_leases_and_may_come_back() {
     assert_eq!(ledger.expire_silent_ranks(from_seconds(60), from_seconds(61)), [1]);
     assert!(
         ledger.expire_silent_ranks(from_seconds(60), from_seconds(62)).is_empty(),
-        "named once"
+        "returned once"
     );
     assert_eq!(ledger.grant_leases(0, 4, from_seconds(63)), [4..8]);
     let needless = ledger.settle(1, [4..6], from_seconds(64));
@@ -68,7 +68,7 @@ fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
     for rank in 0..3 {
         ledger.usual(rank, Some(Duration::ZERO));
     }
-    assert_eq!(ledger.grant_speculative_copies(&[(2, 9)], from_seconds(7)), [], "nothing is old");
+    assert_eq!(ledger.grant_speculative_copies(&[(2, 9)], from_seconds(7)), [], "no lease is old");
     assert_eq!(
         ledger.grant_speculative_copies(&[(2, 1), (0, 9), (1, 1)], from_seconds(9)),
         [(2, 0), (1, 1)]
@@ -96,12 +96,12 @@ fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
     ledger.settle(0, [0..500], from_seconds(5));
     ledger.settle(1, [500..550], from_seconds(5));
     ledger.look();
-    // 450 at 10 a second: the last waits 41 s. Half of what waits longer than a second is asked there too.
+    // 450 places at 10 per second: the last waits 41 s. Half of those that wait longer than a second are copied.
     let copied = ledger.grant_speculative_copies(&[(0, 1000)], from_seconds(5));
     assert_eq!(copied.len(), 200);
     assert_eq!(copied[0], (0, 999));
     assert!(copied.iter().all(|&(rank, place)| rank == 0 && place >= 800));
-    assert_eq!(ledger.grant_leases(0, 9, from_seconds(5)), [], "nothing is free");
+    assert_eq!(ledger.grant_leases(0, 9, from_seconds(5)), [], "no place is free");
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_copy_outlives_the_rank_that_held_the_lease() {
     assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
     ledger.touch_rank(1, from_seconds(90));
     assert_eq!(ledger.expire_silent_ranks(from_seconds(40), from_seconds(91)), [0]);
-    assert_eq!((ledger.rank_leases(1), ledger.free()), (vec![0..1], 1), "asked only once again");
+    assert_eq!((ledger.rank_leases(1), ledger.free()), (vec![0..1], 1), "given out only once more");
     assert_eq!(ledger.settle(1, [0..1], from_seconds(52)), []);
     assert_eq!(ledger.open_count(), 1);
 }
@@ -121,20 +121,20 @@ fn a_returned_copy_belongs_to_no_rank() {
     let mut ledger = Ledger::new(1, 3);
     ledger.take(0, 1, NOW);
     assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
-    ledger.give_back(1, [0..1], from_seconds(91));
-    assert_eq!(ledger.rank_leases(0), [0..1], "who had it has it");
+    ledger.return_places(1, [0..1], from_seconds(91));
+    assert_eq!(ledger.rank_leases(0), [0..1], "the holder keeps its lease");
     assert_eq!(
         ledger.grant_speculative_copies(&[(2, 1)], from_seconds(92)),
         [(2, 0)],
         "it may be copied again"
     );
-    ledger.give_back(2, [0..1], from_seconds(53));
-    ledger.give_back(0, [0..1], from_seconds(54));
+    ledger.return_places(2, [0..1], from_seconds(53));
+    ledger.return_places(0, [0..1], from_seconds(54));
     assert_eq!((ledger.rank_leases(1), ledger.rank_leases(2), ledger.free()), (vec![], vec![], 1));
 }
 
 #[test]
-fn a_slow_rank_gets_none_of_the_last() {
+fn a_slow_rank_gets_none_of_the_last_places() {
     let mut ledger = Ledger::new(100, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {
         ledger.take(rank, 40, NOW);
@@ -146,28 +146,25 @@ fn a_slow_rank_gets_none_of_the_last() {
     ledger.look();
     assert!(
         !ledger.grant_leases(1, 1, from_seconds(4)).is_empty() || ledger.free() == 20,
-        "20 at 10 a second"
+        "20 free at 10 per second"
     );
-    assert_eq!(ledger.grant_leases(1, 9, from_seconds(4)), [], "2 s and 1 there, 4 s here");
+    assert_eq!(ledger.grant_leases(1, 9, from_seconds(4)), [], "3 s at the fast rank, 4 s here");
     assert_eq!(ledger.grant_leases(0, 4, from_seconds(4)).len(), 1);
-    assert!(
-        !ledger.grant_leases(1, 9, from_seconds(9)).is_empty(),
-        "the other has come to a standstill"
-    );
+    assert!(!ledger.grant_leases(1, 9, from_seconds(9)).is_empty(), "the other rank has stalled");
 }
 
-/// What can happen to the book.
+/// An event in the life of a ledger.
 #[derive(Clone, Debug)]
 enum LedgerStep {
     Grant(usize, u64),
-    /// A part of what the rank has, by two fractions.
+    /// A part of the rank's leases, by two offsets.
     Settle(usize, u64, u64),
-    /// Places that may be anybody's: a rank that was given up, or lies.
+    /// Places of any rank: the sender was declared lost, or is wrong.
     SettleAny(usize, u64, u64),
     ReturnPlaces(usize, u64, u64),
     Speculate(usize, usize),
     ExpireSilent,
-    /// Not rank 0, which does what is left.
+    /// Never rank 0, which does the remaining work.
     Deregister(usize),
 }
 
@@ -184,21 +181,22 @@ fn step_strategy() -> impl Strategy<Value = LedgerStep> {
     ]
 }
 
-/// Every place is settled, free, or leased to exactly one living rank.
+/// Asserts that every place is settled, free, or leased to exactly one living rank.
 fn assert_consistent(ledger: &Ledger) {
     let mut leased = 0;
     for (&from, lease) in &ledger.leases {
         let open =
             (from..lease.end).filter(|&place| !ledger.settled.contains(place)).count() as u64;
-        assert_eq!(open, lease.left);
+        assert_eq!(open, lease.unsettled_count);
         assert!(open > 0 && !ledger.ranks[lease.rank].is_lost);
         assert!(ledger.ranks[lease.rank].lease_starts.contains(&from));
         leased += open;
     }
     let held: usize = ledger.ranks.iter().map(|it| it.lease_starts.len()).sum();
     assert_eq!(held, ledger.leases.len());
-    let never =
-        (ledger.next..ledger.total_places).filter(|&place| !ledger.settled.contains(place)).count();
+    let never = (ledger.next_ungranted..ledger.total_places)
+        .filter(|&place| !ledger.settled.contains(place))
+        .count();
     let back: u64 = ledger.returned.iter().map(|(from, to)| to - from).sum();
     assert_eq!(leased + never as u64 + back, ledger.open_count());
     assert_eq!(back, ledger.returned_count);
@@ -211,14 +209,14 @@ fn assert_consistent(ledger: &Ledger) {
     for (at, one) in spans.iter().enumerate() {
         assert!(spans[at + 1..].iter().all(|it| it.1 <= one.0 || one.1 <= it.0), "{spans:?}");
     }
-    for place in ledger.copies.keys() {
+    for place in ledger.speculative_copies.keys() {
         assert!(!ledger.settled.contains(*place));
     }
 }
 
 proptest! {
     #[test]
-    fn whatever_ranks_do_nothing_is_lost_or_leased_twice(
+    fn no_sequence_of_events_loses_a_place_or_leases_it_twice(
         total in 0u64..120, steps in prop::collection::vec(step_strategy(), 0..120),
     ) {
         let mut ledger = Ledger::new(total, 4);
@@ -245,7 +243,7 @@ proptest! {
                     ledger.settle(rank, [from..from + len], now);
                 }
                 LedgerStep::ReturnPlaces(rank, from, len) => {
-                    ledger.give_back(rank, [from..from + len], now);
+                    ledger.return_places(rank, [from..from + len], now);
                 }
                 LedgerStep::Speculate(rank, want) => {
                     ledger.touch_rank(rank, now);
@@ -262,17 +260,17 @@ proptest! {
             }
             assert_consistent(&ledger);
         }
-        // One rank that lives does all the rest.
+        // A single living rank does the rest.
         now += from_seconds(100);
         ledger.touch_rank(0, now);
         ledger.expire_silent_ranks(from_seconds(50), now);
         let mut rounds = 0;
         while ledger.open_count() > 0 {
             rounds += 1;
-            prop_assert!(rounds < 1000, "it comes to an end");
+            prop_assert!(rounds < 1000, "the work ends");
             ledger.grant_leases(0, 7, now);
             let mine = ledger.rank_leases(0);
-            prop_assert!(!mine.is_empty(), "what is open is somebody's who lives");
+            prop_assert!(!mine.is_empty(), "every open place is leased to a living rank");
             ledger.settle(0, mine, now);
             assert_consistent(&ledger);
         }

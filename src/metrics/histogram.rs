@@ -1,7 +1,8 @@
-//! A histogram of whole numbers that merges: exact below 16, then sixteen steps between a power of two and the next.
+//! A mergeable histogram of whole numbers: exact below 16, then sixteen logarithmic buckets per power of two.
 //!
-//! What is read off it is within a thirtieth. Not the histogram by which requests are given up (`engine/patience.rs`): that one
-//! lives in one process; this one travels, is the same however it was put together, and is empty where nothing was seen.
+//! Percentiles are accurate to about 3 %. Merging is associative and commutative, so ranks can be reduced in any order.
+//! The timeouts of requests use another histogram (hdrhistogram, in `engine/endpoint_state/timeouts.rs`): it lives in one
+//! process, and is finer and constant in size.
 
 use std::collections::BTreeMap;
 
@@ -9,32 +10,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Merge;
 
-/// Numbers, counted.
+/// Counts of whole numbers in logarithmic buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogHistogram {
     counts: BTreeMap<u16, u64>,
     count: u64,
     sum: u64,
-    ends: Option<(u64, u64)>,
+    min_max: Option<(u64, u64)>,
 }
 
-/// Some numbers next to each other, and how many there are of them.
+/// Number of values in a half-open range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct HistogramBin {
-    /// The least number that belongs here.
+    /// Inclusive lower bound.
     pub from: u64,
-    /// The least that does not any more.
+    /// Exclusive upper bound.
     pub to: u64,
-    /// How many there are.
+    /// Number of values in the range.
     pub count: u64,
 }
 
-/// Steps between a power of two and the next, as a power of two.
+/// Binary logarithm of the number of buckets per power of two.
 const SUB_BUCKET_BITS: u32 = 4;
 const SUB_BUCKETS: u64 = 1 << SUB_BUCKET_BITS;
 
 impl LogHistogram {
-    /// One more.
+    /// Records a value.
     pub fn add(&mut self, number: u64) {
         *self.counts.entry(place(number)).or_default() += 1;
         self.count += 1;
@@ -43,35 +44,35 @@ impl LogHistogram {
     }
 
     fn extend_range(&mut self, least: u64, greatest: u64) {
-        let (low, high) = self.ends.unwrap_or((least, greatest));
-        self.ends = Some((low.min(least), high.max(greatest)));
+        let (low, high) = self.min_max.unwrap_or((least, greatest));
+        self.min_max = Some((low.min(least), high.max(greatest)));
     }
 
-    /// How many.
+    /// Returns the number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// All of them together.
+    /// Returns the sum of all values, exact.
     #[must_use]
     pub fn sum(&self) -> u64 {
         self.sum
     }
 
-    /// The least and the greatest, if there are any.
+    /// Returns the smallest and the largest value, `None` if there are none.
     #[must_use]
-    pub fn ends(&self) -> Option<(u64, u64)> {
-        self.ends
+    pub fn min_max(&self) -> Option<(u64, u64)> {
+        self.min_max
     }
 
-    /// Their mean, if there are any.
+    /// Returns the mean, exact; `None` if there are no values.
     #[must_use]
     pub fn mean(&self) -> Option<f64> {
         (self.count > 0).then(|| self.sum as f64 / self.count as f64)
     }
 
-    /// The number below which this share of them is, about; none where there are none.
+    /// Returns the percentile for a share from 0 to 1, to about 3 %; `None` if there are no values.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -79,7 +80,7 @@ impl LogHistogram {
         reason = "a share of a count"
     )]
     pub fn at(&self, share: f64) -> Option<u64> {
-        let (low, high) = self.ends?;
+        let (low, high) = self.min_max?;
         let wanted = ((share * self.count as f64).ceil() as u64).clamp(1, self.count);
         let mut before = 0;
         let found = self.counts.iter().find(|(_, count)| {
@@ -91,13 +92,13 @@ impl LogHistogram {
         })
     }
 
-    /// All of them in at most so many bars that touch each other, each several of the finest steps wide.
+    /// Returns at most `most` adjacent bins that cover all values, each made of a whole number of buckets.
     #[must_use]
     pub fn to_bins(&self, most: usize) -> Vec<HistogramBin> {
         let ends = self.counts.first_key_value().zip(self.counts.last_key_value());
         let Some(((&first, _), (&last, _))) = ends else { return Vec::new() };
         let most = most.max(1);
-        // Whole halves, quarters … of an octave, so that bars begin at round numbers.
+        // Doubling keeps bins at halves, quarters … of an octave, so that they begin at round numbers.
         let mut width = 1;
         while usize::from(last / width - first / width) + 1 > most {
             width *= 2;
@@ -125,7 +126,7 @@ fn place(number: u64) -> u16 {
     (u64::from(octave + 1) * SUB_BUCKETS + step) as u16
 }
 
-/// The least number of a place.
+/// Returns the smallest number of a bucket.
 fn bucket_start(place: u16) -> u64 {
     let (octave, step) = (u64::from(place) / SUB_BUCKETS, u64::from(place) % SUB_BUCKETS);
     if octave == 0 {
@@ -140,7 +141,7 @@ impl Merge for LogHistogram {
         Merge::merge(&mut self.counts, other.counts);
         self.count += other.count;
         self.sum = self.sum.saturating_add(other.sum);
-        other.ends.into_iter().for_each(|(least, greatest)| self.extend_range(least, greatest));
+        other.min_max.into_iter().for_each(|(least, greatest)| self.extend_range(least, greatest));
     }
 }
 
@@ -190,7 +191,7 @@ mod tests {
     fn none_has_no_numbers_and_hence_no_mean() {
         let none = LogHistogram::default();
         assert_eq!(
-            (none.at(0.5), none.mean(), none.ends(), none.to_bins(9).len()),
+            (none.at(0.5), none.mean(), none.min_max(), none.to_bins(9).len()),
             (None, None, None, 0)
         );
     }

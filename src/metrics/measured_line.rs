@@ -1,4 +1,4 @@
-//! An answer's line, as far as it is measured.
+//! The fields of an answer line that are measured; all others are skipped while parsing.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::{FailureExample, MAX_MESSAGE_CHARS};
 
 #[derive(Deserialize)]
-pub(super) struct Line<'a> {
+pub(super) struct MeasuredLine<'a> {
     #[serde(borrow)]
     pub(super) id: &'a RawValue,
     pub(super) index: u64,
@@ -53,11 +53,11 @@ pub(super) struct MeasuredServed<'a> {
     pub(super) attempts: u32,
 }
 
-/// Milliseconds of a year: nothing takes longer, and sums of these fit.
+/// Milliseconds of a year: no request takes longer, and sums of such values fit into 64 bits.
 const MAX_LATENCY_MS: f64 = 31_536_000_000.0;
 
 impl MeasuredServed<'_> {
-    /// Its latency in milliseconds.
+    /// Returns the latency in milliseconds, at most [`MAX_LATENCY_MS`].
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -68,8 +68,8 @@ impl MeasuredServed<'_> {
     }
 }
 
-impl Line<'_> {
-    /// Its kind, and what is told of it.
+impl MeasuredLine<'_> {
+    /// Returns the kind of the failure and its example.
     pub(super) fn failure_example(&self) -> (&str, FailureExample) {
         let error = self.error.as_ref();
         let message = error.map_or("", |it| &*it.message).chars().take(MAX_MESSAGE_CHARS).collect();

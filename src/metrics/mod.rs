@@ -1,11 +1,12 @@
-//! What the answers of a run measure: latencies, lengths, failures, who answered how much. Pure.
+//! Measurements of a run: latency and length histograms, failures, load per endpoint, and the timeline. Pure.
 //!
-//! Owns what is kept of each answer's line while answers are put together. It merges like a tally, so every rank measures its own lines and a
-//! reduction makes one of them; whatever the number of ranks, the result is the same, since it is made of whole numbers. Knows
-//! lines as they stand in shard files, and nothing of files, ranks or pictures.
+//! Owns the statistics that are kept of each answer line while answers are gathered. They merge like a tally: every rank
+//! measures its own lines and an MPI reduction adds them up. All are whole numbers, so the result is the same on any number
+//! of ranks. Knows the lines of shard files, but no files, ranks or charts; the summary is computed in
+//! [`report`](crate::report).
 //!
-//! Memory, on a rank and at rank 0: two histograms of lengths and one of latencies (some 300 numbers each at most), the first few
-//! failures of each kind, the slowest few prompts, and about 120 bytes an endpoint: 1.5 MB for 12,000.
+//! Memory, on each rank: three histograms of at most some 300 numbers, the first ten failures of each kind, the ten
+//! slowest prompts, and about 120 bytes per endpoint, 1.5 MB for 12,000.
 
 mod histogram;
 mod measured_line;
@@ -21,85 +22,85 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Merge;
-use measured_line::Line;
+use measured_line::MeasuredLine;
 
-/// Of the lines of a rank, and then of all.
+/// Statistics of answer lines: of one rank, and after the reduction of the whole run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerStats {
-    /// Prompts answered.
+    /// Number of answered prompts.
     pub answered: u64,
-    /// Prompts failed.
+    /// Number of failed prompts.
     pub failed: u64,
-    /// Lines that are no answers: damage.
+    /// Number of lines that could not be parsed.
     pub damaged: u64,
-    /// Prompts that took more than one request.
+    /// Number of prompts that took more than one request.
     pub retried: u64,
-    /// From sending the request that was answered to its answer, in milliseconds, answered prompts only.
+    /// Milliseconds from sending the successful request to its answer, of answered prompts.
     pub latency: LogHistogram,
-    /// Tokens of answered prompts, where they were counted.
+    /// Prompt tokens of answered prompts, if the server reported them.
     pub prompt_tokens: LogHistogram,
-    /// Tokens of answers, where they were counted.
+    /// Completion tokens of answers, if the server reported them.
     pub completion_tokens: LogHistogram,
-    /// Answers whose tokens are a share of a list's.
+    /// Number of answers whose tokens are estimated from the total of their batch.
     pub estimated: u64,
-    /// Why answers ended.
+    /// Number of answers by finish reason.
     pub finish: BTreeMap<String, u64>,
-    /// By kind.
+    /// Failures by kind.
     pub failures: BTreeMap<String, FailureStats>,
-    /// By host and URL.
-    pub endpoints: BTreeMap<String, Served>,
-    /// The answered prompts that took longest, the longest first.
+    /// Load of each endpoint, by host and URL.
+    pub endpoints: BTreeMap<String, EndpointStats>,
+    /// Answered prompts with the longest latency.
     pub slowest: SlowestAnswers,
 }
 
-/// Failures of one kind.
+/// Number and examples of failures of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureStats {
-    /// How many.
+    /// Number of failed prompts.
     pub count: u64,
-    /// The first of them in the input, by index.
+    /// First failed prompts in input order, by index.
     pub first: BTreeMap<u64, FailureExample>,
 }
 
-/// A prompt that failed.
+/// A failed prompt, as an example of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureExample {
-    /// Its id, as JSON.
+    /// Id of the prompt as JSON text.
     pub id: String,
-    /// The reason in words.
+    /// Error message, cut to [`MAX_MESSAGE_CHARS`].
     pub message: String,
-    /// The HTTP status, where there was one.
+    /// HTTP status, if the server answered.
     pub status: Option<u16>,
 }
 
-/// What one endpoint did.
+/// Load of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Served {
-    /// Prompts that it answered.
+pub struct EndpointStats {
+    /// Number of prompts that it answered.
     pub answered: u64,
-    /// Prompts that failed there.
+    /// Number of prompts that failed there.
     pub failed: u64,
-    /// All its answers' latencies, in milliseconds.
+    /// Sum of its answers' latencies in milliseconds.
     pub latency_sum_ms: u64,
-    /// The longest of them.
+    /// Longest latency in milliseconds.
     pub max_latency_ms: u64,
-    /// Tokens of its answers.
+    /// Completion tokens of its answers.
     pub tokens: u64,
 }
 
-/// The slowest few.
+/// Answers with the longest latency, at most ten, the longest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowestAnswers(BTreeSet<(Reverse<u64>, u64, String, String)>);
 
-/// Failures of a kind that are named, and slowest prompts.
-const NAMED: usize = 10;
-/// A reason's length, in characters; servers send whole pages.
+/// Number of examples kept per failure kind, and of slowest answers.
+const MAX_EXAMPLES: usize = 10;
+/// Length of a kept error message in characters: some servers send whole pages.
 const MAX_MESSAGE_CHARS: usize = 300;
 
 impl AnswerStats {
-    /// A line of a shard file.
+    /// Adds a line of a shard file.
     pub fn add(&mut self, line: &[u8]) {
-        let Ok(line) = serde_json::from_slice::<Line<'_>>(line) else {
+        let Ok(line) = serde_json::from_slice::<MeasuredLine<'_>>(line) else {
             self.damaged += 1;
             return;
         };
@@ -140,7 +141,7 @@ impl AnswerStats {
     }
 }
 
-/// Without a copy of a name that is known.
+/// Increments a counter, and copies the name only if it is new.
 fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
     match counts.get_mut(name) {
         Some(count) => *count += 1,
@@ -151,14 +152,14 @@ fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
 impl FailureStats {
     fn add(&mut self, index: u64, first: impl FnOnce() -> FailureExample) {
         let beyond = self.first.last_key_value().is_some_and(|(last, _)| index > *last);
-        if self.first.len() < NAMED || !beyond {
+        if self.first.len() < MAX_EXAMPLES || !beyond {
             self.first.insert(index, first());
             self.cut();
         }
     }
 
     fn cut(&mut self) {
-        while self.first.len() > NAMED {
+        while self.first.len() > MAX_EXAMPLES {
             self.first.pop_last();
         }
     }
@@ -167,26 +168,26 @@ impl FailureStats {
 impl SlowestAnswers {
     fn add_answer(&mut self, millis: u64, index: u64, id: &str, endpoint: &str) {
         let fast = self.0.last().is_some_and(|last| (Reverse(millis), index) > (last.0, last.1));
-        if self.0.len() < NAMED || !fast {
+        if self.0.len() < MAX_EXAMPLES || !fast {
             self.0.insert((Reverse(millis), index, id.into(), endpoint.into()));
             self.cut();
         }
     }
 
     fn cut(&mut self) {
-        while self.0.len() > NAMED {
+        while self.0.len() > MAX_EXAMPLES {
             self.0.pop_last();
         }
     }
 
-    /// Milliseconds, index, id as JSON, and the endpoint.
+    /// Iterates over latency in milliseconds, index, id as JSON, and endpoint.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64, &str, &str)> {
         self.0.iter().map(|(Reverse(millis), index, id, at)| (*millis, *index, &**id, &**at))
     }
 }
 
-impl Served {
-    /// Mean latency in milliseconds; none where nothing was answered.
+impl EndpointStats {
+    /// Returns the mean latency in milliseconds, `None` without answers.
     #[must_use]
     pub fn mean_latency_ms(&self) -> Option<f64> {
         (self.answered > 0).then(|| self.latency_sum_ms as f64 / self.answered as f64)
@@ -219,7 +220,7 @@ impl Merge for FailureStats {
     }
 }
 
-impl Merge for Served {
+impl Merge for EndpointStats {
     fn merge(&mut self, other: Self) {
         self.answered += other.answered;
         self.failed += other.failed;
@@ -282,7 +283,7 @@ mod tests {
             prop_assert_eq!(whole.failures.values().map(|it| it.count).sum::<u64>(), whole.failed);
             let mut longest: Vec<u64> = (0..).zip(&all).filter(|(index, _)| !matches!(index % 5, 0 | 2)).map(|(_, it)| it.0).collect();
             longest.sort_unstable_by_key(|&it| Reverse(it));
-            longest.truncate(NAMED);
+            longest.truncate(MAX_EXAMPLES);
             prop_assert_eq!(whole.slowest.iter().map(|it| it.0).collect::<Vec<_>>(), longest);
         }
     }
@@ -291,7 +292,7 @@ mod tests {
     fn the_first_of_a_kind_are_named() {
         let lines: Vec<String> = (0..100).rev().map(|it| line(it, 5, 1)).collect();
         let failed = &measured(&lines).failures["too_long"];
-        assert_eq!((failed.count, failed.first.len()), (20, NAMED));
+        assert_eq!((failed.count, failed.first.len()), (20, MAX_EXAMPLES));
         assert_eq!(failed.first.keys().copied().collect::<Vec<_>>()[..3], [0, 5, 10]);
         assert_eq!((&*failed.first[&5].id, failed.first[&5].status), (r#""a\"5""#, Some(400)));
     }

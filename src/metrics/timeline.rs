@@ -1,10 +1,10 @@
-//! What endpoints did over time, in a bounded number of pieces, of a rank and of the job.
+//! Load of endpoints over time, in a bounded number of buckets, of one rank and of the whole job.
 //!
-//! Owns how time and endpoints are binned. A piece of time is a quarter of a second at first; whenever a run outgrows
-//! [`Timeline::COLUMNS`] pieces, they are put together two by two. So pieces of any two timelines fit into each other, and
-//! merging them gives the same whatever came first. Endpoints share [`Timeline::ROWS`] rows by their number in the job,
-//! neighbours together. A row that is full has 120 pieces of 56 bytes, 7 KB (3 KB as a letter): a rank has as many rows as
-//! endpoints at most, and all of a job of 12,000 endpoints are 1.3 MB.
+//! Owns the binning of time and endpoints. A bucket is 250 ms at first; whenever a run outgrows the limit of 120 buckets,
+//! pairs are merged. So the buckets of any two timelines nest, and merging them gives the same result in any order.
+//! Endpoints share at most 200 rows by their number in the job, neighbours together. A full row has 120 buckets of 56 bytes,
+//! 7 KB (3 KB as a message); a rank has at most one row per endpoint, and a job of 12,000 endpoints has 1.3 MB. The file
+//! `timelines.jsonl` is in `output/timelines.rs`; the heat map is in `report/html/heatmap.rs`.
 
 use std::collections::BTreeMap;
 
@@ -12,97 +12,97 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Merge;
 
-/// Of one rank, and then of all.
+/// Load of endpoints over time: of one rank, and after the reduction of the whole job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// How often pieces were put together two by two.
+    /// Number of times that pairs of buckets were merged.
     doublings: u32,
-    /// By number, from 0.
+    /// Rows by number, from 0.
     rows: BTreeMap<u32, Row>,
-    /// Endpoints that were away for a while.
+    /// Outages of endpoints.
     pub away: DowntimeSummary,
 }
 
-/// One endpoint over time, or several neighbours.
+/// Load over time of one endpoint, or of several neighbours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// Who, by their number in the job; the first and the last where there are more than two.
+    /// Names by number in the job; only the first and the last of more than two.
     names: BTreeMap<u32, String>,
-    /// How many.
+    /// Number of endpoints that share the row.
     pub endpoints: u64,
-    /// One after the other, from the beginning of the work.
-    pub pieces: Vec<Piece>,
+    /// Buckets in order of time, from the start of the work.
+    pub pieces: Vec<TimeBucket>,
 }
 
-/// What happened in a piece of time. Written as its seven numbers in this order: there are many of them.
+/// Load in one bucket of time. Serialized as an array of its seven numbers, since a file holds many of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "[u64; 7]", into = "[u64; 7]")]
-pub struct Piece {
-    /// Milliseconds in which somebody drove the endpoint; endpoints of a row add up, here and below.
+pub struct TimeBucket {
+    /// Milliseconds in which a rank drove the endpoint; the endpoints of a row add up, here and below.
     pub watched: u64,
-    /// Of those, how many it was up.
+    /// Milliseconds of those in which it was up.
     pub up: u64,
-    /// Of those, how many its window was used up.
+    /// Milliseconds of those in which its concurrency limit was full.
     pub full: u64,
     /// Sequences in flight times milliseconds.
     pub in_flight: u64,
-    /// Room in the window times milliseconds, while it was up.
+    /// Concurrency limit times milliseconds, while it was up.
     pub window: u64,
-    /// Prompts settled by it.
+    /// Outcomes from this endpoint.
     pub settled: u64,
-    /// Tokens of its answers.
+    /// Completion tokens of its answers.
     pub tokens: u64,
 }
 
-/// Who was away, by name, and for how long.
+/// Outages of all endpoints, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DowntimeSummary {
-    /// The first [`Away::NAMED`] of them by name.
+    /// Outages of the first 200 endpoints by name.
     pub named: BTreeMap<String, DowntimeRecord>,
-    /// How often any endpoint went away that had been up, in all.
+    /// Number of outages of all endpoints that had been up.
     pub times: u64,
 }
 
-/// How one endpoint was away.
+/// Outages of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DowntimeRecord {
-    /// How often it went away; 0 for one that was not ready at first.
+    /// Number of outages; 0 for an endpoint that only became ready late.
     pub times: u64,
-    /// For how many milliseconds in all.
+    /// Total downtime in milliseconds.
     pub millis: u64,
-    /// It was away when its rank's work ended.
+    /// True if the endpoint was down when its rank's work ended.
     pub at_end: bool,
 }
 
-/// An endpoint's place in the job's timeline.
+/// Position of an endpoint in the job's timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimelineSlot {
-    /// Its row.
+    /// Number of its row.
     pub row: u32,
-    /// Its number in the job, from 0.
+    /// Number of the endpoint in the job, from 0.
     pub number: u32,
-    /// What people call it: its host and its URL.
+    /// Host and URL of the endpoint.
     pub name: String,
 }
 
-/// How an endpoint stands.
+/// Load of an endpoint during an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Sequences.
+pub struct EndpointSnapshot {
+    /// Sequences in flight.
     pub in_flight: u64,
-    /// Sequences that it may have.
+    /// Concurrency limit, in sequences.
     pub window: u64,
-    /// Does it answer?
+    /// True if the endpoint answers.
     pub is_up: bool,
-    /// Is its window used up?
+    /// True if the concurrency limit is reached.
     pub is_full: bool,
 }
 
 impl TimelineSlot {
-    /// Of the endpoint with this number among `all` of the job's.
+    /// Returns the slot of an endpoint by its number among `all` endpoints of the job.
     #[must_use]
     pub fn of(number: u64, all: u64, name: String) -> Self {
-        let rows = all.clamp(1, Timeline::ROWS);
+        let rows = all.clamp(1, Timeline::MAX_ROWS);
         let row = number.min(all.saturating_sub(1)) * rows / all.max(1);
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         Self { row: small(row), number: small(number), name }
@@ -110,53 +110,53 @@ impl TimelineSlot {
 }
 
 impl Timeline {
-    /// Pieces of time, at most.
+    /// Upper limit of buckets per row.
     pub const MAX_BUCKETS: usize = 120;
-    /// Rows, at most.
-    pub const ROWS: u64 = 200;
-    /// Milliseconds of the finest pieces.
+    /// Upper limit of rows.
+    pub const MAX_ROWS: u64 = 200;
+    /// Width of a bucket in milliseconds before any merge.
     const MIN_BUCKET_MILLIS: u64 = 250;
 
-    /// How long a piece is, in milliseconds.
+    /// Returns the width of a bucket in milliseconds.
     #[must_use]
     pub fn bucket_millis(&self) -> u64 {
         Self::MIN_BUCKET_MILLIS << self.doublings.min(40)
     }
 
-    /// By number, in order.
+    /// Iterates over the rows by number.
     pub fn rows(&self) -> impl Iterator<Item = (u32, &Row)> {
         self.rows.iter().map(|(number, row)| (*number, row))
     }
 
-    /// Pieces from the beginning to the last in which anything was seen.
+    /// Returns the number of buckets from the beginning to the last one with data.
     #[must_use]
     pub fn columns(&self) -> usize {
         self.rows.values().map(|row| row.pieces.len()).max().unwrap_or(0)
     }
 
-    /// All rows together, at one piece of time.
+    /// Returns the sum of all rows in one bucket.
     #[must_use]
-    pub fn bucket_total(&self, number: usize) -> Piece {
-        let mut sum = Piece::default();
+    pub fn bucket_total(&self, number: usize) -> TimeBucket {
+        let mut sum = TimeBucket::default();
         self.rows.values().filter_map(|row| row.pieces.get(number)).for_each(|it| sum.merge(*it));
         sum
     }
 
-    /// All there is, in one.
+    /// Returns the sum of all rows and buckets.
     #[must_use]
-    pub fn whole(&self) -> Piece {
-        let mut sum = Piece::default();
+    pub fn whole(&self) -> TimeBucket {
+        let mut sum = TimeBucket::default();
         self.rows.values().flat_map(|row| &row.pieces).for_each(|it| sum.merge(*it));
         sum
     }
 
-    /// Endpoints of all rows.
+    /// Returns the number of endpoints in all rows.
     #[must_use]
-    pub fn endpoints(&self) -> u64 {
+    pub fn endpoint_count(&self) -> u64 {
         self.rows.values().map(|row| row.endpoints).sum()
     }
 
-    /// Somebody drives this endpoint from now on.
+    /// Adds an endpoint that a rank drives from now on.
     pub fn register_endpoint(&mut self, seat: &TimelineSlot) {
         let row = self.rows.entry(seat.row).or_default();
         row.names.insert(seat.number, seat.name.clone());
@@ -164,8 +164,14 @@ impl Timeline {
         row.keep_outer_names();
     }
 
-    /// It stood like this between these milliseconds since the beginning.
-    pub fn saw(&mut self, seat: &TimelineSlot, from: u64, to: u64, stood: Standing) {
+    /// Records an endpoint's load from one time to another, in milliseconds since the start of the work.
+    pub fn record_interval(
+        &mut self,
+        seat: &TimelineSlot,
+        from: u64,
+        to: u64,
+        stood: EndpointSnapshot,
+    ) {
         if to <= from {
             return;
         }
@@ -174,7 +180,7 @@ impl Timeline {
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
         let last = usize::try_from((to - 1) / width).unwrap_or(Self::MAX_BUCKETS - 1);
         if pieces.len() <= last {
-            pieces.resize(last + 1, Piece::default());
+            pieces.resize(last + 1, TimeBucket::default());
         }
         for (begin, piece) in (0..).map(|it| it * width).zip(pieces.iter_mut()) {
             let millis = to.min(begin + width).saturating_sub(from.max(begin));
@@ -188,19 +194,19 @@ impl Timeline {
         }
     }
 
-    /// It settled a prompt at this millisecond, with so many tokens.
+    /// Records an outcome at this millisecond, with its completion tokens.
     pub fn settled(&mut self, seat: &TimelineSlot, at: u64, tokens: u64) {
         self.extend_to(at);
         let place = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::MAX_BUCKETS - 1);
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
         if pieces.len() <= place {
-            pieces.resize(place + 1, Piece::default());
+            pieces.resize(place + 1, TimeBucket::default());
         }
         pieces[place].settled += 1;
         pieces[place].tokens += tokens;
     }
 
-    /// Pieces as long as it takes for this millisecond to be in one of them.
+    /// Merges buckets until this millisecond falls into one of them.
     fn extend_to(&mut self, millisecond: u64) {
         while millisecond / self.bucket_millis() >= Self::MAX_BUCKETS as u64 && self.doublings < 40
         {
@@ -211,8 +217,8 @@ impl Timeline {
     fn double_buckets(&mut self) {
         self.doublings += 1;
         for row in self.rows.values_mut() {
-            let two = |pair: &[Piece]| {
-                let mut sum = Piece::default();
+            let two = |pair: &[TimeBucket]| {
+                let mut sum = TimeBucket::default();
                 pair.iter().for_each(|it| sum.merge(*it));
                 sum
             };
@@ -222,7 +228,7 @@ impl Timeline {
 }
 
 impl Row {
-    /// Who: one, or the first and the last of several.
+    /// Returns the name of its endpoint, or of the first and the last of several.
     #[must_use]
     pub fn name(&self) -> String {
         let (first, last) = (self.names.values().next(), self.names.values().next_back());
@@ -235,10 +241,10 @@ impl Row {
         }
     }
 
-    /// All its pieces in one.
+    /// Returns the sum of its buckets.
     #[must_use]
-    pub fn whole(&self) -> Piece {
-        let mut sum = Piece::default();
+    pub fn whole(&self) -> TimeBucket {
+        let mut sum = TimeBucket::default();
         self.pieces.iter().for_each(|it| sum.merge(*it));
         sum
     }
@@ -252,10 +258,10 @@ impl Row {
 }
 
 impl DowntimeSummary {
-    /// Endpoints that are named, at most.
+    /// Upper limit of endpoints listed by name.
     pub const NAMED: usize = 200;
 
-    /// This endpoint is away for so many milliseconds more; `news` where it was there before.
+    /// Adds downtime of an endpoint in milliseconds. `news` is true if the endpoint was up before, which makes it an outage.
     pub fn add(&mut self, name: &str, millis: u64, news: bool) {
         self.times += u64::from(news);
         let its = self.named.entry(name.to_owned()).or_default();
@@ -265,7 +271,7 @@ impl DowntimeSummary {
         self.cut();
     }
 
-    /// It is there again.
+    /// Marks an endpoint as up again.
     pub fn mark_recovered(&mut self, name: &str) {
         if let Some(its) = self.named.get_mut(name) {
             its.at_end = false;
@@ -279,19 +285,19 @@ impl DowntimeSummary {
     }
 }
 
-impl From<[u64; 7]> for Piece {
+impl From<[u64; 7]> for TimeBucket {
     fn from([watched, up, full, in_flight, window, settled, tokens]: [u64; 7]) -> Self {
         Self { watched, up, full, in_flight, window, settled, tokens }
     }
 }
 
-impl From<Piece> for [u64; 7] {
-    fn from(it: Piece) -> Self {
+impl From<TimeBucket> for [u64; 7] {
+    fn from(it: TimeBucket) -> Self {
         [it.watched, it.up, it.full, it.in_flight, it.window, it.settled, it.tokens]
     }
 }
 
-impl Merge for Piece {
+impl Merge for TimeBucket {
     fn merge(&mut self, other: Self) {
         self.watched += other.watched;
         self.up += other.up;
@@ -309,7 +315,7 @@ impl Merge for Row {
         self.keep_outer_names();
         self.endpoints += other.endpoints;
         if self.pieces.len() < other.pieces.len() {
-            self.pieces.resize(other.pieces.len(), Piece::default());
+            self.pieces.resize(other.pieces.len(), TimeBucket::default());
         }
         self.pieces.iter_mut().zip(other.pieces).for_each(|(mine, other)| mine.merge(other));
     }
@@ -350,7 +356,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]
-    struct Seen {
+    struct EndpointObservation {
         number: u64,
         from: u64,
         millis: u64,
@@ -361,8 +367,8 @@ mod tests {
     const ENDPOINTS: u64 = 450;
 
     prop_compose! {
-        fn seen()(number in 0..ENDPOINTS, from in 0..200_000u64, millis in 0..60_000u64, in_flight in 0..9u64, up in any::<bool>()) -> Seen {
-            Seen { number, from, millis, in_flight, up }
+        fn any_observation()(number in 0..ENDPOINTS, from in 0..200_000u64, millis in 0..60_000u64, in_flight in 0..9u64, up in any::<bool>()) -> EndpointObservation {
+            EndpointObservation { number, from, millis, in_flight, up }
         }
     }
 
@@ -370,13 +376,14 @@ mod tests {
         TimelineSlot::of(number, ENDPOINTS, format!("n{number:04}"))
     }
 
-    fn build_timeline(all: &[Seen]) -> Timeline {
+    fn build_timeline(all: &[EndpointObservation]) -> Timeline {
         let mut timeline = Timeline::default();
         for it in all {
-            let Seen { number, from, millis, in_flight, up } = *it;
+            let EndpointObservation { number, from, millis, in_flight, up } = *it;
             timeline.register_endpoint(&slot_of(number));
-            let stood = Standing { in_flight, window: 8, is_up: up, is_full: in_flight == 8 };
-            timeline.saw(&slot_of(number), from, from + millis, stood);
+            let stood =
+                EndpointSnapshot { in_flight, window: 8, is_up: up, is_full: in_flight == 8 };
+            timeline.record_interval(&slot_of(number), from, from + millis, stood);
             timeline.settled(&slot_of(number), from + millis, 10);
             if !up {
                 timeline.away.add(&slot_of(number).name, millis, true);
@@ -388,7 +395,7 @@ mod tests {
     proptest! {
         #[test]
         fn timelines_add_up_in_any_grouping_and_lose_nothing(
-            a in prop::collection::vec(seen(), 0..12), b in prop::collection::vec(seen(), 0..12), c in prop::collection::vec(seen(), 0..12),
+            a in prop::collection::vec(any_observation(), 0..12), b in prop::collection::vec(any_observation(), 0..12), c in prop::collection::vec(any_observation(), 0..12),
         ) {
             let sum = |mut one: Timeline, other: Timeline| { one.merge(other); one };
             let [x, y, z] = [&a, &b, &c].map(|it| build_timeline(it));
@@ -396,17 +403,17 @@ mod tests {
             prop_assert_eq!(&left, &sum(x.clone(), sum(y.clone(), z)));
             prop_assert_eq!(&sum(x.clone(), y.clone()), &sum(y, x.clone()));
             prop_assert_eq!(&sum(Timeline::default(), x.clone()), &x);
-            let all: Vec<Seen> = [a, b, c].concat();
+            let all: Vec<EndpointObservation> = [a, b, c].concat();
             prop_assert_eq!(&left, &build_timeline(&all), "as one rank would have seen it");
             let whole = left.whole();
             prop_assert_eq!(whole.watched, all.iter().map(|it| it.millis).sum::<u64>());
             prop_assert_eq!(whole.in_flight, all.iter().map(|it| it.millis * it.in_flight).sum::<u64>());
             prop_assert_eq!(whole.up, all.iter().filter(|it| it.up).map(|it| it.millis).sum::<u64>());
             prop_assert_eq!((whole.settled, whole.tokens), (all.len() as u64, 10 * all.len() as u64));
-            prop_assert!(left.columns() <= Timeline::MAX_BUCKETS && left.rows().count() as u64 <= Timeline::ROWS);
+            prop_assert!(left.columns() <= Timeline::MAX_BUCKETS && left.rows().count() as u64 <= Timeline::MAX_ROWS);
             let columns: u64 = (0..left.columns()).map(|it| left.bucket_total(it).watched).sum();
             prop_assert_eq!(columns, whole.watched);
-            prop_assert_eq!(left.endpoints(), all.len() as u64);
+            prop_assert_eq!(left.endpoint_count(), all.len() as u64);
         }
     }
 
@@ -418,7 +425,7 @@ mod tests {
                 *sizes.entry(TimelineSlot::of(it, all, String::new()).row).or_default() += 1
             });
             let (least, most) = (sizes.values().min().copied(), sizes.values().max().copied());
-            assert_eq!(sizes.len() as u64, all.min(Timeline::ROWS));
+            assert_eq!(sizes.len() as u64, all.min(Timeline::MAX_ROWS));
             assert!(most.unwrap_or_default() - least.unwrap_or_default() <= 1, "{sizes:?}");
         }
     }

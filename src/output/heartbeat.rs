@@ -81,7 +81,7 @@ impl Heartbeat {
     }
 
     /// Takes it away: nobody is at work any more.
-    pub fn remove(folder: &Path) {
+    pub fn remove_from(folder: &Path) {
         let place = folder.join(Self::FILE_NAME);
         let _ = std::fs::remove_file(part_path(&place));
         let _ = std::fs::remove_file(place);
@@ -119,7 +119,7 @@ mod tests {
         assert!(beat.age_s() < 60);
         std::fs::write(folder.path().join(Heartbeat::FILE_NAME), "{\"host\":").expect("torn");
         assert_eq!(Heartbeat::read(folder.path()), None);
-        Heartbeat::remove(folder.path());
+        Heartbeat::remove_from(folder.path());
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);
     }
 }

@@ -36,7 +36,7 @@ pub struct StartRecord {
 
 impl Manifest {
     /// A start begins, as this manifest has it.
-    pub fn begins(&mut self) {
+    pub fn record_start(&mut self) {
         self.history.retain(|it| it.start < self.starts);
         self.history.push(StartRecord {
             start: self.starts,
@@ -85,14 +85,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut manifest = Manifest::begin("answers.jsonl", 10, "abc");
         (manifest.starts, manifest.pid) = (1, std::process::id());
-        manifest.begins();
+        manifest.record_start();
         let did = Tally { answered: 4, ..Tally::default() };
         manifest.record_progress(&did, 2.5);
         manifest.write(folder.path()).expect("written");
         // killed
         let mut manifest = Manifest::read(folder.path()).expect("read").expect("there");
         (manifest.starts, manifest.state) = (2, RunState::Running);
-        manifest.begins();
+        manifest.record_start();
         manifest.set_start_counts(&PromptCounts::new(10, 5, 0));
         manifest.record_progress(&Tally { answered: 5, ..Tally::default() }, 1.0);
         manifest.state = RunState::Finished;

@@ -166,7 +166,7 @@ pub enum RunPhase {
 }
 
 impl RunPhase {
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Begins => "begins",
             Self::Running => "running",

@@ -29,23 +29,23 @@ pub struct StartTimeline {
 /// # Errors
 /// Where it cannot be written.
 pub fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
-    append_json_line(&folder.join(FILE), timeline)
+    append_json_line(&folder.join(TIMELINES_FILE), timeline)
 }
 
 /// All of a run, in their order; none where there is no file. Lines that are cut are left out.
 #[must_use]
 pub fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
-    read(&folder.join(FILE))
+    read(&folder.join(TIMELINES_FILE))
 }
 
-const FILE: &str = "timelines.jsonl";
+const TIMELINES_FILE: &str = "timelines.jsonl";
 
 #[cfg(test)]
 mod tests {
     use std::{fs::OpenOptions, io::Write};
 
     use super::*;
-    use crate::domain::{Standing, TimelineSlot};
+    use crate::domain::{EndpointSnapshot, TimelineSlot};
 
     #[test]
     fn timelines_are_read_as_they_were_written() {
@@ -56,19 +56,21 @@ mod tests {
             let (mut timeline, seat) =
                 (Timeline::default(), TimelineSlot::of(3, 9, "n1 http://h".into()));
             timeline.register_endpoint(&seat);
-            timeline.saw(
+            timeline.record_interval(
                 &seat,
                 100,
                 90_000,
-                Standing { in_flight: 3, window: 8, is_up: true, is_full: false },
+                EndpointSnapshot { in_flight: 3, window: 8, is_up: true, is_full: false },
             );
             timeline.away.add(&seat.name, 10, true);
             let one = StartTimeline { start, offset: 0.5, timeline };
             append_timeline(folder.path(), &one).expect("written");
             all.push(one);
         }
-        let mut file =
-            OpenOptions::new().append(true).open(folder.path().join(FILE)).expect("there");
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(folder.path().join(TIMELINES_FILE))
+            .expect("there");
         file.write_all(b"{\"start\":3,").expect("torn");
         assert_eq!(read_timelines(folder.path()), all);
     }

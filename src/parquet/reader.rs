@@ -100,7 +100,7 @@ impl Rows {
     }
 
     /// Takes in the next rows, or tells that there are none.
-    fn fill(&mut self) -> io::Result<bool> {
+    fn decode_batch(&mut self) -> io::Result<bool> {
         let Some(batch) = self.batches.next() else { return Ok(false) };
         let mut batch = batch.map_err(invalid_data)?;
         for schema in &self.schemas {
@@ -117,7 +117,7 @@ impl Rows {
 impl Read for Rows {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         while self.read == self.lines.len() {
-            if !catch_panics(|| self.fill())? {
+            if !catch_panics(|| self.decode_batch())? {
                 return Ok(0);
             }
         }

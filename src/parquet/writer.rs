@@ -155,7 +155,7 @@ fn answer_schema() -> Schema {
 /// An answer between its line and its columns.
 #[derive(Deserialize, Serialize)]
 struct ParquetAnswer<'a> {
-    #[serde(borrow, serialize_with = "id")]
+    #[serde(borrow, serialize_with = "serialize_id")]
     id: &'a RawValue,
     index: u64,
     #[serde(borrow)]
@@ -203,7 +203,7 @@ struct ParquetServed<'a> {
 }
 
 /// What an id says: ids are compared by it, so that the number 7 and the string "7" are one.
-fn id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error> {
+fn serialize_id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error> {
     match serde_json::from_str::<String>(id.get()) {
         Ok(text) => to.serialize_str(&text),
         Err(_) => to.serialize_str(id.get()),

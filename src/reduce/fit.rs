@@ -1,67 +1,70 @@
-//! How long an answer may be, and what is left out of a group that is too large for the model.
+//! The token budget of a group's answer, and the truncation of groups that do not fit the model's context.
 //!
-//! **The budget.** An answer may have as many tokens as the user says, else as many as the group needs: those of its texts
-//! and [`CONTINGENCY`] more, and at least twice a leaf's. In either case at most half of the context: the other half is for
-//! the texts.
+//! **Budget.** The answer's limit is `--max-tokens-aggregation`, or else what the group needs: the tokens of its texts
+//! plus [`EXTRA_ANSWER_TOKENS`], and at least twice a leaf's limit. In both cases it is at most half of the context,
+//! since the other half is for the texts.
 //!
-//! **The cut.** The texts have the context less the answer's budget, the buffer and the template. Where they need more,
-//! each gets its fair share: whoever needs less than an even share keeps all, and what that leaves is shared evenly among
-//! the others. A text is cut at its end, between characters, and says so.
+//! **Truncation.** The texts share the context less the answer's budget, the buffer and the template. If they need
+//! more, each gets a fair share: texts below an even share stay whole, and the space they leave is divided evenly among
+//! the others. A text is truncated at its end, between characters, and ends with a note of the bytes left out.
 //!
-//! Tokens are taken to have [`BYTES`] bytes: fewer than in most texts, so that what fits here fits the server.
+//! A token counts as [`BYTES_PER_TOKEN`] bytes, fewer than in most texts, so that a prompt that fits here fits the
+//! server.
 
-/// Bytes a token.
+/// Assumed length of a token in bytes.
 const BYTES_PER_TOKEN: u64 = 3;
-/// Tokens beyond those of the texts.
+/// Tokens that an answer may have beyond those of its texts.
 const EXTRA_ANSWER_TOKENS: u64 = 512;
-/// Bytes of the words that say what was cut.
+/// Space for the note at the end of a truncated text, in bytes.
 const MARK: u64 = 64;
 
-/// What the answers of groups may cost.
+/// Token limits that all groups of a tree share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenBudget {
-    /// Tokens of an answer, where the user says so.
+    /// Answer limit that the user has set, in tokens.
     pub fixed_tokens: Option<u64>,
-    /// A leaf's.
+    /// Answer limit of a leaf, in tokens.
     pub leaf_tokens: u64,
-    /// The model's prompt and answer together, in tokens, where that is known.
+    /// Context length of the model in tokens, if known.
     pub context: Option<u64>,
-    /// Tokens left free.
+    /// Safety margin in the context, in tokens.
     pub buffer: u64,
 }
 
-/// What fits.
+/// Limits of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupLimits {
-    /// Tokens of the answer.
+    /// Answer limit in tokens.
     pub max_tokens: u64,
-    /// No text may be longer, in bytes with its mark.
-    pub longest: Option<u64>,
+    /// Length above which a text is truncated, in bytes including the note; `None` if all texts fit.
+    pub max_text_bytes: Option<u64>,
 }
 
-/// How many tokens so many bytes are taken to have.
+/// Estimates the number of tokens of a text, rounded up.
 #[must_use]
 pub fn estimate_tokens(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 impl TokenBudget {
-    /// For texts of these lengths, in bytes, and so many bytes around them.
+    /// Computes the limits of a group from the lengths of its texts and the `around` bytes of its template.
     #[must_use]
     pub fn fit_group(&self, lengths: &[u64], around: u64) -> GroupLimits {
         let all: u64 = lengths.iter().sum();
         let needed =
             (estimate_tokens(all) + EXTRA_ANSWER_TOKENS).max(self.leaf_tokens.saturating_mul(2));
         let max_tokens = self.fixed_tokens.unwrap_or(needed);
-        let Some(context) = self.context else { return GroupLimits { max_tokens, longest: None } };
+        let Some(context) = self.context else {
+            return GroupLimits { max_tokens, max_text_bytes: None };
+        };
         let max_tokens = max_tokens.min(context / 2).max(1);
         let room = context.saturating_sub(max_tokens).saturating_sub(self.buffer);
         let room = room.saturating_mul(BYTES_PER_TOKEN).saturating_sub(around);
-        GroupLimits { max_tokens, longest: (all > room).then(|| fair_share(lengths, room)) }
+        GroupLimits { max_tokens, max_text_bytes: (all > room).then(|| fair_share(lengths, room)) }
     }
 }
 
-/// The length at which texts are cut, so that all of them together fit.
+/// Returns the length at which texts have to be truncated so that their sum fits into `room` bytes.
 fn fair_share(lengths: &[u64], room: u64) -> u64 {
     let mut lengths = lengths.to_vec();
     lengths.sort_unstable();
@@ -76,8 +79,8 @@ fn fair_share(lengths: &[u64], room: u64) -> u64 {
     u64::MAX
 }
 
-/// The text with at most so many bytes and a mark in the place of the rest; as it is where it is not longer. True if it was
-/// cut.
+/// The text with at most so many bytes and a mark in the place of the rest; as it is where it is not longer. True if it
+/// was cut.
 pub(super) fn cut(text: &mut String, longest: u64) -> bool {
     let length = text.len() as u64;
     if length <= longest {
@@ -86,11 +89,11 @@ pub(super) fn cut(text: &mut String, longest: u64) -> bool {
     let mut keep =
         usize::try_from(longest.saturating_sub(MARK)).unwrap_or(usize::MAX).min(text.len());
     while !text.is_char_boundary(keep) {
-        keep -= 1; // 0 is one
+        keep -= 1; // 0 is a boundary
     }
     text.truncate(keep);
     let left_out = length - text.len() as u64;
-    text.push_str(&format!("\n[cut: {left_out} of {length} bytes are left out]"));
+    text.push_str(&format!("\n[truncated: {left_out} of {length} bytes left out]"));
     true
 }
 
@@ -103,11 +106,11 @@ mod tests {
         TokenBudget { fixed_tokens: None, leaf_tokens: 512, context: None, buffer: 512 };
 
     #[test]
-    fn an_answer_has_what_the_user_says_or_what_the_group_needs_and_never_more_than_half() {
+    fn an_answer_gets_the_users_limit_or_its_groups_need_and_at_most_half_the_context() {
         let max_tokens =
             |budget: TokenBudget, lengths: &[u64]| budget.fit_group(lengths, 100).max_tokens;
         assert_eq!(max_tokens(BUDGET, &[30, 30]), 1024, "twice a leaf's");
-        assert_eq!(max_tokens(BUDGET, &[3_000, 6_000]), 3_512, "its texts' and 512");
+        assert_eq!(max_tokens(BUDGET, &[3_000, 6_000]), 3_512, "its texts' tokens and 512");
         assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(7), ..BUDGET }, &[3_000, 6_000]), 7);
         let small = TokenBudget { context: Some(4_096), ..BUDGET };
         assert_eq!(max_tokens(small, &[3_000, 6_000]), 2_048);
@@ -119,18 +122,18 @@ mod tests {
         assert_eq!(fair_share(&[10, 1_000, 2_000], 610), 300);
         assert_eq!(fair_share(&[10, 100, 2_000], 610), 500);
         assert_eq!(fair_share(&[10, 100], 110), u64::MAX);
-        assert_eq!(BUDGET.fit_group(&[1 << 40], 0).longest, None, "nobody knows what would fit");
+        assert_eq!(BUDGET.fit_group(&[1 << 40], 0).max_text_bytes, None, "the context is unknown");
     }
 
     #[test]
-    fn a_cut_is_between_characters_and_says_so() {
+    fn texts_are_truncated_between_characters_with_a_note() {
         let mut text = "é".repeat(100);
         assert!(!cut(&mut text, 200));
         assert!(cut(&mut text, 67));
-        assert_eq!(text, "é\n[cut: 198 of 200 bytes are left out]");
+        assert_eq!(text, "é\n[truncated: 198 of 200 bytes left out]");
         let mut text = "abc".to_owned();
-        assert!(cut(&mut text, 0), "even where there is no room at all");
-        assert_eq!(text, "\n[cut: 3 of 3 bytes are left out]");
+        assert!(cut(&mut text, 0), "even without any space");
+        assert_eq!(text, "\n[truncated: 3 of 3 bytes left out]");
     }
 
     proptest! {
@@ -145,16 +148,16 @@ mod tests {
             let mut sum = 0;
             for &length in &lengths {
                 let mut text = "x".repeat(length as usize);
-                let longest = fit.longest.unwrap_or(u64::MAX);
+                let longest = fit.max_text_bytes.unwrap_or(u64::MAX);
                 prop_assert_eq!(cut(&mut text, longest), length > longest);
                 prop_assert!(longest < MARK || text.len() as u64 <= longest);
                 sum += text.len() as u64;
             }
-            if fit.longest.is_none_or(|it| it >= MARK) {
+            if fit.max_text_bytes.is_none_or(|it| it >= MARK) {
                 prop_assert!(sum <= room, "{sum} in {room}");
             }
-            if fit.longest.is_some() {
-                prop_assert!(lengths.iter().sum::<u64>() > room, "cut only where it must be");
+            if fit.max_text_bytes.is_some() {
+                prop_assert!(lengths.iter().sum::<u64>() > room, "truncated only if necessary");
             }
         }
     }

@@ -1,23 +1,24 @@
-//! A tree of texts: many answers become one, a level at a time. Pure.
+//! Tree-reduce: many answers become one text, level by level. Pure.
 //!
-//! Owns the shape of the tree, which rank makes which prompts, how many tokens a group's answer may have, what is cut where
-//! a group does not fit the model, and the prompt itself. Refuses to know ranks' talk, files and servers: `job` drives it.
+//! Owns the shape of the tree, the assignment of groups to ranks, the token budget of a group's answer, the truncation
+//! of groups that do not fit the model, and the prompts. Messages between ranks, files and servers are in
+//! `job/tree_reduce`, which drives this module.
 //!
 //! # The shape
 //!
-//! Level 0 are the leaves, by their place in the input. Group g of level L covers the leaves `[g·f^L, (g+1)·f^L)` for a
-//! fan-in of f, whatever became of them: leaves and groups that failed (or were blank) are gaps, and nothing moves up into
-//! their place. So the tree is the same on any number of ranks and after any number of starts. A group with one text
-//! passes it up without a call; one with none is a gap of the next level.
+//! Level 0 consists of the leaves in input order. With a fan-in of f, group g of level L covers the leaves
+//! `[g·f^L, (g+1)·f^L)`, also if some of them failed: failed or blank leaves and groups are gaps, and no other text
+//! takes their place. The tree is therefore the same on any number of ranks and after any number of sessions. A group
+//! with one text passes it up without a request; a group without texts is a gap of the next level.
 //!
-//! # How a level is worked on
+//! # How a level is processed
 //!
-//! A level's prompts are rows of files in the run folder, written by the ranks at home in its groups from texts that come
-//! to them by an exchange, and the level is a run over those files like any other: with its ledger, balance, journal and
-//! resume. The other way, prompts that stay in the memory of their home and travel in leases, would need a second kind of
-//! input in all of these; this one costs that a level's bytes, a share of the leaves' own, are written and read once. In
-//! return no rank holds a level, and a level that is interrupted goes on from its journal without its texts being sent
-//! again.
+//! The prompts of a level are rows of files in the run folder. The rank that owns a group receives its texts in an
+//! all-to-all exchange and writes the prompt, and the level is then a run over those files like any other, with ledger,
+//! load balancing, journal and resume. The alternative, prompts that stay in the memory of their owner and travel in
+//! leases, would need a second kind of input in all of these parts. The price is that the bytes of a level, a fraction
+//! of the leaves' bytes, are written and read once. In return no rank holds a level in memory, and an interrupted level
+//! resumes from its journal without another exchange.
 
 mod fit;
 mod template;
@@ -25,4 +26,4 @@ mod tree;
 
 pub use fit::{GroupLimits, TokenBudget, estimate_tokens};
 pub use template::{DEFAULT_REDUCE_TEMPLATE, ReducePrompt, ReduceTemplate};
-pub use tree::{ReduceTree, block_range, part};
+pub use tree::{ReduceTree, block_range, round_range};

@@ -1,69 +1,72 @@
-//! The prompt that makes one text of a group's.
+//! The reduce template: renders the prompt that merges a group's texts into one.
+//!
+//! Placeholders of row templates are in `input/row`; the limits of a group are in `fit.rs`.
 
 use std::borrow::Cow;
 
 use super::fit::{TokenBudget, cut};
 use crate::input::PromptTemplate;
 
-/// The template where the user gives none.
+/// Template for reduces without `--reduce-template`.
 pub const DEFAULT_REDUCE_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \
     them. Make one text of them. Keep every finding, name and number that matters, say only once what several of them say, \
     and where they contradict each other, say so. Answer with that text alone.\n\n{{responses}}";
 
-/// Between the texts of a group.
+/// Separator between the texts of a group.
 const TEXT_SEPARATOR: &str = "\n---\n";
 const RESPONSES_PLACEHOLDER: &str = "responses";
 const LEVEL_PLACEHOLDER: &str = "level";
 
-/// How prompts are made.
+/// A parsed reduce template.
 pub struct ReduceTemplate {
     template: PromptTemplate,
-    /// Bytes of a prompt without its texts, about.
+    /// Approximate length of a prompt without its texts, in bytes.
     overhead_bytes: u64,
 }
 
-/// A group's prompt.
+/// Prompt of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReducePrompt {
-    /// What is asked.
+    /// Text of the prompt.
     pub prompt: String,
-    /// How long the answer may be, in tokens.
+    /// Answer limit in tokens.
     pub max_tokens: u64,
-    /// So many of the texts were cut.
+    /// Number of truncated texts.
     pub cut: u64,
 }
 
 impl ReduceTemplate {
-    /// From a template with `{{responses}}` and maybe `{{level}}`.
+    /// Parses a template with `{{responses}}` and optionally `{{level}}`.
     ///
     /// # Errors
-    /// A sentence on what is wrong with it.
+    /// If `{{responses}}` is missing or another placeholder is used.
     pub fn parse(text: &str) -> Result<Self, String> {
         let template =
-            PromptTemplate::parse(text).map_err(|why| format!("the reduce template: {why}"))?;
+            PromptTemplate::parse(text).map_err(|why| format!("reduce template: {why}"))?;
         if let Some(name) = template
             .names()
             .iter()
             .find(|it| !matches!(it.as_str(), RESPONSES_PLACEHOLDER | LEVEL_PLACEHOLDER))
         {
             return Err(format!(
-                "the reduce template has a placeholder {{{{{name}}}}}; there are {{{{responses}}}}, the group's texts, and \
-                 {{{{level}}}}, which counts from 1"
+                "the reduce template has an unknown placeholder {{{{{name}}}}}\nhint: use {{{{responses}}}}, the group's \
+                 texts, and {{{{level}}}}, the level from 1"
             ));
         }
         if !template.names().iter().any(|it| it == RESPONSES_PLACEHOLDER) {
-            return Err("the reduce template has no {{responses}}: the group's texts would not be in the prompt".into());
+            return Err("the reduce template has no {{responses}}\nhint: without it the group's texts would not be in the prompt".into());
         }
         Ok(Self { template, overhead_bytes: text.len() as u64 })
     }
 
-    /// The prompt of a group of this level, in one pass: whatever stands in a text stays as it is.
+    /// Renders the prompt of a group of this level, in one pass, so that braces inside the texts stay text.
     #[must_use]
     pub fn render(&self, level: u32, mut texts: Vec<String>, budget: &TokenBudget) -> ReducePrompt {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
         let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
         let fit = budget.fit_group(&lengths, self.overhead_bytes + between);
-        let cut = texts.iter_mut().map(|it| fit.longest.is_some_and(|longest| cut(it, longest)));
+        let cut =
+            texts.iter_mut().map(|it| fit.max_text_bytes.is_some_and(|longest| cut(it, longest)));
         let cut = cut.filter(|&cut| cut).count() as u64;
         let (texts, level) = (texts.join(TEXT_SEPARATOR), level.to_string());
         let value = |name: &str| {
@@ -73,7 +76,7 @@ impl ReduceTemplate {
                 level.as_str()
             })))
         };
-        // It lacks nothing: `parse` has looked at the names.
+        // Rendering cannot fail: `parse` has checked the names.
         let prompt = self.template.render(value).unwrap_or_default();
         ReducePrompt { prompt, max_tokens: fit.max_tokens, cut }
     }
@@ -108,8 +111,8 @@ mod tests {
         for (template, why) in [
             ("sum up", "no placeholder"),
             ("level {{level}}", "no {{responses}}"),
-            ("{{responses}} {{answer}}", "a placeholder {{answer}}"),
-            ("{{responses}} {item}", "a placeholder {{item}}"),
+            ("{{responses}} {{answer}}", "an unknown placeholder {{answer}}"),
+            ("{{responses}} {item}", "an unknown placeholder {{item}}"),
         ] {
             let error = ReduceTemplate::parse(template).err().unwrap_or_default();
             assert!(error.contains(why), "{template}: {error}");
@@ -118,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_does_not_fit_is_cut_and_says_so() {
+    fn a_group_that_does_not_fit_is_truncated_and_counted() {
         let recipe = ReduceTemplate::parse("{{responses}}").expect("a template");
         let rendered = recipe.render(1, texts(&["short", &"x".repeat(9_000)]), &BUDGET);
         // 2,000 tokens less 9 and 100, three bytes each.
         assert!(rendered.prompt.len() <= 1_891 * 3 && rendered.prompt.len() > 1_891 * 3 - 64);
         assert!(rendered.prompt.starts_with("short\n---\nxxx"));
-        assert!(rendered.prompt.ends_with("of 9000 bytes are left out]"), "{}", rendered.prompt);
+        assert!(rendered.prompt.ends_with("of 9000 bytes left out]"), "{}", rendered.prompt);
         assert_eq!(rendered.cut, 1);
     }
 }

@@ -1,8 +1,8 @@
-//! The shape: levels, groups, leaves, and which rank is at home in which group.
+//! The shape of the tree: levels, groups and leaves, and the assignment of groups to ranks.
 
 use std::ops::Range;
 
-/// So many leaves under one root.
+/// Shape of a tree over some number of leaves, up to one root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReduceTree {
     leaf_count: u64,
@@ -10,47 +10,47 @@ pub struct ReduceTree {
 }
 
 impl ReduceTree {
-    /// Of these leaves, `fan_in` texts a group; fewer than two would never end, and are taken as two.
+    /// Creates a tree over `leaves` leaves with `fan_in` texts per group; a fan-in below two counts as two.
     #[must_use]
     pub fn new(leaves: u64, fan_in: u64) -> Self {
         Self { leaf_count: leaves, fan_in: fan_in.max(2) }
     }
 
-    /// Levels above the leaves: one at least, so that even a single leaf has a root.
+    /// Returns the number of levels above the leaves, at least one, so that even a single leaf has a root.
     #[must_use]
     pub fn levels(self) -> u32 {
         (1..).find(|&level| self.node_count(level) <= 1).unwrap_or(1)
     }
 
-    /// Nodes of a level; those of level 0 are the leaves.
+    /// Returns the number of nodes of a level; the nodes of level 0 are the leaves.
     #[must_use]
     pub fn node_count(self, level: u32) -> u64 {
         self.leaf_count.div_ceil(self.leaves_per_node(level))
     }
 
-    /// The nodes of the level below that a group takes in.
+    /// Returns the nodes of the level below that a group merges.
     #[must_use]
-    pub fn children(self, level: u32, group: u64) -> Range<u64> {
+    pub fn child_range(self, level: u32, group: u64) -> Range<u64> {
         let below = self.node_count(level.saturating_sub(1));
         let from = group.saturating_mul(self.fan_in).min(below);
         from..from.saturating_add(self.fan_in).min(below)
     }
 
-    /// The leaves under a node.
+    /// Returns the leaves under a node.
     #[must_use]
     pub fn leaf_range(self, level: u32, node: u64) -> Range<u64> {
         let from = node.saturating_mul(self.leaves_per_node(level)).min(self.leaf_count);
         from..from.saturating_add(self.leaves_per_node(level)).min(self.leaf_count)
     }
 
-    /// Leaves under a whole node of a level.
+    /// Leaves under a full node of a level.
     fn leaves_per_node(self, level: u32) -> u64 {
         self.fan_in.saturating_pow(level)
     }
 }
 
-/// The stretch of `all` things that is the share of one of so many: contiguous, in order, and as even as can be; where
-/// there are fewer things than shares, the first is never empty handed.
+/// Returns the range of `all` items that belongs to share `number` of `shares`: contiguous, in order and as even as
+/// possible. With fewer items than shares the first share is not empty.
 #[must_use]
 pub fn block_range(all: u64, shares: u64, number: u64) -> Range<u64> {
     let shares = u128::from(shares.max(1));
@@ -61,9 +61,9 @@ pub fn block_range(all: u64, shares: u64, number: u64) -> Range<u64> {
     end(u128::from(number))..end(u128::from(number) + 1)
 }
 
-/// The part of a stretch that is handled in one of so many rounds.
+/// Returns the part of a range that belongs to round `round` of `rounds`.
 #[must_use]
-pub fn part(of: &Range<u64>, rounds: u64, round: u64) -> Range<u64> {
+pub fn round_range(of: &Range<u64>, rounds: u64, round: u64) -> Range<u64> {
     let part = block_range(of.end - of.start, rounds, round);
     of.start + part.start..of.start + part.end
 }
@@ -78,11 +78,11 @@ mod tests {
         fn every_leaf_is_under_one_node_of_each_level(leaves in 1u64..3_000, fan_in in 2u64..40) {
             let tree = ReduceTree::new(leaves, fan_in);
             prop_assert_eq!(tree.node_count(tree.levels()), 1);
-            prop_assert!(tree.levels() == 1 || tree.node_count(tree.levels() - 1) > 1, "no level too many");
+            prop_assert!(tree.levels() == 1 || tree.node_count(tree.levels() - 1) > 1, "no superfluous level");
             for level in 1..=tree.levels() {
                 let (mut leaf, mut child) = (0, 0);
                 for group in 0..tree.node_count(level) {
-                    let (its, below) = (tree.leaf_range(level, group), tree.children(level, group));
+                    let (its, below) = (tree.leaf_range(level, group), tree.child_range(level, group));
                     prop_assert_eq!((its.start, below.start), (leaf, child));
                     prop_assert!(!below.is_empty() && below.end - below.start <= fan_in);
                     prop_assert_eq!(its.start, tree.leaf_range(level - 1, below.start).start);
@@ -95,13 +95,13 @@ mod tests {
         }
 
         #[test]
-        fn shares_and_rounds_take_everything_once_and_in_order(all in 0u64..500, shares in 1u64..40, rounds in 1u64..9) {
+        fn shares_and_rounds_cover_everything_once_and_in_order(all in 0u64..500, shares in 1u64..40, rounds in 1u64..9) {
             let mut next = 0;
             for share in 0..shares {
                 let share = block_range(all, shares, share);
                 prop_assert!(share.end - share.start <= all.div_ceil(shares));
                 for round in 0..rounds {
-                    let part = part(&share, rounds, round);
+                    let part = round_range(&share, rounds, round);
                     prop_assert_eq!(part.start, next);
                     next = part.end;
                 }

@@ -1,4 +1,4 @@
-//! Who was asked: how full endpoints were, who was slow, who was away. Part of the summary.
+//! Load of the endpoints: utilisation, stragglers and outages. Part of the summary. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,86 +6,86 @@ use serde::Serialize;
 
 use super::throughput::ThroughputHistory;
 use crate::{
-    domain::{DowntimeRecord, Merge, Piece},
-    metrics::Served,
+    domain::{DowntimeRecord, Merge, TimeBucket},
+    metrics::EndpointStats,
     output::StartTimeline,
 };
 
-/// Who was asked. Shares are of the time in which an endpoint was up.
+/// Load of all endpoints. Fractions are of the time in which an endpoint was up.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EndpointLoad {
-    /// That have answers in the shard files.
+    /// Endpoints that answered at least one prompt.
     pub answered: u64,
-    /// In the last start that was watched.
+    /// Endpoints in the latest session with a timeline.
     pub watched: u64,
-    /// Share of the time that their windows were full.
+    /// Fraction of time in which concurrency limits were full.
     pub full_share: Option<f64>,
-    /// The same while they had ample work.
+    /// Fraction of the steady phase in which concurrency limits were full.
     pub full_share_steady: Option<f64>,
-    /// Share of the time that they were up, of that in which somebody drove them.
+    /// Fraction of time in which endpoints were up, of that in which a rank drove them.
     pub up_share: Option<f64>,
-    /// Sequences in flight over room in windows.
+    /// Sequences in flight over the concurrency limits. Exceeds 1 for moments after a limit was lowered.
     pub fill: Option<f64>,
-    /// Mean latencies: the middle endpoint's.
+    /// Median of the endpoints' mean latencies, in seconds.
     pub usual_latency_s: Option<f64>,
-    /// Those whose mean latency is at least one and a half times that, the slowest first; at most fifty.
+    /// Endpoints whose mean latency is at least 1.5 times that median, the slowest first; at most fifty.
     pub stragglers: Vec<Straggler>,
-    /// How many there are of them.
+    /// Number of such endpoints.
     pub straggling: u64,
-    /// Those that were away for a while, the longest first; at most fifty.
+    /// Endpoints with outages, the longest first; at most fifty.
     pub away: Vec<EndpointDowntime>,
-    /// How often an endpoint that had been up went away.
+    /// Number of outages of endpoints that had been up.
     pub times_away: u64,
 }
 
-/// An endpoint that is slower than others.
+/// An endpoint that is much slower than the median.
 #[derive(Clone, Debug, Serialize)]
 pub struct Straggler {
-    /// Host and URL.
+    /// Host and URL of the endpoint.
     pub endpoint: String,
-    /// What it answered.
+    /// Prompts that it answered.
     pub answered: u64,
-    /// Its mean.
+    /// Mean latency in seconds.
     pub latency_s: f64,
-    /// Over that of the middle endpoint.
+    /// Mean latency over the median endpoint's.
     pub times_usual: f64,
 }
 
 /// An endpoint that was away.
 #[derive(Clone, Debug, Serialize)]
 pub struct EndpointDowntime {
-    /// Host and URL.
+    /// Host and URL of the endpoint.
     pub endpoint: String,
-    /// In which start.
+    /// Number of the session.
     pub start: u32,
-    /// How often; 0 for one that was not ready at first.
+    /// Number of outages; 0 for an endpoint that only became ready late.
     pub times: u64,
-    /// For how long in all.
+    /// Total downtime in seconds.
     pub seconds: f64,
-    /// It was away at the end.
+    /// True if the endpoint was down when the session ended.
     pub at_end: bool,
 }
 
-/// Endpoints that are named, at most.
+/// Upper limit of endpoints in a list.
 const MAX_LISTED: usize = 50;
-/// So many times as slow as the middle one is slow; below it is chance.
+/// Ratio to the median latency from which an endpoint counts as slow; smaller ratios occur by chance.
 const STRAGGLER_FACTOR: f64 = 1.5;
-/// Answers before an endpoint's mean means something.
-const ENOUGH: u64 = 5;
+/// Answers needed before an endpoint's mean latency is compared.
+const MIN_ANSWERS: u64 = 5;
 
 impl EndpointLoad {
-    /// By what they answered, and by what ranks saw of them.
+    /// Computes the load from the endpoints' answers and the ranks' timelines.
     pub(crate) fn of(
-        served: &BTreeMap<String, Served>,
+        served: &BTreeMap<String, EndpointStats>,
         timelines: &[StartTimeline],
         course: &ThroughputHistory,
     ) -> Self {
-        let mut whole = Piece::default();
+        let mut whole = TimeBucket::default();
         timelines.iter().for_each(|it| whole.merge(it.timeline.whole()));
-        let means = || served.iter().filter(|(_, it)| it.answered >= ENOUGH);
+        let means = || served.iter().filter(|(_, it)| it.answered >= MIN_ANSWERS);
         let mut sorted: Vec<f64> = means().filter_map(|(_, it)| it.mean_latency_ms()).collect();
         sorted.sort_by(f64::total_cmp);
-        // The lower of two middle ones: of two endpoints the slower one is the straggler.
+        // The lower median: with two endpoints, the slower one is the straggler.
         let usual = sorted.get(sorted.len().saturating_sub(1) / 2).copied();
         let mut stragglers: Vec<Straggler> = means()
             .filter_map(|(name, it)| {
@@ -113,11 +113,11 @@ impl EndpointLoad {
         away.truncate(MAX_LISTED);
         Self {
             answered: served.values().filter(|it| it.answered > 0).count() as u64,
-            watched: timelines.last().map_or(0, |it| it.timeline.endpoints()),
-            full_share: share(whole.full, whole.up),
+            watched: timelines.last().map_or(0, |it| it.timeline.endpoint_count()),
+            full_share: checked_ratio(whole.full, whole.up),
             full_share_steady: course.full_share_steady,
-            up_share: share(whole.up, whole.watched),
-            fill: share(whole.in_flight, whole.window),
+            up_share: checked_ratio(whole.up, whole.watched),
+            fill: checked_ratio(whole.in_flight, whole.window),
             usual_latency_s: usual.map(|it| it / 1000.0),
             stragglers,
             straggling,
@@ -141,7 +141,7 @@ fn gone(
     }
 }
 
-/// One over the other, where there is another.
-pub(crate) fn share(part: u64, whole: u64) -> Option<f64> {
+/// Returns the ratio, `None` if the denominator is 0.
+pub(crate) fn checked_ratio(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }

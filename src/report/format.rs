@@ -1,8 +1,8 @@
-//! Texts and numbers as they stand on the page: escaped, and short enough to read. Pure.
+//! Formats of numbers, durations, times and names, shared by the report and the console; escaping for HTML. Pure.
 
 use std::time::{Duration, SystemTime};
 
-/// Whatever comes from data: nothing of it is markup.
+/// Escapes text that comes from data, so that none of it is markup.
 pub(crate) fn escape_html(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -12,7 +12,7 @@ pub(crate) fn escape_html(text: &str) -> String {
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
             '\'' => safe.push_str("&#39;"),
-            // What a browser takes for nothing, or turns the direction of writing with.
+            // Bidirectional controls would reorder the text around them; line breaks would collapse anyway.
             '\n' | '\t' => safe.push(' '),
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.push('\u{fffd}'),
             letter if letter.is_control() => safe.push('\u{fffd}'),
@@ -22,7 +22,7 @@ pub(crate) fn escape_html(text: &str) -> String {
     safe
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -35,7 +35,7 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
-/// With as many digits as say something.
+/// Formats a figure with about three significant digits.
 pub(crate) fn number(number: f64) -> String {
     match number.abs() {
         it if it >= 99.95 => count(whole(number)),
@@ -46,15 +46,15 @@ pub(crate) fn number(number: f64) -> String {
     }
 }
 
-/// On an axis: 20000 as 20k.
-pub(crate) fn short(number: f64) -> String {
+/// Formats an axis label: 20000 as `20k`.
+pub(crate) fn format_tick(number: f64) -> String {
     let (scaled, unit) = match number {
         it if it >= 1e9 => (it / 1e9, "G"),
         it if it >= 1e6 => (it / 1e6, "M"),
         it if it >= 1e4 => (it / 1e3, "k"),
         it => (it, ""),
     };
-    // Three digits say where one is; there are no more on an axis.
+    // Axis labels have at most three significant digits.
     let text = if scaled < 1.0 { format!("{scaled:.3}") } else { format!("{scaled:.2}") };
     let text = text.trim_end_matches('0').trim_end_matches('.');
     format!("{text}{unit}")
@@ -69,12 +69,12 @@ fn whole(number: f64) -> u64 {
     number.round().max(0.0) as u64
 }
 
-/// 1 prompt, 2 prompts.
+/// Formats a count with its noun: `1 prompt`, `2 prompts`.
 pub(crate) fn pluralize(number: u64, what: &str) -> String {
     format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-/// 0.42 of something as 42 %. What is not all is not 100 %, and what is not nothing not 0 %.
+/// Formats 0.42 as `42 %`. Only 1 is shown as 100 % and only 0 as 0 %, whatever the rounding.
 pub(crate) fn format_percent(share: f64) -> String {
     match share * 100.0 {
         it if it > 0.0 && it < 0.1 => "< 0.1 %".into(),
@@ -85,7 +85,7 @@ pub(crate) fn format_percent(share: f64) -> String {
     }
 }
 
-/// How long.
+/// Formats a duration with its unit: `120 ms`, `9.50 s`, `1 min 01 s`, `2 h 03 min`.
 pub(crate) fn format_seconds(seconds: f64) -> String {
     let all = whole(seconds);
     match seconds {
@@ -99,9 +99,9 @@ pub(crate) fn format_seconds(seconds: f64) -> String {
     }
 }
 
-/// On an axis.
+/// Formats a duration as an axis label, in its largest unit.
 pub(crate) fn format_tick_time(seconds: f64) -> String {
-    let unit = |number: f64, unit: &str| format!("{} {unit}", short(number));
+    let unit = |number: f64, unit: &str| format!("{} {unit}", format_tick(number));
     match seconds {
         0.0 => "0".into(),
         it if it < 1.0 => unit(it * 1000.0, "ms"),
@@ -112,7 +112,7 @@ pub(crate) fn format_tick_time(seconds: f64) -> String {
     }
 }
 
-/// When, by the world's clock.
+/// Formats seconds since 1970 as `2026-11-27 23:38:20 UTC`.
 pub(crate) fn format_timestamp(since_1970: u64) -> String {
     let moment =
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_1970.min(253_402_300_799)));
@@ -121,7 +121,7 @@ pub(crate) fn format_timestamp(since_1970: u64) -> String {
     text.replace('T', " ").replace('Z', " UTC")
 }
 
-/// An endpoint's host and URL, without what says nothing.
+/// Shortens an endpoint's name (host and URL) to `host:port`.
 pub(crate) fn shorten_endpoint(name: &str) -> String {
     let Some((host, url)) = name.split_once(' ') else { return name.to_owned() };
     let (url, rest) =
@@ -149,7 +149,7 @@ mod tests {
 
         #[test]
         fn numbers_of_any_size_are_short(it in prop_oneof![0.0..1e15f64, 0.0..100.0f64]) {
-            for text in [short(it), format_seconds(it), format_tick_time(it), number(it), format_percent(it.min(1.0))] {
+            for text in [format_tick(it), format_seconds(it), format_tick_time(it), number(it), format_percent(it.min(1.0))] {
                 prop_assert!(text.len() <= 22, "{text}");
             }
         }
@@ -163,7 +163,7 @@ mod tests {
             ["0", "3.46", "42.0", "1,235"]
         );
         assert_eq!(
-            [short(0.5), short(9000.0), short(25_000.0), short(3e6)],
+            [format_tick(0.5), format_tick(9000.0), format_tick(25_000.0), format_tick(3e6)],
             ["0.5", "9000", "25k", "3M"]
         );
         assert_eq!(

@@ -1,7 +1,8 @@
-//! How a run or a reduce went, as numbers and as a page. Pure.
+//! The report of a run or a reduce: `summary.json` and `report.html`. Pure.
 //!
-//! Owns what is computed from a run's files (`summary.json`) and the page that is drawn from it (`report.html`). Prints
-//! nothing: terminal output is in [`console`](crate::console).
+//! Owns the numbers that are computed from a run's files (throughput, latency percentiles, endpoint utilisation,
+//! stragglers, outages) and the page that is drawn from them, with the SVG charts and the number formats that
+//! [`console`](crate::console) uses too. Prints nothing, and reads and writes no file: that is `job/root/report.rs`.
 
 mod endpoint_load;
 pub(crate) mod format;

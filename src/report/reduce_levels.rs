@@ -1,14 +1,15 @@
-//! How a reduce went, in numbers: its levels one by one, its leaves the first, and all of them together. Part of the summary.
+//! Levels of a reduce: the numbers of each level from the leaves up, and their totals. Part of the summary.
 //!
-//! Owns what a level's numbers are. Each level is a pass, so its counts are its own manifest's; what is made of its groups is
-//! told by its files. Pure.
+//! Owns the definition of a level's numbers. Each level is a pass with its own manifest, which has its counts; how its
+//! groups were built comes from its node files. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::summary::{
-    DistributionSummary, Failure, RunSummary, active_seconds, failures, summarize_distribution,
+    DistributionSummary, FailureSummary, RunSummary, active_seconds, failures,
+    summarize_distribution,
 };
 use crate::{
     domain::{Merge, Tally},
@@ -16,138 +17,137 @@ use crate::{
     output::{Manifest, PromptCounts, ReduceProgress, RunSample, StartTimeline},
 };
 
-/// What is known of a tree above its leaves.
+/// Inputs of a reduce's summary, above the leaves.
 #[derive(Debug)]
 pub struct ReduceSource {
-    /// Texts a group.
+    /// Texts per group.
     pub fan_in: u64,
-    /// How it stands.
+    /// Progress of the tree, from the manifest.
     pub progress: ReduceProgress,
-    /// Leaves without a text: failed ones, and those with a blank answer; none until that is known.
+    /// Leaves without a text, because they failed or their answer is blank; `None` until level 1 is built.
     pub leaves_failed: Option<u64>,
-    /// From the first on, also those that nobody has come to yet.
+    /// Levels from 1 on, including those not started.
     pub levels: Vec<ReduceLevelSource>,
 }
 
-/// What is known of a level.
+/// Inputs of one level.
 #[derive(Debug, Default)]
 pub struct ReduceLevelSource {
-    /// From 1.
+    /// Number of the level, from 1.
     pub level: u32,
-    /// Its groups, by the shape of the tree.
+    /// Number of groups, by the shape of the tree.
     pub nodes: u64,
-    /// What they are made of, once they are made.
+    /// Counts of its groups, once they are built.
     pub groups: Option<GroupCounts>,
-    /// The pass over those with a prompt, if it began.
+    /// Pass over the groups with a prompt, if it started.
     pub run: Option<LevelRun>,
 }
 
-/// What a level's groups are made of.
+/// Counts of a level's groups.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GroupCounts {
-    /// With two texts and more: a prompt each.
+    /// Groups of two or more texts, which take a prompt each.
     pub asked: u64,
-    /// With one, which is passed up.
+    /// Groups of one text, which is passed up.
     pub passed_up: u64,
-    /// With none.
+    /// Groups without a text.
     pub empty: u64,
-    /// With texts that were cut to fit.
+    /// Groups with texts that were truncated to fit the context.
     pub cut: u64,
-    /// Of those that were asked, without a text in the end; none until that is known.
+    /// Prompted groups that have no text in the end; `None` until the next level is built.
     pub failed: Option<u64>,
-    /// How long it took to make them, in seconds.
+    /// Seconds that building the groups took.
     pub build_s: f64,
 }
 
-/// A pass.
+/// Inputs of the pass over one level.
 #[derive(Debug)]
 pub struct LevelRun {
-    /// Its run's.
+    /// Manifest of the level's run.
     pub manifest: Manifest,
-    /// Likewise.
+    /// Samples of the level's run.
     pub samples: Vec<RunSample>,
-    /// Likewise.
+    /// Timelines of the level's run.
     pub timelines: Vec<StartTimeline>,
-    /// Of its lines.
+    /// Measurements of the level's answers.
     pub measured: AnswerStats,
 }
 
-/// All of a reduce: the leaves and the levels above them.
+/// Summary of a reduce: the leaves and the levels above them.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReduceSummary {
-    /// Texts a group.
+    /// Texts per group.
     pub fan_in: u64,
-    /// Is there a text at the root?
+    /// True if the root has a text.
     pub text: bool,
-    /// Leaves that are not in it; 0 until it is known.
+    /// Leaves missing in the text; 0 until the tree is complete.
     pub missing: u64,
-    /// Prompts of all passes that were begun.
+    /// Counts over all passes that were started.
     pub counts: PromptCounts,
-    /// Working seconds of all passes, and of making their prompts.
+    /// Seconds of all passes and of building their prompts.
     pub seconds: f64,
-    /// HTTP requests of all passes.
+    /// HTTP requests over all passes.
     pub requests: u64,
-    /// Tokens of all texts that were made.
+    /// Tokens of all generated texts.
     pub completion_tokens: u64,
-    /// Prompts settled over those seconds.
+    /// Outcomes per second over that time.
     pub prompts_per_s: Option<f64>,
-    /// Likewise.
+    /// Completion tokens per second over that time.
     pub tokens_per_s: Option<f64>,
-    /// The leaves, which are level 0, and those above them.
+    /// Levels from the leaves (level 0) up.
     pub levels: Vec<LevelSummary>,
 }
 
-/// A level.
+/// Summary of one level.
 #[derive(Clone, Debug, Serialize)]
 pub struct LevelSummary {
-    /// 0 are the leaves.
+    /// Number of the level; 0 for the leaves.
     pub level: u32,
-    /// Leaves or groups.
+    /// Number of leaves or groups.
     pub nodes: u64,
-    /// In a word: finished, stopped, waiting.
+    /// State: finished, stopped or waiting.
     pub state: &'static str,
-    /// Its prompts, by its run's manifest: one for each group of two texts and more.
+    /// Counts of its prompts, from its manifest: one prompt per group of two or more texts.
     pub counts: PromptCounts,
-    /// Groups of one text, which is passed up without a prompt.
+    /// Groups of one text, passed up without a prompt.
     pub passed: u64,
-    /// Groups without any text below them.
+    /// Groups without a text below them.
     pub empty: u64,
-    /// Groups with texts that were cut to fit the model's context.
+    /// Groups with texts that were truncated to fit the model's context.
     pub cut: u64,
-    /// Prompts without a text: failed ones, and those with a blank answer. Null until the level above is made.
+    /// Prompts without a text, because they failed or their answer is blank. Null until the level above is built.
     pub failed: Option<u64>,
-    /// Working seconds of its pass, all starts that asked anything.
+    /// Seconds of its pass, over all sessions that sent prompts.
     pub seconds: f64,
-    /// Seconds that making its prompts took.
+    /// Seconds that building its prompts took.
     pub made_s: f64,
     /// HTTP requests of its pass.
     pub requests: u64,
-    /// Tokens of its texts.
+    /// Tokens of its generated texts.
     pub completion_tokens: u64,
-    /// Over the seconds of its pass.
+    /// Outcomes per second of its pass.
     pub prompts_per_s: Option<f64>,
-    /// Likewise.
+    /// Completion tokens per second of its pass.
     pub tokens_per_s: Option<f64>,
-    /// As the summary's.
+    /// Latency of its answers, as in the run's summary.
     pub latency_s: DistributionSummary,
-    /// As the summary's.
-    pub failures: BTreeMap<String, Failure>,
+    /// Failures of its prompts by kind, as in the run's summary.
+    pub failures: BTreeMap<String, FailureSummary>,
 }
 
 impl LevelSummary {
-    /// Nodes that were asked for and have no text, as far as that is known.
+    /// Returns the number of prompted nodes without a text, as far as it is known.
     #[must_use]
     pub fn nodes_without_text(&self) -> u64 {
         self.failed.unwrap_or(self.counts.failed)
     }
 
-    /// With what came before its pass.
+    /// Returns the seconds of its pass and of building its prompts.
     #[must_use]
     pub fn total_seconds(&self) -> f64 {
         self.seconds + self.made_s
     }
 
-    /// The leaves, by the summary of their run.
     fn from_leaves(
         leaves: &RunSummary,
         failed: Option<u64>,
@@ -219,7 +219,7 @@ impl LevelSummary {
 }
 
 impl ReduceSummary {
-    /// Of a tree over these leaves.
+    /// Computes the summary of the tree over these leaves.
     pub(crate) fn of(
         tree: &ReduceSource,
         leaves: &RunSummary,

@@ -1,5 +1,6 @@
-//! What the starts of a reduce did above its leaves. A level's run counts its own starts: they are told apart by when they
-//! began. Part of the summary. Pure.
+//! Work of a reduce's sessions above the leaves. Part of the summary. Pure.
+//!
+//! The run of a level counts its own sessions from 1, so they are matched to the sessions of the reduce by start time.
 
 use std::collections::BTreeMap;
 
@@ -11,29 +12,29 @@ use super::{
 };
 use crate::output::{StartRecord, StartTimeline};
 
-/// Of all starts and levels.
+/// Work above the leaves, of all sessions and levels.
 #[derive(Debug, Default)]
 pub(crate) struct ReduceStarts {
-    /// By start.
+    /// Work by session.
     pub(crate) work_by_start: BTreeMap<u32, ReduceStartWork>,
-    /// With the numbers of the reduce's starts.
+    /// Timelines of the levels, renumbered to the sessions of the reduce.
     pub(crate) timelines: Vec<StartTimeline>,
-    /// Start, level, and how it went.
+    /// Session, level, and its throughput.
     pub(crate) throughputs: Vec<(u32, u32, ThroughputHistory)>,
 }
 
-/// What a start did above the leaves.
+/// Work of one session above the leaves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ReduceStartWork {
-    /// Groups that got their text.
+    /// Groups whose text was generated.
     pub answered: u64,
     /// Groups whose prompt failed.
     pub failed: u64,
-    /// Working seconds.
+    /// Seconds that it worked.
     pub seconds: f64,
-    /// HTTP requests.
+    /// HTTP requests sent.
     pub requests: u64,
-    /// The highest level it worked on.
+    /// Highest level that it worked on.
     pub level: u32,
 }
 
@@ -54,7 +55,7 @@ impl ReduceStarts {
                 }
                 let did = above.work_by_start.entry(start).or_default();
                 did.answered += record.did.answered;
-                did.failed += record.did.failed();
+                did.failed += record.did.failed_count();
                 did.seconds += record.seconds;
                 did.requests += record.did.requests;
                 did.level = did.level.max(*level);
@@ -64,7 +65,7 @@ impl ReduceStarts {
     }
 }
 
-/// The start that something belongs to which began then: the last that had begun.
+/// Returns the session that a level's session belongs to: the last one that had started by then.
 fn find_start_at(starts: &[StartRecord], began: u64) -> Option<u32> {
     starts.iter().rev().find(|it| it.began <= began).map(|it| it.start)
 }

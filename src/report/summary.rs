@@ -1,6 +1,7 @@
-//! How a run went, in numbers: `RUN/summary.json`, and what the page is drawn from.
+//! The summary of a run: the keys of `RUN/summary.json`, which the page is drawn from.
 //!
-//! Owns what is worth telling of a run's files taken together. Counts are the manifest's. Draws nothing and reads nothing.
+//! Owns which numbers are computed from the manifest, the samples, the timelines and the measured answers, and their JSON
+//! keys. Counts are the manifest's. The page is in `report/html`; the files are read in `job/root/report.rs`.
 
 use std::collections::BTreeMap;
 
@@ -23,240 +24,240 @@ use crate::{
     },
 };
 
-/// What a summary is made of.
+/// Inputs of a summary.
 #[derive(Clone, Copy, Debug)]
 pub struct SummarySources<'a> {
-    /// The run.
+    /// Manifest of the run.
     pub manifest: &'a Manifest,
-    /// How it went, by rank 0.
+    /// Samples that rank 0 took every few seconds.
     pub samples: &'a [RunSample],
-    /// How it went, by the ranks.
+    /// Timelines merged from all ranks, one or more per session that ended in order.
     pub timelines: &'a [StartTimeline],
-    /// What its lines measure.
+    /// Measurements of the answer lines.
     pub measured: &'a AnswerStats,
-    /// Is somebody at work on it?
+    /// True if a session is active.
     pub is_active: bool,
-    /// Of a reduce, whose leaves the above are: what lies above them.
+    /// Levels above the leaves, for a reduce; the other inputs are the leaves' then.
     pub reduce: Option<&'a ReduceSource>,
 }
 
-/// The whole file. Times are in seconds, moments in seconds since 1970; what is not known is null.
+/// Content of `summary.json`. Durations are in seconds, points in time in seconds since 1970, and unknown values null.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
-    /// Of this format: 1.
+    /// Version of this format.
     pub version: u32,
-    /// The program that wrote it.
+    /// Name and version of the program.
     pub program: String,
-    /// When.
+    /// Time of writing.
     pub written: u64,
-    /// Of the run, as the manifest has it.
+    /// Path of the answers, as in the manifest.
     pub output: String,
-    /// Likewise.
+    /// Paths of the input files, as in the manifest.
     pub input: Vec<String>,
-    /// How it stands, as `status` has it.
+    /// Phase of the run, as in `status`.
     pub state: Life,
-    /// Likewise.
+    /// Model, as in the manifest.
     pub model: Option<String>,
-    /// Likewise.
+    /// Route of text prompts, as in the manifest.
     pub api: Option<String>,
-    /// The manifest's counts.
+    /// Counts, as in the manifest.
     pub counts: PromptCounts,
-    /// Working seconds of all starts, also of those that were killed as far as that is known.
+    /// Seconds that all sessions worked; of a killed session, until its last sample.
     pub seconds: f64,
-    /// HTTP requests, likewise.
+    /// HTTP requests of all sessions.
     pub requests: u64,
-    /// Prompts that were sent again after a fault, likewise.
+    /// Prompts that all sessions sent again after a fault.
     pub retried: u64,
-    /// How fast it was.
+    /// Throughput, overall and in the steady phase.
     pub rates: ThroughputRates,
-    /// Tokens of what is answered, all together.
+    /// Token totals of answered prompts.
     pub tokens: TokenTotals,
-    /// Of answered prompts, from sending the request to its answer, in seconds.
+    /// Latency of answered prompts, from sending the request to its answer, in seconds.
     pub latency_s: DistributionSummary,
-    /// Tokens of prompts that are answered.
+    /// Prompt tokens of answered prompts.
     pub prompt_tokens: DistributionSummary,
-    /// Tokens of answers.
+    /// Completion tokens per answer.
     pub completion_tokens: DistributionSummary,
-    /// Why answers ended, and how many did so.
+    /// Number of answers by finish reason.
     pub finish_reasons: BTreeMap<String, u64>,
-    /// By kind.
-    pub failures: BTreeMap<String, Failure>,
-    /// Who was asked.
+    /// Failures by kind.
+    pub failures: BTreeMap<String, FailureSummary>,
+    /// Utilisation, stragglers and outages of endpoints.
     pub endpoints: EndpointLoad,
-    /// The slowest answers, the slowest first.
+    /// Answers with the longest latency, the longest first.
     pub slowest: Vec<SlowAnswer>,
-    /// Each start.
-    pub starts: Vec<Start>,
-    /// Starts of which no record was kept.
+    /// Sessions of the run, in order.
+    pub starts: Vec<StartSummary>,
+    /// Number of sessions without a record (killed before the first manifest, or of an old version).
     pub unrecorded: u32,
-    /// Of a reduce: the tree above. All other numbers are its leaves' then, but for starts, times away and the course, which
-    /// are of all its passes.
+    /// Tree of a reduce. All other numbers are its leaves' then, except sessions, outages and the timeline, which cover all
+    /// passes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce: Option<ReduceSummary>,
-    /// How it went over time, in order.
+    /// Throughput over time, in order.
     pub course: Vec<ThroughputPoint>,
-    /// Every setting.
+    /// Values and origins of all settings.
     pub settings: BTreeMap<String, SettingValue>,
-    /// Lines that are no answers.
+    /// Lines of shard files that could not be parsed.
     pub damaged: u64,
 }
 
-/// How fast a run was.
+/// Throughput of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct ThroughputRates {
-    /// Over all working seconds of starts that asked anything.
+    /// Outcomes per second over the working time of all sessions that sent prompts.
     pub prompts_per_s: Option<f64>,
-    /// Likewise.
+    /// Completion tokens per second over the same time.
     pub tokens_per_s: Option<f64>,
-    /// While endpoints had ample work.
+    /// Outcomes per second in the steady phase, while endpoints had ample work.
     pub steady_prompts_per_s: Option<f64>,
-    /// Likewise.
+    /// Completion tokens per second in the steady phase.
     pub steady_tokens_per_s: Option<f64>,
-    /// Seconds before, while and after endpoints had ample work, of all starts.
+    /// Seconds of ramp-up of all sessions, before endpoints had ample work.
     pub ramp_s: f64,
-    /// Likewise.
+    /// Seconds of the steady phase of all sessions.
     pub steady_s: f64,
-    /// Likewise.
+    /// Seconds of the tail of all sessions, after endpoints ran out of ample work.
     pub tail_s: f64,
 }
 
-/// Tokens.
+/// Token totals of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct TokenTotals {
-    /// Of prompts that are answered.
+    /// Prompt tokens of answered prompts.
     pub prompt: u64,
-    /// Of answers.
+    /// Tokens of answers.
     pub completion: u64,
-    /// Answers whose count is a share of their list's.
+    /// Answers whose count is estimated from the total of their batch.
     pub estimated: u64,
-    /// Answers without a count.
+    /// Answers whose tokens the server did not report.
     pub uncounted: u64,
 }
 
-/// How numbers are spread: quantiles are within a thirtieth.
+/// Distribution of a measurement. Percentiles are accurate to about 3 %.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DistributionSummary {
-    /// How many there are.
+    /// Number of values.
     pub count: u64,
-    /// Null where there are none, as all below.
+    /// Smallest value, exact; null if there are no values, as all below.
     pub min: Option<f64>,
-    /// Exact.
+    /// Mean, exact.
     pub mean: Option<f64>,
-    /// The middle.
+    /// Median.
     pub p50: Option<f64>,
-    /// The slowest or longest tenth begins here.
+    /// 90th percentile.
     pub p90: Option<f64>,
-    /// The hundredth.
+    /// 99th percentile.
     pub p99: Option<f64>,
-    /// Exact.
+    /// Largest value, exact.
     pub max: Option<f64>,
-    /// Bars that touch.
+    /// Adjacent bins from the smallest to the largest value.
     pub histogram: Vec<DistributionBin>,
 }
 
-/// Numbers from `from` on and below `to`.
+/// Number of values in the half-open range `from..to`.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct DistributionBin {
-    /// See above.
+    /// Inclusive lower bound.
     pub from: f64,
-    /// See above.
+    /// Exclusive upper bound.
     pub to: f64,
-    /// How many.
+    /// Number of values in the bin.
     pub count: u64,
 }
 
-/// Failures of a kind.
+/// Failures of one kind.
 #[derive(Clone, Debug, Serialize)]
-pub struct Failure {
-    /// How many.
+pub struct FailureSummary {
+    /// Number of failed prompts.
     pub count: u64,
-    /// Does a resumed run ask them again?
+    /// True if the next session retries them without `--retry-failed`.
     pub passes: bool,
-    /// The first in the input's order.
+    /// First failed prompts, in input order.
     pub first: Vec<FailedPrompt>,
 }
 
-/// One that failed.
+/// A failed prompt.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailedPrompt {
-    /// Its id.
+    /// Id of the prompt.
     pub id: Value,
-    /// Its place in the input.
+    /// Index of its row in the input.
     pub index: u64,
-    /// Why.
+    /// Error message, truncated.
     pub message: String,
-    /// The HTTP status, where there was one.
+    /// HTTP status, if the server answered.
     pub status: Option<u16>,
 }
 
-/// A slow answer.
+/// One of the slowest answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlowAnswer {
-    /// Its prompt's id.
+    /// Id of the prompt.
     pub id: Value,
-    /// Its prompt's place in the input.
+    /// Index of its row in the input.
     pub index: u64,
-    /// How slow.
+    /// Latency in seconds.
     pub latency_s: f64,
-    /// Who answered.
+    /// Host and URL of the endpoint.
     pub endpoint: String,
 }
 
-/// One start.
+/// One session of the run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Start {
-    /// Its number, from 1.
+pub struct StartSummary {
+    /// Number of the session, from 1.
     pub start: u32,
-    /// When it began.
+    /// Start, in seconds since 1970.
     pub began: u64,
-    /// When it ended in order; null where it was killed or is at work.
+    /// Orderly end, in seconds since 1970; null if the session was killed or is active.
     pub ended: Option<u64>,
-    /// In a word: finished, stopped, killed, running.
+    /// Outcome: finished, stopped, killed or running.
     pub end: &'static str,
-    /// How long it worked.
+    /// Seconds that it worked.
     pub seconds: f64,
-    /// Its ranks.
+    /// Number of ranks.
     pub ranks: usize,
-    /// Where its rank 0 ran.
+    /// Host of rank 0.
     pub host: String,
-    /// Its batch job.
+    /// Batch job, if any.
     pub job: Option<String>,
-    /// Done before it.
+    /// Prompts finished before this session.
     pub done_before: u64,
-    /// What it answered.
+    /// Prompts answered in this session.
     pub answered: u64,
-    /// What failed in it.
+    /// Prompts failed in this session.
     pub failed: u64,
-    /// Its HTTP requests.
+    /// HTTP requests of this session.
     pub requests: u64,
-    /// Prompts that it sent again.
+    /// Prompts sent again after a fault.
     pub retried: u64,
-    /// Its tokens.
+    /// Completion tokens of this session.
     pub completion_tokens: u64,
-    /// Its ranks that were lost.
+    /// Ranks lost during this session.
     pub lost: Vec<LostRank>,
-    /// How often an endpoint went away in it; null where that was not watched.
+    /// Outages of endpoints in this session; null without a timeline.
     pub times_away: Option<u64>,
-    /// What had changed with it and was accepted, as sentences.
+    /// Changes of input or settings accepted at its start, as sentences.
     pub changes: Vec<String>,
-    /// Of a reduce: what it did above the leaves, if it came to that.
+    /// Work above the leaves, for a session of a reduce that got there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub above: Option<ReduceStartWork>,
 }
 
-/// A setting.
+/// Value of a setting and its origin.
 #[derive(Clone, Debug, Serialize)]
 pub struct SettingValue {
-    /// Its value.
+    /// Value of the setting.
     pub value: Value,
-    /// Where it came from.
+    /// Origin: an option, an environment variable, a configuration file or the default.
     pub origin: String,
 }
 
-/// Bars of a histogram, at most.
+/// Upper limit of bins in a histogram.
 const HISTOGRAM_BINS: usize = 40;
 impl RunSummary {
-    /// Of a run.
+    /// Computes the summary of a run.
     #[must_use]
     pub fn of(sources: &SummarySources<'_>) -> Self {
         let SummarySources { manifest, timelines, measured, reduce: tree, .. } = *sources;
@@ -337,8 +338,8 @@ impl RunSummary {
     }
 }
 
-pub(super) fn failures(measured: &AnswerStats) -> BTreeMap<String, Failure> {
-    measured.failures.iter().map(|(kind, its)| (kind.clone(), failure(kind, its))).collect()
+pub(super) fn failures(measured: &AnswerStats) -> BTreeMap<String, FailureSummary> {
+    measured.failures.iter().map(|(kind, its)| (kind.clone(), failure_summary(kind, its))).collect()
 }
 
 pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> DistributionSummary {
@@ -350,17 +351,17 @@ pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> Distrib
     };
     DistributionSummary {
         count: scale.count(),
-        min: scale.ends().map(|ends| scaled(ends.0)),
+        min: scale.min_max().map(|ends| scaled(ends.0)),
         mean: scale.mean().map(|mean| mean * unit),
         p50: scale.at(0.5).map(scaled),
         p90: scale.at(0.9).map(scaled),
         p99: scale.at(0.99).map(scaled),
-        max: scale.ends().map(|ends| scaled(ends.1)),
+        max: scale.min_max().map(|ends| scaled(ends.1)),
         histogram: scale.to_bins(HISTOGRAM_BINS).into_iter().map(bar).collect(),
     }
 }
 
-fn failure(kind: &str, its: &FailureStats) -> Failure {
+fn failure_summary(kind: &str, its: &FailureStats) -> FailureSummary {
     let known = serde_json::from_value::<FailureKind>(kind.into());
     let first = its.first.iter().map(|(&index, it)| FailedPrompt {
         id: json(&it.id),
@@ -368,7 +369,7 @@ fn failure(kind: &str, its: &FailureStats) -> Failure {
         message: it.message.clone(),
         status: it.status,
     });
-    Failure {
+    FailureSummary {
         count: its.count,
         passes: known.is_ok_and(FailureKind::is_retryable),
         first: first.collect(),
@@ -379,19 +380,19 @@ fn slow_answer((millis, index, id, endpoint): (u64, u64, &str, &str)) -> SlowAns
     SlowAnswer { id: json(id), index, latency_s: millis as f64 / 1000.0, endpoint: endpoint.into() }
 }
 
-/// An id as the value it is.
+/// Parses an id that is stored as JSON text.
 fn json(id: &str) -> Value {
     serde_json::from_str(id).unwrap_or_else(|_| id.into())
 }
 
-/// Seconds of the starts that asked anything: who only looks once more has not been slow. To the millisecond, since a number
-/// that has been in a file need not be the same to its last bit.
+/// Returns the seconds of all sessions that sent prompts: a session that only found the run finished must not lower the
+/// rate. Rounded to milliseconds, since a number read back from JSON may differ in its last bit.
 pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
     let asked = history.iter().filter(|it| it.did.settled() > 0);
     (asked.map(|it| it.seconds).sum::<f64>() * 1000.0).round() / 1000.0
 }
 
-/// What says that it runs, and where nobody is at work, was killed.
+/// Returns the phase: a manifest in state `running` without an active session belongs to a killed session.
 fn run_phase(manifest: &Manifest, alive: bool) -> Life {
     match manifest.state {
         RunState::Running if alive => Life::Running,
@@ -407,7 +408,7 @@ fn start(
     alive: bool,
     timelines: &[StartTimeline],
     above: Option<&ReduceStartWork>,
-) -> Start {
+) -> StartSummary {
     let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
     let running = alive && *start == manifest.starts && manifest.state == RunState::Running;
     let mine = || timelines.iter().filter(|it| it.start == *start);
@@ -420,7 +421,7 @@ fn start(
         });
         change.settings.iter().cloned().chain(input)
     });
-    Start {
+    StartSummary {
         start: *start,
         began: *began,
         ended: *ended,
@@ -436,7 +437,7 @@ fn start(
         job: record.job.clone(),
         done_before: before.answered + before.failed,
         answered: did.answered,
-        failed: did.failed(),
+        failed: did.failed_count(),
         requests: did.requests,
         retried: did.retried,
         completion_tokens: did.completion_tokens,

@@ -1,63 +1,63 @@
-//! How a run went over time: points of all starts, one after the other, and which of them are its ramp, its steady part and its tail.
+//! Throughput over time: the points of all sessions in sequence, and which of them are ramp, steady phase and tail.
 //!
-//! Owns what is taken from where. What the ranks saw is finer, so it is preferred; where a rank was lost or everything was
-//! killed, rank 0's samples know more. Pure.
+//! Owns the choice of the source. The ranks' timelines are finer, so they are preferred; if a rank was lost or the session
+//! was killed, rank 0's samples know more. Pure; the chart is in `report/html/throughput.rs`.
 
 use serde::Serialize;
 
-use super::endpoint_load::share;
+use super::endpoint_load::checked_ratio;
 use crate::{
-    domain::{Merge, Piece},
+    domain::{Merge, TimeBucket},
     output::{RunSample, StartRecord, StartTimeline},
 };
 
-/// All of it.
+/// Throughput of a run over time.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ThroughputHistory {
-    /// In order.
+    /// Points in order of time.
     pub(crate) points: Vec<ThroughputPoint>,
-    /// Share of the time in the steady parts that windows were full.
+    /// Fraction of the steady phase in which concurrency limits were full.
     pub(crate) full_share_steady: Option<f64>,
 }
 
-/// A stretch of time.
+/// Measurements over an interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ThroughputPoint {
-    /// Of which start.
+    /// Number of the session.
     pub start: u32,
-    /// Of a reduce, of which level; 0 are the leaves, and all of a run.
+    /// Level of a reduce; 0 for the leaves and for a plain run.
     pub level: u32,
-    /// Since that start began, in seconds.
+    /// Begin, in seconds since the session started.
     pub from_s: f64,
-    /// Likewise.
+    /// End, in seconds since the session started.
     pub to_s: f64,
-    /// Prompts settled.
+    /// Outcomes in the interval.
     pub prompts: f64,
-    /// Tokens made.
+    /// Completion tokens in the interval.
     pub tokens: f64,
-    /// Sequences in flight, in the mean.
+    /// Mean number of sequences in flight.
     pub in_flight: f64,
-    /// Room for them, in the mean; null where that is not known.
+    /// Mean sum of concurrency limits; null without a timeline.
     pub window: Option<f64>,
-    /// Endpoints up, in the mean.
+    /// Mean number of endpoints that were up.
     pub endpoints_up: f64,
-    /// What part of its start it is.
+    /// Phase of its session.
     pub phase: ThroughputPhase,
 }
 
-/// Parts of a start.
+/// Phases of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ThroughputPhase {
-    /// Until endpoints have as much as they usually have.
+    /// Filling up: until endpoints have about their typical load.
     Ramp,
-    /// While they have.
+    /// Ample work for all endpoints.
     Steady,
-    /// From when their windows are never well filled again.
+    /// Running out: concurrency limits are not filled to 70 % any more.
     Tail,
 }
 
-/// Of several points.
+/// Sums over several points.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ThroughputTotals {
     pub(crate) seconds: f64,
@@ -65,13 +65,15 @@ pub(crate) struct ThroughputTotals {
     tokens: f64,
 }
 
-/// Points, at most: there is no room to draw more.
+/// Upper limit of points; a chart has no room for more.
 const MAX_POINTS: usize = 240;
-/// Seconds between two of rank 0's samples that say something, a little less than the time between two reports of a rank.
+/// Shortest interval between two samples of rank 0 that is used, a little less than the five seconds between two reports of
+/// a rank.
 const MIN_SAMPLE_INTERVAL_S: f64 = 4.5;
-/// What is usual: the level that in-flight counts reach for a tenth of the time.
+/// Quantile of the in-flight counts that is taken as a session's typical load.
 const TYPICAL_QUANTILE: f64 = 0.9;
-/// Below this share of what is usual, work begins; below this share of the windows, it runs out.
+/// Share of the typical load below which a session is ramping up, and share of the concurrency limits below which it is
+/// running out.
 const BUSY_SHARE: f64 = 0.7;
 
 impl ThroughputHistory {
@@ -81,14 +83,14 @@ impl ThroughputHistory {
         timelines: &[StartTimeline],
     ) -> Self {
         let mut course = Self::default();
-        let mut steady = Piece::default();
+        let mut steady = TimeBucket::default();
         for record in history {
             let mine: Vec<&StartTimeline> =
                 timelines.iter().filter(|it| it.start == record.start).collect();
             let mut points: Vec<ThroughputPoint> = if mine.is_empty() || !record.lost.is_empty() {
-                sampled(record.start, samples)
+                points_from_samples(record.start, samples)
             } else {
-                mine.iter().flat_map(|it| watched(it)).collect()
+                mine.iter().flat_map(|it| points_from_timeline(it)).collect()
             };
             assign_phases(&mut points);
             for (its, timeline) in
@@ -106,11 +108,11 @@ impl ThroughputHistory {
             course.points.append(&mut points);
         }
         course.points = limit_points(course.points);
-        course.full_share_steady = share(steady.full, steady.up);
+        course.full_share_steady = checked_ratio(steady.full, steady.up);
         course
     }
 
-    /// These points, and those of what was done above them, in the order of time.
+    /// Adds the points of a reduce's upper levels, in order of time.
     pub(crate) fn merge_levels(mut self, above: Vec<(u32, u32, Self)>) -> Vec<ThroughputPoint> {
         for (start, level, course) in above {
             self.points.extend(course.points.into_iter().map(|it| ThroughputPoint {
@@ -123,11 +125,10 @@ impl ThroughputHistory {
         limit_points(self.points)
     }
 
-    /// All points of a phase.
     pub(crate) fn phase_totals(&self, phase: ThroughputPhase) -> ThroughputTotals {
         let mut sum = ThroughputTotals::default();
         for it in self.points.iter().filter(|it| it.phase == phase) {
-            sum.seconds += it.seconds();
+            sum.seconds += it.duration_s();
             sum.prompts += it.prompts;
             sum.tokens += it.tokens;
         }
@@ -146,15 +147,15 @@ impl ThroughputTotals {
 }
 
 impl ThroughputPoint {
-    /// How long it is.
+    /// Returns the length of the interval.
     #[must_use]
-    pub fn seconds(&self) -> f64 {
+    pub fn duration_s(&self) -> f64 {
         self.to_s - self.from_s
     }
 
-    /// Of what comes right after it in the same part of the same start.
+    /// Merges the point with the next one of the same session.
     fn merge_next(&self, next: &Self) -> Self {
-        let (mine, its) = (self.seconds(), next.seconds());
+        let (mine, its) = (self.duration_s(), next.duration_s());
         let mean =
             |one: f64, other: f64| (one * mine + other * its) / (mine + its).max(f64::MIN_POSITIVE);
         Self {
@@ -173,8 +174,8 @@ fn seconds(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
-/// By rank 0: the points between its samples. It hears of ranks every five seconds: what is finer says nothing.
-fn sampled(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint> {
+/// Returns the points between rank 0's samples. Ranks report every five seconds, so finer samples carry no information.
+fn points_from_samples(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint> {
     let mut mine: Vec<&RunSample> = Vec::new();
     let all: Vec<&RunSample> = samples.iter().filter(|it| it.start == start).collect();
     for sample in &all {
@@ -182,7 +183,7 @@ fn sampled(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint> {
             mine.push(sample);
         }
     }
-    // What is left belongs to the last point, and is one where there is no other.
+    // The remainder belongs to the last point, and forms one if there is no other.
     if let Some(last) = all.last().filter(|last| mine.last() != Some(*last)) {
         if mine.len() > 1 {
             mine.pop();
@@ -205,11 +206,13 @@ fn sampled(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint> {
             phase: ThroughputPhase::Steady,
         }
     };
-    mine.windows(2).map(between).filter(|it| it.seconds() > 0.0).collect()
+    mine.windows(2).map(between).filter(|it| it.duration_s() > 0.0).collect()
 }
 
-/// By the ranks: a point for each piece of time. The last piece is as long as somebody watched in it.
-fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<ThroughputPoint> {
+/// Returns a point per bucket of the ranks' timeline. The last bucket ends with the rank that worked longest in it.
+fn points_from_timeline(
+    StartTimeline { start, offset, timeline }: &StartTimeline,
+) -> Vec<ThroughputPoint> {
     let width = timeline.bucket_millis();
     let longest = |column: usize| {
         let watched = timeline.rows().filter_map(|(_, row)| {
@@ -233,9 +236,12 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Thr
             tokens: piece.tokens as f64,
             in_flight: mean(piece.in_flight),
             window: Some(mean(piece.window)),
-            // Those who end a little before the last one are not down.
+            // Ranks that end a little before the last one are not down.
             endpoints_up: match last {
-                true => share(piece.up, piece.watched).unwrap_or(0.0) * timeline.endpoints() as f64,
+                true => {
+                    checked_ratio(piece.up, piece.watched).unwrap_or(0.0)
+                        * timeline.endpoint_count() as f64
+                }
                 false => mean(piece.up),
             },
             phase: ThroughputPhase::Steady,
@@ -244,8 +250,9 @@ fn watched(StartTimeline { start, offset, timeline }: &StartTimeline) -> Vec<Thr
     (0..timeline.columns()).map(point).collect()
 }
 
-/// A start's points: its ramp ends with the first that has about what is usual; its tail begins after the last whose
-/// windows are well filled, or where no windows are known or ever filled, that has about what is usual.
+/// Assigns the phases of one session. The ramp ends at the first point with about the typical load. The tail begins after
+/// the last point whose concurrency limits are well filled; if limits are unknown or were never filled, after the last
+/// point with about the typical load.
 fn assign_phases(points: &mut [ThroughputPoint]) {
     let mut levels: Vec<f64> = points.iter().map(|it| it.in_flight).collect();
     levels.sort_by(f64::total_cmp);
@@ -257,7 +264,7 @@ fn assign_phases(points: &mut [ThroughputPoint]) {
     let usual = (levels.len().saturating_sub(1) as f64 * TYPICAL_QUANTILE) as usize;
     let ample = levels.get(usual).copied().unwrap_or_default() * BUSY_SHARE;
     let is_ample = |it: &ThroughputPoint| it.in_flight >= ample;
-    // Windows shrink with endpoints that die: what is left is busy all the same.
+    // The sum of limits shrinks when endpoints die; the remaining ones are busy all the same.
     let fills = |it: &ThroughputPoint| {
         it.window.is_some_and(|room| room > 0.0 && it.in_flight >= room * BUSY_SHARE)
     };
@@ -272,7 +279,7 @@ fn assign_phases(points: &mut [ThroughputPoint]) {
     }
 }
 
-/// So many as can be drawn.
+/// Merges neighbours until at most [`MAX_POINTS`] are left.
 fn limit_points(mut points: Vec<ThroughputPoint>) -> Vec<ThroughputPoint> {
     while points.len() > MAX_POINTS {
         points = merge_pairs(&points);
@@ -280,7 +287,7 @@ fn limit_points(mut points: Vec<ThroughputPoint>) -> Vec<ThroughputPoint> {
     points
 }
 
-/// Half as many, where neighbours belong together; nothing is lost.
+/// Merges pairs of neighbours of the same session and level. Sums stay the same.
 fn merge_pairs(points: &[ThroughputPoint]) -> Vec<ThroughputPoint> {
     let mut half: Vec<ThroughputPoint> = Vec::with_capacity(points.len() / 2 + 1);
     let mut open = false;
@@ -290,8 +297,9 @@ fn merge_pairs(points: &[ThroughputPoint]) -> Vec<ThroughputPoint> {
             .filter(|last| open && (last.start, last.level) == (point.start, point.level))
         {
             Some(last) => {
-                // Where a part ends within, the longer one's name stays.
-                let phase = if point.seconds() > last.seconds() { point.phase } else { last.phase };
+                // A pair across two phases gets the phase of the longer point.
+                let phase =
+                    if point.duration_s() > last.duration_s() { point.phase } else { last.phase };
                 *last = ThroughputPoint { phase, ..last.merge_next(point) };
                 open = false;
             }
@@ -301,7 +309,7 @@ fn merge_pairs(points: &[ThroughputPoint]) -> Vec<ThroughputPoint> {
             }
         }
     }
-    // Starts of a single point each cannot be put together: the first are left out then.
+    // Sessions of a single point each cannot be merged: the oldest are dropped then.
     if half.len() == points.len() { half.split_off(points.len() / 2) } else { half }
 }
 
@@ -310,25 +318,25 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{Standing, Timeline, TimelineSlot};
+    use crate::domain::{EndpointSnapshot, Timeline, TimelineSlot};
 
     fn example_timeline(seconds: u64, level: impl Fn(u64) -> u64) -> StartTimeline {
         let (mut timeline, seat) = (Timeline::default(), TimelineSlot::of(0, 1, "n".into()));
         timeline.register_endpoint(&seat);
         for at in 0..seconds * 4 {
-            let stood = Standing {
+            let stood = EndpointSnapshot {
                 in_flight: level(at / 4),
                 window: 10,
                 is_up: true,
                 is_full: level(at / 4) > 8,
             };
-            timeline.saw(&seat, at * 250, (at + 1) * 250, stood);
+            timeline.record_interval(&seat, at * 250, (at + 1) * 250, stood);
             timeline.settled(&seat, at * 250, 5);
         }
         StartTimeline { start: 1, offset: 2.0, timeline }
     }
 
-    fn record(start: u32) -> StartRecord {
+    fn start_record(start: u32) -> StartRecord {
         StartRecord { start, ..StartRecord::default() }
     }
 
@@ -343,7 +351,7 @@ mod tests {
                 2
             }
         });
-        let course = ThroughputHistory::of(&[record(1)], &[], &[all]);
+        let course = ThroughputHistory::of(&[start_record(1)], &[], &[all]);
         let [ramp, steady, tail] =
             [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
                 .map(|it| course.phase_totals(it));
@@ -360,11 +368,11 @@ mod tests {
         for second in 0..20 {
             let many = if second < 5 { 100 } else { 25 };
             let in_flight = if second < 16 { many } else { 3 };
-            let stood = Standing { in_flight, window: many, is_up: true, is_full: false };
-            all.saw(&seat, second * 1000, (second + 1) * 1000, stood);
+            let stood = EndpointSnapshot { in_flight, window: many, is_up: true, is_full: false };
+            all.record_interval(&seat, second * 1000, (second + 1) * 1000, stood);
         }
         let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
-        let course = ThroughputHistory::of(&[record(1)], &[], &[all]);
+        let course = ThroughputHistory::of(&[start_record(1)], &[], &[all]);
         assert_eq!(course.phase_totals(ThroughputPhase::Steady).seconds, 16.0);
         assert_eq!(course.phase_totals(ThroughputPhase::Tail).seconds, 4.0);
     }
@@ -385,17 +393,17 @@ mod tests {
         };
         let samples = [1.0, 2.0, 6.0, 6.0, 11.0, 12.0]
             .map(|at| sample(at, if at < 6.0 { 0 } else { 50 + 2 * (at as u64 - 6) }));
-        let course = ThroughputHistory::of(&[record(1)], &samples, &[]);
+        let course = ThroughputHistory::of(&[start_record(1)], &samples, &[]);
         let prompts: Vec<f64> = course.points.iter().map(|it| it.prompts).collect();
         assert_eq!(prompts, [50.0, 12.0]);
         assert_eq!(
-            ThroughputHistory::of(&[record(1)], &samples[..2], &[]).points.len(),
+            ThroughputHistory::of(&[start_record(1)], &samples[..2], &[]).points.len(),
             1,
             "a short one"
         );
         let lost = StartRecord {
             lost: vec![crate::output::LostRank { rank: 1, host: "n".into() }],
-            ..record(1)
+            ..start_record(1)
         };
         assert_eq!(
             ThroughputHistory::of(&[lost], &samples, &[example_timeline(9, |_| 1)]).points,
@@ -406,14 +414,14 @@ mod tests {
     proptest! {
         #[test]
         fn however_long_there_are_few_points_and_nothing_is_lost(starts in prop::collection::vec(1u64..90, 1..12)) {
-            let records: Vec<StartRecord> = (1..).zip(&starts).map(|(it, _)| record(it)).collect();
+            let records: Vec<StartRecord> = (1..).zip(&starts).map(|(it, _)| start_record(it)).collect();
             let timelines: Vec<StartTimeline> = (1..).zip(&starts)
                 .map(|(start, &seconds)| StartTimeline { start, ..example_timeline(seconds, |it| it % 11) }).collect();
             let course = ThroughputHistory::of(&records, &[], &timelines);
             prop_assert!(course.points.len() <= MAX_POINTS);
             let prompts: f64 = course.points.iter().map(|it| it.prompts).sum();
             prop_assert_eq!(prompts as u64, 4 * starts.iter().sum::<u64>());
-            let length: f64 = course.points.iter().map(ThroughputPoint::seconds).sum();
+            let length: f64 = course.points.iter().map(ThroughputPoint::duration_s).sum();
             prop_assert!((length - starts.iter().sum::<u64>() as f64).abs() < 0.01);
             prop_assert!(course.points.iter().all(|it| it.in_flight <= 10.0));
         }

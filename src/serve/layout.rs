@@ -88,7 +88,7 @@ fn fill(text: &str, port: u16, k: u16, whose: ServerContext<'_>, model: Option<&
 
 /// What server `k` needs to have its own tiles of a node of Aurora.
 fn tile_variables(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
-    let Some(tiles) = layout.tiles() else { return Vec::new() };
+    let Some(tiles) = layout.tiles_per_server() else { return Vec::new() };
     let first = k * tiles;
     let mask: Vec<String> = (first..first + tiles).map(|tile| tile.to_string()).collect();
     let inner = ENGINE_PORT_BASE + ENGINE_PORTS_PER_SERVER * u32::from(k);
@@ -111,7 +111,7 @@ fn tile_variables(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    fn settings(serve: &str, layout: ServeLayout, env: &[&str]) -> Settings {
+    fn serve_settings(serve: &str, layout: ServeLayout, env: &[&str]) -> Settings {
         Settings {
             serve: Some(serve.into()),
             serve_layout: layout,
@@ -136,7 +136,7 @@ mod tests {
         let command =
             r#"v {model} --port {port} -c '{"k": {k}}' ${port} {host}/{local_rank} {x} {"#;
         let servers = plan_servers(
-            &settings(command, ServeLayout::None, &["N={k}:{port}"]),
+            &serve_settings(command, ServeLayout::None, &["N={k}:{port}"]),
             2..3,
             server_context(),
         );
@@ -160,7 +160,7 @@ mod tests {
         ] {
             let count = layout.servers_per_node().expect("it says how many");
             let servers =
-                plan_servers(&settings("s {port}", layout, &[]), 0..count, server_context());
+                plan_servers(&serve_settings("s {port}", layout, &[]), 0..count, server_context());
             let masks: Vec<&str> =
                 servers.iter().filter_map(|it| variable_value(it, "ZE_AFFINITY_MASK")).collect();
             assert_eq!(masks[1], second);
@@ -171,14 +171,17 @@ mod tests {
             ports.dedup();
             assert_eq!(ports.len(), usize::from(count));
         }
-        let all =
-            plan_servers(&settings("s", ServeLayout::Aurora1x12, &[]), 0..1, server_context());
+        let all = plan_servers(
+            &serve_settings("s", ServeLayout::Aurora1x12, &[]),
+            0..1,
+            server_context(),
+        );
         assert_eq!(variable_value(&all[0], "ZE_AFFINITY_MASK"), Some("0,1,2,3,4,5,6,7,8,9,10,11"));
     }
 
     #[test]
     fn what_the_user_says_counts_more_than_the_layout() {
-        let settings = settings("s {port}", ServeLayout::Aurora12x1, &["OMP_NUM_THREADS=4"]);
+        let settings = serve_settings("s {port}", ServeLayout::Aurora12x1, &["OMP_NUM_THREADS=4"]);
         let servers = plan_servers(&settings, 0..1, server_context());
         assert_eq!(variable_value(&servers[0], "OMP_NUM_THREADS"), Some("4"));
     }

@@ -12,13 +12,13 @@ const TAIL_LINES: usize = 12;
 const TAIL_BYTES: u64 = 16 * 1024;
 const MAX_LINE_CHARS: usize = 300;
 /// How a start is marked.
-const MARK: &str = "--- aurora-swarm: started ";
+const START_MARK: &str = "--- aurora-swarm: started ";
 
 /// The log, with a line that says when and what is started.
 pub(super) fn open(path: &Path, command: &str) -> io::Result<File> {
     let mut file = OpenOptions::new().append(true).create(true).open(path)?;
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
-    writeln!(file, "{MARK}{now}: {command}")?;
+    writeln!(file, "{START_MARK}{now}: {command}")?;
     Ok(file)
 }
 
@@ -37,13 +37,14 @@ pub(super) fn log_tail(path: &Path, secrets: &[String]) -> String {
 }
 
 fn last_lines(text: &str, secrets: &[String]) -> String {
-    let begun = text.rfind(MARK).map_or(text, |at| &text[at..]);
-    let lines = begun.lines().filter(|line| !line.starts_with(MARK) && !line.trim().is_empty());
-    let lines: Vec<String> = lines.map(|line| shown(line, secrets)).collect();
+    let begun = text.rfind(START_MARK).map_or(text, |at| &text[at..]);
+    let lines =
+        begun.lines().filter(|line| !line.starts_with(START_MARK) && !line.trim().is_empty());
+    let lines: Vec<String> = lines.map(|line| redact_line(line, secrets)).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
-fn shown(line: &str, secrets: &[String]) -> String {
+fn redact_line(line: &str, secrets: &[String]) -> String {
     let hidden = secrets
         .iter()
         .fold(line.trim_end().to_owned(), |line, secret| line.replace(secret.as_str(), "(hidden)"));
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn the_tail_is_of_the_last_start_and_hides_secrets() {
-        let text = format!("old\n{MARK}now: vllm\n\nkey is hf_0123!\n\u{1b}[31mlast\n");
+        let text = format!("old\n{START_MARK}now: vllm\n\nkey is hf_0123!\n\u{1b}[31mlast\n");
         assert_eq!(last_lines(&text, &["hf_0123".into()]), "key is (hidden)!\n[31mlast");
         let many: String = (0..40).map(|it| format!("{it}\n")).collect();
         assert_eq!(last_lines(&many, &[]).lines().next(), Some("28"));
@@ -70,7 +71,7 @@ mod tests {
         for _ in 0..2 {
             writeln!(open(&path, "vllm").expect("it can be made"), "said").expect("written");
         }
-        assert_eq!(std::fs::read_to_string(&path).expect("a log").matches(MARK).count(), 2);
+        assert_eq!(std::fs::read_to_string(&path).expect("a log").matches(START_MARK).count(), 2);
         assert_eq!(log_tail(&path, &[]), "said");
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct StartServers {
 
 /// Guard to rank. Servers are called by their ports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) enum Word {
+pub(super) enum SupervisorEvent {
     /// The answer to the order: on these ports somebody else listens, and no server is started there.
     Taken { ports: Vec<u16> },
     /// A server's process was started.

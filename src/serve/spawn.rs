@@ -18,7 +18,7 @@ use nix::sys::signal::SigSet;
 const SUPERVISOR_SUBCOMMAND: &str = "guard";
 const BECOME_SERVER_FLAG: &str = "--become";
 /// In process lists, so that `pkill aurora-swarm` ends ranks, and leaves who cleans up behind them.
-const NAME: &str = "swarm-guard";
+const PROCESS_NAME: &str = "swarm-guard";
 
 /// This program again, as the guard of the process that calls it.
 pub(super) fn supervisor_command() -> io::Result<Command> {
@@ -28,7 +28,7 @@ pub(super) fn supervisor_command() -> io::Result<Command> {
 }
 
 /// This program again, about to become a server.
-pub(super) fn server(shell_command: &str) -> io::Result<Command> {
+pub(super) fn server_command(shell_command: &str) -> io::Result<Command> {
     let mut command = this_program()?;
     command
         .args([SUPERVISOR_SUBCOMMAND, BECOME_SERVER_FLAG, &prefix_exec(shell_command)])
@@ -42,7 +42,7 @@ fn this_program() -> io::Result<Command> {
     let itself = std::path::Path::new("/proc/self/exe");
     let path = if itself.exists() { itself.to_owned() } else { std::env::current_exe()? };
     let mut command = Command::new(path);
-    command.arg0(NAME);
+    command.arg0(PROCESS_NAME);
     Ok(command)
 }
 

@@ -19,7 +19,7 @@ use super::{
     process_tree::{
         Family, PORT_VARIABLE, ProcessEntry, descendants_of, list_processes, read_port_mark,
     },
-    protocol::{StartServers, Word},
+    protocol::{StartServers, SupervisorEvent},
     restart_policy::{RestartDecision, RestartPolicy, StartDecision, decide_start},
     spawn,
 };
@@ -30,7 +30,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const TREE_UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
 /// What servers have to end by themselves, and what the kernel has to end them.
-const GRACE: Duration = Duration::from_secs(5);
+const TERM_GRACE: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 /// What is left of a server is waited for so long before it is started again: gigabytes take the kernel a while.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -87,10 +87,10 @@ struct ServerSupervisor {
 struct SupervisedServer {
     spec: ServerSpec,
     restart_policy: RestartPolicy,
-    state: State,
+    state: SupervisedState,
 }
 
-enum State {
+enum SupervisedState {
     /// Then, and what ran before, if any of it may be left.
     StartDue(Instant, Option<PreviousStart>),
     Running(RunningServer),
@@ -120,7 +120,7 @@ impl ServerSupervisor {
     fn take(&mut self, order: StartServers) {
         // Whoever listens there would be asked in the server's stead, and may serve another model. Where the same command is
         // given again at once, that is the last run's server, which its guard is about to end.
-        let patience = Instant::now() + GRACE * 2;
+        let patience = Instant::now() + TERM_GRACE * 2;
         let all_are_free = |servers: &[ServerSpec]| servers.iter().all(|it| is_port_free(it.port));
         while !all_are_free(&order.servers) && Instant::now() < patience {
             thread::sleep(POLL_INTERVAL);
@@ -128,21 +128,21 @@ impl ServerSupervisor {
         let now = Instant::now();
         let (free, taken): (Vec<_>, Vec<_>) =
             order.servers.into_iter().partition(|it| is_port_free(it.port));
-        tell(&Word::Taken { ports: taken.iter().map(|it| it.port).collect() });
+        tell(&SupervisorEvent::Taken { ports: taken.iter().map(|it| it.port).collect() });
         self.servers.extend(free.into_iter().map(|server| {
-            let state = State::StartDue(now + server.delay, None);
+            let state = SupervisedState::StartDue(now + server.delay, None);
             SupervisedServer { spec: server, restart_policy: RestartPolicy::new(), state }
         }));
     }
 
     fn look(&mut self, now: Instant) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let is_it = |kept: &SupervisedServer| matches!(kept.state, State::Running(up) if up.leader == pid);
+            let is_it = |kept: &SupervisedServer| matches!(kept.state, SupervisedState::Running(up) if up.leader == pid);
             if let Some(at) = self.servers.iter().position(is_it) {
                 self.handle_exit(at, pid, status);
             }
         }
-        self.sweep(now);
+        self.clear_leftovers(now);
         for kept in &mut self.servers {
             // A server that has come to listen has all its processes.
             if kept.look(now, &self.environment, &self.secrets) {
@@ -157,24 +157,26 @@ impl ServerSupervisor {
 
     /// What is left of a server that is about to be started again: whoever forked while it was being killed, and who is
     /// dead but for the memory, and the ports, that it has yet. The next one needs them, so it waits for that.
-    fn sweep(&mut self, now: Instant) {
+    fn clear_leftovers(&mut self, now: Instant) {
         for at in 0..self.servers.len() {
-            let State::StartDue(due, Some(last)) = self.servers[at].state else { continue };
+            let SupervisedState::StartDue(due, Some(last)) = self.servers[at].state else {
+                continue;
+            };
             if due > now {
                 continue;
             }
             let pids = self.kill_members(last.leader, &own_descendants());
             self.servers[at].state = match decide_start(pids.len(), now, last.patience) {
-                StartDecision::Start => State::StartDue(now, None),
+                StartDecision::Start => SupervisedState::StartDue(now, None),
                 StartDecision::WaitUntil(then) => {
                     if !last.told {
-                        tell(&Word::Waits { port: self.servers[at].spec.port, pids });
+                        tell(&SupervisorEvent::Waits { port: self.servers[at].spec.port, pids });
                     }
-                    State::StartDue(then, Some(PreviousStart { told: true, ..last }))
+                    SupervisedState::StartDue(then, Some(PreviousStart { told: true, ..last }))
                 }
                 StartDecision::StartAnyway => {
-                    tell(&Word::Left { pids });
-                    State::StartDue(now, None)
+                    tell(&SupervisorEvent::Left { pids });
+                    SupervisedState::StartDue(now, None)
                 }
             };
         }
@@ -182,7 +184,7 @@ impl ServerSupervisor {
 
     /// Who they are, dead ones too.
     fn kill_members(&self, leader: Pid, ours: &[ProcessEntry]) -> Vec<i32> {
-        let its = self.process_tree.of(raw(leader), ours);
+        let its = self.process_tree.of(raw_pid(leader), ours);
         its.iter().for_each(|&pid| kill_and_unbind(pid));
         its
     }
@@ -195,14 +197,14 @@ impl ServerSupervisor {
         let on = |port: u16| leaders.iter().find(|it| it.0 == port).map(|it| it.1);
         let pids: Vec<i32> = leaders.iter().map(|it| it.1).collect();
         self.process_tree
-            .record_members(&pids, raw(getpid()), ours, |pid| on(read_port_mark(pid)?));
+            .record_members(&pids, raw_pid(getpid()), ours, |pid| on(read_port_mark(pid)?));
     }
 
     /// The servers that run: port and first process.
     fn running_leaders(&self) -> impl Iterator<Item = (u16, i32)> {
         self.servers.iter().filter_map(|kept| match kept.state {
-            State::Running(up) => Some((kept.spec.port, raw(up.leader))),
-            State::StartDue(..) | State::GivenUp => None,
+            SupervisedState::Running(up) => Some((kept.spec.port, raw_pid(up.leader))),
+            SupervisedState::StartDue(..) | SupervisedState::GivenUp => None,
         })
     }
 
@@ -229,7 +231,7 @@ impl ServerSupervisor {
             .flat_map(|(_, leader)| self.process_tree.of(leader, &ours))
             .collect();
         asked.into_iter().for_each(|pid| send_signal(pid, Signal::TERM));
-        let grace = Instant::now() + GRACE;
+        let grace = Instant::now() + TERM_GRACE;
         while !reap_all_children() {
             if Instant::now() >= grace {
                 return kill_remaining();
@@ -243,25 +245,30 @@ impl SupervisedServer {
     /// True when it takes its first connection.
     fn look(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
-            State::StartDue(due, _) if now >= *due => match self.start(environment) {
+            SupervisedState::StartDue(due, _) if now >= *due => match self.start(environment) {
                 Ok(leader) => {
-                    tell(&Word::Started { port: self.spec.port, pid: raw(leader) });
-                    self.state =
-                        State::Running(RunningServer { leader, since: now, is_listening: false });
+                    tell(&SupervisorEvent::Started { port: self.spec.port, pid: raw_pid(leader) });
+                    self.state = SupervisedState::Running(RunningServer {
+                        leader,
+                        since: now,
+                        is_listening: false,
+                    });
                 }
                 Err(why) => self.record_exit(now, &why, None, secrets),
             },
-            State::Running(up) if !up.is_listening => {
+            SupervisedState::Running(up) if !up.is_listening => {
                 up.is_listening =
                     TcpStream::connect_timeout(&loopback_address(self.spec.port), CONNECT_TIMEOUT)
                         .is_ok();
                 if up.is_listening {
                     let seconds = up.since.elapsed().as_secs_f64();
-                    tell(&Word::Listens { port: self.spec.port, seconds });
+                    tell(&SupervisorEvent::Listens { port: self.spec.port, seconds });
                 }
                 return up.is_listening;
             }
-            State::StartDue(..) | State::Running(_) | State::GivenUp => {}
+            SupervisedState::StartDue(..)
+            | SupervisedState::Running(_)
+            | SupervisedState::GivenUp => {}
         }
         false
     }
@@ -271,7 +278,7 @@ impl SupervisedServer {
         let log = log::open(path, command)
             .map_err(|error| format!("its log {} cannot be written: {error}", path.display()))?;
         let error = |error: std::io::Error| format!("no process could be started: {error}");
-        let mut process = spawn::server(command).map_err(error)?;
+        let mut process = spawn::server_command(command).map_err(error)?;
         for name in environment::removed_variables(environment, command) {
             process.env_remove(name);
         }
@@ -284,9 +291,11 @@ impl SupervisedServer {
 
     fn record_exit(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
         let (up, was_ready, last) = match self.state {
-            State::Running(up) => (now.duration_since(up.since), up.is_listening, Some(up.leader)),
-            State::StartDue(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
-            State::GivenUp => (Duration::ZERO, false, None),
+            SupervisedState::Running(up) => {
+                (now.duration_since(up.since), up.is_listening, Some(up.leader))
+            }
+            SupervisedState::StartDue(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
+            SupervisedState::GivenUp => (Duration::ZERO, false, None),
         };
         let port = self.spec.port;
         let tail = log::log_tail(&self.spec.log, secrets);
@@ -294,14 +303,14 @@ impl SupervisedServer {
             RestartDecision::RestartAfter(pause) => {
                 let patience = now + pause + RELEASE_TIMEOUT;
                 let last = last.map(|leader| PreviousStart { leader, patience, told: false });
-                self.state = State::StartDue(now + pause, last);
+                self.state = SupervisedState::StartDue(now + pause, last);
                 let how = format!("it ended after {:.0} s ({how})", up.as_secs_f64());
-                tell(&Word::Ended { port, how, tail, again_in: pause.as_secs_f64() });
+                tell(&SupervisorEvent::Ended { port, how, tail, again_in: pause.as_secs_f64() });
             }
             RestartDecision::GiveUp(times) => {
-                self.state = State::GivenUp;
+                self.state = SupervisedState::GivenUp;
                 let why = format!("it ended {times} times and never was ready, last with {how}");
-                tell(&Word::GivenUp { port, why, tail });
+                tell(&SupervisorEvent::GivenUp { port, why, tail });
             }
         }
     }
@@ -314,7 +323,7 @@ fn kill_remaining() {
         if Instant::now() >= limit {
             // Who is dead but for its memory needs nobody any more.
             let left = ours.iter().filter(|it| !it.is_ending).map(|it| it.pid);
-            return tell(&Word::Left { pids: left.collect() });
+            return tell(&SupervisorEvent::Left { pids: left.collect() });
         }
         // Again and again, since who is killed may just have forked.
         ours.iter().for_each(|it| kill_and_unbind(it.pid));
@@ -335,7 +344,7 @@ fn reap_all_children() -> bool {
 }
 
 fn own_descendants() -> Vec<ProcessEntry> {
-    descendants_of(raw(getpid()), &list_processes())
+    descendants_of(raw_pid(getpid()), &list_processes())
 }
 
 fn send_signal(pid: i32, signal: Signal) {
@@ -350,7 +359,7 @@ fn kill_and_unbind(pid: i32) {
     spawn::clear_cpu_affinity(pid);
 }
 
-fn raw(pid: Pid) -> i32 {
+fn raw_pid(pid: Pid) -> i32 {
     pid.as_raw_nonzero().get()
 }
 
@@ -363,7 +372,7 @@ fn is_port_free(port: u16) -> bool {
 }
 
 /// To the rank; nobody listens once it is dead.
-fn tell(word: &Word) {
+fn tell(word: &SupervisorEvent) {
     if let Ok(line) = serde_json::to_string(word) {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());

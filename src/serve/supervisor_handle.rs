@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::{
     ServerSpec,
-    protocol::{StartServers, Word},
+    protocol::{StartServers, SupervisorEvent},
     spawn,
 };
 
@@ -39,7 +39,7 @@ struct SupervisorProcess {
 /// What the guard has said, by the servers' ports.
 #[derive(Debug, Default)]
 struct ServerReports {
-    logs: BTreeMap<u16, String>,
+    log_paths: BTreeMap<u16, String>,
     /// Each server's process group.
     process_groups: BTreeMap<u16, i32>,
     given_up: BTreeMap<u16, String>,
@@ -83,7 +83,8 @@ impl SupervisorHandle {
         writeln!(orders, "{order}").and_then(|()| orders.flush()).map_err(|_| gone())?;
         let said = process.child.stdout.take().map(BufReader::new);
         let mut said = said.ok_or_else(gone)?;
-        let known = Arc::new(Mutex::new(ServerReports { logs, ..ServerReports::default() }));
+        let known =
+            Arc::new(Mutex::new(ServerReports { log_paths: logs, ..ServerReports::default() }));
         // The first word is waited for: whoever else listens on a port would be asked at once.
         let mut first = String::new();
         if said.read_line(&mut first).unwrap_or(0) == 0 {
@@ -93,7 +94,7 @@ impl SupervisorHandle {
         let hears = Arc::clone(&known);
         let listener = thread::Builder::new().name("servers".into());
         let listener = listener
-            .spawn(move || listen(said, &hears))
+            .spawn(move || read_events(said, &hears))
             .map_err(|error| format!("no thread can be started: {error}"))?;
         Ok(Self { process, reader_thread: Some(listener), reports: known })
     }
@@ -105,7 +106,7 @@ impl SupervisorHandle {
     }
 
     /// Has all servers ended, without waiting for it.
-    pub fn close(&mut self) {
+    pub fn begin_shutdown(&mut self) {
         lock_reports(&self.reports).is_closing = true;
         self.process.stdin = None;
     }
@@ -113,7 +114,7 @@ impl SupervisorHandle {
 
 impl Drop for SupervisorHandle {
     fn drop(&mut self) {
-        self.close();
+        self.begin_shutdown();
         self.process.wait(SHUTDOWN_TIMEOUT);
         if let Some(listener) = self.reader_thread.take().filter(|it| it.is_finished()) {
             let _ = listener.join(); // a panic has ended the process already
@@ -147,7 +148,7 @@ fn lock_reports(known: &Mutex<ServerReports>) -> MutexGuard<'_, ServerReports> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn listen(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
+fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
     for line in said.lines().map_while(Result::ok) {
         lock_reports(known).apply_line(&line);
     }
@@ -163,7 +164,7 @@ fn listen(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
     for group in std::mem::take(&mut known.process_groups).into_values().filter_map(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    let ports: Vec<u16> = known.logs.keys().copied().collect();
+    let ports: Vec<u16> = known.log_paths.keys().copied().collect();
     for port in ports {
         known.given_up.entry(port).or_insert_with(|| "its guard process has ended".into());
     }
@@ -177,38 +178,42 @@ impl ServerReports {
         }
     }
 
-    fn take(&mut self, word: Word) {
+    fn take(&mut self, word: SupervisorEvent) {
         match word {
-            Word::Taken { ports } => {
+            SupervisorEvent::Taken { ports } => {
                 for port in ports {
                     let why = "somebody else listens on its port, so it was not started: end that process, or choose \
                                other ports with --base-port";
                     self.give_up(port, why.into());
                 }
             }
-            Word::Started { port, pid } => {
+            SupervisorEvent::Started { port, pid } => {
                 self.process_groups.insert(port, pid);
                 info!(port, pid, log = self.log_path(port), "a server is started");
             }
-            Word::Listens { port, seconds } => info!(port, seconds, "a server takes connections"),
-            Word::Ended { port, how, tail, again_in } => {
+            SupervisorEvent::Listens { port, seconds } => {
+                info!(port, seconds, "a server takes connections")
+            }
+            SupervisorEvent::Ended { port, how, tail, again_in } => {
                 self.process_groups.remove(&port);
                 // No fields beside texts of several lines: they would stand behind the last one.
                 let told = self.told(port, &tail);
                 warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
             }
-            Word::Waits { port, pids } => info!(
+            SupervisorEvent::Waits { port, pids } => info!(
                 port,
                 ?pids,
                 "a server waits for what the killed processes of its last start have not given back yet"
             ),
-            Word::GivenUp { port, why, tail } => {
+            SupervisorEvent::GivenUp { port, why, tail } => {
                 self.process_groups.remove(&port);
                 let why = format!("{why}{}", self.told(port, &tail));
                 self.give_up(port, why);
             }
-            Word::Left { pids } if pids.is_empty() => {}
-            Word::Left { pids } => warn!(?pids, "processes of servers could not be ended"),
+            SupervisorEvent::Left { pids } if pids.is_empty() => {}
+            SupervisorEvent::Left { pids } => {
+                warn!(?pids, "processes of servers could not be ended")
+            }
         }
     }
 
@@ -218,7 +223,7 @@ impl ServerReports {
     }
 
     fn log_path(&self, port: u16) -> &str {
-        self.logs.get(&port).map_or("", String::as_str)
+        self.log_paths.get(&port).map_or("", String::as_str)
     }
 
     /// The end of its log, indented, as a part of a message.

@@ -61,7 +61,7 @@ impl AggregateSpec {
     ///
     /// # Errors
     /// A sentence that names the one that does not.
-    pub(crate) fn check(all: &[Self]) -> Result<(), String> {
+    pub(crate) fn check_duplicates(all: &[Self]) -> Result<(), String> {
         let twice = (1..all.len()).find(|&at| match all[at].file() {
             Some(file) => all[..at].iter().any(|it| it.file() == Some(file)),
             None => all[..at].contains(&all[at]),
@@ -226,12 +226,12 @@ mod tests {
     fn two_that_write_one_file_are_refused() {
         let all = |texts: &[&str]| texts.iter().map(|it| it.parse().expect(it)).collect::<Vec<_>>();
         for good in [&[][..], &["stats", "stats:/x", "concat", "json"], &["top-k=2", "top-k=3"]] {
-            assert_eq!(AggregateSpec::check(&all(good)), Ok(()));
+            assert_eq!(AggregateSpec::check_duplicates(&all(good)), Ok(()));
         }
         for bad in [&["concat", "json", "concat=-"][..], &["stats", "stats"], &["top-k=1", "best"]]
         {
             assert!(
-                AggregateSpec::check(&all(bad)).is_err_and(|it| it.contains("twice")),
+                AggregateSpec::check_duplicates(&all(bad)).is_err_and(|it| it.contains("twice")),
                 "{bad:?}"
             );
         }

@@ -1,15 +1,16 @@
-//! The process's environment, read once, in `main`: the only place that asks the operating system for it.
+//! The process's environment, read once, in `main`.
 //!
-//! Everybody else gets this value, so that a test can give another and no behaviour depends on when a variable is read.
+//! This is the only place that asks the operating system for variables. All other code gets this value, so that tests can
+//! pass another one and no behaviour depends on the time of reading.
 
 use std::collections::BTreeMap;
 
-/// A snapshot of the environment. Variables that are not UTF-8 are left out: none of ours is.
+/// Snapshot of the environment's variables. Values that are not UTF-8 are left out, since no setting has one.
 #[derive(Clone, Debug, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// This process's.
+    /// Takes a snapshot of this process's environment.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the owner of the environment")]
     pub fn of_this_process() -> Self {
@@ -19,13 +20,13 @@ impl Environment {
         Self(std::env::vars_os().filter_map(utf8).collect())
     }
 
-    /// A variable's value.
+    /// Returns a variable's value.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// All variables whose name begins so, in order.
+    /// Returns the variables whose names start with `prefix`, in alphabetical order.
     pub fn starting_with<'a>(
         &'a self,
         prefix: &'a str,

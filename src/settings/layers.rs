@@ -180,11 +180,11 @@ fn conflict_error(error: toml::de::Error) -> SettingsError {
 
 /// The value as its key's type takes it. A text may be a text, a number or truth value, or a list.
 fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, SettingsError> {
-    if !keys().any(|known| known == key) {
+    if !all_keys().any(|known| known == key) {
         return Err(SettingsError::UnknownKey {
             origin: origin.clone(),
             key: key.into(),
-            nearest: nearest_name(key, keys()),
+            nearest: nearest_name(key, all_keys()),
         });
     }
     let fits = |value: &Value| {
@@ -244,7 +244,7 @@ fn shown(value: &Value) -> String {
 }
 
 /// Every key there is.
-fn keys() -> impl Iterator<Item = String> {
+fn all_keys() -> impl Iterator<Item = String> {
     let all = serde_json::to_value(Settings::default()).unwrap_or_default();
     let keys: Vec<String> =
         all.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default();

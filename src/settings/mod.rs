@@ -1,11 +1,12 @@
-//! What was meant: every knob with its value and where that value came from.
+//! Settings: their names, types, defaults, origins and consistency rules.
 //!
-//! Highest first: flags, `AURORA_SWARM_*` variables, the file of `--config`, defaults. Resolved on rank 0 and broadcast,
-//! because environments differ between nodes. A key has one name everywhere: `ready-timeout` is `--ready-timeout`,
-//! `AURORA_SWARM_READY_TIMEOUT` and `ready-timeout = "90s"` in the file. 0 is a value, not 'unset'.
+//! Precedence, highest first: options on the command line, `AURORA_SWARM_*` variables, the file of `--config`, defaults.
+//! Settings are resolved on rank 0 and broadcast, since environments differ between nodes. A setting has one name
+//! everywhere: `ready-timeout` is `--ready-timeout`, `AURORA_SWARM_READY_TIMEOUT` and `ready-timeout = "90s"` in the file.
+//! 0 is a value, not "unset".
 //!
-//! Owns names, types, defaults, precedence and what goes together with what. Knows nothing of clap, MPI or what a value
-//! does; facts of a node (its host, its walltime) are `site`'s.
+//! The command line itself is in `cli`, and facts of a node such as its host or walltime are in `site`. This module knows
+//! neither MPI nor the effect of a value.
 
 mod aggregates;
 mod environment;
@@ -33,131 +34,131 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{RequestParams, Url};
 
-/// Every setting. The field names, with `-` for `_`, are the keys.
+/// All settings. The keys are the field names with `-` for `_`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Servers by their URL; `{rank}`, `{local_rank}` and `{host}` are filled in.
+    /// Server URLs; `{rank}`, `{local_rank}` and `{host}` are replaced.
     pub endpoint: Vec<Url>,
-    /// First port of this node's servers.
+    /// First port of each node's servers.
     pub base_port: Option<u16>,
-    /// How many servers a node has, on ports from `base_port` on.
+    /// Number of servers per node, on consecutive ports from `base_port`.
     pub endpoints_per_node: Option<u16>,
-    /// A file of servers, a line each.
+    /// File that lists servers, one per line.
     pub hostfile: Option<String>,
-    /// Only the hostfile's lines with all of these `key=value` tags.
+    /// `key=value` tags that select lines of the hostfile.
     pub tag: Vec<String>,
-    /// What to do with servers on hosts that no rank runs on.
+    /// Treatment of servers on hosts without a rank.
     pub remote_endpoints: RemoteEndpointPolicy,
-    /// The command that starts one of the node's servers; none: they are there already.
+    /// Command that starts a server; without it the servers are expected to run already.
     pub serve: Option<String>,
-    /// Variables of each server, as `NAME=VALUE`.
+    /// Environment variables of each server, as `NAME=VALUE`.
     pub serve_env: Vec<String>,
-    /// How the node's GPU tiles are dealt to its servers.
+    /// Assignment of the node's GPU tiles to its servers.
     pub serve_layout: ServeLayout,
-    /// How long after its neighbour each of a node's servers is started.
+    /// Delay between the starts of a node's servers.
     pub serve_stagger: HumanDuration,
-    /// How long to wait for servers to answer.
+    /// Maximum wait for servers to become ready.
     pub ready_timeout: HumanDuration,
-    /// The served model to use; none: the one model that is served.
+    /// Served model to use; default: the only one that is served.
     pub model: Option<String>,
-    /// Start when so many of them are ready.
+    /// Servers that must be ready to start.
     pub min_endpoints: CountOrPercent,
-    /// Where the answers go; the run folder is this name and `.run`.
+    /// File of the answers; the run folder has this name with `.run` appended.
     pub output: Option<String>,
-    /// Where each rank keeps its shard files until the end, on its own node; none: in the run folder, which all share.
+    /// Node-local folder for shard files until the end of a session; default: the shared run folder.
     pub local_shards: Option<String>,
-    /// The answers' format; none: as the input has it.
+    /// Format of the answers; default: by the output's ending, or the input's format.
     pub output_format: Option<OutputFormat>,
-    /// Begin anew: what is there is removed.
+    /// Replace an earlier run.
     pub overwrite: bool,
-    /// What to do with a run that is there.
+    /// Treatment of an existing run.
     pub resume: ResumePolicy,
-    /// Ask failed prompts again, whatever they failed of.
+    /// Send failed prompts again, also those that failed permanently.
     pub retry_failed: bool,
-    /// Go on though the input or settings that decide answers have changed.
+    /// Resume although the input or settings that affect answers have changed.
     pub accept_changes: bool,
-    /// Where answers go at the end.
+    /// Whether answers are gathered into one file at the end.
     pub gather: GatherMode,
-    /// What is made of all answers together, and written beside them.
+    /// Aggregates to compute over all answers.
     pub aggregate: Vec<AggregateSpec>,
-    /// Which route is asked.
+    /// Route of the requests.
     pub api: ApiMode,
-    /// A prompt template, or `@` and a file that holds it.
+    /// Prompt template, or `@` and the name of a file with it.
     pub template: Option<String>,
-    /// Of a reduce: the template that makes one text of many, or `@` and a file that holds it; none: one of ours.
+    /// Template of a reduce, or `@` and the name of a file with it; default: the built-in template.
     pub reduce_template: Option<String>,
-    /// Of a reduce: how many texts become one.
+    /// Texts per group of a reduce.
     pub fan_in: u64,
-    /// Of a reduce: the longest answer of a group, in tokens; none: what the group needs.
+    /// Answer limit of a group of a reduce, in tokens; default: by the group's texts.
     pub max_tokens_aggregation: Option<u64>,
-    /// The first message of conversations, or `@` and a file that holds it.
+    /// First message of conversations, or `@` and the name of a file with it.
     pub system: Option<String>,
-    /// The longest answer, in tokens.
+    /// Answer limit in tokens.
     pub max_tokens: u64,
-    /// Sampling temperature; none: the server's.
+    /// Sampling temperature; default: the server's.
     pub temperature: Option<f64>,
-    /// Nucleus sampling; none: the server's.
+    /// Nucleus sampling probability; default: the server's.
     pub top_p: Option<f64>,
-    /// The sampling seed.
+    /// Sampling seed.
     pub seed: Option<i64>,
     /// Texts that end an answer.
     pub stop: Vec<String>,
-    /// Sequences a prompt.
+    /// Sequences per prompt.
     pub n: u64,
-    /// More request parameters.
+    /// Additional request parameters.
     pub extra_body: ExtraBody,
-    /// The longest prompt and answer together, in tokens; none: what the server says.
+    /// Context length in tokens; default: as the server reports it.
     pub max_context: Option<u64>,
-    /// Tokens left free when an answer is cut to fit the context.
+    /// Safety margin, in tokens, when the answer limit is lowered to fit the context.
     pub buffer: u64,
-    /// Prompts a request.
+    /// Prompts per request.
     pub batch_size: AutoOrCount,
-    /// One prompt a request.
+    /// Send one prompt per request, like a batch size of 1.
     pub no_batch: bool,
-    /// How long prompts wait for others that would make a full list.
+    /// Maximum wait of a prompt for others to fill a batch.
     pub max_wait: HumanDuration,
-    /// Prompts in flight an endpoint.
+    /// Concurrency limit: sequences in flight per endpoint.
     pub concurrency: AutoOrCount,
-    /// Requests begun a second and endpoint, at most; none: as many as there are.
+    /// Throttle: maximum number of requests per second and endpoint; default: no limit.
     pub rate_limit: Option<f64>,
-    /// Who renders conversations for lists: `auto`, `none`, or a file.
+    /// Local rendering of conversations for batches: `auto`, `none`, or a template file.
     pub chat_template: String,
-    /// How long the job may take, from its start.
+    /// Length of the job, from its start.
     pub walltime: Walltime,
-    /// When the job has to be over.
+    /// Time at which the job has to be over.
     pub deadline: Option<UtcTimestamp>,
-    /// How much of it is kept for the end.
+    /// Part of the walltime that is reserved for the end.
     pub margin: Option<HumanDuration>,
-    /// A rank that was silent for so long is taken to be lost.
+    /// Silence after which a rank counts as lost.
     pub rank_silence: HumanDuration,
-    /// A request's time limit.
+    /// Time limit of a request.
     pub timeout: HumanDuration,
-    /// What the limit of a long list is counted with.
+    /// Additional time limit per 256 prompts of a batch.
     pub timeout_per_sequence: HumanDuration,
-    /// Tries a prompt has in all.
+    /// Attempts per prompt in all.
     pub retries: u32,
-    /// What a row that cannot be read does.
+    /// Treatment of invalid rows.
     pub bad_rows: BadRowPolicy,
-    /// What two rows with one id do.
+    /// Treatment of rows with the same id.
     pub duplicate_ids: DuplicateIdPolicy,
-    /// A row's other model is no error.
+    /// Send rows that name another model to the run's model.
     pub ignore_row_model: bool,
     /// Token counts in answers.
     pub usage: UsageMode,
-    /// Leave the prompt out of the answer.
+    /// Leave prompts out of answers.
     pub no_echo: bool,
-    /// Keep the row's other fields in the answer.
+    /// Copy the row's other fields into the answer.
     pub keep_row: bool,
-    /// Make no report of how the run went.
+    /// Skip the report page and the summary.
     pub no_report: bool,
-    /// How progress is shown.
+    /// Display of progress.
     pub progress: ProgressStyle,
-    /// Refuse to start with another number of ranks.
+    /// Required number of ranks.
     pub expect_ranks: Option<usize>,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Only warnings and errors in the log.
+    /// Log only warnings and errors.
     pub quiet: bool,
 }
 
@@ -230,31 +231,33 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What no single value can show to be wrong.
+    /// Checks ranges and combinations of values.
     ///
     /// # Errors
-    /// A sentence that names the keys.
+    /// If a value is out of range or two settings contradict each other; the message names the options.
     pub(crate) fn check_consistency(&self) -> Result<(), String> {
         self.check_serve()?;
-        let ways = [
+        let sources = [
             (!self.endpoint.is_empty(), "endpoint"),
             (self.base_port.is_some() || self.endpoints_per_node.is_some(), "base-port"),
             (self.hostfile.is_some(), "hostfile"),
         ];
         let named: Vec<_> =
-            ways.iter().filter(|(given, _)| *given).map(|&(_, name)| name).collect();
+            sources.iter().filter(|(given, _)| *given).map(|&(_, name)| name).collect();
         if let [first, second, ..] = named[..] {
             return Err(format!(
-                "{first} and {second} both say where the servers are: give one of them"
+                "--{first} and --{second} both say where the servers are\nhint: pass only one of them"
             ));
         }
         match (self.base_port, self.endpoints_per_node) {
             (None, Some(_)) => {
-                return Err("endpoints-per-node needs base-port, the first port".into());
+                return Err("--endpoints-per-node needs --base-port, the first port".into());
             }
-            (Some(_), Some(0)) => return Err("endpoints-per-node is 0: nothing to ask".into()),
+            (Some(_), Some(0)) => return Err("--endpoints-per-node 0: must be at least 1".into()),
             (Some(port), Some(count)) if u32::from(port) + u32::from(count) > 65_536 => {
-                return Err(format!("{count} ports from {port} on go beyond 65535"));
+                return Err(format!(
+                    "--base-port {port} and --endpoints-per-node {count}: ports above 65535 do not exist"
+                ));
             }
             _ => {}
         }
@@ -263,77 +266,81 @@ impl Settings {
             let plain = known.iter().fold(folder.clone(), |text, name| text.replace(name, ""));
             if folder.is_empty() || plain.contains('{') {
                 return Err(format!(
-                    "local-shards {folder:?} is no folder: of placeholders there are {{rank}}, {{local_rank}} and {{host}}"
+                    "--local-shards {folder:?} is not a valid folder\nhint: the placeholders are {{rank}}, {{local_rank}} \
+                     and {{host}}"
                 ));
             }
         }
         if !self.tag.is_empty() && self.hostfile.is_none() {
-            return Err("tag selects lines of a hostfile, and there is no hostfile".into());
+            return Err("--tag selects lines of a hostfile and needs --hostfile".into());
         }
         if let Some(tag) = self.tag.iter().find(|tag| !tag.contains('=')) {
-            return Err(format!("tag {tag:?} is not of the form key=value"));
+            return Err(format!("--tag {tag:?} does not have the form KEY=VALUE"));
         }
-        AggregateSpec::check(&self.aggregate)?;
+        AggregateSpec::check_duplicates(&self.aggregate)?;
         self.check_sampling()
     }
 
     fn check_sampling(&self) -> Result<(), String> {
         if self.n > 1 && self.temperature == Some(0.0) {
-            return Err("n above 1 with temperature 0 asks for the same answer again and again: \
-                        give a temperature, or n 1"
-                .into());
+            return Err(format!(
+                "--n {} with --temperature 0 would give the same answer {} times\nhint: raise --temperature, or use --n 1",
+                self.n, self.n
+            ));
         }
-        let least_one =
+        let positive =
             [(self.n, "n"), (self.max_tokens, "max-tokens"), (u64::from(self.retries), "retries")];
-        if let Some((_, key)) = least_one.iter().find(|(value, _)| *value == 0) {
-            return Err(format!("{key} cannot be 0"));
+        if let Some((_, key)) = positive.iter().find(|(value, _)| *value == 0) {
+            return Err(format!("--{key} 0: must be at least 1"));
         }
         if self.fan_in < 2 {
             return Err(format!(
-                "fan-in is how many texts become one: with {} there would be no end of it, give 2 or more",
+                "--fan-in {}: must be at least 2, since a group has to merge texts",
                 self.fan_in
             ));
         }
         if self.max_tokens_aggregation == Some(0) {
-            return Err("max-tokens-aggregation cannot be 0".into());
+            return Err("--max-tokens-aggregation 0: must be at least 1".into());
         }
         for (amount, key) in [(self.batch_size, "batch-size"), (self.concurrency, "concurrency")] {
             if amount == AutoOrCount::Count(0) {
-                return Err(format!("{key} cannot be 0"));
+                return Err(format!("--{key} 0: must be auto or at least 1"));
             }
         }
-        if self.rate_limit.is_some_and(|it| !(it.is_finite() && it >= 0.001)) {
-            return Err("rate-limit is a number of requests a second, at least 0.001".into());
+        if let Some(rate) = self.rate_limit.filter(|rate| !(rate.is_finite() && *rate >= 0.001)) {
+            return Err(format!("--rate-limit {rate}: must be at least 0.001 requests per second"));
         }
         if self.chat_template.is_empty() {
-            return Err("chat-template is auto, none or a file".into());
+            return Err("--chat-template is empty: pass auto, none or a file".into());
         }
         if self.timeout.to_duration().is_zero() {
-            return Err("timeout cannot be 0: no server answers in no time".into());
+            return Err("--timeout 0: must be above 0".into());
         }
         if self.base_port == Some(0) {
-            return Err("base-port cannot be 0".into());
+            return Err("--base-port 0: must be at least 1".into());
         }
-        if self.max_context.is_some_and(|it| it < 2) {
-            return Err("max-context has to hold a prompt and an answer".into());
+        if let Some(tokens) = self.max_context.filter(|tokens| *tokens < 2) {
+            return Err(format!(
+                "--max-context {tokens}: must be at least 2, a prompt and an answer"
+            ));
         }
-        if self.temperature.is_some_and(|it| !(0.0..=2.0).contains(&it)) {
-            return Err("temperature is from 0 to 2".into());
+        if let Some(value) = self.temperature.filter(|value| !(0.0..=2.0).contains(value)) {
+            return Err(format!("--temperature {value}: must be between 0 and 2"));
         }
-        if self.top_p.is_some_and(|it| !(it > 0.0 && it <= 1.0)) {
-            return Err("top-p is above 0 and at most 1".into());
+        if let Some(value) = self.top_p.filter(|value| !(*value > 0.0 && *value <= 1.0)) {
+            return Err(format!("--top-p {value}: must be above 0 and at most 1"));
         }
         if self.stop.len() > 4 {
-            return Err("vLLM takes at most four stop texts".into());
+            return Err(format!("{} --stop texts: vLLM takes at most 4", self.stop.len()));
         }
         let n = usize::try_from(self.n).unwrap_or(usize::MAX);
         if matches!(self.concurrency, AutoOrCount::Count(concurrency) if concurrency < n) {
-            return Err("concurrency is below n: not one prompt would fit".into());
+            return Err(format!("--concurrency is below --n {n}: not even one prompt would fit"));
         }
         Ok(())
     }
 
-    /// What every request carries where a row says nothing else.
+    /// Returns the request parameters for rows without their own.
     #[must_use]
     pub fn sampling_params(&self) -> RequestParams {
         let mut params = RequestParams::default();
@@ -356,7 +363,7 @@ impl Settings {
         self.extra_body.0.over(&params)
     }
 
-    /// What decides an answer: a run goes on only with the same, or where changes are accepted. By key, as JSON.
+    /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are accepted.
     #[must_use]
     pub fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
@@ -376,10 +383,10 @@ impl Settings {
             "buffer",
         ];
         let all = serde_json::to_value(self).unwrap_or_default();
-        let of_a_reduce = REDUCE_KEYS.iter().filter(|_| self.reduce_template.is_some());
+        let reduce_keys = REDUCE_KEYS.iter().filter(|_| self.reduce_template.is_some());
         ANSWER_KEYS
             .iter()
-            .chain(of_a_reduce)
+            .chain(reduce_keys)
             .map(|&key| (key.to_owned(), all[key].clone()))
             .collect()
     }

@@ -1,25 +1,25 @@
-//! A value that must never be seen: not in logs, files, messages or errors.
+//! The API key: a value that must never appear in logs, files, messages or errors.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The API key. It comes from `AURORA_SWARM_API_KEY` and nothing else, and travels from rank 0 to the other ranks.
+/// API key for servers, read from `AURORA_SWARM_API_KEY` only and broadcast by rank 0. Its `Debug` hides the value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiKey(String);
 
 impl ApiKey {
-    /// The variable it is read from.
+    /// Environment variable with the key.
     pub const ENV_VARIABLE: &str = "AURORA_SWARM_API_KEY";
 
-    /// Wraps a value. Blank is none.
+    /// Wraps a trimmed value; a blank one is `None`.
     #[must_use]
     pub fn new(value: &str) -> Option<Self> {
         let value = value.trim();
         (!value.is_empty()).then(|| Self(value.to_owned()))
     }
 
-    /// The value itself, for the one header it is for.
+    /// Returns the key, for the `Authorization` header only.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         &self.0

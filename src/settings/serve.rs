@@ -1,47 +1,46 @@
-//! The settings of servers that the job starts itself: the layouts' names, what follows from `serve` where nothing else is
-//! said, and what cannot go together with it.
+//! Settings of servers that the job starts itself: layouts, defaults that follow from `--serve`, and conflicts with it.
 //!
-//! Knows how many servers a layout has. What their environments hold is `serve`'s.
+//! Knows the number of servers and tiles of each layout. The environments of servers are set in `serve`.
 
 use serde::{Deserialize, Serialize};
 
 use super::{HumanDuration, Settings};
 
-/// How a node's GPU tiles are dealt to its servers.
+/// Assignment of a node's GPU tiles to its servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServeLayout {
-    /// Not at all: servers see what this process would see.
+    /// No assignment; servers see the same tiles as this process.
     #[serde(rename = "none")]
     None,
-    /// Twelve servers of a tile each.
+    /// Twelve servers with one tile each.
     #[serde(rename = "aurora-12x1")]
     Aurora12x1,
-    /// Six servers of two tiles.
+    /// Six servers with two tiles each.
     #[serde(rename = "aurora-6x2")]
     Aurora6x2,
-    /// Three servers of four tiles.
+    /// Three servers with four tiles each.
     #[serde(rename = "aurora-3x4")]
     Aurora3x4,
-    /// One server of all twelve.
+    /// One server with all twelve tiles.
     #[serde(rename = "aurora-1x12")]
     Aurora1x12,
 }
 
-/// The tiles of a node of Aurora.
+/// Tiles of an Aurora node: six GPUs with two tiles each.
 const TILES_PER_NODE: u16 = 12;
-/// Loading a large model takes minutes, and the first start of one many.
+/// Default `--ready-timeout` with `--serve`: loading a large model takes minutes, and its first start many.
 const SERVE_READY_TIMEOUT: HumanDuration = HumanDuration::seconds(30 * 60);
 
 impl ServeLayout {
-    /// How many servers it has a node, if it says so.
+    /// Returns the number of servers per node; `None` without a layout.
     #[must_use]
     pub fn servers_per_node(self) -> Option<u16> {
-        self.tiles().map(|tiles| TILES_PER_NODE / tiles)
+        self.tiles_per_server().map(|tiles| TILES_PER_NODE / tiles)
     }
 
-    /// How many tiles each of them has.
+    /// Returns the number of tiles per server; `None` without a layout.
     #[must_use]
-    pub fn tiles(self) -> Option<u16> {
+    pub fn tiles_per_server(self) -> Option<u16> {
         match self {
             Self::None => None,
             Self::Aurora12x1 => Some(1),
@@ -53,14 +52,14 @@ impl ServeLayout {
 }
 
 impl Settings {
-    /// With `serve` the node's servers are on consecutive ports, and take their time to be ready.
-    pub(super) fn apply_serve_defaults(&mut self, patience_was_given: bool) {
+    /// Fills in the ports and the longer ready timeout that follow from `serve`.
+    pub(super) fn apply_serve_defaults(&mut self, has_ready_timeout: bool) {
         if self.serve.is_none() {
             return;
         }
         self.base_port.get_or_insert(8000);
         self.endpoints_per_node.get_or_insert(self.serve_layout.servers_per_node().unwrap_or(1));
-        if !patience_was_given {
+        if !has_ready_timeout {
             self.ready_timeout = SERVE_READY_TIMEOUT;
         }
     }
@@ -68,63 +67,63 @@ impl Settings {
     pub(super) fn check_serve(&self) -> Result<(), String> {
         let Some(command) = &self.serve else { return Ok(()) };
         if command.trim().is_empty() {
-            return Err("serve is empty: give the command that starts a server".into());
+            return Err("--serve is empty\nhint: pass the command that starts a server".into());
         }
         let elsewhere =
             [(!self.endpoint.is_empty(), "endpoint"), (self.hostfile.is_some(), "hostfile")];
         if let Some((_, name)) = elsewhere.iter().find(|(given, _)| *given) {
             return Err(format!(
-                "serve starts this node's own servers, and {name} names others: leave {name} out, and give base-port \
-                 and endpoints-per-node where 8000 and the layout do not fit"
+                "--serve starts servers on each node, and --{name} names others\nhint: drop --{name}; ports are set by \
+                 --base-port (default 8000) and --endpoints-per-node"
             ));
         }
         let count = self.endpoints_per_node.unwrap_or(1);
         if let Some(most) = self.serve_layout.servers_per_node().filter(|&most| most < count) {
             return Err(format!(
-                "serve-layout has {most} servers a node, and endpoints-per-node is {count}"
+                "--endpoints-per-node {count} exceeds the {most} servers per node of --serve-layout"
             ));
         }
         for pair in &self.serve_env {
             let name = pair.split_once('=').map(|(name, _)| name.trim());
             let Some(name) = name.filter(|name| !name.is_empty()) else {
                 return Err(format!(
-                    "serve-env {pair:?} is not of the form NAME=VALUE (in a variable or in one text, commas part \
-                     several; give the flag once for each, or a list in the file)"
+                    "--serve-env {pair:?} does not have the form NAME=VALUE\nhint: repeat the option for several \
+                     variables; commas separate them only in AURORA_SWARM_SERVE_ENV"
                 ));
             };
             if is_secret_name(name) {
                 return Err(format!(
-                    "serve-env {name} looks like a secret, and settings are written to the manifest: set it in the \
-                     job script's environment, which servers inherit"
+                    "--serve-env {name} looks like a secret, and settings are written to the manifest\nhint: set it in \
+                     the job script's environment, which servers inherit"
                 ));
             }
         }
         if has_literal_api_key(command) {
-            return Err("serve has a key in it, and settings are written to the manifest: set VLLM_API_KEY in the job \
-                        script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\""
+            return Err("--serve contains an API key, and settings are written to the manifest\nhint: set VLLM_API_KEY in the \
+                        job script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\""
                 .into());
         }
         let per_server = |text: &str| text.contains("{port}") || text.contains("{k}");
         if count > 1 && !per_server(command) && !self.serve_env.iter().any(|it| per_server(it)) {
             return Err(format!(
-                "{count} servers a node need a port each: put {{port}} where the command of serve takes it"
+                "{count} servers per node need a port each\nhint: use {{port}} in the command of --serve"
             ));
         }
         if self.model.is_none() && command.contains("{model}") {
-            return Err("serve has {model} in it, and no model is given".into());
+            return Err("--serve contains {model}, and --model is not set".into());
         }
         Ok(())
     }
 }
 
-/// Does a variable of this name hold what nobody should see?
+/// Returns whether a variable's name suggests a secret value.
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_uppercase();
     ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD"].iter().any(|end| name.ends_with(end))
 }
 
-/// `--api-key` with anything but a shell variable.
+/// Returns whether a command contains `--api-key` with anything but a shell variable.
 fn has_literal_api_key(command: &str) -> bool {
     command.split("--api-key").skip(1).any(|rest| {
         let value = rest.trim_start_matches(|c: char| c.is_whitespace() || "=\"'".contains(c));
@@ -158,8 +157,8 @@ mod tests {
     #[test]
     fn conflicts_with_serve_are_explained() {
         for (more, words) in [
-            (("endpoint", "http://a:1"), "endpoint names others"),
-            (("hostfile", "f"), "hostfile names others"),
+            (("endpoint", "http://a:1"), "--endpoint names others"),
+            (("hostfile", "f"), "--hostfile names others"),
             (("endpoints-per-node", "2"), "{port}"),
             (("serve-env", "ZE_AFFINITY_MASK"), "NAME=VALUE"),
             (("serve-env", "HF_TOKEN=x"), "job script"),

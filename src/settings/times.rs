@@ -1,4 +1,6 @@
-//! When a job has to be over: types of settings.
+//! Types of settings for the end of a job: walltime and deadline.
+//!
+//! Each parses from text and displays as text that parses again. The remaining time of a batch job is read in `site`.
 
 use std::{fmt, str::FromStr, time::SystemTime};
 
@@ -6,22 +8,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::HumanDuration;
 
-/// How long a job may take, from its start: what the batch system says, or a time, also as `12:00:00`.
+/// Length of a job from its start: as the batch system reports it, or a fixed time, also as `12:00:00`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Walltime {
-    /// The batch system's, where there is one that can be asked.
+    /// As the batch system reports it, if there is one.
     #[default]
     Auto,
-    /// So long.
+    /// A fixed length.
     Fixed(HumanDuration),
 }
 
-/// A moment: seconds since 1970, or `2026-01-31T18:00:00Z`, which is UTC also without the `Z`.
+/// Point in time: seconds since 1970, or `2026-01-31T18:00:00Z`; UTC also without the `Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UtcTimestamp(SystemTime);
 
 impl UtcTimestamp {
-    /// As std's type.
+    /// Converts to the type of the standard library.
     #[must_use]
     pub const fn to_system_time(self) -> SystemTime {
         self.0
@@ -39,13 +41,12 @@ impl FromStr for Walltime {
         if let Some(seconds) = parse_clock_time(text) {
             return Ok(Self::Fixed(HumanDuration::seconds(seconds)));
         }
-        let wrong =
-            |_| format!("{text:?} is neither auto nor a length of time like 90m or 12:00:00");
+        let wrong = |_| format!("{text:?} is neither auto nor a time like 90m or 12:00:00");
         text.parse().map(Self::Fixed).map_err(wrong)
     }
 }
 
-/// `12:00:00`, `90:00`.
+/// Parses `12:00:00` or `90:00` to seconds.
 fn parse_clock_time(text: &str) -> Option<u64> {
     let parts: Vec<u64> = text.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
     match parts[..] {

@@ -64,13 +64,13 @@ impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a length of time like \"90s\", or a number of seconds")]
-        enum Written {
+        enum DurationInput {
             Seconds(f64),
             Text(String),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Seconds(seconds) => seconds.to_string().parse(),
-            Written::Text(text) => text.parse(),
+        match DurationInput::deserialize(deserializer)? {
+            DurationInput::Seconds(seconds) => seconds.to_string().parse(),
+            DurationInput::Text(text) => text.parse(),
         }
         .map_err(de::Error::custom)
     }

@@ -1,22 +1,25 @@
-//! An answer as one JSON line: the contract with every tool that reads answers.
+//! The JSON line of an answer: the contract with every tool that reads answers.
+//!
+//! Owns the field names and their order. Other output formats (CSV, the batch format) are written in `output/` from these
+//! lines.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{Failure, Outcome, PromptInput, PromptResult, Route, RowHash, Usage};
+use crate::domain::{Failure, Outcome, PromptInput, PromptResult, Route, RowHash, TokenUsage};
 
-/// What an answer carries besides the answer, and who wrote it.
+/// Fields of an answer line that are the same for all answers of a rank, and whether it repeats the prompt.
 #[derive(Clone, Debug)]
 pub struct AnswerLineStyle {
-    /// Repeat the prompt.
+    /// Whether the line repeats the prompt.
     pub echo_prompt: bool,
-    /// The model that was asked.
+    /// Name of the model that answers.
     pub model: String,
-    /// The route of texts that name none.
+    /// Route of texts whose row names none.
     pub text_route: Route,
-    /// This rank.
+    /// Rank that writes the line.
     pub rank: usize,
-    /// This rank's host.
+    /// Host name of that rank.
     pub host: String,
 }
 
@@ -37,7 +40,7 @@ struct Line<'a> {
     success: bool,
     error: Option<&'a Failure>,
     finish_reason: Option<&'a str>,
-    usage: Option<Usage>,
+    usage: Option<TokenUsage>,
     params: &'a RawValue,
     served: Served<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,15 +55,15 @@ struct Served<'a> {
     rank: usize,
     latency_s: f64,
     attempts: u32,
-    /// What the row says, by which the answer finds its row when the input has changed.
+    /// Hash of the row, by which the answer finds its row after the input has changed.
     #[serde(skip_serializing_if = "RowHash::is_unknown")]
     row: RowHash,
 }
 
-/// Appends the line, newline and all.
+/// Appends the line, including its newline.
 ///
 /// # Errors
-/// Where a prompt carries something that is no JSON, which its reader has checked.
+/// Fails if the prompt's id, messages or row are not valid JSON, which the input reader has already excluded.
 pub fn write_answer_line(
     into: &mut Vec<u8>,
     settled: &PromptResult,
@@ -102,7 +105,7 @@ pub fn write_answer_line(
             rank: style.rank,
             latency_s: (settled.latency * 1000.0).round() / 1000.0,
             attempts: settled.attempts,
-            row: prompt.hash,
+            row: prompt.row_hash,
         },
         row: prompt.row.as_deref().map(raw_json).transpose()?,
     };
@@ -141,7 +144,7 @@ pub(super) mod tests {
                     reasoning: None,
                     finish_reason: Some("stop".into()),
                 }],
-                usage: Some(Usage { prompt_tokens: 2, completion_tokens: 3, estimated: true }),
+                usage: Some(TokenUsage { prompt_tokens: 2, completion_tokens: 3, estimated: true }),
             }),
             Err(kind) => Outcome::Failed(Failure { kind, message: "no".into(), status: Some(400) }),
         };
@@ -153,7 +156,7 @@ pub(super) mod tests {
             route: None,
             priority: 0,
             row: None,
-            hash: RowHash::new(0xab2 + 2 * index, false),
+            row_hash: RowHash::new(0xab2 + 2 * index, false),
         };
         PromptResult {
             prompt,
@@ -171,7 +174,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_answer_is_one_line_in_the_contracts_shape() {
+    fn an_answer_is_one_line_with_the_documented_fields() {
         assert_eq!(
             line(&prompt_result(17, Ok("ho\n")), &line_style()),
             concat!(
@@ -184,7 +187,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_failure_has_no_made_up_response() {
+    fn a_failure_has_a_null_response_and_its_kind() {
         let text = line(
             &prompt_result(1, Err(FailureKind::TooLong)),
             &AnswerLineStyle { echo_prompt: false, ..line_style() },
@@ -198,7 +201,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn several_sequences_are_all_there_and_conversations_are_echoed_as_they_are() {
+    fn all_sequences_are_written_and_conversations_are_repeated_verbatim() {
         let mut two = prompt_result(0, Ok("a"));
         let Outcome::Answered(answer) = &mut two.outcome else { unreachable!() };
         answer.choices.push(AnswerChoice { text: "b".into(), ..AnswerChoice::default() });

@@ -1,39 +1,40 @@
-//! Shard files that are read here and there. A run may have thousands of them, and a process may not have as many open: only
-//! those read last are.
+//! Random access to shard files with a bounded number of open files.
+//!
+//! A run may have thousands of shard files, more than a process may have open: an LRU cache keeps only those read last.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
 use super::{ShardError, ShardFile};
 
-/// Many, since opening takes a parallel file system a millisecond; but most systems let a process have 1024 files open, and
+/// High, since opening takes a parallel file system a millisecond; but most systems limit a process to 1024 open files, and
 /// MPI's connections are some of them.
 const MAX_OPEN_FILES: usize = 256;
 
-/// The files, by number.
+/// Shard files addressed by number, with an LRU cache of open ones.
 #[derive(Debug, Default)]
 pub struct FileCache {
     files: Vec<ShardFile>,
-    /// The one read last stands last.
+    /// Least recently used first.
     open: Vec<(usize, File)>,
 }
 
 impl FileCache {
-    /// Opens nothing yet.
+    /// Creates the cache without opening a file; a file's number is its position in `files`.
     #[must_use]
     pub fn new(files: Vec<ShardFile>) -> Self {
         Self { files, open: Vec::new() }
     }
 
-    /// The file of that number.
+    /// Returns the file with this number.
     #[must_use]
     pub fn shard_file(&self, number: usize) -> &ShardFile {
         &self.files[number]
     }
 
-    /// Fills `into` from that place of the file on.
+    /// Fills `into` with the bytes of the file from `offset` on.
     ///
     /// # Errors
-    /// Where it cannot be opened, or does not hold as much (any more).
+    /// Fails if the file cannot be opened or ends before `into` is full.
     pub fn read(&mut self, number: usize, offset: u64, into: &mut [u8]) -> Result<(), ShardError> {
         let read = self.open_file(number).and_then(|file| file.read_exact_at(into, offset));
         let path = &self.files[number].path;
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_files_are_read_and_few_are_open() {
+    fn any_number_of_files_is_read_with_few_open() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |rank: u32| {
             let path = folder.path().join(rank.to_string());
@@ -77,7 +78,7 @@ mod tests {
         for number in (0..600).chain([3, 3, 599]) {
             assert!(read(number).len() <= MAX_OPEN_FILES);
         }
-        // What is read again and again stays open among many others.
+        // A file that is read repeatedly stays open among many others.
         for number in 0..600 {
             read(7);
             assert!(read(number).contains(&7));

@@ -1,22 +1,25 @@
-//! A set of prompts by index: a bit each.
+//! A set of prompt indices with one bit each.
 
 /// As words of 64 bits, so that ranks can combine theirs by a reduction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IndexSet {
     words: Vec<u64>,
-    size: u64,
+    capacity: u64,
 }
 
 impl IndexSet {
     /// None of `size` prompts.
     #[must_use]
     pub fn new(size: u64) -> Self {
-        Self { words: vec![0; usize::try_from(size.div_ceil(64)).unwrap_or(usize::MAX)], size }
+        Self {
+            words: vec![0; usize::try_from(size.div_ceil(64)).unwrap_or(usize::MAX)],
+            capacity: size,
+        }
     }
 
     /// Puts a prompt in; an index beyond the size is nobody's and is left out.
     pub fn insert(&mut self, index: u64) {
-        if index < self.size {
+        if index < self.capacity {
             self.words[(index / 64) as usize] |= 1 << (index % 64);
         }
     }
@@ -24,7 +27,7 @@ impl IndexSet {
     /// Is it in?
     #[must_use]
     pub fn contains(&self, index: u64) -> bool {
-        index < self.size && self.words[(index / 64) as usize] & (1 << (index % 64)) != 0
+        index < self.capacity && self.words[(index / 64) as usize] & (1 << (index % 64)) != 0
     }
 
     /// How many are in.
@@ -36,7 +39,7 @@ impl IndexSet {
     /// How many with a lower index are in.
     #[must_use]
     pub fn before(&self, index: u64) -> u64 {
-        let index = index.min(self.size);
+        let index = index.min(self.capacity);
         let (whole, bits) = ((index / 64) as usize, index % 64);
         let rest = self.words.get(whole).map_or(0, |word| word & ((1 << bits) - 1));
         let ones = |word: &u64| u64::from(word.count_ones());
@@ -68,7 +71,7 @@ impl IndexSet {
         let mut next = 0;
         std::iter::from_fn(move || {
             let from = self.next(next, false)?;
-            let to = self.next(from, true).unwrap_or(self.size);
+            let to = self.next(from, true).unwrap_or(self.capacity);
             next = to;
             Some((from, to))
         })
@@ -77,12 +80,12 @@ impl IndexSet {
     /// The first index from `from` on that is in, or is not.
     fn next(&self, from: u64, wanted: bool) -> Option<u64> {
         let mut index = from;
-        while index < self.size {
+        while index < self.capacity {
             let word = self.words[(index / 64) as usize];
             let word = if wanted { word } else { !word } >> (index % 64);
             if word != 0 {
                 let found = index + u64::from(word.trailing_zeros());
-                return (found < self.size).then_some(found);
+                return (found < self.capacity).then_some(found);
             }
             index = (index / 64 + 1) * 64;
         }

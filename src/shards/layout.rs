@@ -1,26 +1,26 @@
-//! In which folder a shard file lies: with many ranks not all in one, which parallel file systems bear badly.
+//! The folder of each shard file: parallel file systems are slow with many files in one folder, so many ranks get several.
 //!
-//! Pure: owns the names of folders, and touches no disk. Who reads a run finds files wherever they lie ([`super::list`]), so
-//! that this may change.
+//! Pure: owns the names of folders and touches no disk. Readers find files in any of them
+//! ([`list_shard_files`](super::list_shard_files)), so the layout may change between versions.
 
 use std::path::{Path, PathBuf};
 
-/// Files of one folder, at most.
+/// Largest number of shard files in one folder.
 const MOST: usize = 1000;
 
-/// The folder of a rank's file of a start: `shards` itself with up to a thousand ranks, else one below it.
+/// Returns the folder of a rank's shard file: `shards` itself with up to a thousand ranks, otherwise a folder in it.
 #[must_use]
 pub fn rank_folder(shards: &Path, start: u32, rank: usize, ranks: usize) -> PathBuf {
     bucket_name(start, rank, ranks, MOST)
         .map_or_else(|| shards.to_owned(), |name| shards.join(name))
 }
 
-/// All folders that the ranks of a start write to.
+/// Returns all folders that the ranks of a session write to.
 pub fn rank_folders(shards: &Path, start: u32, ranks: usize) -> impl Iterator<Item = PathBuf> {
     (0..ranks.max(1)).step_by(MOST).map(move |rank| rank_folder(shards, start, rank, ranks))
 }
 
-/// The name of the folder, where one is needed to have no more than `most` files in any.
+/// Returns the name of the folder below `shards`, or `None` if all files of the session fit into one folder.
 fn bucket_name(start: u32, rank: usize, ranks: usize, most: usize) -> Option<String> {
     (ranks > most).then(|| format!("{start:04}-{:03}", rank / most))
 }
@@ -28,13 +28,13 @@ fn bucket_name(start: u32, rank: usize, ranks: usize, most: usize) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::{ShardHeader, list};
+    use crate::shards::{ShardHeader, list_shard_files};
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
     proptest! {
         #[test]
-        fn no_folder_has_too_many_files_and_few_ranks_need_none(
+        fn no_folder_exceeds_its_limit_and_few_ranks_get_no_folder_of_their_own(
             starts in prop::collection::vec(1..300usize, 1..5), most in 1..40usize,
         ) {
             let mut files: BTreeMap<Option<String>, BTreeSet<String>> = BTreeMap::new();
@@ -54,11 +54,11 @@ mod tests {
     }
 
     proptest! {
-        // (each case makes files)
+        // Each case creates files.
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn files_are_found_wherever_starts_have_put_them_in_order(
+        fn files_of_all_folders_are_listed_in_order_of_session_and_rank(
             starts in prop::collection::vec(1..20usize, 0..5), most in 1..8usize,
         ) {
             let folder = tempfile::tempdir().expect("a folder");
@@ -73,14 +73,14 @@ mod tests {
                 }
             }
             std::fs::write(folder.path().join("notes.txt"), "").expect("written");
-            let listed = list(folder.path()).expect("listed");
+            let listed = list_shard_files(folder.path()).expect("listed");
             prop_assert!(listed.iter().all(|it| it.path.is_file()));
             prop_assert_eq!(listed.iter().map(|it| (it.start, it.rank)).collect::<Vec<_>>(), written);
         }
     }
 
     #[test]
-    fn twelve_thousand_ranks_have_twelve_folders_and_a_thousand_none() {
+    fn twelve_thousand_ranks_get_twelve_folders_and_a_thousand_ranks_none() {
         let shards = Path::new("s");
         assert_eq!(rank_folder(shards, 2, 999, 1000), shards);
         assert_eq!(rank_folders(shards, 2, 1000).collect::<Vec<_>>(), [shards]);

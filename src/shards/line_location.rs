@@ -1,8 +1,8 @@
-//! Where an outcome lies, in 16 bytes: a rank may have to keep one for each of ten million prompts. Pure.
+//! The location of an outcome's line in 16 bytes: a rank may have to keep one for each of ten million prompts. Pure.
 //!
-//! From the highest bit down: the prompt's index 40, failed 1, the file's number 20, the line's offset 44, its length 23. So
-//! the numbers' own order is: by prompt, and of one prompt's lines first the one that counts ([`Rank`](super::Rank)), as
-//! long as files are numbered in order of start and rank.
+//! From the highest bit down: the prompt's index 40, failed 1, the file's number 20, the line's offset 44, its length 23. The
+//! order of the packed numbers is therefore by prompt and, among the lines of one prompt, the line that counts first (see
+//! [`LinePrecedence`](super::LinePrecedence)), provided that files are numbered in order of session and rank.
 
 use super::LineEntry;
 
@@ -11,25 +11,27 @@ const FILE: u32 = 20;
 const OFFSET_BITS: u32 = 44;
 const LENGTH_BITS: u32 = 23;
 
-/// A line's place, packed.
+/// Packed location of one line: prompt index, success, file number, offset and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LineLocation(u128);
 
 impl LineLocation {
-    /// The entry's, which stands in the file of that number.
+    /// Packs the location of an entry that is in the file with this number.
     ///
     /// # Errors
-    /// Where a number is too large for its bits, with the words that say which.
+    /// Fails with a sentence if a number is too large for its bits.
     pub fn new(entry: &LineEntry, file: usize) -> Result<Self, &'static str> {
         let file = file as u64;
         if entry.index >> INDEX_BITS != 0 {
-            return Err("a prompt's place in the input is beyond 1,099,511,627,776");
+            return Err("the input has more than 1,099,511,627,776 rows");
         }
         if file >> FILE != 0 {
-            return Err("one rank has more than 1,048,576 shard files to read: take more ranks");
+            return Err(
+                "one rank has to read more than 1,048,576 shard files\nhint: use more ranks",
+            );
         }
         if entry.offset >> OFFSET_BITS != 0 {
-            return Err("the file is larger than 16 TiB");
+            return Err("a shard file is larger than 16 TiB");
         }
         let length = u128::from(entry.length.min(Self::MAX_LENGTH));
         let failed = u128::from(!entry.success);
@@ -45,34 +47,34 @@ impl LineLocation {
         Ok(Self(packed))
     }
 
-    /// This length stands for all that are as long or longer.
+    /// Stored for this and every greater length.
     const MAX_LENGTH: u32 = (1 << LENGTH_BITS) - 1;
 
-    /// The prompt.
+    /// Index of the prompt in the input.
     #[must_use]
     pub fn prompt_index(self) -> u64 {
         self.extract_bits(1 + FILE + OFFSET_BITS + LENGTH_BITS, INDEX_BITS)
     }
 
-    /// Is it a failure?
+    /// Returns whether the outcome is a failure.
     #[must_use]
     pub fn failed(self) -> bool {
         self.extract_bits(FILE + OFFSET_BITS + LENGTH_BITS, 1) != 0
     }
 
-    /// The file's number.
+    /// Number of the shard file.
     #[must_use]
-    pub fn file(self) -> usize {
+    pub fn file_number(self) -> usize {
         self.extract_bits(OFFSET_BITS + LENGTH_BITS, FILE) as usize
     }
 
-    /// Where in it the line begins.
+    /// Offset of the line in its file, in bytes.
     #[must_use]
     pub fn line_offset(self) -> u64 {
         self.extract_bits(LENGTH_BITS, OFFSET_BITS)
     }
 
-    /// How long the line is; `None` where it is 8 MiB or more, which somebody else has to know.
+    /// Length of the line in bytes; `None` for 8 MiB or more, where the reader has to look for the newline.
     #[must_use]
     pub fn line_length(self) -> Option<u32> {
         let length = self.extract_bits(0, LENGTH_BITS) as u32;
@@ -108,11 +110,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_goes_in_comes_out((entry, file) in any_location()) {
+        fn every_field_is_read_back_as_it_was_packed((entry, file) in any_location()) {
             let spot = LineLocation::new(&entry, file).expect("it fits");
             prop_assert_eq!(spot.prompt_index(), entry.index);
             prop_assert_eq!(spot.failed(), !entry.success);
-            prop_assert_eq!(spot.file(), file);
+            prop_assert_eq!(spot.file_number(), file);
             prop_assert_eq!(spot.line_offset(), entry.offset);
             prop_assert_eq!(spot.line_length(), (entry.length < (1 << 23) - 1).then_some(entry.length));
         }
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_said_and_not_cut() {
+    fn a_number_that_does_not_fit_is_an_error_and_not_truncated() {
         assert!(LineLocation::new(&line_entry(1 << 40, 0, 1, true), 0).is_err());
         assert!(LineLocation::new(&line_entry(0, 1 << 44, 1, true), 0).is_err());
         assert!(LineLocation::new(&line_entry(0, 0, 1, true), 1 << 20).is_err());

@@ -1,7 +1,7 @@
-//! Answers that go from one input to another: the same lines under new indices, in a shard file of their own.
+//! Migration of answers to a changed input: the same lines under new indices, in a shard file of their own.
 //!
-//! Owns which lines can go and how a line looks after it. Does not know which row an answer belongs to now: who matches
-//! rows says it.
+//! Owns which lines can be migrated and how a migrated line looks. Which row an answer belongs to now is decided in
+//! `job/resume/row_matching.rs`.
 
 use std::{
     fmt,
@@ -30,11 +30,11 @@ struct Served {
     row: RowHash,
 }
 
-/// Tells `each` the answers of files that stand in order of start and rank: of each prompt the one that counts, with its
-/// index, its row's hash (unknown where an earlier version of the program wrote it), and its line.
+/// Reads the answers of files given in order of session and rank, and calls `each` for the answer that counts of each prompt:
+/// with its index, its row's hash (unknown if an earlier version of the program wrote the line), and the line.
 ///
 /// # Errors
-/// Where a file cannot be read, and those of `each`.
+/// Fails if a file cannot be read or `each` fails.
 pub fn read_answers<'f>(
     files: impl IntoIterator<Item = &'f ShardFile>,
     fingerprint: &str,
@@ -55,10 +55,10 @@ pub fn read_answers<'f>(
     Ok(())
 }
 
-/// The fingerprint of the input that a shard file answers; none where the file has no whole header.
+/// Returns the fingerprint of the input that a shard file answers; `None` if the file has no complete header.
 ///
 /// # Errors
-/// Where the file cannot be read.
+/// Fails if the file cannot be read.
 pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> {
     let error = || ShardError::of("cannot read the shard file", &file.path);
     let mut line = Vec::new();
@@ -67,7 +67,7 @@ pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> 
     Ok(serde_json::from_slice::<ShardHeader>(&line).ok().map(|header| header.fingerprint))
 }
 
-/// A shard file that is written whole, beside where it will lie.
+/// Writer of a migrated shard file. The file is written completely before the caller moves it into place.
 #[derive(Debug)]
 pub struct MigratedFile {
     file: BufWriter<File>,
@@ -76,10 +76,10 @@ pub struct MigratedFile {
 }
 
 impl MigratedFile {
-    /// Begins it. What is there under this name is nothing yet, and is written over.
+    /// Creates the file with its header. An existing file of this name is the rest of an interrupted migration and is replaced.
     ///
     /// # Errors
-    /// Where it cannot be made or written.
+    /// Fails if the file cannot be created or written.
     pub fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
         let error = || ShardError::of("cannot write answers that are kept to", path);
         let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error())?);
@@ -90,10 +90,10 @@ impl MigratedFile {
         Ok(carried)
     }
 
-    /// An answer's line under its new index; under its old id where that is the row's own.
+    /// Appends an answer's line under its new index. With `own_id` the id stays, since the row itself names it.
     ///
     /// # Errors
-    /// Where it cannot be written, or is no line of an answer.
+    /// Fails if the line is not an answer or cannot be written.
     pub fn add(&mut self, line: &[u8], index: u64, own_id: bool) -> Result<(), ShardError> {
         self.line.clear();
         let moved = rewrite_line(line, index, own_id, &mut self.line).map_err(std::io::Error::from);
@@ -102,18 +102,18 @@ impl MigratedFile {
             .map_err(ShardError::of("cannot write answers that are kept to", &self.path))
     }
 
-    /// All are in it: to the disk.
+    /// Flushes the file and syncs it to disk.
     ///
     /// # Errors
-    /// Where the disk refuses.
+    /// Fails if the data cannot be written or synced.
     pub fn finish(mut self) -> Result<(), ShardError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         synced.map_err(ShardError::of("cannot write answers that are kept to", &self.path))
     }
 }
 
-/// Appends the line with another index, and with the id that goes with it where the row has none of its own. All else stays
-/// as it is, byte for byte and in its order.
+/// Copies a line with another index and, unless the row has an id of its own, with the id of that index. All other fields
+/// stay as they are, byte for byte and in their order.
 fn rewrite_line(
     line: &[u8],
     index: u64,
@@ -136,7 +136,7 @@ fn rewrite_line(
     Ok(())
 }
 
-/// The members of an object in their order, as they stand.
+/// Members of a JSON object in their order, values unparsed.
 struct ObjectFields<'a>(Vec<(&'a str, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for ObjectFields<'de> {
@@ -169,7 +169,7 @@ mod tests {
         shards::{
             ShardWriter,
             answer_line::tests::{line_style, prompt_result},
-            list,
+            list_shard_files,
         },
     };
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn of_each_prompt_the_answer_that_counts_is_read_and_goes_on_in_another_file() {
+    fn the_answer_that_counts_of_each_prompt_is_migrated_to_another_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |start: u32, outcomes: &[(u64, Result<&str, FailureKind>)]| {
             let header = ShardHeader::new(start, 0, "n1", "old");
@@ -198,11 +198,11 @@ mod tests {
                 ShardWriter::create(folder.path(), &header, line_style()).expect("a file");
             let outcomes: Vec<_> =
                 outcomes.iter().map(|&(index, outcome)| prompt_result(index, outcome)).collect();
-            writer.append(&outcomes).expect("written");
+            writer.append_results(&outcomes).expect("written");
         };
         write(1, &[(4, Err(FailureKind::Exhausted)), (2, Ok("two")), (9, Ok("beyond"))]);
         write(2, &[(4, Ok("four")), (2, Ok("again")), (5, Err(FailureKind::TooLong))]);
-        let files = list(folder.path()).expect("listed");
+        let files = list_shard_files(folder.path()).expect("listed");
         let place = folder.path().join("0003-00000.jsonl");
         let mut carried =
             MigratedFile::create(&place, &ShardHeader::new(3, 0, "n1", "new")).expect("made");
@@ -217,7 +217,7 @@ mod tests {
         carried.finish().expect("on disk");
         assert_eq!(seen, [(2, "two".into()), (4, "four".into())]);
 
-        let file = list(folder.path()).expect("listed").pop().expect("the new one");
+        let file = list_shard_files(folder.path()).expect("listed").pop().expect("the new one");
         assert_eq!(read_fingerprint(&file).expect("read").as_deref(), Some("new"));
         assert_eq!(read_fingerprint(&files[0]).expect("read").as_deref(), Some("old"));
         let mut again = Vec::new();

@@ -2,23 +2,24 @@
 //!
 //! # The format, version 1
 //!
-//! `RUN/shards/SSSS-RRRRR.jsonl`: start SSSS of the run (from 1), rank RRRRR. JSON, a line each, appended only. The files of a
-//! start with more than a thousand ranks lie in folders below it, a thousand each: `RUN/shards/SSSS-BBB/SSSS-RRRRR.jsonl`.
+//! `RUN/shards/SSSS-RRRRR.jsonl`: session SSSS of the run (from 1), rank RRRRR. JSON lines, append-only. The files of a
+//! session with more than a thousand ranks are in folders of a thousand each: `RUN/shards/SSSS-BBB/SSSS-RRRRR.jsonl`.
 //!
 //! * The first line is the header: `{"aurora_swarm_shard": 1, "start": S, "rank": R, "host": …, "fingerprint": …}`.
-//! * Every other line is an answer as it stands in the gathered output (`line.rs`), newline at its end.
+//! * Every other line is an answer exactly as in the gathered output (`answer_line.rs`), ended by a newline.
 //!
-//! A batch's outcomes are one `write` of whole lines to a file opened for appending, so a process that is killed loses at
-//! most what was in flight: the page cache is the kernel's, not the process's. `fdatasync` every 15 to 30 s is for nodes
-//! that die. A torn last line is normal: a line counts when its newline is there and it is JSON.
+//! The outcomes of a batch are one `write` of whole lines to a file opened for appending, so a process that is killed loses
+//! at most what was in flight: the page cache is the kernel's, not the process's. `fdatasync` every 15 to 30 s is for nodes
+//! that die. A torn last line is normal: a line counts if its newline is there and it is JSON.
 //!
-//! A prompt may stand in more than one file (a copy, a retry). One rule everywhere ([`Rank`]): success beats failure, then
-//! the lowest (start, rank), then what stands first.
+//! A prompt may have lines in several files (a hedged request, a retry). One rule decides everywhere which of them counts
+//! ([`LinePrecedence`]): success beats failure, then the lowest (session, rank), then the first in its file.
 //!
-//! `served.row` says which row a line answers whatever its index: 16 hex digits ([`RowHash`](crate::domain::RowHash)). By it
-//! answers are carried over (`carried.rs`) when the input has changed.
+//! `served.row` tells which row a line answers whatever its index: 16 hex digits ([`RowHash`](crate::domain::RowHash)). Answers
+//! are migrated by it (`migrate.rs`) when the input has changed.
 //!
-//! Owns bytes in the run folder's `shards`; knows nothing of MPI, servers, or how answers are put in order.
+//! Owns the bytes in the run folder's `shards`, the checkpoint of a run. Knows nothing of MPI or servers; answers are collected
+//! and put in input order in `job/collect`, and the output file and the manifest are written in `output/`.
 
 mod answer_line;
 mod file_cache;
@@ -37,21 +38,21 @@ pub use layout::{rank_folder, rank_folders};
 pub use line_location::LineLocation;
 pub use migrate::{MigratedFile, read_answers, read_fingerprint};
 pub use reader::{
-    LineEntry, LinePrecedence, ShardFile, ShardScanReport, list, read, read_all_entries,
+    LineEntry, LinePrecedence, ShardFile, ShardScanReport, list_shard_files, read, read_all_entries,
 };
 pub use writer::{ShardHeader, ShardWriter};
 
 use std::path::{Path, PathBuf};
 
-/// What goes wrong with shard files.
+/// Error of an operation on a shard file.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} {}: {error}", path.display())]
 pub struct ShardError {
-    /// What was tried.
+    /// Operation that failed, such as "cannot read the shard file".
     pub what: &'static str,
-    /// With which file.
+    /// File the operation was applied to.
     pub path: PathBuf,
-    /// What the system says.
+    /// Error reported by the operating system.
     pub error: std::io::Error,
 }
 

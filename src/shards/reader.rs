@@ -1,4 +1,7 @@
-//! Reading shard files: never fails on damage, always says what it met.
+//! Reading of shard files: damage never fails, but is always counted.
+//!
+//! Owns which lines of a file count and which of several lines for a prompt wins ([`LinePrecedence`]). Reading single lines by
+//! their location is [`super::FileCache`].
 
 use std::{
     fs::File,
@@ -11,53 +14,53 @@ use serde::{Deserialize, Serialize};
 use super::{ShardError, ShardHeader, writer::FORMAT_VERSION};
 use crate::domain::FailureKind;
 
-/// A shard file of a run, known by its name.
+/// Shard file of a run; its name tells the session and rank that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ShardFile {
-    /// Which start wrote it.
+    /// Session that wrote the file, from 1.
     pub start: u32,
-    /// Which rank.
+    /// Rank that wrote the file.
     pub rank: u32,
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
-/// Where an outcome lies, and how it compares with another of the same prompt.
+/// Position of an outcome in its file, and what decides whether it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineEntry {
-    /// The prompt.
+    /// Index of the prompt in the input.
     pub index: u64,
-    /// Where the line begins in its file, and how long it is with its newline.
+    /// Offset of the line in its file, in bytes.
     pub offset: u64,
-    /// See [`Entry::offset`].
+    /// Length of the line in bytes, newline included.
     pub length: u32,
-    /// Answered?
+    /// Whether the prompt was answered.
     pub success: bool,
-    /// A failure that may pass: a resumed run asks again.
+    /// Whether the outcome is a transient failure, which a resumed run retries.
     pub is_retryable: bool,
 }
 
-/// Which of two outcomes of one prompt counts: the lower.
+/// Precedence among outcomes of the same prompt: the lowest value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LinePrecedence {
-    /// Success is lower than failure.
+    /// Failures rank after successes.
     pub failed: bool,
-    /// The start that wrote it.
+    /// Session that wrote the outcome.
     pub start: u32,
-    /// The rank that wrote it.
+    /// Rank that wrote the outcome.
     pub rank: u32,
 }
 
-/// What a file holds besides outcomes.
+/// Counts and defects found while reading a shard file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardScanReport {
-    /// Lines that count.
+    /// Number of outcomes.
     pub lines: u64,
-    /// Lines that are no outcomes: damage.
+    /// Number of unreadable lines.
     pub damaged: u64,
-    /// The last line has no end: normal after a kill.
+    /// The last line has no newline, which is normal after a kill.
     pub torn: bool,
-    /// The file belongs to another run or a later format: nothing in it counts.
+    /// The file belongs to another run or has a later format: none of its lines count.
     pub foreign: bool,
 }
 
@@ -74,21 +77,22 @@ struct LineFailure {
     kind: FailureKind,
 }
 
-/// The shard files of a run, in order of start and rank, those in folders below this one too. No folder: none.
+/// Lists the shard files of a run in order of session and rank, including those in folders below this one. A missing folder
+/// has no files.
 ///
 /// # Errors
-/// Where the folder is there and cannot be read.
-pub fn list(folder: &Path) -> Result<Vec<ShardFile>, ShardError> {
+/// Fails if the folder exists and cannot be read.
+pub fn list_shard_files(folder: &Path) -> Result<Vec<ShardFile>, ShardError> {
     let mut files = Vec::new();
-    for below in collect(folder, &mut files)? {
-        collect(&below, &mut files)?;
+    for below in collect_folder(folder, &mut files)? {
+        collect_folder(&below, &mut files)?;
     }
     files.sort();
     Ok(files)
 }
 
-/// Those of one folder; gives the folders that lie in it.
-fn collect(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathBuf>, ShardError> {
+/// Adds the shard files of one folder and returns the folders in it.
+fn collect_folder(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathBuf>, ShardError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -111,10 +115,10 @@ fn collect(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathBuf>, Sh
     Ok(folders)
 }
 
-/// Tells `each` every outcome of a file of the run with this fingerprint.
+/// Calls `each` for every outcome of a shard file that belongs to the run with this fingerprint.
 ///
 /// # Errors
-/// Where the file cannot be opened or read, and those of `each`; damage inside the file is in the survey instead.
+/// Fails if the file cannot be opened or read, or if `each` fails. Damage inside the file is counted in the report instead.
 pub fn read(
     file: &ShardFile,
     fingerprint: &str,
@@ -123,7 +127,7 @@ pub fn read(
     read_entry_lines(file, fingerprint, |entry, _| each(entry))
 }
 
-/// The same, and what stands in the line.
+/// Like [`read_entries`], and passes the bytes of each line too.
 pub(super) fn read_entry_lines(
     file: &ShardFile,
     fingerprint: &str,
@@ -165,10 +169,10 @@ pub(super) fn read_entry_lines(
     }
 }
 
-/// The same over several files, by their numbers; what was met is logged.
+/// Calls `each` for every outcome of several files, with the file's number, and logs files with defects.
 ///
 /// # Errors
-/// As [`read`].
+/// Fails as [`read_entries`] does.
 pub fn read_all_entries<'a>(
     files: impl IntoIterator<Item = &'a ShardFile>,
     fingerprint: &str,
@@ -207,14 +211,17 @@ mod tests {
         answer_line::tests::{line_style, prompt_result},
     };
 
-    fn written(folder: &Path) -> ShardFile {
+    fn write_shard_file(folder: &Path) -> ShardFile {
         let header = ShardHeader::new(2, 7, "n1", "abc");
         let mut writer = ShardWriter::create(folder, &header, line_style()).expect("a file");
         writer
-            .append(&[prompt_result(5, Ok("a")), prompt_result(6, Err(FailureKind::TooLong))])
+            .append_results(&[
+                prompt_result(5, Ok("a")),
+                prompt_result(6, Err(FailureKind::TooLong)),
+            ])
             .expect("written");
-        writer.append(&[prompt_result(9, Err(FailureKind::Exhausted))]).expect("written");
-        let files = list(folder).expect("listed");
+        writer.append_results(&[prompt_result(9, Err(FailureKind::Exhausted))]).expect("written");
+        let files = list_shard_files(folder).expect("listed");
         assert_eq!(files.len(), 1);
         assert_eq!((files[0].start, files[0].rank), (2, 7));
         files[0].clone()
@@ -234,9 +241,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_outcomes_are_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = written(folder.path());
+        let file = write_shard_file(folder.path());
         let (all, survey) = collect_entries(&file, "abc");
         assert_eq!(all, [(5, true, false), (6, false, false), (9, false, true)]);
         assert_eq!(survey, ShardScanReport { lines: 3, ..ShardScanReport::default() });
@@ -246,7 +253,7 @@ mod tests {
     #[test]
     fn a_second_writer_of_one_file_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        written(folder.path());
+        write_shard_file(folder.path());
         assert!(
             ShardWriter::create(folder.path(), &ShardHeader::new(2, 7, "n1", "abc"), line_style())
                 .is_err()
@@ -256,7 +263,7 @@ mod tests {
     #[test]
     fn a_file_cut_at_any_byte_keeps_its_whole_lines() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = written(folder.path());
+        let file = write_shard_file(folder.path());
         let whole = std::fs::read(&file.path).expect("bytes");
         let ends: Vec<usize> = whole
             .iter()
@@ -277,7 +284,7 @@ mod tests {
     #[test]
     fn damage_in_the_middle_costs_only_its_line() {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = written(folder.path());
+        let file = write_shard_file(folder.path());
         let text = std::fs::read_to_string(&file.path).expect("text");
         std::fs::write(&file.path, text.replace("\"index\":6", "\"index\":")).expect("damaged");
         let (all, survey) = collect_entries(&file, "abc");

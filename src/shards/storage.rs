@@ -1,7 +1,7 @@
-//! What a shard file needs of the place it is written to, and the real file as one such place.
+//! The storage seam of shard files: a trait with the operations a journal needs, and the real file that implements it.
 //!
-//! A seam, since disks fail at moments that no test can choose: it owns the three things a journal asks of a disk, and knows
-//! nothing of what the bytes mean.
+//! The trait exists for fault injection, since disks fail at moments that no test can choose. It covers the three things a
+//! journal asks of a disk (write, sync, still being the file at this path) and knows nothing of what the bytes mean.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,16 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where bytes go, at the end. A write may be cut short or interrupted, as the system's may.
+/// Append-only storage. A write may be short or interrupted, like the system call.
 pub(super) trait ShardStorage: Write + std::fmt::Debug + Send {
-    /// Makes what was written survive the node.
+    /// Makes written data survive a crash of the node.
     fn sync_data(&mut self) -> Result<()>;
 
-    /// Is what is written still written for somebody?
+    /// Fails if the file at this path is not the one being written any more.
     fn check_not_replaced(&self) -> Result<()>;
 }
 
-/// A file, by its handle and by its name.
+/// Open file together with its path, to notice when the path points to another file.
 #[derive(Debug)]
 pub(super) struct DiskFile {
     file: File,
@@ -27,7 +27,7 @@ pub(super) struct DiskFile {
 }
 
 impl DiskFile {
-    /// A new one. What is there already is another process's: an error.
+    /// Creates the file. An existing one belongs to another process and is an error.
     pub(super) fn create(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().append(true).create_new(true).open(path)?;
         Ok(Self { file, path: path.to_owned() })
@@ -39,7 +39,7 @@ impl Write for DiskFile {
         self.file.write(bytes)
     }
 
-    /// Nothing is kept back.
+    /// Writes are unbuffered, so there is nothing to flush.
     fn flush(&mut self) -> Result<()> {
         Ok(())
     }
@@ -50,12 +50,12 @@ impl ShardStorage for DiskFile {
         self.file.sync_data()
     }
 
-    /// What is written to a file that was removed is written for nobody.
+    /// Answers written to a removed file would be lost silently.
     fn check_not_replaced(&self) -> Result<()> {
         let (here, there) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
         if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
             return Ok(());
         }
-        Err(Error::other("another file is in its place"))
+        Err(Error::other("the file was replaced by another one"))
     }
 }

@@ -1,4 +1,7 @@
-//! One rank's shard file of one start: appended to, never rewritten.
+//! Writer of a rank's shard file in one session: the rank's checkpoint. Appended to, never rewritten.
+//!
+//! Owns when data reaches the disk and that nothing follows a torn line. The header is in `header.rs`, the lines in
+//! `answer_line.rs`.
 
 use std::{
     io::Write,
@@ -15,27 +18,27 @@ use super::{
 };
 use crate::domain::PromptResult;
 
-/// The first line: which run, start and rank.
+/// First line of a shard file: the run, session and rank it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardHeader {
-    /// The format's version.
+    /// Version of the format.
     pub aurora_swarm_shard: u32,
-    /// Which start of the run, from 1.
+    /// Session of the run, from 1.
     pub start: u32,
-    /// Which rank of that start.
+    /// Rank in that session.
     pub rank: usize,
-    /// Its host.
+    /// Host name of that rank.
     pub host: String,
-    /// The input's, so that a file of another run is known.
+    /// Fingerprint of the input, by which files of another run are recognized.
     pub fingerprint: String,
 }
 
-/// The format this build writes.
+/// Version that this build writes, and the only one it reads.
 pub(super) const FORMAT_VERSION: u32 = 1;
-/// Outcomes that a dying node may lose are asked again: this much work.
+/// Shortest time between syncs. A node that dies loses at most the outcomes of this time, and their prompts are sent again.
 const SYNC_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The open file. Nothing is buffered between calls.
+/// Writer of an open shard file. Nothing is buffered between calls.
 #[derive(Debug)]
 pub struct ShardWriter {
     storage: Box<dyn ShardStorage>,
@@ -44,12 +47,12 @@ pub struct ShardWriter {
     lines: Vec<u8>,
     last_sync: Instant,
     sync_interval: Duration,
-    /// A write or a sync has failed: a line may be cut in two, and nothing may be put behind it.
-    broken: bool,
+    /// A write or a sync has failed: the last line may be torn, and nothing may follow it.
+    is_broken: bool,
 }
 
 impl ShardHeader {
-    /// A header of this format.
+    /// Creates a header with this build's format version.
     #[must_use]
     pub fn new(start: u32, rank: usize, host: &str, fingerprint: &str) -> Self {
         Self {
@@ -61,7 +64,7 @@ impl ShardHeader {
         }
     }
 
-    /// Its file's name.
+    /// Returns the name of the file with this header, `SSSS-RRRRR.jsonl`.
     #[must_use]
     pub fn file_name(&self) -> String {
         format!("{:04}-{:05}.jsonl", self.start, self.rank)
@@ -69,10 +72,10 @@ impl ShardHeader {
 }
 
 impl ShardWriter {
-    /// A new file in `folder`. One that is there already is another process's: an error.
+    /// Creates a new shard file in the folder and writes its header. An existing file belongs to another process and is an error.
     ///
     /// # Errors
-    /// Where it cannot be made or written.
+    /// Fails if the file exists, or cannot be created or written.
     pub fn create(
         folder: &Path,
         header: &ShardHeader,
@@ -84,14 +87,13 @@ impl ShardWriter {
         Self::with_storage(Box::new(disk), path, header, style)
     }
 
-    /// Begins with the header.
     fn with_storage(
         disk: Box<dyn ShardStorage>,
         path: PathBuf,
         header: &ShardHeader,
         style: AnswerLineStyle,
     ) -> Result<Self, ShardError> {
-        // Ranks do not sync at the same moment: thousands of them would stall a parallel file system.
+        // The interval differs by rank: thousands of ranks that sync at the same moment would stall a parallel file system.
         let sync_every = SYNC_INTERVAL + Duration::from_millis(header.rank as u64 * 7919 % 15_000);
         let (lines, synced) = (Vec::new(), Instant::now());
         let mut writer = Self {
@@ -101,40 +103,41 @@ impl ShardWriter {
             lines,
             last_sync: synced,
             sync_interval: sync_every,
-            broken: false,
+            is_broken: false,
         };
         serde_json::to_writer(&mut writer.lines, header)
             .map_err(std::io::Error::from)
-            .map_err(writer.error())?;
+            .map_err(writer.write_error())?;
         writer.lines.push(b'\n');
         writer.write()?;
         Ok(writer)
     }
 
-    /// Appends outcomes: one write of whole lines.
+    /// Appends outcomes with one write of whole lines, and syncs if the interval has passed.
     ///
     /// # Errors
-    /// Where they cannot be written: a full disk, a lost file system. What was written before stays good, some of these may
-    /// be there as well, and the file is closed to more: a line that is cut in two must stay the last.
-    pub fn append(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
+    /// Fails if the data cannot be written: a full disk, a lost file system. Earlier outcomes stay valid, some of these may be
+    /// in the file as well, and the writer accepts no more: a torn line must stay the last.
+    pub fn append_results(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
         self.lines.clear();
         for settled in outcomes {
             write_answer_line(&mut self.lines, settled, &self.style)
                 .map_err(std::io::Error::from)
-                .map_err(self.error())?;
+                .map_err(self.write_error())?;
         }
         self.write()?;
         if self.last_sync.elapsed() >= self.sync_interval {
-            self.sync()?;
+            self.sync_to_disk()?;
         }
         Ok(())
     }
 
-    /// Makes what was written survive the node.
+    /// Makes the written outcomes survive a crash of the node.
     ///
     /// # Errors
-    /// Where the disk refuses. A later try would succeed though the bytes are lost, so there is none.
-    pub fn sync(&mut self) -> Result<(), ShardError> {
+    /// Fails if the data cannot be synced. There is no retry: after a failed `fdatasync` the next one succeeds although the
+    /// data are lost.
+    pub fn sync_to_disk(&mut self) -> Result<(), ShardError> {
         self.last_sync = Instant::now();
         self.run_unless_broken(|writer| {
             writer.storage.check_not_replaced().and_then(|()| writer.storage.sync_data())
@@ -145,29 +148,29 @@ impl ShardWriter {
         self.run_unless_broken(|writer| writer.storage.write_all(&writer.lines))
     }
 
-    /// The first failure is the last.
+    /// Runs an operation on the storage; after the first failure every later one fails too.
     fn run_unless_broken(
         &mut self,
         act: impl FnOnce(&mut Self) -> std::io::Result<()>,
     ) -> Result<(), ShardError> {
-        if self.broken {
-            return Err(self.error()(std::io::Error::other("it has failed before")));
+        if self.is_broken {
+            return Err(self.write_error()(std::io::Error::other("it has failed before")));
         }
         let done = act(self);
-        self.broken = done.is_err();
-        done.map_err(self.error())
+        self.is_broken = done.is_err();
+        done.map_err(self.write_error())
     }
 
-    fn error(&self) -> impl FnOnce(std::io::Error) -> ShardError {
+    fn write_error(&self) -> impl FnOnce(std::io::Error) -> ShardError {
         ShardError::of("cannot write answers to the shard file", &self.path)
     }
 }
 
 impl Drop for ShardWriter {
-    /// The orderly end. Nobody is left to be told but whoever reads the log; the end of the run counts what is there.
+    /// Syncs the file. A failure can only be logged here; the end of the run counts what is on disk.
     fn drop(&mut self) {
-        if !self.broken
-            && let Err(error) = self.sync()
+        if !self.is_broken
+            && let Err(error) = self.sync_to_disk()
         {
             tracing::error!("{error}");
         }
@@ -196,31 +199,31 @@ mod tests {
         read,
     };
 
-    /// What a call of the disk does instead of what it should.
+    /// Fault injected into a call of the storage.
     #[derive(Clone, Copy, Debug)]
-    enum Fault {
-        /// Takes at most so many bytes, and says so.
+    enum StorageFault {
+        /// Writes at most this number of bytes and reports it.
         Short(usize),
-        /// Takes nothing: a signal.
+        /// Is interrupted by a signal and writes nothing.
         Interrupted,
-        /// Takes so many bytes; the next call, and all after it, find the disk full.
+        /// Writes at most this number of bytes; from the next call on the disk is full.
         Full(usize),
-        /// Takes so many bytes, and says that it failed.
+        /// Writes at most this number of bytes and reports a failure.
         Failed(usize),
-        /// The file is somebody else's by now, or nobody's.
+        /// The file has been removed or replaced.
         Gone,
     }
 
-    /// A file on a disk that fails at chosen calls.
+    /// Storage that fails at chosen calls.
     #[derive(Debug)]
     struct FaultyStorage {
         file: File,
-        writes: BTreeMap<u32, Fault>,
-        syncs: BTreeMap<u32, Fault>,
+        writes: BTreeMap<u32, StorageFault>,
+        syncs: BTreeMap<u32, StorageFault>,
         written: u32,
         synced: u32,
         full: bool,
-        /// Writes after the first failure.
+        /// Number of writes after the first failure.
         late_writes: Arc<AtomicU32>,
         failed: bool,
     }
@@ -244,20 +247,20 @@ mod tests {
             let fault = self.writes.get(&(self.written - 1)).copied();
             let most = |limit: usize| bytes.len().min(limit);
             match fault {
-                Some(Fault::Interrupted) => Err(ErrorKind::Interrupted.into()),
-                Some(Fault::Short(limit)) => self.file.write(&bytes[..most(limit)]),
-                Some(Fault::Full(limit)) => {
+                Some(StorageFault::Interrupted) => Err(ErrorKind::Interrupted.into()),
+                Some(StorageFault::Short(limit)) => self.file.write(&bytes[..most(limit)]),
+                Some(StorageFault::Full(limit)) => {
                     self.full = true;
                     if limit == 0 {
                         return Err(self.record_failure(ErrorKind::StorageFull));
                     }
                     self.file.write(&bytes[..most(limit)])
                 }
-                Some(Fault::Failed(limit)) => {
+                Some(StorageFault::Failed(limit)) => {
                     self.file.write_all(&bytes[..most(limit)])?;
                     Err(self.record_failure(Error::other("input/output error")))
                 }
-                Some(Fault::Gone) | None => self.file.write(bytes),
+                Some(StorageFault::Gone) | None => self.file.write(bytes),
             }
         }
 
@@ -270,7 +273,7 @@ mod tests {
         fn sync_data(&mut self) -> std::io::Result<()> {
             self.synced += 1;
             match self.syncs.get(&(self.synced - 1)) {
-                Some(Fault::Failed(_)) => {
+                Some(StorageFault::Failed(_)) => {
                     Err(self.record_failure(Error::other("input/output error")))
                 }
                 _ => Ok(()),
@@ -279,7 +282,7 @@ mod tests {
 
         fn check_not_replaced(&self) -> std::io::Result<()> {
             match self.syncs.get(&self.synced) {
-                Some(Fault::Gone) => Err(Error::other("another file is in its place")),
+                Some(StorageFault::Gone) => Err(Error::other("another file is in its place")),
                 _ => Ok(()),
             }
         }
@@ -288,7 +291,7 @@ mod tests {
     fn any_text() -> impl Strategy<Value = String> {
         prop_oneof![
             4 => "[ -~]{0,12}",
-            // What JSON escapes, what would end a line if it did not, and what is several bytes long.
+            // Characters that JSON escapes, that would end a line unescaped, and that are several bytes long.
             4 => prop::collection::vec(
                 prop::sample::select(vec!["\n", "\r\n", "\"", "\\", "\u{0}", "ü", "漢字", "🙂", "\u{2028}", "}\n{"]), 0..8
             ).prop_map(|parts| parts.concat()),
@@ -311,19 +314,19 @@ mod tests {
         })
     }
 
-    fn any_faults() -> impl Strategy<Value = BTreeMap<u32, Fault>> {
+    fn any_faults() -> impl Strategy<Value = BTreeMap<u32, StorageFault>> {
         let bytes = || prop_oneof![0usize..3, 0usize..700, 0usize..100_000];
         let fault = prop_oneof![
-            2 => (1usize..300).prop_map(Fault::Short),
-            2 => Just(Fault::Interrupted),
-            2 => bytes().prop_map(Fault::Full),
-            2 => bytes().prop_map(Fault::Failed),
-            1 => Just(Fault::Gone),
+            2 => (1usize..300).prop_map(StorageFault::Short),
+            2 => Just(StorageFault::Interrupted),
+            2 => bytes().prop_map(StorageFault::Full),
+            2 => bytes().prop_map(StorageFault::Failed),
+            1 => Just(StorageFault::Gone),
         ];
         prop::collection::btree_map(0u32..14, fault, 0..4)
     }
 
-    /// Every line that is read, with its prompt.
+    /// Reads a file back: every line with its prompt's index, and the number of damaged lines.
     fn read_written_lines(file: &ShardFile) -> (Vec<(u64, Vec<u8>)>, u64) {
         let bytes = File::open(&file.path).expect("there");
         let mut lines = Vec::new();
@@ -348,7 +351,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn whatever_the_disk_does_what_was_written_is_read_and_nothing_else(
+        fn every_acknowledged_outcome_is_read_back_whatever_faults_the_disk_has(
             batches in any_batches(), writes in any_faults(), syncs in any_faults(), always in any::<bool>(),
         ) {
             let folder = tempfile::tempdir().expect("a folder");
@@ -367,8 +370,8 @@ mod tests {
                 let mut failed = false;
                 for batch in &batches {
                     let all = batch.iter().map(|it| (it.prompt.index, line(it)));
-                    let written = writer.append(batch).is_ok();
-                    prop_assert!(!(failed && written), "what has failed stays so");
+                    let written = writer.append_results(batch).is_ok();
+                    prop_assert!(!(failed && written), "a failed writer stays failed");
                     failed |= !written;
                     if written {
                         kept.extend(all.clone());
@@ -377,10 +380,10 @@ mod tests {
                 }
             }
             let (read, damaged) = read_written_lines(&ShardFile { start: 1, rank: 3, path });
-            // In order and each as a whole, a beginning of what was appended that has all that was said to be written.
+            // The lines read are whole and in order: a prefix of all appended lines that includes all acknowledged ones.
             prop_assert!(read.len() >= kept.len());
             prop_assert!(tried.starts_with(&read) && read.starts_with(&kept));
-            prop_assert_eq!(damaged, 0, "nothing was put behind a torn line");
+            prop_assert_eq!(damaged, 0, "nothing follows a torn line");
             prop_assert_eq!(late.load(Relaxed), 0, "nothing is written after a failure");
         }
 
@@ -389,7 +392,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let mut writer = ShardWriter::create(folder.path(), &ShardHeader::new(1, 3, "n1", "abc"), line_style()).expect("made");
             for batch in &batches {
-                writer.append(batch).expect("written");
+                writer.append_results(batch).expect("written");
             }
             let path = writer.path.clone();
             drop(writer);
@@ -398,14 +401,14 @@ mod tests {
             let whole = std::fs::read(&path).expect("bytes");
             let file = ShardFile { start: 1, rank: 3, path };
             let last: usize = all.iter().rev().take(2).map(|(_, line)| line.len()).sum();
-            // Every byte near the file's end and near the end of the line before it, and one anywhere.
+            // Cuts at every byte near the end of the file and near the end of the line before, and at one random byte.
             let begins = whole.len() - last;
             let near = |place: usize| place.saturating_sub(12).max(begins)..=(place + 12).min(whole.len());
             let before = whole.len() - all.last().map_or(0, |(_, line)| line.len());
             let mut cuts: Vec<usize> = near(whole.len()).chain(near(before)).collect();
             cuts.push(begins + seed.index(last + 1));
             cuts.sort_unstable();
-            // From the longest on, each cut of the one before.
+            // From the longest to the shortest: each cut shortens the file of the cut before.
             for cut in cuts.into_iter().rev() {
                 File::options().write(true).open(&file.path).and_then(|it| it.set_len(cut as u64)).expect("cut");
                 let (read, damaged) = read_written_lines(&file);
@@ -418,19 +421,19 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_removed_or_replaced_is_told_at_the_next_sync() {
+    fn a_removed_or_replaced_file_is_an_error_at_the_next_sync() {
         let folder = tempfile::tempdir().expect("a folder");
         let header = ShardHeader::new(1, 3, "n1", "abc");
         let mut writer = ShardWriter::create(folder.path(), &header, line_style()).expect("made");
-        writer.sync().expect("it is there");
+        writer.sync_to_disk().expect("it is there");
         std::fs::rename(&writer.path, folder.path().join("elsewhere")).expect("moved");
         std::fs::write(&writer.path, "another").expect("written");
-        assert!(writer.sync().is_err());
-        assert!(writer.append(&[prompt_result(1, Ok("a"))]).is_err(), "and it stays so");
+        assert!(writer.sync_to_disk().is_err());
+        assert!(writer.append_results(&[prompt_result(1, Ok("a"))]).is_err(), "and it stays so");
     }
 
     #[test]
-    fn a_full_disk_is_named_with_its_file() {
+    fn a_full_disk_is_reported_with_the_files_path() {
         let full = Path::new("/dev/full");
         let disk = File::options().append(true).open(full).expect("there");
         let disk = FaultyStorage {

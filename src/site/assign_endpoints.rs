@@ -72,7 +72,7 @@ pub fn assign_endpoints(
         EndpointSpec::Urls(urls) => {
             let own: Vec<Url> = urls
                 .iter()
-                .filter(|url| is_plain(url) && is_loopback(url.host()))
+                .filter(|url| has_no_placeholders(url) && is_loopback(url.host()))
                 .cloned()
                 .collect();
             table.assign_to_every_node(&own);
@@ -115,7 +115,7 @@ impl AssignmentTable<'_> {
     }
 
     fn assign_url(&mut self, url: &Url) -> Result<(), AssignError> {
-        if is_plain(url) {
+        if has_no_placeholders(url) {
             let node = self.places.iter().find(|place| place.node.has_name(url.host()));
             match node.map(|place| place.node.host.clone()) {
                 Some(host) => self.assign_to_node(&host, std::slice::from_ref(url)),
@@ -184,7 +184,7 @@ impl AssignmentTable<'_> {
     }
 }
 
-fn is_plain(url: &Url) -> bool {
+fn has_no_placeholders(url: &Url) -> bool {
     !url.as_str().contains('{')
 }
 
@@ -192,7 +192,7 @@ fn fill_url(url: &Url, place: &Place) -> Result<Url, AssignError> {
     let text = place.fill(url.as_str());
     text.parse()
         .ok()
-        .filter(is_plain)
+        .filter(has_no_placeholders)
         .ok_or_else(|| AssignError::InvalidPlaceholder(url.to_string()))
 }
 

@@ -86,9 +86,9 @@ pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileErro
     if errors.is_empty() { Ok(lines) } else { Err(errors) }
 }
 
-type Server = (String, u16, BTreeMap<String, String>);
+type HostPortTags = (String, u16, BTreeMap<String, String>);
 
-fn server(text: &str) -> Result<Server, String> {
+fn server(text: &str) -> Result<HostPortTags, String> {
     let mut words = text.split_whitespace().peekable();
     let first = words.next().unwrap_or_default();
     let (host, mut port) = parse_host_port(first)?;

@@ -13,5 +13,5 @@ mod walltime;
 pub use assign_endpoints::{AssignError, EndpointSpec, assign_endpoints};
 pub use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
 pub use node::{NodeInfo, Place, is_program_running, places};
-pub use signals::{Ask, SignalHandler};
+pub use signals::{ShutdownRequest, SignalHandler};
 pub use walltime::pbs_time_left;

@@ -13,14 +13,14 @@ use signal_hook::{
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ask {
+pub enum ShutdownRequest {
     /// SIGTERM or SIGINT: end within seconds.
     Now,
     /// SIGUSR1: end soon.
     Soon,
 }
 
-type SignalListener = Box<dyn FnMut(Ask) + Send>;
+type SignalListener = Box<dyn FnMut(ShutdownRequest) + Send>;
 
 /// Signals, caught.
 #[derive(Clone)]
@@ -37,7 +37,8 @@ impl SignalHandler {
         let listener = Arc::clone(&caught.0);
         std::thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
-                let ask = if signal == SIGUSR1 { Ask::Soon } else { Ask::Now };
+                let ask =
+                    if signal == SIGUSR1 { ShutdownRequest::Soon } else { ShutdownRequest::Now };
                 match listener.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                     Some(listener) => listener(ask),
                     None => drop(emulate_default_handler(signal)), // it ends the process

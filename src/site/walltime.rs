@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How long PBS is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QSTAT_TIMEOUT: Duration = Duration::from_secs(5);
 /// PBS tells what was used as it stood some while ago.
 const USAGE_REPORT_LAG: Duration = Duration::from_secs(120);
 
@@ -16,7 +16,7 @@ pub fn pbs_time_left(job: &str) -> Option<Duration> {
     let mut command = Command::new("qstat");
     command.args(["-f", job]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + QSTAT_TIMEOUT;
     // What it prints fits the pipe, so that it can end without a reader.
     while child.try_wait().ok()?.is_none() {
         if Instant::now() >= end {

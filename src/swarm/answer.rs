@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::domain::{Failure, Usage};
+use crate::domain::{Failure, TokenUsage};
 
 /// What became of a prompt.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -32,7 +32,7 @@ pub struct Answer {
     /// Why it ended: `stop`, `length`, …
     pub finish_reason: Option<String>,
     /// Tokens, where they are counted.
-    pub usage: Option<Usage>,
+    pub usage: Option<TokenUsage>,
     /// By whom.
     pub served: Served,
     /// The row's other fields, with the setting `keep-row`.

@@ -82,7 +82,7 @@ impl SwarmBuilder {
         let temporary = environment.get("TMPDIR").unwrap_or("/tmp").to_owned();
         let flags = SettingsLayer::from_program(settings);
         let given = Invocation { config, flags, environment, guard: None };
-        match JobSession::begin(comm.as_mut(), given) {
+        match JobSession::start_session(comm.as_mut(), given) {
             Ok(session) => {
                 let places = Places::new(folder, temporary.into(), comm.size());
                 Ok(Swarm::over(comm, session, places))

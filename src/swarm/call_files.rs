@@ -18,7 +18,7 @@ pub(super) struct Places {
     temporary: PathBuf,
     ranks: usize,
     collective_calls: u32,
-    local: u32,
+    local_calls: u32,
 }
 
 /// Of one.
@@ -32,14 +32,14 @@ pub(super) struct Place {
 
 impl Places {
     pub(super) fn new(folder: Option<PathBuf>, temporary: PathBuf, ranks: usize) -> Self {
-        Self { folder, temporary, ranks, collective_calls: 0, local: 0 }
+        Self { folder, temporary, ranks, collective_calls: 0, local_calls: 0 }
     }
 
     /// The next call's: a collective one's, or of this rank alone. The names depend on nothing but the order of calls.
     pub(super) fn next(&mut self, rank: Option<usize>) -> Place {
         let (number, ranks) = match rank {
             None => (&mut self.collective_calls, self.ranks),
-            Some(_) => (&mut self.local, 1),
+            Some(_) => (&mut self.local_calls, 1),
         };
         *number += 1;
         let whose = rank.map(|rank| format!("rank-{rank:05}-")).unwrap_or_default();

@@ -348,7 +348,7 @@ impl Swarm {
         score: impl FnMut(&str) -> Result<f64, String>,
     ) -> Result<Option<Option<(f64, String)>>, JobError> {
         let top = self.top_k(prompts, 1, score)?;
-        Ok(top.map(|top| top.best().next().map(|(score, text)| (score, text.to_owned()))))
+        Ok(top.map(|top| top.best_scored().next().map(|(score, text)| (score, text.to_owned()))))
     }
 
     /// Collective. The orderly end: waits until all ranks are here, and leaves MPI.

@@ -74,7 +74,7 @@ fn gathers(comm: &mut dyn Comm) {
     let length = |rank: usize| (rank * 5_000) % 12_001;
     let mut gathered = RankParts::default();
     for _ in 0..2 {
-        comm.gather(&pattern(rank, length(rank)), &mut gathered);
+        comm.gather_bytes(&pattern(rank, length(rank)), &mut gathered);
         let parts: Vec<_> = gathered.parts().map(<[u8]>::to_vec).collect();
         let all: Vec<_> = (0..size).map(|rank| pattern(rank, length(rank))).collect();
         assert!(parts == if rank == 0 { all } else { Vec::new() }, "parts in rank order");

@@ -48,7 +48,7 @@ fn settings_that_cannot_be_end_every_rank_with_one_message() {
         .ranks(2)
         .run()
         .with_code(5)
-        .complains("4 ranks were expected");
+        .complains("--expect-ranks 4, but MPI started");
 }
 
 #[test]

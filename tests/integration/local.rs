@@ -212,7 +212,10 @@ fn a_rank_without_a_place_for_its_answers_is_named_before_work() {
     fs::create_dir(work.path("scratch")).expect("made");
     fs::write(work.path("scratch/1"), "a file").expect("written");
     let ended = run(&work, &input).ranks(3).run().with_code(5);
-    ended.complains("rank 1 on ").complains("cannot keep answers in ").complains("scratch/1/");
+    ended
+        .complains("rank 1 on ")
+        .complains("cannot write answers to --local-shards ")
+        .complains("scratch/1/");
     assert_eq!(work.requests(), 0);
     let bad = work.run(&input).args(["--local-shards", "/tmp/{node}"]).run().with_code(5);
     bad.complains("{local_rank}");

@@ -138,7 +138,7 @@ fn a_wrong_job_stops_though_some_ranks_cannot_tell() {
         let name = format!("{rows}-{ranks}.jsonl");
         let job = work.run_to(&input, &name).args(["--endpoint", "http://127.0.0.1:9"]);
         let job = job.args(["--ready-timeout", "2s", "--extra-body", "{\"top_p\": 0}"]);
-        job.ranks(ranks).run().with_code(5).complains("all failed alike");
+        job.ranks(ranks).run().with_code(5).complains("all failed with the same error");
         assert_eq!(work.counts(&name)[3], rows as u64, "all are open");
         assert!(work.requests() - before < 400, "{} requests", work.requests() - before);
     }

@@ -599,7 +599,11 @@ fn a_parameter_that_is_wrong_on_every_row_stops_the_run_with_all_prompts_open() 
     for (ranks, more) in [(1, "--no-batch"), (3, "--no-echo")] {
         let before = work.requests();
         let job = work.run(&input).args(["--extra-body", "{\"top_p\": 0}", "--overwrite", more]);
-        job.ranks(ranks).run().with_code(5).complains("all failed alike").complains("top_p");
+        job.ranks(ranks)
+            .run()
+            .with_code(5)
+            .complains("all failed with the same error")
+            .complains("top_p");
         assert_eq!(work.counts("answers.jsonl"), [2_000, 0, 0, 2_000]);
         let requests = work.requests() - before;
         assert!(requests <= 200, "{requests} requests on {ranks} ranks");

@@ -161,7 +161,7 @@ fn every_call() {
     let top = swarm.top_k(&rows, 2, by_length).expect("scored");
     assert_eq!(top.is_some(), root);
     if let Some(top) = top {
-        assert_eq!(top.best().collect::<Vec<_>>(), [(7.0, "seventh"), (7.0, "eighth.")]);
+        assert_eq!(top.best_scored().collect::<Vec<_>>(), [(7.0, "seventh"), (7.0, "eighth.")]);
         assert_eq!(top.finish()["failed"], 1);
     }
     let best = swarm.best_of(&rows, |text| Ok(-(text.len() as f64))).expect("scored");

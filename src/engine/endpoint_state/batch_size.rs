@@ -15,7 +15,7 @@ pub(crate) struct BatchSizer {
     /// Prompts answered a second.
     answer_rate: f64,
     interval_start: Option<Instant>,
-    answered: usize,
+    interval_answers: usize,
 }
 
 /// Prompts a second above which lists pay, and below which they are given up: a front end takes some 400 single requests
@@ -33,21 +33,27 @@ const EVERY: Duration = Duration::from_millis(250);
 
 impl BatchSizer {
     pub(crate) fn new(size: SizeMode) -> Self {
-        Self { mode: size, auto_size: 1, answer_rate: 0.0, interval_start: None, answered: 0 }
+        Self {
+            mode: size,
+            auto_size: 1,
+            answer_rate: 0.0,
+            interval_start: None,
+            interval_answers: 0,
+        }
     }
 
     /// The endpoint answered so many prompts; it is one of `endpoints`.
     pub(crate) fn answered(&mut self, prompts: usize, endpoints: usize, now: Instant) {
-        self.answered += prompts;
+        self.interval_answers += prompts;
         let since = *self.interval_start.get_or_insert(now);
         let passed = now - since;
         if passed < EVERY {
             return;
         }
-        let rate = self.answered as f64 / passed.as_secs_f64();
+        let rate = self.interval_answers as f64 / passed.as_secs_f64();
         self.answer_rate =
             if self.answer_rate == 0.0 { rate } else { (self.answer_rate + rate) / 2.0 };
-        (self.interval_start, self.answered) = (Some(now), 0);
+        (self.interval_start, self.interval_answers) = (Some(now), 0);
         let scale = (RANK_BATCHING_RATE / endpoints.max(1) as f64 / BATCHING_ON_RATE).min(1.0);
         if self.answer_rate > BATCHING_ON_RATE * scale {
             self.auto_size = batch_size_for(self.answer_rate).max(LEAST);
@@ -62,7 +68,7 @@ impl BatchSizer {
     }
 
     /// The longest list for a window of so many. At least four go in such a window, so that one can end while others run.
-    pub(crate) fn most(&self, window: usize) -> usize {
+    pub(crate) fn max_batch_size(&self, window: usize) -> usize {
         match self.mode {
             SizeMode::Fixed(size) => size.min(window),
             SizeMode::Auto => {
@@ -108,19 +114,19 @@ mod tests {
 
     #[test]
     fn long_answers_go_singly_and_short_ones_in_batches() {
-        assert_eq!(sizer_at_rate(20, 4).most(512), 1);
-        assert_eq!(sizer_at_rate(300, 4).most(512), 16);
-        assert_eq!(sizer_at_rate(9000, 1).most(512), 64);
-        assert_eq!(sizer_at_rate(9000, 1).most(40), 10, "four fit");
-        assert_eq!(sizer_at_rate(9000, 1).most(9), 1, "lists of two are no lists");
-        assert_eq!(sizer_at_rate(100, 200).most(512), 8, "a rank with many endpoints");
+        assert_eq!(sizer_at_rate(20, 4).max_batch_size(512), 1);
+        assert_eq!(sizer_at_rate(300, 4).max_batch_size(512), 16);
+        assert_eq!(sizer_at_rate(9000, 1).max_batch_size(512), 64);
+        assert_eq!(sizer_at_rate(9000, 1).max_batch_size(40), 10, "four fit");
+        assert_eq!(sizer_at_rate(9000, 1).max_batch_size(9), 1, "lists of two are no lists");
+        assert_eq!(sizer_at_rate(100, 200).max_batch_size(512), 8, "a rank with many endpoints");
     }
 
     #[test]
     fn a_given_size_is_that_size() {
         let lists = BatchSizer::new(SizeMode::Fixed(1000));
         assert_eq!(
-            (lists.most(1000), lists.most(64), lists.unclamped_batch_size()),
+            (lists.max_batch_size(1000), lists.max_batch_size(64), lists.unclamped_batch_size()),
             (1000, 64, 1000)
         );
     }
@@ -128,12 +134,12 @@ mod tests {
     #[test]
     fn batching_has_hysteresis_between_both_rates() {
         let (mut lists, mut now) = sizer_after(220, 1);
-        let before = lists.most(512);
+        let before = lists.max_batch_size(512);
         assert!(before > 1);
         for _ in 0..4 {
             now += Duration::from_secs(1);
             lists.answered(160, 1, now);
         }
-        assert_eq!(lists.most(512), before);
+        assert_eq!(lists.max_batch_size(512), before);
     }
 }

@@ -65,7 +65,7 @@ struct Told {
 
 #[derive(Debug)]
 struct ThroughputController {
-    began: Option<Instant>,
+    interval_start: Option<Instant>,
     /// Sequences that are still of the time before the last change.
     sequences_to_skip: usize,
     interval_sequences: usize,
@@ -79,7 +79,7 @@ struct ThroughputController {
 const INITIAL_WINDOW: usize = 32;
 const INITIAL_THROUGHPUT_WINDOW: usize = 64;
 /// No server runs more.
-const MOST: usize = 8192;
+const MAX_WINDOW: usize = 8192;
 /// A gain that is worth twice the window, and a loss that is one.
 const MIN_GAIN: f64 = 1.10;
 /// How long a size that was felt for is kept before the next is tried.
@@ -193,7 +193,7 @@ impl ConcurrencyController {
     ) -> bool {
         let before = self.size;
         if let ControlMode::Told(told) = &mut self.mode {
-            self.size = told.next_size(self.size, sample, taken, list, now).clamp(1, MOST);
+            self.size = told.next_size(self.size, sample, taken, list, now).clamp(1, MAX_WINDOW);
         }
         self.size != before
     }
@@ -287,7 +287,7 @@ impl Told {
 impl ThroughputController {
     fn new() -> Self {
         Self {
-            began: None,
+            interval_start: None,
             sequences_to_skip: 0,
             interval_sequences: 0,
             interval_tokens: 0,
@@ -310,10 +310,10 @@ impl ThroughputController {
         }
         if !full {
             // What it cannot use up says nothing of its size.
-            (self.began, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
+            (self.interval_start, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
             return size;
         }
-        let began = *self.began.get_or_insert(now);
+        let began = *self.interval_start.get_or_insert(now);
         self.interval_sequences += sequences;
         self.interval_tokens += tokens;
         let felt = now - began;
@@ -321,19 +321,19 @@ impl ThroughputController {
             return size;
         }
         let rate = self.interval_tokens as f64 / felt.as_secs_f64();
-        (self.began, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
+        (self.interval_start, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
         match self.hold_until {
             Some(until) if now < until => return size,
             Some(_) => {
                 // As at the beginning: is twice as much better by now?
                 (self.hold_until, self.last_rate, self.sequences_to_skip) = (None, rate, size * 2);
-                return (size * 2).min(MOST);
+                return (size * 2).min(MAX_WINDOW);
             }
             None => {}
         }
         if rate > self.last_rate * MIN_GAIN {
             (self.last_rate, self.sequences_to_skip) = (rate, size * 2);
-            return (size * 2).min(MOST);
+            return (size * 2).min(MAX_WINDOW);
         }
         self.hold_until = Some(now + HOLD_INTERVAL);
         self.sequences_to_skip = size;

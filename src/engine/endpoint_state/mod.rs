@@ -78,7 +78,7 @@ enum EndpointAvailability {
     /// To be asked again at this time.
     Suspended(Instant),
     /// Being asked.
-    Asked,
+    Probing,
 }
 
 /// Faults in a row before an endpoint is looked at.
@@ -166,11 +166,11 @@ impl EndpointState {
     }
 
     /// The longest list it is asked for now.
-    pub(super) fn most(&self) -> usize {
+    pub(super) fn max_batch_size(&self) -> usize {
         if self.on_probation {
             1
         } else {
-            self.batch_sizer.most(self.window.size()).min(self.batch_limit)
+            self.batch_sizer.max_batch_size(self.window.size()).min(self.batch_limit)
         }
     }
 
@@ -236,18 +236,18 @@ impl EndpointState {
     }
 
     /// When it is to be asked again whether it is ready.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn next_probe(&self) -> Option<Instant> {
         match self.availability {
             EndpointAvailability::Suspended(due) => Some(due),
-            EndpointAvailability::Up | EndpointAvailability::Asked => None,
+            EndpointAvailability::Up | EndpointAvailability::Probing => None,
         }
     }
 
     /// Is it time to ask? Then it counts as being asked.
     pub(super) fn begin_due_probe(&mut self, now: Instant) -> bool {
-        let due = self.due().is_some_and(|due| due <= now);
+        let due = self.next_probe().is_some_and(|due| due <= now);
         if due {
-            self.availability = EndpointAvailability::Asked;
+            self.availability = EndpointAvailability::Probing;
         }
         due
     }
@@ -317,9 +317,13 @@ mod tests {
             "asked once at a time"
         );
         assert!(server.finish_probe(true, later) && server.is_up());
-        assert_eq!((server.free_permits(later), server.most()), (1, 1), "it has shown nothing yet");
+        assert_eq!(
+            (server.free_permits(later), server.max_batch_size()),
+            (1, 1),
+            "it has shown nothing yet"
+        );
         assert!(server.record_fault(later, false));
-        assert_eq!(server.due(), Some(later + MIN_PROBE_BACKOFF * 2));
+        assert_eq!(server.next_probe(), Some(later + MIN_PROBE_BACKOFF * 2));
         assert!(
             server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2)
                 && server.finish_probe(true, later)
@@ -334,10 +338,10 @@ mod tests {
         let mut server = test_server(now);
         assert!(server.mark_unreachable(now) && !server.mark_unreachable(now), "news once");
         for _ in 0..12 {
-            now = server.due().expect("aside");
+            now = server.next_probe().expect("aside");
             assert!(server.begin_due_probe(now) && !server.finish_probe(false, now));
         }
-        assert_eq!(server.due(), Some(now + MAX_PROBE_BACKOFF));
+        assert_eq!(server.next_probe(), Some(now + MAX_PROBE_BACKOFF));
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub(crate) enum RenderCheck {
     /// So many came to the same, so many are under way.
     Testing { matched: u8, outstanding: u8 },
     /// As good as the server's own.
-    Given,
+    Passed,
     /// Not for this endpoint.
     Failed,
 }
@@ -47,7 +47,7 @@ impl RenderCheck {
             None => {}
         }
         if let Self::Testing { matched: REQUIRED_CANARIES.., .. } = self {
-            *self = Self::Given;
+            *self = Self::Passed;
         }
         !matches!(self, Self::Testing { .. })
     }
@@ -64,7 +64,7 @@ mod tests {
         assert!(!trust.record_canary(Some(true)) && !trust.record_canary(None));
         assert!(trust.try_take_canary(), "nothing was learnt from one");
         assert!(!trust.record_canary(Some(true)) && trust.record_canary(Some(true)));
-        assert_eq!(trust, RenderCheck::Given);
+        assert_eq!(trust, RenderCheck::Passed);
         let mut trust = RenderCheck::new(true);
         assert!(trust.try_take_canary() && trust.record_canary(Some(false)));
         assert!(trust == RenderCheck::Failed && !trust.try_take_canary());

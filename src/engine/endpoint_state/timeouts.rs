@@ -28,10 +28,10 @@ pub(crate) struct LatencyModel {
 #[derive(Debug)]
 struct SizeClassLatency {
     histogram: Histogram<u32>,
-    usual: Duration,
-    slowest: Duration,
+    p50: Duration,
+    p99: Duration,
     /// How many there were when the figures were worked out.
-    counted: u64,
+    computed_at_count: u64,
 }
 
 impl LatencyModel {
@@ -48,19 +48,19 @@ impl LatencyModel {
 
     /// The limit of a first try; none where too little was seen for one. A later try has the whole time: some answers
     /// are that long.
-    pub(crate) fn limit(&self, prompts: usize) -> Option<Duration> {
+    pub(crate) fn tightened_timeout(&self, prompts: usize) -> Option<Duration> {
         Some(LEAST.max(self.p99_latency(prompts)? * TIMEOUT_P99_FACTOR))
     }
 
     /// What the slowest hundredth of this size took, at least; none where too little was seen.
     pub(crate) fn p99_latency(&self, prompts: usize) -> Option<Duration> {
         let its = self.by_size_class.get(size_class(prompts))?.as_ref();
-        its.filter(|it| it.histogram.len() >= MIN_P99_SAMPLES).map(|it| it.slowest)
+        its.filter(|it| it.histogram.len() >= MIN_P99_SAMPLES).map(|it| it.p99)
     }
 
     /// What the middle one of this size took.
     pub(crate) fn p50_latency(&self, prompts: usize) -> Option<Duration> {
-        self.by_size_class.get(size_class(prompts))?.as_ref().map(|it| it.usual)
+        self.by_size_class.get(size_class(prompts))?.as_ref().map(|it| it.p50)
     }
 }
 
@@ -68,16 +68,18 @@ impl SizeClassLatency {
     /// The bounds are constants that the library takes.
     fn new() -> Option<Self> {
         let histogram = Histogram::new_with_bounds(1, MAX_LATENCY_MS, 2).ok()?;
-        Some(Self { histogram, usual: Duration::ZERO, slowest: Duration::ZERO, counted: 0 })
+        Some(Self { histogram, p50: Duration::ZERO, p99: Duration::ZERO, computed_at_count: 0 })
     }
 
     fn record_latency(&mut self, took: Duration) {
         let millis = u64::try_from(took.as_millis()).unwrap_or(MAX_LATENCY_MS);
         self.histogram.saturating_record(millis.clamp(1, MAX_LATENCY_MS));
         let count = self.histogram.len();
-        if count < 2 * self.counted.min(16) || count > self.counted + self.counted / 16 {
+        if count < 2 * self.computed_at_count.min(16)
+            || count > self.computed_at_count + self.computed_at_count / 16
+        {
             let at = |quantile| Duration::from_millis(self.histogram.value_at_quantile(quantile));
-            (self.usual, self.slowest, self.counted) = (at(0.5), at(0.99), count);
+            (self.p50, self.p99, self.computed_at_count) = (at(0.5), at(0.99), count);
         }
     }
 }
@@ -93,15 +95,15 @@ mod tests {
     #[test]
     fn timeouts_follow_the_p99_of_a_batch_size() {
         let mut patience = LatencyModel::default();
-        assert_eq!((patience.limit(1), patience.p50_latency(1)), (None, None));
+        assert_eq!((patience.tightened_timeout(1), patience.p50_latency(1)), (None, None));
         for tenths in 0..1000 {
             patience.record_latency(1, Duration::from_millis(100 * tenths));
         }
-        let limit = patience.limit(1).expect("enough was seen").as_secs();
+        let limit = patience.tightened_timeout(1).expect("enough was seen").as_secs();
         assert!((370..=410).contains(&limit), "{limit}");
-        assert_eq!(patience.limit(64), None, "another size");
+        assert_eq!(patience.tightened_timeout(64), None, "another size");
         (0..MIN_P99_SAMPLES).for_each(|_| patience.record_latency(64, Duration::from_millis(20)));
-        assert_eq!(patience.limit(64), Some(LEAST));
+        assert_eq!(patience.tightened_timeout(64), Some(LEAST));
         assert_eq!(patience.p50_latency(70), Some(Duration::from_millis(20)));
         patience.record_latency(usize::MAX, Duration::MAX);
     }

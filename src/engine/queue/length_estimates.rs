@@ -8,7 +8,7 @@ use crate::domain::LengthClass;
 /// Answers of a class before they count for more than a guess.
 const MIN_OBSERVED_ANSWERS: u64 = 8;
 /// Answers between two looks at the order.
-const EVERY: u64 = 256;
+const REORDER_INTERVAL: u64 = 256;
 
 /// What the answers so far were like.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl LengthEstimates {
         shown.answers += 1;
         shown.tokens += tokens;
         self.answers_since_sort += 1;
-        if self.answers_since_sort >= EVERY {
+        if self.answers_since_sort >= REORDER_INTERVAL {
             self.answers_since_sort = 0;
             self.sort_classes();
         }
@@ -107,7 +107,7 @@ mod tests {
         let mut lengths = LengthEstimates::default();
         let (short, long) =
             (class_of(100, &RequestParams::default()), class_of(9000, &RequestParams::default()));
-        for _ in 0..EVERY {
+        for _ in 0..REORDER_INTERVAL {
             lengths.record_answer(short, 700);
             lengths.record_answer(long, 20);
         }

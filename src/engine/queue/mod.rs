@@ -43,7 +43,7 @@ pub(super) struct PromptTask {
     /// How long its answer is expected to be.
     pub(super) length_class: LengthClass,
     /// The number by which its beginning is known; none for short ones.
-    number: u64,
+    arrival_number: u64,
 }
 
 /// The prompts of one request.
@@ -74,11 +74,11 @@ pub(super) struct EndpointCapacity {
     /// Permits that are free.
     pub(super) free_permits: usize,
     /// The longest list.
-    pub(super) most: usize,
+    pub(super) max_batch_size: usize,
     /// May conversations ride in lists, rendered here?
     pub(super) renders_locally: bool,
     /// It has nothing to do: then it takes what no window could hold.
-    pub(super) idle: bool,
+    pub(super) is_idle: bool,
     /// There are other endpoints, which tasks that failed here may wait for.
     pub(super) has_alternatives: bool,
 }
@@ -98,7 +98,7 @@ pub(super) struct TaskQueue {
     count: usize,
     /// Of these: never sent.
     never_sent_count: usize,
-    bytes: usize,
+    text_bytes: usize,
     last_arrival_number: u64,
     /// Of prompts without parameters of their own, by route.
     usual: [Option<Arc<BatchParams>>; 2],
@@ -122,19 +122,19 @@ impl TaskQueue {
     }
 
     /// The length of their texts.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    pub(super) fn text_bytes(&self) -> usize {
+        self.text_bytes
     }
 
     /// Takes a prompt in.
-    pub(super) fn add(&mut self, prompt: Prompt, policy: &EnginePolicy) {
+    pub(super) fn add_prompt(&mut self, prompt: Prompt, policy: &EnginePolicy) {
         let shared = self.params_for(&prompt, policy);
         self.last_arrival_number += 1;
         let text = prompt.input.as_str();
         let class = LengthClass::of(text.len(), |name| shared.params.get(name));
         let number = self.last_arrival_number;
         let long = PrefixKeys::of(text).levels() > 0;
-        let belongs = self.prefix_index.add(number, text);
+        let belongs = self.prefix_index.add_prompt(number, text);
         let task = PromptTask {
             prompt,
             attempts: 0,
@@ -142,7 +142,7 @@ impl TaskQueue {
             avoid_endpoint: None,
             hedged: false,
             length_class: class,
-            number,
+            arrival_number: number,
         };
         match belongs {
             PrefixMembership::Ungrouped => {
@@ -152,13 +152,13 @@ impl TaskQueue {
                 }
             }
             PrefixMembership::ExistingGroup(family) => {
-                self.insert_task(&shared, task, BucketId::Family(family), false);
+                self.insert_task(&shared, task, BucketId::PrefixGroup(family), false);
             }
             PrefixMembership::NewGroup(family, first) => {
                 if let Some(slot) = self.alone.remove(&first) {
-                    self.move_to_bucket(slot, BucketId::Family(family));
+                    self.move_to_bucket(slot, BucketId::PrefixGroup(family));
                 }
-                self.insert_task(&shared, task, BucketId::Family(family), false);
+                self.insert_task(&shared, task, BucketId::PrefixGroup(family), false);
             }
             PrefixMembership::DissolvedGroup(family) => {
                 for level in self.priority_levels.values_mut() {
@@ -170,7 +170,7 @@ impl TaskQueue {
     }
 
     /// Takes tasks back, to be sent before others of their kind.
-    pub(super) fn back(&mut self, batch: Batch) {
+    pub(super) fn requeue_first(&mut self, batch: Batch) {
         for task in batch.tasks.into_iter().rev() {
             let home = BucketId::LengthClass(task.length_class);
             self.insert_task(&batch.params, task, home, true);
@@ -178,7 +178,7 @@ impl TaskQueue {
     }
 
     /// Takes a half that must stay whole, to be sent before everything else.
-    pub(super) fn whole(&mut self, half: Batch) {
+    pub(super) fn requeue_split(&mut self, half: Batch) {
         if half.tasks.is_empty() {
             return;
         }
@@ -205,7 +205,7 @@ impl TaskQueue {
         while self.due().is_some_and(|due| due <= now) {
             if let Some(DelayedBatch { batch, .. }) = self.delayed_batches.pop() {
                 self.subtract_counts(&batch.tasks);
-                self.back(batch);
+                self.requeue_first(batch);
             }
         }
     }
@@ -225,7 +225,7 @@ impl TaskQueue {
     pub(super) fn cut(&mut self, room: EndpointCapacity) -> Option<Batch> {
         let shunned =
             |task: &PromptTask| room.has_alternatives && task.avoid_endpoint == Some(room.endpoint);
-        let fits = |half: &Batch| half.permit_count() <= room.free_permits || room.idle;
+        let fits = |half: &Batch| half.permit_count() <= room.free_permits || room.is_idle;
         let place = self
             .split_batches
             .iter()
@@ -237,8 +237,8 @@ impl TaskQueue {
         let wanted = |shared: &BatchParams| {
             let rides =
                 shared.allow_lists && (shared.route == Route::Completions || room.renders_locally);
-            let permits = (room.free_permits / shared.n).max(usize::from(room.idle));
-            permits.min(if rides { room.most } else { 1 })
+            let permits = (room.free_permits / shared.n).max(usize::from(room.is_idle));
+            permits.min(if rides { room.max_batch_size } else { 1 })
         };
         let (mut tasks, mut shared) = (Vec::new(), None);
         for level in self.priority_levels.values_mut() {
@@ -257,7 +257,7 @@ impl TaskQueue {
         }
         self.subtract_counts(&tasks);
         for task in &tasks {
-            self.alone.remove(&task.number);
+            self.alone.remove(&task.arrival_number);
         }
         Some(Batch { params: shared?, tasks }).filter(|batch| !batch.tasks.is_empty())
     }
@@ -270,7 +270,7 @@ impl TaskQueue {
             if let Some(level) = self.priority_levels.get_mut(&Reverse(held.task.prompt.priority)) {
                 level.record_removal(held.bucket);
             }
-            self.alone.remove(&held.task.number);
+            self.alone.remove(&held.task.arrival_number);
             out.push(held.task);
         }
         for batch in &mut self.split_batches {
@@ -296,7 +296,7 @@ impl TaskQueue {
     ) -> TaskKey {
         self.count += 1;
         self.never_sent_count += usize::from(task.attempts == 0);
-        self.bytes += task.prompt.input.as_str().len();
+        self.text_bytes += task.prompt.input.as_str().len();
         let level = self.priority_levels.entry(Reverse(task.prompt.priority)).or_default();
         let class = task.length_class;
         let slot =
@@ -317,13 +317,14 @@ impl TaskQueue {
     fn add_counts(&mut self, batch: &Batch) {
         self.count += batch.tasks.len();
         self.never_sent_count += count_never_sent(&batch.tasks);
-        self.bytes += batch.tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
+        self.text_bytes +=
+            batch.tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     fn subtract_counts(&mut self, tasks: &[PromptTask]) {
         self.count -= tasks.len();
         self.never_sent_count -= count_never_sent(tasks);
-        self.bytes -= tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
+        self.text_bytes -= tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     /// What a prompt's request must share with the others in it.

@@ -53,9 +53,9 @@ impl PriorityLevel {
     ) {
         match home {
             BucketId::LengthClass(class) => {
-                self.length_buckets.entry(class).or_default().put(shared, slot, first);
+                self.length_buckets.entry(class).or_default().push_key(shared, slot, first);
             }
-            BucketId::Family(family) => {
+            BucketId::PrefixGroup(family) => {
                 if self.prefix_groups.len() >= self.sweep_threshold.max(MAX_EMPTY_GROUPS) {
                     self.prefix_groups
                         .retain(|_, kin| kin.bucket.live_count() > 0 || kin.is_listed);
@@ -67,7 +67,7 @@ impl PriorityLevel {
                     endpoint: None,
                     is_listed: false,
                 });
-                kin.bucket.put(shared, slot, first);
+                kin.bucket.push_key(shared, slot, first);
                 self.list_group(family);
             }
         }
@@ -77,14 +77,14 @@ impl PriorityLevel {
     pub(crate) fn record_removal(&mut self, home: BucketId) {
         let shelf = match home {
             BucketId::LengthClass(class) => self.length_buckets.get_mut(&class),
-            BucketId::Family(family) => {
+            BucketId::PrefixGroup(family) => {
                 self.prefix_groups.get_mut(&family).map(|kin| &mut kin.bucket)
             }
         };
         if let Some(shelf) = shelf {
             shelf.record_removal();
         }
-        if let BucketId::Family(family) = home {
+        if let BucketId::PrefixGroup(family) = home {
             self.unlist_if_empty(family);
         }
     }
@@ -107,7 +107,7 @@ impl PriorityLevel {
     /// The family's tasks go with those of their length.
     pub(crate) fn dissolve_group(&mut self, rack: &mut TaskSlotMap, family: PrefixGroupKey) {
         let Some(mut kin) = self.prefix_groups.remove(&family) else { return };
-        for slot in kin.bucket.split_queues(rack, BucketId::Family(family), true) {
+        for slot in kin.bucket.split_queues(rack, BucketId::PrefixGroup(family), true) {
             let Some(held) = rack.get_mut(slot) else { continue };
             let class = held.task.length_class;
             held.bucket = BucketId::LengthClass(class);
@@ -197,7 +197,7 @@ impl PriorityLevel {
             return;
         };
         let before = into.len();
-        kin.bucket.take(rack, BucketId::Family(family), shared, wanted, shunned, into);
+        kin.bucket.take(rack, BucketId::PrefixGroup(family), shared, wanted, shunned, into);
         if kin.bucket.live_count() == 0 {
             list.pop_front();
             kin.is_listed = false;
@@ -240,9 +240,9 @@ impl PriorityLevel {
             return false;
         };
         let class = kin.length_class;
-        let slots = kin.bucket.split_queues(rack, BucketId::Family(family), false);
+        let slots = kin.bucket.split_queues(rack, BucketId::PrefixGroup(family), false);
         self.last_split_id = self.last_split_id.wrapping_sub(1);
-        let part = BucketId::Family(self.last_split_id);
+        let part = BucketId::PrefixGroup(self.last_split_id);
         for slot in slots {
             let Some(held) = rack.get_mut(slot) else { continue };
             held.bucket = part;

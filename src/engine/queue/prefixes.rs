@@ -52,7 +52,7 @@ pub(crate) struct PrefixIndex {
 
 impl PrefixIndex {
     /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
-    pub(crate) fn add(&mut self, number: u64, text: &str) -> PrefixMembership {
+    pub(crate) fn add_prompt(&mut self, number: u64, text: &str) -> PrefixMembership {
         let beginnings = PrefixKeys::of(text);
         if beginnings.levels() == 0 {
             return PrefixMembership::Ungrouped;
@@ -103,16 +103,20 @@ mod tests {
         let mut prefixes = PrefixIndex::default();
         let header = "h".repeat(600);
         let document = |name: &str| format!("{header}{}", name.repeat(2000));
-        assert_eq!(prefixes.add(0, "short"), PrefixMembership::Ungrouped);
-        assert_eq!(prefixes.add(1, &document("a")), PrefixMembership::Ungrouped);
-        assert_eq!(prefixes.add(2, &document("b")), PrefixMembership::NewGroup(1, 1), "the header");
+        assert_eq!(prefixes.add_prompt(0, "short"), PrefixMembership::Ungrouped);
+        assert_eq!(prefixes.add_prompt(1, &document("a")), PrefixMembership::Ungrouped);
         assert_eq!(
-            prefixes.add(3, &document("b")),
+            prefixes.add_prompt(2, &document("b")),
+            PrefixMembership::NewGroup(1, 1),
+            "the header"
+        );
+        assert_eq!(
+            prefixes.add_prompt(3, &document("b")),
             PrefixMembership::NewGroup(2, 2),
             "header and document"
         );
-        assert_eq!(prefixes.add(4, &document("b")), PrefixMembership::ExistingGroup(2));
-        assert_eq!(prefixes.add(5, &header), PrefixMembership::ExistingGroup(1));
+        assert_eq!(prefixes.add_prompt(4, &document("b")), PrefixMembership::ExistingGroup(2));
+        assert_eq!(prefixes.add_prompt(5, &header), PrefixMembership::ExistingGroup(1));
     }
 
     #[test]
@@ -120,7 +124,7 @@ mod tests {
         let mut prefixes = PrefixIndex::default();
         let text = "s".repeat(700);
         let all: Vec<PrefixMembership> =
-            (0..700).map(|number| prefixes.add(number, &text)).collect();
+            (0..700).map(|number| prefixes.add_prompt(number, &text)).collect();
         assert_eq!(all[0], PrefixMembership::Ungrouped);
         assert_eq!(all[1], PrefixMembership::NewGroup(1, 0));
         assert_eq!(all[MAX_GROUP_SIZE as usize], PrefixMembership::DissolvedGroup(1));
@@ -133,7 +137,7 @@ mod tests {
     fn memory_is_bounded() {
         let mut prefixes = PrefixIndex::default();
         for number in 0..3 * MAX_PREFIXES as u64 {
-            prefixes.add(number, &format!("{number:0>600}"));
+            prefixes.add_prompt(number, &format!("{number:0>600}"));
         }
         assert!(prefixes.entries.len() <= MAX_PREFIXES + 1);
     }

@@ -17,7 +17,7 @@ pub(crate) enum BucketId {
     /// With those of about its length.
     LengthClass(LengthClass),
     /// With those that begin as it does.
-    Family(PrefixGroupKey),
+    PrefixGroup(PrefixGroupKey),
 }
 
 /// A task's place in the rack, and which of those that stood there it is: an entry in a queue outlives its task.
@@ -75,7 +75,7 @@ impl TaskSlotMap {
         out
     }
 
-    fn at(&self, slot: TaskKey, home: BucketId) -> Option<&QueuedTask> {
+    fn get_in_bucket(&self, slot: TaskKey, home: BucketId) -> Option<&QueuedTask> {
         let (number, held) = self.slots.get(slot.place)?.as_ref()?;
         (*number == slot.generation && held.bucket == home).then_some(held)
     }
@@ -102,7 +102,7 @@ impl TaskBucket {
         self.live_count
     }
 
-    pub(crate) fn put(&mut self, shared: &Arc<BatchParams>, slot: TaskKey, first: bool) {
+    pub(crate) fn push_key(&mut self, shared: &Arc<BatchParams>, slot: TaskKey, first: bool) {
         self.live_count += 1;
         let queue = match self.queues.get_mut(shared) {
             Some(queue) => queue,
@@ -128,7 +128,7 @@ impl TaskBucket {
     ) -> Vec<TaskKey> {
         let mut out = Vec::new();
         for queue in self.queues.values_mut() {
-            queue.retain(|&slot| rack.at(slot, home).is_some());
+            queue.retain(|&slot| rack.get_in_bucket(slot, home).is_some());
             let from = if all { 0 } else { queue.len() / 2 };
             out.extend(queue.split_off(from));
         }
@@ -195,7 +195,7 @@ impl TaskBucket {
         while wanted > 0
             && let Some(slot) = queue.pop_front()
         {
-            match rack.at(slot, home) {
+            match rack.get_in_bucket(slot, home) {
                 Some(held) if shunned(&held.task) => stay.push(slot),
                 Some(_) => {
                     into.extend(rack.take(slot).map(|held| held.task));

@@ -19,7 +19,7 @@ fn test_prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
         route: None,
         priority: 0,
         row: None,
-        hash: RowHash::UNKNOWN,
+        row_hash: RowHash::UNKNOWN,
     }
 }
 
@@ -31,9 +31,9 @@ fn capacity_of(endpoint: usize, free: usize, most: usize) -> EndpointCapacity {
     EndpointCapacity {
         endpoint,
         free_permits: free,
-        most,
+        max_batch_size: most,
         renders_locally: false,
-        idle: false,
+        is_idle: false,
         has_alternatives: false,
     }
 }
@@ -52,24 +52,24 @@ fn cut(stock: &mut TaskQueue, endpoint: usize, free: usize, most: usize) -> Vec<
 #[test]
 fn halves_of_a_refused_batch_stay_whole_and_go_first() {
     let mut stock = TaskQueue::default();
-    (0..6).for_each(|index| stock.add(short_prompt(index), &test_policy()));
+    (0..6).for_each(|index| stock.add_prompt(short_prompt(index), &test_policy()));
     let list = stock.cut(capacity_of(0, 8, 4)).expect("a list");
     assert_eq!(batch_indexes(&list), [0, 1, 2, 3]);
-    list.into_halves().into_iter().for_each(|half| stock.whole(half));
+    list.into_halves().into_iter().for_each(|half| stock.requeue_split(half));
     assert_eq!(stock.len(), 6);
     assert_eq!(cut(&mut stock, 0, 8, 4), [0, 1]);
     assert_eq!(cut(&mut stock, 0, 8, 4), [2, 3]);
     assert_eq!(cut(&mut stock, 0, 8, 4), [4, 5]);
-    assert_eq!((stock.len(), stock.bytes()), (0, 0));
+    assert_eq!((stock.len(), stock.text_bytes()), (0, 0));
 }
 
 #[test]
 fn a_failed_task_prefers_another_endpoint() {
     let mut stock = TaskQueue::default();
-    stock.add(short_prompt(0), &test_policy());
+    stock.add_prompt(short_prompt(0), &test_policy());
     let mut batch = stock.cut(capacity_of(3, 8, 4)).expect("a list");
     batch.tasks[0].avoid_endpoint = Some(3);
-    stock.back(batch);
+    stock.requeue_first(batch);
     let others =
         |endpoint| EndpointCapacity { has_alternatives: true, ..capacity_of(endpoint, 8, 4) };
     assert_eq!(stock.cut(others(3)), None);
@@ -79,7 +79,7 @@ fn a_failed_task_prefers_another_endpoint() {
 #[test]
 fn delayed_tasks_are_released_when_due() {
     let (mut stock, now) = (TaskQueue::default(), Instant::now());
-    stock.add(short_prompt(0), &test_policy());
+    stock.add_prompt(short_prompt(0), &test_policy());
     let batch = stock.cut(capacity_of(0, 1, 1)).expect("a list");
     stock.requeue_delayed(now + Duration::from_secs(1), batch);
     stock.release_due(now);
@@ -97,10 +97,10 @@ fn priority_goes_first_and_then_the_longest_expected() {
         prompt
     };
     for (index, tokens) in [(0, 10), (1, 1000), (2, 100), (3, 1000)] {
-        stock.add(known(index, tokens), &test_policy());
+        stock.add_prompt(known(index, tokens), &test_policy());
     }
-    stock.add(Prompt { priority: 5, ..known(4, 1) }, &test_policy());
-    stock.add(Prompt { priority: -1, ..known(5, 9999) }, &test_policy());
+    stock.add_prompt(Prompt { priority: 5, ..known(4, 1) }, &test_policy());
+    stock.add_prompt(Prompt { priority: -1, ..known(5, 9999) }, &test_policy());
     let order: Vec<Vec<u64>> = (0..5).map(|_| cut(&mut stock, 0, 8, 4)).collect();
     assert_eq!(order, [vec![4], vec![1, 3], vec![2], vec![0], vec![5]]);
 }
@@ -109,7 +109,7 @@ fn priority_goes_first_and_then_the_longest_expected() {
 fn batches_are_filled_from_shorter_classes_with_the_same_parameters() {
     let mut stock = TaskQueue::default();
     for (index, length) in [(0, 4000), (1, 40), (2, 400)] {
-        stock.add(test_prompt(index, &"word ".repeat(length / 5), &[]), &test_policy());
+        stock.add_prompt(test_prompt(index, &"word ".repeat(length / 5), &[]), &test_policy());
     }
     assert_eq!(cut(&mut stock, 0, 8, 8), [0, 2, 1]);
 }
@@ -119,7 +119,10 @@ fn add_documents(stock: &mut TaskQueue) {
     let documents = ["a", "b", "c"].map(|name| name.repeat(3000));
     for index in 0..24 {
         let document = &documents[(index * 7 % 24) % 3];
-        stock.add(test_prompt(index as u64, &format!("{document}{index}"), &[]), &test_policy());
+        stock.add_prompt(
+            test_prompt(index as u64, &format!("{document}{index}"), &[]),
+            &test_policy(),
+        );
     }
 }
 
@@ -162,7 +165,7 @@ fn a_prefix_of_every_prompt_does_not_tie_prompts_to_an_endpoint() {
     let mut stock = TaskQueue::default();
     let header = "h".repeat(600);
     for index in 0..1200 {
-        stock.add(test_prompt(index, &format!("{header}{index}"), &[]), &test_policy());
+        stock.add_prompt(test_prompt(index, &format!("{header}{index}"), &[]), &test_policy());
     }
     let (mut taken, mut both) = (0, [0, 0]);
     while stock.len() > 0 {
@@ -186,12 +189,12 @@ proptest! {
         for (index, &(max_tokens, n, document, priority)) in (0..).zip(&given) {
             let text = ["a", "b", "c", "d", "e"][document].repeat(document * 700 + 1);
             let prompt = test_prompt(index, &text, &[("max_tokens", max_tokens), ("n", n)]);
-            stock.add(Prompt { priority, ..prompt }, &test_policy());
+            stock.add_prompt(Prompt { priority, ..prompt }, &test_policy());
         }
         let mut seen = Vec::new();
         let mut priorities = Vec::new();
         for turn in 0.. {
-            let room = EndpointCapacity { idle: true, ..capacity_of(turn % endpoints, free, most) };
+            let room = EndpointCapacity { is_idle: true, ..capacity_of(turn % endpoints, free, most) };
             let Some(batch) = stock.cut(room) else { break };
             prop_assert!(batch.tasks.len() <= most);
             prop_assert!(batch.permit_count() <= free || batch.tasks.len() == 1);
@@ -203,7 +206,7 @@ proptest! {
         prop_assert!(priorities.is_sorted_by(|a, b| a >= b));
         seen.sort_unstable();
         prop_assert_eq!(seen, (0..given.len() as u64).collect::<Vec<_>>());
-        prop_assert_eq!((stock.len(), stock.bytes()), (0, 0));
+        prop_assert_eq!((stock.len(), stock.text_bytes()), (0, 0));
     }
 }
 
@@ -214,15 +217,15 @@ fn no_task_goes_out_with_anothers_parameters() {
     let text = |head: &str, n: usize| format!("{}{n:04}", head.repeat(600));
     let own = |seed: u64| [("max_tokens", 5), ("seed", seed)];
     // A stands alone in its class, group seed=1; B begins as A does: both are now a family.
-    stock.add(test_prompt(0, &text("a", 0), &own(1)), &policy);
-    stock.add(test_prompt(1, &text("a", 1), &own(1)), &policy);
+    stock.add_prompt(test_prompt(0, &text("a", 0), &own(1)), &policy);
+    stock.add_prompt(test_prompt(1, &text("a", 1), &own(1)), &policy);
     // The family goes first; its slots are free now.
     let family = stock.cut(capacity_of(0, 2, 2)).expect("the family");
     assert_eq!(batch_indexes(&family), [0, 1]);
     // C has another group's parameters; D is of A's group.
-    stock.add(test_prompt(2, &text("c", 2), &own(2)), &policy);
-    stock.add(test_prompt(3, &text("d", 3), &own(2)), &policy);
-    stock.add(test_prompt(4, &text("e", 4), &own(1)), &policy);
+    stock.add_prompt(test_prompt(2, &text("c", 2), &own(2)), &policy);
+    stock.add_prompt(test_prompt(3, &text("d", 3), &own(2)), &policy);
+    stock.add_prompt(test_prompt(4, &text("e", 4), &own(1)), &policy);
     let mut seen = Vec::new();
     while let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
         for task in &batch.tasks {
@@ -249,13 +252,13 @@ fn no_task_is_stranded_when_its_slot_is_reused() {
         it.priority = priority;
         it
     };
-    stock.add(with(0, "a", 1), &policy);
-    stock.add(with(1, "a", 1), &policy);
+    stock.add_prompt(with(0, "a", 1), &policy);
+    stock.add_prompt(with(1, "a", 1), &policy);
     assert_eq!(stock.cut(capacity_of(0, 2, 2)).expect("the family").tasks.len(), 2);
     // slot 1 then slot 0 are free: the second low one gets slot 0, which still stands in the high level's queue
-    stock.add(with(2, "b", 0), &policy);
-    stock.add(with(3, "c", 0), &policy);
-    stock.add(with(4, "d", 1), &policy);
+    stock.add_prompt(with(2, "b", 0), &policy);
+    stock.add_prompt(with(3, "c", 0), &policy);
+    stock.add_prompt(with(4, "d", 1), &policy);
     let mut seen = Vec::new();
     for _ in 0..10 {
         if let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
@@ -268,14 +271,14 @@ fn no_task_is_stranded_when_its_slot_is_reused() {
 #[test]
 fn a_half_whose_tasks_failed_at_different_endpoints_is_still_sent() {
     let mut stock = TaskQueue::default();
-    (0..2).for_each(|index| stock.add(short_prompt(index), &test_policy()));
+    (0..2).for_each(|index| stock.add_prompt(short_prompt(index), &test_policy()));
     let mut batch = stock.cut(capacity_of(0, 8, 4)).expect("a list");
     batch.tasks[0].avoid_endpoint = Some(0);
     batch.tasks[1].avoid_endpoint = Some(1);
-    stock.whole(batch);
+    stock.requeue_split(batch);
     let others = |endpoint| EndpointCapacity {
         has_alternatives: true,
-        idle: true,
+        is_idle: true,
         ..capacity_of(endpoint, 8, 4)
     };
     assert!(stock.cut(others(0)).is_some() || stock.cut(others(1)).is_some());

@@ -42,7 +42,7 @@ const DOWN_RETURN_DELAY: Duration = Duration::from_secs(2);
 /// What was said last.
 #[derive(Debug)]
 pub(crate) struct BacklogReporter {
-    in_hand: EngineBacklog,
+    last_backlog: EngineBacklog,
     reported_down: bool,
     reported_drained: bool,
     next_report: Instant,
@@ -51,7 +51,7 @@ pub(crate) struct BacklogReporter {
 impl BacklogReporter {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            in_hand: EngineBacklog::default(),
+            last_backlog: EngineBacklog::default(),
             reported_down: false,
             reported_drained: false,
             next_report: now,
@@ -61,7 +61,7 @@ impl BacklogReporter {
     /// When there may be something to say that was held back.
     pub(crate) fn report_due(&self, driver: &Scheduler) -> Option<Instant> {
         let changed = (driver.received_count, driver.queue.len() as u64)
-            != (self.in_hand.received_count, self.in_hand.queued_count);
+            != (self.last_backlog.received_count, self.last_backlog.queued_count);
         changed.then_some(self.next_report)
     }
 }
@@ -83,7 +83,7 @@ impl Scheduler {
 
     /// Are prompts on their way that would make a full list of what is a short one now? Waited for a moment only.
     pub(crate) fn is_filling_batch(&mut self, now: Instant) -> bool {
-        let list = self.servers.iter().map(EndpointState::most).max().unwrap_or(1);
+        let list = self.servers.iter().map(EndpointState::max_batch_size).max().unwrap_or(1);
         if self.received_count >= self.supplied_count || self.queue.len() >= list {
             self.batch_fill_since = None;
             return false;
@@ -113,7 +113,7 @@ impl Scheduler {
             return;
         }
         let in_hand = self.in_hand(now);
-        let before = &self.backlog_reporter.in_hand;
+        let before = &self.backlog_reporter.last_backlog;
         let same = (
             in_hand.received_count,
             in_hand.queued_count,
@@ -131,7 +131,7 @@ impl Scheduler {
         if same || (in_hand.queued_count as f64 * 2.0 > ample && !idles) {
             return;
         }
-        self.backlog_reporter.in_hand = in_hand;
+        self.backlog_reporter.last_backlog = in_hand;
         self.backlog_reporter.next_report = now + MIN_REPORT_INTERVAL;
         tell(EngineEvent::Backlog(in_hand));
     }
@@ -155,7 +155,7 @@ impl Scheduler {
 
     /// When others should have what waits here, if nobody comes up before.
     pub(crate) fn return_deadline(&self) -> Option<Instant> {
-        let wait = DOWN_RETURN_DELAY.min(self.policy.patience / 2);
+        let wait = DOWN_RETURN_DELAY.min(self.policy.no_progress_timeout / 2);
         self.all_down_since.filter(|_| self.queue.len() > 0).map(|since| since + wait)
     }
 

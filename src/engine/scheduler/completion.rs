@@ -56,7 +56,7 @@ impl Scheduler {
                     ..
                 } = under_way;
                 let full = self.servers[server].was_full;
-                self.free(server, &batch);
+                self.release_permits(server, &batch);
                 let took = now - sent;
                 let cut_short = tight && took >= limit;
                 let back = CompletedRequest {
@@ -83,7 +83,7 @@ impl Scheduler {
             }
             RequestCompletion::Cancelled { id } => {
                 let Some(under_way) = self.in_flight_requests.remove(&id) else { return };
-                self.free(under_way.server, &under_way.batch);
+                self.release_permits(under_way.server, &under_way.batch);
                 if under_way.is_canary {
                     self.servers[under_way.server].render_check.record_canary(None);
                 }
@@ -94,7 +94,7 @@ impl Scheduler {
         }
     }
 
-    fn free(&mut self, server: usize, batch: &Batch) {
+    fn release_permits(&mut self, server: usize, batch: &Batch) {
         let permits = batch.permit_count();
         self.servers[server].permits_taken -= permits;
         self.in_flight_sequences -= permits;
@@ -187,7 +187,7 @@ impl Scheduler {
         if self.policy.token_counting == TokenCounting::Off {
             answer.usage = None;
         }
-        self.settle(task, Outcome::Answered(answer), Some(back));
+        self.settle_task(task, Outcome::Answered(answer), Some(back));
     }
 
     fn has_duplicate_requests(&self) -> bool {
@@ -240,9 +240,9 @@ impl Scheduler {
                 if fault == Fault::ListTooLong {
                     self.servers[server].lower_batch_limit(batch.tasks.len());
                 }
-                batch.into_halves().into_iter().for_each(|half| self.queue.whole(half));
+                batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));
             }
-            Fault::Prompt { too_long, what, status } => {
+            Fault::Prompt { too_long, message: what, status } => {
                 self.servers[server].answered();
                 let kind = if too_long { FailureKind::TooLong } else { FailureKind::Refused };
                 self.fail_batch(back, batch, kind, &what, Some(status));
@@ -251,12 +251,14 @@ impl Scheduler {
                 let what = "the server takes no list, not even of one";
                 self.fail_batch(back, batch, FailureKind::BadRequest, what, Some(400));
             }
-            Fault::Request { what, status } => {
+            Fault::Request { message: what, status } => {
                 self.servers[server].answered();
                 let status = Some(status).filter(|&status| status > 0);
                 self.fail_batch(back, batch, FailureKind::BadRequest, &what, status);
             }
-            Fault::TooManyTokens { left, what } => self.reduce_max_tokens(back, batch, left, &what),
+            Fault::TooManyTokens { left, message: what } => {
+                self.reduce_max_tokens(back, batch, left, &what)
+            }
             Fault::Busy { after } => {
                 self.servers[server].apply_backpressure(level, batch.permit_count(), now);
                 // A server that names hours is asked again in a minute: it may have been another's hour.
@@ -264,7 +266,7 @@ impl Scheduler {
                 let attempts = batch.tasks.iter().map(|task| task.attempts).max().unwrap_or(1);
                 self.queue.requeue_delayed(now + wait.max(retry_backoff(attempts.min(3))), batch);
             }
-            Fault::Transient { what, status } => {
+            Fault::Transient { message: what, status } => {
                 let briefly = status.is_some() && self.has_only_retries();
                 if self.servers[server].record_fault(now, briefly) {
                     warn!(endpoint = %url, "the endpoint is put aside after faults in a row: {what}");
@@ -272,14 +274,14 @@ impl Scheduler {
                 }
                 self.retry_or_fail(back, batch, &what, status);
             }
-            Fault::Gone { what } => {
+            Fault::EndpointDown { message: what } => {
                 if self.servers[server].mark_unreachable(now) {
                     warn!(endpoint = %url, "the endpoint is gone: {what}");
                     self.queue.release_endpoint(server);
                 }
                 // Not the prompts' fault: no try of theirs is used up.
                 self.tally.retried += batch.tasks.len() as u64;
-                self.queue.back(batch);
+                self.queue.requeue_first(batch);
             }
         }
     }
@@ -295,12 +297,12 @@ impl Scheduler {
         self.servers[back.server].answered();
         let asked = batch.params.params.number("max_tokens");
         if batch.tasks.len() > 1 {
-            batch.into_halves().into_iter().for_each(|half| self.queue.whole(half));
+            batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));
         } else if asked.is_none_or(|asked| asked > left) {
             let mut shared = (*batch.params).clone();
             shared.params.set("max_tokens", left.to_string());
             batch.params = shared.into();
-            self.queue.whole(batch);
+            self.queue.requeue_split(batch);
         } else {
             self.fail_batch(back, batch, FailureKind::TooLong, what, Some(400));
         }
@@ -355,7 +357,7 @@ impl Scheduler {
     ) {
         for task in batch.tasks {
             let failure = Failure { kind, message: what.to_owned(), status };
-            self.settle(task, Outcome::Failed(failure), Some(back));
+            self.settle_task(task, Outcome::Failed(failure), Some(back));
         }
     }
 
@@ -371,7 +373,7 @@ impl Scheduler {
         self.fail_fast.filter_outcome(settled, &mut self.pending_results);
     }
 
-    fn settle(&mut self, task: PromptTask, outcome: Outcome, back: Option<CompletedRequest>) {
+    fn settle_task(&mut self, task: PromptTask, outcome: Outcome, back: Option<CompletedRequest>) {
         let PromptTask { prompt, attempts, .. } = task;
         let endpoint = back.map(|back| self.servers[back.server].label.clone());
         let latency = back.map_or(0.0, |back| back.latency_seconds);

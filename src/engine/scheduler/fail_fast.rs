@@ -15,7 +15,7 @@ pub(crate) struct FailFast {
     /// So many were told of: the same are not told of again.
     told: usize,
     /// Something was answered, or somebody said that others were: failures are the prompts' own.
-    over: bool,
+    disarmed: bool,
 }
 
 /// A refusal that comes later than this is none.
@@ -23,12 +23,12 @@ pub(crate) const STARTUP_HOLD: Duration = Duration::from_millis(60);
 
 impl FailFast {
     pub(crate) fn new(most: usize) -> Self {
-        Self { threshold: most.max(1), held_failures: Vec::new(), told: 0, over: false }
+        Self { threshold: most.max(1), held_failures: Vec::new(), told: 0, disarmed: false }
     }
 
     /// Takes an outcome in; what is to be written goes to `out`.
     pub(crate) fn filter_outcome(&mut self, settled: PromptResult, out: &mut Vec<PromptResult>) {
-        if self.over {
+        if self.disarmed {
             out.push(settled);
             return;
         }
@@ -54,7 +54,7 @@ impl FailFast {
     /// How many there are and what they say, once it is no chance, or nothing else is to come.
     pub(crate) fn check_threshold(&mut self, all_done: bool) -> Option<(u64, String)> {
         let count = self.held_failures.len();
-        if self.over || count <= self.told || (count < self.threshold && !all_done) {
+        if self.disarmed || count <= self.told || (count < self.threshold && !all_done) {
             return None;
         }
         self.told = count;
@@ -70,7 +70,7 @@ impl FailFast {
     /// the servers before a moment has passed, and once there are such failures, before there is an answer.
     pub(crate) fn should_hold_requests(&self, requests: u64, since_start: Duration) -> bool {
         let unknown = since_start < STARTUP_HOLD || !self.held_failures.is_empty();
-        !self.over && unknown && requests >= self.threshold as u64
+        !self.disarmed && unknown && requests >= self.threshold as u64
     }
 
     /// They are too few to tell: as many again are held back.
@@ -80,7 +80,7 @@ impl FailFast {
 
     /// They are the prompts' own failures after all.
     pub(crate) fn release_held(&mut self, out: &mut Vec<PromptResult>) {
-        self.over = true;
+        self.disarmed = true;
         out.append(&mut self.held_failures);
     }
 
@@ -108,7 +108,7 @@ mod tests {
             route: None,
             priority: 0,
             row: None,
-            hash: RowHash::UNKNOWN,
+            row_hash: RowHash::UNKNOWN,
         };
         let outcome = match kind {
             None => Outcome::Answered(PromptAnswer::default()),

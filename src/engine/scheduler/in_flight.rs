@@ -74,7 +74,7 @@ pub(crate) fn render_batch(
     let mut texts = Vec::with_capacity(batch.tasks.len());
     let (mut kept, mut left) = (Vec::with_capacity(batch.tasks.len()), Vec::new());
     for task in std::mem::take(&mut batch.tasks) {
-        match text(policy, &task.prompt, kwargs.as_deref()) {
+        match render_conversation(policy, &task.prompt, kwargs.as_deref()) {
             Some(text) => {
                 texts.push(text);
                 kept.push(task);
@@ -95,7 +95,11 @@ pub(crate) fn render_batch(
 }
 
 /// One conversation as a text.
-pub(crate) fn text(policy: &EnginePolicy, prompt: &Prompt, kwargs: Option<&str>) -> Option<String> {
+pub(crate) fn render_conversation(
+    policy: &EnginePolicy,
+    prompt: &Prompt,
+    kwargs: Option<&str>,
+) -> Option<String> {
     let renderer = policy.renderer.as_ref()?;
     renderer.0.render(&messages_json(&prompt.input, policy.system_prompt.as_deref()), kwargs)
 }

@@ -80,7 +80,7 @@ pub(super) struct Scheduler {
     pub(super) next_hedge_check: Instant,
     /// The last prompts are kept from a slow endpoint: since when there are so many of them.
     tail_withheld: Option<(Instant, usize)>,
-    pub(super) watch: TimelineObserver,
+    pub(super) observer: TimelineObserver,
 }
 
 /// A prompt that is asked twice: the first answer counts.
@@ -110,9 +110,9 @@ impl Scheduler {
         let server = |endpoint| EndpointState::new(endpoint, &policy, now);
         let servers: Vec<EndpointState> = endpoints.into_iter().map(server).collect();
         Self {
-            watch: TimelineObserver::new(&servers, now),
+            observer: TimelineObserver::new(&servers, now),
             servers,
-            fail_fast: FailFast::new(policy.alike),
+            fail_fast: FailFast::new(policy.fail_fast_threshold),
             policy,
             client,
             queue: TaskQueue::default(),
@@ -171,7 +171,7 @@ impl Scheduler {
                 && let Some((count, message)) = self.fail_fast.check_threshold(all_done)
             {
                 self.paused = true;
-                tell(EngineEvent::AllAlike(count, message));
+                tell(EngineEvent::FailFastTripped(count, message));
             }
             if !self.pending_results.is_empty() || self.queue.len() == 0 {
                 self.last_progress = now;
@@ -254,7 +254,7 @@ impl Scheduler {
     }
 
     fn has_queue_room(&self) -> bool {
-        let (prompts, bytes) = (self.queue.len(), self.queue.bytes());
+        let (prompts, bytes) = (self.queue.len(), self.queue.text_bytes());
         if prompts < MAX_QUEUED_PROMPTS && bytes < MAX_QUEUED_BYTES {
             return true;
         }
@@ -274,7 +274,7 @@ impl Scheduler {
         } else if prompt.input.is_blank() {
             self.settle_empty_prompt(prompt);
         } else {
-            self.queue.add(prompt, &self.policy);
+            self.queue.add_prompt(prompt, &self.policy);
         }
     }
 
@@ -301,7 +301,7 @@ impl Scheduler {
                 fill(a).total_cmp(&fill(b))
             })
         {
-            match self.cut(server, up, now) {
+            match self.next_batch_for(server, up, now) {
                 Some(batch) => self.launch_request(flights, server, batch, now),
                 None => open.retain(|&it| it != server),
             }
@@ -311,9 +311,10 @@ impl Scheduler {
         }
     }
 
-    fn cut(&mut self, server: usize, up: usize, now: Instant) -> Option<Batch> {
+    fn next_batch_for(&mut self, server: usize, up: usize, now: Instant) -> Option<Batch> {
         let waiting = self.queue.len();
-        let (mut most, window) = (self.servers[server].most(), self.servers[server].window.size());
+        let (mut most, window) =
+            (self.servers[server].max_batch_size(), self.servers[server].window.size());
         if self.is_supply_exhausted() {
             if self.policy.batch_size == SizeMode::Auto {
                 // The last lists are short, so that they end together.
@@ -328,9 +329,9 @@ impl Scheduler {
         let room = EndpointCapacity {
             endpoint: server,
             free_permits: it.free_permits(now),
-            most,
-            renders_locally: it.render_check == RenderCheck::Given,
-            idle: it.permits_taken == 0,
+            max_batch_size: most,
+            renders_locally: it.render_check == RenderCheck::Passed,
+            is_idle: it.permits_taken == 0,
             has_alternatives: up > 1,
         };
         self.queue.cut(room)
@@ -379,7 +380,10 @@ impl Scheduler {
         batch.tasks.iter_mut().for_each(|task| task.attempts += 1);
         let it = &self.servers[server];
         let whole = self.policy.limit(batch.tasks.len());
-        let tight = it.patience.limit(batch.tasks.len()).filter(|&tight| first && tight < whole);
+        let tight = it
+            .patience
+            .tightened_timeout(batch.tasks.len())
+            .filter(|&tight| first && tight < whole);
         let limit = tight.unwrap_or(whole);
         self.last_request_id += 1;
         let id = self.last_request_id;
@@ -407,13 +411,13 @@ impl Scheduler {
         if conversations && batch.tasks.len() > 1 {
             let (question, left) = in_flight::render_batch(&self.policy, batch);
             if let Some(left) = left {
-                self.queue.back(left);
+                self.queue.requeue_first(left);
             }
             return question.map(RequestPayload::Request);
         }
         if conversations && self.servers[server].render_check.try_take_canary() {
             let kwargs = batch.params.params.get(super::policy::TEMPLATE_KWARGS);
-            match in_flight::text(&self.policy, &batch.tasks[0].prompt, kwargs) {
+            match in_flight::render_conversation(&self.policy, &batch.tasks[0].prompt, kwargs) {
                 Some(text) => return Some(RequestPayload::Canary(text)),
                 None => {
                     self.servers[server].render_check.record_canary(None);
@@ -437,13 +441,13 @@ impl Scheduler {
 
     /// Endpoints are up, and do nothing but refuse.
     fn is_stalled(&self, now: Instant) -> bool {
-        let EnginePolicy { patience, timeout, .. } = self.policy;
+        let EnginePolicy { no_progress_timeout: patience, timeout, .. } = self.policy;
         let stuck = now - self.last_progress >= patience.max(timeout * 2);
         self.in_flight_sequences == 0 && !self.paused && stuck
     }
 
     fn next_wakeup(&self, next_word: Instant, now: Instant) -> Instant {
-        let probes = self.servers.iter().filter_map(EndpointState::due);
+        let probes = self.servers.iter().filter_map(EndpointState::next_probe);
         let loads = self.servers.iter().filter_map(EndpointState::load_poll_due);
         let starts = self.servers.iter().filter_map(|it| it.throttled_until(now));
         let given_back = self.return_deadline();

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::Scheduler;
-use crate::domain::{Prompt, PromptResult, Standing, Tally, Timeline};
+use crate::domain::{EndpointSnapshot, Prompt, PromptResult, Tally, Timeline};
 use crate::engine::{EngineCommand, EngineEvent, EngineExit, endpoint_state::EndpointState};
 
 /// Often enough for pictures, seldom enough to cost nothing: the loop goes round thousands of times a second.
@@ -32,7 +32,7 @@ impl TimelineObserver {
         Self { timeline, started_at: began, last_sample_ms: 0 }
     }
 
-    fn since(&self, now: Instant) -> u64 {
+    fn elapsed_ms(&self, now: Instant) -> u64 {
         u64::try_from((now - self.started_at).as_millis()).unwrap_or(u64::MAX)
     }
 }
@@ -48,29 +48,30 @@ impl Scheduler {
     ) -> (EngineExit, Tally) {
         let ended = self.run_event_loop(&mut prompts, &settled, &mut commands, tell).await;
         self.look(Instant::now());
-        tell(EngineEvent::TimelineRecorded(std::mem::take(&mut self.watch.timeline)));
+        tell(EngineEvent::TimelineRecorded(std::mem::take(&mut self.observer.timeline)));
         (ended, self.tally)
     }
 
     /// Looks at all endpoints, if it is time: they stood since the last look as they stand now.
     pub(crate) fn watch(&mut self, now: Instant) {
-        if self.watch.since(now) >= self.watch.last_sample_ms + EVERY.as_millis() as u64 {
+        if self.observer.elapsed_ms(now) >= self.observer.last_sample_ms + EVERY.as_millis() as u64
+        {
             self.look(now);
         }
     }
 
     fn look(&mut self, now: Instant) {
-        let (from, to) = (self.watch.last_sample_ms, self.watch.since(now));
-        self.watch.last_sample_ms = to;
+        let (from, to) = (self.observer.last_sample_ms, self.observer.elapsed_ms(now));
+        self.observer.last_sample_ms = to;
         for server in &mut self.servers {
-            let (timeline, up) = (&mut self.watch.timeline, server.is_up());
-            let stood = Standing {
+            let (timeline, up) = (&mut self.observer.timeline, server.is_up());
+            let stood = EndpointSnapshot {
                 in_flight: server.permits_taken as u64,
                 window: server.window.size() as u64,
                 is_up: up,
                 is_full: server.is_window_full(),
             };
-            timeline.saw(&server.timeline_row, from, to, stood);
+            timeline.record_interval(&server.timeline_row, from, to, stood);
             if !up {
                 let news = std::mem::take(&mut server.was_up);
                 timeline.away.add(&server.timeline_row.name, to - from, news);
@@ -82,11 +83,11 @@ impl Scheduler {
 
     /// These were settled.
     pub(crate) fn record_results(&mut self, outcomes: &[PromptResult], now: Instant) {
-        let at = self.watch.since(now);
+        let at = self.observer.elapsed_ms(now);
         for settled in outcomes {
             let Some(label) = &settled.endpoint else { continue };
             if let Some(server) = self.servers.iter().find(|it| Arc::ptr_eq(&it.label, label)) {
-                self.watch.timeline.settled(
+                self.observer.timeline.settled(
                     &server.timeline_row,
                     at,
                     settled.outcome.completion_tokens(),

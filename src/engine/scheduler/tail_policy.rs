@@ -20,7 +20,7 @@ pub(crate) struct EndpointSpeed {
 /// Where too little was seen to know the slowest hundredth: so many times the usual.
 const STUCK_P50_FACTOR: u32 = 6;
 /// Nothing younger is stuck.
-const LEAST: Duration = Duration::from_secs(1);
+const MIN_STUCK_AGE: Duration = Duration::from_secs(1);
 
 /// Are the last `waiting` prompts better left to the others?
 pub(crate) fn should_withhold(
@@ -51,7 +51,7 @@ pub(crate) struct RequestAge {
 pub(crate) fn should_hedge(request: RequestAge, there: Option<Duration>, elsewhere: bool) -> bool {
     let RequestAge { elapsed: age, p50_latency: usual, p99_latency: slowest } = request;
     let stuck = slowest.map(|it| it * 2).or(usual.map(|it| it * STUCK_P50_FACTOR));
-    if age > LEAST && stuck.is_some_and(|stuck| age > stuck) {
+    if age > MIN_STUCK_AGE && stuck.is_some_and(|stuck| age > stuck) {
         return true;
     }
     let (Some(usual), Some(there)) = (usual, there) else { return false };

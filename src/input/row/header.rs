@@ -1,6 +1,6 @@
-//! A table's first line: the names of its columns.
+//! Table headers: the first line of a CSV or TSV file, with the column names.
 //!
-//! Owns what a header must have. Does not know the rows below it.
+//! Owns the requirements on a header. Rows are parsed in `row/mod.rs`.
 
 use super::suggest::suggest_column;
 use crate::input::{
@@ -8,7 +8,7 @@ use crate::input::{
     records::{InputRecord, split_fields},
 };
 
-/// The names in a table's first line.
+/// Parses the column names of a table.
 pub(crate) fn parse_header(
     record: &InputRecord<'_>,
     format: InputFormat,

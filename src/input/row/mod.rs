@@ -1,7 +1,7 @@
-//! The rules of a row: what its bytes ask, or why they ask nothing.
+//! Row parsing: turns the bytes of a record into a prompt, or into the reason why it is invalid.
 //!
-//! Owns what each format's row may look like, with and without a template. Does not know where a row stands, nor what
-//! other rows say: ids, models and columns are compared by the scan.
+//! Owns the form of a row in each format, with and without a prompt template. What concerns several rows (duplicate ids,
+//! models, columns that no row has) is checked in `scan/`.
 
 pub(crate) mod header;
 pub(crate) mod object;
@@ -28,51 +28,51 @@ use object::{
 use params::{Given, is_request_field};
 use template::{ITEM_COLUMN, PromptTemplate, TemplateFillError};
 
-/// How the rows of one file are read.
+/// Parser for the rows of one file.
 pub(crate) struct RowParser<'f> {
     pub format: InputFormat,
-    /// A table's columns.
+    /// Column names of a table.
     pub columns: &'f [String],
     pub template: Option<&'f PromptTemplate>,
     pub keep_row: bool,
 }
 
-/// A row that asks something.
-pub(crate) struct Row<'a> {
-    /// Its id, if it has one.
+/// A valid row.
+pub(crate) struct ParsedRow<'a> {
+    /// The row's own id, if it has one.
     pub name: Option<RowId<'a>>,
-    pub ask: RowInput<'a>,
+    pub input: RowInput<'a>,
     pub given: Given<'a>,
     pub route: Option<Route>,
-    /// The whole row as an object, where it is to be kept.
+    /// The whole row as a JSON object, if it is kept for the answer.
     pub whole: Option<String>,
 }
 
-/// A row's own id.
+/// The id that a row gives itself.
 #[derive(Clone)]
 pub(crate) struct RowId<'a> {
-    /// What it says, by which ids are compared: the number 7 and the string "7" are one name, as they are in a table.
+    /// The id as text, by which ids are compared: the number 7 and the string "7" are the same id, as they are in a table.
     pub text: Cow<'a, str>,
     json: Option<&'a str>,
 }
 
-/// A row that asks nothing.
+/// An invalid row.
 pub(crate) struct RejectedRow {
-    /// Its id, where that much could be read.
+    /// The row's own id, if it could be parsed.
     pub name: Option<String>,
     pub id: Option<PromptId>,
     pub reason: String,
-    /// The template's placeholders it has no column for, and the columns it has.
+    /// Numbers of the template's placeholders for which the row has no column.
     pub missing: Vec<usize>,
     pub columns: Vec<String>,
 }
 
-impl Row<'_> {
+impl ParsedRow<'_> {
     pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
         Prompt {
             index,
             id: self.name.map_or_else(|| PromptId::from_index(index), RowId::into_id),
-            input: match self.ask {
+            input: match self.input {
                 RowInput::Text(text) => PromptInput::Text(text.into_owned()),
                 RowInput::Messages(json) => PromptInput::Messages(json.into_owned()),
             },
@@ -80,7 +80,7 @@ impl Row<'_> {
             route: self.route,
             priority: self.given.priority,
             row: self.whole,
-            hash,
+            row_hash: hash,
         }
     }
 }
@@ -102,7 +102,7 @@ impl<'a> RowId<'a> {
     }
 }
 
-/// What is wrong, before it is known whose row it is.
+/// Reason why a row is invalid, before its id is attached.
 enum RowFault {
     Reason(String),
     MissingColumns(Vec<usize>, Vec<String>),
@@ -121,8 +121,8 @@ impl From<&str> for RowFault {
 }
 
 impl RowParser<'_> {
-    /// What the record asks.
-    pub(crate) fn read<'a>(&self, record: &InputRecord<'a>) -> Result<Row<'a>, RejectedRow> {
+    /// Parses a record of the file.
+    pub(crate) fn read<'a>(&self, record: &InputRecord<'a>) -> Result<ParsedRow<'a>, RejectedRow> {
         let text = std::str::from_utf8(record.bytes).map_err(|error| {
             self.bad(
                 None,
@@ -131,7 +131,7 @@ impl RowParser<'_> {
         })?;
         match self.format {
             InputFormat::Text => self.line(text.into()).map_err(|fault| self.bad(None, fault)),
-            InputFormat::Jsonl | InputFormat::Parquet => self.json(text.trim_ascii()),
+            InputFormat::Jsonl | InputFormat::Parquet => self.parse_json(text.trim_ascii()),
             InputFormat::Csv | InputFormat::Tsv if !record.quotes_closed => {
                 Err(self.bad(None, "the quote that opens here is never closed".into()))
             }
@@ -159,7 +159,6 @@ impl RowParser<'_> {
                     .filter_map(|&at| names.get(at))
                     .map(|it| format!("{it:?}"))
                     .collect();
-                // In a table of columns it is there for every row, and may say nothing.
                 let what = match self.format {
                     InputFormat::Parquet => "nothing in the column",
                     _ => "no column",
@@ -170,8 +169,8 @@ impl RowParser<'_> {
         }
     }
 
-    /// A text by itself: a line of a `.txt`, a string for a row.
-    fn line<'a>(&self, text: Cow<'a, str>) -> Result<Row<'a>, RowFault> {
+    /// Parses a row that is a bare text: a line of a `.txt` file, or a JSON string.
+    fn line<'a>(&self, text: Cow<'a, str>) -> Result<ParsedRow<'a>, RowFault> {
         let whole = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
         let column = |name: &str| {
             Ok(matches!(name, ITEM_COLUMN | "prompt").then_some(Cow::Borrowed(text.as_ref())))
@@ -180,10 +179,10 @@ impl RowParser<'_> {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
-        Ok(Row { whole, ..Row::of(RowInput::Text(ask)) })
+        Ok(ParsedRow { whole, ..ParsedRow::of(RowInput::Text(ask)) })
     }
 
-    fn json<'a>(&self, text: &'a str) -> Result<Row<'a>, RejectedRow> {
+    fn parse_json<'a>(&self, text: &'a str) -> Result<ParsedRow<'a>, RejectedRow> {
         let bad = |fault: RowFault| self.bad(None, fault);
         if text.starts_with('"') {
             let text = parse_string(text).map_err(|why| bad(why.into()))?;
@@ -204,33 +203,35 @@ impl RowParser<'_> {
         let name = name.map_err(|why| bad(why.into()))?;
         let row = match self.template {
             Some(_) => self.parse_template_object(text, &members),
-            None if batch => parse_batch_row(&members).map(Row::from).map_err(RowFault::Reason),
+            None if batch => {
+                parse_batch_row(&members).map(ParsedRow::from).map_err(RowFault::Reason)
+            }
             None if table => self.parse_table_object(&members),
-            None => parse_object_row(&members).map(Row::from).map_err(RowFault::Reason),
+            None => parse_object_row(&members).map(ParsedRow::from).map_err(RowFault::Reason),
         };
         let whole = || check_escapes(text).map(|()| to_one_line(text).into_owned());
         let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
         match row {
-            Ok(row) => Ok(Row { name, whole, ..row }),
+            Ok(row) => Ok(ParsedRow { name, whole, ..row }),
             Err(fault) => Err(self.bad(name, fault)),
         }
     }
 
-    /// A row of a table: what is called `temperature` may be data, so that parameters come from `params` only.
-    fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<Row<'a>, RowFault> {
+    /// Parses a row of a Parquet table. A column called `temperature` may be data, so parameters come from `params` only.
+    fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<ParsedRow<'a>, RowFault> {
         let given = self.parse_params(members)?;
         let ask = match members.get("messages") {
-            // As a table of answers has them.
+            // An answers table written as Parquet has conversations as JSON text.
             Some(text) if json_kind(text) == "a string" && members.get("prompt").is_none() => {
                 let json = decode_string(text).map_err(|why| format!("messages: {why}"))?;
                 RowInput::Messages(parse_messages(json.trim())?.into_owned().into())
             }
             _ => parse_input(members, "the row")?,
         };
-        Ok(Row { given, ..Row::of(ask) })
+        Ok(ParsedRow { given, ..ParsedRow::of(ask) })
     }
 
-    /// What stands in `params`: an object, or in a table its text.
+    /// Parses `params`: a JSON object, or its text in a table.
     fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<Given<'a>, RowFault> {
         match members.get("params") {
             Some(text) if self.format == InputFormat::Parquet && json_kind(text) == "a string" => {
@@ -245,7 +246,7 @@ impl RowParser<'_> {
         &self,
         text: &'a str,
         members: &JsonMembers<'a>,
-    ) -> Result<Row<'a>, RowFault> {
+    ) -> Result<ParsedRow<'a>, RowFault> {
         let table = self.format == InputFormat::Parquet;
         if !table && members.get("messages").is_some() {
             return Err(
@@ -259,7 +260,7 @@ impl RowParser<'_> {
             );
         }
         let given = self.parse_params(members)?;
-        // A number that is none is null in JSON, and nothing in a table.
+        // NaN in a table becomes null in JSON, which counts as a missing value.
         let there = |json: &&str| !(table && json_kind(json) == "null");
         let value = |name: &str| members.get(name).filter(there).map(display_text).transpose();
         let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
@@ -270,11 +271,14 @@ impl RowParser<'_> {
             None if name == ITEM_COLUMN => item().map(Some),
             value => Ok(value),
         };
-        let prompt = self.fill_template(column, || members.names())?.unwrap_or_default();
-        Ok(Row { given, ..Row::of(RowInput::Text(Cow::Owned(prompt))) })
+        let prompt = self.fill_template(column, || members.member_names())?.unwrap_or_default();
+        Ok(ParsedRow { given, ..ParsedRow::of(RowInput::Text(Cow::Owned(prompt))) })
     }
 
-    fn parse_table_record<'a>(&self, values: Vec<Cow<'a, str>>) -> Result<Row<'a>, RejectedRow> {
+    fn parse_table_record<'a>(
+        &self,
+        values: Vec<Cow<'a, str>>,
+    ) -> Result<ParsedRow<'a>, RejectedRow> {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
         let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
         let name = name.map(|text| RowId { text: text.clone(), json: None });
@@ -300,14 +304,16 @@ impl RowParser<'_> {
             Some(prompt) => prompt.into(),
             None => place("prompt").map(|at| values[at].clone()).unwrap_or_default(),
         };
-        Ok(Row { name, given, whole, ..Row::of(RowInput::Text(prompt)) })
+        Ok(ParsedRow { name, given, whole, ..ParsedRow::of(RowInput::Text(prompt)) })
     }
 
-    /// The names of what a row has besides what counts.
+    /// Returns the names of the columns that are neither prompt, id, parameters nor used by the template.
     pub(crate) fn data_columns(&self, record: &InputRecord<'_>) -> Vec<String> {
         let names = match (self.format, std::str::from_utf8(record.bytes)) {
             (InputFormat::Jsonl | InputFormat::Parquet, Ok(text)) => {
-                JsonMembers::parse(text.trim_ascii()).map(|it| it.names()).unwrap_or_default()
+                JsonMembers::parse(text.trim_ascii())
+                    .map(|it| it.member_names())
+                    .unwrap_or_default()
             }
             (InputFormat::Csv | InputFormat::Tsv, _) => self.columns.to_vec(),
             _ => Vec::new(),
@@ -327,7 +333,7 @@ impl RowParser<'_> {
             .collect()
     }
 
-    /// The template with these columns, where there is one.
+    /// Fills the template with these columns. Returns `None` without a template.
     fn fill_template<'v>(
         &self,
         column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
@@ -341,15 +347,15 @@ impl RowParser<'_> {
     }
 }
 
-impl<'a> From<Asked<'a>> for Row<'a> {
-    fn from(Asked { ask, given, route }: Asked<'a>) -> Self {
-        Row { given, route, ..Row::of(ask) }
+impl<'a> From<Asked<'a>> for ParsedRow<'a> {
+    fn from(Asked { input: ask, given, route }: Asked<'a>) -> Self {
+        ParsedRow { given, route, ..ParsedRow::of(ask) }
     }
 }
 
-impl<'a> Row<'a> {
+impl<'a> ParsedRow<'a> {
     fn of(ask: RowInput<'a>) -> Self {
-        Self { name: None, ask, given: Given::default(), route: None, whole: None }
+        Self { name: None, input: ask, given: Given::default(), route: None, whole: None }
     }
 }
 
@@ -362,7 +368,7 @@ fn parse_options(params: Option<&str>) -> Result<Given<'_>, RowFault> {
     Ok(given)
 }
 
-/// A value as a template shows it: a string as what it says, all else as JSON.
+/// Returns a value as a template shows it: a string's text, anything else as JSON.
 fn display_text(json: &str) -> Result<Cow<'_, str>, String> {
     if json_kind(json) == "a string" {
         decode_string(json)

@@ -1,6 +1,7 @@
-//! What a JSON object asks where no template does: a prompt or messages, its own or in the body of an OpenAI batch row.
+//! Rows that are JSON objects, without a template: a prompt or messages, at the top level or in the body of an OpenAI
+//! batch row.
 //!
-//! Owns the two forms of a row and what is wrong with either. Does not know ids, nor what else the row says.
+//! Owns both forms and their errors. Ids are parsed in `row/mod.rs`, parameters in `row/params.rs`.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,7 @@ use crate::domain::raw_json::{
     JsonMembers, check_escapes, decode_string, json_kind, list_elements, to_one_line,
 };
 
-/// What a row asks.
+/// The prompt of a row: a text or a conversation's JSON.
 #[derive(Debug, PartialEq)]
 pub(crate) enum RowInput<'a> {
     Text(Cow<'a, str>),
@@ -18,7 +19,6 @@ pub(crate) enum RowInput<'a> {
 }
 
 impl RowInput<'_> {
-    /// The text, or the conversation's JSON.
     pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Text(text) | Self::Messages(text) => text,
@@ -26,23 +26,24 @@ impl RowInput<'_> {
     }
 }
 
-/// What an object asks, and how.
+/// The request that an object describes.
 pub(crate) struct Asked<'a> {
-    pub ask: RowInput<'a>,
+    pub input: RowInput<'a>,
     pub given: Given<'a>,
     pub route: Option<Route>,
 }
 
-/// The fields of an OpenAI batch row.
+/// Fields of a row in an OpenAI batch file.
 pub(crate) const BATCH_FIELDS: [&str; 4] = ["custom_id", "method", "url", "body"];
 
-/// A row in the form of OpenAI's batch files. A `prompt` beside makes it an ordinary row with data of such names.
+/// Whether a row has the form of OpenAI's batch files. A `prompt` or `messages` beside those fields makes it an ordinary
+/// row whose data happens to have such names.
 pub(crate) fn is_openai_batch(members: &JsonMembers<'_>) -> bool {
     let has = |name| members.get(name).is_some();
     !has("prompt") && !has("messages") && (has("custom_id") || has("body"))
 }
 
-/// A row with a prompt or messages of its own.
+/// Parses a row with `prompt` or `messages` at the top level.
 pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>, String> {
     let mut given = Given::default();
     for (name, json) in members.iter().filter(|(name, _)| is_request_field(name)) {
@@ -53,10 +54,10 @@ pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a
     }
     given.check_consistency()?;
     let ask = parse_input(members, "the row")?;
-    Ok(Asked { ask, given, route: None })
+    Ok(Asked { input: ask, given, route: None })
 }
 
-/// A row with a request in it.
+/// Parses an OpenAI batch row, whose body is a request.
 pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>, String> {
     let route = parse_batch_route(members)?;
     let body = JsonMembers::parse(require_batch_field(members, "body", "an object")?)
@@ -76,7 +77,7 @@ pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>
         given.put(name, json)?;
     }
     given.check_consistency()?;
-    Ok(Asked { ask, given, route: Some(route) })
+    Ok(Asked { input: ask, given, route: Some(route) })
 }
 
 fn parse_batch_route(members: &JsonMembers<'_>) -> Result<Route, String> {
@@ -106,7 +107,7 @@ fn require_batch_field<'a>(
     }
 }
 
-/// What a row asks by its prompt or its messages.
+/// Parses `prompt` or `messages`, of which exactly one must be given.
 pub(crate) fn parse_input<'a>(
     members: &JsonMembers<'a>,
     whose: &str,
@@ -124,7 +125,7 @@ pub(crate) fn parse_input<'a>(
     }
 }
 
-/// A conversation's JSON, on one line.
+/// Validates a conversation and returns its JSON on one line.
 pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
     if json_kind(json) != "a list" {
         return Err(format!("messages is {}; it must be a list", json_kind(json)));

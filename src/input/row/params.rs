@@ -1,14 +1,15 @@
-//! A row's own request parameters: which fields are some, and which of their values no server takes.
+//! A row's own request parameters.
 //!
-//! Owns the closed list of fields that count at a row's top level. Does not know the job's parameters nor what a server
-//! knows: a parameter it has not heard of passes.
+//! Owns the closed list of fields that are parameters at a row's top level, and rejects values that no server accepts.
+//! Unknown parameters pass, since servers know more than this list; the run's own parameters are in `settings`.
 
 use std::borrow::Cow;
 
 use crate::domain::RequestParams;
 use crate::domain::raw_json::{JsonMembers, check_escapes, compact_json, decode_string, json_kind};
 
-/// vLLM's request fields that count at a row's top level. Closed, because everything else there is the user's data.
+/// vLLM's request fields that are parameters at a row's top level. The list is closed, because everything else there is
+/// the user's data.
 const REQUEST_FIELDS: [&str; 17] = [
     "max_tokens",
     "temperature",
@@ -29,26 +30,26 @@ const REQUEST_FIELDS: [&str; 17] = [
     "priority",
 ];
 
-/// What a row says besides what it asks.
+/// What a row specifies besides its prompt.
 #[derive(Default)]
 pub(crate) struct Given<'a> {
     pub params: RequestParams,
     pub priority: i64,
-    /// The model it is for.
+    /// The model that the row names.
     pub model: Option<Cow<'a, str>>,
-    /// Does it want its answer streamed?
+    /// Whether the row asks for a streamed answer.
     pub streams: bool,
 }
 
-/// Does a field of this name count at a row's top level?
+/// Whether a field of this name is a parameter at a row's top level.
 pub(crate) fn is_request_field(name: &str) -> bool {
     matches!(name, "model" | "stream") || REQUEST_FIELDS.contains(&name)
 }
 
 impl<'a> Given<'a> {
-    /// Takes a field in; a later one of the same name wins.
+    /// Sets a field; a later one of the same name wins.
     pub(crate) fn put(&mut self, name: &str, json: &'a str) -> Result<(), String> {
-        // Tables that are written from data frames have every column in every row.
+        // Files written from data frames have every column in every row.
         if json == "null" {
             return Ok(());
         }
@@ -56,7 +57,7 @@ impl<'a> Given<'a> {
             "model" if json.starts_with('"') => self.model = Some(decode_string(json)?),
             "model" => return Err(format!("model is {}; it must be a string", json_kind(json))),
             "stream" => self.streams = json == "true",
-            // It says how to stream, and without a stream servers refuse it.
+            // It configures streaming, and servers reject it without `stream`.
             "stream_options" => {}
             "priority" => self.priority = whole(name, json)?,
             _ => self.set_param(name, json)?,
@@ -64,7 +65,7 @@ impl<'a> Given<'a> {
         Ok(())
     }
 
-    /// Takes in the object `params`.
+    /// Sets the fields of the object `params`.
     pub(crate) fn put_params(&mut self, json: &'a str) -> Result<(), String> {
         match json_kind(json) {
             "null" => return Ok(()),
@@ -81,7 +82,7 @@ impl<'a> Given<'a> {
         Ok(())
     }
 
-    /// The same, without borrowing from the row.
+    /// Returns the options without borrowing from the row.
     pub(crate) fn into_owned(self) -> Given<'static> {
         let Self { params, priority, model, streams } = self;
         Given {
@@ -92,7 +93,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// Do the parameters fit each other?
+    /// Rejects parameters that contradict each other.
     pub(crate) fn check_consistency(&self) -> Result<(), String> {
         let number = |name: &str| self.params.get(name).and_then(|json| json.parse::<f64>().ok());
         if number("n").is_some_and(|n| n > 1.0) && number("temperature") == Some(0.0) {
@@ -116,7 +117,7 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Refuses what every server refuses, and gives whole numbers as such.
+/// Rejects values that every server rejects, and returns whole numbers in their canonical form.
 fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
     match name {
         "max_tokens" | "max_completion_tokens" | "min_tokens" => {
@@ -144,7 +145,7 @@ fn parse_at_least(least: i64, name: &str, json: &str) -> Result<i64, String> {
     }
 }
 
-/// A whole number. `512.0` is one: a data frame's column with a gap in it has no other way to write 512.
+/// Parses a whole number. `512.0` is one, because a data frame's column with a gap cannot hold 512 in another way.
 fn whole(name: &str, json: &str) -> Result<i64, String> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if let Ok(number) = json.parse() {

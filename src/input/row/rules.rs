@@ -1,49 +1,49 @@
-//! How rows are read: what the user chose, as one value that every rank is told.
+//! Input rules: the user's choices for reading rows, broadcast to every rank.
 //!
-//! Owns the choices and their defaults. Does not know where they came from: a flag, a file, the environment.
+//! Owns the choices and their defaults. Where they come from (option, environment, file) is in `settings`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::RequestParams;
 
-/// How rows are read.
+/// The user's choices for reading rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputRules {
-    /// The prompt template's text: `{{column}}`, `{{item}}`, `{item}`.
+    /// Text of the prompt template, with `{{column}}`, `{{item}}` or `{item}`.
     pub template: Option<String>,
-    /// Does a prompt carry its whole row, so that the answer can?
+    /// Whether a prompt carries its whole row, for the answer to include it.
     pub keep_row: bool,
-    /// The job's model, where it is known: a row that names another is an error …
+    /// The run's model, if known. A row that names another one is an error …
     pub model: Option<String>,
-    /// … unless what rows name does not count.
+    /// … unless the models that rows name are ignored.
     pub ignore_row_model: bool,
-    /// What becomes of rows that are no prompts.
+    /// What to do with invalid rows.
     pub bad_rows: BadRowAction,
-    /// What becomes of ids that stand twice.
+    /// What to do with duplicate ids.
     pub duplicate_ids: DuplicateIdAction,
-    /// The job's request parameters, where a row has none of its own: how long an answer is expected to be, and with that
-    /// the order of work, hangs on them.
+    /// The run's request parameters, which apply where a row has none of its own. The scan needs them because the expected
+    /// answer length, and so the order of work, depends on them.
     pub defaults: RequestParams,
 }
 
-/// What becomes of rows that are no prompts.
+/// What to do with invalid rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BadRowAction {
-    /// The job does not begin.
+    /// Refuse to start the run.
     #[default]
     Stop,
-    /// They are failed outcomes; the others are answered.
+    /// Record them as failed answers and process the others.
     Fail,
 }
 
-/// What becomes of ids that stand twice.
+/// What to do with duplicate ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DuplicateIdAction {
-    /// The job does not begin: two answers of one name cannot be told apart.
+    /// Refuse to start the run, because answers with the same id cannot be told apart.
     #[default]
     Refuse,
-    /// They are kept; the index tells them apart.
+    /// Keep them; the index tells them apart.
     Keep,
 }

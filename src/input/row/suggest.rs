@@ -1,4 +1,4 @@
-//! Advice about a column that is not there.
+//! Suggestions for column names that do not exist.
 
 /// The nearest of the columns that are there, else all of them: the end of a sentence.
 pub(crate) fn suggest_column(name: &str, columns: &[String]) -> String {

@@ -1,22 +1,22 @@
-//! Prompt templates: a text with places for a row's columns.
+//! Prompt templates: a text with placeholders for a row's columns.
 //!
-//! Owns the notation. Does not know what a row is: it asks for columns by name.
+//! Owns the notation. Columns are looked up by name through a closure, so the form of a row is not known here.
 //!
 //! | in the template | in the prompt |
 //! |---|---|
-//! | `{{column}}` | the row's column; blanks around the name do not count |
+//! | `{{column}}` | the row's column; white space around the name is ignored |
 //! | `{{item}}` or `{item}` | the row's text |
 //! | `{{{{` | `{{` |
-//! | a `{` or `}` by itself, as in `{"json": 1}` | itself; so do `}}`, and `{` before `{{column}}` |
+//! | a lone `{` or `}`, as in `{"json": 1}` | itself; so do `}}`, and `{` before `{{column}}` |
 //!
-//! Substitution is one pass: braces inside a value stay text.
+//! Substitution is a single pass: braces inside a value stay text.
 
 use std::borrow::Cow;
 
-/// The name under which a row's text goes.
+/// Name of the placeholder for a row's text.
 pub(crate) const ITEM_COLUMN: &str = "item";
 
-/// A prompt template.
+/// A parsed prompt template.
 pub struct PromptTemplate {
     parts: Vec<TemplatePart>,
     names: Vec<String>,
@@ -25,24 +25,25 @@ pub struct PromptTemplate {
 #[derive(Debug, PartialEq)]
 enum TemplatePart {
     Text(String),
-    /// A placeholder, as its place among the names.
+    /// A placeholder, as an index into the names.
     Column(usize),
 }
 
-/// What a row does not give to a template.
+/// Reason why a template cannot be filled with a row.
 #[derive(Debug, PartialEq)]
 pub enum TemplateFillError {
-    /// These placeholders have no column.
+    /// The row lacks the columns of these placeholders, given by number.
     MissingColumns(Vec<usize>),
-    /// A column that cannot be used.
+    /// A column's value cannot be decoded.
     UnusableColumn(String),
 }
 
 impl PromptTemplate {
-    /// Reads the notation.
+    /// Parses the notation.
     ///
     /// # Errors
-    /// A sentence on what is wrong; a template without a placeholder would ask the same of every row.
+    /// A sentence about what is invalid. A template without a placeholder is an error, since every row would send the same
+    /// prompt.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut template = Self { parts: Vec::new(), names: Vec::new() };
         let mut rest = text;
@@ -57,16 +58,16 @@ impl PromptTemplate {
         Ok(template)
     }
 
-    /// The placeholders' names, each once.
+    /// Returns the distinct names of the placeholders.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// The prompt for a row whose columns `column` knows.
+    /// Renders the prompt for a row, whose columns are looked up with `column`.
     ///
     /// # Errors
-    /// The placeholders that have no column, or why a column cannot be used.
+    /// The placeholders without a column, or the reason why a column cannot be used.
     pub fn render<'v>(
         &self,
         mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
@@ -98,7 +99,7 @@ impl PromptTemplate {
         Ok(prompt)
     }
 
-    /// Takes what stands at a `{`, and gives what comes after it.
+    /// Parses the text at a `{` and returns the rest.
     fn parse_brace<'t>(&mut self, text: &'t str) -> Result<&'t str, String> {
         if let Some(rest) = text.strip_prefix("{{{{") {
             self.text("{{");

@@ -1,9 +1,9 @@
-//! What one piece of the input shows, when it is read over once.
+//! The scan of one chunk of the input.
 //!
-//! Owns the pass over a piece. Rows and lines are counted from where the piece begins, since nobody knows yet what comes
-//! before it; even an error is a value here, because the first one of the whole input is the one that counts. What holds
-//! of all rows together is the scan's. Memory is a buffer, 9 bytes a row, 16 more for a row that has an id, and 5 to 13
-//! for one that is long.
+//! Owns the pass over a chunk. Rows and lines are counted from the chunk's beginning, because the number before it is
+//! not known yet. Errors are values here too, because the first error in input order is the one to report. What concerns
+//! all rows together is in `scan/mod.rs`. Memory is a buffer, 9 bytes per row, 16 more for a row with an id, and 5 to 13
+//! for a long one.
 
 use std::{
     fs::File,
@@ -24,24 +24,24 @@ use crate::input::{
     error::{InputLocation, MAX_LISTED},
     files::ListedFile,
     records::{RecordError, RecordReader},
-    row::{RejectedRow, Row, RowParser, header::parse_header, template::PromptTemplate},
+    row::{ParsedRow, RejectedRow, RowParser, header::parse_header, template::PromptTemplate},
     source::{HashingReader, mtime_nanos},
 };
 
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
-/// What a piece shows.
+/// Result of the scan of a chunk. Ranks send it to rank 0.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ChunkScan {
     pub(crate) chunk: InputChunk,
-    /// The hashes of its blocks.
+    /// Hashes of the chunk's fingerprint blocks.
     pub(crate) block_hashes: Vec<u128>,
-    /// A table's header.
+    /// Column names of a table.
     pub(crate) columns: Vec<String>,
     pub(crate) rows: RowOffsets,
-    /// How many lines begin in it.
+    /// Number of lines that begin in the chunk.
     pub(crate) lines: u64,
-    /// The first row that asks something.
+    /// Number of the first valid row in the chunk.
     pub(crate) first: Option<u64>,
     pub(crate) ids: IdHashes,
     pub(crate) keys: SortKeysBuilder,
@@ -50,23 +50,23 @@ pub struct ChunkScan {
     pub(crate) coverage: PlaceholderCoverage,
     pub(crate) models: RowModels,
     pub(crate) totals: RowTotals,
-    /// Why it was not read to its end.
-    pub(crate) stop: Option<Stop>,
+    /// Reason why the chunk was not read to its end.
+    pub(crate) stop: Option<ScanStop>,
 }
 
-/// What ends a scan at once.
+/// An error that ends a scan at once.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Stop {
-    Open(SystemError),
+pub(crate) enum ScanStop {
+    OpenFailed(SystemError),
     ReadFailed(SystemError),
-    /// The row that begins in this line is too long.
+    /// The row that begins in this line exceeds the limit.
     RowTooLong(u64),
     Changed,
     InvalidHeader(String),
     InvalidTemplate(String),
 }
 
-/// What the system said, in a form that can be told to another rank.
+/// An I/O error in a form that can be sent to another rank.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SystemError {
     code: Option<i32>,
@@ -74,7 +74,7 @@ pub(crate) struct SystemError {
 }
 
 impl InputChunk {
-    /// Reads the piece over.
+    /// Scans the rows that begin in this chunk.
     #[must_use]
     pub fn scan_rows(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
         let mut part = ChunkScan {
@@ -99,28 +99,28 @@ impl InputChunk {
 }
 
 impl ChunkScan {
-    fn read(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), Stop> {
+    fn read(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), ScanStop> {
         let InputChunk { file, from, to } = self.chunk;
-        let listed = input.files.get(file as usize).ok_or(Stop::Changed)?;
+        let listed = input.files.get(file as usize).ok_or(ScanStop::Changed)?;
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
-        let template = template.map_err(Stop::InvalidTemplate)?;
+        let template = template.map_err(ScanStop::InvalidTemplate)?;
         self.coverage = PlaceholderCoverage::of(template.as_ref().map_or(0, |it| it.names().len()));
 
-        // The byte before tells whether a line begins here.
+        // The byte before the chunk tells whether a line begins at the chunk's first byte.
         let before = from.saturating_sub(1);
-        let mut opened = listed.open().map_err(Stop::from_open_error)?;
-        opened.seek(SeekFrom::Start(before)).map_err(Stop::from_read_error)?;
+        let mut opened = listed.open().map_err(ScanStop::from_open_error)?;
+        opened.seek(SeekFrom::Start(before)).map_err(ScanStop::from_read_error)?;
         let hashed = HashingReader::new(opened, before, from..to, input.block);
         let buffer =
             usize::try_from(to - before).unwrap_or(READ_BUFFER_BYTES).min(READ_BUFFER_BYTES);
         let mut records = RecordReader::new(hashed, before, listed.format, buffer).until_offset(to);
         if from > 0 {
-            records.skip_line().map_err(Stop::of)?;
+            records.skip_line().map_err(ScanStop::of)?;
         }
         if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
             let header = |record| parse_header(&record, listed.format, template.is_some());
-            let columns = records.next().map_err(Stop::of)?.map(header).transpose();
-            self.columns = columns.map_err(Stop::InvalidHeader)?.unwrap_or_default();
+            let columns = records.next().map_err(ScanStop::of)?.map(header).transpose();
+            self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
         }
         let columns = std::mem::take(&mut self.columns);
         let form = RowParser {
@@ -134,10 +134,10 @@ impl ChunkScan {
         self.lines = records.lines();
         let (file, read, blocks) = records.into_inner().finish();
         self.block_hashes = blocks;
-        if read == to - from && is_unchanged(&file, listed).map_err(Stop::from_read_error)? {
+        if read == to - from && is_unchanged(&file, listed).map_err(ScanStop::from_read_error)? {
             Ok(())
         } else {
-            Err(Stop::Changed)
+            Err(ScanStop::Changed)
         }
     }
 
@@ -146,21 +146,21 @@ impl ChunkScan {
         records: &mut RecordReader<HashingReader>,
         form: &RowParser<'_>,
         rules: &InputRules,
-    ) -> Result<(), Stop> {
-        while let Some(record) = records.next().map_err(Stop::of)? {
+    ) -> Result<(), ScanStop> {
+        while let Some(record) = records.next().map_err(ScanStop::of)? {
             let index = self.rows.count();
             let at = (self.chunk.file, record.line);
             self.rows.push(record.offset, record.line);
             self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
             match form.read(&record) {
                 Ok(row) => self.add_good_row(&row, index, at, rules),
-                Err(bad) => self.bad(bad, index, at, rules),
+                Err(bad) => self.add_bad_row(bad, index, at, rules),
             }
         }
         Ok(())
     }
 
-    fn add_good_row(&mut self, row: &Row<'_>, index: u64, at: FileLine, rules: &InputRules) {
+    fn add_good_row(&mut self, row: &ParsedRow<'_>, index: u64, at: FileLine, rules: &InputRules) {
         self.coverage.all();
         if let Some(name) = &row.name {
             self.name(&name.text, index, rules);
@@ -170,11 +170,17 @@ impl ChunkScan {
         }
         self.totals.add(row, at);
         let param = |name: &str| row.given.params.get(name).or(rules.defaults.get(name));
-        self.keys.add(row.ask.as_str(), row.given.priority, param);
+        self.keys.add(row.input.as_str(), row.given.priority, param);
         self.first.get_or_insert(index);
     }
 
-    fn bad(&mut self, bad: RejectedRow, index: u64, (file, line): FileLine, rules: &InputRules) {
+    fn add_bad_row(
+        &mut self,
+        bad: RejectedRow,
+        index: u64,
+        (file, line): FileLine,
+        rules: &InputRules,
+    ) {
         let RejectedRow { name, id, reason: why, missing: lacks, columns } = bad;
         if let Some(name) = name {
             self.name(&name, index, rules);
@@ -184,7 +190,7 @@ impl ChunkScan {
         }
         self.keys.add_bad_row();
         self.bad_count += 1;
-        // Where bad rows stop the job, only those are kept that will be named.
+        // If bad rows stop the run, only those that will be listed are kept.
         if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < MAX_LISTED {
             self.bad_rows.push(BadRow { index, id, file, line, reason: why });
         }
@@ -202,10 +208,10 @@ fn is_unchanged(file: &File, listed: &ListedFile) -> io::Result<bool> {
     Ok((facts.len(), mtime_nanos(&facts)) == (listed.size, listed.mtime))
 }
 
-impl Stop {
+impl ScanStop {
     fn from_open_error(error: InputError) -> Self {
         match error {
-            InputError::Io { source, .. } => Self::Open(source.into()),
+            InputError::Io { source, .. } => Self::OpenFailed(source.into()),
             _ => Self::Changed,
         }
     }
@@ -221,11 +227,11 @@ impl Stop {
         }
     }
 
-    /// As an error of this file, with so many lines before the part.
+    /// Converts this to an error of the file. `lines` is the number of lines before the chunk.
     pub(crate) fn into_input_error(self, file: &ListedFile, lines: u64) -> InputError {
         let path = file.name.clone();
         match self {
-            Self::Open(said) => {
+            Self::OpenFailed(said) => {
                 InputError::Io { doing: "cannot open it", path, source: said.into() }
             }
             Self::ReadFailed(said) => {

@@ -1,4 +1,4 @@
-//! How the input is cut must not show: pieces of any size, scanned apart, make what one piece makes.
+//! Tests that the chunks do not show in the result: chunks of any size, scanned independently, give the result of one.
 
 use std::{fs, path::Path};
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::input::*;
 
-/// The scan in pieces of so many bytes. Parts travel as ranks send them: as bytes.
+/// Scans in chunks of `bytes` bytes. Chunk scans are serialised, as they are between ranks.
 fn scan_in_chunks(
     input: &InputListing,
     rules: &InputRules,
@@ -14,7 +14,7 @@ fn scan_in_chunks(
 ) -> Result<ScannedInput, InputError> {
     let mut scan = InputScan::new(input, rules)?;
     let pieces = input.split_chunks_of(bytes);
-    // A rank that scans a later piece knows nothing of the earlier ones.
+    // In reverse, because a rank that scans a later chunk knows nothing of the earlier ones.
     let parts: Vec<ChunkScan> =
         pieces.iter().rev().map(|piece| piece.scan_rows(input, rules)).collect();
     for part in parts.iter().rev() {
@@ -24,7 +24,7 @@ fn scan_in_chunks(
     scan.finish()
 }
 
-/// Everything that a scan gives, in a form that can be compared.
+/// Formats everything in a scan's result for comparison.
 fn describe_scan(scanned: &ScannedInput) -> String {
     let ScannedInput {
         source,
@@ -38,7 +38,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
     } = scanned;
     let path = |file: u32| source.files.get(file as usize).map(|it| it.path.as_path());
     let rows: Vec<_> = (0..source.rows)
-        .map(|row| (table.stretches(row, row + 1), table.line(row, path).unwrap()))
+        .map(|row| (table.row_ranges(row, row + 1), table.line(row, path).unwrap()))
         .collect();
     let all: Vec<_> = keys.each().collect();
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
@@ -48,7 +48,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
     )
 }
 
-fn row() -> impl Strategy<Value = String> {
+fn any_row() -> impl Strategy<Value = String> {
     let prompt = |name: &str, value: &str| format!("{{\"prompt\":\"x\",\"{name}\":{value}}}");
     prop_oneof![
         4 => "[a-zé{} \t\r]{0,12}",
@@ -104,8 +104,8 @@ proptest! {
 
     #[test]
     fn any_chunks_make_the_whole(
-        rows in prop::collection::vec(row(), 0..40),
-        more in prop::collection::vec(row(), 0..20),
+        rows in prop::collection::vec(any_row(), 0..40),
+        more in prop::collection::vec(any_row(), 0..20),
         end in prop_oneof![Just("\n"), Just("\r\n")],
         mark: bool,
         torn: bool,
@@ -141,7 +141,7 @@ fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
     let scanned = scan_in_chunks(&input, &InputRules::default(), 4).unwrap();
     assert_eq!(input.split_chunks_of(4).len(), 27);
     let places: Vec<_> =
-        scanned.table.stretches(0, 1).into_iter().chain(scanned.table.stretches(1, 3)).collect();
+        scanned.table.row_ranges(0, 1).into_iter().chain(scanned.table.row_ranges(1, 3)).collect();
     assert_eq!((places[0].offset, places[1].offset, scanned.source.rows), (0, 2, 3));
     let line = scanned.table.line(2, |_| Some(&scanned.source.files[0].path)).unwrap();
     assert_eq!(line, (0, 4));

@@ -1,29 +1,29 @@
-//! Which ids stand twice, in 16 bytes a row that has one.
+//! Detection of duplicate ids, in 16 bytes per row that has an id.
 //!
-//! Owns the comparison by hash. Does not keep an id's text: where two hashes are equal, who has the rows reads them again.
+//! Owns the comparison by hash. Id texts are not kept: `scan/mod.rs` reads both rows again to verify equal hashes.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The ids that rows gave themselves.
+/// Hashes of the ids that rows give themselves.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct IdHashes {
-    /// Hash and index; by index until the end.
+    /// Pairs of hash and index, in the order of the index until [`find_duplicates`](Self::find_duplicates) sorts them.
     given: Vec<(u64, u64)>,
-    /// Could one of them be the default id of another row?
-    numbers: bool,
+    /// Whether an id could equal the default id of another row, which is its index.
+    any_numeric: bool,
 }
 
 impl IdHashes {
-    /// A row's own id. Rows come in the order of their index.
+    /// Adds a row's own id. Rows must be added in the order of their index.
     pub(crate) fn add(&mut self, text: &str, index: u64) {
-        self.numbers |= is_decimal_index(text);
+        self.any_numeric |= is_decimal_index(text);
         self.given.push((xxh3_64(text.as_bytes()), index));
     }
 
-    /// Those of the rows that follow, counted from row `first`.
+    /// Adds the ids of the next chunk, whose first row has the index `first`.
     pub(crate) fn append_chunk(&mut self, other: Self, first: u64) {
-        self.numbers |= other.numbers;
+        self.any_numeric |= other.any_numeric;
         if self.given.is_empty() && first == 0 {
             self.given = other.given;
         } else {
@@ -31,9 +31,9 @@ impl IdHashes {
         }
     }
 
-    /// Pairs of rows whose ids have one hash, sorted by the later row. The earlier one is the first of its hash.
+    /// Returns pairs of rows whose ids have equal hashes, sorted by the later row. The earlier one is the first of its hash.
     pub(crate) fn find_duplicates(mut self, rows: u64) -> Vec<(u64, u64)> {
-        if self.numbers && (self.given.len() as u64) < rows {
+        if self.any_numeric && (self.given.len() as u64) < rows {
             self.add_default_ids(rows);
         }
         self.given.sort_unstable();
@@ -46,7 +46,7 @@ impl IdHashes {
     }
 
     fn add_default_ids(&mut self, rows: u64) {
-        // In place: a list of the rows without an id would be as large as the ids.
+        // In place: a list of the rows without an id would be as large as the ids themselves.
         let (own, mut at) = (self.given.len(), 0);
         for index in 0..rows {
             if at < own && self.given[at].1 == index {
@@ -66,7 +66,7 @@ fn is_decimal_index(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn pairs(ids: &[Option<&str>]) -> Vec<(u64, u64)> {
+    fn duplicates_of(ids: &[Option<&str>]) -> Vec<(u64, u64)> {
         let mut all = IdHashes::default();
         for (index, id) in (0..).zip(ids) {
             if let Some(id) = id {
@@ -79,12 +79,12 @@ mod tests {
     #[test]
     fn equal_ids_are_found_and_so_are_default_ones() {
         assert_eq!(
-            pairs(&[Some("a"), Some("b"), Some("a"), Some("b"), Some("a")]),
+            duplicates_of(&[Some("a"), Some("b"), Some("a"), Some("b"), Some("a")]),
             [(0, 2), (1, 3), (0, 4)]
         );
-        assert_eq!(pairs(&[Some("2"), None, None, Some("1")]), [(0, 2), (1, 3)]);
-        assert_eq!(pairs(&[Some("1"), Some("0")]), [], "both have their own");
-        assert_eq!(pairs(&[Some("0"), Some("01"), None, Some("9")]), []);
-        assert_eq!(pairs(&[None, None]), []);
+        assert_eq!(duplicates_of(&[Some("2"), None, None, Some("1")]), [(0, 2), (1, 3)]);
+        assert_eq!(duplicates_of(&[Some("1"), Some("0")]), [], "both have their own");
+        assert_eq!(duplicates_of(&[Some("0"), Some("01"), None, Some("9")]), []);
+        assert_eq!(duplicates_of(&[None, None]), []);
     }
 }

@@ -1,9 +1,9 @@
-//! The scan: one pass over the input before any work, which finds what is wrong with it and where its rows lie.
+//! The scan: one pass over the input before any prompt is sent. It rejects invalid rows and records where rows lie.
 //!
-//! Owns what can be said only of all rows together: ids that stand twice, one model, a placeholder that no row has, the
-//! fingerprint. The pass itself goes piece by piece (`part`), here or elsewhere; what the pieces show is put together in
-//! their order, so that nothing in the result tells how the input was cut. Memory is 9 bytes a row, 16 more for a row that
-//! has an id, and 5 to 13 for one that is long.
+//! Owns everything that concerns all rows together: duplicate ids, a single model, placeholders that no row has, the
+//! fingerprint. The pass itself runs chunk by chunk (`chunk_scan`), on this rank or on others; chunks are merged in
+//! order, so that the result does not depend on how the input was cut. Memory is 9 bytes per row, 16 more for a row with
+//! an id, and 5 to 13 for a long one.
 
 pub(crate) mod chunk_scan;
 #[cfg(test)]
@@ -25,57 +25,57 @@ use super::{
     InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
     error::MAX_LISTED,
     records::{InputRecord, RecordReader},
-    row::{RejectedRow, Row, RowParser, suggest::suggest_column, template::PromptTemplate},
+    row::{ParsedRow, RejectedRow, RowParser, suggest::suggest_column, template::PromptTemplate},
     source::{FingerprintHasher, combined_fingerprint, hash_ends},
 };
 use crate::domain::{Prompt, PromptId};
-use chunk_scan::Stop;
+use chunk_scan::ScanStop;
 use duplicate_ids::IdHashes;
 use row_hashes::RowHasher;
 use sort_keys::{SortKeys, SortKeysBuilder};
 use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotals};
 
-/// What the scan found.
+/// Result of a scan.
 #[derive(Debug)]
 pub struct ScannedInput {
-    /// The input, for all ranks.
+    /// The input as it is broadcast to all ranks.
     pub source: InputSource,
-    /// Where its rows lie.
+    /// The offsets of its rows, kept by rank 0.
     pub table: RowTable,
-    /// What the order of work goes by.
+    /// The keys that determine the order of work, kept by rank 0.
     pub keys: SortKeys,
-    /// The first prompt, rendered.
+    /// The first valid prompt, with its template filled in.
     pub first: Option<Prompt>,
-    /// What the row of that prompt has besides what counts.
+    /// Names of the columns of that row that are neither prompt, id nor parameters.
     pub data_columns: Vec<String>,
-    /// The one model that rows name. Nothing where what they name does not count.
+    /// The model that rows name; `None` if no row names one or row models are ignored.
     pub row_model: Option<String>,
-    /// What is worth saying.
+    /// Notes for the log, such as ignored parameters.
     pub notes: Vec<String>,
-    /// With [`BadRows::Fail`]: the rows that are failed outcomes before any work.
+    /// With [`BadRowAction::Fail`]: the invalid rows, which are failed outcomes from the start.
     pub bad_rows: Vec<BadRow>,
 }
 
-/// A row that is no prompt.
+/// An invalid row, found by the scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadRow {
-    /// Its place in the whole input, from 0.
+    /// Index of the row in the whole input, from 0.
     pub index: u64,
-    /// Its id, where that much could be read.
+    /// The row's own id, if it could be parsed.
     pub id: Option<PromptId>,
-    /// Which file of the source.
+    /// Number of the file in the source.
     pub file: u32,
-    /// The line, from 1.
+    /// Line in the file, from 1.
     pub line: u64,
-    /// What is wrong.
+    /// What is wrong with the row.
     pub reason: String,
 }
 
-/// Scans plain files in this order.
+/// Scans uncompressed files in this order.
 ///
 /// # Errors
-/// Everything that keeps the input from being used; bad rows all at once.
-pub fn scan(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, InputError> {
+/// Anything that makes the input unusable. Invalid rows are reported together.
+pub fn scan_files(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, InputError> {
     let input = InputListing::new(files)?;
     let mut scan = InputScan::new(&input, rules)?;
     for piece in input.split_chunks() {
@@ -84,14 +84,14 @@ pub fn scan(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, Inp
     scan.finish()
 }
 
-/// A scan that is put together from its parts.
+/// A scan in progress: merges the scans of chunks in input order.
 pub struct InputScan<'i> {
     input: &'i InputListing,
     rules: &'i InputRules,
     template: Option<PromptTemplate>,
     files: Vec<SourceFile>,
     table: RowTable,
-    /// Of the file that is under way: what is known of its blocks, how many lines begin in them, its header, its first row.
+    /// State of the current file: its fingerprint so far, the lines before the next chunk, its header, its first row.
     fingerprint: FingerprintHasher,
     lines: u64,
     columns: Vec<String>,
@@ -107,10 +107,10 @@ pub struct InputScan<'i> {
 }
 
 impl<'i> InputScan<'i> {
-    /// Of these files; nothing is read yet.
+    /// Starts a scan of these files. Nothing is read yet.
     ///
     /// # Errors
-    /// A template that cannot be read.
+    /// A prompt template that cannot be parsed.
     pub fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(InputError::InvalidTemplate)?;
@@ -136,10 +136,10 @@ impl<'i> InputScan<'i> {
         })
     }
 
-    /// Takes in what the next piece shows; all pieces have to come in their order.
+    /// Merges the scan of the next chunk. Chunks must arrive in input order.
     ///
     /// # Errors
-    /// Where the piece could not be read to its end: there is nothing more to scan then.
+    /// A chunk that could not be read to its end. The scan cannot continue then.
     pub fn add(&mut self, part: ChunkScan) -> Result<(), InputError> {
         let InputChunk { file: number, from, to } = part.chunk;
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
@@ -193,10 +193,10 @@ impl<'i> InputScan<'i> {
         Ok(())
     }
 
-    /// That was the last piece.
+    /// Finishes the scan after the last chunk.
     ///
     /// # Errors
-    /// Everything that keeps the input from being used; bad rows all at once.
+    /// Anything that makes the input unusable. Invalid rows are reported together.
     pub fn finish(mut self) -> Result<ScannedInput, InputError> {
         self.check_columns()?;
         self.check_bad_rows()?;
@@ -230,17 +230,18 @@ impl<'i> InputScan<'i> {
         })
     }
 
-    /// The first prompt, and what its row has besides.
+    /// Reads the first valid prompt again, with the names of its data columns.
     fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
         let Some(index) = self.first else { return Ok(None) };
-        let prompt =
-            |form: &RowParser<'_>, record: &InputRecord<'_>, row: Result<Row<'_>, RejectedRow>| {
-                let row = row.ok()?;
-                let hash = RowHasher::new(form.format, form.columns)
-                    .hash_record(record, row.name.is_some());
-                Some((row.into_prompt(index, hash), form.data_columns(record)))
-            };
-        Ok(self.again(index, prompt)?.flatten())
+        let prompt = |form: &RowParser<'_>,
+                      record: &InputRecord<'_>,
+                      row: Result<ParsedRow<'_>, RejectedRow>| {
+            let row = row.ok()?;
+            let hash =
+                RowHasher::new(form.format, form.columns).hash_record(record, row.name.is_some());
+            Some((row.into_prompt(index, hash), form.data_columns(record)))
+        };
+        Ok(self.reread_row(index, prompt)?.flatten())
     }
 
     fn check_columns(&self) -> Result<(), InputError> {
@@ -295,7 +296,8 @@ impl<'i> InputScan<'i> {
     fn check_ids(&mut self) -> Result<(), InputError> {
         let pairs = std::mem::take(&mut self.ids).find_duplicates(self.table.rows());
         let (mut count, mut named) = (pairs.len() as u64, Vec::new());
-        // Equal hashes are looked at until enough are named; beyond, a false one among 64 bits would change a count.
+        // Equal hashes are verified by reading both ids again, but only until enough duplicates are listed. Beyond those, a
+        // collision of 64-bit hashes would only change the count.
         for (first, again) in pairs {
             if named.len() == MAX_LISTED {
                 break;
@@ -318,24 +320,24 @@ impl<'i> InputScan<'i> {
         }
     }
 
-    /// A row's id, read again.
     fn row_id(&self, index: u64) -> Result<String, InputError> {
-        let name =
-            |_: &RowParser<'_>, _: &InputRecord<'_>, row: Result<Row<'_>, RejectedRow>| match row {
-                Ok(row) => row.name.map(|name| name.text.into_owned()),
-                Err(bad) => bad.name,
-            };
-        Ok(self.again(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
+        let name = |_: &RowParser<'_>,
+                    _: &InputRecord<'_>,
+                    row: Result<ParsedRow<'_>, RejectedRow>| match row {
+            Ok(row) => row.name.map(|name| name.text.into_owned()),
+            Err(bad) => bad.name,
+        };
+        Ok(self.reread_row(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
     }
 
-    /// A row, read again.
-    fn again<T>(
+    /// Reads and parses a row again.
+    fn reread_row<T>(
         &self,
         index: u64,
-        look: impl FnOnce(&RowParser<'_>, &InputRecord<'_>, Result<Row<'_>, RejectedRow>) -> T,
+        look: impl FnOnce(&RowParser<'_>, &InputRecord<'_>, Result<ParsedRow<'_>, RejectedRow>) -> T,
     ) -> Result<Option<T>, InputError> {
         use std::io::{Read as _, Seek as _, SeekFrom};
-        let Some(stretch) = self.table.stretches(index, index + 1).pop() else { return Ok(None) };
+        let Some(stretch) = self.table.row_ranges(index, index + 1).pop() else { return Ok(None) };
         let number = stretch.file as usize;
         let (facts, listed) = (&self.files[number], &self.input.files[number]);
         let mut file = facts.open()?;
@@ -348,7 +350,7 @@ impl<'i> InputScan<'i> {
         let mut records =
             RecordReader::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
         let record =
-            records.next().map_err(|trouble| Stop::of(trouble).into_input_error(listed, 0))?;
+            records.next().map_err(|trouble| ScanStop::of(trouble).into_input_error(listed, 0))?;
         let form = RowParser {
             format: facts.format,
             columns: &facts.columns,

@@ -1,35 +1,35 @@
-//! Which rows begin alike, of all rows of the input.
+//! Prefix groups over the whole input: rows with a common beginning that is worth a server's prefix cache.
 //!
-//! Owns the families: rows whose texts have a beginning in common that is long enough to be worth a server's prefix cache.
-//! They are found by hashes when all rows have been seen, so that it makes no difference how far apart they stand nor in
-//! how many parts they were looked at. Does not know what else a row is worth.
+//! Owns the grouping by hashes. It runs when all rows have been seen, so the result does not depend on the distance
+//! between rows nor on the chunks. The engine's queue groups the prompts of its leases again, in
+//! `engine/queue/prefix_groups.rs`.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::domain::PrefixKeys;
 
-/// A family may be of so many in any case …
+/// A group may have this many rows in any case …
 const MAX_GROUP_SIZE: usize = 512;
-/// … or of one row in so many. What more begin with is in every cache all the time, whatever the order.
+/// … or one row in this many. A prefix shared by more rows is in every server's cache all the time, in any order.
 const MAX_GROUP_ONE_IN: usize = 32;
-/// Hashes compared at a time: what is sorted must not take much beside what is kept.
+/// Hashes sorted at a time, to bound the memory beside the hashes that are kept.
 const SORT_BATCH: usize = 1 << 20;
 
-/// A family's number, from 1 in the order of the families' first rows; 0 is none.
+/// Number of a prefix group, from 1 in the order of the groups' first rows; 0 is no group.
 pub(crate) type Family = u32;
 
-/// The beginnings of long rows. 32 bits of hash a level: a false relative costs its prompt a better place and no more.
+/// Prefix hashes of long rows. They have 32 bits per level: a collision only gives a prompt an earlier position.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PrefixHashes {
-    /// How many each row has.
-    levels: Vec<u8>,
-    /// All rows' one after the other, each row's longest beginning first.
+    /// Number of hashes of each long row.
+    level_counts: Vec<u8>,
+    /// The hashes of all long rows, concatenated, each row's longest prefix first.
     all: Vec<u32>,
 }
 
 impl PrefixHashes {
-    /// Takes the next row in, and says whether it is long enough to count.
+    /// Adds the next row. Returns whether it is long enough to be in a group.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "levels are three, half of a hash is a hash"
@@ -38,25 +38,25 @@ impl PrefixHashes {
         let beginnings = PrefixKeys::of(text);
         let levels = beginnings.levels();
         if levels > 0 {
-            self.levels.push(levels as u8);
+            self.level_counts.push(levels as u8);
             self.all.extend(beginnings.map(|beginning| xxh3_64(beginning) as u32));
         }
         levels > 0
     }
 
-    /// Those of the rows that follow.
     pub(crate) fn append_chunk(&mut self, other: Self) {
-        self.levels.extend(other.levels);
+        self.level_counts.extend(other.level_counts);
         self.all.extend(other.all);
     }
 
-    /// Each row's family, where the input has so many rows in all. The longest beginning that a row shares decides.
-    pub(crate) fn families(self, rows: usize) -> Vec<Family> {
+    /// Returns the group of each long row. `rows` is the number of all rows. A row belongs to the group of the longest prefix
+    /// that it shares.
+    pub(crate) fn assign_groups(self, rows: usize) -> Vec<Family> {
         let most = MAX_GROUP_SIZE.max(rows / MAX_GROUP_ONE_IN);
-        let mut families: Vec<Family> = vec![0; self.levels.len()];
+        let mut families: Vec<Family> = vec![0; self.level_counts.len()];
         let mut found = 0;
-        for level in (1..=PrefixKeys::LEVELS).rev() {
-            let count = self.levels.iter().filter(|&&its| usize::from(its) >= level).count();
+        for level in (1..=PrefixKeys::MAX_LEVELS).rev() {
+            let count = self.level_counts.iter().filter(|&&its| usize::from(its) >= level).count();
             let turns = count.div_ceil(SORT_BATCH) as u64;
             for turn in 0..turns {
                 let mut alike: Vec<(u32, u32)> = self
@@ -78,10 +78,10 @@ impl PrefixHashes {
         families
     }
 
-    /// The hashes at a level, each with the number of its row among the long ones.
+    /// Returns the hashes at a level, each with the number of its row among the long ones.
     fn at(&self, level: usize) -> impl Iterator<Item = (u32, u32)> {
         let mut begin = 0;
-        (0..).zip(&self.levels).filter_map(move |(row, &levels)| {
+        (0..).zip(&self.level_counts).filter_map(move |(row, &levels)| {
             let its = &self.all[begin..begin + usize::from(levels)];
             begin += its.len();
             Some((*its.get(its.len().checked_sub(level)?)?, row))
@@ -89,7 +89,7 @@ impl PrefixHashes {
     }
 }
 
-/// Numbers the families anew. Before, they are numbered by hashes.
+/// Renumbers the groups, which were numbered in the order of their hashes.
 fn renumber_by_first_row(families: &mut [Family], found: Family) {
     let mut numbers: Vec<Family> = vec![0; found as usize + 1];
     let mut next = 0;
@@ -110,7 +110,7 @@ mod tests {
     fn families(texts: &[String]) -> Vec<Family> {
         let mut hashes = PrefixHashes::default();
         assert!(texts.iter().all(|text| hashes.add(text)));
-        hashes.families(texts.len())
+        hashes.assign_groups(texts.len())
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
         let mut hashes = PrefixHashes::default();
         all(MAX_GROUP_SIZE + 1).iter().for_each(|text| assert!(hashes.add(text)));
         assert_eq!(
-            hashes.families((MAX_GROUP_SIZE + 1) * MAX_GROUP_ONE_IN)[MAX_GROUP_SIZE],
+            hashes.assign_groups((MAX_GROUP_SIZE + 1) * MAX_GROUP_ONE_IN)[MAX_GROUP_SIZE],
             1,
             "of so many it is but a part"
         );

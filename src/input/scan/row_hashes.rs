@@ -1,8 +1,8 @@
-//! Rows by what they say: a hash of each, by which an answer finds its row again when the input has changed.
+//! Row hashes, by which an answer is matched with its row when the input has changed.
 //!
-//! Owns what goes into the hash: a row's bytes as they stand in the file without the line end, what kind of file it is, and
-//! the names in a table's header, since the same bytes under other names ask something else. Refuses to know what the row
-//! means, so that hashing is as fast as reading.
+//! Owns what is hashed: a row's bytes as they are in the file without the line end, the format, and the column names of a
+//! table, since the same bytes under other names are another prompt. Rows are not parsed, so hashing runs at the speed
+//! of reading. Matching answers with rows is in `job/resume/row_matching.rs`.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -25,7 +25,7 @@ impl RowHasher {
     }
 
     pub(crate) fn new(format: InputFormat, columns: &[String]) -> Self {
-        // With their lengths, since a name may hold whatever would part two of them.
+        // Names are hashed with their lengths, since a name may contain any separator.
         let names = columns.iter().map(|name| format!("{} {name}\n", name.len()));
         let kind = format!("{format:?}\n{}", names.collect::<String>());
         Self { seed: xxh3_64(kind.as_bytes()) }
@@ -36,10 +36,10 @@ impl RowHasher {
     }
 }
 
-/// Reads the input over and tells `each` of every row, in their order, what it says ([`RowHash::of_bytes`]).
+/// Reads the input and calls `each` with the hash of every row, in order ([`RowHash::bytes_hash`]).
 ///
 /// # Errors
-/// Where a file cannot be read, or is not the one that was scanned.
+/// A file that cannot be read, or that changed since the scan.
 pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), InputError> {
     for facts in &source.files {
         let hasher = RowHasher::of(facts);
@@ -70,7 +70,7 @@ pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::input::{InputFile, InputRules, Lease, PromptReader, scan};
+    use crate::input::{InputFile, InputRules, PromptReader, RowLease, scan_files};
 
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, InputSource, Vec<RowHash>, Vec<u64>) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -81,12 +81,12 @@ mod tests {
             InputFile::new(path, format)
         };
         let files: Vec<_> = files.iter().map(file).collect();
-        let scanned = scan(&files, &InputRules::default()).expect("good rows");
+        let scanned = scan_files(&files, &InputRules::default()).expect("good rows");
         let source = scanned.source;
-        let lease = Lease { ranges: scanned.table.stretches(0, source.rows), text: None };
-        let read = |lease: Lease| -> Vec<RowHash> {
+        let lease = RowLease { ranges: scanned.table.row_ranges(0, source.rows), text: None };
+        let read = |lease: RowLease| -> Vec<RowHash> {
             let reader = PromptReader::new(&source, &InputRules::default(), std::iter::once(lease));
-            reader.map(|prompt| prompt.expect("a prompt").hash).collect()
+            reader.map(|prompt| prompt.expect("a prompt").row_hash).collect()
         };
         let of_prompts = read(lease.clone());
         let travelled = read(lease.with_text(&source).expect("text"));

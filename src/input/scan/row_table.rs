@@ -1,6 +1,6 @@
-//! Where each row lies: 8 bytes a row, kept by rank 0.
+//! The row table: the offset of each row, 8 bytes per row, kept by rank 0.
 //!
-//! Owns the way from an index to a place in a file. Refuses to know what stands there.
+//! Owns the mapping from row indexes to file ranges and lines. What the rows contain is not kept.
 
 use std::{
     fs::File,
@@ -12,61 +12,60 @@ use serde::{Deserialize, Serialize};
 
 use crate::input::RowRange;
 
-/// A line number is kept for one row of this many; the lines between are counted when somebody asks.
+/// One row in this many has its line number kept; the lines in between are counted on demand.
 const LINE_MARK_INTERVAL: usize = 4096;
 
-/// Where each row of the input lies.
+/// Offsets of all rows of the input.
 #[derive(Debug, Default)]
 pub struct RowTable {
-    files: Vec<Rows>,
+    files: Vec<FileRows>,
     rows: u64,
 }
 
-/// The rows of one file.
+/// Offsets of the rows of one file.
 #[derive(Debug, Default)]
-struct Rows {
-    /// The index of the first.
+struct FileRows {
+    /// Index of the file's first row.
     first: u64,
-    /// Where each begins.
     offsets: Vec<u64>,
-    /// The line of about each [`MARK`]th, after its number in the file.
+    /// Pairs of a row's number in the file and its line, for about each [`LINE_MARK_INTERVAL`]th row.
     line_marks: Vec<(u64, u64)>,
-    /// Where the last ends.
+    /// Offset at which the last row ends.
     end: u64,
 }
 
 impl RowTable {
-    /// How many rows there are.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// The rows from `from` up to, not with, `to`, cut where files end.
+    /// Returns the rows `from..to` as ranges, split where files end.
     #[must_use]
-    pub fn stretches(&self, from: u64, to: u64) -> Vec<RowRange> {
+    pub fn row_ranges(&self, from: u64, to: u64) -> Vec<RowRange> {
         let to = to.min(self.rows);
-        let begin = self.files.partition_point(|rows| rows.after() <= from);
+        let begin = self.files.partition_point(|rows| rows.end_index() <= from);
         let numbered = (0_u32..).zip(&self.files).skip(begin);
         numbered
             .take_while(|(_, rows)| rows.first < to)
             .filter_map(|(file, rows)| {
-                rows.stretch(file, from.max(rows.first), to.min(rows.after()))
+                rows.stretch(file, from.max(rows.first), to.min(rows.end_index()))
             })
             .collect()
     }
 
-    /// File number and line of a row. Reads up to 4096 rows of the file.
+    /// Returns the file number and line of a row. Reads up to 4096 rows of the file.
     ///
     /// # Errors
-    /// The file, which `path` finds by its number, cannot be read.
+    /// The file, whose path `path` returns by its number, cannot be read.
     pub fn line<'p>(
         &self,
         index: u64,
         path: impl Fn(u32) -> Option<&'p Path>,
     ) -> io::Result<(u32, u64)> {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
-        let stretch = self.stretches(index, index + 1).pop().ok_or_else(gone)?;
+        let stretch = self.row_ranges(index, index + 1).pop().ok_or_else(gone)?;
         let rows = &self.files[stretch.file as usize];
         let after = rows.line_marks.partition_point(|&(row, _)| row <= index - rows.first);
         let &(row, mut line) = rows.line_marks[..after].last().ok_or_else(gone)?;
@@ -85,12 +84,11 @@ impl RowTable {
         }
     }
 
-    /// Begins the next file.
     pub(crate) fn begin_file(&mut self) {
-        self.files.push(Rows { first: self.rows, ..Rows::default() });
+        self.files.push(FileRows { first: self.rows, ..FileRows::default() });
     }
 
-    /// The next rows of the file that was begun, with so many lines before them.
+    /// Appends the rows of the current file's next chunk, which has `lines` lines before it.
     pub(crate) fn append_chunk(&mut self, begins: RowOffsets, lines: u64) {
         let Some(rows) = self.files.last_mut() else { return };
         let before = rows.offsets.len() as u64;
@@ -110,7 +108,6 @@ impl RowTable {
         }
     }
 
-    /// Ends the file that was begun.
     pub(crate) fn end_file(&mut self, end: u64) {
         if let Some(rows) = self.files.last_mut() {
             rows.end = end;
@@ -119,18 +116,17 @@ impl RowTable {
     }
 }
 
-/// Where the rows of one part begin.
+/// Offsets of the rows of one chunk.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowOffsets {
-    /// From one row's beginning to the next one's: small numbers, which are short on their way to rank 0.
+    /// Distances between the beginnings of consecutive rows: small numbers, which take few bytes in a message to rank 0.
     gaps: Vec<u64>,
     last_offset: u64,
-    /// The line of each [`MARK`]th, after its number in the part.
+    /// Pairs of a row's number in the chunk and its line, for each [`LINE_MARK_INTERVAL`]th row.
     line_marks: Vec<(u64, u64)>,
 }
 
 impl RowOffsets {
-    /// The next row.
     pub(crate) fn push(&mut self, offset: u64, line: u64) {
         if self.gaps.len().is_multiple_of(LINE_MARK_INTERVAL) {
             self.line_marks.push((self.count(), line));
@@ -139,15 +135,15 @@ impl RowOffsets {
         self.last_offset = offset;
     }
 
-    /// How many rows there are.
+    /// Returns the number of rows.
     pub(crate) fn count(&self) -> u64 {
         self.gaps.len() as u64
     }
 }
 
-impl Rows {
-    /// The index after the last.
-    fn after(&self) -> u64 {
+impl FileRows {
+    /// Returns the index after the file's last row.
+    fn end_index(&self) -> u64 {
         self.first + self.offsets.len() as u64
     }
 
@@ -177,11 +173,11 @@ mod tests {
         }
         let is = |file, first, rows, offset, bytes| RowRange { file, first, rows, offset, bytes };
         assert_eq!(table.rows(), 5);
-        assert_eq!(table.stretches(1, 4), [is(0, 1, 2, 10, 20), is(2, 3, 1, 0, 10)]);
-        assert_eq!(table.stretches(4, 99), [is(2, 4, 1, 10, 15)]);
-        assert_eq!(table.stretches(0, 3), [is(0, 0, 3, 0, 30)]);
+        assert_eq!(table.row_ranges(1, 4), [is(0, 1, 2, 10, 20), is(2, 3, 1, 0, 10)]);
+        assert_eq!(table.row_ranges(4, 99), [is(2, 4, 1, 10, 15)]);
+        assert_eq!(table.row_ranges(0, 3), [is(0, 0, 3, 0, 30)]);
         assert_eq!(
-            (table.stretches(2, 2), table.stretches(5, 9), table.stretches(4, 1)),
+            (table.row_ranges(2, 2), table.row_ranges(5, 9), table.row_ranges(4, 1)),
             (vec![], vec![], vec![])
         );
     }

@@ -1,57 +1,55 @@
-//! What the order of work goes by, kept of every row: how soon it is wanted, how long its answer is expected to be, and
-//! whom it begins like.
+//! The sort keys of all rows: priority, expected answer length and prefix group.
 //!
-//! Owns the keys, in one byte a row and a little more for what is seldom: 4 bytes for a long text, 16 where the priority
-//! changes from one row to the next. Does not know the order that follows from them (that is `order`'s), nor what the
-//! servers make of it.
+//! Owns the compact storage of the keys: one byte per row, 4 more for a long text, 16 where the priority changes from one
+//! row to the next. The order that follows from them is computed in `scan/work_order.rs`.
 
 use serde::{Deserialize, Serialize};
 
 use super::prefix_groups::{Family, PrefixHashes};
 use crate::domain::LengthClass;
 
-/// A row's text is long enough to be of a family.
+/// Marks a row whose text is long enough for a prefix group.
 const LONG_ROW_BIT: u8 = 0x80;
-/// A row that asks nothing. No class has this number.
+/// Code of an invalid row. No length class has this number.
 const BAD_ROW_CODE: u8 = 0x7f;
 
 const _: () = assert!(LengthClass::COUNT <= BAD_ROW_CODE as usize);
 
-/// What the order of work goes by, of all rows.
+/// Sort keys of all rows.
 #[derive(Debug, Default)]
 pub struct SortKeys {
     rows: RowKeys,
-    /// The family of each long row.
+    /// Prefix group of each long row.
     prefix_groups: Vec<Family>,
 }
 
-/// The same while rows still come in.
+/// Sort keys while rows are still being added.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct SortKeysBuilder {
     rows: RowKeys,
     prefix_hashes: PrefixHashes,
 }
 
-/// What needs no other row to be known.
+/// The keys that do not depend on other rows.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct RowKeys {
-    /// Each row's class, and whether it is long.
+    /// Length class of each row, with [`LONG_ROW_BIT`].
     classes: Vec<u8>,
-    /// From which row on another priority holds. Before the first it is 0.
+    /// Pairs of a row and the priority that holds from there on. Before the first pair it is 0.
     priorities: Vec<(u64, i64)>,
 }
 
-/// One row's keys.
+/// Sort key of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SortKey {
-    /// None of a row that asks nothing.
+    /// Expected answer length; `None` for an invalid row.
     pub class: Option<LengthClass>,
-    /// 0 is none.
+    /// Prefix group; 0 if the row has none.
     pub prefix_group: Family,
 }
 
 impl SortKeysBuilder {
-    /// The next row. `param` finds its request's parameters by name.
+    /// Adds the next row. `param` returns the parameters of its request by name.
     pub(crate) fn add<'p>(
         &mut self,
         text: &str,
@@ -62,21 +60,20 @@ impl SortKeysBuilder {
         self.rows.push(LengthClass::of(text.len(), param).to_code() | long, priority);
     }
 
-    /// The next row, which asks nothing.
+    /// Adds the next row, which is invalid.
     pub(crate) fn add_bad_row(&mut self) {
         self.rows.push(BAD_ROW_CODE, 0);
     }
 
-    /// Those of the rows that follow.
     pub(crate) fn append_chunk(&mut self, other: Self) {
         self.rows.append_chunk(other.rows);
         self.prefix_hashes.append_chunk(other.prefix_hashes);
     }
 
-    /// That was the last row.
+    /// Finishes the keys after the last row.
     pub(crate) fn finish(mut self) -> SortKeys {
         self.rows.classes.shrink_to_fit();
-        let families = self.prefix_hashes.families(self.rows.classes.len());
+        let families = self.prefix_hashes.assign_groups(self.rows.classes.len());
         SortKeys { rows: self.rows, prefix_groups: families }
     }
 }
@@ -87,7 +84,7 @@ impl RowKeys {
         self.classes.push(class);
     }
 
-    /// From this row on another priority holds, if it is another.
+    /// Sets the priority of all rows from `row` on.
     fn set_priority_from(&mut self, row: u64, priority: i64) {
         if self.priorities.last().map_or(0, |&(_, its)| its) != priority {
             self.priorities.push((row, priority));
@@ -96,7 +93,7 @@ impl RowKeys {
 
     fn append_chunk(&mut self, other: Self) {
         let before = self.classes.len() as u64;
-        // Where it does not begin with another, the usual one holds again.
+        // If the chunk does not begin with a priority of its own, its first rows have the default 0.
         if !other.classes.is_empty() && other.priorities.first().is_none_or(|&(row, _)| row > 0) {
             self.set_priority_from(before, 0);
         }
@@ -108,17 +105,16 @@ impl RowKeys {
 }
 
 impl SortKeys {
-    /// How many rows there are.
     pub(crate) fn len(&self) -> usize {
         self.rows.classes.len()
     }
 
-    /// How many families there are.
+    /// Returns the number of prefix groups.
     pub(crate) fn families(&self) -> usize {
         self.prefix_groups.iter().max().map_or(0, |&last| last as usize)
     }
 
-    /// All rows' keys, in their order.
+    /// Returns all keys in row order.
     pub(crate) fn each(&self) -> impl Iterator<Item = SortKey> {
         let mut families = self.prefix_groups.iter();
         self.rows.classes.iter().map(move |&code| SortKey {
@@ -131,22 +127,20 @@ impl SortKeys {
         })
     }
 
-    /// A row's class.
-    pub(crate) fn class(&self, row: u32) -> Option<LengthClass> {
+    pub(crate) fn row_class(&self, row: u32) -> Option<LengthClass> {
         self.rows
             .classes
             .get(row as usize)
             .and_then(|code| LengthClass::from_code(code & !LONG_ROW_BIT))
     }
 
-    /// A row's priority.
     pub(crate) fn row_priority(&self, row: u64) -> i64 {
         let runs = &self.rows.priorities;
         let after = runs.partition_point(|&(from, _)| from <= row);
         after.checked_sub(1).map_or(0, |at| runs[at].1)
     }
 
-    /// All rows' priorities, in their order.
+    /// Returns all priorities in row order.
     pub(crate) fn iter_priorities(&self) -> impl Iterator<Item = i64> {
         let mut runs = self.rows.priorities.iter().peekable();
         let mut holds = 0;
@@ -158,7 +152,7 @@ impl SortKeys {
         })
     }
 
-    /// Every priority that a row may have, the highest first.
+    /// Returns every priority that a row may have, the highest first.
     pub(crate) fn distinct_priorities(&self) -> Vec<i64> {
         let runs = self.rows.priorities.iter().map(|&(_, priority)| priority);
         let mut all: Vec<i64> = runs.chain([0]).collect();

@@ -1,15 +1,15 @@
-//! What can be said only of all rows together, as it adds up row by row.
+//! Totals of the scan that add up row by row and chunk by chunk.
 //!
-//! Owns the counting. Does not know what follows from it: that is the scan's last word.
+//! Owns the counting. Which totals are errors is decided in `scan/mod.rs`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::input::row::{Row, object::RowInput};
+use crate::input::row::{ParsedRow, object::RowInput};
 
-/// A file's number and a line in it.
+/// Number of a file and a line in it, from 1.
 pub(crate) type FileLine = (u32, u64);
 
-/// What adds up over the rows.
+/// Counts over rows.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowTotals {
     pub texts: u64,
@@ -20,14 +20,14 @@ pub(crate) struct RowTotals {
     pub empty: OccurrenceCount,
 }
 
-/// How often something was seen, and where first.
+/// Number of occurrences, with the position of the first.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct OccurrenceCount {
     pub count: u64,
     pub first: FileLine,
 }
 
-/// Which models rows name.
+/// The models that rows name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowModels {
     pub first_named: Option<(String, FileLine)>,
@@ -35,19 +35,19 @@ pub(crate) struct RowModels {
     pub mismatched_model: String,
 }
 
-/// Which of the template's placeholders some row had a column for.
+/// The template's placeholders for which some row had a column.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PlaceholderCoverage {
     found: Vec<bool>,
-    /// Did any row lack one?
+    /// Whether any row lacked a column.
     any_missing: bool,
-    /// The columns of the first row that lacked one.
+    /// Columns of the first row that lacked one.
     pub available: Vec<String>,
 }
 
 impl RowTotals {
-    pub(crate) fn add(&mut self, row: &Row<'_>, at: FileLine) {
-        match &row.ask {
+    pub(crate) fn add(&mut self, row: &ParsedRow<'_>, at: FileLine) {
+        match &row.input {
             RowInput::Text(text) => {
                 self.texts += 1;
                 if text.trim_ascii_start().is_empty() {
@@ -62,7 +62,7 @@ impl RowTotals {
         }
     }
 
-    /// What the rows that follow add, with so many lines before them.
+    /// Adds the counts of the next chunk, which has `lines` lines before it.
     pub(crate) fn append_chunk(&mut self, other: Self, lines: u64) {
         let Self { texts, messages, batch_rows: batch, longest_row: longest, streams, empty } =
             other;
@@ -105,7 +105,7 @@ impl RowModels {
         }
     }
 
-    /// What the rows that follow name, with so many lines before them.
+    /// Adds the models of the next chunk, which has `lines` lines before it.
     pub(crate) fn append_chunk(&mut self, other: Self, lines: u64, job: Option<&str>) {
         let Some((model, (file, line))) = other.first_named else { return };
         let at = (file, line + lines);
@@ -116,7 +116,7 @@ impl RowModels {
             return;
         };
         let before = self.mismatches.count;
-        // The first model among them was theirs to hold others against; here it may be another one itself.
+        // The chunk compared its rows with its own first model. Here, that model may itself be a mismatch.
         if job.is_none() && *named != model {
             self.mismatches.record_at(at);
             self.mismatches.count += other.mismatches.count;
@@ -137,12 +137,11 @@ impl PlaceholderCoverage {
         Self { found: vec![false; placeholders], ..Self::default() }
     }
 
-    /// A row had them all.
     pub(crate) fn all(&mut self) {
         self.found.fill(true);
     }
 
-    /// A row lacked these.
+    /// Records a row that lacked these columns and had the columns `there`.
     pub(crate) fn mark_missing(&mut self, lacks: &[usize], there: Vec<String>) {
         for (at, had) in self.found.iter_mut().enumerate() {
             *had |= !lacks.contains(&at);
@@ -152,7 +151,6 @@ impl PlaceholderCoverage {
         }
     }
 
-    /// What the rows that follow had and lacked.
     pub(crate) fn append_chunk(&mut self, other: Self) {
         self.found.iter_mut().zip(other.found).for_each(|(had, its)| *had |= its);
         if other.any_missing && !std::mem::replace(&mut self.any_missing, true) {
@@ -160,7 +158,7 @@ impl PlaceholderCoverage {
         }
     }
 
-    /// The first that no row had. Without a row that lacks it, a placeholder was never looked for.
+    /// Returns the first placeholder that no row had a column for. If no row lacked a column, no row was checked.
     pub(crate) fn never_found(&self) -> Option<usize> {
         self.found.iter().position(|had| !had).filter(|_| self.any_missing)
     }

@@ -1,33 +1,34 @@
-//! The order of work over the whole input: pure.
+//! The order of work over the whole input (pure).
 //!
-//! Owns what goes before what: higher priorities; then families together, each at the place of its first row; then the
-//! longest expected answers, so that the last minute is short ones; then the row that stands first. Rows are dealt into
-//! their places by counting, since there may be tens of millions of them. Does not know how many a rank gets of it.
+//! Owns the precedence: higher priorities first; then prefix groups together, each at the position of its first row; then
+//! the longest expected answers, so that the tail of the run consists of short ones; then the lower index. Rows are
+//! placed by counting sort, since there may be tens of millions of them. How many rows a rank is granted at a time is in
+//! `ledger/guided.rs`.
 
 use std::cmp::Reverse;
 
 use super::sort_keys::{SortKey, SortKeys};
 use crate::domain::LengthClass;
 
-/// Places by the expected length; the last is for rows that ask nothing.
+/// Number of positions by expected length; the last one is for invalid rows.
 const POSITIONS: usize = LengthClass::COUNT + 1;
-/// One row in so many may be longer or shorter than the others, and the input's own order is still as good as any.
+/// If at most one row in this many is longer or shorter than the others, the input's own order is as good as any.
 const UNEVEN_ONE_IN: usize = 1000;
-/// One row in so many may be of a family. By accident, two rows in a thousand seem to be among ten million long ones.
+/// If at most one row in this many is in a group, groups are ignored. Hash collisions alone group about two rows in a
+/// thousand among ten million long ones.
 const GROUPED_ONE_IN: usize = 100;
 
 impl SortKeys {
-    /// The open rows among the first `rows`, in the order of work. `None` where the input's own order is as good, which
-    /// can be read without going to and fro: no priorities, hardly any families, and nearly all rows of about one length.
-    /// Also `None` beyond 2^32 rows, whose numbers would not fit.
+    /// Returns the open rows among the first `rows`, in the order of work. Returns `None` if the input's own order is as
+    /// good, which is read sequentially: no priorities, hardly any groups, and nearly all rows of about one length. Also
+    /// returns `None` beyond 2^32 rows, whose numbers would not fit.
     ///
-    /// Takes 4 bytes an open row; while it is made, up to 5 more where families are many and small, or 6 where there are
-    /// priorities.
+    /// Takes 4 bytes per open row; while it is computed, up to 5 more with many small groups, or 6 with priorities.
     #[must_use]
     pub fn work_order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
         let open = || (0..rows).zip(self.each()).filter(|&(row, _)| is_open(u64::from(row)));
-        let places = Places::new();
+        let places = ClassPositions::new();
         let mut counts = KeyCounts::new(self.families());
         open().for_each(|(_, key)| counts.add(key, &places));
         let levels = self.distinct_priorities();
@@ -46,12 +47,12 @@ impl SortKeys {
         (!order.is_sorted()).then_some(order)
     }
 
-    /// By families and classes.
+    /// Orders rows by groups and length classes.
     fn arrange_by_group(
         &self,
         open: impl Iterator<Item = (u32, SortKey)>,
         counts: KeyCounts,
-        places: &Places,
+        places: &ClassPositions,
     ) -> Vec<u32> {
         let mut order = vec![0; counts.all];
         let mut starts = counts.bucket_offsets();
@@ -63,19 +64,19 @@ impl SortKeys {
             order[*start as usize] = row;
             *start += 1;
         }
-        // Where the next would go is now where each family ends.
+        // Each group's next free position is now the end of the group.
         for (&count, &end) in counts.families.iter().zip(&starts.families) {
             order[(end - count) as usize..end as usize]
-                .sort_unstable_by_key(|&row| (places.of(self.class(row)), row));
+                .sort_unstable_by_key(|&row| (places.of(self.row_class(row)), row));
         }
         order
     }
 
-    /// Higher priorities first, and else as it was.
+    /// Stable sort by priority, the highest first.
     fn sort_by_priority(&self, order: &[u32], levels: &[i64]) -> Vec<u32> {
         let level_of = |priority| levels.partition_point(|&its| Reverse(its) < Reverse(priority));
-        // Looked up for rows here and there, a level by row is much faster than the priorities' own search; more levels
-        // than this are nobody's priorities.
+        // Rows are visited in random order, where a level per row is much faster than a search in the priorities. More than
+        // 65,536 levels do not occur in practice.
         let known: Vec<u16> = if levels.len() <= 1 << 16 {
             self.iter_priorities().map_while(|its| u16::try_from(level_of(its)).ok()).collect()
         } else {
@@ -98,10 +99,11 @@ impl SortKeys {
     }
 }
 
-/// Each class's place, the longest first; classes of both kinds share one where they stand for the same length.
-struct Places([usize; LengthClass::COUNT]);
+/// Position of each length class, the longest first. Classes of both kinds share a position if they stand for the same
+/// length.
+struct ClassPositions([usize; LengthClass::COUNT]);
 
-impl Places {
+impl ClassPositions {
     fn new() -> Self {
         let longer = |class: LengthClass| {
             LengthClass::all().filter(|it| it.typical_length() > class.typical_length()).count()
@@ -116,20 +118,20 @@ impl Places {
     }
 }
 
-/// How many rows there are of each kind.
+/// Number of rows by class and group.
 struct KeyCounts {
     all: usize,
-    /// Of no family, by class; rows that ask nothing come last.
+    /// Rows without a group, by class; invalid rows come last.
     classes: [usize; POSITIONS],
-    /// Of no family, by place.
+    /// Rows without a group, by position.
     alone: [u32; POSITIONS],
-    /// By family. Number 0 is none.
+    /// Rows by group. Number 0 is no group.
     families: Vec<u32>,
-    /// The place of each family's first row.
-    places: Vec<u8>,
+    /// Position of each group's first row.
+    group_positions: Vec<u8>,
 }
 
-/// Where the next row of each kind goes.
+/// Offset in the order at which the next row of each kind goes.
 struct BucketOffsets {
     alone: [u32; POSITIONS],
     families: Vec<u32>,
@@ -143,12 +145,12 @@ impl KeyCounts {
             classes: [0; POSITIONS],
             alone: [0; POSITIONS],
             families: vec![0; families],
-            places: vec![0; families],
+            group_positions: vec![0; families],
         }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "there are 99 places")]
-    fn add(&mut self, key: SortKey, places: &Places) {
+    fn add(&mut self, key: SortKey, places: &ClassPositions) {
         self.all += 1;
         let place = places.of(key.class);
         if key.prefix_group == 0 {
@@ -157,13 +159,14 @@ impl KeyCounts {
         } else {
             let family = key.prefix_group as usize;
             if self.families[family] == 0 {
-                self.places[family] = place as u8;
+                self.group_positions[family] = place as u8;
             }
             self.families[family] += 1;
         }
     }
 
-    /// Are there hardly any families, and nearly all rows of two neighbouring classes? That is a factor of two.
+    /// Whether there are hardly any groups and nearly all rows are of two neighbouring classes, that is within a factor of
+    /// two.
     fn is_uniform(&self) -> bool {
         let of = |class: LengthClass| self.classes[class.number()];
         let pair = |class: LengthClass| of(class) + class.next_longer().map_or(0, of);
@@ -173,10 +176,10 @@ impl KeyCounts {
         (self.all - alone) * GROUPED_ONE_IN <= self.all && (asking - most) * UNEVEN_ONE_IN <= asking
     }
 
-    /// At each place families come first, in the order in which the input has them.
+    /// Returns the offsets. At each position groups come first, in the order of their first rows.
     fn bucket_offsets(&self) -> BucketOffsets {
         let mut of_families = [0; POSITIONS];
-        for (&place, &count) in self.places.iter().zip(&self.families) {
+        for (&place, &count) in self.group_positions.iter().zip(&self.families) {
             of_families[usize::from(place)] += count;
         }
         let mut alone = self.alone;
@@ -188,12 +191,12 @@ impl KeyCounts {
             *start += count;
             *start - count
         };
-        let families = self.places.iter().zip(&self.families).map(next).collect();
+        let families = self.group_positions.iter().zip(&self.families).map(next).collect();
         BucketOffsets { alone, families }
     }
 }
 
-/// Counts become places: each is what those before it add up to.
+/// Replaces each count by the sum of those before it.
 fn exclusive_prefix_sum<'c>(counts: impl Iterator<Item = &'c mut u32>) {
     let mut start = 0;
     for count in counts {

@@ -1,10 +1,10 @@
-//! The order of work, held against what it promises.
+//! Tests of the order of work against its rules.
 
 use proptest::prelude::*;
 
 use super::sort_keys::{SortKey, SortKeys, SortKeysBuilder};
 
-/// A row: the length of its text, which text, its priority, the given length of its answer.
+/// A row to generate: its text, its priority and the exact length of its answer, if given.
 #[derive(Clone, Debug)]
 struct RowSpec {
     length: usize,
@@ -14,7 +14,7 @@ struct RowSpec {
     bad: bool,
 }
 
-fn row() -> impl Strategy<Value = RowSpec> {
+fn any_row() -> impl Strategy<Value = RowSpec> {
     let length = prop_oneof![0_usize..2000, Just(600), Just(2500), Just(9000)];
     let priority = prop_oneof![8 => Just(0), 1 => -2_i64..3];
     let given = prop::option::weighted(0.2, 0_u64..4000);
@@ -50,59 +50,59 @@ fn of(lengths: &[usize]) -> Vec<RowSpec> {
     lengths.iter().map(|&length| row_of_length(length)).collect()
 }
 
-fn order(rows: &[RowSpec]) -> Option<Vec<u32>> {
+fn work_order_of(rows: &[RowSpec]) -> Option<Vec<u32>> {
     sort_keys_of(rows).work_order(rows.len() as u64, |_| true)
 }
 
 #[test]
 fn long_prompts_go_first_and_given_lengths_are_compared_with_them() {
-    assert_eq!(order(&of(&[100, 400, 100, 403])), Some(vec![1, 3, 0, 2]));
+    assert_eq!(work_order_of(&of(&[100, 400, 100, 403])), Some(vec![1, 3, 0, 2]));
     let mut rows = of(&[400, 400, 400]);
     rows[1].given = Some(4000);
     rows[2].given = Some(2);
-    assert_eq!(order(&rows), Some(vec![1, 0, 2]), "100 tokens stand for the first");
+    assert_eq!(work_order_of(&rows), Some(vec![1, 0, 2]), "100 tokens stand for the first");
 }
 
 #[test]
 fn priorities_go_before_all_else_and_prefix_groups_together() {
     let mut rows = of(&[100, 300, 100, 300]);
     (rows[0].priority, rows[1].priority) = (2, -1);
-    assert_eq!(order(&rows), Some(vec![0, 3, 2, 1]));
-    // Two begin alike and stand where the first of them does; the longer one goes before it.
+    assert_eq!(work_order_of(&rows), Some(vec![0, 3, 2, 1]));
+    // The two rows of a group are placed where its first row is; the longer one goes first.
     let mut rows = of(&[700, 1800, 520, 1000]);
     (rows[1].text, rows[3].text) = (1, 2);
-    assert_eq!(order(&rows), Some(vec![1, 3, 0, 2]));
+    assert_eq!(work_order_of(&rows), Some(vec![1, 3, 0, 2]));
     rows[2].length = 1900;
-    assert_eq!(order(&rows), Some(vec![1, 3, 2, 0]));
+    assert_eq!(work_order_of(&rows), Some(vec![1, 3, 2, 0]));
 }
 
 #[test]
 fn where_there_is_nothing_to_order_the_inputs_order_stands() {
-    assert_eq!(order(&[]), None);
+    assert_eq!(work_order_of(&[]), None);
     let lengths: Vec<usize> = (0..3000).map(|at| 256 + at % 254).collect();
-    assert_eq!(order(&of(&lengths)), None, "within a factor of two");
+    assert_eq!(work_order_of(&of(&lengths)), None, "within a factor of two");
     let mut rows = of(&lengths);
     rows[7].length = 16;
     rows[9].bad = true;
-    assert_eq!(order(&rows), None, "one in a thousand may differ");
+    assert_eq!(work_order_of(&rows), None, "one in a thousand may differ");
     rows.iter_mut().skip(20).step_by(500).for_each(|row| row.length = 16);
-    assert!(order(&rows).is_some());
+    assert!(work_order_of(&rows).is_some());
     rows.iter_mut().for_each(|row| *row = RowSpec { priority: 3, ..row_of_length(200) });
-    assert_eq!(order(&rows), None, "of one priority, whatever it is");
+    assert_eq!(work_order_of(&rows), None, "of one priority, whatever it is");
     rows[1].priority = 4;
-    assert_eq!(order(&rows).unwrap()[..3], [1, 0, 2]);
+    assert_eq!(work_order_of(&rows).unwrap()[..3], [1, 0, 2]);
     assert_eq!(
         sort_keys_of(&rows).work_order(rows.len() as u64, |row| row != 1),
         None,
         "it is done already"
     );
-    assert_eq!(order(&of(&[4000, 1000, 200])), None, "that is the order already");
+    assert_eq!(work_order_of(&of(&[4000, 1000, 200])), None, "that is the order already");
 }
 
 proptest! {
     #[test]
     fn an_order_is_of_the_open_rows_and_by_its_rules(
-        rows in prop::collection::vec(row(), 0..120),
+        rows in prop::collection::vec(any_row(), 0..120),
         done in prop::collection::vec(any::<bool>(), 120),
         some_done: bool,
     ) {
@@ -123,8 +123,8 @@ proptest! {
 
         let of: Vec<SortKey> = keys.each().collect();
         let middle = |key: &SortKey| key.class.map_or(0.0, crate::domain::LengthClass::typical_length);
-        // By the rules' own words: a family stands at its first open row's place, families before others and by
-        // where they begin in the input, then by index.
+        // The rules, stated directly: a group is placed at its first open row's position, groups before other rows and in the
+        // order of their first rows, then by index.
         let mut wanted: Vec<u32> = open.clone();
         wanted.sort_by(|&one, &other| {
             let rank = |row: u32| {
@@ -142,7 +142,7 @@ proptest! {
     }
 }
 
-/// Not a test but a measurement: `cargo test --release --lib prompts::order_tests::ten_million -- --ignored --nocapture`.
+/// A measurement: `cargo test --release --lib scan::work_order_tests::ten_million -- --ignored --nocapture`.
 #[test]
 #[ignore = "it means something in release only"]
 fn ten_million() {

@@ -61,16 +61,16 @@ pub fn bench_compare(
         bench.start_session(&with_batch_and_window(&settings, it.batch, window), &choice, |_| true)
     });
     for lane in &mut lanes {
-        let prompts = bench.prompt_source.take(prompts * lane.endpoints());
+        let prompts = bench.prompt_source.take(prompts * lane.endpoint_count());
         bench.measure_together(comm, lane, prompts, |_| {})?;
     }
     let mut runs: [Vec<BenchRun>; 2] = Default::default();
     let mut agreement = AnswerAgreement::default();
     for turn in 0..repeats {
-        if bench.stop.cancel_reason().is_some() {
+        if bench.cancellation.cancel_reason().is_some() {
             break;
         }
-        let asked = bench.prompt_source.take(prompts * lanes[0].endpoints());
+        let asked = bench.prompt_source.take(prompts * lanes[0].endpoint_count());
         let mut texts: [HashMap<u64, String>; 2] = Default::default();
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut measured = [None, None];
@@ -78,9 +78,9 @@ pub fn bench_compare(
             measured[way] = bench.measure_side(comm, &mut lanes[way], &asked, &mut texts[way])?;
         }
         // A lane that has ended measures nothing more.
-        let over = measured.iter().flatten().any(|it| it.ended.is_some());
+        let over = measured.iter().flatten().any(|it| it.end_reason.is_some());
         let over = comm.broadcast_value(Some(over))?;
-        if over && bench.stop.cancel_reason().is_some() {
+        if over && bench.cancellation.cancel_reason().is_some() {
             break; // half a pair says nothing
         }
         for (runs, measured) in runs.iter_mut().zip(&measured) {
@@ -89,7 +89,7 @@ pub fn bench_compare(
         for prompt in &asked {
             let [batched, single] = texts.each_ref().map(|it| it.get(&prompt.index));
             let (batched, single) = (batched.map(String::as_str), single.map(String::as_str));
-            agreement.count(prompt.input.as_str(), batched, single);
+            agreement.count_pair(prompt.input.as_str(), batched, single);
         }
         bench.print_progress(|| {
             let [batched, single] =

@@ -37,8 +37,8 @@ struct ActiveMeasurement {
 struct SessionEngine {
     running: EngineHandle,
     /// Its prompts come to their end without it.
-    give: mpsc::Sender<Vec<Prompt>>,
-    heard: mpsc::Receiver<SessionEvent>,
+    prompt_sender: mpsc::Sender<Vec<Prompt>>,
+    event_receiver: mpsc::Receiver<SessionEvent>,
     prompts_given: u64,
     /// Requests sent before this measurement.
     requests_before: u64,
@@ -73,13 +73,13 @@ impl EngineSession {
         let count = endpoints.len() as u64;
         let engine = match count {
             0 => Err("this rank has no endpoint".into()), // and is asked for nothing
-            _ => SessionEngine::start(settings, key, choice, endpoints),
+            _ => SessionEngine::start_engine(settings, key, choice, endpoints),
         };
         Self { endpoints: count, engine, active: ActiveMeasurement::default() }
     }
 
     /// How many endpoints it asks.
-    pub(super) fn endpoints(&self) -> u64 {
+    pub(super) fn endpoint_count(&self) -> u64 {
         self.endpoints
     }
 
@@ -106,7 +106,7 @@ impl EngineSession {
     /// Waits for outcomes until that time, at most until all are there. Are any missing?
     pub(super) fn wait_until(&mut self, until: Instant, each: impl FnMut(&PromptResult)) -> bool {
         if let Ok(engine) = &mut self.engine
-            && let Err(why) = engine.wait(&mut self.active, until, each)
+            && let Err(why) = engine.collect_results(&mut self.active, until, each)
         {
             self.fail_measurement(why);
         }
@@ -129,7 +129,7 @@ impl EngineSession {
     /// What came of it.
     pub(super) fn end(&mut self) -> BenchMeasurement {
         let ActiveMeasurement { mut measured, requests, .. } = std::mem::take(&mut self.active);
-        if let (Ok(engine), None) = (&mut self.engine, &measured.ended) {
+        if let (Ok(engine), None) = (&mut self.engine, &measured.end_reason) {
             measured.requests = requests - engine.requests_before;
             engine.requests_before = requests;
         }
@@ -139,14 +139,14 @@ impl EngineSession {
     /// Nothing of it is through, and what is under way belongs to no later measurement.
     fn fail_measurement(&mut self, why: String) {
         self.active.measured.seconds = self.active.started.elapsed().as_secs_f64();
-        self.active.measured.ended = Some(why.clone());
+        self.active.measured.end_reason = Some(why.clone());
         self.stop_engine(why);
     }
 
     fn stop_engine(&mut self, why: String) {
         if let Ok(engine) = std::mem::replace(&mut self.engine, Err(why)) {
             engine.running.stop();
-            drop(engine.give);
+            drop(engine.prompt_sender);
             engine.running.join();
         }
     }
@@ -156,7 +156,7 @@ impl ActiveMeasurement {
     /// The last word of requests comes within a second, and is not part of what is measured.
     fn is_running(&self) -> bool {
         let Self { measured, tally_complete: all_told, .. } = self;
-        measured.ended.is_none() && (measured.settled() < measured.asked || !all_told)
+        measured.end_reason.is_none() && (measured.settled() < measured.asked || !all_told)
     }
 }
 
@@ -180,7 +180,7 @@ impl Drop for EngineSession {
 }
 
 impl SessionEngine {
-    fn start(
+    fn start_engine(
         settings: &Settings,
         key: Option<ApiKey>,
         choice: &ModelSelection,
@@ -191,7 +191,7 @@ impl SessionEngine {
         let settled = tell.clone();
         let mut policy = engine_policy(settings, choice, 1)?;
         // Failures are what is measured, too: none of them ends the job.
-        policy.alike = usize::MAX;
+        policy.fail_fast_threshold = usize::MAX;
         if settings.usage == UsageMode::Off {
             policy.token_counting = engine::TokenCounting::Share;
         }
@@ -212,8 +212,8 @@ impl SessionEngine {
         let patience = settings.ready_timeout.to_duration();
         Ok(Self {
             running,
-            give,
-            heard,
+            prompt_sender: give,
+            event_receiver: heard,
             prompts_given: 0,
             requests_before: 0,
             down_timeout: patience,
@@ -222,11 +222,11 @@ impl SessionEngine {
 
     fn submit_prompts(&mut self, prompts: Vec<Prompt>) -> Result<(), String> {
         self.prompts_given += prompts.len() as u64;
-        self.running.given(self.prompts_given, true);
-        self.give.send(prompts).map_err(|_| "the engine has ended".to_owned())
+        self.running.set_supplied(self.prompts_given, true);
+        self.prompt_sender.send(prompts).map_err(|_| "the engine has ended".to_owned())
     }
 
-    fn wait(
+    fn collect_results(
         &self,
         under: &mut ActiveMeasurement,
         until: Instant,
@@ -234,7 +234,7 @@ impl SessionEngine {
     ) -> Result<(), String> {
         while under.is_running() {
             let left = until.saturating_duration_since(Instant::now());
-            match self.heard.recv_timeout(left) {
+            match self.event_receiver.recv_timeout(left) {
                 Ok(SessionEvent::Results(at, outcomes)) => {
                     for settled in &outcomes {
                         under.measured.count(settled);
@@ -253,13 +253,17 @@ impl SessionEngine {
                         return Err(format!("no endpoint was up for {after}"));
                     }
                 }
-                Ok(SessionEvent::Engine(EngineEvent::AllAlike(..))) => self.running.go_on(),
+                Ok(SessionEvent::Engine(EngineEvent::FailFastTripped(..))) => {
+                    self.running.proceed()
+                }
                 Ok(SessionEvent::Engine(
                     EngineEvent::Backlog(_)
                     | EngineEvent::PromptsReturned(_)
                     | EngineEvent::TimelineRecorded(_),
                 )) => {}
-                Ok(SessionEvent::Engine(EngineEvent::Ended(ended, _))) => return Err(words(ended)),
+                Ok(SessionEvent::Engine(EngineEvent::Ended(ended, _))) => {
+                    return Err(describe_end(ended));
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => return Ok(()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     return Err("the engine has ended".into());
@@ -270,7 +274,7 @@ impl SessionEngine {
     }
 }
 
-fn words(ended: EngineExit) -> String {
+fn describe_end(ended: EngineExit) -> String {
     match ended {
         EngineExit::Stalled => "no endpoint was left to ask".into(),
         EngineExit::StartFailed(why) => format!("the engine could not start: {why}"),

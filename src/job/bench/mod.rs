@@ -74,14 +74,14 @@ struct BenchContext {
     options: BenchOptions,
     files: Option<BenchReportFiles>,
     /// This rank's endpoints.
-    ready: Vec<EndpointStatus>,
+    own_endpoints: Vec<EndpointStatus>,
     /// All ranks' endpoints, on rank 0.
     all_endpoints: Option<Vec<Vec<EndpointStatus>>>,
     prompt_source: BenchPromptSource,
     /// What no other measurement's salt begins with, where servers keep their caches apart by it; and how many there were.
     cache_salt: Option<String>,
     salts_used: u64,
-    stop: BenchCancellation,
+    cancellation: BenchCancellation,
     code: ErrorCodeFn,
     /// They end with the measurements.
     _servers: LocalServers,
@@ -165,12 +165,12 @@ impl BenchContext {
             context: common,
             options: measuring,
             files,
-            ready,
+            own_endpoints: ready,
             all_endpoints: found,
             prompt_source: pool,
             cache_salt: salt,
             salts_used: 0,
-            stop,
+            cancellation: stop,
             code,
             _servers: servers,
         }))
@@ -178,7 +178,7 @@ impl BenchContext {
 
     /// Rank 0's choice of model and route, if these settings and endpoints allow one; on the other ranks nothing. Only
     /// endpoints that pass the filter (by rank) count.
-    fn choose(
+    fn select_model(
         &self,
         settings: &Settings,
         counts: impl Fn(usize, &Url) -> bool,
@@ -202,7 +202,7 @@ impl BenchContext {
     /// Collective. The choice, or the end of the job.
     fn select_model_or_end(&self, comm: &mut dyn Comm) -> Result<ModelSelection, JobError> {
         let choice =
-            root_result(comm, self.choose(&self.context.settings, |_, _| true), self.code)?;
+            root_result(comm, self.select_model(&self.context.settings, |_, _| true), self.code)?;
         Ok(comm.broadcast_value(choice)?)
     }
 
@@ -228,7 +228,7 @@ impl BenchContext {
             repeats: self.options.repeats,
             caches_apart: self.cache_salt.is_some(),
             rows_came_again: false,
-            incomplete: self.stop.cancel_reason().map(str::to_owned),
+            incomplete: self.cancellation.cancel_reason().map(str::to_owned),
         }
     }
 
@@ -239,7 +239,7 @@ impl BenchContext {
         choice: &ModelSelection,
         counts: impl Fn(&Url) -> bool,
     ) -> EngineSession {
-        let its = self.ready.iter().filter(|it| counts(&it.url)).cloned().collect();
+        let its = self.own_endpoints.iter().filter(|it| counts(&it.url)).cloned().collect();
         EngineSession::start_session(settings, self.context.api_key.clone(), choice, its)
     }
 
@@ -254,24 +254,25 @@ impl BenchContext {
     ) -> Result<RepeatedRuns, JobError> {
         let mut runs = Vec::new();
         for turn in 0..=self.options.repeats {
-            if self.stop.cancel_reason().is_some() {
+            if self.cancellation.cancel_reason().is_some() {
                 break;
             }
             let wanted = if turn == 0 { warm_up } else { prompts };
-            let asked = self.prompt_source.take(wanted * lane.endpoints());
+            let asked = self.prompt_source.take(wanted * lane.endpoint_count());
             let measured = self.measure_together(comm, lane, asked, |settled| {
                 if turn > 0 {
                     each(settled);
                 }
             })?;
             let why = measured.as_ref().map(BenchMeasurement::incomplete_reason);
-            let cut =
-                |it: &BenchMeasurement| self.stop.cancel_reason().is_some() && it.ended.is_some();
+            let cut = |it: &BenchMeasurement| {
+                self.cancellation.cancel_reason().is_some() && it.end_reason.is_some()
+            };
             if let Some(measured) = measured.filter(|it| turn > 0 && !cut(it)) {
                 runs.push(BenchRun::of(&measured));
             }
             let why = comm.broadcast_value(why)?;
-            if let Some(why) = why.filter(|_| self.stop.cancel_reason().is_none()) {
+            if let Some(why) = why.filter(|_| self.cancellation.cancel_reason().is_none()) {
                 let why = if turn == 0 { format!("in the warm-up, {why}") } else { why };
                 return Ok((runs, Some(why)));
             }
@@ -282,7 +283,7 @@ impl BenchContext {
 
     /// Why what comes is not measured, where all is over.
     fn skip_reason(&self) -> Option<String> {
-        self.stop.cancel_reason().map(|why| format!("not measured: {why}"))
+        self.cancellation.cancel_reason().map(|why| format!("not measured: {why}"))
     }
 
     /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. Nothing where all is over.
@@ -294,11 +295,11 @@ impl BenchContext {
         mut prompts: Vec<Prompt>,
         mut each: impl FnMut(&PromptResult),
     ) -> Result<Option<BenchMeasurement>, JobError> {
-        if let Some(why) = self.stop.cancel_reason() {
+        if let Some(why) = self.cancellation.cancel_reason() {
             let (asked, ended) = (prompts.len() as u64, Some(why.to_owned()));
             return Ok(comm.reduce(BenchMeasurement {
                 asked,
-                ended,
+                end_reason: ended,
                 ..BenchMeasurement::default()
             })?);
         }
@@ -316,7 +317,7 @@ impl BenchContext {
             if going && until == end {
                 lane.cut_short("it was not over in time");
             }
-            match self.stop.collect_votes(comm, going && until < end) {
+            match self.cancellation.collect_votes(comm, going && until < end) {
                 CancelVote::Continue => {}
                 CancelVote::Done => break,
                 CancelVote::Cancelled(why) => {
@@ -343,8 +344,11 @@ impl BenchContext {
         plots: impl FnOnce(&R) -> Result<Vec<(&'static str, Vec<u8>)>, String>,
     ) -> Result<JobVerdict, JobError> {
         let ended = report.map(|(report, table, verdict)| {
-            let verdict =
-                if self.stop.cancel_reason().is_some() { JobVerdict::PromptsOpen } else { verdict };
+            let verdict = if self.cancellation.cancel_reason().is_some() {
+                JobVerdict::PromptsOpen
+            } else {
+                verdict
+            };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
             console::print_stdout(if self.options.json { &json } else { &table });
             if let Some(files) = &self.files {

@@ -62,7 +62,7 @@ pub fn bench_models(
                 Some(why),
             ),
         };
-        bench.print_progress(|| line(&row));
+        bench.print_progress(|| describe_model_row(&row));
         rows.push(row);
     }
     let report = bench.all_endpoints.is_some().then(|| {
@@ -134,7 +134,7 @@ impl BenchContext {
         let counts = |rank: usize, url: &Url| {
             only.as_ref().is_none_or(|(its, only)| *its == rank && only == url)
         };
-        let chosen = self.choose(&settings, counts);
+        let chosen = self.select_model(&settings, counts);
         let chosen = chosen.map(|it| it.map_err(|error| error.to_string()));
         let chosen: Result<ModelSelection, String> = comm.broadcast_value(chosen)?;
         let name = self.subject_label(comm, subject);
@@ -159,7 +159,7 @@ impl BenchContext {
     }
 }
 
-fn line(row: &ModelRow) -> String {
+fn describe_model_row(row: &ModelRow) -> String {
     let place = row.endpoint.as_ref().map_or(String::new(), |it| format!(" at {it}"));
     let found = match (&row.figures, &row.failed) {
         (Some(RunFigures { p50_s, tokens_per_s, .. }), _) => {

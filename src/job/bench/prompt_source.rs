@@ -20,7 +20,7 @@ use crate::{
     bench::generate_text,
     comm::{Comm, TypedComm},
     domain::{Prompt, PromptId, PromptInput, RequestParams, RowHash},
-    input::{InputRules, InputSource, Lease, PromptReader, RowTable},
+    input::{InputRules, InputSource, PromptReader, RowLease, RowTable},
     settings::Settings,
 };
 
@@ -40,7 +40,7 @@ pub(super) struct RankPromptShare {
     source: InputSource,
     rules: InputRules,
     /// Rows with their text; none where prompts are made up.
-    lease: Option<Lease>,
+    lease: Option<RowLease>,
     seed: u64,
     row_model: Option<String>,
 }
@@ -126,7 +126,7 @@ impl BenchInput {
         let dealt = parts.into_iter().map(|(from, to)| {
             let lease = match &self.table {
                 Some(table) => {
-                    let lease = Lease { ranges: table.stretches(from, to), text: None };
+                    let lease = RowLease { ranges: table.row_ranges(from, to), text: None };
                     Some(lease.with_text(&self.source)?)
                 }
                 None => None,
@@ -238,7 +238,7 @@ impl BenchPromptSource {
                 route: None,
                 priority: 0,
                 row: None,
-                hash: RowHash::UNKNOWN,
+                row_hash: RowHash::UNKNOWN,
             }),
         }
     }

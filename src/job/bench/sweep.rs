@@ -21,7 +21,7 @@ pub fn bench_sweep(
     code: ErrorCodeFn,
 ) -> Result<JobVerdict, JobError> {
     let cells = sweep_cells(batches, windows);
-    let size = |cell: &BenchCell| measuring.prompts.unwrap_or_else(|| cell.prompts());
+    let size = |cell: &BenchCell| measuring.prompts.unwrap_or_else(|| cell.default_prompts());
     let turns = u64::from(measuring.repeats) + 1;
     let plan = BenchPlan {
         rejected_keys: (

@@ -1,13 +1,14 @@
-//! The answers' aggregates: each rank's of its own lines, all ranks' by a reduction, and into files beside the answers.
+//! Aggregates of the answers (`--aggregate`): each rank computes those of its own lines, an MPI reduction merges them, and
+//! rank 0 writes them to files beside the answers. What each aggregate computes is defined in [`aggregate`](crate::aggregate).
 //!
-//! Why so: a rank has the bytes of its lines in hand when it sends them to be gathered, so making its aggregates then costs
-//! no reading and is shared by all ranks; what travels up the tree of ranks is small. It needs one thing that a rank does
-//! not know by itself: which of two ranks' lines of one prompt counts. That is settled first, and only where there are
-//! such prompts at all (a reduction over one number tells); a line that does not count is then sent by nobody.
-//! Where answers stay in the shard files, each rank reads its own, and no answer leaves its rank.
+//! A rank has the bytes of its lines in memory when it sends them to be gathered. Computing its aggregates at that moment
+//! costs no extra reading and is shared by all ranks, and the messages of the reduction are small. A rank cannot know by
+//! itself which of two ranks' lines for the same prompt counts. That is resolved first, and only if such prompts exist,
+//! which a reduction over one number tells; superseded lines are then not sent at all. If answers stay in the shard files,
+//! each rank reads its own, and no answer leaves its rank.
 //!
-//! Texts and lists are as long as the answers and in their order: rank 0 writes them from the rounds in which it has the
-//! answers in order, though these stay in the shard files otherwise.
+//! Concatenated texts are as long as the answers and in input order. Rank 0 writes them from the rounds of the gather, which
+//! are run for this purpose even if the answers themselves stay in the shard files.
 
 use std::path::{Path, PathBuf};
 
@@ -29,12 +30,12 @@ use crate::{
 /// Prompts whose lines are compared at a time: 8 bytes each.
 const PRECEDENCE_CHUNK_ROWS: u64 = 1 << 20;
 
-/// Where the report lies.
+/// Returns the path of the JSON file with all aggregates.
 pub(crate) fn aggregate_report_path(answers: &Path) -> PathBuf {
     answers_sibling_path(answers, "aggregate.json")
 }
 
-/// The names of all files that are made where these are wanted.
+/// Returns the names of all files that the requested aggregates produce.
 pub(crate) fn aggregate_file_names(wanted: &[AggregateSpec], answers: &Path) -> Vec<String> {
     let report = (!wanted.is_empty()).then(|| aggregate_report_path(answers));
     let texts = wanted.iter().filter_map(AggregateSpec::file);
@@ -43,7 +44,7 @@ pub(crate) fn aggregate_file_names(wanted: &[AggregateSpec], answers: &Path) -> 
     report.into_iter().chain(texts).map(name).collect()
 }
 
-/// Takes away what earlier starts have made of other answers, and what such a start has left half made.
+/// Removes aggregates of an earlier state of the answers, finished or partly written. Failures are only logged.
 pub(crate) fn remove_stale_aggregates(names: &[String], answers: &Path) {
     for name in names {
         let stale = answers.with_file_name(name);
@@ -61,23 +62,23 @@ pub(crate) fn remove_stale_aggregates(names: &[String], answers: &Path) {
     }
 }
 
-/// All that are wanted, while they are made.
+/// The requested aggregates while lines are added to them.
 #[derive(Default)]
 pub(crate) struct AggregateSet {
-    wanted: Vec<AggregateSpec>,
+    requested: Vec<AggregateSpec>,
     partial: PartialAggregates,
-    /// On rank 0.
+    /// Filled on rank 0 only.
     text_aggregates: Vec<TextAggregate>,
 }
 
-/// A rank's, and then all ranks'.
+/// Aggregates that merge: over the lines of one rank, and after the reduction over those of all ranks.
 #[derive(Default, Serialize, Deserialize)]
 struct PartialAggregates {
-    /// What the lines measure, if that is wanted.
+    /// Statistics for the report, if one is requested.
     measured: Option<AnswerStats>,
-    /// Those that merge, as wanted.
+    /// In the order of the requested aggregates, without the texts.
     values: Vec<Aggregate>,
-    /// Lines that are no answers: damage.
+    /// Number of lines that could not be parsed.
     damaged_lines: u64,
 }
 
@@ -90,13 +91,13 @@ impl Merge for PartialAggregates {
 }
 
 impl PartialAggregates {
-    /// Has it no use for lines?
+    /// Returns whether lines can be skipped because no aggregate needs them.
     fn is_unused(&self) -> bool {
         self.values.is_empty() && self.measured.is_none()
     }
 }
 
-/// One that is written as it comes.
+/// A text that is written to its file as the lines arrive.
 struct TextAggregate {
     file: AtomicFile,
     joined: AnswerConcat,
@@ -104,7 +105,7 @@ struct TextAggregate {
 }
 
 impl AggregateSet {
-    /// Local. Empty ones; rank 0 gives the place of the answers.
+    /// Creates empty aggregates, on rank 0 (`answers` is given) with their files. Local.
     pub(crate) fn begin(
         wanted: &RequestedOutputs<'_>,
         answers: Option<&Path>,
@@ -115,7 +116,7 @@ impl AggregateSet {
             match (Aggregate::of(it), it.file(), answers) {
                 (Aggregate::Concat(joined), Some(ending), Some(answers)) => {
                     let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
-                    file.write(joined.head().as_bytes())?;
+                    file.write(joined.opening_text().as_bytes())?;
                     texts.push(TextAggregate { file, joined, has_content: false });
                 }
                 (Aggregate::Concat(_), ..) => {}
@@ -123,18 +124,18 @@ impl AggregateSet {
             }
         }
         Ok(Self {
-            wanted: wanted.to_vec(),
+            requested: wanted.to_vec(),
             partial: PartialAggregates { measured, values, damaged_lines: 0 },
             text_aggregates: texts,
         })
     }
 
-    /// Do they need the answers in order? The same on every rank.
+    /// Returns whether the answers are needed in input order. The same on every rank.
     pub(crate) fn needs_input_order(&self) -> bool {
-        self.wanted.iter().any(|it| it.file().is_some())
+        self.requested.iter().any(|it| it.file().is_some())
     }
 
-    /// Collective. Of each prompt only the line that counts, where any are to be counted.
+    /// Keeps only the line that counts of each prompt, if any aggregate merges. Collective.
     pub(crate) fn resolve_duplicates(
         &self,
         comm: &mut dyn Comm,
@@ -146,7 +147,7 @@ impl AggregateSet {
         }
     }
 
-    /// Local. This rank's lines of a stretch.
+    /// Adds framed lines of this rank. Local.
     pub(crate) fn add_lines(&mut self, lines: &[u8]) {
         if self.partial.is_unused() {
             return;
@@ -167,7 +168,7 @@ impl AggregateSet {
         }
     }
 
-    /// Local, on rank 0. The next line of all.
+    /// Adds the next line in input order to the texts. Local, on rank 0.
     pub(crate) fn add_ordered_line(&mut self, line: &[u8]) -> Result<(), OutputError> {
         if self.text_aggregates.is_empty() {
             return Ok(());
@@ -175,9 +176,9 @@ impl AggregateSet {
         let Ok(line) = Line::read(line) else { return Ok(()) };
         for seen in line.seen() {
             for text in &mut self.text_aggregates {
-                let Some(piece) = text.joined.note(&seen) else { continue };
+                let Some(piece) = text.joined.count_piece(&seen) else { continue };
                 if std::mem::replace(&mut text.has_content, true) {
-                    text.file.write(text.joined.between().as_bytes())?;
+                    text.file.write(text.joined.separator_text().as_bytes())?;
                 }
                 text.file.write(piece.as_bytes())?;
             }
@@ -185,22 +186,26 @@ impl AggregateSet {
         Ok(())
     }
 
-    /// Collective. All ranks' together, on rank 0.
+    /// Merges the aggregates of all ranks; returns them on rank 0. Collective.
     pub(crate) fn reduce_to_root(self, comm: &mut dyn Comm) -> Result<Option<Self>, JobError> {
         if self.partial.is_unused() {
             return Ok((comm.rank() == 0).then_some(self));
         }
-        let Self { wanted, partial: own, text_aggregates: texts } = self;
-        Ok(comm.reduce(own)?.map(|own| Self { wanted, partial: own, text_aggregates: texts }))
+        let Self { requested: wanted, partial: own, text_aggregates: texts } = self;
+        Ok(comm.reduce(own)?.map(|own| Self {
+            requested: wanted,
+            partial: own,
+            text_aggregates: texts,
+        }))
     }
 
-    /// Local, on rank 0. Into files beside the answers, where any were wanted; and what the lines measure.
+    /// Writes the aggregates to files beside the answers, and returns the statistics for the report. Local, on rank 0.
     pub(crate) fn write_files(
         self,
         answers: &Path,
         counts: &PromptCounts,
     ) -> Result<Option<AnswerStats>, JobError> {
-        let Self { wanted, partial: own, text_aggregates: texts } = self;
+        let Self { requested: wanted, partial: own, text_aggregates: texts } = self;
         if wanted.is_empty() {
             return Ok(own.measured);
         }
@@ -233,7 +238,7 @@ impl AggregateSet {
     }
 }
 
-/// Collective. Leaves of each prompt only the line that counts among all ranks'.
+/// Drops every line that is superseded by a line of another rank. Collective.
 pub(crate) fn resolve_duplicate_lines(
     comm: &mut dyn Comm,
     lines: &mut LineIndex,
@@ -242,7 +247,7 @@ pub(crate) fn resolve_duplicate_lines(
     let mut all = [lines.line_count()];
     comm.all_reduce(&mut all, ReduceOp::Sum);
     if all[0] == counts.answered + counts.failed {
-        return; // no prompt has lines on two ranks
+        return; // as many lines as done prompts: no prompt has lines on two ranks
     }
     for from in (0..counts.submitted).step_by(PRECEDENCE_CHUNK_ROWS as usize) {
         let mut claims =

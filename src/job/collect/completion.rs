@@ -1,5 +1,8 @@
-//! How a run stands: which prompts have an outcome, from all its shard files. Every rank reads some of the files, and a
-//! reduction makes one picture of it.
+//! The completion state of a run: which prompts have an outcome, according to its shard files.
+//!
+//! Each rank reads a share of the files, and an MPI reduction combines the bitmaps. The shard files are the only truth about
+//! progress: the counts in the manifest may be older. What is leased or in flight is not on disk and belongs to the
+//! [`ledger`](crate::ledger).
 
 use std::time::Instant;
 
@@ -18,19 +21,19 @@ use crate::{
     site::Place,
 };
 
-/// Which prompts were answered, which failed, and which of those may be asked again.
+/// Sets of answered and failed prompts, one bit per prompt each.
 #[derive(Clone, Debug)]
 pub(crate) struct CompletionState {
     answered: IndexSet,
-    /// Failed, of whatever kind, and not answered.
+    /// Failed in any way and not answered.
     failed: IndexSet,
-    /// Failed for good, and not answered.
+    /// Failed in a way that a retry cannot fix, and not answered.
     permanently_failed: IndexSet,
 }
 
 impl CompletionState {
-    /// Collective.
-    pub(crate) fn read(
+    /// Reads the shard files of the run folder. Every rank returns the state of the whole run. Collective.
+    pub(crate) fn read_all_ranks(
         comm: &mut dyn Comm,
         folders: &ShardFolders,
         brief: &RunPlan,
@@ -39,7 +42,7 @@ impl CompletionState {
         let (began, mut standing) = (Instant::now(), Self::all_open(brief.source.rows));
         let read = folders
             .readable_files(brief.start)
-            .and_then(|files| standing.take(&files, &brief.source.fingerprint, None));
+            .and_then(|files| standing.read_files(&files, &brief.source.fingerprint, None));
         let standing = standing.reduce_over_ranks(comm, read, code)?;
         if comm.rank() == 0 {
             let seconds = began.elapsed().as_secs_f64();
@@ -48,8 +51,9 @@ impl CompletionState {
         Ok(standing)
     }
 
-    /// Collective. The same, and where this rank's lines lie, on all ranks or on none: where they are wanted, and every prompt
-    /// has its outcome or they are wanted all the same. Both in one reading.
+    /// Reads the completion state and, in the same pass, the index of this rank's lines. Collective.
+    ///
+    /// The index is returned on all ranks or on none: if it is `wanted` and every prompt is done, or if `anyway` is set.
     pub(crate) fn read_with_index(
         comm: &mut dyn Comm,
         folders: &ShardFolders,
@@ -58,12 +62,12 @@ impl CompletionState {
         code: ErrorCodeFn,
     ) -> Result<(Self, Option<LineIndex>), JobError> {
         if !(wanted || anyway) {
-            return Ok((Self::read(comm, folders, brief, code)?, None));
+            return Ok((Self::read_all_ranks(comm, folders, brief, code)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::all_open(brief.source.rows));
         let read = folders.readable_files(brief.start).and_then(|files| {
             let mut lines = LineIndex::for_files(files.clone(), rows);
-            standing.take(&files, &brief.source.fingerprint, Some(&mut lines))?;
+            standing.read_files(&files, &brief.source.fingerprint, Some(&mut lines))?;
             Ok(lines)
         });
         let (read, lines) = match read {
@@ -75,7 +79,7 @@ impl CompletionState {
         Ok((standing, lines.filter(|_| whole || anyway)))
     }
 
-    /// Collective. One picture out of what each rank has read.
+    /// Combines what the ranks have read; an error on one rank is an error on all. Collective.
     fn reduce_over_ranks(
         mut self,
         comm: &mut dyn Comm,
@@ -86,31 +90,35 @@ impl CompletionState {
         for bitmap in [&mut self.answered, &mut self.failed, &mut self.permanently_failed] {
             comm.all_reduce(bitmap.words_mut(), ReduceOp::Or);
         }
-        Ok(self.settled())
+        Ok(self.prefer_success())
     }
 
-    /// Local. The same, from a run folder, by this process alone.
+    /// Reads the completion state from a run folder, by this process alone. Local.
     pub(crate) fn from_folder(
         folder: &std::path::Path,
         rows: u64,
         fingerprint: &str,
     ) -> Result<Self, JobError> {
         let mut standing = Self::all_open(rows);
-        standing.take(&shards::list(&folder.join(SHARDS_FOLDER))?, fingerprint, None)?;
-        Ok(standing.settled())
+        standing.read_files(
+            &shards::list_shard_files(&folder.join(SHARDS_FOLDER))?,
+            fingerprint,
+            None,
+        )?;
+        Ok(standing.prefer_success())
     }
 
-    /// Local. The same, and where all lines lie.
+    /// Reads the completion state and the index of all lines from a run folder. Local.
     pub(crate) fn from_folder_with_index(
         folder: &std::path::Path,
         rows: u64,
         fingerprint: &str,
     ) -> Result<(Self, LineIndex), JobError> {
-        let files = shards::list(&folder.join(SHARDS_FOLDER))?;
+        let files = shards::list_shard_files(&folder.join(SHARDS_FOLDER))?;
         let (mut standing, mut lines) =
             (Self::all_open(rows), LineIndex::for_files(files.clone(), rows));
-        standing.take(&files, fingerprint, Some(&mut lines))?;
-        Ok((standing.settled(), lines))
+        standing.read_files(&files, fingerprint, Some(&mut lines))?;
+        Ok((standing.prefer_success(), lines))
     }
 
     fn all_open(rows: u64) -> Self {
@@ -121,7 +129,7 @@ impl CompletionState {
         }
     }
 
-    fn take(
+    fn read_files(
         &mut self,
         files: &[ShardFile],
         fingerprint: &str,
@@ -141,19 +149,18 @@ impl CompletionState {
         Ok(())
     }
 
-    /// Success beats failure.
-    fn settled(mut self) -> Self {
+    /// Removes from the failed prompts those that were answered too.
+    fn prefer_success(mut self) -> Self {
         self.failed.remove_all(&self.answered);
         self.permanently_failed.remove_all(&self.answered);
         self
     }
 
-    /// Is there an answer to this prompt?
     pub(crate) fn is_answered(&self, index: u64) -> bool {
         self.answered.contains(index)
     }
 
-    /// Everything but this is to do.
+    /// Returns the prompts that are not sent again. With `retry_failed`, permanent failures are sent again too.
     pub(crate) fn done_prompts(&self, retry_failed: bool) -> IndexSet {
         let mut done = self.answered.clone();
         if !retry_failed {
@@ -162,19 +169,20 @@ impl CompletionState {
         done
     }
 
-    /// Those that were answered.
     pub(crate) fn answered_prompts(&self) -> &IndexSet {
         &self.answered
     }
 
-    /// The counts that go into the manifest.
+    /// Returns the counts as the manifest has them.
     pub(crate) fn counts(&self, rows: u64) -> PromptCounts {
         PromptCounts::new(rows, self.answered.count(), self.failed.count())
     }
 }
 
-/// Collective. Every rank has to see the run folder that rank 0 has opened, unless it keeps what it writes elsewhere. On rank 0: which ranks do not see the input as
-/// it does, and are to be told what its rows say.
+/// Checks that every rank sees the run folder that rank 0 has opened, unless it writes to its own node. Collective.
+///
+/// Returns on rank 0, for each rank, whether it does *not* see the input as rank 0 does; such ranks get the text of their
+/// rows along with their leases.
 pub(crate) fn check_run_folder(
     comm: &mut dyn Comm,
     brief: &RunPlan,

@@ -1,9 +1,10 @@
-//! Answers from all ranks' shard files into one file, in input order, in rounds that fit a buffer.
+//! The gather: copies the answers from all ranks' shard files into one file, in input order, in rounds that fit a buffer.
 //!
-//! Each round's stretch of prompts is chosen by a reduction over what the ranks have of it, so that its bytes fit; ranks
-//! send their lines by a varying-count gather, and rank 0 writes them in order. A prompt may stand in several shard files:
-//! each rank sends the line that counts of its own, and rank 0 takes the one that counts of those. Aggregates are made on
-//! the way, of the same bytes.
+//! A round covers a range of prompts, which a reduction over the ranks' byte counts chooses so that its lines fit. The ranks
+//! send their lines with `MPI_Gatherv`, and rank 0 merges and writes them in order. A prompt may occur in several shard
+//! files: each rank sends the line that takes precedence among its own, and rank 0 keeps the one that takes precedence among
+//! those. Aggregates are computed on the way from the same bytes ([`super::aggregate`]). Reading lines from the shard files
+//! is the business of [`super::line_index`].
 
 use std::{
     cmp::Reverse,
@@ -29,13 +30,13 @@ use crate::{
     output::{OutputError, OutputFile, PromptCounts},
 };
 
-/// Bytes at rank 0 at a time, about.
+/// Approximate number of bytes that rank 0 receives in a round.
 pub(crate) const GATHER_ROUND_BYTES: u64 = 32 << 20;
-/// Pieces that a stretch is measured in.
+/// Number of bins in which the bytes of a range of prompts are counted, per reduction.
 const ROUND_BINS: u64 = 4096;
 
-/// Collective. Writes the output file and the aggregates from all ranks' lines, where they are wanted and every prompt has
-/// its outcome; and measures the lines, if that is wanted. On rank 0, what was measured.
+/// Writes the requested outputs from all ranks' lines: the output file, the aggregates, and the statistics for the report,
+/// which are returned on rank 0. Does nothing without an index of the lines or if nothing is requested. Collective.
 pub(crate) fn gather_answers(
     comm: &mut dyn Comm,
     brief: &RunPlan,
@@ -68,7 +69,8 @@ pub(crate) fn gather_answers(
     Ok(measured.flatten())
 }
 
-/// Collective. What all ranks' lines measure, on rank 0, if that is wanted; each rank keeps of its own those that count.
+/// Computes the statistics for the report from all ranks' lines, if one is requested; returns them on rank 0. Afterwards
+/// `lines` holds only the lines that take precedence. Collective.
 pub(crate) fn measure_answers(
     comm: &mut dyn Comm,
     brief: &RunPlan,
@@ -85,7 +87,7 @@ pub(crate) fn measure_answers(
     whole.map_or(Ok(None), |whole| whole.write_files(&brief.output, counts))
 }
 
-/// Local. The same of all answers there are, into files at `place`.
+/// Writes the requested outputs from all answers of a run to files at `place`, by this process alone. Local.
 pub(crate) fn gather_solo(
     lines: LineIndex,
     counts: &PromptCounts,
@@ -107,19 +109,19 @@ pub(crate) fn gather_solo(
         .map_or(Ok(None), |whole| whole.write_files(place, counts))
 }
 
-/// What becomes of lines that are brought to rank 0. Every rank has one.
+/// Receiver of lines that are gathered to rank 0. Every rank has one.
 pub(crate) trait LineSink {
-    /// Collective, before anything is brought: lines may be left out.
+    /// Drops superseded lines before anything is sent, if the receiver needs that. Collective.
     fn resolve_duplicates(&self, _: &mut dyn Comm, _: &mut LineIndex) {}
 
-    /// Local. What this rank brings of a stretch.
+    /// Takes the framed lines that this rank sends in a round. Local.
     fn on_local_lines(&mut self, _: &[u8]) {}
 
-    /// Local, on rank 0. The lines of all ranks in order, of each prompt the one that counts.
+    /// Takes the line of the next prompt, in input order over all ranks. Local, on rank 0.
     fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
 }
 
-/// The answers' file, on rank 0 if it is wanted, and their aggregates.
+/// The output file, which is open on rank 0 only and if it is requested, and the aggregates.
 struct AnswerCollector {
     output: Option<OutputFile>,
     aggregates: AggregateSet,
@@ -127,7 +129,7 @@ struct AnswerCollector {
 }
 
 impl AnswerCollector {
-    /// Local. The files, on rank 0 only, and nothing in them.
+    /// Creates empty output files if this is rank 0. Local.
     fn begin(
         place: &Path,
         wanted: &RequestedOutputs<'_>,
@@ -155,7 +157,7 @@ impl LineSink for AnswerCollector {
     }
 }
 
-/// Collective. All ranks' lines to rank 0, about `round` bytes at a time.
+/// Sends all ranks' lines to rank 0, about `round` bytes at a time. Collective.
 pub(crate) fn gather_in_order(
     comm: &mut dyn Comm,
     mut lines: LineIndex,
@@ -170,13 +172,14 @@ pub(crate) fn gather_in_order(
     let mut fault = None;
     for (from, until) in plan_rounds(comm, &lines, rows, round) {
         mine.clear();
-        // A rank that cannot read its file goes on with nothing, and says so when all can hear it.
+        // A rank that cannot read its file sends nothing and reports the error after the last round: leaving the loop here
+        // would leave the other ranks waiting in their collective calls.
         if let Err(error) = lines.read_range(from, until, &mut mine) {
             mine.clear();
             fault.get_or_insert(JobError::from(error));
         }
-        comm.gather(&mine, &mut gathered);
-        to.on_local_lines(&mine); // while rank 0 writes
+        comm.gather_bytes(&mine, &mut gathered);
+        to.on_local_lines(&mine); // overlaps with rank 0 writing the round
         if root && fault.is_none() {
             fault = merge_round(to, &gathered).err();
         }
@@ -184,7 +187,7 @@ pub(crate) fn gather_in_order(
     fault.map_or(Ok(()), Err)
 }
 
-/// Collective. Every rank's lines to where its own go: no answer leaves its rank.
+/// Passes each rank's lines to its own receiver; no answer leaves its rank. Collective.
 fn process_in_place(
     comm: &mut dyn Comm,
     lines: &mut LineIndex,
@@ -202,11 +205,11 @@ fn process_in_place(
     Ok(())
 }
 
-/// Who gets lines where they are.
+/// Callback for lines that stay on their rank.
 pub(crate) type LineCallback<'e> = &'e mut dyn FnMut(&[u8]);
 
-/// Collective. Of every prompt the line that counts, to `each` on one of the ranks that have it; nothing while prompts are
-/// open.
+/// Passes the line of every prompt to `each`, on exactly one of the ranks that have one. Does nothing without an index, that
+/// is, while prompts are open. Collective.
 pub(crate) fn visit_lines(
     comm: &mut dyn Comm,
     lines: Option<LineIndex>,
@@ -224,7 +227,7 @@ pub(crate) fn visit_lines(
     all_ok(comm, visited.map_err(JobError::into_finish_error), code)
 }
 
-/// Who looks at lines where they are.
+/// A [`LineSink`] that passes lines to a callback.
 struct LineVisitor<'v> {
     callback: LineCallback<'v>,
     counts: &'v PromptCounts,
@@ -244,7 +247,7 @@ impl LineSink for LineVisitor<'_> {
     }
 }
 
-/// Collective. Stretches of prompts, in order, whose lines together fit a round (or are a single prompt's).
+/// Divides the prompts into consecutive ranges `[from, to)` whose lines fit a round or belong to a single prompt. Collective.
 fn plan_rounds(comm: &mut dyn Comm, lines: &LineIndex, rows: u64, round: u64) -> Vec<(u64, u64)> {
     let mut found: Vec<(u64, u64)> = Vec::new();
     let mut to_measure = vec![(0, rows)];
@@ -263,7 +266,7 @@ fn plan_rounds(comm: &mut dyn Comm, lines: &LineIndex, rows: u64, round: u64) ->
                 break;
             }
             if bytes > round && end - begin > 1 {
-                // Too much in one piece: what comes after it has to wait until it is measured.
+                // This bin must be divided further before the ranges after it can be planned.
                 left.push((end, to));
                 left.push((begin, end));
                 break;
@@ -284,10 +287,10 @@ fn plan_rounds(comm: &mut dyn Comm, lines: &LineIndex, rows: u64, round: u64) ->
     found
 }
 
-/// One round: of each prompt the line that counts, in order. Each rank's part is in order already, so they are merged.
+/// Writes one round: of each prompt the line that takes precedence. Each rank's part is in order, so a k-way merge suffices.
 fn merge_round(to: &mut impl LineSink, gathered: &RankParts) -> Result<(), JobError> {
     let mut parts: Vec<LineFrames<'_>> = gathered.parts().map(LineFrames).collect();
-    // The next line of each part; parts with smaller numbers first among equals, which no two files that a run wrote are.
+    // The next line of each part. The part's number breaks ties, which cannot occur between files that a run wrote.
     let mut next: BinaryHeap<_> = (0..)
         .zip(&mut parts)
         .filter_map(|(place, part)| {
@@ -329,7 +332,7 @@ mod tests {
         PromptCounts::new(ROWS, ROWS, 0)
     }
 
-    /// An outcome in a file: whose, whether it is an answer, how many bytes it has besides.
+    /// (index, success, bytes of padding) of a line in a shard file.
     type WrittenLine = (u64, bool, usize);
 
     fn shard_line((index, success, pad): WrittenLine, place: &str) -> String {
@@ -339,18 +342,18 @@ mod tests {
         )
     }
 
-    fn place(file: usize, at: usize) -> String {
+    fn line_label(file: usize, at: usize) -> String {
         format!("{file}/{at}")
     }
 
-    /// Shard files with these outcomes: two ranks a start.
+    /// Writes shard files with these outcomes, two ranks per session.
     fn write_shards(folder: &Path, files: &[Vec<WrittenLine>]) -> Vec<shards::ShardFile> {
         for (file, told) in files.iter().enumerate() {
             let (start, rank) = (file / 2, file % 2);
             let header = shards::ShardHeader::new(start as u32, rank, "n", "f");
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
             for (at, told) in told.iter().enumerate() {
-                text += &shard_line(*told, &place(file, at));
+                text += &shard_line(*told, &line_label(file, at));
                 if at % 3 == 1 {
                     text += "{\"index\":1,\"succ\n";
                 }
@@ -358,11 +361,11 @@ mod tests {
             write!(text, "{{\"index\":0,\"success\":tr").expect("torn");
             std::fs::write(folder.join(header.file_name()), text).expect("written");
         }
-        shards::list(folder).expect("listed")
+        shards::list_shard_files(folder).expect("listed")
     }
 
-    /// What has to come out: of each prompt the line that counts.
-    fn expected(files: &[Vec<WrittenLine>]) -> String {
+    /// Returns the expected output: of each prompt the line that takes precedence.
+    fn expected_output(files: &[Vec<WrittenLine>]) -> String {
         let all = || {
             files.iter().enumerate().flat_map(|(file, told)| {
                 told.iter().enumerate().map(move |(at, &told)| (file, at, told))
@@ -376,11 +379,11 @@ mod tests {
         };
         (0..ROWS)
             .filter_map(best)
-            .map(|(file, at, told)| shard_line(told, &place(file, at)))
+            .map(|(file, at, told)| shard_line(told, &line_label(file, at)))
             .collect()
     }
 
-    fn lines(files: Vec<shards::ShardFile>) -> LineIndex {
+    fn index_lines(files: Vec<shards::ShardFile>) -> LineIndex {
         let mut lines = LineIndex::for_files(files.clone(), ROWS);
         shards::read_all_entries(&files, "f", |file, entry| lines.record_line(file, &entry))
             .expect("read");
@@ -396,14 +399,14 @@ mod tests {
         std::fs::read_to_string(place).expect("there")
     }
 
-    fn alone(folder: &Path, all: LineIndex) -> Result<String, JobError> {
+    fn gather_to_string(folder: &Path, all: LineIndex) -> Result<String, JobError> {
         let place = folder.join("answers.jsonl");
         gather_solo(all, &all_answered_counts(), &place, &JSONL)?;
         Ok(std::fs::read_to_string(place).expect("there"))
     }
 
     fn any_files() -> impl Strategy<Value = Vec<Vec<WrittenLine>>> {
-        // Some lie beyond the input; some are far from the next, and some longer than what is read at once.
+        // Some indices lie beyond the input. Some lines are far from the next one, some longer than a single read.
         let pad =
             prop_oneof![20 => 0usize..200, 2 => 10_000usize..40_000, 1 => Just(1_100_000usize)];
         let told = (0..ROWS + 2, any::<bool>(), pad);
@@ -414,21 +417,21 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(96))]
 
         #[test]
-        fn rounds_of_any_size_give_the_lines_that_count_in_order(files in any_files(), round in 1u64..100_000) {
+        fn rounds_of_any_size_give_the_lines_with_precedence_in_order(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
-            let all = lines(write_shards(folder.path(), &files));
+            let all = index_lines(write_shards(folder.path(), &files));
             let got = collect_output(folder.path(), |output| {
                 gather_in_order(&mut SoloComm::new(), all, ROWS, round, output).expect("gathered");
             });
-            prop_assert!(got == expected(&files));
+            prop_assert!(got == expected_output(&files));
         }
 
         #[test]
-        fn ranks_that_read_parts_of_the_files_give_the_same(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+        fn the_output_does_not_depend_on_how_files_are_shared_among_ranks(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
             let folder = tempfile::tempdir().expect("a folder");
             let all = write_shards(folder.path(), &files);
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
-            let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| index_lines(part(rank))).collect();
             parts.iter_mut().for_each(LineIndex::sort_lines);
             let got = collect_output(folder.path(), |output| {
                 for from in (0..ROWS).step_by(width as usize) {
@@ -441,15 +444,15 @@ mod tests {
                     merge_round(output, &gathered).expect("written");
                 }
             });
-            prop_assert!(got == expected(&files));
+            prop_assert!(got == expected_output(&files));
         }
 
         #[test]
-        fn ranks_that_settle_keep_of_each_prompt_the_one_line_that_counts(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+        fn resolving_duplicates_keeps_exactly_one_line_per_prompt_over_all_ranks(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
             let folder = tempfile::tempdir().expect("a folder");
             let all = write_shards(folder.path(), &files);
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
-            let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| lines(part(rank))).collect();
+            let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| index_lines(part(rank))).collect();
             parts.iter_mut().for_each(LineIndex::sort_lines);
             for from in (0..ROWS).step_by(width as usize) {
                 let claims = parts.iter().map(|part| part.precedence_keys(from, ROWS.min(from + width)));
@@ -461,13 +464,13 @@ mod tests {
             let mut left: Vec<(u64, &[u8])> = bytes.iter().flat_map(|it| LineFrames(it)).map(|(index, _, line)| (index, line)).collect();
             left.sort_unstable();
             let left: Vec<u8> = left.into_iter().flat_map(|(_, line)| line).copied().collect();
-            prop_assert!(left == expected(&files).as_bytes());
+            prop_assert!(left == expected_output(&files).as_bytes());
         }
 
         #[test]
-        fn a_round_fits_or_is_one_prompts(files in any_files(), round in 1u64..100_000) {
+        fn a_round_fits_the_buffer_or_holds_a_single_prompt(files in any_files(), round in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
-            let mut all = lines(write_shards(folder.path(), &files));
+            let mut all = index_lines(write_shards(folder.path(), &files));
             all.sort_lines();
             let mut next = 0;
             for (from, to) in plan_rounds(&mut SoloComm::new(), &all, ROWS, round) {
@@ -483,20 +486,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_too_long_for_a_spot_comes_out_whole() {
+    fn a_line_too_long_for_a_packed_location_is_written_whole() {
         let folder = tempfile::tempdir().expect("a folder");
         let files = [vec![(1, true, 9 << 20), (0, true, 3), (2, false, (8 << 20) - 60)]];
-        let all = lines(write_shards(folder.path(), &files));
-        let got = alone(folder.path(), all).expect("gathered");
-        assert!(got == expected(&files));
+        let all = index_lines(write_shards(folder.path(), &files));
+        let got = gather_to_string(folder.path(), all).expect("gathered");
+        assert!(got == expected_output(&files));
     }
 
     #[test]
-    fn a_file_that_is_gone_by_then_is_an_error_and_not_a_gap() {
+    fn a_shard_file_that_vanishes_before_the_gather_is_an_error_and_not_a_gap() {
         let folder = tempfile::tempdir().expect("a folder");
         let files = write_shards(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
-        let all = lines(files.clone());
+        let all = index_lines(files.clone());
         std::fs::remove_file(&files[1].path).expect("removed");
-        assert!(alone(folder.path(), all).is_err());
+        assert!(gather_to_string(folder.path(), all).is_err());
     }
 }

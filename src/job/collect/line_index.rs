@@ -1,36 +1,37 @@
-//! Where this rank's answers lie in its shard files, and getting a stretch of them out, in input order.
+//! The index of this rank's lines in its shard files, and reading a range of them in input order.
 //!
-//! Sixteen bytes a line are kept, and of each prompt only the line that counts among this rank's. It knows nothing of other
-//! ranks, whose lines may count more: what it gets out says for each line how it compares.
+//! The index takes 16 bytes per line and keeps, for each prompt, only the line that takes precedence among this rank's. It
+//! knows nothing of other ranks, whose lines may take precedence over these: each line that it reads is framed with what is
+//! needed to compare it. The comparison across ranks is in [`super::gather`] and [`super::aggregate`].
 
 use std::collections::BTreeMap;
 
 use crate::shards::{FileCache, LineEntry, LineLocation, LinePrecedence, ShardError, ShardFile};
 
-/// Hardly a line that this program writes is shorter.
+/// Lower estimate of the length of a line that this program writes.
 const SHORT_LINE_BYTES: u64 = 200;
-/// Lines nearer to each other than this are read at once: the bytes between cost less than another call.
+/// Lines that are closer to each other than this are read in one call: the bytes between them cost less than another call.
 const MAX_READ_GAP: u64 = 16 << 10;
-/// The most that is read at once, if no line is longer.
+/// Limit of a joined read; a single longer line is read in one call all the same.
 const MAX_READ_BYTES: u64 = 1 << 20;
 
-/// This rank's lines, by prompt.
+/// Locations of this rank's lines, sorted by prompt after [`LineIndex::sort_lines`].
 pub(crate) struct LineIndex {
     file_cache: FileCache,
     locations: Vec<LineLocation>,
-    /// The lengths that a spot has no room for.
+    /// Lengths that do not fit into a packed location.
     long_lengths: BTreeMap<LineLocation, u32>,
     rows: u64,
 }
 
 impl LineIndex {
-    /// None yet. The files are numbered as they stand, in order of start and rank.
+    /// Creates an empty index. The files are numbered as given, in order of session and rank.
     pub(crate) fn for_files(files: Vec<ShardFile>, rows: u64) -> Self {
         let size = |file: &ShardFile| std::fs::metadata(&file.path).map_or(0, |it| it.len());
         let bytes: u64 = files.iter().map(size).sum();
         let mut spots = Vec::new();
-        // More than there can be, mostly, since memory that is not touched costs nothing, and growing in between may for a
-        // moment cost twice. Where it cannot be had, the vector grows as vectors do.
+        // This usually reserves more than is needed: untouched memory costs nothing, whereas growing the vector would hold
+        // two copies for a moment. If the reservation fails, the vector grows as usual.
         let _ = spots.try_reserve_exact(usize::try_from(bytes / SHORT_LINE_BYTES).unwrap_or(0));
         Self {
             file_cache: FileCache::new(files),
@@ -40,7 +41,7 @@ impl LineIndex {
         }
     }
 
-    /// Keeps where a line of the file of that number lies. A prompt beyond the input is nobody's.
+    /// Records the location of a line in the given file. Lines of prompts beyond the input are ignored.
     pub(crate) fn record_line(&mut self, file: usize, entry: &LineEntry) -> Result<(), ShardError> {
         if entry.index >= self.rows {
             return Ok(());
@@ -57,19 +58,19 @@ impl LineIndex {
         Ok(())
     }
 
-    /// All are kept: into order, and of each prompt only the line that counts.
+    /// Sorts the lines by prompt and keeps, of each prompt, the one that takes precedence. Call after the last line.
     pub(crate) fn sort_lines(&mut self) {
         self.locations.sort_unstable();
         self.locations.dedup_by_key(|spot| spot.prompt_index());
     }
 
-    /// Of how many prompts there is a line, once they are sorted.
+    /// Returns the number of prompts with a line, once the lines are sorted.
     pub(crate) fn line_count(&self) -> u64 {
         self.locations.len() as u64
     }
 
-    /// Of each prompt of a stretch, how the line here compares with others' lines: the lowest counts. The highest number
-    /// there is where there is none.
+    /// Returns a key for each prompt in `[from, to)` by which its line is compared with other ranks' lines: the lowest takes
+    /// precedence. A prompt without a line has `u64::MAX`.
     pub(crate) fn precedence_keys(&self, from: u64, to: u64) -> Vec<u64> {
         let mut claims = vec![u64::MAX; (to - from) as usize];
         for &spot in self.of(from, to) {
@@ -78,7 +79,7 @@ impl LineIndex {
         claims
     }
 
-    /// Leaves out the lines of a stretch that do not count: `lowest` are the lowest claims of all ranks.
+    /// Drops the lines that another rank supersedes. `lowest` has the lowest key of all ranks for each prompt from `from` on.
     pub(crate) fn drop_superseded(&mut self, from: u64, lowest: &[u64]) {
         let mut spots = std::mem::take(&mut self.locations);
         spots.retain(|&spot| {
@@ -89,14 +90,14 @@ impl LineIndex {
         self.locations = spots;
     }
 
-    /// As [`Rank`]s compare, in one number: no two files have the same start and rank.
+    /// Encodes a [`LinePrecedence`] in one number of the same order. No two files have the same session and rank.
     fn precedence_key(&self, spot: LineLocation) -> u64 {
-        let file = self.file_cache.shard_file(spot.file());
+        let file = self.file_cache.shard_file(spot.file_number());
         let start = u64::from(file.start) & (u64::from(u32::MAX) >> 1);
         u64::from(spot.failed()) << 63 | start << 32 | u64::from(file.rank)
     }
 
-    /// How many bytes [`Lines::stretch`] would give, by bins of so many prompts.
+    /// Returns the number of bytes that [`Self::read_range`] would append, for each bin of `width` prompts in `[from, to)`.
     pub(crate) fn bytes_by_bin(&self, from: u64, to: u64, width: u64) -> Vec<u64> {
         let mut bins = vec![0; (to - from).div_ceil(width) as usize];
         for &spot in self.of(from, to) {
@@ -106,7 +107,7 @@ impl LineIndex {
         bins
     }
 
-    /// Appends the stretch's lines in input order, each behind a head that says whose it is ([`Heads`] takes them apart).
+    /// Appends the lines of the prompts in `[from, to)` in input order, each with a frame header ([`LineFrames`] parses them).
     pub(crate) fn read_range(
         &mut self,
         from: u64,
@@ -115,12 +116,13 @@ impl LineIndex {
     ) -> Result<(), ShardError> {
         let mut pieces = Vec::new();
         for &spot in self.of(from, to) {
-            let (file, length) = (self.file_cache.shard_file(spot.file()), self.line_length(spot));
+            let (file, length) =
+                (self.file_cache.shard_file(spot.file_number()), self.line_length(spot));
             into.extend(spot.prompt_index().to_le_bytes());
             for number in [u32::from(spot.failed()), file.start, file.rank, length as u32] {
                 into.extend(number.to_le_bytes());
             }
-            let (number, offset, at) = (spot.file(), spot.line_offset(), into.len());
+            let (number, offset, at) = (spot.file_number(), spot.line_offset(), into.len());
             pieces.push(ReadPiece {
                 file: number,
                 from: offset,
@@ -132,8 +134,8 @@ impl LineIndex {
         self.read_pieces(pieces, into)
     }
 
-    /// Answers lie in their files in the order in which servers gave them, which is nearly the input's: read in the order
-    /// of the files, many are one call.
+    /// Copies the pieces into the buffer. Answers are in their files in the order in which servers gave them, which is nearly
+    /// the input order: sorted by file offset, many pieces are read in one call.
     fn read_pieces(
         &mut self,
         mut pieces: Vec<ReadPiece>,
@@ -178,7 +180,7 @@ impl LineIndex {
     }
 }
 
-/// Bytes of a file, and where they go.
+/// A range of bytes of a file and its position in the buffer.
 struct ReadPiece {
     file: usize,
     from: u64,
@@ -192,10 +194,10 @@ impl ReadPiece {
     }
 }
 
-/// Index, failed, start, rank, length.
+/// Size of a frame header: index (u64), failed, session, rank and length (u32 each).
 const FRAME_HEADER_BYTES: usize = 8 + 4 + 4 + 4 + 4;
 
-/// The lines of a stretch, one after the other: whose, how it compares, and the line.
+/// Iterator over framed lines: index of the prompt, precedence, and the line.
 pub(crate) struct LineFrames<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for LineFrames<'a> {

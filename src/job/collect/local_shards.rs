@@ -1,9 +1,10 @@
-//! Where shard files lie: in the run folder, or on each node until they are brought home.
+//! Collecting shard files from the nodes (`--local-shards`), at the beginning and at the end of a session.
 //!
-//! With `--local-shards` only rank 0 needs to see the run folder. Ranks write to their own nodes; when a start begins and when
-//! it ends, what lies there goes to rank 0, in order and of each prompt the line that counts, as one more shard file of the
-//! run folder. Then it is removed from the nodes, and everything that reads a run reads the run folder and nothing else. Owns
-//! which rank reads which file; knows nothing of what is done with them.
+//! With `--local-shards` only rank 0 needs to see the run folder, and ranks write to their own nodes. The lines on the nodes
+//! are sent to rank 0 in input order, of each prompt the one that takes precedence, and become one more shard file of the
+//! run folder. Then the files are removed from the nodes: everything that reads a run reads the run folder and nothing else.
+//! Where the folders are and which rank reads which file is decided in [`super::shard_folders`]; what happens after ranks
+//! were lost, when no collective call is possible, is in [`super::recover_shards`].
 
 use std::{
     collections::BTreeMap,
@@ -29,20 +30,20 @@ use crate::{
     site::Place,
 };
 
-/// This rank's folders of shard files.
+/// The folders of shard files that this rank reads and writes.
 #[derive(Debug)]
 pub(crate) struct ShardFolders {
     placement: Place,
-    /// Ranks of the job.
+    /// Number of ranks of the job.
     ranks: usize,
     run_folder: PathBuf,
     shared_shards: PathBuf,
-    /// Where this rank writes if not on its node.
+    /// Folder that this rank writes to without `--local-shards`.
     own_shards: PathBuf,
     node_local: Option<NodeLocalFolder>,
 }
 
-/// A folder of this node.
+/// The folder on this node with `--local-shards`.
 #[derive(Debug)]
 struct NodeLocalFolder {
     run_folder: PathBuf,
@@ -50,10 +51,10 @@ struct NodeLocalFolder {
     folder_share: FolderShare,
 }
 
-/// The how manieth it is of so many ranks that see the same local folder.
+/// (index, count) of this rank among the ranks that share a local folder.
 type FolderShare = (usize, usize);
 
-/// What the ranks of a run with this id call their local folder, placeholders and all.
+/// Returns the pattern of the local folders of a run with this id; its placeholders are filled per rank.
 pub(crate) fn local_folder_pattern(
     local: Option<&str>,
     output: &str,
@@ -65,7 +66,7 @@ pub(crate) fn local_folder_pattern(
 }
 
 impl ShardFolders {
-    /// Collective. Makes the local folders, if there are to be any, and says who reads what of them.
+    /// Creates the local folders, if the run has any, and assigns their files to ranks. Collective.
     pub(crate) fn create_folders(
         comm: &mut dyn Comm,
         brief: &RunPlan,
@@ -100,12 +101,12 @@ impl ShardFolders {
         Ok(folders)
     }
 
-    /// Where this rank writes.
-    pub(crate) fn own(&self) -> &Path {
+    /// Returns the folder that this rank writes its shard file to.
+    pub(crate) fn write_folder(&self) -> &Path {
         self.node_local.as_ref().map_or(&self.own_shards, |local| &local.shards)
     }
 
-    /// Where the logs of its servers go.
+    /// Returns the folder for the logs of this rank's servers.
     pub(crate) fn server_log_folder(&self) -> PathBuf {
         self.node_local
             .as_ref()
@@ -113,7 +114,8 @@ impl ShardFolders {
             .join(SERVER_LOG_FOLDER)
     }
 
-    /// Takes empty local folders away. What others have not removed yet, they take away with the last of it.
+    /// Removes the local folders if they are empty. While other ranks still have files in them this does nothing, and the
+    /// last of those ranks removes them.
     pub(crate) fn remove_empty_folders(&self) {
         if let Some(local) = &self.node_local {
             let _ = std::fs::remove_dir(&local.shards);
@@ -121,12 +123,13 @@ impl ShardFolders {
         }
     }
 
-    /// Do ranks keep what they write on their nodes?
+    /// Returns whether ranks write to their own nodes.
     pub(crate) fn is_node_local(&self) -> bool {
         self.node_local.is_some()
     }
 
-    /// This start's first file of the run folder whose name is free: what is brought home twice is two files.
+    /// Returns the first unused shard file name of this session in the run folder, with a matching header. Files that are
+    /// collected in two steps become two files.
     pub(crate) fn next_free_file(&self, brief: &RunPlan) -> (PathBuf, ShardHeader) {
         let (host, fingerprint) = (&self.placement.node.host, &brief.source.fingerprint);
         let mut header = ShardHeader::new(brief.start, 0, host, fingerprint);
@@ -139,30 +142,43 @@ impl ShardFolders {
             header.rank += 1;
         }
         let place = place(&header);
-        // (an earlier start may have had fewer ranks, and no such folder; where it cannot be made, the file says so)
+        // An earlier session with fewer ranks may not have had this subfolder. If it cannot be created, creating the file
+        // reports why.
         let _ = place.parent().map(std::fs::create_dir);
         (place, header)
     }
 
-    /// The files of the run folder that this rank reads: its own of this start, since they are in its node's cache, and its
-    /// part of the earlier ones; all or none where only rank 0 sees them.
+    /// Returns the files of the run folder that this rank reads: its own of this session, which are in its node's page cache,
+    /// and its share of the earlier ones. With `--local-shards` rank 0 reads them all, since only it sees them.
     pub(crate) fn readable_files(&self, start: u32) -> Result<Vec<ShardFile>, JobError> {
         let (rank, ranks) = (self.placement.rank, self.ranks);
         if self.node_local.is_some() {
-            return Ok(if rank == 0 { shards::list(&self.shared_shards)? } else { Vec::new() });
+            return Ok(if rank == 0 {
+                shards::list_shard_files(&self.shared_shards)?
+            } else {
+                Vec::new()
+            });
         }
         let mine = |(place, file): (usize, ShardFile)| {
             let its = if file.start == start { file.rank as usize } else { place };
             (its % ranks == rank).then_some(file)
         };
-        Ok(shards::list(&self.shared_shards)?.into_iter().enumerate().filter_map(mine).collect())
+        Ok(shards::list_shard_files(&self.shared_shards)?
+            .into_iter()
+            .enumerate()
+            .filter_map(mine)
+            .collect())
     }
 }
 
 impl NodeLocalFolder {
-    /// The files that this rank brings home: its own of the start that is under way, and its part of earlier ones, whoever
-    /// wrote them.
-    fn files(&self, under_way: Option<u32>, rank: usize) -> Result<Vec<ShardFile>, JobError> {
+    /// Returns the local files that this rank sends: its own of the session `under_way`, and its share of earlier ones,
+    /// whichever rank wrote them.
+    fn assigned_files(
+        &self,
+        under_way: Option<u32>,
+        rank: usize,
+    ) -> Result<Vec<ShardFile>, JobError> {
         let (place, of) = self.folder_share;
         let mine = |(number, file): (usize, ShardFile)| {
             let its = if Some(file.start) == under_way {
@@ -172,11 +188,14 @@ impl NodeLocalFolder {
             };
             its.then_some(file)
         };
-        Ok(shards::list(&self.shards)?.into_iter().enumerate().filter_map(mine).collect())
+        Ok(shards::list_shard_files(&self.shards)?
+            .into_iter()
+            .enumerate()
+            .filter_map(mine)
+            .collect())
     }
 
-    /// What is home need not be here. Others may have files in the folders, and then those stay; so do answers of an input
-    /// that is not this one, which are nowhere else.
+    /// Removes files that are now in the run folder. Files with answers to another input stay, since they are nowhere else.
     fn remove_collected(&self, files: &[ShardFile], fingerprint: &str) {
         let may_go = |file: &&ShardFile| !matches!(shards::read_fingerprint(file), Ok(Some(its)) if its != fingerprint);
         for file in files.iter().filter(may_go) {
@@ -190,7 +209,7 @@ impl NodeLocalFolder {
     }
 }
 
-/// Collective. What lies on the nodes into the run folder, and away from the nodes once it is there.
+/// Moves the shard files on the nodes into the run folder. Collective.
 pub(crate) fn collect_local_shards(
     comm: &mut dyn Comm,
     folders: &ShardFolders,
@@ -200,8 +219,9 @@ pub(crate) fn collect_local_shards(
     collect_node_files(comm, folders, brief, Some(brief.start), code)
 }
 
-/// Collective. What starts before this one have left on the nodes, as answers of the run as it was then: what is carried
-/// over to a changed input is looked for in the run folder only. On rank 0 that run, if there is one that may have left any.
+/// Moves the shard files that earlier sessions have left on the nodes into the run folder, as answers to the input of that
+/// time: a migration to a changed input looks only in the run folder. `earlier` is the run as it was then, on rank 0, if it
+/// may have left any. Collective.
 pub(crate) fn collect_earlier_shards(
     comm: &mut dyn Comm,
     place: &Place,
@@ -210,7 +230,7 @@ pub(crate) fn collect_earlier_shards(
 ) -> Result<(), JobError> {
     let earlier = (comm.rank() == 0).then_some(earlier);
     let Some(brief) = comm.broadcast_value(earlier)? else { return Ok(()) };
-    // (an error on one rank is one on all)
+    // All ranks take the same branch: an error on one rank is an error on all (`OtherRank` on those without one).
     match ShardFolders::create_folders(comm, &brief, place, code) {
         Ok(folders) => {
             collect_node_files(comm, &folders, &brief, None, code)?;
@@ -234,7 +254,7 @@ fn collect_node_files(
     code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let Some(local) = &folders.node_local else { return Ok(()) };
-    let files = local.files(under_way, folders.placement.rank);
+    let files = local.assigned_files(under_way, folders.placement.rank);
     let files = all_ok(comm, files.map_err(JobError::into_finish_error), code)?;
     collect_into_shard(comm, folders, brief, &files, code)?;
     local.remove_collected(&files, &brief.source.fingerprint);
@@ -245,7 +265,13 @@ fn collect_node_files(
 pub(crate) fn collect_root_shards(folders: &ShardFolders, brief: &RunPlan) -> Result<(), JobError> {
     let Some(local) = &folders.node_local else { return Ok(()) };
     let code = |_: &JobError| 0; // nobody else hears it
-    collect_into_shard(&mut SoloComm::new(), folders, brief, &shards::list(&local.shards)?, code)
+    collect_into_shard(
+        &mut SoloComm::new(),
+        folders,
+        brief,
+        &shards::list_shard_files(&local.shards)?,
+        code,
+    )
 }
 
 /// Collective. The lines of each rank's `files` into one file at rank 0.
@@ -285,10 +311,10 @@ fn collect_into_shard(
     Ok(())
 }
 
-/// A shard file of the run folder that is being filled: absent or whole.
+/// A shard file of the run folder that is being written. It is renamed into place when it is complete.
 struct CollectedShard {
     file: OutputFile,
-    /// What is there without it.
+    /// Completion state of the run folder before this file.
     existing: CompletionState,
     lines: u64,
 }
@@ -306,7 +332,7 @@ impl CollectedShard {
     }
 
     fn finish_file(self) -> Result<u64, OutputError> {
-        // What was there already needs no other file.
+        // Everything was in the run folder already: an empty shard file would only be noise.
         if self.lines > 0 {
             self.file.finish()?;
         }
@@ -316,7 +342,8 @@ impl CollectedShard {
 
 impl LineSink for Option<CollectedShard> {
     fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
-        // Brought home before, by a start that was killed before it could remove it. (A failure may be another than before.)
+        // An answer may have been collected before, by a session that was killed before it removed the local file. Failures
+        // are written again, since the prompt may have failed in another way since.
         let Some(it) = self.as_mut().filter(|it| !it.existing.is_answered(index)) else {
             return Ok(());
         };
@@ -325,7 +352,7 @@ impl LineSink for Option<CollectedShard> {
     }
 }
 
-/// For each rank, by its host and its folder there, which part of the folder's files it reads.
+/// Returns the share of local files that each rank reads, from the host and local folder of each.
 fn folder_shares(all: &[(String, PathBuf)]) -> Vec<FolderShare> {
     let mut sizes: BTreeMap<&(String, PathBuf), usize> = BTreeMap::new();
     let mut places = Vec::with_capacity(all.len());
@@ -378,8 +405,8 @@ mod tests {
         Place { rank: 0, node, local_rank: 0, local_size: 1 }
     }
 
-    /// Shard files with these outcomes, one a rank.
-    fn write(folder: &Path, start: u32, files: &[Vec<(u64, bool)>]) {
+    /// Writes shard files with these outcomes, one per rank, each with a torn last line.
+    fn write_shards(folder: &Path, start: u32, files: &[Vec<(u64, bool)>]) {
         for (rank, told) in files.iter().enumerate() {
             let header = ShardHeader::new(start, rank, "n", "f");
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
@@ -392,7 +419,7 @@ mod tests {
         }
     }
 
-    fn counts(folder: &Path) -> crate::output::PromptCounts {
+    fn count_outcomes(folder: &Path) -> crate::output::PromptCounts {
         CompletionState::from_folder(folder, ROWS, "f").expect("read").counts(ROWS)
     }
 
@@ -401,11 +428,11 @@ mod tests {
     }
 
     proptest! {
-        // (each case waits for the disk)
+        // Few cases: each of them waits for fsync.
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn what_was_on_the_node_is_home_and_gone_from_the_node(
+        fn collected_files_are_in_the_run_folder_and_removed_from_the_node(
             at_home in any_files(), early in any_files(), own in any_files(), killed in any::<bool>(),
         ) {
             let folder = tempfile::tempdir().expect("a folder");
@@ -414,38 +441,38 @@ mod tests {
                 std::fs::create_dir_all(it.join(SHARDS_FOLDER)).expect("made");
             }
             for it in [&run, &all] {
-                write(&it.join(SHARDS_FOLDER), 1, &at_home);
+                write_shards(&it.join(SHARDS_FOLDER), 1, &at_home);
             }
             for it in [&local, &all] {
-                write(&it.join(SHARDS_FOLDER), 2, &early);
-                // A start has one file a rank, and there is one rank.
-                write(&it.join(SHARDS_FOLDER), 3, own.get(..1).unwrap_or_default());
+                write_shards(&it.join(SHARDS_FOLDER), 2, &early);
+                // A session has one file per rank, and there is one rank.
+                write_shards(&it.join(SHARDS_FOLDER), 3, own.get(..1).unwrap_or_default());
             }
             let brief = run_plan(&run, &local, 3);
             let comm = &mut SoloComm::new();
             let folders = ShardFolders::create_folders(comm, &brief, &place(), |_| 1).expect("agreed");
             if killed {
-                // Brought home by a start that did not live to remove it.
+                // Collected by a session that was killed before it removed the local files.
                 collect_root_shards(&folders, &brief).expect("home");
-                prop_assert_eq!(counts(&run), counts(&all));
+                prop_assert_eq!(count_outcomes(&run), count_outcomes(&all));
             }
-            let there = shards::list(&run.join(SHARDS_FOLDER)).expect("listed");
+            let there = shards::list_shard_files(&run.join(SHARDS_FOLDER)).expect("listed");
             collect_local_shards(comm, &folders, &brief, |_| 1).expect("home");
-            prop_assert_eq!(counts(&run), counts(&all));
-            prop_assert_eq!(shards::list(&local.join(SHARDS_FOLDER)).expect("listed"), []);
-            for new in shards::list(&run.join(SHARDS_FOLDER)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
+            prop_assert_eq!(count_outcomes(&run), count_outcomes(&all));
+            prop_assert_eq!(shards::list_shard_files(&local.join(SHARDS_FOLDER)).expect("listed"), []);
+            for new in shards::list_shard_files(&run.join(SHARDS_FOLDER)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
                 let answers = |entry: shards::LineEntry| { assert!(!entry.success, "an answer is brought once"); Ok(()) };
                 shards::read(new, "f", answers).expect("read");
             }
-            let before = shards::list(&run.join(SHARDS_FOLDER)).expect("listed").len();
+            let before = shards::list_shard_files(&run.join(SHARDS_FOLDER)).expect("listed").len();
             collect_local_shards(comm, &folders, &brief, |_| 1).expect("nothing to do");
-            prop_assert_eq!(shards::list(&run.join(SHARDS_FOLDER)).expect("listed").len(), before);
+            prop_assert_eq!(shards::list_shard_files(&run.join(SHARDS_FOLDER)).expect("listed").len(), before);
             folders.remove_empty_folders();
             prop_assert!(!local.exists());
         }
 
         #[test]
-        fn a_folders_files_are_dealt_to_those_who_see_it(ranks in prop::collection::vec((0u8..3, 0u8..2), 1..20), files in 0usize..40) {
+        fn each_local_file_is_read_by_exactly_one_rank_that_sees_it(ranks in prop::collection::vec((0u8..3, 0u8..2), 1..20), files in 0usize..40) {
             let all: Vec<(String, PathBuf)> =
                 ranks.iter().map(|(host, folder)| (host.to_string(), PathBuf::from(folder.to_string()))).collect();
             let shares = folder_shares(&all);
@@ -459,18 +486,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_removed_that_is_not_home() {
+    fn local_files_that_could_not_be_collected_are_not_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let (run, local) = (folder.path().join("home.run"), folder.path().join("local.run"));
         std::fs::create_dir_all(local.join(SHARDS_FOLDER)).expect("made");
-        write(&local.join(SHARDS_FOLDER), 1, &[vec![(0, true)]]);
-        // There is no folder to bring it to.
+        write_shards(&local.join(SHARDS_FOLDER), 1, &[vec![(0, true)]]);
+        // The run folder has no shards folder to write to.
         let brief = run_plan(&run, &local, 2);
         let folders = ShardFolders::create_folders(&mut SoloComm::new(), &brief, &place(), |_| 1)
             .expect("agreed");
         let error = collect_local_shards(&mut SoloComm::new(), &folders, &brief, |_| 1)
             .expect_err("no home");
         assert!(matches!(error, JobError::FinishFailed(_)), "{error}");
-        assert_eq!(shards::list(&local.join(SHARDS_FOLDER)).expect("listed").len(), 1);
+        assert_eq!(shards::list_shard_files(&local.join(SHARDS_FOLDER)).expect("listed").len(), 1);
     }
 }

@@ -1,7 +1,8 @@
-//! What living ranks hold on their own nodes, brought home where others are lost: no collective can be had then.
+//! Recovery of node-local shard files after ranks were lost, when collective calls would hang.
 //!
-//! Rank 0 asks one rank after the other for its shard file, piece by piece and with a deadline, and puts a copy into the run
-//! folder. What the lost ones hold stays where it is. Nothing is removed from any node.
+//! Rank 0 requests the shard file of one live rank after the other, in chunks and with a deadline per chunk, and writes a
+//! copy into the run folder. Files of lost ranks stay on their nodes, and nothing is removed from any node: the next session
+//! collects them as usual ([`super::local_shards`]). Which ranks are alive is decided by the caller.
 
 use std::{
     fs::File,
@@ -20,12 +21,12 @@ use crate::{
     shards::ShardHeader,
 };
 
-/// Bytes at a time, about.
+/// Approximate number of bytes per message.
 const CHUNK_BYTES: u64 = 8 << 20;
-/// A rank that gives no word for so long is lost as well.
+/// A rank that does not reply within this time counts as lost too.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Rank 0: what all ranks but these hold.
+/// Copies the shard files of all ranks that are not `lost` into the run folder. Called on rank 0.
 pub(crate) fn recover_shards(
     comm: &mut dyn Comm,
     lost: &[usize],
@@ -44,7 +45,7 @@ pub(crate) fn recover_shards(
     }
 }
 
-/// The other ranks: gives what it has, as often as it is asked, for so long.
+/// Answers rank 0's requests for this rank's shard file, for at most `longest`. Called on all other ranks.
 pub(crate) fn serve_own_shard(
     comm: &mut dyn Comm,
     folders: &ShardFolders,
@@ -52,12 +53,12 @@ pub(crate) fn serve_own_shard(
     longest: Duration,
 ) {
     let rank = comm.rank();
-    let own = folders.own().join(ShardHeader::new(brief.start, rank, "", "").file_name());
+    let own = folders.write_folder().join(ShardHeader::new(brief.start, rank, "", "").file_name());
     let (end, mut nap) = (Instant::now() + longest, PollBackoff::for_long_wait());
     while Instant::now() < end {
         if let Ok(Some((_, from))) = comm.try_receive_value::<u64>(Some(0), MessageTag::LocalShards)
         {
-            // What cannot be read comes to its end: rank 0 has what was read before.
+            // An empty chunk ends the transfer, so rank 0 keeps what it has received so far.
             let piece = read_chunk(&own, from, CHUNK_BYTES).unwrap_or_else(|error| {
                 warn!("{} cannot be read: {error}", own.display());
                 Vec::new()
@@ -74,7 +75,7 @@ pub(crate) fn serve_own_shard(
     }
 }
 
-/// A rank's file, to a file of its own here. Its bytes.
+/// Copies the shard file of a rank to a new file of the run folder. Returns its size in bytes; 0 if the rank has none.
 fn fetch_shard(
     comm: &mut dyn Comm,
     rank: usize,
@@ -113,7 +114,7 @@ fn receive_chunk(comm: &mut dyn Comm, rank: usize) -> Option<Vec<u8>> {
     None
 }
 
-/// About so many bytes of a file from there on, in whole lines; nothing at its end.
+/// Reads about `about` bytes of a file from an offset on, in whole lines. Returns nothing at the end of the file.
 fn read_chunk(path: &Path, from: u64, about: u64) -> std::io::Result<Vec<u8>> {
     let mut file = BufReader::new(File::open(path)?);
     file.seek(SeekFrom::Start(from))?;
@@ -122,7 +123,7 @@ fn read_chunk(path: &Path, from: u64, about: u64) -> std::io::Result<Vec<u8>> {
     if piece.last().is_some_and(|&last| last != b'\n') {
         file.read_until(b'\n', &mut piece)?;
     }
-    // A torn last line is nobody's.
+    // A torn last line is not an outcome; every reader of shard files ignores it too.
     let whole = piece.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     piece.truncate(whole);
     Ok(piece)
@@ -138,7 +139,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn pieces_are_the_files_whole_lines(lines in prop::collection::vec("[a-zü]{0,40}", 0..30), torn in "[a-z]{0,5}", about in 1u64..200) {
+        fn chunks_together_are_the_whole_lines_of_the_file(lines in prop::collection::vec("[a-zü]{0,40}", 0..30), torn in "[a-z]{0,5}", about in 1u64..200) {
             let folder = tempfile::tempdir().expect("a folder");
             let whole: String = lines.iter().map(|line| format!("{line}\n")).collect();
             let path = folder.path().join("file");

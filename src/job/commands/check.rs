@@ -1,4 +1,7 @@
-//! `check`: are MPI, node facts and endpoints in order? Asked by every rank of its own servers, told by rank 0.
+//! The `check` command: tests MPI, node facts and servers. Each rank probes its own servers, and rank 0 prints the result.
+//!
+//! Owns the sequence and the verdict. The probe itself belongs to [`endpoint`](crate::endpoint), waiting for servers to
+//! [`readiness`](crate::job::setup::readiness), and the table to [`console`].
 
 use tracing::debug;
 
@@ -12,13 +15,13 @@ use crate::{
     console::{self, CheckReport, CheckedRank},
 };
 
-/// Where the logs of servers go that are started to be checked: here.
+/// Folder, in the working directory, for the logs of servers that are started for the check.
 const CHECK_LOG_FOLDER: &str = "check.servers";
 
-/// Collective. Prints a table (or JSON) on rank 0.
+/// Probes all servers and prints a table, or JSON, on rank 0. Collective.
 ///
 /// # Errors
-/// Where the settings cannot be, or name servers that no rank can own.
+/// The settings are invalid or name servers that no rank can own.
 pub fn run_check(
     comm: &mut dyn Comm,
     mut given: Invocation,
@@ -43,7 +46,11 @@ pub fn run_check(
     let ranks = comm.gather_values(&found)?;
     let verdict = ranks.map(|ranks| {
         let report = CheckReport::new(library, ranks);
-        console::print_stdout(&if json { check_report_json(&report) } else { report.table() });
+        console::print_stdout(&if json {
+            check_report_json(&report)
+        } else {
+            report.render_table()
+        });
         let least = common.settings.min_endpoints.of(report.endpoints as u64).max(1);
         if (report.ready as u64) < least { JobVerdict::NoEndpoint } else { JobVerdict::Done }
     });

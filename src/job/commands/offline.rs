@@ -1,5 +1,7 @@
-//! Commands that need no ranks and no endpoints besides `status`: `plan` and `merge`. They read files, also while a run
-//! works.
+//! The commands `plan` and `merge`, which need neither MPI ranks nor servers. They read files only, also while a run is active.
+//!
+//! `status` and `report` are files of their own ([`super::status`], [`super::report`]). Opening a run folder by name is in
+//! [`run_folder`](crate::job::resume::run_folder).
 
 use std::path::{Path, PathBuf};
 
@@ -21,10 +23,10 @@ use crate::{
     site::NodeInfo,
 };
 
-/// Local. The ordered output again, from the run's shard files.
+/// Writes the ordered output again from the run's shard files. Local.
 ///
 /// # Errors
-/// Where prompts are open, unless what there is was asked for.
+/// Prompts are open and `partial` is not set, the format is not available, or a file cannot be read or written.
 pub fn merge_shards(
     run: &str,
     partial: bool,
@@ -47,7 +49,8 @@ pub fn merge_shards(
     let named = |file| manifest.format.infer_from_path(Path::new(file));
     let format = format.unwrap_or_else(|| to.map_or(manifest.format, named));
     check_format_writable(format)?;
-    // Beside the folder, wherever it is seen from: the manifest's own name may be relative to another place.
+    // The output goes beside the run folder as it was named here: the path in the manifest may be relative to another
+    // working directory.
     let own = folder.to_string_lossy();
     let own = own.strip_suffix(".run").unwrap_or(&own).to_owned();
     let place = match to {
@@ -67,11 +70,11 @@ pub fn merge_shards(
         }
         wanted => wanted,
     };
-    AggregateSpec::check(&aggregate).map_err(SettingsError::Conflict)?;
+    AggregateSpec::check_duplicates(&aggregate).map_err(SettingsError::Conflict)?;
     let wanted = RequestedOutputs { format: Some(format), aggregate: &aggregate, report: false };
     gather_solo(lines, &counts, Path::new(&place), &wanted)?;
     if counts.open == 0 && place == own && !alive {
-        // A run that was killed while it gathered: this was the last step.
+        // The run was killed during its gather, which was the last step: the merge completes it.
         manifest.state = RunState::Finished;
         manifest.counts = counts.clone();
         manifest.add_aggregates(&aggregate_file_names(&aggregate, Path::new(&place)));
@@ -84,11 +87,11 @@ pub fn merge_shards(
     Ok(JobVerdict::Done)
 }
 
-/// Local. What a run would do: the first prompt as it would be asked, counts, settings with origins, what `run` would
-/// do with what is there. Changes nothing.
+/// Prints what a run would do: the first prompt as it would be sent, counts, settings with their origins, and the handling of
+/// an existing run. Writes nothing. Local.
 ///
 /// # Errors
-/// As a run's beginning.
+/// The settings or the input are invalid, or an existing run cannot be read.
 pub fn plan_run(given: Invocation, inputs: &[String]) -> Result<JobVerdict, JobError> {
     let Invocation { config, flags, environment, .. } = given;
     let ResolvedSettings { settings, origins } = resolve_settings(config, flags, &environment)?;
@@ -104,7 +107,7 @@ pub fn plan_run(given: Invocation, inputs: &[String]) -> Result<JobVerdict, JobE
         files: scanned.source.files.len(),
         bytes: scanned.source.files.iter().map(|file| file.size).sum(),
         bad_rows: scanned.bad_rows.len(),
-        data: &scanned.data_columns,
+        data_fields: &scanned.data_columns,
         notes: &scanned.notes,
         first: scanned.first.as_ref(),
         format: answer_format(&settings, &scanned.source),
@@ -121,7 +124,7 @@ pub fn plan_run(given: Invocation, inputs: &[String]) -> Result<JobVerdict, JobE
     })
 }
 
-/// Answers may lie where this process does not see them.
+/// Logs that answers may be on nodes, where this process does not see them.
 pub(crate) fn log_uncollected_answers(away: Option<&str>, alive: bool) {
     match away {
         Some(away) if alive => tracing::info!("answers of this start are in {away} of its nodes"),
@@ -132,7 +135,10 @@ pub(crate) fn log_uncollected_answers(away: Option<&str>, alive: bool) {
     }
 }
 
-/// A run by its output's name or its folder's.
+/// Opens a run that is named by its output file or by its folder.
+///
+/// # Errors
+/// There is no manifest, or it cannot be read.
 pub(crate) fn open_run(run: &str) -> Result<(PathBuf, Manifest), JobError> {
     let folder = resolve_run_folder(run);
     match Manifest::read(&folder)? {
@@ -141,7 +147,7 @@ pub(crate) fn open_run(run: &str) -> Result<(PathBuf, Manifest), JobError> {
     }
 }
 
-/// The folder of a run that is named by its output or by its folder.
+/// Returns the run folder for the name of an output file or of the folder itself.
 pub(crate) fn resolve_run_folder(run: &str) -> PathBuf {
     let given = PathBuf::from(run.trim_end_matches('/'));
     let is_one = |file: &str| given.join(file).is_file();

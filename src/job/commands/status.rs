@@ -1,6 +1,9 @@
-//! `status`: how a run stands, from its files alone: while it runs, from another host, and after a kill.
+//! The `status` command: derives the state of a run from its files alone, also while it is active, from another host, and after
+//! a kill.
 //!
-//! Owns what a run's files mean taken together, and when there is nothing more to follow. Writes nothing.
+//! Owns the interpretation of heartbeat (liveness), manifest and shard files taken together, and when `--follow` ends. Writes
+//! nothing. The heartbeat is written by [`root::heartbeat`](crate::job::root::heartbeat), and lines and tables are formatted
+//! in [`console`].
 
 use std::{
     path::Path,
@@ -23,24 +26,24 @@ use crate::{
     site::NodeInfo,
 };
 
-/// How often a run that is followed is looked at, and how long it is waited for.
+/// Intervals of `status --follow`.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowOptions {
-    /// Between two looks.
+    /// Time between two reads of the run's files; at least 100 ms.
     pub interval: Duration,
-    /// For a run that has not begun.
+    /// Longest wait for a run that has not started yet.
     pub start_timeout: Duration,
 }
 
-/// Files that cannot be read so many times in a row are no accident of the moment.
+/// Number of consecutive failed reads that are taken for a transient condition, such as a file being replaced.
 const MAX_READ_FAILURES: u32 = 3;
-/// However often somebody wants to look: the files are on a file system that others use.
+/// Lower limit of the follow interval: the files are on a shared file system.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Local. Prints how the run stands; its verdict is the run's, so that scripts can ask for it as an exit code.
+/// Prints the state of a run and returns the run's verdict, which scripts can request as an exit code. Local.
 ///
 /// # Errors
-/// Where there is no run, or its shard files do not hold what its manifest counts and that was asked for.
+/// There is no run, its files cannot be read, or, with `verify`, its shard files do not match the counts of the manifest.
 pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, JobError> {
     let folder = resolve_run_folder(run);
     let view = look(&folder)?.ok_or_else(|| no_run_error(&folder))?;
@@ -51,10 +54,10 @@ pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, Jo
     Ok(status_verdict(&view))
 }
 
-/// Local. Shows how the run stands again and again, until it has ended.
+/// Prints the state of a run at an interval until the run has ended. Local.
 ///
 /// # Errors
-/// As [`status`]; there being no run only after it was waited for.
+/// As [`show_status`]; a missing run is an error only after `pursuit.start_timeout`.
 pub fn follow_status(
     run: &str,
     json: bool,
@@ -67,7 +70,8 @@ pub fn follow_status(
     let folder = resolve_run_folder(run);
     let (mut view, mut failures, mut ended) = (begun, 0, 0);
     loop {
-        // Lost is believed when it is seen twice: a look may fall between two files, or on an old copy of one.
+        // A run counts as lost only if it is read so twice: one read may fall between the replacement of two files, or see
+        // a stale copy of one.
         ended = if view.state.is_active() { 0 } else { ended + 1 };
         if ended > 0 && (view.state != RunPhase::Lost || ended > 1) {
             break;
@@ -90,7 +94,7 @@ pub fn follow_status(
     Ok(status_verdict(&view))
 }
 
-/// The run's first view; where there is no run yet, once there is one.
+/// Returns the first view of the run, waiting for the run to appear if necessary.
 fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView, JobError> {
     let began = Instant::now();
     let mut told = false;
@@ -113,10 +117,11 @@ fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView
     }
 }
 
-/// What the files say, if there are any.
+/// Reads the state of the run from its files; `None` if there is no run.
 fn look(folder: &Path) -> Result<Option<StatusView>, JobError> {
     let host = NodeInfo::this_node().host;
-    // The heartbeat first: it goes away after the manifest says that the run has ended.
+    // The heartbeat is read first: at the end of a run it is removed only after the manifest has its final state, so a read
+    // in between shows the run as active and not as lost.
     let look = || {
         let beat = live_heartbeat(folder, &host);
         Ok::<_, JobError>(Manifest::read(folder)?.map_or_else(
@@ -125,13 +130,13 @@ fn look(folder: &Path) -> Result<Option<StatusView>, JobError> {
         ))
     };
     match look()? {
-        // A start may have come to life between the two files.
+        // A new session may have begun between the two reads.
         Some(it) if it.state == RunPhase::Lost => look(),
         seen => Ok(seen),
     }
 }
 
-/// A run whose manifest is not there yet.
+/// Returns the view of a run that has a heartbeat and no manifest yet.
 fn starting_view(folder: &Path, beat: &Heartbeat) -> StatusView {
     let mut manifest = Manifest::begin("", 0, "");
     manifest.starts = beat.start;
@@ -147,7 +152,7 @@ fn status_view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> S
         (None, RunState::Finished) => RunPhase::Finished,
     };
     let start = beat.map_or(manifest.starts, |beat| beat.start.max(manifest.starts));
-    // Between carrying answers over and beginning, a start has no number of its own yet.
+    // After a migration and before the session begins, the heartbeat still has the number of the migrated answers.
     let carries = beat.is_some() && start > 1 && start == manifest.first_valid_start();
     let starts = manifest.count_starts_until(if carries { start + 1 } else { start });
     let asks = beat.is_some_and(|beat| beat.doing == RunActivity::Asking);
@@ -183,7 +188,7 @@ fn status_view(folder: &Path, manifest: Manifest, beat: Option<&Heartbeat>) -> S
     }
 }
 
-/// With counts from the shard files, where the manifest's are behind them or shall be proved.
+/// Replaces the counts by those of the shard files, if the manifest's may be outdated (the run is lost) or `verify` is set.
 fn verify_counts(
     folder: &Path,
     mut view: StatusView,
@@ -215,7 +220,7 @@ fn describe_counts(counts: &PromptCounts) -> String {
 
 fn status_verdict(view: &StatusView) -> JobVerdict {
     match &view.counts {
-        // Everything answered and not yet gathered is not the end: the same command finishes it.
+        // With every prompt done but the output not gathered, the same command still has something to do.
         it if it.open > 0 || view.state != RunPhase::Finished => JobVerdict::PromptsOpen,
         it if it.failed > 0 => JobVerdict::SomeFailed,
         _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => {
@@ -225,7 +230,7 @@ fn status_verdict(view: &StatusView) -> JobVerdict {
     }
 }
 
-/// Of a reduce: how each level stands, a line each, and what came of them.
+/// Returns, for a reduce, its result or progress and one line per level that has a run.
 fn describe_levels(folder: &Path, leaves: &StatusView) -> String {
     let Some(tree) = &leaves.reduce else { return String::new() };
     let mut lines = match leaves.state {
@@ -236,8 +241,9 @@ fn describe_levels(folder: &Path, leaves: &StatusView) -> String {
         ),
     };
     for level in 1..=tree.levels {
-        // A level without prompts has no run; one that cannot be read is told by its own status.
-        if let Ok(Some(view)) = look(&run_folder(&LevelFiles::of(folder, level).output)) {
+        // A level without prompts has no run. An unreadable one is left out here and reported by its own `status`.
+        if let Ok(Some(view)) = look(&run_folder(&LevelFiles::for_level(folder, level).run_output))
+        {
             lines += &format!("level {level}: {}\n", view.line());
         }
     }

@@ -115,13 +115,13 @@ impl Assignments {
     ) -> Vec<(usize, Vec<u64>)> {
         let now = self.started_at.elapsed();
         let needless = self.ledger.settle(rank, place_spans(settled), now);
-        self.ledger.give_back(rank, place_spans(back), now);
+        self.ledger.return_places(rank, place_spans(back), now);
         self.ledger.usual(rank, usual);
         let mut by_rank: Vec<(usize, Vec<u64>)> = Vec::new();
         let mut needless: Vec<_> = needless.into_iter().collect();
         needless.sort_unstable();
         for it in needless {
-            let rows = self.order.rows(it.place..it.place + 1).into_iter().flatten();
+            let rows = self.order.rows_at(it.place..it.place + 1).into_iter().flatten();
             match by_rank.last_mut() {
                 Some((rank, its)) if *rank == it.rank => its.extend(rows),
                 _ => by_rank.push((it.rank, rows.collect())),
@@ -138,7 +138,7 @@ impl Assignments {
 
     /// A rank did not get these after all.
     pub(crate) fn return_places(&mut self, rank: usize, places: &PlaceRuns) {
-        self.ledger.give_back(rank, place_spans(places), self.started_at.elapsed());
+        self.ledger.return_places(rank, place_spans(places), self.started_at.elapsed());
     }
 
     /// A rank's work has ended.
@@ -221,11 +221,11 @@ impl Assignments {
     }
 
     fn lease_for_spans(&self, spans: &[PlaceRange]) -> Option<WorkLease> {
-        let rows = spans.iter().flat_map(|span| self.order.rows(span.clone()));
+        let rows = spans.iter().flat_map(|span| self.order.rows_at(span.clone()));
         let stretches: Vec<_> =
             rows.flat_map(|rows| split_stretches(&self.table, rows.start, rows.end)).collect();
         let places = spans.iter().map(|span| (span.start, span.end - span.start)).collect();
-        let lease = WorkLease { places, rows: input::Lease { ranges: stretches, text: None } };
+        let lease = WorkLease { places, rows: input::RowLease { ranges: stretches, text: None } };
         (lease.prompt_count() > 0).then_some(lease)
     }
 }
@@ -235,7 +235,7 @@ const MAX_TEXT_PIECE_BYTES: u64 = 8 << 20;
 
 fn split_stretches(table: &RowTable, from: u64, to: u64) -> Vec<RowRange> {
     let mut fitting = Vec::new();
-    for stretch in table.stretches(from, to) {
+    for stretch in table.row_ranges(from, to) {
         if stretch.bytes <= MAX_TEXT_PIECE_BYTES || stretch.rows == 1 {
             fitting.push(stretch);
         } else {

@@ -193,11 +193,11 @@ impl<'c, 'r> Coordinator<'c, 'r> {
                 break WorkEnd::RanksLost;
             }
         };
-        self.end(over);
+        self.finish_work(over);
         (over, self.lease_client)
     }
 
-    fn end(&mut self, over: WorkEnd) {
+    fn finish_work(&mut self, over: WorkEnd) {
         let progress = self.total_progress();
         self.progress_view.update_display(&progress.tally, 0, progress.endpoints_up);
         self.progress_view.end();

@@ -18,7 +18,7 @@ use crate::{
     engine::{EngineBacklog, EngineEvent, EngineExit, EngineHandle, EngineProgress},
     input,
     ledger::{apart, target_backlog},
-    site::Ask,
+    site::ShutdownRequest,
 };
 
 /// What a rank's other threads say to its main thread.
@@ -28,7 +28,7 @@ pub(crate) enum LocalEvent {
     /// The outcomes of these rows are in the shard file.
     RowsWritten(Vec<u64>),
     /// Somebody asks this process to end.
-    ShutdownRequested(Ask),
+    ShutdownRequested(ShutdownRequest),
     /// On rank 0: a lease for a rank, with its rows' text.
     TextFetched(usize, Result<WorkLease, String>),
 }
@@ -37,7 +37,7 @@ pub(crate) enum LocalEvent {
 pub(crate) struct LeaseClient {
     engine: Option<EngineHandle>,
     /// To the engine's reader; without it the prompts come to their end.
-    lease_sender: Option<mpsc::Sender<input::Lease>>,
+    lease_sender: Option<mpsc::Sender<input::RowLease>>,
     /// The place of each row that it has.
     place_of_row: HashMap<u64, u64>,
     /// Prompts given to the engine in all.
@@ -91,7 +91,7 @@ impl LeaseClient {
     /// Of an engine at work, or none.
     pub(crate) fn new(
         engine: Option<EngineHandle>,
-        leases: Option<mpsc::Sender<input::Lease>>,
+        leases: Option<mpsc::Sender<input::RowLease>>,
         rhythm: ReportSchedule,
     ) -> Self {
         let now = Instant::now();
@@ -136,7 +136,7 @@ impl LeaseClient {
                 self.backlog.queued_count = 0;
                 self.returned.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
             }
-            LocalEvent::Engine(EngineEvent::AllAlike(count, words)) => {
+            LocalEvent::Engine(EngineEvent::FailFastTripped(count, words)) => {
                 self.outbox.push(DispatchMessage::UniformFailures(count, words));
             }
             LocalEvent::Engine(EngineEvent::TimelineRecorded(timeline)) => {
@@ -172,7 +172,7 @@ impl LeaseClient {
                 let given = self.prompts_given;
                 self.with_engine(|engine| engine.revoke_unsent(given));
             }
-            DispatchMessage::Proceed => self.with_engine(EngineHandle::go_on),
+            DispatchMessage::Proceed => self.with_engine(EngineHandle::proceed),
             DispatchMessage::KeepHolding => self.with_engine(EngineHandle::keep_holding),
             DispatchMessage::Drain => {
                 self.exhausted = true;
@@ -247,7 +247,7 @@ impl LeaseClient {
         if has_more || ending != self.exhausted {
             self.exhausted = ending;
             let given = self.prompts_given;
-            self.with_engine(|engine| engine.given(given, ending));
+            self.with_engine(|engine| engine.set_supplied(given, ending));
         }
     }
 
@@ -318,7 +318,7 @@ mod tests {
 
     fn grant_message(first: u64, rows: u64, ending: bool) -> DispatchMessage {
         let stretch = RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows_of = input::Lease { ranges: vec![stretch], text: None };
+        let rows_of = input::RowLease { ranges: vec![stretch], text: None };
         let lease = WorkLease { places: vec![(first, rows)], rows: rows_of };
         DispatchMessage::Grant(LeaseGrant {
             lease: Some(lease),
@@ -327,7 +327,7 @@ mod tests {
         })
     }
 
-    fn new_client() -> (LeaseClient, mpsc::Receiver<input::Lease>) {
+    fn new_client() -> (LeaseClient, mpsc::Receiver<input::RowLease>) {
         let (leases, given) = mpsc::channel();
         (
             LeaseClient::new(

@@ -13,7 +13,7 @@ use crate::{
     domain::{Tally, Timeline},
     engine::{EngineExit, EngineProgress},
     input,
-    site::Ask,
+    site::ShutdownRequest,
 };
 
 /// A letter.
@@ -28,7 +28,7 @@ pub(crate) enum DispatchMessage {
     /// To rank 0: so many first outcomes are all the same failure, with these words; nothing is sent meanwhile.
     UniformFailures(u64, String),
     /// To rank 0: somebody asks this rank to end.
-    ShutdownRequested(Ask),
+    ShutdownRequested(ShutdownRequest),
     /// From rank 0.
     Grant(LeaseGrant),
     /// From rank 0: others have settled these rows.
@@ -91,7 +91,7 @@ pub(crate) struct WorkLease {
     /// Their places in the order of work.
     pub(crate) places: PlaceRuns,
     /// Their rows, in the same order.
-    pub(crate) rows: input::Lease,
+    pub(crate) rows: input::RowLease,
 }
 
 impl WorkLease {
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_lease_maps_rows_to_places() {
         let stretch = |first, rows| RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows = input::Lease { ranges: vec![stretch(10, 2), stretch(3, 1)], text: None };
+        let rows = input::RowLease { ranges: vec![stretch(10, 2), stretch(3, 1)], text: None };
         let lease = WorkLease { places: vec![(0, 1), (5, 2)], rows };
         assert_eq!(lease.prompt_count(), 3);
         assert_eq!(lease.row_places().collect::<Vec<_>>(), [(10, 0), (11, 5), (3, 6)]);
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!((whole, rest), (lease.clone(), vec![]));
         let long = |stretch| RowRange { bytes: 100, ..stretch };
         let stretches = lease.rows.ranges.iter().copied().map(long).collect();
-        let lease = WorkLease { rows: input::Lease { ranges: stretches, text: None }, ..lease };
+        let lease = WorkLease { rows: input::RowLease { ranges: stretches, text: None }, ..lease };
         let (first, rest) = lease.split_at_bytes(150);
         assert_eq!(first.row_places().collect::<Vec<_>>(), [(10, 0), (11, 5)]);
         assert_eq!(rest, [(6, 1)]);

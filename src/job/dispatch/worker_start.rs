@@ -47,7 +47,7 @@ const MIN_FAIL_FAST_SAMPLE: usize = 8;
 pub(crate) struct WorkerStart<'r> {
     /// Its endpoints.
     pub(crate) endpoint_statuses: Vec<EndpointStatus>,
-    pub(crate) first: LeaseGrant,
+    pub(crate) first_grant: LeaseGrant,
     /// On rank 0.
     pub(crate) coordinator_setup: Option<CoordinatorSetup<'r>>,
 }
@@ -67,7 +67,7 @@ pub(crate) fn run_work_phase(
     common: &JobContext,
     (brief, folders): (&RunPlan, &ShardFolders),
     choice: &ModelSelection,
-    WorkerStart { endpoint_statuses: ready, first, coordinator_setup: lead }: WorkerStart<'_>,
+    WorkerStart { endpoint_statuses: ready, first_grant: first, coordinator_setup: lead }: WorkerStart<'_>,
     signals: &SignalHandler,
 ) -> Result<WorkEnd, JobError> {
     let (tell, words) = mpsc::channel();
@@ -113,7 +113,7 @@ fn begin(
     (brief, folders): (&RunPlan, &ShardFolders),
     choice: &ModelSelection,
     ready: Vec<EndpointStatus>,
-    leases: mpsc::Receiver<input::Lease>,
+    leases: mpsc::Receiver<input::RowLease>,
     bad: Vec<BadRow>,
     tell: mpsc::Sender<LocalEvent>,
 ) -> Result<Option<EngineHandle>, String> {
@@ -135,11 +135,11 @@ fn begin(
         host: place.node.host.clone(),
     };
     let tap = common.answer_sender.clone().map(|tap| (tap, style.clone()));
-    let mut shard =
-        ShardWriter::create(folders.own(), &header, style).map_err(|error| error.to_string())?;
+    let mut shard = ShardWriter::create(folders.write_folder(), &header, style)
+        .map_err(|error| error.to_string())?;
     if !bad.is_empty() {
         let failed: Vec<PromptResult> = bad.into_iter().map(bad_row_result).collect();
-        shard.append(&failed).map_err(|error| error.to_string())?;
+        shard.append_results(&failed).map_err(|error| error.to_string())?;
         forward_answers(&failed, tap.as_ref());
     }
     let before: u64 = choice.endpoint_counts.iter().take(place.rank).sum();
@@ -161,7 +161,7 @@ fn begin(
         api_key: key.clone(),
         prompts: PromptReader::new(&brief.source, &brief.rules, leases.into_iter()),
         sink: move |outcomes: Vec<PromptResult>| {
-            shard.append(&outcomes).map_err(|error| error.to_string())?;
+            shard.append_results(&outcomes).map_err(|error| error.to_string())?;
             forward_answers(&outcomes, tap.as_ref());
             let rows = outcomes.iter().map(|it| it.prompt.index).collect();
             let _ = written.send(LocalEvent::RowsWritten(rows)); // nobody listens: the job is ending
@@ -209,15 +209,15 @@ pub(crate) fn engine_policy(
         timeout: settings.timeout.to_duration(),
         timeout_per_sequence: settings.timeout_per_sequence.to_duration(),
         max_tries: settings.retries,
-        context: choice.context_len,
+        max_model_len: choice.context_len,
         context_buffer: settings.buffer,
-        patience: settings.ready_timeout.to_duration(),
+        no_progress_timeout: settings.ready_timeout.to_duration(),
         token_counting: match settings.usage {
             UsageMode::Off => TokenCounting::Off,
             UsageMode::Share => TokenCounting::Share,
             UsageMode::Exact => TokenCounting::Exact,
         },
-        alike: FAIL_FAST_SAMPLE.div_ceil(askers).max(MIN_FAIL_FAST_SAMPLE),
+        fail_fast_threshold: FAIL_FAST_SAMPLE.div_ceil(askers).max(MIN_FAIL_FAST_SAMPLE),
     })
 }
 
@@ -240,7 +240,7 @@ fn bad_row_result(bad: BadRow) -> PromptResult {
         route: None,
         priority: 0,
         row: None,
-        hash: RowHash::UNKNOWN,
+        row_hash: RowHash::UNKNOWN,
     };
     PromptResult {
         prompt,

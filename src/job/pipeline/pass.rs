@@ -1,9 +1,9 @@
-//! One pass over the line: a set of prompts, and every one of them with its outcome in a shard file. Each statement's value
-//! is the next one's input.
+//! One pass of the pipeline: takes a prompt set from the input to one outcome per prompt in the shard files.
 //!
-//! Owns the line, and the [`Crew`], which is what passes of one job have in common: servers that are started once, the model
-//! that is chosen once, the time and the signals. Does not know what becomes of the answers: `run` gathers them, `reduce`
-//! makes prompts of them.
+//! Owns the order of the steps, and [`JobResources`], which the passes of a job share: servers started once, the model
+//! selected once, the deadline and the signal handlers. What becomes of the answers is decided by the callers: `run`
+//! gathers them, `tree_reduce` makes the prompts of the next level from them. The scheduling of the prompts is in
+//! `dispatch` (between ranks) and in `engine` (on a rank).
 
 use std::{path::PathBuf, time::Instant};
 
@@ -35,128 +35,132 @@ use crate::{
     site::SignalHandler,
 };
 
-/// What the passes of a job share.
+/// Resources that all passes of a job share.
 pub(crate) struct JobResources {
     pub(crate) exit_codes: ExitCodeMap,
     started_at: Instant,
     guard: Option<IdleSupervisor>,
-    /// Of the job that makes one pass only, servers end with its work.
+    /// In single-pass mode, servers are stopped as soon as the work ends.
     pub(crate) pass_mode: PassMode,
-    /// Of the levels of a reduce: the run folder of its leaves.
+    /// Run folder of the leaves, while a pass answers a level of a reduce.
     pub(crate) tree_folder: Option<PathBuf>,
-    /// Where the logs of servers go: into the folder of the first pass.
+    /// Folder for server logs; the first pass chooses one within its run folder.
     log_folder: Option<PathBuf>,
     signals_and_deadline: Option<(SignalHandler, Deadline)>,
     servers: Option<LocalServers>,
-    /// This rank's endpoints, as they were found.
+    /// Probe results of this rank's endpoints.
     endpoint_statuses: Option<Vec<EndpointStatus>>,
-    /// What is asked of them.
+    /// Model, route and context length, once selected.
     selection: Option<ModelSelection>,
 }
 
-/// How many passes a job makes, and what it wants of them.
+/// The number of passes a job makes, which decides when servers stop and whether answers are indexed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PassMode {
-    /// One, whose answers are gathered if they are wanted in one file.
+    /// One pass; its answers are indexed only if an output file or aggregate needs them.
     Single,
-    /// Several, each over what the one before has brought.
+    /// Several passes, each over the answers of the one before.
     Multiple,
-    /// As many as a program calls for: whoever is asked may be asked again.
+    /// One pass per call of a library program; servers are kept for the next call.
     OnDemand,
 }
 
-/// Who is asked for what.
+/// Servers of this rank and the model and route to send prompts to.
 struct SelectedTargets<'c> {
     servers: &'c mut LocalServers,
     selection: &'c ModelSelection,
     endpoint_statuses: &'c [EndpointStatus],
 }
 
-/// What a pass leaves.
+/// The result of a pass.
 pub(crate) struct PassResult {
-    /// On rank 0.
+    /// Present on rank 0 only.
     pub(crate) root: Option<RootRun>,
     pub(crate) plan: RunPlan,
     pub(crate) completion: CompletionState,
-    /// Where this rank's answers lie, if every prompt has its outcome.
+    /// Index of this rank's answer lines, if every prompt has an outcome or an index of part of them was requested.
     pub(crate) line_index: Option<LineIndex>,
 }
 
-/// Collective. Answers the prompts of `inputs`; nothing where nobody is there to be asked.
+/// Collective. Sends the prompts of `inputs` that have no outcome yet. Returns `None` if too few endpoints are ready.
 pub(crate) fn run_pass(
     comm: &mut dyn Comm,
-    common: &JobContext,
-    crew: &mut JobResources,
+    context: &JobContext,
+    resources: &mut JobResources,
     inputs: &[String],
 ) -> Result<Option<PassResult>, JobError> {
-    let code = crew.exit_codes.error;
-    let start = (comm.rank() == 0).then(|| open::PendingStart::new(common, inputs));
+    let code = resources.exit_codes.error;
+    let start = (comm.rank() == 0).then(|| open::PendingStart::new(context, inputs));
     let start = root_result(comm, start, code)?;
-    let earlier = start.as_ref().and_then(|start| start.plan_left_on_nodes(common));
-    collect_earlier_shards(comm, &common.placement, earlier, code)?;
+    let earlier = start.as_ref().and_then(|start| start.plan_left_on_nodes(context));
+    collect_earlier_shards(comm, &context.placement, earlier, code)?;
     let files = start.as_ref().map(|start| start.input_files.as_slice());
-    let scanned = scan_input(comm, files, &open::row_rules(&common.settings));
+    let scanned = scan_input(comm, files, &open::row_rules(&context.settings));
     let begun = start.zip(scanned);
-    let begun = begun.map(|(start, scanned)| start.begin(common, inputs, comm.size(), scanned));
+    let begun = begun.map(|(start, scanned)| start.begin(context, inputs, comm.size(), scanned));
     let mut root = root_result(comm, begun, code)?;
-    // Who calls passes one by one puts no report together.
-    root.iter_mut().for_each(|root| root.assign_pass(crew.tree_folder.as_deref(), crew.pass_mode));
-    let (signals, limit) = crew.watch_signals(comm, common)?;
-    let brief = comm.broadcast_value(root.as_ref().map(RootRun::run_plan))?;
-    let blind = check_run_folder(comm, &brief, &common.placement, code)?;
-    let folders = ShardFolders::create_folders(comm, &brief, &common.placement, code)?;
-    crew.log_folder.get_or_insert_with(|| folders.server_log_folder());
-    collect_local_shards(comm, &folders, &brief, code)?;
-    let standing = CompletionState::read(comm, &folders, &brief, code)?;
-    let done = standing.done_prompts(common.settings.retry_failed);
-    let noted = root.as_mut().map(|root| root.apply_completion(&standing, &done));
-    root_result(comm, noted, code)?;
+    // A pass on demand writes no report.
+    root.iter_mut()
+        .for_each(|root| root.assign_pass(resources.tree_folder.as_deref(), resources.pass_mode));
+    let (signals, deadline) = resources.watch_signals(comm, context)?;
+    let plan = comm.broadcast_value(root.as_ref().map(RootRun::run_plan))?;
+    let lacks_input = check_run_folder(comm, &plan, &context.placement, code)?;
+    let folders = ShardFolders::create_folders(comm, &plan, &context.placement, code)?;
+    resources.log_folder.get_or_insert_with(|| folders.server_log_folder());
+    collect_local_shards(comm, &folders, &plan, code)?;
+    let completion = CompletionState::read_all_ranks(comm, &folders, &plan, code)?;
+    let done = completion.done_prompts(context.settings.retry_failed);
+    let recorded = root.as_mut().map(|root| root.apply_completion(&completion, &done));
+    root_result(comm, recorded, code)?;
 
     if done.missing_ranges().next().is_some() {
-        let (codes, keeps) = (crew.exit_codes, crew.pass_mode != PassMode::Single);
-        let Some(asked) = crew.select_targets(comm, common, root.as_mut(), limit)? else {
+        let (codes, keeps_servers) =
+            (resources.exit_codes, resources.pass_mode != PassMode::Single);
+        let Some(targets) = resources.select_targets(comm, context, root.as_mut(), deadline)?
+        else {
             folders.remove_empty_folders();
             return Ok(None);
         };
-        let mut lead = root.as_mut().zip(blind).map(|(root, blind)| {
-            let book = root.build_assignments(&done, blind.len());
-            CoordinatorSetup { root, assignments: book, lacks_input: blind, deadline: limit }
+        let mut coordinator = root.as_mut().zip(lacks_input).map(|(root, lacks_input)| {
+            let assignments = root.build_assignments(&done, lacks_input.len());
+            CoordinatorSetup { root, assignments, lacks_input, deadline }
         });
-        let weights = &asked.selection.ready_counts;
-        let shares =
-            lead.as_mut().map(|lead| lead.assignments.first_grants(weights, &lead.lacks_input));
-        let first = comm.scatter_values(shares)?;
+        let weights = &targets.selection.ready_counts;
+        let grants = coordinator.as_mut().map(|coordinator| {
+            coordinator.assignments.first_grants(weights, &coordinator.lacks_input)
+        });
+        let first = comm.scatter_values(grants)?;
         let start = WorkerStart {
-            endpoint_statuses: asked.servers.without_given_up(asked.endpoint_statuses.to_vec()),
-            first,
-            coordinator_setup: lead,
+            endpoint_statuses: targets.servers.without_given_up(targets.endpoint_statuses.to_vec()),
+            first_grant: first,
+            coordinator_setup: coordinator,
         };
-        let over =
-            run_work_phase(comm, common, (&brief, &folders), asked.selection, start, &signals)?;
-        if !keeps {
-            asked.servers.close();
+        let work_end =
+            run_work_phase(comm, context, (&plan, &folders), targets.selection, start, &signals)?;
+        if !keeps_servers {
+            targets.servers.close();
         }
-        root = sync_or_abort(comm, over, root, (&brief, &folders), codes)?;
-        if keeps {
+        root = sync_or_abort(comm, work_end, root, (&plan, &folders), codes)?;
+        if keeps_servers {
             drain_messages(comm, MessageTag::Job)?;
         }
     }
 
-    let home = collect_local_shards(comm, &folders, &brief, code);
+    let collected = collect_local_shards(comm, &folders, &plan, code);
     root.iter_mut().for_each(|root| {
-        if home.is_ok() { root.mark_shards_collected() } else { root.mark_stopped() }
+        if collected.is_ok() { root.mark_shards_collected() } else { root.mark_stopped() }
     });
-    home?;
+    collected?;
     folders.remove_empty_folders();
-    let gathered = brief.format.is_some() || !brief.aggregate.is_empty();
-    let one = crew.pass_mode == PassMode::Single;
-    let wanted = (!one || gathered, brief.report);
-    let (standing, lines) = CompletionState::read_with_index(comm, &folders, &brief, wanted, code)?;
-    Ok(Some(PassResult { root, plan: brief, completion: standing, line_index: lines }))
+    let gathered = plan.format.is_some() || !plan.aggregate.is_empty();
+    let is_single = resources.pass_mode == PassMode::Single;
+    let wanted = (!is_single || gathered, plan.report);
+    let (completion, line_index) =
+        CompletionState::read_with_index(comm, &folders, &plan, wanted, code)?;
+    Ok(Some(PassResult { root, plan, completion, line_index }))
 }
 
 impl JobResources {
-    /// Of a job that begins, with its guard.
     pub(crate) fn new(guard: Option<IdleSupervisor>, codes: ExitCodeMap) -> Self {
         Self {
             exit_codes: codes,
@@ -172,19 +176,19 @@ impl JobResources {
         }
     }
 
-    /// Local. What comes next has nothing to do with what was before, but for who is there: model and route are chosen anew.
+    /// Local. Forgets model, route and folders, so that the next pass selects them again; servers and probe results stay.
     pub(crate) fn reset_selection(&mut self) {
         (self.selection, self.log_folder, self.tree_folder) = (None, None, None);
     }
 
-    /// Local. Nobody here listens to signals any more: they do what they always do.
+    /// Local. Stops handling signals: they have their default effect again.
     pub(crate) fn release_signals(&self) {
         if let Some((signals, _)) = &self.signals_and_deadline {
             signals.tell(None);
         }
     }
 
-    /// Local. The same time and signals, for passes of this rank alone.
+    /// Local. Returns resources for passes of this rank alone, with the same deadline and signal handlers.
     pub(crate) fn solo_resources(&self) -> Self {
         let mut alone = Self::new(None, self.exit_codes);
         (alone.pass_mode, alone.started_at, alone.signals_and_deadline) =
@@ -192,41 +196,42 @@ impl JobResources {
         alone
     }
 
-    /// Collective. Signals and the end of the time; caught and asked for once.
+    /// Collective at the first call, which installs the signal handlers and agrees on the deadline; local from then on.
     pub(crate) fn watch_signals(
         &mut self,
         comm: &mut dyn Comm,
-        common: &JobContext,
+        context: &JobContext,
     ) -> Result<(SignalHandler, Deadline), JobError> {
-        if let Some(watch) = &self.signals_and_deadline {
-            return Ok(watch.clone());
+        if let Some(watched) = &self.signals_and_deadline {
+            return Ok(watched.clone());
         }
-        let caught = SignalHandler::install_handler().map_err(JobError::SignalHandler);
-        let signals = all_ok(comm, caught, self.exit_codes.error)?;
-        let limit = Deadline::agree_on(comm, common, self.started_at)?;
-        Ok(self.signals_and_deadline.insert((signals, limit)).clone())
+        let installed = SignalHandler::install_handler().map_err(JobError::SignalHandler);
+        let signals = all_ok(comm, installed, self.exit_codes.error)?;
+        let deadline = Deadline::agree_on(comm, context, self.started_at)?;
+        Ok(self.signals_and_deadline.insert((signals, deadline)).clone())
     }
 
-    /// Collective. What the model's context holds, in tokens, by those who are asked; `None` where too few are ready.
+    /// Collective. Returns the selected model's context length in tokens (inner `None`: unknown), or `None` if too few
+    /// endpoints are ready.
     pub(crate) fn context_len(
         &mut self,
         comm: &mut dyn Comm,
-        common: &JobContext,
+        context: &JobContext,
         root: Option<&mut RootRun>,
     ) -> Result<Option<Option<u64>>, JobError> {
-        let (_, limit) = self.watch_signals(comm, common)?;
-        let asked = self.select_targets(comm, common, root, limit)?;
-        Ok(asked.map(|asked| asked.selection.context_len))
+        let (_, deadline) = self.watch_signals(comm, context)?;
+        let targets = self.select_targets(comm, context, root, deadline)?;
+        Ok(targets.map(|targets| targets.selection.context_len))
     }
 
-    /// Local. Whoever asks this process to end before the next pass is noted so. True where the time is over.
+    /// Local. Calls `note` for a signal that arrives before the next pass. Returns true if the deadline has passed.
     pub(crate) fn notify_on_signal(&self, note: impl Fn() + Send + 'static) -> bool {
-        let Some((signals, limit)) = &self.signals_and_deadline else { return false };
+        let Some((signals, deadline)) = &self.signals_and_deadline else { return false };
         signals.tell(Some(Box::new(move |_| note())));
-        limit.at.is_some_and(|at| Instant::now() >= at)
+        deadline.at.is_some_and(|at| Instant::now() >= at)
     }
 
-    /// Local. Nobody is asked any more: servers that were started here may end.
+    /// Local. Lets the servers started here stop, unless a later call may need them.
     pub(crate) fn close_servers(&mut self) {
         if let (Some(servers), PassMode::Single | PassMode::Multiple) =
             (&mut self.servers, self.pass_mode)
@@ -235,42 +240,42 @@ impl JobResources {
         }
     }
 
-    /// Collective. The servers that are there, and the model and the route: found and chosen once. `None` where too few
-    /// are ready.
+    /// Collective. Starts and probes the servers and selects model and route, each once per job. Returns `None` if too few
+    /// endpoints are ready.
     fn select_targets(
         &mut self,
         comm: &mut dyn Comm,
-        common: &JobContext,
+        context: &JobContext,
         root: Option<&mut RootRun>,
-        limit: Deadline,
+        deadline: Deadline,
     ) -> Result<Option<SelectedTargets<'_>>, JobError> {
         let code = self.exit_codes.error;
         if let Some(choice) = &self.selection {
-            let noted = root.map(|root| root.record_selection(choice));
-            root_result(comm, noted, code)?;
+            let recorded = root.map(|root| root.record_selection(choice));
+            root_result(comm, recorded, code)?;
         } else {
-            let logs = self.log_folder.clone().unwrap_or_default(); // known since the first pass began
+            let logs = self.log_folder.clone().unwrap_or_default(); // set when the first pass began
             let servers = match self.servers.take() {
                 Some(servers) => servers,
-                None => start_servers(comm, common, self.guard.take(), &logs, code)?,
+                None => start_servers(comm, context, self.guard.take(), &logs, code)?,
             };
             let servers = self.servers.insert(servers);
             let found = match self.endpoint_statuses.take() {
                 Some(found) => found,
-                None => wait_for_endpoints(comm, common, servers, limit)?,
+                None => wait_for_endpoints(comm, context, servers, deadline)?,
             };
             let all = comm.gather_values(&found)?;
-            let chosen = root.zip(all).map(|(root, found)| root.choose(common, &found));
+            let chosen = root.zip(all).map(|(root, found)| root.select_model(context, &found));
             let chosen = root_result(comm, chosen, code)?.flatten();
             self.selection = comm.broadcast_value(Some(chosen))?;
-            self.endpoint_statuses = self.selection.is_some().then_some(found); // too few: they are looked for again
+            self.endpoint_statuses = self.selection.is_some().then_some(found); // if too few are ready, probe again
         }
-        let asked = self
+        let targets = self
             .servers
             .as_mut()
             .zip(self.selection.as_ref())
             .zip(self.endpoint_statuses.as_deref());
-        Ok(asked.map(|((servers, choice), found)| SelectedTargets {
+        Ok(targets.map(|((servers, choice), found)| SelectedTargets {
             servers,
             selection: choice,
             endpoint_statuses: found,

@@ -1,4 +1,4 @@
-//! `run`: the line, top to bottom, and the answers in one file.
+//! The `run` command: one pass of the pipeline, then the answers gathered into one file in input order.
 
 use super::pass::{JobResources, PassResult, run_pass};
 use crate::job::{
@@ -14,44 +14,51 @@ use crate::{
 /// Collective. Answers the prompts of `inputs`.
 ///
 /// # Errors
-/// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
+/// Settings, input or an existing run prevent the job, or a file cannot be read or written. Answers received before the
+/// error are on disk, and the same command resumes the run.
 pub fn run(
     comm: &mut dyn Comm,
-    mut given: Invocation,
+    mut invocation: Invocation,
     inputs: &[String],
     codes: ExitCodeMap,
 ) -> Result<JobVerdict, JobError> {
-    let mut crew = JobResources::new(given.guard.take(), codes);
-    let mut common = establish_context(comm, given, codes.error)?;
-    common.settings.reduce_template = None; // a settings file for both commands may have one
-    console::set_log_identity(common.placement.rank, &common.placement.node.host);
-    answer_prompts(comm, &common, &mut crew, inputs, None)
+    let mut resources = JobResources::new(invocation.guard.take(), codes);
+    let mut context = establish_context(comm, invocation, codes.error)?;
+    context.settings.reduce_template = None; // a settings file for `run` and `reduce` may have one
+    console::set_log_identity(context.placement.rank, &context.placement.node.host);
+    answer_prompts(comm, &context, &mut resources, inputs, None)
 }
 
-/// Collective. The same, with what is known. Each rank's own lines that count go to `each`, and nowhere else; where nobody
-/// wants them, all go to where the settings say.
+/// Collective. Answers the prompts within an established job. With `visit_line`, each rank passes its own valid answer
+/// lines to it and no file is written; without, the answers are gathered as the settings demand.
 pub(crate) fn answer_prompts(
     comm: &mut dyn Comm,
-    common: &JobContext,
-    crew: &mut JobResources,
+    context: &JobContext,
+    resources: &mut JobResources,
     inputs: &[String],
-    each: Option<LineCallback<'_>>,
+    visit_line: Option<LineCallback<'_>>,
 ) -> Result<JobVerdict, JobError> {
-    let code = crew.exit_codes.error;
-    let Some(passed) = run_pass(comm, common, crew, inputs)? else {
+    let code = resources.exit_codes.error;
+    let Some(pass) = run_pass(comm, context, resources, inputs)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
-    let PassResult { root, plan: brief, completion: standing, line_index: lines } = passed;
-    let gathered = match each {
-        Some(each) => {
-            let visited = visit_lines(comm, lines, &standing.counts(brief.source.rows), each, code);
+    let PassResult { root, plan, completion, line_index } = pass;
+    let gathered = match visit_line {
+        Some(visit_line) => {
+            let visited = visit_lines(
+                comm,
+                line_index,
+                &completion.counts(plan.source.rows),
+                visit_line,
+                code,
+            );
             visited.map(|()| None)
         }
-        None => gather_answers(comm, &brief, common, lines, &standing, code),
+        None => gather_answers(comm, &plan, context, line_index, &completion, code),
     };
     let ended = root.map(|mut root| {
         let measured = gathered.as_ref().ok().and_then(Option::as_ref);
-        let ended = root.end(&standing, gathered.is_ok(), measured);
+        let ended = root.end(&completion, gathered.is_ok(), measured);
         root.report(&gathered);
         ended
     });

@@ -1,7 +1,7 @@
-//! Runs that a program calls for, one after the other: settings are agreed on once, servers are found once, and the signals
-//! and the end of the time are the same for all of them.
+//! Job sessions of the library: several runs in one MPI job, with settings, servers, signal handlers and deadline set up
+//! once for all of them.
 //!
-//! Owns what a call changes of the settings. What a call is for and what becomes of its answers is `swarm`'s.
+//! Owns the settings that a call overrides. The meaning of a call and the use of its answers are in `swarm`.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,152 +28,156 @@ use crate::{
     settings::{GatherMode, OutputFormat},
 };
 
-/// Agreed on, and ready to be called.
+/// An established job that accepts calls, each a run or a reduce of its own.
 pub struct JobSession {
     context: JobContext,
     resources: JobResources,
 }
 
-/// What is called for, on rank 0.
+/// The parameters of one call, as rank 0 gives them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CallSpec {
-    /// The files of its rows.
+    /// Input files.
     pub inputs: Vec<String>,
-    /// Where its answers go, or its text; the run folder is this name and `.run`.
+    /// Path of the answers or of the reduced text; the run folder is this path with `.run` appended.
     pub output: PathBuf,
-    /// Ranks may keep their answers here, if the settings name no other place.
+    /// Directory for local shard files, used if the settings name none.
     pub local_shards: Option<String>,
-    /// The rows' template, if not that of the settings.
+    /// Prompt template; `None` keeps that of the settings.
     pub template: Option<String>,
-    /// The template that makes one text of many.
+    /// Template that combines several texts; present if the call is a reduce.
     pub reduce_template: Option<String>,
 }
 
-/// What grew from a reduce.
+/// The result of a reduce: the text at the root of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TreeReduction {
-    /// The text at the root; none where nothing was left to make it of.
+    /// Text at the root; `None` if all leaves are missing.
     pub text: Option<String>,
-    /// How many leaves there are.
+    /// Number of leaves.
     pub leaves: u64,
-    /// How many of them are not in the text: they failed, were blank, or a group above them failed.
+    /// Number of leaves that are not in the text: they failed, were blank, or a group above them failed.
     pub missing: u64,
-    /// Levels above the leaves.
+    /// Number of levels above the leaves.
     pub levels: u32,
 }
 
-/// What ends as an error has this code on the other ranks, and where ranks are lost the job ends with the other: what it
-/// came to is nobody's any more, but the run folder's.
+/// Exit codes of a job that ends inside a library call, where the program cannot choose one: 1 for an error, else the code
+/// for an early stop, since only the run folder holds the result then.
 const SESSION_EXIT_CODES: ExitCodeMap =
     ExitCodeMap { error: |_| 1, verdict: |_| crate::job::EXIT_STOPPED_EARLY };
 
 impl JobSession {
-    /// Collective. Settings, places and endpoints; from here on nothing is printed to standard output.
+    /// Collective. Resolves settings, placement and endpoints. From here on nothing is printed to standard output.
     ///
     /// # Errors
-    /// Where settings are wrong, or do not fit a program.
-    pub fn begin(comm: &mut dyn Comm, mut given: Invocation) -> Result<Self, JobError> {
+    /// A setting is invalid or only available to commands (`serve`).
+    pub fn start_session(
+        comm: &mut dyn Comm,
+        mut invocation: Invocation,
+    ) -> Result<Self, JobError> {
         console::silence_stdout();
-        let mut crew = JobResources::new(given.guard.take(), SESSION_EXIT_CODES);
-        crew.pass_mode = PassMode::OnDemand;
-        let common = establish_context(comm, given, SESSION_EXIT_CODES.error)?;
-        all_ok(comm, check_settings(&common), SESSION_EXIT_CODES.error)?;
-        console::set_log_identity(common.placement.rank, &common.placement.node.host);
-        crew.watch_signals(comm, &common)?;
-        Ok(Self { context: common, resources: crew })
+        let mut resources = JobResources::new(invocation.guard.take(), SESSION_EXIT_CODES);
+        resources.pass_mode = PassMode::OnDemand;
+        let context = establish_context(comm, invocation, SESSION_EXIT_CODES.error)?;
+        all_ok(comm, check_settings(&context), SESSION_EXIT_CODES.error)?;
+        console::set_log_identity(context.placement.rank, &context.placement.node.host);
+        resources.watch_signals(comm, &context)?;
+        Ok(Self { context, resources })
     }
 
-    /// Local. This rank's servers, as URLs.
+    /// Local. Returns the URLs of this rank's endpoints.
     #[must_use]
     pub fn endpoint_urls(&self) -> &[Url] {
         &self.context.urls
     }
 
-    /// Local. Runs of this rank alone, whose own these servers are.
+    /// Local. Returns a session for runs of this rank alone, on the given endpoints.
     #[must_use]
     pub fn solo_session(&self, urls: Vec<Url>) -> Self {
-        let mut common = self.context.clone();
-        common.hosts = vec![common.placement.node.host.clone()];
-        common.placement.rank = 0;
-        common.urls = urls;
-        common.settings.local_shards = None;
-        Self { context: common, resources: self.resources.solo_resources() }
+        let mut context = self.context.clone();
+        context.hosts = vec![context.placement.node.host.clone()];
+        context.placement.rank = 0;
+        context.urls = urls;
+        context.settings.local_shards = None;
+        Self { context, resources: self.resources.solo_resources() }
     }
 
-    /// Collective. Answers what is called for, into one file of JSON lines.
+    /// Collective. Answers the call's prompts into one file of JSON lines.
     ///
     /// # Errors
-    /// As a run's; and where prompts are open, or nobody was there to be asked.
+    /// The errors of a run; [`JobError::PromptsOpen`] if prompts remain, [`JobError::NoEndpoint`] if no endpoint was
+    /// ready.
     pub fn gather_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
     ) -> Result<(), JobError> {
-        let (mut common, inputs) = self.apply_call(comm, call)?;
-        common.settings.gather = GatherMode::Root;
-        require_complete(answer_prompts(comm, &common, &mut self.resources, &inputs, None)?)
+        let (mut context, inputs) = self.apply_call(comm, call)?;
+        context.settings.gather = GatherMode::Root;
+        require_complete(answer_prompts(comm, &context, &mut self.resources, &inputs, None)?)
     }
 
-    /// Collective. The same into the ranks' shard files only; `tap` gets what this rank writes as it comes, and then a
-    /// none, however it ends.
+    /// Collective. Answers the call's prompts into the ranks' shard files only. `answer_sender` receives each line that this
+    /// rank writes, and at the end `None`, also after an error.
     ///
     /// # Errors
-    /// The same.
+    /// Those of [`gather_answers`](Self::gather_answers).
     pub fn stream_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
-        tap: &AnswerSender,
+        answer_sender: &AnswerSender,
     ) -> Result<(), JobError> {
         let called = self.apply_call(comm, call);
-        let answered = called.and_then(|(mut common, inputs)| {
-            common.answer_sender = Some(mpsc::Sender::clone(tap));
-            answer_prompts(comm, &common, &mut self.resources, &inputs, None)
+        let answered = called.and_then(|(mut context, inputs)| {
+            context.answer_sender = Some(mpsc::Sender::clone(answer_sender));
+            answer_prompts(comm, &context, &mut self.resources, &inputs, None)
         });
-        let _ = tap.send(None); // nobody listens any more
+        let _ = answer_sender.send(None); // fails only if the receiver is gone, which needs no end mark
         require_complete(answered?)
     }
 
-    /// Collective. The same; once all is answered, the answer that counts of each prompt goes to `each` on the rank that
-    /// has it.
+    /// Collective. Answers the call's prompts, then passes the valid answer of each prompt to `visit_line` on the rank that
+    /// stores it.
     ///
     /// # Errors
-    /// The same.
+    /// Those of [`gather_answers`](Self::gather_answers).
     pub fn visit_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
-        mut each: impl FnMut(&[u8]),
+        mut visit_line: impl FnMut(&[u8]),
     ) -> Result<(), JobError> {
-        let (common, inputs) = self.apply_call(comm, call)?;
+        let (context, inputs) = self.apply_call(comm, call)?;
         require_complete(answer_prompts(
             comm,
-            &common,
+            &context,
             &mut self.resources,
             &inputs,
-            Some(&mut each),
+            Some(&mut visit_line),
         )?)
     }
 
-    /// Collective. Answers what is called for, and makes one text of the answers: on rank 0.
+    /// Collective. Answers the call's prompts and reduces the answers to one text, which rank 0 returns.
     ///
     /// # Errors
-    /// As a reduce's; and where prompts are open, or nobody was there to be asked.
+    /// The errors of a reduce, and those of [`gather_answers`](Self::gather_answers).
     pub fn reduce_to_text(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
     ) -> Result<Option<TreeReduction>, JobError> {
-        let (common, inputs) = self.apply_call(comm, call)?;
-        let output = PathBuf::from(common.settings.output.clone().unwrap_or_default());
-        let grew = reduce_tree(comm, common, &mut self.resources, &inputs);
+        let (context, inputs) = self.apply_call(comm, call)?;
+        let output = PathBuf::from(context.settings.output.clone().unwrap_or_default());
+        let reduced = reduce_tree(comm, context, &mut self.resources, &inputs);
         self.resources.release_signals();
-        require_complete(grew?)?;
-        let grown = (comm.rank() == 0).then(|| read_reduction(&output));
-        root_result(comm, grown, SESSION_EXIT_CODES.error)
+        require_complete(reduced?)?;
+        let reduction = (comm.rank() == 0).then(|| read_reduction(&output));
+        root_result(comm, reduction, SESSION_EXIT_CODES.error)
     }
 
-    /// Collective. What a call has for all ranks.
+    /// Collective. Distributes the call, and returns the context with its overrides and its input files.
     fn apply_call(
         &mut self,
         comm: &mut dyn Comm,
@@ -182,35 +186,35 @@ impl JobSession {
         let call = root_result(comm, call, SESSION_EXIT_CODES.error)?;
         let call = comm.broadcast_value(call)?;
         self.resources.reset_selection();
-        let mut common = self.context.clone();
-        let settings = &mut common.settings;
+        let mut context = self.context.clone();
+        let settings = &mut context.settings;
         settings.output = Some(call.output.to_string_lossy().into_owned());
         settings.local_shards = settings.local_shards.take().or(call.local_shards);
         settings.template = call.template.or(settings.template.take());
-        settings.reduce_template = call.reduce_template; // a run has none
+        settings.reduce_template = call.reduce_template; // `None` makes it a run
         settings.gather = GatherMode::None;
         settings.output_format = None;
         settings.aggregate = Vec::new();
         if settings.reduce_template.is_none() {
             settings.output_format = Some(OutputFormat::Jsonl);
         }
-        Ok((common, call.inputs))
+        Ok((context, call.inputs))
     }
 }
 
-/// Settings that are a command's alone.
-fn check_settings(common: &JobContext) -> Result<(), JobError> {
-    if common.settings.serve.is_some() {
+/// Refuses settings that only commands support.
+fn check_settings(context: &JobContext) -> Result<(), JobError> {
+    if context.settings.serve.is_some() {
         return Err(JobError::PreconditionFailed(
-            "serve is for the aurora-swarm command, which is also the servers' guard: a program asks servers that are there \
-             already, named by endpoint, base-port or hostfile"
+            "the setting serve is only for the aurora-swarm command, which also supervises the servers\nhint: start the \
+             servers first, and name them with endpoint, base-port or hostfile"
                 .into(),
         ));
     }
     Ok(())
 }
 
-/// All prompts have their outcome, or it is an error.
+/// Turns a verdict that leaves prompts without an outcome into an error.
 fn require_complete(verdict: JobVerdict) -> Result<(), JobError> {
     match verdict {
         JobVerdict::Done | JobVerdict::SomeFailed => Ok(()),
@@ -221,7 +225,8 @@ fn require_complete(verdict: JobVerdict) -> Result<(), JobError> {
 
 fn read_reduction(output: &Path) -> Result<TreeReduction, JobError> {
     let manifest = Manifest::read(&run_folder(output))?;
-    let (leaves, tree) = manifest.map(|it| (it.rows, it.reduce)).unwrap_or_default();
+    let (leaves, tree) =
+        manifest.map(|manifest| (manifest.rows, manifest.reduce)).unwrap_or_default();
     let tree = tree.unwrap_or_default();
     let text = tree.text.then(|| std::fs::read_to_string(output)).transpose();
     let text = text.map_err(OutputError::io_error("cannot read", output))?;

@@ -1,19 +1,20 @@
-//! A run whose input or deciding settings have changed: what that means for its answers is told, and where it is accepted
-//! they are carried over to the new input.
+//! Resuming a run whose input or answer-affecting settings have changed: reports what the change means for the answers, and
+//! migrates them to the new input if the change is accepted (`--accept-changes`).
 //!
-//! Answers find their rows by what these say ([`super::row_matching`]). Settings change nothing that is there.
+//! Answers are matched to rows by the hash of the row's content ([`super::row_matching`]). A changed setting never alters
+//! existing answers. Whether a run may be resumed at all is decided in [`super::existing_run`].
 //!
-//! # The steps, and why nothing is lost wherever they stop
+//! # The migration steps, and why nothing is lost wherever they stop
 //!
-//! 1. The kept answers are written under their new indices to `RUN/carried-PID.part`, and to the disk.
-//! 2. It becomes a shard file of a start of its own, `RUN/shards/NNNN-00000.jsonl`. Its header names the new input.
-//! 3. The manifest, replaced whole, is of the new input, and says that answers count from start NNNN on.
-//! 4. The earlier input's shard files go to `RUN/before-NNNN`. They are kept: only the user knows whether they are wanted.
+//! 1. The kept answers are written under their new indices to `RUN/carried-PID.part` and synced to disk.
+//! 2. That file becomes a shard file of its own session, `RUN/shards/NNNN-00000.jsonl`. Its header names the new input.
+//! 3. The manifest is replaced atomically. The new one names the new input and says that answers count from session NNNN on.
+//! 4. The earlier input's shard files move to `RUN/before-NNNN`. They are kept: only the user knows whether they are needed.
 //!
-//! Up to 3 the run is the earlier input's, with all its files where they were. What 1 and 2 have made counts for nobody: a
-//! shard file counts where its header names the manifest's input. The next start, with whichever input, tidies it away and
-//! begins here again. From 3 on the run is the new input's, and what was kept of the earlier answers is on the disk; files
-//! that 4 has not moved count for nobody, and the next start moves them. Each step is on the disk before the next begins.
+//! Before step 3 the run belongs to the earlier input, and all of its files are in place. The output of steps 1 and 2 is
+//! ignored, because a shard file counts only if its header names the manifest's input. The next start, with either input,
+//! removes it and begins again. From step 3 on the run belongs to the new input, and the kept answers are on disk. Shard
+//! files that step 4 has not moved are ignored, and the next start moves them. Each step is synced before the next begins.
 
 use std::{
     fs::File,
@@ -33,18 +34,21 @@ use crate::{
     site::NodeInfo,
 };
 
-/// What has changed since the run began, where it is accepted.
+/// Changes of settings and input since the run began that the user accepts.
 pub(crate) struct AcceptedChanges {
-    /// Settings, a sentence each.
+    /// One sentence per changed setting, as it goes into the manifest.
     settings: Vec<String>,
-    /// Where answers go, where the input has changed.
+    /// Target rows of the answers, if the input has changed.
     migration: Option<MigrationPlan>,
-    /// What that means.
+    /// The input change in numbers, for the log.
     description: Option<String>,
 }
 
 impl AcceptedChanges {
-    /// Looks for changes, and changes nothing. An error where there are some and nobody accepts them.
+    /// Compares settings and input with the earlier run's, without writing anything.
+    ///
+    /// # Errors
+    /// Changes were found and `--accept-changes` is not set.
     pub(crate) fn check_accepted(
         settings: &Settings,
         earlier: &Manifest,
@@ -67,12 +71,12 @@ impl AcceptedChanges {
         Ok(Self { settings: differing, migration: moves, description: words })
     }
 
-    /// Where the input has changed: how many answers stay and how many rows are new.
+    /// Returns how many answers are kept and how many rows are new, if the input has changed.
     pub(crate) fn input_match_counts(&self) -> Option<MatchCounts> {
         self.migration.as_ref().map(|moves| moves.counts)
     }
 
-    /// Makes the manifest and the answers those of the input and the settings as they are now.
+    /// Updates the manifest and the answers to the current input and settings.
     pub(crate) fn apply_changes(
         self,
         settings: &Settings,
@@ -95,7 +99,7 @@ impl AcceptedChanges {
     }
 }
 
-/// Settings that decide answers and are not as they were, a sentence each.
+/// Returns one sentence for each answer-affecting setting that differs from the earlier run's.
 fn changed_settings(settings: &Settings, earlier: &Manifest) -> Vec<String> {
     let now = settings.answer_settings();
     let differ = |(key, value): &(&String, &serde_json::Value)| {
@@ -121,7 +125,7 @@ fn describe_input_change((before, now): (u64, u64), told: &MatchCounts) -> Strin
     )
 }
 
-/// Why the run does not go on, and what to do.
+/// Builds the error text for changes that are not accepted, with a hint on how to proceed.
 fn refusal_message(input: Option<&str>, away: Option<&str>, differing: &[String]) -> String {
     let settings = (!differing.is_empty()).then(|| {
         let differing = differing.join("; ");
@@ -143,14 +147,14 @@ fn refusal_message(input: Option<&str>, away: Option<&str>, differing: &[String]
     )
 }
 
-/// Which answers of the earlier input go where. Reads its shard files and the new input over.
+/// Matches the answers of the earlier input to the rows of the new one. Reads all shard files and scans the new input.
 fn match_answers(
     earlier: &Manifest,
     source: &InputSource,
     folder: &Path,
 ) -> Result<MigrationPlan, JobError> {
     let mut answered = AnsweredRows::default();
-    let files = shards::list(&folder.join(SHARDS_FOLDER))?;
+    let files = shards::list_shard_files(&folder.join(SHARDS_FOLDER))?;
     shards::read_answers(&files, &earlier.fingerprint, earlier.rows, |index, row, _| {
         if row.is_unknown() {
             answered.add_unknown();
@@ -161,18 +165,18 @@ fn match_answers(
     })?;
     let mut matching = answered.begin();
     input::hash_rows(source, |hash| matching.match_row(hash))?;
-    Ok(matching.finish())
+    Ok(matching.into_plan())
 }
 
-/// The answers on their way.
+/// State of a migration, shared by its steps.
 struct AnswerMigration<'c> {
-    /// Of the earlier input up to the third step, then of the new one.
+    /// Describes the earlier input until the third step, the new one afterwards.
     manifest: &'c mut Manifest,
     source: &'c InputSource,
     folder: &'c Path,
     plan: MigrationPlan,
     settings: Vec<String>,
-    /// The start that the carried answers are of.
+    /// Session number of the migrated answers.
     start: u32,
     part_file: PathBuf,
 }
@@ -204,7 +208,7 @@ impl<'c> AnswerMigration<'c> {
     }
 
     fn write_carried_answers(&self) -> Result<(), JobError> {
-        let files = shards::list(&self.folder.join(SHARDS_FOLDER))?;
+        let files = shards::list_shard_files(&self.folder.join(SHARDS_FOLDER))?;
         let mut carried = MigratedFile::create(&self.part_file, &self.shard_header())?;
         let Manifest { fingerprint, rows, .. } = &*self.manifest;
         shards::read_answers(&files, fingerprint, *rows, |index, row, line| {
@@ -249,7 +253,7 @@ impl<'c> AnswerMigration<'c> {
 
 const CARRIED_PREFIX: &str = "carried-";
 
-/// What a start that was stopped while it carried answers over has left: see the steps. Only with the manifest of the run.
+/// Removes what an interrupted migration has left behind (see the steps above). `manifest` must be the run's own.
 pub(crate) fn clean_interrupted_migration(
     folder: &Path,
     manifest: &Manifest,
@@ -262,8 +266,8 @@ pub(crate) fn clean_interrupted_migration(
             std::fs::remove_file(&path).map_err(OutputError::io_error("cannot remove", &path))?;
         }
     }
-    for file in shards::list(&folder.join(SHARDS_FOLDER))? {
-        // No start has this number yet, so that it may be given again.
+    for file in shards::list_shard_files(&folder.join(SHARDS_FOLDER))? {
+        // The manifest does not count this session yet, so the next start reuses its number and the file is in the way.
         if file.start > manifest.starts
             && shards::read_fingerprint(&file)?.is_none_or(|its| its != manifest.fingerprint)
         {
@@ -273,10 +277,10 @@ pub(crate) fn clean_interrupted_migration(
     archive_old_shards(folder, manifest)
 }
 
-/// The shard files that are of an earlier input.
+/// Moves the shard files of earlier inputs out of the way.
 fn archive_old_shards(folder: &Path, manifest: &Manifest) -> Result<(), JobError> {
     let first = manifest.first_valid_start();
-    let files = shards::list(&folder.join(SHARDS_FOLDER))?;
+    let files = shards::list_shard_files(&folder.join(SHARDS_FOLDER))?;
     files
         .iter()
         .filter(|file| file.start < first)
@@ -290,7 +294,7 @@ fn archive_shard(folder: &Path, start: u32, file: &ShardFile) -> Result<(), JobE
     let around = place.parent().unwrap_or(&aside);
     std::fs::create_dir_all(around).map_err(OutputError::io_error("cannot make", around))?;
     rename_file(&file.path, &place)?;
-    // The last one of a folder of some leaves it empty.
+    // The file may have been the last one of its subfolder; a folder that is not empty refuses to be removed.
     let _ = file.path.parent().filter(|it| *it != shards).map(std::fs::remove_dir);
     Ok(())
 }
@@ -299,10 +303,10 @@ fn rename_file(from: &Path, to: &Path) -> Result<(), JobError> {
     Ok(std::fs::rename(from, to).map_err(OutputError::io_error("cannot put into place", to))?)
 }
 
-/// What was renamed in the folder stays renamed, though the node dies.
+/// Syncs a folder, so that renames in it survive a crash of the node.
 fn sync_folder(folder: &Path) -> Result<(), JobError> {
     match File::open(folder).and_then(|it| it.sync_all()) {
-        // Not every file system can do that for a folder; those see to it themselves.
+        // Some file systems do not support fsync on a folder; they order metadata operations on their own.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
             Ok(())
         }
@@ -322,7 +326,7 @@ mod tests {
     };
     use std::collections::BTreeMap;
 
-    /// A run folder whose input was these rows, of which some were answered in two starts.
+    /// A run folder over [`INPUT_BEFORE`], some rows of which were answered in two sessions.
     struct MigrationFixture {
         folder: tempfile::TempDir,
         files: Vec<input::InputFile>,
@@ -351,8 +355,8 @@ mod tests {
                     .iter()
                     .map(|&row| prompt_result(row, hashes[row as usize], true))
                     .collect();
-                writer.append(&answers).expect("written");
-                writer.append(&[prompt_result(3, hashes[3], false)]).expect("written");
+                writer.append_results(&answers).expect("written");
+                writer.append_results(&[prompt_result(3, hashes[3], false)]).expect("written");
             }
             let mut manifest = Manifest::begin("answers.jsonl", source.rows, &source.fingerprint);
             manifest.starts = 2;
@@ -368,17 +372,16 @@ mod tests {
             self.run_folder().join(SHARDS_FOLDER)
         }
 
-        /// The input as it is now.
         fn write_input(&self, text: &str) -> InputSource {
             std::fs::write(&self.files[0].path, text).expect("written");
-            input::scan(&self.files, &input::InputRules::default()).expect("good rows").source
+            input::scan_files(&self.files, &input::InputRules::default()).expect("good rows").source
         }
 
         fn read_manifest(&self) -> Manifest {
             Manifest::read(self.run_folder()).expect("read").expect("there")
         }
 
-        /// What a start does: only so many steps where it has to carry over.
+        /// Does what a start does, but only the first `steps` steps of a migration.
         fn run_start(&self, source: &InputSource, steps: usize) -> Manifest {
             let mut manifest = self.read_manifest();
             clean_interrupted_migration(self.run_folder(), &manifest).expect("tidied");
@@ -396,9 +399,9 @@ mod tests {
             manifest
         }
 
-        /// What the row's text was, by the index of its answer, as everybody reads it.
+        /// Returns the answers by index, as every reader of the run sees them.
         fn read_answers(&self, source: &InputSource) -> BTreeMap<u64, String> {
-            let files = shards::list(&self.shards_folder()).expect("listed");
+            let files = shards::list_shard_files(&self.shards_folder()).expect("listed");
             let mut answers = BTreeMap::new();
             let rows = source.rows;
             shards::read_answers(&files, &source.fingerprint, rows, |index, _, line| {
@@ -439,23 +442,23 @@ mod tests {
             route: None,
             priority: 0,
             row: None,
-            hash: RowHash::new(hash, false),
+            row_hash: RowHash::new(hash, false),
         };
         PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
     }
 
-    /// The answers are named after the old rows: of AFTER's `same d same b`.
+    /// The answers to `same d same b` of [`INPUT_AFTER`]; each answer's text is the index of its old row.
     fn expected_answers() -> BTreeMap<u64, String> {
         [(1, "2"), (2, "5"), (3, "4"), (5, "1")].map(|(row, old)| (row, old.to_owned())).into()
     }
 
     #[test]
-    fn wherever_the_steps_stop_the_next_start_goes_on_and_nothing_is_lost() {
+    fn a_migration_interrupted_after_any_step_is_completed_by_the_next_start_without_loss() {
         for stopped in 0..=MIGRATION_STEPS.len() {
             let run = MigrationFixture::new();
             let after = run.write_input(INPUT_AFTER);
             run.run_start(&after, stopped);
-            // Of a process that was ended while it wrote.
+            // Left by a process that was killed while it wrote.
             std::fs::write(run.run_folder().join("carried-1.part"), "{").expect("written");
             let manifest = run.run_start(&after, MIGRATION_STEPS.len());
             assert_eq!(
@@ -470,7 +473,11 @@ mod tests {
                 change.input.clone().expect("of the input");
             assert_eq!((rows_before, kept, new, gone), (6, 4, 2, 1));
             let names = |folder: PathBuf| {
-                shards::list(&folder).expect("listed").iter().map(|it| it.start).collect::<Vec<_>>()
+                shards::list_shard_files(&folder)
+                    .expect("listed")
+                    .iter()
+                    .map(|it| it.start)
+                    .collect::<Vec<_>>()
             };
             assert_eq!(names(run.shards_folder()), [3], "stopped after {stopped} steps");
             let aside = names(run.run_folder().join("before-0003"));
@@ -481,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn up_to_the_manifest_the_earlier_input_can_be_gone_on_with() {
+    fn the_earlier_input_can_be_resumed_until_the_manifest_is_replaced() {
         for stopped in 0..=2 {
             let run = MigrationFixture::new();
             run.run_start(&run.write_input(INPUT_AFTER), stopped);
@@ -489,14 +496,14 @@ mod tests {
             let manifest = run.run_start(&before, MIGRATION_STEPS.len());
             assert_eq!((manifest.starts, manifest.changes.len()), (2, 0));
             assert_eq!(run.read_answers(&before).into_keys().collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
-            // The next start's file is not in anybody's way.
+            // The next session's shard file does not collide with the abandoned one.
             let header = ShardHeader::new(3, 0, "n1", &before.fingerprint);
             ShardWriter::create(&run.shards_folder(), &header, line_style()).expect("a file");
         }
     }
 
     #[test]
-    fn an_input_that_changes_back_keeps_what_was_never_gone() {
+    fn an_input_that_changes_back_keeps_the_answers_that_were_never_dropped() {
         for stopped in 0..=MIGRATION_STEPS.len() {
             let run = MigrationFixture::new();
             let after = run.write_input(INPUT_AFTER);
@@ -515,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_somebody_else_has_started_is_left_alone() {
+    fn a_run_that_another_process_has_started_meanwhile_is_left_alone() {
         let run = MigrationFixture::new();
         let after = run.write_input(INPUT_AFTER);
         let mut manifest = run.read_manifest();
@@ -530,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_told_with_what_to_do() {
+    fn a_refusal_names_the_changes_and_gives_a_hint() {
         let told = MatchCounts { kept: 4, new: 2, gone: 1, unknown: 0 };
         let input = describe_input_change((6, 7), &told);
         assert_eq!(

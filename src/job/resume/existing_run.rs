@@ -1,4 +1,8 @@
-//! What is there already, and whether this run goes on with it.
+//! The run that exists already at an output: decides whether this start resumes it, overwrites it or is refused, and
+//! prepares the run folder accordingly.
+//!
+//! A changed input or changed settings are the business of [`super::changed_input`]. The manifest and the heartbeat file
+//! themselves belong to [`output`](crate::output).
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +19,7 @@ use crate::{
     site::NodeInfo,
 };
 
-/// Where the answers go.
+/// Returns the absolute path of `--output`.
 pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
     let Some(output) = &settings.output else {
         return Err(JobError::PreconditionFailed("run needs --output FILE".into()));
@@ -24,7 +28,10 @@ pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
     Ok(path.map_err(OutputError::io_error("cannot find", Path::new(output)))?)
 }
 
-/// Before the input is read: the run that is there, if it may be gone on with or written over.
+/// Finds the existing run before the input is scanned, and checks that it may be resumed or overwritten.
+///
+/// # Errors
+/// The output was not written by this program, the run is active or damaged, or `--resume` forbids what was found.
 pub(crate) fn look(
     settings: &Settings,
     output: &Path,
@@ -44,7 +51,7 @@ pub(crate) fn look(
     };
     if manifest.is_none()
         && !settings.overwrite
-        && !shards::list(&folder.join(SHARDS_FOLDER))?.is_empty()
+        && !shards::list_shard_files(&folder.join(SHARDS_FOLDER))?.is_empty()
     {
         return refuse(format!(
             "{} has answers and no manifest, which says what they answer: bring it back, or begin anew with --overwrite or \
@@ -76,8 +83,8 @@ pub(crate) fn look(
     }
 }
 
-/// Once the input is known: the manifest to go on with, or none where the run begins anew (and what was there is gone). It
-/// is of this input, and of these settings if they were accepted.
+/// Prepares the run folder once the input is known. Returns the manifest to resume from, brought up to this input and these
+/// settings, or `None` if the run begins from scratch; an overwritten run is then set aside.
 pub(crate) fn resume_run(
     settings: &Settings,
     earlier: Option<Manifest>,
@@ -98,8 +105,8 @@ pub(crate) fn resume_run(
     Ok(Some(manifest))
 }
 
-/// The decision alone, which changes nothing: the manifest to go on with and what has changed since, or none where the run
-/// begins anew.
+/// Decides whether the run is resumed, without writing anything. Returns the manifest to resume from and the accepted
+/// changes, or `None` if the run begins from scratch.
 pub(crate) fn plan_resume(
     settings: &Settings,
     earlier: Option<Manifest>,
@@ -107,15 +114,16 @@ pub(crate) fn plan_resume(
     folder: &Path,
 ) -> Result<Option<(Manifest, AcceptedChanges)>, JobError> {
     let Some(earlier) = earlier.filter(|_| !settings.overwrite) else { return Ok(None) };
-    if earlier.away.is_none() && shards::list(&folder.join(SHARDS_FOLDER))?.is_empty() {
-        // Nothing was ever answered: whatever it was to be, it may be something else now.
+    if earlier.away.is_none() && shards::list_shard_files(&folder.join(SHARDS_FOLDER))?.is_empty() {
+        // Nothing was ever answered, so there is nothing that a change of input or settings could invalidate.
         return Ok(None);
     }
     let changes = AcceptedChanges::check_accepted(settings, &earlier, source, folder)?;
     Ok(Some((earlier, changes)))
 }
 
-/// Copies of the input that these starts laid out: every start has its own, and nobody reads rows once all are answered.
+/// Removes the copies of the input that these sessions made. Each session has its own copy, and rows are not read any more
+/// once all prompts are done.
 pub(crate) fn remove_spools(folder: &Path, starts: std::ops::Range<u32>) {
     let places = starts.map(|start| folder.join(spool_folder_name(start)));
     for old in places.filter(|old| old.is_dir()) {
@@ -125,8 +133,8 @@ pub(crate) fn remove_spools(folder: &Path, starts: std::ops::Range<u32>) {
     }
 }
 
-/// Puts an earlier run aside, but for what this start has laid out already. It is removed once there is somebody to ask:
-/// a wrong model or a dead server must not cost the answers that are there.
+/// Moves an overwritten run into a folder of its own, except for what this start has written already. It is removed only
+/// when a server is ready: a wrong model name or a dead server must not cost the existing answers.
 fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
     let aside = folder.join(replaced_name(start));
     let kept = [spool_folder_name(start), replaced_name(start), Heartbeat::FILE_NAME.to_owned()];
@@ -135,7 +143,7 @@ fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), J
     let old =
         entries.iter().filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_str()));
     let output = Path::new(settings.output.as_deref().unwrap_or_default()).to_owned();
-    // What was made of the answers goes where they go.
+    // Aggregates were computed from the old answers, so they move along with them.
     let made = Manifest::read(folder).ok().flatten().map(|it| it.aggregates).unwrap_or_default();
     let made = made.iter().map(|name| output.with_file_name(name));
     let beside: Vec<_> = made.chain([output.clone()]).filter(|it| it.is_file()).collect();
@@ -147,9 +155,9 @@ fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), J
     Ok(())
 }
 
-/// The run that was to be overwritten is.
+/// Deletes the overwritten run that [`resume_run`] has set aside.
 pub(crate) fn remove_replaced(folder: &Path, start: u32) -> Result<(), JobError> {
-    // Of this start, or of one before it that found nobody to ask.
+    // Earlier starts that found no ready server may have set runs aside too.
     let asides = (1..=start).map(|start| folder.join(replaced_name(start)));
     for aside in asides.filter(|aside| aside.is_dir()) {
         std::fs::remove_dir_all(&aside).map_err(OutputError::io_error("cannot remove", &aside))?;
@@ -157,7 +165,7 @@ pub(crate) fn remove_replaced(folder: &Path, start: u32) -> Result<(), JobError>
     Ok(())
 }
 
-/// Nobody is there to ask: people hear where the run is that was to be overwritten.
+/// Logs where the overwritten run is kept, if no server became ready.
 pub(crate) fn warn_about_replaced(folder: &Path, start: u32) {
     let aside = folder.join(replaced_name(start));
     if aside.is_dir() {

@@ -1,6 +1,7 @@
-//! What `run` would do with what is there: for `plan`, which changes nothing.
+//! The dry run behind `plan`: reports what `run` would do with the existing run, without writing anything.
 //!
-//! Owns no rule: it asks those that `run` asks, and counts what would be left to ask.
+//! Owns no rule of its own: it applies those of [`super::existing_run`] and [`super::changed_input`], and counts the prompts
+//! that would be sent.
 
 use super::existing_run;
 use crate::job::{
@@ -11,21 +12,21 @@ use crate::{
     console::PlannedAction, input::ScannedInput, output::PromptCounts, settings::Settings,
 };
 
-/// Local. What a run with these settings and this input would do.
+/// Returns what a run with these settings and this input would do. Local.
 ///
 /// # Errors
-/// Where what is there cannot be read, which a run would meet as well.
+/// The existing run cannot be read; `run` would fail in the same way.
 pub(crate) fn preview_run(
     settings: &Settings,
     scanned: &ScannedInput,
 ) -> Result<PlannedAction, JobError> {
-    match look(settings, scanned) {
+    match build_preview(settings, scanned) {
         Err(JobError::PreconditionFailed(why)) => Ok(PlannedAction::Refused(why)),
         seen => seen,
     }
 }
 
-fn look(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedAction, JobError> {
+fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedAction, JobError> {
     let all = scanned.source.rows - scanned.bad_rows.len() as u64;
     if settings.output.is_none() {
         return Ok(PlannedAction::NoOutput { asked: all });
@@ -42,11 +43,11 @@ fn look(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedAction, Jo
     };
     if let Some(told) = changes.input_match_counts() {
         return Ok(PlannedAction::Resume {
-            // One number is for what is carried over.
+            // The migrated answers take one session number, the run that follows takes the next.
             start: manifest.starts + 2,
             counts: PromptCounts::new(source.rows, told.kept, 0),
             asked: told.new.saturating_sub(scanned.bad_rows.len() as u64),
-            // Not of this input.
+            // An output file, if any, holds the answers to the earlier input.
             output: false,
         });
     }

@@ -1,9 +1,9 @@
-//! Which answers of an earlier input belong to which rows of the new one. Pure.
+//! Matching of answers to an earlier input with the rows of the new one. Pure; the files are read in [`super::changed_input`].
 //!
-//! Rows are the same when what they say has the same hash. Of rows that say the same, the answers go in their old order to
-//! the first of the new ones. Memory is 24 bytes an answer; the new rows pass by and are not kept.
+//! Two rows are equal if the hashes of their content are equal. Among equal rows, the answers go to the new rows in their
+//! old order. Memory is 24 bytes per answer; the new rows are streamed and not kept.
 
-/// No row, so far.
+/// Stands for an answer without a new row.
 const UNMATCHED: u64 = u64::MAX;
 
 /// An answered row of the earlier input.
@@ -11,40 +11,39 @@ const UNMATCHED: u64 = u64::MAX;
 struct AnsweredRow {
     hash: u64,
     old_index: u64,
-    /// Where it stands now.
+    /// [`UNMATCHED`] until a new row claims it.
     new_index: u64,
 }
 
-/// Answers that are there, to be matched.
+/// Answered rows of the earlier input, while they are collected.
 #[derive(Debug, Default)]
 pub(crate) struct AnsweredRows {
     rows: Vec<AnsweredRow>,
-    /// Answers of which nobody knows what their rows said.
+    /// Number of answers without a row hash.
     unknown: u64,
 }
 
 impl AnsweredRows {
-    /// An answer of the row with this index, which said this. Any order will do.
+    /// Adds the answer to the row with this index and content hash. The order of calls does not matter.
     pub(crate) fn add_answer(&mut self, index: u64, hash: u64) {
         self.rows.push(AnsweredRow { hash, old_index: index, new_index: UNMATCHED });
     }
 
-    /// An answer of a row with a hash that is not known: it cannot be kept.
+    /// Counts an answer whose row hash is unknown, which therefore cannot be kept.
     pub(crate) fn add_unknown(&mut self) {
         self.unknown += 1;
     }
 
-    /// All are in.
     pub(crate) fn begin(mut self) -> RowMatcher {
         self.rows.sort_unstable_by_key(|old| (old.hash, old.old_index));
         RowMatcher { answered_rows: self.rows, unknown: self.unknown, rows_seen: 0, kept: 0 }
     }
 }
 
-/// Rows of the new input take their answers as they pass by.
+/// Assigns answers to the rows of the new input, one row at a time.
 #[derive(Debug)]
 pub(crate) struct RowMatcher {
-    /// Sorted by hash and index. Of one hash those come first that have a new row, so that a search finds the next.
+    /// Sorted by hash and old index. Within a hash the matched rows come first, so that a binary search finds the next one.
     answered_rows: Vec<AnsweredRow>,
     unknown: u64,
     rows_seen: u64,
@@ -52,7 +51,7 @@ pub(crate) struct RowMatcher {
 }
 
 impl RowMatcher {
-    /// The next row of the new input.
+    /// Takes the hash of the next row of the new input.
     pub(crate) fn match_row(&mut self, hash: u64) {
         let next = self.answered_rows.partition_point(|old| {
             old.hash < hash || (old.hash == hash && old.new_index != UNMATCHED)
@@ -64,8 +63,7 @@ impl RowMatcher {
         self.rows_seen += 1;
     }
 
-    /// That was the last.
-    pub(crate) fn finish(mut self) -> MigrationPlan {
+    pub(crate) fn into_plan(mut self) -> MigrationPlan {
         let told = MatchCounts {
             kept: self.kept,
             new: self.rows_seen - self.kept,
@@ -74,36 +72,36 @@ impl RowMatcher {
         };
         self.answered_rows.retain(|old| old.new_index != UNMATCHED);
         self.answered_rows.sort_unstable_by_key(|old| old.old_index);
-        MigrationPlan { counts: told, all: self.answered_rows }
+        MigrationPlan { counts: told, kept_rows: self.answered_rows }
     }
 }
 
-/// How many answers stay.
+/// Numbers of answers and rows that a changed input keeps, adds and drops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MatchCounts {
     /// Answers whose rows are in the new input.
     pub(crate) kept: u64,
-    /// The new input's other rows, which are to be asked.
+    /// Rows of the new input without an answer, whose prompts will be sent.
     pub(crate) new: u64,
-    /// Answers whose rows are not in the new input, or are not known.
+    /// Answers whose rows are not in the new input or have an unknown hash.
     pub(crate) gone: u64,
-    /// Of these: whose rows are not known.
+    /// The part of `gone` whose rows have an unknown hash.
     pub(crate) unknown: u64,
 }
 
-/// Where answers go.
+/// Mapping from old to new row indices for the answers that are kept.
 #[derive(Debug)]
 pub(crate) struct MigrationPlan {
     pub(crate) counts: MatchCounts,
-    /// By the old index; all have a new one.
-    all: Vec<AnsweredRow>,
+    /// Sorted by old index; every row has a new one.
+    kept_rows: Vec<AnsweredRow>,
 }
 
 impl MigrationPlan {
-    /// The new index of the row that had this one, if its answer is kept.
+    /// Returns the new index of the row that had the index `old`, if its answer is kept.
     pub(crate) fn of(&self, old: u64) -> Option<u64> {
-        let at = self.all.binary_search_by_key(&old, |it| it.old_index).ok()?;
-        Some(self.all[at].new_index)
+        let at = self.kept_rows.binary_search_by_key(&old, |it| it.old_index).ok()?;
+        Some(self.kept_rows[at].new_index)
     }
 }
 
@@ -112,10 +110,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Rows by what they say, some of them answered; few different ones, so that many stand twice.
+    /// Matches rows that are given as hashes. The hashes are few, so that many rows are equal.
     fn match_rows(before: &[(u64, bool)], after: &[u64], unknown: u64) -> MigrationPlan {
         let mut answered = AnsweredRows::default();
-        // The order in which answers stand in files is another one than the input's.
+        // Shard files are not in input order either.
         for (index, &(hash, is_answered)) in before.iter().enumerate().rev() {
             if is_answered {
                 answered.add_answer(index as u64, hash);
@@ -124,12 +122,12 @@ mod tests {
         (0..unknown).for_each(|_| answered.add_unknown());
         let mut matching = answered.begin();
         after.iter().for_each(|&hash| matching.match_row(hash));
-        matching.finish()
+        matching.into_plan()
     }
 
     proptest! {
         #[test]
-        fn every_answer_finds_the_row_it_belongs_to(
+        fn every_answer_goes_to_a_row_with_the_same_content(
             before in prop::collection::vec((0u64..8, any::<bool>()), 0..60),
             after in prop::collection::vec(0u64..8, 0..60),
             unknown in 0u64..3,
@@ -152,7 +150,7 @@ mod tests {
                 prop_assert!(before[old as usize].1, "only answered ones");
                 prop_assert_eq!(before[old as usize].0, after[new as usize]);
             }
-            // The k-th answer of those that say the same is the k-th row's, and as many are kept as there can be.
+            // Among equal rows the k-th answer goes to the k-th new row, and none is dropped without need.
             for hash in 0..8 {
                 let of = |&&(old, _): &&(u64, u64)| before[old as usize].0 == hash;
                 let mine: Vec<u64> = pairs.iter().filter(of).map(|&(_, new)| new).collect();
@@ -164,7 +162,7 @@ mod tests {
         }
 
         #[test]
-        fn an_input_that_is_as_it_was_moves_nothing(hashes in prop::collection::vec(0u64..8, 0..60)) {
+        fn an_unchanged_input_keeps_every_answer_at_its_index(hashes in prop::collection::vec(0u64..8, 0..60)) {
             let before: Vec<(u64, bool)> = hashes.iter().map(|&hash| (hash, true)).collect();
             let moves = match_rows(&before, &hashes, 0);
             let all = hashes.len() as u64;

@@ -1,4 +1,7 @@
-//! How a start ends, on rank 0: what the manifest comes to say, and the last word.
+//! The end of a session on rank 0: final counts in the manifest, and the summary on standard output.
+//!
+//! The roll-call before the last collectives is in `dispatch::shutdown`, the gathering of answers in `collect::gather`, and
+//! the report files are written in [`report`](super::report).
 
 use std::path::Path;
 
@@ -22,20 +25,21 @@ use crate::{
     },
     metrics::AnswerStats,
     output::{PromptCounts, RunState},
+    report::format::pluralize,
 };
 
 impl RootRun {
-    /// The end without an end: what is counted so far is left as it is.
+    /// Marks the run as stopped with the counts so far, where an error prevents the regular end.
     pub(in crate::job) fn mark_stopped(&mut self) {
         self.manifest.state = RunState::Stopped;
         if let Err(error) = self.manifest.write(&self.folder) {
-            warn!("the manifest cannot be written: {error}");
+            warn!(event = "manifest_not_written", "manifest not written: {error}");
         }
         self.heartbeat.stop();
     }
 
-    /// The end, written last of all. It is none where the answers could not be gathered; of a reduce it is the end of the
-    /// leaves, and nothing is finished.
+    /// Writes the final manifest and prints the summary. The run is finished only if no prompt remains and the answers were
+    /// gathered; a reduce is not finished with its leaves.
     pub(in crate::job) fn end(
         &mut self,
         standing: &CompletionState,
@@ -52,31 +56,35 @@ impl RootRun {
         if finished && !(self.was_finished && self.tally.settled() == 0) {
             let output = Path::new(&self.manifest.output);
             let made = aggregate_file_names(&self.aggregate, output);
-            self.manifest.aggregates.retain(|it| !made.contains(it));
+            self.manifest.aggregates.retain(|name| !made.contains(name));
             remove_stale_aggregates(&self.manifest.aggregates, output);
             self.manifest.aggregates = made;
         }
-        // Whatever becomes of the manifest, people hear how the run stands.
+        // An error is returned only after the summary is printed: users need the counts most when a file cannot be written.
         let written = self.manifest.write(&self.folder).map_err(JobError::from);
         let written = written
             .and_then(|()| existing_run::remove_replaced(&self.folder, self.manifest.starts));
         if counts.open == 0 {
-            // A table may be small, and its rows a thousand times as large.
+            // Copies of compressed input can be much larger than all answers.
             existing_run::remove_spools(&self.folder, 1..self.manifest.starts + 1);
         }
-        (self.table, self.sort_keys) = Default::default(); // a reduce goes on, and needs no more of the leaves' rows
+        (self.table, self.sort_keys) = Default::default(); // frees memory: a reduce continues without the leaves' rows
         let missing = self.expected_open.map_or(0, |open| counts.open.saturating_sub(open));
         if missing > 0 {
             let (folder, away) = (self.folder.display(), self.manifest.away.as_ref());
-            let why = away.map_or_else(
+            let cause = away.map_or_else(
                 || format!("were files of {folder} removed?"),
-                |away| format!("they may be in {away} of nodes whose ranks are not here any more"),
+                |away| format!("they may be in {away} on the nodes of lost ranks"),
             );
-            warn!("{missing} prompts that were settled have no outcome in the shard files: {why}");
+            let prompts = pluralize(missing, "finished prompt");
+            warn!(
+                event = "outcomes_missing",
+                missing, "outcomes missing from the shard files: {prompts}; {cause}"
+            );
         }
         self.print_end_summary(&counts, finished, measured);
-        if let Some(words) = self.fail_fast_reason.take() {
-            return Err(JobError::FailFast(words));
+        if let Some(reason) = self.fail_fast_reason.take() {
+            return Err(JobError::FailFast(reason));
         }
         written.map_err(JobError::into_finish_error)?;
         Ok(match counts {
@@ -86,18 +94,27 @@ impl RootRun {
         })
     }
 
-    /// The end without the ranks that are lost: no collective is possible any more. Rank 0 alone reads what all have
-    /// written; if nothing is open, it writes the answers.
+    /// Ends the session without the lost ranks, with which no collective is possible any more: rank 0 alone reads all shard
+    /// files, and gathers the answers if no prompt remains.
     pub(in crate::job) fn finish_without_lost(
         mut self,
         brief: &RunPlan,
         folders: &ShardFolders,
     ) -> Result<JobVerdict, JobError> {
-        let named: Vec<String> =
-            self.manifest.lost.iter().map(|it| format!("{} ({})", it.rank, it.host)).collect();
-        warn!("the job ends without ranks that are lost: {}", named.join(", "));
+        let lost = &self.manifest.lost;
+        let names: Vec<String> =
+            lost.iter().map(|lost| format!("{} ({})", lost.rank, lost.host)).collect();
+        warn!(
+            event = "ending_without_lost_ranks",
+            lost = lost.len(),
+            "rank 0 finishes the run without the lost ranks: {}",
+            names.join(", ")
+        );
         if let Err(error) = local_shards::collect_root_shards(folders, brief) {
-            warn!("{error}");
+            warn!(
+                event = "shards_not_collected",
+                "local shard files not collected on rank 0: {error}"
+            );
         }
         let InputSource { rows, fingerprint, .. } = &self.source;
         let (standing, lines) =
@@ -111,7 +128,7 @@ impl RootRun {
         gathered.and(ended)
     }
 
-    /// The last word, but for levels of a reduce of which nothing is open: their sums are told at its end.
+    /// Prints the summary, except for a complete level of a reduce, which the summary of the whole tree covers.
     fn print_end_summary(
         &self,
         counts: &PromptCounts,
@@ -126,20 +143,20 @@ impl RootRun {
         let aggregated = !self.aggregate.is_empty() && finished;
         let aggregate = aggregate_report_path(Path::new(&self.manifest.output));
         let folder = self.tree_folder.as_ref().unwrap_or(&self.folder);
-        // Of a reduce that goes on, there is none yet.
+        // A reduce that continues has no report yet.
         let report = (self.writes_report && (open || !is_reduce)).then(|| report_page_path(folder));
         console::print_stdout(
             &EndSummary {
                 label: self.pass_name().map_or("prompts".into(), Into::into),
                 counts,
                 tally: &self.tally,
-                failures: measured.map(|it| &it.failures),
+                failures: measured.map(|stats| &stats.failures),
                 seconds: self.started_at.elapsed().as_secs_f64(),
                 ranks: self.manifest.ranks,
                 starts: self.manifest.starts,
                 output: gathered.then_some(self.manifest.output.as_str()),
                 aggregate: aggregated.then(|| aggregate.to_string_lossy()).as_deref(),
-                report: report.as_ref().map(|it| it.to_string_lossy()).as_deref(),
+                report: report.as_ref().map(|path| path.to_string_lossy()).as_deref(),
                 folder: &folder.to_string_lossy(),
                 is_intermediate: is_reduce && !open,
             }

@@ -1,7 +1,8 @@
-//! The sign of life of a start: a thread of rank 0 that writes the heartbeat, whatever rank 0 is busy with.
+//! The heartbeat thread of rank 0: keeps the heartbeat file fresh, however long the main thread is busy.
 //!
-//! Owns `RUN/heartbeat.json` from before the input is read until the end, and takes it away then, on every way out but a
-//! kill. Nobody else writes it. Does not know what the work is, only what it is called.
+//! Owns `RUN/heartbeat.json` from before the scan to the end of the session, and is its only writer. The file is removed on
+//! every way out but a kill, so that a stale file means an interrupted run. The format and the age limit are in
+//! [`Heartbeat`] and `setup::run_plan`; liveness between ranks is in [`comm`](crate::comm).
 
 use std::{
     path::PathBuf,
@@ -14,10 +15,10 @@ use tracing::warn;
 
 use crate::output::{Heartbeat, RunActivity};
 
-/// A tenth of what makes a start lost, and one small file a job for the file system.
+/// A twelfth of the age at which a session counts as interrupted; costs the file system one small file per interval and job.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Beats until it is dropped.
+/// Writes the heartbeat file until it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct HeartbeatThread {
     phase_sender: Option<mpsc::Sender<RunActivity>>,
@@ -25,46 +26,55 @@ pub(crate) struct HeartbeatThread {
 }
 
 impl HeartbeatThread {
-    /// The first beat is written when this returns, where there is a folder to write it to.
+    /// Starts the thread. The first heartbeat is already written on return, if the folder exists.
     pub(crate) fn start(folder: PathBuf, beat: Heartbeat) -> Self {
         Self::start_with_interval(folder, beat, HEARTBEAT_INTERVAL)
     }
 
     fn start_with_interval(folder: PathBuf, mut beat: Heartbeat, every: Duration) -> Self {
-        let mut silent = beat.write(&folder).is_err();
-        let (does, done) = mpsc::channel();
-        let work = move || {
+        // A failure is logged once, until a write succeeds again.
+        let mut is_failing = beat.write(&folder).is_err();
+        let (phase_sender, phases) = mpsc::channel();
+        let write_until_stopped = move || {
             loop {
-                match done.recv_timeout(every) {
-                    Ok(doing) => beat.doing = doing,
+                match phases.recv_timeout(every) {
+                    Ok(phase) => beat.doing = phase,
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
                 let written = beat.write(&folder);
                 if let Err(error) = &written
-                    && !silent
+                    && !is_failing
                 {
-                    warn!("others may take this run to be dead: {error}");
+                    warn!(
+                        event = "heartbeat_not_written",
+                        "heartbeat not written (status may show this run as interrupted): {error}"
+                    );
                 }
-                silent = written.is_err();
+                is_failing = written.is_err();
             }
-            Heartbeat::remove(&folder);
+            Heartbeat::remove_from(&folder);
         };
-        let thread = std::thread::Builder::new().name("heart".into()).spawn(work);
-        let thread = thread.inspect_err(|error| warn!("no thread can be started: {error}")).ok();
-        Self { phase_sender: Some(does), thread }
+        let spawned = std::thread::Builder::new().name("heart".into()).spawn(write_until_stopped);
+        let thread = spawned
+            .inspect_err(|error| {
+                warn!(
+                    event = "heartbeat_thread_not_started",
+                    "heartbeat thread not started: {error}"
+                );
+            })
+            .ok();
+        Self { phase_sender: Some(phase_sender), thread }
     }
 
-    /// From now on it does this.
-    pub(crate) fn set_phase(&self, doing: RunActivity) {
-        if let Some(does) = &self.phase_sender {
-            let _ = does.send(doing);
+    /// Sets the activity that the heartbeat reports, and writes it at once.
+    pub(crate) fn set_phase(&self, phase: RunActivity) {
+        if let Some(phase_sender) = &self.phase_sender {
+            let _ = phase_sender.send(phase);
         }
     }
-}
 
-impl HeartbeatThread {
-    /// The end, for who cannot wait to be dropped.
+    /// Stops the thread and removes the file, for an end that precedes the drop.
     pub(crate) fn stop(&mut self) {
         self.phase_sender = None;
         if let Some(thread) = self.thread.take() {
@@ -98,20 +108,20 @@ mod tests {
             beat: 0,
         };
         let place = folder.path().to_owned();
-        let heart =
+        let heartbeat =
             HeartbeatThread::start_with_interval(place.clone(), beat, Duration::from_millis(5));
         assert_eq!(Heartbeat::read(&place).expect("at once").doing, RunActivity::ReadingInput);
-        heart.set_phase(RunActivity::Gathering);
-        // Taken away behind its back, it comes again and again, and nobody but the thread does anything.
+        heartbeat.set_phase(RunActivity::Gathering);
+        // The file is removed under the thread, and comes back without any action of the owner.
         for _ in 0..3 {
             std::fs::remove_file(place.join(Heartbeat::FILE_NAME)).unwrap_or_default();
             let end = Instant::now() + Duration::from_secs(20);
-            while Heartbeat::read(&place).is_none_or(|it| it.doing != RunActivity::Gathering) {
-                assert!(Instant::now() < end, "it stands still");
+            while Heartbeat::read(&place).is_none_or(|read| read.doing != RunActivity::Gathering) {
+                assert!(Instant::now() < end, "the heartbeat file is not written again");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        drop(heart);
+        drop(heartbeat);
         assert_eq!(std::fs::read_dir(&place).expect("listed").count(), 0);
     }
 }

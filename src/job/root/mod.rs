@@ -124,7 +124,7 @@ pub(super) fn open_root_run(
     manifest.job.clone_from(&common.batch_job_id);
     manifest.began = unix_seconds();
     manifest.lost = Vec::new();
-    manifest.begins();
+    manifest.record_start();
     let away = local_shards::local_folder_pattern(
         settings.local_shards.as_deref(),
         &output_name,
@@ -207,7 +207,7 @@ impl RootRun {
     }
 
     /// The model, the route and who is there to be asked; `None` where nobody is.
-    pub(super) fn choose(
+    pub(super) fn select_model(
         &mut self,
         common: &JobContext,
         found: &[Vec<EndpointStatus>],
@@ -282,7 +282,8 @@ impl RootRun {
         lost: usize,
     ) {
         let tally = &progress.tally;
-        let (answered, failed) = (before.answered + tally.answered, before.failed + tally.failed());
+        let (answered, failed) =
+            (before.answered + tally.answered, before.failed + tally.failed_count());
         self.manifest.counts = PromptCounts::new(self.source.rows, answered, failed);
         self.manifest.record_progress(tally, self.started_at.elapsed().as_secs_f64());
         let sample = RunSample {
@@ -349,7 +350,7 @@ impl RootRun {
     }
 
     /// What was asked so far: the model, and the route of texts.
-    pub(super) fn asked(&self) -> (Option<String>, Option<String>) {
+    pub(super) fn model_and_api(&self) -> (Option<String>, Option<String>) {
         (self.manifest.model.clone(), self.manifest.api.clone())
     }
 

@@ -1,6 +1,7 @@
-//! A start of a run before its input is read over: what is there, where the input lies, and what it is read as.
+//! The opening of a session on rank 0, up to the scan: the existing run, the input files, the answer format.
 //!
-//! Owns that a start which cannot be leaves everything as it was. What becomes of one that can be is `root`'s.
+//! Owns the rule that a session which cannot start leaves the run folder as it was. Whether the existing run may be resumed
+//! is decided in `resume`; the scan is in `setup::scan`.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +25,7 @@ use crate::{
     settings::{self, ApiMode, OutputFormat},
 };
 
-/// A start of the run, before its input is read over.
+/// A session whose input is not scanned yet.
 pub(crate) struct PendingStart {
     pub(crate) output: PathBuf,
     pub(crate) folder: PathBuf,
@@ -33,31 +34,35 @@ pub(crate) struct PendingStart {
     pub(crate) start_number: u32,
     pub(crate) started_at: Instant,
     pub(crate) heartbeat: HeartbeatThread,
-    /// The input.
     pub(crate) input_files: Vec<input::InputFile>,
 }
 
 impl PendingStart {
-    /// Looks at what is there and lays the input out. Where that cannot be, everything is left as it was.
+    /// Checks the existing run, starts the heartbeat and prepares the input files. On an error the run folder is left as it
+    /// was.
     pub(crate) fn new(common: &JobContext, inputs: &[String]) -> Result<Self, JobError> {
         let (settings, began) = (&common.settings, Instant::now());
         let output = existing_run::output_path(settings)?;
         let folder = run_folder(&output);
         let existed = folder.exists();
         let earlier = existing_run::look(settings, &output, &folder)?;
-        let is_other = |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
-        if let Some(other) = earlier.as_ref().filter(|_| !settings.overwrite).filter(is_other) {
-            let (its, mine) = match other.reduce {
+        let is_other_command =
+            |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
+        if let Some(other) =
+            earlier.as_ref().filter(|_| !settings.overwrite).filter(is_other_command)
+        {
+            let (existing, requested) = match other.reduce {
                 Some(_) => ("reduce", "run"),
                 None => ("run", "reduce"),
             };
             return Err(JobError::PreconditionFailed(format!(
-                "{} is the folder of a {its}, and a {mine} cannot go on with it: choose another --output, or --overwrite it",
+                "{} is the folder of a {existing}, which a {requested} cannot resume\nhint: choose another --output, or \
+                 pass --overwrite to replace it",
                 folder.display()
             )));
         }
-        let number = earlier.as_ref().map_or(0, |it| it.starts) + 1;
-        // Where more than the folder is missing, it is made once the input is known to be good.
+        let number = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
+        // If parents of the folder are missing too, all are created later, once the input is known to be valid.
         let _ = std::fs::create_dir(&folder);
         let beat = Heartbeat {
             host: common.placement.node.host.clone(),
@@ -68,7 +73,7 @@ impl PendingStart {
             doing: RunActivity::ReadingInput,
             beat: 0,
         };
-        let heart = HeartbeatThread::start(folder.clone(), beat);
+        let heartbeat = HeartbeatThread::start(folder.clone(), beat);
         match prepare_input_files(inputs, &row_rules(settings), &folder, number, Some(&output)) {
             Ok(files) => Ok(Self {
                 output,
@@ -77,18 +82,19 @@ impl PendingStart {
                 earlier_manifest: earlier,
                 start_number: number,
                 started_at: began,
-                heartbeat: heart,
+                heartbeat,
                 input_files: files,
             }),
             Err(error) => {
-                drop(heart);
+                drop(heartbeat);
                 undo_start(&folder, existed, number);
                 Err(error)
             }
         }
     }
 
-    /// The run as it was, where another input may follow on it and its answers may still lie on nodes.
+    /// Returns the plan of the existing run if its input may be exchanged (`--accept-changes`) and some of its answers may
+    /// still be on the nodes: they must be collected before the input is matched.
     pub(crate) fn plan_left_on_nodes(&self, common: &JobContext) -> Option<RunPlan> {
         let settings = &common.settings;
         let earlier = self
@@ -97,7 +103,7 @@ impl PendingStart {
             .filter(|_| settings.accept_changes && !settings.overwrite)?;
         let local = Some(earlier.away.clone()?);
         Some(RunPlan {
-            source: InputSource::gone(earlier.rows, &earlier.fingerprint),
+            source: InputSource::without_files(earlier.rows, &earlier.fingerprint),
             rules: row_rules(settings),
             folder: self.folder.clone(),
             output: self.output.clone(),
@@ -110,7 +116,7 @@ impl PendingStart {
         })
     }
 
-    /// Opens the run folder, once the input is read over. Where that cannot be, everything is left as it was.
+    /// Opens the run folder once the input is scanned. On an error the run folder is left as it was.
     pub(crate) fn begin(
         self,
         common: &JobContext,
@@ -120,20 +126,20 @@ impl PendingStart {
     ) -> Result<RootRun, JobError> {
         let (folder, existed, number) =
             (self.folder.clone(), self.folder_existed, self.start_number);
-        // (whatever goes wrong in here, the heartbeat is gone before the folder is)
+        // On any error in here the heartbeat thread is dropped before the folder is removed.
         let begun =
             scanned.and_then(|scanned| root::open_root_run(common, inputs, ranks, self, scanned));
         begun.inspect_err(|_| undo_start(&folder, existed, number))
     }
 }
 
-/// Takes away what this start has made and nothing else: the folder may be somebody's.
+/// Removes what this session has created and nothing else, since the folder may have existed with other files.
 fn undo_start(folder: &Path, existed: bool, start: u32) {
     let _ = std::fs::remove_dir_all(folder.join(spool_folder_name(start)));
     if !existed {
         let _ = std::fs::remove_file(folder.join(TOKEN_FILE));
         let shards = folder.join(SHARDS_FOLDER);
-        // (of many ranks: empty folders in it)
+        // A run of many ranks has a level of empty folders in here.
         for below in std::fs::read_dir(&shards).into_iter().flatten().flatten() {
             let _ = std::fs::remove_dir(below.path());
         }
@@ -142,32 +148,32 @@ fn undo_start(folder: &Path, existed: bool, start: u32) {
     }
 }
 
-/// Can this input be asked by the route that was asked for, and its answers be written as they are wanted?
+/// Checks that the requested route can carry this input and that the answer format can be written.
 pub(crate) fn check_input_fits(
     settings: &settings::Settings,
     source: &InputSource,
 ) -> Result<(), JobError> {
     if source.any_messages && settings.api == ApiMode::Completions {
         return Err(JobError::PreconditionFailed(
-            "the input has rows with messages, and --api completions takes raw texts only: leave --api out, or give \
-             the rows a prompt"
+            "the input has rows with `messages`, but --api completions takes only texts\nhint: drop --api completions, or \
+             give the rows a `prompt`"
                 .into(),
         ));
     }
     check_format_writable(answer_format(settings, source))
 }
 
-/// Can this program write that format?
+/// Checks that this build of the program can write the format.
 pub(crate) fn check_format_writable(format: AnswerFormat) -> Result<(), JobError> {
     match format.unsupported_reason() {
         Some(why) => {
-            Err(JobError::PreconditionFailed(format!("the output would be Parquet, and {why}")))
+            Err(JobError::PreconditionFailed(format!("cannot write a Parquet output: {why}")))
         }
         None => Ok(()),
     }
 }
 
-/// The answers' format: what was asked for, else what the output's ending names, else what the input is in.
+/// Returns the answer format: `--output-format`, else by the extension of the output, else that of the input.
 pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource) -> AnswerFormat {
     let output = settings.output.as_ref().filter(|_| settings.reduce_template.is_none());
     let own = if source.openai_batch { AnswerFormat::OpenaiBatch } else { AnswerFormat::Jsonl };
@@ -180,7 +186,7 @@ pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource)
     }
 }
 
-/// The rows' rules, from the settings.
+/// Returns the rules for reading rows that the settings demand.
 pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
     InputRules {
         template: settings.template.clone(),

@@ -1,9 +1,10 @@
-//! How a run went, for people and scripts: when that is written, and from what.
+//! The report files of a run: when `report.html` and `summary.json` are written, and from which sources.
 //!
-//! Rank 0 writes `report.html` and `summary.json` at the end of a run, from the manifest, what was sampled, what endpoints did
-//! over time, and what the lines measure; the last comes from all ranks. All of it but the measures lies in files, and lines do
-//! as well, so `report` makes the same again. Of a reduce one is written for all its passes, into the leaves' run folder.
-//! A report is never a reason for a run to fail. How it looks is `report`'s.
+//! Rank 0 writes them at the end of a run, from the manifest, the samples, the timelines of the endpoints and the answer
+//! statistics, which come from all ranks. All sources are files or can be computed again from the shard files, so that the
+//! `report` command writes the same report later. A reduce has one report for all its passes, in the run folder of the
+//! leaves. A report that cannot be written is a warning, never an error of the run. The page itself is built in
+//! [`report`](crate::report).
 
 use std::{
     path::{Path, PathBuf},
@@ -32,7 +33,7 @@ use crate::{
     site::NodeInfo,
 };
 
-/// Where the page of a run folder lies.
+/// Returns the path of the report page in a run folder.
 pub(crate) fn report_page_path(folder: &Path) -> PathBuf {
     folder.join(REPORT_PAGE_FILE)
 }
@@ -41,7 +42,7 @@ const REPORT_PAGE_FILE: &str = "report.html";
 const SUMMARY_FILE: &str = "summary.json";
 
 impl RootRun {
-    /// What all ranks' endpoints did since this moment, when the work began.
+    /// Saves the timeline of all ranks' endpoints, whose origin is `began`.
     pub(crate) fn save_timeline(&self, timeline: &Timeline, began: Instant) {
         if timeline.columns() == 0 {
             return;
@@ -50,23 +51,27 @@ impl RootRun {
         let timeline = timeline.clone();
         let line = StartTimeline { start: self.manifest.starts, offset, timeline };
         if let Err(error) = append_timeline(&self.folder, &line) {
-            warn!("the report will not show what endpoints did over time: {error}");
+            warn!(
+                event = "timeline_not_saved",
+                "endpoint timeline not saved for the report: {error}"
+            );
         }
     }
 
-    /// The report, where lines were measured: after the end, which it does not change.
+    /// Writes the report after the end of the run, if the answers were measured.
     pub(crate) fn report(&self, measured: &Result<Option<AnswerStats>, JobError>) {
         let Ok(Some(measured)) = measured else { return };
         match &self.tree_folder {
             // (the rest of the tree is read from its files: whoever asks for this is alone)
-            Some(leaves) => self.tell(leaves, regenerate_report(leaves)),
-            None => {
-                self.tell(&self.folder, write(&self.folder, &self.manifest, measured, Vec::new()))
-            }
+            Some(leaves) => self.log_report_result(leaves, regenerate_report(leaves)),
+            None => self.log_report_result(
+                &self.folder,
+                write(&self.folder, &self.manifest, measured, Vec::new()),
+            ),
         }
     }
 
-    /// Of a reduce, whose leaves these are, after its end: what its levels came to, if that is the end of it, and the report.
+    /// Writes the report of a reduce, of which this is the run of the leaves; prints its summary if the tree has `ended`.
     pub(crate) fn finish_tree_report(&self, measured: PassMeasurements, ended: bool) {
         let written = self.summarize_tree(measured, ended).and_then(|(summary, timelines)| {
             if self.writes_report {
@@ -75,7 +80,7 @@ impl RootRun {
                 Ok(())
             }
         });
-        self.tell(&self.folder, written);
+        self.log_report_result(&self.folder, written);
     }
 
     fn summarize_tree(
@@ -84,46 +89,48 @@ impl RootRun {
         ended: bool,
     ) -> Result<(RunSummary, Vec<StartTimeline>), JobError> {
         let leaves = measured.leaves.unwrap_or_default();
-        // What was not measured is not wanted.
-        let levels = measured.levels.into_iter().map(|it| Some(it.unwrap_or_default())).collect();
+        // Levels that were not measured count as empty: `None` would have them measured from the files.
+        let levels =
+            measured.levels.into_iter().map(|stats| Some(stats.unwrap_or_default())).collect();
         let (summary, timelines) = build_summary(&self.folder, &self.manifest, &leaves, levels)?;
         if let Some(tree) = summary.reduce.as_ref().filter(|_| ended) {
             let page = self
                 .writes_report
                 .then(|| report_page_path(&self.folder).to_string_lossy().into_owned());
-            let finish = ReduceEndSummary {
+            let end_summary = ReduceEndSummary {
                 tree,
                 output: &self.manifest.output,
                 report: page.as_deref(),
                 folder: &self.folder.to_string_lossy(),
             };
-            console::print_stdout(&finish.to_string());
+            console::print_stdout(&end_summary.to_string());
         }
         Ok((summary, timelines))
     }
 
-    fn tell(&self, folder: &Path, written: Result<(), JobError>) {
+    fn log_report_result(&self, folder: &Path, written: Result<(), JobError>) {
         if self.writes_report {
             match written {
                 Ok(()) => {
-                    debug!(page = %folder.join(REPORT_PAGE_FILE).display(), "the report is written")
+                    let page = report_page_path(folder);
+                    debug!(event = "report_written", "report written: {}", page.display());
                 }
-                Err(error) => warn!("there is no report: {error}"),
+                Err(error) => warn!(event = "report_not_written", "report not written: {error}"),
             }
         }
     }
 }
 
-/// Local. The report of a run again, from its files.
+/// Local. Writes the report of a run again, from its files.
 ///
 /// # Errors
-/// Where there is no run, or its files cannot be read, or the report cannot be written.
-pub fn report(run: &str) -> Result<JobVerdict, JobError> {
+/// There is no such run, its files cannot be read, or the report cannot be written.
+pub fn report_run(run: &str) -> Result<JobVerdict, JobError> {
     let (folder, mut manifest) = open_run(run)?;
     let alive = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
     log_uncollected_answers(manifest.away.as_deref(), alive);
     let measured = remeasure_run(&folder, &mut manifest)?;
-    write(&folder, &manifest, &measured, Vec::new())?;
+    write_report(&folder, &manifest, &measured, Vec::new())?;
     console::print_stdout(&format!(
         "{}\n{}\n",
         folder.join(REPORT_PAGE_FILE).display(),
@@ -132,7 +139,8 @@ pub fn report(run: &str) -> Result<JobVerdict, JobError> {
     Ok(JobVerdict::Done)
 }
 
-/// What a run folder's lines measure, by this process alone. The manifest's counts are made those of the lines.
+/// Computes the answer statistics of a run folder in this process alone, and sets the manifest's counts to those of the
+/// shard files.
 pub(crate) fn remeasure_run(
     folder: &Path,
     manifest: &mut Manifest,
@@ -145,14 +153,13 @@ pub(crate) fn remeasure_run(
     Ok(measured.unwrap_or_default())
 }
 
-/// The report anew, from the files alone.
 fn regenerate_report(folder: &Path) -> Result<(), JobError> {
     let (folder, mut manifest) = open_run(&folder.to_string_lossy())?;
     let measured = remeasure_run(&folder, &mut manifest)?;
-    write(&folder, &manifest, &measured, Vec::new())
+    write_report(&folder, &manifest, &measured, Vec::new())
 }
 
-fn write(
+fn write_report(
     folder: &Path,
     manifest: &Manifest,
     measured: &AnswerStats,

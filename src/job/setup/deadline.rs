@@ -10,7 +10,7 @@ use crate::job::{JobError, context::JobContext};
 use crate::{
     comm::{Comm, TypedComm},
     settings::{HumanDuration, Settings, Walltime},
-    site::{Ask, pbs_time_left},
+    site::{ShutdownRequest, pbs_time_left},
 };
 
 /// Kept for the end, where nothing else is asked for: the lesser of this and a fifth of the whole time.
@@ -75,10 +75,10 @@ impl Deadline {
     }
 
     /// When all has to be over after a signal.
-    pub(crate) fn after_signal(self, ask: Ask, now: Instant) -> Instant {
+    pub(crate) fn after_signal(self, ask: ShutdownRequest, now: Instant) -> Instant {
         let grace = match ask {
-            Ask::Now => self.margin.unwrap_or(SIGTERM_GRACE).min(SIGTERM_GRACE),
-            Ask::Soon => self.margin.unwrap_or(MAX_DEFAULT_MARGIN),
+            ShutdownRequest::Now => self.margin.unwrap_or(SIGTERM_GRACE).min(SIGTERM_GRACE),
+            ShutdownRequest::Soon => self.margin.unwrap_or(MAX_DEFAULT_MARGIN),
         };
         let end = now + grace;
         self.at.map_or(end, |at| at.min(end))
@@ -120,9 +120,12 @@ mod tests {
     fn a_signal_ends_the_work_within_the_launchers_grace() {
         let now = Instant::now();
         let limit = Deadline { at: None, margin: None };
-        assert_eq!(limit.after_signal(Ask::Now, now), now + SIGTERM_GRACE);
-        assert_eq!(limit.after_signal(Ask::Soon, now), now + MAX_DEFAULT_MARGIN);
+        assert_eq!(limit.after_signal(ShutdownRequest::Now, now), now + SIGTERM_GRACE);
+        assert_eq!(limit.after_signal(ShutdownRequest::Soon, now), now + MAX_DEFAULT_MARGIN);
         let at = now + Duration::from_secs(3);
-        assert_eq!(Deadline { at: Some(at), margin: None }.after_signal(Ask::Now, now), at);
+        assert_eq!(
+            Deadline { at: Some(at), margin: None }.after_signal(ShutdownRequest::Now, now),
+            at
+        );
     }
 }

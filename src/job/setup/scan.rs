@@ -31,7 +31,7 @@ pub(crate) fn scan_alone(
     folder: &Path,
     output: Option<&Path>,
 ) -> Result<ScannedInput, JobError> {
-    Ok(input::scan(&prepare_input_files(inputs, rules, folder, 1, output)?, rules)?)
+    Ok(input::scan_files(&prepare_input_files(inputs, rules, folder, 1, output)?, rules)?)
 }
 
 /// Local. The input as plain files: what ranks could not read by ranges (standard input, packed files) is laid out in the
@@ -107,7 +107,7 @@ pub(crate) fn scan_input(
     files: Option<&[InputFile]>,
     rules: &InputRules,
 ) -> Option<Result<ScannedInput, JobError>> {
-    let alone = || files.map(|files| Ok(input::scan(files, rules)?));
+    let alone = || files.map(|files| Ok(input::scan_files(files, rules)?));
     if comm.size() == 1 {
         return alone();
     }

@@ -89,7 +89,7 @@ impl LocalServers {
     /// They are needed no more; nobody waits for their end yet.
     pub(crate) fn close(&mut self) {
         if let Some(keeper) = &mut self.supervisor {
-            keeper.close();
+            keeper.begin_shutdown();
         }
     }
 }

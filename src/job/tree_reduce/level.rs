@@ -1,13 +1,14 @@
-//! The prompts of one level of a tree, made of the texts of the level below.
+//! The prompts of one level of a tree, built from the texts of the level below.
 //!
-//! Owns a level's files in the run folder and how they come to be: texts go to the rank at home in their group, in rounds
-//! that fit a buffer, and it writes the group's prompt as a row. All is there when `whole.json` is, which says of what it
-//! was made: a level that is whole is used as it is, on any number of ranks, and one that is not is made anew.
+//! Owns a level's files in the run folder and how they are written: texts are sent to the rank that owns their group, in
+//! rounds that fit a buffer, and that rank writes the group's prompt as a row. `whole.json` is written last and names the
+//! inputs of the level. A complete level is reused as it is, on any number of ranks; any other is built again. Running the
+//! prompts of a level is the business of [`super::reduce`].
 //!
 //! ```text
-//! FILE.run/level-02.in/prompts/00000.jsonl  rows of the groups with two texts and more, a file a rank, in order
-//!                      groups-00000.jsonl   what each group is made of, in order
-//!                      passed-00000.jsonl   the texts of groups with one
+//! FILE.run/level-02.in/prompts/00000.jsonl  rows of the groups with two or more texts, one file per rank, in order
+//!                      groups-00000.jsonl   the composition of each group, in order
+//!                      passed-00000.jsonl   the texts of groups with a single text
 //!                      whole.json           written last
 //! FILE.run/level-02.run/                    the run over those rows
 //! ```
@@ -28,46 +29,46 @@ use crate::job::{ErrorCodeFn, JobError, context::all_ok};
 use crate::{
     comm::{Comm, ReduceOp, all_to_all_in_rounds},
     output::{OutputError, replace_file},
-    reduce::{ReduceTemplate, ReduceTree, TokenBudget, block_range, part},
+    reduce::{ReduceTemplate, ReduceTree, TokenBudget, block_range, round_range},
     shards::IndexSet,
 };
 
-/// Bytes that a rank sends or gets in a round, about. They are in memory some five times over for a moment: as they were
-/// read, as they travel, as they came, as texts and as prompts.
-const ROUND: u64 = 8 << 20;
+/// Approximate number of bytes that a rank sends or receives in a round. Up to five copies are in memory for a moment: as
+/// read, as sent, as received, as texts and as prompts.
+const EXCHANGE_ROUND_BYTES: u64 = 8 << 20;
 
-/// Where a level lies.
+/// The files of a level in the run folder of the leaves.
 #[derive(Clone, Debug)]
 pub(crate) struct LevelFiles {
     pub(crate) level: u32,
-    /// What its prompts are made of.
+    /// Folder with the level's prompts and the composition of its groups.
     input_folder: PathBuf,
-    /// The name of its run, whose folder is this and `.run`.
-    pub(crate) output: PathBuf,
+    /// Output path of the level's run, whose folder is this path with `.run` appended.
+    pub(crate) run_output: PathBuf,
 }
 
-/// What a group is made of.
+/// Composition of a group: a line of a groups file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LevelGroup {
     pub(crate) group: u64,
-    /// So many texts of the level below.
+    /// Number of texts of the level below.
     pub(crate) texts: u64,
-    /// Nodes of the level below that have none: `[from, to)`.
+    /// Nodes of the level below without a text, as ranges `[from, to)`.
     pub(crate) absent: Vec<(u64, u64)>,
-    /// Why, for those that were asked.
+    /// Failures of those absent nodes that had a prompt, by node.
     pub(crate) failures: Vec<(u64, TextFailure)>,
     pub(crate) prompt_bytes: u64,
     pub(crate) max_tokens: u64,
-    /// So many texts were cut to fit.
+    /// Number of texts that were truncated to fit.
     pub(crate) cut: u64,
 }
 
-/// How prompts of groups are made.
+/// Inputs for building the prompts of groups.
 pub(crate) struct LevelBuilder<'k> {
     pub(crate) tree: ReduceTree,
     pub(crate) template: &'k ReduceTemplate,
     pub(crate) budget: TokenBudget,
-    /// So many ranks, the first ones, write them: those that see the folder.
+    /// Number of ranks, counted from rank 0, that write prompts: those that see the run folder.
     pub(crate) writer_ranks: usize,
 }
 
@@ -81,29 +82,28 @@ struct LevelPromptRow<'t> {
 #[derive(Default, Serialize, Deserialize)]
 struct LevelMarker {
     made_of: String,
-    /// How long that took.
+    /// Duration of the build in seconds.
     #[serde(default)]
     seconds: f64,
 }
 
 impl LevelFiles {
-    /// In the run folder of the leaves.
-    pub(crate) fn of(folder: &Path, level: u32) -> Self {
+    /// Returns the files of a level in the run folder of the leaves.
+    pub(crate) fn for_level(folder: &Path, level: u32) -> Self {
         let named = |ending: &str| folder.join(format!("level-{level:02}{ending}"));
-        Self { level, input_folder: named(".in"), output: named("") }
+        Self { level, input_folder: named(".in"), run_output: named("") }
     }
 
-    /// The folder of its rows.
     pub(crate) fn prompts_folder(&self) -> PathBuf {
         self.input_folder.join("prompts")
     }
 
-    /// Local. Is all of it there, made of this?
+    /// Returns whether the level was built completely and from these inputs. Local.
     pub(crate) fn is_complete(&self, made_of: &str) -> bool {
         self.read_marker().is_some_and(|it| it.made_of == made_of)
     }
 
-    /// Local. How long it took to make, in seconds; none where it is not whole.
+    /// Returns how many seconds the build took; `None` if the level is not complete. Local.
     pub(crate) fn build_seconds(&self) -> Option<f64> {
         self.read_marker().map(|it| it.seconds)
     }
@@ -113,10 +113,11 @@ impl LevelFiles {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Local. Nothing of an earlier making is left, of this level and those above, which were made of it.
+    /// Removes earlier builds of this level and of the levels above, which depend on it, and creates its folders. Local.
     pub(crate) fn begin(&self, folder: &Path, levels: u32) -> Result<(), JobError> {
-        for place in (self.level..=levels).map(|level| Self::of(folder, level)) {
-            for path in [place.input_folder, crate::job::setup::run_plan::run_folder(&place.output)]
+        for place in (self.level..=levels).map(|level| Self::for_level(folder, level)) {
+            for path in
+                [place.input_folder, crate::job::setup::run_plan::run_folder(&place.run_output)]
             {
                 match std::fs::remove_dir_all(&path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -132,14 +133,14 @@ impl LevelFiles {
         Ok(())
     }
 
-    /// Local. All ranks have written their part of it.
+    /// Marks the level as complete, after all ranks have written their files. Local, on rank 0.
     pub(crate) fn end(&self, made_of: &str, seconds: f64) -> Result<(), JobError> {
         let whole = LevelMarker { made_of: made_of.into(), seconds };
         let text = serde_json::to_vec(&whole).unwrap_or_default();
         Ok(replace_file(&self.input_folder.join(LEVEL_MARKER_FILE), &text)?)
     }
 
-    /// Local. Its files of that kind, in the order of their groups.
+    /// Lists the files of a kind in the order of their groups. Local.
     pub(crate) fn files(&self, kind: LevelFileKind) -> Result<Vec<PathBuf>, JobError> {
         let error = |error| OutputError::io_error("cannot list", &self.input_folder)(error);
         let mut files = Vec::new();
@@ -157,7 +158,7 @@ impl LevelFiles {
 
 const LEVEL_MARKER_FILE: &str = "whole.json";
 
-/// The kinds of a level's files, a file a rank.
+/// Kinds of a level's files; each rank writes one file of each kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LevelFileKind {
     Groups,
@@ -173,13 +174,13 @@ impl LevelFileKind {
     }
 }
 
-/// Every so many-th of them: this rank's. So many ranks, the first ones, share them.
+/// Returns this rank's share of a list that the first `sharers` ranks divide among them.
 fn share_of_rank<T>(comm: &dyn Comm, sharers: usize, all: Vec<T>) -> Vec<T> {
     let all = all.into_iter().filter(|_| comm.rank() < sharers);
     all.skip(comm.rank()).step_by(sharers.max(1)).collect()
 }
 
-/// Collective. Makes the level's prompts.
+/// Builds the level's prompts from the texts below. Collective.
 pub(crate) fn build_level_prompts(
     comm: &mut dyn Comm,
     place: &LevelFiles,
@@ -190,7 +191,7 @@ pub(crate) fn build_level_prompts(
     let began = std::time::Instant::now();
     let (tree, level, cooks) = (kitchen.tree, place.level, kitchen.writer_ranks as u64);
     let groups = tree.node_count(level);
-    let home = |rank: u64| block_range(groups, cooks, rank); // none for who comes after them
+    let home = |rank: u64| block_range(groups, cooks, rank); // empty for ranks that do not write
     let rounds =
         count_rounds(comm, |rank| below.estimate_bytes(&child_nodes(tree, level, &home(rank))));
     let mut writer = LevelWriter::new(place, comm.rank());
@@ -198,8 +199,9 @@ pub(crate) fn build_level_prompts(
     for round in 0..rounds {
         let mut parts = vec![Vec::new(); comm.size()];
         for (rank, part_of) in (0..).zip(&mut parts) {
-            let nodes = child_nodes(tree, level, &part(&home(rank), rounds, round));
-            // A rank that cannot read goes on with nothing, and says so when all can hear it.
+            let nodes = child_nodes(tree, level, &round_range(&home(rank), rounds, round));
+            // A rank that cannot read sends nothing and reports the error after the last round: leaving the loop here would
+            // leave the other ranks waiting in their collective calls.
             if let Err(error) = below.read(&nodes, part_of) {
                 part_of.clear();
                 fault.get_or_insert(error);
@@ -207,13 +209,13 @@ pub(crate) fn build_level_prompts(
         }
         let mut got = vec![Vec::new(); comm.size()];
         let take = |from: usize, piece: &[u8]| got[from].extend_from_slice(piece);
-        all_to_all_in_rounds(comm, &parts, ROUND as usize, take);
+        all_to_all_in_rounds(comm, &parts, EXCHANGE_ROUND_BYTES as usize, take);
         drop(parts);
         let mut told = BTreeMap::new();
         got.iter().for_each(|bytes| merge_nodes(bytes, &mut told));
         drop(got);
-        for group in part(&home(comm.rank() as u64), rounds, round) {
-            let its = tree.children(level, group);
+        for group in round_range(&home(comm.rank() as u64), rounds, round) {
+            let its = tree.child_range(level, group);
             let rest = told.split_off(&its.end);
             let texts = std::mem::replace(&mut told, rest);
             if fault.is_none() {
@@ -233,22 +235,24 @@ pub(crate) fn build_level_prompts(
     Ok(())
 }
 
-/// The nodes of the level below that these groups take in.
+/// Returns the nodes of the level below that belong to these groups.
 fn child_nodes(tree: ReduceTree, level: u32, groups: &Range<u64>) -> Range<u64> {
     match groups.is_empty() {
         true => 0..0,
-        false => tree.children(level, groups.start).start..tree.children(level, groups.end - 1).end,
+        false => {
+            tree.child_range(level, groups.start).start..tree.child_range(level, groups.end - 1).end
+        }
     }
 }
 
-/// Collective. So many rounds that none sends or gets much more than a buffer in one; `bytes` says what this rank has for
-/// another.
+/// Returns the number of rounds in which no rank sends or receives much more than a buffer. `bytes` returns the number of
+/// bytes that this rank has for another. Collective.
 fn count_rounds(comm: &mut dyn Comm, bytes: impl Fn(u64) -> u64) -> u64 {
     let mut gets: Vec<u64> = (0..comm.size() as u64).map(bytes).collect();
     let mut sends = [gets.iter().sum()];
     comm.all_reduce(&mut gets, ReduceOp::Sum);
     comm.all_reduce(&mut sends, ReduceOp::Max);
-    gets.into_iter().chain(sends).max().unwrap_or(0).div_ceil(ROUND).max(1)
+    gets.into_iter().chain(sends).max().unwrap_or(0).div_ceil(EXCHANGE_ROUND_BYTES).max(1)
 }
 
 /// This rank's files of a level.
@@ -263,17 +267,18 @@ impl<'p> LevelWriter<'p> {
         Self { place, rank, files: BTreeMap::new() }
     }
 
-    /// What is known of the nodes that a group takes in becomes its prompt, or is passed up, or is nothing.
+    /// Writes a group: two or more texts become a prompt, a single text is passed up, and without texts only the composition
+    /// is recorded.
     fn write_group(
         &mut self,
         kitchen: &LevelBuilder<'_>,
         number: u64,
         children: &Range<u64>,
-        mut told: BTreeMap<u64, super::node_texts::Told>,
+        mut told: BTreeMap<u64, super::node_texts::NodeText>,
     ) -> Result<(), JobError> {
         let (mut texts, mut absent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
         for node in children.clone() {
-            match told.remove(&node).map(super::node_texts::Told::into_text) {
+            match told.remove(&node).map(super::node_texts::NodeText::into_text) {
                 Some(Ok(text)) => texts.push(text),
                 fault => {
                     extend_ranges(&mut absent, node);
@@ -340,7 +345,7 @@ impl<'p> LevelWriter<'p> {
     }
 }
 
-/// Adds a node to those in stretches.
+/// Adds a node to ascending ranges `[from, to)`, extending the last one if it is adjacent.
 pub(crate) fn extend_ranges(stretches: &mut Vec<(u64, u64)>, node: u64) {
     match stretches.last_mut() {
         Some((_, to)) if *to == node => *to += 1,
@@ -348,7 +353,7 @@ pub(crate) fn extend_ranges(stretches: &mut Vec<(u64, u64)>, node: u64) {
     }
 }
 
-/// Local. Tells `each` the groups of these files.
+/// Passes the groups of these files to `each`, in order. Local.
 pub(crate) fn read_groups(
     files: &[PathBuf],
     mut each: impl FnMut(LevelGroup) -> Result<(), JobError>,
@@ -365,8 +370,8 @@ pub(crate) fn read_groups(
     Ok(())
 }
 
-/// Collective. The groups that have a prompt, and the files of this rank's share of the texts that were passed up. So many
-/// ranks, the first ones, see the folder.
+/// Returns the set of groups that have a prompt, and this rank's share of the files with passed-up texts. The first `readers`
+/// ranks see the folder. Collective.
 pub(crate) fn read_level_groups(
     comm: &mut dyn Comm,
     place: &LevelFiles,

@@ -1,7 +1,8 @@
-//! How a reduce went: what its passes measured and its levels' files say, put together for the report.
+//! The report's data on a reduce: statistics of its passes, combined with the level files.
 //!
-//! Owns where each number of a tree comes from. A level's run is a run like any other, whose manifest counts it; what its
-//! groups are made of stands in its own files, and whether a group has a text, in those of the level above.
+//! Owns the source of each number of a tree. A level's run is an ordinary run with a manifest and counts. The composition of
+//! its groups is recorded in the level's own files, and whether a group has a text in those of the level above. How the
+//! numbers are shown is the business of [`report`](crate::report).
 
 use std::path::Path;
 
@@ -14,15 +15,15 @@ use crate::{
     report::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource},
 };
 
-/// What the passes of a reduce measured, on rank 0: none where that is still to be read from the files.
+/// Answer statistics of the passes of a reduce, on rank 0. `None` stands for statistics still to be read from the files.
 #[derive(Debug, Default)]
 pub(crate) struct PassMeasurements {
     pub(crate) leaves: Option<AnswerStats>,
-    /// From the first level on.
+    /// One entry per level, beginning with level 1.
     pub(crate) levels: Vec<Option<AnswerStats>>,
 }
 
-/// Local. The tree above the leaves of this run, if it is a reduce's.
+/// Returns the report's data on the tree above the leaves of this run; `None` if the run is not a reduce. Local.
 pub(crate) fn tree_source(
     folder: &Path,
     leaves: &Manifest,
@@ -46,10 +47,10 @@ fn level_source(
     level: u32,
     measured: Option<AnswerStats>,
 ) -> Result<ReduceLevelSource, JobError> {
-    let place = LevelFiles::of(folder, level);
+    let place = LevelFiles::for_level(folder, level);
     let mut source =
         ReduceLevelSource { level, nodes: tree.node_count(level), ..ReduceLevelSource::default() };
-    // What lies there of a level that is not reached is of another making.
+    // Files of a level that has not been reached are left over from an earlier build.
     let Some(made_s) = place.build_seconds().filter(|_| level <= stands.level) else {
         return Ok(source);
     };
@@ -70,7 +71,7 @@ fn level_source(
     };
     groups.failed = without.map(|absent| absent.saturating_sub(groups.empty));
     source.groups = Some(groups);
-    let run = run_folder(&place.output);
+    let run = run_folder(&place.run_output);
     if let Some(mut manifest) = Manifest::read(&run)? {
         let measured = match measured {
             Some(measured) => measured,
@@ -82,13 +83,13 @@ fn level_source(
     Ok(source)
 }
 
-/// Nodes without a text below a level, once its groups are made.
+/// Returns the number of nodes without a text below a level; `None` before the level is built.
 fn count_missing_nodes(
     folder: &Path,
     stands: &ReduceProgress,
     level: u32,
 ) -> Result<Option<u64>, JobError> {
-    let place = LevelFiles::of(folder, level);
+    let place = LevelFiles::for_level(folder, level);
     if level > stands.level || place.build_seconds().is_none() {
         return Ok(None);
     }
@@ -100,7 +101,7 @@ fn count_missing_nodes(
     Ok(Some(absent))
 }
 
-/// The last level is reached, and it is known what came of it.
+/// Returns whether the result of the last level is known.
 fn is_tree_finished(stands: &ReduceProgress) -> bool {
     stands.text || stands.missing > 0
 }

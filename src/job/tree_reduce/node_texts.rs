@@ -1,8 +1,8 @@
-//! The texts of one level of a tree, as far as this rank has them: in shard files, and in the files of those that were
-//! passed up from below without a call.
+//! The texts of one level of a tree that this rank can read: answers in shard files, and single texts that were passed up
+//! from the level below without a request.
 //!
-//! Owns the way from a node to its text and how texts travel. What is made of them is the next level's business. Of each
-//! node only its place is kept: 16 bytes an answer, 32 a text that was passed up.
+//! Owns the mapping from a node to its text and the encoding in which texts are exchanged. Prompts are built from them in
+//! [`super::level`]. Only locations are kept in memory: 16 bytes per answer, 32 per text that was passed up.
 
 use std::{
     borrow::Cow,
@@ -22,25 +22,25 @@ use crate::job::{
 };
 use crate::{output::OutputError, shards::IndexSet};
 
-/// The texts of a level's nodes.
+/// Locations of the texts of a level's nodes.
 pub(crate) struct NodeTexts {
-    /// This rank's answers, in order of their rows.
+    /// Index of this rank's answers, sorted by row.
     line_index: Option<LineIndex>,
-    /// The nodes that the rows stand for, in their order; none where each row stands for the node of its number.
-    called: Option<IndexSet>,
-    passed_up: Vec<Passed>,
+    /// Nodes that have a row, in row order; `None` if row and node numbers are the same.
+    prompted_nodes: Option<IndexSet>,
+    passed_up: Vec<PassedUpText>,
     files: Vec<(PathBuf, File)>,
 }
 
-/// Where a text lies that was passed up.
-struct Passed {
+/// Location of a text that was passed up.
+struct PassedUpText {
     node: u64,
     file: usize,
     offset: u64,
     length: usize,
 }
 
-/// A line of a file of texts that were passed up.
+/// Line of a file with texts that were passed up.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct PassedUpLine<'t> {
     pub(crate) group: u64,
@@ -48,16 +48,17 @@ pub(crate) struct PassedUpLine<'t> {
     pub(crate) text: Cow<'t, str>,
 }
 
-/// Why a node has no text.
+/// Reason why a node has no text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct TextFailure {
     pub(crate) kind: String,
     pub(crate) message: String,
 }
 
-/// What a node says. Which of two counts is the order of these: an answer before a fault, then who was first.
+/// Text or failure of a node. The first three fields are its precedence among several: answers before failures, then the
+/// earlier session, then the lower rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct NodeText {
     failed: bool,
     start: u32,
     rank: u32,
@@ -73,7 +74,7 @@ struct ResponseLine<'t> {
 }
 
 impl NodeTexts {
-    /// Those of a pass, and those in these files. Each rank brings its own part of either.
+    /// Combines the answers of a pass with the passed-up texts in these files; each rank has its own share of both.
     pub(crate) fn of(
         lines: Option<LineIndex>,
         called: Option<IndexSet>,
@@ -83,8 +84,12 @@ impl NodeTexts {
         if let Some(lines) = &mut lines {
             lines.sort_lines();
         }
-        let mut texts =
-            Self { line_index: lines, called, passed_up: Vec::new(), files: Vec::new() };
+        let mut texts = Self {
+            line_index: lines,
+            prompted_nodes: called,
+            passed_up: Vec::new(),
+            files: Vec::new(),
+        };
         for path in files {
             texts.index_passed_up(path)?;
         }
@@ -104,7 +109,7 @@ impl NodeTexts {
                 break;
             }
             let node = parse_text_line::<PassedUpLine<'_>>(&line, path)?.group;
-            self.passed_up.push(Passed { node, file: self.files.len(), offset, length });
+            self.passed_up.push(PassedUpText { node, file: self.files.len(), offset, length });
             offset += length as u64;
         }
         drop(reader);
@@ -112,7 +117,7 @@ impl NodeTexts {
         Ok(())
     }
 
-    /// About how many bytes it takes to read these nodes' texts.
+    /// Returns approximately how many bytes [`Self::read_nodes`] appends for these nodes.
     pub(crate) fn estimate_bytes(&self, nodes: &Range<u64>) -> u64 {
         let rows = self.row_range(nodes);
         let width = rows.end - rows.start;
@@ -121,13 +126,13 @@ impl NodeTexts {
         lines + self.passed_up_in(nodes).iter().map(|it| it.length as u64).sum::<u64>()
     }
 
-    /// Appends what this rank knows of these nodes, ready to travel ([`merge`] takes it in).
+    /// Appends this rank's texts and failures of these nodes in encoded form ([`merge_nodes`] decodes it).
     pub(crate) fn read(&mut self, nodes: &Range<u64>, into: &mut Vec<u8>) -> Result<(), JobError> {
         let rows = self.row_range(nodes);
         if let Some(lines) = self.line_index.as_mut().filter(|_| !rows.is_empty()) {
             let mut bytes = Vec::new();
             lines.read_range(rows.start, rows.end, &mut bytes)?;
-            let mut called = self.called.as_ref().map(|it| it.members_from(nodes.start));
+            let mut called = self.prompted_nodes.as_ref().map(|it| it.members_from(nodes.start));
             let mut next = rows.start;
             for (row, rank, line) in LineFrames(&bytes) {
                 let node = match &mut called {
@@ -149,7 +154,7 @@ impl NodeTexts {
                 write(
                     into,
                     node,
-                    &Told { failed, start: rank.start, rank: rank.rank, content: said },
+                    &NodeText { failed, start: rank.start, rank: rank.rank, content: said },
                 );
             }
         }
@@ -159,19 +164,19 @@ impl NodeTexts {
             let read = file.read_exact_at(&mut line, it.offset);
             read.map_err(OutputError::io_error("cannot read", path))?;
             let said = parse_text_line::<PassedUpLine<'_>>(&line, path)?.text.into_owned();
-            write(into, it.node, &Told { failed: false, start: 0, rank: 0, content: said });
+            write(into, it.node, &NodeText { failed: false, start: 0, rank: 0, content: said });
         }
         Ok(())
     }
 
     fn row_range(&self, nodes: &Range<u64>) -> Range<u64> {
-        match &self.called {
+        match &self.prompted_nodes {
             None => nodes.clone(),
             Some(called) => called.before(nodes.start)..called.before(nodes.end),
         }
     }
 
-    fn passed_up_in(&self, nodes: &Range<u64>) -> &[Passed] {
+    fn passed_up_in(&self, nodes: &Range<u64>) -> &[PassedUpText] {
         let at = |node: u64| self.passed_up.partition_point(|it| it.node < node);
         &self.passed_up[at(nodes.start)..at(nodes.end)]
     }
@@ -183,12 +188,12 @@ fn parse_text_line<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Resul
         .map_err(|error| OutputError::io_error("cannot read a text in", path)(error).into())
 }
 
-/// Node, failed, start, rank, length.
+/// Size of a node header: node (u64), failed, session, rank and length (u32 each).
 const NODE_HEADER_BYTES: usize = 8 + 4 * 4;
 
-fn write(into: &mut Vec<u8>, node: u64, told: &Told) {
+fn write(into: &mut Vec<u8>, node: u64, told: &NodeText) {
     into.extend(node.to_le_bytes());
-    // A text is an answer of a server, far below 4 GiB.
+    // A text is the answer of a server, so it is far below 4 GiB; if it were not, it would be truncated, not corrupted.
     let length = u32::try_from(told.content.len()).unwrap_or(u32::MAX);
     for number in [u32::from(told.failed), told.start, told.rank, length] {
         into.extend(number.to_le_bytes());
@@ -196,8 +201,8 @@ fn write(into: &mut Vec<u8>, node: u64, told: &Told) {
     into.extend(&told.content.as_bytes()[..length as usize]);
 }
 
-/// Takes in what a rank knows; of each node, what counts stays.
-pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
+/// Decodes the texts that a rank has sent and keeps, of each node, the one that takes precedence.
+pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, NodeText>) {
     while let Some((head, rest)) = bytes.split_first_chunk::<NODE_HEADER_BYTES>() {
         let number =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -206,7 +211,7 @@ pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
         bytes = rest;
         let said = String::from_utf8_lossy(said).into_owned();
         let told =
-            Told { failed: number(8) != 0, start: number(12), rank: number(16), content: said };
+            NodeText { failed: number(8) != 0, start: number(12), rank: number(16), content: said };
         match into.entry(node) {
             Entry::Vacant(entry) => drop(entry.insert(told)),
             Entry::Occupied(mut entry) if told.precedence_key() < entry.get().precedence_key() => {
@@ -217,12 +222,12 @@ pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, Told>) {
     }
 }
 
-impl Told {
+impl NodeText {
     fn precedence_key(&self) -> (bool, u32, u32) {
         (self.failed, self.start, self.rank)
     }
 
-    /// The text, or why there is none; a blank one is none.
+    /// Returns the text, or the reason why there is none. A blank text is a failure.
     pub(crate) fn into_text(self) -> Result<String, TextFailure> {
         if self.failed {
             let fault = serde_json::from_str::<Option<TextFailure>>(&self.content).ok().flatten();
@@ -245,20 +250,20 @@ impl Told {
 mod tests {
     use super::*;
 
-    fn told(failed: bool, start: u32, rank: u32, said: &str) -> Told {
-        Told { failed, start, rank, content: said.into() }
+    fn node_text(failed: bool, start: u32, rank: u32, said: &str) -> NodeText {
+        NodeText { failed, start, rank, content: said.into() }
     }
 
     #[test]
-    fn of_two_outcomes_the_one_counts_that_counts_in_a_run() {
+    fn the_outcome_that_takes_precedence_in_a_run_does_so_in_a_tree() {
         let mut bytes = Vec::new();
         let fault = r#"{"kind":"too_long","message":"no","status":400}"#;
         for (node, it) in [
-            (7, told(true, 1, 0, fault)),
-            (7, told(false, 2, 3, "late")),
-            (7, told(false, 2, 1, "first")),
-            (8, told(true, 1, 1, fault)),
-            (9, told(false, 1, 1, " \n")),
+            (7, node_text(true, 1, 0, fault)),
+            (7, node_text(false, 2, 3, "late")),
+            (7, node_text(false, 2, 1, "first")),
+            (8, node_text(true, 1, 1, fault)),
+            (9, node_text(false, 1, 1, " \n")),
         ] {
             write(&mut bytes, node, &it);
         }
@@ -271,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_stand_for_the_groups_that_were_asked_for_and_the_others_were_passed_up() {
+    fn texts_of_prompted_and_passed_up_nodes_are_read_together() {
         let folder = tempfile::tempdir().expect("a folder");
         let header = crate::shards::ShardHeader::new(1, 0, "n", "f");
         let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
@@ -279,7 +284,7 @@ mod tests {
             text += &format!("{{\"index\":{row},\"success\":true,\"response\":\"row {row}\"}}\n");
         }
         std::fs::write(folder.path().join(header.file_name()), text).expect("written");
-        let files = crate::shards::list(folder.path()).expect("listed");
+        let files = crate::shards::list_shard_files(folder.path()).expect("listed");
         let mut lines = LineIndex::for_files(files.clone(), 3);
         crate::shards::read_all_entries(&files, "f", |file, entry| lines.record_line(file, &entry))
             .expect("read");

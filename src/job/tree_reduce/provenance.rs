@@ -1,11 +1,12 @@
-//! `tree.jsonl`: every group of a tree, what it covers and what is missing in it; written by rank 0 from the levels' files.
+//! `tree.jsonl`: the provenance of a reduced text. Lists every group of the tree with the leaves that it covers and those that
+//! are missing in it. Rank 0 writes it from the level files, which [`super::level`] owns.
 //!
-//! A line a group, by level and number, the same bytes on any number of ranks and after any number of starts:
+//! One line per group, sorted by level and number. The bytes do not depend on the number of ranks and sessions:
 //!
 //! ```text
 //! {"level":1, "group":5, "leaves":[80,96],   it covers the leaves 80 to 95 of the input
-//!  "outcome":"answered",                     or passed (one text, no call), failed, empty (no text to ask about)
-//!  "texts":15, "missing":[[83,84]],          leaves that its text does not cover, by their own fault or a group's below
+//!  "outcome":"answered",                     or passed (one text, no request), failed, empty (no texts)
+//!  "texts":15, "missing":[[83,84]],          leaves that its text does not cover: they or a group above them failed
 //!  "failures":[{"leaf":83,"kind":…,"message":…}],
 //!  "prompt_bytes":…, "max_tokens":…, "cut":0, "error":null}
 //! ```
@@ -49,11 +50,12 @@ struct LeafFailure {
     fault: TextFailure,
 }
 
-/// Failed groups that are named in the log.
+/// Number of failed groups that are named in the log.
 const MAX_LOGGED_GROUPS: u64 = 20;
 
-/// Local, on rank 0. Writes the tree; `root` says why there is no text at the root, if there was one to be asked for.
-/// Leaves that the root's text does not cover.
+/// Writes `tree.jsonl` and returns the number of leaves that the final text does not cover. Local, on rank 0.
+///
+/// `root` is an error if there is no final text, with the failure of the last prompt if there was one.
 pub(crate) fn write_tree_file(
     folder: &Path,
     tree: ReduceTree,
@@ -67,22 +69,25 @@ pub(crate) fn write_tree_file(
     let (mut missing, mut failed) = (IndexSet::new(leaves), 0);
     for level in 1..=tree.levels() {
         let mut above = ParentLevel::of(folder, tree, level, root)?;
-        read_groups(&LevelFiles::of(folder, level).files(LevelFileKind::Groups)?, |group| {
-            for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
-                tree.leaf_range(level - 1, node).for_each(|leaf| missing.insert(leaf));
-            }
-            let fault = above.failures.remove(&group.group);
-            let node =
-                tree_node_record(tree, level, group, fault.as_ref(), &above.absent, &missing);
-            if node.outcome == "failed" {
-                failed += 1;
-                if failed <= MAX_LOGGED_GROUPS {
-                    warn_failed_group(&node);
+        read_groups(
+            &LevelFiles::for_level(folder, level).files(LevelFileKind::Groups)?,
+            |group| {
+                for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
+                    tree.leaf_range(level - 1, node).for_each(|leaf| missing.insert(leaf));
                 }
-            }
-            let written = serde_json::to_writer(&mut file, &node).map_err(std::io::Error::from);
-            Ok(written.and_then(|()| file.write_all(b"\n")).map_err(error)?)
-        })?;
+                let fault = above.failures.remove(&group.group);
+                let node =
+                    tree_node_record(tree, level, group, fault.as_ref(), &above.absent, &missing);
+                if node.outcome == "failed" {
+                    failed += 1;
+                    if failed <= MAX_LOGGED_GROUPS {
+                        warn_failed_group(&node);
+                    }
+                }
+                let written = serde_json::to_writer(&mut file, &node).map_err(std::io::Error::from);
+                Ok(written.and_then(|()| file.write_all(b"\n")).map_err(error)?)
+            },
+        )?;
     }
     if failed > MAX_LOGGED_GROUPS {
         warn!(
@@ -96,7 +101,7 @@ pub(crate) fn write_tree_file(
     Ok(if root.is_ok() { missing.count() } else { leaves })
 }
 
-/// What the level above, or the end, says of a level's groups.
+/// Results of a level's groups, as recorded by the level above or, for the last level, by the end of the reduce.
 struct ParentLevel {
     absent: IndexSet,
     failures: BTreeMap<u64, TextFailure>,
@@ -118,12 +123,15 @@ impl ParentLevel {
             }
             return Ok(above);
         }
-        read_groups(&LevelFiles::of(folder, level + 1).files(LevelFileKind::Groups)?, |group| {
-            let absent = group.absent.iter().flat_map(|&(from, to)| from..to);
-            absent.for_each(|node| above.absent.insert(node));
-            above.failures.extend(group.failures);
-            Ok(())
-        })?;
+        read_groups(
+            &LevelFiles::for_level(folder, level + 1).files(LevelFileKind::Groups)?,
+            |group| {
+                let absent = group.absent.iter().flat_map(|&(from, to)| from..to);
+                absent.for_each(|node| above.absent.insert(node));
+                above.failures.extend(group.failures);
+                Ok(())
+            },
+        )?;
         Ok(above)
     }
 }
@@ -147,7 +155,7 @@ fn tree_node_record<'t>(
         (1, false) => "passed",
         (_, false) => "answered",
     };
-    // Above the first level a failed node has a line of its own, with its error.
+    // From level 2 on, a failed node below is a group with a line and an error of its own.
     let failures = group.failures.into_iter().filter(|_| level == 1);
     TreeNodeRecord {
         level,

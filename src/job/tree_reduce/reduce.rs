@@ -1,7 +1,8 @@
-//! `reduce`: many answers become one text, a level of a tree at a time.
+//! The `reduce` command: makes one text of many answers, one level of a tree at a time.
 //!
-//! Owns the order of it: the leaves are a pass over the line, and so is each level, over prompts that are made of what the
-//! one below has brought. What the tree looks like is `reduce`'s, how a level's prompts are made `level`'s.
+//! Owns the sequence: the leaves are a pass of the pipeline, and so is each level, over prompts that are built from the texts
+//! of the level below. The shape of the tree belongs to [`reduce`](crate::reduce), and building a level's prompts to
+//! [`super::level`].
 
 use std::{
     path::Path,
@@ -36,17 +37,19 @@ use crate::{
     shards::IndexSet,
 };
 
-/// Collective. Answers the prompts of `inputs`, and makes one text of the answers.
+/// Answers the prompts of `inputs` and reduces the answers to one text. Collective.
 ///
 /// # Errors
-/// Where settings, input or what is there already stand in the way. What is answered by then is on disk.
-pub fn reduce(
+/// The settings, the input or an existing run do not allow it, or a file cannot be read or written. Answers received until
+/// then are on disk.
+pub fn run_reduce(
     comm: &mut dyn Comm,
     mut given: Invocation,
     inputs: &[String],
     codes: ExitCodeMap,
 ) -> Result<JobVerdict, JobError> {
-    // Where ranks are lost in a pass, the job ends in there: whatever the pass came to, the text is not made.
+    // If ranks are lost in a pass, the process ends inside it. The text is not written then, so the exit code must not be
+    // the one of a completed pass.
     let in_passes = ExitCodeMap { verdict: |_| crate::job::EXIT_STOPPED_EARLY, ..codes };
     let mut crew = JobResources::new(given.guard.take(), in_passes);
     crew.pass_mode = PassMode::Multiple;
@@ -55,7 +58,7 @@ pub fn reduce(
     reduce_tree(comm, common, &mut crew, inputs)
 }
 
-/// Collective. The same, with what is known.
+/// Runs [`reduce`] in a job context that exists already. Collective.
 pub(crate) fn reduce_tree(
     comm: &mut dyn Comm,
     mut common: JobContext,
@@ -69,7 +72,7 @@ pub(crate) fn reduce_tree(
     let mut growth = TreeReducer::of(comm, common, crew, recipe, leaves)?;
     let grown = growth.run_levels(comm);
     growth.resources.tree_folder = None;
-    // (without rows nothing is left to go on with, whatever is said about it)
+    // An input without rows is an error, but there is nothing to resume, so that run is not marked as stopped.
     if !matches!(grown, Ok(JobVerdict::Done | JobVerdict::SomeFailed))
         && growth.tree.node_count(0) > 0
         && let Some(root) = &mut growth.root
@@ -83,7 +86,7 @@ pub(crate) fn reduce_tree(
     grown
 }
 
-/// Settings that a tree needs, and its prompt.
+/// Checks and adjusts the settings for a reduce, and parses the prompt template of its groups.
 fn prepare_settings(common: &mut JobContext) -> Result<ReduceTemplate, JobError> {
     let settings = &mut common.settings;
     if settings.n > 1 {
@@ -115,26 +118,26 @@ fn prepare_settings(common: &mut JobContext) -> Result<ReduceTemplate, JobError>
     ReduceTemplate::parse(template).map_err(JobError::PreconditionFailed)
 }
 
-/// A tree while it grows.
+/// State of a reduce above the leaves.
 struct TreeReducer<'c> {
     context: JobContext,
     resources: &'c mut JobResources,
     template: ReduceTemplate,
     tree: ReduceTree,
-    /// Of the leaves, on rank 0.
+    /// Run of the leaves, on rank 0.
     root: Option<RootRun>,
     leaves: Option<LeafPass>,
-    /// The leaves' run folder.
+    /// Run folder of the leaves.
     folder: std::path::PathBuf,
-    /// What the next level is made of, as a name.
+    /// Identifies the leaves' answers and the settings: input of the levels' content stamps.
     leaf_fingerprint: String,
-    /// On rank 0.
+    /// Filled on rank 0 only.
     measurements: PassMeasurements,
-    /// Somebody asked this process to end, between two passes.
+    /// Set by a signal that arrives between two passes.
     stop_requested: Arc<AtomicBool>,
 }
 
-/// The pass over the leaves, until it is looked at.
+/// Result of the pass over the leaves, until the levels take it.
 struct LeafPass {
     plan: crate::job::setup::run_plan::RunPlan,
     completion: crate::job::collect::completion::CompletionState,
@@ -142,7 +145,7 @@ struct LeafPass {
 }
 
 impl<'c> TreeReducer<'c> {
-    /// Collective.
+    /// Takes over the finished pass of the leaves. Collective.
     fn of(
         comm: &mut dyn Comm,
         common: JobContext,
@@ -151,8 +154,8 @@ impl<'c> TreeReducer<'c> {
         PassResult { root, plan: brief, completion: standing, line_index: lines }: PassResult,
     ) -> Result<Self, JobError> {
         let tree = ReduceTree::new(brief.source.rows, common.settings.fan_in);
-        // What is made of the leaves is another tree where the input or what decides answers is another, and where the leaves
-        // were answered anew because the input had been another meanwhile.
+        // Levels of an earlier session are reused only if they were built from the same answers: the same input and
+        // answer-affecting settings, and leaves that were not answered again because the input had changed in between.
         let deciding =
             serde_json::to_string(&common.settings.answer_settings()).unwrap_or_default();
         let leaves = root.as_ref().map(RootRun::answer_provenance);
@@ -176,7 +179,7 @@ impl<'c> TreeReducer<'c> {
         })
     }
 
-    /// Collective. From the leaves to the root.
+    /// Finishes the leaves and runs all levels up to the final text. Collective.
     fn run_levels(&mut self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
         let code = self.resources.exit_codes.error;
         let Some(LeafPass { plan: brief, completion: standing, line_index: mut lines }) =
@@ -197,7 +200,7 @@ impl<'c> TreeReducer<'c> {
             let none = "the input has no rows: there is nothing to make a text of";
             return all_ok(comm, Err(JobError::PreconditionFailed(none.into())), code);
         }
-        let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::asked))?;
+        let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::model_and_api))?;
         let mut stamp =
             ContentStamp::of(&self.leaf_fingerprint).with_answers(standing.answered_prompts());
         let any = standing.answered_prompts().count() > 0;
@@ -213,11 +216,11 @@ impl<'c> TreeReducer<'c> {
                 ReduceProgress { levels, level, ..ReduceProgress::default() },
                 RunState::Running,
             )?;
-            let place = LevelFiles::of(&self.folder, level);
+            let place = LevelFiles::for_level(&self.folder, level);
             if !self.build_level(comm, &place, &stamp, &mut below, &brief, any)? {
                 return Ok(JobVerdict::NoEndpoint);
             }
-            drop(below); // the level has its own memory to take
+            drop(below); // frees the index of the level below before the pass allocates its own
             let readers = ranks_seeing_folder(comm, &brief);
             let (called, passed) = read_level_groups(comm, &place, self.tree, readers, code)?;
             let (mut lines, mut answered) = (None, IndexSet::new(0));
@@ -254,7 +257,8 @@ impl<'c> TreeReducer<'c> {
         self.end(comm, &mut below)
     }
 
-    /// Collective. The level's prompts, unless they are there, made of the same; false where nobody is there to be asked.
+    /// Builds the level's prompts unless a complete build from the same inputs exists. Returns false if no server is ready to
+    /// report its context length. Collective.
     fn build_level(
         &mut self,
         comm: &mut dyn Comm,
@@ -265,11 +269,11 @@ impl<'c> TreeReducer<'c> {
         any: bool,
     ) -> Result<bool, JobError> {
         let (code, rank, began) = (self.resources.exit_codes.error, comm.rank(), Instant::now());
-        let is_whole = (rank == 0).then(|| place.is_complete(&stamp.name()));
+        let is_whole = (rank == 0).then(|| place.is_complete(&stamp.to_hex()));
         if comm.broadcast_value(is_whole)? {
             return Ok(true);
         }
-        // How much fits a prompt is known once somebody is there who says so.
+        // Prompts are fitted to the context length, which only a ready server can report.
         let context = if any {
             match self.resources.context_len(comm, &self.context, self.root.as_mut())? {
                 Some(context) => context,
@@ -296,11 +300,12 @@ impl<'c> TreeReducer<'c> {
             LevelBuilder { tree: self.tree, template: &self.template, budget, writer_ranks: cooks };
         build_level_prompts(comm, place, &kitchen, below, code)?;
         let seconds = began.elapsed().as_secs_f64();
-        root_result(comm, (rank == 0).then(|| place.end(&stamp.name(), seconds)), code)?;
+        root_result(comm, (rank == 0).then(|| place.end(&stamp.to_hex(), seconds)), code)?;
         Ok(true)
     }
 
-    /// The settings of a level's pass: those of the job, but for what its own rows say and what was chosen for the leaves.
+    /// Returns the context of a level's pass: the job's settings, without those that apply to the input's rows only, and with
+    /// the model and route that were chosen for the leaves.
     fn level_context(
         &self,
         place: &LevelFiles,
@@ -308,7 +313,7 @@ impl<'c> TreeReducer<'c> {
     ) -> JobContext {
         let mut common = self.context.clone();
         let settings = &mut common.settings;
-        settings.output = Some(place.output.to_string_lossy().into_owned());
+        settings.output = Some(place.run_output.to_string_lossy().into_owned());
         (settings.overwrite, settings.resume) = (false, ResumePolicy::Auto);
         (settings.template, settings.reduce_template) = (None, None);
         (settings.keep_row, settings.no_echo) = (false, true);
@@ -318,7 +323,7 @@ impl<'c> TreeReducer<'c> {
         settings.api = match api.as_deref() {
             Some("chat") => ApiMode::Chat,
             Some("completions") => {
-                settings.system = None; // raw texts have no place for it
+                settings.system = None; // the completions route has no system message
                 ApiMode::Completions
             }
             _ => settings.api,
@@ -326,7 +331,7 @@ impl<'c> TreeReducer<'c> {
         common
     }
 
-    /// Collective. The text at the root, into its file, and the tree beside it.
+    /// Writes the final text to the output file, and `tree.jsonl` to the run folder. Collective.
     fn end(&mut self, comm: &mut dyn Comm, top: &mut NodeTexts) -> Result<JobVerdict, JobError> {
         let code = self.resources.exit_codes.error;
         self.resources.close_servers();
@@ -338,7 +343,7 @@ impl<'c> TreeReducer<'c> {
         let verdict = root.as_mut().zip(all).map(|(root, all)| {
             let mut told = std::collections::BTreeMap::new();
             all.iter().for_each(|bytes| merge_nodes(bytes, &mut told));
-            let text = told.remove(&0).map(super::node_texts::Told::into_text);
+            let text = told.remove(&0).map(super::node_texts::NodeText::into_text);
             let output = root.output_path().to_owned();
             let fault: Result<(), Option<TextFailure>> = match &text {
                 Some(Ok(_)) => Ok(()),
@@ -361,7 +366,7 @@ impl<'c> TreeReducer<'c> {
         Ok(comm.broadcast_value(verdict)?)
     }
 
-    /// Collective. Notes how far the tree is.
+    /// Records the progress of the tree in the manifest. Collective.
     fn record_progress(
         &mut self,
         comm: &mut dyn Comm,
@@ -372,8 +377,8 @@ impl<'c> TreeReducer<'c> {
         root_result(comm, noted, self.resources.exit_codes.error).map(drop)
     }
 
-    /// Collective. Was anybody asked to end since this was looked at first, or is the time over? From the first call on,
-    /// signals between passes are noted here.
+    /// Returns whether any rank was asked to stop or the deadline has passed. From the first call on, signals that arrive
+    /// between passes are recorded. Collective.
     fn is_stop_requested(&self, comm: &mut dyn Comm) -> bool {
         let note = Arc::clone(&self.stop_requested);
         let over = self.resources.notify_on_signal(move || note.store(true, Ordering::Relaxed));
@@ -383,12 +388,12 @@ impl<'c> TreeReducer<'c> {
     }
 }
 
-/// So many ranks, the first ones, are sure to see the run folder: where answers are kept on nodes, rank 0 alone.
+/// Returns the number of ranks, counted from rank 0, that see the run folder. With `--local-shards` that is rank 0 alone.
 fn ranks_seeing_folder(comm: &dyn Comm, leaves: &crate::job::setup::run_plan::RunPlan) -> usize {
     if leaves.local_shards.is_some() { 1 } else { comm.size() }
 }
 
-/// What a level is made of, as a name that another making does not have.
+/// Hash of everything that the texts of a level depend on. Different inputs give different names.
 struct ContentStamp(u64);
 
 impl ContentStamp {
@@ -396,7 +401,7 @@ impl ContentStamp {
         Self(0xcbf2_9ce4_8422_2325).hash_bytes(text.as_bytes())
     }
 
-    /// And of the answers of these.
+    /// Adds the set of answered prompts of a pass.
     fn with_answers(self, answered: &IndexSet) -> Self {
         let pair = |it: Self, (from, to): (u64, u64)| {
             it.hash_bytes(&from.to_le_bytes()).hash_bytes(&to.to_le_bytes())
@@ -410,7 +415,7 @@ impl ContentStamp {
         Self(bytes.iter().fold(self.0, step))
     }
 
-    fn name(&self) -> String {
+    fn to_hex(&self) -> String {
         format!("{:016x}", self.0)
     }
 }

@@ -1,55 +1,55 @@
-//! Axes, areas over time, and histograms: small pure functions from numbers to SVG.
+//! Axes, step charts over time, and histograms: pure functions from numbers to SVG.
 //!
-//! Why by hand: marks are drawn to the width of the window while their labels keep the size of text, and colours are the
-//! page's own, light or dark. A plotting library writes both into its picture, once and for all, and brings fonts along.
+//! Written by hand because marks stretch with the window while labels keep the size of text, and because colours are the
+//! page's, light or dark. A plotting library fixes both in its output, and brings fonts along.
 
 use std::fmt::Write;
 
-use crate::report::format::{escape_html, short};
+use crate::report::format::{escape_html, format_tick};
 
-/// Units that a plot is wide and high; it is stretched to whatever room there is.
+/// Width of a chart in SVG units; it is stretched to the width of the page.
 const VIEW_WIDTH: f64 = 1000.0;
 const VIEW_HEIGHT: f64 = 100.0;
 
-/// Values over stretches of an axis: a step each.
+/// Values over intervals of the axis, drawn as steps.
 pub(super) struct StepSeries<'a> {
-    /// From where to where, and how high.
+    /// Begin, end and value of each step.
     pub(super) steps: &'a [(f64, f64, f64)],
     pub(super) class: &'a str,
     pub(super) filled: bool,
 }
 
-/// A stretch of the axis that stands out.
+/// Shaded interval of the axis.
 pub(super) struct ChartBand {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) class: &'static str,
 }
 
-/// A line across, with its name above.
+/// Vertical line with a label above.
 pub(super) struct ChartMark {
     pub(super) at: f64,
     pub(super) name: String,
 }
 
-/// What a plot shows. All places are in the axis' own units.
+/// A chart of steps or bars. All positions are in units of the axis.
 pub(super) struct StepChart<'a> {
     pub(super) title: &'a str,
     pub(super) unit: &'a str,
     pub(super) height_px: u32,
-    /// The axis ends here; it begins at 0.
+    /// End of the axis, which begins at 0.
     pub(super) x_max: f64,
-    /// Where its labels stand.
+    /// Positions and labels of the ticks.
     pub(super) ticks: Vec<(f64, String)>,
     pub(super) bands: &'a [ChartBand],
     pub(super) marks: &'a [ChartMark],
     pub(super) series: &'a [StepSeries<'a>],
-    /// Bars instead of a line?
+    /// True for bars instead of a line.
     pub(super) as_bars: bool,
 }
 
 impl StepChart<'_> {
-    pub(super) fn draw(&self) -> String {
+    pub(super) fn draw_chart(&self) -> String {
         let most = self.series.iter().flat_map(|it| it.steps).map(|it| it.2).fold(0.0, f64::max);
         let rungs = axis_ticks(most, 4);
         let top = rungs.last().copied().unwrap_or(1.0);
@@ -75,7 +75,7 @@ impl StepChart<'_> {
                 .iter()
                 .map(|&(from, to, high)| (x(from) * VIEW_WIDTH, x(to) * VIEW_WIDTH, y(high)));
             svg.push_str(&if self.as_bars {
-                bars(places, series.class)
+                draw_bars(places, series.class)
             } else {
                 draw_steps(places, series)
             });
@@ -93,10 +93,10 @@ impl StepChart<'_> {
             let _ = write!(
                 labels,
                 r#"<span class="y" style="bottom:{up:.1}px">{}</span>"#,
-                short(*rung)
+                format_tick(*rung)
             );
         }
-        labels.push_str(&marks(self.marks, x));
+        labels.push_str(&draw_mark_labels(self.marks, x));
         let mut ticks = String::new();
         for (at, name) in &self.ticks {
             let _ = write!(
@@ -115,9 +115,9 @@ impl StepChart<'_> {
     }
 }
 
-/// Names above lines; one that has no room beside the one before is left out.
-fn marks(marks: &[ChartMark], x: impl Fn(f64) -> f64) -> String {
-    const LETTER_WIDTH: f64 = 0.022; // of a phone's width, for a letter
+/// Draws the labels of marks, without those that would overlap the one before.
+fn draw_mark_labels(marks: &[ChartMark], x: impl Fn(f64) -> f64) -> String {
+    const LETTER_WIDTH: f64 = 0.022; // as a share of a phone's width
     let (mut text, mut free) = (String::new(), 0.0);
     for mark in marks {
         let (at, half) = (x(mark.at), LETTER_WIDTH * mark.name.chars().count() as f64 / 2.0);
@@ -139,7 +139,7 @@ fn marks(marks: &[ChartMark], x: impl Fn(f64) -> f64) -> String {
     text
 }
 
-/// A line of steps, and the area below it; a line that is not known everywhere has gaps.
+/// Draws a line of steps and the area below it. Intervals without a value are gaps.
 fn draw_steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &StepSeries<'_>) -> String {
     let (mut line, mut area) = (String::new(), String::new());
     let mut last: Option<f64> = None;
@@ -164,10 +164,10 @@ fn draw_steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &StepSeries
     format!(r#"{area}<path class="rise {class}" d="{line}"/>"#)
 }
 
-fn bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
+fn draw_bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
     let mut line = String::new();
     for (from, to, high) in places.filter(|it| it.2 < VIEW_HEIGHT) {
-        // A bar that holds something is seen.
+        // A bin that is not empty must stay visible.
         let (gap, high) = ((to - from) * 0.06, high.min(VIEW_HEIGHT - 0.8));
         let _ = write!(
             line,
@@ -179,7 +179,7 @@ fn bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
     format!(r#"<path class="bar {class}" d="{line}"/>"#)
 }
 
-/// Round numbers from 0 to at least `most`, about so many steps.
+/// Returns round numbers from 0 to at least `most`, in about this number of steps.
 pub(super) fn axis_ticks(most: f64, steps: u32) -> Vec<f64> {
     if !(most.is_finite() && most > 0.0) {
         return vec![0.0, 1.0];
@@ -194,9 +194,9 @@ pub(super) fn axis_ticks(most: f64, steps: u32) -> Vec<f64> {
         .collect()
 }
 
-/// Moments of a stretch of time that people count in, about so many, from 0 on.
+/// Returns at most `most + 1` round times from 0 to `seconds`.
 pub(super) fn time_ticks(seconds: f64, most: u32) -> Vec<f64> {
-    const STEPS: [f64; 26] = [
+    const TICK_STEPS_S: [f64; 26] = [
         0.05,
         0.1,
         0.2,
@@ -224,7 +224,7 @@ pub(super) fn time_ticks(seconds: f64, most: u32) -> Vec<f64> {
         864_000.0,
         4_320_000.0,
     ];
-    let fits = STEPS.into_iter().find(|step| seconds / step <= f64::from(most));
+    let fits = TICK_STEPS_S.into_iter().find(|step| seconds / step <= f64::from(most));
     let step = fits.unwrap_or(seconds / f64::from(most));
     (0..=most).map(|it| f64::from(it) * step).take_while(|it| *it <= seconds * 1.0001).collect()
 }
@@ -258,7 +258,7 @@ mod tests {
                     title: "<b>", unit: "", height_px: 100, x_max: wide, ticks: vec![(1.0, "<".into())], bands: &[],
                     marks: &[ChartMark { at: 3.0, name: "'".into() }], series: &series, as_bars: bars,
                 };
-                let drawn = plot.draw();
+                let drawn = plot.draw_chart();
                 prop_assert!(!drawn.contains("NaN") && !drawn.contains("inf") && !drawn.contains("<b>"));
             }
         }

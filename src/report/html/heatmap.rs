@@ -1,4 +1,7 @@
-//! In flight against window, an endpoint a row: a heat map that is readable with 12,000 of them, since they share rows.
+//! Heat map of requests in flight against the concurrency limit, a row per endpoint and a column per time bucket.
+//!
+//! Neighbouring endpoints share rows beyond 200, so the map is readable with 12,000 of them. The buckets and rows are
+//! those of [`Timeline`].
 
 use std::fmt::Write;
 
@@ -8,18 +11,18 @@ use crate::report::format::{
     shorten_endpoint,
 };
 use crate::{
-    domain::{Piece, Row, Timeline},
+    domain::{Row, TimeBucket, Timeline},
     output::StartTimeline,
 };
 
-/// Rows that have their names beside them.
+/// Number of rows up to which each is labelled.
 const NAMED: usize = 40;
-/// So much of a row's height says that some of its endpoints are down.
+/// Share of a row's height that marks some of its endpoints as down.
 const FOOT_HEIGHT: f64 = 0.35;
-/// A row that was up for less of its time was down.
+/// Share of a bucket's time that a row must be up not to be coloured as down.
 const UP_THRESHOLD: f64 = 0.5;
 
-/// Of one start.
+/// Draws the map of one session.
 pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
     let rows: Vec<&Row> = timeline.rows().map(|(_, row)| row).collect();
     let (columns, many) = (timeline.columns(), rows.len());
@@ -31,7 +34,7 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
     };
     let mut levels = [const { String::new() }; COLOUR_COUNT];
     for (at, row) in rows.iter().enumerate() {
-        runs(row, timeline, |from, to, level| {
+        each_level_run(row, timeline, |from, to, level| {
             let _ = write!(levels[level], "M{from} {at}h{}v1h-{}z", to - from, to - from);
         });
     }
@@ -68,14 +71,14 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
         })
         .collect();
     let high = pixels * many as f64;
-    let shared = if timeline.endpoints() > many as u64 {
+    let shared = if timeline.endpoint_count() > many as u64 {
         " (neighbours share one; at an orange foot some of them are down)"
     } else {
         ""
     };
     format!(
         r#"<figure><figcaption>Start {start} <span>{} in {}{shared}, from {} after it began; a column is {}</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
-        pluralize(timeline.endpoints(), "endpoint"),
+        pluralize(timeline.endpoint_count(), "endpoint"),
         pluralize(many as u64, "row"),
         format_seconds(*offset),
         format_seconds(timeline.bucket_millis() as f64 / 1000.0),
@@ -83,8 +86,7 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
     )
 }
 
-/// What the colours mean.
-pub(super) fn key() -> String {
+pub(super) fn heatmap_legend() -> String {
     let steps: String = (0..=FULL_LEVEL)
         .map(|it| format!(r#"<rect class="h{it}" x="{it}" y="0" width="1" height="1"/>"#))
         .collect();
@@ -114,7 +116,7 @@ fn names(rows: &[&Row]) -> String {
     )
 }
 
-/// Of one endpoint, or of the first and the last of several.
+/// Shortens the name of a row, which names one endpoint or the first and the last of several.
 fn shorten_name(name: &str) -> String {
     match name.split_once(" … ") {
         Some((first, last)) => format!("{} … {}", shorten_endpoint(first), shorten_endpoint(last)),
@@ -122,7 +124,7 @@ fn shorten_name(name: &str) -> String {
     }
 }
 
-/// A row in words.
+/// Returns the tooltip of a row: load, utilisation, prompts and downtime.
 fn told(row: &Row) -> String {
     let whole = row.whole();
     let share = |part: u64, of: u64| {
@@ -141,7 +143,7 @@ fn told(row: &Row) -> String {
     )
 }
 
-/// 0 to [`FULL`] for shares of the window, then down.
+/// Highest level of the colour scale, which has tenths of the concurrency limit; [`DOWN_LEVEL`] follows it.
 const FULL_LEVEL: usize = 10;
 const DOWN_LEVEL: usize = FULL_LEVEL + 1;
 const COLOUR_COUNT: usize = DOWN_LEVEL + 1;
@@ -151,20 +153,20 @@ fn class(level: usize) -> String {
     if level == DOWN_LEVEL { "hd".into() } else { format!("h{level}") }
 }
 
-/// A piece's level; none where nobody drove it.
-fn fill_level(piece: Piece) -> Option<usize> {
+/// Returns the colour level of a bucket, `None` if no rank drove the endpoint.
+fn fill_level(piece: TimeBucket) -> Option<usize> {
     if piece.watched == 0 {
         return None;
     }
     if (piece.up as f64) < UP_THRESHOLD * piece.watched as f64 {
         return Some(DOWN_LEVEL);
     }
-    // In whole numbers: no rounding that two machines do differently.
+    // Integer arithmetic, so that all machines round alike.
     let tenths = (piece.in_flight * FULL_LEVEL as u64 + piece.window / 2).checked_div(piece.window);
     Some(usize::try_from(tenths.unwrap_or(0)).unwrap_or(FULL_LEVEL).min(FULL_LEVEL))
 }
 
-/// Where some of a row's endpoints are down, and not most: these do not colour it.
+/// Calls `each` with the intervals in which some of a row's endpoints are down, but not enough to colour it.
 fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
     let some = |at: usize| {
         row.pieces
@@ -184,8 +186,8 @@ fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
     }
 }
 
-/// Pieces of one level next to each other, together.
-fn runs(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize)) {
+/// Calls `each` with runs of adjacent buckets of the same level.
+fn each_level_run(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize)) {
     let of = |at: usize| row.pieces.get(at).copied().and_then(fill_level);
     let mut from = 0;
     for at in 1..=timeline.columns() {
@@ -201,7 +203,7 @@ fn runs(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{Standing, TimelineSlot};
+    use crate::domain::{EndpointSnapshot, TimelineSlot};
 
     fn example_timeline(endpoints: u64, seconds: u64) -> StartTimeline {
         let mut timeline = Timeline::default();
@@ -213,13 +215,13 @@ mod tests {
             );
             timeline.register_endpoint(&seat);
             for at in 0..seconds {
-                let stood = Standing {
+                let stood = EndpointSnapshot {
                     in_flight: (number * 7 + at) % 65,
                     window: 64,
                     is_up: number % 50 != 3 || at < 9,
                     is_full: false,
                 };
-                timeline.saw(&seat, at * 1000, (at + 1) * 1000, stood);
+                timeline.record_interval(&seat, at * 1000, (at + 1) * 1000, stood);
             }
         }
         StartTimeline { start: 1, offset: 0.0, timeline }
@@ -247,18 +249,23 @@ mod tests {
         let its = example_timeline(4, 100).timeline;
         for (_, row) in its.rows() {
             let mut drawn = 0;
-            runs(row, &its, |from, to, level| {
+            each_level_run(row, &its, |from, to, level| {
                 drawn += to - from;
                 assert!(level < COLOUR_COUNT);
             });
             assert_eq!(drawn, row.pieces.len());
         }
-        let piece =
-            |in_flight, up| Piece { watched: 10, up, in_flight, window: 100, ..Piece::default() };
+        let piece = |in_flight, up| TimeBucket {
+            watched: 10,
+            up,
+            in_flight,
+            window: 100,
+            ..TimeBucket::default()
+        };
         assert_eq!(fill_level(piece(100, 10)), Some(FULL_LEVEL));
         assert_eq!((fill_level(piece(50, 10)), fill_level(piece(0, 10))), (Some(5), Some(0)));
         assert_eq!(
-            (fill_level(piece(50, 1)), fill_level(Piece::default())),
+            (fill_level(piece(50, 1)), fill_level(TimeBucket::default())),
             (Some(DOWN_LEVEL), None)
         );
     }

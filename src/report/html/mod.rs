@@ -1,8 +1,8 @@
-//! The page: `RUN/report.html`, one file that needs nothing else, no network and no script.
+//! The page `RUN/report.html`: one file without scripts that needs no network.
 //!
-//! Owns in which order things are told: the numbers that count first, then how it went over time, who was slow, what failed,
-//! what each start did, and the settings. Everything that comes from data goes through `super::format::escape`. Colours follow the
-//! reader's system, light or dark, and are told apart by the colour-blind (Okabe and Ito's, and viridis).
+//! Owns the order of sections: key numbers, throughput over time, endpoints, distributions, failures, sessions, settings.
+//! All text from data goes through [`escape_html`]. Colours follow the system, light or dark, and are safe for colour-blind
+//! readers (the palette of Okabe and Ito, and viridis). The numbers are computed in `report/summary.rs`.
 
 mod charts;
 mod heatmap;
@@ -13,24 +13,24 @@ mod throughput;
 use std::fmt::Write;
 
 use super::format::{
-    count, escape_html, format_percent, format_seconds, format_tick_time, format_timestamp, number,
-    pluralize, short,
+    count, escape_html, format_percent, format_seconds, format_tick, format_tick_time,
+    format_timestamp, number, pluralize,
 };
 use super::summary::{DistributionSummary, RunSummary};
 use crate::output::StartTimeline;
 use charts::{ChartMark, StepChart, StepSeries};
 
-/// A steady part that is shorter, in seconds, says nothing of speed.
+/// Shortest steady phase, in seconds, whose rate is shown.
 const MIN_STEADY_S: f64 = 2.0;
-/// Starts whose heat maps are drawn: the last ones.
+/// Number of sessions, the latest ones, whose heat maps are drawn.
 const MAX_HEATMAPS: usize = 3;
 
-/// The whole page.
+/// Renders the page of a run.
 #[must_use]
 pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
     let name = summary.output.rsplit('/').next().unwrap_or_default();
     let mut body = String::new();
-    body.push_str(&header(summary, name));
+    body.push_str(&page_header(summary, name));
     body.push_str(&metric_tiles(summary));
     body.push_str(&reduce_tree::reduce_section(summary));
     body.push_str(&throughput::throughput_section(summary));
@@ -55,7 +55,7 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     )
 }
 
-fn header(summary: &RunSummary, name: &str) -> String {
+fn page_header(summary: &RunSummary, name: &str) -> String {
     let state = match summary.starts.last() {
         Some(start) => start.end,
         None => "finished",
@@ -76,11 +76,11 @@ fn header(summary: &RunSummary, name: &str) -> String {
     )
 }
 
-/// A number that counts. What the page says and what it is made of stand in one place.
+/// A key number at the top of the page.
 struct MetricTile<'a> {
     id: &'a str,
     name: &'a str,
-    /// The number, as data.
+    /// Plain number for scripts and tests, in `data-value`.
     value: String,
     shown: String,
     caption: String,
@@ -99,7 +99,7 @@ impl MetricTile<'_> {
 
 fn metric_tiles(summary: &RunSummary) -> String {
     let (counts, rates) = (&summary.counts, &summary.rates);
-    // What a tree came to has its own section; the first numbers are its leaves'.
+    // The tree of a reduce has its own section; the tiles are the leaves'.
     let name = |run, leaves| if summary.reduce.is_some() { leaves } else { run };
     let of_all = |part: u64| format_percent(part as f64 / counts.submitted.max(1) as f64);
     let counted = |id, name, value: u64, below: String, bad| MetricTile {
@@ -119,7 +119,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
             .map_or("not known".into(), |it| format!("{} over all working time", number(it))),
         bad: false,
     };
-    // What was over before it could be steady has one pace only.
+    // A run that ended before it was steady has only an overall rate.
     let is_steady = rates.steady_s >= MIN_STEADY_S;
     let steady = |rate: Option<f64>| rate.filter(|_| is_steady);
     let paced = |steady: &'static str, whole: &'static str| if is_steady { steady } else { whole };
@@ -193,7 +193,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
         },
     ];
     let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
-    // A few of very many are seen.
+    // A small share of a large run must stay visible.
     let some = |part: u64| if part > 0 { " some" } else { "" };
     let mut html: String = all.iter().map(MetricTile::draw_tile).collect();
     let _ = write!(
@@ -226,7 +226,7 @@ fn endpoints(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
         html.push_str(r#"<p class="note">What endpoints did over time is told when all ranks work to an end: no start of this run has come to that.</p>"#);
     } else {
         html.push_str(r"<h3>In flight against window</h3>");
-        html.push_str(&heatmap::key());
+        html.push_str(&heatmap::heatmap_legend());
         last.iter().rev().for_each(|map| html.push_str(map));
         if timelines.len() > MAX_HEATMAPS {
             let _ = write!(
@@ -265,7 +265,7 @@ fn distributions_section(summary: &RunSummary) -> String {
         format_tick_time,
         format_seconds,
     ));
-    let tokens: fn(f64) -> String = |it| format!("{} tokens", short(it.round()));
+    let tokens: fn(f64) -> String = |it| format!("{} tokens", format_tick(it.round()));
     if summary.completion_tokens.count > 0 {
         html.push_str(r#"<div class="two">"#);
         html.push_str(&draw_histogram(
@@ -273,7 +273,7 @@ fn distributions_section(summary: &RunSummary) -> String {
             "by length in tokens",
             "green",
             &summary.completion_tokens,
-            short,
+            format_tick,
             tokens,
         ));
         html.push_str(&draw_histogram(
@@ -281,7 +281,7 @@ fn distributions_section(summary: &RunSummary) -> String {
             "by length in tokens",
             "purple",
             &summary.prompt_tokens,
-            short,
+            format_tick,
             tokens,
         ));
         html.push_str("</div>");
@@ -324,7 +324,7 @@ fn draw_histogram(
         .zip(bars)
         .map(|(at, it)| (f64::from(at), f64::from(at + 1), it.count as f64))
         .collect();
-    // Bars are equally wide on the page, whatever they hold: a logarithmic axis, nearly.
+    // Bins have equal widths on the page, which makes the axis nearly logarithmic.
     let every = bars.len().div_ceil(6).max(1);
     let ticks =
         (0..).zip(bars).step_by(every).map(|(at, it)| (f64::from(at), axis(it.from))).collect();
@@ -354,5 +354,5 @@ fn draw_histogram(
         series: &series,
         as_bars: true,
     }
-    .draw()
+    .draw_chart()
 }

@@ -1,4 +1,4 @@
-//! The tree of a reduce: what it came to, and each level in a row with bars for its prompts and its time.
+//! Section on the tree of a reduce: its outcome, and a table of levels with bars for prompts and time.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::report::{
     summary::RunSummary,
 };
 
-/// The section; nothing where it is no reduce.
+/// Returns the section, empty for a plain run.
 pub(super) fn reduce_section(summary: &RunSummary) -> String {
     let Some(tree) = &summary.reduce else { return String::new() };
     let mut html = format!(
@@ -62,7 +62,7 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
     html + r#"<p class="note">A group of one text passes it up without a prompt. Time is the work of a level's pass and of making its prompts; speeds are over the pass alone.</p></section>"#
 }
 
-/// What came of it, in words.
+/// Describes the shape of the tree and its outcome in two sentences.
 fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
     let above = tree.levels.len() as u64 - 1;
     let shape = format!(
@@ -140,10 +140,10 @@ fn level_state_badge(level: &LevelSummary) -> &'static str {
     }
 }
 
-/// As long as its share of the longest.
+/// Draws a bar whose length is the share of the largest value.
 fn draw_share_bar(value: f64, most: f64, class: &str) -> String {
     let share = if most > 0.0 { 100.0 * value / most } else { 0.0 };
-    // What is not nothing is seen.
+    // A small value must stay visible.
     let share = if value > 0.0 { share.max(1.5) } else { 0.0 };
     format!(r#"<i class="{class}" style="width:{share:.1}%"></i>"#)
 }

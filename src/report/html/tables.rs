@@ -1,4 +1,4 @@
-//! What the page tells in rows: failures, slow ones, starts, settings.
+//! Tables of the page: failures, slowest answers, stragglers, outages, sessions and settings.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::report::format::{
 };
 use crate::report::{
     endpoint_load::EndpointLoad,
-    summary::{Failure, RunSummary, SettingValue, Start},
+    summary::{FailureSummary, RunSummary, SettingValue, StartSummary},
 };
 
 fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -29,7 +29,7 @@ fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) ->
     )
 }
 
-/// A table whose end is folded away.
+/// Draws a table and folds the rows beyond the first ten away.
 fn collapsible_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
     const SHOWN_ROWS: usize = 10;
     let rest = rows.split_off(rows.len().min(SHOWN_ROWS));
@@ -41,7 +41,7 @@ fn collapsible_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> Stri
     format!("{first}<details><summary>{many} more</summary>{}</details>", table(heads, rest))
 }
 
-/// An id as people wrote it.
+/// Formats an id without JSON quotes, cut to 80 characters.
 fn id(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let short: String = text.chars().take(80).collect();
@@ -80,7 +80,7 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
     html + "</section>"
 }
 
-fn failure_kind_table(place: &str, kind: &str, its: &Failure) -> String {
+fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
     let them = if its.count == 1 { "it" } else { "them" };
     let again = if its.passes {
         format!("the same command asks {them} again")
@@ -246,8 +246,8 @@ pub(super) fn starts_section(summary: &RunSummary) -> String {
     html + r#"<p class="note">Of a start that was killed, what was noted last, at most five seconds before.</p></section>"#
 }
 
-/// What became of a start, in words.
-fn start_events(start: &Start) -> String {
+/// Lists what happened in a session: resumption, lost ranks, outages, retries, accepted changes.
+fn start_events(start: &StartSummary) -> String {
     let mut all = Vec::new();
     if start.done_before > 0 {
         all.push("went on where it stood".to_owned());

@@ -1,4 +1,6 @@
-//! The run over time: how fast it was, and how much was in flight, starts one after the other.
+//! Section on throughput, requests in flight and endpoints over time, with all sessions on one axis.
+//!
+//! The points are computed in `report/throughput.rs`.
 
 use super::charts::{ChartBand, ChartMark, StepChart, StepSeries, time_ticks};
 use crate::report::format::{format_seconds, format_tick_time};
@@ -7,7 +9,6 @@ use crate::report::{
     throughput::{ThroughputPhase, ThroughputPoint},
 };
 
-/// The section.
 pub(super) fn throughput_section(summary: &RunSummary) -> String {
     let points = layout_points(&summary.course);
     let wide = points.last().map_or(0.0, |(_, to, _)| *to);
@@ -43,9 +44,9 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
                 series,
                 as_bars: false,
             }
-            .draw()
+            .draw_chart()
         };
-    let prompts = series(|it| (it.seconds() > 0.0).then(|| it.prompts / it.seconds()));
+    let prompts = series(|it| (it.duration_s() > 0.0).then(|| it.prompts / it.duration_s()));
     let unit = match (marks.is_empty(), summary.reduce.is_some()) {
         (true, _) => "a second",
         (false, false) => "a second; a start begins at each numbered line",
@@ -60,7 +61,7 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
         &marks,
         &[StepSeries { steps: &prompts, class: "blue", filled: true }],
     ));
-    let tokens = series(|it| (it.seconds() > 0.0).then(|| it.tokens / it.seconds()));
+    let tokens = series(|it| (it.duration_s() > 0.0).then(|| it.tokens / it.duration_s()));
     if tokens.iter().any(|it| it.2 > 0.0) {
         html.push_str(&draw(
             "Tokens of answers",
@@ -93,7 +94,7 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
     html + "</section>"
 }
 
-/// Starts that asked and left nothing to draw, as a sentence.
+/// Names the sessions that were killed before their first sample.
 fn missing_starts_note(summary: &RunSummary) -> String {
     let drawn = |start: u32| summary.course.iter().any(|it| it.start == start);
     let missing = summary.starts.iter().filter(|it| it.end == "killed" && !drawn(it.start));
@@ -105,14 +106,14 @@ fn missing_starts_note(summary: &RunSummary) -> String {
     }
 }
 
-/// Points on one axis: starts behind each other, without what lies between.
+/// Places the points on one axis of working time: the gaps between sessions are left out.
 fn layout_points(course: &[ThroughputPoint]) -> Vec<(f64, f64, ThroughputPoint)> {
     let mut end = 0.0;
     course
         .iter()
         .map(|point| {
             let from = end;
-            end += point.seconds().max(0.0);
+            end += point.duration_s().max(0.0);
             (from, end, *point)
         })
         .collect()
@@ -135,7 +136,7 @@ fn phase_bands(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartBand> {
     bands
 }
 
-/// Where starts, and levels of a reduce, begin, if there are several.
+/// Marks the beginnings of sessions, and of the levels of a reduce, if there are several.
 fn start_marks(points: &[(f64, f64, ThroughputPoint)]) -> Vec<ChartMark> {
     let mut marks: Vec<ChartMark> = Vec::new();
     let mut last = None;

@@ -97,7 +97,7 @@ impl Comm for Thread {
         mine.ok_or(CommError::WrongPartCount { parts: count, size })
     }
 
-    fn gather(&mut self, mine: &[u8], into: &mut RankParts) {
+    fn gather_bytes(&mut self, mine: &[u8], into: &mut RankParts) {
         let all = self.shown(mine);
         into.bytes.clear();
         into.counts.clear();

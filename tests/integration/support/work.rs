@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aurora_swarm::shards::list;
+use aurora_swarm::shards::list_shard_files;
 use serde_json::Value;
 use tempfile::TempDir;
 use vllm_sim::{
@@ -112,7 +112,7 @@ impl Work {
 
     /// Outcome lines in all shard files.
     pub fn lines_on_disk(&self, output: &str) -> usize {
-        let files = list(&self.path(&format!("{output}.run/shards"))).expect("listed");
+        let files = list_shard_files(&self.path(&format!("{output}.run/shards"))).expect("listed");
         let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
         files.iter().map(|file| lines(&file.path).saturating_sub(1)).sum()
     }

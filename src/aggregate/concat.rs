@@ -14,7 +14,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     EXAMPLE_LIMIT, extract,
-    observed::{FirstExamples, ObservedCounts, Place, Seen},
+    observed::{FirstExamples, ObservedAnswer, ObservedCounts, Place},
 };
 use crate::domain::Merge;
 
@@ -48,7 +48,7 @@ impl AnswerConcat {
     }
 
     /// Counts an answer and returns its piece of the output; failed and blank answers have none.
-    pub fn count_piece(&mut self, seen: &Seen<'_>) -> Option<String> {
+    pub fn count_piece(&mut self, seen: &ObservedAnswer<'_>) -> Option<String> {
         let text = self.counted.text(seen)?;
         if self.separator.is_some() {
             self.values += 1;
@@ -70,7 +70,7 @@ impl AnswerConcat {
     }
 
     /// Counts an answer and keeps its piece in memory.
-    pub fn add_answer(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         if let Some(piece) = self.count_piece(seen) {
             self.pieces.insert(seen.place, piece);
         }
@@ -142,15 +142,15 @@ impl Merge for AnswerConcat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::tests::{answer, failure};
+    use crate::aggregate::tests::{test_answer, test_failure};
 
     #[test]
     fn texts_are_in_input_order_without_blank_and_failed_ones() {
         let mut all = AnswerConcat::new_text("\n---\n");
         for (index, text) in [(3, "c"), (2, "  b\n"), (1, " \n"), (0, "a")] {
-            all.add_answer(&answer(index, text));
+            all.add_answer(&test_answer(index, text));
         }
-        all.add_answer(&failure(4, "refused"));
+        all.add_answer(&test_failure(4, "refused"));
         assert_eq!(all.text(), "a\n---\n  b\n\n---\nc\n");
         let it = all.finish();
         assert_eq!((&it["texts"], &it["blank"], &it["failed"]), (&3.into(), &1.into(), &1.into()));
@@ -168,7 +168,7 @@ mod tests {
             "12345678901234567890123",
         ];
         for (index, text) in (0..).zip(texts) {
-            all.add_answer(&answer(index, text));
+            all.add_answer(&test_answer(index, text));
         }
         // Numbers keep their spelling, so a large one loses no digit.
         let numbers = "[\n1,\n[2, 3],\n{\"a\": 1.50},\n\"x\",\n12345678901234567890123\n]\n";
@@ -181,10 +181,10 @@ mod tests {
     #[test]
     fn where_all_answers_failed_the_text_and_the_list_are_empty() {
         let mut all = AnswerConcat::new_text("\n");
-        all.add_answer(&failure(0, "refused"));
+        all.add_answer(&test_failure(0, "refused"));
         assert_eq!(all.text(), "");
         let mut all = AnswerConcat::list();
-        all.add_answer(&failure(0, "refused"));
+        all.add_answer(&test_failure(0, "refused"));
         assert_eq!(
             serde_json::from_str::<Vec<Value>>(&all.text()).expect("JSON"),
             Vec::<Value>::new()

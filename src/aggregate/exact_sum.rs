@@ -13,7 +13,7 @@ use crate::domain::Merge;
 pub(super) const MIN_MAGNITUDE: f64 = 1e-100;
 
 /// Maps a number to an integer of the same order; both zeros have the same key.
-pub(super) fn order(number: f64) -> i64 {
+pub(super) fn order_key(number: f64) -> i64 {
     let bits = (number + 0.0).to_bits().cast_signed();
     if bits < 0 { bits ^ i64::MAX } else { bits }
 }
@@ -140,8 +140,8 @@ mod tests {
     proptest! {
         #[test]
         fn order_keys_sort_like_numbers(a in -1e100..1e100f64, b in prop_oneof![-1e100..1e100f64, -2.0..2.0f64]) {
-            prop_assert_eq!(order(a).cmp(&order(b)), a.partial_cmp(&b).expect("finite"));
-            prop_assert_eq!(number(order(a)), a);
+            prop_assert_eq!(order_key(a).cmp(&order_key(b)), a.partial_cmp(&b).expect("finite"));
+            prop_assert_eq!(number(order_key(a)), a);
         }
 
         #[test]

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::observed::{FirstExamples, ObservedCounts, Seen};
+use super::observed::{FirstExamples, ObservedAnswer, ObservedCounts};
 use crate::domain::Merge;
 
 /// Counts of failed prompts by kind. Memory: the examples of each kind, and there are a handful of kinds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureReport {
-    named: usize,
+    example_limit: usize,
     counted: ObservedCounts,
     kinds: BTreeMap<String, FirstExamples>,
     /// Answered prompts, each counted once however many sequences it has.
@@ -25,17 +25,17 @@ impl FailureReport {
     #[must_use]
     pub fn new(named: usize) -> Self {
         let (counted, kinds) = Default::default();
-        Self { named, counted, kinds, answered: 0 }
+        Self { example_limit: named, counted, kinds, answered: 0 }
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let _ = self.counted.text(seen);
         match seen.said {
             Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
             Err(failed) => {
                 let kind = self.kinds.entry(failed.kind.into());
-                kind.or_insert_with(|| FirstExamples::of(self.named))
+                kind.or_insert_with(|| FirstExamples::of(self.example_limit))
                     .add(seen, || failed.message.into());
             }
         }
@@ -59,7 +59,10 @@ impl Merge for FailureReport {
         self.counted.merge(other.counted);
         self.answered += other.answered;
         for (kind, its) in other.kinds {
-            self.kinds.entry(kind).or_insert_with(|| FirstExamples::of(self.named)).merge(its);
+            self.kinds
+                .entry(kind)
+                .or_insert_with(|| FirstExamples::of(self.example_limit))
+                .merge(its);
         }
     }
 }
@@ -67,16 +70,16 @@ impl Merge for FailureReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::tests::{answer, failure};
+    use crate::aggregate::tests::{test_answer, test_failure};
 
     #[test]
     fn failures_are_counted_by_kind_and_the_first_are_listed() {
         let mut all = FailureReport::new(2);
         for index in [9, 7, 5, 3] {
-            all.add_answer(&failure(index, "too_long"));
+            all.add_answer(&test_failure(index, "too_long"));
         }
-        all.add_answer(&failure(1, "refused"));
-        all.add_answer(&answer(0, ""));
+        all.add_answer(&test_failure(1, "refused"));
+        all.add_answer(&test_answer(0, ""));
         let it = all.finish();
         assert_eq!(
             (&it["total"], &it["answered"], &it["failed"], &it["blank"]),

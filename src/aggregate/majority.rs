@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXAMPLE_LIMIT, extract,
-    observed::{FirstExamples, ObservedCounts, Place, Seen, id},
+    observed::{FirstExamples, ObservedAnswer, ObservedCounts, Place, id},
 };
 use crate::domain::Merge;
 
@@ -55,7 +55,7 @@ struct CandidateVotes {
     first: Place,
     id: String,
     /// Spelling of the candidate's first occurrence in the input.
-    written: String,
+    original_text: String,
 }
 
 impl MajorityVote {
@@ -74,7 +74,7 @@ impl MajorityVote {
     }
 
     /// Adds an answer's vote; failed and blank answers have none.
-    pub fn add_answer(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         let written = match extract::text_at_pointer(text, self.at.as_deref()) {
             Ok(written) => written,
@@ -82,7 +82,12 @@ impl MajorityVote {
         };
         self.votes += 1;
         let same = written.to_lowercase();
-        let its = CandidateVotes { votes: 1, first: seen.place, id: seen.id.into(), written };
+        let its = CandidateVotes {
+            votes: 1,
+            first: seen.place,
+            id: seen.id.into(),
+            original_text: written,
+        };
         self.put((same.len(), same), its);
         self.cut();
     }
@@ -119,7 +124,7 @@ impl MajorityVote {
         let share = |votes: u64| votes as f64 / self.votes.max(1) as f64;
         let shown = |it: &&CandidateVotes| {
             json!({
-                "answer": it.written, "votes": it.votes, "fraction": share(it.votes),
+                "answer": it.original_text, "votes": it.votes, "fraction": share(it.votes),
                 "first": {"id": id(&it.id), "index": it.first.index}
             })
         };
@@ -127,7 +132,7 @@ impl MajorityVote {
         let most = winner.map_or(0, |it| it.votes);
         let tied = by_votes.iter().skip(1).take_while(|it| it.votes == most);
         let mut finished = self.counted.finish();
-        finished["winner"] = winner.map(|it| it.written.as_str()).into();
+        finished["winner"] = winner.map(|it| it.original_text.as_str()).into();
         finished["votes"] = most.into();
         finished["fraction"] = share(most).into();
         finished["of"] = self.votes.into();
@@ -159,11 +164,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::aggregate::tests::{answer, failure};
+    use crate::aggregate::tests::{test_answer, test_failure};
 
     fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: VoteCapacity) -> MajorityVote {
         let mut all = MajorityVote { capacity: room, ..MajorityVote::new(None) };
-        texts.into_iter().for_each(|(index, text)| all.add_answer(&answer(index, text)));
+        texts.into_iter().for_each(|(index, text)| all.add_answer(&test_answer(index, text)));
         all
     }
 
@@ -183,7 +188,7 @@ mod tests {
     #[test]
     fn blank_and_failed_answers_have_no_vote() {
         let mut all = of([(0, ""), (1, " \n"), (2, ""), (3, "x")], VOTE_CAPACITY);
-        all.add_answer(&failure(4, "too_long"));
+        all.add_answer(&test_failure(4, "too_long"));
         let it = all.finish();
         assert_eq!((&it["winner"], &it["fraction"]), (&"x".into(), &1.0.into()));
         assert_eq!((&it["blank"], &it["failed"]), (&3.into(), &1.into()));
@@ -192,7 +197,7 @@ mod tests {
     #[test]
     fn there_is_no_winner_if_all_answers_failed() {
         let mut all = MajorityVote::new(None);
-        all.add_answer(&failure(0, "refused"));
+        all.add_answer(&test_failure(0, "refused"));
         let it = all.finish();
         assert!(it["winner"].is_null());
         assert_eq!((&it["votes"], &it["fraction"]), (&0.into(), &0.0.into()));
@@ -204,7 +209,7 @@ mod tests {
         for (index, text) in
             [(0, "{\"answer\": \"A\"}"), (1, "```json\n{\"answer\":\"a \"}\n```"), (2, "A")]
         {
-            all.add_answer(&answer(index, text));
+            all.add_answer(&test_answer(index, text));
         }
         let it = all.finish();
         assert_eq!((&it["winner"], &it["votes"]), (&"A".into(), &2.into()));

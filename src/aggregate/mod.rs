@@ -44,7 +44,7 @@ mod top_k;
 pub use concat::AnswerConcat;
 pub use failures::FailureReport;
 pub use majority::MajorityVote;
-pub use observed::{Line, ObservedFailure, Place, Seen};
+pub use observed::{Line, ObservedAnswer, ObservedFailure, Place};
 pub use statistics::NumericStatistics;
 pub use top_k::TopK;
 
@@ -81,12 +81,14 @@ impl Aggregate {
             AggregateSpec::Json => Self::Concat(AnswerConcat::list()),
             AggregateSpec::Stats { at } => Self::Statistics(NumericStatistics::new(at.clone())),
             AggregateSpec::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
-            AggregateSpec::Failures { named } => Self::Failures(FailureReport::new(*named)),
+            AggregateSpec::Failures { example_limit: named } => {
+                Self::Failures(FailureReport::new(*named))
+            }
         }
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         match self {
             Self::Majority(it) => it.add_answer(seen),
             Self::Concat(it) => it.add_answer(seen),
@@ -135,25 +137,25 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn answer(index: u64, text: &str) -> Seen<'_> {
-        Seen { place: Place { index, sequence: 0 }, id: id_of(index), said: Ok(text) }
+    pub(crate) fn test_answer(index: u64, text: &str) -> ObservedAnswer<'_> {
+        ObservedAnswer { place: Place { index, sequence: 0 }, id: id_of(index), said: Ok(text) }
     }
 
-    pub(crate) fn failure(index: u64, kind: &str) -> Seen<'_> {
+    pub(crate) fn test_failure(index: u64, kind: &str) -> ObservedAnswer<'_> {
         let failed = ObservedFailure { kind, message: "no", status: Some(400) };
-        Seen { said: Err(failed), ..answer(index, "") }
+        ObservedAnswer { said: Err(failed), ..test_answer(index, "") }
     }
 
     fn id_of(index: u64) -> &'static str {
         ["\"0\"", "\"1\"", "\"2\"", "\"3\"", "\"4\"", "\"5\"", "6"][index.min(6) as usize]
     }
 
-    type Said = Result<&'static str, &'static str>;
+    type TestOutcome = Result<&'static str, &'static str>;
 
-    fn seen((index, said): (u64, Said)) -> Seen<'static> {
+    fn observe_outcome((index, said): (u64, TestOutcome)) -> ObservedAnswer<'static> {
         match said {
-            Ok(text) => answer(index, text),
-            Err(kind) => failure(index, kind),
+            Ok(text) => test_answer(index, text),
+            Err(kind) => test_failure(index, kind),
         }
     }
 
@@ -173,9 +175,9 @@ pub(crate) mod tests {
         .to_vec()
     }
 
-    fn of(wanted: &AggregateSpec, part: &[(u64, Said)]) -> Aggregate {
+    fn of(wanted: &AggregateSpec, part: &[(u64, TestOutcome)]) -> Aggregate {
         let mut all = Aggregate::of(wanted);
-        part.iter().for_each(|it| all.add_answer(&seen(*it)));
+        part.iter().for_each(|it| all.add_answer(&observe_outcome(*it)));
         all
     }
 
@@ -193,7 +195,7 @@ pub(crate) mod tests {
         one
     }
 
-    fn said() -> impl Strategy<Value = Said> {
+    fn any_outcome() -> impl Strategy<Value = TestOutcome> {
         let texts = [
             "",
             " ",
@@ -220,9 +222,9 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn parts_merged_in_any_order_and_grouping_equal_one_pass(
-            said in prop::collection::vec(said(), 0..50), dealt in prop::collection::vec(0usize..5, 50), order in Just([0usize, 1, 2, 3, 4]).prop_shuffle(), left in any::<bool>(),
+            said in prop::collection::vec(any_outcome(), 0..50), dealt in prop::collection::vec(0usize..5, 50), order in Just([0usize, 1, 2, 3, 4]).prop_shuffle(), left in any::<bool>(),
         ) {
-            let all: Vec<(u64, Said)> = (0..).zip(said).collect();
+            let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
             for wanted in wanted() {
                 let part = |rank: usize| {
                     let its: Vec<_> = all.iter().zip(&dealt).filter(|(_, to)| **to == rank).map(|(it, _)| *it).collect();
@@ -239,8 +241,8 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn an_empty_part_changes_nothing(said in prop::collection::vec(said(), 0..20)) {
-            let all: Vec<(u64, Said)> = (0..).zip(said).collect();
+        fn an_empty_part_changes_nothing(said in prop::collection::vec(any_outcome(), 0..20)) {
+            let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
             for wanted in wanted() {
                 let some = || of(&wanted, &all);
                 prop_assert_eq!(whole(&merge_pair(some(), Aggregate::of(&wanted))), whole(&some()));

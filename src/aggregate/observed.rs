@@ -23,7 +23,7 @@ pub struct Place {
 
 /// An answer, or a prompt that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen<'a> {
+pub struct ObservedAnswer<'a> {
     /// Position in the input.
     pub place: Place,
     /// The prompt's id as JSON text.
@@ -77,7 +77,7 @@ impl<'a> Line<'a> {
     }
 
     /// Returns the line's answers, one per sequence, or its failure.
-    pub fn seen(&self) -> impl Iterator<Item = Seen<'_>> {
+    pub fn seen(&self) -> impl Iterator<Item = ObservedAnswer<'_>> {
         let failed = |error: &'_ ObservedLineError<'a>| error.status;
         let said: Vec<Result<&str, ObservedFailure<'_>>> = match (self.success, &self.responses) {
             (true, Some(all)) => all.iter().map(|text| Ok(&**text)).collect(),
@@ -90,7 +90,7 @@ impl<'a> Line<'a> {
         };
         (0..).zip(said).map(|(sequence, said)| {
             let place = Place { index: self.index, sequence };
-            Seen { place, id: self.id.get(), said }
+            ObservedAnswer { place, id: self.id.get(), said }
         })
     }
 }
@@ -107,7 +107,7 @@ pub(super) struct ObservedCounts {
 
 impl ObservedCounts {
     /// Counts an answer and returns its trimmed text; `None` if it failed or is blank.
-    pub(super) fn text<'a>(&mut self, seen: &Seen<'a>) -> Option<&'a str> {
+    pub(super) fn text<'a>(&mut self, seen: &ObservedAnswer<'a>) -> Option<&'a str> {
         let Ok(text) = seen.said else {
             self.failed += 1;
             return None;
@@ -159,7 +159,7 @@ impl FirstExamples {
     }
 
     /// Counts an answer; `why` is called only if it becomes an example.
-    pub(super) fn add(&mut self, seen: &Seen<'_>, why: impl FnOnce() -> String) {
+    pub(super) fn add(&mut self, seen: &ObservedAnswer<'_>, why: impl FnOnce() -> String) {
         self.count += 1;
         let beyond = self.first.len() >= self.limit
             && self.first.last_key_value().is_none_or(|(last, _)| seen.place > *last);
@@ -222,7 +222,7 @@ mod tests {
         let place = Place { index: 3, sequence: 0 };
         assert_eq!(
             line.seen().collect::<Vec<_>>(),
-            [Seen { place, id: "\"a\"", said: Ok("x\ny") }]
+            [ObservedAnswer { place, id: "\"a\"", said: Ok("x\ny") }]
         );
         let two = br#"{"id":7,"index":0,"response":"a","responses":["a","b"],"success":true,"error":null}"#;
         let two = Line::read(two).expect("a line");

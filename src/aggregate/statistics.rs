@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXAMPLE_LIMIT, extract,
-    observed::{FirstExamples, ObservedCounts, Seen},
+    observed::{FirstExamples, ObservedAnswer, ObservedCounts},
     summary_statistics::SummaryStatistics,
 };
 use crate::domain::Merge;
@@ -33,7 +33,7 @@ impl NumericStatistics {
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let Some(text) = self.counted.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
         match extract::number_at_pointer(text, self.at.as_deref()) {
@@ -66,13 +66,13 @@ impl Merge for NumericStatistics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::tests::{answer, failure};
+    use crate::aggregate::tests::{test_answer, test_failure};
 
     #[test]
     fn a_non_numeric_answer_leaves_the_others_counted() {
         let mut all = NumericStatistics::new(None);
         for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
-            all.add_answer(&answer(index, text));
+            all.add_answer(&test_answer(index, text));
         }
         let it = all.finish();
         assert_eq!((&it["numbers"]["count"], &it["numbers"]["mean"]), (&2.into(), &2.0.into()));
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn statistics_without_numbers_are_null() {
         let mut all = NumericStatistics::new(None);
-        all.add_answer(&failure(0, "refused"));
+        all.add_answer(&test_failure(0, "refused"));
         let it = all.finish();
         assert_eq!((&it["failed"], &it["numbers"]["count"]), (&1.into(), &0.into()));
         assert!(it["numbers"]["mean"].is_null() && it["characters"]["max"].is_null());

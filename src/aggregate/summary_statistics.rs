@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::exact_sum::{ExactSum, number, order, sample_variance};
+use super::exact_sum::{ExactSum, number, order_key, sample_variance};
 use crate::domain::Merge;
 
 /// Number of distinct values that are counted exactly.
@@ -52,7 +52,7 @@ impl SummaryStatistics {
     }
 
     pub(super) fn add(&mut self, number: f64) {
-        let place = order(number);
+        let place = order_key(number);
         self.count += 1;
         self.sum.add(number);
         self.sum_of_squares.add_product(number, number);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXAMPLE_LIMIT, exact_sum, extract,
-    observed::{FirstExamples, ObservedCounts, Place, Seen, id},
+    observed::{FirstExamples, ObservedAnswer, ObservedCounts, Place, id},
 };
 use crate::domain::Merge;
 
@@ -41,14 +41,18 @@ impl TopK {
     }
 
     /// Adds an answer with the score that its text contains.
-    pub fn add_answer(&mut self, seen: &Seen<'_>) {
+    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let at = self.at.take();
         self.add_scored(seen, |text| extract::number_at_pointer(text, at.as_deref()));
         self.at = at;
     }
 
     /// Adds an answer with the score that `score` computes; it is not called for failed and blank answers.
-    pub fn add_scored(&mut self, seen: &Seen<'_>, score: impl FnOnce(&str) -> Result<f64, String>) {
+    pub fn add_scored(
+        &mut self,
+        seen: &ObservedAnswer<'_>,
+        score: impl FnOnce(&str) -> Result<f64, String>,
+    ) {
         let Some(text) = self.counted.text(seen) else { return };
         match score(text) {
             Ok(score) if !score.is_nan() => self.put(seen, score, text),
@@ -57,8 +61,8 @@ impl TopK {
         }
     }
 
-    fn put(&mut self, seen: &Seen<'_>, score: f64, text: &str) {
-        let key = (!exact_sum::order(score), seen.place); // `!` reverses the order
+    fn put(&mut self, seen: &ObservedAnswer<'_>, score: f64, text: &str) {
+        let key = (!exact_sum::order_key(score), seen.place); // `!` reverses the order
         let full = self.best.len() >= self.k;
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
             return;
@@ -106,9 +110,9 @@ impl Merge for TopK {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::tests::{answer, failure};
+    use crate::aggregate::tests::{test_answer, test_failure};
 
-    fn best(it: &TopK) -> Vec<u64> {
+    fn best_indices(it: &TopK) -> Vec<u64> {
         let all = it.finish()["best"].as_array().cloned().unwrap_or_default();
         all.iter().filter_map(|it| it["index"].as_u64()).collect()
     }
@@ -118,20 +122,20 @@ mod tests {
         let mut top = TopK::new(3, Some("/s".into()));
         for (index, score) in [(5, "1"), (4, "2.5"), (3, "2.5"), (2, "-7"), (1, "\"9\""), (0, "1")]
         {
-            top.add_answer(&answer(index, &format!("{{\"s\": {score}}}")));
+            top.add_answer(&test_answer(index, &format!("{{\"s\": {score}}}")));
         }
-        assert_eq!(best(&top), [1, 3, 4]);
+        assert_eq!(best_indices(&top), [1, 3, 4]);
     }
 
     #[test]
     fn answers_without_a_score_are_listed_and_the_others_count() {
         let mut top = TopK::new(2, None);
         for (index, text) in [(0, "good"), (1, "8"), (2, ""), (3, "nan"), (4, "9")] {
-            top.add_answer(&answer(index, text));
+            top.add_answer(&test_answer(index, text));
         }
-        top.add_answer(&failure(5, "refused"));
+        top.add_answer(&test_failure(5, "refused"));
         let it = top.finish();
-        assert_eq!(best(&top), [4, 1]);
+        assert_eq!(best_indices(&top), [4, 1]);
         assert_eq!(
             (&it["without_score"]["count"], &it["blank"], &it["failed"]),
             (&2.into(), &1.into(), &1.into())
@@ -142,7 +146,7 @@ mod tests {
     #[test]
     fn the_list_is_empty_if_all_answers_failed() {
         let mut top = TopK::new(1, None);
-        top.add_answer(&failure(0, "refused"));
+        top.add_answer(&test_failure(0, "refused"));
         assert_eq!(top.finish()["best"], json!([]));
     }
 
@@ -150,10 +154,10 @@ mod tests {
     fn any_scoring_function_can_be_used() {
         let mut top = TopK::new(1, None);
         for (index, text) in [(0, "long"), (1, "longest"), (2, "x")] {
-            top.add_scored(&answer(index, text), |text| Ok(text.len() as f64));
+            top.add_scored(&test_answer(index, text), |text| Ok(text.len() as f64));
         }
-        assert_eq!(best(&top), [1]);
-        top.add_scored(&answer(3, "y"), |_| Ok(f64::NAN));
-        assert_eq!(best(&top), [1]);
+        assert_eq!(best_indices(&top), [1]);
+        top.add_scored(&test_answer(3, "y"), |_| Ok(f64::NAN));
+        assert_eq!(best_indices(&top), [1]);
     }
 }

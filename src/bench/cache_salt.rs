@@ -1,15 +1,15 @@
-//! Prefix caches that would make what is measured later look faster: how they are kept apart.
+//! Isolation of measurements in prefix caches, which would make later measurements look faster.
 //!
-//! vLLM keeps apart what requests with different `cache_salt`s leave in its prefix cache, and answers none of them otherwise.
-//! Which servers do is told by their version: others pass over the parameter, or refuse it.
+//! vLLM keeps entries of its prefix cache apart by the request's `cache_salt`, which does not change answers. Whether a server
+//! does so is known from its version: others ignore the parameter, or refuse it.
 
 use crate::domain::{Prompt, RequestParams};
 
 const CACHE_SALT_KEY: &str = "cache_salt";
-/// The first version that has no engine any more that refuses it.
+/// First version in which no engine refuses the parameter any more.
 const FIRST_SALT_VERSION: (u32, u32) = (0, 11);
 
-/// Does a vLLM of this version keep caches apart?
+/// Returns whether a vLLM of this version isolates cache entries by salt.
 #[must_use]
 pub fn supports_cache_salt(version: Option<&str>) -> bool {
     let numbers = |text: &str| {
@@ -19,13 +19,13 @@ pub fn supports_cache_salt(version: Option<&str>) -> bool {
     version.and_then(numbers).is_some_and(|it| it >= FIRST_SALT_VERSION)
 }
 
-/// Do all requests have a salt already, which is somebody's will?
+/// Returns whether the parameters already contain a salt, which the user has chosen.
 #[must_use]
 pub fn has_cache_salt(parameters: &RequestParams) -> bool {
     parameters.get(CACHE_SALT_KEY).is_some()
 }
 
-/// Has these prompts find nothing that was asked with another salt; a row's own salt stays.
+/// Adds a salt to these prompts, so that they hit no cache entries of requests with another one. A row's own salt stays.
 pub fn add_cache_salt(prompts: &mut [Prompt], salt: &str) {
     for prompt in prompts.iter_mut().filter(|it| !has_cache_salt(&it.params)) {
         prompt.params.set(CACHE_SALT_KEY, format!("\"{salt}\""));
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_numbers_and_what_says_none_keeps_nothing_apart() {
+    fn versions_are_compared_as_numbers_and_an_unknown_version_isolates_nothing() {
         for known in ["0.11.0", "0.11.0rc1", "0.32.0+cpu", "1.0", "0.15.1.dev7+g1234"] {
             assert!(supports_cache_salt(Some(known)), "{known}");
         }

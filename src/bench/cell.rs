@@ -1,27 +1,28 @@
-//! The cells of a sweep: a batch size and a window each, and how many prompts it takes to measure one.
+//! The cells of a sweep: combinations of batch size and concurrency limit (window), and the prompts needed to measure one.
 
 use serde::{Deserialize, Serialize};
 
 use crate::settings::AutoOrCount;
 
-/// How servers are asked in one row of the table.
+/// Batch size and concurrency limit that are measured together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BenchCell {
-    /// Prompts a request.
+    /// Prompts per request.
     pub batch: AutoOrCount,
-    /// Sequences in flight an endpoint.
+    /// Concurrency limit: sequences in flight per endpoint.
     pub window: AutoOrCount,
 }
 
-/// So often a window goes round in a measurement: its beginning and its end, in which servers are not full, weigh alike
-/// in all cells.
+/// Prompts of a measurement as a multiple of the concurrency limit, so that ramp and tail, in which servers are not full,
+/// have the same weight in all cells.
 const WINDOW_ROUNDS: u64 = 8;
-/// Prompts of a measurement at least.
+/// Fewest prompts of a measurement.
 const MIN_PROMPTS: u64 = 16;
-/// With a window that is found while the work goes on.
+/// Prompts of a measurement whose concurrency limit is found while it runs.
 const AUTO_WINDOW_PROMPTS: u64 = 512;
 
-/// Every batch size with every window, each once: window by window, in the order they were given.
+/// Combines every batch size with every concurrency limit, without duplicates and in the order given; batch sizes vary
+/// fastest.
 #[must_use]
 pub fn sweep_cells(batches: &[AutoOrCount], windows: &[AutoOrCount]) -> Vec<BenchCell> {
     let mut cells = Vec::new();
@@ -37,7 +38,7 @@ pub fn sweep_cells(batches: &[AutoOrCount], windows: &[AutoOrCount]) -> Vec<Benc
 }
 
 impl BenchCell {
-    /// Why there is nothing to measure, where a prompt takes `n` sequences.
+    /// Returns why the cell cannot be measured with `n` sequences per prompt, if so.
     #[must_use]
     pub fn impossible_reason(&self, n: u64) -> Option<String> {
         let (AutoOrCount::Count(batch), AutoOrCount::Count(window)) = (self.batch, self.window)
@@ -46,11 +47,11 @@ impl BenchCell {
         };
         let sequences = (batch as u64).saturating_mul(n.max(1));
         (sequences > window as u64).then(|| {
-            format!("not measured: a list of {sequences} does not fit into a window of {window}")
+            format!("not measured: a batch of {sequences} sequences exceeds the window of {window}")
         })
     }
 
-    /// Prompts an endpoint and measurement, where nobody said how many.
+    /// Returns the default number of prompts per endpoint and measurement.
     #[must_use]
     pub fn default_prompts(&self) -> u64 {
         let largest = match (self.batch, self.window) {
@@ -76,7 +77,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_pair_is_there_once_and_nothing_else(
+        fn every_combination_occurs_exactly_once(
             batches in prop::collection::vec(any_amount(), 1..6),
             windows in prop::collection::vec(any_amount(), 1..6),
         ) {
@@ -91,7 +92,7 @@ mod tests {
         }
 
         #[test]
-        fn what_can_be_measured_has_rounds_enough(batch in any_amount(), window in any_amount(), n in 1..4u64) {
+        fn every_measurable_cell_has_enough_prompts(batch in any_amount(), window in any_amount(), n in 1..4u64) {
             let cell = BenchCell { batch, window };
             let prompts = cell.default_prompts();
             prop_assert!(prompts >= MIN_PROMPTS);
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_longer_than_the_window_says_so() {
+    fn a_batch_larger_than_the_window_is_not_measurable() {
         let cell = |batch, window| BenchCell { batch: Count(batch), window: Count(window) };
         assert_eq!(cell(64, 64).impossible_reason(1), None);
         let why = cell(64, 8).impossible_reason(1).expect("it does not fit");

@@ -1,25 +1,25 @@
-//! The same prompts batched and single: what it is worth, and whether the answers are the same.
+//! The report of a comparison: the same prompts batched and single, their speed-up, and whether the answers agree.
 
 use serde::{Deserialize, Serialize};
 
 use super::{BenchCell, BenchConditions, BenchRun, RepeatSpread, RunFigures};
 use crate::domain::Merge;
 
-/// How answers of both ways agree.
+/// Agreement between the batched and the single answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerAgreement {
-    /// Prompts with the same answer both ways.
+    /// Prompts with equal answers.
     pub equal: u64,
-    /// Prompts with two answers.
+    /// Prompts with different answers.
     pub different: u64,
-    /// Prompts that were not answered both ways.
+    /// Prompts that lack one or both answers.
     pub unknown: u64,
-    /// The first that differs: the prompt, its batched and its single answer.
+    /// First difference: the prompt, its batched answer and its single answer.
     pub example: Option<[String; 3]>,
 }
 
 impl AnswerAgreement {
-    /// One more prompt with its batched and single answer, where there are any.
+    /// Counts a prompt with its batched and its single answer.
     pub fn count_pair(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
         match (batched, single) {
             (Some(one), Some(other)) if one == other => self.equal += 1,
@@ -42,32 +42,32 @@ impl Merge for AnswerAgreement {
     }
 }
 
-/// One of both ways.
+/// Result of one side of the comparison, batched or single.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompareSide {
-    /// How servers were asked.
+    /// Batch size and concurrency limit of this side.
     #[serde(flatten)]
     pub cell: BenchCell,
-    /// Prompts asked, in all runs.
+    /// Prompts sent in all runs.
     pub asked: u64,
-    /// Prompts answered.
+    /// Prompts answered in all runs.
     pub answered: u64,
-    /// The share of prompts that were answered, from 0 to 1.
+    /// Fraction of the prompts that were answered, from 0 to 1.
     pub completion: f64,
-    /// Seconds, all runs together.
+    /// Duration of all runs together, in seconds.
     pub seconds: f64,
-    /// HTTP requests.
+    /// HTTP requests in all runs.
     pub requests: u64,
-    /// Of all runs.
+    /// Figures over all runs; `None` if nothing was answered.
     pub figures: Option<RunFigures>,
-    /// Each measurement.
+    /// Measured runs, in order.
     pub runs: Vec<BenchRun>,
-    /// Why not all were answered.
+    /// Reason why prompts are unanswered, if any are.
     pub failed: Option<String>,
 }
 
 impl CompareSide {
-    /// Of these measurements.
+    /// Sums up the runs of one side.
     #[must_use]
     pub fn new(cell: BenchCell, runs: Vec<BenchRun>) -> Self {
         let sum = |count: fn(&BenchRun) -> u64| runs.iter().map(count).sum::<u64>();
@@ -86,25 +86,25 @@ impl CompareSide {
     }
 }
 
-/// What a comparison found.
+/// Report of `bench compare`, serialized as its JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompareReport {
-    /// What holds for both.
+    /// Conditions of both sides.
     pub conditions: BenchConditions,
-    /// In lists.
+    /// Result with several prompts per request.
     pub batched: CompareSide,
-    /// One by one.
+    /// Result with one prompt per request.
     pub single: CompareSide,
-    /// How many times as many prompts a second batched requests answer; of each repeat.
+    /// Ratio of batched to single prompts per second, over the repeats.
     pub speed_up: Option<RepeatSpread>,
-    /// The answers beside each other.
+    /// Agreement of the answers.
     pub answers: AnswerAgreement,
-    /// What is worth saying.
+    /// Remarks for the reader of the report.
     pub notes: Vec<String>,
 }
 
 impl CompareReport {
-    /// Of both ways: the runs of a repeat are in the same place.
+    /// Compares both sides. Runs at the same position belong to the same repeat; `greedy` tells whether the temperature was 0.
     #[must_use]
     pub fn new(
         conditions: BenchConditions,
@@ -121,24 +121,25 @@ impl CompareReport {
         let mut notes = Vec::new();
         if answers.different > 0 {
             notes.push(if greedy {
-                "at temperature 0 answers that differ come from numerics: a batch is added up in another order".into()
+                "at temperature 0, different answers come from numerics: batches sum in a different order".into()
             } else {
-                "answers are drawn by chance here: --temperature 0 makes them comparable".into()
+                "answers were sampled randomly: pass --temperature 0 to compare them".into()
             });
         }
         notes.extend(conditions.report_notes());
         if !conditions.caches_apart {
             let even = conditions.repeats.is_multiple_of(2);
-            let advice = if even { "" } else { " (an even number of --repeats weighs both alike)" };
+            let advice =
+                if even { "" } else { " (an even number of --repeats gives both equal weight)" };
             notes.push(format!(
-                "of each repeat the way that goes second may find prompts in prefix caches, which only vLLM from 0.11 on \
-                 keeps apart, where you give no cache_salt: both go first in turn{advice}"
+                "the side measured second in a repeat may hit prefix caches, which only vLLM 0.11 or later isolates, and only \
+                without a cache_salt of your own: both sides go first in turn{advice}"
             ));
         }
         if batched.figures.is_some_and(|it| it.prompts_per_request < 1.05) {
             notes.push(
-                "no lists were made: prompts are conversations for the server to render (--api completions sends raw \
-                 texts; --chat-template renders here)"
+                "no batches were formed: prompts are conversations that the server renders (--api completions sends raw \
+                texts; --chat-template renders here)"
                     .into(),
             );
         }
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_speed_up_is_of_repeats_and_completion_of_prompts() {
+    fn the_speed_up_is_taken_per_repeat_and_completion_over_all_prompts() {
         let batched = compare_side(vec![measured_run(10, 1.0), measured_run(10, 2.0)]);
         let single = compare_side(vec![measured_run(10, 4.0), measured_run(8, 4.0)]);
         assert_eq!((batched.completion, single.completion), (1.0, 0.9));
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_equal_different_or_unknown_and_the_first_difference_is_kept() {
+    fn every_prompt_counts_as_equal_different_or_unknown_and_the_first_difference_is_kept() {
         let mut one = AnswerAgreement::default();
         one.count_pair("p", Some("x"), Some("x"));
         one.count_pair("q", Some("x"), None);
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_caches_may_have_helped_is_said() {
+    fn possible_prefix_cache_hits_are_noted() {
         let says = |repeats, caches_apart, rows_came_again| {
             let conditions =
                 BenchConditions { repeats, caches_apart, rows_came_again, ..isolated_conditions() };

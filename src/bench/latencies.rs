@@ -1,4 +1,6 @@
-//! Latencies that add up over ranks: a histogram with steps of one percent.
+//! A mergeable latency histogram for benchmarks, with buckets one percent wide.
+//!
+//! The histogram of runs and reports is in `metrics/`.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::Merge;
 
-/// How often each latency was seen, in steps.
+/// Number of latencies in each bucket of a logarithmic scale.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BenchLatencies(BTreeMap<u16, u64>);
 
-/// Seconds of the first step; what is shorter is in it too.
+/// Latency of the first bucket in seconds; shorter ones are counted in it too.
 const FIRST_BUCKET_SECONDS: f64 = 1e-5;
-/// From one step to the next.
+/// Ratio of neighbouring buckets.
 const BUCKET_RATIO: f64 = 1.01;
 
 impl BenchLatencies {
-    /// One more, in seconds.
+    /// Records a latency in seconds.
     pub fn record_latency(&mut self, seconds: f64) {
         let step = ((seconds / FIRST_BUCKET_SECONDS).max(1.0).ln() / BUCKET_RATIO.ln()).round();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
@@ -24,7 +26,7 @@ impl BenchLatencies {
         *self.0.entry(step).or_default() += 1;
     }
 
-    /// What this share of them, from 0 to 1, does not exceed, in seconds within a percent; none of none.
+    /// Returns the quantile for a share from 0 to 1 (0.99: p99) in seconds, accurate to one percent; `None` without latencies.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<f64> {
         let all: u64 = self.0.values().sum();
@@ -59,7 +61,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_quantile_is_within_a_percent_and_merging_changes_nothing(
+        fn a_quantile_is_accurate_to_a_percent_also_after_merging(
             one in prop::collection::vec(1e-4..1e4f64, 1..60),
             other in prop::collection::vec(1e-4..1e4f64, 0..60),
             share in 0.0..1.0f64,
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn of_none_there_is_none_and_odd_numbers_are_borne() {
+    fn an_empty_histogram_has_no_quantile_and_invalid_numbers_are_accepted() {
         assert_eq!(of(&[]).quantile(0.5), None);
         assert!(of(&[f64::NAN, -1.0, 0.0, f64::INFINITY]).quantile(0.5).is_some());
     }

@@ -1,38 +1,39 @@
-//! One measurement of one rank, and of all ranks together.
+//! Counts and latencies of one measurement, of a single rank or merged over all.
 
 use serde::{Deserialize, Serialize};
 
 use super::BenchLatencies;
 use crate::domain::{Merge, Outcome, PromptResult};
 
-/// What came of asking some prompts. Of no prompts: the neutral element, as a rank without endpoints brings it.
+/// Result of sending some prompts once. The default, without prompts, is the neutral element of merging; ranks without
+/// endpoints contribute it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BenchMeasurement {
-    /// Prompts that were to be asked.
+    /// Prompts that were to be sent.
     pub asked: u64,
-    /// Prompts answered.
+    /// Prompts with an answer.
     pub answered: u64,
-    /// Prompts failed.
+    /// Prompts that failed.
     pub failed: u64,
-    /// Tokens of prompts that were answered.
+    /// Tokens of the answered prompts.
     pub prompt_tokens: u64,
-    /// Tokens of answers.
+    /// Tokens of the answers.
     pub completion_tokens: u64,
-    /// HTTP requests.
+    /// HTTP requests sent.
     pub requests: u64,
-    /// From the first prompt to the last outcome; of the slowest rank.
+    /// Time from the first prompt to the last outcome in seconds; merged, that of the slowest rank.
     pub seconds: f64,
-    /// Of each answer.
+    /// Latencies of the answers.
     pub latencies: BenchLatencies,
-    /// What the first failure says.
+    /// Message of the first failure.
     pub first_failure: Option<String>,
-    /// Why it ended before all prompts had an outcome.
+    /// Reason why it ended before all prompts had an outcome, if it did.
     pub end_reason: Option<String>,
 }
 
 impl BenchMeasurement {
-    /// One more outcome.
-    pub fn count(&mut self, settled: &PromptResult) {
+    /// Counts the outcome of a prompt.
+    pub fn count_outcome(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
@@ -48,13 +49,13 @@ impl BenchMeasurement {
         }
     }
 
-    /// Prompts with an outcome.
+    /// Returns the number of prompts with an outcome.
     #[must_use]
-    pub fn settled(&self) -> u64 {
+    pub fn outcome_count(&self) -> u64 {
         self.answered + self.failed
     }
 
-    /// Why its figures are not those of all prompts, where they are not.
+    /// Returns why the figures do not cover all prompts, if they do not.
     #[must_use]
     pub fn incomplete_reason(&self) -> Option<String> {
         let Self { asked, answered, failed, .. } = self;
@@ -65,7 +66,7 @@ impl BenchMeasurement {
         match &self.end_reason {
             Some(why) => Some(format!("{why}: {answered} of {asked} prompts were answered")),
             None if *failed > 0 => Some(failures()),
-            None if self.settled() < *asked => {
+            None if self.outcome_count() < *asked => {
                 Some(format!("{answered} of {asked} prompts were answered"))
             }
             None if *asked == 0 => Some("nothing was asked".into()),
@@ -94,7 +95,7 @@ pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Most often none.
+    /// Zero in eight of nine cases.
     fn mostly_zero() -> impl Strategy<Value = u64> {
         prop_oneof![8 => Just(0), 1 => 1..3u64]
     }

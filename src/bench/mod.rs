@@ -1,6 +1,7 @@
-//! What `bench` measures and what follows from it: which cells there are, figures out of measurements, which cell is best.
+//! Benchmark plans, statistics and reports: the cells to measure, figures from measurements, and the choice of the best cell.
 //!
-//! Pure: owns plans, statistics and reports as values. Asks no server, prints nothing and draws nothing.
+//! Pure: everything here is a value. Sending prompts is `job/bench`, tables are printed in `console/bench.rs`, and the sweep's
+//! chart is drawn in `report/`.
 
 mod cache_salt;
 mod cell;
@@ -24,41 +25,41 @@ pub use synthetic_prompts::generate_text;
 
 use serde::Serialize;
 
-/// What holds for all measurements of a report.
+/// Conditions that are common to all measurements of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BenchConditions {
-    /// The program's version.
+    /// Version of this program.
     pub version: String,
-    /// MPI ranks.
+    /// Number of MPI ranks.
     pub ranks: usize,
-    /// Ready endpoints that were asked, of all ranks.
+    /// Number of ready endpoints measured, over all ranks.
     pub endpoints: u64,
-    /// The model; none where there are several.
+    /// Model that answered; `None` if there are several.
     pub model: Option<String>,
-    /// The route of texts; none where models differ in it.
+    /// Route of texts; `None` if models differ in it.
     pub api: Option<String>,
-    /// Where prompts came from: files, or none if they were made up.
+    /// Input files of the prompts; empty for synthetic prompts.
     pub inputs: Vec<String>,
-    /// The longest answer, in tokens.
+    /// Longest answer in tokens.
     pub max_tokens: u64,
     /// Sampling parameters of every request, as JSON.
     pub sampling: String,
-    /// How often each cell was measured, after a warm-up that does not count.
+    /// Measurements per cell, after a warm-up that is not counted.
     pub repeats: u32,
-    /// Did every measurement have the servers' prefix caches for itself? Else it may have found what an earlier one asked.
+    /// Whether each measurement was isolated in the servers' prefix caches; otherwise it may have hit entries of earlier ones.
     pub caches_apart: bool,
-    /// The input has fewer rows than were asked for: prompts came again where they could be found in prefix caches.
+    /// Whether the input had too few rows, so that prompts were repeated and may have hit prefix caches.
     pub rows_came_again: bool,
-    /// Why not all that was asked for was measured: what ended it early.
+    /// Reason why measuring ended early, if it did.
     pub incomplete: Option<String>,
 }
 
 impl BenchConditions {
-    /// What is worth saying of any report under them.
+    /// Returns the remarks that apply to any report under these conditions.
     #[must_use]
     pub fn report_notes(&self) -> Vec<String> {
-        let again = "the input has fewer rows than were asked for: prompts came again, and prefix caches may have helped \
-                     (give more rows, or fewer --prompts)";
+        let again = "the input has too few rows: prompts were repeated and may have hit prefix caches (use more rows, or a \
+        smaller --prompts)";
         self.rows_came_again.then(|| again.to_owned()).into_iter().collect()
     }
 }

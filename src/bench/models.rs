@@ -1,47 +1,47 @@
-//! Models, or endpoints, one after the other.
+//! The report of measuring models, or single endpoints, one after the other.
 
 use serde::Serialize;
 
 use super::{BenchConditions, BenchRun, RunFigures};
 
-/// What came of all of them.
+/// Report of `bench models`, serialized as its JSON output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ModelsReport {
-    /// What holds for all.
+    /// Conditions of all measurements.
     pub conditions: BenchConditions,
-    /// Each, those that failed too.
+    /// Measured models or endpoints, including failed ones.
     pub models: Vec<ModelRow>,
-    /// What is worth saying.
+    /// Remarks for the reader of the report.
     pub notes: Vec<String>,
 }
 
-/// One model at all endpoints that serve it, or at one.
+/// Result of one model at all endpoints that serve it, or at a single endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelRow {
-    /// The model.
+    /// Name of the model.
     pub model: String,
-    /// The endpoint, where each is measured by itself.
+    /// Endpoint, if endpoints are measured one by one.
     pub endpoint: Option<String>,
-    /// How many endpoints serve it.
+    /// Number of endpoints that serve the model.
     pub endpoints: u64,
-    /// The route of texts.
+    /// Route used for texts.
     pub api: Option<String>,
-    /// Runs that were asked for.
+    /// Number of runs requested.
     pub runs_wanted: u32,
-    /// Runs in which every prompt was answered.
+    /// Number of runs in which every prompt was answered.
     pub runs_whole: u32,
-    /// Of those runs.
+    /// Figures over those runs; `None` without any.
     pub figures: Option<RunFigures>,
-    /// Each run.
+    /// All runs, in order.
     pub runs: Vec<BenchRun>,
-    /// An answer.
+    /// One of the answers.
     pub sample: Option<String>,
-    /// Why runs are missing, where any are.
+    /// Reason why runs are missing or incomplete, if any are.
     pub failed: Option<String>,
 }
 
 impl ModelRow {
-    /// Of these runs; `failed` is why there are not as many as there should be.
+    /// Sums up the runs of a model; `failed` is the reason why runs are missing.
     #[must_use]
     pub fn new(
         (model, endpoint): (String, Option<String>),
@@ -70,18 +70,18 @@ impl ModelRow {
 }
 
 impl ModelsReport {
-    /// Of these.
+    /// Creates the report with its remarks.
     #[must_use]
     pub fn new(conditions: BenchConditions, models: Vec<ModelRow>) -> Self {
         let note = (!conditions.caches_apart && models.len() > 1).then(|| {
-            "all are asked the same prompts: a server's second model finds them in prefix caches where both names stand for \
-             the same one, which only vLLM from 0.11 on keeps apart, where you give no cache_salt"
+            "all models get the same prompts: if two names of a server mean the same model, the second may hit prefix caches, \
+            which only vLLM 0.11 or later isolates, and only without a cache_salt of your own"
                 .to_owned()
         });
         Self { conditions, models, notes: note.into_iter().collect() }
     }
 
-    /// Did every run of every model answer every prompt?
+    /// Returns whether every run of every model answered every prompt.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         !self.models.is_empty() && self.models.iter().all(|it| it.runs_whole == it.runs_wanted)

@@ -1,22 +1,22 @@
-//! Figures of several measurements of the same thing: the middle one, and how far they are apart.
+//! Figures of repeated measurements: rates, latencies, their medians and their spread.
 
 use serde::Serialize;
 
 use super::BenchMeasurement;
 
-/// A figure of all repeats.
+/// Median and range of a figure over all repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RepeatSpread {
-    /// The middle one; of an even count the mean of the two in the middle.
+    /// Median; for an even number of repeats the mean of the two middle values.
     pub median: f64,
-    /// The least.
+    /// Smallest value of all repeats.
     pub least: f64,
-    /// The most.
+    /// Largest value of all repeats.
     pub most: f64,
 }
 
 impl RepeatSpread {
-    /// Of these; none of none.
+    /// Computes median and range; `None` without values.
     #[must_use]
     pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut all: Vec<f64> = figures.into_iter().collect();
@@ -28,35 +28,35 @@ impl RepeatSpread {
     }
 }
 
-/// One measurement, in figures.
+/// Figures of one measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchRun {
-    /// Prompts asked.
+    /// Prompts that were sent.
     pub asked: u64,
-    /// Prompts answered.
+    /// Prompts that were answered.
     pub answered: u64,
-    /// From the first prompt to the last outcome.
+    /// Time from the first prompt to the last outcome, in seconds.
     pub seconds: f64,
-    /// HTTP requests.
+    /// HTTP requests that were sent.
     pub requests: u64,
-    /// Tokens of the prompts.
+    /// Tokens of the answered prompts.
     pub prompt_tokens: u64,
-    /// Tokens of the answers.
+    /// Tokens of all answers.
     pub completion_tokens: u64,
-    /// Prompts answered a second.
+    /// Prompts answered per second.
     pub prompts_per_s: f64,
-    /// Tokens of answers a second.
+    /// Answer tokens per second.
     pub tokens_per_s: f64,
-    /// Seconds that half of the answers took at most.
+    /// Median latency of an answer, in seconds.
     pub p50_s: f64,
-    /// Seconds that 99 of 100 answers took at most.
+    /// 99th percentile of the latency, in seconds.
     pub p99_s: f64,
-    /// Why not all prompts were answered, where they were not.
+    /// Reason why prompts are unanswered, if any are.
     pub failed: Option<String>,
 }
 
 impl BenchRun {
-    /// Of a measurement.
+    /// Computes the figures of a measurement.
     #[must_use]
     pub fn of(measured: &BenchMeasurement) -> Self {
         let per_second = |count: u64| {
@@ -78,27 +78,27 @@ impl BenchRun {
     }
 }
 
-/// The figures of several runs.
+/// Figures over several runs of the same cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RunFigures {
-    /// Prompts answered a second.
+    /// Prompts answered per second.
     pub prompts_per_s: RepeatSpread,
-    /// Tokens of answers a second.
+    /// Answer tokens per second.
     pub tokens_per_s: RepeatSpread,
-    /// Seconds that half of the answers took at most.
+    /// Median latency of an answer, in seconds.
     pub p50_s: RepeatSpread,
-    /// Seconds that 99 of 100 answers took at most.
+    /// 99th percentile of the latency, in seconds.
     pub p99_s: RepeatSpread,
-    /// Prompts a request, over all runs.
+    /// Prompts per request, over all runs.
     pub prompts_per_request: f64,
-    /// Tokens a prompt, as servers counted them.
+    /// Tokens per prompt, as counted by the servers.
     pub prompt_tokens: f64,
-    /// Tokens an answer.
+    /// Tokens per answer, as counted by the servers.
     pub answer_tokens: f64,
 }
 
 impl RunFigures {
-    /// Of these runs; none of none, or where nothing was answered.
+    /// Computes the figures over the runs that answered something; `None` if none did.
     #[must_use]
     pub fn of<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
         let runs: Vec<&BenchRun> = runs.into_iter().filter(|run| run.answered > 0).collect();
@@ -118,7 +118,8 @@ impl RunFigures {
         })
     }
 
-    /// What is compared: tokens a second, since answers differ in length; prompts a second where no tokens are counted.
+    /// Returns the throughput by which cells are compared: tokens per second, since answers differ in length, or prompts per
+    /// second if no tokens are counted.
     #[must_use]
     pub fn compared_throughput(&self) -> RepeatSpread {
         if self.tokens_per_s.most > 0.0 { self.tokens_per_s } else { self.prompts_per_s }
@@ -133,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_median_lies_between_the_ends_and_splits_the_rest(all in prop::collection::vec(0.0..1e6f64, 1..20)) {
+        fn the_median_has_at_most_half_of_the_values_on_each_side(all in prop::collection::vec(0.0..1e6f64, 1..20)) {
             let it = RepeatSpread::of(all.iter().copied()).expect("some");
             prop_assert!(it.least <= it.median && it.median <= it.most);
             let below = all.iter().filter(|&&x| x < it.median).count();
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_even_counts_is_between_the_two_in_the_middle() {
+    fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
         assert_eq!(RepeatSpread::of([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
         assert_eq!(RepeatSpread::of([]), None);
     }

@@ -1,45 +1,46 @@
-//! A sweep's report, and which of its cells is best.
+//! The report of a sweep and the choice of its best cell.
 
 use serde::Serialize;
 
 use super::{BenchCell, BenchConditions, BenchRun, RepeatSpread, RunFigures};
 
-/// What a sweep found.
+/// Report of `bench sweep`, serialized as its JSON output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SweepReport {
-    /// What holds for all cells.
+    /// Conditions of all cells.
     pub conditions: BenchConditions,
-    /// All cells, those that failed too.
+    /// All cells, including those that failed.
     pub cells: Vec<SweepRow>,
-    /// The place of the best, from 0.
+    /// Position in `cells` of the cell with the highest throughput, from 0.
     pub best: Option<usize>,
-    /// The places of those that are as good as the best, as far as can be told.
+    /// Positions of the cells whose throughput is not distinguishable from the best.
     pub as_good: Vec<usize>,
-    /// The place of the one with the least p99 of all these.
+    /// Position of the cell with the lowest p99 latency among the best and its ties.
     pub soonest: Option<usize>,
-    /// What is worth saying.
+    /// Remarks for the reader of the report.
     pub notes: Vec<String>,
 }
 
-/// One cell.
+/// Result of one cell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SweepRow {
-    /// Which.
+    /// Batch size and concurrency limit of the cell.
     #[serde(flatten)]
     pub cell: BenchCell,
-    /// Each measurement.
+    /// Measured runs, in order.
     pub runs: Vec<BenchRun>,
-    /// Of all runs, if each of them answered all prompts.
+    /// Figures over all runs; `None` unless each of them answered all prompts.
     pub figures: Option<RunFigures>,
-    /// Why there are none.
+    /// Reason why there are no figures.
     pub failed: Option<String>,
 }
 
-/// Nearer to the best than this is as good: servers and machines vary by as much, whatever a few repeats show.
+/// Relative difference in throughput below which cells are tied: servers and machines vary by as much, whatever a few repeats
+/// show.
 const TIE_TOLERANCE: f64 = 0.02;
 
 impl SweepRow {
-    /// Of these measurements; `failed` is why there are not as many as there should be.
+    /// Sums up the runs of a cell; `failed` is the reason why runs are missing.
     #[must_use]
     pub fn new(cell: BenchCell, runs: Vec<BenchRun>, failed: Option<String>) -> Self {
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
@@ -50,15 +51,15 @@ impl SweepRow {
 }
 
 impl SweepReport {
-    /// Of these cells.
+    /// Finds the best cells and creates the report with its remarks.
     #[must_use]
     pub fn new(conditions: BenchConditions, cells: Vec<SweepRow>) -> Self {
         let (best, as_good) = find_best_cells(&cells);
         let mut notes = conditions.report_notes();
         if has_no_lists(&cells) {
             notes.push(
-                "batch sizes make no difference here: prompts went one by one, since they are conversations for the server \
-                 to render (--api completions sends raw texts; --chat-template renders here)"
+                "batch sizes had no effect: prompts were sent one by one, since they are conversations that the server renders \
+                (--api completions sends raw texts; --chat-template renders here)"
                     .into(),
             );
         }
@@ -69,23 +70,23 @@ impl SweepReport {
     }
 }
 
-/// The place of the best cell, and of those that are as good.
+/// Returns the position of the best cell and those of its ties.
 fn find_best_cells(cells: &[SweepRow]) -> (Option<usize>, Vec<usize>) {
     let speed = |row: &SweepRow| row.figures.map(|it| it.compared_throughput());
     let speeds = cells.iter().enumerate().filter_map(|(at, row)| Some((at, speed(row)?)));
-    // (of equal ones the first)
+    // Among equals the first wins.
     let Some((best, its)) =
         speeds.clone().reduce(|one, other| if other.1.median > one.1.median { other } else { one })
     else {
         return (None, Vec::new());
     };
-    // What the best itself does not always reach is no difference.
+    // A throughput that the best cell itself does not always reach is not a difference.
     let least = its.least.min(its.median * (1.0 - TIE_TOLERANCE));
     let near = |&(at, speed): &(usize, RepeatSpread)| at != best && speed.median >= least;
     (Some(best), speeds.filter(near).map(|(at, _)| at).collect())
 }
 
-/// Were lists asked for, and none made?
+/// Returns whether batches were requested and none were formed.
 fn has_no_lists(cells: &[SweepRow]) -> bool {
     let several = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Count(1);
     let fixed = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Auto;
@@ -122,7 +123,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_best_is_whole_and_nothing_is_better(runs in prop::collection::vec(
+        fn the_best_cell_is_complete_and_no_other_is_faster(runs in prop::collection::vec(
             prop::collection::vec(any_measurement(), 0..4), 0..8)
         ) {
             let cell = BenchCell { batch: AutoOrCount::Count(4), window: AutoOrCount::Auto };
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fastest_that_did_not_fail_is_best_and_what_is_near_is_as_good() {
+    fn the_fastest_complete_cell_is_best_and_close_ones_are_ties() {
         let rows = vec![
             sweep_row(500),
             failed_row(),
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_were_never_made_are_told_of() {
+    fn a_sweep_without_batches_has_a_note() {
         let mut alone = sweep_row(100);
         alone.figures.as_mut().expect("whole").prompts_per_request = 1.0;
         let says = |rows| SweepReport::new(BenchConditions::default(), rows).notes.len();

@@ -1,6 +1,6 @@
-//! Prompts out of numbers: of a length, and each like no other.
+//! Synthetic prompts of a given length, generated from numbers and all different.
 
-/// Words that common vocabularies have as one token each.
+/// Words that are a single token in common vocabularies.
 const WORDS: [&str; 64] = [
     "time",
     "year",
@@ -68,13 +68,14 @@ const WORDS: [&str; 64] = [
     "law",
 ];
 
-/// What is to be done with the words: it comes last, so that texts have nothing in common that a cache could keep.
+/// Instruction at the end of the text, so that texts have no common prefix for a cache.
 const TASK: &str = ". Write a story with these words.";
-/// Its tokens, about.
+/// Approximate tokens of the instruction.
 const TASK_TOKENS: usize = 8;
 
-/// A text of about so many tokens, one at least. Two of another seed or number differ from their first words on, so that
-/// no server's prefix cache helps. One that is not very short says what is to be done, so that answers have some length.
+/// Generates a text of about this number of tokens, at least one. Texts with another seed or number differ from their first
+/// words on, so that prefix caches do not help. Texts that are not very short end with an instruction, so that answers have
+/// some length.
 #[must_use]
 pub fn generate_text(seed: u64, number: u64, tokens: usize) -> String {
     let mut state = mix_bits(seed ^ mix_bits(number));
@@ -92,7 +93,7 @@ pub fn generate_text(seed: u64, number: u64, tokens: usize) -> String {
     text + task
 }
 
-/// As splitmix64 makes it: one number out of another.
+/// Mixes the bits of a number with the finalizer of splitmix64.
 fn mix_bits(number: u64) -> u64 {
     let one = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let other = (one ^ (one >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -105,7 +106,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn texts_have_their_length_and_beginnings_of_their_own() {
+    fn texts_have_the_requested_length_and_distinct_beginnings() {
         let texts: Vec<String> =
             (0..40).flat_map(|seed| (0..100).map(move |it| generate_text(seed, it, 20))).collect();
         assert!(texts.iter().all(|text| (18..=20).contains(&text.split(' ').count())));

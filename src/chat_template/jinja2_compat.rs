@@ -1,19 +1,19 @@
-//! What minijinja reads otherwise than jinja2, said in words that both read alike.
+//! Compatibility with jinja2: rewrites syntax that minijinja treats differently into syntax that both treat alike.
 //!
-//! Owns three rewritings, all within tags and none within a text or a comment:
+//! Owns three rewritings, all inside tags, never inside text or comments:
 //!
 //! | in the template | for minijinja | why |
 //! |---|---|---|
 //! | `{% generation %}`, `{% endgeneration %}` | `{% with %}`, `{% endwith %}` | only training needs the tag; its block has its own scope |
-//! | `x[a:b:c]` | `x.__slice__(a, b, c)` | minijinja panics on some backward slices, as of an empty list |
-//! | `\r\n` and `\r` | `\n` | jinja2 does so |
+//! | `x[a:b:c]` | `x.__slice__(a, b, c)` | minijinja panics on some backward slices, such as of an empty list |
+//! | `\r\n` and `\r` | `\n` | as jinja2 does |
 //!
-//! Does not judge: what is no template stays none.
+//! Does not validate: an invalid template stays invalid.
 
-/// The method that slices with a step go to.
+/// Name of the method that replaces slices with a step; `python_methods` implements it.
 pub(super) const SLICE_METHOD: &str = "__slice__";
 
-/// The template in minijinja's words.
+/// Rewrites a template for minijinja.
 pub(super) fn rewrite_template(template: &str) -> String {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(template.len() + 64);
@@ -33,21 +33,21 @@ pub(super) fn rewrite_template(template: &str) -> String {
     out
 }
 
-/// Copies up to and with the end, or all; gives the rest.
+/// Copies the text up to and including `end`, or all of it. Returns the rest.
 fn copy_through<'t>(out: &mut String, text: &'t str, end: &str) -> &'t str {
     let at = text.find(end).map_or(text.len(), |at| at + end.len());
     out.push_str(&text[..at]);
     &text[at..]
 }
 
-/// The first word of a block tag.
+/// Returns the first word of a block tag.
 fn tag_name(tag: &str) -> &str {
     let inner = tag[2..].trim_start_matches(['-', '+']).trim_start();
     let end = inner.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(inner.len());
     &inner[..end]
 }
 
-/// A block whose inside is text.
+/// Copies a `raw` block, whose content is text. Returns the rest.
 fn copy_raw_block<'t>(out: &mut String, text: &'t str) -> &'t str {
     let mut rest = copy_through(out, text, "%}");
     while let Some(at) = rest.find("{%") {
@@ -64,14 +64,14 @@ fn copy_raw_block<'t>(out: &mut String, text: &'t str) -> &'t str {
     ""
 }
 
-/// A bracket that is open, and the colons directly in it.
+/// An open bracket with the offsets of the colons directly inside it.
 struct OpenBracket {
     bracket: char,
-    at: usize,
+    offset: usize,
     colons: Vec<usize>,
 }
 
-/// A tag up to its end; gives the rest.
+/// Rewrites a tag up to its end. Returns the rest.
 fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
     let replacement = match tag_name(tag) {
         "generation" if end == "%}" => Some(("generation", "with")),
@@ -101,7 +101,7 @@ fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
                 }
             }
             '[' | '(' | '{' => {
-                open.push(OpenBracket { bracket: c, at: out.len() - 1, colons: vec![] })
+                open.push(OpenBracket { bracket: c, offset: out.len() - 1, colons: vec![] })
             }
             ':' => {
                 if let Some(last) = open.last_mut().filter(|it| it.bracket == '[') {
@@ -109,7 +109,7 @@ fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
                 }
             }
             ']' | ')' | '}' => {
-                if let Some(OpenBracket { at, colons, .. }) = open.pop()
+                if let Some(OpenBracket { offset: at, colons, .. }) = open.pop()
                     && let [first, second] = colons[..]
                 {
                     let slice = |from: usize, to: usize| match out[from..to].trim() {

@@ -1,17 +1,18 @@
-//! Chat templates: a conversation as the one text that its model was trained on.
+//! Chat templates: render a conversation to the text format that its model was trained on.
 //!
-//! Owns where a model keeps its template and special tokens, and the errors of both. The reference is
-//! `apply_chat_template` of the Python package transformers: what it gives, [`Renderer`] gives. Does not know which
-//! server, row or job a conversation belongs to, and refuses those that need more than texts (tools, images).
+//! Owns where a model's template and special tokens are found, and their errors. The reference is `apply_chat_template`
+//! of the Python package transformers: [`ChatRenderer`] gives the same text. Conversations that need more than text
+//! messages (tools, images) are refused; the engine sends those to the server's chat route. Whether an endpoint may get
+//! rendered conversations is checked by canaries, in `endpoint/canary.rs`.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `load` | a model's files |
-//! | `plain` | which conversations are rendered here |
+//! | `model_files` | a model's files |
+//! | `text_messages` | which conversations are rendered here |
 //! | `renderer` | the environment that a template sees |
-//! | `rewrite` | what has to be said otherwise before it is compiled |
-//! | `python` | Python's methods of texts and lists |
-//! | `dumps` | Python's `json.dumps` |
+//! | `jinja2_compat` | rewriting of syntax that minijinja treats differently |
+//! | `python_methods` | Python's methods of strings and lists |
+//! | `tojson` | Python's `json.dumps` |
 
 mod jinja2_compat;
 mod model_files;
@@ -29,80 +30,80 @@ use serde::{Deserialize, Serialize};
 pub use renderer::ChatRenderer;
 pub use text_messages::check_text_only;
 
-/// A model's chat template with the special tokens it writes; to be compiled where it is used.
+/// A model's chat template with its special tokens. It is compiled by each rank that uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatTemplate {
     text: String,
-    /// `bos_token` and the like, as texts.
+    /// Special tokens by name, such as `bos_token`.
     special_tokens: BTreeMap<String, String>,
-    /// The file it is from, for sentences.
+    /// File that the template was read from, for messages.
     source_file: String,
 }
 
 impl ChatTemplate {
-    /// The template's text.
+    /// Returns the text of the template.
     #[must_use]
-    pub fn text(&self) -> &str {
+    pub fn template_text(&self) -> &str {
         &self.text
     }
 
-    /// The file it is from.
+    /// Returns the file that the template was read from.
     #[must_use]
     pub fn source_file(&self) -> &str {
         &self.source_file
     }
 }
 
-/// There is no usable chat template.
+/// Reason why there is no usable chat template.
 #[derive(Debug, thiserror::Error)]
 pub enum ChatTemplateError {
-    /// The system refused.
-    #[error("{}: cannot read it: {source}", .path.display())]
+    /// The system could not read a file.
+    #[error("{}: cannot read: {source}", .path.display())]
     Io {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A file that should be JSON.
+    /// A JSON file that is malformed.
     #[error("{}: {what}", .path.display())]
     Malformed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         what: String,
     },
-    /// Files without a template.
+    /// The files of the model have no template.
     #[error(
-        "{} has no chat template: neither a chat_template.jinja nor a chat_template in tokenizer_config.json; name a file \
-         that has one, or let the server render the conversations", .path.display()
+        "{} has no chat template: neither chat_template.jinja nor chat_template in tokenizer_config.json\nhint: pass a \
+         template file to --chat-template, or --chat-template none to let the servers render conversations", .path.display()
     )]
     NoTemplate {
-        /// Where it was looked for.
+        /// Path that was searched.
         path: PathBuf,
     },
-    /// A text that is no template.
+    /// The text is not a valid template.
     #[error(
-        "{from}: the chat template cannot be used: {what}; let the server render the conversations, or mend the template"
+        "{from}: the chat template cannot be used: {what}\nhint: fix the template, or pass --chat-template none to let the servers render conversations"
     )]
     Syntax {
-        /// The file.
+        /// Path of the file.
         from: String,
-        /// What is wrong and where.
+        /// What is wrong, with its line.
         what: String,
     },
 }
 
-/// Why there is no text for a conversation.
+/// Reason why a conversation cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChatRenderError {
-    /// It asks for more than texts; the server's own chat route may know what to do.
-    #[error("the conversation is not one of texts only: {0}")]
+    /// The conversation has more than text messages. The server's chat route may support it.
+    #[error("the conversation has more than text messages: {0}")]
     NotTextOnly(String),
-    /// The template refuses it, in its own words.
-    #[error("the chat template refuses the conversation: {0}")]
+    /// The template rejects the conversation with this message.
+    #[error("the chat template rejects the conversation: {0}")]
     TemplateRefused(String),
-    /// The template fails on it.
+    /// The template fails with an error.
     #[error("the chat template fails on the conversation: {0}")]
     TemplateFailed(String),
 }

@@ -1,7 +1,6 @@
-//! A model's files: where its chat template is and what its special tokens are.
+//! Model files: finds a model's chat template and special tokens.
 //!
-//! Owns the files' names and which of them wins. Does not read the template itself: whether it is one shows when it is
-//! compiled.
+//! Owns the file names and their precedence. Whether a template is valid shows when it is compiled, in `renderer`.
 
 use std::{
     collections::BTreeMap,
@@ -14,20 +13,20 @@ use serde_json::Value;
 use super::{ChatTemplate, ChatTemplateError};
 
 const TEMPLATE_FILE: &str = "chat_template.jinja";
-/// Older models with images keep it here.
+/// File in which older multimodal models keep the template.
 const LEGACY_TEMPLATE_FILE: &str = "chat_template.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 
-/// The special tokens that templates see, by the names of transformers.
+/// Names of the special tokens that templates can use, as in transformers.
 const SPECIAL_TOKEN_NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl ChatTemplate {
-    /// Of a model's folder, of a tokenizer_config.json, or of a file that is a template.
+    /// Loads the template of a model folder, of a `tokenizer_config.json`, or of a template file.
     ///
     /// # Errors
-    /// A file that is not there or not what its name says, and files without a template.
+    /// A file that does not exist or is malformed, and files without a template.
     pub fn load(path: &Path) -> Result<Self, ChatTemplateError> {
         let is_config = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
         let folder = if path.is_dir() { Some(path) } else { path.parent() };
@@ -37,7 +36,7 @@ impl ChatTemplate {
         let found = if path.is_dir() {
             vec![beside(TEMPLATE_FILE), config.clone(), beside(LEGACY_TEMPLATE_FILE)]
         } else if is_config {
-            // A tokenizer that was saved lately has its template in a file of its own.
+            // Recent versions of transformers save the template in a separate file.
             vec![require_file(path)?, beside(TEMPLATE_FILE)]
         } else {
             vec![require_file(path)?]
@@ -63,7 +62,7 @@ fn require_file(path: &Path) -> Result<PathBuf, ChatTemplateError> {
     }
 }
 
-/// The template of a file, which is one or has one.
+/// Reads the template of a file, which is either a template or a JSON file that contains one.
 fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
     if path.extension().is_none_or(|it| !it.eq_ignore_ascii_case("json")) {
         return read(path);
@@ -79,14 +78,14 @@ fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
             let default = all.iter().find(|it| it["name"] == "default");
             let text = default.and_then(|it| it["template"].as_str());
             text.map(|it| Some(it.to_owned())).ok_or_else(|| {
-                wrong("its chat_template is a list without one of the name \"default\"; put the one to use into a file of its own")
+                wrong("chat_template is a list without an entry named \"default\"\nhint: put the template to use into a file of its own, and pass it to --chat-template")
             })
         }
-        Some(_) => Err(wrong("its chat_template is neither a text nor a list of named ones")),
+        Some(_) => Err(wrong("chat_template is neither a string nor a list of named templates")),
     }
 }
 
-/// The special tokens: of the config, and those that it lacks of the map.
+/// Reads the special tokens from the tokenizer's config, and missing ones from the special tokens map.
 fn read_special_tokens(
     config: &Path,
     map: &Path,
@@ -104,14 +103,14 @@ fn read_special_tokens(
         .collect())
 }
 
-/// A JSON object; an empty one where there is no such file.
+/// Reads a JSON object; returns an empty one if the file does not exist.
 fn read_json_object(path: &Path) -> Result<Value, ChatTemplateError> {
     let Some(text) = read(path)? else { return Ok(Value::Object(serde_json::Map::new())) };
     let wrong = |what: String| ChatTemplateError::Malformed { path: path.to_path_buf(), what };
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(wrong("it is no JSON object".into())),
-        Err(error) => Err(wrong(format!("it is no JSON: {error}"))),
+        Ok(_) => Err(wrong("not a JSON object".into())),
+        Err(error) => Err(wrong(format!("not JSON: {error}"))),
     }
 }
 

@@ -1,6 +1,6 @@
-//! Python's methods of texts and lists, where minijinja-contrib's differ or are missing.
+//! Python's methods of strings and lists, where minijinja-contrib's differ or are missing.
 //!
-//! Owns Python's idea of a blank and of a word. Does not know what a template is for.
+//! Owns Python's definitions of white space and of a word.
 
 use minijinja::{
     Error, ErrorKind, State, Value,
@@ -9,7 +9,7 @@ use minijinja::{
 
 use super::jinja2_compat::SLICE_METHOD;
 
-/// What a template calls that minijinja does not know.
+/// Calls a method that minijinja does not know.
 pub(super) fn call_method(
     state: &mut State,
     value: &Value,
@@ -26,12 +26,12 @@ pub(super) fn call_method(
     }
 }
 
-/// A blank of Python: Rust knows all but four of them.
+/// Whether Python treats a character as white space. Rust does so for all but four of them.
 pub(super) fn is_python_whitespace(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// `str.strip` of one end or both.
+/// Python's `str.strip`, `str.lstrip` and `str.rstrip`.
 pub(super) fn str_strip<'t>(
     text: &'t str,
     chars: Option<&str>,
@@ -95,25 +95,21 @@ fn partition_tuple(parts: [&str; 3]) -> Value {
 }
 
 fn check_separator(by: &str) -> Result<&str, Error> {
-    if by.is_empty() {
-        Err(invalid_operation("the separator to split at is empty"))
-    } else {
-        Ok(by)
-    }
+    if by.is_empty() { Err(invalid_operation("empty separator")) } else { Ok(by) }
 }
 
-/// `str.split` and `str.rsplit`.
+/// Python's `str.split` and `str.rsplit`.
 fn str_split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     let (by, most, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
     let by = by.map_or_else(|| named.get::<Option<&str>>("sep"), |it| Ok(Some(it)))?;
     let most = most.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |it| Ok(Some(it)))?;
     named.assert_all_used()?;
-    // A negative number is none.
+    // A negative maximum means no limit.
     let most = most.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX - 1);
     let mut parts: Vec<&str> = match (by, from_right) {
         (Some(by), false) => text.splitn(most + 1, check_separator(by)?).collect(),
         (Some(by), true) => text.rsplitn(most + 1, check_separator(by)?).collect(),
-        (None, _) => words(text, most, from_right),
+        (None, _) => split_words(text, most, from_right),
     };
     if from_right {
         parts.reverse();
@@ -121,8 +117,8 @@ fn str_split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Erro
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// The words between blanks; after so many splits the rest is one.
-fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
+/// Splits at white space, at most `most` times.
+fn split_words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = str_strip(text, None, !from_right, from_right);
     while !rest.is_empty() {
@@ -147,7 +143,7 @@ fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     words
 }
 
-/// `str.splitlines`, which knows more ends of a line than one.
+/// Python's `str.splitlines`, which has more line ends than `\n` and `\r`.
 fn lines(text: &str, keep: bool) -> Vec<&str> {
     let ends = |c: char| {
         matches!(
@@ -169,7 +165,7 @@ fn lines(text: &str, keep: bool) -> Vec<&str> {
     lines
 }
 
-/// jinja2's filter `indent`. minijinja's own drops the last end of a line.
+/// jinja2's filter `indent`. minijinja's own drops the last line end.
 pub(super) fn indent_filter(
     text: &str,
     width: Option<Value>,
@@ -185,10 +181,10 @@ pub(super) fn indent_filter(
     let by = match (width.as_str(), width.as_i64()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => repeat_spaces(number),
-        _ => return Err(invalid_operation("the width of indent is neither a number nor a text")),
+        _ => return Err(invalid_operation("indent: `width` must be a number or a string")),
     };
     let mut out = if first.unwrap_or(false) { by.clone() } else { String::new() };
-    // An end of its own, so that a text that ends with one has an empty line after it.
+    // The added line end gives a text that ends with one an empty last line, as in jinja2.
     let whole = format!("{text}\n");
     for (at, line) in lines(&whole, false).into_iter().enumerate() {
         if at > 0 {
@@ -202,12 +198,12 @@ pub(super) fn indent_filter(
     Ok(out)
 }
 
-/// So many spaces, within reason.
+/// Returns `number` spaces, at most 1000.
 pub(super) fn repeat_spaces(number: i64) -> String {
     " ".repeat(usize::try_from(number).unwrap_or(0).min(1000))
 }
 
-/// `str.title`: a word is a run of letters that are small or large.
+/// Python's `str.title`, in which a word is a run of cased letters.
 fn str_title(text: &str) -> String {
     let cased = |c: char| c.is_lowercase() || c.is_uppercase();
     map_words(
@@ -220,13 +216,13 @@ fn str_title(text: &str) -> String {
     )
 }
 
-/// jinja2's filter `title`, whose words are others.
+/// jinja2's filter `title`, in which words end at white space, hyphens and opening brackets.
 pub(super) fn title_filter(text: &str) -> String {
     let between = |c: char| is_python_whitespace(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
     map_words(text, between, |first| first.to_uppercase().collect())
 }
 
-/// Each word with a first letter that is made large, and the rest small.
+/// Capitalises the first letter of each word and lower-cases the rest.
 fn map_words(text: &str, between: impl Fn(char) -> bool, large: impl Fn(char) -> String) -> String {
     let mut out = String::with_capacity(text.len());
     for piece in text.split_inclusive(&between) {
@@ -234,19 +230,19 @@ fn map_words(text: &str, between: impl Fn(char) -> bool, large: impl Fn(char) ->
         let (word, end) = piece.split_at(end.map_or(piece.len(), |(at, _)| at));
         let mut rest = word.chars();
         out.extend(rest.next().map(&large));
-        // All at once: how a sigma looks depends on what is around it.
+        // As a whole, because the lower case of a sigma depends on the letters around it.
         out.push_str(&rest.as_str().to_lowercase());
         out.push_str(end);
     }
     out
 }
 
-/// `value[start:stop:step]`.
+/// Python's `value[start:stop:step]`.
 fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
     let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
     let step = step.unwrap_or(1);
     if step == 0 {
-        return Err(invalid_operation("a slice cannot have a step of 0"));
+        return Err(invalid_operation("slice step cannot be zero"));
     }
     if let Some(text) = value.as_str() {
         let chars: Vec<char> = text.chars().collect();
@@ -262,7 +258,7 @@ fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
     Ok(if value.is_tuple() { Value::from(Tuple::from(picked)) } else { Value::from(picked) })
 }
 
-/// Python's rule: what lies outside is cut off, what is negative counts from the end.
+/// Slices as Python does: bounds are clamped to the list, negative ones count from the end.
 fn slice_items<T: Clone>(all: &[T], start: Option<i64>, stop: Option<i64>, step: i64) -> Vec<T> {
     let len = i64::try_from(all.len()).unwrap_or(i64::MAX);
     let (lowest, highest) = if step > 0 { (0, len) } else { (-1, len - 1) };

@@ -1,6 +1,6 @@
-//! The environment that a chat template sees: the one that transformers makes with jinja2, made with minijinja.
+//! The chat renderer: the environment that transformers builds with jinja2, built with minijinja.
 //!
-//! Owns the variables, the functions, the limits and what becomes of errors. Does not know files.
+//! Owns the variables, functions, limits and error mapping. Template files are found in `model_files`.
 
 use std::{error, fmt};
 
@@ -18,33 +18,32 @@ use super::{
     text_messages, tojson,
 };
 
-/// The steps after which a template counts as endless: a second's work or so, and far more than a conversation needs
-/// that any model can hold.
+/// Number of steps after which a template counts as endless: about a second of work, and far more than any conversation
+/// that fits a model's context needs.
 const MAX_FUEL: u64 = 50_000_000;
 
-/// The depth of macros that call each other and the like. Half of minijinja's own, because asynchronous workers have
-/// small stacks.
+/// Maximum depth of nested macro calls. Half of minijinja's default, because asynchronous workers have small stacks.
 const MAX_RECURSION: usize = 250;
 
-/// The one template's name within the environment.
+/// Name of the only template in the environment.
 const TEMPLATE_NAME: &str = "chat template";
 
-/// A compiled chat template. Rendering needs no lock, so that threads share it in an `Arc`.
+/// A compiled chat template. Rendering takes no lock, so threads share it in an `Arc`.
 #[derive(Debug)]
 pub struct ChatRenderer {
     environment: Environment<'static>,
 }
 
 impl ChatTemplate {
-    /// The template, ready to render.
+    /// Compiles the template.
     ///
     /// # Errors
-    /// A text that is no template, or one that needs what only jinja2 has.
+    /// A text that is not a valid template, or that uses features of jinja2 that minijinja lacks.
     pub fn compile(&self) -> Result<ChatRenderer, ChatTemplateError> {
         self.compile_with_clock(Zoned::now)
     }
 
-    /// With a clock of one's own.
+    /// Compiles the template with a clock for `strftime_now`.
     pub(super) fn compile_with_clock(
         &self,
         now: fn() -> Zoned,
@@ -64,13 +63,13 @@ impl ChatTemplate {
 }
 
 impl ChatRenderer {
-    /// A conversation as one text that ends where the answer begins. It has its special tokens already: it is to be
-    /// tokenized without adding any.
+    /// Renders a conversation to a text that ends where the answer begins. The text contains its special tokens, so it
+    /// must be tokenized without adding any.
     ///
-    /// `messages` is a list of messages as JSON, `extra` an object of further variables (`chat_template_kwargs`).
+    /// `messages` is a JSON list of messages, `extra` a JSON object of further variables (`chat_template_kwargs`).
     ///
     /// # Errors
-    /// A conversation that is not plain, and one that the template refuses or fails on.
+    /// A conversation with more than text messages, and one that the template rejects or fails on.
     pub fn render(&self, messages: &str, extra: Option<&str>) -> Result<String, ChatRenderError> {
         let each = text_messages::map_messages(messages, Value::from_pairs)?;
         let mut variables = vec![("messages".to_owned(), Value::from(each))];
@@ -115,7 +114,7 @@ fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> 
     Ok(environment)
 }
 
-/// minijinja's own does not know all of Python's blanks.
+/// jinja2's filter `trim`. minijinja's own does not know all of Python's white space.
 fn trim_filter(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<String, Error> {
     let chars = chars.map_or_else(|| named.get::<Option<&str>>("chars"), |it| Ok(Some(it)))?;
     named.assert_all_used()?;
@@ -125,12 +124,12 @@ fn trim_filter(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<Stri
     })
 }
 
-/// What is not there has a length to jinja2, which is 0.
+/// jinja2's filter `length`, which is 0 for an undefined value.
 fn length_filter(value: &Value) -> Result<usize, Error> {
     if value.is_undefined() { Ok(0) } else { filters::length(value) }
 }
 
-/// What is no number is 0 to jinja2, and an error to minijinja.
+/// jinja2's filter `int`, which is 0 for a non-number; minijinja's is an error.
 fn int_filter(
     state: &State,
     value: &Value,
@@ -145,18 +144,18 @@ fn float_filter(state: &State, value: &Value, default: Option<Value>, named: Kwa
     filters::float(state, value, default, named).unwrap_or_else(|_| 0.0.into())
 }
 
-/// To jinja2 whatever has a length and can be indexed is one, also a text or a dict.
+/// jinja2's test `sequence`, which holds for anything with a length and an index, also for a string or a dict.
 fn is_sequence(value: &Value) -> bool {
     let kinds = [ValueKind::Undefined, ValueKind::String, ValueKind::Seq, ValueKind::Map];
     kinds.contains(&value.kind()) || (value.kind() == ValueKind::Iterable && value.len().is_some())
 }
 
-/// minijinja goes through `none` as through an empty list, which Python does not.
+/// jinja2's test `iterable`. minijinja iterates over `none` as over an empty list, which Python does not.
 fn is_iterable(value: &Value) -> bool {
     is_sequence(value) || value.kind() == ValueKind::Iterable
 }
 
-/// minijinja's own panics on a divisor of 0.
+/// jinja2's test `divisibleby`. minijinja's own panics on a divisor of 0.
 fn is_divisible_by(value: i64, by: i64) -> Result<bool, Error> {
     let rest = value.checked_rem(by);
     rest.map(|it| it == 0).ok_or_else(|| {
@@ -170,7 +169,7 @@ fn format_now(format: &str, now: &Zoned) -> Result<String, Error> {
     })
 }
 
-/// A template's own words on why it does not take a conversation.
+/// Message with which a template rejects a conversation.
 #[derive(Debug)]
 struct RaisedException(String);
 
@@ -196,12 +195,12 @@ fn classify_error(error: &Error) -> ChatRenderError {
         next = cause.source();
     }
     ChatRenderError::TemplateFailed(match error.kind() {
-        ErrorKind::OutOfFuel => format!("it did not come to an end within {MAX_FUEL} steps"),
+        ErrorKind::OutOfFuel => format!("not finished within {MAX_FUEL} steps"),
         _ => describe_error(error),
     })
 }
 
-/// An error with its line and its causes.
+/// Formats an error with its line and its causes.
 fn describe_error(error: &Error) -> String {
     let mut sentence = error.to_string();
     let mut next = error::Error::source(error);

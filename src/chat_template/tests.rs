@@ -1,4 +1,4 @@
-//! Renderings against what transformers made of the same, and what can go wrong.
+//! Tests against recorded renderings of transformers, and of errors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use serde_json::{json, value::RawValue};
 
 use super::{jinja2_compat::rewrite_template, *};
 
-/// When record.py's clock stands.
+/// The time at which the recording script's clock is fixed.
 fn fixed_clock() -> Zoned {
     date(2024, 7, 5).at(16, 8, 9, 0).to_zoned(TimeZone::UTC).unwrap()
 }
@@ -31,7 +31,7 @@ fn compile_text(text: &str) -> ChatRenderer {
     template_from(text, &[]).compile_with_clock(fixed_clock).unwrap()
 }
 
-/// Every template of a folder.
+/// Compiles every template of a folder.
 fn load_renderers(folder: &Path) -> BTreeMap<String, ChatRenderer> {
     let special = fs::read_to_string(folder.join("special.json")).unwrap();
     let special: BTreeMap<String, BTreeMap<String, String>> =
@@ -48,7 +48,7 @@ fn load_renderers(folder: &Path) -> BTreeMap<String, ChatRenderer> {
     compiled.collect()
 }
 
-/// What transformers made of a conversation.
+/// A conversation's rendering by transformers.
 #[derive(Deserialize)]
 struct RecordedRendering {
     template: String,
@@ -59,7 +59,8 @@ struct RecordedRendering {
     error: Option<String>,
 }
 
-/// Compares all that was recorded in a folder: how many texts and errors, by which templates, and what differs.
+/// Compares all recorded renderings of a folder. Returns the numbers of texts and errors, the templates, and the
+/// differences.
 fn compare_recorded(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<String>) {
     let renderers = load_renderers(folder);
     let conversations = fs::read_to_string(folder.join("conversations.json")).unwrap();
@@ -99,7 +100,7 @@ fn compare_recorded(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<Strin
     (texts, errors, seen, differ)
 }
 
-/// A text where it begins to differ from another.
+/// Returns a text from shortly before its first difference from another.
 fn text_from_difference(text: &str, other: &str) -> String {
     let same = text.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
     text.chars().skip(same.saturating_sub(40)).take(160).collect()
@@ -109,13 +110,12 @@ fn text_from_difference(text: &str, other: &str) -> String {
 fn every_template_renders_what_transformers_renders() {
     let (texts, errors, templates, differ) = compare_recorded(&templates_dir());
     assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.join("\n"));
-    // Ten families of models, and python.jinja.
+    // Templates of ten model families, and python.jinja.
     assert_eq!((texts, errors, templates.len()), (578, 40, 16));
     let family = |name: &String| name.split(['-', '2', '3']).next().unwrap().to_owned();
     assert_eq!(templates.iter().map(family).collect::<BTreeSet<_>>().len(), 11);
 }
 
-/// A folder with these files.
 fn folder_with(files: &[(&str, &str)]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -154,7 +154,10 @@ fn a_model_s_files_are_found_and_the_newest_kind_wins() {
         let folder = folder_with(&files);
         let template = ChatTemplate::load(&folder.path().join(given)).unwrap();
         let tokens = template.special_tokens.iter().map(|(name, token)| format!("{name}={token}"));
-        assert_eq!((template.text(), tokens.collect::<Vec<_>>().join(" ")), (text, special.into()));
+        assert_eq!(
+            (template.template_text(), tokens.collect::<Vec<_>>().join(" ")),
+            (text, special.into())
+        );
         assert!(template.source_file().starts_with(folder.path().to_str().unwrap()));
         let travelled = serde_json::to_string(&template).unwrap();
         assert_eq!(serde_json::from_str::<ChatTemplate>(&travelled).unwrap(), template);
@@ -168,13 +171,13 @@ fn what_is_no_template_says_which_file_and_what_to_do() {
     for (files, given, says) in [
         (vec![], "", "has no chat template"),
         (vec![none], "", "has no chat template"),
-        (vec![none], CONFIG, "let the server render"),
-        (vec![], "gone.jinja", "gone.jinja: cannot read it: No such file"),
-        (vec![], "gone.json", "gone.json: cannot read it: No such file"),
-        (vec![(CONFIG, "[]")], "", "it is no JSON object"),
-        (vec![(CONFIG, "{")], "", "it is no JSON: EOF"),
-        (vec![(CONFIG, r#"{"chat_template": 3}"#)], "", "neither a text nor a list"),
-        (vec![(CONFIG, r#"{"chat_template": [{"name": "rag"}]}"#)], "", "without one of the name"),
+        (vec![none], CONFIG, "let the servers render"),
+        (vec![], "gone.jinja", "gone.jinja: cannot read: No such file"),
+        (vec![], "gone.json", "gone.json: cannot read: No such file"),
+        (vec![(CONFIG, "[]")], "", "not a JSON object"),
+        (vec![(CONFIG, "{")], "", "not JSON: EOF"),
+        (vec![(CONFIG, r#"{"chat_template": 3}"#)], "", "neither a string nor a list"),
+        (vec![(CONFIG, r#"{"chat_template": [{"name": "rag"}]}"#)], "", "without an entry named"),
     ] {
         let folder = folder_with(&files);
         let error = ChatTemplate::load(&folder.path().join(given)).unwrap_err().to_string();
@@ -192,20 +195,20 @@ fn what_is_no_template_says_which_file_and_what_to_do() {
 fn a_conversation_is_text_only_when_it_is_roles_and_texts() {
     let user = r#"[{"content": "a", "role": "user"}]"#;
     for (messages, extra, says) in [
-        (r#"[{"role": "user"}]"#, None, "messages[0]: it has no content"),
-        (r#"[{"content": "a"}]"#, None, "messages[0]: it has no role"),
-        (r#"[{"role": "user", "content": null}]"#, None, "its content is null, not a string"),
-        (r#"[{"role": "user", "content": [{"type": "text", "text": "a"}]}]"#, None, "is a list"),
+        (r#"[{"role": "user"}]"#, None, "messages[0]: `content` is missing"),
+        (r#"[{"content": "a"}]"#, None, "messages[0]: `role` is missing"),
+        (r#"[{"role": "user", "content": null}]"#, None, "`content` must be a string, found null"),
+        (r#"[{"role": "user", "content": [{"type": "text", "text": "a"}]}]"#, None, "found a list"),
         (
             r#"[{"role": "user", "content": "a"}, {"role": "b", "content": "b", "tool_calls": []}]"#,
             None,
-            "messages[1]: it has tool_calls besides",
+            "messages[1]: it has `tool_calls` besides",
         ),
-        (r#"[{"role": "user", "content": "a", "name": "b"}]"#, None, "it has name besides"),
-        (r#"[{"role": "user", "content": "\ud800"}]"#, None, "content: not valid JSON"),
+        (r#"[{"role": "user", "content": "a", "name": "b"}]"#, None, "it has `name` besides"),
+        (r#"[{"role": "user", "content": "\ud800"}]"#, None, "`content`: not valid JSON"),
         (r#"["a"]"#, None, "messages[0]: not valid JSON"),
         ("{}", None, "not valid JSON"),
-        (user, Some(r#"{"tools": []}"#), "tools is not the template's to know"),
+        (user, Some(r#"{"tools": []}"#), "`tools` is reserved"),
         (user, Some("[]"), "chat_template_kwargs: not valid JSON"),
     ] {
         let Err(ChatRenderError::NotTextOnly(why)) = check_text_only(messages, extra) else {
@@ -240,7 +243,7 @@ fn errors_are_the_template_s_words_or_its_line() {
 fn a_template_without_end_is_stopped() {
     let of = |text: &str| compile_text(text).render(USER, None).unwrap_err().to_string();
     let long = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
-    assert!(of(long).contains("did not come to an end within 50000000 steps"), "{}", of(long));
+    assert!(of(long).contains("not finished within 50000000 steps"), "{}", of(long));
     let itself = "{% macro m(x) %}{{ m(x) }}{% endmacro %}{{ m(1) }}";
     // As small a stack as the threads that render have.
     let small = std::thread::Builder::new().stack_size(2 << 20);
@@ -291,7 +294,7 @@ fn a_renderer_is_shared_by_threads_and_sees_the_special_tokens() {
     assert!(today.render(USER, None).unwrap().parse::<i32>().unwrap() > 2024);
 }
 
-/// A conversation of any roles and texts, now and then one that is none.
+/// Generates conversations of any roles and texts, and occasionally an invalid one.
 fn any_messages() -> impl Strategy<Value = String> {
     let role = prop_oneof!["user|assistant|system|tool|developer", "\\PC{0,8}"];
     let text = prop_oneof!["\\PC{0,40}", "[ \n\t<>/think|_a\\[\\]{}%:0-9-]{0,60}", "(?s).{0,20}"];

@@ -1,12 +1,12 @@
-//! Which conversations are rendered here: those whose messages are a role and a text.
+//! Text-only conversations: those whose messages have a role and a text, which are rendered here.
 //!
-//! Owns the rule. For anything else the server does more than render (it parses tool calls, fetches images, wraps
-//! contents), and its chat route is the one that knows.
+//! Owns this rule. For any other conversation the server does more than render (it parses tool calls, fetches images,
+//! wraps contents), so it goes to the server's chat route.
 
 use super::ChatRenderError;
 use crate::domain::raw_json::{JsonMembers, decode_string, json_kind, list_elements};
 
-/// What `apply_chat_template` takes for itself: given as a template's variable, each would mean something else.
+/// Parameters of `apply_chat_template` itself. A template variable of such a name would mean something else.
 const RESERVED_VARIABLES: [&str; 17] = [
     "add_generation_prompt",
     "chat_template",
@@ -27,16 +27,16 @@ const RESERVED_VARIABLES: [&str; 17] = [
     "truncation",
 ];
 
-/// May this conversation, a list of messages as JSON, be rendered with these `chat_template_kwargs`?
+/// Checks that a conversation, a JSON list of messages, may be rendered here with these `chat_template_kwargs`.
 ///
 /// # Errors
-/// [`Unrendered::NotPlain`] with what stands in the way; the server's chat route should be asked then.
+/// [`ChatRenderError::NotTextOnly`] with the obstacle. Such a conversation needs the server's chat route.
 pub fn check_text_only(messages: &str, extra: Option<&str>) -> Result<(), ChatRenderError> {
     map_messages(messages, |_| ())?;
     template_variables(extra).map(|_| ())
 }
 
-/// Calls for each message with its members, in their order.
+/// Calls `take` with the members of each message, in order.
 pub(super) fn map_messages<T>(
     messages: &str,
     mut take: impl FnMut(Vec<(String, String)>) -> T,
@@ -54,17 +54,17 @@ fn parse_message(message: &str) -> Result<Vec<(String, String)>, String> {
     for name in ["role", "content"] {
         match members.get(name).map(json_kind) {
             Some("a string") => {}
-            Some(other) => return Err(format!("its {name} is {other}, not a string")),
-            None => return Err(format!("it has no {name}")),
+            Some(other) => return Err(format!("`{name}` must be a string, found {other}")),
+            None => return Err(format!("`{name}` is missing")),
         }
     }
     let mut plain: Vec<(String, String)> = Vec::with_capacity(2);
     for (name, json) in members.iter() {
         if !matches!(name, "role" | "content") {
-            return Err(format!("it has {name} besides a role and a content"));
+            return Err(format!("it has `{name}` besides `role` and `content`"));
         }
-        let text = decode_string(json).map_err(|why| format!("{name}: {why}"))?.into_owned();
-        // Of two of the same name the last counts, in the place of the first, as in a Python dict.
+        let text = decode_string(json).map_err(|why| format!("`{name}`: {why}"))?.into_owned();
+        // Of two members with the same name the last value counts, at the position of the first, as in a Python dict.
         match plain.iter_mut().find(|(its, _)| its == name) {
             Some(first) => first.1 = text,
             None => plain.push((name.to_owned(), text)),
@@ -73,7 +73,7 @@ fn parse_message(message: &str) -> Result<Vec<(String, String)>, String> {
     Ok(plain)
 }
 
-/// The template's variables that a row asks for, as raw JSON.
+/// Returns the template variables that a row sets, as raw JSON.
 pub(super) fn template_variables(
     extra: Option<&str>,
 ) -> Result<Vec<(String, &str)>, ChatRenderError> {
@@ -82,7 +82,7 @@ pub(super) fn template_variables(
         |why: String| ChatRenderError::NotTextOnly(format!("chat_template_kwargs: {why}"));
     let members = JsonMembers::parse(extra).map_err(complaint)?;
     if let Some((name, _)) = members.iter().find(|(name, _)| RESERVED_VARIABLES.contains(name)) {
-        return Err(complaint(format!("{name} is not the template's to know")));
+        return Err(complaint(format!("`{name}` is reserved")));
     }
     Ok(members.iter().map(|(name, json)| (name.to_owned(), json)).collect())
 }

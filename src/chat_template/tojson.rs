@@ -1,6 +1,6 @@
 //! Python's `json.dumps`, as the filter `tojson` of transformers calls it.
 //!
-//! Owns the text of a value as JSON, to the blank. Does not know templates' other ways to print.
+//! Owns the exact JSON text of a value. Other ways in which templates print values are minijinja's.
 
 use std::fmt::Write;
 
@@ -11,10 +11,10 @@ use minijinja::{
 
 use super::python_methods::repeat_spaces;
 
-/// Deeper than any JSON that came in; a template can nest lists without end.
+/// Maximum nesting. It exceeds that of any parsed JSON; only a template can nest lists deeper.
 const MAX_DEPTH: usize = 256;
 
-/// How it is written.
+/// Options of `json.dumps`.
 struct JsonStyle {
     ensure_ascii: bool,
     indent: Option<String>,
@@ -23,7 +23,7 @@ struct JsonStyle {
     sort_keys: bool,
 }
 
-/// The filter.
+/// The filter `tojson` with Python's arguments.
 pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
     let args = args.into_values();
     let (ascii, indent, separators, sorted, named): (
@@ -48,7 +48,7 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
             (_, Some(number)) => repeat_spaces(number),
             _ => {
                 return Err(invalid_operation(
-                    "the indent of tojson is neither a number nor a text".into(),
+                    "tojson: `indent` must be a number or a string".into(),
                 ));
             }
         }),
@@ -59,7 +59,7 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
             let pair: Vec<Value> = pair.try_iter()?.collect();
             let texts: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();
             let [between, after_key] = texts[..] else {
-                return Err(invalid_operation("the separators of tojson are not two texts".into()));
+                return Err(invalid_operation("tojson: `separators` must be two strings".into()));
             };
             (between.to_owned(), after_key.to_owned())
         }
@@ -87,7 +87,7 @@ impl JsonStyle {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => out.push_str(&number(value)),
+            ValueKind::Number => out.push_str(&format_number(value)),
             ValueKind::String => self.text(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq => {
                 let items: Vec<Value> = value.try_iter()?.collect();
@@ -95,7 +95,7 @@ impl JsonStyle {
                     self.write_value(out, item, depth + 1)
                 })?;
             }
-            // A slice of a list is lazy here, and a list in Python.
+            // A slice of a list is a lazy iterable in minijinja, but a list in Python.
             ValueKind::Iterable if value.len().is_some() => {
                 let items: Value = value.try_iter()?.collect();
                 self.write_value(out, &items, depth)?;
@@ -115,7 +115,7 @@ impl JsonStyle {
                 })?;
             }
             other => {
-                return Err(invalid_operation(format!("tojson: {other} is nothing that JSON has")));
+                return Err(invalid_operation(format!("tojson: cannot serialise {other}")));
             }
         }
         Ok(())
@@ -164,7 +164,7 @@ impl JsonStyle {
                 '\x0c' => out.push_str("\\f"),
                 c if c < ' ' || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        // Into a text, which never fails.
+                        // Writing to a string cannot fail.
                         let _ = write!(out, "\\u{unit:04x}");
                     }
                 }
@@ -180,13 +180,13 @@ fn key_text(key: &Value) -> Result<String, Error> {
         ValueKind::String => key.as_str().unwrap_or_default().to_owned(),
         ValueKind::None => "null".into(),
         ValueKind::Bool => if key.is_true() { "true" } else { "false" }.into(),
-        ValueKind::Number => number(key),
-        other => return Err(invalid_operation(format!("tojson: a key that is {other}"))),
+        ValueKind::Number => format_number(key),
+        other => return Err(invalid_operation(format!("tojson: a key cannot be {other}"))),
     })
 }
 
-/// A number as Python's `repr` has it.
-fn number(value: &Value) -> String {
+/// Formats a number as Python's `repr` does.
+fn format_number(value: &Value) -> String {
     match f64::try_from(value.clone()) {
         Ok(float) if !value.is_integer() => self::format_float(float),
         _ => value.to_string(),

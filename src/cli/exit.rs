@@ -47,7 +47,7 @@ pub fn error_exit_code(error: &JobError) -> u8 {
             | SettingsError::InvalidToml { .. }
             | SettingsError::UnknownKey { .. }
             | SettingsError::InvalidValue { .. }
-            | SettingsError::Conflict(_),
+            | SettingsError::Conflict { .. },
         )
         | JobError::Input(_)
         | JobError::Shard(_)

@@ -9,7 +9,7 @@
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LauncherInfo {
     /// The number of ranks started, and the variable that says so.
-    size: Option<(usize, &'static str)>,
+    rank_count: Option<(usize, &'static str)>,
     /// A lower bound of the number of ranks, and the variable it follows from.
     min_rank_count: Option<(usize, &'static str)>,
     /// Open MPI's launcher set its variables.
@@ -33,13 +33,17 @@ impl LauncherInfo {
             RANK_VARIABLES.iter().filter_map(|&name| Some((number(name)?.checked_add(1)?, name)));
         let local = number(LOCAL_SIZE_VARIABLE).map(|size| (size, LOCAL_SIZE_VARIABLE));
         let at_least = ranks.chain(local).max_by_key(|&(bound, _)| bound);
-        Self { size, min_rank_count: at_least, open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some() }
+        Self {
+            rank_count: size,
+            min_rank_count: at_least,
+            open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some(),
+        }
     }
 
     /// Returns true if a launcher started this process.
     #[must_use]
     pub fn is_present(&self) -> bool {
-        self.size.is_some() || self.min_rank_count.is_some()
+        self.rank_count.is_some() || self.min_rank_count.is_some()
     }
 
     /// Checks, before MPI starts, that the library can work under this launcher.
@@ -60,7 +64,7 @@ impl LauncherInfo {
     /// Returns a sentence for the user if it is not.
     pub fn check_world_size(&self, world: usize, library: &str) -> Result<(), String> {
         let ranks = if world == 1 { "one rank" } else { "fewer ranks" };
-        match (self.size, self.min_rank_count) {
+        match (self.rank_count, self.min_rank_count) {
             (Some((size, name)), _) if size != world => Err(mismatch_message(
                 library,
                 &format!("the launcher started {size} ranks ({name}) but MPI sees {world}"),

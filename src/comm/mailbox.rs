@@ -26,7 +26,7 @@ pub enum MailboxEvent<W> {
     /// A message from a rank.
     Message(RankMessage),
     /// An event from another thread of this process.
-    Word(W),
+    Local(W),
     /// The deadline passed without a message or an event.
     TimedOut,
 }
@@ -58,12 +58,12 @@ impl<'c, W> Mailbox<'c, W> {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // An event that is already queued must not wait for the next call.
-                return self.words.try_recv().map_or(MailboxEvent::TimedOut, MailboxEvent::Word);
+                return self.words.try_recv().map_or(MailboxEvent::TimedOut, MailboxEvent::Local);
             }
             if self.comm.pending_messages() > 0 {
                 self.backoff.reset();
             }
-            let nap = self.backoff.length().min(left);
+            let nap = self.backoff.next_sleep().min(left);
             if self.senders_gone {
                 std::thread::sleep(nap);
                 continue;
@@ -71,7 +71,7 @@ impl<'c, W> Mailbox<'c, W> {
             match self.words.recv_timeout(nap) {
                 Ok(word) => {
                     self.backoff.reset();
-                    return MailboxEvent::Word(word);
+                    return MailboxEvent::Local(word);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.senders_gone = true,

@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub struct PollBackoff {
     min_sleep: Duration,
-    most: Duration,
+    max_sleep: Duration,
     waited: Duration,
     polls_per_sleep: u32,
 }
@@ -41,7 +41,7 @@ impl PollBackoff {
     /// Returns a back-off that sleeps between the two limits.
     #[must_use]
     pub fn with_limits(least: Duration, most: Duration) -> Self {
-        Self { min_sleep: least, most, waited: Duration::ZERO, polls_per_sleep: 1 }
+        Self { min_sleep: least, max_sleep: most, waited: Duration::ZERO, polls_per_sleep: 1 }
     }
 
     /// Returns the number of polls between two sleeps.
@@ -51,8 +51,8 @@ impl PollBackoff {
     }
 
     /// Returns the length of the next sleep.
-    pub fn length(&mut self) -> Duration {
-        let nap = (self.waited / 8).clamp(self.min_sleep, self.most);
+    pub fn next_sleep(&mut self) -> Duration {
+        let nap = (self.waited / 8).clamp(self.min_sleep, self.max_sleep);
         self.waited += nap;
         nap
     }
@@ -64,7 +64,7 @@ impl PollBackoff {
 
     /// Sleeps for the next length. Blocks the thread.
     pub fn sleep_next(&mut self) {
-        let length = self.length();
+        let length = self.next_sleep();
         std::thread::sleep(length);
     }
 }
@@ -78,13 +78,13 @@ mod tests {
         let mut nap = PollBackoff::with_limits(Duration::from_micros(50), Duration::from_millis(2));
         let mut waited = Duration::ZERO;
         for _ in 0..200 {
-            let length = nap.length();
+            let length = nap.next_sleep();
             assert!(length >= Duration::from_micros(50) && length <= Duration::from_millis(2));
             assert!(length <= (waited / 8).max(Duration::from_micros(50)));
             waited += length;
         }
-        assert_eq!(nap.length(), Duration::from_millis(2));
+        assert_eq!(nap.next_sleep(), Duration::from_millis(2));
         nap.reset();
-        assert_eq!(nap.length(), Duration::from_micros(50));
+        assert_eq!(nap.next_sleep(), Duration::from_micros(50));
     }
 }

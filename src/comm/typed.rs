@@ -77,7 +77,7 @@ pub trait TypedComm: Comm {
     ///
     /// # Errors
     /// Returns an error if a value cannot be encoded or decoded.
-    fn reduce<T: Merge + Serialize + DeserializeOwned>(
+    fn reduce_values<T: Merge + Serialize + DeserializeOwned>(
         &mut self,
         mut mine: T,
     ) -> Result<Option<T>, CommError> {

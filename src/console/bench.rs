@@ -68,8 +68,10 @@ pub fn sweep_table(report: &SweepReport) -> String {
             );
             let good = report.as_good.len();
             if good > 0 {
-                text +=
-                    &format!("as good, within 2 %: {}, marked above", counted(good as u64, "cell"));
+                text += &format!(
+                    "as good, within 2 %: {}, marked above",
+                    pluralize_plain(good as u64, "cell")
+                );
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {
                     Some(row) => {
                         format!(
@@ -222,21 +224,21 @@ fn describe_conditions(it: &BenchConditions) -> String {
     format!(
         "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most), after a \
          warm-up that does not count{apart}\n{incomplete}",
-        counted(*endpoints, "endpoint"),
-        counted(*ranks as u64, "rank"),
-        counted(u64::from(*repeats), "repeat")
+        pluralize_plain(*endpoints, "endpoint"),
+        pluralize_plain(*ranks as u64, "rank"),
+        pluralize_plain(u64::from(*repeats), "repeat")
     )
 }
 
 /// Formats a count with its noun, without thousands separators.
-pub(super) fn counted(count: u64, what: &str) -> String {
+pub(super) fn pluralize_plain(count: u64, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Returns a note if the bench ended before all repeats were measured.
 fn missing_runs_note(runs: usize, repeats: u32) -> Option<String> {
     (runs < repeats as usize)
-        .then(|| format!("{runs} of {}", counted(u64::from(repeats), "repeat")))
+        .then(|| format!("{runs} of {}", pluralize_plain(u64::from(repeats), "repeat")))
 }
 
 fn format_notes(notes: &[String]) -> String {

@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY
 
 use super::progress::format_duration;
 use crate::report::{
-    format::{count, format_percent, number, pluralize},
+    format::{count, format_number, format_percent, pluralize},
     reduce_levels::ReduceSummary,
 };
 use crate::{
@@ -33,7 +33,7 @@ pub struct EndSummary<'a> {
     pub tally: &'a Tally,
     /// Failures of the whole run by kind; `None` if the answers were not measured (no report was written).
     pub failures: Option<&'a BTreeMap<String, FailureStats>>,
-    /// Seconds in which this session sent prompts, without the wait for servers.
+    /// Seconds of this session, including the wait for servers.
     pub seconds: f64,
     /// Ranks of this session.
     pub ranks: usize,
@@ -52,14 +52,14 @@ pub struct EndSummary<'a> {
 }
 
 /// Failed ids named per failure kind.
-const NAMED: usize = 3;
+const MAX_LISTED_IDS: usize = 3;
 /// Length at which a named id is cut, in characters.
 const MAX_ID_CHARS: usize = 24;
 
 impl fmt::Display for EndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (counts, tally) = (self.counts, self.tally);
-        writeln!(f, "{}", self.table().trim_fmt())?;
+        writeln!(f, "{}", self.counts_table().trim_fmt())?;
         if tally.settled() == 0 && counts.open == 0 && counts.submitted > 0 {
             writeln!(f, "it was finished before: nothing was asked")?;
         }
@@ -107,7 +107,7 @@ impl EndSummary<'_> {
 }
 
 impl EndSummary<'_> {
-    fn table(&self) -> Table {
+    fn counts_table(&self) -> Table {
         let (counts, tally) = (self.counts, self.tally);
         let mut table = Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
@@ -145,7 +145,7 @@ impl EndSummary<'_> {
             },
         );
         if done > 0 {
-            let rate = |count: u64| number(count as f64 / seconds);
+            let rate = |count: u64| format_number(count as f64 / seconds);
             let (prompts, tokens) = (rate(done), rate(tally.completion_tokens));
             row("speed", format!("{prompts} prompts/s, {tokens} tokens/s"));
         }
@@ -171,9 +171,9 @@ impl EndSummary<'_> {
         for (kind, its) in all {
             let known = serde_json::from_value::<FailureKind>(kind.as_str().into());
             let words = known.map_or(kind.clone(), |kind| words(kind).to_owned());
-            let first = its.first.iter().take(NAMED);
+            let first = its.first.iter().take(MAX_LISTED_IDS);
             let mut ids = first.map(|(_, it)| shorten_id(&it.id)).collect::<Vec<_>>().join(", ");
-            if its.count > NAMED as u64 {
+            if its.count > MAX_LISTED_IDS as u64 {
                 ids.push_str(", …");
             }
             let which = if its.count == 1 { "id" } else { "ids" };
@@ -267,7 +267,7 @@ impl ReduceEndSummary<'_> {
         let mut table = Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
         table.set_header(["", "nodes", "asked", "failed", "time", "prompts/s", "tokens/s"]);
-        let rate = |it: Option<f64>| it.map_or("–".to_owned(), number);
+        let rate = |it: Option<f64>| it.map_or("–".to_owned(), format_number);
         for it in &self.tree.levels {
             let name = match it.level {
                 0 => "leaves".to_owned(),
@@ -358,7 +358,8 @@ mod tests {
         let text =
             EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.to_string();
         assert!(max_line_width(&text) <= 80, "{text}");
-        let table = EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.table();
+        let table =
+            EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.counts_table();
         assert!(max_line_width(&table.to_string()) <= 80, "{table}");
     }
 

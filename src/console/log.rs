@@ -128,16 +128,16 @@ pub fn init_logging(format: LogFormat, quiet: bool, filter: Option<&str>) {
     // A second start (tests in one process) keeps the first.
     let _ = LOG_MODE.set((format, quiet));
     let watched = io::stderr().is_terminal();
-    let _ = builder.event_format(Line { format, watched }).try_init();
+    let _ = builder.event_format(LogFormatter { format, is_terminal: watched }).try_init();
 }
 
-struct Line {
+struct LogFormatter {
     format: LogFormat,
     /// By somebody at a terminal, who knows what day it is and what was started.
-    watched: bool,
+    is_terminal: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LogFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -157,7 +157,7 @@ where
             return writeln!(out, "{}", build_json_line(&level, target, message, fields.others));
         }
         let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        if self.watched {
+        if self.is_terminal {
             // 2026-11-21T14:38:48.123Z
             write!(out, "{} {level:<5} ", now.get(11..19).unwrap_or(&now))?;
         } else {

@@ -79,7 +79,7 @@ pub fn print_error(error: &dyn std::error::Error) {
 }
 
 /// A line of progress: not the log's, so that it has no level and is not silenced with it.
-pub fn say(line: &str) {
+pub fn print_notice(line: &str) {
     log::write_message("info", line);
 }
 

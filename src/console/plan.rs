@@ -67,7 +67,7 @@ pub enum PlannedAction {
         /// Prompts that would be sent: open ones, and failed ones that may be retried.
         asked: u64,
         /// True if the answers have been gathered already.
-        output: bool,
+        is_gathered: bool,
     },
 }
 
@@ -88,7 +88,7 @@ impl fmt::Display for PlannedAction {
                 f,
                 "run would begin anew, in place of what is there (--overwrite): {asked} prompts would be asked"
             ),
-            Self::Resume { start, counts, asked: 0, output } => {
+            Self::Resume { start, counts, asked: 0, is_gathered: output } => {
                 let does = match (counts.open, output) {
                     (0, true) => "find it finished, and ask nothing",
                     (0, false) => "ask nothing, and put the answers together again",

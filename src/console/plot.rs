@@ -11,7 +11,7 @@ use plotters::{
     },
 };
 
-use super::bench::{best_label, counted, describe_cell, format_figure};
+use super::bench::{best_label, describe_cell, format_figure, pluralize_plain};
 use crate::{
     bench::{RepeatSpread, SweepReport, SweepRow},
     settings::AutoOrCount,
@@ -50,12 +50,12 @@ pub fn sweep_plots(report: &SweepReport) -> Result<Vec<(&'static str, Vec<u8>)>,
     let picture = SweepPlot::of(report);
     let mut svg = String::new();
     picture
-        .draw(&SVGBackend::with_string(&mut svg, IMAGE_SIZE).into_drawing_area())
+        .draw_plot(&SVGBackend::with_string(&mut svg, IMAGE_SIZE).into_drawing_area())
         .map_err(words)?;
     let (width, height) = IMAGE_SIZE;
     let mut pixels = vec![0; (width * height * 3) as usize];
     picture
-        .draw(&BitMapBackend::with_buffer(&mut pixels, IMAGE_SIZE).into_drawing_area())
+        .draw_plot(&BitMapBackend::with_buffer(&mut pixels, IMAGE_SIZE).into_drawing_area())
         .map_err(words)?;
     let mut png = Vec::new();
     let mut encoder = png::Encoder::new(&mut png, width, height);
@@ -75,7 +75,7 @@ fn words(error: impl std::fmt::Display) -> String {
 struct SweepPlot<'r> {
     report: &'r SweepReport,
     x_is_batch: bool,
-    places: Vec<AutoOrCount>,
+    x_values: Vec<AutoOrCount>,
     lines: Vec<AutoOrCount>,
 }
 
@@ -85,10 +85,10 @@ impl<'r> SweepPlot<'r> {
         let windows = sort_unique(report.cells.iter().map(|row| row.cell.window));
         let by_batch = batches.len() >= windows.len();
         let (places, lines) = if by_batch { (batches, windows) } else { (windows, batches) };
-        Self { report, x_is_batch: by_batch, places, lines }
+        Self { report, x_is_batch: by_batch, x_values: places, lines }
     }
 
-    fn draw<B: DrawingBackend>(
+    fn draw_plot<B: DrawingBackend>(
         &self,
         area: &PlotArea<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
@@ -126,8 +126,8 @@ impl<'r> SweepPlot<'r> {
         let model = it.model.as_deref().unwrap_or("several models");
         let title = format!(
             "{model}: {} on {}",
-            counted(it.endpoints, "endpoint"),
-            counted(it.ranks as u64, "rank")
+            pluralize_plain(it.endpoints, "endpoint"),
+            pluralize_plain(it.ranks as u64, "rank")
         );
         area.draw_text(&title, &text(26, &BLACK), (24, 16))?;
         let best = self.report.best.and_then(|at| self.report.cells[at].figures);
@@ -156,7 +156,7 @@ impl<'r> SweepPlot<'r> {
         let all = figures.iter().flat_map(|of| self.report.cells.iter().filter_map(of));
         let most = all.map(|it| it.most).fold(0.0, f64::max);
         let most = if most > 0.0 { most * 1.15 } else { 1.0 };
-        let ends = self.places.len() as f64 - 0.5;
+        let ends = self.x_values.len() as f64 - 0.5;
         let mut chart = ChartBuilder::on(area)
             .margin(14)
             .set_label_area_size(LabelAreaPosition::Left, 92)
@@ -181,13 +181,13 @@ impl<'r> SweepPlot<'r> {
         mesh.draw()?;
         let centre = Pos::new(HPos::Center, VPos::Top);
         let style = text(16, &GREY).pos(centre);
-        for (at, place) in self.places.iter().enumerate() {
+        for (at, place) in self.x_values.iter().enumerate() {
             let (x, y) = chart.plotting_area().map_coordinate(&(at as f64, 0.0));
             let (left, top) = area.get_base_pixel();
             area.draw_text(&place.to_string(), &style, (x - left, y - top + 12))?;
         }
         if last {
-            let middle = (self.places.len() as f64 - 1.0) / 2.0;
+            let middle = (self.x_values.len() as f64 - 1.0) / 2.0;
             let (x, y) = chart.plotting_area().map_coordinate(&(middle, 0.0));
             let (left, top) = area.get_base_pixel();
             area.draw_text(axis, &text(18, &BLACK).pos(centre), (x - left, y - top + 34))?;
@@ -207,7 +207,7 @@ impl<'r> SweepPlot<'r> {
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             let shift = self.series_offset(number);
             let points =
-                self.places.iter().enumerate().filter_map(|(at, &place)| {
+                self.x_values.iter().enumerate().filter_map(|(at, &place)| {
                     Some((at as f64 + shift, of(self.row(place, line)?)?))
                 });
             let points: Vec<(f64, RepeatSpread)> = points.collect();
@@ -246,7 +246,7 @@ impl<'r> SweepPlot<'r> {
                 self.row(place, line).is_some_and(|row| row.figures.is_none())
             };
             let failed: Vec<f64> = self
-                .places
+                .x_values
                 .iter()
                 .enumerate()
                 .filter(|(_, place)| is_one(place))
@@ -266,7 +266,7 @@ impl<'r> SweepPlot<'r> {
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
         let Some(row) = self.report.best.map(|at| &self.report.cells[at]) else { return Ok(()) };
         let (place, line) = self.x_and_series(row);
-        let at = self.places.iter().position(|it| *it == place);
+        let at = self.x_values.iter().position(|it| *it == place);
         let number = self.lines.iter().position(|it| *it == line);
         let (Some(at), Some(number), Some(it)) = (at, number, of(row)) else { return Ok(()) };
         let centre = (at as f64 + self.series_offset(number), it.median);
@@ -275,7 +275,7 @@ impl<'r> SweepPlot<'r> {
         let label = format!("{word}: {}: {}", describe_cell(row.cell), format_figure(it.median));
         // Towards the middle, so that it stays inside.
         let (side, shift) =
-            if at * 2 >= self.places.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };
+            if at * 2 >= self.x_values.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };
         let style = text(18, &BLACK).pos(Pos::new(side, VPos::Bottom));
         chart.draw_series([EmptyElement::at(centre) + Text::new(label, (shift, -16), style)])?;
         Ok(())

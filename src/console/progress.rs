@@ -17,7 +17,7 @@ use super::{
     log::{self, suspend_bar},
     status::{join_fitting, terminal_width},
 };
-use crate::report::format::{count, number, pluralize};
+use crate::report::format::{count, format_number, pluralize};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// Display of a run's progress on standard error.
@@ -31,7 +31,7 @@ pub struct ProgressView {
     done_before: u64,
     last_line: Instant,
     /// Deadline from the walltime, if any.
-    ends: Option<Instant>,
+    deadline: Option<Instant>,
     /// Samples of the last minute, the oldest first.
     samples: VecDeque<ProgressSample>,
 }
@@ -99,7 +99,7 @@ impl ProgressView {
             all,
             done_before: before,
             last_line: now,
-            ends,
+            deadline: ends,
             samples: seen,
         }
     }
@@ -161,7 +161,7 @@ impl ProgressView {
             endpoints_up: up,
             throughput: throughput_between(first, last),
             walltime_left_s: self
-                .ends
+                .deadline
                 .map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
         }
     }
@@ -185,7 +185,7 @@ fn throughput_between(first: ProgressSample, last: ProgressSample) -> Option<(f6
 
 impl ProgressSnapshot {
     /// Estimates the seconds until no prompt remains, at the current throughput.
-    fn left(&self) -> Option<f64> {
+    fn remaining_s(&self) -> Option<f64> {
         let (prompts, _) = self.throughput.filter(|pace| pace.0 > 0.0)?;
         Some(self.all.saturating_sub(self.done) as f64 / prompts)
     }
@@ -205,8 +205,10 @@ impl ProgressSnapshot {
         if self.failed > 0 {
             parts.push(failed.clone());
         }
-        parts.extend(self.throughput.map(|(prompts, _)| format!("{} prompts/s", number(prompts))));
-        parts.extend(self.left().map(|left| format!("{} left", format_duration(left))));
+        parts.extend(
+            self.throughput.map(|(prompts, _)| format!("{} prompts/s", format_number(prompts))),
+        );
+        parts.extend(self.remaining_s().map(|left| format!("{} left", format_duration(left))));
         if self.failed == 0 {
             parts.push(failed);
         }
@@ -214,7 +216,9 @@ impl ProgressSnapshot {
             parts.push(format!("{} up", pluralize(self.endpoints_up, "endpoint")));
         }
         parts.push(format!("{} in flight", count(self.in_flight)));
-        parts.extend(self.throughput.map(|(_, tokens)| format!("{} tokens/s", number(tokens))));
+        parts.extend(
+            self.throughput.map(|(_, tokens)| format!("{} tokens/s", format_number(tokens))),
+        );
         parts.extend(
             self.walltime_left_s.map(|left| format!("{} of walltime left", format_duration(left))),
         );
@@ -237,7 +241,7 @@ impl ProgressSnapshot {
             "endpoints_up": self.endpoints_up,
             "prompts_per_s": self.throughput.map(|it| round(it.0)),
             "tokens_per_s": self.throughput.map(|it| round(it.1)),
-            "left_s": self.left().map(round),
+            "left_s": self.remaining_s().map(round),
             "walltime_left_s": self.walltime_left_s.map(round),
         });
         let Value::Object(mut fields) = fields else { return Map::new() };
@@ -337,7 +341,7 @@ mod tests {
             last = view.take_snapshot(began + Duration::from_secs(second), &tally, 9, 0);
         }
         assert_eq!((last.done, last.throughput), (500, Some((0.0, 0.0))));
-        assert_eq!(last.left(), None);
+        assert_eq!(last.remaining_s(), None);
         assert!(view.samples.len() < 70, "{}", view.samples.len());
     }
 

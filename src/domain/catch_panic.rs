@@ -1,6 +1,7 @@
-//! A library that panics on a damaged file does not end the job.
+//! Panic containment: a third-party library that panics on a damaged file must not end the job.
 //!
-//! Owns the mark on a thread while such a library is at work: a panic there is an error of the file, and no bug of ours.
+//! Owns the thread-local mark that such a library is running. A panic under the mark is an error of the file, not a bug
+//! of this program. The panic hook that ends the job otherwise is in `comm/panic.rs`.
 
 use std::{
     any::Any,
@@ -12,10 +13,10 @@ thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `work` gives.
+/// Runs `work` and returns its result, or the message of its panic.
 ///
 /// # Errors
-/// The words of its panic. What `work` was changing is not to be used any more.
+/// The panic's message. Whatever `work` was changing must not be used any more.
 pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = CATCHING.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
@@ -23,7 +24,7 @@ pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     done.map_err(words)
 }
 
-/// Is a panic on this thread contained? For the hook, which else ends the job.
+/// Whether a panic on this thread is caught by [`catch_panic`]. For the panic hook, which would end the job otherwise.
 #[must_use]
 pub fn is_panic_caught() -> bool {
     CATCHING.get()

@@ -1,23 +1,24 @@
-//! How long an answer is expected to be, from what is known of its prompt before anything was asked.
+//! Length classes: the expected length of an answer, from what is known of its prompt before it is sent.
 //!
-//! Owns length classes. The long ones go first in the order of work, so that the last minute is short ones; classes in
-//! steps of √2 serve that as well as a full sort, so prompts need not be compared with each other. Does not know what a
-//! run has shown of a class: that is the engine's.
+//! Owns the classes. Prompts with long expected answers go first in the order of work, so that the tail of a run
+//! consists of short ones. Classes in steps of √2 serve that as well as a full sort, so prompts need not be compared
+//! with each other. Latencies observed per class are in `engine/queue/length_estimates.rs`.
 
-/// A class of expected lengths: answers whose length is given, or prompts of about one length.
+/// A class of expected lengths: answers of a given length, or prompts of about one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LengthClass(u8);
 
-/// Two classes an octave.
-const STEPS: f64 = 2.0;
-/// Classes of one kind: 2^24 tokens are beyond any context.
+/// Classes per octave, that is per factor of two.
+const STEPS_PER_OCTAVE: f64 = 2.0;
+/// Number of classes of each kind. The longest is 2^24 tokens, beyond any context.
 const CLASSES_PER_KIND: u8 = 49;
 
 impl LengthClass {
-    /// How many there are.
+    /// Number of classes of both kinds.
     pub const COUNT: usize = 2 * CLASSES_PER_KIND as usize;
 
-    /// Of a prompt whose text has so many bytes. `param` finds the parameters of its request, by name.
+    /// Returns the class of a prompt with a text of `bytes` bytes. `param` returns the parameters of its request by
+    /// name.
     pub fn of<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
         let exact = param("ignore_eos") == Some("true");
         match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
@@ -26,53 +27,53 @@ impl LengthClass {
         }
     }
 
-    /// All of them.
+    /// Returns all classes in the order of their indexes.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..2 * CLASSES_PER_KIND).map(Self)
     }
 
-    /// Its place among all, below [`Class::COUNT`].
+    /// Returns the index of the class among all, below [`LengthClass::COUNT`].
     #[must_use]
     pub fn number(self) -> usize {
         usize::from(self.0)
     }
 
-    /// The same, to be stored.
+    /// Returns the index in one byte, for storage.
     #[must_use]
     pub fn to_code(self) -> u8 {
         self.0
     }
 
-    /// The class of a stored number.
+    /// Returns the class of a stored byte, or `None` if there is no such class.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
         (code < 2 * CLASSES_PER_KIND).then_some(Self(code))
     }
 
-    /// Is the answer's length given rather than guessed?
+    /// Whether the answer's length is given (`ignore_eos` with `max_tokens`) rather than estimated.
     #[must_use]
     pub fn is_exact(self) -> bool {
         self.0 < CLASSES_PER_KIND
     }
 
-    /// The length that gave the class, about: tokens of the answer, or of the prompt.
+    /// Returns the approximate length of the class in tokens, of the answer if it is given or else of the prompt.
     #[must_use]
     pub fn typical_length(self) -> f64 {
-        (f64::from(self.0 % CLASSES_PER_KIND) / STEPS).exp2()
+        (f64::from(self.0 % CLASSES_PER_KIND) / STEPS_PER_OCTAVE).exp2()
     }
 
-    /// The next longer class of its kind.
+    /// Returns the next longer class of the same kind.
     #[must_use]
     pub fn next_longer(self) -> Option<Self> {
         (!(self.0 + 1).is_multiple_of(CLASSES_PER_KIND)).then_some(Self(self.0 + 1))
     }
 }
 
-/// How often √2 goes into the number.
+/// Returns the logarithm of the number to base √2, rounded down.
 fn length_step(tokens: u64) -> u8 {
     let tokens = tokens.max(1);
     let octave = tokens.ilog2();
-    // In whole numbers, since the scan asks for every row: is it at least √2 times the octave's beginning?
+    // Integer arithmetic, because the scan runs this per row: is the number at least √2 times the octave's beginning?
     let upper = u128::from(tokens).pow(2) >> (2 * octave) >= 2;
     u8::try_from(2 * octave + u32::from(upper)).unwrap_or(u8::MAX).min(CLASSES_PER_KIND - 1)
 }
@@ -98,7 +99,8 @@ mod tests {
         );
         assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
         for tokens in (1..3000).chain([u64::MAX >> 1, u64::MAX]) {
-            let wanted = ((tokens as f64).log2() * STEPS).min(f64::from(CLASSES_PER_KIND - 1));
+            let wanted =
+                ((tokens as f64).log2() * STEPS_PER_OCTAVE).min(f64::from(CLASSES_PER_KIND - 1));
             assert_eq!(length_step(tokens), wanted as u8, "{tokens}");
         }
         let all: Vec<LengthClass> = LengthClass::all().collect();

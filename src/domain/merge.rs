@@ -1,13 +1,13 @@
-//! Values that add up, so that one rank, one node and the whole job use the same code.
+//! Mergeable values, so that one rank, one node and the whole job use the same code.
 
 use std::collections::BTreeMap;
 
-/// A value of which two make one.
+/// A value that can absorb another one of its type.
 ///
-/// The laws every implementation keeps: merging is associative, and `Default` (where there is one) is its neutral
-/// element. Order is kept: reductions merge in rank order, so `merge` need not be commutative.
+/// Laws of every implementation: merging is associative, and `Default` (if implemented) is the neutral element.
+/// Reductions merge in rank order, so `merge` need not be commutative.
 pub trait Merge {
-    /// Takes `other`, which comes after `self`, into `self`.
+    /// Merges `other`, which comes after `self`, into `self`.
     fn merge(&mut self, other: Self);
 }
 

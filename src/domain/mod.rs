@@ -1,7 +1,7 @@
-//! The words of the product and their laws: plain values that any module may hold.
+//! Domain values: plain types that every module may use, with the laws they keep.
 //!
-//! Owns what is true everywhere (how values merge, what a server is and told about itself) and knows nothing of MPI, HTTP,
-//! files or the environment. serde and std only.
+//! Owns what holds everywhere: prompts and outcomes, how values merge, what a server reports about itself. Knows
+//! nothing of MPI, HTTP, files or the environment; depends on serde and std only.
 
 mod catch_panic;
 mod length_class;
@@ -17,13 +17,14 @@ mod tally;
 mod url;
 
 pub use crate::metrics::timeline::{
-    DowntimeRecord, DowntimeSummary, EndpointSnapshot, Row, TimeBucket, Timeline, TimelineSlot,
+    DowntimeRecord, DowntimeSummary, EndpointSnapshot, TimeBucket, Timeline, TimelineRow,
+    TimelineSlot,
 };
 pub use catch_panic::{catch_panic, is_panic_caught};
 pub use length_class::LengthClass;
 pub use merge::Merge;
 pub use outcome::{
-    AnswerChoice, Failure, FailureKind, Outcome, PromptAnswer, PromptResult, TokenUsage,
+    AnswerChoice, FailureKind, Outcome, PromptAnswer, PromptFailure, PromptResult, TokenUsage,
 };
 pub use peer_speed::{PeerSpeed, SLOW_FACTOR};
 pub use prefix_keys::PrefixKeys;

@@ -1,4 +1,4 @@
-//! What became of a prompt: answered, or failed by its own fault. A prompt without an outcome is open.
+//! Outcomes: the final state of a prompt, answered or failed by its own fault. A prompt without an outcome is open.
 
 use std::sync::Arc;
 
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Prompt;
 
-/// Exactly one a prompt.
+/// Final state of a prompt. There is exactly one per prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// A server answered.
+    /// A server answered the prompt.
     Answered(PromptAnswer),
-    /// It cannot be answered, by its own fault or after every try.
-    Failed(Failure),
+    /// The prompt cannot be answered, by its own fault or after all attempts.
+    Failed(PromptFailure),
 }
 
 impl Outcome {
-    /// Tokens of the answer, as far as they are counted.
+    /// Returns the number of tokens in the answer; 0 if they are not counted.
     #[must_use]
     pub fn completion_tokens(&self) -> u64 {
         match self {
@@ -29,82 +29,82 @@ impl Outcome {
 /// A server's answer to one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PromptAnswer {
-    /// One a sequence asked for, at least one.
+    /// One choice per requested sequence, at least one.
     pub choices: Vec<AnswerChoice>,
-    /// Tokens, where they are counted.
+    /// Token counts, if the server reports them.
     pub usage: Option<TokenUsage>,
 }
 
-/// One sequence.
+/// One generated sequence of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerChoice {
-    /// The answer.
+    /// Text of the answer.
     pub text: String,
-    /// A reasoning model's thinking; never part of `text`.
+    /// A reasoning model's thoughts, which are never part of `text`.
     pub reasoning: Option<String>,
-    /// Why it ended: `stop`, `length`, …
+    /// Reason why generation ended: `stop`, `length`, …
     pub finish_reason: Option<String>,
 }
 
-/// Tokens of one prompt and its answer.
+/// Token counts of one prompt and its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenUsage {
-    /// Tokens of the prompt.
+    /// Number of tokens in the prompt.
     pub prompt_tokens: u64,
-    /// Tokens of the answer, all sequences together.
+    /// Number of tokens in the answer, over all sequences.
     pub completion_tokens: u64,
-    /// A share of a list's sum rather than a count.
+    /// Whether the counts are a share of a batch's sum rather than exact.
     pub estimated: bool,
 }
 
-/// Why a prompt cannot be answered.
+/// Reason why a prompt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Which kind.
+pub struct PromptFailure {
+    /// Kind of the failure, by which it is counted.
     pub kind: FailureKind,
-    /// The server's words, or ours.
+    /// Message of the server, or of this program.
     pub message: String,
-    /// The HTTP status, where there was one.
+    /// HTTP status of the response, if there was one.
     pub status: Option<u16>,
 }
 
-/// The kinds of failure, as they stand in answers.
+/// Kinds of failure, as they are written into answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Nothing to ask.
+    /// The prompt has no text.
     EmptyPrompt,
-    /// Prompt and answer do not fit the model's context.
+    /// Prompt and answer exceed the model's context.
     TooLong,
-    /// The row cannot be read as a prompt.
+    /// The row cannot be parsed as a prompt.
     BadRow,
-    /// The server refuses this prompt.
+    /// The server rejects this prompt.
     Refused,
-    /// The server refuses the request whatever the prompt: a parameter is wrong.
+    /// The server rejects the request whatever the prompt: a parameter is wrong.
     BadRequest,
-    /// Servers that are well gave no whole answer, in every try there is.
+    /// Healthy servers gave no complete answer in any of the allowed attempts.
     Exhausted,
 }
 
 impl FailureKind {
-    /// May another try, another day, end otherwise? Then a resumed run asks again.
+    /// Whether another attempt may end differently. A resumed run sends such prompts again.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Exhausted)
     }
 }
 
-/// A prompt with its outcome, and who served it: what goes into a shard file.
+/// A prompt with its outcome and the server that answered: the content of a shard file's line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PromptResult {
-    /// What was asked.
+    /// The prompt that was sent.
     pub prompt: Prompt,
-    /// What became of it.
+    /// Final state of the prompt.
     pub outcome: Outcome,
-    /// The server's URL; none where no server was asked.
+    /// URL of the server; `None` if the prompt was not sent.
     pub endpoint: Option<Arc<str>>,
-    /// From sending the last request to its answer, in seconds.
+    /// Seconds from sending the last request to its answer.
     pub latency: f64,
-    /// Requests that held this prompt.
+    /// Number of requests that contained this prompt.
     pub attempts: u32,
 }

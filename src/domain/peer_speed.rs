@@ -1,22 +1,23 @@
-//! Who gets the last prompts: endpoints beside endpoints, and ranks beside ranks, go by the same rule.
+//! Peer speed: whether a slow endpoint or rank should get any of the last prompts. Endpoints among endpoints and ranks
+//! among ranks follow the same rule, which is part of load balancing in the tail.
 
 use std::time::Duration;
 
-/// So much slower than the fastest is slow; less is noise.
+/// A peer is slow if its latency exceeds the fastest one's by this factor; less is noise.
 pub const SLOW_FACTOR: f64 = 1.5;
 
-/// How fast the others are.
+/// Speed of the other endpoints or ranks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeerSpeed {
-    /// What a prompt usually takes at the fastest of them.
+    /// Usual time per prompt at the fastest of them.
     pub fastest_latency: Duration,
-    /// Prompts a second of all of them together.
+    /// Combined throughput in prompts per second.
     pub prompts_per_second: f64,
 }
 
 impl PeerSpeed {
-    /// Would they be through with `waiting` prompts before a slow one, which takes `usual` for a prompt, is with its next?
-    /// Then it had better have none: what is withheld costs no work, what is asked twice does.
+    /// Whether the peers would finish `waiting` prompts before a slow one, which takes `usual` per prompt, finishes its
+    /// next. Then the slow one should get none: withholding a prompt costs no work, sending it twice does.
     #[must_use]
     pub fn would_finish_first(self, usual: Duration, waiting: u64) -> bool {
         let Self { fastest_latency: fastest, prompts_per_second: rate } = self;

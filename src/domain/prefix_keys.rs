@@ -1,13 +1,14 @@
-//! What of a prompt's text decides whom it goes together with: its first bytes.
+//! Prefix keys: the beginnings of a prompt's text by which prompts are grouped.
 //!
-//! Owns at which lengths beginnings are compared. Prompts that begin alike go to one endpoint, one after the other, since
-//! its prefix cache then computes their beginning once. Knows no hashes and no families: who looks for them keeps them.
+//! Owns the lengths at which beginnings are compared. Prompts with a common prefix go to one endpoint, one after the
+//! other, so that its prefix cache computes the prefix once. The groups themselves are made in
+//! `input/scan/prefix_groups.rs` and `engine/queue/prefix_groups.rs`.
 
-/// How many bytes have to be equal, at each level: a short system prompt, instructions, a document. Below the first a
-/// prefix is computed again in less time than anybody would notice.
+/// Prefix length in bytes at each level: a short system prompt, instructions, a document. Shorter prefixes are
+/// recomputed in negligible time.
 const PREFIX_LENGTHS: [usize; PrefixKeys::MAX_LEVELS] = [512, 2048, 8192];
 
-/// The beginnings by which a text is compared with others, the longest first; none of a short one.
+/// Iterator over the prefixes by which a text is compared with others, the longest first; empty for a short text.
 #[derive(Clone, Debug)]
 pub struct PrefixKeys<'t> {
     text: &'t [u8],
@@ -15,10 +16,10 @@ pub struct PrefixKeys<'t> {
 }
 
 impl<'t> PrefixKeys<'t> {
-    /// The most that a text has.
+    /// Maximum number of prefixes of a text.
     pub const MAX_LEVELS: usize = 3;
 
-    /// Of this text.
+    /// Returns the prefixes of this text.
     #[must_use]
     pub fn of(text: &'t str) -> Self {
         Self {
@@ -27,7 +28,7 @@ impl<'t> PrefixKeys<'t> {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of prefixes left.
     #[must_use]
     pub fn levels(&self) -> usize {
         self.levels_left

@@ -1,4 +1,4 @@
-//! A prompt: one row of the input, as the rest of the program knows it.
+//! Prompts: a row of the input as the rest of the program uses it.
 
 use std::collections::BTreeMap;
 
@@ -6,38 +6,38 @@ use serde::{Deserialize, Serialize};
 
 use super::RowHash;
 
-/// One row: what to ask, with what parameters, and what to call the answer.
+/// A row of the input: the text to send, its parameters and the id of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
-    /// Its place in the whole input, from 0; counted over all files.
+    /// Position in the whole input, from 0, counted over all files.
     pub index: u64,
-    /// What the user calls it.
+    /// Id that the user gave, or the index.
     pub id: PromptId,
-    /// What is asked.
+    /// Text or conversation to send.
     pub input: PromptInput,
-    /// Its own request parameters, which win over the job's.
+    /// The row's own request parameters, which take precedence over the run's.
     pub params: RequestParams,
-    /// The route its row names (OpenAI batch rows do).
+    /// Route that the row names, as OpenAI batch rows do.
     pub route: Option<Route>,
-    /// What goes first in the order of work: higher is sooner.
+    /// Priority in the order of work: higher goes first.
     pub priority: i64,
-    /// The whole row as a JSON object, where the answer is to carry it.
+    /// The whole row as a JSON object, if the answer is to include it.
     pub row: Option<String>,
-    /// What its row says, as a number.
+    /// Hash of the row's bytes.
     pub row_hash: RowHash,
 }
 
-/// What is asked.
+/// A prompt's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromptInput {
-    /// A text.
+    /// A text prompt.
     Text(String),
-    /// A conversation: a JSON array of messages, as the row has it.
+    /// A conversation: a JSON array of messages, as in the row.
     Messages(String),
 }
 
 impl PromptInput {
-    /// The text, or the conversation's JSON.
+    /// Returns the text, or the conversation's JSON.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -45,47 +45,47 @@ impl PromptInput {
         }
     }
 
-    /// Is nothing asked?
+    /// Whether the prompt is a text without any visible character.
     #[must_use]
     pub fn is_blank(&self) -> bool {
         matches!(self, Self::Text(text) if text.trim().is_empty())
     }
 }
 
-/// Which of a server's routes answers.
+/// Route of a server that answers prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Route {
-    /// `/v1/completions`: raw text, many prompts a request.
+    /// `/v1/completions`: raw text, many prompts per request.
     Completions,
-    /// `/v1/chat/completions`: one conversation a request.
+    /// `/v1/chat/completions`: one conversation per request.
     Chat,
 }
 
-/// What the user calls a prompt: JSON, a string or a number. Where the row has none, its index as a string.
+/// Id of a prompt as JSON, a string or a number. A row without an id has its index, as a string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PromptId(String);
 
 impl PromptId {
-    /// From JSON: a string or a number, as it stands in the row.
+    /// Returns the id with this JSON, which must be a string or a number.
     #[must_use]
     pub fn from_json(json: String) -> Self {
         Self(json)
     }
 
-    /// The id of a row that has none.
+    /// Returns the default id of the row with this index.
     #[must_use]
     pub fn from_index(index: u64) -> Self {
         Self(format!("\"{index}\""))
     }
 
-    /// As JSON.
+    /// Returns the id as JSON.
     #[must_use]
     pub fn json(&self) -> &str {
         &self.0
     }
 }
 
-/// Request parameters by name, each as JSON; sorted, so that equal parameters are equal texts.
+/// Request parameters by name, each as JSON. They are sorted, so that equal parameters have equal text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestParams(BTreeMap<String, String>);
 
@@ -95,43 +95,44 @@ impl RequestParams {
         self.0.insert(name.to_owned(), json.into());
     }
 
-    /// A parameter's JSON.
+    /// Returns a parameter's JSON.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// A parameter as a whole number, where it is one.
+    /// Returns a parameter that is a non-negative whole number.
     #[must_use]
     pub fn number(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()
     }
 
-    /// Takes a parameter out.
+    /// Removes a parameter and returns its JSON.
     pub fn remove(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
 
-    /// These over `defaults`.
+    /// Returns `defaults` overridden by these parameters.
     #[must_use]
-    pub fn over(&self, defaults: &Self) -> Self {
+    pub fn merged_over(&self, defaults: &Self) -> Self {
         let mut both = defaults.0.clone();
         both.extend(self.0.iter().map(|(name, json)| (name.clone(), json.clone())));
         Self(both)
     }
 
-    /// Name and JSON of each, sorted by name.
+    /// Iterates over name and JSON of each, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, json)| (name.as_str(), json.as_str()))
     }
 
-    /// Are there none?
+    /// Whether there are no parameters.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// As a JSON object. Names are identifiers by construction of the request, so only quotes need care.
+    /// Returns the parameters as a JSON object. Names are free of control characters, so only backslashes and quotes
+    /// need escapes.
     #[must_use]
     pub fn json(&self) -> String {
         let field = |(name, json): (&str, &str)| {
@@ -153,8 +154,8 @@ mod tests {
         job.set("max_tokens", "512");
         let mut row = RequestParams::default();
         row.set("max_tokens", "7");
-        assert_eq!(row.over(&job).json(), r#"{"max_tokens":7,"temperature":0}"#);
-        assert_eq!(row.over(&job).number("max_tokens"), Some(7));
+        assert_eq!(row.merged_over(&job).json(), r#"{"max_tokens":7,"temperature":0}"#);
+        assert_eq!(row.merged_over(&job).number("max_tokens"), Some(7));
         assert_eq!(RequestParams::default().json(), "{}");
     }
 }

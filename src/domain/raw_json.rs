@@ -1,7 +1,7 @@
-//! JSON without values: an object's members and their raw texts, for rows pass through as they stand.
+//! Raw JSON: an object's members with their raw text, because rows pass through unchanged.
 //!
-//! Owns what is borrowed and what is decoded. A generic JSON value would cost three allocations a field and would lose
-//! the order of a schema's properties. Does not know which names mean something.
+//! Owns what is borrowed and what is decoded. A generic JSON value would cost three allocations per field and lose the
+//! order of a schema's properties. Which members have a meaning is decided in `input/row/`.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,26 +11,24 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// An object's members in their order, values as raw JSON.
+/// Members of an object in their order, with values as raw JSON.
 pub(crate) struct JsonMembers<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> JsonMembers<'a> {
-    /// Of a text that is a JSON object.
+    /// Parses a JSON object.
     pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| describe_error(&error, text))
     }
 
-    /// Name and raw JSON of each.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
         self.0.iter().map(|(name, json)| (name.as_ref(), *json))
     }
 
-    /// The raw JSON of the one of that name; of two it is the last, as everywhere.
+    /// Returns the raw JSON of the member with this name; of several the last, as in most JSON parsers.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
         self.0.iter().rev().find(|(it, _)| it == name).map(|(_, json)| *json)
     }
 
-    /// Their names.
     pub(crate) fn member_names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.to_string()).collect()
     }
@@ -58,38 +56,37 @@ impl<'de: 'a, 'a> Deserialize<'de> for JsonMembers<'a> {
     }
 }
 
-/// A member's name: borrowed unless it has escapes, which serde's own `Cow` would not be.
+/// Name of a member: borrowed unless it has escapes, which serde's own `Cow` would not be.
 #[derive(Deserialize)]
 struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The elements of a list as raw JSON.
+/// Returns the elements of a list as raw JSON.
 pub(crate) fn list_elements(list: &str) -> Result<Vec<&str>, String> {
     let elements: Vec<&RawValue> =
         serde_json::from_str(list).map_err(|error| describe_error(&error, list))?;
     Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
-/// The text that a JSON string stands for.
+/// Decodes a JSON string that came out of a parser.
 pub(crate) fn decode_string(string: &str) -> Result<Cow<'_, str>, String> {
     let inner = string.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match inner {
-        // It came out of a parser, so that without a backslash it is its own text.
+        // It has been validated, so without a backslash it is its own text.
         Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
         _ => parse_string(string).map(Cow::Owned),
     }
 }
 
-/// The text that a JSON string stands for, of a string that has not been through a parser.
+/// Decodes a JSON string that has not been validated yet.
 pub(crate) fn parse_string(string: &str) -> Result<String, String> {
     serde_json::from_str(string).map_err(|error| describe_error(&error, string))
 }
 
-/// A text as a JSON string.
 pub(crate) fn encode_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The same JSON without blanks between its tokens: one line, and equal values are more often equal texts.
+/// Removes the white space between tokens: the result is one line, and equal values more often have equal text.
 pub(crate) fn compact_json(json: &str) -> Cow<'_, str> {
     if !json.contains([' ', '\n', '\r', '\t']) {
         return Cow::Borrowed(json);
@@ -125,7 +122,7 @@ pub(crate) fn check_escapes(json: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What a raw value is, for sentences.
+/// Returns the kind of a raw value, with its article, for error messages.
 pub(crate) fn json_kind(json: &str) -> &'static str {
     match json.trim_ascii_start().bytes().next() {
         Some(b'"') => "a string",
@@ -134,17 +131,17 @@ pub(crate) fn json_kind(json: &str) -> &'static str {
         Some(b't' | b'f') => "true or false",
         Some(b'n') => "null",
         Some(b'-' | b'0'..=b'9') => "a number",
-        _ => "no JSON",
+        _ => "invalid JSON",
     }
 }
 
-/// The parser's complaint, without its own line: a row is one line to it.
+/// Describes a parser error without its line number, since a row is a single line.
 fn describe_error(error: &serde_json::Error, text: &str) -> String {
     let whole = error.to_string();
     let what = whole.rsplit_once(" at line ").map_or(whole.as_str(), |(what, _)| what);
     let hint = match text.get(error.column().saturating_sub(2)..) {
         Some(rest) if rest.trim_start_matches([' ', ':', '-']).starts_with(['N', 'I']) => {
-            "; NaN and Infinity are no JSON, null is"
+            "; JSON has no NaN or Infinity, write null"
         }
         _ => "",
     };
@@ -172,7 +169,7 @@ mod tests {
     fn errors_are_about_the_row() {
         let error = |text| JsonMembers::parse(text).err().unwrap();
         assert_eq!(error(r#"{"a": 1"#), "not valid JSON at byte 7: EOF while parsing an object");
-        assert!(error(r#"{"a": NaN}"#).ends_with("null is"), "{}", error(r#"{"a": NaN}"#));
+        assert!(error(r#"{"a": NaN}"#).ends_with("write null"), "{}", error(r#"{"a": NaN}"#));
         assert!(decode_string(r#""\ud800""#).is_err() && check_escapes(r#"["\uD800"]"#).is_err());
         assert!(check_escapes(r#"["\ud83d\ude00 \u00e9"]"#).is_ok());
     }

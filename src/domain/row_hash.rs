@@ -1,39 +1,40 @@
-//! What a row of the input says, as a number, so that it is found again when the input has changed.
+//! Row hashes: a number for the content of an input row, by which its answer is matched when the input has changed.
 //!
-//! Owns the number's form. Does not know how it is made: that is the reader's of rows.
+//! Owns the number's form. It is computed in `input/scan/row_hashes.rs`.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// 64 bits: a hash of the row's bytes, and in the lowest bit whether the row has an id of its own. As text 16 hex digits.
+/// A hash of the row's bytes in 63 bits, and whether the row has an id of its own in the lowest bit. Written as 16 hex
+/// digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RowHash(u64);
 
 impl RowHash {
-    /// Of a row of which nothing is known.
+    /// Hash of an unknown row.
     pub const UNKNOWN: Self = Self(0);
     const OWN_ID: u64 = 1;
 
-    /// From a hash of the row's bytes.
+    /// Returns the row hash made of a hash of the row's bytes.
     #[must_use]
     pub fn new(hash: u64, own_id: bool) -> Self {
         Self(hash & !Self::OWN_ID | u64::from(own_id))
     }
 
-    /// Is nothing known of the row?
+    /// Whether nothing is known of the row.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
         *self == Self::UNKNOWN
     }
 
-    /// Does the row have an id of its own? Otherwise it is called by its index.
+    /// Whether the row has an id of its own, rather than its index.
     #[must_use]
     pub fn has_own_id(self) -> bool {
         self.0 & Self::OWN_ID != 0
     }
 
-    /// Rows that say the same are equal in this.
+    /// Returns the hash without the id bit, which is equal for rows with equal bytes.
     #[must_use]
     pub fn bytes_hash(self) -> u64 {
         self.0 & !Self::OWN_ID

@@ -1,63 +1,63 @@
-//! What is known of a server once it was asked.
+//! Server information: what a probe reports about a server.
 
 use serde::{Deserialize, Serialize};
 
 use super::Url;
 
-/// A server and what came of asking it.
+/// A server with the result of its probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
-    /// Which server.
+    /// URL of the server.
     pub url: Url,
-    /// What it said.
+    /// Result of its last probe.
     pub probe: ProbeResult,
 }
 
-/// What a ready server told about itself.
+/// Capabilities that a ready server reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
-    /// The models it serves, at least one.
+    /// Models that it serves, at least one.
     pub models: Vec<ServedModel>,
-    /// vLLM's version, where it says one.
+    /// vLLM's version, if the server reports it.
     pub version: Option<String>,
-    /// Does its model take conversations, that is, has it a chat template?
+    /// Whether its model has a chat template and so accepts conversations.
     pub chat_template: bool,
-    /// What it can be asked.
+    /// Routes that the server offers.
     pub routes: ServerRoutes,
 }
 
-/// A served model.
+/// A model that a server serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServedModel {
-    /// The name requests have to give.
+    /// Name that requests must use.
     pub id: String,
-    /// The longest prompt and answer together, in tokens; not every server says.
+    /// Maximum length of prompt and answer together in tokens, if the server reports it.
     pub max_model_len: Option<u64>,
-    /// The model's folder or hub name, where the server says so.
+    /// Folder or hub name of the model, if the server reports it.
     pub root: Option<String>,
 }
 
-/// Which routes there are.
+/// Routes that a server offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRoutes {
-    /// `/v1/completions`
+    /// Whether `/v1/completions` exists.
     pub completions: bool,
-    /// `/v1/chat/completions`
+    /// Whether `/v1/chat/completions` exists.
     pub chat: bool,
-    /// `/v1/chat/completions/batch`: several conversations in one request.
+    /// `/v1/chat/completions/batch`: several conversations per request.
     pub chat_batch: bool,
-    /// `/tokenize`
+    /// Whether `/tokenize` exists.
     pub tokenize: bool,
-    /// `/metrics`: how many prompts run and wait.
+    /// `/metrics`: numbers of running and waiting prompts.
     pub metrics: bool,
 }
 
-/// What came of asking a server.
+/// Result of probing a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeResult {
-    /// It can be used.
+    /// The server can be used.
     Ready(ServerInfo),
-    /// It cannot, and why.
+    /// The server cannot be used, with the reason.
     NotReady(String),
 }

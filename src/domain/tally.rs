@@ -1,4 +1,4 @@
-//! Counts that add up: of a rank, and of the job.
+//! Tallies: mergeable counts of a rank, a node or the job.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use super::{FailureKind, Merge, Outcome, PromptResult};
 
-/// What was done so far.
+/// Counts of the work that is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Prompts answered.
+    /// Number of answered prompts.
     pub answered: u64,
-    /// Prompts failed, by kind.
+    /// Number of failed prompts by kind.
     pub failed: BTreeMap<FailureKind, u64>,
-    /// Tokens of prompts answered.
+    /// Number of tokens in answered prompts.
     pub prompt_tokens: u64,
-    /// Tokens of answers.
+    /// Number of tokens in answers.
     pub completion_tokens: u64,
-    /// HTTP requests sent.
+    /// Number of HTTP requests sent.
     pub requests: u64,
-    /// Prompts that were sent again after a fault.
+    /// Number of prompts sent again after a fault.
     pub retried: u64,
 }
 
 impl Tally {
-    /// One more outcome.
+    /// Counts one more outcome.
     pub fn count(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {
@@ -37,13 +37,13 @@ impl Tally {
         }
     }
 
-    /// Prompts with an outcome.
+    /// Returns the number of prompts with an outcome.
     #[must_use]
     pub fn settled(&self) -> u64 {
         self.answered + self.failed_count()
     }
 
-    /// Prompts failed, of any kind.
+    /// Returns the number of failed prompts of all kinds.
     #[must_use]
     pub fn failed_count(&self) -> u64 {
         self.failed.values().sum()

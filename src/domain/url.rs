@@ -1,28 +1,28 @@
-//! A server's address, checked once.
+//! Server URLs, validated once.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-/// A server's address: `http://host:port`, perhaps with placeholders and a path; no password, no query.
+/// URL of a server, `http://host:port`: possibly with placeholders and a path, without password and query.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Url(String);
 
 impl Url {
-    /// As text, without a slash at its end.
+    /// Returns the URL as text, without a trailing slash.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The default: this node's own server, by number and not as `localhost`, which may mean `::1`.
+    /// Returns the URL of a server on this node. It has the address and not `localhost`, which may resolve to `::1`.
     #[must_use]
     pub fn loopback(port: u16) -> Self {
         Self(format!("http://127.0.0.1:{port}"))
     }
 
-    /// The host part, placeholders and all; an IPv6 address without its brackets.
+    /// Returns the host part, with placeholders; an IPv6 address without its brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         let rest = self.0.split_once("://").map_or("", |(_, rest)| rest);
@@ -39,7 +39,7 @@ impl FromStr for Url {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let trimmed = text.trim().trim_end_matches('/');
-        // The API's own prefix is often copied along; requests put it in front themselves.
+        // The API prefix is often copied along; requests add it themselves.
         let trimmed = trimmed.strip_suffix("/v1").unwrap_or(trimmed);
         let Some((scheme, rest)) = trimmed.split_once("://") else {
             return Err(format!("{text:?} is no URL like http://127.0.0.1:8000"));
@@ -49,7 +49,7 @@ impl FromStr for Url {
         }
         let authority = rest.split('/').next().unwrap_or_default();
         if authority.contains('@') {
-            // The text itself is left out: it holds the password.
+            // The message must not repeat the text, which contains the password.
             return Err(
                 "a URL must not hold a name or password; the key belongs into the environment"
                     .into(),
@@ -60,7 +60,7 @@ impl FromStr for Url {
         }
         let mut url = Self(trimmed.to_owned());
         if url.host().eq_ignore_ascii_case("localhost") {
-            // By number: the name may mean ::1 first, where a server that listens on 127.0.0.1 is not.
+            // Replaced by the address: the name may resolve to ::1 first, where a server on 127.0.0.1 does not listen.
             url = Self(format!("{scheme}://127.0.0.1{}", &rest["localhost".len()..]));
         }
         let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']')).map(|it| it.1);

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    BatchParams, Fault, HttpClient, InferenceRequest, ServerReply, reply, request::post_request,
+    BatchParams, HttpClient, InferenceRequest, RequestFault, ServerReply, reply,
+    request::post_request,
 };
 use crate::domain::{Prompt, RequestParams, Route, Url};
 
@@ -56,7 +57,7 @@ pub async fn send_canary(
     system: Option<&str>,
     rendered: String,
     limit: Duration,
-) -> (Result<ServerReply, Fault>, CanaryResult) {
+) -> (Result<ServerReply, RequestFault>, CanaryResult) {
     let sent = Instant::now();
     let mut asked = shared.clone();
     asked.params.set("return_token_ids", "true");
@@ -84,7 +85,7 @@ async fn request_one_token(
     model: &str,
     rendered: &str,
     limit: Duration,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, RequestFault> {
     let mut params = RequestParams::default();
     params.set("max_tokens", "1");
     params.set("return_token_ids", "true");

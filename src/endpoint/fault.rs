@@ -10,7 +10,7 @@ use super::{TransportError, wire};
 
 /// Reason why a request brought no answers, by what is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum RequestFault {
     /// One of the prompts is at fault and the server does not say which: the batch is split in halves until it is alone.
     Prompt {
         /// The prompt does not fit into the model's context.
@@ -55,7 +55,7 @@ pub enum Fault {
     },
 }
 
-impl From<TransportError> for Fault {
+impl From<TransportError> for RequestFault {
     fn from(trouble: TransportError) -> Self {
         let what = trouble.to_string();
         match trouble {
@@ -69,20 +69,24 @@ impl From<TransportError> for Fault {
 }
 
 /// Classifies a response whose status is not 200.
-pub(super) fn classify_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Fault {
-    let error = wire::error(body);
+pub(super) fn classify_response(
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &[u8],
+) -> RequestFault {
+    let error = wire::parse_error_body(body);
     let what = error.message;
     let param = error.param.unwrap_or_default();
     match status {
         400 | 413 | 422 => classify_bad_request(status, what, &param),
         408 | 425 | 500 | 502 | 504 if !is_engine_dead(&what) => {
-            Fault::Transient { message: what, status: Some(status) }
+            RequestFault::Transient { message: what, status: Some(status) }
         }
         // A wrong key or model: the probe saw another server at this URL, and that one may come back.
-        401 | 403 | 404 => Fault::EndpointDown { message: what },
-        429 | 503 => Fault::Busy { after: retry_after },
-        500..600 => Fault::EndpointDown { message: what },
-        _ => Fault::Request { message: what, status },
+        401 | 403 | 404 => RequestFault::EndpointDown { message: what },
+        429 | 503 => RequestFault::Busy { after: retry_after },
+        500..600 => RequestFault::EndpointDown { message: what },
+        _ => RequestFault::Request { message: what, status },
     }
 }
 
@@ -93,13 +97,13 @@ fn is_engine_dead(what: &str) -> bool {
         .any(|sign| what.contains(sign))
 }
 
-fn classify_bad_request(status: u16, what: String, param: &str) -> Fault {
+fn classify_bad_request(status: u16, what: String, param: &str) -> RequestFault {
     // vLLM's limit, and the message of servers written in Go, which accept no lists at all.
     if what.contains("prompt list length") || what.contains("cannot unmarshal array") {
-        return Fault::ListTooLong;
+        return RequestFault::ListTooLong;
     }
     if let Some(left) = parse_tokens_left(&what) {
-        return Fault::TooManyTokens { left, message: what };
+        return RequestFault::TooManyTokens { left, message: what };
     }
     let too_long = param.starts_with("input_") || what.contains("maximum context length");
     let is_prompts = too_long
@@ -119,9 +123,9 @@ fn classify_bad_request(status: u16, what: String, param: &str) -> Fault {
         .any(|sign| what.contains(sign));
     if is_prompts || !is_requests {
         // An unknown message may be about a single prompt: splitting the batch finds out, at the price of a few requests.
-        return Fault::Prompt { too_long, message: what, status };
+        return RequestFault::Prompt { too_long, message: what, status };
     }
-    Fault::Request { message: what, status }
+    RequestFault::Request { message: what, status }
 }
 
 /// Computes the tokens left for the answer from the message with which older vLLM versions refuse a `max_tokens` that does
@@ -148,7 +152,7 @@ mod tests {
     use super::*;
 
     /// Classifies a recorded response of a real vLLM, named by its file.
-    fn recorded_fault(case: &str) -> Fault {
+    fn recorded_fault(case: &str) -> RequestFault {
         let path = format!("{}/tests/data/vllm-wire/{case}.json", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
         let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -160,7 +164,10 @@ mod tests {
     #[test]
     fn a_prompts_fault_is_told_from_the_requests() {
         for case in ["completions-too-long", "completions-list-one-too-long", "chat-too-long"] {
-            assert!(matches!(recorded_fault(case), Fault::Prompt { too_long: true, .. }), "{case}");
+            assert!(
+                matches!(recorded_fault(case), RequestFault::Prompt { too_long: true, .. }),
+                "{case}"
+            );
         }
         for case in [
             "completions-list-with-empty-string",
@@ -171,8 +178,8 @@ mod tests {
             "chat-messages-empty",
         ] {
             let fault = recorded_fault(case);
-            let expected = matches!(fault, Fault::Prompt { too_long: false, .. })
-                || (case == "chat-messages-empty" && matches!(fault, Fault::Request { .. }));
+            let expected = matches!(fault, RequestFault::Prompt { too_long: false, .. })
+                || (case == "chat-messages-empty" && matches!(fault, RequestFault::Request { .. }));
             assert!(expected, "{case}: {fault:?}");
         }
         for case in [
@@ -186,26 +193,29 @@ mod tests {
             "chat-tools-default",
         ] {
             assert!(
-                matches!(recorded_fault(case), Fault::Request { .. }),
+                matches!(recorded_fault(case), RequestFault::Request { .. }),
                 "{case}: {:?}",
                 recorded_fault(case)
             );
         }
         for case in ["completions-model-bad", "chat-model-bad"] {
             assert!(
-                matches!(recorded_fault(case), Fault::EndpointDown { .. }),
+                matches!(recorded_fault(case), RequestFault::EndpointDown { .. }),
                 "{case}: the server serves another model now"
             );
         }
-        assert_eq!(recorded_fault("completions-list-1025"), Fault::ListTooLong);
-        assert_eq!(recorded_fault("queue-limit-64-busy-single"), Fault::Busy { after: None });
+        assert_eq!(recorded_fault("completions-list-1025"), RequestFault::ListTooLong);
+        assert_eq!(
+            recorded_fault("queue-limit-64-busy-single"),
+            RequestFault::Busy { after: None }
+        );
     }
 
     #[test]
     fn an_older_servers_count_says_how_much_is_left() {
         let body = br#"{"error":{"message":"'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 2048 tokens and your request has 100 input tokens (2000 > 2048 - 100).","type":"BadRequestError","param":null,"code":400}}"#;
         let fault = classify_response(400, None, body);
-        assert!(matches!(fault, Fault::TooManyTokens { left: 1948, .. }), "{fault:?}");
+        assert!(matches!(fault, RequestFault::TooManyTokens { left: 1948, .. }), "{fault:?}");
     }
 
     #[test]
@@ -219,13 +229,16 @@ mod tests {
         };
         assert!(matches!(
             of(500, "cannot schedule new futures after shutdown"),
-            Fault::EndpointDown { .. }
+            RequestFault::EndpointDown { .. }
         ));
-        assert!(matches!(of(500, "EngineCore encountered an issue."), Fault::EndpointDown { .. }));
+        assert!(matches!(
+            of(500, "EngineCore encountered an issue."),
+            RequestFault::EndpointDown { .. }
+        ));
         assert!(matches!(
             of(500, "list index out of range"),
-            Fault::Transient { status: Some(500), .. }
+            RequestFault::Transient { status: Some(500), .. }
         ));
-        assert!(matches!(of(502, "bad gateway"), Fault::Transient { .. }));
+        assert!(matches!(of(502, "bad gateway"), RequestFault::Transient { .. }));
     }
 }

@@ -94,7 +94,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Fails if no complete response arrives within `limit`.
-    pub async fn post(
+    pub async fn post_json(
         &self,
         url: &Url,
         path: &'static str,

@@ -15,9 +15,9 @@ mod server_metrics;
 mod wire;
 
 pub use canary::{CanaryResult, send_canary};
-pub use fault::Fault;
+pub use fault::RequestFault;
 pub use http::{HttpClient, HttpResponse, TransportError};
 pub use probe::probe_server;
 pub use reply::ServerReply;
-pub use request::{BatchParams, InferenceRequest, ask, messages_json};
+pub use request::{BatchParams, InferenceRequest, messages_json, send_request};
 pub use server_metrics::{ServerLoad, fetch_server_load};

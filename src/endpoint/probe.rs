@@ -75,7 +75,7 @@ async fn has_chat_template(
         "{{\"model\":{model},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"max_tokens\":1}}"
     );
     let path = if routes.tokenize { "/tokenize" } else { "/v1/chat/completions" };
-    match client.post(url, path, body.into_bytes(), PROBE_TIMEOUT).await {
+    match client.post_json(url, path, body.into_bytes(), PROBE_TIMEOUT).await {
         Ok(it) if it.status == 503 => Err(format!("POST {path} answered 503")),
         Ok(it) => Ok(it.status == 200),
         Err(trouble) => Err(format!("POST {path}: {trouble}")),
@@ -103,7 +103,7 @@ async fn discover_routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes,
     let paths =
         ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/tokenize"];
     for (there, path) in there.iter_mut().zip(paths) {
-        let answer = client.post(url, path, b"{}".to_vec(), PROBE_TIMEOUT).await?;
+        let answer = client.post_json(url, path, b"{}".to_vec(), PROBE_TIMEOUT).await?;
         *there = !matches!(answer.status, 404 | 405 | 501);
     }
     let [completions, chat, chat_batch, tokenize] = there;

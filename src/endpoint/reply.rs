@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Fault, wire};
+use super::{RequestFault, wire};
 use crate::domain::{AnswerChoice, PromptAnswer, TokenUsage};
 
 /// Parsed reply to a batch of prompts.
@@ -80,7 +80,7 @@ pub(super) fn read(
     body: &[u8],
     lengths: &[u64],
     n: usize,
-) -> Result<Vec<Option<PromptAnswer>>, Fault> {
+) -> Result<Vec<Option<PromptAnswer>>, RequestFault> {
     let read: ReplyBody =
         serde_json::from_slice(body).map_err(|error| classify_non_answer(body, &error))?;
     let empty = PromptReplySlot { choices: vec![None; n], ..PromptReplySlot::default() };
@@ -107,7 +107,7 @@ pub(super) fn read(
     let mut answers: Vec<Option<PromptAnswer>> = places.into_iter().map(complete).collect();
     let usage = read.usage.and_then(|it| ReplyUsage::deserialize(it).ok());
     if let Some(usage) = usage.filter(ReplyUsage::is_plausible) {
-        share(usage, lengths, &mut answers);
+        apportion_usage(usage, lengths, &mut answers);
     }
     for (answer, exact) in answers.iter_mut().zip(exact) {
         if let (Some(answer), Some((prompt_tokens, completion_tokens))) = (answer, exact) {
@@ -118,14 +118,14 @@ pub(super) fn read(
 }
 
 /// Classifies a body with status 200 that is not an answer: garbage, or an error object.
-fn classify_non_answer(body: &[u8], error: &serde_json::Error) -> Fault {
+fn classify_non_answer(body: &[u8], error: &serde_json::Error) -> RequestFault {
     let is_error = serde_json::from_slice::<InBandError>(body).is_ok();
     let what = if is_error {
         format!("error in a reply with status 200: {}", wire::error_message(body))
     } else {
         format!("invalid reply ({error})")
     };
-    Fault::Transient { message: what, status: None }
+    RequestFault::Transient { message: what, status: None }
 }
 
 #[derive(Deserialize)]
@@ -152,7 +152,7 @@ impl ReplyChoice {
 
 /// Splits the usage of a batch, which vLLM reports as one sum, over its prompts in proportion to their lengths. The usage of
 /// a single prompt is exact.
-fn share(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
+fn apportion_usage(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
     let asked: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
     let length = |answer: &Option<PromptAnswer>| {
         let choices = answer.iter().flat_map(|answer| &answer.choices);

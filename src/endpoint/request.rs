@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{Fault, HttpClient, ServerReply, fault, reply};
+use super::{HttpClient, RequestFault, ServerReply, fault, reply};
 use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
 
 /// Parameters that all prompts of a request have in common; only prompts with equal ones can form a batch.
@@ -73,12 +73,12 @@ impl InferenceRequest {
 ///
 /// # Errors
 /// Fails if no reply arrives within `limit`, if the server refuses the request, or if the reply cannot be parsed.
-pub async fn ask(
+pub async fn send_request(
     client: &HttpClient,
     url: &Url,
     question: InferenceRequest,
     limit: Duration,
-) -> Result<ServerReply, Fault> {
+) -> Result<ServerReply, RequestFault> {
     let sent = Instant::now();
     let InferenceRequest { route, body, prompt_lengths: lengths, n } = question;
     let body = post_request(client, url, route, body, limit).await?;
@@ -93,12 +93,12 @@ pub(super) async fn post_request(
     route: Route,
     body: Vec<u8>,
     limit: Duration,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, RequestFault> {
     let path = match route {
         Route::Completions => "/v1/completions",
         Route::Chat => "/v1/chat/completions",
     };
-    let answer = client.post(url, path, body, limit).await.map_err(Fault::from)?;
+    let answer = client.post_json(url, path, body, limit).await.map_err(RequestFault::from)?;
     if answer.status == 200 {
         Ok(answer.body)
     } else {
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
     use crate::domain::{PromptId, RowHash};
 
-    fn prompt(text: &str) -> Prompt {
+    fn text_prompt(text: &str) -> Prompt {
         Prompt {
             index: 0,
             id: PromptId::from_index(0),
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn bodies_have_the_shape_that_vllm_accepts() {
-        let (a, b) = (prompt("say \"hi\""), prompt("ho"));
+        let (a, b) = (text_prompt("say \"hi\""), text_prompt("ho"));
         let one = std::slice::from_ref(&a);
         assert_eq!(
             request_body(Route::Completions, one, None),

@@ -48,12 +48,12 @@ pub(super) struct ErrorDetails {
 
 /// Returns the message of an error body.
 pub(super) fn error_message(body: &[u8]) -> String {
-    error(body).message
+    parse_error_body(body).message
 }
 
 /// Parses an error body in any of the shapes in use: `{"error": {"message": …}}`, `{"error": "…"}`, `{"detail": …}`,
 /// `{"message": …}`. Otherwise the message is the beginning of the body itself.
-pub(super) fn error(body: &[u8]) -> ErrorDetails {
+pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
     #[derive(Deserialize)]
     struct ErrorBody<'a> {
         #[serde(borrow)]

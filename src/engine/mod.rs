@@ -121,7 +121,7 @@ const RESULT_CHANNEL_CAPACITY: usize = 64;
 ///
 /// # Errors
 /// Where a thread cannot be started.
-pub fn start<P, E, S>(
+pub fn spawn_engine<P, E, S>(
     work: EngineSetup<P, S>,
     tell: impl Fn(EngineEvent) + Send + 'static,
 ) -> std::io::Result<EngineHandle>
@@ -168,40 +168,40 @@ fn raise_file_limit() {
 impl EngineHandle {
     /// Asks it to stop; prompts in flight stay open.
     pub fn stop(&self) {
-        self.tell(EngineCommand::Stop);
+        self.send_command(EngineCommand::Stop);
     }
 
     /// The failures it has held back are the prompts' own.
     pub fn proceed(&self) {
-        self.tell(EngineCommand::Proceed);
+        self.send_command(EngineCommand::Proceed);
     }
 
     /// The failures it has held back are too few to tell: it holds back as many again.
     pub fn keep_holding(&self) {
-        self.tell(EngineCommand::KeepHolding);
+        self.send_command(EngineCommand::KeepHolding);
     }
 
     /// It was given so many prompts in all; `ending` where there are no more to be had for now.
     pub fn set_supplied(&self, prompts: u64, ending: bool) {
-        self.tell(EngineCommand::SetSupplied(prompts, ending));
+        self.send_command(EngineCommand::SetSupplied(prompts, ending));
     }
 
     /// Somebody else has settled these prompts (by index).
     pub fn drop_redundant(&self, indexes: Vec<u64>) {
-        self.tell(EngineCommand::DropRedundant(indexes));
+        self.send_command(EngineCommand::DropRedundant(indexes));
     }
 
     /// From now on nothing is sent; what it has not sent it gives back ([`Word::GivesBack`]), what is under way it waits for.
     pub fn drain(&self) {
-        self.tell(EngineCommand::Drain);
+        self.send_command(EngineCommand::Drain);
     }
 
     /// Asks it to give back what it has not sent of the first `given` prompts ([`Word::GivesBack`]).
     pub fn revoke_unsent(&self, given: u64) {
-        self.tell(EngineCommand::RevokeUnsent(given));
+        self.send_command(EngineCommand::RevokeUnsent(given));
     }
 
-    fn tell(&self, command: EngineCommand) {
+    fn send_command(&self, command: EngineCommand) {
         let _ = self.commands.send(command); // closed: it has ended
     }
 

@@ -125,7 +125,7 @@ const MAX_TOKENS_STEP: u64 = 64;
 impl EnginePolicy {
     /// The time limit of a request with so many prompts.
     #[must_use]
-    pub fn limit(&self, prompts: usize) -> Duration {
+    pub fn request_timeout(&self, prompts: usize) -> Duration {
         match u32::try_from(prompts.div_ceil(PROMPTS_PER_TIMEOUT_STEP)).unwrap_or(u32::MAX) {
             // What the server works on at once has the limit that was asked for, however short.
             0 | 1 => self.timeout,
@@ -150,7 +150,7 @@ impl EnginePolicy {
         route: Route,
         fitted: Option<u64>,
     ) -> BatchParams {
-        let mut params = own.over(&self.default_params);
+        let mut params = own.merged_over(&self.default_params);
         if let Some(fitted) = fitted {
             params.set("max_tokens", fitted.to_string());
         }
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn timeouts_grow_with_the_batch() {
         let policy = EnginePolicy { timeout: Duration::from_secs(100), ..test_policy() };
-        assert_eq!(policy.limit(1), Duration::from_secs(100));
-        assert_eq!(policy.limit(256), Duration::from_secs(100));
-        assert_eq!(policy.limit(1024), Duration::from_secs(240));
+        assert_eq!(policy.request_timeout(1), Duration::from_secs(100));
+        assert_eq!(policy.request_timeout(256), Duration::from_secs(100));
+        assert_eq!(policy.request_timeout(1024), Duration::from_secs(240));
     }
 
     #[test]

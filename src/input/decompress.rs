@@ -40,16 +40,16 @@ pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read
 }
 
 /// Opens a Parquet file as JSON lines. Missing columns are reported before any row is read.
-fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputError> {
+fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReader, InputError> {
     let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
     let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
     let template = template.map_err(InputError::InvalidTemplate)?;
-    let names = template.as_ref().map(PromptTemplate::names).unwrap_or_default();
+    let names = template.as_ref().map(PromptTemplate::placeholder_names).unwrap_or_default();
     let counts =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
     let needed = |name: &str| counts(name) || names.iter().any(|it| it == name);
-    let rows = parquet::Rows::open(path, needed).map_err(io)?;
+    let rows = parquet::ParquetReader::open(path, needed).map_err(io)?;
     let twice = rows.column_names().iter().enumerate();
     let mut twice = twice.filter(|(at, name)| rows.column_names()[..*at].contains(name));
     if let Some((_, name)) = twice.next() {
@@ -65,7 +65,7 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputE
     }
     if !rows.omitted_columns().is_empty() {
         let columns = rows.omitted_columns().join(", ");
-        tracing::info!(file = %path.display(), columns, "left out: these columns are bytes and not text, or have no form in JSON");
+        tracing::info!(event = "parquet_columns_omitted", file = %path.display(), columns, "columns omitted, since they are binary or have no JSON form: {columns}");
     }
     Ok(rows)
 }
@@ -76,7 +76,7 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::Rows, InputE
 /// A stream that cannot be read to its end, or a file that cannot be written. Then `to` must not be used.
 pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     let failed = |doing| move |source| InputError::Io { doing, path: to.to_path_buf(), source };
-    let mut file = File::create(to).map_err(failed("cannot create it"))?;
+    let mut file = File::create(to).map_err(failed("cannot create"))?;
     let mut chunk = vec![0; BUFFER_BYTES];
     let mut copied = 0;
     loop {
@@ -89,7 +89,7 @@ pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
         file.write_all(&chunk[..read]).map_err(failed("cannot write the copy of the input"))?;
         copied += read as u64;
     }
-    file.sync_all().map_err(failed("cannot bring the copy of the input to disk"))?;
+    file.sync_all().map_err(failed("cannot sync the copy of the input to disk"))?;
     Ok(copied)
 }
 

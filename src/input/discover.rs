@@ -130,7 +130,7 @@ fn expand_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputErro
     for path in glob::glob(input).map_err(bad)? {
         let path = path.map_err(|error| {
             let path = error.path().to_path_buf();
-            InputError::Io { doing: "cannot look into it", path, source: error.into() }
+            InputError::Io { doing: "cannot read the folder", path, source: error.into() }
         })?;
         any = true;
         look(&path, files)?;
@@ -164,7 +164,7 @@ fn add_folder(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError>
             Some(_) => add_file(path, files)?,
             // Data folders usually have a README. A skipped data file shows in the log and in the row counts.
             None => {
-                tracing::info!(file = %path.display(), "skipped: its ending names no known format")
+                tracing::info!(event = "input_file_skipped", file = %path.display(), "input file skipped: unknown extension")
             }
         }
     }
@@ -184,14 +184,14 @@ fn remove_duplicates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
     let mut once = Vec::with_capacity(files.len());
     for path in files {
         let real = path.canonicalize().map_err(|source| InputError::Io {
-            doing: "cannot find the file",
+            doing: "cannot resolve the path",
             path: path.clone(),
             source,
         })?;
         if seen.insert(real) {
             once.push(path);
         } else {
-            tracing::warn!(file = %path.display(), "the file is named twice and read once");
+            tracing::warn!(event = "input_file_repeated", file = %path.display(), "input file named twice: read once");
         }
     }
     Ok(once)
@@ -237,14 +237,14 @@ mod tests {
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let error = |name: &str| find_input_files(&[path(name)]).unwrap_err().to_string();
         assert!(
-            error("README.md").contains("known are .jsonl .txt .csv .tsv .parquet"),
+            error("README.md").contains("hint: input files end in .jsonl .txt .csv .tsv .parquet"),
             "{}",
             error("README.md")
         );
         assert!(error("nowhere.jsonl").contains("no such file or folder"));
         assert!(error("*.arrow").contains("no file matches"));
-        assert!(error("[").contains("not a pattern"));
-        assert!(error("d.jsonl").contains("no input file was found"));
+        assert!(error("[").contains("invalid pattern"));
+        assert!(error("d.jsonl").contains("no input files found"));
         assert!(find_input_files(&[]).is_err());
     }
 

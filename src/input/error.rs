@@ -14,19 +14,19 @@ pub(super) const MAX_LISTED: usize = 20;
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// No file at all.
-    #[error("no input file was found for {}", .inputs.join(" "))]
+    #[error("no input files found in {}\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .inputs.join(" "))]
     NoFiles {
         /// What was asked for.
         inputs: Vec<String>,
     },
     /// A path that is neither there nor a pattern that matches.
-    #[error("{input}: no such file or folder, and no file matches it as a pattern")]
+    #[error("{input}: no such file or folder, and no file matches the pattern")]
     Missing {
         /// What was asked for.
         input: String,
     },
     /// A pattern that is none.
-    #[error("{input}: not a pattern: {what}")]
+    #[error("{input}: invalid pattern: {what}")]
     InvalidPattern {
         /// What was asked for.
         input: String,
@@ -34,13 +34,13 @@ pub enum InputError {
         what: String,
     },
     /// A file name by which the format cannot be told.
-    #[error("{}: the ending names no known format; known are {KNOWN_EXTENSIONS}, those of text also with .gz or .zst", .path.display())]
+    #[error("{}: unknown file extension\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .path.display())]
     UnknownExtension {
         /// The file.
         path: PathBuf,
     },
     /// A path that cannot be told to other ranks.
-    #[error("{}: the path is not UTF-8; rename the file or link to it", .path.display())]
+    #[error("{}: the path is not UTF-8\nhint: rename the file, or create a link to it", .path.display())]
     PathNotUtf8 {
         /// The file.
         path: PathBuf,
@@ -56,19 +56,19 @@ pub enum InputError {
         source: io::Error,
     },
     /// A packed file where a plain one is needed.
-    #[error("{}: packed files have no places to go back to; it has to be spooled first", .path.display())]
+    #[error("{}: a compressed file must be spooled before it is scanned", .path.display())]
     Compressed {
         /// The file.
         path: PathBuf,
     },
     /// A file that is not what it was when it was scanned.
-    #[error("{} has changed since the scan; start again when nothing writes to it any more", .path.display())]
+    #[error("{} has changed since the scan\nhint: start again when nothing writes to it any more", .path.display())]
     Changed {
         /// The file.
         path: PathBuf,
     },
     /// A row so long that it is a mistake.
-    #[error("{place}: the row that begins here has no end within 64 MiB; {hint}")]
+    #[error("{place}: the row is longer than 64 MiB\nhint: {hint}")]
     RowTooLong {
         /// Where it begins.
         place: InputLocation,
@@ -84,7 +84,7 @@ pub enum InputError {
         what: String,
     },
     /// A template that cannot be read.
-    #[error("the template: {0}")]
+    #[error("invalid template: {0}")]
     InvalidTemplate(String),
     /// A placeholder for a column that no row has.
     #[error("the template: no row has a column {name:?}{hint}")]
@@ -111,7 +111,7 @@ pub enum InputError {
         count: u64,
     },
     /// A row for another model than the job's.
-    #[error("{place}: the row is for the model {named:?}, the job is for {model:?}{}; take those rows out, choose their model with --model, or say --ignore-row-model", and_more_rows(*.count))]
+    #[error("{place}: the row names the model {named:?}, but the run uses {model:?}{}\nhint: remove these rows, choose their model with --model, or pass --ignore-row-model", and_more_rows(*.count))]
     ModelMismatch {
         /// The first such row.
         place: InputLocation,
@@ -124,7 +124,7 @@ pub enum InputError {
     },
     /// Rows for two models.
     #[error(
-        "{first} is for the model {model:?} and {second} for {other:?}; a job has one model: split the input, or say --ignore-row-model"
+        "{first} names the model {model:?} and {second} names {other:?}, but a run has one model\nhint: split the input, or pass --ignore-row-model"
     )]
     MixedModels {
         /// The first row that names a model.
@@ -178,19 +178,18 @@ pub struct DuplicateId {
 fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
     let named = first.iter().map(|bad| format!("{}: {}", bad.place, bad.reason));
     let advice = "mend them, or let them fail alone with --bad-rows fail";
-    format_list(&format!("{} no prompt", rows(count)), named, count, advice)
+    format_list(&format!("{} no prompt", rows_have(count)), named, count, advice)
 }
 
 fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
     let named = first.iter().map(|twice| {
-        format!("{}: the id {:?} stands in {} already", twice.duplicate, twice.id, twice.first)
+        format!("{}: id {:?} is already used in {}", twice.duplicate, twice.id, twice.first)
     });
-    let advice =
-        "rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
-    format_list(&format!("{} an id that another row has", rows(count)), named, count, advice)
+    let advice = "hint: a row without an id has its index, from 0, as id; pass --duplicate-ids keep to allow duplicates";
+    format_list(&format!("{} an id that another row has", rows_have(count)), named, count, advice)
 }
 
-fn rows(count: u64) -> String {
+fn rows_have(count: u64) -> String {
     if count == 1 { "1 row has".into() } else { format!("{count} rows have") }
 }
 

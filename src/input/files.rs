@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     FileCompression, InputError, InputFile, InputFormat,
     discover::compression_of,
-    source::{BLOCK_BYTES, mtime_nanos, open, open_unchanged},
+    source::{BLOCK_BYTES, mtime_nanos, open_unchanged, open_with_metadata},
 };
 
 /// Size of a chunk in bytes. Larger chunks would take more memory in transit and balance the readers of a small input
@@ -59,7 +59,7 @@ impl InputListing {
 
     /// Returns the total size of the files in bytes.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 
@@ -101,7 +101,7 @@ impl ListedFile {
         if compression_of(&path) != FileCompression::Plain {
             return Err(InputError::Compressed { path });
         }
-        let (_, facts) = open(&path)?;
+        let (_, facts) = open_with_metadata(&path)?;
         Ok(Self { path, name, format, size: facts.len(), mtime: mtime_nanos(&facts) })
     }
 

@@ -27,12 +27,12 @@ pub struct PromptReader<L> {
     bad_rows: BadRowAction,
     leases: Option<L>,
     ranges: VecDeque<RowRange>,
-    current: Option<Open>,
+    current: Option<OpenRange>,
     /// The file opened last: the next range is likely to lie in it.
-    idle: Option<(u32, ByteSource)>,
+    last_open: Option<(u32, ByteSource)>,
 }
 
-struct Open {
+struct OpenRange {
     range: RowRange,
     records: RecordReader<Take<ByteSource>>,
     rows_read: u64,
@@ -51,7 +51,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             leases: Some(leases),
             ranges: VecDeque::new(),
             current: None,
-            idle: None,
+            last_open: None,
         }
     }
 
@@ -67,7 +67,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                 }
                 continue;
             }
-            match self.row()? {
+            match self.read_row()? {
                 Some(prompt) => return Ok(Some(prompt)),
                 None => self.close_range(),
             }
@@ -75,24 +75,24 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
     }
 
     fn take(&mut self, lease: RowLease) {
-        let was_text = matches!(self.idle, Some((_, ByteSource::Text(_))));
+        let was_text = matches!(self.last_open, Some((_, ByteSource::Text(_))));
         match lease.text {
-            Some(text) => self.idle = Some((0, ByteSource::Text(std::io::Cursor::new(text)))),
-            None if was_text => self.idle = None,
+            Some(text) => self.last_open = Some((0, ByteSource::Text(std::io::Cursor::new(text)))),
+            None if was_text => self.last_open = None,
             None => {}
         }
         self.ranges = merge_adjacent(lease.ranges);
     }
 
-    fn begin(&mut self, stretch: RowRange) -> Result<Open, InputError> {
+    fn begin(&mut self, stretch: RowRange) -> Result<OpenRange, InputError> {
         let facts = source_file(&self.source, stretch.file)?;
-        let bytes = match self.idle.take() {
+        let bytes = match self.last_open.take() {
             Some((_, text @ ByteSource::Text(_))) => text,
             Some((number, file)) if number == stretch.file => file,
             _ => ByteSource::of(facts.open()?),
         };
         let io = |source| InputError::Io {
-            doing: "cannot go to a row",
+            doing: "cannot seek to a row",
             path: facts.path.clone(),
             source,
         };
@@ -102,11 +102,11 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             .saturating_add(1)
             .min(READ_BUFFER_BYTES);
         let records = RecordReader::new(bytes, stretch.offset, facts.format, buffer);
-        Ok(Open { range: stretch, records, rows_read: 0 })
+        Ok(OpenRange { range: stretch, records, rows_read: 0 })
     }
 
     /// Returns the next valid row of the open range.
-    fn row(&mut self) -> Result<Option<Prompt>, InputError> {
+    fn read_row(&mut self) -> Result<Option<Prompt>, InputError> {
         let Some(open) = &mut self.current else { return Ok(None) };
         let facts = source_file(&self.source, open.range.file)?;
         let changed = || InputError::Changed { path: facts.path.clone() };
@@ -119,13 +119,13 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             keep_row: self.keep_row,
         };
         loop {
-            let record = match open.records.next() {
+            let record = match open.records.next_record() {
                 Ok(Some(record)) => record,
                 Ok(None) if open.rows_read == open.range.rows => return Ok(None),
                 Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
                 Err(RecordError::Io(source)) => {
                     let path = facts.path.clone();
-                    return Err(InputError::Io { doing: "cannot read it", path, source });
+                    return Err(InputError::Io { doing: "cannot read", path, source });
                 }
             };
             let index = open.range.first + open.rows_read;
@@ -147,8 +147,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
     }
 
     fn close_range(&mut self) {
-        if let Some(Open { range: stretch, records, .. }) = self.current.take() {
-            self.idle = Some((stretch.file, records.into_inner().into_inner()));
+        if let Some(OpenRange { range: stretch, records, .. }) = self.current.take() {
+            self.last_open = Some((stretch.file, records.into_inner().into_inner()));
         }
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct RecordReader<R> {
     end: usize,
     /// Bytes after `start` that hold no row end; the search resumes behind them.
     searched: usize,
-    ended: bool,
+    at_eof: bool,
     offset: u64,
     /// Rows that begin at this offset or later are not returned.
     until: u64,
@@ -80,7 +80,7 @@ impl<R: Read> RecordReader<R> {
             start: 0,
             end: 0,
             searched: 0,
-            ended: false,
+            at_eof: false,
             offset,
             until: u64::MAX,
             line: 1,
@@ -103,7 +103,7 @@ impl<R: Read> RecordReader<R> {
             let found = rest[..passed].ends_with(b"\n");
             self.start += passed;
             self.offset += passed as u64;
-            if found || self.ended || self.offset >= self.until {
+            if found || self.at_eof || self.offset >= self.until {
                 return Ok(());
             }
             self.fill_buffer()?;
@@ -111,7 +111,7 @@ impl<R: Read> RecordReader<R> {
     }
 
     /// Number of lines passed so far, blank lines included.
-    pub(crate) fn lines(&self) -> u64 {
+    pub(crate) fn line_count(&self) -> u64 {
         self.line - 1
     }
 
@@ -121,7 +121,7 @@ impl<R: Read> RecordReader<R> {
     }
 
     /// Returns the next record that is not blank.
-    pub(crate) fn next(&mut self) -> Result<Option<InputRecord<'_>>, RecordError> {
+    pub(crate) fn next_record(&mut self) -> Result<Option<InputRecord<'_>>, RecordError> {
         let span = loop {
             match self.next_span()? {
                 None => return Ok(None),
@@ -153,7 +153,7 @@ impl<R: Read> RecordReader<R> {
             if let Some(length) = self.find_record_end() {
                 return Ok(Some(self.take(length, true)));
             }
-            if self.ended {
+            if self.at_eof {
                 let length = self.end - self.start;
                 let closed = self.field_state != CsvFieldState::Quoted;
                 return Ok((length > 0).then(|| self.take(length, closed)));
@@ -163,7 +163,7 @@ impl<R: Read> RecordReader<R> {
     }
 
     fn skip_byte_order_mark(&mut self) -> Result<(), RecordError> {
-        while self.end < 3 && !self.ended {
+        while self.end < 3 && !self.at_eof {
             self.fill_buffer()?;
         }
         if self.buffer[..self.end].starts_with(b"\xef\xbb\xbf") {
@@ -213,7 +213,7 @@ impl<R: Read> RecordReader<R> {
             self.buffer.resize(2 * self.end, 0);
         }
         match self.input.read(&mut self.buffer[self.end..]) {
-            Ok(0) => self.ended = true,
+            Ok(0) => self.at_eof = true,
             Ok(read) => self.end += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(RecordError::Io(error)),
@@ -310,7 +310,7 @@ mod tests {
     fn read_records(bytes: &[u8], format: InputFormat, drop: usize) -> Vec<(Vec<u8>, u64, u64)> {
         let mut records = RecordReader::new(TrickleReader(bytes, drop), 0, format, 16);
         let mut all = Vec::new();
-        while let Some(record) = records.next().unwrap() {
+        while let Some(record) = records.next_record().unwrap() {
             all.push((record.bytes.to_vec(), record.offset, record.line));
         }
         all

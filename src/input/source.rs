@@ -117,7 +117,7 @@ impl SourceFile {
 
 /// Opens a file if its size and modification time are the expected ones.
 pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, InputError> {
-    let (file, facts) = open(path)?;
+    let (file, facts) = open_with_metadata(path)?;
     if (facts.len(), mtime_nanos(&facts)) == (size, time) {
         Ok(file)
     } else {
@@ -125,8 +125,8 @@ pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, 
     }
 }
 
-pub(super) fn open(path: &Path) -> Result<(File, Metadata), InputError> {
-    let io = |source| InputError::Io { doing: "cannot open it", path: path.to_path_buf(), source };
+pub(super) fn open_with_metadata(path: &Path) -> Result<(File, Metadata), InputError> {
+    let io = |source| InputError::Io { doing: "cannot open", path: path.to_path_buf(), source };
     let file = File::open(path).map_err(io)?;
     let facts = file.metadata().map_err(io)?;
     Ok((file, facts))

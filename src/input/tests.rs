@@ -29,18 +29,18 @@ impl TestInput {
         Self { folder, files }
     }
 
-    fn scan(&self, rules: &InputRules) -> Result<ScannedInput, InputError> {
+    fn scan_with(&self, rules: &InputRules) -> Result<ScannedInput, InputError> {
         scan_files(&self.files, rules)
     }
 
     /// The error's text without the folder's path.
     fn scan_error(&self, rules: &InputRules) -> String {
-        let error = self.scan(rules).expect_err("the input is bad").to_string();
+        let error = self.scan_with(rules).expect_err("the input is bad").to_string();
         error.replace(&format!("{}/", self.folder.path().display()), "")
     }
 
-    fn prompts(&self, rules: &InputRules) -> Vec<Prompt> {
-        let scanned = self.scan(rules).expect("the input is good");
+    fn read_prompts(&self, rules: &InputRules) -> Vec<Prompt> {
+        let scanned = self.scan_with(rules).expect("the input is good");
         let all = read(&scanned, rules, scanned.table.row_ranges(0, u64::MAX));
         assert_eq!(scanned.first.as_ref(), all.first());
         assert_eq!(all.len() + scanned.bad_rows.len(), scanned.source.rows as usize);
@@ -101,7 +101,7 @@ fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
         "{\"id\": \"x\\ty\", \"prompt\": \"\"}"
     ));
     let rules = InputRules { keep_row: true, ..InputRules::default() };
-    let prompts = files.prompts(&rules);
+    let prompts = files.read_prompts(&rules);
     assert_eq!(prompt_texts(&prompts), ["a é\n", r#"[{"role": "user", "content": "b"}]"#, "c", ""]);
     assert_eq!(prompt_ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
     assert_eq!(prompts.iter().map(|it| it.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
@@ -112,7 +112,7 @@ fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
     assert_eq!(prompts[1].params.json(), r#"{"max_tokens":9}"#);
     assert_eq!(prompts[2].row.as_deref(), Some(r#"{"prompt":"c"}"#));
     assert_eq!(prompts[3].row.as_deref(), Some(r#"{"id": "x\ty", "prompt": ""}"#));
-    let scanned = files.scan(&rules).unwrap();
+    let scanned = files.scan_with(&rules).unwrap();
     let source = &scanned.source;
     assert!(source.any_messages && source.any_text && !source.openai_batch);
     assert_eq!((source.rows, scanned.data_columns.as_slice()), (4, &["topic".to_owned()][..]));
@@ -130,14 +130,18 @@ fn batch_rows_have_their_prompt_in_a_body() {
     let good = row("a", "/v1/chat/completions", body)
         + &row("b", "/v1/completions", r#"{"prompt": "p", "n": 2}"#);
     let files = jsonl_input(&good);
-    let prompts = files.prompts(&InputRules::default());
+    let prompts = files.read_prompts(&InputRules::default());
     assert_eq!(prompt_ids(&prompts), ["\"a\"", "\"b\""]);
     assert_eq!((prompts[0].route, prompts[1].route), (Some(Route::Chat), Some(Route::Completions)));
     assert_eq!((prompts[0].params.json().as_str(), prompts[0].priority), (r#"{"tools":[1]}"#, 4));
-    let scanned = files.scan(&InputRules::default()).unwrap();
+    let scanned = files.scan_with(&InputRules::default()).unwrap();
     assert!(scanned.source.openai_batch);
     assert_eq!(scanned.row_model.as_deref(), Some("m"));
-    assert!(scanned.notes[0].starts_with("stream is ignored"), "{:?}", scanned.notes);
+    assert!(
+        scanned.notes[0].starts_with("ignored parameter: stream (1 row, first: "),
+        "{:?}",
+        scanned.notes
+    );
 
     let bad = [
         row("a", "/v1/embeddings", "{}"),
@@ -151,15 +155,15 @@ fn batch_rows_have_their_prompt_in_a_body() {
     ];
     let whole = jsonl_input(&bad.concat()).scan_error(&InputRules::default());
     for why in [
-        "8 rows have no prompt:",
-        "line 1: url is \"/v1/embeddings\"",
-        "line 2: its url is for prompts",
-        "line 3: its url is for messages",
-        "line 4: body is a list",
-        "line 5: prompt is a list; it must be a string",
-        "line 6: an OpenAI batch row has custom_id, method, url, body; this has no method",
-        "line 7: method is \"GET\"",
-        "line 8: the body has neither prompt nor messages",
+        "8 invalid rows (nothing was sent):",
+        "line 1: `url` must be /v1/completions or /v1/chat/completions, found \"/v1/embeddings\"",
+        "line 2: `url` is for prompts",
+        "line 3: `url` is for messages",
+        "line 4: `body` must be an object, found a list",
+        "line 5: `prompt` must be a string, found a list",
+        "line 6: an OpenAI batch row has the fields custom_id, method, url, body; `method` is missing",
+        "line 7: `method` must be \"POST\", found \"GET\"",
+        "line 8: the body has neither `prompt` nor `messages`",
     ] {
         assert!(whole.contains(why), "{why}: {whole}");
     }
@@ -171,20 +175,20 @@ fn every_bad_row_is_named_with_its_line() {
         {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
     let files = TestInput::new(&[("in.jsonl", text)]);
     let whole = files.scan_error(&InputRules::default());
-    let wanted = "12 rows have no prompt:
-  in.jsonl line 1: prompt is a number; it must be a string
-  in.jsonl line 3: prompt is null; it must be a string
-  in.jsonl line 4: the row has both prompt and messages; it must have one of them
-  in.jsonl line 5: the row has neither prompt nor messages
-  in.jsonl line 6: a row is an object or a string, this is a list
-  in.jsonl line 7: prompt: not valid JSON at byte 8: unexpected end of hex escape
-  in.jsonl line 8: messages is empty
-  in.jsonl line 9: messages[0] has no role
+    let wanted = "12 invalid rows (nothing was sent):
+  in.jsonl line 1: `prompt` must be a string, found a number
+  in.jsonl line 3: `prompt` must be a string, found null
+  in.jsonl line 4: the row has both `prompt` and `messages`, but must have one of them
+  in.jsonl line 5: the row has neither `prompt` nor `messages`
+  in.jsonl line 6: a row must be an object or a string, found a list
+  in.jsonl line 7: `prompt`: not valid JSON at byte 8: unexpected end of hex escape
+  in.jsonl line 8: `messages` is empty
+  in.jsonl line 9: `messages[0]` has no role
   in.jsonl line 10: not UTF-8 at byte 13 of the row
-  in.jsonl line 11: id is null; it must be a string or a number
+  in.jsonl line 11: `id` must be a string or a number, found null
   in.jsonl line 12: not valid JSON at byte 14: EOF while parsing an object
-  in.jsonl line 13: n is 0; it must be at least 1
-mend them, or let them fail alone with --bad-rows fail";
+  in.jsonl line 13: `n` must be at least 1, found 0
+hint: fix the rows, or pass --bad-rows fail to write them as failed answers";
     assert_eq!(whole, wanted);
 }
 
@@ -194,12 +198,12 @@ fn bad_rows_may_fail_alone_and_keep_their_index() {
         ("a.jsonl", b"{\"id\": \"x\", \"prompt\": 1}\n\"good\"\n{\"prompt\"\n"),
         ("b.txt", b"line\n\xff\n"),
     ]);
-    let prompts = files.prompts(&fail_rules());
+    let prompts = files.read_prompts(&fail_rules());
     assert_eq!(
         (prompt_texts(&prompts), prompt_ids(&prompts)),
         (vec!["good", "line"], vec!["\"1\"", "\"3\""])
     );
-    let bad = files.scan(&fail_rules()).unwrap().bad_rows;
+    let bad = files.scan_with(&fail_rules()).unwrap().bad_rows;
     let places: Vec<_> = bad.iter().map(|it| (it.index, it.file, it.line)).collect();
     assert_eq!(places, [(0, 0, 1), (2, 0, 3), (4, 1, 2)]);
     assert_eq!(bad[0].id, Some(PromptId::from_json("\"x\"".into())));
@@ -209,7 +213,7 @@ fn bad_rows_may_fail_alone_and_keep_their_index() {
 fn twenty_bad_rows_are_named_and_the_rest_counted() {
     let whole = jsonl_input(&"{}\n".repeat(50)).scan_error(&InputRules::default());
     assert!(
-        whole.starts_with("50 rows have")
+        whole.starts_with("50 invalid rows")
             && whole.contains("line 20:")
             && !whole.contains("line 21:")
     );
@@ -221,7 +225,7 @@ fn tables_have_columns_and_records_of_many_lines() {
     let text = "\u{feff}id,prompt,temperature,params\r\n7,\"two\nlines\",hot,\"{\"\"max_tokens\"\": 5,\n\"\"x\"\": [1, 2]}\"\r\n,\"\",,\r\nx,y,z,";
     let files = TestInput::new(&[("in.csv", text.as_bytes())]);
     let rules = InputRules { keep_row: true, ..InputRules::default() };
-    let prompts = files.prompts(&rules);
+    let prompts = files.read_prompts(&rules);
     assert_eq!(prompt_texts(&prompts), ["two\nlines", "", "y"]);
     assert_eq!(prompt_ids(&prompts), ["\"7\"", "\"1\"", "\"x\""]);
     assert_eq!(prompts[0].params.json(), r#"{"max_tokens":5,"x":[1,2]}"#);
@@ -229,10 +233,10 @@ fn tables_have_columns_and_records_of_many_lines() {
         prompts[2].row.as_deref(),
         Some(r#"{"id":"x","prompt":"y","temperature":"z","params":""}"#)
     );
-    assert_eq!(files.scan(&rules).unwrap().source.files[0].columns[2], "temperature");
+    assert_eq!(files.scan_with(&rules).unwrap().source.files[0].columns[2], "temperature");
 
     let tsv = TestInput::new(&[("in.tsv", b"prompt\tx\na,b\t1\n")]);
-    assert_eq!(prompt_texts(&tsv.prompts(&InputRules::default())), ["a,b"]);
+    assert_eq!(prompt_texts(&tsv.read_prompts(&InputRules::default())), ["a,b"]);
 }
 
 #[test]
@@ -240,15 +244,17 @@ fn what_is_wrong_with_a_table_is_said_with_its_lines() {
     let csv = |text: &str| {
         TestInput::new(&[("in.csv", text.as_bytes())]).scan_error(&InputRules::default())
     };
-    assert!(
-        csv("promt,x\na,b\n")
-            .starts_with("in.csv: the header has no column \"prompt\"; is it \"promt\"?")
-    );
-    assert!(csv("prompt,prompt\n").contains("\"prompt\" twice"));
+    assert!(csv("promt,x\na,b\n").starts_with(
+        "in.csv: no `prompt` column (columns: promt, x)\nhint: rename `promt` to `prompt`"
+    ));
+    assert!(csv("prompt,prompt\n").contains("two columns named `prompt`"));
     let whole = csv("prompt,params\n\"a\nb\",\nc\nd,[]\ne,\"{\nf,\n");
-    assert!(whole.contains("in.csv line 4: it has 1 fields and the header 2"), "{whole}");
-    assert!(whole.contains("in.csv line 5: params is a list"), "{whole}");
-    assert!(whole.contains("in.csv line 6: the quote that opens here is never closed"), "{whole}");
+    assert!(whole.contains("in.csv line 4: the row has 1 field, but the header has 2"), "{whole}");
+    assert!(whole.contains("in.csv line 5: `params` must be an object, found a list"), "{whole}");
+    assert!(
+        whole.contains("in.csv line 6: a quote that opens in this row is never closed"),
+        "{whole}"
+    );
 }
 
 #[test]
@@ -259,18 +265,18 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
         ("c.jsonl", b"\"three\"\n"),
         ("d.txt", b"\n\n"),
     ]);
-    let prompts = files.prompts(&InputRules::default());
+    let prompts = files.read_prompts(&InputRules::default());
     assert_eq!(
         (prompt_texts(&prompts), prompt_ids(&prompts)),
         (vec!["one", "two", "three"], vec!["\"0\"", "\"1\"", "\"2\""])
     );
-    let files = files.scan(&InputRules::default()).unwrap().source.files;
+    let files = files.scan_with(&InputRules::default()).unwrap().source.files;
     assert_eq!(
         files.iter().map(|it| (it.first, it.rows)).collect::<Vec<_>>(),
         [(0, 2), (2, 0), (2, 1), (3, 0)]
     );
 
-    let none = TestInput::new(&[("a.jsonl", b"")]).scan(&template_rules("{item}")).unwrap();
+    let none = TestInput::new(&[("a.jsonl", b"")]).scan_with(&template_rules("{item}")).unwrap();
     assert_eq!((none.source.rows, none.first, none.source.openai_batch), (0, None, false));
 }
 
@@ -281,15 +287,15 @@ fn ids_that_stand_twice_are_refused_with_both_places() {
         ("b.jsonl", b"{\"id\": \"\\u0078\", \"prompt\": \"3\"}\n{\"id\": 1, \"prompt\": \"4\"}\n"),
         ("c.csv", b"id,prompt\ny,\"a\nb\"\nx,c\n"),
     ]);
-    let wanted = "3 rows have an id that another row has:
-  b.jsonl line 1: the id \"x\" stands in a.jsonl line 1 already
-  b.jsonl line 2: the id \"1\" stands in a.jsonl line 3 already
-  c.csv line 4: the id \"x\" stands in a.jsonl line 1 already
-rows without an id are named by their index, from 0; --duplicate-ids keep lets all pass";
+    let wanted = "3 rows have a duplicate id:
+  b.jsonl line 1: id \"x\" is already used in a.jsonl line 1
+  b.jsonl line 2: id \"1\" is already used in a.jsonl line 3
+  c.csv line 4: id \"x\" is already used in a.jsonl line 1
+hint: a row without an id has its index, from 0, as id; pass --duplicate-ids keep to allow duplicates";
     let dir = format!("{}/", files.folder.path().display());
     assert_eq!(files.scan_error(&InputRules::default()).replace(&dir, ""), wanted);
     let keep = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..InputRules::default() };
-    assert_eq!(files.prompts(&keep).len(), 6);
+    assert_eq!(files.read_prompts(&keep).len(), 6);
 }
 
 #[test]
@@ -298,11 +304,11 @@ fn lines_are_right_far_into_a_file() {
     text.push_str("{\"id\": \"9999\", \"prompt\": \"\"}\n{\"id\": \"x\", \"prompt\": \"\"}\n\n{\"id\": \"x\", \"prompt\": \"\"}");
     let whole = jsonl_input(&text).scan_error(&InputRules::default());
     assert!(
-        whole.contains("line 20001: the id \"9999\" stands in in.jsonl line 19999 already"),
+        whole.contains("line 20001: id \"9999\" is already used in in.jsonl line 19999"),
         "{whole}"
     );
     assert!(
-        whole.contains("line 20004: the id \"x\" stands in in.jsonl line 20002 already"),
+        whole.contains("line 20004: id \"x\" is already used in in.jsonl line 20002"),
         "{whole}"
     );
 }
@@ -311,8 +317,7 @@ fn lines_are_right_far_into_a_file() {
 fn a_job_has_one_model() {
     let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n";
     let files = jsonl_input(rows);
-    let wanted =
-        "in.jsonl line 2 is for the model \"m\" and in.jsonl line 3 for \"k\"; a job has one model";
+    let wanted = "in.jsonl line 2 names the model \"m\" and in.jsonl line 3 names \"k\", but a run has one model";
     assert!(
         files.scan_error(&InputRules::default()).starts_with(wanted),
         "{}",
@@ -322,20 +327,20 @@ fn a_job_has_one_model() {
     let whole = files.scan_error(&job);
     assert!(
         whole.starts_with(
-            "in.jsonl line 2: the row is for the model \"m\", the job is for \"job\" (and 1 more"
+            "in.jsonl line 2: the row names the model \"m\", but the run uses \"job\" (and 1 more"
         ),
         "{whole}"
     );
     let ignore = InputRules { ignore_row_model: true, ..job };
-    assert_eq!(files.scan(&ignore).unwrap().row_model, None);
-    assert!(files.prompts(&ignore).iter().all(|it| it.params.is_empty()));
+    assert_eq!(files.scan_with(&ignore).unwrap().row_model, None);
+    assert!(files.read_prompts(&ignore).iter().all(|it| it.params.is_empty()));
 }
 
 #[test]
 fn templates_take_columns_of_every_format() {
     let prompts = |name: &str, text: &str, rules: &str| {
         let files = TestInput::new(&[(name, text.as_bytes())]);
-        let prompts = files.prompts(&template_rules(rules));
+        let prompts = files.read_prompts(&template_rules(rules));
         prompt_texts(&prompts).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(
@@ -354,7 +359,7 @@ fn templates_take_columns_of_every_format() {
     let params =
         "{\"q\": \"a\", \"max_tokens\": 5, \"model\": \"data\", \"params\": {\"max_tokens\": 6}}";
     assert_eq!(
-        jsonl_input(params).prompts(&template_rules("{{q}}"))[0].params.json(),
+        jsonl_input(params).read_prompts(&template_rules("{{q}}"))[0].params.json(),
         r#"{"max_tokens":6}"#
     );
 }
@@ -363,7 +368,10 @@ fn templates_take_columns_of_every_format() {
 fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row() {
     let files = jsonl_input("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
     let whole = files.scan_error(&template_rules("{{qestion}}"));
-    assert_eq!(whole, "the template: no row has a column \"qestion\"; is it \"question\"?");
+    assert_eq!(
+        whole,
+        "the template uses {{qestion}}, but no row has that column (columns: question)\nhint: did you mean {{question}}?"
+    );
     assert_eq!(
         whole,
         files.scan_error(&InputRules {
@@ -372,24 +380,25 @@ fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row(
         })
     );
     let whole = files.scan_error(&template_rules("{{question}} {{hint}}"));
-    assert!(whole.contains("line 1: it has no column \"hint\" for the template"), "{whole}");
+    assert!(whole.contains("line 1: no column \"hint\", which the template uses"), "{whole}");
     let both =
         InputRules { bad_rows: BadRowAction::Fail, ..template_rules("{{question}} {{hint}}") };
-    assert_eq!(prompt_texts(&files.prompts(&both)), ["b 1"]);
+    assert_eq!(prompt_texts(&files.read_prompts(&both)), ["b 1"]);
     let whole =
         jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").scan_error(&template_rules("{item}"));
-    assert!(whole.contains("it has messages, which a template has no place for"), "{whole}");
     assert!(
-        files
-            .scan_error(&template_rules("none"))
-            .starts_with("the template: it has no placeholder")
+        whole.contains("the row has `messages`, which cannot be combined with a template"),
+        "{whole}"
+    );
+    assert!(
+        files.scan_error(&template_rules("none")).starts_with("invalid template: no placeholder")
     );
 }
 
 #[test]
 fn a_file_that_changes_is_noticed() {
     let files = jsonl_input("\"a\"\n\"b\"\n");
-    let scanned = files.scan(&InputRules::default()).unwrap();
+    let scanned = files.scan_with(&InputRules::default()).unwrap();
     assert!(is_source_visible(&scanned.source));
     let path = &files.files[0].path;
     let written = fs::metadata(path).unwrap().modified().unwrap();
@@ -412,11 +421,11 @@ fn a_file_that_changes_is_noticed() {
 
 #[test]
 fn a_source_survives_json_and_its_fingerprint_is_of_the_text() {
-    let one = jsonl_input("\"a\"\n").scan(&InputRules::default()).unwrap().source;
+    let one = jsonl_input("\"a\"\n").scan_with(&InputRules::default()).unwrap().source;
     let json = serde_json::to_string(&one).unwrap();
     assert_eq!(serde_json::from_str::<InputSource>(&json).unwrap(), one);
-    let same = jsonl_input("\"a\"\n").scan(&InputRules::default()).unwrap().source;
-    let other = jsonl_input("\"b\"\n").scan(&InputRules::default()).unwrap().source;
+    let same = jsonl_input("\"a\"\n").scan_with(&InputRules::default()).unwrap().source;
+    let other = jsonl_input("\"b\"\n").scan_with(&InputRules::default()).unwrap().source;
     assert_eq!(one.fingerprint, same.fingerprint);
     assert_ne!(one.fingerprint, other.fingerprint);
     let rules: InputRules =
@@ -427,7 +436,9 @@ fn a_source_survives_json_and_its_fingerprint_is_of_the_text() {
 #[test]
 fn a_compressed_file_is_scanned_through_its_copy() {
     let files = TestInput::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
-    assert!(files.scan_error(&InputRules::default()).contains("has to be spooled first"));
+    assert!(
+        files.scan_error(&InputRules::default()).contains("must be spooled before it is scanned")
+    );
     let plain = files.folder.path().join("spool");
     let InputFile { path: packed, format, .. } = files.files[0].clone();
     spool_stream(&mut open_decompressed(&packed, &InputRules::default()).unwrap(), &plain).unwrap();
@@ -479,7 +490,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
         {"messages": [{"role": "user", "content": "hi"}], "params": " "}
         {"id": 9, "prompt": "c", "params": null}"#;
     let rules = InputRules { keep_row: true, ..InputRules::default() };
-    let prompts = parquet_input(fields(), rows, &rules).unwrap().prompts(&rules);
+    let prompts = parquet_input(fields(), rows, &rules).unwrap().read_prompts(&rules);
     let ids: Vec<&str> = prompts.iter().map(|it| it.id.json()).collect();
     assert_eq!(ids, ["7", "\"1\"", "9"]);
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
@@ -490,35 +501,35 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
 
     let rules = template_rules("{{temperature}} {{prompt}}");
     let rows = r#"{"prompt": "a", "temperature": 0.5} {"prompt": "b", "temperature": 1}"#;
-    let prompts = parquet_input(fields(), rows, &rules).unwrap().prompts(&rules);
+    let prompts = parquet_input(fields(), rows, &rules).unwrap().read_prompts(&rules);
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
     assert_eq!(inputs, ["0.5 a", "1.0 b"]);
 
     let rows = r#"{"messages": "[{\"role\": \"user\", \"content\": \"hi\"}]"} {"messages": "no"}"#;
     let told = parquet_input(vec![text("messages")], rows, &fail_rules()).unwrap();
-    let prompts = told.prompts(&fail_rules());
+    let prompts = told.read_prompts(&fail_rules());
     assert_eq!(prompts[0].input.as_str(), r#"[{"role": "user", "content": "hi"}]"#);
     let error = told.scan_error(&InputRules::default());
-    assert!(error.contains("in.parquet row 2: messages is"), "{error}");
+    assert!(error.contains("in.parquet row 2: `messages` must be"), "{error}");
 
     let bad =
         parquet_input(fields(), r#"{"prompt": "a"} {"prompt": "b", "temperature": 1} {}"#, &rules);
     let error = bad.unwrap().scan_error(&rules);
     for line in [
-        "in.parquet row 1: it has nothing in the column \"temperature\" for the template",
-        "in.parquet row 3: it has nothing in the column \"temperature\", \"prompt\" for the template",
+        "in.parquet row 1: no value in column \"temperature\", which the template uses",
+        "in.parquet row 3: no value in column \"temperature\", \"prompt\", which the template uses",
     ] {
         assert!(error.contains(line), "{error}");
     }
     let bad =
         parquet_input(fields(), r#"{"prompt": "a", "params": "seed"} {}"#, &InputRules::default());
     let error = bad.unwrap().scan_error(&InputRules::default());
-    assert!(error.contains("in.parquet row 1: params"), "{error}");
-    assert!(error.contains("row 2: the row has neither prompt nor messages"), "{error}");
+    assert!(error.contains("in.parquet row 1: `params`"), "{error}");
+    assert!(error.contains("row 2: the row has neither `prompt` nor `messages`"), "{error}");
     let Err(error) = parquet_input(vec![text("Prompt")], "{}", &InputRules::default()) else {
         panic!("no prompt")
     };
-    assert!(error.to_string().contains("the table has no column \"prompt\""), "{error}");
+    assert!(error.to_string().contains("in.parquet: no `prompt` or `messages` column"), "{error}");
     assert!(error.to_string().contains("Prompt"), "{error}");
 }
 
@@ -528,16 +539,14 @@ fn a_row_without_end_is_an_error_and_no_memory() {
     text.resize(records::MAX_ROW_BYTES + 1000, b'\n');
     let error = TestInput::new(&[("in.csv", &text)]).scan_error(&fail_rules());
     assert!(
-        error.starts_with(
-            "in.csv line 3: the row that begins here has no end within 64 MiB; is a quote"
-        ),
+        error.starts_with("in.csv line 3: the row is longer than 64 MiB\nhint: look for a quote"),
         "{error}"
     );
 }
 
 /// Any partition into ranges must give the rows of the whole.
 fn cut_anywhere(files: &TestInput, rules: &InputRules, cuts: &[u64]) {
-    let Ok(scanned) = files.scan(rules) else { return };
+    let Ok(scanned) = files.scan_with(rules) else { return };
     let rows = scanned.source.rows;
     let all = read(&scanned, rules, scanned.table.row_ranges(0, rows));
     assert_eq!(all.len() + scanned.bad_rows.len(), rows as usize);

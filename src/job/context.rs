@@ -19,7 +19,8 @@ use crate::{
         resolve_layers,
     },
     site::{
-        EndpointSpec, HostfileEntry, NodeInfo, Place, assign_endpoints, parse_hostfile, places,
+        EndpointSpec, HostfileEntry, NodeInfo, RankPlacement, assign_endpoints, parse_hostfile,
+        places,
     },
 };
 
@@ -46,7 +47,7 @@ pub(super) struct JobContext {
     /// Source of each setting; empty on all ranks but 0.
     pub(super) origins: BTreeMap<String, SettingOrigin>,
     pub(super) api_key: Option<ApiKey>,
-    pub(super) placement: Place,
+    pub(super) placement: RankPlacement,
     pub(super) urls: Vec<Url>,
     /// Host name of each rank; empty on all ranks but 0.
     pub(super) hosts: Vec<String>,
@@ -65,7 +66,7 @@ pub type AnswerSender = std::sync::mpsc::Sender<Option<Vec<u8>>>;
 struct RankBootstrap {
     settings: String,
     api_key: Option<ApiKey>,
-    placement: Place,
+    placement: RankPlacement,
     urls: Vec<Url>,
 }
 
@@ -136,7 +137,7 @@ type BootstrapWithOrigins = (Vec<RankBootstrap>, BTreeMap<String, SettingOrigin>
 /// Builds on rank 0 the first message to each rank.
 fn prepare_bootstraps(
     invocation: Invocation,
-    places: Vec<Place>,
+    places: Vec<RankPlacement>,
 ) -> Result<BootstrapWithOrigins, JobError> {
     let Invocation { config, flags, environment, .. } = invocation;
     let ResolvedSettings { settings, origins } = resolve_settings(config, flags, &environment)?;

@@ -16,14 +16,14 @@ pub(super) struct RankThroughput {
 }
 
 /// Length of an averaging interval.
-const EVERY: Duration = Duration::from_secs(2);
+const RATE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl RankThroughput {
     pub(super) fn settled(&mut self, count: u64, now: Duration) {
         self.settled += count;
         let since = *self.interval_start.get_or_insert(now);
         let passed = now.saturating_sub(since);
-        if passed >= EVERY {
+        if passed >= RATE_INTERVAL {
             let rate = self.settled as f64 / passed.as_secs_f64();
             self.rate = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
             (self.interval_start, self.settled) = (Some(now), 0);
@@ -59,12 +59,12 @@ pub(super) fn guided_share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
 /// An ample backlog holds this many seconds of work; it is smaller when less free work is left.
 const AMPLE_BACKLOG_SECONDS: f64 = 4.0;
 /// Limit of a backlog above two windows, in prompts, at any throughput.
-const MOST: f64 = 16_384.0;
+const MAX_BACKLOG: f64 = 16_384.0;
 
 /// Returns the minimum interval between the reports of a rank: rank 0 reads at most 20,000 messages per second, from
 /// any number of ranks.
 #[must_use]
-pub fn apart(ranks: usize) -> Duration {
+pub fn min_report_interval(ranks: usize) -> Duration {
     let ranks = u32::try_from(ranks).unwrap_or(u32::MAX);
     Duration::from_millis(5).max(Duration::from_micros(50).saturating_mul(ranks))
 }
@@ -78,7 +78,7 @@ pub fn apart(ranks: usize) -> Duration {
 pub fn target_backlog(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
     let (windows, apart) = (windows as f64, apart.as_secs_f64());
     let seconds = AMPLE_BACKLOG_SECONDS.max(apart * 4.0);
-    let ample = (windows * 2.0).max((rate * seconds).min(MOST));
+    let ample = (windows * 2.0).max((rate * seconds).min(MAX_BACKLOG));
     let part = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
     (ample * part).max(windows).max(rate * apart * 2.0).ceil() as u64
 }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_target_backlog_shrinks_with_the_free_work() {
-        let few = apart(4);
+        let few = min_report_interval(4);
         assert_eq!(target_backlog(64, 10.0, None, few), 128);
         assert_eq!(target_backlog(64, 100.0, None, few), 400);
         assert_eq!(target_backlog(64, 100.0, Some(60.0), few), 400);
@@ -140,9 +140,9 @@ mod tests {
         );
         assert_eq!(target_backlog(64, 40_000.0, None, few), 16_384);
         assert_eq!(target_backlog(0, 0.0, None, few), 0, "no endpoint is up");
-        assert_eq!(apart(10_000), Duration::from_millis(500));
+        assert_eq!(min_report_interval(10_000), Duration::from_millis(500));
         assert_eq!(
-            target_backlog(64, 100.0, Some(0.0), apart(10_000)),
+            target_backlog(64, 100.0, Some(0.0), min_report_interval(10_000)),
             100,
             "two report intervals of work"
         );

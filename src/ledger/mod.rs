@@ -23,7 +23,7 @@ use std::{
 };
 
 use guided::{RankThroughput, guided_share};
-pub use guided::{apart, target_backlog};
+pub use guided::{min_report_interval, target_backlog};
 pub use order::WorkOrder;
 use place_set::PlaceSet;
 
@@ -64,7 +64,7 @@ pub struct Ledger {
     active_ranks: usize,
     /// Lowest median latency of a rank, as of the last [`Ledger::refresh_latency_range`].
     min_p50_latency: Option<Duration>,
-    slowest: Option<Duration>,
+    max_p50_latency: Option<Duration>,
     /// Time of the last settled place.
     last_progress: Duration,
 }
@@ -73,14 +73,14 @@ pub struct Ledger {
 struct LeaseEntry {
     end: u64,
     rank: usize,
-    since: Duration,
+    granted_at: Duration,
     /// Places of the lease that are not settled.
     unsettled_count: u64,
 }
 
 #[derive(Clone, Debug)]
 struct RankEntry {
-    heard: Duration,
+    last_heard: Duration,
     is_lost: bool,
     has_finished: bool,
     throughput: RankThroughput,
@@ -94,7 +94,7 @@ impl Ledger {
     #[must_use]
     pub fn new(places: u64, ranks: usize) -> Self {
         let worker = RankEntry {
-            heard: Duration::ZERO,
+            last_heard: Duration::ZERO,
             is_lost: false,
             has_finished: false,
             throughput: RankThroughput::default(),
@@ -114,7 +114,7 @@ impl Ledger {
             unmeasured_ranks: ranks,
             active_ranks: ranks,
             min_p50_latency: None,
-            slowest: None,
+            max_p50_latency: None,
             last_progress: Duration::ZERO,
         }
     }
@@ -127,7 +127,7 @@ impl Ledger {
 
     /// Returns the number of free places.
     #[must_use]
-    pub fn free(&self) -> u64 {
+    pub fn free_count(&self) -> u64 {
         self.total_places - self.next_ungranted + self.returned_count
     }
 
@@ -136,7 +136,7 @@ impl Ledger {
     #[must_use]
     pub fn free_work_seconds(&self) -> Option<f64> {
         (self.total_rate > 0.0 && self.unmeasured_ranks == 0)
-            .then(|| self.free() as f64 / self.total_rate)
+            .then(|| self.free_count() as f64 / self.total_rate)
     }
 
     /// Leases up to `want` places to a rank. Returned places go first, since they are the oldest; then the order of
@@ -152,7 +152,7 @@ impl Ledger {
         let usual = if known > 0 { self.total_rate / known as f64 } else { 1.0 };
         let mine = worker.throughput.rate_or(usual);
         let all = self.total_rate + usual * self.unmeasured_ranks as f64;
-        let count = guided_share(self.free(), want, mine, all.max(mine));
+        let count = guided_share(self.free_count(), want, mine, all.max(mine));
         self.take(rank, count, now)
     }
 
@@ -183,18 +183,17 @@ impl Ledger {
     /// it at intervals.
     pub fn look(&mut self) {
         let at_work = self.ranks.iter().filter(|it| !it.has_finished && !it.is_lost);
-        (self.min_p50_latency, self.slowest) = at_work.filter_map(|it| it.p50_latency).fold(
-            (None, None),
-            |(least, most): (Option<Duration>, Option<Duration>), it| {
+        (self.min_p50_latency, self.max_p50_latency) = at_work
+            .filter_map(|it| it.p50_latency)
+            .fold((None, None), |(least, most): (Option<Duration>, Option<Duration>), it| {
                 (Some(least.map_or(it, |least| least.min(it))), most.max(Some(it)))
-            },
-        );
+            });
     }
 
     /// Returns the highest median latency of a rank, as of the last [`Ledger::refresh_latency_range`].
     #[must_use]
-    pub fn slowest(&self) -> Option<Duration> {
-        self.slowest
+    pub fn max_p50_latency(&self) -> Option<Duration> {
+        self.max_p50_latency
     }
 
     /// Removes a rank that has ended its work. Its unsettled places are free again.
@@ -258,7 +257,7 @@ impl Ledger {
     /// Records a sign of life of a rank. A lost rank counts as alive again.
     pub fn touch_rank(&mut self, rank: usize, now: Duration) {
         let Some(worker) = self.ranks.get_mut(rank) else { return };
-        worker.heard = now;
+        worker.last_heard = now;
         if worker.is_lost {
             self.update_rank(rank, |worker| worker.is_lost = false);
         }
@@ -266,8 +265,9 @@ impl Ledger {
 
     /// Marks ranks as lost that have been silent for `patience`, and frees their places. Returns each lost rank once.
     pub fn expire_silent_ranks(&mut self, patience: Duration, now: Duration) -> Vec<usize> {
-        let silent =
-            |worker: &RankEntry| !worker.is_lost && now.saturating_sub(worker.heard) >= patience;
+        let silent = |worker: &RankEntry| {
+            !worker.is_lost && now.saturating_sub(worker.last_heard) >= patience
+        };
         let lost: Vec<usize> =
             (0..self.ranks.len()).filter(|&rank| silent(&self.ranks[rank])).collect();
         for &rank in &lost {
@@ -302,7 +302,7 @@ impl Ledger {
             fastest_latency: fastest,
             prompts_per_second: self.total_rate - worker.throughput.measured_rate(),
         };
-        others.would_finish_first(usual, self.free())
+        others.would_finish_first(usual, self.free_count())
             && now.saturating_sub(self.last_progress) < usual
     }
 
@@ -361,7 +361,7 @@ impl Ledger {
         if left > 0 {
             self.leases.insert(
                 span.start,
-                LeaseEntry { end: span.end, rank, since, unsettled_count: left },
+                LeaseEntry { end: span.end, rank, granted_at: since, unsettled_count: left },
             );
             self.ranks[rank].lease_starts.insert(span.start);
         }
@@ -422,7 +422,7 @@ impl Ledger {
             let Some(lease) = self.remove_lease(from) else { return };
             let taken = at.max(from)..end.min(span.end);
             for kept in [from..taken.start, taken.end..end] {
-                self.insert_lease(rank, kept, lease.since);
+                self.insert_lease(rank, kept, lease.granted_at);
             }
             for place in taken.clone() {
                 if self.settled.contains(place) {

@@ -52,7 +52,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
             done[rank].push(place..place + 1);
             end = end.max(now.as_secs_f64());
         }
-        if (stock[rank].len() as u64) < job.slots && ledger.free() > 0 {
+        if (stock[rank].len() as u64) < job.slots && ledger.free_count() > 0 {
             // One message, which also reports the places settled since the last one.
             ledger.settle(rank, done[rank].drain(..), now);
             let mut granted: Vec<u64> =

@@ -43,7 +43,7 @@ impl Ledger {
     /// Returns places with their holders, those first that gain most from a second copy.
     fn speculation_candidates(&self, now: Duration) -> impl Iterator<Item = (u64, usize)> {
         let mut oldest: Vec<(&u64, &LeaseEntry)> = self.leases.iter().collect();
-        oldest.sort_by_key(|(from, lease)| (lease.since, **from));
+        oldest.sort_by_key(|(from, lease)| (lease.granted_at, **from));
         let mut loads: BTreeMap<usize, u64> = BTreeMap::new();
         for (_, lease) in &oldest {
             *loads.entry(lease.rank).or_default() += lease.unsettled_count;
@@ -52,7 +52,8 @@ impl Ledger {
         for &(&from, lease) in &oldest {
             let usual = self.ranks[lease.rank].p50_latency;
             let places = || (from..lease.end).map(|place| (place, lease.rank));
-            if is_lease_stuck(now.saturating_sub(lease.since), usual.or(self.min_p50_latency)) {
+            if is_lease_stuck(now.saturating_sub(lease.granted_at), usual.or(self.min_p50_latency))
+            {
                 stuck.extend(places());
             }
         }

@@ -14,7 +14,7 @@ fn places_are_granted_in_their_order_and_settled_once() {
     assert_eq!(ledger.grant_leases(0, 3, NOW), [0..3]);
     assert_eq!(ledger.grant_leases(1, 3, NOW), [3..5], "half of the fair share");
     assert_eq!(ledger.take(1, 1, NOW), [5..6]);
-    assert_eq!((ledger.open_count(), ledger.free()), (10, 4));
+    assert_eq!((ledger.open_count(), ledger.free_count()), (10, 4));
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
     assert_eq!(ledger.settle(0, [0..3], NOW), []);
     assert_eq!((ledger.open_count(), ledger.rank_leases(0)), (7, vec![]));
@@ -64,7 +64,7 @@ fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
     ledger.take(0, 3, NOW);
     ledger.take(1, 2, from_seconds(5));
     ledger.take(2, 9, from_seconds(6));
-    assert_eq!(ledger.free(), 0);
+    assert_eq!(ledger.free_count(), 0);
     for rank in 0..3 {
         ledger.usual(rank, Some(Duration::ZERO));
     }
@@ -111,7 +111,11 @@ fn a_copy_outlives_the_rank_that_held_the_lease() {
     assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
     ledger.touch_rank(1, from_seconds(90));
     assert_eq!(ledger.expire_silent_ranks(from_seconds(40), from_seconds(91)), [0]);
-    assert_eq!((ledger.rank_leases(1), ledger.free()), (vec![0..1], 1), "given out only once more");
+    assert_eq!(
+        (ledger.rank_leases(1), ledger.free_count()),
+        (vec![0..1], 1),
+        "given out only once more"
+    );
     assert_eq!(ledger.settle(1, [0..1], from_seconds(52)), []);
     assert_eq!(ledger.open_count(), 1);
 }
@@ -130,7 +134,10 @@ fn a_returned_copy_belongs_to_no_rank() {
     );
     ledger.return_places(2, [0..1], from_seconds(53));
     ledger.return_places(0, [0..1], from_seconds(54));
-    assert_eq!((ledger.rank_leases(1), ledger.rank_leases(2), ledger.free()), (vec![], vec![], 1));
+    assert_eq!(
+        (ledger.rank_leases(1), ledger.rank_leases(2), ledger.free_count()),
+        (vec![], vec![], 1)
+    );
 }
 
 #[test]
@@ -145,7 +152,7 @@ fn a_slow_rank_gets_none_of_the_last_places() {
     ledger.settle(1, [40..50], from_seconds(4));
     ledger.look();
     assert!(
-        !ledger.grant_leases(1, 1, from_seconds(4)).is_empty() || ledger.free() == 20,
+        !ledger.grant_leases(1, 1, from_seconds(4)).is_empty() || ledger.free_count() == 20,
         "20 free at 10 per second"
     );
     assert_eq!(ledger.grant_leases(1, 9, from_seconds(4)), [], "3 s at the fast rank, 4 s here");

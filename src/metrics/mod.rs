@@ -44,7 +44,7 @@ pub struct AnswerStats {
     /// Number of answers whose tokens are estimated from the total of their batch.
     pub estimated: u64,
     /// Number of answers by finish reason.
-    pub finish: BTreeMap<String, u64>,
+    pub finish_reasons: BTreeMap<String, u64>,
     /// Failures by kind.
     pub failures: BTreeMap<String, FailureStats>,
     /// Load of each endpoint, by host and URL.
@@ -67,7 +67,7 @@ pub struct FailureStats {
 pub struct FailureExample {
     /// Id of the prompt as JSON text.
     pub id: String,
-    /// Error message, cut to [`MAX_MESSAGE_CHARS`].
+    /// Error message, cut to 300 characters.
     pub message: String,
     /// HTTP status, if the server answered.
     pub status: Option<u16>,
@@ -117,7 +117,7 @@ impl AnswerStats {
                 self.estimated += u64::from(usage.estimated);
             }
             let finish = line.finish_reason.as_deref().unwrap_or("not told");
-            count(&mut self.finish, finish);
+            count(&mut self.finish_reasons, finish);
             let name = name.as_deref().unwrap_or_default();
             self.slowest.add_answer(latency, line.index, line.id.get(), name);
         } else {
@@ -204,7 +204,7 @@ impl Merge for AnswerStats {
         self.prompt_tokens.merge(other.prompt_tokens);
         self.completion_tokens.merge(other.completion_tokens);
         self.estimated += other.estimated;
-        Merge::merge(&mut self.finish, other.finish);
+        Merge::merge(&mut self.finish_reasons, other.finish_reasons);
         Merge::merge(&mut self.failures, other.failures);
         Merge::merge(&mut self.endpoints, other.endpoints);
         self.slowest.0.extend(other.slowest.0);
@@ -257,7 +257,7 @@ mod tests {
         }
     }
 
-    fn measured<'a>(lines: impl IntoIterator<Item = &'a String>) -> AnswerStats {
+    fn stats_of<'a>(lines: impl IntoIterator<Item = &'a String>) -> AnswerStats {
         let mut measured = AnswerStats::default();
         lines.into_iter().for_each(|line| measured.add(line.as_bytes()));
         measured
@@ -270,9 +270,9 @@ mod tests {
         ) {
             let lines: Vec<String> = (0..).zip(&all).map(|(index, (millis, server))| line(index, *millis, *server)).collect();
             let cut = |at: usize| at.min(lines.len());
-            let [a, b, c] = [&lines[..cut(first)], &lines[cut(first)..cut(second)], &lines[cut(second)..]].map(measured);
+            let [a, b, c] = [&lines[..cut(first)], &lines[cut(first)..cut(second)], &lines[cut(second)..]].map(stats_of);
             let sum = |mut one: AnswerStats, other: AnswerStats| { one.merge(other); one };
-            let whole = measured(&lines);
+            let whole = stats_of(&lines);
             prop_assert_eq!(&sum(sum(a.clone(), b.clone()), c.clone()), &whole);
             prop_assert_eq!(&sum(a.clone(), sum(b.clone(), c.clone())), &whole);
             prop_assert_eq!(&sum(c, sum(b, a)), &whole, "in any order");
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn the_first_of_a_kind_are_named() {
         let lines: Vec<String> = (0..100).rev().map(|it| line(it, 5, 1)).collect();
-        let failed = &measured(&lines).failures["too_long"];
+        let failed = &stats_of(&lines).failures["too_long"];
         assert_eq!((failed.count, failed.first.len()), (20, MAX_EXAMPLES));
         assert_eq!(failed.first.keys().copied().collect::<Vec<_>>()[..3], [0, 5, 10]);
         assert_eq!((&*failed.first[&5].id, failed.first[&5].status), (r#""a\"5""#, Some(400)));

@@ -18,14 +18,14 @@ pub struct Timeline {
     /// Number of times that pairs of buckets were merged.
     doublings: u32,
     /// Rows by number, from 0.
-    rows: BTreeMap<u32, Row>,
+    rows: BTreeMap<u32, TimelineRow>,
     /// Outages of endpoints.
     pub away: DowntimeSummary,
 }
 
 /// Load over time of one endpoint, or of several neighbours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Row {
+pub struct TimelineRow {
     /// Names by number in the job; only the first and the last of more than two.
     names: BTreeMap<u32, String>,
     /// Number of endpoints that share the row.
@@ -124,13 +124,13 @@ impl Timeline {
     }
 
     /// Iterates over the rows by number.
-    pub fn rows(&self) -> impl Iterator<Item = (u32, &Row)> {
+    pub fn rows(&self) -> impl Iterator<Item = (u32, &TimelineRow)> {
         self.rows.iter().map(|(number, row)| (*number, row))
     }
 
     /// Returns the number of buckets from the beginning to the last one with data.
     #[must_use]
-    pub fn columns(&self) -> usize {
+    pub fn bucket_count(&self) -> usize {
         self.rows.values().map(|row| row.pieces.len()).max().unwrap_or(0)
     }
 
@@ -227,7 +227,7 @@ impl Timeline {
     }
 }
 
-impl Row {
+impl TimelineRow {
     /// Returns the name of its endpoint, or of the first and the last of several.
     #[must_use]
     pub fn name(&self) -> String {
@@ -309,7 +309,7 @@ impl Merge for TimeBucket {
     }
 }
 
-impl Merge for Row {
+impl Merge for TimelineRow {
     fn merge(&mut self, other: Self) {
         self.names.extend(other.names);
         self.keep_outer_names();
@@ -410,8 +410,8 @@ mod tests {
             prop_assert_eq!(whole.in_flight, all.iter().map(|it| it.millis * it.in_flight).sum::<u64>());
             prop_assert_eq!(whole.up, all.iter().filter(|it| it.up).map(|it| it.millis).sum::<u64>());
             prop_assert_eq!((whole.settled, whole.tokens), (all.len() as u64, 10 * all.len() as u64));
-            prop_assert!(left.columns() <= Timeline::MAX_BUCKETS && left.rows().count() as u64 <= Timeline::MAX_ROWS);
-            let columns: u64 = (0..left.columns()).map(|it| left.bucket_total(it).watched).sum();
+            prop_assert!(left.bucket_count() <= Timeline::MAX_BUCKETS && left.rows().count() as u64 <= Timeline::MAX_ROWS);
+            let columns: u64 = (0..left.bucket_count()).map(|it| left.bucket_total(it).watched).sum();
             prop_assert_eq!(columns, whole.watched);
             prop_assert_eq!(left.endpoint_count(), all.len() as u64);
         }

@@ -1,4 +1,7 @@
-//! A file that is absent or whole: written beside its place and renamed into it.
+//! Atomic files: written beside their destination as `FILE.part`, synced, and renamed, so that they are absent or complete.
+//!
+//! Owns the gathered file in all its formats, and small files that are replaced as a whole. Shard files, which are appended
+//! to, are in [`shards`](crate::shards).
 
 use std::{
     fs::File,
@@ -9,7 +12,7 @@ use std::{
 use super::{AnswerFormat, OutputError};
 use crate::parquet;
 
-/// The gathered file while it is being written.
+/// The gathered file while it is written.
 #[derive(Debug)]
 pub struct OutputFile(OutputSink);
 
@@ -20,10 +23,10 @@ enum OutputSink {
 }
 
 impl OutputFile {
-    /// Begins `place` in this format; an unwritable folder fails here and not at the end.
+    /// Creates the file for this destination and format. An unwritable folder fails here, before any work, not at the end.
     ///
     /// # Errors
-    /// Where the file beside it cannot be made.
+    /// Fails if the file beside the destination cannot be created.
     pub fn create(place: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
         let mut file = AtomicFile::create(place)?;
         if format == AnswerFormat::Parquet {
@@ -36,10 +39,10 @@ impl OutputFile {
         Ok(Self(OutputSink::TextLines { file, format }))
     }
 
-    /// The next answer, as it stands in a shard file.
+    /// Appends an answer, given as its line of a shard file.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match &mut self.0 {
             OutputSink::TextLines { file, format } => match format.convert_line(line) {
@@ -52,10 +55,10 @@ impl OutputFile {
         }
     }
 
-    /// All is there: to the disk, and into place.
+    /// Syncs the file and renames it to its destination.
     ///
     /// # Errors
-    /// Where it cannot be written or renamed.
+    /// Fails if the file cannot be written or renamed.
     pub fn finish(self) -> Result<(), OutputError> {
         match self.0 {
             OutputSink::TextLines { file, .. } => file.finish(),
@@ -66,8 +69,8 @@ impl OutputFile {
     }
 }
 
-/// Any file that is written piece by piece, and absent until it is whole. Dropped without [`TextFile::finish`], it leaves
-/// nothing: on a full disk its bytes are needed.
+/// A file that is written in pieces and absent until it is complete. Dropped without [`AtomicFile::commit`], it is removed:
+/// on a full disk its space is needed.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: BufWriter<File>,
@@ -76,12 +79,12 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// Begins `place`; an unwritable folder fails here and not at the end.
+    /// Creates the file for this destination. An unwritable folder fails here, before any work, not at the end.
     ///
     /// # Errors
-    /// Where the file beside it cannot be made.
+    /// Fails if the file beside the destination cannot be created.
     pub fn create(place: &Path) -> Result<Self, OutputError> {
-        // A link stays one: what it points to is replaced.
+        // A symbolic link is kept: its target is replaced.
         let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
         let place = pointed.as_deref().unwrap_or(place);
         let part = part_path(place);
@@ -93,18 +96,18 @@ impl AtomicFile {
         })
     }
 
-    /// The next piece.
+    /// Appends bytes.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         self.file.write_all(bytes).map_err(OutputError::io_error("cannot write", &self.part_path))
     }
 
-    /// All is there: to the disk, and into place.
+    /// Syncs the file and renames it to its destination.
     ///
     /// # Errors
-    /// Where it cannot be written or renamed.
+    /// Fails if the file cannot be written or renamed.
     pub fn finish(mut self) -> Result<(), OutputError> {
         let error = |what| OutputError::io_error(what, &self.part_path);
         self.file.flush().map_err(error("cannot write"))?;
@@ -124,8 +127,8 @@ impl Write for AtomicFile {
     }
 }
 
-/// What is made of `answers.jsonl` lies beside it: `answers.ENDING`; of `answers.jsonl.partial` it is
-/// `answers.partial.ENDING`.
+/// Returns the path of a file derived from the answers, beside them: `answers.ENDING` for `answers.jsonl`, and
+/// `answers.partial.ENDING` for `answers.jsonl.partial`.
 #[must_use]
 pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
     let partial = answers.extension().is_some_and(|it| it == "partial");
@@ -134,32 +137,32 @@ pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
     own.with_extension(ending)
 }
 
-/// Writes a JSON file whole, in the same way.
+/// Replaces a JSON file atomically.
 ///
 /// # Errors
-/// Where it cannot be written or renamed.
+/// Fails if the file cannot be written or renamed.
 pub fn write_json(place: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
     replace_file(place, &text)
 }
 
-/// Writes a text file whole, in the same way.
+/// Replaces a text file atomically.
 ///
 /// # Errors
-/// Where it cannot be written or renamed.
+/// Fails if the file cannot be written or renamed.
 pub fn write_text(place: &Path, text: &str) -> Result<(), OutputError> {
     replace_file(place, text.as_bytes())
 }
 
 impl Drop for AtomicFile {
-    /// What was renamed into place is not there any more.
+    /// Removes the unfinished file; after a rename there is none left to remove.
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.part_path);
     }
 }
 
-/// `answers.jsonl` and `part` make `answers.jsonl.part`.
+/// Appends an extension: `answers.jsonl` and `part` give `answers.jsonl.part`.
 fn append_extension(place: &Path, ending: &str) -> PathBuf {
     let mut name = place.as_os_str().to_owned();
     name.push(".");
@@ -167,20 +170,20 @@ fn append_extension(place: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Writes a small file whole, in the same way.
+/// Replaces a small file atomically and waits for the disk.
 ///
 /// # Errors
-/// Where it cannot be written or renamed.
+/// Fails if the file cannot be written or renamed.
 pub fn replace_file(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     write_and_rename(place, bytes, File::sync_all)
 }
 
-/// The same without waiting for the disk: for what is of no use after a crash.
+/// Replaces a small file atomically without waiting for the disk, for content that is useless after a crash.
 pub(super) fn replace_without_sync(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     write_and_rename(place, bytes, |_| Ok(()))
 }
 
-/// Where a file lies until it is whole.
+/// Returns the path of a file until it is complete.
 #[must_use]
 pub fn part_path(place: &Path) -> PathBuf {
     append_extension(place, "part")

@@ -1,4 +1,6 @@
-//! The formats of the gathered file, and those of lines: each made from the answers' own lines. Pure.
+//! Formats of the gathered file: JSON lines, OpenAI batch, CSV and Parquet, each converted from the answers' lines. Pure.
+//!
+//! The columns of Parquet are in [`parquet`].
 
 use std::path::Path;
 
@@ -7,18 +9,18 @@ use serde_json::{Value, json};
 
 use crate::parquet;
 
-/// Which.
+/// Format of the gathered file (`--output-format`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerFormat {
-    /// The lines as they are.
+    /// JSON lines, as in the shard files.
     #[default]
     Jsonl,
-    /// Lines as OpenAI's batch API answers.
+    /// JSON lines in the form of OpenAI's batch API.
     OpenaiBatch,
-    /// A table with a header.
+    /// CSV with a header line.
     Csv,
-    /// A table of columns.
+    /// Parquet, compressed with zstd.
     Parquet,
 }
 
@@ -36,7 +38,7 @@ const CSV_COLUMNS: [&str; 10] = [
 ];
 
 impl std::fmt::Display for AnswerFormat {
-    /// As `--output-format` has it.
+    /// Writes the name that `--output-format` takes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Jsonl => "jsonl",
@@ -48,7 +50,8 @@ impl std::fmt::Display for AnswerFormat {
 }
 
 impl AnswerFormat {
-    /// The format where nobody chose one: what the file's ending names, else this. Batch lines are called `.jsonl` too.
+    /// Infers the format from the file's ending, else returns this one. `.jsonl` does not override the batch format, whose
+    /// files have the same ending.
     #[must_use]
     pub fn infer_from_path(self, file: &Path) -> Self {
         let ending = file.extension().and_then(|it| it.to_str()).map(str::to_ascii_lowercase);
@@ -60,13 +63,13 @@ impl AnswerFormat {
         }
     }
 
-    /// Why this program cannot write it, where it cannot.
+    /// Returns why this build cannot write the format, `None` if it can.
     #[must_use]
     pub fn unsupported_reason(self) -> Option<&'static str> {
         (self == Self::Parquet && !parquet::BUILT_IN).then_some(parquet::NOT_BUILT_IN)
     }
 
-    /// What stands before the first answer.
+    /// Returns the bytes before the first answer.
     #[must_use]
     pub fn file_header(self) -> Vec<u8> {
         match self {
@@ -75,7 +78,7 @@ impl AnswerFormat {
         }
     }
 
-    /// The answer in this format; `None` where it stays as it is.
+    /// Converts an answer's line to this format; `None` if the line stays unchanged.
     #[must_use]
     pub fn convert_line(self, line: &[u8]) -> Option<Vec<u8>> {
         let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
@@ -115,12 +118,12 @@ fn row(answer: &Value) -> Vec<u8> {
 
 fn encode_csv_record(fields: [String; CSV_COLUMNS.len()]) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    // Into memory nothing fails.
+    // Writing to memory cannot fail.
     let _ = writer.write_record(fields);
     writer.into_inner().unwrap_or_default()
 }
 
-/// As OpenAI's batch API and `vllm run-batch` write it.
+/// Converts an answer to the form that OpenAI's batch API and `vllm run-batch` write.
 fn openai_batch_line(answer: &Value) -> Value {
     let index = &answer["index"];
     let base = |response: Value, error: Value| json!({"id": format!("batch_req_{index}"), "custom_id": answer["id"], "response": response, "error": error});

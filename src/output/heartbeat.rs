@@ -1,9 +1,9 @@
-//! Who is at work on a run, and at what: `RUN/heartbeat.json`, replaced every few seconds for as long as somebody is.
+//! Liveness of a run: `RUN/heartbeat.json`, replaced every five seconds while a session is active.
 //!
-//! A file of its own, and not a line of the manifest: a long step (reading a long input over, gathering) keeps the
-//! manifest's writer busy, and the sign of life must go on meanwhile; two writers of one file would undo each other. It is
-//! there before a run's first manifest, and gone once nobody works. It holds nothing that is needed afterwards, so it is
-//! never waited for to be on the disk.
+//! It is a file of its own, not a field of the manifest: a long step (scanning a long input, gathering) keeps the manifest's
+//! writer busy while the heartbeat must go on, and two writers of one file would overwrite each other. It exists before the
+//! first manifest and is removed when the session ends. Nothing in it is needed afterwards, so it is not synced to disk.
+//! The thread that writes it is in `job/root/heartbeat.rs`.
 
 use std::{fmt, path::Path};
 
@@ -15,38 +15,38 @@ use super::{
     unix_seconds,
 };
 
-/// The whole file.
+/// Content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Where rank 0 runs.
+    /// Host of rank 0.
     pub host: String,
-    /// Its process there.
+    /// Process id of rank 0.
     pub pid: u32,
-    /// The batch job it belongs to.
+    /// Batch job, if any.
     pub job: Option<String>,
-    /// Which start of the run.
+    /// Number of the session.
     pub start: u32,
-    /// When that start began, in seconds since 1970.
+    /// Start of the session, in seconds since 1970.
     pub began: u64,
-    /// What it does.
+    /// Current step of the session.
     pub doing: RunActivity,
-    /// When this was written, in seconds since 1970.
+    /// Time of writing, in seconds since 1970.
     pub beat: u64,
 }
 
-/// The steps of a start.
+/// Steps of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunActivity {
-    /// The input is read over.
+    /// The input is scanned.
     ReadingInput,
-    /// The shard files of earlier starts are read.
+    /// The shard files of earlier sessions are read.
     ReadingAnswers,
-    /// Servers are not ready yet.
+    /// The session waits for servers to become ready.
     AwaitingEndpoints,
-    /// Prompts are asked.
+    /// Prompts are sent.
     Asking,
-    /// Answers are put together.
+    /// Answers are gathered.
     Gathering,
 }
 
@@ -63,16 +63,16 @@ impl fmt::Display for RunActivity {
 }
 
 impl Heartbeat {
-    /// The run folder's; none where it is not there, or cannot be read as one.
+    /// Reads the heartbeat of a run folder; `None` if there is none or it is not valid.
     #[must_use]
     pub fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(folder.join(Self::FILE_NAME)).ok()?).ok()
     }
 
-    /// Replaces the run folder's, as of now.
+    /// Replaces the heartbeat of a run folder, with the current time.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.beat = unix_seconds();
         let mut text = serde_json::to_vec(self).unwrap_or_default();
@@ -80,20 +80,20 @@ impl Heartbeat {
         replace_without_sync(&folder.join(Self::FILE_NAME), &text)
     }
 
-    /// Takes it away: nobody is at work any more.
+    /// Removes the heartbeat of a run folder at the end of a session.
     pub fn remove_from(folder: &Path) {
         let place = folder.join(Self::FILE_NAME);
         let _ = std::fs::remove_file(part_path(&place));
         let _ = std::fs::remove_file(place);
     }
 
-    /// Seconds since it was written; none for a clock that is ahead of ours.
+    /// Returns its age in seconds; 0 if its writer's clock is ahead of ours.
     #[must_use]
     pub fn age_s(&self) -> u64 {
         unix_seconds().saturating_sub(self.beat)
     }
 
-    /// Its name in the run folder.
+    /// Name of the file in the run folder.
     pub const FILE_NAME: &str = "heartbeat.json";
 }
 

@@ -1,41 +1,41 @@
-//! The history of a run: a record of each of its starts, kept in the manifest.
+//! The history of a run: a record of each session, kept in the manifest.
 //!
-//! Owns what is known of a start that was killed: what was noted last, and no end.
+//! Owns what is recorded of a session that was killed: its latest progress, and no end.
 
 use serde::{Deserialize, Serialize};
 
 use super::{LostRank, Manifest, PromptCounts, RunState, unix_seconds};
 use crate::domain::Tally;
 
-/// One start.
+/// Record of one session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StartRecord {
-    /// Its number, from 1.
+    /// Number of the session, from 1.
     pub start: u32,
-    /// When it began its work folder, in seconds since 1970.
+    /// Start, in seconds since 1970.
     pub began: u64,
-    /// When it ended in order; none where it was killed, or is at work.
+    /// Orderly end, in seconds since 1970; `None` if the session was killed or is active.
     pub ended: Option<u64>,
-    /// How long it worked, or had worked when that was noted last.
+    /// Seconds that it worked; of a killed session, until its latest progress.
     pub seconds: f64,
-    /// How many ranks it had.
+    /// Number of ranks.
     pub ranks: usize,
-    /// Where its rank 0 ran.
+    /// Host of rank 0.
     pub host: String,
-    /// The batch job it belonged to.
+    /// Batch job, if any.
     pub job: Option<String>,
-    /// How the run stood before it.
+    /// Counts of the run before the session.
     pub before: PromptCounts,
-    /// What it did itself; of a start that was killed, as far as that was noted.
+    /// Work of the session itself; of a killed session, until its latest progress.
     pub did: Tally,
-    /// Its ranks that were not there at its end.
+    /// Ranks that were lost before it ended.
     pub lost: Vec<LostRank>,
-    /// Everything had its outcome when it ended.
+    /// True if every prompt had its outcome when the session ended.
     pub finished: bool,
 }
 
 impl Manifest {
-    /// A start begins, as this manifest has it.
+    /// Adds the record of the session that this manifest describes.
     pub fn record_start(&mut self) {
         self.history.retain(|it| it.start < self.starts);
         self.history.push(StartRecord {
@@ -49,7 +49,7 @@ impl Manifest {
         });
     }
 
-    /// So much was done before the last start.
+    /// Sets the counts of the run before the latest session.
     pub fn set_start_counts(&mut self, counts: &PromptCounts) {
         self.counts = counts.clone();
         if let Some(last) = self.history.last_mut() {
@@ -57,14 +57,14 @@ impl Manifest {
         }
     }
 
-    /// The last start has done so much so far.
+    /// Updates the work of the latest session.
     pub fn record_progress(&mut self, tally: &Tally, seconds: f64) {
         if let Some(last) = self.history.last_mut() {
             (last.did, last.seconds) = (tally.clone(), seconds);
         }
     }
 
-    /// Before it is written: an end is the end of the start that this process is.
+    /// Records the end of the latest session before the manifest is written, if that session is this process.
     pub(super) fn close_last_start(&mut self) {
         let (lost, state) = (self.lost.clone(), self.state);
         let ours = self.pid == std::process::id();

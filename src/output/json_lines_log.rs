@@ -1,4 +1,4 @@
-//! Files of JSON lines that rank 0 appends to while a run goes on. Owns that a line is whole or not there.
+//! Append-only files of JSON lines that rank 0 writes during a run. Owns that a torn line never corrupts its successor.
 
 use std::{fs::OpenOptions, io::Write, path::Path};
 
@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::OutputError;
 
-/// Appends a line.
+/// Appends a line, and removes it again if it was written only in part.
 pub(super) fn append_json_line(path: &Path, value: &impl Serialize) -> Result<(), OutputError> {
     let io = || OutputError::io_error("cannot write", path);
     let mut line = serde_json::to_vec(value).unwrap_or_default();
@@ -14,13 +14,13 @@ pub(super) fn append_json_line(path: &Path, value: &impl Serialize) -> Result<()
     let mut file = OpenOptions::new().append(true).create(true).open(path).map_err(io())?;
     let before = file.metadata().map_err(io())?.len();
     file.write_all(&line).map_err(|error| {
-        // The next line must not stand behind half of this one.
+        // The next line must not be appended to half of this one.
         let _ = file.set_len(before);
         io()(error)
     })
 }
 
-/// All lines in their order; none where there is no file. Those that are cut are left out.
+/// Reads all valid lines in order; a missing file has none, and torn lines are skipped.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Vec<T> {
     let text = std::fs::read(path).unwrap_or_default();
     text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()

@@ -1,7 +1,7 @@
-//! The manifest: what a run is, and how it stands. `RUN/manifest.json`, written by rank 0, replaced whole.
+//! The manifest of a run: its settings, state, counts and sessions. `RUN/manifest.json`, replaced atomically by rank 0.
 //!
-//! Its final counts are written last of all: whoever wants to know whether a run is done reads them, since a launcher's
-//! exit code proves nothing. `submitted = answered + failed + open`, always.
+//! Its final counts are written after everything else, so they prove that a run is finished, which a launcher's exit code
+//! does not. `submitted = answered + failed + open`, always. The records of sessions are in `output/history.rs`.
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
@@ -11,157 +11,158 @@ use serde_json::Value;
 use super::{AnswerFormat, OutputError, StartRecord, atomic_file::replace_file};
 use crate::settings::SettingOrigin;
 
-/// The format this build writes and reads.
+/// Version of the format that this build writes.
 const MANIFEST_VERSION: u32 = 1;
 
-/// The whole file.
+/// Content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The format's version.
+    /// Version of the format.
     pub version: u32,
-    /// The program that wrote it.
+    /// Name and version of the program that wrote it.
     pub program: String,
-    /// How the run stands.
+    /// State of the run.
     pub state: RunState,
-    /// What became of its prompts so far; exact when the state is not `running`.
+    /// Counts of prompts by outcome; exact unless the state is `running`.
     pub counts: PromptCounts,
-    /// The input: its files as they were given, and what they hold.
+    /// Paths of the input files, as given.
     pub input: Vec<String>,
-    /// Of the input's bytes.
+    /// Hash of the input's bytes.
     pub fingerprint: String,
-    /// Where the answers go.
+    /// Path of the gathered answers.
     pub output: String,
-    /// The answers' format.
+    /// Format of the gathered answers.
     #[serde(default)]
     pub format: AnswerFormat,
-    /// Rows of the input.
+    /// Number of input rows.
     pub rows: u64,
-    /// What decides an answer; a run goes on only with the same, or where changes are accepted.
+    /// Settings that affect answers. A run resumes only with the same values, or with `--accept-changes`.
     pub deciding: BTreeMap<String, Value>,
-    /// The model that was asked, once it was known.
+    /// Model, once it is selected.
     pub model: Option<String>,
-    /// The route that texts took, once it was known.
+    /// Route of text prompts, once it is selected.
     pub api: Option<String>,
-    /// Every setting.
+    /// Values of all settings.
     pub settings: Value,
-    /// Where each setting came from that is not a default.
+    /// Origins of the settings that differ from their defaults.
     pub origins: BTreeMap<String, SettingOrigin>,
-    /// The last start's number. A changed input takes one for the answers that are carried over to it.
+    /// Number of the latest session. A changed input takes a number of its own, for the answers that are carried over to it.
     pub starts: u32,
-    /// Ranks of the last start.
+    /// Ranks of the latest session.
     pub ranks: usize,
-    /// Where rank 0 of the last start runs.
+    /// Host of rank 0 in the latest session.
     pub host: String,
-    /// Its process there.
+    /// Process id of rank 0 in the latest session.
     pub pid: u32,
-    /// The batch job it belongs to.
+    /// Batch job of the latest session, if any.
     pub job: Option<String>,
-    /// When the last start began, in seconds since 1970.
+    /// Start of the latest session, in seconds since 1970.
     pub began: u64,
-    /// When rank 0 last wrote this, in seconds since 1970.
+    /// Time of writing, in seconds since 1970.
     #[serde(default)]
     pub written: u64,
-    /// Working seconds of all starts that ended in order.
+    /// Seconds of all sessions that ended in order.
     pub seconds: f64,
-    /// HTTP requests of all starts that ended in order.
+    /// HTTP requests of all sessions that ended in order.
     pub requests: u64,
-    /// What this run is called apart from all others, also of the same output.
+    /// Unique id of the run, also among runs of the same output.
     #[serde(default = "new_id")]
     pub id: String,
-    /// A folder of nodes (`{host}` and the like not filled in) that may hold answers which this run folder does not.
+    /// Node-local folder (`--local-shards`, with `{host}` and the like not expanded) that may hold answers not yet collected
+    /// into this run folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away: Option<String>,
-    /// Ranks of the last start that were not there at its end.
+    /// Ranks lost during the latest session.
     #[serde(default)]
     pub lost: Vec<LostRank>,
-    /// What was changed and accepted since the run began, in order.
+    /// Accepted changes of input or settings, in order.
     #[serde(default)]
     pub changes: Vec<RunChange>,
-    /// Each start; none of those before this was kept.
+    /// Records of the sessions; older formats kept none.
     #[serde(default)]
     pub history: Vec<StartRecord>,
-    /// Files of aggregates beside the answers, by name, that starts of this run have made or begun to make.
+    /// Names of the aggregate files beside the answers that sessions of this run have written or started to write.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aggregates: Vec<String>,
-    /// Of a reduce: how the tree above these prompts stands, which are its leaves.
+    /// Progress of the tree above these prompts, which are its leaves, for a reduce.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reduce: Option<ReduceProgress>,
 }
 
-/// A change of the input or of settings that decide answers.
+/// An accepted change of the input or of settings that affect answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunChange {
-    /// The start that it came with. Where the input has changed: the one that the carried answers are of, and no answers of
-    /// earlier ones count.
+    /// Session that it came with. For a changed input, the number under which carried answers are stored; answers of earlier
+    /// sessions do not count any more.
     pub start: u32,
-    /// Settings, each as a sentence.
+    /// Changed settings, each as a sentence.
     pub settings: Vec<String>,
-    /// The input, where it has changed.
+    /// Change of the input, if any.
     pub input: Option<InputChange>,
 }
 
-/// How an input has changed.
+/// A change of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputChange {
-    /// How many rows it had.
+    /// Number of rows before.
     pub rows_before: u64,
-    /// Its fingerprint then.
+    /// Fingerprint before.
     pub fingerprint_before: String,
-    /// Answers whose rows were still there.
+    /// Answers kept, whose rows are still in the input.
     pub kept: u64,
-    /// Rows to be asked.
+    /// New rows, to be sent.
     pub new: u64,
-    /// Answers whose rows were not there any more.
+    /// Answers dropped, whose rows were removed.
     pub gone: u64,
 }
 
-/// How the tree of a reduce stands.
+/// Progress of a reduce's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReduceProgress {
-    /// Levels above the leaves; 0 until the leaves are counted.
+    /// Number of levels above the leaves; 0 until the leaves are counted.
     pub levels: u32,
-    /// The level that is worked on, or was last; 0 are the leaves.
+    /// Current or latest level; 0 for the leaves.
     pub level: u32,
-    /// At the end: is there a text at the root?
+    /// True at the end if the root has a text.
     pub text: bool,
-    /// At the end: leaves that are not in it.
+    /// Leaves missing in the text, at the end.
     pub missing: u64,
 }
 
-/// A rank that was lost.
+/// A lost rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostRank {
-    /// Which.
+    /// Number of the rank.
     pub rank: usize,
-    /// Where it ran.
+    /// Host that it ran on.
     pub host: String,
 }
 
-/// How a run stands.
+/// State of a run as written by its latest session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// Somebody works on it, or did and was killed: the heartbeat knows.
+    /// A session is active, or was killed; the heartbeat tells them apart.
     Running,
-    /// It stopped early; prompts are open.
+    /// The session stopped early; prompts are open.
     Stopped,
     /// Every prompt has its outcome.
     Finished,
 }
 
-/// Where a run is in its life.
+/// Phase of a run, from its manifest and its heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunPhase {
-    /// Somebody works on it, and has not counted its prompts yet.
+    /// A session is active and has not counted the prompts yet.
     Begins,
-    /// Somebody works on it.
+    /// A session is active.
     Running,
-    /// It says that it runs, and nobody works on it.
+    /// The manifest says running, but there is no heartbeat: the session was killed.
     Lost,
-    /// It stopped early.
+    /// The latest session stopped early.
     Stopped,
-    /// Every prompt has its outcome, and the answers are where they should be.
+    /// Every prompt has its outcome, and the answers are in place.
     Finished,
 }
 
@@ -176,28 +177,28 @@ impl RunPhase {
         }
     }
 
-    /// Is anything still to come?
+    /// Returns true while a session is active.
     #[must_use]
     pub fn is_active(self) -> bool {
         matches!(self, Self::Begins | Self::Running)
     }
 }
 
-/// What became of the prompts.
+/// Counts of prompts by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptCounts {
-    /// All of them.
+    /// Number of all prompts.
     pub submitted: u64,
-    /// Answered.
+    /// Number of answered prompts.
     pub answered: u64,
-    /// Failed by their own fault.
+    /// Number of prompts that failed by their own fault.
     pub failed: u64,
-    /// Without an outcome.
+    /// Number of prompts without an outcome.
     pub open: u64,
 }
 
 impl PromptCounts {
-    /// Of so many prompts, so many answered and failed; the rest is open.
+    /// Returns the counts with the remaining prompts as open.
     #[must_use]
     pub fn new(submitted: u64, answered: u64, failed: u64) -> Self {
         Self { submitted, answered, failed, open: submitted.saturating_sub(answered + failed) }
@@ -205,7 +206,7 @@ impl PromptCounts {
 }
 
 impl Manifest {
-    /// An empty one of this version, for a run that begins.
+    /// Returns the manifest of a new run.
     #[must_use]
     pub fn begin(output: &str, rows: u64, fingerprint: &str) -> Self {
         Self {
@@ -242,10 +243,10 @@ impl Manifest {
         }
     }
 
-    /// The run folder's, if it has one.
+    /// Reads the manifest of a run folder, of this version or an older one; `None` if there is none.
     ///
     /// # Errors
-    /// Where it is there and cannot be read, or is of another version.
+    /// Fails if the file cannot be read or parsed, or is of a newer version.
     pub fn read(folder: &Path) -> Result<Option<Self>, OutputError> {
         let path = folder.join(MANIFEST_FILE);
         let text = match std::fs::read_to_string(&path) {
@@ -266,10 +267,10 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
-    /// Replaces the run folder's, as of now.
+    /// Replaces the manifest of a run folder, with the current time.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.written = unix_seconds();
         self.close_last_start();
@@ -278,22 +279,22 @@ impl Manifest {
         replace_file(&folder.join(MANIFEST_FILE), &text)
     }
 
-    /// How many starts there were up to that with this number: a changed input has taken a number for the answers that are
-    /// carried over, under which nobody worked.
+    /// Returns the number of sessions up to this one. A changed input takes a number for carried answers, which is not a
+    /// session.
     #[must_use]
     pub fn count_starts_until(&self, number: u32) -> u32 {
         let carried = self.changes.iter().filter(|it| it.input.is_some() && it.start <= number);
         number.saturating_sub(u32::try_from(carried.count()).unwrap_or(u32::MAX))
     }
 
-    /// These files of aggregates are made, too.
+    /// Adds the names of aggregate files that are about to be written.
     pub fn add_aggregates(&mut self, names: &[String]) {
         let new =
             names.iter().filter(|it| !self.aggregates.contains(it)).cloned().collect::<Vec<_>>();
         self.aggregates.extend(new);
     }
 
-    /// The first start whose answers are of this input.
+    /// Returns the number of the first session whose answers belong to the current input.
     #[must_use]
     pub fn first_valid_start(&self) -> u32 {
         let change = self.changes.iter().rev().find(|change| change.input.is_some());
@@ -308,7 +309,7 @@ fn new_id() -> String {
     format!("{:x}{:05x}", since.as_micros(), std::process::id() & 0xf_ffff)
 }
 
-/// Seconds since 1970.
+/// Returns the current time in seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()

@@ -1,7 +1,9 @@
-//! What a run leaves behind: the gathered file and its formats, and the manifest.
+//! Files of a run except its shards: the gathered answers in their formats, the manifest, the heartbeat, samples and
+//! timelines.
 //!
-//! Owns how answers look in a file and how a file comes to be: written beside and renamed into place, so that it is absent
-//! or whole. Knows nothing of ranks or of where answers come from.
+//! Owns the formats and the atomic replacement: a file is written beside its destination and renamed, so that it is absent
+//! or complete. Knows nothing of ranks. Shard files are in [`shards`](crate::shards), the report in
+//! [`report`](crate::report), and the gathering itself in `job/collect`.
 
 mod atomic_file;
 mod format;
@@ -27,25 +29,25 @@ pub use timelines::{StartTimeline, append_timeline, read_timelines};
 
 use std::path::{Path, PathBuf};
 
-/// What goes wrong with a run's files.
+/// Errors of reading and writing a run's files.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// The system refuses.
+    /// An operation on a file failed.
     #[error("{what} {}: {error}", path.display())]
     Io {
-        /// What was tried.
+        /// Operation, such as "cannot write".
         what: &'static str,
-        /// With what.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// Error of the operating system.
         error: std::io::Error,
     },
-    /// The manifest is not one, or is of a later version.
+    /// The manifest is damaged or of a newer version.
     #[error("{} cannot be read as a manifest of this version: {detail}", path.display())]
     Manifest {
-        /// Which.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Why.
+        /// Reason, as a phrase.
         detail: String,
     },
 }

@@ -1,4 +1,7 @@
-//! Throughput over time: `RUN/samples.jsonl`, a line every few seconds, appended by rank 0 while the work goes on.
+//! Samples of a run's progress: `RUN/samples.jsonl`, a line every few seconds, appended by rank 0 while prompts are sent.
+//!
+//! Also owns the throughput of the last minute that `status` shows. The finer timelines of all ranks, written at the end of a
+//! session, are in `output/timelines.rs`.
 
 use std::{
     fs::File,
@@ -13,51 +16,51 @@ use super::{
     json_lines_log::{append_json_line, read},
 };
 
-/// How things stood at a moment. Counts of prompts are the whole run's, tokens and requests this start's.
+/// Progress at one point in time. Counts of prompts are the whole run's; tokens and requests are this session's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunSample {
-    /// Which start of the run.
+    /// Number of the session.
     pub start: u32,
-    /// Since that start began.
+    /// Seconds since the session started.
     pub seconds: f64,
-    /// Prompts answered.
+    /// Number of answered prompts.
     pub answered: u64,
-    /// Prompts failed.
+    /// Number of failed prompts.
     pub failed: u64,
-    /// Tokens read.
+    /// Prompt tokens.
     pub prompt_tokens: u64,
-    /// Tokens made.
+    /// Completion tokens.
     pub completion_tokens: u64,
-    /// HTTP requests.
+    /// HTTP requests sent.
     pub requests: u64,
     /// Sequences in flight.
     pub in_flight: u64,
     /// Endpoints that answer.
     pub endpoints_up: u64,
-    /// Ranks that are taken to be lost.
+    /// Ranks that count as lost.
     pub ranks_lost: u64,
 }
 
-/// Appends it.
+/// Appends a sample to the file of a run folder.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// Fails if the file cannot be written.
 pub fn append_sample(folder: &Path, sample: &RunSample) -> Result<(), OutputError> {
     append_json_line(&folder.join("samples.jsonl"), sample)
 }
 
-/// All of a run, in their order; none where there is no file. Lines that are cut are left out.
+/// Reads all samples of a run in order; a missing file has none, and torn lines are skipped.
 #[must_use]
 pub fn read_samples(folder: &Path) -> Vec<RunSample> {
     read(&folder.join("samples.jsonl"))
 }
 
-/// How fast it went in the last minute.
+/// Throughput of the last minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RecentThroughput {
-    /// Outcomes a second.
+    /// Outcomes per second.
     pub prompts_per_s: f64,
-    /// Tokens made a second.
+    /// Completion tokens per second.
     pub tokens_per_s: f64,
     /// Sequences in flight.
     pub in_flight: u64,
@@ -66,7 +69,7 @@ pub struct RecentThroughput {
 }
 
 impl RecentThroughput {
-    /// Of this start, from the end of what was sampled; none where nothing was sampled twice.
+    /// Returns the throughput of this session from its latest samples; `None` with fewer than two.
     #[must_use]
     pub fn over_last_minute(folder: &Path, start: u32) -> Option<Self> {
         Self::of(&read_last_samples(folder).ok()?, start)
@@ -78,7 +81,7 @@ impl RecentThroughput {
             |it: &&RunSample| it.start == start && it.seconds >= last.seconds - THROUGHPUT_WINDOW_S;
         let first = samples.iter().find(recent)?;
         let done = |it: &RunSample| it.answered + it.failed;
-        // Ranks report every few seconds: what is sampled between says that nothing was done, and a pace would sink and leap.
+        // Ranks report every few seconds. Samples between two reports show no progress, and would make the rate sink and leap.
         let heard = samples.iter().filter(recent).find(|it| done(it) == done(last))?;
         let end = if last.seconds - heard.seconds < STALL_TIMEOUT_S { heard } else { last };
         let seconds = end.seconds - first.seconds;
@@ -92,16 +95,16 @@ impl RecentThroughput {
     }
 }
 
-/// Seconds that a pace is taken over.
+/// Seconds over which throughput is measured.
 const THROUGHPUT_WINDOW_S: f64 = 60.0;
-/// Seconds in which nothing is done before it is believed that nothing is done.
+/// Seconds without an outcome after which the throughput falls to zero.
 const STALL_TIMEOUT_S: f64 = 12.0;
-/// Seconds over which a pace means something.
+/// Shortest span in seconds that gives a throughput.
 const MIN_SPAN_S: f64 = 2.0;
-/// Bytes that hold more samples than a pace needs.
+/// Bytes at the end of the file that hold more samples than needed.
 const TAIL_BYTES: u64 = 16 << 10;
 
-/// The last samples, in their order. Lines that are cut are left out.
+/// Reads the latest samples in order, and skips torn lines.
 fn read_last_samples(folder: &Path) -> std::io::Result<Vec<RunSample>> {
     let mut file = File::open(folder.join("samples.jsonl"))?;
     let from = file.metadata()?.len().saturating_sub(TAIL_BYTES);

@@ -1,7 +1,7 @@
-//! What endpoints did over time: `RUN/timelines.jsonl`, a line for each time that all ranks worked to an end, written by rank 0.
+//! Timelines of endpoints: `RUN/timelines.jsonl`, appended by rank 0 whenever all ranks finished their work in order.
 //!
-//! A start that was killed has none. A line is at most 1.3 MB, however long the work took and whatever the number of
-//! endpoints.
+//! A killed session has none. A line is at most 1.3 MB for any duration and number of endpoints. The data type is
+//! [`Timeline`], in `metrics/timeline.rs`.
 
 use std::path::Path;
 
@@ -13,26 +13,26 @@ use super::{
 };
 use crate::domain::Timeline;
 
-/// Of one start; a start that works several times (the levels of a reduce) has several.
+/// Timeline of a session. A session that works several times (the levels of a reduce) has several.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartTimeline {
-    /// Which start of the run.
+    /// Number of the session.
     pub start: u32,
-    /// When the work began, in seconds since the start did.
+    /// Seconds from the start of the session to the start of the work.
     pub offset: f64,
-    /// What endpoints did from then on.
+    /// Load of the endpoints from then on.
     pub timeline: Timeline,
 }
 
-/// Appends it.
+/// Appends a timeline to the file of a run folder.
 ///
 /// # Errors
-/// Where it cannot be written.
+/// Fails if the file cannot be written.
 pub fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
     append_json_line(&folder.join(TIMELINES_FILE), timeline)
 }
 
-/// All of a run, in their order; none where there is no file. Lines that are cut are left out.
+/// Reads all timelines of a run in order; a missing file has none, and torn lines are skipped.
 #[must_use]
 pub fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
     read(&folder.join(TIMELINES_FILE))

@@ -1,4 +1,4 @@
-//! A build without Parquet: says so.
+//! Stand-ins for the Parquet reader and writer in a build without the feature `parquet`. Opening either is an error.
 
 use std::{
     io::{self, Read, Write},
@@ -7,28 +7,28 @@ use std::{
 
 use super::NOT_BUILT_IN;
 
-/// No rows.
+/// Stand-in for the rows of a Parquet file. It is never constructed.
 #[derive(Debug)]
-pub struct Rows {
+pub struct ParquetReader {
     never: std::convert::Infallible,
 }
 
 impl Rows {
-    /// There are none.
+    /// Fails, since this build has no Parquet.
     ///
     /// # Errors
-    /// Always.
+    /// Always [`Unsupported`](io::ErrorKind::Unsupported).
     pub fn open(_: &Path, _: impl Fn(&str) -> bool) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT_IN))
     }
 
-    /// No columns.
+    /// Unreachable, since there is no such value.
     #[must_use]
     pub fn column_names(&self) -> &[String] {
         match self.never {}
     }
 
-    /// No columns.
+    /// Unreachable, since there is no such value.
     #[must_use]
     pub fn omitted_columns(&self) -> &[String] {
         match self.never {}
@@ -41,7 +41,7 @@ impl Read for Rows {
     }
 }
 
-/// No table.
+/// Stand-in for the writer of a Parquet table. It is never constructed.
 #[derive(Debug)]
 pub struct ParquetWriter<W> {
     never: std::convert::Infallible,
@@ -49,26 +49,26 @@ pub struct ParquetWriter<W> {
 }
 
 impl<W: Write + Send> Answers<W> {
-    /// There is none.
+    /// Fails, since this build has no Parquet.
     ///
     /// # Errors
-    /// Always.
+    /// Always [`Unsupported`](io::ErrorKind::Unsupported).
     pub fn begin(_: W) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT_IN))
     }
 
-    /// Never.
+    /// Unreachable, since there is no such value.
     ///
     /// # Errors
-    /// Never.
+    /// None, because it cannot be called.
     pub fn write_answer(&mut self, _: &[u8]) -> io::Result<()> {
         match self.never {}
     }
 
-    /// Never.
+    /// Unreachable, since there is no such value.
     ///
     /// # Errors
-    /// Never.
+    /// None, because it cannot be called.
     pub fn finish(self) -> io::Result<W> {
         match self.never {}
     }

@@ -1,7 +1,8 @@
-//! Parquet: tables that lie in a file column by column.
+//! Parquet input and output.
 //!
-//! Owns the formats of Parquet and Arrow, and how answers look as columns. A row goes in and out as a line of JSON, so that
-//! nobody else has to know of columns. Refuses to know which rows are prompts and where files lie.
+//! Owns the Parquet and Arrow formats and the columns of answers. Rows enter and leave as lines of JSON, so no other
+//! module handles columns. Which rows are valid prompts is checked in `input`, and file locations are chosen in
+//! `output`.
 
 #[cfg(not(feature = "parquet"))]
 mod disabled;
@@ -14,13 +15,13 @@ mod writer;
 
 #[cfg(not(feature = "parquet"))]
 pub use disabled::{Answers, Rows};
-pub use reader::Rows;
+pub use reader::ParquetReader;
 #[cfg(feature = "parquet")]
 pub use writer::ParquetWriter;
 
-/// Was the program built with Parquet?
+/// Whether this build includes Parquet.
 pub const BUILT_IN: bool = cfg!(feature = "parquet");
 
-/// What is to be said where it was not.
+/// Message of a build without Parquet, with a hint.
 pub const NOT_BUILT_IN: &str = "this program was built without Parquet: build it with the cargo feature `parquet`, or take \
      jsonl or csv";

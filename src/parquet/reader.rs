@@ -1,7 +1,7 @@
-//! A Parquet file's rows as lines of JSON, as a stream.
+//! The Parquet reader: a stream of a file's rows as lines of JSON.
 //!
-//! Owns what becomes of the types of columns. A null is left out, at any depth: a row has no such column then. Memory is a
-//! page of every column and a few rows, however large the file is.
+//! Owns the conversion of column types. Nulls are left out, at any depth, so a row lacks such columns. Memory is one
+//! page per column and a few rows, whatever the file's size.
 
 use std::{
     fs::File,
@@ -30,15 +30,15 @@ use parquet::{
 use super::types::{bytes_as_text, dates_as_text, has_bytes, in_utc};
 use crate::domain::catch_panic;
 
-/// Rows that are decoded at a time, at most: text that repeats is small in the file and large in memory.
+/// Maximum number of rows decoded at a time: repeated text is small in the file and large in memory.
 const MAX_BATCH_ROWS: usize = 256;
-/// And about so many bytes of the file's.
+/// Bytes of the file decoded at a time, approximately.
 const BATCH_BYTES: u64 = 1 << 20;
 
-/// The rows of a file, to be read as bytes: a line a row.
-pub struct Rows {
+/// The rows of a file as a byte stream, one line of JSON per row.
+pub struct ParquetReader {
     batches: ParquetRecordBatchReader,
-    /// What they are made to be, one after the other.
+    /// Schemas to which each batch is cast, one after the other.
     schemas: [SchemaRef; 3],
     columns: Vec<String>,
     omitted: Vec<String>,
@@ -46,12 +46,12 @@ pub struct Rows {
     read: usize,
 }
 
-impl Rows {
-    /// Of this file, which may be damaged in any way. Columns of bytes (pictures, vectors) and what JSON has no form for are
-    /// left out, unless they are `needed`: then bytes have to be UTF-8, as old writers store texts.
+impl ParquetReader {
+    /// Opens a file, which may be damaged in any way. Binary columns (images, vectors) and columns without a JSON form
+    /// are omitted unless `needed`; needed binary columns must be UTF-8, since old writers store text that way.
     ///
     /// # Errors
-    /// A file that cannot be read, or is not Parquet.
+    /// A file that cannot be read, or is not a Parquet file.
     pub fn open(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
         catch_panics(|| Self::open_uncaught(path, needed))
     }
@@ -87,19 +87,19 @@ impl Rows {
         })
     }
 
-    /// The names of the columns that rows have.
+    /// Returns the names of the columns in the rows.
     #[must_use]
     pub fn column_names(&self) -> &[String] {
         &self.columns
     }
 
-    /// The names of the columns that are bytes and not text, or have no form in JSON.
+    /// Returns the names of the omitted columns, which are binary or have no JSON form.
     #[must_use]
     pub fn omitted_columns(&self) -> &[String] {
         &self.omitted
     }
 
-    /// Takes in the next rows, or tells that there are none.
+    /// Decodes the next batch. Returns false at the end of the file.
     fn decode_batch(&mut self) -> io::Result<bool> {
         let Some(batch) = self.batches.next() else { return Ok(false) };
         let mut batch = batch.map_err(invalid_data)?;
@@ -114,7 +114,7 @@ impl Rows {
     }
 }
 
-impl Read for Rows {
+impl Read for ParquetReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         while self.read == self.lines.len() {
             if !catch_panics(|| self.decode_batch())? {
@@ -129,7 +129,7 @@ impl Read for Rows {
     }
 }
 
-/// The crates below panic on some damaged files.
+/// Converts a panic of the Parquet crates, which some damaged files cause, to an error.
 fn catch_panics<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_panic(work).unwrap_or_else(|words| Err(io::Error::new(io::ErrorKind::InvalidData, words)))
 }
@@ -138,7 +138,8 @@ fn invalid_data(error: impl std::error::Error + Send + Sync + 'static) -> io::Er
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// The same rows with these types. The reader could be asked for texts at once, but would not look whether they are UTF-8.
+/// Casts the columns to the schema's types. The reader could return strings directly, but would not check that they are
+/// UTF-8.
 fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
     let cast = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
@@ -159,7 +160,7 @@ fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch
     RecordBatch::try_new_with_options(schema.clone(), columns, &rows).map_err(invalid_data)
 }
 
-/// Dates as texts, and nulls for those that no calendar has: databases write "infinity" so.
+/// Casts dates to text, and dates outside the calendar to null: databases write "infinity" as such.
 fn cast_dates_or_null(column: &ArrayRef, strict: &CastOptions<'_>) -> ArrayRef {
     let text = |at| {
         let one = cast_with_options(&column.slice(at, 1), &DataType::Utf8, strict).ok()?;
@@ -168,7 +169,7 @@ fn cast_dates_or_null(column: &ArrayRef, strict: &CastOptions<'_>) -> ArrayRef {
     Arc::new((0..column.len()).map(text).collect::<StringArray>())
 }
 
-/// Is there a form for it in JSON, without a look at what bytes say?
+/// Whether a column has a JSON form, without looking at binary values.
 fn has_json_form(field: &FieldRef) -> bool {
     let utc = in_utc(field);
     !has_bytes(field.data_type())
@@ -211,7 +212,7 @@ mod tests {
         file
     }
 
-    fn text(rows: io::Result<Rows>) -> Result<String, String> {
+    fn text(rows: io::Result<ParquetReader>) -> Result<String, String> {
         let mut text = String::new();
         rows.and_then(|mut rows| rows.read_to_string(&mut text))
             .map_err(|error| error.to_string())?;
@@ -227,7 +228,7 @@ mod tests {
             ("yes", Arc::new(BooleanArray::from(vec![Some(true), None]))),
             ("at", Arc::new(TimestampNanosecondArray::from(vec![Some(1_500_000_000), None]))),
         ]);
-        let text = text(Rows::open(file.path(), |_| true)).expect("rows");
+        let text = text(ParquetReader::open(file.path(), |_| true)).expect("rows");
         assert_eq!(
             text,
             "{\"prompt\":\"a\\n\\\"b\\\"\",\"n\":9223372036854775807,\"x\":0.1,\"yes\":true,\"at\":\"1970-01-01T00:00:01.500\"}\n\
@@ -242,18 +243,19 @@ mod tests {
             parquet_file(vec![("prompt", one.clone()), ("picture", one)])
         };
         let (good, bad) = (make("é".as_bytes()), make(b"\xff"));
-        let rows = Rows::open(good.path(), |name| name == "prompt").expect("rows");
+        let rows = ParquetReader::open(good.path(), |name| name == "prompt").expect("rows");
         assert_eq!(
             (rows.column_names(), rows.omitted_columns()),
             (&["prompt".to_owned()][..], &["picture".to_owned()][..])
         );
         assert_eq!(text(Ok(rows)).expect("rows"), "{\"prompt\":\"é\"}\n");
-        let error = text(Rows::open(bad.path(), |name| name == "prompt")).expect_err("no UTF-8");
+        let error =
+            text(ParquetReader::open(bad.path(), |name| name == "prompt")).expect_err("no UTF-8");
         assert!(error.contains("the column \"prompt\" is bytes and not text"), "{error}");
-        assert_eq!(text(Rows::open(bad.path(), |_| false)).expect("rows"), "{}\n");
+        assert_eq!(text(ParquetReader::open(bad.path(), |_| false)).expect("rows"), "{}\n");
     }
 
-    /// Every file that Spark, Polars or DuckDB write says UTC for its times, and pandas names zones.
+    /// Spark, Polars and DuckDB write times in UTC, pandas with named zones.
     #[test]
     fn times_of_named_zones_are_told_in_utc_at_any_depth() {
         let times =
@@ -265,7 +267,7 @@ mod tests {
             ("offset", Arc::new(times("+05:30"))),
             ("berlin", Arc::new(list.finish())),
         ]);
-        let text = text(Rows::open(file.path(), |_| false)).expect("rows");
+        let text = text(ParquetReader::open(file.path(), |_| false)).expect("rows");
         assert_eq!(
             text,
             "{\"utc\":\"1970-01-01T00:00:01.500Z\",\"offset\":\"1970-01-01T05:30:01.500+05:30\",\
@@ -282,7 +284,7 @@ mod tests {
                 Arc::new(TimestampMicrosecondArray::from(vec![2, i64::MAX]).with_timezone("UTC")),
             ),
         ]);
-        let text = text(Rows::open(file.path(), |_| true)).expect("rows");
+        let text = text(ParquetReader::open(file.path(), |_| true)).expect("rows");
         assert_eq!(text, "{\"at\":\"1970-01-01T00:00:00.000002Z\"}\n{\"day\":\"1970-01-02\"}\n");
     }
 
@@ -299,7 +301,7 @@ mod tests {
         let (numbers, structs): (MapArray, MapArray) = (numbers.finish(), structs.finish());
         let file =
             parquet_file(vec![("numbers", Arc::new(numbers)), ("structs", Arc::new(structs))]);
-        let rows = Rows::open(file.path(), |_| false).expect("rows");
+        let rows = ParquetReader::open(file.path(), |_| false).expect("rows");
         assert_eq!(rows.omitted_columns(), ["structs"]);
         assert_eq!(text(Ok(rows)).expect("rows"), "{\"numbers\":{\"-7\":\"a\"}}\n");
     }
@@ -318,14 +320,14 @@ mod tests {
                 bytes[place] ^= bits;
             }
             std::fs::write(file.path(), &bytes).expect("written");
-            let _ = text(Rows::open(file.path(), |_| true));
+            let _ = text(ParquetReader::open(file.path(), |_| true));
         }
     }
 
     #[test]
     fn many_rows_come_in_their_order_and_a_cut_file_is_an_error() {
         let file = parquet_file(vec![("n", Arc::new((0..100_000_i64).collect::<Int64Array>()))]);
-        let text = text(Rows::open(file.path(), |_| false)).expect("rows");
+        let text = text(ParquetReader::open(file.path(), |_| false)).expect("rows");
         let numbers = text.lines().map(|line| {
             serde_json::from_str::<serde_json::Value>(line).expect("JSON")["n"].as_i64()
         });
@@ -333,7 +335,7 @@ mod tests {
         let whole = std::fs::read(file.path()).expect("there");
         for cut in [0, 3, 12, whole.len() / 2, whole.len() - 1] {
             std::fs::write(file.path(), &whole[..cut]).expect("cut");
-            assert!(Rows::open(file.path(), |_| false).is_err(), "{cut} bytes");
+            assert!(ParquetReader::open(file.path(), |_| false).is_err(), "{cut} bytes");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! The types of columns that do not become JSON by themselves, and what they are made first. Pure.
+//! Conversions of column types that have no JSON form of their own (pure).
 //!
-//! Owns the choice: bytes become text, dates what they say, the keys of maps names, and a zone that is known by its name
-//! becomes UTC. Refuses to know values: casting them may still fail.
+//! Owns the choice: binary becomes text, dates become text, map keys become names, and a named time zone becomes UTC.
+//! The values are cast in `parquet/reader.rs`, which may still fail.
 
 use std::{str::FromStr as _, sync::Arc};
 
 use arrow_array::timezone::Tz;
 use arrow_schema::{DataType, Field, FieldRef};
 
-/// Are there bytes in it of which nobody says that they are text? Those of one length (UUIDs, hashes) are short.
+/// Whether a type contains variable-length binary. Fixed-size binary (UUIDs, hashes) is short and does not count.
 pub(super) fn has_bytes(kind: &DataType) -> bool {
     match kind {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
@@ -17,7 +17,7 @@ pub(super) fn has_bytes(kind: &DataType) -> bool {
     }
 }
 
-/// The same with UTC for zones that have a name: a table of names and their history is not built in. The instants stay.
+/// Replaces named time zones by UTC, because no time zone database is built in. The instants stay the same.
 pub(super) fn in_utc(field: &FieldRef) -> FieldRef {
     replace_types(field, &|kind| match kind {
         DataType::Timestamp(unit, Some(zone)) if Tz::from_str(zone).is_err() => {
@@ -32,7 +32,7 @@ pub(super) fn in_utc(field: &FieldRef) -> FieldRef {
     })
 }
 
-/// The same with texts for bytes, and for whatever is the key of a map.
+/// Replaces binary, and any type of map keys, by text.
 pub(super) fn bytes_as_text(field: &FieldRef) -> FieldRef {
     replace_types(field, &|kind| match kind {
         DataType::Binary => Some(DataType::Utf8),
@@ -53,7 +53,8 @@ pub(super) fn bytes_as_text(field: &FieldRef) -> FieldRef {
     })
 }
 
-/// The same with texts for dates and times: one that no calendar has is an error then, and not a word in the text.
+/// Replaces dates and times by text. A date outside the calendar is an error then, instead of an error text in the
+/// data.
 pub(super) fn dates_as_text(field: &FieldRef) -> FieldRef {
     replace_types(field, &|kind| kind.is_temporal().then_some(DataType::Utf8))
 }
@@ -62,7 +63,7 @@ fn with_type(field: &FieldRef, kind: DataType) -> FieldRef {
     Arc::new(Field::clone(field).with_data_type(kind))
 }
 
-/// The field with other types where `by` gives them, at any depth.
+/// Replaces types for which `by` returns another, at any depth.
 fn replace_types(field: &FieldRef, by: &dyn Fn(&DataType) -> Option<DataType>) -> FieldRef {
     let one = |field: &FieldRef| replace_types(field, by);
     let kind = by(field.data_type()).unwrap_or_else(|| match field.data_type() {

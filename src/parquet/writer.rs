@@ -1,7 +1,7 @@
-//! Answers as a Parquet file: the columns of an answer, named and nested as in its line of JSON.
+//! The Parquet writer: answers as a table with the columns of an answer, named and nested as in its line of JSON.
 //!
-//! Owns the schema. What has no fixed shape (`params`, `messages`, a kept `row`) is a column of JSON texts, and an id is its
-//! text. Memory is a row group that is being made, however many answers there are.
+//! Owns the schema. Values without a fixed shape (`params`, `messages`, a kept `row`) are columns of JSON text, and an
+//! id is its text. Memory is one row group under construction, whatever the number of answers.
 
 use std::{
     borrow::Cow,
@@ -20,13 +20,13 @@ use parquet::{
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// Rows are handed on by so many, or by so many bytes.
+/// Rows per batch that is passed to the Parquet writer; a batch also ends at [`BATCH_BYTES`].
 const BATCH_ROWS: usize = 1024;
 const BATCH_BYTES: usize = 4 << 20;
-/// Bytes of a row group, about: what is held until it can be written, and what a reader takes in at a time.
+/// Approximate size of a row group in bytes: the memory until it is written, and the unit in which readers read.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
-/// A table of answers that is being written.
+/// Writer of a table of answers.
 pub struct ParquetWriter<W: Write + Send> {
     decoder: Decoder,
     bytes: usize,
@@ -34,10 +34,10 @@ pub struct ParquetWriter<W: Write + Send> {
 }
 
 impl<W: Write + Send> ParquetWriter<W> {
-    /// Begins one.
+    /// Starts a table.
     ///
     /// # Errors
-    /// Where nothing can be written.
+    /// An error of the output stream.
     pub fn begin(to: W) -> io::Result<Self> {
         let schema = Arc::new(answer_schema());
         let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(to_io_error)?;
@@ -46,10 +46,10 @@ impl<W: Write + Send> ParquetWriter<W> {
         Ok(Self { decoder, bytes: 0, writer })
     }
 
-    /// The next answer, as its line of JSON.
+    /// Writes the next answer, given as its line of JSON.
     ///
     /// # Errors
-    /// A line that is no answer, or where nothing can be written.
+    /// A line that is not an answer, or an error of the output stream.
     pub fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
         let answer: ParquetAnswer<'_> = serde_json::from_slice(line)?;
         self.decoder.serialize(&[answer]).map_err(to_io_error)?;
@@ -65,7 +65,7 @@ impl<W: Write + Send> ParquetWriter<W> {
         self.bytes = 0;
         let Some(batch) = self.decoder.flush().map_err(to_io_error)? else { return Ok(()) };
         self.writer.write(&batch).map_err(to_io_error)?;
-        // What it holds may be more than what it will write.
+        // By memory and not by encoded size, which may be much smaller.
         if self.writer.memory_size() > ROW_GROUP_BYTES {
             self.writer.flush().map_err(to_io_error)
         } else {
@@ -73,10 +73,10 @@ impl<W: Write + Send> ParquetWriter<W> {
         }
     }
 
-    /// That was the last: gives back what was written to.
+    /// Finishes the table and returns the output stream.
     ///
     /// # Errors
-    /// Where nothing can be written.
+    /// An error of the output stream.
     pub fn finish(mut self) -> io::Result<W> {
         self.flush_batch()?;
         self.writer.into_inner().map_err(to_io_error)
@@ -101,7 +101,7 @@ fn writer_properties() -> io::Result<WriterProperties> {
         .set_created_by(concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
-    // Columns in which next to nothing stands twice.
+    // Dictionary encoding brings nothing for columns of almost distinct values.
     let once = ["id", "index", "prompt", "messages", "response", "reasoning", "row"];
     let builder = once.iter().fold(builder, |builder, name| {
         builder.set_column_dictionary_enabled(ColumnPath::from(*name), false)
@@ -109,7 +109,6 @@ fn writer_properties() -> io::Result<WriterProperties> {
     Ok(builder.build())
 }
 
-/// An answer's columns.
 fn answer_schema() -> Schema {
     use DataType::{Boolean, Float64, Int32, Int64, Utf8};
     let must = |name: &str, kind: DataType| Field::new(name, kind, false);
@@ -152,7 +151,7 @@ fn answer_schema() -> Schema {
     ])
 }
 
-/// An answer between its line and its columns.
+/// An answer as it is deserialised from its line and serialised to columns.
 #[derive(Deserialize, Serialize)]
 struct ParquetAnswer<'a> {
     #[serde(borrow, serialize_with = "serialize_id")]
@@ -160,7 +159,7 @@ struct ParquetAnswer<'a> {
     index: u64,
     #[serde(borrow)]
     prompt: Option<Cow<'a, str>>,
-    #[serde(borrow, serialize_with = "json")]
+    #[serde(borrow, serialize_with = "serialize_json")]
     messages: Option<&'a RawValue>,
     response: Option<Cow<'a, str>>,
     responses: Option<Vec<Cow<'a, str>>>,
@@ -170,10 +169,10 @@ struct ParquetAnswer<'a> {
     error: Option<ParquetFailure<'a>>,
     finish_reason: Option<Cow<'a, str>>,
     usage: Option<ParquetUsage>,
-    #[serde(borrow, serialize_with = "json")]
+    #[serde(borrow, serialize_with = "serialize_json")]
     params: Option<&'a RawValue>,
     served: Option<ParquetServed<'a>>,
-    #[serde(borrow, serialize_with = "json")]
+    #[serde(borrow, serialize_with = "serialize_json")]
     row: Option<&'a RawValue>,
 }
 
@@ -202,7 +201,7 @@ struct ParquetServed<'a> {
     row: Option<Cow<'a, str>>,
 }
 
-/// What an id says: ids are compared by it, so that the number 7 and the string "7" are one.
+/// Serialises an id as its text: ids are compared by it, so that the number 7 and the string "7" are the same.
 fn serialize_id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error> {
     match serde_json::from_str::<String>(id.get()) {
         Ok(text) => to.serialize_str(&text),
@@ -210,7 +209,7 @@ fn serialize_id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error>
     }
 }
 
-fn json<S: Serializer>(json: &Option<&RawValue>, to: S) -> Result<S::Ok, S::Error> {
+fn serialize_json<S: Serializer>(json: &Option<&RawValue>, to: S) -> Result<S::Ok, S::Error> {
     match json {
         Some(json) => to.serialize_some(json.get()),
         None => to.serialize_none(),
@@ -224,7 +223,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::parquet::Rows;
+    use crate::parquet::ParquetReader;
 
     const GOOD: &str = r#"{"id":"a","index":0,"prompt":"x\ny","response":"hé","responses":["hé","ho"],"reasoning":"hm","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{"seed":1},"served":{"endpoint":"http://e","api":"chat","host":"n","rank":3,"latency_s":1.844,"attempts":1,"row":"0ad4"},"row":{"k":[1,null]}}"#;
     const BAD: &str = r#"{"id":7,"index":1,"messages":[{"content":"x","role":"user"}],"response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"endpoint":null,"api":"chat","host":"n","rank":0,"latency_s":0.0,"attempts":0}}"#;
@@ -235,12 +234,12 @@ mod tests {
         lines.iter().for_each(|line| answers.write_answer(line.as_bytes()).expect("an answer"));
         answers.finish().expect("finished");
         let mut text = String::new();
-        let mut rows = Rows::open(file.path(), |_| true).expect("rows");
+        let mut rows = ParquetReader::open(file.path(), |_| true).expect("rows");
         rows.read_to_string(&mut text).expect("text");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// What comes out of a line: nulls are left out, and what has no fixed shape is a text.
+    /// The row expected for a line: without nulls, with JSON text for values without a fixed shape.
     fn expected(line: &str) -> Value {
         let mut answer: Value = serde_json::from_str(line).expect("JSON");
         fn without_nulls(value: &mut Value) {

@@ -16,7 +16,7 @@ const BYTES_PER_TOKEN: u64 = 3;
 /// Tokens that an answer may have beyond those of its texts.
 const EXTRA_ANSWER_TOKENS: u64 = 512;
 /// Space for the note at the end of a truncated text, in bytes.
-const MARK: u64 = 64;
+const CUT_NOTE_BYTES: u64 = 64;
 
 /// Token limits that all groups of a tree share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct TokenBudget {
     /// Answer limit of a leaf, in tokens.
     pub leaf_tokens: u64,
     /// Context length of the model in tokens, if known.
-    pub context: Option<u64>,
+    pub context_tokens: Option<u64>,
     /// Safety margin in the context, in tokens.
     pub buffer: u64,
 }
@@ -54,7 +54,7 @@ impl TokenBudget {
         let needed =
             (estimate_tokens(all) + EXTRA_ANSWER_TOKENS).max(self.leaf_tokens.saturating_mul(2));
         let max_tokens = self.fixed_tokens.unwrap_or(needed);
-        let Some(context) = self.context else {
+        let Some(context) = self.context_tokens else {
             return GroupLimits { max_tokens, max_text_bytes: None };
         };
         let max_tokens = max_tokens.min(context / 2).max(1);
@@ -79,15 +79,15 @@ fn fair_share(lengths: &[u64], room: u64) -> u64 {
     u64::MAX
 }
 
-/// The text with at most so many bytes and a mark in the place of the rest; as it is where it is not longer. True if it
-/// was cut.
+/// Truncates a text to `longest` bytes, including a note of the bytes left out, and returns whether it was longer.
 pub(super) fn cut(text: &mut String, longest: u64) -> bool {
     let length = text.len() as u64;
     if length <= longest {
         return false;
     }
-    let mut keep =
-        usize::try_from(longest.saturating_sub(MARK)).unwrap_or(usize::MAX).min(text.len());
+    let mut keep = usize::try_from(longest.saturating_sub(CUT_NOTE_BYTES))
+        .unwrap_or(usize::MAX)
+        .min(text.len());
     while !text.is_char_boundary(keep) {
         keep -= 1; // 0 is a boundary
     }
@@ -103,7 +103,7 @@ mod tests {
     use proptest::prelude::*;
 
     const BUDGET: TokenBudget =
-        TokenBudget { fixed_tokens: None, leaf_tokens: 512, context: None, buffer: 512 };
+        TokenBudget { fixed_tokens: None, leaf_tokens: 512, context_tokens: None, buffer: 512 };
 
     #[test]
     fn an_answer_gets_the_users_limit_or_its_groups_need_and_at_most_half_the_context() {
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(max_tokens(BUDGET, &[30, 30]), 1024, "twice a leaf's");
         assert_eq!(max_tokens(BUDGET, &[3_000, 6_000]), 3_512, "its texts' tokens and 512");
         assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(7), ..BUDGET }, &[3_000, 6_000]), 7);
-        let small = TokenBudget { context: Some(4_096), ..BUDGET };
+        let small = TokenBudget { context_tokens: Some(4_096), ..BUDGET };
         assert_eq!(max_tokens(small, &[3_000, 6_000]), 2_048);
         assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(4_000), ..small }, &[30]), 2_048);
     }
@@ -141,7 +141,7 @@ mod tests {
         fn truncated_texts_fit_and_use_the_space(
             lengths in prop::collection::vec(1u64..5_000, 1..30), context in 3_000u64..20_000, around in 0u64..500,
         ) {
-            let budget = TokenBudget { context: Some(context), ..BUDGET };
+            let budget = TokenBudget { context_tokens: Some(context), ..BUDGET };
             let fit = budget.fit_group(&lengths, around);
             prop_assert!(fit.max_tokens <= context / 2);
             let room = (context - fit.max_tokens - 512) * BYTES_PER_TOKEN - around;
@@ -150,10 +150,10 @@ mod tests {
                 let mut text = "x".repeat(length as usize);
                 let longest = fit.max_text_bytes.unwrap_or(u64::MAX);
                 prop_assert_eq!(cut(&mut text, longest), length > longest);
-                prop_assert!(longest < MARK || text.len() as u64 <= longest);
+                prop_assert!(longest < CUT_NOTE_BYTES || text.len() as u64 <= longest);
                 sum += text.len() as u64;
             }
-            if fit.max_text_bytes.is_none_or(|it| it >= MARK) {
+            if fit.max_text_bytes.is_none_or(|it| it >= CUT_NOTE_BYTES) {
                 prop_assert!(sum <= room, "{sum} in {room}");
             }
             if fit.max_text_bytes.is_some() {

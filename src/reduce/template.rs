@@ -44,7 +44,7 @@ impl ReduceTemplate {
         let template =
             PromptTemplate::parse(text).map_err(|why| format!("reduce template: {why}"))?;
         if let Some(name) = template
-            .names()
+            .placeholder_names()
             .iter()
             .find(|it| !matches!(it.as_str(), RESPONSES_PLACEHOLDER | LEVEL_PLACEHOLDER))
         {
@@ -53,7 +53,7 @@ impl ReduceTemplate {
                  texts, and {{{{level}}}}, the level from 1"
             ));
         }
-        if !template.names().iter().any(|it| it == RESPONSES_PLACEHOLDER) {
+        if !template.placeholder_names().iter().any(|it| it == RESPONSES_PLACEHOLDER) {
             return Err("the reduce template has no {{responses}}\nhint: without it the group's texts would not be in the prompt".into());
         }
         Ok(Self { template, overhead_bytes: text.len() as u64 })
@@ -86,10 +86,14 @@ impl ReduceTemplate {
 mod tests {
     use super::*;
 
-    const BUDGET: TokenBudget =
-        TokenBudget { fixed_tokens: Some(9), leaf_tokens: 512, context: Some(2_000), buffer: 100 };
+    const BUDGET: TokenBudget = TokenBudget {
+        fixed_tokens: Some(9),
+        leaf_tokens: 512,
+        context_tokens: Some(2_000),
+        buffer: 100,
+    };
 
-    fn texts(texts: &[&str]) -> Vec<String> {
+    fn owned_texts(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|&text| text.to_owned()).collect()
     }
 
@@ -97,8 +101,11 @@ mod tests {
     fn placeholders_in_answers_stay_text() {
         let recipe =
             ReduceTemplate::parse("{{level}}: {{responses}} ({level})").expect("a template");
-        let rendered =
-            recipe.render(2, texts(&["{level} {{level}}", "{{responses}} {responses}"]), &BUDGET);
+        let rendered = recipe.render(
+            2,
+            owned_texts(&["{level} {{level}}", "{{responses}} {responses}"]),
+            &BUDGET,
+        );
         assert_eq!(
             rendered.prompt,
             "2: {level} {{level}}\n---\n{{responses}} {responses} ({level})"
@@ -123,7 +130,7 @@ mod tests {
     #[test]
     fn a_group_that_does_not_fit_is_truncated_and_counted() {
         let recipe = ReduceTemplate::parse("{{responses}}").expect("a template");
-        let rendered = recipe.render(1, texts(&["short", &"x".repeat(9_000)]), &BUDGET);
+        let rendered = recipe.render(1, owned_texts(&["short", &"x".repeat(9_000)]), &BUDGET);
         // 2,000 tokens less 9 and 100, three bytes each.
         assert!(rendered.prompt.len() <= 1_891 * 3 && rendered.prompt.len() > 1_891 * 3 - 64);
         assert!(rendered.prompt.starts_with("short\n---\nxxx"));

@@ -106,7 +106,11 @@ impl EndpointLoad {
         let mut away: Vec<EndpointDowntime> = timelines
             .iter()
             .flat_map(|it| {
-                it.timeline.away.named.iter().map(move |(name, its)| gone(name, it.start, *its))
+                it.timeline
+                    .away
+                    .named
+                    .iter()
+                    .map(move |(name, its)| endpoint_downtime(name, it.start, *its))
             })
             .collect();
         away.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
@@ -127,7 +131,7 @@ impl EndpointLoad {
     }
 }
 
-fn gone(
+fn endpoint_downtime(
     name: &str,
     start: u32,
     DowntimeRecord { times, millis, at_end }: DowntimeRecord,

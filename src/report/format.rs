@@ -36,7 +36,7 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// Formats a figure with about three significant digits.
-pub(crate) fn number(number: f64) -> String {
+pub(crate) fn format_number(number: f64) -> String {
     match number.abs() {
         it if it >= 99.95 => count(whole(number)),
         it if it >= 9.995 => format!("{number:.1}"),
@@ -149,7 +149,7 @@ mod tests {
 
         #[test]
         fn numbers_of_any_size_are_short(it in prop_oneof![0.0..1e15f64, 0.0..100.0f64]) {
-            for text in [format_tick(it), format_seconds(it), format_tick_time(it), number(it), format_percent(it.min(1.0))] {
+            for text in [format_tick(it), format_seconds(it), format_tick_time(it), format_number(it), format_percent(it.min(1.0))] {
                 prop_assert!(text.len() <= 22, "{text}");
             }
         }
@@ -159,7 +159,7 @@ mod tests {
     fn numbers_are_as_people_write_them() {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(
-            [number(0.0), number(3.456), number(42.04), number(1234.5)],
+            [format_number(0.0), format_number(3.456), format_number(42.04), format_number(1234.5)],
             ["0", "3.46", "42.0", "1,235"]
         );
         assert_eq!(

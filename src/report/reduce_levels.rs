@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::summary::{
-    DistributionSummary, FailureSummary, RunSummary, active_seconds, failures,
+    DistributionSummary, FailureSummary, RunSummary, active_seconds, failure_summaries,
     summarize_distribution,
 };
 use crate::{
@@ -212,7 +212,7 @@ impl LevelSummary {
             latency_s: measured
                 .map(|it| summarize_distribution(&it.latency, 0.001))
                 .unwrap_or_default(),
-            failures: measured.map(failures).unwrap_or_default(),
+            failures: measured.map(failure_summaries).unwrap_or_default(),
             counts,
         }
     }

@@ -308,8 +308,8 @@ impl RunSummary {
             latency_s: latency,
             prompt_tokens: summarize_distribution(&measured.prompt_tokens, 1.0),
             completion_tokens: summarize_distribution(&measured.completion_tokens, 1.0),
-            finish_reasons: measured.finish.clone(),
-            failures: failures(measured),
+            finish_reasons: measured.finish_reasons.clone(),
+            failures: failure_summaries(measured),
             endpoints: EndpointLoad::of(&measured.endpoints, &watched, &course),
             slowest: measured.slowest.iter().map(slow_answer).collect(),
             starts: manifest
@@ -338,7 +338,7 @@ impl RunSummary {
     }
 }
 
-pub(super) fn failures(measured: &AnswerStats) -> BTreeMap<String, FailureSummary> {
+pub(super) fn failure_summaries(measured: &AnswerStats) -> BTreeMap<String, FailureSummary> {
     measured.failures.iter().map(|(kind, its)| (kind.clone(), failure_summary(kind, its))).collect()
 }
 

@@ -94,10 +94,10 @@ impl ThroughputHistory {
             };
             assign_phases(&mut points);
             for (its, timeline) in
-                mine.iter().flat_map(|it| (0..it.timeline.columns()).map(move |at| (at, *it)))
+                mine.iter().flat_map(|it| (0..it.timeline.bucket_count()).map(move |at| (at, *it)))
             {
                 let middle = timeline.offset
-                    + (its as f64 + 0.5) * seconds(timeline.timeline.bucket_millis());
+                    + (its as f64 + 0.5) * millis_to_seconds(timeline.timeline.bucket_millis());
                 let is_steady = |it: &ThroughputPoint| {
                     it.phase == ThroughputPhase::Steady && it.from_s <= middle && middle < it.to_s
                 };
@@ -170,7 +170,7 @@ impl ThroughputPoint {
     }
 }
 
-fn seconds(millis: u64) -> f64 {
+fn millis_to_seconds(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
@@ -223,15 +223,15 @@ fn points_from_timeline(
     };
     let point = |column: usize| {
         let piece = timeline.bucket_total(column);
-        let last = column + 1 == timeline.columns();
+        let last = column + 1 == timeline.bucket_count();
         let millis = if last { longest(column) } else { width };
-        let from = offset + seconds(width) * column as f64;
+        let from = offset + millis_to_seconds(width) * column as f64;
         let mean = |sum: u64| sum as f64 / millis as f64;
         ThroughputPoint {
             start: *start,
             level: 0,
             from_s: from,
-            to_s: from + seconds(millis),
+            to_s: from + millis_to_seconds(millis),
             prompts: piece.settled as f64,
             tokens: piece.tokens as f64,
             in_flight: mean(piece.in_flight),
@@ -247,7 +247,7 @@ fn points_from_timeline(
             phase: ThroughputPhase::Steady,
         }
     };
-    (0..timeline.columns()).map(point).collect()
+    (0..timeline.bucket_count()).map(point).collect()
 }
 
 /// Assigns the phases of one session. The ramp ends at the first point with about the typical load. The tail begins after

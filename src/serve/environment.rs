@@ -1,23 +1,23 @@
-//! What of the guard's environment servers do not get, and what of it nobody gets to see: pure.
+//! Filtering of the environment: the variables that servers do not inherit, and the secrets that are never printed. Pure.
 
 use crate::settings::{ApiKey, Environment, is_secret_name};
 
-/// What launchers tell ranks. A server that believes it tries to be one: vLLM's own use of MPI or PMI would join, or end,
-/// the job's.
+/// Prefixes of the variables that launchers set for ranks. A server that sees them acts as a rank: vLLM's own use of MPI or
+/// PMI would join, or end, the job.
 const LAUNCHER_PREFIXES: [&str; 9] =
     ["PMI_", "PMIX_", "PALS_", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDRA", "HYDI_", "PMI2_"];
-/// A shorter value would be found, and hidden, in ordinary words.
+/// A shorter value would also match, and hide, parts of ordinary words.
 const MIN_SECRET_LEN: usize = 6;
 
-/// The variables that a server with this command is started without.
+/// Returns the variables that a server with this command must not inherit.
 pub(super) fn removed_variables<'a>(environment: &'a Environment, command: &str) -> Vec<&'a str> {
-    // Our key is for asking servers; they take it from VLLM_API_KEY, or from a command that names it.
+    // Our key is for requests to servers; a server gets its own from VLLM_API_KEY, or from a command that names ours.
     let key = (!command.contains(ApiKey::ENV_VARIABLE)).then_some(ApiKey::ENV_VARIABLE);
     let all = LAUNCHER_PREFIXES.iter().flat_map(|&prefix| environment.starting_with(prefix));
     all.map(|(name, _)| name).chain(key).collect()
 }
 
-/// Values that must not be repeated.
+/// Returns the values that must not appear in messages.
 pub(super) fn secret_values(environment: &Environment) -> Vec<String> {
     let hidden =
         |(name, value): &(&str, &str)| is_secret_name(name) && value.trim().len() >= MIN_SECRET_LEN;
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn launchers_variables_and_our_key_are_taken_out_and_nothing_else() {
+    fn only_launcher_variables_and_our_key_are_removed() {
         let environment = Environment::from([
             ("PMI_RANK", "0"),
             ("PMIX_RANK", "0"),
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_keys_and_tokens_are_secrets() {
+    fn values_of_keys_and_tokens_are_secret_unless_very_short() {
         let environment = Environment::from([
             ("HF_TOKEN", "hf_0123"),
             ("VLLM_API_KEY", "abcdef"),

@@ -1,27 +1,30 @@
-//! Which server is started how: pure. Placeholders, and the environments of the usual tile layouts.
+//! The plan of the servers on a node: commands with their placeholders filled in, tile masks, ports and start delays. Pure.
+//!
+//! Which ports a rank drives is decided in `site/assign_endpoints.rs`; processes are started in `supervisor.rs`.
 
 use std::{path::Path, time::Duration};
 
 use super::ServerSpec;
 use crate::settings::{ServeLayout, Settings};
 
-/// Whose servers these are.
+/// Rank and node that the servers belong to.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerContext<'a> {
-    /// The node.
+    /// Host name of the node.
     pub host: &'a str,
-    /// Which of the node's ranks has them.
+    /// Index of the rank among the ranks of its node.
     pub local_rank: usize,
-    /// Where their logs go.
+    /// Folder of the servers' logs.
     pub folder: &'a Path,
 }
 
-/// vLLM's engines take ports for themselves from here on, below what the system hands out for connections (32768 on).
+/// First port for the internal use of vLLM's engines; below the range that the system uses for connections (from 32768).
 const ENGINE_PORT_BASE: u32 = 20_000;
-/// More than an engine of a dozen workers takes.
+/// More than an engine with a dozen workers needs.
 const ENGINE_PORTS_PER_SERVER: u32 = 200;
 
-/// The servers on these of the node's ports, by their numbers from 0. None where nobody asked for servers.
+/// Plans the servers with these numbers, from 0 and per node; server k listens on `base_port + k`. Returns no servers without
+/// `--serve`.
 #[must_use]
 pub fn plan_servers(
     settings: &Settings,
@@ -33,7 +36,7 @@ pub fn plan_servers(
     };
     let server = |k: u16| {
         let port = base.checked_add(k)?;
-        let fill = |text: &str| fill(text, port, k, whose, settings.model.as_deref());
+        let fill = |text: &str| fill_placeholders(text, port, k, whose, settings.model.as_deref());
         let mut variables = tile_variables(settings.serve_layout, k);
         variables.extend(settings.serve_env.iter().filter_map(|pair| {
             let (name, value) = pair.split_once('=')?;
@@ -44,7 +47,7 @@ pub fn plan_servers(
             command: fill(command),
             variables,
             log: whose.folder.join(format!("{}-{port}.log", whose.host)),
-            // By the number on the node: ranks that share it do not start theirs together.
+            // The delay depends on the server's number on the node, so that ranks sharing it do not start theirs together.
             delay: settings
                 .serve_stagger
                 .to_duration()
@@ -57,8 +60,14 @@ pub fn plan_servers(
 
 const MAX_START_DELAY: Duration = Duration::from_secs(3600);
 
-/// The text with its placeholders filled in. Other braces are the shell's or JSON's, and `${port}` is a shell's variable.
-fn fill(text: &str, port: u16, k: u16, whose: ServerContext<'_>, model: Option<&str>) -> String {
+/// Fills in the placeholders of a text. Other braces belong to the shell or to JSON, and `${port}` is a shell variable.
+fn fill_placeholders(
+    text: &str,
+    port: u16,
+    k: u16,
+    whose: ServerContext<'_>,
+    model: Option<&str>,
+) -> String {
     let known = [
         ("{port}", port.to_string()),
         ("{k}", k.to_string()),
@@ -86,21 +95,21 @@ fn fill(text: &str, port: u16, k: u16, whose: ServerContext<'_>, model: Option<&
     filled + rest
 }
 
-/// What server `k` needs to have its own tiles of a node of Aurora.
+/// Returns the variables that bind server `k` to its own tiles of an Aurora node.
 fn tile_variables(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
     let Some(tiles) = layout.tiles_per_server() else { return Vec::new() };
     let first = k * tiles;
     let mask: Vec<String> = (first..first + tiles).map(|tile| tile.to_string()).collect();
     let inner = ENGINE_PORT_BASE + ENGINE_PORTS_PER_SERVER * u32::from(k);
-    // Twelve processes that each take all cores for arithmetic are slower than twelve that take a few.
+    // Twelve processes that each use all cores for arithmetic are slower than twelve that use a few.
     let threads = if tiles == 1 { 8 } else { 16 };
     let variables = [
-        // The numbers below are tiles, not whole GPUs, in this hierarchy only.
+        // Only in this hierarchy do the numbers below mean tiles instead of whole GPUs.
         ("ZE_FLAT_DEVICE_HIERARCHY", "FLAT".to_owned()),
         ("ZE_AFFINITY_MASK", mask.join(",")),
         ("VLLM_PORT", inner.to_string()),
         ("OMP_NUM_THREADS", threads.to_string()),
-        // Compute nodes have a proxy set, and an engine's processes talk to each other.
+        // Compute nodes have a proxy configured, and the processes of an engine connect to each other.
         ("no_proxy", "localhost,127.0.0.1".to_owned()),
         ("NO_PROXY", "localhost,127.0.0.1".to_owned()),
     ];
@@ -132,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_filled_in_and_other_braces_left_alone() {
+    fn placeholders_are_filled_in_and_other_braces_stay() {
         let command =
             r#"v {model} --port {port} -c '{"k": {k}}' ${port} {host}/{local_rank} {x} {"#;
         let servers = plan_servers(
@@ -147,12 +156,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_asked_for_servers() {
+    fn without_serve_there_are_no_servers() {
         assert!(plan_servers(&Settings::default(), 0..4, server_context()).is_empty());
     }
 
     #[test]
-    fn every_layout_deals_every_tile_once() {
+    fn every_layout_assigns_every_tile_exactly_once() {
         for (layout, second) in [
             (ServeLayout::Aurora12x1, "1"),
             (ServeLayout::Aurora6x2, "2,3"),
@@ -180,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_says_counts_more_than_the_layout() {
+    fn serve_env_overrides_the_layouts_variables() {
         let settings = serve_settings("s {port}", ServeLayout::Aurora12x1, &["OMP_NUM_THREADS=4"]);
         let servers = plan_servers(&settings, 0..1, server_context());
         assert_eq!(variable_value(&servers[0], "OMP_NUM_THREADS"), Some("4"));

@@ -1,4 +1,4 @@
-//! A server's log: appended to over all its starts, and read for its last lines when it ends.
+//! The log of a server: appended to by all its starts, and read for its last lines when it exits.
 
 use std::{
     fs::{File, OpenOptions},
@@ -8,13 +8,13 @@ use std::{
 };
 
 const TAIL_LINES: usize = 12;
-/// What the last lines are looked for in.
+/// Size of the end of the file in which the last lines are looked for.
 const TAIL_BYTES: u64 = 16 * 1024;
 const MAX_LINE_CHARS: usize = 300;
-/// How a start is marked.
+/// Marks the beginning of each start in the log.
 const START_MARK: &str = "--- aurora-swarm: started ";
 
-/// The log, with a line that says when and what is started.
+/// Opens the log for appending and writes a line with the time and command of this start.
 pub(super) fn open(path: &Path, command: &str) -> io::Result<File> {
     let mut file = OpenOptions::new().append(true).create(true).open(path)?;
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path, command: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// The last lines of the last start, without these texts.
+/// Returns the last lines of the last start, with the secrets hidden.
 pub(super) fn log_tail(path: &Path, secrets: &[String]) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| {
@@ -32,7 +32,7 @@ pub(super) fn log_tail(path: &Path, secrets: &[String]) -> String {
     });
     match read {
         Ok(_) => last_lines(&String::from_utf8_lossy(&bytes), secrets),
-        Err(error) => format!("(the log cannot be read: {error})"),
+        Err(error) => format!("(cannot read the log: {error})"),
     }
 }
 
@@ -48,7 +48,7 @@ fn redact_line(line: &str, secrets: &[String]) -> String {
     let hidden = secrets
         .iter()
         .fold(line.trim_end().to_owned(), |line, secret| line.replace(secret.as_str(), "(hidden)"));
-    // Escapes would colour, or rewrite, the terminal that shows the message.
+    // Escape sequences would colour, or overwrite, the terminal that shows the message.
     hidden.chars().filter(|it| !it.is_control() || *it == '\t').take(MAX_LINE_CHARS).collect()
 }
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tail_is_of_the_last_start_and_hides_secrets() {
+    fn the_tail_covers_the_last_start_only_and_hides_secrets() {
         let text = format!("old\n{START_MARK}now: vllm\n\nkey is hf_0123!\n\u{1b}[31mlast\n");
         assert_eq!(last_lines(&text, &["hf_0123".into()]), "key is (hidden)!\n[31mlast");
         let many: String = (0..40).map(|it| format!("{it}\n")).collect();

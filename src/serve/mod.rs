@@ -1,14 +1,16 @@
-//! The node's own servers: a guard process that starts them, starts them again and ends them, and the rank's side of it.
+//! The node's own servers: a supervisor process that starts, restarts and stops them, and the rank's handle to it.
 //!
 //! ```text
-//! rank ── orders (a pipe, JSON lines) ─→ guard ─→ sh -c COMMAND, a process group a server
-//!      ←─ what became of them ──────────
+//! rank ── StartServers (a pipe, JSON lines) ─→ supervisor ─→ sh -c COMMAND, one process group per server
+//!      ←─ SupervisorEvent ───────────────────
 //! ```
 //!
-//! The guard is started before MPI is, since a process with MPI or threads must not fork, and lives in a session of its own.
-//! It ends every server when the pipe closes, which happens however the rank ends: there is no way out, not even `kill -9`,
-//! that leaves a server behind with its memory. Owns processes, their environments and their logs. Knows nothing of HTTP or
-//! prompts: whether a server is ready to answer is found out by whoever asks it.
+//! The supervisor, the *guard* of the manual, is started before MPI, since a process with MPI or threads must not fork, and
+//! runs in a session of its own. It stops every server when the pipe closes, which happens however the rank ends: there is no
+//! way, not even `kill -9`, that leaves a server and its memory behind.
+//!
+//! Owns processes, their environments and their logs. Knows nothing of HTTP or prompts: whether a server is ready is found by
+//! [`probe_server`](crate::endpoint::probe_server), and the waiting for it is in `job/setup/readiness.rs`.
 
 mod environment;
 mod layout;

@@ -1,35 +1,35 @@
-//! Which processes belong to which server, from the kernel's process table.
+//! Membership of processes in servers, from the kernel's process table.
 //!
-//! A server's group is not enough: engines and workers may move to groups of their own, and those whose parent has died come
-//! to the guard, which is their reaper. So who descends from whom is noted while the parents live; and who left its parent
-//! before anybody looked, as daemons do, still has the server's mark in its environment. Not the mark alone: programs that
-//! write their title into the process table (vLLM's engines do) write it over their environment. Reading is two functions;
-//! the rest is pure.
+//! The process group is not enough: engines and workers may move to groups of their own, and processes whose parent has died
+//! are reparented to the supervisor, their subreaper. So descent is recorded while the parents live. A process that left its
+//! parent before it was seen, as daemons do, is recognized by the server's mark in its environment. The mark alone is not
+//! enough either: programs that set their title in the process table (vLLM's engines do) overwrite their environment with it.
+//! Two functions read `/proc`; the rest is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A process.
+/// Entry of the kernel's process table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ProcessEntry {
     pub(super) pid: i32,
     pub(super) parent: i32,
     pub(super) group: i32,
-    /// When it was started: a number that comes again is another process.
+    /// Start time in clock ticks since boot; a reused pid has another one.
     pub(super) start_time: u64,
-    /// Dead, or on its way: killed, and at giving back what it has. With gigabytes that takes a busy machine a minute.
+    /// Dead, or killed and still releasing its memory, which takes a busy machine a minute for many gigabytes.
     pub(super) is_ending: bool,
 }
 
-/// The variable that says on which port a server is to listen, in its environment and that of all it starts.
+/// Environment variable that marks a server and all its descendants with the server's port.
 pub(super) const PORT_VARIABLE: &str = "SWARM_GUARD_SERVES_ON";
-/// The kernel's PF_EXITING, among a process's flags.
+/// Bit of the kernel's process flags: the process is exiting.
 const PF_EXITING: u64 = 0x4;
 
-/// Who was seen to belong to which server; a server is called by its first process.
+/// Recorded membership: (pid, start time) of each process to the pid of its server's first process, the leader.
 #[derive(Debug, Default)]
 pub(super) struct Family(BTreeMap<(i32, u64), i32>);
 
-/// All processes that are here. Those that are dying too: while a process ends its first thread may be dead already, and its
+/// Lists all processes of the node, including dying ones: while a process exits its first thread may already be dead and its
 /// children still be its own.
 pub(super) fn list_processes() -> Vec<ProcessEntry> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -42,7 +42,7 @@ pub(super) fn list_processes() -> Vec<ProcessEntry> {
         .collect()
 }
 
-/// The port of the server that this process was started by, however far; nothing where its environment does not tell.
+/// Reads the port mark that a process inherited from its server; `None` if its environment has none.
 pub(super) fn read_port_mark(pid: i32) -> Option<u16> {
     parse_port_mark(&std::fs::read(format!("/proc/{pid}/environ")).ok()?)
 }
@@ -54,7 +54,8 @@ fn parse_port_mark(environment: &[u8]) -> Option<u16> {
     std::str::from_utf8(values.next()?).ok()?.parse().ok()
 }
 
-/// "PID (NAME) STATE PARENT GROUP …", where NAME may hold anything; of all, the 9th are the flags, and the 22nd the start.
+/// Parses `/proc/PID/stat`: "PID (NAME) STATE PARENT GROUP …", where NAME may contain anything. Of all fields the 9th are the
+/// flags and the 22nd is the start time.
 fn parse_stat(pid: i32, stat: &str) -> Option<ProcessEntry> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
@@ -70,7 +71,7 @@ fn parse_stat(pid: i32, stat: &str) -> Option<ProcessEntry> {
     })
 }
 
-/// All below `root`, however far.
+/// Returns all direct and indirect children of `root`.
 pub(super) fn descendants_of(root: i32, all: &[ProcessEntry]) -> Vec<ProcessEntry> {
     let mut children: BTreeMap<i32, Vec<ProcessEntry>> = BTreeMap::new();
     for process in all {
@@ -89,8 +90,8 @@ pub(super) fn descendants_of(root: i32, all: &[ProcessEntry]) -> Vec<ProcessEntr
 }
 
 impl Family {
-    /// Notes who belongs to these servers. `ours` are the descendants of `guard`; `marked` tells the server of a process
-    /// that nothing else is known of.
+    /// Records the members of these servers. `ours` are the descendants of the supervisor; `marked` finds the server of a
+    /// process by its mark, and is used only if nothing else is known of the process.
     pub(super) fn record_members(
         &mut self,
         leaders: &[i32],
@@ -117,7 +118,7 @@ impl Family {
         let found: Vec<_> =
             strangers.filter_map(|it| Some(((it.pid, it.start_time), marked(it.pid)?))).collect();
         self.0.extend(found);
-        // Below an orphan that was known before its parent died.
+        // Descendants of orphans that were recorded before their parent died.
         for (&(pid, _), &leader) in &self.0.clone() {
             for process in descendants_of(pid, ours) {
                 self.0.entry((process.pid, process.start_time)).or_insert(leader);
@@ -125,7 +126,7 @@ impl Family {
         }
     }
 
-    /// Who of them belongs to this server, dead or alive.
+    /// Returns the pids among `ours` that belong to this server, dead or alive.
     pub(super) fn of(&self, leader: i32, ours: &[ProcessEntry]) -> Vec<i32> {
         let its = |process: &&ProcessEntry| {
             process.group == leader
@@ -145,7 +146,7 @@ mod tests {
         ProcessEntry { pid, parent, group, start_time: 7, is_ending: false }
     }
 
-    /// Two servers; the first has an engine in a group of its own, with a worker.
+    /// Builds a table with two servers; the first has an engine in a group of its own, with a worker.
     fn table() -> Vec<ProcessEntry> {
         vec![
             process_entry(SUPERVISOR, 1, SUPERVISOR),
@@ -167,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn daemons_are_known_by_their_mark_and_what_they_start_with_them() {
+    fn daemons_are_recognized_by_their_mark_and_their_children_by_descent() {
         let mut all = table();
-        // Left its parent, group and session before anybody looked; has a child; and one whose title hides its mark.
+        // A daemon that left its parent, group and session before it was seen, its child, and one whose title hides its mark.
         all.extend([
             process_entry(300, SUPERVISOR, 300),
             process_entry(301, 300, 300),
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_read_past_names_with_blanks_and_brackets() {
+    fn names_with_blanks_and_parentheses_are_parsed() {
         let stat = "7 (a) b) S 3 4 5 6 7 4194560 9 10 11 12 13 14 15 16 17 18 19 20 55 1\n";
         let process =
             ProcessEntry { pid: 7, parent: 3, group: 4, start_time: 55, is_ending: false };
@@ -210,18 +211,18 @@ mod tests {
     }
 
     #[test]
-    fn descendants_are_found_however_far_and_strangers_are_not() {
+    fn descendants_are_found_at_any_depth_and_other_processes_are_not() {
         let pids: BTreeSet<i32> = own_descendants(&table()).iter().map(|it| it.pid).collect();
         assert_eq!(pids, BTreeSet::from([100, 101, 102, 200, 201]));
-        // A table that was read while it changed may hold a circle.
+        // A table that changed while it was read may contain a cycle.
         assert!(descendants_of(1, &[process_entry(1, 2, 1), process_entry(2, 1, 1)]).len() < 3);
     }
 
     #[test]
-    fn orphans_in_other_groups_are_known_by_who_their_parents_were() {
+    fn orphans_in_other_groups_belong_to_their_former_parents_server() {
         let mut family = Family::default();
         record_members(&mut family, &[100, 200], &own_descendants(&table()));
-        // The first server dies; its engine comes to the guard, and forks once more.
+        // The first server dies; its engine is reparented to the supervisor and forks once more.
         let mut after = table();
         after.retain(|it| it.pid != 100);
         after.iter_mut().filter(|it| it.pid == 101).for_each(|it| it.parent = SUPERVISOR);
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_comes_again_is_a_stranger() {
+    fn a_reused_pid_belongs_to_no_server() {
         let mut family = Family::default();
         record_members(&mut family, &[100], &own_descendants(&table()));
         let again = [ProcessEntry { start_time: 8, ..process_entry(101, SUPERVISOR, 300) }];

@@ -1,45 +1,45 @@
-//! What rank and guard say to each other: JSON, a line each.
+//! The protocol between rank and supervisor: one command and then events, as JSON lines over pipes.
 
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// One server to be started, with everything filled in.
+/// Server to be started, with all placeholders filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSpec {
-    /// Where it is to listen.
+    /// Port the server listens on.
     pub port: u16,
-    /// For the shell.
+    /// Shell command that starts the server.
     pub command: String,
-    /// Variables that it has besides what it inherits.
+    /// Environment variables in addition to the inherited ones.
     pub variables: Vec<(String, String)>,
-    /// Where its output goes.
+    /// Log file for its output.
     pub log: PathBuf,
-    /// When to start it, from the order on.
+    /// Delay of its first start.
     pub delay: Duration,
 }
 
-/// Rank to guard; there is one, and then the pipe's end.
+/// The only message from the rank to the supervisor; after it the pipe stays open until the servers have to stop.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StartServers {
     pub(super) servers: Vec<ServerSpec>,
 }
 
-/// Guard to rank. Servers are called by their ports.
+/// Message from the supervisor to the rank. Servers are identified by their ports.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum SupervisorEvent {
-    /// The answer to the order: on these ports somebody else listens, and no server is started there.
+    /// Reply to [`StartServers`]: other processes listen on these ports, so no server is started there.
     Taken { ports: Vec<u16> },
-    /// A server's process was started.
+    /// The process of a server was started.
     Started { port: u16, pid: i32 },
-    /// It takes connections, so many seconds after its start.
+    /// The server accepts connections, this number of seconds after its start.
     Listens { port: u16, seconds: f64 },
-    /// It has ended and will be started again in so many seconds.
+    /// The server exited and will be restarted in `again_in` seconds.
     Ended { port: u16, how: String, tail: String, again_in: f64 },
-    /// These processes of its last start are killed and not gone yet: it is started once they are.
+    /// The restart waits for these processes of the previous start, which are killed but not gone yet.
     Waits { port: u16, pids: Vec<i32> },
-    /// It has ended and will not be started again.
+    /// The server exited and will not be restarted.
     GivenUp { port: u16, why: String, tail: String },
-    /// Processes that could not be ended.
+    /// These processes could not be killed.
     Left { pids: Vec<i32> },
 }

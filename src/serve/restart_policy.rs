@@ -1,43 +1,44 @@
-//! When a server that has ended is started again, and when not: pure.
+//! The restart policy: exponential back-off between restarts of a server, and when to give up. Pure.
 
 use std::time::{Duration, Instant};
 
-/// What is known of one server's starts.
+/// Restart state of one server.
 #[derive(Clone, Debug)]
 pub(super) struct RestartPolicy {
     backoff: Duration,
     was_ever_ready: bool,
-    /// Ends before it ever was ready.
+    /// Exits before the server was ever ready.
     failed_starts: u32,
 }
 
-/// What to do with a server that has ended.
+/// Decision after a server exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RestartDecision {
-    /// Start it after this pause.
+    /// Restart the server after this pause.
     RestartAfter(Duration),
-    /// Leave it; it has ended so many times.
+    /// Do not restart it; with the number of failed starts.
     GiveUp(u32),
 }
 
-/// What to do with a server whose time to be started again has come.
+/// Decision when the restart of a server is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartDecision {
-    /// Start it.
-    Start,
-    /// Its last start has not given back yet what the next one needs: look again then.
+    /// Nothing of the previous start is left.
+    StartNow,
+    /// The previous start has not yet released the memory and ports that the next one needs: decide again at this time.
     WaitUntil(Instant),
-    /// It never will, it seems: start it, and say so.
+    /// The previous start was waited for long enough: start the server and report the processes that are left.
     StartAnyway,
 }
 
-/// So often is looked at what is left.
+/// Interval between checks for processes of the previous start.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// With so many processes left of its last start, which are waited for until then.
+/// Decides whether to start a server now, given the number of processes left of its previous start and how long to wait
+/// for them.
 pub(super) fn decide_start(left: usize, now: Instant, patience: Instant) -> StartDecision {
     match left {
-        0 => StartDecision::Start,
+        0 => StartDecision::StartNow,
         _ if now < patience => StartDecision::WaitUntil(now + RECHECK_INTERVAL),
         _ => StartDecision::StartAnyway,
     }
@@ -45,11 +46,12 @@ pub(super) fn decide_start(left: usize, now: Instant, patience: Instant) -> Star
 
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
-/// After so long the pauses are short again.
+/// After this uptime the back-off starts again at its minimum.
 const STABLE_UPTIME: Duration = Duration::from_secs(600);
-/// A server that was ready once may be again, so it is tried for as long as the job lasts; one that never was is wrong.
+/// Starts of a server that was never ready, after which it is given up: its command must be wrong. A server that was ready
+/// once may be so again and is restarted as long as the job lasts.
 const MAX_FAILED_STARTS: u32 = 5;
-/// The shell did not find the command, or may not run it. A second look, since shared file systems have bad moments.
+/// Starts of a command that the shell cannot find or run. Two, since shared file systems have temporary failures.
 const MAX_STARTS_WITHOUT_COMMAND: u32 = 2;
 const COMMAND_NOT_FOUND_CODES: [i32; 2] = [126, 127];
 
@@ -58,8 +60,8 @@ impl RestartPolicy {
         Self { backoff: MIN_BACKOFF, was_ever_ready: false, failed_starts: 0 }
     }
 
-    /// It has ended, after so long, with this exit code (none: by a signal).
-    pub(super) fn after(
+    /// Decides what to do after an exit, given the uptime, whether the server was ready, and its exit code (`None`: a signal).
+    pub(super) fn on_exit(
         &mut self,
         up: Duration,
         was_ready: bool,
@@ -90,16 +92,16 @@ mod tests {
 
     const SHORT_UPTIME: Duration = Duration::from_secs(3);
 
-    fn again(seconds: u64) -> RestartDecision {
+    fn restart_after(seconds: u64) -> RestartDecision {
         RestartDecision::RestartAfter(Duration::from_secs(seconds))
     }
 
     #[test]
-    fn what_is_left_of_the_last_start_is_waited_for_but_not_for_ever() {
+    fn a_restart_waits_for_leftover_processes_but_not_forever() {
         let now = Instant::now();
         let (before, later) = (now, now + SHORT_UPTIME);
-        assert_eq!(decide_start(0, now, later), StartDecision::Start);
-        assert_eq!(decide_start(0, later, before), StartDecision::Start);
+        assert_eq!(decide_start(0, now, later), StartDecision::StartNow);
+        assert_eq!(decide_start(0, later, before), StartDecision::StartNow);
         assert!(
             matches!(decide_start(1, now, later), StartDecision::WaitUntil(again) if again > now)
         );
@@ -107,30 +109,39 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_to_a_minute_and_are_short_again_after_a_good_life() {
+    fn pauses_double_up_to_a_minute_and_reset_after_a_long_uptime() {
         let mut restarts = RestartPolicy::new();
         let pauses: Vec<RestartDecision> =
-            (0..8).map(|_| restarts.after(SHORT_UPTIME, true, None)).collect();
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60].map(again));
-        assert_eq!(restarts.after(STABLE_UPTIME, true, None), again(1));
-        assert_eq!(restarts.after(SHORT_UPTIME, false, Some(1)), again(2));
+            (0..8).map(|_| restarts.on_exit(SHORT_UPTIME, true, None)).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60].map(restart_after));
+        assert_eq!(restarts.on_exit(STABLE_UPTIME, true, None), restart_after(1));
+        assert_eq!(restarts.on_exit(SHORT_UPTIME, false, Some(1)), restart_after(2));
     }
 
     #[test]
-    fn a_server_that_never_was_ready_is_given_up_after_five_ends() {
+    fn a_server_that_was_never_ready_is_given_up_after_five_starts() {
         let mut restarts = RestartPolicy::new();
         let ends: Vec<RestartDecision> =
-            (0..5).map(|_| restarts.after(SHORT_UPTIME, false, Some(1))).collect();
-        assert_eq!(ends, [again(1), again(2), again(4), again(8), RestartDecision::GiveUp(5)]);
+            (0..5).map(|_| restarts.on_exit(SHORT_UPTIME, false, Some(1))).collect();
+        assert_eq!(
+            ends,
+            [
+                restart_after(1),
+                restart_after(2),
+                restart_after(4),
+                restart_after(8),
+                RestartDecision::GiveUp(5)
+            ]
+        );
     }
 
     #[test]
     fn a_server_that_was_ready_once_is_never_given_up() {
         let mut restarts = RestartPolicy::new();
-        restarts.after(SHORT_UPTIME, true, None);
+        restarts.on_exit(SHORT_UPTIME, true, None);
         let none_is_last = |_| {
             matches!(
-                restarts.after(SHORT_UPTIME, false, Some(127)),
+                restarts.on_exit(SHORT_UPTIME, false, Some(127)),
                 RestartDecision::RestartAfter(_)
             )
         };
@@ -138,11 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_not_there_is_looked_for_twice() {
+    fn a_command_that_is_not_found_is_given_up_after_two_starts() {
         for code in COMMAND_NOT_FOUND_CODES {
             let mut restarts = RestartPolicy::new();
-            assert_eq!(restarts.after(SHORT_UPTIME, false, Some(code)), again(1));
-            assert_eq!(restarts.after(SHORT_UPTIME, false, Some(code)), RestartDecision::GiveUp(2));
+            assert_eq!(restarts.on_exit(SHORT_UPTIME, false, Some(code)), restart_after(1));
+            assert_eq!(
+                restarts.on_exit(SHORT_UPTIME, false, Some(code)),
+                RestartDecision::GiveUp(2)
+            );
         }
     }
 }

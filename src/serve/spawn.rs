@@ -1,9 +1,9 @@
-//! Processes as they are begun: the guard itself, and the moment between the guard and a server's shell.
+//! Creation of processes: the supervisor itself, and the step between the supervisor and a server's shell.
 //!
-//! The guard is to outlive its rank by seconds, whatever is sent to ranks meanwhile, and to hold nothing of theirs. What it
-//! shuts out for itself must not be passed on to servers: signals that are blocked stay blocked over an exec, so that a
-//! server would not hear the SIGTERM that asks it to end. So each server begins as this program, which opens them again and
-//! becomes the shell.
+//! The supervisor has to outlive its rank by seconds, whatever signals ranks get meanwhile, and to hold none of the rank's
+//! files. What it blocks for itself must not be passed on: blocked signals stay blocked across an exec, and a server would not
+//! get the SIGTERM that asks it to stop. So each server starts as this program, which unblocks the signals and then becomes
+//! the shell.
 
 use rustix::process::Pid;
 use std::{
@@ -14,20 +14,21 @@ use std::{
 
 use nix::sys::signal::SigSet;
 
-/// The hidden subcommand that is the guard, and its option to become a server.
+/// Hidden subcommand that runs the supervisor.
 const SUPERVISOR_SUBCOMMAND: &str = "guard";
 const BECOME_SERVER_FLAG: &str = "--become";
-/// In process lists, so that `pkill aurora-swarm` ends ranks, and leaves who cleans up behind them.
+/// Name in process lists. It differs from the program's, so that `pkill aurora-swarm` ends ranks and spares the supervisors,
+/// which clean up after them.
 const PROCESS_NAME: &str = "swarm-guard";
 
-/// This program again, as the guard of the process that calls it.
+/// Builds the command that runs this program as the supervisor of the calling process.
 pub(super) fn supervisor_command() -> io::Result<Command> {
     let mut command = this_program()?;
     command.arg(SUPERVISOR_SUBCOMMAND).stdin(Stdio::piped()).stdout(Stdio::piped());
     Ok(command)
 }
 
-/// This program again, about to become a server.
+/// Builds the command that runs this program to become a server, in a process group of its own.
 pub(super) fn server_command(shell_command: &str) -> io::Result<Command> {
     let mut command = this_program()?;
     command
@@ -37,7 +38,8 @@ pub(super) fn server_command(shell_command: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// The file may have been replaced since this process began (a new build, an update): the kernel still has the old one.
+/// Builds a command for this program. Its file may have been replaced since this process started (a new build, an update);
+/// `/proc/self/exe` still refers to the old one.
 fn this_program() -> io::Result<Command> {
     let itself = std::path::Path::new("/proc/self/exe");
     let path = if itself.exists() { itself.to_owned() } else { std::env::current_exe()? };
@@ -46,10 +48,11 @@ fn this_program() -> io::Result<Command> {
     Ok(command)
 }
 
-/// Local. Becomes the server that this shell command starts; returns only where there is no shell, with an exit code.
+/// Local. Replaces this process by the server that the shell command starts; returns an exit code only if the shell cannot be
+/// started.
 #[must_use]
 pub fn exec_server(shell_command: &str) -> u8 {
-    // A guard that is itself killed takes its servers' first processes with it.
+    // If the supervisor itself is killed, the first processes of its servers die with it.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let _ = SigSet::empty().thread_set_mask();
@@ -58,8 +61,8 @@ pub fn exec_server(shell_command: &str) -> u8 {
     127
 }
 
-/// A single command takes the shell's place, so that the process that is watched is the server and not its shell. Where
-/// there is more (a list, a pipe, an assignment) the shell has to stay.
+/// Prefixes a single command with `exec`, so that the watched process is the server and not its shell. A list, a pipe or an
+/// assignment needs the shell and stays as it is.
 fn prefix_exec(command: &str) -> String {
     let command = command.trim();
     let first = command.split_whitespace().next().unwrap_or_default();
@@ -71,13 +74,13 @@ fn prefix_exec(command: &str) -> String {
     }
 }
 
-/// What this process, the guard, is from here on: in a session of its own, deaf to signals, on all cores, the reaper of
-/// whatever its servers leave, and without any file but its pipes.
+/// Turns this process into the supervisor: a session of its own, all signals blocked, all cores, subreaper of the orphans of
+/// its servers, and no open files except its pipes.
 pub(super) fn become_supervisor() {
     let _ = rustix::process::setsid(); // fails where it leads one already
     let _ = SigSet::all().thread_block();
     close_inherited_files();
-    // Ranks are bound to a few cores; servers have the node's.
+    // Ranks are bound to a few cores; servers may use all of the node.
     allow_all_cores(None);
     #[cfg(target_os = "linux")]
     {
@@ -86,15 +89,15 @@ pub(super) fn become_supervisor() {
     }
 }
 
-/// Local. Lifts the CPU binding of all threads of a process. What was killed gives back its memory on the cores that it is
-/// bound to, after whoever is busy there: a worker that had bound itself stood still beside another server's for minutes.
+/// Local. Clears the CPU affinity of all threads of a killed process. A killed process releases its memory on the cores it is
+/// bound to, behind other work there: a worker that had bound itself took minutes beside another server's busy worker.
 pub(super) fn clear_cpu_affinity(pid: i32) {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
     let numbers = tasks.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
     numbers.filter_map(Pid::from_raw).for_each(|thread| allow_all_cores(Some(thread)));
 }
 
-/// Of a thread, or of this one. The kernel leaves out cores that are not there.
+/// Lets a thread, or with `None` this one, run on all cores. The kernel ignores cores that do not exist.
 fn allow_all_cores(thread: Option<Pid>) {
     #[cfg(target_os = "linux")]
     {
@@ -104,8 +107,8 @@ fn allow_all_cores(thread: Option<Pid>) {
     }
 }
 
-/// Launchers give ranks sockets and pipes, some of them other ranks', that no exec closes. A copy that is left open here, or
-/// in a server, hides a rank's death from its launcher.
+/// Closes the sockets and pipes that launchers give to ranks, some of them of other ranks, and that no exec closes. A copy
+/// left open here or in a server hides a rank's death from its launcher.
 fn close_inherited_files() {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
@@ -121,7 +124,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_process_that_has_bound_itself_is_bound_no_more() {
+    fn the_cpu_affinity_of_a_bound_process_is_cleared() {
         use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
         let mut child = Command::new("sleep").arg("20").spawn().expect("a process");
         let pid = Pid::from_child(&child);
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_command_takes_the_shells_place() {
+    fn a_single_command_replaces_its_shell() {
         assert_eq!(prefix_exec(" vllm serve m --port 1 "), "exec vllm serve m --port 1");
         for stays in ["cd x && vllm", "A=1 vllm", "vllm | tee x", "exec vllm", ". env.sh", ""] {
             assert_eq!(prefix_exec(stays), stays);

@@ -1,8 +1,10 @@
-//! The guard: a process of its own that starts a rank's servers, starts them again when they end, and ends them all when its
-//! pipe closes. It holds no opinion on which servers there are, and is told once.
+//! The supervisor: a process of its own that starts a rank's servers, restarts them when they exit, and stops all of them when
+//! its pipe closes.
 //!
-//! One loop, five times a second: what has ended, what is due. It waits for any child at all, and not by std's `Child`, since
-//! as the reaper of what servers leave behind it has children that it never started.
+//! One loop, five times a second: reap exited processes, start what is due. It reaps any child instead of using std's `Child`,
+//! since as the subreaper of its servers' orphans it has children that it never started. Decisions on restarts are
+//! `restart_policy.rs`, membership of processes is `process_tree.rs`; the servers themselves are planned by the rank
+//! (`layout.rs`) and sent once.
 
 use std::{
     io::{BufRead, Write},
@@ -26,23 +28,23 @@ use super::{
 use crate::settings::Environment;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Reading the process table of a full node takes tens of milliseconds, and there may be a dozen guards.
+/// Reading the process table of a full node takes tens of milliseconds, and a node may have a dozen supervisors.
 const TREE_UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
-/// What servers have to end by themselves, and what the kernel has to end them.
+/// Time that servers have to exit after SIGTERM before they are killed.
 const TERM_GRACE: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
-/// What is left of a server is waited for so long before it is started again: gigabytes take the kernel a while.
+/// Longest wait for the killed processes of a server before its restart: the kernel needs a while to release gigabytes.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Local. The whole life of a guard: until its standard input ends and no server is left.
+/// Local. Runs the supervisor until its standard input is closed and no server is left; returns its exit code.
 #[must_use]
 pub fn watch(environment: Environment) -> u8 {
     spawn::become_supervisor();
     let (tell, orders) = mpsc::channel();
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {
         for line in std::io::stdin().lock().lines() {
-            // An order that cannot be read is as good as the pipe's end: the rank must not wait for an answer.
+            // An unreadable command is treated like the end of the pipe: the rank must not wait for a reply.
             let Some(order) =
                 line.ok().and_then(|line| serde_json::from_str::<StartServers>(&line).ok())
             else {
@@ -54,7 +56,7 @@ pub fn watch(environment: Environment) -> u8 {
         }
     });
     if reader.is_err() {
-        return 1; // the rank sees the pipe's end
+        return 1; // the rank sees the end of the pipe
     }
     let mut watch = ServerSupervisor {
         secrets: environment::secret_values(&environment),
@@ -83,7 +85,7 @@ struct ServerSupervisor {
     next_tree_update: Instant,
 }
 
-/// A server and how it is.
+/// Server with its restart state and what it is doing now.
 struct SupervisedServer {
     spec: ServerSpec,
     restart_policy: RestartPolicy,
@@ -91,20 +93,20 @@ struct SupervisedServer {
 }
 
 enum SupervisedState {
-    /// Then, and what ran before, if any of it may be left.
+    /// Time of the next start, and the previous start while processes of it may be left.
     StartDue(Instant, Option<PreviousStart>),
     Running(RunningServer),
     GivenUp,
 }
 
-/// The last start of a server.
+/// Previous start of a server whose processes may still be releasing memory and ports.
 #[derive(Clone, Copy)]
 struct PreviousStart {
-    /// Its first process.
+    /// First process of the server.
     leader: Pid,
-    /// The next start does not wait for its end for longer.
+    /// Time until which the next start waits for the processes.
     patience: Instant,
-    /// Was it said that the next start waits?
+    /// Whether the wait was reported to the rank.
     told: bool,
 }
 
@@ -112,14 +114,14 @@ struct PreviousStart {
 struct RunningServer {
     leader: Pid,
     since: Instant,
-    /// Has it taken a connection?
+    /// Whether the server has accepted a connection.
     is_listening: bool,
 }
 
 impl ServerSupervisor {
     fn take(&mut self, order: StartServers) {
-        // Whoever listens there would be asked in the server's stead, and may serve another model. Where the same command is
-        // given again at once, that is the last run's server, which its guard is about to end.
+        // Another process on the port would get the server's requests, and may serve another model. If the same command was
+        // run just before, it is the previous run's server, which is about to be stopped by its supervisor.
         let patience = Instant::now() + TERM_GRACE * 2;
         let all_are_free = |servers: &[ServerSpec]| servers.iter().all(|it| is_port_free(it.port));
         while !all_are_free(&order.servers) && Instant::now() < patience {
@@ -144,7 +146,7 @@ impl ServerSupervisor {
         }
         self.clear_leftovers(now);
         for kept in &mut self.servers {
-            // A server that has come to listen has all its processes.
+            // A server that has begun to listen has started all its processes.
             if kept.look(now, &self.environment, &self.secrets) {
                 self.next_tree_update = now;
             }
@@ -155,8 +157,8 @@ impl ServerSupervisor {
         }
     }
 
-    /// What is left of a server that is about to be started again: whoever forked while it was being killed, and who is
-    /// dead but for the memory, and the ports, that it has yet. The next one needs them, so it waits for that.
+    /// Kills what is left of servers that are due to be restarted: processes that forked while the server was being killed,
+    /// and dying ones that still hold memory or ports. The next start needs these, so it waits for their end.
     fn clear_leftovers(&mut self, now: Instant) {
         for at in 0..self.servers.len() {
             let SupervisedState::StartDue(due, Some(last)) = self.servers[at].state else {
@@ -167,7 +169,7 @@ impl ServerSupervisor {
             }
             let pids = self.kill_members(last.leader, &own_descendants());
             self.servers[at].state = match decide_start(pids.len(), now, last.patience) {
-                StartDecision::Start => SupervisedState::StartDue(now, None),
+                StartDecision::StartNow => SupervisedState::StartDue(now, None),
                 StartDecision::WaitUntil(then) => {
                     if !last.told {
                         tell(&SupervisorEvent::Waits { port: self.servers[at].spec.port, pids });
@@ -182,7 +184,7 @@ impl ServerSupervisor {
         }
     }
 
-    /// Who they are, dead ones too.
+    /// Kills all processes of a server and returns their pids, including those of dying ones.
     fn kill_members(&self, leader: Pid, ours: &[ProcessEntry]) -> Vec<i32> {
         let its = self.process_tree.of(raw_pid(leader), ours);
         its.iter().for_each(|&pid| kill_and_unbind(pid));
@@ -200,7 +202,7 @@ impl ServerSupervisor {
             .record_members(&pids, raw_pid(getpid()), ours, |pid| on(read_port_mark(pid)?));
     }
 
-    /// The servers that run: port and first process.
+    /// Returns the port and first process of each running server.
     fn running_leaders(&self) -> impl Iterator<Item = (u16, i32)> {
         self.servers.iter().filter_map(|kept| match kept.state {
             SupervisedState::Running(up) => Some((kept.spec.port, raw_pid(up.leader))),
@@ -209,7 +211,7 @@ impl ServerSupervisor {
     }
 
     fn handle_exit(&mut self, at: usize, leader: Pid, status: WaitStatus) {
-        // What it leaves holds the memory, and the ports, that the next one needs.
+        // Its remaining processes hold the memory and the ports that the next start needs.
         let ours = own_descendants();
         self.update_process_tree(&ours);
         self.kill_members(leader, &ours);
@@ -222,7 +224,7 @@ impl ServerSupervisor {
         self.servers[at].record_exit(Instant::now(), &how, code, &self.secrets);
     }
 
-    /// Ends all servers: by asking, then by force, until this process has no children left of any kind.
+    /// Stops all servers, first with SIGTERM and then with SIGKILL, until this process has no children left.
     fn end(&mut self) {
         let ours = own_descendants();
         self.update_process_tree(&ours);
@@ -242,7 +244,7 @@ impl ServerSupervisor {
 }
 
 impl SupervisedServer {
-    /// True when it takes its first connection.
+    /// Starts the server if it is due, or checks whether it listens; true when it accepts its first connection.
     fn look(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
             SupervisedState::StartDue(due, _) if now >= *due => match self.start(environment) {
@@ -299,7 +301,7 @@ impl SupervisedServer {
         };
         let port = self.spec.port;
         let tail = log::log_tail(&self.spec.log, secrets);
-        match self.restart_policy.after(up, was_ready, code) {
+        match self.restart_policy.on_exit(up, was_ready, code) {
             RestartDecision::RestartAfter(pause) => {
                 let patience = now + pause + RELEASE_TIMEOUT;
                 let last = last.map(|leader| PreviousStart { leader, patience, told: false });
@@ -321,18 +323,18 @@ fn kill_remaining() {
     while !reap_all_children() {
         let ours = own_descendants();
         if Instant::now() >= limit {
-            // Who is dead but for its memory needs nobody any more.
+            // Dying processes that only release their memory need no more attention.
             let left = ours.iter().filter(|it| !it.is_ending).map(|it| it.pid);
             return tell(&SupervisorEvent::Left { pids: left.collect() });
         }
-        // Again and again, since who is killed may just have forked.
+        // Repeated, since a killed process may just have forked.
         ours.iter().for_each(|it| kill_and_unbind(it.pid));
         thread::sleep(POLL_INTERVAL / 4);
     }
 }
 
-/// Takes leave of all children that have ended. As the reaper of orphans this process has children for as long as anything of
-/// its servers lives.
+/// Reaps all exited children; true if none is left. As the subreaper of orphans this process has children as long as any
+/// process of its servers lives.
 fn reap_all_children() -> bool {
     loop {
         match wait(WaitOptions::NOHANG) {
@@ -353,7 +355,7 @@ fn send_signal(pid: i32, signal: Signal) {
     }
 }
 
-/// Kills it, and lets it come to its end on whatever core is free.
+/// Kills a process and lets it exit on any free core.
 fn kill_and_unbind(pid: i32) {
     send_signal(pid, Signal::KILL);
     spawn::clear_cpu_affinity(pid);
@@ -371,7 +373,7 @@ fn is_port_free(port: u16) -> bool {
     TcpListener::bind(loopback_address(port)).is_ok()
 }
 
-/// To the rank; nobody listens once it is dead.
+/// Sends an event to the rank; errors are ignored, since the rank may be dead.
 fn tell(word: &SupervisorEvent) {
     if let Ok(line) = serde_json::to_string(word) {
         let mut out = std::io::stdout().lock();

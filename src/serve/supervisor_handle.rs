@@ -1,4 +1,6 @@
-//! The rank's side of the guard: starts it, tells it what to start, passes on what it says, and closes its pipe.
+//! The rank's handle to its supervisor process: starts it, sends it the servers, logs its events, and closes its pipe.
+//!
+//! The processes themselves are managed in `supervisor.rs`, which runs in the other process.
 
 use std::{
     collections::BTreeMap,
@@ -18,11 +20,11 @@ use super::{
     spawn,
 };
 
-/// A guard that has nothing to guard yet. Dropping it ends it.
+/// Supervisor process that has no servers yet. Dropping it ends the process.
 #[derive(Debug)]
 pub struct IdleSupervisor(Result<SupervisorProcess, String>);
 
-/// A guard at work. Dropping it ends its servers, and waits for that.
+/// Supervisor process with servers. Dropping it stops the servers and waits for that.
 #[derive(Debug)]
 pub struct SupervisorHandle {
     process: SupervisorProcess,
@@ -36,22 +38,22 @@ struct SupervisorProcess {
     stdin: Option<ChildStdin>,
 }
 
-/// What the guard has said, by the servers' ports.
+/// State of the servers as reported by the supervisor, by port.
 #[derive(Debug, Default)]
 struct ServerReports {
     log_paths: BTreeMap<u16, String>,
-    /// Each server's process group.
+    /// Process group of each running server.
     process_groups: BTreeMap<u16, i32>,
     given_up: BTreeMap<u16, String>,
     is_closing: bool,
 }
 
-/// The guard's own limits added up, and some.
+/// Sum of the supervisor's own time limits, and some reserve.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl IdleSupervisor {
-    /// Local. To be called before MPI and any thread are started. Where no process can be started it is said later, by
-    /// [`Keeper::start`], when all ranks can be told.
+    /// Local. Starts the supervisor; to be called before MPI and any thread are started. A failure is reported later, by
+    /// [`SupervisorHandle::start_servers`], where all ranks learn of it.
     #[must_use]
     pub fn start() -> Self {
         let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
@@ -61,10 +63,10 @@ impl IdleSupervisor {
 }
 
 impl SupervisorHandle {
-    /// Local. Has the guard start these servers, each with its delay; the folders of their logs are made.
+    /// Local. Creates the folders of the logs and lets the supervisor start these servers, each after its delay.
     ///
     /// # Errors
-    /// A sentence, where there is no guard or nowhere to write logs.
+    /// Fails with a sentence if there is no supervisor, or a folder for logs cannot be created.
     pub fn start(guard: IdleSupervisor, servers: Vec<ServerSpec>) -> Result<Self, String> {
         let mut process = guard.0?;
         for folder in servers.iter().filter_map(|it| it.log.parent()) {
@@ -85,7 +87,8 @@ impl SupervisorHandle {
         let mut said = said.ok_or_else(gone)?;
         let known =
             Arc::new(Mutex::new(ServerReports { log_paths: logs, ..ServerReports::default() }));
-        // The first word is waited for: whoever else listens on a port would be asked at once.
+        // The first event lists the ports that are in use. It is waited for, since another process on such a port would
+        // otherwise be probed and get prompts.
         let mut first = String::new();
         if said.read_line(&mut first).unwrap_or(0) == 0 {
             return Err(gone());
@@ -99,13 +102,13 @@ impl SupervisorHandle {
         Ok(Self { process, reader_thread: Some(listener), reports: known })
     }
 
-    /// Why the server on this port will not be started any more.
+    /// Returns why the server on this port will not be restarted, if so.
     #[must_use]
     pub fn give_up_reason(&self, port: u16) -> Option<String> {
         lock_reports(&self.reports).given_up.get(&port).cloned()
     }
 
-    /// Has all servers ended, without waiting for it.
+    /// Begins to stop all servers, without waiting for their end.
     pub fn begin_shutdown(&mut self) {
         lock_reports(&self.reports).is_closing = true;
         self.process.stdin = None;
@@ -115,15 +118,15 @@ impl SupervisorHandle {
 impl Drop for SupervisorHandle {
     fn drop(&mut self) {
         self.begin_shutdown();
-        self.process.wait(SHUTDOWN_TIMEOUT);
+        self.process.wait_for_exit(SHUTDOWN_TIMEOUT);
         if let Some(listener) = self.reader_thread.take().filter(|it| it.is_finished()) {
-            let _ = listener.join(); // a panic has ended the process already
+            let _ = listener.join(); // a panic in the thread has already ended the process
         }
     }
 }
 
 impl SupervisorProcess {
-    fn wait(&mut self, limit: Duration) {
+    fn wait_for_exit(&mut self, limit: Duration) {
         self.stdin = None;
         let end = Instant::now() + limit;
         while let Ok(None) = self.child.try_wait() {
@@ -139,8 +142,8 @@ impl SupervisorProcess {
 
 impl Drop for SupervisorProcess {
     fn drop(&mut self) {
-        // At once where nothing was started, or all has ended.
-        self.wait(Duration::from_secs(1));
+        // Returns at once if nothing was started or all servers are gone.
+        self.wait_for_exit(Duration::from_secs(1));
     }
 }
 
@@ -160,7 +163,7 @@ fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
         "the guard of this node's servers has ended, which it should not: its servers are ended, and the job goes on with \
          the others"
     );
-    // What is in these groups, at least.
+    // Processes in other groups cannot be found without the supervisor's records.
     for group in std::mem::take(&mut known.process_groups).into_values().filter_map(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
     }
@@ -171,7 +174,7 @@ fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
 }
 
 impl ServerReports {
-    /// A line that cannot be read is no word.
+    /// Applies an event; unreadable lines are ignored.
     fn apply_line(&mut self, line: &str) {
         if let Ok(word) = serde_json::from_str(line) {
             self.take(word);
@@ -196,7 +199,7 @@ impl ServerReports {
             }
             SupervisorEvent::Ended { port, how, tail, again_in } => {
                 self.process_groups.remove(&port);
-                // No fields beside texts of several lines: they would stand behind the last one.
+                // Fields would be printed behind the last line of a text of several lines.
                 let told = self.told(port, &tail);
                 warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
             }
@@ -226,7 +229,7 @@ impl ServerReports {
         self.log_paths.get(&port).map_or("", String::as_str)
     }
 
-    /// The end of its log, indented, as a part of a message.
+    /// Formats the end of a server's log, indented, as a part of a message.
     fn told(&self, port: u16, tail: &str) -> String {
         let log = self.log_path(port);
         if tail.is_empty() {

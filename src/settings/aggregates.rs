@@ -1,55 +1,55 @@
-//! What is to be made of all answers together: `majority`, `concat`, `json`, `stats`, `top-k=10:/score`, `best`, `failures`.
+//! The specification of an aggregate as text: `majority`, `concat`, `json`, `stats`, `top-k=10:/score`, `best`, `failures`.
 //!
-//! Owns how it is written. What it comes to is `aggregate`'s business.
+//! Owns parsing and display. The aggregates themselves are computed in `aggregate`.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// One of them.
+/// Kind and parameters of an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateSpec {
-    /// Which answer was given most often.
+    /// The answer that was given most often.
     Majority {
-        /// A JSON pointer to what an answer votes for.
+        /// JSON pointer to the vote in an answer; default: the whole answer.
         at: Option<String>,
     },
-    /// All answers in one text.
+    /// All answers as one text.
     Concat {
-        /// What stands between two.
+        /// Text between two answers.
         separator: String,
     },
-    /// All answers in one JSON list.
+    /// All answers as one JSON list.
     Json,
-    /// Of numbers, and of lengths.
+    /// Statistics of numbers and of answer lengths.
     Stats {
-        /// A JSON pointer to an answer's number.
+        /// JSON pointer to the number in an answer; default: the whole answer.
         at: Option<String>,
     },
     /// The answers with the highest scores.
     TopK {
-        /// How many.
+        /// Number of answers, from 1 to 1000.
         k: usize,
-        /// A JSON pointer to an answer's score.
+        /// JSON pointer to the score in an answer; default: the whole answer.
         at: Option<String>,
     },
-    /// What failed, by kind.
+    /// Failures by kind.
     Failures {
-        /// How many of a kind are named.
-        named: usize,
+        /// Number of examples per kind.
+        example_limit: usize,
     },
 }
 
-/// Their texts are held, and travel: this many are no list of the best any more.
+/// Largest k and number of examples. The texts are kept in memory and sent between ranks.
 const MOST: usize = 1000;
 const NAMED: usize = 10;
 const SPEC_EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\n, json, stats, stats:/score, top-k=10:/score, \
                         best:/score or failures=10";
 
 impl AggregateSpec {
-    /// A name for those of which there can be only one, since each writes a file of its own.
+    /// Returns the ending of the aggregate's own file, for kinds that write one and can therefore occur only once.
     #[must_use]
-    pub fn file(&self) -> Option<&'static str> {
+    pub fn file_suffix(&self) -> Option<&'static str> {
         match self {
             Self::Concat { .. } => Some("concat.txt"),
             Self::Json => Some("merged.json"),
@@ -57,17 +57,20 @@ impl AggregateSpec {
         }
     }
 
-    /// Does each go with the others?
+    /// Checks that no aggregate occurs twice and that no two write the same file.
     ///
     /// # Errors
-    /// A sentence that names the one that does not.
+    /// A sentence that names the duplicate.
     pub(crate) fn check_duplicates(all: &[Self]) -> Result<(), String> {
-        let twice = (1..all.len()).find(|&at| match all[at].file() {
-            Some(file) => all[..at].iter().any(|it| it.file() == Some(file)),
+        let twice = (1..all.len()).find(|&at| match all[at].file_suffix() {
+            Some(file) => all[..at].iter().any(|it| it.file_suffix() == Some(file)),
             None => all[..at].contains(&all[at]),
         });
         match twice {
-            Some(at) => Err(format!("aggregate has {} twice", all[at])),
+            Some(at) => Err(format!(
+                "--aggregate {} is given twice or writes the same file as another",
+                all[at]
+            )),
             None => Ok(()),
         }
     }
@@ -77,26 +80,23 @@ impl FromStr for AggregateSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("{text:?} is no aggregate{why}: give {SPEC_EXAMPLES}");
+        let wrong = |why: &str| {
+            format!("{text:?} is not an aggregate{why}\nhint: for example {SPEC_EXAMPLES}")
+        };
         if let Some(separator) = text.strip_prefix("concat=") {
             return Ok(Self::Concat { separator: unescape_text(separator) });
         }
         let (head, at) = match text.split_once(':') {
             Some((head, at)) if at.starts_with('/') => (head, Some(at.to_owned())),
             Some(_) => {
-                return Err(wrong(
-                    " (what comes after the colon is a JSON pointer, which begins with /)",
-                ));
+                return Err(wrong(" (a JSON pointer after the colon starts with /)"));
             }
             None => (text, None),
         };
         let (name, number) = match head.split_once('=') {
             Some((name, number)) => {
                 let number = number.parse().ok().filter(|it| (1..=MOST).contains(it));
-                (
-                    name,
-                    Some(number.ok_or_else(|| wrong(" (a number from 1 to 1000 comes after =)"))?),
-                )
+                (name, Some(number.ok_or_else(|| wrong(" (the number after = is 1 to 1000)"))?))
             }
             None => (head, None),
         };
@@ -108,7 +108,7 @@ impl FromStr for AggregateSpec {
             ("best", None) => Ok(Self::TopK { k: 1, at }),
             ("top-k", Some(k)) => Ok(Self::TopK { k, at }),
             ("failures", named) if at.is_none() => {
-                Ok(Self::Failures { named: named.unwrap_or(NAMED) })
+                Ok(Self::Failures { example_limit: named.unwrap_or(NAMED) })
             }
             _ => Err(wrong("")),
         }
@@ -116,7 +116,7 @@ impl FromStr for AggregateSpec {
 }
 
 impl fmt::Display for AggregateSpec {
-    /// As it is typed.
+    /// Writes the specification so that it parses again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = match self {
             Self::Majority { at } | Self::Stats { at } | Self::TopK { at, .. } => at.as_deref(),
@@ -130,14 +130,14 @@ impl fmt::Display for AggregateSpec {
             Self::Stats { .. } => f.write_str("stats"),
             Self::TopK { k: 1, .. } => f.write_str("best"),
             Self::TopK { k, .. } => write!(f, "top-k={k}"),
-            Self::Failures { named: NAMED } => f.write_str("failures"),
-            Self::Failures { named } => write!(f, "failures={named}"),
+            Self::Failures { example_limit: NAMED } => f.write_str("failures"),
+            Self::Failures { example_limit: named } => write!(f, "failures={named}"),
         }?;
         at.map_or(Ok(()), |at| write!(f, ":{at}"))
     }
 }
 
-/// `\n` and `\t` as shells leave them.
+/// Replaces the escapes `\n`, `\t` and `\\`, which shells pass on unchanged.
 fn unescape_text(text: &str) -> String {
     let mut letters = text.chars();
     let mut plain = String::new();

@@ -1,103 +1,109 @@
-//! Four layers into one: defaults, file, environment, flags; each value keeps its origin.
+//! Resolution of the layers defaults, file, environment and command line into settings, with the origin of each value.
 //!
-//! A layer is a table of keys. Texts (flags and variables have nothing else) are read as whatever type the key has, so
-//! that every layer takes the same spellings. Each key is tried by itself first: an error then names the place that is
-//! wrong, and a key that nobody knows is answered with the nearest one there is.
+//! A layer is a table of keys and values. Texts, the only type that options and variables have, are parsed as the key's type,
+//! so every layer accepts the same spellings. Each key is checked by itself first, so that an error names its place, and an
+//! unknown key gets the most similar one as a suggestion. Types of values are in `values.rs`, rules between settings in
+//! `mod.rs` and `serve.rs`.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ApiKey, Environment, Settings};
+use super::{ApiKey, Environment, Settings, Violation};
 
-/// Where a value came from.
+/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SettingOrigin {
-    /// Nobody said anything.
+    /// Not set anywhere.
     Default,
-    /// The file of `--config`.
+    /// Settings file with this path.
     File(String),
-    /// A variable.
+    /// Environment variable with this name.
     Environment(String),
-    /// A flag.
+    /// Command line option, with its dashes.
     Flag(String),
-    /// The program that uses this library.
+    /// Program that uses the library; the key that it has set.
     Program(String),
 }
 
-/// Keys and what somebody gave for them.
+/// Keys and values from one source.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsLayer(Vec<(String, Value, SettingOrigin)>);
 
-/// The settings of the job, and where each value that is not a default came from.
+/// Settings of a job and the origin of each value that is not a default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedSettings {
-    /// The values.
+    /// Values of all settings.
     pub settings: Settings,
-    /// By key.
+    /// Origins by key.
     pub origins: BTreeMap<String, SettingOrigin>,
 }
 
-/// Settings that cannot be.
+/// Errors in settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The file cannot be read.
-    #[error("the settings file {path} cannot be read: {error}")]
+    /// The settings file cannot be read.
+    #[error("cannot read the settings file {path}: {error}")]
     UnreadableFile {
-        /// Which file.
+        /// Path of the file.
         path: String,
-        /// What the system says.
+        /// The system's error.
         error: std::io::Error,
     },
-    /// The file is no TOML.
+    /// The settings file is not TOML.
     #[error("the settings file {path} is not TOML: {detail}")]
     InvalidToml {
-        /// Which file.
+        /// Path of the file.
         path: String,
-        /// Where and what.
+        /// Position and reason.
         detail: String,
     },
-    /// A key that nobody knows.
-    #[error("{origin}: there is no setting {key:?}{}", nearest_hint(.nearest))]
+    /// A key is unknown.
+    #[error("unknown setting {key:?} ({origin}){}", nearest_hint(.nearest))]
     UnknownKey {
-        /// Where it stands.
+        /// Origin of the key.
         origin: SettingOrigin,
-        /// What stands there.
+        /// The unknown key.
         key: String,
-        /// The known key that looks most like it.
+        /// Most similar known key.
         nearest: Option<String>,
     },
-    /// A value that does not fit its key.
-    #[error("{origin}: {key} cannot be {value}: {detail}")]
+    /// A value does not fit its key.
+    #[error("invalid value {value} for {}: {detail}", value_place(.origin, .key))]
     InvalidValue {
-        /// Where it stands.
+        /// Origin of the value.
         origin: SettingOrigin,
-        /// The key.
+        /// Key of the setting.
         key: String,
-        /// What was given.
+        /// The value, quoted.
         value: String,
-        /// Why not.
+        /// Reason or expected form.
         detail: String,
     },
-    /// Values that do not go together.
-    #[error("{0}")]
-    Conflict(String),
+    /// A value is out of range, or settings contradict each other.
+    #[error("{message}")]
+    Conflict {
+        /// The error, and a hint if there is one.
+        message: String,
+        /// Whether an option on the command line takes part in it.
+        is_usage: bool,
+    },
 }
 
-/// Variables with our prefix that are no settings: they are read elsewhere, by name.
+/// Variables with the prefix of settings that are read elsewhere, by name.
 const NON_SETTING_VARIABLES: [&str; 2] = [ApiKey::ENV_VARIABLE, "AURORA_SWARM_LOG"];
-/// Variables whose names are Aurora-Swarm's (the Python one's) and not made of the key.
+/// Variable names of the Python Aurora-Swarm that differ from the key.
 const VARIABLE_ALIASES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
 const VARIABLE_PREFIX: &str = "AURORA_SWARM_";
 
 impl SettingsLayer {
-    /// What the command line says: each key with the texts that were given for it, in order.
+    /// Creates the layer of the command line: each key with its texts, in order.
     pub fn from_flags(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
         Self::from_texts(given, |key| SettingOrigin::Flag(format!("--{key}")))
     }
 
-    /// What a program says, in the same way.
+    /// Creates the layer of a program that uses the library: each key with its texts, in order.
     pub fn from_program(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
         Self::from_texts(given, |key| SettingOrigin::Program(key.into()))
     }
@@ -117,7 +123,7 @@ impl SettingsLayer {
         Self(layer.collect())
     }
 
-    /// What `AURORA_SWARM_*` says. An empty variable says nothing, as in a shell's `NAME= command`.
+    /// Creates the layer of `AURORA_SWARM_*` variables. An empty variable counts as unset, as after `NAME= command` in a shell.
     #[must_use]
     pub fn from_environment(environment: &Environment) -> Self {
         let ours = environment.starting_with(VARIABLE_PREFIX);
@@ -132,10 +138,10 @@ impl SettingsLayer {
         Self(layer.collect())
     }
 
-    /// What a TOML file says; `_` and `-` are the same in its keys.
+    /// Reads the layer of a TOML file; `_` and `-` are equal in its keys.
     ///
     /// # Errors
-    /// Where it cannot be read or is no TOML.
+    /// If the file cannot be read or is not TOML.
     pub fn from_file(path: &str) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(PathBuf::from(path))
             .map_err(|error| SettingsError::UnreadableFile { path: path.into(), error })?;
@@ -148,17 +154,17 @@ impl SettingsLayer {
         Ok(Self(layer.collect()))
     }
 
-    /// Does it say anything of this key?
+    /// Returns whether the layer sets a key.
     #[must_use]
     pub fn names(&self, key: &str) -> bool {
         self.0.iter().any(|(its, ..)| its == key)
     }
 }
 
-/// The layers, lowest first, over the defaults.
+/// Applies layers, lowest precedence first, to the defaults.
 ///
 /// # Errors
-/// The first unknown key, bad value or contradiction.
+/// The first unknown key, invalid value, value out of range or contradiction.
 pub fn resolve_layers(
     layers: impl IntoIterator<Item = SettingsLayer>,
 ) -> Result<ResolvedSettings, SettingsError> {
@@ -170,15 +176,32 @@ pub fn resolve_layers(
     }
     let mut settings: Settings = table.try_into().map_err(conflict_error)?;
     settings.apply_serve_defaults(origins.contains_key("ready-timeout"));
-    settings.check_consistency().map_err(SettingsError::Conflict)?;
+    settings.check_consistency().map_err(|violation| conflict_from(violation, &origins))?;
     Ok(ResolvedSettings { settings, origins })
 }
 
 fn conflict_error(error: toml::de::Error) -> SettingsError {
-    SettingsError::Conflict(error.message().to_owned())
+    SettingsError::Conflict { message: error.message().to_owned(), is_usage: false }
 }
 
-/// The value as its key's type takes it. A text may be a text, a number or truth value, or a list.
+/// Adds the origins of the settings involved, unless the message already names what was typed.
+fn conflict_from(violation: Violation, origins: &BTreeMap<String, SettingOrigin>) -> SettingsError {
+    let involved: Vec<_> = violation.keys.iter().filter_map(|key| origins.get(*key)).collect();
+    let is_usage = involved.iter().any(|origin| matches!(origin, SettingOrigin::Flag(_)));
+    let message = if is_usage || involved.is_empty() {
+        violation.message
+    } else {
+        let places: Vec<String> = involved.iter().map(ToString::to_string).collect();
+        let (fact, hint) = match violation.message.split_once('\n') {
+            Some((fact, hint)) => (fact, format!("\n{hint}")),
+            None => (violation.message.as_str(), String::new()),
+        };
+        format!("{fact} ({}){hint}", places.join(", "))
+    };
+    SettingsError::Conflict { message, is_usage }
+}
+
+/// Converts a value to the key's type. A text may stand for a text, a number, a boolean or a list.
 fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, SettingsError> {
     if !all_keys().any(|known| known == key) {
         return Err(SettingsError::UnknownKey {
@@ -195,13 +218,13 @@ fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, Settin
     if let Value::String(text) = &value {
         readings.extend(parse_scalar(text));
         let list = |text: &str| text.split(',').map(|it| Value::String(it.trim().into())).collect();
-        // A flag's commas are its own, since it can be given again; a variable has no other way to hold a list.
+        // Options are repeatable, so their commas belong to the value; a variable has no other way to hold a list.
         readings.push(Value::Array(match origin {
             SettingOrigin::Environment(_) => list(text),
             _ => vec![value.clone()],
         }));
     }
-    // The text's own error is the one that explains; the other readings' would speak of types.
+    // The error of the text itself explains best; those of the other readings are about types.
     let mut errors = Vec::new();
     for reading in readings {
         match fits(&reading) {
@@ -213,12 +236,12 @@ fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, Settin
     Err(SettingsError::InvalidValue {
         origin: origin.clone(),
         key: key.into(),
-        value: shown(&value),
+        value: redact_value(&value),
         detail: detail.map(|detail| explain_types(detail)).unwrap_or_default(),
     })
 }
 
-/// A text as the number or truth value it spells.
+/// Parses a text as a number or boolean.
 fn parse_scalar(text: &str) -> Option<Value> {
     let text = text.trim();
     text.parse()
@@ -228,8 +251,15 @@ fn parse_scalar(text: &str) -> Option<Value> {
         .or_else(|| text.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float))
 }
 
-/// Rust's names of types, as people say them.
+/// Replaces the names of Rust types, and serde's list of variants, in an error message.
 fn explain_types(detail: &str) -> String {
+    if let Some(("", expected)) =
+        detail.split_once("unknown variant ").map(|(before, it)| (before, it))
+        && let Some((_, expected)) = expected.split_once(", expected ")
+    {
+        let words: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+        return format!("possible values: {}", words.join(", "));
+    }
     detail
         .replace("expected u16", "expected a whole number from 0 to 65535")
         .replace("expected usize", "expected a whole number")
@@ -237,13 +267,15 @@ fn explain_types(detail: &str) -> String {
         .replace("expected u32", "expected a whole number")
 }
 
-/// The value for an error message; what may hold a password is left out.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.contains('@') { "that".into() } else { text }
+/// Quotes a value for an error message; values that may contain a password are hidden.
+fn redact_value(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => format!("'{text}'"),
+        other => other.to_string(),
+    };
+    if text.contains('@') { "(hidden)".into() } else { text }
 }
 
-/// Every key there is.
 fn all_keys() -> impl Iterator<Item = String> {
     let all = serde_json::to_value(Settings::default()).unwrap_or_default();
     let keys: Vec<String> =
@@ -251,7 +283,7 @@ fn all_keys() -> impl Iterator<Item = String> {
     keys.into_iter()
 }
 
-/// Which of the names that there are somebody may have meant.
+/// Returns the known name most similar to `name`, unless more than half of the letters differ.
 pub fn nearest_name(name: &str, there: impl Iterator<Item = String>) -> Option<String> {
     let close = |known: String| (strsim::damerau_levenshtein(&known, name), known);
     let (distance, known) = there.map(close).min()?;
@@ -259,18 +291,35 @@ pub fn nearest_name(name: &str, there: impl Iterator<Item = String>) -> Option<S
 }
 
 fn nearest_hint(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or(String::new(), |it| format!("; did you mean {it:?}?"))
+    nearest.as_ref().map_or(String::new(), |name| format!("\nhint: did you mean {name:?}?"))
+}
+
+/// Names a setting as the user wrote it.
+fn value_place(origin: &SettingOrigin, key: &str) -> String {
+    match origin {
+        SettingOrigin::Flag(option) => option.clone(),
+        SettingOrigin::Environment(variable) => variable.clone(),
+        SettingOrigin::File(path) => format!("{key} in {path}"),
+        SettingOrigin::Default | SettingOrigin::Program(_) => key.into(),
+    }
 }
 
 impl SettingsError {
-    /// Was it the command line that was wrong?
+    /// Creates an error about options on the command line.
+    pub(crate) fn usage(message: String) -> Self {
+        Self::Conflict { message, is_usage: true }
+    }
+
+    /// Returns whether the command line causes the error.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::InvalidValue { origin: SettingOrigin::Flag(_), .. }
-                | Self::UnknownKey { origin: SettingOrigin::Flag(_), .. }
-        )
+        match self {
+            Self::InvalidValue { origin, .. } | Self::UnknownKey { origin, .. } => {
+                matches!(origin, SettingOrigin::Flag(_))
+            }
+            Self::Conflict { is_usage, .. } => *is_usage,
+            Self::UnreadableFile { .. } | Self::InvalidToml { .. } => false,
+        }
     }
 }
 
@@ -281,7 +330,7 @@ impl fmt::Display for SettingOrigin {
             Self::File(path) => write!(f, "file {path}"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
-            Self::Program(key) => write!(f, "the program's {key}"),
+            Self::Program(key) => write!(f, "program setting {key}"),
         }
     }
 }
@@ -374,7 +423,7 @@ mod tests {
         for (key, text, reason) in [
             ("base-port", "70000", "65535"),
             ("ready-timeout", "soon", "soon"),
-            ("log-format", "xml", "text"),
+            ("log-format", "xml", "possible values: text, json"),
             ("endpoint", "localhost", "URL"),
             ("expect-ranks", "-1", "-1"),
         ] {
@@ -393,6 +442,17 @@ mod tests {
     }
 
     #[test]
+    fn conflicts_outside_the_command_line_name_their_origin() {
+        let variable = Environment::from([("AURORA_SWARM_TEMPERATURE", "3")]);
+        let error =
+            resolve_layers([SettingsLayer::from_environment(&variable)]).expect_err("out of range");
+        assert!(!error.is_usage());
+        let text =
+            "--temperature 3: must be between 0 and 2 (environment AURORA_SWARM_TEMPERATURE)";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
     fn conflicting_settings_are_refused() {
         for given in [
             &[("endpoint", "http://a:1"), ("base-port", "8000")][..],
@@ -402,7 +462,10 @@ mod tests {
             &[("hostfile", "f"), ("tag", "role")],
         ] {
             assert!(
-                matches!(resolve_layers([flags_layer(given)]), Err(SettingsError::Conflict(_))),
+                matches!(
+                    resolve_layers([flags_layer(given)]),
+                    Err(SettingsError::Conflict { is_usage: true, .. })
+                ),
                 "{given:?}"
             );
         }

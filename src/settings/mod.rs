@@ -9,6 +9,7 @@
 //! neither MPI nor the effect of a value.
 
 mod aggregates;
+mod consistency;
 mod environment;
 mod layers;
 mod secret;
@@ -17,6 +18,7 @@ mod times;
 mod values;
 
 pub use aggregates::AggregateSpec;
+pub(crate) use consistency::Violation;
 pub use environment::Environment;
 pub use layers::{
     ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest_name, resolve_layers,
@@ -231,115 +233,6 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Checks ranges and combinations of values.
-    ///
-    /// # Errors
-    /// If a value is out of range or two settings contradict each other; the message names the options.
-    pub(crate) fn check_consistency(&self) -> Result<(), String> {
-        self.check_serve()?;
-        let sources = [
-            (!self.endpoint.is_empty(), "endpoint"),
-            (self.base_port.is_some() || self.endpoints_per_node.is_some(), "base-port"),
-            (self.hostfile.is_some(), "hostfile"),
-        ];
-        let named: Vec<_> =
-            sources.iter().filter(|(given, _)| *given).map(|&(_, name)| name).collect();
-        if let [first, second, ..] = named[..] {
-            return Err(format!(
-                "--{first} and --{second} both say where the servers are\nhint: pass only one of them"
-            ));
-        }
-        match (self.base_port, self.endpoints_per_node) {
-            (None, Some(_)) => {
-                return Err("--endpoints-per-node needs --base-port, the first port".into());
-            }
-            (Some(_), Some(0)) => return Err("--endpoints-per-node 0: must be at least 1".into()),
-            (Some(port), Some(count)) if u32::from(port) + u32::from(count) > 65_536 => {
-                return Err(format!(
-                    "--base-port {port} and --endpoints-per-node {count}: ports above 65535 do not exist"
-                ));
-            }
-            _ => {}
-        }
-        if let Some(folder) = &self.local_shards {
-            let known = ["{rank}", "{local_rank}", "{host}"];
-            let plain = known.iter().fold(folder.clone(), |text, name| text.replace(name, ""));
-            if folder.is_empty() || plain.contains('{') {
-                return Err(format!(
-                    "--local-shards {folder:?} is not a valid folder\nhint: the placeholders are {{rank}}, {{local_rank}} \
-                     and {{host}}"
-                ));
-            }
-        }
-        if !self.tag.is_empty() && self.hostfile.is_none() {
-            return Err("--tag selects lines of a hostfile and needs --hostfile".into());
-        }
-        if let Some(tag) = self.tag.iter().find(|tag| !tag.contains('=')) {
-            return Err(format!("--tag {tag:?} does not have the form KEY=VALUE"));
-        }
-        AggregateSpec::check_duplicates(&self.aggregate)?;
-        self.check_sampling()
-    }
-
-    fn check_sampling(&self) -> Result<(), String> {
-        if self.n > 1 && self.temperature == Some(0.0) {
-            return Err(format!(
-                "--n {} with --temperature 0 would give the same answer {} times\nhint: raise --temperature, or use --n 1",
-                self.n, self.n
-            ));
-        }
-        let positive =
-            [(self.n, "n"), (self.max_tokens, "max-tokens"), (u64::from(self.retries), "retries")];
-        if let Some((_, key)) = positive.iter().find(|(value, _)| *value == 0) {
-            return Err(format!("--{key} 0: must be at least 1"));
-        }
-        if self.fan_in < 2 {
-            return Err(format!(
-                "--fan-in {}: must be at least 2, since a group has to merge texts",
-                self.fan_in
-            ));
-        }
-        if self.max_tokens_aggregation == Some(0) {
-            return Err("--max-tokens-aggregation 0: must be at least 1".into());
-        }
-        for (amount, key) in [(self.batch_size, "batch-size"), (self.concurrency, "concurrency")] {
-            if amount == AutoOrCount::Count(0) {
-                return Err(format!("--{key} 0: must be auto or at least 1"));
-            }
-        }
-        if let Some(rate) = self.rate_limit.filter(|rate| !(rate.is_finite() && *rate >= 0.001)) {
-            return Err(format!("--rate-limit {rate}: must be at least 0.001 requests per second"));
-        }
-        if self.chat_template.is_empty() {
-            return Err("--chat-template is empty: pass auto, none or a file".into());
-        }
-        if self.timeout.to_duration().is_zero() {
-            return Err("--timeout 0: must be above 0".into());
-        }
-        if self.base_port == Some(0) {
-            return Err("--base-port 0: must be at least 1".into());
-        }
-        if let Some(tokens) = self.max_context.filter(|tokens| *tokens < 2) {
-            return Err(format!(
-                "--max-context {tokens}: must be at least 2, a prompt and an answer"
-            ));
-        }
-        if let Some(value) = self.temperature.filter(|value| !(0.0..=2.0).contains(value)) {
-            return Err(format!("--temperature {value}: must be between 0 and 2"));
-        }
-        if let Some(value) = self.top_p.filter(|value| !(*value > 0.0 && *value <= 1.0)) {
-            return Err(format!("--top-p {value}: must be above 0 and at most 1"));
-        }
-        if self.stop.len() > 4 {
-            return Err(format!("{} --stop texts: vLLM takes at most 4", self.stop.len()));
-        }
-        let n = usize::try_from(self.n).unwrap_or(usize::MAX);
-        if matches!(self.concurrency, AutoOrCount::Count(concurrency) if concurrency < n) {
-            return Err(format!("--concurrency is below --n {n}: not even one prompt would fit"));
-        }
-        Ok(())
-    }
-
     /// Returns the request parameters for rows without their own.
     #[must_use]
     pub fn sampling_params(&self) -> RequestParams {
@@ -360,7 +253,7 @@ impl Settings {
         if self.n > 1 {
             params.set("n", self.n.to_string());
         }
-        self.extra_body.0.over(&params)
+        self.extra_body.0.merged_over(&params)
     }
 
     /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are accepted.

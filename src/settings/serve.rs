@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HumanDuration, Settings};
+use super::{HumanDuration, Settings, Violation};
 
 /// Assignment of a node's GPU tiles to its servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,53 +64,74 @@ impl Settings {
         }
     }
 
-    pub(super) fn check_serve(&self) -> Result<(), String> {
+    pub(super) fn check_serve(&self) -> Result<(), Violation> {
         let Some(command) = &self.serve else { return Ok(()) };
         if command.trim().is_empty() {
-            return Err("--serve is empty\nhint: pass the command that starts a server".into());
+            let message = "--serve is empty\nhint: pass the command that starts a server";
+            return Err(Violation::new(&["serve"], message));
         }
         let elsewhere =
             [(!self.endpoint.is_empty(), "endpoint"), (self.hostfile.is_some(), "hostfile")];
         if let Some((_, name)) = elsewhere.iter().find(|(given, _)| *given) {
-            return Err(format!(
-                "--serve starts servers on each node, and --{name} names others\nhint: drop --{name}; ports are set by \
+            return Err(Violation::new(
+                &["serve", *name],
+                format!(
+                    "--serve starts servers on each node, and --{name} names others\nhint: drop --{name}; ports are set by \
                  --base-port (default 8000) and --endpoints-per-node"
+                ),
             ));
         }
         let count = self.endpoints_per_node.unwrap_or(1);
         if let Some(most) = self.serve_layout.servers_per_node().filter(|&most| most < count) {
-            return Err(format!(
-                "--endpoints-per-node {count} exceeds the {most} servers per node of --serve-layout"
+            return Err(Violation::new(
+                &["serve-layout", "endpoints-per-node"],
+                format!(
+                    "--endpoints-per-node {count} exceeds the {most} servers per node of --serve-layout"
+                ),
             ));
         }
         for pair in &self.serve_env {
             let name = pair.split_once('=').map(|(name, _)| name.trim());
             let Some(name) = name.filter(|name| !name.is_empty()) else {
-                return Err(format!(
-                    "--serve-env {pair:?} does not have the form NAME=VALUE\nhint: repeat the option for several \
+                return Err(Violation::new(
+                    &["serve-env"],
+                    format!(
+                        "--serve-env {pair:?} does not have the form NAME=VALUE\nhint: repeat the option for several \
                      variables; commas separate them only in AURORA_SWARM_SERVE_ENV"
+                    ),
                 ));
             };
             if is_secret_name(name) {
-                return Err(format!(
-                    "--serve-env {name} looks like a secret, and settings are written to the manifest\nhint: set it in \
+                return Err(Violation::new(
+                    &["serve-env"],
+                    format!(
+                        "--serve-env {name} looks like a secret, and settings are written to the manifest\nhint: set it in \
                      the job script's environment, which servers inherit"
+                    ),
                 ));
             }
         }
         if has_literal_api_key(command) {
-            return Err("--serve contains an API key, and settings are written to the manifest\nhint: set VLLM_API_KEY in the \
-                        job script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\""
-                .into());
+            return Err(Violation::new(
+                &["serve"],
+                "--serve contains an API key, and settings are written to the manifest\nhint: set VLLM_API_KEY in the \
+                        job script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\"",
+            ));
         }
         let per_server = |text: &str| text.contains("{port}") || text.contains("{k}");
         if count > 1 && !per_server(command) && !self.serve_env.iter().any(|it| per_server(it)) {
-            return Err(format!(
-                "{count} servers per node need a port each\nhint: use {{port}} in the command of --serve"
+            return Err(Violation::new(
+                &["serve", "endpoints-per-node"],
+                format!(
+                    "{count} servers per node need a port each\nhint: use {{port}} in the command of --serve"
+                ),
             ));
         }
         if self.model.is_none() && command.contains("{model}") {
-            return Err("--serve contains {model}, and --model is not set".into());
+            return Err(Violation::new(
+                &["serve"],
+                "--serve contains {model}, and --model is not set",
+            ));
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ impl FromStr for Walltime {
         if let Some(seconds) = parse_clock_time(text) {
             return Ok(Self::Fixed(HumanDuration::seconds(seconds)));
         }
-        let wrong = |_| format!("{text:?} is neither auto nor a time like 90m or 12:00:00");
+        let wrong = |_| "expected auto or a time like 90m or 12:00:00".to_owned();
         text.parse().map(Self::Fixed).map_err(wrong)
     }
 }
@@ -63,9 +63,7 @@ impl FromStr for UtcTimestamp {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        let wrong = || {
-            format!("{text:?} is neither seconds since 1970 nor a time like 2026-01-31T18:00:00Z")
-        };
+        let wrong = || "expected seconds since 1970 or a time like 2026-01-31T18:00:00Z".to_owned();
         if let Ok(seconds) = text.parse::<u64>() {
             let since = std::time::Duration::from_secs(seconds);
             return SystemTime::UNIX_EPOCH.checked_add(since).map(Self).ok_or_else(wrong);
@@ -135,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_read_as_people_and_batch_systems_write_them() {
+    fn times_parse_as_people_and_batch_systems_write_them() {
         let walltime = |text: &str| text.parse::<Walltime>();
         let lasts = |seconds| Ok(Walltime::Fixed(HumanDuration::seconds(seconds)));
         assert_eq!(walltime("auto"), Ok(Walltime::Auto));

@@ -1,6 +1,7 @@
-//! The types of settings: parsed once at the edge, so that inside an impossible value cannot be written down.
+//! Types of settings: durations, counts and choices, parsed once at the edge so that invalid values cannot exist inside.
 //!
-//! Each type reads from a text (flags and the environment have nothing else) and writes itself so that it reads again.
+//! Each type parses from text, the only form on the command line and in the environment, and displays as text that parses
+//! again. Rules between several settings are in `consistency.rs`.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
@@ -9,24 +10,24 @@ use serde_json::value::RawValue;
 
 use crate::domain::RequestParams;
 
-/// A length of time: `90s`, `5m`, `1h 30m`, `250ms`, or a bare number of seconds.
+/// A duration: `90s`, `5m`, `1h 30m`, `250ms`, or a number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(Duration);
 
 impl HumanDuration {
-    /// So many seconds.
+    /// Creates a duration from seconds.
     #[must_use]
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 
-    /// So many milliseconds.
+    /// Creates a duration from milliseconds.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// As std's type.
+    /// Converts to the type of the standard library.
     #[must_use]
     pub const fn to_duration(self) -> Duration {
         self.0
@@ -44,7 +45,7 @@ impl FromStr for HumanDuration {
         }
         humantime::parse_duration(text)
             .map(Self)
-            .map_err(|error| format!("{text:?} is no length of time like 90s or 1h 30m ({error})"))
+            .map_err(|error| format!("expected a duration like 90s or 1h 30m ({error})"))
     }
 }
 
@@ -63,7 +64,7 @@ impl Serialize for HumanDuration {
 impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a length of time like \"90s\", or a number of seconds")]
+        #[serde(untagged, expecting = "a duration like \"90s\", or a number of seconds")]
         enum DurationInput {
             Seconds(f64),
             Text(String),
@@ -76,12 +77,12 @@ impl<'de> Deserialize<'de> for HumanDuration {
     }
 }
 
-/// `auto`, or a number.
+/// `auto`, or a fixed number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AutoOrCount {
-    /// What does best.
+    /// Chosen and adapted by the program.
     Auto,
-    /// This and no other.
+    /// A fixed number.
     Count(usize),
 }
 
@@ -94,7 +95,7 @@ impl FromStr for AutoOrCount {
             number => number
                 .parse()
                 .map(Self::Count)
-                .map_err(|_| format!("{text:?} is neither auto nor a number")),
+                .map_err(|_| "expected auto or a whole number".to_owned()),
         }
     }
 }
@@ -118,48 +119,48 @@ impl<'de> Deserialize<'de> for AutoOrCount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "\"auto\" or a number")]
-        enum Written {
+        enum AutoOrCountInput {
             Number(usize),
             Text(String),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Number(number) => Ok(Self::Count(number)),
-            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        match AutoOrCountInput::deserialize(deserializer)? {
+            AutoOrCountInput::Number(number) => Ok(Self::Count(number)),
+            AutoOrCountInput::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
 }
 
-/// What becomes of a hostfile's servers on hosts without a rank.
+/// Treatment of the hostfile's servers on hosts without a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RemoteEndpointPolicy {
-    /// They are an error: a line with a typing mistake would otherwise be lost without a word.
+    /// An error, since a misspelt host would otherwise be ignored silently.
     Refuse,
-    /// They are dealt to the ranks in turn, and asked over the network.
+    /// Assigned to the ranks in turn and reached over the network.
     Deal,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// How many, or what share of all: `3` or `10%`.
+/// An absolute count or a percentage of all: `3` or `10%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CountOrPercent {
-    /// So many.
+    /// An absolute count.
     Count(u64),
-    /// So many of a hundred.
+    /// A percentage from 0 to 100.
     Percent(f64),
 }
 
 impl CountOrPercent {
-    /// Of `all`, rounded up.
+    /// Returns the count out of `all`, rounded up.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -178,7 +179,7 @@ impl FromStr for CountOrPercent {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is neither a count like 3 nor a share like 10%");
+        let wrong = || "expected a count like 3 or a percentage like 10%".to_owned();
         match text.trim().strip_suffix('%') {
             Some(number) => {
                 let percent =
@@ -208,7 +209,7 @@ impl Serialize for CountOrPercent {
 impl<'de> Deserialize<'de> for CountOrPercent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a count like 3 or a share like \"10%\"")]
+        #[serde(untagged, expecting = "a count like 3 or a percentage like \"10%\"")]
         enum Written {
             Count(u64),
             Text(String),
@@ -220,7 +221,7 @@ impl<'de> Deserialize<'de> for CountOrPercent {
     }
 }
 
-/// More request parameters, as a JSON object: `{"repetition_penalty": 1.1}`.
+/// Additional request parameters as a JSON object: `{"repetition_penalty": 1.1}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtraBody(pub RequestParams);
 
@@ -234,11 +235,11 @@ impl<'de> Deserialize<'de> for ExtraBody {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&text)
-            .map_err(|error| de::Error::custom(format!("it is no JSON object ({error})")))?;
+            .map_err(|error| de::Error::custom(format!("expected a JSON object ({error})")))?;
         let mut params = RequestParams::default();
         for (name, json) in fields {
             if matches!(name.as_str(), "model" | "prompt" | "messages" | "stream") {
-                return Err(de::Error::custom(format!("{name} is not a request's to choose here")));
+                return Err(de::Error::custom(format!("{name} cannot be set here")));
             }
             params.set(&name, json.get());
         }
@@ -246,7 +247,7 @@ impl<'de> Deserialize<'de> for ExtraBody {
     }
 }
 
-/// A choice among words, each as it is typed.
+/// Defines an enum of choices that are typed in kebab-case.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $word:ident),+ $(,)? }) => {
         $(#[$doc])*
@@ -257,69 +258,69 @@ macro_rules! words {
 }
 
 words! {
-    /// The format of the gathered file.
+    /// Format of the gathered file.
     OutputFormat {
-        /// One answer a line.
+        /// One JSON answer per line.
         Jsonl,
-        /// As OpenAI's batch API answers.
+        /// Lines of OpenAI's batch API.
         OpenaiBatch,
-        /// A table.
+        /// A table of comma-separated values.
         Csv,
-        /// A table of columns.
+        /// A Parquet table.
         Parquet,
     }
 }
 
 words! {
-    /// What to do where the run folder is there already.
+    /// Treatment of an existing run folder.
     ResumePolicy {
-        /// Go on where it stopped.
+        /// Resume it.
         Auto,
-        /// Refuse.
+        /// Refuse to start.
         Never,
-        /// Refuse where there is nothing to go on with.
+        /// Refuse to start without one.
         Require,
     }
 }
 
 words! {
-    /// Where answers go at the end.
+    /// Treatment of shard files at the end.
     GatherMode {
-        /// Into one file, through rank 0.
+        /// Gather all answers into one file, through rank 0.
         Root,
-        /// They stay in the shard files.
+        /// Leave the shard files for a later merge.
         None,
     }
 }
 
 words! {
-    /// Which of the servers' routes is asked.
+    /// Route of the requests.
     ApiMode {
-        /// Conversations by chat; texts as one user message where the model has a chat template, else raw.
+        /// Chat completions for conversations and, if the model has a chat template, for texts; else completions.
         Auto,
-        /// Raw texts.
+        /// Completions of plain texts.
         Completions,
-        /// Conversations.
+        /// Chat completions.
         Chat,
     }
 }
 
 words! {
-    /// What a row that cannot be read does.
+    /// Treatment of invalid rows.
     BadRowPolicy {
-        /// No work starts.
+        /// Stop before anything is sent.
         Stop,
-        /// It becomes a failed outcome.
+        /// Write the row as a failed answer.
         Fail,
     }
 }
 
 words! {
-    /// What two rows with one id do.
+    /// Treatment of rows with the same id.
     DuplicateIdPolicy {
-        /// No work starts.
+        /// Stop before anything is sent.
         Refuse,
-        /// Both are asked.
+        /// Send all of them.
         Keep,
     }
 }
@@ -327,25 +328,25 @@ words! {
 words! {
     /// Token counts in answers.
     UsageMode {
-        /// A list's sum, shared by length.
+        /// The batch total, divided by answer length.
         Share,
-        /// By the token ids, which the server is asked for.
+        /// The number of token ids, which are requested from the server.
         Exact,
-        /// None.
+        /// No counts.
         Off,
     }
 }
 
 words! {
-    /// How progress is shown.
+    /// Display of progress.
     ProgressStyle {
-        /// A bar alone on a terminal, else lines.
+        /// A bar if one rank runs on a terminal, else lines.
         Auto,
-        /// A bar.
+        /// A progress bar.
         Bar,
-        /// A line every so often.
+        /// A line at intervals.
         Lines,
-        /// Not at all.
+        /// No progress output.
         None,
     }
 }
@@ -355,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn periods_are_read_as_people_write_them() {
+    fn durations_parse_as_people_write_them() {
         for (text, seconds) in
             [("90s", 90.0), ("5m", 300.0), ("1h 30m", 5400.0), ("0", 0.0), ("2.5", 2.5)]
         {
@@ -370,13 +371,16 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_auto_or_a_number() {
+    fn auto_or_count_parses_auto_and_numbers() {
         assert_eq!("auto".parse(), Ok(AutoOrCount::Auto));
         assert_eq!("12".parse(), Ok(AutoOrCount::Count(12)));
         assert!("-1".parse::<AutoOrCount>().is_err() && "many".parse::<AutoOrCount>().is_err());
-        for amount in [AutoOrCount::Auto, AutoOrCount::Count(7)] {
-            let json = serde_json::to_value(amount).expect("JSON");
-            assert_eq!(serde_json::from_value::<AutoOrCount>(json).expect("an amount"), amount);
+        for value in [AutoOrCount::Auto, AutoOrCount::Count(7)] {
+            let json = serde_json::to_value(value).expect("JSON");
+            assert_eq!(
+                serde_json::from_value::<AutoOrCount>(json).expect("auto or a count"),
+                value
+            );
         }
         assert_eq!(
             serde_json::from_value::<AutoOrCount>(9.into()).expect("a number"),
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_are_counts_or_shares() {
+    fn count_or_percent_parses_both() {
         assert_eq!("3".parse::<CountOrPercent>().map(|it| it.of(100)), Ok(3));
         assert_eq!("2.5%".parse::<CountOrPercent>().map(|it| it.of(101)), Ok(3));
         for bad in ["-1", "101%", "x", "%"] {

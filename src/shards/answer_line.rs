@@ -6,7 +6,9 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{Failure, Outcome, PromptInput, PromptResult, Route, RowHash, TokenUsage};
+use crate::domain::{
+    Outcome, PromptFailure, PromptInput, PromptResult, Route, RowHash, TokenUsage,
+};
 
 /// Fields of an answer line that are the same for all answers of a rank, and whether it repeats the prompt.
 #[derive(Clone, Debug)]
@@ -38,7 +40,7 @@ struct Line<'a> {
     reasoning: Option<&'a str>,
     model: &'a str,
     success: bool,
-    error: Option<&'a Failure>,
+    error: Option<&'a PromptFailure>,
     finish_reason: Option<&'a str>,
     usage: Option<TokenUsage>,
     params: &'a RawValue,
@@ -146,7 +148,9 @@ pub(super) mod tests {
                 }],
                 usage: Some(TokenUsage { prompt_tokens: 2, completion_tokens: 3, estimated: true }),
             }),
-            Err(kind) => Outcome::Failed(Failure { kind, message: "no".into(), status: Some(400) }),
+            Err(kind) => {
+                Outcome::Failed(PromptFailure { kind, message: "no".into(), status: Some(400) })
+            }
         };
         let prompt = Prompt {
             index,

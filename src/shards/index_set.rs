@@ -38,7 +38,7 @@ impl IndexSet {
 
     /// How many with a lower index are in.
     #[must_use]
-    pub fn before(&self, index: u64) -> u64 {
+    pub fn count_before(&self, index: u64) -> u64 {
         let index = index.min(self.capacity);
         let (whole, bits) = ((index / 64) as usize, index % 64);
         let rest = self.words.get(whole).map_or(0, |word| word & ((1 << bits) - 1));
@@ -108,7 +108,7 @@ mod tests {
             prop_assert_eq!(bitmap.members_from(0).collect::<Vec<_>>(), &inside[..]);
             for from in 0..size + 70 {
                 let before = inside.iter().filter(|&&index| index < from).count();
-                prop_assert_eq!(bitmap.before(from), before as u64);
+                prop_assert_eq!(bitmap.count_before(from), before as u64);
                 prop_assert_eq!(bitmap.members_from(from).next(), inside.get(before).copied());
             }
             let gaps: Vec<(u64, u64)> = bitmap.missing_ranges().collect();

@@ -7,7 +7,7 @@
 use super::LineEntry;
 
 const INDEX_BITS: u32 = 40;
-const FILE: u32 = 20;
+const FILE_BITS: u32 = 20;
 const OFFSET_BITS: u32 = 44;
 const LENGTH_BITS: u32 = 23;
 
@@ -25,7 +25,7 @@ impl LineLocation {
         if entry.index >> INDEX_BITS != 0 {
             return Err("the input has more than 1,099,511,627,776 rows");
         }
-        if file >> FILE != 0 {
+        if file >> FILE_BITS != 0 {
             return Err(
                 "one rank has to read more than 1,048,576 shard files\nhint: use more ranks",
             );
@@ -38,7 +38,7 @@ impl LineLocation {
         let mut packed = u128::from(entry.index);
         for (value, bits) in [
             (failed, 1),
-            (file.into(), FILE),
+            (file.into(), FILE_BITS),
             (entry.offset.into(), OFFSET_BITS),
             (length, LENGTH_BITS),
         ] {
@@ -53,19 +53,19 @@ impl LineLocation {
     /// Index of the prompt in the input.
     #[must_use]
     pub fn prompt_index(self) -> u64 {
-        self.extract_bits(1 + FILE + OFFSET_BITS + LENGTH_BITS, INDEX_BITS)
+        self.extract_bits(1 + FILE_BITS + OFFSET_BITS + LENGTH_BITS, INDEX_BITS)
     }
 
     /// Returns whether the outcome is a failure.
     #[must_use]
-    pub fn failed(self) -> bool {
-        self.extract_bits(FILE + OFFSET_BITS + LENGTH_BITS, 1) != 0
+    pub fn is_failed(self) -> bool {
+        self.extract_bits(FILE_BITS + OFFSET_BITS + LENGTH_BITS, 1) != 0
     }
 
     /// Number of the shard file.
     #[must_use]
     pub fn file_number(self) -> usize {
-        self.extract_bits(OFFSET_BITS + LENGTH_BITS, FILE) as usize
+        self.extract_bits(OFFSET_BITS + LENGTH_BITS, FILE_BITS) as usize
     }
 
     /// Offset of the line in its file, in bytes.
@@ -74,7 +74,7 @@ impl LineLocation {
         self.extract_bits(LENGTH_BITS, OFFSET_BITS)
     }
 
-    /// Length of the line in bytes; `None` for 8 MiB or more, where the reader has to look for the newline.
+    /// Length of the line in bytes; `None` for 8 MiB or more, which the caller has to store elsewhere.
     #[must_use]
     pub fn line_length(self) -> Option<u32> {
         let length = self.extract_bits(0, LENGTH_BITS) as u32;
@@ -113,7 +113,7 @@ mod tests {
         fn every_field_is_read_back_as_it_was_packed((entry, file) in any_location()) {
             let spot = LineLocation::new(&entry, file).expect("it fits");
             prop_assert_eq!(spot.prompt_index(), entry.index);
-            prop_assert_eq!(spot.failed(), !entry.success);
+            prop_assert_eq!(spot.is_failed(), !entry.success);
             prop_assert_eq!(spot.file_number(), file);
             prop_assert_eq!(spot.line_offset(), entry.offset);
             prop_assert_eq!(spot.line_length(), (entry.length < (1 << 23) - 1).then_some(entry.length));

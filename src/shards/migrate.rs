@@ -21,11 +21,11 @@ use crate::domain::{PromptId, RowHash};
 
 #[derive(Deserialize)]
 struct HashedLine {
-    served: Served,
+    served: HashedServed,
 }
 
 #[derive(Deserialize)]
-struct Served {
+struct HashedServed {
     #[serde(default)]
     row: RowHash,
 }

@@ -1,63 +1,64 @@
-//! Who drives which server: pure. Every endpoint gets exactly one owner rank.
+//! Static load balancing of endpoints over ranks: every endpoint gets exactly one owner rank. Pure.
 //!
-//! * A URL with `{rank}` or `{local_rank}` belongs to the rank that fills it in; one with only `{host}` to its node.
-//! * A loopback URL (or line of a hostfile) means every node's own server.
-//! * A URL whose host is a node of the job belongs to that node; any other is dealt over all ranks.
+//! * A URL with `{rank}` or `{local_rank}` belongs to the rank whose numbers fill it in; one with only `{host}` to its node.
+//! * A loopback URL (or hostfile line) means a server on every node.
+//! * A URL whose host is a node of the job belongs to that node; all others are distributed over all ranks.
 //!
-//! What belongs to a node is dealt to its ranks in blocks, so that neighbouring tiles share a rank, and its cores' socket.
+//! Endpoints of a node are assigned to its ranks in blocks, so that neighbouring tiles share a rank and its CPU socket. How
+//! prompts are distributed over endpoints is the scheduler's, and over ranks the ledger's.
 
-use super::{Place, hostfile::HostfileEntry, node::is_loopback};
+use super::{RankPlacement, hostfile::HostfileEntry, node::is_loopback};
 use crate::{domain::Url, settings::RemoteEndpointPolicy};
 
-/// The servers the user named, in one of the ways there are.
+/// Servers as the user specified them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointSpec {
-    /// By URL.
+    /// URLs, possibly with placeholders.
     Urls(Vec<Url>),
-    /// By ports of every node.
+    /// Consecutive ports on every node.
     Ports {
-        /// The first.
+        /// First port.
         base: u16,
-        /// How many.
+        /// Number of ports.
         count: u16,
     },
-    /// By the lines of a hostfile.
+    /// Entries of a hostfile.
     Hosts {
-        /// Those whose tags were asked for.
+        /// Entries that have all requested tags.
         lines: Vec<HostfileEntry>,
-        /// What to do with hosts that no rank runs on.
+        /// Policy for hosts on which no rank runs.
         remote: RemoteEndpointPolicy,
     },
 }
 
-/// Servers that cannot be dealt.
+/// Reason why endpoints cannot be assigned to ranks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssignError {
-    /// A hostfile names hosts that no rank runs on.
+    /// The hostfile names hosts on which no rank runs.
     #[error(
-        "the hostfile names {} that no rank runs on ({}): start ranks there (mpiexec --ppn 1 over all nodes), mend the \
-         names, or let other ranks ask them over the network with --remote-endpoints deal", 
-        host_count_text(.0.len()), list(.0)
+    "no rank runs on {} of the hostfile ({})\nhint: start a rank on every node (mpiexec --ppn 1), fix the names, or \
+    pass --remote-endpoints deal to reach these servers over the network",
+    host_count_text(.0.len()), join_names(.0)
     )]
     NoRankOnHost(Vec<String>),
-    /// One server would have two owners.
-    #[error("{0} is named twice: an endpoint has one owner, or its window would be two")]
+    /// An endpoint would have two owners.
+    #[error("endpoint {0} is listed twice: with two owners its concurrency limit would be doubled")]
     DuplicateEndpoint(Url),
-    /// Nothing to ask.
-    #[error("no line of the hostfile has the tags asked for")]
+    /// No hostfile entry has the requested tags.
+    #[error("no hostfile entry matches --tag")]
     NoMatchingTags,
-    /// A placeholder that nobody fills in, or that makes no URL.
-    #[error("{0} is no URL once its placeholders are filled in")]
+    /// A placeholder is unknown, or its value does not make a valid URL.
+    #[error("{0} is not a valid URL after its placeholders are filled in")]
     InvalidPlaceholder(String),
 }
 
-/// For each rank the servers it drives, in order of the input.
+/// Returns the endpoints of each rank, in the order in which they were specified.
 ///
 /// # Errors
-/// Where a server would have no owner, or two.
+/// Fails if an endpoint would have no owner, or two.
 pub fn assign_endpoints(
     wanted: &EndpointSpec,
-    places: &[Place],
+    places: &[RankPlacement],
 ) -> Result<Vec<Vec<Url>>, AssignError> {
     let mut table = AssignmentTable {
         places,
@@ -92,20 +93,20 @@ pub fn assign_endpoints(
 }
 
 struct AssignmentTable<'a> {
-    places: &'a [Place],
+    places: &'a [RankPlacement],
     urls_by_rank: Vec<Vec<Url>>,
     remote_urls: Vec<Url>,
 }
 
 impl AssignmentTable<'_> {
-    /// These servers on every node.
+    /// Assigns the servers at these URLs on every node.
     fn assign_to_every_node(&mut self, urls: &[Url]) {
         for place in self.places.iter().filter(|place| place.local_rank == 0) {
             self.assign_to_node(&place.node.host, urls);
         }
     }
 
-    /// These servers to the ranks of one node, in blocks.
+    /// Assigns these servers to the ranks of one node, in blocks.
     fn assign_to_node(&mut self, host: &str, urls: &[Url]) {
         let ranks: Vec<usize> =
             self.places.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
@@ -161,7 +162,7 @@ impl AssignmentTable<'_> {
         if nowhere.is_empty() { Ok(()) } else { Err(AssignError::NoRankOnHost(nowhere)) }
     }
 
-    /// What is on no node goes over all ranks, evenly.
+    /// Distributes the servers that are on no node of the job evenly over all ranks.
     fn assign_remote(&mut self) {
         let (ranks, count) = (self.urls_by_rank.len(), self.remote_urls.len());
         for (k, url) in std::mem::take(&mut self.remote_urls).into_iter().enumerate() {
@@ -173,7 +174,7 @@ impl AssignmentTable<'_> {
         let mut seen = std::collections::BTreeSet::new();
         for (place, urls) in self.places.iter().zip(&self.urls_by_rank) {
             for url in urls {
-                // One loopback address is another server on every node.
+                // The same loopback URL is a different server on each node.
                 let whose = if is_loopback(url.host()) { place.node.host.as_str() } else { "" };
                 if !seen.insert((whose, url)) {
                     return Err(AssignError::DuplicateEndpoint(url.clone()));
@@ -188,8 +189,8 @@ fn has_no_placeholders(url: &Url) -> bool {
     !url.as_str().contains('{')
 }
 
-fn fill_url(url: &Url, place: &Place) -> Result<Url, AssignError> {
-    let text = place.fill(url.as_str());
+fn fill_url(url: &Url, place: &RankPlacement) -> Result<Url, AssignError> {
+    let text = place.fill_placeholders(url.as_str());
     text.parse()
         .ok()
         .filter(has_no_placeholders)
@@ -200,7 +201,7 @@ fn host_count_text(count: usize) -> String {
     if count == 1 { "a host".into() } else { format!("{count} hosts") }
 }
 
-fn list(names: &[String]) -> String {
+fn join_names(names: &[String]) -> String {
     let first = names.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
     if names.len() > 5 { format!("{first}, …") } else { first }
 }
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_make_servers_of_ranks_and_nodes() {
+    fn placeholders_give_each_rank_or_node_its_own_server() {
         let per_rank = url_spec(&["http://127.0.0.1:800{local_rank}"]);
         assert_eq!(assigned_urls(&per_rank, &["a", "a", "b"]), [":8000", ":8001", ":8000"]);
         assert_eq!(
@@ -249,19 +250,19 @@ mod tests {
     }
 
     #[test]
-    fn named_hosts_go_to_their_nodes_and_strangers_over_all_ranks() {
+    fn known_hosts_go_to_their_nodes_and_others_to_all_ranks() {
         let mixed = url_spec(&["http://b:1", "http://x:1", "http://y:1", "http://127.0.0.1:7"]);
         assert_eq!(assigned_urls(&mixed, &["a", "b"]), [":7 x:1", ":7 b:1 y:1"]);
     }
 
     #[test]
-    fn a_hostfile_deals_by_host_and_loopback_lines_are_everybodys() {
+    fn hostfile_entries_go_to_their_host_and_loopback_entries_to_every_node() {
         let file = hostfile_spec("a 1\nb.site 1\na 2\nlocalhost 9\n", RemoteEndpointPolicy::Refuse);
         assert_eq!(assigned_urls(&file, &["a", "a", "b"]), [":9 a:1", "a:2", ":9 b.site:1"]);
     }
 
     #[test]
-    fn hosts_without_a_rank_are_an_error_unless_dealt() {
+    fn hosts_without_a_rank_are_an_error_unless_remote_endpoints_are_allowed() {
         let text = "a 1\nc 1\nd 1\n";
         let refused = assign_endpoints(
             &hostfile_spec(text, RemoteEndpointPolicy::Refuse),
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_has_one_owner() {
+    fn an_endpoint_listed_twice_is_an_error() {
         for twice in [&["http://x:1", "http://x:1"][..], &["http://{host}:1", "http://a:1"]] {
             assert!(
                 matches!(
@@ -293,7 +294,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_nodes_every_port_has_exactly_one_owner(
+        fn every_port_of_every_node_has_exactly_one_owner(
             hosts in prop::collection::vec("[a-c]", 1..20), count in 1u16..30,
         ) {
             let names: Vec<&str> = hosts.iter().map(String::as_str).collect();

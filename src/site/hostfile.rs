@@ -1,44 +1,44 @@
-//! The hostfile: servers, a line each.
+//! Parsing of the hostfile, which lists one server per line.
 //!
 //! ```text
 //! host[TAB]port[TAB]key=value…
 //! ```
 //!
-//! Also `host:port`, `[v6]:port`, blanks instead of tabs, and `#` comments to the end of a line. A port that is left out
-//! is 8000. Every line that is none of this is an error with its number: a server that is dropped without a word is a
-//! tile that idles for a night.
+//! Also accepted: `host:port`, `[v6]:port`, blanks instead of tabs, and `#` comments to the end of the line. A missing port
+//! means 8000. Any other line is an error with its number, since a server that is silently dropped is a tile that idles for
+//! a night.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use crate::domain::Url;
 
-/// One server of a hostfile.
+/// Server listed in a hostfile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostfileEntry {
-    /// Name or address; an IPv6 address without brackets.
+    /// Host name or address; an IPv6 address without brackets.
     pub host: String,
-    /// Its port.
+    /// Port the server listens on.
     pub port: u16,
-    /// Its tags.
+    /// Tags of the form `key=value`.
     pub tags: BTreeMap<String, String>,
-    /// Where it stands, from 1.
+    /// Line number in the file, from 1.
     pub line: usize,
 }
 
-/// A line that names no server.
+/// Invalid line of a hostfile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("hostfile line {line}: {what}")]
 pub struct HostfileError {
-    /// Where, from 1.
+    /// Line number in the file, from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// Description of what is wrong with the line.
     pub what: String,
 }
 
 const DEFAULT_PORT: u16 = 8000;
 
 impl HostfileEntry {
-    /// Where the server is.
+    /// Returns the URL of the server, or `None` if the host does not make a valid one.
     #[must_use]
     pub fn server_url(&self) -> Option<Url> {
         let host = match self.host.parse::<Ipv6Addr>() {
@@ -48,7 +48,7 @@ impl HostfileEntry {
         format!("http://{host}:{}", self.port).parse().ok()
     }
 
-    /// Does it have all of these `key=value` tags?
+    /// Returns whether the entry has all of these `key=value` tags.
     #[must_use]
     pub fn has_tags(&self, wanted: &[String]) -> bool {
         let has = |tag: &String| {
@@ -59,10 +59,10 @@ impl HostfileEntry {
     }
 }
 
-/// All servers in the order of the file.
+/// Parses a hostfile; entries are in the order of the file.
 ///
 /// # Errors
-/// Every line that is wrong, not only the first: they are mended together.
+/// Fails with all invalid lines, not only the first, so that they can be fixed together.
 pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileError>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines: Vec<HostfileEntry> = Vec::new();
@@ -72,9 +72,11 @@ pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileErro
         if text.is_empty() {
             continue;
         }
-        let parsed = server(text).and_then(|(host, port, tags)| {
+        let parsed = parse_entry(text).and_then(|(host, port, tags)| {
             match lines.iter().find(|it| it.host.eq_ignore_ascii_case(&host) && it.port == port) {
-                Some(first) => Err(format!("{host}:{port} stands in line {} already", first.line)),
+                Some(first) => {
+                    Err(format!("{host}:{port} is already listed in line {}", first.line))
+                }
                 None => Ok(HostfileEntry { host, port, tags, line: number }),
             }
         });
@@ -88,23 +90,23 @@ pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileErro
 
 type HostPortTags = (String, u16, BTreeMap<String, String>);
 
-fn server(text: &str) -> Result<HostPortTags, String> {
+fn parse_entry(text: &str) -> Result<HostPortTags, String> {
     let mut words = text.split_whitespace().peekable();
     let first = words.next().unwrap_or_default();
     let (host, mut port) = parse_host_port(first)?;
     if let Some(word) = words.next_if(|word| !word.contains('=')) {
         if port.is_some() {
-            return Err(format!("{first:?} has a port, and {word:?} is another"));
+            return Err(format!("{first:?} already has a port, so {word:?} is not expected"));
         }
         port = Some(parse_port(word)?);
     }
     let mut tags = BTreeMap::new();
     for word in words {
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            return Err(format!("{word:?} is no tag of the form key=value"));
+            return Err(format!("{word:?} is not a tag of the form key=value"));
         };
         if tags.insert(key.to_owned(), value.to_owned()).is_some() {
-            return Err(format!("the tag {key:?} is there twice"));
+            return Err(format!("tag {key:?} is given twice"));
         }
     }
     Ok((host, port.unwrap_or(DEFAULT_PORT), tags))
@@ -112,17 +114,17 @@ fn server(text: &str) -> Result<HostPortTags, String> {
 
 fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
     if word.contains("://") {
-        return Err(format!("{word:?} is a URL; a hostfile has host and port"));
+        return Err(format!("{word:?} is a URL; expected a host and a port"));
     }
     if let Some(rest) = word.strip_prefix('[') {
         let Some((v6, rest)) = rest.split_once(']') else {
             return Err(format!("{word:?} has no closing bracket"));
         };
-        let v6: Ipv6Addr = v6.parse().map_err(|_| format!("{v6:?} is no IPv6 address"))?;
+        let v6: Ipv6Addr = v6.parse().map_err(|_| format!("{v6:?} is not an IPv6 address"))?;
         let port = match rest.strip_prefix(':') {
             Some(port) => Some(parse_port(port)?),
             None if rest.is_empty() => None,
-            None => return Err(format!("{rest:?} after the bracket is no port")),
+            None => return Err(format!("expected :PORT after the bracket, found {rest:?}")),
         };
         return Ok((v6.to_string(), port));
     }
@@ -135,14 +137,14 @@ fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
     };
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if host.is_empty() || !host.chars().all(fits) {
-        return Err(format!("{host:?} is no host name"));
+        return Err(format!("{host:?} is not a valid host name"));
     }
     Ok((host.to_owned(), port))
 }
 
 fn parse_port(word: &str) -> Result<u16, String> {
     let port = word.parse::<u16>().ok().filter(|&port| port != 0);
-    port.ok_or_else(|| format!("{word:?} is no port from 1 to 65535"))
+    port.ok_or_else(|| format!("{word:?} is not a port from 1 to 65535"))
 }
 
 #[cfg(test)]
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_in_use_is_read() {
+    fn every_documented_form_is_parsed() {
         let text = "\u{feff}# servers\r\n\
                     n1\t8001\trole=chat\n\
                     n2:8002 role=embed  # spare\n\n\
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_select() {
+    fn entries_are_selected_by_all_given_tags() {
         let lines = parse_hostfile("a\trole=chat\tnode=1\nb\trole=embed\nc\n").expect("good");
         let with = |tags: &[&str]| {
             let tags: Vec<String> = tags.iter().map(|&tag| tag.into()).collect();
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_line_is_named() {
+    fn every_invalid_line_is_reported_with_its_number() {
         let bad = "a 99999\nb:\nok\n[::1\nhttp://x\nc d=1 e\nok 8000\nf =v\ng 80 80\n";
         let errors = parse_hostfile(bad).expect_err("nearly all are wrong");
         let numbers: Vec<_> = errors.iter().map(|error| error.line).collect();
@@ -204,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_gives_servers_or_numbered_lines(text in "(\\PC|[\t\n:\\[\\]=#])*") {
+        fn any_text_gives_valid_urls_or_errors_with_line_numbers(text in "(\\PC|[\t\n:\\[\\]=#])*") {
             match parse_hostfile(&text) {
                 Ok(lines) => prop_assert!(lines.iter().all(|line| line.server_url().is_some())),
                 Err(errors) => prop_assert!(errors.iter().all(|it| it.line >= 1)),

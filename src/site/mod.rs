@@ -1,8 +1,8 @@
-//! Facts of where the job runs: the node, the hostfile, and so which rank drives which server; the time that is left, and
-//! who asks for an end.
+//! The site of the job: nodes, hostfile, ownership of endpoints by ranks, remaining walltime, signals and processes.
 //!
-//! Owns names of hosts and the rule that every endpoint has exactly one owner rank, so that its window is one window.
-//! Knows nothing of HTTP: an endpoint is a URL here.
+//! Owns host names and the rule that every endpoint has exactly one owner rank, so that its concurrency limit is applied once.
+//! Knows nothing of HTTP: an endpoint is a URL here. Probing servers is `endpoint/`, starting them is `serve/`, and what
+//! follows from a deadline or a signal is decided in `job/`.
 
 mod assign_endpoints;
 mod hostfile;
@@ -12,6 +12,6 @@ mod walltime;
 
 pub use assign_endpoints::{AssignError, EndpointSpec, assign_endpoints};
 pub use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
-pub use node::{NodeInfo, Place, is_program_running, places};
+pub use node::{NodeInfo, RankPlacement, is_program_running, places};
 pub use signals::{ShutdownRequest, SignalHandler};
 pub use walltime::pbs_time_left;

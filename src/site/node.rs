@@ -1,35 +1,35 @@
-//! The node a rank runs on: what it is called, and which of its ranks this one is.
+//! Nodes and placement: the names of the node a rank runs on, and the rank's index among the ranks of its node.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// What a rank knows of its own node.
+/// Names and addresses of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
-    /// The host's name as the kernel has it.
+    /// Host name as reported by the kernel.
     pub host: String,
-    /// The addresses of its interfaces, loopback left out.
+    /// Addresses of the node's network interfaces, without loopback.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A rank's place in the job, known once all nodes are.
+/// Placement of a rank in the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// The rank.
+pub struct RankPlacement {
+    /// Rank number in the job, from 0.
     pub rank: usize,
-    /// Its node.
+    /// Node the rank runs on.
     pub node: NodeInfo,
-    /// Which of its node's ranks it is, from 0.
+    /// Index among the ranks of the node, from 0.
     pub local_rank: usize,
-    /// How many ranks its node has.
+    /// Number of ranks on the node.
     pub local_size: usize,
 }
 
-impl Place {
-    /// The text with `{rank}`, `{local_rank}` and `{host}` filled in.
+impl RankPlacement {
+    /// Fills in `{rank}`, `{local_rank}` and `{host}` in a text.
     #[must_use]
-    pub fn fill(&self, text: &str) -> String {
+    pub fn fill_placeholders(&self, text: &str) -> String {
         text.replace("{rank}", &self.rank.to_string())
             .replace("{local_rank}", &self.local_rank.to_string())
             .replace("{host}", &self.node.host)
@@ -37,7 +37,7 @@ impl Place {
 }
 
 impl NodeInfo {
-    /// This one.
+    /// Returns the node that this process runs on.
     #[must_use]
     pub fn this_node() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -49,21 +49,21 @@ impl NodeInfo {
         Self { host, addresses }
     }
 
-    /// Is `name` this host? By full name, by the part before the first dot, or by address.
+    /// Returns whether `name` means this host: by full name, by the part before the first dot, or by address.
     #[must_use]
     pub fn has_name(&self, name: &str) -> bool {
         if let Ok(address) = name.parse::<IpAddr>() {
             return self.addresses.contains(&address);
         }
-        short(name).eq_ignore_ascii_case(short(&self.host))
+        short_host_name(name).eq_ignore_ascii_case(short_host_name(&self.host))
     }
 }
 
-fn short(name: &str) -> &str {
+fn short_host_name(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
-/// Does this name mean "the node I am on", wherever that is?
+/// Returns whether the name means the node that uses it.
 pub(super) fn is_loopback(name: &str) -> bool {
     name.parse::<IpAddr>().map_or(name.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
 }
@@ -83,14 +83,14 @@ pub fn is_program_running(pid: u32) -> bool {
         && its.zip(ours).is_some_and(|(its, ours)| its.0 == ours.0 && !matches!(its.1, 'Z' | 'X'))
 }
 
-/// All ranks' places from all ranks' nodes, both in rank order. Ranks of one host count as one node's.
+/// Computes the placement of all ranks from their nodes, both in rank order. Ranks with the same host name share a node.
 #[must_use]
-pub fn places(nodes: Vec<NodeInfo>) -> Vec<Place> {
+pub fn places(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
-    let mut places: Vec<Place> = Vec::with_capacity(nodes.len());
+    let mut places: Vec<RankPlacement> = Vec::with_capacity(nodes.len());
     for (rank, node) in nodes.into_iter().enumerate() {
         let count = sizes.entry(node.host.clone()).or_default();
-        places.push(Place { rank, local_rank: *count, local_size: 0, node });
+        places.push(RankPlacement { rank, local_rank: *count, local_size: 0, node });
         *count += 1;
     }
     for place in &mut places {
@@ -100,7 +100,7 @@ pub fn places(nodes: Vec<NodeInfo>) -> Vec<Place> {
 }
 
 #[cfg(test)]
-pub(super) fn placements_of(hosts: &[&str]) -> Vec<Place> {
+pub(super) fn placements_of(hosts: &[&str]) -> Vec<RankPlacement> {
     let node = |host: &&str| NodeInfo { host: (*host).into(), addresses: Vec::new() };
     places(hosts.iter().map(node).collect())
 }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranks_are_counted_by_host_however_they_are_spread() {
+    fn ranks_are_numbered_per_host_in_any_order_of_hosts() {
         let seats: Vec<_> = placements_of(&["a", "b", "a", "b", "c"])
             .iter()
             .map(|place| (place.local_rank, place.local_size))
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_known_by_its_names_and_addresses() {
+    fn a_host_is_recognized_by_its_names_and_addresses() {
         let address = "10.0.0.7".parse().expect("an address");
         let node = NodeInfo { host: "x4117c0.cm.site".into(), addresses: vec![address] };
         for name in ["x4117c0", "X4117C0.cm.site", "x4117c0.hsn.site", "10.0.0.7"] {

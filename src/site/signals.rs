@@ -1,6 +1,7 @@
-//! Signals that ask this process to end: the only place that knows how they are caught.
+//! Termination signals: the only place that knows how they are caught.
 //!
-//! Owns the thread that waits for them. While nobody listens they do what they always do; whoever listens is told instead.
+//! Owns the thread that waits for them. Without a listener a signal has its default effect; with one, the listener is called
+//! instead. What a job does when it is asked to stop is decided in `job/dispatch`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,26 +12,26 @@ use signal_hook::{
     low_level::emulate_default_handler,
 };
 
-/// What was asked for.
+/// Urgency of a requested shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ShutdownRequest {
-    /// SIGTERM or SIGINT: end within seconds.
+    /// SIGTERM or SIGINT: stop within seconds.
     Now,
-    /// SIGUSR1: end soon.
+    /// SIGUSR1: stop soon, so there is time to drain.
     Soon,
 }
 
 type SignalListener = Box<dyn FnMut(ShutdownRequest) + Send>;
 
-/// Signals, caught.
+/// Handle to the thread that receives termination signals. Clones share the listener.
 #[derive(Clone)]
 pub struct SignalHandler(Arc<Mutex<Option<SignalListener>>>);
 
 impl SignalHandler {
-    /// Catches them from now on, for as long as the process lives.
+    /// Starts to catch the signals, for as long as the process lives.
     ///
     /// # Errors
-    /// Where the system refuses.
+    /// Fails if the handlers or the thread cannot be set up.
     pub fn install_handler() -> std::io::Result<Self> {
         let mut signals = iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
         let caught = Self(Arc::default());
@@ -41,14 +42,14 @@ impl SignalHandler {
                     if signal == SIGUSR1 { ShutdownRequest::Soon } else { ShutdownRequest::Now };
                 match listener.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
                     Some(listener) => listener(ask),
-                    None => drop(emulate_default_handler(signal)), // it ends the process
+                    None => drop(emulate_default_handler(signal)), // ends the process
                 }
             }
         })?;
         Ok(caught)
     }
 
-    /// Whoever is told from now on, if anybody.
+    /// Sets the listener that is called for each signal; `None` restores the default effect.
     pub fn tell(&self, listener: Option<SignalListener>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
     }

@@ -1,23 +1,25 @@
-//! What the batch system says about the time that is left.
+//! The remaining walltime of the job as reported by PBS.
+//!
+//! The deadline that follows from it, and the margin, are `job/setup/deadline.rs`.
 
 use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-/// How long PBS is waited for.
+/// Longest wait for `qstat`, whose server may be overloaded.
 const QSTAT_TIMEOUT: Duration = Duration::from_secs(5);
-/// PBS tells what was used as it stood some while ago.
+/// Allowance for the age of the usage that PBS reports.
 const USAGE_REPORT_LAG: Duration = Duration::from_secs(120);
 
-/// How long the PBS job may still run, by `qstat`; nothing where it cannot be asked or does not say.
+/// Returns the remaining walltime of a PBS job from `qstat`; `None` if it cannot be run or does not report one.
 #[must_use]
 pub fn pbs_time_left(job: &str) -> Option<Duration> {
     let mut command = Command::new("qstat");
     command.args(["-f", job]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;
     let end = Instant::now() + QSTAT_TIMEOUT;
-    // What it prints fits the pipe, so that it can end without a reader.
+    // The output of qstat fits into the pipe, so it can exit before anything is read.
     while child.try_wait().ok()?.is_none() {
         if Instant::now() >= end {
             let _ = child.kill();
@@ -40,7 +42,7 @@ fn left(qstat: &str) -> Option<Duration> {
     Some(Duration::from_secs(all.saturating_sub(used)).saturating_sub(USAGE_REPORT_LAG))
 }
 
-/// `12:00:00`, or a number of seconds.
+/// Parses `12:00:00`, or a number of seconds.
 fn seconds(clock: &str) -> Option<u64> {
     clock
         .trim()
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_what_was_asked_for_less_what_was_used() {
+    fn time_left_is_the_requested_walltime_less_usage_and_report_lag() {
         let text = "Job Id: 12.pbs\n    Job_Name = swarm\n    resources_used.walltime = 00:40:00\n    \
                     Resource_List.walltime = 12:00:00\n";
         assert_eq!(left(text), Some(Duration::from_secs(11 * 3600 + 1200 - 120)));

@@ -1,66 +1,68 @@
-//! An answer as a program has it: the line of a run's output, read.
+//! Answers as library callers see them: parsed lines of a run's output, and the iterator over a rank's answers.
+//!
+//! The format of these lines is written in `output` and `shards`.
 
 use std::sync::mpsc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::domain::{Failure, TokenUsage};
+use crate::domain::{PromptFailure, TokenUsage};
 
-/// What became of a prompt.
+/// The outcome of a prompt: its answer, or the reason why it failed.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Answer {
-    /// What its row calls it; its place as a text where the row does not.
+pub struct SwarmAnswer {
+    /// The row's id; its index as a string if the row has none.
     pub id: Value,
-    /// Its place among the rows, from 0.
+    /// Position of the row in the input, from 0.
     pub index: u64,
-    /// What was asked, where that was a text.
+    /// The prompt, if it was a plain text.
     #[serde(default)]
     pub prompt: Option<String>,
-    /// What was answered: the first sequence.
+    /// Text of the first sequence; `None` if the prompt failed.
     pub response: Option<String>,
-    /// All of them, where several were asked for.
+    /// Texts of all sequences, for `n` above 1.
     #[serde(default)]
     pub responses: Vec<String>,
-    /// A reasoning model's thinking.
+    /// Thinking of a reasoning model.
     #[serde(default)]
     pub reasoning: Option<String>,
-    /// The model that was asked.
+    /// Model that the prompt was sent to.
     pub model: String,
     /// Why there is no answer.
-    pub error: Option<Failure>,
-    /// Why it ended: `stop`, `length`, …
+    pub error: Option<PromptFailure>,
+    /// Reason for the end of the text: `stop`, `length`, …
     pub finish_reason: Option<String>,
-    /// Tokens, where they are counted.
+    /// Token counts, unless they are switched off.
     pub usage: Option<TokenUsage>,
-    /// By whom.
+    /// Server, rank and latency.
     pub served: Served,
-    /// The row's other fields, with the setting `keep-row`.
+    /// Other fields of the row, with the setting `keep-row`.
     #[serde(default)]
     pub row: Option<Value>,
 }
 
-/// Who answered.
+/// Server and rank that an answer came from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Served {
-    /// The server's URL; none where no server was asked.
+    /// URL of the server; `None` if the prompt was never sent.
     pub endpoint: Option<String>,
-    /// The rank that asked.
+    /// Rank that sent the prompt.
     pub rank: usize,
-    /// Its host.
+    /// Host of that rank.
     pub host: String,
-    /// From sending the last request to its answer, in seconds.
+    /// Duration of the last request, in seconds.
     pub latency_s: f64,
-    /// Requests that held the prompt.
+    /// Number of requests that contained the prompt.
     pub attempts: u32,
 }
 
-impl Answer {
-    /// What was answered.
+impl SwarmAnswer {
+    /// Returns the text of the first sequence.
     ///
     /// # Errors
-    /// Why there is no answer.
-    pub fn text(&self) -> Result<&str, &Failure> {
+    /// The failure, if the prompt failed.
+    pub fn text(&self) -> Result<&str, &PromptFailure> {
         match &self.error {
             Some(failure) => Err(failure),
             None => Ok(self.response.as_deref().unwrap_or_default()),
@@ -68,24 +70,24 @@ impl Answer {
     }
 }
 
-/// A rank's answers in the order in which they come; see [`Swarm::answers`](super::Swarm::answers).
+/// Iterator over a rank's answers in order of arrival; see [`Swarm::answers`](super::Swarm::answers).
 #[derive(Debug)]
-pub struct Answers(mpsc::Receiver<Option<Vec<u8>>>);
+pub struct AnswerIter(mpsc::Receiver<Option<Vec<u8>>>);
 
-impl Answers {
+impl AnswerIter {
     pub(super) fn of(lines: mpsc::Receiver<Option<Vec<u8>>>) -> Self {
         Self(lines)
     }
 }
 
-impl Iterator for Answers {
-    type Item = Answer;
+impl Iterator for AnswerIter {
+    type Item = SwarmAnswer;
 
-    /// Waits for the next one; none where the work is over.
-    fn next(&mut self) -> Option<Answer> {
+    /// Waits for the next answer; `None` at the end of the call.
+    fn next(&mut self) -> Option<SwarmAnswer> {
         loop {
             let line = self.0.recv().ok()??;
-            // (what was written can be read, so nothing is passed over)
+            // Lines come from this process's own writer, so they parse; a damaged one would only be skipped.
             if let Ok(answer) = serde_json::from_slice(&line) {
                 return Some(answer);
             }

@@ -1,15 +1,17 @@
-//! How a swarm begins: what the program says, over what the environment and a file say, as with the commands.
+//! The builder of a swarm: collects the program's settings, starts MPI and agrees on the settings of all ranks.
+//!
+//! Precedence is that of the commands, with the program's settings in the place of the command line.
 
 use std::{fmt::Display, mem, path::PathBuf};
 
-use super::{JobError, Places, Swarm};
+use super::{CallFolder, JobError, Swarm};
 use crate::{
     comm::{self, LauncherInfo},
     job::{Invocation, JobSession},
     settings::{Environment, SettingsLayer},
 };
 
-/// What is wanted, until all ranks agree on it. Rank 0's counts.
+/// Settings of a [`Swarm`] before it starts. Those of rank 0 apply to all ranks.
 #[derive(Clone, Debug)]
 pub struct SwarmBuilder {
     environment: Environment,
@@ -19,14 +21,13 @@ pub struct SwarmBuilder {
 }
 
 impl SwarmBuilder {
-    /// Nothing but the environment: `AURORA_SWARM_*`, the launcher's variables, `TMPDIR`.
+    /// Creates a builder that knows only the environment: `AURORA_SWARM_*`, the launcher's variables and `TMPDIR`.
     #[must_use]
     pub fn new(environment: Environment) -> Self {
         Self { environment, config: None, settings: Vec::new(), folder: None }
     }
 
-    /// A setting by its name, as the commands' options and the settings file have it: `max-tokens`, `base-port`. Again for
-    /// those that are lists.
+    /// Sets a setting by the name that options and the settings file use: `max-tokens`, `base-port`. Repeatable for lists.
     #[must_use]
     pub fn setting(mut self, key: &str, value: impl Display) -> Self {
         match self.settings.iter_mut().find(|(its, _)| its == key) {
@@ -36,27 +37,27 @@ impl SwarmBuilder {
         self
     }
 
-    /// A settings file, which the environment and the program's own settings go over.
+    /// Reads settings from a TOML file; the environment and the program's own settings take precedence over it.
     #[must_use]
     pub fn config_file(mut self, path: &str) -> Self {
         self.config = Some(path.into());
         self
     }
 
-    /// Where calls keep their rows, answers and run folders, numbered in the order of the calls: `call-0001.jsonl`,
-    /// `call-0001.jsonl.run`. The same program again goes on where it stopped, and asks nothing twice; calls and rows have to
-    /// be the same then. All nodes have to see it. Without one, files are temporary, and gone when the call is over.
+    /// Sets the folder for rows, answers and run folders of calls, numbered in call order: `call-0001.jsonl`,
+    /// `call-0001.jsonl.run`. A program that is started again with the same calls and rows resumes from it and sends no
+    /// finished prompt twice. All nodes must see the folder. Without one, files are temporary and removed after each call.
     #[must_use]
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// Collective, once in a process's life where a launcher started it; without a launcher the swarm is one rank. Starts
-    /// MPI, after which a panic on any rank ends all of them, and agrees on settings.
+    /// Starts MPI and agrees on the settings. Collective; under a launcher it can be called once per process. Without a
+    /// launcher the swarm has one rank. Afterwards a panic on any rank ends the whole job.
     ///
     /// # Errors
-    /// Where MPI does not start, or settings are wrong.
+    /// If MPI does not start or a setting is invalid.
     ///
     /// ```
     /// use aurora_swarm::{settings::Environment, swarm::{JobError, Setup}};
@@ -73,7 +74,7 @@ impl SwarmBuilder {
             comm::abort_job_on_panic();
         }
         let mut comm = comm::start(&launcher)?;
-        // A program's terminal is its own, unless somebody wants it otherwise.
+        // The terminal belongs to the calling program, so progress is off unless it was asked for.
         let progress = settings.iter().any(|(key, _)| key == "progress")
             || environment.get("AURORA_SWARM_PROGRESS").is_some();
         if !progress {
@@ -84,12 +85,12 @@ impl SwarmBuilder {
         let given = Invocation { config, flags, environment, guard: None };
         match JobSession::start_session(comm.as_mut(), given) {
             Ok(session) => {
-                let places = Places::new(folder, temporary.into(), comm.size());
+                let places = CallFolder::new(folder, temporary.into(), comm.size());
                 Ok(Swarm::over(comm, session, places))
             }
             Err(error) => {
                 match error {
-                    // It may be this rank's alone, and leaving MPI would wait for the others.
+                    // The error may concern this rank only, and finalising MPI would wait for the others.
                     JobError::Comm(_) => mem::forget(comm),
                     _ => comm.finish(),
                 }

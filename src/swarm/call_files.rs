@@ -1,4 +1,4 @@
-//! Where the files of a call lie: in the program's folder, to be gone on with, or in a temporary one, to be gone.
+//! Files of a call: rows, answers and the run folder, in the program's folder (resumable) or in a temporary one.
 
 use std::{
     fs::File,
@@ -9,11 +9,11 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Answer, JobError};
+use super::{JobError, SwarmAnswer};
 use crate::{job::CallSpec, output::OutputError};
 
-/// Of all calls.
-pub(super) struct Places {
+/// Names the files of successive calls.
+pub(super) struct CallFolder {
     folder: Option<PathBuf>,
     temporary: PathBuf,
     ranks: usize,
@@ -21,21 +21,21 @@ pub(super) struct Places {
     local_calls: u32,
 }
 
-/// Of one.
+/// Files of one call.
 pub(super) struct Place {
     folder: PathBuf,
     name: String,
-    /// A name for all temporary folders of the call, on whatever node.
+    /// Parent of the temporary folder, with the same name on every node.
     temporary: Option<PathBuf>,
     ranks: usize,
 }
 
-impl Places {
+impl CallFolder {
     pub(super) fn new(folder: Option<PathBuf>, temporary: PathBuf, ranks: usize) -> Self {
         Self { folder, temporary, ranks, collective_calls: 0, local_calls: 0 }
     }
 
-    /// The next call's: a collective one's, or of this rank alone. The names depend on nothing but the order of calls.
+    /// Returns the files of the next call, collective or of one rank. The names depend only on the order of the calls.
     pub(super) fn next(&mut self, rank: Option<usize>) -> Place {
         let (number, ranks) = match rank {
             None => (&mut self.collective_calls, self.ranks),
@@ -47,7 +47,7 @@ impl Places {
         match &self.folder {
             Some(folder) => Place { folder: folder.clone(), name, temporary: None, ranks },
             None => {
-                /// One process may have several swarms.
+                /// Number of swarms so far, since one process may have several.
                 static NEXT_SWARM_ID: AtomicU64 = AtomicU64::new(0);
                 let unique = NEXT_SWARM_ID.fetch_add(1, Ordering::Relaxed);
                 let folder = format!("aurora-swarm-{}-{unique}", std::process::id());
@@ -59,7 +59,7 @@ impl Places {
 }
 
 impl Place {
-    /// Writes the rows, a line each, and calls for them.
+    /// Writes the rows as JSON lines and returns the specification of the call.
     pub(super) fn write_call(
         &self,
         rows: impl IntoIterator<Item = impl Serialize>,
@@ -68,7 +68,7 @@ impl Place {
         std::fs::create_dir_all(&self.folder)
             .map_err(OutputError::io_error("cannot make", &self.folder))?;
         write_rows(&path, rows).map_err(OutputError::io_error("cannot write", &path))?;
-        // Nodes need not share a temporary folder.
+        // A temporary folder need not be shared by the nodes, so shard files stay local until they are collected.
         let local = self.temporary.as_ref().filter(|_| self.ranks > 1);
         Ok(CallSpec {
             inputs: vec![path.to_string_lossy().into_owned()],
@@ -78,8 +78,8 @@ impl Place {
         })
     }
 
-    /// What has come of it, in order.
-    pub(super) fn read_answers(&self) -> Result<Vec<Answer>, JobError> {
+    /// Reads the answers, in input order.
+    pub(super) fn read_answers(&self) -> Result<Vec<SwarmAnswer>, JobError> {
         let path = self.output_path();
         Ok(read(&path).map_err(OutputError::io_error("cannot read", &path))?)
     }
@@ -92,7 +92,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if self.temporary.is_some() {
-            let _ = std::fs::remove_dir_all(&self.folder); // on ranks that have one
+            let _ = std::fs::remove_dir_all(&self.folder); // exists on some ranks only
         }
     }
 }
@@ -106,7 +106,7 @@ fn write_rows(path: &Path, rows: impl IntoIterator<Item = impl Serialize>) -> st
     file.flush()
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<Answer>> {
+fn read(path: &Path) -> std::io::Result<Vec<SwarmAnswer>> {
     let lines = BufReader::new(File::open(path)?).lines();
     lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }
@@ -121,7 +121,7 @@ mod tests {
     fn named_folders_stay_and_temporary_ones_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let named = folder.path().join("named");
-        let mut places = Places::new(Some(named.clone()), "/nowhere".into(), 3);
+        let mut places = CallFolder::new(Some(named.clone()), "/nowhere".into(), 3);
         let call = places.next(None).write_call(["a"]).expect("written");
         assert_eq!(call.output, named.join("call-0001.jsonl"));
         assert_eq!(call.local_shards, None);
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(local.output, named.join("rank-00002-call-0001.jsonl"));
         assert_eq!(std::fs::read_dir(&named).expect("listed").count(), 2);
 
-        let mut places = Places::new(None, folder.path().into(), 3);
+        let mut places = CallFolder::new(None, folder.path().into(), 3);
         let (one, two) = (places.next(None), places.next(None));
         let call = one.write_call([json!("a"), json!({"prompt": "b\n", "n": 2})]).expect("written");
         assert_ne!(call.output.parent(), two.output_path().parent());

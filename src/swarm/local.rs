@@ -1,15 +1,15 @@
-//! Local calls: this rank's prompts and this rank's servers. Each is a job of one rank, of which no other hears.
+//! Local calls: one rank's prompts and servers. Each call is a job of one rank without messages to other ranks.
 
 use serde::Serialize;
 
-use super::{Answer, JobError, Swarm};
+use super::{JobError, Swarm, SwarmAnswer};
 use crate::{comm::SoloComm, domain::Url};
 
 impl Swarm {
-    /// Local. This rank's prompts, answered by this rank's servers, in order.
+    /// Sends this rank's prompts to this rank's servers and returns the answers in order. Local.
     ///
     /// # Errors
-    /// As [`Swarm::scatter_gather`], of this rank alone.
+    /// As [`Swarm::scatter_gather`], for this rank alone.
     ///
     /// ```
     /// # use aurora_swarm::{settings::Environment, swarm::Setup};
@@ -23,15 +23,15 @@ impl Swarm {
     pub fn send_all_batched(
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Vec<Answer>, JobError> {
+    ) -> Result<Vec<SwarmAnswer>, JobError> {
         self.answer_locally(None, prompts)
     }
 
-    /// Local. This rank's prompts, answered by one of its servers, in order. Servers count from 0, as in
+    /// Sends this rank's prompts to one of its servers and returns the answers in order. Local. `server` is an index into
     /// [`Swarm::endpoints`].
     ///
     /// # Errors
-    /// As [`Swarm::send_all_batched`], and where there is no such server.
+    /// As [`Swarm::send_all_batched`], and if the index is out of range.
     ///
     /// ```
     /// # use aurora_swarm::{settings::Environment, swarm::Setup};
@@ -48,7 +48,7 @@ impl Swarm {
         &mut self,
         server: usize,
         prompts: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Vec<Answer>, JobError> {
+    ) -> Result<Vec<SwarmAnswer>, JobError> {
         self.answer_locally(Some(server), prompts)
     }
 
@@ -56,26 +56,27 @@ impl Swarm {
         &mut self,
         server: Option<usize>,
         rows: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Vec<Answer>, JobError> {
+    ) -> Result<Vec<SwarmAnswer>, JobError> {
         let rank = self.rank();
         let urls = match server {
             None => self.endpoints().to_vec(),
-            Some(at) => vec![self.endpoint_at(at)?.clone()],
+            Some(index) => vec![self.endpoint_at(index)?.clone()],
         };
         let place = self.places.next(Some(rank));
         let session = self.alone.entry(server).or_insert_with(|| self.session.solo_session(urls));
         session.gather_answers(&mut SoloComm::new(), Some(place.write_call(rows)))?;
         let mut answers = place.read_answers()?;
-        answers.iter_mut().for_each(|it| it.served.rank = rank); // of one it was the first
+        answers.iter_mut().for_each(|it| it.served.rank = rank); // the one-rank job has numbered itself 0
         Ok(answers)
     }
 
-    fn endpoint_at(&self, at: usize) -> Result<&Url, JobError> {
+    fn endpoint_at(&self, index: usize) -> Result<&Url, JobError> {
         let (rank, all) = (self.rank(), self.endpoints());
-        all.get(at).ok_or_else(|| {
+        all.get(index).ok_or_else(|| {
             JobError::PreconditionFailed(format!(
-                "rank {rank} has {} servers, which count from 0: there is no server {at}",
-                all.len()
+                "server index {index} is out of range: rank {rank} has {} server{}",
+                all.len(),
+                if all.len() == 1 { "" } else { "s" }
             ))
         })
     }

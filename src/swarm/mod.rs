@@ -101,7 +101,7 @@ mod call_files;
 mod local;
 
 pub use crate::job::{JobError, TreeReduction};
-pub use answer::{Answer, Answers, Served};
+pub use answer::{AnswerIter, Served, SwarmAnswer};
 pub use builder::SwarmBuilder;
 
 use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
@@ -109,12 +109,12 @@ use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    aggregate::{Line, Seen, TopK},
+    aggregate::{Line, ObservedAnswer, TopK},
     comm::{Comm, TypedComm},
     domain::{Merge, Url},
     job::{CallSpec, JobSession},
 };
-use call_files::Places;
+use call_files::CallFolder;
 
 /// Ranks that have agreed on settings, and the servers of each. See the [module](self).
 pub struct Swarm {
@@ -123,7 +123,7 @@ pub struct Swarm {
     session: JobSession,
     /// For local calls: by which of this rank's servers they ask, if not all.
     alone: BTreeMap<Option<usize>, JobSession>,
-    places: Places,
+    places: CallFolder,
 }
 
 impl Swarm {
@@ -156,7 +156,7 @@ impl Swarm {
     pub fn scatter_gather(
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Option<Vec<Answer>>, JobError> {
+    ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
         self.gather_answers(prompts, None)
     }
 
@@ -181,7 +181,7 @@ impl Swarm {
         &mut self,
         items: impl IntoIterator<Item = impl Serialize>,
         template: &str,
-    ) -> Result<Option<Vec<Answer>>, JobError> {
+    ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
         self.gather_answers(items, Some(template.to_owned()))
     }
 
@@ -245,13 +245,13 @@ impl Swarm {
     pub fn answers<T: Send>(
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
-        take: impl FnOnce(Answers) -> T + Send,
+        take: impl FnOnce(AnswerIter) -> T + Send,
     ) -> Result<T, JobError> {
         let place = self.places.next(None);
         let call = self.is_root().then(|| place.write_call(prompts));
         let (tap, lines) = mpsc::channel();
         thread::scope(|scope| {
-            let taker = scope.spawn(move || take(Answers::of(lines)));
+            let taker = scope.spawn(move || take(AnswerIter::of(lines)));
             let told = self.session.stream_answers(self.comm.as_mut(), call, &tap);
             // (the tap has been told the end, so that whoever listens comes to one)
             let taken = taker.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
@@ -286,7 +286,7 @@ impl Swarm {
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
         mut value: T,
-        mut add: impl FnMut(&mut T, &Seen<'_>),
+        mut add: impl FnMut(&mut T, &ObservedAnswer<'_>),
     ) -> Result<Option<T>, JobError> {
         let place = self.places.next(None);
         let call = self.is_root().then(|| place.write_call(prompts));
@@ -295,7 +295,7 @@ impl Swarm {
             let line = Line::read(line);
             line.iter().flat_map(Line::seen).for_each(|seen| add(&mut value, &seen));
         })?;
-        Ok(self.comm.reduce(value)?)
+        Ok(self.comm.reduce_values(value)?)
     }
 
     /// Collective. The `k` answers of rank 0's prompts that this function gives the highest scores, on rank 0. It is asked
@@ -360,7 +360,7 @@ impl Swarm {
         &mut self,
         rows: impl IntoIterator<Item = impl Serialize>,
         template: Option<String>,
-    ) -> Result<Option<Vec<Answer>>, JobError> {
+    ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
         let place = self.places.next(None);
         let call = self.is_root().then(|| Ok(CallSpec { template, ..place.write_call(rows)? }));
         self.session.gather_answers(self.comm.as_mut(), call)?;
@@ -371,7 +371,7 @@ impl Swarm {
         self.comm.rank() == 0
     }
 
-    fn over(comm: Box<dyn Comm>, session: JobSession, places: Places) -> Self {
+    fn over(comm: Box<dyn Comm>, session: JobSession, places: CallFolder) -> Self {
         Self { comm: ManuallyDrop::new(comm), session, alone: BTreeMap::new(), places }
     }
 }

@@ -229,7 +229,7 @@ fn a_model_that_was_not_accepted_is_refused() {
     assert_eq!(work.counts("answers.jsonl"), [20, 15, 0, 5]);
     let other = Work::with(vec![Profile { models: vec!["two".into()], ..Profile::instant() }]);
     let job = || other.run_to(&input, &output);
-    job().run().with_code(5).complains("answers are of the model one").complains(ACCEPT);
+    job().run().with_code(5).complains("answers are from model one").complains(ACCEPT);
     assert_eq!(asked(&other, || job().arg(ACCEPT).run().with_code(0)), 5);
 }
 

@@ -157,7 +157,7 @@ impl Merge for Ranks {
 fn reduces(comm: &mut dyn Comm) {
     let (rank, size) = (comm.rank(), comm.size());
     for _ in 0..3 {
-        let merged = comm.reduce(Ranks(vec![rank]));
+        let merged = comm.reduce_values(Ranks(vec![rank]));
         assert_eq!(merged, Ok((rank == 0).then(|| Ranks((0..size).collect()))), "in rank order");
     }
     let n = size as u64;
@@ -216,7 +216,7 @@ fn actor(comm: &mut dyn Comm) {
     let (mut heard, mut read) = (Vec::new(), 0);
     while heard.len() < 3 || read < 1 {
         match post.wait(end) {
-            MailboxEvent::Word(word) => heard.push(word),
+            MailboxEvent::Local(word) => heard.push(word),
             MailboxEvent::Message(letter) => {
                 assert_eq!(letter.from, (rank + size - 1) % size);
                 read += 1;

@@ -231,7 +231,7 @@ fn answers_that_were_left_elsewhere_are_named() {
     started.kill_everything(&work.marker());
     // The flag was forgotten: it can be done, at a price that is told.
     let job = work.run(&input).args(["--max-tokens", "8"]).ranks(2);
-    job.run().with_code(0).complains("an earlier start may have left answers in ");
+    job.run().with_code(0).complains("answers of an earlier session not collected");
     assert_eq!(work.counts("answers.jsonl"), [300, 300, 0, 0]);
 }
 
@@ -292,7 +292,7 @@ fn where_a_rank_is_lost_the_others_answers_come_home_all_the_same() {
     until_written(&work, 300);
     kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
     let ended = started.wait().in_time();
-    assert!(ended.err.contains("the job ends without ranks that are lost: 2"), "{}", ended.err);
+    assert!(ended.err.contains("finishes the run without the lost ranks: 2"), "{}", ended.err);
     // What rank 2 has said to be written is on its node, and nowhere else.
     let lines =
         |path: &PathBuf| fs::read_to_string(path).unwrap_or_default().lines().count() as u64 - 1;

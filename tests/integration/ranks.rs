@@ -73,7 +73,7 @@ fn a_stopped_ranks_prompts_are_answered_by_others_and_the_manifest_names_it() {
     kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
     let ended = started.wait().in_time();
     // What a launcher makes of the code of a job that is ended from inside is its own affair.
-    assert!(ended.err.contains("the job ends without ranks that are lost: 2"), "{}", ended.err);
+    assert!(ended.err.contains("finishes the run without the lost ranks: 2"), "{}", ended.err);
     all_are_right(&work, &prompts);
     let manifest = work.manifest("answers.jsonl");
     assert_eq!(manifest["state"], "finished");

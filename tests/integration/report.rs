@@ -193,7 +193,7 @@ fn a_report_is_left_out_on_request_and_never_fails_a_run() {
     assert!(!work.has("answers.jsonl.run/summary.json"));
     // Something is in the way.
     fs::create_dir_all(work.path("answers.jsonl.run/summary.json/x")).unwrap();
-    work.run(&input).run().with_code(0).complains("there is no report");
+    work.run(&input).run().with_code(0).complains("report not written");
     let run = work.path("answers.jsonl").to_string_lossy().into_owned();
     Job::of("report").arg(&run).run().with_code(5).complains("summary.json");
     fs::remove_dir_all(work.path("answers.jsonl.run/summary.json")).unwrap();

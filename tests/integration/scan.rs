@@ -34,7 +34,7 @@ fn a_large_input_is_read_over_by_ranks_together_as_by_one() {
     let input = work.file("large.jsonl", rows(priority));
     let few = work.file("small.jsonl", "\"one more\"\n");
     let run = |output: &str| work.run_to(&input, output).args([&few, "--max-tokens", "4"]);
-    let together = "ranks read the input over";
+    let together = "input scan started";
     run("together.jsonl").ranks(3).run().with_code(0).complains(together);
     let alone = run("alone.jsonl").run().with_code(0);
     assert!(!alone.err.contains(together), "{}", alone.err);
@@ -72,16 +72,16 @@ fn what_is_wrong_with_a_large_input_is_said_once_and_with_its_lines() {
         ours.take(5).collect::<Vec<_>>().join("\n")
     };
     work.file("bad.jsonl", rows(wrong));
-    let alone = said("bad.jsonl", None, "3 rows have no prompt:");
+    let alone = said("bad.jsonl", None, "3 invalid rows (nothing was sent):");
     for place in ["line 13:", "line 916:", "line 1830:"] {
         assert!(alone.contains(place), "{place}: {alone}");
     }
-    assert_eq!(said("bad.jsonl", Some(3), "3 rows have no prompt:"), alone);
+    assert_eq!(said("bad.jsonl", Some(3), "3 invalid rows (nothing was sent):"), alone);
 
     // A row that has no end ends the scan in the middle.
     let mut text = rows(|_| None);
     text.insert_str(70 << 20, &"x".repeat(70 << 20));
     work.file("long.jsonl", text);
-    let words = "has no end within 64 MiB";
+    let words = "the row is longer than 64 MiB";
     assert_eq!(said("long.jsonl", Some(3), words), said("long.jsonl", None, words));
 }

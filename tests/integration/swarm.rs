@@ -9,7 +9,7 @@ use std::{
 use aurora_swarm::{
     aggregate::{MajorityVote, NumericStatistics},
     settings::Environment,
-    swarm::{Answer, JobError, Swarm, SwarmBuilder},
+    swarm::{JobError, Swarm, SwarmAnswer, SwarmBuilder},
 };
 use serde_json::{Value, json};
 use vllm_sim::{Fault, Profile, Rule, Script, Simulator};
@@ -63,7 +63,7 @@ fn well(swarm: Swarm) {
     swarm.finish();
 }
 
-fn texts(answers: &[Answer]) -> Vec<&str> {
+fn texts(answers: &[SwarmAnswer]) -> Vec<&str> {
     answers.iter().map(|it| it.text().expect("answered")).collect()
 }
 
@@ -220,7 +220,7 @@ fn in_lists() {
     let setup = setup().setting("api", "completions").setting("batch-size", 8);
     let mut swarm = setup.setting("retries", 9).start().expect("started");
     let prompts = made_up(200);
-    let right = |answers: &[Answer]| {
+    let right = |answers: &[SwarmAnswer]| {
         let its = |prompt: &String| crate::support::work::by_completions(prompt, 8);
         assert_eq!(texts(answers), prompts.iter().map(its).collect::<Vec<_>>());
     };

@@ -49,7 +49,7 @@ fn a_deadline_that_is_past_asks_nobody() {
     let work = Work::with(vec![slow(STEP)]);
     let input = work.prompts(&made_up(50));
     let job = work.run(&input).args(["--deadline", "2001-01-01T00:00:00Z", "--max-tokens", "8"]);
-    job.run().with_code(75).complains("no walltime is left");
+    job.run().with_code(75).complains("deadline passed");
     assert!(work.served() <= 1, "{}", work.served());
     assert_eq!(work.counts("answers.jsonl"), [50, 0, 0, 50]);
 }

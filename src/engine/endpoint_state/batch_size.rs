@@ -26,10 +26,10 @@ const BATCHING_OFF_RATE: f64 = 140.0;
 const RANK_BATCHING_RATE: f64 = 6000.0;
 /// Requests a second that cost nobody anything.
 const TARGET_REQUEST_RATE: f64 = 16.0;
-const LEAST: usize = 8;
+const MIN_AUTO_BATCH: usize = 8;
 const MAX_AUTO_BATCH: usize = 64;
 /// How often the rate is looked at.
-const EVERY: Duration = Duration::from_millis(250);
+const RATE_INTERVAL: Duration = Duration::from_millis(250);
 
 impl BatchSizer {
     pub(crate) fn new(size: SizeMode) -> Self {
@@ -43,11 +43,11 @@ impl BatchSizer {
     }
 
     /// The endpoint answered so many prompts; it is one of `endpoints`.
-    pub(crate) fn answered(&mut self, prompts: usize, endpoints: usize, now: Instant) {
+    pub(crate) fn record_answers(&mut self, prompts: usize, endpoints: usize, now: Instant) {
         self.interval_answers += prompts;
         let since = *self.interval_start.get_or_insert(now);
         let passed = now - since;
-        if passed < EVERY {
+        if passed < RATE_INTERVAL {
             return;
         }
         let rate = self.interval_answers as f64 / passed.as_secs_f64();
@@ -56,7 +56,7 @@ impl BatchSizer {
         (self.interval_start, self.interval_answers) = (Some(now), 0);
         let scale = (RANK_BATCHING_RATE / endpoints.max(1) as f64 / BATCHING_ON_RATE).min(1.0);
         if self.answer_rate > BATCHING_ON_RATE * scale {
-            self.auto_size = batch_size_for(self.answer_rate).max(LEAST);
+            self.auto_size = batch_size_for(self.answer_rate).max(MIN_AUTO_BATCH);
         } else if self.answer_rate < BATCHING_OFF_RATE * scale {
             self.auto_size = 1;
         }
@@ -73,7 +73,7 @@ impl BatchSizer {
             SizeMode::Fixed(size) => size.min(window),
             SizeMode::Auto => {
                 let fits = window / 4;
-                if fits < LEAST / 2 { 1 } else { self.auto_size.min(fits) }
+                if fits < MIN_AUTO_BATCH / 2 { 1 } else { self.auto_size.min(fits) }
             }
         }
     }
@@ -89,7 +89,8 @@ impl BatchSizer {
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count up to 64")]
 fn batch_size_for(rate: f64) -> usize {
-    let wanted = (rate / TARGET_REQUEST_RATE).clamp(LEAST as f64, MAX_AUTO_BATCH as f64) as usize;
+    let wanted =
+        (rate / TARGET_REQUEST_RATE).clamp(MIN_AUTO_BATCH as f64, MAX_AUTO_BATCH as f64) as usize;
     // In powers of two: a size that changes with every breath makes no two runs alike.
     1 << wanted.ilog2()
 }
@@ -107,7 +108,7 @@ mod tests {
         let mut now = Instant::now();
         for _ in 0..8 {
             now += Duration::from_secs(1);
-            lists.answered(rate, endpoints, now);
+            lists.record_answers(rate, endpoints, now);
         }
         (lists, now)
     }
@@ -138,7 +139,7 @@ mod tests {
         assert!(before > 1);
         for _ in 0..4 {
             now += Duration::from_secs(1);
-            lists.answered(160, 1, now);
+            lists.record_answers(160, 1, now);
         }
         assert_eq!(lists.max_batch_size(512), before);
     }

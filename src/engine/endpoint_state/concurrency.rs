@@ -38,13 +38,13 @@ enum ControlMode {
     /// The size is given.
     Fixed,
     /// By what the server says.
-    Told(Told),
+    Told(MetricsController),
     /// By what comes back.
     Throughput(ThroughputController),
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct MetricsController {
     /// The most that ran at a time.
     estimated_slots: f64,
     is_steady: bool,
@@ -97,7 +97,7 @@ impl ConcurrencyController {
         let (size, steer) = match size {
             SizeMode::Fixed(size) => (size, ControlMode::Fixed),
             SizeMode::Auto if told => {
-                (INITIAL_WINDOW.max(least), ControlMode::Told(Told::default()))
+                (INITIAL_WINDOW.max(least), ControlMode::Told(MetricsController::default()))
             }
             SizeMode::Auto => (
                 INITIAL_THROUGHPUT_WINDOW.max(least),
@@ -199,7 +199,7 @@ impl ConcurrencyController {
     }
 }
 
-impl Told {
+impl MetricsController {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -352,7 +352,7 @@ mod tests {
         LoadSample { running: running as f64, waiting: (taken - running) as f64, preemptions: 0.0 }
     }
 
-    fn settle(slots: usize, list: usize) -> (usize, usize) {
+    fn run_to_convergence(slots: usize, list: usize) -> (usize, usize) {
         let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let mut now = Instant::now();
         let mut most = 0;
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn waiting_is_an_eighth_of_running() {
         for slots in [16, 64, 128, 256, 1000] {
-            let (size, most) = settle(slots, 1);
+            let (size, most) = run_to_convergence(slots, 1);
             assert!(
                 (slots + slots / 16..=slots + slots / 4 + 4).contains(&size),
                 "{slots}: {size}"
@@ -378,7 +378,7 @@ mod tests {
                 "{slots}: it went up to {most}"
             );
         }
-        let (size, _) = settle(128, 32);
+        let (size, _) = run_to_convergence(128, 32);
         assert!((144..=200).contains(&size), "a list waits: {size}");
     }
 

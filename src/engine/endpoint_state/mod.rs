@@ -48,7 +48,7 @@ pub(super) struct EndpointState {
     pub(super) batch_limit: usize,
     pub(super) window: ConcurrencyController,
     pub(super) batch_sizer: BatchSizer,
-    pub(super) patience: LatencyModel,
+    pub(super) latency: LatencyModel,
     /// May conversations be rendered here for it?
     pub(super) render_check: RenderCheck,
     /// Questions in a row after its load that were not answered.
@@ -67,7 +67,7 @@ pub struct Endpoint {
     /// Where it is.
     pub url: Url,
     /// What it can be asked; none while it is not ready.
-    pub ready: Option<ServerRoutes>,
+    pub ready_routes: Option<ServerRoutes>,
     /// Its place among all of the job's.
     pub timeline_row: TimelineSlot,
 }
@@ -95,7 +95,7 @@ const MAX_REFUSAL_BACKOFF: Duration = Duration::from_secs(1);
 impl EndpointState {
     /// An endpoint that is ready, or is not yet.
     pub(super) fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
-        let Endpoint { url, ready, timeline_row: seat } = endpoint;
+        let Endpoint { url, ready_routes: ready, timeline_row: seat } = endpoint;
         let state = if ready.is_some() {
             EndpointAvailability::Up
         } else {
@@ -124,7 +124,7 @@ impl EndpointState {
             next_load_poll: window.uses_server_metrics().then(|| now + window.poll_interval()),
             window,
             batch_sizer: BatchSizer::new(policy.batch_size),
-            patience: LatencyModel::default(),
+            latency: LatencyModel::default(),
             render_check: RenderCheck::new(policy.renderer.is_some()),
             throttled_until: now,
         }
@@ -297,8 +297,11 @@ mod tests {
 
     fn test_server(now: Instant) -> EndpointState {
         let ready = Some(ServerRoutes { metrics: true, ..ServerRoutes::default() });
-        let endpoint =
-            Endpoint { url: Url::loopback(1), ready, timeline_row: TimelineSlot::default() };
+        let endpoint = Endpoint {
+            url: Url::loopback(1),
+            ready_routes: ready,
+            timeline_row: TimelineSlot::default(),
+        };
         EndpointState::new(endpoint, &test_policy(), now)
     }
 

@@ -57,7 +57,7 @@ impl LengthEstimates {
 
     /// Where nothing was shown yet, an answer is taken to be as long as its prompt: often wrong, and as good as any other
     /// order where it is.
-    fn expected(&self, class: LengthClass) -> f64 {
+    fn expected_tokens(&self, class: LengthClass) -> f64 {
         let shown = self.observed[class.number()];
         if class.is_exact() || shown.answers < MIN_OBSERVED_ANSWERS {
             class.typical_length()
@@ -68,7 +68,7 @@ impl LengthEstimates {
 
     fn sort_classes(&mut self) {
         let mut order: Vec<LengthClass> = LengthClass::all().collect();
-        order.sort_by(|&a, &b| self.expected(b).total_cmp(&self.expected(a)));
+        order.sort_by(|&a, &b| self.expected_tokens(b).total_cmp(&self.expected_tokens(a)));
         self.class_order = order;
     }
 }

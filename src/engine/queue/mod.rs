@@ -91,7 +91,7 @@ pub(super) struct TaskQueue {
     length_estimates: LengthEstimates,
     prefix_index: PrefixIndex,
     /// Where tasks stand that nobody else begins like, by their number.
-    alone: HashMap<u64, TaskKey>,
+    ungrouped: HashMap<u64, TaskKey>,
     /// Halves of a refused list: sent as they are, and first.
     split_batches: VecDeque<Batch>,
     delayed_batches: BinaryHeap<DelayedBatch>,
@@ -101,12 +101,12 @@ pub(super) struct TaskQueue {
     text_bytes: usize,
     last_arrival_number: u64,
     /// Of prompts without parameters of their own, by route.
-    usual: [Option<Arc<BatchParams>>; 2],
+    default_params: [Option<Arc<BatchParams>>; 2],
 }
 
 /// Tasks that wait for their time.
 struct DelayedBatch {
-    due: Instant,
+    due_at: Instant,
     batch: Batch,
 }
 
@@ -148,14 +148,14 @@ impl TaskQueue {
             PrefixMembership::Ungrouped => {
                 let slot = self.insert_task(&shared, task, BucketId::LengthClass(class), false);
                 if long {
-                    self.alone.insert(number, slot);
+                    self.ungrouped.insert(number, slot);
                 }
             }
             PrefixMembership::ExistingGroup(family) => {
                 self.insert_task(&shared, task, BucketId::PrefixGroup(family), false);
             }
             PrefixMembership::NewGroup(family, first) => {
-                if let Some(slot) = self.alone.remove(&first) {
+                if let Some(slot) = self.ungrouped.remove(&first) {
                     self.move_to_bucket(slot, BucketId::PrefixGroup(family));
                 }
                 self.insert_task(&shared, task, BucketId::PrefixGroup(family), false);
@@ -192,12 +192,12 @@ impl TaskQueue {
             return;
         }
         self.add_counts(&batch);
-        self.delayed_batches.push(DelayedBatch { due, batch });
+        self.delayed_batches.push(DelayedBatch { due_at: due, batch });
     }
 
     /// When the next waiting tasks are due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.delayed_batches.peek().map(|it| it.due)
+        self.delayed_batches.peek().map(|it| it.due_at)
     }
 
     /// What waited until `now` may be sent from here on.
@@ -242,7 +242,7 @@ impl TaskQueue {
         };
         let (mut tasks, mut shared) = (Vec::new(), None);
         for level in self.priority_levels.values_mut() {
-            level.cut(
+            level.fill_batch(
                 &mut self.slots,
                 self.length_estimates.class_order(),
                 room.endpoint,
@@ -257,7 +257,7 @@ impl TaskQueue {
         }
         self.subtract_counts(&tasks);
         for task in &tasks {
-            self.alone.remove(&task.arrival_number);
+            self.ungrouped.remove(&task.arrival_number);
         }
         Some(Batch { params: shared?, tasks }).filter(|batch| !batch.tasks.is_empty())
     }
@@ -270,7 +270,7 @@ impl TaskQueue {
             if let Some(level) = self.priority_levels.get_mut(&Reverse(held.task.prompt.priority)) {
                 level.record_removal(held.bucket);
             }
-            self.alone.remove(&held.task.arrival_number);
+            self.ungrouped.remove(&held.task.arrival_number);
             out.push(held.task);
         }
         for batch in &mut self.split_batches {
@@ -336,7 +336,7 @@ impl TaskQueue {
             return Arc::new(policy.batch_params(&prompt.params, route, fitted));
         }
         // Most prompts have nothing of their own: what they share is made once.
-        let usual = &mut self.usual[usize::from(route == Route::Chat)];
+        let usual = &mut self.default_params[usize::from(route == Route::Chat)];
         let usual =
             usual.get_or_insert_with(|| Arc::new(policy.batch_params(&prompt.params, route, None)));
         Arc::clone(usual)
@@ -350,7 +350,7 @@ fn count_never_sent(tasks: &[PromptTask]) -> usize {
 impl Ord for DelayedBatch {
     /// The heap's top is the earliest.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.due.cmp(&self.due)
+        other.due_at.cmp(&self.due_at)
     }
 }
 
@@ -362,7 +362,7 @@ impl PartialOrd for DelayedBatch {
 
 impl PartialEq for DelayedBatch {
     fn eq(&self, other: &Self) -> bool {
-        self.due == other.due
+        self.due_at == other.due_at
     }
 }
 

@@ -135,7 +135,7 @@ impl PriorityLevel {
 
     /// Fills `into` for an endpoint, in the order of work, with tasks that share the same.
     #[expect(clippy::too_many_arguments, reason = "the stock's parts, borrowed one by one")]
-    pub(crate) fn cut(
+    pub(crate) fn fill_batch(
         &mut self,
         rack: &mut TaskSlotMap,
         order: &[LengthClass],

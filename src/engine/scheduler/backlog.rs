@@ -112,7 +112,7 @@ impl Scheduler {
         if now < self.backlog_reporter.next_report {
             return;
         }
-        let in_hand = self.in_hand(now);
+        let in_hand = self.current_backlog(now);
         let before = &self.backlog_reporter.last_backlog;
         let same = (
             in_hand.received_count,
@@ -136,7 +136,7 @@ impl Scheduler {
         tell(EngineEvent::Backlog(in_hand));
     }
 
-    fn in_hand(&self, now: Instant) -> EngineBacklog {
+    fn current_backlog(&self, now: Instant) -> EngineBacklog {
         let up = || self.servers.iter().filter(|it| it.is_up());
         let idle = if self.queue.len() == 0 && !self.paused {
             up().filter(|it| it.is_healthy()).map(|it| it.free_permits(now)).sum::<usize>()
@@ -149,7 +149,7 @@ impl Scheduler {
             window_total: up().map(|it| it.window.size() as u64).sum(),
             answer_rate: up().map(|it| it.batch_sizer.answer_rate()).sum(),
             idle_permits: idle as u64,
-            p50_latency: up().filter_map(|it| it.patience.p50_latency(1)).min(),
+            p50_latency: up().filter_map(|it| it.latency.p50_latency(1)).min(),
         }
     }
 

@@ -18,8 +18,10 @@ use crate::engine::{
     queue::{Batch, PromptTask},
 };
 use crate::{
-    domain::{Failure, FailureKind, Outcome, ProbeResult, Prompt, PromptAnswer, PromptResult},
-    endpoint::{CanaryResult, Fault, ServerLoad, ServerReply},
+    domain::{
+        FailureKind, Outcome, ProbeResult, Prompt, PromptAnswer, PromptFailure, PromptResult,
+    },
+    endpoint::{CanaryResult, RequestFault, ServerLoad, ServerReply},
 };
 
 /// So many times the tries it has may a prompt be sent to servers that are not well.
@@ -158,8 +160,8 @@ impl Scheduler {
         let it = &mut self.servers[server];
         it.answered();
         it.window.record_admitted(level, batch.permit_count(), tokens, full, now);
-        it.batch_sizer.answered(batch.tasks.len(), up, now);
-        it.patience.record_latency(batch.tasks.len(), reply.elapsed);
+        it.batch_sizer.record_answers(batch.tasks.len(), up, now);
+        it.latency.record_latency(batch.tasks.len(), reply.elapsed);
     }
 
     fn on_reply(&mut self, back: CompletedRequest, batch: Batch, reply: ServerReply) {
@@ -230,43 +232,49 @@ impl Scheduler {
         }
     }
 
-    fn on_fault(&mut self, back: CompletedRequest, batch: Batch, fault: Fault, level: usize) {
+    fn on_fault(
+        &mut self,
+        back: CompletedRequest,
+        batch: Batch,
+        fault: RequestFault,
+        level: usize,
+    ) {
         let CompletedRequest { server, now, .. } = back;
         let url = self.servers[server].url.clone();
         debug!(endpoint = %url, prompts = batch.tasks.len(), ?fault, "a request failed");
         match fault {
-            Fault::Prompt { .. } | Fault::ListTooLong if batch.tasks.len() > 1 => {
+            RequestFault::Prompt { .. } | RequestFault::ListTooLong if batch.tasks.len() > 1 => {
                 self.servers[server].answered();
-                if fault == Fault::ListTooLong {
+                if fault == RequestFault::ListTooLong {
                     self.servers[server].lower_batch_limit(batch.tasks.len());
                 }
                 batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));
             }
-            Fault::Prompt { too_long, message: what, status } => {
+            RequestFault::Prompt { too_long, message: what, status } => {
                 self.servers[server].answered();
                 let kind = if too_long { FailureKind::TooLong } else { FailureKind::Refused };
                 self.fail_batch(back, batch, kind, &what, Some(status));
             }
-            Fault::ListTooLong => {
+            RequestFault::ListTooLong => {
                 let what = "the server takes no list, not even of one";
                 self.fail_batch(back, batch, FailureKind::BadRequest, what, Some(400));
             }
-            Fault::Request { message: what, status } => {
+            RequestFault::Request { message: what, status } => {
                 self.servers[server].answered();
                 let status = Some(status).filter(|&status| status > 0);
                 self.fail_batch(back, batch, FailureKind::BadRequest, &what, status);
             }
-            Fault::TooManyTokens { left, message: what } => {
+            RequestFault::TooManyTokens { left, message: what } => {
                 self.reduce_max_tokens(back, batch, left, &what)
             }
-            Fault::Busy { after } => {
+            RequestFault::Busy { after } => {
                 self.servers[server].apply_backpressure(level, batch.permit_count(), now);
                 // A server that names hours is asked again in a minute: it may have been another's hour.
                 let wait = after.unwrap_or_default().min(MAX_RETRY_AFTER);
                 let attempts = batch.tasks.iter().map(|task| task.attempts).max().unwrap_or(1);
                 self.queue.requeue_delayed(now + wait.max(retry_backoff(attempts.min(3))), batch);
             }
-            Fault::Transient { message: what, status } => {
+            RequestFault::Transient { message: what, status } => {
                 let briefly = status.is_some() && self.has_only_retries();
                 if self.servers[server].record_fault(now, briefly) {
                     warn!(endpoint = %url, "the endpoint is put aside after faults in a row: {what}");
@@ -274,7 +282,7 @@ impl Scheduler {
                 }
                 self.retry_or_fail(back, batch, &what, status);
             }
-            Fault::EndpointDown { message: what } => {
+            RequestFault::EndpointDown { message: what } => {
                 if self.servers[server].mark_unreachable(now) {
                     warn!(endpoint = %url, "the endpoint is gone: {what}");
                     self.queue.release_endpoint(server);
@@ -356,14 +364,14 @@ impl Scheduler {
         status: Option<u16>,
     ) {
         for task in batch.tasks {
-            let failure = Failure { kind, message: what.to_owned(), status };
+            let failure = PromptFailure { kind, message: what.to_owned(), status };
             self.settle_task(task, Outcome::Failed(failure), Some(back));
         }
     }
 
     /// An empty prompt is not sent.
     pub(crate) fn settle_empty_prompt(&mut self, prompt: Prompt) {
-        let failure = Failure {
+        let failure = PromptFailure {
             kind: FailureKind::EmptyPrompt,
             message: "the prompt is empty: nothing was asked".into(),
             status: None,

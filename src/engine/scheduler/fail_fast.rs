@@ -13,7 +13,7 @@ pub(crate) struct FailFast {
     threshold: usize,
     held_failures: Vec<PromptResult>,
     /// So many were told of: the same are not told of again.
-    told: usize,
+    reported_count: usize,
     /// Something was answered, or somebody said that others were: failures are the prompts' own.
     disarmed: bool,
 }
@@ -23,7 +23,12 @@ pub(crate) const STARTUP_HOLD: Duration = Duration::from_millis(60);
 
 impl FailFast {
     pub(crate) fn new(most: usize) -> Self {
-        Self { threshold: most.max(1), held_failures: Vec::new(), told: 0, disarmed: false }
+        Self {
+            threshold: most.max(1),
+            held_failures: Vec::new(),
+            reported_count: 0,
+            disarmed: false,
+        }
     }
 
     /// Takes an outcome in; what is to be written goes to `out`.
@@ -54,10 +59,10 @@ impl FailFast {
     /// How many there are and what they say, once it is no chance, or nothing else is to come.
     pub(crate) fn check_threshold(&mut self, all_done: bool) -> Option<(u64, String)> {
         let count = self.held_failures.len();
-        if self.disarmed || count <= self.told || (count < self.threshold && !all_done) {
+        if self.disarmed || count <= self.reported_count || (count < self.threshold && !all_done) {
             return None;
         }
-        self.told = count;
+        self.reported_count = count;
         match &self.held_failures.last()?.outcome {
             Outcome::Failed(failure) => {
                 Some((self.held_failures.len() as u64, failure.message.clone()))
@@ -96,7 +101,7 @@ impl FailFast {
 mod tests {
     use super::*;
     use crate::domain::{
-        Failure, Prompt, PromptAnswer, PromptId, PromptInput, RequestParams, RowHash,
+        Prompt, PromptAnswer, PromptFailure, PromptId, PromptInput, RequestParams, RowHash,
     };
 
     fn settled(kind: Option<FailureKind>) -> PromptResult {
@@ -112,9 +117,11 @@ mod tests {
         };
         let outcome = match kind {
             None => Outcome::Answered(PromptAnswer::default()),
-            Some(kind) => {
-                Outcome::Failed(Failure { kind, message: "no such knob".into(), status: None })
-            }
+            Some(kind) => Outcome::Failed(PromptFailure {
+                kind,
+                message: "no such knob".into(),
+                status: None,
+            }),
         };
         PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
     }

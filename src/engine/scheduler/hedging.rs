@@ -34,7 +34,7 @@ impl Scheduler {
             .filter(|&it| self.servers[it].has_healthy_capacity(now))
             .collect();
         // Where a prompt is answered soonest goes first.
-        idle.sort_by_key(|&it| self.servers[it].patience.p50_latency(1).unwrap_or(Duration::MAX));
+        idle.sort_by_key(|&it| self.servers[it].latency.p50_latency(1).unwrap_or(Duration::MAX));
         let mut oldest: Vec<(Instant, u64)> =
             self.in_flight_requests.iter().map(|(&id, it)| (it.sent_at, id)).collect();
         oldest.sort_unstable();
@@ -76,14 +76,14 @@ impl Scheduler {
         else {
             return Vec::new();
         };
-        let patience = &self.servers[*here].patience;
+        let patience = &self.servers[*here].latency;
         let prompts = batch.tasks.len();
         let age = RequestAge {
             elapsed: now - *sent,
             p50_latency: patience.p50_latency(prompts),
             p99_latency: patience.p99_latency(prompts),
         };
-        let there = self.servers[server].patience.p50_latency(1);
+        let there = self.servers[server].latency.p50_latency(1);
         if !tail_policy::should_hedge(age, there, *here != server) {
             return Vec::new();
         }

@@ -14,8 +14,8 @@ use crate::engine::{EnginePolicy, policy::TEMPLATE_KWARGS, queue::Batch};
 use crate::{
     domain::{ProbeResult, Prompt, Route, Url},
     endpoint::{
-        BatchParams, CanaryResult, Fault, HttpClient, InferenceRequest, ServerLoad, ServerReply,
-        ask, fetch_server_load, messages_json, probe_server, send_canary,
+        BatchParams, CanaryResult, HttpClient, InferenceRequest, RequestFault, ServerLoad,
+        ServerReply, fetch_server_load, messages_json, probe_server, send_canary, send_request,
     },
 };
 
@@ -26,7 +26,7 @@ pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = RequestCompletion>>>
 pub(crate) enum RequestCompletion {
     Reply {
         id: u64,
-        result: Result<ServerReply, Fault>,
+        result: Result<ServerReply, RequestFault>,
         canary: Option<CanaryResult>,
     },
     /// Nobody wanted it any more.
@@ -111,7 +111,7 @@ pub(crate) fn build_request(policy: &EnginePolicy, batch: &Batch) -> InferenceRe
 }
 
 /// Sends it.
-pub(crate) fn send_request(
+pub(crate) fn start_request(
     client: &HttpClient,
     url: &Url,
     policy: &EnginePolicy,
@@ -124,7 +124,7 @@ pub(crate) fn send_request(
     match outgoing {
         RequestPayload::Request(question) => {
             let (asking, cancel) =
-                abortable(async move { ask(&client, &url, question, limit).await });
+                abortable(async move { send_request(&client, &url, question, limit).await });
             let flight = Box::pin(async move {
                 match asking.await {
                     Ok(result) => RequestCompletion::Reply { id, result, canary: None },

@@ -155,7 +155,7 @@ impl Scheduler {
         loop {
             let now = Instant::now();
             self.detect_suspend(now);
-            self.watch(now);
+            self.sample_if_due(now);
             self.queue.release_due(now);
             self.receive_available_prompts(prompts);
             if !self.paused && !self.draining && !self.is_filling_batch(now) {
@@ -339,7 +339,7 @@ impl Scheduler {
 
     fn withholds_from_endpoint(&mut self, server: usize, waiting: usize, now: Instant) -> bool {
         let speed = |it: &EndpointState| EndpointSpeed {
-            p50_latency: it.patience.p50_latency(1),
+            p50_latency: it.latency.p50_latency(1),
             rate: it.batch_sizer.answer_rate(),
         };
         let others = self.servers.iter().enumerate();
@@ -379,18 +379,16 @@ impl Scheduler {
         let first = batch.tasks.iter().all(|task| task.attempts == 0);
         batch.tasks.iter_mut().for_each(|task| task.attempts += 1);
         let it = &self.servers[server];
-        let whole = self.policy.limit(batch.tasks.len());
-        let tight = it
-            .patience
-            .tightened_timeout(batch.tasks.len())
-            .filter(|&tight| first && tight < whole);
+        let whole = self.policy.request_timeout(batch.tasks.len());
+        let tight =
+            it.latency.tightened_timeout(batch.tasks.len()).filter(|&tight| first && tight < whole);
         let limit = tight.unwrap_or(whole);
         self.last_request_id += 1;
         let id = self.last_request_id;
         let canary = matches!(outgoing, RequestPayload::Canary(_));
         let (client, policy) = (&self.client, &self.policy);
         let (flight, cancel) =
-            in_flight::send_request(client, &it.url, policy, id, outgoing, &batch, limit);
+            in_flight::start_request(client, &it.url, policy, id, outgoing, &batch, limit);
         let (level, tight) = (it.permits_taken, tight.is_some());
         let under_way = InFlightRequest {
             server,

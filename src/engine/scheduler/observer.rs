@@ -53,7 +53,7 @@ impl Scheduler {
     }
 
     /// Looks at all endpoints, if it is time: they stood since the last look as they stand now.
-    pub(crate) fn watch(&mut self, now: Instant) {
+    pub(crate) fn sample_if_due(&mut self, now: Instant) {
         if self.observer.elapsed_ms(now) >= self.observer.last_sample_ms + EVERY.as_millis() as u64
         {
             self.look(now);

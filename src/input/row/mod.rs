@@ -1,7 +1,7 @@
 //! Row parsing: turns the bytes of a record into a prompt, or into the reason why it is invalid.
 //!
-//! Owns the form of a row in each format, with and without a prompt template. What concerns several rows (duplicate ids,
-//! models, columns that no row has) is checked in `scan/`.
+//! Owns the form of a row in each format, with and without a prompt template. What concerns several rows (duplicate
+//! ids, models, columns that no row has) is checked in `scan/`.
 
 pub(crate) mod header;
 pub(crate) mod object;
@@ -22,10 +22,10 @@ use crate::domain::raw_json::{
 };
 use crate::domain::{Prompt, PromptId, PromptInput, Route, RowHash};
 use object::{
-    Asked, BATCH_FIELDS, RowInput, is_openai_batch, parse_batch_row, parse_input, parse_messages,
-    parse_object_row,
+    BATCH_FIELDS, RowInput, RowRequest, is_openai_batch, parse_batch_row, parse_input,
+    parse_messages, parse_object_row,
 };
-use params::{Given, is_request_field};
+use params::{RowOptions, is_request_field};
 use template::{ITEM_COLUMN, PromptTemplate, TemplateFillError};
 
 /// Parser for the rows of one file.
@@ -42,7 +42,7 @@ pub(crate) struct ParsedRow<'a> {
     /// The row's own id, if it has one.
     pub name: Option<RowId<'a>>,
     pub input: RowInput<'a>,
-    pub given: Given<'a>,
+    pub given: RowOptions<'a>,
     pub route: Option<Route>,
     /// The whole row as a JSON object, if it is kept for the answer.
     pub whole: Option<String>,
@@ -51,7 +51,8 @@ pub(crate) struct ParsedRow<'a> {
 /// The id that a row gives itself.
 #[derive(Clone)]
 pub(crate) struct RowId<'a> {
-    /// The id as text, by which ids are compared: the number 7 and the string "7" are the same id, as they are in a table.
+    /// The id as text, by which ids are compared: the number 7 and the string "7" are the same id, as they are in a
+    /// table.
     pub text: Cow<'a, str>,
     json: Option<&'a str>,
 }
@@ -89,11 +90,11 @@ impl<'a> RowId<'a> {
     fn parse(json: &'a str) -> Result<Self, String> {
         match json_kind(json) {
             "a string" => Ok(Self {
-                text: decode_string(json).map_err(|why| format!("id: {why}"))?,
+                text: decode_string(json).map_err(|why| format!("`id`: {why}"))?,
                 json: Some(json),
             }),
             "a number" => Ok(Self { text: Cow::Borrowed(json), json: Some(json) }),
-            other => Err(format!("id is {other}; it must be a string or a number")),
+            other => Err(format!("`id` must be a string or a number, found {other}")),
         }
     }
 
@@ -124,16 +125,18 @@ impl RowParser<'_> {
     /// Parses a record of the file.
     pub(crate) fn read<'a>(&self, record: &InputRecord<'a>) -> Result<ParsedRow<'a>, RejectedRow> {
         let text = std::str::from_utf8(record.bytes).map_err(|error| {
-            self.bad(
+            self.reject_row(
                 None,
                 format!("not UTF-8 at byte {} of the row", error.valid_up_to() + 1).into(),
             )
         })?;
         match self.format {
-            InputFormat::Text => self.line(text.into()).map_err(|fault| self.bad(None, fault)),
+            InputFormat::Text => {
+                self.line(text.into()).map_err(|fault| self.reject_row(None, fault))
+            }
             InputFormat::Jsonl | InputFormat::Parquet => self.parse_json(text.trim_ascii()),
             InputFormat::Csv | InputFormat::Tsv if !record.quotes_closed => {
-                Err(self.bad(None, "the quote that opens here is never closed".into()))
+                Err(self.reject_row(None, "a quote that opens in this row is never closed".into()))
             }
             InputFormat::Csv | InputFormat::Tsv => {
                 self.parse_table_record(split_fields(text, self.format))
@@ -141,7 +144,7 @@ impl RowParser<'_> {
         }
     }
 
-    fn bad(&self, name: Option<RowId<'_>>, fault: RowFault) -> RejectedRow {
+    fn reject_row(&self, name: Option<RowId<'_>>, fault: RowFault) -> RejectedRow {
         let text = name.as_ref().map(|name| name.text.to_string());
         let id = name.map(RowId::into_id);
         match fault {
@@ -153,17 +156,18 @@ impl RowParser<'_> {
                 columns: Vec::new(),
             },
             RowFault::MissingColumns(lacks, columns) => {
-                let names = self.template.map(PromptTemplate::names).unwrap_or_default();
+                let names =
+                    self.template.map(PromptTemplate::placeholder_names).unwrap_or_default();
                 let missing: Vec<_> = lacks
                     .iter()
                     .filter_map(|&at| names.get(at))
                     .map(|it| format!("{it:?}"))
                     .collect();
                 let what = match self.format {
-                    InputFormat::Parquet => "nothing in the column",
+                    InputFormat::Parquet => "no value in column",
                     _ => "no column",
                 };
-                let why = format!("it has {what} {} for the template", missing.join(", "));
+                let why = format!("{what} {}, which the template uses", missing.join(", "));
                 RejectedRow { name: text, id, reason: why, missing: lacks, columns }
             }
         }
@@ -183,7 +187,7 @@ impl RowParser<'_> {
     }
 
     fn parse_json<'a>(&self, text: &'a str) -> Result<ParsedRow<'a>, RejectedRow> {
-        let bad = |fault: RowFault| self.bad(None, fault);
+        let bad = |fault: RowFault| self.reject_row(None, fault);
         if text.starts_with('"') {
             let text = parse_string(text).map_err(|why| bad(why.into()))?;
             return self.line(text.into()).map_err(bad);
@@ -213,17 +217,18 @@ impl RowParser<'_> {
         let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
         match row {
             Ok(row) => Ok(ParsedRow { name, whole, ..row }),
-            Err(fault) => Err(self.bad(name, fault)),
+            Err(fault) => Err(self.reject_row(name, fault)),
         }
     }
 
-    /// Parses a row of a Parquet table. A column called `temperature` may be data, so parameters come from `params` only.
+    /// Parses a row of a Parquet table. A column called `temperature` may be data, so parameters come from `params`
+    /// only.
     fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<ParsedRow<'a>, RowFault> {
         let given = self.parse_params(members)?;
         let ask = match members.get("messages") {
             // An answers table written as Parquet has conversations as JSON text.
             Some(text) if json_kind(text) == "a string" && members.get("prompt").is_none() => {
-                let json = decode_string(text).map_err(|why| format!("messages: {why}"))?;
+                let json = decode_string(text).map_err(|why| format!("`messages`: {why}"))?;
                 RowInput::Messages(parse_messages(json.trim())?.into_owned().into())
             }
             _ => parse_input(members, "the row")?,
@@ -232,10 +237,10 @@ impl RowParser<'_> {
     }
 
     /// Parses `params`: a JSON object, or its text in a table.
-    fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<Given<'a>, RowFault> {
+    fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<RowOptions<'a>, RowFault> {
         match members.get("params") {
             Some(text) if self.format == InputFormat::Parquet && json_kind(text) == "a string" => {
-                let json = decode_string(text).map_err(|why| format!("params: {why}"))?;
+                let json = decode_string(text).map_err(|why| format!("`params`: {why}"))?;
                 Ok(parse_options(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
             }
             params => parse_options(params),
@@ -282,7 +287,7 @@ impl RowParser<'_> {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
         let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
         let name = name.map(|text| RowId { text: text.clone(), json: None });
-        let bad = |fault: RowFault| self.bad(name.clone(), fault);
+        let bad = |fault: RowFault| self.reject_row(name.clone(), fault);
         if values.len() != self.columns.len() {
             let (has, wants) = (values.len(), self.columns.len());
             return Err(bad(format!("it has {has} fields and the header {wants}").into()));
@@ -319,7 +324,7 @@ impl RowParser<'_> {
             _ => Vec::new(),
         };
         let asked = |name: &str| match self.template {
-            Some(template) => template.names().iter().any(|it| it == name),
+            Some(template) => template.placeholder_names().iter().any(|it| it == name),
             None if self.format == InputFormat::Jsonl => {
                 is_request_field(name)
                     || BATCH_FIELDS.contains(&name)
@@ -347,20 +352,20 @@ impl RowParser<'_> {
     }
 }
 
-impl<'a> From<Asked<'a>> for ParsedRow<'a> {
-    fn from(Asked { input: ask, given, route }: Asked<'a>) -> Self {
+impl<'a> From<RowRequest<'a>> for ParsedRow<'a> {
+    fn from(RowRequest { input: ask, given, route }: RowRequest<'a>) -> Self {
         ParsedRow { given, route, ..ParsedRow::of(ask) }
     }
 }
 
 impl<'a> ParsedRow<'a> {
     fn of(ask: RowInput<'a>) -> Self {
-        Self { name: None, input: ask, given: Given::default(), route: None, whole: None }
+        Self { name: None, input: ask, given: RowOptions::default(), route: None, whole: None }
     }
 }
 
-fn parse_options(params: Option<&str>) -> Result<Given<'_>, RowFault> {
-    let mut given = Given::default();
+fn parse_options(params: Option<&str>) -> Result<RowOptions<'_>, RowFault> {
+    let mut given = RowOptions::default();
     if let Some(params) = params {
         given.put_params(params)?;
     }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::params::{Given, is_request_field};
+use super::params::{RowOptions, is_request_field};
 use crate::domain::Route;
 use crate::domain::raw_json::{
     JsonMembers, check_escapes, decode_string, json_kind, list_elements, to_one_line,
@@ -27,69 +27,69 @@ impl RowInput<'_> {
 }
 
 /// The request that an object describes.
-pub(crate) struct Asked<'a> {
+pub(crate) struct RowRequest<'a> {
     pub input: RowInput<'a>,
-    pub given: Given<'a>,
+    pub given: RowOptions<'a>,
     pub route: Option<Route>,
 }
 
 /// Fields of a row in an OpenAI batch file.
 pub(crate) const BATCH_FIELDS: [&str; 4] = ["custom_id", "method", "url", "body"];
 
-/// Whether a row has the form of OpenAI's batch files. A `prompt` or `messages` beside those fields makes it an ordinary
-/// row whose data happens to have such names.
+/// Whether a row has the form of OpenAI's batch files. A `prompt` or `messages` beside those fields makes it an
+/// ordinary row whose data happens to have such names.
 pub(crate) fn is_openai_batch(members: &JsonMembers<'_>) -> bool {
     let has = |name| members.get(name).is_some();
     !has("prompt") && !has("messages") && (has("custom_id") || has("body"))
 }
 
 /// Parses a row with `prompt` or `messages` at the top level.
-pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>, String> {
-    let mut given = Given::default();
+pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<RowRequest<'a>, String> {
+    let mut given = RowOptions::default();
     for (name, json) in members.iter().filter(|(name, _)| is_request_field(name)) {
-        given.put(name, json)?;
+        given.put_field(name, json)?;
     }
     if let Some(params) = members.get("params") {
         given.put_params(params)?;
     }
     given.check_consistency()?;
     let ask = parse_input(members, "the row")?;
-    Ok(Asked { input: ask, given, route: None })
+    Ok(RowRequest { input: ask, given, route: None })
 }
 
 /// Parses an OpenAI batch row, whose body is a request.
-pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<Asked<'a>, String> {
+pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<RowRequest<'a>, String> {
     let route = parse_batch_route(members)?;
     let body = JsonMembers::parse(require_batch_field(members, "body", "an object")?)
-        .map_err(|why| format!("body: {why}"))?;
+        .map_err(|why| format!("`body`: {why}"))?;
     let ask = parse_input(&body, "the body")?;
     match (route, &ask) {
         (Route::Completions, RowInput::Messages(_)) => {
-            return Err("its url is for prompts and its body has messages".into());
+            return Err("`url` is for prompts, but `body` has messages".into());
         }
         (Route::Chat, RowInput::Text(_)) => {
-            return Err("its url is for messages and its body has a prompt".into());
+            return Err("`url` is for messages, but `body` has a prompt".into());
         }
         _ => {}
     }
-    let mut given = Given::default();
+    let mut given = RowOptions::default();
     for (name, json) in body.iter().filter(|(name, _)| !matches!(*name, "prompt" | "messages")) {
-        given.put(name, json)?;
+        given.put_field(name, json)?;
     }
     given.check_consistency()?;
-    Ok(Asked { input: ask, given, route: Some(route) })
+    Ok(RowRequest { input: ask, given, route: Some(route) })
 }
 
 fn parse_batch_route(members: &JsonMembers<'_>) -> Result<Route, String> {
     require_batch_field(members, "custom_id", "a string")?;
     let method = decode_string(require_batch_field(members, "method", "a string")?)?;
     if method != "POST" {
-        return Err(format!("method is {method:?}; it must be \"POST\""));
+        return Err(format!("`method` must be \"POST\", found {method:?}"));
     }
     match decode_string(require_batch_field(members, "url", "a string")?)?.as_ref() {
         "/v1/completions" => Ok(Route::Completions),
         "/v1/chat/completions" => Ok(Route::Chat),
-        url => Err(format!("url is {url:?}; it must be /v1/completions or /v1/chat/completions")),
+        url => Err(format!("`url` must be /v1/completions or /v1/chat/completions, found {url:?}")),
     }
 }
 
@@ -100,10 +100,11 @@ fn require_batch_field<'a>(
 ) -> Result<&'a str, String> {
     match members.get(name) {
         Some(json) if json_kind(json) == wanted => Ok(json),
-        Some(json) => Err(format!("{name} is {}; it must be {wanted}", json_kind(json))),
-        None => {
-            Err(format!("an OpenAI batch row has {}; this has no {name}", BATCH_FIELDS.join(", ")))
-        }
+        Some(json) => Err(format!("`{name}` must be {wanted}, found {}", json_kind(json))),
+        None => Err(format!(
+            "an OpenAI batch row has the fields {}; `{name}` is missing",
+            BATCH_FIELDS.join(", ")
+        )),
     }
 }
 
@@ -114,42 +115,42 @@ pub(crate) fn parse_input<'a>(
 ) -> Result<RowInput<'a>, String> {
     match (members.get("prompt"), members.get("messages")) {
         (Some(json), None) if json_kind(json) == "a string" => {
-            Ok(RowInput::Text(decode_string(json).map_err(|why| format!("prompt: {why}"))?))
+            Ok(RowInput::Text(decode_string(json).map_err(|why| format!("`prompt`: {why}"))?))
         }
-        (Some(json), None) => Err(format!("prompt is {}; it must be a string", json_kind(json))),
+        (Some(json), None) => Err(format!("`prompt` must be a string, found {}", json_kind(json))),
         (None, Some(json)) => Ok(RowInput::Messages(parse_messages(json)?)),
         (Some(_), Some(_)) => {
-            Err(format!("{whose} has both prompt and messages; it must have one of them"))
+            Err(format!("{whose} has both `prompt` and `messages`, but must have one of them"))
         }
-        (None, None) => Err(format!("{whose} has neither prompt nor messages")),
+        (None, None) => Err(format!("{whose} has neither `prompt` nor `messages`")),
     }
 }
 
 /// Validates a conversation and returns its JSON on one line.
 pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
     if json_kind(json) != "a list" {
-        return Err(format!("messages is {}; it must be a list", json_kind(json)));
+        return Err(format!("`messages` must be a list, found {}", json_kind(json)));
     }
     let all = list_elements(json).map_err(|why| format!("messages: {why}"))?;
     if all.is_empty() {
-        return Err("messages is empty".into());
+        return Err("`messages` is empty".into());
     }
     for (at, message) in all.into_iter().enumerate() {
         if json_kind(message) != "an object" {
             return Err(format!(
-                "messages[{at}] is {}; it must be an object with a role",
+                "`messages[{at}]` must be an object with a role, found {}",
                 json_kind(message)
             ));
         }
         let role = JsonMembers::parse(message)
-            .map_err(|why| format!("messages[{at}]: {why}"))?
+            .map_err(|why| format!("`messages[{at}]`: {why}"))?
             .get("role");
         match role.map(json_kind) {
             Some("a string") => {}
             Some(other) => {
-                return Err(format!("messages[{at}]: role is {other}; it must be a string"));
+                return Err(format!("`messages[{at}].role` must be a string, found {other}"));
             }
-            None => return Err(format!("messages[{at}] has no role")),
+            None => return Err(format!("`messages[{at}]` has no role")),
         }
     }
     check_escapes(json).map_err(|why| format!("messages: {why}"))?;

@@ -32,7 +32,7 @@ const REQUEST_FIELDS: [&str; 17] = [
 
 /// What a row specifies besides its prompt.
 #[derive(Default)]
-pub(crate) struct Given<'a> {
+pub(crate) struct RowOptions<'a> {
     pub params: RequestParams,
     pub priority: i64,
     /// The model that the row names.
@@ -46,20 +46,20 @@ pub(crate) fn is_request_field(name: &str) -> bool {
     matches!(name, "model" | "stream") || REQUEST_FIELDS.contains(&name)
 }
 
-impl<'a> Given<'a> {
+impl<'a> RowOptions<'a> {
     /// Sets a field; a later one of the same name wins.
-    pub(crate) fn put(&mut self, name: &str, json: &'a str) -> Result<(), String> {
+    pub(crate) fn put_field(&mut self, name: &str, json: &'a str) -> Result<(), String> {
         // Files written from data frames have every column in every row.
         if json == "null" {
             return Ok(());
         }
         match name {
             "model" if json.starts_with('"') => self.model = Some(decode_string(json)?),
-            "model" => return Err(format!("model is {}; it must be a string", json_kind(json))),
+            "model" => return Err(format!("`model` must be a string, found {}", json_kind(json))),
             "stream" => self.streams = json == "true",
             // It configures streaming, and servers reject it without `stream`.
             "stream_options" => {}
-            "priority" => self.priority = whole(name, json)?,
+            "priority" => self.priority = parse_integer(name, json)?,
             _ => self.set_param(name, json)?,
         }
         Ok(())
@@ -70,22 +70,22 @@ impl<'a> Given<'a> {
         match json_kind(json) {
             "null" => return Ok(()),
             "an object" => {}
-            other => return Err(format!("params is {other}; it must be an object")),
+            other => return Err(format!("`params` must be an object, found {other}")),
         }
-        let members = JsonMembers::parse(json).map_err(|why| format!("params: {why}"))?;
+        let members = JsonMembers::parse(json).map_err(|why| format!("`params`: {why}"))?;
         for (name, json) in members.iter() {
             if matches!(name, "prompt" | "messages") {
-                return Err(format!("params has {name:?}, which is not a parameter"));
+                return Err(format!("`params` contains `{name}`, which is not a parameter"));
             }
-            self.put(name, json)?;
+            self.put_field(name, json)?;
         }
         Ok(())
     }
 
     /// Returns the options without borrowing from the row.
-    pub(crate) fn into_owned(self) -> Given<'static> {
+    pub(crate) fn into_owned(self) -> RowOptions<'static> {
         let Self { params, priority, model, streams } = self;
-        Given {
+        RowOptions {
             params,
             priority,
             model: model.map(|model| Cow::Owned(model.into_owned())),
@@ -98,7 +98,8 @@ impl<'a> Given<'a> {
         let number = |name: &str| self.params.get(name).and_then(|json| json.parse::<f64>().ok());
         if number("n").is_some_and(|n| n > 1.0) && number("temperature") == Some(0.0) {
             return Err(
-                "n is more than 1 and temperature is 0: all answers would be the same".into()
+                "`n` is greater than 1 and `temperature` is 0: all answers would be the same"
+                    .into(),
             );
         }
         Ok(())
@@ -106,9 +107,9 @@ impl<'a> Given<'a> {
 
     fn set_param(&mut self, name: &str, json: &str) -> Result<(), String> {
         if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(format!("{name:?} is no parameter's name"));
+            return Err(format!("{name:?} is not a valid parameter name"));
         }
-        check_escapes(json).map_err(|why| format!("{name}: {why}"))?;
+        check_escapes(json).map_err(|why| format!("`{name}`: {why}"))?;
         match validate_param(name, json)? {
             Some(number) => self.params.set(name, number.to_string()),
             None => self.params.set(name, compact_json(json)),
@@ -126,12 +127,12 @@ fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
         "n" => parse_at_least(1, name, json).map(Some),
         "temperature" => match json.parse::<f64>() {
             Ok(number) if number >= 0.0 => Ok(None),
-            Ok(_) => Err(format!("{name} is {json}; it must not be negative")),
+            Ok(_) => Err(format!("`{name}` must not be negative, found {json}")),
             Err(_) => Err(format!("{name} is {}; it must be a number", json_kind(json))),
         },
         "top_p" => match json.parse::<f64>() {
             Ok(number) if (0.0..=1.0).contains(&number) => Ok(None),
-            Ok(_) => Err(format!("{name} is {json}; it must be from 0 to 1")),
+            Ok(_) => Err(format!("`{name}` must be between 0 and 1, found {json}")),
             Err(_) => Err(format!("{name} is {}; it must be a number", json_kind(json))),
         },
         _ => Ok(None),
@@ -139,14 +140,14 @@ fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
 }
 
 fn parse_at_least(least: i64, name: &str, json: &str) -> Result<i64, String> {
-    match whole(name, json)? {
-        number if number < least => Err(format!("{name} is {json}; it must be at least {least}")),
+    match parse_integer(name, json)? {
+        number if number < least => Err(format!("`{name}` must be at least {least}, found {json}")),
         number => Ok(number),
     }
 }
 
 /// Parses a whole number. `512.0` is one, because a data frame's column with a gap cannot hold 512 in another way.
-fn whole(name: &str, json: &str) -> Result<i64, String> {
+fn parse_integer(name: &str, json: &str) -> Result<i64, String> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if let Ok(number) = json.parse() {
         return Ok(number);
@@ -154,8 +155,8 @@ fn whole(name: &str, json: &str) -> Result<i64, String> {
     match json.parse::<f64>() {
         #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and is below 2^53")]
         Ok(number) if number.fract() == 0.0 && number.abs() < EXACT => Ok(number as i64),
-        Ok(_) => Err(format!("{name} is {json}; it must be a whole number")),
-        Err(_) => Err(format!("{name} is {}; it must be a whole number", json_kind(json))),
+        Ok(_) => Err(format!("`{name}` must be a whole number, found {json}")),
+        Err(_) => Err(format!("`{name}` must be a whole number, found {}", json_kind(json))),
     }
 }
 
@@ -163,8 +164,8 @@ fn whole(name: &str, json: &str) -> Result<i64, String> {
 mod tests {
     use super::*;
 
-    fn given(json: &str) -> Result<Given<'_>, String> {
-        let mut given = Given::default();
+    fn given(json: &str) -> Result<RowOptions<'_>, String> {
+        let mut given = RowOptions::default();
         given.put_params(json)?;
         given.check_consistency()?;
         Ok(given)
@@ -183,20 +184,20 @@ mod tests {
     #[test]
     fn what_every_server_refuses_is_refused_here_with_the_reason() {
         for (json, why) in [
-            (r#"{"max_tokens": -1}"#, "max_tokens is -1; it must be at least 0"),
-            (r#"{"max_tokens": "7"}"#, "max_tokens is a string; it must be a whole number"),
-            (r#"{"max_tokens": 7.5}"#, "max_tokens is 7.5; it must be a whole number"),
-            (r#"{"temperature": "hot"}"#, "temperature is a string; it must be a number"),
-            (r#"{"temperature": -0.1}"#, "temperature is -0.1; it must not be negative"),
-            (r#"{"top_p": 2}"#, "top_p is 2; it must be from 0 to 1"),
-            (r#"{"n": 0}"#, "n is 0; it must be at least 1"),
-            (r#"{"n": 2, "temperature": 0.0}"#, "n is more than 1 and temperature is 0"),
-            (r#"{"priority": 1.5}"#, "priority is 1.5; it must be a whole number"),
-            (r#"{"model": 3}"#, "model is a number; it must be a string"),
-            (r#"{"messages": []}"#, "params has \"messages\", which is not a parameter"),
-            (r#"{"a\nb": 1}"#, "is no parameter's name"),
-            ("[1]", "params is a list; it must be an object"),
-            (r#"{"a": }"#, "params: not valid JSON"),
+            (r#"{"max_tokens": -1}"#, "`max_tokens` must be at least 0, found -1"),
+            (r#"{"max_tokens": "7"}"#, "`max_tokens` must be a whole number, found a string"),
+            (r#"{"max_tokens": 7.5}"#, "`max_tokens` must be a whole number, found 7.5"),
+            (r#"{"temperature": "hot"}"#, "`temperature` must be a number, found a string"),
+            (r#"{"temperature": -0.1}"#, "`temperature` must not be negative, found -0.1"),
+            (r#"{"top_p": 2}"#, "`top_p` must be between 0 and 1, found 2"),
+            (r#"{"n": 0}"#, "`n` must be at least 1, found 0"),
+            (r#"{"n": 2, "temperature": 0.0}"#, "`n` is greater than 1 and `temperature` is 0"),
+            (r#"{"priority": 1.5}"#, "`priority` must be a whole number, found 1.5"),
+            (r#"{"model": 3}"#, "`model` must be a string, found a number"),
+            (r#"{"messages": []}"#, "`params` contains `messages`, which is not a parameter"),
+            (r#"{"a\nb": 1}"#, "is not a valid parameter name"),
+            ("[1]", "`params` must be an object, found a list"),
+            (r#"{"a": }"#, "`params`: not valid JSON"),
         ] {
             let error = given(json).err().unwrap_or_default();
             assert!(error.contains(why), "{json}: {error}");

@@ -21,8 +21,8 @@ pub struct InputRules {
     pub bad_rows: BadRowAction,
     /// What to do with duplicate ids.
     pub duplicate_ids: DuplicateIdAction,
-    /// The run's request parameters, which apply where a row has none of its own. The scan needs them because the expected
-    /// answer length, and so the order of work, depends on them.
+    /// The run's request parameters, which apply where a row has none of its own. The scan needs them because the
+    /// expected answer length, and so the order of work, depends on them.
     pub defaults: RequestParams,
 }
 

@@ -42,8 +42,8 @@ impl PromptTemplate {
     /// Parses the notation.
     ///
     /// # Errors
-    /// A sentence about what is invalid. A template without a placeholder is an error, since every row would send the same
-    /// prompt.
+    /// A sentence about what is invalid. A template without a placeholder is an error, since every row would send the
+    /// same prompt.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut template = Self { parts: Vec::new(), names: Vec::new() };
         let mut rest = text;
@@ -53,14 +53,14 @@ impl PromptTemplate {
         }
         template.text(rest);
         if template.names.is_empty() {
-            return Err("it has no placeholder such as {{item}} or {{column}}, so that every row would ask the same".into());
+            return Err("no placeholder such as {{item}} or {{column}}, so every row would send the same prompt".into());
         }
         Ok(template)
     }
 
     /// Returns the distinct names of the placeholders.
     #[must_use]
-    pub fn names(&self) -> &[String] {
+    pub fn placeholder_names(&self) -> &[String] {
         &self.names
     }
 
@@ -140,7 +140,7 @@ impl PromptTemplate {
 fn invalid_placeholder(text: &str) -> String {
     let start: String = text.chars().take(24).collect();
     format!(
-        "{start:?} begins no placeholder of the form {{{{column}}}}; write {{{{{{{{ for two braces"
+        "{start:?} is not a placeholder of the form {{{{column}}}}; write {{{{{{{{ for two literal braces"
     )
 }
 
@@ -186,7 +186,7 @@ mod tests {
             ("all the same", "no placeholder"),
             ("{{item", "begins no placeholder"),
             ("{{}} {item}", "begins no placeholder"),
-            (r#"{{"json": {item}}}"#, "write {{{{ for two braces"),
+            (r#"{{"json": {item}}}"#, "write {{{{ for two literal braces"),
         ] {
             let error = PromptTemplate::parse(template).err().unwrap();
             assert!(error.contains(why), "{template}: {error}");

@@ -1,9 +1,9 @@
 //! The scan of one chunk of the input.
 //!
 //! Owns the pass over a chunk. Rows and lines are counted from the chunk's beginning, because the number before it is
-//! not known yet. Errors are values here too, because the first error in input order is the one to report. What concerns
-//! all rows together is in `scan/mod.rs`. Memory is a buffer, 9 bytes per row, 16 more for a row with an id, and 5 to 13
-//! for a long one.
+//! not known yet. Errors are values here too, because the first error in input order is the one to report. What
+//! concerns all rows together is in `scan/mod.rs`. Memory is a buffer, 9 bytes per row, 16 more for a row with an id,
+//! and 5 to 13 for a long one.
 
 use std::{
     fs::File,
@@ -42,7 +42,7 @@ pub struct ChunkScan {
     /// Number of lines that begin in the chunk.
     pub(crate) lines: u64,
     /// Number of the first valid row in the chunk.
-    pub(crate) first: Option<u64>,
+    pub(crate) first_good: Option<u64>,
     pub(crate) ids: IdHashes,
     pub(crate) keys: SortKeysBuilder,
     pub(crate) bad_rows: Vec<BadRow>,
@@ -83,7 +83,7 @@ impl InputChunk {
             columns: Vec::new(),
             rows: RowOffsets::default(),
             lines: 0,
-            first: None,
+            first_good: None,
             ids: IdHashes::default(),
             keys: SortKeysBuilder::default(),
             bad_rows: Vec::new(),
@@ -104,7 +104,8 @@ impl ChunkScan {
         let listed = input.files.get(file as usize).ok_or(ScanStop::Changed)?;
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(ScanStop::InvalidTemplate)?;
-        self.coverage = PlaceholderCoverage::of(template.as_ref().map_or(0, |it| it.names().len()));
+        self.coverage =
+            PlaceholderCoverage::of(template.as_ref().map_or(0, |it| it.placeholder_names().len()));
 
         // The byte before the chunk tells whether a line begins at the chunk's first byte.
         let before = from.saturating_sub(1);
@@ -119,7 +120,7 @@ impl ChunkScan {
         }
         if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
             let header = |record| parse_header(&record, listed.format, template.is_some());
-            let columns = records.next().map_err(ScanStop::of)?.map(header).transpose();
+            let columns = records.next_record().map_err(ScanStop::of)?.map(header).transpose();
             self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
         }
         let columns = std::mem::take(&mut self.columns);
@@ -131,7 +132,7 @@ impl ChunkScan {
         };
         self.rows(&mut records, &form, rules)?;
         self.columns = columns;
-        self.lines = records.lines();
+        self.lines = records.line_count();
         let (file, read, blocks) = records.into_inner().finish();
         self.block_hashes = blocks;
         if read == to - from && is_unchanged(&file, listed).map_err(ScanStop::from_read_error)? {
@@ -147,7 +148,7 @@ impl ChunkScan {
         form: &RowParser<'_>,
         rules: &InputRules,
     ) -> Result<(), ScanStop> {
-        while let Some(record) = records.next().map_err(ScanStop::of)? {
+        while let Some(record) = records.next_record().map_err(ScanStop::of)? {
             let index = self.rows.count();
             let at = (self.chunk.file, record.line);
             self.rows.push(record.offset, record.line);
@@ -161,17 +162,17 @@ impl ChunkScan {
     }
 
     fn add_good_row(&mut self, row: &ParsedRow<'_>, index: u64, at: FileLine, rules: &InputRules) {
-        self.coverage.all();
+        self.coverage.mark_all_found();
         if let Some(name) = &row.name {
             self.name(&name.text, index, rules);
         }
         if let (Some(model), false) = (&row.given.model, rules.ignore_row_model) {
             self.models.add(model, at, rules.model.as_deref());
         }
-        self.totals.add(row, at);
+        self.totals.add_row(row, at);
         let param = |name: &str| row.given.params.get(name).or(rules.defaults.get(name));
-        self.keys.add(row.input.as_str(), row.given.priority, param);
-        self.first.get_or_insert(index);
+        self.keys.add_row(row.input.as_str(), row.given.priority, param);
+        self.first_good.get_or_insert(index);
     }
 
     fn add_bad_row(
@@ -232,19 +233,19 @@ impl ScanStop {
         let path = file.name.clone();
         match self {
             Self::OpenFailed(said) => {
-                InputError::Io { doing: "cannot open it", path, source: said.into() }
+                InputError::Io { doing: "cannot open", path, source: said.into() }
             }
             Self::ReadFailed(said) => {
-                InputError::Io { doing: "cannot read it", path, source: said.into() }
+                InputError::Io { doing: "cannot read", path, source: said.into() }
             }
             Self::Changed => InputError::Changed { path },
             Self::InvalidHeader(what) => InputError::InvalidHeader { path, what },
             Self::InvalidTemplate(what) => InputError::InvalidTemplate(what),
             Self::RowTooLong(line) => {
                 let hint = match file.format {
-                    InputFormat::Csv | InputFormat::Tsv => "is a quote never closed?",
+                    InputFormat::Csv | InputFormat::Tsv => "look for a quote that is never closed",
                     InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => {
-                        "a row is one line: is this one large JSON value?"
+                        "a row must be on one line; is the file one large JSON value?"
                     }
                 };
                 InputError::RowTooLong {

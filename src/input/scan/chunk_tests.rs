@@ -40,7 +40,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
     let rows: Vec<_> = (0..source.rows)
         .map(|row| (table.row_ranges(row, row + 1), table.line(row, path).unwrap()))
         .collect();
-    let all: Vec<_> = keys.each().collect();
+    let all: Vec<_> = keys.iter_keys().collect();
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
     let order = keys.work_order(source.rows, |_| true);
     format!(
@@ -179,5 +179,5 @@ fn chunks_are_whole_blocks_and_tables_are_not_cut() {
         [&[0; 26][..], &[1, 2]].concat()
     );
     assert!(pieces.iter().all(|it| it.from.is_multiple_of(block)));
-    assert_eq!(pieces.iter().map(|it| it.to - it.from).sum::<u64>(), input.bytes());
+    assert_eq!(pieces.iter().map(|it| it.to - it.from).sum::<u64>(), input.total_bytes());
 }

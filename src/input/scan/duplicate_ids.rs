@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct IdHashes {
     /// Pairs of hash and index, in the order of the index until [`find_duplicates`](Self::find_duplicates) sorts them.
-    given: Vec<(u64, u64)>,
+    explicit: Vec<(u64, u64)>,
     /// Whether an id could equal the default id of another row, which is its index.
     any_numeric: bool,
 }
@@ -18,27 +18,29 @@ impl IdHashes {
     /// Adds a row's own id. Rows must be added in the order of their index.
     pub(crate) fn add(&mut self, text: &str, index: u64) {
         self.any_numeric |= is_decimal_index(text);
-        self.given.push((xxh3_64(text.as_bytes()), index));
+        self.explicit.push((xxh3_64(text.as_bytes()), index));
     }
 
     /// Adds the ids of the next chunk, whose first row has the index `first`.
     pub(crate) fn append_chunk(&mut self, other: Self, first: u64) {
         self.any_numeric |= other.any_numeric;
-        if self.given.is_empty() && first == 0 {
-            self.given = other.given;
+        if self.explicit.is_empty() && first == 0 {
+            self.explicit = other.explicit;
         } else {
-            self.given.extend(other.given.into_iter().map(|(hash, index)| (hash, first + index)));
+            self.explicit
+                .extend(other.explicit.into_iter().map(|(hash, index)| (hash, first + index)));
         }
     }
 
-    /// Returns pairs of rows whose ids have equal hashes, sorted by the later row. The earlier one is the first of its hash.
+    /// Returns pairs of rows whose ids have equal hashes, sorted by the later row. The earlier one is the first of its
+    /// hash.
     pub(crate) fn find_duplicates(mut self, rows: u64) -> Vec<(u64, u64)> {
-        if self.any_numeric && (self.given.len() as u64) < rows {
+        if self.any_numeric && (self.explicit.len() as u64) < rows {
             self.add_default_ids(rows);
         }
-        self.given.sort_unstable();
+        self.explicit.sort_unstable();
         let mut pairs = Vec::new();
-        for same in self.given.chunk_by(|one, other| one.0 == other.0) {
+        for same in self.explicit.chunk_by(|one, other| one.0 == other.0) {
             pairs.extend(same[1..].iter().map(|again| (same[0].1, again.1)));
         }
         pairs.sort_unstable_by_key(|&(_, again)| again);
@@ -47,12 +49,12 @@ impl IdHashes {
 
     fn add_default_ids(&mut self, rows: u64) {
         // In place: a list of the rows without an id would be as large as the ids themselves.
-        let (own, mut at) = (self.given.len(), 0);
+        let (own, mut at) = (self.explicit.len(), 0);
         for index in 0..rows {
-            if at < own && self.given[at].1 == index {
+            if at < own && self.explicit[at].1 == index {
                 at += 1;
             } else {
-                self.given.push((xxh3_64(index.to_string().as_bytes()), index));
+                self.explicit.push((xxh3_64(index.to_string().as_bytes()), index));
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Owns everything that concerns all rows together: duplicate ids, a single model, placeholders that no row has, the
 //! fingerprint. The pass itself runs chunk by chunk (`chunk_scan`), on this rank or on others; chunks are merged in
-//! order, so that the result does not depend on how the input was cut. Memory is 9 bytes per row, 16 more for a row with
-//! an id, and 5 to 13 for a long one.
+//! order, so that the result does not depend on how the input was cut. Memory is 9 bytes per row, 16 more for a row
+//! with an id, and 5 to 13 for a long one.
 
 pub(crate) mod chunk_scan;
 #[cfg(test)]
@@ -103,7 +103,7 @@ pub struct InputScan<'i> {
     coverage: PlaceholderCoverage,
     models: RowModels,
     totals: RowTotals,
-    first: Option<u64>,
+    first_good: Option<u64>,
 }
 
 impl<'i> InputScan<'i> {
@@ -114,7 +114,8 @@ impl<'i> InputScan<'i> {
     pub fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(InputError::InvalidTemplate)?;
-        let placeholders = template.as_ref().map_or(0, |template| template.names().len());
+        let placeholders =
+            template.as_ref().map_or(0, |template| template.placeholder_names().len());
         Ok(Self {
             input,
             rules,
@@ -132,7 +133,7 @@ impl<'i> InputScan<'i> {
             coverage: PlaceholderCoverage::of(placeholders),
             models: RowModels::default(),
             totals: RowTotals::default(),
-            first: None,
+            first_good: None,
         })
     }
 
@@ -156,7 +157,7 @@ impl<'i> InputScan<'i> {
         self.fingerprint.add(&part.block_hashes);
         self.table.append_chunk(part.rows, lines);
         self.lines += part.lines;
-        self.first = self.first.or(part.first.map(|row| rows + row));
+        self.first_good = self.first_good.or(part.first_good.map(|row| rows + row));
         self.ids.append_chunk(part.ids, rows);
         self.keys.append_chunk(part.keys);
         self.coverage.append_chunk(part.coverage);
@@ -176,7 +177,7 @@ impl<'i> InputScan<'i> {
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         self.table.end_file(file.size);
         let (path, size) = (file.path.clone(), file.size);
-        let io = |source| InputError::Io { doing: "cannot read it again", path, source };
+        let io = |source| InputError::Io { doing: "cannot read again", path, source };
         let ends = hash_ends(&file.open()?, size).map_err(io)?;
         self.files.push(SourceFile {
             path: file.path.clone(),
@@ -232,7 +233,7 @@ impl<'i> InputScan<'i> {
 
     /// Reads the first valid prompt again, with the names of its data columns.
     fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
-        let Some(index) = self.first else { return Ok(None) };
+        let Some(index) = self.first_good else { return Ok(None) };
         let prompt = |form: &RowParser<'_>,
                       record: &InputRecord<'_>,
                       row: Result<ParsedRow<'_>, RejectedRow>| {
@@ -245,7 +246,8 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_columns(&self) -> Result<(), InputError> {
-        let names = self.template.as_ref().map(PromptTemplate::names).unwrap_or_default();
+        let names =
+            self.template.as_ref().map(PromptTemplate::placeholder_names).unwrap_or_default();
         match self.coverage.never_found().and_then(|at| names.get(at)) {
             None => Ok(()),
             Some(name) => {
@@ -296,8 +298,8 @@ impl<'i> InputScan<'i> {
     fn check_ids(&mut self) -> Result<(), InputError> {
         let pairs = std::mem::take(&mut self.ids).find_duplicates(self.table.rows());
         let (mut count, mut named) = (pairs.len() as u64, Vec::new());
-        // Equal hashes are verified by reading both ids again, but only until enough duplicates are listed. Beyond those, a
-        // collision of 64-bit hashes would only change the count.
+        // Equal hashes are verified by reading both ids again, but only until enough duplicates are listed. Beyond
+        // those, a collision of 64-bit hashes would only change the count.
         for (first, again) in pairs {
             if named.len() == MAX_LISTED {
                 break;
@@ -342,15 +344,16 @@ impl<'i> InputScan<'i> {
         let (facts, listed) = (&self.files[number], &self.input.files[number]);
         let mut file = facts.open()?;
         let io = |source| InputError::Io {
-            doing: "cannot go to a row",
+            doing: "cannot seek to a row",
             path: facts.path.clone(),
             source,
         };
         file.seek(SeekFrom::Start(stretch.offset)).map_err(io)?;
         let mut records =
             RecordReader::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
-        let record =
-            records.next().map_err(|trouble| ScanStop::of(trouble).into_input_error(listed, 0))?;
+        let record = records
+            .next_record()
+            .map_err(|trouble| ScanStop::of(trouble).into_input_error(listed, 0))?;
         let form = RowParser {
             format: facts.format,
             columns: &facts.columns,
@@ -364,7 +367,7 @@ impl<'i> InputScan<'i> {
         let path = |file: u32| self.files.get(file as usize).map(|file| file.path.as_path());
         let at = self.table.line(index, path).map_err(|source| {
             let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
-            InputError::Io { doing: "cannot count its lines", path, source }
+            InputError::Io { doing: "cannot count lines", path, source }
         })?;
         Ok(self.place(at))
     }
@@ -378,14 +381,16 @@ impl<'i> InputScan<'i> {
         let RowTotals { streams, empty, .. } = &self.totals;
         let say = |seen: &OccurrenceCount, what: &str| {
             let (count, place) = (seen.count, self.place(seen.first));
-            (count > 0).then(|| format!("{what} ({count} rows, first in {place})"))
+            (count > 0).then(|| {
+                format!(
+                    "{what} ({count} {}, first: {place})",
+                    if count == 1 { "row" } else { "rows" }
+                )
+            })
         };
-        [
-            say(streams, "stream is ignored: an answer is whole or it is none"),
-            say(empty, "empty prompts are not sent and count as failed"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        [say(streams, "ignored parameter: stream"), say(empty, "empty prompts, counted as failed")]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }

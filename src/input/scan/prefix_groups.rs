@@ -17,7 +17,7 @@ const MAX_GROUP_ONE_IN: usize = 32;
 const SORT_BATCH: usize = 1 << 20;
 
 /// Number of a prefix group, from 1 in the order of the groups' first rows; 0 is no group.
-pub(crate) type Family = u32;
+pub(crate) type PrefixGroupId = u32;
 
 /// Prefix hashes of long rows. They have 32 bits per level: a collision only gives a prompt an earlier position.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -49,11 +49,11 @@ impl PrefixHashes {
         self.all.extend(other.all);
     }
 
-    /// Returns the group of each long row. `rows` is the number of all rows. A row belongs to the group of the longest prefix
-    /// that it shares.
-    pub(crate) fn assign_groups(self, rows: usize) -> Vec<Family> {
+    /// Returns the group of each long row. `rows` is the number of all rows. A row belongs to the group of the longest
+    /// prefix that it shares.
+    pub(crate) fn assign_groups(self, rows: usize) -> Vec<PrefixGroupId> {
         let most = MAX_GROUP_SIZE.max(rows / MAX_GROUP_ONE_IN);
-        let mut families: Vec<Family> = vec![0; self.level_counts.len()];
+        let mut families: Vec<PrefixGroupId> = vec![0; self.level_counts.len()];
         let mut found = 0;
         for level in (1..=PrefixKeys::MAX_LEVELS).rev() {
             let count = self.level_counts.iter().filter(|&&its| usize::from(its) >= level).count();
@@ -90,8 +90,8 @@ impl PrefixHashes {
 }
 
 /// Renumbers the groups, which were numbered in the order of their hashes.
-fn renumber_by_first_row(families: &mut [Family], found: Family) {
-    let mut numbers: Vec<Family> = vec![0; found as usize + 1];
+fn renumber_by_first_row(families: &mut [PrefixGroupId], found: PrefixGroupId) {
+    let mut numbers: Vec<PrefixGroupId> = vec![0; found as usize + 1];
     let mut next = 0;
     for family in families.iter_mut().filter(|family| **family > 0) {
         let number = &mut numbers[*family as usize];
@@ -107,7 +107,7 @@ fn renumber_by_first_row(families: &mut [Family], found: Family) {
 mod tests {
     use super::*;
 
-    fn families(texts: &[String]) -> Vec<Family> {
+    fn groups_of(texts: &[String]) -> Vec<PrefixGroupId> {
         let mut hashes = PrefixHashes::default();
         assert!(texts.iter().all(|text| hashes.add(text)));
         hashes.assign_groups(texts.len())
@@ -119,7 +119,7 @@ mod tests {
         let document = |name: &str| format!("{header}{}", name.repeat(2000));
         let all = [document("a"), document("b"), "z".repeat(9000), document("b"), header.clone()];
         assert_eq!(
-            families(&all),
+            groups_of(&all),
             [1, 2, 0, 2, 1],
             "two documents are alike, two headers are left"
         );
@@ -129,8 +129,8 @@ mod tests {
     #[test]
     fn a_prefix_of_nearly_all_rows_makes_no_group() {
         let all = |count: usize| vec!["s".repeat(700); count];
-        assert!(families(&all(MAX_GROUP_SIZE)).iter().all(|&family| family == 1));
-        assert!(families(&all(MAX_GROUP_SIZE + 1)).iter().all(|&family| family == 0));
+        assert!(groups_of(&all(MAX_GROUP_SIZE)).iter().all(|&family| family == 1));
+        assert!(groups_of(&all(MAX_GROUP_SIZE + 1)).iter().all(|&family| family == 0));
         let mut hashes = PrefixHashes::default();
         all(MAX_GROUP_SIZE + 1).iter().for_each(|text| assert!(hashes.add(text)));
         assert_eq!(

@@ -1,8 +1,8 @@
 //! Row hashes, by which an answer is matched with its row when the input has changed.
 //!
-//! Owns what is hashed: a row's bytes as they are in the file without the line end, the format, and the column names of a
-//! table, since the same bytes under other names are another prompt. Rows are not parsed, so hashing runs at the speed
-//! of reading. Matching answers with rows is in `job/resume/row_matching.rs`.
+//! Owns what is hashed: a row's bytes as they are in the file without the line end, the format, and the column names of
+//! a table, since the same bytes under other names are another prompt. Rows are not parsed, so hashing runs at the
+//! speed of reading. Matching answers with rows is in `job/resume/row_matching.rs`.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -47,16 +47,16 @@ pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), 
         let trouble = |trouble| match trouble {
             RecordError::Io(source) => {
                 let path = facts.path.clone();
-                InputError::Io { doing: "cannot read it again", path, source }
+                InputError::Io { doing: "cannot read again", path, source }
             }
             RecordError::TooLong(_) => changed(),
         };
         let mut records = RecordReader::new(facts.open()?, 0, facts.format, READ_BUFFER_BYTES);
         if matches!(facts.format, InputFormat::Csv | InputFormat::Tsv) {
-            records.next().map_err(trouble)?;
+            records.next_record().map_err(trouble)?;
         }
         let mut rows = 0;
-        while let Some(record) = records.next().map_err(trouble)? {
+        while let Some(record) = records.next_record().map_err(trouble)? {
             rows += 1;
             each(hasher.hash_record(&record, false).bytes_hash());
         }
@@ -72,7 +72,9 @@ mod tests {
     use super::*;
     use crate::input::{InputFile, InputRules, PromptReader, RowLease, scan_files};
 
-    fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, InputSource, Vec<RowHash>, Vec<u64>) {
+    fn scan_folder(
+        files: &[(&str, &str)],
+    ) -> (tempfile::TempDir, InputSource, Vec<RowHash>, Vec<u64>) {
         let folder = tempfile::tempdir().expect("a folder");
         let file = |(name, text): &(&str, &str)| {
             let path = folder.path().join(name);
@@ -102,7 +104,7 @@ mod tests {
         let lines =
             "{\"id\":77,\"prompt\":\"a\"}\n\n{\"prompt\":\"a\"}\r\n\"a\"\n{\"prompt\":\"a\"}";
         let (_folder, _, prompts, rows) =
-            folder(&[("1.csv", table), ("2.jsonl", lines), ("3.txt", "a\nb\n")]);
+            scan_folder(&[("1.csv", table), ("2.jsonl", lines), ("3.txt", "a\nb\n")]);
         assert_eq!(prompts.iter().map(|it| it.bytes_hash()).collect::<Vec<_>>(), rows);
         let own: Vec<bool> = prompts.iter().map(|it| it.has_own_id()).collect();
         assert_eq!(own, [true, false, true, false, false, false, false, false]);
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_row_under_another_header_or_in_another_kind_of_file_is_another() {
-        let of = |name: &str, text: &str| folder(&[(name, text)]).3;
+        let of = |name: &str, text: &str| scan_folder(&[(name, text)]).3;
         let plain = of("a.csv", "prompt,n\nx,1\n");
         assert_eq!(plain, of("b.csv", "prompt,n\r\nx,1"));
         assert_ne!(plain, of("a.csv", "n,prompt\nx,1\n"));
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn an_input_that_changes_meanwhile_is_an_error() {
-        let (folder, source, ..) = folder(&[("a.txt", "x\ny\n")]);
+        let (folder, source, ..) = scan_folder(&[("a.txt", "x\ny\n")]);
         std::fs::write(folder.path().join("a.txt"), "x\ny\nz\n").expect("written");
         assert!(matches!(hash_rows(&source, |_| ()), Err(InputError::Changed { .. })));
     }

@@ -50,7 +50,7 @@ impl RowTable {
         numbered
             .take_while(|(_, rows)| rows.first < to)
             .filter_map(|(file, rows)| {
-                rows.stretch(file, from.max(rows.first), to.min(rows.end_index()))
+                rows.row_range(file, from.max(rows.first), to.min(rows.end_index()))
             })
             .collect()
     }
@@ -119,7 +119,8 @@ impl RowTable {
 /// Offsets of the rows of one chunk.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowOffsets {
-    /// Distances between the beginnings of consecutive rows: small numbers, which take few bytes in a message to rank 0.
+    /// Distances between the beginnings of consecutive rows: small numbers, which take few bytes in a message to rank
+    /// 0.
     gaps: Vec<u64>,
     last_offset: u64,
     /// Pairs of a row's number in the chunk and its line, for each [`LINE_MARK_INTERVAL`]th row.
@@ -147,7 +148,7 @@ impl FileRows {
         self.first + self.offsets.len() as u64
     }
 
-    fn stretch(&self, file: u32, from: u64, to: u64) -> Option<RowRange> {
+    fn row_range(&self, file: u32, from: u64, to: u64) -> Option<RowRange> {
         let begins = |index: u64| {
             let at = usize::try_from(index - self.first).ok()?;
             Some(self.offsets.get(at).copied().unwrap_or(self.end))

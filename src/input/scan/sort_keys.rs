@@ -1,11 +1,11 @@
 //! The sort keys of all rows: priority, expected answer length and prefix group.
 //!
-//! Owns the compact storage of the keys: one byte per row, 4 more for a long text, 16 where the priority changes from one
-//! row to the next. The order that follows from them is computed in `scan/work_order.rs`.
+//! Owns the compact storage of the keys: one byte per row, 4 more for a long text, 16 where the priority changes from
+//! one row to the next. The order that follows from them is computed in `scan/work_order.rs`.
 
 use serde::{Deserialize, Serialize};
 
-use super::prefix_groups::{Family, PrefixHashes};
+use super::prefix_groups::{PrefixGroupId, PrefixHashes};
 use crate::domain::LengthClass;
 
 /// Marks a row whose text is long enough for a prefix group.
@@ -20,7 +20,7 @@ const _: () = assert!(LengthClass::COUNT <= BAD_ROW_CODE as usize);
 pub struct SortKeys {
     rows: RowKeys,
     /// Prefix group of each long row.
-    prefix_groups: Vec<Family>,
+    prefix_groups: Vec<PrefixGroupId>,
 }
 
 /// Sort keys while rows are still being added.
@@ -45,12 +45,12 @@ pub(crate) struct SortKey {
     /// Expected answer length; `None` for an invalid row.
     pub class: Option<LengthClass>,
     /// Prefix group; 0 if the row has none.
-    pub prefix_group: Family,
+    pub prefix_group: PrefixGroupId,
 }
 
 impl SortKeysBuilder {
     /// Adds the next row. `param` returns the parameters of its request by name.
-    pub(crate) fn add<'p>(
+    pub(crate) fn add_row<'p>(
         &mut self,
         text: &str,
         priority: i64,
@@ -115,7 +115,7 @@ impl SortKeys {
     }
 
     /// Returns all keys in row order.
-    pub(crate) fn each(&self) -> impl Iterator<Item = SortKey> {
+    pub(crate) fn iter_keys(&self) -> impl Iterator<Item = SortKey> {
         let mut families = self.prefix_groups.iter();
         self.rows.classes.iter().map(move |&code| SortKey {
             class: LengthClass::from_code(code & !LONG_ROW_BIT),

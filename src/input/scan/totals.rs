@@ -46,7 +46,7 @@ pub(crate) struct PlaceholderCoverage {
 }
 
 impl RowTotals {
-    pub(crate) fn add(&mut self, row: &ParsedRow<'_>, at: FileLine) {
+    pub(crate) fn add_row(&mut self, row: &ParsedRow<'_>, at: FileLine) {
         match &row.input {
             RowInput::Text(text) => {
                 self.texts += 1;
@@ -137,7 +137,7 @@ impl PlaceholderCoverage {
         Self { found: vec![false; placeholders], ..Self::default() }
     }
 
-    pub(crate) fn all(&mut self) {
+    pub(crate) fn mark_all_found(&mut self) {
         self.found.fill(true);
     }
 

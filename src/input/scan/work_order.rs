@@ -1,9 +1,9 @@
 //! The order of work over the whole input (pure).
 //!
-//! Owns the precedence: higher priorities first; then prefix groups together, each at the position of its first row; then
-//! the longest expected answers, so that the tail of the run consists of short ones; then the lower index. Rows are
-//! placed by counting sort, since there may be tens of millions of them. How many rows a rank is granted at a time is in
-//! `ledger/guided.rs`.
+//! Owns the precedence: higher priorities first; then prefix groups together, each at the position of its first row;
+//! then the longest expected answers, so that the tail of the run consists of short ones; then the lower index. Rows
+//! are placed by counting sort, since there may be tens of millions of them. How many rows a rank is granted at a time
+//! is in `ledger/guided.rs`.
 
 use std::cmp::Reverse;
 
@@ -19,15 +19,15 @@ const UNEVEN_ONE_IN: usize = 1000;
 const GROUPED_ONE_IN: usize = 100;
 
 impl SortKeys {
-    /// Returns the open rows among the first `rows`, in the order of work. Returns `None` if the input's own order is as
-    /// good, which is read sequentially: no priorities, hardly any groups, and nearly all rows of about one length. Also
-    /// returns `None` beyond 2^32 rows, whose numbers would not fit.
+    /// Returns the open rows among the first `rows`, in the order of work. Returns `None` if the input's own order is
+    /// as good, which is read sequentially: no priorities, hardly any groups, and nearly all rows of about one length.
+    /// Also returns `None` beyond 2^32 rows, whose numbers would not fit.
     ///
     /// Takes 4 bytes per open row; while it is computed, up to 5 more with many small groups, or 6 with priorities.
     #[must_use]
     pub fn work_order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
-        let open = || (0..rows).zip(self.each()).filter(|&(row, _)| is_open(u64::from(row)));
+        let open = || (0..rows).zip(self.iter_keys()).filter(|&(row, _)| is_open(u64::from(row)));
         let places = ClassPositions::new();
         let mut counts = KeyCounts::new(self.families());
         open().for_each(|(_, key)| counts.add(key, &places));
@@ -58,7 +58,7 @@ impl SortKeys {
         let mut starts = counts.bucket_offsets();
         for (row, key) in open {
             let start = match key.prefix_group {
-                0 => &mut starts.alone[places.of(key.class)],
+                0 => &mut starts.ungrouped[places.of(key.class)],
                 family => &mut starts.families[family as usize],
             };
             order[*start as usize] = row;
@@ -75,8 +75,8 @@ impl SortKeys {
     /// Stable sort by priority, the highest first.
     fn sort_by_priority(&self, order: &[u32], levels: &[i64]) -> Vec<u32> {
         let level_of = |priority| levels.partition_point(|&its| Reverse(its) < Reverse(priority));
-        // Rows are visited in random order, where a level per row is much faster than a search in the priorities. More than
-        // 65,536 levels do not occur in practice.
+        // Rows are visited in random order, where a level per row is much faster than a search in the priorities. More
+        // than 65,536 levels do not occur in practice.
         let known: Vec<u16> = if levels.len() <= 1 << 16 {
             self.iter_priorities().map_while(|its| u16::try_from(level_of(its)).ok()).collect()
         } else {
@@ -124,7 +124,7 @@ struct KeyCounts {
     /// Rows without a group, by class; invalid rows come last.
     classes: [usize; POSITIONS],
     /// Rows without a group, by position.
-    alone: [u32; POSITIONS],
+    ungrouped: [u32; POSITIONS],
     /// Rows by group. Number 0 is no group.
     families: Vec<u32>,
     /// Position of each group's first row.
@@ -133,7 +133,7 @@ struct KeyCounts {
 
 /// Offset in the order at which the next row of each kind goes.
 struct BucketOffsets {
-    alone: [u32; POSITIONS],
+    ungrouped: [u32; POSITIONS],
     families: Vec<u32>,
 }
 
@@ -143,7 +143,7 @@ impl KeyCounts {
         Self {
             all: 0,
             classes: [0; POSITIONS],
-            alone: [0; POSITIONS],
+            ungrouped: [0; POSITIONS],
             families: vec![0; families],
             group_positions: vec![0; families],
         }
@@ -154,7 +154,7 @@ impl KeyCounts {
         self.all += 1;
         let place = places.of(key.class);
         if key.prefix_group == 0 {
-            self.alone[place] += 1;
+            self.ungrouped[place] += 1;
             self.classes[key.class.map_or(POSITIONS - 1, LengthClass::number)] += 1;
         } else {
             let family = key.prefix_group as usize;
@@ -165,8 +165,8 @@ impl KeyCounts {
         }
     }
 
-    /// Whether there are hardly any groups and nearly all rows are of two neighbouring classes, that is within a factor of
-    /// two.
+    /// Whether there are hardly any groups and nearly all rows are of two neighbouring classes, that is within a factor
+    /// of two.
     fn is_uniform(&self) -> bool {
         let of = |class: LengthClass| self.classes[class.number()];
         let pair = |class: LengthClass| of(class) + class.next_longer().map_or(0, of);
@@ -182,7 +182,7 @@ impl KeyCounts {
         for (&place, &count) in self.group_positions.iter().zip(&self.families) {
             of_families[usize::from(place)] += count;
         }
-        let mut alone = self.alone;
+        let mut alone = self.ungrouped;
         exclusive_prefix_sum(
             of_families.iter_mut().zip(&mut alone).flat_map(|(akin, alone)| [akin, alone]),
         );
@@ -192,7 +192,7 @@ impl KeyCounts {
             *start - count
         };
         let families = self.group_positions.iter().zip(&self.families).map(next).collect();
-        BucketOffsets { alone, families }
+        BucketOffsets { ungrouped: alone, families }
     }
 }
 

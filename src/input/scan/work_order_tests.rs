@@ -37,7 +37,7 @@ fn sort_keys_of(rows: &[RowSpec]) -> SortKeys {
             _ => None,
         };
         let text = char::from(b'a' + row.text).to_string().repeat(row.length);
-        keys.add(&text, row.priority, param);
+        keys.add_row(&text, row.priority, param);
     }
     keys.finish()
 }
@@ -121,10 +121,10 @@ proptest! {
             prop_assert_eq!(keys.row_priority(row.into()), if its.bad { 0 } else { its.priority });
         }
 
-        let of: Vec<SortKey> = keys.each().collect();
+        let of: Vec<SortKey> = keys.iter_keys().collect();
         let middle = |key: &SortKey| key.class.map_or(0.0, crate::domain::LengthClass::typical_length);
-        // The rules, stated directly: a group is placed at its first open row's position, groups before other rows and in the
-        // order of their first rows, then by index.
+        // The rules, stated directly: a group is placed at its first open row's position, groups before other rows and
+        // in the order of their first rows, then by index.
         let mut wanted: Vec<u32> = open.clone();
         wanted.sort_by(|&one, &other| {
             let rank = |row: u32| {
@@ -161,7 +161,7 @@ fn ten_million() {
             let length = least + (row * 7919 % 1400) as usize;
             let group = format!("{:08}", row * 7_368_787 % groups);
             text.replace_range(..8, &group);
-            keys.add(
+            keys.add_row(
                 &text[..length],
                 if priorities { (row * 7919 % 1000) as i64 } else { 0 },
                 |_| None,

@@ -1,7 +1,7 @@
-//! Who ends a bench before it is through: a signal to any of its ranks, or the end of the walltime.
+//! Cancellation of a benchmark by a signal to any rank or by the deadline.
 //!
-//! Owns how ranks agree on it: while they measure they come together a few times a second. What was measured by then is told;
-//! what that means for a report is not its business.
+//! Owns the vote by which ranks agree on it, in a collective a few times per second while they measure. What a cancelled
+//! measurement means for the report is decided in `measure.rs`.
 
 use std::{
     sync::{
@@ -17,34 +17,34 @@ use crate::{
     site::SignalHandler,
 };
 
-/// How long a rank measures before it asks the others how they stand.
+/// Interval between votes while ranks measure.
 pub(super) const VOTE_INTERVAL: Duration = Duration::from_millis(200);
 
 const VOTE_RUNNING: u64 = 1;
 const VOTE_SIGNAL: u64 = 2;
 const VOTE_WALLTIME: u64 = 4;
 
-/// What ends it, if anything.
+/// Sources of cancellation, and the reason once all ranks have agreed on it.
 pub(super) struct BenchCancellation {
-    asked: Arc<AtomicBool>,
+    signal_received: Arc<AtomicBool>,
     signals: SignalHandler,
     deadline: Deadline,
     reason: Option<&'static str>,
 }
 
-/// What comes of one time together.
+/// Result of one vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CancelVote {
-    /// Some rank has not got all outcomes yet.
+    /// Some rank still waits for outcomes.
     Continue,
-    /// All ranks have.
+    /// All ranks have all their outcomes.
     Done,
-    /// The end of all, for this reason.
+    /// All ranks stop measuring, for this reason.
     Cancelled(&'static str),
 }
 
 impl BenchCancellation {
-    /// Collective. From now on signals are listened to.
+    /// Collective. Starts to catch signals on all ranks.
     pub(super) fn catch_signals(
         comm: &mut dyn Comm,
         limit: Deadline,
@@ -55,13 +55,13 @@ impl BenchCancellation {
         let asked = Arc::new(AtomicBool::new(false));
         let note = Arc::clone(&asked);
         signals.tell(Some(Box::new(move |_| note.store(true, Ordering::Relaxed))));
-        Ok(Self { asked, signals, deadline: limit, reason: None })
+        Ok(Self { signal_received: asked, signals, deadline: limit, reason: None })
     }
 
-    /// Collective. Is any rank going on, or is it over for all of them?
+    /// Collective. Combines the states of all ranks: whether any is still running, was signalled, or is past its deadline.
     pub(super) fn collect_votes(&mut self, comm: &mut dyn Comm, going: bool) -> CancelVote {
         let late = self.deadline.at.is_some_and(|at| Instant::now() >= at);
-        let asked = self.asked.load(Ordering::Relaxed);
+        let asked = self.signal_received.load(Ordering::Relaxed);
         let one = |bit, is: bool| if is { bit } else { 0 };
         let mut votes =
             [one(VOTE_RUNNING, going) | one(VOTE_SIGNAL, asked) | one(VOTE_WALLTIME, late)];
@@ -69,19 +69,19 @@ impl BenchCancellation {
         let vote = decode_votes(votes[0]);
         if let CancelVote::Cancelled(why) = vote {
             self.reason = Some(why);
-            // Whoever asks again cannot wait: it does what it always does.
+            // A second signal means that waiting is not acceptable: it gets its default effect.
             self.signals.tell(None);
         }
         vote
     }
 
-    /// Why nothing more is measured, on any rank.
+    /// Returns the reason why measuring has ended; the same on all ranks.
     pub(super) fn cancel_reason(&self) -> Option<&'static str> {
         self.reason
     }
 }
 
-/// What all ranks' bits mean.
+/// Interprets the bitwise or of all ranks' votes.
 fn decode_votes(votes: u64) -> CancelVote {
     match votes {
         it if it & VOTE_SIGNAL != 0 => CancelVote::Cancelled("a signal asked for the end"),
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_rank_is_enough_to_go_on_and_to_end() {
+    fn one_rank_is_enough_to_continue_and_a_signal_or_deadline_outweighs_it() {
         assert_eq!(decode_votes(0), CancelVote::Done);
         assert_eq!(decode_votes(VOTE_RUNNING), CancelVote::Continue);
         for stops in [VOTE_SIGNAL, VOTE_WALLTIME, VOTE_SIGNAL | VOTE_WALLTIME] {
@@ -104,7 +104,7 @@ mod tests {
             assert_eq!(
                 decode_votes(stops),
                 decode_votes(stops | VOTE_RUNNING),
-                "who is not through cannot hinder it"
+                "a rank that is still running does not prevent it"
             );
         }
     }

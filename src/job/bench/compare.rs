@@ -1,7 +1,7 @@
-//! `bench compare`: the same prompts in lists and one by one.
+//! `bench compare`: the same prompts sent in batches and one by one.
 //!
-//! Who asks second would find the prompts in prefix caches: measurements keep these apart where servers can, and both ways go
-//! first in turn, for those that cannot and for what else gets warm.
+//! The second side of a repeat could hit prefix caches with the first side's prompts. Measurements are isolated where servers
+//! support it, and both sides go first in turn, for servers that do not and for other warm-up effects.
 
 use std::collections::HashMap;
 
@@ -17,15 +17,15 @@ use crate::{
     settings::AutoOrCount,
 };
 
-/// Prompts an endpoint and measurement.
+/// Default number of prompts per endpoint and measurement.
 const COMPARE_PROMPTS: u64 = 256;
-/// A list that is one, where nobody says how long.
+/// Default batch size of the batched side.
 const COMPARE_BATCH_SIZE: usize = 16;
 
-/// Collective. Prints a table (or JSON) on rank 0.
+/// Collective. Compares batched with single requests and prints a table, or JSON, on rank 0.
 ///
 /// # Errors
-/// Where settings or the input cannot be, or the report not be written.
+/// Fails if settings or the input are invalid, or the report cannot be written.
 pub fn bench_compare(
     comm: &mut dyn Comm,
     given: Invocation,
@@ -37,7 +37,7 @@ pub fn bench_compare(
     let plan = BenchPlan {
         rejected_keys: (
             &["no-batch"],
-            "a comparison asks both ways; --batch-size says how batched is meant",
+            "bench compare always measures batched and single requests (set the batch with --batch-size)",
         ),
         apply_defaults: |settings, said| {
             if !said("batch-size") {
@@ -61,7 +61,7 @@ pub fn bench_compare(
         bench.start_session(&with_batch_and_window(&settings, it.batch, window), &choice, |_| true)
     });
     for lane in &mut lanes {
-        let prompts = bench.prompt_source.take(prompts * lane.endpoint_count());
+        let prompts = bench.prompt_source.take_prompts(prompts * lane.endpoint_count());
         bench.measure_together(comm, lane, prompts, |_| {})?;
     }
     let mut runs: [Vec<BenchRun>; 2] = Default::default();
@@ -70,18 +70,18 @@ pub fn bench_compare(
         if bench.cancellation.cancel_reason().is_some() {
             break;
         }
-        let asked = bench.prompt_source.take(prompts * lanes[0].endpoint_count());
+        let asked = bench.prompt_source.take_prompts(prompts * lanes[0].endpoint_count());
         let mut texts: [HashMap<u64, String>; 2] = Default::default();
         let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
         let mut measured = [None, None];
         for way in order {
             measured[way] = bench.measure_side(comm, &mut lanes[way], &asked, &mut texts[way])?;
         }
-        // A lane that has ended measures nothing more.
+        // An engine session that has ended cannot measure again.
         let over = measured.iter().flatten().any(|it| it.end_reason.is_some());
         let over = comm.broadcast_value(Some(over))?;
         if over && bench.cancellation.cancel_reason().is_some() {
-            break; // half a pair says nothing
+            break; // a repeat with one side only cannot be compared
         }
         for (runs, measured) in runs.iter_mut().zip(&measured) {
             runs.extend(measured.as_ref().map(BenchRun::of));
@@ -100,7 +100,7 @@ pub fn bench_compare(
             break;
         }
     }
-    let agreement = comm.reduce(agreement)?;
+    let agreement = comm.reduce_values(agreement)?;
     let rows_came_again = bench.any_rows_repeated(comm);
     let report = agreement.map(|answers| {
         let mut conditions = bench.bench_conditions(comm, Some(&choice));
@@ -119,7 +119,7 @@ pub fn bench_compare(
 }
 
 impl BenchContext {
-    /// Collective. One way, with its answers by the prompt's index.
+    /// Collective. Measures one side and stores its answers by prompt index.
     fn measure_side(
         &mut self,
         comm: &mut dyn Comm,
@@ -135,7 +135,7 @@ impl BenchContext {
     }
 }
 
-/// All that was answered, one sequence after the other.
+/// Joins all sequences of an answer.
 pub(super) fn answer_text(settled: &PromptResult) -> Option<String> {
     match &settled.outcome {
         Outcome::Answered(answer) => {

@@ -1,6 +1,7 @@
-//! One engine, kept for all measurements of a cell: what it learned in the warm-up it knows in the repeats.
+//! An engine kept for all measurements of a cell, so that what it learned in the warm-up applies to the repeats.
 //!
-//! Owns the way from prompts in memory through the engine to a [`Measured`]. Knows no other rank.
+//! Owns the path from prompts in memory through the engine to a [`BenchMeasurement`]. Knows no other rank: starting ranks
+//! together and merging their measurements is `measure.rs`.
 
 use std::{
     convert::Infallible,
@@ -16,33 +17,33 @@ use crate::{
     settings::{ApiKey, Settings, UsageMode},
 };
 
-/// A rank's engine, or why there is none.
+/// Engine of this rank, or the reason why there is none, and the active measurement.
 pub(super) struct EngineSession {
     endpoints: u64,
     engine: Result<SessionEngine, String>,
     active: ActiveMeasurement,
 }
 
-/// A measurement that is under way.
+/// Measurement in progress.
 struct ActiveMeasurement {
     measured: BenchMeasurement,
     started: Instant,
-    /// Requests sent, as far as is known.
+    /// Requests sent since the engine started, as last reported.
     requests: u64,
     tally_complete: bool,
-    /// Since when no endpoint is up.
+    /// Time since which no endpoint has been up.
     down_since: Option<Instant>,
 }
 
 struct SessionEngine {
     running: EngineHandle,
-    /// Its prompts come to their end without it.
+    /// Dropping it ends the engine's prompt stream.
     prompt_sender: mpsc::Sender<Vec<Prompt>>,
     event_receiver: mpsc::Receiver<SessionEvent>,
     prompts_given: u64,
-    /// Requests sent before this measurement.
+    /// Requests sent before the active measurement.
     requests_before: u64,
-    /// How long to go on while no endpoint is up.
+    /// Longest wait while no endpoint is up.
     down_timeout: Duration,
 }
 
@@ -52,7 +53,7 @@ enum SessionEvent {
 }
 
 impl EngineSession {
-    /// Over those of the endpoints that serve the chosen model.
+    /// Starts an engine for those endpoints that serve the selected model.
     pub(super) fn start_session(
         settings: &Settings,
         key: Option<ApiKey>,
@@ -63,7 +64,7 @@ impl EngineSession {
             ProbeResult::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
                 Some(Endpoint {
                     url: it.url,
-                    ready: Some(facts.routes),
+                    ready_routes: Some(facts.routes),
                     timeline_row: TimelineSlot::default(),
                 })
             }
@@ -72,18 +73,17 @@ impl EngineSession {
         let endpoints: Vec<Endpoint> = found.into_iter().filter_map(serving).collect();
         let count = endpoints.len() as u64;
         let engine = match count {
-            0 => Err("this rank has no endpoint".into()), // and is asked for nothing
+            0 => Err("this rank has no endpoint".into()), // and gets no prompts
             _ => SessionEngine::start_engine(settings, key, choice, endpoints),
         };
         Self { endpoints: count, engine, active: ActiveMeasurement::default() }
     }
 
-    /// How many endpoints it asks.
     pub(super) fn endpoint_count(&self) -> u64 {
         self.endpoints
     }
 
-    /// Asks these; what comes of them is told by [`Lane::go_on`] and [`Lane::end`].
+    /// Submits the prompts of a measurement; [`EngineSession::wait_until`] counts their outcomes.
     pub(super) fn begin(&mut self, prompts: Vec<Prompt>) {
         let asked = prompts.len() as u64;
         let requests = self.engine.as_ref().map_or(0, |it| it.requests_before);
@@ -103,7 +103,7 @@ impl EngineSession {
         }
     }
 
-    /// Waits for outcomes until that time, at most until all are there. Are any missing?
+    /// Counts outcomes until all have arrived or the time is reached; returns whether any are missing.
     pub(super) fn wait_until(&mut self, until: Instant, each: impl FnMut(&PromptResult)) -> bool {
         if let Ok(engine) = &mut self.engine
             && let Err(why) = engine.collect_results(&mut self.active, until, each)
@@ -113,20 +113,20 @@ impl EngineSession {
         self.active.is_running()
     }
 
-    /// Ends what is not through yet, and says why it was not.
+    /// Ends a measurement that is still running, for this reason.
     pub(super) fn cut_short(&mut self, why: &str) {
         if !self.active.is_running() {
             return;
         }
-        if self.active.measured.settled() >= self.active.measured.asked {
-            self.active.tally_complete = true; // only the count of requests is missing
+        if self.active.measured.outcome_count() >= self.active.measured.asked {
+            self.active.tally_complete = true; // only the final count of requests is missing
             return;
         }
         let after = super::format_seconds(self.active.started.elapsed());
         self.fail_measurement(format!("{why} (after {after})"));
     }
 
-    /// What came of it.
+    /// Returns the result of the active measurement and resets it.
     pub(super) fn end(&mut self) -> BenchMeasurement {
         let ActiveMeasurement { mut measured, requests, .. } = std::mem::take(&mut self.active);
         if let (Ok(engine), None) = (&mut self.engine, &measured.end_reason) {
@@ -136,7 +136,7 @@ impl EngineSession {
         measured
     }
 
-    /// Nothing of it is through, and what is under way belongs to no later measurement.
+    /// Fails the active measurement and stops the engine, since outcomes of requests in flight must not count for a later one.
     fn fail_measurement(&mut self, why: String) {
         self.active.measured.seconds = self.active.started.elapsed().as_secs_f64();
         self.active.measured.end_reason = Some(why.clone());
@@ -153,10 +153,10 @@ impl EngineSession {
 }
 
 impl ActiveMeasurement {
-    /// The last word of requests comes within a second, and is not part of what is measured.
+    /// Outcomes end the measured time; the engine's final count of requests follows within a second.
     fn is_running(&self) -> bool {
         let Self { measured, tally_complete: all_told, .. } = self;
-        measured.end_reason.is_none() && (measured.settled() < measured.asked || !all_told)
+        measured.end_reason.is_none() && (measured.outcome_count() < measured.asked || !all_told)
     }
 }
 
@@ -175,7 +175,7 @@ impl Default for ActiveMeasurement {
 
 impl Drop for EngineSession {
     fn drop(&mut self) {
-        self.stop_engine("it has ended".into());
+        self.stop_engine("the session has ended".into());
     }
 }
 
@@ -190,7 +190,7 @@ impl SessionEngine {
         let (tell, heard) = mpsc::channel();
         let settled = tell.clone();
         let mut policy = engine_policy(settings, choice, 1)?;
-        // Failures are what is measured, too: none of them ends the job.
+        // Failures are measured too, so fail-fast is off.
         policy.fail_fast_threshold = usize::MAX;
         if settings.usage == UsageMode::Off {
             policy.token_counting = engine::TokenCounting::Share;
@@ -205,7 +205,7 @@ impl SessionEngine {
                 Ok(())
             },
         };
-        let running = engine::start(work, move |word| {
+        let running = engine::spawn_engine(work, move |word| {
             let _ = tell.send(SessionEvent::Engine(word)); // as above
         });
         let running = running.map_err(|error| format!("no thread can be started: {error}"))?;
@@ -237,7 +237,7 @@ impl SessionEngine {
             match self.event_receiver.recv_timeout(left) {
                 Ok(SessionEvent::Results(at, outcomes)) => {
                     for settled in &outcomes {
-                        under.measured.count(settled);
+                        under.measured.count_outcome(settled);
                         each(settled);
                     }
                     under.measured.seconds = (at - under.started).as_secs_f64();
@@ -245,7 +245,7 @@ impl SessionEngine {
                 Ok(SessionEvent::Engine(EngineEvent::Progress(progress))) => {
                     under.requests = progress.tally.requests;
                     under.tally_complete = progress.tally.settled() >= self.prompts_given;
-                    // A run waits for longer; here every cell would.
+                    // A run waits longer for its endpoints to return; here every cell would.
                     let down = || under.down_since.unwrap_or_else(Instant::now);
                     under.down_since = (progress.endpoints_up == 0).then(down);
                     if under.down_since.is_some_and(|since| since.elapsed() >= self.down_timeout) {
@@ -276,7 +276,7 @@ impl SessionEngine {
 
 fn describe_end(ended: EngineExit) -> String {
     match ended {
-        EngineExit::Stalled => "no endpoint was left to ask".into(),
+        EngineExit::Stalled => "no endpoint was reachable".into(),
         EngineExit::StartFailed(why) => format!("the engine could not start: {why}"),
         EngineExit::ReadFailed(why) => why,
         EngineExit::Finished | EngineExit::Stopped | EngineExit::WriteFailed => {

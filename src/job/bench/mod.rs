@@ -1,8 +1,9 @@
-//! `bench`: what servers can do, measured with the engine that `run` asks them with.
+//! `bench`: measures servers with the engine that `run` uses.
 //!
-//! Owns the beginning that all three commands share, and what every measurement goes through: all ranks begin together,
-//! each asks its own endpoints, rank 0 sums up. Nothing is written but the report. Unlike a run, ranks meet in collectives
-//! between measurements: each of these ends by itself in time.
+//! Commands are `sweep.rs`, `compare.rs` and `models.rs`; `measure.rs` has the set-up they share and the measurement: all
+//! ranks start together, each sends to its own endpoints, rank 0 merges. Nothing is written except the report
+//! (`output_files.rs`). Unlike in a run, ranks meet in collectives between measurements, since each of these ends in bounded
+//! time. Statistics and reports are values in [`crate::bench`], tables are printed in `console/bench.rs`.
 
 mod cancel;
 mod compare;
@@ -44,67 +45,68 @@ use engine_session::EngineSession;
 use output_files::BenchReportFiles;
 use prompt_source::BenchPromptSource;
 
-/// Where the logs of servers go that are started to be measured: here.
+/// Folder, below the working directory, for the logs of servers that are started to be measured.
 const BENCH_LOG_FOLDER: &str = "bench.servers";
 
-/// What all three commands are told besides settings.
+/// Options that all three commands have in addition to settings.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// Where prompts come from; none: they are made up.
+    /// Input files; without any the prompts are synthetic.
     pub inputs: Vec<String>,
-    /// How often each thing is measured.
+    /// Number of measurements per cell or model.
     pub repeats: u32,
-    /// Prompts an endpoint and measurement; none: what the command thinks best.
+    /// Prompts per endpoint and measurement; `None` for the command's default.
     pub prompts: Option<u64>,
-    /// The length of prompts that are made up, in tokens.
+    /// Length of synthetic prompts in tokens.
     pub prompt_tokens: usize,
-    /// A measurement that takes longer has failed.
+    /// Longest time of a measurement; a longer one has failed.
     pub time_limit: HumanDuration,
-    /// Where the report goes, as JSON.
+    /// File for the report as JSON.
     pub output: Option<String>,
-    /// Replace reports that are there.
+    /// Whether to replace an existing report.
     pub overwrite: bool,
-    /// Print JSON instead of a table.
+    /// Whether to print JSON instead of a table.
     pub json: bool,
 }
 
-/// What all ranks have once there is something to measure.
+/// State of a rank during a benchmark.
 struct BenchContext {
     context: JobContext,
     options: BenchOptions,
     files: Option<BenchReportFiles>,
     /// This rank's endpoints.
     own_endpoints: Vec<EndpointStatus>,
-    /// All ranks' endpoints, on rank 0.
+    /// Endpoints of all ranks; on rank 0 only.
     all_endpoints: Option<Vec<Vec<EndpointStatus>>>,
     prompt_source: BenchPromptSource,
-    /// What no other measurement's salt begins with, where servers keep their caches apart by it; and how many there were.
+    /// Prefix of this benchmark's cache salts, if all servers isolate caches by salt.
     cache_salt: Option<String>,
     salts_used: u64,
     cancellation: BenchCancellation,
     code: ErrorCodeFn,
-    /// They end with the measurements.
+    /// Kept alive for the time of the measurements.
     _servers: LocalServers,
 }
 
-/// What a command does with the settings before anything is asked.
+/// Plan of a command: its settings and the prompts it needs.
 struct BenchPlan {
-    /// Keys whose values are the command's own business, and what to say instead of them.
+    /// Keys that the command sets itself, and the message for a user who sets them.
     rejected_keys: (&'static [&'static str], &'static str),
-    /// Where neither flags, nor variables nor a file say anything: keys with their values.
+    /// Sets the command's own defaults for keys that the user has not set.
     apply_defaults: fn(&mut Settings, IsKeySet<'_>),
-    /// How many prompts an endpoint is asked in all.
+    /// Prompts per endpoint over all measurements.
     prompts_per_endpoint: u64,
 }
 
-/// Did anybody say anything of this key?
+/// Tells whether the user has set a key, by an option, a variable or a file.
 type IsKeySet<'s> = &'s dyn Fn(&str) -> bool;
 
-/// The runs of one thing on rank 0, and why they are fewer than they should be.
+/// Runs of a cell or model on rank 0, and the reason why some are missing.
 type RepeatedRuns = (Vec<BenchRun>, Option<String>);
 
 impl BenchContext {
-    /// Collective. Nothing where too few endpoints are ready, which is said.
+    /// Collective. Sets up a benchmark: settings, prompts, servers, endpoints. Returns `None` after a message if too few
+    /// endpoints are ready.
     fn begin(
         comm: &mut dyn Comm,
         mut given: Invocation,
@@ -116,14 +118,14 @@ impl BenchContext {
         let guard = given.guard.take();
         let (keys, sentence) = plan.rejected_keys;
         let named = keys.iter().find(|key| given.flags.names(key));
-        let named = named.map(|key| SettingsError::Conflict(format!("{key}: {sentence}")));
+        let named = named.map(|key| SettingsError::usage(format!("{key}: {sentence}")));
         let scratch = prompt_source::scratch_folder(given.environment.get("TMPDIR"));
         let mut common = establish_context(comm, given, code)?;
         console::set_log_identity(common.placement.rank, &common.placement.node.host);
         let is_root = comm.rank() == 0;
         let checked = is_root.then(|| {
             named.map_or(Ok(()), |it| Err(JobError::Settings(it)))?;
-            BenchReportFiles::wanted(measuring.output.as_deref(), measuring.overwrite)
+            BenchReportFiles::check_output(measuring.output.as_deref(), measuring.overwrite)
         });
         let files = root_result(comm, checked, code)?.flatten();
         let said: Option<Vec<String>> = is_root.then(|| common.origins.keys().cloned().collect());
@@ -158,8 +160,8 @@ impl BenchContext {
         let apart = comm.broadcast_value(apart)?;
         let pool =
             BenchPromptSource::receive_share(comm, dealt, measuring.prompt_tokens, apart, code)?;
-        let salt = apart.then(|| pool.name());
-        // (whoever asks for the end before there is anything to tell ends the process)
+        let salt = apart.then(|| pool.unique_name());
+        // Until here there is nothing to report, and a signal simply ends the process.
         let stop = BenchCancellation::catch_signals(comm, limit, code)?;
         Ok(Some(Self {
             context: common,
@@ -176,8 +178,7 @@ impl BenchContext {
         }))
     }
 
-    /// Rank 0's choice of model and route, if these settings and endpoints allow one; on the other ranks nothing. Only
-    /// endpoints that pass the filter (by rank) count.
+    /// Selects model and route on rank 0, among the endpoints that pass the filter; `None` on other ranks.
     fn select_model(
         &self,
         settings: &Settings,
@@ -199,14 +200,14 @@ impl BenchContext {
         )
     }
 
-    /// Collective. The choice, or the end of the job.
+    /// Collective. Selects model and route for all ranks; an error ends the job on all of them.
     fn select_model_or_end(&self, comm: &mut dyn Comm) -> Result<ModelSelection, JobError> {
         let choice =
             root_result(comm, self.select_model(&self.context.settings, |_, _| true), self.code)?;
         Ok(comm.broadcast_value(choice)?)
     }
 
-    /// What holds for all measurements, as rank 0 tells it.
+    /// Describes the conditions of all measurements for the report.
     fn bench_conditions(
         &self,
         comm: &dyn Comm,
@@ -232,7 +233,7 @@ impl BenchContext {
         }
     }
 
-    /// An engine for this rank's endpoints that pass.
+    /// Starts an engine for those of this rank's endpoints that pass the filter.
     fn start_session(
         &self,
         settings: &Settings,
@@ -243,8 +244,8 @@ impl BenchContext {
         EngineSession::start_session(settings, self.context.api_key.clone(), choice, its)
     }
 
-    /// Collective. A warm-up of some prompts an endpoint, then each repeat with prompts of its own; ends with the first that
-    /// does not answer all. Every outcome of a repeat passes `each`. Where all is over, what was measured whole by then counts.
+    /// Collective. Measures a warm-up and then the repeats, each with prompts of its own, and calls `each` for every outcome of
+    /// a repeat. Ends with the first measurement that does not answer all prompts; after a cancellation the complete ones count.
     fn measure_repeats(
         &mut self,
         comm: &mut dyn Comm,
@@ -258,7 +259,7 @@ impl BenchContext {
                 break;
             }
             let wanted = if turn == 0 { warm_up } else { prompts };
-            let asked = self.prompt_source.take(wanted * lane.endpoint_count());
+            let asked = self.prompt_source.take_prompts(wanted * lane.endpoint_count());
             let measured = self.measure_together(comm, lane, asked, |settled| {
                 if turn > 0 {
                     each(settled);
@@ -281,13 +282,13 @@ impl BenchContext {
         Ok((runs, failed))
     }
 
-    /// Why what comes is not measured, where all is over.
+    /// Returns why the next cell is not measured, if the benchmark was cancelled.
     fn skip_reason(&self) -> Option<String> {
         self.cancellation.cancel_reason().map(|why| format!("not measured: {why}"))
     }
 
-    /// Collective. All ranks ask their prompts at the same time; on rank 0 what came of all of them. Nothing where all is over.
-    /// No prefix cache helps with what was asked before, where servers keep them apart.
+    /// Collective. Measures once: all ranks send their prompts at the same time, and rank 0 gets the merged result. After a
+    /// cancellation nothing is sent. Where servers support it, each measurement has a cache salt of its own.
     fn measure_together(
         &mut self,
         comm: &mut dyn Comm,
@@ -297,7 +298,7 @@ impl BenchContext {
     ) -> Result<Option<BenchMeasurement>, JobError> {
         if let Some(why) = self.cancellation.cancel_reason() {
             let (asked, ended) = (prompts.len() as u64, Some(why.to_owned()));
-            return Ok(comm.reduce(BenchMeasurement {
+            return Ok(comm.reduce_values(BenchMeasurement {
                 asked,
                 end_reason: ended,
                 ..BenchMeasurement::default()
@@ -315,7 +316,7 @@ impl BenchContext {
             let until = end.min(Instant::now() + VOTE_INTERVAL);
             let going = lane.wait_until(until, &mut each);
             if going && until == end {
-                lane.cut_short("it was not over in time");
+                lane.cut_short("not over in time");
             }
             match self.cancellation.collect_votes(comm, going && until < end) {
                 CancelVote::Continue => {}
@@ -326,17 +327,17 @@ impl BenchContext {
                 }
             }
         }
-        Ok(comm.reduce(lane.end())?)
+        Ok(comm.reduce_values(lane.end())?)
     }
 
-    /// Collective. Did any rank have too few rows?
+    /// Collective. Returns whether any rank had to repeat rows.
     fn any_rows_repeated(&self, comm: &mut dyn Comm) -> bool {
         let mut any = [u64::from(self.prompt_source.has_repeated_rows())];
         comm.all_reduce(&mut any, crate::comm::ReduceOp::Or);
         any != [0]
     }
 
-    /// Collective. Rank 0 prints its report and writes it; every rank has its verdict.
+    /// Collective. Prints and writes the report on rank 0, and returns its verdict on every rank.
     fn end<R: serde::Serialize>(
         &self,
         comm: &mut dyn Comm,
@@ -356,7 +357,7 @@ impl BenchContext {
                     tracing::warn!("there is no plot: {why}");
                     Vec::new()
                 });
-                files.write(&json, &plots)?;
+                files.write_report(&json, &plots)?;
             }
             Ok(verdict)
         });
@@ -364,15 +365,14 @@ impl BenchContext {
         Ok(comm.broadcast_value(verdict)?)
     }
 
-    /// A line for those who wait, on rank 0.
+    /// Prints a line on rank 0, unless the user asked for quiet.
     fn print_progress(&self, line: impl FnOnce() -> String) {
         if self.all_endpoints.is_some() && !self.context.settings.quiet {
-            console::say(&line());
+            console::print_notice(&line());
         }
     }
 }
 
-/// The settings with another batch size and window.
 fn with_batch_and_window(settings: &Settings, batch: AutoOrCount, window: AutoOrCount) -> Settings {
     let mut settings = settings.clone();
     (settings.batch_size, settings.concurrency, settings.no_batch) = (batch, window, false);
@@ -383,7 +383,7 @@ fn is_endpoint_ready(it: &EndpointStatus) -> bool {
     matches!(it.probe, ProbeResult::Ready(_))
 }
 
-/// Do all servers that are ready?
+/// Returns whether all ready servers isolate caches by salt.
 fn all_support_cache_salt(found: &[Vec<EndpointStatus>]) -> bool {
     let versions = found.iter().flatten().filter_map(|it| match &it.probe {
         ProbeResult::Ready(facts) => Some(facts.version.as_deref()),
@@ -392,7 +392,7 @@ fn all_support_cache_salt(found: &[Vec<EndpointStatus>]) -> bool {
     versions.into_iter().all(supports_cache_salt)
 }
 
-/// Rank 0: are there enough? Else says who is not ready.
+/// Returns whether enough endpoints are ready, and otherwise prints those that are not. Rank 0 only.
 fn has_enough_endpoints(found: &[Vec<EndpointStatus>], least: impl Fn(u64) -> u64) -> bool {
     let all: Vec<&EndpointStatus> = found.iter().flatten().collect();
     let least = least(all.len() as u64).max(1);
@@ -403,7 +403,7 @@ fn has_enough_endpoints(found: &[Vec<EndpointStatus>], least: impl Fn(u64) -> u6
     enough
 }
 
-/// As people read it.
+/// Formats a duration in whole seconds, at least one, such as `1m30s`.
 fn format_seconds(duration: Duration) -> String {
     HumanDuration::seconds(duration.as_secs().max(1)).to_string()
 }

@@ -1,4 +1,4 @@
-//! `bench models`: each served model by itself, or each endpoint, one after the other: they share GPUs and hosts.
+//! `bench models`: measures each served model, or each endpoint, one after the other since they share GPUs and hosts.
 
 use super::{BenchContext, BenchOptions, BenchPlan, compare::answer_text, is_endpoint_ready};
 use crate::{
@@ -10,21 +10,21 @@ use crate::{
     settings::{AutoOrCount, Settings},
 };
 
-/// Prompts an endpoint and run.
+/// Default number of prompts per endpoint and run.
 const MODELS_PROMPTS: u64 = 8;
 
-/// One line of the table.
+/// Model, or endpoint with its model, that is measured by itself.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct BenchSubject {
     model: String,
-    /// One endpoint, and the rank whose it is: loopback addresses are the same on every node.
+    /// Owner rank and URL if a single endpoint is measured; the rank is needed since loopback URLs are the same on every node.
     single_endpoint: Option<(usize, Url)>,
 }
 
-/// Collective. Of these models, or of all that are served. Prints a table (or JSON) on rank 0.
+/// Collective. Measures these models, or all served ones, and prints a table, or JSON, on rank 0.
 ///
 /// # Errors
-/// Where settings or the input cannot be, or the report not be written.
+/// Fails if settings or the input are invalid, or the report cannot be written.
 pub fn bench_models(
     comm: &mut dyn Comm,
     given: Invocation,
@@ -35,13 +35,13 @@ pub fn bench_models(
     let (prompts, repeats) = (measuring.prompts.unwrap_or(MODELS_PROMPTS), measuring.repeats);
     let plan = BenchPlan {
         rejected_keys: (&[], ""),
-        // One at a time is what a model takes; how many at a time servers bear is a sweep's question.
+        // One request at a time measures the model's latency; throughput under load is what a sweep measures.
         apply_defaults: |settings, said| {
             if !said("concurrency") {
                 settings.concurrency = AutoOrCount::Count(usize::try_from(settings.n).unwrap_or(1));
             }
         },
-        // The same prompts for each.
+        // All subjects get the same prompts, so they count once.
         prompts_per_endpoint: prompts * u64::from(repeats) + 1,
     };
     let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
@@ -76,7 +76,7 @@ pub fn bench_models(
 }
 
 impl BenchContext {
-    /// Rank 0: what there is to measure, in order; a name that is given twice is one.
+    /// Lists what to measure, in order and without duplicate models. Rank 0 only.
     fn list_subjects(&self, named: &[String], per_endpoint: bool) -> Vec<BenchSubject> {
         let mut subjects: Vec<BenchSubject> = Vec::new();
         let ranks = self.all_endpoints.iter().flatten().enumerate();
@@ -109,7 +109,7 @@ impl BenchContext {
         subjects
     }
 
-    /// What it is called in the table.
+    /// Returns the model and the endpoint as shown in the table.
     fn subject_label(
         &self,
         comm: &dyn Comm,
@@ -122,7 +122,7 @@ impl BenchContext {
         (model.clone(), label)
     }
 
-    /// Collective. One of them: a failure is a line of the table.
+    /// Collective. Measures one subject; a failure becomes a row of the table.
     fn measure_subject(
         &mut self,
         comm: &mut dyn Comm,
@@ -150,7 +150,7 @@ impl BenchContext {
             sample = sample.take().or_else(|| answer_text(settled));
         })?;
         let samples: Vec<String> = sample.into_iter().collect();
-        let sample = comm.reduce(samples)?.unwrap_or_default().into_iter().next();
+        let sample = comm.reduce_values(samples)?.unwrap_or_default().into_iter().next();
         Ok(ModelRow {
             endpoints: choice.ready_counts.iter().sum(),
             api: Some(choice.api_name().into()),

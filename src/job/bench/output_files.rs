@@ -1,22 +1,27 @@
-//! Where a report goes: FILE.json, and its plots beside it. Looked at before anything is measured; whole or absent.
+//! The files of a benchmark report: FILE.json and its plots beside it.
+//!
+//! Their paths are checked before anything is measured, and each file is written completely or not at all.
 
 use std::path::{Path, PathBuf};
 
 use crate::job::JobError;
 use crate::output::OutputError;
 
-/// The files of a report.
+/// Paths of a report's files, all derived from the JSON file's.
 #[derive(Clone, Debug)]
 pub(super) struct BenchReportFiles {
     json_path: PathBuf,
 }
 
-/// Names of plots, by what comes after the last point.
+/// Extensions of the plots that may be written beside the report.
 const PLOT_EXTENSIONS: [&str; 2] = ["svg", "png"];
 
 impl BenchReportFiles {
-    /// Where `output` is, if there is to be any.
-    pub(super) fn wanted(output: Option<&str>, overwrite: bool) -> Result<Option<Self>, JobError> {
+    /// Checks that the report can be written to `output`, and that nothing is overwritten unasked.
+    pub(super) fn check_output(
+        output: Option<&str>,
+        overwrite: bool,
+    ) -> Result<Option<Self>, JobError> {
         let Some(output) = output else { return Ok(None) };
         let json = PathBuf::from(output);
         if json.extension().is_none_or(|it| it != "json") {
@@ -39,15 +44,19 @@ impl BenchReportFiles {
             )));
         }
         let it = Self { json_path: json };
-        // Hours of measurements are not lost to a folder that cannot be written to.
+        // An unwritable folder has to fail now and not after hours of measurements.
         let part = it.part_path("json");
         std::fs::write(&part, "").map_err(OutputError::io_error("cannot write", &part))?;
         let _ = std::fs::remove_file(&part);
         Ok(Some(it))
     }
 
-    /// Writes all of them: the plots by their endings, and the JSON last.
-    pub(super) fn write(&self, json: &str, plots: &[(&str, Vec<u8>)]) -> Result<(), JobError> {
+    /// Writes the plots, given by extension, and the JSON last.
+    pub(super) fn write_report(
+        &self,
+        json: &str,
+        plots: &[(&str, Vec<u8>)],
+    ) -> Result<(), JobError> {
         for (ending, bytes) in plots {
             self.write_file(ending, bytes)?;
         }
@@ -72,13 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_kept_unless_somebody_says_otherwise() {
+    fn existing_reports_and_plots_are_kept_unless_overwrite_is_given() {
         let folder = tempfile::tempdir().expect("a folder");
         let name = |file: &str| folder.path().join(file).to_string_lossy().into_owned();
-        let wanted = |file: &str, overwrite| BenchReportFiles::wanted(Some(&name(file)), overwrite);
+        let wanted =
+            |file: &str, overwrite| BenchReportFiles::check_output(Some(&name(file)), overwrite);
         let files = wanted("a.json", false).expect("fine").expect("wanted");
         assert!(!folder.path().join("a.json").exists(), "nothing is there before the end");
-        files.write("{}\n", &[("svg", b"<svg/>".to_vec())]).expect("written");
+        files.write_report("{}\n", &[("svg", b"<svg/>".to_vec())]).expect("written");
         assert!(folder.path().join("a.svg").exists());
         let kept = wanted("a.json", false).expect_err("it is there").to_string();
         assert!(kept.contains("--overwrite"), "{kept}");
@@ -86,6 +96,6 @@ mod tests {
         std::fs::remove_file(folder.path().join("a.json")).expect("removed");
         assert!(wanted("a.json", false).is_err(), "its plot is there");
         assert!(wanted("b.txt", false).is_err() && wanted("no/b.json", false).is_err());
-        assert!(BenchReportFiles::wanted(None, false).expect("fine").is_none());
+        assert!(BenchReportFiles::check_output(None, false).expect("fine").is_none());
     }
 }

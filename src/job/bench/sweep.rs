@@ -1,4 +1,4 @@
-//! `bench sweep`: every batch size with every window, and which is best.
+//! `bench sweep`: measures every batch size with every concurrency limit (window) and reports the best combination.
 
 use super::{BenchContext, BenchOptions, BenchPlan, with_batch_and_window};
 use crate::{
@@ -9,10 +9,10 @@ use crate::{
     settings::AutoOrCount,
 };
 
-/// Collective. Prints a table (or JSON) on rank 0.
+/// Collective. Measures all cells and prints a table, or JSON, on rank 0.
 ///
 /// # Errors
-/// Where settings or the input cannot be, or the report not be written.
+/// Fails if settings or the input are invalid, or the report cannot be written.
 pub fn bench_sweep(
     comm: &mut dyn Comm,
     given: Invocation,
@@ -26,7 +26,7 @@ pub fn bench_sweep(
     let plan = BenchPlan {
         rejected_keys: (
             &["batch-size", "no-batch", "concurrency"],
-            "a sweep goes over --batch-sizes and --windows",
+            "bench sweep varies it (use --batch-sizes and --windows)",
         ),
         apply_defaults: |_, _| {},
         prompts_per_endpoint: cells.iter().map(size).sum::<u64>() * turns,
@@ -35,7 +35,7 @@ pub fn bench_sweep(
     let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
-    // Not by one cell's size: whether conversations can be rendered here is found for all.
+    // Model and route are selected without a cell's batch size: local rendering has to be decided for all cells alike.
     let settings =
         with_batch_and_window(&bench.context.settings, AutoOrCount::Auto, AutoOrCount::Auto);
     bench.context.settings = settings.clone();
@@ -54,7 +54,7 @@ pub fn bench_sweep(
                 bench.measure_repeats(comm, &mut lane, (size, size), |_| {})?
             }
         };
-        bench.print_progress(|| line(cell, &runs, failed.as_deref()));
+        bench.print_progress(|| describe_cell(cell, &runs, failed.as_deref()));
         rows.push(SweepRow::new(cell, runs, failed));
     }
     let rows_came_again = bench.any_rows_repeated(comm);
@@ -69,7 +69,7 @@ pub fn bench_sweep(
     bench.end(comm, report, console::sweep_plots)
 }
 
-fn line(cell: BenchCell, runs: &[BenchRun], failed: Option<&str>) -> String {
+fn describe_cell(cell: BenchCell, runs: &[BenchRun], failed: Option<&str>) -> String {
     let BenchCell { batch, window } = cell;
     let found = match (failed, RunFigures::of(runs)) {
         (Some(why), _) => why.to_owned(),

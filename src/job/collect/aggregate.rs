@@ -38,7 +38,7 @@ pub(crate) fn aggregate_report_path(answers: &Path) -> PathBuf {
 /// Returns the names of all files that the requested aggregates produce.
 pub(crate) fn aggregate_file_names(wanted: &[AggregateSpec], answers: &Path) -> Vec<String> {
     let report = (!wanted.is_empty()).then(|| aggregate_report_path(answers));
-    let texts = wanted.iter().filter_map(AggregateSpec::file);
+    let texts = wanted.iter().filter_map(AggregateSpec::file_suffix);
     let texts = texts.map(|ending| answers_sibling_path(answers, ending));
     let name = |it: PathBuf| it.file_name().unwrap_or_default().to_string_lossy().into_owned();
     report.into_iter().chain(texts).map(name).collect()
@@ -113,7 +113,7 @@ impl AggregateSet {
         let (wanted, measured) = (wanted.aggregate, wanted.report.then(AnswerStats::default));
         let (mut values, mut texts) = (Vec::new(), Vec::new());
         for it in wanted {
-            match (Aggregate::of(it), it.file(), answers) {
+            match (Aggregate::of(it), it.file_suffix(), answers) {
                 (Aggregate::Concat(joined), Some(ending), Some(answers)) => {
                     let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
                     file.write(joined.opening_text().as_bytes())?;
@@ -132,7 +132,7 @@ impl AggregateSet {
 
     /// Returns whether the answers are needed in input order. The same on every rank.
     pub(crate) fn needs_input_order(&self) -> bool {
-        self.requested.iter().any(|it| it.file().is_some())
+        self.requested.iter().any(|it| it.file_suffix().is_some())
     }
 
     /// Keeps only the line that counts of each prompt, if any aggregate merges. Collective.
@@ -192,7 +192,7 @@ impl AggregateSet {
             return Ok((comm.rank() == 0).then_some(self));
         }
         let Self { requested: wanted, partial: own, text_aggregates: texts } = self;
-        Ok(comm.reduce(own)?.map(|own| Self {
+        Ok(comm.reduce_values(own)?.map(|own| Self {
             requested: wanted,
             partial: own,
             text_aggregates: texts,
@@ -218,7 +218,7 @@ impl AggregateSet {
         let (mut values, mut texts) = (own.values.into_iter(), texts.into_iter());
         let mut all = Map::new();
         for it in &wanted {
-            let value = match it.file() {
+            let value = match it.file_suffix() {
                 None => values.next().map(|value| value.finish()),
                 Some(ending) => {
                     let finished = texts.next().map(TextAggregate::finish_file).transpose()?;

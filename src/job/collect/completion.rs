@@ -18,7 +18,7 @@ use crate::{
     comm::{Comm, ReduceOp, TypedComm},
     output::PromptCounts,
     shards::{self, IndexSet, ShardFile},
-    site::Place,
+    site::RankPlacement,
 };
 
 /// Sets of answered and failed prompts, one bit per prompt each.
@@ -75,7 +75,7 @@ impl CompletionState {
             Err(error) => (Err(error.into_finish_error()), None),
         };
         let standing = standing.reduce_over_ranks(comm, read, code)?;
-        let whole = standing.counts(rows).open == 0;
+        let whole = standing.outcome_counts(rows).open == 0;
         Ok((standing, lines.filter(|_| whole || anyway)))
     }
 
@@ -174,7 +174,7 @@ impl CompletionState {
     }
 
     /// Returns the counts as the manifest has them.
-    pub(crate) fn counts(&self, rows: u64) -> PromptCounts {
+    pub(crate) fn outcome_counts(&self, rows: u64) -> PromptCounts {
         PromptCounts::new(rows, self.answered.count(), self.failed.count())
     }
 }
@@ -186,7 +186,7 @@ impl CompletionState {
 pub(crate) fn check_run_folder(
     comm: &mut dyn Comm,
     brief: &RunPlan,
-    place: &Place,
+    place: &RankPlacement,
     code: ErrorCodeFn,
 ) -> Result<Option<Vec<bool>>, JobError> {
     let token = std::fs::read_to_string(brief.folder.join("token")).unwrap_or_default();

@@ -45,7 +45,7 @@ pub(crate) fn gather_answers(
     standing: &CompletionState,
     code: ErrorCodeFn,
 ) -> Result<Option<AnswerStats>, JobError> {
-    let counts = standing.counts(brief.source.rows);
+    let counts = standing.outcome_counts(brief.source.rows);
     let (began, wanted) = (std::time::Instant::now(), brief.requested_outputs(&counts));
     let Some(mut lines) = lines.filter(|_| !wanted.is_empty()) else { return Ok(None) };
     let begun = AnswerCollector::begin(&brief.output, &wanted, &counts, comm.rank() == 0);

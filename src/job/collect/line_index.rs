@@ -73,7 +73,7 @@ impl LineIndex {
     /// precedence. A prompt without a line has `u64::MAX`.
     pub(crate) fn precedence_keys(&self, from: u64, to: u64) -> Vec<u64> {
         let mut claims = vec![u64::MAX; (to - from) as usize];
-        for &spot in self.of(from, to) {
+        for &spot in self.locations_in(from, to) {
             claims[(spot.prompt_index() - from) as usize] = self.precedence_key(spot);
         }
         claims
@@ -94,13 +94,13 @@ impl LineIndex {
     fn precedence_key(&self, spot: LineLocation) -> u64 {
         let file = self.file_cache.shard_file(spot.file_number());
         let start = u64::from(file.start) & (u64::from(u32::MAX) >> 1);
-        u64::from(spot.failed()) << 63 | start << 32 | u64::from(file.rank)
+        u64::from(spot.is_failed()) << 63 | start << 32 | u64::from(file.rank)
     }
 
     /// Returns the number of bytes that [`Self::read_range`] would append, for each bin of `width` prompts in `[from, to)`.
     pub(crate) fn bytes_by_bin(&self, from: u64, to: u64, width: u64) -> Vec<u64> {
         let mut bins = vec![0; (to - from).div_ceil(width) as usize];
-        for &spot in self.of(from, to) {
+        for &spot in self.locations_in(from, to) {
             bins[((spot.prompt_index() - from) / width) as usize] +=
                 self.line_length(spot) + FRAME_HEADER_BYTES as u64;
         }
@@ -115,11 +115,11 @@ impl LineIndex {
         into: &mut Vec<u8>,
     ) -> Result<(), ShardError> {
         let mut pieces = Vec::new();
-        for &spot in self.of(from, to) {
+        for &spot in self.locations_in(from, to) {
             let (file, length) =
                 (self.file_cache.shard_file(spot.file_number()), self.line_length(spot));
             into.extend(spot.prompt_index().to_le_bytes());
-            for number in [u32::from(spot.failed()), file.start, file.rank, length as u32] {
+            for number in [u32::from(spot.is_failed()), file.start, file.rank, length as u32] {
                 into.extend(number.to_le_bytes());
             }
             let (number, offset, at) = (spot.file_number(), spot.line_offset(), into.len());
@@ -169,7 +169,7 @@ impl LineIndex {
         Ok(())
     }
 
-    fn of(&self, from: u64, to: u64) -> &[LineLocation] {
+    fn locations_in(&self, from: u64, to: u64) -> &[LineLocation] {
         let at = |index: u64| self.locations.partition_point(|spot| spot.prompt_index() < index);
         &self.locations[at(from)..at(to)]
     }

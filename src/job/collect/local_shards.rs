@@ -27,13 +27,13 @@ use crate::{
     comm::{Comm, ReduceOp, SoloComm, TypedComm},
     output::{AnswerFormat, OutputError, OutputFile},
     shards::{self, ShardFile, ShardHeader},
-    site::Place,
+    site::RankPlacement,
 };
 
 /// The folders of shard files that this rank reads and writes.
 #[derive(Debug)]
 pub(crate) struct ShardFolders {
-    placement: Place,
+    placement: RankPlacement,
     /// Number of ranks of the job.
     ranks: usize,
     run_folder: PathBuf,
@@ -70,7 +70,7 @@ impl ShardFolders {
     pub(crate) fn create_folders(
         comm: &mut dyn Comm,
         brief: &RunPlan,
-        place: &Place,
+        place: &RankPlacement,
         code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
         let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS_FOLDER));
@@ -86,7 +86,7 @@ impl ShardFolders {
         };
         let Some(away) = &brief.local_shards else { return Ok(folders) };
         let place = &folders.placement;
-        let run = PathBuf::from(place.fill(away));
+        let run = PathBuf::from(place.fill_placeholders(away));
         let shards = run.join(SHARDS_FOLDER);
         let made = std::fs::create_dir_all(&shards).map_err(|error| JobError::LocalShards {
             rank: place.rank,
@@ -224,7 +224,7 @@ pub(crate) fn collect_local_shards(
 /// may have left any. Collective.
 pub(crate) fn collect_earlier_shards(
     comm: &mut dyn Comm,
-    place: &Place,
+    place: &RankPlacement,
     earlier: Option<RunPlan>,
     code: ErrorCodeFn,
 ) -> Result<(), JobError> {
@@ -316,7 +316,7 @@ struct CollectedShard {
     file: OutputFile,
     /// Completion state of the run folder before this file.
     existing: CompletionState,
-    lines: u64,
+    line_count: u64,
 }
 
 impl CollectedShard {
@@ -328,15 +328,15 @@ impl CollectedShard {
         let mut first = serde_json::to_vec(&header).unwrap_or_default();
         first.push(b'\n');
         file.write_answer(&first)?;
-        Ok(Self { file, existing: there, lines: 0 })
+        Ok(Self { file, existing: there, line_count: 0 })
     }
 
     fn finish_file(self) -> Result<u64, OutputError> {
         // Everything was in the run folder already: an empty shard file would only be noise.
-        if self.lines > 0 {
+        if self.line_count > 0 {
             self.file.finish()?;
         }
-        Ok(self.lines)
+        Ok(self.line_count)
     }
 }
 
@@ -347,7 +347,7 @@ impl LineSink for Option<CollectedShard> {
         let Some(it) = self.as_mut().filter(|it| !it.existing.is_answered(index)) else {
             return Ok(());
         };
-        it.lines += 1;
+        it.line_count += 1;
         it.file.write_answer(line)
     }
 }
@@ -400,9 +400,9 @@ mod tests {
         }
     }
 
-    fn place() -> Place {
+    fn solo_placement() -> RankPlacement {
         let node = NodeInfo { host: "n".into(), addresses: Vec::new() };
-        Place { rank: 0, node, local_rank: 0, local_size: 1 }
+        RankPlacement { rank: 0, node, local_rank: 0, local_size: 1 }
     }
 
     /// Writes shard files with these outcomes, one per rank, each with a torn last line.
@@ -420,7 +420,7 @@ mod tests {
     }
 
     fn count_outcomes(folder: &Path) -> crate::output::PromptCounts {
-        CompletionState::from_folder(folder, ROWS, "f").expect("read").counts(ROWS)
+        CompletionState::from_folder(folder, ROWS, "f").expect("read").outcome_counts(ROWS)
     }
 
     fn any_files() -> impl Strategy<Value = Vec<Vec<(u64, bool)>>> {
@@ -450,7 +450,7 @@ mod tests {
             }
             let brief = run_plan(&run, &local, 3);
             let comm = &mut SoloComm::new();
-            let folders = ShardFolders::create_folders(comm, &brief, &place(), |_| 1).expect("agreed");
+            let folders = ShardFolders::create_folders(comm, &brief, &solo_placement(), |_| 1).expect("agreed");
             if killed {
                 // Collected by a session that was killed before it removed the local files.
                 collect_root_shards(&folders, &brief).expect("home");
@@ -493,8 +493,9 @@ mod tests {
         write_shards(&local.join(SHARDS_FOLDER), 1, &[vec![(0, true)]]);
         // The run folder has no shards folder to write to.
         let brief = run_plan(&run, &local, 2);
-        let folders = ShardFolders::create_folders(&mut SoloComm::new(), &brief, &place(), |_| 1)
-            .expect("agreed");
+        let folders =
+            ShardFolders::create_folders(&mut SoloComm::new(), &brief, &solo_placement(), |_| 1)
+                .expect("agreed");
         let error = collect_local_shards(&mut SoloComm::new(), &folders, &brief, |_| 1)
             .expect_err("no home");
         assert!(matches!(error, JobError::FinishFailed(_)), "{error}");

@@ -39,7 +39,7 @@ pub fn merge_shards(
     log_uncollected_answers(manifest.away.as_deref(), alive);
     let (standing, lines) =
         CompletionState::from_folder_with_index(&folder, manifest.rows, &manifest.fingerprint)?;
-    let counts = standing.counts(manifest.rows);
+    let counts = standing.outcome_counts(manifest.rows);
     if counts.open > 0 && !partial {
         return Err(JobError::PreconditionFailed(format!(
             "{} of {} prompts are open: run the same command again, or take what there is with --partial",
@@ -70,7 +70,7 @@ pub fn merge_shards(
         }
         wanted => wanted,
     };
-    AggregateSpec::check_duplicates(&aggregate).map_err(SettingsError::Conflict)?;
+    AggregateSpec::check_duplicates(&aggregate).map_err(SettingsError::usage)?;
     let wanted = RequestedOutputs { format: Some(format), aggregate: &aggregate, report: false };
     gather_solo(lines, &counts, Path::new(&place), &wanted)?;
     if counts.open == 0 && place == own && !alive {

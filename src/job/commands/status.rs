@@ -107,7 +107,7 @@ fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView
             return Err(no_run_error(&folder));
         }
         if !std::mem::replace(&mut told, true) {
-            console::say(&format!(
+            console::print_notice(&format!(
                 "there is no run in {} yet: it is waited for, for {}",
                 folder.display(),
                 crate::settings::HumanDuration::from_millis(wait.as_millis() as u64)
@@ -200,7 +200,7 @@ fn verify_counts(
     }
     let Some(manifest) = Manifest::read(folder)? else { return Ok(view) };
     let standing = CompletionState::from_folder(folder, manifest.rows, &manifest.fingerprint)?;
-    let counts = standing.counts(manifest.rows);
+    let counts = standing.outcome_counts(manifest.rows);
     if !behind && manifest.away.is_none() && counts != manifest.counts {
         return Err(JobError::PreconditionFailed(format!(
             "the manifest of {} counts {}, and its shard files hold {}: a file is damaged or missing. The same run command \

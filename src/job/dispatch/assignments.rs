@@ -60,12 +60,12 @@ impl Assignments {
 
     /// Prompts that somebody has.
     pub(crate) fn leased_count(&self) -> u64 {
-        self.ledger.open_count() - self.ledger.free()
+        self.ledger.open_count() - self.ledger.free_count()
     }
 
     /// What a prompt usually takes at the slowest rank.
     pub(crate) fn slowest_typical_latency(&self) -> Duration {
-        self.ledger.slowest().unwrap_or_default()
+        self.ledger.max_p50_latency().unwrap_or_default()
     }
 
     /// Does it have anything to work on?
@@ -100,7 +100,7 @@ impl Assignments {
     pub(crate) fn grant_status(&self) -> LeaseGrant {
         LeaseGrant {
             lease: None,
-            exhausted: self.ledger.free() == 0,
+            exhausted: self.ledger.free_count() == 0,
             seconds_left: self.ledger.free_work_seconds(),
         }
     }
@@ -167,14 +167,14 @@ impl Assignments {
         self.ledger.look();
         let mut leases = Vec::new();
         for rank in 0..self.rank_demand.len() {
-            if self.ledger.free() == 0 {
+            if self.ledger.free_count() == 0 {
                 break;
             }
             if self.rank_demand[rank].unmet_demand > 0 {
                 leases.extend(self.grant_to(rank).map(|lease| (rank, lease)));
             }
         }
-        if self.ledger.free() == 0
+        if self.ledger.free_count() == 0
             && self.open_count() > 0
             && self.started_at.elapsed() >= self.next_speculation
         {

@@ -140,10 +140,10 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         let mut manifest = Instant::now();
         let over = loop {
             match self.mailbox.wait(self.lease_client.next_report_time().min(look)) {
-                MailboxEvent::Word(LocalEvent::TextFetched(rank, lease)) => {
+                MailboxEvent::Local(LocalEvent::TextFetched(rank, lease)) => {
                     self.on_text_fetched(rank, lease)
                 }
-                MailboxEvent::Word(said) => self.lease_client.on_local_event(said),
+                MailboxEvent::Local(said) => self.lease_client.on_local_event(said),
                 MailboxEvent::Message(letter) => {
                     if let Some(message) = decode_message(&letter) {
                         self.on_message(letter.from, message);

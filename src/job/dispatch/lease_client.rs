@@ -17,7 +17,7 @@ use crate::{
     domain::Tally,
     engine::{EngineBacklog, EngineEvent, EngineExit, EngineHandle, EngineProgress},
     input,
-    ledger::{apart, target_backlog},
+    ledger::{min_report_interval, target_backlog},
     site::ShutdownRequest,
 };
 
@@ -78,7 +78,7 @@ pub(crate) struct ReportSchedule {
 impl ReportSchedule {
     /// For one of so many ranks, which are lost when they are silent for so long.
     pub(crate) fn for_rank(rank: usize, ranks: usize, silence: Duration) -> Self {
-        let apart = apart(ranks);
+        let apart = min_report_interval(ranks);
         // A rank that is alone has nobody to spare, and somebody may look at its bar.
         let every = Duration::from_secs(if ranks == 1 { 1 } else { 5 });
         let every = every.max(apart).min(silence / 4);

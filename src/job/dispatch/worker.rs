@@ -36,7 +36,7 @@ pub(crate) fn run_worker(
             });
         }
         match post.wait(hand.next_report_time()) {
-            MailboxEvent::Word(said) => hand.on_local_event(said),
+            MailboxEvent::Local(said) => hand.on_local_event(said),
             MailboxEvent::Message(letter) => {
                 heard = Instant::now();
                 match decode_message(&letter) {

@@ -27,8 +27,8 @@ use crate::job::{
 use crate::{
     comm::{Comm, Mailbox},
     domain::{
-        EndpointStatus, Failure, FailureKind, Outcome, ProbeResult, Prompt, PromptId, PromptInput,
-        PromptResult, RequestParams, RowHash, Tally, TimelineSlot,
+        EndpointStatus, FailureKind, Outcome, ProbeResult, Prompt, PromptFailure, PromptId,
+        PromptInput, PromptResult, RequestParams, RowHash, Tally, TimelineSlot,
     },
     engine::{
         self, Endpoint, EngineEvent, EngineExit, EngineHandle, EnginePolicy, EngineSetup, SizeMode,
@@ -152,7 +152,11 @@ fn begin(
             ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
         };
         let name = format!("{} {}", place.node.host, it.url);
-        Endpoint { timeline_row: TimelineSlot::of(before + number, all, name), url: it.url, ready }
+        Endpoint {
+            timeline_row: TimelineSlot::of(before + number, all, name),
+            url: it.url,
+            ready_routes: ready,
+        }
     };
     let written = tell.clone();
     let work = EngineSetup {
@@ -168,7 +172,7 @@ fn begin(
             Ok(())
         },
     };
-    engine::start(work, move |word| {
+    engine::spawn_engine(work, move |word| {
         let _ = tell.send(LocalEvent::Engine(word)); // as above
     })
     .map(Some)
@@ -231,7 +235,7 @@ fn amount_to_size(amount: AutoOrCount) -> SizeMode {
 /// A row that cannot be read, as an outcome of its prompt.
 fn bad_row_result(bad: BadRow) -> PromptResult {
     let id = bad.id.unwrap_or_else(|| PromptId::from_index(bad.index));
-    let failure = Failure { kind: FailureKind::BadRow, message: bad.reason, status: None };
+    let failure = PromptFailure { kind: FailureKind::BadRow, message: bad.reason, status: None };
     let prompt = Prompt {
         index: bad.index,
         id,

@@ -97,7 +97,7 @@ pub(crate) fn run_pass(
     let files = start.as_ref().map(|start| start.input_files.as_slice());
     let scanned = scan_input(comm, files, &open::row_rules(&context.settings));
     let begun = start.zip(scanned);
-    let begun = begun.map(|(start, scanned)| start.begin(context, inputs, comm.size(), scanned));
+    let begun = begun.map(|(start, scanned)| start.open_run(context, inputs, comm.size(), scanned));
     let mut root = root_result(comm, begun, code)?;
     // A pass on demand writes no report.
     root.iter_mut()

@@ -48,7 +48,7 @@ pub(crate) fn answer_prompts(
             let visited = visit_lines(
                 comm,
                 line_index,
-                &completion.counts(plan.source.rows),
+                &completion.outcome_counts(plan.source.rows),
                 visit_line,
                 code,
             );
@@ -58,8 +58,8 @@ pub(crate) fn answer_prompts(
     };
     let ended = root.map(|mut root| {
         let measured = gathered.as_ref().ok().and_then(Option::as_ref);
-        let ended = root.end(&completion, gathered.is_ok(), measured);
-        root.report(&gathered);
+        let ended = root.finish_run(&completion, gathered.is_ok(), measured);
+        root.write_run_report(&gathered);
         ended
     });
     gathered?;

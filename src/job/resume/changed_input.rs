@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            AnswerChoice, Failure, FailureKind, Outcome, Prompt, PromptAnswer, PromptId,
+            AnswerChoice, FailureKind, Outcome, Prompt, PromptAnswer, PromptFailure, PromptId,
             PromptInput, PromptResult, RequestParams, Route, RowHash,
         },
         shards::{AnswerLineStyle, ShardWriter},
@@ -432,7 +432,7 @@ mod tests {
             Outcome::Answered(PromptAnswer { choices, ..PromptAnswer::default() })
         } else {
             let kind = FailureKind::TooLong;
-            Outcome::Failed(Failure { kind, message: "no".into(), status: None })
+            Outcome::Failed(PromptFailure { kind, message: "no".into(), status: None })
         };
         let prompt = Prompt {
             index,

@@ -32,7 +32,7 @@ pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
 ///
 /// # Errors
 /// The output was not written by this program, the run is active or damaged, or `--resume` forbids what was found.
-pub(crate) fn look(
+pub(crate) fn find_existing_run(
     settings: &Settings,
     output: &Path,
     folder: &Path,

@@ -33,7 +33,7 @@ fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedA
     }
     let output = existing_run::output_path(settings)?;
     let folder = run_folder(&output);
-    let earlier = existing_run::look(settings, &output, &folder)?;
+    let earlier = existing_run::find_existing_run(settings, &output, &folder)?;
     check_input_fits(settings, &scanned.source)?;
     let replaces = settings.overwrite && (earlier.is_some() || output.exists());
     let source = &scanned.source;
@@ -48,7 +48,7 @@ fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedA
             counts: PromptCounts::new(source.rows, told.kept, 0),
             asked: told.new.saturating_sub(scanned.bad_rows.len() as u64),
             // An output file, if any, holds the answers to the earlier input.
-            output: false,
+            is_gathered: false,
         });
     }
     let rows = manifest.rows;
@@ -57,8 +57,8 @@ fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedA
     scanned.bad_rows.iter().for_each(|bad| settled.insert(bad.index));
     Ok(PlannedAction::Resume {
         start: manifest.starts + 1,
-        counts: standing.counts(rows),
+        counts: standing.outcome_counts(rows),
         asked: rows - settled.count(),
-        output: output.exists(),
+        is_gathered: output.exists(),
     })
 }

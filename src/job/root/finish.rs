@@ -40,13 +40,13 @@ impl RootRun {
 
     /// Writes the final manifest and prints the summary. The run is finished only if no prompt remains and the answers were
     /// gathered; a reduce is not finished with its leaves.
-    pub(in crate::job) fn end(
+    pub(in crate::job) fn finish_run(
         &mut self,
-        standing: &CompletionState,
+        completion: &CompletionState,
         gathered: bool,
         measured: Option<&AnswerStats>,
     ) -> Result<JobVerdict, JobError> {
-        let counts = standing.counts(self.source.rows);
+        let counts = completion.outcome_counts(self.source.rows);
         self.manifest.counts = counts.clone();
         let finished = counts.open == 0 && gathered && self.manifest.reduce.is_none();
         self.manifest.state = if finished { RunState::Finished } else { RunState::Stopped };
@@ -98,7 +98,7 @@ impl RootRun {
     /// files, and gathers the answers if no prompt remains.
     pub(in crate::job) fn finish_without_lost(
         mut self,
-        brief: &RunPlan,
+        plan: &RunPlan,
         folders: &ShardFolders,
     ) -> Result<JobVerdict, JobError> {
         let lost = &self.manifest.lost;
@@ -110,21 +110,20 @@ impl RootRun {
             "rank 0 finishes the run without the lost ranks: {}",
             names.join(", ")
         );
-        if let Err(error) = local_shards::collect_root_shards(folders, brief) {
+        if let Err(error) = local_shards::collect_root_shards(folders, plan) {
             warn!(
                 event = "shards_not_collected",
                 "local shard files not collected on rank 0: {error}"
             );
         }
         let InputSource { rows, fingerprint, .. } = &self.source;
-        let (standing, lines) =
+        let (completion, lines) =
             CompletionState::from_folder_with_index(&self.folder, *rows, fingerprint)?;
-        let counts = standing.counts(*rows);
-        let gathered =
-            gather_solo(lines, &counts, &brief.output, &brief.requested_outputs(&counts));
+        let counts = completion.outcome_counts(*rows);
+        let gathered = gather_solo(lines, &counts, &plan.output, &plan.requested_outputs(&counts));
         let measured = gathered.as_ref().ok().and_then(Option::as_ref);
-        let ended = self.end(&standing, gathered.is_ok(), measured);
-        self.report(&gathered);
+        let ended = self.finish_run(&completion, gathered.is_ok(), measured);
+        self.write_run_report(&gathered);
         gathered.and(ended)
     }
 

@@ -1,5 +1,8 @@
-//! What rank 0 alone does: reads the input over, opens the run folder, chooses the model, begins the ledger, keeps the
-//! manifest.
+//! The state of a run on rank 0, from the opening of the run folder to the report.
+//!
+//! Owns [`RootRun`], through which all changes of the manifest go. [`open`] prepares it before the scan, [`report`] and
+//! `finish` end it, [`heartbeat`] shows other processes that the run is active. The coordinator, which grants work while
+//! requests run, is in `dispatch`.
 
 mod finish;
 pub(crate) mod heartbeat;
@@ -34,97 +37,148 @@ use crate::{
         LostRank, Manifest, OutputError, PromptCounts, ReduceProgress, RunActivity, RunChange,
         RunSample, RunState, append_sample, unix_seconds,
     },
-    settings::{AggregateSpec, GatherMode},
+    report::format::pluralize,
+    settings::{AggregateSpec, GatherMode, Settings},
     shards::{self, IndexSet},
 };
 use heartbeat::HeartbeatThread;
 use open::{PendingStart, answer_format, check_input_fits, row_rules};
 
-/// Rank 0's own.
+/// The run as rank 0 keeps it: manifest, input and settings of the output.
 pub(super) struct RootRun {
     pub(super) manifest: Manifest,
-    /// Beats for as long as there is a root.
+    /// Keeps the heartbeat file fresh until this value is dropped.
     heartbeat: HeartbeatThread,
-    /// Each rank's host.
+    /// Host name of each rank.
     hosts: Vec<String>,
     pub(super) folder: PathBuf,
     source: InputSource,
     rules: InputRules,
     table: RowTable,
-    /// What the order of work goes by, until there is one.
+    /// Keys for the order of work, taken when the assignments are built.
     sort_keys: SortKeys,
-    /// A model that all rows name.
+    /// Model that all rows name, if they agree on one.
     row_model: Option<String>,
-    /// Rows that cannot be read, which are failed outcomes.
+    /// Invalid rows, which are recorded as failed outcomes.
     pub(super) bad_rows: Vec<input::BadRow>,
     pub(super) tally: Tally,
-    /// What all first outcomes say: the job is wrong.
+    /// Error that all first outcomes share, once fail-fast has stopped the job.
     pub(super) fail_fast_reason: Option<String>,
-    /// Prompts that should be open at the end.
+    /// Number of prompts that remain according to the ledger.
     expected_open: Option<u64>,
-    /// Do answers come together in one file?
+    /// True if the answers are gathered into one file.
     gathers_answers: bool,
-    /// What is made of all of them.
+    /// Aggregates to compute from all answers.
     aggregate: Vec<AggregateSpec>,
-    /// Had everything its outcome before this start?
+    /// True if the run was finished before this session.
     was_finished: bool,
     pub(super) started_at: Instant,
-    /// Are lines measured, and is a report written of them?
+    /// True if answers are measured and a report is written.
     pub(super) writes_report: bool,
-    /// Of a level of a reduce: the run folder of its leaves.
+    /// Run folder of the leaves, if this is a level of a reduce.
     pub(super) tree_folder: Option<PathBuf>,
 }
 
-/// Rank 0's own, of a start whose input is known, and its run folder open.
+/// Opens the run folder for a session whose input is scanned: resumes the existing run or begins a new one, and writes
+/// the manifest.
 pub(super) fn open_root_run(
-    common: &JobContext,
+    context: &JobContext,
     inputs: &[String],
     ranks: usize,
-    PendingStart {
-        output,
-        folder,
-        earlier_manifest: earlier,
-        start_number: start,
-        started_at: began,
-        heartbeat: heart,
-        ..
-    }: PendingStart,
+    pending: PendingStart,
     scanned: ScannedInput,
 ) -> Result<RootRun, JobError> {
-    let settings = &common.settings;
-    let rules = row_rules(settings);
-    let output_name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let output = output.to_string_lossy().into_owned();
-    scanned.notes.iter().for_each(|note| warn!("{note}"));
-    let ScannedInput { source, table, keys, bad_rows: bad, row_model, .. } = scanned;
-    info!(rows = source.rows, seconds = began.elapsed().as_secs_f64(), "the input is read over");
-    if source.rows == 0 {
-        warn!("the input has no rows: there is nothing to ask");
-    }
+    let settings = &context.settings;
+    log_scan(&scanned, &pending);
+    let ScannedInput { source, table, keys, bad_rows, row_model, .. } = scanned;
+    let PendingStart {
+        output, folder, earlier_manifest, start_number, started_at, heartbeat, ..
+    } = pending;
     check_input_fits(settings, &source)?;
-    let earlier = existing_run::resume_run(settings, earlier, &source, &folder, start)?;
-    // A changed input has taken a start's number for what is carried over.
-    let start = earlier.as_ref().map_or(start, |it| it.starts + 1);
-    let mut manifest =
-        earlier.unwrap_or_else(|| Manifest::begin(&output, source.rows, &source.fingerprint));
-    // (a start that is told the same of a finished run makes nothing anew)
+    let resumed =
+        existing_run::resume_run(settings, earlier_manifest, &source, &folder, start_number)?;
+    // Answers carried over to a changed input have a session number of their own.
+    let start = resumed.as_ref().map_or(start_number, |manifest| manifest.starts + 1);
+    let mut manifest = resumed.unwrap_or_else(|| {
+        Manifest::begin(&output.to_string_lossy(), source.rows, &source.fingerprint)
+    });
+    // A finished run that is started again with the same input writes nothing again.
     let was_finished = manifest.state == RunState::Finished;
-    manifest.add_aggregates(&aggregate_file_names(&settings.aggregate, Path::new(&output)));
-    manifest.output = output;
+    manifest.add_aggregates(&aggregate_file_names(&settings.aggregate, &output));
+    manifest.output = output.to_string_lossy().into_owned();
     manifest.format = answer_format(settings, &source);
-    manifest.state = RunState::Running;
     manifest.starts = start;
     manifest.ranks = ranks;
     manifest.input = inputs.to_vec();
-    manifest.deciding = settings.answer_settings();
-    manifest.settings = serde_json::to_value(settings).unwrap_or_default();
-    manifest.origins.clone_from(&common.origins);
-    manifest.host.clone_from(&common.placement.node.host);
+    record_session(&mut manifest, context);
+    set_local_folder(&mut manifest, settings, &output)?;
+    if settings.reduce_template.is_some() {
+        manifest.reduce = Some(ReduceProgress::default()); // every session walks the tree again from the leaves
+    }
+    let root = RootRun {
+        manifest,
+        heartbeat,
+        hosts: context.hosts.clone(),
+        folder,
+        source,
+        rules: row_rules(settings),
+        table,
+        sort_keys: keys,
+        row_model,
+        bad_rows,
+        tally: Tally::default(),
+        fail_fast_reason: None,
+        expected_open: None,
+        gathers_answers: settings.gather == GatherMode::Root,
+        aggregate: settings.aggregate.clone(),
+        was_finished,
+        started_at,
+        writes_report: !settings.no_report,
+        tree_folder: None,
+    };
+    root.open_folder()
+}
+
+fn log_scan(scanned: &ScannedInput, pending: &PendingStart) {
+    for note in &scanned.notes {
+        warn!(event = "input_note", "{note}");
+    }
+    let (rows, files) = (scanned.source.rows, pending.input_files.len());
+    info!(
+        event = "input_scanned",
+        rows,
+        files,
+        elapsed_s = pending.started_at.elapsed().as_secs_f64(),
+        "input scanned: {}, {}",
+        pluralize(rows, "row"),
+        pluralize(files as u64, "file")
+    );
+    if rows == 0 {
+        warn!(event = "input_empty", "input is empty: no prompts to send");
+    }
+}
+
+/// Enters the session's settings, host and process into the manifest.
+fn record_session(manifest: &mut Manifest, context: &JobContext) {
+    manifest.state = RunState::Running;
+    manifest.deciding = context.settings.answer_settings();
+    manifest.settings = serde_json::to_value(&context.settings).unwrap_or_default();
+    manifest.origins.clone_from(&context.origins);
+    manifest.host.clone_from(&context.placement.node.host);
     manifest.pid = std::process::id();
-    manifest.job.clone_from(&common.batch_job_id);
+    manifest.job.clone_from(&context.batch_job_id);
     manifest.began = unix_seconds();
     manifest.lost = Vec::new();
     manifest.record_start();
+}
+
+/// Enters the path pattern of local shard files, and warns if an earlier session may have left answers under another one.
+fn set_local_folder(
+    manifest: &mut Manifest,
+    settings: &Settings,
+    output: &Path,
+) -> Result<(), JobError> {
+    let output_name = output.file_name().unwrap_or_default().to_string_lossy();
     let away = local_shards::local_folder_pattern(
         settings.local_shards.as_deref(),
         &output_name,
@@ -132,42 +186,19 @@ pub(super) fn open_root_run(
     )?;
     if let Some(before) = manifest.away.as_ref().filter(|_| manifest.away != away) {
         warn!(
-            "an earlier start may have left answers in {before} of its nodes: they are asked again. Its --local-shards would \
-             find them"
+            event = "local_answers_unreachable",
+            "answers of an earlier session not collected: they may be in {before} on its nodes, and their prompts are \
+             sent again (the --local-shards of that session would find them)"
         );
     }
     manifest.away = away;
-    if settings.reduce_template.is_some() {
-        manifest.reduce = Some(ReduceProgress::default()); // it is gone through from the leaves on, whatever is there
-    }
-    let root = RootRun {
-        manifest,
-        heartbeat: heart,
-        hosts: common.hosts.clone(),
-        folder,
-        source,
-        rules,
-        table,
-        sort_keys: keys,
-        row_model,
-        bad_rows: bad,
-        tally: Tally::default(),
-        fail_fast_reason: None,
-        expected_open: None,
-        gathers_answers: settings.gather == GatherMode::Root,
-        aggregate: settings.aggregate.clone(),
-        was_finished,
-        started_at: began,
-        writes_report: !settings.no_report,
-        tree_folder: None,
-    };
-    root.open_folder()
+    Ok(())
 }
 
 impl RootRun {
-    /// Whose pass it is.
-    pub(super) fn assign_pass(&mut self, tree: Option<&Path>, passes: PassMode) {
-        self.writes_report &= passes != PassMode::OnDemand;
+    /// Sets what the pass belongs to: the tree of a reduce, if any, and the mode of the job.
+    pub(super) fn assign_pass(&mut self, tree: Option<&Path>, mode: PassMode) {
+        self.writes_report &= mode != PassMode::OnDemand;
         self.tree_folder = tree.map(Path::to_owned);
     }
 
@@ -185,7 +216,7 @@ impl RootRun {
         Ok(self)
     }
 
-    /// New with every start, so that a node that sees an old copy of the folder is found out.
+    /// Returns a token that differs in every session, so that a node with a stale copy of the folder is detected.
     fn folder_token(&self) -> String {
         let Manifest { host, pid, began, starts, .. } = &self.manifest;
         format!("{host} {pid} {began} {starts}\n")
@@ -206,10 +237,10 @@ impl RootRun {
         }
     }
 
-    /// The model, the route and who is there to be asked; `None` where nobody is.
+    /// Selects model and route for the found endpoints and records them. Returns `None` if too few endpoints are ready.
     pub(super) fn select_model(
         &mut self,
-        common: &JobContext,
+        context: &JobContext,
         found: &[Vec<EndpointStatus>],
     ) -> Result<Option<ModelSelection>, JobError> {
         let known = SelectionInputs {
@@ -218,33 +249,34 @@ impl RootRun {
             previous_model: self.manifest.model.as_deref(),
             previous_api: self.manifest.api.as_deref(),
         };
-        let choice = select_model_and_route(&common.settings, &known, found);
-        if let Ok(Some(choice)) = &choice {
-            self.record_selection(choice)?;
+        let selection = select_model_and_route(&context.settings, &known, found);
+        if let Ok(Some(selection)) = &selection {
+            self.record_selection(selection)?;
         } else {
-            // All there was has come home, and nothing new was written.
+            // All answers of earlier sessions are collected, and this one has written none.
             self.manifest.away = None;
             self.manifest.state = RunState::Stopped;
             self.manifest.write(&self.folder)?;
             existing_run::warn_about_replaced(&self.folder, self.manifest.starts);
         }
-        choice
+        selection
     }
 
-    /// This is asked: the run that was to be written over is not needed any more.
-    pub(super) fn record_selection(&mut self, choice: &ModelSelection) -> Result<(), JobError> {
-        let before = self.manifest.model.replace(choice.model.clone());
-        if let Some(before) = before.filter(|before| *before != choice.model) {
-            let words = format!("the model was {before} and is {}", choice.model);
+    /// Records model and route in the manifest, and deletes the run that this one overwrites: from here on prompts are sent.
+    pub(super) fn record_selection(&mut self, selection: &ModelSelection) -> Result<(), JobError> {
+        let before = self.manifest.model.replace(selection.model.clone());
+        if let Some(before) = before.filter(|before| *before != selection.model) {
+            let change = format!("the model was {before} and is {}", selection.model);
             let start = self.manifest.starts;
-            self.manifest.changes.push(RunChange { start, settings: vec![words], input: None });
+            self.manifest.changes.push(RunChange { start, settings: vec![change], input: None });
         }
-        self.manifest.api = Some(choice.api_name().into());
+        self.manifest.api = Some(selection.api_name().into());
         self.manifest.write(&self.folder)?;
         existing_run::remove_replaced(&self.folder, self.manifest.starts)
     }
 
-    /// The ledger of what is to do, in the order of work. Rows that cannot be read have their outcome.
+    /// Builds the ledger of the prompts without an outcome, in the order of work. Invalid rows count as done: their outcomes
+    /// are written by rank 0.
     pub(super) fn build_assignments(&mut self, done: &IndexSet, ranks: usize) -> Assignments {
         self.heartbeat.set_phase(RunActivity::Asking);
         let mut done = done.clone();
@@ -257,14 +289,15 @@ impl RootRun {
         Assignments::new(order, std::mem::take(&mut self.table), ranks)
     }
 
-    /// What the shard files say was done before: the manifest of a run that was killed is behind them.
+    /// Sets the counts at the start of the session from the shard files, which are ahead of the manifest if the earlier
+    /// session was killed.
     pub(super) fn apply_completion(
         &mut self,
-        standing: &CompletionState,
+        completion: &CompletionState,
         done: &IndexSet,
     ) -> Result<(), JobError> {
         self.bad_rows.retain(|bad| !done.contains(bad.index));
-        self.manifest.set_start_counts(&standing.counts(self.source.rows));
+        self.manifest.set_start_counts(&completion.outcome_counts(self.source.rows));
         let all_done = done.missing_ranges().next().is_none();
         self.heartbeat.set_phase(if all_done {
             RunActivity::Gathering
@@ -274,7 +307,8 @@ impl RootRun {
         Ok(self.manifest.write(&self.folder)?)
     }
 
-    /// While the work goes on: what is done so far, about (a failed prompt that is asked again is counted once more).
+    /// Writes the progress so far to the manifest and the samples. Counts are approximate while prompts are in flight: a
+    /// failed prompt that is retried counts twice.
     pub(super) fn record_progress(
         &mut self,
         before: &PromptCounts,
@@ -299,24 +333,24 @@ impl RootRun {
             ranks_lost: lost as u64,
         };
         if let Err(error) = append_sample(&self.folder, &sample) {
-            warn!("{error}");
+            warn!(event = "sample_not_written", "progress sample not written: {error}");
         }
         if let Err(error) = self.manifest.write(&self.folder) {
-            warn!("the manifest cannot be written: {error}");
+            warn!(event = "manifest_not_written", "manifest not written: {error}");
         }
     }
 
-    /// What was done before this start.
+    /// Returns the counts in the manifest: before the work, those of earlier sessions.
     pub(super) fn prompt_counts(&self) -> PromptCounts {
         self.manifest.counts.clone()
     }
 
-    /// All that ranks keep on their nodes is here.
+    /// Records that no answers are left in local directories of the nodes.
     pub(super) fn mark_shards_collected(&mut self) {
         self.manifest.away = None;
     }
 
-    /// Of a reduce: which of its passes this is.
+    /// Returns the name of this pass within a reduce (`leaves`, `level 1`); `None` if the job is no reduce.
     pub(super) fn pass_name(&self) -> Option<String> {
         match &self.tree_folder {
             Some(_) => {
@@ -327,7 +361,7 @@ impl RootRun {
         }
     }
 
-    /// The work is over, and so many prompts are open by the ledger: what is written is read and put together.
+    /// Records how many prompts remain by the ledger when the work ends; the shard files must agree.
     pub(super) fn expect_open(&mut self, open: u64) {
         self.heartbeat.set_phase(if open == 0 {
             RunActivity::Gathering
@@ -337,34 +371,32 @@ impl RootRun {
         self.expected_open = Some(open);
     }
 
-    /// These ranks are not here any more.
     pub(super) fn set_lost_ranks(&mut self, ranks: &[usize]) {
-        let host = |&rank: &usize| self.hosts.get(rank).cloned().unwrap_or_default();
+        let host = |rank: usize| self.hosts.get(rank).cloned().unwrap_or_default();
         self.manifest.lost =
-            ranks.iter().map(|rank| LostRank { rank: *rank, host: host(rank) }).collect();
+            ranks.iter().map(|&rank| LostRank { rank, host: host(rank) }).collect();
     }
 
-    /// Ranks that are not here any more.
     pub(super) fn lost_ranks(&self) -> Vec<usize> {
-        self.manifest.lost.iter().map(|it| it.rank).collect()
+        self.manifest.lost.iter().map(|lost| lost.rank).collect()
     }
 
-    /// What was asked so far: the model, and the route of texts.
+    /// Returns the model of this run and the route of its texts, if they are selected.
     pub(super) fn model_and_api(&self) -> (Option<String>, Option<String>) {
         (self.manifest.model.clone(), self.manifest.api.clone())
     }
 
-    /// By which model, and by starts from which on, the answers are that count.
+    /// Returns a text that changes whenever answers become invalid: the model and the first session whose answers count.
     pub(super) fn answer_provenance(&self) -> String {
         format!("{:?} {}", self.manifest.model, self.manifest.first_valid_start())
     }
 
-    /// Where the answers, or the text of a reduce, go.
+    /// Returns the path of the answers, or of the text of a reduce.
     pub(super) fn output_path(&self) -> &str {
         &self.manifest.output
     }
 
-    /// Of a reduce: how its tree stands from now on.
+    /// Writes the progress of a reduce's tree to the manifest.
     pub(super) fn record_tree_state(
         &mut self,
         tree: ReduceProgress,

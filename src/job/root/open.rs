@@ -40,12 +40,12 @@ pub(crate) struct PendingStart {
 impl PendingStart {
     /// Checks the existing run, starts the heartbeat and prepares the input files. On an error the run folder is left as it
     /// was.
-    pub(crate) fn new(common: &JobContext, inputs: &[String]) -> Result<Self, JobError> {
-        let (settings, began) = (&common.settings, Instant::now());
+    pub(crate) fn new(context: &JobContext, inputs: &[String]) -> Result<Self, JobError> {
+        let (settings, started_at) = (&context.settings, Instant::now());
         let output = existing_run::output_path(settings)?;
         let folder = run_folder(&output);
-        let existed = folder.exists();
-        let earlier = existing_run::look(settings, &output, &folder)?;
+        let folder_existed = folder.exists();
+        let earlier = existing_run::find_existing_run(settings, &output, &folder)?;
         let is_other_command =
             |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
         if let Some(other) =
@@ -61,33 +61,39 @@ impl PendingStart {
                 folder.display()
             )));
         }
-        let number = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
+        let start_number = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
         // If parents of the folder are missing too, all are created later, once the input is known to be valid.
         let _ = std::fs::create_dir(&folder);
         let beat = Heartbeat {
-            host: common.placement.node.host.clone(),
+            host: context.placement.node.host.clone(),
             pid: std::process::id(),
-            job: common.batch_job_id.clone(),
-            start: number,
+            job: context.batch_job_id.clone(),
+            start: start_number,
             began: unix_seconds(),
             doing: RunActivity::ReadingInput,
             beat: 0,
         };
         let heartbeat = HeartbeatThread::start(folder.clone(), beat);
-        match prepare_input_files(inputs, &row_rules(settings), &folder, number, Some(&output)) {
+        match prepare_input_files(
+            inputs,
+            &row_rules(settings),
+            &folder,
+            start_number,
+            Some(&output),
+        ) {
             Ok(files) => Ok(Self {
                 output,
                 folder,
-                folder_existed: existed,
+                folder_existed,
                 earlier_manifest: earlier,
-                start_number: number,
-                started_at: began,
+                start_number,
+                started_at,
                 heartbeat,
                 input_files: files,
             }),
             Err(error) => {
                 drop(heartbeat);
-                undo_start(&folder, existed, number);
+                undo_start(&folder, folder_existed, start_number);
                 Err(error)
             }
         }
@@ -95,8 +101,8 @@ impl PendingStart {
 
     /// Returns the plan of the existing run if its input may be exchanged (`--accept-changes`) and some of its answers may
     /// still be on the nodes: they must be collected before the input is matched.
-    pub(crate) fn plan_left_on_nodes(&self, common: &JobContext) -> Option<RunPlan> {
-        let settings = &common.settings;
+    pub(crate) fn plan_left_on_nodes(&self, context: &JobContext) -> Option<RunPlan> {
+        let settings = &context.settings;
         let earlier = self
             .earlier_manifest
             .as_ref()
@@ -117,26 +123,26 @@ impl PendingStart {
     }
 
     /// Opens the run folder once the input is scanned. On an error the run folder is left as it was.
-    pub(crate) fn begin(
+    pub(crate) fn open_run(
         self,
-        common: &JobContext,
+        context: &JobContext,
         inputs: &[String],
         ranks: usize,
         scanned: Result<ScannedInput, JobError>,
     ) -> Result<RootRun, JobError> {
-        let (folder, existed, number) =
+        let (folder, folder_existed, start_number) =
             (self.folder.clone(), self.folder_existed, self.start_number);
         // On any error in here the heartbeat thread is dropped before the folder is removed.
         let begun =
-            scanned.and_then(|scanned| root::open_root_run(common, inputs, ranks, self, scanned));
-        begun.inspect_err(|_| undo_start(&folder, existed, number))
+            scanned.and_then(|scanned| root::open_root_run(context, inputs, ranks, self, scanned));
+        begun.inspect_err(|_| undo_start(&folder, folder_existed, start_number))
     }
 }
 
 /// Removes what this session has created and nothing else, since the folder may have existed with other files.
-fn undo_start(folder: &Path, existed: bool, start: u32) {
+fn undo_start(folder: &Path, folder_existed: bool, start: u32) {
     let _ = std::fs::remove_dir_all(folder.join(spool_folder_name(start)));
-    if !existed {
+    if !folder_existed {
         let _ = std::fs::remove_file(folder.join(TOKEN_FILE));
         let shards = folder.join(SHARDS_FOLDER);
         // A run of many ranks has a level of empty folders in here.

@@ -44,7 +44,7 @@ const SUMMARY_FILE: &str = "summary.json";
 impl RootRun {
     /// Saves the timeline of all ranks' endpoints, whose origin is `began`.
     pub(crate) fn save_timeline(&self, timeline: &Timeline, began: Instant) {
-        if timeline.columns() == 0 {
+        if timeline.bucket_count() == 0 {
             return;
         }
         let offset = (began - self.started_at).as_secs_f64();
@@ -59,14 +59,14 @@ impl RootRun {
     }
 
     /// Writes the report after the end of the run, if the answers were measured.
-    pub(crate) fn report(&self, measured: &Result<Option<AnswerStats>, JobError>) {
+    pub(crate) fn write_run_report(&self, measured: &Result<Option<AnswerStats>, JobError>) {
         let Ok(Some(measured)) = measured else { return };
         match &self.tree_folder {
-            // (the rest of the tree is read from its files: whoever asks for this is alone)
+            // A level that ends the job early: the statistics of the other levels are computed from their files.
             Some(leaves) => self.log_report_result(leaves, regenerate_report(leaves)),
             None => self.log_report_result(
                 &self.folder,
-                write(&self.folder, &self.manifest, measured, Vec::new()),
+                write_report(&self.folder, &self.manifest, measured, Vec::new()),
             ),
         }
     }
@@ -127,8 +127,8 @@ impl RootRun {
 /// There is no such run, its files cannot be read, or the report cannot be written.
 pub fn report_run(run: &str) -> Result<JobVerdict, JobError> {
     let (folder, mut manifest) = open_run(run)?;
-    let alive = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
-    log_uncollected_answers(manifest.away.as_deref(), alive);
+    let is_active = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
+    log_uncollected_answers(manifest.away.as_deref(), is_active);
     let measured = remeasure_run(&folder, &mut manifest)?;
     write_report(&folder, &manifest, &measured, Vec::new())?;
     console::print_stdout(&format!(
@@ -146,10 +146,10 @@ pub(crate) fn remeasure_run(
     manifest: &mut Manifest,
 ) -> Result<AnswerStats, JobError> {
     let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
-    let (standing, lines) = CompletionState::from_folder_with_index(folder, rows, fingerprint)?;
-    manifest.counts = standing.counts(rows);
-    let wanted = RequestedOutputs { format: None, aggregate: &[], report: true };
-    let measured = gather_solo(lines, &manifest.counts, folder, &wanted)?;
+    let (completion, lines) = CompletionState::from_folder_with_index(folder, rows, fingerprint)?;
+    manifest.counts = completion.outcome_counts(rows);
+    let outputs = RequestedOutputs { format: None, aggregate: &[], report: true };
+    let measured = gather_solo(lines, &manifest.counts, folder, &outputs)?;
     Ok(measured.unwrap_or_default())
 }
 
@@ -178,14 +178,14 @@ fn build_summary(
     let (samples, timelines) = (read_samples(folder), read_timelines(folder));
     let tree = tree_source(folder, manifest, levels)?;
     let tree = tree.as_ref();
-    let alive = manifest.state == RunState::Running
+    let is_active = manifest.state == RunState::Running
         && live_heartbeat(folder, &NodeInfo::this_node().host).is_some();
     let sources = SummarySources {
         manifest,
         samples: &samples,
         timelines: &timelines,
         measured,
-        is_active: alive,
+        is_active,
         reduce: tree,
     };
     Ok((RunSummary::of(&sources), timelines))

@@ -1,11 +1,11 @@
-//! Who renders conversations: which template, if any, and the bridge from it to the engine.
+//! The chat template with which conversations are rendered on the client, and the adapter that hands it to the engine.
 //!
-//! Owns the choice behind `--chat-template`. How a template is read and rendered is `prompts`'; whether an endpoint may be
-//! sent what is rendered here, is the engine's to find out.
+//! Owns the choice behind `--chat-template`. Templates are read and rendered in [`chat_template`](crate::chat_template).
+//! Whether an endpoint accepts rendered conversations is verified by the engine's render check.
 
 use std::{path::Path, sync::Arc};
 
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::job::JobError;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     settings::{AutoOrCount, Settings},
 };
 
-/// The template to render with; none where conversations are left to the servers.
+/// Returns the template to render conversations with, or `None` if the servers render them.
 pub(crate) fn load_chat_template(
     settings: &Settings,
     serving: &[&ServerInfo],
@@ -35,23 +35,27 @@ pub(crate) fn load_chat_template(
     }
 }
 
-/// The model's own, where the servers name a folder that can be read here.
+/// Returns the model's own template, if the servers report a model folder that is readable here.
 fn load_model_template(serving: &[&ServerInfo], model: &str) -> Option<ChatTemplate> {
-    let models = serving.iter().flat_map(|facts| &facts.models).filter(|it| it.id == model);
-    let folder = models.filter_map(|it| it.root.as_deref()).find(|root| Path::new(root).is_dir());
+    let models =
+        serving.iter().flat_map(|server| &server.models).filter(|served| served.id == model);
+    let folder =
+        models.filter_map(|served| served.root.as_deref()).find(|root| Path::new(root).is_dir());
     let Some(folder) = folder else {
-        info!(
-            "conversations go one by one: the servers name no model folder that can be read here (--chat-template names \
-             a template)"
+        debug!(
+            event = "chat_batching_off",
+            "chat batching off: model folder not readable here (--chat-template FILE enables it)"
         );
         return None;
     };
     let loaded = ChatTemplate::load(Path::new(folder));
     let usable = loaded.and_then(|template| template.compile().map(|_| template));
-    usable.inspect_err(|error| info!("conversations go one by one: {error}")).ok()
+    usable
+        .inspect_err(|error| info!(event = "chat_batching_off", "chat batching off: {error}"))
+        .ok()
 }
 
-/// A compiled template as the engine wants it.
+/// Compiles a template for the engine.
 pub(crate) fn compile_renderer(
     template: &ChatTemplate,
 ) -> Result<SharedRenderer, ChatTemplateError> {
@@ -64,7 +68,12 @@ impl ConversationRenderer for ChatRendererAdapter {
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String> {
         let rendered = self.0.render(messages, kwargs);
         rendered
-            .inspect_err(|why| tracing::debug!("a conversation is left to the server: {why}"))
+            .inspect_err(|error| {
+                debug!(
+                    event = "render_failed",
+                    "conversation left to the server to render: {error}"
+                );
+            })
             .ok()
     }
 }

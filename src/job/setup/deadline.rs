@@ -1,6 +1,7 @@
-//! When the work has to be over: from the settings, the batch system, or a signal.
+//! The deadline: the time by which all requests must have ended, from the settings, the batch system or a signal.
 //!
-//! Owns the choice among these and the margin that is left for the end. Pure but for the question to the batch system.
+//! Owns the choice among these and the margin that is kept for the end of the job. Pure, except that it queries the batch
+//! system. The coordinator in `dispatch` enforces the deadline; signals are caught in [`site`](crate::site).
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,36 +14,39 @@ use crate::{
     site::{ShutdownRequest, pbs_time_left},
 };
 
-/// Kept for the end, where nothing else is asked for: the lesser of this and a fifth of the whole time.
+/// Upper bound of the default margin, which is a fifth of the walltime: time to write and gather answers.
 const MAX_DEFAULT_MARGIN: Duration = Duration::from_secs(120);
-/// A launcher that asks for the end by a signal kills some time after it: PBS, by default, after ten seconds.
+/// Time to end after SIGTERM. A launcher sends SIGKILL some time after SIGTERM: PBS, by default, after ten seconds.
 const SIGTERM_GRACE: Duration = Duration::from_secs(8);
 
-/// The end of the work, if there is one.
+/// The end of the work; unlimited by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Deadline {
-    /// Nothing is under way any more from then on.
+    /// Time from which on no request may be in flight.
     pub(crate) at: Option<Instant>,
-    /// As it was asked for.
+    /// Value of `--margin`.
     margin: Option<Duration>,
 }
 
 impl Deadline {
-    /// Collective. Rank 0's, whose clock began then, on every rank.
+    /// Collective. Computes the deadline on rank 0 and distributes it as time left, since clocks differ between nodes. The
+    /// walltime counts from `began`.
     pub(crate) fn agree_on(
         comm: &mut dyn Comm,
-        common: &JobContext,
+        context: &JobContext,
         began: Instant,
     ) -> Result<Self, JobError> {
-        let limit = (comm.rank() == 0)
-            .then(|| Self::from_settings(&common.settings, common.batch_job_id.as_deref(), began));
-        let left = |limit: &Self| limit.at.map(|at| at.saturating_duration_since(Instant::now()));
-        let left = comm.broadcast_value(limit.as_ref().map(left))?;
-        let margin = common.settings.margin.map(HumanDuration::to_duration);
-        Ok(limit.unwrap_or(Self { at: left.map(|left| Instant::now() + left), margin }))
+        let deadline = (comm.rank() == 0).then(|| {
+            Self::from_settings(&context.settings, context.batch_job_id.as_deref(), began)
+        });
+        let left =
+            |deadline: &Self| deadline.at.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = comm.broadcast_value(deadline.as_ref().map(left))?;
+        let margin = context.settings.margin.map(HumanDuration::to_duration);
+        Ok(deadline.unwrap_or(Self { at: left.map(|left| Instant::now() + left), margin }))
     }
 
-    /// Of a job that began then; `job` is its number in the batch system.
+    /// Computes the deadline of a job that began at `began`; `job` is its id in the batch system.
     fn from_settings(settings: &Settings, job: Option<&str>, began: Instant) -> Self {
         let mut ends: Vec<Instant> = Vec::new();
         match settings.walltime {
@@ -54,27 +58,33 @@ impl Deadline {
             Walltime::Auto => {}
         }
         if let Some(deadline) = settings.deadline {
-            // What is past is over at once.
+            // A deadline in the past means that no time is left.
             let left =
                 deadline.to_system_time().duration_since(SystemTime::now()).unwrap_or_default();
             ends.extend(Instant::now().checked_add(left));
         }
         let margin = settings.margin.map(HumanDuration::to_duration);
-        let limit = Self { at: subtract_margin(began, ends.into_iter().min(), margin), margin };
-        if let Some(at) = limit.at {
+        let deadline = Self { at: subtract_margin(began, ends.into_iter().min(), margin), margin };
+        if let Some(at) = deadline.at {
             let left = at.saturating_duration_since(Instant::now());
+            let left_s = left.as_secs();
             info!(
-                seconds = left.as_secs(),
-                "the walltime ends the work after that, if nothing else does"
+                event = "deadline_set",
+                left_s,
+                "deadline set: {} left (walltime less margin)",
+                humantime::format_duration(Duration::from_secs(left_s))
             );
             if left.is_zero() {
-                warn!("no walltime is left after the margin for the end: nothing is asked");
+                warn!(
+                    event = "deadline_passed",
+                    "deadline passed: no time is left after the margin (--margin), no prompts are sent"
+                );
             }
         }
-        limit
+        deadline
     }
 
-    /// When all has to be over after a signal.
+    /// Returns the time by which all requests must have ended after a signal.
     pub(crate) fn after_signal(self, ask: ShutdownRequest, now: Instant) -> Instant {
         let grace = match ask {
             ShutdownRequest::Now => self.margin.unwrap_or(SIGTERM_GRACE).min(SIGTERM_GRACE),
@@ -85,7 +95,7 @@ impl Deadline {
     }
 }
 
-/// The whole time, less the margin.
+/// Returns the end of the work: the end of the walltime less the margin, but not before `began`.
 fn subtract_margin(
     began: Instant,
     whole: Option<Instant>,
@@ -112,16 +122,20 @@ mod tests {
         assert_eq!(end_after(20, None), Some(16));
         assert_eq!(end_after(36_000, None), Some(35_880));
         assert_eq!(end_after(60, Some(seconds(10))), Some(50));
-        assert_eq!(end_after(60, Some(seconds(100))), Some(0), "there is none left");
+        assert_eq!(
+            end_after(60, Some(seconds(100))),
+            Some(0),
+            "the margin is longer than the walltime"
+        );
         assert_eq!(subtract_margin(began, None, None), None);
     }
 
     #[test]
     fn a_signal_ends_the_work_within_the_launchers_grace() {
         let now = Instant::now();
-        let limit = Deadline { at: None, margin: None };
-        assert_eq!(limit.after_signal(ShutdownRequest::Now, now), now + SIGTERM_GRACE);
-        assert_eq!(limit.after_signal(ShutdownRequest::Soon, now), now + MAX_DEFAULT_MARGIN);
+        let deadline = Deadline { at: None, margin: None };
+        assert_eq!(deadline.after_signal(ShutdownRequest::Now, now), now + SIGTERM_GRACE);
+        assert_eq!(deadline.after_signal(ShutdownRequest::Soon, now), now + MAX_DEFAULT_MARGIN);
         let at = now + Duration::from_secs(3);
         assert_eq!(
             Deadline { at: Some(at), margin: None }.after_signal(ShutdownRequest::Now, now),

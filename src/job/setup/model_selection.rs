@@ -1,6 +1,7 @@
-//! Which model, which route and which endpoints: chosen on rank 0 from what all ranks have found.
+//! The selection of model, route and endpoints, made on rank 0 from the probe results of all ranks.
 //!
-//! Owns that choice and the sentences about why it cannot be made. Asks nobody: what endpoints say was found before.
+//! Owns the selection and the messages about why it fails. Sends no requests itself: `readiness` has probed the endpoints
+//! before. Load balancing between endpoints is in `dispatch::assignments` and in the engine's scheduler.
 
 use tracing::{info, warn};
 
@@ -10,139 +11,174 @@ use crate::{
     console,
     domain::{EndpointStatus, ProbeResult, Route, ServerInfo},
     input::InputSource,
+    report::format::pluralize,
     settings::{ApiMode, Settings},
 };
 
-/// What is known of the run.
+/// Facts about the run that restrict the selection.
 pub(crate) struct SelectionInputs<'r> {
     pub(crate) source: &'r InputSource,
-    /// A model that all rows name.
+    /// Model that all rows name, if they agree on one.
     pub(crate) row_model: Option<&'r str>,
-    /// The model of answers that are there.
+    /// Model of the existing answers.
     pub(crate) previous_model: Option<&'r str>,
-    /// The route that texts took so far: all starts of a run ask alike.
+    /// Route of texts in earlier sessions; all sessions of a run use the same one.
     pub(crate) previous_api: Option<&'r str>,
 }
 
-/// `None` where too few are ready, which is said.
+/// Selects model, route and chat template. Returns `None` if too few endpoints are ready, which is printed.
+///
+/// # Errors
+/// The model is not served, differs from that of the existing answers, or the route does not fit the settings.
 pub(crate) fn select_model_and_route(
     settings: &Settings,
     known: &SelectionInputs<'_>,
     found: &[Vec<EndpointStatus>],
 ) -> Result<Option<ModelSelection>, JobError> {
     let all: Vec<&EndpointStatus> = found.iter().flatten().collect();
-    let ready: Vec<&ServerInfo> = all.iter().filter_map(|it| ready_server_info(it)).collect();
-    let least = settings.min_endpoints.of(all.len() as u64);
-    if ready.is_empty() || (ready.len() as u64) < least {
-        console::print_unready_endpoints(&all, least);
+    let ready: Vec<&ServerInfo> =
+        all.iter().filter_map(|status| ready_server_info(status)).collect();
+    let required = settings.min_endpoints.of(all.len() as u64);
+    if ready.is_empty() || (ready.len() as u64) < required {
+        console::print_unready_endpoints(&all, required);
         return Ok(None);
     }
-    let wanted = settings.model.as_deref().or(known.row_model);
-    let model = resolve_model(wanted, &ready).map_err(JobError::Model)?;
-    let changed = known.previous_model.filter(|before| *before != model);
-    if let Some(before) = changed {
-        if !settings.accept_changes {
-            return Err(JobError::PreconditionFailed(format!(
-                "this run's answers are of the model {before}, and {model} is to be asked now: serve {before} again, go on \
-                 with --accept-changes (answers that are there stay), or begin anew with --overwrite"
-            )));
-        }
-        info!("accepted: the model was {before} and is {model}; answers that are there stay");
-    }
-    // Another model may have no chat template: the route is found anew.
-    let api = known.previous_api.filter(|_| changed.is_none());
+    let requested = settings.model.as_deref().or(known.row_model);
+    let model = resolve_model(requested, &ready).map_err(JobError::Model)?;
+    let is_changed = check_model_change(settings, known.previous_model, &model)?;
     let serving: Vec<&ServerInfo> =
-        ready.iter().copied().filter(|it| serves_model(it, &model)).collect();
-    let text_route = match settings.api {
-        ApiMode::Completions => Route::Completions,
-        ApiMode::Chat => Route::Chat,
-        ApiMode::Auto if api == Some("chat") => Route::Chat,
-        ApiMode::Auto if api == Some("completions") => Route::Completions,
-        ApiMode::Auto if serving.iter().all(|it| it.chat_template) => Route::Chat,
-        ApiMode::Auto => Route::Completions,
-    };
+        ready.iter().copied().filter(|server| serves_model(server, &model)).collect();
+    // Another model may have no chat template, so the route is selected again.
+    let previous_api = known.previous_api.filter(|_| !is_changed);
+    let text_route = select_text_route(settings.api, previous_api, &serving);
     if text_route == Route::Completions && settings.system.is_some() && known.source.any_text {
         return Err(JobError::PreconditionFailed(
-                "--system is the first message of conversations, and these prompts go out as raw texts: use --api chat, \
-                 or put it into --template"
-                    .into(),
-            ));
+            "--system is a chat message, but these prompts are sent as texts to /v1/completions\nhint: pass --api chat, \
+             or put the text into --template"
+                .into(),
+        ));
     }
     let chat_template = if text_route == Route::Chat || known.source.any_messages {
         chat_template::load_chat_template(settings, &serving, &model)?
     } else {
         None
     };
-    let context = settings.max_context.or_else(|| min_context_len(&serving, &model));
-    let weight = |urls: &Vec<EndpointStatus>| {
-        urls.iter()
-            .filter(|it| ready_server_info(it).is_some_and(|facts| serves_model(facts, &model)))
-            .count() as u64
+    let count_ready = |statuses: &Vec<EndpointStatus>| {
+        let servers = statuses.iter().filter_map(ready_server_info);
+        servers.filter(|server| serves_model(server, &model)).count() as u64
     };
-    let weights: Vec<u64> = found.iter().map(weight).collect();
-    let endpoints = found.iter().map(|urls| urls.len() as u64).collect();
-    let choice = ModelSelection {
-        model,
+    let ready_counts = found.iter().map(count_ready).collect();
+    let selection = ModelSelection {
         text_route,
-        context_len: context,
+        context_len: settings.max_context.or_else(|| min_context_len(&serving, &model)),
         chat_template,
-        ready_counts: weights,
-        endpoint_counts: endpoints,
+        ready_counts,
+        endpoint_counts: found.iter().map(|statuses| statuses.len() as u64).collect(),
+        model,
     };
-    info!(
-        api = choice.api_name(),
-        model = choice.model,
-        context = context.map_or("unknown".into(), |it: u64| it.to_string()),
-        endpoints = serving.len(),
-        ranks = found.len(),
-        prompts = known.source.rows,
-        "the work begins"
-    );
-    Ok(Some(choice))
+    log_run_start(&selection, known.source.rows, serving.len(), found.len());
+    Ok(Some(selection))
 }
 
-fn ready_server_info(surveyed: &EndpointStatus) -> Option<&ServerInfo> {
-    match &surveyed.probe {
-        ProbeResult::Ready(facts) => Some(facts),
+/// Returns whether the model differs from that of the existing answers, which `--accept-changes` must allow.
+fn check_model_change(
+    settings: &Settings,
+    previous_model: Option<&str>,
+    model: &str,
+) -> Result<bool, JobError> {
+    let Some(before) = previous_model.filter(|before| *before != model) else { return Ok(false) };
+    if !settings.accept_changes {
+        return Err(JobError::PreconditionFailed(format!(
+            "the existing answers are from model {before}, but this session would use {model}\nhint: serve {before} \
+             again, pass --accept-changes to keep the answers and continue with {model}, or pass --overwrite"
+        )));
+    }
+    info!(
+        event = "model_change_accepted",
+        "model change accepted: {before} to {model}; existing answers are kept"
+    );
+    Ok(true)
+}
+
+/// Returns the route of texts. `auto` keeps that of earlier sessions, else it uses chat if all servers have a template.
+fn select_text_route(api: ApiMode, previous_api: Option<&str>, serving: &[&ServerInfo]) -> Route {
+    match api {
+        ApiMode::Completions => Route::Completions,
+        ApiMode::Chat => Route::Chat,
+        ApiMode::Auto if previous_api == Some("chat") => Route::Chat,
+        ApiMode::Auto if previous_api == Some("completions") => Route::Completions,
+        ApiMode::Auto if serving.iter().all(|server| server.chat_template) => Route::Chat,
+        ApiMode::Auto => Route::Completions,
+    }
+}
+
+fn log_run_start(selection: &ModelSelection, prompts: u64, servers: usize, ranks: usize) {
+    let ModelSelection { model, context_len, .. } = selection;
+    info!(
+        event = "run_started",
+        prompts,
+        model,
+        servers,
+        ranks,
+        api = selection.api_name(),
+        context_tokens = context_len,
+        "run started: {}, model {model}, {}, {}, {}, context {}",
+        pluralize(prompts, "prompt"),
+        pluralize(servers as u64, "server"),
+        pluralize(ranks as u64, "rank"),
+        selection.api_name(),
+        context_len.map_or("unknown".into(), |tokens| tokens.to_string()),
+    );
+}
+
+fn ready_server_info(status: &EndpointStatus) -> Option<&ServerInfo> {
+    match &status.probe {
+        ProbeResult::Ready(server) => Some(server),
         ProbeResult::NotReady(_) => None,
     }
 }
 
-fn serves_model(facts: &ServerInfo, model: &str) -> bool {
-    facts.models.iter().any(|it| it.id == model)
+fn serves_model(server: &ServerInfo, model: &str) -> bool {
+    server.models.iter().any(|served| served.id == model)
 }
 
-fn resolve_model(wanted: Option<&str>, ready: &[&ServerInfo]) -> Result<String, String> {
-    let mut served: Vec<&str> =
-        ready.iter().flat_map(|facts| facts.models.iter().map(|model| model.id.as_str())).collect();
+fn resolve_model(requested: Option<&str>, ready: &[&ServerInfo]) -> Result<String, String> {
+    let mut served: Vec<&str> = ready
+        .iter()
+        .flat_map(|server| server.models.iter().map(|model| model.id.as_str()))
+        .collect();
     served.sort_unstable();
     served.dedup();
-    match (wanted, served.as_slice()) {
+    match (requested, served.as_slice()) {
         (Some(model), served) if served.contains(&model) => Ok(model.to_owned()),
-        (Some(model), served) => Err(format!(
-            "the model {model:?} is not served; the endpoints serve: {}",
-            served.join(", ")
-        )),
+        (Some(model), served) => {
+            Err(format!("model {model:?} is not served; served models: {}", served.join(", ")))
+        }
         (None, [only]) => Ok((*only).to_owned()),
         (None, several) => Err(format!(
-            "the endpoints serve several models ({}): name one with --model",
+            "several models are served: {}\nhint: choose one with --model",
             several.join(", ")
         )),
     }
 }
 
-/// The shortest context of those that say; endpoints that differ are worth a warning.
+/// Returns the shortest context length that any endpoint reports for the model, in tokens.
 fn min_context_len(serving: &[&ServerInfo], model: &str) -> Option<u64> {
-    let models = serving.iter().flat_map(|facts| &facts.models).filter(|it| it.id == model);
-    let lengths: Vec<u64> = models.filter_map(|it| it.max_model_len).collect();
-    let (least, most) = (lengths.iter().min().copied(), lengths.iter().max().copied());
-    if least != most {
-        warn!(?least, ?most, "the endpoints have different context lengths: the shortest is used");
-    }
-    if least.is_none() {
+    let models =
+        serving.iter().flat_map(|server| &server.models).filter(|served| served.id == model);
+    let lengths: Vec<u64> = models.filter_map(|served| served.max_model_len).collect();
+    let (shortest, longest) = (lengths.iter().min().copied(), lengths.iter().max().copied());
+    if shortest != longest {
         warn!(
-            "no endpoint says how long its context is: answers are not fitted to it (--max-context)"
+            event = "context_lengths_differ",
+            shortest, longest, "context lengths differ between servers: the shortest is used"
         );
     }
-    least
+    if shortest.is_none() {
+        warn!(
+            event = "context_length_unknown",
+            "context length unknown: max_tokens not adjusted (--max-context N)"
+        );
+    }
+    shortest
 }

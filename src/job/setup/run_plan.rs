@@ -1,4 +1,6 @@
-//! What all ranks are told of a run, and where its parts lie.
+//! The plan of a run, which rank 0 broadcasts to all ranks, and the names within the run folder.
+//!
+//! The settings and the placement of a rank are in `context`; the prompts of a rank come later, as leases.
 
 use std::path::{Path, PathBuf};
 
@@ -12,69 +14,70 @@ use crate::{
     site::is_program_running,
 };
 
-/// What every rank has to know of the run.
+/// The facts about a run that every rank needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RunPlan {
     pub(crate) source: InputSource,
     pub(crate) rules: InputRules,
     pub(crate) folder: PathBuf,
     pub(crate) output: PathBuf,
+    /// Format of the gathered answers; `None` if they are not gathered.
     pub(crate) format: Option<AnswerFormat>,
-    /// What is made of all answers together.
+    /// Aggregates to compute from all answers.
     pub(crate) aggregate: Vec<AggregateSpec>,
     pub(crate) start: u32,
-    /// Where ranks keep what they write until the end, if not in `folder`: placeholders are each rank's to fill in.
+    /// Path pattern of the node-local folder for shard files, if they are not written to `folder`; each rank fills in the
+    /// placeholders.
     pub(crate) local_shards: Option<String>,
-    /// Written by rank 0 into the folder, looked for by the others.
+    /// Text that rank 0 writes into the run folder, so that other ranks can check that they see the same folder.
     pub(crate) folder_token: String,
-    /// Are lines measured, for a report?
+    /// True if answers are measured for a report.
     pub(crate) report: bool,
 }
 
-/// What is made of all lines.
+/// The outputs to make from all answer lines.
 pub(crate) struct RequestedOutputs<'a> {
-    /// The answers' file.
+    /// Format of the output file; `None` writes none.
     pub(crate) format: Option<AnswerFormat>,
     pub(crate) aggregate: &'a [AggregateSpec],
-    /// Are they measured?
+    /// True if answers are measured for a report.
     pub(crate) report: bool,
 }
 
 impl RunPlan {
-    /// What is made of all lines: where prompts are open, they are measured at most.
+    /// Returns the outputs to make. While prompts remain, answers are only measured.
     pub(crate) fn requested_outputs(&self, counts: &PromptCounts) -> RequestedOutputs<'_> {
-        let whole = counts.open == 0;
+        let is_complete = counts.open == 0;
         RequestedOutputs {
-            format: self.format.filter(|_| whole),
-            aggregate: if whole { &self.aggregate } else { &[] },
+            format: self.format.filter(|_| is_complete),
+            aggregate: if is_complete { &self.aggregate } else { &[] },
             report: self.report,
         }
     }
 }
 
 impl RequestedOutputs<'_> {
-    /// Nothing at all?
     pub(crate) fn is_empty(&self) -> bool {
         self.format.is_none() && self.aggregate.is_empty() && !self.report
     }
 }
 
-/// What is asked of the endpoints.
+/// The model and route that prompts are sent to, and the number of endpoints per rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ModelSelection {
     pub(crate) model: String,
     pub(crate) text_route: Route,
     pub(crate) context_len: Option<u64>,
-    /// Conversations are rendered with this, so that they can ride in lists.
+    /// Template for rendering conversations here, so that they can be sent in batches.
     pub(crate) chat_template: Option<ChatTemplate>,
-    /// Ready endpoints that serve the model, by rank.
+    /// Number of ready endpoints that serve the model, per rank.
     pub(crate) ready_counts: Vec<u64>,
-    /// All endpoints, ready or not, by rank.
+    /// Number of endpoints, ready or not, per rank.
     pub(crate) endpoint_counts: Vec<u64>,
 }
 
 impl ModelSelection {
-    /// The route of texts, as people say it.
+    /// Returns the route of texts as the value of `--api`.
     pub(crate) fn api_name(&self) -> &'static str {
         match self.text_route {
             Route::Completions => "completions",
@@ -84,25 +87,26 @@ impl ModelSelection {
 }
 
 pub(crate) const SHARDS_FOLDER: &str = "shards";
-/// Where the logs of servers lie that the job started.
+/// Folder for the logs of the servers that the job starts.
 pub(crate) const SERVER_LOG_FOLDER: &str = "servers";
 pub(crate) const TOKEN_FILE: &str = "token";
 
-/// Where a start lays out input that ranks could not read by ranges.
+/// Returns the name of the folder for input that ranks cannot read by ranges, and that a session therefore copies.
 pub(crate) fn spool_folder_name(start: u32) -> String {
     format!("input-{start:04}")
 }
 
-/// `answers.jsonl` → `answers.jsonl.run`
+/// Returns the run folder of an output: `answers.jsonl` → `answers.jsonl.run`.
 pub(crate) fn run_folder(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".run");
     name.into()
 }
 
-/// Who works on the run of this folder, if anybody does: a fresh heartbeat says so, and on this host its process too.
+/// Returns the heartbeat of an active session in this run folder. A heartbeat counts if it is fresh and, on this host, if
+/// its process exists.
 pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
-    /// Seconds; a heartbeat comes every five.
+    /// In seconds; twelve intervals of the heartbeat thread.
     const HEARTBEAT_MAX_AGE: u64 = 60;
     let beat = Heartbeat::read(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
     (beat.host != host || is_program_running(beat.pid)).then_some(beat)

@@ -1,8 +1,8 @@
-//! Reading the input over: by rank 0 alone, or, where it is large and all ranks see it, by ranks together.
+//! The scan of the input: by rank 0 alone, or in parallel if the input is large and visible on all ranks.
 //!
-//! Owns who scans which piece and how the parts come to rank 0. A reader has one part on its way at a time and rank 0 takes
-//! them in their order, so that no rank holds much more than the piece it is at. Does not know what a part says: errors in
-//! it are values, which rank 0 finds.
+//! Owns the assignment of chunks to ranks and the transfer of their results to rank 0. Back-pressure: a rank has one result
+//! in transfer at a time and rank 0 takes them in order, so that no rank holds much more than one chunk. Results are opaque
+//! here: errors in them are values that rank 0 finds. What the scan of a chunk does is in [`input`](crate::input).
 
 use std::path::{Path, PathBuf};
 
@@ -17,14 +17,15 @@ use crate::{
         ScannedInput,
     },
     output::{Manifest, OutputError, answers_sibling_path},
+    report::format::pluralize,
 };
 
-/// Below, one rank is done before ranks have agreed to share.
+/// Input size in bytes from which on the scan is parallel; smaller inputs are scanned faster by one rank.
 const MIN_PARALLEL_BYTES: u64 = 64 << 20;
-/// More would wait for rank 0, which has to take in what they find.
+/// Upper bound of scanning ranks; more would only wait for rank 0, which merges all results.
 const MAX_READERS: usize = 64;
 
-/// Local. The scan by this process alone.
+/// Local. Scans the input in this process alone.
 pub(crate) fn scan_alone(
     inputs: &[String],
     rules: &InputRules,
@@ -34,8 +35,8 @@ pub(crate) fn scan_alone(
     Ok(input::scan_files(&prepare_input_files(inputs, rules, folder, 1, output)?, rules)?)
 }
 
-/// Local. The input as plain files: what ranks could not read by ranges (standard input, packed files) is laid out in the
-/// run folder.
+/// Local. Returns the input as plain files. Input that ranks cannot read by ranges (standard input, compressed files) is
+/// copied into the run folder.
 pub(crate) fn prepare_input_files(
     inputs: &[String],
     rules: &InputRules,
@@ -76,8 +77,8 @@ pub(crate) fn prepare_input_files(
     Ok(files)
 }
 
-/// Local. The same without what a run to this output has written there: answers may lie in the folder that prompts are in.
-/// What no run has written, or was named itself, is somebody's prompts, which answers must not be written over.
+/// Local. Removes this run's own answers from the input files, since the output may be in the folder that is the input. A
+/// file that was named itself, or that no run has written, holds prompts, which the answers must not overwrite.
 fn exclude_own_answers(
     found: Vec<PathBuf>,
     named: &[String],
@@ -93,15 +94,19 @@ fn exclude_own_answers(
         if is_named || !ran {
             let file = file.display();
             return Err(JobError::PreconditionFailed(format!(
-                "{file} is an input, and answers would be written over it: choose another --output"
+                "{file} is an input, but the answers would overwrite it\nhint: choose another --output"
             )));
         }
-        info!(file = %file.display(), "left out: the answers of this run");
+        info!(
+            event = "own_answers_skipped",
+            "input file skipped (answers of this run): {}",
+            file.display()
+        );
     }
     Ok(rows)
 }
 
-/// Collective. The scan of rank 0's `files`: its result on rank 0, nothing on the others. The rules are the same on all.
+/// Collective. Scans rank 0's `files`. Returns the result on rank 0 and `None` on the others; `rules` are the same on all.
 pub(crate) fn scan_input(
     comm: &mut dyn Comm,
     files: Option<&[InputFile]>,
@@ -111,9 +116,9 @@ pub(crate) fn scan_input(
     if comm.size() == 1 {
         return alone();
     }
-    // What is wrong with the files is found again, and said, by the scan.
+    // An error here is found again, and reported, by the scan itself.
     let listed = files.and_then(|files| InputListing::new(files).ok());
-    let large = listed.filter(|input| input.bytes() >= MIN_PARALLEL_BYTES);
+    let large = listed.filter(|input| input.total_bytes() >= MIN_PARALLEL_BYTES);
     let (is_root, is_large) = (files.is_some(), large.is_some());
     let input = comm.broadcast_value(Some(large)).unwrap_or(None);
     let mut all_see = [u64::from(input.as_ref().is_some_and(InputListing::is_visible))];
@@ -122,58 +127,70 @@ pub(crate) fn scan_input(
         Some(input) if all_see == [1] => input,
         _ => {
             if is_large {
-                info!("not every rank sees the input: rank 0 reads it over alone");
+                info!(
+                    event = "scan_on_one_rank",
+                    "input scan on rank 0 only: not every rank sees the input"
+                );
             }
             return alone();
         }
     };
-    let deal = ScanAssignment::new(input.split_chunks(), comm.size());
+    let assignment = ScanAssignment::new(input.split_chunks(), comm.size());
     if is_root {
-        info!(ranks = deal.readers, pieces = deal.pieces.len(), "ranks read the input over");
-        Some(collect_parts(comm, &input, rules, &deal))
+        let (ranks, chunks) = (assignment.readers, assignment.chunks.len());
+        info!(
+            event = "parallel_scan_started",
+            ranks,
+            chunks,
+            "input scan started: {}, {}",
+            pluralize(ranks as u64, "rank"),
+            pluralize(chunks as u64, "chunk")
+        );
+        Some(collect_parts(comm, &input, rules, &assignment))
     } else {
-        send_parts(comm, &input, rules, &deal);
+        send_parts(comm, &input, rules, &assignment);
         None
     }
 }
 
-/// Who scans what: the pieces go round over readers, and readers stand as far apart among the ranks as can be, so that
-/// they are on many nodes.
+/// The assignment of chunks to ranks: round-robin over the readers, which are evenly spaced among the ranks so that they
+/// are on many nodes.
 struct ScanAssignment {
-    pieces: Vec<InputChunk>,
+    chunks: Vec<InputChunk>,
     readers: usize,
     ranks: usize,
 }
 
 impl ScanAssignment {
-    fn new(pieces: Vec<InputChunk>, ranks: usize) -> Self {
-        let readers = ranks.min(MAX_READERS).min(pieces.len()).max(1);
-        Self { pieces, readers, ranks }
+    fn new(chunks: Vec<InputChunk>, ranks: usize) -> Self {
+        let readers = ranks.min(MAX_READERS).min(chunks.len()).max(1);
+        Self { chunks, readers, ranks }
     }
 
-    /// Each piece in its order with the rank that scans it.
+    /// Iterates over the chunks in order, each with the rank that scans it.
     fn pieces_with_ranks(&self) -> impl Iterator<Item = (InputChunk, usize)> {
         let rank = |at: usize| (at % self.readers) * self.ranks / self.readers;
-        self.pieces.iter().enumerate().map(move |(at, &piece)| (piece, rank(at)))
+        self.chunks.iter().enumerate().map(move |(at, &chunk)| (chunk, rank(at)))
     }
 }
 
-/// Rank 0: its own pieces and everybody's parts, in their order. Every part is answered with whether to go on.
+/// Merges on rank 0 the results of all chunks in order, its own among them. Replies to each result whether the rank shall
+/// continue.
 fn collect_parts(
     comm: &mut dyn Comm,
     input: &InputListing,
     rules: &InputRules,
-    deal: &ScanAssignment,
+    assignment: &ScanAssignment,
 ) -> Result<ScannedInput, JobError> {
     let mut scan = InputScan::new(input, rules).map_err(JobError::from);
-    let mut stopped = vec![false; deal.ranks];
-    for (piece, rank) in deal.pieces_with_ranks() {
-        // After an error nothing is scanned any more; only those are heard who do not know yet.
+    let mut stopped = vec![false; assignment.ranks];
+    for (chunk, rank) in assignment.pieces_with_ranks() {
+        // After an error no chunk is scanned any more; rank 0 still replies to the ranks that do not know of it yet.
         if stopped[rank] || (rank == 0 && scan.is_err()) {
             continue;
         }
         let part = match rank {
-            0 => Ok(piece.scan_rows(input, rules)),
+            0 => Ok(chunk.scan_rows(input, rules)),
             _ => comm.wait_for_value::<ChunkScan>(rank, MessageTag::Scan),
         };
         scan = scan.and_then(|mut scan| {
@@ -191,31 +208,31 @@ fn collect_parts(
     Ok(scan?.finish()?)
 }
 
-/// The other ranks: a part is sent when rank 0 has taken the one before.
+/// Scans the chunks of another rank than 0, and sends each result when rank 0 has taken the one before.
 fn send_parts(
     comm: &mut dyn Comm,
     input: &InputListing,
     rules: &InputRules,
-    deal: &ScanAssignment,
+    assignment: &ScanAssignment,
 ) {
     let mine = comm.rank();
-    let mut waits = false;
-    for (piece, _) in deal.pieces_with_ranks().filter(|&(_, rank)| rank == mine) {
-        let part = piece.scan_rows(input, rules);
-        if waits && !wait_to_continue(comm) {
+    let mut awaits_reply = false;
+    for (chunk, _) in assignment.pieces_with_ranks().filter(|&(_, rank)| rank == mine) {
+        let part = chunk.scan_rows(input, rules);
+        if awaits_reply && !wait_to_continue(comm) {
             return;
         }
         let sent = comm.send_value(0, MessageTag::Scan, &part);
         drop(part);
         if let Err(error) = sent {
-            // Nothing is no part: rank 0, which waits for one, ends the scan.
-            warn!("what was scanned cannot be sent: {error}");
+            // An empty message fails to decode, so that rank 0 ends the scan instead of waiting.
+            warn!(event = "scan_result_not_sent", "scan result not sent: {error}");
             let _ = comm.send_bytes(0, MessageTag::Scan, Vec::new());
         }
         flush_sends(comm);
-        waits = true;
+        awaits_reply = true;
     }
-    if waits {
+    if awaits_reply {
         wait_to_continue(comm);
     }
 }
@@ -224,11 +241,11 @@ fn wait_to_continue(comm: &mut dyn Comm) -> bool {
     comm.wait_for_value(0, MessageTag::Scan).unwrap_or(false)
 }
 
-/// Sleeps until what was sent is out of this rank's hands.
+/// Sleeps until all sent messages have left this rank.
 fn flush_sends(comm: &mut dyn Comm) {
-    let mut nap = PollBackoff::for_transfer();
+    let mut backoff = PollBackoff::for_transfer();
     while comm.pending_messages() > 0 {
-        nap.sleep_next();
+        backoff.sleep_next();
     }
 }
 
@@ -245,18 +262,18 @@ mod tests {
             InputFile::new(path, InputFormat::Text)
         };
         let files: Vec<_> = ["a.txt", "b.txt", "c.txt"].map(file).into();
-        let pieces = InputListing::new(&files).expect("files").split_chunks();
-        let ranks = |ranks: usize, pieces: &[InputChunk]| -> Vec<usize> {
-            ScanAssignment::new(pieces.to_vec(), ranks)
+        let chunks = InputListing::new(&files).expect("files").split_chunks();
+        let ranks = |ranks: usize, chunks: &[InputChunk]| -> Vec<usize> {
+            ScanAssignment::new(chunks.to_vec(), ranks)
                 .pieces_with_ranks()
                 .map(|(_, rank)| rank)
                 .collect()
         };
-        assert_eq!(ranks(1, &pieces), [0, 0, 0]);
-        assert_eq!(ranks(2, &pieces), [0, 1, 0]);
-        assert_eq!(ranks(12, &pieces), [0, 4, 8]);
+        assert_eq!(ranks(1, &chunks), [0, 0, 0]);
+        assert_eq!(ranks(2, &chunks), [0, 1, 0]);
+        assert_eq!(ranks(12, &chunks), [0, 4, 8]);
         assert!(ranks(12, &[]).is_empty());
-        let many = pieces.repeat(100);
+        let many = chunks.repeat(100);
         assert_eq!(ranks(6400, &many)[..3], [0, 100, 200]);
         assert_eq!(ranks(6400, &many)[MAX_READERS], 0);
     }

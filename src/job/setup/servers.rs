@@ -1,4 +1,6 @@
-//! The node's own servers as the job sees them: every rank's guard starts those whose endpoint the rank owns.
+//! The servers that the job starts (`--serve`): each rank's supervisor starts those whose endpoint the rank owns.
+//!
+//! Processes, restarts and logs are the business of [`serve`](crate::serve).
 
 use std::path::Path;
 
@@ -13,52 +15,53 @@ use crate::{
     settings::Settings,
 };
 
-/// This rank's servers, where there are any.
+/// The servers that this rank has started, if any.
 #[derive(Debug)]
 pub(crate) struct LocalServers {
     supervisor: Option<SupervisorHandle>,
     ports: Vec<(Url, u16)>,
 }
 
-/// Collective. Starts this rank's servers, where servers are to be started; their logs go to `folder`. They end when this
-/// value is dropped, and however else the rank ends.
+/// Collective. Starts this rank's servers, if the settings demand any, with their logs in `folder`. They end when the value
+/// is dropped, and also if the rank ends in any other way.
 pub(crate) fn start_servers(
     comm: &mut dyn Comm,
-    common: &JobContext,
-    guard: Option<IdleSupervisor>,
+    context: &JobContext,
+    supervisor: Option<IdleSupervisor>,
     folder: &Path,
     code: ErrorCodeFn,
 ) -> Result<LocalServers, JobError> {
-    let ports = own_ports(&common.settings, &common.urls);
-    let begun = start_supervised(common, guard, folder, &ports).map_err(|why| {
-        JobError::ServerStart(common.placement.rank, common.placement.node.host.clone(), why)
+    let ports = own_ports(&context.settings, &context.urls);
+    let started = start_supervised(context, supervisor, folder, &ports).map_err(|why| {
+        JobError::ServerStart(context.placement.rank, context.placement.node.host.clone(), why)
     });
-    let keeper = all_ok(comm, begun, code)?;
-    Ok(LocalServers { supervisor: keeper, ports })
+    let supervisor = all_ok(comm, started, code)?;
+    Ok(LocalServers { supervisor, ports })
 }
 
 fn start_supervised(
-    common: &JobContext,
-    guard: Option<IdleSupervisor>,
+    context: &JobContext,
+    supervisor: Option<IdleSupervisor>,
     folder: &Path,
     ports: &[(Url, u16)],
 ) -> Result<Option<SupervisorHandle>, String> {
-    let JobContext { settings, placement: place, .. } = common;
+    let JobContext { settings, placement, .. } = context;
     if ports.is_empty() {
-        return Ok(None); // a guard that is not needed ends here
+        return Ok(None); // dropping the supervisor ends it
     }
-    let Some(guard) = guard else {
-        return Err("this rank was not told early enough that there are servers to start: give --serve on the command \
-                    line, or AURORA_SWARM_SERVE or the settings file to every rank"
+    let Some(supervisor) = supervisor else {
+        return Err("--serve was not known before MPI started, so this rank has no server supervisor\nhint: give --serve \
+                    on the command line, or AURORA_SWARM_SERVE or the settings file to every rank"
             .into());
     };
     let base = settings.base_port.unwrap_or_default();
     let numbers = ports.iter().map(|&(_, port)| port.saturating_sub(base));
-    let whose = ServerContext { host: &place.node.host, local_rank: place.local_rank, folder };
-    SupervisorHandle::start(guard, plan_servers(settings, numbers, whose)).map(Some)
+    let server_context =
+        ServerContext { host: &placement.node.host, local_rank: placement.local_rank, folder };
+    SupervisorHandle::start(supervisor, plan_servers(settings, numbers, server_context)).map(Some)
 }
 
-/// The servers that this rank is to start, by their URLs; none where nobody asked for any.
+/// Returns URL and port of each server that this rank must start; empty without `--serve`.
 fn own_ports(settings: &Settings, urls: &[Url]) -> Vec<(Url, u16)> {
     let (Some(_), Some(base)) = (&settings.serve, settings.base_port) else { return Vec::new() };
     let ports = (base..=u16::MAX).take(usize::from(settings.endpoints_per_node.unwrap_or(1)));
@@ -66,30 +69,30 @@ fn own_ports(settings: &Settings, urls: &[Url]) -> Vec<(Url, u16)> {
 }
 
 impl LocalServers {
-    /// Why nobody needs to wait for the server at this URL any more.
+    /// Returns why the server at this URL has failed for good, if it was started here and has.
     pub(crate) fn given_up_reason(&self, url: &Url) -> Option<String> {
         let (_, port) = self.ports.iter().find(|(its, _)| its == url)?;
         self.supervisor.as_ref()?.give_up_reason(*port)
     }
 
-    /// What was found, with those that are given up said to be so, whoever answers there.
+    /// Marks failed servers as not ready, even if another process answers at their port.
     pub(crate) fn mark_given_up(&self, found: Vec<EndpointStatus>) -> Vec<EndpointStatus> {
-        let judged = |it: EndpointStatus| match self.given_up_reason(&it.url) {
-            Some(why) => EndpointStatus { probe: ProbeResult::NotReady(why), ..it },
-            None => it,
+        let mark = |status: EndpointStatus| match self.given_up_reason(&status.url) {
+            Some(reason) => EndpointStatus { probe: ProbeResult::NotReady(reason), ..status },
+            None => status,
         };
-        found.into_iter().map(judged).collect()
+        found.into_iter().map(mark).collect()
     }
 
-    /// Those whom it makes sense to ask.
+    /// Returns the endpoints whose server has not failed for good.
     pub(crate) fn without_given_up(&self, found: Vec<EndpointStatus>) -> Vec<EndpointStatus> {
-        found.into_iter().filter(|it| self.given_up_reason(&it.url).is_none()).collect()
+        found.into_iter().filter(|status| self.given_up_reason(&status.url).is_none()).collect()
     }
 
-    /// They are needed no more; nobody waits for their end yet.
+    /// Asks the servers to end, without waiting for it.
     pub(crate) fn close(&mut self) {
-        if let Some(keeper) = &mut self.supervisor {
-            keeper.begin_shutdown();
+        if let Some(supervisor) = &mut self.supervisor {
+            supervisor.begin_shutdown();
         }
     }
 }

@@ -141,7 +141,7 @@ impl LevelFiles {
     }
 
     /// Lists the files of a kind in the order of their groups. Local.
-    pub(crate) fn files(&self, kind: LevelFileKind) -> Result<Vec<PathBuf>, JobError> {
+    pub(crate) fn list_files(&self, kind: LevelFileKind) -> Result<Vec<PathBuf>, JobError> {
         let error = |error| OutputError::io_error("cannot list", &self.input_folder)(error);
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.input_folder).map_err(error)? {
@@ -202,7 +202,7 @@ pub(crate) fn build_level_prompts(
             let nodes = child_nodes(tree, level, &round_range(&home(rank), rounds, round));
             // A rank that cannot read sends nothing and reports the error after the last round: leaving the loop here would
             // leave the other ranks waiting in their collective calls.
-            if let Err(error) = below.read(&nodes, part_of) {
+            if let Err(error) = below.read_nodes(&nodes, part_of) {
                 part_of.clear();
                 fault.get_or_insert(error);
             }
@@ -381,7 +381,7 @@ pub(crate) fn read_level_groups(
 ) -> Result<(IndexSet, Vec<PathBuf>), JobError> {
     let mut called = IndexSet::new(tree.node_count(place.level));
     let sees = comm.rank() < readers;
-    let files = |kind| if sees { place.files(kind) } else { Ok(Vec::new()) };
+    let files = |kind| if sees { place.list_files(kind) } else { Ok(Vec::new()) };
     let read = files(LevelFileKind::Groups).and_then(|all| {
         read_groups(&share_of_rank(comm, readers, all), |group| {
             if group.texts > 1 {

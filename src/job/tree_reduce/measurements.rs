@@ -55,7 +55,7 @@ fn level_source(
         return Ok(source);
     };
     let mut groups = GroupCounts { build_s: made_s, ..GroupCounts::default() };
-    read_groups(&place.files(LevelFileKind::Groups)?, |group| {
+    read_groups(&place.list_files(LevelFileKind::Groups)?, |group| {
         match group.texts {
             0 => groups.empty += 1,
             1 => groups.passed_up += 1,
@@ -94,7 +94,7 @@ fn count_missing_nodes(
         return Ok(None);
     }
     let mut absent = 0;
-    read_groups(&place.files(LevelFileKind::Groups)?, |group| {
+    read_groups(&place.list_files(LevelFileKind::Groups)?, |group| {
         absent += group.absent.iter().map(|(from, to)| to - from).sum::<u64>();
         Ok(())
     })?;

@@ -127,7 +127,11 @@ impl NodeTexts {
     }
 
     /// Appends this rank's texts and failures of these nodes in encoded form ([`merge_nodes`] decodes it).
-    pub(crate) fn read(&mut self, nodes: &Range<u64>, into: &mut Vec<u8>) -> Result<(), JobError> {
+    pub(crate) fn read_nodes(
+        &mut self,
+        nodes: &Range<u64>,
+        into: &mut Vec<u8>,
+    ) -> Result<(), JobError> {
         let rows = self.row_range(nodes);
         if let Some(lines) = self.line_index.as_mut().filter(|_| !rows.is_empty()) {
             let mut bytes = Vec::new();
@@ -172,7 +176,7 @@ impl NodeTexts {
     fn row_range(&self, nodes: &Range<u64>) -> Range<u64> {
         match &self.prompted_nodes {
             None => nodes.clone(),
-            Some(called) => called.before(nodes.start)..called.before(nodes.end),
+            Some(called) => called.count_before(nodes.start)..called.count_before(nodes.end),
         }
     }
 
@@ -311,7 +315,7 @@ mod tests {
             (9..10, vec![(9, "passed \"9\"")]),
         ] {
             let (mut bytes, mut all) = (Vec::new(), BTreeMap::new());
-            texts.read(&nodes, &mut bytes).expect("read");
+            texts.read_nodes(&nodes, &mut bytes).expect("read");
             merge_nodes(&bytes, &mut all);
             let all: Vec<(u64, String)> = all
                 .into_iter()

@@ -70,7 +70,7 @@ pub(crate) fn write_tree_file(
     for level in 1..=tree.levels() {
         let mut above = ParentLevel::of(folder, tree, level, root)?;
         read_groups(
-            &LevelFiles::for_level(folder, level).files(LevelFileKind::Groups)?,
+            &LevelFiles::for_level(folder, level).list_files(LevelFileKind::Groups)?,
             |group| {
                 for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
                     tree.leaf_range(level - 1, node).for_each(|leaf| missing.insert(leaf));
@@ -124,7 +124,7 @@ impl ParentLevel {
             return Ok(above);
         }
         read_groups(
-            &LevelFiles::for_level(folder, level + 1).files(LevelFileKind::Groups)?,
+            &LevelFiles::for_level(folder, level + 1).list_files(LevelFileKind::Groups)?,
             |group| {
                 let absent = group.absent.iter().flat_map(|&(from, to)| from..to);
                 absent.for_each(|node| above.absent.insert(node));

@@ -58,7 +58,7 @@ pub fn run_reduce(
     reduce_tree(comm, common, &mut crew, inputs)
 }
 
-/// Runs [`reduce`] in a job context that exists already. Collective.
+/// Runs [`run_reduce`] in a job context that exists already. Collective.
 pub(crate) fn reduce_tree(
     comm: &mut dyn Comm,
     mut common: JobContext,
@@ -187,10 +187,10 @@ impl<'c> TreeReducer<'c> {
         else {
             return Ok(JobVerdict::PromptsOpen);
         };
-        let counts = standing.counts(brief.source.rows);
+        let counts = standing.outcome_counts(brief.source.rows);
         self.measurements.leaves = measure_answers(comm, &brief, lines.as_mut(), &counts, code)?;
         let measured = self.measurements.leaves.as_ref();
-        let ended = self.root.as_mut().map(|root| root.end(&standing, true, measured));
+        let ended = self.root.as_mut().map(|root| root.finish_run(&standing, true, measured));
         let ended = root_result(comm, ended, code)?;
         if comm.broadcast_value(ended)? == JobVerdict::PromptsOpen {
             return Ok(JobVerdict::PromptsOpen);
@@ -238,11 +238,13 @@ impl<'c> TreeReducer<'c> {
                 let Some(mut done) = run_pass(comm, &common, self.resources, &inputs)? else {
                     return Ok(JobVerdict::NoEndpoint);
                 };
-                let counts = done.completion.counts(done.plan.source.rows);
+                let counts = done.completion.outcome_counts(done.plan.source.rows);
                 let measured =
                     measure_answers(comm, &done.plan, done.line_index.as_mut(), &counts, code)?;
-                let ended =
-                    done.root.as_mut().map(|it| it.end(&done.completion, true, measured.as_ref()));
+                let ended = done
+                    .root
+                    .as_mut()
+                    .map(|it| it.finish_run(&done.completion, true, measured.as_ref()));
                 self.measurements.levels.resize(level as usize - 1, None);
                 self.measurements.levels.push(measured);
                 let ended = root_result(comm, ended, code)?;
@@ -292,7 +294,7 @@ impl<'c> TreeReducer<'c> {
         let budget = TokenBudget {
             fixed_tokens: settings.max_tokens_aggregation,
             leaf_tokens: settings.max_tokens,
-            context,
+            context_tokens: context,
             buffer: settings.buffer,
         };
         let cooks = ranks_seeing_folder(comm, leaves);
@@ -336,7 +338,7 @@ impl<'c> TreeReducer<'c> {
         let code = self.resources.exit_codes.error;
         self.resources.close_servers();
         let mut mine = Vec::new();
-        let read = top.read(&(0..1), &mut mine);
+        let read = top.read_nodes(&(0..1), &mut mine);
         all_ok(comm, read, code)?;
         let all = comm.gather_values(&mine)?;
         let mut root = self.root.take();

@@ -7,11 +7,11 @@ use std::fmt::Write;
 
 use super::charts::time_ticks;
 use crate::report::format::{
-    count, escape_html, format_percent, format_seconds, format_tick_time, number, pluralize,
+    count, escape_html, format_number, format_percent, format_seconds, format_tick_time, pluralize,
     shorten_endpoint,
 };
 use crate::{
-    domain::{Row, TimeBucket, Timeline},
+    domain::{TimeBucket, Timeline, TimelineRow},
     output::StartTimeline,
 };
 
@@ -24,8 +24,8 @@ const UP_THRESHOLD: f64 = 0.5;
 
 /// Draws the map of one session.
 pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
-    let rows: Vec<&Row> = timeline.rows().map(|(_, row)| row).collect();
-    let (columns, many) = (timeline.columns(), rows.len());
+    let rows: Vec<&TimelineRow> = timeline.rows().map(|(_, row)| row).collect();
+    let (columns, many) = (timeline.bucket_count(), rows.len());
     let pixels = match many {
         0..=12 => 20.0,
         13..=40 => 14.0,
@@ -40,11 +40,11 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
     }
     let mut svg = String::new();
     for (level, path) in levels.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
-        let _ = write!(svg, r#"<path class="{}" d="{path}"/>"#, class(level));
+        let _ = write!(svg, r#"<path class="{}" d="{path}"/>"#, level_class(level));
     }
     let mut feet = String::new();
     for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.endpoints > 1) {
-        stretches(row, timeline.columns(), |from, to| {
+        each_partial_downtime(row, timeline.bucket_count(), |from, to| {
             let (width, top) = (to - from, at as f64 + 1.0 - FOOT_HEIGHT);
             let _ = write!(feet, "M{from} {top}h{width}v{FOOT_HEIGHT}h-{width}z");
         });
@@ -95,9 +95,9 @@ pub(super) fn heatmap_legend() -> String {
     )
 }
 
-fn names(rows: &[&Row]) -> String {
+fn names(rows: &[&TimelineRow]) -> String {
     if rows.len() <= NAMED {
-        let name = |row: &&Row| {
+        let name = |row: &&TimelineRow| {
             format!(
                 r#"<div class="one" title="{0}">{0}</div>"#,
                 escape_html(&shorten_name(&row.name()))
@@ -105,7 +105,7 @@ fn names(rows: &[&Row]) -> String {
         };
         return rows.iter().map(name).collect();
     }
-    let end = |row: Option<&&Row>| {
+    let end = |row: Option<&&TimelineRow>| {
         let name = row.map(|row| row.name()).unwrap_or_default();
         escape_html(&shorten_endpoint(name.split(" … ").next().unwrap_or_default()))
     };
@@ -125,12 +125,12 @@ fn shorten_name(name: &str) -> String {
 }
 
 /// Returns the tooltip of a row: load, utilisation, prompts and downtime.
-fn told(row: &Row) -> String {
+fn told(row: &TimelineRow) -> String {
     let whole = row.whole();
     let share = |part: u64, of: u64| {
         if of > 0 { format_percent(part as f64 / of as f64) } else { "–".into() }
     };
-    let mean = |sum: u64| number(sum as f64 / whole.up.max(1) as f64);
+    let mean = |sum: u64| format_number(sum as f64 / whole.up.max(1) as f64);
     let down = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
     format!(
         "{}: {} in flight of {} in the mean, full {} of the time, {} prompts, down for {}",
@@ -149,7 +149,7 @@ const DOWN_LEVEL: usize = FULL_LEVEL + 1;
 const COLOUR_COUNT: usize = DOWN_LEVEL + 1;
 const FILL_LEVELS: usize = FULL_LEVEL + 1;
 
-fn class(level: usize) -> String {
+fn level_class(level: usize) -> String {
     if level == DOWN_LEVEL { "hd".into() } else { format!("h{level}") }
 }
 
@@ -167,7 +167,7 @@ fn fill_level(piece: TimeBucket) -> Option<usize> {
 }
 
 /// Calls `each` with the intervals in which some of a row's endpoints are down, but not enough to colour it.
-fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
+fn each_partial_downtime(row: &TimelineRow, columns: usize, mut each: impl FnMut(usize, usize)) {
     let some = |at: usize| {
         row.pieces
             .get(at)
@@ -187,11 +187,15 @@ fn stretches(row: &Row, columns: usize, mut each: impl FnMut(usize, usize)) {
 }
 
 /// Calls `each` with runs of adjacent buckets of the same level.
-fn each_level_run(row: &Row, timeline: &Timeline, mut each: impl FnMut(usize, usize, usize)) {
+fn each_level_run(
+    row: &TimelineRow,
+    timeline: &Timeline,
+    mut each: impl FnMut(usize, usize, usize),
+) {
     let of = |at: usize| row.pieces.get(at).copied().and_then(fill_level);
     let mut from = 0;
-    for at in 1..=timeline.columns() {
-        if at == timeline.columns() || of(at) != of(from) {
+    for at in 1..=timeline.bucket_count() {
+        if at == timeline.bucket_count() || of(at) != of(from) {
             if let Some(level) = of(from) {
                 each(from, at, level);
             }
@@ -240,7 +244,7 @@ mod tests {
         let mut down = Vec::new();
         let all = example_timeline(12_000, 100).timeline;
         let (_, row) = all.rows().next().expect("a row");
-        stretches(row, all.columns(), |from, to| down.push((from, to)));
+        each_partial_downtime(row, all.bucket_count(), |from, to| down.push((from, to)));
         assert_eq!(down, [(9, 100)], "from when they went away");
     }
 

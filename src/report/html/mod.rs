@@ -13,8 +13,8 @@ mod throughput;
 use std::fmt::Write;
 
 use super::format::{
-    count, escape_html, format_percent, format_seconds, format_tick, format_tick_time,
-    format_timestamp, number, pluralize,
+    count, escape_html, format_number, format_percent, format_seconds, format_tick,
+    format_tick_time, format_timestamp, pluralize,
 };
 use super::summary::{DistributionSummary, RunSummary};
 use crate::output::StartTimeline;
@@ -34,7 +34,7 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     body.push_str(&metric_tiles(summary));
     body.push_str(&reduce_tree::reduce_section(summary));
     body.push_str(&throughput::throughput_section(summary));
-    body.push_str(&endpoints(summary, timelines));
+    body.push_str(&endpoints_section(summary, timelines));
     body.push_str(&distributions_section(summary));
     body.push_str(&tables::failures_section(summary));
     body.push_str(&tables::slowest(summary));
@@ -114,9 +114,10 @@ fn metric_tiles(summary: &RunSummary) -> String {
         id,
         name,
         value: steady.or(whole).map(|it| format!("{it:.3}")).unwrap_or_default(),
-        shown: steady.or(whole).map_or("–".into(), number),
-        caption: whole
-            .map_or("not known".into(), |it| format!("{} over all working time", number(it))),
+        shown: steady.or(whole).map_or("–".into(), format_number),
+        caption: whole.map_or("not known".into(), |it| {
+            format!("{} over all working time", format_number(it))
+        }),
         bad: false,
     };
     // A run that ended before it was steady has only an overall rate.
@@ -207,7 +208,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
     format!(r#"<div class="tiles">{html}"#)
 }
 
-fn endpoints(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
+fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
     let its = &summary.endpoints;
     let known = |share: Option<f64>| share.map_or("–".into(), format_percent);
     let mut html = format!(

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::format::{count, format_seconds, number, pluralize};
+use crate::report::format::{count, format_number, format_seconds, pluralize};
 use crate::report::{
     reduce_levels::{LevelSummary, ReduceSummary},
     summary::RunSummary,
@@ -15,7 +15,7 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
         r#"<section id="tree"><h2>The tree</h2><p class="note">{}</p>"#,
         told(tree, summary)
     );
-    let rate = |it: Option<f64>| it.map_or("–".into(), number);
+    let rate = |it: Option<f64>| it.map_or("–".into(), format_number);
     let data = |it: Option<f64>| it.map(|it| format!("{it:.3}")).unwrap_or_default();
     let facts = [
         (
@@ -58,7 +58,7 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
         );
     }
     html.push_str("</div>");
-    html.push_str(&levels(tree));
+    html.push_str(&levels_table(tree));
     html + r#"<p class="note">A group of one text passes it up without a prompt. Time is the work of a level's pass and of making its prompts; speeds are over the pass alone.</p></section>"#
 }
 
@@ -93,7 +93,7 @@ fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
     format!("{shape} {end}")
 }
 
-fn levels(tree: &ReduceSummary) -> String {
+fn levels_table(tree: &ReduceSummary) -> String {
     let most = |of: fn(&LevelSummary) -> f64| tree.levels.iter().map(of).fold(0.0, f64::max);
     let (prompts, time) =
         (most(|it| it.counts.submitted as f64), most(LevelSummary::total_seconds));
@@ -102,7 +102,7 @@ fn levels(tree: &ReduceSummary) -> String {
     );
     for it in &tree.levels {
         let dash = |number: u64| if it.level == 0 { "–".to_owned() } else { count(number) };
-        let rate = |it: Option<f64>| it.map_or("–".into(), number);
+        let rate = |it: Option<f64>| it.map_or("–".into(), format_number);
         let name = if it.level == 0 { "leaves".to_owned() } else { format!("level {}", it.level) };
         let cells = [
             ("l", name + level_state_badge(it), None),

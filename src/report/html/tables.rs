@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::report::format::{
-    count, escape_html, format_seconds, format_timestamp, number, pluralize, shorten_endpoint,
+    count, escape_html, format_number, format_seconds, format_timestamp, pluralize,
+    shorten_endpoint,
 };
 use crate::report::{
     endpoint_load::EndpointLoad,
@@ -42,7 +43,7 @@ fn collapsible_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> Stri
 }
 
 /// Formats an id without JSON quotes, cut to 80 characters.
-fn id(value: &Value) -> String {
+fn format_id(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let short: String = text.chars().take(80).collect();
     format!(
@@ -101,7 +102,12 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
             Some(before) if *before == it.message => r#"<span class="soft">the same</span>"#.into(),
             _ => escape_html(&it.message),
         };
-        vec![id(&it.id), count(it.index), it.status.map_or("–".into(), |it| it.to_string()), why]
+        vec![
+            format_id(&it.id),
+            count(it.index),
+            it.status.map_or("–".into(), |it| it.to_string()),
+            why,
+        ]
     });
     html.push_str(&table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "why")], rows));
     let more = its.count - (its.first.len() as u64).min(its.count);
@@ -121,7 +127,7 @@ pub(super) fn slowest(summary: &RunSummary) -> String {
     }
     let rows = summary.slowest.iter().map(|it| {
         let at = escape_html(&shorten_endpoint(&it.endpoint));
-        vec![id(&it.id), count(it.index), at, format_seconds(it.latency_s)]
+        vec![format_id(&it.id), count(it.index), at, format_seconds(it.latency_s)]
     });
     let heads = [("i", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
     let rows = table(&heads, rows);
@@ -155,7 +161,7 @@ pub(super) fn straggler_table(its: &EndpointLoad) -> String {
         vec![
             escape_html(&shorten_endpoint(&it.endpoint)),
             format_seconds(it.latency_s),
-            format!("{}×", number(it.times_usual)),
+            format!("{}×", format_number(it.times_usual)),
             count(it.answered),
         ]
     });

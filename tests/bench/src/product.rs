@@ -120,19 +120,19 @@ impl Ran {
     }
 
     /// How long the run's stations took, as far as its log (`--log-format json`) says: `scan_s`, `read_s` (of
-    /// what is there already), `gather_s`, and `scatter_s` from the word that the work begins to the first request.
+    /// what is there already), `gather_s`, and `scatter_s` from the event `run_started` to the first request.
     pub fn stations(&self, first_request: f64) -> Figures {
-        let said = |message: &str| {
+        let said = |event: &str| {
             let lines = self.log.lines().filter_map(|line| serde_json::from_str(line).ok());
-            lines.into_iter().find(|line: &Value| line["message"] == message)
+            lines.into_iter().find(|line: &Value| line["event"] == event)
         };
-        let begins = said("the work begins").and_then(|line| time(line["time"].as_str()?));
-        let seconds = |message| said(message).and_then(|line| line["seconds"].as_f64());
+        let begins = said("run_started").and_then(|line| time(line["time"].as_str()?));
+        let seconds = |event| said(event).and_then(|line| line["elapsed_s"].as_f64());
         let stations = [
-            ("scan_s", seconds("the input is read over")),
-            ("read_s", seconds("what is there already is read")),
+            ("scan_s", seconds("input_scanned")),
+            ("read_s", seconds("earlier_answers_loaded")),
             ("scatter_s", begins.map(|begins| first_request - begins)),
-            ("gather_s", seconds("the answers are gathered")),
+            ("gather_s", seconds("output_written")),
         ];
         let known = stations.into_iter().filter_map(|(name, s)| Some((name.to_owned(), s?)));
         known.collect()
@@ -169,8 +169,8 @@ mod tests {
     #[test]
     fn stations_are_read_from_a_log_with_other_things_in_it() {
         let log = "a table\n\
-            {\"time\":\"1970-01-01T00:00:01.500Z\",\"message\":\"the work begins\"}\n\
-            {\"message\":\"the answers are gathered\",\"seconds\":0.25}\n";
+            {\"time\":\"1970-01-01T00:00:01.500Z\",\"event\":\"run_started\"}\n\
+            {\"event\":\"output_written\",\"elapsed_s\":0.25}\n";
         let stations = ran(log, Vec::new()).stations(1.75);
         assert_eq!(stations.get("gather_s"), Some(&0.25));
         assert_eq!(stations.get("scatter_s"), Some(&0.25));

@@ -10,7 +10,7 @@ use crate::check;
 use crate::product::{Launch, Start};
 use crate::scenario::{Bar, Bench, Broken, Figures, Row, Scenario, Size};
 use crate::work::{self, Coster};
-use aurora_swarm::parquet::Rows;
+use aurora_swarm::parquet::ParquetReader;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -89,7 +89,7 @@ fn measure(bench: &Bench, prompts: usize) -> Result<Figures, Broken> {
 
 /// How many rows there are, if both files say the same.
 fn same(table: &Path, lines: &Path) -> Result<usize, Broken> {
-    let columns = Rows::open(table, |_| true).map_err(Broken::at("the Parquet file"))?;
+    let columns = ParquetReader::open(table, |_| true).map_err(Broken::at("the Parquet file"))?;
     let lines = File::open(lines).map_err(Broken::at("the lines"))?;
     let mut lines = BufReader::with_capacity(1 << 20, lines).lines();
     let mut rows = 0;

@@ -7,7 +7,7 @@
 //! reports after 5 s without a message and when it has nothing left to do. It is a process of its own, so that the memory
 //! it comes to hold is the play's and nobody else's.
 
-use aurora_swarm::ledger::{Ledger, PlaceRange, apart, target_backlog};
+use aurora_swarm::ledger::{Ledger, PlaceRange, min_report_interval, target_backlog};
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -139,7 +139,7 @@ fn play(job: Job) -> serde_json::Value {
     let before = resident();
     let ledger = Ledger::new(u64::from(job.prompts), job.ranks as usize);
     let told = Told::default();
-    let apart = apart(job.ranks as usize);
+    let apart = min_report_interval(job.ranks as usize);
     let mut play = Play { job, ledger, apart, ranks, ring, now: 0, told, spans: Vec::new() };
     let began = Instant::now();
     let mut quiet = 0;
@@ -191,7 +191,7 @@ impl Play {
         let rate = f64::from(self.job.slots) / slowness(rank) / (MEAN_MS / 1e3);
         let seconds = self.ledger.free_work_seconds();
         let enough = target_backlog(self.job.slots.into(), rate, seconds, self.apart) as u32;
-        (left * 2 <= enough && self.ledger.free() > 0).then(|| (enough - left).into())
+        (left * 2 <= enough && self.ledger.free_count() > 0).then(|| (enough - left).into())
     }
 
     fn fills(&mut self, rank: u32) {

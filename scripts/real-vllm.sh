@@ -395,10 +395,10 @@ shown() { ps -o pid,ppid,pgid,sid,lstart,etime,stat,wchan:20,rss,cmd -p "$(tr ' 
 
 begin_serving served.jsonl 2
 say "two servers of the run's own answer; killing one of them"
-victim=$(sed -n 's/.*a server is started .*pid=\([0-9]*\) port='"$port"'$/\1/p' "$work/served.jsonl.log" | head -n 1)
+victim=$(sed -n 's/.*server starting: port '"$port"', pid \([0-9]*\),.*/\1/p' "$work/served.jsonl.log" | head -n 1)
 [ -n "$victim" ] || die "the run does not say which process its server on port $port is."
 orphans=$(family "$victim")
-starts_of_it() { grep -c "a server is started .*port=$port$" "$work/served.jsonl.log" || true; }
+starts_of_it() { grep -c "server starting: port $port," "$work/served.jsonl.log" || true; }
 kill -KILL "$victim"
 gone=$SECONDS
 # shellcheck disable=SC2086
@@ -422,7 +422,7 @@ started=()
 starts=$(starts_of_it)
 [ "$starts" = 2 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: WRONG: the killed server was started $starts times, not twice"; wrong+=("restart"); }
 # It may still be loading when the other one has answered the rest.
-back=$(grep -c "a server takes connections port=$port " "$work/served.jsonl.log" || true)
+back=$(grep -c "server ready: port $port " "$work/served.jsonl.log" || true)
 say "the killed server was started $starts times, and ready $back times"
 held "a server killed and started again" judge same "$work/served.jsonl" "$work/completions.jsonl"
 told_served=$told

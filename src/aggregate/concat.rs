@@ -14,7 +14,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     EXAMPLE_LIMIT, extract,
-    observed::{FirstExamples, ObservedAnswer, ObservedCounts, Place},
+    observed::{AnswerPosition, FirstExamples, ObservedAnswer, ObservedCounts},
 };
 use crate::domain::Merge;
 
@@ -26,7 +26,7 @@ pub struct AnswerConcat {
     counted: ObservedCounts,
     unreadable: FirstExamples,
     values: u64,
-    pieces: BTreeMap<Place, String>,
+    pieces: BTreeMap<AnswerPosition, String>,
 }
 
 impl AnswerConcat {
@@ -38,7 +38,7 @@ impl AnswerConcat {
 
     /// Creates an empty JSON list.
     #[must_use]
-    pub fn list() -> Self {
+    pub fn new_json_list() -> Self {
         Self::with_separator(None)
     }
 
@@ -53,7 +53,7 @@ impl AnswerConcat {
         if self.separator.is_some() {
             self.values += 1;
             // Untrimmed, since a text may begin with an indented line.
-            return seen.said.ok().map(str::to_owned);
+            return seen.outcome.ok().map(str::to_owned);
         }
         let elements = extract::parse_json(text).and_then(list_elements);
         match elements {
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn arrays_are_flattened_once_and_code_fences_are_parsed() {
-        let mut all = AnswerConcat::list();
+        let mut all = AnswerConcat::new_json_list();
         let texts = [
             "[1, [2, 3]]",
             "{\"a\": 1.50}",
@@ -183,7 +183,7 @@ mod tests {
         let mut all = AnswerConcat::new_text("\n");
         all.add_answer(&test_failure(0, "refused"));
         assert_eq!(all.text(), "");
-        let mut all = AnswerConcat::list();
+        let mut all = AnswerConcat::new_json_list();
         all.add_answer(&test_failure(0, "refused"));
         assert_eq!(
             serde_json::from_str::<Vec<Value>>(&all.text()).expect("JSON"),

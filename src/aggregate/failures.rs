@@ -31,7 +31,7 @@ impl FailureReport {
     /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let _ = self.counted.text(seen);
-        match seen.said {
+        match seen.outcome {
             Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
             Err(failed) => {
                 let kind = self.kinds.entry(failed.kind.into());

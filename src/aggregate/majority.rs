@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXAMPLE_LIMIT, extract,
-    observed::{FirstExamples, ObservedAnswer, ObservedCounts, Place, id},
+    observed::{AnswerPosition, FirstExamples, ObservedAnswer, ObservedCounts, id_to_json},
 };
 use crate::domain::Merge;
 
@@ -36,7 +36,7 @@ pub struct MajorityVote {
     /// Candidates by the length and text of the folded answer, shortest first.
     candidates: BTreeMap<(usize, String), CandidateVotes>,
     /// Total length of the candidates' keys, in bytes.
-    bytes: usize,
+    candidate_bytes: usize,
     capacity: VoteCapacity,
 }
 
@@ -52,7 +52,7 @@ const VOTE_CAPACITY: VoteCapacity = VoteCapacity { answers: 100_000, bytes: 16 <
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CandidateVotes {
     votes: u64,
-    first: Place,
+    first: AnswerPosition,
     id: String,
     /// Spelling of the candidate's first occurrence in the input.
     original_text: String,
@@ -68,7 +68,7 @@ impl MajorityVote {
             unreadable: FirstExamples::of(EXAMPLE_LIMIT),
             votes: 0,
             candidates: BTreeMap::new(),
-            bytes: 0,
+            candidate_bytes: 0,
             capacity: VOTE_CAPACITY,
         }
     }
@@ -88,11 +88,11 @@ impl MajorityVote {
             id: seen.id.into(),
             original_text: written,
         };
-        self.put((same.len(), same), its);
+        self.add_votes((same.len(), same), its);
         self.cut();
     }
 
-    fn put(&mut self, key: (usize, String), votes: CandidateVotes) {
+    fn add_votes(&mut self, key: (usize, String), votes: CandidateVotes) {
         match self.candidates.entry(key) {
             Entry::Occupied(mut mine) => {
                 let mine = mine.get_mut();
@@ -102,16 +102,18 @@ impl MajorityVote {
                 }
             }
             Entry::Vacant(place) => {
-                self.bytes += place.key().0;
+                self.candidate_bytes += place.key().0;
                 place.insert(votes);
             }
         }
     }
 
     fn cut(&mut self) {
-        while self.candidates.len() > self.capacity.answers || self.bytes > self.capacity.bytes {
+        while self.candidates.len() > self.capacity.answers
+            || self.candidate_bytes > self.capacity.bytes
+        {
             let Some(((length, _), _)) = self.candidates.pop_last() else { return };
-            self.bytes -= length;
+            self.candidate_bytes -= length;
         }
     }
 
@@ -125,7 +127,7 @@ impl MajorityVote {
         let shown = |it: &&CandidateVotes| {
             json!({
                 "answer": it.original_text, "votes": it.votes, "fraction": share(it.votes),
-                "first": {"id": id(&it.id), "index": it.first.index}
+                "first": {"id": id_to_json(&it.id), "index": it.first.index}
             })
         };
         let winner = by_votes.first();
@@ -154,7 +156,7 @@ impl Merge for MajorityVote {
         self.counted.merge(other.counted);
         self.unreadable.merge(other.unreadable);
         self.votes += other.votes;
-        other.candidates.into_iter().for_each(|(key, votes)| self.put(key, votes));
+        other.candidates.into_iter().for_each(|(key, votes)| self.add_votes(key, votes));
         self.cut();
     }
 }

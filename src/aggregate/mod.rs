@@ -44,7 +44,7 @@ mod top_k;
 pub use concat::AnswerConcat;
 pub use failures::FailureReport;
 pub use majority::MajorityVote;
-pub use observed::{Line, ObservedAnswer, ObservedFailure, Place};
+pub use observed::{AnswerPosition, Line, ObservedAnswer, ObservedFailure};
 pub use statistics::NumericStatistics;
 pub use top_k::TopK;
 
@@ -78,7 +78,7 @@ impl Aggregate {
         match wanted {
             AggregateSpec::Majority { at } => Self::Majority(MajorityVote::new(at.clone())),
             AggregateSpec::Concat { separator } => Self::Concat(AnswerConcat::new_text(separator)),
-            AggregateSpec::Json => Self::Concat(AnswerConcat::list()),
+            AggregateSpec::Json => Self::Concat(AnswerConcat::new_json_list()),
             AggregateSpec::Stats { at } => Self::Statistics(NumericStatistics::new(at.clone())),
             AggregateSpec::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
             AggregateSpec::Failures { example_limit: named } => {
@@ -138,12 +138,16 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn test_answer(index: u64, text: &str) -> ObservedAnswer<'_> {
-        ObservedAnswer { place: Place { index, sequence: 0 }, id: id_of(index), said: Ok(text) }
+        ObservedAnswer {
+            place: AnswerPosition { index, sequence: 0 },
+            id: id_of(index),
+            outcome: Ok(text),
+        }
     }
 
     pub(crate) fn test_failure(index: u64, kind: &str) -> ObservedAnswer<'_> {
         let failed = ObservedFailure { kind, message: "no", status: Some(400) };
-        ObservedAnswer { said: Err(failed), ..test_answer(index, "") }
+        ObservedAnswer { outcome: Err(failed), ..test_answer(index, "") }
     }
 
     fn id_of(index: u64) -> &'static str {
@@ -159,7 +163,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn wanted() -> Vec<AggregateSpec> {
+    fn all_specs() -> Vec<AggregateSpec> {
         [
             "majority",
             "majority:/s",
@@ -225,7 +229,7 @@ pub(crate) mod tests {
             said in prop::collection::vec(any_outcome(), 0..50), dealt in prop::collection::vec(0usize..5, 50), order in Just([0usize, 1, 2, 3, 4]).prop_shuffle(), left in any::<bool>(),
         ) {
             let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
-            for wanted in wanted() {
+            for wanted in all_specs() {
                 let part = |rank: usize| {
                     let its: Vec<_> = all.iter().zip(&dealt).filter(|(_, to)| **to == rank).map(|(it, _)| *it).collect();
                     of(&wanted, &its)
@@ -243,7 +247,7 @@ pub(crate) mod tests {
         #[test]
         fn an_empty_part_changes_nothing(said in prop::collection::vec(any_outcome(), 0..20)) {
             let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
-            for wanted in wanted() {
+            for wanted in all_specs() {
                 let some = || of(&wanted, &all);
                 prop_assert_eq!(whole(&merge_pair(some(), Aggregate::of(&wanted))), whole(&some()));
                 prop_assert_eq!(whole(&merge_pair(Aggregate::of(&wanted), some())), whole(&some()));

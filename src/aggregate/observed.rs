@@ -14,7 +14,7 @@ use crate::domain::Merge;
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
-pub struct Place {
+pub struct AnswerPosition {
     /// Index of the prompt.
     pub index: u64,
     /// Number of the sequence among those of the prompt.
@@ -25,11 +25,11 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedAnswer<'a> {
     /// Position in the input.
-    pub place: Place,
+    pub place: AnswerPosition,
     /// The prompt's id as JSON text.
     pub id: &'a str,
     /// The answer's text, or the reason for the failure.
-    pub said: Result<&'a str, ObservedFailure<'a>>,
+    pub outcome: Result<&'a str, ObservedFailure<'a>>,
 }
 
 /// The reason why a prompt failed.
@@ -77,7 +77,7 @@ impl<'a> Line<'a> {
     }
 
     /// Returns the line's answers, one per sequence, or its failure.
-    pub fn seen(&self) -> impl Iterator<Item = ObservedAnswer<'_>> {
+    pub fn observed_answers(&self) -> impl Iterator<Item = ObservedAnswer<'_>> {
         let failed = |error: &'_ ObservedLineError<'a>| error.status;
         let said: Vec<Result<&str, ObservedFailure<'_>>> = match (self.success, &self.responses) {
             (true, Some(all)) => all.iter().map(|text| Ok(&**text)).collect(),
@@ -89,8 +89,8 @@ impl<'a> Line<'a> {
             })],
         };
         (0..).zip(said).map(|(sequence, said)| {
-            let place = Place { index: self.index, sequence };
-            ObservedAnswer { place, id: self.id.get(), said }
+            let place = AnswerPosition { index: self.index, sequence };
+            ObservedAnswer { place, id: self.id.get(), outcome: said }
         })
     }
 }
@@ -108,7 +108,7 @@ pub(super) struct ObservedCounts {
 impl ObservedCounts {
     /// Counts an answer and returns its trimmed text; `None` if it failed or is blank.
     pub(super) fn text<'a>(&mut self, seen: &ObservedAnswer<'a>) -> Option<&'a str> {
-        let Ok(text) = seen.said else {
+        let Ok(text) = seen.outcome else {
             self.failed += 1;
             return None;
         };
@@ -140,7 +140,7 @@ pub(super) struct FirstExamples {
     count: u64,
     /// Maximum number of examples.
     limit: usize,
-    first: BTreeMap<Place, NamedExample>,
+    first: BTreeMap<AnswerPosition, NamedExample>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,7 +167,7 @@ impl FirstExamples {
             return;
         }
         let why = why().chars().take(MAX_REASON_CHARS).collect();
-        let status = seen.said.err().and_then(|it| it.status);
+        let status = seen.outcome.err().and_then(|it| it.status);
         self.first.insert(seen.place, NamedExample { id: seen.id.into(), reason: why, status });
         self.cut();
     }
@@ -183,8 +183,8 @@ impl FirstExamples {
     }
 
     pub(super) fn finish(&self) -> Value {
-        let named = |(place, first): (&Place, &NamedExample)| {
-            let mut it = json!({"id": id(&first.id), "index": place.index});
+        let named = |(place, first): (&AnswerPosition, &NamedExample)| {
+            let mut it = json!({"id": id_to_json(&first.id), "index": place.index});
             if !first.reason.is_empty() {
                 it["why"] = first.reason.clone().into();
             }
@@ -206,7 +206,7 @@ impl Merge for FirstExamples {
 }
 
 /// Parses an id's JSON text; invalid JSON becomes a string.
-pub(super) fn id(json: &str) -> Value {
+pub(super) fn id_to_json(json: &str) -> Value {
     serde_json::from_str(json).unwrap_or_else(|_| json.into())
 }
 
@@ -219,19 +219,22 @@ mod tests {
         let line =
             br#"{"id":"a","index":3,"response":"x\ny","success":true,"error":null,"served":{}}"#;
         let line = Line::read(line).expect("a line");
-        let place = Place { index: 3, sequence: 0 };
+        let place = AnswerPosition { index: 3, sequence: 0 };
         assert_eq!(
-            line.seen().collect::<Vec<_>>(),
-            [ObservedAnswer { place, id: "\"a\"", said: Ok("x\ny") }]
+            line.observed_answers().collect::<Vec<_>>(),
+            [ObservedAnswer { place, id: "\"a\"", outcome: Ok("x\ny") }]
         );
         let two = br#"{"id":7,"index":0,"response":"a","responses":["a","b"],"success":true,"error":null}"#;
         let two = Line::read(two).expect("a line");
-        assert_eq!(two.seen().map(|it| it.said).collect::<Vec<_>>(), [Ok("a"), Ok("b")]);
-        assert_eq!(two.seen().last().map(|it| it.place.sequence), Some(1));
+        assert_eq!(
+            two.observed_answers().map(|it| it.outcome).collect::<Vec<_>>(),
+            [Ok("a"), Ok("b")]
+        );
+        assert_eq!(two.observed_answers().last().map(|it| it.place.sequence), Some(1));
         let bad = br#"{"id":"7","index":1,"response":null,"success":false,"error":{"kind":"too_long","message":"no","status":400}}"#;
         let bad = Line::read(bad).expect("a line");
         let failed = ObservedFailure { kind: "too_long", message: "no", status: Some(400) };
-        assert_eq!(bad.seen().map(|it| it.said).collect::<Vec<_>>(), [Err(failed)]);
+        assert_eq!(bad.observed_answers().map(|it| it.outcome).collect::<Vec<_>>(), [Err(failed)]);
         assert!(Line::read(b"{}").is_err());
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct SummaryStatistics {
     bucketed: bool,
     capacity: usize,
     /// Sort keys of the minimum and maximum.
-    ends: Option<(i64, i64)>,
+    min_max_keys: Option<(i64, i64)>,
 }
 
 impl Default for SummaryStatistics {
@@ -47,7 +47,7 @@ impl SummaryStatistics {
             counts: BTreeMap::new(),
             bucketed: false,
             capacity: room,
-            ends: None,
+            min_max_keys: None,
         }
     }
 
@@ -67,8 +67,8 @@ impl SummaryStatistics {
     }
 
     fn extend_range(&mut self, (least, greatest): (i64, i64)) {
-        let (low, high) = self.ends.unwrap_or((least, greatest));
-        self.ends = Some((low.min(least), high.max(greatest)));
+        let (low, high) = self.min_max_keys.unwrap_or((least, greatest));
+        self.min_max_keys = Some((low.min(least), high.max(greatest)));
     }
 
     /// Replaces exact counts by buckets. A part never has more distinct numbers than the whole, so a part that switches
@@ -95,14 +95,14 @@ impl SummaryStatistics {
             before > place
         });
         let (&found, _) = found?;
-        let (low, high) = self.ends?;
+        let (low, high) = self.min_max_keys?;
         let middle = |stretch: i64| (stretch << DROPPED_BITS) | (1 << (DROPPED_BITS - 1));
         Some(number(if self.bucketed { middle(found).clamp(low, high) } else { found }))
     }
 
     /// Returns all values as JSON; without numbers they are null, since a mean of 0 would be a claim.
     pub(super) fn finish(&self) -> Map<String, Value> {
-        let end = |pick: fn((i64, i64)) -> i64| self.ends.map(|ends| number(pick(ends)));
+        let end = |pick: fn((i64, i64)) -> i64| self.min_max_keys.map(|ends| number(pick(ends)));
         let some = (self.count > 0).then_some(self.count);
         let mean = some.map(|count| self.sum.to_f64() / count as f64);
         let deviation =
@@ -128,7 +128,7 @@ impl Merge for SummaryStatistics {
         self.count += other.count;
         self.sum.merge(std::mem::take(&mut other.sum));
         self.sum_of_squares.merge(std::mem::take(&mut other.sum_of_squares));
-        other.ends.into_iter().for_each(|ends| self.extend_range(ends));
+        other.min_max_keys.into_iter().for_each(|ends| self.extend_range(ends));
         // Both sides must have the same resolution before their counts are added.
         if self.bucketed || other.bucketed {
             self.switch_to_buckets();

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXAMPLE_LIMIT, exact_sum, extract,
-    observed::{FirstExamples, ObservedAnswer, ObservedCounts, Place, id},
+    observed::{AnswerPosition, FirstExamples, ObservedAnswer, ObservedCounts, id_to_json},
 };
 use crate::domain::Merge;
 
@@ -22,7 +22,7 @@ pub struct TopK {
     counted: ObservedCounts,
     without_score: FirstExamples,
     /// Answers by descending score, then by input position.
-    best: BTreeMap<(i64, Place), ScoredAnswer>,
+    best: BTreeMap<(i64, AnswerPosition), ScoredAnswer>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,9 +85,9 @@ impl TopK {
     /// Returns the answers and their scores as JSON, highest score first.
     #[must_use]
     pub fn finish(&self) -> Value {
-        let shown = |(&(_, place), it): (&(i64, Place), &ScoredAnswer)| {
+        let shown = |(&(_, place), it): (&(i64, AnswerPosition), &ScoredAnswer)| {
             json!({
-                "score": it.score, "id": id(&it.id), "index": place.index, "sequence": place.sequence,
+                "score": it.score, "id": id_to_json(&it.id), "index": place.index, "sequence": place.sequence,
                 "response": it.text
             })
         };

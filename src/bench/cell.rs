@@ -7,7 +7,7 @@ use crate::settings::AutoOrCount;
 /// Batch size and concurrency limit that are measured together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BenchCell {
-    /// Prompts per request.
+    /// Batch size: prompts per request.
     pub batch: AutoOrCount,
     /// Concurrency limit: sequences in flight per endpoint.
     pub window: AutoOrCount,

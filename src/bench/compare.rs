@@ -8,9 +8,9 @@ use crate::domain::Merge;
 /// Agreement between the batched and the single answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerAgreement {
-    /// Prompts with equal answers.
+    /// Prompts whose two answers are equal.
     pub equal: u64,
-    /// Prompts with different answers.
+    /// Prompts whose two answers differ.
     pub different: u64,
     /// Prompts that lack one or both answers.
     pub unknown: u64,
@@ -60,7 +60,7 @@ pub struct CompareSide {
     pub requests: u64,
     /// Figures over all runs; `None` if nothing was answered.
     pub figures: Option<RunFigures>,
-    /// Measured runs, in order.
+    /// Measured runs in the order of repeats.
     pub runs: Vec<BenchRun>,
     /// Reason why prompts are unanswered, if any are.
     pub failed: Option<String>,
@@ -89,7 +89,7 @@ impl CompareSide {
 /// Report of `bench compare`, serialized as its JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CompareReport {
-    /// Conditions of both sides.
+    /// Conditions that hold for both sides.
     pub conditions: BenchConditions,
     /// Result with several prompts per request.
     pub batched: CompareSide,
@@ -97,7 +97,7 @@ pub struct CompareReport {
     pub single: CompareSide,
     /// Ratio of batched to single prompts per second, over the repeats.
     pub speed_up: Option<RepeatSpread>,
-    /// Agreement of the answers.
+    /// Agreement between the answers of both sides.
     pub answers: AnswerAgreement,
     /// Remarks for the reader of the report.
     pub notes: Vec<String>,

@@ -14,7 +14,6 @@ pub struct BenchLatencies(BTreeMap<u16, u64>);
 
 /// Latency of the first bucket in seconds; shorter ones are counted in it too.
 const FIRST_BUCKET_SECONDS: f64 = 1e-5;
-/// Ratio of neighbouring buckets.
 const BUCKET_RATIO: f64 = 1.01;
 
 impl BenchLatencies {

@@ -11,19 +11,19 @@ use crate::domain::{Merge, Outcome, PromptResult};
 pub struct BenchMeasurement {
     /// Prompts that were to be sent.
     pub asked: u64,
-    /// Prompts with an answer.
+    /// Number of prompts with an answer.
     pub answered: u64,
-    /// Prompts that failed.
+    /// Number of prompts that failed.
     pub failed: u64,
     /// Tokens of the answered prompts.
     pub prompt_tokens: u64,
-    /// Tokens of the answers.
+    /// Tokens of all answers together.
     pub completion_tokens: u64,
-    /// HTTP requests sent.
+    /// HTTP requests sent for these prompts.
     pub requests: u64,
     /// Time from the first prompt to the last outcome in seconds; merged, that of the slowest rank.
     pub seconds: f64,
-    /// Latencies of the answers.
+    /// Latencies of the answered prompts.
     pub latencies: BenchLatencies,
     /// Message of the first failure.
     pub first_failure: Option<String>,

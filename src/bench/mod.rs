@@ -28,9 +28,9 @@ use serde::Serialize;
 /// Conditions that are common to all measurements of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BenchConditions {
-    /// Version of this program.
+    /// Version of the program that measured.
     pub version: String,
-    /// Number of MPI ranks.
+    /// Number of MPI ranks that measured.
     pub ranks: usize,
     /// Number of ready endpoints measured, over all ranks.
     pub endpoints: u64,
@@ -40,7 +40,7 @@ pub struct BenchConditions {
     pub api: Option<String>,
     /// Input files of the prompts; empty for synthetic prompts.
     pub inputs: Vec<String>,
-    /// Longest answer in tokens.
+    /// Longest answer in tokens (`--max-tokens`).
     pub max_tokens: u64,
     /// Sampling parameters of every request, as JSON.
     pub sampling: String,

@@ -7,7 +7,7 @@ use super::{BenchConditions, BenchRun, RunFigures};
 /// Report of `bench models`, serialized as its JSON output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ModelsReport {
-    /// Conditions of all measurements.
+    /// Conditions that hold for all measurements.
     pub conditions: BenchConditions,
     /// Measured models or endpoints, including failed ones.
     pub models: Vec<ModelRow>,
@@ -18,23 +18,23 @@ pub struct ModelsReport {
 /// Result of one model at all endpoints that serve it, or at a single endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ModelRow {
-    /// Name of the model.
+    /// Name of the measured model.
     pub model: String,
     /// Endpoint, if endpoints are measured one by one.
     pub endpoint: Option<String>,
     /// Number of endpoints that serve the model.
     pub endpoints: u64,
-    /// Route used for texts.
+    /// Route that texts were sent to.
     pub api: Option<String>,
-    /// Number of runs requested.
+    /// Number of runs that were requested.
     pub runs_wanted: u32,
     /// Number of runs in which every prompt was answered.
     pub runs_whole: u32,
     /// Figures over those runs; `None` without any.
     pub figures: Option<RunFigures>,
-    /// All runs, in order.
+    /// All runs in the order measured.
     pub runs: Vec<BenchRun>,
-    /// One of the answers.
+    /// One of the answers, as an example.
     pub sample: Option<String>,
     /// Reason why runs are missing or incomplete, if any are.
     pub failed: Option<String>,

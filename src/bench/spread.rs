@@ -28,12 +28,12 @@ impl RepeatSpread {
     }
 }
 
-/// Figures of one measurement.
+/// Figures of a single measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchRun {
-    /// Prompts that were sent.
+    /// Number of prompts that were sent.
     pub asked: u64,
-    /// Prompts that were answered.
+    /// Number of prompts that were answered.
     pub answered: u64,
     /// Time from the first prompt to the last outcome, in seconds.
     pub seconds: f64,
@@ -41,11 +41,11 @@ pub struct BenchRun {
     pub requests: u64,
     /// Tokens of the answered prompts.
     pub prompt_tokens: u64,
-    /// Tokens of all answers.
+    /// Tokens of all answers together.
     pub completion_tokens: u64,
-    /// Prompts answered per second.
+    /// Throughput in answered prompts per second.
     pub prompts_per_s: f64,
-    /// Answer tokens per second.
+    /// Throughput in answer tokens per second.
     pub tokens_per_s: f64,
     /// Median latency of an answer, in seconds.
     pub p50_s: f64,
@@ -81,9 +81,9 @@ impl BenchRun {
 /// Figures over several runs of the same cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct RunFigures {
-    /// Prompts answered per second.
+    /// Throughput in answered prompts per second.
     pub prompts_per_s: RepeatSpread,
-    /// Answer tokens per second.
+    /// Throughput in answer tokens per second.
     pub tokens_per_s: RepeatSpread,
     /// Median latency of an answer, in seconds.
     pub p50_s: RepeatSpread,

@@ -7,7 +7,7 @@ use super::{BenchCell, BenchConditions, BenchRun, RepeatSpread, RunFigures};
 /// Report of `bench sweep`, serialized as its JSON output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SweepReport {
-    /// Conditions of all cells.
+    /// Conditions that hold for all cells.
     pub conditions: BenchConditions,
     /// All cells, including those that failed.
     pub cells: Vec<SweepRow>,
@@ -21,13 +21,13 @@ pub struct SweepReport {
     pub notes: Vec<String>,
 }
 
-/// Result of one cell.
+/// Measured result of one cell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SweepRow {
     /// Batch size and concurrency limit of the cell.
     #[serde(flatten)]
     pub cell: BenchCell,
-    /// Measured runs, in order.
+    /// Measured runs in the order of repeats.
     pub runs: Vec<BenchRun>,
     /// Figures over all runs; `None` unless each of them answered all prompts.
     pub figures: Option<RunFigures>,

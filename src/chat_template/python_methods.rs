@@ -64,7 +64,7 @@ fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Valu
             let keep =
                 keep.map_or_else(|| named.get::<Option<bool>>("keepends"), |it| Ok(Some(it)))?;
             named.assert_all_used()?;
-            lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
+            split_lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
         }
         "partition" => {
             let (by,): (&str,) = from_args(args)?;
@@ -144,7 +144,7 @@ fn split_words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
 }
 
 /// Python's `str.splitlines`, which has more line ends than `\n` and `\r`.
-fn lines(text: &str, keep: bool) -> Vec<&str> {
+fn split_lines(text: &str, keep: bool) -> Vec<&str> {
     let ends = |c: char| {
         matches!(
             c,
@@ -186,7 +186,7 @@ pub(super) fn indent_filter(
     let mut out = if first.unwrap_or(false) { by.clone() } else { String::new() };
     // The added line end gives a text that ends with one an empty last line, as in jinja2.
     let whole = format!("{text}\n");
-    for (at, line) in lines(&whole, false).into_iter().enumerate() {
+    for (at, line) in split_lines(&whole, false).into_iter().enumerate() {
         if at > 0 {
             out.push('\n');
             if blank.unwrap_or(false) || !line.is_empty() {

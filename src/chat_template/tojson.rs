@@ -88,10 +88,10 @@ impl JsonStyle {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number => out.push_str(&format_number(value)),
-            ValueKind::String => self.text(out, value.as_str().unwrap_or_default()),
+            ValueKind::String => self.write_string(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.all(out, ['[', ']'], &items, depth, |out, item| {
+                self.write_items(out, ['[', ']'], &items, depth, |out, item| {
                     self.write_value(out, item, depth + 1)
                 })?;
             }
@@ -108,8 +108,8 @@ impl JsonStyle {
                 if self.sort_keys {
                     items.sort_by(|(a, _), (b, _)| a.cmp(b));
                 }
-                self.all(out, ['{', '}'], &items, depth, |out, (key, item)| {
-                    self.text(out, key);
+                self.write_items(out, ['{', '}'], &items, depth, |out, (key, item)| {
+                    self.write_string(out, key);
                     out.push_str(&self.key_separator);
                     self.write_value(out, item, depth + 1)
                 })?;
@@ -121,7 +121,7 @@ impl JsonStyle {
         Ok(())
     }
 
-    fn all<T>(
+    fn write_items<T>(
         &self,
         out: &mut String,
         [open, close]: [char; 2],
@@ -134,24 +134,24 @@ impl JsonStyle {
             if at > 0 {
                 out.push_str(&self.item_separator);
             }
-            self.line(out, depth + 1);
+            self.write_newline(out, depth + 1);
             write(out, item)?;
         }
         if !items.is_empty() {
-            self.line(out, depth);
+            self.write_newline(out, depth);
         }
         out.push(close);
         Ok(())
     }
 
-    fn line(&self, out: &mut String, depth: usize) {
+    fn write_newline(&self, out: &mut String, depth: usize) {
         if let Some(indent) = &self.indent {
             out.push('\n');
             (0..depth).for_each(|_| out.push_str(indent));
         }
     }
 
-    fn text(&self, out: &mut String, text: &str) {
+    fn write_string(&self, out: &mut String, text: &str) {
         out.push('"');
         for c in text.chars() {
             match c {

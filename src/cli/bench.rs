@@ -94,7 +94,7 @@ struct BenchCommonArgs<const REPEATS: u32, Whom: Args> {
     #[command(flatten)]
     measures: MeasurementArgs<REPEATS>,
     #[command(flatten)]
-    _rows: flags::Rows,
+    _rows: flags::InputArgs,
     #[command(flatten)]
     _whom: Whom,
     #[command(flatten)]

@@ -14,7 +14,7 @@ pub(super) struct Line {
     #[arg(required = true, value_name = "INPUT", help_heading = NON_SETTING_HEADING)]
     pub(super) inputs: Vec<String>,
     #[command(flatten)]
-    _rows: Rows,
+    _rows: InputArgs,
     #[command(flatten)]
     _answers: OutputArgs,
     #[command(flatten)]
@@ -171,7 +171,7 @@ pub(super) struct RequestArgs {
 /// What the rows of the input are.
 #[derive(Args)]
 #[command(next_help_heading = "Input")]
-pub(super) struct Rows {
+pub(super) struct InputArgs {
     /// A prompt template, or @FILE: {{column}} and {{item}} are filled in from the row
     #[arg(long, value_name = "TEXT")]
     template: Option<String>,

@@ -17,7 +17,7 @@ impl GuardArgs {
     pub(super) fn run(self, environment: Environment) -> u8 {
         match self.server {
             Some(command) => serve::exec_server(&command),
-            None => serve::watch(environment),
+            None => serve::run_supervisor(environment),
         }
     }
 }

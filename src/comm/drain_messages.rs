@@ -1,6 +1,6 @@
 //! Draining of leftover messages between two phases that use the same tag: a fence.
 //!
-//! Collectives need no such fence: MPI keeps their traffic apart from point-to-point messages.
+//! Owns that fence. The tags, one per protocol, are in `mod.rs`.
 
 use super::{Comm, CommError, MessageTag, PollBackoff};
 

@@ -49,7 +49,7 @@ impl<'c, W> Mailbox<'c, W> {
 
     /// Returns the next message or event, or [`MailboxEvent::TimedOut`] at `until`. Messages come before events, so
     /// that a busy thread cannot keep other ranks waiting.
-    pub fn wait(&mut self, until: Instant) -> MailboxEvent<W> {
+    pub fn wait_until(&mut self, until: Instant) -> MailboxEvent<W> {
         loop {
             if let Some(letter) = self.comm.try_receive(None, MessageTag::Job) {
                 self.backoff.reset();

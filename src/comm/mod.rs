@@ -192,7 +192,7 @@ pub enum CommError {
     LauncherMismatch(String),
     /// MPI did not start.
     #[error("MPI did not start: {0}")]
-    Start(String),
+    MpiStart(String),
     /// A message that MPI's counts cannot express.
     #[error("{what} of {bytes} bytes exceeds the size limit of an MPI message (2 GiB)")]
     TooLarge {

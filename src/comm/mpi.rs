@@ -57,7 +57,7 @@ impl MpiComm {
         let name = library_name();
         launcher.check_library(&name).map_err(CommError::LauncherMismatch)?;
         let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {
-            return Err(CommError::Start("it was already started in this process".into()));
+            return Err(CommError::MpiStart("it was already started in this process".into()));
         };
         let world = universe.world();
         let library = CommLibrary { name, threads: format!("{granted:?}").to_lowercase() };
@@ -74,7 +74,7 @@ impl MpiComm {
             return Err(CommError::LauncherMismatch(why));
         }
         if granted < Threading::Funneled {
-            return Err(CommError::Start(format!(
+            return Err(CommError::MpiStart(format!(
                 "{} does not support threads beside its own (MPI_THREAD_FUNNELED)",
                 comm.library.name
             )));

@@ -2,7 +2,7 @@
 //!
 //! Without the hook a panic unwinds into MPI's finalisation, which waits for all other ranks, which wait for this
 //! one, for ever (observed on five MPIs). The hook runs on the thread that panicked, and ignores panics that
-//! [`crate::domain::catch_panic`] catches.
+//! [`crate::domain::catch_panic()`] catches.
 
 use crate::{comm, domain::is_panic_caught};
 

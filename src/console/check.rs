@@ -112,7 +112,7 @@ impl CheckReport {
         let idle = self.ranks.iter().filter(|rank| rank.endpoints.is_empty()).count();
         let mut text = format!(
             "{} on {}; MPI: {}\n",
-            counted(self.ready, self.endpoints),
+            ready_count_text(self.ready, self.endpoints),
             pluralize(self.ranks.len() as u64, "rank"),
             self.mpi
         );
@@ -130,7 +130,7 @@ impl CheckReport {
     }
 }
 
-fn counted(ready: usize, all: usize) -> String {
+fn ready_count_text(ready: usize, all: usize) -> String {
     format!("{ready} of {all} endpoints ready")
 }
 

@@ -132,7 +132,7 @@ impl EndSummary<'_> {
         let start = match self.starts {
             0 | 1 => "time".to_owned(),
             _ if done == 0 => "time".to_owned(),
-            starts => format!("start {starts}"),
+            starts => format!("session {starts}"),
         };
         let ranks = pluralize(self.ranks as u64, "rank");
         let time = format_elapsed(self.seconds);
@@ -152,7 +152,7 @@ impl EndSummary<'_> {
         if tally.requests > 0 {
             let again = match tally.retried {
                 0 => String::new(),
-                again => format!(", {} sent again", pluralize(again, "prompt")),
+                again => format!(", {} retried", pluralize(again, "prompt")),
             };
             row("requests", count(tally.requests) + &again);
         }
@@ -203,11 +203,11 @@ fn words(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::EmptyPrompt => "with an empty prompt",
         FailureKind::TooLong => "longer than the model's context",
-        FailureKind::BadRow => "with a row that cannot be read",
-        FailureKind::Refused => "refused by the server",
-        FailureKind::BadRequest => "with a request parameter that the server refuses",
+        FailureKind::BadRow => "with an invalid row",
+        FailureKind::Refused => "rejected by the server",
+        FailureKind::BadRequest => "with a request parameter that the server rejects",
         FailureKind::Exhausted => {
-            "without an answer in all their tries, which the same command asks again"
+            "without an answer after all attempts, which the same command retries"
         }
     }
 }
@@ -228,12 +228,12 @@ pub struct ReduceEndSummary<'a> {
 impl fmt::Display for ReduceEndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tree = self.tree;
-        writeln!(f, "{}", self.table().trim_fmt())?;
+        writeln!(f, "{}", self.levels_table().trim_fmt())?;
         let cut: u64 = tree.levels.iter().map(|it| it.cut).sum();
         if cut > 0 {
             writeln!(
                 f,
-                "{} had texts that were cut to fit the model's context",
+                "{} had texts truncated to fit the model's context",
                 pluralize(cut, "group")
             )?;
         }
@@ -242,7 +242,7 @@ impl fmt::Display for ReduceEndSummary<'_> {
         }
         match tree.text {
             true => writeln!(f, "text: {}", self.output)?,
-            false => writeln!(f, "there is no text: nothing was left to make it of")?,
+            false => writeln!(f, "no text was written: nothing was left to combine")?,
         }
         writeln!(f, "tree: {}/tree.jsonl", self.folder)?;
         if let Some(report) = self.report {
@@ -250,12 +250,12 @@ impl fmt::Display for ReduceEndSummary<'_> {
         }
         writeln!(f, "run folder: {}", self.folder)?;
         if cut > 0 {
-            writeln!(f, "next: a smaller --fan-in, or shorter leaves (--max-tokens), cut less")?;
+            writeln!(f, "next: a smaller --fan-in or shorter leaves (--max-tokens) truncate less")?;
         }
         if tree.missing > 0 {
             writeln!(
                 f,
-                "next: tree.jsonl says what failed and why; --retry-failed asks failed prompts again"
+                "next: see tree.jsonl for the reasons; --retry-failed sends failed prompts again"
             )?;
         }
         Ok(())
@@ -263,10 +263,10 @@ impl fmt::Display for ReduceEndSummary<'_> {
 }
 
 impl ReduceEndSummary<'_> {
-    fn table(&self) -> Table {
+    fn levels_table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
-        table.set_header(["", "nodes", "asked", "failed", "time", "prompts/s", "tokens/s"]);
+        table.set_header(["", "nodes", "sent", "failed", "time", "prompts/s", "tokens/s"]);
         let rate = |it: Option<f64>| it.map_or("–".to_owned(), format_number);
         for it in &self.tree.levels {
             let name = match it.level {
@@ -285,7 +285,7 @@ impl ReduceEndSummary<'_> {
         }
         let all = self.tree;
         table.add_row([
-            "in all".to_owned(),
+            "total".to_owned(),
             count(all.levels.iter().map(|it| it.nodes).sum()),
             count(all.counts.submitted),
             count(all.levels.iter().map(|it| it.nodes_without_text()).sum()),
@@ -306,7 +306,7 @@ fn leaf_count_text(many: u64) -> String {
 #[must_use]
 pub fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String {
     let levels = pluralize(u64::from(tree.levels), "level");
-    let mut line = format!("these are the leaves; {levels} above them, ");
+    let mut line = format!("counts are of the leaves; {levels} above them, ");
     let _ = match (tree.text, tree.missing) {
         (false, _) => write!(line, "and no text was left"),
         (true, 0) => write!(line, "text: {output}"),

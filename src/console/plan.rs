@@ -28,7 +28,7 @@ pub struct PlanView<'a> {
     /// Remarks of the scan, such as ignored parameters.
     pub notes: &'a [String],
     /// First prompt of the input.
-    pub first: Option<&'a Prompt>,
+    pub first_prompt: Option<&'a Prompt>,
     /// Format of the answers.
     pub format: AnswerFormat,
     /// Default request parameters as JSON; a row may override them.
@@ -146,7 +146,7 @@ impl fmt::Display for PlanView<'_> {
         if !self.data_fields.is_empty() {
             writeln!(f, "data, and no parameters: {}", self.data_fields.join(", "))?;
         }
-        if let Some(first) = self.first {
+        if let Some(first) = self.first_prompt {
             let (what, text) = match &first.input {
                 PromptInput::Text(text) => ("text", text),
                 PromptInput::Messages(messages) => ("conversation", messages),
@@ -161,7 +161,7 @@ impl fmt::Display for PlanView<'_> {
                 writeln!(f, "  | {line}")?;
             }
             if !first.params.is_empty() {
-                writeln!(f, "  its own parameters: {}", first.params.json())?;
+                writeln!(f, "  its own parameters: {}", first.params.to_json())?;
             }
         }
         writeln!(f, "settings that are not defaults:")?;

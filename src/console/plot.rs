@@ -359,7 +359,7 @@ mod tests {
     use super::*;
     use crate::bench::{BenchCell, BenchConditions, BenchMeasurement, BenchRun};
 
-    fn report(batches: &[usize], windows: &[usize]) -> SweepReport {
+    fn example_report(batches: &[usize], windows: &[usize]) -> SweepReport {
         let cell = |batch, window| BenchCell {
             batch: AutoOrCount::Count(batch),
             window: AutoOrCount::Count(window),
@@ -388,7 +388,7 @@ mod tests {
         for (batches, windows) in
             [(&[1, 16, 64][..], &[32, 128][..]), (&[4], &[8]), (&[1], &[16, 777]), (&[64], &[8])]
         {
-            let plots = sweep_plots(&report(batches, windows)).expect("drawn");
+            let plots = sweep_plots(&example_report(batches, windows)).expect("drawn");
             let svg = String::from_utf8(plots[0].1.clone()).expect("text");
             for size in batches.iter().chain(windows) {
                 assert!(svg.contains(&format!("\n{size}\n")), "{size} in {svg}");

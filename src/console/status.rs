@@ -74,7 +74,7 @@ pub struct StatusView {
 impl StatusView {
     /// Returns the JSON of `status --json`, indented or on one line.
     #[must_use]
-    pub fn json(&self, one_line: bool) -> String {
+    pub fn to_json(&self, one_line: bool) -> String {
         let json = if one_line { serde_json::to_string } else { serde_json::to_string_pretty };
         json(self).unwrap_or_default()
     }
@@ -116,7 +116,7 @@ impl StatusView {
             0 => String::new(),
             ranks => format!(" on {}", pluralize(ranks as u64, "rank")),
         };
-        parts.push(format!("start {}{on}", self.starts));
+        parts.push(format!("session {}{on}", self.starts));
         parts.extend(self.model.as_ref().map(|model| format!("model {model}")));
         parts
     }
@@ -170,7 +170,7 @@ impl StatusFollower {
             return true;
         }
         let written = match (self.json, self.redraws) {
-            (true, _) => write(&format!("{}\n", view.json(true))),
+            (true, _) => write(&format!("{}\n", view.to_json(true))),
             (false, true) => write(&format!("\r{text}\x1b[K")),
             (false, false) => write(&format!("{text}\n")),
         };
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(
             view.line(),
             "running: 5200 of 10000 done (52.0 %), 34.2 prompts/s, 2m 21s left, 5190 answered, 10 failed, 4800 open, \
-             64 in flight, 4 endpoints up, start 2 on 4 ranks, model m"
+             64 in flight, 4 endpoints up, session 2 on 4 ranks, model m"
         );
         assert_eq!(
             view.fit_to_width(79),
@@ -264,7 +264,7 @@ mod tests {
         (view.prompts_per_s, view.left_s) = (None, None);
         (view.in_flight, view.endpoints_up, view.model) = (None, None, None);
         (view.starts, view.ranks) = (1, 0);
-        assert_eq!(view.line(), "begins: reading the input over, start 1");
+        assert_eq!(view.line(), "begins: scanning the input, session 1");
     }
 
     #[test]

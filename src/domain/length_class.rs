@@ -34,7 +34,7 @@ impl LengthClass {
 
     /// Returns the index of the class among all, below [`LengthClass::COUNT`].
     #[must_use]
-    pub fn number(self) -> usize {
+    pub fn class_index(self) -> usize {
         usize::from(self.0)
     }
 

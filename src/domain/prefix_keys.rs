@@ -30,7 +30,7 @@ impl<'t> PrefixKeys<'t> {
 
     /// Returns the number of prefixes left.
     #[must_use]
-    pub fn levels(&self) -> usize {
+    pub fn level_count(&self) -> usize {
         self.levels_left
     }
 }

@@ -134,7 +134,7 @@ impl RequestParams {
     /// Returns the parameters as a JSON object. Names are free of control characters, so only backslashes and quotes
     /// need escapes.
     #[must_use]
-    pub fn json(&self) -> String {
+    pub fn to_json(&self) -> String {
         let field = |(name, json): (&str, &str)| {
             let name = name.replace('\\', "\\\\").replace('"', "\\\"");
             format!("\"{name}\":{json}")
@@ -154,8 +154,8 @@ mod tests {
         job.set("max_tokens", "512");
         let mut row = RequestParams::default();
         row.set("max_tokens", "7");
-        assert_eq!(row.merged_over(&job).json(), r#"{"max_tokens":7,"temperature":0}"#);
+        assert_eq!(row.merged_over(&job).to_json(), r#"{"max_tokens":7,"temperature":0}"#);
         assert_eq!(row.merged_over(&job).number("max_tokens"), Some(7));
-        assert_eq!(RequestParams::default().json(), "{}");
+        assert_eq!(RequestParams::default().to_json(), "{}");
     }
 }

@@ -32,25 +32,25 @@ pub enum RequestFault {
     /// `max_tokens` exceeds what the prompt leaves of the context.
     TooManyTokens {
         /// Tokens left for the answer, by the server's own count.
-        left: u64,
+        tokens_left: u64,
         /// Error message of the server.
         message: String,
     },
     /// Back-pressure: the server has too much to do (429, 503).
     Busy {
         /// Delay that the server asks for (`Retry-After`).
-        after: Option<Duration>,
+        retry_after: Option<Duration>,
     },
     /// A retry may succeed: an internal server error, a truncated or unreadable reply, a timeout.
     Transient {
-        /// Description of the failure.
+        /// Description of the failure, for messages.
         message: String,
         /// HTTP status, if a response arrived.
         status: Option<u16>,
     },
     /// The endpoint is shutting down, unreachable, or serves something else now.
     EndpointDown {
-        /// Description of the failure.
+        /// Description of the failure, for messages.
         message: String,
     },
 }
@@ -84,7 +84,7 @@ pub(super) fn classify_response(
         }
         // A wrong key or model: the probe saw another server at this URL, and that one may come back.
         401 | 403 | 404 => RequestFault::EndpointDown { message: what },
-        429 | 503 => RequestFault::Busy { after: retry_after },
+        429 | 503 => RequestFault::Busy { retry_after: retry_after },
         500..600 => RequestFault::EndpointDown { message: what },
         _ => RequestFault::Request { message: what, status },
     }
@@ -103,7 +103,7 @@ fn classify_bad_request(status: u16, what: String, param: &str) -> RequestFault 
         return RequestFault::ListTooLong;
     }
     if let Some(left) = parse_tokens_left(&what) {
-        return RequestFault::TooManyTokens { left, message: what };
+        return RequestFault::TooManyTokens { tokens_left: left, message: what };
     }
     let too_long = param.starts_with("input_") || what.contains("maximum context length");
     let is_prompts = too_long
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(recorded_fault("completions-list-1025"), RequestFault::ListTooLong);
         assert_eq!(
             recorded_fault("queue-limit-64-busy-single"),
-            RequestFault::Busy { after: None }
+            RequestFault::Busy { retry_after: None }
         );
     }
 
@@ -215,7 +215,10 @@ mod tests {
     fn an_older_servers_count_says_how_much_is_left() {
         let body = br#"{"error":{"message":"'max_tokens' or 'max_completion_tokens' is too large: 2000. This model's maximum context length is 2048 tokens and your request has 100 input tokens (2000 > 2048 - 100).","type":"BadRequestError","param":null,"code":400}}"#;
         let fault = classify_response(400, None, body);
-        assert!(matches!(fault, RequestFault::TooManyTokens { left: 1948, .. }), "{fault:?}");
+        assert!(
+            matches!(fault, RequestFault::TooManyTokens { tokens_left: 1948, .. }),
+            "{fault:?}"
+        );
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct HttpClient {
 /// Complete HTTP response of a server, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpResponse {
-    /// HTTP status code.
+    /// HTTP status code of the response.
     pub status: u16,
     /// Delay that the server asks for before the next request (`Retry-After`, in seconds).
     pub retry_after: Option<Duration>,
@@ -87,7 +87,7 @@ impl HttpClient {
         path: &'static str,
         limit: Duration,
     ) -> Result<HttpResponse, TransportError> {
-        self.ask(self.inner.get(self.target_url(url, path)?), limit).await
+        self.execute_request(self.inner.get(self.target_url(url, path)?), limit).await
     }
 
     /// Sends `POST url/path` with a JSON body and reads the whole response.
@@ -102,7 +102,8 @@ impl HttpClient {
         limit: Duration,
     ) -> Result<HttpResponse, TransportError> {
         let request = self.inner.post(self.target_url(url, path)?);
-        self.ask(request.header("content-type", "application/json").body(json), limit).await
+        self.execute_request(request.header("content-type", "application/json").body(json), limit)
+            .await
     }
 
     fn target_url(&self, url: &Url, path: &'static str) -> Result<reqwest::Url, TransportError> {
@@ -117,7 +118,7 @@ impl HttpClient {
         Ok(target)
     }
 
-    async fn ask(
+    async fn execute_request(
         &self,
         mut request: reqwest::RequestBuilder,
         limit: Duration,

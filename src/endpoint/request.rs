@@ -19,7 +19,7 @@ pub struct BatchParams {
     pub model: String,
     /// All fields of the body except model and prompt.
     pub params: RequestParams,
-    /// Sequences generated per prompt.
+    /// Number of sequences generated per prompt.
     pub n: usize,
     /// Whether several prompts may go into one request.
     pub allow_lists: bool,

@@ -13,9 +13,9 @@ const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Load of a server, summed over its engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ServerLoad {
-    /// Sequences being processed.
+    /// Sequences that are being processed.
     pub running: f64,
-    /// Sequences waiting for a slot.
+    /// Sequences that wait for a slot.
     pub waiting: f64,
     /// Sequences preempted for lack of KV-cache memory since the server started.
     pub preemptions: f64,

@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Body of `GET /v1/models`.
+/// Response body of `GET /v1/models`.
 #[derive(Deserialize)]
 pub(super) struct ModelList {
     #[serde(default)]
     pub(super) data: Vec<ModelEntry>,
 }
 
-/// A served model.
 #[derive(Deserialize)]
 pub(super) struct ModelEntry {
     pub(super) id: String,
@@ -26,13 +25,13 @@ pub(super) struct ModelEntry {
     pub(super) root: Option<String>,
 }
 
-/// Body of `GET /version`.
+/// Response body of `GET /version`.
 #[derive(Deserialize)]
 pub(super) struct VersionResponse {
     pub(super) version: String,
 }
 
-/// Body of `GET /openapi.json`: the paths are the server's routes.
+/// Response body of `GET /openapi.json`: the paths are the server's routes.
 #[derive(Deserialize)]
 pub(super) struct OpenApi {
     pub(super) paths: BTreeMap<String, Box<RawValue>>,

@@ -13,7 +13,7 @@ use std::{
 use super::{
     FileCompression, InputError, InputRules,
     discover::compression_of,
-    row::{suggest::suggest_column, template::PromptTemplate},
+    row::{suggest::describe_missing_prompt, template::PromptTemplate},
 };
 use crate::parquet;
 
@@ -53,15 +53,12 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReade
     let twice = rows.column_names().iter().enumerate();
     let mut twice = twice.filter(|(at, name)| rows.column_names()[..*at].contains(name));
     if let Some((_, name)) = twice.next() {
-        return Err(header(format!("the table has the column {name:?} twice")));
+        return Err(header(format!("the table has two columns named `{name}`")));
     }
     if template.is_none()
         && !rows.column_names().iter().any(|it| it == "prompt" || it == "messages")
     {
-        let hint = suggest_column("prompt", rows.column_names());
-        return Err(header(format!(
-            "the table has no column \"prompt\" and no \"messages\"{hint}; rename one, or give a template"
-        )));
+        return Err(header(describe_missing_prompt("`prompt` or `messages`", rows.column_names())));
     }
     if !rows.omitted_columns().is_empty() {
         let columns = rows.omitted_columns().join(", ");

@@ -61,6 +61,9 @@ pub enum FileCompression {
     Parquet,
 }
 
+/// Name of standard input in messages.
+pub const STDIN_NAME: &str = "stdin";
+
 pub(super) const KNOWN_EXTENSIONS: &str = ".jsonl .txt .csv .tsv .parquet";
 
 /// Returns the format that a file's extension names, looking through `.gz` and `.zst`.

@@ -1,196 +1,212 @@
-//! What can be wrong with the input, as sentences: which file, which line, what to do.
+//! Input errors: sentences that name the file, the line and what to do.
 //!
-//! Owns the wording of everything that stops a job because of its input. Does not decide what is wrong: the rules of a
-//! row are in `row`, and exit codes are the command line's.
+//! Owns the wording of everything that stops a job because of its input. The rules for a row, with the reasons why it is
+//! invalid, are in `row/`; exit codes are in `cli/exit.rs`.
 
-use std::{fmt, io, path::PathBuf};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
-use super::discover::{InputFormat, KNOWN_EXTENSIONS, format_of};
+use super::{
+    discover::{InputFormat, KNOWN_EXTENSIONS, STDIN_NAME, format_of},
+    row::NOT_JSON,
+};
 
-/// How many bad rows are named; the rest is counted.
+/// Number of invalid rows that are listed; the rest is counted.
 pub(super) const MAX_LISTED: usize = 20;
 
-/// The input cannot be used.
+/// Reason why the input cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
-    /// No file at all.
+    /// The arguments name no input file.
     #[error("no input files found in {}\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .inputs.join(" "))]
     NoFiles {
-        /// What was asked for.
+        /// The argument as typed.
         inputs: Vec<String>,
     },
-    /// A path that is neither there nor a pattern that matches.
+    /// An argument that is neither an existing path nor a pattern with a match.
     #[error("{input}: no such file or folder, and no file matches the pattern")]
     Missing {
-        /// What was asked for.
+        /// The argument as typed.
         input: String,
     },
-    /// A pattern that is none.
+    /// An invalid glob pattern.
     #[error("{input}: invalid pattern: {what}")]
     InvalidPattern {
-        /// What was asked for.
+        /// The argument as typed.
         input: String,
-        /// What is wrong with it.
+        /// What is wrong, as the rest of a sentence.
         what: String,
     },
-    /// A file name by which the format cannot be told.
+    /// A file whose extension names no known format.
     #[error("{}: unknown file extension\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .path.display())]
     UnknownExtension {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A path that cannot be told to other ranks.
+    /// A path that cannot be sent to other ranks as text.
     #[error("{}: the path is not UTF-8\nhint: rename the file, or create a link to it", .path.display())]
     PathNotUtf8 {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("{}: {doing}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// What failed, as in "cannot open".
         doing: &'static str,
-        /// On which file.
+        /// Path of the file concerned.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A packed file where a plain one is needed.
+    /// A compressed file where a plain one is needed.
     #[error("{}: a compressed file must be spooled before it is scanned", .path.display())]
     Compressed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A file that is not what it was when it was scanned.
+    /// A file that changed after the scan.
     #[error("{} has changed since the scan\nhint: start again when nothing writes to it any more", .path.display())]
     Changed {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// A row so long that it is a mistake.
+    /// A row that exceeds the maximum size and so is a mistake.
     #[error("{place}: the row is longer than 64 MiB\nhint: {hint}")]
     RowTooLong {
-        /// Where it begins.
+        /// Location where the row begins.
         place: InputLocation,
-        /// What it may be.
+        /// Advice on the likely cause.
         hint: &'static str,
     },
-    /// A table whose first line is not what is needed.
+    /// A table whose header is invalid.
     #[error("{}: {what}", .path.display())]
     InvalidHeader {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong, as the rest of a sentence.
         what: String,
     },
-    /// A template that cannot be read.
+    /// A prompt template that cannot be parsed.
     #[error("invalid template: {0}")]
     InvalidTemplate(String),
-    /// A placeholder for a column that no row has.
-    #[error("the template: no row has a column {name:?}{hint}")]
+    /// A placeholder of the template that no row has a column for.
+    #[error("the template uses {{{{{name}}}}}, but no row has that column{hint}")]
     UnknownPlaceholder {
-        /// The placeholder.
+        /// Name of the placeholder.
         name: String,
-        /// The nearest column, or all.
+        /// The existing columns, with the most similar one.
         hint: String,
     },
-    /// Rows that are no prompts.
+    /// Invalid rows, which stop the run with [`BadRowAction::Stop`](super::BadRowAction::Stop).
     #[error("{}", describe_bad_rows(.first, *.count))]
     BadRows {
-        /// The first of them.
+        /// The first ones, in input order.
         first: Vec<BadRowLocation>,
-        /// How many there are.
+        /// Number of all such rows.
         count: u64,
     },
-    /// Ids that stand twice.
+    /// Ids that several rows have.
     #[error("{}", describe_duplicate_ids(.first, *.count))]
     DuplicateIds {
-        /// The first of them.
+        /// The first ones, in input order.
         first: Vec<DuplicateId>,
-        /// How many there are.
+        /// Number of all such rows.
         count: u64,
     },
-    /// A row for another model than the job's.
+    /// A row that names another model than the run's.
     #[error("{place}: the row names the model {named:?}, but the run uses {model:?}{}\nhint: remove these rows, choose their model with --model, or pass --ignore-row-model", and_more_rows(*.count))]
     ModelMismatch {
-        /// The first such row.
+        /// Location of the first such row.
         place: InputLocation,
-        /// The model it names.
+        /// Model that the row names.
         named: String,
-        /// The job's.
+        /// Model of the run.
         model: String,
-        /// How many there are.
+        /// Number of all such rows.
         count: u64,
     },
-    /// Rows for two models.
+    /// Rows that name two different models.
     #[error(
         "{first} names the model {model:?} and {second} names {other:?}, but a run has one model\nhint: split the input, or pass --ignore-row-model"
     )]
     MixedModels {
-        /// The first row that names a model.
+        /// Location of the first row that names a model.
         first: InputLocation,
-        /// Its model.
+        /// Model that the first row names.
         model: String,
-        /// The first row that names another.
+        /// Location of the first row that names another model.
         second: InputLocation,
-        /// That one.
+        /// Model that the second row names.
         other: String,
     },
 }
 
-/// A line of a file, or a row where it has no lines.
+/// A line of a file, or a row of a file without lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputLocation {
-    /// The file.
+    /// Path of the file.
     pub file: PathBuf,
-    /// Which, from 1, as an editor counts.
+    /// Number of the line, from 1.
     pub line: u64,
 }
 
 impl fmt::Display for InputLocation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A table of columns has no lines; copied out, each of its rows is one.
+        // A Parquet file has no lines. Each line of its spooled copy is a row.
         let what = if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" };
         write!(out, "{} {what} {}", self.file.display(), self.line)
     }
 }
 
-/// A row that is no prompt.
+/// An invalid row, located for a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRowLocation {
-    /// Where.
+    /// Location of the row.
     pub place: InputLocation,
-    /// What is wrong.
+    /// Reason why the row is invalid.
     pub reason: String,
 }
 
-/// An id that stands twice.
+/// An id that two rows have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateId {
-    /// The id.
+    /// The id as text.
     pub id: String,
-    /// Where first.
+    /// Location of its first row.
     pub first: InputLocation,
-    /// Where again.
+    /// Location of the row that repeats it.
     pub duplicate: InputLocation,
 }
 
 fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
-    let named = first.iter().map(|bad| format!("{}: {}", bad.place, bad.reason));
-    let advice = "mend them, or let them fail alone with --bad-rows fail";
-    format_list(&format!("{} no prompt", rows_have(count)), named, count, advice)
+    let listed = first.iter().map(|bad| format!("{}: {}", bad.place, bad.reason));
+    let is_text_on_stdin = |bad: &BadRowLocation| {
+        bad.place.file == Path::new(STDIN_NAME) && bad.reason.starts_with(NOT_JSON)
+    };
+    let (row, fix) = match count {
+        1 => ("row", "fix the row, or pass --bad-rows fail to write it as a failed answer"),
+        _ => ("rows", "fix the rows, or pass --bad-rows fail to write them as failed answers"),
+    };
+    let fix = match first.first() {
+        Some(bad) if is_text_on_stdin(bad) => {
+            "standard input takes JSON lines; for plain text use a .txt file"
+        }
+        _ => fix,
+    };
+    let head = format!("{count} invalid {row} (nothing was sent)");
+    format_list(&head, listed, count, &format!("hint: {fix}"))
 }
 
 fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
-    let named = first.iter().map(|twice| {
+    let listed = first.iter().map(|twice| {
         format!("{}: id {:?} is already used in {}", twice.duplicate, twice.id, twice.first)
     });
-    let advice = "hint: a row without an id has its index, from 0, as id; pass --duplicate-ids keep to allow duplicates";
-    format_list(&format!("{} an id that another row has", rows_have(count)), named, count, advice)
-}
-
-fn rows_have(count: u64) -> String {
-    if count == 1 { "1 row has".into() } else { format!("{count} rows have") }
+    let have = if count == 1 { "row has" } else { "rows have" };
+    let hint = "hint: a row without an id has its index, from 0, as id; pass --duplicate-ids keep to allow duplicates";
+    format_list(&format!("{count} {have} a duplicate id"), listed, count, hint)
 }
 
 fn format_list(

@@ -30,8 +30,8 @@ pub use crate::chat_template::{
 };
 pub use decompress::{open_decompressed, spool_stream};
 pub use discover::{
-    FileCompression, InputFile, InputFormat, compression_of, find_input_files, format_of,
-    is_compressed,
+    FileCompression, InputFile, InputFormat, STDIN_NAME, compression_of, find_input_files,
+    format_of, is_compressed,
 };
 pub use error::{BadRowLocation, DuplicateId, InputError, InputLocation};
 pub use files::{InputChunk, InputListing};

@@ -42,7 +42,7 @@ impl TestInput {
     fn read_prompts(&self, rules: &InputRules) -> Vec<Prompt> {
         let scanned = self.scan_with(rules).expect("the input is good");
         let all = read(&scanned, rules, scanned.table.row_ranges(0, u64::MAX));
-        assert_eq!(scanned.first.as_ref(), all.first());
+        assert_eq!(scanned.first_prompt.as_ref(), all.first());
         assert_eq!(all.len() + scanned.bad_rows.len(), scanned.source.rows as usize);
         all
     }
@@ -106,10 +106,10 @@ fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
     assert_eq!(prompt_ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
     assert_eq!(prompts.iter().map(|it| it.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(
-        (prompts[0].params.json().as_str(), prompts[0].priority),
+        (prompts[0].params.to_json().as_str(), prompts[0].priority),
         (r#"{"max_tokens":7}"#, 2)
     );
-    assert_eq!(prompts[1].params.json(), r#"{"max_tokens":9}"#);
+    assert_eq!(prompts[1].params.to_json(), r#"{"max_tokens":9}"#);
     assert_eq!(prompts[2].row.as_deref(), Some(r#"{"prompt":"c"}"#));
     assert_eq!(prompts[3].row.as_deref(), Some(r#"{"id": "x\ty", "prompt": ""}"#));
     let scanned = files.scan_with(&rules).unwrap();
@@ -133,7 +133,10 @@ fn batch_rows_have_their_prompt_in_a_body() {
     let prompts = files.read_prompts(&InputRules::default());
     assert_eq!(prompt_ids(&prompts), ["\"a\"", "\"b\""]);
     assert_eq!((prompts[0].route, prompts[1].route), (Some(Route::Chat), Some(Route::Completions)));
-    assert_eq!((prompts[0].params.json().as_str(), prompts[0].priority), (r#"{"tools":[1]}"#, 4));
+    assert_eq!(
+        (prompts[0].params.to_json().as_str(), prompts[0].priority),
+        (r#"{"tools":[1]}"#, 4)
+    );
     let scanned = files.scan_with(&InputRules::default()).unwrap();
     assert!(scanned.source.openai_batch);
     assert_eq!(scanned.row_model.as_deref(), Some("m"));
@@ -228,7 +231,7 @@ fn tables_have_columns_and_records_of_many_lines() {
     let prompts = files.read_prompts(&rules);
     assert_eq!(prompt_texts(&prompts), ["two\nlines", "", "y"]);
     assert_eq!(prompt_ids(&prompts), ["\"7\"", "\"1\"", "\"x\""]);
-    assert_eq!(prompts[0].params.json(), r#"{"max_tokens":5,"x":[1,2]}"#);
+    assert_eq!(prompts[0].params.to_json(), r#"{"max_tokens":5,"x":[1,2]}"#);
     assert_eq!(
         prompts[2].row.as_deref(),
         Some(r#"{"id":"x","prompt":"y","temperature":"z","params":""}"#)
@@ -277,7 +280,7 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
     );
 
     let none = TestInput::new(&[("a.jsonl", b"")]).scan_with(&template_rules("{item}")).unwrap();
-    assert_eq!((none.source.rows, none.first, none.source.openai_batch), (0, None, false));
+    assert_eq!((none.source.rows, none.first_prompt, none.source.openai_batch), (0, None, false));
 }
 
 #[test]
@@ -359,7 +362,7 @@ fn templates_take_columns_of_every_format() {
     let params =
         "{\"q\": \"a\", \"max_tokens\": 5, \"model\": \"data\", \"params\": {\"max_tokens\": 6}}";
     assert_eq!(
-        jsonl_input(params).read_prompts(&template_rules("{{q}}"))[0].params.json(),
+        jsonl_input(params).read_prompts(&template_rules("{{q}}"))[0].params.to_json(),
         r#"{"max_tokens":6}"#
     );
 }
@@ -495,8 +498,8 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     assert_eq!(ids, ["7", "\"1\"", "9"]);
     let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
     assert_eq!(inputs, ["a\n\"b\"", r#"[{"role":"user","content":"hi"}]"#, "c"]);
-    assert_eq!(prompts[0].params.json(), r#"{"seed":3}"#);
-    assert_eq!(prompts[1].params.json(), "{}");
+    assert_eq!(prompts[0].params.to_json(), r#"{"seed":3}"#);
+    assert_eq!(prompts[1].params.to_json(), "{}");
     assert!(prompts[0].row.as_ref().unwrap().contains(r#""temperature":21.5"#));
 
     let rules = template_rules("{{temperature}} {{prompt}}");

@@ -91,7 +91,7 @@ const STUCK_P50_FACTOR: u32 = 4;
 /// A lease is stuck at this age where no latency has been measured yet.
 const STUCK_AGE_UNMEASURED: Duration = Duration::from_secs(60);
 
-/// Returns true if a lease of this age holds a prompt that hangs, or whose rank does.
+/// Returns true if a lease of this age probably holds a prompt that hangs.
 pub(super) fn is_lease_stuck(age: Duration, usual: Option<Duration>) -> bool {
     age >= usual.map_or(STUCK_AGE_UNMEASURED, |usual| MIN_STUCK_AGE + usual * STUCK_P50_FACTOR)
 }

@@ -45,7 +45,7 @@ pub struct RedundantPlace {
 /// that at most one other rank may have a speculative copy of it.
 #[derive(Debug)]
 pub struct Ledger {
-    /// Places from here on have never been granted.
+    /// Places from here on were never granted.
     next_ungranted: u64,
     total_places: u64,
     settled: PlaceSet,
@@ -173,7 +173,7 @@ impl Ledger {
     }
 
     /// Records the median latency of a prompt at a rank.
-    pub fn usual(&mut self, rank: usize, usual: Option<Duration>) {
+    pub fn set_p50_latency(&mut self, rank: usize, usual: Option<Duration>) {
         if let Some(worker) = self.ranks.get_mut(rank) {
             worker.p50_latency = usual;
         }
@@ -204,7 +204,7 @@ impl Ledger {
 
     /// Settles places for which a rank has written outcomes, whether they were leased to it or not. Returns the other
     /// ranks that hold one of them.
-    pub fn settle(
+    pub fn settle_places(
         &mut self,
         rank: usize,
         spans: impl IntoIterator<Item = PlaceRange>,

@@ -54,7 +54,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
         }
         if (stock[rank].len() as u64) < job.slots && ledger.free_count() > 0 {
             // One message, which also reports the places settled since the last one.
-            ledger.settle(rank, done[rank].drain(..), now);
+            ledger.settle_places(rank, done[rank].drain(..), now);
             let mut granted: Vec<u64> =
                 ledger.grant_leases(rank, job.slots * 2, now).into_iter().flatten().collect();
             granted.reverse();
@@ -72,7 +72,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
         }
     }
     for (rank, done) in done.into_iter().enumerate() {
-        ledger.settle(rank, done, Duration::from_secs_f64(end));
+        ledger.settle_places(rank, done, Duration::from_secs_f64(end));
     }
     assert_eq!(ledger.open_count(), 0);
     let work: f64 = (0..job.prompts).map(prompt_seconds).sum();

@@ -15,8 +15,8 @@ fn places_are_granted_in_their_order_and_settled_once() {
     assert_eq!(ledger.grant_leases(1, 3, NOW), [3..5], "half of the fair share");
     assert_eq!(ledger.take(1, 1, NOW), [5..6]);
     assert_eq!((ledger.open_count(), ledger.free_count()), (10, 4));
-    assert_eq!(ledger.settle(0, [0..3], NOW), []);
-    assert_eq!(ledger.settle(0, [0..3], NOW), []);
+    assert_eq!(ledger.settle_places(0, [0..3], NOW), []);
+    assert_eq!(ledger.settle_places(0, [0..3], NOW), []);
     assert_eq!((ledger.open_count(), ledger.rank_leases(0)), (7, vec![]));
     assert_eq!(ledger.rank_leases(1), [3..5, 5..6]);
 }
@@ -25,7 +25,7 @@ fn places_are_granted_in_their_order_and_settled_once() {
 fn returned_places_go_first() {
     let mut ledger = Ledger::new(100, 2);
     ledger.grant_leases(0, 10, NOW);
-    ledger.settle(0, [2..3, 7..8], NOW);
+    ledger.settle_places(0, [2..3, 7..8], NOW);
     ledger.return_places(0, [1..5], NOW);
     assert_eq!(ledger.rank_leases(0), [0..1, 5..10]);
     assert_eq!(ledger.grant_leases(1, 3, NOW), [1..2, 3..5]);
@@ -38,14 +38,14 @@ fn a_silent_rank_loses_its_leases_and_may_come_back() {
     let mut ledger = Ledger::new(100, 2);
     ledger.grant_leases(0, 4, NOW);
     ledger.grant_leases(1, 4, NOW);
-    ledger.settle(0, [0..1], from_seconds(30));
+    ledger.settle_places(0, [0..1], from_seconds(30));
     assert_eq!(ledger.expire_silent_ranks(from_seconds(60), from_seconds(61)), [1]);
     assert!(
         ledger.expire_silent_ranks(from_seconds(60), from_seconds(62)).is_empty(),
         "returned once"
     );
     assert_eq!(ledger.grant_leases(0, 4, from_seconds(63)), [4..8]);
-    let needless = ledger.settle(1, [4..6], from_seconds(64));
+    let needless = ledger.settle_places(1, [4..6], from_seconds(64));
     assert_eq!(
         needless,
         [RedundantPlace { rank: 0, place: 4 }, RedundantPlace { rank: 0, place: 5 }]
@@ -66,7 +66,7 @@ fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
     ledger.take(2, 9, from_seconds(6));
     assert_eq!(ledger.free_count(), 0);
     for rank in 0..3 {
-        ledger.usual(rank, Some(Duration::ZERO));
+        ledger.set_p50_latency(rank, Some(Duration::ZERO));
     }
     assert_eq!(ledger.grant_speculative_copies(&[(2, 9)], from_seconds(7)), [], "no lease is old");
     assert_eq!(
@@ -78,8 +78,14 @@ fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
         [(2, 2)],
         "no place twice"
     );
-    assert_eq!(ledger.settle(2, [0..1], from_seconds(10)), [RedundantPlace { rank: 0, place: 0 }]);
-    assert_eq!(ledger.settle(0, [0..2], from_seconds(10)), [RedundantPlace { rank: 1, place: 1 }]);
+    assert_eq!(
+        ledger.settle_places(2, [0..1], from_seconds(10)),
+        [RedundantPlace { rank: 0, place: 0 }]
+    );
+    assert_eq!(
+        ledger.settle_places(0, [0..2], from_seconds(10)),
+        [RedundantPlace { rank: 1, place: 1 }]
+    );
     ledger.expire_silent_ranks(from_seconds(3), from_seconds(13));
     ledger.touch_rank(2, from_seconds(13));
     assert!(ledger.open_count() > 0);
@@ -90,11 +96,11 @@ fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
     let mut ledger = Ledger::new(1000, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {
         ledger.take(rank, 500, NOW);
-        ledger.settle(rank, [], NOW);
-        ledger.usual(rank, Some(from_seconds(usual)));
+        ledger.settle_places(rank, [], NOW);
+        ledger.set_p50_latency(rank, Some(from_seconds(usual)));
     }
-    ledger.settle(0, [0..500], from_seconds(5));
-    ledger.settle(1, [500..550], from_seconds(5));
+    ledger.settle_places(0, [0..500], from_seconds(5));
+    ledger.settle_places(1, [500..550], from_seconds(5));
     ledger.look();
     // 450 places at 10 per second: the last waits 41 s. Half of those that wait longer than a second are copied.
     let copied = ledger.grant_speculative_copies(&[(0, 1000)], from_seconds(5));
@@ -116,7 +122,7 @@ fn a_copy_outlives_the_rank_that_held_the_lease() {
         (vec![0..1], 1),
         "given out only once more"
     );
-    assert_eq!(ledger.settle(1, [0..1], from_seconds(52)), []);
+    assert_eq!(ledger.settle_places(1, [0..1], from_seconds(52)), []);
     assert_eq!(ledger.open_count(), 1);
 }
 
@@ -145,11 +151,11 @@ fn a_slow_rank_gets_none_of_the_last_places() {
     let mut ledger = Ledger::new(100, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {
         ledger.take(rank, 40, NOW);
-        ledger.settle(rank, [], NOW);
-        ledger.usual(rank, Some(from_seconds(usual)));
+        ledger.settle_places(rank, [], NOW);
+        ledger.set_p50_latency(rank, Some(from_seconds(usual)));
     }
-    ledger.settle(0, [0..40], from_seconds(4));
-    ledger.settle(1, [40..50], from_seconds(4));
+    ledger.settle_places(0, [0..40], from_seconds(4));
+    ledger.settle_places(1, [40..50], from_seconds(4));
     ledger.look();
     assert!(
         !ledger.grant_leases(1, 1, from_seconds(4)).is_empty() || ledger.free_count() == 20,
@@ -242,12 +248,12 @@ proptest! {
                         from..(from + len).min(span.end)
                     });
                     let spans: Vec<PlaceRange> = spans.collect();
-                    for needless in ledger.settle(rank, spans, now) {
+                    for needless in ledger.settle_places(rank, spans, now) {
                         prop_assert!(needless.rank != rank);
                     }
                 }
                 LedgerStep::SettleAny(rank, from, len) => {
-                    ledger.settle(rank, [from..from + len], now);
+                    ledger.settle_places(rank, [from..from + len], now);
                 }
                 LedgerStep::ReturnPlaces(rank, from, len) => {
                     ledger.return_places(rank, [from..from + len], now);
@@ -278,7 +284,7 @@ proptest! {
             ledger.grant_leases(0, 7, now);
             let mine = ledger.rank_leases(0);
             prop_assert!(!mine.is_empty(), "every open place is leased to a living rank");
-            ledger.settle(0, mine, now);
+            ledger.settle_places(0, mine, now);
             assert_consistent(&ledger);
         }
     }

@@ -61,9 +61,9 @@ impl OutputFile {
     /// Fails if the file cannot be written or renamed.
     pub fn finish(self) -> Result<(), OutputError> {
         match self.0 {
-            OutputSink::TextLines { file, .. } => file.finish(),
+            OutputSink::TextLines { file, .. } => file.commit(),
             OutputSink::ParquetTable(table, part) => {
-                table.finish().map_err(OutputError::io_error("cannot write", &part))?.finish()
+                table.finish().map_err(OutputError::io_error("cannot write", &part))?.commit()
             }
         }
     }
@@ -108,7 +108,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Fails if the file cannot be written or renamed.
-    pub fn finish(mut self) -> Result<(), OutputError> {
+    pub fn commit(mut self) -> Result<(), OutputError> {
         let error = |what| OutputError::io_error(what, &self.part_path);
         self.file.flush().map_err(error("cannot write"))?;
         self.file.get_ref().sync_all().map_err(error("cannot write"))?;

@@ -84,7 +84,7 @@ impl AnswerFormat {
         let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
         match self {
             Self::Jsonl | Self::Parquet => None,
-            Self::Csv => Some(row(&answer())),
+            Self::Csv => Some(csv_row(&answer())),
             Self::OpenaiBatch => {
                 let mut bytes =
                     serde_json::to_vec(&openai_batch_line(&answer())).unwrap_or_default();
@@ -95,7 +95,7 @@ impl AnswerFormat {
     }
 }
 
-fn row(answer: &Value) -> Vec<u8> {
+fn csv_row(answer: &Value) -> Vec<u8> {
     let text = |value: &Value| match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

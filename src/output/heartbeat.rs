@@ -53,11 +53,11 @@ pub enum RunActivity {
 impl fmt::Display for RunActivity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::ReadingInput => "reading the input over",
-            Self::ReadingAnswers => "reading what is done",
-            Self::AwaitingEndpoints => "waiting for endpoints",
-            Self::Asking => "asking",
-            Self::Gathering => "gathering the answers",
+            Self::ReadingInput => "scanning the input",
+            Self::ReadingAnswers => "loading earlier answers",
+            Self::AwaitingEndpoints => "waiting for servers",
+            Self::Asking => "sending prompts",
+            Self::Gathering => "gathering answers",
         })
     }
 }

@@ -13,7 +13,7 @@ pub struct ParquetReader {
     never: std::convert::Infallible,
 }
 
-impl Rows {
+impl ParquetReader {
     /// Fails, since this build has no Parquet.
     ///
     /// # Errors
@@ -35,7 +35,7 @@ impl Rows {
     }
 }
 
-impl Read for Rows {
+impl Read for ParquetReader {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         match self.never {}
     }
@@ -48,7 +48,7 @@ pub struct ParquetWriter<W> {
     to: std::marker::PhantomData<W>,
 }
 
-impl<W: Write + Send> Answers<W> {
+impl<W: Write + Send> ParquetWriter<W> {
     /// Fails, since this build has no Parquet.
     ///
     /// # Errors

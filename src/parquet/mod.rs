@@ -14,7 +14,8 @@ mod types;
 mod writer;
 
 #[cfg(not(feature = "parquet"))]
-pub use disabled::{Answers, Rows};
+pub use disabled::{ParquetReader, ParquetWriter};
+#[cfg(feature = "parquet")]
 pub use reader::ParquetReader;
 #[cfg(feature = "parquet")]
 pub use writer::ParquetWriter;
@@ -23,5 +24,5 @@ pub use writer::ParquetWriter;
 pub const BUILT_IN: bool = cfg!(feature = "parquet");
 
 /// Message of a build without Parquet, with a hint.
-pub const NOT_BUILT_IN: &str = "this program was built without Parquet: build it with the cargo feature `parquet`, or take \
+pub const NOT_BUILT_IN: &str = "this build has no Parquet support\nhint: rebuild with `--features parquet`, or use \
      jsonl or csv";

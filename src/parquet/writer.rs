@@ -240,7 +240,7 @@ mod tests {
     }
 
     /// The row expected for a line: without nulls, with JSON text for values without a fixed shape.
-    fn expected(line: &str) -> Value {
+    fn expected_row(line: &str) -> Value {
         let mut answer: Value = serde_json::from_str(line).expect("JSON");
         fn without_nulls(value: &mut Value) {
             if let Value::Object(members) = value {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn everything_in_an_answer_is_in_the_table() {
-        assert_eq!(write_and_read(&[GOOD, BAD]), [expected(GOOD), expected(BAD)]);
+        assert_eq!(write_and_read(&[GOOD, BAD]), [expected_row(GOOD), expected_row(BAD)]);
         assert!(write_and_read(&[]).is_empty());
     }
 
@@ -277,7 +277,7 @@ mod tests {
         let lines: Vec<String> = (0..600).map(line).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let rows = write_and_read(&lines);
-        assert!(rows.iter().zip(&lines).all(|(row, line)| *row == expected(line)));
+        assert!(rows.iter().zip(&lines).all(|(row, line)| *row == expected_row(line)));
         assert_eq!(rows.len(), lines.len());
     }
 

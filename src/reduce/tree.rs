@@ -18,7 +18,7 @@ impl ReduceTree {
 
     /// Returns the number of levels above the leaves, at least one, so that even a single leaf has a root.
     #[must_use]
-    pub fn levels(self) -> u32 {
+    pub fn level_count(self) -> u32 {
         (1..).find(|&level| self.node_count(level) <= 1).unwrap_or(1)
     }
 
@@ -77,9 +77,9 @@ mod tests {
         #[test]
         fn every_leaf_is_under_one_node_of_each_level(leaves in 1u64..3_000, fan_in in 2u64..40) {
             let tree = ReduceTree::new(leaves, fan_in);
-            prop_assert_eq!(tree.node_count(tree.levels()), 1);
-            prop_assert!(tree.levels() == 1 || tree.node_count(tree.levels() - 1) > 1, "no superfluous level");
-            for level in 1..=tree.levels() {
+            prop_assert_eq!(tree.node_count(tree.level_count()), 1);
+            prop_assert!(tree.level_count() == 1 || tree.node_count(tree.level_count() - 1) > 1, "no superfluous level");
+            for level in 1..=tree.level_count() {
                 let (mut leaf, mut child) = (0, 0);
                 for group in 0..tree.node_count(level) {
                     let (its, below) = (tree.leaf_range(level, group), tree.child_range(level, group));
@@ -116,10 +116,14 @@ mod tests {
         for (leaves, fan_in, levels) in
             [(0, 50, 1), (1, 50, 1), (2, 2, 1), (3, 2, 2), (50, 50, 1), (51, 50, 2), (5_000, 16, 4)]
         {
-            assert_eq!(ReduceTree::new(leaves, fan_in).levels(), levels, "{leaves} by {fan_in}");
+            assert_eq!(
+                ReduceTree::new(leaves, fan_in).level_count(),
+                levels,
+                "{leaves} by {fan_in}"
+            );
         }
         assert_eq!(ReduceTree::new(5, 1), ReduceTree::new(5, 2), "a fan-in of 1 never ends");
         let huge = ReduceTree::new(u64::MAX, 2);
-        assert_eq!(huge.node_count(huge.levels()), 1);
+        assert_eq!(huge.node_count(huge.level_count()), 1);
     }
 }

@@ -47,7 +47,7 @@ pub struct ReduceLevelSource {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GroupCounts {
     /// Groups of two or more texts, which take a prompt each.
-    pub asked: u64,
+    pub prompted: u64,
     /// Groups of one text, which is passed up.
     pub passed_up: u64,
     /// Groups without a text.
@@ -70,7 +70,7 @@ pub struct LevelRun {
     /// Timelines of the level's run.
     pub timelines: Vec<StartTimeline>,
     /// Measurements of the level's answers.
-    pub measured: AnswerStats,
+    pub stats: AnswerStats,
 }
 
 /// Summary of a reduce: the leaves and the levels above them.
@@ -187,10 +187,10 @@ impl LevelSummary {
         }
         let counts = match ran {
             Some(ran) => ran.manifest.counts.clone(),
-            None => PromptCounts::new(groups.asked, 0, 0),
+            None => PromptCounts::new(groups.prompted, 0, 0),
         };
         let per = |count: u64| (seconds > 0.0 && count > 0).then(|| count as f64 / seconds);
-        let measured = ran.map(|it| &it.measured);
+        let measured = ran.map(|it| &it.stats);
         Self {
             level: source.level,
             nodes: source.nodes,

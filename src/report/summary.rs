@@ -34,7 +34,7 @@ pub struct SummarySources<'a> {
     /// Timelines merged from all ranks, one or more per session that ended in order.
     pub timelines: &'a [StartTimeline],
     /// Measurements of the answer lines.
-    pub measured: &'a AnswerStats,
+    pub stats: &'a AnswerStats,
     /// True if a session is active.
     pub is_active: bool,
     /// Levels above the leaves, for a reduce; the other inputs are the leaves' then.
@@ -260,7 +260,7 @@ impl RunSummary {
     /// Computes the summary of a run.
     #[must_use]
     pub fn of(sources: &SummarySources<'_>) -> Self {
-        let SummarySources { manifest, timelines, measured, reduce: tree, .. } = *sources;
+        let SummarySources { manifest, timelines, stats: measured, reduce: tree, .. } = *sources;
         let course = ThroughputHistory::of(&manifest.history, sources.samples, timelines);
         let above =
             tree.map(|tree| ReduceStarts::of(&manifest.history, &tree.levels)).unwrap_or_default();
@@ -316,7 +316,7 @@ impl RunSummary {
                 .history
                 .iter()
                 .map(|it| {
-                    start(
+                    start_summary(
                         it,
                         manifest,
                         sources.is_active,
@@ -402,7 +402,7 @@ fn run_phase(manifest: &Manifest, alive: bool) -> Life {
     }
 }
 
-fn start(
+fn start_summary(
     record: &StartRecord,
     manifest: &Manifest,
     alive: bool,

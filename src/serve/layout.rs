@@ -15,7 +15,7 @@ pub struct ServerContext<'a> {
     /// Index of the rank among the ranks of its node.
     pub local_rank: usize,
     /// Folder of the servers' logs.
-    pub folder: &'a Path,
+    pub log_folder: &'a Path,
 }
 
 /// First port for the internal use of vLLM's engines; below the range that the system uses for connections (from 32768).
@@ -46,7 +46,7 @@ pub fn plan_servers(
             port,
             command: fill(command),
             variables,
-            log: whose.folder.join(format!("{}-{port}.log", whose.host)),
+            log: whose.log_folder.join(format!("{}-{port}.log", whose.host)),
             // The delay depends on the server's number on the node, so that ranks sharing it do not start theirs together.
             delay: settings
                 .serve_stagger
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn server_context() -> ServerContext<'static> {
-        ServerContext { host: "x1", local_rank: 3, folder: Path::new("run/servers") }
+        ServerContext { host: "x1", local_rank: 3, log_folder: Path::new("run/servers") }
     }
 
     fn variable_value<'a>(server: &'a ServerSpec, name: &str) -> Option<&'a str> {

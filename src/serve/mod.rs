@@ -25,5 +25,5 @@ mod supervisor_handle;
 pub use layout::{ServerContext, plan_servers};
 pub use protocol::ServerSpec;
 pub use spawn::exec_server;
-pub use supervisor::watch;
+pub use supervisor::run_supervisor;
 pub use supervisor_handle::{IdleSupervisor, SupervisorHandle};

@@ -27,7 +27,7 @@ const PF_EXITING: u64 = 0x4;
 
 /// Recorded membership: (pid, start time) of each process to the pid of its server's first process, the leader.
 #[derive(Debug, Default)]
-pub(super) struct Family(BTreeMap<(i32, u64), i32>);
+pub(super) struct ProcessTree(BTreeMap<(i32, u64), i32>);
 
 /// Lists all processes of the node, including dying ones: while a process exits its first thread may already be dead and its
 /// children still be its own.
@@ -89,7 +89,7 @@ pub(super) fn descendants_of(root: i32, all: &[ProcessEntry]) -> Vec<ProcessEntr
     found
 }
 
-impl Family {
+impl ProcessTree {
     /// Records the members of these servers. `ours` are the descendants of the supervisor; `marked` finds the server of a
     /// process by its mark, and is used only if nothing else is known of the process.
     pub(super) fn record_members(
@@ -163,7 +163,7 @@ mod tests {
         descendants_of(SUPERVISOR, all)
     }
 
-    fn record_members(family: &mut Family, leaders: &[i32], ours: &[ProcessEntry]) {
+    fn record_members(family: &mut ProcessTree, leaders: &[i32], ours: &[ProcessEntry]) {
         family.record_members(leaders, SUPERVISOR, ours, |_| None);
     }
 
@@ -176,7 +176,7 @@ mod tests {
             process_entry(301, 300, 300),
             process_entry(302, SUPERVISOR, 302),
         ]);
-        let mut family = Family::default();
+        let mut family = ProcessTree::default();
         let marked = |pid| [(300, 200), (101, 200)].iter().find(|it| it.0 == pid).map(|it| it.1);
         family.record_members(&[100, 200], SUPERVISOR, &own_descendants(&all), marked);
         let mut of = family.of(200, &own_descendants(&all));
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn orphans_in_other_groups_belong_to_their_former_parents_server() {
-        let mut family = Family::default();
+        let mut family = ProcessTree::default();
         record_members(&mut family, &[100, 200], &own_descendants(&table()));
         // The first server dies; its engine is reparented to the supervisor and forks once more.
         let mut after = table();
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_reused_pid_belongs_to_no_server() {
-        let mut family = Family::default();
+        let mut family = ProcessTree::default();
         record_members(&mut family, &[100], &own_descendants(&table()));
         let again = [ProcessEntry { start_time: 8, ..process_entry(101, SUPERVISOR, 300) }];
         assert!(family.of(100, &again).is_empty());

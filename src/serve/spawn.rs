@@ -57,7 +57,7 @@ pub fn exec_server(shell_command: &str) -> u8 {
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let _ = SigSet::empty().thread_set_mask();
     let error = Command::new("/bin/sh").args(["-c", shell_command]).exec();
-    tracing::error!("/bin/sh cannot be started: {error}");
+    tracing::error!(event = "shell_not_started", "cannot start /bin/sh: {error}");
     127
 }
 

@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process
 use super::{
     ServerSpec, environment, log,
     process_tree::{
-        Family, PORT_VARIABLE, ProcessEntry, descendants_of, list_processes, read_port_mark,
+        PORT_VARIABLE, ProcessEntry, ProcessTree, descendants_of, list_processes, read_port_mark,
     },
     protocol::{StartServers, SupervisorEvent},
     restart_policy::{RestartDecision, RestartPolicy, StartDecision, decide_start},
@@ -39,7 +39,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Local. Runs the supervisor until its standard input is closed and no server is left; returns its exit code.
 #[must_use]
-pub fn watch(environment: Environment) -> u8 {
+pub fn run_supervisor(environment: Environment) -> u8 {
     spawn::become_supervisor();
     let (tell, orders) = mpsc::channel();
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {
@@ -62,7 +62,7 @@ pub fn watch(environment: Environment) -> u8 {
         secrets: environment::secret_values(&environment),
         environment,
         servers: Vec::new(),
-        process_tree: Family::default(),
+        process_tree: ProcessTree::default(),
         next_tree_update: Instant::now(),
     };
     loop {
@@ -81,7 +81,7 @@ struct ServerSupervisor {
     environment: Environment,
     secrets: Vec<String>,
     servers: Vec<SupervisedServer>,
-    process_tree: Family,
+    process_tree: ProcessTree,
     next_tree_update: Instant,
 }
 
@@ -105,7 +105,7 @@ struct PreviousStart {
     /// First process of the server.
     leader: Pid,
     /// Time until which the next start waits for the processes.
-    patience: Instant,
+    wait_until: Instant,
     /// Whether the wait was reported to the rank.
     told: bool,
 }
@@ -113,7 +113,7 @@ struct PreviousStart {
 #[derive(Clone, Copy)]
 struct RunningServer {
     leader: Pid,
-    since: Instant,
+    started: Instant,
     /// Whether the server has accepted a connection.
     is_listening: bool,
 }
@@ -130,7 +130,7 @@ impl ServerSupervisor {
         let now = Instant::now();
         let (free, taken): (Vec<_>, Vec<_>) =
             order.servers.into_iter().partition(|it| is_port_free(it.port));
-        tell(&SupervisorEvent::Taken { ports: taken.iter().map(|it| it.port).collect() });
+        send_event(&SupervisorEvent::Taken { ports: taken.iter().map(|it| it.port).collect() });
         self.servers.extend(free.into_iter().map(|server| {
             let state = SupervisedState::StartDue(now + server.delay, None);
             SupervisedServer { spec: server, restart_policy: RestartPolicy::new(), state }
@@ -168,16 +168,19 @@ impl ServerSupervisor {
                 continue;
             }
             let pids = self.kill_members(last.leader, &own_descendants());
-            self.servers[at].state = match decide_start(pids.len(), now, last.patience) {
+            self.servers[at].state = match decide_start(pids.len(), now, last.wait_until) {
                 StartDecision::StartNow => SupervisedState::StartDue(now, None),
                 StartDecision::WaitUntil(then) => {
                     if !last.told {
-                        tell(&SupervisorEvent::Waits { port: self.servers[at].spec.port, pids });
+                        send_event(&SupervisorEvent::Waits {
+                            port: self.servers[at].spec.port,
+                            pids,
+                        });
                     }
                     SupervisedState::StartDue(then, Some(PreviousStart { told: true, ..last }))
                 }
                 StartDecision::StartAnyway => {
-                    tell(&SupervisorEvent::Left { pids });
+                    send_event(&SupervisorEvent::Left { pids });
                     SupervisedState::StartDue(now, None)
                 }
             };
@@ -218,7 +221,7 @@ impl ServerSupervisor {
         let how = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "no code".into(),
+            (None, None) => "no exit code".into(),
         };
         let code = status.exit_status();
         self.servers[at].record_exit(Instant::now(), &how, code, &self.secrets);
@@ -249,10 +252,13 @@ impl SupervisedServer {
         match &mut self.state {
             SupervisedState::StartDue(due, _) if now >= *due => match self.start(environment) {
                 Ok(leader) => {
-                    tell(&SupervisorEvent::Started { port: self.spec.port, pid: raw_pid(leader) });
+                    send_event(&SupervisorEvent::Started {
+                        port: self.spec.port,
+                        pid: raw_pid(leader),
+                    });
                     self.state = SupervisedState::Running(RunningServer {
                         leader,
-                        since: now,
+                        started: now,
                         is_listening: false,
                     });
                 }
@@ -263,8 +269,8 @@ impl SupervisedServer {
                     TcpStream::connect_timeout(&loopback_address(self.spec.port), CONNECT_TIMEOUT)
                         .is_ok();
                 if up.is_listening {
-                    let seconds = up.since.elapsed().as_secs_f64();
-                    tell(&SupervisorEvent::Listens { port: self.spec.port, seconds });
+                    let seconds = up.started.elapsed().as_secs_f64();
+                    send_event(&SupervisorEvent::Listens { port: self.spec.port, seconds });
                 }
                 return up.is_listening;
             }
@@ -278,8 +284,8 @@ impl SupervisedServer {
     fn start(&self, environment: &Environment) -> Result<Pid, String> {
         let ServerSpec { command, variables, log: path, .. } = &self.spec;
         let log = log::open(path, command)
-            .map_err(|error| format!("its log {} cannot be written: {error}", path.display()))?;
-        let error = |error: std::io::Error| format!("no process could be started: {error}");
+            .map_err(|error| format!("cannot write its log {}: {error}", path.display()))?;
+        let error = |error: std::io::Error| format!("cannot start a process: {error}");
         let mut process = spawn::server_command(command).map_err(error)?;
         for name in environment::removed_variables(environment, command) {
             process.env_remove(name);
@@ -294,7 +300,7 @@ impl SupervisedServer {
     fn record_exit(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
         let (up, was_ready, last) = match self.state {
             SupervisedState::Running(up) => {
-                (now.duration_since(up.since), up.is_listening, Some(up.leader))
+                (now.duration_since(up.started), up.is_listening, Some(up.leader))
             }
             SupervisedState::StartDue(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
             SupervisedState::GivenUp => (Duration::ZERO, false, None),
@@ -304,15 +310,21 @@ impl SupervisedServer {
         match self.restart_policy.on_exit(up, was_ready, code) {
             RestartDecision::RestartAfter(pause) => {
                 let patience = now + pause + RELEASE_TIMEOUT;
-                let last = last.map(|leader| PreviousStart { leader, patience, told: false });
+                let last =
+                    last.map(|leader| PreviousStart { leader, wait_until: patience, told: false });
                 self.state = SupervisedState::StartDue(now + pause, last);
-                let how = format!("it ended after {:.0} s ({how})", up.as_secs_f64());
-                tell(&SupervisorEvent::Ended { port, how, tail, again_in: pause.as_secs_f64() });
+                let how = format!("after {:.0} s ({how})", up.as_secs_f64());
+                send_event(&SupervisorEvent::Ended {
+                    port,
+                    how,
+                    tail,
+                    again_in: pause.as_secs_f64(),
+                });
             }
             RestartDecision::GiveUp(times) => {
                 self.state = SupervisedState::GivenUp;
-                let why = format!("it ended {times} times and never was ready, last with {how}");
-                tell(&SupervisorEvent::GivenUp { port, why, tail });
+                let why = format!("it never became ready ({times} starts, last: {how})");
+                send_event(&SupervisorEvent::GivenUp { port, why, tail });
             }
         }
     }
@@ -325,7 +337,7 @@ fn kill_remaining() {
         if Instant::now() >= limit {
             // Dying processes that only release their memory need no more attention.
             let left = ours.iter().filter(|it| !it.is_ending).map(|it| it.pid);
-            return tell(&SupervisorEvent::Left { pids: left.collect() });
+            return send_event(&SupervisorEvent::Left { pids: left.collect() });
         }
         // Repeated, since a killed process may just have forked.
         ours.iter().for_each(|it| kill_and_unbind(it.pid));
@@ -374,7 +386,7 @@ fn is_port_free(port: u16) -> bool {
 }
 
 /// Sends an event to the rank; errors are ignored, since the rank may be dead.
-fn tell(word: &SupervisorEvent) {
+fn send_event(word: &SupervisorEvent) {
     if let Ok(line) = serde_json::to_string(word) {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());

@@ -58,7 +58,7 @@ impl IdleSupervisor {
     pub fn start() -> Self {
         let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
         let process = child.map(|mut child| SupervisorProcess { stdin: child.stdin.take(), child });
-        Self(process.map_err(|error| format!("the guard process cannot be started: {error}")))
+        Self(process.map_err(|error| format!("cannot start the guard process: {error}")))
     }
 }
 
@@ -71,16 +71,13 @@ impl SupervisorHandle {
         let mut process = guard.0?;
         for folder in servers.iter().filter_map(|it| it.log.parent()) {
             std::fs::create_dir_all(folder).map_err(|error| {
-                format!(
-                    "the folder of the servers' logs, {}, cannot be made: {error}",
-                    folder.display()
-                )
+                format!("cannot create the folder {} for server logs: {error}", folder.display())
             })?;
         }
         let logs = servers.iter().map(|it| (it.port, it.log.display().to_string())).collect();
         let order = serde_json::to_string(&StartServers { servers });
         let order = order.map_err(|error| format!("the guard cannot be told: {error}"))?;
-        let gone = || "the guard process has ended before it was told anything".to_owned();
+        let gone = || "the guard process ended before any server was started".to_owned();
         let orders = process.stdin.as_mut().ok_or_else(gone)?;
         writeln!(orders, "{order}").and_then(|()| orders.flush()).map_err(|_| gone())?;
         let said = process.child.stdout.take().map(BufReader::new);
@@ -98,7 +95,7 @@ impl SupervisorHandle {
         let listener = thread::Builder::new().name("servers".into());
         let listener = listener
             .spawn(move || read_events(said, &hears))
-            .map_err(|error| format!("no thread can be started: {error}"))?;
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(Self { process, reader_thread: Some(listener), reports: known })
     }
 
@@ -132,7 +129,8 @@ impl SupervisorProcess {
         while let Ok(None) = self.child.try_wait() {
             if Instant::now() >= end {
                 return warn!(
-                    "this node's servers have not ended yet; their guard goes on with it"
+                    event = "servers_not_stopped",
+                    "servers still running: the guard process of this rank keeps stopping them"
                 );
             }
             thread::sleep(Duration::from_millis(10));
@@ -160,8 +158,8 @@ fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
         return;
     }
     error!(
-        "the guard of this node's servers has ended, which it should not: its servers are ended, and the job goes on with \
-         the others"
+        event = "guard_exited",
+        "guard process exited unexpectedly: this rank's servers are stopped, and the job continues with the others"
     );
     // Processes in other groups cannot be found without the supervisor's records.
     for group in std::mem::take(&mut known.process_groups).into_values().filter_map(Pid::from_raw) {
@@ -169,7 +167,7 @@ fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
     }
     let ports: Vec<u16> = known.log_paths.keys().copied().collect();
     for port in ports {
-        known.given_up.entry(port).or_insert_with(|| "its guard process has ended".into());
+        known.given_up.entry(port).or_insert_with(|| "its guard process exited".into());
     }
 }
 
@@ -185,28 +183,42 @@ impl ServerReports {
         match word {
             SupervisorEvent::Taken { ports } => {
                 for port in ports {
-                    let why = "somebody else listens on its port, so it was not started: end that process, or choose \
-                               other ports with --base-port";
+                    let why = "another process listens on its port, so it was not started (end that process, or pass \
+                               another --base-port)";
                     self.give_up(port, why.into());
                 }
             }
             SupervisorEvent::Started { port, pid } => {
                 self.process_groups.insert(port, pid);
-                info!(port, pid, log = self.log_path(port), "a server is started");
+                let log = self.log_path(port);
+                info!(
+                    event = "server_starting",
+                    port, pid, log, "server starting: port {port}, pid {pid}, log {log}"
+                );
             }
             SupervisorEvent::Listens { port, seconds } => {
-                info!(port, seconds, "a server takes connections")
+                info!(
+                    event = "server_ready",
+                    port,
+                    elapsed_s = seconds,
+                    "server ready: port {port} ({seconds:.1} s)"
+                );
             }
             SupervisorEvent::Ended { port, how, tail, again_in } => {
                 self.process_groups.remove(&port);
-                // Fields would be printed behind the last line of a text of several lines.
-                let told = self.told(port, &tail);
-                warn!("the server on port {port} is started again in {again_in:.0} s: {how}{told}");
+                let excerpt = self.told(port, &tail);
+                warn!(
+                    event = "server_exited",
+                    port,
+                    restart_in_s = again_in,
+                    "server exited: port {port} {how}; restarting in {again_in:.0} s{excerpt}"
+                );
             }
             SupervisorEvent::Waits { port, pids } => info!(
+                event = "server_restart_delayed",
                 port,
                 ?pids,
-                "a server waits for what the killed processes of its last start have not given back yet"
+                "server restart delayed: killed processes on port {port} still hold memory or ports"
             ),
             SupervisorEvent::GivenUp { port, why, tail } => {
                 self.process_groups.remove(&port);
@@ -215,13 +227,17 @@ impl ServerReports {
             }
             SupervisorEvent::Left { pids } if pids.is_empty() => {}
             SupervisorEvent::Left { pids } => {
-                warn!(?pids, "processes of servers could not be ended")
+                warn!(
+                    event = "processes_not_killed",
+                    ?pids,
+                    "server processes not killed: {pids:?}"
+                );
             }
         }
     }
 
     fn give_up(&mut self, port: u16, why: String) {
-        warn!("the server on port {port} is given up: {why}");
+        warn!(event = "server_failed", port, "server failed: port {port}: {why}");
         self.given_up.insert(port, why);
     }
 
@@ -233,7 +249,7 @@ impl ServerReports {
     fn told(&self, port: u16, tail: &str) -> String {
         let log = self.log_path(port);
         if tail.is_empty() {
-            return format!("; its log {log} says nothing");
+            return format!("; its log {log} is empty");
         }
         let lines: String = tail.lines().map(|line| format!("\n    | {line}")).collect();
         format!("; its log {log} ends with:{lines}")

@@ -346,7 +346,7 @@ mod tests {
         )
     }
 
-    fn file(text: &str) -> (tempfile::NamedTempFile, SettingsLayer) {
+    fn file_layer(text: &str) -> (tempfile::NamedTempFile, SettingsLayer) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
         let layer = SettingsLayer::from_file(&file.path().to_string_lossy()).expect("it is TOML");
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn flags_beat_the_environment_which_beats_the_file_which_beats_defaults() {
-        let (_kept, in_file) = file("model = 'a'\nready_timeout = 5\nbase-port = 7000");
+        let (_kept, in_file) = file_layer("model = 'a'\nready_timeout = 5\nbase-port = 7000");
         let environment = Environment::from([
             ("AURORA_SWARM_MODEL", "b"),
             ("AURORA_SWARM_READY_TIMEOUT", "2m"),

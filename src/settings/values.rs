@@ -210,13 +210,13 @@ impl<'de> Deserialize<'de> for CountOrPercent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a count like 3 or a percentage like \"10%\"")]
-        enum Written {
+        enum CountOrPercentInput {
             Count(u64),
             Text(String),
         }
-        match Written::deserialize(deserializer)? {
-            Written::Count(count) => Ok(Self::Count(count)),
-            Written::Text(text) => text.parse().map_err(de::Error::custom),
+        match CountOrPercentInput::deserialize(deserializer)? {
+            CountOrPercentInput::Count(count) => Ok(Self::Count(count)),
+            CountOrPercentInput::Text(text) => text.parse().map_err(de::Error::custom),
         }
     }
 }
@@ -227,7 +227,7 @@ pub struct ExtraBody(pub RequestParams);
 
 impl Serialize for ExtraBody {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.json())
+        serializer.serialize_str(&self.0.to_json())
     }
 }
 

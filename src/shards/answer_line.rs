@@ -26,7 +26,7 @@ pub struct AnswerLineStyle {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct AnswerLine<'a> {
     id: &'a RawValue,
     index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,13 +44,13 @@ struct Line<'a> {
     finish_reason: Option<&'a str>,
     usage: Option<TokenUsage>,
     params: &'a RawValue,
-    served: Served<'a>,
+    served: AnswerServed<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     row: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
-struct Served<'a> {
+struct AnswerServed<'a> {
     endpoint: Option<&'a str>,
     api: &'a str,
     host: &'a str,
@@ -85,8 +85,8 @@ pub fn write_answer_line(
         (_, Route::Completions) => "completions",
     };
     let first = choices.first();
-    let params = prompt.params.json();
-    let line = Line {
+    let params = prompt.params.to_json();
+    let line = AnswerLine {
         id: raw_json(prompt.id.json())?,
         index: prompt.index,
         prompt: text.filter(|_| style.echo_prompt),
@@ -100,7 +100,7 @@ pub fn write_answer_line(
         finish_reason: first.and_then(|it| it.finish_reason.as_deref()),
         usage,
         params: raw_json(&params)?,
-        served: Served {
+        served: AnswerServed {
             endpoint: settled.endpoint.as_deref(),
             api,
             host: &style.host,

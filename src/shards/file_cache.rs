@@ -14,15 +14,15 @@ const MAX_OPEN_FILES: usize = 256;
 #[derive(Debug, Default)]
 pub struct FileCache {
     files: Vec<ShardFile>,
-    /// Least recently used first.
-    open: Vec<(usize, File)>,
+    /// Open files, least recently used first.
+    open_files: Vec<(usize, File)>,
 }
 
 impl FileCache {
     /// Creates the cache without opening a file; a file's number is its position in `files`.
     #[must_use]
     pub fn new(files: Vec<ShardFile>) -> Self {
-        Self { files, open: Vec::new() }
+        Self { files, open_files: Vec::new() }
     }
 
     /// Returns the file with this number.
@@ -42,17 +42,17 @@ impl FileCache {
     }
 
     fn open_file(&mut self, number: usize) -> std::io::Result<&File> {
-        match self.open.iter().rposition(|(its, _)| *its == number) {
-            Some(place) => self.open[place..].rotate_left(1),
+        match self.open_files.iter().rposition(|(its, _)| *its == number) {
+            Some(place) => self.open_files[place..].rotate_left(1),
             None => {
-                if self.open.len() == MAX_OPEN_FILES {
-                    self.open.remove(0);
+                if self.open_files.len() == MAX_OPEN_FILES {
+                    self.open_files.remove(0);
                 }
                 let file = File::open(&self.files[number].path)?;
-                self.open.push((number, file));
+                self.open_files.push((number, file));
             }
         }
-        Ok(&self.open[self.open.len() - 1].1)
+        Ok(&self.open_files[self.open_files.len() - 1].1)
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
             let mut into = [0; 3];
             handles.read(number, 1, &mut into).expect("read");
             assert_eq!(into, *format!("{number:03}").as_bytes());
-            handles.open.iter().map(|(number, _)| *number).collect::<Vec<_>>()
+            handles.open_files.iter().map(|(number, _)| *number).collect::<Vec<_>>()
         };
         for number in (0..600).chain([3, 3, 599]) {
             assert!(read(number).len() <= MAX_OPEN_FILES);

@@ -48,7 +48,7 @@ impl IndexSet {
 
     /// All that are in, from `index` on, in order.
     pub fn members_from(&self, index: u64) -> impl Iterator<Item = u64> {
-        std::iter::successors(self.next(index, true), |&last| self.next(last + 1, true))
+        std::iter::successors(self.find_from(index, true), |&last| self.find_from(last + 1, true))
     }
 
     /// The words, for a reduction.
@@ -70,15 +70,15 @@ impl IndexSet {
     pub fn missing_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut next = 0;
         std::iter::from_fn(move || {
-            let from = self.next(next, false)?;
-            let to = self.next(from, true).unwrap_or(self.capacity);
+            let from = self.find_from(next, false)?;
+            let to = self.find_from(from, true).unwrap_or(self.capacity);
             next = to;
             Some((from, to))
         })
     }
 
     /// The first index from `from` on that is in, or is not.
-    fn next(&self, from: u64, wanted: bool) -> Option<u64> {
+    fn find_from(&self, from: u64, wanted: bool) -> Option<u64> {
         let mut index = from;
         while index < self.capacity {
             let word = self.words[(index / 64) as usize];

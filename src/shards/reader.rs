@@ -21,7 +21,7 @@ pub struct ShardFile {
     pub start: u32,
     /// Rank that wrote the file.
     pub rank: u32,
-    /// Path of the file.
+    /// Path of the shard file.
     pub path: PathBuf,
 }
 
@@ -43,7 +43,7 @@ pub struct LineEntry {
 /// Precedence among outcomes of the same prompt: the lowest value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LinePrecedence {
-    /// Failures rank after successes.
+    /// Whether it failed: successes come first.
     pub failed: bool,
     /// Session that wrote the outcome.
     pub start: u32,
@@ -54,9 +54,9 @@ pub struct LinePrecedence {
 /// Counts and defects found while reading a shard file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardScanReport {
-    /// Number of outcomes.
+    /// Number of lines with an outcome.
     pub lines: u64,
-    /// Number of unreadable lines.
+    /// Number of lines that are unreadable.
     pub damaged: u64,
     /// The last line has no newline, which is normal after a kill.
     pub torn: bool,
@@ -183,7 +183,9 @@ pub fn read_all_entries<'a>(
         let path = file.path.display();
         if survey.foreign {
             tracing::warn!(
-                "{path} is not a shard file of this run and this version: it is left out"
+                event = "shard_file_ignored",
+                %path,
+                "shard file ignored: {path} belongs to another run or program version"
             );
         }
         if survey.damaged > 0 {

@@ -21,11 +21,11 @@ use crate::domain::PromptResult;
 /// First line of a shard file: the run, session and rank it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardHeader {
-    /// Version of the format.
+    /// Format version of the file.
     pub aurora_swarm_shard: u32,
     /// Session of the run, from 1.
     pub start: u32,
-    /// Rank in that session.
+    /// Rank that writes the file.
     pub rank: usize,
     /// Host name of that rank.
     pub host: String,

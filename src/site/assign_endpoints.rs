@@ -13,16 +13,16 @@ use crate::{domain::Url, settings::RemoteEndpointPolicy};
 /// Servers as the user specified them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointSpec {
-    /// URLs, possibly with placeholders.
+    /// URLs, which may contain placeholders.
     Urls(Vec<Url>),
     /// Consecutive ports on every node.
     Ports {
-        /// First port.
+        /// First port of every node.
         base: u16,
-        /// Number of ports.
+        /// Number of ports per node.
         count: u16,
     },
-    /// Entries of a hostfile.
+    /// Selected entries of a hostfile.
     Hosts {
         /// Entries that have all requested tags.
         lines: Vec<HostfileEntry>,
@@ -61,7 +61,7 @@ pub fn assign_endpoints(
     places: &[RankPlacement],
 ) -> Result<Vec<Vec<Url>>, AssignError> {
     let mut table = AssignmentTable {
-        places,
+        placements: places,
         urls_by_rank: vec![Vec::new(); places.len()],
         remote_urls: Vec::new(),
     };
@@ -93,7 +93,7 @@ pub fn assign_endpoints(
 }
 
 struct AssignmentTable<'a> {
-    places: &'a [RankPlacement],
+    placements: &'a [RankPlacement],
     urls_by_rank: Vec<Vec<Url>>,
     remote_urls: Vec<Url>,
 }
@@ -101,7 +101,7 @@ struct AssignmentTable<'a> {
 impl AssignmentTable<'_> {
     /// Assigns the servers at these URLs on every node.
     fn assign_to_every_node(&mut self, urls: &[Url]) {
-        for place in self.places.iter().filter(|place| place.local_rank == 0) {
+        for place in self.placements.iter().filter(|place| place.local_rank == 0) {
             self.assign_to_node(&place.node.host, urls);
         }
     }
@@ -109,7 +109,7 @@ impl AssignmentTable<'_> {
     /// Assigns these servers to the ranks of one node, in blocks.
     fn assign_to_node(&mut self, host: &str, urls: &[Url]) {
         let ranks: Vec<usize> =
-            self.places.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
+            self.placements.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
         for (k, url) in urls.iter().enumerate() {
             self.urls_by_rank[ranks[k * ranks.len() / urls.len()]].push(url.clone());
         }
@@ -117,7 +117,7 @@ impl AssignmentTable<'_> {
 
     fn assign_url(&mut self, url: &Url) -> Result<(), AssignError> {
         if has_no_placeholders(url) {
-            let node = self.places.iter().find(|place| place.node.has_name(url.host()));
+            let node = self.placements.iter().find(|place| place.node.has_name(url.host()));
             match node.map(|place| place.node.host.clone()) {
                 Some(host) => self.assign_to_node(&host, std::slice::from_ref(url)),
                 None => self.remote_urls.push(url.clone()),
@@ -125,7 +125,7 @@ impl AssignmentTable<'_> {
             return Ok(());
         }
         let per_rank = url.as_str().contains("{rank}") || url.as_str().contains("{local_rank}");
-        for place in self.places.iter().filter(|place| per_rank || place.local_rank == 0) {
+        for place in self.placements.iter().filter(|place| per_rank || place.local_rank == 0) {
             self.urls_by_rank[place.rank].push(fill_url(url, place)?);
         }
         Ok(())
@@ -146,7 +146,7 @@ impl AssignmentTable<'_> {
         let mut hosts: Vec<(String, Vec<Url>)> = Vec::new();
         let mut nowhere = Vec::new();
         for line in named {
-            let place = self.places.iter().find(|place| place.node.has_name(&line.host));
+            let place = self.placements.iter().find(|place| place.node.has_name(&line.host));
             match (place.map(|place| &place.node.host), remote) {
                 (Some(host), _) => match hosts.iter_mut().find(|(its, _)| its == host) {
                     Some((_, urls)) => urls.push(url(line)?),
@@ -172,7 +172,7 @@ impl AssignmentTable<'_> {
 
     fn into_checked(self) -> Result<Vec<Vec<Url>>, AssignError> {
         let mut seen = std::collections::BTreeSet::new();
-        for (place, urls) in self.places.iter().zip(&self.urls_by_rank) {
+        for (place, urls) in self.placements.iter().zip(&self.urls_by_rank) {
             for url in urls {
                 // The same loopback URL is a different server on each node.
                 let whose = if is_loopback(url.host()) { place.node.host.as_str() } else { "" };

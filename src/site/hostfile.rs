@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, net::Ipv6Addr};
 
 use crate::domain::Url;
 
-/// Server listed in a hostfile.
+/// Server that a hostfile lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostfileEntry {
     /// Host name or address; an IPv6 address without brackets.
@@ -27,7 +27,7 @@ pub struct HostfileEntry {
 
 /// Invalid line of a hostfile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("hostfile line {line}: {what}")]
+#[error("line {line}: {what}")]
 pub struct HostfileError {
     /// Line number in the file, from 1.
     pub line: usize,

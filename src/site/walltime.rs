@@ -35,7 +35,7 @@ pub fn pbs_time_left(job: &str) -> Option<Duration> {
 fn left(qstat: &str) -> Option<Duration> {
     let value = |name: &str| {
         let mut lines = qstat.lines().filter_map(|line| line.trim().split_once(" = "));
-        lines.find(|(key, _)| *key == name).and_then(|(_, value)| seconds(value))
+        lines.find(|(key, _)| *key == name).and_then(|(_, value)| parse_clock(value))
     };
     let all = value("Resource_List.walltime")?;
     let used = value("resources_used.walltime").unwrap_or(0);
@@ -43,7 +43,7 @@ fn left(qstat: &str) -> Option<Duration> {
 }
 
 /// Parses `12:00:00`, or a number of seconds.
-fn seconds(clock: &str) -> Option<u64> {
+fn parse_clock(clock: &str) -> Option<u64> {
     clock
         .trim()
         .split(':')

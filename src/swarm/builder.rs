@@ -86,7 +86,7 @@ impl SwarmBuilder {
         match JobSession::start_session(comm.as_mut(), given) {
             Ok(session) => {
                 let places = CallFolder::new(folder, temporary.into(), comm.size());
-                Ok(Swarm::over(comm, session, places))
+                Ok(Swarm::from_parts(comm, session, places))
             }
             Err(error) => {
                 match error {

@@ -63,7 +63,8 @@ impl Swarm {
             Some(index) => vec![self.endpoint_at(index)?.clone()],
         };
         let place = self.places.next(Some(rank));
-        let session = self.alone.entry(server).or_insert_with(|| self.session.solo_session(urls));
+        let session =
+            self.local_sessions.entry(server).or_insert_with(|| self.session.solo_session(urls));
         session.gather_answers(&mut SoloComm::new(), Some(place.write_call(rows)))?;
         let mut answers = place.read_answers()?;
         answers.iter_mut().for_each(|it| it.served.rank = rank); // the one-rank job has numbered itself 0

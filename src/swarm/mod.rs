@@ -122,7 +122,7 @@ pub struct Swarm {
     comm: ManuallyDrop<Box<dyn Comm>>,
     session: JobSession,
     /// For local calls: by which of this rank's servers they ask, if not all.
-    alone: BTreeMap<Option<usize>, JobSession>,
+    local_sessions: BTreeMap<Option<usize>, JobSession>,
     places: CallFolder,
 }
 
@@ -293,7 +293,7 @@ impl Swarm {
         self.session.visit_answers(self.comm.as_mut(), call, |line| {
             // (a line that is none was damaged on disk: its prompt is as good as failed)
             let line = Line::read(line);
-            line.iter().flat_map(Line::seen).for_each(|seen| add(&mut value, &seen));
+            line.iter().flat_map(Line::observed_answers).for_each(|seen| add(&mut value, &seen));
         })?;
         Ok(self.comm.reduce_values(value)?)
     }
@@ -371,7 +371,7 @@ impl Swarm {
         self.comm.rank() == 0
     }
 
-    fn over(comm: Box<dyn Comm>, session: JobSession, places: CallFolder) -> Self {
-        Self { comm: ManuallyDrop::new(comm), session, alone: BTreeMap::new(), places }
+    fn from_parts(comm: Box<dyn Comm>, session: JobSession, places: CallFolder) -> Self {
+        Self { comm: ManuallyDrop::new(comm), session, local_sessions: BTreeMap::new(), places }
     }
 }

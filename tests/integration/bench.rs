@@ -63,7 +63,7 @@ fn a_sweep_finds_that_lists_pay_and_tells_the_same_in_table_json_and_pictures() 
         assert_eq!(cells[1]["batch"], "8");
         // What cannot be measured stays, with its reason.
         assert!(cells[2]["failed"].as_str().expect("a reason").contains("window of 16"));
-        assert!(ended.out.contains("a list of 32 does not fit into a window of 16"));
+        assert!(ended.out.contains("a batch of 32 sequences exceeds the window of 16"));
         let table = rows(&ended.out);
         for (cell, row) in cells.iter().zip(&table) {
             assert_eq!(
@@ -208,7 +208,7 @@ fn nothing_that_was_measured_before_helps_where_servers_keep_caches_apart() {
         assert_eq!(found_in_cache(&new), 0, "{what}");
         let old = Work::with(vec![of("0.10.2")]);
         let (apart, notes) = measure(what, &old, more);
-        assert!(apart == false && notes.contains("only vLLM from 0.11 on"), "{notes}");
+        assert!(apart == false && notes.contains("only vLLM 0.11 or later"), "{notes}");
         // Two repeats, of which the second way or model finds the first's.
         let (found, asked) = (found_in_cache(&old), old.fleet.seen(0).prompt_tokens);
         assert!(found * 4 > asked, "{what}: {found} of {asked} tokens were found");
@@ -280,7 +280,7 @@ fn what_cannot_begin_says_why_and_measures_nothing() {
         (&["sweep", "--batch-size", "4"][..], 5, "--batch-sizes"),
         (&["compare", "--no-batch"], 5, "--batch-size"),
         (&["sweep", "--output", &kept], 5, "--overwrite"),
-        (&["sweep", "--output", &no_folder], 5, "make it first"),
+        (&["sweep", "--output", &no_folder], 5, "create it first"),
         (&["compare", "--output", "x.txt"], 5, ".json"),
         (&["sweep", &text], 5, "no rows"),
         (&["sweep", "--model", "other"], 5, "not served"),
@@ -349,7 +349,7 @@ fn a_bench_that_any_rank_is_asked_to_end_tells_what_was_measured() {
         }
         let ended = started.wait().with_code(75);
         assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-        is_told_incomplete(&work, &ended, "a signal asked for the end");
+        is_told_incomplete(&work, &ended, "stopped by a signal");
         // What would take its place has to be told so.
         long_sweep(&work).run().with_code(5).complains("--overwrite");
     }
@@ -359,7 +359,7 @@ fn a_bench_that_any_rank_is_asked_to_end_tells_what_was_measured() {
 fn a_bench_whose_walltime_is_over_tells_what_was_measured() {
     let work = Work::with(vec![slow(10.0); 2]);
     let ended = long_sweep(&work).args(["--walltime", "9s"]).ranks(2).run().with_code(75);
-    is_told_incomplete(&work, &ended, "the walltime was over");
+    is_told_incomplete(&work, &ended, "deadline reached");
     // One that has no pair, and one with a model that was not begun.
     let job = bench("compare", &work).args(["--concurrency", "1", "--prompts", "40", "--json"]);
     let it = json(&job.args(["--walltime", "3s"]).run().with_code(75).out);

@@ -58,7 +58,7 @@ fn rows_that_are_appended_are_all_that_is_asked() {
     let output = work.path("answers.jsonl").to_string_lossy().into_owned();
     let plan = || Job::of("plan").args([&*input, "--output", &output, "--temperature", "0"]);
     plan().run().with_code(5).says("300 answers are kept, 50 rows are to be asked", 1);
-    plan().arg(ACCEPT).run().with_code(0).says("50 prompts would be asked", 1);
+    plan().arg(ACCEPT).run().with_code(0).says("50 prompts would be sent", 1);
     assert_eq!(work.manifest("answers.jsonl")["starts"], 1, "a plan changes nothing");
 
     let accepted = || work.run(&input).arg(ACCEPT).ranks(3).run().with_code(0);

@@ -54,7 +54,7 @@ fn the_table_tells_the_same_to_people() {
     {
         assert!(ended.out.contains(words), "{words}\n{}", ended.out);
     }
-    assert!(ended.out.contains("1 of the ranks have no endpoint"), "{}", ended.out);
+    assert!(ended.out.contains("1 rank has no endpoint"), "{}", ended.out);
 }
 
 #[test]

@@ -215,7 +215,7 @@ fn actor(comm: &mut dyn Comm) {
     let end = Instant::now() + Duration::from_secs(20);
     let (mut heard, mut read) = (Vec::new(), 0);
     while heard.len() < 3 || read < 1 {
-        match post.wait(end) {
+        match post.wait_until(end) {
             MailboxEvent::Local(word) => heard.push(word),
             MailboxEvent::Message(letter) => {
                 assert_eq!(letter.from, (rank + size - 1) % size);
@@ -227,7 +227,7 @@ fn actor(comm: &mut dyn Comm) {
     talker.join().unwrap();
     assert_eq!(heard, [0, 1, 2]);
     let quiet = Instant::now();
-    assert_eq!(post.wait(quiet + Duration::from_millis(30)), MailboxEvent::TimedOut);
+    assert_eq!(post.wait_until(quiet + Duration::from_millis(30)), MailboxEvent::TimedOut);
     assert!(quiet.elapsed() >= Duration::from_millis(30));
     while post.comm_mut().pending_messages() > 0 {
         thread::sleep(Duration::from_micros(100));

@@ -85,10 +85,10 @@ fn the_heart_beats_while_answers_are_gathered() {
     until("the heart beats on", || beats(&work) > first);
     assert_eq!(work.manifest("answers.jsonl")["written"], written, "rank 0 does nothing else");
     let again = work.run(&input).run().with_code(5).complains("is being worked on");
-    assert!(again.err.contains("gathering the answers"), "{}", again.err);
+    assert!(again.err.contains("gathering answers"), "{}", again.err);
     let seen = status(&work).run().with_code(0);
     assert!(seen.out.starts_with("running: 30 of 30 done"), "{}", seen.out);
-    assert!(seen.out.contains("gathering the answers"), "{}", seen.out);
+    assert!(seen.out.contains("gathering answers"), "{}", seen.out);
     // A pipe is no file that can be put to the disk: the run ends with a complaint, and its heart stops.
     let read = thread::spawn(move || {
         std::fs::File::open(pipe).unwrap().read_to_end(&mut Vec::new()).unwrap()
@@ -107,13 +107,13 @@ fn who_reads_a_long_input_over_is_at_work_already() {
     let run = work.run(&pipe.to_string_lossy()).start();
     until("it reads", || heartbeat(&work).is_some_and(|it| it["doing"] == "reading-input"));
     assert!(!work.has("answers.jsonl.run/manifest.json"));
-    work.run(&input).run().with_code(5).complains("reading the input over");
+    work.run(&input).run().with_code(5).complains("scanning the input");
     plan(&work, &input)
         .run()
         .with_code(5)
         .says("run would be refused: this run is being worked", 1);
     let seen = status(&work).arg("--exit-code").run().with_code(75);
-    assert!(seen.out.starts_with("begins: reading the input over"), "{}", seen.out);
+    assert!(seen.out.starts_with("begins: scanning the input"), "{}", seen.out);
     // It turns out to be no input: everything is left as it was.
     std::fs::write(&pipe, "no gzip").unwrap();
     run.wait().with_code(5);
@@ -286,7 +286,7 @@ fn plan_says_what_run_would_do_with_what_is_there() {
         plan(&work, &input).args(more.iter().copied()).run().with_code(code).says(words, 1);
         assert!(before == all_files(&work), "plan changes nothing");
     };
-    expect(0, "run would begin: no run is there yet, and 20 prompts would be asked", &[]);
+    expect(0, "run would start: no run exists yet, and 20 prompts would be sent", &[]);
     expect(
         5,
         "run would be refused: --resume is require, and there is no run",
@@ -296,20 +296,20 @@ fn plan_says_what_run_would_do_with_what_is_there() {
 
     work.file("answers.jsonl", "somebody's\n");
     expect(5, "run would be refused: ", &[]);
-    expect(0, "begin anew, in place of what is there (--overwrite): 20 prompts", &["--overwrite"]);
+    expect(0, "run would replace the existing run (--overwrite): 20 prompts", &["--overwrite"]);
     std::fs::remove_file(work.path("answers.jsonl")).unwrap();
 
     work.run(&input).run().with_code(3);
     expect(
         0,
-        "find it finished, and ask nothing (start 2): 19 answered, 1 failed, 0 open of 20",
+        "run would find it complete and send nothing (session 2): 19 answered, 1 failed, 0 open of 20",
         &[],
     );
-    expect(0, "1 prompts would be asked, 1 of them again since they failed", &["--retry-failed"]);
+    expect(0, "1 prompt would be sent, 1 of them after a failure", &["--retry-failed"]);
     expect(5, "run would be refused: settings that decide answers differ", &["--max-tokens", "9"]);
     expect(5, "run would be refused: ", &["--resume", "never"]);
     std::fs::remove_file(work.path("answers.jsonl")).unwrap();
-    expect(0, "ask nothing, and put the answers together again (start 2)", &[]);
+    expect(0, "run would send nothing and gather the answers again (session 2)", &[]);
 
     // As a kill leaves it: half of the answers, and the manifest behind them.
     let shard = work.path("answers.jsonl.run/shards/0001-00000.jsonl");
@@ -317,8 +317,8 @@ fn plan_says_what_run_would_do_with_what_is_there() {
     let half: Vec<&str> = lines.lines().take(11).collect();
     let answered = half.iter().filter(|line| line.contains("\"success\":true")).count();
     std::fs::write(&shard, half.join("\n") + "\n").unwrap();
-    expect(0, &format!("run would go on (start 2): {answered} answered, "), &[]);
-    expect(0, "open of 20; 10 prompts would be asked", &[]);
+    expect(0, &format!("run would resume (session 2): {answered} answered, "), &[]);
+    expect(0, "open of 20; 10 prompts would be sent", &[]);
     let served = work.served();
     work.run(&input).run().with_code(3);
     let asked_again = work.served() - served;

@@ -414,7 +414,7 @@ fn a_leaf_that_is_answered_later_is_in_the_text_and_nothing_else_is_asked_for_no
     let served = work.served();
     let ended = reduce(&work, &input, "text.txt", 5).run().with_code(5);
     ended.complains("fan-in was 4 and is 5");
-    reduce(&work, &input, "text.txt", 4).ranks(3).run().with_code(3).says("nothing was asked", 1);
+    reduce(&work, &input, "text.txt", 4).ranks(3).run().with_code(3).says("nothing was sent", 1);
     assert_eq!(work.served(), served, "it was finished");
     let others = Fleet::start(vec![Profile::instant()]).expect("ports on loopback");
     let job = reduce_by(&others.urls(), &work, &input, "text.txt", 4).args(["--retry-failed"]);
@@ -450,7 +450,7 @@ fn texts_that_do_not_fit_the_model_are_cut_evenly_and_marked() {
     let job = reduce(&work, &input, "text.txt", 16).args(["--max-tokens", "200"]);
     // Answers of the simulator are some 64 tokens: 16 of them are more than 700 tokens of three bytes.
     let job = job.args(["--max-context", "1000", "--buffer", "100"]);
-    job.ranks(2).run().with_code(0).says("groups had texts that were cut to fit", 1);
+    job.ranks(2).run().with_code(0).says("groups had texts truncated to fit", 1);
     let tree = tree(&work, "text.txt");
     assert!(tree[&(1, 0)]["cut"].as_u64().unwrap() > 0, "{:?}", tree[&(1, 0)]);
     assert!(tree[&(1, 0)]["prompt_bytes"].as_u64().unwrap() <= (1000 - 100 - 8) * 3);

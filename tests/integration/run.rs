@@ -294,7 +294,7 @@ fn answers_are_not_written_over_prompts_nor_read_as_prompts() {
     for input in [folder, file] {
         for ranks in [1, 2] {
             let job = work.run_to(input, "all/a.jsonl").arg("--overwrite").ranks(ranks);
-            job.run().with_code(5).complains("answers would be written over it");
+            job.run().with_code(5).complains("the answers would overwrite it");
             assert_eq!(std::fs::read(file).unwrap(), before);
             assert!(!work.has("all/a.jsonl.run"));
         }
@@ -562,12 +562,12 @@ fn plan_shows_what_a_run_would_do() {
     let plan = Job::of("plan").args([&*input, "--output", &output, "--temperature", "0.5"]);
     let plan = plan.env("AURORA_SWARM_MAX_TOKENS", "99").run().with_code(0);
     for words in [
-        "5 prompts in 1 files",
+        "5 prompts in 1 file",
         "0: why",
         "temperature = 0.5 (flag --temperature)",
         "AURORA_SWARM_MAX_TOKENS",
         "at most 495 of answers",
-        "run would begin: no run is there yet, and 5 prompts would be asked",
+        "run would start: no run exists yet, and 5 prompts would be sent",
     ] {
         assert!(plan.out.contains(words), "{words}\n{}", plan.out);
     }
@@ -643,7 +643,7 @@ fn a_server_that_never_starts_does_not_keep_the_others_waiting_and_a_late_one_jo
     assert!(work.fleet.seen(1).served > 100, "the late server joined");
     let job = work.run_to(&input, "all.jsonl").args(["--endpoint", "http://127.0.0.1:9"]);
     let job = job.args(["--min-endpoints", "100%", "--ready-timeout", "2s"]);
-    job.run().with_code(6).complains("at least 3 are needed");
+    job.run().with_code(6).complains("3 endpoints have to be ready (--min-endpoints), but only 2");
 }
 
 #[test]
@@ -759,7 +759,7 @@ fn bad_rows_that_fail_are_counted_once() {
     let work = Work::instant(1);
     let input = work.file("rows.jsonl", "{\"prompt\":\"a\"}\n{\"prompt\":7}\n");
     let job = || work.run(&input).args(["--bad-rows", "fail"]).ranks(2);
-    job().run().with_code(3).says("failed: 1 with a row that cannot be read", 1);
-    job().run().with_code(3).says("nothing was asked", 1);
+    job().run().with_code(3).says("failed: 1 with an invalid row", 1);
+    job().run().with_code(3).says("nothing was sent", 1);
     assert_eq!(work.lines_on_disk("answers.jsonl"), 2);
 }

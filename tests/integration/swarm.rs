@@ -293,7 +293,7 @@ fn each_once() {
     let setup = setup().setting("retries", 1).setting("no-batch", true).folder(folder);
     let mut swarm = setup.start().expect("started");
     let seen = swarm.aggregate(made_up(90), Vec::<(u64, bool)>::new(), |seen, it| {
-        seen.push((it.place.index, it.said.is_ok()));
+        seen.push((it.place.index, it.outcome.is_ok()));
     });
     if let Some(mut seen) = seen.expect("merged") {
         seen.sort_unstable();

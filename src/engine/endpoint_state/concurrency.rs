@@ -24,7 +24,7 @@ pub(crate) struct ConcurrencyController {
     size: usize,
     mode: ControlMode,
     /// The most after a refusal.
-    limit: usize,
+    refusal_limit: usize,
     /// Where it was refused first: up to there it grows fast again, beyond slowly.
     refusal_ceiling: usize,
     /// In flight with which requests were admitted.
@@ -38,7 +38,7 @@ enum ControlMode {
     /// The size is given.
     Fixed,
     /// By what the server says.
-    Told(MetricsController),
+    ServerMetrics(MetricsController),
     /// By what comes back.
     Throughput(ThroughputController),
 }
@@ -96,9 +96,10 @@ impl ConcurrencyController {
     pub(crate) fn new(size: SizeMode, least: usize, told: bool) -> Self {
         let (size, steer) = match size {
             SizeMode::Fixed(size) => (size, ControlMode::Fixed),
-            SizeMode::Auto if told => {
-                (INITIAL_WINDOW.max(least), ControlMode::Told(MetricsController::default()))
-            }
+            SizeMode::Auto if told => (
+                INITIAL_WINDOW.max(least),
+                ControlMode::ServerMetrics(MetricsController::default()),
+            ),
             SizeMode::Auto => (
                 INITIAL_THROUGHPUT_WINDOW.max(least),
                 ControlMode::Throughput(ThroughputController::new()),
@@ -107,7 +108,7 @@ impl ConcurrencyController {
         Self {
             size,
             mode: steer,
-            limit: usize::MAX,
+            refusal_limit: usize::MAX,
             refusal_ceiling: usize::MAX,
             max_admitted: 0,
             answered: 0,
@@ -116,7 +117,7 @@ impl ConcurrencyController {
 
     /// Sequences in flight, at most.
     pub(crate) fn size(&self) -> usize {
-        self.size.min(self.limit)
+        self.size.min(self.refusal_limit)
     }
 
     /// The server does not say after all: what it brings has to do.
@@ -128,13 +129,13 @@ impl ConcurrencyController {
 
     /// Is it worth asking the server how it is?
     pub(crate) fn uses_server_metrics(&self) -> bool {
-        matches!(self.mode, ControlMode::Told(_))
+        matches!(self.mode, ControlMode::ServerMetrics(_))
     }
 
     /// How soon it wants to be told again.
     pub(crate) fn poll_interval(&self) -> Duration {
         match &self.mode {
-            ControlMode::Told(told) if told.is_steady => Duration::from_secs(1),
+            ControlMode::ServerMetrics(told) if told.is_steady => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         }
     }
@@ -153,13 +154,15 @@ impl ConcurrencyController {
         self.answered += sequences;
         // Twice as much with every round as long as it took that before; beyond, a little now and then: it should rarely
         // have to refuse.
-        let (rounds, more) = if self.limit < self.refusal_ceiling / 16 * 15 {
-            (1, self.limit)
+        let (rounds, more) = if self.refusal_limit < self.refusal_ceiling / 16 * 15 {
+            (1, self.refusal_limit)
         } else {
-            (4, (self.limit / 16).max(1))
+            (4, (self.refusal_limit / 16).max(1))
         };
-        if self.limit < usize::MAX && self.answered >= self.limit.saturating_mul(rounds) {
-            self.limit = self.limit.saturating_add(more);
+        if self.refusal_limit < usize::MAX
+            && self.answered >= self.refusal_limit.saturating_mul(rounds)
+        {
+            self.refusal_limit = self.refusal_limit.saturating_add(more);
             self.answered = 0;
         }
         if let ControlMode::Throughput(felt) = &mut self.mode {
@@ -175,10 +178,11 @@ impl ConcurrencyController {
             return;
         }
         let left = level.saturating_sub(sequences);
-        self.limit = self.limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
+        self.refusal_limit =
+            self.refusal_limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
         if self.answered > 0 || self.refusal_ceiling == usize::MAX {
             // (what is refused right after that is of the same fit, and says nothing of where the limit is)
-            self.refusal_ceiling = self.limit;
+            self.refusal_ceiling = self.refusal_limit;
         }
         self.answered = 0;
     }
@@ -192,7 +196,7 @@ impl ConcurrencyController {
         now: Instant,
     ) -> bool {
         let before = self.size;
-        if let ControlMode::Told(told) = &mut self.mode {
+        if let ControlMode::ServerMetrics(told) = &mut self.mode {
             self.size = told.next_size(self.size, sample, taken, list, now).clamp(1, MAX_WINDOW);
         }
         self.size != before

@@ -145,7 +145,7 @@ impl EndpointState {
     }
 
     /// It answered a request.
-    pub(super) fn answered(&mut self) {
+    pub(super) fn record_success(&mut self) {
         self.consecutive_faults = 0;
         self.probe_backoff = MIN_PROBE_BACKOFF;
         self.answered_since_up = true;
@@ -310,7 +310,7 @@ mod tests {
         let now = Instant::now();
         let mut server = test_server(now);
         assert!(!server.record_fault(now, false) && !server.record_fault(now, false));
-        server.answered();
+        server.record_success();
         assert!(!server.record_fault(now, false) && !server.record_fault(now, false));
         assert!(server.record_fault(now, false));
         assert!(!server.is_up() && !server.begin_due_probe(now));
@@ -331,7 +331,7 @@ mod tests {
             server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2)
                 && server.finish_probe(true, later)
         );
-        server.answered();
+        server.record_success();
         assert_eq!(server.free_permits(later), 8);
     }
 
@@ -357,7 +357,7 @@ mod tests {
             server.apply_backpressure(8, 1, now);
         }
         assert_eq!(server.throttled_until(now), Some(now + MAX_REFUSAL_BACKOFF));
-        server.answered();
+        server.record_success();
         server.apply_backpressure(8, 1, now + MAX_REFUSAL_BACKOFF);
         assert_eq!(server.throttled_until(now + MAX_REFUSAL_BACKOFF), None);
     }

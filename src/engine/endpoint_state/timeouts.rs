@@ -12,7 +12,7 @@ const SIZE_CLASSES: usize = 11;
 /// Requests of a size before its slowest hundredth means something.
 const MIN_P99_SAMPLES: u64 = 200;
 /// No limit is tightened below this: a server may be busy with something else for a while.
-const LEAST: Duration = Duration::from_secs(30);
+const MIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many times the slowest hundredth.
 const TIMEOUT_P99_FACTOR: u32 = 4;
 /// Milliseconds in a day: what takes longer is as good as never.
@@ -49,7 +49,7 @@ impl LatencyModel {
     /// The limit of a first try; none where too little was seen for one. A later try has the whole time: some answers
     /// are that long.
     pub(crate) fn tightened_timeout(&self, prompts: usize) -> Option<Duration> {
-        Some(LEAST.max(self.p99_latency(prompts)? * TIMEOUT_P99_FACTOR))
+        Some(MIN_TIMEOUT.max(self.p99_latency(prompts)? * TIMEOUT_P99_FACTOR))
     }
 
     /// What the slowest hundredth of this size took, at least; none where too little was seen.
@@ -103,7 +103,7 @@ mod tests {
         assert!((370..=410).contains(&limit), "{limit}");
         assert_eq!(patience.tightened_timeout(64), None, "another size");
         (0..MIN_P99_SAMPLES).for_each(|_| patience.record_latency(64, Duration::from_millis(20)));
-        assert_eq!(patience.tightened_timeout(64), Some(LEAST));
+        assert_eq!(patience.tightened_timeout(64), Some(MIN_TIMEOUT));
         assert_eq!(patience.p50_latency(70), Some(Duration::from_millis(20)));
         patience.record_latency(usize::MAX, Duration::MAX);
     }

@@ -40,7 +40,7 @@ impl Default for LengthEstimates {
 impl LengthEstimates {
     /// An answer of so many tokens.
     pub(crate) fn record_answer(&mut self, class: LengthClass, tokens: u64) {
-        let shown = &mut self.observed[class.number()];
+        let shown = &mut self.observed[class.class_index()];
         shown.answers += 1;
         shown.tokens += tokens;
         self.answers_since_sort += 1;
@@ -58,7 +58,7 @@ impl LengthEstimates {
     /// Where nothing was shown yet, an answer is taken to be as long as its prompt: often wrong, and as good as any other
     /// order where it is.
     fn expected_tokens(&self, class: LengthClass) -> f64 {
-        let shown = self.observed[class.number()];
+        let shown = self.observed[class.class_index()];
         if class.is_exact() || shown.answers < MIN_OBSERVED_ANSWERS {
             class.typical_length()
         } else {

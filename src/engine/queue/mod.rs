@@ -95,7 +95,7 @@ pub(super) struct TaskQueue {
     /// Halves of a refused list: sent as they are, and first.
     split_batches: VecDeque<Batch>,
     delayed_batches: BinaryHeap<DelayedBatch>,
-    count: usize,
+    task_count: usize,
     /// Of these: never sent.
     never_sent_count: usize,
     text_bytes: usize,
@@ -113,7 +113,7 @@ struct DelayedBatch {
 impl TaskQueue {
     /// Tasks here, waiting ones included.
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.task_count
     }
 
     /// Tasks here that were never sent.
@@ -133,7 +133,7 @@ impl TaskQueue {
         let text = prompt.input.as_str();
         let class = LengthClass::of(text.len(), |name| shared.params.get(name));
         let number = self.last_arrival_number;
-        let long = PrefixKeys::of(text).levels() > 0;
+        let long = PrefixKeys::of(text).level_count() > 0;
         let belongs = self.prefix_index.add_prompt(number, text);
         let task = PromptTask {
             prompt,
@@ -196,13 +196,13 @@ impl TaskQueue {
     }
 
     /// When the next waiting tasks are due.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn next_release(&self) -> Option<Instant> {
         self.delayed_batches.peek().map(|it| it.due_at)
     }
 
     /// What waited until `now` may be sent from here on.
     pub(super) fn release_due(&mut self, now: Instant) {
-        while self.due().is_some_and(|due| due <= now) {
+        while self.next_release().is_some_and(|due| due <= now) {
             if let Some(DelayedBatch { batch, .. }) = self.delayed_batches.pop() {
                 self.subtract_counts(&batch.tasks);
                 self.requeue_first(batch);
@@ -222,7 +222,7 @@ impl TaskQueue {
 
     /// The next request for an endpoint. Nothing where no task is for this endpoint (tasks that failed here wait for
     /// another, if there is one), or its permits do not suffice.
-    pub(super) fn cut(&mut self, room: EndpointCapacity) -> Option<Batch> {
+    pub(super) fn next_batch(&mut self, room: EndpointCapacity) -> Option<Batch> {
         let shunned =
             |task: &PromptTask| room.has_alternatives && task.avoid_endpoint == Some(room.endpoint);
         let fits = |half: &Batch| half.permit_count() <= room.free_permits || room.is_idle;
@@ -294,7 +294,7 @@ impl TaskQueue {
         home: BucketId,
         first: bool,
     ) -> TaskKey {
-        self.count += 1;
+        self.task_count += 1;
         self.never_sent_count += usize::from(task.attempts == 0);
         self.text_bytes += task.prompt.input.as_str().len();
         let level = self.priority_levels.entry(Reverse(task.prompt.priority)).or_default();
@@ -315,14 +315,14 @@ impl TaskQueue {
     }
 
     fn add_counts(&mut self, batch: &Batch) {
-        self.count += batch.tasks.len();
+        self.task_count += batch.tasks.len();
         self.never_sent_count += count_never_sent(&batch.tasks);
         self.text_bytes +=
             batch.tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }
 
     fn subtract_counts(&mut self, tasks: &[PromptTask]) {
-        self.count -= tasks.len();
+        self.task_count -= tasks.len();
         self.never_sent_count -= count_never_sent(tasks);
         self.text_bytes -= tasks.iter().map(|it| it.prompt.input.as_str().len()).sum::<usize>();
     }

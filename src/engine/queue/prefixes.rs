@@ -54,7 +54,7 @@ impl PrefixIndex {
     /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
     pub(crate) fn add_prompt(&mut self, number: u64, text: &str) -> PrefixMembership {
         let beginnings = PrefixKeys::of(text);
-        if beginnings.levels() == 0 {
+        if beginnings.level_count() == 0 {
             return PrefixMembership::Ungrouped;
         }
         if self.entries.len() >= MAX_PREFIXES {

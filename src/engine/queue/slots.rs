@@ -80,7 +80,7 @@ impl TaskSlotMap {
         (*number == slot.generation && held.bucket == home).then_some(held)
     }
 
-    fn take(&mut self, slot: TaskKey) -> Option<QueuedTask> {
+    fn remove_task(&mut self, slot: TaskKey) -> Option<QueuedTask> {
         let place = self.slots.get_mut(slot.place)?;
         let (_, held) = place.take_if(|(number, _)| *number == slot.generation)?;
         self.free_indexes.push(slot.place);
@@ -198,7 +198,7 @@ impl TaskBucket {
             match rack.get_in_bucket(slot, home) {
                 Some(held) if shunned(&held.task) => stay.push(slot),
                 Some(_) => {
-                    into.extend(rack.take(slot).map(|held| held.task));
+                    into.extend(rack.remove_task(slot).map(|held| held.task));
                     self.live_count -= 1;
                     wanted -= 1;
                 }

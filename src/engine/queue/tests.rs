@@ -44,7 +44,7 @@ fn batch_indexes(batch: &Batch) -> Vec<u64> {
 
 fn cut(stock: &mut TaskQueue, endpoint: usize, free: usize, most: usize) -> Vec<u64> {
     stock
-        .cut(capacity_of(endpoint, free, most))
+        .next_batch(capacity_of(endpoint, free, most))
         .map(|batch| batch_indexes(&batch))
         .unwrap_or_default()
 }
@@ -53,7 +53,7 @@ fn cut(stock: &mut TaskQueue, endpoint: usize, free: usize, most: usize) -> Vec<
 fn halves_of_a_refused_batch_stay_whole_and_go_first() {
     let mut stock = TaskQueue::default();
     (0..6).for_each(|index| stock.add_prompt(short_prompt(index), &test_policy()));
-    let list = stock.cut(capacity_of(0, 8, 4)).expect("a list");
+    let list = stock.next_batch(capacity_of(0, 8, 4)).expect("a list");
     assert_eq!(batch_indexes(&list), [0, 1, 2, 3]);
     list.into_halves().into_iter().for_each(|half| stock.requeue_split(half));
     assert_eq!(stock.len(), 6);
@@ -67,25 +67,25 @@ fn halves_of_a_refused_batch_stay_whole_and_go_first() {
 fn a_failed_task_prefers_another_endpoint() {
     let mut stock = TaskQueue::default();
     stock.add_prompt(short_prompt(0), &test_policy());
-    let mut batch = stock.cut(capacity_of(3, 8, 4)).expect("a list");
+    let mut batch = stock.next_batch(capacity_of(3, 8, 4)).expect("a list");
     batch.tasks[0].avoid_endpoint = Some(3);
     stock.requeue_first(batch);
     let others =
         |endpoint| EndpointCapacity { has_alternatives: true, ..capacity_of(endpoint, 8, 4) };
-    assert_eq!(stock.cut(others(3)), None);
-    assert!(stock.cut(others(4)).is_some());
+    assert_eq!(stock.next_batch(others(3)), None);
+    assert!(stock.next_batch(others(4)).is_some());
 }
 
 #[test]
 fn delayed_tasks_are_released_when_due() {
     let (mut stock, now) = (TaskQueue::default(), Instant::now());
     stock.add_prompt(short_prompt(0), &test_policy());
-    let batch = stock.cut(capacity_of(0, 1, 1)).expect("a list");
+    let batch = stock.next_batch(capacity_of(0, 1, 1)).expect("a list");
     stock.requeue_delayed(now + Duration::from_secs(1), batch);
     stock.release_due(now);
-    assert_eq!((stock.cut(capacity_of(0, 1, 1)), stock.len()), (None, 1));
+    assert_eq!((stock.next_batch(capacity_of(0, 1, 1)), stock.len()), (None, 1));
     stock.release_due(now + Duration::from_secs(1));
-    assert!(stock.cut(capacity_of(0, 1, 1)).is_some());
+    assert!(stock.next_batch(capacity_of(0, 1, 1)).is_some());
 }
 
 #[test]
@@ -195,7 +195,7 @@ proptest! {
         let mut priorities = Vec::new();
         for turn in 0.. {
             let room = EndpointCapacity { is_idle: true, ..capacity_of(turn % endpoints, free, most) };
-            let Some(batch) = stock.cut(room) else { break };
+            let Some(batch) = stock.next_batch(room) else { break };
             prop_assert!(batch.tasks.len() <= most);
             prop_assert!(batch.permit_count() <= free || batch.tasks.len() == 1);
             let shared = |task: &PromptTask| task.prompt.params == batch.tasks[0].prompt.params;
@@ -220,14 +220,14 @@ fn no_task_goes_out_with_anothers_parameters() {
     stock.add_prompt(test_prompt(0, &text("a", 0), &own(1)), &policy);
     stock.add_prompt(test_prompt(1, &text("a", 1), &own(1)), &policy);
     // The family goes first; its slots are free now.
-    let family = stock.cut(capacity_of(0, 2, 2)).expect("the family");
+    let family = stock.next_batch(capacity_of(0, 2, 2)).expect("the family");
     assert_eq!(batch_indexes(&family), [0, 1]);
     // C has another group's parameters; D is of A's group.
     stock.add_prompt(test_prompt(2, &text("c", 2), &own(2)), &policy);
     stock.add_prompt(test_prompt(3, &text("d", 3), &own(2)), &policy);
     stock.add_prompt(test_prompt(4, &text("e", 4), &own(1)), &policy);
     let mut seen = Vec::new();
-    while let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
+    while let Some(batch) = stock.next_batch(capacity_of(0, 8, 1)) {
         for task in &batch.tasks {
             seen.push((
                 task.prompt.index,
@@ -254,14 +254,14 @@ fn no_task_is_stranded_when_its_slot_is_reused() {
     };
     stock.add_prompt(with(0, "a", 1), &policy);
     stock.add_prompt(with(1, "a", 1), &policy);
-    assert_eq!(stock.cut(capacity_of(0, 2, 2)).expect("the family").tasks.len(), 2);
+    assert_eq!(stock.next_batch(capacity_of(0, 2, 2)).expect("the family").tasks.len(), 2);
     // slot 1 then slot 0 are free: the second low one gets slot 0, which still stands in the high level's queue
     stock.add_prompt(with(2, "b", 0), &policy);
     stock.add_prompt(with(3, "c", 0), &policy);
     stock.add_prompt(with(4, "d", 1), &policy);
     let mut seen = Vec::new();
     for _ in 0..10 {
-        if let Some(batch) = stock.cut(capacity_of(0, 8, 1)) {
+        if let Some(batch) = stock.next_batch(capacity_of(0, 8, 1)) {
             seen.extend(batch_indexes(&batch));
         }
     }
@@ -272,7 +272,7 @@ fn no_task_is_stranded_when_its_slot_is_reused() {
 fn a_half_whose_tasks_failed_at_different_endpoints_is_still_sent() {
     let mut stock = TaskQueue::default();
     (0..2).for_each(|index| stock.add_prompt(short_prompt(index), &test_policy()));
-    let mut batch = stock.cut(capacity_of(0, 8, 4)).expect("a list");
+    let mut batch = stock.next_batch(capacity_of(0, 8, 4)).expect("a list");
     batch.tasks[0].avoid_endpoint = Some(0);
     batch.tasks[1].avoid_endpoint = Some(1);
     stock.requeue_split(batch);
@@ -281,5 +281,5 @@ fn a_half_whose_tasks_failed_at_different_endpoints_is_still_sent() {
         is_idle: true,
         ..capacity_of(endpoint, 8, 4)
     };
-    assert!(stock.cut(others(0)).is_some() || stock.cut(others(1)).is_some());
+    assert!(stock.next_batch(others(0)).is_some() || stock.next_batch(others(1)).is_some());
 }

@@ -158,7 +158,7 @@ impl Scheduler {
         let up = self.servers.iter().filter(|it| it.is_up()).count();
         let tokens = reply.answers.iter().flatten().map(answer_tokens).sum();
         let it = &mut self.servers[server];
-        it.answered();
+        it.record_success();
         it.window.record_admitted(level, batch.permit_count(), tokens, full, now);
         it.batch_sizer.record_answers(batch.tasks.len(), up, now);
         it.latency.record_latency(batch.tasks.len(), reply.elapsed);
@@ -244,14 +244,14 @@ impl Scheduler {
         debug!(endpoint = %url, prompts = batch.tasks.len(), ?fault, "a request failed");
         match fault {
             RequestFault::Prompt { .. } | RequestFault::ListTooLong if batch.tasks.len() > 1 => {
-                self.servers[server].answered();
+                self.servers[server].record_success();
                 if fault == RequestFault::ListTooLong {
                     self.servers[server].lower_batch_limit(batch.tasks.len());
                 }
                 batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));
             }
             RequestFault::Prompt { too_long, message: what, status } => {
-                self.servers[server].answered();
+                self.servers[server].record_success();
                 let kind = if too_long { FailureKind::TooLong } else { FailureKind::Refused };
                 self.fail_batch(back, batch, kind, &what, Some(status));
             }
@@ -260,14 +260,14 @@ impl Scheduler {
                 self.fail_batch(back, batch, FailureKind::BadRequest, what, Some(400));
             }
             RequestFault::Request { message: what, status } => {
-                self.servers[server].answered();
+                self.servers[server].record_success();
                 let status = Some(status).filter(|&status| status > 0);
                 self.fail_batch(back, batch, FailureKind::BadRequest, &what, status);
             }
-            RequestFault::TooManyTokens { left, message: what } => {
+            RequestFault::TooManyTokens { tokens_left: left, message: what } => {
                 self.reduce_max_tokens(back, batch, left, &what)
             }
-            RequestFault::Busy { after } => {
+            RequestFault::Busy { retry_after: after } => {
                 self.servers[server].apply_backpressure(level, batch.permit_count(), now);
                 // A server that names hours is asked again in a minute: it may have been another's hour.
                 let wait = after.unwrap_or_default().min(MAX_RETRY_AFTER);
@@ -302,7 +302,7 @@ impl Scheduler {
         left: u64,
         what: &str,
     ) {
-        self.servers[back.server].answered();
+        self.servers[back.server].record_success();
         let asked = batch.params.params.number("max_tokens");
         if batch.tasks.len() > 1 {
             batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));

@@ -104,7 +104,7 @@ mod tests {
         Prompt, PromptAnswer, PromptFailure, PromptId, PromptInput, RequestParams, RowHash,
     };
 
-    fn settled(kind: Option<FailureKind>) -> PromptResult {
+    fn result_of_kind(kind: Option<FailureKind>) -> PromptResult {
         let prompt = Prompt {
             index: 0,
             id: PromptId::from_index(0),
@@ -129,16 +129,16 @@ mod tests {
     #[test]
     fn failures_of_one_kind_are_held_until_another_outcome() {
         let (mut alike, mut out) = (FailFast::new(3), Vec::new());
-        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
-        alike.filter_outcome(settled(Some(FailureKind::TooLong)), &mut out);
+        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(result_of_kind(Some(FailureKind::TooLong)), &mut out);
         assert_eq!((out.len(), alike.check_threshold(false)), (1, None));
         assert_eq!(
             alike.check_threshold(true),
             Some((1, "no such knob".into())),
             "there will be no more"
         );
-        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
-        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
         assert_eq!(
             (out.len(), alike.check_threshold(false)),
             (1, Some((3, "no such knob".into())))
@@ -155,9 +155,9 @@ mod tests {
                 && alike.should_hold_requests(8, Duration::ZERO)
         );
         assert!(!alike.should_hold_requests(8, STARTUP_HOLD), "answers take longer than refusals");
-        alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
+        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
         assert!(alike.should_hold_requests(8, STARTUP_HOLD));
-        alike.filter_outcome(settled(None), &mut out);
+        alike.filter_outcome(result_of_kind(None), &mut out);
         assert!(!alike.should_hold_requests(8, Duration::ZERO));
     }
 
@@ -165,11 +165,11 @@ mod tests {
     fn an_answer_or_another_failure_disarms_fail_fast() {
         for other in [None, Some(FailureKind::Refused)] {
             let (mut alike, mut out) = (FailFast::new(2), Vec::new());
-            alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out);
-            alike.filter_outcome(settled(other), &mut out);
+            alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+            alike.filter_outcome(result_of_kind(other), &mut out);
             assert_eq!(out.len(), 2);
             (0..5).for_each(|_| {
-                alike.filter_outcome(settled(Some(FailureKind::BadRequest)), &mut out)
+                alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out)
             });
             assert_eq!((out.len(), alike.check_threshold(true)), (7, None));
         }

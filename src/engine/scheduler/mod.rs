@@ -334,7 +334,7 @@ impl Scheduler {
             is_idle: it.permits_taken == 0,
             has_alternatives: up > 1,
         };
-        self.queue.cut(room)
+        self.queue.next_batch(room)
     }
 
     fn withholds_from_endpoint(&mut self, server: usize, waiting: usize, now: Instant) -> bool {
@@ -455,7 +455,7 @@ impl Scheduler {
             .then_some(self.next_hedge_check);
         let withheld = self.tail_withheld.map(|_| now + hedging::HEDGE_INTERVAL);
         let filled = self.batch_fill_since.map(|since| since + self.policy.max_batch_wait);
-        let all = probes.chain(loads).chain(self.queue.due()).chain(given_back);
+        let all = probes.chain(loads).chain(self.queue.next_release()).chain(given_back);
         let all = all
             .chain(telling)
             .chain(copies)

@@ -14,7 +14,7 @@ use crate::domain::{EndpointSnapshot, Prompt, PromptResult, Tally, Timeline};
 use crate::engine::{EngineCommand, EngineEvent, EngineExit, endpoint_state::EndpointState};
 
 /// Often enough for pictures, seldom enough to cost nothing: the loop goes round thousands of times a second.
-const EVERY: Duration = Duration::from_millis(20);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What was seen so far.
 #[derive(Debug)]
@@ -54,7 +54,8 @@ impl Scheduler {
 
     /// Looks at all endpoints, if it is time: they stood since the last look as they stand now.
     pub(crate) fn sample_if_due(&mut self, now: Instant) {
-        if self.observer.elapsed_ms(now) >= self.observer.last_sample_ms + EVERY.as_millis() as u64
+        if self.observer.elapsed_ms(now)
+            >= self.observer.last_sample_ms + SAMPLE_INTERVAL.as_millis() as u64
         {
             self.look(now);
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns the requirements on a header. Rows are parsed in `row/mod.rs`.
 
-use super::suggest::suggest_column;
+use super::suggest::describe_missing_prompt;
 use crate::input::{
     InputFormat,
     records::{InputRecord, split_fields},
@@ -22,13 +22,10 @@ pub(crate) fn parse_header(
         split_fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
     let twice = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
     if let Some((_, name)) = twice {
-        return Err(format!("the header names the column {name:?} twice"));
+        return Err(format!("the header has two columns named `{name}`"));
     }
     if !template && !columns.iter().any(|name| name == "prompt") {
-        let hint = suggest_column("prompt", &columns);
-        return Err(format!(
-            "the header has no column \"prompt\"{hint}; rename it, or give a template"
-        ));
+        return Err(describe_missing_prompt("`prompt`", &columns));
     }
     Ok(columns)
 }

@@ -28,6 +28,9 @@ use object::{
 use params::{RowOptions, is_request_field};
 use template::{ITEM_COLUMN, PromptTemplate, TemplateFillError};
 
+/// Beginning of the reason why a row is invalid that is not JSON at all.
+pub(crate) const NOT_JSON: &str = "not JSON";
+
 /// Parser for the rows of one file.
 pub(crate) struct RowParser<'f> {
     pub format: InputFormat,
@@ -42,10 +45,10 @@ pub(crate) struct ParsedRow<'a> {
     /// The row's own id, if it has one.
     pub name: Option<RowId<'a>>,
     pub input: RowInput<'a>,
-    pub given: RowOptions<'a>,
+    pub options: RowOptions<'a>,
     pub route: Option<Route>,
     /// The whole row as a JSON object, if it is kept for the answer.
-    pub whole: Option<String>,
+    pub whole_row: Option<String>,
 }
 
 /// The id that a row gives itself.
@@ -77,10 +80,10 @@ impl ParsedRow<'_> {
                 RowInput::Text(text) => PromptInput::Text(text.into_owned()),
                 RowInput::Messages(json) => PromptInput::Messages(json.into_owned()),
             },
-            params: self.given.params,
+            params: self.options.params,
             route: self.route,
-            priority: self.given.priority,
-            row: self.whole,
+            priority: self.options.priority,
+            row: self.whole_row,
             row_hash: hash,
         }
     }
@@ -183,7 +186,7 @@ impl RowParser<'_> {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
-        Ok(ParsedRow { whole, ..ParsedRow::of(RowInput::Text(ask)) })
+        Ok(ParsedRow { whole_row: whole, ..ParsedRow::of(RowInput::Text(ask)) })
     }
 
     fn parse_json<'a>(&self, text: &'a str) -> Result<ParsedRow<'a>, RejectedRow> {
@@ -193,11 +196,7 @@ impl RowParser<'_> {
             return self.line(text.into()).map_err(bad);
         }
         if !text.starts_with('{') {
-            return Err(bad(format!(
-                "a row is an object or a string, this is {}",
-                json_kind(text)
-            )
-            .into()));
+            return Err(bad(describe_non_row(text).into()));
         }
         let members = JsonMembers::parse(text).map_err(|why| bad(why.into()))?;
         let table = self.format == InputFormat::Parquet;
@@ -216,7 +215,7 @@ impl RowParser<'_> {
         let whole = || check_escapes(text).map(|()| to_one_line(text).into_owned());
         let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
         match row {
-            Ok(row) => Ok(ParsedRow { name, whole, ..row }),
+            Ok(row) => Ok(ParsedRow { name, whole_row: whole, ..row }),
             Err(fault) => Err(self.reject_row(name, fault)),
         }
     }
@@ -233,7 +232,7 @@ impl RowParser<'_> {
             }
             _ => parse_input(members, "the row")?,
         };
-        Ok(ParsedRow { given, ..ParsedRow::of(ask) })
+        Ok(ParsedRow { options: given, ..ParsedRow::of(ask) })
     }
 
     /// Parses `params`: a JSON object, or its text in a table.
@@ -254,15 +253,10 @@ impl RowParser<'_> {
     ) -> Result<ParsedRow<'a>, RowFault> {
         let table = self.format == InputFormat::Parquet;
         if !table && members.get("messages").is_some() {
-            return Err(
-                "it has messages, which a template has no place for; leave out one of the two"
-                    .into(),
-            );
+            return Err("the row has `messages`, which cannot be combined with a template".into());
         }
         if !table && BATCH_FIELDS.iter().all(|name| members.get(name).is_some()) {
-            return Err(
-                "it is an OpenAI batch row, which has its prompt; leave out the template".into()
-            );
+            return Err("an OpenAI batch row cannot be combined with a template".into());
         }
         let given = self.parse_params(members)?;
         // NaN in a table becomes null in JSON, which counts as a missing value.
@@ -277,7 +271,7 @@ impl RowParser<'_> {
             value => Ok(value),
         };
         let prompt = self.fill_template(column, || members.member_names())?.unwrap_or_default();
-        Ok(ParsedRow { given, ..ParsedRow::of(RowInput::Text(Cow::Owned(prompt))) })
+        Ok(ParsedRow { options: given, ..ParsedRow::of(RowInput::Text(Cow::Owned(prompt))) })
     }
 
     fn parse_table_record<'a>(
@@ -289,8 +283,10 @@ impl RowParser<'_> {
         let name = name.map(|text| RowId { text: text.clone(), json: None });
         let bad = |fault: RowFault| self.reject_row(name.clone(), fault);
         if values.len() != self.columns.len() {
-            let (has, wants) = (values.len(), self.columns.len());
-            return Err(bad(format!("it has {has} fields and the header {wants}").into()));
+            let (found, expected) = (values.len(), self.columns.len());
+            let fields = if found == 1 { "field" } else { "fields" };
+            let why = format!("the row has {found} {fields}, but the header has {expected}");
+            return Err(bad(why.into()));
         }
         let params = place("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
         let given = parse_options(params).map_err(bad)?.into_owned();
@@ -309,7 +305,12 @@ impl RowParser<'_> {
             Some(prompt) => prompt.into(),
             None => place("prompt").map(|at| values[at].clone()).unwrap_or_default(),
         };
-        Ok(ParsedRow { name, given, whole, ..ParsedRow::of(RowInput::Text(prompt)) })
+        Ok(ParsedRow {
+            name,
+            options: given,
+            whole_row: whole,
+            ..ParsedRow::of(RowInput::Text(prompt))
+        })
     }
 
     /// Returns the names of the columns that are neither prompt, id, parameters nor used by the template.
@@ -353,14 +354,20 @@ impl RowParser<'_> {
 }
 
 impl<'a> From<RowRequest<'a>> for ParsedRow<'a> {
-    fn from(RowRequest { input: ask, given, route }: RowRequest<'a>) -> Self {
-        ParsedRow { given, route, ..ParsedRow::of(ask) }
+    fn from(RowRequest { input: ask, options: given, route }: RowRequest<'a>) -> Self {
+        ParsedRow { options: given, route, ..ParsedRow::of(ask) }
     }
 }
 
 impl<'a> ParsedRow<'a> {
     fn of(ask: RowInput<'a>) -> Self {
-        Self { name: None, input: ask, given: RowOptions::default(), route: None, whole: None }
+        Self {
+            name: None,
+            input: ask,
+            options: RowOptions::default(),
+            route: None,
+            whole_row: None,
+        }
     }
 }
 
@@ -379,6 +386,18 @@ fn display_text(json: &str) -> Result<Cow<'_, str>, String> {
         decode_string(json)
     } else {
         check_escapes(json).map(|()| compact_json(json))
+    }
+}
+
+/// Describes a row that is neither an object nor a string.
+fn describe_non_row(text: &str) -> String {
+    match json_kind(text) {
+        "invalid JSON" => {
+            let start: String = text.chars().take(24).collect();
+            let more = if start.len() < text.len() { "…" } else { "" };
+            format!("{NOT_JSON}: {start:?}{more}")
+        }
+        kind => format!("a row must be an object or a string, found {kind}"),
     }
 }
 

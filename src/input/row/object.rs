@@ -29,7 +29,7 @@ impl RowInput<'_> {
 /// The request that an object describes.
 pub(crate) struct RowRequest<'a> {
     pub input: RowInput<'a>,
-    pub given: RowOptions<'a>,
+    pub options: RowOptions<'a>,
     pub route: Option<Route>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<RowReque
     }
     given.check_consistency()?;
     let ask = parse_input(members, "the row")?;
-    Ok(RowRequest { input: ask, given, route: None })
+    Ok(RowRequest { input: ask, options: given, route: None })
 }
 
 /// Parses an OpenAI batch row, whose body is a request.
@@ -77,7 +77,7 @@ pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<RowReques
         given.put_field(name, json)?;
     }
     given.check_consistency()?;
-    Ok(RowRequest { input: ask, given, route: Some(route) })
+    Ok(RowRequest { input: ask, options: given, route: Some(route) })
 }
 
 fn parse_batch_route(members: &JsonMembers<'_>) -> Result<Route, String> {

@@ -177,7 +177,7 @@ mod tests {
             "priority": -3, "stream": true, "stream_options": {"x": 1}, "model": "m", "new_one": {"z": 1, "a": 2}}"#;
         let given = given(json).unwrap();
         let wanted = r#"{"max_tokens":512,"new_one":{"z":1,"a":2},"seed":18446744073709551615,"stop":["a b"]}"#;
-        assert_eq!(given.params.json(), wanted);
+        assert_eq!(given.params.to_json(), wanted);
         assert_eq!((given.priority, given.streams, given.model.as_deref()), (-3, true, Some("m")));
     }
 

@@ -70,7 +70,7 @@ pub(crate) enum ScanStop {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SystemError {
     code: Option<i32>,
-    words: String,
+    message: String,
 }
 
 impl InputChunk {
@@ -130,7 +130,7 @@ impl ChunkScan {
             template: template.as_ref(),
             keep_row: rules.keep_row,
         };
-        self.rows(&mut records, &form, rules)?;
+        self.read_rows(&mut records, &form, rules)?;
         self.columns = columns;
         self.lines = records.line_count();
         let (file, read, blocks) = records.into_inner().finish();
@@ -142,7 +142,7 @@ impl ChunkScan {
         }
     }
 
-    fn rows(
+    fn read_rows(
         &mut self,
         records: &mut RecordReader<HashingReader>,
         form: &RowParser<'_>,
@@ -164,14 +164,14 @@ impl ChunkScan {
     fn add_good_row(&mut self, row: &ParsedRow<'_>, index: u64, at: FileLine, rules: &InputRules) {
         self.coverage.mark_all_found();
         if let Some(name) = &row.name {
-            self.name(&name.text, index, rules);
+            self.add_id(&name.text, index, rules);
         }
-        if let (Some(model), false) = (&row.given.model, rules.ignore_row_model) {
-            self.models.add(model, at, rules.model.as_deref());
+        if let (Some(model), false) = (&row.options.model, rules.ignore_row_model) {
+            self.models.add_model(model, at, rules.model.as_deref());
         }
         self.totals.add_row(row, at);
-        let param = |name: &str| row.given.params.get(name).or(rules.defaults.get(name));
-        self.keys.add_row(row.input.as_str(), row.given.priority, param);
+        let param = |name: &str| row.options.params.get(name).or(rules.defaults.get(name));
+        self.keys.add_row(row.input.as_str(), row.options.priority, param);
         self.first_good.get_or_insert(index);
     }
 
@@ -184,7 +184,7 @@ impl ChunkScan {
     ) {
         let RejectedRow { name, id, reason: why, missing: lacks, columns } = bad;
         if let Some(name) = name {
-            self.name(&name, index, rules);
+            self.add_id(&name, index, rules);
         }
         if !lacks.is_empty() {
             self.coverage.mark_missing(&lacks, columns);
@@ -197,7 +197,7 @@ impl ChunkScan {
         }
     }
 
-    fn name(&mut self, text: &str, index: u64, rules: &InputRules) {
+    fn add_id(&mut self, text: &str, index: u64, rules: &InputRules) {
         if rules.duplicate_ids == DuplicateIdAction::Refuse {
             self.ids.add(text, index);
         }
@@ -259,12 +259,12 @@ impl ScanStop {
 
 impl From<io::Error> for SystemError {
     fn from(error: io::Error) -> Self {
-        Self { code: error.raw_os_error(), words: error.to_string() }
+        Self { code: error.raw_os_error(), message: error.to_string() }
     }
 }
 
 impl From<SystemError> for io::Error {
-    fn from(SystemError { code, words }: SystemError) -> Self {
+    fn from(SystemError { code, message: words }: SystemError) -> Self {
         code.map_or_else(|| Self::other(words), Self::from_raw_os_error)
     }
 }

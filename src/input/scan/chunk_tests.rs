@@ -30,7 +30,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
         source,
         table,
         keys,
-        first,
+        first_prompt: first,
         data_columns: data,
         row_model,
         notes,

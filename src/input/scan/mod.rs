@@ -45,7 +45,7 @@ pub struct ScannedInput {
     /// The keys that determine the order of work, kept by rank 0.
     pub keys: SortKeys,
     /// The first valid prompt, with its template filled in.
-    pub first: Option<Prompt>,
+    pub first_prompt: Option<Prompt>,
     /// Names of the columns of that row that are neither prompt, id nor parameters.
     pub data_columns: Vec<String>,
     /// The model that rows name; `None` if no row names one or row models are ignored.
@@ -223,7 +223,7 @@ impl<'i> InputScan<'i> {
             source,
             table,
             keys,
-            first,
+            first_prompt: first,
             data_columns: data,
             row_model,
             notes,

@@ -36,7 +36,7 @@ impl PrefixHashes {
     )]
     pub(crate) fn add(&mut self, text: &str) -> bool {
         let beginnings = PrefixKeys::of(text);
-        let levels = beginnings.levels();
+        let levels = beginnings.level_count();
         if levels > 0 {
             self.level_counts.push(levels as u8);
             self.all.extend(beginnings.map(|beginning| xxh3_64(beginning) as u32));
@@ -60,7 +60,7 @@ impl PrefixHashes {
             let turns = count.div_ceil(SORT_BATCH) as u64;
             for turn in 0..turns {
                 let mut alike: Vec<(u32, u32)> = self
-                    .at(level)
+                    .hashes_at_level(level)
                     .filter(|&(hash, row)| {
                         (u64::from(hash) * turns) >> 32 == turn && families[row as usize] == 0
                     })
@@ -79,7 +79,7 @@ impl PrefixHashes {
     }
 
     /// Returns the hashes at a level, each with the number of its row among the long ones.
-    fn at(&self, level: usize) -> impl Iterator<Item = (u32, u32)> {
+    fn hashes_at_level(&self, level: usize) -> impl Iterator<Item = (u32, u32)> {
         let mut begin = 0;
         (0..).zip(&self.level_counts).filter_map(move |(row, &levels)| {
             let its = &self.all[begin..begin + usize::from(levels)];

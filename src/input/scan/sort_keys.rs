@@ -110,7 +110,7 @@ impl SortKeys {
     }
 
     /// Returns the number of prefix groups.
-    pub(crate) fn families(&self) -> usize {
+    pub(crate) fn group_count(&self) -> usize {
         self.prefix_groups.iter().max().map_or(0, |&last| last as usize)
     }
 

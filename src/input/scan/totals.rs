@@ -57,7 +57,7 @@ impl RowTotals {
             RowInput::Messages(_) => self.messages += 1,
         }
         self.batch_rows += u64::from(row.route.is_some());
-        if row.given.streams {
+        if row.options.streams {
             self.streams.record_at(at);
         }
     }
@@ -92,7 +92,7 @@ impl OccurrenceCount {
 }
 
 impl RowModels {
-    pub(crate) fn add(&mut self, model: &str, at: FileLine, job: Option<&str>) {
+    pub(crate) fn add_model(&mut self, model: &str, at: FileLine, job: Option<&str>) {
         if self.first_named.is_none() {
             self.first_named = Some((model.to_owned(), at));
         }

@@ -29,7 +29,7 @@ impl SortKeys {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
         let open = || (0..rows).zip(self.iter_keys()).filter(|&(row, _)| is_open(u64::from(row)));
         let places = ClassPositions::new();
-        let mut counts = KeyCounts::new(self.families());
+        let mut counts = KeyCounts::new(self.group_count());
         open().for_each(|(_, key)| counts.add(key, &places));
         let levels = self.distinct_priorities();
         let urgent = levels.len() > 1 && {
@@ -109,12 +109,12 @@ impl ClassPositions {
             LengthClass::all().filter(|it| it.typical_length() > class.typical_length()).count()
         };
         let mut places = [0; LengthClass::COUNT];
-        LengthClass::all().for_each(|class| places[class.number()] = longer(class));
+        LengthClass::all().for_each(|class| places[class.class_index()] = longer(class));
         Self(places)
     }
 
     fn of(&self, class: Option<LengthClass>) -> usize {
-        class.map_or(POSITIONS - 1, |class| self.0[class.number()])
+        class.map_or(POSITIONS - 1, |class| self.0[class.class_index()])
     }
 }
 
@@ -155,7 +155,7 @@ impl KeyCounts {
         let place = places.of(key.class);
         if key.prefix_group == 0 {
             self.ungrouped[place] += 1;
-            self.classes[key.class.map_or(POSITIONS - 1, LengthClass::number)] += 1;
+            self.classes[key.class.map_or(POSITIONS - 1, LengthClass::class_index)] += 1;
         } else {
             let family = key.prefix_group as usize;
             if self.families[family] == 0 {
@@ -168,7 +168,7 @@ impl KeyCounts {
     /// Whether there are hardly any groups and nearly all rows are of two neighbouring classes, that is within a factor
     /// of two.
     fn is_uniform(&self) -> bool {
-        let of = |class: LengthClass| self.classes[class.number()];
+        let of = |class: LengthClass| self.classes[class.class_index()];
         let pair = |class: LengthClass| of(class) + class.next_longer().map_or(0, of);
         let alone: usize = self.classes.iter().sum();
         let asking = alone - self.classes[POSITIONS - 1];

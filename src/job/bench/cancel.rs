@@ -32,7 +32,6 @@ pub(super) struct BenchCancellation {
     reason: Option<&'static str>,
 }
 
-/// Result of one vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CancelVote {
     /// Some rank still waits for outcomes.
@@ -84,8 +83,8 @@ impl BenchCancellation {
 /// Interprets the bitwise or of all ranks' votes.
 fn decode_votes(votes: u64) -> CancelVote {
     match votes {
-        it if it & VOTE_SIGNAL != 0 => CancelVote::Cancelled("a signal asked for the end"),
-        it if it & VOTE_WALLTIME != 0 => CancelVote::Cancelled("the walltime was over"),
+        it if it & VOTE_SIGNAL != 0 => CancelVote::Cancelled("stopped by a signal"),
+        it if it & VOTE_WALLTIME != 0 => CancelVote::Cancelled("deadline reached"),
         it if it & VOTE_RUNNING != 0 => CancelVote::Continue,
         _ => CancelVote::Done,
     }

@@ -24,7 +24,6 @@ pub(super) struct EngineSession {
     active: ActiveMeasurement,
 }
 
-/// Measurement in progress.
 struct ActiveMeasurement {
     measured: BenchMeasurement,
     started: Instant,

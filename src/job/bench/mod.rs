@@ -74,7 +74,6 @@ struct BenchContext {
     context: JobContext,
     options: BenchOptions,
     files: Option<BenchReportFiles>,
-    /// This rank's endpoints.
     own_endpoints: Vec<EndpointStatus>,
     /// Endpoints of all ranks; on rank 0 only.
     all_endpoints: Option<Vec<Vec<EndpointStatus>>>,
@@ -131,8 +130,8 @@ impl BenchContext {
         let said: Option<Vec<String>> = is_root.then(|| common.origins.keys().cloned().collect());
         let said = comm.broadcast_value(said)?;
         (plan.apply_defaults)(&mut common.settings, &|key| said.iter().any(|it| it == key));
-        let read =
-            is_root.then(|| prompt_source::read(&common.settings, &measuring.inputs, scratch));
+        let read = is_root
+            .then(|| prompt_source::read_input(&common.settings, &measuring.inputs, scratch));
         let rows = root_result(comm, read, code)?;
         let limit = Deadline::agree_on(comm, &common, began)?;
         let servers =
@@ -225,7 +224,7 @@ impl BenchContext {
             api: choice.map(|it| it.api_name().into()),
             inputs: self.options.inputs.clone(),
             max_tokens: self.context.settings.max_tokens,
-            sampling: self.context.settings.sampling_params().json(),
+            sampling: self.context.settings.sampling_params().to_json(),
             repeats: self.options.repeats,
             caches_apart: self.cache_salt.is_some(),
             rows_came_again: false,
@@ -354,7 +353,7 @@ impl BenchContext {
             console::print_stdout(if self.options.json { &json } else { &table });
             if let Some(files) = &self.files {
                 let plots = plots(&report).unwrap_or_else(|why| {
-                    tracing::warn!("there is no plot: {why}");
+                    tracing::warn!(event = "plot_not_drawn", "plot not drawn: {why}");
                     Vec::new()
                 });
                 files.write_report(&json, &plots)?;

@@ -26,20 +26,20 @@ impl BenchReportFiles {
         let json = PathBuf::from(output);
         if json.extension().is_none_or(|it| it != "json") {
             return Err(JobError::PreconditionFailed(format!(
-                "the report {output} has to be called something.json: plots go beside it as .svg and .png"
+                "--output {output}: the name of the report must end with .json (plots are written beside it)"
             )));
         }
         let folder = json.parent().filter(|it| !it.as_os_str().is_empty());
         if let Some(folder) = folder.filter(|it| !it.is_dir()) {
             return Err(JobError::PreconditionFailed(format!(
-                "the folder {} of the report is not there: make it first",
+                "--output {output}: folder {} not found\nhint: create it first",
                 folder.display()
             )));
         }
         let all = PLOT_EXTENSIONS.iter().map(|it| json.with_extension(it)).chain([json.clone()]);
         if let Some(there) = all.into_iter().find(|it| it.exists() && !overwrite) {
             return Err(JobError::PreconditionFailed(format!(
-                "{} is there already: give another --output, or --overwrite",
+                "{} already exists\nhint: choose another --output, or pass --overwrite to replace it",
                 there.display()
             )));
         }
@@ -67,7 +67,12 @@ impl BenchReportFiles {
         let (part, place) = (self.part_path(ending), self.json_path.with_extension(ending));
         std::fs::write(&part, bytes).map_err(OutputError::io_error("cannot write", &part))?;
         std::fs::rename(&part, &place).map_err(OutputError::io_error("cannot write", &place))?;
-        tracing::info!("written: {}", place.display());
+        tracing::info!(
+            event = "bench_report_written",
+            file = %place.display(),
+            "bench report written: {}",
+            place.display()
+        );
         Ok(())
     }
 

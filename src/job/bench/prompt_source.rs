@@ -30,7 +30,7 @@ pub(super) struct BenchInput {
     rules: InputRules,
     table: Option<RowTable>,
     row_model: Option<String>,
-    /// Folder for decompressed input.
+    /// Folder for decompressed input files.
     scratch: PathBuf,
 }
 
@@ -64,7 +64,7 @@ enum PromptOrigin {
 }
 
 /// Scans the input on rank 0; without any, prompts are synthetic.
-pub(super) fn read(
+pub(super) fn read_input(
     settings: &Settings,
     inputs: &[String],
     scratch: PathBuf,

@@ -160,7 +160,7 @@ impl AggregateSet {
                 continue;
             }
             match Line::read(line) {
-                Ok(line) => line.seen().for_each(|seen| {
+                Ok(line) => line.observed_answers().for_each(|seen| {
                     self.partial.values.iter_mut().for_each(|value| value.add_answer(&seen));
                 }),
                 Err(_) => self.partial.damaged_lines += 1,
@@ -174,7 +174,7 @@ impl AggregateSet {
             return Ok(());
         }
         let Ok(line) = Line::read(line) else { return Ok(()) };
-        for seen in line.seen() {
+        for seen in line.observed_answers() {
             for text in &mut self.text_aggregates {
                 let Some(piece) = text.joined.count_piece(&seen) else { continue };
                 if std::mem::replace(&mut text.has_content, true) {
@@ -260,7 +260,7 @@ pub(crate) fn resolve_duplicate_lines(
 impl TextAggregate {
     fn finish_file(mut self) -> Result<Value, OutputError> {
         self.file.write(self.joined.closing_text().as_bytes())?;
-        self.file.finish()?;
+        self.file.commit()?;
         Ok(self.joined.finish())
     }
 }

@@ -46,11 +46,11 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// There is no run, its files cannot be read, or, with `verify`, its shard files do not match the counts of the manifest.
 pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, JobError> {
     let folder = resolve_run_folder(run);
-    let view = look(&folder)?.ok_or_else(|| no_run_error(&folder))?;
+    let view = read_status(&folder)?.ok_or_else(|| no_run_error(&folder))?;
     let view = verify_counts(&folder, view, verify)?;
     log_uncollected_answers(view.away.as_deref(), view.state.is_active());
     let lines = || view.line() + "\n" + &describe_levels(&folder, &view);
-    console::print_stdout(&if json { view.json(false) + "\n" } else { lines() });
+    console::print_stdout(&if json { view.to_json(false) + "\n" } else { lines() });
     Ok(status_verdict(&view))
 }
 
@@ -80,7 +80,7 @@ pub fn follow_status(
             return Ok(status_verdict(&view));
         }
         std::thread::sleep(every);
-        match look(&folder) {
+        match read_status(&folder) {
             Ok(Some(seen)) => (view, failures) = (seen, 0),
             Ok(None) | Err(_) if failures < MAX_READ_FAILURES => failures += 1,
             Ok(None) => return Err(no_run_error(&folder)),
@@ -100,7 +100,7 @@ fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView
     let mut told = false;
     loop {
         let folder = resolve_run_folder(run);
-        if let Some(view) = look(&folder)? {
+        if let Some(view) = read_status(&folder)? {
             return Ok(view);
         }
         if began.elapsed() >= wait {
@@ -118,7 +118,7 @@ fn wait_for_run(run: &str, every: Duration, wait: Duration) -> Result<StatusView
 }
 
 /// Reads the state of the run from its files; `None` if there is no run.
-fn look(folder: &Path) -> Result<Option<StatusView>, JobError> {
+fn read_status(folder: &Path) -> Result<Option<StatusView>, JobError> {
     let host = NodeInfo::this_node().host;
     // The heartbeat is read first: at the end of a run it is removed only after the manifest has its final state, so a read
     // in between shows the run as active and not as lost.
@@ -242,7 +242,8 @@ fn describe_levels(folder: &Path, leaves: &StatusView) -> String {
     };
     for level in 1..=tree.levels {
         // A level without prompts has no run. An unreadable one is left out here and reported by its own `status`.
-        if let Ok(Some(view)) = look(&run_folder(&LevelFiles::for_level(folder, level).run_output))
+        if let Ok(Some(view)) =
+            read_status(&run_folder(&LevelFiles::for_level(folder, level).run_output))
         {
             lines += &format!("level {level}: {}\n", view.line());
         }

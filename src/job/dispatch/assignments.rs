@@ -114,9 +114,9 @@ impl Assignments {
         usual: Option<Duration>,
     ) -> Vec<(usize, Vec<u64>)> {
         let now = self.started_at.elapsed();
-        let needless = self.ledger.settle(rank, place_spans(settled), now);
+        let needless = self.ledger.settle_places(rank, place_spans(settled), now);
         self.ledger.return_places(rank, place_spans(back), now);
-        self.ledger.usual(rank, usual);
+        self.ledger.set_p50_latency(rank, usual);
         let mut by_rank: Vec<(usize, Vec<u64>)> = Vec::new();
         let mut needless: Vec<_> = needless.into_iter().collect();
         needless.sort_unstable();

@@ -139,7 +139,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         // At once as well: a pace has two ends.
         let mut manifest = Instant::now();
         let over = loop {
-            match self.mailbox.wait(self.lease_client.next_report_time().min(look)) {
+            match self.mailbox.wait_until(self.lease_client.next_report_time().min(look)) {
                 MailboxEvent::Local(LocalEvent::TextFetched(rank, lease)) => {
                     self.on_text_fetched(rank, lease)
                 }

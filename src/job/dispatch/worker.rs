@@ -35,7 +35,7 @@ pub(crate) fn run_worker(
                 PollBackoff::for_long_wait()
             });
         }
-        match post.wait(hand.next_report_time()) {
+        match post.wait_until(hand.next_report_time()) {
             MailboxEvent::Local(said) => hand.on_local_event(said),
             MailboxEvent::Message(letter) => {
                 heard = Instant::now();

@@ -73,7 +73,7 @@ pub(crate) fn run_work_phase(
     let (tell, words) = mpsc::channel();
     let (leases, leased) = mpsc::channel();
     let bad = lead.as_ref().map(|lead| lead.root.bad_rows.clone()).unwrap_or_default();
-    let engine = begin(common, (brief, folders), choice, ready, leased, bad, tell.clone());
+    let engine = start_engine(common, (brief, folders), choice, ready, leased, bad, tell.clone());
     let engine = engine.unwrap_or_else(|why| {
         // A rank that cannot begin is a value in a report, not an error that leaves the others waiting.
         let _ = tell.send(LocalEvent::Engine(EngineEvent::Ended(
@@ -108,7 +108,7 @@ pub(crate) fn run_work_phase(
 }
 
 /// The engine, unless this rank has nobody to ask and nothing to write.
-fn begin(
+fn start_engine(
     common: &JobContext,
     (brief, folders): (&RunPlan, &ShardFolders),
     choice: &ModelSelection,

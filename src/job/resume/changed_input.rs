@@ -212,7 +212,9 @@ impl<'c> AnswerMigration<'c> {
         let mut carried = MigratedFile::create(&self.part_file, &self.shard_header())?;
         let Manifest { fingerprint, rows, .. } = &*self.manifest;
         shards::read_answers(&files, fingerprint, *rows, |index, row, line| {
-            self.plan.of(index).map_or(Ok(()), |new| carried.add(line, new, row.has_own_id()))
+            self.plan
+                .new_index(index)
+                .map_or(Ok(()), |new| carried.add(line, new, row.has_own_id()))
         })?;
         Ok(carried.finish()?)
     }

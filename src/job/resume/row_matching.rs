@@ -99,7 +99,7 @@ pub(crate) struct MigrationPlan {
 
 impl MigrationPlan {
     /// Returns the new index of the row that had the index `old`, if its answer is kept.
-    pub(crate) fn of(&self, old: u64) -> Option<u64> {
+    pub(crate) fn new_index(&self, old: u64) -> Option<u64> {
         let at = self.kept_rows.binary_search_by_key(&old, |it| it.old_index).ok()?;
         Some(self.kept_rows[at].new_index)
     }
@@ -139,7 +139,7 @@ mod tests {
             prop_assert_eq!(kept + gone, answered + unknown);
 
             let pairs: Vec<(u64, u64)> = (0..before.len() as u64)
-                .filter_map(|old| moves.of(old).map(|new| (old, new)))
+                .filter_map(|old| moves.new_index(old).map(|new| (old, new)))
                 .collect();
             prop_assert_eq!(pairs.len() as u64, kept);
             let mut rows: Vec<u64> = pairs.iter().map(|&(_, new)| new).collect();
@@ -167,7 +167,7 @@ mod tests {
             let moves = match_rows(&before, &hashes, 0);
             let all = hashes.len() as u64;
             prop_assert_eq!(moves.counts, MatchCounts { kept: all, new: 0, gone: 0, unknown: 0 });
-            prop_assert!((0..all).all(|index| moves.of(index) == Some(index)));
+            prop_assert!((0..all).all(|index| moves.new_index(index) == Some(index)));
         }
     }
 }

@@ -184,7 +184,7 @@ fn build_summary(
         manifest,
         samples: &samples,
         timelines: &timelines,
-        measured,
+        stats: measured,
         is_active,
         reduce: tree,
     };

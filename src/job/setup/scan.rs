@@ -46,7 +46,7 @@ pub(crate) fn prepare_input_files(
 ) -> Result<Vec<InputFile>, JobError> {
     let mut files = Vec::new();
     let spool = folder.join(spool_folder_name(start));
-    let named: Vec<String> = inputs.iter().filter(|it| *it != "-").cloned().collect();
+    let named: Vec<String> = inputs.iter().filter(|input| *input != "-").cloned().collect();
     let found = if named.is_empty() { Vec::new() } else { input::find_input_files(&named)? };
     let found = match output {
         Some(output) => exclude_own_answers(found, &named, output)?,
@@ -72,7 +72,7 @@ pub(crate) fn prepare_input_files(
     }
     if named.len() < inputs.len() {
         let path = plain(found.len(), Path::new("stdin.jsonl"), &mut std::io::stdin().lock())?;
-        files.push(InputFile { path, format: InputFormat::Jsonl, name: "standard input".into() });
+        files.push(InputFile { path, format: InputFormat::Jsonl, name: input::STDIN_NAME.into() });
     }
     Ok(files)
 }
@@ -85,13 +85,14 @@ fn exclude_own_answers(
     output: &Path,
 ) -> Result<Vec<PathBuf>, JobError> {
     let own = [output.to_owned(), answers_sibling_path(output, "concat.txt")];
-    let own: Vec<PathBuf> = own.iter().filter_map(|it| it.canonicalize().ok()).collect();
-    let (answers, rows): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|it| it.canonicalize().is_ok_and(|it| own.contains(&it)));
-    let ran = Manifest::read(&run_folder(output)).is_ok_and(|it| it.is_some());
+    let own: Vec<PathBuf> = own.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let (answers, rows): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|file| file.canonicalize().is_ok_and(|file| own.contains(&file)));
+    let is_run = Manifest::read(&run_folder(output)).is_ok_and(|manifest| manifest.is_some());
     for file in answers {
-        let is_named = named.iter().any(|it| Path::new(it) == file);
-        if is_named || !ran {
+        let is_named = named.iter().any(|input| Path::new(input) == file);
+        if is_named || !is_run {
             let file = file.display();
             return Err(JobError::PreconditionFailed(format!(
                 "{file} is an input, but the answers would overwrite it\nhint: choose another --output"

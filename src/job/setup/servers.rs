@@ -56,8 +56,11 @@ fn start_supervised(
     };
     let base = settings.base_port.unwrap_or_default();
     let numbers = ports.iter().map(|&(_, port)| port.saturating_sub(base));
-    let server_context =
-        ServerContext { host: &placement.node.host, local_rank: placement.local_rank, folder };
+    let server_context = ServerContext {
+        host: &placement.node.host,
+        local_rank: placement.local_rank,
+        log_folder: folder,
+    };
     SupervisorHandle::start(supervisor, plan_servers(settings, numbers, server_context)).map(Some)
 }
 

@@ -134,7 +134,7 @@ impl LevelFiles {
     }
 
     /// Marks the level as complete, after all ranks have written their files. Local, on rank 0.
-    pub(crate) fn end(&self, made_of: &str, seconds: f64) -> Result<(), JobError> {
+    pub(crate) fn mark_complete(&self, made_of: &str, seconds: f64) -> Result<(), JobError> {
         let whole = LevelMarker { made_of: made_of.into(), seconds };
         let text = serde_json::to_vec(&whole).unwrap_or_default();
         Ok(replace_file(&self.input_folder.join(LEVEL_MARKER_FILE), &text)?)
@@ -257,14 +257,14 @@ fn count_rounds(comm: &mut dyn Comm, bytes: impl Fn(u64) -> u64) -> u64 {
 
 /// This rank's files of a level.
 struct LevelWriter<'p> {
-    place: &'p LevelFiles,
+    level_files: &'p LevelFiles,
     rank: usize,
     files: BTreeMap<PathBuf, BufWriter<File>>,
 }
 
 impl<'p> LevelWriter<'p> {
     fn new(place: &'p LevelFiles, rank: usize) -> Self {
-        Self { place, rank, files: BTreeMap::new() }
+        Self { level_files: place, rank, files: BTreeMap::new() }
     }
 
     /// Writes a group: two or more texts become a prompt, a single text is passed up, and without texts only the composition
@@ -286,7 +286,7 @@ impl<'p> LevelWriter<'p> {
                 }
             }
         }
-        let (count, level) = (texts.len() as u64, self.place.level);
+        let (count, level) = (texts.len() as u64, self.level_files.level);
         let mut group = LevelGroup {
             group: number,
             texts: count,
@@ -301,7 +301,9 @@ impl<'p> LevelWriter<'p> {
         {
             let line = PassedUpLine { group: number, text: text.into() };
             self.write_line(
-                self.place.input_folder.join(self.file_name(LevelFileKind::PassedUp.file_prefix())),
+                self.level_files
+                    .input_folder
+                    .join(self.file_name(LevelFileKind::PassedUp.file_prefix())),
                 &line,
             )?;
         } else if count > 1 {
@@ -310,10 +312,10 @@ impl<'p> LevelWriter<'p> {
                 (made.prompt.len() as u64, made.max_tokens, made.cut);
             let id = format!("L{level}-g{number}");
             let row = LevelPromptRow { id, prompt: &made.prompt, max_tokens: made.max_tokens };
-            self.write_line(self.place.prompts_folder().join(self.file_name("")), &row)?;
+            self.write_line(self.level_files.prompts_folder().join(self.file_name("")), &row)?;
         }
         self.write_line(
-            self.place.input_folder.join(self.file_name(LevelFileKind::Groups.file_prefix())),
+            self.level_files.input_folder.join(self.file_name(LevelFileKind::Groups.file_prefix())),
             &group,
         )
     }

@@ -34,7 +34,7 @@ pub(crate) fn tree_source(
     let tree = ReduceTree::new(leaves.rows, fan_in);
     let mut levels = levels.into_iter();
     let source = |level| level_source(folder, tree, &stands, level, levels.next().flatten());
-    let all = if leaves.rows == 0 { 0 } else { tree.levels() };
+    let all = if leaves.rows == 0 { 0 } else { tree.level_count() };
     let levels = (1..=all).map(source).collect::<Result<_, _>>()?;
     let leaves_failed = count_missing_nodes(folder, &stands, 1)?;
     Ok(Some(ReduceSource { fan_in, progress: stands, leaves_failed, levels }))
@@ -59,12 +59,12 @@ fn level_source(
         match group.texts {
             0 => groups.empty += 1,
             1 => groups.passed_up += 1,
-            _ => groups.asked += 1,
+            _ => groups.prompted += 1,
         }
         groups.cut += u64::from(group.cut > 0);
         Ok(())
     })?;
-    let without = if level == tree.levels() {
+    let without = if level == tree.level_count() {
         is_tree_finished(stands).then(|| u64::from(!stands.text))
     } else {
         count_missing_nodes(folder, stands, level + 1)?
@@ -78,7 +78,7 @@ fn level_source(
             None => remeasure_run(&run, &mut manifest)?,
         };
         let (samples, timelines) = (read_samples(&run), read_timelines(&run));
-        source.run = Some(LevelRun { manifest, samples, timelines, measured });
+        source.run = Some(LevelRun { manifest, samples, timelines, stats: measured });
     }
     Ok(source)
 }

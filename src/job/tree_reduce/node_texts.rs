@@ -29,7 +29,7 @@ pub(crate) struct NodeTexts {
     /// Nodes that have a row, in row order; `None` if row and node numbers are the same.
     prompted_nodes: Option<IndexSet>,
     passed_up: Vec<PassedUpText>,
-    files: Vec<(PathBuf, File)>,
+    passed_up_files: Vec<(PathBuf, File)>,
 }
 
 /// Location of a text that was passed up.
@@ -88,7 +88,7 @@ impl NodeTexts {
             line_index: lines,
             prompted_nodes: called,
             passed_up: Vec::new(),
-            files: Vec::new(),
+            passed_up_files: Vec::new(),
         };
         for path in files {
             texts.index_passed_up(path)?;
@@ -109,11 +109,16 @@ impl NodeTexts {
                 break;
             }
             let node = parse_text_line::<PassedUpLine<'_>>(&line, path)?.group;
-            self.passed_up.push(PassedUpText { node, file: self.files.len(), offset, length });
+            self.passed_up.push(PassedUpText {
+                node,
+                file: self.passed_up_files.len(),
+                offset,
+                length,
+            });
             offset += length as u64;
         }
         drop(reader);
-        self.files.push((path.to_owned(), file));
+        self.passed_up_files.push((path.to_owned(), file));
         Ok(())
     }
 
@@ -155,7 +160,7 @@ impl NodeTexts {
                     _ => serde_json::to_string(&error).unwrap_or_default(),
                 };
                 let failed = rank.failed || response.is_none();
-                write(
+                write_node(
                     into,
                     node,
                     &NodeText { failed, start: rank.start, rank: rank.rank, content: said },
@@ -163,12 +168,16 @@ impl NodeTexts {
             }
         }
         for it in self.passed_up_in(nodes) {
-            let (path, file) = &self.files[it.file];
+            let (path, file) = &self.passed_up_files[it.file];
             let mut line = vec![0; it.length];
             let read = file.read_exact_at(&mut line, it.offset);
             read.map_err(OutputError::io_error("cannot read", path))?;
             let said = parse_text_line::<PassedUpLine<'_>>(&line, path)?.text.into_owned();
-            write(into, it.node, &NodeText { failed: false, start: 0, rank: 0, content: said });
+            write_node(
+                into,
+                it.node,
+                &NodeText { failed: false, start: 0, rank: 0, content: said },
+            );
         }
         Ok(())
     }
@@ -195,7 +204,7 @@ fn parse_text_line<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Resul
 /// Size of a node header: node (u64), failed, session, rank and length (u32 each).
 const NODE_HEADER_BYTES: usize = 8 + 4 * 4;
 
-fn write(into: &mut Vec<u8>, node: u64, told: &NodeText) {
+fn write_node(into: &mut Vec<u8>, node: u64, told: &NodeText) {
     into.extend(node.to_le_bytes());
     // A text is the answer of a server, so it is far below 4 GiB; if it were not, it would be truncated, not corrupted.
     let length = u32::try_from(told.content.len()).unwrap_or(u32::MAX);
@@ -269,7 +278,7 @@ mod tests {
             (8, node_text(true, 1, 1, fault)),
             (9, node_text(false, 1, 1, " \n")),
         ] {
-            write(&mut bytes, node, &it);
+            write_node(&mut bytes, node, &it);
         }
         let mut nodes = BTreeMap::new();
         merge_nodes(&bytes, &mut nodes);

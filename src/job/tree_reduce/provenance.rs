@@ -65,9 +65,9 @@ pub(crate) fn write_tree_file(
     let part = folder.join("tree.jsonl.part");
     let error = |error| OutputError::io_error("cannot write", &part)(error);
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(error)?);
-    let leaves = tree.leaf_range(tree.levels(), 0).end;
+    let leaves = tree.leaf_range(tree.level_count(), 0).end;
     let (mut missing, mut failed) = (IndexSet::new(leaves), 0);
-    for level in 1..=tree.levels() {
+    for level in 1..=tree.level_count() {
         let mut above = ParentLevel::of(folder, tree, level, root)?;
         read_groups(
             &LevelFiles::for_level(folder, level).list_files(LevelFileKind::Groups)?,
@@ -116,7 +116,7 @@ impl ParentLevel {
     ) -> Result<Self, JobError> {
         let mut above =
             Self { absent: IndexSet::new(tree.node_count(level)), failures: BTreeMap::new() };
-        if level == tree.levels() {
+        if level == tree.level_count() {
             if let Err(fault) = root {
                 above.absent.insert(0);
                 above.failures.extend(fault.clone().map(|fault| (0, fault)));

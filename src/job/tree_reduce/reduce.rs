@@ -206,11 +206,11 @@ impl<'c> TreeReducer<'c> {
         let any = standing.answered_prompts().count() > 0;
         let mut below = all_ok(comm, NodeTexts::of(lines, None, &[]), code)?;
         self.resources.tree_folder = Some(self.folder.clone());
-        for level in 1..=self.tree.levels() {
+        for level in 1..=self.tree.level_count() {
             if self.is_stop_requested(comm) {
                 return Ok(JobVerdict::PromptsOpen);
             }
-            let levels = self.tree.levels();
+            let levels = self.tree.level_count();
             self.record_progress(
                 comm,
                 ReduceProgress { levels, level, ..ReduceProgress::default() },
@@ -287,7 +287,7 @@ impl<'c> TreeReducer<'c> {
         let begun = (rank == 0).then(|| {
             remove_if_exists(&leaves.output)?;
             remove_if_exists(&self.folder.join("tree.jsonl"))?;
-            place.begin(&self.folder, self.tree.levels())
+            place.begin(&self.folder, self.tree.level_count())
         });
         root_result(comm, begun, code)?;
         let settings = &self.context.settings;
@@ -302,7 +302,11 @@ impl<'c> TreeReducer<'c> {
             LevelBuilder { tree: self.tree, template: &self.template, budget, writer_ranks: cooks };
         build_level_prompts(comm, place, &kitchen, below, code)?;
         let seconds = began.elapsed().as_secs_f64();
-        root_result(comm, (rank == 0).then(|| place.end(&stamp.to_hex(), seconds)), code)?;
+        root_result(
+            comm,
+            (rank == 0).then(|| place.mark_complete(&stamp.to_hex(), seconds)),
+            code,
+        )?;
         Ok(true)
     }
 
@@ -357,7 +361,7 @@ impl<'c> TreeReducer<'c> {
                 Some(Ok(text)) => replace_file(Path::new(&output), text.as_bytes())?,
                 _ => remove_if_exists(Path::new(&output))?,
             }
-            let levels = self.tree.levels();
+            let levels = self.tree.level_count();
             let text = fault.is_ok();
             let tree = ReduceProgress { levels, level: levels, text, missing };
             root.record_tree_state(tree, RunState::Finished)?;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Number of rows up to which each is labelled.
-const NAMED: usize = 40;
+const MAX_NAMED_ROWS: usize = 40;
 /// Share of a row's height that marks some of its endpoints as down.
 const FOOT_HEIGHT: f64 = 0.35;
 /// Share of a bucket's time that a row must be up not to be coloured as down.
@@ -56,7 +56,7 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
         let _ = write!(
             svg,
             r#"<rect class="over" x="0" y="{at}" width="{columns}" height="1"><title>{}</title></rect>"#,
-            escape_html(&told(row))
+            escape_html(&row_tooltip(row))
         );
     }
     let length = timeline.bucket_millis() as f64 / 1000.0 * columns as f64;
@@ -72,17 +72,17 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
         .collect();
     let high = pixels * many as f64;
     let shared = if timeline.endpoint_count() > many as u64 {
-        " (neighbours share one; at an orange foot some of them are down)"
+        " (neighbours share a row; an orange foot marks rows with some endpoints down)"
     } else {
         ""
     };
     format!(
-        r#"<figure><figcaption>Start {start} <span>{} in {}{shared}, from {} after it began; a column is {}</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
+        r#"<figure><figcaption>Session {start} <span>{} in {}{shared}, from {} after its start; {} per column</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
         pluralize(timeline.endpoint_count(), "endpoint"),
         pluralize(many as u64, "row"),
         format_seconds(*offset),
         format_seconds(timeline.bucket_millis() as f64 / 1000.0),
-        names(&rows),
+        row_labels(&rows),
     )
 }
 
@@ -91,12 +91,12 @@ pub(super) fn heatmap_legend() -> String {
         .map(|it| format!(r#"<rect class="h{it}" x="{it}" y="0" width="1" height="1"/>"#))
         .collect();
     format!(
-        r#"<div class="key"><span class="scale">idle <svg viewBox="0 0 {FILL_LEVELS} 1" preserveAspectRatio="none" aria-hidden="true">{steps}</svg> window full</span><span><i style="background:#d55e00"></i>down</span><span><i style="background:var(--track)"></i>nobody drives it</span></div>"#
+        r#"<div class="key"><span class="scale">idle <svg viewBox="0 0 {FILL_LEVELS} 1" preserveAspectRatio="none" aria-hidden="true">{steps}</svg> limit full</span><span><i style="background:#d55e00"></i>down</span><span><i style="background:var(--track)"></i>unassigned</span></div>"#
     )
 }
 
-fn names(rows: &[&TimelineRow]) -> String {
-    if rows.len() <= NAMED {
+fn row_labels(rows: &[&TimelineRow]) -> String {
+    if rows.len() <= MAX_NAMED_ROWS {
         let name = |row: &&TimelineRow| {
             format!(
                 r#"<div class="one" title="{0}">{0}</div>"#,
@@ -125,7 +125,7 @@ fn shorten_name(name: &str) -> String {
 }
 
 /// Returns the tooltip of a row: load, utilisation, prompts and downtime.
-fn told(row: &TimelineRow) -> String {
+fn row_tooltip(row: &TimelineRow) -> String {
     let whole = row.whole();
     let share = |part: u64, of: u64| {
         if of > 0 { format_percent(part as f64 / of as f64) } else { "–".into() }
@@ -133,7 +133,7 @@ fn told(row: &TimelineRow) -> String {
     let mean = |sum: u64| format_number(sum as f64 / whole.up.max(1) as f64);
     let down = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
     format!(
-        "{}: {} in flight of {} in the mean, full {} of the time, {} prompts, down for {}",
+        "{}: mean {} in flight of {}, limit full {} of the time, {} prompts, down for {}",
         row.name(),
         mean(whole.in_flight),
         mean(whole.window),

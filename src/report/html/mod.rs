@@ -37,7 +37,7 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     body.push_str(&endpoints_section(summary, timelines));
     body.push_str(&distributions_section(summary));
     body.push_str(&tables::failures_section(summary));
-    body.push_str(&tables::slowest(summary));
+    body.push_str(&tables::slowest_section(summary));
     body.push_str(&tables::starts_section(summary));
     body.push_str(&tables::settings_section(summary));
     let (title, style) = (escape_html(name), include_str!("style.css"));
@@ -46,10 +46,10 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
         r#"<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark"><title>{title} – how the run went</title>
+<meta name="color-scheme" content="light dark"><title>{title} – run report</title>
 <style>{style}</style></head><body><main>
 {body}
-<footer>Written by {program} on {written}. The same numbers for scripts are in <code>summary.json</code> beside this file. Quantiles are within a thirtieth; counts, sums, means, least and greatest are exact.</footer>
+<footer>Written by {program} on {written}. The same numbers for scripts are in <code>summary.json</code> beside this file. Percentiles are accurate to ±1 %; counts, sums, means, minima and maxima are exact.</footer>
 </main></body></html>
 "#
     )
@@ -68,7 +68,8 @@ fn page_header(summary: &RunSummary, name: &str) -> String {
         pluralize(summary.counts.submitted, "prompt"),
         escape_html(&summary.input.join(", "))
     ));
-    facts.extend(summary.starts.first().map(|it| format!("begun {}", format_timestamp(it.began))));
+    facts
+        .extend(summary.starts.first().map(|it| format!("started {}", format_timestamp(it.began))));
     format!(
         r#"<header><div class="top"><h1>{}</h1><span class="state {state}" id="state">{state}</span></div><p class="soft">{}</p></header>"#,
         escape_html(name),
@@ -146,7 +147,11 @@ fn metric_tiles(summary: &RunSummary) -> String {
             "open",
             name("open", "leaves open"),
             counts.open,
-            if counts.open > 0 { "run it again to go on".into() } else { "nothing is left".into() },
+            if counts.open > 0 {
+                "the same command resumes".into()
+            } else {
+                "nothing remains".into()
+            },
             counts.open > 0,
         ),
         MetricTile {
@@ -163,22 +168,22 @@ fn metric_tiles(summary: &RunSummary) -> String {
         },
         rate(
             "prompts-per-s",
-            paced("prompts a second, steady", "prompts a second"),
+            paced("prompts/s, steady", "prompts/s"),
             steady(rates.steady_prompts_per_s),
             rates.prompts_per_s,
         ),
         rate(
             "tokens-per-s",
-            paced("tokens a second, steady", "tokens a second"),
+            paced("tokens/s, steady", "tokens/s"),
             steady(rates.steady_tokens_per_s),
             rates.tokens_per_s,
         ),
         MetricTile {
             id: "latency",
-            name: "latency, the middle one",
+            name: "median latency",
             value: or_dash(latency.p50, |it| format!("{it:.3}")),
             shown: or_dash(latency.p50, format_seconds),
-            caption: format!("slowest hundredth from {}", or_dash(latency.p99, format_seconds)),
+            caption: format!("p99 {}", or_dash(latency.p99, format_seconds)),
             bad: false,
         },
         MetricTile {
@@ -212,27 +217,27 @@ fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     let its = &summary.endpoints;
     let known = |share: Option<f64>| share.map_or("–".into(), format_percent);
     let mut html = format!(
-        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>gave answers</span></div><div><b>{}</b> <span>of their time up</span></div><div><b>{}</b> <span>of that with the window full</span></div><div><b>{}</b> <span>of the windows used in the mean</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
+        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>used</span></div><div><b>{}</b> <span>of the time up</span></div><div><b>{}</b> <span>of the uptime with the concurrency limit full</span></div><div><b>{}</b> <span>mean utilisation</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
         count(its.answered),
         known(its.up_share),
         known(its.full_share),
         known(its.fill),
         its.times_away,
         count(its.times_away),
-        if its.times_away == 1 { "absence" } else { "absences" },
+        if its.times_away == 1 { "outage" } else { "outages" },
     );
     let last: Vec<String> =
         timelines.iter().rev().take(MAX_HEATMAPS).map(heatmap::draw_heatmap).collect();
     if last.is_empty() {
-        html.push_str(r#"<p class="note">What endpoints did over time is told when all ranks work to an end: no start of this run has come to that.</p>"#);
+        html.push_str(r#"<p class="note">There is no heat map: it is recorded when all ranks finish in order, and no session of this run has.</p>"#);
     } else {
-        html.push_str(r"<h3>In flight against window</h3>");
+        html.push_str(r"<h3>Requests in flight, as a share of the concurrency limit</h3>");
         html.push_str(&heatmap::heatmap_legend());
         last.iter().rev().for_each(|map| html.push_str(map));
         if timelines.len() > MAX_HEATMAPS {
             let _ = write!(
                 html,
-                r#"<p class="note">Of {} starts the last {MAX_HEATMAPS} are shown.</p>"#,
+                r#"<p class="note">The last {MAX_HEATMAPS} of {} sessions are shown.</p>"#,
                 timelines.len()
             );
         }
@@ -246,7 +251,11 @@ fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
         } else {
             ("s", "were killed and have")
         };
-        let _ = write!(html, r#"<p class="note">Start{s} {} {has} no map.</p>"#, killed.join(", "));
+        let _ = write!(
+            html,
+            r#"<p class="note">Session{s} {} {has} no heat map.</p>"#,
+            killed.join(", ")
+        );
     }
     html.push_str(&tables::straggler_table(its));
     html.push_str(&tables::downtime_table(its));
@@ -256,11 +265,11 @@ fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
 fn distributions_section(summary: &RunSummary) -> String {
     let mut html = String::from(r#"<section id="spread"><h2>Latencies and lengths</h2>"#);
     if summary.latency_s.count == 0 {
-        return html + r#"<p class="note">Nothing is answered.</p></section>"#;
+        return html + r#"<p class="note">No prompt has been answered.</p></section>"#;
     }
     html.push_str(&draw_histogram(
         "Latency",
-        "answers, by the time from a request to its answer",
+        "answers by the time from sending the request to its answer",
         "blue",
         &summary.latency_s,
         format_tick_time,
@@ -270,16 +279,16 @@ fn distributions_section(summary: &RunSummary) -> String {
     if summary.completion_tokens.count > 0 {
         html.push_str(r#"<div class="two">"#);
         html.push_str(&draw_histogram(
-            "Answers",
-            "by length in tokens",
+            "Answer length",
+            "answers by number of tokens",
             "green",
             &summary.completion_tokens,
             format_tick,
             tokens,
         ));
         html.push_str(&draw_histogram(
-            "Prompts",
-            "by length in tokens",
+            "Prompt length",
+            "prompts by number of tokens",
             "purple",
             &summary.prompt_tokens,
             format_tick,
@@ -288,24 +297,25 @@ fn distributions_section(summary: &RunSummary) -> String {
         html.push_str("</div>");
     }
     let mut facts = vec![
+        format!("<div><b>{}</b> <span>prompt tokens</span></div>", count(summary.tokens.prompt)),
         format!(
-            "<div><b>{}</b> <span>tokens of prompts</span></div>",
-            count(summary.tokens.prompt)
-        ),
-        format!(
-            "<div><b>{}</b> <span>tokens of answers</span></div>",
+            "<div><b>{}</b> <span>completion tokens</span></div>",
             count(summary.tokens.completion)
         ),
     ];
     let ends = summary.finish_reasons.iter().map(|(reason, its)| {
-        format!("<div><b>{}</b> <span>ended by {}</span></div>", count(*its), escape_html(reason))
+        format!(
+            "<div><b>{}</b> <span>finished with {}</span></div>",
+            count(*its),
+            escape_html(reason)
+        )
     });
     facts.extend(ends);
     let _ = write!(html, r#"<div class="facts" style="margin-top:16px">{}</div>"#, facts.concat());
     if summary.tokens.estimated > 0 {
         let _ = write!(
             html,
-            r#"<p class="note">Of {} answers the tokens are a share of their list's sum; <code>--usage exact</code> counts them.</p>"#,
+            r#"<p class="note">Token counts of {} answers are estimated from the total of their batch; <code>--usage exact</code> counts them.</p>"#,
             count(summary.tokens.estimated)
         );
     }
@@ -336,7 +346,7 @@ fn draw_histogram(
                 + ((value - bar.from) / (bar.to - bar.from).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0),
         )
     };
-    let named = [("½", spread.p50), ("90 %", spread.p90), ("99 %", spread.p99)];
+    let named = [("median", spread.p50), ("p90", spread.p90), ("p99", spread.p99)];
     let marks: Vec<ChartMark> = named
         .into_iter()
         .filter_map(|(name, value)| {

@@ -12,7 +12,7 @@ use crate::report::{
 pub(super) fn reduce_section(summary: &RunSummary) -> String {
     let Some(tree) = &summary.reduce else { return String::new() };
     let mut html = format!(
-        r#"<section id="tree"><h2>The tree</h2><p class="note">{}</p>"#,
+        r#"<section id="tree"><h2>Reduce tree</h2><p class="note">{}</p>"#,
         told(tree, summary)
     );
     let rate = |it: Option<f64>| it.map_or("–".into(), format_number);
@@ -22,33 +22,28 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
             "tree-submitted",
             tree.counts.submitted.to_string(),
             count(tree.counts.submitted),
-            "prompts in all",
+            "prompts",
         ),
-        (
-            "tree-failed",
-            tree.counts.failed.to_string(),
-            count(tree.counts.failed),
-            "of them failed",
-        ),
+        ("tree-failed", tree.counts.failed.to_string(), count(tree.counts.failed), "failed"),
         (
             "tree-missing",
             tree.missing.to_string(),
             count(tree.missing),
             "leaves missing in the text",
         ),
-        ("tree-seconds", format!("{:.3}", tree.seconds), format_seconds(tree.seconds), "of work"),
+        (
+            "tree-seconds",
+            format!("{:.3}", tree.seconds),
+            format_seconds(tree.seconds),
+            "working time",
+        ),
         (
             "tree-prompts-per-s",
             data(tree.prompts_per_s),
             rate(tree.prompts_per_s),
-            "prompts/s over all of it",
+            "prompts/s overall",
         ),
-        (
-            "tree-tokens-per-s",
-            data(tree.tokens_per_s),
-            rate(tree.tokens_per_s),
-            "tokens/s over all of it",
-        ),
+        ("tree-tokens-per-s", data(tree.tokens_per_s), rate(tree.tokens_per_s), "tokens/s overall"),
     ];
     html.push_str(r#"<div class="facts">"#);
     for (id, value, shown, what) in facts {
@@ -59,14 +54,14 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
     }
     html.push_str("</div>");
     html.push_str(&levels_table(tree));
-    html + r#"<p class="note">A group of one text passes it up without a prompt. Time is the work of a level's pass and of making its prompts; speeds are over the pass alone.</p></section>"#
+    html + r#"<p class="note">A group of one text is passed up without a prompt. Time covers building a level's prompts and its pass; rates cover the pass alone.</p></section>"#
 }
 
 /// Describes the shape of the tree and its outcome in two sentences.
 fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
     let above = tree.levels.len() as u64 - 1;
     let shape = format!(
-        "{} under {}, {} texts a group at most.",
+        "{} under {}, at most {} texts per group.",
         if tree.levels[0].nodes == 1 {
             "1 leaf".into()
         } else {
@@ -77,17 +72,18 @@ fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
     );
     let end = match (tree.text, tree.missing) {
         (true, 0) => "All leaves are in the text.".into(),
-        (true, 1) => "One leaf is missing in the text; tree.jsonl says why.".into(),
+        (true, 1) => "One leaf is missing in the text; see tree.jsonl for the reason.".into(),
         (true, missing) => format!(
-            "{} leaves are missing in the text; tree.jsonl says which and why.",
+            "{} leaves are missing in the text; see tree.jsonl for the reasons.",
             count(missing)
         ),
         (false, 0) => match summary.starts.last().map(|it| it.end) {
-            Some("running") => "It is being worked on.".into(),
-            _ => "There is no text yet: the same command goes on.".to_owned(),
+            Some("running") => "A session is active.".into(),
+            _ => "There is no text yet; the same command resumes.".to_owned(),
         },
         (false, _) => {
-            "There is no text: nothing was left to make it of; tree.jsonl says why.".into()
+            "There is no text, because nothing was left to combine; see tree.jsonl for the reasons."
+                .into()
         }
     };
     format!("{shape} {end}")
@@ -134,8 +130,8 @@ fn levels_table(tree: &ReduceSummary) -> String {
 
 fn level_state_badge(level: &LevelSummary) -> &'static str {
     match level.state {
-        "waiting" => r#" <span class="soft">not begun</span>"#,
-        "stopped" => r#" <span class="soft">not done</span>"#,
+        "waiting" => r#" <span class="soft">not started</span>"#,
+        "stopped" => r#" <span class="soft">not finished</span>"#,
         _ => "",
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
     let above = summary.reduce.iter().flat_map(|it| it.levels.iter().skip(1));
     let above: Vec<_> = above.filter(|it| !it.failures.is_empty()).collect();
     if summary.failures.is_empty() && above.is_empty() {
-        html.push_str(r#"<p class="note">None.</p>"#);
+        html.push_str(r#"<p class="note">No failed prompts.</p>"#);
     }
     summary
         .failures
@@ -74,7 +74,7 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
     if summary.damaged > 0 {
         let _ = write!(
             html,
-            r#"<p class="note">{} lines of the shard files are no answers: damage. Nothing of them is counted here.</p>"#,
+            r#"<p class="note">{} lines of shard files could not be read and are not counted here.</p>"#,
             count(summary.damaged)
         );
     }
@@ -84,9 +84,9 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
 fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
     let them = if its.count == 1 { "it" } else { "them" };
     let again = if its.passes {
-        format!("the same command asks {them} again")
+        format!("the same command retries {them}")
     } else {
-        format!("<code>--retry-failed</code> asks {them} again")
+        format!("<code>--retry-failed</code> sends {them} again")
     };
     let name = place.replace('-', " ") + kind;
     let mut html = format!(
@@ -99,7 +99,9 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
     let mut said = None;
     let rows = its.first.iter().map(|it| {
         let why = match said.replace(&it.message) {
-            Some(before) if *before == it.message => r#"<span class="soft">the same</span>"#.into(),
+            Some(before) if *before == it.message => {
+                r#"<span class="soft">same as above</span>"#.into()
+            }
             _ => escape_html(&it.message),
         };
         vec![
@@ -109,19 +111,19 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
             why,
         ]
     });
-    html.push_str(&table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "why")], rows));
+    html.push_str(&table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "error")], rows));
     let more = its.count - (its.first.len() as u64).min(its.count);
     if more > 0 {
         let _ = write!(
             html,
-            r#"<p class="note">and {} more; all of them are in the answers.</p>"#,
+            r#"<p class="note">and {} more; the answers have all of them.</p>"#,
             count(more)
         );
     }
     html
 }
 
-pub(super) fn slowest(summary: &RunSummary) -> String {
+pub(super) fn slowest_section(summary: &RunSummary) -> String {
     if summary.slowest.is_empty() {
         return String::new();
     }
@@ -131,32 +133,32 @@ pub(super) fn slowest(summary: &RunSummary) -> String {
     });
     let heads = [("i", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
     let rows = table(&heads, rows);
-    format!(r#"<section id="slowest"><h2>The slowest answers</h2>{rows}</section>"#)
+    format!(r#"<section id="slowest"><h2>Slowest answers</h2>{rows}</section>"#)
 }
 
 pub(super) fn straggler_table(its: &EndpointLoad) -> String {
     let mut html = format!(
-        r#"<h3>Slow ones</h3><span hidden id="straggling" data-value="{}"></span>"#,
+        r#"<h3>Slow endpoints</h3><span hidden id="straggling" data-value="{}"></span>"#,
         its.straggling
     );
     let Some(usual) = its.usual_latency_s else {
-        return html + r#"<p class="note">No endpoint has answered enough to tell.</p>"#;
+        return html + r#"<p class="note">No endpoint has answered enough prompts to compare.</p>"#;
     };
     if its.stragglers.is_empty() {
         let _ = write!(
             html,
-            r#"<p class="note">None: no endpoint's mean latency is one and a half times the middle one's, {}.</p>"#,
+            r#"<p class="note">No slow endpoints (limit: a mean latency of 1.5 × the median, {}).</p>"#,
             format_seconds(usual)
         );
         return html;
     }
     let _ = write!(
         html,
-        r#"<p class="note">Mean latency at least one and a half times that of the middle endpoint, {}.</p>"#,
+        r#"<p class="note">Mean latency of at least 1.5 × the median endpoint's, {}.</p>"#,
         format_seconds(usual)
     );
     let heads =
-        [("w", "endpoint"), ("n", "mean latency"), ("n", "times the usual"), ("n", "answered")];
+        [("w", "endpoint"), ("n", "mean latency"), ("n", "ratio to median"), ("n", "answered")];
     let rows = its.stragglers.iter().map(|it| {
         vec![
             escape_html(&shorten_endpoint(&it.endpoint)),
@@ -180,7 +182,7 @@ pub(super) fn downtime_table(its: &EndpointLoad) -> String {
     let rows = its.away.iter().map(|it| {
         let how = match (it.times, it.at_end) {
             (0, true) => "never ready".into(),
-            (0, false) => "ready late".into(),
+            (0, false) => "became ready late".into(),
             (times, at_end) => {
                 let times = if times == 1 {
                     "went away once".into()
@@ -200,19 +202,19 @@ pub(super) fn downtime_table(its: &EndpointLoad) -> String {
             format_seconds(it.seconds),
         ]
     });
-    let heads = [("w", "endpoint"), ("n", "start"), ("w", "how"), ("n", "for")];
-    format!("<h3>Away for a while</h3>{}", collapsible_table(&heads, rows.collect()))
+    let heads = [("w", "endpoint"), ("n", "session"), ("w", "what happened"), ("n", "downtime")];
+    format!("<h3>Outages</h3>{}", collapsible_table(&heads, rows.collect()))
 }
 
 pub(super) fn starts_section(summary: &RunSummary) -> String {
     let mut html = format!(
-        r#"<section id="starts"><h2>Starts</h2><span hidden id="start-count" data-value="{}"></span>"#,
+        r#"<section id="sessions"><h2>Sessions</h2><span hidden id="session-count" data-value="{}"></span>"#,
         summary.starts.len()
     );
     if summary.unrecorded > 0 {
         let _ = write!(
             html,
-            r#"<p class="note">Of {} earlier starts no record was kept.</p>"#,
+            r#"<p class="note">Earlier sessions without a record: {}.</p>"#,
             summary.unrecorded
         );
     }
@@ -237,11 +239,11 @@ pub(super) fn starts_section(summary: &RunSummary) -> String {
         ]
     });
     let heads = [
-        ("n", "start"),
-        ("l", "began"),
-        ("l", "end"),
+        ("n", "session"),
+        ("l", "started"),
+        ("l", "outcome"),
         ("n", "ranks"),
-        ("n", "worked"),
+        ("n", "working time"),
         ("n", "done before"),
         ("n", "answered"),
         ("n", "failed"),
@@ -249,23 +251,23 @@ pub(super) fn starts_section(summary: &RunSummary) -> String {
         ("w", "what happened"),
     ];
     html.push_str(&table(&heads, rows));
-    html + r#"<p class="note">Of a start that was killed, what was noted last, at most five seconds before.</p></section>"#
+    html + r#"<p class="note">Numbers of a killed session are those of its last sample, at most five seconds before.</p></section>"#
 }
 
 /// Lists what happened in a session: resumption, lost ranks, outages, retries, accepted changes.
 fn start_events(start: &StartSummary) -> String {
     let mut all = Vec::new();
     if start.done_before > 0 {
-        all.push("went on where it stood".to_owned());
+        all.push("resumed".to_owned());
     }
     match &start.above {
         Some(above) => all.push(format!(
-            "{} settled in {} up to level {}",
+            "{} finished in {}, up to level {}",
             pluralize(above.answered + above.failed, "group"),
             format_seconds(above.seconds),
             above.level
         )),
-        None if start.answered + start.failed == 0 => all.push("asked nothing".into()),
+        None if start.answered + start.failed == 0 => all.push("sent nothing".into()),
         None => {}
     }
     if !start.lost.is_empty() {
@@ -275,12 +277,12 @@ fn start_events(start: &StartSummary) -> String {
         all.push(format!("lost rank {}{more}", named.collect::<Vec<_>>().join(", ")));
     }
     match start.times_away {
-        Some(1) => all.push("an endpoint went away".into()),
-        Some(times) if times > 1 => all.push(format!("endpoints went away {times} times")),
+        Some(1) => all.push("1 outage of an endpoint".into()),
+        Some(times) if times > 1 => all.push(format!("{times} outages of endpoints")),
         _ => {}
     }
     if start.retried > 0 {
-        all.push(format!("{} sent again", pluralize(start.retried, "prompt")));
+        all.push(format!("{} retried", pluralize(start.retried, "prompt")));
     }
     all.extend(start.changes.iter().cloned());
     if all.is_empty() { "–".into() } else { escape_html(&all.join("; ")) }
@@ -298,9 +300,9 @@ pub(super) fn settings_section(summary: &RunSummary) -> String {
             ]
         })
     };
-    let heads = [("l", "setting"), ("w", "value"), ("l", "from")];
+    let heads = [("l", "setting"), ("w", "value"), ("l", "origin")];
     format!(
-        r#"<section id="settings"><h2>Settings</h2><p class="note">Of the last start.</p>{}<details><summary>Everything that was left at its default</summary>{}</details></section>"#,
+        r#"<section id="settings"><h2>Settings</h2><p class="note">Of the latest session.</p>{}<details><summary>Settings at their defaults</summary>{}</details></section>"#,
         table(&heads, rows(false)),
         table(&heads, rows(true)),
     )

@@ -12,18 +12,18 @@ use crate::report::{
 pub(super) fn throughput_section(summary: &RunSummary) -> String {
     let points = layout_points(&summary.course);
     let wide = points.last().map_or(0.0, |(_, to, _)| *to);
-    let mut html = String::from(r#"<section id="course"><h2>Over time</h2>"#);
+    let mut html = String::from(r#"<section id="timeline"><h2>Throughput over time</h2>"#);
     if wide <= 0.0 {
         return html
-            + r#"<p class="note">Too little was seen of it to draw: nothing was asked, or it was over at once.</p></section>"#;
+            + r#"<p class="note">Too little data to draw: nothing was sent, or the run was over at once.</p></section>"#;
     }
     let rates = &summary.rates;
     html.push_str(&format!(
-        r#"<p class="note">Working time only: what lies between starts is left out, and what a start does before it asks. The ramp (<b>{}</b>) lasts until 70 % of what is usual in a start is in flight. The tail (<b>{}</b>) begins when windows are never 70 % filled again. Between them it is steady (<b>{}</b>).{}</p>"#,
+        r#"<p class="note">Working time only: the time between sessions, and the time before a session sends prompts, are left out. The ramp (<b>{}</b>) lasts until 70 % of a session's typical load is in flight. The tail (<b>{}</b>) begins when concurrency limits are not filled to 70 % any more. Between them lies the steady phase (<b>{}</b>).{}</p>"#,
         format_seconds(rates.ramp_s), format_seconds(rates.tail_s), format_seconds(rates.steady_s), missing_starts_note(summary),
     ));
     if summary.reduce.is_some() {
-        html.push_str(r#"<p class="note">The leaves first, then level after level (L1, L2, …); the times above are the leaves'.</p>"#);
+        html.push_str(r#"<p class="note">Leaves come first, then each level (L1, L2, …). The durations above are the leaves'.</p>"#);
     }
     html.push_str(r#"<div class="key"><span><i class="band" style="background:var(--ramp)"></i>ramp</span><span><i class="band" style="background:var(--tail)"></i>tail</span></div>"#);
     let (bands, marks) = (phase_bands(&points), start_marks(&points));
@@ -48,14 +48,12 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
         };
     let prompts = series(|it| (it.duration_s() > 0.0).then(|| it.prompts / it.duration_s()));
     let unit = match (marks.is_empty(), summary.reduce.is_some()) {
-        (true, _) => "a second",
-        (false, false) => "a second; a start begins at each numbered line",
-        (false, true) => {
-            "a second; a start begins at each numbered line, a level of the tree at each L"
-        }
+        (true, _) => "",
+        (false, false) => "a session starts at each numbered line",
+        (false, true) => "a session starts at each numbered line, a level of the tree at each L",
     };
     html.push_str(&draw(
-        "Prompts",
+        "Prompts per second",
         unit,
         150,
         &marks,
@@ -64,8 +62,8 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
     let tokens = series(|it| (it.duration_s() > 0.0).then(|| it.tokens / it.duration_s()));
     if tokens.iter().any(|it| it.2 > 0.0) {
         html.push_str(&draw(
-            "Tokens of answers",
-            "a second",
+            "Completion tokens per second",
+            "",
             110,
             &[],
             &[StepSeries { steps: &tokens, class: "green", filled: true }],
@@ -78,7 +76,7 @@ pub(super) fn throughput_section(summary: &RunSummary) -> String {
     ];
     html.push_str(&draw(
         "In flight",
-        "sequences; the dashed line is the room in all windows",
+        "sequences; the dashed line is the sum of the concurrency limits",
         110,
         &[],
         &both,
@@ -101,8 +99,8 @@ fn missing_starts_note(summary: &RunSummary) -> String {
     let missing: Vec<String> = missing.map(|it| it.start.to_string()).collect();
     match missing.len() {
         0 => String::new(),
-        1 => format!(" Start {} was killed before anything was noted.", missing.concat()),
-        _ => format!(" Starts {} were killed before anything was noted.", missing.join(", ")),
+        1 => format!(" Session {} was killed before its first sample.", missing.concat()),
+        _ => format!(" Sessions {} were killed before their first samples.", missing.join(", ")),
     }
 }
 

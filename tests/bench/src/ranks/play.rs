@@ -248,7 +248,7 @@ impl Play {
         if self.spans.is_empty() {
             self.ledger.touch_rank(rank as usize, now);
         } else {
-            let needless = self.ledger.settle(rank as usize, self.spans.drain(..), now);
+            let needless = self.ledger.settle_places(rank as usize, self.spans.drain(..), now);
             assert!(needless.is_empty(), "nothing is done twice here");
         }
         let took = began.elapsed().as_secs_f64();

@@ -23,7 +23,7 @@ use crate::domain::Merge;
 pub struct AnswerConcat {
     /// Text between two answers; `None` for a JSON list.
     separator: Option<String>,
-    counted: ObservedCounts,
+    counts: ObservedCounts,
     unreadable: FirstExamples,
     values: u64,
     pieces: BTreeMap<AnswerPosition, String>,
@@ -44,12 +44,18 @@ impl AnswerConcat {
 
     fn with_separator(separator: Option<String>) -> Self {
         let (counted, pieces) = Default::default();
-        Self { separator, counted, unreadable: FirstExamples::of(EXAMPLE_LIMIT), values: 0, pieces }
+        Self {
+            separator,
+            counts: counted,
+            unreadable: FirstExamples::of(EXAMPLE_LIMIT),
+            values: 0,
+            pieces,
+        }
     }
 
     /// Counts an answer and returns its piece of the output; failed and blank answers have none.
     pub fn count_piece(&mut self, seen: &ObservedAnswer<'_>) -> Option<String> {
-        let text = self.counted.text(seen)?;
+        let text = self.counts.text(seen)?;
         if self.separator.is_some() {
             self.values += 1;
             // Untrimmed, since a text may begin with an indented line.
@@ -113,7 +119,7 @@ impl AnswerConcat {
     /// Returns the counts as JSON; the text itself is not included.
     #[must_use]
     pub fn finish(&self) -> Value {
-        let mut finished = self.counted.finish();
+        let mut finished = self.counts.finish();
         let name = if self.separator.is_some() { "texts" } else { "values" };
         finished[name] = self.values.into();
         if self.separator.is_none() {
@@ -132,7 +138,7 @@ fn list_elements(json: &RawValue) -> Result<Vec<&RawValue>, String> {
 
 impl Merge for AnswerConcat {
     fn merge(&mut self, other: Self) {
-        self.counted.merge(other.counted);
+        self.counts.merge(other.counts);
         self.unreadable.merge(other.unreadable);
         self.values += other.values;
         self.pieces.extend(other.pieces);

@@ -14,7 +14,7 @@ use crate::domain::Merge;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FailureReport {
     example_limit: usize,
-    counted: ObservedCounts,
+    counts: ObservedCounts,
     kinds: BTreeMap<String, FirstExamples>,
     /// Answered prompts, each counted once however many sequences it has.
     answered: u64,
@@ -25,12 +25,12 @@ impl FailureReport {
     #[must_use]
     pub fn new(named: usize) -> Self {
         let (counted, kinds) = Default::default();
-        Self { example_limit: named, counted, kinds, answered: 0 }
+        Self { example_limit: named, counts: counted, kinds, answered: 0 }
     }
 
     /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let _ = self.counted.text(seen);
+        let _ = self.counts.text(seen);
         match seen.outcome {
             Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
             Err(failed) => {
@@ -48,7 +48,7 @@ impl FailureReport {
             self.kinds.iter().map(|(kind, its)| (kind.as_str(), its.finish())).collect();
         let failed: u64 = self.kinds.values().map(FirstExamples::count).sum();
         json!({
-            "total": self.answered + failed, "answered": self.answered, "failed": failed, "blank": self.counted.blank,
+            "total": self.answered + failed, "answered": self.answered, "failed": failed, "blank": self.counts.blank,
             "kinds": kinds
         })
     }
@@ -56,7 +56,7 @@ impl FailureReport {
 
 impl Merge for FailureReport {
     fn merge(&mut self, other: Self) {
-        self.counted.merge(other.counted);
+        self.counts.merge(other.counts);
         self.answered += other.answered;
         for (kind, its) in other.kinds {
             self.kinds

@@ -29,7 +29,7 @@ const MAX_LISTED_ANSWERS: usize = 100;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MajorityVote {
     at: Option<String>,
-    counted: ObservedCounts,
+    counts: ObservedCounts,
     unreadable: FirstExamples,
     /// All votes, including those for evicted answers.
     votes: u64,
@@ -64,7 +64,7 @@ impl MajorityVote {
     pub fn new(at: Option<String>) -> Self {
         Self {
             at,
-            counted: ObservedCounts::default(),
+            counts: ObservedCounts::default(),
             unreadable: FirstExamples::of(EXAMPLE_LIMIT),
             votes: 0,
             candidates: BTreeMap::new(),
@@ -75,7 +75,7 @@ impl MajorityVote {
 
     /// Adds an answer's vote; failed and blank answers have none.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let Some(text) = self.counted.text(seen) else { return };
+        let Some(text) = self.counts.text(seen) else { return };
         let written = match extract::text_at_pointer(text, self.at.as_deref()) {
             Ok(written) => written,
             Err(why) => return self.unreadable.add(seen, || why),
@@ -133,7 +133,7 @@ impl MajorityVote {
         let winner = by_votes.first();
         let most = winner.map_or(0, |it| it.votes);
         let tied = by_votes.iter().skip(1).take_while(|it| it.votes == most);
-        let mut finished = self.counted.finish();
+        let mut finished = self.counts.finish();
         finished["winner"] = winner.map(|it| it.original_text.as_str()).into();
         finished["votes"] = most.into();
         finished["fraction"] = share(most).into();
@@ -153,7 +153,7 @@ impl MajorityVote {
 
 impl Merge for MajorityVote {
     fn merge(&mut self, other: Self) {
-        self.counted.merge(other.counted);
+        self.counts.merge(other.counts);
         self.unreadable.merge(other.unreadable);
         self.votes += other.votes;
         other.candidates.into_iter().for_each(|(key, votes)| self.add_votes(key, votes));

@@ -44,7 +44,7 @@ mod top_k;
 pub use concat::AnswerConcat;
 pub use failures::FailureReport;
 pub use majority::MajorityVote;
-pub use observed::{AnswerPosition, Line, ObservedAnswer, ObservedFailure};
+pub use observed::{AnswerPosition, ObservedAnswer, ObservedFailure, ObservedLine};
 pub use statistics::NumericStatistics;
 pub use top_k::TopK;
 

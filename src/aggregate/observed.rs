@@ -45,7 +45,7 @@ pub struct ObservedFailure<'a> {
 
 /// A parsed answer line of a shard file.
 #[derive(Debug, Deserialize)]
-pub struct Line<'a> {
+pub struct ObservedLine<'a> {
     #[serde(borrow)]
     id: &'a RawValue,
     index: u64,
@@ -67,7 +67,7 @@ struct ObservedLineError<'a> {
     status: Option<u16>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> ObservedLine<'a> {
     /// Parses a line of a shard file.
     ///
     /// # Errors
@@ -218,23 +218,23 @@ mod tests {
     fn a_line_has_one_answer_per_sequence_or_a_failure() {
         let line =
             br#"{"id":"a","index":3,"response":"x\ny","success":true,"error":null,"served":{}}"#;
-        let line = Line::read(line).expect("a line");
+        let line = ObservedLine::read(line).expect("a line");
         let place = AnswerPosition { index: 3, sequence: 0 };
         assert_eq!(
             line.observed_answers().collect::<Vec<_>>(),
             [ObservedAnswer { place, id: "\"a\"", outcome: Ok("x\ny") }]
         );
         let two = br#"{"id":7,"index":0,"response":"a","responses":["a","b"],"success":true,"error":null}"#;
-        let two = Line::read(two).expect("a line");
+        let two = ObservedLine::read(two).expect("a line");
         assert_eq!(
             two.observed_answers().map(|it| it.outcome).collect::<Vec<_>>(),
             [Ok("a"), Ok("b")]
         );
         assert_eq!(two.observed_answers().last().map(|it| it.place.sequence), Some(1));
         let bad = br#"{"id":"7","index":1,"response":null,"success":false,"error":{"kind":"too_long","message":"no","status":400}}"#;
-        let bad = Line::read(bad).expect("a line");
+        let bad = ObservedLine::read(bad).expect("a line");
         let failed = ObservedFailure { kind: "too_long", message: "no", status: Some(400) };
         assert_eq!(bad.observed_answers().map(|it| it.outcome).collect::<Vec<_>>(), [Err(failed)]);
-        assert!(Line::read(b"{}").is_err());
+        assert!(ObservedLine::read(b"{}").is_err());
     }
 }

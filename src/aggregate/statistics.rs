@@ -18,7 +18,7 @@ use crate::domain::Merge;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NumericStatistics {
     at: Option<String>,
-    counted: ObservedCounts,
+    counts: ObservedCounts,
     numbers: SummaryStatistics,
     non_numeric: FirstExamples,
     lengths: SummaryStatistics,
@@ -29,12 +29,18 @@ impl NumericStatistics {
     #[must_use]
     pub fn new(at: Option<String>) -> Self {
         let (counted, numbers, lengths) = Default::default();
-        Self { at, counted, numbers, non_numeric: FirstExamples::of(EXAMPLE_LIMIT), lengths }
+        Self {
+            at,
+            counts: counted,
+            numbers,
+            non_numeric: FirstExamples::of(EXAMPLE_LIMIT),
+            lengths,
+        }
     }
 
     /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let Some(text) = self.counted.text(seen) else { return };
+        let Some(text) = self.counts.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
         match extract::number_at_pointer(text, self.at.as_deref()) {
             Ok(number) => self.numbers.add(number),
@@ -46,7 +52,7 @@ impl NumericStatistics {
     /// null without numbers.
     #[must_use]
     pub fn finish(&self) -> Value {
-        let mut finished = self.counted.finish();
+        let mut finished = self.counts.finish();
         finished["no_numbers"] = self.non_numeric.finish();
         finished["numbers"] = json!(self.numbers.finish());
         finished["characters"] = json!(self.lengths.finish());
@@ -56,7 +62,7 @@ impl NumericStatistics {
 
 impl Merge for NumericStatistics {
     fn merge(&mut self, other: Self) {
-        self.counted.merge(other.counted);
+        self.counts.merge(other.counts);
         self.numbers.merge(other.numbers);
         self.non_numeric.merge(other.non_numeric);
         self.lengths.merge(other.lengths);

@@ -19,7 +19,7 @@ use crate::domain::Merge;
 pub struct TopK {
     k: usize,
     at: Option<String>,
-    counted: ObservedCounts,
+    counts: ObservedCounts,
     without_score: FirstExamples,
     /// Answers by descending score, then by input position.
     best: BTreeMap<(i64, AnswerPosition), ScoredAnswer>,
@@ -37,7 +37,7 @@ impl TopK {
     #[must_use]
     pub fn new(k: usize, at: Option<String>) -> Self {
         let (counted, best) = (ObservedCounts::default(), BTreeMap::new());
-        Self { k, at, counted, without_score: FirstExamples::of(EXAMPLE_LIMIT), best }
+        Self { k, at, counts: counted, without_score: FirstExamples::of(EXAMPLE_LIMIT), best }
     }
 
     /// Adds an answer with the score that its text contains.
@@ -53,15 +53,15 @@ impl TopK {
         seen: &ObservedAnswer<'_>,
         score: impl FnOnce(&str) -> Result<f64, String>,
     ) {
-        let Some(text) = self.counted.text(seen) else { return };
+        let Some(text) = self.counts.text(seen) else { return };
         match score(text) {
-            Ok(score) if !score.is_nan() => self.put(seen, score, text),
+            Ok(score) if !score.is_nan() => self.insert_scored(seen, score, text),
             Ok(_) => self.without_score.add(seen, || "its score is not a number".into()),
             Err(why) => self.without_score.add(seen, || why),
         }
     }
 
-    fn put(&mut self, seen: &ObservedAnswer<'_>, score: f64, text: &str) {
+    fn insert_scored(&mut self, seen: &ObservedAnswer<'_>, score: f64, text: &str) {
         let key = (!exact_sum::order_key(score), seen.place); // `!` reverses the order
         let full = self.best.len() >= self.k;
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
@@ -91,7 +91,7 @@ impl TopK {
                 "response": it.text
             })
         };
-        let mut finished = self.counted.finish();
+        let mut finished = self.counts.finish();
         finished["without_score"] = self.without_score.finish();
         finished["best"] = self.best.iter().map(shown).collect::<Vec<_>>().into();
         finished
@@ -100,7 +100,7 @@ impl TopK {
 
 impl Merge for TopK {
     fn merge(&mut self, other: Self) {
-        self.counted.merge(other.counted);
+        self.counts.merge(other.counts);
         self.without_score.merge(other.without_score);
         self.best.extend(other.best);
         self.cut();

@@ -170,7 +170,7 @@ fn start_supervisor_if_needed(
     flags: &SettingsLayer,
     environment: &Environment,
 ) -> Option<serve::IdleSupervisor> {
-    let named = |layer: &SettingsLayer| layer.names("serve");
+    let named = |layer: &SettingsLayer| layer.has_key("serve");
     let file = || config.and_then(|path| SettingsLayer::from_file(path).ok());
     let wanted = named(flags) || named(&SettingsLayer::from_environment(environment));
     (wanted || file().is_some_and(|layer| named(&layer))).then(serve::IdleSupervisor::start)

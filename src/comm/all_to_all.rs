@@ -13,6 +13,7 @@ pub fn all_to_all_in_rounds<C: Comm + ?Sized>(
 ) {
     let size = comm.size();
     let quota = (round / size).max(1);
+    // All ranks must make the same number of collective calls, so the largest part decides.
     let mut rounds =
         [parts.iter().map(|part| part.len().div_ceil(quota) as u64).max().unwrap_or(0)];
     comm.all_reduce(&mut rounds, ReduceOp::Max);

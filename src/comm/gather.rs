@@ -11,6 +11,7 @@ pub fn gather_in_rounds<C: Comm + ?Sized>(
     mut sink: impl FnMut(usize, &[u8]),
 ) {
     let quota = (round / comm.size()).max(1);
+    // All ranks must make the same number of collective calls, so the largest part decides.
     let mut rounds = [mine.len().div_ceil(quota) as u64];
     comm.all_reduce(&mut rounds, ReduceOp::Max);
     let mut gathered = RankParts::default();

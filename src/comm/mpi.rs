@@ -70,6 +70,7 @@ impl MpiComm {
             main_thread_only: PhantomData,
         };
         if let Err(why) = launcher.check_world_size(comm.size(), &comm.library.name) {
+            // Finalisation, which follows the error, spins: the ranks sleep here until all have arrived.
             comm.barrier();
             return Err(CommError::LauncherMismatch(why));
         }
@@ -83,7 +84,7 @@ impl MpiComm {
     }
 
     /// Waits for an operation whose other ranks may arrive much later.
-    fn wait<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
+    fn wait_for_ranks<'a, D: ?Sized, S: Scope<'a>>(request: Request<'a, D, S>) {
         Self::wait_with(PollBackoff::for_long_wait(), request);
     }
 
@@ -181,7 +182,7 @@ impl Comm for MpiComm {
     }
 
     fn barrier(&mut self) {
-        Self::wait(self.world.immediate_barrier());
+        Self::wait_for_ranks(self.world.immediate_barrier());
     }
 
     fn broadcast_bytes(&mut self, bytes: &mut Vec<u8>) {
@@ -224,20 +225,24 @@ impl Comm for MpiComm {
     fn gather_bytes(&mut self, mine: &[u8], into: &mut RankParts) {
         let mine = non_dangling(mine);
         into.bytes.clear();
-        into.bytes.reserve(1); // as `anchored`
+        into.bytes.reserve(1); // a real address, see `non_dangling`
         into.counts.clear();
         let count = [mpi_count(mine.len())];
         let root = self.world.process_at_rank(0);
         if self.rank() != 0 {
             mpi::request::scope(|scope| {
-                Self::wait(root.immediate_gather_into(scope, &count[..]));
+                Self::wait_for_ranks(root.immediate_gather_into(scope, &count[..]));
                 Self::wait_for_transfer(root.immediate_gather_varcount_into(scope, mine));
             });
             return;
         }
         let mut counts = vec![0; self.size()];
         mpi::request::scope(|scope| {
-            Self::wait(root.immediate_gather_into_root(scope, &count[..], &mut counts[..]));
+            Self::wait_for_ranks(root.immediate_gather_into_root(
+                scope,
+                &count[..],
+                &mut counts[..],
+            ));
         });
         into.counts.extend(counts.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
         into.bytes.resize(into.counts.iter().sum(), 0);
@@ -256,10 +261,14 @@ impl Comm for MpiComm {
         let sent: Vec<Count> = mine.counts.iter().map(|&count| mpi_count(count)).collect();
         let mut got = vec![0; self.size()];
         mpi::request::scope(|scope| {
-            Self::wait(self.world.immediate_all_to_all_into(scope, &sent[..], &mut got[..]));
+            Self::wait_for_ranks(self.world.immediate_all_to_all_into(
+                scope,
+                &sent[..],
+                &mut got[..],
+            ));
         });
         into.clear();
-        into.bytes.reserve(1); // as `anchored`
+        into.bytes.reserve(1); // a real address, see `non_dangling`
         into.counts.extend(got.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
         into.bytes.resize(into.counts.iter().sum(), 0);
         let bytes = non_dangling(&mine.bytes);
@@ -360,7 +369,7 @@ impl MpiComm {
         let counts: Vec<Count> = pieces.iter().map(|piece| mpi_count(piece.len())).collect();
         let mut count = [0 as Count];
         mpi::request::scope(|scope| {
-            Self::wait(if root {
+            Self::wait_for_ranks(if root {
                 process.immediate_scatter_into_root(scope, &counts[..], &mut count[..])
             } else {
                 process.immediate_scatter_into(scope, &mut count[..])
@@ -368,7 +377,7 @@ impl MpiComm {
         });
         let old = mine.len();
         mine.resize(old + usize::try_from(count[0]).unwrap_or(0), 0);
-        mine.reserve(1); // as `anchored`
+        mine.reserve(1); // a real address, see `non_dangling`
         let mut bytes = pieces.concat();
         bytes.reserve(1);
         let starts = displacements_of(&counts);

@@ -87,6 +87,7 @@ pub trait TypedComm: Comm {
         }
         let Some(parent) = tree::parent_rank(self.rank()) else { return Ok(Some(mine)) };
         self.send_bytes(parent, MessageTag::TreeReduce, codec::encode_value(&mine)?)?;
+        // Bytes move only during calls of the communicator, and this rank's next one may be far away.
         let mut nap = PollBackoff::for_transfer();
         while self.pending_messages() > 0 {
             nap.sleep_next();

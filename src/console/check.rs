@@ -103,7 +103,7 @@ impl CheckReport {
             if rank.endpoints.is_empty() {
                 add(vec!["none".into(), "idle".into()]);
             }
-            rank.endpoints.iter().for_each(|endpoint| add(row(endpoint)));
+            rank.endpoints.iter().for_each(|endpoint| add(endpoint_row(endpoint)));
         }
         table
     }
@@ -134,7 +134,7 @@ fn ready_count_text(ready: usize, all: usize) -> String {
     format!("{ready} of {all} endpoints ready")
 }
 
-fn row(endpoint: &EndpointStatus) -> Vec<String> {
+fn endpoint_row(endpoint: &EndpointStatus) -> Vec<String> {
     let mut row = vec![endpoint.url.to_string()];
     match &endpoint.probe {
         ProbeResult::Ready(facts) => {

@@ -162,15 +162,13 @@ impl EndSummary<'_> {
     /// Writes a line per failure kind: of the whole run if the answers were measured, else of this session.
     fn write_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(all) = self.failures else {
-            return self
-                .tally
-                .failed
-                .iter()
-                .try_for_each(|(kind, many)| writeln!(f, "failed: {many} {}", words(*kind)));
+            return self.tally.failed.iter().try_for_each(|(kind, many)| {
+                writeln!(f, "failed: {many} {}", describe_failure_kind(*kind))
+            });
         };
         for (kind, its) in all {
             let known = serde_json::from_value::<FailureKind>(kind.as_str().into());
-            let words = known.map_or(kind.clone(), |kind| words(kind).to_owned());
+            let words = known.map_or(kind.clone(), |kind| describe_failure_kind(kind).to_owned());
             let first = its.first.iter().take(MAX_LISTED_IDS);
             let mut ids = first.map(|(_, it)| shorten_id(&it.id)).collect::<Vec<_>>().join(", ");
             if its.count > MAX_LISTED_IDS as u64 {
@@ -199,7 +197,7 @@ fn format_elapsed(seconds: f64) -> String {
     if seconds < 60.0 { format!("{seconds:.1} s") } else { format_duration(seconds) }
 }
 
-fn words(kind: FailureKind) -> &'static str {
+fn describe_failure_kind(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::EmptyPrompt => "with an empty prompt",
         FailureKind::TooLong => "longer than the model's context",
@@ -323,7 +321,7 @@ mod tests {
     use super::*;
     use crate::metrics::FailureExample;
 
-    fn finish<'a>(counts: &'a PromptCounts, tally: &'a Tally) -> EndSummary<'a> {
+    fn end_summary<'a>(counts: &'a PromptCounts, tally: &'a Tally) -> EndSummary<'a> {
         EndSummary {
             label: "prompts".into(),
             counts,
@@ -356,10 +354,10 @@ mod tests {
             ..Tally::default()
         };
         let text =
-            EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.to_string();
+            EndSummary { starts: 1000, ranks: 12_000, ..end_summary(&counts, &tally) }.to_string();
         assert!(max_line_width(&text) <= 80, "{text}");
-        let table =
-            EndSummary { starts: 1000, ranks: 12_000, ..finish(&counts, &tally) }.counts_table();
+        let table = EndSummary { starts: 1000, ranks: 12_000, ..end_summary(&counts, &tally) }
+            .counts_table();
         assert!(max_line_width(&table.to_string()) <= 80, "{table}");
     }
 
@@ -367,7 +365,8 @@ mod tests {
     fn one_is_not_several_and_the_next_step_is_said() {
         let (counts, tally) =
             (PromptCounts::new(3, 2, 0), Tally { answered: 2, ..Tally::default() });
-        let text = EndSummary { ranks: 1, output: None, ..finish(&counts, &tally) }.to_string();
+        let text =
+            EndSummary { ranks: 1, output: None, ..end_summary(&counts, &tally) }.to_string();
         assert!(text.contains("12.3 s on 1 rank\n"), "{text}");
         assert!(
             text.contains("next: the same command goes on with 1 open prompt, about 7s more"),
@@ -375,7 +374,7 @@ mod tests {
         );
         assert!(!text.contains("answers:"), "{text}");
         let (counts, tally) = (PromptCounts::new(2, 1, 1), Tally::default());
-        let text = finish(&counts, &tally).to_string();
+        let text = end_summary(&counts, &tally).to_string();
         assert!(text.contains("it was finished before: nothing was asked"), "{text}");
         assert!(text.contains("--retry-failed"), "{text}");
         let failed = |kind: &str| {
@@ -385,7 +384,7 @@ mod tests {
             )])
         };
         let says = |kinds: &BTreeMap<String, FailureStats>| {
-            EndSummary { failures: Some(kinds), ..finish(&counts, &tally) }.to_string()
+            EndSummary { failures: Some(kinds), ..end_summary(&counts, &tally) }.to_string()
         };
         assert!(says(&failed("bad_row")).contains("--accept-changes"));
         assert!(says(&failed("refused")).contains("--retry-failed"));
@@ -401,7 +400,8 @@ mod tests {
         let failures = BTreeMap::from([("too_long".to_owned(), its)]);
         let (counts, tally) =
             (PromptCounts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });
-        let text = EndSummary { failures: Some(&failures), ..finish(&counts, &tally) }.to_string();
+        let text =
+            EndSummary { failures: Some(&failures), ..end_summary(&counts, &tally) }.to_string();
         assert!(
             text.contains("failed: 12 longer than the model's context (ids q3, 4, a long id that nobody wo…, …)"),
             "{text}"

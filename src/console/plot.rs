@@ -76,7 +76,7 @@ struct SweepPlot<'r> {
     report: &'r SweepReport,
     x_is_batch: bool,
     x_values: Vec<AutoOrCount>,
-    lines: Vec<AutoOrCount>,
+    series_values: Vec<AutoOrCount>,
 }
 
 impl<'r> SweepPlot<'r> {
@@ -85,7 +85,7 @@ impl<'r> SweepPlot<'r> {
         let windows = sort_unique(report.cells.iter().map(|row| row.cell.window));
         let by_batch = batches.len() >= windows.len();
         let (places, lines) = if by_batch { (batches, windows) } else { (windows, batches) };
-        Self { report, x_is_batch: by_batch, x_values: places, lines }
+        Self { report, x_is_batch: by_batch, x_values: places, series_values: lines }
     }
 
     fn draw_plot<B: DrawingBackend>(
@@ -203,7 +203,7 @@ impl<'r> SweepPlot<'r> {
         dashed: bool,
         bars: bool,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        for (number, &line) in self.lines.iter().enumerate() {
+        for (number, &line) in self.series_values.iter().enumerate() {
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             let shift = self.series_offset(number);
             let points =
@@ -240,7 +240,7 @@ impl<'r> SweepPlot<'r> {
         &self,
         chart: &mut SweepChart<'_, B>,
     ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
-        for (number, &line) in self.lines.iter().enumerate() {
+        for (number, &line) in self.series_values.iter().enumerate() {
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             let is_one = |&&place: &&AutoOrCount| {
                 self.row(place, line).is_some_and(|row| row.figures.is_none())
@@ -267,7 +267,7 @@ impl<'r> SweepPlot<'r> {
         let Some(row) = self.report.best.map(|at| &self.report.cells[at]) else { return Ok(()) };
         let (place, line) = self.x_and_series(row);
         let at = self.x_values.iter().position(|it| *it == place);
-        let number = self.lines.iter().position(|it| *it == line);
+        let number = self.series_values.iter().position(|it| *it == line);
         let (Some(at), Some(number), Some(it)) = (at, number, of(row)) else { return Ok(()) };
         let centre = (at as f64 + self.series_offset(number), it.median);
         chart.draw_series([Circle::new(centre, 11, BLACK.stroke_width(2))])?;
@@ -289,7 +289,7 @@ impl<'r> SweepPlot<'r> {
         let left = Pos::new(HPos::Left, VPos::Center);
         let mut y = 24;
         area.draw_text(what, &text(18, &BLACK).pos(left), (8, y))?;
-        for (number, line) in self.lines.iter().enumerate() {
+        for (number, line) in self.series_values.iter().enumerate() {
             y += 26;
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             area.draw(&PathElement::new([(8, y), (44, y)], colour.stroke_width(2)))?;
@@ -317,7 +317,7 @@ impl<'r> SweepPlot<'r> {
 
     /// Lines stand a little beside each other, so that bars can be told apart.
     fn series_offset(&self, number: usize) -> f64 {
-        (number as f64 - (self.lines.len() as f64 - 1.0) / 2.0) * 0.06
+        (number as f64 - (self.series_values.len() as f64 - 1.0) / 2.0) * 0.06
     }
 
     fn x_and_series(&self, row: &SweepRow) -> (AutoOrCount, AutoOrCount) {

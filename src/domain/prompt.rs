@@ -103,7 +103,7 @@ impl RequestParams {
 
     /// Returns a parameter that is a non-negative whole number.
     #[must_use]
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub fn get_u64(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let mut row = RequestParams::default();
         row.set("max_tokens", "7");
         assert_eq!(row.merged_over(&job).to_json(), r#"{"max_tokens":7,"temperature":0}"#);
-        assert_eq!(row.merged_over(&job).number("max_tokens"), Some(7));
+        assert_eq!(row.merged_over(&job).get_u64("max_tokens"), Some(7));
         assert_eq!(RequestParams::default().to_json(), "{}");
     }
 }

@@ -14,13 +14,13 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Probes a server once, with requests for its health, models, version and routes.
 pub async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
-    match ask(client, url).await {
+    match query_server(client, url).await {
         Ok(facts) => ProbeResult::Ready(facts),
         Err(why) => ProbeResult::NotReady(why),
     }
 }
 
-async fn ask(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
+async fn query_server(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
     let get = |path: &'static str| client.get(url, path, PROBE_TIMEOUT);
     let said = |what: &str, trouble: TransportError| format!("{what}: {trouble}");
     let health = get("/health").await.map_err(|trouble| said("GET /health", trouble))?;

@@ -71,7 +71,7 @@ impl ReplyUsage {
 struct PromptReplySlot {
     choices: Vec<Option<AnswerChoice>>,
     is_duplicate: bool,
-    asked: Option<u64>,
+    prompt_tokens: Option<u64>,
     told: Option<u64>,
 }
 
@@ -89,7 +89,7 @@ pub(super) fn read(
         let (prompt, sequence) = (choice.index / n, choice.index % n);
         let Some(place) = places.get_mut(prompt) else { continue };
         let count = |ids: &Option<Vec<IgnoredAny>>| ids.as_ref().map(|ids| ids.len() as u64);
-        place.asked = count(&choice.prompt_token_ids).or(place.asked);
+        place.prompt_tokens = count(&choice.prompt_token_ids).or(place.prompt_tokens);
         if let Some(told) = count(&choice.token_ids) {
             place.told = Some(place.told.unwrap_or_default() + told);
         }
@@ -97,9 +97,9 @@ pub(super) fn read(
         place.choices[sequence] = Some(choice.into_choice());
     }
     if let (Some(ids), [place]) = (&read.prompt_token_ids, places.as_mut_slice()) {
-        place.asked = Some(ids.len() as u64);
+        place.prompt_tokens = Some(ids.len() as u64);
     }
-    let exact: Vec<_> = places.iter().map(|place| place.asked.zip(place.told)).collect();
+    let exact: Vec<_> = places.iter().map(|place| place.prompt_tokens.zip(place.told)).collect();
     let complete = |place: PromptReplySlot| {
         let choices: Option<Vec<AnswerChoice>> = place.choices.into_iter().collect();
         choices.filter(|_| !place.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })

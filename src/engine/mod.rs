@@ -138,8 +138,9 @@ where
     let (broken, breaks) = std_mpsc::channel();
     let reader = thread::Builder::new()
         .name("reader".into())
-        .spawn(move || read(prompts, &give, &broken))?;
-    let writer = thread::Builder::new().name("writer".into()).spawn(move || write(sink, settle))?;
+        .spawn(move || feed_prompts(prompts, &give, &broken))?;
+    let writer =
+        thread::Builder::new().name("writer".into()).spawn(move || write_results(sink, settle))?;
     let driver = thread::Builder::new().name("engine".into()).spawn(move || {
         let (ended, tally) =
             run_scheduler(policy, endpoints, key, given, settled, commanded, &tell);
@@ -213,7 +214,7 @@ impl EngineHandle {
     }
 }
 
-fn read<E: std::fmt::Display>(
+fn feed_prompts<E: std::fmt::Display>(
     prompts: impl Iterator<Item = Result<Prompt, E>>,
     give: &mpsc::Sender<Prompt>,
     broken: &std_mpsc::Sender<String>,
@@ -234,7 +235,7 @@ fn read<E: std::fmt::Display>(
 }
 
 /// True if all of it was written.
-fn write(
+fn write_results(
     mut sink: impl FnMut(Vec<PromptResult>) -> Result<(), String>,
     mut settle: mpsc::Receiver<Vec<PromptResult>>,
 ) -> bool {

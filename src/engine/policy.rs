@@ -135,12 +135,12 @@ impl EnginePolicy {
 
     /// The job's `max_tokens`.
     pub(super) fn max_tokens(&self) -> Option<u64> {
-        self.default_params.number("max_tokens")
+        self.default_params.get_u64("max_tokens")
     }
 
     /// Sequences a prompt, where its row says nothing else.
     pub(super) fn sequences_per_prompt(&self) -> usize {
-        self.default_params.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
+        self.default_params.get_u64("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
     }
 
     /// What a prompt's request shares with others; `fitted` is its `max_tokens` where it has to be another.
@@ -157,7 +157,7 @@ impl EnginePolicy {
         if self.token_counting == TokenCounting::Exact {
             params.set("return_token_ids", "true");
         }
-        let n = params.number("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
+        let n = params.get_u64("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
         let known = |(name, _): (&str, &str)| {
             PARAMS_OF_BOTH_ROUTES.contains(&name)
                 || name == TEMPLATE_KWARGS

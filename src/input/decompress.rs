@@ -25,7 +25,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// A file that cannot be opened, or a Parquet file that lacks columns these rules need. Damage inside the file is
 /// reported while reading, with the file's name.
 pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read>, InputError> {
-    let io = |source| InputError::Io { doing: "cannot open it", path: path.to_path_buf(), source };
+    let io = |source| InputError::Io { action: "cannot open", path: path.to_path_buf(), source };
     let open = || File::open(path).map_err(io);
     let bytes: Box<dyn Read> = match compression_of(path) {
         FileCompression::Plain => Box::new(open()?),
@@ -41,30 +41,58 @@ pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read
 
 /// Opens a Parquet file as JSON lines. Missing columns are reported before any row is read.
 fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReader, InputError> {
-    let io = |source| InputError::Io { doing: "cannot read it", path: path.to_path_buf(), source };
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
     let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
     let template = template.map_err(InputError::InvalidTemplate)?;
-    let names = template.as_ref().map(PromptTemplate::placeholder_names).unwrap_or_default();
-    let counts =
+    let placeholders = template.as_ref().map(PromptTemplate::placeholder_names).unwrap_or_default();
+    let is_known =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
-    let needed = |name: &str| counts(name) || names.iter().any(|it| it == name);
-    let rows = parquet::ParquetReader::open(path, needed).map_err(io)?;
-    let twice = rows.column_names().iter().enumerate();
-    let mut twice = twice.filter(|(at, name)| rows.column_names()[..*at].contains(name));
-    if let Some((_, name)) = twice.next() {
+    let needed = |name: &str| is_known(name) || placeholders.iter().any(|known| known == name);
+    let rows =
+        parquet::ParquetReader::open(path, needed).map_err(|error| parquet_error(path, error))?;
+    let columns = rows.column_names();
+    let mut repeated =
+        columns.iter().enumerate().filter(|(at, name)| columns[..*at].contains(name));
+    if let Some((_, name)) = repeated.next() {
         return Err(header(format!("the table has two columns named `{name}`")));
     }
-    if template.is_none()
-        && !rows.column_names().iter().any(|it| it == "prompt" || it == "messages")
-    {
-        return Err(header(describe_missing_prompt("`prompt` or `messages`", rows.column_names())));
+    if template.is_none() && !columns.iter().any(|name| name == "prompt" || name == "messages") {
+        return Err(header(describe_missing_prompt("`prompt` or `messages`", columns)));
     }
     if !rows.omitted_columns().is_empty() {
         let columns = rows.omitted_columns().join(", ");
-        tracing::info!(event = "parquet_columns_omitted", file = %path.display(), columns, "columns omitted, since they are binary or have no JSON form: {columns}");
+        tracing::info!(
+            event = "parquet_columns_omitted",
+            file = %path.display(),
+            columns,
+            "columns omitted, since they are binary or have no JSON form: {columns}"
+        );
     }
     Ok(rows)
+}
+
+/// Converts an error of opening a Parquet file.
+fn parquet_error(path: &Path, source: io::Error) -> InputError {
+    let is_parquet = || {
+        let mut magic = [0; 4];
+        File::open(path)
+            .and_then(|mut file| file.read_exact(&mut magic))
+            .is_ok_and(|()| magic == *b"PAR1")
+    };
+    match read_error(path, source) {
+        InputError::Damaged { path, .. } if !is_parquet() => InputError::NotParquet { path },
+        error => error,
+    }
+}
+
+/// Converts an error of reading a file. One that does not come from the system means that the data cannot be decoded.
+fn read_error(path: &Path, source: io::Error) -> InputError {
+    let path = path.to_path_buf();
+    if source.raw_os_error().is_some() || source.kind() == io::ErrorKind::Unsupported {
+        InputError::Io { action: "cannot read", path, source }
+    } else {
+        InputError::Damaged { path, source }
+    }
 }
 
 /// Copies a stream to the plain file `to` in constant memory and returns the number of bytes once they are on disk.
@@ -72,7 +100,7 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReade
 /// # Errors
 /// A stream that cannot be read to its end, or a file that cannot be written. Then `to` must not be used.
 pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
-    let failed = |doing| move |source| InputError::Io { doing, path: to.to_path_buf(), source };
+    let failed = |action| move |source| InputError::Io { action, path: to.to_path_buf(), source };
     let mut file = File::create(to).map_err(failed("cannot create"))?;
     let mut chunk = vec![0; BUFFER_BYTES];
     let mut copied = 0;
@@ -81,7 +109,11 @@ pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed("cannot read what is to be copied here")(error)),
+            // A named stream reports its own error; standard input has none.
+            Err(error) => {
+                let unnamed = failed("cannot read the input that is copied here");
+                return Err(error.downcast::<InputError>().unwrap_or_else(unnamed));
+            }
         };
         file.write_all(&chunk[..read]).map_err(failed("cannot write the copy of the input"))?;
         copied += read as u64;
@@ -100,10 +132,7 @@ impl Read for NamedStream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let named = |error: io::Error| match error.kind() {
             io::ErrorKind::Interrupted => error,
-            kind => io::Error::new(
-                kind,
-                format!("{}: damaged or cut off: {error}", self.path.display()),
-            ),
+            kind => io::Error::new(kind, read_error(&self.path, error)),
         };
         self.bytes.read(to).map_err(named)
     }
@@ -139,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_file_is_an_error_that_names_it() {
+    fn a_truncated_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let torn = folder.path().join("x.txt.gz");
         std::fs::write(&torn, &gzip_bytes(b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
@@ -148,6 +177,6 @@ mod tests {
             &folder.path().join("to"),
         )
         .unwrap_err();
-        assert!(error.to_string().contains("x.txt.gz: damaged or cut off"), "{error}");
+        assert!(error.to_string().contains("x.txt.gz is damaged or truncated: "), "{error}");
     }
 }

@@ -133,7 +133,7 @@ fn expand_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputErro
     for path in glob::glob(input).map_err(bad)? {
         let path = path.map_err(|error| {
             let path = error.path().to_path_buf();
-            InputError::Io { doing: "cannot read the folder", path, source: error.into() }
+            InputError::Io { action: "cannot read the folder", path, source: error.into() }
         })?;
         any = true;
         look(&path, files)?;
@@ -153,7 +153,7 @@ fn look(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
 
 fn add_folder(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
     let io = |source: io::Error| InputError::Io {
-        doing: "cannot list the folder",
+        action: "cannot list the folder",
         path: folder.to_path_buf(),
         source,
     };
@@ -187,7 +187,7 @@ fn remove_duplicates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
     let mut once = Vec::with_capacity(files.len());
     for path in files {
         let real = path.canonicalize().map_err(|source| InputError::Io {
-            doing: "cannot resolve the path",
+            action: "cannot resolve the path",
             path: path.clone(),
             source,
         })?;

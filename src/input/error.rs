@@ -1,7 +1,7 @@
 //! Input errors: sentences that name the file, the line and what to do.
 //!
-//! Owns the wording of everything that stops a job because of its input. The rules for a row, with the reasons why it is
-//! invalid, are in `row/`; exit codes are in `cli/exit.rs`.
+//! Owns the wording of everything that stops a job because of its input. The rules for a row, with the reasons why it
+//! is invalid, are in `row/`; exit codes are in `cli/exit.rs`.
 
 use std::{
     fmt, io,
@@ -52,14 +52,28 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A system call failed.
-    #[error("{}: {doing}: {source}", .path.display())]
+    #[error("{}: {action}: {source}", .path.display())]
     Io {
         /// What failed, as in "cannot open".
-        doing: &'static str,
+        action: &'static str,
         /// Path of the file concerned.
         path: PathBuf,
         /// Error of the system.
         source: io::Error,
+    },
+    /// A compressed file that cannot be decoded.
+    #[error("{} is damaged or truncated: {source}", .path.display())]
+    Damaged {
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of the decoder.
+        source: io::Error,
+    },
+    /// A file with Parquet's extension that is not one.
+    #[error("{} is not a Parquet file", .path.display())]
+    NotParquet {
+        /// Path of the file.
+        path: PathBuf,
     },
     /// A compressed file where a plain one is needed.
     #[error("{}: a compressed file must be spooled before it is scanned", .path.display())]
@@ -211,17 +225,17 @@ fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
 
 fn format_list(
     head: &str,
-    named: impl ExactSizeIterator<Item = String>,
+    listed: impl ExactSizeIterator<Item = String>,
     count: u64,
-    advice: &str,
+    hint: &str,
 ) -> String {
-    let rest = count.saturating_sub(named.len() as u64);
+    let rest = count.saturating_sub(listed.len() as u64);
     let mut lines = vec![format!("{head}:")];
-    lines.extend(named.map(|line| format!("  {line}")));
+    lines.extend(listed.map(|line| format!("  {line}")));
     if rest > 0 {
         lines.push(format!("  and {rest} more"));
     }
-    lines.push(advice.to_owned());
+    lines.push(hint.to_owned());
     lines.join("\n")
 }
 

@@ -33,7 +33,7 @@ impl RowLease {
             let from = text.len();
             text.resize(from + usize::try_from(stretch.bytes).unwrap_or(usize::MAX), 0);
             file.open()?.read_exact_at(&mut text[from..], stretch.offset).map_err(|source| {
-                InputError::Io { doing: "cannot read rows", path: file.path.clone(), source }
+                InputError::Io { action: "cannot read rows", path: file.path.clone(), source }
             })?;
         }
         self.text = Some(text);

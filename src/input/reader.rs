@@ -92,7 +92,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             _ => ByteSource::of(facts.open()?),
         };
         let io = |source| InputError::Io {
-            doing: "cannot seek to a row",
+            action: "cannot seek to a row",
             path: facts.path.clone(),
             source,
         };
@@ -125,7 +125,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                 Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
                 Err(RecordError::Io(source)) => {
                     let path = facts.path.clone();
-                    return Err(InputError::Io { doing: "cannot read", path, source });
+                    return Err(InputError::Io { action: "cannot read", path, source });
                 }
             };
             let index = open.range.first + open.rows_read;
@@ -137,7 +137,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                 Ok(row) => {
                     let hasher = self.hashers.get(open.range.file as usize);
                     let hash = hasher
-                        .map_or(RowHash::UNKNOWN, |it| it.hash_record(&record, row.name.is_some()));
+                        .map_or(RowHash::UNKNOWN, |it| it.hash_record(&record, row.id.is_some()));
                     return Ok(Some(row.into_prompt(index, hash)));
                 }
                 Err(_) if self.bad_rows == BadRowAction::Fail => {}

@@ -126,7 +126,7 @@ pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, 
 }
 
 pub(super) fn open_with_metadata(path: &Path) -> Result<(File, Metadata), InputError> {
-    let io = |source| InputError::Io { doing: "cannot open", path: path.to_path_buf(), source };
+    let io = |source| InputError::Io { action: "cannot open", path: path.to_path_buf(), source };
     let file = File::open(path).map_err(io)?;
     let facts = file.metadata().map_err(io)?;
     Ok((file, facts))
@@ -174,7 +174,7 @@ impl FingerprintHasher {
 /// Reads a file and hashes a byte range of it, block by block, as it is read.
 pub(super) struct HashingReader {
     file: File,
-    at: u64,
+    position: u64,
     hashed: Range<u64>,
     block: u64,
     hash: Box<Xxh3>,
@@ -187,7 +187,7 @@ const TAIL_READ_BYTES: usize = 64 << 10;
 impl HashingReader {
     /// Wraps a file whose position is the byte `at`. The range `hashed` begins at a block boundary, at or after `at`.
     pub(super) fn new(file: File, at: u64, hashed: Range<u64>, block: u64) -> Self {
-        Self { file, at, hashed, block, hash: Box::default(), blocks: Vec::new() }
+        Self { file, position: at, hashed, block, hash: Box::default(), blocks: Vec::new() }
     }
 
     /// Returns the file, the number of hashed bytes, and the block hashes.
@@ -200,7 +200,7 @@ impl HashingReader {
     }
 
     fn hashed_bytes(&self) -> u64 {
-        self.at.min(self.hashed.end).saturating_sub(self.hashed.start)
+        self.position.min(self.hashed.end).saturating_sub(self.hashed.start)
     }
 
     /// Hashes bytes that all lie in the hashed range.
@@ -210,7 +210,7 @@ impl HashingReader {
             let left = usize::try_from(left).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(left.min(bytes.len()));
             self.hash.update(now);
-            self.at += now.len() as u64;
+            self.position += now.len() as u64;
             if self.hashed_bytes().is_multiple_of(self.block) {
                 self.finish_block();
             }
@@ -227,7 +227,7 @@ impl HashingReader {
 impl Read for HashingReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let Range { start, end } = self.hashed;
-        let (is_hashed, most) = match self.at {
+        let (is_hashed, most) = match self.position {
             at if at < start => (false, start - at),
             at if at < end => (true, end - at),
             _ => (false, TAIL_READ_BYTES as u64),
@@ -237,7 +237,7 @@ impl Read for HashingReader {
         if is_hashed {
             self.hash_bytes(&to[..read]);
         } else {
-            self.at += read as u64;
+            self.position += read as u64;
         }
         Ok(read)
     }

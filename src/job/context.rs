@@ -20,7 +20,7 @@ use crate::{
     },
     site::{
         EndpointSpec, HostfileEntry, NodeInfo, RankPlacement, assign_endpoints, parse_hostfile,
-        places,
+        rank_placements,
     },
 };
 
@@ -80,7 +80,7 @@ pub(super) fn establish_context(
     let nodes = comm.gather_values(&NodeInfo::this_node())?;
     let batch_job_id = invocation.environment.get("PBS_JOBID").map(str::to_owned);
     let hosts = nodes.iter().flatten().map(|node| node.host.clone()).collect();
-    let bootstraps = nodes.map(|nodes| prepare_bootstraps(invocation, places(nodes)));
+    let bootstraps = nodes.map(|nodes| prepare_bootstraps(invocation, rank_placements(nodes)));
     let (bootstraps, origins) = root_result(comm, bootstraps, code)?.unzip();
     let bootstrap = comm.scatter_values(bootstraps)?;
     let settings = serde_json::from_str(&bootstrap.settings)

@@ -122,7 +122,7 @@ impl Ledger {
     /// Returns the number of places without an outcome.
     #[must_use]
     pub fn open_count(&self) -> u64 {
-        self.total_places - self.settled.count()
+        self.total_places - self.settled.len()
     }
 
     /// Returns the number of free places.
@@ -151,6 +151,7 @@ impl Ledger {
         let known = self.active_ranks - self.unmeasured_ranks;
         let usual = if known > 0 { self.total_rate / known as f64 } else { 1.0 };
         let mine = worker.throughput.rate_or(usual);
+        // Ranks without a measured throughput count with the mean of the others.
         let all = self.total_rate + usual * self.unmeasured_ranks as f64;
         let count = guided_share(self.free_count(), want, mine, all.max(mine));
         self.take(rank, count, now)
@@ -318,6 +319,7 @@ impl Ledger {
         how(worker);
         let (is_at_work, after) = counts(worker);
         let unknown = |at_work: bool, pace: f64| usize::from(at_work && pace <= 0.0);
+        // Rounding must not make the sum negative.
         self.total_rate = (self.total_rate + after - before).max(0.0);
         self.unmeasured_ranks += unknown(is_at_work, after);
         self.unmeasured_ranks -= unknown(was_at_work, before);

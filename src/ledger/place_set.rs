@@ -30,7 +30,7 @@ impl PlaceSet {
         place < self.capacity && self.words[(place / 64) as usize] & (1 << (place % 64)) != 0
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.count
     }
 }

@@ -11,7 +11,7 @@ struct SimulatedJob {
     slots: u64,
 }
 
-struct Told {
+struct SimulationResult {
     /// End of the last prompt; the lower bound is `bound_seconds`.
     end: f64,
     bound_seconds: f64,
@@ -33,7 +33,7 @@ fn prompt_seconds(place: u64) -> f64 {
 
 /// Simulates ranks that keep their slots full from a backlog and ask for two windows of prompts when less than one is
 /// left.
-fn simulate_job(job: &SimulatedJob) -> Told {
+fn simulate_job(job: &SimulatedJob) -> SimulationResult {
     let mut ledger = Ledger::new(job.prompts, job.ranks);
     let mut events = BinaryHeap::new();
     let mut stock: Vec<Vec<u64>> = vec![Vec::new(); job.ranks];
@@ -77,7 +77,7 @@ fn simulate_job(job: &SimulatedJob) -> Told {
     assert_eq!(ledger.open_count(), 0);
     let work: f64 = (0..job.prompts).map(prompt_seconds).sum();
     let speed: f64 = (0..job.ranks).map(|rank| job.slots as f64 / slowdown_factor(rank)).sum();
-    Told { end, bound_seconds: work / speed, messages, peak_messages_per_second: most }
+    SimulationResult { end, bound_seconds: work / speed, messages, peak_messages_per_second: most }
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Ledger {
                 stuck.extend(places());
             }
         }
+        // A rank works on its leases in order, so the end of its newest lease waits longest.
         for (from, lease) in oldest.into_iter().rev() {
             let worker = &self.ranks[lease.rank];
             let Some(load) = loads.get_mut(&lease.rank) else { continue };

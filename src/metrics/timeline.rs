@@ -259,7 +259,7 @@ impl TimelineRow {
 
 impl DowntimeSummary {
     /// Upper limit of endpoints listed by name.
-    pub const NAMED: usize = 200;
+    pub const MAX_NAMED: usize = 200;
 
     /// Adds downtime of an endpoint in milliseconds. `news` is true if the endpoint was up before, which makes it an outage.
     pub fn add(&mut self, name: &str, millis: u64, news: bool) {
@@ -279,7 +279,7 @@ impl DowntimeSummary {
     }
 
     fn cut(&mut self) {
-        while self.named.len() > Self::NAMED {
+        while self.named.len() > Self::MAX_NAMED {
             self.named.pop_last();
         }
     }

@@ -148,10 +148,11 @@ fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch
             if column.data_type().is_temporal() && *other == DataType::Utf8 {
                 return Ok(cast_dates_or_null(column, &strict));
             }
-            let (name, bytes) = (field.name(), has_bytes(column.data_type()));
-            let is = if bytes { "is bytes and not text" } else { "has what cannot be written" };
-            let what = format!("the column {name:?} {is}: {error}");
-            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            let (name, is_binary) = (field.name(), has_bytes(column.data_type()));
+            let is = if is_binary { "is binary and not UTF-8" } else { "has no JSON form" };
+            let message = format!("column `{name}` {is}: {error}");
+            // Not `InvalidData`, which stands for a damaged file.
+            Err(io::Error::new(io::ErrorKind::Unsupported, message))
         }),
     };
     let columns = batch.columns().iter().zip(schema.fields()).map(cast);
@@ -251,7 +252,7 @@ mod tests {
         assert_eq!(text(Ok(rows)).expect("rows"), "{\"prompt\":\"é\"}\n");
         let error =
             text(ParquetReader::open(bad.path(), |name| name == "prompt")).expect_err("no UTF-8");
-        assert!(error.contains("the column \"prompt\" is bytes and not text"), "{error}");
+        assert!(error.contains("column `prompt` is binary and not UTF-8"), "{error}");
         assert_eq!(text(ParquetReader::open(bad.path(), |_| false)).expect("rows"), "{}\n");
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn count(number: u64) -> String {
 /// Formats a figure with about three significant digits.
 pub(crate) fn format_number(number: f64) -> String {
     match number.abs() {
-        it if it >= 99.95 => count(whole(number)),
+        it if it >= 99.95 => count(round_clamped(number)),
         it if it >= 9.995 => format!("{number:.1}"),
         0.0 => "0".into(),
         it if it >= 0.01 => format!("{number:.2}"),
@@ -65,7 +65,7 @@ pub(crate) fn format_tick(number: f64) -> String {
     clippy::cast_sign_loss,
     reason = "negative and huge numbers are clamped"
 )]
-fn whole(number: f64) -> u64 {
+fn round_clamped(number: f64) -> u64 {
     number.round().max(0.0) as u64
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn format_percent(share: f64) -> String {
 
 /// Formats a duration with its unit: `120 ms`, `9.50 s`, `1 min 01 s`, `2 h 03 min`.
 pub(crate) fn format_seconds(seconds: f64) -> String {
-    let all = whole(seconds);
+    let all = round_clamped(seconds);
     match seconds {
         it if it < 0.0005 => "0 s".into(),
         it if it < 1.0 => format!("{:.0} ms", it * 1000.0),

@@ -364,7 +364,7 @@ pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> Distrib
 fn failure_summary(kind: &str, its: &FailureStats) -> FailureSummary {
     let known = serde_json::from_value::<FailureKind>(kind.into());
     let first = its.first.iter().map(|(&index, it)| FailedPrompt {
-        id: json(&it.id),
+        id: parse_id(&it.id),
         index,
         message: it.message.clone(),
         status: it.status,
@@ -377,11 +377,16 @@ fn failure_summary(kind: &str, its: &FailureStats) -> FailureSummary {
 }
 
 fn slow_answer((millis, index, id, endpoint): (u64, u64, &str, &str)) -> SlowAnswer {
-    SlowAnswer { id: json(id), index, latency_s: millis as f64 / 1000.0, endpoint: endpoint.into() }
+    SlowAnswer {
+        id: parse_id(id),
+        index,
+        latency_s: millis as f64 / 1000.0,
+        endpoint: endpoint.into(),
+    }
 }
 
 /// Parses an id that is stored as JSON text.
-fn json(id: &str) -> Value {
+fn parse_id(id: &str) -> Value {
     serde_json::from_str(id).unwrap_or_else(|_| id.into())
 }
 

@@ -15,7 +15,7 @@ const MAX_LINE_CHARS: usize = 300;
 const START_MARK: &str = "--- aurora-swarm: started ";
 
 /// Opens the log for appending and writes a line with the time and command of this start.
-pub(super) fn open(path: &Path, command: &str) -> io::Result<File> {
+pub(super) fn open_log(path: &Path, command: &str) -> io::Result<File> {
     let mut file = OpenOptions::new().append(true).create(true).open(path)?;
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     writeln!(file, "{START_MARK}{now}: {command}")?;
@@ -69,7 +69,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x-1.log");
         for _ in 0..2 {
-            writeln!(open(&path, "vllm").expect("it can be made"), "said").expect("written");
+            writeln!(open_log(&path, "vllm").expect("it can be made"), "said").expect("written");
         }
         assert_eq!(std::fs::read_to_string(&path).expect("a log").matches(START_MARK).count(), 2);
         assert_eq!(log_tail(&path, &[]), "said");

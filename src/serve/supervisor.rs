@@ -250,20 +250,22 @@ impl SupervisedServer {
     /// Starts the server if it is due, or checks whether it listens; true when it accepts its first connection.
     fn look(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
-            SupervisedState::StartDue(due, _) if now >= *due => match self.start(environment) {
-                Ok(leader) => {
-                    send_event(&SupervisorEvent::Started {
-                        port: self.spec.port,
-                        pid: raw_pid(leader),
-                    });
-                    self.state = SupervisedState::Running(RunningServer {
-                        leader,
-                        started: now,
-                        is_listening: false,
-                    });
+            SupervisedState::StartDue(due, _) if now >= *due => {
+                match self.spawn_server(environment) {
+                    Ok(leader) => {
+                        send_event(&SupervisorEvent::Started {
+                            port: self.spec.port,
+                            pid: raw_pid(leader),
+                        });
+                        self.state = SupervisedState::Running(RunningServer {
+                            leader,
+                            started: now,
+                            is_listening: false,
+                        });
+                    }
+                    Err(why) => self.record_exit(now, &why, None, secrets),
                 }
-                Err(why) => self.record_exit(now, &why, None, secrets),
-            },
+            }
             SupervisedState::Running(up) if !up.is_listening => {
                 up.is_listening =
                     TcpStream::connect_timeout(&loopback_address(self.spec.port), CONNECT_TIMEOUT)
@@ -281,9 +283,9 @@ impl SupervisedServer {
         false
     }
 
-    fn start(&self, environment: &Environment) -> Result<Pid, String> {
+    fn spawn_server(&self, environment: &Environment) -> Result<Pid, String> {
         let ServerSpec { command, variables, log: path, .. } = &self.spec;
-        let log = log::open(path, command)
+        let log = log::open_log(path, command)
             .map_err(|error| format!("cannot write its log {}: {error}", path.display()))?;
         let error = |error: std::io::Error| format!("cannot start a process: {error}");
         let mut process = spawn::server_command(command).map_err(error)?;

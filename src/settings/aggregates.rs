@@ -41,7 +41,7 @@ pub enum AggregateSpec {
 }
 
 /// Largest k and number of examples. The texts are kept in memory and sent between ranks.
-const MOST: usize = 1000;
+const MAX_TOP_K: usize = 1000;
 const NAMED: usize = 10;
 const SPEC_EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\n, json, stats, stats:/score, top-k=10:/score, \
                         best:/score or failures=10";
@@ -95,7 +95,7 @@ impl FromStr for AggregateSpec {
         };
         let (name, number) = match head.split_once('=') {
             Some((name, number)) => {
-                let number = number.parse().ok().filter(|it| (1..=MOST).contains(it));
+                let number = number.parse().ok().filter(|it| (1..=MAX_TOP_K).contains(it));
                 (name, Some(number.ok_or_else(|| wrong(" (the number after = is 1 to 1000)"))?))
             }
             None => (head, None),

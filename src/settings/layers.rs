@@ -156,7 +156,7 @@ impl SettingsLayer {
 
     /// Returns whether the layer sets a key.
     #[must_use]
-    pub fn names(&self, key: &str) -> bool {
+    pub fn has_key(&self, key: &str) -> bool {
         self.0.iter().any(|(its, ..)| its == key)
     }
 }
@@ -369,7 +369,7 @@ mod tests {
         ];
         let resolved = resolve_layers(layers).expect("all known and good");
         assert_eq!(resolved.settings.model.as_deref(), Some("c"));
-        assert_eq!(resolved.settings.ready_timeout, HumanDuration::seconds(120));
+        assert_eq!(resolved.settings.ready_timeout, HumanDuration::from_secs(120));
         assert_eq!(resolved.settings.base_port, Some(7000));
         assert_eq!(resolved.settings.remote_endpoints, RemoteEndpointPolicy::Refuse);
         assert_eq!(resolved.origins["model"], SettingOrigin::Flag("--model".into()));
@@ -385,7 +385,7 @@ mod tests {
     fn zero_and_a_model_of_digits_are_values() {
         let resolved =
             resolve_layers([flags_layer(&[("ready-timeout", "0"), ("model", "7")])]).expect("good");
-        assert_eq!(resolved.settings.ready_timeout, HumanDuration::seconds(0));
+        assert_eq!(resolved.settings.ready_timeout, HumanDuration::from_secs(0));
         assert_eq!(resolved.settings.model.as_deref(), Some("7"));
     }
 

@@ -29,7 +29,7 @@ pub enum ServeLayout {
 /// Tiles of an Aurora node: six GPUs with two tiles each.
 const TILES_PER_NODE: u16 = 12;
 /// Default `--ready-timeout` with `--serve`: loading a large model takes minutes, and its first start many.
-const SERVE_READY_TIMEOUT: HumanDuration = HumanDuration::seconds(30 * 60);
+const SERVE_READY_TIMEOUT: HumanDuration = HumanDuration::from_secs(30 * 60);
 
 impl ServeLayout {
     /// Returns the number of servers per node; `None` without a layout.
@@ -167,12 +167,12 @@ mod tests {
             resolve_flags(&[("serve", "s --port {port}"), ("serve-layout", "aurora-6x2")]);
         let settings = settings.expect("good");
         assert_eq!((settings.base_port, settings.endpoints_per_node), (Some(8000), Some(6)));
-        assert_eq!(settings.ready_timeout, HumanDuration::seconds(1800));
+        assert_eq!(settings.ready_timeout, HumanDuration::from_secs(1800));
         let given = [("serve", "s"), ("ready-timeout", "5s"), ("base-port", "9000")];
         let settings = resolve_flags(&given).expect("good");
         assert_eq!((settings.base_port, settings.endpoints_per_node), (Some(9000), Some(1)));
-        assert_eq!(settings.ready_timeout, HumanDuration::seconds(5));
-        assert_eq!(resolve_flags(&[]).expect("good").ready_timeout, HumanDuration::seconds(60));
+        assert_eq!(settings.ready_timeout, HumanDuration::from_secs(5));
+        assert_eq!(resolve_flags(&[]).expect("good").ready_timeout, HumanDuration::from_secs(60));
     }
 
     #[test]

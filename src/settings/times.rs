@@ -39,7 +39,7 @@ impl FromStr for Walltime {
             return Ok(Self::Auto);
         }
         if let Some(seconds) = parse_clock_time(text) {
-            return Ok(Self::Fixed(HumanDuration::seconds(seconds)));
+            return Ok(Self::Fixed(HumanDuration::from_secs(seconds)));
         }
         let wrong = |_| "expected auto or a time like 90m or 12:00:00".to_owned();
         text.parse().map(Self::Fixed).map_err(wrong)
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn times_parse_as_people_and_batch_systems_write_them() {
         let walltime = |text: &str| text.parse::<Walltime>();
-        let lasts = |seconds| Ok(Walltime::Fixed(HumanDuration::seconds(seconds)));
+        let lasts = |seconds| Ok(Walltime::Fixed(HumanDuration::from_secs(seconds)));
         assert_eq!(walltime("auto"), Ok(Walltime::Auto));
         assert_eq!((walltime("12:00:30"), walltime("90:00")), (lasts(43_230), lasts(5400)));
         assert_eq!((walltime("90m"), walltime("20")), (lasts(5400), lasts(20)));

@@ -17,7 +17,7 @@ pub struct HumanDuration(Duration);
 impl HumanDuration {
     /// Creates a duration from seconds.
     #[must_use]
-    pub const fn seconds(seconds: u64) -> Self {
+    pub const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 

@@ -12,6 +12,6 @@ mod walltime;
 
 pub use assign_endpoints::{AssignError, EndpointSpec, assign_endpoints};
 pub use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
-pub use node::{NodeInfo, RankPlacement, is_program_running, places};
+pub use node::{NodeInfo, RankPlacement, is_program_running, rank_placements};
 pub use signals::{ShutdownRequest, SignalHandler};
 pub use walltime::pbs_time_left;

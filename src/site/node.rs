@@ -85,7 +85,7 @@ pub fn is_program_running(pid: u32) -> bool {
 
 /// Computes the placement of all ranks from their nodes, both in rank order. Ranks with the same host name share a node.
 #[must_use]
-pub fn places(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
+pub fn rank_placements(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut places: Vec<RankPlacement> = Vec::with_capacity(nodes.len());
     for (rank, node) in nodes.into_iter().enumerate() {
@@ -102,7 +102,7 @@ pub fn places(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
 #[cfg(test)]
 pub(super) fn placements_of(hosts: &[&str]) -> Vec<RankPlacement> {
     let node = |host: &&str| NodeInfo { host: (*host).into(), addresses: Vec::new() };
-    places(hosts.iter().map(node).collect())
+    rank_placements(hosts.iter().map(node).collect())
 }
 
 #[cfg(test)]

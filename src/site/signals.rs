@@ -50,7 +50,7 @@ impl SignalHandler {
     }
 
     /// Sets the listener that is called for each signal; `None` restores the default effect.
-    pub fn tell(&self, listener: Option<SignalListener>) {
+    pub fn set_listener(&self, listener: Option<SignalListener>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
     }
 }

@@ -29,10 +29,10 @@ pub fn pbs_time_left(job: &str) -> Option<Duration> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let output = child.wait_with_output().ok()?;
-    left(&String::from_utf8_lossy(&output.stdout))
+    parse_time_left(&String::from_utf8_lossy(&output.stdout))
 }
 
-fn left(qstat: &str) -> Option<Duration> {
+fn parse_time_left(qstat: &str) -> Option<Duration> {
     let value = |name: &str| {
         let mut lines = qstat.lines().filter_map(|line| line.trim().split_once(" = "));
         lines.find(|(key, _)| *key == name).and_then(|(_, value)| parse_clock(value))
@@ -58,9 +58,9 @@ mod tests {
     fn time_left_is_the_requested_walltime_less_usage_and_report_lag() {
         let text = "Job Id: 12.pbs\n    Job_Name = swarm\n    resources_used.walltime = 00:40:00\n    \
                     Resource_List.walltime = 12:00:00\n";
-        assert_eq!(left(text), Some(Duration::from_secs(11 * 3600 + 1200 - 120)));
-        assert_eq!(left("Resource_List.walltime = 600"), Some(Duration::from_secs(480)));
-        assert_eq!(left("Resource_List.walltime = soon"), None);
-        assert_eq!(left(""), None);
+        assert_eq!(parse_time_left(text), Some(Duration::from_secs(11 * 3600 + 1200 - 120)));
+        assert_eq!(parse_time_left("Resource_List.walltime = 600"), Some(Duration::from_secs(480)));
+        assert_eq!(parse_time_left("Resource_List.walltime = soon"), None);
+        assert_eq!(parse_time_left(""), None);
     }
 }

@@ -36,7 +36,7 @@ pub struct SwarmAnswer {
     /// Token counts, unless they are switched off.
     pub usage: Option<TokenUsage>,
     /// Server, rank and latency.
-    pub served: Served,
+    pub served: AnswerOrigin,
     /// Other fields of the row, with the setting `keep-row`.
     #[serde(default)]
     pub row: Option<Value>,
@@ -44,7 +44,7 @@ pub struct SwarmAnswer {
 
 /// Server and rank that an answer came from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Served {
+pub struct AnswerOrigin {
     /// URL of the server; `None` if the prompt was never sent.
     pub endpoint: Option<String>,
     /// Rank that sent the prompt.

@@ -22,7 +22,7 @@ pub(super) struct CallFolder {
 }
 
 /// Files of one call.
-pub(super) struct Place {
+pub(super) struct CallFiles {
     folder: PathBuf,
     name: String,
     /// Parent of the temporary folder, with the same name on every node.
@@ -36,7 +36,7 @@ impl CallFolder {
     }
 
     /// Returns the files of the next call, collective or of one rank. The names depend only on the order of the calls.
-    pub(super) fn next(&mut self, rank: Option<usize>) -> Place {
+    pub(super) fn next_call(&mut self, rank: Option<usize>) -> CallFiles {
         let (number, ranks) = match rank {
             None => (&mut self.collective_calls, self.ranks),
             Some(_) => (&mut self.local_calls, 1),
@@ -45,20 +45,20 @@ impl CallFolder {
         let whose = rank.map(|rank| format!("rank-{rank:05}-")).unwrap_or_default();
         let name = format!("{whose}call-{number:04}");
         match &self.folder {
-            Some(folder) => Place { folder: folder.clone(), name, temporary: None, ranks },
+            Some(folder) => CallFiles { folder: folder.clone(), name, temporary: None, ranks },
             None => {
                 /// Number of swarms so far, since one process may have several.
                 static NEXT_SWARM_ID: AtomicU64 = AtomicU64::new(0);
                 let unique = NEXT_SWARM_ID.fetch_add(1, Ordering::Relaxed);
                 let folder = format!("aurora-swarm-{}-{unique}", std::process::id());
                 let folder = self.temporary.join(folder);
-                Place { folder, name, temporary: Some(self.temporary.clone()), ranks }
+                CallFiles { folder, name, temporary: Some(self.temporary.clone()), ranks }
             }
         }
     }
 }
 
-impl Place {
+impl CallFiles {
     /// Writes the rows as JSON lines and returns the specification of the call.
     pub(super) fn write_call(
         &self,
@@ -89,7 +89,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CallFiles {
     fn drop(&mut self) {
         if self.temporary.is_some() {
             let _ = std::fs::remove_dir_all(&self.folder); // exists on some ranks only
@@ -122,15 +122,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let named = folder.path().join("named");
         let mut places = CallFolder::new(Some(named.clone()), "/nowhere".into(), 3);
-        let call = places.next(None).write_call(["a"]).expect("written");
+        let call = places.next_call(None).write_call(["a"]).expect("written");
         assert_eq!(call.output, named.join("call-0001.jsonl"));
         assert_eq!(call.local_shards, None);
-        let local = places.next(Some(2)).write_call(["b"]).expect("written");
+        let local = places.next_call(Some(2)).write_call(["b"]).expect("written");
         assert_eq!(local.output, named.join("rank-00002-call-0001.jsonl"));
         assert_eq!(std::fs::read_dir(&named).expect("listed").count(), 2);
 
         let mut places = CallFolder::new(None, folder.path().into(), 3);
-        let (one, two) = (places.next(None), places.next(None));
+        let (one, two) = (places.next_call(None), places.next_call(None));
         let call = one.write_call([json!("a"), json!({"prompt": "b\n", "n": 2})]).expect("written");
         assert_ne!(call.output.parent(), two.output_path().parent());
         let text = std::fs::read_to_string(&call.inputs[0]).expect("there");

@@ -101,7 +101,7 @@ mod call_files;
 mod local;
 
 pub use crate::job::{JobError, TreeReduction};
-pub use answer::{AnswerIter, Served, SwarmAnswer};
+pub use answer::{AnswerIter, AnswerOrigin, SwarmAnswer};
 pub use builder::SwarmBuilder;
 
 use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
@@ -109,7 +109,7 @@ use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    aggregate::{Line, ObservedAnswer, TopK},
+    aggregate::{ObservedAnswer, ObservedLine, TopK},
     comm::{Comm, TypedComm},
     domain::{Merge, Url},
     job::{CallSpec, JobSession},
@@ -212,7 +212,7 @@ impl Swarm {
         prompts: impl IntoIterator<Item = impl Serialize>,
         reduce_template: &str,
     ) -> Result<Option<TreeReduction>, JobError> {
-        let place = self.places.next(None);
+        let place = self.places.next_call(None);
         // (its levels lie in the run folder: ranks have no other place for what they write)
         let call = self.is_root().then(|| {
             let reduce_template = Some(reduce_template.to_owned());
@@ -247,7 +247,7 @@ impl Swarm {
         prompts: impl IntoIterator<Item = impl Serialize>,
         take: impl FnOnce(AnswerIter) -> T + Send,
     ) -> Result<T, JobError> {
-        let place = self.places.next(None);
+        let place = self.places.next_call(None);
         let call = self.is_root().then(|| place.write_call(prompts));
         let (tap, lines) = mpsc::channel();
         thread::scope(|scope| {
@@ -288,12 +288,14 @@ impl Swarm {
         mut value: T,
         mut add: impl FnMut(&mut T, &ObservedAnswer<'_>),
     ) -> Result<Option<T>, JobError> {
-        let place = self.places.next(None);
+        let place = self.places.next_call(None);
         let call = self.is_root().then(|| place.write_call(prompts));
         self.session.visit_answers(self.comm.as_mut(), call, |line| {
             // (a line that is none was damaged on disk: its prompt is as good as failed)
-            let line = Line::read(line);
-            line.iter().flat_map(Line::observed_answers).for_each(|seen| add(&mut value, &seen));
+            let line = ObservedLine::read(line);
+            line.iter()
+                .flat_map(ObservedLine::observed_answers)
+                .for_each(|seen| add(&mut value, &seen));
         })?;
         Ok(self.comm.reduce_values(value)?)
     }
@@ -361,7 +363,7 @@ impl Swarm {
         rows: impl IntoIterator<Item = impl Serialize>,
         template: Option<String>,
     ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
-        let place = self.places.next(None);
+        let place = self.places.next_call(None);
         let call = self.is_root().then(|| Ok(CallSpec { template, ..place.write_call(rows)? }));
         self.session.gather_answers(self.comm.as_mut(), call)?;
         self.is_root().then(|| place.read_answers()).transpose()

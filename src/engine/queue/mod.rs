@@ -330,7 +330,7 @@ impl TaskQueue {
     /// What a prompt's request must share with the others in it.
     fn params_for(&mut self, prompt: &Prompt, policy: &EnginePolicy) -> Arc<BatchParams> {
         let route = policy.route_of(prompt);
-        let asked = prompt.params.number("max_tokens").or(policy.max_tokens());
+        let asked = prompt.params.get_u64("max_tokens").or(policy.max_tokens());
         let fitted = policy.fitted_max_tokens(asked, &prompt.input);
         if !prompt.params.is_empty() || fitted.is_some() {
             return Arc::new(policy.batch_params(&prompt.params, route, fitted));

@@ -169,7 +169,7 @@ impl PriorityLevel {
                 }
             }
             if let Some(shelf) = self.length_buckets.get_mut(&class) {
-                shelf.take(rack, BucketId::LengthClass(class), shared, wanted, shunned, into);
+                shelf.take_tasks(rack, BucketId::LengthClass(class), shared, wanted, shunned, into);
                 if full(shared, into) {
                     return;
                 }
@@ -197,7 +197,7 @@ impl PriorityLevel {
             return;
         };
         let before = into.len();
-        kin.bucket.take(rack, BucketId::PrefixGroup(family), shared, wanted, shunned, into);
+        kin.bucket.take_tasks(rack, BucketId::PrefixGroup(family), shared, wanted, shunned, into);
         if kin.bucket.live_count() == 0 {
             list.pop_front();
             kin.is_listed = false;

@@ -138,7 +138,7 @@ impl TaskBucket {
 
     /// Up to as many tasks as `wanted` says of what they share, all sharing the same: `shared` where something is in it,
     /// else the first group that gives any. `shunned` tasks stay where they are.
-    pub(crate) fn take(
+    pub(crate) fn take_tasks(
         &mut self,
         rack: &mut TaskSlotMap,
         home: BucketId,

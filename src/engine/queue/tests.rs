@@ -42,7 +42,7 @@ fn batch_indexes(batch: &Batch) -> Vec<u64> {
     batch.tasks.iter().map(|task| task.prompt.index).collect()
 }
 
-fn cut(stock: &mut TaskQueue, endpoint: usize, free: usize, most: usize) -> Vec<u64> {
+fn next_indexes(stock: &mut TaskQueue, endpoint: usize, free: usize, most: usize) -> Vec<u64> {
     stock
         .next_batch(capacity_of(endpoint, free, most))
         .map(|batch| batch_indexes(&batch))
@@ -57,9 +57,9 @@ fn halves_of_a_refused_batch_stay_whole_and_go_first() {
     assert_eq!(batch_indexes(&list), [0, 1, 2, 3]);
     list.into_halves().into_iter().for_each(|half| stock.requeue_split(half));
     assert_eq!(stock.len(), 6);
-    assert_eq!(cut(&mut stock, 0, 8, 4), [0, 1]);
-    assert_eq!(cut(&mut stock, 0, 8, 4), [2, 3]);
-    assert_eq!(cut(&mut stock, 0, 8, 4), [4, 5]);
+    assert_eq!(next_indexes(&mut stock, 0, 8, 4), [0, 1]);
+    assert_eq!(next_indexes(&mut stock, 0, 8, 4), [2, 3]);
+    assert_eq!(next_indexes(&mut stock, 0, 8, 4), [4, 5]);
     assert_eq!((stock.len(), stock.text_bytes()), (0, 0));
 }
 
@@ -101,7 +101,7 @@ fn priority_goes_first_and_then_the_longest_expected() {
     }
     stock.add_prompt(Prompt { priority: 5, ..known(4, 1) }, &test_policy());
     stock.add_prompt(Prompt { priority: -1, ..known(5, 9999) }, &test_policy());
-    let order: Vec<Vec<u64>> = (0..5).map(|_| cut(&mut stock, 0, 8, 4)).collect();
+    let order: Vec<Vec<u64>> = (0..5).map(|_| next_indexes(&mut stock, 0, 8, 4)).collect();
     assert_eq!(order, [vec![4], vec![1, 3], vec![2], vec![0], vec![5]]);
 }
 
@@ -111,7 +111,7 @@ fn batches_are_filled_from_shorter_classes_with_the_same_parameters() {
     for (index, length) in [(0, 4000), (1, 40), (2, 400)] {
         stock.add_prompt(test_prompt(index, &"word ".repeat(length / 5), &[]), &test_policy());
     }
-    assert_eq!(cut(&mut stock, 0, 8, 8), [0, 2, 1]);
+    assert_eq!(next_indexes(&mut stock, 0, 8, 8), [0, 2, 1]);
 }
 
 /// 3 documents with 8 questions each, shuffled.
@@ -134,18 +134,18 @@ fn document_of(index: u64) -> u64 {
 fn a_prefix_group_goes_to_one_endpoint_and_is_split_at_the_end() {
     let mut stock = TaskQueue::default();
     add_documents(&mut stock);
-    let first = cut(&mut stock, 0, 8, 1)[0];
-    let second = cut(&mut stock, 1, 8, 1)[0];
+    let first = next_indexes(&mut stock, 0, 8, 1)[0];
+    let second = next_indexes(&mut stock, 1, 8, 1)[0];
     assert_ne!(document_of(first), document_of(second), "each endpoint begins its own");
-    let mine: Vec<u64> = (0..7).map(|_| cut(&mut stock, 0, 8, 1)[0]).collect();
+    let mine: Vec<u64> = (0..7).map(|_| next_indexes(&mut stock, 0, 8, 1)[0]).collect();
     assert!(mine.iter().all(|&it| document_of(it) == document_of(first)), "whole: {mine:?}");
-    let third = cut(&mut stock, 0, 8, 1)[0];
+    let third = next_indexes(&mut stock, 0, 8, 1)[0];
     assert!(![document_of(first), document_of(second)].contains(&document_of(third)));
-    (0..7).for_each(|_| drop(cut(&mut stock, 0, 8, 1)));
+    (0..7).for_each(|_| drop(next_indexes(&mut stock, 0, 8, 1)));
     assert_eq!(stock.len(), 7, "what is left is the second endpoint's");
-    let stolen = cut(&mut stock, 0, 8, 1);
+    let stolen = next_indexes(&mut stock, 0, 8, 1);
     assert_eq!(document_of(stolen[0]), document_of(second));
-    let own = cut(&mut stock, 1, 8, 8);
+    let own = next_indexes(&mut stock, 1, 8, 8);
     assert!((3..=4).contains(&own.len()), "half of them: {own:?}");
 }
 
@@ -153,9 +153,9 @@ fn a_prefix_group_goes_to_one_endpoint_and_is_split_at_the_end() {
 fn an_endpoint_that_is_down_holds_no_prefix_group_back() {
     let mut stock = TaskQueue::default();
     add_documents(&mut stock);
-    let first = cut(&mut stock, 0, 8, 1)[0];
+    let first = next_indexes(&mut stock, 0, 8, 1)[0];
     stock.release_endpoint(0);
-    let all: Vec<u64> = (0..3).flat_map(|_| cut(&mut stock, 1, 8, 8)).collect();
+    let all: Vec<u64> = (0..3).flat_map(|_| next_indexes(&mut stock, 1, 8, 8)).collect();
     assert!(all.iter().any(|&it| document_of(it) == document_of(first)));
     assert_eq!(all.len() + stock.len(), 23);
 }
@@ -170,7 +170,7 @@ fn a_prefix_of_every_prompt_does_not_tie_prompts_to_an_endpoint() {
     let (mut taken, mut both) = (0, [0, 0]);
     while stock.len() > 0 {
         for (endpoint, its) in both.iter_mut().enumerate() {
-            let list = cut(&mut stock, endpoint, 16, 16).len();
+            let list = next_indexes(&mut stock, endpoint, 16, 16).len();
             *its += list;
             taken += list;
         }
@@ -231,8 +231,8 @@ fn no_task_goes_out_with_anothers_parameters() {
         for task in &batch.tasks {
             seen.push((
                 task.prompt.index,
-                task.prompt.params.number("seed"),
-                batch.params.params.number("seed"),
+                task.prompt.params.get_u64("seed"),
+                batch.params.params.get_u64("seed"),
             ));
         }
     }

@@ -173,7 +173,7 @@ impl Scheduler {
                 continue;
             }
             match answer {
-                Some(answer) => self.answered(back, task, answer),
+                Some(answer) => self.on_answer(back, task, answer),
                 None => again.push(task),
             }
         }
@@ -184,7 +184,7 @@ impl Scheduler {
         }
     }
 
-    fn answered(&mut self, back: CompletedRequest, task: PromptTask, mut answer: PromptAnswer) {
+    fn on_answer(&mut self, back: CompletedRequest, task: PromptTask, mut answer: PromptAnswer) {
         self.queue.record_answer(task.length_class, answer_tokens(&answer));
         if self.policy.token_counting == TokenCounting::Off {
             answer.usage = None;
@@ -202,11 +202,11 @@ impl Scheduler {
             return true;
         }
         let Some(twin) = self.hedged_prompts.get_mut(&task.prompt.index) else { return false };
-        if twin.settled || !answered {
+        if twin.is_settled || !answered {
             self.hedged_prompts.remove(&task.prompt.index);
             return true;
         }
-        twin.settled = true;
+        twin.is_settled = true;
         let other = twin.request_ids.into_iter().find(|&it| it != id);
         self.cancel_if_redundant(other);
         false
@@ -225,7 +225,10 @@ impl Scheduler {
         let settled = |task: &PromptTask| {
             let index = task.prompt.index;
             self.settled_elsewhere.contains(&index)
-                || self.hedged_prompts.get(&index).is_some_and(|twin: &HedgedPrompt| twin.settled)
+                || self
+                    .hedged_prompts
+                    .get(&index)
+                    .is_some_and(|twin: &HedgedPrompt| twin.is_settled)
         };
         if under_way.batch.tasks.iter().all(settled) {
             under_way.abort_handle.abort();
@@ -303,7 +306,7 @@ impl Scheduler {
         what: &str,
     ) {
         self.servers[back.server].record_success();
-        let asked = batch.params.params.number("max_tokens");
+        let asked = batch.params.params.get_u64("max_tokens");
         if batch.tasks.len() > 1 {
             batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));
         } else if asked.is_none_or(|asked| asked > left) {

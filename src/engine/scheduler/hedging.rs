@@ -56,7 +56,10 @@ impl Scheduler {
                 self.launch_request(flights, server, batch, now);
                 self.hedged_prompts.insert(
                     index,
-                    HedgedPrompt { request_ids: [original, self.last_request_id], settled: false },
+                    HedgedPrompt {
+                        request_ids: [original, self.last_request_id],
+                        is_settled: false,
+                    },
                 );
                 let tasks =
                     self.in_flight_requests.get_mut(&original).map(|it| &mut it.batch.tasks);

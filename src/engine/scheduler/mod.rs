@@ -87,7 +87,7 @@ pub(super) struct Scheduler {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HedgedPrompt {
     pub(super) request_ids: [u64; 2],
-    pub(super) settled: bool,
+    pub(super) is_settled: bool,
 }
 
 /// What the loop woke up for.

@@ -47,7 +47,7 @@ impl Scheduler {
         tell: &impl Fn(EngineEvent),
     ) -> (EngineExit, Tally) {
         let ended = self.run_event_loop(&mut prompts, &settled, &mut commands, tell).await;
-        self.look(Instant::now());
+        self.sample_endpoints(Instant::now());
         tell(EngineEvent::TimelineRecorded(std::mem::take(&mut self.observer.timeline)));
         (ended, self.tally)
     }
@@ -57,11 +57,11 @@ impl Scheduler {
         if self.observer.elapsed_ms(now)
             >= self.observer.last_sample_ms + SAMPLE_INTERVAL.as_millis() as u64
         {
-            self.look(now);
+            self.sample_endpoints(now);
         }
     }
 
-    fn look(&mut self, now: Instant) {
+    fn sample_endpoints(&mut self, now: Instant) {
         let (from, to) = (self.observer.last_sample_ms, self.observer.elapsed_ms(now));
         self.observer.last_sample_ms = to;
         for server in &mut self.servers {

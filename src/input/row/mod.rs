@@ -43,7 +43,7 @@ pub(crate) struct RowParser<'f> {
 /// A valid row.
 pub(crate) struct ParsedRow<'a> {
     /// The row's own id, if it has one.
-    pub name: Option<RowId<'a>>,
+    pub id: Option<RowId<'a>>,
     pub input: RowInput<'a>,
     pub options: RowOptions<'a>,
     pub route: Option<Route>,
@@ -75,7 +75,7 @@ impl ParsedRow<'_> {
     pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
         Prompt {
             index,
-            id: self.name.map_or_else(|| PromptId::from_index(index), RowId::into_id),
+            id: self.id.map_or_else(|| PromptId::from_index(index), RowId::into_id),
             input: match self.input {
                 RowInput::Text(text) => PromptInput::Text(text.into_owned()),
                 RowInput::Messages(json) => PromptInput::Messages(json.into_owned()),
@@ -93,7 +93,7 @@ impl<'a> RowId<'a> {
     fn parse(json: &'a str) -> Result<Self, String> {
         match json_kind(json) {
             "a string" => Ok(Self {
-                text: decode_string(json).map_err(|why| format!("`id`: {why}"))?,
+                text: decode_string(json).map_err(|reason| format!("`id`: {reason}"))?,
                 json: Some(json),
             }),
             "a number" => Ok(Self { text: Cow::Borrowed(json), json: Some(json) }),
@@ -113,14 +113,14 @@ enum RowFault {
 }
 
 impl From<String> for RowFault {
-    fn from(why: String) -> Self {
-        Self::Reason(why)
+    fn from(reason: String) -> Self {
+        Self::Reason(reason)
     }
 }
 
 impl From<&str> for RowFault {
-    fn from(why: &str) -> Self {
-        Self::Reason(why.to_owned())
+    fn from(reason: &str) -> Self {
+        Self::Reason(reason.to_owned())
     }
 }
 
@@ -135,7 +135,7 @@ impl RowParser<'_> {
         })?;
         match self.format {
             InputFormat::Text => {
-                self.line(text.into()).map_err(|fault| self.reject_row(None, fault))
+                self.parse_text(text.into()).map_err(|fault| self.reject_row(None, fault))
             }
             InputFormat::Jsonl | InputFormat::Parquet => self.parse_json(text.trim_ascii()),
             InputFormat::Csv | InputFormat::Tsv if !record.quotes_closed => {
@@ -151,17 +151,13 @@ impl RowParser<'_> {
         let text = name.as_ref().map(|name| name.text.to_string());
         let id = name.map(RowId::into_id);
         match fault {
-            RowFault::Reason(why) => RejectedRow {
-                name: text,
-                id,
-                reason: why,
-                missing: Vec::new(),
-                columns: Vec::new(),
-            },
-            RowFault::MissingColumns(lacks, columns) => {
+            RowFault::Reason(reason) => {
+                RejectedRow { name: text, id, reason, missing: Vec::new(), columns: Vec::new() }
+            }
+            RowFault::MissingColumns(missing_columns, columns) => {
                 let names =
                     self.template.map(PromptTemplate::placeholder_names).unwrap_or_default();
-                let missing: Vec<_> = lacks
+                let missing: Vec<_> = missing_columns
                     .iter()
                     .filter_map(|&at| names.get(at))
                     .map(|it| format!("{it:?}"))
@@ -170,52 +166,53 @@ impl RowParser<'_> {
                     InputFormat::Parquet => "no value in column",
                     _ => "no column",
                 };
-                let why = format!("{what} {}, which the template uses", missing.join(", "));
-                RejectedRow { name: text, id, reason: why, missing: lacks, columns }
+                let reason = format!("{what} {}, which the template uses", missing.join(", "));
+                RejectedRow { name: text, id, reason, missing: missing_columns, columns }
             }
         }
     }
 
     /// Parses a row that is a bare text: a line of a `.txt` file, or a JSON string.
-    fn line<'a>(&self, text: Cow<'a, str>) -> Result<ParsedRow<'a>, RowFault> {
-        let whole = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
+    fn parse_text<'a>(&self, text: Cow<'a, str>) -> Result<ParsedRow<'a>, RowFault> {
+        let whole_row = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
         let column = |name: &str| {
             Ok(matches!(name, ITEM_COLUMN | "prompt").then_some(Cow::Borrowed(text.as_ref())))
         };
-        let ask = match self.fill_template(column, || vec![ITEM_COLUMN.to_owned()])? {
+        let input = match self.fill_template(column, || vec![ITEM_COLUMN.to_owned()])? {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
-        Ok(ParsedRow { whole_row: whole, ..ParsedRow::of(RowInput::Text(ask)) })
+        Ok(ParsedRow { whole_row, ..ParsedRow::of(RowInput::Text(input)) })
     }
 
     fn parse_json<'a>(&self, text: &'a str) -> Result<ParsedRow<'a>, RejectedRow> {
-        let bad = |fault: RowFault| self.reject_row(None, fault);
+        let reject = |fault: RowFault| self.reject_row(None, fault);
         if text.starts_with('"') {
-            let text = parse_string(text).map_err(|why| bad(why.into()))?;
-            return self.line(text.into()).map_err(bad);
+            let text = parse_string(text).map_err(|reason| reject(reason.into()))?;
+            return self.parse_text(text.into()).map_err(reject);
         }
         if !text.starts_with('{') {
-            return Err(bad(describe_non_row(text).into()));
+            return Err(reject(describe_non_row(text).into()));
         }
-        let members = JsonMembers::parse(text).map_err(|why| bad(why.into()))?;
-        let table = self.format == InputFormat::Parquet;
-        let batch = self.template.is_none() && !table && is_openai_batch(&members);
+        let members = JsonMembers::parse(text).map_err(|reason| reject(reason.into()))?;
+        let is_table = self.format == InputFormat::Parquet;
+        let is_batch = self.template.is_none() && !is_table && is_openai_batch(&members);
         let name =
-            members.get(if batch { "custom_id" } else { "id" }).map(RowId::parse).transpose();
-        let name = name.map_err(|why| bad(why.into()))?;
+            members.get(if is_batch { "custom_id" } else { "id" }).map(RowId::parse).transpose();
+        let name = name.map_err(|reason| reject(reason.into()))?;
         let row = match self.template {
             Some(_) => self.parse_template_object(text, &members),
-            None if batch => {
+            None if is_batch => {
                 parse_batch_row(&members).map(ParsedRow::from).map_err(RowFault::Reason)
             }
-            None if table => self.parse_table_object(&members),
+            None if is_table => self.parse_table_object(&members),
             None => parse_object_row(&members).map(ParsedRow::from).map_err(RowFault::Reason),
         };
-        let whole = || check_escapes(text).map(|()| to_one_line(text).into_owned());
-        let whole = self.keep_row.then(whole).transpose().map_err(|why| bad(why.into()))?;
+        let whole_row = || check_escapes(text).map(|()| to_one_line(text).into_owned());
+        let whole_row =
+            self.keep_row.then(whole_row).transpose().map_err(|reason| reject(reason.into()))?;
         match row {
-            Ok(row) => Ok(ParsedRow { name, whole_row: whole, ..row }),
+            Ok(row) => Ok(ParsedRow { id: name, whole_row, ..row }),
             Err(fault) => Err(self.reject_row(name, fault)),
         }
     }
@@ -223,23 +220,23 @@ impl RowParser<'_> {
     /// Parses a row of a Parquet table. A column called `temperature` may be data, so parameters come from `params`
     /// only.
     fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<ParsedRow<'a>, RowFault> {
-        let given = self.parse_params(members)?;
-        let ask = match members.get("messages") {
+        let options = self.parse_params(members)?;
+        let input = match members.get("messages") {
             // An answers table written as Parquet has conversations as JSON text.
             Some(text) if json_kind(text) == "a string" && members.get("prompt").is_none() => {
-                let json = decode_string(text).map_err(|why| format!("`messages`: {why}"))?;
+                let json = decode_string(text).map_err(|reason| format!("`messages`: {reason}"))?;
                 RowInput::Messages(parse_messages(json.trim())?.into_owned().into())
             }
             _ => parse_input(members, "the row")?,
         };
-        Ok(ParsedRow { options: given, ..ParsedRow::of(ask) })
+        Ok(ParsedRow { options, ..ParsedRow::of(input) })
     }
 
     /// Parses `params`: a JSON object, or its text in a table.
     fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<RowOptions<'a>, RowFault> {
         match members.get("params") {
             Some(text) if self.format == InputFormat::Parquet && json_kind(text) == "a string" => {
-                let json = decode_string(text).map_err(|why| format!("`params`: {why}"))?;
+                let json = decode_string(text).map_err(|reason| format!("`params`: {reason}"))?;
                 Ok(parse_options(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
             }
             params => parse_options(params),
@@ -251,17 +248,17 @@ impl RowParser<'_> {
         text: &'a str,
         members: &JsonMembers<'a>,
     ) -> Result<ParsedRow<'a>, RowFault> {
-        let table = self.format == InputFormat::Parquet;
-        if !table && members.get("messages").is_some() {
+        let is_table = self.format == InputFormat::Parquet;
+        if !is_table && members.get("messages").is_some() {
             return Err("the row has `messages`, which cannot be combined with a template".into());
         }
-        if !table && BATCH_FIELDS.iter().all(|name| members.get(name).is_some()) {
+        if !is_table && BATCH_FIELDS.iter().all(|name| members.get(name).is_some()) {
             return Err("an OpenAI batch row cannot be combined with a template".into());
         }
-        let given = self.parse_params(members)?;
+        let options = self.parse_params(members)?;
         // NaN in a table becomes null in JSON, which counts as a missing value.
-        let there = |json: &&str| !(table && json_kind(json) == "null");
-        let value = |name: &str| members.get(name).filter(there).map(display_text).transpose();
+        let is_present = |json: &&str| !(is_table && json_kind(json) == "null");
+        let value = |name: &str| members.get(name).filter(is_present).map(display_text).transpose();
         let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
             Some(json) if json.starts_with('"') => decode_string(json),
             _ => Ok(compact_json(text)),
@@ -271,7 +268,7 @@ impl RowParser<'_> {
             value => Ok(value),
         };
         let prompt = self.fill_template(column, || members.member_names())?.unwrap_or_default();
-        Ok(ParsedRow { options: given, ..ParsedRow::of(RowInput::Text(Cow::Owned(prompt))) })
+        Ok(ParsedRow { options, ..ParsedRow::of(RowInput::Text(Cow::Owned(prompt))) })
     }
 
     fn parse_table_record<'a>(
@@ -281,16 +278,16 @@ impl RowParser<'_> {
         let place = |name: &str| self.columns.iter().position(|column| column == name);
         let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
         let name = name.map(|text| RowId { text: text.clone(), json: None });
-        let bad = |fault: RowFault| self.reject_row(name.clone(), fault);
+        let reject = |fault: RowFault| self.reject_row(name.clone(), fault);
         if values.len() != self.columns.len() {
             let (found, expected) = (values.len(), self.columns.len());
             let fields = if found == 1 { "field" } else { "fields" };
-            let why = format!("the row has {found} {fields}, but the header has {expected}");
-            return Err(bad(why.into()));
+            let reason = format!("the row has {found} {fields}, but the header has {expected}");
+            return Err(reject(reason.into()));
         }
         let params = place("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
-        let given = parse_options(params).map_err(bad)?.into_owned();
-        let whole = self.keep_row.then(|| encode_object(self.columns, &values));
+        let options = parse_options(params).map_err(reject)?.into_owned();
+        let whole_row = self.keep_row.then(|| encode_object(self.columns, &values));
         let value = |name: &str| place(name).map(|at| Cow::Borrowed(values[at].as_ref()));
         let item = || ["item", "prompt", "text"].iter().find_map(|name| value(name));
         let column = |name: &str| {
@@ -301,16 +298,11 @@ impl RowParser<'_> {
                 value => value,
             })
         };
-        let prompt = match self.fill_template(column, || self.columns.to_vec()).map_err(bad)? {
+        let prompt = match self.fill_template(column, || self.columns.to_vec()).map_err(reject)? {
             Some(prompt) => prompt.into(),
             None => place("prompt").map(|at| values[at].clone()).unwrap_or_default(),
         };
-        Ok(ParsedRow {
-            name,
-            options: given,
-            whole_row: whole,
-            ..ParsedRow::of(RowInput::Text(prompt))
-        })
+        Ok(ParsedRow { id: name, options, whole_row, ..ParsedRow::of(RowInput::Text(prompt)) })
     }
 
     /// Returns the names of the columns that are neither prompt, id, parameters nor used by the template.
@@ -324,7 +316,7 @@ impl RowParser<'_> {
             (InputFormat::Csv | InputFormat::Tsv, _) => self.columns.to_vec(),
             _ => Vec::new(),
         };
-        let asked = |name: &str| match self.template {
+        let is_used = |name: &str| match self.template {
             Some(template) => template.placeholder_names().iter().any(|it| it == name),
             None if self.format == InputFormat::Jsonl => {
                 is_request_field(name)
@@ -335,7 +327,7 @@ impl RowParser<'_> {
         };
         names
             .into_iter()
-            .filter(|name| !matches!(name.as_str(), "id" | "params") && !asked(name))
+            .filter(|name| !matches!(name.as_str(), "id" | "params") && !is_used(name))
             .collect()
     }
 
@@ -346,38 +338,34 @@ impl RowParser<'_> {
         columns: impl FnOnce() -> Vec<String>,
     ) -> Result<Option<String>, RowFault> {
         let filled = self.template.map(|template| template.render(column)).transpose();
-        filled.map_err(|gap| match gap {
-            TemplateFillError::MissingColumns(lacks) => RowFault::MissingColumns(lacks, columns()),
-            TemplateFillError::UnusableColumn(why) => RowFault::Reason(why),
+        filled.map_err(|error| match error {
+            TemplateFillError::MissingColumns(missing_columns) => {
+                RowFault::MissingColumns(missing_columns, columns())
+            }
+            TemplateFillError::UnusableColumn(reason) => RowFault::Reason(reason),
         })
     }
 }
 
 impl<'a> From<RowRequest<'a>> for ParsedRow<'a> {
-    fn from(RowRequest { input: ask, options: given, route }: RowRequest<'a>) -> Self {
-        ParsedRow { options: given, route, ..ParsedRow::of(ask) }
+    fn from(RowRequest { input, options, route }: RowRequest<'a>) -> Self {
+        ParsedRow { options, route, ..ParsedRow::of(input) }
     }
 }
 
 impl<'a> ParsedRow<'a> {
-    fn of(ask: RowInput<'a>) -> Self {
-        Self {
-            name: None,
-            input: ask,
-            options: RowOptions::default(),
-            route: None,
-            whole_row: None,
-        }
+    fn of(input: RowInput<'a>) -> Self {
+        Self { id: None, input, options: RowOptions::default(), route: None, whole_row: None }
     }
 }
 
 fn parse_options(params: Option<&str>) -> Result<RowOptions<'_>, RowFault> {
-    let mut given = RowOptions::default();
+    let mut options = RowOptions::default();
     if let Some(params) = params {
-        given.put_params(params)?;
+        options.put_params(params)?;
     }
-    given.check_consistency()?;
-    Ok(given)
+    options.check_consistency()?;
+    Ok(options)
 }
 
 /// Returns a value as a template shows it: a string's text, anything else as JSON.

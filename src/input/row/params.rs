@@ -164,7 +164,7 @@ fn parse_integer(name: &str, json: &str) -> Result<i64, String> {
 mod tests {
     use super::*;
 
-    fn given(json: &str) -> Result<RowOptions<'_>, String> {
+    fn parse_options(json: &str) -> Result<RowOptions<'_>, String> {
         let mut given = RowOptions::default();
         given.put_params(json)?;
         given.check_consistency()?;
@@ -175,7 +175,7 @@ mod tests {
     fn parameters_pass_as_they_stand_and_nulls_are_not_given() {
         let json = r#"{"seed": 18446744073709551615, "stop": [ "a b" ], "top_k": null, "max_tokens": 512.0,
             "priority": -3, "stream": true, "stream_options": {"x": 1}, "model": "m", "new_one": {"z": 1, "a": 2}}"#;
-        let given = given(json).unwrap();
+        let given = parse_options(json).unwrap();
         let wanted = r#"{"max_tokens":512,"new_one":{"z":1,"a":2},"seed":18446744073709551615,"stop":["a b"]}"#;
         assert_eq!(given.params.to_json(), wanted);
         assert_eq!((given.priority, given.streams, given.model.as_deref()), (-3, true, Some("m")));
@@ -199,7 +199,7 @@ mod tests {
             ("[1]", "`params` must be an object, found a list"),
             (r#"{"a": }"#, "`params`: not valid JSON"),
         ] {
-            let error = given(json).err().unwrap_or_default();
+            let error = parse_options(json).err().unwrap_or_default();
             assert!(error.contains(why), "{json}: {error}");
         }
     }

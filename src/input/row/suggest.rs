@@ -7,8 +7,8 @@ const MAX_LISTED: usize = 20;
 /// Characters that a placeholder's name, or a shell argument in single quotes, cannot contain.
 const UNUSABLE: [char; 5] = ['{', '}', '"', '\'', '\n'];
 
-/// Describes a missing prompt column of a table, such as "no `prompt` column (columns: city, country)", with a hint on its
-/// own line. `wanted` names the missing column or columns.
+/// Describes a missing prompt column of a table, such as "no `prompt` column (columns: city, country)", with a hint on
+/// its own line. `wanted` names the missing column or columns.
 pub(crate) fn describe_missing_prompt(wanted: &str, columns: &[String]) -> String {
     let hint = match nearest_name("prompt", columns.iter().cloned()) {
         Some(column) => {

@@ -48,10 +48,10 @@ impl PromptTemplate {
         let mut template = Self { parts: Vec::new(), names: Vec::new() };
         let mut rest = text;
         while let Some(at) = rest.find('{') {
-            template.text(&rest[..at]);
+            template.push_text(&rest[..at]);
             rest = template.parse_brace(&rest[at..])?;
         }
-        template.text(rest);
+        template.push_text(rest);
         if template.names.is_empty() {
             return Err("no placeholder such as {{item}} or {{column}}, so every row would send the same prompt".into());
         }
@@ -102,7 +102,7 @@ impl PromptTemplate {
     /// Parses the text at a `{` and returns the rest.
     fn parse_brace<'t>(&mut self, text: &'t str) -> Result<&'t str, String> {
         if let Some(rest) = text.strip_prefix("{{{{") {
-            self.text("{{");
+            self.push_text("{{");
             return Ok(rest);
         }
         if let Some(rest) = text.strip_prefix("{item}") {
@@ -110,7 +110,7 @@ impl PromptTemplate {
             return Ok(rest);
         }
         if !text.starts_with("{{") || text.starts_with("{{{") {
-            self.text("{");
+            self.push_text("{");
             return Ok(&text[1..]);
         }
         let (name, rest) = text[2..].split_once("}}").ok_or_else(|| invalid_placeholder(text))?;
@@ -121,7 +121,7 @@ impl PromptTemplate {
         Ok(rest)
     }
 
-    fn text(&mut self, text: &str) {
+    fn push_text(&mut self, text: &str) {
         match self.parts.last_mut() {
             Some(TemplatePart::Text(before)) => before.push_str(text),
             _ => self.parts.push(TemplatePart::Text(text.to_owned())),

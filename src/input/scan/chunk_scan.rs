@@ -38,7 +38,7 @@ pub struct ChunkScan {
     pub(crate) block_hashes: Vec<u128>,
     /// Column names of a table.
     pub(crate) columns: Vec<String>,
-    pub(crate) rows: RowOffsets,
+    pub(crate) row_offsets: RowOffsets,
     /// Number of lines that begin in the chunk.
     pub(crate) lines: u64,
     /// Number of the first valid row in the chunk.
@@ -81,7 +81,7 @@ impl InputChunk {
             chunk: self,
             block_hashes: Vec::new(),
             columns: Vec::new(),
-            rows: RowOffsets::default(),
+            row_offsets: RowOffsets::default(),
             lines: 0,
             first_good: None,
             ids: IdHashes::default(),
@@ -149,9 +149,9 @@ impl ChunkScan {
         rules: &InputRules,
     ) -> Result<(), ScanStop> {
         while let Some(record) = records.next_record().map_err(ScanStop::of)? {
-            let index = self.rows.count();
+            let index = self.row_offsets.count();
             let at = (self.chunk.file, record.line);
-            self.rows.push(record.offset, record.line);
+            self.row_offsets.push(record.offset, record.line);
             self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
             match form.read(&record) {
                 Ok(row) => self.add_good_row(&row, index, at, rules),
@@ -163,7 +163,7 @@ impl ChunkScan {
 
     fn add_good_row(&mut self, row: &ParsedRow<'_>, index: u64, at: FileLine, rules: &InputRules) {
         self.coverage.mark_all_found();
-        if let Some(name) = &row.name {
+        if let Some(name) = &row.id {
             self.add_id(&name.text, index, rules);
         }
         if let (Some(model), false) = (&row.options.model, rules.ignore_row_model) {
@@ -233,10 +233,10 @@ impl ScanStop {
         let path = file.name.clone();
         match self {
             Self::OpenFailed(said) => {
-                InputError::Io { doing: "cannot open", path, source: said.into() }
+                InputError::Io { action: "cannot open", path, source: said.into() }
             }
             Self::ReadFailed(said) => {
-                InputError::Io { doing: "cannot read", path, source: said.into() }
+                InputError::Io { action: "cannot read", path, source: said.into() }
             }
             Self::Changed => InputError::Changed { path },
             Self::InvalidHeader(what) => InputError::InvalidHeader { path, what },

@@ -155,7 +155,7 @@ impl<'i> InputScan<'i> {
         }
         let (rows, lines) = (self.table.rows(), self.lines);
         self.fingerprint.add(&part.block_hashes);
-        self.table.append_chunk(part.rows, lines);
+        self.table.append_chunk(part.row_offsets, lines);
         self.lines += part.lines;
         self.first_good = self.first_good.or(part.first_good.map(|row| rows + row));
         self.ids.append_chunk(part.ids, rows);
@@ -177,7 +177,7 @@ impl<'i> InputScan<'i> {
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         self.table.end_file(file.size);
         let (path, size) = (file.path.clone(), file.size);
-        let io = |source| InputError::Io { doing: "cannot read again", path, source };
+        let io = |source| InputError::Io { action: "cannot read again", path, source };
         let ends = hash_ends(&file.open()?, size).map_err(io)?;
         self.files.push(SourceFile {
             path: file.path.clone(),
@@ -239,7 +239,7 @@ impl<'i> InputScan<'i> {
                       row: Result<ParsedRow<'_>, RejectedRow>| {
             let row = row.ok()?;
             let hash =
-                RowHasher::new(form.format, form.columns).hash_record(record, row.name.is_some());
+                RowHasher::new(form.format, form.columns).hash_record(record, row.id.is_some());
             Some((row.into_prompt(index, hash), form.data_columns(record)))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
@@ -326,7 +326,7 @@ impl<'i> InputScan<'i> {
         let name = |_: &RowParser<'_>,
                     _: &InputRecord<'_>,
                     row: Result<ParsedRow<'_>, RejectedRow>| match row {
-            Ok(row) => row.name.map(|name| name.text.into_owned()),
+            Ok(row) => row.id.map(|name| name.text.into_owned()),
             Err(bad) => bad.name,
         };
         Ok(self.reread_row(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
@@ -344,7 +344,7 @@ impl<'i> InputScan<'i> {
         let (facts, listed) = (&self.files[number], &self.input.files[number]);
         let mut file = facts.open()?;
         let io = |source| InputError::Io {
-            doing: "cannot seek to a row",
+            action: "cannot seek to a row",
             path: facts.path.clone(),
             source,
         };
@@ -367,7 +367,7 @@ impl<'i> InputScan<'i> {
         let path = |file: u32| self.files.get(file as usize).map(|file| file.path.as_path());
         let at = self.table.line(index, path).map_err(|source| {
             let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
-            InputError::Io { doing: "cannot count lines", path, source }
+            InputError::Io { action: "cannot count lines", path, source }
         })?;
         Ok(self.place(at))
     }

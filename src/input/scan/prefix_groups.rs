@@ -25,7 +25,7 @@ pub(crate) struct PrefixHashes {
     /// Number of hashes of each long row.
     level_counts: Vec<u8>,
     /// The hashes of all long rows, concatenated, each row's longest prefix first.
-    all: Vec<u32>,
+    hashes: Vec<u32>,
 }
 
 impl PrefixHashes {
@@ -34,19 +34,19 @@ impl PrefixHashes {
         clippy::cast_possible_truncation,
         reason = "levels are three, half of a hash is a hash"
     )]
-    pub(crate) fn add(&mut self, text: &str) -> bool {
+    pub(crate) fn add_text(&mut self, text: &str) -> bool {
         let beginnings = PrefixKeys::of(text);
         let levels = beginnings.level_count();
         if levels > 0 {
             self.level_counts.push(levels as u8);
-            self.all.extend(beginnings.map(|beginning| xxh3_64(beginning) as u32));
+            self.hashes.extend(beginnings.map(|beginning| xxh3_64(beginning) as u32));
         }
         levels > 0
     }
 
     pub(crate) fn append_chunk(&mut self, other: Self) {
         self.level_counts.extend(other.level_counts);
-        self.all.extend(other.all);
+        self.hashes.extend(other.hashes);
     }
 
     /// Returns the group of each long row. `rows` is the number of all rows. A row belongs to the group of the longest
@@ -82,7 +82,7 @@ impl PrefixHashes {
     fn hashes_at_level(&self, level: usize) -> impl Iterator<Item = (u32, u32)> {
         let mut begin = 0;
         (0..).zip(&self.level_counts).filter_map(move |(row, &levels)| {
-            let its = &self.all[begin..begin + usize::from(levels)];
+            let its = &self.hashes[begin..begin + usize::from(levels)];
             begin += its.len();
             Some((*its.get(its.len().checked_sub(level)?)?, row))
         })
@@ -109,7 +109,7 @@ mod tests {
 
     fn groups_of(texts: &[String]) -> Vec<PrefixGroupId> {
         let mut hashes = PrefixHashes::default();
-        assert!(texts.iter().all(|text| hashes.add(text)));
+        assert!(texts.iter().all(|text| hashes.add_text(text)));
         hashes.assign_groups(texts.len())
     }
 
@@ -123,7 +123,7 @@ mod tests {
             [1, 2, 0, 2, 1],
             "two documents are alike, two headers are left"
         );
-        assert!(!PrefixHashes::default().add("short"));
+        assert!(!PrefixHashes::default().add_text("short"));
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
         assert!(groups_of(&all(MAX_GROUP_SIZE)).iter().all(|&family| family == 1));
         assert!(groups_of(&all(MAX_GROUP_SIZE + 1)).iter().all(|&family| family == 0));
         let mut hashes = PrefixHashes::default();
-        all(MAX_GROUP_SIZE + 1).iter().for_each(|text| assert!(hashes.add(text)));
+        all(MAX_GROUP_SIZE + 1).iter().for_each(|text| assert!(hashes.add_text(text)));
         assert_eq!(
             hashes.assign_groups((MAX_GROUP_SIZE + 1) * MAX_GROUP_ONE_IN)[MAX_GROUP_SIZE],
             1,

@@ -47,7 +47,7 @@ pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), 
         let trouble = |trouble| match trouble {
             RecordError::Io(source) => {
                 let path = facts.path.clone();
-                InputError::Io { doing: "cannot read again", path, source }
+                InputError::Io { action: "cannot read again", path, source }
             }
             RecordError::TooLong(_) => changed(),
         };

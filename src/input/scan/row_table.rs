@@ -26,7 +26,7 @@ pub struct RowTable {
 #[derive(Debug, Default)]
 struct FileRows {
     /// Index of the file's first row.
-    first: u64,
+    first_index: u64,
     offsets: Vec<u64>,
     /// Pairs of a row's number in the file and its line, for about each [`LINE_MARK_INTERVAL`]th row.
     line_marks: Vec<(u64, u64)>,
@@ -48,9 +48,9 @@ impl RowTable {
         let begin = self.files.partition_point(|rows| rows.end_index() <= from);
         let numbered = (0_u32..).zip(&self.files).skip(begin);
         numbered
-            .take_while(|(_, rows)| rows.first < to)
+            .take_while(|(_, rows)| rows.first_index < to)
             .filter_map(|(file, rows)| {
-                rows.row_range(file, from.max(rows.first), to.min(rows.end_index()))
+                rows.row_range(file, from.max(rows.first_index), to.min(rows.end_index()))
             })
             .collect()
     }
@@ -67,7 +67,7 @@ impl RowTable {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
         let stretch = self.row_ranges(index, index + 1).pop().ok_or_else(gone)?;
         let rows = &self.files[stretch.file as usize];
-        let after = rows.line_marks.partition_point(|&(row, _)| row <= index - rows.first);
+        let after = rows.line_marks.partition_point(|&(row, _)| row <= index - rows.first_index);
         let &(row, mut line) = rows.line_marks[..after].last().ok_or_else(gone)?;
         let at = usize::try_from(row).map_err(io::Error::other)?;
         let from = *rows.offsets.get(at).ok_or_else(gone)?;
@@ -85,7 +85,7 @@ impl RowTable {
     }
 
     pub(crate) fn begin_file(&mut self) {
-        self.files.push(FileRows { first: self.rows, ..FileRows::default() });
+        self.files.push(FileRows { first_index: self.rows, ..FileRows::default() });
     }
 
     /// Appends the rows of the current file's next chunk, which has `lines` lines before it.
@@ -145,12 +145,12 @@ impl RowOffsets {
 impl FileRows {
     /// Returns the index after the file's last row.
     fn end_index(&self) -> u64 {
-        self.first + self.offsets.len() as u64
+        self.first_index + self.offsets.len() as u64
     }
 
     fn row_range(&self, file: u32, from: u64, to: u64) -> Option<RowRange> {
         let begins = |index: u64| {
-            let at = usize::try_from(index - self.first).ok()?;
+            let at = usize::try_from(index - self.first_index).ok()?;
             Some(self.offsets.get(at).copied().unwrap_or(self.end))
         };
         let offset = begins(from).filter(|_| from < to)?;

@@ -56,7 +56,7 @@ impl SortKeysBuilder {
         priority: i64,
         param: impl Fn(&str) -> Option<&'p str>,
     ) {
-        let long = if self.prefix_hashes.add(text) { LONG_ROW_BIT } else { 0 };
+        let long = if self.prefix_hashes.add_text(text) { LONG_ROW_BIT } else { 0 };
         self.rows.push(LengthClass::of(text.len(), param).to_code() | long, priority);
     }
 

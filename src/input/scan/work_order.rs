@@ -59,13 +59,13 @@ impl SortKeys {
         for (row, key) in open {
             let start = match key.prefix_group {
                 0 => &mut starts.ungrouped[places.of(key.class)],
-                family => &mut starts.families[family as usize],
+                family => &mut starts.groups[family as usize],
             };
             order[*start as usize] = row;
             *start += 1;
         }
         // Each group's next free position is now the end of the group.
-        for (&count, &end) in counts.families.iter().zip(&starts.families) {
+        for (&count, &end) in counts.groups.iter().zip(&starts.groups) {
             order[(end - count) as usize..end as usize]
                 .sort_unstable_by_key(|&row| (places.of(self.row_class(row)), row));
         }
@@ -126,7 +126,7 @@ struct KeyCounts {
     /// Rows without a group, by position.
     ungrouped: [u32; POSITIONS],
     /// Rows by group. Number 0 is no group.
-    families: Vec<u32>,
+    groups: Vec<u32>,
     /// Position of each group's first row.
     group_positions: Vec<u8>,
 }
@@ -134,7 +134,7 @@ struct KeyCounts {
 /// Offset in the order at which the next row of each kind goes.
 struct BucketOffsets {
     ungrouped: [u32; POSITIONS],
-    families: Vec<u32>,
+    groups: Vec<u32>,
 }
 
 impl KeyCounts {
@@ -144,7 +144,7 @@ impl KeyCounts {
             all: 0,
             classes: [0; POSITIONS],
             ungrouped: [0; POSITIONS],
-            families: vec![0; families],
+            groups: vec![0; families],
             group_positions: vec![0; families],
         }
     }
@@ -158,10 +158,10 @@ impl KeyCounts {
             self.classes[key.class.map_or(POSITIONS - 1, LengthClass::class_index)] += 1;
         } else {
             let family = key.prefix_group as usize;
-            if self.families[family] == 0 {
+            if self.groups[family] == 0 {
                 self.group_positions[family] = place as u8;
             }
-            self.families[family] += 1;
+            self.groups[family] += 1;
         }
     }
 
@@ -179,7 +179,7 @@ impl KeyCounts {
     /// Returns the offsets. At each position groups come first, in the order of their first rows.
     fn bucket_offsets(&self) -> BucketOffsets {
         let mut of_families = [0; POSITIONS];
-        for (&place, &count) in self.group_positions.iter().zip(&self.families) {
+        for (&place, &count) in self.group_positions.iter().zip(&self.groups) {
             of_families[usize::from(place)] += count;
         }
         let mut alone = self.ungrouped;
@@ -191,8 +191,8 @@ impl KeyCounts {
             *start += count;
             *start - count
         };
-        let families = self.group_positions.iter().zip(&self.families).map(next).collect();
-        BucketOffsets { ungrouped: alone, families }
+        let families = self.group_positions.iter().zip(&self.groups).map(next).collect();
+        BucketOffsets { ungrouped: alone, groups: families }
     }
 }
 

@@ -53,7 +53,7 @@ impl BenchCancellation {
         let signals = all_ok(comm, caught, code)?;
         let asked = Arc::new(AtomicBool::new(false));
         let note = Arc::clone(&asked);
-        signals.tell(Some(Box::new(move |_| note.store(true, Ordering::Relaxed))));
+        signals.set_listener(Some(Box::new(move |_| note.store(true, Ordering::Relaxed))));
         Ok(Self { signal_received: asked, signals, deadline: limit, reason: None })
     }
 
@@ -69,7 +69,7 @@ impl BenchCancellation {
         if let CancelVote::Cancelled(why) = vote {
             self.reason = Some(why);
             // A second signal means that waiting is not acceptable: it gets its default effect.
-            self.signals.tell(None);
+            self.signals.set_listener(None);
         }
         vote
     }

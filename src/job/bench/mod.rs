@@ -73,7 +73,7 @@ pub struct BenchOptions {
 struct BenchContext {
     context: JobContext,
     options: BenchOptions,
-    files: Option<BenchReportFiles>,
+    report_files: Option<BenchReportFiles>,
     own_endpoints: Vec<EndpointStatus>,
     /// Endpoints of all ranks; on rank 0 only.
     all_endpoints: Option<Vec<Vec<EndpointStatus>>>,
@@ -116,7 +116,7 @@ impl BenchContext {
         let began = Instant::now();
         let guard = given.guard.take();
         let (keys, sentence) = plan.rejected_keys;
-        let named = keys.iter().find(|key| given.flags.names(key));
+        let named = keys.iter().find(|key| given.flags.has_key(key));
         let named = named.map(|key| SettingsError::usage(format!("{key}: {sentence}")));
         let scratch = prompt_source::scratch_folder(given.environment.get("TMPDIR"));
         let mut common = establish_context(comm, given, code)?;
@@ -165,7 +165,7 @@ impl BenchContext {
         Ok(Some(Self {
             context: common,
             options: measuring,
-            files,
+            report_files: files,
             own_endpoints: ready,
             all_endpoints: found,
             prompt_source: pool,
@@ -351,7 +351,7 @@ impl BenchContext {
             };
             let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
             console::print_stdout(if self.options.json { &json } else { &table });
-            if let Some(files) = &self.files {
+            if let Some(files) = &self.report_files {
                 let plots = plots(&report).unwrap_or_else(|why| {
                     tracing::warn!(event = "plot_not_drawn", "plot not drawn: {why}");
                     Vec::new()
@@ -404,5 +404,5 @@ fn has_enough_endpoints(found: &[Vec<EndpointStatus>], least: impl Fn(u64) -> u6
 
 /// Formats a duration in whole seconds, at least one, such as `1m30s`.
 fn format_seconds(duration: Duration) -> String {
-    HumanDuration::seconds(duration.as_secs().max(1)).to_string()
+    HumanDuration::from_secs(duration.as_secs().max(1)).to_string()
 }

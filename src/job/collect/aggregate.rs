@@ -19,7 +19,7 @@ use tracing::warn;
 use super::line_index::{LineFrames, LineIndex};
 use crate::job::{JobError, setup::run_plan::RequestedOutputs};
 use crate::{
-    aggregate::{Aggregate, AnswerConcat, Line},
+    aggregate::{Aggregate, AnswerConcat, ObservedLine},
     comm::{Comm, ReduceOp, TypedComm},
     domain::Merge,
     metrics::AnswerStats,
@@ -106,7 +106,7 @@ struct TextAggregate {
 
 impl AggregateSet {
     /// Creates empty aggregates, on rank 0 (`answers` is given) with their files. Local.
-    pub(crate) fn begin(
+    pub(crate) fn create_empty(
         wanted: &RequestedOutputs<'_>,
         answers: Option<&Path>,
     ) -> Result<Self, OutputError> {
@@ -159,7 +159,7 @@ impl AggregateSet {
             if self.partial.values.is_empty() {
                 continue;
             }
-            match Line::read(line) {
+            match ObservedLine::read(line) {
                 Ok(line) => line.observed_answers().for_each(|seen| {
                     self.partial.values.iter_mut().for_each(|value| value.add_answer(&seen));
                 }),
@@ -173,7 +173,7 @@ impl AggregateSet {
         if self.text_aggregates.is_empty() {
             return Ok(());
         }
-        let Ok(line) = Line::read(line) else { return Ok(()) };
+        let Ok(line) = ObservedLine::read(line) else { return Ok(()) };
         for seen in line.observed_answers() {
             for text in &mut self.text_aggregates {
                 let Some(piece) = text.joined.count_piece(&seen) else { continue };

@@ -137,7 +137,7 @@ impl AnswerCollector {
         root: bool,
     ) -> Result<Self, JobError> {
         let output = wanted.format.filter(|_| root).map(|format| OutputFile::create(place, format));
-        let aggregates = AggregateSet::begin(wanted, root.then_some(place))?;
+        let aggregates = AggregateSet::create_empty(wanted, root.then_some(place))?;
         Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
 }

@@ -155,7 +155,7 @@ impl LineIndex {
             let (run, tail) = rest.split_at(many);
             rest = tail;
             if let [piece] = run {
-                self.file_cache.read(piece.file, piece.from, &mut into[piece.place()])?;
+                self.file_cache.read(piece.file, piece.from, &mut into[piece.buffer_range()])?;
                 continue;
             }
             let length = (run[many - 1].to - first.from) as usize;
@@ -163,7 +163,7 @@ impl LineIndex {
             self.file_cache.read(first.file, first.from, &mut together[..length])?;
             for piece in run {
                 let (from, to) = (piece.from - first.from, piece.to - first.from);
-                into[piece.place()].copy_from_slice(&together[from as usize..to as usize]);
+                into[piece.buffer_range()].copy_from_slice(&together[from as usize..to as usize]);
             }
         }
         Ok(())
@@ -189,7 +189,7 @@ struct ReadPiece {
 }
 
 impl ReadPiece {
-    fn place(&self) -> std::ops::Range<usize> {
+    fn buffer_range(&self) -> std::ops::Range<usize> {
         self.buffer_offset..self.buffer_offset + (self.to - self.from) as usize
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn run_work_phase(
         LeaseClient::new(engine, Some(leases), ReportSchedule::for_rank(rank, size, silence));
     hand.on_message(DispatchMessage::Grant(first));
     let asked = tell.clone();
-    signals.tell(Some(Box::new(move |ask| {
+    signals.set_listener(Some(Box::new(move |ask| {
         let _ = asked.send(LocalEvent::ShutdownRequested(ask)); // nobody listens: the job is ending
     })));
     let post = Mailbox::new(comm, words);
@@ -102,7 +102,7 @@ pub(crate) fn run_work_phase(
         }
         None => run_worker(post, rank, hand, silence)?,
     };
-    signals.tell(None);
+    signals.set_listener(None);
     hand.stop_engine();
     Ok(over)
 }

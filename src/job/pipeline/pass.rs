@@ -184,7 +184,7 @@ impl JobResources {
     /// Local. Stops handling signals: they have their default effect again.
     pub(crate) fn release_signals(&self) {
         if let Some((signals, _)) = &self.signals_and_deadline {
-            signals.tell(None);
+            signals.set_listener(None);
         }
     }
 
@@ -227,7 +227,7 @@ impl JobResources {
     /// Local. Calls `note` for a signal that arrives before the next pass. Returns true if the deadline has passed.
     pub(crate) fn notify_on_signal(&self, note: impl Fn() + Send + 'static) -> bool {
         let Some((signals, deadline)) = &self.signals_and_deadline else { return false };
-        signals.tell(Some(Box::new(move |_| note())));
+        signals.set_listener(Some(Box::new(move |_| note())));
         deadline.at.is_some_and(|at| Instant::now() >= at)
     }
 

@@ -68,7 +68,7 @@ pub(crate) fn write_tree_file(
     let leaves = tree.leaf_range(tree.level_count(), 0).end;
     let (mut missing, mut failed) = (IndexSet::new(leaves), 0);
     for level in 1..=tree.level_count() {
-        let mut above = ParentLevel::of(folder, tree, level, root)?;
+        let mut above = ParentLevel::read_parent(folder, tree, level, root)?;
         read_groups(
             &LevelFiles::for_level(folder, level).list_files(LevelFileKind::Groups)?,
             |group| {
@@ -108,7 +108,7 @@ struct ParentLevel {
 }
 
 impl ParentLevel {
-    fn of(
+    fn read_parent(
         folder: &Path,
         tree: ReduceTree,
         level: u32,

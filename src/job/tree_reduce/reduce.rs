@@ -256,7 +256,7 @@ impl<'c> TreeReducer<'c> {
             stamp = stamp.with_answers(&answered);
             below = all_ok(comm, NodeTexts::of(lines, Some(called), &passed), code)?;
         }
-        self.end(comm, &mut below)
+        self.write_root_text(comm, &mut below)
     }
 
     /// Builds the level's prompts unless a complete build from the same inputs exists. Returns false if no server is ready to
@@ -338,7 +338,11 @@ impl<'c> TreeReducer<'c> {
     }
 
     /// Writes the final text to the output file, and `tree.jsonl` to the run folder. Collective.
-    fn end(&mut self, comm: &mut dyn Comm, top: &mut NodeTexts) -> Result<JobVerdict, JobError> {
+    fn write_root_text(
+        &mut self,
+        comm: &mut dyn Comm,
+        top: &mut NodeTexts,
+    ) -> Result<JobVerdict, JobError> {
         let code = self.resources.exit_codes.error;
         self.resources.close_servers();
         let mut mine = Vec::new();

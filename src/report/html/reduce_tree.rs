@@ -13,7 +13,7 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
     let Some(tree) = &summary.reduce else { return String::new() };
     let mut html = format!(
         r#"<section id="tree"><h2>Reduce tree</h2><p class="note">{}</p>"#,
-        told(tree, summary)
+        describe_outcome(tree, summary)
     );
     let rate = |it: Option<f64>| it.map_or("–".into(), format_number);
     let data = |it: Option<f64>| it.map(|it| format!("{it:.3}")).unwrap_or_default();
@@ -58,7 +58,7 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
 }
 
 /// Describes the shape of the tree and its outcome in two sentences.
-fn told(tree: &ReduceSummary, summary: &RunSummary) -> String {
+fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
     let above = tree.levels.len() as u64 - 1;
     let shape = format!(
         "{} under {}, at most {} texts per group.",

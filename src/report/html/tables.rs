@@ -13,7 +13,7 @@ use crate::report::{
     summary::{FailureSummary, RunSummary, SettingValue, StartSummary},
 };
 
-fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+fn html_table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let head: String =
         heads.iter().map(|(class, name)| format!(r#"<th class="{class}">{name}</th>"#)).collect();
     let row = |cells: Vec<String>| {
@@ -34,12 +34,12 @@ fn table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) ->
 fn collapsible_table(heads: &[(&str, &str)], mut rows: Vec<Vec<String>>) -> String {
     const SHOWN_ROWS: usize = 10;
     let rest = rows.split_off(rows.len().min(SHOWN_ROWS));
-    let first = table(heads, rows);
+    let first = html_table(heads, rows);
     if rest.is_empty() {
         return first;
     }
     let many = rest.len();
-    format!("{first}<details><summary>{many} more</summary>{}</details>", table(heads, rest))
+    format!("{first}<details><summary>{many} more</summary>{}</details>", html_table(heads, rest))
 }
 
 /// Formats an id without JSON quotes, cut to 80 characters.
@@ -111,7 +111,7 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
             why,
         ]
     });
-    html.push_str(&table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "error")], rows));
+    html.push_str(&html_table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "error")], rows));
     let more = its.count - (its.first.len() as u64).min(its.count);
     if more > 0 {
         let _ = write!(
@@ -132,7 +132,7 @@ pub(super) fn slowest_section(summary: &RunSummary) -> String {
         vec![format_id(&it.id), count(it.index), at, format_seconds(it.latency_s)]
     });
     let heads = [("i", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
-    let rows = table(&heads, rows);
+    let rows = html_table(&heads, rows);
     format!(r#"<section id="slowest"><h2>Slowest answers</h2>{rows}</section>"#)
 }
 
@@ -250,7 +250,7 @@ pub(super) fn starts_section(summary: &RunSummary) -> String {
         ("n", "requests"),
         ("w", "what happened"),
     ];
-    html.push_str(&table(&heads, rows));
+    html.push_str(&html_table(&heads, rows));
     html + r#"<p class="note">Numbers of a killed session are those of its last sample, at most five seconds before.</p></section>"#
 }
 
@@ -303,7 +303,7 @@ pub(super) fn settings_section(summary: &RunSummary) -> String {
     let heads = [("l", "setting"), ("w", "value"), ("l", "origin")];
     format!(
         r#"<section id="settings"><h2>Settings</h2><p class="note">Of the latest session.</p>{}<details><summary>Settings at their defaults</summary>{}</details></section>"#,
-        table(&heads, rows(false)),
-        table(&heads, rows(true)),
+        html_table(&heads, rows(false)),
+        html_table(&heads, rows(true)),
     )
 }

@@ -13,7 +13,7 @@ export TMPDIR=${TMPDIR:-/tmp}
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 fail() { printf '\ndemo.sh: %s\n' "$*" >&2; exit 1; }
 
-say "Building (a minute or two the first time; without Parquet and plots, which 'cargo build --release' has)"
+say "Building (a minute or two the first time; without Parquet, which 'cargo build --release' has)"
 cargo build --release --quiet --package aurora-swarm --package vllm-sim --no-default-features --features aurora-swarm/mpi \
   || fail "the build failed (above)"
 swarm=$PWD/target/release/aurora-swarm

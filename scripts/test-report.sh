@@ -149,7 +149,7 @@ assert summary["counts"] == counts, (summary["counts"], counts)
 for name in ("answered", "failed", "open"):
     assert page.values[name] == str(counts[name]), (name, page.values[name], counts[name])
 assert counts["submitted"] == 6000 and counts["failed"] == 7 and counts["open"] == 0, counts
-assert summary["requests"] == sum(it["requests"] for it in summary["starts"]), "requests"
+assert summary["requests"] == sum(it["requests"] for it in summary["sessions"]), "requests"
 assert summary["latency_s"]["count"] == counts["answered"]
 assert sum(bar["count"] for bar in summary["latency_s"]["histogram"]) == counts["answered"]
 failed = {kind: its["count"] for kind, its in summary["failures"].items()}
@@ -162,14 +162,14 @@ first = min(int(it.rsplit(":", 1)[1].split(" ")[0].strip("/")) for it in manifes
 assert place(slow[0]).endswith(f":{first + 1}"), slow
 assert place(slow[0]) in page.text, "the straggler is named on the page"
 # The death, by name.
-dead = [it["endpoint"] for it in summary["endpoints"]["away"] if it["at_end"] and it["times"]]
-assert dead and all(place(it).endswith(f":{first + 3}") for it in dead), summary["endpoints"]["away"]
-assert "was away at the end" in page.text and place(dead[0]) in page.text
+dead = [it["endpoint"] for it in summary["endpoints"]["outages"] if it["down_at_end"] and it["n_outages"]]
+assert dead and all(place(it).endswith(f":{first + 3}") for it in dead), summary["endpoints"]["outages"]
+assert "down at the end" in page.text and place(dead[0]) in page.text
 # The stop, the kill and the resume.
-assert [it["end"] for it in summary["starts"]] == ["stopped", "killed", "finished"], summary["starts"]
-assert [it["ranks"] for it in summary["starts"]] == [2, 2, 3], summary["starts"]
-assert summary["starts"][2]["done_before"] >= 2600, summary["starts"]
-assert page.values["start-count"] == "3" and "went on where it stood" in page.text
+assert [it["outcome"] for it in summary["sessions"]] == ["stopped", "killed", "finished"], summary["sessions"]
+assert [it["ranks"] for it in summary["sessions"]] == [2, 2, 3], summary["sessions"]
+assert summary["sessions"][2]["done_before"] >= 2600, summary["sessions"]
+assert page.values["session-count"] == "3" and "resumed" in page.text
 
 tree = Page("text.txt")
 told, leaves = read("text.txt.run/summary.json"), read("text.txt.run/manifest.json")
@@ -189,9 +189,9 @@ for at, level in enumerate(levels):
             assert level[outcome] == sum(it["outcome"] == outcome for it in mine), (at, outcome)
 assert told["reduce"]["missing"] == leaves["reduce"]["missing"] == int(tree.values["tree-missing"]) == 2
 assert tree.values["tree-submitted"] == str(sum(it["counts"]["submitted"] for it in levels))
-whole = sum(it["seconds"] + it["made_s"] for it in levels)
+whole = sum(it["active_s"] + it["build_s"] for it in levels)
 assert abs(float(tree.values["tree-seconds"]) - whole) < 0.01, whole
-assert {it["level"] for it in told["course"]} == {0, 1, 2, 3}, "all levels are drawn"
+assert {it["level"] for it in told["timeline"]} == {0, 1, 2, 3}, "all levels are drawn"
 print(len(page.values) + len(tree.values), "numbers on", len(page.tags) + len(tree.tags), "elements")
 PY
 ) || fail "a page does not say what happened (above)"

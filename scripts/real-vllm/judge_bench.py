@@ -4,7 +4,7 @@ not hold.
 
     judge_bench.py sweep|compare|models REPORT SECONDS WANTED SERVED CACHED
 
-REPORT is a path without its ending: .json, .txt (the table), and of a sweep .svg and .png. SECONDS is how long the command
+REPORT is a path without its ending: .json, .txt (the table), and of a sweep .svg. SECONDS is how long the command
 took, WANTED how many prompts it should have asked with its warm-ups, SERVED how many the server has counted meanwhile, and
 CACHED how many tokens it found in its prefix cache.
 """
@@ -138,13 +138,12 @@ def main():
         fault(f"{sum(measured):.1f} s were measured in {seconds} s")
     {"sweep": sweep, "compare": compare, "models": models}[what](report, table)
     if what == "sweep":
-        for ending, begins in (("svg", b"<svg"), ("png", b"\x89PNG\r\n\x1a\n")):
-            with open(f"{path}.{ending}", "rb") as file:
-                picture = file.read()
-            if not picture.startswith(begins) or len(picture) < 5000:
-                fault(f"the .{ending} is no picture: {len(picture)} bytes")
-            if ending == "svg" and b"best: " not in picture:
-                fault("the best one is not marked in the picture")
+        with open(f"{path}.svg", "rb") as file:
+            chart = file.read()
+        if not chart.startswith(b"<svg") or len(chart) < 2000:
+            fault(f"the .svg is not a chart: {len(chart)} bytes")
+        if b"best: " not in chart:
+            fault("the best cell is not marked in the chart")
     for it in faults[:20]:
         print(f"    WRONG: {it}", file=sys.stderr)
     sys.exit(1 if faults else 0)

@@ -140,7 +140,7 @@ pub(super) struct FirstExamples {
     count: u64,
     /// Maximum number of examples.
     limit: usize,
-    first: BTreeMap<AnswerPosition, NamedExample>,
+    examples: BTreeMap<AnswerPosition, NamedExample>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,30 +155,30 @@ const MAX_REASON_CHARS: usize = 300;
 
 impl FirstExamples {
     pub(super) fn of(room: usize) -> Self {
-        Self { count: 0, limit: room, first: BTreeMap::new() }
+        Self { count: 0, limit: room, examples: BTreeMap::new() }
     }
 
     /// Counts an answer; `why` is called only if it becomes an example.
     pub(super) fn add(&mut self, seen: &ObservedAnswer<'_>, why: impl FnOnce() -> String) {
         self.count += 1;
-        let beyond = self.first.len() >= self.limit
-            && self.first.last_key_value().is_none_or(|(last, _)| seen.place > *last);
+        let beyond = self.examples.len() >= self.limit
+            && self.examples.last_key_value().is_none_or(|(last, _)| seen.place > *last);
         if beyond {
             return;
         }
         let why = why().chars().take(MAX_REASON_CHARS).collect();
         let status = seen.outcome.err().and_then(|it| it.status);
-        self.first.insert(seen.place, NamedExample { id: seen.id.into(), reason: why, status });
-        self.cut();
+        self.examples.insert(seen.place, NamedExample { id: seen.id.into(), reason: why, status });
+        self.drop_excess();
     }
 
     pub(super) fn count(&self) -> u64 {
         self.count
     }
 
-    fn cut(&mut self) {
-        while self.first.len() > self.limit {
-            self.first.pop_last();
+    fn drop_excess(&mut self) {
+        while self.examples.len() > self.limit {
+            self.examples.pop_last();
         }
     }
 
@@ -193,15 +193,15 @@ impl FirstExamples {
             }
             it
         };
-        json!({"count": self.count, "first": self.first.iter().map(named).collect::<Vec<_>>()})
+        json!({"count": self.count, "first": self.examples.iter().map(named).collect::<Vec<_>>()})
     }
 }
 
 impl Merge for FirstExamples {
     fn merge(&mut self, other: Self) {
         self.count += other.count;
-        self.first.extend(other.first);
-        self.cut();
+        self.examples.extend(other.examples);
+        self.drop_excess();
     }
 }
 

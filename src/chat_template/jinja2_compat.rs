@@ -104,7 +104,7 @@ fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
                 open.push(OpenBracket { bracket: c, offset: out.len() - 1, colons: vec![] })
             }
             ':' => {
-                if let Some(last) = open.last_mut().filter(|it| it.bracket == '[') {
+                if let Some(last) = open.last_mut().filter(|open| open.bracket == '[') {
                     last.colons.push(out.len() - 1);
                 }
             }

@@ -60,17 +60,17 @@ pub enum ChatTemplateError {
     /// The system could not read a file.
     #[error("{}: cannot read: {source}", .path.display())]
     Io {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
-        /// Error of the system.
+        /// Error that the system reported.
         source: io::Error,
     },
     /// A JSON file that is malformed.
     #[error("{}: {what}", .path.display())]
     Malformed {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
-        /// What is wrong with the file.
+        /// Description of the malformed part.
         what: String,
     },
     /// The files of the model have no template.
@@ -79,7 +79,7 @@ pub enum ChatTemplateError {
          template file to --chat-template, or --chat-template none to let the servers render conversations", .path.display()
     )]
     NoTemplate {
-        /// Path that was searched.
+        /// Path of the folder or file that was searched.
         path: PathBuf,
     },
     /// The text is not a valid template.
@@ -87,9 +87,9 @@ pub enum ChatTemplateError {
         "{from}: the chat template cannot be used: {what}\nhint: fix the template, or pass --chat-template none to let the servers render conversations"
     )]
     Syntax {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         from: String,
-        /// What is wrong, with its line.
+        /// Description of the error, with its line.
         what: String,
     },
 }

@@ -28,9 +28,11 @@ impl ChatTemplate {
     /// # Errors
     /// A file that does not exist or is malformed, and files without a template.
     pub fn load(path: &Path) -> Result<Self, ChatTemplateError> {
-        let is_config = path.extension().is_some_and(|it| it.eq_ignore_ascii_case("json"));
+        let is_config =
+            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let folder = if path.is_dir() { Some(path) } else { path.parent() };
-        let beside = |name: &str| folder.map_or_else(|| PathBuf::from(name), |it| it.join(name));
+        let beside =
+            |name: &str| folder.map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
         let config = if is_config { path.to_path_buf() } else { beside(TOKENIZER_CONFIG_FILE) };
 
         let found = if path.is_dir() {
@@ -64,8 +66,8 @@ fn require_file(path: &Path) -> Result<PathBuf, ChatTemplateError> {
 
 /// Reads the template of a file, which is either a template or a JSON file that contains one.
 fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
-    if path.extension().is_none_or(|it| !it.eq_ignore_ascii_case("json")) {
-        return read(path);
+    if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("json")) {
+        return read_if_exists(path);
     }
     let wrong = |what: &str| ChatTemplateError::Malformed {
         path: path.to_path_buf(),
@@ -75,9 +77,9 @@ fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(Value::Array(all)) => {
-            let default = all.iter().find(|it| it["name"] == "default");
-            let text = default.and_then(|it| it["template"].as_str());
-            text.map(|it| Some(it.to_owned())).ok_or_else(|| {
+            let default = all.iter().find(|entry| entry["name"] == "default");
+            let text = default.and_then(|entry| entry["template"].as_str());
+            text.map(|text| Some(text.to_owned())).ok_or_else(|| {
                 wrong("chat_template is a list without an entry named \"default\"\nhint: put the template to use into a file of its own, and pass it to --chat-template")
             })
         }
@@ -105,7 +107,9 @@ fn read_special_tokens(
 
 /// Reads a JSON object; returns an empty one if the file does not exist.
 fn read_json_object(path: &Path) -> Result<Value, ChatTemplateError> {
-    let Some(text) = read(path)? else { return Ok(Value::Object(serde_json::Map::new())) };
+    let Some(text) = read_if_exists(path)? else {
+        return Ok(Value::Object(serde_json::Map::new()));
+    };
     let wrong = |what: String| ChatTemplateError::Malformed { path: path.to_path_buf(), what };
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(value),
@@ -114,7 +118,7 @@ fn read_json_object(path: &Path) -> Result<Value, ChatTemplateError> {
     }
 }
 
-fn read(path: &Path) -> Result<Option<String>, ChatTemplateError> {
+fn read_if_exists(path: &Path) -> Result<Option<String>, ChatTemplateError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -61,8 +61,8 @@ fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Valu
         "rsplit" => str_split(text, args, true)?,
         "splitlines" => {
             let (keep, named): (Option<bool>, Kwargs) = from_args(args)?;
-            let keep =
-                keep.map_or_else(|| named.get::<Option<bool>>("keepends"), |it| Ok(Some(it)))?;
+            let keep = keep
+                .map_or_else(|| named.get::<Option<bool>>("keepends"), |value| Ok(Some(value)))?;
             named.assert_all_used()?;
             split_lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
         }
@@ -98,14 +98,15 @@ fn check_separator(by: &str) -> Result<&str, Error> {
     if by.is_empty() { Err(invalid_operation("empty separator")) } else { Ok(by) }
 }
 
-/// Python's `str.split` and `str.rsplit`.
+/// Python's `str.split`, or `str.rsplit` if `from_right`.
 fn str_split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     let (by, most, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
-    let by = by.map_or_else(|| named.get::<Option<&str>>("sep"), |it| Ok(Some(it)))?;
-    let most = most.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |it| Ok(Some(it)))?;
+    let by = by.map_or_else(|| named.get::<Option<&str>>("sep"), |value| Ok(Some(value)))?;
+    let most =
+        most.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |value| Ok(Some(value)))?;
     named.assert_all_used()?;
     // A negative maximum means no limit.
-    let most = most.and_then(|it| usize::try_from(it).ok()).unwrap_or(usize::MAX - 1);
+    let most = most.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX - 1);
     let mut parts: Vec<&str> = match (by, from_right) {
         (Some(by), false) => text.splitn(most + 1, check_separator(by)?).collect(),
         (Some(by), true) => text.rsplitn(most + 1, check_separator(by)?).collect(),
@@ -173,9 +174,12 @@ pub(super) fn indent_filter(
     blank: Option<bool>,
     named: Kwargs,
 ) -> Result<String, Error> {
-    let width = width.map_or_else(|| named.get::<Option<Value>>("width"), |it| Ok(Some(it)))?;
-    let first = first.map_or_else(|| named.get::<Option<bool>>("first"), |it| Ok(Some(it)))?;
-    let blank = blank.map_or_else(|| named.get::<Option<bool>>("blank"), |it| Ok(Some(it)))?;
+    let width =
+        width.map_or_else(|| named.get::<Option<Value>>("width"), |value| Ok(Some(value)))?;
+    let first =
+        first.map_or_else(|| named.get::<Option<bool>>("first"), |value| Ok(Some(value)))?;
+    let blank =
+        blank.map_or_else(|| named.get::<Option<bool>>("blank"), |value| Ok(Some(value)))?;
     named.assert_all_used()?;
     let width = width.unwrap_or_else(|| Value::from(4));
     let by = match (width.as_str(), width.as_i64()) {
@@ -237,7 +241,7 @@ fn map_words(text: &str, between: impl Fn(char) -> bool, large: impl Fn(char) ->
     out
 }
 
-/// Python's `value[start:stop:step]`.
+/// Slices a string, list or tuple, as Python's `value[start:stop:step]`.
 fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
     let (start, stop, step): (Option<i64>, Option<i64>, Option<i64>) = from_args(args)?;
     let step = step.unwrap_or(1);
@@ -262,9 +266,11 @@ fn slice_value(value: &Value, args: &[Value]) -> Result<Value, Error> {
 fn slice_items<T: Clone>(all: &[T], start: Option<i64>, stop: Option<i64>, step: i64) -> Vec<T> {
     let len = i64::try_from(all.len()).unwrap_or(i64::MAX);
     let (lowest, highest) = if step > 0 { (0, len) } else { (-1, len - 1) };
-    let place = |it: i64| if it < 0 { it.saturating_add(len) } else { it }.clamp(lowest, highest);
+    let clamp = |index: i64| {
+        if index < 0 { index.saturating_add(len) } else { index }.clamp(lowest, highest)
+    };
     let (first, last) = if step > 0 { (lowest, highest) } else { (highest, lowest) };
-    let (mut at, stop) = (start.map_or(first, place), stop.map_or(last, place));
+    let (mut at, stop) = (start.map_or(first, clamp), stop.map_or(last, clamp));
     let mut picked = Vec::new();
     while (step > 0 && at < stop) || (step < 0 && at > stop) {
         picked.extend(usize::try_from(at).ok().and_then(|at| all.get(at)).cloned());

@@ -80,7 +80,7 @@ impl ChatRenderer {
             variables.push((name, value));
         }
         let template = self.environment.get_template(TEMPLATE_NAME);
-        let rendered = template.and_then(|it| it.render(Value::from_pairs(variables)));
+        let rendered = template.and_then(|template| template.render(Value::from_pairs(variables)));
         rendered.map_err(|error| classify_error(&error))
     }
 }
@@ -116,7 +116,8 @@ fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> 
 
 /// jinja2's filter `trim`. minijinja's own does not know all of Python's white space.
 fn trim_filter(value: &Value, chars: Option<&str>, named: Kwargs) -> Result<String, Error> {
-    let chars = chars.map_or_else(|| named.get::<Option<&str>>("chars"), |it| Ok(Some(it)))?;
+    let chars =
+        chars.map_or_else(|| named.get::<Option<&str>>("chars"), |value| Ok(Some(value)))?;
     named.assert_all_used()?;
     Ok(match value.as_str() {
         Some(text) => str_strip(text, chars, true, true).to_owned(),
@@ -158,7 +159,7 @@ fn is_iterable(value: &Value) -> bool {
 /// jinja2's test `divisibleby`. minijinja's own panics on a divisor of 0.
 fn is_divisible_by(value: i64, by: i64) -> Result<bool, Error> {
     let rest = value.checked_rem(by);
-    rest.map(|it| it == 0).ok_or_else(|| {
+    rest.map(|rest| rest == 0).ok_or_else(|| {
         Error::new(ErrorKind::InvalidOperation, format!("{value} cannot be divided by {by}"))
     })
 }

@@ -36,8 +36,9 @@ fn load_renderers(folder: &Path) -> BTreeMap<String, ChatRenderer> {
     let special = fs::read_to_string(folder.join("special.json")).unwrap();
     let special: BTreeMap<String, BTreeMap<String, String>> =
         serde_json::from_str(&special).unwrap();
-    let files = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path());
-    let templates = files.filter(|it| it.extension().is_some_and(|it| it == "jinja"));
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let templates =
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "jinja"));
     let compiled = templates.map(|path| {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let text = fs::read_to_string(&path).unwrap();

@@ -14,7 +14,7 @@ use super::python_methods::repeat_spaces;
 /// Maximum nesting. It exceeds that of any parsed JSON; only a template can nest lists deeper.
 const MAX_DEPTH: usize = 256;
 
-/// Options of `json.dumps`.
+/// Formatting options of `json.dumps`.
 struct JsonStyle {
     ensure_ascii: bool,
     indent: Option<String>,
@@ -34,15 +34,16 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
         Kwargs,
     ) = from_args(&args)?;
     let ascii =
-        ascii.map_or_else(|| named.get::<Option<bool>>("ensure_ascii"), |it| Ok(Some(it)))?;
-    let indent = indent.map_or_else(|| named.get::<Option<Value>>("indent"), |it| Ok(Some(it)))?;
-    let separators =
-        separators.map_or_else(|| named.get::<Option<Value>>("separators"), |it| Ok(Some(it)))?;
+        ascii.map_or_else(|| named.get::<Option<bool>>("ensure_ascii"), |value| Ok(Some(value)))?;
+    let indent =
+        indent.map_or_else(|| named.get::<Option<Value>>("indent"), |value| Ok(Some(value)))?;
+    let separators = separators
+        .map_or_else(|| named.get::<Option<Value>>("separators"), |value| Ok(Some(value)))?;
     let sorted =
-        sorted.map_or_else(|| named.get::<Option<bool>>("sort_keys"), |it| Ok(Some(it)))?;
+        sorted.map_or_else(|| named.get::<Option<bool>>("sort_keys"), |value| Ok(Some(value)))?;
     named.assert_all_used()?;
 
-    let indent = match indent.filter(|it| !it.is_none()) {
+    let indent = match indent.filter(|indent| !indent.is_none()) {
         Some(indent) => Some(match (indent.as_str(), indent.as_i64()) {
             (Some(text), _) => text.to_owned(),
             (_, Some(number)) => repeat_spaces(number),
@@ -54,7 +55,7 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
         }),
         None => None,
     };
-    let (between, after_key) = match separators.filter(|it| !it.is_none()) {
+    let (between, after_key) = match separators.filter(|pair| !pair.is_none()) {
         Some(pair) => {
             let pair: Vec<Value> = pair.try_iter()?.collect();
             let texts: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();

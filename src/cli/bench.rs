@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, value_parser};
 
-use super::{error_exit_code, flags, given};
+use super::{error_exit_code, flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, BenchOptions, Invocation, JobError, JobVerdict},
@@ -174,7 +174,7 @@ impl BenchArgs {
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
         let config = self.config_path().map(str::to_owned);
-        let given = Invocation { guard, ..given(config, flags, environment) };
+        let given = Invocation { guard, ..new_invocation(config, flags, environment) };
         match self.what {
             BenchCommand::Sweep(it) => {
                 let sizes = (&it.batch_sizes[..], &it.windows[..]);

@@ -9,7 +9,7 @@ pub(super) const NON_SETTING_HEADING: &str = "Command";
 
 /// All that `run` has to be told, and `plan` is told likewise.
 #[derive(Args)]
-pub(super) struct Line {
+pub(super) struct JobArgs {
     /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst, and .parquet; files, folders or globs; - for standard input (JSON lines)
     #[arg(required = true, value_name = "INPUT", help_heading = NON_SETTING_HEADING)]
     pub(super) inputs: Vec<String>,

@@ -159,7 +159,11 @@ fn collect_flags<'m>(
     (SettingsLayer::from_flags(typed), given)
 }
 
-fn given(config: Option<String>, flags: SettingsLayer, environment: Environment) -> Invocation {
+fn new_invocation(
+    config: Option<String>,
+    flags: SettingsLayer,
+    environment: Environment,
+) -> Invocation {
     Invocation { config, flags, environment, guard: None }
 }
 
@@ -173,5 +177,5 @@ fn start_supervisor_if_needed(
     let named = |layer: &SettingsLayer| layer.has_key("serve");
     let file = || config.and_then(|path| SettingsLayer::from_file(path).ok());
     let wanted = named(flags) || named(&SettingsLayer::from_environment(environment));
-    (wanted || file().is_some_and(|layer| named(&layer))).then(serve::IdleSupervisor::start)
+    (wanted || file().is_some_and(|layer| named(&layer))).then(serve::IdleSupervisor::spawn_idle)
 }

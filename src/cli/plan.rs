@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{flags, given};
+use super::{flags, new_invocation};
 use crate::{
     job::{self, JobError, JobVerdict},
     settings::{Environment, SettingsLayer},
@@ -18,7 +18,7 @@ use crate::{
 )]
 pub(super) struct PlanArgs {
     #[command(flatten)]
-    line: flags::Line,
+    line: flags::JobArgs,
 }
 
 impl PlanArgs {
@@ -28,7 +28,7 @@ impl PlanArgs {
         flags: SettingsLayer,
         environment: Environment,
     ) -> Result<JobVerdict, JobError> {
-        let flags::Line { inputs, running, .. } = self.line;
-        job::plan_run(given(running.config, flags, environment), &inputs)
+        let flags::JobArgs { inputs, running, .. } = self.line;
+        job::plan_run(new_invocation(running.config, flags, environment), &inputs)
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{exit::EXIT_CODES, flags, given};
+use super::{exit::EXIT_CODES, flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, Invocation, JobError, JobVerdict},
@@ -26,7 +26,7 @@ pub(super) struct ReduceArgs {
     #[command(flatten)]
     tree: flags::TreeArgs,
     #[command(flatten)]
-    line: flags::Line,
+    line: flags::JobArgs,
 }
 
 impl ReduceArgs {
@@ -42,8 +42,8 @@ impl ReduceArgs {
         environment: Environment,
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
-        let flags::Line { inputs, running, .. } = self.line;
-        let given = Invocation { guard, ..given(running.config, flags, environment) };
+        let flags::JobArgs { inputs, running, .. } = self.line;
+        let given = Invocation { guard, ..new_invocation(running.config, flags, environment) };
         job::run_reduce(comm, given, &inputs, EXIT_CODES)
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{exit::EXIT_CODES, flags, given};
+use super::{exit::EXIT_CODES, flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, Invocation, JobError, JobVerdict},
@@ -23,7 +23,7 @@ use crate::{
     75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    line: flags::Line,
+    line: flags::JobArgs,
 }
 
 impl RunArgs {
@@ -39,8 +39,8 @@ impl RunArgs {
         environment: Environment,
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
-        let flags::Line { inputs, running, .. } = self.line;
-        let given = Invocation { guard, ..given(running.config, flags, environment) };
+        let flags::JobArgs { inputs, running, .. } = self.line;
+        let given = Invocation { guard, ..new_invocation(running.config, flags, environment) };
         job::run(comm, given, &inputs, EXIT_CODES)
     }
 }

@@ -169,7 +169,7 @@ impl EndSummary<'_> {
         for (kind, its) in all {
             let known = serde_json::from_value::<FailureKind>(kind.as_str().into());
             let words = known.map_or(kind.clone(), |kind| describe_failure_kind(kind).to_owned());
-            let first = its.first.iter().take(MAX_LISTED_IDS);
+            let first = its.examples.iter().take(MAX_LISTED_IDS);
             let mut ids = first.map(|(_, it)| shorten_id(&it.id)).collect::<Vec<_>>().join(", ");
             if its.count > MAX_LISTED_IDS as u64 {
                 ids.push_str(", …");
@@ -396,7 +396,7 @@ mod tests {
         let first =
             |id: &str| FailureExample { id: id.into(), message: String::new(), status: None };
         let ids = [(3, "\"q3\""), (4, "4"), (9, "\"a long id that nobody would read to its end\"")];
-        let its = FailureStats { count: 12, first: ids.map(|(at, id)| (at, first(id))).into() };
+        let its = FailureStats { count: 12, examples: ids.map(|(at, id)| (at, first(id))).into() };
         let failures = BTreeMap::from([("too_long".to_owned(), its)]);
         let (counts, tally) =
             (PromptCounts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });

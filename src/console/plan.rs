@@ -154,7 +154,7 @@ impl fmt::Display for PlanView<'_> {
             writeln!(
                 f,
                 "first prompt: id {}, {what} of {} characters",
-                first.id.json(),
+                first.id.as_json(),
                 text.chars().count()
             )?;
             for line in text.lines().take(20) {

@@ -51,23 +51,23 @@ pub fn sweep_plots(report: &SweepReport) -> Result<Vec<(&'static str, Vec<u8>)>,
     let mut svg = String::new();
     picture
         .draw_plot(&SVGBackend::with_string(&mut svg, IMAGE_SIZE).into_drawing_area())
-        .map_err(words)?;
+        .map_err(error_text)?;
     let (width, height) = IMAGE_SIZE;
     let mut pixels = vec![0; (width * height * 3) as usize];
     picture
         .draw_plot(&BitMapBackend::with_buffer(&mut pixels, IMAGE_SIZE).into_drawing_area())
-        .map_err(words)?;
+        .map_err(error_text)?;
     let mut png = Vec::new();
     let mut encoder = png::Encoder::new(&mut png, width, height);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().map_err(words)?;
-    writer.write_image_data(&pixels).map_err(words)?;
-    writer.finish().map_err(words)?;
+    let mut writer = encoder.write_header().map_err(error_text)?;
+    writer.write_image_data(&pixels).map_err(error_text)?;
+    writer.finish().map_err(error_text)?;
     Ok(vec![("svg", svg.into_bytes()), ("png", png)])
 }
 
-fn words(error: impl std::fmt::Display) -> String {
+fn error_text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -206,10 +206,9 @@ impl<'r> SweepPlot<'r> {
         for (number, &line) in self.series_values.iter().enumerate() {
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             let shift = self.series_offset(number);
-            let points =
-                self.x_values.iter().enumerate().filter_map(|(at, &place)| {
-                    Some((at as f64 + shift, of(self.row(place, line)?)?))
-                });
+            let points = self.x_values.iter().enumerate().filter_map(|(at, &place)| {
+                Some((at as f64 + shift, of(self.find_row(place, line)?)?))
+            });
             let points: Vec<(f64, RepeatSpread)> = points.collect();
             let middles = || points.iter().map(|(x, it)| (*x, it.median));
             if dashed {
@@ -243,7 +242,7 @@ impl<'r> SweepPlot<'r> {
         for (number, &line) in self.series_values.iter().enumerate() {
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             let is_one = |&&place: &&AutoOrCount| {
-                self.row(place, line).is_some_and(|row| row.figures.is_none())
+                self.find_row(place, line).is_some_and(|row| row.figures.is_none())
             };
             let failed: Vec<f64> = self
                 .x_values
@@ -325,7 +324,7 @@ impl<'r> SweepPlot<'r> {
         if self.x_is_batch { (batch, window) } else { (window, batch) }
     }
 
-    fn row(&self, place: AutoOrCount, line: AutoOrCount) -> Option<&SweepRow> {
+    fn find_row(&self, place: AutoOrCount, line: AutoOrCount) -> Option<&SweepRow> {
         self.report.cells.iter().find(|row| self.x_and_series(row) == (place, line))
     }
 }

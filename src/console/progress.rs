@@ -24,10 +24,10 @@ use crate::{domain::Tally, settings::ProgressStyle};
 #[derive(Debug)]
 pub struct ProgressView {
     bar: Option<ProgressBar>,
-    lines: bool,
+    log_lines: bool,
     /// Name of the reduce pass, if any.
     pass_name: Option<String>,
-    all: u64,
+    total: u64,
     done_before: u64,
     last_line: Instant,
     /// Deadline from the walltime, if any.
@@ -49,7 +49,7 @@ struct ProgressSample {
 struct ProgressSnapshot {
     pass_name: Option<String>,
     done: u64,
-    all: u64,
+    total: u64,
     failed: u64,
     in_flight: u64,
     endpoints_up: u64,
@@ -94,9 +94,9 @@ impl ProgressView {
         let seen = VecDeque::from([ProgressSample { at: now, settled: 0, tokens: 0 }]);
         Self {
             bar,
-            lines,
+            log_lines: lines,
             pass_name: what,
-            all,
+            total: all,
             done_before: before,
             last_line: now,
             deadline: ends,
@@ -107,7 +107,7 @@ impl ProgressView {
     /// Redraws the bar, or prints a progress line if one is due.
     pub fn update_display(&mut self, tally: &Tally, in_flight: u64, up: u64) {
         let now = Instant::now();
-        let is_due = self.lines && now - self.last_line >= LOG_LINE_INTERVAL;
+        let is_due = self.log_lines && now - self.last_line >= LOG_LINE_INTERVAL;
         if self.bar.is_none() && !is_due {
             return;
         }
@@ -154,8 +154,8 @@ impl ProgressView {
         let last = self.samples.back().copied().unwrap_or(seen);
         ProgressSnapshot {
             pass_name: self.pass_name.clone(),
-            done: (self.done_before + tally.settled()).min(self.all),
-            all: self.all,
+            done: (self.done_before + tally.settled()).min(self.total),
+            total: self.total,
             failed: tally.failed_count(),
             in_flight,
             endpoints_up: up,
@@ -187,17 +187,17 @@ impl ProgressSnapshot {
     /// Estimates the seconds until no prompt remains, at the current throughput.
     fn remaining_s(&self) -> Option<f64> {
         let (prompts, _) = self.throughput.filter(|pace| pace.0 > 0.0)?;
-        Some(self.all.saturating_sub(self.done) as f64 / prompts)
+        Some(self.total.saturating_sub(self.done) as f64 / prompts)
     }
 
     /// Lists the facts, the most important first: a narrow terminal drops from the end.
     fn status_parts(&self) -> Vec<String> {
         let of = self.pass_name.as_ref().map_or(String::new(), |what| format!("{what}: "));
-        let share = 100.0 * self.done as f64 / self.all.max(1) as f64;
+        let share = 100.0 * self.done as f64 / self.total.max(1) as f64;
         // Rounded down: 100 % means that no prompt remains.
         let share = (share * 10.0).floor() / 10.0;
         let mut parts =
-            vec![format!("{of}{}/{} done ({share:.1} %)", count(self.done), count(self.all))];
+            vec![format!("{of}{}/{} done ({share:.1} %)", count(self.done), count(self.total))];
         if self.endpoints_up == 0 {
             parts.push("no endpoint is up".into());
         }
@@ -235,7 +235,7 @@ impl ProgressSnapshot {
         let fields = json!({
             "pass": self.pass_name,
             "done": self.done,
-            "submitted": self.all,
+            "submitted": self.total,
             "failed": self.failed,
             "in_flight": self.in_flight,
             "endpoints_up": self.endpoints_up,
@@ -281,7 +281,7 @@ mod tests {
         ProgressSnapshot {
             pass_name: None,
             done: 1850,
-            all: 3000,
+            total: 3000,
             failed: 7,
             in_flight: 57,
             endpoints_up: 3,
@@ -325,7 +325,7 @@ mod tests {
         );
         let stands_still = ProgressSnapshot { throughput: Some((0.0, 0.0)), ..example_snapshot() };
         assert!(!stands_still.line().contains(" left, "), "{}", stands_still.line());
-        let nearly = ProgressSnapshot { done: 2_999_999, all: 3_000_000, ..example_snapshot() };
+        let nearly = ProgressSnapshot { done: 2_999_999, total: 3_000_000, ..example_snapshot() };
         assert!(nearly.line().contains("(99.9 %)"), "{}", nearly.line());
     }
 

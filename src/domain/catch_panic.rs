@@ -32,8 +32,10 @@ pub fn is_panic_caught() -> bool {
 
 fn words(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
-        Ok(words) => *words,
-        Err(panic) => panic.downcast_ref::<&str>().map_or("no reason given", |it| it).to_owned(),
+        Ok(message) => *message,
+        Err(panic) => {
+            panic.downcast_ref::<&str>().map_or("no reason given", |message| message).to_owned()
+        }
     }
 }
 

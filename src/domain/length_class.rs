@@ -105,9 +105,9 @@ mod tests {
         }
         let all: Vec<LengthClass> = LengthClass::all().collect();
         assert_eq!(all.len(), LengthClass::COUNT);
-        assert!(all.iter().all(|&it| LengthClass::from_code(it.to_code()) == Some(it)));
+        assert!(all.iter().all(|&class| LengthClass::from_code(class.to_code()) == Some(class)));
         assert_eq!(
-            all.iter().filter(|it| it.next_longer().is_none()).count(),
+            all.iter().filter(|class| class.next_longer().is_none()).count(),
             2,
             "the longest of both kinds"
         );

@@ -38,7 +38,7 @@ pub struct PromptAnswer {
 /// One generated sequence of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerChoice {
-    /// Text of the answer.
+    /// Text of the answer, without reasoning.
     pub text: String,
     /// A reasoning model's thoughts, which are never part of `text`.
     pub reasoning: Option<String>,

@@ -24,7 +24,7 @@ impl<'t> PrefixKeys<'t> {
     pub fn of(text: &'t str) -> Self {
         Self {
             text: text.as_bytes(),
-            levels_left: PREFIX_LENGTHS.partition_point(|&it| it <= text.len()),
+            levels_left: PREFIX_LENGTHS.partition_point(|&length| length <= text.len()),
         }
     }
 

@@ -27,10 +27,10 @@ pub struct Prompt {
     pub row_hash: RowHash,
 }
 
-/// A prompt's content.
+/// Content of a prompt: a text or a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromptInput {
-    /// A text prompt.
+    /// A text, sent as it is.
     Text(String),
     /// A conversation: a JSON array of messages, as in the row.
     Messages(String),
@@ -80,7 +80,7 @@ impl PromptId {
 
     /// Returns the id as JSON.
     #[must_use]
-    pub fn json(&self) -> &str {
+    pub fn as_json(&self) -> &str {
         &self.0
     }
 }
@@ -95,7 +95,7 @@ impl RequestParams {
         self.0.insert(name.to_owned(), json.into());
     }
 
-    /// Returns a parameter's JSON.
+    /// Returns the JSON value of a parameter.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)

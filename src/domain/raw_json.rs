@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 pub(crate) struct JsonMembers<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> JsonMembers<'a> {
-    /// Parses a JSON object.
+    /// Parses a text that must be a JSON object.
     pub(crate) fn parse(text: &'a str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| describe_error(&error, text))
     }
@@ -26,7 +26,7 @@ impl<'a> JsonMembers<'a> {
 
     /// Returns the raw JSON of the member with this name; of several the last, as in most JSON parsers.
     pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().rev().find(|(it, _)| it == name).map(|(_, json)| *json)
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, json)| *json)
     }
 
     pub(crate) fn member_names(&self) -> Vec<String> {

@@ -78,9 +78,9 @@ mod tests {
             let (own, none) = (RowHash::new(hash, true), RowHash::new(hash, false));
             assert!(own.has_own_id() && !none.has_own_id());
             assert_eq!(own.bytes_hash(), none.bytes_hash());
-            for it in [own, none] {
-                assert_eq!(it.to_string().len(), 16);
-                assert_eq!(it.to_string().parse(), Ok(it));
+            for hash in [own, none] {
+                assert_eq!(hash.to_string().len(), 16);
+                assert_eq!(hash.to_string().parse(), Ok(hash));
             }
         }
         assert_ne!(RowHash::new(2, true).bytes_hash(), RowHash::new(4, true).bytes_hash());

@@ -7,7 +7,7 @@ use super::Url;
 /// A server with the result of its probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
-    /// URL of the server.
+    /// URL of the probed server.
     pub url: Url,
     /// Result of its last probe.
     pub probe: ProbeResult,
@@ -40,13 +40,13 @@ pub struct ServedModel {
 /// Routes that a server offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerRoutes {
-    /// Whether `/v1/completions` exists.
+    /// Whether the route `/v1/completions` exists.
     pub completions: bool,
-    /// Whether `/v1/chat/completions` exists.
+    /// Whether the route `/v1/chat/completions` exists.
     pub chat: bool,
     /// `/v1/chat/completions/batch`: several conversations per request.
     pub chat_batch: bool,
-    /// Whether `/tokenize` exists.
+    /// Whether the route `/tokenize` exists.
     pub tokenize: bool,
     /// `/metrics`: numbers of running and waiting prompts.
     pub metrics: bool,

@@ -9,7 +9,7 @@ use super::{FailureKind, Merge, Outcome, PromptResult};
 /// Counts of the work that is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// Number of answered prompts.
+    /// Number of prompts that were answered.
     pub answered: u64,
     /// Number of failed prompts by kind.
     pub failed: BTreeMap<FailureKind, u64>,
@@ -24,7 +24,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts one more outcome.
+    /// Adds one outcome to the counts.
     pub fn count(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {

@@ -42,33 +42,36 @@ impl FromStr for Url {
         // The API prefix is often copied along; requests add it themselves.
         let trimmed = trimmed.strip_suffix("/v1").unwrap_or(trimmed);
         let Some((scheme, rest)) = trimmed.split_once("://") else {
-            return Err(format!("{text:?} is no URL like http://127.0.0.1:8000"));
+            return Err(match trimmed.contains('@') {
+                // What may be a password is not repeated.
+                true => "URL without a scheme".into(),
+                false => format!("URL without a scheme; did you mean http://{trimmed}?"),
+            });
         };
         if !matches!(scheme, "http" | "https") {
-            return Err(format!("{scheme}:// is not spoken here, only http:// and https://"));
+            return Err(format!("unsupported URL scheme {scheme}; use http:// or https://"));
         }
         let authority = rest.split('/').next().unwrap_or_default();
         if authority.contains('@') {
             // The message must not repeat the text, which contains the password.
             return Err(
-                "a URL must not hold a name or password; the key belongs into the environment"
+                "a URL must not contain a name or password\nhint: put the API key into AURORA_SWARM_API_KEY"
                     .into(),
             );
         }
         if authority.is_empty() || rest.contains(['?', '#', ' ', '\t']) {
-            return Err(format!("{text:?} is no URL like http://127.0.0.1:8000"));
+            return Err("invalid URL; expected one such as http://127.0.0.1:8000".into());
         }
         let mut url = Self(trimmed.to_owned());
         if url.host().eq_ignore_ascii_case("localhost") {
             // Replaced by the address: the name may resolve to ::1 first, where a server on 127.0.0.1 does not listen.
             url = Self(format!("{scheme}://127.0.0.1{}", &rest["localhost".len()..]));
         }
-        let port = authority.rsplit_once(':').filter(|_| !authority.ends_with(']')).map(|it| it.1);
+        let port =
+            authority.rsplit_once(':').filter(|_| !authority.ends_with(']')).map(|(_, port)| port);
         match port.filter(|port| !port.contains('}')).map(str::parse::<u16>) {
-            Some(Err(_)) => {
-                Err(format!("{text:?} has no port from 1 to 65535 after its last colon"))
-            }
-            _ if url.host().is_empty() => Err(format!("{text:?} names no host")),
+            Some(Err(_)) => Err("invalid port in URL; must be between 1 and 65535".into()),
+            _ if url.host().is_empty() => Err("URL without a host".into()),
             _ => Ok(url),
         }
     }
@@ -99,7 +102,7 @@ mod tests {
         assert_eq!(url("http://[::1]:8000"), Ok("http://[::1]:8000".into()));
         assert_eq!(url("http://LocalHost:7/x"), Ok("http://127.0.0.1:7/x".into()));
         assert_eq!(
-            "http://[::1]:8000/x".parse::<Url>().map(|it| it.host().to_owned()),
+            "http://[::1]:8000/x".parse::<Url>().map(|url| url.host().to_owned()),
             Ok("::1".into())
         );
         for bad in [

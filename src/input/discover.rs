@@ -33,7 +33,7 @@ pub enum InputFormat {
 pub struct InputFile {
     /// Path of the file that is read.
     pub path: PathBuf,
-    /// Format of the rows.
+    /// Format of the rows in the file.
     pub format: InputFormat,
     /// Path shown in messages: for a spooled copy, the original.
     pub name: PathBuf,
@@ -47,7 +47,7 @@ impl InputFile {
     }
 }
 
-/// Compression of a file.
+/// Compression of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileCompression {
@@ -57,7 +57,7 @@ pub enum FileCompression {
     Gzip,
     /// zstd, possibly of several frames.
     Zstd,
-    /// Parquet's column pages.
+    /// Parquet, whose column pages are decoded to rows.
     Parquet,
 }
 
@@ -124,13 +124,13 @@ pub fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
 }
 
 fn expand_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
-    let bad = |error: glob::PatternError| InputError::InvalidPattern {
+    let invalid = |error: glob::PatternError| InputError::InvalidPattern {
         input: input.into(),
         what: error.to_string(),
     };
     let missing = || InputError::Missing { input: input.into() };
     let mut any = false;
-    for path in glob::glob(input).map_err(bad)? {
+    for path in glob::glob(input).map_err(invalid)? {
         let path = path.map_err(|error| {
             let path = error.path().to_path_buf();
             InputError::Io { action: "cannot read the folder", path, source: error.into() }
@@ -184,20 +184,20 @@ fn add_file(path: PathBuf, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
 
 fn remove_duplicates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
     let mut seen = BTreeSet::new();
-    let mut once = Vec::with_capacity(files.len());
+    let mut unique = Vec::with_capacity(files.len());
     for path in files {
-        let real = path.canonicalize().map_err(|source| InputError::Io {
+        let canonical = path.canonicalize().map_err(|source| InputError::Io {
             action: "cannot resolve the path",
             path: path.clone(),
             source,
         })?;
-        if seen.insert(real) {
-            once.push(path);
+        if seen.insert(canonical) {
+            unique.push(path);
         } else {
             tracing::warn!(event = "input_file_repeated", file = %path.display(), "input file named twice: read once");
         }
     }
-    Ok(once)
+    Ok(unique)
 }
 
 fn file_extension(path: &Path) -> Option<String> {

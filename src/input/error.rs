@@ -22,69 +22,69 @@ pub enum InputError {
     /// The arguments name no input file.
     #[error("no input files found in {}\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .inputs.join(" "))]
     NoFiles {
-        /// The argument as typed.
+        /// The argument as the user typed it.
         inputs: Vec<String>,
     },
     /// An argument that is neither an existing path nor a pattern with a match.
     #[error("{input}: no such file or folder, and no file matches the pattern")]
     Missing {
-        /// The argument as typed.
+        /// The argument as the user typed it.
         input: String,
     },
-    /// An invalid glob pattern.
+    /// An argument that is not a valid glob pattern.
     #[error("{input}: invalid pattern: {what}")]
     InvalidPattern {
-        /// The argument as typed.
+        /// The argument as the user typed it.
         input: String,
-        /// What is wrong, as the rest of a sentence.
+        /// Description of the problem, as the rest of a sentence.
         what: String,
     },
     /// A file whose extension names no known format.
     #[error("{}: unknown file extension\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .path.display())]
     UnknownExtension {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
     },
     /// A path that cannot be sent to other ranks as text.
     #[error("{}: the path is not UTF-8\nhint: rename the file, or create a link to it", .path.display())]
     PathNotUtf8 {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
     },
-    /// A system call failed.
+    /// An operation on a file failed with an error of the system.
     #[error("{}: {action}: {source}", .path.display())]
     Io {
-        /// What failed, as in "cannot open".
+        /// Description of the failed action, as in "cannot open".
         action: &'static str,
         /// Path of the file concerned.
         path: PathBuf,
-        /// Error of the system.
+        /// Error that the system reported.
         source: io::Error,
     },
     /// A compressed file that cannot be decoded.
     #[error("{} is damaged or truncated: {source}", .path.display())]
     Damaged {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
-        /// Error of the decoder.
+        /// Error that the decoder reported.
         source: io::Error,
     },
     /// A file with Parquet's extension that is not one.
     #[error("{} is not a Parquet file", .path.display())]
     NotParquet {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
     },
     /// A compressed file where a plain one is needed.
     #[error("{}: a compressed file must be spooled before it is scanned", .path.display())]
     Compressed {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
     },
     /// A file that changed after the scan.
     #[error("{} has changed since the scan\nhint: start again when nothing writes to it any more", .path.display())]
     Changed {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
     },
     /// A row that exceeds the maximum size and so is a mistake.
@@ -98,9 +98,9 @@ pub enum InputError {
     /// A table whose header is invalid.
     #[error("{}: {what}", .path.display())]
     InvalidHeader {
-        /// Path of the file.
+        /// Path of the file, as messages show it.
         path: PathBuf,
-        /// What is wrong, as the rest of a sentence.
+        /// Description of the problem, as the rest of a sentence.
         what: String,
     },
     /// A prompt template that cannot be parsed.
@@ -109,7 +109,7 @@ pub enum InputError {
     /// A placeholder of the template that no row has a column for.
     #[error("the template uses {{{{{name}}}}}, but no row has that column{hint}")]
     UnknownPlaceholder {
-        /// Name of the placeholder.
+        /// Name of the placeholder in the template.
         name: String,
         /// The existing columns, with the most similar one.
         hint: String,
@@ -137,7 +137,7 @@ pub enum InputError {
         place: InputLocation,
         /// Model that the row names.
         named: String,
-        /// Model of the run.
+        /// Model that the run uses.
         model: String,
         /// Number of all such rows.
         count: u64,
@@ -161,7 +161,7 @@ pub enum InputError {
 /// A line of a file, or a row of a file without lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputLocation {
-    /// Path of the file.
+    /// Path of the file, as messages show it.
     pub file: PathBuf,
     /// Number of the line, from 1.
     pub line: u64,
@@ -178,7 +178,7 @@ impl fmt::Display for InputLocation {
 /// An invalid row, located for a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRowLocation {
-    /// Location of the row.
+    /// Location of the row in the input.
     pub place: InputLocation,
     /// Reason why the row is invalid.
     pub reason: String,
@@ -187,7 +187,7 @@ pub struct BadRowLocation {
 /// An id that two rows have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateId {
-    /// The id as text.
+    /// The id as text, by which ids are compared.
     pub id: String,
     /// Location of its first row.
     pub first: InputLocation,

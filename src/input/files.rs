@@ -29,7 +29,7 @@ pub struct InputListing {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ListedFile {
     pub path: PathBuf,
-    /// Path shown in messages.
+    /// Path that messages show, the original one of a spooled copy.
     pub name: PathBuf,
     pub format: InputFormat,
     pub size: u64,
@@ -78,7 +78,7 @@ impl InputListing {
     /// Returns all chunks of about `bytes` bytes, in input order.
     pub(crate) fn split_chunks_of(&self, bytes: u64) -> Vec<InputChunk> {
         let step = bytes.max(1).next_multiple_of(self.block);
-        let pieces = |(number, file): (u32, &ListedFile)| {
+        let chunks_of = |(number, file): (u32, &ListedFile)| {
             let size = file.size;
             let step = match file.format {
                 InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => step,
@@ -86,12 +86,12 @@ impl InputListing {
             };
             // An empty file is a chunk too, so that it is recorded with zero rows.
             let count = size.div_ceil(step).max(1);
-            (0..count).map(move |at| {
-                let from = at * step;
+            (0..count).map(move |chunk| {
+                let from = chunk * step;
                 InputChunk { file: number, from, to: size.min(from + step) }
             })
         };
-        (0..).zip(&self.files).flat_map(pieces).collect()
+        (0..).zip(&self.files).flat_map(chunks_of).collect()
     }
 }
 
@@ -101,8 +101,8 @@ impl ListedFile {
         if compression_of(&path) != FileCompression::Plain {
             return Err(InputError::Compressed { path });
         }
-        let (_, facts) = open_with_metadata(&path)?;
-        Ok(Self { path, name, format, size: facts.len(), mtime: mtime_nanos(&facts) })
+        let (_, metadata) = open_with_metadata(&path)?;
+        Ok(Self { path, name, format, size: metadata.len(), mtime: mtime_nanos(&metadata) })
     }
 
     /// Opens the file if its size and modification time are unchanged.

@@ -28,11 +28,11 @@ impl RowLease {
     /// A file that cannot be read, or that changed since the scan.
     pub fn with_text(mut self, source: &InputSource) -> Result<Self, InputError> {
         let mut text = Vec::new();
-        for stretch in &self.ranges {
-            let file = source_file(source, stretch.file)?;
+        for range in &self.ranges {
+            let file = source_file(source, range.file)?;
             let from = text.len();
-            text.resize(from + usize::try_from(stretch.bytes).unwrap_or(usize::MAX), 0);
-            file.open()?.read_exact_at(&mut text[from..], stretch.offset).map_err(|source| {
+            text.resize(from + usize::try_from(range.bytes).unwrap_or(usize::MAX), 0);
+            file.open()?.read_exact_at(&mut text[from..], range.offset).map_err(|source| {
                 InputError::Io { action: "cannot read rows", path: file.path.clone(), source }
             })?;
         }

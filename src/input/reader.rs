@@ -59,7 +59,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         loop {
             if self.current.is_none() {
                 match self.ranges.pop_front() {
-                    Some(stretch) => self.current = Some(self.begin(stretch)?),
+                    Some(range) => self.current = Some(self.begin(range)?),
                     None => match self.leases.as_mut().and_then(Iterator::next) {
                         Some(lease) => self.take(lease),
                         None => return Ok(None),
@@ -84,37 +84,37 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         self.ranges = merge_adjacent(lease.ranges);
     }
 
-    fn begin(&mut self, stretch: RowRange) -> Result<OpenRange, InputError> {
-        let facts = source_file(&self.source, stretch.file)?;
+    fn begin(&mut self, range: RowRange) -> Result<OpenRange, InputError> {
+        let file = source_file(&self.source, range.file)?;
         let bytes = match self.last_open.take() {
             Some((_, text @ ByteSource::Text(_))) => text,
-            Some((number, file)) if number == stretch.file => file,
-            _ => ByteSource::of(facts.open()?),
+            Some((number, file)) if number == range.file => file,
+            _ => ByteSource::of(file.open()?),
         };
         let io = |source| InputError::Io {
             action: "cannot seek to a row",
-            path: facts.path.clone(),
+            path: file.path.clone(),
             source,
         };
-        let bytes = bytes.take_range(stretch.offset, stretch.bytes).map_err(io)?;
-        let buffer = usize::try_from(stretch.bytes)
+        let bytes = bytes.take_range(range.offset, range.bytes).map_err(io)?;
+        let buffer = usize::try_from(range.bytes)
             .unwrap_or(READ_BUFFER_BYTES)
             .saturating_add(1)
             .min(READ_BUFFER_BYTES);
-        let records = RecordReader::new(bytes, stretch.offset, facts.format, buffer);
-        Ok(OpenRange { range: stretch, records, rows_read: 0 })
+        let records = RecordReader::new(bytes, range.offset, file.format, buffer);
+        Ok(OpenRange { range, records, rows_read: 0 })
     }
 
     /// Returns the next valid row of the open range.
     fn read_row(&mut self) -> Result<Option<Prompt>, InputError> {
         let Some(open) = &mut self.current else { return Ok(None) };
-        let facts = source_file(&self.source, open.range.file)?;
-        let changed = || InputError::Changed { path: facts.path.clone() };
+        let file = source_file(&self.source, open.range.file)?;
+        let changed = || InputError::Changed { path: file.path.clone() };
         let template =
-            self.template.as_ref().map_err(|why| InputError::InvalidTemplate(why.clone()))?;
-        let form = RowParser {
-            format: facts.format,
-            columns: &facts.columns,
+            self.template.as_ref().map_err(|reason| InputError::InvalidTemplate(reason.clone()))?;
+        let parser = RowParser {
+            format: file.format,
+            columns: &file.columns,
             template: template.as_ref(),
             keep_row: self.keep_row,
         };
@@ -124,7 +124,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                 Ok(None) if open.rows_read == open.range.rows => return Ok(None),
                 Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
                 Err(RecordError::Io(source)) => {
-                    let path = facts.path.clone();
+                    let path = file.path.clone();
                     return Err(InputError::Io { action: "cannot read", path, source });
                 }
             };
@@ -133,11 +133,12 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             if open.rows_read > open.range.rows {
                 return Err(changed());
             }
-            match form.read(&record) {
+            match parser.read(&record) {
                 Ok(row) => {
                     let hasher = self.hashers.get(open.range.file as usize);
-                    let hash = hasher
-                        .map_or(RowHash::UNKNOWN, |it| it.hash_record(&record, row.id.is_some()));
+                    let hash = hasher.map_or(RowHash::UNKNOWN, |hasher| {
+                        hasher.hash_record(&record, row.id.is_some())
+                    });
                     return Ok(Some(row.into_prompt(index, hash)));
                 }
                 Err(_) if self.bad_rows == BadRowAction::Fail => {}
@@ -147,8 +148,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
     }
 
     fn close_range(&mut self) {
-        if let Some(OpenRange { range: stretch, records, .. }) = self.current.take() {
-            self.last_open = Some((stretch.file, records.into_inner().into_inner()));
+        if let Some(OpenRange { range, records, .. }) = self.current.take() {
+            self.last_open = Some((range.file, records.into_inner().into_inner()));
         }
     }
 }
@@ -168,9 +169,9 @@ impl<L: Iterator<Item = RowLease>> Iterator for PromptReader<L> {
 
 /// Merges ranges that follow each other without a gap.
 fn merge_adjacent(stretches: Vec<RowRange>) -> VecDeque<RowRange> {
-    let mut joined: VecDeque<RowRange> = VecDeque::new();
+    let mut merged: VecDeque<RowRange> = VecDeque::new();
     for next in stretches {
-        match joined.back_mut() {
+        match merged.back_mut() {
             Some(last)
                 if (last.file, last.first + last.rows, last.offset + last.bytes)
                     == (next.file, next.first, next.offset) =>
@@ -178,8 +179,8 @@ fn merge_adjacent(stretches: Vec<RowRange>) -> VecDeque<RowRange> {
                 last.rows += next.rows;
                 last.bytes += next.bytes;
             }
-            _ => joined.push_back(next),
+            _ => merged.push_back(next),
         }
     }
-    joined
+    merged
 }

@@ -263,13 +263,13 @@ fn find_csv_record_end(
     bytes: &[u8],
     delimiter: u8,
     field: &mut CsvFieldState,
-    breaks: &mut u64,
+    line_breaks: &mut u64,
 ) -> Option<usize> {
     let (mut state, mut at) = (*field, 0);
     while at < bytes.len() {
         if state == CsvFieldState::Quoted {
             let quoted = &bytes[at..at + skip_past(&bytes[at..], b'"')];
-            *breaks += quoted.iter().filter(|&&byte| byte == b'\n').count() as u64;
+            *line_breaks += quoted.iter().filter(|&&byte| byte == b'\n').count() as u64;
             at += quoted.len();
             if quoted.ends_with(b"\"") {
                 state = CsvFieldState::QuoteInQuoted;
@@ -281,7 +281,7 @@ fn find_csv_record_end(
         state = match (state, byte) {
             (CsvFieldState::Start | CsvFieldState::QuoteInQuoted, b'"') => CsvFieldState::Quoted,
             (_, b'\n') => {
-                *breaks += 1;
+                *line_breaks += 1;
                 return Some(at);
             }
             (_, byte) if byte == delimiter => CsvFieldState::Start,
@@ -307,8 +307,12 @@ mod tests {
         }
     }
 
-    fn read_records(bytes: &[u8], format: InputFormat, drop: usize) -> Vec<(Vec<u8>, u64, u64)> {
-        let mut records = RecordReader::new(TrickleReader(bytes, drop), 0, format, 16);
+    fn read_records(
+        bytes: &[u8],
+        format: InputFormat,
+        bytes_per_read: usize,
+    ) -> Vec<(Vec<u8>, u64, u64)> {
+        let mut records = RecordReader::new(TrickleReader(bytes, bytes_per_read), 0, format, 16);
         let mut all = Vec::new();
         while let Some(record) = records.next_record().unwrap() {
             all.push((record.bytes.to_vec(), record.offset, record.line));
@@ -329,8 +333,8 @@ mod tests {
             expected_record("two", 13, 4),
             expected_record("three, which is longer than the buffer", 18, 6),
         ];
-        for drop in [1, 2, 7, 1000] {
-            assert_eq!(read_records(bytes, InputFormat::Jsonl, drop), wanted);
+        for bytes_per_read in [1, 2, 7, 1000] {
+            assert_eq!(read_records(bytes, InputFormat::Jsonl, bytes_per_read), wanted);
         }
         assert!(read_records(b"", InputFormat::Text, 1).is_empty());
         assert!(read_records(b"\xef\xbb\xbf", InputFormat::Text, 1).is_empty());
@@ -345,8 +349,8 @@ mod tests {
             expected_record("2,5\" pipe", 40, 5),
             expected_record("3,x", 50, 6),
         ];
-        for drop in [1, 3, 1000] {
-            assert_eq!(read_records(bytes, InputFormat::Csv, drop), wanted);
+        for bytes_per_read in [1, 3, 1000] {
+            assert_eq!(read_records(bytes, InputFormat::Csv, bytes_per_read), wanted);
         }
         assert_eq!(
             split_fields("1,\"two\nlines, \"\"quoted\"\"\"", InputFormat::Csv),
@@ -357,15 +361,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn tables_are_cut_as_the_csv_crate_cuts_them(text in "[a,\"\n\té]{0,40}", drop in 1_usize..20) {
+        fn tables_are_cut_as_the_csv_crate_cuts_them(text in "[a,\"\n\té]{0,40}", bytes_per_read in 1_usize..20) {
             let mut oracle = csv::ReaderBuilder::new()
                 .has_headers(false)
                 .flexible(true)
                 .terminator(csv::Terminator::Any(b'\n'))
                 .from_reader(text.as_bytes());
             let theirs: Vec<Vec<String>> =
-                oracle.records().map(|it| it.unwrap().iter().map(str::to_owned).collect()).collect();
-            let ours: Vec<Vec<String>> = read_records(text.as_bytes(), InputFormat::Csv, drop)
+                oracle.records().map(|record| record.unwrap().iter().map(str::to_owned).collect()).collect();
+            let ours: Vec<Vec<String>> = read_records(text.as_bytes(), InputFormat::Csv, bytes_per_read)
                 .into_iter()
                 .map(|(bytes, ..)| {
                     let text = String::from_utf8(bytes).unwrap();

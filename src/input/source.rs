@@ -67,7 +67,7 @@ pub struct SourceFile {
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
     pub mtime: i64,
-    /// Format of the rows.
+    /// Format of the rows in the file.
     pub format: InputFormat,
     /// Compression of the file. Scanned files are plain.
     pub packing: FileCompression,
@@ -101,11 +101,11 @@ pub struct RowRange {
 /// Whether this process sees the same files: sizes, modification times and both ends of each file are compared.
 #[must_use]
 pub fn is_source_visible(source: &InputSource) -> bool {
-    let same = |file: &SourceFile| {
+    let is_same = |file: &SourceFile| {
         let opened = file.open().ok()?;
         Some(hash_ends(&opened, file.size).ok()? == file.ends_hash)
     };
-    source.files.iter().all(|file| same(file).unwrap_or(false))
+    source.files.iter().all(|file| is_same(file).unwrap_or(false))
 }
 
 impl SourceFile {
@@ -117,8 +117,8 @@ impl SourceFile {
 
 /// Opens a file if its size and modification time are the expected ones.
 pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, InputError> {
-    let (file, facts) = open_with_metadata(path)?;
-    if (facts.len(), mtime_nanos(&facts)) == (size, time) {
+    let (file, metadata) = open_with_metadata(path)?;
+    if (metadata.len(), mtime_nanos(&metadata)) == (size, time) {
         Ok(file)
     } else {
         Err(InputError::Changed { path: path.to_path_buf() })
@@ -128,12 +128,12 @@ pub(super) fn open_unchanged(path: &Path, size: u64, time: i64) -> Result<File, 
 pub(super) fn open_with_metadata(path: &Path) -> Result<(File, Metadata), InputError> {
     let io = |source| InputError::Io { action: "cannot open", path: path.to_path_buf(), source };
     let file = File::open(path).map_err(io)?;
-    let facts = file.metadata().map_err(io)?;
-    Ok((file, facts))
+    let metadata = file.metadata().map_err(io)?;
+    Ok((file, metadata))
 }
 
-pub(super) fn mtime_nanos(facts: &Metadata) -> i64 {
-    facts.mtime().saturating_mul(1_000_000_000).saturating_add(facts.mtime_nsec())
+pub(super) fn mtime_nanos(metadata: &Metadata) -> i64 {
+    metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
 }
 
 pub(super) fn hash_ends(file: &File, size: u64) -> io::Result<String> {
@@ -142,8 +142,8 @@ pub(super) fn hash_ends(file: &File, size: u64) -> io::Result<String> {
         let mut end = vec![0; (size - from).min(END_BYTES) as usize];
         file.read_exact_at(&mut end, from).map(|()| end)
     };
-    let both = [read(0)?, read(size.saturating_sub(END_BYTES))?].concat();
-    Ok(hash_to_hex(xxh3_128(&both)))
+    let ends = [read(0)?, read(size.saturating_sub(END_BYTES))?].concat();
+    Ok(hash_to_hex(xxh3_128(&ends)))
 }
 
 pub(super) fn hash_to_hex(hash: u128) -> String {
@@ -255,7 +255,7 @@ mod tests {
         let text: Vec<u8> = (0..9_000_000_u32).flat_map(u32::to_le_bytes).collect();
         std::fs::write(&path, &text).unwrap();
         let of = |chunk: usize, cuts: &[u64]| {
-            let mut print = FingerprintHasher::default();
+            let mut fingerprint = FingerprintHasher::default();
             for cut in cuts.windows(2) {
                 let mut file = File::open(&path).unwrap();
                 let before = cut[0].saturating_sub(1);
@@ -265,16 +265,16 @@ mod tests {
                 while hashed.read(&mut to).unwrap() > 0 {}
                 let (_, read, blocks) = hashed.finish();
                 assert_eq!(read, cut[1] - cut[0]);
-                print.add(&blocks);
+                fingerprint.add(&blocks);
             }
-            print.finish()
+            fingerprint.finish()
         };
         let all = text.len() as u64;
-        let print = of(1 << 20, &[0, all]);
-        assert_eq!(print, of(777_777, &[0, all]));
-        assert_eq!(print, of(777_777, &[0, BLOCK_BYTES, 2 * BLOCK_BYTES, all]));
+        let fingerprint = of(1 << 20, &[0, all]);
+        assert_eq!(fingerprint, of(777_777, &[0, all]));
+        assert_eq!(fingerprint, of(777_777, &[0, BLOCK_BYTES, 2 * BLOCK_BYTES, all]));
         let blocks: Vec<u8> =
-            text.chunks(16 << 20).flat_map(|it| xxh3_128(it).to_le_bytes()).collect();
-        assert_eq!(print, hash_to_hex(xxh3_128(&blocks)));
+            text.chunks(16 << 20).flat_map(|block| xxh3_128(block).to_le_bytes()).collect();
+        assert_eq!(fingerprint, hash_to_hex(xxh3_128(&blocks)));
     }
 }

@@ -54,8 +54,8 @@ fn read(scanned: &ScannedInput, rules: &InputRules, stretches: Vec<RowRange>) ->
         let reader = PromptReader::new(&scanned.source, rules, leases.into_iter());
         reader.collect::<Result<_, _>>().expect("it was scanned")
     };
-    let told = stretches.iter().map(|&it| {
-        let lease = RowLease { ranges: vec![it], text: None };
+    let told = stretches.iter().map(|&range| {
+        let lease = RowLease { ranges: vec![range], text: None };
         lease.with_text(&scanned.source).expect("it is readable")
     });
     let told = read(told.collect());
@@ -76,7 +76,7 @@ fn template_rules(text: &str) -> InputRules {
     InputRules { template: Some(text.into()), ..InputRules::default() }
 }
 
-fn text(prompt: &Prompt) -> &str {
+fn prompt_text(prompt: &Prompt) -> &str {
     match &prompt.input {
         PromptInput::Text(text) => text,
         PromptInput::Messages(json) => json,
@@ -84,11 +84,11 @@ fn text(prompt: &Prompt) -> &str {
 }
 
 fn prompt_texts(prompts: &[Prompt]) -> Vec<&str> {
-    prompts.iter().map(text).collect()
+    prompts.iter().map(prompt_text).collect()
 }
 
 fn prompt_ids(prompts: &[Prompt]) -> Vec<&str> {
-    prompts.iter().map(|prompt| prompt.id.json()).collect()
+    prompts.iter().map(|prompt| prompt.id.as_json()).collect()
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_jsonl_row_is_a_prompt_messages_or_a_string() {
     let prompts = files.read_prompts(&rules);
     assert_eq!(prompt_texts(&prompts), ["a é\n", r#"[{"role": "user", "content": "b"}]"#, "c", ""]);
     assert_eq!(prompt_ids(&prompts), ["\"0\"", "12", "\"2\"", "\"x\\ty\""]);
-    assert_eq!(prompts.iter().map(|it| it.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(prompts.iter().map(|prompt| prompt.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
     assert_eq!(
         (prompts[0].params.to_json().as_str(), prompts[0].priority),
         (r#"{"max_tokens":7}"#, 2)
@@ -207,7 +207,7 @@ fn bad_rows_may_fail_alone_and_keep_their_index() {
         (vec!["good", "line"], vec!["\"1\"", "\"3\""])
     );
     let bad = files.scan_with(&fail_rules()).unwrap().bad_rows;
-    let places: Vec<_> = bad.iter().map(|it| (it.index, it.file, it.line)).collect();
+    let places: Vec<_> = bad.iter().map(|row| (row.index, row.file, row.line)).collect();
     assert_eq!(places, [(0, 0, 1), (2, 0, 3), (4, 1, 2)]);
     assert_eq!(bad[0].id, Some(PromptId::from_json("\"x\"".into())));
 }
@@ -275,7 +275,7 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
     );
     let files = files.scan_with(&InputRules::default()).unwrap().source.files;
     assert_eq!(
-        files.iter().map(|it| (it.first, it.rows)).collect::<Vec<_>>(),
+        files.iter().map(|file| (file.first, file.rows)).collect::<Vec<_>>(),
         [(0, 2), (2, 0), (2, 1), (3, 0)]
     );
 
@@ -336,7 +336,7 @@ fn a_job_has_one_model() {
     );
     let ignore = InputRules { ignore_row_model: true, ..job };
     assert_eq!(files.scan_with(&ignore).unwrap().row_model, None);
-    assert!(files.read_prompts(&ignore).iter().all(|it| it.params.is_empty()));
+    assert!(files.read_prompts(&ignore).iter().all(|prompt| prompt.params.is_empty()));
 }
 
 #[test]
@@ -494,9 +494,9 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
         {"id": 9, "prompt": "c", "params": null}"#;
     let rules = InputRules { keep_row: true, ..InputRules::default() };
     let prompts = parquet_input(fields(), rows, &rules).unwrap().read_prompts(&rules);
-    let ids: Vec<&str> = prompts.iter().map(|it| it.id.json()).collect();
+    let ids: Vec<&str> = prompts.iter().map(|prompt| prompt.id.as_json()).collect();
     assert_eq!(ids, ["7", "\"1\"", "9"]);
-    let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
+    let inputs: Vec<&str> = prompts.iter().map(|prompt| prompt.input.as_str()).collect();
     assert_eq!(inputs, ["a\n\"b\"", r#"[{"role":"user","content":"hi"}]"#, "c"]);
     assert_eq!(prompts[0].params.to_json(), r#"{"seed":3}"#);
     assert_eq!(prompts[1].params.to_json(), "{}");
@@ -505,7 +505,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
     let rules = template_rules("{{temperature}} {{prompt}}");
     let rows = r#"{"prompt": "a", "temperature": 0.5} {"prompt": "b", "temperature": 1}"#;
     let prompts = parquet_input(fields(), rows, &rules).unwrap().read_prompts(&rules);
-    let inputs: Vec<&str> = prompts.iter().map(|it| it.input.as_str()).collect();
+    let inputs: Vec<&str> = prompts.iter().map(|prompt| prompt.input.as_str()).collect();
     assert_eq!(inputs, ["0.5 a", "1.0 b"]);
 
     let rows = r#"{"messages": "[{\"role\": \"user\", \"content\": \"hi\"}]"} {"messages": "no"}"#;
@@ -555,9 +555,10 @@ fn cut_anywhere(files: &TestInput, rules: &InputRules, cuts: &[u64]) {
     assert_eq!(all.len() + scanned.bad_rows.len(), rows as usize);
     let mut cuts: Vec<u64> = cuts.iter().map(|cut| cut % (rows + 1)).chain([0, rows]).collect();
     cuts.sort_unstable();
-    let parts: Vec<_> = cuts.windows(2).map(|it| scanned.table.row_ranges(it[0], it[1])).collect();
+    let parts: Vec<_> =
+        cuts.windows(2).map(|cut| scanned.table.row_ranges(cut[0], cut[1])).collect();
     let apart: Vec<Prompt> =
-        parts.iter().flat_map(|it| read(&scanned, rules, it.clone())).collect();
+        parts.iter().flat_map(|part| read(&scanned, rules, part.clone())).collect();
     assert_eq!(apart, all);
     assert_eq!(read(&scanned, rules, parts.concat()), all);
     let mut turned = read(&scanned, rules, parts.into_iter().rev().flatten().collect());

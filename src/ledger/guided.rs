@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(super) struct RankThroughput {
     rate: f64,
     interval_start: Option<Duration>,
-    settled: u64,
+    interval_settled: u64,
 }
 
 /// Length of an averaging interval.
@@ -20,13 +20,13 @@ const RATE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl RankThroughput {
     pub(super) fn settled(&mut self, count: u64, now: Duration) {
-        self.settled += count;
+        self.interval_settled += count;
         let since = *self.interval_start.get_or_insert(now);
         let passed = now.saturating_sub(since);
         if passed >= RATE_INTERVAL {
-            let rate = self.settled as f64 / passed.as_secs_f64();
+            let rate = self.interval_settled as f64 / passed.as_secs_f64();
             self.rate = if self.rate > 0.0 { (self.rate + rate) / 2.0 } else { rate };
-            (self.interval_start, self.settled) = (Some(now), 0);
+            (self.interval_start, self.interval_settled) = (Some(now), 0);
         }
     }
 

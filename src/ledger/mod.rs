@@ -154,11 +154,11 @@ impl Ledger {
         // Ranks without a measured throughput count with the mean of the others.
         let all = self.total_rate + usual * self.unmeasured_ranks as f64;
         let count = guided_share(self.free_count(), want, mine, all.max(mine));
-        self.take(rank, count, now)
+        self.lease_places(rank, count, now)
     }
 
     /// Leases `count` places to a rank, or fewer if fewer are free, without the limits of [`Ledger::grant_leases`].
-    pub fn take(&mut self, rank: usize, count: u64, now: Duration) -> Vec<PlaceRange> {
+    pub fn lease_places(&mut self, rank: usize, count: u64, now: Duration) -> Vec<PlaceRange> {
         if rank >= self.ranks.len() {
             return Vec::new();
         }
@@ -182,7 +182,7 @@ impl Ledger {
 
     /// Recomputes the lowest and highest median latency over all active ranks. Costs a scan of the ranks, so callers do
     /// it at intervals.
-    pub fn look(&mut self) {
+    pub fn refresh_latency_range(&mut self) {
         let at_work = self.ranks.iter().filter(|it| !it.has_finished && !it.is_lost);
         (self.min_p50_latency, self.max_p50_latency) = at_work
             .filter_map(|it| it.p50_latency)

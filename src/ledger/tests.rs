@@ -13,7 +13,7 @@ fn places_are_granted_in_their_order_and_settled_once() {
     let mut ledger = Ledger::new(10, 2);
     assert_eq!(ledger.grant_leases(0, 3, NOW), [0..3]);
     assert_eq!(ledger.grant_leases(1, 3, NOW), [3..5], "half of the fair share");
-    assert_eq!(ledger.take(1, 1, NOW), [5..6]);
+    assert_eq!(ledger.lease_places(1, 1, NOW), [5..6]);
     assert_eq!((ledger.open_count(), ledger.free_count()), (10, 4));
     assert_eq!(ledger.settle_places(0, [0..3], NOW), []);
     assert_eq!(ledger.settle_places(0, [0..3], NOW), []);
@@ -61,9 +61,9 @@ fn a_silent_rank_loses_its_leases_and_may_come_back() {
 #[test]
 fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
     let mut ledger = Ledger::new(6, 3);
-    ledger.take(0, 3, NOW);
-    ledger.take(1, 2, from_seconds(5));
-    ledger.take(2, 9, from_seconds(6));
+    ledger.lease_places(0, 3, NOW);
+    ledger.lease_places(1, 2, from_seconds(5));
+    ledger.lease_places(2, 9, from_seconds(6));
     assert_eq!(ledger.free_count(), 0);
     for rank in 0..3 {
         ledger.set_p50_latency(rank, Some(Duration::ZERO));
@@ -95,13 +95,13 @@ fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
 fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
     let mut ledger = Ledger::new(1000, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {
-        ledger.take(rank, 500, NOW);
+        ledger.lease_places(rank, 500, NOW);
         ledger.settle_places(rank, [], NOW);
         ledger.set_p50_latency(rank, Some(from_seconds(usual)));
     }
     ledger.settle_places(0, [0..500], from_seconds(5));
     ledger.settle_places(1, [500..550], from_seconds(5));
-    ledger.look();
+    ledger.refresh_latency_range();
     // 450 places at 10 per second: the last waits 41 s. Half of those that wait longer than a second are copied.
     let copied = ledger.grant_speculative_copies(&[(0, 1000)], from_seconds(5));
     assert_eq!(copied.len(), 200);
@@ -113,7 +113,7 @@ fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
 #[test]
 fn a_copy_outlives_the_rank_that_held_the_lease() {
     let mut ledger = Ledger::new(2, 2);
-    ledger.take(0, 2, NOW);
+    ledger.lease_places(0, 2, NOW);
     assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
     ledger.touch_rank(1, from_seconds(90));
     assert_eq!(ledger.expire_silent_ranks(from_seconds(40), from_seconds(91)), [0]);
@@ -129,7 +129,7 @@ fn a_copy_outlives_the_rank_that_held_the_lease() {
 #[test]
 fn a_returned_copy_belongs_to_no_rank() {
     let mut ledger = Ledger::new(1, 3);
-    ledger.take(0, 1, NOW);
+    ledger.lease_places(0, 1, NOW);
     assert_eq!(ledger.grant_speculative_copies(&[(1, 1)], from_seconds(90)), [(1, 0)]);
     ledger.return_places(1, [0..1], from_seconds(91));
     assert_eq!(ledger.rank_leases(0), [0..1], "the holder keeps its lease");
@@ -150,13 +150,13 @@ fn a_returned_copy_belongs_to_no_rank() {
 fn a_slow_rank_gets_none_of_the_last_places() {
     let mut ledger = Ledger::new(100, 2);
     for (rank, usual) in [(0, 1), (1, 4)] {
-        ledger.take(rank, 40, NOW);
+        ledger.lease_places(rank, 40, NOW);
         ledger.settle_places(rank, [], NOW);
         ledger.set_p50_latency(rank, Some(from_seconds(usual)));
     }
     ledger.settle_places(0, [0..40], from_seconds(4));
     ledger.settle_places(1, [40..50], from_seconds(4));
-    ledger.look();
+    ledger.refresh_latency_range();
     assert!(
         !ledger.grant_leases(1, 1, from_seconds(4)).is_empty() || ledger.free_count() == 20,
         "20 free at 10 per second"

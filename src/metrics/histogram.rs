@@ -79,7 +79,7 @@ impl LogHistogram {
         clippy::cast_sign_loss,
         reason = "a share of a count"
     )]
-    pub fn at(&self, share: f64) -> Option<u64> {
+    pub fn value_at_quantile(&self, share: f64) -> Option<u64> {
         let (low, high) = self.min_max?;
         let wanted = ((share * self.count as f64).ceil() as u64).clamp(1, self.count);
         let mut before = 0;
@@ -179,7 +179,7 @@ mod tests {
 
         #[test]
         fn shares_are_near_what_sorting_gives(mut numbers in prop::collection::vec(0..3_000_000u64, 1..200), share in 0.0..1.0f64) {
-            let found = histogram_of(&numbers).at(share).expect("there are some") as f64;
+            let found = histogram_of(&numbers).value_at_quantile(share).expect("there are some") as f64;
             numbers.sort_unstable();
             let place = ((share * numbers.len() as f64).ceil() as usize).clamp(1, numbers.len());
             let exact = numbers[place - 1] as f64;
@@ -191,7 +191,7 @@ mod tests {
     fn none_has_no_numbers_and_hence_no_mean() {
         let none = LogHistogram::default();
         assert_eq!(
-            (none.at(0.5), none.mean(), none.min_max(), none.to_bins(9).len()),
+            (none.value_at_quantile(0.5), none.mean(), none.min_max(), none.to_bins(9).len()),
             (None, None, None, 0)
         );
     }

@@ -59,7 +59,7 @@ pub struct FailureStats {
     /// Number of failed prompts.
     pub count: u64,
     /// First failed prompts in input order, by index.
-    pub first: BTreeMap<u64, FailureExample>,
+    pub examples: BTreeMap<u64, FailureExample>,
 }
 
 /// A failed prompt, as an example of its kind.
@@ -151,16 +151,16 @@ fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
 
 impl FailureStats {
     fn add(&mut self, index: u64, first: impl FnOnce() -> FailureExample) {
-        let beyond = self.first.last_key_value().is_some_and(|(last, _)| index > *last);
-        if self.first.len() < MAX_EXAMPLES || !beyond {
-            self.first.insert(index, first());
-            self.cut();
+        let beyond = self.examples.last_key_value().is_some_and(|(last, _)| index > *last);
+        if self.examples.len() < MAX_EXAMPLES || !beyond {
+            self.examples.insert(index, first());
+            self.drop_excess();
         }
     }
 
-    fn cut(&mut self) {
-        while self.first.len() > MAX_EXAMPLES {
-            self.first.pop_last();
+    fn drop_excess(&mut self) {
+        while self.examples.len() > MAX_EXAMPLES {
+            self.examples.pop_last();
         }
     }
 }
@@ -170,11 +170,11 @@ impl SlowestAnswers {
         let fast = self.0.last().is_some_and(|last| (Reverse(millis), index) > (last.0, last.1));
         if self.0.len() < MAX_EXAMPLES || !fast {
             self.0.insert((Reverse(millis), index, id.into(), endpoint.into()));
-            self.cut();
+            self.drop_excess();
         }
     }
 
-    fn cut(&mut self) {
+    fn drop_excess(&mut self) {
         while self.0.len() > MAX_EXAMPLES {
             self.0.pop_last();
         }
@@ -208,15 +208,15 @@ impl Merge for AnswerStats {
         Merge::merge(&mut self.failures, other.failures);
         Merge::merge(&mut self.endpoints, other.endpoints);
         self.slowest.0.extend(other.slowest.0);
-        self.slowest.cut();
+        self.slowest.drop_excess();
     }
 }
 
 impl Merge for FailureStats {
     fn merge(&mut self, other: Self) {
         self.count += other.count;
-        self.first.extend(other.first);
-        self.cut();
+        self.examples.extend(other.examples);
+        self.drop_excess();
     }
 }
 
@@ -292,8 +292,11 @@ mod tests {
     fn the_first_of_a_kind_are_named() {
         let lines: Vec<String> = (0..100).rev().map(|it| line(it, 5, 1)).collect();
         let failed = &stats_of(&lines).failures["too_long"];
-        assert_eq!((failed.count, failed.first.len()), (20, MAX_EXAMPLES));
-        assert_eq!(failed.first.keys().copied().collect::<Vec<_>>()[..3], [0, 5, 10]);
-        assert_eq!((&*failed.first[&5].id, failed.first[&5].status), (r#""a\"5""#, Some(400)));
+        assert_eq!((failed.count, failed.examples.len()), (20, MAX_EXAMPLES));
+        assert_eq!(failed.examples.keys().copied().collect::<Vec<_>>()[..3], [0, 5, 10]);
+        assert_eq!(
+            (&*failed.examples[&5].id, failed.examples[&5].status),
+            (r#""a\"5""#, Some(400))
+        );
     }
 }

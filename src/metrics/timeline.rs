@@ -80,7 +80,7 @@ pub struct TimelineSlot {
     /// Number of its row.
     pub row: u32,
     /// Number of the endpoint in the job, from 0.
-    pub number: u32,
+    pub endpoint_number: u32,
     /// Host and URL of the endpoint.
     pub name: String,
 }
@@ -105,7 +105,7 @@ impl TimelineSlot {
         let rows = all.clamp(1, Timeline::MAX_ROWS);
         let row = number.min(all.saturating_sub(1)) * rows / all.max(1);
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        Self { row: small(row), number: small(number), name }
+        Self { row: small(row), endpoint_number: small(number), name }
     }
 }
 
@@ -144,7 +144,7 @@ impl Timeline {
 
     /// Returns the sum of all rows and buckets.
     #[must_use]
-    pub fn whole(&self) -> TimeBucket {
+    pub fn grand_total(&self) -> TimeBucket {
         let mut sum = TimeBucket::default();
         self.rows.values().flat_map(|row| &row.pieces).for_each(|it| sum.merge(*it));
         sum
@@ -159,7 +159,7 @@ impl Timeline {
     /// Adds an endpoint that a rank drives from now on.
     pub fn register_endpoint(&mut self, seat: &TimelineSlot) {
         let row = self.rows.entry(seat.row).or_default();
-        row.names.insert(seat.number, seat.name.clone());
+        row.names.insert(seat.endpoint_number, seat.name.clone());
         row.endpoints += 1;
         row.keep_outer_names();
     }
@@ -405,7 +405,7 @@ mod tests {
             prop_assert_eq!(&sum(Timeline::default(), x.clone()), &x);
             let all: Vec<EndpointObservation> = [a, b, c].concat();
             prop_assert_eq!(&left, &build_timeline(&all), "as one rank would have seen it");
-            let whole = left.whole();
+            let whole = left.grand_total();
             prop_assert_eq!(whole.watched, all.iter().map(|it| it.millis).sum::<u64>());
             prop_assert_eq!(whole.in_flight, all.iter().map(|it| it.millis * it.in_flight).sum::<u64>());
             prop_assert_eq!(whole.up, all.iter().filter(|it| it.up).map(|it| it.millis).sum::<u64>());

@@ -73,7 +73,7 @@ impl Heartbeat {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
+    pub fn write_to(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.beat = unix_seconds();
         let mut text = serde_json::to_vec(self).unwrap_or_default();
         text.push(b'\n');
@@ -114,7 +114,7 @@ mod tests {
             doing: RunActivity::ReadingAnswers,
             beat: 0,
         };
-        beat.write(folder.path()).expect("written");
+        beat.write_to(folder.path()).expect("written");
         assert_eq!(Heartbeat::read(folder.path()), Some(beat.clone()));
         assert!(beat.age_s() < 60);
         std::fs::write(folder.path().join(Heartbeat::FILE_NAME), "{\"host\":").expect("torn");

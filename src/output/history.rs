@@ -88,7 +88,7 @@ mod tests {
         manifest.record_start();
         let did = Tally { answered: 4, ..Tally::default() };
         manifest.record_progress(&did, 2.5);
-        manifest.write(folder.path()).expect("written");
+        manifest.write_to(folder.path()).expect("written");
         // killed
         let mut manifest = Manifest::read(folder.path()).expect("read").expect("there");
         (manifest.starts, manifest.state) = (2, RunState::Running);
@@ -96,7 +96,7 @@ mod tests {
         manifest.set_start_counts(&PromptCounts::new(10, 5, 0));
         manifest.record_progress(&Tally { answered: 5, ..Tally::default() }, 1.0);
         manifest.state = RunState::Finished;
-        manifest.write(folder.path()).expect("written");
+        manifest.write_to(folder.path()).expect("written");
         let [first, second] = &manifest.history[..] else { panic!("{:?}", manifest.history) };
         assert_eq!((first.ended, first.seconds, &first.did), (None, 2.5, &did));
         assert!(second.ended.is_some() && second.finished && !first.finished);
@@ -104,7 +104,7 @@ mod tests {
         // Who only looks, or merges, ends nothing.
         let mut other = Manifest::read(folder.path()).expect("read").expect("there");
         (other.pid, other.state) = (0, RunState::Stopped);
-        other.write(folder.path()).expect("written");
+        other.write_to(folder.path()).expect("written");
         assert!(other.history[1].finished);
     }
 }

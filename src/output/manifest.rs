@@ -271,7 +271,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write(&mut self, folder: &Path) -> Result<(), OutputError> {
+    pub fn write_to(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.written = unix_seconds();
         self.close_last_start();
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(Manifest::read(folder.path()).expect("none"), None);
         let mut manifest = Manifest::begin("answers.jsonl", 10, "abc");
         manifest.counts = PromptCounts::new(10, 7, 1);
-        manifest.write(folder.path()).expect("written");
+        manifest.write_to(folder.path()).expect("written");
         assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
         assert_eq!(manifest.counts.open, 2);
         let other = std::fs::read_to_string(folder.path().join(MANIFEST_FILE)).expect("text");

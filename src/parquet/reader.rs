@@ -69,7 +69,7 @@ impl ParquetReader {
             text.push(bytes_as_text(&in_utc(field)));
             said.push(dates_as_text(&bytes_as_text(&in_utc(field))));
         }
-        let schemas = [utc, text, said].map(|it| Arc::new(Schema::new(Fields::from(it))));
+        let schemas = [utc, text, said].map(|fields| Arc::new(Schema::new(Fields::from(fields))));
         let mask = ProjectionMask::roots(facts.parquet_schema(), kept.iter().copied());
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, facts.clone())
             .with_projection(mask)
@@ -179,9 +179,9 @@ fn has_json_form(field: &FieldRef) -> bool {
 }
 
 fn batch_rows(facts: &ParquetMetaData) -> usize {
-    let bytes_a_row = |rows: i64, bytes: i64| bytes.unsigned_abs() / rows.unsigned_abs().max(1);
+    let bytes_per_row = |rows: i64, bytes: i64| bytes.unsigned_abs() / rows.unsigned_abs().max(1);
     let groups = facts.row_groups().iter();
-    let widest = groups.map(|it| bytes_a_row(it.num_rows(), it.total_byte_size())).max();
+    let widest = groups.map(|group| bytes_per_row(group.num_rows(), group.total_byte_size())).max();
     let rows = BATCH_BYTES / widest.unwrap_or(0).max(1);
     usize::try_from(rows).unwrap_or(MAX_BATCH_ROWS).clamp(1, MAX_BATCH_ROWS)
 }

@@ -244,7 +244,7 @@ mod tests {
         let mut answer: Value = serde_json::from_str(line).expect("JSON");
         fn without_nulls(value: &mut Value) {
             if let Value::Object(members) = value {
-                members.retain(|_, it| !it.is_null());
+                members.retain(|_, member| !member.is_null());
                 members.values_mut().for_each(without_nulls);
             }
         }

@@ -81,7 +81,7 @@ impl EndpointLoad {
         course: &ThroughputHistory,
     ) -> Self {
         let mut whole = TimeBucket::default();
-        timelines.iter().for_each(|it| whole.merge(it.timeline.whole()));
+        timelines.iter().for_each(|it| whole.merge(it.timeline.grand_total()));
         let means = || served.iter().filter(|(_, it)| it.answered >= MIN_ANSWERS);
         let mut sorted: Vec<f64> = means().filter_map(|(_, it)| it.mean_latency_ms()).collect();
         sorted.sort_by(f64::total_cmp);

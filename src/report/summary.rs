@@ -353,9 +353,9 @@ pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> Distrib
         count: scale.count(),
         min: scale.min_max().map(|ends| scaled(ends.0)),
         mean: scale.mean().map(|mean| mean * unit),
-        p50: scale.at(0.5).map(scaled),
-        p90: scale.at(0.9).map(scaled),
-        p99: scale.at(0.99).map(scaled),
+        p50: scale.value_at_quantile(0.5).map(scaled),
+        p90: scale.value_at_quantile(0.9).map(scaled),
+        p99: scale.value_at_quantile(0.99).map(scaled),
         max: scale.min_max().map(|ends| scaled(ends.1)),
         histogram: scale.to_bins(HISTOGRAM_BINS).into_iter().map(bar).collect(),
     }
@@ -363,7 +363,7 @@ pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> Distrib
 
 fn failure_summary(kind: &str, its: &FailureStats) -> FailureSummary {
     let known = serde_json::from_value::<FailureKind>(kind.into());
-    let first = its.first.iter().map(|(&index, it)| FailedPrompt {
+    let first = its.examples.iter().map(|(&index, it)| FailedPrompt {
         id: parse_id(&it.id),
         index,
         message: it.message.clone(),

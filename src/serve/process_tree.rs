@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// Builds a table with two servers; the first has an engine in a group of its own, with a worker.
-    fn table() -> Vec<ProcessEntry> {
+    fn process_table() -> Vec<ProcessEntry> {
         vec![
             process_entry(SUPERVISOR, 1, SUPERVISOR),
             process_entry(100, SUPERVISOR, 100),
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn daemons_are_recognized_by_their_mark_and_their_children_by_descent() {
-        let mut all = table();
+        let mut all = process_table();
         // A daemon that left its parent, group and session before it was seen, its child, and one whose title hides its mark.
         all.extend([
             process_entry(300, SUPERVISOR, 300),
@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn descendants_are_found_at_any_depth_and_other_processes_are_not() {
-        let pids: BTreeSet<i32> = own_descendants(&table()).iter().map(|it| it.pid).collect();
+        let pids: BTreeSet<i32> =
+            own_descendants(&process_table()).iter().map(|it| it.pid).collect();
         assert_eq!(pids, BTreeSet::from([100, 101, 102, 200, 201]));
         // A table that changed while it was read may contain a cycle.
         assert!(descendants_of(1, &[process_entry(1, 2, 1), process_entry(2, 1, 1)]).len() < 3);
@@ -221,9 +222,9 @@ mod tests {
     #[test]
     fn orphans_in_other_groups_belong_to_their_former_parents_server() {
         let mut family = ProcessTree::default();
-        record_members(&mut family, &[100, 200], &own_descendants(&table()));
+        record_members(&mut family, &[100, 200], &own_descendants(&process_table()));
         // The first server dies; its engine is reparented to the supervisor and forks once more.
-        let mut after = table();
+        let mut after = process_table();
         after.retain(|it| it.pid != 100);
         after.iter_mut().filter(|it| it.pid == 101).for_each(|it| it.parent = SUPERVISOR);
         after.push(process_entry(103, 101, 103));
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn a_reused_pid_belongs_to_no_server() {
         let mut family = ProcessTree::default();
-        record_members(&mut family, &[100], &own_descendants(&table()));
+        record_members(&mut family, &[100], &own_descendants(&process_table()));
         let again = [ProcessEntry { start_time: 8, ..process_entry(101, SUPERVISOR, 300) }];
         assert!(family.of(100, &again).is_empty());
     }

@@ -107,7 +107,7 @@ struct PreviousStart {
     /// Time until which the next start waits for the processes.
     wait_until: Instant,
     /// Whether the wait was reported to the rank.
-    told: bool,
+    wait_reported: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -171,13 +171,16 @@ impl ServerSupervisor {
             self.servers[at].state = match decide_start(pids.len(), now, last.wait_until) {
                 StartDecision::StartNow => SupervisedState::StartDue(now, None),
                 StartDecision::WaitUntil(then) => {
-                    if !last.told {
+                    if !last.wait_reported {
                         send_event(&SupervisorEvent::Waits {
                             port: self.servers[at].spec.port,
                             pids,
                         });
                     }
-                    SupervisedState::StartDue(then, Some(PreviousStart { told: true, ..last }))
+                    SupervisedState::StartDue(
+                        then,
+                        Some(PreviousStart { wait_reported: true, ..last }),
+                    )
                 }
                 StartDecision::StartAnyway => {
                     send_event(&SupervisorEvent::Left { pids });
@@ -312,8 +315,11 @@ impl SupervisedServer {
         match self.restart_policy.on_exit(up, was_ready, code) {
             RestartDecision::RestartAfter(pause) => {
                 let patience = now + pause + RELEASE_TIMEOUT;
-                let last =
-                    last.map(|leader| PreviousStart { leader, wait_until: patience, told: false });
+                let last = last.map(|leader| PreviousStart {
+                    leader,
+                    wait_until: patience,
+                    wait_reported: false,
+                });
                 self.state = SupervisedState::StartDue(now + pause, last);
                 let how = format!("after {:.0} s ({how})", up.as_secs_f64());
                 send_event(&SupervisorEvent::Ended {

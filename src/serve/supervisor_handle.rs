@@ -55,7 +55,7 @@ impl IdleSupervisor {
     /// Local. Starts the supervisor; to be called before MPI and any thread are started. A failure is reported later, by
     /// [`SupervisorHandle::start_servers`], where all ranks learn of it.
     #[must_use]
-    pub fn start() -> Self {
+    pub fn spawn_idle() -> Self {
         let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
         let process = child.map(|mut child| SupervisorProcess { stdin: child.stdin.take(), child });
         Self(process.map_err(|error| format!("cannot start the guard process: {error}")))

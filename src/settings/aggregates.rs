@@ -42,7 +42,7 @@ pub enum AggregateSpec {
 
 /// Largest k and number of examples. The texts are kept in memory and sent between ranks.
 const MAX_TOP_K: usize = 1000;
-const NAMED: usize = 10;
+const DEFAULT_FAILURE_EXAMPLES: usize = 10;
 const SPEC_EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\n, json, stats, stats:/score, top-k=10:/score, \
                         best:/score or failures=10";
 
@@ -108,7 +108,7 @@ impl FromStr for AggregateSpec {
             ("best", None) => Ok(Self::TopK { k: 1, at }),
             ("top-k", Some(k)) => Ok(Self::TopK { k, at }),
             ("failures", named) if at.is_none() => {
-                Ok(Self::Failures { example_limit: named.unwrap_or(NAMED) })
+                Ok(Self::Failures { example_limit: named.unwrap_or(DEFAULT_FAILURE_EXAMPLES) })
             }
             _ => Err(wrong("")),
         }

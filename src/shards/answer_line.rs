@@ -87,7 +87,7 @@ pub fn write_answer_line(
     let first = choices.first();
     let params = prompt.params.to_json();
     let line = AnswerLine {
-        id: raw_json(prompt.id.json())?,
+        id: raw_json(prompt.id.as_json())?,
         index: prompt.index,
         prompt: text.filter(|_| style.echo_prompt),
         messages: conversation.filter(|_| style.echo_prompt),

@@ -106,7 +106,7 @@ impl MigratedFile {
     ///
     /// # Errors
     /// Fails if the data cannot be written or synced.
-    pub fn finish(mut self) -> Result<(), ShardError> {
+    pub fn sync_and_close(mut self) -> Result<(), ShardError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         synced.map_err(ShardError::of("cannot write answers that are kept to", &self.path))
     }
@@ -128,7 +128,7 @@ fn rewrite_line(
         into.push(b':');
         match name {
             "index" => into.extend(index.to_string().bytes()),
-            "id" if !own_id => into.extend(id.json().bytes()),
+            "id" if !own_id => into.extend(id.as_json().bytes()),
             _ => into.extend(value.get().bytes()),
         }
     }
@@ -214,7 +214,7 @@ mod tests {
             carried.add(line, index + 100, hash.has_own_id())
         })
         .expect("read");
-        carried.finish().expect("on disk");
+        carried.sync_and_close().expect("on disk");
         assert_eq!(seen, [(2, "two".into()), (4, "four".into())]);
 
         let file = list_shard_files(folder.path()).expect("listed").pop().expect("the new one");

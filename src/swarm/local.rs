@@ -62,7 +62,7 @@ impl Swarm {
             None => self.endpoints().to_vec(),
             Some(index) => vec![self.endpoint_at(index)?.clone()],
         };
-        let place = self.places.next_call(Some(rank));
+        let place = self.call_folder.next_call(Some(rank));
         let session =
             self.local_sessions.entry(server).or_insert_with(|| self.session.solo_session(urls));
         session.gather_answers(&mut SoloComm::new(), Some(place.write_call(rows)))?;

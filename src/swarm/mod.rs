@@ -123,7 +123,7 @@ pub struct Swarm {
     session: JobSession,
     /// For local calls: by which of this rank's servers they ask, if not all.
     local_sessions: BTreeMap<Option<usize>, JobSession>,
-    places: CallFolder,
+    call_folder: CallFolder,
 }
 
 impl Swarm {
@@ -212,7 +212,7 @@ impl Swarm {
         prompts: impl IntoIterator<Item = impl Serialize>,
         reduce_template: &str,
     ) -> Result<Option<TreeReduction>, JobError> {
-        let place = self.places.next_call(None);
+        let place = self.call_folder.next_call(None);
         // (its levels lie in the run folder: ranks have no other place for what they write)
         let call = self.is_root().then(|| {
             let reduce_template = Some(reduce_template.to_owned());
@@ -247,7 +247,7 @@ impl Swarm {
         prompts: impl IntoIterator<Item = impl Serialize>,
         take: impl FnOnce(AnswerIter) -> T + Send,
     ) -> Result<T, JobError> {
-        let place = self.places.next_call(None);
+        let place = self.call_folder.next_call(None);
         let call = self.is_root().then(|| place.write_call(prompts));
         let (tap, lines) = mpsc::channel();
         thread::scope(|scope| {
@@ -288,7 +288,7 @@ impl Swarm {
         mut value: T,
         mut add: impl FnMut(&mut T, &ObservedAnswer<'_>),
     ) -> Result<Option<T>, JobError> {
-        let place = self.places.next_call(None);
+        let place = self.call_folder.next_call(None);
         let call = self.is_root().then(|| place.write_call(prompts));
         self.session.visit_answers(self.comm.as_mut(), call, |line| {
             // (a line that is none was damaged on disk: its prompt is as good as failed)
@@ -363,7 +363,7 @@ impl Swarm {
         rows: impl IntoIterator<Item = impl Serialize>,
         template: Option<String>,
     ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
-        let place = self.places.next_call(None);
+        let place = self.call_folder.next_call(None);
         let call = self.is_root().then(|| Ok(CallSpec { template, ..place.write_call(rows)? }));
         self.session.gather_answers(self.comm.as_mut(), call)?;
         self.is_root().then(|| place.read_answers()).transpose()
@@ -374,6 +374,11 @@ impl Swarm {
     }
 
     fn from_parts(comm: Box<dyn Comm>, session: JobSession, places: CallFolder) -> Self {
-        Self { comm: ManuallyDrop::new(comm), session, local_sessions: BTreeMap::new(), places }
+        Self {
+            comm: ManuallyDrop::new(comm),
+            session,
+            local_sessions: BTreeMap::new(),
+            call_folder: places,
+        }
     }
 }

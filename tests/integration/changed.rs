@@ -326,8 +326,12 @@ fn a_changed_input_is_one_start_more_and_no_record_is_missing() {
         let seen: Value = serde_json::from_str(&seen.out).expect("JSON");
         let summary = std::fs::read_to_string(work.path("answers.jsonl.run/summary.json"));
         let summary: Value = serde_json::from_str(&summary.expect("a summary")).expect("JSON");
-        let recorded = summary["starts"].as_array().expect("starts").len() as u64;
-        (seen["starts"].as_u64().unwrap(), recorded, summary["unrecorded"].as_u64().unwrap())
+        let recorded = summary["sessions"].as_array().expect("sessions").len() as u64;
+        (
+            seen["starts"].as_u64().unwrap(),
+            recorded,
+            summary["unrecorded_sessions"].as_u64().unwrap(),
+        )
     };
     work.run(&input).run().with_code(0);
     assert_eq!(starts(), (1, 1, 0));

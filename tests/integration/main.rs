@@ -27,5 +27,6 @@ mod report;
 mod run;
 mod scan;
 mod serve;
+mod structure;
 mod swarm;
 mod time;

@@ -119,8 +119,9 @@ fn assert_told(work: &Work, output: &str) -> Value {
         assert_eq!(tree_of["counts"][part], all, "{part}");
     }
     let number = |it: &Value| it.as_f64().unwrap_or_default();
-    let seconds: f64 = levels.iter().map(|it| number(&it["seconds"]) + number(&it["made_s"])).sum();
-    assert!((number(&tree_of["seconds"]) - seconds).abs() < 0.001);
+    let seconds: f64 =
+        levels.iter().map(|it| number(&it["active_s"]) + number(&it["build_s"])).sum();
+    assert!((number(&tree_of["active_s"]) - seconds).abs() < 0.001);
     let settled = number(&tree_of["counts"]["answered"]) + number(&tree_of["counts"]["failed"]);
     assert!((number(&tree_of["prompts_per_s"]) * seconds - settled).abs() < 0.01 * settled);
     // The same again, from the files alone.
@@ -264,15 +265,18 @@ fn a_run_that_is_killed_in_the_second_level_goes_on_there_on_another_number_of_r
     // Nobody has written a report: it is made of what is there.
     Job::of("report").arg(&run).run().with_code(0);
     let told = assert_told(&work, "text.txt");
-    assert_eq!((&told["state"], &told["starts"][0]["end"]), (&json!("lost"), &json!("killed")));
+    assert_eq!(
+        (&told["state"], &told["sessions"][0]["outcome"]),
+        (&json!("lost"), &json!("killed"))
+    );
     assert_eq!(told["reduce"]["levels"][3]["state"], "waiting");
     // Other servers count what is asked from here on: the rest of the second level, the third and the fourth.
     let others = Fleet::start(vec![Profile::instant(); 2]).expect("ports on loopback");
     reduce_by(&others.urls(), &work, &input, "text.txt", 4).ranks(2).run().with_code(0);
     let told = assert_told(&work, "text.txt");
-    let starts = told["starts"].as_array().expect("starts");
-    assert_eq!([&starts[0]["end"], &starts[1]["end"]], ["killed", "finished"]);
-    assert_eq!((&starts[1]["answered"], &starts[1]["above"]["level"]), (&json!(0), &json!(4)));
+    let sessions = told["sessions"].as_array().expect("sessions");
+    assert_eq!([&sessions[0]["outcome"], &sessions[1]["outcome"]], ["killed", "finished"]);
+    assert_eq!((&sessions[1]["answered"], &sessions[1]["above"]["level"]), (&json!(0), &json!(4)));
     let asked: u64 = (0..2).map(|server| others.seen(server).served).sum();
     assert!(asked <= (15 - kept as u64) + 4 + 1, "{asked} asked, though {kept} were kept");
     assert_eq!(Some(text(&work, "text.txt")), expected(&prompts, |_| false, 4));
@@ -395,7 +399,7 @@ fn a_group_that_fails_is_asked_again_and_then_told_with_its_leaves() {
     let told = assert_told(&work, "text.txt");
     assert_eq!(told["reduce"]["levels"][1]["failed"], 1);
     let failures = told["reduce"]["levels"][1]["failures"].as_object().expect("by kind");
-    assert_eq!(failures.values().next().expect("one")["first"][0]["id"], "L1-g3");
+    assert_eq!(failures.values().next().expect("one")["examples"][0]["id"], "L1-g3");
     assert!(text(&work, "text.txt.run/report.html").contains("L1-g3"));
     let run = work.path("text.txt").to_string_lossy().into_owned();
     let status = Job::of("status").args([&*run, "--exit-code"]).run().with_code(3);

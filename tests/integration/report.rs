@@ -1,4 +1,4 @@
-//! How a run went, as it is told afterwards: summary.json and report.html, whose numbers are the manifest's.
+//! The report of a run: summary.json and report.html, whose counts are the manifest's.
 
 use std::{
     fs, thread,
@@ -61,7 +61,7 @@ fn assert_told(work: &Work) -> Value {
     let ends = summary["finish_reasons"].as_object().expect("an object").values();
     assert_eq!(ends.map(|it| it.as_u64().expect("a count")).sum::<u64>(), answered);
     assert_eq!(
-        summary["starts"].as_array().expect("a list").len() as u64,
+        summary["sessions"].as_array().expect("a list").len() as u64,
         manifest["starts"].as_u64().unwrap()
     );
     assert_eq!(submitted, answered + failed + open);
@@ -96,36 +96,43 @@ fn a_slow_endpoint_a_death_a_kill_and_a_resume_are_all_told() {
 
     let summary = assert_told(&work);
     assert_eq!(work.counts("answers.jsonl"), [900, 898, 2, 0]);
-    let starts = summary["starts"].as_array().expect("a list");
-    assert_eq!([&starts[0]["end"], &starts[1]["end"]], ["killed", "finished"], "{starts:?}");
-    let before = starts[1]["done_before"].as_u64().expect("a count");
+    let sessions = summary["sessions"].as_array().expect("a list");
+    assert_eq!(
+        [&sessions[0]["outcome"], &sessions[1]["outcome"]],
+        ["killed", "finished"],
+        "{sessions:?}"
+    );
+    let before = sessions[1]["done_before"].as_u64().expect("a count");
     assert!((40..900).contains(&before), "{before}");
-    let asked = starts[1]["answered"].as_u64().unwrap() + starts[1]["failed"].as_u64().unwrap();
+    let asked = sessions[1]["answered"].as_u64().unwrap() + sessions[1]["failed"].as_u64().unwrap();
     assert!(before + asked >= 900, "{before} and {asked}");
     let endpoints = &summary["endpoints"];
     let slow = endpoints["stragglers"].as_array().expect("a list");
     assert_eq!(slow.len(), 1, "{slow:?}");
     let name = |it: &Value| it["endpoint"].as_str().expect("a name").to_owned();
     assert!(name(&slow[0]).ends_with(work.fleet.url(2).trim_end_matches('/')), "{slow:?}");
-    assert!(slow[0]["times_usual"].as_f64() >= Some(1.5), "{slow:?}"); // six times, on a machine with nothing else to do
-    assert_eq!(endpoints["times_away"], 1);
-    let away = &endpoints["away"][0];
-    assert!(name(away).ends_with(work.fleet.url(1).trim_end_matches('/')), "{away:?}");
+    assert!(slow[0]["ratio_to_median"].as_f64() >= Some(1.5), "{slow:?}"); // six times, on a machine with nothing else to do
+    assert_eq!(endpoints["n_outages"], 1);
+    let outage = &endpoints["outages"][0];
+    assert!(name(outage).ends_with(work.fleet.url(1).trim_end_matches('/')), "{outage:?}");
     assert_eq!(
-        (&away["start"], &away["times"], &away["at_end"]),
+        (&outage["session"], &outage["n_outages"], &outage["down_at_end"]),
         (&json!(2), &json!(1), &json!(true))
     );
-    let full = endpoints["full_share"].as_f64().expect("a share");
+    let full = endpoints["fraction_full"].as_f64().expect("a share");
     assert!((0.3..=1.0).contains(&full), "{full}");
-    let first = &summary["failures"]["empty_prompt"]["first"];
+    let first = &summary["failures"]["empty_prompt"]["examples"];
     assert_eq!([&first[0]["id"], &first[1]["id"]], ["<script>alert(1)</script>", "a&b"]);
     assert_eq!([&first[0]["index"], &first[1]["index"]], [3, 700]);
     // What the ranks saw over time is what they answered.
-    let course = summary["course"].as_array().expect("a list");
-    let seen: f64 =
-        course.iter().filter(|it| it["start"] == 2).map(|it| it["prompts"].as_f64().unwrap()).sum();
+    let timeline = summary["timeline"].as_array().expect("a list");
+    let seen: f64 = timeline
+        .iter()
+        .filter(|it| it["session"] == 2)
+        .map(|it| it["prompts"].as_f64().unwrap())
+        .sum();
     assert_eq!(seen as u64 + 2, asked, "all but what was asked of nobody");
-    assert!(course.iter().any(|it| it["phase"] == "tail"), "{course:?}");
+    assert!(timeline.iter().any(|it| it["phase"] == "tail"), "{timeline:?}");
     let page = page(&work);
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && page.contains("a&amp;b"));
     assert!(page.contains("class=\"hd\""), "the heat map shows who was down");
@@ -140,7 +147,7 @@ fn a_run_that_stops_early_tells_how_far_it_came_and_goes_on_telling() {
     job().args(["--walltime", "4s", "--margin", "1s"]).ranks(3).run().with_code(75);
     let summary = assert_told(&work);
     assert_eq!(
-        (&summary["state"], &summary["starts"][0]["end"]),
+        (&summary["state"], &summary["sessions"][0]["outcome"]),
         (&json!("stopped"), &json!("stopped"))
     );
     assert!(summary["counts"]["open"].as_u64() > Some(0));
@@ -149,17 +156,19 @@ fn a_run_that_stops_early_tells_how_far_it_came_and_goes_on_telling() {
     job().args(["--concurrency", "16", "--gather", "none"]).ranks(2).run().with_code(0);
     let summary = assert_told(&work);
     assert_eq!(
-        [&summary["starts"][0]["end"], &summary["starts"][1]["end"]],
+        [&summary["sessions"][0]["outcome"], &summary["sessions"][1]["outcome"]],
         ["stopped", "finished"]
     );
-    assert_eq!(sum(summary["starts"].as_array().unwrap(), "answered"), 3_000);
-    assert_eq!(summary["requests"], sum(summary["starts"].as_array().unwrap(), "requests"));
+    assert_eq!(sum(summary["sessions"].as_array().unwrap(), "answered"), 3_000);
+    assert_eq!(summary["requests"], sum(summary["sessions"].as_array().unwrap(), "requests"));
     assert_eq!(summary["requests"], work.manifest("answers.jsonl")["requests"]);
     // Finished, it is told again by whoever looks, on any number of ranks.
     for ranks in [1, 3] {
         job().ranks(ranks).run().with_code(0);
         let later = assert_told(&work);
-        for same in ["counts", "latency_s", "completion_tokens", "slowest", "failures", "course"] {
+        for same in
+            ["counts", "latency_s", "completion_tokens", "slowest_answers", "failures", "timeline"]
+        {
             assert_eq!(later[same], summary[same], "{same} on {ranks} ranks");
         }
     }
@@ -179,7 +188,7 @@ fn a_rank_that_is_lost_is_told_of_and_what_rank_0_has_heard_is_drawn() {
     kill_process(process_of(&work.marker(), 2), Signal::STOP).expect("it is there");
     started.wait().in_time();
     let summary = assert_told(&work);
-    assert_eq!(summary["starts"][0]["lost"][0]["rank"], 2);
+    assert_eq!(summary["sessions"][0]["lost"][0]["rank"], 2);
     assert!(page(&work).contains("lost rank 2 on "));
     assert_eq!(summary["counts"]["answered"], 1_500);
 }

@@ -30,7 +30,7 @@ pub(crate) struct ConcurrencyController {
     /// In flight with which requests were admitted.
     max_admitted: usize,
     /// Sequences answered since the limit was last changed.
-    answered: usize,
+    answered_since_change: usize,
 }
 
 #[derive(Debug)]
@@ -111,7 +111,7 @@ impl ConcurrencyController {
             refusal_limit: usize::MAX,
             refusal_ceiling: usize::MAX,
             max_admitted: 0,
-            answered: 0,
+            answered_since_change: 0,
         }
     }
 
@@ -151,7 +151,7 @@ impl ConcurrencyController {
         now: Instant,
     ) {
         self.max_admitted = self.max_admitted.max(level);
-        self.answered += sequences;
+        self.answered_since_change += sequences;
         // Twice as much with every round as long as it took that before; beyond, a little now and then: it should rarely
         // have to refuse.
         let (rounds, more) = if self.refusal_limit < self.refusal_ceiling / 16 * 15 {
@@ -160,10 +160,10 @@ impl ConcurrencyController {
             (4, (self.refusal_limit / 16).max(1))
         };
         if self.refusal_limit < usize::MAX
-            && self.answered >= self.refusal_limit.saturating_mul(rounds)
+            && self.answered_since_change >= self.refusal_limit.saturating_mul(rounds)
         {
             self.refusal_limit = self.refusal_limit.saturating_add(more);
-            self.answered = 0;
+            self.answered_since_change = 0;
         }
         if let ControlMode::Throughput(felt) = &mut self.mode {
             self.size = felt.next_size(self.size, sequences, tokens, full, now);
@@ -180,11 +180,11 @@ impl ConcurrencyController {
         let left = level.saturating_sub(sequences);
         self.refusal_limit =
             self.refusal_limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
-        if self.answered > 0 || self.refusal_ceiling == usize::MAX {
+        if self.answered_since_change > 0 || self.refusal_ceiling == usize::MAX {
             // (what is refused right after that is of the same fit, and says nothing of where the limit is)
             self.refusal_ceiling = self.refusal_limit;
         }
-        self.answered = 0;
+        self.answered_since_change = 0;
     }
 
     /// What the server says, with so many of ours in flight, in lists of `list`. True if the window was changed.

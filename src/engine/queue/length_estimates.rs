@@ -82,7 +82,7 @@ mod tests {
         LengthClass::of(length, |name| params.get(name))
     }
 
-    fn place(lengths: &LengthEstimates, class: LengthClass) -> usize {
+    fn position_of(lengths: &LengthEstimates, class: LengthClass) -> usize {
         lengths.class_order().iter().position(|&it| it == class).expect("every class has a place")
     }
 
@@ -95,9 +95,9 @@ mod tests {
             params.set("ignore_eos", "true");
             class_of(10_000, &params)
         };
-        assert!(place(&lengths, given(800)) < place(&lengths, given(100)));
+        assert!(position_of(&lengths, given(800)) < position_of(&lengths, given(100)));
         let guessed = |length| class_of(length, &RequestParams::default());
-        assert!(place(&lengths, guessed(4000)) < place(&lengths, guessed(400)));
+        assert!(position_of(&lengths, guessed(4000)) < position_of(&lengths, guessed(400)));
         assert_eq!(lengths.class_order().len(), LengthClass::COUNT);
         let _ = (given(0), given(u64::MAX), guessed(0));
     }
@@ -111,6 +111,6 @@ mod tests {
             lengths.record_answer(short, 700);
             lengths.record_answer(long, 20);
         }
-        assert!(place(&lengths, short) < place(&lengths, long));
+        assert!(position_of(&lengths, short) < position_of(&lengths, long));
     }
 }

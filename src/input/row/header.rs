@@ -20,8 +20,8 @@ pub(crate) fn parse_header(
     }
     let columns: Vec<String> =
         split_fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
-    let twice = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
-    if let Some((_, name)) = twice {
+    let repeated = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
+    if let Some((_, name)) = repeated {
         return Err(format!("the header has two columns named `{name}`"));
     }
     if !template && !columns.iter().any(|name| name == "prompt") {

@@ -40,7 +40,7 @@ pub(crate) struct RowParser<'f> {
     pub keep_row: bool,
 }
 
-/// A valid row.
+/// A valid row, parsed but not yet numbered.
 pub(crate) struct ParsedRow<'a> {
     /// The row's own id, if it has one.
     pub id: Option<RowId<'a>>,
@@ -60,10 +60,10 @@ pub(crate) struct RowId<'a> {
     json: Option<&'a str>,
 }
 
-/// An invalid row.
+/// An invalid row with the reason.
 pub(crate) struct RejectedRow {
     /// The row's own id, if it could be parsed.
-    pub name: Option<String>,
+    pub id_text: Option<String>,
     pub id: Option<PromptId>,
     pub reason: String,
     /// Numbers of the template's placeholders for which the row has no column.
@@ -152,22 +152,23 @@ impl RowParser<'_> {
         let id = name.map(RowId::into_id);
         match fault {
             RowFault::Reason(reason) => {
-                RejectedRow { name: text, id, reason, missing: Vec::new(), columns: Vec::new() }
+                RejectedRow { id_text: text, id, reason, missing: Vec::new(), columns: Vec::new() }
             }
             RowFault::MissingColumns(missing_columns, columns) => {
                 let names =
                     self.template.map(PromptTemplate::placeholder_names).unwrap_or_default();
-                let missing: Vec<_> = missing_columns
+                let missing_names: Vec<_> = missing_columns
                     .iter()
                     .filter_map(|&at| names.get(at))
-                    .map(|it| format!("{it:?}"))
+                    .map(|name| format!("{name:?}"))
                     .collect();
                 let what = match self.format {
                     InputFormat::Parquet => "no value in column",
                     _ => "no column",
                 };
-                let reason = format!("{what} {}, which the template uses", missing.join(", "));
-                RejectedRow { name: text, id, reason, missing: missing_columns, columns }
+                let reason =
+                    format!("{what} {}, which the template uses", missing_names.join(", "));
+                RejectedRow { id_text: text, id, reason, missing: missing_columns, columns }
             }
         }
     }
@@ -275,8 +276,8 @@ impl RowParser<'_> {
         &self,
         values: Vec<Cow<'a, str>>,
     ) -> Result<ParsedRow<'a>, RejectedRow> {
-        let place = |name: &str| self.columns.iter().position(|column| column == name);
-        let name = place("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
+        let position = |name: &str| self.columns.iter().position(|column| column == name);
+        let name = position("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
         let name = name.map(|text| RowId { text: text.clone(), json: None });
         let reject = |fault: RowFault| self.reject_row(name.clone(), fault);
         if values.len() != self.columns.len() {
@@ -285,10 +286,10 @@ impl RowParser<'_> {
             let reason = format!("the row has {found} {fields}, but the header has {expected}");
             return Err(reject(reason.into()));
         }
-        let params = place("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
+        let params = position("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
         let options = parse_options(params).map_err(reject)?.into_owned();
         let whole_row = self.keep_row.then(|| encode_object(self.columns, &values));
-        let value = |name: &str| place(name).map(|at| Cow::Borrowed(values[at].as_ref()));
+        let value = |name: &str| position(name).map(|at| Cow::Borrowed(values[at].as_ref()));
         let item = || ["item", "prompt", "text"].iter().find_map(|name| value(name));
         let column = |name: &str| {
             Ok(match value(name) {
@@ -300,7 +301,7 @@ impl RowParser<'_> {
         };
         let prompt = match self.fill_template(column, || self.columns.to_vec()).map_err(reject)? {
             Some(prompt) => prompt.into(),
-            None => place("prompt").map(|at| values[at].clone()).unwrap_or_default(),
+            None => position("prompt").map(|at| values[at].clone()).unwrap_or_default(),
         };
         Ok(ParsedRow { id: name, options, whole_row, ..ParsedRow::of(RowInput::Text(prompt)) })
     }
@@ -310,14 +311,14 @@ impl RowParser<'_> {
         let names = match (self.format, std::str::from_utf8(record.bytes)) {
             (InputFormat::Jsonl | InputFormat::Parquet, Ok(text)) => {
                 JsonMembers::parse(text.trim_ascii())
-                    .map(|it| it.member_names())
+                    .map(|members| members.member_names())
                     .unwrap_or_default()
             }
             (InputFormat::Csv | InputFormat::Tsv, _) => self.columns.to_vec(),
             _ => Vec::new(),
         };
         let is_used = |name: &str| match self.template {
-            Some(template) => template.placeholder_names().iter().any(|it| it == name),
+            Some(template) => template.placeholder_names().iter().any(|used| used == name),
             None if self.format == InputFormat::Jsonl => {
                 is_request_field(name)
                     || BATCH_FIELDS.contains(&name)

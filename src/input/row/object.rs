@@ -45,25 +45,25 @@ pub(crate) fn is_openai_batch(members: &JsonMembers<'_>) -> bool {
 
 /// Parses a row with `prompt` or `messages` at the top level.
 pub(crate) fn parse_object_row<'a>(members: &JsonMembers<'a>) -> Result<RowRequest<'a>, String> {
-    let mut given = RowOptions::default();
+    let mut options = RowOptions::default();
     for (name, json) in members.iter().filter(|(name, _)| is_request_field(name)) {
-        given.put_field(name, json)?;
+        options.put_field(name, json)?;
     }
     if let Some(params) = members.get("params") {
-        given.put_params(params)?;
+        options.put_params(params)?;
     }
-    given.check_consistency()?;
-    let ask = parse_input(members, "the row")?;
-    Ok(RowRequest { input: ask, options: given, route: None })
+    options.check_consistency()?;
+    let input = parse_input(members, "the row")?;
+    Ok(RowRequest { input, options, route: None })
 }
 
 /// Parses an OpenAI batch row, whose body is a request.
 pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<RowRequest<'a>, String> {
     let route = parse_batch_route(members)?;
     let body = JsonMembers::parse(require_batch_field(members, "body", "an object")?)
-        .map_err(|why| format!("`body`: {why}"))?;
-    let ask = parse_input(&body, "the body")?;
-    match (route, &ask) {
+        .map_err(|reason| format!("`body`: {reason}"))?;
+    let input = parse_input(&body, "the body")?;
+    match (route, &input) {
         (Route::Completions, RowInput::Messages(_)) => {
             return Err("`url` is for prompts, but `body` has messages".into());
         }
@@ -72,12 +72,12 @@ pub(crate) fn parse_batch_row<'a>(members: &JsonMembers<'a>) -> Result<RowReques
         }
         _ => {}
     }
-    let mut given = RowOptions::default();
+    let mut options = RowOptions::default();
     for (name, json) in body.iter().filter(|(name, _)| !matches!(*name, "prompt" | "messages")) {
-        given.put_field(name, json)?;
+        options.put_field(name, json)?;
     }
-    given.check_consistency()?;
-    Ok(RowRequest { input: ask, options: given, route: Some(route) })
+    options.check_consistency()?;
+    Ok(RowRequest { input, options, route: Some(route) })
 }
 
 fn parse_batch_route(members: &JsonMembers<'_>) -> Result<Route, String> {
@@ -96,11 +96,11 @@ fn parse_batch_route(members: &JsonMembers<'_>) -> Result<Route, String> {
 fn require_batch_field<'a>(
     members: &JsonMembers<'a>,
     name: &str,
-    wanted: &str,
+    expected: &str,
 ) -> Result<&'a str, String> {
     match members.get(name) {
-        Some(json) if json_kind(json) == wanted => Ok(json),
-        Some(json) => Err(format!("`{name}` must be {wanted}, found {}", json_kind(json))),
+        Some(json) if json_kind(json) == expected => Ok(json),
+        Some(json) => Err(format!("`{name}` must be {expected}, found {}", json_kind(json))),
         None => Err(format!(
             "an OpenAI batch row has the fields {}; `{name}` is missing",
             BATCH_FIELDS.join(", ")
@@ -111,18 +111,18 @@ fn require_batch_field<'a>(
 /// Parses `prompt` or `messages`, of which exactly one must be given.
 pub(crate) fn parse_input<'a>(
     members: &JsonMembers<'a>,
-    whose: &str,
+    container: &str,
 ) -> Result<RowInput<'a>, String> {
     match (members.get("prompt"), members.get("messages")) {
         (Some(json), None) if json_kind(json) == "a string" => {
-            Ok(RowInput::Text(decode_string(json).map_err(|why| format!("`prompt`: {why}"))?))
+            Ok(RowInput::Text(decode_string(json).map_err(|reason| format!("`prompt`: {reason}"))?))
         }
         (Some(json), None) => Err(format!("`prompt` must be a string, found {}", json_kind(json))),
         (None, Some(json)) => Ok(RowInput::Messages(parse_messages(json)?)),
         (Some(_), Some(_)) => {
-            Err(format!("{whose} has both `prompt` and `messages`, but must have one of them"))
+            Err(format!("{container} has both `prompt` and `messages`, but must have one of them"))
         }
-        (None, None) => Err(format!("{whose} has neither `prompt` nor `messages`")),
+        (None, None) => Err(format!("{container} has neither `prompt` nor `messages`")),
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
     if json_kind(json) != "a list" {
         return Err(format!("`messages` must be a list, found {}", json_kind(json)));
     }
-    let all = list_elements(json).map_err(|why| format!("messages: {why}"))?;
+    let all = list_elements(json).map_err(|reason| format!("`messages`: {reason}"))?;
     if all.is_empty() {
         return Err("`messages` is empty".into());
     }
@@ -143,7 +143,7 @@ pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
             ));
         }
         let role = JsonMembers::parse(message)
-            .map_err(|why| format!("`messages[{at}]`: {why}"))?
+            .map_err(|reason| format!("`messages[{at}]`: {reason}"))?
             .get("role");
         match role.map(json_kind) {
             Some("a string") => {}
@@ -153,6 +153,6 @@ pub(crate) fn parse_messages(json: &str) -> Result<Cow<'_, str>, String> {
             None => return Err(format!("`messages[{at}]` has no role")),
         }
     }
-    check_escapes(json).map_err(|why| format!("messages: {why}"))?;
+    check_escapes(json).map_err(|reason| format!("`messages`: {reason}"))?;
     Ok(to_one_line(json))
 }

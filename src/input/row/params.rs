@@ -30,7 +30,7 @@ const REQUEST_FIELDS: [&str; 17] = [
     "priority",
 ];
 
-/// What a row specifies besides its prompt.
+/// The options of a row: everything it specifies besides its prompt.
 #[derive(Default)]
 pub(crate) struct RowOptions<'a> {
     pub params: RequestParams,
@@ -72,7 +72,7 @@ impl<'a> RowOptions<'a> {
             "an object" => {}
             other => return Err(format!("`params` must be an object, found {other}")),
         }
-        let members = JsonMembers::parse(json).map_err(|why| format!("`params`: {why}"))?;
+        let members = JsonMembers::parse(json).map_err(|reason| format!("`params`: {reason}"))?;
         for (name, json) in members.iter() {
             if matches!(name, "prompt" | "messages") {
                 return Err(format!("`params` contains `{name}`, which is not a parameter"));
@@ -109,7 +109,7 @@ impl<'a> RowOptions<'a> {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(format!("{name:?} is not a valid parameter name"));
         }
-        check_escapes(json).map_err(|why| format!("`{name}`: {why}"))?;
+        check_escapes(json).map_err(|reason| format!("`{name}`: {reason}"))?;
         match validate_param(name, json)? {
             Some(number) => self.params.set(name, number.to_string()),
             None => self.params.set(name, compact_json(json)),
@@ -128,20 +128,22 @@ fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
         "temperature" => match json.parse::<f64>() {
             Ok(number) if number >= 0.0 => Ok(None),
             Ok(_) => Err(format!("`{name}` must not be negative, found {json}")),
-            Err(_) => Err(format!("{name} is {}; it must be a number", json_kind(json))),
+            Err(_) => Err(format!("`{name}` must be a number, found {}", json_kind(json))),
         },
         "top_p" => match json.parse::<f64>() {
             Ok(number) if (0.0..=1.0).contains(&number) => Ok(None),
             Ok(_) => Err(format!("`{name}` must be between 0 and 1, found {json}")),
-            Err(_) => Err(format!("{name} is {}; it must be a number", json_kind(json))),
+            Err(_) => Err(format!("`{name}` must be a number, found {}", json_kind(json))),
         },
         _ => Ok(None),
     }
 }
 
-fn parse_at_least(least: i64, name: &str, json: &str) -> Result<i64, String> {
+fn parse_at_least(minimum: i64, name: &str, json: &str) -> Result<i64, String> {
     match parse_integer(name, json)? {
-        number if number < least => Err(format!("`{name}` must be at least {least}, found {json}")),
+        number if number < minimum => {
+            Err(format!("`{name}` must be at least {minimum}, found {json}"))
+        }
         number => Ok(number),
     }
 }
@@ -165,25 +167,28 @@ mod tests {
     use super::*;
 
     fn parse_options(json: &str) -> Result<RowOptions<'_>, String> {
-        let mut given = RowOptions::default();
-        given.put_params(json)?;
-        given.check_consistency()?;
-        Ok(given)
+        let mut options = RowOptions::default();
+        options.put_params(json)?;
+        options.check_consistency()?;
+        Ok(options)
     }
 
     #[test]
     fn parameters_pass_as_they_stand_and_nulls_are_not_given() {
         let json = r#"{"seed": 18446744073709551615, "stop": [ "a b" ], "top_k": null, "max_tokens": 512.0,
             "priority": -3, "stream": true, "stream_options": {"x": 1}, "model": "m", "new_one": {"z": 1, "a": 2}}"#;
-        let given = parse_options(json).unwrap();
+        let options = parse_options(json).unwrap();
         let wanted = r#"{"max_tokens":512,"new_one":{"z":1,"a":2},"seed":18446744073709551615,"stop":["a b"]}"#;
-        assert_eq!(given.params.to_json(), wanted);
-        assert_eq!((given.priority, given.streams, given.model.as_deref()), (-3, true, Some("m")));
+        assert_eq!(options.params.to_json(), wanted);
+        assert_eq!(
+            (options.priority, options.streams, options.model.as_deref()),
+            (-3, true, Some("m"))
+        );
     }
 
     #[test]
     fn what_every_server_refuses_is_refused_here_with_the_reason() {
-        for (json, why) in [
+        for (json, reason) in [
             (r#"{"max_tokens": -1}"#, "`max_tokens` must be at least 0, found -1"),
             (r#"{"max_tokens": "7"}"#, "`max_tokens` must be a whole number, found a string"),
             (r#"{"max_tokens": 7.5}"#, "`max_tokens` must be a whole number, found 7.5"),
@@ -200,7 +205,7 @@ mod tests {
             (r#"{"a": }"#, "`params`: not valid JSON"),
         ] {
             let error = parse_options(json).err().unwrap_or_default();
-            assert!(error.contains(why), "{json}: {error}");
+            assert!(error.contains(reason), "{json}: {error}");
         }
     }
 }

@@ -17,16 +17,16 @@ pub struct InputRules {
     pub model: Option<String>,
     /// … unless the models that rows name are ignored.
     pub ignore_row_model: bool,
-    /// What to do with invalid rows.
+    /// Whether invalid rows stop the run or fail alone.
     pub bad_rows: BadRowAction,
-    /// What to do with duplicate ids.
+    /// Whether duplicate ids stop the run or are kept.
     pub duplicate_ids: DuplicateIdAction,
     /// The run's request parameters, which apply where a row has none of its own. The scan needs them because the
     /// expected answer length, and so the order of work, depends on them.
     pub defaults: RequestParams,
 }
 
-/// What to do with invalid rows.
+/// Action to take on invalid rows (`--bad-rows`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BadRowAction {
@@ -37,7 +37,7 @@ pub enum BadRowAction {
     Fail,
 }
 
-/// What to do with duplicate ids.
+/// Action to take on duplicate ids (`--duplicate-ids`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DuplicateIdAction {

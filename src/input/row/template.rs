@@ -16,7 +16,7 @@ use std::borrow::Cow;
 /// Name of the placeholder for a row's text.
 pub(crate) const ITEM_COLUMN: &str = "item";
 
-/// A parsed prompt template.
+/// A parsed prompt template, ready to render rows.
 pub struct PromptTemplate {
     parts: Vec<TemplatePart>,
     names: Vec<String>,
@@ -73,17 +73,17 @@ impl PromptTemplate {
         mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
     ) -> Result<String, TemplateFillError> {
         let mut values = Vec::with_capacity(self.names.len());
-        let mut lacks = Vec::new();
+        let mut missing = Vec::new();
         for (at, name) in self.names.iter().enumerate() {
             match column(name)
                 .map_err(|why| TemplateFillError::UnusableColumn(format!("{name}: {why}")))?
             {
                 Some(value) => values.push(value),
-                None => lacks.push(at),
+                None => missing.push(at),
             }
         }
-        if !lacks.is_empty() {
-            return Err(TemplateFillError::MissingColumns(lacks));
+        if !missing.is_empty() {
+            return Err(TemplateFillError::MissingColumns(missing));
         }
         let text = |part: &TemplatePart| match part {
             TemplatePart::Text(text) => text.len(),
@@ -129,7 +129,7 @@ impl PromptTemplate {
     }
 
     fn push_column(&mut self, name: &str) {
-        let at = self.names.iter().position(|it| it == name).unwrap_or_else(|| {
+        let at = self.names.iter().position(|known| known == name).unwrap_or_else(|| {
             self.names.push(name.to_owned());
             self.names.len() - 1
         });
@@ -154,13 +154,16 @@ mod tests {
         columns: &[(&'static str, &'static str)],
     ) -> Result<String, TemplateFillError> {
         let column = |name: &str| {
-            Ok(columns.iter().find(|(it, _)| *it == name).map(|(_, value)| Cow::Borrowed(*value)))
+            Ok(columns
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| Cow::Borrowed(*value)))
         };
         PromptTemplate::parse(template).unwrap().render(column)
     }
 
     #[test]
-    fn every_notation() {
+    fn every_notation_renders() {
         let columns = [("item", "I"), ("a b", "{item}{{x}}")];
         for (template, prompt) in [
             ("{item} {{item}} {{ item }}", "I I I"),
@@ -181,26 +184,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_says_why() {
-        for (template, why) in [
+    fn an_invalid_template_is_an_error_with_its_reason() {
+        for (template, reason) in [
             ("all the same", "no placeholder"),
             ("{{item", "begins no placeholder"),
             ("{{}} {item}", "begins no placeholder"),
             (r#"{{"json": {item}}}"#, "write {{{{ for two literal braces"),
         ] {
             let error = PromptTemplate::parse(template).err().unwrap();
-            assert!(error.contains(why), "{template}: {error}");
+            assert!(error.contains(reason), "{template}: {error}");
         }
     }
 
     proptest! {
         #[test]
-        fn values_are_text_whatever_they_are(value in "[{}item\\\\ é]{0,30}", noise in "[{}itemx ]{0,20}") {
-            let give = |_: &str| Ok(Some(Cow::Borrowed(value.as_str())));
-            let prompt = PromptTemplate::parse("<{item}|{{x}}>").unwrap().render(give).unwrap();
+        fn values_are_never_parsed_as_templates(value in "[{}item\\\\ é]{0,30}", noise in "[{}itemx ]{0,20}") {
+            let column = |_: &str| Ok(Some(Cow::Borrowed(value.as_str())));
+            let prompt = PromptTemplate::parse("<{item}|{{x}}>").unwrap().render(column).unwrap();
             prop_assert_eq!(prompt, format!("<{value}|{value}>"));
             if let Ok(template) = PromptTemplate::parse(&noise) {
-                prop_assert!(template.render(give).is_ok());
+                prop_assert!(template.render(column).is_ok());
             }
         }
     }

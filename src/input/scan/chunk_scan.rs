@@ -77,7 +77,7 @@ impl InputChunk {
     /// Scans the rows that begin in this chunk.
     #[must_use]
     pub fn scan_rows(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
-        let mut part = ChunkScan {
+        let mut scan = ChunkScan {
             chunk: self,
             block_hashes: Vec::new(),
             columns: Vec::new(),
@@ -93,8 +93,8 @@ impl InputChunk {
             totals: RowTotals::default(),
             stop: None,
         };
-        part.stop = part.read(input, rules).err();
-        part
+        scan.stop = scan.read(input, rules).err();
+        scan
     }
 }
 
@@ -104,8 +104,9 @@ impl ChunkScan {
         let listed = input.files.get(file as usize).ok_or(ScanStop::Changed)?;
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(ScanStop::InvalidTemplate)?;
-        self.coverage =
-            PlaceholderCoverage::of(template.as_ref().map_or(0, |it| it.placeholder_names().len()));
+        self.coverage = PlaceholderCoverage::of(
+            template.as_ref().map_or(0, |template| template.placeholder_names().len()),
+        );
 
         // The byte before the chunk tells whether a line begins at the chunk's first byte.
         let before = from.saturating_sub(1);
@@ -124,13 +125,13 @@ impl ChunkScan {
             self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
         }
         let columns = std::mem::take(&mut self.columns);
-        let form = RowParser {
+        let parser = RowParser {
             format: listed.format,
             columns: &columns,
             template: template.as_ref(),
             keep_row: rules.keep_row,
         };
-        self.read_rows(&mut records, &form, rules)?;
+        self.read_rows(&mut records, &parser, rules)?;
         self.columns = columns;
         self.lines = records.line_count();
         let (file, read, blocks) = records.into_inner().finish();
@@ -145,15 +146,15 @@ impl ChunkScan {
     fn read_rows(
         &mut self,
         records: &mut RecordReader<HashingReader>,
-        form: &RowParser<'_>,
+        parser: &RowParser<'_>,
         rules: &InputRules,
     ) -> Result<(), ScanStop> {
         while let Some(record) = records.next_record().map_err(ScanStop::of)? {
-            let index = self.row_offsets.count();
+            let index = self.row_offsets.row_count();
             let at = (self.chunk.file, record.line);
             self.row_offsets.push(record.offset, record.line);
             self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
-            match form.read(&record) {
+            match parser.read(&record) {
                 Ok(row) => self.add_good_row(&row, index, at, rules),
                 Err(bad) => self.add_bad_row(bad, index, at, rules),
             }
@@ -182,31 +183,31 @@ impl ChunkScan {
         (file, line): FileLine,
         rules: &InputRules,
     ) {
-        let RejectedRow { name, id, reason: why, missing: lacks, columns } = bad;
+        let RejectedRow { id_text: name, id, reason, missing, columns } = bad;
         if let Some(name) = name {
             self.add_id(&name, index, rules);
         }
-        if !lacks.is_empty() {
-            self.coverage.mark_missing(&lacks, columns);
+        if !missing.is_empty() {
+            self.coverage.mark_missing(&missing, columns);
         }
         self.keys.add_bad_row();
         self.bad_count += 1;
         // If bad rows stop the run, only those that will be listed are kept.
         if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < MAX_LISTED {
-            self.bad_rows.push(BadRow { index, id, file, line, reason: why });
+            self.bad_rows.push(BadRow { index, id, file, line, reason });
         }
     }
 
     fn add_id(&mut self, text: &str, index: u64, rules: &InputRules) {
         if rules.duplicate_ids == DuplicateIdAction::Refuse {
-            self.ids.add(text, index);
+            self.ids.add_id(text, index);
         }
     }
 }
 
 fn is_unchanged(file: &File, listed: &ListedFile) -> io::Result<bool> {
-    let facts = file.metadata()?;
-    Ok((facts.len(), mtime_nanos(&facts)) == (listed.size, listed.mtime))
+    let metadata = file.metadata()?;
+    Ok((metadata.len(), mtime_nanos(&metadata)) == (listed.size, listed.mtime))
 }
 
 impl ScanStop {
@@ -221,8 +222,8 @@ impl ScanStop {
         Self::ReadFailed(error.into())
     }
 
-    pub(crate) fn of(trouble: RecordError) -> Self {
-        match trouble {
+    pub(crate) fn of(error: RecordError) -> Self {
+        match error {
             RecordError::Io(error) => Self::from_read_error(error),
             RecordError::TooLong(line) => Self::RowTooLong(line),
         }
@@ -232,11 +233,11 @@ impl ScanStop {
     pub(crate) fn into_input_error(self, file: &ListedFile, lines: u64) -> InputError {
         let path = file.name.clone();
         match self {
-            Self::OpenFailed(said) => {
-                InputError::Io { action: "cannot open", path, source: said.into() }
+            Self::OpenFailed(source) => {
+                InputError::Io { action: "cannot open", path, source: source.into() }
             }
-            Self::ReadFailed(said) => {
-                InputError::Io { action: "cannot read", path, source: said.into() }
+            Self::ReadFailed(source) => {
+                InputError::Io { action: "cannot read", path, source: source.into() }
             }
             Self::Changed => InputError::Changed { path },
             Self::InvalidHeader(what) => InputError::InvalidHeader { path, what },

@@ -36,9 +36,9 @@ fn describe_scan(scanned: &ScannedInput) -> String {
         notes,
         bad_rows: bad,
     } = scanned;
-    let path = |file: u32| source.files.get(file as usize).map(|it| it.path.as_path());
+    let path = |file: u32| source.files.get(file as usize).map(|file| file.path.as_path());
     let rows: Vec<_> = (0..source.rows)
-        .map(|row| (table.row_ranges(row, row + 1), table.line(row, path).unwrap()))
+        .map(|row| (table.row_ranges(row, row + 1), table.locate_line(row, path).unwrap()))
         .collect();
     let all: Vec<_> = keys.iter_keys().collect();
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
@@ -55,10 +55,10 @@ fn any_row() -> impl Strategy<Value = String> {
         4 => "\"[a-zé]{0,8}\"",
         4 => (0_u32..60, "[a-zé]{0,9}")
             .prop_map(|(id, text)| format!("{{\"id\":{id},\"prompt\":\"{text}\"}}")),
-        2 => (-2_i64..3).prop_map(move |it| prompt("priority", &it.to_string())),
+        2 => (-2_i64..3).prop_map(move |priority| prompt("priority", &priority.to_string())),
         2 => (0_u32..3, 500_usize..600)
             .prop_map(|(text, length)| format!("\"{}\"", text.to_string().repeat(length))),
-        1 => "[km]".prop_map(move |it| prompt("model", &format!("\"{it}\""))),
+        1 => "[km]".prop_map(move |name| prompt("model", &format!("\"{name}\""))),
         1 => Just(prompt("stream", "true")),
         1 => Just("{\"messages\":[{\"role\":\"user\"}],\"max_tokens\":4}".to_owned()),
         1 => Just("{\"prompt\":3}".to_owned()),
@@ -143,7 +143,7 @@ fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
     let places: Vec<_> =
         scanned.table.row_ranges(0, 1).into_iter().chain(scanned.table.row_ranges(1, 3)).collect();
     assert_eq!((places[0].offset, places[1].offset, scanned.source.rows), (0, 2, 3));
-    let line = scanned.table.line(2, |_| Some(&scanned.source.files[0].path)).unwrap();
+    let line = scanned.table.locate_line(2, |_| Some(&scanned.source.files[0].path)).unwrap();
     assert_eq!(line, (0, 4));
 }
 
@@ -175,9 +175,9 @@ fn chunks_are_whole_blocks_and_tables_are_not_cut() {
     let input = InputListing { files, block };
     let pieces = input.split_chunks();
     assert_eq!(
-        pieces.iter().map(|it| it.file).collect::<Vec<_>>(),
+        pieces.iter().map(|chunk| chunk.file).collect::<Vec<_>>(),
         [&[0; 26][..], &[1, 2]].concat()
     );
-    assert!(pieces.iter().all(|it| it.from.is_multiple_of(block)));
-    assert_eq!(pieces.iter().map(|it| it.to - it.from).sum::<u64>(), input.total_bytes());
+    assert!(pieces.iter().all(|chunk| chunk.from.is_multiple_of(block)));
+    assert_eq!(pieces.iter().map(|chunk| chunk.to - chunk.from).sum::<u64>(), input.total_bytes());
 }

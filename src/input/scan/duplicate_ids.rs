@@ -16,7 +16,7 @@ pub(crate) struct IdHashes {
 
 impl IdHashes {
     /// Adds a row's own id. Rows must be added in the order of their index.
-    pub(crate) fn add(&mut self, text: &str, index: u64) {
+    pub(crate) fn add_id(&mut self, text: &str, index: u64) {
         self.any_numeric |= is_decimal_index(text);
         self.explicit.push((xxh3_64(text.as_bytes()), index));
     }
@@ -40,10 +40,10 @@ impl IdHashes {
         }
         self.explicit.sort_unstable();
         let mut pairs = Vec::new();
-        for same in self.explicit.chunk_by(|one, other| one.0 == other.0) {
-            pairs.extend(same[1..].iter().map(|again| (same[0].1, again.1)));
+        for group in self.explicit.chunk_by(|one, other| one.0 == other.0) {
+            pairs.extend(group[1..].iter().map(|duplicate| (group[0].1, duplicate.1)));
         }
-        pairs.sort_unstable_by_key(|&(_, again)| again);
+        pairs.sort_unstable_by_key(|&(_, duplicate)| duplicate);
         pairs
     }
 
@@ -72,7 +72,7 @@ mod tests {
         let mut all = IdHashes::default();
         for (index, id) in (0..).zip(ids) {
             if let Some(id) = id {
-                all.add(id, index);
+                all.add_id(id, index);
             }
         }
         all.find_duplicates(ids.len() as u64)

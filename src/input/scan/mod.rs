@@ -35,7 +35,7 @@ use row_hashes::RowHasher;
 use sort_keys::{SortKeys, SortKeysBuilder};
 use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotals};
 
-/// Result of a scan.
+/// Result of the scan of all files.
 #[derive(Debug)]
 pub struct ScannedInput {
     /// The input as it is broadcast to all ranks.
@@ -67,7 +67,7 @@ pub struct BadRow {
     pub file: u32,
     /// Line in the file, from 1.
     pub line: u64,
-    /// What is wrong with the row.
+    /// Reason why the row is invalid.
     pub reason: String,
 }
 
@@ -141,35 +141,35 @@ impl<'i> InputScan<'i> {
     ///
     /// # Errors
     /// A chunk that could not be read to its end. The scan cannot continue then.
-    pub fn add(&mut self, part: ChunkScan) -> Result<(), InputError> {
-        let InputChunk { file: number, from, to } = part.chunk;
+    pub fn add(&mut self, scanned: ChunkScan) -> Result<(), InputError> {
+        let InputChunk { file: number, from, to } = scanned.chunk;
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         if from == 0 {
             self.table.begin_file();
-            self.first_row = self.table.rows();
-            self.columns = part.columns;
+            self.first_row = self.table.row_count();
+            self.columns = scanned.columns;
             self.lines = 0;
         }
-        if let Some(stop) = part.stop {
+        if let Some(stop) = scanned.stop {
             return Err(stop.into_input_error(file, self.lines));
         }
-        let (rows, lines) = (self.table.rows(), self.lines);
-        self.fingerprint.add(&part.block_hashes);
-        self.table.append_chunk(part.row_offsets, lines);
-        self.lines += part.lines;
-        self.first_good = self.first_good.or(part.first_good.map(|row| rows + row));
-        self.ids.append_chunk(part.ids, rows);
-        self.keys.append_chunk(part.keys);
-        self.coverage.append_chunk(part.coverage);
-        self.models.append_chunk(part.models, lines, self.rules.model.as_deref());
-        self.totals.append_chunk(part.totals, lines);
-        self.bad_count += part.bad_count;
+        let (rows, lines) = (self.table.row_count(), self.lines);
+        self.fingerprint.add(&scanned.block_hashes);
+        self.table.append_chunk(scanned.row_offsets, lines);
+        self.lines += scanned.lines;
+        self.first_good = self.first_good.or(scanned.first_good.map(|row| rows + row));
+        self.ids.append_chunk(scanned.ids, rows);
+        self.keys.append_chunk(scanned.keys);
+        self.coverage.append_chunk(scanned.coverage);
+        self.models.append_chunk(scanned.models, lines, self.rules.model.as_deref());
+        self.totals.append_chunk(scanned.totals, lines);
+        self.bad_count += scanned.bad_count;
         let room = match self.rules.bad_rows {
             BadRowAction::Fail => usize::MAX,
             BadRowAction::Stop => MAX_LISTED - self.bad_rows.len().min(MAX_LISTED),
         };
         let whole = |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
-        self.bad_rows.extend(part.bad_rows.into_iter().take(room).map(whole));
+        self.bad_rows.extend(scanned.bad_rows.into_iter().take(room).map(whole));
         if to == file.size { self.end_file(number) } else { Ok(()) }
     }
 
@@ -187,7 +187,7 @@ impl<'i> InputScan<'i> {
             packing: FileCompression::Plain,
             fingerprint: std::mem::take(&mut self.fingerprint).finish(),
             ends_hash: ends,
-            rows: self.table.rows() - self.first_row,
+            rows: self.table.row_count() - self.first_row,
             first: self.first_row,
             columns: std::mem::take(&mut self.columns),
         });
@@ -205,7 +205,7 @@ impl<'i> InputScan<'i> {
         self.check_ids()?;
         let notes = self.collect_notes();
         let (first, data) = self.first_prompt()?.unzip();
-        let rows = self.table.rows();
+        let rows = self.table.row_count();
         let source = InputSource {
             fingerprint: combined_fingerprint(&self.files),
             files: self.files,
@@ -234,13 +234,13 @@ impl<'i> InputScan<'i> {
     /// Reads the first valid prompt again, with the names of its data columns.
     fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
         let Some(index) = self.first_good else { return Ok(None) };
-        let prompt = |form: &RowParser<'_>,
+        let prompt = |parser: &RowParser<'_>,
                       record: &InputRecord<'_>,
                       row: Result<ParsedRow<'_>, RejectedRow>| {
             let row = row.ok()?;
             let hash =
-                RowHasher::new(form.format, form.columns).hash_record(record, row.id.is_some());
-            Some((row.into_prompt(index, hash), form.data_columns(record)))
+                RowHasher::new(parser.format, parser.columns).hash_record(record, row.id.is_some());
+            Some((row.into_prompt(index, hash), parser.data_columns(record)))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
     }
@@ -296,20 +296,20 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_ids(&mut self) -> Result<(), InputError> {
-        let pairs = std::mem::take(&mut self.ids).find_duplicates(self.table.rows());
-        let (mut count, mut named) = (pairs.len() as u64, Vec::new());
+        let duplicates = std::mem::take(&mut self.ids).find_duplicates(self.table.row_count());
+        let (mut count, mut named) = (duplicates.len() as u64, Vec::new());
         // Equal hashes are verified by reading both ids again, but only until enough duplicates are listed. Beyond
         // those, a collision of 64-bit hashes would only change the count.
-        for (first, again) in pairs {
+        for (first, later) in duplicates {
             if named.len() == MAX_LISTED {
                 break;
             }
-            let (id, other) = (self.row_id(first)?, self.row_id(again)?);
+            let (id, other) = (self.row_id(first)?, self.row_id(later)?);
             if id == other {
                 named.push(DuplicateId {
                     id,
                     first: self.row_location(first)?,
-                    duplicate: self.row_location(again)?,
+                    duplicate: self.row_location(later)?,
                 });
             } else {
                 count -= 1;
@@ -327,7 +327,7 @@ impl<'i> InputScan<'i> {
                     _: &InputRecord<'_>,
                     row: Result<ParsedRow<'_>, RejectedRow>| match row {
             Ok(row) => row.id.map(|name| name.text.into_owned()),
-            Err(bad) => bad.name,
+            Err(bad) => bad.id_text,
         };
         Ok(self.reread_row(index, name)?.flatten().unwrap_or_else(|| index.to_string()))
     }
@@ -336,36 +336,36 @@ impl<'i> InputScan<'i> {
     fn reread_row<T>(
         &self,
         index: u64,
-        look: impl FnOnce(&RowParser<'_>, &InputRecord<'_>, Result<ParsedRow<'_>, RejectedRow>) -> T,
+        parse: impl FnOnce(&RowParser<'_>, &InputRecord<'_>, Result<ParsedRow<'_>, RejectedRow>) -> T,
     ) -> Result<Option<T>, InputError> {
         use std::io::{Read as _, Seek as _, SeekFrom};
-        let Some(stretch) = self.table.row_ranges(index, index + 1).pop() else { return Ok(None) };
-        let number = stretch.file as usize;
-        let (facts, listed) = (&self.files[number], &self.input.files[number]);
-        let mut file = facts.open()?;
+        let Some(range) = self.table.row_ranges(index, index + 1).pop() else { return Ok(None) };
+        let number = range.file as usize;
+        let (scanned, listed) = (&self.files[number], &self.input.files[number]);
+        let mut file = scanned.open()?;
         let io = |source| InputError::Io {
             action: "cannot seek to a row",
-            path: facts.path.clone(),
+            path: scanned.path.clone(),
             source,
         };
-        file.seek(SeekFrom::Start(stretch.offset)).map_err(io)?;
+        file.seek(SeekFrom::Start(range.offset)).map_err(io)?;
         let mut records =
-            RecordReader::new(file.take(stretch.bytes), stretch.offset, facts.format, 1 << 12);
+            RecordReader::new(file.take(range.bytes), range.offset, scanned.format, 1 << 12);
         let record = records
             .next_record()
-            .map_err(|trouble| ScanStop::of(trouble).into_input_error(listed, 0))?;
-        let form = RowParser {
-            format: facts.format,
-            columns: &facts.columns,
+            .map_err(|error| ScanStop::of(error).into_input_error(listed, 0))?;
+        let parser = RowParser {
+            format: scanned.format,
+            columns: &scanned.columns,
             template: self.template.as_ref(),
             keep_row: self.rules.keep_row,
         };
-        Ok(record.map(|record| look(&form, &record, form.read(&record))))
+        Ok(record.map(|record| parse(&parser, &record, parser.read(&record))))
     }
 
     fn row_location(&self, index: u64) -> Result<InputLocation, InputError> {
         let path = |file: u32| self.files.get(file as usize).map(|file| file.path.as_path());
-        let at = self.table.line(index, path).map_err(|source| {
+        let at = self.table.locate_line(index, path).map_err(|source| {
             let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
             InputError::Io { action: "cannot count lines", path, source }
         })?;
@@ -379,7 +379,7 @@ impl<'i> InputScan<'i> {
 
     fn collect_notes(&self) -> Vec<String> {
         let RowTotals { streams, empty, .. } = &self.totals;
-        let say = |seen: &OccurrenceCount, what: &str| {
+        let note = |seen: &OccurrenceCount, what: &str| {
             let (count, place) = (seen.count, self.place(seen.first));
             (count > 0).then(|| {
                 format!(
@@ -388,9 +388,12 @@ impl<'i> InputScan<'i> {
                 )
             })
         };
-        [say(streams, "ignored parameter: stream"), say(empty, "empty prompts, counted as failed")]
-            .into_iter()
-            .flatten()
-            .collect()
+        [
+            note(streams, "ignored parameter: stream"),
+            note(empty, "empty prompts, counted as failed"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }

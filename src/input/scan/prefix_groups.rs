@@ -35,11 +35,11 @@ impl PrefixHashes {
         reason = "levels are three, half of a hash is a hash"
     )]
     pub(crate) fn add_text(&mut self, text: &str) -> bool {
-        let beginnings = PrefixKeys::of(text);
-        let levels = beginnings.level_count();
+        let prefixes = PrefixKeys::of(text);
+        let levels = prefixes.level_count();
         if levels > 0 {
             self.level_counts.push(levels as u8);
-            self.hashes.extend(beginnings.map(|beginning| xxh3_64(beginning) as u32));
+            self.hashes.extend(prefixes.map(|prefix| xxh3_64(prefix) as u32));
         }
         levels > 0
     }
@@ -52,30 +52,30 @@ impl PrefixHashes {
     /// Returns the group of each long row. `rows` is the number of all rows. A row belongs to the group of the longest
     /// prefix that it shares.
     pub(crate) fn assign_groups(self, rows: usize) -> Vec<PrefixGroupId> {
-        let most = MAX_GROUP_SIZE.max(rows / MAX_GROUP_ONE_IN);
-        let mut families: Vec<PrefixGroupId> = vec![0; self.level_counts.len()];
-        let mut found = 0;
+        let max_size = MAX_GROUP_SIZE.max(rows / MAX_GROUP_ONE_IN);
+        let mut groups: Vec<PrefixGroupId> = vec![0; self.level_counts.len()];
+        let mut group_count = 0;
         for level in (1..=PrefixKeys::MAX_LEVELS).rev() {
             let count = self.level_counts.iter().filter(|&&its| usize::from(its) >= level).count();
-            let turns = count.div_ceil(SORT_BATCH) as u64;
-            for turn in 0..turns {
-                let mut alike: Vec<(u32, u32)> = self
+            let passes = count.div_ceil(SORT_BATCH) as u64;
+            for pass in 0..passes {
+                let mut candidates: Vec<(u32, u32)> = self
                     .hashes_at_level(level)
                     .filter(|&(hash, row)| {
-                        (u64::from(hash) * turns) >> 32 == turn && families[row as usize] == 0
+                        (u64::from(hash) * passes) >> 32 == pass && groups[row as usize] == 0
                     })
                     .collect();
-                alike.sort_unstable();
-                for kin in alike.chunk_by(|one, other| one.0 == other.0) {
-                    if (2..=most).contains(&kin.len()) {
-                        found += 1;
-                        kin.iter().for_each(|&(_, row)| families[row as usize] = found);
+                candidates.sort_unstable();
+                for group in candidates.chunk_by(|one, other| one.0 == other.0) {
+                    if (2..=max_size).contains(&group.len()) {
+                        group_count += 1;
+                        group.iter().for_each(|&(_, row)| groups[row as usize] = group_count);
                     }
                 }
             }
         }
-        renumber_by_first_row(&mut families, found);
-        families
+        renumber_by_first_row(&mut groups, group_count);
+        groups
     }
 
     /// Returns the hashes at a level, each with the number of its row among the long ones.
@@ -90,16 +90,16 @@ impl PrefixHashes {
 }
 
 /// Renumbers the groups, which were numbered in the order of their hashes.
-fn renumber_by_first_row(families: &mut [PrefixGroupId], found: PrefixGroupId) {
-    let mut numbers: Vec<PrefixGroupId> = vec![0; found as usize + 1];
+fn renumber_by_first_row(groups: &mut [PrefixGroupId], group_count: PrefixGroupId) {
+    let mut numbers: Vec<PrefixGroupId> = vec![0; group_count as usize + 1];
     let mut next = 0;
-    for family in families.iter_mut().filter(|family| **family > 0) {
-        let number = &mut numbers[*family as usize];
+    for group in groups.iter_mut().filter(|group| **group > 0) {
+        let number = &mut numbers[*group as usize];
         if *number == 0 {
             next += 1;
             *number = next;
         }
-        *family = *number;
+        *group = *number;
     }
 }
 
@@ -129,8 +129,8 @@ mod tests {
     #[test]
     fn a_prefix_of_nearly_all_rows_makes_no_group() {
         let all = |count: usize| vec!["s".repeat(700); count];
-        assert!(groups_of(&all(MAX_GROUP_SIZE)).iter().all(|&family| family == 1));
-        assert!(groups_of(&all(MAX_GROUP_SIZE + 1)).iter().all(|&family| family == 0));
+        assert!(groups_of(&all(MAX_GROUP_SIZE)).iter().all(|&group| group == 1));
+        assert!(groups_of(&all(MAX_GROUP_SIZE + 1)).iter().all(|&group| group == 0));
         let mut hashes = PrefixHashes::default();
         all(MAX_GROUP_SIZE + 1).iter().for_each(|text| assert!(hashes.add_text(text)));
         assert_eq!(

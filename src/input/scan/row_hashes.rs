@@ -41,26 +41,26 @@ impl RowHasher {
 /// # Errors
 /// A file that cannot be read, or that changed since the scan.
 pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), InputError> {
-    for facts in &source.files {
-        let hasher = RowHasher::of(facts);
-        let changed = || InputError::Changed { path: facts.path.clone() };
-        let trouble = |trouble| match trouble {
+    for file in &source.files {
+        let hasher = RowHasher::of(file);
+        let changed = || InputError::Changed { path: file.path.clone() };
+        let to_error = |error| match error {
             RecordError::Io(source) => {
-                let path = facts.path.clone();
+                let path = file.path.clone();
                 InputError::Io { action: "cannot read again", path, source }
             }
             RecordError::TooLong(_) => changed(),
         };
-        let mut records = RecordReader::new(facts.open()?, 0, facts.format, READ_BUFFER_BYTES);
-        if matches!(facts.format, InputFormat::Csv | InputFormat::Tsv) {
-            records.next_record().map_err(trouble)?;
+        let mut records = RecordReader::new(file.open()?, 0, file.format, READ_BUFFER_BYTES);
+        if matches!(file.format, InputFormat::Csv | InputFormat::Tsv) {
+            records.next_record().map_err(to_error)?;
         }
         let mut rows = 0;
-        while let Some(record) = records.next_record().map_err(trouble)? {
+        while let Some(record) = records.next_record().map_err(to_error)? {
             rows += 1;
             each(hasher.hash_record(&record, false).bytes_hash());
         }
-        if rows != facts.rows {
+        if rows != file.rows {
             return Err(changed());
         }
     }
@@ -105,9 +105,9 @@ mod tests {
             "{\"id\":77,\"prompt\":\"a\"}\n\n{\"prompt\":\"a\"}\r\n\"a\"\n{\"prompt\":\"a\"}";
         let (_folder, _, prompts, rows) =
             scan_folder(&[("1.csv", table), ("2.jsonl", lines), ("3.txt", "a\nb\n")]);
-        assert_eq!(prompts.iter().map(|it| it.bytes_hash()).collect::<Vec<_>>(), rows);
-        let own: Vec<bool> = prompts.iter().map(|it| it.has_own_id()).collect();
-        assert_eq!(own, [true, false, true, false, false, false, false, false]);
+        assert_eq!(prompts.iter().map(|hash| hash.bytes_hash()).collect::<Vec<_>>(), rows);
+        let own_ids: Vec<bool> = prompts.iter().map(|hash| hash.has_own_id()).collect();
+        assert_eq!(own_ids, [true, false, true, false, false, false, false, false]);
         assert_eq!(rows[3], rows[5]);
         let different: std::collections::BTreeSet<_> = rows.iter().collect();
         assert_eq!(different.len(), 7, "{rows:x?}");

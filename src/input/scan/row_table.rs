@@ -37,7 +37,7 @@ struct FileRows {
 impl RowTable {
     /// Returns the number of rows.
     #[must_use]
-    pub fn rows(&self) -> u64 {
+    pub fn row_count(&self) -> u64 {
         self.rows
     }
 
@@ -45,8 +45,8 @@ impl RowTable {
     #[must_use]
     pub fn row_ranges(&self, from: u64, to: u64) -> Vec<RowRange> {
         let to = to.min(self.rows);
-        let begin = self.files.partition_point(|rows| rows.end_index() <= from);
-        let numbered = (0_u32..).zip(&self.files).skip(begin);
+        let first_file = self.files.partition_point(|rows| rows.end_index() <= from);
+        let numbered = (0_u32..).zip(&self.files).skip(first_file);
         numbered
             .take_while(|(_, rows)| rows.first_index < to)
             .filter_map(|(file, rows)| {
@@ -59,26 +59,26 @@ impl RowTable {
     ///
     /// # Errors
     /// The file, whose path `path` returns by its number, cannot be read.
-    pub fn line<'p>(
+    pub fn locate_line<'p>(
         &self,
         index: u64,
         path: impl Fn(u32) -> Option<&'p Path>,
     ) -> io::Result<(u32, u64)> {
-        let gone = || io::Error::from(io::ErrorKind::NotFound);
-        let stretch = self.row_ranges(index, index + 1).pop().ok_or_else(gone)?;
-        let rows = &self.files[stretch.file as usize];
+        let not_found = || io::Error::from(io::ErrorKind::NotFound);
+        let range = self.row_ranges(index, index + 1).pop().ok_or_else(not_found)?;
+        let rows = &self.files[range.file as usize];
         let after = rows.line_marks.partition_point(|&(row, _)| row <= index - rows.first_index);
-        let &(row, mut line) = rows.line_marks[..after].last().ok_or_else(gone)?;
+        let &(row, mut line) = rows.line_marks[..after].last().ok_or_else(not_found)?;
         let at = usize::try_from(row).map_err(io::Error::other)?;
-        let from = *rows.offsets.get(at).ok_or_else(gone)?;
-        let mut file = File::open(path(stretch.file).ok_or_else(gone)?)?;
+        let from = *rows.offsets.get(at).ok_or_else(not_found)?;
+        let mut file = File::open(path(range.file).ok_or_else(not_found)?)?;
         file.seek(SeekFrom::Start(from))?;
         let mut between = vec![0; 1 << 16];
-        let mut file = file.take(stretch.offset - from);
+        let mut file = file.take(range.offset - from);
         loop {
             let read = file.read(&mut between)?;
             if read == 0 {
-                return Ok((stretch.file, line));
+                return Ok((range.file, line));
             }
             line += between[..read].iter().filter(|&&byte| byte == b'\n').count() as u64;
         }
@@ -89,14 +89,14 @@ impl RowTable {
     }
 
     /// Appends the rows of the current file's next chunk, which has `lines` lines before it.
-    pub(crate) fn append_chunk(&mut self, begins: RowOffsets, lines: u64) {
+    pub(crate) fn append_chunk(&mut self, chunk: RowOffsets, lines: u64) {
         let Some(rows) = self.files.last_mut() else { return };
         let before = rows.offsets.len() as u64;
         rows.line_marks
-            .extend(begins.line_marks.iter().map(|&(row, line)| (before + row, lines + line)));
-        self.rows += begins.count();
+            .extend(chunk.line_marks.iter().map(|&(row, line)| (before + row, lines + line)));
+        self.rows += chunk.row_count();
         let mut offset = 0;
-        let mut offsets = begins.gaps;
+        let mut offsets = chunk.gaps;
         for gap in &mut offsets {
             offset += *gap;
             *gap = offset;
@@ -130,14 +130,14 @@ pub(crate) struct RowOffsets {
 impl RowOffsets {
     pub(crate) fn push(&mut self, offset: u64, line: u64) {
         if self.gaps.len().is_multiple_of(LINE_MARK_INTERVAL) {
-            self.line_marks.push((self.count(), line));
+            self.line_marks.push((self.row_count(), line));
         }
         self.gaps.push(offset - self.last_offset);
         self.last_offset = offset;
     }
 
     /// Returns the number of rows.
-    pub(crate) fn count(&self) -> u64 {
+    pub(crate) fn row_count(&self) -> u64 {
         self.gaps.len() as u64
     }
 }
@@ -149,12 +149,18 @@ impl FileRows {
     }
 
     fn row_range(&self, file: u32, from: u64, to: u64) -> Option<RowRange> {
-        let begins = |index: u64| {
+        let offset_of = |index: u64| {
             let at = usize::try_from(index - self.first_index).ok()?;
             Some(self.offsets.get(at).copied().unwrap_or(self.end))
         };
-        let offset = begins(from).filter(|_| from < to)?;
-        Some(RowRange { file, first: from, rows: to - from, offset, bytes: begins(to)? - offset })
+        let offset = offset_of(from).filter(|_| from < to)?;
+        Some(RowRange {
+            file,
+            first: from,
+            rows: to - from,
+            offset,
+            bytes: offset_of(to)? - offset,
+        })
     }
 }
 
@@ -167,16 +173,17 @@ mod tests {
         let mut table = RowTable::default();
         for (rows, end) in [(3, 30), (0, 5), (2, 25)] {
             table.begin_file();
-            let mut begins = RowOffsets::default();
-            (0..rows).for_each(|row| begins.push(row * 10, row + 1));
-            table.append_chunk(begins, 0);
+            let mut chunk = RowOffsets::default();
+            (0..rows).for_each(|row| chunk.push(row * 10, row + 1));
+            table.append_chunk(chunk, 0);
             table.end_file(end);
         }
-        let is = |file, first, rows, offset, bytes| RowRange { file, first, rows, offset, bytes };
-        assert_eq!(table.rows(), 5);
-        assert_eq!(table.row_ranges(1, 4), [is(0, 1, 2, 10, 20), is(2, 3, 1, 0, 10)]);
-        assert_eq!(table.row_ranges(4, 99), [is(2, 4, 1, 10, 15)]);
-        assert_eq!(table.row_ranges(0, 3), [is(0, 0, 3, 0, 30)]);
+        let range =
+            |file, first, rows, offset, bytes| RowRange { file, first, rows, offset, bytes };
+        assert_eq!(table.row_count(), 5);
+        assert_eq!(table.row_ranges(1, 4), [range(0, 1, 2, 10, 20), range(2, 3, 1, 0, 10)]);
+        assert_eq!(table.row_ranges(4, 99), [range(2, 4, 1, 10, 15)]);
+        assert_eq!(table.row_ranges(0, 3), [range(0, 0, 3, 0, 30)]);
         assert_eq!(
             (table.row_ranges(2, 2), table.row_ranges(5, 9), table.row_ranges(4, 1)),
             (vec![], vec![], vec![])

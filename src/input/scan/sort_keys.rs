@@ -73,8 +73,8 @@ impl SortKeysBuilder {
     /// Finishes the keys after the last row.
     pub(crate) fn finish(mut self) -> SortKeys {
         self.rows.classes.shrink_to_fit();
-        let families = self.prefix_hashes.assign_groups(self.rows.classes.len());
-        SortKeys { rows: self.rows, prefix_groups: families }
+        let groups = self.prefix_hashes.assign_groups(self.rows.classes.len());
+        SortKeys { rows: self.rows, prefix_groups: groups }
     }
 }
 
@@ -116,13 +116,13 @@ impl SortKeys {
 
     /// Returns all keys in row order.
     pub(crate) fn iter_keys(&self) -> impl Iterator<Item = SortKey> {
-        let mut families = self.prefix_groups.iter();
+        let mut groups = self.prefix_groups.iter();
         self.rows.classes.iter().map(move |&code| SortKey {
             class: LengthClass::from_code(code & !LONG_ROW_BIT),
             prefix_group: if code & LONG_ROW_BIT == 0 {
                 0
             } else {
-                families.next().copied().unwrap_or(0)
+                groups.next().copied().unwrap_or(0)
             },
         })
     }
@@ -143,12 +143,12 @@ impl SortKeys {
     /// Returns all priorities in row order.
     pub(crate) fn iter_priorities(&self) -> impl Iterator<Item = i64> {
         let mut runs = self.rows.priorities.iter().peekable();
-        let mut holds = 0;
+        let mut current = 0;
         (0..self.len() as u64).map(move |row| {
             if let Some((_, priority)) = runs.next_if(|&&(from, _)| from == row) {
-                holds = *priority;
+                current = *priority;
             }
-            holds
+            current
         })
     }
 

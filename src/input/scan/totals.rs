@@ -9,7 +9,7 @@ use crate::input::row::{ParsedRow, object::RowInput};
 /// Number of a file and a line in it, from 1.
 pub(crate) type FileLine = (u32, u64);
 
-/// Counts over rows.
+/// Counts over the rows of a chunk or of the input.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RowTotals {
     pub texts: u64,
@@ -96,8 +96,8 @@ impl RowModels {
         if self.first_named.is_none() {
             self.first_named = Some((model.to_owned(), at));
         }
-        let wanted = job.or(self.first_named.as_ref().map(|(named, _)| named.as_str()));
-        if wanted != Some(model) {
+        let expected = job.or(self.first_named.as_ref().map(|(named, _)| named.as_str()));
+        if expected != Some(model) {
             if self.mismatches.count == 0 {
                 model.clone_into(&mut self.mismatched_model);
             }
@@ -142,12 +142,12 @@ impl PlaceholderCoverage {
     }
 
     /// Records a row that lacked these columns and had the columns `there`.
-    pub(crate) fn mark_missing(&mut self, lacks: &[usize], there: Vec<String>) {
+    pub(crate) fn mark_missing(&mut self, missing: &[usize], available: Vec<String>) {
         for (at, had) in self.found.iter_mut().enumerate() {
-            *had |= !lacks.contains(&at);
+            *had |= !missing.contains(&at);
         }
         if !std::mem::replace(&mut self.any_missing, true) {
-            self.available = there;
+            self.available = available;
         }
     }
 

@@ -28,20 +28,20 @@ impl SortKeys {
     pub fn work_order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
         let open = || (0..rows).zip(self.iter_keys()).filter(|&(row, _)| is_open(u64::from(row)));
-        let places = ClassPositions::new();
+        let positions = ClassPositions::new();
         let mut counts = KeyCounts::new(self.group_count());
-        open().for_each(|(_, key)| counts.add(key, &places));
+        open().for_each(|(_, key)| counts.add(key, &positions));
         let levels = self.distinct_priorities();
-        let urgent = levels.len() > 1 && {
+        let has_priorities = levels.len() > 1 && {
             let all = (0..u64::from(rows)).zip(self.iter_priorities());
             let mut priorities = all.filter(|&(row, _)| is_open(row)).map(|(_, its)| its);
             priorities.next().is_some_and(|first| priorities.any(|other| other != first))
         };
-        if !urgent && counts.is_uniform() {
+        if !has_priorities && counts.is_uniform() {
             return None;
         }
-        let mut order = self.arrange_by_group(open(), counts, &places);
-        if urgent {
+        let mut order = self.arrange_by_group(open(), counts, &positions);
+        if has_priorities {
             order = self.sort_by_priority(&order, &levels);
         }
         (!order.is_sorted()).then_some(order)
@@ -52,14 +52,14 @@ impl SortKeys {
         &self,
         open: impl Iterator<Item = (u32, SortKey)>,
         counts: KeyCounts,
-        places: &ClassPositions,
+        positions: &ClassPositions,
     ) -> Vec<u32> {
-        let mut order = vec![0; counts.all];
+        let mut order = vec![0; counts.total];
         let mut starts = counts.bucket_offsets();
         for (row, key) in open {
             let start = match key.prefix_group {
-                0 => &mut starts.ungrouped[places.of(key.class)],
-                family => &mut starts.groups[family as usize],
+                0 => &mut starts.ungrouped[positions.of(key.class)],
+                group => &mut starts.groups[group as usize],
             };
             order[*start as usize] = row;
             *start += 1;
@@ -67,7 +67,7 @@ impl SortKeys {
         // Each group's next free position is now the end of the group.
         for (&count, &end) in counts.groups.iter().zip(&starts.groups) {
             order[(end - count) as usize..end as usize]
-                .sort_unstable_by_key(|&row| (places.of(self.row_class(row)), row));
+                .sort_unstable_by_key(|&row| (positions.of(self.row_class(row)), row));
         }
         order
     }
@@ -106,11 +106,13 @@ struct ClassPositions([usize; LengthClass::COUNT]);
 impl ClassPositions {
     fn new() -> Self {
         let longer = |class: LengthClass| {
-            LengthClass::all().filter(|it| it.typical_length() > class.typical_length()).count()
+            LengthClass::all()
+                .filter(|other| other.typical_length() > class.typical_length())
+                .count()
         };
-        let mut places = [0; LengthClass::COUNT];
-        LengthClass::all().for_each(|class| places[class.class_index()] = longer(class));
-        Self(places)
+        let mut positions = [0; LengthClass::COUNT];
+        LengthClass::all().for_each(|class| positions[class.class_index()] = longer(class));
+        Self(positions)
     }
 
     fn of(&self, class: Option<LengthClass>) -> usize {
@@ -120,7 +122,7 @@ impl ClassPositions {
 
 /// Number of rows by class and group.
 struct KeyCounts {
-    all: usize,
+    total: usize,
     /// Rows without a group, by class; invalid rows come last.
     classes: [usize; POSITIONS],
     /// Rows without a group, by position.
@@ -138,30 +140,30 @@ struct BucketOffsets {
 }
 
 impl KeyCounts {
-    fn new(families: usize) -> Self {
-        let families = if families == 0 { 0 } else { families + 1 };
+    fn new(groups: usize) -> Self {
+        let groups = if groups == 0 { 0 } else { groups + 1 };
         Self {
-            all: 0,
+            total: 0,
             classes: [0; POSITIONS],
             ungrouped: [0; POSITIONS],
-            groups: vec![0; families],
-            group_positions: vec![0; families],
+            groups: vec![0; groups],
+            group_positions: vec![0; groups],
         }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "there are 99 places")]
-    fn add(&mut self, key: SortKey, places: &ClassPositions) {
-        self.all += 1;
-        let place = places.of(key.class);
+    fn add(&mut self, key: SortKey, positions: &ClassPositions) {
+        self.total += 1;
+        let position = positions.of(key.class);
         if key.prefix_group == 0 {
-            self.ungrouped[place] += 1;
+            self.ungrouped[position] += 1;
             self.classes[key.class.map_or(POSITIONS - 1, LengthClass::class_index)] += 1;
         } else {
-            let family = key.prefix_group as usize;
-            if self.groups[family] == 0 {
-                self.group_positions[family] = place as u8;
+            let group = key.prefix_group as usize;
+            if self.groups[group] == 0 {
+                self.group_positions[group] = position as u8;
             }
-            self.groups[family] += 1;
+            self.groups[group] += 1;
         }
     }
 
@@ -170,29 +172,33 @@ impl KeyCounts {
     fn is_uniform(&self) -> bool {
         let of = |class: LengthClass| self.classes[class.class_index()];
         let pair = |class: LengthClass| of(class) + class.next_longer().map_or(0, of);
-        let alone: usize = self.classes.iter().sum();
-        let asking = alone - self.classes[POSITIONS - 1];
+        let ungrouped: usize = self.classes.iter().sum();
+        let asking = ungrouped - self.classes[POSITIONS - 1];
         let most = LengthClass::all().map(pair).max().unwrap_or(0);
-        (self.all - alone) * GROUPED_ONE_IN <= self.all && (asking - most) * UNEVEN_ONE_IN <= asking
+        (self.total - ungrouped) * GROUPED_ONE_IN <= self.total
+            && (asking - most) * UNEVEN_ONE_IN <= asking
     }
 
     /// Returns the offsets. At each position groups come first, in the order of their first rows.
     fn bucket_offsets(&self) -> BucketOffsets {
-        let mut of_families = [0; POSITIONS];
-        for (&place, &count) in self.group_positions.iter().zip(&self.groups) {
-            of_families[usize::from(place)] += count;
+        let mut group_offsets = [0; POSITIONS];
+        for (&position, &count) in self.group_positions.iter().zip(&self.groups) {
+            group_offsets[usize::from(position)] += count;
         }
-        let mut alone = self.ungrouped;
+        let mut ungrouped = self.ungrouped;
         exclusive_prefix_sum(
-            of_families.iter_mut().zip(&mut alone).flat_map(|(akin, alone)| [akin, alone]),
+            group_offsets
+                .iter_mut()
+                .zip(&mut ungrouped)
+                .flat_map(|(grouped, ungrouped)| [grouped, ungrouped]),
         );
-        let next = |(&place, &count): (&u8, &u32)| {
-            let start = &mut of_families[usize::from(place)];
+        let next = |(&position, &count): (&u8, &u32)| {
+            let start = &mut group_offsets[usize::from(position)];
             *start += count;
             *start - count
         };
-        let families = self.group_positions.iter().zip(&self.groups).map(next).collect();
-        BucketOffsets { ungrouped: alone, groups: families }
+        let groups = self.group_positions.iter().zip(&self.groups).map(next).collect();
+        BucketOffsets { ungrouped, groups }
     }
 }
 

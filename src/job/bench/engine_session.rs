@@ -126,7 +126,7 @@ impl EngineSession {
     }
 
     /// Returns the result of the active measurement and resets it.
-    pub(super) fn end(&mut self) -> BenchMeasurement {
+    pub(super) fn take_measurement(&mut self) -> BenchMeasurement {
         let ActiveMeasurement { mut measured, requests, .. } = std::mem::take(&mut self.active);
         if let (Ok(engine), None) = (&mut self.engine, &measured.end_reason) {
             measured.requests = requests - engine.requests_before;

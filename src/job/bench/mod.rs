@@ -326,7 +326,7 @@ impl BenchContext {
                 }
             }
         }
-        Ok(comm.reduce_values(lane.end())?)
+        Ok(comm.reduce_values(lane.take_measurement())?)
     }
 
     /// Collective. Returns whether any rank had to repeat rows.

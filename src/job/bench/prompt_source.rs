@@ -121,7 +121,7 @@ impl BenchInput {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         #[expect(clippy::cast_possible_truncation, reason = "any number is a seed")]
         let seed = now.as_nanos() as u64;
-        let all = self.table.as_ref().map_or(0, RowTable::rows);
+        let all = self.table.as_ref().map_or(0, RowTable::row_count);
         let parts = row_ranges(all, needs);
         let dealt = parts.into_iter().map(|(from, to)| {
             let lease = match &self.table {

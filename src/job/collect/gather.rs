@@ -48,7 +48,7 @@ pub(crate) fn gather_answers(
     let counts = standing.outcome_counts(brief.source.rows);
     let (began, wanted) = (std::time::Instant::now(), brief.requested_outputs(&counts));
     let Some(mut lines) = lines.filter(|_| !wanted.is_empty()) else { return Ok(None) };
-    let begun = AnswerCollector::begin(&brief.output, &wanted, &counts, comm.rank() == 0);
+    let begun = AnswerCollector::create_files(&brief.output, &wanted, &counts, comm.rank() == 0);
     let mut answers = all_ok(comm, begun.map_err(JobError::into_finish_error), code)?;
     let gathered = if wanted.format.is_some() || answers.aggregates.needs_input_order() {
         gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut answers)
@@ -80,7 +80,7 @@ pub(crate) fn measure_answers(
 ) -> Result<Option<AnswerStats>, JobError> {
     let wanted = RequestedOutputs { format: None, aggregate: &[], report: brief.report };
     let Some(lines) = lines.filter(|_| wanted.report) else { return Ok(None) };
-    let mut answers = AnswerCollector::begin(&brief.output, &wanted, counts, false)?;
+    let mut answers = AnswerCollector::create_files(&brief.output, &wanted, counts, false)?;
     let read = process_in_place(comm, lines, counts.submitted, &mut answers);
     all_ok(comm, read.map_err(JobError::into_finish_error), code)?;
     let whole = answers.aggregates.reduce_to_root(comm)?;
@@ -94,7 +94,7 @@ pub(crate) fn gather_solo(
     place: &Path,
     wanted: &RequestedOutputs<'_>,
 ) -> Result<Option<AnswerStats>, JobError> {
-    let mut answers = AnswerCollector::begin(place, wanted, counts, true)?;
+    let mut answers = AnswerCollector::create_files(place, wanted, counts, true)?;
     gather_in_order(
         &mut SoloComm::new(),
         lines,
@@ -130,7 +130,7 @@ struct AnswerCollector {
 
 impl AnswerCollector {
     /// Creates empty output files if this is rank 0. Local.
-    fn begin(
+    fn create_files(
         place: &Path,
         wanted: &RequestedOutputs<'_>,
         counts: &PromptCounts,
@@ -392,7 +392,7 @@ mod tests {
 
     fn collect_output(folder: &Path, write: impl FnOnce(&mut AnswerCollector)) -> String {
         let place = folder.join("answers.jsonl");
-        let begun = AnswerCollector::begin(&place, &JSONL, &all_answered_counts(), true);
+        let begun = AnswerCollector::create_files(&place, &JSONL, &all_answered_counts(), true);
         let mut answers = begun.expect("made");
         write(&mut answers);
         answers.output.expect("wanted").finish().expect("finished");

@@ -78,7 +78,7 @@ pub fn merge_shards(
         manifest.state = RunState::Finished;
         manifest.counts = counts.clone();
         manifest.add_aggregates(&aggregate_file_names(&aggregate, Path::new(&place)));
-        manifest.write(&folder)?;
+        manifest.write_to(&folder)?;
     }
     console::print_stdout(&format!(
         "{} answers, {} failures, {} open: {place}\n",

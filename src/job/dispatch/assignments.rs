@@ -89,7 +89,7 @@ impl Assignments {
         let shares: Vec<u64> = weights.iter().zip(blind).map(share).collect();
         let leases: Vec<Option<WorkLease>> = (0..shares.len())
             .map(|rank| {
-                let spans = self.ledger.take(rank, shares[rank], now);
+                let spans = self.ledger.lease_places(rank, shares[rank], now);
                 self.lease_for_spans(&spans)
             })
             .collect();
@@ -164,7 +164,7 @@ impl Assignments {
     /// Now and then: what ranks get that nobody asked for just now, because it has come back, or others have had it for
     /// long.
     pub(crate) fn rebalance_leases(&mut self) -> Vec<(usize, WorkLease)> {
-        self.ledger.look();
+        self.ledger.refresh_latency_range();
         let mut leases = Vec::new();
         for rank in 0..self.rank_demand.len() {
             if self.ledger.free_count() == 0 {

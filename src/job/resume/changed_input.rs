@@ -216,7 +216,7 @@ impl<'c> AnswerMigration<'c> {
                 .new_index(index)
                 .map_or(Ok(()), |new| carried.add(line, new, row.has_own_id()))
         })?;
-        Ok(carried.finish()?)
+        Ok(carried.sync_and_close()?)
     }
 
     fn install_shard(&self) -> Result<(), JobError> {
@@ -244,7 +244,7 @@ impl<'c> AnswerMigration<'c> {
         self.manifest.starts = self.start;
         self.manifest.state = RunState::Stopped;
         self.manifest.counts = crate::output::PromptCounts::new(self.source.rows, kept, 0);
-        self.manifest.write(self.folder)?;
+        self.manifest.write_to(self.folder)?;
         sync_folder(self.folder)
     }
 
@@ -362,7 +362,7 @@ mod tests {
             }
             let mut manifest = Manifest::begin("answers.jsonl", source.rows, &source.fingerprint);
             manifest.starts = 2;
-            manifest.write(run.run_folder()).expect("written");
+            manifest.write_to(run.run_folder()).expect("written");
             run
         }
 
@@ -534,7 +534,7 @@ mod tests {
         carry.write_carried_answers().expect("done");
         let mut theirs = run.read_manifest();
         theirs.starts += 1;
-        theirs.write(run.run_folder()).expect("written");
+        theirs.write_to(run.run_folder()).expect("written");
         assert!(carry.install_shard().is_err());
     }
 

@@ -32,7 +32,7 @@ impl RootRun {
     /// Marks the run as stopped with the counts so far, where an error prevents the regular end.
     pub(in crate::job) fn mark_stopped(&mut self) {
         self.manifest.state = RunState::Stopped;
-        if let Err(error) = self.manifest.write(&self.folder) {
+        if let Err(error) = self.manifest.write_to(&self.folder) {
             warn!(event = "manifest_not_written", "manifest not written: {error}");
         }
         self.heartbeat.stop();
@@ -61,7 +61,7 @@ impl RootRun {
             self.manifest.aggregates = made;
         }
         // An error is returned only after the summary is printed: users need the counts most when a file cannot be written.
-        let written = self.manifest.write(&self.folder).map_err(JobError::from);
+        let written = self.manifest.write_to(&self.folder).map_err(JobError::from);
         let written = written
             .and_then(|()| existing_run::remove_replaced(&self.folder, self.manifest.starts));
         if counts.open == 0 {

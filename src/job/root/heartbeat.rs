@@ -33,7 +33,7 @@ impl HeartbeatThread {
 
     fn start_with_interval(folder: PathBuf, mut beat: Heartbeat, every: Duration) -> Self {
         // A failure is logged once, until a write succeeds again.
-        let mut is_failing = beat.write(&folder).is_err();
+        let mut is_failing = beat.write_to(&folder).is_err();
         let (phase_sender, phases) = mpsc::channel();
         let write_until_stopped = move || {
             loop {
@@ -42,7 +42,7 @@ impl HeartbeatThread {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
-                let written = beat.write(&folder);
+                let written = beat.write_to(&folder);
                 if let Err(error) = &written
                     && !is_failing
                 {

@@ -211,7 +211,7 @@ impl RootRun {
         let token = self.folder.join(TOKEN_FILE);
         std::fs::write(&token, self.folder_token())
             .map_err(OutputError::io_error("cannot write", &token))?;
-        self.manifest.write(&self.folder)?;
+        self.manifest.write_to(&self.folder)?;
         self.heartbeat.set_phase(RunActivity::ReadingAnswers);
         Ok(self)
     }
@@ -256,7 +256,7 @@ impl RootRun {
             // All answers of earlier sessions are collected, and this one has written none.
             self.manifest.away = None;
             self.manifest.state = RunState::Stopped;
-            self.manifest.write(&self.folder)?;
+            self.manifest.write_to(&self.folder)?;
             existing_run::warn_about_replaced(&self.folder, self.manifest.starts);
         }
         selection
@@ -271,7 +271,7 @@ impl RootRun {
             self.manifest.changes.push(RunChange { start, settings: vec![change], input: None });
         }
         self.manifest.api = Some(selection.api_name().into());
-        self.manifest.write(&self.folder)?;
+        self.manifest.write_to(&self.folder)?;
         existing_run::remove_replaced(&self.folder, self.manifest.starts)
     }
 
@@ -304,7 +304,7 @@ impl RootRun {
         } else {
             RunActivity::AwaitingEndpoints
         });
-        Ok(self.manifest.write(&self.folder)?)
+        Ok(self.manifest.write_to(&self.folder)?)
     }
 
     /// Writes the progress so far to the manifest and the samples. Counts are approximate while prompts are in flight: a
@@ -335,7 +335,7 @@ impl RootRun {
         if let Err(error) = append_sample(&self.folder, &sample) {
             warn!(event = "sample_not_written", "progress sample not written: {error}");
         }
-        if let Err(error) = self.manifest.write(&self.folder) {
+        if let Err(error) = self.manifest.write_to(&self.folder) {
             warn!(event = "manifest_not_written", "manifest not written: {error}");
         }
     }
@@ -404,7 +404,7 @@ impl RootRun {
     ) -> Result<(), JobError> {
         (self.manifest.reduce, self.manifest.state) = (Some(tree), state);
         self.heartbeat.set_phase(RunActivity::Asking);
-        Ok(self.manifest.write(&self.folder)?)
+        Ok(self.manifest.write_to(&self.folder)?)
     }
 
     pub(super) fn add_tally(&mut self, tally: Tally) {

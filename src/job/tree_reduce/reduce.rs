@@ -69,7 +69,7 @@ pub(crate) fn reduce_tree(
     let Some(leaves) = run_pass(comm, &common, crew, inputs)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
-    let mut growth = TreeReducer::of(comm, common, crew, recipe, leaves)?;
+    let mut growth = TreeReducer::from_leaves(comm, common, crew, recipe, leaves)?;
     let grown = growth.run_levels(comm);
     growth.resources.tree_folder = None;
     // An input without rows is an error, but there is nothing to resume, so that run is not marked as stopped.
@@ -146,7 +146,7 @@ struct LeafPass {
 
 impl<'c> TreeReducer<'c> {
     /// Takes over the finished pass of the leaves. Collective.
-    fn of(
+    fn from_leaves(
         comm: &mut dyn Comm,
         common: JobContext,
         crew: &'c mut JobResources,

@@ -40,9 +40,9 @@ pub(super) fn text_at_pointer(text: &str, at: Option<&str>) -> Result<String, St
 
 /// Parses the whole answer, or the value at a JSON pointer in it, as a number.
 pub(super) fn number_at_pointer(text: &str, at: Option<&str>) -> Result<f64, String> {
-    let Some(at) = at else { return number(text) };
+    let Some(at) = at else { return parse_number(text) };
     match value_at_pointer(text, at)? {
-        Value::String(text) => number(&text),
+        Value::String(text) => parse_number(&text),
         other => match other.as_f64() {
             Some(it) => check_magnitude(it),
             None => Err(format!("the value at {at} is not a number")),
@@ -57,7 +57,7 @@ fn value_at_pointer(text: &str, at: &str) -> Result<Value, String> {
 }
 
 /// Parses a plain number without any text around it, such as `42`, `-1.5`, `+3e8` or `.5`.
-fn number(text: &str) -> Result<f64, String> {
+fn parse_number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(it) => check_magnitude(it),
         Err(_) => Err(format!("{:?} is not a number", text.chars().take(40).collect::<String>())),

@@ -28,7 +28,7 @@ const MAX_LISTED_ANSWERS: usize = 100;
 /// Votes for each distinct answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MajorityVote {
-    at: Option<String>,
+    pointer: Option<String>,
     counts: ObservedCounts,
     unreadable: FirstExamples,
     /// All votes, including those for evicted answers.
@@ -52,7 +52,7 @@ const VOTE_CAPACITY: VoteCapacity = VoteCapacity { answers: 100_000, bytes: 16 <
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CandidateVotes {
     votes: u64,
-    first: AnswerPosition,
+    first_position: AnswerPosition,
     id: String,
     /// Spelling of the candidate's first occurrence in the input.
     original_text: String,
@@ -63,7 +63,7 @@ impl MajorityVote {
     #[must_use]
     pub fn new(at: Option<String>) -> Self {
         Self {
-            at,
+            pointer: at,
             counts: ObservedCounts::default(),
             unreadable: FirstExamples::of(EXAMPLE_LIMIT),
             votes: 0,
@@ -76,7 +76,7 @@ impl MajorityVote {
     /// Adds an answer's vote; failed and blank answers have none.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let Some(text) = self.counts.text(seen) else { return };
-        let written = match extract::text_at_pointer(text, self.at.as_deref()) {
+        let written = match extract::text_at_pointer(text, self.pointer.as_deref()) {
             Ok(written) => written,
             Err(why) => return self.unreadable.add(seen, || why),
         };
@@ -84,7 +84,7 @@ impl MajorityVote {
         let same = written.to_lowercase();
         let its = CandidateVotes {
             votes: 1,
-            first: seen.place,
+            first_position: seen.place,
             id: seen.id.into(),
             original_text: written,
         };
@@ -97,7 +97,7 @@ impl MajorityVote {
             Entry::Occupied(mut mine) => {
                 let mine = mine.get_mut();
                 mine.votes += votes.votes;
-                if votes.first < mine.first {
+                if votes.first_position < mine.first_position {
                     *mine = CandidateVotes { votes: mine.votes, ..votes };
                 }
             }
@@ -121,13 +121,13 @@ impl MajorityVote {
     #[must_use]
     pub fn finish(&self) -> Value {
         let mut by_votes: Vec<&CandidateVotes> = self.candidates.values().collect();
-        by_votes.sort_by_key(|it| (Reverse(it.votes), it.first));
+        by_votes.sort_by_key(|it| (Reverse(it.votes), it.first_position));
         let others = self.votes - by_votes.iter().map(|it| it.votes).sum::<u64>();
         let share = |votes: u64| votes as f64 / self.votes.max(1) as f64;
         let shown = |it: &&CandidateVotes| {
             json!({
                 "answer": it.original_text, "votes": it.votes, "fraction": share(it.votes),
-                "first": {"id": id_to_json(&it.id), "index": it.first.index}
+                "first": {"id": id_to_json(&it.id), "index": it.first_position.index}
             })
         };
         let winner = by_votes.first();
@@ -142,7 +142,7 @@ impl MajorityVote {
         finished["certain"] = (others < most || others == 0).into();
         finished["different"] = by_votes.len().into();
         finished["others"] = others.into();
-        if self.at.is_some() {
+        if self.pointer.is_some() {
             finished["unreadable"] = self.unreadable.finish();
         }
         finished["answers"] =

@@ -76,11 +76,15 @@ impl Aggregate {
     #[must_use]
     pub fn of(wanted: &AggregateSpec) -> Self {
         match wanted {
-            AggregateSpec::Majority { at } => Self::Majority(MajorityVote::new(at.clone())),
+            AggregateSpec::Majority { pointer: at } => {
+                Self::Majority(MajorityVote::new(at.clone()))
+            }
             AggregateSpec::Concat { separator } => Self::Concat(AnswerConcat::new_text(separator)),
             AggregateSpec::Json => Self::Concat(AnswerConcat::new_json_list()),
-            AggregateSpec::Stats { at } => Self::Statistics(NumericStatistics::new(at.clone())),
-            AggregateSpec::TopK { k, at } => Self::TopK(TopK::new(*k, at.clone())),
+            AggregateSpec::Stats { pointer: at } => {
+                Self::Statistics(NumericStatistics::new(at.clone()))
+            }
+            AggregateSpec::TopK { k, pointer: at } => Self::TopK(TopK::new(*k, at.clone())),
             AggregateSpec::Failures { example_limit: named } => {
                 Self::Failures(FailureReport::new(*named))
             }

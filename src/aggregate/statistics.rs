@@ -17,7 +17,7 @@ use crate::domain::Merge;
 /// Statistics of the numbers in answers and of the answers' lengths.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NumericStatistics {
-    at: Option<String>,
+    pointer: Option<String>,
     counts: ObservedCounts,
     numbers: SummaryStatistics,
     non_numeric: FirstExamples,
@@ -30,7 +30,7 @@ impl NumericStatistics {
     pub fn new(at: Option<String>) -> Self {
         let (counted, numbers, lengths) = Default::default();
         Self {
-            at,
+            pointer: at,
             counts: counted,
             numbers,
             non_numeric: FirstExamples::of(EXAMPLE_LIMIT),
@@ -42,7 +42,7 @@ impl NumericStatistics {
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         let Some(text) = self.counts.text(seen) else { return };
         self.lengths.add(text.chars().count() as f64);
-        match extract::number_at_pointer(text, self.at.as_deref()) {
+        match extract::number_at_pointer(text, self.pointer.as_deref()) {
             Ok(number) => self.numbers.add(number),
             Err(why) => self.non_numeric.add(seen, || why),
         }

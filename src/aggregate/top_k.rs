@@ -18,7 +18,7 @@ use crate::domain::Merge;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TopK {
     k: usize,
-    at: Option<String>,
+    pointer: Option<String>,
     counts: ObservedCounts,
     without_score: FirstExamples,
     /// Answers by descending score, then by input position.
@@ -37,14 +37,20 @@ impl TopK {
     #[must_use]
     pub fn new(k: usize, at: Option<String>) -> Self {
         let (counted, best) = (ObservedCounts::default(), BTreeMap::new());
-        Self { k, at, counts: counted, without_score: FirstExamples::of(EXAMPLE_LIMIT), best }
+        Self {
+            k,
+            pointer: at,
+            counts: counted,
+            without_score: FirstExamples::of(EXAMPLE_LIMIT),
+            best,
+        }
     }
 
     /// Adds an answer with the score that its text contains.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let at = self.at.take();
+        let at = self.pointer.take();
         self.add_scored(seen, |text| extract::number_at_pointer(text, at.as_deref()));
-        self.at = at;
+        self.pointer = at;
     }
 
     /// Adds an answer with the score that `score` computes; it is not called for failed and blank answers.

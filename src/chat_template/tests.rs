@@ -131,7 +131,7 @@ const CONFIG: (&str, &str) = (
 );
 
 #[test]
-fn a_model_s_files_are_found_and_the_newest_kind_wins() {
+fn a_models_template_is_found_and_the_newest_kind_of_file_wins() {
     let jinja = ("chat_template.jinja", "file");
     let map =
         ("special_tokens_map.json", r#"{"eos_token": "other", "pad_token": {"content": "<p>"}}"#);
@@ -166,7 +166,7 @@ fn a_model_s_files_are_found_and_the_newest_kind_wins() {
 }
 
 #[test]
-fn what_is_no_template_says_which_file_and_what_to_do() {
+fn an_unusable_template_is_an_error_with_its_file_and_a_hint() {
     const CONFIG: &str = "tokenizer_config.json";
     let none = (CONFIG, r#"{"chat_template": null}"#);
     for (files, given, says) in [
@@ -193,7 +193,7 @@ fn what_is_no_template_says_which_file_and_what_to_do() {
 }
 
 #[test]
-fn a_conversation_is_text_only_when_it_is_roles_and_texts() {
+fn a_conversation_is_text_only_if_messages_have_only_role_and_content() {
     let user = r#"[{"content": "a", "role": "user"}]"#;
     for (messages, extra, says) in [
         (r#"[{"role": "user"}]"#, None, "messages[0]: `content` is missing"),
@@ -228,7 +228,7 @@ fn a_conversation_is_text_only_when_it_is_roles_and_texts() {
 const USER: &str = r#"[{"role": "user", "content": "a"}]"#;
 
 #[test]
-fn errors_are_the_template_s_words_or_its_line() {
+fn render_errors_have_the_templates_message_or_its_line() {
     let of = |text: &str| compile_text(text).render(USER, None).unwrap_err();
     let words = "{% macro no(m) %}{{ raise_exception('No ' ~ m.role ~ '!') }}{% endmacro %}{{ no(messages[0]) }}";
     assert_eq!(of(words), ChatRenderError::TemplateRefused("No user!".into()));
@@ -241,7 +241,7 @@ fn errors_are_the_template_s_words_or_its_line() {
 }
 
 #[test]
-fn a_template_without_end_is_stopped() {
+fn an_endless_template_is_stopped() {
     let of = |text: &str| compile_text(text).render(USER, None).unwrap_err().to_string();
     let long = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
     assert!(of(long).contains("not finished within 50000000 steps"), "{}", of(long));
@@ -257,7 +257,7 @@ fn a_template_without_end_is_stopped() {
 }
 
 #[test]
-fn only_what_is_in_a_tag_is_rewritten() {
+fn only_the_content_of_tags_is_rewritten() {
     for (from, to) in [
         ("{{ a[::-1] }}", "{{ a.__slice__(none, none, -1) }}"),
         ("{%- if a[1:b[0]:c] -%}", "{%- if a.__slice__(1, b[0], c) -%}"),
@@ -281,7 +281,7 @@ fn only_what_is_in_a_tag_is_rewritten() {
 }
 
 #[test]
-fn a_renderer_is_shared_by_threads_and_sees_the_special_tokens() {
+fn a_renderer_can_be_shared_by_threads_and_knows_the_special_tokens() {
     fn require_send_sync<T: Send + Sync>(of: T) -> T {
         of
     }

@@ -120,7 +120,7 @@ fn run_on_ranks(
         // It may be this rank's alone, and the others wait in a collective that it will never come to.
         comm.abort(code);
     }
-    comm.finish();
+    comm.finalize();
     code
 }
 

@@ -101,7 +101,7 @@ pub trait Comm {
     fn abort(&self, code: u8) -> !;
 
     /// Collective. Ends communication in order: sleeps until all ranks have called it, then finalises.
-    fn finish(self: Box<Self>);
+    fn finalize(self: Box<Self>);
 }
 
 /// Name of the communication library.

@@ -351,7 +351,7 @@ impl Comm for MpiComm {
         self.world.abort(i32::from(code))
     }
 
-    fn finish(mut self: Box<Self>) {
+    fn finalize(mut self: Box<Self>) {
         let mut nap = PollBackoff::for_long_wait();
         while self.pending_messages() > 0 {
             nap.sleep_next();

@@ -91,5 +91,5 @@ impl Comm for SoloComm {
         std::process::exit(i32::from(code))
     }
 
-    fn finish(self: Box<Self>) {}
+    fn finalize(self: Box<Self>) {}
 }

@@ -21,7 +21,7 @@ pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = CATCHING.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(before);
-    done.map_err(words)
+    done.map_err(panic_message)
 }
 
 /// Whether a panic on this thread is caught by [`catch_panic`]. For the panic hook, which would end the job otherwise.
@@ -30,7 +30,7 @@ pub fn is_panic_caught() -> bool {
     CATCHING.get()
 }
 
-fn words(panic: Box<dyn Any + Send>) -> String {
+fn panic_message(panic: Box<dyn Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(message) => *message,
         Err(panic) => {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_words_and_the_mark_is_gone_after_it() {
+    fn a_panic_becomes_its_message_and_the_mark_is_cleared() {
         assert_eq!(catch_panic(is_panic_caught), Ok(true));
         assert_eq!(catch_panic(|| panic!("at {}", 3)), Err::<(), _>("at 3".to_owned()));
         assert_eq!(catch_panic(|| panic!("there")), Err::<(), _>("there".to_owned()));

@@ -28,7 +28,7 @@ impl LengthClass {
     }
 
     /// Returns all classes in the order of their indexes.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub fn all_classes() -> impl Iterator<Item = Self> {
         (0..2 * CLASSES_PER_KIND).map(Self)
     }
 
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_given_length_counts_only_where_the_answer_cannot_end_before() {
+    fn an_answer_length_is_exact_only_if_the_answer_cannot_end_earlier() {
         let of = |eos: &'static str, most: &'static str| {
             LengthClass::of(4000, |name| match name {
                 "ignore_eos" => Some(eos),
@@ -103,7 +103,7 @@ mod tests {
                 ((tokens as f64).log2() * STEPS_PER_OCTAVE).min(f64::from(CLASSES_PER_KIND - 1));
             assert_eq!(length_step(tokens), wanted as u8, "{tokens}");
         }
-        let all: Vec<LengthClass> = LengthClass::all().collect();
+        let all: Vec<LengthClass> = LengthClass::all_classes().collect();
         assert_eq!(all.len(), LengthClass::COUNT);
         assert!(all.iter().all(|&class| LengthClass::from_code(class.to_code()) == Some(class)));
         assert_eq!(

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn longer_texts_are_compared_at_more_lengths() {
+    fn longer_texts_have_more_prefixes() {
         let lengths = |bytes: usize| -> Vec<usize> {
             PrefixKeys::of(&"x".repeat(bytes)).map(<[u8]>::len).collect()
         };

@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rows_parameters_win_and_equal_ones_are_equal_texts() {
+    fn row_parameters_take_precedence_and_equal_parameters_have_equal_text() {
         let mut job = RequestParams::default();
         job.set("temperature", "0");
         job.set("max_tokens", "512");

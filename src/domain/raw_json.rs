@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_about_the_row() {
+    fn parser_errors_have_a_byte_and_no_line() {
         let error = |text| JsonMembers::parse(text).err().unwrap();
         assert_eq!(error(r#"{"a": 1"#), "not valid JSON at byte 7: EOF while parsing an object");
         assert!(error(r#"{"a": NaN}"#).ends_with("write null"), "{}", error(r#"{"a": NaN}"#));

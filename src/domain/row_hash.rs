@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sixteen_digits_and_the_lowest_bit_tells_of_the_id() {
+    fn a_row_hash_has_sixteen_digits_and_the_id_flag_in_its_lowest_bit() {
         for hash in [1, 0xabc, u64::MAX] {
             let (own, none) = (RowHash::new(hash, true), RowHash::new(hash, false));
             assert!(own.has_own_id() && !none.has_own_id());

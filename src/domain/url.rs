@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn urls_lose_what_requests_add_and_keep_what_they_need() {
+    fn urls_are_normalised_and_keep_placeholders() {
         let url = |text: &str| text.parse::<Url>().map(|url| url.to_string());
         assert_eq!(url("http://127.0.0.1:8000/v1/"), Ok("http://127.0.0.1:8000".into()));
         assert_eq!(url("http://{host}:80{local_rank}"), Ok("http://{host}:80{local_rank}".into()));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_a_url_is_refused_and_not_repeated() {
+    fn a_password_in_a_url_is_rejected_and_not_repeated() {
         let error = "http://me:hunter2@h:8000".parse::<Url>().expect_err("it holds a password");
         assert!(!error.contains("hunter2"), "{error}");
     }

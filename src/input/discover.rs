@@ -112,7 +112,7 @@ pub fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for input in inputs {
         match Path::new(input) {
-            path if path.exists() => look(path, &mut files)?,
+            path if path.exists() => add_path(path, &mut files)?,
             _ => expand_pattern(input, &mut files)?,
         }
     }
@@ -136,12 +136,12 @@ fn expand_pattern(input: &str, files: &mut Vec<PathBuf>) -> Result<(), InputErro
             InputError::Io { action: "cannot read the folder", path, source: error.into() }
         })?;
         any = true;
-        look(&path, files)?;
+        add_path(&path, files)?;
     }
     if any { Ok(()) } else { Err(missing()) }
 }
 
-fn look(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
+fn add_path(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError> {
     if path.is_dir() {
         return add_folder(path, files);
     }
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error_that_says_what_can() {
+    fn unreadable_inputs_are_errors_with_a_hint() {
         let folder = sample_folder();
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let error = |name: &str| find_input_files(&[path(name)]).unwrap_err().to_string();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_are_looked_through() {
+    fn the_format_is_found_below_a_compression_extension() {
         let format = |name: &str| format_of(Path::new(name));
         assert_eq!(format("x.jsonl.zst"), Some(InputFormat::Jsonl));
         assert_eq!(format("x.tsv.GZ"), Some(InputFormat::Tsv));

@@ -61,7 +61,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                 match self.ranges.pop_front() {
                     Some(range) => self.current = Some(self.begin(range)?),
                     None => match self.leases.as_mut().and_then(Iterator::next) {
-                        Some(lease) => self.take(lease),
+                        Some(lease) => self.start_lease(lease),
                         None => return Ok(None),
                     },
                 }
@@ -74,7 +74,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         }
     }
 
-    fn take(&mut self, lease: RowLease) {
+    fn start_lease(&mut self, lease: RowLease) {
         let was_text = matches!(self.last_open, Some((_, ByteSource::Text(_))));
         match lease.text {
             Some(text) => self.last_open = Some((0, ByteSource::Text(std::io::Cursor::new(text)))),

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_every_system_and_a_torn_last_one() {
+    fn line_ends_of_every_system_and_a_missing_last_one_are_accepted() {
         let bytes =
             "\u{feff}one\r\n\r\n \t\ntwo\n\nthree, which is longer than the buffer".as_bytes();
         let wanted = [
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_records_have_many_lines() {
+    fn quoted_records_may_span_lines() {
         let bytes = b"id,prompt\r\n1,\"two\nlines, \"\"quoted\"\"\"\r\n\r\n2,5\" pipe\n3,x";
         let wanted = [
             expected_record("id,prompt", 0, 1),

@@ -173,7 +173,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
 }
 
 #[test]
-fn every_bad_row_is_named_with_its_line() {
+fn every_invalid_row_is_listed_with_its_line() {
     let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"\\ud800\"}\n\
         {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
     let files = TestInput::new(&[("in.jsonl", text)]);
@@ -196,7 +196,7 @@ hint: fix the rows, or pass --bad-rows fail to write them as failed answers";
 }
 
 #[test]
-fn bad_rows_may_fail_alone_and_keep_their_index() {
+fn invalid_rows_may_fail_alone_and_keep_their_index() {
     let files = TestInput::new(&[
         ("a.jsonl", b"{\"id\": \"x\", \"prompt\": 1}\n\"good\"\n{\"prompt\"\n"),
         ("b.txt", b"line\n\xff\n"),
@@ -213,7 +213,7 @@ fn bad_rows_may_fail_alone_and_keep_their_index() {
 }
 
 #[test]
-fn twenty_bad_rows_are_named_and_the_rest_counted() {
+fn twenty_invalid_rows_are_listed_and_the_rest_is_counted() {
     let whole = jsonl_input(&"{}\n".repeat(50)).scan_error(&InputRules::default());
     assert!(
         whole.starts_with("50 invalid rows")
@@ -243,7 +243,7 @@ fn tables_have_columns_and_records_of_many_lines() {
 }
 
 #[test]
-fn what_is_wrong_with_a_table_is_said_with_its_lines() {
+fn errors_in_a_table_are_reported_with_their_lines() {
     let csv = |text: &str| {
         TestInput::new(&[("in.csv", text.as_bytes())]).scan_error(&InputRules::default())
     };
@@ -261,7 +261,7 @@ fn what_is_wrong_with_a_table_is_said_with_its_lines() {
 }
 
 #[test]
-fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
+fn the_index_runs_over_all_files_and_an_empty_file_is_valid() {
     let files = TestInput::new(&[
         ("a.txt", b"one\r\ntwo"),
         ("b.csv", b""),
@@ -284,7 +284,7 @@ fn an_index_runs_over_all_files_and_no_rows_are_no_error() {
 }
 
 #[test]
-fn ids_that_stand_twice_are_refused_with_both_places() {
+fn duplicate_ids_are_refused_with_both_locations() {
     let files = TestInput::new(&[
         ("a.jsonl", b"{\"id\": \"x\", \"prompt\": \"1\"}\n\n{\"prompt\": \"2\"}\n"),
         ("b.jsonl", b"{\"id\": \"\\u0078\", \"prompt\": \"3\"}\n{\"id\": 1, \"prompt\": \"4\"}\n"),
@@ -302,7 +302,7 @@ hint: a row without an id has its index, from 0, as id; pass --duplicate-ids kee
 }
 
 #[test]
-fn lines_are_right_far_into_a_file() {
+fn line_numbers_are_right_far_into_a_file() {
     let mut text = "\"a\"\n\n".repeat(10_000);
     text.push_str("{\"id\": \"9999\", \"prompt\": \"\"}\n{\"id\": \"x\", \"prompt\": \"\"}\n\n{\"id\": \"x\", \"prompt\": \"\"}");
     let whole = jsonl_input(&text).scan_error(&InputRules::default());
@@ -317,7 +317,7 @@ fn lines_are_right_far_into_a_file() {
 }
 
 #[test]
-fn a_job_has_one_model() {
+fn all_rows_must_name_one_model() {
     let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n";
     let files = jsonl_input(rows);
     let wanted = "in.jsonl line 2 names the model \"m\" and in.jsonl line 3 names \"k\", but a run has one model";
@@ -368,7 +368,7 @@ fn templates_take_columns_of_every_format() {
 }
 
 #[test]
-fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row() {
+fn a_placeholder_that_no_row_has_is_an_error_and_one_that_some_rows_lack_makes_them_invalid() {
     let files = jsonl_input("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
     let whole = files.scan_error(&template_rules("{{qestion}}"));
     assert_eq!(
@@ -399,7 +399,7 @@ fn a_placeholder_that_no_row_has_is_an_error_and_one_that_a_row_lacks_a_bad_row(
 }
 
 #[test]
-fn a_file_that_changes_is_noticed() {
+fn a_file_that_changes_after_the_scan_is_detected() {
     let files = jsonl_input("\"a\"\n\"b\"\n");
     let scanned = files.scan_with(&InputRules::default()).unwrap();
     assert!(is_source_visible(&scanned.source));
@@ -423,7 +423,7 @@ fn a_file_that_changes_is_noticed() {
 }
 
 #[test]
-fn a_source_survives_json_and_its_fingerprint_is_of_the_text() {
+fn a_source_survives_json_and_its_fingerprint_depends_on_the_text() {
     let one = jsonl_input("\"a\"\n").scan_with(&InputRules::default()).unwrap().source;
     let json = serde_json::to_string(&one).unwrap();
     assert_eq!(serde_json::from_str::<InputSource>(&json).unwrap(), one);
@@ -437,7 +437,7 @@ fn a_source_survives_json_and_its_fingerprint_is_of_the_text() {
 }
 
 #[test]
-fn a_compressed_file_is_scanned_through_its_copy() {
+fn a_compressed_file_is_scanned_through_its_spooled_copy() {
     let files = TestInput::new(&[("in.jsonl.zst", &zstd::encode_all(&b"\"a\"\n"[..], 1).unwrap())]);
     assert!(
         files.scan_error(&InputRules::default()).contains("must be spooled before it is scanned")
@@ -474,7 +474,7 @@ fn parquet_input(
 
 #[cfg(feature = "parquet")]
 #[test]
-fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
+fn parquet_rows_have_parameters_in_params_and_all_other_columns_are_data() {
     use arrow_schema::{DataType::*, Field};
     let text = |name: &str| Field::new(name, Utf8, true);
     let message = Struct(vec![text("role"), text("content"), text("name")].into());
@@ -537,7 +537,7 @@ fn rows_of_a_table_have_their_parameters_in_params_and_all_else_is_data() {
 }
 
 #[test]
-fn a_row_without_end_is_an_error_and_no_memory() {
+fn a_row_that_never_ends_is_an_error_before_memory_runs_out() {
     let mut text = b"prompt,x\na,b\nc,\"".to_vec();
     text.resize(records::MAX_ROW_BYTES + 1000, b'\n');
     let error = TestInput::new(&[("in.csv", &text)]).scan_error(&fail_rules());
@@ -585,7 +585,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_bytes_are_rows_or_sentences(bytes in prop::collection::vec(any::<u8>(), 0..300), cuts: [u64; 3]) {
+    fn any_bytes_are_rows_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300), cuts: [u64; 3]) {
         let table = [b"prompt,id\n", bytes.as_slice()].concat();
         let tabs = [b"prompt\tid\n", bytes.as_slice()].concat();
         for name in NAMES {
@@ -621,7 +621,7 @@ proptest! {
     }
 }
 
-/// A measurement: `cargo test --release --lib input::tests::speed -- --ignored --nocapture`.
+/// A measurement: `cargo test --release --lib input::tests::scan_speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "it takes seconds and means something in release only"]
 fn scan_speed() {

@@ -19,7 +19,7 @@ pub(super) struct RankThroughput {
 const RATE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl RankThroughput {
-    pub(super) fn settled(&mut self, count: u64, now: Duration) {
+    pub(super) fn record_settled(&mut self, count: u64, now: Duration) {
         self.interval_settled += count;
         let since = *self.interval_start.get_or_insert(now);
         let passed = now.saturating_sub(since);
@@ -171,9 +171,9 @@ mod tests {
     fn throughput_is_averaged_over_intervals() {
         let mut pace = RankThroughput::default();
         assert_eq!(pace.rate_or(7.0).to_bits(), 7f64.to_bits());
-        pace.settled(0, Duration::ZERO);
-        pace.settled(50, Duration::from_secs(1));
-        pace.settled(50, Duration::from_secs(2));
+        pace.record_settled(0, Duration::ZERO);
+        pace.record_settled(50, Duration::from_secs(1));
+        pace.record_settled(50, Duration::from_secs(2));
         assert!((pace.measured_rate() - 50.0).abs() < 1e-9);
     }
 }

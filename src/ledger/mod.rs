@@ -232,7 +232,7 @@ impl Ledger {
         if count > 0 {
             self.last_progress = now;
         }
-        self.update_rank(rank, |worker| worker.throughput.settled(count, now));
+        self.update_rank(rank, |worker| worker.throughput.record_settled(count, now));
         needless
     }
 

@@ -117,7 +117,7 @@ impl AnswerStats {
                 self.estimated += u64::from(usage.estimated);
             }
             let finish = line.finish_reason.as_deref().unwrap_or("not told");
-            count(&mut self.finish_reasons, finish);
+            increment_count(&mut self.finish_reasons, finish);
             let name = name.as_deref().unwrap_or_default();
             self.slowest.add_answer(latency, line.index, line.id.get(), name);
         } else {
@@ -142,7 +142,7 @@ impl AnswerStats {
 }
 
 /// Increments a counter, and copies the name only if it is new.
-fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+fn increment_count(counts: &mut BTreeMap<String, u64>, name: &str) {
     match counts.get_mut(name) {
         Some(count) => *count += 1,
         None => drop(counts.insert(name.to_owned(), 1)),
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn line(index: u64, millis: u64, server: u64) -> String {
+    fn answer_line(index: u64, millis: u64, server: u64) -> String {
         let served = format!(
             r#""served":{{"endpoint":"http://h:{server}","host":"n{}","rank":0,"latency_s":{},"attempts":{}}}"#,
             server % 2,
@@ -268,7 +268,7 @@ mod tests {
         fn what_ranks_measure_is_what_one_would_have(
             all in prop::collection::vec((0..500_000u64, 0..4u64), 0..120), first in 0..60usize, second in 60..120usize,
         ) {
-            let lines: Vec<String> = (0..).zip(&all).map(|(index, (millis, server))| line(index, *millis, *server)).collect();
+            let lines: Vec<String> = (0..).zip(&all).map(|(index, (millis, server))| answer_line(index, *millis, *server)).collect();
             let cut = |at: usize| at.min(lines.len());
             let [a, b, c] = [&lines[..cut(first)], &lines[cut(first)..cut(second)], &lines[cut(second)..]].map(stats_of);
             let sum = |mut one: AnswerStats, other: AnswerStats| { one.merge(other); one };
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn the_first_of_a_kind_are_named() {
-        let lines: Vec<String> = (0..100).rev().map(|it| line(it, 5, 1)).collect();
+        let lines: Vec<String> = (0..100).rev().map(|it| answer_line(it, 5, 1)).collect();
         let failed = &stats_of(&lines).failures["too_long"];
         assert_eq!((failed.count, failed.examples.len()), (20, MAX_EXAMPLES));
         assert_eq!(failed.examples.keys().copied().collect::<Vec<_>>()[..3], [0, 5, 10]);

@@ -124,7 +124,7 @@ impl Timeline {
     }
 
     /// Iterates over the rows by number.
-    pub fn rows(&self) -> impl Iterator<Item = (u32, &TimelineRow)> {
+    pub fn iter_rows(&self) -> impl Iterator<Item = (u32, &TimelineRow)> {
         self.rows.iter().map(|(number, row)| (*number, row))
     }
 
@@ -195,7 +195,7 @@ impl Timeline {
     }
 
     /// Records an outcome at this millisecond, with its completion tokens.
-    pub fn settled(&mut self, seat: &TimelineSlot, at: u64, tokens: u64) {
+    pub fn record_settled(&mut self, seat: &TimelineSlot, at: u64, tokens: u64) {
         self.extend_to(at);
         let place = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::MAX_BUCKETS - 1);
         let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
@@ -230,7 +230,7 @@ impl Timeline {
 impl TimelineRow {
     /// Returns the name of its endpoint, or of the first and the last of several.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub fn display_name(&self) -> String {
         let (first, last) = (self.names.values().next(), self.names.values().next_back());
         match (first, last) {
             (Some(first), Some(last)) if self.endpoints > 1 => {
@@ -243,7 +243,7 @@ impl TimelineRow {
 
     /// Returns the sum of its buckets.
     #[must_use]
-    pub fn whole(&self) -> TimeBucket {
+    pub fn row_total(&self) -> TimeBucket {
         let mut sum = TimeBucket::default();
         self.pieces.iter().for_each(|it| sum.merge(*it));
         sum
@@ -268,7 +268,7 @@ impl DowntimeSummary {
         its.times += u64::from(news);
         its.millis += millis;
         its.at_end = true;
-        self.cut();
+        self.truncate_named();
     }
 
     /// Marks an endpoint as up again.
@@ -278,7 +278,7 @@ impl DowntimeSummary {
         }
     }
 
-    fn cut(&mut self) {
+    fn truncate_named(&mut self) {
         while self.named.len() > Self::MAX_NAMED {
             self.named.pop_last();
         }
@@ -333,7 +333,7 @@ impl Merge for DowntimeSummary {
     fn merge(&mut self, other: Self) {
         self.times += other.times;
         Merge::merge(&mut self.named, other.named);
-        self.cut();
+        self.truncate_named();
     }
 }
 
@@ -384,7 +384,7 @@ mod tests {
             let stood =
                 EndpointSnapshot { in_flight, window: 8, is_up: up, is_full: in_flight == 8 };
             timeline.record_interval(&slot_of(number), from, from + millis, stood);
-            timeline.settled(&slot_of(number), from + millis, 10);
+            timeline.record_settled(&slot_of(number), from + millis, 10);
             if !up {
                 timeline.away.add(&slot_of(number).name, millis, true);
             }
@@ -410,7 +410,7 @@ mod tests {
             prop_assert_eq!(whole.in_flight, all.iter().map(|it| it.millis * it.in_flight).sum::<u64>());
             prop_assert_eq!(whole.up, all.iter().filter(|it| it.up).map(|it| it.millis).sum::<u64>());
             prop_assert_eq!((whole.settled, whole.tokens), (all.len() as u64, 10 * all.len() as u64));
-            prop_assert!(left.bucket_count() <= Timeline::MAX_BUCKETS && left.rows().count() as u64 <= Timeline::MAX_ROWS);
+            prop_assert!(left.bucket_count() <= Timeline::MAX_BUCKETS && left.iter_rows().count() as u64 <= Timeline::MAX_ROWS);
             let columns: u64 = (0..left.bucket_count()).map(|it| left.bucket_total(it).watched).sum();
             prop_assert_eq!(columns, whole.watched);
             prop_assert_eq!(left.endpoint_count(), all.len() as u64);
@@ -436,7 +436,7 @@ mod tests {
         [3, 1, 2].iter().for_each(|&it| {
             timeline.register_endpoint(&TimelineSlot::of(it, 12_000, format!("n{it}")))
         });
-        let names: Vec<String> = timeline.rows().map(|(_, row)| row.name()).collect();
+        let names: Vec<String> = timeline.iter_rows().map(|(_, row)| row.display_name()).collect();
         assert_eq!(names, ["n1 … n3 (3 endpoints)"]);
     }
 }

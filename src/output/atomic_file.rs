@@ -35,7 +35,7 @@ impl OutputFile {
                 .map_err(OutputError::io_error("cannot write", &part))?;
             return Ok(Self(OutputSink::ParquetTable(Box::new(table), part)));
         }
-        file.write(&format.file_header())?;
+        file.write_bytes(&format.file_header())?;
         Ok(Self(OutputSink::TextLines { file, format }))
     }
 
@@ -46,8 +46,8 @@ impl OutputFile {
     pub fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match &mut self.0 {
             OutputSink::TextLines { file, format } => match format.convert_line(line) {
-                Some(shaped) => file.write(&shaped),
-                None => file.write(line),
+                Some(shaped) => file.write_bytes(&shaped),
+                None => file.write_bytes(line),
             },
             OutputSink::ParquetTable(table, part) => {
                 table.write_answer(line).map_err(OutputError::io_error("cannot write", part))
@@ -100,7 +100,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+    pub fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         self.file.write_all(bytes).map_err(OutputError::io_error("cannot write", &self.part_path))
     }
 

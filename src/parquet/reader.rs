@@ -213,7 +213,7 @@ mod tests {
         file
     }
 
-    fn text(rows: io::Result<ParquetReader>) -> Result<String, String> {
+    fn read_text(rows: io::Result<ParquetReader>) -> Result<String, String> {
         let mut text = String::new();
         rows.and_then(|mut rows| rows.read_to_string(&mut text))
             .map_err(|error| error.to_string())?;
@@ -229,7 +229,7 @@ mod tests {
             ("yes", Arc::new(BooleanArray::from(vec![Some(true), None]))),
             ("at", Arc::new(TimestampNanosecondArray::from(vec![Some(1_500_000_000), None]))),
         ]);
-        let text = text(ParquetReader::open(file.path(), |_| true)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| true)).expect("rows");
         assert_eq!(
             text,
             "{\"prompt\":\"a\\n\\\"b\\\"\",\"n\":9223372036854775807,\"x\":0.1,\"yes\":true,\"at\":\"1970-01-01T00:00:01.500\"}\n\
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_text_where_they_are_needed_and_left_out_elsewhere() {
+    fn binary_columns_are_text_if_needed_and_omitted_otherwise() {
         let make = |bytes: &[u8]| {
             let one: ArrayRef = Arc::new(BinaryArray::from(vec![bytes]));
             parquet_file(vec![("prompt", one.clone()), ("picture", one)])
@@ -249,16 +249,16 @@ mod tests {
             (rows.column_names(), rows.omitted_columns()),
             (&["prompt".to_owned()][..], &["picture".to_owned()][..])
         );
-        assert_eq!(text(Ok(rows)).expect("rows"), "{\"prompt\":\"é\"}\n");
-        let error =
-            text(ParquetReader::open(bad.path(), |name| name == "prompt")).expect_err("no UTF-8");
+        assert_eq!(read_text(Ok(rows)).expect("rows"), "{\"prompt\":\"é\"}\n");
+        let error = read_text(ParquetReader::open(bad.path(), |name| name == "prompt"))
+            .expect_err("no UTF-8");
         assert!(error.contains("column `prompt` is binary and not UTF-8"), "{error}");
-        assert_eq!(text(ParquetReader::open(bad.path(), |_| false)).expect("rows"), "{}\n");
+        assert_eq!(read_text(ParquetReader::open(bad.path(), |_| false)).expect("rows"), "{}\n");
     }
 
     /// Spark, Polars and DuckDB write times in UTC, pandas with named zones.
     #[test]
-    fn times_of_named_zones_are_told_in_utc_at_any_depth() {
+    fn times_in_named_zones_become_utc_at_any_depth() {
         let times =
             |zone: &str| TimestampMicrosecondArray::from(vec![1_500_000]).with_timezone(zone);
         let mut list = ListBuilder::new(times("Europe/Berlin").into_builder().expect("alone"));
@@ -268,7 +268,7 @@ mod tests {
             ("offset", Arc::new(times("+05:30"))),
             ("berlin", Arc::new(list.finish())),
         ]);
-        let text = text(ParquetReader::open(file.path(), |_| false)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| false)).expect("rows");
         assert_eq!(
             text,
             "{\"utc\":\"1970-01-01T00:00:01.500Z\",\"offset\":\"1970-01-01T05:30:01.500+05:30\",\
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_that_no_calendar_has_is_nothing_and_no_words() {
+    fn a_date_outside_the_calendar_becomes_null() {
         let file = parquet_file(vec![
             ("day", Arc::new(Date32Array::from(vec![i32::MAX, 1]))),
             (
@@ -285,12 +285,12 @@ mod tests {
                 Arc::new(TimestampMicrosecondArray::from(vec![2, i64::MAX]).with_timezone("UTC")),
             ),
         ]);
-        let text = text(ParquetReader::open(file.path(), |_| true)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| true)).expect("rows");
         assert_eq!(text, "{\"at\":\"1970-01-01T00:00:00.000002Z\"}\n{\"day\":\"1970-01-02\"}\n");
     }
 
     #[test]
-    fn maps_have_texts_for_keys_and_what_has_no_form_is_left_out() {
+    fn map_keys_become_text_and_columns_without_a_json_form_are_omitted() {
         let mut numbers = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
         numbers.keys().append_value(-7);
         numbers.values().append_value("a");
@@ -304,12 +304,12 @@ mod tests {
             parquet_file(vec![("numbers", Arc::new(numbers)), ("structs", Arc::new(structs))]);
         let rows = ParquetReader::open(file.path(), |_| false).expect("rows");
         assert_eq!(rows.omitted_columns(), ["structs"]);
-        assert_eq!(text(Ok(rows)).expect("rows"), "{\"numbers\":{\"-7\":\"a\"}}\n");
+        assert_eq!(read_text(Ok(rows)).expect("rows"), "{\"numbers\":{\"-7\":\"a\"}}\n");
     }
 
     proptest::proptest! {
         #[test]
-        fn a_damaged_file_is_an_error_or_other_rows(at in 0.0..1.0_f64, bits in 1_u8.., more in 0.0..1.0_f64) {
+        fn a_damaged_file_is_an_error_or_gives_other_rows(at in 0.0..1.0_f64, bits in 1_u8.., more in 0.0..1.0_f64) {
             let words = ["a", "bc", "def"].into_iter().cycle().take(300);
             let file = parquet_file(vec![
                 ("prompt", Arc::new(words.map(Some).collect::<StringArray>())),
@@ -321,14 +321,14 @@ mod tests {
                 bytes[place] ^= bits;
             }
             std::fs::write(file.path(), &bytes).expect("written");
-            let _ = text(ParquetReader::open(file.path(), |_| true));
+            let _ = read_text(ParquetReader::open(file.path(), |_| true));
         }
     }
 
     #[test]
-    fn many_rows_come_in_their_order_and_a_cut_file_is_an_error() {
+    fn rows_keep_their_order_and_a_truncated_file_is_an_error() {
         let file = parquet_file(vec![("n", Arc::new((0..100_000_i64).collect::<Int64Array>()))]);
-        let text = text(ParquetReader::open(file.path(), |_| false)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| false)).expect("rows");
         let numbers = text.lines().map(|line| {
             serde_json::from_str::<serde_json::Value>(line).expect("JSON")["n"].as_i64()
         });

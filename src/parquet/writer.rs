@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_in_an_answer_is_in_the_table() {
+    fn every_field_of_an_answer_is_in_the_table() {
         assert_eq!(write_and_read(&[GOOD, BAD]), [expected_row(GOOD), expected_row(BAD)]);
         assert!(write_and_read(&[]).is_empty());
     }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error() {
+    fn a_line_that_is_not_an_answer_is_an_error() {
         let mut answers = ParquetWriter::begin(Vec::new()).expect("begun");
         assert!(answers.write_answer(b"{\"id\":1}").is_err());
         assert!(answers.write_answer(b"no").is_err());

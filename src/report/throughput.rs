@@ -215,7 +215,7 @@ fn points_from_timeline(
 ) -> Vec<ThroughputPoint> {
     let width = timeline.bucket_millis();
     let longest = |column: usize| {
-        let watched = timeline.rows().filter_map(|(_, row)| {
+        let watched = timeline.iter_rows().filter_map(|(_, row)| {
             let piece = row.pieces.get(column)?;
             piece.watched.checked_div(row.endpoints)
         });
@@ -331,7 +331,7 @@ mod tests {
                 is_full: level(at / 4) > 8,
             };
             timeline.record_interval(&seat, at * 250, (at + 1) * 250, stood);
-            timeline.settled(&seat, at * 250, 5);
+            timeline.record_settled(&seat, at * 250, 5);
         }
         StartTimeline { start: 1, offset: 2.0, timeline }
     }

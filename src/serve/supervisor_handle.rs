@@ -67,7 +67,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// Fails with a sentence if there is no supervisor, or a folder for logs cannot be created.
-    pub fn start(guard: IdleSupervisor, servers: Vec<ServerSpec>) -> Result<Self, String> {
+    pub fn start_servers(guard: IdleSupervisor, servers: Vec<ServerSpec>) -> Result<Self, String> {
         let mut process = guard.0?;
         for folder in servers.iter().filter_map(|it| it.log.parent()) {
             std::fs::create_dir_all(folder).map_err(|error| {
@@ -206,7 +206,7 @@ impl ServerReports {
             }
             SupervisorEvent::Ended { port, how, tail, again_in } => {
                 self.process_groups.remove(&port);
-                let excerpt = self.told(port, &tail);
+                let excerpt = self.log_excerpt(port, &tail);
                 warn!(
                     event = "server_exited",
                     port,
@@ -222,7 +222,7 @@ impl ServerReports {
             ),
             SupervisorEvent::GivenUp { port, why, tail } => {
                 self.process_groups.remove(&port);
-                let why = format!("{why}{}", self.told(port, &tail));
+                let why = format!("{why}{}", self.log_excerpt(port, &tail));
                 self.give_up(port, why);
             }
             SupervisorEvent::Left { pids } if pids.is_empty() => {}
@@ -246,7 +246,7 @@ impl ServerReports {
     }
 
     /// Formats the end of a server's log, indented, as a part of a message.
-    fn told(&self, port: u16, tail: &str) -> String {
+    fn log_excerpt(&self, port: u16, tail: &str) -> String {
         let log = self.log_path(port);
         if tail.is_empty() {
             return format!("; its log {log} is empty");

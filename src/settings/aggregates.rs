@@ -12,7 +12,7 @@ pub enum AggregateSpec {
     /// The answer that was given most often.
     Majority {
         /// JSON pointer to the vote in an answer; default: the whole answer.
-        at: Option<String>,
+        pointer: Option<String>,
     },
     /// All answers as one text.
     Concat {
@@ -24,14 +24,14 @@ pub enum AggregateSpec {
     /// Statistics of numbers and of answer lengths.
     Stats {
         /// JSON pointer to the number in an answer; default: the whole answer.
-        at: Option<String>,
+        pointer: Option<String>,
     },
     /// The answers with the highest scores.
     TopK {
         /// Number of answers, from 1 to 1000.
         k: usize,
         /// JSON pointer to the score in an answer; default: the whole answer.
-        at: Option<String>,
+        pointer: Option<String>,
     },
     /// Failures by kind.
     Failures {
@@ -101,12 +101,12 @@ impl FromStr for AggregateSpec {
             None => (head, None),
         };
         match (name, number) {
-            ("majority", None) => Ok(Self::Majority { at }),
+            ("majority", None) => Ok(Self::Majority { pointer: at }),
             ("concat", None) if at.is_none() => Ok(Self::Concat { separator: "\n".into() }),
             ("json", None) if at.is_none() => Ok(Self::Json),
-            ("stats", None) => Ok(Self::Stats { at }),
-            ("best", None) => Ok(Self::TopK { k: 1, at }),
-            ("top-k", Some(k)) => Ok(Self::TopK { k, at }),
+            ("stats", None) => Ok(Self::Stats { pointer: at }),
+            ("best", None) => Ok(Self::TopK { k: 1, pointer: at }),
+            ("top-k", Some(k)) => Ok(Self::TopK { k, pointer: at }),
             ("failures", named) if at.is_none() => {
                 Ok(Self::Failures { example_limit: named.unwrap_or(DEFAULT_FAILURE_EXAMPLES) })
             }
@@ -119,7 +119,9 @@ impl fmt::Display for AggregateSpec {
     /// Writes the specification so that it parses again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let at = match self {
-            Self::Majority { at } | Self::Stats { at } | Self::TopK { at, .. } => at.as_deref(),
+            Self::Majority { pointer: at }
+            | Self::Stats { pointer: at }
+            | Self::TopK { pointer: at, .. } => at.as_deref(),
             _ => None,
         };
         match self {

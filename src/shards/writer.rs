@@ -44,7 +44,7 @@ pub struct ShardWriter {
     storage: Box<dyn ShardStorage>,
     path: PathBuf,
     style: AnswerLineStyle,
-    lines: Vec<u8>,
+    buffer: Vec<u8>,
     last_sync: Instant,
     sync_interval: Duration,
     /// A write or a sync has failed: the last line may be torn, and nothing may follow it.
@@ -100,15 +100,15 @@ impl ShardWriter {
             storage: disk,
             path,
             style,
-            lines,
+            buffer: lines,
             last_sync: synced,
             sync_interval: sync_every,
             is_broken: false,
         };
-        serde_json::to_writer(&mut writer.lines, header)
+        serde_json::to_writer(&mut writer.buffer, header)
             .map_err(std::io::Error::from)
             .map_err(writer.write_error())?;
-        writer.lines.push(b'\n');
+        writer.buffer.push(b'\n');
         writer.write()?;
         Ok(writer)
     }
@@ -119,9 +119,9 @@ impl ShardWriter {
     /// Fails if the data cannot be written: a full disk, a lost file system. Earlier outcomes stay valid, some of these may be
     /// in the file as well, and the writer accepts no more: a torn line must stay the last.
     pub fn append_results(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
-        self.lines.clear();
+        self.buffer.clear();
         for settled in outcomes {
-            write_answer_line(&mut self.lines, settled, &self.style)
+            write_answer_line(&mut self.buffer, settled, &self.style)
                 .map_err(std::io::Error::from)
                 .map_err(self.write_error())?;
         }
@@ -145,7 +145,7 @@ impl ShardWriter {
     }
 
     fn write(&mut self) -> Result<(), ShardError> {
-        self.run_unless_broken(|writer| writer.storage.write_all(&writer.lines))
+        self.run_unless_broken(|writer| writer.storage.write_all(&writer.buffer))
     }
 
     /// Runs an operation on the storage; after the first failure every later one fails too.

@@ -92,7 +92,7 @@ impl SwarmBuilder {
                 match error {
                     // The error may concern this rank only, and finalising MPI would wait for the others.
                     JobError::Comm(_) => mem::forget(comm),
-                    _ => comm.finish(),
+                    _ => comm.finalize(),
                 }
                 Err(error)
             }

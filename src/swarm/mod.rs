@@ -355,7 +355,7 @@ impl Swarm {
 
     /// Collective. The orderly end: waits until all ranks are here, and leaves MPI.
     pub fn finish(self) {
-        ManuallyDrop::into_inner(self.comm).finish();
+        ManuallyDrop::into_inner(self.comm).finalize();
     }
 
     fn gather_answers(

@@ -277,11 +277,11 @@ fn every_sequence_of_a_prompt_has_a_vote() {
 }
 
 #[test]
-fn what_nobody_knows_is_refused_before_any_work() {
+fn unknown_aggregates_are_refused_before_any_work() {
     let work = Work::instant(1);
     let input = work.prompts(&made_up(3));
     wanted(work.run(&input), &["mean"]).run().with_code(2).complains("top-k=10:/score");
-    wanted(work.run(&input), &["concat", "concat=-"]).run().with_code(5).complains("twice");
+    wanted(work.run(&input), &["concat", "concat=-"]).run().with_code(2).complains("twice");
     assert_eq!(work.requests(), 0);
     work.run(&input).run().with_code(0);
     let run = work.path("answers.jsonl").to_string_lossy().into_owned();

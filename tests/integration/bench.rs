@@ -277,15 +277,15 @@ fn what_cannot_begin_says_why_and_measures_nothing() {
     let text = work.file("empty.txt", "");
     let no_folder = work.path("no/where.json").to_string_lossy().into_owned();
     for (args, code, words) in [
-        (&["sweep", "--batch-size", "4"][..], 5, "--batch-sizes"),
-        (&["compare", "--no-batch"], 5, "--batch-size"),
+        (&["sweep", "--batch-size", "4"][..], 2, "--batch-sizes"),
+        (&["compare", "--no-batch"], 2, "--batch-size"),
         (&["sweep", "--output", &kept], 5, "--overwrite"),
         (&["sweep", "--output", &no_folder], 5, "create it first"),
         (&["compare", "--output", "x.txt"], 5, ".json"),
         (&["sweep", &text], 5, "no rows"),
         (&["sweep", "--model", "other"], 5, "not served"),
-        (&["sweep", "--batch-sizes", "0"], 2, "0 is no size"),
-        (&["sweep", "--windows", "many"], 2, "neither auto nor a number"),
+        (&["sweep", "--batch-sizes", "0"], 2, "at least 1"),
+        (&["sweep", "--windows", "many"], 2, "auto or a whole number"),
         (&["models", "--repeats", "0"], 2, "--repeats"),
         (&["sweep", "--max-tokens", "x"], 2, "--max-tokens"),
     ] {

@@ -270,7 +270,7 @@ fn as_a_rank() {
     let mut comm = real();
     laws(comm.as_mut());
     println!("laws hold on rank {}", comm.rank());
-    comm.finish();
+    comm.finalize();
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn waiting_rank() {
         assert!(share < 0.03, "{:.1} % of a core", 100.0 * share);
         println!("waited cheaply: {:.2} % of a core", 100.0 * share);
     }
-    comm.finish();
+    comm.finalize();
 }
 
 /// User and system time of this process, from /proc; in ticks of 10 ms.

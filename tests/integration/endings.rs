@@ -29,7 +29,12 @@ fn a_panic_without_ranks_ends_the_process() {
 fn clap_ends_the_process_before_mpi_starts() {
     let ended = Job::of("check").arg("--no-such-option").ranks(3).run().in_time();
     assert_eq!(ended.code, Some(2), "{}", ended.err);
-    Job::of("check").arg("--help").ranks(2).run().with_code(0).says("Are MPI, the nodes", 2);
+    Job::of("check")
+        .arg("--help")
+        .ranks(2)
+        .run()
+        .with_code(0)
+        .says("Test MPI, nodes and servers", 2);
 }
 
 #[test]

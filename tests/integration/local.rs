@@ -217,7 +217,7 @@ fn a_rank_without_a_place_for_its_answers_is_named_before_work() {
         .complains("cannot write answers to --local-shards ")
         .complains("scratch/1/");
     assert_eq!(work.requests(), 0);
-    let bad = work.run(&input).args(["--local-shards", "/tmp/{node}"]).run().with_code(5);
+    let bad = work.run(&input).args(["--local-shards", "/tmp/{node}"]).run().with_code(2);
     bad.complains("{local_rank}");
 }
 

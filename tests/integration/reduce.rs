@@ -208,7 +208,7 @@ fn what_cannot_become_one_text_says_so() {
     let input = work.prompts(&prompts);
     for fan_in in [0, 1] {
         let ended = reduce(&work, &input, "text.txt", fan_in).ranks(2).run();
-        ended.with_code(5).complains("fan-in is how many texts become one");
+        ended.with_code(2).complains(&format!("--fan-in {fan_in}: must be at least 2"));
     }
     let job = reduce(&work, &input, "text.txt", 4).args(["--reduce-template", "sum up"]);
     job.run().with_code(5).complains("no placeholder");

@@ -378,7 +378,7 @@ fn several_sequences_a_prompt() {
     work.run(&input)
         .args(["--n", "3", "--temperature", "0"])
         .run()
-        .with_code(5)
+        .with_code(2)
         .complains("temperature");
 }
 

@@ -67,7 +67,7 @@ impl LengthEstimates {
     }
 
     fn sort_classes(&mut self) {
-        let mut order: Vec<LengthClass> = LengthClass::all().collect();
+        let mut order: Vec<LengthClass> = LengthClass::all_classes().collect();
         order.sort_by(|&a, &b| self.expected_tokens(b).total_cmp(&self.expected_tokens(a)));
         self.class_order = order;
     }

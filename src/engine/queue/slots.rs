@@ -23,7 +23,7 @@ pub(crate) enum BucketId {
 /// A task's place in the rack, and which of those that stood there it is: an entry in a queue outlives its task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskKey {
-    place: usize,
+    index: usize,
     generation: u64,
 }
 
@@ -52,11 +52,11 @@ impl TaskSlotMap {
             self.slots.len() - 1
         });
         self.slots[place] = Some((number, held));
-        TaskKey { place, generation: number }
+        TaskKey { index: place, generation: number }
     }
 
     pub(crate) fn get_mut(&mut self, slot: TaskKey) -> Option<&mut QueuedTask> {
-        let (number, held) = self.slots.get_mut(slot.place)?.as_mut()?;
+        let (number, held) = self.slots.get_mut(slot.index)?.as_mut()?;
         (*number == slot.generation).then_some(held)
     }
 
@@ -76,14 +76,14 @@ impl TaskSlotMap {
     }
 
     fn get_in_bucket(&self, slot: TaskKey, home: BucketId) -> Option<&QueuedTask> {
-        let (number, held) = self.slots.get(slot.place)?.as_ref()?;
+        let (number, held) = self.slots.get(slot.index)?.as_ref()?;
         (*number == slot.generation && held.bucket == home).then_some(held)
     }
 
     fn remove_task(&mut self, slot: TaskKey) -> Option<QueuedTask> {
-        let place = self.slots.get_mut(slot.place)?;
+        let place = self.slots.get_mut(slot.index)?;
         let (_, held) = place.take_if(|(number, _)| *number == slot.generation)?;
-        self.free_indexes.push(slot.place);
+        self.free_indexes.push(slot.index);
         Some(held)
     }
 }

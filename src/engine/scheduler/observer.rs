@@ -88,7 +88,7 @@ impl Scheduler {
         for settled in outcomes {
             let Some(label) = &settled.endpoint else { continue };
             if let Some(server) = self.servers.iter().find(|it| Arc::ptr_eq(&it.label, label)) {
-                self.observer.timeline.settled(
+                self.observer.timeline.record_settled(
                     &server.timeline_row,
                     at,
                     settled.outcome.completion_tokens(),

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_pass_as_they_stand_and_nulls_are_not_given() {
+    fn parameters_pass_unchanged_and_nulls_count_as_absent() {
         let json = r#"{"seed": 18446744073709551615, "stop": [ "a b" ], "top_k": null, "max_tokens": 512.0,
             "priority": -3, "stream": true, "stream_options": {"x": 1}, "model": "m", "new_one": {"z": 1, "a": 2}}"#;
         let options = parse_options(json).unwrap();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_every_server_refuses_is_refused_here_with_the_reason() {
+    fn values_that_every_server_rejects_are_rejected_with_the_reason() {
         for (json, reason) in [
             (r#"{"max_tokens": -1}"#, "`max_tokens` must be at least 0, found -1"),
             (r#"{"max_tokens": "7"}"#, "`max_tokens` must be a whole number, found a string"),

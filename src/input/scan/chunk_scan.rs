@@ -93,13 +93,13 @@ impl InputChunk {
             totals: RowTotals::default(),
             stop: None,
         };
-        scan.stop = scan.read(input, rules).err();
+        scan.stop = scan.read_chunk(input, rules).err();
         scan
     }
 }
 
 impl ChunkScan {
-    fn read(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), ScanStop> {
+    fn read_chunk(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), ScanStop> {
         let InputChunk { file, from, to } = self.chunk;
         let listed = input.files.get(file as usize).ok_or(ScanStop::Changed)?;
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();

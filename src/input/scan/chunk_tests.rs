@@ -103,7 +103,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(250))]
 
     #[test]
-    fn any_chunks_make_the_whole(
+    fn any_partition_into_chunks_gives_the_result_of_one_chunk(
         rows in prop::collection::vec(any_row(), 0..40),
         more in prop::collection::vec(any_row(), 0..20),
         end in prop_oneof![Just("\n"), Just("\r\n")],
@@ -134,7 +134,7 @@ proptest! {
 }
 
 #[test]
-fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
+fn a_row_across_chunks_belongs_to_the_chunk_it_begins_in() {
     let folder = tempfile::tempdir().unwrap();
     let long = "y".repeat(100);
     let input = listing_of(folder.path(), &[("a.txt", &format!("x\n{long}\n\nz"))], 4);
@@ -148,7 +148,7 @@ fn a_row_over_many_chunks_belongs_to_the_one_it_begins_in() {
 }
 
 #[test]
-fn a_file_that_changes_under_a_chunk_is_noticed() {
+fn a_file_that_changes_between_chunks_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let input = listing_of(folder.path(), &[("a.txt", "one\ntwo\nthree\n")], 4);
     assert!(input.is_visible());
@@ -162,7 +162,7 @@ fn a_file_that_changes_under_a_chunk_is_noticed() {
 }
 
 #[test]
-fn chunks_are_whole_blocks_and_tables_are_not_cut() {
+fn chunks_are_multiples_of_blocks_and_tables_are_one_chunk() {
     let file = |name: &str, size| files::ListedFile {
         path: name.into(),
         name: name.into(),

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_ids_are_found_and_so_are_default_ones() {
+    fn duplicates_of_explicit_and_default_ids_are_found() {
         assert_eq!(
             duplicates_of(&[Some("a"), Some("b"), Some("a"), Some("b"), Some("a")]),
             [(0, 2), (1, 3), (0, 4)]

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn prompts_and_rows_have_the_same_hash_whatever_line_ends_and_blank_lines_there_are() {
+    fn prompts_and_rows_have_equal_hashes_with_any_line_ends_and_blank_lines() {
         let table = "\u{feff}id,prompt\r\na,\"x\ny\"\r\n,z\r\n";
         let lines =
             "{\"id\":77,\"prompt\":\"a\"}\n\n{\"prompt\":\"a\"}\r\n\"a\"\n{\"prompt\":\"a\"}";
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_under_another_header_or_in_another_kind_of_file_is_another() {
+    fn a_row_has_another_hash_under_another_header_or_in_another_format() {
         let of = |name: &str, text: &str| scan_folder(&[(name, text)]).3;
         let plain = of("a.csv", "prompt,n\nx,1\n");
         assert_eq!(plain, of("b.csv", "prompt,n\r\nx,1"));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_changes_meanwhile_is_an_error() {
+    fn an_input_that_changed_since_the_scan_is_an_error() {
         let (folder, source, ..) = scan_folder(&[("a.txt", "x\ny\n")]);
         std::fs::write(folder.path().join("a.txt"), "x\ny\nz\n").expect("written");
         assert!(matches!(hash_rows(&source, |_| ()), Err(InputError::Changed { .. })));

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_end_where_files_end() {
+    fn row_ranges_end_where_files_end() {
         let mut table = RowTable::default();
         for (rows, end) in [(3, 30), (0, 5), (2, 25)] {
             table.begin_file();

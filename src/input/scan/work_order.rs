@@ -30,7 +30,7 @@ impl SortKeys {
         let open = || (0..rows).zip(self.iter_keys()).filter(|&(row, _)| is_open(u64::from(row)));
         let positions = ClassPositions::new();
         let mut counts = KeyCounts::new(self.group_count());
-        open().for_each(|(_, key)| counts.add(key, &positions));
+        open().for_each(|(_, key)| counts.count_row(key, &positions));
         let levels = self.distinct_priorities();
         let has_priorities = levels.len() > 1 && {
             let all = (0..u64::from(rows)).zip(self.iter_priorities());
@@ -106,12 +106,12 @@ struct ClassPositions([usize; LengthClass::COUNT]);
 impl ClassPositions {
     fn new() -> Self {
         let longer = |class: LengthClass| {
-            LengthClass::all()
+            LengthClass::all_classes()
                 .filter(|other| other.typical_length() > class.typical_length())
                 .count()
         };
         let mut positions = [0; LengthClass::COUNT];
-        LengthClass::all().for_each(|class| positions[class.class_index()] = longer(class));
+        LengthClass::all_classes().for_each(|class| positions[class.class_index()] = longer(class));
         Self(positions)
     }
 
@@ -152,7 +152,7 @@ impl KeyCounts {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "there are 99 places")]
-    fn add(&mut self, key: SortKey, positions: &ClassPositions) {
+    fn count_row(&mut self, key: SortKey, positions: &ClassPositions) {
         self.total += 1;
         let position = positions.of(key.class);
         if key.prefix_group == 0 {
@@ -174,7 +174,7 @@ impl KeyCounts {
         let pair = |class: LengthClass| of(class) + class.next_longer().map_or(0, of);
         let ungrouped: usize = self.classes.iter().sum();
         let asking = ungrouped - self.classes[POSITIONS - 1];
-        let most = LengthClass::all().map(pair).max().unwrap_or(0);
+        let most = LengthClass::all_classes().map(pair).max().unwrap_or(0);
         (self.total - ungrouped) * GROUPED_ONE_IN <= self.total
             && (asking - most) * UNEVEN_ONE_IN <= asking
     }

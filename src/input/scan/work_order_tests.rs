@@ -55,7 +55,7 @@ fn work_order_of(rows: &[RowSpec]) -> Option<Vec<u32>> {
 }
 
 #[test]
-fn long_prompts_go_first_and_given_lengths_are_compared_with_them() {
+fn long_prompts_go_first_and_exact_answer_lengths_compare_with_prompt_lengths() {
     assert_eq!(work_order_of(&of(&[100, 400, 100, 403])), Some(vec![1, 3, 0, 2]));
     let mut rows = of(&[400, 400, 400]);
     rows[1].given = Some(4000);
@@ -64,7 +64,7 @@ fn long_prompts_go_first_and_given_lengths_are_compared_with_them() {
 }
 
 #[test]
-fn priorities_go_before_all_else_and_prefix_groups_together() {
+fn priorities_come_first_and_prefix_groups_stay_together() {
     let mut rows = of(&[100, 300, 100, 300]);
     (rows[0].priority, rows[1].priority) = (2, -1);
     assert_eq!(work_order_of(&rows), Some(vec![0, 3, 2, 1]));
@@ -77,7 +77,7 @@ fn priorities_go_before_all_else_and_prefix_groups_together() {
 }
 
 #[test]
-fn where_there_is_nothing_to_order_the_inputs_order_stands() {
+fn uniform_rows_keep_the_order_of_the_input() {
     assert_eq!(work_order_of(&[]), None);
     let lengths: Vec<usize> = (0..3000).map(|at| 256 + at % 254).collect();
     assert_eq!(work_order_of(&of(&lengths)), None, "within a factor of two");
@@ -101,7 +101,7 @@ fn where_there_is_nothing_to_order_the_inputs_order_stands() {
 
 proptest! {
     #[test]
-    fn an_order_is_of_the_open_rows_and_by_its_rules(
+    fn the_order_contains_the_open_rows_and_follows_its_rules(
         rows in prop::collection::vec(any_row(), 0..120),
         done in prop::collection::vec(any::<bool>(), 120),
         some_done: bool,
@@ -142,10 +142,10 @@ proptest! {
     }
 }
 
-/// A measurement: `cargo test --release --lib scan::work_order_tests::ten_million -- --ignored --nocapture`.
+/// A measurement: `cargo test --release --lib scan::work_order_tests::work_order_speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "it means something in release only"]
-fn ten_million() {
+fn work_order_speed() {
     use std::io::Write as _;
     let say = |what: &str, seconds: f64| {
         writeln!(std::io::stderr(), "{what}: {seconds:.2} s").unwrap();

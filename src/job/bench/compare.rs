@@ -115,7 +115,7 @@ pub fn bench_compare(
         (report, table, if whole { JobVerdict::Done } else { JobVerdict::SomeFailed })
     });
     drop(lanes);
-    bench.end(comm, report, |_| Ok(Vec::new()))
+    bench.finish_report(comm, report, |_| Ok(Vec::new()))
 }
 
 impl BenchContext {

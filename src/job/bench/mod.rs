@@ -337,7 +337,7 @@ impl BenchContext {
     }
 
     /// Collective. Prints and writes the report on rank 0, and returns its verdict on every rank.
-    fn end<R: serde::Serialize>(
+    fn finish_report<R: serde::Serialize>(
         &self,
         comm: &mut dyn Comm,
         report: Option<(R, String, JobVerdict)>,

@@ -72,7 +72,7 @@ pub fn bench_models(
         let table = console::models_table(&report);
         (report, table, verdict)
     });
-    bench.end(comm, report, |_| Ok(Vec::new()))
+    bench.finish_report(comm, report, |_| Ok(Vec::new()))
 }
 
 impl BenchContext {

@@ -66,7 +66,7 @@ pub fn bench_sweep(
         let table = console::sweep_table(&report);
         (report, table, verdict)
     });
-    bench.end(comm, report, console::sweep_plots)
+    bench.finish_report(comm, report, console::sweep_plots)
 }
 
 fn describe_cell(cell: BenchCell, runs: &[BenchRun], failed: Option<&str>) -> String {

@@ -116,7 +116,7 @@ impl AggregateSet {
             match (Aggregate::of(it), it.file_suffix(), answers) {
                 (Aggregate::Concat(joined), Some(ending), Some(answers)) => {
                     let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
-                    file.write(joined.opening_text().as_bytes())?;
+                    file.write_bytes(joined.opening_text().as_bytes())?;
                     texts.push(TextAggregate { file, joined, has_content: false });
                 }
                 (Aggregate::Concat(_), ..) => {}
@@ -178,9 +178,9 @@ impl AggregateSet {
             for text in &mut self.text_aggregates {
                 let Some(piece) = text.joined.count_piece(&seen) else { continue };
                 if std::mem::replace(&mut text.has_content, true) {
-                    text.file.write(text.joined.separator_text().as_bytes())?;
+                    text.file.write_bytes(text.joined.separator_text().as_bytes())?;
                 }
-                text.file.write(piece.as_bytes())?;
+                text.file.write_bytes(piece.as_bytes())?;
             }
         }
         Ok(())
@@ -259,7 +259,7 @@ pub(crate) fn resolve_duplicate_lines(
 
 impl TextAggregate {
     fn finish_file(mut self) -> Result<Value, OutputError> {
-        self.file.write(self.joined.closing_text().as_bytes())?;
+        self.file.write_bytes(self.joined.closing_text().as_bytes())?;
         self.file.commit()?;
         Ok(self.joined.finish())
     }

@@ -295,7 +295,7 @@ fn collect_into_shard(
         return Ok(());
     }
     let began = std::time::Instant::now();
-    let file = (comm.rank() == 0).then(|| CollectedShard::begin(folders, brief)).transpose();
+    let file = (comm.rank() == 0).then(|| CollectedShard::create_file(folders, brief)).transpose();
     let mut file = all_ok(comm, file.map_err(JobError::into_finish_error), code)?;
     let brought = gather_in_order(comm, lines, rows, GATHER_ROUND_BYTES, &mut file);
     all_ok(comm, brought.map_err(JobError::into_finish_error), code)?;
@@ -320,7 +320,7 @@ struct CollectedShard {
 }
 
 impl CollectedShard {
-    fn begin(folders: &ShardFolders, brief: &RunPlan) -> Result<Self, JobError> {
+    fn create_file(folders: &ShardFolders, brief: &RunPlan) -> Result<Self, JobError> {
         let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
         let there = CompletionState::from_folder(&folders.run_folder, rows, fingerprint)?;
         let (place, header) = folders.next_free_file(brief);

@@ -14,7 +14,7 @@ use crate::job::{
 use crate::{
     input::InputSource,
     output::{Heartbeat, Manifest, OutputError},
-    settings::{ResumePolicy, Settings},
+    settings::{ResumePolicy, Settings, SettingsError},
     shards,
     site::NodeInfo,
 };
@@ -22,7 +22,7 @@ use crate::{
 /// Returns the absolute path of `--output`.
 pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
     let Some(output) = &settings.output else {
-        return Err(JobError::PreconditionFailed("run needs --output FILE".into()));
+        return Err(JobError::Settings(SettingsError::usage("missing --output FILE".into())));
     };
     let path = std::path::absolute(output);
     Ok(path.map_err(OutputError::io_error("cannot find", Path::new(output)))?)

@@ -61,7 +61,8 @@ fn start_supervised(
         local_rank: placement.local_rank,
         log_folder: folder,
     };
-    SupervisorHandle::start(supervisor, plan_servers(settings, numbers, server_context)).map(Some)
+    SupervisorHandle::start_servers(supervisor, plan_servers(settings, numbers, server_context))
+        .map(Some)
 }
 
 /// Returns URL and port of each server that this rank must start; empty without `--serve`.

@@ -201,8 +201,8 @@ impl<'c> TreeReducer<'c> {
             return all_ok(comm, Err(JobError::PreconditionFailed(none.into())), code);
         }
         let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::model_and_api))?;
-        let mut stamp =
-            ContentStamp::of(&self.leaf_fingerprint).with_answers(standing.answered_prompts());
+        let mut stamp = ContentStamp::from_text(&self.leaf_fingerprint)
+            .with_answers(standing.answered_prompts());
         let any = standing.answered_prompts().count() > 0;
         let mut below = all_ok(comm, NodeTexts::of(lines, None, &[]), code)?;
         self.resources.tree_folder = Some(self.folder.clone());
@@ -407,7 +407,7 @@ fn ranks_seeing_folder(comm: &dyn Comm, leaves: &crate::job::setup::run_plan::Ru
 struct ContentStamp(u64);
 
 impl ContentStamp {
-    fn of(text: &str) -> Self {
+    fn from_text(text: &str) -> Self {
         Self(0xcbf2_9ce4_8422_2325).hash_bytes(text.as_bytes())
     }
 

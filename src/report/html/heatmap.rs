@@ -24,7 +24,7 @@ const UP_THRESHOLD: f64 = 0.5;
 
 /// Draws the map of one session.
 pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
-    let rows: Vec<&TimelineRow> = timeline.rows().map(|(_, row)| row).collect();
+    let rows: Vec<&TimelineRow> = timeline.iter_rows().map(|(_, row)| row).collect();
     let (columns, many) = (timeline.bucket_count(), rows.len());
     let pixels = match many {
         0..=12 => 20.0,
@@ -100,13 +100,13 @@ fn row_labels(rows: &[&TimelineRow]) -> String {
         let name = |row: &&TimelineRow| {
             format!(
                 r#"<div class="one" title="{0}">{0}</div>"#,
-                escape_html(&shorten_name(&row.name()))
+                escape_html(&shorten_name(&row.display_name()))
             )
         };
         return rows.iter().map(name).collect();
     }
     let end = |row: Option<&&TimelineRow>| {
-        let name = row.map(|row| row.name()).unwrap_or_default();
+        let name = row.map(|row| row.display_name()).unwrap_or_default();
         escape_html(&shorten_endpoint(name.split(" … ").next().unwrap_or_default()))
     };
     format!(
@@ -126,7 +126,7 @@ fn shorten_name(name: &str) -> String {
 
 /// Returns the tooltip of a row: load, utilisation, prompts and downtime.
 fn row_tooltip(row: &TimelineRow) -> String {
-    let whole = row.whole();
+    let whole = row.row_total();
     let share = |part: u64, of: u64| {
         if of > 0 { format_percent(part as f64 / of as f64) } else { "–".into() }
     };
@@ -134,7 +134,7 @@ fn row_tooltip(row: &TimelineRow) -> String {
     let down = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
     format!(
         "{}: mean {} in flight of {}, limit full {} of the time, {} prompts, down for {}",
-        row.name(),
+        row.display_name(),
         mean(whole.in_flight),
         mean(whole.window),
         share(whole.full, whole.up),
@@ -243,7 +243,7 @@ mod tests {
         assert!(many.contains(r#"<path class="hd""#), "the few that are down are seen");
         let mut down = Vec::new();
         let all = example_timeline(12_000, 100).timeline;
-        let (_, row) = all.rows().next().expect("a row");
+        let (_, row) = all.iter_rows().next().expect("a row");
         each_partial_downtime(row, all.bucket_count(), |from, to| down.push((from, to)));
         assert_eq!(down, [(9, 100)], "from when they went away");
     }
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn every_piece_is_drawn_once_and_says_how_full_it_was() {
         let its = example_timeline(4, 100).timeline;
-        for (_, row) in its.rows() {
+        for (_, row) in its.iter_rows() {
             let mut drawn = 0;
             each_level_run(row, &its, |from, to, level| {
                 drawn += to - from;

@@ -162,5 +162,5 @@ impl Comm for Thread {
         panic!("rank {} ends the job with {code}", self.rank)
     }
 
-    fn finish(self: Box<Self>) {}
+    fn finalize(self: Box<Self>) {}
 }

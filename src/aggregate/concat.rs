@@ -47,7 +47,7 @@ impl AnswerConcat {
         Self {
             separator,
             counts: counted,
-            unreadable: FirstExamples::of(EXAMPLE_LIMIT),
+            unreadable: FirstExamples::with_limit(EXAMPLE_LIMIT),
             values: 0,
             pieces,
         }
@@ -55,7 +55,7 @@ impl AnswerConcat {
 
     /// Counts an answer and returns its piece of the output; failed and blank answers have none.
     pub fn count_piece(&mut self, seen: &ObservedAnswer<'_>) -> Option<String> {
-        let text = self.counts.text(seen)?;
+        let text = self.counts.count_and_trim(seen)?;
         if self.separator.is_some() {
             self.values += 1;
             // Untrimmed, since a text may begin with an indented line.
@@ -69,7 +69,7 @@ impl AnswerConcat {
                 (!elements.is_empty()).then(|| elements.join(self.separator_text()))
             }
             Err(why) => {
-                self.unreadable.add(seen, || why);
+                self.unreadable.add_example(seen, || why);
                 None
             }
         }
@@ -78,7 +78,7 @@ impl AnswerConcat {
     /// Counts an answer and keeps its piece in memory.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
         if let Some(piece) = self.count_piece(seen) {
-            self.pieces.insert(seen.place, piece);
+            self.pieces.insert(seen.position, piece);
         }
     }
 
@@ -106,7 +106,7 @@ impl AnswerConcat {
 
     /// Joins the pieces in memory, in the input's order.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn render_text(&self) -> String {
         let pieces: Vec<&str> = self.pieces.values().map(String::as_str).collect();
         format!(
             "{}{}{}",
@@ -118,12 +118,12 @@ impl AnswerConcat {
 
     /// Returns the counts as JSON; the text itself is not included.
     #[must_use]
-    pub fn finish(&self) -> Value {
-        let mut finished = self.counts.finish();
+    pub fn to_json(&self) -> Value {
+        let mut finished = self.counts.to_json();
         let name = if self.separator.is_some() { "texts" } else { "values" };
         finished[name] = self.values.into();
         if self.separator.is_none() {
-            finished["unreadable"] = self.unreadable.finish();
+            finished["unreadable"] = self.unreadable.to_json();
         }
         finished
     }
@@ -157,8 +157,8 @@ mod tests {
             all.add_answer(&test_answer(index, text));
         }
         all.add_answer(&test_failure(4, "refused"));
-        assert_eq!(all.text(), "a\n---\n  b\n\n---\nc\n");
-        let it = all.finish();
+        assert_eq!(all.render_text(), "a\n---\n  b\n\n---\nc\n");
+        let it = all.to_json();
         assert_eq!((&it["texts"], &it["blank"], &it["failed"]), (&3.into(), &1.into(), &1.into()));
     }
 
@@ -178,8 +178,8 @@ mod tests {
         }
         // Numbers keep their spelling, so a large one loses no digit.
         let numbers = "[\n1,\n[2, 3],\n{\"a\": 1.50},\n\"x\",\n12345678901234567890123\n]\n";
-        assert_eq!(all.text(), numbers);
-        let it = all.finish();
+        assert_eq!(all.render_text(), numbers);
+        let it = all.to_json();
         assert_eq!((&it["values"], &it["unreadable"]["count"]), (&5.into(), &1.into()));
         assert_eq!(it["unreadable"]["first"][0]["index"], 4);
     }
@@ -188,11 +188,11 @@ mod tests {
     fn where_all_answers_failed_the_text_and_the_list_are_empty() {
         let mut all = AnswerConcat::new_text("\n");
         all.add_answer(&test_failure(0, "refused"));
-        assert_eq!(all.text(), "");
+        assert_eq!(all.render_text(), "");
         let mut all = AnswerConcat::new_json_list();
         all.add_answer(&test_failure(0, "refused"));
         assert_eq!(
-            serde_json::from_str::<Vec<Value>>(&all.text()).expect("JSON"),
+            serde_json::from_str::<Vec<Value>>(&all.render_text()).expect("JSON"),
             Vec::<Value>::new()
         );
     }

@@ -19,7 +19,7 @@ pub(super) fn order_key(number: f64) -> i64 {
 }
 
 /// Returns the number with this [`order_key`].
-pub(super) fn number(order: i64) -> f64 {
+pub(super) fn number_from_key(order: i64) -> f64 {
     f64::from_bits(if order < 0 { order ^ i64::MAX } else { order }.cast_unsigned())
 }
 
@@ -28,7 +28,7 @@ pub(super) fn number(order: i64) -> f64 {
 pub(super) struct ExactSum(Vec<f64>);
 
 impl ExactSum {
-    pub(super) fn add(&mut self, number: f64) {
+    pub(super) fn add_number(&mut self, number: f64) {
         let (mut large, mut kept) = (number, 0);
         for at in 0..self.0.len() {
             let (sum, lost) = two_sum(large, self.0[at]);
@@ -47,8 +47,8 @@ impl ExactSum {
     /// Adds the unrounded product of two numbers.
     pub(super) fn add_product(&mut self, one: f64, other: f64) {
         let product = one * other;
-        self.add(one.mul_add(other, -product)); // the rounding error of the product
-        self.add(product);
+        self.add_number(one.mul_add(other, -product)); // the rounding error of the product
+        self.add_number(product);
     }
 
     fn square_exactly(&self) -> Self {
@@ -85,7 +85,7 @@ impl ExactSum {
 
 impl Merge for ExactSum {
     fn merge(&mut self, other: Self) {
-        other.0.into_iter().for_each(|part| self.add(part));
+        other.0.into_iter().for_each(|part| self.add_number(part));
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) fn sample_variance(count: u64, total: &ExactSum, squares: &ExactSum) 
     }
     let mut times_count = ExactSum::default();
     squares.0.iter().for_each(|part| times_count.add_product(*part, count as f64));
-    total.square_exactly().0.iter().for_each(|part| times_count.add(-part));
+    total.square_exactly().0.iter().for_each(|part| times_count.add_number(-part));
     times_count.to_f64() / count as f64 / (count - 1) as f64
 }
 
@@ -115,7 +115,7 @@ mod tests {
 
     fn exact_sum(numbers: &[f64]) -> ExactSum {
         let mut sum = ExactSum::default();
-        numbers.iter().for_each(|number| sum.add(*number));
+        numbers.iter().for_each(|number| sum.add_number(*number));
         sum
     }
 
@@ -141,7 +141,7 @@ mod tests {
         #[test]
         fn order_keys_sort_like_numbers(a in -1e100..1e100f64, b in prop_oneof![-1e100..1e100f64, -2.0..2.0f64]) {
             prop_assert_eq!(order_key(a).cmp(&order_key(b)), a.partial_cmp(&b).expect("finite"));
-            prop_assert_eq!(number(order_key(a)), a);
+            prop_assert_eq!(number_from_key(order_key(a)), a);
         }
 
         #[test]

@@ -30,23 +30,23 @@ impl FailureReport {
 
     /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let _ = self.counts.text(seen);
+        let _ = self.counts.count_and_trim(seen);
         match seen.outcome {
-            Ok(_) => self.answered += u64::from(seen.place.sequence == 0),
+            Ok(_) => self.answered += u64::from(seen.position.sequence == 0),
             Err(failed) => {
                 let kind = self.kinds.entry(failed.kind.into());
-                kind.or_insert_with(|| FirstExamples::of(self.example_limit))
-                    .add(seen, || failed.message.into());
+                kind.or_insert_with(|| FirstExamples::with_limit(self.example_limit))
+                    .add_example(seen, || failed.message.into());
             }
         }
     }
 
     /// Returns the counts and the failures by kind as JSON.
     #[must_use]
-    pub fn finish(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let kinds: BTreeMap<&str, Value> =
-            self.kinds.iter().map(|(kind, its)| (kind.as_str(), its.finish())).collect();
-        let failed: u64 = self.kinds.values().map(FirstExamples::count).sum();
+            self.kinds.iter().map(|(kind, its)| (kind.as_str(), its.to_json())).collect();
+        let failed: u64 = self.kinds.values().map(FirstExamples::total_count).sum();
         json!({
             "total": self.answered + failed, "answered": self.answered, "failed": failed, "blank": self.counts.blank,
             "kinds": kinds
@@ -61,7 +61,7 @@ impl Merge for FailureReport {
         for (kind, its) in other.kinds {
             self.kinds
                 .entry(kind)
-                .or_insert_with(|| FirstExamples::of(self.example_limit))
+                .or_insert_with(|| FirstExamples::with_limit(self.example_limit))
                 .merge(its);
         }
     }
@@ -80,7 +80,7 @@ mod tests {
         }
         all.add_answer(&test_failure(1, "refused"));
         all.add_answer(&test_answer(0, ""));
-        let it = all.finish();
+        let it = all.to_json();
         assert_eq!(
             (&it["total"], &it["answered"], &it["failed"], &it["blank"]),
             (&6.into(), &1.into(), &5.into(), &1.into())

@@ -65,7 +65,7 @@ impl MajorityVote {
         Self {
             pointer: at,
             counts: ObservedCounts::default(),
-            unreadable: FirstExamples::of(EXAMPLE_LIMIT),
+            unreadable: FirstExamples::with_limit(EXAMPLE_LIMIT),
             votes: 0,
             candidates: BTreeMap::new(),
             candidate_bytes: 0,
@@ -75,21 +75,21 @@ impl MajorityVote {
 
     /// Adds an answer's vote; failed and blank answers have none.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let Some(text) = self.counts.text(seen) else { return };
+        let Some(text) = self.counts.count_and_trim(seen) else { return };
         let written = match extract::text_at_pointer(text, self.pointer.as_deref()) {
             Ok(written) => written,
-            Err(why) => return self.unreadable.add(seen, || why),
+            Err(why) => return self.unreadable.add_example(seen, || why),
         };
         self.votes += 1;
         let same = written.to_lowercase();
         let its = CandidateVotes {
             votes: 1,
-            first_position: seen.place,
+            first_position: seen.position,
             id: seen.id.into(),
             original_text: written,
         };
         self.add_votes((same.len(), same), its);
-        self.cut();
+        self.evict_longest();
     }
 
     fn add_votes(&mut self, key: (usize, String), votes: CandidateVotes) {
@@ -108,7 +108,7 @@ impl MajorityVote {
         }
     }
 
-    fn cut(&mut self) {
+    fn evict_longest(&mut self) {
         while self.candidates.len() > self.capacity.answers
             || self.candidate_bytes > self.capacity.bytes
         {
@@ -119,7 +119,7 @@ impl MajorityVote {
 
     /// Returns the winner, the vote counts and the answers without a vote as JSON.
     #[must_use]
-    pub fn finish(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let mut by_votes: Vec<&CandidateVotes> = self.candidates.values().collect();
         by_votes.sort_by_key(|it| (Reverse(it.votes), it.first_position));
         let others = self.votes - by_votes.iter().map(|it| it.votes).sum::<u64>();
@@ -133,7 +133,7 @@ impl MajorityVote {
         let winner = by_votes.first();
         let most = winner.map_or(0, |it| it.votes);
         let tied = by_votes.iter().skip(1).take_while(|it| it.votes == most);
-        let mut finished = self.counts.finish();
+        let mut finished = self.counts.to_json();
         finished["winner"] = winner.map(|it| it.original_text.as_str()).into();
         finished["votes"] = most.into();
         finished["fraction"] = share(most).into();
@@ -143,7 +143,7 @@ impl MajorityVote {
         finished["different"] = by_votes.len().into();
         finished["others"] = others.into();
         if self.pointer.is_some() {
-            finished["unreadable"] = self.unreadable.finish();
+            finished["unreadable"] = self.unreadable.to_json();
         }
         finished["answers"] =
             by_votes.iter().take(MAX_LISTED_ANSWERS).map(shown).collect::<Vec<_>>().into();
@@ -157,7 +157,7 @@ impl Merge for MajorityVote {
         self.unreadable.merge(other.unreadable);
         self.votes += other.votes;
         other.candidates.into_iter().for_each(|(key, votes)| self.add_votes(key, votes));
-        self.cut();
+        self.evict_longest();
     }
 }
 
@@ -168,7 +168,10 @@ mod tests {
     use super::*;
     use crate::aggregate::tests::{test_answer, test_failure};
 
-    fn of<'a>(texts: impl IntoIterator<Item = (u64, &'a str)>, room: VoteCapacity) -> MajorityVote {
+    fn vote_on<'a>(
+        texts: impl IntoIterator<Item = (u64, &'a str)>,
+        room: VoteCapacity,
+    ) -> MajorityVote {
         let mut all = MajorityVote { capacity: room, ..MajorityVote::new(None) };
         texts.into_iter().for_each(|(index, text)| all.add_answer(&test_answer(index, text)));
         all
@@ -176,22 +179,24 @@ mod tests {
 
     #[test]
     fn the_winner_keeps_the_spelling_of_its_first_occurrence() {
-        let it = of([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], VOTE_CAPACITY).finish();
+        let it =
+            vote_on([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], VOTE_CAPACITY).to_json();
         assert_eq!((&it["winner"], &it["votes"], &it["of"]), (&"Yes".into(), &2.into(), &4.into()));
         assert_eq!(it["fraction"], 0.5);
     }
 
     #[test]
     fn ties_go_to_the_earlier_row_and_are_counted() {
-        let it = of([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], VOTE_CAPACITY).finish();
+        let it =
+            vote_on([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], VOTE_CAPACITY).to_json();
         assert_eq!((&it["winner"], &it["tied"]), (&"a".into(), &1.into()));
     }
 
     #[test]
     fn blank_and_failed_answers_have_no_vote() {
-        let mut all = of([(0, ""), (1, " \n"), (2, ""), (3, "x")], VOTE_CAPACITY);
+        let mut all = vote_on([(0, ""), (1, " \n"), (2, ""), (3, "x")], VOTE_CAPACITY);
         all.add_answer(&test_failure(4, "too_long"));
-        let it = all.finish();
+        let it = all.to_json();
         assert_eq!((&it["winner"], &it["fraction"]), (&"x".into(), &1.0.into()));
         assert_eq!((&it["blank"], &it["failed"]), (&3.into(), &1.into()));
     }
@@ -200,7 +205,7 @@ mod tests {
     fn there_is_no_winner_if_all_answers_failed() {
         let mut all = MajorityVote::new(None);
         all.add_answer(&test_failure(0, "refused"));
-        let it = all.finish();
+        let it = all.to_json();
         assert!(it["winner"].is_null());
         assert_eq!((&it["votes"], &it["fraction"]), (&0.into(), &0.0.into()));
     }
@@ -213,7 +218,7 @@ mod tests {
         {
             all.add_answer(&test_answer(index, text));
         }
-        let it = all.finish();
+        let it = all.to_json();
         assert_eq!((&it["winner"], &it["votes"]), (&"A".into(), &2.into()));
         assert_eq!(it["unreadable"]["first"][0]["index"], 2);
     }
@@ -222,14 +227,15 @@ mod tests {
     fn beyond_the_capacity_the_shortest_answers_are_counted() {
         let room = VoteCapacity { answers: 2, bytes: 100 };
         let it =
-            of([(0, "a long one"), (1, "no"), (2, "no"), (3, "yes"), (4, "longer")], room).finish();
+            vote_on([(0, "a long one"), (1, "no"), (2, "no"), (3, "yes"), (4, "longer")], room)
+                .to_json();
         assert_eq!(
             (&it["winner"], &it["votes"], &it["others"]),
             (&"no".into(), &2.into(), &2.into())
         );
         assert_eq!(it["certain"], false);
         let long = "x".repeat(101);
-        let it = of([(0, long.as_str()), (1, "no"), (2, "no")], room).finish();
+        let it = vote_on([(0, long.as_str()), (1, "no"), (2, "no")], room).to_json();
         assert_eq!(
             (&it["winner"], &it["others"], &it["certain"]),
             (&"no".into(), &1.into(), &true.into())
@@ -245,11 +251,11 @@ mod tests {
             let all: Vec<(u64, &str)> = (0..).zip(texts.iter().map(String::as_str)).collect();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|it| it.min(all.len())).chain([0, all.len()]).collect();
             cuts.sort_unstable();
-            let merged = cuts.windows(2).rev().map(|cut| of(all[cut[0]..cut[1]].iter().copied(), room)).reduce(|mut one, other| {
+            let merged = cuts.windows(2).rev().map(|cut| vote_on(all[cut[0]..cut[1]].iter().copied(), room)).reduce(|mut one, other| {
                 one.merge(other);
                 one
             });
-            prop_assert_eq!(merged.map(|it| it.finish()), Some(of(all, room).finish()));
+            prop_assert_eq!(merged.map(|it| it.to_json()), Some(vote_on(all, room).to_json()));
         }
     }
 }

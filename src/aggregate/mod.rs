@@ -74,7 +74,7 @@ pub enum Aggregate {
 impl Aggregate {
     /// Creates the empty aggregate that `spec` describes.
     #[must_use]
-    pub fn of(wanted: &AggregateSpec) -> Self {
+    pub fn from_spec(wanted: &AggregateSpec) -> Self {
         match wanted {
             AggregateSpec::Majority { pointer: at } => {
                 Self::Majority(MajorityVote::new(at.clone()))
@@ -110,13 +110,13 @@ impl Aggregate {
 
     /// Renders the aggregate for `FILE.aggregate.json`.
     #[must_use]
-    pub fn finish(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         match self {
-            Self::Majority(it) => it.finish(),
-            Self::Concat(it) => it.finish(),
-            Self::Statistics(it) => it.finish(),
-            Self::TopK(it) => it.finish(),
-            Self::Failures(it) => it.finish(),
+            Self::Majority(it) => it.to_json(),
+            Self::Concat(it) => it.to_json(),
+            Self::Statistics(it) => it.to_json(),
+            Self::TopK(it) => it.to_json(),
+            Self::Failures(it) => it.to_json(),
         }
     }
 }
@@ -143,7 +143,7 @@ pub(crate) mod tests {
 
     pub(crate) fn test_answer(index: u64, text: &str) -> ObservedAnswer<'_> {
         ObservedAnswer {
-            place: AnswerPosition { index, sequence: 0 },
+            position: AnswerPosition { index, sequence: 0 },
             id: id_of(index),
             outcome: Ok(text),
         }
@@ -184,18 +184,18 @@ pub(crate) mod tests {
     }
 
     fn of(wanted: &AggregateSpec, part: &[(u64, TestOutcome)]) -> Aggregate {
-        let mut all = Aggregate::of(wanted);
+        let mut all = Aggregate::from_spec(wanted);
         part.iter().for_each(|it| all.add_answer(&observe_outcome(*it)));
         all
     }
 
     /// The JSON result and, for a concatenation, the text.
-    fn whole(it: &Aggregate) -> (Value, Option<String>) {
+    fn full_result(it: &Aggregate) -> (Value, Option<String>) {
         let text = match it {
-            Aggregate::Concat(joined) => Some(joined.text()),
+            Aggregate::Concat(joined) => Some(joined.render_text()),
             _ => None,
         };
-        (it.finish(), text)
+        (it.to_json(), text)
     }
 
     fn merge_pair(mut one: Aggregate, other: Aggregate) -> Aggregate {
@@ -244,7 +244,7 @@ pub(crate) mod tests {
                 } else {
                     parts.into_iter().rev().reduce(|after, before| merge_pair(before, after))
                 };
-                prop_assert_eq!(together.as_ref().map(whole), Some(whole(&of(&wanted, &all))), "{}", wanted);
+                prop_assert_eq!(together.as_ref().map(full_result), Some(full_result(&of(&wanted, &all))), "{}", wanted);
             }
         }
 
@@ -253,8 +253,8 @@ pub(crate) mod tests {
             let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
             for wanted in all_specs() {
                 let some = || of(&wanted, &all);
-                prop_assert_eq!(whole(&merge_pair(some(), Aggregate::of(&wanted))), whole(&some()));
-                prop_assert_eq!(whole(&merge_pair(Aggregate::of(&wanted), some())), whole(&some()));
+                prop_assert_eq!(full_result(&merge_pair(some(), Aggregate::from_spec(&wanted))), full_result(&some()));
+                prop_assert_eq!(full_result(&merge_pair(Aggregate::from_spec(&wanted), some())), full_result(&some()));
             }
         }
     }

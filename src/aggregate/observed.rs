@@ -25,7 +25,7 @@ pub struct AnswerPosition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObservedAnswer<'a> {
     /// Position in the input.
-    pub place: AnswerPosition,
+    pub position: AnswerPosition,
     /// The prompt's id as JSON text.
     pub id: &'a str,
     /// The answer's text, or the reason for the failure.
@@ -72,7 +72,7 @@ impl<'a> ObservedLine<'a> {
     ///
     /// # Errors
     /// If the line is not an answer.
-    pub fn read(line: &'a [u8]) -> serde_json::Result<Self> {
+    pub fn parse_line(line: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(line)
     }
 
@@ -90,7 +90,7 @@ impl<'a> ObservedLine<'a> {
         };
         (0..).zip(said).map(|(sequence, said)| {
             let place = AnswerPosition { index: self.index, sequence };
-            ObservedAnswer { place, id: self.id.get(), outcome: said }
+            ObservedAnswer { position: place, id: self.id.get(), outcome: said }
         })
     }
 }
@@ -107,7 +107,7 @@ pub(super) struct ObservedCounts {
 
 impl ObservedCounts {
     /// Counts an answer and returns its trimmed text; `None` if it failed or is blank.
-    pub(super) fn text<'a>(&mut self, seen: &ObservedAnswer<'a>) -> Option<&'a str> {
+    pub(super) fn count_and_trim<'a>(&mut self, seen: &ObservedAnswer<'a>) -> Option<&'a str> {
         let Ok(text) = seen.outcome else {
             self.failed += 1;
             return None;
@@ -121,7 +121,7 @@ impl ObservedCounts {
         Some(text)
     }
 
-    pub(super) fn finish(self) -> Value {
+    pub(super) fn to_json(self) -> Value {
         json!({"answered": self.answered, "blank": self.blank, "failed": self.failed})
     }
 }
@@ -154,25 +154,26 @@ struct NamedExample {
 const MAX_REASON_CHARS: usize = 300;
 
 impl FirstExamples {
-    pub(super) fn of(room: usize) -> Self {
+    pub(super) fn with_limit(room: usize) -> Self {
         Self { count: 0, limit: room, examples: BTreeMap::new() }
     }
 
     /// Counts an answer; `why` is called only if it becomes an example.
-    pub(super) fn add(&mut self, seen: &ObservedAnswer<'_>, why: impl FnOnce() -> String) {
+    pub(super) fn add_example(&mut self, seen: &ObservedAnswer<'_>, why: impl FnOnce() -> String) {
         self.count += 1;
         let beyond = self.examples.len() >= self.limit
-            && self.examples.last_key_value().is_none_or(|(last, _)| seen.place > *last);
+            && self.examples.last_key_value().is_none_or(|(last, _)| seen.position > *last);
         if beyond {
             return;
         }
         let why = why().chars().take(MAX_REASON_CHARS).collect();
         let status = seen.outcome.err().and_then(|it| it.status);
-        self.examples.insert(seen.place, NamedExample { id: seen.id.into(), reason: why, status });
+        self.examples
+            .insert(seen.position, NamedExample { id: seen.id.into(), reason: why, status });
         self.drop_excess();
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(super) fn total_count(&self) -> u64 {
         self.count
     }
 
@@ -182,7 +183,7 @@ impl FirstExamples {
         }
     }
 
-    pub(super) fn finish(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let named = |(place, first): (&AnswerPosition, &NamedExample)| {
             let mut it = json!({"id": id_to_json(&first.id), "index": place.index});
             if !first.reason.is_empty() {
@@ -218,23 +219,23 @@ mod tests {
     fn a_line_has_one_answer_per_sequence_or_a_failure() {
         let line =
             br#"{"id":"a","index":3,"response":"x\ny","success":true,"error":null,"served":{}}"#;
-        let line = ObservedLine::read(line).expect("a line");
+        let line = ObservedLine::parse_line(line).expect("a line");
         let place = AnswerPosition { index: 3, sequence: 0 };
         assert_eq!(
             line.observed_answers().collect::<Vec<_>>(),
-            [ObservedAnswer { place, id: "\"a\"", outcome: Ok("x\ny") }]
+            [ObservedAnswer { position: place, id: "\"a\"", outcome: Ok("x\ny") }]
         );
         let two = br#"{"id":7,"index":0,"response":"a","responses":["a","b"],"success":true,"error":null}"#;
-        let two = ObservedLine::read(two).expect("a line");
+        let two = ObservedLine::parse_line(two).expect("a line");
         assert_eq!(
             two.observed_answers().map(|it| it.outcome).collect::<Vec<_>>(),
             [Ok("a"), Ok("b")]
         );
-        assert_eq!(two.observed_answers().last().map(|it| it.place.sequence), Some(1));
+        assert_eq!(two.observed_answers().last().map(|it| it.position.sequence), Some(1));
         let bad = br#"{"id":"7","index":1,"response":null,"success":false,"error":{"kind":"too_long","message":"no","status":400}}"#;
-        let bad = ObservedLine::read(bad).expect("a line");
+        let bad = ObservedLine::parse_line(bad).expect("a line");
         let failed = ObservedFailure { kind: "too_long", message: "no", status: Some(400) };
         assert_eq!(bad.observed_answers().map(|it| it.outcome).collect::<Vec<_>>(), [Err(failed)]);
-        assert!(ObservedLine::read(b"{}").is_err());
+        assert!(ObservedLine::parse_line(b"{}").is_err());
     }
 }

@@ -33,29 +33,29 @@ impl NumericStatistics {
             pointer: at,
             counts: counted,
             numbers,
-            non_numeric: FirstExamples::of(EXAMPLE_LIMIT),
+            non_numeric: FirstExamples::with_limit(EXAMPLE_LIMIT),
             lengths,
         }
     }
 
     /// Adds an answer or a failure.
     pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let Some(text) = self.counts.text(seen) else { return };
-        self.lengths.add(text.chars().count() as f64);
+        let Some(text) = self.counts.count_and_trim(seen) else { return };
+        self.lengths.add_number(text.chars().count() as f64);
         match extract::number_at_pointer(text, self.pointer.as_deref()) {
-            Ok(number) => self.numbers.add(number),
-            Err(why) => self.non_numeric.add(seen, || why),
+            Ok(number) => self.numbers.add_number(number),
+            Err(why) => self.non_numeric.add_example(seen, || why),
         }
     }
 
     /// Returns count, mean, sample standard deviation (0 for a single number), median, minimum and maximum as JSON;
     /// null without numbers.
     #[must_use]
-    pub fn finish(&self) -> Value {
-        let mut finished = self.counts.finish();
-        finished["no_numbers"] = self.non_numeric.finish();
-        finished["numbers"] = json!(self.numbers.finish());
-        finished["characters"] = json!(self.lengths.finish());
+    pub fn to_json(&self) -> Value {
+        let mut finished = self.counts.to_json();
+        finished["no_numbers"] = self.non_numeric.to_json();
+        finished["numbers"] = json!(self.numbers.to_json());
+        finished["characters"] = json!(self.lengths.to_json());
         finished
     }
 }
@@ -80,7 +80,7 @@ mod tests {
         for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
             all.add_answer(&test_answer(index, text));
         }
-        let it = all.finish();
+        let it = all.to_json();
         assert_eq!((&it["numbers"]["count"], &it["numbers"]["mean"]), (&2.into(), &2.0.into()));
         assert_eq!(it["no_numbers"]["count"], 2);
         assert_eq!(
@@ -94,7 +94,7 @@ mod tests {
     fn statistics_without_numbers_are_null() {
         let mut all = NumericStatistics::new(None);
         all.add_answer(&test_failure(0, "refused"));
-        let it = all.finish();
+        let it = all.to_json();
         assert_eq!((&it["failed"], &it["numbers"]["count"]), (&1.into(), &0.into()));
         assert!(it["numbers"]["mean"].is_null() && it["characters"]["max"].is_null());
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::exact_sum::{ExactSum, number, order_key, sample_variance};
+use super::exact_sum::{ExactSum, number_from_key, order_key, sample_variance};
 use crate::domain::Merge;
 
 /// Number of distinct values that are counted exactly.
@@ -51,10 +51,10 @@ impl SummaryStatistics {
         }
     }
 
-    pub(super) fn add(&mut self, number: f64) {
+    pub(super) fn add_number(&mut self, number: f64) {
         let place = order_key(number);
         self.count += 1;
-        self.sum.add(number);
+        self.sum.add_number(number);
         self.sum_of_squares.add_product(number, number);
         self.extend_range((place, place));
         *self
@@ -84,11 +84,11 @@ impl SummaryStatistics {
 
     fn median(&self) -> Option<f64> {
         let last = self.count.checked_sub(1)?;
-        Some(f64::midpoint(self.at(last / 2)?, self.at(self.count / 2)?))
+        Some(f64::midpoint(self.nth_smallest(last / 2)?, self.nth_smallest(self.count / 2)?))
     }
 
     /// Returns the number of this rank in ascending order, from 0.
-    fn at(&self, place: u64) -> Option<f64> {
+    fn nth_smallest(&self, place: u64) -> Option<f64> {
         let mut before = 0;
         let found = self.counts.iter().find(|(_, count)| {
             before += **count;
@@ -97,12 +97,13 @@ impl SummaryStatistics {
         let (&found, _) = found?;
         let (low, high) = self.min_max_keys?;
         let middle = |stretch: i64| (stretch << DROPPED_BITS) | (1 << (DROPPED_BITS - 1));
-        Some(number(if self.bucketed { middle(found).clamp(low, high) } else { found }))
+        Some(number_from_key(if self.bucketed { middle(found).clamp(low, high) } else { found }))
     }
 
     /// Returns all values as JSON; without numbers they are null, since a mean of 0 would be a claim.
-    pub(super) fn finish(&self) -> Map<String, Value> {
-        let end = |pick: fn((i64, i64)) -> i64| self.min_max_keys.map(|ends| number(pick(ends)));
+    pub(super) fn to_json(&self) -> Map<String, Value> {
+        let end =
+            |pick: fn((i64, i64)) -> i64| self.min_max_keys.map(|ends| number_from_key(pick(ends)));
         let some = (self.count > 0).then_some(self.count);
         let mean = some.map(|count| self.sum.to_f64() / count as f64);
         let deviation =
@@ -149,23 +150,23 @@ mod tests {
 
     fn of(numbers: &[f64], room: usize) -> SummaryStatistics {
         let mut all = SummaryStatistics::with_capacity(room);
-        numbers.iter().for_each(|number| all.add(*number));
+        numbers.iter().for_each(|number| all.add_number(*number));
         all
     }
 
     #[test]
     fn a_known_sample() {
-        let it = of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], 100).finish();
+        let it = of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], 100).to_json();
         assert_eq!((it["min"].as_f64(), it["max"].as_f64()), (Some(2.0), Some(9.0)));
         assert_eq!((it["mean"].as_f64(), it["median"].as_f64()), (Some(5.0), Some(4.5)));
         assert_eq!(it["std"].as_f64(), Some((32.0f64 / 7.0).sqrt()));
-        let one = of(&[3.0], 100).finish();
+        let one = of(&[3.0], 100).to_json();
         assert_eq!((one["std"].as_f64(), one["median"].as_f64()), (Some(0.0), Some(3.0)));
     }
 
     #[test]
     fn no_numbers_have_no_mean() {
-        let none = of(&[], 100).finish();
+        let none = of(&[], 100).to_json();
         for name in ["min", "max", "mean", "std", "median"] {
             assert!(none[name].is_null(), "{name}");
         }
@@ -177,14 +178,14 @@ mod tests {
             parts in prop::collection::vec(prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64, Just(1.0)], 0..20), 0..6),
             turn in 0usize..6, room in 1usize..60,
         ) {
-            let whole = of(&parts.concat(), room).finish();
+            let whole = of(&parts.concat(), room).to_json();
             let mut turned = parts.clone();
             turned.rotate_left(turn.min(parts.len()));
             let merged = turned.iter().fold(SummaryStatistics::with_capacity(room), |mut all, part| {
                 all.merge(of(part, room));
                 all
             });
-            prop_assert_eq!(merged.finish(), whole);
+            prop_assert_eq!(merged.to_json(), whole);
         }
 
         #[test]
@@ -193,7 +194,7 @@ mod tests {
             prop_assert!(coarse.bucketed);
             numbers.sort_by(f64::total_cmp);
             for (place, number) in (0..).zip(&numbers) {
-                let found = coarse.at(place).expect("there are so many");
+                let found = coarse.nth_smallest(place).expect("there are so many");
                 prop_assert!((found - number).abs() <= number.abs() * 0.0005, "{found} {number}");
             }
         }

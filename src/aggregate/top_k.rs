@@ -41,7 +41,7 @@ impl TopK {
             k,
             pointer: at,
             counts: counted,
-            without_score: FirstExamples::of(EXAMPLE_LIMIT),
+            without_score: FirstExamples::with_limit(EXAMPLE_LIMIT),
             best,
         }
     }
@@ -59,25 +59,25 @@ impl TopK {
         seen: &ObservedAnswer<'_>,
         score: impl FnOnce(&str) -> Result<f64, String>,
     ) {
-        let Some(text) = self.counts.text(seen) else { return };
+        let Some(text) = self.counts.count_and_trim(seen) else { return };
         match score(text) {
             Ok(score) if !score.is_nan() => self.insert_scored(seen, score, text),
-            Ok(_) => self.without_score.add(seen, || "its score is not a number".into()),
-            Err(why) => self.without_score.add(seen, || why),
+            Ok(_) => self.without_score.add_example(seen, || "its score is not a number".into()),
+            Err(why) => self.without_score.add_example(seen, || why),
         }
     }
 
     fn insert_scored(&mut self, seen: &ObservedAnswer<'_>, score: f64, text: &str) {
-        let key = (!exact_sum::order_key(score), seen.place); // `!` reverses the order
+        let key = (!exact_sum::order_key(score), seen.position); // `!` reverses the order
         let full = self.best.len() >= self.k;
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
             return;
         }
         self.best.insert(key, ScoredAnswer { id: seen.id.into(), score, text: text.into() });
-        self.cut();
+        self.drop_lowest();
     }
 
-    fn cut(&mut self) {
+    fn drop_lowest(&mut self) {
         while self.best.len() > self.k {
             self.best.pop_last();
         }
@@ -90,15 +90,15 @@ impl TopK {
 
     /// Returns the answers and their scores as JSON, highest score first.
     #[must_use]
-    pub fn finish(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let shown = |(&(_, place), it): (&(i64, AnswerPosition), &ScoredAnswer)| {
             json!({
                 "score": it.score, "id": id_to_json(&it.id), "index": place.index, "sequence": place.sequence,
                 "response": it.text
             })
         };
-        let mut finished = self.counts.finish();
-        finished["without_score"] = self.without_score.finish();
+        let mut finished = self.counts.to_json();
+        finished["without_score"] = self.without_score.to_json();
         finished["best"] = self.best.iter().map(shown).collect::<Vec<_>>().into();
         finished
     }
@@ -109,7 +109,7 @@ impl Merge for TopK {
         self.counts.merge(other.counts);
         self.without_score.merge(other.without_score);
         self.best.extend(other.best);
-        self.cut();
+        self.drop_lowest();
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     use crate::aggregate::tests::{test_answer, test_failure};
 
     fn best_indices(it: &TopK) -> Vec<u64> {
-        let all = it.finish()["best"].as_array().cloned().unwrap_or_default();
+        let all = it.to_json()["best"].as_array().cloned().unwrap_or_default();
         all.iter().filter_map(|it| it["index"].as_u64()).collect()
     }
 
@@ -140,7 +140,7 @@ mod tests {
             top.add_answer(&test_answer(index, text));
         }
         top.add_answer(&test_failure(5, "refused"));
-        let it = top.finish();
+        let it = top.to_json();
         assert_eq!(best_indices(&top), [4, 1]);
         assert_eq!(
             (&it["without_score"]["count"], &it["blank"], &it["failed"]),
@@ -153,7 +153,7 @@ mod tests {
     fn the_list_is_empty_if_all_answers_failed() {
         let mut top = TopK::new(1, None);
         top.add_answer(&test_failure(0, "refused"));
-        assert_eq!(top.finish()["best"], json!([]));
+        assert_eq!(top.to_json()["best"], json!([]));
     }
 
     #[test]

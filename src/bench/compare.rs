@@ -79,7 +79,7 @@ impl CompareSide {
             completion: if asked > 0 { answered as f64 / asked as f64 } else { 0.0 },
             seconds: runs.iter().map(|run| run.seconds).sum(),
             requests: sum(|run| run.requests),
-            figures: RunFigures::of(&runs),
+            figures: RunFigures::from_runs(&runs),
             failed: runs.iter().find_map(|run| run.failed.clone()),
             runs,
         }
@@ -117,7 +117,7 @@ impl CompareReport {
         let ratios = pairs
             .filter(|(_, single)| single.prompts_per_s > 0.0)
             .map(|(batched, single)| batched.prompts_per_s / single.prompts_per_s);
-        let speed_up = RepeatSpread::of(ratios);
+        let speed_up = RepeatSpread::from_values(ratios);
         let mut notes = Vec::new();
         if answers.different > 0 {
             notes.push(if greedy {
@@ -155,7 +155,7 @@ mod tests {
     fn measured_run(answered: u64, seconds: f64) -> BenchRun {
         let asked = answered.max(10);
         let requests = answered / 5;
-        BenchRun::of(&BenchMeasurement {
+        BenchRun::from_measurement(&BenchMeasurement {
             asked,
             answered,
             seconds,

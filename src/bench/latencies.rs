@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn of(seconds: &[f64]) -> BenchLatencies {
+    fn latencies_of(seconds: &[f64]) -> BenchLatencies {
         let mut all = BenchLatencies::default();
         seconds.iter().for_each(|&it| all.record_latency(it));
         all
@@ -65,10 +65,10 @@ mod tests {
             other in prop::collection::vec(1e-4..1e4f64, 0..60),
             share in 0.0..1.0f64,
         ) {
-            let mut merged = of(&one);
-            merged.merge(of(&other));
+            let mut merged = latencies_of(&one);
+            merged.merge(latencies_of(&other));
             let mut all = [one, other].concat();
-            prop_assert_eq!(&merged, &of(&all));
+            prop_assert_eq!(&merged, &latencies_of(&all));
             all.sort_by(f64::total_cmp);
             let place = ((share * all.len() as f64).ceil() as usize).max(1) - 1;
             let found = merged.quantile(share).expect("there are some");
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_has_no_quantile_and_invalid_numbers_are_accepted() {
-        assert_eq!(of(&[]).quantile(0.5), None);
-        assert!(of(&[f64::NAN, -1.0, 0.0, f64::INFINITY]).quantile(0.5).is_some());
+        assert_eq!(latencies_of(&[]).quantile(0.5), None);
+        assert!(latencies_of(&[f64::NAN, -1.0, 0.0, f64::INFINITY]).quantile(0.5).is_some());
     }
 }

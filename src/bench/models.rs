@@ -51,7 +51,7 @@ impl ModelRow {
         failed: Option<String>,
     ) -> Self {
         let whole: Vec<&BenchRun> = runs.iter().filter(|run| run.failed.is_none()).collect();
-        let figures = RunFigures::of(whole.iter().copied());
+        let figures = RunFigures::from_runs(whole.iter().copied());
         let runs_whole = u32::try_from(whole.len()).unwrap_or(u32::MAX);
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
         Self {
@@ -97,7 +97,7 @@ mod tests {
     proptest! {
         #[test]
         fn only_runs_that_really_succeeded_count(all in prop::collection::vec(any_measurement(), 0..6)) {
-            let runs: Vec<BenchRun> = all.iter().map(BenchRun::of).collect();
+            let runs: Vec<BenchRun> = all.iter().map(BenchRun::from_measurement).collect();
             let row = ModelRow::new(("m".into(), None), 6, runs, None, None);
             let whole = all.iter().filter(|it| it.asked > 0 && it.answered == it.asked);
             prop_assert_eq!(row.runs_whole as usize, whole.clone().count());

@@ -18,7 +18,7 @@ pub struct RepeatSpread {
 impl RepeatSpread {
     /// Computes median and range; `None` without values.
     #[must_use]
-    pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub fn from_values(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut all: Vec<f64> = figures.into_iter().collect();
         all.sort_by(f64::total_cmp);
         let (least, most) = (*all.first()?, *all.last()?);
@@ -58,7 +58,7 @@ pub struct BenchRun {
 impl BenchRun {
     /// Computes the figures of a measurement.
     #[must_use]
-    pub fn of(measured: &BenchMeasurement) -> Self {
+    pub fn from_measurement(measured: &BenchMeasurement) -> Self {
         let per_second = |count: u64| {
             if measured.seconds > 0.0 { count as f64 / measured.seconds } else { 0.0 }
         };
@@ -100,10 +100,11 @@ pub struct RunFigures {
 impl RunFigures {
     /// Computes the figures over the runs that answered something; `None` if none did.
     #[must_use]
-    pub fn of<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
+    pub fn from_runs<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
         let runs: Vec<&BenchRun> = runs.into_iter().filter(|run| run.answered > 0).collect();
-        let spread =
-            |figure: fn(&BenchRun) -> f64| RepeatSpread::of(runs.iter().map(|run| figure(run)));
+        let spread = |figure: fn(&BenchRun) -> f64| {
+            RepeatSpread::from_values(runs.iter().map(|run| figure(run)))
+        };
         let sum =
             |count: fn(&BenchRun) -> u64| runs.iter().map(|run| count(run)).sum::<u64>() as f64;
         let answered = sum(|run| run.answered);
@@ -135,7 +136,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_median_has_at_most_half_of_the_values_on_each_side(all in prop::collection::vec(0.0..1e6f64, 1..20)) {
-            let it = RepeatSpread::of(all.iter().copied()).expect("some");
+            let it = RepeatSpread::from_values(all.iter().copied()).expect("some");
             prop_assert!(it.least <= it.median && it.median <= it.most);
             let below = all.iter().filter(|&&x| x < it.median).count();
             let above = all.iter().filter(|&&x| x > it.median).count();
@@ -144,8 +145,8 @@ mod tests {
 
         #[test]
         fn figures_are_those_of_runs_that_answered(all in prop::collection::vec(any_measurement(), 0..6)) {
-            let runs: Vec<BenchRun> = all.iter().map(BenchRun::of).collect();
-            let figures = RunFigures::of(&runs);
+            let runs: Vec<BenchRun> = all.iter().map(BenchRun::from_measurement).collect();
+            let figures = RunFigures::from_runs(&runs);
             prop_assert_eq!(figures.is_some(), runs.iter().any(|run| run.answered > 0));
             if let Some(figures) = figures {
                 let rates = runs.iter().map(|run| run.prompts_per_s);
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
-        assert_eq!(RepeatSpread::of([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
-        assert_eq!(RepeatSpread::of([]), None);
+        assert_eq!(RepeatSpread::from_values([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
+        assert_eq!(RepeatSpread::from_values([]), None);
     }
 }

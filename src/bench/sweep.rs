@@ -44,7 +44,7 @@ impl SweepRow {
     #[must_use]
     pub fn new(cell: BenchCell, runs: Vec<BenchRun>, failed: Option<String>) -> Self {
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
-        let figures = if failed.is_none() { RunFigures::of(&runs) } else { None };
+        let figures = if failed.is_none() { RunFigures::from_runs(&runs) } else { None };
         let failed = failed.or_else(|| figures.is_none().then(|| "it was not measured".into()));
         Self { cell, runs, figures, failed }
     }
@@ -114,7 +114,7 @@ mod tests {
             seconds: 1.0,
             ..BenchMeasurement::default()
         };
-        SweepRow::new(cell, vec![BenchRun::of(&measured)], None)
+        SweepRow::new(cell, vec![BenchRun::from_measurement(&measured)], None)
     }
 
     fn failed_row() -> SweepRow {
@@ -127,7 +127,7 @@ mod tests {
             prop::collection::vec(any_measurement(), 0..4), 0..8)
         ) {
             let cell = BenchCell { batch: AutoOrCount::Count(4), window: AutoOrCount::Auto };
-            let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(BenchRun::of).collect(), None));
+            let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(BenchRun::from_measurement).collect(), None));
             let report = SweepReport::new(BenchConditions::default(), rows.collect());
             let speed = |at: usize| report.cells[at].figures.map(|it| it.compared_throughput().median);
             prop_assert!(report.cells.iter().all(|row| row.figures.is_some() != row.failed.is_some()));

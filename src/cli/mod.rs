@@ -68,11 +68,11 @@ pub fn run(environment: Environment) -> u8 {
         environment.get("AURORA_SWARM_LOG"),
     );
     match cli.command {
-        CliCommand::Plan(plan) => told(&plan.run(flags, environment)),
-        CliCommand::Status(status) => told(&status.run()),
-        CliCommand::Merge(merge) => told(&merge.run()),
-        CliCommand::Report(again) => told(&again.run()),
-        CliCommand::Completions(completions) => told(&completions.run()),
+        CliCommand::Plan(plan) => report_outcome(&plan.run(flags, environment)),
+        CliCommand::Status(status) => report_outcome(&status.run()),
+        CliCommand::Merge(merge) => report_outcome(&merge.run()),
+        CliCommand::Report(again) => report_outcome(&again.run()),
+        CliCommand::Completions(completions) => report_outcome(&completions.run()),
         CliCommand::Run(run) => {
             let guard = start_supervisor_if_needed(run.config_path(), &flags, &environment);
             run_on_ranks(&environment.clone(), |comm| run.run(comm, flags, environment, guard))
@@ -105,8 +105,9 @@ fn run_on_ranks(
     environment: &Environment,
     command: impl FnOnce(&mut dyn Comm) -> Result<JobVerdict, JobError>,
 ) -> u8 {
-    let launcher = LauncherInfo::read(|variable| environment.get(variable).map(str::to_owned));
-    let mut comm = match comm::start(&launcher) {
+    let launcher =
+        LauncherInfo::from_variables(|variable| environment.get(variable).map(str::to_owned));
+    let mut comm = match comm::start_comm(&launcher) {
         Ok(comm) => comm,
         Err(error) => {
             console::print_error(&error);
@@ -115,7 +116,7 @@ fn run_on_ranks(
     };
     console::set_log_identity(comm.rank(), &NodeInfo::this_node().host);
     let ended = command(comm.as_mut());
-    let code = told(&ended);
+    let code = report_outcome(&ended);
     if matches!(ended, Err(JobError::Comm(_))) {
         // It may be this rank's alone, and the others wait in a collective that it will never come to.
         comm.abort(code);
@@ -125,7 +126,7 @@ fn run_on_ranks(
 }
 
 /// Says on rank 0 what is wrong, and gives the code.
-fn told(ended: &Result<JobVerdict, JobError>) -> u8 {
+fn report_outcome(ended: &Result<JobVerdict, JobError>) -> u8 {
     match ended {
         Ok(verdict) => exit::verdict_exit_code(*verdict),
         Err(error) => {

@@ -26,7 +26,7 @@ const LOCAL_SIZE_VARIABLE: &str = "PALS_LOCAL_SIZE";
 impl LauncherInfo {
     /// Reads the variables through `lookup`. A value that is not a number is ignored.
     #[must_use]
-    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Self {
+    pub fn from_variables(lookup: impl Fn(&str) -> Option<String>) -> Self {
         let number = |name: &str| lookup(name)?.trim().parse::<usize>().ok();
         let size = SIZE_VARIABLES.iter().find_map(|&name| Some((number(name)?, name)));
         let ranks =
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     fn launcher_info(variables: &[(&str, &str)]) -> LauncherInfo {
-        LauncherInfo::read(|name| {
+        LauncherInfo::from_variables(|name| {
             variables.iter().find(|(its, _)| *its == name).map(|(_, value)| (*value).to_owned())
         })
     }

@@ -15,7 +15,7 @@ use super::{Comm, MessageTag, PollBackoff, RankMessage};
 /// Receiver of both the ranks' messages and this process's local events.
 pub struct Mailbox<'c, W> {
     comm: &'c mut dyn Comm,
-    words: Receiver<W>,
+    local_events: Receiver<W>,
     backoff: PollBackoff,
     senders_gone: bool,
 }
@@ -34,7 +34,12 @@ pub enum MailboxEvent<W> {
 impl<'c, W> Mailbox<'c, W> {
     /// Creates a mailbox over the job's messages and the events of this channel.
     pub fn new(comm: &'c mut dyn Comm, words: Receiver<W>) -> Self {
-        Self { comm, words, backoff: PollBackoff::for_active_work(), senders_gone: false }
+        Self {
+            comm,
+            local_events: words,
+            backoff: PollBackoff::for_active_work(),
+            senders_gone: false,
+        }
     }
 
     /// Returns the communicator, for sending.
@@ -58,7 +63,10 @@ impl<'c, W> Mailbox<'c, W> {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // An event that is already queued must not wait for the next call.
-                return self.words.try_recv().map_or(MailboxEvent::TimedOut, MailboxEvent::Local);
+                return self
+                    .local_events
+                    .try_recv()
+                    .map_or(MailboxEvent::TimedOut, MailboxEvent::Local);
             }
             if self.comm.pending_messages() > 0 {
                 self.backoff.reset();
@@ -68,7 +76,7 @@ impl<'c, W> Mailbox<'c, W> {
                 std::thread::sleep(nap);
                 continue;
             }
-            match self.words.recv_timeout(nap) {
+            match self.local_events.recv_timeout(nap) {
                 Ok(word) => {
                     self.backoff.reset();
                     return MailboxEvent::Local(word);

@@ -35,7 +35,7 @@ pub use mailbox::{Mailbox, MailboxEvent};
 pub use panic::abort_job_on_panic;
 pub use poll_backoff::PollBackoff;
 pub use solo::SoloComm;
-pub use start::start;
+pub use start::start_comm;
 pub use typed::TypedComm;
 
 use std::fmt;

@@ -53,7 +53,7 @@ struct IncomingMessage {
 
 impl MpiComm {
     /// Starts MPI and checks that its world is the job that was launched.
-    pub(super) fn start(launcher: &LauncherInfo) -> Result<Self, CommError> {
+    pub(super) fn start_mpi(launcher: &LauncherInfo) -> Result<Self, CommError> {
         let name = library_name();
         launcher.check_library(&name).map_err(CommError::LauncherMismatch)?;
         let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {

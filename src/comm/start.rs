@@ -10,7 +10,7 @@ use super::{Comm, CommError, LauncherInfo, SoloComm};
 /// # Errors
 /// Returns [`CommError::MpiStart`] if MPI does not start, and [`CommError::LauncherMismatch`] if it is not the MPI of
 /// the launcher.
-pub fn start(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
+pub fn start_comm(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
     if !launcher.is_present() {
         return Ok(Box::new(SoloComm::new()));
     }
@@ -19,7 +19,7 @@ pub fn start(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
 
 #[cfg(feature = "mpi")]
 fn start_mpi(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
-    Ok(Box::new(super::mpi::MpiComm::start(launcher)?))
+    Ok(Box::new(super::mpi::MpiComm::start_mpi(launcher)?))
 }
 
 #[cfg(not(feature = "mpi"))]

@@ -69,7 +69,7 @@ pub fn sweep_table(report: &SweepReport) -> String {
             let good = report.as_good.len();
             if good > 0 {
                 text += &format!(
-                    "as good, within 2 %: {}, marked above",
+                    "as good (within 2 %): {}, marked above",
                     pluralize_plain(good as u64, "cell")
                 );
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {

@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY
 
 use super::progress::format_duration;
 use crate::report::{
-    format::{count, format_number, format_percent, pluralize},
+    format::{format_count, format_number, format_percent, pluralize},
     reduce_levels::ReduceSummary,
 };
 use crate::{
@@ -60,7 +60,7 @@ impl fmt::Display for EndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (counts, tally) = (self.counts, self.tally);
         writeln!(f, "{}", self.counts_table().trim_fmt())?;
-        if tally.settled() == 0 && counts.open == 0 && counts.submitted > 0 {
+        if tally.settled_count() == 0 && counts.open == 0 && counts.submitted > 0 {
             writeln!(f, "it was finished before: nothing was asked")?;
         }
         self.write_failures(f)?;
@@ -78,8 +78,8 @@ impl fmt::Display for EndSummary<'_> {
             }
         }
         if counts.open > 0 {
-            let pace = tally.settled() as f64 / self.seconds.max(0.001);
-            let left = match tally.settled() {
+            let pace = tally.settled_count() as f64 / self.seconds.max(0.001);
+            let left = match tally.settled_count() {
                 0 => String::new(),
                 _ => format!(", about {} more", format_duration(counts.open as f64 / pace)),
             };
@@ -119,16 +119,16 @@ impl EndSummary<'_> {
             part => {
                 format!(
                     "{}  ({})",
-                    count(part),
+                    format_count(part),
                     format_percent(part as f64 / counts.submitted as f64)
                 )
             }
         };
-        row(&self.label, count(counts.submitted));
+        row(&self.label, format_count(counts.submitted));
         row("answered", share(counts.answered));
         row("failed", share(counts.failed));
         row("open", share(counts.open));
-        let (done, seconds) = (tally.settled(), self.seconds.max(0.001));
+        let (done, seconds) = (tally.settled_count(), self.seconds.max(0.001));
         let start = match self.starts {
             0 | 1 => "time".to_owned(),
             _ if done == 0 => "time".to_owned(),
@@ -154,7 +154,7 @@ impl EndSummary<'_> {
                 0 => String::new(),
                 again => format!(", {} retried", pluralize(again, "prompt")),
             };
-            row("requests", count(tally.requests) + &again);
+            row("requests", format_count(tally.requests) + &again);
         }
         table
     }
@@ -175,7 +175,7 @@ impl EndSummary<'_> {
                 ids.push_str(", …");
             }
             let which = if its.count == 1 { "id" } else { "ids" };
-            writeln!(f, "failed: {} {words} ({which} {ids})", count(its.count))?;
+            writeln!(f, "failed: {} {words} ({which} {ids})", format_count(its.count))?;
         }
         Ok(())
     }
@@ -273,9 +273,9 @@ impl ReduceEndSummary<'_> {
             };
             table.add_row([
                 name,
-                count(it.nodes),
-                count(it.counts.submitted),
-                count(it.nodes_without_text()),
+                format_count(it.nodes),
+                format_count(it.counts.submitted),
+                format_count(it.nodes_without_text()),
                 format_elapsed(it.total_seconds()),
                 rate(it.prompts_per_s),
                 rate(it.tokens_per_s),
@@ -284,9 +284,9 @@ impl ReduceEndSummary<'_> {
         let all = self.tree;
         table.add_row([
             "total".to_owned(),
-            count(all.levels.iter().map(|it| it.nodes).sum()),
-            count(all.counts.submitted),
-            count(all.levels.iter().map(|it| it.nodes_without_text()).sum()),
+            format_count(all.levels.iter().map(|it| it.nodes).sum()),
+            format_count(all.counts.submitted),
+            format_count(all.levels.iter().map(|it| it.nodes_without_text()).sum()),
             format_elapsed(all.seconds),
             rate(all.prompts_per_s),
             rate(all.tokens_per_s),
@@ -297,7 +297,7 @@ impl ReduceEndSummary<'_> {
 }
 
 fn leaf_count_text(many: u64) -> String {
-    format!("{} {}", count(many), if many == 1 { "leaf is" } else { "leaves are" })
+    format!("{} {}", format_count(many), if many == 1 { "leaf is" } else { "leaves are" })
 }
 
 /// Returns one line about the tree of a reduce, for commands that show only its leaves (`status`, `merge`).

@@ -47,7 +47,7 @@ pub fn sweep_plots(report: &SweepReport) -> Result<Vec<(&'static str, Vec<u8>)>,
         register_font(FONT_FAMILY, style, epaint_default_fonts::HACK_REGULAR)
             .map_err(|_| "the font cannot be used".to_owned())?;
     }
-    let picture = SweepPlot::of(report);
+    let picture = SweepPlot::from_report(report);
     let mut svg = String::new();
     picture
         .draw_plot(&SVGBackend::with_string(&mut svg, IMAGE_SIZE).into_drawing_area())
@@ -80,7 +80,7 @@ struct SweepPlot<'r> {
 }
 
 impl<'r> SweepPlot<'r> {
-    fn of(report: &'r SweepReport) -> Self {
+    fn from_report(report: &'r SweepReport) -> Self {
         let batches = sort_unique(report.cells.iter().map(|row| row.cell.batch));
         let windows = sort_unique(report.cells.iter().map(|row| row.cell.window));
         let by_batch = batches.len() >= windows.len();
@@ -129,7 +129,7 @@ impl<'r> SweepPlot<'r> {
             pluralize_plain(it.endpoints, "endpoint"),
             pluralize_plain(it.ranks as u64, "rank")
         );
-        area.draw_text(&title, &text(26, &BLACK), (24, 16))?;
+        area.draw_text(&title, &text_style(26, &BLACK), (24, 16))?;
         let best = self.report.best.and_then(|at| self.report.cells[at].figures);
         let lengths = best.map_or(String::new(), |best| {
             let (prompt, answer) =
@@ -142,7 +142,7 @@ impl<'r> SweepPlot<'r> {
         let line = format!(
             "{lengths}points are medians of {repeats} repeats, bars go from the least to the most{incomplete}"
         );
-        area.draw_text(&line, &text(17, &GREY), (24, 50))
+        area.draw_text(&line, &text_style(17, &GREY), (24, 50))
     }
 
     /// Axes with units, from 0 up to the most of these figures.
@@ -175,12 +175,12 @@ impl<'r> SweepPlot<'r> {
             .x_labels(0)
             .y_labels(8)
             .y_desc(unit)
-            .axis_desc_style(text(18, &BLACK))
-            .label_style(text(16, &GREY))
+            .axis_desc_style(text_style(18, &BLACK))
+            .label_style(text_style(16, &GREY))
             .y_label_formatter(&|y| trim_figure(*y));
         mesh.draw()?;
         let centre = Pos::new(HPos::Center, VPos::Top);
-        let style = text(16, &GREY).pos(centre);
+        let style = text_style(16, &GREY).pos(centre);
         for (at, place) in self.x_values.iter().enumerate() {
             let (x, y) = chart.plotting_area().map_coordinate(&(at as f64, 0.0));
             let (left, top) = area.get_base_pixel();
@@ -190,7 +190,7 @@ impl<'r> SweepPlot<'r> {
             let middle = (self.x_values.len() as f64 - 1.0) / 2.0;
             let (x, y) = chart.plotting_area().map_coordinate(&(middle, 0.0));
             let (left, top) = area.get_base_pixel();
-            area.draw_text(axis, &text(18, &BLACK).pos(centre), (x - left, y - top + 34))?;
+            area.draw_text(axis, &text_style(18, &BLACK).pos(centre), (x - left, y - top + 34))?;
         }
         Ok(chart)
     }
@@ -275,7 +275,7 @@ impl<'r> SweepPlot<'r> {
         // Towards the middle, so that it stays inside.
         let (side, shift) =
             if at * 2 >= self.x_values.len() { (HPos::Right, 12) } else { (HPos::Left, -12) };
-        let style = text(18, &BLACK).pos(Pos::new(side, VPos::Bottom));
+        let style = text_style(18, &BLACK).pos(Pos::new(side, VPos::Bottom));
         chart.draw_series([EmptyElement::at(centre) + Text::new(label, (shift, -16), style)])?;
         Ok(())
     }
@@ -287,31 +287,31 @@ impl<'r> SweepPlot<'r> {
         let what = if self.x_is_batch { "window" } else { "batch size" };
         let left = Pos::new(HPos::Left, VPos::Center);
         let mut y = 24;
-        area.draw_text(what, &text(18, &BLACK).pos(left), (8, y))?;
+        area.draw_text(what, &text_style(18, &BLACK).pos(left), (8, y))?;
         for (number, line) in self.series_values.iter().enumerate() {
             y += 26;
             let colour = SERIES_COLOURS[number % SERIES_COLOURS.len()];
             area.draw(&PathElement::new([(8, y), (44, y)], colour.stroke_width(2)))?;
             area.draw(&Circle::new((26, y), 4, colour.filled()))?;
-            area.draw_text(&line.to_string(), &text(16, &BLACK).pos(left), (54, y))?;
+            area.draw_text(&line.to_string(), &text_style(16, &BLACK).pos(left), (54, y))?;
         }
         y += 40;
         if self.has_cell(|row| row.figures.is_none()) {
             area.draw(&Cross::new((26, y), 6, GREY.stroke_width(3)))?;
             let why =
                 if self.report.conditions.incomplete.is_some() { "not measured" } else { "failed" };
-            area.draw_text(why, &text(16, &BLACK).pos(left), (54, y))?;
+            area.draw_text(why, &text_style(16, &BLACK).pos(left), (54, y))?;
         }
         let mut y = 414;
         area.draw(&PathElement::new([(8, y), (44, y)], GREY.stroke_width(2)))?;
         area.draw(&Circle::new((26, y), 4, GREY.filled()))?;
-        area.draw_text("median (p50)", &text(16, &BLACK).pos(left), (54, y))?;
+        area.draw_text("median (p50)", &text_style(16, &BLACK).pos(left), (54, y))?;
         y += 26;
         for from in [8, 20, 32] {
             area.draw(&PathElement::new([(from, y), (from + 7, y)], GREY.stroke_width(2)))?;
         }
         area.draw(&Circle::new((26, y), 4, GREY.stroke_width(2)))?;
-        area.draw_text("99 of 100 (p99)", &text(16, &BLACK).pos(left), (54, y))
+        area.draw_text("99 of 100 (p99)", &text_style(16, &BLACK).pos(left), (54, y))
     }
 
     /// Lines stand a little beside each other, so that bars can be told apart.
@@ -329,7 +329,7 @@ impl<'r> SweepPlot<'r> {
     }
 }
 
-fn text<'a>(size: i32, colour: &'a RGBColor) -> TextStyle<'a> {
+fn text_style<'a>(size: i32, colour: &'a RGBColor) -> TextStyle<'a> {
     (FONT_FAMILY, size - 2).into_font().color(colour)
 }
 
@@ -373,7 +373,7 @@ mod tests {
                 ..BenchMeasurement::default()
             };
             let failed = cell(batch, window).impossible_reason(1);
-            SweepRow::new(cell(batch, window), vec![BenchRun::of(&it)], failed)
+            SweepRow::new(cell(batch, window), vec![BenchRun::from_measurement(&it)], failed)
         };
         let rows = windows.iter().flat_map(|&w| batches.iter().map(move |&b| row(b, w)));
         SweepReport::new(

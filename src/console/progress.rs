@@ -17,7 +17,7 @@ use super::{
     log::{self, suspend_bar},
     status::{join_fitting, terminal_width},
 };
-use crate::report::format::{count, format_number, pluralize};
+use crate::report::format::{format_count, format_number, pluralize};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// Display of a run's progress on standard error.
@@ -120,7 +120,7 @@ impl ProgressView {
         if is_due {
             self.last_line = now;
             if log::is_json_log() {
-                log::write_json_line("info", "progress", &stand.line(), stand.json_fields());
+                log::write_json_line("info", "progress", &stand.status_line(), stand.json_fields());
             } else {
                 let is_terminal = std::io::stderr().is_terminal();
                 let room =
@@ -139,8 +139,11 @@ impl ProgressView {
         in_flight: u64,
         up: u64,
     ) -> ProgressSnapshot {
-        let seen =
-            ProgressSample { at: now, settled: tally.settled(), tokens: tally.completion_tokens };
+        let seen = ProgressSample {
+            at: now,
+            settled: tally.settled_count(),
+            tokens: tally.completion_tokens,
+        };
         // Ranks report every few seconds. A sample between two reports would make the throughput sink and leap, so samples
         // are taken at reports, or after a stall.
         let heard = self.samples.back().is_none_or(|last| seen.settled > last.settled);
@@ -154,7 +157,7 @@ impl ProgressView {
         let last = self.samples.back().copied().unwrap_or(seen);
         ProgressSnapshot {
             pass_name: self.pass_name.clone(),
-            done: (self.done_before + tally.settled()).min(self.total),
+            done: (self.done_before + tally.settled_count()).min(self.total),
             total: self.total,
             failed: tally.failed_count(),
             in_flight,
@@ -167,7 +170,7 @@ impl ProgressView {
     }
 
     /// Removes the bar.
-    pub fn end(&self) {
+    pub fn clear_bar(&self) {
         log::set_active_bar(None);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -196,12 +199,15 @@ impl ProgressSnapshot {
         let share = 100.0 * self.done as f64 / self.total.max(1) as f64;
         // Rounded down: 100 % means that no prompt remains.
         let share = (share * 10.0).floor() / 10.0;
-        let mut parts =
-            vec![format!("{of}{}/{} done ({share:.1} %)", count(self.done), count(self.total))];
+        let mut parts = vec![format!(
+            "{of}{}/{} done ({share:.1} %)",
+            format_count(self.done),
+            format_count(self.total)
+        )];
         if self.endpoints_up == 0 {
             parts.push("no endpoint is up".into());
         }
-        let failed = format!("{} failed", count(self.failed));
+        let failed = format!("{} failed", format_count(self.failed));
         if self.failed > 0 {
             parts.push(failed.clone());
         }
@@ -215,7 +221,7 @@ impl ProgressSnapshot {
         if self.endpoints_up > 0 {
             parts.push(format!("{} up", pluralize(self.endpoints_up, "endpoint")));
         }
-        parts.push(format!("{} in flight", count(self.in_flight)));
+        parts.push(format!("{} in flight", format_count(self.in_flight)));
         parts.extend(
             self.throughput.map(|(_, tokens)| format!("{} tokens/s", format_number(tokens))),
         );
@@ -225,7 +231,7 @@ impl ProgressSnapshot {
         parts
     }
 
-    fn line(&self) -> String {
+    fn status_line(&self) -> String {
         self.status_parts().join(", ")
     }
 
@@ -293,7 +299,7 @@ mod tests {
     #[test]
     fn a_line_says_the_most_telling_first_and_all_of_it_where_there_is_room() {
         assert_eq!(
-            example_snapshot().line(),
+            example_snapshot().status_line(),
             "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left, 3 endpoints up, 57 in flight, 7,535 tokens/s, \
              3h 25m of walltime left"
         );
@@ -305,8 +311,12 @@ mod tests {
             walltime_left_s: None,
             ..example_snapshot()
         };
-        assert!(level.line().starts_with("level 2: 1,850/3,000 done"), "{}", level.line());
-        assert!(level.line().contains(", 1 endpoint up,"), "{}", level.line());
+        assert!(
+            level.status_line().starts_with("level 2: 1,850/3,000 done"),
+            "{}",
+            level.status_line()
+        );
+        assert!(level.status_line().contains(", 1 endpoint up,"), "{}", level.status_line());
     }
 
     #[test]
@@ -320,13 +330,13 @@ mod tests {
             ..example_snapshot()
         };
         assert_eq!(
-            nothing.line(),
+            nothing.status_line(),
             "0/3,000 done (0.0 %), no endpoint is up, 0 failed, 57 in flight"
         );
         let stands_still = ProgressSnapshot { throughput: Some((0.0, 0.0)), ..example_snapshot() };
-        assert!(!stands_still.line().contains(" left, "), "{}", stands_still.line());
+        assert!(!stands_still.status_line().contains(" left, "), "{}", stands_still.status_line());
         let nearly = ProgressSnapshot { done: 2_999_999, total: 3_000_000, ..example_snapshot() };
-        assert!(nearly.line().contains("(99.9 %)"), "{}", nearly.line());
+        assert!(nearly.status_line().contains("(99.9 %)"), "{}", nearly.status_line());
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl StatusView {
 
     /// Returns all facts on one line of any width.
     #[must_use]
-    pub fn line(&self) -> String {
+    pub fn status_line(&self) -> String {
         self.fit_to_width(usize::MAX)
     }
 
@@ -163,30 +163,30 @@ impl StatusFollower {
         let text = if self.redraws {
             view.fit_to_width(terminal_width(&io::stdout()))
         } else {
-            view.line()
+            view.status_line()
         };
         let news = text != self.last_output;
         if !news && !self.redraws {
             return true;
         }
         let written = match (self.json, self.redraws) {
-            (true, _) => write(&format!("{}\n", view.to_json(true))),
-            (false, true) => write(&format!("\r{text}\x1b[K")),
-            (false, false) => write(&format!("{text}\n")),
+            (true, _) => write_stdout(&format!("{}\n", view.to_json(true))),
+            (false, true) => write_stdout(&format!("\r{text}\x1b[K")),
+            (false, false) => write_stdout(&format!("{text}\n")),
         };
         self.last_output = text;
         written.is_ok()
     }
 
     /// Replaces the redrawn line by the final status in full width.
-    pub fn end(&self, view: &StatusView) {
+    pub fn finish_line(&self, view: &StatusView) {
         if self.redraws {
-            let _ = write(&format!("\r\x1b[K{}\n", view.line()));
+            let _ = write_stdout(&format!("\r\x1b[K{}\n", view.status_line()));
         }
     }
 }
 
-fn write(text: &str) -> io::Result<()> {
+fn write_stdout(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
@@ -244,7 +244,7 @@ mod tests {
     fn a_line_says_the_most_telling_first_and_what_has_room() {
         let view = example_view();
         assert_eq!(
-            view.line(),
+            view.status_line(),
             "running: 5200 of 10000 done (52.0 %), 34.2 prompts/s, 2m 21s left, 5190 answered, 10 failed, 4800 open, \
              64 in flight, 4 endpoints up, session 2 on 4 ranks, model m"
         );
@@ -264,14 +264,14 @@ mod tests {
         (view.prompts_per_s, view.left_s) = (None, None);
         (view.in_flight, view.endpoints_up, view.model) = (None, None, None);
         (view.starts, view.ranks) = (1, 0);
-        assert_eq!(view.line(), "begins: scanning the input, session 1");
+        assert_eq!(view.status_line(), "begins: scanning the input, session 1");
     }
 
     #[test]
     fn all_but_one_is_not_all() {
         let mut view = example_view();
         view.counts = PromptCounts::new(10_000, 9_999, 0);
-        assert!(view.line().contains("(99.9 %)"), "{}", view.line());
+        assert!(view.status_line().contains("(99.9 %)"), "{}", view.status_line());
     }
 
     proptest! {

@@ -19,7 +19,7 @@ impl LengthClass {
 
     /// Returns the class of a prompt with a text of `bytes` bytes. `param` returns the parameters of its request by
     /// name.
-    pub fn of<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
+    pub fn of_prompt<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
         let exact = param("ignore_eos") == Some("true");
         match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
             Some(tokens) => Self(length_step(tokens)),
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn an_answer_length_is_exact_only_if_the_answer_cannot_end_earlier() {
         let of = |eos: &'static str, most: &'static str| {
-            LengthClass::of(4000, |name| match name {
+            LengthClass::of_prompt(4000, |name| match name {
                 "ignore_eos" => Some(eos),
                 "max_tokens" => Some(most),
                 _ => None,
@@ -95,7 +95,7 @@ mod tests {
         assert!(!of("true", "many").is_exact());
         assert_eq!(
             (of("true", "64").typical_length(), of("false", "64")),
-            (64.0, LengthClass::of(4000, |_| None))
+            (64.0, LengthClass::of_prompt(4000, |_| None))
         );
         assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
         for tokens in (1..3000).chain([u64::MAX >> 1, u64::MAX]) {

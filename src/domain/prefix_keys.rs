@@ -21,7 +21,7 @@ impl<'t> PrefixKeys<'t> {
 
     /// Returns the prefixes of this text.
     #[must_use]
-    pub fn of(text: &'t str) -> Self {
+    pub fn of_text(text: &'t str) -> Self {
         Self {
             text: text.as_bytes(),
             levels_left: PREFIX_LENGTHS.partition_point(|&length| length <= text.len()),
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn longer_texts_have_more_prefixes() {
         let lengths = |bytes: usize| -> Vec<usize> {
-            PrefixKeys::of(&"x".repeat(bytes)).map(<[u8]>::len).collect()
+            PrefixKeys::of_text(&"x".repeat(bytes)).map(<[u8]>::len).collect()
         };
         assert!(lengths(511).is_empty());
         assert_eq!(lengths(512), [512]);

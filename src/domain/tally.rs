@@ -25,7 +25,7 @@ pub struct Tally {
 
 impl Tally {
     /// Adds one outcome to the counts.
-    pub fn count(&mut self, settled: &PromptResult) {
+    pub fn record_result(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
@@ -39,7 +39,7 @@ impl Tally {
 
     /// Returns the number of prompts with an outcome.
     #[must_use]
-    pub fn settled(&self) -> u64 {
+    pub fn settled_count(&self) -> u64 {
         self.answered + self.failed_count()
     }
 
@@ -79,7 +79,7 @@ mod tests {
             let sum = |mut x: Tally, y: Tally| { x.merge(y); x };
             let left = sum(sum(a.clone(), b.clone()), c.clone());
             prop_assert_eq!(&left, &sum(a.clone(), sum(b.clone(), c.clone())));
-            prop_assert_eq!(left.settled(), a.settled() + b.settled() + c.settled());
+            prop_assert_eq!(left.settled_count(), a.settled_count() + b.settled_count() + c.settled_count());
             prop_assert_eq!(sum(Tally::default(), a.clone()), a);
         }
     }

@@ -73,8 +73,8 @@ pub async fn send_canary(
         Ok(body) => body,
         Err(fault) => return (Err(fault), CanaryResult::Inconclusive),
     };
-    let result =
-        reply::read(&body, &lengths, n).map(|answers| ServerReply { answers, elapsed: took });
+    let result = reply::parse_reply(&body, &lengths, n)
+        .map(|answers| ServerReply { answers, elapsed: took });
     (result, compare_token_ids(&body, text.ok().as_deref()))
 }
 

@@ -72,11 +72,11 @@ struct PromptReplySlot {
     choices: Vec<Option<AnswerChoice>>,
     is_duplicate: bool,
     prompt_tokens: Option<u64>,
-    told: Option<u64>,
+    completion_tokens: Option<u64>,
 }
 
 /// Parses the reply to a batch of prompts with these lengths in bytes, each with `n` sequences.
-pub(super) fn read(
+pub(super) fn parse_reply(
     body: &[u8],
     lengths: &[u64],
     n: usize,
@@ -91,7 +91,7 @@ pub(super) fn read(
         let count = |ids: &Option<Vec<IgnoredAny>>| ids.as_ref().map(|ids| ids.len() as u64);
         place.prompt_tokens = count(&choice.prompt_token_ids).or(place.prompt_tokens);
         if let Some(told) = count(&choice.token_ids) {
-            place.told = Some(place.told.unwrap_or_default() + told);
+            place.completion_tokens = Some(place.completion_tokens.unwrap_or_default() + told);
         }
         place.is_duplicate |= place.choices[sequence].is_some();
         place.choices[sequence] = Some(choice.into_choice());
@@ -99,7 +99,8 @@ pub(super) fn read(
     if let (Some(ids), [place]) = (&read.prompt_token_ids, places.as_mut_slice()) {
         place.prompt_tokens = Some(ids.len() as u64);
     }
-    let exact: Vec<_> = places.iter().map(|place| place.prompt_tokens.zip(place.told)).collect();
+    let exact: Vec<_> =
+        places.iter().map(|place| place.prompt_tokens.zip(place.completion_tokens)).collect();
     let complete = |place: PromptReplySlot| {
         let choices: Option<Vec<AnswerChoice>> = place.choices.into_iter().collect();
         choices.filter(|_| !place.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })
@@ -197,7 +198,7 @@ mod tests {
             r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1}"#,
         ] {
             let reply = format!(r#"{{"choices":[{{"index":0,"text":"a"}}],"usage":{usage}}}"#);
-            let answers = read(reply.as_bytes(), &[3], 1).expect("a reply");
+            let answers = parse_reply(reply.as_bytes(), &[3], 1).expect("a reply");
             let answer = answers[0].as_ref().expect("an answer");
             assert_eq!((answer.choices[0].text.as_str(), answer.usage), ("a", None), "{usage}");
         }
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn answers_find_their_prompts_by_index() {
-        let read = |text: &str| read(text.as_bytes(), &[3, 3], 1).expect("a reply");
+        let read = |text: &str| parse_reply(text.as_bytes(), &[3, 3], 1).expect("a reply");
         let texts = |text: &str| {
             let answers = read(text);
             answers
@@ -230,15 +231,15 @@ mod tests {
             [None, second],
             "a duplicate, and an index without a prompt"
         );
-        let fault = super::read(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
+        let fault = super::parse_reply(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
         assert!(format!("{fault:?}").contains("with status 200: x"), "{fault:?}");
-        assert!(super::read(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
+        assert!(super::parse_reply(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
     }
 
     #[test]
     fn a_batchs_usage_is_split_by_length_and_marked_as_estimated() {
         let reply = r#"{"choices":[{"index":0,"text":"xxx"},{"index":1,"text":"xxx"}],"usage":{"prompt_tokens":12,"completion_tokens":6}}"#;
-        let answers = read(reply.as_bytes(), &[3, 7], 1).expect("a reply");
+        let answers = parse_reply(reply.as_bytes(), &[3, 7], 1).expect("a reply");
         let usage: Vec<_> =
             answers.into_iter().filter_map(|it| it.and_then(|it| it.usage)).collect();
         assert_eq!(
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn reasoning_is_kept_apart_from_the_text() {
         let reply = r#"{"choices":[{"index":0,"message":{"content":null,"reasoning":"hmm"},"finish_reason":"length"}]}"#;
-        let answers = read(reply.as_bytes(), &[1], 1).expect("a reply");
+        let answers = parse_reply(reply.as_bytes(), &[1], 1).expect("a reply");
         let choice = &answers[0].as_ref().expect("answered").choices[0];
         assert_eq!((choice.text.as_str(), choice.reasoning.as_deref()), ("", Some("hmm")));
     }
@@ -260,7 +261,7 @@ mod tests {
     fn token_ids_give_exact_counts() {
         let reply = r#"{"choices":[{"index":0,"text":"a","token_ids":[5,6],"prompt_token_ids":[1,2,3]},
             {"index":1,"text":"b","token_ids":[7],"prompt_token_ids":[4]}],"usage":{"prompt_tokens":4,"completion_tokens":3}}"#;
-        let answers = read(reply.as_bytes(), &[30, 3], 1).expect("a reply");
+        let answers = parse_reply(reply.as_bytes(), &[30, 3], 1).expect("a reply");
         let usage: Vec<_> = answers.into_iter().filter_map(|it| it?.usage).collect();
         assert_eq!(
             usage[0],
@@ -271,7 +272,7 @@ mod tests {
             TokenUsage { prompt_tokens: 1, completion_tokens: 1, estimated: false }
         );
         let chat = r#"{"choices":[{"index":0,"message":{"content":"x"},"token_ids":[9,9]}],"prompt_token_ids":[1,2]}"#;
-        let answers = read(chat.as_bytes(), &[3], 1).expect("a reply");
+        let answers = parse_reply(chat.as_bytes(), &[3], 1).expect("a reply");
         let usage = answers[0].as_ref().expect("answered").usage.expect("counted");
         assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.estimated), (2, 2, false));
     }

@@ -82,7 +82,7 @@ pub async fn send_request(
     let sent = Instant::now();
     let InferenceRequest { route, body, prompt_lengths: lengths, n } = question;
     let body = post_request(client, url, route, body, limit).await?;
-    let answers = reply::read(&body, &lengths, n)?;
+    let answers = reply::parse_reply(&body, &lengths, n)?;
     Ok(ServerReply { answers, elapsed: sent.elapsed() })
 }
 

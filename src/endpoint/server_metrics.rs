@@ -25,11 +25,11 @@ pub struct ServerLoad {
 pub async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
     let answer =
         client.get(url, "/metrics", METRICS_TIMEOUT).await.ok().filter(|it| it.status == 200)?;
-    read(&String::from_utf8_lossy(&answer.body))
+    parse_metrics(&String::from_utf8_lossy(&answer.body))
 }
 
 /// Parses the Prometheus text that vLLM writes, with one line per engine and metric.
-fn read(page: &str) -> Option<ServerLoad> {
+fn parse_metrics(page: &str) -> Option<ServerLoad> {
     let (mut load, mut any) = (ServerLoad::default(), false);
     for line in page.lines() {
         let Some(rest) = line.strip_prefix("vllm:") else { continue };
@@ -59,9 +59,12 @@ mod tests {
             vllm:num_requests_waiting{engine=\"0\"} 5.0\n\
             vllm:num_requests_waiting_by_reason{engine=\"0\"} 50.0\n\
             vllm:num_preemptions_total 2\n";
-        assert_eq!(read(page), Some(ServerLoad { running: 7.0, waiting: 5.0, preemptions: 2.0 }));
-        assert_eq!(read("python_gc_objects_collected_total 1.0\n"), None);
-        assert_eq!(read("vllm:num_requests_running{} NaN"), None);
-        assert_eq!(read(""), None);
+        assert_eq!(
+            parse_metrics(page),
+            Some(ServerLoad { running: 7.0, waiting: 5.0, preemptions: 2.0 })
+        );
+        assert_eq!(parse_metrics("python_gc_objects_collected_total 1.0\n"), None);
+        assert_eq!(parse_metrics("vllm:num_requests_running{} NaN"), None);
+        assert_eq!(parse_metrics(""), None);
     }
 }

@@ -179,7 +179,7 @@ impl fmt::Display for InputLocation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRowLocation {
     /// Location of the row in the input.
-    pub place: InputLocation,
+    pub location: InputLocation,
     /// Reason why the row is invalid.
     pub reason: String,
 }
@@ -196,9 +196,9 @@ pub struct DuplicateId {
 }
 
 fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
-    let listed = first.iter().map(|bad| format!("{}: {}", bad.place, bad.reason));
+    let listed = first.iter().map(|bad| format!("{}: {}", bad.location, bad.reason));
     let is_text_on_stdin = |bad: &BadRowLocation| {
-        bad.place.file == Path::new(STDIN_NAME) && bad.reason.starts_with(NOT_JSON)
+        bad.location.file == Path::new(STDIN_NAME) && bad.reason.starts_with(NOT_JSON)
     };
     let (row, fix) = match count {
         1 => ("row", "fix the row, or pass --bad-rows fail to write it as a failed answer"),

@@ -59,7 +59,7 @@ pub(super) enum ByteSource {
 }
 
 impl ByteSource {
-    pub(super) fn of(file: File) -> Self {
+    pub(super) fn from_file(file: File) -> Self {
         Self::File(BufReader::with_capacity(READ_BLOCK_BYTES, file), 0)
     }
 

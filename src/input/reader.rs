@@ -44,7 +44,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
     pub fn new(source: &InputSource, rules: &InputRules, leases: L) -> Self {
         Self {
             source: source.clone(),
-            hashers: source.files.iter().map(RowHasher::of).collect(),
+            hashers: source.files.iter().map(RowHasher::for_file).collect(),
             template: rules.template.as_deref().map(PromptTemplate::parse).transpose(),
             keep_row: rules.keep_row,
             bad_rows: rules.bad_rows,
@@ -59,7 +59,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         loop {
             if self.current.is_none() {
                 match self.ranges.pop_front() {
-                    Some(range) => self.current = Some(self.begin(range)?),
+                    Some(range) => self.current = Some(self.open_range(range)?),
                     None => match self.leases.as_mut().and_then(Iterator::next) {
                         Some(lease) => self.start_lease(lease),
                         None => return Ok(None),
@@ -84,12 +84,12 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         self.ranges = merge_adjacent(lease.ranges);
     }
 
-    fn begin(&mut self, range: RowRange) -> Result<OpenRange, InputError> {
+    fn open_range(&mut self, range: RowRange) -> Result<OpenRange, InputError> {
         let file = source_file(&self.source, range.file)?;
         let bytes = match self.last_open.take() {
             Some((_, text @ ByteSource::Text(_))) => text,
             Some((number, file)) if number == range.file => file,
-            _ => ByteSource::of(file.open()?),
+            _ => ByteSource::from_file(file.open()?),
         };
         let io = |source| InputError::Io {
             action: "cannot seek to a row",
@@ -133,7 +133,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             if open.rows_read > open.range.rows {
                 return Err(changed());
             }
-            match parser.read(&record) {
+            match parser.parse_record(&record) {
                 Ok(row) => {
                     let hasher = self.hashers.get(open.range.file as usize);
                     let hash = hasher.map_or(RowHash::UNKNOWN, |hasher| {

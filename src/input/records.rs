@@ -151,12 +151,12 @@ impl<R: Read> RecordReader<R> {
         }
         loop {
             if let Some(length) = self.find_record_end() {
-                return Ok(Some(self.take(length, true)));
+                return Ok(Some(self.take_span(length, true)));
             }
             if self.at_eof {
                 let length = self.end - self.start;
                 let closed = self.field_state != CsvFieldState::Quoted;
-                return Ok((length > 0).then(|| self.take(length, closed)));
+                return Ok((length > 0).then(|| self.take_span(length, closed)));
             }
             self.fill_buffer()?;
         }
@@ -187,7 +187,7 @@ impl<R: Read> RecordReader<R> {
         length
     }
 
-    fn take(&mut self, length: usize, closed: bool) -> RecordSpan {
+    fn take_span(&mut self, length: usize, closed: bool) -> RecordSpan {
         let from = self.start;
         let mut to = from + length;
         for end in [b'\n', b'\r'] {

@@ -162,7 +162,7 @@ pub(super) fn combined_fingerprint(files: &[SourceFile]) -> String {
 pub(super) struct FingerprintHasher(Box<Xxh3>);
 
 impl FingerprintHasher {
-    pub(super) fn add(&mut self, blocks: &[u128]) {
+    pub(super) fn add_blocks(&mut self, blocks: &[u128]) {
         blocks.iter().for_each(|block| self.0.update(&block.to_le_bytes()));
     }
 
@@ -265,7 +265,7 @@ mod tests {
                 while hashed.read(&mut to).unwrap() > 0 {}
                 let (_, read, blocks) = hashed.finish();
                 assert_eq!(read, cut[1] - cut[0]);
-                fingerprint.add(&blocks);
+                fingerprint.add_blocks(&blocks);
             }
             fingerprint.finish()
         };

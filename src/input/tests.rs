@@ -41,7 +41,7 @@ impl TestInput {
 
     fn read_prompts(&self, rules: &InputRules) -> Vec<Prompt> {
         let scanned = self.scan_with(rules).expect("the input is good");
-        let all = read(&scanned, rules, scanned.table.row_ranges(0, u64::MAX));
+        let all = read_ranges(&scanned, rules, scanned.table.row_ranges(0, u64::MAX));
         assert_eq!(scanned.first_prompt.as_ref(), all.first());
         assert_eq!(all.len() + scanned.bad_rows.len(), scanned.source.rows as usize);
         all
@@ -49,7 +49,11 @@ impl TestInput {
 }
 
 /// Reads ranges by offset, and again from the rows' text with a lease per range. Both must be equal.
-fn read(scanned: &ScannedInput, rules: &InputRules, stretches: Vec<RowRange>) -> Vec<Prompt> {
+fn read_ranges(
+    scanned: &ScannedInput,
+    rules: &InputRules,
+    stretches: Vec<RowRange>,
+) -> Vec<Prompt> {
     let read = |leases: Vec<RowLease>| -> Vec<Prompt> {
         let reader = PromptReader::new(&scanned.source, rules, leases.into_iter());
         reader.collect::<Result<_, _>>().expect("it was scanned")
@@ -551,17 +555,17 @@ fn a_row_that_never_ends_is_an_error_before_memory_runs_out() {
 fn cut_anywhere(files: &TestInput, rules: &InputRules, cuts: &[u64]) {
     let Ok(scanned) = files.scan_with(rules) else { return };
     let rows = scanned.source.rows;
-    let all = read(&scanned, rules, scanned.table.row_ranges(0, rows));
+    let all = read_ranges(&scanned, rules, scanned.table.row_ranges(0, rows));
     assert_eq!(all.len() + scanned.bad_rows.len(), rows as usize);
     let mut cuts: Vec<u64> = cuts.iter().map(|cut| cut % (rows + 1)).chain([0, rows]).collect();
     cuts.sort_unstable();
     let parts: Vec<_> =
         cuts.windows(2).map(|cut| scanned.table.row_ranges(cut[0], cut[1])).collect();
     let apart: Vec<Prompt> =
-        parts.iter().flat_map(|part| read(&scanned, rules, part.clone())).collect();
+        parts.iter().flat_map(|part| read_ranges(&scanned, rules, part.clone())).collect();
     assert_eq!(apart, all);
-    assert_eq!(read(&scanned, rules, parts.concat()), all);
-    let mut turned = read(&scanned, rules, parts.into_iter().rev().flatten().collect());
+    assert_eq!(read_ranges(&scanned, rules, parts.concat()), all);
+    let mut turned = read_ranges(&scanned, rules, parts.into_iter().rev().flatten().collect());
     turned.sort_by_key(|prompt| prompt.index);
     assert_eq!(turned, all);
 }

@@ -13,7 +13,7 @@ struct SimulatedJob {
 
 struct SimulationResult {
     /// End of the last prompt; the lower bound is `bound_seconds`.
-    end: f64,
+    end_seconds: f64,
     bound_seconds: f64,
     messages: u64,
     peak_messages_per_second: u64,
@@ -77,14 +77,19 @@ fn simulate_job(job: &SimulatedJob) -> SimulationResult {
     assert_eq!(ledger.open_count(), 0);
     let work: f64 = (0..job.prompts).map(prompt_seconds).sum();
     let speed: f64 = (0..job.ranks).map(|rank| job.slots as f64 / slowdown_factor(rank)).sum();
-    SimulationResult { end, bound_seconds: work / speed, messages, peak_messages_per_second: most }
+    SimulationResult {
+        end_seconds: end,
+        bound_seconds: work / speed,
+        messages,
+        peak_messages_per_second: most,
+    }
 }
 
 #[test]
 fn twelve_thousand_ranks_end_together() {
     let job = SimulatedJob { ranks: 12_000, prompts: 3_000_000, slots: 12 };
     let told = simulate_job(&job);
-    let share = told.bound_seconds / told.end;
+    let share = told.bound_seconds / told.end_seconds;
     // The last prompt of a slow rank takes up to 3.75 s of some 36.
     assert!(share > 0.85, "{share:.3} of the optimum");
     assert!(told.messages < job.prompts / 4, "{} messages", told.messages);

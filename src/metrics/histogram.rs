@@ -36,8 +36,8 @@ const SUB_BUCKETS: u64 = 1 << SUB_BUCKET_BITS;
 
 impl LogHistogram {
     /// Records a value.
-    pub fn add(&mut self, number: u64) {
-        *self.counts.entry(place(number)).or_default() += 1;
+    pub fn record(&mut self, number: u64) {
+        *self.counts.entry(bucket_index(number)).or_default() += 1;
         self.count += 1;
         self.sum = self.sum.saturating_add(number);
         self.extend_range(number, number);
@@ -117,7 +117,7 @@ impl LogHistogram {
     }
 }
 
-fn place(number: u64) -> u16 {
+fn bucket_index(number: u64) -> u16 {
     if number < SUB_BUCKETS {
         return number as u16;
     }
@@ -152,14 +152,14 @@ mod tests {
 
     fn histogram_of(numbers: &[u64]) -> LogHistogram {
         let mut scale = LogHistogram::default();
-        numbers.iter().for_each(|&it| scale.add(it));
+        numbers.iter().for_each(|&it| scale.record(it));
         scale
     }
 
     proptest! {
         #[test]
         fn a_place_holds_its_numbers_and_is_narrow(number in 0..1u64 << 50) {
-            let place = place(number);
+            let place = bucket_index(number);
             let (from, to) = (bucket_start(place), bucket_start(place + 1));
             prop_assert!(from <= number && number < to);
             prop_assert!((to - from - 1) * 16 <= from);

@@ -99,7 +99,7 @@ const MAX_MESSAGE_CHARS: usize = 300;
 
 impl AnswerStats {
     /// Adds a line of a shard file.
-    pub fn add(&mut self, line: &[u8]) {
+    pub fn add_line(&mut self, line: &[u8]) {
         let Ok(line) = serde_json::from_slice::<MeasuredLine<'_>>(line) else {
             self.damaged += 1;
             return;
@@ -110,10 +110,10 @@ impl AnswerStats {
         let name = served.endpoint.as_ref().map(|url| format!("{} {url}", served.host));
         if line.success {
             self.answered += 1;
-            self.latency.add(latency);
+            self.latency.record(latency);
             if let Some(usage) = &line.usage {
-                self.prompt_tokens.add(usage.prompt_tokens);
-                self.completion_tokens.add(usage.completion_tokens);
+                self.prompt_tokens.record(usage.prompt_tokens);
+                self.completion_tokens.record(usage.completion_tokens);
                 self.estimated += u64::from(usage.estimated);
             }
             let finish = line.finish_reason.as_deref().unwrap_or("not told");
@@ -125,7 +125,7 @@ impl AnswerStats {
             let (kind, first) = line.failure_example();
             let kind = self.failures.entry(kind.to_owned()).or_default();
             kind.count += 1;
-            kind.add(line.index, || first);
+            kind.add_example(line.index, || first);
         }
         if let Some(name) = name {
             let its = self.endpoints.entry(name).or_default();
@@ -150,7 +150,7 @@ fn increment_count(counts: &mut BTreeMap<String, u64>, name: &str) {
 }
 
 impl FailureStats {
-    fn add(&mut self, index: u64, first: impl FnOnce() -> FailureExample) {
+    fn add_example(&mut self, index: u64, first: impl FnOnce() -> FailureExample) {
         let beyond = self.examples.last_key_value().is_some_and(|(last, _)| index > *last);
         if self.examples.len() < MAX_EXAMPLES || !beyond {
             self.examples.insert(index, first());
@@ -259,7 +259,7 @@ mod tests {
 
     fn stats_of<'a>(lines: impl IntoIterator<Item = &'a String>) -> AnswerStats {
         let mut measured = AnswerStats::default();
-        lines.into_iter().for_each(|line| measured.add(line.as_bytes()));
+        lines.into_iter().for_each(|line| measured.add_line(line.as_bytes()));
         measured
     }
 

@@ -101,7 +101,7 @@ pub struct EndpointSnapshot {
 impl TimelineSlot {
     /// Returns the slot of an endpoint by its number among `all` endpoints of the job.
     #[must_use]
-    pub fn of(number: u64, all: u64, name: String) -> Self {
+    pub fn for_endpoint(number: u64, all: u64, name: String) -> Self {
         let rows = all.clamp(1, Timeline::MAX_ROWS);
         let row = number.min(all.saturating_sub(1)) * rows / all.max(1);
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -262,7 +262,7 @@ impl DowntimeSummary {
     pub const MAX_NAMED: usize = 200;
 
     /// Adds downtime of an endpoint in milliseconds. `news` is true if the endpoint was up before, which makes it an outage.
-    pub fn add(&mut self, name: &str, millis: u64, news: bool) {
+    pub fn record_downtime(&mut self, name: &str, millis: u64, news: bool) {
         self.times += u64::from(news);
         let its = self.named.entry(name.to_owned()).or_default();
         its.times += u64::from(news);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     fn slot_of(number: u64) -> TimelineSlot {
-        TimelineSlot::of(number, ENDPOINTS, format!("n{number:04}"))
+        TimelineSlot::for_endpoint(number, ENDPOINTS, format!("n{number:04}"))
     }
 
     fn build_timeline(all: &[EndpointObservation]) -> Timeline {
@@ -386,7 +386,7 @@ mod tests {
             timeline.record_interval(&slot_of(number), from, from + millis, stood);
             timeline.record_settled(&slot_of(number), from + millis, 10);
             if !up {
-                timeline.away.add(&slot_of(number).name, millis, true);
+                timeline.away.record_downtime(&slot_of(number).name, millis, true);
             }
         }
         timeline
@@ -422,7 +422,8 @@ mod tests {
         for all in [1, 4, 200, 201, 12_000] {
             let mut sizes = BTreeMap::<u32, u64>::new();
             (0..all).for_each(|it| {
-                *sizes.entry(TimelineSlot::of(it, all, String::new()).row).or_default() += 1
+                *sizes.entry(TimelineSlot::for_endpoint(it, all, String::new()).row).or_default() +=
+                    1
             });
             let (least, most) = (sizes.values().min().copied(), sizes.values().max().copied());
             assert_eq!(sizes.len() as u64, all.min(Timeline::MAX_ROWS));
@@ -434,7 +435,7 @@ mod tests {
     fn rows_are_called_by_their_ends() {
         let mut timeline = Timeline::default();
         [3, 1, 2].iter().for_each(|&it| {
-            timeline.register_endpoint(&TimelineSlot::of(it, 12_000, format!("n{it}")))
+            timeline.register_endpoint(&TimelineSlot::for_endpoint(it, 12_000, format!("n{it}")))
         });
         let names: Vec<String> = timeline.iter_rows().map(|(_, row)| row.display_name()).collect();
         assert_eq!(names, ["n1 … n3 (3 endpoints)"]);

@@ -31,7 +31,7 @@ impl OutputFile {
         let mut file = AtomicFile::create(place)?;
         if format == AnswerFormat::Parquet {
             let part = file.part_path.clone();
-            let table = parquet::ParquetWriter::begin(file)
+            let table = parquet::ParquetWriter::try_new(file)
                 .map_err(OutputError::io_error("cannot write", &part))?;
             return Ok(Self(OutputSink::ParquetTable(Box::new(table), part)));
         }
@@ -75,7 +75,7 @@ impl OutputFile {
 pub struct AtomicFile {
     file: BufWriter<File>,
     part_path: PathBuf,
-    place: PathBuf,
+    destination: PathBuf,
 }
 
 impl AtomicFile {
@@ -92,7 +92,7 @@ impl AtomicFile {
         Ok(Self {
             file: BufWriter::with_capacity(1 << 20, file),
             part_path: part,
-            place: place.to_owned(),
+            destination: place.to_owned(),
         })
     }
 
@@ -112,8 +112,8 @@ impl AtomicFile {
         let error = |what| OutputError::io_error(what, &self.part_path);
         self.file.flush().map_err(error("cannot write"))?;
         self.file.get_ref().sync_all().map_err(error("cannot write"))?;
-        std::fs::rename(&self.part_path, &self.place)
-            .map_err(OutputError::io_error("cannot put into place", &self.place))
+        std::fs::rename(&self.part_path, &self.destination)
+            .map_err(OutputError::io_error("cannot put into place", &self.destination))
     }
 }
 

@@ -65,7 +65,7 @@ impl fmt::Display for RunActivity {
 impl Heartbeat {
     /// Reads the heartbeat of a run folder; `None` if there is none or it is not valid.
     #[must_use]
-    pub fn read(folder: &Path) -> Option<Self> {
+    pub fn read_from(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(folder.join(Self::FILE_NAME)).ok()?).ok()
     }
 
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn it_is_read_as_it_was_written_until_it_is_taken_away() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Heartbeat::read(folder.path()), None);
+        assert_eq!(Heartbeat::read_from(folder.path()), None);
         let mut beat = Heartbeat {
             host: "n1".into(),
             pid: 7,
@@ -115,10 +115,10 @@ mod tests {
             beat: 0,
         };
         beat.write_to(folder.path()).expect("written");
-        assert_eq!(Heartbeat::read(folder.path()), Some(beat.clone()));
+        assert_eq!(Heartbeat::read_from(folder.path()), Some(beat.clone()));
         assert!(beat.age_s() < 60);
         std::fs::write(folder.path().join(Heartbeat::FILE_NAME), "{\"host\":").expect("torn");
-        assert_eq!(Heartbeat::read(folder.path()), None);
+        assert_eq!(Heartbeat::read_from(folder.path()), None);
         Heartbeat::remove_from(folder.path());
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);
     }

@@ -83,14 +83,14 @@ mod tests {
     #[test]
     fn a_start_that_was_killed_has_no_end_and_what_was_noted_last() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut manifest = Manifest::begin("answers.jsonl", 10, "abc");
+        let mut manifest = Manifest::for_new_run("answers.jsonl", 10, "abc");
         (manifest.starts, manifest.pid) = (1, std::process::id());
         manifest.record_start();
         let did = Tally { answered: 4, ..Tally::default() };
         manifest.record_progress(&did, 2.5);
         manifest.write_to(folder.path()).expect("written");
         // killed
-        let mut manifest = Manifest::read(folder.path()).expect("read").expect("there");
+        let mut manifest = Manifest::read_from(folder.path()).expect("read").expect("there");
         (manifest.starts, manifest.state) = (2, RunState::Running);
         manifest.record_start();
         manifest.set_start_counts(&PromptCounts::new(10, 5, 0));
@@ -102,7 +102,7 @@ mod tests {
         assert!(second.ended.is_some() && second.finished && !first.finished);
         assert_eq!((second.before.answered, second.did.answered), (5, 5));
         // Who only looks, or merges, ends nothing.
-        let mut other = Manifest::read(folder.path()).expect("read").expect("there");
+        let mut other = Manifest::read_from(folder.path()).expect("read").expect("there");
         (other.pid, other.state) = (0, RunState::Stopped);
         other.write_to(folder.path()).expect("written");
         assert!(other.history[1].finished);

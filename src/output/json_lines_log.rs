@@ -21,7 +21,7 @@ pub(super) fn append_json_line(path: &Path, value: &impl Serialize) -> Result<()
 }
 
 /// Reads all valid lines in order; a missing file has none, and torn lines are skipped.
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Vec<T> {
+pub(super) fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
     let text = std::fs::read(path).unwrap_or_default();
     text.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect()
 }

@@ -208,7 +208,7 @@ impl PromptCounts {
 impl Manifest {
     /// Returns the manifest of a new run.
     #[must_use]
-    pub fn begin(output: &str, rows: u64, fingerprint: &str) -> Self {
+    pub fn for_new_run(output: &str, rows: u64, fingerprint: &str) -> Self {
         Self {
             version: MANIFEST_VERSION,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
@@ -247,7 +247,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Fails if the file cannot be read or parsed, or is of a newer version.
-    pub fn read(folder: &Path) -> Result<Option<Self>, OutputError> {
+    pub fn read_from(folder: &Path) -> Result<Option<Self>, OutputError> {
         let path = folder.join(MANIFEST_FILE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -322,22 +322,22 @@ mod tests {
     #[test]
     fn a_manifest_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Manifest::read(folder.path()).expect("none"), None);
-        let mut manifest = Manifest::begin("answers.jsonl", 10, "abc");
+        assert_eq!(Manifest::read_from(folder.path()).expect("none"), None);
+        let mut manifest = Manifest::for_new_run("answers.jsonl", 10, "abc");
         manifest.counts = PromptCounts::new(10, 7, 1);
         manifest.write_to(folder.path()).expect("written");
-        assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
+        assert_eq!(Manifest::read_from(folder.path()).expect("read"), Some(manifest.clone()));
         assert_eq!(manifest.counts.open, 2);
         let other = std::fs::read_to_string(folder.path().join(MANIFEST_FILE)).expect("text");
         let older = other.replace(",\n  \"changes\": []", "");
         assert_ne!(older, other);
         std::fs::write(folder.path().join(MANIFEST_FILE), older).expect("of an earlier version");
-        assert_eq!(Manifest::read(folder.path()).expect("read"), Some(manifest.clone()));
+        assert_eq!(Manifest::read_from(folder.path()).expect("read"), Some(manifest.clone()));
         std::fs::write(
             folder.path().join(MANIFEST_FILE),
             other.replace("\"version\": 1", "\"version\": 9"),
         )
         .expect("changed");
-        assert!(matches!(Manifest::read(folder.path()), Err(OutputError::Manifest { .. })));
+        assert!(matches!(Manifest::read_from(folder.path()), Err(OutputError::Manifest { .. })));
     }
 }

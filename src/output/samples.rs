@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    json_lines_log::{append_json_line, read},
+    json_lines_log::{append_json_line, read_json_lines},
 };
 
 /// Progress at one point in time. Counts of prompts are the whole run's; tokens and requests are this session's.
@@ -52,7 +52,7 @@ pub fn append_sample(folder: &Path, sample: &RunSample) -> Result<(), OutputErro
 /// Reads all samples of a run in order; a missing file has none, and torn lines are skipped.
 #[must_use]
 pub fn read_samples(folder: &Path) -> Vec<RunSample> {
-    read(&folder.join("samples.jsonl"))
+    read_json_lines(&folder.join("samples.jsonl"))
 }
 
 /// Throughput of the last minute.
@@ -72,10 +72,10 @@ impl RecentThroughput {
     /// Returns the throughput of this session from its latest samples; `None` with fewer than two.
     #[must_use]
     pub fn over_last_minute(folder: &Path, start: u32) -> Option<Self> {
-        Self::of(&read_last_samples(folder).ok()?, start)
+        Self::from_samples(&read_last_samples(folder).ok()?, start)
     }
 
-    fn of(samples: &[RunSample], start: u32) -> Option<Self> {
+    fn from_samples(samples: &[RunSample], start: u32) -> Option<Self> {
         let last = samples.last().filter(|last| last.start == start)?;
         let recent =
             |it: &&RunSample| it.start == start && it.seconds >= last.seconds - THROUGHPUT_WINDOW_S;
@@ -144,22 +144,22 @@ mod tests {
             run_sample(2, 130.0, 1030),
             run_sample(2, 160.0, 1120),
         ];
-        let pace = RecentThroughput::of(&all, 2).expect("a pace");
+        let pace = RecentThroughput::from_samples(&all, 2).expect("a pace");
         assert_eq!((pace.prompts_per_s, pace.tokens_per_s), (2.0, 20.0));
         assert_eq!((pace.in_flight, pace.endpoints_up), (7, 2));
         // What ranks report every five seconds is sampled every second: no pace sinks between.
         let halting: Vec<RunSample> =
             (0..=60).map(|at: u64| run_sample(1, at as f64, at / 5 * 10)).collect();
         for until in 6..60 {
-            let pace = RecentThroughput::of(&halting[..until], 1).expect("a pace");
+            let pace = RecentThroughput::from_samples(&halting[..until], 1).expect("a pace");
             assert_eq!(pace.prompts_per_s, 2.0, "at {until}");
         }
         let mut dead = halting;
         dead.extend((61..=140).map(|at: u64| run_sample(1, at as f64, 120)));
-        assert_eq!(RecentThroughput::of(&dead, 1).map(|it| it.prompts_per_s), Some(0.0));
-        assert_eq!(RecentThroughput::of(&all, 3), None, "nothing of this start yet");
-        assert_eq!(RecentThroughput::of(&all[..2], 2), None, "once is no pace");
-        assert_eq!(RecentThroughput::of(&[], 1), None);
+        assert_eq!(RecentThroughput::from_samples(&dead, 1).map(|it| it.prompts_per_s), Some(0.0));
+        assert_eq!(RecentThroughput::from_samples(&all, 3), None, "nothing of this start yet");
+        assert_eq!(RecentThroughput::from_samples(&all[..2], 2), None, "once is no pace");
+        assert_eq!(RecentThroughput::from_samples(&[], 1), None);
     }
 
     #[test]

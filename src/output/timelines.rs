@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    json_lines_log::{append_json_line, read},
+    json_lines_log::{append_json_line, read_json_lines},
 };
 use crate::domain::Timeline;
 
@@ -35,7 +35,7 @@ pub fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), Ou
 /// Reads all timelines of a run in order; a missing file has none, and torn lines are skipped.
 #[must_use]
 pub fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
-    read(&folder.join(TIMELINES_FILE))
+    read_json_lines(&folder.join(TIMELINES_FILE))
 }
 
 const TIMELINES_FILE: &str = "timelines.jsonl";
@@ -54,7 +54,7 @@ mod tests {
         let mut all = Vec::new();
         for start in 1..3 {
             let (mut timeline, seat) =
-                (Timeline::default(), TimelineSlot::of(3, 9, "n1 http://h".into()));
+                (Timeline::default(), TimelineSlot::for_endpoint(3, 9, "n1 http://h".into()));
             timeline.register_endpoint(&seat);
             timeline.record_interval(
                 &seat,
@@ -62,7 +62,7 @@ mod tests {
                 90_000,
                 EndpointSnapshot { in_flight: 3, window: 8, is_up: true, is_full: false },
             );
-            timeline.away.add(&seat.name, 10, true);
+            timeline.away.record_downtime(&seat.name, 10, true);
             let one = StartTimeline { start, offset: 0.5, timeline };
             append_timeline(folder.path(), &one).expect("written");
             all.push(one);

@@ -53,7 +53,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Always [`Unsupported`](io::ErrorKind::Unsupported).
-    pub fn begin(_: W) -> io::Result<Self> {
+    pub fn try_new(_: W) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT_IN))
     }
 

@@ -43,7 +43,7 @@ pub struct ParquetReader {
     columns: Vec<String>,
     omitted: Vec<String>,
     lines: Vec<u8>,
-    read: usize,
+    position: usize,
 }
 
 impl ParquetReader {
@@ -83,7 +83,7 @@ impl ParquetReader {
             columns: names(kept),
             omitted: names(dropped),
             lines: Vec::new(),
-            read: 0,
+            position: 0,
         })
     }
 
@@ -109,22 +109,22 @@ impl ParquetReader {
         self.lines.clear();
         let mut writer = LineDelimitedWriter::new(std::mem::take(&mut self.lines));
         writer.write(&batch).and_then(|()| writer.finish()).map_err(invalid_data)?;
-        (self.lines, self.read) = (writer.into_inner(), 0);
+        (self.lines, self.position) = (writer.into_inner(), 0);
         Ok(true)
     }
 }
 
 impl Read for ParquetReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.lines.len() {
+        while self.position == self.lines.len() {
             if !catch_panics(|| self.decode_batch())? {
                 return Ok(0);
             }
         }
-        let left = &self.lines[self.read..];
+        let left = &self.lines[self.position..];
         let now = left.len().min(to.len());
         to[..now].copy_from_slice(&left[..now]);
-        self.read += now;
+        self.position += now;
         Ok(now)
     }
 }

@@ -38,7 +38,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// An error of the output stream.
-    pub fn begin(to: W) -> io::Result<Self> {
+    pub fn try_new(to: W) -> io::Result<Self> {
         let schema = Arc::new(answer_schema());
         let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(to_io_error)?;
         let writer =
@@ -230,7 +230,7 @@ mod tests {
 
     fn write_and_read(lines: &[&str]) -> Vec<Value> {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let mut answers = ParquetWriter::begin(file.reopen().expect("open")).expect("begun");
+        let mut answers = ParquetWriter::try_new(file.reopen().expect("open")).expect("begun");
         lines.iter().for_each(|line| answers.write_answer(line.as_bytes()).expect("an answer"));
         answers.finish().expect("finished");
         let mut text = String::new();
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_an_answer_is_an_error() {
-        let mut answers = ParquetWriter::begin(Vec::new()).expect("begun");
+        let mut answers = ParquetWriter::try_new(Vec::new()).expect("begun");
         assert!(answers.write_answer(b"{\"id\":1}").is_err());
         assert!(answers.write_answer(b"no").is_err());
     }

@@ -80,7 +80,7 @@ fn fair_share(lengths: &[u64], room: u64) -> u64 {
 }
 
 /// Truncates a text to `longest` bytes, including a note of the bytes left out, and returns whether it was longer.
-pub(super) fn cut(text: &mut String, longest: u64) -> bool {
+pub(super) fn truncate_text(text: &mut String, longest: u64) -> bool {
     let length = text.len() as u64;
     if length <= longest {
         return false;
@@ -128,11 +128,11 @@ mod tests {
     #[test]
     fn texts_are_truncated_between_characters_with_a_note() {
         let mut text = "é".repeat(100);
-        assert!(!cut(&mut text, 200));
-        assert!(cut(&mut text, 67));
+        assert!(!truncate_text(&mut text, 200));
+        assert!(truncate_text(&mut text, 67));
         assert_eq!(text, "é\n[truncated: 198 of 200 bytes left out]");
         let mut text = "abc".to_owned();
-        assert!(cut(&mut text, 0), "even without any space");
+        assert!(truncate_text(&mut text, 0), "even without any space");
         assert_eq!(text, "\n[truncated: 3 of 3 bytes left out]");
     }
 
@@ -149,7 +149,7 @@ mod tests {
             for &length in &lengths {
                 let mut text = "x".repeat(length as usize);
                 let longest = fit.max_text_bytes.unwrap_or(u64::MAX);
-                prop_assert_eq!(cut(&mut text, longest), length > longest);
+                prop_assert_eq!(truncate_text(&mut text, longest), length > longest);
                 prop_assert!(longest < CUT_NOTE_BYTES || text.len() as u64 <= longest);
                 sum += text.len() as u64;
             }

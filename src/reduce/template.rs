@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::fit::{TokenBudget, cut};
+use super::fit::{TokenBudget, truncate_text};
 use crate::input::PromptTemplate;
 
 /// Template for reduces without `--reduce-template`.
@@ -32,7 +32,7 @@ pub struct ReducePrompt {
     /// Answer limit in tokens.
     pub max_tokens: u64,
     /// Number of truncated texts.
-    pub cut: u64,
+    pub truncated_texts: u64,
 }
 
 impl ReduceTemplate {
@@ -65,8 +65,9 @@ impl ReduceTemplate {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
         let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
         let fit = budget.fit_group(&lengths, self.overhead_bytes + between);
-        let cut =
-            texts.iter_mut().map(|it| fit.max_text_bytes.is_some_and(|longest| cut(it, longest)));
+        let cut = texts
+            .iter_mut()
+            .map(|it| fit.max_text_bytes.is_some_and(|longest| truncate_text(it, longest)));
         let cut = cut.filter(|&cut| cut).count() as u64;
         let (texts, level) = (texts.join(TEXT_SEPARATOR), level.to_string());
         let value = |name: &str| {
@@ -78,7 +79,7 @@ impl ReduceTemplate {
         };
         // Rendering cannot fail: `parse` has checked the names.
         let prompt = self.template.render(value).unwrap_or_default();
-        ReducePrompt { prompt, max_tokens: fit.max_tokens, cut }
+        ReducePrompt { prompt, max_tokens: fit.max_tokens, truncated_texts: cut }
     }
 }
 
@@ -110,7 +111,7 @@ mod tests {
             rendered.prompt,
             "2: {level} {{level}}\n---\n{{responses}} {responses} ({level})"
         );
-        assert_eq!((rendered.max_tokens, rendered.cut), (9, 0));
+        assert_eq!((rendered.max_tokens, rendered.truncated_texts), (9, 0));
     }
 
     #[test]
@@ -135,6 +136,6 @@ mod tests {
         assert!(rendered.prompt.len() <= 1_891 * 3 && rendered.prompt.len() > 1_891 * 3 - 64);
         assert!(rendered.prompt.starts_with("short\n---\nxxx"));
         assert!(rendered.prompt.ends_with("of 9000 bytes left out]"), "{}", rendered.prompt);
-        assert_eq!(rendered.cut, 1);
+        assert_eq!(rendered.truncated_texts, 1);
     }
 }

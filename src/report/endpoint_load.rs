@@ -75,7 +75,7 @@ const MIN_ANSWERS: u64 = 5;
 
 impl EndpointLoad {
     /// Computes the load from the endpoints' answers and the ranks' timelines.
-    pub(crate) fn of(
+    pub(crate) fn from_stats(
         served: &BTreeMap<String, EndpointStats>,
         timelines: &[StartTimeline],
         course: &ThroughputHistory,

@@ -23,7 +23,7 @@ pub(crate) fn escape_html(text: &str) -> String {
 }
 
 /// Formats 1234567 as `1,234,567`.
-pub(crate) fn count(number: u64) -> String {
+pub(crate) fn format_count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -38,7 +38,7 @@ pub(crate) fn count(number: u64) -> String {
 /// Formats a figure with about three significant digits.
 pub(crate) fn format_number(number: f64) -> String {
     match number.abs() {
-        it if it >= 99.95 => count(round_clamped(number)),
+        it if it >= 99.95 => format_count(round_clamped(number)),
         it if it >= 9.995 => format!("{number:.1}"),
         0.0 => "0".into(),
         it if it >= 0.01 => format!("{number:.2}"),
@@ -71,7 +71,7 @@ fn round_clamped(number: f64) -> u64 {
 
 /// Formats a count with its noun: `1 prompt`, `2 prompts`.
 pub(crate) fn pluralize(number: u64, what: &str) -> String {
-    format!("{} {what}{}", count(number), if number == 1 { "" } else { "s" })
+    format!("{} {what}{}", format_count(number), if number == 1 { "" } else { "s" })
 }
 
 /// Formats 0.42 as `42 %`. Only 1 is shown as 100 % and only 0 as 0 %, whatever the rounding.
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn numbers_are_as_people_write_them() {
-        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(format_count(1_234_567), "1,234,567");
         assert_eq!(
             [format_number(0.0), format_number(3.456), format_number(42.04), format_number(1234.5)],
             ["0", "3.46", "42.0", "1,235"]

@@ -167,7 +167,7 @@ impl LevelSummary {
             made_s: 0.0,
             requests: leaves.requests,
             completion_tokens: leaves.tokens.completion,
-            prompts_per_s: per(did.settled()),
+            prompts_per_s: per(did.settled_count()),
             tokens_per_s: per(did.completion_tokens),
             latency_s: leaves.latency_s.clone(),
             failures: leaves.failures.clone(),
@@ -175,7 +175,7 @@ impl LevelSummary {
         }
     }
 
-    fn of(source: &ReduceLevelSource) -> Self {
+    fn from_source(source: &ReduceLevelSource) -> Self {
         let groups = source.groups.unwrap_or_default();
         let mut did = Tally::default();
         let (mut seconds, mut requests) = (0.0, 0);
@@ -207,7 +207,7 @@ impl LevelSummary {
             made_s: groups.build_s,
             requests,
             completion_tokens: measured.map_or(0, |it| it.completion_tokens.sum()),
-            prompts_per_s: per(did.settled()),
+            prompts_per_s: per(did.settled_count()),
             tokens_per_s: per(did.completion_tokens),
             latency_s: measured
                 .map(|it| summarize_distribution(&it.latency, 0.001))
@@ -220,14 +220,14 @@ impl LevelSummary {
 
 impl ReduceSummary {
     /// Computes the summary of the tree over these leaves.
-    pub(crate) fn of(
+    pub(crate) fn from_levels(
         tree: &ReduceSource,
         leaves: &RunSummary,
         (did, seconds): (&Tally, f64),
     ) -> Self {
         let mut levels =
             vec![LevelSummary::from_leaves(leaves, tree.leaves_failed, (did, seconds))];
-        levels.extend(tree.levels.iter().map(LevelSummary::of));
+        levels.extend(tree.levels.iter().map(LevelSummary::from_source));
         let sum = |of: fn(&LevelSummary) -> u64| levels.iter().map(of).sum::<u64>();
         let seconds: f64 = levels.iter().map(LevelSummary::total_seconds).sum();
         let (answered, failed) = (sum(|it| it.counts.answered), sum(|it| it.counts.failed));

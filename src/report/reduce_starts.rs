@@ -39,18 +39,21 @@ pub struct ReduceStartWork {
 }
 
 impl ReduceStarts {
-    pub(crate) fn of(leaves: &[StartRecord], levels: &[ReduceLevelSource]) -> Self {
+    pub(crate) fn from_levels(leaves: &[StartRecord], levels: &[ReduceLevelSource]) -> Self {
         let mut above = Self::default();
         for ReduceLevelSource { level, run: ran, .. } in levels {
             let Some(LevelRun { manifest, samples, timelines, .. }) = ran else { continue };
             for record in &manifest.history {
                 let Some(start) = find_start_at(leaves, record.began) else { continue };
-                let course =
-                    ThroughputHistory::of(std::slice::from_ref(record), samples, timelines);
+                let course = ThroughputHistory::from_records(
+                    std::slice::from_ref(record),
+                    samples,
+                    timelines,
+                );
                 above.throughputs.push((start, *level, course));
                 let mine = timelines.iter().filter(|it| it.start == record.start);
                 above.timelines.extend(mine.map(|it| StartTimeline { start, ..it.clone() }));
-                if record.did.settled() == 0 {
+                if record.did.settled_count() == 0 {
                     continue; // it was there already
                 }
                 let did = above.work_by_start.entry(start).or_default();

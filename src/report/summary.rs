@@ -259,11 +259,12 @@ const HISTOGRAM_BINS: usize = 40;
 impl RunSummary {
     /// Computes the summary of a run.
     #[must_use]
-    pub fn of(sources: &SummarySources<'_>) -> Self {
+    pub fn from_sources(sources: &SummarySources<'_>) -> Self {
         let SummarySources { manifest, timelines, stats: measured, reduce: tree, .. } = *sources;
-        let course = ThroughputHistory::of(&manifest.history, sources.samples, timelines);
-        let above =
-            tree.map(|tree| ReduceStarts::of(&manifest.history, &tree.levels)).unwrap_or_default();
+        let course = ThroughputHistory::from_records(&manifest.history, sources.samples, timelines);
+        let above = tree
+            .map(|tree| ReduceStarts::from_levels(&manifest.history, &tree.levels))
+            .unwrap_or_default();
         let watched: Vec<StartTimeline> =
             timelines.iter().chain(&above.timelines).cloned().collect();
         let mut all = Tally::default();
@@ -291,7 +292,7 @@ impl RunSummary {
             requests: all.requests.max(manifest.requests),
             retried: all.retried,
             rates: ThroughputRates {
-                prompts_per_s: per(all.settled(), asking),
+                prompts_per_s: per(all.settled_count(), asking),
                 tokens_per_s: per(all.completion_tokens, asking),
                 steady_prompts_per_s: steady.prompts_per_s(),
                 steady_tokens_per_s: steady.tokens_per_s(),
@@ -310,7 +311,7 @@ impl RunSummary {
             completion_tokens: summarize_distribution(&measured.completion_tokens, 1.0),
             finish_reasons: measured.finish_reasons.clone(),
             failures: failure_summaries(measured),
-            endpoints: EndpointLoad::of(&measured.endpoints, &watched, &course),
+            endpoints: EndpointLoad::from_stats(&measured.endpoints, &watched, &course),
             slowest: measured.slowest.iter().map(slow_answer).collect(),
             starts: manifest
                 .history
@@ -333,7 +334,8 @@ impl RunSummary {
             settings: setting_values(manifest),
             damaged: measured.damaged,
         };
-        summary.reduce = tree.map(|tree| ReduceSummary::of(tree, &summary, (&all, asking)));
+        summary.reduce =
+            tree.map(|tree| ReduceSummary::from_levels(tree, &summary, (&all, asking)));
         summary
     }
 }
@@ -393,7 +395,7 @@ fn parse_id(id: &str) -> Value {
 /// Returns the seconds of all sessions that sent prompts: a session that only found the run finished must not lower the
 /// rate. Rounded to milliseconds, since a number read back from JSON may differ in its last bit.
 pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
-    let asked = history.iter().filter(|it| it.did.settled() > 0);
+    let asked = history.iter().filter(|it| it.did.settled_count() > 0);
     (asked.map(|it| it.seconds).sum::<f64>() * 1000.0).round() / 1000.0
 }
 

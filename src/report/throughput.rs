@@ -77,7 +77,7 @@ const TYPICAL_QUANTILE: f64 = 0.9;
 const BUSY_SHARE: f64 = 0.7;
 
 impl ThroughputHistory {
-    pub(crate) fn of(
+    pub(crate) fn from_records(
         history: &[StartRecord],
         samples: &[RunSample],
         timelines: &[StartTimeline],
@@ -321,7 +321,8 @@ mod tests {
     use crate::domain::{EndpointSnapshot, Timeline, TimelineSlot};
 
     fn example_timeline(seconds: u64, level: impl Fn(u64) -> u64) -> StartTimeline {
-        let (mut timeline, seat) = (Timeline::default(), TimelineSlot::of(0, 1, "n".into()));
+        let (mut timeline, seat) =
+            (Timeline::default(), TimelineSlot::for_endpoint(0, 1, "n".into()));
         timeline.register_endpoint(&seat);
         for at in 0..seconds * 4 {
             let stood = EndpointSnapshot {
@@ -351,7 +352,7 @@ mod tests {
                 2
             }
         });
-        let course = ThroughputHistory::of(&[start_record(1)], &[], &[all]);
+        let course = ThroughputHistory::from_records(&[start_record(1)], &[], &[all]);
         let [ramp, steady, tail] =
             [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
                 .map(|it| course.phase_totals(it));
@@ -363,7 +364,7 @@ mod tests {
 
     #[test]
     fn what_is_left_after_a_death_is_busy_all_the_same() {
-        let (mut all, seat) = (Timeline::default(), TimelineSlot::of(0, 1, "n".into()));
+        let (mut all, seat) = (Timeline::default(), TimelineSlot::for_endpoint(0, 1, "n".into()));
         all.register_endpoint(&seat);
         for second in 0..20 {
             let many = if second < 5 { 100 } else { 25 };
@@ -372,7 +373,7 @@ mod tests {
             all.record_interval(&seat, second * 1000, (second + 1) * 1000, stood);
         }
         let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
-        let course = ThroughputHistory::of(&[start_record(1)], &[], &[all]);
+        let course = ThroughputHistory::from_records(&[start_record(1)], &[], &[all]);
         assert_eq!(course.phase_totals(ThroughputPhase::Steady).seconds, 16.0);
         assert_eq!(course.phase_totals(ThroughputPhase::Tail).seconds, 4.0);
     }
@@ -393,11 +394,11 @@ mod tests {
         };
         let samples = [1.0, 2.0, 6.0, 6.0, 11.0, 12.0]
             .map(|at| sample(at, if at < 6.0 { 0 } else { 50 + 2 * (at as u64 - 6) }));
-        let course = ThroughputHistory::of(&[start_record(1)], &samples, &[]);
+        let course = ThroughputHistory::from_records(&[start_record(1)], &samples, &[]);
         let prompts: Vec<f64> = course.points.iter().map(|it| it.prompts).collect();
         assert_eq!(prompts, [50.0, 12.0]);
         assert_eq!(
-            ThroughputHistory::of(&[start_record(1)], &samples[..2], &[]).points.len(),
+            ThroughputHistory::from_records(&[start_record(1)], &samples[..2], &[]).points.len(),
             1,
             "a short one"
         );
@@ -406,7 +407,8 @@ mod tests {
             ..start_record(1)
         };
         assert_eq!(
-            ThroughputHistory::of(&[lost], &samples, &[example_timeline(9, |_| 1)]).points,
+            ThroughputHistory::from_records(&[lost], &samples, &[example_timeline(9, |_| 1)])
+                .points,
             course.points
         );
     }
@@ -417,7 +419,7 @@ mod tests {
             let records: Vec<StartRecord> = (1..).zip(&starts).map(|(it, _)| start_record(it)).collect();
             let timelines: Vec<StartTimeline> = (1..).zip(&starts)
                 .map(|(start, &seconds)| StartTimeline { start, ..example_timeline(seconds, |it| it % 11) }).collect();
-            let course = ThroughputHistory::of(&records, &[], &timelines);
+            let course = ThroughputHistory::from_records(&records, &[], &timelines);
             prop_assert!(course.points.len() <= MAX_POINTS);
             let prompts: f64 = course.points.iter().map(|it| it.prompts).sum();
             prop_assert_eq!(prompts as u64, 4 * starts.iter().sum::<u64>());

@@ -127,7 +127,7 @@ impl ProcessTree {
     }
 
     /// Returns the pids among `ours` that belong to this server, dead or alive.
-    pub(super) fn of(&self, leader: i32, ours: &[ProcessEntry]) -> Vec<i32> {
+    pub(super) fn members_of(&self, leader: i32, ours: &[ProcessEntry]) -> Vec<i32> {
         let its = |process: &&ProcessEntry| {
             process.group == leader
                 || self.0.get(&(process.pid, process.start_time)) == Some(&leader)
@@ -179,11 +179,11 @@ mod tests {
         let mut family = ProcessTree::default();
         let marked = |pid| [(300, 200), (101, 200)].iter().find(|it| it.0 == pid).map(|it| it.1);
         family.record_members(&[100, 200], SUPERVISOR, &own_descendants(&all), marked);
-        let mut of = family.of(200, &own_descendants(&all));
+        let mut of = family.members_of(200, &own_descendants(&all));
         of.sort_unstable();
         assert_eq!(of, [200, 201, 300, 301]);
         assert_eq!(
-            family.of(100, &own_descendants(&all)).len(),
+            family.members_of(100, &own_descendants(&all)).len(),
             3,
             "descent counts more than a mark"
         );
@@ -230,9 +230,9 @@ mod tests {
         after.push(process_entry(103, 101, 103));
         let after = own_descendants(&after);
         record_members(&mut family, &[200], &after);
-        let orphans: BTreeSet<i32> = family.of(100, &after).into_iter().collect();
+        let orphans: BTreeSet<i32> = family.members_of(100, &after).into_iter().collect();
         assert_eq!(orphans, BTreeSet::from([101, 102, 103]));
-        assert_eq!(family.of(200, &after).len(), 2);
+        assert_eq!(family.members_of(200, &after).len(), 2);
     }
 
     #[test]
@@ -240,6 +240,6 @@ mod tests {
         let mut family = ProcessTree::default();
         record_members(&mut family, &[100], &own_descendants(&process_table()));
         let again = [ProcessEntry { start_time: 8, ..process_entry(101, SUPERVISOR, 300) }];
-        assert!(family.of(100, &again).is_empty());
+        assert!(family.members_of(100, &again).is_empty());
     }
 }

@@ -67,13 +67,13 @@ pub fn run_supervisor(environment: Environment) -> u8 {
     };
     loop {
         match orders.recv_timeout(POLL_INTERVAL) {
-            Ok(order) => watch.take(order),
+            Ok(order) => watch.accept_servers(order),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        watch.look(Instant::now());
+        watch.poll_servers(Instant::now());
     }
-    watch.end();
+    watch.stop_all();
     0
 }
 
@@ -119,7 +119,7 @@ struct RunningServer {
 }
 
 impl ServerSupervisor {
-    fn take(&mut self, order: StartServers) {
+    fn accept_servers(&mut self, order: StartServers) {
         // Another process on the port would get the server's requests, and may serve another model. If the same command was
         // run just before, it is the previous run's server, which is about to be stopped by its supervisor.
         let patience = Instant::now() + TERM_GRACE * 2;
@@ -137,7 +137,7 @@ impl ServerSupervisor {
         }));
     }
 
-    fn look(&mut self, now: Instant) {
+    fn poll_servers(&mut self, now: Instant) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let is_it = |kept: &SupervisedServer| matches!(kept.state, SupervisedState::Running(up) if up.leader == pid);
             if let Some(at) = self.servers.iter().position(is_it) {
@@ -147,7 +147,7 @@ impl ServerSupervisor {
         self.clear_leftovers(now);
         for kept in &mut self.servers {
             // A server that has begun to listen has started all its processes.
-            if kept.look(now, &self.environment, &self.secrets) {
+            if kept.poll_server(now, &self.environment, &self.secrets) {
                 self.next_tree_update = now;
             }
         }
@@ -192,7 +192,7 @@ impl ServerSupervisor {
 
     /// Kills all processes of a server and returns their pids, including those of dying ones.
     fn kill_members(&self, leader: Pid, ours: &[ProcessEntry]) -> Vec<i32> {
-        let its = self.process_tree.of(raw_pid(leader), ours);
+        let its = self.process_tree.members_of(raw_pid(leader), ours);
         its.iter().for_each(|&pid| kill_and_unbind(pid));
         its
     }
@@ -231,12 +231,12 @@ impl ServerSupervisor {
     }
 
     /// Stops all servers, first with SIGTERM and then with SIGKILL, until this process has no children left.
-    fn end(&mut self) {
+    fn stop_all(&mut self) {
         let ours = own_descendants();
         self.update_process_tree(&ours);
         let asked: Vec<i32> = self
             .running_leaders()
-            .flat_map(|(_, leader)| self.process_tree.of(leader, &ours))
+            .flat_map(|(_, leader)| self.process_tree.members_of(leader, &ours))
             .collect();
         asked.into_iter().for_each(|pid| send_signal(pid, Signal::TERM));
         let grace = Instant::now() + TERM_GRACE;
@@ -251,7 +251,7 @@ impl ServerSupervisor {
 
 impl SupervisedServer {
     /// Starts the server if it is due, or checks whether it listens; true when it accepts its first connection.
-    fn look(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
+    fn poll_server(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
             SupervisedState::StartDue(due, _) if now >= *due => {
                 match self.spawn_server(environment) {

@@ -175,11 +175,11 @@ impl ServerReports {
     /// Applies an event; unreadable lines are ignored.
     fn apply_line(&mut self, line: &str) {
         if let Ok(word) = serde_json::from_str(line) {
-            self.take(word);
+            self.apply_event(word);
         }
     }
 
-    fn take(&mut self, word: SupervisorEvent) {
+    fn apply_event(&mut self, word: SupervisorEvent) {
         match word {
             SupervisorEvent::Taken { ports } => {
                 for port in ports {

@@ -171,7 +171,7 @@ pub fn resolve_layers(
     let mut table = Table::new();
     let mut origins = BTreeMap::new();
     for (key, value, origin) in layers.into_iter().flat_map(|layer| layer.0) {
-        table.insert(key.clone(), read(&key, value, &origin)?);
+        table.insert(key.clone(), parse_value(&key, value, &origin)?);
         origins.insert(key, origin);
     }
     let mut settings: Settings = table.try_into().map_err(conflict_error)?;
@@ -202,7 +202,7 @@ fn conflict_from(violation: Violation, origins: &BTreeMap<String, SettingOrigin>
 }
 
 /// Converts a value to the key's type. A text may stand for a text, a number, a boolean or a list.
-fn read(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, SettingsError> {
+fn parse_value(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value, SettingsError> {
     if !all_keys().any(|known| known == key) {
         return Err(SettingsError::UnknownKey {
             origin: origin.clone(),

@@ -107,7 +107,9 @@ enum TimeInput {
 }
 
 impl TimeInput {
-    fn read<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    fn parse_input<'de, T: FromStr<Err = String>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<T, D::Error> {
         let text = match Self::deserialize(from)? {
             Self::Number(number) => number.to_string(),
             Self::Text(text) => text,
@@ -118,13 +120,13 @@ impl TimeInput {
 
 impl<'de> Deserialize<'de> for Walltime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        TimeInput::read(deserializer)
+        TimeInput::parse_input(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for UtcTimestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        TimeInput::read(deserializer)
+        TimeInput::parse_input(deserializer)
     }
 }
 

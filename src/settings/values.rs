@@ -167,7 +167,7 @@ impl CountOrPercent {
         clippy::cast_sign_loss,
         reason = "a share of a count, from 0 to 100 %"
     )]
-    pub fn of(self, all: u64) -> u64 {
+    pub fn count_of(self, all: u64) -> u64 {
         match self {
             Self::Count(count) => count,
             Self::Percent(percent) => (all as f64 * percent / 100.0).ceil() as u64,
@@ -390,8 +390,8 @@ mod tests {
 
     #[test]
     fn count_or_percent_parses_both() {
-        assert_eq!("3".parse::<CountOrPercent>().map(|it| it.of(100)), Ok(3));
-        assert_eq!("2.5%".parse::<CountOrPercent>().map(|it| it.of(101)), Ok(3));
+        assert_eq!("3".parse::<CountOrPercent>().map(|it| it.count_of(100)), Ok(3));
+        assert_eq!("2.5%".parse::<CountOrPercent>().map(|it| it.count_of(101)), Ok(3));
         for bad in ["-1", "101%", "x", "%"] {
             assert!(bad.parse::<CountOrPercent>().is_err(), "{bad}");
         }

@@ -171,7 +171,7 @@ pub(super) mod tests {
         }
     }
 
-    fn line(settled: &PromptResult, style: &AnswerLineStyle) -> String {
+    fn line_text(settled: &PromptResult, style: &AnswerLineStyle) -> String {
         let mut bytes = Vec::new();
         write_answer_line(&mut bytes, settled, style).expect("JSON");
         String::from_utf8(bytes).expect("UTF-8")
@@ -180,7 +180,7 @@ pub(super) mod tests {
     #[test]
     fn an_answer_is_one_line_with_the_documented_fields() {
         assert_eq!(
-            line(&prompt_result(17, Ok("ho\n")), &line_style()),
+            line_text(&prompt_result(17, Ok("ho\n")), &line_style()),
             concat!(
                 r#"{"id":"17","index":17,"prompt":"say \"hi\"\n","response":"ho\n","model":"m","success":true,"error":null,"#,
                 r#""finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":true},"params":{},"#,
@@ -192,7 +192,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_failure_has_a_null_response_and_its_kind() {
-        let text = line(
+        let text = line_text(
             &prompt_result(1, Err(FailureKind::TooLong)),
             &AnswerLineStyle { echo_prompt: false, ..line_style() },
         );
@@ -212,7 +212,7 @@ pub(super) mod tests {
         two.prompt.input = PromptInput::Messages(r#"[{"role":"user","content":"x"}]"#.into());
         two.prompt.row = Some(r#"{"k":1}"#.into());
         let value: serde_json::Value =
-            serde_json::from_str(&line(&two, &line_style())).expect("JSON");
+            serde_json::from_str(&line_text(&two, &line_style())).expect("JSON");
         assert_eq!(value["response"], "a");
         assert_eq!(value["responses"], serde_json::json!(["a", "b"]));
         assert_eq!(value["messages"][0]["content"], "x");

@@ -35,10 +35,15 @@ impl FileCache {
     ///
     /// # Errors
     /// Fails if the file cannot be opened or ends before `into` is full.
-    pub fn read(&mut self, number: usize, offset: u64, into: &mut [u8]) -> Result<(), ShardError> {
+    pub fn read_at(
+        &mut self,
+        number: usize,
+        offset: u64,
+        into: &mut [u8],
+    ) -> Result<(), ShardError> {
         let read = self.open_file(number).and_then(|file| file.read_exact_at(into, offset));
         let path = &self.files[number].path;
-        read.map_err(|error| ShardError::of("cannot read the shard file", path)(error))
+        read.map_err(|error| ShardError::at_path("cannot read the shard file", path)(error))
     }
 
     fn open_file(&mut self, number: usize) -> std::io::Result<&File> {
@@ -71,7 +76,7 @@ mod tests {
         let mut handles = FileCache::new((0..600).map(file).collect());
         let mut read = |number: usize| {
             let mut into = [0; 3];
-            handles.read(number, 1, &mut into).expect("read");
+            handles.read_at(number, 1, &mut into).expect("read");
             assert_eq!(into, *format!("{number:03}").as_bytes());
             handles.open_files.iter().map(|(number, _)| *number).collect::<Vec<_>>()
         };
@@ -83,6 +88,6 @@ mod tests {
             read(7);
             assert!(read(number).contains(&7));
         }
-        assert!(handles.read(5, 3, &mut [0; 3]).is_err(), "beyond its end");
+        assert!(handles.read_at(5, 3, &mut [0; 3]).is_err(), "beyond its end");
     }
 }

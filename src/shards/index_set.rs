@@ -32,7 +32,7 @@ impl IndexSet {
 
     /// How many are in.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub fn member_count(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
@@ -104,7 +104,7 @@ mod tests {
             let mut bitmap = IndexSet::new(size);
             members.iter().for_each(|&index| bitmap.insert(index));
             let inside: Vec<u64> = members.into_iter().filter(|&index| index < size).collect();
-            prop_assert_eq!(bitmap.count(), inside.len() as u64);
+            prop_assert_eq!(bitmap.member_count(), inside.len() as u64);
             prop_assert_eq!(bitmap.members_from(0).collect::<Vec<_>>(), &inside[..]);
             for from in 0..size + 70 {
                 let before = inside.iter().filter(|&&index| index < from).count();

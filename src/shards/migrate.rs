@@ -60,7 +60,7 @@ pub fn read_answers<'f>(
 /// # Errors
 /// Fails if the file cannot be read.
 pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> {
-    let error = || ShardError::of("cannot read the shard file", &file.path);
+    let error = || ShardError::at_path("cannot read the shard file", &file.path);
     let mut line = Vec::new();
     let opened = File::open(&file.path).map_err(error())?;
     BufReader::new(opened).read_until(b'\n', &mut line).map_err(error())?;
@@ -72,7 +72,7 @@ pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> 
 pub struct MigratedFile {
     file: BufWriter<File>,
     path: PathBuf,
-    line: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 impl MigratedFile {
@@ -81,12 +81,13 @@ impl MigratedFile {
     /// # Errors
     /// Fails if the file cannot be created or written.
     pub fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
-        let error = || ShardError::of("cannot write answers that are kept to", path);
+        let error = || ShardError::at_path("cannot write answers that are kept to", path);
         let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error())?);
-        let mut carried = Self { file, path: path.to_owned(), line: Vec::new() };
-        serde_json::to_writer(&mut carried.line, header).map_err(|wrong| error()(wrong.into()))?;
-        carried.line.push(b'\n');
-        carried.file.write_all(&carried.line).map_err(error())?;
+        let mut carried = Self { file, path: path.to_owned(), buffer: Vec::new() };
+        serde_json::to_writer(&mut carried.buffer, header)
+            .map_err(|wrong| error()(wrong.into()))?;
+        carried.buffer.push(b'\n');
+        carried.file.write_all(&carried.buffer).map_err(error())?;
         Ok(carried)
     }
 
@@ -94,12 +95,13 @@ impl MigratedFile {
     ///
     /// # Errors
     /// Fails if the line is not an answer or cannot be written.
-    pub fn add(&mut self, line: &[u8], index: u64, own_id: bool) -> Result<(), ShardError> {
-        self.line.clear();
-        let moved = rewrite_line(line, index, own_id, &mut self.line).map_err(std::io::Error::from);
+    pub fn append_line(&mut self, line: &[u8], index: u64, own_id: bool) -> Result<(), ShardError> {
+        self.buffer.clear();
+        let moved =
+            rewrite_line(line, index, own_id, &mut self.buffer).map_err(std::io::Error::from);
         moved
-            .and_then(|()| self.file.write_all(&self.line))
-            .map_err(ShardError::of("cannot write answers that are kept to", &self.path))
+            .and_then(|()| self.file.write_all(&self.buffer))
+            .map_err(ShardError::at_path("cannot write answers that are kept to", &self.path))
     }
 
     /// Flushes the file and syncs it to disk.
@@ -108,7 +110,7 @@ impl MigratedFile {
     /// Fails if the data cannot be written or synced.
     pub fn sync_and_close(mut self) -> Result<(), ShardError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        synced.map_err(ShardError::of("cannot write answers that are kept to", &self.path))
+        synced.map_err(ShardError::at_path("cannot write answers that are kept to", &self.path))
     }
 }
 
@@ -173,7 +175,7 @@ mod tests {
         },
     };
 
-    fn text(line: &[u8], index: u64, own_id: bool) -> String {
+    fn rewritten_text(line: &[u8], index: u64, own_id: bool) -> String {
         let mut into = Vec::new();
         rewrite_line(line, index, own_id, &mut into).expect("JSON");
         String::from_utf8(into).expect("UTF-8")
@@ -183,9 +185,9 @@ mod tests {
     fn only_the_index_and_an_id_that_is_the_index_change() {
         let line = r#"{"id":"3","index":3,"prompt":"say \"index\":3\u00e9","params":{"id":"3", "x":1.50},"new":[1, 2],"served":{"row":"0a"}}"#;
         let expected = line.replacen(r#""id":"3","index":3"#, r#""id":"17","index":17"#, 1) + "\n";
-        assert_eq!(text(format!("{line}\n").as_bytes(), 17, false), expected);
+        assert_eq!(rewritten_text(format!("{line}\n").as_bytes(), 17, false), expected);
         let expected = line.replacen(r#""index":3"#, r#""index":17"#, 1) + "\n";
-        assert_eq!(text(line.as_bytes(), 17, true), expected);
+        assert_eq!(rewritten_text(line.as_bytes(), 17, true), expected);
         assert!(rewrite_line(b"[1]", 1, true, &mut Vec::new()).is_err());
     }
 
@@ -211,7 +213,7 @@ mod tests {
             assert_eq!(hash, RowHash::new(0xab2 + 2 * index, false));
             let value: serde_json::Value = serde_json::from_slice(line).expect("JSON");
             seen.push((index, value["response"].as_str().expect("text").to_owned()));
-            carried.add(line, index + 100, hash.has_own_id())
+            carried.append_line(line, index + 100, hash.has_own_id())
         })
         .expect("read");
         carried.sync_and_close().expect("on disk");

@@ -38,7 +38,8 @@ pub use layout::{rank_folder, rank_folders};
 pub use line_location::LineLocation;
 pub use migrate::{MigratedFile, read_answers, read_fingerprint};
 pub use reader::{
-    LineEntry, LinePrecedence, ShardFile, ShardScanReport, list_shard_files, read, read_all_entries,
+    LineEntry, LinePrecedence, ShardFile, ShardScanReport, list_shard_files, read_all_entries,
+    read_entries,
 };
 pub use writer::{ShardHeader, ShardWriter};
 
@@ -57,7 +58,7 @@ pub struct ShardError {
 }
 
 impl ShardError {
-    fn of(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    fn at_path(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self { what, path, error }
     }

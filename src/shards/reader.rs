@@ -96,11 +96,11 @@ fn collect_folder(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathB
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(ShardError::of("cannot list", folder)(error)),
+        Err(error) => return Err(ShardError::at_path("cannot list", folder)(error)),
     };
     let mut folders = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(ShardError::of("cannot list", folder))?;
+        let entry = entry.map_err(ShardError::at_path("cannot list", folder))?;
         let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let numbers = name.strip_suffix(".jsonl").and_then(|name| name.split_once('-'));
@@ -119,7 +119,7 @@ fn collect_folder(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathB
 ///
 /// # Errors
 /// Fails if the file cannot be opened or read, or if `each` fails. Damage inside the file is counted in the report instead.
-pub fn read(
+pub fn read_entries(
     file: &ShardFile,
     fingerprint: &str,
     mut each: impl FnMut(LineEntry) -> Result<(), ShardError>,
@@ -133,7 +133,7 @@ pub(super) fn read_entry_lines(
     fingerprint: &str,
     mut each: impl FnMut(LineEntry, &[u8]) -> Result<(), ShardError>,
 ) -> Result<ShardScanReport, ShardError> {
-    let error = || ShardError::of("cannot read the shard file", &file.path);
+    let error = || ShardError::at_path("cannot read the shard file", &file.path);
     let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
     let mut survey = ShardScanReport::default();
     let (mut line, mut offset) = (Vec::new(), 0);
@@ -179,7 +179,7 @@ pub fn read_all_entries<'a>(
     mut each: impl FnMut(usize, LineEntry) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
     for (number, file) in files.into_iter().enumerate() {
-        let survey = read(file, fingerprint, |entry| each(number, entry))?;
+        let survey = read_entries(file, fingerprint, |entry| each(number, entry))?;
         let path = file.path.display();
         if survey.foreign {
             tracing::warn!(
@@ -234,7 +234,7 @@ mod tests {
         fingerprint: &str,
     ) -> (Vec<(u64, bool, bool)>, ShardScanReport) {
         let mut all = Vec::new();
-        let survey = read(file, fingerprint, |it| {
+        let survey = read_entries(file, fingerprint, |it| {
             all.push((it.index, it.success, it.is_retryable));
             Ok(())
         })

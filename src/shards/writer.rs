@@ -83,7 +83,7 @@ impl ShardWriter {
     ) -> Result<Self, ShardError> {
         let path = folder.join(header.file_name());
         let disk = DiskFile::create(&path);
-        let disk = disk.map_err(ShardError::of("cannot make the shard file", &path))?;
+        let disk = disk.map_err(ShardError::at_path("cannot make the shard file", &path))?;
         Self::with_storage(Box::new(disk), path, header, style)
     }
 
@@ -109,7 +109,7 @@ impl ShardWriter {
             .map_err(std::io::Error::from)
             .map_err(writer.write_error())?;
         writer.buffer.push(b'\n');
-        writer.write()?;
+        writer.write_buffer()?;
         Ok(writer)
     }
 
@@ -125,7 +125,7 @@ impl ShardWriter {
                 .map_err(std::io::Error::from)
                 .map_err(self.write_error())?;
         }
-        self.write()?;
+        self.write_buffer()?;
         if self.last_sync.elapsed() >= self.sync_interval {
             self.sync_to_disk()?;
         }
@@ -144,7 +144,7 @@ impl ShardWriter {
         })
     }
 
-    fn write(&mut self) -> Result<(), ShardError> {
+    fn write_buffer(&mut self) -> Result<(), ShardError> {
         self.run_unless_broken(|writer| writer.storage.write_all(&writer.buffer))
     }
 
@@ -162,7 +162,7 @@ impl ShardWriter {
     }
 
     fn write_error(&self) -> impl FnOnce(std::io::Error) -> ShardError {
-        ShardError::of("cannot write answers to the shard file", &self.path)
+        ShardError::at_path("cannot write answers to the shard file", &self.path)
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
     use crate::shards::{
         LineEntry, ShardFile,
         answer_line::tests::{line_style, prompt_result},
-        read,
+        read_entries,
     };
 
     /// Fault injected into a call of the storage.
@@ -330,7 +330,7 @@ mod tests {
     fn read_written_lines(file: &ShardFile) -> (Vec<(u64, Vec<u8>)>, u64) {
         let bytes = File::open(&file.path).expect("there");
         let mut lines = Vec::new();
-        let survey = read(file, "abc", |LineEntry { index, offset, length, .. }| {
+        let survey = read_entries(file, "abc", |LineEntry { index, offset, length, .. }| {
             let mut line = vec![0; length as usize];
             bytes.read_exact_at(&mut line, offset).expect("read");
             lines.push((index, line));
@@ -341,7 +341,7 @@ mod tests {
         (lines, survey.damaged)
     }
 
-    fn line(settled: &PromptResult) -> Vec<u8> {
+    fn encode_line(settled: &PromptResult) -> Vec<u8> {
         let mut line = Vec::new();
         write_answer_line(&mut line, settled, &line_style()).expect("JSON");
         line
@@ -369,7 +369,7 @@ mod tests {
                 }
                 let mut failed = false;
                 for batch in &batches {
-                    let all = batch.iter().map(|it| (it.prompt.index, line(it)));
+                    let all = batch.iter().map(|it| (it.prompt.index, encode_line(it)));
                     let written = writer.append_results(batch).is_ok();
                     prop_assert!(!(failed && written), "a failed writer stays failed");
                     failed |= !written;
@@ -397,7 +397,7 @@ mod tests {
             let path = writer.path.clone();
             drop(writer);
             let all: Vec<(u64, Vec<u8>)> =
-                batches.iter().flatten().map(|it| (it.prompt.index, line(it))).collect();
+                batches.iter().flatten().map(|it| (it.prompt.index, encode_line(it))).collect();
             let whole = std::fs::read(&path).expect("bytes");
             let file = ShardFile { start: 1, rank: 3, path };
             let last: usize = all.iter().rev().take(2).map(|(_, line)| line.len()).sum();

@@ -75,7 +75,7 @@ impl SwarmAnswer {
 pub struct AnswerIter(mpsc::Receiver<Option<Vec<u8>>>);
 
 impl AnswerIter {
-    pub(super) fn of(lines: mpsc::Receiver<Option<Vec<u8>>>) -> Self {
+    pub(super) fn from_receiver(lines: mpsc::Receiver<Option<Vec<u8>>>) -> Self {
         Self(lines)
     }
 }

@@ -69,11 +69,12 @@ impl SwarmBuilder {
     /// ```
     pub fn start(self) -> Result<Swarm, JobError> {
         let Self { environment, config, mut settings, folder } = self;
-        let launcher = LauncherInfo::read(|variable| environment.get(variable).map(str::to_owned));
+        let launcher =
+            LauncherInfo::from_variables(|variable| environment.get(variable).map(str::to_owned));
         if launcher.is_present() {
             comm::abort_job_on_panic();
         }
-        let mut comm = comm::start(&launcher)?;
+        let mut comm = comm::start_comm(&launcher)?;
         // The terminal belongs to the calling program, so progress is off unless it was asked for.
         let progress = settings.iter().any(|(key, _)| key == "progress")
             || environment.get("AURORA_SWARM_PROGRESS").is_some();

@@ -81,7 +81,7 @@ impl CallFiles {
     /// Reads the answers, in input order.
     pub(super) fn read_answers(&self) -> Result<Vec<SwarmAnswer>, JobError> {
         let path = self.output_path();
-        Ok(read(&path).map_err(OutputError::io_error("cannot read", &path))?)
+        Ok(read_answer_lines(&path).map_err(OutputError::io_error("cannot read", &path))?)
     }
 
     fn output_path(&self) -> PathBuf {
@@ -106,7 +106,7 @@ fn write_rows(path: &Path, rows: impl IntoIterator<Item = impl Serialize>) -> st
     file.flush()
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<SwarmAnswer>> {
+fn read_answer_lines(path: &Path) -> std::io::Result<Vec<SwarmAnswer>> {
     let lines = BufReader::new(File::open(path)?).lines();
     lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }

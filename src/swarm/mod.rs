@@ -251,7 +251,7 @@ impl Swarm {
         let call = self.is_root().then(|| place.write_call(prompts));
         let (tap, lines) = mpsc::channel();
         thread::scope(|scope| {
-            let taker = scope.spawn(move || take(AnswerIter::of(lines)));
+            let taker = scope.spawn(move || take(AnswerIter::from_receiver(lines)));
             let told = self.session.stream_answers(self.comm.as_mut(), call, &tap);
             // (the tap has been told the end, so that whoever listens comes to one)
             let taken = taker.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
@@ -292,7 +292,7 @@ impl Swarm {
         let call = self.is_root().then(|| place.write_call(prompts));
         self.session.visit_answers(self.comm.as_mut(), call, |line| {
             // (a line that is none was damaged on disk: its prompt is as good as failed)
-            let line = ObservedLine::read(line);
+            let line = ObservedLine::parse_line(line);
             line.iter()
                 .flat_map(ObservedLine::observed_answers)
                 .for_each(|seen| add(&mut value, &seen));

@@ -259,9 +259,9 @@ fn hold_on_real_ranks() {
 /// Starts MPI as `main` does.
 fn real() -> Box<dyn Comm> {
     aurora_swarm::comm::abort_job_on_panic();
-    let launcher = LauncherInfo::read(|name| std::env::var(name).ok());
+    let launcher = LauncherInfo::from_variables(|name| std::env::var(name).ok());
     assert!(launcher.is_present(), "to be started by mpiexec");
-    aurora_swarm::comm::start(&launcher).expect("MPI starts")
+    aurora_swarm::comm::start_comm(&launcher).expect("MPI starts")
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn every_call() {
 
     let came = swarm.answers(mine(), |answers| answers.map(|it| it.index).collect::<Vec<_>>());
     let came = came.expect("answered");
-    let whole = swarm.aggregate(mine(), Vec::<u64>::new(), |seen, it| seen.push(it.place.index));
+    let whole = swarm.aggregate(mine(), Vec::<u64>::new(), |seen, it| seen.push(it.position.index));
     let mut whole = whole.expect("merged");
     assert_eq!(whole.is_some(), root);
     if let Some(whole) = &mut whole {
@@ -152,7 +152,7 @@ fn every_call() {
         swarm.aggregate(&votes, MajorityVote::new(None), MajorityVote::add_answer).expect("merged");
     assert_eq!(votes.is_some(), root);
     if let Some(votes) = votes {
-        let votes = votes.finish();
+        let votes = votes.to_json();
         assert_eq!((&votes["winner"], &votes["votes"]), (&"Yes".into(), &2.into()));
     }
 
@@ -162,7 +162,7 @@ fn every_call() {
     assert_eq!(top.is_some(), root);
     if let Some(top) = top {
         assert_eq!(top.best_scored().collect::<Vec<_>>(), [(7.0, "seventh"), (7.0, "eighth.")]);
-        assert_eq!(top.finish()["failed"], 1);
+        assert_eq!(top.to_json()["failed"], 1);
     }
     let best = swarm.best_of(&rows, |text| Ok(-(text.len() as f64))).expect("scored");
     assert_eq!(best, root.then(|| Some((-4.0, "four".to_owned()))));
@@ -293,7 +293,7 @@ fn each_once() {
     let setup = setup().setting("retries", 1).setting("no-batch", true).folder(folder);
     let mut swarm = setup.start().expect("started");
     let seen = swarm.aggregate(made_up(90), Vec::<(u64, bool)>::new(), |seen, it| {
-        seen.push((it.place.index, it.outcome.is_ok()));
+        seen.push((it.position.index, it.outcome.is_ok()));
     });
     if let Some(mut seen) = seen.expect("merged") {
         seen.sort_unstable();
@@ -416,7 +416,7 @@ fn of_numbers() {
         .aggregate(&rows, NumericStatistics::new(None), NumericStatistics::add_answer)
         .expect("merged");
     if let Some(all) = all {
-        let all = all.finish();
+        let all = all.to_json();
         assert_eq!((&all["numbers"]["count"], &all["numbers"]["mean"]), (&3.into(), &3.0.into()));
         assert_eq!(all["no_numbers"]["first"][0]["index"], 2);
     }

@@ -79,7 +79,7 @@ mod tests {
     use crate::domain::RequestParams;
 
     fn class_of(length: usize, params: &RequestParams) -> LengthClass {
-        LengthClass::of(length, |name| params.get(name))
+        LengthClass::of_prompt(length, |name| params.get(name))
     }
 
     fn position_of(lengths: &LengthEstimates, class: LengthClass) -> usize {

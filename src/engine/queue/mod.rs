@@ -131,9 +131,9 @@ impl TaskQueue {
         let shared = self.params_for(&prompt, policy);
         self.last_arrival_number += 1;
         let text = prompt.input.as_str();
-        let class = LengthClass::of(text.len(), |name| shared.params.get(name));
+        let class = LengthClass::of_prompt(text.len(), |name| shared.params.get(name));
         let number = self.last_arrival_number;
-        let long = PrefixKeys::of(text).level_count() > 0;
+        let long = PrefixKeys::of_text(text).level_count() > 0;
         let belongs = self.prefix_index.add_prompt(number, text);
         let task = PromptTask {
             prompt,

@@ -53,7 +53,7 @@ pub(crate) struct PrefixIndex {
 impl PrefixIndex {
     /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
     pub(crate) fn add_prompt(&mut self, number: u64, text: &str) -> PrefixMembership {
-        let beginnings = PrefixKeys::of(text);
+        let beginnings = PrefixKeys::of_text(text);
         if beginnings.level_count() == 0 {
             return PrefixMembership::Ungrouped;
         }

@@ -178,7 +178,7 @@ impl Scheduler {
             }
             if !self.pending_results.is_empty() {
                 let outcomes = std::mem::take(&mut self.pending_results);
-                outcomes.iter().for_each(|outcome| self.tally.count(outcome));
+                outcomes.iter().for_each(|outcome| self.tally.record_result(outcome));
                 self.record_results(&outcomes, now);
                 if settled.send(outcomes).await.is_err() {
                     return EngineExit::WriteFailed;

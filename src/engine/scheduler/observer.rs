@@ -75,7 +75,7 @@ impl Scheduler {
             timeline.record_interval(&server.timeline_row, from, to, stood);
             if !up {
                 let news = std::mem::take(&mut server.was_up);
-                timeline.away.add(&server.timeline_row.name, to - from, news);
+                timeline.away.record_downtime(&server.timeline_row.name, to - from, news);
             } else if !std::mem::replace(&mut server.was_up, true) {
                 timeline.away.mark_recovered(&server.timeline_row.name);
             }

@@ -126,7 +126,10 @@ impl From<&str> for RowFault {
 
 impl RowParser<'_> {
     /// Parses a record of the file.
-    pub(crate) fn read<'a>(&self, record: &InputRecord<'a>) -> Result<ParsedRow<'a>, RejectedRow> {
+    pub(crate) fn parse_record<'a>(
+        &self,
+        record: &InputRecord<'a>,
+    ) -> Result<ParsedRow<'a>, RejectedRow> {
         let text = std::str::from_utf8(record.bytes).map_err(|error| {
             self.reject_row(
                 None,
@@ -183,7 +186,7 @@ impl RowParser<'_> {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
-        Ok(ParsedRow { whole_row, ..ParsedRow::of(RowInput::Text(input)) })
+        Ok(ParsedRow { whole_row, ..ParsedRow::from_input(RowInput::Text(input)) })
     }
 
     fn parse_json<'a>(&self, text: &'a str) -> Result<ParsedRow<'a>, RejectedRow> {
@@ -230,7 +233,7 @@ impl RowParser<'_> {
             }
             _ => parse_input(members, "the row")?,
         };
-        Ok(ParsedRow { options, ..ParsedRow::of(input) })
+        Ok(ParsedRow { options, ..ParsedRow::from_input(input) })
     }
 
     /// Parses `params`: a JSON object, or its text in a table.
@@ -269,7 +272,7 @@ impl RowParser<'_> {
             value => Ok(value),
         };
         let prompt = self.fill_template(column, || members.member_names())?.unwrap_or_default();
-        Ok(ParsedRow { options, ..ParsedRow::of(RowInput::Text(Cow::Owned(prompt))) })
+        Ok(ParsedRow { options, ..ParsedRow::from_input(RowInput::Text(Cow::Owned(prompt))) })
     }
 
     fn parse_table_record<'a>(
@@ -303,7 +306,12 @@ impl RowParser<'_> {
             Some(prompt) => prompt.into(),
             None => position("prompt").map(|at| values[at].clone()).unwrap_or_default(),
         };
-        Ok(ParsedRow { id: name, options, whole_row, ..ParsedRow::of(RowInput::Text(prompt)) })
+        Ok(ParsedRow {
+            id: name,
+            options,
+            whole_row,
+            ..ParsedRow::from_input(RowInput::Text(prompt))
+        })
     }
 
     /// Returns the names of the columns that are neither prompt, id, parameters nor used by the template.
@@ -350,12 +358,12 @@ impl RowParser<'_> {
 
 impl<'a> From<RowRequest<'a>> for ParsedRow<'a> {
     fn from(RowRequest { input, options, route }: RowRequest<'a>) -> Self {
-        ParsedRow { options, route, ..ParsedRow::of(input) }
+        ParsedRow { options, route, ..ParsedRow::from_input(input) }
     }
 }
 
 impl<'a> ParsedRow<'a> {
-    fn of(input: RowInput<'a>) -> Self {
+    fn from_input(input: RowInput<'a>) -> Self {
         Self { id: None, input, options: RowOptions::default(), route: None, whole_row: None }
     }
 }

@@ -104,7 +104,7 @@ impl ChunkScan {
         let listed = input.files.get(file as usize).ok_or(ScanStop::Changed)?;
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(ScanStop::InvalidTemplate)?;
-        self.coverage = PlaceholderCoverage::of(
+        self.coverage = PlaceholderCoverage::with_placeholders(
             template.as_ref().map_or(0, |template| template.placeholder_names().len()),
         );
 
@@ -117,11 +117,12 @@ impl ChunkScan {
             usize::try_from(to - before).unwrap_or(READ_BUFFER_BYTES).min(READ_BUFFER_BYTES);
         let mut records = RecordReader::new(hashed, before, listed.format, buffer).until_offset(to);
         if from > 0 {
-            records.skip_line().map_err(ScanStop::of)?;
+            records.skip_line().map_err(ScanStop::from_record_error)?;
         }
         if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
             let header = |record| parse_header(&record, listed.format, template.is_some());
-            let columns = records.next_record().map_err(ScanStop::of)?.map(header).transpose();
+            let columns =
+                records.next_record().map_err(ScanStop::from_record_error)?.map(header).transpose();
             self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
         }
         let columns = std::mem::take(&mut self.columns);
@@ -149,12 +150,12 @@ impl ChunkScan {
         parser: &RowParser<'_>,
         rules: &InputRules,
     ) -> Result<(), ScanStop> {
-        while let Some(record) = records.next_record().map_err(ScanStop::of)? {
+        while let Some(record) = records.next_record().map_err(ScanStop::from_record_error)? {
             let index = self.row_offsets.row_count();
             let at = (self.chunk.file, record.line);
             self.row_offsets.push(record.offset, record.line);
             self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
-            match parser.read(&record) {
+            match parser.parse_record(&record) {
                 Ok(row) => self.add_good_row(&row, index, at, rules),
                 Err(bad) => self.add_bad_row(bad, index, at, rules),
             }
@@ -222,7 +223,7 @@ impl ScanStop {
         Self::ReadFailed(error.into())
     }
 
-    pub(crate) fn of(error: RecordError) -> Self {
+    pub(crate) fn from_record_error(error: RecordError) -> Self {
         match error {
             RecordError::Io(error) => Self::from_read_error(error),
             RecordError::TooLong(line) => Self::RowTooLong(line),

@@ -19,7 +19,7 @@ fn scan_in_chunks(
         pieces.iter().rev().map(|piece| piece.scan_rows(input, rules)).collect();
     for part in parts.iter().rev() {
         let told = serde_json::to_string(part).expect("plain data");
-        scan.add(serde_json::from_str(&told).expect("what was told"))?;
+        scan.add_chunk(serde_json::from_str(&told).expect("what was told"))?;
     }
     scan.finish()
 }
@@ -154,10 +154,10 @@ fn a_file_that_changes_between_chunks_is_detected() {
     assert!(input.is_visible());
     let (pieces, rules) = (input.split_chunks_of(4), InputRules::default());
     let mut scan = InputScan::new(&input, &rules).unwrap();
-    scan.add(pieces[0].scan_rows(&input, &rules)).unwrap();
+    scan.add_chunk(pieces[0].scan_rows(&input, &rules)).unwrap();
     fs::write(&input.files[0].path, "one\ntwo\nthree\nfour\n").unwrap();
     assert!(!input.is_visible());
-    let error = scan.add(pieces[1].scan_rows(&input, &rules)).unwrap_err().to_string();
+    let error = scan.add_chunk(pieces[1].scan_rows(&input, &rules)).unwrap_err().to_string();
     assert!(error.contains("a.txt has changed since the scan"), "{error}");
 }
 

@@ -79,7 +79,7 @@ pub fn scan_files(files: &[InputFile], rules: &InputRules) -> Result<ScannedInpu
     let input = InputListing::new(files)?;
     let mut scan = InputScan::new(&input, rules)?;
     for piece in input.split_chunks() {
-        scan.add(piece.scan_rows(&input, rules))?;
+        scan.add_chunk(piece.scan_rows(&input, rules))?;
     }
     scan.finish()
 }
@@ -130,7 +130,7 @@ impl<'i> InputScan<'i> {
             keys: SortKeysBuilder::default(),
             bad_rows: Vec::new(),
             bad_count: 0,
-            coverage: PlaceholderCoverage::of(placeholders),
+            coverage: PlaceholderCoverage::with_placeholders(placeholders),
             models: RowModels::default(),
             totals: RowTotals::default(),
             first_good: None,
@@ -141,7 +141,7 @@ impl<'i> InputScan<'i> {
     ///
     /// # Errors
     /// A chunk that could not be read to its end. The scan cannot continue then.
-    pub fn add(&mut self, scanned: ChunkScan) -> Result<(), InputError> {
+    pub fn add_chunk(&mut self, scanned: ChunkScan) -> Result<(), InputError> {
         let InputChunk { file: number, from, to } = scanned.chunk;
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         if from == 0 {
@@ -154,7 +154,7 @@ impl<'i> InputScan<'i> {
             return Err(stop.into_input_error(file, self.lines));
         }
         let (rows, lines) = (self.table.row_count(), self.lines);
-        self.fingerprint.add(&scanned.block_hashes);
+        self.fingerprint.add_blocks(&scanned.block_hashes);
         self.table.append_chunk(scanned.row_offsets, lines);
         self.lines += scanned.lines;
         self.first_good = self.first_good.or(scanned.first_good.map(|row| rows + row));
@@ -263,7 +263,7 @@ impl<'i> InputScan<'i> {
         }
         let bad = std::mem::take(&mut self.bad_rows);
         let named = |bad: BadRow| BadRowLocation {
-            place: self.place((bad.file, bad.line)),
+            location: self.line_location((bad.file, bad.line)),
             reason: bad.reason,
         };
         Err(InputError::BadRows {
@@ -278,10 +278,10 @@ impl<'i> InputScan<'i> {
         if others.count == 0 {
             return Ok(());
         }
-        let place = self.place(others.first);
+        let place = self.line_location(others.first);
         Err(match (&self.rules.model, named) {
             (None, Some((model, at))) => InputError::MixedModels {
-                first: self.place(*at),
+                first: self.line_location(*at),
                 model: model.clone(),
                 second: place,
                 other: other.clone(),
@@ -353,14 +353,14 @@ impl<'i> InputScan<'i> {
             RecordReader::new(file.take(range.bytes), range.offset, scanned.format, 1 << 12);
         let record = records
             .next_record()
-            .map_err(|error| ScanStop::of(error).into_input_error(listed, 0))?;
+            .map_err(|error| ScanStop::from_record_error(error).into_input_error(listed, 0))?;
         let parser = RowParser {
             format: scanned.format,
             columns: &scanned.columns,
             template: self.template.as_ref(),
             keep_row: self.rules.keep_row,
         };
-        Ok(record.map(|record| parse(&parser, &record, parser.read(&record))))
+        Ok(record.map(|record| parse(&parser, &record, parser.parse_record(&record))))
     }
 
     fn row_location(&self, index: u64) -> Result<InputLocation, InputError> {
@@ -369,10 +369,10 @@ impl<'i> InputScan<'i> {
             let path = self.files.first().map(|file| file.path.clone()).unwrap_or_default();
             InputError::Io { action: "cannot count lines", path, source }
         })?;
-        Ok(self.place(at))
+        Ok(self.line_location(at))
     }
 
-    fn place(&self, (file, line): FileLine) -> InputLocation {
+    fn line_location(&self, (file, line): FileLine) -> InputLocation {
         let name = self.input.files.get(file as usize).map(|file| file.name.clone());
         InputLocation { file: name.unwrap_or_default(), line }
     }
@@ -380,7 +380,7 @@ impl<'i> InputScan<'i> {
     fn collect_notes(&self) -> Vec<String> {
         let RowTotals { streams, empty, .. } = &self.totals;
         let note = |seen: &OccurrenceCount, what: &str| {
-            let (count, place) = (seen.count, self.place(seen.first));
+            let (count, place) = (seen.count, self.line_location(seen.first));
             (count > 0).then(|| {
                 format!(
                     "{what} ({count} {}, first: {place})",

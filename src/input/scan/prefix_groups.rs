@@ -35,7 +35,7 @@ impl PrefixHashes {
         reason = "levels are three, half of a hash is a hash"
     )]
     pub(crate) fn add_text(&mut self, text: &str) -> bool {
-        let prefixes = PrefixKeys::of(text);
+        let prefixes = PrefixKeys::of_text(text);
         let levels = prefixes.level_count();
         if levels > 0 {
             self.level_counts.push(levels as u8);

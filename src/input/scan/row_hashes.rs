@@ -20,7 +20,7 @@ pub(crate) struct RowHasher {
 }
 
 impl RowHasher {
-    pub(crate) fn of(file: &SourceFile) -> Self {
+    pub(crate) fn for_file(file: &SourceFile) -> Self {
         Self::new(file.format, &file.columns)
     }
 
@@ -42,7 +42,7 @@ impl RowHasher {
 /// A file that cannot be read, or that changed since the scan.
 pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), InputError> {
     for file in &source.files {
-        let hasher = RowHasher::of(file);
+        let hasher = RowHasher::for_file(file);
         let changed = || InputError::Changed { path: file.path.clone() };
         let to_error = |error| match error {
             RecordError::Io(source) => {

@@ -57,7 +57,7 @@ impl SortKeysBuilder {
         param: impl Fn(&str) -> Option<&'p str>,
     ) {
         let long = if self.prefix_hashes.add_text(text) { LONG_ROW_BIT } else { 0 };
-        self.rows.push(LengthClass::of(text.len(), param).to_code() | long, priority);
+        self.rows.push(LengthClass::of_prompt(text.len(), param).to_code() | long, priority);
     }
 
     /// Adds the next row, which is invalid.

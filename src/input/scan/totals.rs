@@ -133,7 +133,7 @@ impl RowModels {
 }
 
 impl PlaceholderCoverage {
-    pub(crate) fn of(placeholders: usize) -> Self {
+    pub(crate) fn with_placeholders(placeholders: usize) -> Self {
         Self { found: vec![false; placeholders], ..Self::default() }
     }
 

@@ -58,7 +58,7 @@ impl SortKeys {
         let mut starts = counts.bucket_offsets();
         for (row, key) in open {
             let start = match key.prefix_group {
-                0 => &mut starts.ungrouped[positions.of(key.class)],
+                0 => &mut starts.ungrouped[positions.position_of(key.class)],
                 group => &mut starts.groups[group as usize],
             };
             order[*start as usize] = row;
@@ -67,7 +67,7 @@ impl SortKeys {
         // Each group's next free position is now the end of the group.
         for (&count, &end) in counts.groups.iter().zip(&starts.groups) {
             order[(end - count) as usize..end as usize]
-                .sort_unstable_by_key(|&row| (positions.of(self.row_class(row)), row));
+                .sort_unstable_by_key(|&row| (positions.position_of(self.row_class(row)), row));
         }
         order
     }
@@ -115,7 +115,7 @@ impl ClassPositions {
         Self(positions)
     }
 
-    fn of(&self, class: Option<LengthClass>) -> usize {
+    fn position_of(&self, class: Option<LengthClass>) -> usize {
         class.map_or(POSITIONS - 1, |class| self.0[class.class_index()])
     }
 }
@@ -154,7 +154,7 @@ impl KeyCounts {
     #[expect(clippy::cast_possible_truncation, reason = "there are 99 places")]
     fn count_row(&mut self, key: SortKey, positions: &ClassPositions) {
         self.total += 1;
-        let position = positions.of(key.class);
+        let position = positions.position_of(key.class);
         if key.prefix_group == 0 {
             self.ungrouped[position] += 1;
             self.classes[key.class.map_or(POSITIONS - 1, LengthClass::class_index)] += 1;

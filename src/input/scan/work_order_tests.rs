@@ -46,7 +46,7 @@ fn row_of_length(length: usize) -> RowSpec {
     RowSpec { length, text: 0, priority: 0, given: None, bad: false }
 }
 
-fn of(lengths: &[usize]) -> Vec<RowSpec> {
+fn rows_of_lengths(lengths: &[usize]) -> Vec<RowSpec> {
     lengths.iter().map(|&length| row_of_length(length)).collect()
 }
 
@@ -56,8 +56,8 @@ fn work_order_of(rows: &[RowSpec]) -> Option<Vec<u32>> {
 
 #[test]
 fn long_prompts_go_first_and_exact_answer_lengths_compare_with_prompt_lengths() {
-    assert_eq!(work_order_of(&of(&[100, 400, 100, 403])), Some(vec![1, 3, 0, 2]));
-    let mut rows = of(&[400, 400, 400]);
+    assert_eq!(work_order_of(&rows_of_lengths(&[100, 400, 100, 403])), Some(vec![1, 3, 0, 2]));
+    let mut rows = rows_of_lengths(&[400, 400, 400]);
     rows[1].given = Some(4000);
     rows[2].given = Some(2);
     assert_eq!(work_order_of(&rows), Some(vec![1, 0, 2]), "100 tokens stand for the first");
@@ -65,11 +65,11 @@ fn long_prompts_go_first_and_exact_answer_lengths_compare_with_prompt_lengths() 
 
 #[test]
 fn priorities_come_first_and_prefix_groups_stay_together() {
-    let mut rows = of(&[100, 300, 100, 300]);
+    let mut rows = rows_of_lengths(&[100, 300, 100, 300]);
     (rows[0].priority, rows[1].priority) = (2, -1);
     assert_eq!(work_order_of(&rows), Some(vec![0, 3, 2, 1]));
     // The two rows of a group are placed where its first row is; the longer one goes first.
-    let mut rows = of(&[700, 1800, 520, 1000]);
+    let mut rows = rows_of_lengths(&[700, 1800, 520, 1000]);
     (rows[1].text, rows[3].text) = (1, 2);
     assert_eq!(work_order_of(&rows), Some(vec![1, 3, 0, 2]));
     rows[2].length = 1900;
@@ -80,8 +80,8 @@ fn priorities_come_first_and_prefix_groups_stay_together() {
 fn uniform_rows_keep_the_order_of_the_input() {
     assert_eq!(work_order_of(&[]), None);
     let lengths: Vec<usize> = (0..3000).map(|at| 256 + at % 254).collect();
-    assert_eq!(work_order_of(&of(&lengths)), None, "within a factor of two");
-    let mut rows = of(&lengths);
+    assert_eq!(work_order_of(&rows_of_lengths(&lengths)), None, "within a factor of two");
+    let mut rows = rows_of_lengths(&lengths);
     rows[7].length = 16;
     rows[9].bad = true;
     assert_eq!(work_order_of(&rows), None, "one in a thousand may differ");
@@ -96,7 +96,11 @@ fn uniform_rows_keep_the_order_of_the_input() {
         None,
         "it is done already"
     );
-    assert_eq!(work_order_of(&of(&[4000, 1000, 200])), None, "that is the order already");
+    assert_eq!(
+        work_order_of(&rows_of_lengths(&[4000, 1000, 200])),
+        None,
+        "that is the order already"
+    );
 }
 
 proptest! {

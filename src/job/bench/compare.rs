@@ -49,7 +49,7 @@ pub fn bench_compare(
         },
         prompts_per_endpoint: prompts * (u64::from(repeats) + 2),
     };
-    let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan, code)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     let choice = bench.select_model_or_end(comm)?;
@@ -84,7 +84,7 @@ pub fn bench_compare(
             break; // a repeat with one side only cannot be compared
         }
         for (runs, measured) in runs.iter_mut().zip(&measured) {
-            runs.extend(measured.as_ref().map(BenchRun::of));
+            runs.extend(measured.as_ref().map(BenchRun::from_measurement));
         }
         for prompt in &asked {
             let [batched, single] = texts.each_ref().map(|it| it.get(&prompt.index));

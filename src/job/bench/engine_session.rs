@@ -83,7 +83,7 @@ impl EngineSession {
     }
 
     /// Submits the prompts of a measurement; [`EngineSession::wait_until`] counts their outcomes.
-    pub(super) fn begin(&mut self, prompts: Vec<Prompt>) {
+    pub(super) fn start_measurement(&mut self, prompts: Vec<Prompt>) {
         let asked = prompts.len() as u64;
         let requests = self.engine.as_ref().map_or(0, |it| it.requests_before);
         self.active = ActiveMeasurement {
@@ -243,7 +243,7 @@ impl SessionEngine {
                 }
                 Ok(SessionEvent::Engine(EngineEvent::Progress(progress))) => {
                     under.requests = progress.tally.requests;
-                    under.tally_complete = progress.tally.settled() >= self.prompts_given;
+                    under.tally_complete = progress.tally.settled_count() >= self.prompts_given;
                     // A run waits longer for its endpoints to return; here every cell would.
                     let down = || under.down_since.unwrap_or_else(Instant::now);
                     under.down_since = (progress.endpoints_up == 0).then(down);

@@ -106,7 +106,7 @@ type RepeatedRuns = (Vec<BenchRun>, Option<String>);
 impl BenchContext {
     /// Collective. Sets up a benchmark: settings, prompts, servers, endpoints. Returns `None` after a message if too few
     /// endpoints are ready.
-    fn begin(
+    fn start_bench(
         comm: &mut dyn Comm,
         mut given: Invocation,
         measuring: BenchOptions,
@@ -140,7 +140,8 @@ impl BenchContext {
         let ready = servers.without_given_up(ready);
         let found = comm.gather_values(&ready)?;
         let least = common.settings.min_endpoints;
-        let enough = found.as_ref().map(|found| has_enough_endpoints(found, |all| least.of(all)));
+        let enough =
+            found.as_ref().map(|found| has_enough_endpoints(found, |all| least.count_of(all)));
         if !comm.broadcast_value(enough)? {
             return Ok(None);
         }
@@ -269,7 +270,7 @@ impl BenchContext {
                 self.cancellation.cancel_reason().is_some() && it.end_reason.is_some()
             };
             if let Some(measured) = measured.filter(|it| turn > 0 && !cut(it)) {
-                runs.push(BenchRun::of(&measured));
+                runs.push(BenchRun::from_measurement(&measured));
             }
             let why = comm.broadcast_value(why)?;
             if let Some(why) = why.filter(|_| self.cancellation.cancel_reason().is_none()) {
@@ -310,7 +311,7 @@ impl BenchContext {
         let limit = self.options.time_limit.to_duration();
         comm.barrier();
         let end = Instant::now() + limit;
-        lane.begin(prompts);
+        lane.start_measurement(prompts);
         loop {
             let until = end.min(Instant::now() + VOTE_INTERVAL);
             let going = lane.wait_until(until, &mut each);

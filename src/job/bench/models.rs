@@ -44,7 +44,7 @@ pub fn bench_models(
         // All subjects get the same prompts, so they count once.
         prompts_per_endpoint: prompts * u64::from(repeats) + 1,
     };
-    let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan, code)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     let subjects = bench.all_endpoints.as_ref().map(|_| bench.list_subjects(models, per_endpoint));

@@ -32,7 +32,7 @@ pub fn bench_sweep(
         prompts_per_endpoint: cells.iter().map(size).sum::<u64>() * turns,
     };
     let sizes: Vec<u64> = cells.iter().map(size).collect();
-    let Some(mut bench) = BenchContext::begin(comm, given, measuring, &plan, code)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan, code)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     // Model and route are selected without a cell's batch size: local rendering has to be decided for all cells alike.
@@ -71,7 +71,7 @@ pub fn bench_sweep(
 
 fn describe_cell(cell: BenchCell, runs: &[BenchRun], failed: Option<&str>) -> String {
     let BenchCell { batch, window } = cell;
-    let found = match (failed, RunFigures::of(runs)) {
+    let found = match (failed, RunFigures::from_runs(runs)) {
         (Some(why), _) => why.to_owned(),
         (None, Some(it)) => format!(
             "{:.1} tokens/s, {:.2} prompts/s",

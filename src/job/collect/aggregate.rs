@@ -113,7 +113,7 @@ impl AggregateSet {
         let (wanted, measured) = (wanted.aggregate, wanted.report.then(AnswerStats::default));
         let (mut values, mut texts) = (Vec::new(), Vec::new());
         for it in wanted {
-            match (Aggregate::of(it), it.file_suffix(), answers) {
+            match (Aggregate::from_spec(it), it.file_suffix(), answers) {
                 (Aggregate::Concat(joined), Some(ending), Some(answers)) => {
                     let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
                     file.write_bytes(joined.opening_text().as_bytes())?;
@@ -154,12 +154,12 @@ impl AggregateSet {
         }
         for (_, _, line) in LineFrames(lines) {
             if let Some(measured) = &mut self.partial.measured {
-                measured.add(line);
+                measured.add_line(line);
             }
             if self.partial.values.is_empty() {
                 continue;
             }
-            match ObservedLine::read(line) {
+            match ObservedLine::parse_line(line) {
                 Ok(line) => line.observed_answers().for_each(|seen| {
                     self.partial.values.iter_mut().for_each(|value| value.add_answer(&seen));
                 }),
@@ -173,7 +173,7 @@ impl AggregateSet {
         if self.text_aggregates.is_empty() {
             return Ok(());
         }
-        let Ok(line) = ObservedLine::read(line) else { return Ok(()) };
+        let Ok(line) = ObservedLine::parse_line(line) else { return Ok(()) };
         for seen in line.observed_answers() {
             for text in &mut self.text_aggregates {
                 let Some(piece) = text.joined.count_piece(&seen) else { continue };
@@ -219,7 +219,7 @@ impl AggregateSet {
         let mut all = Map::new();
         for it in &wanted {
             let value = match it.file_suffix() {
-                None => values.next().map(|value| value.finish()),
+                None => values.next().map(|value| value.to_json()),
                 Some(ending) => {
                     let finished = texts.next().map(TextAggregate::finish_file).transpose()?;
                     finished.map(|mut value| {
@@ -261,6 +261,6 @@ impl TextAggregate {
     fn finish_file(mut self) -> Result<Value, OutputError> {
         self.file.write_bytes(self.joined.closing_text().as_bytes())?;
         self.file.commit()?;
-        Ok(self.joined.finish())
+        Ok(self.joined.to_json())
     }
 }

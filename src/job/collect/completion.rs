@@ -46,7 +46,11 @@ impl CompletionState {
         let standing = standing.reduce_over_ranks(comm, read, code)?;
         if comm.rank() == 0 {
             let seconds = began.elapsed().as_secs_f64();
-            info!(seconds, answered = standing.answered.count(), "what is there already is read");
+            info!(
+                seconds,
+                answered = standing.answered.member_count(),
+                "what is there already is read"
+            );
         }
         Ok(standing)
     }
@@ -175,7 +179,7 @@ impl CompletionState {
 
     /// Returns the counts as the manifest has them.
     pub(crate) fn outcome_counts(&self, rows: u64) -> PromptCounts {
-        PromptCounts::new(rows, self.answered.count(), self.failed.count())
+        PromptCounts::new(rows, self.answered.member_count(), self.failed.member_count())
     }
 }
 

@@ -155,12 +155,12 @@ impl LineIndex {
             let (run, tail) = rest.split_at(many);
             rest = tail;
             if let [piece] = run {
-                self.file_cache.read(piece.file, piece.from, &mut into[piece.buffer_range()])?;
+                self.file_cache.read_at(piece.file, piece.from, &mut into[piece.buffer_range()])?;
                 continue;
             }
             let length = (run[many - 1].to - first.from) as usize;
             together.resize(together.len().max(length), 0);
-            self.file_cache.read(first.file, first.from, &mut together[..length])?;
+            self.file_cache.read_at(first.file, first.from, &mut together[..length])?;
             for piece in run {
                 let (from, to) = (piece.from - first.from, piece.to - first.from);
                 into[piece.buffer_range()].copy_from_slice(&together[from as usize..to as usize]);

@@ -462,7 +462,7 @@ mod tests {
             prop_assert_eq!(shards::list_shard_files(&local.join(SHARDS_FOLDER)).expect("listed"), []);
             for new in shards::list_shard_files(&run.join(SHARDS_FOLDER)).expect("listed").iter().filter(|it| killed && !there.contains(it)) {
                 let answers = |entry: shards::LineEntry| { assert!(!entry.success, "an answer is brought once"); Ok(()) };
-                shards::read(new, "f", answers).expect("read");
+                shards::read_entries(new, "f", answers).expect("read");
             }
             let before = shards::list_shard_files(&run.join(SHARDS_FOLDER)).expect("listed").len();
             collect_local_shards(comm, &folders, &brief, |_| 1).expect("nothing to do");

@@ -51,7 +51,7 @@ pub fn run_check(
         } else {
             report.render_table()
         });
-        let least = common.settings.min_endpoints.of(report.endpoints as u64).max(1);
+        let least = common.settings.min_endpoints.count_of(report.endpoints as u64).max(1);
         if (report.ready as u64) < least { JobVerdict::NoEndpoint } else { JobVerdict::Done }
     });
     Ok(comm.broadcast_value(verdict)?)

@@ -141,7 +141,7 @@ pub(crate) fn log_uncollected_answers(away: Option<&str>, alive: bool) {
 /// There is no manifest, or it cannot be read.
 pub(crate) fn open_run(run: &str) -> Result<(PathBuf, Manifest), JobError> {
     let folder = resolve_run_folder(run);
-    match Manifest::read(&folder)? {
+    match Manifest::read_from(&folder)? {
         Some(manifest) => Ok((folder, manifest)),
         None => Err(no_run_error(&folder)),
     }

@@ -49,7 +49,7 @@ pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, Jo
     let view = read_status(&folder)?.ok_or_else(|| no_run_error(&folder))?;
     let view = verify_counts(&folder, view, verify)?;
     log_uncollected_answers(view.away.as_deref(), view.state.is_active());
-    let lines = || view.line() + "\n" + &describe_levels(&folder, &view);
+    let lines = || view.status_line() + "\n" + &describe_levels(&folder, &view);
     console::print_stdout(&if json { view.to_json(false) + "\n" } else { lines() });
     Ok(status_verdict(&view))
 }
@@ -90,7 +90,7 @@ pub fn follow_status(
     let view = verify_counts(&folder, view, verify)?;
     log_uncollected_answers(view.away.as_deref(), view.state.is_active());
     screen.show_update(&view);
-    screen.end(&view);
+    screen.finish_line(&view);
     Ok(status_verdict(&view))
 }
 
@@ -124,7 +124,7 @@ fn read_status(folder: &Path) -> Result<Option<StatusView>, JobError> {
     // in between shows the run as active and not as lost.
     let look = || {
         let beat = live_heartbeat(folder, &host);
-        Ok::<_, JobError>(Manifest::read(folder)?.map_or_else(
+        Ok::<_, JobError>(Manifest::read_from(folder)?.map_or_else(
             || beat.as_ref().map(|beat| starting_view(folder, beat)),
             |manifest| Some(status_view(folder, manifest, beat.as_ref())),
         ))
@@ -138,7 +138,7 @@ fn read_status(folder: &Path) -> Result<Option<StatusView>, JobError> {
 
 /// Returns the view of a run that has a heartbeat and no manifest yet.
 fn starting_view(folder: &Path, beat: &Heartbeat) -> StatusView {
-    let mut manifest = Manifest::begin("", 0, "");
+    let mut manifest = Manifest::for_new_run("", 0, "");
     manifest.starts = beat.start;
     manifest.written = unix_seconds();
     StatusView { state: RunPhase::Begins, ..status_view(folder, manifest, Some(beat)) }
@@ -198,7 +198,7 @@ fn verify_counts(
     if view.state == RunPhase::Begins || !(verify || view.state == RunPhase::Lost) {
         return Ok(view);
     }
-    let Some(manifest) = Manifest::read(folder)? else { return Ok(view) };
+    let Some(manifest) = Manifest::read_from(folder)? else { return Ok(view) };
     let standing = CompletionState::from_folder(folder, manifest.rows, &manifest.fingerprint)?;
     let counts = standing.outcome_counts(manifest.rows);
     if !behind && manifest.away.is_none() && counts != manifest.counts {
@@ -245,7 +245,7 @@ fn describe_levels(folder: &Path, leaves: &StatusView) -> String {
         if let Ok(Some(view)) =
             read_status(&run_folder(&LevelFiles::for_level(folder, level).run_output))
         {
-            lines += &format!("level {level}: {}\n", view.line());
+            lines += &format!("level {level}: {}\n", view.status_line());
         }
     }
     lines

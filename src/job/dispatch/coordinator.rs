@@ -200,7 +200,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
     fn finish_work(&mut self, over: WorkEnd) {
         let progress = self.total_progress();
         self.progress_view.update_display(&progress.tally, 0, progress.endpoints_up);
-        self.progress_view.end();
+        self.progress_view.clear_bar();
         let lost: Vec<usize> = (0..self.ranks.len())
             .filter(|&rank| self.ranks[rank].lost && !self.ranks[rank].ended)
             .collect();

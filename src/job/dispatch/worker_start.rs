@@ -153,7 +153,7 @@ fn start_engine(
         };
         let name = format!("{} {}", place.node.host, it.url);
         Endpoint {
-            timeline_row: TimelineSlot::of(before + number, all, name),
+            timeline_row: TimelineSlot::for_endpoint(before + number, all, name),
             url: it.url,
             ready_routes: ready,
         }

@@ -224,7 +224,7 @@ fn require_complete(verdict: JobVerdict) -> Result<(), JobError> {
 }
 
 fn read_reduction(output: &Path) -> Result<TreeReduction, JobError> {
-    let manifest = Manifest::read(&run_folder(output))?;
+    let manifest = Manifest::read_from(&run_folder(output))?;
     let (leaves, tree) =
         manifest.map(|manifest| (manifest.rows, manifest.reduce)).unwrap_or_default();
     let tree = tree.unwrap_or_default();

@@ -163,7 +163,7 @@ fn match_answers(
         }
         Ok(())
     })?;
-    let mut matching = answered.begin();
+    let mut matching = answered.start_matching();
     input::hash_rows(source, |hash| matching.match_row(hash))?;
     Ok(matching.into_plan())
 }
@@ -214,13 +214,13 @@ impl<'c> AnswerMigration<'c> {
         shards::read_answers(&files, fingerprint, *rows, |index, row, line| {
             self.plan
                 .new_index(index)
-                .map_or(Ok(()), |new| carried.add(line, new, row.has_own_id()))
+                .map_or(Ok(()), |new| carried.append_line(line, new, row.has_own_id()))
         })?;
         Ok(carried.sync_and_close()?)
     }
 
     fn install_shard(&self) -> Result<(), JobError> {
-        let there = Manifest::read(self.folder)?;
+        let there = Manifest::read_from(self.folder)?;
         if there.is_none_or(|it| it.starts != self.manifest.starts) {
             return Err(JobError::PreconditionFailed(format!(
                 "{} was started again by somebody else meanwhile: let that run end first",
@@ -360,7 +360,8 @@ mod tests {
                 writer.append_results(&answers).expect("written");
                 writer.append_results(&[prompt_result(3, hashes[3], false)]).expect("written");
             }
-            let mut manifest = Manifest::begin("answers.jsonl", source.rows, &source.fingerprint);
+            let mut manifest =
+                Manifest::for_new_run("answers.jsonl", source.rows, &source.fingerprint);
             manifest.starts = 2;
             manifest.write_to(run.run_folder()).expect("written");
             run
@@ -380,7 +381,7 @@ mod tests {
         }
 
         fn read_manifest(&self) -> Manifest {
-            Manifest::read(self.run_folder()).expect("read").expect("there")
+            Manifest::read_from(self.run_folder()).expect("read").expect("there")
         }
 
         /// Does what a start does, but only the first `steps` steps of a migration.

@@ -45,7 +45,7 @@ pub(crate) fn find_existing_run(
             output.display()
         ));
     }
-    let manifest = match Manifest::read(folder) {
+    let manifest = match Manifest::read_from(folder) {
         Err(error) if !settings.overwrite => return Err(error.into()),
         read => read.ok().flatten(),
     };
@@ -144,7 +144,8 @@ fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), J
         entries.iter().filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_str()));
     let output = Path::new(settings.output.as_deref().unwrap_or_default()).to_owned();
     // Aggregates were computed from the old answers, so they move along with them.
-    let made = Manifest::read(folder).ok().flatten().map(|it| it.aggregates).unwrap_or_default();
+    let made =
+        Manifest::read_from(folder).ok().flatten().map(|it| it.aggregates).unwrap_or_default();
     let made = made.iter().map(|name| output.with_file_name(name));
     let beside: Vec<_> = made.chain([output.clone()]).filter(|it| it.is_file()).collect();
     for path in old.map(std::fs::DirEntry::path).chain(beside) {

@@ -58,7 +58,7 @@ fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedA
     Ok(PlannedAction::Resume {
         start: manifest.starts + 1,
         counts: standing.outcome_counts(rows),
-        asked: rows - settled.count(),
+        asked: rows - settled.member_count(),
         is_gathered: output.exists(),
     })
 }

@@ -34,7 +34,7 @@ impl AnsweredRows {
         self.unknown += 1;
     }
 
-    pub(crate) fn begin(mut self) -> RowMatcher {
+    pub(crate) fn start_matching(mut self) -> RowMatcher {
         self.rows.sort_unstable_by_key(|old| (old.hash, old.old_index));
         RowMatcher { answered_rows: self.rows, unknown: self.unknown, rows_seen: 0, kept: 0 }
     }
@@ -120,7 +120,7 @@ mod tests {
             }
         }
         (0..unknown).for_each(|_| answered.add_unknown());
-        let mut matching = answered.begin();
+        let mut matching = answered.start_matching();
         after.iter().for_each(|&hash| matching.match_row(hash));
         matching.into_plan()
     }

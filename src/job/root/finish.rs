@@ -53,7 +53,7 @@ impl RootRun {
         self.manifest.seconds += self.started_at.elapsed().as_secs_f64();
         self.manifest.requests += self.tally.requests;
         self.manifest.record_progress(&self.tally, self.started_at.elapsed().as_secs_f64());
-        if finished && !(self.was_finished && self.tally.settled() == 0) {
+        if finished && !(self.was_finished && self.tally.settled_count() == 0) {
             let output = Path::new(&self.manifest.output);
             let made = aggregate_file_names(&self.aggregate, output);
             self.manifest.aggregates.retain(|name| !made.contains(name));

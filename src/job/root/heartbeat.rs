@@ -110,13 +110,15 @@ mod tests {
         let place = folder.path().to_owned();
         let heartbeat =
             HeartbeatThread::start_with_interval(place.clone(), beat, Duration::from_millis(5));
-        assert_eq!(Heartbeat::read(&place).expect("at once").doing, RunActivity::ReadingInput);
+        assert_eq!(Heartbeat::read_from(&place).expect("at once").doing, RunActivity::ReadingInput);
         heartbeat.set_phase(RunActivity::Gathering);
         // The file is removed under the thread, and comes back without any action of the owner.
         for _ in 0..3 {
             std::fs::remove_file(place.join(Heartbeat::FILE_NAME)).unwrap_or_default();
             let end = Instant::now() + Duration::from_secs(20);
-            while Heartbeat::read(&place).is_none_or(|read| read.doing != RunActivity::Gathering) {
+            while Heartbeat::read_from(&place)
+                .is_none_or(|read| read.doing != RunActivity::Gathering)
+            {
                 assert!(Instant::now() < end, "the heartbeat file is not written again");
                 std::thread::sleep(Duration::from_millis(1));
             }

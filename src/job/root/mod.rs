@@ -100,7 +100,7 @@ pub(super) fn open_root_run(
     // Answers carried over to a changed input have a session number of their own.
     let start = resumed.as_ref().map_or(start_number, |manifest| manifest.starts + 1);
     let mut manifest = resumed.unwrap_or_else(|| {
-        Manifest::begin(&output.to_string_lossy(), source.rows, &source.fingerprint)
+        Manifest::for_new_run(&output.to_string_lossy(), source.rows, &source.fingerprint)
     });
     // A finished run that is started again with the same input writes nothing again.
     let was_finished = manifest.state == RunState::Finished;

@@ -188,7 +188,7 @@ fn build_summary(
         is_active,
         reduce: tree,
     };
-    Ok((RunSummary::of(&sources), timelines))
+    Ok((RunSummary::from_sources(&sources), timelines))
 }
 
 fn write_report_files(

@@ -38,7 +38,7 @@ pub(crate) fn select_model_and_route(
     let all: Vec<&EndpointStatus> = found.iter().flatten().collect();
     let ready: Vec<&ServerInfo> =
         all.iter().filter_map(|status| ready_server_info(status)).collect();
-    let required = settings.min_endpoints.of(all.len() as u64);
+    let required = settings.min_endpoints.count_of(all.len() as u64);
     if ready.is_empty() || (ready.len() as u64) < required {
         console::print_unready_endpoints(&all, required);
         return Ok(None);

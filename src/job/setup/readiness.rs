@@ -52,7 +52,7 @@ pub(crate) fn wait_for_endpoints(
         let mut counts = [ready as u64, found.len() as u64, failed as u64];
         comm.all_reduce(&mut counts, ReduceOp::Sum);
         let [ready, all, failed] = counts;
-        let required = context.settings.min_endpoints.of(all).max(1);
+        let required = context.settings.min_endpoints.count_of(all).max(1);
         let elapsed = began.elapsed();
         if ready >= required {
             enough_after.get_or_insert(elapsed);

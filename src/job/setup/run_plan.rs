@@ -108,6 +108,6 @@ pub(crate) fn run_folder(output: &Path) -> PathBuf {
 pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
     /// In seconds; twelve intervals of the heartbeat thread.
     const HEARTBEAT_MAX_AGE: u64 = 60;
-    let beat = Heartbeat::read(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
+    let beat = Heartbeat::read_from(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
     (beat.host != host || is_program_running(beat.pid)).then_some(beat)
 }

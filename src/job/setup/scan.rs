@@ -89,7 +89,7 @@ fn exclude_own_answers(
     let (answers, rows): (Vec<_>, Vec<_>) = found
         .into_iter()
         .partition(|file| file.canonicalize().is_ok_and(|file| own.contains(&file)));
-    let is_run = Manifest::read(&run_folder(output)).is_ok_and(|manifest| manifest.is_some());
+    let is_run = Manifest::read_from(&run_folder(output)).is_ok_and(|manifest| manifest.is_some());
     for file in answers {
         let is_named = named.iter().any(|input| Path::new(input) == file);
         if is_named || !is_run {
@@ -195,7 +195,7 @@ fn collect_parts(
             _ => comm.wait_for_value::<ChunkScan>(rank, MessageTag::Scan),
         };
         scan = scan.and_then(|mut scan| {
-            scan.add(part?)?;
+            scan.add_chunk(part?)?;
             Ok(scan)
         });
         stopped[rank] = scan.is_err();

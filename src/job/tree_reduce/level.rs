@@ -114,7 +114,7 @@ impl LevelFiles {
     }
 
     /// Removes earlier builds of this level and of the levels above, which depend on it, and creates its folders. Local.
-    pub(crate) fn begin(&self, folder: &Path, levels: u32) -> Result<(), JobError> {
+    pub(crate) fn clear_levels(&self, folder: &Path, levels: u32) -> Result<(), JobError> {
         for place in (self.level..=levels).map(|level| Self::for_level(folder, level)) {
             for path in
                 [place.input_folder, crate::job::setup::run_plan::run_folder(&place.run_output)]
@@ -309,7 +309,7 @@ impl<'p> LevelWriter<'p> {
         } else if count > 1 {
             let made = kitchen.template.render(level, texts, &kitchen.budget);
             (group.prompt_bytes, group.max_tokens, group.cut) =
-                (made.prompt.len() as u64, made.max_tokens, made.cut);
+                (made.prompt.len() as u64, made.max_tokens, made.truncated_texts);
             let id = format!("L{level}-g{number}");
             let row = LevelPromptRow { id, prompt: &made.prompt, max_tokens: made.max_tokens };
             self.write_line(self.level_files.prompts_folder().join(self.file_name("")), &row)?;

@@ -72,7 +72,7 @@ fn level_source(
     groups.failed = without.map(|absent| absent.saturating_sub(groups.empty));
     source.groups = Some(groups);
     let run = run_folder(&place.run_output);
-    if let Some(mut manifest) = Manifest::read(&run)? {
+    if let Some(mut manifest) = Manifest::read_from(&run)? {
         let measured = match measured {
             Some(measured) => measured,
             None => remeasure_run(&run, &mut manifest)?,

@@ -75,7 +75,7 @@ struct ResponseLine<'t> {
 
 impl NodeTexts {
     /// Combines the answers of a pass with the passed-up texts in these files; each rank has its own share of both.
-    pub(crate) fn of(
+    pub(crate) fn from_parts(
         lines: Option<LineIndex>,
         called: Option<IndexSet>,
         files: &[PathBuf],
@@ -307,7 +307,7 @@ mod tests {
         std::fs::write(&passed, line(3) + &line(9)).expect("written");
         let mut called = IndexSet::new(10);
         [1, 4, 8].into_iter().for_each(|node| called.insert(node));
-        let mut texts = NodeTexts::of(Some(lines), Some(called), &[passed]).expect("texts");
+        let mut texts = NodeTexts::from_parts(Some(lines), Some(called), &[passed]).expect("texts");
         for (nodes, expected) in [
             (
                 0..10,

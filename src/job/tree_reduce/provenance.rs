@@ -98,7 +98,7 @@ pub(crate) fn write_tree_file(
     }
     let written = file.flush().and_then(|()| file.get_ref().sync_all());
     written.and_then(|()| std::fs::rename(&part, &place)).map_err(error)?;
-    Ok(if root.is_ok() { missing.count() } else { leaves })
+    Ok(if root.is_ok() { missing.member_count() } else { leaves })
 }
 
 /// Results of a level's groups, as recorded by the level above or, for the last level, by the end of the reduce.

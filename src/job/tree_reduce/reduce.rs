@@ -203,8 +203,8 @@ impl<'c> TreeReducer<'c> {
         let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::model_and_api))?;
         let mut stamp = ContentStamp::from_text(&self.leaf_fingerprint)
             .with_answers(standing.answered_prompts());
-        let any = standing.answered_prompts().count() > 0;
-        let mut below = all_ok(comm, NodeTexts::of(lines, None, &[]), code)?;
+        let any = standing.answered_prompts().member_count() > 0;
+        let mut below = all_ok(comm, NodeTexts::from_parts(lines, None, &[]), code)?;
         self.resources.tree_folder = Some(self.folder.clone());
         for level in 1..=self.tree.level_count() {
             if self.is_stop_requested(comm) {
@@ -224,12 +224,12 @@ impl<'c> TreeReducer<'c> {
             let readers = ranks_seeing_folder(comm, &brief);
             let (called, passed) = read_level_groups(comm, &place, self.tree, readers, code)?;
             let (mut lines, mut answered) = (None, IndexSet::new(0));
-            if called.count() > 0 {
+            if called.member_count() > 0 {
                 if comm.rank() == 0 {
                     info!(
                         level,
                         of = levels,
-                        prompts = called.count(),
+                        prompts = called.member_count(),
                         "a level of the tree begins"
                     );
                 }
@@ -254,7 +254,7 @@ impl<'c> TreeReducer<'c> {
                 (lines, answered) = (done.line_index, done.completion.answered_prompts().clone());
             }
             stamp = stamp.with_answers(&answered);
-            below = all_ok(comm, NodeTexts::of(lines, Some(called), &passed), code)?;
+            below = all_ok(comm, NodeTexts::from_parts(lines, Some(called), &passed), code)?;
         }
         self.write_root_text(comm, &mut below)
     }
@@ -287,7 +287,7 @@ impl<'c> TreeReducer<'c> {
         let begun = (rank == 0).then(|| {
             remove_if_exists(&leaves.output)?;
             remove_if_exists(&self.folder.join("tree.jsonl"))?;
-            place.begin(&self.folder, self.tree.level_count())
+            place.clear_levels(&self.folder, self.tree.level_count())
         });
         root_result(comm, begun, code)?;
         let settings = &self.context.settings;
@@ -416,7 +416,10 @@ impl ContentStamp {
         let pair = |it: Self, (from, to): (u64, u64)| {
             it.hash_bytes(&from.to_le_bytes()).hash_bytes(&to.to_le_bytes())
         };
-        answered.missing_ranges().fold(self, pair).hash_bytes(&answered.count().to_le_bytes())
+        answered
+            .missing_ranges()
+            .fold(self, pair)
+            .hash_bytes(&answered.member_count().to_le_bytes())
     }
 
     /// FNV-1a: the same on every machine and in every version.

@@ -7,8 +7,8 @@ use std::fmt::Write;
 
 use super::charts::time_ticks;
 use crate::report::format::{
-    count, escape_html, format_number, format_percent, format_seconds, format_tick_time, pluralize,
-    shorten_endpoint,
+    escape_html, format_count, format_number, format_percent, format_seconds, format_tick_time,
+    pluralize, shorten_endpoint,
 };
 use crate::{
     domain::{TimeBucket, Timeline, TimelineRow},
@@ -138,7 +138,7 @@ fn row_tooltip(row: &TimelineRow) -> String {
         mean(whole.in_flight),
         mean(whole.window),
         share(whole.full, whole.up),
-        count(whole.settled),
+        format_count(whole.settled),
         format_seconds(down),
     )
 }
@@ -212,7 +212,7 @@ mod tests {
     fn example_timeline(endpoints: u64, seconds: u64) -> StartTimeline {
         let mut timeline = Timeline::default();
         for number in 0..endpoints {
-            let seat = TimelineSlot::of(
+            let seat = TimelineSlot::for_endpoint(
                 number,
                 endpoints,
                 format!("x{} http://127.0.0.1:{}", number / 12, 8000 + number % 12),

@@ -13,7 +13,7 @@ mod throughput;
 use std::fmt::Write;
 
 use super::format::{
-    count, escape_html, format_number, format_percent, format_seconds, format_tick,
+    escape_html, format_count, format_number, format_percent, format_seconds, format_tick,
     format_tick_time, format_timestamp, pluralize,
 };
 use super::summary::{DistributionSummary, RunSummary};
@@ -107,7 +107,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
         id,
         name,
         value: value.to_string(),
-        shown: count(value),
+        shown: format_count(value),
         caption: below,
         bad,
     };
@@ -133,7 +133,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
             "answered",
             name("answered", "leaves answered"),
             counts.answered,
-            format!("{} of {}", of_all(counts.answered), count(counts.submitted)),
+            format!("{} of {}", of_all(counts.answered), format_count(counts.submitted)),
             false,
         ),
         counted(
@@ -162,7 +162,7 @@ fn metric_tiles(summary: &RunSummary) -> String {
             caption: format!(
                 "{starts} start{}, {} requests",
                 if starts == 1 { "" } else { "s" },
-                count(summary.requests)
+                format_count(summary.requests)
             ),
             bad: false,
         },
@@ -218,12 +218,12 @@ fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     let known = |share: Option<f64>| share.map_or("–".into(), format_percent);
     let mut html = format!(
         r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>used</span></div><div><b>{}</b> <span>of the time up</span></div><div><b>{}</b> <span>of the uptime with the concurrency limit full</span></div><div><b>{}</b> <span>mean utilisation</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
-        count(its.answered),
+        format_count(its.answered),
         known(its.up_share),
         known(its.full_share),
         known(its.fill),
         its.times_away,
-        count(its.times_away),
+        format_count(its.times_away),
         if its.times_away == 1 { "outage" } else { "outages" },
     );
     let last: Vec<String> =
@@ -297,16 +297,19 @@ fn distributions_section(summary: &RunSummary) -> String {
         html.push_str("</div>");
     }
     let mut facts = vec![
-        format!("<div><b>{}</b> <span>prompt tokens</span></div>", count(summary.tokens.prompt)),
+        format!(
+            "<div><b>{}</b> <span>prompt tokens</span></div>",
+            format_count(summary.tokens.prompt)
+        ),
         format!(
             "<div><b>{}</b> <span>completion tokens</span></div>",
-            count(summary.tokens.completion)
+            format_count(summary.tokens.completion)
         ),
     ];
     let ends = summary.finish_reasons.iter().map(|(reason, its)| {
         format!(
             "<div><b>{}</b> <span>finished with {}</span></div>",
-            count(*its),
+            format_count(*its),
             escape_html(reason)
         )
     });
@@ -316,7 +319,7 @@ fn distributions_section(summary: &RunSummary) -> String {
         let _ = write!(
             html,
             r#"<p class="note">Token counts of {} answers are estimated from the total of their batch; <code>--usage exact</code> counts them.</p>"#,
-            count(summary.tokens.estimated)
+            format_count(summary.tokens.estimated)
         );
     }
     html + "</section>"

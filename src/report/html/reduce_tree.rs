@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::format::{count, format_number, format_seconds, pluralize};
+use crate::report::format::{format_count, format_number, format_seconds, pluralize};
 use crate::report::{
     reduce_levels::{LevelSummary, ReduceSummary},
     summary::RunSummary,
@@ -21,14 +21,14 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
         (
             "tree-submitted",
             tree.counts.submitted.to_string(),
-            count(tree.counts.submitted),
+            format_count(tree.counts.submitted),
             "prompts",
         ),
-        ("tree-failed", tree.counts.failed.to_string(), count(tree.counts.failed), "failed"),
+        ("tree-failed", tree.counts.failed.to_string(), format_count(tree.counts.failed), "failed"),
         (
             "tree-missing",
             tree.missing.to_string(),
-            count(tree.missing),
+            format_count(tree.missing),
             "leaves missing in the text",
         ),
         (
@@ -65,17 +65,17 @@ fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
         if tree.levels[0].nodes == 1 {
             "1 leaf".into()
         } else {
-            format!("{} leaves", count(tree.levels[0].nodes))
+            format!("{} leaves", format_count(tree.levels[0].nodes))
         },
         pluralize(above, "level"),
-        count(tree.fan_in)
+        format_count(tree.fan_in)
     );
     let end = match (tree.text, tree.missing) {
         (true, 0) => "All leaves are in the text.".into(),
         (true, 1) => "One leaf is missing in the text; see tree.jsonl for the reason.".into(),
         (true, missing) => format!(
             "{} leaves are missing in the text; see tree.jsonl for the reasons.",
-            count(missing)
+            format_count(missing)
         ),
         (false, 0) => match summary.starts.last().map(|it| it.end) {
             Some("running") => "A session is active.".into(),
@@ -97,16 +97,17 @@ fn levels_table(tree: &ReduceSummary) -> String {
         r#"<div class="scroll"><table><thead><tr><th class="l"></th><th class="n">nodes</th><th class="n">prompts</th><th class="b"></th><th class="n">answered</th><th class="n">failed</th><th class="n">passed up</th><th class="n">empty</th><th class="n">cut to fit</th><th class="n">time</th><th class="b"></th><th class="n">prompts/s</th><th class="n">tokens/s</th><th class="n">latency ½</th></tr></thead><tbody>"#,
     );
     for it in &tree.levels {
-        let dash = |number: u64| if it.level == 0 { "–".to_owned() } else { count(number) };
+        let dash =
+            |number: u64| if it.level == 0 { "–".to_owned() } else { format_count(number) };
         let rate = |it: Option<f64>| it.map_or("–".into(), format_number);
         let name = if it.level == 0 { "leaves".to_owned() } else { format!("level {}", it.level) };
         let cells = [
             ("l", name + level_state_badge(it), None),
-            ("n", count(it.nodes), Some(("nodes", it.nodes))),
-            ("n", count(it.counts.submitted), Some(("asked", it.counts.submitted))),
+            ("n", format_count(it.nodes), Some(("nodes", it.nodes))),
+            ("n", format_count(it.counts.submitted), Some(("asked", it.counts.submitted))),
             ("b", draw_share_bar(it.counts.submitted as f64, prompts, "blue"), None),
-            ("n", count(it.counts.answered), Some(("answered", it.counts.answered))),
-            ("n", count(it.nodes_without_text()), Some(("failed", it.nodes_without_text()))),
+            ("n", format_count(it.counts.answered), Some(("answered", it.counts.answered))),
+            ("n", format_count(it.nodes_without_text()), Some(("failed", it.nodes_without_text()))),
             ("n", dash(it.passed), Some(("passed", it.passed))),
             ("n", dash(it.empty), Some(("empty", it.empty))),
             ("n", dash(it.cut), Some(("cut", it.cut))),

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use crate::report::format::{
-    count, escape_html, format_number, format_seconds, format_timestamp, pluralize,
+    escape_html, format_count, format_number, format_seconds, format_timestamp, pluralize,
     shorten_endpoint,
 };
 use crate::report::{
@@ -75,7 +75,7 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
         let _ = write!(
             html,
             r#"<p class="note">{} lines of shard files could not be read and are not counted here.</p>"#,
-            count(summary.damaged)
+            format_count(summary.damaged)
         );
     }
     html + "</section>"
@@ -106,7 +106,7 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
         };
         vec![
             format_id(&it.id),
-            count(it.index),
+            format_count(it.index),
             it.status.map_or("–".into(), |it| it.to_string()),
             why,
         ]
@@ -117,7 +117,7 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
         let _ = write!(
             html,
             r#"<p class="note">and {} more; the answers have all of them.</p>"#,
-            count(more)
+            format_count(more)
         );
     }
     html
@@ -129,7 +129,7 @@ pub(super) fn slowest_section(summary: &RunSummary) -> String {
     }
     let rows = summary.slowest.iter().map(|it| {
         let at = escape_html(&shorten_endpoint(&it.endpoint));
-        vec![format_id(&it.id), count(it.index), at, format_seconds(it.latency_s)]
+        vec![format_id(&it.id), format_count(it.index), at, format_seconds(it.latency_s)]
     });
     let heads = [("i", "id"), ("n", "row"), ("w", "endpoint"), ("n", "latency")];
     let rows = html_table(&heads, rows);
@@ -164,13 +164,13 @@ pub(super) fn straggler_table(its: &EndpointLoad) -> String {
             escape_html(&shorten_endpoint(&it.endpoint)),
             format_seconds(it.latency_s),
             format!("{}×", format_number(it.times_usual)),
-            count(it.answered),
+            format_count(it.answered),
         ]
     });
     html.push_str(&collapsible_table(&heads, rows.collect()));
     let more = its.straggling - (its.stragglers.len() as u64).min(its.straggling);
     if more > 0 {
-        let _ = write!(html, r#"<p class="note">and {} more.</p>"#, count(more));
+        let _ = write!(html, r#"<p class="note">and {} more.</p>"#, format_count(more));
     }
     html
 }
@@ -231,10 +231,10 @@ pub(super) fn starts_section(summary: &RunSummary) -> String {
             format!(r#"<span class="state {0}">{0}</span>"#, it.end),
             it.ranks.to_string(),
             format_seconds(it.seconds),
-            count(it.done_before),
-            count(it.answered),
-            count(it.failed),
-            count(it.requests),
+            format_count(it.done_before),
+            format_count(it.answered),
+            format_count(it.failed),
+            format_count(it.requests),
             start_events(it),
         ]
     });

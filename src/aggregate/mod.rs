@@ -183,7 +183,7 @@ pub(crate) mod tests {
         .to_vec()
     }
 
-    fn of(wanted: &AggregateSpec, part: &[(u64, TestOutcome)]) -> Aggregate {
+    fn aggregate_part(wanted: &AggregateSpec, part: &[(u64, TestOutcome)]) -> Aggregate {
         let mut all = Aggregate::from_spec(wanted);
         part.iter().for_each(|it| all.add_answer(&observe_outcome(*it)));
         all
@@ -236,7 +236,7 @@ pub(crate) mod tests {
             for wanted in all_specs() {
                 let part = |rank: usize| {
                     let its: Vec<_> = all.iter().zip(&dealt).filter(|(_, to)| **to == rank).map(|(it, _)| *it).collect();
-                    of(&wanted, &its)
+                    aggregate_part(&wanted, &its)
                 };
                 let parts: Vec<Aggregate> = order.iter().map(|rank| part(*rank)).collect();
                 let together = if left {
@@ -244,7 +244,7 @@ pub(crate) mod tests {
                 } else {
                     parts.into_iter().rev().reduce(|after, before| merge_pair(before, after))
                 };
-                prop_assert_eq!(together.as_ref().map(full_result), Some(full_result(&of(&wanted, &all))), "{}", wanted);
+                prop_assert_eq!(together.as_ref().map(full_result), Some(full_result(&aggregate_part(&wanted, &all))), "{}", wanted);
             }
         }
 
@@ -252,7 +252,7 @@ pub(crate) mod tests {
         fn an_empty_part_changes_nothing(said in prop::collection::vec(any_outcome(), 0..20)) {
             let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
             for wanted in all_specs() {
-                let some = || of(&wanted, &all);
+                let some = || aggregate_part(&wanted, &all);
                 prop_assert_eq!(full_result(&merge_pair(some(), Aggregate::from_spec(&wanted))), full_result(&some()));
                 prop_assert_eq!(full_result(&merge_pair(Aggregate::from_spec(&wanted), some())), full_result(&some()));
             }

@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    fn of(numbers: &[f64], room: usize) -> SummaryStatistics {
+    fn summarize_numbers(numbers: &[f64], room: usize) -> SummaryStatistics {
         let mut all = SummaryStatistics::with_capacity(room);
         numbers.iter().for_each(|number| all.add_number(*number));
         all
@@ -156,17 +156,17 @@ mod tests {
 
     #[test]
     fn a_known_sample() {
-        let it = of(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], 100).to_json();
+        let it = summarize_numbers(&[2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0], 100).to_json();
         assert_eq!((it["min"].as_f64(), it["max"].as_f64()), (Some(2.0), Some(9.0)));
         assert_eq!((it["mean"].as_f64(), it["median"].as_f64()), (Some(5.0), Some(4.5)));
         assert_eq!(it["std"].as_f64(), Some((32.0f64 / 7.0).sqrt()));
-        let one = of(&[3.0], 100).to_json();
+        let one = summarize_numbers(&[3.0], 100).to_json();
         assert_eq!((one["std"].as_f64(), one["median"].as_f64()), (Some(0.0), Some(3.0)));
     }
 
     #[test]
     fn no_numbers_have_no_mean() {
-        let none = of(&[], 100).to_json();
+        let none = summarize_numbers(&[], 100).to_json();
         for name in ["min", "max", "mean", "std", "median"] {
             assert!(none[name].is_null(), "{name}");
         }
@@ -178,11 +178,11 @@ mod tests {
             parts in prop::collection::vec(prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64, Just(1.0)], 0..20), 0..6),
             turn in 0usize..6, room in 1usize..60,
         ) {
-            let whole = of(&parts.concat(), room).to_json();
+            let whole = summarize_numbers(&parts.concat(), room).to_json();
             let mut turned = parts.clone();
             turned.rotate_left(turn.min(parts.len()));
             let merged = turned.iter().fold(SummaryStatistics::with_capacity(room), |mut all, part| {
-                all.merge(of(part, room));
+                all.merge(summarize_numbers(part, room));
                 all
             });
             prop_assert_eq!(merged.to_json(), whole);
@@ -190,7 +190,7 @@ mod tests {
 
         #[test]
         fn bucketed_median_is_within_a_two_thousandth(mut numbers in prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64], 9..99)) {
-            let coarse = of(&numbers, 3);
+            let coarse = summarize_numbers(&numbers, 3);
             prop_assert!(coarse.bucketed);
             numbers.sort_by(f64::total_cmp);
             for (place, number) in (0..).zip(&numbers) {

@@ -132,7 +132,7 @@ impl fmt::Display for AggregateSpec {
             Self::Stats { .. } => f.write_str("stats"),
             Self::TopK { k: 1, .. } => f.write_str("best"),
             Self::TopK { k, .. } => write!(f, "top-k={k}"),
-            Self::Failures { example_limit: NAMED } => f.write_str("failures"),
+            Self::Failures { example_limit: DEFAULT_FAILURE_EXAMPLES } => f.write_str("failures"),
             Self::Failures { example_limit: named } => write!(f, "failures={named}"),
         }?;
         at.map_or(Ok(()), |at| write!(f, ":{at}"))

@@ -79,7 +79,7 @@ impl PrefixIndex {
                     *begins = PrefixEntry::Group(self.last_group_id, 2);
                     belongs = PrefixMembership::NewGroup(self.last_group_id, first);
                 }
-                PrefixEntry::Group(family, MOST) => {
+                PrefixEntry::Group(family, MAX_GROUP_SIZE) => {
                     *begins = PrefixEntry::TooCommon;
                     belongs = PrefixMembership::DissolvedGroup(family);
                 }

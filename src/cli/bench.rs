@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, value_parser};
 
-use super::{error_exit_code, flags, new_invocation};
+use super::{flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, BenchOptions, Invocation, JobError, JobVerdict},
@@ -178,29 +178,14 @@ impl BenchArgs {
         match self.what {
             BenchCommand::Sweep(it) => {
                 let sizes = (&it.batch_sizes[..], &it.windows[..]);
-                job::bench_sweep(
-                    comm,
-                    given,
-                    it.asking.measures.into_measurement(),
-                    sizes,
-                    error_exit_code,
-                )
+                job::bench_sweep(comm, given, it.asking.measures.into_measurement(), sizes)
             }
-            BenchCommand::Compare(it) => job::bench_compare(
-                comm,
-                given,
-                it.asking.measures.into_measurement(),
-                error_exit_code,
-            ),
+            BenchCommand::Compare(it) => {
+                job::bench_compare(comm, given, it.asking.measures.into_measurement())
+            }
             BenchCommand::Models(it) => {
                 let which = (&it.model[..], it.per_endpoint);
-                job::bench_models(
-                    comm,
-                    given,
-                    it.asking.measures.into_measurement(),
-                    which,
-                    error_exit_code,
-                )
+                job::bench_models(comm, given, it.asking.measures.into_measurement(), which)
             }
         }
     }

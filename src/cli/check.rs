@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{error_exit_code, flags, new_invocation};
+use super::{flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, Invocation, JobError, JobVerdict},
@@ -43,6 +43,6 @@ impl CheckArgs {
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
         let given = Invocation { guard, ..new_invocation(self.running.config, flags, environment) };
-        job::run_check(comm, given, self.json, error_exit_code)
+        job::run_check(comm, given, self.json)
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! Launchers change codes on the way: scripts that need to be sure ask the run's files.
 
-use crate::{
-    job::{ExitCodeMap, JobError, JobVerdict},
-    settings::SettingsError,
-};
+use crate::job::{ErrorClass, JobVerdict};
 
 /// All answered; all in order.
 pub(super) const DONE: u8 = 0;
@@ -22,52 +19,15 @@ pub(super) const MPI_ERROR: u8 = 71;
 /// Stopped early with prompts open: the same command goes on.
 pub(super) const PROMPTS_OPEN: u8 = 75;
 
-/// For jobs that end from inside.
-pub(super) const EXIT_CODES: ExitCodeMap =
-    ExitCodeMap { error: error_exit_code, verdict: verdict_exit_code };
-
-/// The code of an end. No wildcard: a new end has to decide.
-pub(super) fn verdict_exit_code(verdict: JobVerdict) -> u8 {
-    match verdict {
-        JobVerdict::Done => DONE,
-        JobVerdict::SomeFailed => SOME_FAILED,
-        JobVerdict::NoEndpoint => NO_ENDPOINT,
-        JobVerdict::PromptsOpen => PROMPTS_OPEN,
-        JobVerdict::Refused => BAD_SETTINGS,
-    }
-}
-
-/// The code of an error. No wildcard: a new error has to decide.
-#[must_use]
-pub fn error_exit_code(error: &JobError) -> u8 {
-    match error {
-        JobError::Settings(error) if error.is_usage() => USAGE,
-        JobError::Settings(
-            SettingsError::UnreadableFile { .. }
-            | SettingsError::InvalidToml { .. }
-            | SettingsError::UnknownKey { .. }
-            | SettingsError::InvalidValue { .. }
-            | SettingsError::Conflict { .. },
-        )
-        | JobError::Input(_)
-        | JobError::Shard(_)
-        | JobError::Output(_)
-        | JobError::ServerStart(..)
-        | JobError::PreconditionFailed(_)
-        | JobError::Model(_)
-        | JobError::ChatTemplate(_)
-        | JobError::FailFast(_)
-        | JobError::RunFolderNotShared { .. }
-        | JobError::LocalShards { .. }
-        | JobError::Unreadable { .. }
-        | JobError::Hostfile { .. }
-        | JobError::EndpointAssignment(_)
-        | JobError::RankCount { .. } => BAD_SETTINGS,
-        JobError::SignalHandler(_) | JobError::FinishFailed(_) | JobError::PromptsOpen => {
-            PROMPTS_OPEN
-        }
-        JobError::NoEndpoint => NO_ENDPOINT,
-        JobError::Comm(_) => MPI_ERROR,
-        JobError::OtherRank(code) => *code,
+/// Returns the exit code for the end of a job. The match is exhaustive: a new verdict or class must choose its code.
+pub(super) fn exit_code(ended: Result<JobVerdict, ErrorClass>) -> u8 {
+    match ended {
+        Ok(JobVerdict::Done) => DONE,
+        Ok(JobVerdict::SomeFailed) => SOME_FAILED,
+        Ok(JobVerdict::Refused) | Err(ErrorClass::Precondition) => BAD_SETTINGS,
+        Ok(JobVerdict::NoEndpoint) | Err(ErrorClass::NoEndpoint) => NO_ENDPOINT,
+        Ok(JobVerdict::PromptsOpen) | Err(ErrorClass::Interrupted) => PROMPTS_OPEN,
+        Err(ErrorClass::Usage) => USAGE,
+        Err(ErrorClass::Communication) => MPI_ERROR,
     }
 }

@@ -17,8 +17,6 @@ mod run;
 mod status;
 mod supervisor;
 
-pub use exit::error_exit_code;
-
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::{
@@ -127,15 +125,12 @@ fn run_on_ranks(
 
 /// Says on rank 0 what is wrong, and gives the code.
 fn report_outcome(ended: &Result<JobVerdict, JobError>) -> u8 {
-    match ended {
-        Ok(verdict) => exit::verdict_exit_code(*verdict),
-        Err(error) => {
-            if !matches!(error, JobError::OtherRank(_)) {
-                console::print_error(error);
-            }
-            error_exit_code(error)
-        }
+    if let Err(error) = ended
+        && !matches!(error, JobError::OtherRank(_))
+    {
+        console::print_error(error);
     }
+    exit::exit_code(ended.as_ref().copied().map_err(JobError::class))
 }
 
 /// The flags of the innermost command as a layer of settings: what was typed, by the argument's long name; and all that it
@@ -165,7 +160,7 @@ fn new_invocation(
     flags: SettingsLayer,
     environment: Environment,
 ) -> Invocation {
-    Invocation { config, flags, environment, guard: None }
+    Invocation { config, flags, environment, guard: None, exit_code: exit::exit_code }
 }
 
 /// A guard, if anybody here says that there are servers to start. Before MPI starts, so before rank 0 has resolved the

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{exit::EXIT_CODES, flags, new_invocation};
+use super::{flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, Invocation, JobError, JobVerdict},
@@ -44,6 +44,6 @@ impl ReduceArgs {
     ) -> Result<JobVerdict, JobError> {
         let flags::JobArgs { inputs, running, .. } = self.line;
         let given = Invocation { guard, ..new_invocation(running.config, flags, environment) };
-        job::run_reduce(comm, given, &inputs, EXIT_CODES)
+        job::run_reduce(comm, given, &inputs)
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{exit::EXIT_CODES, flags, new_invocation};
+use super::{flags, new_invocation};
 use crate::{
     comm::Comm,
     job::{self, Invocation, JobError, JobVerdict},
@@ -41,6 +41,6 @@ impl RunArgs {
     ) -> Result<JobVerdict, JobError> {
         let flags::JobArgs { inputs, running, .. } = self.line;
         let given = Invocation { guard, ..new_invocation(running.config, flags, environment) };
-        job::run(comm, given, &inputs, EXIT_CODES)
+        job::run(comm, given, &inputs)
     }
 }

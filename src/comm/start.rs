@@ -23,9 +23,11 @@ fn start_mpi(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
 }
 
 #[cfg(not(feature = "mpi"))]
-fn start_mpi(launcher: &Launcher) -> Result<Box<dyn Comm>, CommError> {
-    launcher.agrees_with(1, "no MPI (the mpi feature is off)").map_err(CommError::Launcher)?;
-    Ok(Box::new(Solo::new()))
+fn start_mpi(launcher: &LauncherInfo) -> Result<Box<dyn Comm>, CommError> {
+    launcher
+        .check_world_size(1, "no MPI (built without the feature `mpi`)")
+        .map_err(CommError::LauncherMismatch)?;
+    Ok(Box::new(SoloComm::new()))
 }
 
 /// Local. Ends all ranks if MPI is running, and otherwise this process.

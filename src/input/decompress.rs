@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     FileCompression, InputError, InputRules,
-    discover::compression_of,
+    format::compression_of,
     row::{suggest::describe_missing_prompt, template::PromptTemplate},
 };
 use crate::parquet;

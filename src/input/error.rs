@@ -8,10 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    discover::{InputFormat, KNOWN_EXTENSIONS, STDIN_NAME, format_of},
+    format::{InputFormat, KNOWN_EXTENSIONS, STDIN_NAME, format_of},
     row::NOT_JSON,
 };
+use crate::domain::PromptId;
 
 /// Number of invalid rows that are listed; the rest is counted.
 pub(super) const MAX_LISTED: usize = 20;
@@ -173,6 +176,21 @@ impl fmt::Display for InputLocation {
         let what = if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" };
         write!(out, "{} {what} {}", self.file.display(), self.line)
     }
+}
+
+/// An invalid row, found by the scan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRow {
+    /// Index of the row in the whole input, from 0.
+    pub index: u64,
+    /// The row's own id, if it could be parsed.
+    pub id: Option<PromptId>,
+    /// Number of the file in the source.
+    pub file: u32,
+    /// Line in the file, from 1.
+    pub line: u64,
+    /// Reason why the row is invalid.
+    pub reason: String,
 }
 
 /// An invalid row, located for a message.

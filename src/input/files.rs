@@ -8,9 +8,10 @@ use std::{fs::File, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FileCompression, InputError, InputFile, InputFormat,
-    discover::compression_of,
-    source::{BLOCK_BYTES, mtime_nanos, open_unchanged, open_with_metadata},
+    InputError,
+    fingerprint::BLOCK_BYTES,
+    format::{FileCompression, InputFile, InputFormat, compression_of},
+    source::{mtime_nanos, open_unchanged, open_with_metadata},
 };
 
 /// Size of a chunk in bytes. Larger chunks would take more memory in transit and balance the readers of a small input

@@ -16,6 +16,8 @@ mod decompress;
 mod discover;
 mod error;
 mod files;
+mod fingerprint;
+mod format;
 mod lease;
 mod reader;
 mod records;
@@ -29,12 +31,12 @@ pub use crate::chat_template::{
     ChatRenderError, ChatRenderer, ChatTemplate, ChatTemplateError, check_text_only,
 };
 pub use decompress::{open_decompressed, spool_stream};
-pub use discover::{
-    FileCompression, InputFile, InputFormat, STDIN_NAME, compression_of, find_input_files,
-    format_of, is_compressed,
-};
-pub use error::{BadRowLocation, DuplicateId, InputError, InputLocation};
+pub use discover::find_input_files;
+pub use error::{BadRow, BadRowLocation, DuplicateId, InputError, InputLocation};
 pub use files::{InputChunk, InputListing};
+pub use format::{
+    FileCompression, InputFile, InputFormat, STDIN_NAME, compression_of, format_of, is_compressed,
+};
 pub use lease::RowLease;
 pub use reader::PromptReader;
 pub use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
@@ -43,5 +45,5 @@ pub use scan::chunk_scan::ChunkScan;
 pub use scan::row_hashes::hash_rows;
 pub use scan::row_table::RowTable;
 pub use scan::sort_keys::SortKeys;
-pub use scan::{BadRow, InputScan, ScannedInput, scan_files};
+pub use scan::{InputScan, ScannedInput, scan_files};
 pub use source::{InputSource, RowRange, SourceFile, is_source_visible};

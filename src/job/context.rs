@@ -2,14 +2,14 @@
 //! every step whether it succeeded.
 //!
 //! Rank 0 resolves the settings, since environment variables differ between nodes, and decides the exit code; every rank
-//! exits with it. An error on one rank reaches the others as its exit code alone: one message is enough for one job.
+//! exits with it. An error on one rank reaches the others as its [`ErrorClass`] alone: one message is enough for one job.
 //! The plan of a run is in `setup::run_plan`, which endpoints a rank owns is decided in `site`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::JobError;
+use super::{ErrorClass, ExitCodeFn, JobError};
 use crate::{
     comm::{Comm, CommError, ReduceOp, TypedComm},
     domain::Url,
@@ -35,10 +35,9 @@ pub struct Invocation {
     pub environment: Environment,
     /// Supervisor process for this rank's servers; present if it was started before MPI.
     pub guard: Option<IdleSupervisor>,
+    /// Exit codes, for the case that the job must abort MPI.
+    pub exit_code: ExitCodeFn,
 }
-
-/// Maps an error to an exit code. The command line owns the mapping; ranks send each other codes.
-pub type ErrorCodeFn = fn(&JobError) -> u8;
 
 /// Settings, placement and endpoints of one rank, constant for the whole job.
 #[derive(Clone, Debug)]
@@ -75,13 +74,12 @@ struct RankBootstrap {
 pub(super) fn establish_context(
     comm: &mut dyn Comm,
     invocation: Invocation,
-    code: ErrorCodeFn,
 ) -> Result<JobContext, JobError> {
     let nodes = comm.gather_values(&NodeInfo::this_node())?;
     let batch_job_id = invocation.environment.get("PBS_JOBID").map(str::to_owned);
     let hosts = nodes.iter().flatten().map(|node| node.host.clone()).collect();
     let bootstraps = nodes.map(|nodes| prepare_bootstraps(invocation, rank_placements(nodes)));
-    let (bootstraps, origins) = root_result(comm, bootstraps, code)?.unzip();
+    let (bootstraps, origins) = root_result(comm, bootstraps)?.unzip();
     let bootstrap = comm.scatter_values(bootstraps)?;
     let settings = serde_json::from_str(&bootstrap.settings)
         .map_err(|error| CommError::Decode { from: 0, detail: error.to_string() })?;
@@ -103,32 +101,27 @@ pub(super) fn establish_context(
 pub(super) fn root_result<T>(
     comm: &mut dyn Comm,
     result: Option<Result<T, JobError>>,
-    code: ErrorCodeFn,
 ) -> Result<Option<T>, JobError> {
-    all_ok(comm, result.transpose(), code)
+    all_ok(comm, result.transpose())
 }
 
 /// Collective. Returns each rank's own value if every rank succeeded, else an error on every rank. Only the lowest rank
 /// that failed keeps its message; the others get [`JobError::OtherRank`].
-pub(super) fn all_ok<T>(
-    comm: &mut dyn Comm,
-    result: Result<T, JobError>,
-    code: ErrorCodeFn,
-) -> Result<T, JobError> {
+pub(super) fn all_ok<T>(comm: &mut dyn Comm, result: Result<T, JobError>) -> Result<T, JobError> {
     let rank = comm.rank() as u64;
-    let own_code = result.as_ref().err().map(code);
-    let mut first_failed = [if own_code.is_some() { rank } else { u64::MAX }];
+    let own_class = result.as_ref().err().map(JobError::class);
+    let mut first_failed = [if own_class.is_some() { rank } else { u64::MAX }];
     comm.all_reduce(&mut first_failed, ReduceOp::Min);
     if first_failed[0] == u64::MAX {
         return result;
     }
-    // All ranks but one contribute zero, so that the maximum is the code of the first that failed.
-    let is_first = first_failed[0] == rank;
-    let mut job_code = [if is_first { u64::from(own_code.unwrap_or_default()) } else { 0 }];
-    comm.all_reduce(&mut job_code, ReduceOp::Max);
+    // All ranks but one contribute zero, so that the maximum is the class of the first that failed.
+    let own_class = own_class.filter(|_| first_failed[0] == rank);
+    let mut class = [own_class.map_or(0, ErrorClass::to_number)];
+    comm.all_reduce(&mut class, ReduceOp::Max);
     match result {
-        Err(error) if is_first => Err(error),
-        _ => Err(JobError::OtherRank(u8::try_from(job_code[0]).unwrap_or(u8::MAX))),
+        Err(error) if own_class.is_some() => Err(error),
+        _ => Err(JobError::OtherRank(ErrorClass::from_number(class[0]))),
     }
 }
 

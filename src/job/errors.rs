@@ -1,7 +1,7 @@
 //! The errors that end a job, and the verdicts of jobs that end without one.
 //!
-//! Exit codes are the command line's (`cli::exit`); a failed prompt, endpoint or rank is no error but a value in a report
-//! to rank 0.
+//! [`ErrorClass`] is what ranks tell each other about an error. The exit code of each class and verdict is chosen by the
+//! command line (`cli::exit`). A failed prompt, endpoint or rank is no error but a value in a report to rank 0.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,43 @@ pub enum JobVerdict {
     /// The job would not start; the reason has been printed.
     Refused,
 }
+
+/// The class of an error: all that other ranks and the exit code need to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorClass {
+    /// The command line is invalid.
+    Usage,
+    /// Settings, input, servers or existing files do not allow the job: something must change before the next try.
+    Precondition,
+    /// Too few endpoints were ready.
+    NoEndpoint,
+    /// MPI did not start or a message was lost.
+    Communication,
+    /// The job stopped early; the same command resumes the run.
+    Interrupted,
+}
+
+impl ErrorClass {
+    const ALL: [Self; 5] =
+        [Self::Usage, Self::Precondition, Self::NoEndpoint, Self::Communication, Self::Interrupted];
+
+    /// Returns the number that stands for the class in a reduction over ranks, which carries only integers.
+    pub(super) fn to_number(self) -> u64 {
+        self as u64
+    }
+
+    pub(super) fn from_number(number: u64) -> Self {
+        let class = Self::ALL.into_iter().find(|class| class.to_number() == number);
+        class.unwrap_or(Self::Communication)
+    }
+}
+
+/// Maps the end of a job to an exit code. The job needs it only to abort MPI where ranks are lost; elsewhere errors and
+/// verdicts are returned to the caller.
+pub type ExitCodeFn = fn(Result<JobVerdict, ErrorClass>) -> u8;
+
+/// Exit code of a rank that aborts the MPI job because rank 0 is lost or unresponsive: that of [`JobVerdict::PromptsOpen`].
+pub(super) const EXIT_STOPPED_EARLY: u8 = 75;
 
 /// A failure that ends the job on every rank.
 #[derive(Debug, thiserror::Error)]
@@ -140,12 +177,41 @@ pub enum JobError {
          answers so far are saved there, and running the program again resumes"
     )]
     PromptsOpen,
-    /// Another rank has reported the error; this rank exits with the same code.
+    /// Another rank has reported the error, which is of this class; this rank exits with the same code.
     #[error("another rank ended the job")]
-    OtherRank(u8),
+    OtherRank(ErrorClass),
 }
 
 impl JobError {
+    /// Returns the class of the error. No wildcard: a new variant must choose its class.
+    #[must_use]
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Settings(error) if error.is_usage() => ErrorClass::Usage,
+            Self::Settings(_)
+            | Self::Input(_)
+            | Self::Shard(_)
+            | Self::Output(_)
+            | Self::ServerStart(..)
+            | Self::PreconditionFailed(_)
+            | Self::Model(_)
+            | Self::ChatTemplate(_)
+            | Self::FailFast(_)
+            | Self::RunFolderNotShared { .. }
+            | Self::LocalShards { .. }
+            | Self::Unreadable { .. }
+            | Self::Hostfile { .. }
+            | Self::EndpointAssignment(_)
+            | Self::RankCount { .. } => ErrorClass::Precondition,
+            Self::NoEndpoint => ErrorClass::NoEndpoint,
+            Self::Comm(_) => ErrorClass::Communication,
+            Self::SignalHandler(_) | Self::FinishFailed(_) | Self::PromptsOpen => {
+                ErrorClass::Interrupted
+            }
+            Self::OtherRank(class) => *class,
+        }
+    }
+
     /// Marks a file error as one that came after the work: the run can be resumed, and no setting has to change.
     pub(super) fn into_finish_error(self) -> Self {
         match self {

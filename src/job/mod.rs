@@ -23,14 +23,11 @@ mod tree_reduce;
 pub use crate::job::commands::check::run_check;
 pub use crate::job::commands::offline::{merge_shards, plan_run};
 pub use crate::job::commands::status::{FollowOptions, follow_status, show_status};
-pub use crate::job::dispatch::shutdown::ExitCodeMap;
 pub use crate::job::pipeline::run::run;
-pub use crate::job::pipeline::session::{CallSpec, JobSession, TreeReduction};
+pub use crate::job::pipeline::session::{CallSpec, JobSession, TreeReduction, session_exit_code};
 pub use crate::job::tree_reduce::reduce::run_reduce;
 pub use bench::{BenchOptions, bench_compare, bench_models, bench_sweep};
-pub use context::{AnswerSender, ErrorCodeFn, Invocation};
-pub use errors::{JobError, JobVerdict};
+pub use context::{AnswerSender, Invocation};
+pub use errors::{ErrorClass, ExitCodeFn, JobError, JobVerdict};
+use errors::EXIT_STOPPED_EARLY;
 pub use root::report::report_run;
-
-/// Exit code of a rank that aborts the MPI job because rank 0 is lost or unresponsive.
-const EXIT_STOPPED_EARLY: u8 = 75;

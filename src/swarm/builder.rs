@@ -7,7 +7,7 @@ use std::{fmt::Display, mem, path::PathBuf};
 use super::{CallFolder, JobError, Swarm};
 use crate::{
     comm::{self, LauncherInfo},
-    job::{Invocation, JobSession},
+    job::{Invocation, JobSession, session_exit_code},
     settings::{Environment, SettingsLayer},
 };
 
@@ -83,7 +83,8 @@ impl SwarmBuilder {
         }
         let temporary = environment.get("TMPDIR").unwrap_or("/tmp").to_owned();
         let flags = SettingsLayer::from_program(settings);
-        let given = Invocation { config, flags, environment, guard: None };
+        let given =
+            Invocation { config, flags, environment, guard: None, exit_code: session_exit_code };
         match JobSession::start_session(comm.as_mut(), given) {
             Ok(session) => {
                 let places = CallFolder::new(folder, temporary.into(), comm.size());

@@ -25,7 +25,8 @@ use crate::input::{
     files::ListedFile,
     records::{RecordError, RecordReader},
     row::{ParsedRow, RejectedRow, RowParser, header::parse_header, template::PromptTemplate},
-    source::{HashingReader, mtime_nanos},
+    fingerprint::HashingReader,
+    source::mtime_nanos,
 };
 
 const READ_BUFFER_BYTES: usize = 1 << 20;

@@ -170,7 +170,7 @@ fn chunks_are_multiples_of_blocks_and_tables_are_one_chunk() {
         size,
         mtime: 0,
     };
-    let block = source::BLOCK_BYTES;
+    let block = fingerprint::BLOCK_BYTES;
     let files = vec![file("a.txt", 100 * block + 1), file("b.csv", 100 * block), file("c.txt", 0)];
     let input = InputListing { files, block };
     let pieces = input.split_chunks();

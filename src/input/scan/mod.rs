@@ -18,17 +18,15 @@ pub(crate) mod work_order;
 #[cfg(test)]
 pub(crate) mod work_order_tests;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputChunk, InputError,
     InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
-    error::MAX_LISTED,
+    error::{BadRow, MAX_LISTED},
     records::{InputRecord, RecordReader},
     row::{ParsedRow, RejectedRow, RowParser, suggest::suggest_column, template::PromptTemplate},
-    source::{FingerprintHasher, combined_fingerprint, hash_ends},
+    fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
 };
-use crate::domain::{Prompt, PromptId};
+use crate::domain::Prompt;
 use chunk_scan::ScanStop;
 use duplicate_ids::IdHashes;
 use row_hashes::RowHasher;
@@ -54,21 +52,6 @@ pub struct ScannedInput {
     pub notes: Vec<String>,
     /// With [`BadRowAction::Fail`]: the invalid rows, which are failed outcomes from the start.
     pub bad_rows: Vec<BadRow>,
-}
-
-/// An invalid row, found by the scan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BadRow {
-    /// Index of the row in the whole input, from 0.
-    pub index: u64,
-    /// The row's own id, if it could be parsed.
-    pub id: Option<PromptId>,
-    /// Number of the file in the source.
-    pub file: u32,
-    /// Line in the file, from 1.
-    pub line: u64,
-    /// Reason why the row is invalid.
-    pub reason: String,
 }
 
 /// Scans uncompressed files in this order.
@@ -207,7 +190,9 @@ impl<'i> InputScan<'i> {
         let (first, data) = self.first_prompt()?.unzip();
         let rows = self.table.row_count();
         let source = InputSource {
-            fingerprint: combined_fingerprint(&self.files),
+            fingerprint: combine_fingerprints(
+                self.files.iter().map(|file| (file.format, file.fingerprint.as_str())),
+            ),
             files: self.files,
             rows,
             any_messages: self.totals.messages > 0,

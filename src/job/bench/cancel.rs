@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::job::{ErrorCodeFn, JobError, context::all_ok, setup::deadline::Deadline};
+use crate::job::{JobError, context::all_ok, setup::deadline::Deadline};
 use crate::{
     comm::{Comm, ReduceOp},
     site::SignalHandler,
@@ -44,13 +44,9 @@ pub(super) enum CancelVote {
 
 impl BenchCancellation {
     /// Collective. Starts to catch signals on all ranks.
-    pub(super) fn catch_signals(
-        comm: &mut dyn Comm,
-        limit: Deadline,
-        code: ErrorCodeFn,
-    ) -> Result<Self, JobError> {
+    pub(super) fn catch_signals(comm: &mut dyn Comm, limit: Deadline) -> Result<Self, JobError> {
         let caught = SignalHandler::install_handler().map_err(JobError::SignalHandler);
-        let signals = all_ok(comm, caught, code)?;
+        let signals = all_ok(comm, caught)?;
         let asked = Arc::new(AtomicBool::new(false));
         let note = Arc::clone(&asked);
         signals.set_listener(Some(Box::new(move |_| note.store(true, Ordering::Relaxed))));

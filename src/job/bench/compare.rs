@@ -13,7 +13,7 @@ use crate::{
     comm::{Comm, TypedComm},
     console,
     domain::{Outcome, Prompt, PromptResult},
-    job::{ErrorCodeFn, Invocation, JobError, JobVerdict},
+    job::{Invocation, JobError, JobVerdict},
     settings::AutoOrCount,
 };
 
@@ -30,7 +30,6 @@ pub fn bench_compare(
     comm: &mut dyn Comm,
     given: Invocation,
     measuring: BenchOptions,
-    code: ErrorCodeFn,
 ) -> Result<JobVerdict, JobError> {
     let prompts = measuring.prompts.unwrap_or(COMPARE_PROMPTS);
     let repeats = measuring.repeats;
@@ -49,7 +48,7 @@ pub fn bench_compare(
         },
         prompts_per_endpoint: prompts * (u64::from(repeats) + 2),
     };
-    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan, code)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     let choice = bench.select_model_or_end(comm)?;

@@ -20,7 +20,7 @@ pub use sweep::bench_sweep;
 use std::time::{Duration, Instant};
 
 use super::{
-    ErrorCodeFn, Invocation, JobError, JobVerdict,
+    Invocation, JobError, JobVerdict,
     context::{JobContext, establish_context, root_result},
     setup::{
         deadline::Deadline,
@@ -82,7 +82,6 @@ struct BenchContext {
     cache_salt: Option<String>,
     salts_used: u64,
     cancellation: BenchCancellation,
-    code: ErrorCodeFn,
     /// Kept alive for the time of the measurements.
     _servers: LocalServers,
 }
@@ -111,7 +110,6 @@ impl BenchContext {
         mut given: Invocation,
         measuring: BenchOptions,
         plan: &BenchPlan,
-        code: ErrorCodeFn,
     ) -> Result<Option<Self>, JobError> {
         let began = Instant::now();
         let guard = given.guard.take();
@@ -119,23 +117,23 @@ impl BenchContext {
         let named = keys.iter().find(|key| given.flags.has_key(key));
         let named = named.map(|key| SettingsError::usage(format!("{key}: {sentence}")));
         let scratch = prompt_source::scratch_folder(given.environment.get("TMPDIR"));
-        let mut common = establish_context(comm, given, code)?;
+        let mut common = establish_context(comm, given)?;
         console::set_log_identity(common.placement.rank, &common.placement.node.host);
         let is_root = comm.rank() == 0;
         let checked = is_root.then(|| {
             named.map_or(Ok(()), |it| Err(JobError::Settings(it)))?;
             BenchReportFiles::check_output(measuring.output.as_deref(), measuring.overwrite)
         });
-        let files = root_result(comm, checked, code)?.flatten();
+        let files = root_result(comm, checked)?.flatten();
         let said: Option<Vec<String>> = is_root.then(|| common.origins.keys().cloned().collect());
         let said = comm.broadcast_value(said)?;
         (plan.apply_defaults)(&mut common.settings, &|key| said.iter().any(|it| it == key));
         let read = is_root
             .then(|| prompt_source::read_input(&common.settings, &measuring.inputs, scratch));
-        let rows = root_result(comm, read, code)?;
+        let rows = root_result(comm, read)?;
         let limit = Deadline::agree_on(comm, &common, began)?;
         let servers =
-            start_servers(comm, &common, guard, std::path::Path::new(BENCH_LOG_FOLDER), code)?;
+            start_servers(comm, &common, guard, std::path::Path::new(BENCH_LOG_FOLDER))?;
         let ready = wait_for_endpoints(comm, &common, &servers, limit)?;
         let ready = servers.without_given_up(ready);
         let found = comm.gather_values(&ready)?;
@@ -153,16 +151,16 @@ impl BenchContext {
                 found.iter().map(|its| asked(its) * plan.prompts_per_endpoint).collect();
             rows.split_rows(&needs)
         });
-        let dealt = root_result(comm, dealt, code)?;
+        let dealt = root_result(comm, dealt)?;
         let apart = found.as_ref().map(|found| {
             all_support_cache_salt(found) && !has_cache_salt(&common.settings.sampling_params())
         });
         let apart = comm.broadcast_value(apart)?;
         let pool =
-            BenchPromptSource::receive_share(comm, dealt, measuring.prompt_tokens, apart, code)?;
+            BenchPromptSource::receive_share(comm, dealt, measuring.prompt_tokens, apart)?;
         let salt = apart.then(|| pool.unique_name());
         // Until here there is nothing to report, and a signal simply ends the process.
-        let stop = BenchCancellation::catch_signals(comm, limit, code)?;
+        let stop = BenchCancellation::catch_signals(comm, limit)?;
         Ok(Some(Self {
             context: common,
             options: measuring,
@@ -173,7 +171,6 @@ impl BenchContext {
             cache_salt: salt,
             salts_used: 0,
             cancellation: stop,
-            code,
             _servers: servers,
         }))
     }
@@ -203,7 +200,7 @@ impl BenchContext {
     /// Collective. Selects model and route for all ranks; an error ends the job on all of them.
     fn select_model_or_end(&self, comm: &mut dyn Comm) -> Result<ModelSelection, JobError> {
         let choice =
-            root_result(comm, self.select_model(&self.context.settings, |_, _| true), self.code)?;
+            root_result(comm, self.select_model(&self.context.settings, |_, _| true))?;
         Ok(comm.broadcast_value(choice)?)
     }
 
@@ -361,7 +358,7 @@ impl BenchContext {
             }
             Ok(verdict)
         });
-        let verdict = root_result(comm, ended, self.code)?;
+        let verdict = root_result(comm, ended)?;
         Ok(comm.broadcast_value(verdict)?)
     }
 

@@ -6,7 +6,7 @@ use crate::{
     comm::{Comm, TypedComm},
     console,
     domain::{ProbeResult, Url},
-    job::{ErrorCodeFn, Invocation, JobError, JobVerdict, setup::run_plan::ModelSelection},
+    job::{Invocation, JobError, JobVerdict, setup::run_plan::ModelSelection},
     settings::{AutoOrCount, Settings},
 };
 
@@ -30,7 +30,6 @@ pub fn bench_models(
     given: Invocation,
     measuring: BenchOptions,
     (models, per_endpoint): (&[String], bool),
-    code: ErrorCodeFn,
 ) -> Result<JobVerdict, JobError> {
     let (prompts, repeats) = (measuring.prompts.unwrap_or(MODELS_PROMPTS), measuring.repeats);
     let plan = BenchPlan {
@@ -44,7 +43,7 @@ pub fn bench_models(
         // All subjects get the same prompts, so they count once.
         prompts_per_endpoint: prompts * u64::from(repeats) + 1,
     };
-    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan, code)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     let subjects = bench.all_endpoints.as_ref().map(|_| bench.list_subjects(models, per_endpoint));

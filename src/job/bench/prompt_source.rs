@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::job::{
-    ErrorCodeFn, JobError,
+    JobError,
     context::all_ok,
     root::open::{check_input_fits, row_rules},
     setup::scan::scan_alone,
@@ -181,7 +181,6 @@ impl BenchPromptSource {
         dealt: Option<Vec<RankPromptShare>>,
         tokens: usize,
         apart: bool,
-        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
         let RankPromptShare { source, rules, lease, seed, row_model } =
             comm.scatter_values(dealt)?;
@@ -194,7 +193,7 @@ impl BenchPromptSource {
                 rows.map(PromptOrigin::Rows).map_err(JobError::from)
             }
         };
-        let from = all_ok(comm, read, code)?;
+        let from = all_ok(comm, read)?;
         Ok(Self {
             origin: from,
             source,

@@ -5,7 +5,7 @@ use crate::{
     bench::{BenchCell, BenchRun, RunFigures, SweepReport, SweepRow, sweep_cells},
     comm::Comm,
     console,
-    job::{ErrorCodeFn, Invocation, JobError, JobVerdict},
+    job::{Invocation, JobError, JobVerdict},
     settings::AutoOrCount,
 };
 
@@ -18,7 +18,6 @@ pub fn bench_sweep(
     given: Invocation,
     measuring: BenchOptions,
     (batches, windows): (&[AutoOrCount], &[AutoOrCount]),
-    code: ErrorCodeFn,
 ) -> Result<JobVerdict, JobError> {
     let cells = sweep_cells(batches, windows);
     let size = |cell: &BenchCell| measuring.prompts.unwrap_or_else(|| cell.default_prompts());
@@ -32,7 +31,7 @@ pub fn bench_sweep(
         prompts_per_endpoint: cells.iter().map(size).sum::<u64>() * turns,
     };
     let sizes: Vec<u64> = cells.iter().map(size).collect();
-    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan, code)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
     // Model and route are selected without a cell's batch size: local rendering has to be decided for all cells alike.

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::{line_index::LineIndex, local_shards::ShardFolders};
 use crate::job::{
-    ErrorCodeFn, JobError,
+    JobError,
     context::all_ok,
     setup::run_plan::{RunPlan, SHARDS_FOLDER},
 };
@@ -37,13 +37,12 @@ impl CompletionState {
         comm: &mut dyn Comm,
         folders: &ShardFolders,
         brief: &RunPlan,
-        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
         let (began, mut standing) = (Instant::now(), Self::all_open(brief.source.rows));
         let read = folders
             .readable_files(brief.start)
             .and_then(|files| standing.read_files(&files, &brief.source.fingerprint, None));
-        let standing = standing.reduce_over_ranks(comm, read, code)?;
+        let standing = standing.reduce_over_ranks(comm, read)?;
         if comm.rank() == 0 {
             let seconds = began.elapsed().as_secs_f64();
             info!(
@@ -63,10 +62,9 @@ impl CompletionState {
         folders: &ShardFolders,
         brief: &RunPlan,
         (wanted, anyway): (bool, bool),
-        code: ErrorCodeFn,
     ) -> Result<(Self, Option<LineIndex>), JobError> {
         if !(wanted || anyway) {
-            return Ok((Self::read_all_ranks(comm, folders, brief, code)?, None));
+            return Ok((Self::read_all_ranks(comm, folders, brief)?, None));
         }
         let (rows, mut standing) = (brief.source.rows, Self::all_open(brief.source.rows));
         let read = folders.readable_files(brief.start).and_then(|files| {
@@ -78,7 +76,7 @@ impl CompletionState {
             Ok(lines) => (Ok(()), Some(lines)),
             Err(error) => (Err(error.into_finish_error()), None),
         };
-        let standing = standing.reduce_over_ranks(comm, read, code)?;
+        let standing = standing.reduce_over_ranks(comm, read)?;
         let whole = standing.outcome_counts(rows).open == 0;
         Ok((standing, lines.filter(|_| whole || anyway)))
     }
@@ -88,9 +86,8 @@ impl CompletionState {
         mut self,
         comm: &mut dyn Comm,
         read: Result<(), JobError>,
-        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
-        all_ok(comm, read, code)?;
+        all_ok(comm, read)?;
         for bitmap in [&mut self.answered, &mut self.failed, &mut self.permanently_failed] {
             comm.all_reduce(bitmap.words_mut(), ReduceOp::Or);
         }
@@ -191,7 +188,6 @@ pub(crate) fn check_run_folder(
     comm: &mut dyn Comm,
     brief: &RunPlan,
     place: &RankPlacement,
-    code: ErrorCodeFn,
 ) -> Result<Option<Vec<bool>>, JobError> {
     let token = std::fs::read_to_string(brief.folder.join("token")).unwrap_or_default();
     let seen = if token == brief.folder_token || brief.local_shards.is_some() {
@@ -203,7 +199,7 @@ pub(crate) fn check_run_folder(
             folder: brief.folder.display().to_string(),
         })
     };
-    all_ok(comm, seen, code)?;
+    all_ok(comm, seen)?;
     let blind = comm.gather_values(&!crate::input::is_source_visible(&brief.source))?;
     if let Some(rank) = blind.iter().flatten().position(|&blind| blind) {
         info!(

@@ -20,7 +20,7 @@ use super::{
     line_index::{LineFrames, LineIndex},
 };
 use crate::job::{
-    ErrorCodeFn, JobError,
+    JobError,
     context::{JobContext, all_ok, root_result},
     setup::run_plan::{RequestedOutputs, RunPlan},
 };
@@ -43,26 +43,24 @@ pub(crate) fn gather_answers(
     common: &JobContext,
     lines: Option<LineIndex>,
     standing: &CompletionState,
-    code: ErrorCodeFn,
 ) -> Result<Option<AnswerStats>, JobError> {
     let counts = standing.outcome_counts(brief.source.rows);
     let (began, wanted) = (std::time::Instant::now(), brief.requested_outputs(&counts));
     let Some(mut lines) = lines.filter(|_| !wanted.is_empty()) else { return Ok(None) };
     let begun = AnswerCollector::create_files(&brief.output, &wanted, &counts, comm.rank() == 0);
-    let mut answers = all_ok(comm, begun.map_err(JobError::into_finish_error), code)?;
+    let mut answers = all_ok(comm, begun.map_err(JobError::into_finish_error))?;
     let gathered = if wanted.format.is_some() || answers.aggregates.needs_input_order() {
         gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut answers)
     } else {
         process_in_place(comm, &mut lines, counts.submitted, &mut answers)
     };
-    all_ok(comm, gathered.map_err(JobError::into_finish_error), code)?;
+    all_ok(comm, gathered.map_err(JobError::into_finish_error))?;
     let AnswerCollector { output, aggregates, .. } = answers;
     let finished = output.map_or(Ok(()), OutputFile::finish);
-    all_ok(comm, finished.map_err(|error| JobError::from(error).into_finish_error()), code)?;
+    all_ok(comm, finished.map_err(|error| JobError::from(error).into_finish_error()))?;
     let whole = aggregates.reduce_to_root(comm)?;
     let written = whole.map(|whole| whole.write_files(&brief.output, &counts));
-    let measured =
-        root_result(comm, written.map(|it| it.map_err(JobError::into_finish_error)), code)?;
+    let measured = root_result(comm, written.map(|it| it.map_err(JobError::into_finish_error)))?;
     if common.placement.rank == 0 && counts.open == 0 {
         info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
     }
@@ -76,13 +74,12 @@ pub(crate) fn measure_answers(
     brief: &RunPlan,
     lines: Option<&mut LineIndex>,
     counts: &PromptCounts,
-    code: ErrorCodeFn,
 ) -> Result<Option<AnswerStats>, JobError> {
     let wanted = RequestedOutputs { format: None, aggregate: &[], report: brief.report };
     let Some(lines) = lines.filter(|_| wanted.report) else { return Ok(None) };
     let mut answers = AnswerCollector::create_files(&brief.output, &wanted, counts, false)?;
     let read = process_in_place(comm, lines, counts.submitted, &mut answers);
-    all_ok(comm, read.map_err(JobError::into_finish_error), code)?;
+    all_ok(comm, read.map_err(JobError::into_finish_error))?;
     let whole = answers.aggregates.reduce_to_root(comm)?;
     whole.map_or(Ok(None), |whole| whole.write_files(&brief.output, counts))
 }
@@ -215,7 +212,6 @@ pub(crate) fn visit_lines(
     lines: Option<LineIndex>,
     counts: &PromptCounts,
     each: LineCallback<'_>,
-    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let Some(mut lines) = lines else { return Ok(()) };
     let visited = process_in_place(
@@ -224,7 +220,7 @@ pub(crate) fn visit_lines(
         counts.submitted,
         &mut LineVisitor { callback: each, counts },
     );
-    all_ok(comm, visited.map_err(JobError::into_finish_error), code)
+    all_ok(comm, visited.map_err(JobError::into_finish_error))
 }
 
 /// A [`LineSink`] that passes lines to a callback.

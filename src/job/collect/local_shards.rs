@@ -19,7 +19,7 @@ use super::{
     line_index::LineIndex,
 };
 use crate::job::{
-    ErrorCodeFn, JobError,
+    JobError,
     context::all_ok,
     setup::run_plan::{RunPlan, SERVER_LOG_FOLDER, SHARDS_FOLDER},
 };
@@ -71,7 +71,6 @@ impl ShardFolders {
         comm: &mut dyn Comm,
         brief: &RunPlan,
         place: &RankPlacement,
-        code: ErrorCodeFn,
     ) -> Result<Self, JobError> {
         let (run, home) = (brief.folder.clone(), brief.folder.join(SHARDS_FOLDER));
         let (place, ranks) = (place.clone(), comm.size());
@@ -94,7 +93,7 @@ impl ShardFolders {
             folder: shards.display().to_string(),
             error,
         });
-        all_ok(comm, made, code)?;
+        all_ok(comm, made)?;
         let all = comm.gather_values(&(place.node.host.clone(), run.clone()))?;
         let share = comm.scatter_values(all.map(|all| folder_shares(&all)))?;
         folders.node_local = Some(NodeLocalFolder { run_folder: run, shards, folder_share: share });
@@ -214,9 +213,8 @@ pub(crate) fn collect_local_shards(
     comm: &mut dyn Comm,
     folders: &ShardFolders,
     brief: &RunPlan,
-    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
-    collect_node_files(comm, folders, brief, Some(brief.start), code)
+    collect_node_files(comm, folders, brief, Some(brief.start))
 }
 
 /// Moves the shard files that earlier sessions have left on the nodes into the run folder, as answers to the input of that
@@ -226,14 +224,13 @@ pub(crate) fn collect_earlier_shards(
     comm: &mut dyn Comm,
     place: &RankPlacement,
     earlier: Option<RunPlan>,
-    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let earlier = (comm.rank() == 0).then_some(earlier);
     let Some(brief) = comm.broadcast_value(earlier)? else { return Ok(()) };
     // All ranks take the same branch: an error on one rank is an error on all (`OtherRank` on those without one).
-    match ShardFolders::create_folders(comm, &brief, place, code) {
+    match ShardFolders::create_folders(comm, &brief, place) {
         Ok(folders) => {
-            collect_node_files(comm, &folders, &brief, None, code)?;
+            collect_node_files(comm, &folders, &brief, None)?;
             folders.remove_empty_folders();
             Ok(())
         }
@@ -251,12 +248,11 @@ fn collect_node_files(
     folders: &ShardFolders,
     brief: &RunPlan,
     under_way: Option<u32>,
-    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let Some(local) = &folders.node_local else { return Ok(()) };
     let files = local.assigned_files(under_way, folders.placement.rank);
-    let files = all_ok(comm, files.map_err(JobError::into_finish_error), code)?;
-    collect_into_shard(comm, folders, brief, &files, code)?;
+    let files = all_ok(comm, files.map_err(JobError::into_finish_error))?;
+    collect_into_shard(comm, folders, brief, &files)?;
     local.remove_collected(&files, &brief.source.fingerprint);
     Ok(())
 }
@@ -264,13 +260,11 @@ fn collect_node_files(
 /// Local. The same of rank 0's node, where no others are there any more. Nothing is removed: who is lost may be at work.
 pub(crate) fn collect_root_shards(folders: &ShardFolders, brief: &RunPlan) -> Result<(), JobError> {
     let Some(local) = &folders.node_local else { return Ok(()) };
-    let code = |_: &JobError| 0; // nobody else hears it
     collect_into_shard(
         &mut SoloComm::new(),
         folders,
         brief,
         &shards::list_shard_files(&local.shards)?,
-        code,
     )
 }
 
@@ -280,7 +274,6 @@ fn collect_into_shard(
     folders: &ShardFolders,
     brief: &RunPlan,
     files: &[ShardFile],
-    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let (rows, fingerprint) = (brief.source.rows, &brief.source.fingerprint);
     let mut lines = LineIndex::for_files(files.to_vec(), rows);
@@ -289,18 +282,18 @@ fn collect_into_shard(
         count[0] += 1;
         lines.record_line(file, &entry)
     });
-    all_ok(comm, read.map_err(|error| JobError::from(error).into_finish_error()), code)?;
+    all_ok(comm, read.map_err(|error| JobError::from(error).into_finish_error()))?;
     comm.all_reduce(&mut count, ReduceOp::Sum);
     if count[0] == 0 {
         return Ok(());
     }
     let began = std::time::Instant::now();
     let file = (comm.rank() == 0).then(|| CollectedShard::create_file(folders, brief)).transpose();
-    let mut file = all_ok(comm, file.map_err(JobError::into_finish_error), code)?;
+    let mut file = all_ok(comm, file.map_err(JobError::into_finish_error))?;
     let brought = gather_in_order(comm, lines, rows, GATHER_ROUND_BYTES, &mut file);
-    all_ok(comm, brought.map_err(JobError::into_finish_error), code)?;
+    all_ok(comm, brought.map_err(JobError::into_finish_error))?;
     let finished = file.map_or(Ok(0), CollectedShard::finish_file);
-    let lines = all_ok(comm, finished.map_err(|it| JobError::from(it).into_finish_error()), code)?;
+    let lines = all_ok(comm, finished.map_err(|it| JobError::from(it).into_finish_error()))?;
     if comm.rank() == 0 {
         info!(
             lines,

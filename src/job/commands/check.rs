@@ -6,7 +6,7 @@
 use tracing::debug;
 
 use crate::job::{
-    ErrorCodeFn, Invocation, JobError, JobVerdict,
+    Invocation, JobError, JobVerdict,
     context::establish_context,
     setup::{deadline::Deadline, readiness::wait_for_endpoints, servers::start_servers},
 };
@@ -26,15 +26,13 @@ pub fn run_check(
     comm: &mut dyn Comm,
     mut given: Invocation,
     json: bool,
-    code: ErrorCodeFn,
 ) -> Result<JobVerdict, JobError> {
     let guard = given.guard.take();
-    let common = establish_context(comm, given, code)?;
+    let common = establish_context(comm, given)?;
     console::set_log_identity(common.placement.rank, &common.placement.node.host);
     debug!(endpoints = common.urls.len(), "asking this rank's servers");
     let place = common.placement.clone();
-    let servers =
-        start_servers(comm, &common, guard, std::path::Path::new(CHECK_LOG_FOLDER), code)?;
+    let servers = start_servers(comm, &common, guard, std::path::Path::new(CHECK_LOG_FOLDER))?;
     let found = CheckedRank {
         rank: place.rank,
         host: place.node.host,

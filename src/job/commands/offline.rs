@@ -9,10 +9,11 @@ use crate::job::{
     Invocation, JobError, JobVerdict,
     collect::{aggregate::aggregate_file_names, completion::CompletionState, gather::gather_solo},
     context::resolve_settings,
+    resume::existing_run::live_heartbeat,
     resume::preview::preview_run,
     root::open::{answer_format, check_format_writable, row_rules},
     setup::{
-        run_plan::{RequestedOutputs, live_heartbeat, run_folder},
+        run_plan::{RequestedOutputs, run_folder},
         scan::scan_alone,
     },
 };

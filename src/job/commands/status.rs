@@ -12,9 +12,8 @@ use std::{
 
 use super::offline::{log_uncollected_answers, no_run_error, resolve_run_folder};
 use crate::job::{
-    JobError, JobVerdict,
-    collect::completion::CompletionState,
-    setup::run_plan::{live_heartbeat, run_folder},
+    JobError, JobVerdict, collect::completion::CompletionState,
+    resume::existing_run::live_heartbeat, setup::run_plan::run_folder,
     tree_reduce::level::LevelFiles,
 };
 use crate::{

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::protocol::WorkEnd;
 use crate::job::{
-    ErrorCodeFn, JobError, JobVerdict,
+    JobError, JobVerdict,
     collect::{local_shards::ShardFolders, recover_shards},
     root::RootRun,
     setup::run_plan::RunPlan,
@@ -22,22 +22,13 @@ const ROLL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long rank 0 may take to end a job by itself: it reads all that was written, and writes the answers.
 const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(6 * 3600);
 
-/// How ends become exit codes.
-#[derive(Clone, Copy)]
-pub struct ExitCodeMap {
-    /// Of an error.
-    pub error: ErrorCodeFn,
-    /// Of a verdict.
-    pub verdict: fn(JobVerdict) -> u8,
-}
-
 /// In effect collective. Returns where all ranks are here, so that collectives may follow; else the job ends in here.
 pub(crate) fn sync_or_abort(
     comm: &mut dyn Comm,
     over: WorkEnd,
     root: Option<RootRun>,
     (brief, folders): (&RunPlan, &ShardFolders),
-    codes: ExitCodeMap,
+    abort_code: impl Fn(&Result<JobVerdict, JobError>) -> u8,
 ) -> Result<Option<RootRun>, JobError> {
     let here = match over {
         WorkEnd::AllRanksEnded => check_liveness(comm, ROLL_CALL_TIMEOUT)?,
@@ -50,17 +41,12 @@ pub(crate) fn sync_or_abort(
                 root.set_lost_ranks(&ranks);
             }
             recover_shards::recover_shards(comm, &root.lost_ranks(), folders, brief);
-            let code = root
-                .finish_without_lost(brief, folders)
-                .map_err(JobError::into_finish_error)
-                .map_or_else(
-                    |error| {
-                        console::print_error(&error);
-                        (codes.error)(&error)
-                    },
-                    codes.verdict,
-                );
-            comm.abort(code)
+            let ended =
+                root.finish_without_lost(brief, folders).map_err(JobError::into_finish_error);
+            if let Err(error) = &ended {
+                console::print_error(error);
+            }
+            comm.abort(abort_code(&ended))
         }
         (_, None) => {
             // Rank 0 ends it; bounded, in case rank 0 is lost as well.

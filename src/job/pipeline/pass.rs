@@ -8,7 +8,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use crate::job::{
-    ExitCodeMap, JobError,
+    ExitCodeFn, JobError, JobVerdict,
     collect::{
         completion::{CompletionState, check_run_folder},
         line_index::LineIndex,
@@ -23,7 +23,7 @@ use crate::job::{
     setup::{
         deadline::Deadline,
         readiness::wait_for_endpoints,
-        run_plan::{ModelSelection, RunPlan},
+        run_plan::{ModelSelection, PassMode, RunPlan},
         scan::scan_input,
         servers::{LocalServers, start_servers},
     },
@@ -32,12 +32,13 @@ use crate::{
     comm::{Comm, MessageTag, TypedComm, drain_messages},
     domain::EndpointStatus,
     serve::IdleSupervisor,
+    shards::IndexSet,
     site::SignalHandler,
 };
 
 /// Resources that all passes of a job share.
 pub(crate) struct JobResources {
-    pub(crate) exit_codes: ExitCodeMap,
+    exit_code: ExitCodeFn,
     started_at: Instant,
     guard: Option<IdleSupervisor>,
     /// In single-pass mode, servers are stopped as soon as the work ends.
@@ -52,17 +53,6 @@ pub(crate) struct JobResources {
     endpoint_statuses: Option<Vec<EndpointStatus>>,
     /// Model, route and context length, once selected.
     selection: Option<ModelSelection>,
-}
-
-/// The number of passes a job makes, which decides when servers stop and whether answers are indexed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PassMode {
-    /// One pass; its answers are indexed only if an output file or aggregate needs them.
-    Single,
-    /// Several passes, each over the answers of the one before.
-    Multiple,
-    /// One pass per call of a library program; servers are kept for the next call.
-    OnDemand,
 }
 
 /// Servers of this rank and the model and route to send prompts to.
@@ -82,6 +72,16 @@ pub(crate) struct PassResult {
     pub(crate) line_index: Option<LineIndex>,
 }
 
+/// A pass whose run folder is open and whose earlier answers are read.
+struct OpenPass {
+    root: Option<RootRun>,
+    plan: RunPlan,
+    folders: ShardFolders,
+    /// Ranks that cannot read the input, on rank 0.
+    lacks_input: Option<Vec<bool>>,
+    done: IndexSet,
+}
+
 /// Collective. Sends the prompts of `inputs` that have no outcome yet. Returns `None` if too few endpoints are ready.
 pub(crate) fn run_pass(
     comm: &mut dyn Comm,
@@ -89,81 +89,108 @@ pub(crate) fn run_pass(
     resources: &mut JobResources,
     inputs: &[String],
 ) -> Result<Option<PassResult>, JobError> {
-    let code = resources.exit_codes.error;
-    let start = (comm.rank() == 0).then(|| open::PendingStart::new(context, inputs));
-    let start = root_result(comm, start, code)?;
-    let earlier = start.as_ref().and_then(|start| start.plan_left_on_nodes(context));
-    collect_earlier_shards(comm, &context.placement, earlier, code)?;
-    let files = start.as_ref().map(|start| start.input_files.as_slice());
-    let scanned = scan_input(comm, files, &open::row_rules(&context.settings));
-    let begun = start.zip(scanned);
-    let begun = begun.map(|(start, scanned)| start.open_run(context, inputs, comm.size(), scanned));
-    let mut root = root_result(comm, begun, code)?;
-    // A pass on demand writes no report.
-    root.iter_mut()
-        .for_each(|root| root.assign_pass(resources.tree_folder.as_deref(), resources.pass_mode));
-    let (signals, deadline) = resources.watch_signals(comm, context)?;
-    let plan = comm.broadcast_value(root.as_ref().map(RootRun::run_plan))?;
-    let lacks_input = check_run_folder(comm, &plan, &context.placement, code)?;
-    let folders = ShardFolders::create_folders(comm, &plan, &context.placement, code)?;
-    resources.log_folder.get_or_insert_with(|| folders.server_log_folder());
-    collect_local_shards(comm, &folders, &plan, code)?;
-    let completion = CompletionState::read_all_ranks(comm, &folders, &plan, code)?;
-    let done = completion.done_prompts(context.settings.retry_failed);
-    let recorded = root.as_mut().map(|root| root.apply_completion(&completion, &done));
-    root_result(comm, recorded, code)?;
-
-    if done.missing_ranges().next().is_some() {
-        let (codes, keeps_servers) =
-            (resources.exit_codes, resources.pass_mode != PassMode::Single);
-        let Some(targets) = resources.select_targets(comm, context, root.as_mut(), deadline)?
-        else {
-            folders.remove_empty_folders();
-            return Ok(None);
-        };
-        let mut coordinator = root.as_mut().zip(lacks_input).map(|(root, lacks_input)| {
-            let assignments = root.build_assignments(&done, lacks_input.len());
-            CoordinatorSetup { root, assignments, lacks_input, deadline }
-        });
-        let weights = &targets.selection.ready_counts;
-        let grants = coordinator.as_mut().map(|coordinator| {
-            coordinator.assignments.first_grants(weights, &coordinator.lacks_input)
-        });
-        let first = comm.scatter_values(grants)?;
-        let start = WorkerStart {
-            endpoint_statuses: targets.servers.without_given_up(targets.endpoint_statuses.to_vec()),
-            first_grant: first,
-            coordinator_setup: coordinator,
-        };
-        let work_end =
-            run_work_phase(comm, context, (&plan, &folders), targets.selection, start, &signals)?;
-        if !keeps_servers {
-            targets.servers.close();
-        }
-        root = sync_or_abort(comm, work_end, root, (&plan, &folders), codes)?;
-        if keeps_servers {
-            drain_messages(comm, MessageTag::Job)?;
-        }
+    let mut pass = open_pass(comm, context, resources, inputs)?;
+    if pass.done.missing_ranges().next().is_some()
+        && !send_prompts(comm, context, resources, &mut pass)?
+    {
+        pass.folders.remove_empty_folders();
+        return Ok(None);
     }
 
-    let collected = collect_local_shards(comm, &folders, &plan, code);
-    root.iter_mut().for_each(|root| {
+    let OpenPass { mut root, plan, folders, .. } = pass;
+    let collected = collect_local_shards(comm, &folders, &plan);
+    if let Some(root) = &mut root {
         if collected.is_ok() { root.mark_shards_collected() } else { root.mark_stopped() }
-    });
+    }
     collected?;
     folders.remove_empty_folders();
-    let gathered = plan.format.is_some() || !plan.aggregate.is_empty();
-    let is_single = resources.pass_mode == PassMode::Single;
-    let wanted = (!is_single || gathered, plan.report);
+    let gathers = plan.format.is_some() || !plan.aggregate.is_empty();
+    let needs_index = gathers || resources.pass_mode != PassMode::Single;
     let (completion, line_index) =
-        CompletionState::read_with_index(comm, &folders, &plan, wanted, code)?;
+        CompletionState::read_with_index(comm, &folders, &plan, (needs_index, plan.report))?;
     Ok(Some(PassResult { root, plan, completion, line_index }))
 }
 
+/// Collective. Scans the input, opens the run folder and reads which prompts have an outcome.
+fn open_pass(
+    comm: &mut dyn Comm,
+    context: &JobContext,
+    resources: &mut JobResources,
+    inputs: &[String],
+) -> Result<OpenPass, JobError> {
+    let pending = (comm.rank() == 0).then(|| open::PendingStart::new(context, inputs));
+    let pending = root_result(comm, pending)?;
+    let earlier = pending.as_ref().and_then(|pending| pending.plan_left_on_nodes(context));
+    collect_earlier_shards(comm, &context.placement, earlier)?;
+    let files = pending.as_ref().map(|pending| pending.input_files.as_slice());
+    let scanned = scan_input(comm, files, &open::row_rules(&context.settings));
+    let opened = pending
+        .zip(scanned)
+        .map(|(pending, scanned)| pending.open_run(context, inputs, comm.size(), scanned));
+    let mut root = root_result(comm, opened)?;
+    if let Some(root) = &mut root {
+        root.assign_pass(resources.tree_folder.as_deref(), resources.pass_mode);
+    }
+    resources.watch_signals(comm, context)?; // before servers are started, which must end on a signal
+    let plan = comm.broadcast_value(root.as_ref().map(RootRun::run_plan))?;
+    let lacks_input = check_run_folder(comm, &plan, &context.placement)?;
+    let folders = ShardFolders::create_folders(comm, &plan, &context.placement)?;
+    resources.log_folder.get_or_insert_with(|| folders.server_log_folder());
+    collect_local_shards(comm, &folders, &plan)?;
+    let completion = CompletionState::read_all_ranks(comm, &folders, &plan)?;
+    let done = completion.done_prompts(context.settings.retry_failed);
+    let recorded = root.as_mut().map(|root| root.apply_completion(&completion, &done));
+    root_result(comm, recorded)?;
+    Ok(OpenPass { root, plan, folders, lacks_input, done })
+}
+
+/// Collective. Runs the work phase of a pass: coordinator on rank 0, a worker on each rank. Returns false if too few
+/// endpoints are ready.
+fn send_prompts(
+    comm: &mut dyn Comm,
+    context: &JobContext,
+    resources: &mut JobResources,
+    pass: &mut OpenPass,
+) -> Result<bool, JobError> {
+    let keeps_servers = resources.pass_mode != PassMode::Single;
+    let (signals, deadline) = resources.watch_signals(comm, context)?;
+    let Some(targets) = resources.select_targets(comm, context, pass.root.as_mut(), deadline)?
+    else {
+        return Ok(false);
+    };
+    let lacks_input = pass.lacks_input.take();
+    let mut coordinator = pass.root.as_mut().zip(lacks_input).map(|(root, lacks_input)| {
+        let assignments = root.build_assignments(&pass.done, lacks_input.len());
+        CoordinatorSetup { root, assignments, lacks_input, deadline }
+    });
+    let weights = &targets.selection.ready_counts;
+    let grants = coordinator
+        .as_mut()
+        .map(|coordinator| coordinator.assignments.first_grants(weights, &coordinator.lacks_input));
+    let first_grant = comm.scatter_values(grants)?;
+    let start = WorkerStart {
+        endpoint_statuses: targets.servers.without_given_up(targets.endpoint_statuses.to_vec()),
+        first_grant,
+        coordinator_setup: coordinator,
+    };
+    let files = (&pass.plan, &pass.folders);
+    let work_end = run_work_phase(comm, context, files, targets.selection, start, &signals)?;
+    if !keeps_servers {
+        targets.servers.close();
+    }
+    pass.root = sync_or_abort(comm, work_end, pass.root.take(), files, |ended| {
+        resources.abort_code(ended)
+    })?;
+    if keeps_servers {
+        drain_messages(comm, MessageTag::Job)?;
+    }
+    Ok(true)
+}
+
 impl JobResources {
-    pub(crate) fn new(guard: Option<IdleSupervisor>, codes: ExitCodeMap) -> Self {
+    pub(crate) fn new(guard: Option<IdleSupervisor>, exit_code: ExitCodeFn) -> Self {
         Self {
-            exit_codes: codes,
+            exit_code,
             started_at: Instant::now(),
             guard,
             pass_mode: PassMode::Single,
@@ -174,6 +201,16 @@ impl JobResources {
             endpoint_statuses: None,
             selection: None,
         }
+    }
+
+    /// Returns the exit code for a pass that rank 0 ends alone, because ranks are lost. In a job of several passes no verdict
+    /// of one pass is that of the job: more work was to follow, so the run counts as stopped early.
+    fn abort_code(&self, ended: &Result<JobVerdict, JobError>) -> u8 {
+        let ended = ended.as_ref().map_err(|error| error.class());
+        (self.exit_code)(ended.map(|&verdict| match self.pass_mode {
+            PassMode::Single => verdict,
+            PassMode::Multiple | PassMode::OnDemand => JobVerdict::PromptsOpen,
+        }))
     }
 
     /// Local. Forgets model, route and folders, so that the next pass selects them again; servers and probe results stay.
@@ -190,7 +227,7 @@ impl JobResources {
 
     /// Local. Returns resources for passes of this rank alone, with the same deadline and signal handlers.
     pub(crate) fn solo_resources(&self) -> Self {
-        let mut alone = Self::new(None, self.exit_codes);
+        let mut alone = Self::new(None, self.exit_code);
         (alone.pass_mode, alone.started_at, alone.signals_and_deadline) =
             (self.pass_mode, self.started_at, self.signals_and_deadline.clone());
         alone
@@ -206,7 +243,7 @@ impl JobResources {
             return Ok(watched.clone());
         }
         let installed = SignalHandler::install_handler().map_err(JobError::SignalHandler);
-        let signals = all_ok(comm, installed, self.exit_codes.error)?;
+        let signals = all_ok(comm, installed)?;
         let deadline = Deadline::agree_on(comm, context, self.started_at)?;
         Ok(self.signals_and_deadline.insert((signals, deadline)).clone())
     }
@@ -249,15 +286,14 @@ impl JobResources {
         root: Option<&mut RootRun>,
         deadline: Deadline,
     ) -> Result<Option<SelectedTargets<'_>>, JobError> {
-        let code = self.exit_codes.error;
         if let Some(choice) = &self.selection {
             let recorded = root.map(|root| root.record_selection(choice));
-            root_result(comm, recorded, code)?;
+            root_result(comm, recorded)?;
         } else {
             let logs = self.log_folder.clone().unwrap_or_default(); // set when the first pass began
             let servers = match self.servers.take() {
                 Some(servers) => servers,
-                None => start_servers(comm, context, self.guard.take(), &logs, code)?,
+                None => start_servers(comm, context, self.guard.take(), &logs)?,
             };
             let servers = self.servers.insert(servers);
             let found = match self.endpoint_statuses.take() {
@@ -266,7 +302,7 @@ impl JobResources {
             };
             let all = comm.gather_values(&found)?;
             let chosen = root.zip(all).map(|(root, found)| root.select_model(context, &found));
-            let chosen = root_result(comm, chosen, code)?.flatten();
+            let chosen = root_result(comm, chosen)?.flatten();
             self.selection = comm.broadcast_value(Some(chosen))?;
             self.endpoint_statuses = self.selection.is_some().then_some(found); // if too few are ready, probe again
         }

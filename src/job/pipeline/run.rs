@@ -2,7 +2,7 @@
 
 use super::pass::{JobResources, PassResult, run_pass};
 use crate::job::{
-    ExitCodeMap, Invocation, JobError, JobVerdict,
+    Invocation, JobError, JobVerdict,
     collect::gather::{LineCallback, gather_answers, visit_lines},
     context::{JobContext, establish_context, root_result},
 };
@@ -20,10 +20,9 @@ pub fn run(
     comm: &mut dyn Comm,
     mut invocation: Invocation,
     inputs: &[String],
-    codes: ExitCodeMap,
 ) -> Result<JobVerdict, JobError> {
-    let mut resources = JobResources::new(invocation.guard.take(), codes);
-    let mut context = establish_context(comm, invocation, codes.error)?;
+    let mut resources = JobResources::new(invocation.guard.take(), invocation.exit_code);
+    let mut context = establish_context(comm, invocation)?;
     context.settings.reduce_template = None; // a settings file for `run` and `reduce` may have one
     console::set_log_identity(context.placement.rank, &context.placement.node.host);
     answer_prompts(comm, &context, &mut resources, inputs, None)
@@ -38,7 +37,6 @@ pub(crate) fn answer_prompts(
     inputs: &[String],
     visit_line: Option<LineCallback<'_>>,
 ) -> Result<JobVerdict, JobError> {
-    let code = resources.exit_codes.error;
     let Some(pass) = run_pass(comm, context, resources, inputs)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
@@ -50,11 +48,10 @@ pub(crate) fn answer_prompts(
                 line_index,
                 &completion.outcome_counts(plan.source.rows),
                 visit_line,
-                code,
             );
             visited.map(|()| None)
         }
-        None => gather_answers(comm, &plan, context, line_index, &completion, code),
+        None => gather_answers(comm, &plan, context, line_index, &completion),
     };
     let ended = root.map(|mut root| {
         let measured = gathered.as_ref().ok().and_then(Option::as_ref);
@@ -63,6 +60,6 @@ pub(crate) fn answer_prompts(
         ended
     });
     gathered?;
-    let verdict = root_result(comm, ended, code)?;
+    let verdict = root_result(comm, ended)?;
     Ok(comm.broadcast_value(verdict)?)
 }

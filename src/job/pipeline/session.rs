@@ -10,14 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    pass::{JobResources, PassMode},
-    run::answer_prompts,
-};
+use super::{pass::JobResources, run::answer_prompts};
 use crate::job::{
-    AnswerSender, ExitCodeMap, Invocation, JobError, JobVerdict,
+    AnswerSender, EXIT_STOPPED_EARLY, ErrorClass, Invocation, JobError, JobVerdict,
     context::{JobContext, all_ok, establish_context, root_result},
-    setup::run_plan::run_folder,
+    setup::run_plan::{PassMode, run_folder},
     tree_reduce::reduce::reduce_tree,
 };
 use crate::{
@@ -62,10 +59,14 @@ pub struct TreeReduction {
     pub levels: u32,
 }
 
-/// Exit codes of a job that ends inside a library call, where the program cannot choose one: 1 for an error, else the code
-/// for an early stop, since only the run folder holds the result then.
-const SESSION_EXIT_CODES: ExitCodeMap =
-    ExitCodeMap { error: |_| 1, verdict: |_| crate::job::EXIT_STOPPED_EARLY };
+/// Exit code of a program whose job must abort MPI inside a library call, where the program cannot choose one: 1 for an
+/// error, else the code for an early stop, since only the run folder holds the result then.
+pub fn session_exit_code(ended: Result<JobVerdict, ErrorClass>) -> u8 {
+    match ended {
+        Ok(_) => EXIT_STOPPED_EARLY,
+        Err(_) => 1,
+    }
+}
 
 impl JobSession {
     /// Collective. Resolves settings, placement and endpoints. From here on nothing is printed to standard output.
@@ -77,10 +78,10 @@ impl JobSession {
         mut invocation: Invocation,
     ) -> Result<Self, JobError> {
         console::silence_stdout();
-        let mut resources = JobResources::new(invocation.guard.take(), SESSION_EXIT_CODES);
+        let mut resources = JobResources::new(invocation.guard.take(), invocation.exit_code);
         resources.pass_mode = PassMode::OnDemand;
-        let context = establish_context(comm, invocation, SESSION_EXIT_CODES.error)?;
-        all_ok(comm, check_settings(&context), SESSION_EXIT_CODES.error)?;
+        let context = establish_context(comm, invocation)?;
+        all_ok(comm, check_settings(&context))?;
         console::set_log_identity(context.placement.rank, &context.placement.node.host);
         resources.watch_signals(comm, &context)?;
         Ok(Self { context, resources })
@@ -174,7 +175,7 @@ impl JobSession {
         self.resources.release_signals();
         require_complete(reduced?)?;
         let reduction = (comm.rank() == 0).then(|| read_reduction(&output));
-        root_result(comm, reduction, SESSION_EXIT_CODES.error)
+        root_result(comm, reduction)
     }
 
     /// Collective. Distributes the call, and returns the context with its overrides and its input files.
@@ -183,7 +184,7 @@ impl JobSession {
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
     ) -> Result<(JobContext, Vec<String>), JobError> {
-        let call = root_result(comm, call, SESSION_EXIT_CODES.error)?;
+        let call = root_result(comm, call)?;
         let call = comm.broadcast_value(call)?;
         self.resources.reset_selection();
         let mut context = self.context.clone();

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use super::changed_input::{self, AcceptedChanges};
 use crate::job::{
     JobError,
-    setup::run_plan::{SHARDS_FOLDER, live_heartbeat, spool_folder_name},
+    setup::run_plan::{SHARDS_FOLDER, spool_folder_name},
 };
 use crate::{
     input::InputSource,
     output::{Heartbeat, Manifest, OutputError},
     settings::{ResumePolicy, Settings, SettingsError},
     shards,
-    site::NodeInfo,
+    site::{NodeInfo, is_program_running},
 };
 
 /// Returns the absolute path of `--output`.
@@ -179,4 +179,13 @@ pub(crate) fn warn_about_replaced(folder: &Path, start: u32) {
 
 fn replaced_name(start: u32) -> String {
     format!("replaced-{start:04}")
+}
+
+/// Returns the heartbeat of an active session in this run folder. A heartbeat counts if it is fresh and, on this host, if
+/// its process exists.
+pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
+    /// In seconds; twelve intervals of the heartbeat thread.
+    const HEARTBEAT_MAX_AGE: u64 = 60;
+    let beat = Heartbeat::read_from(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
+    (beat.host != host || is_program_running(beat.pid)).then_some(beat)
 }

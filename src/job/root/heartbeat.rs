@@ -1,8 +1,8 @@
 //! The heartbeat thread of rank 0: keeps the heartbeat file fresh, however long the main thread is busy.
 //!
 //! Owns `RUN/heartbeat.json` from before the scan to the end of the session, and is its only writer. The file is removed on
-//! every way out but a kill, so that a stale file means an interrupted run. The format and the age limit are in
-//! [`Heartbeat`] and `setup::run_plan`; liveness between ranks is in [`comm`](crate::comm).
+//! every way out but a kill, so that a stale file means an interrupted run. The format is in [`Heartbeat`], the age limit in
+//! `resume::existing_run`; liveness between ranks is in [`comm`](crate::comm).
 
 use std::{
     path::PathBuf,

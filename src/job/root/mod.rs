@@ -21,11 +21,10 @@ use super::{
     collect::{aggregate::aggregate_file_names, completion::CompletionState, local_shards},
     context::JobContext,
     dispatch::assignments::Assignments,
-    pipeline::pass::PassMode,
     resume::existing_run,
     setup::{
         model_selection::{SelectionInputs, select_model_and_route},
-        run_plan::{ModelSelection, RunPlan, SHARDS_FOLDER, TOKEN_FILE},
+        run_plan::{PassMode, ModelSelection, RunPlan, SHARDS_FOLDER, TOKEN_FILE},
     },
 };
 use crate::{

@@ -18,7 +18,8 @@ use crate::job::{
     JobError, JobVerdict,
     collect::{completion::CompletionState, gather::gather_solo},
     commands::offline::{log_uncollected_answers, open_run},
-    setup::run_plan::{RequestedOutputs, live_heartbeat},
+    resume::existing_run::live_heartbeat,
+    setup::run_plan::RequestedOutputs,
     tree_reduce::measurements::{PassMeasurements, tree_source},
 };
 use crate::{

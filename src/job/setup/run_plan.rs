@@ -9,9 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     domain::Route,
     input::{ChatTemplate, InputRules, InputSource},
-    output::{AnswerFormat, Heartbeat, PromptCounts},
+    output::{AnswerFormat, PromptCounts},
     settings::AggregateSpec,
-    site::is_program_running,
 };
 
 /// The facts about a run that every rank needs.
@@ -62,6 +61,17 @@ impl RequestedOutputs<'_> {
     }
 }
 
+/// The number of passes a job makes, which decides when servers stop and whether answers are indexed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PassMode {
+    /// One pass; its answers are indexed only if an output file or aggregate needs them.
+    Single,
+    /// Several passes, each over the answers of the one before.
+    Multiple,
+    /// One pass per call of a library program; servers are kept for the next call.
+    OnDemand,
+}
+
 /// The model and route that prompts are sent to, and the number of endpoints per rank.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ModelSelection {
@@ -101,13 +111,4 @@ pub(crate) fn run_folder(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".run");
     name.into()
-}
-
-/// Returns the heartbeat of an active session in this run folder. A heartbeat counts if it is fresh and, on this host, if
-/// its process exists.
-pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
-    /// In seconds; twelve intervals of the heartbeat thread.
-    const HEARTBEAT_MAX_AGE: u64 = 60;
-    let beat = Heartbeat::read_from(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
-    (beat.host != host || is_program_running(beat.pid)).then_some(beat)
 }

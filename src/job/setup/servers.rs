@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use crate::job::{
-    ErrorCodeFn, JobError,
+    JobError,
     context::{JobContext, all_ok},
 };
 use crate::{
@@ -29,13 +29,12 @@ pub(crate) fn start_servers(
     context: &JobContext,
     supervisor: Option<IdleSupervisor>,
     folder: &Path,
-    code: ErrorCodeFn,
 ) -> Result<LocalServers, JobError> {
     let ports = own_ports(&context.settings, &context.urls);
     let started = start_supervised(context, supervisor, folder, &ports).map_err(|why| {
         JobError::ServerStart(context.placement.rank, context.placement.node.host.clone(), why)
     });
-    let supervisor = all_ok(comm, started, code)?;
+    let supervisor = all_ok(comm, started)?;
     Ok(LocalServers { supervisor, ports })
 }
 

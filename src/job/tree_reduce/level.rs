@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::node_texts::{NodeTexts, PassedUpLine, TextFailure, merge_nodes};
-use crate::job::{ErrorCodeFn, JobError, context::all_ok};
+use crate::job::{JobError, context::all_ok};
 use crate::{
     comm::{Comm, ReduceOp, all_to_all_in_rounds},
     output::{OutputError, replace_file},
@@ -186,7 +186,6 @@ pub(crate) fn build_level_prompts(
     place: &LevelFiles,
     kitchen: &LevelBuilder<'_>,
     below: &mut NodeTexts,
-    code: ErrorCodeFn,
 ) -> Result<(), JobError> {
     let began = std::time::Instant::now();
     let (tree, level, cooks) = (kitchen.tree, place.level, kitchen.writer_ranks as u64);
@@ -224,7 +223,7 @@ pub(crate) fn build_level_prompts(
         }
     }
     let finished = fault.map_or_else(|| writer.sync_files(), Err);
-    all_ok(comm, finished, code)?;
+    all_ok(comm, finished)?;
     if comm.rank() == 0 {
         let seconds = began.elapsed().as_secs_f64();
         info!(
@@ -379,7 +378,6 @@ pub(crate) fn read_level_groups(
     place: &LevelFiles,
     tree: ReduceTree,
     readers: usize,
-    code: ErrorCodeFn,
 ) -> Result<(IndexSet, Vec<PathBuf>), JobError> {
     let mut called = IndexSet::new(tree.node_count(place.level));
     let sees = comm.rank() < readers;
@@ -393,7 +391,7 @@ pub(crate) fn read_level_groups(
         })?;
         files(LevelFileKind::PassedUp)
     });
-    let passed = all_ok(comm, read, code)?;
+    let passed = all_ok(comm, read)?;
     comm.all_reduce(called.words_mut(), ReduceOp::Or);
     Ok((called, share_of_rank(comm, readers, passed)))
 }

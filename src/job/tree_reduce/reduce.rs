@@ -22,10 +22,10 @@ use super::{
     provenance::write_tree_file,
 };
 use crate::job::{
-    ExitCodeMap, Invocation, JobError, JobVerdict,
+    Invocation, JobError, JobVerdict,
     collect::gather::measure_answers,
     context::{JobContext, all_ok, establish_context, root_result},
-    pipeline::pass::{JobResources, PassMode, PassResult, run_pass},
+    pipeline::pass::{JobResources, PassResult, run_pass},
     root::RootRun,
 };
 use crate::{
@@ -46,14 +46,10 @@ pub fn run_reduce(
     comm: &mut dyn Comm,
     mut given: Invocation,
     inputs: &[String],
-    codes: ExitCodeMap,
 ) -> Result<JobVerdict, JobError> {
-    // If ranks are lost in a pass, the process ends inside it. The text is not written then, so the exit code must not be
-    // the one of a completed pass.
-    let in_passes = ExitCodeMap { verdict: |_| crate::job::EXIT_STOPPED_EARLY, ..codes };
-    let mut crew = JobResources::new(given.guard.take(), in_passes);
+    let mut crew = JobResources::new(given.guard.take(), given.exit_code);
     crew.pass_mode = PassMode::Multiple;
-    let common = establish_context(comm, given, codes.error)?;
+    let common = establish_context(comm, given)?;
     console::set_log_identity(common.placement.rank, &common.placement.node.host);
     reduce_tree(comm, common, &mut crew, inputs)
 }
@@ -65,7 +61,7 @@ pub(crate) fn reduce_tree(
     crew: &mut JobResources,
     inputs: &[String],
 ) -> Result<JobVerdict, JobError> {
-    let recipe = all_ok(comm, prepare_settings(&mut common), crew.exit_codes.error)?;
+    let recipe = all_ok(comm, prepare_settings(&mut common))?;
     let Some(leaves) = run_pass(comm, &common, crew, inputs)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
@@ -139,7 +135,7 @@ struct TreeReducer<'c> {
 
 /// Result of the pass over the leaves, until the levels take it.
 struct LeafPass {
-    plan: crate::job::setup::run_plan::RunPlan,
+    plan: crate::job::setup::run_plan::{PassMode, RunPlan},
     completion: crate::job::collect::completion::CompletionState,
     line_index: Option<crate::job::collect::line_index::LineIndex>,
 }
@@ -181,30 +177,29 @@ impl<'c> TreeReducer<'c> {
 
     /// Finishes the leaves and runs all levels up to the final text. Collective.
     fn run_levels(&mut self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
-        let code = self.resources.exit_codes.error;
         let Some(LeafPass { plan: brief, completion: standing, line_index: mut lines }) =
             self.leaves.take()
         else {
             return Ok(JobVerdict::PromptsOpen);
         };
         let counts = standing.outcome_counts(brief.source.rows);
-        self.measurements.leaves = measure_answers(comm, &brief, lines.as_mut(), &counts, code)?;
+        self.measurements.leaves = measure_answers(comm, &brief, lines.as_mut(), &counts)?;
         let measured = self.measurements.leaves.as_ref();
         let ended = self.root.as_mut().map(|root| root.finish_run(&standing, true, measured));
-        let ended = root_result(comm, ended, code)?;
+        let ended = root_result(comm, ended)?;
         if comm.broadcast_value(ended)? == JobVerdict::PromptsOpen {
             return Ok(JobVerdict::PromptsOpen);
         }
         if brief.source.rows == 0 {
             self.record_progress(comm, ReduceProgress::default(), RunState::Finished)?;
             let none = "the input has no rows: there is nothing to make a text of";
-            return all_ok(comm, Err(JobError::PreconditionFailed(none.into())), code);
+            return all_ok(comm, Err(JobError::PreconditionFailed(none.into())));
         }
         let asked = comm.broadcast_value(self.root.as_ref().map(RootRun::model_and_api))?;
         let mut stamp = ContentStamp::from_text(&self.leaf_fingerprint)
             .with_answers(standing.answered_prompts());
         let any = standing.answered_prompts().member_count() > 0;
-        let mut below = all_ok(comm, NodeTexts::from_parts(lines, None, &[]), code)?;
+        let mut below = all_ok(comm, NodeTexts::from_parts(lines, None, &[]))?;
         self.resources.tree_folder = Some(self.folder.clone());
         for level in 1..=self.tree.level_count() {
             if self.is_stop_requested(comm) {
@@ -222,7 +217,7 @@ impl<'c> TreeReducer<'c> {
             }
             drop(below); // frees the index of the level below before the pass allocates its own
             let readers = ranks_seeing_folder(comm, &brief);
-            let (called, passed) = read_level_groups(comm, &place, self.tree, readers, code)?;
+            let (called, passed) = read_level_groups(comm, &place, self.tree, readers)?;
             let (mut lines, mut answered) = (None, IndexSet::new(0));
             if called.member_count() > 0 {
                 if comm.rank() == 0 {
@@ -240,21 +235,21 @@ impl<'c> TreeReducer<'c> {
                 };
                 let counts = done.completion.outcome_counts(done.plan.source.rows);
                 let measured =
-                    measure_answers(comm, &done.plan, done.line_index.as_mut(), &counts, code)?;
+                    measure_answers(comm, &done.plan, done.line_index.as_mut(), &counts)?;
                 let ended = done
                     .root
                     .as_mut()
                     .map(|it| it.finish_run(&done.completion, true, measured.as_ref()));
                 self.measurements.levels.resize(level as usize - 1, None);
                 self.measurements.levels.push(measured);
-                let ended = root_result(comm, ended, code)?;
+                let ended = root_result(comm, ended)?;
                 if comm.broadcast_value(ended)? == JobVerdict::PromptsOpen {
                     return Ok(JobVerdict::PromptsOpen);
                 }
                 (lines, answered) = (done.line_index, done.completion.answered_prompts().clone());
             }
             stamp = stamp.with_answers(&answered);
-            below = all_ok(comm, NodeTexts::from_parts(lines, Some(called), &passed), code)?;
+            below = all_ok(comm, NodeTexts::from_parts(lines, Some(called), &passed))?;
         }
         self.write_root_text(comm, &mut below)
     }
@@ -270,7 +265,7 @@ impl<'c> TreeReducer<'c> {
         leaves: &crate::job::setup::run_plan::RunPlan,
         any: bool,
     ) -> Result<bool, JobError> {
-        let (code, rank, began) = (self.resources.exit_codes.error, comm.rank(), Instant::now());
+        let (rank, began) = (comm.rank(), Instant::now());
         let is_whole = (rank == 0).then(|| place.is_complete(&stamp.to_hex()));
         if comm.broadcast_value(is_whole)? {
             return Ok(true);
@@ -289,7 +284,7 @@ impl<'c> TreeReducer<'c> {
             remove_if_exists(&self.folder.join("tree.jsonl"))?;
             place.clear_levels(&self.folder, self.tree.level_count())
         });
-        root_result(comm, begun, code)?;
+        root_result(comm, begun)?;
         let settings = &self.context.settings;
         let budget = TokenBudget {
             fixed_tokens: settings.max_tokens_aggregation,
@@ -300,12 +295,11 @@ impl<'c> TreeReducer<'c> {
         let cooks = ranks_seeing_folder(comm, leaves);
         let kitchen =
             LevelBuilder { tree: self.tree, template: &self.template, budget, writer_ranks: cooks };
-        build_level_prompts(comm, place, &kitchen, below, code)?;
+        build_level_prompts(comm, place, &kitchen, below)?;
         let seconds = began.elapsed().as_secs_f64();
         root_result(
             comm,
             (rank == 0).then(|| place.mark_complete(&stamp.to_hex(), seconds)),
-            code,
         )?;
         Ok(true)
     }
@@ -343,11 +337,10 @@ impl<'c> TreeReducer<'c> {
         comm: &mut dyn Comm,
         top: &mut NodeTexts,
     ) -> Result<JobVerdict, JobError> {
-        let code = self.resources.exit_codes.error;
         self.resources.close_servers();
         let mut mine = Vec::new();
         let read = top.read_nodes(&(0..1), &mut mine);
-        all_ok(comm, read, code)?;
+        all_ok(comm, read)?;
         let all = comm.gather_values(&mine)?;
         let mut root = self.root.take();
         let verdict = root.as_mut().zip(all).map(|(root, all)| {
@@ -372,7 +365,7 @@ impl<'c> TreeReducer<'c> {
             Ok(if text && missing == 0 { JobVerdict::Done } else { JobVerdict::SomeFailed })
         });
         self.root = root;
-        let verdict = root_result(comm, verdict, code)?;
+        let verdict = root_result(comm, verdict)?;
         Ok(comm.broadcast_value(verdict)?)
     }
 
@@ -384,7 +377,7 @@ impl<'c> TreeReducer<'c> {
         state: RunState,
     ) -> Result<(), JobError> {
         let noted = self.root.as_mut().map(|root| root.record_tree_state(tree, state));
-        root_result(comm, noted, self.resources.exit_codes.error).map(drop)
+        root_result(comm, noted).map(drop)
     }
 
     /// Returns whether any rank was asked to stop or the deadline has passed. From the first call on, signals that arrive

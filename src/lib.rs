@@ -1,87 +1,110 @@
-//! `aurora-swarm` answers a large set of prompts with the vLLM servers of an HPC job.
+//! `aurora-swarm` sends large sets of prompts to the vLLM servers inside an HPC job and returns one answer per prompt,
+//! in input order. This crate is the library behind the command of the same name: a program that is started by
+//! `mpiexec`, or alone, calls a [`Swarm`], and every call has the command's batching, load balancing, retries and
+//! resume.
 //!
-//! # The line
+//! ```no_run
+//! use aurora_swarm::{Environment, SwarmBuilder};
 //!
-//! ```text
-//! input file → prompts → ledger ⇒ leases ⇒ batches → endpoint → outcomes → shard file ⇒ gather → answers.jsonl
-//!                       (rank 0)    MPI      (every rank, its own node)               MPI   ⇒ reduce → report
+//! # fn main() -> Result<(), aurora_swarm::SwarmError> {
+//! let mut swarm = SwarmBuilder::new(Environment::of_this_process())
+//!     .base_port(8000)
+//!     .endpoints_per_node(12)
+//!     .max_tokens(64)
+//!     .folder("/flare/project/summaries") // with a folder, the program can be resumed
+//!     .start()?;
+//! let pages = ["First page …", "Second page …"];
+//! let summaries = swarm.map_gather(pages, "Summarise: {{item}}")?;
+//! for summary in summaries.into_root().into_iter().flatten() {
+//!     println!("{}: {}", summary.id, summary.text().unwrap_or("failed")); // on rank 0, in order
+//! }
+//! swarm.finish();
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! # The layers
+//! * [`Swarm`]: the calls, collective and local, and what they return
+//! * [`SwarmBuilder`]: settings, by typed methods or by the names that the command's options have
+//! * [`MajorityVote`], [`NumericStatistics`], [`TopK`], [`FailureReport`]: aggregates for [`Swarm::aggregate`], and
+//!   [`Merge`] for others
+//! * [`SwarmError`]: why a call has failed
+#![cfg_attr(
+    doc,
+    doc = "* [`docs`]: the manual of the command, page by page, and the [architecture](docs::architecture) of this crate"
+)]
 //!
-//! One way only; a test reads the `use` lines.
+//! # Features
 //!
-//! ```text
-//! {cli, swarm} → job → {engine → endpoint, comm, ledger, reduce → input, chat_template, shards, aggregate, serve,
-//!              report → {bench, metrics, output}, site} → settings → domain
-//! ```
-//!
-//! Two worlds: MPI is synchronous and lives on the main thread ([`comm`]), HTTP is asynchronous and lives in a tokio
-//! runtime ([`engine`], [`endpoint`]). They meet in [`job`]: `engine` never sees `comm`, `comm` never sees `endpoint`.
-//!
-//! # For other programs
-//!
-//! [`swarm`] is the library's face: what the commands do, as calls. The other modules are public for it and for tests.
-//!
-//! # The owners
-//!
-//! | what | who |
-//! |---|---|
-//! | mpi | `comm/mpi.rs` |
-//! | bincode | `comm/codec.rs` |
-//! | reqwest | `endpoint/http.rs` |
-//! | tasks and the runtime | `engine` |
-//! | the environment | `settings/environment.rs` |
-//! | stdout and stderr | `report` |
-//! | clap | `cli` |
-//! | chat templates | `chat_template` |
-//! | Parquet and Arrow | `parquet` |
-//! | shard files | `shards` |
-//! | what answers come to together | `aggregate` |
-//! | what answers measure | `metrics` |
-//! | servers' processes | `serve` |
-//! | figures out of measurements | `bench` |
-//! | plots | `report/plot.rs` |
-//! | the gathered file, the manifest, the heartbeat | `output` |
+//! `mpi` (default) needs an MPI library; without it every program has one rank. `parquet` (default) reads and writes
+//! Parquet files, and `tls` allows `https` endpoints.
 
-pub mod chat_template;
-pub mod cli;
-pub mod report;
+// Modules are listed in the order of their layers, which a test checks (tests/integration/architecture.rs).
+pub(crate) mod cli;
+pub(crate) mod swarm;
 
-pub mod swarm;
+pub(crate) mod job;
 
-pub mod job;
+pub(crate) mod engine;
 
-pub mod ledger;
+pub(crate) mod endpoint;
 
-pub mod engine;
+pub(crate) mod comm;
 
-pub mod serve;
+pub(crate) mod ledger;
 
-pub mod endpoint;
+pub(crate) mod reduce;
 
-pub mod comm;
+pub(crate) mod input;
 
-pub mod site;
+pub(crate) mod chat_template;
 
-pub mod aggregate;
+pub(crate) mod shards;
 
-pub mod metrics;
+pub(crate) mod aggregate;
 
-pub mod output;
+pub(crate) mod serve;
 
-pub mod parquet;
+pub(crate) mod console;
 
-pub mod shards;
+pub(crate) mod report;
 
-pub mod console;
+pub(crate) mod bench;
 
-pub mod bench;
+pub(crate) mod metrics;
 
-pub mod reduce;
+pub(crate) mod output;
 
-pub mod input;
+pub(crate) mod parquet;
 
-pub mod settings;
+pub(crate) mod site;
 
-pub mod domain;
+pub(crate) mod settings;
+
+pub(crate) mod domain;
+
+#[cfg(doc)]
+pub mod docs;
+#[cfg(not(doc))]
+pub(crate) mod docs;
+
+pub use swarm::{
+    AnswerIter, AnswerOrigin, AnswerPosition, Environment, FailureKind, FailureReport,
+    MajorityVote, Merge, NumericStatistics, ObservedAnswer, ObservedFailure, PromptFailure, Rooted,
+    Swarm, SwarmAnswer, SwarmBuilder, SwarmError, SwarmErrorKind, TokenUsage, TopK, TreeReduction,
+    Url,
+};
+
+/// Items for the binary, the integration tests and the benchmarks of this package. Not part of the library's interface:
+/// they may change at any time.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::cli::run as run_command_line;
+    pub use crate::comm::{
+        Comm, CommError, CommLibrary, LauncherInfo, LivenessResult, Mailbox, MailboxEvent,
+        MessageTag, RankMessage, RankParts, ReduceOp, SoloComm, TypedComm, abort_job_on_panic,
+        all_to_all_in_rounds, check_liveness, drain_messages, gather_in_rounds, start_comm,
+    };
+    pub use crate::ledger::{Ledger, PlaceRange, min_report_interval, target_backlog};
+    pub use crate::parquet::ParquetReader;
+    pub use crate::shards::list_shard_files;
+}

@@ -1,10 +1,13 @@
-//! Parse, dispatch, exit; nothing else.
+//! The binary: reads the environment, runs the command line and exits with its code.
 
 use std::process::ExitCode;
 
-use aurora_swarm::{cli, comm, settings::Environment};
+use aurora_swarm::{
+    Environment,
+    internals::{abort_job_on_panic, run_command_line},
+};
 
 fn main() -> ExitCode {
-    comm::abort_job_on_panic();
-    ExitCode::from(cli::run(Environment::of_this_process()))
+    abort_job_on_panic();
+    ExitCode::from(run_command_line(Environment::of_this_process()))
 }

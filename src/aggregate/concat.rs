@@ -54,31 +54,31 @@ impl AnswerConcat {
     }
 
     /// Counts an answer and returns its piece of the output; failed and blank answers have none.
-    pub fn count_piece(&mut self, seen: &ObservedAnswer<'_>) -> Option<String> {
-        let text = self.counts.count_and_trim(seen)?;
+    pub fn count_piece(&mut self, answer: &ObservedAnswer<'_>) -> Option<String> {
+        let text = self.counts.count_and_trim(answer)?;
         if self.separator.is_some() {
             self.values += 1;
             // Untrimmed, since a text may begin with an indented line.
-            return seen.outcome.ok().map(str::to_owned);
+            return answer.outcome.ok().map(str::to_owned);
         }
         let elements = extract::parse_json(text).and_then(list_elements);
         match elements {
             Ok(elements) => {
                 self.values += elements.len() as u64;
-                let elements: Vec<&str> = elements.iter().map(|it| it.get()).collect();
+                let elements: Vec<&str> = elements.iter().map(|element| element.get()).collect();
                 (!elements.is_empty()).then(|| elements.join(self.separator_text()))
             }
-            Err(why) => {
-                self.unreadable.add_example(seen, || why);
+            Err(reason) => {
+                self.unreadable.add_example(answer, || reason);
                 None
             }
         }
     }
 
     /// Counts an answer and keeps its piece in memory.
-    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        if let Some(piece) = self.count_piece(seen) {
-            self.pieces.insert(seen.position, piece);
+    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
+        if let Some(piece) = self.count_piece(answer) {
+            self.pieces.insert(answer.position, piece);
         }
     }
 
@@ -158,8 +158,11 @@ mod tests {
         }
         all.add_answer(&test_failure(4, "refused"));
         assert_eq!(all.render_text(), "a\n---\n  b\n\n---\nc\n");
-        let it = all.to_json();
-        assert_eq!((&it["texts"], &it["blank"], &it["failed"]), (&3.into(), &1.into(), &1.into()));
+        let result = all.to_json();
+        assert_eq!(
+            (&result["texts"], &result["blank"], &result["failed"]),
+            (&3.into(), &1.into(), &1.into())
+        );
     }
 
     #[test]
@@ -179,9 +182,9 @@ mod tests {
         // Numbers keep their spelling, so a large one loses no digit.
         let numbers = "[\n1,\n[2, 3],\n{\"a\": 1.50},\n\"x\",\n12345678901234567890123\n]\n";
         assert_eq!(all.render_text(), numbers);
-        let it = all.to_json();
-        assert_eq!((&it["values"], &it["unreadable"]["count"]), (&5.into(), &1.into()));
-        assert_eq!(it["unreadable"]["first"][0]["index"], 4);
+        let result = all.to_json();
+        assert_eq!((&result["values"], &result["unreadable"]["count"]), (&5.into(), &1.into()));
+        assert_eq!(result["unreadable"]["first"][0]["index"], 4);
     }
 
     #[test]

@@ -72,11 +72,11 @@ impl ExactSum {
         }
         // Half-way between two numbers the next term decides; without one the even neighbour, already in `large`,
         // stays.
-        let beyond = parts.next().unwrap_or_default();
-        if (lost > 0.0 && beyond > 0.0) || (lost < 0.0 && beyond < 0.0) {
-            let further = large + 2.0 * lost;
-            if further - large == 2.0 * lost {
-                return further;
+        let next = parts.next().unwrap_or_default();
+        if (lost > 0.0 && next > 0.0) || (lost < 0.0 && next < 0.0) {
+            let rounded_up = large + 2.0 * lost;
+            if rounded_up - large == 2.0 * lost {
+                return rounded_up;
             }
         }
         large

@@ -44,7 +44,7 @@ pub(super) fn number_at_pointer(text: &str, at: Option<&str>) -> Result<f64, Str
     match value_at_pointer(text, at)? {
         Value::String(text) => parse_number(&text),
         other => match other.as_f64() {
-            Some(it) => check_magnitude(it),
+            Some(number) => check_magnitude(number),
             None => Err(format!("the value at {at} is not a number")),
         },
     }
@@ -59,7 +59,7 @@ fn value_at_pointer(text: &str, at: &str) -> Result<Value, String> {
 /// Parses a plain number without any text around it, such as `42`, `-1.5`, `+3e8` or `.5`.
 fn parse_number(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
-        Ok(it) => check_magnitude(it),
+        Ok(number) => check_magnitude(number),
         Err(_) => Err(format!("{:?} is not a number", text.chars().take(40).collect::<String>())),
     }
 }

@@ -29,14 +29,14 @@ impl FailureReport {
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let _ = self.counts.count_and_trim(seen);
-        match seen.outcome {
-            Ok(_) => self.answered += u64::from(seen.position.sequence == 0),
+    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
+        let _ = self.counts.count_and_trim(answer);
+        match answer.outcome {
+            Ok(_) => self.answered += u64::from(answer.position.sequence == 0),
             Err(failed) => {
                 let kind = self.kinds.entry(failed.kind.into());
                 kind.or_insert_with(|| FirstExamples::with_limit(self.example_limit))
-                    .add_example(seen, || failed.message.into());
+                    .add_example(answer, || failed.message.into());
             }
         }
     }
@@ -80,15 +80,15 @@ mod tests {
         }
         all.add_answer(&test_failure(1, "refused"));
         all.add_answer(&test_answer(0, ""));
-        let it = all.to_json();
+        let report = all.to_json();
         assert_eq!(
-            (&it["total"], &it["answered"], &it["failed"], &it["blank"]),
+            (&report["total"], &report["answered"], &report["failed"], &report["blank"]),
             (&6.into(), &1.into(), &5.into(), &1.into())
         );
-        assert_eq!(it["kinds"]["too_long"]["count"], 4);
+        assert_eq!(report["kinds"]["too_long"]["count"], 4);
         let first = json!([
             {"id": "3", "index": 3, "why": "no", "status": 400}, {"id": "5", "index": 5, "why": "no", "status": 400}
         ]);
-        assert_eq!(it["kinds"]["too_long"]["first"], first);
+        assert_eq!(report["kinds"]["too_long"]["first"], first);
     }
 }

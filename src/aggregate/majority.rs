@@ -74,36 +74,36 @@ impl MajorityVote {
     }
 
     /// Adds an answer's vote; failed and blank answers have none.
-    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let Some(text) = self.counts.count_and_trim(seen) else { return };
+    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
+        let Some(text) = self.counts.count_and_trim(answer) else { return };
         let written = match extract::text_at_pointer(text, self.pointer.as_deref()) {
             Ok(written) => written,
-            Err(why) => return self.unreadable.add_example(seen, || why),
+            Err(reason) => return self.unreadable.add_example(answer, || reason),
         };
         self.votes += 1;
-        let same = written.to_lowercase();
-        let its = CandidateVotes {
+        let folded = written.to_lowercase();
+        let vote = CandidateVotes {
             votes: 1,
-            first_position: seen.position,
-            id: seen.id.into(),
+            first_position: answer.position,
+            id: answer.id.into(),
             original_text: written,
         };
-        self.add_votes((same.len(), same), its);
+        self.add_votes((folded.len(), folded), vote);
         self.evict_longest();
     }
 
     fn add_votes(&mut self, key: (usize, String), votes: CandidateVotes) {
         match self.candidates.entry(key) {
-            Entry::Occupied(mut mine) => {
-                let mine = mine.get_mut();
-                mine.votes += votes.votes;
-                if votes.first_position < mine.first_position {
-                    *mine = CandidateVotes { votes: mine.votes, ..votes };
+            Entry::Occupied(mut kept) => {
+                let kept = kept.get_mut();
+                kept.votes += votes.votes;
+                if votes.first_position < kept.first_position {
+                    *kept = CandidateVotes { votes: kept.votes, ..votes };
                 }
             }
-            Entry::Vacant(place) => {
-                self.candidate_bytes += place.key().0;
-                place.insert(votes);
+            Entry::Vacant(entry) => {
+                self.candidate_bytes += entry.key().0;
+                entry.insert(votes);
             }
         }
     }
@@ -124,7 +124,7 @@ impl MajorityVote {
         by_votes.sort_by_key(|it| (Reverse(it.votes), it.first_position));
         let others = self.votes - by_votes.iter().map(|it| it.votes).sum::<u64>();
         let share = |votes: u64| votes as f64 / self.votes.max(1) as f64;
-        let shown = |it: &&CandidateVotes| {
+        let to_entry = |it: &&CandidateVotes| {
             json!({
                 "answer": it.original_text, "votes": it.votes, "fraction": share(it.votes),
                 "first": {"id": id_to_json(&it.id), "index": it.first_position.index}
@@ -146,7 +146,7 @@ impl MajorityVote {
             finished["unreadable"] = self.unreadable.to_json();
         }
         finished["answers"] =
-            by_votes.iter().take(MAX_LISTED_ANSWERS).map(shown).collect::<Vec<_>>().into();
+            by_votes.iter().take(MAX_LISTED_ANSWERS).map(to_entry).collect::<Vec<_>>().into();
         finished
     }
 }
@@ -179,35 +179,38 @@ mod tests {
 
     #[test]
     fn the_winner_keeps_the_spelling_of_its_first_occurrence() {
-        let it =
+        let result =
             vote_on([(3, "no"), (1, " Yes\n"), (2, "YES"), (0, "No way")], VOTE_CAPACITY).to_json();
-        assert_eq!((&it["winner"], &it["votes"], &it["of"]), (&"Yes".into(), &2.into(), &4.into()));
-        assert_eq!(it["fraction"], 0.5);
+        assert_eq!(
+            (&result["winner"], &result["votes"], &result["of"]),
+            (&"Yes".into(), &2.into(), &4.into())
+        );
+        assert_eq!(result["fraction"], 0.5);
     }
 
     #[test]
     fn ties_go_to_the_earlier_row_and_are_counted() {
-        let it =
+        let result =
             vote_on([(2, "b"), (1, "a"), (3, "b"), (4, "a"), (0, "c")], VOTE_CAPACITY).to_json();
-        assert_eq!((&it["winner"], &it["tied"]), (&"a".into(), &1.into()));
+        assert_eq!((&result["winner"], &result["tied"]), (&"a".into(), &1.into()));
     }
 
     #[test]
     fn blank_and_failed_answers_have_no_vote() {
         let mut all = vote_on([(0, ""), (1, " \n"), (2, ""), (3, "x")], VOTE_CAPACITY);
         all.add_answer(&test_failure(4, "too_long"));
-        let it = all.to_json();
-        assert_eq!((&it["winner"], &it["fraction"]), (&"x".into(), &1.0.into()));
-        assert_eq!((&it["blank"], &it["failed"]), (&3.into(), &1.into()));
+        let result = all.to_json();
+        assert_eq!((&result["winner"], &result["fraction"]), (&"x".into(), &1.0.into()));
+        assert_eq!((&result["blank"], &result["failed"]), (&3.into(), &1.into()));
     }
 
     #[test]
     fn there_is_no_winner_if_all_answers_failed() {
         let mut all = MajorityVote::new(None);
         all.add_answer(&test_failure(0, "refused"));
-        let it = all.to_json();
-        assert!(it["winner"].is_null());
-        assert_eq!((&it["votes"], &it["fraction"]), (&0.into(), &0.0.into()));
+        let result = all.to_json();
+        assert!(result["winner"].is_null());
+        assert_eq!((&result["votes"], &result["fraction"]), (&0.into(), &0.0.into()));
     }
 
     #[test]
@@ -218,26 +221,26 @@ mod tests {
         {
             all.add_answer(&test_answer(index, text));
         }
-        let it = all.to_json();
-        assert_eq!((&it["winner"], &it["votes"]), (&"A".into(), &2.into()));
-        assert_eq!(it["unreadable"]["first"][0]["index"], 2);
+        let result = all.to_json();
+        assert_eq!((&result["winner"], &result["votes"]), (&"A".into(), &2.into()));
+        assert_eq!(result["unreadable"]["first"][0]["index"], 2);
     }
 
     #[test]
     fn beyond_the_capacity_the_shortest_answers_are_counted() {
         let room = VoteCapacity { answers: 2, bytes: 100 };
-        let it =
+        let result =
             vote_on([(0, "a long one"), (1, "no"), (2, "no"), (3, "yes"), (4, "longer")], room)
                 .to_json();
         assert_eq!(
-            (&it["winner"], &it["votes"], &it["others"]),
+            (&result["winner"], &result["votes"], &result["others"]),
             (&"no".into(), &2.into(), &2.into())
         );
-        assert_eq!(it["certain"], false);
+        assert_eq!(result["certain"], false);
         let long = "x".repeat(101);
-        let it = vote_on([(0, long.as_str()), (1, "no"), (2, "no")], room).to_json();
+        let result = vote_on([(0, long.as_str()), (1, "no"), (2, "no")], room).to_json();
         assert_eq!(
-            (&it["winner"], &it["others"], &it["certain"]),
+            (&result["winner"], &result["others"], &result["certain"]),
             (&"no".into(), &1.into(), &true.into())
         );
     }

@@ -74,8 +74,8 @@ pub enum Aggregate {
 impl Aggregate {
     /// Creates the empty aggregate that `spec` describes.
     #[must_use]
-    pub fn from_spec(wanted: &AggregateSpec) -> Self {
-        match wanted {
+    pub fn from_spec(spec: &AggregateSpec) -> Self {
+        match spec {
             AggregateSpec::Majority { pointer: at } => {
                 Self::Majority(MajorityVote::new(at.clone()))
             }
@@ -92,13 +92,13 @@ impl Aggregate {
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
+    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
         match self {
-            Self::Majority(it) => it.add_answer(seen),
-            Self::Concat(it) => it.add_answer(seen),
-            Self::Statistics(it) => it.add_answer(seen),
-            Self::TopK(it) => it.add_answer(seen),
-            Self::Failures(it) => it.add_answer(seen),
+            Self::Majority(it) => it.add_answer(answer),
+            Self::Concat(it) => it.add_answer(answer),
+            Self::Statistics(it) => it.add_answer(answer),
+            Self::TopK(it) => it.add_answer(answer),
+            Self::Failures(it) => it.add_answer(answer),
         }
     }
 
@@ -125,12 +125,12 @@ impl Merge for Aggregate {
     /// Merges two aggregates of one kind; all ranks create theirs from the same settings, so the kinds agree.
     fn merge(&mut self, other: Self) {
         match (self, other) {
-            (Self::Majority(mine), Self::Majority(other)) => mine.merge(other),
-            (Self::Concat(mine), Self::Concat(other)) => mine.merge(other),
-            (Self::Statistics(mine), Self::Statistics(other)) => mine.merge(other),
-            (Self::TopK(mine), Self::TopK(other)) => mine.merge(other),
-            (Self::Failures(mine), Self::Failures(other)) => mine.merge(other),
-            (mine, other) => debug_assert!(false, "{mine:?} does not merge with {other:?}"),
+            (Self::Majority(own), Self::Majority(other)) => own.merge(other),
+            (Self::Concat(own), Self::Concat(other)) => own.merge(other),
+            (Self::Statistics(own), Self::Statistics(other)) => own.merge(other),
+            (Self::TopK(own), Self::TopK(other)) => own.merge(other),
+            (Self::Failures(own), Self::Failures(other)) => own.merge(other),
+            (own, other) => debug_assert!(false, "{own:?} does not merge with {other:?}"),
         }
     }
 }
@@ -160,8 +160,8 @@ pub(crate) mod tests {
 
     type TestOutcome = Result<&'static str, &'static str>;
 
-    fn observe_outcome((index, said): (u64, TestOutcome)) -> ObservedAnswer<'static> {
-        match said {
+    fn observe_outcome((index, outcome): (u64, TestOutcome)) -> ObservedAnswer<'static> {
+        match outcome {
             Ok(text) => test_answer(index, text),
             Err(kind) => test_failure(index, kind),
         }
@@ -183,8 +183,8 @@ pub(crate) mod tests {
         .to_vec()
     }
 
-    fn aggregate_part(wanted: &AggregateSpec, part: &[(u64, TestOutcome)]) -> Aggregate {
-        let mut all = Aggregate::from_spec(wanted);
+    fn aggregate_part(spec: &AggregateSpec, part: &[(u64, TestOutcome)]) -> Aggregate {
+        let mut all = Aggregate::from_spec(spec);
         part.iter().for_each(|it| all.add_answer(&observe_outcome(*it)));
         all
     }
@@ -230,31 +230,31 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn parts_merged_in_any_order_and_grouping_equal_one_pass(
-            said in prop::collection::vec(any_outcome(), 0..50), dealt in prop::collection::vec(0usize..5, 50), order in Just([0usize, 1, 2, 3, 4]).prop_shuffle(), left in any::<bool>(),
+            outcome in prop::collection::vec(any_outcome(), 0..50), assignment in prop::collection::vec(0usize..5, 50), order in Just([0usize, 1, 2, 3, 4]).prop_shuffle(), from_left in any::<bool>(),
         ) {
-            let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
-            for wanted in all_specs() {
+            let all: Vec<(u64, TestOutcome)> = (0..).zip(outcome).collect();
+            for spec in all_specs() {
                 let part = |rank: usize| {
-                    let its: Vec<_> = all.iter().zip(&dealt).filter(|(_, to)| **to == rank).map(|(it, _)| *it).collect();
-                    aggregate_part(&wanted, &its)
+                    let part_of_rank: Vec<_> = all.iter().zip(&assignment).filter(|(_, to)| **to == rank).map(|(it, _)| *it).collect();
+                    aggregate_part(&spec, &part_of_rank)
                 };
                 let parts: Vec<Aggregate> = order.iter().map(|rank| part(*rank)).collect();
-                let together = if left {
+                let merged = if from_left {
                     parts.into_iter().reduce(merge_pair)
                 } else {
                     parts.into_iter().rev().reduce(|after, before| merge_pair(before, after))
                 };
-                prop_assert_eq!(together.as_ref().map(full_result), Some(full_result(&aggregate_part(&wanted, &all))), "{}", wanted);
+                prop_assert_eq!(merged.as_ref().map(full_result), Some(full_result(&aggregate_part(&spec, &all))), "{}", spec);
             }
         }
 
         #[test]
-        fn an_empty_part_changes_nothing(said in prop::collection::vec(any_outcome(), 0..20)) {
-            let all: Vec<(u64, TestOutcome)> = (0..).zip(said).collect();
-            for wanted in all_specs() {
-                let some = || aggregate_part(&wanted, &all);
-                prop_assert_eq!(full_result(&merge_pair(some(), Aggregate::from_spec(&wanted))), full_result(&some()));
-                prop_assert_eq!(full_result(&merge_pair(Aggregate::from_spec(&wanted), some())), full_result(&some()));
+        fn an_empty_part_changes_nothing(outcome in prop::collection::vec(any_outcome(), 0..20)) {
+            let all: Vec<(u64, TestOutcome)> = (0..).zip(outcome).collect();
+            for spec in all_specs() {
+                let some = || aggregate_part(&spec, &all);
+                prop_assert_eq!(full_result(&merge_pair(some(), Aggregate::from_spec(&spec))), full_result(&some()));
+                prop_assert_eq!(full_result(&merge_pair(Aggregate::from_spec(&spec), some())), full_result(&some()));
             }
         }
     }

@@ -78,19 +78,19 @@ impl<'a> ObservedLine<'a> {
 
     /// Returns the line's answers, one per sequence, or its failure.
     pub fn observed_answers(&self) -> impl Iterator<Item = ObservedAnswer<'_>> {
-        let failed = |error: &'_ ObservedLineError<'a>| error.status;
-        let said: Vec<Result<&str, ObservedFailure<'_>>> = match (self.success, &self.responses) {
+        let outcomes: Vec<Result<&str, ObservedFailure<'_>>> = match (self.success, &self.responses)
+        {
             (true, Some(all)) => all.iter().map(|text| Ok(&**text)).collect(),
             (true, None) => vec![Ok(self.response.as_deref().unwrap_or_default())],
             (false, _) => vec![Err(ObservedFailure {
-                kind: self.error.as_ref().map_or("unknown", |it| &*it.kind),
-                message: self.error.as_ref().map_or("", |it| &*it.message),
-                status: self.error.as_ref().and_then(failed),
+                kind: self.error.as_ref().map_or("unknown", |error| &*error.kind),
+                message: self.error.as_ref().map_or("", |error| &*error.message),
+                status: self.error.as_ref().and_then(|error| error.status),
             })],
         };
-        (0..).zip(said).map(|(sequence, said)| {
-            let place = AnswerPosition { index: self.index, sequence };
-            ObservedAnswer { position: place, id: self.id.get(), outcome: said }
+        (0..).zip(outcomes).map(|(sequence, outcome)| {
+            let position = AnswerPosition { index: self.index, sequence };
+            ObservedAnswer { position, id: self.id.get(), outcome }
         })
     }
 }
@@ -107,8 +107,8 @@ pub(super) struct ObservedCounts {
 
 impl ObservedCounts {
     /// Counts an answer and returns its trimmed text; `None` if it failed or is blank.
-    pub(super) fn count_and_trim<'a>(&mut self, seen: &ObservedAnswer<'a>) -> Option<&'a str> {
-        let Ok(text) = seen.outcome else {
+    pub(super) fn count_and_trim<'a>(&mut self, answer: &ObservedAnswer<'a>) -> Option<&'a str> {
+        let Ok(text) = answer.outcome else {
             self.failed += 1;
             return None;
         };
@@ -154,22 +154,26 @@ struct NamedExample {
 const MAX_REASON_CHARS: usize = 300;
 
 impl FirstExamples {
-    pub(super) fn with_limit(room: usize) -> Self {
-        Self { count: 0, limit: room, examples: BTreeMap::new() }
+    pub(super) fn with_limit(limit: usize) -> Self {
+        Self { count: 0, limit, examples: BTreeMap::new() }
     }
 
-    /// Counts an answer; `why` is called only if it becomes an example.
-    pub(super) fn add_example(&mut self, seen: &ObservedAnswer<'_>, why: impl FnOnce() -> String) {
+    /// Counts an answer; `reason` is called only if it becomes an example.
+    pub(super) fn add_example(
+        &mut self,
+        answer: &ObservedAnswer<'_>,
+        reason: impl FnOnce() -> String,
+    ) {
         self.count += 1;
-        let beyond = self.examples.len() >= self.limit
-            && self.examples.last_key_value().is_none_or(|(last, _)| seen.position > *last);
-        if beyond {
+        let is_later = self.examples.len() >= self.limit
+            && self.examples.last_key_value().is_none_or(|(last, _)| answer.position > *last);
+        if is_later {
             return;
         }
-        let why = why().chars().take(MAX_REASON_CHARS).collect();
-        let status = seen.outcome.err().and_then(|it| it.status);
+        let reason = reason().chars().take(MAX_REASON_CHARS).collect();
+        let status = answer.outcome.err().and_then(|it| it.status);
         self.examples
-            .insert(seen.position, NamedExample { id: seen.id.into(), reason: why, status });
+            .insert(answer.position, NamedExample { id: answer.id.into(), reason, status });
         self.drop_excess();
     }
 
@@ -184,17 +188,17 @@ impl FirstExamples {
     }
 
     pub(super) fn to_json(&self) -> Value {
-        let named = |(place, first): (&AnswerPosition, &NamedExample)| {
-            let mut it = json!({"id": id_to_json(&first.id), "index": place.index});
-            if !first.reason.is_empty() {
-                it["why"] = first.reason.clone().into();
+        let to_entry = |(position, example): (&AnswerPosition, &NamedExample)| {
+            let mut entry = json!({"id": id_to_json(&example.id), "index": position.index});
+            if !example.reason.is_empty() {
+                entry["why"] = example.reason.clone().into();
             }
-            if let Some(status) = first.status {
-                it["status"] = status.into();
+            if let Some(status) = example.status {
+                entry["status"] = status.into();
             }
-            it
+            entry
         };
-        json!({"count": self.count, "first": self.examples.iter().map(named).collect::<Vec<_>>()})
+        json!({"count": self.count, "first": self.examples.iter().map(to_entry).collect::<Vec<_>>()})
     }
 }
 

@@ -39,12 +39,12 @@ impl NumericStatistics {
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
-        let Some(text) = self.counts.count_and_trim(seen) else { return };
+    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
+        let Some(text) = self.counts.count_and_trim(answer) else { return };
         self.lengths.add_number(text.chars().count() as f64);
         match extract::number_at_pointer(text, self.pointer.as_deref()) {
             Ok(number) => self.numbers.add_number(number),
-            Err(why) => self.non_numeric.add_example(seen, || why),
+            Err(reason) => self.non_numeric.add_example(answer, || reason),
         }
     }
 
@@ -80,22 +80,25 @@ mod tests {
         for (index, text) in [(0, "1"), (1, "about five"), (2, " 3\n"), (3, ""), (4, "inf")] {
             all.add_answer(&test_answer(index, text));
         }
-        let it = all.to_json();
-        assert_eq!((&it["numbers"]["count"], &it["numbers"]["mean"]), (&2.into(), &2.0.into()));
-        assert_eq!(it["no_numbers"]["count"], 2);
+        let result = all.to_json();
         assert_eq!(
-            it["no_numbers"]["first"][0],
+            (&result["numbers"]["count"], &result["numbers"]["mean"]),
+            (&2.into(), &2.0.into())
+        );
+        assert_eq!(result["no_numbers"]["count"], 2);
+        assert_eq!(
+            result["no_numbers"]["first"][0],
             json!({"id": "1", "index": 1, "why": "\"about five\" is not a number"})
         );
-        assert_eq!((&it["blank"], &it["characters"]["max"]), (&1.into(), &10.0.into()));
+        assert_eq!((&result["blank"], &result["characters"]["max"]), (&1.into(), &10.0.into()));
     }
 
     #[test]
     fn statistics_without_numbers_are_null() {
         let mut all = NumericStatistics::new(None);
         all.add_answer(&test_failure(0, "refused"));
-        let it = all.to_json();
-        assert_eq!((&it["failed"], &it["numbers"]["count"]), (&1.into(), &0.into()));
-        assert!(it["numbers"]["mean"].is_null() && it["characters"]["max"].is_null());
+        let result = all.to_json();
+        assert_eq!((&result["failed"], &result["numbers"]["count"]), (&1.into(), &0.into()));
+        assert!(result["numbers"]["mean"].is_null() && result["characters"]["max"].is_null());
     }
 }

@@ -38,7 +38,7 @@ impl Default for SummaryStatistics {
 }
 
 impl SummaryStatistics {
-    fn with_capacity(room: usize) -> Self {
+    fn with_capacity(capacity: usize) -> Self {
         let (total, squares) = Default::default();
         Self {
             count: 0,
@@ -46,7 +46,7 @@ impl SummaryStatistics {
             sum_of_squares: squares,
             counts: BTreeMap::new(),
             bucketed: false,
-            capacity: room,
+            capacity,
             min_max_keys: None,
         }
     }
@@ -88,22 +88,27 @@ impl SummaryStatistics {
     }
 
     /// Returns the number of this rank in ascending order, from 0.
-    fn nth_smallest(&self, place: u64) -> Option<f64> {
+    fn nth_smallest(&self, rank: u64) -> Option<f64> {
         let mut before = 0;
         let found = self.counts.iter().find(|(_, count)| {
             before += **count;
-            before > place
+            before > rank
         });
         let (&found, _) = found?;
         let (low, high) = self.min_max_keys?;
-        let middle = |stretch: i64| (stretch << DROPPED_BITS) | (1 << (DROPPED_BITS - 1));
-        Some(number_from_key(if self.bucketed { middle(found).clamp(low, high) } else { found }))
+        let bucket_middle = |bucket: i64| (bucket << DROPPED_BITS) | (1 << (DROPPED_BITS - 1));
+        Some(number_from_key(if self.bucketed {
+            bucket_middle(found).clamp(low, high)
+        } else {
+            found
+        }))
     }
 
     /// Returns all values as JSON; without numbers they are null, since a mean of 0 would be a claim.
     pub(super) fn to_json(&self) -> Map<String, Value> {
-        let end =
-            |pick: fn((i64, i64)) -> i64| self.min_max_keys.map(|ends| number_from_key(pick(ends)));
+        let bound = |select: fn((i64, i64)) -> i64| {
+            self.min_max_keys.map(|range| number_from_key(select(range)))
+        };
         let some = (self.count > 0).then_some(self.count);
         let mean = some.map(|count| self.sum.to_f64() / count as f64);
         let deviation =
@@ -111,8 +116,8 @@ impl SummaryStatistics {
         let mut map = Map::new();
         map.insert("count".into(), self.count.into());
         for (name, value) in [
-            ("min", end(|ends| ends.0)),
-            ("max", end(|ends| ends.1)),
+            ("min", bound(|range| range.0)),
+            ("max", bound(|range| range.1)),
             ("mean", mean),
             ("std", deviation),
             ("median", self.median()),
@@ -129,7 +134,7 @@ impl Merge for SummaryStatistics {
         self.count += other.count;
         self.sum.merge(std::mem::take(&mut other.sum));
         self.sum_of_squares.merge(std::mem::take(&mut other.sum_of_squares));
-        other.min_max_keys.into_iter().for_each(|ends| self.extend_range(ends));
+        other.min_max_keys.into_iter().for_each(|range| self.extend_range(range));
         // Both sides must have the same resolution before their counts are added.
         if self.bucketed || other.bucketed {
             self.switch_to_buckets();
@@ -148,8 +153,8 @@ mod tests {
 
     use super::*;
 
-    fn summarize_numbers(numbers: &[f64], room: usize) -> SummaryStatistics {
-        let mut all = SummaryStatistics::with_capacity(room);
+    fn summarize_numbers(numbers: &[f64], capacity: usize) -> SummaryStatistics {
+        let mut all = SummaryStatistics::with_capacity(capacity);
         numbers.iter().for_each(|number| all.add_number(*number));
         all
     }
@@ -176,13 +181,13 @@ mod tests {
         #[test]
         fn any_parts_in_any_order_give_the_same_as_one_pass(
             parts in prop::collection::vec(prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64, Just(1.0)], 0..20), 0..6),
-            turn in 0usize..6, room in 1usize..60,
+            turn in 0usize..6, capacity in 1usize..60,
         ) {
-            let whole = summarize_numbers(&parts.concat(), room).to_json();
+            let whole = summarize_numbers(&parts.concat(), capacity).to_json();
             let mut turned = parts.clone();
             turned.rotate_left(turn.min(parts.len()));
-            let merged = turned.iter().fold(SummaryStatistics::with_capacity(room), |mut all, part| {
-                all.merge(summarize_numbers(part, room));
+            let merged = turned.iter().fold(SummaryStatistics::with_capacity(capacity), |mut all, part| {
+                all.merge(summarize_numbers(part, capacity));
                 all
             });
             prop_assert_eq!(merged.to_json(), whole);
@@ -190,11 +195,11 @@ mod tests {
 
         #[test]
         fn bucketed_median_is_within_a_two_thousandth(mut numbers in prop::collection::vec(prop_oneof![-9e9..9e9f64, -3.0..3.0f64], 9..99)) {
-            let coarse = summarize_numbers(&numbers, 3);
-            prop_assert!(coarse.bucketed);
+            let bucketed = summarize_numbers(&numbers, 3);
+            prop_assert!(bucketed.bucketed);
             numbers.sort_by(f64::total_cmp);
             for (place, number) in (0..).zip(&numbers) {
-                let found = coarse.nth_smallest(place).expect("there are so many");
+                let found = bucketed.nth_smallest(place).expect("there are so many");
                 prop_assert!((found - number).abs() <= number.abs() * 0.0005, "{found} {number}");
             }
         }

@@ -47,33 +47,33 @@ impl TopK {
     }
 
     /// Adds an answer with the score that its text contains.
-    pub fn add_answer(&mut self, seen: &ObservedAnswer<'_>) {
+    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
         let at = self.pointer.take();
-        self.add_scored(seen, |text| extract::number_at_pointer(text, at.as_deref()));
+        self.add_scored(answer, |text| extract::number_at_pointer(text, at.as_deref()));
         self.pointer = at;
     }
 
     /// Adds an answer with the score that `score` computes; it is not called for failed and blank answers.
     pub fn add_scored(
         &mut self,
-        seen: &ObservedAnswer<'_>,
+        answer: &ObservedAnswer<'_>,
         score: impl FnOnce(&str) -> Result<f64, String>,
     ) {
-        let Some(text) = self.counts.count_and_trim(seen) else { return };
+        let Some(text) = self.counts.count_and_trim(answer) else { return };
         match score(text) {
-            Ok(score) if !score.is_nan() => self.insert_scored(seen, score, text),
-            Ok(_) => self.without_score.add_example(seen, || "its score is not a number".into()),
-            Err(why) => self.without_score.add_example(seen, || why),
+            Ok(score) if !score.is_nan() => self.insert_scored(answer, score, text),
+            Ok(_) => self.without_score.add_example(answer, || "its score is not a number".into()),
+            Err(reason) => self.without_score.add_example(answer, || reason),
         }
     }
 
-    fn insert_scored(&mut self, seen: &ObservedAnswer<'_>, score: f64, text: &str) {
-        let key = (!exact_sum::order_key(score), seen.position); // `!` reverses the order
+    fn insert_scored(&mut self, answer: &ObservedAnswer<'_>, score: f64, text: &str) {
+        let key = (!exact_sum::order_key(score), answer.position); // `!` reverses the order
         let full = self.best.len() >= self.k;
         if full && self.best.last_key_value().is_none_or(|(last, _)| key > *last) {
             return;
         }
-        self.best.insert(key, ScoredAnswer { id: seen.id.into(), score, text: text.into() });
+        self.best.insert(key, ScoredAnswer { id: answer.id.into(), score, text: text.into() });
         self.drop_lowest();
     }
 
@@ -91,7 +91,7 @@ impl TopK {
     /// Returns the answers and their scores as JSON, highest score first.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let shown = |(&(_, place), it): (&(i64, AnswerPosition), &ScoredAnswer)| {
+        let to_entry = |(&(_, place), it): (&(i64, AnswerPosition), &ScoredAnswer)| {
             json!({
                 "score": it.score, "id": id_to_json(&it.id), "index": place.index, "sequence": place.sequence,
                 "response": it.text
@@ -99,7 +99,7 @@ impl TopK {
         };
         let mut finished = self.counts.to_json();
         finished["without_score"] = self.without_score.to_json();
-        finished["best"] = self.best.iter().map(shown).collect::<Vec<_>>().into();
+        finished["best"] = self.best.iter().map(to_entry).collect::<Vec<_>>().into();
         finished
     }
 }
@@ -140,13 +140,13 @@ mod tests {
             top.add_answer(&test_answer(index, text));
         }
         top.add_answer(&test_failure(5, "refused"));
-        let it = top.to_json();
+        let result = top.to_json();
         assert_eq!(best_indices(&top), [4, 1]);
         assert_eq!(
-            (&it["without_score"]["count"], &it["blank"], &it["failed"]),
+            (&result["without_score"]["count"], &result["blank"], &result["failed"]),
             (&2.into(), &1.into(), &1.into())
         );
-        assert_eq!(it["without_score"]["first"][0]["index"], 0);
+        assert_eq!(result["without_score"]["first"][0]["index"], 0);
     }
 
     #[test]

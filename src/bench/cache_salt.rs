@@ -1,7 +1,7 @@
 //! Isolation of measurements in prefix caches, which would make later measurements look faster.
 //!
-//! vLLM keeps entries of its prefix cache apart by the request's `cache_salt`, which does not change answers. Whether a server
-//! does so is known from its version: others ignore the parameter, or refuse it.
+//! vLLM keeps entries of its prefix cache apart by the request's `cache_salt`, which does not change answers. Whether a
+//! server does so is known from its version: others ignore the parameter, or refuse it.
 
 use crate::domain::{Prompt, RequestParams};
 
@@ -16,7 +16,7 @@ pub fn supports_cache_salt(version: Option<&str>) -> bool {
         let mut parts = text.split('.').map(str::parse::<u32>);
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
     };
-    version.and_then(numbers).is_some_and(|it| it >= FIRST_SALT_VERSION)
+    version.and_then(numbers).is_some_and(|version| version >= FIRST_SALT_VERSION)
 }
 
 /// Returns whether the parameters already contain a salt, which the user has chosen.
@@ -25,9 +25,10 @@ pub fn has_cache_salt(parameters: &RequestParams) -> bool {
     parameters.get(CACHE_SALT_KEY).is_some()
 }
 
-/// Adds a salt to these prompts, so that they hit no cache entries of requests with another one. A row's own salt stays.
+/// Adds a salt to these prompts, so that they hit no cache entries of requests with another one. A row's own salt
+/// stays.
 pub fn add_cache_salt(prompts: &mut [Prompt], salt: &str) {
-    for prompt in prompts.iter_mut().filter(|it| !has_cache_salt(&it.params)) {
+    for prompt in prompts.iter_mut().filter(|prompt| !has_cache_salt(&prompt.params)) {
         prompt.params.set(CACHE_SALT_KEY, format!("\"{salt}\""));
     }
 }

@@ -1,4 +1,5 @@
-//! The cells of a sweep: combinations of batch size and concurrency limit (window), and the prompts needed to measure one.
+//! The cells of a sweep: combinations of batch size and concurrency limit (window), and the prompts needed to measure
+//! one.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +14,8 @@ pub struct BenchCell {
     pub window: AutoOrCount,
 }
 
-/// Prompts of a measurement as a multiple of the concurrency limit, so that ramp and tail, in which servers are not full,
-/// have the same weight in all cells.
+/// Prompts of a measurement as a multiple of the concurrency limit, so that ramp and tail, in which servers are not
+/// full, have the same weight in all cells.
 const WINDOW_ROUNDS: u64 = 8;
 /// Fewest prompts of a measurement.
 const MIN_PROMPTS: u64 = 16;

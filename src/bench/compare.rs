@@ -22,10 +22,10 @@ impl AnswerAgreement {
     /// Counts a prompt with its batched and its single answer.
     pub fn count_pair(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
         match (batched, single) {
-            (Some(one), Some(other)) if one == other => self.equal += 1,
-            (Some(one), Some(other)) => {
+            (Some(batched), Some(single)) if batched == single => self.equal += 1,
+            (Some(batched), Some(single)) => {
                 self.different += 1;
-                let example = || [prompt, one, other].map(str::to_owned);
+                let example = || [prompt, batched, single].map(str::to_owned);
                 self.example.get_or_insert_with(example);
             }
             _ => self.unknown += 1,
@@ -104,7 +104,8 @@ pub struct CompareReport {
 }
 
 impl CompareReport {
-    /// Compares both sides. Runs at the same position belong to the same repeat; `greedy` tells whether the temperature was 0.
+    /// Compares both sides. Runs at the same position belong to the same repeat; `greedy` tells whether the temperature
+    /// was 0.
     #[must_use]
     pub fn new(
         conditions: BenchConditions,
@@ -113,6 +114,7 @@ impl CompareReport {
         answers: AnswerAgreement,
         greedy: bool,
     ) -> Self {
+        // Runs are paired by repeat, since servers and machines vary over time.
         let pairs = batched.runs.iter().zip(&single.runs);
         let ratios = pairs
             .filter(|(_, single)| single.prompts_per_s > 0.0)
@@ -132,14 +134,14 @@ impl CompareReport {
             let advice =
                 if even { "" } else { " (an even number of --repeats gives both equal weight)" };
             notes.push(format!(
-                "the side measured second in a repeat may hit prefix caches, which only vLLM 0.11 or later isolates, and only \
-                without a cache_salt of your own: both sides go first in turn{advice}"
+                "the side measured second in a repeat may hit prefix caches, which only vLLM 0.11 or later isolates, \
+                and only without a cache_salt of your own: both sides go first in turn{advice}"
             ));
         }
-        if batched.figures.is_some_and(|it| it.prompts_per_request < 1.05) {
+        if batched.figures.is_some_and(|figures| figures.prompts_per_request < 1.05) {
             notes.push(
-                "no batches were formed: prompts are conversations that the server renders (--api completions sends raw \
-                texts; --chat-template renders here)"
+                "no batches were formed: prompts are conversations that the server renders (--api completions sends \
+                raw texts; --chat-template renders here)"
                     .into(),
             );
         }
@@ -190,25 +192,25 @@ mod tests {
 
     #[test]
     fn every_prompt_counts_as_equal_different_or_unknown_and_the_first_difference_is_kept() {
-        let mut one = AnswerAgreement::default();
-        one.count_pair("p", Some("x"), Some("x"));
-        one.count_pair("q", Some("x"), None);
-        let mut other = AnswerAgreement::default();
-        other.count_pair("r", Some("x"), Some("y"));
-        other.count_pair("s", Some("x"), Some("z"));
-        one.merge(other);
-        assert_eq!((one.equal, one.different, one.unknown), (1, 2, 1));
-        assert_eq!(one.example, Some(["r", "x", "y"].map(str::to_owned)));
+        let mut first = AnswerAgreement::default();
+        first.count_pair("p", Some("x"), Some("x"));
+        first.count_pair("q", Some("x"), None);
+        let mut second = AnswerAgreement::default();
+        second.count_pair("r", Some("x"), Some("y"));
+        second.count_pair("s", Some("x"), Some("z"));
+        first.merge(second);
+        assert_eq!((first.equal, first.different, first.unknown), (1, 2, 1));
+        assert_eq!(first.example, Some(["r", "x", "y"].map(str::to_owned)));
         let none = || compare_side(Vec::new());
-        let says = |greedy| {
-            CompareReport::new(isolated_conditions(), none(), none(), one.clone(), greedy).notes
+        let notes = |greedy| {
+            CompareReport::new(isolated_conditions(), none(), none(), first.clone(), greedy).notes
         };
-        assert!(says(true)[0].contains("numerics") && says(false)[0].contains("--temperature 0"));
+        assert!(notes(true)[0].contains("numerics") && notes(false)[0].contains("--temperature 0"));
     }
 
     #[test]
     fn possible_prefix_cache_hits_are_noted() {
-        let says = |repeats, caches_apart, rows_came_again| {
+        let notes = |repeats, caches_apart, rows_came_again| {
             let conditions =
                 BenchConditions { repeats, caches_apart, rows_came_again, ..isolated_conditions() };
             let none = || compare_side(Vec::new());
@@ -216,12 +218,12 @@ mod tests {
                 CompareReport::new(conditions, none(), none(), AnswerAgreement::default(), true);
             report.notes.join(" ")
         };
-        assert!(says(2, true, false).is_empty() && says(2, true, true).contains("came again"));
+        assert!(notes(2, true, false).is_empty() && notes(2, true, true).contains("were repeated"));
         assert!(
-            says(3, false, false).contains("even number")
-                && says(2, false, false).contains("in turn")
+            notes(3, false, false).contains("even number")
+                && notes(2, false, false).contains("in turn")
         );
-        assert!(!says(2, false, false).contains("even number"));
+        assert!(!notes(2, false, false).contains("even number"));
     }
 
     fn isolated_conditions() -> BenchConditions {

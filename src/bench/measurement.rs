@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::BenchLatencies;
-use crate::domain::{Merge, Outcome, PromptResult};
+use crate::{
+    domain::{Merge, Outcome, PromptResult},
+    metrics::LogHistogram,
+};
 
 /// Result of sending some prompts once. The default, without prompts, is the neutral element of merging; ranks without
 /// endpoints contribute it.
@@ -24,7 +26,7 @@ pub struct BenchMeasurement {
     /// Time from the first prompt to the last outcome in seconds; merged, that of the slowest rank.
     pub seconds: f64,
     /// Latencies of the answered prompts.
-    pub latencies: BenchLatencies,
+    pub latencies: LogHistogram,
     /// Message of the first failure.
     pub first_failure: Option<String>,
     /// Reason why it ended before all prompts had an outcome, if it did.
@@ -32,15 +34,21 @@ pub struct BenchMeasurement {
 }
 
 impl BenchMeasurement {
+    /// Returns a quantile of the latencies in seconds, to about 1 %; `None` if nothing was answered.
+    #[must_use]
+    pub fn latency_quantile_s(&self, quantile: f64) -> Option<f64> {
+        self.latencies.value_at_quantile(quantile).map(|micros| micros as f64 / 1e6)
+    }
+
     /// Counts the outcome of a prompt.
-    pub fn count_outcome(&mut self, settled: &PromptResult) {
-        match &settled.outcome {
+    pub fn count_outcome(&mut self, result: &PromptResult) {
+        match &result.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
                 let usage = answer.usage.unwrap_or_default();
                 self.prompt_tokens += usage.prompt_tokens;
                 self.completion_tokens += usage.completion_tokens;
-                self.latencies.record_latency(settled.latency);
+                self.latencies.record(seconds_to_micros(result.latency));
             }
             Outcome::Failed(failure) => {
                 self.failed += 1;
@@ -60,19 +68,25 @@ impl BenchMeasurement {
     pub fn incomplete_reason(&self) -> Option<String> {
         let Self { asked, answered, failed, .. } = self;
         let failures = || {
-            let words = self.first_failure.as_deref().unwrap_or_default();
-            format!("{failed} of {asked} prompts failed: {words}")
+            let message = self.first_failure.as_deref().unwrap_or_default();
+            format!("{failed} of {asked} prompts failed: {message}")
         };
         match &self.end_reason {
-            Some(why) => Some(format!("{why}: {answered} of {asked} prompts were answered")),
+            Some(reason) => Some(format!("{reason}: {answered} of {asked} prompts were answered")),
             None if *failed > 0 => Some(failures()),
             None if self.outcome_count() < *asked => {
                 Some(format!("{answered} of {asked} prompts were answered"))
             }
-            None if *asked == 0 => Some("nothing was asked".into()),
+            None if *asked == 0 => Some("no prompts were sent".into()),
             None => None,
         }
     }
+}
+
+/// Converts a latency to whole microseconds; negative and undefined values count as 0.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+fn seconds_to_micros(seconds: f64) -> u64 {
+    (seconds * 1e6).round().clamp(0.0, 1e15) as u64
 }
 
 impl Merge for BenchMeasurement {
@@ -104,8 +118,8 @@ pub(super) mod tests {
         pub(in crate::bench) fn any_measurement()(
             answered in 0..50u64, failed in mostly_zero(), open in mostly_zero(), tokens in 1..90u64, seconds in 0.1..9.0f64,
         ) -> BenchMeasurement {
-            let mut latencies = BenchLatencies::default();
-            (0..answered).for_each(|at| latencies.record_latency(seconds / (at + 1) as f64));
+            let mut latencies = LogHistogram::default();
+            (0..answered).for_each(|at| latencies.record(seconds_to_micros(seconds / (at + 1) as f64)));
             BenchMeasurement {
                 asked: answered + failed + open,
                 answered,

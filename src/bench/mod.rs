@@ -1,12 +1,13 @@
-//! Benchmark plans, statistics and reports: the cells to measure, figures from measurements, and the choice of the best cell.
+//! Benchmark plans, statistics and reports: the cells to measure, figures from measurements, and the choice of the best
+//! cell.
 //!
-//! Pure: everything here is a value. Sending prompts is `job/bench`, tables are printed in `console/bench.rs`, and the sweep's
-//! chart is drawn in `report/`.
+//! Pure: everything here is a value. Sending prompts is `job/bench`, tables are printed in `console/bench.rs`, and the
+//! sweep's chart is drawn in `report/`.
 
 mod cache_salt;
 mod cell;
 mod compare;
-mod latencies;
+
 mod measurement;
 mod models;
 mod spread;
@@ -16,7 +17,7 @@ mod synthetic_prompts;
 pub use cache_salt::{add_cache_salt, has_cache_salt, supports_cache_salt};
 pub use cell::{BenchCell, sweep_cells};
 pub use compare::{AnswerAgreement, CompareReport, CompareSide};
-pub use latencies::BenchLatencies;
+
 pub use measurement::BenchMeasurement;
 pub use models::{ModelRow, ModelsReport};
 pub use spread::{BenchRun, RepeatSpread, RunFigures};
@@ -46,7 +47,8 @@ pub struct BenchConditions {
     pub sampling: String,
     /// Measurements per cell, after a warm-up that is not counted.
     pub repeats: u32,
-    /// Whether each measurement was isolated in the servers' prefix caches; otherwise it may have hit entries of earlier ones.
+    /// Whether each measurement was isolated in the servers' prefix caches; otherwise it may have hit entries of
+    /// earlier ones.
     pub caches_apart: bool,
     /// Whether the input had too few rows, so that prompts were repeated and may have hit prefix caches.
     pub rows_came_again: bool,
@@ -58,8 +60,8 @@ impl BenchConditions {
     /// Returns the remarks that apply to any report under these conditions.
     #[must_use]
     pub fn report_notes(&self) -> Vec<String> {
-        let again = "the input has too few rows: prompts were repeated and may have hit prefix caches (use more rows, or a \
-        smaller --prompts)";
+        let again = "the input has too few rows: prompts were repeated and may have hit prefix caches (use more rows, \
+        or a smaller --prompts)";
         self.rows_came_again.then(|| again.to_owned()).into_iter().collect()
     }
 }

@@ -45,21 +45,21 @@ impl ModelRow {
     #[must_use]
     pub fn new(
         (model, endpoint): (String, Option<String>),
-        wanted: u32,
+        runs_wanted: u32,
         runs: Vec<BenchRun>,
         sample: Option<String>,
         failed: Option<String>,
     ) -> Self {
-        let whole: Vec<&BenchRun> = runs.iter().filter(|run| run.failed.is_none()).collect();
-        let figures = RunFigures::from_runs(whole.iter().copied());
-        let runs_whole = u32::try_from(whole.len()).unwrap_or(u32::MAX);
+        let complete: Vec<&BenchRun> = runs.iter().filter(|run| run.failed.is_none()).collect();
+        let figures = RunFigures::from_runs(complete.iter().copied());
+        let runs_whole = u32::try_from(complete.len()).unwrap_or(u32::MAX);
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
         Self {
             model,
             endpoint,
             endpoints: 0,
             api: None,
-            runs_wanted: wanted,
+            runs_wanted,
             runs_whole,
             figures,
             runs,
@@ -74,8 +74,8 @@ impl ModelsReport {
     #[must_use]
     pub fn new(conditions: BenchConditions, models: Vec<ModelRow>) -> Self {
         let note = (!conditions.caches_apart && models.len() > 1).then(|| {
-            "all models get the same prompts: if two names of a server mean the same model, the second may hit prefix caches, \
-            which only vLLM 0.11 or later isolates, and only without a cache_salt of your own"
+            "all models get the same prompts: if two names of a server mean the same model, the second may hit prefix \
+            caches, which only vLLM 0.11 or later isolates, and only without a cache_salt of your own"
                 .to_owned()
         });
         Self { conditions, models, notes: note.into_iter().collect() }
@@ -84,7 +84,7 @@ impl ModelsReport {
     /// Returns whether every run of every model answered every prompt.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        !self.models.is_empty() && self.models.iter().all(|it| it.runs_whole == it.runs_wanted)
+        !self.models.is_empty() && self.models.iter().all(|row| row.runs_whole == row.runs_wanted)
     }
 }
 
@@ -99,9 +99,9 @@ mod tests {
         fn only_runs_that_really_succeeded_count(all in prop::collection::vec(any_measurement(), 0..6)) {
             let runs: Vec<BenchRun> = all.iter().map(BenchRun::from_measurement).collect();
             let row = ModelRow::new(("m".into(), None), 6, runs, None, None);
-            let whole = all.iter().filter(|it| it.asked > 0 && it.answered == it.asked);
-            prop_assert_eq!(row.runs_whole as usize, whole.clone().count());
-            prop_assert_eq!(row.failed.is_some(), whole.count() < all.len());
+            let complete = all.iter().filter(|it| it.asked > 0 && it.answered == it.asked);
+            prop_assert_eq!(row.runs_whole as usize, complete.clone().count());
+            prop_assert_eq!(row.failed.is_some(), complete.count() < all.len());
             let report = ModelsReport { models: vec![row.clone()], ..ModelsReport::default() };
             prop_assert_eq!(report.is_whole(), row.runs_whole == 6);
         }

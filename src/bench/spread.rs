@@ -71,8 +71,8 @@ impl BenchRun {
             completion_tokens: measured.completion_tokens,
             prompts_per_s: per_second(measured.answered),
             tokens_per_s: per_second(measured.completion_tokens),
-            p50_s: measured.latencies.quantile(0.5).unwrap_or_default(),
-            p99_s: measured.latencies.quantile(0.99).unwrap_or_default(),
+            p50_s: measured.latency_quantile_s(0.5).unwrap_or_default(),
+            p99_s: measured.latency_quantile_s(0.99).unwrap_or_default(),
             failed: measured.incomplete_reason(),
         }
     }
@@ -101,9 +101,10 @@ impl RunFigures {
     /// Computes the figures over the runs that answered something; `None` if none did.
     #[must_use]
     pub fn from_runs<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
+        // A run without answers has neither rate nor latency.
         let runs: Vec<&BenchRun> = runs.into_iter().filter(|run| run.answered > 0).collect();
-        let spread = |figure: fn(&BenchRun) -> f64| {
-            RepeatSpread::from_values(runs.iter().map(|run| figure(run)))
+        let spread = |figure_of: fn(&BenchRun) -> f64| {
+            RepeatSpread::from_values(runs.iter().map(|run| figure_of(run)))
         };
         let sum =
             |count: fn(&BenchRun) -> u64| runs.iter().map(|run| count(run)).sum::<u64>() as f64;
@@ -119,8 +120,8 @@ impl RunFigures {
         })
     }
 
-    /// Returns the throughput by which cells are compared: tokens per second, since answers differ in length, or prompts per
-    /// second if no tokens are counted.
+    /// Returns the throughput by which cells are compared: tokens per second, since answers differ in length, or
+    /// prompts per second if no tokens are counted.
     #[must_use]
     pub fn compared_throughput(&self) -> RepeatSpread {
         if self.tokens_per_s.most > 0.0 { self.tokens_per_s } else { self.prompts_per_s }
@@ -136,10 +137,10 @@ mod tests {
     proptest! {
         #[test]
         fn the_median_has_at_most_half_of_the_values_on_each_side(all in prop::collection::vec(0.0..1e6f64, 1..20)) {
-            let it = RepeatSpread::from_values(all.iter().copied()).expect("some");
-            prop_assert!(it.least <= it.median && it.median <= it.most);
-            let below = all.iter().filter(|&&x| x < it.median).count();
-            let above = all.iter().filter(|&&x| x > it.median).count();
+            let spread = RepeatSpread::from_values(all.iter().copied()).expect("some");
+            prop_assert!(spread.least <= spread.median && spread.median <= spread.most);
+            let below = all.iter().filter(|&&x| x < spread.median).count();
+            let above = all.iter().filter(|&&x| x > spread.median).count();
             prop_assert!(below <= all.len() / 2 && above <= all.len() / 2);
         }
 
@@ -157,7 +158,10 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_count_is_the_mean_of_the_middle_two() {
-        assert_eq!(RepeatSpread::from_values([4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
+        assert_eq!(
+            RepeatSpread::from_values([4.0, 1.0, 2.0, 3.0]).map(|spread| spread.median),
+            Some(2.5)
+        );
         assert_eq!(RepeatSpread::from_values([]), None);
     }
 }

@@ -35,8 +35,8 @@ pub struct SweepRow {
     pub failed: Option<String>,
 }
 
-/// Relative difference in throughput below which cells are tied: servers and machines vary by as much, whatever a few repeats
-/// show.
+/// Relative difference in throughput below which cells are tied: servers and machines vary by as much, whatever a few
+/// repeats show.
 const TIE_TOLERANCE: f64 = 0.02;
 
 impl SweepRow {
@@ -45,7 +45,7 @@ impl SweepRow {
     pub fn new(cell: BenchCell, runs: Vec<BenchRun>, failed: Option<String>) -> Self {
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
         let figures = if failed.is_none() { RunFigures::from_runs(&runs) } else { None };
-        let failed = failed.or_else(|| figures.is_none().then(|| "it was not measured".into()));
+        let failed = failed.or_else(|| figures.is_none().then(|| "not measured".into()));
         Self { cell, runs, figures, failed }
     }
 }
@@ -58,40 +58,45 @@ impl SweepReport {
         let mut notes = conditions.report_notes();
         if has_no_lists(&cells) {
             notes.push(
-                "batch sizes had no effect: prompts were sent one by one, since they are conversations that the server renders \
-                (--api completions sends raw texts; --chat-template renders here)"
+                "batch sizes had no effect: prompts were sent one by one, since they are conversations that the \
+                server renders (--api completions sends raw texts; --chat-template renders here)"
                     .into(),
             );
         }
-        let p99 = |&at: &usize| cells[at].figures.map_or(f64::MAX, |it| it.p99_s.median);
-        let good = best.iter().chain(&as_good).copied();
-        let soonest = good.min_by(|one, other| p99(one).total_cmp(&p99(other)));
+        let p99 = |&position: &usize| {
+            cells[position].figures.map_or(f64::MAX, |figures| figures.p99_s.median)
+        };
+        let candidates = best.iter().chain(&as_good).copied();
+        let soonest = candidates.min_by(|left, right| p99(left).total_cmp(&p99(right)));
         Self { conditions, cells, best, as_good, soonest, notes }
     }
 }
 
 /// Returns the position of the best cell and those of its ties.
 fn find_best_cells(cells: &[SweepRow]) -> (Option<usize>, Vec<usize>) {
-    let speed = |row: &SweepRow| row.figures.map(|it| it.compared_throughput());
-    let speeds = cells.iter().enumerate().filter_map(|(at, row)| Some((at, speed(row)?)));
+    let speed = |row: &SweepRow| row.figures.map(|figures| figures.compared_throughput());
+    let speeds =
+        cells.iter().enumerate().filter_map(|(position, row)| Some((position, speed(row)?)));
     // Among equals the first wins.
-    let Some((best, its)) =
-        speeds.clone().reduce(|one, other| if other.1.median > one.1.median { other } else { one })
+    let Some((best, best_speed)) = speeds
+        .clone()
+        .reduce(|left, right| if right.1.median > left.1.median { right } else { left })
     else {
         return (None, Vec::new());
     };
     // A throughput that the best cell itself does not always reach is not a difference.
-    let least = its.least.min(its.median * (1.0 - TIE_TOLERANCE));
-    let near = |&(at, speed): &(usize, RepeatSpread)| at != best && speed.median >= least;
-    (Some(best), speeds.filter(near).map(|(at, _)| at).collect())
+    let least = best_speed.least.min(best_speed.median * (1.0 - TIE_TOLERANCE));
+    let near =
+        |&(position, speed): &(usize, RepeatSpread)| position != best && speed.median >= least;
+    (Some(best), speeds.filter(near).map(|(position, _)| position).collect())
 }
 
 /// Returns whether batches were requested and none were formed.
 fn has_no_lists(cells: &[SweepRow]) -> bool {
-    let several = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Count(1);
+    let is_batched = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Count(1);
     let fixed = |row: &&SweepRow| row.cell.batch != crate::settings::AutoOrCount::Auto;
-    let mut lists = cells.iter().filter(several).filter(fixed).filter_map(|row| row.figures);
-    let sizes: Vec<f64> = lists.by_ref().map(|it| it.prompts_per_request).collect();
+    let mut batched = cells.iter().filter(is_batched).filter(fixed).filter_map(|row| row.figures);
+    let sizes: Vec<f64> = batched.by_ref().map(|figures| figures.prompts_per_request).collect();
     !sizes.is_empty() && sizes.iter().all(|&size| size < 1.05)
 }
 
@@ -129,18 +134,18 @@ mod tests {
             let cell = BenchCell { batch: AutoOrCount::Count(4), window: AutoOrCount::Auto };
             let rows = runs.iter().map(|runs| SweepRow::new(cell, runs.iter().map(BenchRun::from_measurement).collect(), None));
             let report = SweepReport::new(BenchConditions::default(), rows.collect());
-            let speed = |at: usize| report.cells[at].figures.map(|it| it.compared_throughput().median);
+            let speed = |position: usize| report.cells[position].figures.map(|it| it.compared_throughput().median);
             prop_assert!(report.cells.iter().all(|row| row.figures.is_some() != row.failed.is_some()));
             match report.best {
                 None => prop_assert!(report.cells.iter().all(|row| row.failed.is_some())),
                 Some(best) => {
-                    let most = speed(best).expect("it is whole");
-                    for at in 0..report.cells.len() {
-                        prop_assert!(speed(at).is_none_or(|it| it <= most));
+                    let best_speed = speed(best).expect("it is whole");
+                    for position in 0..report.cells.len() {
+                        prop_assert!(speed(position).is_none_or(|it| it <= best_speed));
                         let least = report.cells[best].figures.map_or(0.0, |it| it.compared_throughput().least);
-                        let near = speed(at).is_some_and(|it| it >= least.min(most * 0.98));
-                        let near = near && at != best;
-                        prop_assert_eq!(report.as_good.contains(&at), near);
+                        let near = speed(position).is_some_and(|it| it >= least.min(best_speed * 0.98));
+                        let near = near && position != best;
+                        prop_assert_eq!(report.as_good.contains(&position), near);
                     }
                 }
             }
@@ -165,8 +170,11 @@ mod tests {
     fn a_sweep_without_batches_has_a_note() {
         let mut alone = sweep_row(100);
         alone.figures.as_mut().expect("whole").prompts_per_request = 1.0;
-        let says = |rows| SweepReport::new(BenchConditions::default(), rows).notes.len();
-        assert_eq!((says(vec![alone.clone()]), says(vec![alone, sweep_row(100)])), (1, 0));
-        assert_eq!(says(vec![failed_row()]), 0);
+        let note_count = |rows| SweepReport::new(BenchConditions::default(), rows).notes.len();
+        assert_eq!(
+            (note_count(vec![alone.clone()]), note_count(vec![alone, sweep_row(100)])),
+            (1, 0)
+        );
+        assert_eq!(note_count(vec![failed_row()]), 0);
     }
 }

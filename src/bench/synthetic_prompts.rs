@@ -73,9 +73,9 @@ const TASK: &str = ". Write a story with these words.";
 /// Approximate tokens of the instruction.
 const TASK_TOKENS: usize = 8;
 
-/// Generates a text of about this number of tokens, at least one. Texts with another seed or number differ from their first
-/// words on, so that prefix caches do not help. Texts that are not very short end with an instruction, so that answers have
-/// some length.
+/// Generates a text of about this number of tokens, at least one. Texts with another seed or number differ from their
+/// first words on, so that prefix caches do not help. Texts that are not very short end with an instruction, so that
+/// answers have some length.
 #[must_use]
 pub fn generate_text(seed: u64, number: u64, tokens: usize) -> String {
     let mut state = mix_bits(seed ^ mix_bits(number));

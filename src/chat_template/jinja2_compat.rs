@@ -109,6 +109,7 @@ fn rewrite_tag<'t>(out: &mut String, tag: &'t str, end: &str) -> &'t str {
                 }
             }
             ']' | ')' | '}' => {
+                // Only a bracket with two colons is a slice with a step; others pass unchanged.
                 if let Some(OpenBracket { offset: at, colons, .. }) = open.pop()
                     && let [first, second] = colons[..]
                 {

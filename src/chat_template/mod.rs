@@ -28,7 +28,6 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use renderer::ChatRenderer;
-pub use text_messages::check_text_only;
 
 /// A model's chat template with its special tokens. It is compiled by each rank that uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,20 +37,6 @@ pub struct ChatTemplate {
     special_tokens: BTreeMap<String, String>,
     /// File that the template was read from, for messages.
     source_file: String,
-}
-
-impl ChatTemplate {
-    /// Returns the text of the template.
-    #[must_use]
-    pub fn template_text(&self) -> &str {
-        &self.text
-    }
-
-    /// Returns the file that the template was read from.
-    #[must_use]
-    pub fn source_file(&self) -> &str {
-        &self.source_file
-    }
 }
 
 /// Reason why there is no usable chat template.

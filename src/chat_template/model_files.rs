@@ -35,7 +35,7 @@ impl ChatTemplate {
             |name: &str| folder.map_or_else(|| PathBuf::from(name), |folder| folder.join(name));
         let config = if is_config { path.to_path_buf() } else { beside(TOKENIZER_CONFIG_FILE) };
 
-        let found = if path.is_dir() {
+        let candidates = if path.is_dir() {
             vec![beside(TEMPLATE_FILE), config.clone(), beside(LEGACY_TEMPLATE_FILE)]
         } else if is_config {
             // Recent versions of transformers save the template in a separate file.
@@ -43,7 +43,7 @@ impl ChatTemplate {
         } else {
             vec![require_file(path)?]
         };
-        for file in found {
+        for file in candidates {
             if let Some(text) = read_template(&file)? {
                 let special = read_special_tokens(&config, &beside(SPECIAL_TOKENS_FILE))?;
                 return Ok(Self {
@@ -69,7 +69,7 @@ fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
     if path.extension().is_none_or(|extension| !extension.eq_ignore_ascii_case("json")) {
         return read_if_exists(path);
     }
-    let wrong = |what: &str| ChatTemplateError::Malformed {
+    let malformed = |what: &str| ChatTemplateError::Malformed {
         path: path.to_path_buf(),
         what: what.to_owned(),
     };
@@ -80,10 +80,12 @@ fn read_template(path: &Path) -> Result<Option<String>, ChatTemplateError> {
             let default = all.iter().find(|entry| entry["name"] == "default");
             let text = default.and_then(|entry| entry["template"].as_str());
             text.map(|text| Some(text.to_owned())).ok_or_else(|| {
-                wrong("chat_template is a list without an entry named \"default\"\nhint: put the template to use into a file of its own, and pass it to --chat-template")
+                malformed("chat_template is a list without an entry named \"default\"\nhint: put the template to use into a file of its own, and pass it to --chat-template")
             })
         }
-        Some(_) => Err(wrong("chat_template is neither a string nor a list of named templates")),
+        Some(_) => {
+            Err(malformed("chat_template is neither a string nor a list of named templates"))
+        }
     }
 }
 
@@ -98,10 +100,10 @@ fn read_special_tokens(
         Value::Object(token) => token.get("content")?.as_str().map(str::to_owned),
         _ => None,
     };
-    let of = |name: &str| text(&config[name]).or_else(|| text(&map[name]));
+    let token_of = |name: &str| text(&config[name]).or_else(|| text(&map[name]));
     Ok(SPECIAL_TOKEN_NAMES
         .iter()
-        .filter_map(|name| Some(((*name).to_owned(), of(name)?)))
+        .filter_map(|name| Some(((*name).to_owned(), token_of(name)?)))
         .collect())
 }
 
@@ -110,11 +112,11 @@ fn read_json_object(path: &Path) -> Result<Value, ChatTemplateError> {
     let Some(text) = read_if_exists(path)? else {
         return Ok(Value::Object(serde_json::Map::new()));
     };
-    let wrong = |what: String| ChatTemplateError::Malformed { path: path.to_path_buf(), what };
+    let malformed = |what: String| ChatTemplateError::Malformed { path: path.to_path_buf(), what };
     match serde_json::from_str(&text) {
         Ok(value @ Value::Object(_)) => Ok(value),
-        Ok(_) => Err(wrong("not a JSON object".into())),
-        Err(error) => Err(wrong(format!("not JSON: {error}"))),
+        Ok(_) => Err(malformed("not a JSON object".into())),
+        Err(error) => Err(malformed(format!("not JSON: {error}"))),
     }
 }
 

@@ -48,8 +48,8 @@ fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Valu
         let (chars,): (Option<&str>,) = from_args(args)?;
         Ok(Some(Value::from(str_strip(text, chars, left, right))))
     };
-    let cut = |at: Option<usize>, by: &str, at_end: bool| match at {
-        Some(at) => partition_tuple([&text[..at], by, &text[at + by.len()..]]),
+    let cut = |at: Option<usize>, separator: &str, at_end: bool| match at {
+        Some(at) => partition_tuple([&text[..at], separator, &text[at + separator.len()..]]),
         None if at_end => partition_tuple(["", "", text]),
         None => partition_tuple([text, "", ""]),
     };
@@ -67,12 +67,12 @@ fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Valu
             split_lines(text, keep.unwrap_or(false)).into_iter().map(Value::from).collect()
         }
         "partition" => {
-            let (by,): (&str,) = from_args(args)?;
-            cut(text.find(check_separator(by)?), by, false)
+            let (separator,): (&str,) = from_args(args)?;
+            cut(text.find(check_separator(separator)?), separator, false)
         }
         "rpartition" => {
-            let (by,): (&str,) = from_args(args)?;
-            cut(text.rfind(check_separator(by)?), by, true)
+            let (separator,): (&str,) = from_args(args)?;
+            cut(text.rfind(check_separator(separator)?), separator, true)
         }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
@@ -94,23 +94,24 @@ fn partition_tuple(parts: [&str; 3]) -> Value {
     Value::from(Tuple::from(parts.map(Value::from).to_vec()))
 }
 
-fn check_separator(by: &str) -> Result<&str, Error> {
-    if by.is_empty() { Err(invalid_operation("empty separator")) } else { Ok(by) }
+fn check_separator(separator: &str) -> Result<&str, Error> {
+    if separator.is_empty() { Err(invalid_operation("empty separator")) } else { Ok(separator) }
 }
 
 /// Python's `str.split`, or `str.rsplit` if `from_right`.
 fn str_split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
-    let (by, most, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
-    let by = by.map_or_else(|| named.get::<Option<&str>>("sep"), |value| Ok(Some(value)))?;
-    let most =
-        most.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |value| Ok(Some(value)))?;
+    let (separator, limit, named): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
+    let separator =
+        separator.map_or_else(|| named.get::<Option<&str>>("sep"), |value| Ok(Some(value)))?;
+    let limit =
+        limit.map_or_else(|| named.get::<Option<i64>>("maxsplit"), |value| Ok(Some(value)))?;
     named.assert_all_used()?;
     // A negative maximum means no limit.
-    let most = most.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX - 1);
-    let mut parts: Vec<&str> = match (by, from_right) {
-        (Some(by), false) => text.splitn(most + 1, check_separator(by)?).collect(),
-        (Some(by), true) => text.rsplitn(most + 1, check_separator(by)?).collect(),
-        (None, _) => split_words(text, most, from_right),
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX - 1);
+    let mut parts: Vec<&str> = match (separator, from_right) {
+        (Some(separator), false) => text.splitn(limit + 1, check_separator(separator)?).collect(),
+        (Some(separator), true) => text.rsplitn(limit + 1, check_separator(separator)?).collect(),
+        (None, _) => split_words(text, limit, from_right),
     };
     if from_right {
         parts.reverse();
@@ -118,8 +119,8 @@ fn str_split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Erro
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Splits at white space, at most `most` times.
-fn split_words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
+/// Splits at white space, at most `limit` times.
+fn split_words(text: &str, limit: usize, from_right: bool) -> Vec<&str> {
     let mut words = Vec::new();
     let mut rest = str_strip(text, None, !from_right, from_right);
     while !rest.is_empty() {
@@ -128,7 +129,7 @@ fn split_words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
         } else {
             rest.find(is_python_whitespace)
         };
-        let (Some(at), true) = (at, words.len() < most) else {
+        let (Some(at), true) = (at, words.len() < limit) else {
             words.push(rest);
             break;
         };
@@ -182,19 +183,19 @@ pub(super) fn indent_filter(
         blank.map_or_else(|| named.get::<Option<bool>>("blank"), |value| Ok(Some(value)))?;
     named.assert_all_used()?;
     let width = width.unwrap_or_else(|| Value::from(4));
-    let by = match (width.as_str(), width.as_i64()) {
+    let indent = match (width.as_str(), width.as_i64()) {
         (Some(text), _) => text.to_owned(),
         (_, Some(number)) => repeat_spaces(number),
         _ => return Err(invalid_operation("indent: `width` must be a number or a string")),
     };
-    let mut out = if first.unwrap_or(false) { by.clone() } else { String::new() };
+    let mut out = if first.unwrap_or(false) { indent.clone() } else { String::new() };
     // The added line end gives a text that ends with one an empty last line, as in jinja2.
     let whole = format!("{text}\n");
     for (at, line) in split_lines(&whole, false).into_iter().enumerate() {
         if at > 0 {
             out.push('\n');
             if blank.unwrap_or(false) || !line.is_empty() {
-                out.push_str(&by);
+                out.push_str(&indent);
             }
         }
         out.push_str(line);

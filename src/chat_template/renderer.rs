@@ -87,8 +87,10 @@ impl ChatRenderer {
 
 fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
+    // As transformers configures jinja2.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(syntax);
+    // As jinja2's default: an undefined variable prints as nothing, only access to its members is an error.
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_fuel(Some(MAX_FUEL));
     environment.set_recursion_limit(MAX_RECURSION);
@@ -182,16 +184,16 @@ impl fmt::Display for RaisedException {
 
 impl error::Error for RaisedException {}
 
-fn raise_exception(why: &Value) -> Result<Value, Error> {
-    let refusal = RaisedException(why.to_string());
+fn raise_exception(reason: &Value) -> Result<Value, Error> {
+    let refusal = RaisedException(reason.to_string());
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
 }
 
 fn classify_error(error: &Error) -> ChatRenderError {
     let mut next: Option<&(dyn error::Error + 'static)> = Some(error);
     while let Some(cause) = next {
-        if let Some(RaisedException(why)) = cause.downcast_ref() {
-            return ChatRenderError::TemplateRefused(why.clone());
+        if let Some(RaisedException(reason)) = cause.downcast_ref() {
+            return ChatRenderError::TemplateRefused(reason.clone());
         }
         next = cause.source();
     }

@@ -11,7 +11,7 @@ use jiff::{Zoned, civil::date, tz::TimeZone};
 use proptest::prelude::*;
 use serde_json::{json, value::RawValue};
 
-use super::{jinja2_compat::rewrite_template, *};
+use super::{jinja2_compat::rewrite_template, text_messages::check_text_only, *};
 
 /// The time at which the recording script's clock is fixed.
 fn fixed_clock() -> Zoned {
@@ -76,7 +76,7 @@ fn compare_recorded(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<Strin
         let rendered = renderers[&line.template].render(messages, extra);
         let same = match (&line.text, &line.refused, &rendered) {
             (Some(text), _, Ok(rendered)) => text == rendered,
-            (_, Some(words), Err(ChatRenderError::TemplateRefused(why))) => words == why,
+            (_, Some(message), Err(ChatRenderError::TemplateRefused(reason))) => message == reason,
             (None, None, Err(ChatRenderError::TemplateFailed(_))) => true,
             _ => false,
         };
@@ -86,14 +86,14 @@ fn compare_recorded(folder: &Path) -> (usize, usize, BTreeSet<String>, Vec<Strin
             errors += 1
         }
         if !same {
-            let there = line.text.ok_or((line.refused, line.error));
-            let (there, here) = (format!("{there:?}"), format!("{rendered:?}"));
+            let recorded = line.text.ok_or((line.refused, line.error));
+            let (recorded, here) = (format!("{recorded:?}"), format!("{rendered:?}"));
             differ.push(format!(
                 "{} {} {extra:?}\n  transformers {}\n  here         {}",
                 line.template,
                 line.conversation,
-                text_from_difference(&there, &here),
-                text_from_difference(&here, &there)
+                text_from_difference(&recorded, &here),
+                text_from_difference(&here, &recorded)
             ));
         }
         seen.insert(line.template);
@@ -156,10 +156,10 @@ fn a_models_template_is_found_and_the_newest_kind_of_file_wins() {
         let template = ChatTemplate::load(&folder.path().join(given)).unwrap();
         let tokens = template.special_tokens.iter().map(|(name, token)| format!("{name}={token}"));
         assert_eq!(
-            (template.template_text(), tokens.collect::<Vec<_>>().join(" ")),
+            (template.text.as_str(), tokens.collect::<Vec<_>>().join(" ")),
             (text, special.into())
         );
-        assert!(template.source_file().starts_with(folder.path().to_str().unwrap()));
+        assert!(template.source_file.starts_with(folder.path().to_str().unwrap()));
         let travelled = serde_json::to_string(&template).unwrap();
         assert_eq!(serde_json::from_str::<ChatTemplate>(&travelled).unwrap(), template);
     }
@@ -212,17 +212,17 @@ fn a_conversation_is_text_only_if_messages_have_only_role_and_content() {
         (user, Some(r#"{"tools": []}"#), "`tools` is reserved"),
         (user, Some("[]"), "chat_template_kwargs: not valid JSON"),
     ] {
-        let Err(ChatRenderError::NotTextOnly(why)) = check_text_only(messages, extra) else {
+        let Err(ChatRenderError::NotTextOnly(reason)) = check_text_only(messages, extra) else {
             panic!("{messages}")
         };
-        assert!(why.contains(says), "{messages}: {why}");
+        assert!(reason.contains(says), "{messages}: {reason}");
         let rendered = compile_text("{{ messages[0].content }}").render(messages, extra);
-        assert_eq!(rendered, Err(ChatRenderError::NotTextOnly(why)));
+        assert_eq!(rendered, Err(ChatRenderError::NotTextOnly(reason)));
     }
     assert_eq!(check_text_only(user, Some(r#"{"enable_thinking": false}"#)), Ok(()));
-    let twice = compile_text("{{ messages[0] }}")
+    let repeated = compile_text("{{ messages[0] }}")
         .render(r#"[{"role": "a", "content": "b", "role": "c"}]"#, None);
-    assert_eq!(twice.unwrap(), "{'role': 'c', 'content': 'b'}");
+    assert_eq!(repeated.unwrap(), "{'role': 'c', 'content': 'b'}");
 }
 
 const USER: &str = r#"[{"role": "user", "content": "a"}]"#;
@@ -230,8 +230,8 @@ const USER: &str = r#"[{"role": "user", "content": "a"}]"#;
 #[test]
 fn render_errors_have_the_templates_message_or_its_line() {
     let of = |text: &str| compile_text(text).render(USER, None).unwrap_err();
-    let words = "{% macro no(m) %}{{ raise_exception('No ' ~ m.role ~ '!') }}{% endmacro %}{{ no(messages[0]) }}";
-    assert_eq!(of(words), ChatRenderError::TemplateRefused("No user!".into()));
+    let message = "{% macro no(m) %}{{ raise_exception('No ' ~ m.role ~ '!') }}{% endmacro %}{{ no(messages[0]) }}";
+    assert_eq!(of(message), ChatRenderError::TemplateRefused("No user!".into()));
     let failed = of("\n{{ nothing.at.all }}").to_string();
     let says = "fails on the conversation: undefined value (in chat template:2)";
     assert!(failed.contains(says), "{failed}");

@@ -31,7 +31,8 @@ const RESERVED_VARIABLES: [&str; 17] = [
 ///
 /// # Errors
 /// [`ChatRenderError::NotTextOnly`] with the obstacle. Such a conversation needs the server's chat route.
-pub fn check_text_only(messages: &str, extra: Option<&str>) -> Result<(), ChatRenderError> {
+#[cfg(test)]
+pub(super) fn check_text_only(messages: &str, extra: Option<&str>) -> Result<(), ChatRenderError> {
     map_messages(messages, |_| ())?;
     template_variables(extra).map(|_| ())
 }
@@ -42,11 +43,11 @@ pub(super) fn map_messages<T>(
     mut take: impl FnMut(Vec<(String, String)>) -> T,
 ) -> Result<Vec<T>, ChatRenderError> {
     let all = list_elements(messages).map_err(ChatRenderError::NotTextOnly)?;
-    let taken = all.into_iter().enumerate().map(|(at, message)| {
-        let message = parse_message(message).map_err(|why| format!("messages[{at}]: {why}"));
+    let results = all.into_iter().enumerate().map(|(at, message)| {
+        let message = parse_message(message).map_err(|reason| format!("messages[{at}]: {reason}"));
         message.map(&mut take).map_err(ChatRenderError::NotTextOnly)
     });
-    taken.collect()
+    results.collect()
 }
 
 fn parse_message(message: &str) -> Result<Vec<(String, String)>, String> {
@@ -58,19 +59,20 @@ fn parse_message(message: &str) -> Result<Vec<(String, String)>, String> {
             None => return Err(format!("`{name}` is missing")),
         }
     }
-    let mut plain: Vec<(String, String)> = Vec::with_capacity(2);
+    let mut decoded: Vec<(String, String)> = Vec::with_capacity(2);
     for (name, json) in members.iter() {
         if !matches!(name, "role" | "content") {
             return Err(format!("it has `{name}` besides `role` and `content`"));
         }
-        let text = decode_string(json).map_err(|why| format!("`{name}`: {why}"))?.into_owned();
+        let text =
+            decode_string(json).map_err(|reason| format!("`{name}`: {reason}"))?.into_owned();
         // Of two members with the same name the last value counts, at the position of the first, as in a Python dict.
-        match plain.iter_mut().find(|(its, _)| its == name) {
+        match decoded.iter_mut().find(|(its, _)| its == name) {
             Some(first) => first.1 = text,
-            None => plain.push((name.to_owned(), text)),
+            None => decoded.push((name.to_owned(), text)),
         }
     }
-    Ok(plain)
+    Ok(decoded)
 }
 
 /// Returns the template variables that a row sets, as raw JSON.
@@ -78,11 +80,11 @@ pub(super) fn template_variables(
     extra: Option<&str>,
 ) -> Result<Vec<(String, &str)>, ChatRenderError> {
     let Some(extra) = extra else { return Ok(Vec::new()) };
-    let complaint =
-        |why: String| ChatRenderError::NotTextOnly(format!("chat_template_kwargs: {why}"));
-    let members = JsonMembers::parse(extra).map_err(complaint)?;
+    let to_error =
+        |reason: String| ChatRenderError::NotTextOnly(format!("chat_template_kwargs: {reason}"));
+    let members = JsonMembers::parse(extra).map_err(to_error)?;
     if let Some((name, _)) = members.iter().find(|(name, _)| RESERVED_VARIABLES.contains(name)) {
-        return Err(complaint(format!("`{name}` is reserved")));
+        return Err(to_error(format!("`{name}` is reserved")));
     }
     Ok(members.iter().map(|(name, json)| (name.to_owned(), json)).collect())
 }

@@ -189,7 +189,7 @@ fn key_text(key: &Value) -> Result<String, Error> {
 /// Formats a number as Python's `repr` does.
 fn format_number(value: &Value) -> String {
     match f64::try_from(value.clone()) {
-        Ok(float) if !value.is_integer() => self::format_float(float),
+        Ok(float) if !value.is_integer() => format_float(float),
         _ => value.to_string(),
     }
 }

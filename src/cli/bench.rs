@@ -10,14 +10,14 @@ use crate::{
     settings::{AutoOrCount, Environment, HumanDuration, SettingsLayer},
 };
 
-/// What servers can do: batch sizes, batched against single requests, models
+/// Measure servers: batch sizes, batched against single requests, models
 ///
-/// Measures with the engine that `run` uses, on one rank or on all: each rank asks its own servers, all begin together, and
-/// rank 0 prints a table of their sums. Only the report is written.
+/// Measures with the scheduler that `run` uses, on one rank or on all: each rank sends to its own servers, all start
+/// together, and rank 0 prints a table of the sums. Only the report is written.
 #[derive(Args)]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
-    what: BenchCommand,
+    command: BenchCommand,
 }
 
 #[derive(Subcommand)]
@@ -27,105 +27,151 @@ enum BenchCommand {
     Models(Box<BenchModelsArgs>),
 }
 
-/// Which batch size and window bring most
+/// Find the best batch size and concurrency
 ///
-/// Every batch size with every window: a warm-up, then repeats, each with prompts that no server has seen. Prompts are rows of
-/// INPUT, or made up. What fails stays in the table with its reason. With --output FILE.json also a plot, FILE.svg and
-/// FILE.png.
+/// Measures each batch size with each concurrency limit: a warm-up, then repeats, always with prompts that no server
+/// has seen. Prompts are rows of INPUT, or synthetic. Failed measurements stay in the table with their reason. With
+/// --output FILE.json the plots FILE.svg and FILE.png are written too.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
-    aurora-swarm bench sweep --endpoint http://127.0.0.1:8000 --max-tokens 128 --output sweep.json\n  \
-    mpiexec -n 4 --ppn 1 aurora-swarm bench sweep prompts.jsonl --base-port 8000 --endpoints-per-node 12 \\\n      \
-        --batch-sizes 1,8,64 --windows 64,256,auto\n\n\
-    Answers of one length, whatever the model says: --extra-body '{\"ignore_eos\": true}'.\n\
-    Exit codes: 0 there is a best, 2 usage, 3 every cell failed, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
+#[command(
+    after_help = "All options: aurora-swarm bench sweep --help    Manual: aurora-swarm help --topic bench",
+    after_long_help = "\
+Examples:
+  aurora-swarm bench sweep --endpoint http://127.0.0.1:8000 --max-tokens 128 \\
+      --output sweep.json
+  mpiexec -n 4 --ppn 1 aurora-swarm bench sweep prompts.jsonl --base-port 8000 \\
+      --endpoints-per-node 12 --batch-sizes 1,8,64 --windows 64,256,auto
+
+For answers of equal length: --extra-body '{\"ignore_eos\": true}'
+
+Exit codes:
+  0   a best setting was found
+  2   wrong command line
+  3   every measurement failed
+  5   bad config file, environment or input
+  6   no server was ready
+  75  stopped early
+
+Manual: aurora-swarm help --topic bench"
+)]
 struct SweepArgs {
-    /// Prompts a request: numbers, or auto
+    /// Prompts per request: numbers, or auto
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = parse_nonzero_size,
-          default_value = "1,2,4,8,16,32,64", help_heading = flags::NON_SETTING_HEADING)]
+          default_value = "1,2,4,8,16,32,64", help_heading = MEASUREMENT_HEADING)]
     batch_sizes: Vec<AutoOrCount>,
-    /// Prompts in flight at each endpoint: numbers, or auto
+    /// Concurrency limits, prompts in flight per server: numbers, or auto
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = parse_nonzero_size,
-          default_value = "auto", help_heading = flags::NON_SETTING_HEADING)]
+          default_value = "auto", help_heading = MEASUREMENT_HEADING)]
     windows: Vec<AutoOrCount>,
     #[command(flatten)]
-    asking: BenchCommonArgs<3, flags::EndpointArgs>,
+    common: BenchCommonArgs<3, flags::EndpointArgs>,
 }
 
-/// The same prompts batched and single
+/// Compare batched with single requests, on the same prompts
 ///
-/// In lists of --batch-size (16, where nothing is said) and one by one, with the same window. Neither finds the other's prompts
-/// in prefix caches where servers can keep these apart (vLLM from 0.11 on), and both go first in turn. At temperature 0, where
-/// nothing is said, answers should be equal.
+/// Sends the prompts in batches of --batch-size [16] and one by one, with the same concurrency limit. Neither way finds
+/// the other's prompts in prefix caches if servers can keep these apart (vLLM 0.11 and later), and both go first in
+/// turn. With the default temperature of 0 the answers should be equal.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
-    aurora-swarm bench compare prompts.jsonl --endpoint http://127.0.0.1:8000 --max-tokens 32\n  \
-    aurora-swarm bench compare --batch-size auto --prompts 1000 --prompt-tokens 500\n\n\
-    Exit codes: 0 all answered both ways, 2 usage, 3 some were not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
+#[command(
+    after_help = "All options: aurora-swarm bench compare --help    Manual: aurora-swarm help --topic bench",
+    after_long_help = "\
+Examples:
+  aurora-swarm bench compare prompts.jsonl --endpoint http://127.0.0.1:8000 --max-tokens 32
+  aurora-swarm bench compare --batch-size auto --prompts 1000 --prompt-tokens 500
+
+Exit codes:
+  0   all prompts were answered both ways
+  2   wrong command line
+  3   some prompts were not answered
+  5   bad config file, environment or input
+  6   no server was ready
+  75  stopped early
+
+Manual: aurora-swarm help --topic bench"
+)]
 struct CompareArgs {
     #[command(flatten)]
-    asking: BenchCommonArgs<4, flags::EndpointArgs>,
+    common: BenchCommonArgs<4, flags::EndpointArgs>,
 }
 
-/// Models, or endpoints, one after the other
+/// Measure models or servers one after the other
 ///
-/// Latency, tokens a second and an answer of each, with the same prompts for all, one at a time (--concurrency); and how many runs
-/// answered every prompt.
+/// Reports latency, tokens per second and an answer of each, with the same prompts for all, one at a time
+/// (--concurrency), and the number of runs that answered every prompt.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
-    aurora-swarm bench models --endpoint http://127.0.0.1:8000 --endpoint http://127.0.0.1:8001\n  \
-    aurora-swarm bench models --model small --model large --repeats 5 --max-tokens 64 --output models.json\n  \
-    mpiexec -n 4 --ppn 1 aurora-swarm bench models --base-port 8000 --endpoints-per-node 12 --per-endpoint\n\n\
-    Exit codes: 0 every run answered every prompt, 2 usage, 3 some did not, 5 settings or input, 6 no endpoint was ready, 75 ended early.")]
+#[command(
+    after_help = "All options: aurora-swarm bench models --help    Manual: aurora-swarm help --topic bench",
+    after_long_help = "\
+Examples:
+  aurora-swarm bench models --endpoint http://127.0.0.1:8000 --endpoint http://127.0.0.1:8001
+  aurora-swarm bench models --model small --model large --repeats 5 --max-tokens 64 \\
+      --output models.json
+  mpiexec -n 4 --ppn 1 aurora-swarm bench models --base-port 8000 \\
+      --endpoints-per-node 12 --per-endpoint
+
+Exit codes:
+  0   every run answered every prompt
+  2   wrong command line
+  3   some prompts were not answered
+  5   bad config file, environment or input
+  6   no server was ready
+  75  stopped early
+
+Manual: aurora-swarm help --topic bench"
+)]
 struct BenchModelsArgs {
-    /// A served model; again for more [default: all that are served]
-    #[arg(long, value_name = "NAME", help_heading = flags::NON_SETTING_HEADING)]
+    /// Served model to measure (repeatable) [default: all served models]
+    #[arg(long, value_name = "NAME", help_heading = MEASUREMENT_HEADING)]
     model: Vec<String>,
-    /// Each endpoint by itself
-    #[arg(long, help_heading = flags::NON_SETTING_HEADING)]
+    /// Measure each endpoint by itself
+    #[arg(long, help_heading = MEASUREMENT_HEADING)]
     per_endpoint: bool,
     #[command(flatten)]
-    asking: BenchCommonArgs<3, flags::ServerArgs>,
+    common: BenchCommonArgs<3, flags::ServerArgs>,
 }
 
-/// What all three are told: how to measure, and what to ask whom.
+/// Heading of options about the measurement, which are not settings.
+const MEASUREMENT_HEADING: &str = "Measurement";
+
+/// Arguments of all three measurements.
 #[derive(Args)]
-struct BenchCommonArgs<const REPEATS: u32, Whom: Args> {
+struct BenchCommonArgs<const REPEATS: u32, Target: Args> {
     #[command(flatten)]
-    measures: MeasurementArgs<REPEATS>,
+    measurement: MeasurementArgs<REPEATS>,
     #[command(flatten)]
-    _rows: flags::InputArgs,
+    _input: flags::InputArgs,
     #[command(flatten)]
-    _whom: Whom,
+    _target: Target,
     #[command(flatten)]
     _requests: flags::RequestArgs,
     #[command(flatten)]
     running: flags::RuntimeArgs,
 }
 
-/// How; so many repeats where nothing is said.
+/// Options about the measurement; `REPEATS` is the default number of repeats.
 #[derive(Args)]
-#[command(next_help_heading = flags::NON_SETTING_HEADING)]
+#[command(next_help_heading = MEASUREMENT_HEADING)]
 struct MeasurementArgs<const REPEATS: u32> {
-    /// Prompts, as `run` reads them; without any they are made up
-    #[arg(value_name = "INPUT")]
+    /// Files, folders or globs with prompts, as for `run` [default: synthetic prompts]
+    #[arg(value_name = "INPUT", help_heading = None::<&str>)]
     inputs: Vec<String>,
-    /// How often each thing is measured, after a warm-up
+    /// Repeats of each measurement, after a warm-up
     #[arg(long, value_name = "N", default_value_t = REPEATS, value_parser = value_parser!(u32).range(1..=1000))]
     repeats: u32,
-    /// Prompts of a measurement, for each endpoint [default: sweep 8 windows full, 512 where it is auto; compare 256; models 8]
+    /// Prompts per measurement and server
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=10_000_000))]
     prompts: Option<u64>,
-    /// The length of prompts that are made up, about
+    /// Approximate length of synthetic prompts, in tokens
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=10_000_000))]
     prompt_tokens: u32,
-    /// A measurement that takes longer has failed
+    /// Time after which a measurement counts as failed
     #[arg(long, value_name = "TIME", default_value = "10m")]
     time_limit: HumanDuration,
-    /// The report as JSON; what is drawn goes beside it
+    /// Write the report as JSON, with plots beside it
     #[arg(long, short, value_name = "FILE.json")]
     output: Option<String>,
-    /// Replace a report that is there
+    /// Replace an existing report
     #[arg(long)]
     overwrite: bool,
     /// Print JSON instead of the table
@@ -135,9 +181,22 @@ struct MeasurementArgs<const REPEATS: u32> {
 
 fn parse_nonzero_size(text: &str) -> Result<AutoOrCount, String> {
     match text.parse()? {
-        AutoOrCount::Count(0) => Err("0 is no size: give numbers from 1 on, or auto".into()),
-        amount => Ok(amount),
+        AutoOrCount::Count(0) => Err("must be auto or at least 1".into()),
+        size => Ok(size),
     }
+}
+
+/// Adds to each measurement's `--prompts` the default of that measurement.
+pub(super) fn with_default_prompts(bench: clap::Command) -> clap::Command {
+    let defaults = [
+        ("sweep", "8 times the concurrency limit; 512 with auto"),
+        ("compare", "256"),
+        ("models", "8"),
+    ];
+    defaults.into_iter().fold(bench, |bench, (name, default)| {
+        let help = format!("Prompts per measurement and server [default: {default}]");
+        bench.mut_subcommand(name, |command| command.mut_arg("prompts", |it| it.help(help)))
+    })
 }
 
 impl<const REPEATS: u32> MeasurementArgs<REPEATS> {
@@ -157,10 +216,10 @@ impl<const REPEATS: u32> MeasurementArgs<REPEATS> {
 
 impl BenchArgs {
     pub(super) fn config_path(&self) -> Option<&str> {
-        let running = match &self.what {
-            BenchCommand::Sweep(it) => &it.asking.running,
-            BenchCommand::Compare(it) => &it.asking.running,
-            BenchCommand::Models(it) => &it.asking.running,
+        let running = match &self.command {
+            BenchCommand::Sweep(sweep) => &sweep.common.running,
+            BenchCommand::Compare(compare) => &compare.common.running,
+            BenchCommand::Models(models) => &models.common.running,
         };
         running.config.as_deref()
     }
@@ -174,18 +233,19 @@ impl BenchArgs {
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
         let config = self.config_path().map(str::to_owned);
-        let given = Invocation { guard, ..new_invocation(config, flags, environment) };
-        match self.what {
-            BenchCommand::Sweep(it) => {
-                let sizes = (&it.batch_sizes[..], &it.windows[..]);
-                job::bench_sweep(comm, given, it.asking.measures.into_measurement(), sizes)
+        let invocation = Invocation { guard, ..new_invocation(config, flags, environment) };
+        match self.command {
+            BenchCommand::Sweep(sweep) => {
+                let options = sweep.common.measurement.into_measurement();
+                job::bench_sweep(comm, invocation, options, &sweep.batch_sizes, &sweep.windows)
             }
-            BenchCommand::Compare(it) => {
-                job::bench_compare(comm, given, it.asking.measures.into_measurement())
+            BenchCommand::Compare(compare) => {
+                let options = compare.common.measurement.into_measurement();
+                job::bench_compare(comm, invocation, options)
             }
-            BenchCommand::Models(it) => {
-                let which = (&it.model[..], it.per_endpoint);
-                job::bench_models(comm, given, it.asking.measures.into_measurement(), which)
+            BenchCommand::Models(models) => {
+                let options = models.common.measurement.into_measurement();
+                job::bench_models(comm, invocation, options, &models.model, models.per_endpoint)
             }
         }
     }

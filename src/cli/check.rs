@@ -10,18 +10,25 @@ use crate::{
     settings::{Environment, SettingsLayer},
 };
 
-/// Are MPI, the nodes and the servers in order?
+/// Test MPI, nodes and servers
 ///
-/// Every rank asks the servers it drives and rank 0 prints a table: host, endpoint, state, model, context length,
-/// version, routes; and the MPI library with its thread level. Exit code 6 if no server is ready. With --serve it starts
-/// them first, and ends them again; their logs are in check.servers.
+/// Each rank probes its own servers, and rank 0 prints a table with host, endpoint, state, model, context length,
+/// version and routes, and the MPI library with its thread level. With --serve the servers are started first and ended
+/// at the end; their logs are in check.servers.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
-    mpiexec -n 4 aurora-swarm check --base-port 8000 --endpoints-per-node 12\n  \
-    aurora-swarm check --endpoint http://127.0.0.1:8000 --json")]
+#[command(after_help = "\
+Examples:
+  mpiexec -n 4 aurora-swarm check --base-port 8000 --endpoints-per-node 12
+  aurora-swarm check --endpoint http://127.0.0.1:8000 --json
+
+Exit codes:
+  0  at least --min-endpoints servers are ready
+  2  wrong command line
+  5  bad config file or environment
+  6  too few servers are ready")]
 pub(super) struct CheckArgs {
-    /// The report as JSON
-    #[arg(long, help_heading = flags::NON_SETTING_HEADING)]
+    /// Print the report as JSON
+    #[arg(long)]
     json: bool,
     #[command(flatten)]
     _endpoints: flags::EndpointArgs,
@@ -42,7 +49,8 @@ impl CheckArgs {
         environment: Environment,
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
-        let given = Invocation { guard, ..new_invocation(self.running.config, flags, environment) };
-        job::run_check(comm, given, self.json)
+        let invocation =
+            Invocation { guard, ..new_invocation(self.running.config, flags, environment) };
+        job::run_check(comm, invocation, self.json)
     }
 }

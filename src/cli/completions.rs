@@ -8,13 +8,14 @@ use crate::{
     job::{JobError, JobVerdict},
 };
 
-/// Completions of this command line for a shell, to standard output
+/// Print completions of this command line for a shell
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
-    source <(aurora-swarm completions bash)\n  \
-    aurora-swarm completions fish > ~/.config/fish/completions/aurora-swarm.fish")]
+#[command(after_help = "\
+Examples:
+  source <(aurora-swarm completions bash)
+  aurora-swarm completions fish > ~/.config/fish/completions/aurora-swarm.fish")]
 pub(super) struct CompletionsArgs {
-    /// Which shell
+    /// Name of the shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -29,8 +30,11 @@ impl CompletionsArgs {
 
 fn completion_script(shell: Shell) -> String {
     let all = super::build_command();
-    let shown = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
-    let mut command = clap::Command::new("aurora-swarm").version("").subcommands(shown);
+    let visible = all.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut command = clap::Command::new("aurora-swarm")
+        .version("")
+        .disable_help_subcommand(true)
+        .subcommands(visible);
     let mut script = Vec::new();
     aot::generate(shell, &mut command, "aurora-swarm", &mut script);
     String::from_utf8_lossy(&script).into_owned()
@@ -50,6 +54,15 @@ mod tests {
                 assert!(script.contains(word), "{shell}: {word}");
             }
             assert!(!script.contains("guard"), "{shell}");
+        }
+    }
+
+    #[test]
+    fn completions_offer_the_values_of_options() {
+        let script = completion_script(Shell::Bash);
+        for words in ["stop fail", "auto completions chat", "share exact off", "auto never require"]
+        {
+            assert!(script.contains(words), "{words}");
         }
     }
 }

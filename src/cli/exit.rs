@@ -1,27 +1,28 @@
-//! Every exit code, and which end of a job gets which. The codes are a contract with job scripts.
+//! Exit codes, and the code of each verdict and class of errors. The codes are a contract with job scripts.
 //!
-//! Launchers change codes on the way: scripts that need to be sure ask the run's files.
+//! Launchers may replace the code of a rank, so scripts should use `status --exit-code`, which reads the run's files.
+//! The class of each error is in `job/errors.rs`.
 
 use crate::job::{ErrorClass, JobVerdict};
 
-/// All answered; all in order.
+/// All prompts are answered, or all checks passed.
 pub(super) const DONE: u8 = 0;
-/// The command line cannot be understood.
+/// The command line is wrong.
 pub(super) const USAGE: u8 = 2;
-/// Every prompt has its outcome, some of them failures.
+/// Every prompt has an outcome, and some have failed.
 pub(super) const SOME_FAILED: u8 = 3;
-/// Settings, input or an existing output stand in the way.
+/// The config file, the environment, the input or an existing output does not allow a start.
 pub(super) const BAD_SETTINGS: u8 = 5;
-/// No endpoint was ever ready.
+/// Too few servers were ready.
 pub(super) const NO_ENDPOINT: u8 = 6;
 /// MPI did not start, or is not the launcher's.
 pub(super) const MPI_ERROR: u8 = 71;
-/// Stopped early with prompts open: the same command goes on.
+/// Stopped early with prompts open; the same command resumes.
 pub(super) const PROMPTS_OPEN: u8 = 75;
 
 /// Returns the exit code for the end of a job. The match is exhaustive: a new verdict or class must choose its code.
-pub(super) fn exit_code(ended: Result<JobVerdict, ErrorClass>) -> u8 {
-    match ended {
+pub(super) fn exit_code(outcome: Result<JobVerdict, ErrorClass>) -> u8 {
+    match outcome {
         Ok(JobVerdict::Done) => DONE,
         Ok(JobVerdict::SomeFailed) => SOME_FAILED,
         Ok(JobVerdict::Refused) | Err(ErrorClass::Precondition) => BAD_SETTINGS,

@@ -1,22 +1,39 @@
-//! Groups of arguments that several commands share. Each becomes a setting by its long name; texts stay texts.
+//! Groups of arguments that several commands share. Each becomes a setting by its long name; values stay texts.
+//!
+//! Owns the help texts and the headings; a heading of [`SETTING_HEADINGS`] makes an option a setting. Types, ranges and
+//! defaults of the values are in `settings`; only choices are listed here too, so that help and completions offer them.
 
 use clap::{ArgMatches, Args, builder::PossibleValuesParser};
 
 use crate::settings::LogFormat;
 
-/// The heading of arguments that are no settings.
-pub(super) const NON_SETTING_HEADING: &str = "Command";
+/// Headings of options that are settings, except for `--config`, which names the settings file.
+const SETTING_HEADINGS: [&str; 6] = ["Input", "Output", "Reduce", "Servers", "Requests", "Running"];
 
-/// All that `run` has to be told, and `plan` is told likewise.
+/// Choices of a setting, for help, completions and suggestions; a test compares them with the setting's type.
+fn choices<const N: usize>(words: [&'static str; N]) -> PossibleValuesParser {
+    PossibleValuesParser::new(words)
+}
+
+/// Returns the key of the setting that an option sets; `None` for other arguments.
+pub(super) fn setting_key(argument: &clap::Arg) -> Option<&str> {
+    let is_setting = argument.get_help_heading().is_some_and(|it| SETTING_HEADINGS.contains(&it));
+    let key = argument.get_long().filter(|_| is_setting)?;
+    (!matches!(key, "config" | "help")).then_some(key)
+}
+
+/// Arguments of `run`, `plan` and `reduce`.
 #[derive(Args)]
 pub(super) struct JobArgs {
-    /// Prompts: .jsonl, .txt, .csv, .tsv, also .gz and .zst, and .parquet; files, folders or globs; - for standard input (JSON lines)
-    #[arg(required = true, value_name = "INPUT", help_heading = NON_SETTING_HEADING)]
+    /// Files, folders or globs with prompts: .jsonl, .txt, .csv, .tsv (also .gz, .zst), .parquet; - is stdin
+    ///
+    /// Standard input takes JSON lines. See `aurora-swarm help input`.
+    #[arg(required = true, value_name = "INPUT")]
     pub(super) inputs: Vec<String>,
     #[command(flatten)]
-    _rows: InputArgs,
+    _input: InputArgs,
     #[command(flatten)]
-    _answers: OutputArgs,
+    _output: OutputArgs,
     #[command(flatten)]
     _endpoints: EndpointArgs,
     #[command(flatten)]
@@ -25,267 +42,294 @@ pub(super) struct JobArgs {
     pub(super) running: RuntimeArgs,
 }
 
-/// What a reduce has to be told besides.
+/// Options about the tree of a reduce.
 #[derive(Args)]
-#[command(next_help_heading = "Tree")]
+#[command(next_help_heading = "Reduce")]
 pub(super) struct TreeArgs {
-    /// The prompt that makes one text of a group's, or @FILE: {{responses}} and {{level}} are filled in
+    /// Prompt that merges a group's texts, or @FILE: {{responses}}, {{level}} [default: built in]
     ///
-    /// {{responses}} are the group's texts with lines of --- between them; {{level}} counts from 1. Without it, the
-    /// program has one of its own.
+    /// {{responses}} are the group's texts, separated by lines of ---; {{level}} is the level of the tree, from 1.
     #[arg(long, value_name = "TEXT")]
     reduce_template: Option<String>,
-    /// How many texts become one, 2 or more [default: 50]
+    /// Texts per group, at least 2 [default: 50]
     #[arg(long, value_name = "N")]
     fan_in: Option<String>,
-    /// The longest answer of a group, in tokens [default: what its texts have and 512, at least twice --max-tokens]
+    /// Longest answer of a group, in tokens [default: by its texts]
+    ///
+    /// The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most half of the
+    /// context.
     #[arg(long, value_name = "N")]
     max_tokens_aggregation: Option<String>,
 }
 
-/// Where the servers are, and which of their models is asked.
+/// Options about the servers and the model.
 #[derive(Args)]
-#[command(next_help_heading = "Endpoints")]
+#[command(next_help_heading = "Servers")]
 pub(super) struct EndpointArgs {
     #[command(flatten)]
     _servers: ServerArgs,
-    /// The served model to use [default: the one that is served]
+    /// Served model to use [default: the only one served]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 }
 
-/// Where the servers are.
+/// Options about the servers.
 #[derive(Args)]
-#[command(next_help_heading = "Endpoints")]
+#[command(next_help_heading = "Servers")]
 pub(super) struct ServerArgs {
-    /// A server, as http://host:port; again for more. {rank}, {local_rank} and {host} are filled in
+    /// Server URL, e.g. http://127.0.0.1:8000 (repeatable)
     ///
-    /// A loopback address means every node's own server; without any of these options it is http://127.0.0.1:8000.
+    /// A loopback address means a server on each rank's node. {rank}, {local_rank} and {host} are replaced. Without any
+    /// option that names servers it is http://127.0.0.1:8000.
     #[arg(long, value_name = "URL")]
     endpoint: Vec<String>,
-    /// This node's servers are 127.0.0.1:P and the ports after it
-    #[arg(long, value_name = "P")]
+    /// First port of each node's servers on 127.0.0.1
+    #[arg(long, value_name = "PORT")]
     base_port: Option<String>,
-    /// How many servers each node has, from --base-port on
-    #[arg(long, value_name = "K")]
+    /// Servers per node, on consecutive ports from --base-port
+    #[arg(long, value_name = "N")]
     endpoints_per_node: Option<String>,
-    /// Servers from a file: host, port and key=value tags a line
+    /// File of servers: host, port and KEY=VALUE tags per line
     #[arg(long, value_name = "FILE")]
     hostfile: Option<String>,
-    /// Only the hostfile's lines with this tag; again for more
-    #[arg(long, value_name = "KEY=VALUE")]
+    /// Use only hostfile entries with KEY=VALUE (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", hide_short_help = true)]
     tag: Vec<String>,
-    /// Servers on hosts without a rank: `refuse` (default) or `deal` them over all ranks
-    #[arg(long, value_name = "HOW")]
-    remote_endpoints: Option<String>,
-    /// Start this node's servers with this command, restart those that end, and end all of them with the job
+    /// Allow servers on nodes that run no rank [default: refuse]
     ///
-    /// {port}, {k} (the server's number on its node), {local_rank}, {host} and {model} are filled in. Servers are on
-    /// --endpoints-per-node ports from --base-port on; their logs are in FILE.run/servers.
+    /// deal assigns them to the ranks in turn, which reach them over the network.
+    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["refuse", "deal"]))]
+    remote_endpoints: Option<String>,
+    /// Start this node's servers with a shell command
+    ///
+    /// Restarts servers that exit, and ends all of them with the job. {port}, {k} (number of the server on its node),
+    /// {local_rank}, {host} and {model} are replaced. The ports are set by --base-port [8000] and --endpoints-per-node;
+    /// the logs are in FILE.run/servers. See `aurora-swarm help servers`.
     #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
     serve: Option<String>,
-    /// A variable of each server; again for more. Filled in like the command
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Environment variable of each server (repeatable); placeholders as in --serve
+    #[arg(long, value_name = "NAME=VALUE", hide_short_help = true)]
     serve_env: Vec<String>,
-    /// Deal the node's GPU tiles: `aurora-12x1`, `-6x2`, `-3x4`, `-1x12` (servers x tiles), or `none` [default: none]
-    #[arg(long, value_name = "LAYOUT")]
+    /// Assignment of an Aurora node's GPU tiles, as servers x tiles [default: none]
+    #[arg(long, value_name = "LAYOUT", hide_short_help = true,
+          value_parser = choices(["none", "aurora-12x1", "aurora-6x2", "aurora-3x4", "aurora-1x12"]))]
     serve_layout: Option<String>,
-    /// How long after its neighbour each of a node's servers is started [default: 500ms]
+    /// Delay between the starts of a node's servers [default: 500ms]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     serve_stagger: Option<String>,
-    /// How long to wait for servers to be ready [default: 60s; with --serve 30m]
+    /// Longest wait for servers [default: 60s; with --serve 30m]
     #[arg(long, value_name = "TIME")]
     ready_timeout: Option<String>,
-    /// Start when so many are ready: N or P% [default: 1]
-    #[arg(long, value_name = "N|P%")]
+    /// Minimum servers that must be ready to start [default: 1]
+    #[arg(long, value_name = "N|P%", hide_short_help = true)]
     min_endpoints: Option<String>,
 }
 
-/// How servers are asked.
+/// Options about requests: route, sampling, batching, timeouts.
 #[derive(Args)]
 #[command(next_help_heading = "Requests")]
 pub(super) struct RequestArgs {
-    /// The route: `auto`, `completions` (raw texts) or `chat`
+    /// Route of requests [default: auto]
     ///
-    /// auto: conversations by chat; texts as one user message where the model has a chat template, else raw.
-    #[arg(long, value_name = "ROUTE")]
+    /// completions sends plain texts, chat sends chat messages. auto uses chat for conversations and, if the model has
+    /// a chat template, for plain prompts (as one user message); otherwise completions.
+    #[arg(long, value_name = "ROUTE", hide_short_help = true,
+          value_parser = choices(["auto", "completions", "chat"]))]
     api: Option<String>,
-    /// The longest answer, in tokens [default: 512]
+    /// Longest answer, in tokens [default: 512]
     #[arg(long, value_name = "N")]
     max_tokens: Option<String>,
     /// Sampling temperature, 0 to 2 [default: the server's]
     #[arg(long, value_name = "T", allow_hyphen_values = true)]
     temperature: Option<String>,
     /// Nucleus sampling, above 0 to 1 [default: the server's]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", hide_short_help = true)]
     top_p: Option<String>,
-    /// Sampling seed
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    /// Sampling seed [default: none]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true)]
     seed: Option<String>,
-    /// A text that ends an answer; again for more, four at most
+    /// Text that ends an answer (repeatable, at most 4)
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Sequences a prompt [default: 1]
+    /// Answers per prompt [default: 1]
     #[arg(long, value_name = "N")]
     n: Option<String>,
     /// More request parameters, as a JSON object
     #[arg(long, value_name = "JSON")]
     extra_body: Option<String>,
-    /// The longest prompt and answer together, in tokens [default: what the server says]
-    #[arg(long, value_name = "N")]
+    /// Context length to assume if the server does not report one, in tokens
+    #[arg(long, value_name = "N", hide_short_help = true)]
     max_context: Option<String>,
-    /// Tokens left free when an answer is cut to fit the context [default: 512]
-    #[arg(long, value_name = "N")]
+    /// Safety margin when max_tokens is lowered to fit the context, in tokens [default: 512]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     buffer: Option<String>,
-    /// Prompts a request: a number, or what the endpoint's pace asks for [default: auto]
+    /// Prompts per HTTP request, or auto [default: auto]
     #[arg(long, value_name = "N")]
     batch_size: Option<String>,
-    /// One prompt a request
-    #[arg(long)]
+    /// Same as --batch-size 1
+    #[arg(long, hide_short_help = true)]
     no_batch: bool,
-    /// How long prompts wait for others that would make a full list [default: 20ms]
+    /// Longest wait to fill a batch [default: 20ms]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     max_wait: Option<String>,
-    /// Prompts in flight at each endpoint: a number, or what keeps it full [default: auto]
+    /// Prompts in flight per server, or auto [default: auto]
     #[arg(long, value_name = "N")]
     concurrency: Option<String>,
-    /// Requests begun a second at each endpoint, at most [default: no limit]
-    #[arg(long, value_name = "N")]
+    /// Most requests per second and server [default: no limit]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     rate_limit: Option<String>,
-    /// Conversations as lists of texts: `auto`, `none`, or the model's template FILE or folder [default: auto]
+    /// Render chats locally so they can be batched: auto, none, or a template file [default: auto]
     ///
-    /// auto: the model's own folder, where the server names one that can be read here.
-    #[arg(long, value_name = "FILE")]
+    /// auto uses the model's own folder, if the server names one that is readable here. A folder of model files works
+    /// too.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     chat_template: Option<String>,
-    /// A request's time limit; it grows with very long lists [default: 300s]
+    /// Time limit of a request [default: 300s]
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
-    /// What the limit of a long list is counted with [default: 60s]
+    /// Extra time per 256 prompts of a batch, added to --timeout [default: 60s]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     timeout_per_sequence: Option<String>,
-    /// Tries a prompt has in all, at servers that are well [default: 3]
-    #[arg(long, value_name = "N")]
+    /// Attempts per prompt on healthy servers [default: 3]
+    ///
+    /// A prompt that has used all attempts fails as `exhausted`. Outages of servers do not count.
+    #[arg(long, value_name = "N", alias = "max-attempts")]
     retries: Option<String>,
 }
 
-/// What the rows of the input are.
+/// Options about the rows of the input.
 #[derive(Args)]
 #[command(next_help_heading = "Input")]
 pub(super) struct InputArgs {
-    /// A prompt template, or @FILE: {{column}} and {{item}} are filled in from the row
+    /// Prompt template, or @FILE: {{column}} and {{item}} are filled in from the row
     #[arg(long, value_name = "TEXT")]
     template: Option<String>,
-    /// The first message of every conversation, or @FILE
+    /// First message of every conversation, or @FILE
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Rows that cannot be read: `stop` before any work (default), or `fail` as outcomes
-    #[arg(long, value_name = "HOW")]
+    /// What to do with invalid rows [default: stop]
+    ///
+    /// stop refuses to start before anything is sent; fail writes invalid rows as failed answers.
+    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["stop", "fail"]))]
     bad_rows: Option<String>,
-    /// Rows with the same id: `refuse` (default) or `keep`
-    #[arg(long, value_name = "HOW")]
+    /// What to do with rows of the same id [default: refuse]
+    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["refuse", "keep"]))]
     duplicate_ids: Option<String>,
-    /// A row's other model is no error
-    #[arg(long)]
+    /// Send rows to --model even if they name another model
+    #[arg(long, hide_short_help = true)]
     ignore_row_model: bool,
 }
 
-/// What comes out.
+/// Options about answers, the run folder and progress.
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// The answers, in input order; the run folder is FILE.run
+    /// Answers in input order (required); the run folder is FILE.run
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,
-    /// Nodes do not share FILE.run: ranks keep answers here until the end. {rank}, {local_rank}, {host} are filled in
+    /// Keep shard files on each node until the end, if nodes do not share FILE.run
     ///
-    /// A folder of each node's own, as /tmp. At every end that finds all ranks there, what is in it goes to FILE.run, which
-    /// only rank 0 needs to see then. After a kill the same command on the same nodes goes on with what they hold.
-    #[arg(long, value_name = "DIR")]
+    /// DIR is local to each node, such as /tmp; {rank}, {local_rank} and {host} are replaced. At the end of every
+    /// session rank 0 collects the files into FILE.run, which only rank 0 needs to see then. After a kill the same
+    /// command on the same nodes resumes with the answers they hold.
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     local_shards: Option<String>,
-    /// `jsonl`, `openai-batch`, `csv` or `parquet` [default: as the output's ending says, else jsonl; openai-batch for such an input]
-    #[arg(long, value_name = "FORMAT")]
+    /// Format of the answers [default: by the ending of FILE, else as the input]
+    ///
+    /// An input in the format of OpenAI's batch API gives openai-batch, any other jsonl.
+    #[arg(long, value_name = "FORMAT", hide_short_help = true,
+          value_parser = choices(["jsonl", "openai-batch", "csv", "parquet"]))]
     output_format: Option<String>,
     /// Remove an earlier run and its answers first
     #[arg(long)]
     overwrite: bool,
-    /// A run that is there: `auto` goes on (default), `never`, `require`
-    #[arg(long, value_name = "HOW")]
+    /// What to do with an unfinished run [default: auto]
+    ///
+    /// If --output has an unfinished run: resume it (auto), or refuse to start (never); require refuses to start if
+    /// there is none.
+    #[arg(long, value_name = "HOW", hide_short_help = true,
+          value_parser = choices(["auto", "never", "require"]))]
     resume: Option<String>,
-    /// Ask failed prompts again, whatever they failed of
+    /// Also resend prompts that failed permanently (too long, rejected)
     #[arg(long)]
     retry_failed: bool,
-    /// Go on though the input or settings that decide answers have changed
+    /// Resume even if the input or sampling settings changed
     ///
-    /// Answers whose rows are still in the input are kept and go to where these stand now; the other rows are asked.
-    /// Without it the run is refused, with how many would be kept, new and gone.
+    /// Keeps answers whose rows are unchanged, at the rows' new places, and sends the other rows. Without it the run is
+    /// refused with the numbers of kept, new and dropped answers.
     #[arg(long)]
     accept_changes: bool,
-    /// `root`: one file (default); `none`: shard files only, for `merge` later
-    #[arg(long, value_name = "WHERE")]
-    gather: Option<String>,
-    /// What all answers come to together, written beside them; again for more: `majority`, `concat`, `json`, `stats`,
-    /// `top-k=10:/score`, `best`, `failures`
+    /// Write one output file, or leave per-rank files for a later `merge` [default: root]
     ///
-    /// After a colon, a JSON pointer into the answers. In answers.aggregate.json beside answers.jsonl; `concat` (texts;
-    /// concat=SEPARATOR) writes answers.concat.txt, `json` (one list) answers.merged.json.
-    #[arg(long, value_name = "WHAT")]
+    /// root writes one output file; none leaves the files.
+    #[arg(long, value_name = "WHERE", hide_short_help = true, value_parser = choices(["root", "none"]))]
+    gather: Option<String>,
+    /// Also compute majority, stats, top-k … over all answers (repeatable)
+    ///
+    /// majority, concat, json, stats, best, top-k=10 or failures, optionally with a JSON pointer into the answers:
+    /// top-k=10:/score. Written to answers.aggregate.json beside answers.jsonl; concat (concat=SEPARATOR) writes
+    /// answers.concat.txt, json writes answers.merged.json. See `aurora-swarm help aggregates`.
+    #[arg(long, value_name = "KIND")]
     aggregate: Vec<String>,
-    /// Token counts: `share` of a list's sum (default), `exact`, or `off`
-    #[arg(long, value_name = "HOW")]
+    /// Token counts of batched prompts [default: share]
+    ///
+    /// share estimates them from the batch total, exact requests token ids (slower), off writes none.
+    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["share", "exact", "off"]))]
     usage: Option<String>,
-    /// Leave the prompt out of the answer
-    #[arg(long)]
+    /// Do not repeat the prompt in each answer
+    #[arg(long, hide_short_help = true)]
     no_echo: bool,
-    /// Keep the row's other fields in the answer
+    /// Copy the input row into each answer
     #[arg(long)]
     keep_row: bool,
-    /// Leave report.html and summary.json out of the run folder
-    #[arg(long)]
+    /// Do not write report.html and summary.json
+    #[arg(long, hide_short_help = true)]
     no_report: bool,
-    /// `auto`, `bar`, `lines` or `none`
-    #[arg(long, value_name = "HOW")]
+    /// Display of progress [default: auto]
+    #[arg(long, value_name = "HOW", hide_short_help = true,
+          value_parser = choices(["auto", "bar", "lines", "none"]))]
     progress: Option<String>,
 }
 
-/// How the program runs.
+/// Options about the job: settings file, time, ranks, log.
 #[derive(Args)]
 #[command(next_help_heading = "Running")]
 pub(super) struct RuntimeArgs {
-    /// Settings from a TOML file; its keys are the options' names
-    #[arg(long, value_name = "FILE.toml", help_heading = NON_SETTING_HEADING)]
+    /// Settings from a TOML file; keys are option names
+    #[arg(long, value_name = "FILE.toml")]
     pub(super) config: Option<String>,
     /// Refuse to start with another number of ranks
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     expect_ranks: Option<String>,
-    /// How long the job may take, as 90m or 12:00:00 [default: auto, what PBS says]
+    /// Length of the job, as 90m or 12:00:00 [default: auto, from PBS]
     #[arg(long, value_name = "TIME")]
     walltime: Option<String>,
-    /// When it has to be over: seconds since 1970, or 2026-01-31T18:00:00Z
-    #[arg(long, value_name = "TIME")]
+    /// End of the job: seconds since 1970, or 2026-01-31T18:00:00Z [default: none]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
     deadline: Option<String>,
-    /// How much of that is kept for the end [default: 2m, at most a fifth]
-    #[arg(long, value_name = "TIME")]
+    /// Walltime reserved for shutdown [default: 2m, at most a fifth]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
     margin: Option<String>,
-    /// A rank that was silent for so long is lost: others get its prompts [default: 60s]
+    /// Treat a rank as dead after this long without messages [default: 60s]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     rank_silence: Option<String>,
-    /// Log lines as `text` or as `json`
-    #[arg(long, value_name = "FORMAT", value_parser = PossibleValuesParser::new(["text", "json"]))]
+    /// Format of log lines [default: text]
+    #[arg(long, value_name = "FORMAT", hide_short_help = true, value_parser = choices(["text", "json"]))]
     log_format: Option<String>,
-    /// Only warnings and errors
+    /// Log only warnings and errors
     #[arg(long, short)]
     quiet: bool,
 }
 
-/// The log starts before settings are resolved, since resolving may have something to say: its flags are read at once.
-pub(super) fn log_format(given: &ArgMatches) -> LogFormat {
-    match given.try_get_one::<String>("log_format") {
+/// Returns the log format as typed. Logging starts before settings are resolved, since their resolution may log.
+pub(super) fn log_format(matches: &ArgMatches) -> LogFormat {
+    match matches.try_get_one::<String>("log_format") {
         Ok(Some(format)) if format == "json" => LogFormat::Json,
         _ => LogFormat::Text,
     }
 }
 
-/// As [`log_format`].
-pub(super) fn is_quiet(given: &ArgMatches) -> bool {
-    given.try_get_one::<bool>("quiet").ok().flatten().copied().unwrap_or(false)
+/// Returns whether `--quiet` was typed; see [`log_format`].
+pub(super) fn is_quiet(matches: &ArgMatches) -> bool {
+    matches.try_get_one::<bool>("quiet").ok().flatten().copied().unwrap_or(false)
 }

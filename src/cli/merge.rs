@@ -8,25 +8,32 @@ use crate::{
     settings::AggregateSpec,
 };
 
-/// The ordered output again, from a run's shard files
+/// Rebuild the output file from a run folder
 #[derive(Args)]
-#[command(after_help = "Examples:\n  aurora-swarm merge answers.jsonl\n  \
-    aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv\n  \
-    aurora-swarm merge answers.jsonl --aggregate majority:/verdict --aggregate failures")]
+#[command(after_help = "\
+Examples:
+  aurora-swarm merge answers.jsonl
+  aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv
+  aurora-swarm merge answers.jsonl --aggregate majority:/verdict --aggregate failures
+
+Exit codes:
+  0  the file was written
+  2  wrong command line
+  5  no run found, or prompts remain and --partial is missing")]
 pub(super) struct MergeArgs {
     /// The run: its --output FILE, or its folder
     run: String,
-    /// Take what there is, though prompts are open
+    /// Merge the answers so far, although prompts remain
     #[arg(long)]
     partial: bool,
-    /// Where to [default: the run's own output; with prompts open, that name and .partial]
+    /// Output file [default: the run's own; with --partial, that name and .partial]
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,
-    /// Its format [default: the run's]
+    /// Output format [default: the run's]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<MergeFormat>,
-    /// What all answers come to together, as in `run`; again for more [default: the run's]
-    #[arg(long, value_name = "WHAT")]
+    /// Aggregate over all answers, as in `run` (repeatable) [default: the run's]
+    #[arg(long, value_name = "KIND")]
     aggregate: Vec<AggregateSpec>,
 }
 
@@ -41,7 +48,7 @@ enum MergeFormat {
 impl MergeArgs {
     /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
-        let format = self.output_format.map(|shape| match shape {
+        let format = self.output_format.map(|format| match format {
             MergeFormat::Jsonl => AnswerFormat::Jsonl,
             MergeFormat::OpenaiBatch => AnswerFormat::OpenaiBatch,
             MergeFormat::Csv => AnswerFormat::Csv,

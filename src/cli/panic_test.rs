@@ -1,4 +1,5 @@
-//! A command for tests: one rank panics while the others wait for it, which must end the job and not hang it.
+//! A hidden command for tests: one rank panics while the others wait for it, which must end the job instead of hanging
+//! it.
 
 use clap::Args;
 
@@ -7,24 +8,24 @@ use crate::{
     job::{JobError, JobVerdict},
 };
 
-/// One rank panics while all others wait.
+/// Let one rank panic while all others wait.
 #[derive(Args)]
 pub(super) struct PanicArgs {
-    /// Which rank
+    /// Rank that panics
     #[arg(long)]
     rank: usize,
-    /// On another thread than MPI's
+    /// Panic on another thread than MPI's
     #[arg(long)]
     thread: bool,
 }
 
 impl PanicArgs {
-    /// Collective, as far as it gets.
+    /// Collective until the panic.
     pub(super) fn run(&self, comm: &mut dyn Comm) -> Result<JobVerdict, JobError> {
         comm.barrier();
         if comm.rank() == self.rank {
-            let boom = || panic!("a panic on purpose");
-            if self.thread { drop(std::thread::spawn(boom).join()) } else { boom() }
+            let panic_now = || panic!("a panic on purpose");
+            if self.thread { drop(std::thread::spawn(panic_now).join()) } else { panic_now() }
         }
         comm.barrier();
         Ok(JobVerdict::Done)

@@ -8,17 +8,25 @@ use crate::{
     settings::{Environment, SettingsLayer},
 };
 
-/// A dry run: what `run` with the same arguments would do
+/// Show what `run` would do, without running
 ///
-/// Reads the input over and prints counts, the first prompt as it would be asked, every setting that is not a default
-/// with its origin, and what is done already. Asks no server.
+/// Scans the input and prints counts, the first prompt as it would be sent, each setting that is not a default with its
+/// origin, and the state of an existing run. Sends nothing to servers.
 #[derive(Args)]
 #[command(
-    after_help = "Example:\n  aurora-swarm plan prompts.jsonl --output answers.jsonl --template @ask.txt"
+    after_help = "All options: aurora-swarm plan --help",
+    after_long_help = "\
+Example:
+  aurora-swarm plan prompts.jsonl --output answers.jsonl --template @ask.txt
+
+Exit codes:
+  0  run would start
+  2  wrong command line
+  5  run would be refused"
 )]
 pub(super) struct PlanArgs {
     #[command(flatten)]
-    line: flags::JobArgs,
+    job: flags::JobArgs,
 }
 
 impl PlanArgs {
@@ -28,7 +36,7 @@ impl PlanArgs {
         flags: SettingsLayer,
         environment: Environment,
     ) -> Result<JobVerdict, JobError> {
-        let flags::JobArgs { inputs, running, .. } = self.line;
+        let flags::JobArgs { inputs, running, .. } = self.job;
         job::plan_run(new_invocation(running.config, flags, environment), &inputs)
     }
 }

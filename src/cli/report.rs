@@ -4,13 +4,18 @@ use clap::Args;
 
 use crate::job::{self, JobError, JobVerdict};
 
-/// How a run went, as a page and as numbers, again from its files
+/// Rebuild report.html and summary.json
 ///
-/// Every run and every reduce writes both when it ends: FILE.run/report.html, which needs no network, and
-/// FILE.run/summary.json. This makes them anew, also while the run goes on, after it was killed, and from a login node.
+/// Each run and each reduce writes both at its end: FILE.run/report.html, which needs no network, and
+/// FILE.run/summary.json. This command rebuilds them from the run's files, also while the run is active, after it was
+/// killed, and from a login node.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  aurora-swarm report answers.jsonl\n  \
-    aurora-swarm report answers.jsonl.run && jq .rates answers.jsonl.run/summary.json")]
+#[command(after_help = "\
+Examples:
+  aurora-swarm report answers.jsonl
+  aurora-swarm report answers.jsonl.run && jq .rates answers.jsonl.run/summary.json
+
+Manual: aurora-swarm help --topic report")]
 pub(super) struct ReportArgs {
     /// The run: its --output FILE, or its folder
     run: String,

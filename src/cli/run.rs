@@ -10,25 +10,41 @@ use crate::{
     settings::{Environment, SettingsLayer},
 };
 
-/// Answer a set of prompts
+/// Send prompts to the servers and write one answer per prompt
 ///
-/// Rank 0 reads the input over and deals it, every rank asks the servers of its own node, and the answers come together
-/// in one file, in input order. The same command again goes on where it stopped, on any number of ranks.
+/// Rank 0 scans the input and hands out work, each rank sends prompts to the servers of its own node, and the answers
+/// are gathered into one file in input order. The same command resumes an interrupted run, on any number of ranks.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  \
-    mpiexec -n 4 --ppn 1 aurora-swarm run prompts.jsonl --output answers.jsonl \\\n      \
-        --base-port 8000 --endpoints-per-node 12\n  \
-    aurora-swarm run reviews.csv --template 'Sum up: {{text}}' --output sums.jsonl --max-tokens 64\n\n\
-    Exit codes: 0 all answered, 2 usage, 3 some prompts failed, 5 settings or input, 6 no endpoint was ready,\n\
-    75 stopped early (run it again); 70 is a bug, 71 is MPI.")]
+#[command(
+    override_usage = "aurora-swarm run [OPTIONS] --output <FILE> <INPUT>...",
+    after_help = "All options: aurora-swarm run --help    Topics: aurora-swarm help",
+    after_long_help = "\
+Examples:
+  mpiexec -n 4 --ppn 1 aurora-swarm run prompts.jsonl --output answers.jsonl \\
+      --base-port 8000 --endpoints-per-node 12
+  aurora-swarm run reviews.csv --output summaries.jsonl \\
+      --template 'Summarise: {{text}}' --max-tokens 64
+
+Exit codes:
+  0   all prompts answered
+  2   wrong command line
+  3   finished, some prompts failed
+  5   bad config file, environment, input or existing output
+  6   too few servers were ready
+  70  a bug
+  71  MPI did not start
+  75  stopped early: run the same command again
+
+Keys for servers go into AURORA_SWARM_API_KEY. Topics: aurora-swarm help"
+)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    line: flags::JobArgs,
+    job: flags::JobArgs,
 }
 
 impl RunArgs {
     pub(super) fn config_path(&self) -> Option<&str> {
-        self.line.running.config.as_deref()
+        self.job.running.config.as_deref()
     }
 
     /// Collective.
@@ -39,8 +55,8 @@ impl RunArgs {
         environment: Environment,
         guard: Option<IdleSupervisor>,
     ) -> Result<JobVerdict, JobError> {
-        let flags::JobArgs { inputs, running, .. } = self.line;
-        let given = Invocation { guard, ..new_invocation(running.config, flags, environment) };
-        job::run(comm, given, &inputs)
+        let flags::JobArgs { inputs, running, .. } = self.job;
+        let invocation = Invocation { guard, ..new_invocation(running.config, flags, environment) };
+        job::run(comm, invocation, &inputs)
     }
 }

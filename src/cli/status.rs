@@ -7,30 +7,39 @@ use crate::{
     settings::HumanDuration,
 };
 
-/// How a run stands, from its files; also while it runs, and from a login node
+/// Show the state of a run from its files, also from a login node
 #[derive(Args)]
-#[command(after_help = "Examples:\n  aurora-swarm status answers.jsonl\n  \
-    aurora-swarm status answers.jsonl --follow\n  \
-    aurora-swarm status answers.jsonl --exit-code && echo complete")]
+#[command(after_help = "\
+Examples:
+  aurora-swarm status answers.jsonl
+  aurora-swarm status answers.jsonl --follow
+  aurora-swarm status answers.jsonl --exit-code && echo complete
+
+Exit codes:
+  0   the state was shown; with --exit-code: all prompts answered
+  2   wrong command line
+  3   with --exit-code: finished, some prompts failed
+  5   no run found
+  75  with --exit-code: prompts remain")]
 pub(super) struct StatusArgs {
     /// The run: its --output FILE, or its folder
     run: String,
-    /// As JSON; with --follow an object a line
+    /// Print JSON; with --follow one object per line
     #[arg(long)]
     json: bool,
-    /// Count again from the shard files
+    /// Recount answers from disk
     #[arg(long)]
     verify: bool,
-    /// Exit as the run would: 0 all answered, 3 some failed, 75 prompts open
+    /// Exit with the code of the run
     #[arg(long)]
     exit_code: bool,
-    /// Again and again until the run has ended: on a terminal in one line, else a line for each change
+    /// Keep watching until the run ends: one line on a terminal, else a line per change
     #[arg(long, short)]
     follow: bool,
-    /// How often --follow looks
+    /// Interval of --follow
     #[arg(long, value_name = "TIME", default_value = "2s", requires = "follow")]
     every: HumanDuration,
-    /// How long --follow waits for a run that has not begun
+    /// Longest wait of --follow for a run that has not started
     #[arg(long, value_name = "TIME", default_value = "10m", requires = "follow")]
     wait: HumanDuration,
 }
@@ -39,11 +48,11 @@ impl StatusArgs {
     /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let verdict = if self.follow {
-            let pursuit = FollowOptions {
+            let options = FollowOptions {
                 interval: self.every.to_duration(),
                 start_timeout: self.wait.to_duration(),
             };
-            job::follow_status(&self.run, self.json, self.verify, pursuit)?
+            job::follow_status(&self.run, self.json, self.verify, options)?
         } else {
             job::show_status(&self.run, self.json, self.verify)?
         };

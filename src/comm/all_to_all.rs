@@ -17,16 +17,16 @@ pub fn all_to_all_in_rounds<C: Comm + ?Sized>(
     let mut rounds =
         [parts.iter().map(|part| part.len().div_ceil(quota) as u64).max().unwrap_or(0)];
     comm.all_reduce(&mut rounds, ReduceOp::Max);
-    let (mut mine, mut got) = (RankParts::default(), RankParts::default());
-    for number in 0..usize::try_from(rounds[0]).unwrap_or(usize::MAX) {
-        mine.clear();
+    let (mut outgoing, mut received) = (RankParts::default(), RankParts::default());
+    for round_number in 0..usize::try_from(rounds[0]).unwrap_or(usize::MAX) {
+        outgoing.clear();
         for rank in 0..size {
             let part = parts.get(rank).map_or(&[][..], Vec::as_slice);
-            let from = number.saturating_mul(quota).min(part.len());
-            mine.push_part(&part[from..part.len().min(from + quota)]);
+            let from = round_number.saturating_mul(quota).min(part.len());
+            outgoing.push_part(&part[from..part.len().min(from + quota)]);
         }
-        comm.all_to_all_bytes(&mine, &mut got);
-        for (rank, piece) in got.parts().enumerate().filter(|(_, piece)| !piece.is_empty()) {
+        comm.all_to_all_bytes(&outgoing, &mut received);
+        for (rank, piece) in received.parts().enumerate().filter(|(_, piece)| !piece.is_empty()) {
             sink(rank, piece);
         }
     }

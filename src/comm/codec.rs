@@ -16,20 +16,20 @@ pub(super) fn encode_value<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, 
 ///
 /// # Errors
 /// Returns [`CommError::Decode`] if the bytes are not a value of this type.
-pub fn decode_message<T: DeserializeOwned>(letter: &RankMessage) -> Result<T, CommError> {
-    decode_bytes(letter.from, &letter.bytes)
+pub fn decode_message<T: DeserializeOwned>(message: &RankMessage) -> Result<T, CommError> {
+    decode_bytes(message.from, &message.bytes)
 }
 
 /// Decodes a value that rank `from` encoded. All bytes must be used: a remainder means that the ranks run different
 /// builds.
 pub(super) fn decode_bytes<T: DeserializeOwned>(from: usize, bytes: &[u8]) -> Result<T, CommError> {
-    let garbled = |detail: String| CommError::Decode { from, detail };
+    let decode_error = |detail: String| CommError::Decode { from, detail };
     let (value, used) = bincode::serde::decode_from_slice(bytes, bincode::config::standard())
-        .map_err(|error| garbled(error.to_string()))?;
+        .map_err(|error| decode_error(error.to_string()))?;
     if used == bytes.len() {
         Ok(value)
     } else {
-        Err(garbled(format!("{} of {} bytes are left over", bytes.len() - used, bytes.len())))
+        Err(decode_error(format!("{} of {} bytes are left over", bytes.len() - used, bytes.len())))
     }
 }
 

@@ -17,18 +17,18 @@ pub fn drain_messages(comm: &mut dyn Comm, tag: MessageTag) -> Result<(), CommEr
         comm.send_bytes(rank, tag, Vec::new())?;
     }
     for rank in others {
-        let mut nap = PollBackoff::for_transfer();
+        let mut backoff = PollBackoff::for_transfer();
         loop {
             match comm.try_receive(Some(rank), tag) {
-                Some(letter) if letter.bytes.is_empty() => break,
-                Some(_) => nap.reset(),
-                None => nap.sleep_next(),
+                Some(message) if message.bytes.is_empty() => break,
+                Some(_) => backoff.reset(),
+                None => backoff.sleep_next(),
             }
         }
     }
-    let mut nap = PollBackoff::for_transfer();
+    let mut backoff = PollBackoff::for_transfer();
     while comm.pending_messages() > 0 {
-        nap.sleep_next();
+        backoff.sleep_next();
     }
     Ok(())
 }

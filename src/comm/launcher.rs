@@ -98,7 +98,7 @@ mod tests {
 
     fn launcher_info(variables: &[(&str, &str)]) -> LauncherInfo {
         LauncherInfo::from_variables(|name| {
-            variables.iter().find(|(its, _)| *its == name).map(|(_, value)| (*value).to_owned())
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
 

@@ -27,45 +27,49 @@ pub enum LivenessResult {
 /// Returns [`CommError::Decode`] if a rank's message cannot be decoded.
 pub fn check_liveness<C: Comm + ?Sized>(
     comm: &mut C,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<LivenessResult, CommError> {
     if comm.rank() == 0 {
-        collect_liveness(comm, patience)
+        collect_liveness(comm, timeout)
     } else {
-        report_liveness(comm, patience * 2)
+        report_liveness(comm, timeout * 2)
     }
 }
 
 fn collect_liveness<C: Comm + ?Sized>(
     comm: &mut C,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<LivenessResult, CommError> {
-    let mut here = vec![false; comm.size()];
-    here[0] = true;
-    let all = poll_until(patience, || {
+    let mut is_alive = vec![false; comm.size()];
+    is_alive[0] = true;
+    let all_alive = poll_until(timeout, || {
         while let Some((rank, ())) = comm.try_receive_value(None, MessageTag::Liveness)? {
-            here[rank] = true;
+            is_alive[rank] = true;
         }
-        Ok(here.iter().all(|&it| it).then_some(()))
+        Ok(is_alive.iter().all(|&it| it).then_some(()))
     })?;
-    let missing: Vec<usize> = (0..here.len()).filter(|&rank| !here[rank]).collect();
-    for rank in (1..here.len()).filter(|&rank| here[rank]) {
+    let missing: Vec<usize> = (0..is_alive.len()).filter(|&rank| !is_alive[rank]).collect();
+    for rank in (1..is_alive.len()).filter(|&rank| is_alive[rank]) {
         comm.send_value(rank, MessageTag::Liveness, &missing)?;
     }
     // Messages to living ranks leave at once; the deadline is for a rank that is lost meanwhile.
-    poll_until(patience, || Ok((comm.pending_messages() == 0).then_some(())))?;
-    Ok(if all.is_some() { LivenessResult::AllAlive } else { LivenessResult::Missing(missing) })
+    poll_until(timeout, || Ok((comm.pending_messages() == 0).then_some(())))?;
+    Ok(if all_alive.is_some() {
+        LivenessResult::AllAlive
+    } else {
+        LivenessResult::Missing(missing)
+    })
 }
 
 fn report_liveness<C: Comm + ?Sized>(
     comm: &mut C,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<LivenessResult, CommError> {
     comm.send_value(0, MessageTag::Liveness, &())?;
-    let word = poll_until(patience, || {
+    let reply = poll_until(timeout, || {
         comm.try_receive_value::<Vec<usize>>(Some(0), MessageTag::Liveness)
     })?;
-    Ok(match word {
+    Ok(match reply {
         Some((_, missing)) if missing.is_empty() => LivenessResult::AllAlive,
         Some((_, missing)) => LivenessResult::Missing(missing),
         None => LivenessResult::RootSilent,
@@ -74,18 +78,18 @@ fn report_liveness<C: Comm + ?Sized>(
 
 /// Polls until `poll` returns a value or the time is up.
 fn poll_until<T>(
-    patience: Duration,
-    mut look: impl FnMut() -> Result<Option<T>, CommError>,
+    timeout: Duration,
+    mut poll: impl FnMut() -> Result<Option<T>, CommError>,
 ) -> Result<Option<T>, CommError> {
-    let end = Instant::now() + patience;
-    let mut nap = PollBackoff::for_long_wait();
+    let end = Instant::now() + timeout;
+    let mut backoff = PollBackoff::for_long_wait();
     loop {
-        if let Some(found) = look()? {
-            return Ok(Some(found));
+        if let Some(value) = poll()? {
+            return Ok(Some(value));
         }
         if Instant::now() >= end {
             return Ok(None);
         }
-        nap.sleep_next();
+        backoff.sleep_next();
     }
 }

@@ -13,33 +13,28 @@ use std::{
 use super::{Comm, MessageTag, PollBackoff, RankMessage};
 
 /// Receiver of both the ranks' messages and this process's local events.
-pub struct Mailbox<'c, W> {
+pub struct Mailbox<'c, E> {
     comm: &'c mut dyn Comm,
-    local_events: Receiver<W>,
+    local_events: Receiver<E>,
     backoff: PollBackoff,
     senders_gone: bool,
 }
 
 /// Reason for which [`Mailbox::wait_until`] returned.
 #[derive(Debug, PartialEq, Eq)]
-pub enum MailboxEvent<W> {
+pub enum MailboxEvent<E> {
     /// A message from a rank.
     Message(RankMessage),
     /// An event from another thread of this process.
-    Local(W),
+    Local(E),
     /// The deadline passed without a message or an event.
     TimedOut,
 }
 
-impl<'c, W> Mailbox<'c, W> {
+impl<'c, E> Mailbox<'c, E> {
     /// Creates a mailbox over the job's messages and the events of this channel.
-    pub fn new(comm: &'c mut dyn Comm, words: Receiver<W>) -> Self {
-        Self {
-            comm,
-            local_events: words,
-            backoff: PollBackoff::for_active_work(),
-            senders_gone: false,
-        }
+    pub fn new(comm: &'c mut dyn Comm, local_events: Receiver<E>) -> Self {
+        Self { comm, local_events, backoff: PollBackoff::for_active_work(), senders_gone: false }
     }
 
     /// Returns the communicator, for sending.
@@ -48,17 +43,17 @@ impl<'c, W> Mailbox<'c, W> {
     }
 
     /// Sets the length of the following sleeps: short while answers are awaited, long while the backlog is ample.
-    pub fn set_backoff(&mut self, nap: PollBackoff) {
-        self.backoff = nap;
+    pub fn set_backoff(&mut self, backoff: PollBackoff) {
+        self.backoff = backoff;
     }
 
     /// Returns the next message or event, or [`MailboxEvent::TimedOut`] at `until`. Messages come before events, so
     /// that a busy thread cannot keep other ranks waiting.
-    pub fn wait_until(&mut self, until: Instant) -> MailboxEvent<W> {
+    pub fn wait_until(&mut self, until: Instant) -> MailboxEvent<E> {
         loop {
-            if let Some(letter) = self.comm.try_receive(None, MessageTag::Job) {
+            if let Some(message) = self.comm.try_receive(None, MessageTag::Job) {
                 self.backoff.reset();
-                return MailboxEvent::Message(letter);
+                return MailboxEvent::Message(message);
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -71,15 +66,15 @@ impl<'c, W> Mailbox<'c, W> {
             if self.comm.pending_messages() > 0 {
                 self.backoff.reset();
             }
-            let nap = self.backoff.next_sleep().min(left);
+            let sleep = self.backoff.next_sleep().min(left);
             if self.senders_gone {
-                std::thread::sleep(nap);
+                std::thread::sleep(sleep);
                 continue;
             }
-            match self.local_events.recv_timeout(nap) {
-                Ok(word) => {
+            match self.local_events.recv_timeout(sleep) {
+                Ok(event) => {
                     self.backoff.reset();
-                    return MailboxEvent::Local(word);
+                    return MailboxEvent::Local(event);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.senders_gone = true,

@@ -78,7 +78,7 @@ pub trait Comm {
     fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts);
 
     /// Collective. Replaces each of `values` with the combination of all ranks' values at that position.
-    fn all_reduce(&mut self, values: &mut [u64], how: ReduceOp);
+    fn all_reduce(&mut self, values: &mut [u64], op: ReduceOp);
 
     /// Local. Starts sending a message and returns at once.
     ///

@@ -56,11 +56,12 @@ impl MpiComm {
     pub(super) fn start_mpi(launcher: &LauncherInfo) -> Result<Self, CommError> {
         let name = library_name();
         launcher.check_library(&name).map_err(CommError::LauncherMismatch)?;
-        let Some((universe, granted)) = mpi::initialize_with_threading(Threading::Funneled) else {
+        let Some((universe, thread_level)) = mpi::initialize_with_threading(Threading::Funneled)
+        else {
             return Err(CommError::MpiStart("it was already started in this process".into()));
         };
         let world = universe.world();
-        let library = CommLibrary { name, threads: format!("{granted:?}").to_lowercase() };
+        let library = CommLibrary { name, threads: format!("{thread_level:?}").to_lowercase() };
         let mut comm = Self {
             outgoing: Vec::new(),
             incoming: VecDeque::new(),
@@ -69,12 +70,12 @@ impl MpiComm {
             universe,
             main_thread_only: PhantomData,
         };
-        if let Err(why) = launcher.check_world_size(comm.size(), &comm.library.name) {
+        if let Err(reason) = launcher.check_world_size(comm.size(), &comm.library.name) {
             // Finalisation, which follows the error, spins: the ranks sleep here until all have arrived.
             comm.barrier();
-            return Err(CommError::LauncherMismatch(why));
+            return Err(CommError::LauncherMismatch(reason));
         }
-        if granted < Threading::Funneled {
+        if thread_level < Threading::Funneled {
             return Err(CommError::MpiStart(format!(
                 "{} does not support threads beside its own (MPI_THREAD_FUNNELED)",
                 comm.library.name
@@ -94,35 +95,35 @@ impl MpiComm {
     }
 
     fn wait_with<'a, D: ?Sized, S: Scope<'a>>(
-        mut nap: PollBackoff,
+        mut backoff: PollBackoff,
         mut request: Request<'a, D, S>,
     ) {
         loop {
-            for look in 0..nap.polls_per_sleep() {
+            for poll in 0..backoff.polls_per_sleep() {
                 match request.test() {
                     Ok(_) => return,
-                    Err(again) => request = again,
+                    Err(pending) => request = pending,
                 }
-                if look > 0 {
+                if poll > 0 {
                     std::thread::yield_now();
                 }
             }
-            nap.sleep_next();
+            backoff.sleep_next();
         }
     }
 
     /// Broadcasts from rank 0. `backoff` depends on whether the other ranks may arrive later or are known to have
     /// arrived.
-    fn broadcast_from_0<T: Equivalence>(&self, nap: PollBackoff, values: &mut [T]) {
+    fn broadcast_from_0<T: Equivalence>(&self, backoff: PollBackoff, values: &mut [T]) {
         let root = self.world.process_at_rank(0);
         mpi::request::scope(|scope| {
-            Self::wait_with(nap, root.immediate_broadcast_into(scope, values));
+            Self::wait_with(backoff, root.immediate_broadcast_into(scope, values));
         });
     }
 
     /// Receives arrived messages and releases the buffers of sent ones.
     fn poll_messages(&mut self) {
-        self.outgoing.retain_mut(|held| held.take_if_done().is_none());
+        self.outgoing.retain_mut(|pending| pending.take_if_done().is_none());
         while let Some((message, status)) = self.world.any_process().immediate_matched_probe() {
             let count = status.count(u8::equivalent_datatype());
             let buffer =
@@ -137,9 +138,9 @@ impl MpiComm {
                 bytes: None,
             });
         }
-        for arriving in &mut self.incoming {
-            if arriving.bytes.is_none() {
-                arriving.bytes = arriving.pending.take_if_done();
+        for message in &mut self.incoming {
+            if message.bytes.is_none() {
+                message.bytes = message.pending.take_if_done();
             }
         }
     }
@@ -258,23 +259,23 @@ impl Comm for MpiComm {
     }
 
     fn all_to_all_bytes(&mut self, mine: &RankParts, into: &mut RankParts) {
-        let sent: Vec<Count> = mine.counts.iter().map(|&count| mpi_count(count)).collect();
-        let mut got = vec![0; self.size()];
+        let sent_counts: Vec<Count> = mine.counts.iter().map(|&count| mpi_count(count)).collect();
+        let mut received = vec![0; self.size()];
         mpi::request::scope(|scope| {
             Self::wait_for_ranks(self.world.immediate_all_to_all_into(
                 scope,
-                &sent[..],
-                &mut got[..],
+                &sent_counts[..],
+                &mut received[..],
             ));
         });
         into.clear();
         into.bytes.reserve(1); // a real address, see `non_dangling`
-        into.counts.extend(got.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
+        into.counts.extend(received.iter().map(|&count| usize::try_from(count).unwrap_or(0)));
         into.bytes.resize(into.counts.iter().sum(), 0);
         let bytes = non_dangling(&mine.bytes);
-        let (from, to) = (displacements_of(&sent), displacements_of(&got));
-        let mine = Partition::new(bytes, sent, from);
-        let mut partition = PartitionMut::new(&mut into.bytes[..], got, to);
+        let (from, to) = (displacements_of(&sent_counts), displacements_of(&received));
+        let mine = Partition::new(bytes, sent_counts, from);
+        let mut partition = PartitionMut::new(&mut into.bytes[..], received, to);
         mpi::request::scope(|scope| {
             let request =
                 self.world.immediate_all_to_all_varcount_into(scope, &mine, &mut partition);
@@ -282,8 +283,8 @@ impl Comm for MpiComm {
         });
     }
 
-    fn all_reduce(&mut self, values: &mut [u64], how: ReduceOp) {
-        let operation = match how {
+    fn all_reduce(&mut self, values: &mut [u64], op: ReduceOp) {
+        let operation = match op {
             ReduceOp::Sum => SystemOperation::sum(),
             ReduceOp::Max => SystemOperation::max(),
             ReduceOp::Min => SystemOperation::min(),
@@ -296,12 +297,12 @@ impl Comm for MpiComm {
         let rest = rest
             .chunks_mut(MAX_CHUNK_BYTES / size_of::<u64>())
             .map(|piece| (piece, PollBackoff::for_transfer()));
-        for (piece, nap) in first.chain(rest) {
+        for (piece, backoff) in first.chain(rest) {
             let mine = piece.to_vec();
             mpi::request::scope(|scope| {
                 let request =
                     self.world.immediate_all_reduce_into(scope, &mine[..], piece, operation);
-                Self::wait_with(nap, request);
+                Self::wait_with(backoff, request);
             });
         }
     }
@@ -333,12 +334,12 @@ impl Comm for MpiComm {
         let wanted =
             |it: &IncomingMessage| it.tag == tag && from.is_none_or(|from| it.from == from);
         // Large messages are slower than small ones: a complete message must not overtake an earlier one of its sender.
-        let place = self.incoming.iter().enumerate().position(|(place, it)| {
+        let position = self.incoming.iter().enumerate().position(|(position, it)| {
             let earlier = |other: &IncomingMessage| other.from == it.from && other.tag == tag;
-            wanted(it) && it.bytes.is_some() && !self.incoming.iter().take(place).any(earlier)
+            wanted(it) && it.bytes.is_some() && !self.incoming.iter().take(position).any(earlier)
         })?;
-        let mut letter = self.incoming.remove(place)?;
-        Some(RankMessage { from: letter.from, bytes: letter.bytes.take()? })
+        let mut message = self.incoming.remove(position)?;
+        Some(RankMessage { from: message.from, bytes: message.bytes.take()? })
     }
 
     fn pending_messages(&mut self) -> usize {
@@ -352,9 +353,9 @@ impl Comm for MpiComm {
     }
 
     fn finalize(mut self: Box<Self>) {
-        let mut nap = PollBackoff::for_long_wait();
+        let mut backoff = PollBackoff::for_long_wait();
         while self.pending_messages() > 0 {
-            nap.sleep_next();
+            backoff.sleep_next();
         }
         self.barrier();
         let Self { world, universe, .. } = *self;
@@ -411,8 +412,8 @@ pub(super) fn abort_if_running(code: u8) {
 
 /// Returns the first line of the library's version string, which is available before MPI starts.
 fn library_name() -> String {
-    let whole = mpi::environment::library_version().unwrap_or_default();
-    let line = whole.trim_matches('\0').lines().next().unwrap_or_default();
+    let version = mpi::environment::library_version().unwrap_or_default();
+    let line = version.trim_matches('\0').lines().next().unwrap_or_default();
     let words: Vec<_> = line.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
     // MPICH says "MPICH Version:      4.3.2", Open MPI "Open MPI v5.0.11, package: …".
     let name = words.join(" ").replace("Version: ", "");

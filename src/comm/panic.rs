@@ -11,12 +11,12 @@ pub(crate) const BUG_EXIT_CODE: u8 = 70;
 /// Local. Must be the first call in `main`: from then on a panic ends every rank with exit code 70, after its
 /// message.
 pub fn abort_job_on_panic() {
-    let tell = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if is_panic_caught() {
             return;
         }
-        tell(panic);
+        default_hook(panic);
         print_bug_hint();
         comm::start::abort_all_ranks(BUG_EXIT_CODE)
     }));

@@ -40,8 +40,8 @@ impl PollBackoff {
 
     /// Returns a back-off that sleeps between the two limits.
     #[must_use]
-    pub fn with_limits(least: Duration, most: Duration) -> Self {
-        Self { min_sleep: least, max_sleep: most, waited: Duration::ZERO, polls_per_sleep: 1 }
+    pub fn with_limits(min_sleep: Duration, max_sleep: Duration) -> Self {
+        Self { min_sleep, max_sleep, waited: Duration::ZERO, polls_per_sleep: 1 }
     }
 
     /// Returns the number of polls between two sleeps.
@@ -52,9 +52,9 @@ impl PollBackoff {
 
     /// Returns the length of the next sleep.
     pub fn next_sleep(&mut self) -> Duration {
-        let nap = (self.waited / 8).clamp(self.min_sleep, self.max_sleep);
-        self.waited += nap;
-        nap
+        let sleep = (self.waited / 8).clamp(self.min_sleep, self.max_sleep);
+        self.waited += sleep;
+        sleep
     }
 
     /// Starts with short sleeps again, since something has happened.
@@ -75,16 +75,17 @@ mod tests {
 
     #[test]
     fn sleeps_grow_with_the_wait_up_to_their_limit_and_start_short_after_a_reset() {
-        let mut nap = PollBackoff::with_limits(Duration::from_micros(50), Duration::from_millis(2));
+        let mut backoff =
+            PollBackoff::with_limits(Duration::from_micros(50), Duration::from_millis(2));
         let mut waited = Duration::ZERO;
         for _ in 0..200 {
-            let length = nap.next_sleep();
+            let length = backoff.next_sleep();
             assert!(length >= Duration::from_micros(50) && length <= Duration::from_millis(2));
             assert!(length <= (waited / 8).max(Duration::from_micros(50)));
             waited += length;
         }
-        assert_eq!(nap.next_sleep(), Duration::from_millis(2));
-        nap.reset();
-        assert_eq!(nap.next_sleep(), Duration::from_micros(50));
+        assert_eq!(backoff.next_sleep(), Duration::from_millis(2));
+        backoff.reset();
+        assert_eq!(backoff.next_sleep(), Duration::from_micros(50));
     }
 }

@@ -75,8 +75,8 @@ impl Comm for SoloComm {
         if from.is_some_and(|from| from != 0) {
             return None;
         }
-        let place = self.messages.iter().position(|(its, _)| *its == tag)?;
-        self.messages.remove(place).map(|(_, bytes)| RankMessage { from: 0, bytes })
+        let position = self.messages.iter().position(|(its, _)| *its == tag)?;
+        self.messages.remove(position).map(|(_, bytes)| RankMessage { from: 0, bytes })
     }
 
     fn pending_messages(&mut self) -> usize {

@@ -5,8 +5,8 @@
 
 /// Returns the ranks whose values `rank` merges, in the order of merging.
 pub(super) fn child_ranks(rank: usize, size: usize) -> impl Iterator<Item = usize> {
-    let reach = if rank == 0 { usize::BITS } else { rank.trailing_zeros() };
-    (0..reach).map_while(move |bit| {
+    let bits = if rank == 0 { usize::BITS } else { rank.trailing_zeros() };
+    (0..bits).map_while(move |bit| {
         let child = rank.checked_add(1usize.checked_shl(bit)?)?;
         (child < size).then_some(child)
     })

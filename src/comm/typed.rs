@@ -59,7 +59,8 @@ pub trait TypedComm: Comm {
         &mut self,
         mine: &T,
     ) -> Result<Option<Vec<T>>, CommError> {
-        let bytes = codec::encode_value(mine).unwrap_or_default(); // no bytes are no value: decoding them fails on rank 0
+        // A value that cannot be encoded is sent as no bytes, which rank 0 cannot decode: an error, never a hang.
+        let bytes = codec::encode_value(mine).unwrap_or_default();
         let mut encoded = vec![Vec::new(); if self.rank() == 0 { self.size() } else { 0 }];
         gather_in_rounds(self, &bytes, VALUES_ROUND_BYTES, |rank, piece| {
             encoded[rank].extend_from_slice(piece);
@@ -82,15 +83,15 @@ pub trait TypedComm: Comm {
         mut mine: T,
     ) -> Result<Option<T>, CommError> {
         for child in tree::child_ranks(self.rank(), self.size()) {
-            let letter = wait_for_message(self, child, MessageTag::TreeReduce);
-            mine.merge(codec::decode_bytes(child, &letter)?);
+            let message = wait_for_message(self, child, MessageTag::TreeReduce);
+            mine.merge(codec::decode_bytes(child, &message)?);
         }
         let Some(parent) = tree::parent_rank(self.rank()) else { return Ok(Some(mine)) };
         self.send_bytes(parent, MessageTag::TreeReduce, codec::encode_value(&mine)?)?;
         // Bytes move only during calls of the communicator, and this rank's next one may be far away.
-        let mut nap = PollBackoff::for_transfer();
+        let mut backoff = PollBackoff::for_transfer();
         while self.pending_messages() > 0 {
-            nap.sleep_next();
+            backoff.sleep_next();
         }
         Ok(None)
     }
@@ -117,8 +118,8 @@ pub trait TypedComm: Comm {
         from: Option<usize>,
         tag: MessageTag,
     ) -> Result<Option<(usize, T)>, CommError> {
-        let Some(letter) = self.try_receive(from, tag) else { return Ok(None) };
-        Ok(Some((letter.from, codec::decode_bytes(letter.from, &letter.bytes)?)))
+        let Some(message) = self.try_receive(from, tag) else { return Ok(None) };
+        Ok(Some((message.from, codec::decode_bytes(message.from, &message.bytes)?)))
     }
 
     /// Local. Sleeps until a value from rank `from` has arrived, and returns it.
@@ -130,8 +131,8 @@ pub trait TypedComm: Comm {
         from: usize,
         tag: MessageTag,
     ) -> Result<T, CommError> {
-        let letter = wait_for_message(self, from, tag);
-        codec::decode_bytes(from, &letter)
+        let message = wait_for_message(self, from, tag);
+        codec::decode_bytes(from, &message)
     }
 }
 
@@ -141,14 +142,14 @@ impl<C: Comm + ?Sized> TypedComm for C {}
 const VALUES_ROUND_BYTES: usize = 16 << 20;
 
 fn wait_for_message<C: Comm + ?Sized>(comm: &mut C, from: usize, tag: MessageTag) -> Vec<u8> {
-    let mut nap = PollBackoff::for_long_wait();
+    let mut backoff = PollBackoff::for_long_wait();
     loop {
-        if let Some(letter) = comm.try_receive(Some(from), tag) {
-            return letter.bytes;
+        if let Some(message) = comm.try_receive(Some(from), tag) {
+            return message.bytes;
         }
         if comm.pending_messages() > 0 {
-            nap.reset();
+            backoff.reset();
         }
-        nap.sleep_next();
+        backoff.sleep_next();
     }
 }

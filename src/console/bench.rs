@@ -5,10 +5,12 @@
 
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
+use super::terminal::fit_table_width;
 use crate::bench::{
     BenchCell, BenchConditions, CompareReport, CompareSide, ModelRow, ModelsReport, RepeatSpread,
     RunFigures, SweepReport,
 };
+use crate::report::format::{format_figure, pluralize};
 
 /// Returns the table of a sweep, its best cell and the conditions of the measurement.
 #[must_use]
@@ -70,21 +72,18 @@ pub fn sweep_table(report: &SweepReport) -> String {
             if good > 0 {
                 text += &format!(
                     "as good (within 2 %): {}, marked above",
-                    pluralize_plain(good as u64, "cell")
+                    pluralize(good as u64, "cell")
                 );
                 text += &match report.soonest.and_then(|at| report.cells.get(at)) {
                     Some(row) => {
-                        format!(
-                            "; of all these answers come soonest with {}\n",
-                            describe_cell(row.cell)
-                        )
+                        format!("; lowest p99 latency among these: {}\n", describe_cell(row.cell))
                     }
                     None => "\n".to_owned(),
                 };
             }
             text += &describe_lengths(&it);
         }
-        None => text += "no cell was measured: the reasons stand in the table\n",
+        None => text += "no cell was measured: see the table for the reasons\n",
     }
     text + &describe_conditions(&report.conditions) + &format_notes(&report.notes)
 }
@@ -132,7 +131,7 @@ pub fn compare_table(report: &CompareReport) -> String {
     }
     let mut text = format!("{table}\n");
     if let Some(it) = report.speed_up {
-        text += &format!("speed-up of batched requests: {} times\n", format_spread(it));
+        text += &format!("speed-up of batched requests: {}×\n", format_spread(it));
     }
     let answers = &report.answers;
     let all = answers.equal + answers.different + answers.unknown;
@@ -143,7 +142,7 @@ pub fn compare_table(report: &CompareReport) -> String {
     };
     if let Some([prompt, batched, single]) = &answers.example {
         text += &format!(
-            "the first that differs: {}\n  batched: {}\n  single:  {}\n",
+            "first difference, at the prompt: {}\n  batched: {}\n  single:  {}\n",
             truncate_line(prompt, 80),
             truncate_line(batched, 80),
             truncate_line(single, 80)
@@ -166,7 +165,7 @@ pub fn models_table(report: &ModelsReport) -> String {
         "p99 s",
         "tokens/s",
         "prompts/s",
-        "an answer",
+        "sample answer",
     ]);
     for row in &report.models {
         let ModelRow { model, endpoint, endpoints, runs_whole, runs_wanted, .. } = row;
@@ -192,7 +191,7 @@ fn new_table<const N: usize>(header: [&str; N]) -> Table {
         .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
-    super::fit_table_width(&mut table);
+    fit_table_width(&mut table);
     table
 }
 
@@ -207,7 +206,7 @@ pub(super) fn describe_cell(cell: BenchCell) -> String {
 
 fn describe_lengths(it: &RunFigures) -> String {
     format!(
-        "prompts of {} tokens, answers of {}, as the servers count\n",
+        "prompts of {} tokens, answers of {} tokens (counted by the servers)\n",
         format_figure(it.prompt_tokens),
         format_figure(it.answer_tokens)
     )
@@ -216,29 +215,24 @@ fn describe_lengths(it: &RunFigures) -> String {
 fn describe_conditions(it: &BenchConditions) -> String {
     let BenchConditions { ranks, endpoints, model, api, repeats, sampling, incomplete, .. } = it;
     let incomplete = incomplete.as_ref().map_or(String::new(), |why| {
-        format!("incomplete: {why}; the same command measures it all (with --overwrite, or to another --output)\n")
+        format!("incomplete: {why}\nhint: run the same command again, with --overwrite or another --output\n")
     });
     let model = model.as_ref().map_or(String::new(), |it| format!("model {it}, "));
-    let api = api.as_ref().map_or(String::new(), |it| format!("by {it}, "));
-    let apart = if it.caches_apart { ", each with prefix caches to itself" } else { "" };
+    let api = api.as_ref().map_or(String::new(), |it| format!("{it} route, "));
+    let apart = if it.caches_apart { ", each with its own prefix cache" } else { "" };
     format!(
-        "{model}{api}{} on {}, parameters {sampling}; medians of {} (least–most), after a \
-         warm-up that does not count{apart}\n{incomplete}",
-        pluralize_plain(*endpoints, "endpoint"),
-        pluralize_plain(*ranks as u64, "rank"),
-        pluralize_plain(u64::from(*repeats), "repeat")
+        "{model}{api}{} on {}, parameters {sampling}; medians of {} (min–max), after a \
+         warm-up that is not counted{apart}\n{incomplete}",
+        pluralize(*endpoints, "endpoint"),
+        pluralize(*ranks as u64, "rank"),
+        pluralize(u64::from(*repeats), "repeat")
     )
-}
-
-/// Formats a count with its noun, without thousands separators.
-pub(super) fn pluralize_plain(count: u64, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// Returns a note if the bench ended before all repeats were measured.
 fn missing_runs_note(runs: usize, repeats: u32) -> Option<String> {
     (runs < repeats as usize)
-        .then(|| format!("{runs} of {}", pluralize_plain(u64::from(repeats), "repeat")))
+        .then(|| format!("{runs} of {}", pluralize(u64::from(repeats), "repeat")))
 }
 
 fn format_notes(notes: &[String]) -> String {
@@ -252,17 +246,6 @@ fn format_spread(it: RepeatSpread) -> String {
         format_figure(it.median)
     } else {
         format!("{} ({least}–{most})", format_figure(it.median))
-    }
-}
-
-/// Formats a figure with three significant digits.
-pub(super) fn format_figure(number: f64) -> String {
-    match number.abs() {
-        it if it >= 100.0 => format!("{number:.0}"),
-        it if it >= 10.0 => format!("{number:.1}"),
-        it if it >= 1.0 => format!("{number:.2}"),
-        0.0 => "0".into(),
-        _ => format!("{number:.3}"),
     }
 }
 
@@ -280,16 +263,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_have_the_digits_that_mean_something() {
-        let all = [0.0, 0.01234, 1.234, 12.34, 123.4, 123_456.7].map(format_figure);
-        assert_eq!(all, ["0", "0.012", "1.23", "12.3", "123", "123457"]);
+    fn a_spread_shows_its_range_unless_it_rounds_to_one_figure() {
         let spread_of = |median, least, most| format_spread(RepeatSpread { median, least, most });
         assert_eq!(spread_of(12.0, 11.0, 13.0), "12.0 (11.0–13.0)");
         assert_eq!(spread_of(12.0, 12.0, 12.01), "12.0");
     }
 
     #[test]
-    fn samples_are_one_line() {
+    fn sample_answers_are_shortened_to_one_line() {
         assert_eq!(truncate_line("a\nb  c", 9), "a b c");
         assert_eq!(truncate_line("abcdefgh", 5), "abcd…");
     }

@@ -2,9 +2,10 @@
 //!
 //! Owns the table and its summary lines. The probing itself is in [`endpoint`](crate::endpoint).
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::{Deserialize, Serialize};
 
+use super::terminal::stdout_columns;
 use crate::domain::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
 use crate::report::format::pluralize;
 
@@ -15,7 +16,6 @@ pub struct CheckReport {
     pub mpi: String,
     /// Number of servers that are ready.
     pub ready: usize,
-    /// Number of servers configured.
     pub endpoints: usize,
     /// Findings of each rank, in rank order.
     pub ranks: Vec<CheckedRank>,
@@ -26,7 +26,6 @@ pub struct CheckReport {
 pub struct CheckedRank {
     /// Number of the rank, from 0.
     pub rank: usize,
-    /// Name of its host.
     pub host: String,
     /// Index of the rank among those of its host, from 0.
     pub local_rank: usize,
@@ -54,12 +53,12 @@ impl CheckReport {
     #[must_use]
     pub fn model_names(&self) -> Vec<&str> {
         let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
-        let facts = all.filter_map(|it| match &it.probe {
-            ProbeResult::Ready(facts) => Some(facts),
+        let info = all.filter_map(|it| match &it.probe {
+            ProbeResult::Ready(info) => Some(info),
             ProbeResult::NotReady(_) => None,
         });
         let mut names: Vec<_> =
-            facts.flat_map(|facts| facts.models.iter().map(|model| model.id.as_str())).collect();
+            info.flat_map(|info| info.models.iter().map(|model| model.id.as_str())).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -69,15 +68,15 @@ impl CheckReport {
     #[must_use]
     pub fn render_table(&self) -> String {
         let whole = self.draw_columns(&TABLE_COLUMNS).to_string();
-        let wide = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
-        let Some(room) = super::stdout_columns().filter(|room| *room < wide) else {
+        let full_width = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        let Some(room) = stdout_columns().filter(|room| *room < full_width) else {
             return format!("{whole}\n{}", self.summary_lines());
         };
         // The least important columns are dropped before cells are wrapped.
         let mut table = self.draw_columns(&TABLE_COLUMNS[..NARROW_COLUMNS]);
         table.set_width(u16::try_from(room).unwrap_or(u16::MAX));
         format!(
-            "{table}\n{}a wider terminal shows {} as well, and --json everything\n",
+            "{table}\n{}hint: a wider terminal also shows {}; --json shows everything\n",
             self.summary_lines(),
             TABLE_COLUMNS[NARROW_COLUMNS..].join(" and ")
         )
@@ -87,14 +86,14 @@ impl CheckReport {
     fn draw_columns(&self, heads: &[&str]) -> Table {
         let mut table = Table::new();
         table
-            .load_style(UTF8_HORIZONTAL_ONLY)
+            .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(heads);
         for rank in &self.ranks {
-            let who = [rank.rank.to_string(), rank.host.clone()];
+            let identity = [rank.rank.to_string(), rank.host.clone()];
             let local = format!("{} of {}", rank.local_rank + 1, rank.local_size);
             let mut add = |cells: Vec<String>| {
-                let mut cells: Vec<String> = who.iter().cloned().chain(cells).collect();
+                let mut cells: Vec<String> = identity.iter().cloned().chain(cells).collect();
                 cells.resize(TABLE_COLUMNS.len() - 1, String::new());
                 cells.push(local.clone());
                 cells.truncate(heads.len());
@@ -117,12 +116,16 @@ impl CheckReport {
             self.mpi
         );
         if idle > 0 {
-            text +=
-                &format!("{idle} of the ranks have no endpoint: they stay in MPI and do no work\n");
+            let verb = if idle == 1 { "has" } else { "have" };
+            let ranks = pluralize(idle as u64, "rank");
+            text += &format!("{ranks} {verb} no endpoint and would send no prompts\n");
+        }
+        if self.ready < self.endpoints {
+            text += "hint: are the servers started, on these ports? Loading a model can take minutes: --ready-timeout 30m\n";
         }
         if let models @ [_, _, ..] = self.model_names().as_slice() {
             text += &format!(
-                "several models are served ({}): name one with --model\n",
+                "hint: several models are served ({}): choose one with --model\n",
                 models.join(", ")
             );
         }
@@ -137,24 +140,24 @@ fn ready_count_text(ready: usize, all: usize) -> String {
 fn endpoint_row(endpoint: &EndpointStatus) -> Vec<String> {
     let mut row = vec![endpoint.url.to_string()];
     match &endpoint.probe {
-        ProbeResult::Ready(facts) => {
+        ProbeResult::Ready(info) => {
             row.push("ready".into());
-            row.extend(server_info_cells(facts));
+            row.extend(server_info_cells(info));
         }
         ProbeResult::NotReady(why) => row.push(format!("not ready: {why}")),
     }
     row
 }
 
-fn server_info_cells(facts: &ServerInfo) -> [String; 4] {
+fn server_info_cells(info: &ServerInfo) -> [String; 4] {
     let each = |text: &dyn Fn(&ServedModel) -> String| {
-        facts.models.iter().map(text).collect::<Vec<_>>().join("\n")
+        info.models.iter().map(text).collect::<Vec<_>>().join("\n")
     };
     [
         each(&|model| model.id.clone()),
         each(&|model| model.max_model_len.map_or("unknown".into(), |it| it.to_string())),
-        facts.version.clone().unwrap_or_else(|| "unknown".into()),
-        route_names(facts.routes),
+        info.version.clone().unwrap_or_else(|| "unknown".into()),
+        route_names(info.routes),
     ]
 }
 

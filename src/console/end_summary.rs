@@ -11,9 +11,10 @@ use std::{
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
-use super::progress::format_duration;
 use crate::report::{
-    format::{format_count, format_number, format_percent, pluralize},
+    format::{
+        format_count, format_duration, format_elapsed, format_number, format_percent, pluralize,
+    },
     reduce_levels::ReduceSummary,
 };
 use crate::{
@@ -35,7 +36,6 @@ pub struct EndSummary<'a> {
     pub failures: Option<&'a BTreeMap<String, FailureStats>>,
     /// Seconds of this session, including the wait for servers.
     pub seconds: f64,
-    /// Ranks of this session.
     pub ranks: usize,
     /// Number of this session, from 1.
     pub starts: u32,
@@ -61,30 +61,31 @@ impl fmt::Display for EndSummary<'_> {
         let (counts, tally) = (self.counts, self.tally);
         writeln!(f, "{}", self.counts_table().trim_fmt())?;
         if tally.settled_count() == 0 && counts.open == 0 && counts.submitted > 0 {
-            writeln!(f, "it was finished before: nothing was asked")?;
+            writeln!(f, "already complete: nothing was sent")?;
         }
         self.write_failures(f)?;
         if !self.is_intermediate {
-            let places = [
+            let paths = [
                 ("answers", self.output),
                 ("aggregates", self.aggregate),
                 ("report", self.report),
                 ("run folder", Some(self.folder)),
             ];
-            for (what, place) in places {
-                if let Some(place) = place {
-                    writeln!(f, "{what}: {place}")?;
+            for (what, path) in paths {
+                if let Some(path) = path {
+                    writeln!(f, "{what}: {path}")?;
                 }
             }
         }
+        // Open prompts come first: as long as there are any, the same command is the right next step whatever has failed.
         if counts.open > 0 {
             let pace = tally.settled_count() as f64 / self.seconds.max(0.001);
             let left = match tally.settled_count() {
                 0 => String::new(),
-                _ => format!(", about {} more", format_duration(counts.open as f64 / pace)),
+                _ => format!(", about {} left", format_duration(counts.open as f64 / pace)),
             };
-            let open = pluralize(counts.open, "open prompt");
-            writeln!(f, "next: the same command goes on with {open}{left}")?;
+            let open = pluralize(counts.open, "prompt");
+            writeln!(f, "next: run the same command again ({open} open{left})")?;
         } else if counts.failed > 0 && !self.is_intermediate {
             writeln!(f, "next: {}", self.failure_hint())?;
         }
@@ -96,12 +97,20 @@ impl EndSummary<'_> {
     /// Returns the advice for the failure kinds of this run. Retryable failures are resent by the same command; rows that
     /// cannot be sent need a corrected input; only rejected prompts are a case for `--retry-failed`.
     fn failure_hint(&self) -> &'static str {
-        let of_the_row = |kind: &String| matches!(kind.as_str(), "empty_prompt" | "bad_row");
-        match self.failures {
-            Some(kinds) if !kinds.is_empty() && kinds.keys().all(of_the_row) => {
-                "mend those rows; with --accept-changes the same command asks them alone"
-            }
-            _ => "the answers say why prompts failed; --retry-failed asks those again",
+        // An advice is given only if it helps all failures: a resend of prompts that are too long fails again.
+        let has_only = |known: &[&str]| {
+            self.failures.is_some_and(|kinds| {
+                !kinds.is_empty() && kinds.keys().all(|kind| known.contains(&kind.as_str()))
+            })
+        };
+        if has_only(&["empty_prompt", "bad_row"]) {
+            "fix those rows; with --accept-changes the same command sends only them"
+        } else if has_only(&["too_long"]) {
+            "shorten those prompts, or serve the model with a larger --max-model-len"
+        } else if has_only(&["exhausted"]) {
+            "run the same command again to retry those prompts"
+        } else {
+            "see the answers for the reasons; --retry-failed resends failed prompts"
         }
     }
 }
@@ -166,16 +175,16 @@ impl EndSummary<'_> {
                 writeln!(f, "failed: {many} {}", describe_failure_kind(*kind))
             });
         };
-        for (kind, its) in all {
+        for (kind, stats) in all {
             let known = serde_json::from_value::<FailureKind>(kind.as_str().into());
             let words = known.map_or(kind.clone(), |kind| describe_failure_kind(kind).to_owned());
-            let first = its.examples.iter().take(MAX_LISTED_IDS);
-            let mut ids = first.map(|(_, it)| shorten_id(&it.id)).collect::<Vec<_>>().join(", ");
-            if its.count > MAX_LISTED_IDS as u64 {
+            let examples = stats.examples.iter().take(MAX_LISTED_IDS);
+            let mut ids = examples.map(|(_, it)| shorten_id(&it.id)).collect::<Vec<_>>().join(", ");
+            if stats.count > MAX_LISTED_IDS as u64 {
                 ids.push_str(", …");
             }
-            let which = if its.count == 1 { "id" } else { "ids" };
-            writeln!(f, "failed: {} {words} ({which} {ids})", format_count(its.count))?;
+            let which = if stats.count == 1 { "id" } else { "ids" };
+            writeln!(f, "failed: {} {words} ({which} {ids})", format_count(stats.count))?;
         }
         Ok(())
     }
@@ -192,11 +201,6 @@ fn shorten_id(json: &str) -> String {
     short
 }
 
-/// Formats a duration: tenths of a second below a minute, else two units.
-fn format_elapsed(seconds: f64) -> String {
-    if seconds < 60.0 { format!("{seconds:.1} s") } else { format_duration(seconds) }
-}
-
 fn describe_failure_kind(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::EmptyPrompt => "with an empty prompt",
@@ -205,7 +209,7 @@ fn describe_failure_kind(kind: FailureKind) -> &'static str {
         FailureKind::Refused => "rejected by the server",
         FailureKind::BadRequest => "with a request parameter that the server rejects",
         FailureKind::Exhausted => {
-            "without an answer after all attempts, which the same command retries"
+            "without an answer after all attempts (retried by the same command)"
         }
     }
 }
@@ -253,7 +257,7 @@ impl fmt::Display for ReduceEndSummary<'_> {
         if tree.missing > 0 {
             writeln!(
                 f,
-                "next: see tree.jsonl for the reasons; --retry-failed sends failed prompts again"
+                "next: see tree.jsonl for the reasons; --retry-failed resends failed prompts"
             )?;
         }
         Ok(())
@@ -287,7 +291,7 @@ impl ReduceEndSummary<'_> {
             format_count(all.levels.iter().map(|it| it.nodes).sum()),
             format_count(all.counts.submitted),
             format_count(all.levels.iter().map(|it| it.nodes_without_text()).sum()),
-            format_elapsed(all.seconds),
+            format_elapsed(all.active_s),
             rate(all.prompts_per_s),
             rate(all.tokens_per_s),
         ]);
@@ -343,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_fits_80_columns_however_large_the_run() {
+    fn the_end_table_fits_80_columns_for_a_run_of_any_size() {
         let all = 120_000_000_000;
         let counts = PromptCounts::new(all, all / 2, all / 3);
         let tally = Tally {
@@ -362,20 +366,20 @@ mod tests {
     }
 
     #[test]
-    fn one_is_not_several_and_the_next_step_is_said() {
+    fn nouns_agree_with_counts_and_the_next_step_fits_the_failures() {
         let (counts, tally) =
             (PromptCounts::new(3, 2, 0), Tally { answered: 2, ..Tally::default() });
         let text =
             EndSummary { ranks: 1, output: None, ..end_summary(&counts, &tally) }.to_string();
         assert!(text.contains("12.3 s on 1 rank\n"), "{text}");
         assert!(
-            text.contains("next: the same command goes on with 1 open prompt, about 7s more"),
+            text.contains("next: run the same command again (1 prompt open, about 7s left)"),
             "{text}"
         );
         assert!(!text.contains("answers:"), "{text}");
         let (counts, tally) = (PromptCounts::new(2, 1, 1), Tally::default());
         let text = end_summary(&counts, &tally).to_string();
-        assert!(text.contains("it was finished before: nothing was asked"), "{text}");
+        assert!(text.contains("already complete: nothing was sent"), "{text}");
         assert!(text.contains("--retry-failed"), "{text}");
         let failed = |kind: &str| {
             BTreeMap::from([(
@@ -392,12 +396,13 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_told_with_the_first_ids() {
+    fn failures_are_listed_by_kind_with_their_first_ids() {
         let first =
             |id: &str| FailureExample { id: id.into(), message: String::new(), status: None };
         let ids = [(3, "\"q3\""), (4, "4"), (9, "\"a long id that nobody would read to its end\"")];
-        let its = FailureStats { count: 12, examples: ids.map(|(at, id)| (at, first(id))).into() };
-        let failures = BTreeMap::from([("too_long".to_owned(), its)]);
+        let stats =
+            FailureStats { count: 12, examples: ids.map(|(at, id)| (at, first(id))).into() };
+        let failures = BTreeMap::from([("too_long".to_owned(), stats)]);
         let (counts, tally) =
             (PromptCounts::new(20, 8, 12), Tally { answered: 8, ..Tally::default() });
         let text =

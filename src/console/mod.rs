@@ -1,7 +1,8 @@
-//! What people see: the only place that prints.
+//! Everything that users see on a terminal: the log, errors, progress, tables and the status line.
 //!
-//! Owns standard output (results: tables, JSON) and standard error (the log, complaints). Decides nothing: it is handed
-//! values and makes them readable.
+//! The only module that prints. Owns standard output (tables and JSON) and standard error (the log and messages beside
+//! it). Decides nothing: it formats the values that it is given. The files `report.html` and `summary.json` are in
+//! [`report`](crate::report).
 #![expect(clippy::disallowed_macros, reason = "the owner of stdout and stderr")]
 
 mod bench;
@@ -9,40 +10,45 @@ mod check;
 mod end_summary;
 mod log;
 mod plan;
-#[cfg(feature = "plot")]
-mod plot;
-#[cfg(not(feature = "plot"))]
-#[path = "no_plot.rs"]
 mod plot;
 mod progress;
 mod status;
+mod terminal;
 
 pub use bench::{compare_table, models_table, sweep_table};
 pub use check::{CheckReport, CheckedRank};
 pub use end_summary::{EndSummary, ReduceEndSummary, reduce_summary_line};
 pub use log::{init_logging, set_log_identity};
 pub use plan::{PlanView, PlannedAction};
-pub use plot::sweep_plots;
+pub use plot::sweep_chart;
 pub use progress::ProgressView;
 pub use status::{StatusFollower, StatusView};
 
 use std::{
+    collections::BTreeMap,
+    error::Error,
     fmt::Write as _,
-    io::{IsTerminal, Write},
+    io::Write,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::domain::{EndpointStatus, ProbeResult};
+use crate::{
+    domain::{EndpointStatus, ProbeResult},
+    report::format::pluralize,
+};
 
-/// Results are somebody else's to print.
+/// Set if standard output belongs to the program that uses this library.
 static STDOUT_SILENCED: AtomicBool = AtomicBool::new(false);
 
-/// From here on nothing goes to standard output: the program that uses this library has it for itself.
+/// Reasons listed in the error about servers that are not ready.
+const MAX_LISTED_REASONS: usize = 10;
+
+/// Stops all output to standard output, which belongs to the program that uses this library.
 pub fn silence_stdout() {
     STDOUT_SILENCED.store(true, Ordering::Relaxed);
 }
 
-/// To standard output, whole. A reader who has gone (`| head`) is no error.
+/// Writes to standard output. A closed pipe (`| head`) is not an error.
 pub fn print_stdout(text: &str) {
     if STDOUT_SILENCED.load(Ordering::Relaxed) {
         return;
@@ -51,62 +57,99 @@ pub fn print_stdout(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// A table that is wider than the terminal breaks its cells, not its lines.
-fn fit_table_width(table: &mut comfy_table::Table) {
-    if let Some(columns) = stdout_columns() {
-        table.set_width(u16::try_from(columns).unwrap_or(u16::MAX));
-    }
+/// Prints an error with its causes, and its hints on lines of their own, to standard error.
+pub fn print_error(error: &dyn Error) {
+    log::print_error_text(&error_text(error));
 }
 
-/// Of standard output, if that is a terminal.
-fn stdout_columns() -> Option<usize> {
-    let out = std::io::stdout();
-    status::known_terminal_width(&out).filter(|_| out.is_terminal())
-}
-
-/// An error for the user, to standard error, with what caused it.
-pub fn print_error(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
+/// Joins an error and its causes with colons; hints follow at the end, each on its own line.
+fn error_text(error: &dyn Error) -> String {
+    let whole = error.to_string();
+    let mut parts = whole.split("\nhint: ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    let mut hints: Vec<String> = parts.map(str::to_owned).collect();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
+        let whole = error.to_string();
+        let mut parts = whole.split("\nhint: ");
+        let detail = parts.next().unwrap_or_default();
+        // Many Display texts quote their cause already.
+        if !text.contains(detail) {
+            text = format!("{text}: {detail}");
+        }
+        for hint in
+            parts.filter(|hint| !hints.iter().any(|known| known == hint)).collect::<Vec<_>>()
+        {
+            hints.push(hint.to_owned());
         }
         cause = error.source();
     }
-    log::write_message("error", &text);
+    hints.iter().for_each(|hint| text = format!("{text}\nhint: {hint}"));
+    text
 }
 
-/// A line of progress: not the log's, so that it has no level and is not silenced with it.
-pub fn print_notice(line: &str) {
-    log::write_message("info", line);
+/// Prints a progress line to standard error. It has no level, so the log's filter does not affect it.
+pub fn print_progress(line: &str) {
+    log::print_progress_text(line);
 }
 
-/// Why a run does not begin: the endpoints that are not ready, the first of them with their reasons.
+/// Prints the error that too few servers are ready, with the reasons and the servers of each.
 pub fn print_unready_endpoints(all: &[&EndpointStatus], least: u64) {
-    let not_ready: Vec<(&EndpointStatus, &str)> = all
-        .iter()
-        .filter_map(|it| match &it.probe {
-            ProbeResult::NotReady(why) => Some((*it, why.as_str())),
-            ProbeResult::Ready(_) => None,
-        })
-        .collect();
-    let ready = all.len() - not_ready.len();
+    // Servers of a node that is not up fail alike: a line per reason, not per server, keeps 3,000 endpoints readable.
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for endpoint in all {
+        if let ProbeResult::NotReady(reason) = &endpoint.probe {
+            by_reason.entry(reason).or_default().push(endpoint.url.to_string());
+        }
+    }
+    let ready = all.len() - by_reason.values().map(Vec::len).sum::<usize>();
     let mut text = format!(
         "{ready} of {} endpoints are ready, and at least {} {} needed",
         all.len(),
         least.max(1),
         if least <= 1 { "is" } else { "are" },
     );
-    for (endpoint, why) in not_ready.iter().take(10) {
-        let _ = write!(text, "\n  {}: {why}", endpoint.url);
+    for (reason, urls) in by_reason.iter().take(MAX_LISTED_REASONS) {
+        let more = match urls.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let _ = write!(text, "\n  {}{more}: {reason}", urls[0]);
     }
-    if not_ready.len() > 10 {
-        let _ = write!(text, "\n  and {} more", not_ready.len() - 10);
+    if by_reason.len() > MAX_LISTED_REASONS {
+        let more = pluralize((by_reason.len() - MAX_LISTED_REASONS) as u64, "other reason");
+        let _ = write!(text, "\n  and {more}");
     }
+    text.push_str(if all.len() < usize::try_from(least).unwrap_or(usize::MAX) {
+        "\nhint: --min-endpoints is larger than the number of configured endpoints"
+    } else {
+        "\nhint: are the servers started, on these ports? Loading a model can take minutes: --ready-timeout 30m"
+    });
     text.push_str(
-        "\n  nothing was asked; `aurora-swarm check` with the same options shows every rank's endpoints",
+        "\nhint: nothing was sent; `aurora-swarm check` with the same options shows the endpoints of every rank",
     );
-    log::write_message("error", &text);
+    log::print_error_text(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot start\nhint: free the port")]
+    struct Outer(#[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("port 8000 is taken\nhint: see --base-port")]
+    struct Inner;
+
+    #[test]
+    fn hints_of_an_error_and_its_causes_come_last() {
+        let text = error_text(&Outer(Inner));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            ["cannot start: port 8000 is taken", "hint: free the port", "hint: see --base-port"]
+        );
+    }
 }

@@ -9,19 +9,20 @@ use serde_json::Value;
 use crate::{
     domain::{Prompt, PromptInput},
     output::{AnswerFormat, PromptCounts},
+    report::format::{format_count, pluralize},
     settings::SettingOrigin,
 };
+
+/// Lines of the first prompt that are shown.
+const MAX_PROMPT_LINES: usize = 20;
 
 /// Facts about a run that has not started.
 #[derive(Debug)]
 pub struct PlanView<'a> {
-    /// Number of input rows.
     pub rows: u64,
-    /// Number of input files.
     pub files: usize,
     /// Size of the input files in bytes.
     pub bytes: u64,
-    /// Number of invalid rows.
     pub bad_rows: usize,
     /// Keys of the first row that are data, not request parameters.
     pub data_fields: &'a [String],
@@ -29,7 +30,6 @@ pub struct PlanView<'a> {
     pub notes: &'a [String],
     /// First prompt of the input.
     pub first_prompt: Option<&'a Prompt>,
-    /// Format of the answers.
     pub format: AnswerFormat,
     /// Default request parameters as JSON; a row may override them.
     pub sampling: String,
@@ -37,7 +37,7 @@ pub struct PlanView<'a> {
     pub settings: Value,
     /// Origins of the settings that differ from their defaults.
     pub origins: &'a BTreeMap<String, SettingOrigin>,
-    /// What `run` would do with the output and run folder it finds.
+    /// Action that `run` would take.
     pub action: &'a PlannedAction,
 }
 
@@ -73,37 +73,36 @@ pub enum PlannedAction {
 
 impl fmt::Display for PlannedAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prompts = |count: u64| pluralize(count, "prompt");
         match self {
-            Self::Refused(why) => write!(f, "run would be refused: {why}"),
+            Self::Refused(reason) => write!(f, "run would be refused: {reason}"),
             Self::NoOutput { asked } => {
-                write!(f, "run would ask {asked} prompts, and needs --output FILE for the answers")
+                write!(f, "run would send {}, and needs --output FILE", prompts(*asked))
             }
             Self::StartNew { asked, overwrites: false } => {
-                write!(
-                    f,
-                    "run would begin: no run is there yet, and {asked} prompts would be asked"
-                )
+                let sent = prompts(*asked);
+                write!(f, "run would start: no run exists yet, and {sent} would be sent")
             }
-            Self::StartNew { asked, overwrites: true } => write!(
-                f,
-                "run would begin anew, in place of what is there (--overwrite): {asked} prompts would be asked"
-            ),
-            Self::Resume { start, counts, asked: 0, is_gathered: output } => {
-                let does = match (counts.open, output) {
-                    (0, true) => "find it finished, and ask nothing",
-                    (0, false) => "ask nothing, and put the answers together again",
-                    _ => "ask nothing",
+            Self::StartNew { asked, overwrites: true } => {
+                let sent = prompts(*asked);
+                write!(f, "run would replace the existing run (--overwrite): {sent} would be sent")
+            }
+            Self::Resume { start, counts, asked: 0, is_gathered } => {
+                let action = match (counts.open, is_gathered) {
+                    (0, true) => "find it complete and send nothing",
+                    (0, false) => "send nothing and gather the answers again",
+                    _ => "send nothing",
                 };
-                write!(f, "run would {does} (start {start}): {}", CountsText(counts))
+                write!(f, "run would {action} (session {start}): {}", CountsText(counts))
             }
             Self::Resume { start, counts, asked, .. } => {
-                write!(f, "run would go on (start {start}): {}; ", CountsText(counts))?;
+                write!(f, "run would resume (session {start}): {}; ", CountsText(counts))?;
                 match asked.saturating_sub(counts.open) {
-                    0 => write!(f, "{asked} prompts would be asked"),
-                    again => write!(
-                        f,
-                        "{asked} prompts would be asked, {again} of them again since they failed"
-                    ),
+                    0 => write!(f, "{} would be sent", prompts(*asked)),
+                    again => {
+                        let sent = prompts(*asked);
+                        write!(f, "{sent} would be sent, {again} of them after a failure")
+                    }
                 }
             }
         }
@@ -122,52 +121,61 @@ impl fmt::Display for CountsText<'_> {
 
 impl fmt::Display for PlanView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bad_rows = match self.bad_rows {
+            0 => "no invalid rows".to_owned(),
+            count => pluralize(count as u64, "invalid row"),
+        };
         writeln!(
             f,
-            "{} prompts in {} files, {} bad rows; answers as {}",
-            self.rows, self.files, self.bad_rows, self.format
+            "input: {} in {}, {bad_rows}; answers as {}",
+            pluralize(self.rows, "prompt"),
+            pluralize(self.files as u64, "file"),
+            self.format
         )?;
         for note in self.notes {
             writeln!(f, "note: {note}")?;
         }
-        writeln!(
-            f,
-            "api: {} (auto is decided when the servers are asked)",
-            self.settings["api"].as_str().unwrap_or_default()
-        )?;
+        match self.settings["api"].as_str().unwrap_or_default() {
+            "auto" => writeln!(f, "api: auto (chosen once servers are ready)")?,
+            api => writeln!(f, "api: {api}")?,
+        }
         writeln!(f, "parameters: {}", self.sampling)?;
-        let longest = self.settings["max-tokens"].as_u64().unwrap_or_default();
+        // Rows may set max_tokens themselves: this is the limit of those that do not.
+        let max_tokens = self.settings["max-tokens"].as_u64().unwrap_or_default();
         writeln!(
             f,
-            "tokens: about {} of input (four bytes a token), at most {} of answers",
-            self.bytes / 4,
-            self.rows.saturating_mul(longest)
+            "tokens: about {} of input (4 bytes per token), at most {} of answers (--max-tokens {max_tokens})",
+            format_count(self.bytes / 4),
+            format_count(self.rows.saturating_mul(max_tokens))
         )?;
         if !self.data_fields.is_empty() {
-            writeln!(f, "data, and no parameters: {}", self.data_fields.join(", "))?;
+            writeln!(f, "data, not parameters: {}", self.data_fields.join(", "))?;
         }
         if let Some(first) = self.first_prompt {
-            let (what, text) = match &first.input {
-                PromptInput::Text(text) => ("text", text),
-                PromptInput::Messages(messages) => ("conversation", messages),
-            };
-            writeln!(
-                f,
-                "first prompt: id {}, {what} of {} characters",
-                first.id.as_json(),
-                text.chars().count()
-            )?;
-            for line in text.lines().take(20) {
-                writeln!(f, "  | {line}")?;
-            }
-            if !first.params.is_empty() {
-                writeln!(f, "  its own parameters: {}", first.params.to_json())?;
-            }
+            write_first_prompt(f, first)?;
         }
-        writeln!(f, "settings that are not defaults:")?;
+        if !self.origins.is_empty() {
+            writeln!(f, "settings that differ from their defaults:")?;
+        }
         for (key, origin) in self.origins {
             writeln!(f, "  {key} = {} ({origin})", self.settings[key])?;
         }
         writeln!(f, "{}", self.action)
     }
+}
+
+fn write_first_prompt(f: &mut fmt::Formatter<'_>, first: &Prompt) -> fmt::Result {
+    let (kind, text) = match &first.input {
+        PromptInput::Text(text) => ("text", text),
+        PromptInput::Messages(messages) => ("chat messages", messages),
+    };
+    let length = pluralize(text.chars().count() as u64, "character");
+    writeln!(f, "first prompt: id {}, {kind} of {length}", first.id.as_json())?;
+    for line in text.lines().take(MAX_PROMPT_LINES) {
+        writeln!(f, "  | {line}")?;
+    }
+    if !first.params.is_empty() {
+        writeln!(f, "  its own parameters: {}", first.params.to_json())?;
+    }
+    Ok(())
 }

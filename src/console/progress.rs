@@ -15,9 +15,9 @@ use serde_json::{Map, Value, json};
 
 use super::{
     log::{self, suspend_bar},
-    status::{join_fitting, terminal_width},
+    terminal::{join_fitting, terminal_width},
 };
-use crate::report::format::{format_count, format_number, pluralize};
+use crate::report::format::{format_count, format_duration, format_number, pluralize};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// Display of a run's progress on standard error.
@@ -75,12 +75,12 @@ impl ProgressView {
         ranks: usize,
         (all, before): (u64, u64),
         what: Option<String>,
-        ends: Option<Instant>,
+        deadline: Option<Instant>,
     ) -> Self {
-        let watched = ranks == 1 && std::io::stderr().is_terminal() && !log::is_json_log();
+        let is_watched = ranks == 1 && std::io::stderr().is_terminal() && !log::is_json_log();
         let bar = match style {
             ProgressStyle::Bar => true,
-            ProgressStyle::Auto => watched && !log::is_quiet(),
+            ProgressStyle::Auto => is_watched && !log::is_quiet(),
             ProgressStyle::Lines | ProgressStyle::None => false,
         };
         let lines = match style {
@@ -91,7 +91,7 @@ impl ProgressView {
         let now = Instant::now();
         let bar = bar.then(|| create_bar(all));
         log::set_active_bar(bar.clone());
-        let seen = VecDeque::from([ProgressSample { at: now, settled: 0, tokens: 0 }]);
+        let samples = VecDeque::from([ProgressSample { at: now, settled: 0, tokens: 0 }]);
         Self {
             bar,
             log_lines: lines,
@@ -99,34 +99,42 @@ impl ProgressView {
             total: all,
             done_before: before,
             last_line: now,
-            deadline: ends,
-            samples: seen,
+            deadline,
+            samples,
         }
     }
 
     /// Redraws the bar, or prints a progress line if one is due.
-    pub fn update_display(&mut self, tally: &Tally, in_flight: u64, up: u64) {
+    pub fn update_display(&mut self, tally: &Tally, in_flight: u64, endpoints_up: u64) {
         let now = Instant::now();
         let is_due = self.log_lines && now - self.last_line >= LOG_LINE_INTERVAL;
         if self.bar.is_none() && !is_due {
             return;
         }
-        let stand = self.take_snapshot(now, tally, in_flight, up);
+        let snapshot = self.take_snapshot(now, tally, in_flight, endpoints_up);
         if let Some(bar) = &self.bar {
-            bar.set_position(stand.done);
+            bar.set_position(snapshot.done);
             let room = terminal_width(&std::io::stderr()).saturating_sub(BAR_COLUMNS + 1);
-            bar.set_message(join_fitting("", &stand.status_parts(), room));
+            bar.set_message(join_fitting("", &snapshot.status_parts(), room));
         }
         if is_due {
             self.last_line = now;
             if log::is_json_log() {
-                log::write_json_line("info", "progress", &stand.status_line(), stand.json_fields());
+                log::write_json_line(
+                    "info",
+                    "progress",
+                    &snapshot.status_line(),
+                    snapshot.json_fields(),
+                );
             } else {
                 let is_terminal = std::io::stderr().is_terminal();
                 let room =
                     if is_terminal { terminal_width(&std::io::stderr()) } else { usize::MAX };
                 suspend_bar(|| {
-                    eprintln!("{}", join_fitting(log::MESSAGE_PREFIX, &stand.status_parts(), room))
+                    eprintln!(
+                        "{}",
+                        join_fitting(log::PROGRESS_PREFIX, &snapshot.status_parts(), room)
+                    )
                 });
             }
         }
@@ -137,39 +145,39 @@ impl ProgressView {
         now: Instant,
         tally: &Tally,
         in_flight: u64,
-        up: u64,
+        endpoints_up: u64,
     ) -> ProgressSnapshot {
-        let seen = ProgressSample {
+        let sample = ProgressSample {
             at: now,
             settled: tally.settled_count(),
             tokens: tally.completion_tokens,
         };
         // Ranks report every few seconds. A sample between two reports would make the throughput sink and leap, so samples
         // are taken at reports, or after a stall.
-        let heard = self.samples.back().is_none_or(|last| seen.settled > last.settled);
-        if heard || self.samples.back().is_some_and(|last| now - last.at >= STALL_TIMEOUT) {
-            self.samples.push_back(seen);
+        let has_news = self.samples.back().is_none_or(|last| sample.settled > last.settled);
+        if has_news || self.samples.back().is_some_and(|last| now - last.at >= STALL_TIMEOUT) {
+            self.samples.push_back(sample);
         }
+        // Two samples always stay, so that a run slower than one outcome per minute still has a rate.
         while self.samples.len() > 2 && now - self.samples[1].at >= THROUGHPUT_WINDOW {
             self.samples.pop_front();
         }
-        let first = self.samples.front().copied().unwrap_or(seen);
-        let last = self.samples.back().copied().unwrap_or(seen);
+        let first = self.samples.front().copied().unwrap_or(sample);
+        let last = self.samples.back().copied().unwrap_or(sample);
         ProgressSnapshot {
             pass_name: self.pass_name.clone(),
             done: (self.done_before + tally.settled_count()).min(self.total),
             total: self.total,
             failed: tally.failed_count(),
             in_flight,
-            endpoints_up: up,
+            endpoints_up,
             throughput: throughput_between(first, last),
             walltime_left_s: self
                 .deadline
-                .map(|ends| ends.saturating_duration_since(now).as_secs_f64()),
+                .map(|deadline| deadline.saturating_duration_since(now).as_secs_f64()),
         }
     }
 
-    /// Removes the bar.
     pub fn clear_bar(&self) {
         log::set_active_bar(None);
         if let Some(bar) = &self.bar {
@@ -182,6 +190,7 @@ impl ProgressView {
 fn throughput_between(first: ProgressSample, last: ProgressSample) -> Option<(f64, f64)> {
     let seconds = (last.at - first.at).as_secs_f64();
     let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
+    // Two samples closer than that would give a rate of thousands after the first outcome.
     (seconds >= 0.5 && last.settled > 0)
         .then(|| (rate(first.settled, last.settled), rate(first.tokens, last.tokens)))
 }
@@ -205,7 +214,7 @@ impl ProgressSnapshot {
             format_count(self.total)
         )];
         if self.endpoints_up == 0 {
-            parts.push("no endpoint is up".into());
+            parts.push("no endpoint up".into());
         }
         let failed = format!("{} failed", format_count(self.failed));
         if self.failed > 0 {
@@ -239,6 +248,7 @@ impl ProgressSnapshot {
     fn json_fields(&self) -> Map<String, Value> {
         let round = |it: f64| (it * 1000.0).round() / 1000.0;
         let fields = json!({
+            "event": "progress",
             "pass": self.pass_name,
             "done": self.done,
             "submitted": self.total,
@@ -267,20 +277,8 @@ fn create_bar(all: u64) -> ProgressBar {
     bar
 }
 
-/// Formats a duration of whole seconds with its two largest units, such as `3h 25m`.
-pub(super) fn format_duration(seconds: f64) -> String {
-    let period = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
-    if period > Duration::from_secs(100 * 86400) {
-        return "very long".into();
-    }
-    let all = humantime::format_duration(period).to_string();
-    all.split(' ').take(2).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn example_snapshot() -> ProgressSnapshot {
@@ -297,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_the_most_telling_first_and_all_of_it_where_there_is_room() {
+    fn a_progress_line_has_the_most_important_facts_first_and_drops_the_last_if_narrow() {
         assert_eq!(
             example_snapshot().status_line(),
             "1,850/3,000 done (61.6 %), 7 failed, 184 prompts/s, 7s left, 3 endpoints up, 57 in flight, 7,535 tokens/s, \
@@ -320,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_said() {
+    fn unknown_rates_and_times_are_left_out() {
         let nothing = ProgressSnapshot {
             done: 0,
             failed: 0,
@@ -331,7 +329,7 @@ mod tests {
         };
         assert_eq!(
             nothing.status_line(),
-            "0/3,000 done (0.0 %), no endpoint is up, 0 failed, 57 in flight"
+            "0/3,000 done (0.0 %), no endpoint up, 0 failed, 57 in flight"
         );
         let stands_still = ProgressSnapshot { throughput: Some((0.0, 0.0)), ..example_snapshot() };
         assert!(!stands_still.status_line().contains(" left, "), "{}", stands_still.status_line());
@@ -340,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_is_the_last_minutes() {
+    fn throughput_is_that_of_the_last_minute() {
         let mut view = ProgressView::new(ProgressStyle::None, 2, (1000, 100), None, None);
         let began = view.samples[0].at;
         let mut last = ProgressSnapshot::default();
@@ -353,12 +351,5 @@ mod tests {
         assert_eq!((last.done, last.throughput), (500, Some((0.0, 0.0))));
         assert_eq!(last.remaining_s(), None);
         assert!(view.samples.len() < 70, "{}", view.samples.len());
-    }
-
-    proptest! {
-        #[test]
-        fn periods_are_short(seconds in 0.0..1e9f64) {
-            prop_assert!(format_duration(seconds).split(' ').count() <= 2);
-        }
     }
 }

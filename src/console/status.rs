@@ -3,16 +3,13 @@
 //! Owns the wording and the order of facts when a terminal is narrow. Reads no files: the values come from
 //! `job/commands/status.rs`, which also decides when a followed run has ended.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    os::fd::AsFd,
-};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::progress::format_duration;
+use super::terminal::{join_fitting, terminal_width};
 use crate::output::{LostRank, PromptCounts, ReduceProgress, RunActivity, RunPhase};
-use crate::report::format::pluralize;
+use crate::report::format::{format_duration, pluralize};
 
 /// Status of a run. The field names are the keys of `status --json`, a contract with scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -122,25 +119,6 @@ impl StatusView {
     }
 }
 
-/// Joins the parts that fit, in order, and skips those that do not. Only the first part is ever cut, if it alone is too
-/// wide.
-pub(super) fn join_fitting(head: &str, parts: &[String], columns: usize) -> String {
-    let width = |text: &str| text.chars().count();
-    let mut line = head.to_owned();
-    let mut empty = true;
-    for part in parts {
-        let between = if empty { "" } else { ", " };
-        if width(&line) + width(between) + width(part) <= columns {
-            line = line + between + part;
-            empty = false;
-        }
-    }
-    if empty {
-        line.extend(parts.first().map(String::as_str));
-    }
-    line.chars().take(columns).collect()
-}
-
 /// Standard output of `status --follow`: on a terminal one line that is redrawn, else a line per change.
 #[derive(Debug)]
 pub struct StatusFollower {
@@ -154,6 +132,7 @@ impl StatusFollower {
     /// Returns a follower that prints text, or one JSON object per line.
     #[must_use]
     pub fn new(json: bool) -> Self {
+        // JSON is never redrawn: its readers want each object on a line of its own, also on a terminal.
         let redraws = !json && io::stdout().is_terminal();
         Self { json, redraws, last_output: String::new() }
     }
@@ -191,23 +170,8 @@ fn write_stdout(text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
 }
 
-/// Returns the usable columns of the terminal, 79 if its size is unknown. The last column stays free, since some
-/// terminals wrap when it is written.
-pub(super) fn terminal_width(of: &impl AsFd) -> usize {
-    known_terminal_width(of).unwrap_or(79)
-}
-
-/// Returns the usable columns if the terminal reports a size. The pseudo-terminals that Open MPI opens for its ranks
-/// report none.
-pub(super) fn known_terminal_width(of: &impl AsFd) -> Option<usize> {
-    let size = rustix::termios::tcgetwinsize(of).ok()?;
-    usize::from(size.ws_col).checked_sub(1)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn example_view() -> StatusView {
@@ -241,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_the_most_telling_first_and_what_has_room() {
+    fn the_status_line_has_the_most_important_facts_first_and_drops_what_does_not_fit() {
         let view = example_view();
         assert_eq!(
             view.status_line(),
@@ -257,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_has_not_counted_says_what_it_does() {
+    fn a_run_without_counts_shows_its_current_step() {
         let mut view = example_view();
         view.state = RunPhase::Begins;
         view.doing = Some(RunActivity::ReadingInput);
@@ -268,17 +232,9 @@ mod tests {
     }
 
     #[test]
-    fn all_but_one_is_not_all() {
+    fn the_percentage_is_100_only_when_every_prompt_is_done() {
         let mut view = example_view();
         view.counts = PromptCounts::new(10_000, 9_999, 0);
         assert!(view.status_line().contains("(99.9 %)"), "{}", view.status_line());
-    }
-
-    proptest! {
-        #[test]
-        fn a_line_is_never_wider_than_its_room(parts in prop::collection::vec("[a-zé ]{0,30}", 0..9), columns in 0usize..200) {
-            let line = join_fitting("head: ", &parts, columns);
-            prop_assert!(line.chars().count() <= columns);
-        }
     }
 }

@@ -17,6 +17,10 @@ thread_local! {
 ///
 /// # Errors
 /// The panic's message. Whatever `work` was changing must not be used any more.
+#[cfg_attr(
+    not(feature = "parquet"),
+    allow(dead_code, reason = "only the Parquet reader calls libraries that panic")
+)]
 pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = CATCHING.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));

@@ -84,10 +84,10 @@ mod tests {
 
     #[test]
     fn an_answer_length_is_exact_only_if_the_answer_cannot_end_earlier() {
-        let of = |eos: &'static str, most: &'static str| {
+        let of = |eos: &'static str, max_tokens: &'static str| {
             LengthClass::of_prompt(4000, |name| match name {
                 "ignore_eos" => Some(eos),
-                "max_tokens" => Some(most),
+                "max_tokens" => Some(max_tokens),
                 _ => None,
             })
         };
@@ -99,9 +99,9 @@ mod tests {
         );
         assert!(of("true", "64") < of("true", "91") && of("true", "64") == of("true", "90"));
         for tokens in (1..3000).chain([u64::MAX >> 1, u64::MAX]) {
-            let wanted =
+            let expected =
                 ((tokens as f64).log2() * STEPS_PER_OCTAVE).min(f64::from(CLASSES_PER_KIND - 1));
-            assert_eq!(length_step(tokens), wanted as u8, "{tokens}");
+            assert_eq!(length_step(tokens), expected as u8, "{tokens}");
         }
         let all: Vec<LengthClass> = LengthClass::all_classes().collect();
         assert_eq!(all.len(), LengthClass::COUNT);

@@ -13,6 +13,7 @@ pub trait Merge {
 
 impl Merge for u64 {
     fn merge(&mut self, other: Self) {
+        // Saturating, because a wrong count must not end a job.
         *self = self.saturating_add(other);
     }
 }

@@ -3,6 +3,7 @@
 //! Owns what holds everywhere: prompts and outcomes, how values merge, what a server reports about itself. Knows
 //! nothing of MPI, HTTP, files or the environment; depends on serde and std only.
 
+mod bit_set;
 mod catch_panic;
 mod length_class;
 mod merge;
@@ -16,11 +17,10 @@ mod server_info;
 mod tally;
 mod url;
 
-pub use crate::metrics::timeline::{
-    DowntimeRecord, DowntimeSummary, EndpointSnapshot, TimeBucket, Timeline, TimelineRow,
-    TimelineSlot,
-};
-pub use catch_panic::{catch_panic, is_panic_caught};
+pub use bit_set::BitSet;
+#[cfg(feature = "parquet")]
+pub use catch_panic::catch_panic;
+pub use catch_panic::is_panic_caught;
 pub use length_class::LengthClass;
 pub use merge::Merge;
 pub use outcome::{

@@ -48,6 +48,7 @@ pub struct AnswerChoice {
 
 /// Token counts of one prompt and its answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TokenUsage {
     /// Number of tokens in the prompt.
     pub prompt_tokens: u64,
@@ -59,6 +60,7 @@ pub struct TokenUsage {
 
 /// Reason why a prompt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PromptFailure {
     /// Kind of the failure, by which it is counted.
     pub kind: FailureKind,
@@ -71,6 +73,7 @@ pub struct PromptFailure {
 /// Kinds of failure, as they are written into answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FailureKind {
     /// The prompt has no text.
     EmptyPrompt,

@@ -16,14 +16,15 @@ pub struct PeerSpeed {
 }
 
 impl PeerSpeed {
-    /// Whether the peers would finish `waiting` prompts before a slow one, which takes `usual` per prompt, finishes its
-    /// next. Then the slow one should get none: withholding a prompt costs no work, sending it twice does.
+    /// Whether the peers would finish `waiting` prompts before a slow one, which takes `own_latency` per prompt,
+    /// finishes its next. Then the slow one should get none: withholding a prompt costs no work, sending it twice does.
     #[must_use]
-    pub fn would_finish_first(self, usual: Duration, waiting: u64) -> bool {
+    pub fn would_finish_first(self, own_latency: Duration, waiting: u64) -> bool {
         let Self { fastest_latency: fastest, prompts_per_second: rate } = self;
-        if rate <= 0.0 || usual.as_secs_f64() < fastest.as_secs_f64() * SLOW_FACTOR {
+        // Without a measured rate nothing is known of the peers, so nothing is withheld.
+        if rate <= 0.0 || own_latency.as_secs_f64() < fastest.as_secs_f64() * SLOW_FACTOR {
             return false;
         }
-        usual.as_secs_f64() > waiting as f64 / rate + fastest.as_secs_f64()
+        own_latency.as_secs_f64() > waiting as f64 / rate + fastest.as_secs_f64()
     }
 }

@@ -1,9 +1,9 @@
 //! The canary: one conversation sent through the chat route and, rendered here, through the completions route.
 //!
-//! Owns the two conditions for sending conversations in batches: the server tokenizes our rendered text exactly like the
-//! messages, and its chat route does nothing to the answer that the completions route would not do (a reasoning parser,
-//! tool calls). The chat route's answer is a real answer and is kept. Rendering itself is [`crate::chat_template`]; how many
-//! canaries an endpoint needs is decided in `engine/endpoint_state/render_check.rs`.
+//! Owns the two conditions for sending conversations in batches: the server tokenizes our rendered text exactly like
+//! the messages, and its chat route does nothing to the answer that the completions route would not do (a reasoning
+//! parser, tool calls). The chat route's answer is a real answer and is kept. Rendering itself is
+//! [`crate::chat_template`]; how many canaries an endpoint needs is decided in `engine/endpoint_state/render_check.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -52,29 +52,29 @@ struct CanaryMessage {
 pub async fn send_canary(
     client: &HttpClient,
     url: &Url,
-    shared: &BatchParams,
+    params: &BatchParams,
     prompt: &Prompt,
     system: Option<&str>,
     rendered: String,
     limit: Duration,
 ) -> (Result<ServerReply, RequestFault>, CanaryResult) {
-    let sent = Instant::now();
-    let mut asked = shared.clone();
-    asked.params.set("return_token_ids", "true");
+    let started = Instant::now();
+    let mut chat_params = params.clone();
+    chat_params.params.set("return_token_ids", "true");
     let (route, body, lengths, n) =
-        InferenceRequest::new(&asked, std::iter::once(prompt), system).into_parts();
+        InferenceRequest::new(&chat_params, std::iter::once(prompt), system).into_parts();
     let chat = async {
         let body = post_request(client, url, route, body, limit).await;
-        (body, sent.elapsed())
+        (body, started.elapsed())
     };
-    let text = request_one_token(client, url, &asked.model, &rendered, limit);
-    let ((body, took), text) = tokio::join!(chat, text);
+    let text = request_one_token(client, url, &chat_params.model, &rendered, limit);
+    let ((body, elapsed), text) = tokio::join!(chat, text);
     let body = match body {
         Ok(body) => body,
         Err(fault) => return (Err(fault), CanaryResult::Inconclusive),
     };
-    let result = reply::parse_reply(&body, &lengths, n)
-        .map(|answers| ServerReply { answers, elapsed: took });
+    let result =
+        reply::parse_reply(&body, &lengths, n).map(|answers| ServerReply { answers, elapsed });
     (result, compare_token_ids(&body, text.ok().as_deref()))
 }
 
@@ -90,15 +90,15 @@ async fn request_one_token(
     params.set("max_tokens", "1");
     params.set("return_token_ids", "true");
     params.set("add_special_tokens", "false");
-    let one = BatchParams {
+    let text_params = BatchParams {
         route: Route::Completions,
         model: model.into(),
         params,
         n: 1,
         allow_lists: true,
     };
-    let question = InferenceRequest::from_texts(&one, std::iter::once(rendered));
-    let (route, body, ..) = question.into_parts();
+    let request = InferenceRequest::from_texts(&text_params, std::iter::once(rendered));
+    let (route, body, ..) = request.into_parts();
     post_request(client, url, route, body, limit).await
 }
 
@@ -108,33 +108,34 @@ fn compare_token_ids(chat: &[u8], text: Option<&[u8]>) -> CanaryResult {
     let Ok(chat) = serde_json::from_slice::<CanaryResponse>(chat) else {
         return CanaryResult::Inconclusive;
     };
-    if let Some(why) =
-        chat.choices.iter().filter_map(|it| it.message.as_ref()).find_map(non_text_content)
+    if let Some(reason) =
+        chat.choices.iter().filter_map(|choice| choice.message.as_ref()).find_map(non_text_content)
     {
-        return CanaryResult::Mismatch(why.into());
+        return CanaryResult::Mismatch(reason.into());
     }
-    let Some(theirs) = chat.prompt_token_ids else {
+    let Some(chat_ids) = chat.prompt_token_ids else {
         return CanaryResult::Mismatch("the server returned no token ids".into());
     };
     let Some(text) = text else { return CanaryResult::Inconclusive };
-    let ours = serde_json::from_slice::<CanaryResponse>(text).ok();
-    let ours = ours.and_then(|it| it.choices.into_iter().next()?.prompt_token_ids);
-    match ours {
-        Some(ours) if ours == theirs => CanaryResult::Match,
-        Some(ours) => CanaryResult::Mismatch(format!(
+    let text_ids = serde_json::from_slice::<CanaryResponse>(text).ok();
+    let text_ids =
+        text_ids.and_then(|response| response.choices.into_iter().next()?.prompt_token_ids);
+    match text_ids {
+        Some(text_ids) if text_ids == chat_ids => CanaryResult::Match,
+        Some(text_ids) => CanaryResult::Mismatch(format!(
             "the server tokenizes the chat messages to {} tokens and the rendered text to {}",
-            theirs.len(),
-            ours.len()
+            chat_ids.len(),
+            text_ids.len()
         )),
         None => CanaryResult::Mismatch("the server returned no token ids".into()),
     }
 }
 
 fn non_text_content(message: &CanaryMessage) -> Option<&'static str> {
-    let thinks = [&message.reasoning, &message.reasoning_content].into_iter().flatten();
-    if thinks.into_iter().any(|text| !text.is_empty()) {
+    let reasoning = [&message.reasoning, &message.reasoning_content].into_iter().flatten();
+    if reasoning.into_iter().any(|text| !text.is_empty()) {
         return Some("the model's reasoning is separated only on the chat route");
     }
-    let calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
-    calls.then_some("the model returned tool calls")
+    let has_tool_calls = message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+    has_tool_calls.then_some("the model returned tool calls")
 }

@@ -1,8 +1,8 @@
 //! Classification of failed requests: the prompt's fault, the request's, or the endpoint's, and so how to react. Pure.
 //!
-//! Owns the rules that map HTTP statuses and error messages to a fault. They come from recorded exchanges with a real vLLM
-//! (`tests/data/vllm-wire`); the messages it uses are matched here and nowhere else. The reaction (retry, split the batch,
-//! lower the concurrency limit, suspend the endpoint) is the scheduler's, `engine/scheduler`.
+//! Owns the rules that map HTTP statuses and error messages to a fault. They come from recorded exchanges with a real
+//! vLLM (`tests/data/vllm-wire`); the messages it uses are matched here and nowhere else. The reaction (retry, split
+//! the batch, lower the concurrency limit, suspend the endpoint) is the scheduler's, `engine/scheduler`.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use super::{TransportError, wire};
 /// Reason why a request brought no answers, by what is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestFault {
-    /// One of the prompts is at fault and the server does not say which: the batch is split in halves until it is alone.
+    /// One of the prompts is at fault and the server does not say which: the batch is split in halves until it is
+    /// alone.
     Prompt {
         /// The prompt does not fit into the model's context.
         too_long: bool,
@@ -56,14 +57,14 @@ pub enum RequestFault {
 }
 
 impl From<TransportError> for RequestFault {
-    fn from(trouble: TransportError) -> Self {
-        let what = trouble.to_string();
-        match trouble {
-            TransportError::Connect(_) => Self::EndpointDown { message: what },
+    fn from(error: TransportError) -> Self {
+        let message = error.to_string();
+        match error {
+            TransportError::Connect(_) => Self::EndpointDown { message },
             TransportError::Timeout(_) | TransportError::ConnectionLost(_) => {
-                Self::Transient { message: what, status: None }
+                Self::Transient { message, status: None }
             }
-            TransportError::InvalidRequest(_) => Self::Request { message: what, status: 0 },
+            TransportError::InvalidRequest(_) => Self::Request { message, status: 0 },
         }
     }
 }
@@ -75,37 +76,38 @@ pub(super) fn classify_response(
     body: &[u8],
 ) -> RequestFault {
     let error = wire::parse_error_body(body);
-    let what = error.message;
+    let message = error.message;
     let param = error.param.unwrap_or_default();
     match status {
-        400 | 413 | 422 => classify_bad_request(status, what, &param),
-        408 | 425 | 500 | 502 | 504 if !is_engine_dead(&what) => {
-            RequestFault::Transient { message: what, status: Some(status) }
+        400 | 413 | 422 => classify_bad_request(status, message, &param),
+        408 | 425 | 500 | 502 | 504 if !is_engine_dead(&message) => {
+            RequestFault::Transient { message, status: Some(status) }
         }
         // A wrong key or model: the probe saw another server at this URL, and that one may come back.
-        401 | 403 | 404 => RequestFault::EndpointDown { message: what },
-        429 | 503 => RequestFault::Busy { retry_after: retry_after },
-        500..600 => RequestFault::EndpointDown { message: what },
-        _ => RequestFault::Request { message: what, status },
+        401 | 403 | 404 => RequestFault::EndpointDown { message },
+        // Not a failure of the prompt: it costs no attempt, only a lower concurrency limit.
+        429 | 503 => RequestFault::Busy { retry_after },
+        500..600 => RequestFault::EndpointDown { message },
+        _ => RequestFault::Request { message, status },
     }
 }
 
 /// A vLLM that drains or whose engine has died answers 500, while its `/health` may still answer 200.
-fn is_engine_dead(what: &str) -> bool {
+fn is_engine_dead(message: &str) -> bool {
     ["cannot schedule new futures", "EngineCore encountered", "EngineDeadError", "engine is dead"]
         .iter()
-        .any(|sign| what.contains(sign))
+        .any(|pattern| message.contains(pattern))
 }
 
-fn classify_bad_request(status: u16, what: String, param: &str) -> RequestFault {
+fn classify_bad_request(status: u16, message: String, param: &str) -> RequestFault {
     // vLLM's limit, and the message of servers written in Go, which accept no lists at all.
-    if what.contains("prompt list length") || what.contains("cannot unmarshal array") {
+    if message.contains("prompt list length") || message.contains("cannot unmarshal array") {
         return RequestFault::ListTooLong;
     }
-    if let Some(left) = parse_tokens_left(&what) {
-        return RequestFault::TooManyTokens { tokens_left: left, message: what };
+    if let Some(tokens_left) = parse_tokens_left(&message) {
+        return RequestFault::TooManyTokens { tokens_left, message };
     }
-    let too_long = param.starts_with("input_") || what.contains("maximum context length");
+    let too_long = param.starts_with("input_") || message.contains("maximum context length");
     let is_prompts = too_long
         || param == "prompt"
         || param.starts_with("body.prompt")
@@ -120,29 +122,32 @@ fn classify_bad_request(status: u16, what: String, param: &str) -> RequestFault 
             "chat template",
         ]
         .iter()
-        .any(|sign| what.contains(sign));
+        .any(|pattern| message.contains(pattern));
     if is_prompts || !is_requests {
-        // An unknown message may be about a single prompt: splitting the batch finds out, at the price of a few requests.
-        return RequestFault::Prompt { too_long, message: what, status };
+        // An unknown message may be about a single prompt: splitting the batch finds out, at the price of a few
+        // requests.
+        return RequestFault::Prompt { too_long, message, status };
     }
-    RequestFault::Request { message: what, status }
+    RequestFault::Request { message, status }
 }
 
-/// Computes the tokens left for the answer from the message with which older vLLM versions refuse a `max_tokens` that does
-/// not fit: it states the context length and the prompt's length.
-fn parse_tokens_left(what: &str) -> Option<u64> {
-    if !what.contains("max_tokens") && !what.contains("max_completion_tokens") {
+/// Computes the tokens left for the answer from the message with which older vLLM versions refuse a `max_tokens` that
+/// does not fit: it states the context length and the prompt's length.
+fn parse_tokens_left(message: &str) -> Option<u64> {
+    if !message.contains("max_tokens") && !message.contains("max_completion_tokens") {
         return None;
     }
-    let context = number_after(what, "maximum context length is ")?;
-    let prompt = number_after(what, "your request has ")
-        .or_else(|| number_after(what, "your prompt contains "))
-        .or_else(|| number_after(what, "tokens (").filter(|_| what.contains("in the messages")))?;
-    context.checked_sub(prompt).filter(|&left| left > 0)
+    let context = number_after(message, "maximum context length is ")?;
+    let prompt = number_after(message, "your request has ")
+        .or_else(|| number_after(message, "your prompt contains "))
+        .or_else(|| {
+            number_after(message, "tokens (").filter(|_| message.contains("in the messages"))
+        })?;
+    context.checked_sub(prompt).filter(|&tokens_left| tokens_left > 0)
 }
 
-fn number_after(text: &str, words: &str) -> Option<u64> {
-    let rest = text.split_once(words)?.1.trim_start_matches("at least ");
+fn number_after(text: &str, prefix: &str) -> Option<u64> {
+    let rest = text.split_once(prefix)?.1.trim_start_matches("at least ");
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }

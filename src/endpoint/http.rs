@@ -1,9 +1,9 @@
 //! The HTTP client: the only file that knows reqwest, and so the only one that moves bytes to a server and back.
 //!
-//! Owns connections and the rules for them: HTTP/1.1 (vLLM's server speaks nothing else), never through a proxy (compute
-//! nodes set one, and loopback traffic must not meet it), idle connections dropped before the server drops them, no
-//! redirects (a superfluous slash in a URL is a mistake to report, not to follow). Request bodies are built in `request.rs`,
-//! replies are parsed in `reply.rs`.
+//! Owns connections and the rules for them: HTTP/1.1 (vLLM's server speaks nothing else), never through a proxy
+//! (compute nodes set one, and loopback traffic must not meet it), idle connections dropped before the server drops
+//! them, no redirects (a superfluous slash in a URL is a mistake to report, not to follow). Request bodies are built in
+//! `request.rs`, replies are parsed in `reply.rs`.
 #![expect(clippy::disallowed_types, reason = "the owner of reqwest")]
 
 use std::{
@@ -67,6 +67,7 @@ impl HttpClient {
         let inner = reqwest::Client::builder()
             .no_proxy()
             .http1_only()
+            // A request is a single write: Nagle's algorithm could only delay it.
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE_TIMEOUT)
@@ -126,25 +127,27 @@ impl HttpClient {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
-        let trouble = |error: reqwest::Error| classify_error(&error, limit);
+        let to_transport_error = |error: reqwest::Error| classify_error(&error, limit);
         let request = request.timeout(limit);
         // The body is reference-counted, so the clone copies only the request's head.
-        let again = request.try_clone();
-        let sent = Instant::now();
-        let answer = match (request.send().await, again) {
-            // A connection that the server closed while it was idle fails at once and without a byte. That is no fault of
-            // the server, and retrying on a new connection costs nothing.
-            (Err(error), Some(again))
-                if is_stale_connection(&error) && sent.elapsed() < STALE_DETECT_LIMIT =>
+        let retry = request.try_clone();
+        let started = Instant::now();
+        let answer = match (request.send().await, retry) {
+            // A connection that the server closed while it was idle fails at once and without a byte. That is no fault
+            // of the server, and retrying on a new connection costs nothing.
+            (Err(error), Some(retry))
+                if is_stale_connection(&error) && started.elapsed() < STALE_DETECT_LIMIT =>
             {
-                again.send().await.map_err(trouble)?
+                retry.send().await.map_err(to_transport_error)?
             }
-            (answer, _) => answer.map_err(trouble)?,
+            (answer, _) => answer.map_err(to_transport_error)?,
         };
         let status = answer.status().as_u16();
-        let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
-        let retry_after = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        let body = answer.bytes().await.map_err(trouble)?.into();
+        let retry_after_header =
+            answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after =
+            retry_after_header.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let body = answer.bytes().await.map_err(to_transport_error)?.into();
         Ok(HttpResponse { status, retry_after, body })
     }
 }

@@ -1,9 +1,9 @@
 //! The protocol with one server: requests, replies, faults, the readiness probe and load metrics.
 //!
-//! Owns the wire format: how a request is written, what a reply or an error means, and when a server is ready. HTTP itself is
-//! in a single file, `http.rs`. Knows nothing of ranks or files; how many requests are in flight, retries, hedged requests and
-//! back-pressure are the scheduler's (`engine/`), and server processes are started in `serve/`. Built for vLLM: features that
-//! other OpenAI-compatible servers lack are found by probing and not used.
+//! Owns the wire format: how a request is written, what a reply or an error means, and when a server is ready. HTTP
+//! itself is in a single file, `http.rs`. Knows nothing of ranks or files; how many requests are in flight, retries,
+//! hedged requests and back-pressure are the scheduler's (`engine/`), and server processes are started in `serve/`.
+//! Built for vLLM: features that other OpenAI-compatible servers lack are found by probing and not used.
 
 mod canary;
 mod fault;
@@ -16,7 +16,7 @@ mod wire;
 
 pub use canary::{CanaryResult, send_canary};
 pub use fault::RequestFault;
-pub use http::{HttpClient, HttpResponse, TransportError};
+pub use http::{HttpClient, TransportError};
 pub use probe::probe_server;
 pub use reply::ServerReply;
 pub use request::{BatchParams, InferenceRequest, messages_json, send_request};

@@ -1,7 +1,7 @@
 //! Parsing of replies: assigns each choice to its prompt and counts the tokens.
 //!
-//! Owns how an answer finds its prompt (by `index`, never by position) and how tokens are counted per prompt although vLLM
-//! reports one sum per batch. Replies with another status than 200 are classified in `fault.rs`.
+//! Owns how an answer finds its prompt (by `index`, never by position) and how tokens are counted per prompt although
+//! vLLM reports one sum per batch. Replies with another status than 200 are classified in `fault.rs`.
 
 use std::time::Duration;
 
@@ -84,29 +84,31 @@ pub(super) fn parse_reply(
     let read: ReplyBody =
         serde_json::from_slice(body).map_err(|error| classify_non_answer(body, &error))?;
     let empty = PromptReplySlot { choices: vec![None; n], ..PromptReplySlot::default() };
-    let mut places = vec![empty; lengths.len()];
+    let mut slots = vec![empty; lengths.len()];
     for choice in read.choices {
+        // vLLM numbers choices prompt by prompt, with `n` sequences each.
         let (prompt, sequence) = (choice.index / n, choice.index % n);
-        let Some(place) = places.get_mut(prompt) else { continue };
+        let Some(slot) = slots.get_mut(prompt) else { continue };
         let count = |ids: &Option<Vec<IgnoredAny>>| ids.as_ref().map(|ids| ids.len() as u64);
-        place.prompt_tokens = count(&choice.prompt_token_ids).or(place.prompt_tokens);
-        if let Some(told) = count(&choice.token_ids) {
-            place.completion_tokens = Some(place.completion_tokens.unwrap_or_default() + told);
+        slot.prompt_tokens = count(&choice.prompt_token_ids).or(slot.prompt_tokens);
+        if let Some(completion_tokens) = count(&choice.token_ids) {
+            slot.completion_tokens =
+                Some(slot.completion_tokens.unwrap_or_default() + completion_tokens);
         }
-        place.is_duplicate |= place.choices[sequence].is_some();
-        place.choices[sequence] = Some(choice.into_choice());
+        slot.is_duplicate |= slot.choices[sequence].is_some();
+        slot.choices[sequence] = Some(choice.into_choice());
     }
-    if let (Some(ids), [place]) = (&read.prompt_token_ids, places.as_mut_slice()) {
-        place.prompt_tokens = Some(ids.len() as u64);
+    if let (Some(ids), [slot]) = (&read.prompt_token_ids, slots.as_mut_slice()) {
+        slot.prompt_tokens = Some(ids.len() as u64);
     }
     let exact: Vec<_> =
-        places.iter().map(|place| place.prompt_tokens.zip(place.completion_tokens)).collect();
-    let complete = |place: PromptReplySlot| {
-        let choices: Option<Vec<AnswerChoice>> = place.choices.into_iter().collect();
-        choices.filter(|_| !place.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })
+        slots.iter().map(|slot| slot.prompt_tokens.zip(slot.completion_tokens)).collect();
+    let complete = |slot: PromptReplySlot| {
+        let choices: Option<Vec<AnswerChoice>> = slot.choices.into_iter().collect();
+        choices.filter(|_| !slot.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })
     };
-    let mut answers: Vec<Option<PromptAnswer>> = places.into_iter().map(complete).collect();
-    let usage = read.usage.and_then(|it| ReplyUsage::deserialize(it).ok());
+    let mut answers: Vec<Option<PromptAnswer>> = slots.into_iter().map(complete).collect();
+    let usage = read.usage.and_then(|usage| ReplyUsage::deserialize(usage).ok());
     if let Some(usage) = usage.filter(ReplyUsage::is_plausible) {
         apportion_usage(usage, lengths, &mut answers);
     }
@@ -151,37 +153,43 @@ impl ReplyChoice {
     }
 }
 
-/// Splits the usage of a batch, which vLLM reports as one sum, over its prompts in proportion to their lengths. The usage of
-/// a single prompt is exact.
+/// Splits the usage of a batch, which vLLM reports as one sum, over its prompts in proportion to their lengths. The
+/// usage of a single prompt is exact.
 fn apportion_usage(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
-    let asked: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
-    let length = |answer: &Option<PromptAnswer>| {
-        let choices = answer.iter().flat_map(|answer| &answer.choices);
-        choices
-            .map(|it| {
-                it.text.len() as u64 + it.reasoning.as_ref().map_or(0, |it| it.len() as u64) + 1
-            })
-            .sum()
-    };
-    let told: Vec<u64> = answers.iter().map(length).collect();
-    let (all_asked, all_told) = (asked.iter().sum::<u64>(), told.iter().sum::<u64>());
-    // Each share is the difference of two rounded prefix sums, so that the shares add up to the total.
-    let mark = |sum: u64, upto: u64, all: u64| {
-        u64::try_from(u128::from(sum) * u128::from(upto) / u128::from(all.max(1))).unwrap_or(sum)
-    };
-    let (mut upto_asked, mut upto_told) = (0, 0);
-    for ((answer, asked), told) in answers.iter_mut().zip(asked).zip(told) {
-        let part = |sum, upto, mine, all| mark(sum, upto + mine, all) - mark(sum, upto, all);
+    // Plus one, so that empty texts have a share too.
+    let prompt_weights: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
+    let answer_weights: Vec<u64> = answers.iter().map(answer_weight).collect();
+    let prompt_shares = proportional_shares(usage.prompt_tokens, &prompt_weights);
+    let answer_shares = proportional_shares(usage.completion_tokens, &answer_weights);
+    let shares = prompt_shares.into_iter().zip(answer_shares);
+    for (answer, (prompt_tokens, completion_tokens)) in answers.iter_mut().zip(shares) {
         if let Some(answer) = answer {
-            answer.usage = Some(TokenUsage {
-                prompt_tokens: part(usage.prompt_tokens, upto_asked, asked, all_asked),
-                completion_tokens: part(usage.completion_tokens, upto_told, told, all_told),
-                estimated: lengths.len() > 1,
-            });
+            let estimated = lengths.len() > 1;
+            answer.usage = Some(TokenUsage { prompt_tokens, completion_tokens, estimated });
         }
-        upto_asked += asked;
-        upto_told += told;
     }
+}
+
+fn answer_weight(answer: &Option<PromptAnswer>) -> u64 {
+    let choices = answer.iter().flat_map(|answer| &answer.choices);
+    choices
+        .map(|choice| choice.text.len() + choice.reasoning.as_ref().map_or(0, String::len) + 1)
+        .sum::<usize>() as u64
+}
+
+/// Splits a sum in proportion to weights. Each share is the difference of two rounded prefix sums, so that the shares
+/// add up to the sum.
+fn proportional_shares(sum: u64, weights: &[u64]) -> Vec<u64> {
+    let total = u128::from(weights.iter().sum::<u64>().max(1));
+    let share_up_to =
+        |weight: u64| u64::try_from(u128::from(sum) * u128::from(weight) / total).unwrap_or(sum);
+    let mut before = 0;
+    let share = |weight: &u64| {
+        let share = share_up_to(before + weight) - share_up_to(before);
+        before += weight;
+        share
+    };
+    weights.iter().map(share).collect()
 }
 
 #[cfg(test)]
@@ -206,9 +214,8 @@ mod tests {
 
     #[test]
     fn answers_find_their_prompts_by_index() {
-        let read = |text: &str| parse_reply(text.as_bytes(), &[3, 3], 1).expect("a reply");
         let texts = |text: &str| {
-            let answers = read(text);
+            let answers = parse_reply(text.as_bytes(), &[3, 3], 1).expect("a reply");
             answers
                 .into_iter()
                 .map(|it| it.map(|it| it.choices[0].text.clone()))
@@ -231,9 +238,9 @@ mod tests {
             [None, second],
             "a duplicate, and an index without a prompt"
         );
-        let fault = super::parse_reply(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
+        let fault = parse_reply(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
         assert!(format!("{fault:?}").contains("with status 200: x"), "{fault:?}");
-        assert!(super::parse_reply(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
+        assert!(parse_reply(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
     }
 
     #[test]

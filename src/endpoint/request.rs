@@ -36,23 +36,25 @@ pub struct InferenceRequest {
 }
 
 impl InferenceRequest {
-    /// Encodes prompts as they are: a list of raw texts for the completions route, or one conversation for the chat route.
+    /// Encodes prompts as they are: a list of raw texts for the completions route, or one conversation for the chat
+    /// route.
     #[must_use]
     pub fn new<'p>(
-        shared: &BatchParams,
+        params: &BatchParams,
         prompts: impl Iterator<Item = &'p Prompt> + Clone,
         system: Option<&str>,
     ) -> Self {
-        match shared.route {
+        match params.route {
             Route::Completions => {
-                Self::from_texts(shared, prompts.map(|prompt| prompt.input.as_str()))
+                Self::from_texts(params, prompts.map(|prompt| prompt.input.as_str()))
             }
             Route::Chat => {
-                let lengths = prompts.clone().map(|it| it.input.as_str().len() as u64).collect();
+                let lengths =
+                    prompts.clone().map(|prompt| prompt.input.as_str().len() as u64).collect();
                 let conversation =
-                    prompts.into_iter().next().map(|it| messages_json(&it.input, system));
-                let body = chat_body(shared, &conversation.unwrap_or_default());
-                Self { route: Route::Chat, body, prompt_lengths: lengths, n: shared.n }
+                    prompts.into_iter().next().map(|prompt| messages_json(&prompt.input, system));
+                let body = chat_body(params, &conversation.unwrap_or_default());
+                Self { route: Route::Chat, body, prompt_lengths: lengths, n: params.n }
             }
         }
     }
@@ -60,12 +62,12 @@ impl InferenceRequest {
     /// Encodes texts for the completions route; conversations that were rendered here are sent this way too.
     #[must_use]
     pub fn from_texts<'t>(
-        shared: &BatchParams,
+        params: &BatchParams,
         texts: impl Iterator<Item = &'t str> + Clone,
     ) -> Self {
         let lengths = texts.clone().map(|text| text.len() as u64).collect();
-        let body = completions_body(shared, texts);
-        Self { route: Route::Completions, body, prompt_lengths: lengths, n: shared.n }
+        let body = completions_body(params, texts);
+        Self { route: Route::Completions, body, prompt_lengths: lengths, n: params.n }
     }
 }
 
@@ -76,14 +78,14 @@ impl InferenceRequest {
 pub async fn send_request(
     client: &HttpClient,
     url: &Url,
-    question: InferenceRequest,
+    request: InferenceRequest,
     limit: Duration,
 ) -> Result<ServerReply, RequestFault> {
-    let sent = Instant::now();
-    let InferenceRequest { route, body, prompt_lengths: lengths, n } = question;
+    let started = Instant::now();
+    let InferenceRequest { route, body, prompt_lengths: lengths, n } = request;
     let body = post_request(client, url, route, body, limit).await?;
     let answers = reply::parse_reply(&body, &lengths, n)?;
-    Ok(ServerReply { answers, elapsed: sent.elapsed() })
+    Ok(ServerReply { answers, elapsed: started.elapsed() })
 }
 
 /// Sends a body and returns the reply's body; any status other than 200 is classified as a fault.
@@ -113,11 +115,12 @@ impl InferenceRequest {
     }
 }
 
-fn body_prefix(shared: &BatchParams, room: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(room + 256);
+fn body_prefix(params: &BatchParams, capacity: usize) -> Vec<u8> {
+    // 256 bytes for model and parameters, which are short.
+    let mut body = Vec::with_capacity(capacity + 256);
     body.extend_from_slice(b"{\"model\":");
-    write_json_string(&mut body, &shared.model);
-    for (name, json) in shared.params.iter() {
+    write_json_string(&mut body, &params.model);
+    for (name, json) in params.params.iter() {
         body.push(b',');
         write_json_string(&mut body, name);
         body.push(b':');
@@ -127,19 +130,20 @@ fn body_prefix(shared: &BatchParams, room: usize) -> Vec<u8> {
 }
 
 fn completions_body<'t>(
-    shared: &BatchParams,
+    params: &BatchParams,
     texts: impl Iterator<Item = &'t str> + Clone,
 ) -> Vec<u8> {
-    let room = texts.clone().map(|text| text.len() + text.len() / 16 + 8).sum();
-    let mut body = body_prefix(shared, room);
+    // Escapes lengthen most texts by a few percent; quotes and comma are three bytes.
+    let capacity = texts.clone().map(|text| text.len() + text.len() / 16 + 8).sum();
+    let mut body = body_prefix(params, capacity);
     body.extend_from_slice(b",\"prompt\":");
     let count = texts.clone().take(2).count();
     // A single prompt is sent as a plain string, which servers without lists accept too.
     if count != 1 {
         body.push(b'[');
     }
-    for (place, text) in texts.enumerate() {
-        if place > 0 {
+    for (position, text) in texts.enumerate() {
+        if position > 0 {
             body.push(b',');
         }
         write_json_string(&mut body, text);
@@ -151,16 +155,16 @@ fn completions_body<'t>(
     body
 }
 
-fn chat_body(shared: &BatchParams, conversation: &str) -> Vec<u8> {
-    let mut body = body_prefix(shared, conversation.len());
+fn chat_body(params: &BatchParams, conversation: &str) -> Vec<u8> {
+    let mut body = body_prefix(params, conversation.len());
     body.extend_from_slice(b",\"messages\":");
     body.extend_from_slice(conversation.as_bytes());
     body.push(b'}');
     body
 }
 
-/// Returns the conversation as JSON: the row's messages, or its text as one user message. The job's system message comes
-/// first, unless the row's messages begin with one of their own.
+/// Returns the conversation as JSON: the row's messages, or its text as one user message. The job's system message
+/// comes first, unless the row's messages begin with one of their own.
 #[must_use]
 pub fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
     let system =
@@ -173,6 +177,7 @@ pub fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
         }
         PromptInput::Messages(own) => match system {
             Some(system) if !has_leading_system_message(own) => {
+                // The messages were validated when the input was read, so they begin with a bracket.
                 let rest = own.trim_start().trim_start_matches('[');
                 format!("[{system},{rest}")
             }
@@ -221,8 +226,8 @@ mod tests {
     fn request_body(route: Route, prompts: &[Prompt], system: Option<&str>) -> String {
         let mut params = RequestParams::default();
         params.set("max_tokens", "5");
-        let shared = BatchParams { route, model: "m".into(), params, n: 1, allow_lists: true };
-        String::from_utf8(InferenceRequest::new(&shared, prompts.iter(), system).body)
+        let params = BatchParams { route, model: "m".into(), params, n: 1, allow_lists: true };
+        String::from_utf8(InferenceRequest::new(&params, prompts.iter(), system).body)
             .expect("JSON")
     }
 

@@ -23,8 +23,11 @@ pub struct ServerLoad {
 
 /// Fetches the load once; `None` if the server has no metrics or does not answer in time.
 pub async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
-    let answer =
-        client.get(url, "/metrics", METRICS_TIMEOUT).await.ok().filter(|it| it.status == 200)?;
+    let answer = client
+        .get(url, "/metrics", METRICS_TIMEOUT)
+        .await
+        .ok()
+        .filter(|response| response.status == 200)?;
     parse_metrics(&String::from_utf8_lossy(&answer.body))
 }
 
@@ -41,7 +44,9 @@ fn parse_metrics(page: &str) -> Option<ServerLoad> {
             "num_preemptions_total" => &mut load.preemptions,
             _ => continue,
         };
-        *sum += value.parse::<f64>().ok().filter(|it| it.is_finite())?;
+        // An unreadable value would make the sum wrong: then there is no load at all.
+        *sum += value.parse::<f64>().ok().filter(|number| number.is_finite())?;
+        // A page without this metric is not vLLM's.
         any |= name == "num_requests_running";
     }
     any.then_some(load)

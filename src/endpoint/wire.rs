@@ -68,12 +68,12 @@ pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
         param: Option<String>,
     }
     let body_read = serde_json::from_slice::<ErrorBody<'_>>(body).ok();
-    let inner = body_read.as_ref().and_then(|it| it.error.or(it.detail)).map(RawValue::get);
+    let inner = body_read.as_ref().and_then(|body| body.error.or(body.detail)).map(RawValue::get);
     if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject>(raw).ok()) {
         return ErrorDetails { message: truncate_message(&error.message), param: error.param };
     }
     let text = inner.map(|raw| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()));
-    let text = text.or(body_read.and_then(|it| it.message));
+    let text = text.or(body_read.and_then(|body| body.message));
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
     ErrorDetails { message: truncate_message(&text), param: None }
 }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn every_shape_of_error_body_gives_its_message() {
-        for (body, says) in [
+        for (body, message) in [
             (r#"{"error":{"message":"no such model","type":"x","code":404}}"#, "no such model"),
             (r#"{"error":"unsupported"}"#, "unsupported"),
             (r#"{"detail":"Not Found"}"#, "Not Found"),
@@ -99,7 +99,7 @@ mod tests {
             ("404 page not found", "404 page not found"),
             (r#"{"detail":[{"loc":1}]}"#, r#"[{"loc":1}]"#),
         ] {
-            assert_eq!(error_message(body.as_bytes()), says);
+            assert_eq!(error_message(body.as_bytes()), message);
         }
         assert_eq!(error_message("é".repeat(400).as_bytes()).chars().count(), 301);
     }

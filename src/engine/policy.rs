@@ -1,4 +1,7 @@
-//! How the engine behaves, and the plain arithmetic of it: pure.
+//! The engine's settings and what follows from them for a request: pure.
+//!
+//! Owns request parameters (merged, fitted to the context, shared by a batch) and the configured time limit. What an
+//! endpoint's behaviour adds (concurrency, batch size, tightened timeouts) is in `endpoint_state`.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,86 +10,86 @@ use crate::{
     endpoint::BatchParams,
 };
 
-/// A number that is given, or found while the work goes on.
+/// A number that is given, or adapts while the engine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SizeMode {
-    /// What does best by what the endpoint shows.
+    /// Adapts to the endpoint.
     Auto,
-    /// This and no other.
+    /// Is this number.
     Fixed(usize),
 }
 
-/// How token counts come to the answers.
+/// The source of token counts in answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenCounting {
-    /// Not at all.
+    /// Answers carry no counts.
     Off,
-    /// A list's sum, shared out by length.
+    /// The sum of a batch is shared out by length.
     Share,
-    /// By the token ids, which the server is asked for.
+    /// The token ids that the server is asked for are counted.
     Exact,
 }
 
-/// A conversation as the text that the model's own template makes of it.
+/// Renders a conversation to the text that the model's own chat template makes of it.
 pub trait ConversationRenderer: Send + Sync {
-    /// The text for a JSON array of messages, with the template's arguments (`chat_template_kwargs`, a JSON object) where
-    /// there are any. Nothing where it has more than plain messages, or the template refuses it: such a conversation is
-    /// for the server to render.
+    /// Returns the text for a JSON array of messages. `kwargs` is a JSON object with the template's arguments
+    /// (`chat_template_kwargs`). Returns none if the conversation has more than plain messages or the template refuses
+    /// it: the server has to render it.
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String>;
 }
 
-/// Who renders conversations here, if anybody does.
+/// A renderer that several owners share.
 #[derive(Clone)]
 pub struct SharedRenderer(pub Arc<dyn ConversationRenderer>);
 
 impl fmt::Debug for SharedRenderer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Renderer")
+        f.write_str("SharedRenderer")
     }
 }
 
-/// What the job decided for every rank's engine.
+/// The job's decisions for every rank's engine.
 #[derive(Clone, Debug)]
 pub struct EnginePolicy {
     /// The served model's name.
     pub model: String,
-    /// The route of prompts that are texts and name none.
+    /// The route of text prompts whose row names none.
     pub text_route: Route,
-    /// Request parameters where a row has none of its own.
+    /// Request parameters of rows without their own.
     pub default_params: RequestParams,
     /// The first message of conversations.
     pub system_prompt: Option<String>,
-    /// Renders conversations, so that they can ride in lists.
+    /// Renders conversations, so that they can share a batch.
     pub renderer: Option<SharedRenderer>,
-    /// Sequences in flight an endpoint.
+    /// Sequences in flight per endpoint.
     pub concurrency: SizeMode,
-    /// Prompts a request.
+    /// Prompts per request.
     pub batch_size: SizeMode,
-    /// How long prompts wait for others that would make a full list.
+    /// The time that prompts wait for others that would make a full batch.
     pub max_batch_wait: Duration,
-    /// Requests begun a second and endpoint, at most.
+    /// Requests per second and endpoint, at most.
     pub rate_limit: Option<f64>,
-    /// A request's least time limit.
+    /// The time limit of a request of up to 256 prompts.
     pub timeout: Duration,
-    /// What the limit of a list of more than 256 prompts grows by for every 256 of them.
+    /// The time limit of a larger request per 256 prompts, if that is more than `timeout`.
     pub timeout_per_sequence: Duration,
-    /// Tries a prompt has in all.
+    /// Attempts per prompt that count.
     pub max_tries: u32,
-    /// The longest prompt and answer together, in tokens, where it is known.
+    /// The context length: tokens of prompt and answer together, at most. None if unknown.
     pub max_model_len: Option<u64>,
-    /// Tokens left free when an answer is cut to fit.
+    /// Tokens left free when an answer is limited to fit the context.
     pub context_buffer: u64,
-    /// How long to go on without any endpoint.
+    /// The time without progress after which the engine stops.
     pub no_progress_timeout: Duration,
-    /// How token counts come to the answers.
+    /// The source of token counts in answers.
     pub token_counting: TokenCounting,
-    /// So many outcomes that are all the same refusal mean that the job is wrong, not its prompts.
+    /// The number of first outcomes that trip fail-fast if they are the same refusal.
     pub fail_fast_threshold: usize,
 }
 
-/// Parameters that both routes know by the same name and meaning: what else a conversation's request has needs the chat
-/// route. From vLLM's request schemas; `bad_words` and `response_format` are not among them, since completions routes of
-/// older versions pass over them without a word.
+/// Parameters that both routes know by the same name and meaning; a conversation with any other needs the chat route.
+/// From vLLM's request schemas. `bad_words` and `response_format` are not among them, since completions routes of older
+/// versions silently ignore them.
 const PARAMS_OF_BOTH_ROUTES: [&str; 23] = [
     "allowed_token_ids",
     "cache_salt",
@@ -112,38 +115,39 @@ const PARAMS_OF_BOTH_ROUTES: [&str; 23] = [
     "top_k",
     "top_p",
 ];
-/// What the chat route takes for the template: rendering here takes it too.
+/// The chat route's parameter with the template's arguments; rendering here takes it too.
 pub(super) const TEMPLATE_KWARGS: &str = "chat_template_kwargs";
 
-/// Prompts of one list that a server is taken to work on at once; the number is Aurora-Swarm's `batch_concurrency`.
+/// Prompts of a batch that a server is taken to work on at once: the Python Aurora-Swarm's `batch_concurrency`.
 const PROMPTS_PER_TIMEOUT_STEP: usize = 256;
-/// The least answer that a prompt is cut down to.
+/// No answer is limited to fewer tokens than this.
 const MIN_ANSWER_TOKENS: u64 = 128;
-/// Sizes go in steps, so that prompts of about one length still share a list.
+/// Limits go in steps, so that prompts of about one length still share a batch.
 const MAX_TOKENS_STEP: u64 = 64;
 
 impl EnginePolicy {
-    /// The time limit of a request with so many prompts.
+    /// Returns the configured time limit of a request with this many prompts.
     #[must_use]
     pub fn request_timeout(&self, prompts: usize) -> Duration {
         match u32::try_from(prompts.div_ceil(PROMPTS_PER_TIMEOUT_STEP)).unwrap_or(u32::MAX) {
-            // What the server works on at once has the limit that was asked for, however short.
+            // Prompts that the server works on at once have the limit that was asked for, however short.
             0 | 1 => self.timeout,
-            rounds => self.timeout.max(self.timeout_per_sequence.saturating_mul(rounds)),
+            steps => self.timeout.max(self.timeout_per_sequence.saturating_mul(steps)),
         }
     }
 
-    /// The job's `max_tokens`.
+    /// Returns the job's `max_tokens`.
     pub(super) fn max_tokens(&self) -> Option<u64> {
         self.default_params.get_u64("max_tokens")
     }
 
-    /// Sequences a prompt, where its row says nothing else.
+    /// Returns the job's `n`, the sequences per prompt.
     pub(super) fn sequences_per_prompt(&self) -> usize {
-        self.default_params.get_u64("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
+        sequence_count(&self.default_params)
     }
 
-    /// What a prompt's request shares with others; `fitted` is its `max_tokens` where it has to be another.
+    /// Returns the parameters of a prompt's request, which it shares with others. `fitted` is its `max_tokens` if that
+    /// has to differ from what was asked for.
     pub(super) fn batch_params(
         &self,
         own: &RequestParams,
@@ -157,34 +161,35 @@ impl EnginePolicy {
         if self.token_counting == TokenCounting::Exact {
             params.set("return_token_ids", "true");
         }
-        let n = params.get_u64("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
-        let known = |(name, _): (&str, &str)| {
+        let is_on_both_routes = |(name, _): (&str, &str)| {
             PARAMS_OF_BOTH_ROUTES.contains(&name)
                 || name == TEMPLATE_KWARGS
                 || (name == "return_token_ids" && self.token_counting == TokenCounting::Exact)
         };
-        let lists = match route {
+        let allow_lists = match route {
             Route::Completions => true,
-            // (canaries go with the job's template arguments: a row with its own may be answered otherwise)
+            // (canaries have the job's template arguments: a row with its own may be rendered otherwise)
             Route::Chat => {
                 self.renderer.is_some()
-                    && params.iter().all(known)
+                    && params.iter().all(is_on_both_routes)
                     && own.get(TEMPLATE_KWARGS).is_none()
             }
         };
-        BatchParams { route, model: self.model.clone(), params, n, allow_lists: lists }
+        let n = sequence_count(&params);
+        BatchParams { route, model: self.model.clone(), params, n, allow_lists }
     }
 
-    /// The same request with its conversations rendered here: special tokens are in the text already.
-    pub(super) fn rendered_params(shared: &BatchParams) -> BatchParams {
-        let mut shared = shared.clone();
-        shared.route = Route::Completions;
-        shared.params.remove(TEMPLATE_KWARGS);
-        shared.params.set("add_special_tokens", "false");
-        shared
+    /// Returns the parameters of the same request with its conversations rendered here: special tokens are in the text
+    /// already.
+    pub(super) fn rendered_params(params: &BatchParams) -> BatchParams {
+        let mut params = params.clone();
+        params.route = Route::Completions;
+        params.params.remove(TEMPLATE_KWARGS);
+        params.params.set("add_special_tokens", "false");
+        params
     }
 
-    /// Which route a prompt takes.
+    /// Returns the route of a prompt.
     #[must_use]
     pub fn route_of(&self, prompt: &Prompt) -> Route {
         match (&prompt.input, prompt.route) {
@@ -194,23 +199,27 @@ impl EnginePolicy {
         }
     }
 
-    /// The prompt's `max_tokens` if it has to be another than what was asked for, lest prompt and answer exceed the
-    /// context. Deterministic, so that runs are equal; an estimate, so it never refuses a prompt.
+    /// Returns the prompt's `max_tokens` if it has to be lower than `requested`, lest prompt and answer exceed the
+    /// context. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
     #[must_use]
-    pub fn fitted_max_tokens(&self, asked: Option<u64>, prompt: &PromptInput) -> Option<u64> {
-        let (context, asked) = (self.max_model_len?, asked?);
-        let length = estimate_tokens(prompt.as_str());
-        let room = context.saturating_sub(length).saturating_sub(self.context_buffer);
-        if asked <= room {
+    pub fn fitted_max_tokens(&self, requested: Option<u64>, prompt: &PromptInput) -> Option<u64> {
+        let (context, requested) = (self.max_model_len?, requested?);
+        let prompt_tokens = estimate_tokens(prompt.as_str());
+        let room = context.saturating_sub(prompt_tokens).saturating_sub(self.context_buffer);
+        if requested <= room {
             return None;
         }
         let stepped = room / MAX_TOKENS_STEP * MAX_TOKENS_STEP;
-        let fitted = stepped.max(MIN_ANSWER_TOKENS).min(context.saturating_sub(1)).min(asked);
-        (fitted < asked).then_some(fitted)
+        let fitted = stepped.max(MIN_ANSWER_TOKENS).min(context.saturating_sub(1)).min(requested);
+        (fitted < requested).then_some(fitted)
     }
 }
 
-/// About four characters a token, as the originals estimate; bytes of other scripts than Latin count for more.
+fn sequence_count(params: &RequestParams) -> usize {
+    params.get_u64("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
+}
+
+/// Counts four characters per token, as the Python originals do; bytes of scripts other than Latin count for more.
 fn estimate_tokens(text: &str) -> u64 {
     let wide = text.bytes().filter(|byte| !byte.is_ascii()).count() as u64;
     let narrow = text.len() as u64 - wide;
@@ -270,18 +279,19 @@ mod tests {
         );
         assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000)), None);
         assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
-        let blind = EnginePolicy { max_model_len: None, ..test_policy() };
-        assert_eq!(blind.fitted_max_tokens(Some(100_000), &text(10)), None);
+        let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
+        assert_eq!(unknown.fitted_max_tokens(Some(100_000), &text(10)), None);
     }
 
     proptest! {
         #[test]
-        fn a_fitted_answer_is_shorter_than_asked_and_below_the_context(
-            asked in 1u64..100_000, length in 0usize..20_000, context in 2u64..20_000,
+        fn a_fitted_answer_is_shorter_than_requested_and_below_the_context(
+            requested in 1u64..100_000, length in 0usize..20_000, context in 2u64..20_000,
         ) {
             let policy = EnginePolicy { max_model_len: Some(context), ..test_policy() };
-            if let Some(fitted) = policy.fitted_max_tokens(Some(asked), &PromptInput::Text("y".repeat(length))) {
-                prop_assert!(fitted < asked && fitted < context && fitted > 0);
+            let prompt = PromptInput::Text("y".repeat(length));
+            if let Some(fitted) = policy.fitted_max_tokens(Some(requested), &prompt) {
+                prop_assert!(fitted < requested && fitted < context && fitted > 0);
             }
         }
     }

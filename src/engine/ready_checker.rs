@@ -1,4 +1,7 @@
-//! Asking all of a rank's servers at once, until they are ready or it is time to begin without the rest.
+//! The wait until a rank's servers are ready, before an engine starts.
+//!
+//! Owns how long servers that are late are waited for. A single probe is in `endpoint::probe`; endpoints that are
+//! suspended while the engine runs are probed by the scheduler.
 
 use std::time::{Duration, Instant};
 
@@ -15,70 +18,72 @@ use crate::{
     settings::ApiKey,
 };
 
-/// Servers that start together are ready at about the same time: once the first is, the others get as long again as it
-/// took, and at least this.
+/// Servers that are started together are ready at about the same time: once the first is, the others get as long again
+/// as it took, and at least this.
 const READY_GRACE: Duration = Duration::from_secs(10);
 const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Local. Asks each of the servers until all are ready, `patience` is over, or some have been ready for long while others
-/// are not; those that are `given_up` are not waited for. In their order. Blocks the calling thread. What is not ready then
-/// may join later.
+/// Local. Probes all servers until they are ready, `timeout` is over, or some have been ready for long while others are
+/// not; servers for which `is_given_up` is true are not waited for. Returns their states in the order of `urls`. Blocks
+/// the calling thread. Servers that are not ready then may join later.
 #[must_use]
 pub fn wait_until_ready(
     urls: &[Url],
     key: Option<ApiKey>,
-    patience: Duration,
-    given_up: impl Fn(&Url) -> bool,
+    timeout: Duration,
+    is_given_up: impl Fn(&Url) -> bool,
 ) -> Vec<EndpointStatus> {
-    let unusable = |why: String| {
-        let probe = |url: &Url| EndpointStatus {
+    let all_not_ready = |reason: String| {
+        let status = |url: &Url| EndpointStatus {
             url: url.clone(),
-            probe: ProbeResult::NotReady(why.clone()),
+            probe: ProbeResult::NotReady(reason.clone()),
         };
-        urls.iter().map(probe).collect()
+        urls.iter().map(status).collect()
     };
     if urls.is_empty() {
         return Vec::new();
     }
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return unusable(format!("no asynchronous runtime: {error}")),
+        Err(error) => return all_not_ready(format!("cannot create the async runtime: {error}")),
     };
     let client = match HttpClient::new(key) {
         Ok(client) => client,
-        Err(trouble) => return unusable(trouble.to_string()),
+        Err(error) => return all_not_ready(error.to_string()),
     };
-    runtime.block_on(probe_endpoints(urls, &client, patience, &given_up))
+    runtime.block_on(probe_endpoints(urls, &client, timeout, &is_given_up))
 }
 
 #[expect(clippy::disallowed_methods, reason = "engine owns tasks, and ends these with their set")]
 async fn probe_endpoints(
     urls: &[Url],
     client: &HttpClient,
-    patience: Duration,
-    given_up: &impl Fn(&Url) -> bool,
+    timeout: Duration,
+    is_given_up: &impl Fn(&Url) -> bool,
 ) -> Vec<EndpointStatus> {
-    let began = Instant::now();
-    let mut end = began + patience;
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let mut asking = JoinSet::new();
-    for (place, url) in urls.iter().cloned().enumerate() {
-        asking.spawn(probe_until_ready(client.clone(), place, url, tell.clone()));
+    let started = Instant::now();
+    let mut deadline = started + timeout;
+    let (probe_sender, mut probes) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    for (number, url) in urls.iter().cloned().enumerate() {
+        tasks.spawn(probe_until_ready(client.clone(), number, url, probe_sender.clone()));
     }
-    drop(tell);
-    let none = || ProbeResult::NotReady(format!("no answer within {patience:?}"));
-    let mut found: Vec<ProbeResult> = urls.iter().map(|_| none()).collect();
-    // At least once: a patience of 0 still asks. The channel closes when all are ready.
-    let least = began + Duration::from_secs(1);
-    while let Ok(Some((place, probe))) = timeout_at(end.max(least).into(), told.recv()).await {
+    drop(probe_sender);
+    let unanswered = || ProbeResult::NotReady(format!("no answer within {timeout:?}"));
+    let mut found: Vec<ProbeResult> = urls.iter().map(|_| unanswered()).collect();
+    // A timeout of 0 still probes once. The channel closes when all servers are ready.
+    let earliest_end = started + Duration::from_secs(1);
+    while let Ok(Some((number, probe))) =
+        timeout_at(deadline.max(earliest_end).into(), probes.recv()).await
+    {
         if matches!(probe, ProbeResult::Ready(_)) {
-            end = end.min(Instant::now() + began.elapsed().max(READY_GRACE));
+            deadline = deadline.min(Instant::now() + started.elapsed().max(READY_GRACE));
         }
-        found[place] = probe;
-        let settled = |(url, probe): (&Url, &ProbeResult)| {
-            matches!(probe, ProbeResult::Ready(_)) || given_up(url)
+        found[number] = probe;
+        let is_settled = |(url, probe): (&Url, &ProbeResult)| {
+            matches!(probe, ProbeResult::Ready(_)) || is_given_up(url)
         };
-        if Instant::now() >= end.max(least) || urls.iter().zip(&found).all(settled) {
+        if Instant::now() >= deadline.max(earliest_end) || urls.iter().zip(&found).all(is_settled) {
             break;
         }
     }
@@ -87,15 +92,15 @@ async fn probe_endpoints(
 
 async fn probe_until_ready(
     client: HttpClient,
-    place: usize,
+    number: usize,
     url: Url,
-    tell: mpsc::UnboundedSender<(usize, ProbeResult)>,
+    probe_sender: mpsc::UnboundedSender<(usize, ProbeResult)>,
 ) {
     let mut pause = Duration::from_millis(100);
     loop {
         let probe = probe_server(&client, &url).await;
-        let ready = matches!(probe, ProbeResult::Ready(_));
-        if tell.send((place, probe)).is_err() || ready {
+        let is_ready = matches!(probe, ProbeResult::Ready(_));
+        if probe_sender.send((number, probe)).is_err() || is_ready {
             return;
         }
         sleep(pause).await;

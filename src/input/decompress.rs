@@ -118,6 +118,7 @@ pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
         file.write_all(&chunk[..read]).map_err(failed("cannot write the copy of the input"))?;
         copied += read as u64;
     }
+    // A delayed write error, as of a quota, must show before the rows are scanned.
     file.sync_all().map_err(failed("cannot sync the copy of the input to disk"))?;
     Ok(copied)
 }
@@ -165,6 +166,16 @@ mod tests {
             );
             assert!(std::fs::read(&to).unwrap() == text, "{name}");
         }
+    }
+
+    #[cfg(feature = "parquet")]
+    #[test]
+    fn a_file_that_is_not_parquet_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        std::fs::write(&path, "{\"prompt\": \"a\"}\n").unwrap();
+        let error = open_decompressed(&path, &InputRules::default()).err().unwrap();
+        assert!(error.to_string().ends_with("x.parquet is not a Parquet file"), "{error}");
     }
 
     #[test]

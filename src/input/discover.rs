@@ -29,6 +29,7 @@ pub fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
     if files.is_empty() {
         return Err(InputError::NoFiles { inputs: inputs.to_vec() });
     }
+    // By path, so that an index stays the same whatever the order of arguments and of directory entries.
     files.sort();
     remove_duplicates(files)
 }

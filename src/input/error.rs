@@ -91,10 +91,10 @@ pub enum InputError {
         path: PathBuf,
     },
     /// A row that exceeds the maximum size and so is a mistake.
-    #[error("{place}: the row is longer than 64 MiB\nhint: {hint}")]
+    #[error("{location}: the row is longer than 64 MiB\nhint: {hint}")]
     RowTooLong {
         /// Location where the row begins.
-        place: InputLocation,
+        location: InputLocation,
         /// Advice on the likely cause.
         hint: &'static str,
     },
@@ -134,10 +134,10 @@ pub enum InputError {
         count: u64,
     },
     /// A row that names another model than the run's.
-    #[error("{place}: the row names the model {named:?}, but the run uses {model:?}{}\nhint: remove these rows, choose their model with --model, or pass --ignore-row-model", and_more_rows(*.count))]
+    #[error("{location}: the row names the model {named:?}, but the run uses {model:?}{}\nhint: remove these rows, choose their model with --model, or pass --ignore-row-model", and_more_rows(*.count))]
     ModelMismatch {
         /// Location of the first such row.
-        place: InputLocation,
+        location: InputLocation,
         /// Model that the row names.
         named: String,
         /// Model that the run uses.
@@ -233,9 +233,9 @@ fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
 }
 
 fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
-    let listed = first.iter().map(|twice| {
-        format!("{}: id {:?} is already used in {}", twice.duplicate, twice.id, twice.first)
-    });
+    let listed = first
+        .iter()
+        .map(|row| format!("{}: id {:?} is already used in {}", row.duplicate, row.id, row.first));
     let have = if count == 1 { "row has" } else { "rows have" };
     let hint = "hint: a row without an id has its index, from 0, as id; pass --duplicate-ids keep to allow duplicates";
     format_list(&format!("{count} {have} a duplicate id"), listed, count, hint)
@@ -260,6 +260,24 @@ fn format_list(
 fn and_more_rows(count: u64) -> String {
     match count.saturating_sub(1) {
         0 => String::new(),
+        1 => " (and 1 more such row)".into(),
         rest => format!(" (and {rest} more such rows)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_on_standard_input_gets_its_own_hint() {
+        let location = InputLocation { file: STDIN_NAME.into(), line: 1 };
+        let bad_row = BadRowLocation { location, reason: "not JSON: \"hello\"".into() };
+        let error = InputError::BadRows { first: vec![bad_row], count: 1 };
+        assert_eq!(
+            error.to_string(),
+            "1 invalid row (nothing was sent):\n  stdin line 1: not JSON: \"hello\"\n\
+             hint: standard input takes JSON lines; for plain text use a .txt file"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Fingerprints: hashes of files, by which ranks and sessions recognise the same input.
 //!
-//! Owns the block structure of a fingerprint and the reader that hashes a file while it is scanned. The files' sizes and
-//! times are in `source.rs`; row hashes are in `scan/row_hashes.rs`.
+//! Owns the block structure of a fingerprint and the reader that hashes a file while it is scanned. The files' sizes
+//! and times are in `source.rs`; row hashes are in `scan/row_hashes.rs`.
 
 use std::{
     fs::File,
@@ -34,8 +34,8 @@ fn hash_to_hex(hash: u128) -> String {
     format!("{hash:032x}")
 }
 
-/// Returns the fingerprint of several files, given each one's format and fingerprint. It includes the formats, since the
-/// same bytes read as other rows are another input.
+/// Returns the fingerprint of several files, given each one's format and fingerprint. It includes the formats, since
+/// the same bytes read as other rows are another input.
 pub(super) fn combine_fingerprints<'f>(
     files: impl Iterator<Item = (InputFormat, &'f str)>,
 ) -> String {
@@ -113,13 +113,13 @@ impl HashingReader {
 impl Read for HashingReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let Range { start, end } = self.hashed;
-        let (is_hashed, most) = match self.position {
+        let (is_hashed, limit) = match self.position {
             at if at < start => (false, start - at),
             at if at < end => (true, end - at),
             _ => (false, TAIL_READ_BYTES as u64),
         };
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(to.len());
-        let read = self.file.read(&mut to[..most])?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(to.len());
+        let read = self.file.read(&mut to[..limit])?;
         if is_hashed {
             self.hash_bytes(&to[..read]);
         } else {

@@ -66,6 +66,7 @@ impl ByteSource {
     /// Returns a reader of `bytes` bytes: from `offset` on for a file, from the current position for text.
     pub(super) fn take_range(mut self, offset: u64, bytes: u64) -> std::io::Result<Take<Self>> {
         if let Self::File(file, at) = &mut self {
+            // A relative seek keeps the buffer if the next range lies within it.
             match (i64::try_from(offset), i64::try_from(*at)) {
                 (Ok(to), Ok(from)) => file.seek_relative(to - from)?,
                 _ => drop(file.seek(SeekFrom::Start(offset))?),

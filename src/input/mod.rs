@@ -27,20 +27,15 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use crate::chat_template::{
-    ChatRenderError, ChatRenderer, ChatTemplate, ChatTemplateError, check_text_only,
-};
 pub use decompress::{open_decompressed, spool_stream};
 pub use discover::find_input_files;
 pub use error::{BadRow, BadRowLocation, DuplicateId, InputError, InputLocation};
 pub use files::{InputChunk, InputListing};
-pub use format::{
-    FileCompression, InputFile, InputFormat, STDIN_NAME, compression_of, format_of, is_compressed,
-};
+pub use format::{FileCompression, InputFile, InputFormat, STDIN_NAME, format_of, is_compressed};
 pub use lease::RowLease;
 pub use reader::PromptReader;
 pub use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
-pub use row::template::{PromptTemplate, TemplateFillError};
+pub use row::template::PromptTemplate;
 pub use scan::chunk_scan::ChunkScan;
 pub use scan::row_hashes::hash_rows;
 pub use scan::row_table::RowTable;

@@ -81,6 +81,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             None if was_text => self.last_open = None,
             None => {}
         }
+        // A lease is often made of neighbouring ranges, each of which would cost a seek and a buffer.
         self.ranges = merge_adjacent(lease.ranges);
     }
 
@@ -160,6 +161,7 @@ impl<L: Iterator<Item = RowLease>> Iterator for PromptReader<L> {
     fn next(&mut self) -> Option<Self::Item> {
         let next = self.next_prompt();
         if next.is_err() {
+            // The file is not the scanned one, so no later row can be trusted.
             self.ranges.clear();
             (self.current, self.leases) = (None, None);
         }

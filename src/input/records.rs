@@ -99,10 +99,10 @@ impl<R: Read> RecordReader<R> {
     pub(crate) fn skip_line(&mut self) -> Result<(), RecordError> {
         loop {
             let rest = &self.buffer[self.start..self.end];
-            let passed = skip_past(rest, b'\n');
-            let found = rest[..passed].ends_with(b"\n");
-            self.start += passed;
-            self.offset += passed as u64;
+            let length = skip_past(rest, b'\n');
+            let found = rest[..length].ends_with(b"\n");
+            self.start += length;
+            self.offset += length as u64;
             if found || self.at_eof || self.offset >= self.until {
                 return Ok(());
             }
@@ -249,8 +249,8 @@ fn delimiter_of(format: InputFormat) -> Option<u8> {
 }
 
 fn find_line_end(bytes: &[u8]) -> Option<usize> {
-    let passed = skip_past(bytes, b'\n');
-    bytes[..passed].ends_with(b"\n").then_some(passed)
+    let length = skip_past(bytes, b'\n');
+    bytes[..length].ends_with(b"\n").then_some(length)
 }
 
 /// Returns the number of bytes up to and including the first `until`, or of all bytes.
@@ -302,8 +302,8 @@ mod tests {
 
     impl Read for TrickleReader<'_> {
         fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-            let most = to.len().min(self.1);
-            self.0.read(&mut to[..most])
+            let limit = to.len().min(self.1);
+            self.0.read(&mut to[..limit])
         }
     }
 
@@ -328,13 +328,13 @@ mod tests {
     fn line_ends_of_every_system_and_a_missing_last_one_are_accepted() {
         let bytes =
             "\u{feff}one\r\n\r\n \t\ntwo\n\nthree, which is longer than the buffer".as_bytes();
-        let wanted = [
+        let expected = [
             expected_record("one", 3, 1),
             expected_record("two", 13, 4),
             expected_record("three, which is longer than the buffer", 18, 6),
         ];
         for bytes_per_read in [1, 2, 7, 1000] {
-            assert_eq!(read_records(bytes, InputFormat::Jsonl, bytes_per_read), wanted);
+            assert_eq!(read_records(bytes, InputFormat::Jsonl, bytes_per_read), expected);
         }
         assert!(read_records(b"", InputFormat::Text, 1).is_empty());
         assert!(read_records(b"\xef\xbb\xbf", InputFormat::Text, 1).is_empty());
@@ -343,14 +343,14 @@ mod tests {
     #[test]
     fn quoted_records_may_span_lines() {
         let bytes = b"id,prompt\r\n1,\"two\nlines, \"\"quoted\"\"\"\r\n\r\n2,5\" pipe\n3,x";
-        let wanted = [
+        let expected = [
             expected_record("id,prompt", 0, 1),
             expected_record("1,\"two\nlines, \"\"quoted\"\"\"", 11, 2),
             expected_record("2,5\" pipe", 40, 5),
             expected_record("3,x", 50, 6),
         ];
         for bytes_per_read in [1, 3, 1000] {
-            assert_eq!(read_records(bytes, InputFormat::Csv, bytes_per_read), wanted);
+            assert_eq!(read_records(bytes, InputFormat::Csv, bytes_per_read), expected);
         }
         assert_eq!(
             split_fields("1,\"two\nlines, \"\"quoted\"\"\"", InputFormat::Csv),

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn leases_of(stretches: Vec<RowRange>) -> impl Iterator<Item = RowLease> {
-    std::iter::once(RowLease { ranges: stretches, text: None })
+fn leases_of(ranges: Vec<RowRange>) -> impl Iterator<Item = RowLease> {
+    std::iter::once(RowLease { ranges, text: None })
 }
 use crate::domain::{Prompt, PromptId, PromptInput, Route};
 
@@ -49,22 +49,18 @@ impl TestInput {
 }
 
 /// Reads ranges by offset, and again from the rows' text with a lease per range. Both must be equal.
-fn read_ranges(
-    scanned: &ScannedInput,
-    rules: &InputRules,
-    stretches: Vec<RowRange>,
-) -> Vec<Prompt> {
+fn read_ranges(scanned: &ScannedInput, rules: &InputRules, ranges: Vec<RowRange>) -> Vec<Prompt> {
     let read = |leases: Vec<RowLease>| -> Vec<Prompt> {
         let reader = PromptReader::new(&scanned.source, rules, leases.into_iter());
         reader.collect::<Result<_, _>>().expect("it was scanned")
     };
-    let told = stretches.iter().map(|&range| {
+    let from_text = ranges.iter().map(|&range| {
         let lease = RowLease { ranges: vec![range], text: None };
         lease.with_text(&scanned.source).expect("it is readable")
     });
-    let told = read(told.collect());
-    let read = read(vec![RowLease { ranges: stretches, text: None }]);
-    assert_eq!(read, told);
+    let from_text = read(from_text.collect());
+    let read = read(vec![RowLease { ranges, text: None }]);
+    assert_eq!(read, from_text);
     read
 }
 
@@ -160,8 +156,8 @@ fn batch_rows_have_their_prompt_in_a_body() {
         row("g", "/v1/completions", r#"{"prompt": "p"}"#).replace("POST", "GET"),
         row("h", "/v1/completions", "{}"),
     ];
-    let whole = jsonl_input(&bad.concat()).scan_error(&InputRules::default());
-    for why in [
+    let error = jsonl_input(&bad.concat()).scan_error(&InputRules::default());
+    for reason in [
         "8 invalid rows (nothing was sent):",
         "line 1: `url` must be /v1/completions or /v1/chat/completions, found \"/v1/embeddings\"",
         "line 2: `url` is for prompts",
@@ -172,7 +168,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
         "line 7: `method` must be \"POST\", found \"GET\"",
         "line 8: the body has neither `prompt` nor `messages`",
     ] {
-        assert!(whole.contains(why), "{why}: {whole}");
+        assert!(error.contains(reason), "{reason}: {error}");
     }
 }
 
@@ -181,8 +177,8 @@ fn every_invalid_row_is_listed_with_its_line() {
     let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"\\ud800\"}\n\
         {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
     let files = TestInput::new(&[("in.jsonl", text)]);
-    let whole = files.scan_error(&InputRules::default());
-    let wanted = "12 invalid rows (nothing was sent):
+    let error = files.scan_error(&InputRules::default());
+    let expected = "12 invalid rows (nothing was sent):
   in.jsonl line 1: `prompt` must be a string, found a number
   in.jsonl line 3: `prompt` must be a string, found null
   in.jsonl line 4: the row has both `prompt` and `messages`, but must have one of them
@@ -196,7 +192,7 @@ fn every_invalid_row_is_listed_with_its_line() {
   in.jsonl line 12: not valid JSON at byte 14: EOF while parsing an object
   in.jsonl line 13: `n` must be at least 1, found 0
 hint: fix the rows, or pass --bad-rows fail to write them as failed answers";
-    assert_eq!(whole, wanted);
+    assert_eq!(error, expected);
 }
 
 #[test]
@@ -218,13 +214,13 @@ fn invalid_rows_may_fail_alone_and_keep_their_index() {
 
 #[test]
 fn twenty_invalid_rows_are_listed_and_the_rest_is_counted() {
-    let whole = jsonl_input(&"{}\n".repeat(50)).scan_error(&InputRules::default());
+    let error = jsonl_input(&"{}\n".repeat(50)).scan_error(&InputRules::default());
     assert!(
-        whole.starts_with("50 invalid rows")
-            && whole.contains("line 20:")
-            && !whole.contains("line 21:")
+        error.starts_with("50 invalid rows")
+            && error.contains("line 20:")
+            && !error.contains("line 21:")
     );
-    assert!(whole.contains("  and 30 more\n"), "{whole}");
+    assert!(error.contains("  and 30 more\n"), "{error}");
 }
 
 #[test]
@@ -255,12 +251,12 @@ fn errors_in_a_table_are_reported_with_their_lines() {
         "in.csv: no `prompt` column (columns: promt, x)\nhint: rename `promt` to `prompt`"
     ));
     assert!(csv("prompt,prompt\n").contains("two columns named `prompt`"));
-    let whole = csv("prompt,params\n\"a\nb\",\nc\nd,[]\ne,\"{\nf,\n");
-    assert!(whole.contains("in.csv line 4: the row has 1 field, but the header has 2"), "{whole}");
-    assert!(whole.contains("in.csv line 5: `params` must be an object, found a list"), "{whole}");
+    let error = csv("prompt,params\n\"a\nb\",\nc\nd,[]\ne,\"{\nf,\n");
+    assert!(error.contains("in.csv line 4: the row has 1 field, but the header has 2"), "{error}");
+    assert!(error.contains("in.csv line 5: `params` must be an object, found a list"), "{error}");
     assert!(
-        whole.contains("in.csv line 6: a quote that opens in this row is never closed"),
-        "{whole}"
+        error.contains("in.csv line 6: a quote that opens in this row is never closed"),
+        "{error}"
     );
 }
 
@@ -294,13 +290,13 @@ fn duplicate_ids_are_refused_with_both_locations() {
         ("b.jsonl", b"{\"id\": \"\\u0078\", \"prompt\": \"3\"}\n{\"id\": 1, \"prompt\": \"4\"}\n"),
         ("c.csv", b"id,prompt\ny,\"a\nb\"\nx,c\n"),
     ]);
-    let wanted = "3 rows have a duplicate id:
+    let expected = "3 rows have a duplicate id:
   b.jsonl line 1: id \"x\" is already used in a.jsonl line 1
   b.jsonl line 2: id \"1\" is already used in a.jsonl line 3
   c.csv line 4: id \"x\" is already used in a.jsonl line 1
 hint: a row without an id has its index, from 0, as id; pass --duplicate-ids keep to allow duplicates";
     let dir = format!("{}/", files.folder.path().display());
-    assert_eq!(files.scan_error(&InputRules::default()).replace(&dir, ""), wanted);
+    assert_eq!(files.scan_error(&InputRules::default()).replace(&dir, ""), expected);
     let keep = InputRules { duplicate_ids: DuplicateIdAction::Keep, ..InputRules::default() };
     assert_eq!(files.read_prompts(&keep).len(), 6);
 }
@@ -309,14 +305,14 @@ hint: a row without an id has its index, from 0, as id; pass --duplicate-ids kee
 fn line_numbers_are_right_far_into_a_file() {
     let mut text = "\"a\"\n\n".repeat(10_000);
     text.push_str("{\"id\": \"9999\", \"prompt\": \"\"}\n{\"id\": \"x\", \"prompt\": \"\"}\n\n{\"id\": \"x\", \"prompt\": \"\"}");
-    let whole = jsonl_input(&text).scan_error(&InputRules::default());
+    let error = jsonl_input(&text).scan_error(&InputRules::default());
     assert!(
-        whole.contains("line 20001: id \"9999\" is already used in in.jsonl line 19999"),
-        "{whole}"
+        error.contains("line 20001: id \"9999\" is already used in in.jsonl line 19999"),
+        "{error}"
     );
     assert!(
-        whole.contains("line 20004: id \"x\" is already used in in.jsonl line 20002"),
-        "{whole}"
+        error.contains("line 20004: id \"x\" is already used in in.jsonl line 20002"),
+        "{error}"
     );
 }
 
@@ -324,19 +320,19 @@ fn line_numbers_are_right_far_into_a_file() {
 fn all_rows_must_name_one_model() {
     let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n";
     let files = jsonl_input(rows);
-    let wanted = "in.jsonl line 2 names the model \"m\" and in.jsonl line 3 names \"k\", but a run has one model";
+    let expected = "in.jsonl line 2 names the model \"m\" and in.jsonl line 3 names \"k\", but a run has one model";
     assert!(
-        files.scan_error(&InputRules::default()).starts_with(wanted),
+        files.scan_error(&InputRules::default()).starts_with(expected),
         "{}",
         files.scan_error(&InputRules::default())
     );
     let job = InputRules { model: Some("job".into()), ..InputRules::default() };
-    let whole = files.scan_error(&job);
+    let error = files.scan_error(&job);
     assert!(
-        whole.starts_with(
+        error.starts_with(
             "in.jsonl line 2: the row names the model \"m\", but the run uses \"job\" (and 1 more"
         ),
-        "{whole}"
+        "{error}"
     );
     let ignore = InputRules { ignore_row_model: true, ..job };
     assert_eq!(files.scan_with(&ignore).unwrap().row_model, None);
@@ -374,28 +370,28 @@ fn templates_take_columns_of_every_format() {
 #[test]
 fn a_placeholder_that_no_row_has_is_an_error_and_one_that_some_rows_lack_makes_them_invalid() {
     let files = jsonl_input("{\"question\": \"a\"}\n{\"question\": \"b\", \"hint\": 1}\n");
-    let whole = files.scan_error(&template_rules("{{qestion}}"));
+    let error = files.scan_error(&template_rules("{{qestion}}"));
     assert_eq!(
-        whole,
+        error,
         "the template uses {{qestion}}, but no row has that column (columns: question)\nhint: did you mean {{question}}?"
     );
     assert_eq!(
-        whole,
+        error,
         files.scan_error(&InputRules {
             bad_rows: BadRowAction::Fail,
             ..template_rules("{{qestion}}")
         })
     );
-    let whole = files.scan_error(&template_rules("{{question}} {{hint}}"));
-    assert!(whole.contains("line 1: no column \"hint\", which the template uses"), "{whole}");
+    let error = files.scan_error(&template_rules("{{question}} {{hint}}"));
+    assert!(error.contains("line 1: no column \"hint\", which the template uses"), "{error}");
     let both =
         InputRules { bad_rows: BadRowAction::Fail, ..template_rules("{{question}} {{hint}}") };
     assert_eq!(prompt_texts(&files.read_prompts(&both)), ["b 1"]);
-    let whole =
+    let error =
         jsonl_input("{\"messages\": [{\"role\": \"user\"}]}").scan_error(&template_rules("{item}"));
     assert!(
-        whole.contains("the row has `messages`, which cannot be combined with a template"),
-        "{whole}"
+        error.contains("the row has `messages`, which cannot be combined with a template"),
+        "{error}"
     );
     assert!(
         files.scan_error(&template_rules("none")).starts_with("invalid template: no placeholder")

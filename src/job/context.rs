@@ -184,11 +184,11 @@ fn read_endpoint_spec(settings: &Settings) -> Result<EndpointSpec, JobError> {
             path: path.clone(),
             error,
         })?;
-        let lines = parse_hostfile(&text)
+        let entries = parse_hostfile(&text)
             .map_err(|errors| JobError::Hostfile { path: path.clone(), errors })?;
-        let lines: Vec<HostfileEntry> =
-            lines.into_iter().filter(|line| line.has_tags(&settings.tag)).collect();
-        return Ok(EndpointSpec::Hosts { lines, remote: settings.remote_endpoints });
+        let entries: Vec<HostfileEntry> =
+            entries.into_iter().filter(|entry| entry.has_tags(&settings.tag)).collect();
+        return Ok(EndpointSpec::Hosts { entries, remote: settings.remote_endpoints });
     }
     Ok(match settings.base_port {
         Some(base) => EndpointSpec::Ports { base, count: settings.endpoints_per_node.unwrap_or(1) },

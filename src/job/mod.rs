@@ -22,12 +22,12 @@ mod tree_reduce;
 
 pub use crate::job::commands::check::run_check;
 pub use crate::job::commands::offline::{merge_shards, plan_run};
+pub use crate::job::commands::report::report_run;
+pub use crate::job::commands::session::{CallSpec, JobSession, TreeReduction, session_exit_code};
 pub use crate::job::commands::status::{FollowOptions, follow_status, show_status};
 pub use crate::job::pipeline::run::run;
-pub use crate::job::pipeline::session::{CallSpec, JobSession, TreeReduction, session_exit_code};
 pub use crate::job::tree_reduce::reduce::run_reduce;
 pub use bench::{BenchOptions, bench_compare, bench_models, bench_sweep};
 pub use context::{AnswerSender, Invocation};
-pub use errors::{ErrorClass, ExitCodeFn, JobError, JobVerdict};
 use errors::EXIT_STOPPED_EARLY;
-pub use root::report::report_run;
+pub use errors::{ErrorClass, ExitCodeFn, JobError, JobVerdict, PreconditionError};

@@ -36,8 +36,8 @@ impl RankThroughput {
     }
 
     /// Returns the average, or `default` before the first interval has ended.
-    pub(super) fn rate_or(self, usual: f64) -> f64 {
-        if self.rate > 0.0 { self.rate } else { usual }
+    pub(super) fn rate_or(self, default: f64) -> f64 {
+        if self.rate > 0.0 { self.rate } else { default }
     }
 }
 
@@ -48,11 +48,11 @@ impl RankThroughput {
     clippy::cast_sign_loss,
     reason = "a share of a count, not above it"
 )]
-pub(super) fn guided_share(free: u64, want: u64, mine: f64, all: f64) -> u64 {
-    if mine >= all {
+pub(super) fn guided_share(free: u64, want: u64, own_rate: f64, total_rate: f64) -> u64 {
+    if own_rate >= total_rate {
         return want.min(free);
     }
-    let fair = free as f64 * (mine / all);
+    let fair = free as f64 * (own_rate / total_rate);
     ((fair / 2.0).ceil() as u64).max(1).min(want).min(free)
 }
 
@@ -75,12 +75,17 @@ pub fn min_report_interval(ranks: usize) -> Duration {
 /// return all at once, or than the work during `report_interval`, in which the rank may not ask again.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of prompts")]
 #[must_use]
-pub fn target_backlog(windows: u64, rate: f64, left: Option<f64>, apart: Duration) -> u64 {
-    let (windows, apart) = (windows as f64, apart.as_secs_f64());
-    let seconds = AMPLE_BACKLOG_SECONDS.max(apart * 4.0);
-    let ample = (windows * 2.0).max((rate * seconds).min(MAX_BACKLOG));
-    let part = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
-    (ample * part).max(windows).max(rate * apart * 2.0).ceil() as u64
+pub fn target_backlog(
+    window_total: u64,
+    rate: f64,
+    left: Option<f64>,
+    report_interval: Duration,
+) -> u64 {
+    let (window_total, report_interval) = (window_total as f64, report_interval.as_secs_f64());
+    let seconds = AMPLE_BACKLOG_SECONDS.max(report_interval * 4.0);
+    let ample = (window_total * 2.0).max((rate * seconds).min(MAX_BACKLOG));
+    let scale = left.map_or(1.0, |left| (left / (2.0 * seconds)).min(1.0));
+    (ample * scale).max(window_total).max(rate * report_interval * 2.0).ceil() as u64
 }
 
 /// A lease is stuck when it is older than this …
@@ -92,8 +97,8 @@ const STUCK_P50_FACTOR: u32 = 4;
 const STUCK_AGE_UNMEASURED: Duration = Duration::from_secs(60);
 
 /// Returns true if a lease of this age probably holds a prompt that hangs.
-pub(super) fn is_lease_stuck(age: Duration, usual: Option<Duration>) -> bool {
-    age >= usual.map_or(STUCK_AGE_UNMEASURED, |usual| MIN_STUCK_AGE + usual * STUCK_P50_FACTOR)
+pub(super) fn is_lease_stuck(age: Duration, p50: Option<Duration>) -> bool {
+    age >= p50.map_or(STUCK_AGE_UNMEASURED, |p50| MIN_STUCK_AGE + p50 * STUCK_P50_FACTOR)
 }
 
 /// Returns the number of prompts, of `load` at a rank, that will still be queued there when the fastest rank could
@@ -101,16 +106,16 @@ pub(super) fn is_lease_stuck(age: Duration, usual: Option<Duration>) -> bool {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a count")]
 pub(super) fn excess_queued_count(
     load: u64,
-    pace: f64,
-    usual: Option<Duration>,
-    fastest: Option<Duration>,
+    rate: f64,
+    p50: Option<Duration>,
+    min_p50: Option<Duration>,
 ) -> u64 {
-    let (Some(usual), Some(fastest)) = (usual, fastest) else { return 0 };
-    let wait = load as f64 / pace - usual.as_secs_f64();
-    if pace <= 0.0 || wait <= fastest.as_secs_f64() {
+    let (Some(p50), Some(min_p50)) = (p50, min_p50) else { return 0 };
+    let wait = load as f64 / rate - p50.as_secs_f64();
+    if rate <= 0.0 || wait <= min_p50.as_secs_f64() {
         return 0;
     }
-    ((wait - fastest.as_secs_f64()) * pace / 2.0).min(load as f64) as u64
+    ((wait - min_p50.as_secs_f64()) * rate / 2.0).min(load as f64) as u64
 }
 
 #[cfg(test)]
@@ -169,11 +174,11 @@ mod tests {
 
     #[test]
     fn throughput_is_averaged_over_intervals() {
-        let mut pace = RankThroughput::default();
-        assert_eq!(pace.rate_or(7.0).to_bits(), 7f64.to_bits());
-        pace.record_settled(0, Duration::ZERO);
-        pace.record_settled(50, Duration::from_secs(1));
-        pace.record_settled(50, Duration::from_secs(2));
-        assert!((pace.measured_rate() - 50.0).abs() < 1e-9);
+        let mut throughput = RankThroughput::default();
+        assert_eq!(throughput.rate_or(7.0).to_bits(), 7f64.to_bits());
+        throughput.record_settled(0, Duration::ZERO);
+        throughput.record_settled(50, Duration::from_secs(1));
+        throughput.record_settled(50, Duration::from_secs(2));
+        assert!((throughput.measured_rate() - 50.0).abs() < 1e-9);
     }
 }

@@ -8,7 +8,6 @@
 
 mod guided;
 mod order;
-mod place_set;
 #[cfg(test)]
 mod simulation;
 mod speculation;
@@ -25,9 +24,8 @@ use std::{
 use guided::{RankThroughput, guided_share};
 pub use guided::{min_report_interval, target_backlog};
 pub use order::WorkOrder;
-use place_set::PlaceSet;
 
-use crate::domain::PeerSpeed;
+use crate::domain::{BitSet, PeerSpeed};
 
 /// Range of consecutive places.
 pub type PlaceRange = Range<u64>;
@@ -48,7 +46,7 @@ pub struct Ledger {
     /// Places from here on were never granted.
     next_ungranted: u64,
     total_places: u64,
-    settled: PlaceSet,
+    settled: BitSet,
     /// Places that were granted once and are free again: start and end of each run.
     returned: BTreeMap<u64, u64>,
     /// Number of places in `returned`.
@@ -93,7 +91,7 @@ impl Ledger {
     /// Creates the ledger of this number of places and ranks; all ranks count as heard at time 0.
     #[must_use]
     pub fn new(places: u64, ranks: usize) -> Self {
-        let worker = RankEntry {
+        let entry = RankEntry {
             last_heard: Duration::ZERO,
             is_lost: false,
             has_finished: false,
@@ -104,12 +102,12 @@ impl Ledger {
         Self {
             next_ungranted: 0,
             total_places: places,
-            settled: PlaceSet::new(places),
+            settled: BitSet::new(places),
             returned: BTreeMap::new(),
             returned_count: 0,
             leases: BTreeMap::new(),
             speculative_copies: BTreeMap::new(),
-            ranks: vec![worker; ranks],
+            ranks: vec![entry; ranks],
             total_rate: 0.0,
             unmeasured_ranks: ranks,
             active_ranks: ranks,
@@ -122,7 +120,7 @@ impl Ledger {
     /// Returns the number of places without an outcome.
     #[must_use]
     pub fn open_count(&self) -> u64 {
-        self.total_places - self.settled.len()
+        self.total_places - self.settled.member_count()
     }
 
     /// Returns the number of free places.
@@ -147,13 +145,13 @@ impl Ledger {
         if self.should_withhold_from(rank, now) {
             return Vec::new();
         }
-        let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
-        let known = self.active_ranks - self.unmeasured_ranks;
-        let usual = if known > 0 { self.total_rate / known as f64 } else { 1.0 };
-        let mine = worker.throughput.rate_or(usual);
+        let Some(entry) = self.ranks.get(rank) else { return Vec::new() };
+        let measured = self.active_ranks - self.unmeasured_ranks;
+        let mean_rate = if measured > 0 { self.total_rate / measured as f64 } else { 1.0 };
+        let own_rate = entry.throughput.rate_or(mean_rate);
         // Ranks without a measured throughput count with the mean of the others.
-        let all = self.total_rate + usual * self.unmeasured_ranks as f64;
-        let count = guided_share(self.free_count(), want, mine, all.max(mine));
+        let total_rate = self.total_rate + mean_rate * self.unmeasured_ranks as f64;
+        let count = guided_share(self.free_count(), want, own_rate, total_rate.max(own_rate));
         self.lease_places(rank, count, now)
     }
 
@@ -174,9 +172,9 @@ impl Ledger {
     }
 
     /// Records the median latency of a prompt at a rank.
-    pub fn set_p50_latency(&mut self, rank: usize, usual: Option<Duration>) {
-        if let Some(worker) = self.ranks.get_mut(rank) {
-            worker.p50_latency = usual;
+    pub fn set_p50_latency(&mut self, rank: usize, p50: Option<Duration>) {
+        if let Some(entry) = self.ranks.get_mut(rank) {
+            entry.p50_latency = p50;
         }
     }
 
@@ -186,8 +184,8 @@ impl Ledger {
         let at_work = self.ranks.iter().filter(|it| !it.has_finished && !it.is_lost);
         (self.min_p50_latency, self.max_p50_latency) = at_work
             .filter_map(|it| it.p50_latency)
-            .fold((None, None), |(least, most): (Option<Duration>, Option<Duration>), it| {
-                (Some(least.map_or(it, |least| least.min(it))), most.max(Some(it)))
+            .fold((None, None), |(lowest, highest): (Option<Duration>, Option<Duration>), it| {
+                (Some(lowest.map_or(it, |lowest| lowest.min(it))), highest.max(Some(it)))
             });
     }
 
@@ -200,7 +198,7 @@ impl Ledger {
     /// Removes a rank that has ended its work. Its unsettled places are free again.
     pub fn deregister_rank(&mut self, rank: usize, now: Duration) {
         self.free_rank_leases(rank, now);
-        self.update_rank(rank, |worker| worker.has_finished = true);
+        self.update_rank(rank, |entry| entry.has_finished = true);
     }
 
     /// Settles places for which a rank has written outcomes, whether they were leased to it or not. Returns the other
@@ -212,7 +210,7 @@ impl Ledger {
         now: Duration,
     ) -> Vec<RedundantPlace> {
         self.touch_rank(rank, now);
-        let mut needless = Vec::new();
+        let mut redundant = Vec::new();
         let mut count = 0;
         for span in spans {
             for place in span.start..span.end.min(self.total_places) {
@@ -221,19 +219,19 @@ impl Ledger {
                 }
                 count += 1;
                 self.remove_from_returned(place);
-                needless.extend(self.remove_from_lease(place, rank));
+                redundant.extend(self.remove_from_lease(place, rank));
                 if let Some(copier) = self.speculative_copies.remove(&place)
                     && copier != rank
                 {
-                    needless.push(RedundantPlace { rank: copier, place });
+                    redundant.push(RedundantPlace { rank: copier, place });
                 }
             }
         }
         if count > 0 {
             self.last_progress = now;
         }
-        self.update_rank(rank, |worker| worker.throughput.record_settled(count, now));
-        needless
+        self.update_rank(rank, |entry| entry.throughput.record_settled(count, now));
+        redundant
     }
 
     /// Frees places that a rank will not work on any more.
@@ -248,8 +246,8 @@ impl Ledger {
             self.revoke_places(rank, span.clone(), now);
             // The returned copy is dropped: otherwise its place could become the lease of a rank that no longer has it.
             let copies = self.speculative_copies.range(span).filter(|&(_, &copier)| copier == rank);
-            let its: Vec<u64> = copies.map(|(&place, _)| place).collect();
-            for place in its {
+            let copied: Vec<u64> = copies.map(|(&place, _)| place).collect();
+            for place in copied {
                 self.speculative_copies.remove(&place);
             }
         }
@@ -257,23 +255,22 @@ impl Ledger {
 
     /// Records a sign of life of a rank. A lost rank counts as alive again.
     pub fn touch_rank(&mut self, rank: usize, now: Duration) {
-        let Some(worker) = self.ranks.get_mut(rank) else { return };
-        worker.last_heard = now;
-        if worker.is_lost {
-            self.update_rank(rank, |worker| worker.is_lost = false);
+        let Some(entry) = self.ranks.get_mut(rank) else { return };
+        entry.last_heard = now;
+        if entry.is_lost {
+            self.update_rank(rank, |entry| entry.is_lost = false);
         }
     }
 
-    /// Marks ranks as lost that have been silent for `patience`, and frees their places. Returns each lost rank once.
-    pub fn expire_silent_ranks(&mut self, patience: Duration, now: Duration) -> Vec<usize> {
-        let silent = |worker: &RankEntry| {
-            !worker.is_lost && now.saturating_sub(worker.last_heard) >= patience
-        };
+    /// Marks ranks as lost that have been silent for `silence`, and frees their places. Returns each lost rank once.
+    pub fn expire_silent_ranks(&mut self, silence: Duration, now: Duration) -> Vec<usize> {
+        let silent =
+            |entry: &RankEntry| !entry.is_lost && now.saturating_sub(entry.last_heard) >= silence;
         let lost: Vec<usize> =
             (0..self.ranks.len()).filter(|&rank| silent(&self.ranks[rank])).collect();
         for &rank in &lost {
             self.free_rank_leases(rank, now);
-            self.update_rank(rank, |worker| worker.is_lost = true);
+            self.update_rank(rank, |entry| entry.is_lost = true);
         }
         lost
     }
@@ -281,44 +278,44 @@ impl Ledger {
     /// Returns true if the rank holds a lease.
     #[must_use]
     pub fn has_leases(&self, rank: usize) -> bool {
-        self.ranks.get(rank).is_some_and(|worker| !worker.lease_starts.is_empty())
+        self.ranks.get(rank).is_some_and(|entry| !entry.lease_starts.is_empty())
     }
 
     /// Returns the leases of a rank.
     #[must_use]
     pub fn rank_leases(&self, rank: usize) -> Vec<PlaceRange> {
-        let Some(worker) = self.ranks.get(rank) else { return Vec::new() };
+        let Some(entry) = self.ranks.get(rank) else { return Vec::new() };
         let lease = |from: &u64| Some(*from..self.leases.get(from)?.end);
-        worker.lease_starts.iter().filter_map(lease).collect()
+        entry.lease_starts.iter().filter_map(lease).collect()
     }
 
     /// Returns true if this rank would finish a prompt only after the others are through with all free places. Only
     /// while the others make progress: they may have stalled.
     fn should_withhold_from(&self, rank: usize, now: Duration) -> bool {
-        let Some(worker) = self.ranks.get(rank) else { return false };
-        let (Some(usual), Some(fastest)) = (worker.p50_latency, self.min_p50_latency) else {
+        let Some(entry) = self.ranks.get(rank) else { return false };
+        let (Some(p50), Some(fastest)) = (entry.p50_latency, self.min_p50_latency) else {
             return false;
         };
         let others = PeerSpeed {
             fastest_latency: fastest,
-            prompts_per_second: self.total_rate - worker.throughput.measured_rate(),
+            prompts_per_second: self.total_rate - entry.throughput.measured_rate(),
         };
-        others.would_finish_first(usual, self.free_count())
-            && now.saturating_sub(self.last_progress) < usual
+        others.would_finish_first(p50, self.free_count())
+            && now.saturating_sub(self.last_progress) < p50
     }
 
     /// Changes a rank's entry and keeps the sums over active ranks consistent.
-    fn update_rank(&mut self, rank: usize, how: impl FnOnce(&mut RankEntry)) {
-        let Some(worker) = self.ranks.get_mut(rank) else { return };
-        let counts = |worker: &RankEntry| {
-            let at_work = !worker.is_lost && !worker.has_finished;
-            let pace = if at_work { worker.throughput.measured_rate() } else { 0.0 };
-            (at_work, pace)
+    fn update_rank(&mut self, rank: usize, change: impl FnOnce(&mut RankEntry)) {
+        let Some(entry) = self.ranks.get_mut(rank) else { return };
+        let counts = |entry: &RankEntry| {
+            let at_work = !entry.is_lost && !entry.has_finished;
+            let rate = if at_work { entry.throughput.measured_rate() } else { 0.0 };
+            (at_work, rate)
         };
-        let (was_at_work, before) = counts(worker);
-        how(worker);
-        let (is_at_work, after) = counts(worker);
-        let unknown = |at_work: bool, pace: f64| usize::from(at_work && pace <= 0.0);
+        let (was_at_work, before) = counts(entry);
+        change(entry);
+        let (is_at_work, after) = counts(entry);
+        let unknown = |at_work: bool, rate: f64| usize::from(at_work && rate <= 0.0);
         // Rounding must not make the sum negative.
         self.total_rate = (self.total_rate + after - before).max(0.0);
         self.unmeasured_ranks += unknown(is_at_work, after);
@@ -334,9 +331,9 @@ impl Ledger {
         self.speculative_copies.retain(|_, copier| *copier != rank);
     }
 
-    fn take_free_places(&mut self, most: u64) -> Option<PlaceRange> {
+    fn take_free_places(&mut self, limit: u64) -> Option<PlaceRange> {
         if let Some((from, to)) = self.returned.pop_first() {
-            let end = to.min(from + most);
+            let end = to.min(from + limit);
             if end < to {
                 self.returned.insert(end, to);
             }
@@ -350,7 +347,7 @@ impl Ledger {
         }
         let from = self.next_ungranted;
         let mut to = from;
-        while to < self.total_places && to - from < most && !self.settled.contains(to) {
+        while to < self.total_places && to - from < limit && !self.settled.contains(to) {
             to += 1;
         }
         self.next_ungranted = to;
@@ -381,7 +378,7 @@ impl Ledger {
         (place < lease.end).then_some(from)
     }
 
-    fn remove_from_lease(&mut self, place: u64, by: usize) -> Option<RedundantPlace> {
+    fn remove_from_lease(&mut self, place: u64, settled_by: usize) -> Option<RedundantPlace> {
         let from = self.find_lease(place)?;
         let lease = self.leases.get_mut(&from)?;
         lease.unsettled_count -= 1;
@@ -389,7 +386,7 @@ impl Ledger {
         if lease.unsettled_count == 0 {
             self.remove_lease(from);
         }
-        (rank != by).then_some(RedundantPlace { rank, place })
+        (rank != settled_by).then_some(RedundantPlace { rank, place })
     }
 
     fn remove_from_returned(&mut self, place: u64) {

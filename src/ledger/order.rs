@@ -1,6 +1,7 @@
 //! The order of work: the mapping from places to rows.
 //!
-//! Owns that bijection. Why the order is what it is (priorities, prefix groups) is decided in `input/scan/work_order.rs`.
+//! Owns that bijection. Why the order is what it is (priorities, prefix groups) is decided in
+//! `input/scan/work_order.rs`.
 
 use std::ops::Range;
 
@@ -86,12 +87,12 @@ mod tests {
                 row += gap + len;
             }
             let all: Vec<u64> = runs.iter().cloned().flatten().collect();
-            let straight = WorkOrder::from_runs(runs.into_iter());
+            let in_order = WorkOrder::from_runs(runs.into_iter());
             let sorted = WorkOrder::Sorted(all.iter().map(|&row| row as u32).collect());
-            prop_assert_eq!(straight.place_count(), all.len() as u64);
+            prop_assert_eq!(in_order.place_count(), all.len() as u64);
             let to = (from + len).min(all.len() as u64);
             let wanted = &all[(from.min(to)) as usize..to as usize];
-            for order in [straight, sorted] {
+            for order in [in_order, sorted] {
                 let rows: Vec<u64> = order.rows_at(from..from + len).into_iter().flatten().collect();
                 prop_assert_eq!(&rows, wanted);
             }

@@ -36,9 +36,9 @@ fn prompt_seconds(place: u64) -> f64 {
 fn simulate_job(job: &SimulatedJob) -> SimulationResult {
     let mut ledger = Ledger::new(job.prompts, job.ranks);
     let mut events = BinaryHeap::new();
-    let mut stock: Vec<Vec<u64>> = vec![Vec::new(); job.ranks];
+    let mut backlogs: Vec<Vec<u64>> = vec![Vec::new(); job.ranks];
     let mut done: Vec<Vec<PlaceRange>> = vec![Vec::new(); job.ranks];
-    let (mut messages, mut this_second, mut second, mut most) = (0, 0, 0, 0);
+    let (mut messages, mut this_second, mut second, mut peak) = (0, 0, 0, 0);
     let nanos = |seconds: f64| (seconds * 1e9) as u64;
     for rank in 0..job.ranks {
         for _ in 0..job.slots {
@@ -52,23 +52,23 @@ fn simulate_job(job: &SimulatedJob) -> SimulationResult {
             done[rank].push(place..place + 1);
             end = end.max(now.as_secs_f64());
         }
-        if (stock[rank].len() as u64) < job.slots && ledger.free_count() > 0 {
+        if (backlogs[rank].len() as u64) < job.slots && ledger.free_count() > 0 {
             // One message, which also reports the places settled since the last one.
             ledger.settle_places(rank, done[rank].drain(..), now);
             let mut granted: Vec<u64> =
                 ledger.grant_leases(rank, job.slots * 2, now).into_iter().flatten().collect();
             granted.reverse();
-            granted.append(&mut stock[rank]);
-            stock[rank] = granted;
+            granted.append(&mut backlogs[rank]);
+            backlogs[rank] = granted;
             messages += 1;
             let whole = now.as_secs();
             this_second = if whole == second { this_second + 1 } else { 1 };
             second = whole;
-            most = most.max(this_second);
+            peak = peak.max(this_second);
         }
-        if let Some(next) = stock[rank].pop() {
-            let took = nanos(prompt_seconds(next) * slowdown_factor(rank));
-            events.push(Reverse((at + took, rank, next)));
+        if let Some(next) = backlogs[rank].pop() {
+            let latency_ns = nanos(prompt_seconds(next) * slowdown_factor(rank));
+            events.push(Reverse((at + latency_ns, rank, next)));
         }
     }
     for (rank, done) in done.into_iter().enumerate() {
@@ -81,22 +81,22 @@ fn simulate_job(job: &SimulatedJob) -> SimulationResult {
         end_seconds: end,
         bound_seconds: work / speed,
         messages,
-        peak_messages_per_second: most,
+        peak_messages_per_second: peak,
     }
 }
 
 #[test]
 fn twelve_thousand_ranks_end_together() {
     let job = SimulatedJob { ranks: 12_000, prompts: 3_000_000, slots: 12 };
-    let told = simulate_job(&job);
-    let share = told.bound_seconds / told.end_seconds;
+    let result = simulate_job(&job);
+    let share = result.bound_seconds / result.end_seconds;
     // The last prompt of a slow rank takes up to 3.75 s of some 36.
     assert!(share > 0.85, "{share:.3} of the optimum");
-    assert!(told.messages < job.prompts / 4, "{} messages", told.messages);
+    assert!(result.messages < job.prompts / 4, "{} messages", result.messages);
     // At the start all ranks ask at once; later each asks every few seconds.
     assert!(
-        told.peak_messages_per_second < 48_000,
+        result.peak_messages_per_second < 48_000,
         "{} messages in one second",
-        told.peak_messages_per_second
+        result.peak_messages_per_second
     );
 }

@@ -22,7 +22,7 @@ impl Ledger {
     ) -> Vec<(usize, u64)> {
         let mut idle: Vec<(usize, usize)> =
             idle.iter().copied().filter(|&(rank, _)| rank < self.ranks.len()).collect();
-        let mut copied = Vec::new();
+        let mut copies = Vec::new();
         for (place, holder) in self.speculation_candidates(now) {
             if self.settled.contains(place) || self.speculative_copies.contains_key(&place) {
                 continue;
@@ -33,11 +33,11 @@ impl Ledger {
             }
             if let Some((rank, room)) = idle.iter_mut().find(|(rank, _)| *rank != holder) {
                 *room -= 1;
-                copied.push((*rank, place));
+                copies.push((*rank, place));
             }
         }
-        self.speculative_copies.extend(copied.iter().map(|&(rank, place)| (place, rank)));
-        copied
+        self.speculative_copies.extend(copies.iter().map(|&(rank, place)| (place, rank)));
+        copies
     }
 
     /// Returns places with their holders, those first that gain most from a second copy.
@@ -50,24 +50,23 @@ impl Ledger {
         }
         let (mut stuck, mut queued) = (Vec::new(), Vec::new());
         for &(&from, lease) in &oldest {
-            let usual = self.ranks[lease.rank].p50_latency;
+            let p50 = self.ranks[lease.rank].p50_latency;
             let places = || (from..lease.end).map(|place| (place, lease.rank));
-            if is_lease_stuck(now.saturating_sub(lease.granted_at), usual.or(self.min_p50_latency))
-            {
+            if is_lease_stuck(now.saturating_sub(lease.granted_at), p50.or(self.min_p50_latency)) {
                 stuck.extend(places());
             }
         }
         // A rank works on its leases in order, so the end of its newest lease waits longest.
         for (from, lease) in oldest.into_iter().rev() {
-            let worker = &self.ranks[lease.rank];
+            let entry = &self.ranks[lease.rank];
             let Some(load) = loads.get_mut(&lease.rank) else { continue };
-            let spare = excess_queued_count(
+            let excess = excess_queued_count(
                 *load,
-                worker.throughput.measured_rate(),
-                worker.p50_latency,
+                entry.throughput.measured_rate(),
+                entry.p50_latency,
                 self.min_p50_latency,
             );
-            let taken = spare.min(lease.unsettled_count);
+            let taken = excess.min(lease.unsettled_count);
             *load -= taken;
             let open = (*from..lease.end).rev().filter(|&place| !self.settled.contains(place));
             queued.extend(open.take(taken as usize).map(|place| (place, lease.rank)));

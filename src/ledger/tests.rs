@@ -45,9 +45,9 @@ fn a_silent_rank_loses_its_leases_and_may_come_back() {
         "returned once"
     );
     assert_eq!(ledger.grant_leases(0, 4, from_seconds(63)), [4..8]);
-    let needless = ledger.settle_places(1, [4..6], from_seconds(64));
+    let redundant = ledger.settle_places(1, [4..6], from_seconds(64));
     assert_eq!(
-        needless,
+        redundant,
         [RedundantPlace { rank: 0, place: 4 }, RedundantPlace { rank: 0, place: 5 }]
     );
     assert_eq!(ledger.rank_leases(0), [0..4, 4..8]);
@@ -94,10 +94,10 @@ fn the_oldest_places_are_copied_once_and_the_first_outcome_counts() {
 #[test]
 fn the_backlog_of_a_slow_rank_is_copied_from_its_end() {
     let mut ledger = Ledger::new(1000, 2);
-    for (rank, usual) in [(0, 1), (1, 4)] {
+    for (rank, p50) in [(0, 1), (1, 4)] {
         ledger.lease_places(rank, 500, NOW);
         ledger.settle_places(rank, [], NOW);
-        ledger.set_p50_latency(rank, Some(from_seconds(usual)));
+        ledger.set_p50_latency(rank, Some(from_seconds(p50)));
     }
     ledger.settle_places(0, [0..500], from_seconds(5));
     ledger.settle_places(1, [500..550], from_seconds(5));
@@ -149,10 +149,10 @@ fn a_returned_copy_belongs_to_no_rank() {
 #[test]
 fn a_slow_rank_gets_none_of_the_last_places() {
     let mut ledger = Ledger::new(100, 2);
-    for (rank, usual) in [(0, 1), (1, 4)] {
+    for (rank, p50) in [(0, 1), (1, 4)] {
         ledger.lease_places(rank, 40, NOW);
         ledger.settle_places(rank, [], NOW);
-        ledger.set_p50_latency(rank, Some(from_seconds(usual)));
+        ledger.set_p50_latency(rank, Some(from_seconds(p50)));
     }
     ledger.settle_places(0, [0..40], from_seconds(4));
     ledger.settle_places(1, [40..50], from_seconds(4));
@@ -210,9 +210,9 @@ fn assert_consistent(ledger: &Ledger) {
     let never = (ledger.next_ungranted..ledger.total_places)
         .filter(|&place| !ledger.settled.contains(place))
         .count();
-    let back: u64 = ledger.returned.iter().map(|(from, to)| to - from).sum();
-    assert_eq!(leased + never as u64 + back, ledger.open_count());
-    assert_eq!(back, ledger.returned_count);
+    let returned_count: u64 = ledger.returned.iter().map(|(from, to)| to - from).sum();
+    assert_eq!(leased + never as u64 + returned_count, ledger.open_count());
+    assert_eq!(returned_count, ledger.returned_count);
     let spans: Vec<(u64, u64)> = ledger
         .leases
         .iter()
@@ -248,8 +248,8 @@ proptest! {
                         from..(from + len).min(span.end)
                     });
                     let spans: Vec<PlaceRange> = spans.collect();
-                    for needless in ledger.settle_places(rank, spans, now) {
-                        prop_assert!(needless.rank != rank);
+                    for redundant in ledger.settle_places(rank, spans, now) {
+                        prop_assert!(redundant.rank != rank);
                     }
                 }
                 LedgerStep::SettleAny(rank, from, len) => {

@@ -5,7 +5,7 @@
 //! of ranks. Knows the lines of shard files, but no files, ranks or charts; the summary is computed in
 //! [`report`](crate::report).
 //!
-//! Memory, on each rank: three histograms of at most some 300 numbers, the first ten failures of each kind, the ten
+//! Memory, on each rank: three histograms of at most some 1,200 numbers, the first ten failures of each kind, the ten
 //! slowest prompts, and about 120 bytes per endpoint, 1.5 MB for 12,000.
 
 mod histogram;
@@ -27,9 +27,7 @@ use measured_line::MeasuredLine;
 /// Statistics of answer lines: of one rank, and after the reduction of the whole run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnswerStats {
-    /// Number of answered prompts.
     pub answered: u64,
-    /// Number of failed prompts.
     pub failed: u64,
     /// Number of lines that could not be parsed.
     pub damaged: u64,
@@ -45,7 +43,6 @@ pub struct AnswerStats {
     pub estimated: u64,
     /// Number of answers by finish reason.
     pub finish_reasons: BTreeMap<String, u64>,
-    /// Failures by kind.
     pub failures: BTreeMap<String, FailureStats>,
     /// Load of each endpoint, by host and URL.
     pub endpoints: BTreeMap<String, EndpointStats>,
@@ -56,7 +53,6 @@ pub struct AnswerStats {
 /// Number and examples of failures of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureStats {
-    /// Number of failed prompts.
     pub count: u64,
     /// First failed prompts in input order, by index.
     pub examples: BTreeMap<u64, FailureExample>,
@@ -82,7 +78,6 @@ pub struct EndpointStats {
     pub failed: u64,
     /// Sum of its answers' latencies in milliseconds.
     pub latency_sum_ms: u64,
-    /// Longest latency in milliseconds.
     pub max_latency_ms: u64,
     /// Completion tokens of its answers.
     pub tokens: u64,
@@ -116,7 +111,7 @@ impl AnswerStats {
                 self.completion_tokens.record(usage.completion_tokens);
                 self.estimated += u64::from(usage.estimated);
             }
-            let finish = line.finish_reason.as_deref().unwrap_or("not told");
+            let finish = line.finish_reason.as_deref().unwrap_or("not reported");
             increment_count(&mut self.finish_reasons, finish);
             let name = name.as_deref().unwrap_or_default();
             self.slowest.add_answer(latency, line.index, line.id.get(), name);
@@ -128,14 +123,14 @@ impl AnswerStats {
             kind.add_example(line.index, || first);
         }
         if let Some(name) = name {
-            let its = self.endpoints.entry(name).or_default();
+            let endpoint = self.endpoints.entry(name).or_default();
             if line.success {
-                its.answered += 1;
-                its.latency_sum_ms += latency;
-                its.max_latency_ms = its.max_latency_ms.max(latency);
-                its.tokens += line.usage.as_ref().map_or(0, |it| it.completion_tokens);
+                endpoint.answered += 1;
+                endpoint.latency_sum_ms += latency;
+                endpoint.max_latency_ms = endpoint.max_latency_ms.max(latency);
+                endpoint.tokens += line.usage.as_ref().map_or(0, |it| it.completion_tokens);
             } else {
-                its.failed += 1;
+                endpoint.failed += 1;
             }
         }
     }
@@ -207,6 +202,7 @@ impl Merge for AnswerStats {
         Merge::merge(&mut self.finish_reasons, other.finish_reasons);
         Merge::merge(&mut self.failures, other.failures);
         Merge::merge(&mut self.endpoints, other.endpoints);
+        // The slowest of a union are among the slowest of its parts, so dropping the excess on each rank loses nothing.
         self.slowest.0.extend(other.slowest.0);
         self.slowest.drop_excess();
     }
@@ -215,6 +211,7 @@ impl Merge for AnswerStats {
 impl Merge for FailureStats {
     fn merge(&mut self, other: Self) {
         self.count += other.count;
+        // Ordered by index, so the examples are the first of the whole input on any number of ranks.
         self.examples.extend(other.examples);
         self.drop_excess();
     }
@@ -265,7 +262,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_ranks_measure_is_what_one_would_have(
+        fn merged_statistics_equal_those_of_a_single_rank(
             all in prop::collection::vec((0..500_000u64, 0..4u64), 0..120), first in 0..60usize, second in 60..120usize,
         ) {
             let lines: Vec<String> = (0..).zip(&all).map(|(index, (millis, server))| answer_line(index, *millis, *server)).collect();
@@ -289,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_a_kind_are_named() {
+    fn the_first_failures_of_a_kind_are_kept_as_examples() {
         let lines: Vec<String> = (0..100).rev().map(|it| answer_line(it, 5, 1)).collect();
         let failed = &stats_of(&lines).failures["too_long"];
         assert_eq!((failed.count, failed.examples.len()), (20, MAX_EXAMPLES));

@@ -19,7 +19,6 @@ pub struct Timeline {
     doublings: u32,
     /// Rows by number, from 0.
     rows: BTreeMap<u32, TimelineRow>,
-    /// Outages of endpoints.
     pub away: DowntimeSummary,
 }
 
@@ -68,7 +67,6 @@ pub struct DowntimeSummary {
 pub struct DowntimeRecord {
     /// Number of outages; 0 for an endpoint that only became ready late.
     pub times: u64,
-    /// Total downtime in milliseconds.
     pub millis: u64,
     /// True if the endpoint was down when its rank's work ended.
     pub at_end: bool,
@@ -77,7 +75,6 @@ pub struct DowntimeRecord {
 /// Position of an endpoint in the job's timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TimelineSlot {
-    /// Number of its row.
     pub row: u32,
     /// Number of the endpoint in the job, from 0.
     pub endpoint_number: u32,
@@ -88,7 +85,6 @@ pub struct TimelineSlot {
 /// Load of an endpoint during an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndpointSnapshot {
-    /// Sequences in flight.
     pub in_flight: u64,
     /// Concurrency limit, in sequences.
     pub window: u64,
@@ -102,6 +98,7 @@ impl TimelineSlot {
     /// Returns the slot of an endpoint by its number among `all` endpoints of the job.
     #[must_use]
     pub fn for_endpoint(number: u64, all: u64, name: String) -> Self {
+        // Rows depend only on the number in the job, so every rank bins alike without communication.
         let rows = all.clamp(1, Timeline::MAX_ROWS);
         let row = number.min(all.saturating_sub(1)) * rows / all.max(1);
         let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
@@ -157,9 +154,9 @@ impl Timeline {
     }
 
     /// Adds an endpoint that a rank drives from now on.
-    pub fn register_endpoint(&mut self, seat: &TimelineSlot) {
-        let row = self.rows.entry(seat.row).or_default();
-        row.names.insert(seat.endpoint_number, seat.name.clone());
+    pub fn register_endpoint(&mut self, slot: &TimelineSlot) {
+        let row = self.rows.entry(slot.row).or_default();
+        row.names.insert(slot.endpoint_number, slot.name.clone());
         row.endpoints += 1;
         row.keep_outer_names();
     }
@@ -167,49 +164,48 @@ impl Timeline {
     /// Records an endpoint's load from one time to another, in milliseconds since the start of the work.
     pub fn record_interval(
         &mut self,
-        seat: &TimelineSlot,
+        slot: &TimelineSlot,
         from: u64,
         to: u64,
-        stood: EndpointSnapshot,
+        snapshot: EndpointSnapshot,
     ) {
         if to <= from {
             return;
         }
         self.extend_to(to - 1);
         let width = self.bucket_millis();
-        let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
+        let buckets = &mut self.rows.entry(slot.row).or_default().pieces;
         let last = usize::try_from((to - 1) / width).unwrap_or(Self::MAX_BUCKETS - 1);
-        if pieces.len() <= last {
-            pieces.resize(last + 1, TimeBucket::default());
+        if buckets.len() <= last {
+            buckets.resize(last + 1, TimeBucket::default());
         }
-        for (begin, piece) in (0..).map(|it| it * width).zip(pieces.iter_mut()) {
+        for (begin, bucket) in (0..).map(|it| it * width).zip(buckets.iter_mut()) {
             let millis = to.min(begin + width).saturating_sub(from.max(begin));
-            piece.watched += millis;
-            piece.in_flight += stood.in_flight * millis;
-            if stood.is_up {
-                piece.up += millis;
-                piece.full += if stood.is_full { millis } else { 0 };
-                piece.window += stood.window * millis;
+            bucket.watched += millis;
+            bucket.in_flight += snapshot.in_flight * millis;
+            if snapshot.is_up {
+                bucket.up += millis;
+                bucket.full += if snapshot.is_full { millis } else { 0 };
+                bucket.window += snapshot.window * millis;
             }
         }
     }
 
     /// Records an outcome at this millisecond, with its completion tokens.
-    pub fn record_settled(&mut self, seat: &TimelineSlot, at: u64, tokens: u64) {
+    pub fn record_settled(&mut self, slot: &TimelineSlot, at: u64, tokens: u64) {
         self.extend_to(at);
-        let place = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::MAX_BUCKETS - 1);
-        let pieces = &mut self.rows.entry(seat.row).or_default().pieces;
-        if pieces.len() <= place {
-            pieces.resize(place + 1, TimeBucket::default());
+        let index = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::MAX_BUCKETS - 1);
+        let buckets = &mut self.rows.entry(slot.row).or_default().pieces;
+        if buckets.len() <= index {
+            buckets.resize(index + 1, TimeBucket::default());
         }
-        pieces[place].settled += 1;
-        pieces[place].tokens += tokens;
+        buckets[index].settled += 1;
+        buckets[index].tokens += tokens;
     }
 
     /// Merges buckets until this millisecond falls into one of them.
-    fn extend_to(&mut self, millisecond: u64) {
-        while millisecond / self.bucket_millis() >= Self::MAX_BUCKETS as u64 && self.doublings < 40
-        {
+    fn extend_to(&mut self, at_millis: u64) {
+        while at_millis / self.bucket_millis() >= Self::MAX_BUCKETS as u64 && self.doublings < 40 {
             self.double_buckets();
         }
     }
@@ -262,19 +258,19 @@ impl DowntimeSummary {
     pub const MAX_NAMED: usize = 200;
 
     /// Adds downtime of an endpoint in milliseconds. `news` is true if the endpoint was up before, which makes it an outage.
-    pub fn record_downtime(&mut self, name: &str, millis: u64, news: bool) {
-        self.times += u64::from(news);
-        let its = self.named.entry(name.to_owned()).or_default();
-        its.times += u64::from(news);
-        its.millis += millis;
-        its.at_end = true;
+    pub fn record_downtime(&mut self, name: &str, millis: u64, is_new_outage: bool) {
+        self.times += u64::from(is_new_outage);
+        let record = self.named.entry(name.to_owned()).or_default();
+        record.times += u64::from(is_new_outage);
+        record.millis += millis;
+        record.at_end = true;
         self.truncate_named();
     }
 
     /// Marks an endpoint as up again.
     pub fn mark_recovered(&mut self, name: &str) {
-        if let Some(its) = self.named.get_mut(name) {
-            its.at_end = false;
+        if let Some(record) = self.named.get_mut(name) {
+            record.at_end = false;
         }
     }
 
@@ -339,6 +335,7 @@ impl Merge for DowntimeSummary {
 
 impl Merge for Timeline {
     fn merge(&mut self, mut other: Self) {
+        // Both sides are brought to the wider bucket; halves of a bucket are never split, so no rounding occurs.
         while self.doublings < other.doublings {
             self.double_buckets();
         }
@@ -381,9 +378,9 @@ mod tests {
         for it in all {
             let EndpointObservation { number, from, millis, in_flight, up } = *it;
             timeline.register_endpoint(&slot_of(number));
-            let stood =
+            let snapshot =
                 EndpointSnapshot { in_flight, window: 8, is_up: up, is_full: in_flight == 8 };
-            timeline.record_interval(&slot_of(number), from, from + millis, stood);
+            timeline.record_interval(&slot_of(number), from, from + millis, snapshot);
             timeline.record_settled(&slot_of(number), from + millis, 10);
             if !up {
                 timeline.away.record_downtime(&slot_of(number).name, millis, true);
@@ -394,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn timelines_add_up_in_any_grouping_and_lose_nothing(
+        fn timelines_merge_in_any_order_and_lose_nothing(
             a in prop::collection::vec(any_observation(), 0..12), b in prop::collection::vec(any_observation(), 0..12), c in prop::collection::vec(any_observation(), 0..12),
         ) {
             let sum = |mut one: Timeline, other: Timeline| { one.merge(other); one };
@@ -432,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_called_by_their_ends() {
+    fn a_shared_row_is_named_after_its_first_and_last_endpoint() {
         let mut timeline = Timeline::default();
         [3, 1, 2].iter().for_each(|&it| {
             timeline.register_endpoint(&TimelineSlot::for_endpoint(it, 12_000, format!("n{it}")))

@@ -27,8 +27,8 @@ impl OutputFile {
     ///
     /// # Errors
     /// Fails if the file beside the destination cannot be created.
-    pub fn create(place: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
-        let mut file = AtomicFile::create(place)?;
+    pub fn create(destination: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
+        let mut file = AtomicFile::create(destination)?;
         if format == AnswerFormat::Parquet {
             let part = file.part_path.clone();
             let table = parquet::ParquetWriter::try_new(file)
@@ -83,16 +83,16 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Fails if the file beside the destination cannot be created.
-    pub fn create(place: &Path) -> Result<Self, OutputError> {
+    pub fn create(destination: &Path) -> Result<Self, OutputError> {
         // A symbolic link is kept: its target is replaced.
-        let pointed = place.canonicalize().ok().filter(|_| place.is_symlink());
-        let place = pointed.as_deref().unwrap_or(place);
-        let part = part_path(place);
+        let target = destination.canonicalize().ok().filter(|_| destination.is_symlink());
+        let destination = target.as_deref().unwrap_or(destination);
+        let part = part_path(destination);
         let file = File::create(&part).map_err(OutputError::io_error("cannot make", &part))?;
         Ok(Self {
             file: BufWriter::with_capacity(1 << 20, file),
             part_path: part,
-            destination: place.to_owned(),
+            destination: destination.to_owned(),
         })
     }
 
@@ -111,6 +111,7 @@ impl AtomicFile {
     pub fn commit(mut self) -> Result<(), OutputError> {
         let error = |what| OutputError::io_error(what, &self.part_path);
         self.file.flush().map_err(error("cannot write"))?;
+        // Synced before the rename: otherwise a crash could leave an empty file under the final name.
         self.file.get_ref().sync_all().map_err(error("cannot write"))?;
         std::fs::rename(&self.part_path, &self.destination)
             .map_err(OutputError::io_error("cannot put into place", &self.destination))
@@ -141,18 +142,18 @@ pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
 ///
 /// # Errors
 /// Fails if the file cannot be written or renamed.
-pub fn write_json(place: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
+pub fn write_json(destination: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
-    replace_file(place, &text)
+    replace_file(destination, &text)
 }
 
 /// Replaces a text file atomically.
 ///
 /// # Errors
 /// Fails if the file cannot be written or renamed.
-pub fn write_text(place: &Path, text: &str) -> Result<(), OutputError> {
-    replace_file(place, text.as_bytes())
+pub fn write_text(destination: &Path, text: &str) -> Result<(), OutputError> {
+    replace_file(destination, text.as_bytes())
 }
 
 impl Drop for AtomicFile {
@@ -163,8 +164,8 @@ impl Drop for AtomicFile {
 }
 
 /// Appends an extension: `answers.jsonl` and `part` give `answers.jsonl.part`.
-fn append_extension(place: &Path, ending: &str) -> PathBuf {
-    let mut name = place.as_os_str().to_owned();
+fn append_extension(destination: &Path, ending: &str) -> PathBuf {
+    let mut name = destination.as_os_str().to_owned();
     name.push(".");
     name.push(ending);
     name.into()
@@ -174,37 +175,39 @@ fn append_extension(place: &Path, ending: &str) -> PathBuf {
 ///
 /// # Errors
 /// Fails if the file cannot be written or renamed.
-pub fn replace_file(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    write_and_rename(place, bytes, File::sync_all)
+pub fn replace_file(destination: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    write_and_rename(destination, bytes, File::sync_all)
 }
 
 /// Replaces a small file atomically without waiting for the disk, for content that is useless after a crash.
-pub(super) fn replace_without_sync(place: &Path, bytes: &[u8]) -> Result<(), OutputError> {
-    write_and_rename(place, bytes, |_| Ok(()))
+pub(super) fn replace_without_sync(destination: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+    write_and_rename(destination, bytes, |_| Ok(()))
 }
 
 /// Returns the path of a file until it is complete.
 #[must_use]
-pub fn part_path(place: &Path) -> PathBuf {
-    append_extension(place, "part")
+pub fn part_path(destination: &Path) -> PathBuf {
+    append_extension(destination, "part")
 }
 
 fn write_and_rename(
-    place: &Path,
+    destination: &Path,
     bytes: &[u8],
     settle: fn(&File) -> io::Result<()>,
 ) -> Result<(), OutputError> {
-    let part = part_path(place);
+    let part = part_path(destination);
     let write = |bytes: &[u8]| {
         let mut file = File::create(&part)?;
         file.write_all(bytes)?;
         settle(&file)
     };
+    // On a full disk the part is removed, since its space may be what the next attempt needs.
     write(bytes).map_err(|error| {
         let _ = std::fs::remove_file(&part);
         OutputError::io_error("cannot write", &part)(error)
     })?;
-    std::fs::rename(&part, place).map_err(OutputError::io_error("cannot put into place", place))
+    std::fs::rename(&part, destination)
+        .map_err(OutputError::io_error("cannot put into place", destination))
 }
 
 #[cfg(test)]
@@ -212,18 +215,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_absent_until_it_is_whole() {
+    fn a_file_is_absent_until_it_is_complete() {
         let folder = tempfile::tempdir().expect("a folder");
-        let place = folder.path().join("answers.jsonl");
-        let mut output = OutputFile::create(&place, AnswerFormat::Jsonl).expect("made");
+        let path = folder.path().join("answers.jsonl");
+        let mut output = OutputFile::create(&path, AnswerFormat::Jsonl).expect("made");
         output.write_answer(b"{\"id\":1}\n").expect("written");
-        assert!(!place.exists());
+        assert!(!path.exists());
         output.finish().expect("finished");
-        assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
-        let mut output = OutputFile::create(&place, AnswerFormat::Jsonl).expect("made");
+        assert_eq!(std::fs::read(&path).expect("there"), b"{\"id\":1}\n");
+        let mut output = OutputFile::create(&path, AnswerFormat::Jsonl).expect("made");
         output.write_answer(b"{}\n").expect("written");
         drop(output);
-        assert_eq!(std::fs::read(&place).expect("there"), b"{\"id\":1}\n");
+        assert_eq!(std::fs::read(&path).expect("there"), b"{\"id\":1}\n");
         assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "no parts");
         assert!(
             OutputFile::create(&folder.path().join("no/such/file"), AnswerFormat::Jsonl).is_err()
@@ -231,13 +234,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_of_answers_lies_beside_them() {
-        for (answers, its) in [
+    fn derived_files_lie_beside_the_answers() {
+        for (answers, expected) in [
             ("a/answers.jsonl", "a/answers.x.json"),
             ("a/answers", "a/answers.x.json"),
             ("a.b/answers.jsonl.partial", "a.b/answers.partial.x.json"),
         ] {
-            assert_eq!(answers_sibling_path(Path::new(answers), "x.json"), Path::new(its));
+            assert_eq!(answers_sibling_path(Path::new(answers), "x.json"), Path::new(expected));
         }
     }
 }

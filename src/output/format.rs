@@ -129,6 +129,7 @@ fn openai_batch_line(answer: &Value) -> Value {
     let base = |response: Value, error: Value| json!({"id": format!("batch_req_{index}"), "custom_id": answer["id"], "response": response, "error": error});
     if answer["success"] != true {
         let error = &answer["error"];
+        // OpenAI's format has a status on every line; failures without an HTTP reply count as a server error.
         let status = if error["status"].is_null() { json!(500) } else { error["status"].clone() };
         let body = json!({"error": {"message": error["message"], "type": error["kind"], "param": null, "code": status}});
         let response =
@@ -140,12 +141,12 @@ fn openai_batch_line(answer: &Value) -> Value {
         Some(texts) => texts.iter().collect(),
         None => vec![&answer["response"]],
     };
-    let choice = |(place, text): (usize, &&Value)| {
+    let choice = |(number, text): (usize, &&Value)| {
         let mut choice =
-            json!({"index": place, "logprobs": null, "finish_reason": answer["finish_reason"]});
+            json!({"index": number, "logprobs": null, "finish_reason": answer["finish_reason"]});
         if chat {
             choice["message"] = json!({"role": "assistant", "content": text});
-            if place == 0 && !answer["reasoning"].is_null() {
+            if number == 0 && !answer["reasoning"].is_null() {
                 choice["message"]["reasoning"] = answer["reasoning"].clone();
             }
         } else {
@@ -181,7 +182,7 @@ mod tests {
     const FAILED_LINE: &[u8] = br#"{"id":7,"index":4,"prompt":"x","response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"api":"chat"}}"#;
 
     #[test]
-    fn csv_survives_commas_and_newlines() {
+    fn csv_keeps_commas_and_newlines_of_fields() {
         let mut text = AnswerFormat::Csv.file_header();
         text.extend(AnswerFormat::Csv.convert_line(ANSWERED_LINE).expect("a row"));
         text.extend(AnswerFormat::Csv.convert_line(FAILED_LINE).expect("a row"));
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_lines_are_as_openais() {
+    fn batch_lines_have_the_form_of_the_openai_batch_api() {
         let good: Value = serde_json::from_slice(
             &AnswerFormat::OpenaiBatch.convert_line(ANSWERED_LINE).expect("a line"),
         )

@@ -18,13 +18,10 @@ use super::{
 /// Content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// Host of rank 0.
     pub host: String,
     /// Process id of rank 0.
     pub pid: u32,
-    /// Batch job, if any.
     pub job: Option<String>,
-    /// Number of the session.
     pub start: u32,
     /// Start of the session, in seconds since 1970.
     pub began: u64,
@@ -38,15 +35,12 @@ pub struct Heartbeat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunActivity {
-    /// The input is scanned.
     ReadingInput,
     /// The shard files of earlier sessions are read.
     ReadingAnswers,
     /// The session waits for servers to become ready.
     AwaitingEndpoints,
-    /// Prompts are sent.
     Asking,
-    /// Answers are gathered.
     Gathering,
 }
 
@@ -82,9 +76,9 @@ impl Heartbeat {
 
     /// Removes the heartbeat of a run folder at the end of a session.
     pub fn remove_from(folder: &Path) {
-        let place = folder.join(Self::FILE_NAME);
-        let _ = std::fs::remove_file(part_path(&place));
-        let _ = std::fs::remove_file(place);
+        let path = folder.join(Self::FILE_NAME);
+        let _ = std::fs::remove_file(part_path(&path));
+        let _ = std::fs::remove_file(path);
     }
 
     /// Returns its age in seconds; 0 if its writer's clock is ahead of ours.
@@ -102,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_read_as_it_was_written_until_it_is_taken_away() {
+    fn a_heartbeat_is_read_as_written_until_it_is_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(Heartbeat::read_from(folder.path()), None);
         let mut beat = Heartbeat {

@@ -18,11 +18,8 @@ pub struct StartRecord {
     pub ended: Option<u64>,
     /// Seconds that it worked; of a killed session, until its latest progress.
     pub seconds: f64,
-    /// Number of ranks.
     pub ranks: usize,
-    /// Host of rank 0.
     pub host: String,
-    /// Batch job, if any.
     pub job: Option<String>,
     /// Counts of the run before the session.
     pub before: PromptCounts,
@@ -37,6 +34,7 @@ pub struct StartRecord {
 impl Manifest {
     /// Adds the record of the session that this manifest describes.
     pub fn record_start(&mut self) {
+        // A session that was killed before its first manifest may have left a record under the same number.
         self.history.retain(|it| it.start < self.starts);
         self.history.push(StartRecord {
             start: self.starts,
@@ -67,6 +65,7 @@ impl Manifest {
     /// Records the end of the latest session before the manifest is written, if that session is this process.
     pub(super) fn close_last_start(&mut self) {
         let (lost, state) = (self.lost.clone(), self.state);
+        // `merge` and `report` also write manifests; they must not close a session that they have not run.
         let ours = self.pid == std::process::id();
         if let Some(last) = self.history.last_mut().filter(|it| ours && it.start == self.starts) {
             last.lost = lost;
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_that_was_killed_has_no_end_and_what_was_noted_last() {
+    fn a_killed_session_has_no_end_and_keeps_its_latest_progress() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut manifest = Manifest::for_new_run("answers.jsonl", 10, "abc");
         (manifest.starts, manifest.pid) = (1, std::process::id());

@@ -5,23 +5,23 @@
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{AnswerFormat, OutputError, StartRecord, atomic_file::replace_file};
 use crate::settings::SettingOrigin;
 
-/// Version of the format that this build writes.
-const MANIFEST_VERSION: u32 = 1;
+/// Version of the format that this build writes. It reads all versions from 1 on: version 1 named some fields differently
+/// and stored origins as tagged values.
+const MANIFEST_VERSION: u32 = 2;
 
 /// Content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of the format.
-    pub version: u32,
+    #[serde(alias = "version")]
+    pub schema_version: u32,
     /// Name and version of the program that wrote it.
     pub program: String,
-    /// State of the run.
     pub state: RunState,
     /// Counts of prompts by outcome; exact unless the state is `running`.
     pub counts: PromptCounts,
@@ -34,18 +34,18 @@ pub struct Manifest {
     /// Format of the gathered answers.
     #[serde(default)]
     pub format: AnswerFormat,
-    /// Number of input rows.
     pub rows: u64,
     /// Settings that affect answers. A run resumes only with the same values, or with `--accept-changes`.
-    pub deciding: BTreeMap<String, Value>,
+    #[serde(alias = "deciding")]
+    pub answer_settings: BTreeMap<String, Value>,
     /// Model, once it is selected.
     pub model: Option<String>,
     /// Route of text prompts, once it is selected.
     pub api: Option<String>,
-    /// Values of all settings.
     pub settings: Value,
-    /// Origins of the settings that differ from their defaults.
-    pub origins: BTreeMap<String, SettingOrigin>,
+    /// Origins of the settings that differ from their defaults, as text.
+    #[serde(deserialize_with = "read_origins")]
+    pub origins: BTreeMap<String, String>,
     /// Number of the latest session. A changed input takes a number of its own, for the answers that are carried over to it.
     pub starts: u32,
     /// Ranks of the latest session.
@@ -104,9 +104,7 @@ pub struct RunChange {
 /// A change of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputChange {
-    /// Number of rows before.
     pub rows_before: u64,
-    /// Fingerprint before.
     pub fingerprint_before: String,
     /// Answers kept, whose rows are still in the input.
     pub kept: u64,
@@ -132,7 +130,6 @@ pub struct ReduceProgress {
 /// A lost rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostRank {
-    /// Number of the rank.
     pub rank: usize,
     /// Host that it ran on.
     pub host: String,
@@ -156,7 +153,6 @@ pub enum RunState {
 pub enum RunPhase {
     /// A session is active and has not counted the prompts yet.
     Begins,
-    /// A session is active.
     Running,
     /// The manifest says running, but there is no heartbeat: the session was killed.
     Lost,
@@ -187,9 +183,7 @@ impl RunPhase {
 /// Counts of prompts by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromptCounts {
-    /// Number of all prompts.
     pub submitted: u64,
-    /// Number of answered prompts.
     pub answered: u64,
     /// Number of prompts that failed by their own fault.
     pub failed: u64,
@@ -210,7 +204,7 @@ impl Manifest {
     #[must_use]
     pub fn for_new_run(output: &str, rows: u64, fingerprint: &str) -> Self {
         Self {
-            version: MANIFEST_VERSION,
+            schema_version: MANIFEST_VERSION,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
             state: RunState::Running,
             counts: PromptCounts::new(rows, 0, 0),
@@ -219,7 +213,7 @@ impl Manifest {
             output: output.into(),
             format: AnswerFormat::Jsonl,
             rows,
-            deciding: BTreeMap::new(),
+            answer_settings: BTreeMap::new(),
             model: None,
             api: None,
             settings: Value::Null,
@@ -254,16 +248,19 @@ impl Manifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(OutputError::io_error("cannot read", &path)(error)),
         };
-        let manifest: Self = serde_json::from_str(&text).map_err(|error| {
+        let mut manifest: Self = serde_json::from_str(&text).map_err(|error| {
             OutputError::Manifest { path: path.clone(), detail: error.to_string() }
         })?;
-        if manifest.version != MANIFEST_VERSION {
+        if !(1..=MANIFEST_VERSION).contains(&manifest.schema_version) {
             let detail = format!(
-                "it has version {}, this program reads {MANIFEST_VERSION}",
-                manifest.version
+                "its schema version is {}, and this program reads up to {MANIFEST_VERSION}\n\
+                 hint: use the program that wrote it, {}",
+                manifest.schema_version, manifest.program
             );
             return Err(OutputError::Manifest { path, detail });
         }
+        // What is written next has the current field names, so it must not claim to be of version 1.
+        manifest.schema_version = MANIFEST_VERSION;
         Ok(Some(manifest))
     }
 
@@ -304,6 +301,24 @@ impl Manifest {
 
 const MANIFEST_FILE: &str = "manifest.json";
 
+/// Reads the origins of settings, which version 1 stored as tagged values such as `{"Flag": "--model"}`.
+fn read_origins<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum StoredOrigin {
+        Text(String),
+        Tagged(SettingOrigin),
+    }
+    let stored = BTreeMap::<String, StoredOrigin>::deserialize(deserializer)?;
+    let text = |origin| match origin {
+        StoredOrigin::Text(text) => text,
+        StoredOrigin::Tagged(origin) => origin.to_string(),
+    };
+    Ok(stored.into_iter().map(|(key, origin)| (key, text(origin))).collect())
+}
+
 fn new_id() -> String {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}{:05x}", since.as_micros(), std::process::id() & 0xf_ffff)
@@ -318,6 +333,30 @@ pub fn unix_seconds() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manifest_of_version_1_is_read_and_rewritten_as_the_current_version() {
+        let version_1 = r#"{
+            "version": 1, "program": "aurora-swarm 0.1.0", "state": "stopped",
+            "counts": {"submitted": 3, "answered": 1, "failed": 0, "open": 2},
+            "input": ["p.jsonl"], "fingerprint": "abc", "output": "answers.jsonl", "format": "jsonl", "rows": 3,
+            "deciding": {"max-tokens": 16}, "model": "m", "api": "chat", "settings": {"model": "m"},
+            "origins": {"model": {"Flag": "--model"}, "max-tokens": {"Environment": "AURORA_SWARM_MAX_TOKENS"}},
+            "starts": 1, "ranks": 2, "host": "n1", "pid": 7, "job": null, "began": 5, "written": 6,
+            "seconds": 1.5, "requests": 2, "id": "x", "lost": [], "changes": [], "history": []
+        }"#;
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(MANIFEST_FILE), version_1).expect("written");
+        let read = || Manifest::read_from(folder.path()).expect("read").expect("it exists");
+        let mut manifest = read();
+        assert_eq!(manifest.answer_settings["max-tokens"], 16);
+        assert_eq!(manifest.origins["model"], SettingOrigin::Flag("--model".into()).to_string());
+        assert_eq!((manifest.counts.open, manifest.schema_version), (2, MANIFEST_VERSION));
+        manifest.write_to(folder.path()).expect("written");
+        assert_eq!(read(), manifest);
+        let text = std::fs::read_to_string(folder.path().join(MANIFEST_FILE)).expect("text");
+        assert!(text.contains("\"schema_version\": 2") && !text.contains("deciding"), "{text}");
+    }
 
     #[test]
     fn a_manifest_is_read_as_it_was_written() {
@@ -335,7 +374,7 @@ mod tests {
         assert_eq!(Manifest::read_from(folder.path()).expect("read"), Some(manifest.clone()));
         std::fs::write(
             folder.path().join(MANIFEST_FILE),
-            other.replace("\"version\": 1", "\"version\": 9"),
+            other.replace("\"schema_version\": 2", "\"schema_version\": 9"),
         )
         .expect("changed");
         assert!(matches!(Manifest::read_from(folder.path()), Err(OutputError::Manifest { .. })));

@@ -37,19 +37,13 @@ pub enum OutputError {
     Io {
         /// Operation, such as "cannot write".
         what: &'static str,
-        /// Path of the file.
         path: PathBuf,
         /// Error of the operating system.
         error: std::io::Error,
     },
     /// The manifest is damaged or of a newer version.
-    #[error("{} cannot be read as a manifest of this version: {detail}", path.display())]
-    Manifest {
-        /// Path of the manifest.
-        path: PathBuf,
-        /// Reason, as a phrase.
-        detail: String,
-    },
+    #[error("{} is not a valid manifest: {detail}", path.display())]
+    Manifest { path: PathBuf, detail: String },
 }
 
 impl OutputError {

@@ -19,23 +19,15 @@ use super::{
 /// Progress at one point in time. Counts of prompts are the whole run's; tokens and requests are this session's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunSample {
-    /// Number of the session.
     pub start: u32,
     /// Seconds since the session started.
     pub seconds: f64,
-    /// Number of answered prompts.
     pub answered: u64,
-    /// Number of failed prompts.
     pub failed: u64,
-    /// Prompt tokens.
     pub prompt_tokens: u64,
-    /// Completion tokens.
     pub completion_tokens: u64,
-    /// HTTP requests sent.
     pub requests: u64,
-    /// Sequences in flight.
     pub in_flight: u64,
-    /// Endpoints that answer.
     pub endpoints_up: u64,
     /// Ranks that count as lost.
     pub ranks_lost: u64,
@@ -60,11 +52,8 @@ pub fn read_samples(folder: &Path) -> Vec<RunSample> {
 pub struct RecentThroughput {
     /// Outcomes per second.
     pub prompts_per_s: f64,
-    /// Completion tokens per second.
     pub tokens_per_s: f64,
-    /// Sequences in flight.
     pub in_flight: u64,
-    /// Endpoints that answer.
     pub endpoints_up: u64,
 }
 
@@ -82,8 +71,12 @@ impl RecentThroughput {
         let first = samples.iter().find(recent)?;
         let done = |it: &RunSample| it.answered + it.failed;
         // Ranks report every few seconds. Samples between two reports show no progress, and would make the rate sink and leap.
-        let heard = samples.iter().filter(recent).find(|it| done(it) == done(last))?;
-        let end = if last.seconds - heard.seconds < STALL_TIMEOUT_S { heard } else { last };
+        let latest_report = samples.iter().filter(recent).find(|it| done(it) == done(last))?;
+        let end = if last.seconds - latest_report.seconds < STALL_TIMEOUT_S {
+            latest_report
+        } else {
+            last
+        };
         let seconds = end.seconds - first.seconds;
         let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
         (seconds >= MIN_SPAN_S).then(|| Self {
@@ -110,6 +103,7 @@ fn read_last_samples(folder: &Path) -> std::io::Result<Vec<RunSample>> {
     let from = file.metadata()?.len().saturating_sub(TAIL_BYTES);
     file.seek(SeekFrom::Start(from))?;
     let mut end = Vec::new();
+    // The file grows while it is read; the limit keeps `status` cheap whatever a run writes meanwhile.
     file.take(2 * TAIL_BYTES).read_to_end(&mut end)?;
     Ok(end.split(|&byte| byte == b'\n').filter_map(|it| serde_json::from_slice(it).ok()).collect())
 }
@@ -136,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_is_this_starts_and_the_last_minutes() {
+    fn throughput_is_of_this_session_and_the_last_minute() {
         let all = [
             run_sample(1, 50.0, 900),
             run_sample(2, 0.0, 900),
@@ -163,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_long_file_is_enough() {
+    fn throughput_needs_only_the_end_of_a_long_file() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(RecentThroughput::over_last_minute(folder.path(), 1), None);
         for second in 0..1_000 {

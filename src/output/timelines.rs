@@ -11,12 +11,11 @@ use super::{
     OutputError,
     json_lines_log::{append_json_line, read_json_lines},
 };
-use crate::domain::Timeline;
+use crate::metrics::timeline::Timeline;
 
 /// Timeline of a session. A session that works several times (the levels of a reduce) has several.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartTimeline {
-    /// Number of the session.
     pub start: u32,
     /// Seconds from the start of the session to the start of the work.
     pub offset: f64,
@@ -45,7 +44,7 @@ mod tests {
     use std::{fs::OpenOptions, io::Write};
 
     use super::*;
-    use crate::domain::{EndpointSnapshot, TimelineSlot};
+    use crate::metrics::timeline::{EndpointSnapshot, TimelineSlot};
 
     #[test]
     fn timelines_are_read_as_they_were_written() {

@@ -58,22 +58,23 @@ impl ParquetReader {
 
     fn open_uncaught(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
         let file = File::open(path)?;
-        let facts =
+        let metadata =
             ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(invalid_data)?;
-        let fields = facts.schema().fields();
+        let fields = metadata.schema().fields();
         let (kept, dropped): (Vec<usize>, Vec<usize>) = (0..fields.len())
             .partition(|&at| needed(fields[at].name()) || has_json_form(&fields[at]));
-        let (mut utc, mut text, mut said) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut utc, mut text, mut dates) = (Vec::new(), Vec::new(), Vec::new());
         for field in kept.iter().map(|&at| &fields[at]) {
             utc.push(in_utc(field));
             text.push(bytes_as_text(&in_utc(field)));
-            said.push(dates_as_text(&bytes_as_text(&in_utc(field))));
+            dates.push(dates_as_text(&bytes_as_text(&in_utc(field))));
         }
-        let schemas = [utc, text, said].map(|fields| Arc::new(Schema::new(Fields::from(fields))));
-        let mask = ProjectionMask::roots(facts.parquet_schema(), kept.iter().copied());
-        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, facts.clone())
+        let schemas = [utc, text, dates].map(|fields| Arc::new(Schema::new(Fields::from(fields))));
+        // Omitted columns are not decoded: images would take most of the time and memory.
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), kept.iter().copied());
+        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
             .with_projection(mask)
-            .with_batch_size(batch_rows(facts.metadata()))
+            .with_batch_size(batch_rows(metadata.metadata()))
             .build()
             .map_err(invalid_data)?;
         let names = |these: Vec<usize>| these.iter().map(|&at| fields[at].name().clone()).collect();
@@ -131,7 +132,8 @@ impl Read for ParquetReader {
 
 /// Converts a panic of the Parquet crates, which some damaged files cause, to an error.
 fn catch_panics<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_panic(work).unwrap_or_else(|words| Err(io::Error::new(io::ErrorKind::InvalidData, words)))
+    catch_panic(work)
+        .unwrap_or_else(|message| Err(io::Error::new(io::ErrorKind::InvalidData, message)))
 }
 
 fn invalid_data(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
@@ -178,9 +180,9 @@ fn has_json_form(field: &FieldRef) -> bool {
         && can_cast_types(utc.data_type(), bytes_as_text(&utc).data_type())
 }
 
-fn batch_rows(facts: &ParquetMetaData) -> usize {
+fn batch_rows(metadata: &ParquetMetaData) -> usize {
     let bytes_per_row = |rows: i64, bytes: i64| bytes.unsigned_abs() / rows.unsigned_abs().max(1);
-    let groups = facts.row_groups().iter();
+    let groups = metadata.row_groups().iter();
     let widest = groups.map(|group| bytes_per_row(group.num_rows(), group.total_byte_size())).max();
     let rows = BATCH_BYTES / widest.unwrap_or(0).max(1);
     usize::try_from(rows).unwrap_or(MAX_BATCH_ROWS).clamp(1, MAX_BATCH_ROWS)

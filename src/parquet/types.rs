@@ -12,7 +12,7 @@ use arrow_schema::{DataType, Field, FieldRef};
 pub(super) fn has_bytes(kind: &DataType) -> bool {
     match kind {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
-        DataType::Dictionary(_, of) => has_bytes(of),
+        DataType::Dictionary(_, inner) => has_bytes(inner),
         _ => child_fields(kind).iter().any(|field| has_bytes(field.data_type())),
     }
 }
@@ -23,8 +23,8 @@ pub(super) fn in_utc(field: &FieldRef) -> FieldRef {
         DataType::Timestamp(unit, Some(zone)) if Tz::from_str(zone).is_err() => {
             Some(DataType::Timestamp(*unit, Some("+00:00".into())))
         }
-        DataType::Dictionary(_, of) => {
-            let plain: FieldRef = Arc::new(Field::new("", of.as_ref().clone(), true));
+        DataType::Dictionary(_, inner) => {
+            let plain: FieldRef = Arc::new(Field::new("", inner.as_ref().clone(), true));
             let utc = in_utc(&plain);
             (utc != plain).then(|| utc.data_type().clone())
         }
@@ -38,7 +38,7 @@ pub(super) fn bytes_as_text(field: &FieldRef) -> FieldRef {
         DataType::Binary => Some(DataType::Utf8),
         DataType::LargeBinary => Some(DataType::LargeUtf8),
         DataType::BinaryView => Some(DataType::Utf8View),
-        DataType::Dictionary(_, of) if has_bytes(of) => Some(DataType::Utf8),
+        DataType::Dictionary(_, inner) if has_bytes(inner) => Some(DataType::Utf8),
         DataType::Map(entries, sorted) => {
             let DataType::Struct(pair) = entries.data_type() else { return None };
             let [key, value] = pair.as_ref() else { return None };
@@ -67,10 +67,10 @@ fn with_type(field: &FieldRef, kind: DataType) -> FieldRef {
 fn replace_types(field: &FieldRef, by: &dyn Fn(&DataType) -> Option<DataType>) -> FieldRef {
     let one = |field: &FieldRef| replace_types(field, by);
     let kind = by(field.data_type()).unwrap_or_else(|| match field.data_type() {
-        DataType::List(of) => DataType::List(one(of)),
-        DataType::LargeList(of) => DataType::LargeList(one(of)),
-        DataType::FixedSizeList(of, length) => DataType::FixedSizeList(one(of), *length),
-        DataType::Map(of, sorted) => DataType::Map(one(of), *sorted),
+        DataType::List(inner) => DataType::List(one(inner)),
+        DataType::LargeList(inner) => DataType::LargeList(one(inner)),
+        DataType::FixedSizeList(inner, length) => DataType::FixedSizeList(one(inner), *length),
+        DataType::Map(inner, sorted) => DataType::Map(one(inner), *sorted),
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(one).collect()),
         other => other.clone(),
     });
@@ -79,12 +79,12 @@ fn replace_types(field: &FieldRef, by: &dyn Fn(&DataType) -> Option<DataType>) -
 
 fn child_fields(kind: &DataType) -> Vec<&FieldRef> {
     match kind {
-        DataType::List(of)
-        | DataType::LargeList(of)
-        | DataType::ListView(of)
-        | DataType::LargeListView(of)
-        | DataType::FixedSizeList(of, _)
-        | DataType::Map(of, _) => vec![of],
+        DataType::List(inner)
+        | DataType::LargeList(inner)
+        | DataType::ListView(inner)
+        | DataType::LargeListView(inner)
+        | DataType::FixedSizeList(inner, _)
+        | DataType::Map(inner, _) => vec![inner],
         DataType::Struct(fields) => fields.iter().collect(),
         _ => Vec::new(),
     }

@@ -102,8 +102,8 @@ fn writer_properties() -> io::Result<WriterProperties> {
         .set_compression(Compression::ZSTD(level))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
     // Dictionary encoding brings nothing for columns of almost distinct values.
-    let once = ["id", "index", "prompt", "messages", "response", "reasoning", "row"];
-    let builder = once.iter().fold(builder, |builder, name| {
+    let distinct = ["id", "index", "prompt", "messages", "response", "reasoning", "row"];
+    let builder = distinct.iter().fold(builder, |builder, name| {
         builder.set_column_dictionary_enabled(ColumnPath::from(*name), false)
     });
     Ok(builder.build())
@@ -111,43 +111,50 @@ fn writer_properties() -> io::Result<WriterProperties> {
 
 fn answer_schema() -> Schema {
     use DataType::{Boolean, Float64, Int32, Int64, Utf8};
-    let must = |name: &str, kind: DataType| Field::new(name, kind, false);
-    let may = |name: &str, kind: DataType| Field::new(name, kind, true);
-    let all = |fields: Vec<Field>| DataType::Struct(Fields::from(fields));
+    let required = |name: &str, kind: DataType| Field::new(name, kind, false);
+    let optional = |name: &str, kind: DataType| Field::new(name, kind, true);
+    let structure = |fields: Vec<Field>| DataType::Struct(Fields::from(fields));
     Schema::new(vec![
-        must("id", Utf8),
-        must("index", Int64),
-        may("prompt", Utf8),
-        may("messages", Utf8),
-        may("response", Utf8),
-        may("responses", DataType::new_list(Utf8, true)),
-        may("reasoning", Utf8),
-        may("model", Utf8),
-        must("success", Boolean),
-        may("error", all(vec![may("kind", Utf8), may("message", Utf8), may("status", Int32)])),
-        may("finish_reason", Utf8),
-        may(
+        required("id", Utf8),
+        required("index", Int64),
+        optional("prompt", Utf8),
+        optional("messages", Utf8),
+        optional("response", Utf8),
+        optional("responses", DataType::new_list(Utf8, true)),
+        optional("reasoning", Utf8),
+        optional("model", Utf8),
+        required("success", Boolean),
+        optional(
+            "error",
+            structure(vec![
+                optional("kind", Utf8),
+                optional("message", Utf8),
+                optional("status", Int32),
+            ]),
+        ),
+        optional("finish_reason", Utf8),
+        optional(
             "usage",
-            all(vec![
-                may("prompt_tokens", Int64),
-                may("completion_tokens", Int64),
-                may("estimated", Boolean),
+            structure(vec![
+                optional("prompt_tokens", Int64),
+                optional("completion_tokens", Int64),
+                optional("estimated", Boolean),
             ]),
         ),
-        may("params", Utf8),
-        may(
+        optional("params", Utf8),
+        optional(
             "served",
-            all(vec![
-                may("endpoint", Utf8),
-                may("api", Utf8),
-                may("host", Utf8),
-                may("rank", Int32),
-                may("latency_s", Float64),
-                may("attempts", Int64),
-                may("row", Utf8),
+            structure(vec![
+                optional("endpoint", Utf8),
+                optional("api", Utf8),
+                optional("host", Utf8),
+                optional("rank", Int32),
+                optional("latency_s", Float64),
+                optional("attempts", Int64),
+                optional("row", Utf8),
             ]),
         ),
-        may("row", Utf8),
+        optional("row", Utf8),
     ])
 }
 

@@ -42,7 +42,7 @@ impl ReduceTemplate {
     /// If `{{responses}}` is missing or another placeholder is used.
     pub fn parse(text: &str) -> Result<Self, String> {
         let template =
-            PromptTemplate::parse(text).map_err(|why| format!("reduce template: {why}"))?;
+            PromptTemplate::parse(text).map_err(|reason| format!("reduce template: {reason}"))?;
         if let Some(name) = template
             .placeholder_names()
             .iter()
@@ -54,7 +54,9 @@ impl ReduceTemplate {
             ));
         }
         if !template.placeholder_names().iter().any(|it| it == RESPONSES_PLACEHOLDER) {
-            return Err("the reduce template has no {{responses}}\nhint: without it the group's texts would not be in the prompt".into());
+            return Err("the reduce template has no {{responses}}\nhint: without it the group's texts would not be in the \
+                        prompt"
+                .into());
         }
         Ok(Self { template, overhead_bytes: text.len() as u64 })
     }
@@ -65,10 +67,10 @@ impl ReduceTemplate {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
         let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
         let fit = budget.fit_group(&lengths, self.overhead_bytes + between);
-        let cut = texts
+        let truncated = texts
             .iter_mut()
-            .map(|it| fit.max_text_bytes.is_some_and(|longest| truncate_text(it, longest)));
-        let cut = cut.filter(|&cut| cut).count() as u64;
+            .map(|text| fit.max_text_bytes.is_some_and(|longest| truncate_text(text, longest)));
+        let truncated_texts = truncated.filter(|&is_truncated| is_truncated).count() as u64;
         let (texts, level) = (texts.join(TEXT_SEPARATOR), level.to_string());
         let value = |name: &str| {
             Ok(Some(Cow::Borrowed(if name == RESPONSES_PLACEHOLDER {
@@ -79,7 +81,7 @@ impl ReduceTemplate {
         };
         // Rendering cannot fail: `parse` has checked the names.
         let prompt = self.template.render(value).unwrap_or_default();
-        ReducePrompt { prompt, max_tokens: fit.max_tokens, truncated_texts: cut }
+        ReducePrompt { prompt, max_tokens: fit.max_tokens, truncated_texts }
     }
 }
 

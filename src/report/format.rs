@@ -26,8 +26,8 @@ pub(crate) fn escape_html(text: &str) -> String {
 pub(crate) fn format_count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -99,6 +99,32 @@ pub(crate) fn format_seconds(seconds: f64) -> String {
     }
 }
 
+/// Formats a duration of whole seconds with its two largest units, such as `3h 25m`.
+pub(crate) fn format_duration(seconds: f64) -> String {
+    let period = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or(Duration::MAX);
+    if period > Duration::from_secs(100 * 86_400) {
+        return "over 100 days".into();
+    }
+    let all = humantime::format_duration(period).to_string();
+    all.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// Formats elapsed time: tenths of a second below a minute, else two units.
+pub(crate) fn format_elapsed(seconds: f64) -> String {
+    if seconds < 60.0 { format!("{seconds:.1} s") } else { format_duration(seconds) }
+}
+
+/// Formats a measured figure with three significant digits and without separators, so that it can be pasted elsewhere.
+pub(crate) fn format_figure(figure: f64) -> String {
+    match figure.abs() {
+        it if it >= 100.0 => format!("{figure:.0}"),
+        it if it >= 10.0 => format!("{figure:.1}"),
+        it if it >= 1.0 => format!("{figure:.2}"),
+        0.0 => "0".into(),
+        _ => format!("{figure:.3}"),
+    }
+}
+
 /// Formats a duration as an axis label, in its largest unit.
 pub(crate) fn format_tick_time(seconds: f64) -> String {
     let unit = |number: f64, unit: &str| format!("{} {unit}", format_tick(number));
@@ -124,13 +150,15 @@ pub(crate) fn format_timestamp(since_1970: u64) -> String {
 /// Shortens an endpoint's name (host and URL) to `host:port`.
 pub(crate) fn shorten_endpoint(name: &str) -> String {
     let Some((host, url)) = name.split_once(' ') else { return name.to_owned() };
-    let (url, rest) =
-        url.split_once(' ').map_or((url, String::new()), |(url, rest)| (url, format!(" {rest}")));
-    let place = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let local = ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|it| place.strip_prefix(it));
+    let (url, suffix) = url
+        .split_once(' ')
+        .map_or((url, String::new()), |(url, suffix)| (url, format!(" {suffix}")));
+    let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let local =
+        ["127.0.0.1", "localhost", "[::1]"].iter().find_map(|it| authority.strip_prefix(it));
     match local {
-        Some(port) => format!("{host}{port}{rest}"),
-        None => format!("{place}{rest}"),
+        Some(port) => format!("{host}{port}{suffix}"),
+        None => format!("{authority}{suffix}"),
     }
 }
 
@@ -141,22 +169,35 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_comes_from_data_is_markup(text in ".{0,40}") {
+        fn text_from_data_is_never_markup(text in ".{0,40}") {
             let safe = escape_html(&text);
             prop_assert!(!safe.contains(['<', '>', '"', '\'']));
             prop_assert!(safe.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").replace("&quot;", "").replace("&#39;", "").find('&').is_none());
         }
 
         #[test]
-        fn numbers_of_any_size_are_short(it in prop_oneof![0.0..1e15f64, 0.0..100.0f64]) {
+        fn formatted_numbers_are_short_at_any_size(it in prop_oneof![0.0..1e15f64, 0.0..100.0f64]) {
             for text in [format_tick(it), format_seconds(it), format_tick_time(it), format_number(it), format_percent(it.min(1.0))] {
                 prop_assert!(text.len() <= 22, "{text}");
             }
         }
     }
 
+    proptest! {
+        #[test]
+        fn durations_have_at_most_two_units(seconds in 0.0..1e6f64) {
+            prop_assert!(format_duration(seconds).split(' ').count() <= 2);
+        }
+    }
+
     #[test]
-    fn numbers_are_as_people_write_them() {
+    fn figures_have_three_significant_digits() {
+        let all = [0.0, 0.01234, 1.234, 12.34, 123.4, 123_456.7].map(format_figure);
+        assert_eq!(all, ["0", "0.012", "1.23", "12.3", "123", "123457"]);
+    }
+
+    #[test]
+    fn numbers_are_formatted_by_their_size() {
         assert_eq!(format_count(1_234_567), "1,234,567");
         assert_eq!(
             [format_number(0.0), format_number(3.456), format_number(42.04), format_number(1234.5)],

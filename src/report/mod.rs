@@ -12,6 +12,7 @@ mod reduce_starts;
 mod summary;
 mod throughput;
 
+pub(crate) use html::axis_ticks;
 pub use html::render_report;
 pub use reduce_levels::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource};
 pub use summary::{RunSummary, SummarySources};

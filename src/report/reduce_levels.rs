@@ -20,7 +20,6 @@ use crate::{
 /// Inputs of a reduce's summary, above the leaves.
 #[derive(Debug)]
 pub struct ReduceSource {
-    /// Texts per group.
     pub fan_in: u64,
     /// Progress of the tree, from the manifest.
     pub progress: ReduceProgress,
@@ -76,7 +75,6 @@ pub struct LevelRun {
 /// Summary of a reduce: the leaves and the levels above them.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReduceSummary {
-    /// Texts per group.
     pub fan_in: u64,
     /// True if the root has a text.
     pub text: bool,
@@ -85,7 +83,7 @@ pub struct ReduceSummary {
     /// Counts over all passes that were started.
     pub counts: PromptCounts,
     /// Seconds of all passes and of building their prompts.
-    pub seconds: f64,
+    pub active_s: f64,
     /// HTTP requests over all passes.
     pub requests: u64,
     /// Tokens of all generated texts.
@@ -118,9 +116,9 @@ pub struct LevelSummary {
     /// Prompts without a text, because they failed or their answer is blank. Null until the level above is built.
     pub failed: Option<u64>,
     /// Seconds of its pass, over all sessions that sent prompts.
-    pub seconds: f64,
+    pub active_s: f64,
     /// Seconds that building its prompts took.
-    pub made_s: f64,
+    pub build_s: f64,
     /// HTTP requests of its pass.
     pub requests: u64,
     /// Tokens of its generated texts.
@@ -145,13 +143,13 @@ impl LevelSummary {
     /// Returns the seconds of its pass and of building its prompts.
     #[must_use]
     pub fn total_seconds(&self) -> f64 {
-        self.seconds + self.made_s
+        self.active_s + self.build_s
     }
 
     fn from_leaves(
         leaves: &RunSummary,
         failed: Option<u64>,
-        (did, seconds): (&Tally, f64),
+        (work, seconds): (&Tally, f64),
     ) -> Self {
         let counts = leaves.counts.clone();
         let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
@@ -163,12 +161,12 @@ impl LevelSummary {
             empty: 0,
             cut: 0,
             failed,
-            seconds,
-            made_s: 0.0,
+            active_s: seconds,
+            build_s: 0.0,
             requests: leaves.requests,
             completion_tokens: leaves.tokens.completion,
-            prompts_per_s: per(did.settled_count()),
-            tokens_per_s: per(did.completion_tokens),
+            prompts_per_s: per(work.settled_count()),
+            tokens_per_s: per(work.completion_tokens),
             latency_s: leaves.latency_s.clone(),
             failures: leaves.failures.clone(),
             counts,
@@ -177,20 +175,21 @@ impl LevelSummary {
 
     fn from_source(source: &ReduceLevelSource) -> Self {
         let groups = source.groups.unwrap_or_default();
-        let mut did = Tally::default();
+        let mut work = Tally::default();
         let (mut seconds, mut requests) = (0.0, 0);
-        let ran = source.run.as_ref();
-        if let Some(LevelRun { manifest, .. }) = ran {
-            manifest.history.iter().for_each(|it| did.merge(it.did.clone()));
+        let run = source.run.as_ref();
+        if let Some(LevelRun { manifest, .. }) = run {
+            manifest.history.iter().for_each(|it| work.merge(it.did.clone()));
             seconds = active_seconds(&manifest.history);
-            requests = did.requests.max(manifest.requests);
+            requests = work.requests.max(manifest.requests);
         }
-        let counts = match ran {
-            Some(ran) => ran.manifest.counts.clone(),
+        // A level that is built but not started has its prompts open.
+        let counts = match run {
+            Some(run) => run.manifest.counts.clone(),
             None => PromptCounts::new(groups.prompted, 0, 0),
         };
         let per = |count: u64| (seconds > 0.0 && count > 0).then(|| count as f64 / seconds);
-        let measured = ran.map(|it| &it.stats);
+        let stats = run.map(|it| &it.stats);
         Self {
             level: source.level,
             nodes: source.nodes,
@@ -203,16 +202,16 @@ impl LevelSummary {
             empty: groups.empty,
             cut: groups.cut,
             failed: groups.failed,
-            seconds,
-            made_s: groups.build_s,
+            active_s: seconds,
+            build_s: groups.build_s,
             requests,
-            completion_tokens: measured.map_or(0, |it| it.completion_tokens.sum()),
-            prompts_per_s: per(did.settled_count()),
-            tokens_per_s: per(did.completion_tokens),
-            latency_s: measured
+            completion_tokens: stats.map_or(0, |it| it.completion_tokens.sum()),
+            prompts_per_s: per(work.settled_count()),
+            tokens_per_s: per(work.completion_tokens),
+            latency_s: stats
                 .map(|it| summarize_distribution(&it.latency, 0.001))
                 .unwrap_or_default(),
-            failures: measured.map(failure_summaries).unwrap_or_default(),
+            failures: stats.map(failure_summaries).unwrap_or_default(),
             counts,
         }
     }
@@ -221,24 +220,24 @@ impl LevelSummary {
 impl ReduceSummary {
     /// Computes the summary of the tree over these leaves.
     pub(crate) fn from_levels(
-        tree: &ReduceSource,
+        source: &ReduceSource,
         leaves: &RunSummary,
-        (did, seconds): (&Tally, f64),
+        (work, seconds): (&Tally, f64),
     ) -> Self {
         let mut levels =
-            vec![LevelSummary::from_leaves(leaves, tree.leaves_failed, (did, seconds))];
-        levels.extend(tree.levels.iter().map(LevelSummary::from_source));
+            vec![LevelSummary::from_leaves(leaves, source.leaves_failed, (work, seconds))];
+        levels.extend(source.levels.iter().map(LevelSummary::from_source));
         let sum = |of: fn(&LevelSummary) -> u64| levels.iter().map(of).sum::<u64>();
         let seconds: f64 = levels.iter().map(LevelSummary::total_seconds).sum();
         let (answered, failed) = (sum(|it| it.counts.answered), sum(|it| it.counts.failed));
         let completion_tokens = sum(|it| it.completion_tokens);
         let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
         Self {
-            fan_in: tree.fan_in,
-            text: tree.progress.text,
-            missing: tree.progress.missing,
+            fan_in: source.fan_in,
+            text: source.progress.text,
+            missing: source.progress.missing,
             counts: PromptCounts::new(sum(|it| it.counts.submitted), answered, failed),
-            seconds,
+            active_s: seconds,
             requests: sum(|it| it.requests),
             completion_tokens,
             prompts_per_s: per(answered + failed),

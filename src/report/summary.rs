@@ -10,24 +10,23 @@ use serde_json::Value;
 
 use super::{
     endpoint_load::EndpointLoad,
+    format::pluralize,
     reduce_levels::{ReduceSource, ReduceSummary},
     reduce_starts::{ReduceStartWork, ReduceStarts},
     throughput::{ThroughputHistory, ThroughputPhase, ThroughputPoint},
 };
-use crate::output::RunPhase as Life;
 use crate::{
     domain::{FailureKind, Merge, Tally},
     metrics::{AnswerStats, FailureStats, HistogramBin, LogHistogram},
     output::{
-        LostRank, Manifest, PromptCounts, RunSample, RunState, StartRecord, StartTimeline,
-        unix_seconds,
+        LostRank, Manifest, PromptCounts, RunPhase, RunSample, RunState, StartRecord,
+        StartTimeline, unix_seconds,
     },
 };
 
 /// Inputs of a summary.
 #[derive(Clone, Copy, Debug)]
 pub struct SummarySources<'a> {
-    /// Manifest of the run.
     pub manifest: &'a Manifest,
     /// Samples that rank 0 took every few seconds.
     pub samples: &'a [RunSample],
@@ -44,8 +43,7 @@ pub struct SummarySources<'a> {
 /// Content of `summary.json`. Durations are in seconds, points in time in seconds since 1970, and unknown values null.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
-    /// Version of this format.
-    pub version: u32,
+    pub schema_version: u32,
     /// Name and version of the program.
     pub program: String,
     /// Time of writing.
@@ -55,7 +53,7 @@ pub struct RunSummary {
     /// Paths of the input files, as in the manifest.
     pub input: Vec<String>,
     /// Phase of the run, as in `status`.
-    pub state: Life,
+    pub state: RunPhase,
     /// Model, as in the manifest.
     pub model: Option<String>,
     /// Route of text prompts, as in the manifest.
@@ -63,7 +61,7 @@ pub struct RunSummary {
     /// Counts, as in the manifest.
     pub counts: PromptCounts,
     /// Seconds that all sessions worked; of a killed session, until its last sample.
-    pub seconds: f64,
+    pub active_s: f64,
     /// HTTP requests of all sessions.
     pub requests: u64,
     /// Prompts that all sessions sent again after a fault.
@@ -80,35 +78,34 @@ pub struct RunSummary {
     pub completion_tokens: DistributionSummary,
     /// Number of answers by finish reason.
     pub finish_reasons: BTreeMap<String, u64>,
-    /// Failures by kind.
     pub failures: BTreeMap<String, FailureSummary>,
     /// Utilisation, stragglers and outages of endpoints.
     pub endpoints: EndpointLoad,
     /// Answers with the longest latency, the longest first.
-    pub slowest: Vec<SlowAnswer>,
+    pub slowest_answers: Vec<SlowAnswer>,
     /// Sessions of the run, in order.
-    pub starts: Vec<StartSummary>,
+    pub sessions: Vec<SessionSummary>,
     /// Number of sessions without a record (killed before the first manifest, or of an old version).
-    pub unrecorded: u32,
+    pub unrecorded_sessions: u32,
     /// Tree of a reduce. All other numbers are its leaves' then, except sessions, outages and the timeline, which cover all
     /// passes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reduce: Option<ReduceSummary>,
     /// Throughput over time, in order.
-    pub course: Vec<ThroughputPoint>,
+    pub timeline: Vec<ThroughputPoint>,
     /// Values and origins of all settings.
     pub settings: BTreeMap<String, SettingValue>,
     /// Lines of shard files that could not be parsed.
-    pub damaged: u64,
+    pub unreadable_lines: u64,
 }
 
 /// Throughput of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct ThroughputRates {
     /// Outcomes per second over the working time of all sessions that sent prompts.
-    pub prompts_per_s: Option<f64>,
+    pub overall_prompts_per_s: Option<f64>,
     /// Completion tokens per second over the same time.
-    pub tokens_per_s: Option<f64>,
+    pub overall_tokens_per_s: Option<f64>,
     /// Outcomes per second in the steady phase, while endpoints had ample work.
     pub steady_prompts_per_s: Option<f64>,
     /// Completion tokens per second in the steady phase.
@@ -131,23 +128,19 @@ pub struct TokenTotals {
     /// Answers whose count is estimated from the total of their batch.
     pub estimated: u64,
     /// Answers whose tokens the server did not report.
-    pub uncounted: u64,
+    pub unreported: u64,
 }
 
-/// Distribution of a measurement. Percentiles are accurate to about 3 %.
+/// Distribution of a measurement. Percentiles are accurate to 1 %.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DistributionSummary {
-    /// Number of values.
     pub count: u64,
     /// Smallest value, exact; null if there are no values, as all below.
     pub min: Option<f64>,
     /// Mean, exact.
     pub mean: Option<f64>,
-    /// Median.
     pub p50: Option<f64>,
-    /// 90th percentile.
     pub p90: Option<f64>,
-    /// 99th percentile.
     pub p99: Option<f64>,
     /// Largest value, exact.
     pub max: Option<f64>,
@@ -169,22 +162,19 @@ pub struct DistributionBin {
 /// Failures of one kind.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailureSummary {
-    /// Number of failed prompts.
     pub count: u64,
     /// True if the next session retries them without `--retry-failed`.
-    pub passes: bool,
+    pub retryable: bool,
     /// First failed prompts, in input order.
-    pub first: Vec<FailedPrompt>,
+    pub examples: Vec<FailedPrompt>,
 }
 
 /// A failed prompt.
 #[derive(Clone, Debug, Serialize)]
 pub struct FailedPrompt {
-    /// Id of the prompt.
     pub id: Value,
     /// Index of its row in the input.
     pub index: u64,
-    /// Error message, truncated.
     pub message: String,
     /// HTTP status, if the server answered.
     pub status: Option<u16>,
@@ -193,11 +183,9 @@ pub struct FailedPrompt {
 /// One of the slowest answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlowAnswer {
-    /// Id of the prompt.
     pub id: Value,
     /// Index of its row in the input.
     pub index: u64,
-    /// Latency in seconds.
     pub latency_s: f64,
     /// Host and URL of the endpoint.
     pub endpoint: String,
@@ -205,22 +193,18 @@ pub struct SlowAnswer {
 
 /// One session of the run.
 #[derive(Clone, Debug, Serialize)]
-pub struct StartSummary {
+pub struct SessionSummary {
     /// Number of the session, from 1.
-    pub start: u32,
+    pub session: u32,
     /// Start, in seconds since 1970.
     pub began: u64,
     /// Orderly end, in seconds since 1970; null if the session was killed or is active.
     pub ended: Option<u64>,
     /// Outcome: finished, stopped, killed or running.
-    pub end: &'static str,
-    /// Seconds that it worked.
-    pub seconds: f64,
-    /// Number of ranks.
+    pub outcome: &'static str,
+    pub active_s: f64,
     pub ranks: usize,
-    /// Host of rank 0.
     pub host: String,
-    /// Batch job, if any.
     pub job: Option<String>,
     /// Prompts finished before this session.
     pub done_before: u64,
@@ -237,7 +221,7 @@ pub struct StartSummary {
     /// Ranks lost during this session.
     pub lost: Vec<LostRank>,
     /// Outages of endpoints in this session; null without a timeline.
-    pub times_away: Option<u64>,
+    pub n_outages: Option<u64>,
     /// Changes of input or settings accepted at its start, as sentences.
     pub changes: Vec<String>,
     /// Work above the leaves, for a session of a reduce that got there.
@@ -248,7 +232,6 @@ pub struct StartSummary {
 /// Value of a setting and its origin.
 #[derive(Clone, Debug, Serialize)]
 pub struct SettingValue {
-    /// Value of the setting.
     pub value: Value,
     /// Origin: an option, an environment variable, a configuration file or the default.
     pub origin: String,
@@ -256,95 +239,97 @@ pub struct SettingValue {
 
 /// Upper limit of bins in a histogram.
 const HISTOGRAM_BINS: usize = 40;
+/// Version of the format of `summary.json`.
+const SUMMARY_SCHEMA_VERSION: u32 = 2;
+
 impl RunSummary {
     /// Computes the summary of a run.
     #[must_use]
     pub fn from_sources(sources: &SummarySources<'_>) -> Self {
-        let SummarySources { manifest, timelines, stats: measured, reduce: tree, .. } = *sources;
-        let course = ThroughputHistory::from_records(&manifest.history, sources.samples, timelines);
-        let above = tree
-            .map(|tree| ReduceStarts::from_levels(&manifest.history, &tree.levels))
+        let SummarySources { manifest, timelines, stats, reduce, is_active, .. } = *sources;
+        let history =
+            ThroughputHistory::from_records(&manifest.history, sources.samples, timelines);
+        let above = reduce
+            .map(|reduce| ReduceStarts::from_levels(&manifest.history, &reduce.levels))
             .unwrap_or_default();
-        let watched: Vec<StartTimeline> =
+        let observed: Vec<StartTimeline> =
             timelines.iter().chain(&above.timelines).cloned().collect();
-        let mut all = Tally::default();
-        manifest.history.iter().for_each(|it| all.merge(it.did.clone()));
-        let recorded: f64 = manifest.history.iter().map(|it| it.seconds).sum();
-        let seconds = recorded.max(manifest.seconds);
-        let asking = active_seconds(&manifest.history);
-        let completion = measured.completion_tokens.sum();
-        let per = |count: u64, seconds: f64| (seconds > 0.0).then(|| count as f64 / seconds);
-        let [ramp, steady, tail] =
-            [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
-                .map(|phase| course.phase_totals(phase));
-        let latency = summarize_distribution(&measured.latency, 0.001);
+        let mut work = Tally::default();
+        manifest.history.iter().for_each(|it| work.merge(it.did.clone()));
+        let recorded_s: f64 = manifest.history.iter().map(|it| it.seconds).sum();
+        let sending_s = active_seconds(&manifest.history);
+        let session = |record: &StartRecord| {
+            let above = above.work_by_start.get(&record.start);
+            session_summary(record, manifest, is_active, &observed, above)
+        };
         let mut summary = Self {
-            version: 1,
+            schema_version: SUMMARY_SCHEMA_VERSION,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
             written: unix_seconds(),
             output: manifest.output.clone(),
             input: manifest.input.clone(),
-            state: run_phase(manifest, sources.is_active),
+            state: run_phase(manifest, is_active),
             model: manifest.model.clone(),
             api: manifest.api.clone(),
             counts: manifest.counts.clone(),
-            seconds,
-            requests: all.requests.max(manifest.requests),
-            retried: all.retried,
-            rates: ThroughputRates {
-                prompts_per_s: per(all.settled_count(), asking),
-                tokens_per_s: per(all.completion_tokens, asking),
-                steady_prompts_per_s: steady.prompts_per_s(),
-                steady_tokens_per_s: steady.tokens_per_s(),
-                ramp_s: ramp.seconds,
-                steady_s: steady.seconds,
-                tail_s: tail.seconds,
-            },
+            // A manifest of an older version has no records, only the sum; a killed session is only in the records.
+            active_s: recorded_s.max(manifest.seconds),
+            requests: work.requests.max(manifest.requests),
+            retried: work.retried,
+            rates: throughput_rates(&history, &work, sending_s),
             tokens: TokenTotals {
-                prompt: measured.prompt_tokens.sum(),
-                completion,
-                estimated: measured.estimated,
-                uncounted: measured.answered.saturating_sub(measured.completion_tokens.count()),
+                prompt: stats.prompt_tokens.sum(),
+                completion: stats.completion_tokens.sum(),
+                estimated: stats.estimated,
+                unreported: stats.answered.saturating_sub(stats.completion_tokens.count()),
             },
-            latency_s: latency,
-            prompt_tokens: summarize_distribution(&measured.prompt_tokens, 1.0),
-            completion_tokens: summarize_distribution(&measured.completion_tokens, 1.0),
-            finish_reasons: measured.finish_reasons.clone(),
-            failures: failure_summaries(measured),
-            endpoints: EndpointLoad::from_stats(&measured.endpoints, &watched, &course),
-            slowest: measured.slowest.iter().map(slow_answer).collect(),
-            starts: manifest
-                .history
-                .iter()
-                .map(|it| {
-                    start_summary(
-                        it,
-                        manifest,
-                        sources.is_active,
-                        &watched,
-                        above.work_by_start.get(&it.start),
-                    )
-                })
-                .collect(),
-            unrecorded: manifest
+            latency_s: summarize_distribution(&stats.latency, 0.001),
+            prompt_tokens: summarize_distribution(&stats.prompt_tokens, 1.0),
+            completion_tokens: summarize_distribution(&stats.completion_tokens, 1.0),
+            finish_reasons: stats.finish_reasons.clone(),
+            failures: failure_summaries(stats),
+            endpoints: EndpointLoad::from_stats(&stats.endpoints, &observed, &history),
+            slowest_answers: stats.slowest.iter().map(slow_answer).collect(),
+            sessions: manifest.history.iter().map(session).collect(),
+            unrecorded_sessions: manifest
                 .count_starts_until(manifest.starts)
                 .saturating_sub(manifest.history.len() as u32),
             reduce: None,
-            course: course.merge_levels(above.throughputs),
+            timeline: history.merge_levels(above.throughputs),
             settings: setting_values(manifest),
-            damaged: measured.damaged,
+            unreadable_lines: stats.damaged,
         };
         summary.reduce =
-            tree.map(|tree| ReduceSummary::from_levels(tree, &summary, (&all, asking)));
+            reduce.map(|reduce| ReduceSummary::from_levels(reduce, &summary, (&work, sending_s)));
         summary
     }
 }
 
-pub(super) fn failure_summaries(measured: &AnswerStats) -> BTreeMap<String, FailureSummary> {
-    measured.failures.iter().map(|(kind, its)| (kind.clone(), failure_summary(kind, its))).collect()
+fn throughput_rates(history: &ThroughputHistory, work: &Tally, sending_s: f64) -> ThroughputRates {
+    let overall = |count: u64| (sending_s > 0.0).then(|| count as f64 / sending_s);
+    let [ramp, steady, tail] =
+        [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
+            .map(|phase| history.phase_totals(phase));
+    ThroughputRates {
+        overall_prompts_per_s: overall(work.settled_count()),
+        overall_tokens_per_s: overall(work.completion_tokens),
+        steady_prompts_per_s: steady.prompts_per_s(),
+        steady_tokens_per_s: steady.tokens_per_s(),
+        ramp_s: ramp.seconds,
+        steady_s: steady.seconds,
+        tail_s: tail.seconds,
+    }
 }
 
-pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> DistributionSummary {
+pub(super) fn failure_summaries(stats: &AnswerStats) -> BTreeMap<String, FailureSummary> {
+    stats
+        .failures
+        .iter()
+        .map(|(kind, stats)| (kind.clone(), failure_summary(kind, stats)))
+        .collect()
+}
+
+pub(super) fn summarize_distribution(histogram: &LogHistogram, unit: f64) -> DistributionSummary {
     let scaled = |number: u64| number as f64 * unit;
     let bar = |HistogramBin { from, to, count }| DistributionBin {
         from: scaled(from),
@@ -352,29 +337,29 @@ pub(super) fn summarize_distribution(scale: &LogHistogram, unit: f64) -> Distrib
         count,
     };
     DistributionSummary {
-        count: scale.count(),
-        min: scale.min_max().map(|ends| scaled(ends.0)),
-        mean: scale.mean().map(|mean| mean * unit),
-        p50: scale.value_at_quantile(0.5).map(scaled),
-        p90: scale.value_at_quantile(0.9).map(scaled),
-        p99: scale.value_at_quantile(0.99).map(scaled),
-        max: scale.min_max().map(|ends| scaled(ends.1)),
-        histogram: scale.to_bins(HISTOGRAM_BINS).into_iter().map(bar).collect(),
+        count: histogram.count(),
+        min: histogram.min_max().map(|range| scaled(range.0)),
+        mean: histogram.mean().map(|mean| mean * unit),
+        p50: histogram.value_at_quantile(0.5).map(scaled),
+        p90: histogram.value_at_quantile(0.9).map(scaled),
+        p99: histogram.value_at_quantile(0.99).map(scaled),
+        max: histogram.min_max().map(|range| scaled(range.1)),
+        histogram: histogram.to_bins(HISTOGRAM_BINS).into_iter().map(bar).collect(),
     }
 }
 
-fn failure_summary(kind: &str, its: &FailureStats) -> FailureSummary {
+fn failure_summary(kind: &str, stats: &FailureStats) -> FailureSummary {
     let known = serde_json::from_value::<FailureKind>(kind.into());
-    let first = its.examples.iter().map(|(&index, it)| FailedPrompt {
+    let examples = stats.examples.iter().map(|(&index, it)| FailedPrompt {
         id: parse_id(&it.id),
         index,
         message: it.message.clone(),
         status: it.status,
     });
     FailureSummary {
-        count: its.count,
-        passes: known.is_ok_and(FailureKind::is_retryable),
-        first: first.collect(),
+        count: stats.count,
+        retryable: known.is_ok_and(FailureKind::is_retryable),
+        examples: examples.collect(),
     }
 }
 
@@ -400,45 +385,47 @@ pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
 }
 
 /// Returns the phase: a manifest in state `running` without an active session belongs to a killed session.
-fn run_phase(manifest: &Manifest, alive: bool) -> Life {
+fn run_phase(manifest: &Manifest, is_active: bool) -> RunPhase {
     match manifest.state {
-        RunState::Running if alive => Life::Running,
-        RunState::Running => Life::Lost,
-        RunState::Stopped => Life::Stopped,
-        RunState::Finished => Life::Finished,
+        RunState::Running if is_active => RunPhase::Running,
+        RunState::Running => RunPhase::Lost,
+        RunState::Stopped => RunPhase::Stopped,
+        RunState::Finished => RunPhase::Finished,
     }
 }
 
-fn start_summary(
+fn session_summary(
     record: &StartRecord,
     manifest: &Manifest,
-    alive: bool,
+    is_active: bool,
     timelines: &[StartTimeline],
     above: Option<&ReduceStartWork>,
-) -> StartSummary {
+) -> SessionSummary {
     let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
-    let running = alive && *start == manifest.starts && manifest.state == RunState::Running;
-    let mine = || timelines.iter().filter(|it| it.start == *start);
+    let is_running = is_active && *start == manifest.starts && manifest.state == RunState::Running;
+    let own_timelines = || timelines.iter().filter(|it| it.start == *start);
     let changes = manifest.changes.iter().filter(|it| it.start == *start).flat_map(|change| {
         let input = change.input.as_ref().map(|it| {
             format!(
-                "the input has changed: {} answers kept, {} rows new, {} gone",
-                it.kept, it.new, it.gone
+                "input changed: {} kept, {} new, {} dropped",
+                pluralize(it.kept, "answer"),
+                pluralize(it.new, "row"),
+                pluralize(it.gone, "answer")
             )
         });
         change.settings.iter().cloned().chain(input)
     });
-    StartSummary {
-        start: *start,
+    SessionSummary {
+        session: *start,
         began: *began,
         ended: *ended,
-        end: match (ended, finished) {
+        outcome: match (ended, finished) {
             (Some(_), true) => "finished",
             (Some(_), false) => "stopped",
-            (None, _) if running => "running",
+            (None, _) if is_running => "running",
             (None, _) => "killed",
         },
-        seconds: *seconds,
+        active_s: *seconds,
         ranks: *ranks,
         host: record.host.clone(),
         job: record.job.clone(),
@@ -449,7 +436,9 @@ fn start_summary(
         retried: did.retried,
         completion_tokens: did.completion_tokens,
         lost: record.lost.clone(),
-        times_away: mine().next().map(|_| mine().map(|it| it.timeline.away.times).sum()),
+        n_outages: own_timelines()
+            .next()
+            .map(|_| own_timelines().map(|it| it.timeline.away.times).sum()),
         changes: changes.collect(),
         above: above.cloned(),
     }
@@ -457,9 +446,8 @@ fn start_summary(
 
 fn setting_values(manifest: &Manifest) -> BTreeMap<String, SettingValue> {
     let all = manifest.settings.as_object().into_iter().flatten();
-    let origin = |key: &String| {
-        manifest.origins.get(key).map_or_else(|| "default".into(), ToString::to_string)
-    };
+    let origin =
+        |key: &String| manifest.origins.get(key).cloned().unwrap_or_else(|| "default".into());
     all.map(|(key, value)| {
         (key.clone(), SettingValue { value: value.clone(), origin: origin(key) })
     })

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::endpoint_load::checked_ratio;
 use crate::{
-    domain::{Merge, TimeBucket},
+    domain::Merge,
+    metrics::timeline::TimeBucket,
     output::{RunSample, StartRecord, StartTimeline},
 };
 
@@ -17,14 +18,13 @@ pub(crate) struct ThroughputHistory {
     /// Points in order of time.
     pub(crate) points: Vec<ThroughputPoint>,
     /// Fraction of the steady phase in which concurrency limits were full.
-    pub(crate) full_share_steady: Option<f64>,
+    pub(crate) fraction_full_steady: Option<f64>,
 }
 
 /// Measurements over an interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ThroughputPoint {
-    /// Number of the session.
-    pub start: u32,
+    pub session: u32,
     /// Level of a reduce; 0 for the leaves and for a plain run.
     pub level: u32,
     /// Begin, in seconds since the session started.
@@ -41,7 +41,6 @@ pub struct ThroughputPoint {
     pub window: Option<f64>,
     /// Mean number of endpoints that were up.
     pub endpoints_up: f64,
-    /// Phase of its session.
     pub phase: ThroughputPhase,
 }
 
@@ -78,50 +77,52 @@ const BUSY_SHARE: f64 = 0.7;
 
 impl ThroughputHistory {
     pub(crate) fn from_records(
-        history: &[StartRecord],
+        records: &[StartRecord],
         samples: &[RunSample],
         timelines: &[StartTimeline],
     ) -> Self {
-        let mut course = Self::default();
+        let mut history = Self::default();
         let mut steady = TimeBucket::default();
-        for record in history {
-            let mine: Vec<&StartTimeline> =
+        for record in records {
+            let own: Vec<&StartTimeline> =
                 timelines.iter().filter(|it| it.start == record.start).collect();
-            let mut points: Vec<ThroughputPoint> = if mine.is_empty() || !record.lost.is_empty() {
+            let mut points: Vec<ThroughputPoint> = if own.is_empty() || !record.lost.is_empty() {
                 points_from_samples(record.start, samples)
             } else {
-                mine.iter().flat_map(|it| points_from_timeline(it)).collect()
+                own.iter().flat_map(|it| points_from_timeline(it)).collect()
             };
+            // Phases are per session: each one fills its servers again.
             assign_phases(&mut points);
-            for (its, timeline) in
-                mine.iter().flat_map(|it| (0..it.timeline.bucket_count()).map(move |at| (at, *it)))
+            for (bucket, timeline) in
+                own.iter().flat_map(|it| (0..it.timeline.bucket_count()).map(move |at| (at, *it)))
             {
                 let middle = timeline.offset
-                    + (its as f64 + 0.5) * millis_to_seconds(timeline.timeline.bucket_millis());
+                    + (bucket as f64 + 0.5) * millis_to_seconds(timeline.timeline.bucket_millis());
                 let is_steady = |it: &ThroughputPoint| {
                     it.phase == ThroughputPhase::Steady && it.from_s <= middle && middle < it.to_s
                 };
                 if points.iter().any(is_steady) {
-                    steady.merge(timeline.timeline.bucket_total(its));
+                    steady.merge(timeline.timeline.bucket_total(bucket));
                 }
             }
-            course.points.append(&mut points);
+            history.points.append(&mut points);
         }
-        course.points = limit_points(course.points);
-        course.full_share_steady = checked_ratio(steady.full, steady.up);
-        course
+        history.points = limit_points(history.points);
+        history.fraction_full_steady = checked_ratio(steady.full, steady.up);
+        history
     }
 
     /// Adds the points of a reduce's upper levels, in order of time.
     pub(crate) fn merge_levels(mut self, above: Vec<(u32, u32, Self)>) -> Vec<ThroughputPoint> {
-        for (start, level, course) in above {
-            self.points.extend(course.points.into_iter().map(|it| ThroughputPoint {
-                start,
+        for (start, level, history) in above {
+            self.points.extend(history.points.into_iter().map(|it| ThroughputPoint {
+                session: start,
                 level,
                 ..it
             }));
         }
-        self.points.sort_by_key(|it| (it.start, it.level)); // stable: in the order of time within
+        // The sort is stable, so the points of a level stay in order of time.
+        self.points.sort_by_key(|it| (it.session, it.level));
         limit_points(self.points)
     }
 
@@ -155,9 +156,10 @@ impl ThroughputPoint {
 
     /// Merges the point with the next one of the same session.
     fn merge_next(&self, next: &Self) -> Self {
-        let (mine, its) = (self.duration_s(), next.duration_s());
-        let mean =
-            |one: f64, other: f64| (one * mine + other * its) / (mine + its).max(f64::MIN_POSITIVE);
+        let (own_s, next_s) = (self.duration_s(), next.duration_s());
+        let mean = |one: f64, other: f64| {
+            (one * own_s + other * next_s) / (own_s + next_s).max(f64::MIN_POSITIVE)
+        };
         Self {
             to_s: next.to_s,
             prompts: self.prompts + next.prompts,
@@ -176,25 +178,26 @@ fn millis_to_seconds(millis: u64) -> f64 {
 
 /// Returns the points between rank 0's samples. Ranks report every five seconds, so finer samples carry no information.
 fn points_from_samples(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint> {
-    let mut mine: Vec<&RunSample> = Vec::new();
+    let mut used: Vec<&RunSample> = Vec::new();
     let all: Vec<&RunSample> = samples.iter().filter(|it| it.start == start).collect();
     for sample in &all {
-        if mine.last().is_none_or(|last| sample.seconds - last.seconds >= MIN_SAMPLE_INTERVAL_S) {
-            mine.push(sample);
+        if used.last().is_none_or(|last| sample.seconds - last.seconds >= MIN_SAMPLE_INTERVAL_S) {
+            used.push(sample);
         }
     }
     // The remainder belongs to the last point, and forms one if there is no other.
-    if let Some(last) = all.last().filter(|last| mine.last() != Some(*last)) {
-        if mine.len() > 1 {
-            mine.pop();
+    if let Some(last) = all.last().filter(|last| used.last() != Some(*last)) {
+        if used.len() > 1 {
+            used.pop();
         }
-        mine.push(last);
+        used.push(last);
     }
+    // Samples are cumulative counts, so a point is the difference of two.
     let between = |pair: &[&RunSample]| {
         let (one, other) = (pair[0], pair[1]);
         let done = |it: &RunSample| it.answered + it.failed;
         ThroughputPoint {
-            start,
+            session: start,
             level: 0,
             from_s: one.seconds,
             to_s: other.seconds,
@@ -206,7 +209,7 @@ fn points_from_samples(start: u32, samples: &[RunSample]) -> Vec<ThroughputPoint
             phase: ThroughputPhase::Steady,
         }
     };
-    mine.windows(2).map(between).filter(|it| it.duration_s() > 0.0).collect()
+    used.windows(2).map(between).filter(|it| it.duration_s() > 0.0).collect()
 }
 
 /// Returns a point per bucket of the ranks' timeline. The last bucket ends with the rank that worked longest in it.
@@ -228,7 +231,7 @@ fn points_from_timeline(
         let from = offset + millis_to_seconds(width) * column as f64;
         let mean = |sum: u64| sum as f64 / millis as f64;
         ThroughputPoint {
-            start: *start,
+            session: *start,
             level: 0,
             from_s: from,
             to_s: from + millis_to_seconds(millis),
@@ -261,8 +264,8 @@ fn assign_phases(points: &mut [ThroughputPoint]) {
         clippy::cast_sign_loss,
         reason = "a share of a length"
     )]
-    let usual = (levels.len().saturating_sub(1) as f64 * TYPICAL_QUANTILE) as usize;
-    let ample = levels.get(usual).copied().unwrap_or_default() * BUSY_SHARE;
+    let typical = (levels.len().saturating_sub(1) as f64 * TYPICAL_QUANTILE) as usize;
+    let ample = levels.get(typical).copied().unwrap_or_default() * BUSY_SHARE;
     let is_ample = |it: &ThroughputPoint| it.in_flight >= ample;
     // The sum of limits shrinks when endpoints die; the remaining ones are busy all the same.
     let fills = |it: &ThroughputPoint| {
@@ -270,10 +273,10 @@ fn assign_phases(points: &mut [ThroughputPoint]) {
     };
     let last = points.iter().rposition(fills).or_else(|| points.iter().rposition(is_ample));
     let (Some(first), Some(last)) = (points.iter().position(is_ample), last) else { return };
-    for (place, point) in points.iter_mut().enumerate() {
-        point.phase = match place {
-            _ if place < first => ThroughputPhase::Ramp,
-            _ if place > last => ThroughputPhase::Tail,
+    for (index, point) in points.iter_mut().enumerate() {
+        point.phase = match index {
+            _ if index < first => ThroughputPhase::Ramp,
+            _ if index > last => ThroughputPhase::Tail,
             _ => ThroughputPhase::Steady,
         };
     }
@@ -294,7 +297,7 @@ fn merge_pairs(points: &[ThroughputPoint]) -> Vec<ThroughputPoint> {
     for point in points {
         match half
             .last_mut()
-            .filter(|last| open && (last.start, last.level) == (point.start, point.level))
+            .filter(|last| open && (last.session, last.level) == (point.session, point.level))
         {
             Some(last) => {
                 // A pair across two phases gets the phase of the longer point.
@@ -318,7 +321,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::{EndpointSnapshot, Timeline, TimelineSlot};
+    use crate::metrics::timeline::{EndpointSnapshot, Timeline, TimelineSlot};
 
     fn example_timeline(seconds: u64, level: impl Fn(u64) -> u64) -> StartTimeline {
         let (mut timeline, seat) =
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn ramp_steady_and_tail_are_told_apart() {
+    fn ramp_steady_phase_and_tail_are_distinguished() {
         let all = example_timeline(20, |second| {
             if second < 3 {
                 second
@@ -352,18 +355,18 @@ mod tests {
                 2
             }
         });
-        let course = ThroughputHistory::from_records(&[start_record(1)], &[], &[all]);
+        let history = ThroughputHistory::from_records(&[start_record(1)], &[], &[all]);
         let [ramp, steady, tail] =
             [ThroughputPhase::Ramp, ThroughputPhase::Steady, ThroughputPhase::Tail]
-                .map(|it| course.phase_totals(it));
+                .map(|it| history.phase_totals(it));
         assert_eq!((ramp.seconds, steady.seconds, tail.seconds), (3.0, 13.0, 4.0));
         assert_eq!((steady.prompts_per_s(), steady.tokens_per_s()), (Some(4.0), Some(20.0)));
-        assert_eq!(course.full_share_steady, Some(1.0));
-        assert_eq!(course.points[0].from_s, 2.0);
+        assert_eq!(history.fraction_full_steady, Some(1.0));
+        assert_eq!(history.points[0].from_s, 2.0);
     }
 
     #[test]
-    fn what_is_left_after_a_death_is_busy_all_the_same() {
+    fn endpoints_that_survive_a_failure_count_as_steady() {
         let (mut all, seat) = (Timeline::default(), TimelineSlot::for_endpoint(0, 1, "n".into()));
         all.register_endpoint(&seat);
         for second in 0..20 {
@@ -373,13 +376,13 @@ mod tests {
             all.record_interval(&seat, second * 1000, (second + 1) * 1000, stood);
         }
         let all = StartTimeline { start: 1, offset: 0.0, timeline: all };
-        let course = ThroughputHistory::from_records(&[start_record(1)], &[], &[all]);
-        assert_eq!(course.phase_totals(ThroughputPhase::Steady).seconds, 16.0);
-        assert_eq!(course.phase_totals(ThroughputPhase::Tail).seconds, 4.0);
+        let history = ThroughputHistory::from_records(&[start_record(1)], &[], &[all]);
+        assert_eq!(history.phase_totals(ThroughputPhase::Steady).seconds, 16.0);
+        assert_eq!(history.phase_totals(ThroughputPhase::Tail).seconds, 4.0);
     }
 
     #[test]
-    fn samples_stand_in_where_nobody_is_left_to_tell() {
+    fn samples_replace_the_timeline_of_a_session_with_a_lost_rank() {
         let sample = |seconds: f64, answered: u64| RunSample {
             start: 1,
             seconds,
@@ -394,8 +397,8 @@ mod tests {
         };
         let samples = [1.0, 2.0, 6.0, 6.0, 11.0, 12.0]
             .map(|at| sample(at, if at < 6.0 { 0 } else { 50 + 2 * (at as u64 - 6) }));
-        let course = ThroughputHistory::from_records(&[start_record(1)], &samples, &[]);
-        let prompts: Vec<f64> = course.points.iter().map(|it| it.prompts).collect();
+        let history = ThroughputHistory::from_records(&[start_record(1)], &samples, &[]);
+        let prompts: Vec<f64> = history.points.iter().map(|it| it.prompts).collect();
         assert_eq!(prompts, [50.0, 12.0]);
         assert_eq!(
             ThroughputHistory::from_records(&[start_record(1)], &samples[..2], &[]).points.len(),
@@ -409,23 +412,23 @@ mod tests {
         assert_eq!(
             ThroughputHistory::from_records(&[lost], &samples, &[example_timeline(9, |_| 1)])
                 .points,
-            course.points
+            history.points
         );
     }
 
     proptest! {
         #[test]
-        fn however_long_there_are_few_points_and_nothing_is_lost(starts in prop::collection::vec(1u64..90, 1..12)) {
+        fn the_number_of_points_is_bounded_and_their_sums_are_kept(starts in prop::collection::vec(1u64..90, 1..12)) {
             let records: Vec<StartRecord> = (1..).zip(&starts).map(|(it, _)| start_record(it)).collect();
             let timelines: Vec<StartTimeline> = (1..).zip(&starts)
                 .map(|(start, &seconds)| StartTimeline { start, ..example_timeline(seconds, |it| it % 11) }).collect();
-            let course = ThroughputHistory::from_records(&records, &[], &timelines);
-            prop_assert!(course.points.len() <= MAX_POINTS);
-            let prompts: f64 = course.points.iter().map(|it| it.prompts).sum();
+            let history = ThroughputHistory::from_records(&records, &[], &timelines);
+            prop_assert!(history.points.len() <= MAX_POINTS);
+            let prompts: f64 = history.points.iter().map(|it| it.prompts).sum();
             prop_assert_eq!(prompts as u64, 4 * starts.iter().sum::<u64>());
-            let length: f64 = course.points.iter().map(ThroughputPoint::duration_s).sum();
+            let length: f64 = history.points.iter().map(ThroughputPoint::duration_s).sum();
             prop_assert!((length - starts.iter().sum::<u64>() as f64).abs() < 0.01);
-            prop_assert!(course.points.iter().all(|it| it.in_flight <= 10.0));
+            prop_assert!(history.points.iter().all(|it| it.in_flight <= 10.0));
         }
     }
 }

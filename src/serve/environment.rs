@@ -1,9 +1,10 @@
-//! Filtering of the environment: the variables that servers do not inherit, and the secrets that are never printed. Pure.
+//! Filtering of the environment: the variables that servers do not inherit, and the secrets that are never printed.
+//! Pure.
 
 use crate::settings::{ApiKey, Environment, is_secret_name};
 
-/// Prefixes of the variables that launchers set for ranks. A server that sees them acts as a rank: vLLM's own use of MPI or
-/// PMI would join, or end, the job.
+/// Prefixes of the variables that launchers set for ranks. A server that sees them acts as a rank: vLLM's own use of
+/// MPI or PMI would join, or end, the job.
 const LAUNCHER_PREFIXES: [&str; 9] =
     ["PMI_", "PMIX_", "PALS_", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDRA", "HYDI_", "PMI2_"];
 /// A shorter value would also match, and hide, parts of ordinary words.

@@ -1,4 +1,5 @@
-//! The plan of the servers on a node: commands with their placeholders filled in, tile masks, ports and start delays. Pure.
+//! The plan of the servers on a node: commands with their placeholders filled in, tile masks, ports and start delays.
+//! Pure.
 //!
 //! Which ports a rank drives is decided in `site/assign_endpoints.rs`; processes are started in `supervisor.rs`.
 
@@ -18,26 +19,30 @@ pub struct ServerContext<'a> {
     pub log_folder: &'a Path,
 }
 
-/// First port for the internal use of vLLM's engines; below the range that the system uses for connections (from 32768).
+/// First port for the internal use of vLLM's engines; below the range that the system uses for connections (from
+/// 32768).
 const ENGINE_PORT_BASE: u32 = 20_000;
 /// More than an engine with a dozen workers needs.
 const ENGINE_PORTS_PER_SERVER: u32 = 200;
 
-/// Plans the servers with these numbers, from 0 and per node; server k listens on `base_port + k`. Returns no servers without
-/// `--serve`.
+/// Plans the servers with these numbers, from 0 and per node; server k listens on `base_port + k`. Returns no servers
+/// without `--serve`.
 #[must_use]
 pub fn plan_servers(
     settings: &Settings,
-    numbers: impl Iterator<Item = u16>,
-    whose: ServerContext<'_>,
+    server_numbers: impl Iterator<Item = u16>,
+    context: ServerContext<'_>,
 ) -> Vec<ServerSpec> {
     let (Some(command), Some(base)) = (&settings.serve, settings.base_port) else {
         return Vec::new();
     };
     let server = |k: u16| {
+        // A server whose port would exceed 65535 is left out.
         let port = base.checked_add(k)?;
-        let fill = |text: &str| fill_placeholders(text, port, k, whose, settings.model.as_deref());
+        let fill =
+            |text: &str| fill_placeholders(text, port, k, context, settings.model.as_deref());
         let mut variables = tile_variables(settings.serve_layout, k);
+        // The user's variables come last, since the last value of a name wins.
         variables.extend(settings.serve_env.iter().filter_map(|pair| {
             let (name, value) = pair.split_once('=')?;
             Some((name.trim().to_owned(), fill(value)))
@@ -46,8 +51,9 @@ pub fn plan_servers(
             port,
             command: fill(command),
             variables,
-            log: whose.log_folder.join(format!("{}-{port}.log", whose.host)),
-            // The delay depends on the server's number on the node, so that ranks sharing it do not start theirs together.
+            log: context.log_folder.join(format!("{}-{port}.log", context.host)),
+            // The delay depends on the server's number on the node, so that ranks sharing it do not start theirs
+            // together.
             delay: settings
                 .serve_stagger
                 .to_duration()
@@ -55,7 +61,7 @@ pub fn plan_servers(
                 .min(MAX_START_DELAY),
         })
     };
-    numbers.filter_map(server).collect()
+    server_numbers.filter_map(server).collect()
 }
 
 const MAX_START_DELAY: Duration = Duration::from_secs(3600);
@@ -65,14 +71,14 @@ fn fill_placeholders(
     text: &str,
     port: u16,
     k: u16,
-    whose: ServerContext<'_>,
+    context: ServerContext<'_>,
     model: Option<&str>,
 ) -> String {
-    let known = [
+    let placeholders = [
         ("{port}", port.to_string()),
         ("{k}", k.to_string()),
-        ("{local_rank}", whose.local_rank.to_string()),
-        ("{host}", whose.host.to_owned()),
+        ("{local_rank}", context.local_rank.to_string()),
+        ("{host}", context.host.to_owned()),
         ("{model}", model.unwrap_or("{model}").to_owned()),
     ];
     let mut filled = String::with_capacity(text.len());
@@ -80,7 +86,7 @@ fn fill_placeholders(
     while let Some(at) = rest.find('{') {
         let (before, from) = rest.split_at(at);
         filled.push_str(before);
-        let name = known.iter().find(|(name, _)| from.starts_with(name));
+        let name = placeholders.iter().find(|(name, _)| from.starts_with(name));
         match name.filter(|_| !before.ends_with('$')) {
             Some((name, value)) => {
                 filled.push_str(value);
@@ -100,14 +106,14 @@ fn tile_variables(layout: ServeLayout, k: u16) -> Vec<(String, String)> {
     let Some(tiles) = layout.tiles_per_server() else { return Vec::new() };
     let first = k * tiles;
     let mask: Vec<String> = (first..first + tiles).map(|tile| tile.to_string()).collect();
-    let inner = ENGINE_PORT_BASE + ENGINE_PORTS_PER_SERVER * u32::from(k);
+    let engine_port = ENGINE_PORT_BASE + ENGINE_PORTS_PER_SERVER * u32::from(k);
     // Twelve processes that each use all cores for arithmetic are slower than twelve that use a few.
     let threads = if tiles == 1 { 8 } else { 16 };
     let variables = [
         // Only in this hierarchy do the numbers below mean tiles instead of whole GPUs.
         ("ZE_FLAT_DEVICE_HIERARCHY", "FLAT".to_owned()),
         ("ZE_AFFINITY_MASK", mask.join(",")),
-        ("VLLM_PORT", inner.to_string()),
+        ("VLLM_PORT", engine_port.to_string()),
         ("OMP_NUM_THREADS", threads.to_string()),
         // Compute nodes have a proxy configured, and the processes of an engine connect to each other.
         ("no_proxy", "localhost,127.0.0.1".to_owned()),
@@ -167,7 +173,7 @@ mod tests {
             (ServeLayout::Aurora6x2, "2,3"),
             (ServeLayout::Aurora3x4, "4,5,6,7"),
         ] {
-            let count = layout.servers_per_node().expect("it says how many");
+            let count = layout.servers_per_node().expect("a number of servers");
             let servers =
                 plan_servers(&serve_settings("s {port}", layout, &[]), 0..count, server_context());
             let masks: Vec<&str> =

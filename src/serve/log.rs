@@ -27,6 +27,7 @@ pub(super) fn log_tail(path: &Path, secrets: &[String]) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| {
         let length = file.metadata()?.len();
+        // A crash loop can make the log large, so only its end is read.
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
         file.take(TAIL_BYTES).read_to_end(&mut bytes)
     });
@@ -37,9 +38,9 @@ pub(super) fn log_tail(path: &Path, secrets: &[String]) -> String {
 }
 
 fn last_lines(text: &str, secrets: &[String]) -> String {
-    let begun = text.rfind(START_MARK).map_or(text, |at| &text[at..]);
+    let last_start = text.rfind(START_MARK).map_or(text, |at| &text[at..]);
     let lines =
-        begun.lines().filter(|line| !line.starts_with(START_MARK) && !line.trim().is_empty());
+        last_start.lines().filter(|line| !line.starts_with(START_MARK) && !line.trim().is_empty());
     let lines: Vec<String> = lines.map(|line| redact_line(line, secrets)).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
@@ -49,7 +50,11 @@ fn redact_line(line: &str, secrets: &[String]) -> String {
         .iter()
         .fold(line.trim_end().to_owned(), |line, secret| line.replace(secret.as_str(), "(hidden)"));
     // Escape sequences would colour, or overwrite, the terminal that shows the message.
-    hidden.chars().filter(|it| !it.is_control() || *it == '\t').take(MAX_LINE_CHARS).collect()
+    hidden
+        .chars()
+        .filter(|character| !character.is_control() || *character == '\t')
+        .take(MAX_LINE_CHARS)
+        .collect()
 }
 
 #[cfg(test)]
@@ -69,9 +74,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("x-1.log");
         for _ in 0..2 {
-            writeln!(open_log(&path, "vllm").expect("it can be made"), "said").expect("written");
+            writeln!(open_log(&path, "vllm").expect("a log"), "output").expect("written");
         }
         assert_eq!(std::fs::read_to_string(&path).expect("a log").matches(START_MARK).count(), 2);
-        assert_eq!(log_tail(&path, &[]), "said");
+        assert_eq!(log_tail(&path, &[]), "output");
     }
 }

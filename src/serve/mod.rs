@@ -5,12 +5,12 @@
 //!      ←─ SupervisorEvent ───────────────────
 //! ```
 //!
-//! The supervisor, the *guard* of the manual, is started before MPI, since a process with MPI or threads must not fork, and
-//! runs in a session of its own. It stops every server when the pipe closes, which happens however the rank ends: there is no
-//! way, not even `kill -9`, that leaves a server and its memory behind.
+//! The supervisor, the *guard* of the manual, is started before MPI, since a process with MPI or threads must not fork,
+//! and runs in a session of its own. It stops every server when the pipe closes, which happens however the rank ends:
+//! there is no way, not even `kill -9`, that leaves a server and its memory behind.
 //!
-//! Owns processes, their environments and their logs. Knows nothing of HTTP or prompts: whether a server is ready is found by
-//! [`probe_server`](crate::endpoint::probe_server), and the waiting for it is in `job/setup/readiness.rs`.
+//! Owns processes, their environments and their logs. Knows nothing of HTTP or prompts: whether a server is ready is
+//! found by [`probe_server`](crate::endpoint::probe_server), and the waiting for it is in `job/setup/readiness.rs`.
 
 mod environment;
 mod layout;

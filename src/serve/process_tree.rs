@@ -1,10 +1,10 @@
 //! Membership of processes in servers, from the kernel's process table.
 //!
-//! The process group is not enough: engines and workers may move to groups of their own, and processes whose parent has died
-//! are reparented to the supervisor, their subreaper. So descent is recorded while the parents live. A process that left its
-//! parent before it was seen, as daemons do, is recognized by the server's mark in its environment. The mark alone is not
-//! enough either: programs that set their title in the process table (vLLM's engines do) overwrite their environment with it.
-//! Two functions read `/proc`; the rest is pure.
+//! The process group is not enough: engines and workers may move to groups of their own, and processes whose parent has
+//! died are reparented to the supervisor, their subreaper. So descent is recorded while the parents live. A process
+//! that left its parent before it was seen, as daemons do, is recognized by the server's mark in its environment. The
+//! mark alone is not enough either: programs that set their title in the process table (vLLM's engines do) overwrite
+//! their environment with it. Two functions read `/proc`; the rest is pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,11 +29,11 @@ const PF_EXITING: u64 = 0x4;
 #[derive(Debug, Default)]
 pub(super) struct ProcessTree(BTreeMap<(i32, u64), i32>);
 
-/// Lists all processes of the node, including dying ones: while a process exits its first thread may already be dead and its
-/// children still be its own.
+/// Lists all processes of the node, including dying ones: while a process exits its first thread may already be dead
+/// and its children still be its own.
 pub(super) fn list_processes() -> Vec<ProcessEntry> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
+    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers
         .filter_map(|pid: i32| {
             let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
@@ -49,24 +49,24 @@ pub(super) fn read_port_mark(pid: i32) -> Option<u16> {
 
 fn parse_port_mark(environment: &[u8]) -> Option<u16> {
     let variables = environment.split(|&byte| byte == 0);
-    let mut values =
-        variables.filter_map(|it| it.strip_prefix(PORT_VARIABLE.as_bytes())?.strip_prefix(b"="));
+    let mut values = variables
+        .filter_map(|variable| variable.strip_prefix(PORT_VARIABLE.as_bytes())?.strip_prefix(b"="));
     std::str::from_utf8(values.next()?).ok()?.parse().ok()
 }
 
-/// Parses `/proc/PID/stat`: "PID (NAME) STATE PARENT GROUP …", where NAME may contain anything. Of all fields the 9th are the
-/// flags and the 22nd is the start time.
+/// Parses `/proc/PID/stat`: "PID (NAME) STATE PARENT GROUP …", where NAME may contain anything. Of all fields the 9th
+/// are the flags and the 22nd is the start time.
 fn parse_stat(pid: i32, stat: &str) -> Option<ProcessEntry> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
-    let number = |at: usize| fields.get(at)?.trim().parse().ok();
-    let long = |at: usize| fields.get(at)?.trim().parse::<u64>().ok();
-    let is_ending = matches!(*fields.first()?, "Z" | "X") || long(6)? & PF_EXITING != 0;
+    let parse_number = |at: usize| fields.get(at)?.trim().parse().ok();
+    let parse_long = |at: usize| fields.get(at)?.trim().parse::<u64>().ok();
+    let is_ending = matches!(*fields.first()?, "Z" | "X") || parse_long(6)? & PF_EXITING != 0;
     Some(ProcessEntry {
         pid,
-        parent: number(1)?,
-        group: number(2)?,
-        start_time: long(19)?,
+        parent: parse_number(1)?,
+        group: parse_number(2)?,
+        start_time: parse_long(19)?,
         is_ending,
     })
 }
@@ -90,19 +90,22 @@ pub(super) fn descendants_of(root: i32, all: &[ProcessEntry]) -> Vec<ProcessEntr
 }
 
 impl ProcessTree {
-    /// Records the members of these servers. `ours` are the descendants of the supervisor; `marked` finds the server of a
-    /// process by its mark, and is used only if nothing else is known of the process.
+    /// Records the members of these servers. `ours` are the descendants of the supervisor; `marked` finds the server of
+    /// a process by its mark, and is used only if nothing else is known of the process.
     pub(super) fn record_members(
         &mut self,
         leaders: &[i32],
-        guard: i32,
+        supervisor: i32,
         ours: &[ProcessEntry],
-        marked: impl Fn(i32) -> Option<i32>,
+        server_by_mark: impl Fn(i32) -> Option<i32>,
     ) {
-        let alive: BTreeSet<(i32, u64)> = ours.iter().map(|it| (it.pid, it.start_time)).collect();
-        self.0.retain(|who, _| alive.contains(who));
+        let alive: BTreeSet<(i32, u64)> =
+            ours.iter().map(|process| (process.pid, process.start_time)).collect();
+        // Processes that are gone are forgotten, so that a reused pid does not inherit their server.
+        self.0.retain(|process_key, _| alive.contains(process_key));
         for process in ours {
-            if let Some(leader) = leaders.iter().find(|&&it| it == process.group) {
+            // The group decides first: it is the server's own unless a process has left it.
+            if let Some(leader) = leaders.iter().find(|leader| **leader == process.group) {
                 self.0.insert((process.pid, process.start_time), *leader);
             }
         }
@@ -111,12 +114,17 @@ impl ProcessTree {
                 self.0.entry((process.pid, process.start_time)).or_insert(leader);
             }
         }
-        let known = |it: &ProcessEntry| {
-            leaders.contains(&it.pid) || self.0.contains_key(&(it.pid, it.start_time))
+        let known = |process: &ProcessEntry| {
+            leaders.contains(&process.pid)
+                || self.0.contains_key(&(process.pid, process.start_time))
         };
-        let strangers = ours.iter().filter(|it| it.parent == guard && !known(it));
-        let found: Vec<_> =
-            strangers.filter_map(|it| Some(((it.pid, it.start_time), marked(it.pid)?))).collect();
+        // Only orphans: a process with a living parent below a server is found by descent.
+        let unknown = ours.iter().filter(|process| process.parent == supervisor && !known(process));
+        let found: Vec<_> = unknown
+            .filter_map(|process| {
+                Some(((process.pid, process.start_time), server_by_mark(process.pid)?))
+            })
+            .collect();
         self.0.extend(found);
         // Descendants of orphans that were recorded before their parent died.
         for (&(pid, _), &leader) in &self.0.clone() {
@@ -128,11 +136,11 @@ impl ProcessTree {
 
     /// Returns the pids among `ours` that belong to this server, dead or alive.
     pub(super) fn members_of(&self, leader: i32, ours: &[ProcessEntry]) -> Vec<i32> {
-        let its = |process: &&ProcessEntry| {
+        let is_member = |process: &&ProcessEntry| {
             process.group == leader
                 || self.0.get(&(process.pid, process.start_time)) == Some(&leader)
         };
-        ours.iter().filter(its).map(|it| it.pid).collect()
+        ours.iter().filter(is_member).map(|process| process.pid).collect()
     }
 }
 
@@ -170,15 +178,17 @@ mod tests {
     #[test]
     fn daemons_are_recognized_by_their_mark_and_their_children_by_descent() {
         let mut all = process_table();
-        // A daemon that left its parent, group and session before it was seen, its child, and one whose title hides its mark.
+        // A daemon that left its parent, group and session before it was seen, its child, and one whose title hides its
+        // mark.
         all.extend([
             process_entry(300, SUPERVISOR, 300),
             process_entry(301, 300, 300),
             process_entry(302, SUPERVISOR, 302),
         ]);
         let mut family = ProcessTree::default();
-        let marked = |pid| [(300, 200), (101, 200)].iter().find(|it| it.0 == pid).map(|it| it.1);
-        family.record_members(&[100, 200], SUPERVISOR, &own_descendants(&all), marked);
+        let server_by_mark =
+            |pid| [(300, 200), (101, 200)].iter().find(|it| it.0 == pid).map(|it| it.1);
+        family.record_members(&[100, 200], SUPERVISOR, &own_descendants(&all), server_by_mark);
         let mut of = family.members_of(200, &own_descendants(&all));
         of.sort_unstable();
         assert_eq!(of, [200, 201, 300, 301]);

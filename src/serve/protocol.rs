@@ -32,14 +32,14 @@ pub(super) enum SupervisorEvent {
     Taken { ports: Vec<u16> },
     /// The process of a server was started.
     Started { port: u16, pid: i32 },
-    /// The server accepts connections, this number of seconds after its start.
-    Listens { port: u16, seconds: f64 },
-    /// The server exited and will be restarted in `again_in` seconds.
-    Ended { port: u16, how: String, tail: String, again_in: f64 },
+    /// The server accepts connections; with the time since its start.
+    Listens { port: u16, elapsed_s: f64 },
+    /// The server exited and will be restarted.
+    Ended { port: u16, reason: String, tail: String, restart_in_s: f64 },
     /// The restart waits for these processes of the previous start, which are killed but not gone yet.
     Waits { port: u16, pids: Vec<i32> },
     /// The server exited and will not be restarted.
-    GivenUp { port: u16, why: String, tail: String },
+    GivenUp { port: u16, reason: String, tail: String },
     /// These processes could not be killed.
     Left { pids: Vec<i32> },
 }

@@ -48,8 +48,8 @@ const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// After this uptime the back-off starts again at its minimum.
 const STABLE_UPTIME: Duration = Duration::from_secs(600);
-/// Starts of a server that was never ready, after which it is given up: its command must be wrong. A server that was ready
-/// once may be so again and is restarted as long as the job lasts.
+/// Starts of a server that was never ready, after which it is given up: its command must be wrong. A server that was
+/// ready once may be so again and is restarted as long as the job lasts.
 const MAX_FAILED_STARTS: u32 = 5;
 /// Starts of a command that the shell cannot find or run. Two, since shared file systems have temporary failures.
 const MAX_STARTS_WITHOUT_COMMAND: u32 = 2;
@@ -60,7 +60,8 @@ impl RestartPolicy {
         Self { backoff: MIN_BACKOFF, was_ever_ready: false, failed_starts: 0 }
     }
 
-    /// Decides what to do after an exit, given the uptime, whether the server was ready, and its exit code (`None`: a signal).
+    /// Decides what to do after an exit, given the uptime, whether the server was ready, and its exit code (`None`: a
+    /// signal).
     pub(super) fn on_exit(
         &mut self,
         up: Duration,

@@ -1,9 +1,9 @@
 //! Creation of processes: the supervisor itself, and the step between the supervisor and a server's shell.
 //!
-//! The supervisor has to outlive its rank by seconds, whatever signals ranks get meanwhile, and to hold none of the rank's
-//! files. What it blocks for itself must not be passed on: blocked signals stay blocked across an exec, and a server would not
-//! get the SIGTERM that asks it to stop. So each server starts as this program, which unblocks the signals and then becomes
-//! the shell.
+//! The supervisor has to outlive its rank by seconds, whatever signals ranks get meanwhile, and to hold none of the
+//! rank's files. What it blocks for itself must not be passed on: blocked signals stay blocked across an exec, and a
+//! server would not get the SIGTERM that asks it to stop. So each server starts as this program, which unblocks the
+//! signals and then becomes the shell.
 
 use rustix::process::Pid;
 use std::{
@@ -17,8 +17,8 @@ use nix::sys::signal::SigSet;
 /// Hidden subcommand that runs the supervisor.
 const SUPERVISOR_SUBCOMMAND: &str = "guard";
 const BECOME_SERVER_FLAG: &str = "--become";
-/// Name in process lists. It differs from the program's, so that `pkill aurora-swarm` ends ranks and spares the supervisors,
-/// which clean up after them.
+/// Name in process lists. It differs from the program's, so that `pkill aurora-swarm` ends ranks and spares the
+/// supervisors, which clean up after them.
 const PROCESS_NAME: &str = "swarm-guard";
 
 /// Builds the command that runs this program as the supervisor of the calling process.
@@ -38,18 +38,18 @@ pub(super) fn server_command(shell_command: &str) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Builds a command for this program. Its file may have been replaced since this process started (a new build, an update);
-/// `/proc/self/exe` still refers to the old one.
+/// Builds a command for this program. Its file may have been replaced since this process started (a new build, an
+/// update); `/proc/self/exe` still refers to the old one.
 fn this_program() -> io::Result<Command> {
-    let itself = std::path::Path::new("/proc/self/exe");
-    let path = if itself.exists() { itself.to_owned() } else { std::env::current_exe()? };
+    let own_exe = std::path::Path::new("/proc/self/exe");
+    let path = if own_exe.exists() { own_exe.to_owned() } else { std::env::current_exe()? };
     let mut command = Command::new(path);
     command.arg0(PROCESS_NAME);
     Ok(command)
 }
 
-/// Local. Replaces this process by the server that the shell command starts; returns an exit code only if the shell cannot be
-/// started.
+/// Local. Replaces this process by the server that the shell command starts; returns an exit code only if the shell
+/// cannot be started.
 #[must_use]
 pub fn exec_server(shell_command: &str) -> u8 {
     // If the supervisor itself is killed, the first processes of its servers die with it.
@@ -61,8 +61,8 @@ pub fn exec_server(shell_command: &str) -> u8 {
     127
 }
 
-/// Prefixes a single command with `exec`, so that the watched process is the server and not its shell. A list, a pipe or an
-/// assignment needs the shell and stays as it is.
+/// Prefixes a single command with `exec`, so that the watched process is the server and not its shell. A list, a pipe
+/// or an assignment needs the shell and stays as it is.
 fn prefix_exec(command: &str) -> String {
     let command = command.trim();
     let first = command.split_whitespace().next().unwrap_or_default();
@@ -74,8 +74,8 @@ fn prefix_exec(command: &str) -> String {
     }
 }
 
-/// Turns this process into the supervisor: a session of its own, all signals blocked, all cores, subreaper of the orphans of
-/// its servers, and no open files except its pipes.
+/// Turns this process into the supervisor: a session of its own, all signals blocked, all cores, subreaper of the
+/// orphans of its servers, and no open files except its pipes.
 pub(super) fn become_supervisor() {
     let _ = rustix::process::setsid(); // fails where it leads one already
     let _ = SigSet::all().thread_block();
@@ -89,11 +89,12 @@ pub(super) fn become_supervisor() {
     }
 }
 
-/// Local. Clears the CPU affinity of all threads of a killed process. A killed process releases its memory on the cores it is
-/// bound to, behind other work there: a worker that had bound itself took minutes beside another server's busy worker.
+/// Local. Clears the CPU affinity of all threads of a killed process. A killed process releases its memory on the cores
+/// it is bound to, behind other work there: a worker that had bound itself took minutes beside another server's busy
+/// worker.
 pub(super) fn clear_cpu_affinity(pid: i32) {
     let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
-    let numbers = tasks.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok());
+    let numbers = tasks.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter_map(Pid::from_raw).for_each(|thread| allow_all_cores(Some(thread)));
 }
 
@@ -107,13 +108,13 @@ fn allow_all_cores(thread: Option<Pid>) {
     }
 }
 
-/// Closes the sockets and pipes that launchers give to ranks, some of them of other ranks, and that no exec closes. A copy
-/// left open here or in a server hides a rank's death from its launcher.
+/// Closes the sockets and pipes that launchers give to ranks, some of them of other ranks, and that no exec closes. A
+/// copy left open here or in a server hides a rank's death from its launcher.
 fn close_inherited_files() {
     let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
     let open: Vec<i32> =
-        open.flatten().filter_map(|it| it.file_name().to_str()?.parse().ok()).collect();
-    for descriptor in open.into_iter().filter(|&it| it > 2) {
+        open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|&descriptor| descriptor > 2) {
         let _ = nix::unistd::close(descriptor); // the one that read the list is closed already
     }
 }

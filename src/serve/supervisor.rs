@@ -1,10 +1,10 @@
-//! The supervisor: a process of its own that starts a rank's servers, restarts them when they exit, and stops all of them when
-//! its pipe closes.
+//! The supervisor: a process of its own that starts a rank's servers, restarts them when they exit, and stops all of
+//! them when its pipe closes.
 //!
-//! One loop, five times a second: reap exited processes, start what is due. It reaps any child instead of using std's `Child`,
-//! since as the subreaper of its servers' orphans it has children that it never started. Decisions on restarts are
-//! `restart_policy.rs`, membership of processes is `process_tree.rs`; the servers themselves are planned by the rank
-//! (`layout.rs`) and sent once.
+//! One loop, five times a second: reap exited processes, start what is due. It reaps any child instead of using std's
+//! `Child`, since as the subreaper of its servers' orphans it has children that it never started. Decisions on restarts
+//! are `restart_policy.rs`, membership of processes is `process_tree.rs`; the servers themselves are planned by the
+//! rank (`layout.rs`) and sent once.
 
 use std::{
     io::{BufRead, Write},
@@ -41,16 +41,16 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(90);
 #[must_use]
 pub fn run_supervisor(environment: Environment) -> u8 {
     spawn::become_supervisor();
-    let (tell, orders) = mpsc::channel();
+    let (sender, commands) = mpsc::channel();
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {
         for line in std::io::stdin().lock().lines() {
             // An unreadable command is treated like the end of the pipe: the rank must not wait for a reply.
-            let Some(order) =
+            let Some(command) =
                 line.ok().and_then(|line| serde_json::from_str::<StartServers>(&line).ok())
             else {
                 return;
             };
-            if tell.send(order).is_err() {
+            if sender.send(command).is_err() {
                 return;
             }
         }
@@ -58,7 +58,7 @@ pub fn run_supervisor(environment: Environment) -> u8 {
     if reader.is_err() {
         return 1; // the rank sees the end of the pipe
     }
-    let mut watch = ServerSupervisor {
+    let mut supervisor = ServerSupervisor {
         secrets: environment::secret_values(&environment),
         environment,
         servers: Vec::new(),
@@ -66,14 +66,14 @@ pub fn run_supervisor(environment: Environment) -> u8 {
         next_tree_update: Instant::now(),
     };
     loop {
-        match orders.recv_timeout(POLL_INTERVAL) {
-            Ok(order) => watch.accept_servers(order),
+        match commands.recv_timeout(POLL_INTERVAL) {
+            Ok(command) => supervisor.accept_servers(command),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        watch.poll_servers(Instant::now());
+        supervisor.poll_servers(Instant::now());
     }
-    watch.stop_all();
+    supervisor.stop_all();
     0
 }
 
@@ -119,18 +119,21 @@ struct RunningServer {
 }
 
 impl ServerSupervisor {
-    fn accept_servers(&mut self, order: StartServers) {
-        // Another process on the port would get the server's requests, and may serve another model. If the same command was
-        // run just before, it is the previous run's server, which is about to be stopped by its supervisor.
-        let patience = Instant::now() + TERM_GRACE * 2;
-        let all_are_free = |servers: &[ServerSpec]| servers.iter().all(|it| is_port_free(it.port));
-        while !all_are_free(&order.servers) && Instant::now() < patience {
+    fn accept_servers(&mut self, command: StartServers) {
+        // Another process on the port would get the server's requests, and may serve another model. If the same command
+        // was run just before, it is the previous run's server, which is about to be stopped by its supervisor.
+        let wait_until = Instant::now() + TERM_GRACE * 2;
+        let all_are_free =
+            |servers: &[ServerSpec]| servers.iter().all(|server| is_port_free(server.port));
+        while !all_are_free(&command.servers) && Instant::now() < wait_until {
             thread::sleep(POLL_INTERVAL);
         }
         let now = Instant::now();
         let (free, taken): (Vec<_>, Vec<_>) =
-            order.servers.into_iter().partition(|it| is_port_free(it.port));
-        send_event(&SupervisorEvent::Taken { ports: taken.iter().map(|it| it.port).collect() });
+            command.servers.into_iter().partition(|server| is_port_free(server.port));
+        send_event(&SupervisorEvent::Taken {
+            ports: taken.iter().map(|server| server.port).collect(),
+        });
         self.servers.extend(free.into_iter().map(|server| {
             let state = SupervisedState::StartDue(now + server.delay, None);
             SupervisedServer { spec: server, restart_policy: RestartPolicy::new(), state }
@@ -139,15 +142,15 @@ impl ServerSupervisor {
 
     fn poll_servers(&mut self, now: Instant) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            let is_it = |kept: &SupervisedServer| matches!(kept.state, SupervisedState::Running(up) if up.leader == pid);
-            if let Some(at) = self.servers.iter().position(is_it) {
-                self.handle_exit(at, pid, status);
+            // Orphans of servers are reaped here too, and belong to no entry.
+            if let Some(index) = self.servers.iter().position(|server| server.is_led_by(pid)) {
+                self.handle_exit(index, pid, status);
             }
         }
         self.clear_leftovers(now);
-        for kept in &mut self.servers {
+        for server in &mut self.servers {
             // A server that has begun to listen has started all its processes.
-            if kept.poll_server(now, &self.environment, &self.secrets) {
+            if server.poll_server(now, &self.environment, &self.secrets) {
                 self.next_tree_update = now;
             }
         }
@@ -157,23 +160,23 @@ impl ServerSupervisor {
         }
     }
 
-    /// Kills what is left of servers that are due to be restarted: processes that forked while the server was being killed,
-    /// and dying ones that still hold memory or ports. The next start needs these, so it waits for their end.
+    /// Kills what is left of servers that are due to be restarted: processes that forked while the server was being
+    /// killed, and dying ones that still hold memory or ports. The next start needs these, so it waits for their end.
     fn clear_leftovers(&mut self, now: Instant) {
-        for at in 0..self.servers.len() {
-            let SupervisedState::StartDue(due, Some(last)) = self.servers[at].state else {
+        for index in 0..self.servers.len() {
+            let SupervisedState::StartDue(due, Some(last)) = self.servers[index].state else {
                 continue;
             };
             if due > now {
                 continue;
             }
             let pids = self.kill_members(last.leader, &own_descendants());
-            self.servers[at].state = match decide_start(pids.len(), now, last.wait_until) {
+            self.servers[index].state = match decide_start(pids.len(), now, last.wait_until) {
                 StartDecision::StartNow => SupervisedState::StartDue(now, None),
                 StartDecision::WaitUntil(then) => {
                     if !last.wait_reported {
                         send_event(&SupervisorEvent::Waits {
-                            port: self.servers[at].spec.port,
+                            port: self.servers[index].spec.port,
                             pids,
                         });
                     }
@@ -191,54 +194,57 @@ impl ServerSupervisor {
     }
 
     /// Kills all processes of a server and returns their pids, including those of dying ones.
-    fn kill_members(&self, leader: Pid, ours: &[ProcessEntry]) -> Vec<i32> {
-        let its = self.process_tree.members_of(raw_pid(leader), ours);
-        its.iter().for_each(|&pid| kill_and_unbind(pid));
-        its
+    fn kill_members(&self, leader: Pid, descendants: &[ProcessEntry]) -> Vec<i32> {
+        let members = self.process_tree.members_of(raw_pid(leader), descendants);
+        members.iter().for_each(|&pid| kill_and_unbind(pid));
+        members
     }
 
-    fn update_process_tree(&mut self, ours: &[ProcessEntry]) {
+    fn update_process_tree(&mut self, descendants: &[ProcessEntry]) {
         let leaders: Vec<(u16, i32)> = self.running_leaders().collect();
         if leaders.is_empty() {
             return;
         }
-        let on = |port: u16| leaders.iter().find(|it| it.0 == port).map(|it| it.1);
-        let pids: Vec<i32> = leaders.iter().map(|it| it.1).collect();
-        self.process_tree
-            .record_members(&pids, raw_pid(getpid()), ours, |pid| on(read_port_mark(pid)?));
+        let leader_on =
+            |port: u16| leaders.iter().find(|leader| leader.0 == port).map(|leader| leader.1);
+        let pids: Vec<i32> = leaders.iter().map(|leader| leader.1).collect();
+        self.process_tree.record_members(&pids, raw_pid(getpid()), descendants, |pid| {
+            leader_on(read_port_mark(pid)?)
+        });
     }
 
     /// Returns the port and first process of each running server.
     fn running_leaders(&self) -> impl Iterator<Item = (u16, i32)> {
-        self.servers.iter().filter_map(|kept| match kept.state {
-            SupervisedState::Running(up) => Some((kept.spec.port, raw_pid(up.leader))),
+        self.servers.iter().filter_map(|server| match server.state {
+            SupervisedState::Running(running) => Some((server.spec.port, raw_pid(running.leader))),
             SupervisedState::StartDue(..) | SupervisedState::GivenUp => None,
         })
     }
 
-    fn handle_exit(&mut self, at: usize, leader: Pid, status: WaitStatus) {
+    fn handle_exit(&mut self, index: usize, leader: Pid, status: WaitStatus) {
         // Its remaining processes hold the memory and the ports that the next start needs.
-        let ours = own_descendants();
-        self.update_process_tree(&ours);
-        self.kill_members(leader, &ours);
-        let how = match (status.exit_status(), status.terminating_signal()) {
+        let descendants = own_descendants();
+        self.update_process_tree(&descendants);
+        self.kill_members(leader, &descendants);
+        let reason = match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no exit code".into(),
         };
         let code = status.exit_status();
-        self.servers[at].record_exit(Instant::now(), &how, code, &self.secrets);
+        self.servers[index].record_exit(Instant::now(), &reason, code, &self.secrets);
     }
 
     /// Stops all servers, first with SIGTERM and then with SIGKILL, until this process has no children left.
     fn stop_all(&mut self) {
-        let ours = own_descendants();
-        self.update_process_tree(&ours);
-        let asked: Vec<i32> = self
+        let descendants = own_descendants();
+        self.update_process_tree(&descendants);
+        let pids: Vec<i32> = self
             .running_leaders()
-            .flat_map(|(_, leader)| self.process_tree.members_of(leader, &ours))
+            .flat_map(|(_, leader)| self.process_tree.members_of(leader, &descendants))
             .collect();
-        asked.into_iter().for_each(|pid| send_signal(pid, Signal::TERM));
+        // Every process gets the signal, since a leader need not pass it on.
+        pids.into_iter().for_each(|pid| send_signal(pid, Signal::TERM));
         let grace = Instant::now() + TERM_GRACE;
         while !reap_all_children() {
             if Instant::now() >= grace {
@@ -250,6 +256,10 @@ impl ServerSupervisor {
 }
 
 impl SupervisedServer {
+    fn is_led_by(&self, pid: Pid) -> bool {
+        matches!(self.state, SupervisedState::Running(running) if running.leader == pid)
+    }
+
     /// Starts the server if it is due, or checks whether it listens; true when it accepts its first connection.
     fn poll_server(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
@@ -266,18 +276,18 @@ impl SupervisedServer {
                             is_listening: false,
                         });
                     }
-                    Err(why) => self.record_exit(now, &why, None, secrets),
+                    Err(reason) => self.record_exit(now, &reason, None, secrets),
                 }
             }
-            SupervisedState::Running(up) if !up.is_listening => {
-                up.is_listening =
+            SupervisedState::Running(running) if !running.is_listening => {
+                running.is_listening =
                     TcpStream::connect_timeout(&loopback_address(self.spec.port), CONNECT_TIMEOUT)
                         .is_ok();
-                if up.is_listening {
-                    let seconds = up.started.elapsed().as_secs_f64();
-                    send_event(&SupervisorEvent::Listens { port: self.spec.port, seconds });
+                if running.is_listening {
+                    let elapsed_s = running.started.elapsed().as_secs_f64();
+                    send_event(&SupervisorEvent::Listens { port: self.spec.port, elapsed_s });
                 }
-                return up.is_listening;
+                return running.is_listening;
             }
             SupervisedState::StartDue(..)
             | SupervisedState::Running(_)
@@ -296,43 +306,43 @@ impl SupervisedServer {
             process.env_remove(name);
         }
         process.envs(variables.iter().map(|(name, value)| (name, value)));
+        // Set last, so that none of the user's variables replaces the mark.
         process.env(PORT_VARIABLE, self.spec.port.to_string());
         process.stdout(log.try_clone().map_err(error)?).stderr(log);
         let child = process.spawn().map_err(error)?;
         Ok(Pid::from_child(&child))
     }
 
-    fn record_exit(&mut self, now: Instant, how: &str, code: Option<i32>, secrets: &[String]) {
-        let (up, was_ready, last) = match self.state {
-            SupervisedState::Running(up) => {
-                (now.duration_since(up.started), up.is_listening, Some(up.leader))
+    fn record_exit(&mut self, now: Instant, reason: &str, code: Option<i32>, secrets: &[String]) {
+        let (uptime, was_ready, last) = match self.state {
+            SupervisedState::Running(running) => {
+                (now.duration_since(running.started), running.is_listening, Some(running.leader))
             }
-            SupervisedState::StartDue(_, last) => (Duration::ZERO, false, last.map(|it| it.leader)),
+            SupervisedState::StartDue(_, last) => {
+                (Duration::ZERO, false, last.map(|last| last.leader))
+            }
             SupervisedState::GivenUp => (Duration::ZERO, false, None),
         };
         let port = self.spec.port;
         let tail = log::log_tail(&self.spec.log, secrets);
-        match self.restart_policy.on_exit(up, was_ready, code) {
+        match self.restart_policy.on_exit(uptime, was_ready, code) {
             RestartDecision::RestartAfter(pause) => {
-                let patience = now + pause + RELEASE_TIMEOUT;
-                let last = last.map(|leader| PreviousStart {
-                    leader,
-                    wait_until: patience,
-                    wait_reported: false,
-                });
+                let wait_until = now + pause + RELEASE_TIMEOUT;
+                let last =
+                    last.map(|leader| PreviousStart { leader, wait_until, wait_reported: false });
                 self.state = SupervisedState::StartDue(now + pause, last);
-                let how = format!("after {:.0} s ({how})", up.as_secs_f64());
+                let reason = format!("after {:.0} s ({reason})", uptime.as_secs_f64());
                 send_event(&SupervisorEvent::Ended {
                     port,
-                    how,
+                    reason,
                     tail,
-                    again_in: pause.as_secs_f64(),
+                    restart_in_s: pause.as_secs_f64(),
                 });
             }
             RestartDecision::GiveUp(times) => {
                 self.state = SupervisedState::GivenUp;
-                let why = format!("it never became ready ({times} starts, last: {how})");
-                send_event(&SupervisorEvent::GivenUp { port, why, tail });
+                let reason = format!("it never became ready ({times} starts, last: {reason})");
+                send_event(&SupervisorEvent::GivenUp { port, reason, tail });
             }
         }
     }
@@ -341,20 +351,21 @@ impl SupervisedServer {
 fn kill_remaining() {
     let limit = Instant::now() + KILL_TIMEOUT;
     while !reap_all_children() {
-        let ours = own_descendants();
+        let descendants = own_descendants();
         if Instant::now() >= limit {
             // Dying processes that only release their memory need no more attention.
-            let left = ours.iter().filter(|it| !it.is_ending).map(|it| it.pid);
+            let left =
+                descendants.iter().filter(|process| !process.is_ending).map(|process| process.pid);
             return send_event(&SupervisorEvent::Left { pids: left.collect() });
         }
         // Repeated, since a killed process may just have forked.
-        ours.iter().for_each(|it| kill_and_unbind(it.pid));
+        descendants.iter().for_each(|process| kill_and_unbind(process.pid));
         thread::sleep(POLL_INTERVAL / 4);
     }
 }
 
-/// Reaps all exited children; true if none is left. As the subreaper of orphans this process has children as long as any
-/// process of its servers lives.
+/// Reaps all exited children; true if none is left. As the subreaper of orphans this process has children as long as
+/// any process of its servers lives.
 fn reap_all_children() -> bool {
     loop {
         match wait(WaitOptions::NOHANG) {

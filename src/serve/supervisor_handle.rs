@@ -52,8 +52,8 @@ struct ServerReports {
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl IdleSupervisor {
-    /// Local. Starts the supervisor; to be called before MPI and any thread are started. A failure is reported later, by
-    /// [`SupervisorHandle::start_servers`], where all ranks learn of it.
+    /// Local. Starts the supervisor; to be called before MPI and any thread are started. A failure is reported later,
+    /// by [`SupervisorHandle::start_servers`], where all ranks learn of it.
     #[must_use]
     pub fn spawn_idle() -> Self {
         let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
@@ -67,36 +67,41 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// Fails with a sentence if there is no supervisor, or a folder for logs cannot be created.
-    pub fn start_servers(guard: IdleSupervisor, servers: Vec<ServerSpec>) -> Result<Self, String> {
-        let mut process = guard.0?;
-        for folder in servers.iter().filter_map(|it| it.log.parent()) {
+    pub fn start_servers(
+        supervisor: IdleSupervisor,
+        servers: Vec<ServerSpec>,
+    ) -> Result<Self, String> {
+        let mut process = supervisor.0?;
+        for folder in servers.iter().filter_map(|server| server.log.parent()) {
             std::fs::create_dir_all(folder).map_err(|error| {
                 format!("cannot create the folder {} for server logs: {error}", folder.display())
             })?;
         }
-        let logs = servers.iter().map(|it| (it.port, it.log.display().to_string())).collect();
-        let order = serde_json::to_string(&StartServers { servers });
-        let order = order.map_err(|error| format!("the guard cannot be told: {error}"))?;
-        let gone = || "the guard process ended before any server was started".to_owned();
-        let orders = process.stdin.as_mut().ok_or_else(gone)?;
-        writeln!(orders, "{order}").and_then(|()| orders.flush()).map_err(|_| gone())?;
-        let said = process.child.stdout.take().map(BufReader::new);
-        let mut said = said.ok_or_else(gone)?;
-        let known =
+        let logs =
+            servers.iter().map(|server| (server.port, server.log.display().to_string())).collect();
+        let command = serde_json::to_string(&StartServers { servers });
+        let command = command
+            .map_err(|error| format!("cannot encode the servers for the guard process: {error}"))?;
+        let exited_early = || "the guard process ended before any server was started".to_owned();
+        let stdin = process.stdin.as_mut().ok_or_else(exited_early)?;
+        writeln!(stdin, "{command}").and_then(|()| stdin.flush()).map_err(|_| exited_early())?;
+        let events = process.child.stdout.take().map(BufReader::new);
+        let mut events = events.ok_or_else(exited_early)?;
+        let reports =
             Arc::new(Mutex::new(ServerReports { log_paths: logs, ..ServerReports::default() }));
         // The first event lists the ports that are in use. It is waited for, since another process on such a port would
         // otherwise be probed and get prompts.
         let mut first = String::new();
-        if said.read_line(&mut first).unwrap_or(0) == 0 {
-            return Err(gone());
+        if events.read_line(&mut first).unwrap_or(0) == 0 {
+            return Err(exited_early());
         }
-        lock_reports(&known).apply_line(&first);
-        let hears = Arc::clone(&known);
-        let listener = thread::Builder::new().name("servers".into());
-        let listener = listener
-            .spawn(move || read_events(said, &hears))
+        lock_reports(&reports).apply_line(&first);
+        let thread_reports = Arc::clone(&reports);
+        let reader_thread = thread::Builder::new().name("servers".into());
+        let reader_thread = reader_thread
+            .spawn(move || read_events(events, &thread_reports))
             .map_err(|error| format!("cannot start a thread: {error}"))?;
-        Ok(Self { process, reader_thread: Some(listener), reports: known })
+        Ok(Self { process, reader_thread: Some(reader_thread), reports })
     }
 
     /// Returns why the server on this port will not be restarted, if so.
@@ -116,8 +121,10 @@ impl Drop for SupervisorHandle {
     fn drop(&mut self) {
         self.begin_shutdown();
         self.process.wait_for_exit(SHUTDOWN_TIMEOUT);
-        if let Some(listener) = self.reader_thread.take().filter(|it| it.is_finished()) {
-            let _ = listener.join(); // a panic in the thread has already ended the process
+        // A thread that still reads would block for as long as the supervisor runs.
+        if let Some(reader_thread) = self.reader_thread.take().filter(|thread| thread.is_finished())
+        {
+            let _ = reader_thread.join(); // a panic in the thread has already ended the process
         }
     }
 }
@@ -145,16 +152,17 @@ impl Drop for SupervisorProcess {
     }
 }
 
-fn lock_reports(known: &Mutex<ServerReports>) -> MutexGuard<'_, ServerReports> {
-    known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_reports(reports: &Mutex<ServerReports>) -> MutexGuard<'_, ServerReports> {
+    reports.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
-    for line in said.lines().map_while(Result::ok) {
-        lock_reports(known).apply_line(&line);
+fn read_events(events: BufReader<ChildStdout>, reports: &Mutex<ServerReports>) {
+    for line in events.lines().map_while(Result::ok) {
+        lock_reports(reports).apply_line(&line);
     }
-    let mut known = lock_reports(known);
-    if known.is_closing {
+    // The pipe ends after a shutdown has begun, or because the supervisor died.
+    let mut reports = lock_reports(reports);
+    if reports.is_closing {
         return;
     }
     error!(
@@ -162,30 +170,31 @@ fn read_events(said: BufReader<ChildStdout>, known: &Mutex<ServerReports>) {
         "guard process exited unexpectedly: this rank's servers are stopped, and the job continues with the others"
     );
     // Processes in other groups cannot be found without the supervisor's records.
-    for group in std::mem::take(&mut known.process_groups).into_values().filter_map(Pid::from_raw) {
+    for group in std::mem::take(&mut reports.process_groups).into_values().filter_map(Pid::from_raw)
+    {
         let _ = kill_process_group(group, Signal::KILL);
     }
-    let ports: Vec<u16> = known.log_paths.keys().copied().collect();
+    let ports: Vec<u16> = reports.log_paths.keys().copied().collect();
     for port in ports {
-        known.given_up.entry(port).or_insert_with(|| "its guard process exited".into());
+        reports.given_up.entry(port).or_insert_with(|| "its guard process exited".into());
     }
 }
 
 impl ServerReports {
     /// Applies an event; unreadable lines are ignored.
     fn apply_line(&mut self, line: &str) {
-        if let Ok(word) = serde_json::from_str(line) {
-            self.apply_event(word);
+        if let Ok(event) = serde_json::from_str(line) {
+            self.apply_event(event);
         }
     }
 
-    fn apply_event(&mut self, word: SupervisorEvent) {
-        match word {
+    fn apply_event(&mut self, event: SupervisorEvent) {
+        match event {
             SupervisorEvent::Taken { ports } => {
                 for port in ports {
-                    let why = "another process listens on its port, so it was not started (end that process, or pass \
-                               another --base-port)";
-                    self.give_up(port, why.into());
+                    let reason = "another process listens on its port, so it was not started (end that process, or \
+                               pass another --base-port)";
+                    self.give_up(port, reason.into());
                 }
             }
             SupervisorEvent::Started { port, pid } => {
@@ -196,22 +205,20 @@ impl ServerReports {
                     port, pid, log, "server starting: port {port}, pid {pid}, log {log}"
                 );
             }
-            SupervisorEvent::Listens { port, seconds } => {
+            SupervisorEvent::Listens { port, elapsed_s } => {
                 info!(
                     event = "server_ready",
-                    port,
-                    elapsed_s = seconds,
-                    "server ready: port {port} ({seconds:.1} s)"
+                    port, elapsed_s, "server ready: port {port} ({elapsed_s:.1} s)"
                 );
             }
-            SupervisorEvent::Ended { port, how, tail, again_in } => {
+            SupervisorEvent::Ended { port, reason, tail, restart_in_s } => {
                 self.process_groups.remove(&port);
                 let excerpt = self.log_excerpt(port, &tail);
                 warn!(
                     event = "server_exited",
                     port,
-                    restart_in_s = again_in,
-                    "server exited: port {port} {how}; restarting in {again_in:.0} s{excerpt}"
+                    restart_in_s,
+                    "server exited: port {port} {reason}; restarting in {restart_in_s:.0} s{excerpt}"
                 );
             }
             SupervisorEvent::Waits { port, pids } => info!(
@@ -220,10 +227,10 @@ impl ServerReports {
                 ?pids,
                 "server restart delayed: killed processes on port {port} still hold memory or ports"
             ),
-            SupervisorEvent::GivenUp { port, why, tail } => {
+            SupervisorEvent::GivenUp { port, reason, tail } => {
                 self.process_groups.remove(&port);
-                let why = format!("{why}{}", self.log_excerpt(port, &tail));
-                self.give_up(port, why);
+                let reason = format!("{reason}{}", self.log_excerpt(port, &tail));
+                self.give_up(port, reason);
             }
             SupervisorEvent::Left { pids } if pids.is_empty() => {}
             SupervisorEvent::Left { pids } => {
@@ -236,9 +243,9 @@ impl ServerReports {
         }
     }
 
-    fn give_up(&mut self, port: u16, why: String) {
-        warn!(event = "server_failed", port, "server failed: port {port}: {why}");
-        self.given_up.insert(port, why);
+    fn give_up(&mut self, port: u16, reason: String) {
+        warn!(event = "server_failed", port, "server failed: port {port}: {reason}");
+        self.given_up.insert(port, reason);
     }
 
     fn log_path(&self, port: u16) -> &str {

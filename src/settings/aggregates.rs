@@ -1,4 +1,5 @@
-//! The specification of an aggregate as text: `majority`, `concat`, `json`, `stats`, `top-k=10:/score`, `best`, `failures`.
+//! The specification of an aggregate as text: `majority`, `concat`, `json`, `stats`, `top-k=10:/score`, `best`,
+//! `failures`.
 //!
 //! Owns parsing and display. The aggregates themselves are computed in `aggregate`.
 

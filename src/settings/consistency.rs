@@ -1,7 +1,7 @@
 //! Ranges of values and rules between settings that no single value can break.
 //!
-//! Owns the messages of these errors, with the options as they are typed. Rules about `--serve` are in `serve.rs`, the types of
-//! values in `values.rs`, and the origins that are added to a message in `layers.rs`.
+//! Owns the messages of these errors, with the options as they are typed. Rules about `--serve` are in `serve.rs`, the
+//! types of values in `values.rs`, and the origins that are added to a message in `layers.rs`.
 
 use super::{AggregateSpec, AutoOrCount, Settings};
 

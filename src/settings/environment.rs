@@ -1,7 +1,7 @@
 //! The process's environment, read once, in `main`.
 //!
-//! This is the only place that asks the operating system for variables. All other code gets this value, so that tests can
-//! pass another one and no behaviour depends on the time of reading.
+//! This is the only place that asks the operating system for variables. All other code gets this value, so that tests
+//! can pass another one and no behaviour depends on the time of reading.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ impl Environment {
     }
 
     /// Returns the variables whose names start with `prefix`, in alphabetical order.
-    pub fn starting_with<'a>(
+    pub(crate) fn starting_with<'a>(
         &'a self,
         prefix: &'a str,
     ) -> impl Iterator<Item = (&'a str, &'a str)> {

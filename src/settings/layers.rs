@@ -1,9 +1,9 @@
 //! Resolution of the layers defaults, file, environment and command line into settings, with the origin of each value.
 //!
-//! A layer is a table of keys and values. Texts, the only type that options and variables have, are parsed as the key's type,
-//! so every layer accepts the same spellings. Each key is checked by itself first, so that an error names its place, and an
-//! unknown key gets the most similar one as a suggestion. Types of values are in `values.rs`, rules between settings in
-//! `mod.rs` and `serve.rs`.
+//! A layer is a table of keys and values. Texts, the only type that options and variables have, are parsed as the key's
+//! type, so every layer accepts the same spellings. Each key is checked by itself first, so that an error names its
+//! place, and an unknown key gets the most similar one as a suggestion. Types of values are in `values.rs`, rules
+//! between settings in `mod.rs` and `serve.rs`.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -97,22 +97,28 @@ const NON_SETTING_VARIABLES: [&str; 2] = [ApiKey::ENV_VARIABLE, "AURORA_SWARM_LO
 const VARIABLE_ALIASES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
 const VARIABLE_PREFIX: &str = "AURORA_SWARM_";
 
+/// Returns the name of a setting's environment variable.
+pub(crate) fn environment_variable(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.to_uppercase().replace('-', "_"))
+}
+
 impl SettingsLayer {
     /// Creates the layer of the command line: each key with its texts, in order.
-    pub fn from_flags(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
-        Self::from_texts(given, |key| SettingOrigin::Flag(format!("--{key}")))
+    pub fn from_flags(options: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        Self::from_texts(options, |key| SettingOrigin::Flag(format!("--{key}")))
     }
 
     /// Creates the layer of a program that uses the library: each key with its texts, in order.
-    pub fn from_program(given: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
-        Self::from_texts(given, |key| SettingOrigin::Program(key.into()))
+    pub fn from_program(settings: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+        Self::from_texts(settings, |key| SettingOrigin::Program(key.into()))
     }
 
     fn from_texts(
-        given: impl IntoIterator<Item = (String, Vec<String>)>,
+        texts_by_key: impl IntoIterator<Item = (String, Vec<String>)>,
         origin: fn(&str) -> SettingOrigin,
     ) -> Self {
-        let layer = given.into_iter().filter(|(_, texts)| !texts.is_empty()).map(|(key, texts)| {
+        let present = texts_by_key.into_iter().filter(|(_, texts)| !texts.is_empty());
+        let layer = present.map(|(key, texts)| {
             let origin = origin(&key);
             let value = match <[String; 1]>::try_from(texts) {
                 Ok([text]) => Value::String(text),
@@ -123,16 +129,18 @@ impl SettingsLayer {
         Self(layer.collect())
     }
 
-    /// Creates the layer of `AURORA_SWARM_*` variables. An empty variable counts as unset, as after `NAME= command` in a shell.
+    /// Creates the layer of `AURORA_SWARM_*` variables. An empty variable counts as unset, as after `NAME= command` in
+    /// a shell.
     #[must_use]
     pub fn from_environment(environment: &Environment) -> Self {
-        let ours = environment.starting_with(VARIABLE_PREFIX);
-        let said =
-            ours.filter(|(name, value)| !value.is_empty() && !NON_SETTING_VARIABLES.contains(name));
-        let layer = said.map(|(name, value)| {
+        let is_set = |(name, value): &(&str, &str)| {
+            !value.is_empty() && !NON_SETTING_VARIABLES.contains(name)
+        };
+        let variables = environment.starting_with(VARIABLE_PREFIX).filter(is_set);
+        let layer = variables.map(|(name, value)| {
             let key = name[VARIABLE_PREFIX.len()..].to_lowercase().replace('_', "-");
-            let known = VARIABLE_ALIASES.iter().find(|(other, _)| *other == name);
-            let key = known.map_or(key, |&(_, key)| key.into());
+            let alias = VARIABLE_ALIASES.iter().find(|(other, _)| *other == name);
+            let key = alias.map_or(key, |&(_, key)| key.into());
             (key, Value::String(value.into()), SettingOrigin::Environment(name.into()))
         });
         Self(layer.collect())
@@ -157,7 +165,7 @@ impl SettingsLayer {
     /// Returns whether the layer sets a key.
     #[must_use]
     pub fn has_key(&self, key: &str) -> bool {
-        self.0.iter().any(|(its, ..)| its == key)
+        self.0.iter().any(|(known, ..)| known == key)
     }
 }
 
@@ -253,8 +261,7 @@ fn parse_scalar(text: &str) -> Option<Value> {
 
 /// Replaces the names of Rust types, and serde's list of variants, in an error message.
 fn explain_types(detail: &str) -> String {
-    if let Some(("", expected)) =
-        detail.split_once("unknown variant ").map(|(before, it)| (before, it))
+    if let Some(("", expected)) = detail.split_once("unknown variant ")
         && let Some((_, expected)) = expected.split_once(", expected ")
     {
         let words: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
@@ -284,9 +291,9 @@ fn all_keys() -> impl Iterator<Item = String> {
 }
 
 /// Returns the known name most similar to `name`, unless more than half of the letters differ.
-pub fn nearest_name(name: &str, there: impl Iterator<Item = String>) -> Option<String> {
+pub fn nearest_name(name: &str, known_names: impl Iterator<Item = String>) -> Option<String> {
     let close = |known: String| (strsim::damerau_levenshtein(&known, name), known);
-    let (distance, known) = there.map(close).min()?;
+    let (distance, known) = known_names.map(close).min()?;
     (distance <= name.len().div_ceil(2)).then_some(known)
 }
 

@@ -1,12 +1,12 @@
 //! Settings: their names, types, defaults, origins and consistency rules.
 //!
-//! Precedence, highest first: options on the command line, `AURORA_SWARM_*` variables, the file of `--config`, defaults.
-//! Settings are resolved on rank 0 and broadcast, since environments differ between nodes. A setting has one name
-//! everywhere: `ready-timeout` is `--ready-timeout`, `AURORA_SWARM_READY_TIMEOUT` and `ready-timeout = "90s"` in the file.
-//! 0 is a value, not "unset".
+//! Precedence, highest first: options on the command line, `AURORA_SWARM_*` variables, the file of `--config`,
+//! defaults. Settings are resolved on rank 0 and broadcast, since environments differ between nodes. A setting has one
+//! name everywhere: `ready-timeout` is `--ready-timeout`, `AURORA_SWARM_READY_TIMEOUT` and `ready-timeout = "90s"` in
+//! the file. 0 is a value, not "unset".
 //!
-//! The command line itself is in `cli`, and facts of a node such as its host or walltime are in `site`. This module knows
-//! neither MPI nor the effect of a value.
+//! The command line itself is in `cli`, and facts of a node such as its host or walltime are in `site`. This module
+//! knows neither MPI nor the effect of a value.
 
 mod aggregates;
 mod consistency;
@@ -18,8 +18,9 @@ mod times;
 mod values;
 
 pub use aggregates::AggregateSpec;
-pub(crate) use consistency::Violation;
+use consistency::Violation;
 pub use environment::Environment;
+pub(crate) use layers::environment_variable;
 pub use layers::{
     ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest_name, resolve_layers,
 };
@@ -256,7 +257,8 @@ impl Settings {
         self.extra_body.0.merged_over(&params)
     }
 
-    /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are accepted.
+    /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are
+    /// accepted.
     #[must_use]
     pub fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];

@@ -1,7 +1,8 @@
-//! Types of settings: durations, counts and choices, parsed once at the edge so that invalid values cannot exist inside.
+//! Types of settings: durations, counts and choices, parsed once at the edge so that invalid values cannot exist
+//! inside.
 //!
-//! Each type parses from text, the only form on the command line and in the environment, and displays as text that parses
-//! again. Rules between several settings are in `consistency.rs`.
+//! Each type parses from text, the only form on the command line and in the environment, and displays as text that
+//! parses again. Rules between several settings are in `consistency.rs`.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 

@@ -1,7 +1,7 @@
 //! The JSON line of an answer: the contract with every tool that reads answers.
 //!
-//! Owns the field names and their order. Other output formats (CSV, the batch format) are written in `output/` from these
-//! lines.
+//! Owns the field names and their order. Other output formats (CSV, the batch format) are written in `output/` from
+//! these lines.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -68,15 +68,15 @@ struct AnswerServed<'a> {
 /// Fails if the prompt's id, messages or row are not valid JSON, which the input reader has already excluded.
 pub fn write_answer_line(
     into: &mut Vec<u8>,
-    settled: &PromptResult,
+    result: &PromptResult,
     style: &AnswerLineStyle,
 ) -> serde_json::Result<()> {
-    let prompt = &settled.prompt;
-    let (text, conversation) = match &prompt.input {
+    let prompt = &result.prompt;
+    let (text, messages) = match &prompt.input {
         PromptInput::Text(text) => (Some(text.as_str()), None),
         PromptInput::Messages(messages) => (None, Some(raw_json(messages)?)),
     };
-    let (choices, error, usage) = match &settled.outcome {
+    let (choices, error, usage) = match &result.outcome {
         Outcome::Answered(answer) => (answer.choices.as_slice(), None, answer.usage),
         Outcome::Failed(failure) => (&[][..], Some(failure), None),
     };
@@ -90,23 +90,24 @@ pub fn write_answer_line(
         id: raw_json(prompt.id.as_json())?,
         index: prompt.index,
         prompt: text.filter(|_| style.echo_prompt),
-        messages: conversation.filter(|_| style.echo_prompt),
-        response: first.map(|it| it.text.as_str()),
-        responses: (choices.len() > 1).then(|| choices.iter().map(|it| it.text.as_str()).collect()),
-        reasoning: first.and_then(|it| it.reasoning.as_deref()),
+        messages: messages.filter(|_| style.echo_prompt),
+        response: first.map(|choice| choice.text.as_str()),
+        responses: (choices.len() > 1)
+            .then(|| choices.iter().map(|choice| choice.text.as_str()).collect()),
+        reasoning: first.and_then(|choice| choice.reasoning.as_deref()),
         model: &style.model,
         success: error.is_none(),
         error,
-        finish_reason: first.and_then(|it| it.finish_reason.as_deref()),
+        finish_reason: first.and_then(|choice| choice.finish_reason.as_deref()),
         usage,
         params: raw_json(&params)?,
         served: AnswerServed {
-            endpoint: settled.endpoint.as_deref(),
+            endpoint: result.endpoint.as_deref(),
             api,
             host: &style.host,
             rank: style.rank,
-            latency_s: (settled.latency * 1000.0).round() / 1000.0,
-            attempts: settled.attempts,
+            latency_s: (result.latency * 1000.0).round() / 1000.0,
+            attempts: result.attempts,
             row: prompt.row_hash,
         },
         row: prompt.row.as_deref().map(raw_json).transpose()?,
@@ -171,9 +172,9 @@ pub(super) mod tests {
         }
     }
 
-    fn line_text(settled: &PromptResult, style: &AnswerLineStyle) -> String {
+    fn line_text(result: &PromptResult, style: &AnswerLineStyle) -> String {
         let mut bytes = Vec::new();
-        write_answer_line(&mut bytes, settled, style).expect("JSON");
+        write_answer_line(&mut bytes, result, style).expect("JSON");
         String::from_utf8(bytes).expect("UTF-8")
     }
 
@@ -206,13 +207,13 @@ pub(super) mod tests {
 
     #[test]
     fn all_sequences_are_written_and_conversations_are_repeated_verbatim() {
-        let mut two = prompt_result(0, Ok("a"));
-        let Outcome::Answered(answer) = &mut two.outcome else { unreachable!() };
+        let mut several = prompt_result(0, Ok("a"));
+        let Outcome::Answered(answer) = &mut several.outcome else { unreachable!() };
         answer.choices.push(AnswerChoice { text: "b".into(), ..AnswerChoice::default() });
-        two.prompt.input = PromptInput::Messages(r#"[{"role":"user","content":"x"}]"#.into());
-        two.prompt.row = Some(r#"{"k":1}"#.into());
+        several.prompt.input = PromptInput::Messages(r#"[{"role":"user","content":"x"}]"#.into());
+        several.prompt.row = Some(r#"{"k":1}"#.into());
         let value: serde_json::Value =
-            serde_json::from_str(&line_text(&two, &line_style())).expect("JSON");
+            serde_json::from_str(&line_text(&several, &line_style())).expect("JSON");
         assert_eq!(value["response"], "a");
         assert_eq!(value["responses"], serde_json::json!(["a", "b"]));
         assert_eq!(value["messages"][0]["content"], "x");

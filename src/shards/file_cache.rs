@@ -6,8 +6,8 @@ use std::{fs::File, os::unix::fs::FileExt};
 
 use super::{ShardError, ShardFile};
 
-/// High, since opening takes a parallel file system a millisecond; but most systems limit a process to 1024 open files, and
-/// MPI's connections are some of them.
+/// High, since opening takes a parallel file system a millisecond; but most systems limit a process to 1024 open files,
+/// and MPI's connections are some of them.
 const MAX_OPEN_FILES: usize = 256;
 
 /// Shard files addressed by number, with an LRU cache of open ones.
@@ -41,16 +41,18 @@ impl FileCache {
         offset: u64,
         into: &mut [u8],
     ) -> Result<(), ShardError> {
-        let read = self.open_file(number).and_then(|file| file.read_exact_at(into, offset));
+        let result = self.open_file(number).and_then(|file| file.read_exact_at(into, offset));
         let path = &self.files[number].path;
-        read.map_err(|error| ShardError::at_path("cannot read the shard file", path)(error))
+        result.map_err(|error| ShardError::at_path("cannot read the shard file", path)(error))
     }
 
     fn open_file(&mut self, number: usize) -> std::io::Result<&File> {
-        match self.open_files.iter().rposition(|(its, _)| *its == number) {
-            Some(place) => self.open_files[place..].rotate_left(1),
+        match self.open_files.iter().rposition(|(open_number, _)| *open_number == number) {
+            // The file moves to the end, as the one used last.
+            Some(position) => self.open_files[position..].rotate_left(1),
             None => {
                 if self.open_files.len() == MAX_OPEN_FILES {
+                    // The file read longest ago; moving 255 entries costs less than one system call.
                     self.open_files.remove(0);
                 }
                 let file = File::open(&self.files[number].path)?;
@@ -73,21 +75,21 @@ mod tests {
             std::fs::write(&path, format!("<{rank:03}>")).expect("written");
             ShardFile { start: 1, rank, path }
         };
-        let mut handles = FileCache::new((0..600).map(file).collect());
-        let mut read = |number: usize| {
+        let mut cache = FileCache::new((0..600).map(file).collect());
+        let mut read_number = |number: usize| {
             let mut into = [0; 3];
-            handles.read_at(number, 1, &mut into).expect("read");
+            cache.read_at(number, 1, &mut into).expect("read");
             assert_eq!(into, *format!("{number:03}").as_bytes());
-            handles.open_files.iter().map(|(number, _)| *number).collect::<Vec<_>>()
+            cache.open_files.iter().map(|(number, _)| *number).collect::<Vec<_>>()
         };
         for number in (0..600).chain([3, 3, 599]) {
-            assert!(read(number).len() <= MAX_OPEN_FILES);
+            assert!(read_number(number).len() <= MAX_OPEN_FILES);
         }
         // A file that is read repeatedly stays open among many others.
         for number in 0..600 {
-            read(7);
-            assert!(read(number).contains(&7));
+            read_number(7);
+            assert!(read_number(number).contains(&7));
         }
-        assert!(handles.read_at(5, 3, &mut [0; 3]).is_err(), "beyond its end");
+        assert!(cache.read_at(5, 3, &mut [0; 3]).is_err(), "beyond its end");
     }
 }

@@ -1,4 +1,5 @@
-//! The folder of each shard file: parallel file systems are slow with many files in one folder, so many ranks get several.
+//! The folder of each shard file: parallel file systems are slow with many files in one folder, so many ranks get
+//! several.
 //!
 //! Pure: owns the names of folders and touches no disk. Readers find files in any of them
 //! ([`list_shard_files`](super::list_shard_files)), so the layout may change between versions.
@@ -23,8 +24,8 @@ pub fn rank_folders(shards: &Path, start: u32, ranks: usize) -> impl Iterator<It
 }
 
 /// Returns the name of the folder below `shards`, or `None` if all files of the session fit into one folder.
-fn bucket_name(start: u32, rank: usize, ranks: usize, most: usize) -> Option<String> {
-    (ranks > most).then(|| format!("{start:04}-{:03}", rank / most))
+fn bucket_name(start: u32, rank: usize, ranks: usize, limit: usize) -> Option<String> {
+    (ranks > limit).then(|| format!("{start:04}-{:03}", rank / limit))
 }
 
 #[cfg(test)]
@@ -37,21 +38,21 @@ mod tests {
     proptest! {
         #[test]
         fn no_folder_exceeds_its_limit_and_few_ranks_get_no_folder_of_their_own(
-            starts in prop::collection::vec(1..300usize, 1..5), most in 1..40usize,
+            starts in prop::collection::vec(1..300usize, 1..5), limit in 1..40usize,
         ) {
             let mut files: BTreeMap<Option<String>, BTreeSet<String>> = BTreeMap::new();
             let mut all = 0;
             for (start, &ranks) in (1..).zip(&starts) {
                 for rank in 0..ranks {
-                    let place = bucket_name(start, rank, ranks, most);
-                    prop_assert_eq!(place.is_some(), ranks > most);
+                    let folder = bucket_name(start, rank, ranks, limit);
+                    prop_assert_eq!(folder.is_some(), ranks > limit);
                     let name = ShardHeader::new(start, rank, "", "").file_name();
-                    prop_assert!(files.entry(place).or_default().insert(name), "a name is taken");
+                    prop_assert!(files.entry(folder).or_default().insert(name), "a name is taken");
                     all += 1;
                 }
             }
             prop_assert_eq!(files.values().map(BTreeSet::len).sum::<usize>(), all);
-            prop_assert!(files.iter().all(|(place, its)| place.is_none() || its.len() <= most));
+            prop_assert!(files.iter().all(|(folder, files)| folder.is_none() || files.len() <= limit));
         }
     }
 
@@ -61,16 +62,16 @@ mod tests {
 
         #[test]
         fn files_of_all_folders_are_listed_in_order_of_session_and_rank(
-            starts in prop::collection::vec(1..20usize, 0..5), most in 1..8usize,
+            starts in prop::collection::vec(1..20usize, 0..5), limit in 1..8usize,
         ) {
             let folder = tempfile::tempdir().expect("a folder");
             let mut written = Vec::new();
             for (start, &ranks) in (1..).zip(&starts) {
                 for rank in 0..ranks {
-                    let place = bucket_name(start, rank, ranks, most).unwrap_or_default();
-                    let place = folder.path().join(place);
-                    std::fs::create_dir_all(&place).expect("made");
-                    std::fs::write(place.join(ShardHeader::new(start, rank, "", "").file_name()), "").expect("written");
+                    let bucket = bucket_name(start, rank, ranks, limit).unwrap_or_default();
+                    let bucket = folder.path().join(bucket);
+                    std::fs::create_dir_all(&bucket).expect("made");
+                    std::fs::write(bucket.join(ShardHeader::new(start, rank, "", "").file_name()), "").expect("written");
                     written.push((start, rank as u32));
                 }
             }
@@ -88,8 +89,8 @@ mod tests {
         assert_eq!(rank_folders(shards, 2, 1000).collect::<Vec<_>>(), [shards]);
         assert_eq!(rank_folder(shards, 2, 11_999, 12_000), shards.join("0002-011"));
         let all: BTreeSet<PathBuf> = rank_folders(shards, 2, 12_001).collect();
-        let its: BTreeSet<PathBuf> =
+        let used: BTreeSet<PathBuf> =
             (0..12_001).map(|rank| rank_folder(shards, 2, rank, 12_001)).collect();
-        assert_eq!((all.len(), &all), (13, &its));
+        assert_eq!((all.len(), &all), (13, &used));
     }
 }

@@ -1,8 +1,9 @@
 //! The location of an outcome's line in 16 bytes: a rank may have to keep one for each of ten million prompts. Pure.
 //!
-//! From the highest bit down: the prompt's index 40, failed 1, the file's number 20, the line's offset 44, its length 23. The
-//! order of the packed numbers is therefore by prompt and, among the lines of one prompt, the line that counts first (see
-//! [`LinePrecedence`](super::LinePrecedence)), provided that files are numbered in order of session and rank.
+//! From the highest bit down: the prompt's index 40, failed 1, the file's number 20, the line's offset 44, its length
+//! 23. The order of the packed numbers is therefore by prompt and, among the lines of one prompt, the line that counts
+//! first (see [`LinePrecedence`](super::LinePrecedence)), provided that files are numbered in order of session and
+//! rank.
 
 use super::LineEntry;
 
@@ -81,8 +82,8 @@ impl LineLocation {
         (length < Self::MAX_LENGTH).then_some(length)
     }
 
-    fn extract_bits(self, from: u32, many: u32) -> u64 {
-        (self.0 >> from) as u64 & ((1 << many) - 1)
+    fn extract_bits(self, shift: u32, bit_count: u32) -> u64 {
+        (self.0 >> shift) as u64 & ((1 << bit_count) - 1)
     }
 }
 
@@ -111,20 +112,20 @@ mod tests {
     proptest! {
         #[test]
         fn every_field_is_read_back_as_it_was_packed((entry, file) in any_location()) {
-            let spot = LineLocation::new(&entry, file).expect("it fits");
-            prop_assert_eq!(spot.prompt_index(), entry.index);
-            prop_assert_eq!(spot.is_failed(), !entry.success);
-            prop_assert_eq!(spot.file_number(), file);
-            prop_assert_eq!(spot.line_offset(), entry.offset);
-            prop_assert_eq!(spot.line_length(), (entry.length < (1 << 23) - 1).then_some(entry.length));
+            let location = LineLocation::new(&entry, file).expect("it fits");
+            prop_assert_eq!(location.prompt_index(), entry.index);
+            prop_assert_eq!(location.is_failed(), !entry.success);
+            prop_assert_eq!(location.file_number(), file);
+            prop_assert_eq!(location.line_offset(), entry.offset);
+            prop_assert_eq!(location.line_length(), (entry.length < (1 << 23) - 1).then_some(entry.length));
         }
 
         #[test]
         fn the_order_is_by_prompt_success_file_and_offset(a in any_location(), b in any_location()) {
             let key = |(entry, file): &(LineEntry, usize)| (entry.index, !entry.success, *file, entry.offset);
-            let spot = |(entry, file): &(LineEntry, usize)| LineLocation::new(entry, *file).expect("it fits");
+            let location = |(entry, file): &(LineEntry, usize)| LineLocation::new(entry, *file).expect("it fits");
             prop_assume!(key(&a) != key(&b));
-            prop_assert_eq!(spot(&a).cmp(&spot(&b)), key(&a).cmp(&key(&b)));
+            prop_assert_eq!(location(&a).cmp(&location(&b)), key(&a).cmp(&key(&b)));
         }
     }
 

@@ -16,8 +16,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{IndexSet, ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
-use crate::domain::{PromptId, RowHash};
+use super::{ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
+use crate::domain::{BitSet, PromptId, RowHash};
 
 #[derive(Deserialize)]
 struct HashedLine {
@@ -30,8 +30,8 @@ struct HashedServed {
     row: RowHash,
 }
 
-/// Reads the answers of files given in order of session and rank, and calls `each` for the answer that counts of each prompt:
-/// with its index, its row's hash (unknown if an earlier version of the program wrote the line), and the line.
+/// Reads the answers of files given in order of session and rank, and calls `each` for the answer that counts of each
+/// prompt: with its index, its row's hash (unknown if an earlier version of the program wrote the line), and the line.
 ///
 /// # Errors
 /// Fails if a file cannot be read or `each` fails.
@@ -41,15 +41,16 @@ pub fn read_answers<'f>(
     rows: u64,
     mut each: impl FnMut(u64, RowHash, &[u8]) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
-    let mut seen = IndexSet::new(rows);
+    let mut seen = BitSet::new(rows);
     for file in files {
         read_entry_lines(file, fingerprint, |entry, line| {
+            // Files are in order of precedence, so the first success of a prompt is the one that counts.
             if !entry.success || entry.index >= rows || seen.contains(entry.index) {
                 return Ok(());
             }
             seen.insert(entry.index);
             let hashed = serde_json::from_slice::<HashedLine>(line);
-            each(entry.index, hashed.map_or(RowHash::UNKNOWN, |it| it.served.row), line)
+            each(entry.index, hashed.map_or(RowHash::UNKNOWN, |line| line.served.row), line)
         })?;
     }
     Ok(())
@@ -76,32 +77,38 @@ pub struct MigratedFile {
 }
 
 impl MigratedFile {
-    /// Creates the file with its header. An existing file of this name is the rest of an interrupted migration and is replaced.
+    /// Creates the file with its header. An existing file of this name is the rest of an interrupted migration and is
+    /// replaced.
     ///
     /// # Errors
     /// Fails if the file cannot be created or written.
     pub fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
-        let error = || ShardError::at_path("cannot write answers that are kept to", path);
+        let error = || ShardError::at_path("cannot write kept answers to", path);
         let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error())?);
-        let mut carried = Self { file, path: path.to_owned(), buffer: Vec::new() };
-        serde_json::to_writer(&mut carried.buffer, header)
-            .map_err(|wrong| error()(wrong.into()))?;
-        carried.buffer.push(b'\n');
-        carried.file.write_all(&carried.buffer).map_err(error())?;
-        Ok(carried)
+        let mut migrated = Self { file, path: path.to_owned(), buffer: Vec::new() };
+        serde_json::to_writer(&mut migrated.buffer, header)
+            .map_err(|json_error| error()(json_error.into()))?;
+        migrated.buffer.push(b'\n');
+        migrated.file.write_all(&migrated.buffer).map_err(error())?;
+        Ok(migrated)
     }
 
     /// Appends an answer's line under its new index. With `own_id` the id stays, since the row itself names it.
     ///
     /// # Errors
     /// Fails if the line is not an answer or cannot be written.
-    pub fn append_line(&mut self, line: &[u8], index: u64, own_id: bool) -> Result<(), ShardError> {
+    pub fn append_line(
+        &mut self,
+        line: &[u8],
+        index: u64,
+        keep_id: bool,
+    ) -> Result<(), ShardError> {
         self.buffer.clear();
-        let moved =
-            rewrite_line(line, index, own_id, &mut self.buffer).map_err(std::io::Error::from);
-        moved
+        let rewritten =
+            rewrite_line(line, index, keep_id, &mut self.buffer).map_err(std::io::Error::from);
+        rewritten
             .and_then(|()| self.file.write_all(&self.buffer))
-            .map_err(ShardError::at_path("cannot write answers that are kept to", &self.path))
+            .map_err(ShardError::at_path("cannot write kept answers to", &self.path))
     }
 
     /// Flushes the file and syncs it to disk.
@@ -110,16 +117,16 @@ impl MigratedFile {
     /// Fails if the data cannot be written or synced.
     pub fn sync_and_close(mut self) -> Result<(), ShardError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        synced.map_err(ShardError::at_path("cannot write answers that are kept to", &self.path))
+        synced.map_err(ShardError::at_path("cannot write kept answers to", &self.path))
     }
 }
 
-/// Copies a line with another index and, unless the row has an id of its own, with the id of that index. All other fields
-/// stay as they are, byte for byte and in their order.
+/// Copies a line with another index and, unless the row has an id of its own, with the id of that index. All other
+/// fields stay as they are, byte for byte and in their order.
 fn rewrite_line(
     line: &[u8],
     index: u64,
-    own_id: bool,
+    keep_id: bool,
     into: &mut Vec<u8>,
 ) -> serde_json::Result<()> {
     let ObjectFields(fields) = serde_json::from_slice(line)?;
@@ -130,7 +137,7 @@ fn rewrite_line(
         into.push(b':');
         match name {
             "index" => into.extend(index.to_string().bytes()),
-            "id" if !own_id => into.extend(id.as_json().bytes()),
+            "id" if !keep_id => into.extend(id.as_json().bytes()),
             _ => into.extend(value.get().bytes()),
         }
     }
@@ -175,9 +182,9 @@ mod tests {
         },
     };
 
-    fn rewritten_text(line: &[u8], index: u64, own_id: bool) -> String {
+    fn rewritten_text(line: &[u8], index: u64, keep_id: bool) -> String {
         let mut into = Vec::new();
-        rewrite_line(line, index, own_id, &mut into).expect("JSON");
+        rewrite_line(line, index, keep_id, &mut into).expect("JSON");
         String::from_utf8(into).expect("UTF-8")
     }
 
@@ -205,18 +212,18 @@ mod tests {
         write(1, &[(4, Err(FailureKind::Exhausted)), (2, Ok("two")), (9, Ok("beyond"))]);
         write(2, &[(4, Ok("four")), (2, Ok("again")), (5, Err(FailureKind::TooLong))]);
         let files = list_shard_files(folder.path()).expect("listed");
-        let place = folder.path().join("0003-00000.jsonl");
-        let mut carried =
-            MigratedFile::create(&place, &ShardHeader::new(3, 0, "n1", "new")).expect("made");
+        let path = folder.path().join("0003-00000.jsonl");
+        let mut migrated =
+            MigratedFile::create(&path, &ShardHeader::new(3, 0, "n1", "new")).expect("made");
         let mut seen = Vec::new();
         read_answers(&files, "old", 9, |index, hash, line| {
             assert_eq!(hash, RowHash::new(0xab2 + 2 * index, false));
             let value: serde_json::Value = serde_json::from_slice(line).expect("JSON");
             seen.push((index, value["response"].as_str().expect("text").to_owned()));
-            carried.append_line(line, index + 100, hash.has_own_id())
+            migrated.append_line(line, index + 100, hash.has_own_id())
         })
         .expect("read");
-        carried.sync_and_close().expect("on disk");
+        migrated.sync_and_close().expect("on disk");
         assert_eq!(seen, [(2, "two".into()), (4, "four".into())]);
 
         let file = list_shard_files(folder.path()).expect("listed").pop().expect("the new one");

@@ -8,22 +8,23 @@
 //! * The first line is the header: `{"aurora_swarm_shard": 1, "start": S, "rank": R, "host": …, "fingerprint": …}`.
 //! * Every other line is an answer exactly as in the gathered output (`answer_line.rs`), ended by a newline.
 //!
-//! The outcomes of a batch are one `write` of whole lines to a file opened for appending, so a process that is killed loses
-//! at most what was in flight: the page cache is the kernel's, not the process's. `fdatasync` every 15 to 30 s is for nodes
-//! that die. A torn last line is normal: a line counts if its newline is there and it is JSON.
+//! The outcomes of a batch are one `write` of whole lines to a file opened for appending, so a process that is killed
+//! loses at most what was in flight: the page cache is the kernel's, not the process's. `fdatasync` every 15 to 30 s is
+//! for nodes that die. A torn last line is normal: a line counts if its newline is there and it is JSON.
 //!
-//! A prompt may have lines in several files (a hedged request, a retry). One rule decides everywhere which of them counts
-//! ([`LinePrecedence`]): success beats failure, then the lowest (session, rank), then the first in its file.
+//! A prompt may have lines in several files (a hedged request, a retry). One rule decides everywhere which of them
+//! counts ([`LinePrecedence`]): success beats failure, then the lowest (session, rank), then the first in its file.
 //!
-//! `served.row` tells which row a line answers whatever its index: 16 hex digits ([`RowHash`](crate::domain::RowHash)). Answers
-//! are migrated by it (`migrate.rs`) when the input has changed.
+//! `served.row` tells which row a line answers whatever its index: 16 hex digits ([`RowHash`](crate::domain::RowHash)).
+//! Answers are migrated by it (`migrate.rs`) when the input has changed.
 //!
-//! Owns the bytes in the run folder's `shards`, the checkpoint of a run. Knows nothing of MPI or servers; answers are collected
-//! and put in input order in `job/collect`, and the output file and the manifest are written in `output/`.
+//! Owns the bytes in the run folder's `shards`, the checkpoint of a run. Knows nothing of MPI or servers; answers are
+//! collected and put in input order in `job/collect`, and the output file and the manifest are written in `output/`.
 
 mod answer_line;
+mod error;
 mod file_cache;
-mod index_set;
+mod header;
 mod layout;
 mod line_location;
 mod migrate;
@@ -32,34 +33,13 @@ mod storage;
 mod writer;
 
 pub use answer_line::{AnswerLineStyle, write_answer_line};
+pub use error::ShardError;
 pub use file_cache::FileCache;
-pub use index_set::IndexSet;
+pub use header::ShardHeader;
 pub use layout::{rank_folder, rank_folders};
 pub use line_location::LineLocation;
 pub use migrate::{MigratedFile, read_answers, read_fingerprint};
-pub use reader::{
-    LineEntry, LinePrecedence, ShardFile, ShardScanReport, list_shard_files, read_all_entries,
-    read_entries,
-};
-pub use writer::{ShardHeader, ShardWriter};
-
-use std::path::{Path, PathBuf};
-
-/// Error of an operation on a shard file.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} {}: {error}", path.display())]
-pub struct ShardError {
-    /// Operation that failed, such as "cannot read the shard file".
-    pub what: &'static str,
-    /// File the operation was applied to.
-    pub path: PathBuf,
-    /// Error reported by the operating system.
-    pub error: std::io::Error,
-}
-
-impl ShardError {
-    fn at_path(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.to_owned();
-        move |error| Self { what, path, error }
-    }
-}
+#[cfg(test)]
+pub use reader::read_entries;
+pub use reader::{LineEntry, LinePrecedence, ShardFile, list_shard_files, read_all_entries};
+pub use writer::ShardWriter;

@@ -1,7 +1,7 @@
 //! Reading of shard files: damage never fails, but is always counted.
 //!
-//! Owns which lines of a file count and which of several lines for a prompt wins ([`LinePrecedence`]). Reading single lines by
-//! their location is [`super::FileCache`].
+//! Owns which lines of a file count and which of several lines for a prompt wins ([`LinePrecedence`]). Reading single
+//! lines by their location is [`super::FileCache`].
 
 use std::{
     fs::File,
@@ -11,7 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ShardError, ShardHeader, writer::FORMAT_VERSION};
+use super::{
+    error::ShardError,
+    header::{ShardHeader, parse_file_name},
+};
 use crate::domain::FailureKind;
 
 /// Shard file of a run; its name tells the session and rank that wrote it.
@@ -77,8 +80,8 @@ struct LineFailure {
     kind: FailureKind,
 }
 
-/// Lists the shard files of a run in order of session and rank, including those in folders below this one. A missing folder
-/// has no files.
+/// Lists the shard files of a run in order of session and rank, including those in folders below this one. A missing
+/// folder has no files.
 ///
 /// # Errors
 /// Fails if the folder exists and cannot be read.
@@ -103,12 +106,9 @@ fn collect_folder(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathB
         let entry = entry.map_err(ShardError::at_path("cannot list", folder))?;
         let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let numbers = name.strip_suffix(".jsonl").and_then(|name| name.split_once('-'));
-        let parsed =
-            numbers.and_then(|(start, rank)| Some((start.parse().ok()?, rank.parse().ok()?)));
-        if let Some((start, rank)) = parsed {
+        if let Some((start, rank)) = parse_file_name(name) {
             files.push(ShardFile { start, rank, path });
-        } else if entry.file_type().is_ok_and(|it| it.is_dir()) {
+        } else if entry.file_type().is_ok_and(|file_type| file_type.is_dir()) {
             folders.push(path);
         }
     }
@@ -118,7 +118,8 @@ fn collect_folder(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathB
 /// Calls `each` for every outcome of a shard file that belongs to the run with this fingerprint.
 ///
 /// # Errors
-/// Fails if the file cannot be opened or read, or if `each` fails. Damage inside the file is counted in the report instead.
+/// Fails if the file cannot be opened or read, or if `each` fails. Damage inside the file is counted in the report
+/// instead.
 pub fn read_entries(
     file: &ShardFile,
     fingerprint: &str,
@@ -135,34 +136,32 @@ pub(super) fn read_entry_lines(
 ) -> Result<ShardScanReport, ShardError> {
     let error = || ShardError::at_path("cannot read the shard file", &file.path);
     let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
-    let mut survey = ShardScanReport::default();
+    let mut report = ShardScanReport::default();
     let (mut line, mut offset) = (Vec::new(), 0);
     loop {
         line.clear();
         let length = input.read_until(b'\n', &mut line).map_err(error())?;
         if length == 0 {
-            return Ok(survey);
+            return Ok(report);
         }
+        // Torn by a kill in the middle of a write: the prompt has no outcome.
         if line.last() != Some(&b'\n') {
-            survey.torn = true;
-            return Ok(survey);
+            report.torn = true;
+            return Ok(report);
         }
         if offset == 0 {
             let header = serde_json::from_slice::<ShardHeader>(&line);
-            let ours = header.is_ok_and(|it| {
-                it.aurora_swarm_shard == FORMAT_VERSION && it.fingerprint == fingerprint
-            });
-            if !ours {
-                survey.foreign = true;
-                return Ok(survey);
+            if !header.is_ok_and(|header| header.belongs_to(fingerprint)) {
+                report.foreign = true;
+                return Ok(report);
             }
         } else {
             match parse_entry(&line, offset) {
                 Some(entry) => {
-                    survey.lines += 1;
+                    report.lines += 1;
                     each(entry, &line)?;
                 }
-                None => survey.damaged += 1,
+                None => report.damaged += 1,
             }
         }
         offset += length as u64;
@@ -178,20 +177,24 @@ pub fn read_all_entries<'a>(
     fingerprint: &str,
     mut each: impl FnMut(usize, LineEntry) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
-    for (number, file) in files.into_iter().enumerate() {
-        let survey = read_entries(file, fingerprint, |entry| each(number, entry))?;
+    for (file_number, file) in files.into_iter().enumerate() {
+        let report = read_entries(file, fingerprint, |entry| each(file_number, entry))?;
         let path = file.path.display();
-        if survey.foreign {
+        if report.foreign {
             tracing::warn!(
                 event = "shard_file_ignored",
                 %path,
                 "shard file ignored: {path} belongs to another run or program version"
             );
         }
-        if survey.damaged > 0 {
+        if report.damaged > 0 {
+            let lines = if report.damaged == 1 { "line" } else { "lines" };
             tracing::warn!(
-                "{path} has {} damaged lines: their prompts are asked again",
-                survey.damaged
+                event = "shard_lines_damaged",
+                %path,
+                lines = report.damaged,
+                "shard file has {} damaged {lines}, whose prompts are sent again: {path}",
+                report.damaged
             );
         }
     }
@@ -199,10 +202,17 @@ pub fn read_all_entries<'a>(
 }
 
 fn parse_entry(line: &[u8], offset: u64) -> Option<LineEntry> {
-    let key: LineKey = serde_json::from_slice(line).ok()?;
-    let passes = key.error.is_some_and(|error| error.kind.is_retryable());
+    let line_key: LineKey = serde_json::from_slice(line).ok()?;
+    let is_retryable = line_key.error.is_some_and(|error| error.kind.is_retryable());
+    // A line of 4 GiB or more counts as damage.
     let length = u32::try_from(line.len()).ok()?;
-    Some(LineEntry { index: key.index, offset, length, success: key.success, is_retryable: passes })
+    Some(LineEntry {
+        index: line_key.index,
+        offset,
+        length,
+        success: line_key.success,
+        is_retryable,
+    })
 }
 
 #[cfg(test)]
@@ -234,21 +244,21 @@ mod tests {
         fingerprint: &str,
     ) -> (Vec<(u64, bool, bool)>, ShardScanReport) {
         let mut all = Vec::new();
-        let survey = read_entries(file, fingerprint, |it| {
+        let report = read_entries(file, fingerprint, |it| {
             all.push((it.index, it.success, it.is_retryable));
             Ok(())
         })
         .expect("read");
-        (all, survey)
+        (all, report)
     }
 
     #[test]
     fn written_outcomes_are_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = write_shard_file(folder.path());
-        let (all, survey) = collect_entries(&file, "abc");
+        let (all, report) = collect_entries(&file, "abc");
         assert_eq!(all, [(5, true, false), (6, false, false), (9, false, true)]);
-        assert_eq!(survey, ShardScanReport { lines: 3, ..ShardScanReport::default() });
+        assert_eq!(report, ShardScanReport { lines: 3, ..ShardScanReport::default() });
         assert!(collect_entries(&file, "other").1.foreign);
     }
 
@@ -275,11 +285,11 @@ mod tests {
             .collect();
         for cut in 0..=whole.len() {
             std::fs::write(&file.path, &whole[..cut]).expect("cut");
-            let (all, survey) = collect_entries(&file, "abc");
+            let (all, report) = collect_entries(&file, "abc");
             let lines = ends.iter().filter(|&&end| end <= cut).count();
             assert_eq!(all.len(), lines.saturating_sub(1), "cut at {cut}");
-            assert_eq!(survey.damaged, 0);
-            assert_eq!(survey.torn, cut > 0 && !ends.contains(&cut), "cut at {cut}");
+            assert_eq!(report.damaged, 0);
+            assert_eq!(report.torn, cut > 0 && !ends.contains(&cut), "cut at {cut}");
         }
     }
 
@@ -289,8 +299,8 @@ mod tests {
         let file = write_shard_file(folder.path());
         let text = std::fs::read_to_string(&file.path).expect("text");
         std::fs::write(&file.path, text.replace("\"index\":6", "\"index\":")).expect("damaged");
-        let (all, survey) = collect_entries(&file, "abc");
+        let (all, report) = collect_entries(&file, "abc");
         assert_eq!(all.len(), 2);
-        assert_eq!(survey.damaged, 1);
+        assert_eq!(report.damaged, 1);
     }
 }

@@ -1,7 +1,8 @@
 //! The storage seam of shard files: a trait with the operations a journal needs, and the real file that implements it.
 //!
-//! The trait exists for fault injection, since disks fail at moments that no test can choose. It covers the three things a
-//! journal asks of a disk (write, sync, still being the file at this path) and knows nothing of what the bytes mean.
+//! The trait exists for fault injection, since disks fail at moments that no test can choose. It covers the three
+//! things a journal asks of a disk (write, sync, still being the file at this path) and knows nothing of what the bytes
+//! mean.
 
 use std::{
     fs::{File, OpenOptions},
@@ -53,6 +54,7 @@ impl ShardStorage for DiskFile {
     /// Answers written to a removed file would be lost silently.
     fn check_not_replaced(&self) -> Result<()> {
         let (here, there) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        // The inode tells a replaced file from the original, which the path cannot.
         if (here.dev(), here.ino()) == (there.dev(), there.ino()) {
             return Ok(());
         }

@@ -9,33 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    AnswerLineStyle, ShardError,
+    answer_line::{AnswerLineStyle, write_answer_line},
+    error::ShardError,
+    header::ShardHeader,
     storage::{DiskFile, ShardStorage},
-    write_answer_line,
 };
 use crate::domain::PromptResult;
 
-/// First line of a shard file: the run, session and rank it belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardHeader {
-    /// Format version of the file.
-    pub aurora_swarm_shard: u32,
-    /// Session of the run, from 1.
-    pub start: u32,
-    /// Rank that writes the file.
-    pub rank: usize,
-    /// Host name of that rank.
-    pub host: String,
-    /// Fingerprint of the input, by which files of another run are recognized.
-    pub fingerprint: String,
-}
-
-/// Version that this build writes, and the only one it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
-/// Shortest time between syncs. A node that dies loses at most the outcomes of this time, and their prompts are sent again.
+/// Shortest time between syncs. A node that dies loses at most the outcomes of this time, and their prompts are sent
+/// again.
 const SYNC_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Writer of an open shard file. Nothing is buffered between calls.
@@ -51,28 +34,9 @@ pub struct ShardWriter {
     is_broken: bool,
 }
 
-impl ShardHeader {
-    /// Creates a header with this build's format version.
-    #[must_use]
-    pub fn new(start: u32, rank: usize, host: &str, fingerprint: &str) -> Self {
-        Self {
-            aurora_swarm_shard: FORMAT_VERSION,
-            start,
-            rank,
-            host: host.into(),
-            fingerprint: fingerprint.into(),
-        }
-    }
-
-    /// Returns the name of the file with this header, `SSSS-RRRRR.jsonl`.
-    #[must_use]
-    pub fn file_name(&self) -> String {
-        format!("{:04}-{:05}.jsonl", self.start, self.rank)
-    }
-}
-
 impl ShardWriter {
-    /// Creates a new shard file in the folder and writes its header. An existing file belongs to another process and is an error.
+    /// Creates a new shard file in the folder and writes its header. An existing file belongs to another process and is
+    /// an error.
     ///
     /// # Errors
     /// Fails if the file exists, or cannot be created or written.
@@ -82,27 +46,27 @@ impl ShardWriter {
         style: AnswerLineStyle,
     ) -> Result<Self, ShardError> {
         let path = folder.join(header.file_name());
-        let disk = DiskFile::create(&path);
-        let disk = disk.map_err(ShardError::at_path("cannot make the shard file", &path))?;
-        Self::with_storage(Box::new(disk), path, header, style)
+        let file = DiskFile::create(&path)
+            .map_err(ShardError::at_path("cannot create the shard file", &path))?;
+        Self::with_storage(Box::new(file), path, header, style)
     }
 
     fn with_storage(
-        disk: Box<dyn ShardStorage>,
+        storage: Box<dyn ShardStorage>,
         path: PathBuf,
         header: &ShardHeader,
         style: AnswerLineStyle,
     ) -> Result<Self, ShardError> {
-        // The interval differs by rank: thousands of ranks that sync at the same moment would stall a parallel file system.
-        let sync_every = SYNC_INTERVAL + Duration::from_millis(header.rank as u64 * 7919 % 15_000);
-        let (lines, synced) = (Vec::new(), Instant::now());
+        // The interval differs by rank: thousands of ranks that sync at the same moment would stall a parallel file
+        // system.
+        let spread = Duration::from_millis(header.rank as u64 * 7919 % 15_000);
         let mut writer = Self {
-            storage: disk,
+            storage,
             path,
             style,
-            buffer: lines,
-            last_sync: synced,
-            sync_interval: sync_every,
+            buffer: Vec::new(),
+            last_sync: Instant::now(),
+            sync_interval: SYNC_INTERVAL + spread,
             is_broken: false,
         };
         serde_json::to_writer(&mut writer.buffer, header)
@@ -116,12 +80,13 @@ impl ShardWriter {
     /// Appends outcomes with one write of whole lines, and syncs if the interval has passed.
     ///
     /// # Errors
-    /// Fails if the data cannot be written: a full disk, a lost file system. Earlier outcomes stay valid, some of these may be
-    /// in the file as well, and the writer accepts no more: a torn line must stay the last.
+    /// Fails if the data cannot be written: a full disk, a lost file system. Earlier outcomes stay valid, some of these
+    /// may be in the file as well, and the writer accepts no more: a torn line must stay the last.
     pub fn append_results(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
+        // The buffer keeps its memory from batch to batch.
         self.buffer.clear();
-        for settled in outcomes {
-            write_answer_line(&mut self.buffer, settled, &self.style)
+        for result in outcomes {
+            write_answer_line(&mut self.buffer, result, &self.style)
                 .map_err(std::io::Error::from)
                 .map_err(self.write_error())?;
         }
@@ -135,11 +100,12 @@ impl ShardWriter {
     /// Makes the written outcomes survive a crash of the node.
     ///
     /// # Errors
-    /// Fails if the data cannot be synced. There is no retry: after a failed `fdatasync` the next one succeeds although the
-    /// data are lost.
+    /// Fails if the data cannot be synced. There is no retry: after a failed `fdatasync` the next one succeeds although
+    /// the data are lost.
     pub fn sync_to_disk(&mut self) -> Result<(), ShardError> {
         self.last_sync = Instant::now();
         self.run_unless_broken(|writer| {
+            // Checked first: syncing a removed file succeeds although nobody can read it.
             writer.storage.check_not_replaced().and_then(|()| writer.storage.sync_data())
         })
     }
@@ -151,14 +117,14 @@ impl ShardWriter {
     /// Runs an operation on the storage; after the first failure every later one fails too.
     fn run_unless_broken(
         &mut self,
-        act: impl FnOnce(&mut Self) -> std::io::Result<()>,
+        operation: impl FnOnce(&mut Self) -> std::io::Result<()>,
     ) -> Result<(), ShardError> {
         if self.is_broken {
-            return Err(self.write_error()(std::io::Error::other("it has failed before")));
+            return Err(self.write_error()(std::io::Error::other("an earlier write failed")));
         }
-        let done = act(self);
-        self.is_broken = done.is_err();
-        done.map_err(self.write_error())
+        let result = operation(self);
+        self.is_broken = result.is_err();
+        result.map_err(self.write_error())
     }
 
     fn write_error(&self) -> impl FnOnce(std::io::Error) -> ShardError {
@@ -172,7 +138,7 @@ impl Drop for ShardWriter {
         if !self.is_broken
             && let Err(error) = self.sync_to_disk()
         {
-            tracing::error!("{error}");
+            tracing::error!(event = "shard_file_not_synced", "shard file not synced: {error}");
         }
     }
 }
@@ -218,8 +184,8 @@ mod tests {
     #[derive(Debug)]
     struct FaultyStorage {
         file: File,
-        writes: BTreeMap<u32, StorageFault>,
-        syncs: BTreeMap<u32, StorageFault>,
+        write_faults: BTreeMap<u32, StorageFault>,
+        sync_faults: BTreeMap<u32, StorageFault>,
         written: u32,
         synced: u32,
         full: bool,
@@ -244,20 +210,20 @@ mod tests {
                 return Err(self.record_failure(ErrorKind::StorageFull));
             }
             self.written += 1;
-            let fault = self.writes.get(&(self.written - 1)).copied();
-            let most = |limit: usize| bytes.len().min(limit);
+            let fault = self.write_faults.get(&(self.written - 1)).copied();
+            let prefix = |limit: usize| bytes.len().min(limit);
             match fault {
                 Some(StorageFault::Interrupted) => Err(ErrorKind::Interrupted.into()),
-                Some(StorageFault::Short(limit)) => self.file.write(&bytes[..most(limit)]),
+                Some(StorageFault::Short(limit)) => self.file.write(&bytes[..prefix(limit)]),
                 Some(StorageFault::Full(limit)) => {
                     self.full = true;
                     if limit == 0 {
                         return Err(self.record_failure(ErrorKind::StorageFull));
                     }
-                    self.file.write(&bytes[..most(limit)])
+                    self.file.write(&bytes[..prefix(limit)])
                 }
                 Some(StorageFault::Failed(limit)) => {
-                    self.file.write_all(&bytes[..most(limit)])?;
+                    self.file.write_all(&bytes[..prefix(limit)])?;
                     Err(self.record_failure(Error::other("input/output error")))
                 }
                 Some(StorageFault::Gone) | None => self.file.write(bytes),
@@ -272,7 +238,7 @@ mod tests {
     impl ShardStorage for FaultyStorage {
         fn sync_data(&mut self) -> std::io::Result<()> {
             self.synced += 1;
-            match self.syncs.get(&(self.synced - 1)) {
+            match self.sync_faults.get(&(self.synced - 1)) {
                 Some(StorageFault::Failed(_)) => {
                     Err(self.record_failure(Error::other("input/output error")))
                 }
@@ -281,8 +247,10 @@ mod tests {
         }
 
         fn check_not_replaced(&self) -> std::io::Result<()> {
-            match self.syncs.get(&self.synced) {
-                Some(StorageFault::Gone) => Err(Error::other("another file is in its place")),
+            match self.sync_faults.get(&self.synced) {
+                Some(StorageFault::Gone) => {
+                    Err(Error::other("the file was replaced by another one"))
+                }
                 _ => Ok(()),
             }
         }
@@ -306,11 +274,14 @@ mod tests {
             let mut numbered = |(text, good): (String, bool)| {
                 next += 1;
                 let kind = crate::domain::FailureKind::TooLong;
-                let mut it = prompt_result(next, if good { Ok(&text) } else { Err(kind) });
-                it.prompt.input = crate::domain::PromptInput::Text(text);
-                it
+                let mut result = prompt_result(next, if good { Ok(&text) } else { Err(kind) });
+                result.prompt.input = crate::domain::PromptInput::Text(text);
+                result
             };
-            batches.into_iter().map(|it| it.into_iter().map(&mut numbered).collect()).collect()
+            batches
+                .into_iter()
+                .map(|batch| batch.into_iter().map(&mut numbered).collect())
+                .collect()
         })
     }
 
@@ -341,9 +312,9 @@ mod tests {
         (lines, survey.damaged)
     }
 
-    fn encode_line(settled: &PromptResult) -> Vec<u8> {
+    fn encode_line(result: &PromptResult) -> Vec<u8> {
         let mut line = Vec::new();
-        write_answer_line(&mut line, settled, &line_style()).expect("JSON");
+        write_answer_line(&mut line, result, &line_style()).expect("JSON");
         line
     }
 
@@ -352,35 +323,36 @@ mod tests {
 
         #[test]
         fn every_acknowledged_outcome_is_read_back_whatever_faults_the_disk_has(
-            batches in any_batches(), writes in any_faults(), syncs in any_faults(), always in any::<bool>(),
+            batches in any_batches(), write_faults in any_faults(), sync_faults in any_faults(), always in any::<bool>(),
         ) {
             let folder = tempfile::tempdir().expect("a folder");
             let path = folder.path().join("0001-00003.jsonl");
             let late = Arc::new(AtomicU32::new(0));
-            let disk = FaultyStorage {
+            let storage = FaultyStorage {
                 file: File::options().append(true).create_new(true).open(&path).expect("made"),
-                writes, syncs, written: 0, synced: 0, full: false, late_writes: Arc::clone(&late), failed: false,
+                write_faults, sync_faults, written: 0, synced: 0, full: false, late_writes: Arc::clone(&late), failed: false,
             };
             let header = ShardHeader::new(1, 3, "n1", "abc");
             let (mut kept, mut tried) = (Vec::new(), Vec::new());
-            if let Ok(mut writer) = ShardWriter::with_storage(Box::new(disk), path.clone(), &header, line_style()) {
+            if let Ok(mut writer) = ShardWriter::with_storage(Box::new(storage), path.clone(), &header, line_style()) {
                 if always {
                     writer.sync_interval = Duration::ZERO;
                 }
                 let mut failed = false;
                 for batch in &batches {
-                    let all = batch.iter().map(|it| (it.prompt.index, encode_line(it)));
+                    let lines = batch.iter().map(|result| (result.prompt.index, encode_line(result)));
                     let written = writer.append_results(batch).is_ok();
                     prop_assert!(!(failed && written), "a failed writer stays failed");
                     failed |= !written;
                     if written {
-                        kept.extend(all.clone());
+                        kept.extend(lines.clone());
                     }
-                    tried.extend(all);
+                    tried.extend(lines);
                 }
             }
             let (read, damaged) = read_written_lines(&ShardFile { start: 1, rank: 3, path });
-            // The lines read are whole and in order: a prefix of all appended lines that includes all acknowledged ones.
+            // The lines read are whole and in order: a prefix of all appended lines that includes all acknowledged
+            // ones.
             prop_assert!(read.len() >= kept.len());
             prop_assert!(tried.starts_with(&read) && read.starts_with(&kept));
             prop_assert_eq!(damaged, 0, "nothing follows a torn line");
@@ -397,20 +369,20 @@ mod tests {
             let path = writer.path.clone();
             drop(writer);
             let all: Vec<(u64, Vec<u8>)> =
-                batches.iter().flatten().map(|it| (it.prompt.index, encode_line(it))).collect();
+                batches.iter().flatten().map(|result| (result.prompt.index, encode_line(result))).collect();
             let whole = std::fs::read(&path).expect("bytes");
             let file = ShardFile { start: 1, rank: 3, path };
             let last: usize = all.iter().rev().take(2).map(|(_, line)| line.len()).sum();
             // Cuts at every byte near the end of the file and near the end of the line before, and at one random byte.
             let begins = whole.len() - last;
-            let near = |place: usize| place.saturating_sub(12).max(begins)..=(place + 12).min(whole.len());
+            let near = |offset: usize| offset.saturating_sub(12).max(begins)..=(offset + 12).min(whole.len());
             let before = whole.len() - all.last().map_or(0, |(_, line)| line.len());
             let mut cuts: Vec<usize> = near(whole.len()).chain(near(before)).collect();
             cuts.push(begins + seed.index(last + 1));
             cuts.sort_unstable();
             // From the longest to the shortest: each cut shortens the file of the cut before.
             for cut in cuts.into_iter().rev() {
-                File::options().write(true).open(&file.path).and_then(|it| it.set_len(cut as u64)).expect("cut");
+                File::options().write(true).open(&file.path).and_then(|file| file.set_len(cut as u64)).expect("cut");
                 let (read, damaged) = read_written_lines(&file);
                 let mut end = whole.len() - all.iter().map(|(_, line)| line.len()).sum::<usize>();
                 let many = all.iter().take_while(|(_, line)| { end += line.len(); end <= cut }).count();
@@ -425,7 +397,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let header = ShardHeader::new(1, 3, "n1", "abc");
         let mut writer = ShardWriter::create(folder.path(), &header, line_style()).expect("made");
-        writer.sync_to_disk().expect("it is there");
+        writer.sync_to_disk().expect("synced");
         std::fs::rename(&writer.path, folder.path().join("elsewhere")).expect("moved");
         std::fs::write(&writer.path, "another").expect("written");
         assert!(writer.sync_to_disk().is_err());
@@ -435,11 +407,11 @@ mod tests {
     #[test]
     fn a_full_disk_is_reported_with_the_files_path() {
         let full = Path::new("/dev/full");
-        let disk = File::options().append(true).open(full).expect("there");
-        let disk = FaultyStorage {
-            file: disk,
-            writes: BTreeMap::new(),
-            syncs: BTreeMap::new(),
+        let file = File::options().append(true).open(full).expect("there");
+        let storage = FaultyStorage {
+            file,
+            write_faults: BTreeMap::new(),
+            sync_faults: BTreeMap::new(),
             written: 0,
             synced: 0,
             full: false,
@@ -447,8 +419,9 @@ mod tests {
             failed: false,
         };
         let header = ShardHeader::new(1, 3, "n1", "abc");
-        let error = ShardWriter::with_storage(Box::new(disk), full.into(), &header, line_style())
-            .expect_err("full");
+        let error =
+            ShardWriter::with_storage(Box::new(storage), full.into(), &header, line_style())
+                .expect_err("full");
         assert_eq!(error.error.kind(), ErrorKind::StorageFull);
         assert!(error.to_string().contains("/dev/full: No space left"), "{error}");
     }

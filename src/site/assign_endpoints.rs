@@ -1,11 +1,12 @@
 //! Static load balancing of endpoints over ranks: every endpoint gets exactly one owner rank. Pure.
 //!
-//! * A URL with `{rank}` or `{local_rank}` belongs to the rank whose numbers fill it in; one with only `{host}` to its node.
+//! * A URL with `{rank}` or `{local_rank}` belongs to the rank whose numbers fill it in; one with only `{host}` to its
+//!   node.
 //! * A loopback URL (or hostfile line) means a server on every node.
 //! * A URL whose host is a node of the job belongs to that node; all others are distributed over all ranks.
 //!
-//! Endpoints of a node are assigned to its ranks in blocks, so that neighbouring tiles share a rank and its CPU socket. How
-//! prompts are distributed over endpoints is the scheduler's, and over ranks the ledger's.
+//! Endpoints of a node are assigned to its ranks in blocks, so that neighbouring tiles share a rank and its CPU socket.
+//! How prompts are distributed over endpoints is the scheduler's, and over ranks the ledger's.
 
 use super::{RankPlacement, hostfile::HostfileEntry, node::is_loopback};
 use crate::{domain::Url, settings::RemoteEndpointPolicy};
@@ -25,7 +26,7 @@ pub enum EndpointSpec {
     /// Selected entries of a hostfile.
     Hosts {
         /// Entries that have all requested tags.
-        lines: Vec<HostfileEntry>,
+        entries: Vec<HostfileEntry>,
         /// Policy for hosts on which no rank runs.
         remote: RemoteEndpointPolicy,
     },
@@ -57,35 +58,36 @@ pub enum AssignError {
 /// # Errors
 /// Fails if an endpoint would have no owner, or two.
 pub fn assign_endpoints(
-    wanted: &EndpointSpec,
-    places: &[RankPlacement],
+    spec: &EndpointSpec,
+    placements: &[RankPlacement],
 ) -> Result<Vec<Vec<Url>>, AssignError> {
     let mut table = AssignmentTable {
-        placements: places,
-        urls_by_rank: vec![Vec::new(); places.len()],
+        placements,
+        urls_by_rank: vec![Vec::new(); placements.len()],
         remote_urls: Vec::new(),
     };
-    match wanted {
+    match spec {
         EndpointSpec::Ports { base, count } => {
             let ports = (*base..=u16::MAX).take(usize::from(*count));
             table.assign_to_every_node(&ports.map(Url::loopback).collect::<Vec<_>>());
         }
         EndpointSpec::Urls(urls) => {
-            let own: Vec<Url> = urls
+            // All at once, so that the servers of a node go to its ranks in blocks.
+            let loopback: Vec<Url> = urls
                 .iter()
                 .filter(|url| has_no_placeholders(url) && is_loopback(url.host()))
                 .cloned()
                 .collect();
-            table.assign_to_every_node(&own);
-            for url in urls.iter().filter(|url| !own.contains(url)) {
+            table.assign_to_every_node(&loopback);
+            for url in urls.iter().filter(|url| !loopback.contains(url)) {
                 table.assign_url(url)?;
             }
         }
-        EndpointSpec::Hosts { lines, remote } => {
-            if lines.is_empty() {
+        EndpointSpec::Hosts { entries, remote } => {
+            if entries.is_empty() {
                 return Err(AssignError::NoMatchingTags);
             }
-            table.assign_host_entries(lines, *remote)?;
+            table.assign_host_entries(entries, *remote)?;
         }
     }
     table.assign_remote();
@@ -101,82 +103,95 @@ struct AssignmentTable<'a> {
 impl AssignmentTable<'_> {
     /// Assigns the servers at these URLs on every node.
     fn assign_to_every_node(&mut self, urls: &[Url]) {
-        for place in self.placements.iter().filter(|place| place.local_rank == 0) {
-            self.assign_to_node(&place.node.host, urls);
+        for placement in self.placements.iter().filter(|placement| placement.local_rank == 0) {
+            self.assign_to_node(&placement.node.host, urls);
         }
     }
 
     /// Assigns these servers to the ranks of one node, in blocks.
     fn assign_to_node(&mut self, host: &str, urls: &[Url]) {
-        let ranks: Vec<usize> =
-            self.placements.iter().filter(|it| it.node.host == host).map(|it| it.rank).collect();
-        for (k, url) in urls.iter().enumerate() {
-            self.urls_by_rank[ranks[k * ranks.len() / urls.len()]].push(url.clone());
+        let ranks: Vec<usize> = self
+            .placements
+            .iter()
+            .filter(|placement| placement.node.host == host)
+            .map(|placement| placement.rank)
+            .collect();
+        // Consecutive URLs share a rank, and the block sizes differ by at most one.
+        for (position, url) in urls.iter().enumerate() {
+            self.urls_by_rank[ranks[position * ranks.len() / urls.len()]].push(url.clone());
         }
     }
 
     fn assign_url(&mut self, url: &Url) -> Result<(), AssignError> {
         if has_no_placeholders(url) {
-            let node = self.placements.iter().find(|place| place.node.has_name(url.host()));
-            match node.map(|place| place.node.host.clone()) {
+            let node = self.placements.iter().find(|placement| placement.node.has_name(url.host()));
+            match node.map(|placement| placement.node.host.clone()) {
                 Some(host) => self.assign_to_node(&host, std::slice::from_ref(url)),
                 None => self.remote_urls.push(url.clone()),
             }
             return Ok(());
         }
         let per_rank = url.as_str().contains("{rank}") || url.as_str().contains("{local_rank}");
-        for place in self.placements.iter().filter(|place| per_rank || place.local_rank == 0) {
-            self.urls_by_rank[place.rank].push(fill_url(url, place)?);
+        for placement in
+            self.placements.iter().filter(|placement| per_rank || placement.local_rank == 0)
+        {
+            self.urls_by_rank[placement.rank].push(fill_url(url, placement)?);
         }
         Ok(())
     }
 
     fn assign_host_entries(
         &mut self,
-        lines: &[HostfileEntry],
+        entries: &[HostfileEntry],
         remote: RemoteEndpointPolicy,
     ) -> Result<(), AssignError> {
-        let url = |line: &HostfileEntry| {
-            line.server_url().ok_or_else(|| AssignError::InvalidPlaceholder(line.host.clone()))
+        let url = |entry: &HostfileEntry| {
+            entry.server_url().ok_or_else(|| AssignError::InvalidPlaceholder(entry.host.clone()))
         };
-        let (own, named): (Vec<_>, Vec<_>) = lines.iter().partition(|line| is_loopback(&line.host));
+        let (loopback, others): (Vec<_>, Vec<_>) =
+            entries.iter().partition(|entry| is_loopback(&entry.host));
         self.assign_to_every_node(
-            &own.iter().map(|line| url(line)).collect::<Result<Vec<_>, _>>()?,
+            &loopback.iter().map(|entry| url(entry)).collect::<Result<Vec<_>, _>>()?,
         );
         let mut hosts: Vec<(String, Vec<Url>)> = Vec::new();
-        let mut nowhere = Vec::new();
-        for line in named {
-            let place = self.placements.iter().find(|place| place.node.has_name(&line.host));
-            match (place.map(|place| &place.node.host), remote) {
+        let mut unknown_hosts = Vec::new();
+        for entry in others {
+            let placement =
+                self.placements.iter().find(|placement| placement.node.has_name(&entry.host));
+            match (placement.map(|placement| &placement.node.host), remote) {
                 (Some(host), _) => match hosts.iter_mut().find(|(its, _)| its == host) {
-                    Some((_, urls)) => urls.push(url(line)?),
-                    None => hosts.push((host.clone(), vec![url(line)?])),
+                    Some((_, urls)) => urls.push(url(entry)?),
+                    None => hosts.push((host.clone(), vec![url(entry)?])),
                 },
-                (None, RemoteEndpointPolicy::Deal) => self.remote_urls.push(url(line)?),
-                (None, RemoteEndpointPolicy::Refuse) => nowhere.push(line.host.clone()),
+                (None, RemoteEndpointPolicy::Deal) => self.remote_urls.push(url(entry)?),
+                (None, RemoteEndpointPolicy::Refuse) => unknown_hosts.push(entry.host.clone()),
             }
         }
         for (host, urls) in &hosts {
             self.assign_to_node(host, urls);
         }
-        if nowhere.is_empty() { Ok(()) } else { Err(AssignError::NoRankOnHost(nowhere)) }
+        if unknown_hosts.is_empty() {
+            Ok(())
+        } else {
+            Err(AssignError::NoRankOnHost(unknown_hosts))
+        }
     }
 
     /// Distributes the servers that are on no node of the job evenly over all ranks.
     fn assign_remote(&mut self) {
         let (ranks, count) = (self.urls_by_rank.len(), self.remote_urls.len());
-        for (k, url) in std::mem::take(&mut self.remote_urls).into_iter().enumerate() {
-            self.urls_by_rank[k * ranks / count].push(url);
+        for (position, url) in std::mem::take(&mut self.remote_urls).into_iter().enumerate() {
+            self.urls_by_rank[position * ranks / count].push(url);
         }
     }
 
     fn into_checked(self) -> Result<Vec<Vec<Url>>, AssignError> {
         let mut seen = std::collections::BTreeSet::new();
-        for (place, urls) in self.placements.iter().zip(&self.urls_by_rank) {
+        for (placement, urls) in self.placements.iter().zip(&self.urls_by_rank) {
             for url in urls {
                 // The same loopback URL is a different server on each node.
-                let whose = if is_loopback(url.host()) { place.node.host.as_str() } else { "" };
-                if !seen.insert((whose, url)) {
+                let node = if is_loopback(url.host()) { placement.node.host.as_str() } else { "" };
+                if !seen.insert((node, url)) {
                     return Err(AssignError::DuplicateEndpoint(url.clone()));
                 }
             }
@@ -189,8 +204,8 @@ fn has_no_placeholders(url: &Url) -> bool {
     !url.as_str().contains('{')
 }
 
-fn fill_url(url: &Url, place: &RankPlacement) -> Result<Url, AssignError> {
-    let text = place.fill_placeholders(url.as_str());
+fn fill_url(url: &Url, placement: &RankPlacement) -> Result<Url, AssignError> {
+    let text = placement.fill_placeholders(url.as_str());
     text.parse()
         .ok()
         .filter(has_no_placeholders)
@@ -217,11 +232,11 @@ mod tests {
     }
 
     fn hostfile_spec(text: &str, remote: RemoteEndpointPolicy) -> EndpointSpec {
-        EndpointSpec::Hosts { lines: parse_hostfile(text).expect("good lines"), remote }
+        EndpointSpec::Hosts { entries: parse_hostfile(text).expect("good lines"), remote }
     }
 
-    fn assigned_urls(wanted: &EndpointSpec, hosts: &[&str]) -> Vec<String> {
-        let owned = assign_endpoints(wanted, &placements_of(hosts)).expect("it can be dealt");
+    fn assigned_urls(spec: &EndpointSpec, hosts: &[&str]) -> Vec<String> {
+        let owned = assign_endpoints(spec, &placements_of(hosts)).expect("assignable");
         let short = |url: &Url| url.to_string().replace("http://", "").replace("127.0.0.1", "");
         owned.iter().map(|urls| urls.iter().map(short).collect::<Vec<_>>().join(" ")).collect()
     }
@@ -298,12 +313,12 @@ mod tests {
             hosts in prop::collection::vec("[a-c]", 1..20), count in 1u16..30,
         ) {
             let names: Vec<&str> = hosts.iter().map(String::as_str).collect();
-            let places = placements_of(&names);
-            let owned = assign_endpoints(&EndpointSpec::Ports { base: 8000, count }, &places).expect("loopback");
-            for place in places.iter().filter(|place| place.local_rank == 0) {
-                let mut ports: Vec<String> = places
+            let placements = placements_of(&names);
+            let owned = assign_endpoints(&EndpointSpec::Ports { base: 8000, count }, &placements).expect("loopback");
+            for placement in placements.iter().filter(|placement| placement.local_rank == 0) {
+                let mut ports: Vec<String> = placements
                     .iter()
-                    .filter(|other| other.node == place.node)
+                    .filter(|other| other.node == placement.node)
                     .flat_map(|other| owned[other.rank].iter().map(ToString::to_string))
                     .collect();
                 ports.sort();

@@ -4,9 +4,9 @@
 //! host[TAB]port[TAB]key=value…
 //! ```
 //!
-//! Also accepted: `host:port`, `[v6]:port`, blanks instead of tabs, and `#` comments to the end of the line. A missing port
-//! means 8000. Any other line is an error with its number, since a server that is silently dropped is a tile that idles for
-//! a night.
+//! Also accepted: `host:port`, `[v6]:port`, blanks instead of tabs, and `#` comments to the end of the line. A missing
+//! port means 8000. Any other line is an error with its number, since a server that is silently dropped is a tile that
+//! idles for a night.
 
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
@@ -27,12 +27,12 @@ pub struct HostfileEntry {
 
 /// Invalid line of a hostfile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {what}")]
+#[error("line {line}: {message}")]
 pub struct HostfileError {
     /// Line number in the file, from 1.
     pub line: usize,
     /// Description of what is wrong with the line.
-    pub what: String,
+    pub message: String,
 }
 
 const DEFAULT_PORT: u16 = 8000;
@@ -52,8 +52,9 @@ impl HostfileEntry {
     #[must_use]
     pub fn has_tags(&self, wanted: &[String]) -> bool {
         let has = |tag: &String| {
-            tag.split_once('=')
-                .is_some_and(|(key, value)| self.tags.get(key).is_some_and(|it| it == value))
+            tag.split_once('=').is_some_and(|(key, value)| {
+                self.tags.get(key).is_some_and(|its_value| its_value == value)
+            })
         };
         wanted.iter().all(has)
     }
@@ -64,6 +65,7 @@ impl HostfileEntry {
 /// # Errors
 /// Fails with all invalid lines, not only the first, so that they can be fixed together.
 pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileError>> {
+    // Some editors write a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines: Vec<HostfileEntry> = Vec::new();
     let mut errors = Vec::new();
@@ -73,7 +75,10 @@ pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileErro
             continue;
         }
         let parsed = parse_entry(text).and_then(|(host, port, tags)| {
-            match lines.iter().find(|it| it.host.eq_ignore_ascii_case(&host) && it.port == port) {
+            match lines
+                .iter()
+                .find(|entry| entry.host.eq_ignore_ascii_case(&host) && entry.port == port)
+            {
                 Some(first) => {
                     Err(format!("{host}:{port} is already listed in line {}", first.line))
                 }
@@ -82,7 +87,7 @@ pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileErro
         });
         match parsed {
             Ok(line) => lines.push(line),
-            Err(what) => errors.push(HostfileError { line: number, what }),
+            Err(message) => errors.push(HostfileError { line: number, message }),
         }
     }
     if errors.is_empty() { Ok(lines) } else { Err(errors) }
@@ -117,26 +122,27 @@ fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
         return Err(format!("{word:?} is a URL; expected a host and a port"));
     }
     if let Some(rest) = word.strip_prefix('[') {
-        let Some((v6, rest)) = rest.split_once(']') else {
+        let Some((address, rest)) = rest.split_once(']') else {
             return Err(format!("{word:?} has no closing bracket"));
         };
-        let v6: Ipv6Addr = v6.parse().map_err(|_| format!("{v6:?} is not an IPv6 address"))?;
+        let address: Ipv6Addr =
+            address.parse().map_err(|_| format!("{address:?} is not an IPv6 address"))?;
         let port = match rest.strip_prefix(':') {
             Some(port) => Some(parse_port(port)?),
             None if rest.is_empty() => None,
             None => return Err(format!("expected :PORT after the bracket, found {rest:?}")),
         };
-        return Ok((v6.to_string(), port));
+        return Ok((address.to_string(), port));
     }
-    if let Ok(v6) = word.parse::<Ipv6Addr>() {
-        return Ok((v6.to_string(), None));
+    if let Ok(address) = word.parse::<Ipv6Addr>() {
+        return Ok((address.to_string(), None));
     }
     let (host, port) = match word.split_once(':') {
         Some((host, port)) => (host, Some(parse_port(port)?)),
         None => (word, None),
     };
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    if host.is_empty() || !host.chars().all(fits) {
+    let is_host_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.is_empty() || !host.chars().all(is_host_char) {
         return Err(format!("{host:?} is not a valid host name"));
     }
     Ok((host.to_owned(), port))
@@ -201,7 +207,7 @@ mod tests {
         let errors = parse_hostfile(bad).expect_err("nearly all are wrong");
         let numbers: Vec<_> = errors.iter().map(|error| error.line).collect();
         assert_eq!(numbers, [1, 2, 4, 5, 6, 7, 8, 9]);
-        assert!(errors[5].what.contains("line 3"), "{}", errors[5]);
+        assert!(errors[5].message.contains("line 3"), "{}", errors[5]);
     }
 
     proptest! {

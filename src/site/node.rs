@@ -55,6 +55,7 @@ impl NodeInfo {
         if let Ok(address) = name.parse::<IpAddr>() {
             return self.addresses.contains(&address);
         }
+        // Without domains: the kernel, PBS and a user may use different ones for a host.
         short_host_name(name).eq_ignore_ascii_case(short_host_name(&self.host))
     }
 }
@@ -68,35 +69,21 @@ pub(super) fn is_loopback(name: &str) -> bool {
     name.parse::<IpAddr>().map_or(name.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
 }
 
-/// Does a process of this host with this number run this program? Zombies do not, nor does whoever has got the number since.
-#[must_use]
-pub fn is_program_running(pid: u32) -> bool {
-    let stat = |of: &str| std::fs::read_to_string(format!("/proc/{of}/stat")).unwrap_or_default();
-    // "PID (NAME) STATE …", where NAME may hold anything.
-    let parts = |stat: &str| {
-        let (head, state) = stat.rsplit_once(") ")?;
-        let (_, name) = head.split_once(" (")?;
-        Some((name.to_owned(), state.chars().next()?))
-    };
-    let (its, ours) = (parts(&stat(&pid.to_string())), parts(&stat("self")));
-    pid != std::process::id()
-        && its.zip(ours).is_some_and(|(its, ours)| its.0 == ours.0 && !matches!(its.1, 'Z' | 'X'))
-}
-
-/// Computes the placement of all ranks from their nodes, both in rank order. Ranks with the same host name share a node.
+/// Computes the placement of all ranks from their nodes, both in rank order. Ranks with the same host name share a
+/// node.
 #[must_use]
 pub fn rank_placements(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
-    let mut places: Vec<RankPlacement> = Vec::with_capacity(nodes.len());
+    let mut placements: Vec<RankPlacement> = Vec::with_capacity(nodes.len());
     for (rank, node) in nodes.into_iter().enumerate() {
         let count = sizes.entry(node.host.clone()).or_default();
-        places.push(RankPlacement { rank, local_rank: *count, local_size: 0, node });
+        placements.push(RankPlacement { rank, local_rank: *count, local_size: 0, node });
         *count += 1;
     }
-    for place in &mut places {
-        place.local_size = sizes[&place.node.host];
+    for placement in &mut placements {
+        placement.local_size = sizes[&placement.node.host];
     }
-    places
+    placements
 }
 
 #[cfg(test)]
@@ -111,18 +98,11 @@ mod tests {
 
     #[test]
     fn ranks_are_numbered_per_host_in_any_order_of_hosts() {
-        let seats: Vec<_> = placements_of(&["a", "b", "a", "b", "c"])
+        let placements: Vec<_> = placements_of(&["a", "b", "a", "b", "c"])
             .iter()
-            .map(|place| (place.local_rank, place.local_size))
+            .map(|placement| (placement.local_rank, placement.local_size))
             .collect();
-        assert_eq!(seats, [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]);
-    }
-
-    #[test]
-    fn a_process_is_at_work_if_it_is_another_of_this_program() {
-        assert!(!is_program_running(std::process::id()), "not oneself");
-        assert!(!is_program_running(1), "not whoever has the number");
-        assert!(!is_program_running(u32::MAX));
+        assert_eq!(placements, [(0, 2), (0, 2), (1, 2), (1, 2), (0, 1)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Termination signals: the only place that knows how they are caught.
 //!
-//! Owns the thread that waits for them. Without a listener a signal has its default effect; with one, the listener is called
-//! instead. What a job does when it is asked to stop is decided in `job/dispatch`.
+//! Owns the thread that waits for them. Without a listener a signal has its default effect; with one, the listener is
+//! called instead. What a job does when it is asked to stop is decided in `job/dispatch`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,19 +34,20 @@ impl SignalHandler {
     /// Fails if the handlers or the thread cannot be set up.
     pub fn install_handler() -> std::io::Result<Self> {
         let mut signals = iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
-        let caught = Self(Arc::default());
-        let listener = Arc::clone(&caught.0);
+        let handler = Self(Arc::default());
+        let listener = Arc::clone(&handler.0);
         std::thread::Builder::new().name("signals".into()).spawn(move || {
+            // A thread and not a signal handler, so that the listener may lock and allocate.
             for signal in signals.forever() {
-                let ask =
+                let request =
                     if signal == SIGUSR1 { ShutdownRequest::Soon } else { ShutdownRequest::Now };
                 match listener.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-                    Some(listener) => listener(ask),
+                    Some(listener) => listener(request),
                     None => drop(emulate_default_handler(signal)), // ends the process
                 }
             }
         })?;
-        Ok(caught)
+        Ok(handler)
     }
 
     /// Sets the listener that is called for each signal; `None` restores the default effect.

@@ -22,6 +22,7 @@ pub fn pbs_time_left(job: &str) -> Option<Duration> {
     // The output of qstat fits into the pipe, so it can exit before anything is read.
     while child.try_wait().ok()?.is_none() {
         if Instant::now() >= end {
+            // A server of PBS that hangs must not delay the start of the job.
             let _ = child.kill();
             let _ = child.wait();
             return None;
@@ -33,13 +34,13 @@ pub fn pbs_time_left(job: &str) -> Option<Duration> {
 }
 
 fn parse_time_left(qstat: &str) -> Option<Duration> {
-    let value = |name: &str| {
+    let field = |name: &str| {
         let mut lines = qstat.lines().filter_map(|line| line.trim().split_once(" = "));
-        lines.find(|(key, _)| *key == name).and_then(|(_, value)| parse_clock(value))
+        lines.find(|(key, _)| *key == name).and_then(|(_, field)| parse_clock(field))
     };
-    let all = value("Resource_List.walltime")?;
-    let used = value("resources_used.walltime").unwrap_or(0);
-    Some(Duration::from_secs(all.saturating_sub(used)).saturating_sub(USAGE_REPORT_LAG))
+    let requested = field("Resource_List.walltime")?;
+    let used = field("resources_used.walltime").unwrap_or(0);
+    Some(Duration::from_secs(requested.saturating_sub(used)).saturating_sub(USAGE_REPORT_LAG))
 }
 
 /// Parses `12:00:00`, or a number of seconds.

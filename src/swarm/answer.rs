@@ -11,6 +11,7 @@ use crate::domain::{PromptFailure, TokenUsage};
 
 /// The outcome of a prompt: its answer, or the reason why it failed.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
 pub struct SwarmAnswer {
     /// The row's id; its index as a string if the row has none.
     pub id: Value,
@@ -29,7 +30,7 @@ pub struct SwarmAnswer {
     pub reasoning: Option<String>,
     /// Model that the prompt was sent to.
     pub model: String,
-    /// Why there is no answer.
+    /// Reason of the failure; `None` if the prompt was answered.
     pub error: Option<PromptFailure>,
     /// Reason for the end of the text: `stop`, `length`, …
     pub finish_reason: Option<String>,
@@ -44,6 +45,7 @@ pub struct SwarmAnswer {
 
 /// Server and rank that an answer came from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
 pub struct AnswerOrigin {
     /// URL of the server; `None` if the prompt was never sent.
     pub endpoint: Option<String>,

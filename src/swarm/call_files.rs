@@ -9,8 +9,11 @@ use std::{
 
 use serde::Serialize;
 
-use super::{JobError, SwarmAnswer};
-use crate::{job::CallSpec, output::OutputError};
+use super::SwarmAnswer;
+use crate::{
+    job::{CallSpec, JobError},
+    output::OutputError,
+};
 
 /// Names the files of successive calls.
 pub(super) struct CallFolder {
@@ -42,8 +45,8 @@ impl CallFolder {
             Some(_) => (&mut self.local_calls, 1),
         };
         *number += 1;
-        let whose = rank.map(|rank| format!("rank-{rank:05}-")).unwrap_or_default();
-        let name = format!("{whose}call-{number:04}");
+        let prefix = rank.map(|rank| format!("rank-{rank:05}-")).unwrap_or_default();
+        let name = format!("{prefix}call-{number:04}");
         match &self.folder {
             Some(folder) => CallFiles { folder: folder.clone(), name, temporary: None, ranks },
             None => {
@@ -66,7 +69,7 @@ impl CallFiles {
     ) -> Result<CallSpec, JobError> {
         let path = self.folder.join(format!("{}.rows.jsonl", self.name));
         std::fs::create_dir_all(&self.folder)
-            .map_err(OutputError::io_error("cannot make", &self.folder))?;
+            .map_err(OutputError::io_error("cannot create", &self.folder))?;
         write_rows(&path, rows).map_err(OutputError::io_error("cannot write", &path))?;
         // A temporary folder need not be shared by the nodes, so shard files stay local until they are collected.
         let local = self.temporary.as_ref().filter(|_| self.ranks > 1);

@@ -2,8 +2,12 @@
 
 use serde::Serialize;
 
-use super::{JobError, Swarm, SwarmAnswer};
-use crate::{comm::SoloComm, domain::Url};
+use super::{Swarm, SwarmAnswer, SwarmError};
+use crate::{
+    comm::SoloComm,
+    domain::Url,
+    job::{JobError, PreconditionError},
+};
 
 impl Swarm {
     /// Sends this rank's prompts to this rank's servers and returns the answers in order. Local.
@@ -12,10 +16,11 @@ impl Swarm {
     /// As [`Swarm::scatter_gather`], for this rank alone.
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
     /// let mine = swarm.send_all_batched([format!("I am rank {}.", swarm.rank())])?;
     /// assert_eq!(mine[0].served.rank, swarm.rank());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -23,23 +28,24 @@ impl Swarm {
     pub fn send_all_batched(
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Vec<SwarmAnswer>, JobError> {
+    ) -> Result<Vec<SwarmAnswer>, SwarmError> {
         self.answer_locally(None, prompts)
     }
 
-    /// Sends this rank's prompts to one of its servers and returns the answers in order. Local. `server` is an index into
-    /// [`Swarm::endpoints`].
+    /// Sends this rank's prompts to one of its servers and returns the answers in order. Local. `server` is an index
+    /// into [`Swarm::endpoints`].
     ///
     /// # Errors
     /// As [`Swarm::send_all_batched`], and if the index is out of range.
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
     /// for server in 0..swarm.endpoints().len() {
-    ///     let answers = swarm.post_batch(server, ["Are you well?"])?;
+    ///     let answers = swarm.post_batch(server, ["Why?"])?;
     ///     assert_eq!(answers.len(), 1);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -48,7 +54,7 @@ impl Swarm {
         &mut self,
         server: usize,
         prompts: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Vec<SwarmAnswer>, JobError> {
+    ) -> Result<Vec<SwarmAnswer>, SwarmError> {
         self.answer_locally(Some(server), prompts)
     }
 
@@ -56,29 +62,30 @@ impl Swarm {
         &mut self,
         server: Option<usize>,
         rows: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Vec<SwarmAnswer>, JobError> {
+    ) -> Result<Vec<SwarmAnswer>, SwarmError> {
         let rank = self.rank();
         let urls = match server {
             None => self.endpoints().to_vec(),
             Some(index) => vec![self.endpoint_at(index)?.clone()],
         };
-        let place = self.call_folder.next_call(Some(rank));
+        let files = self.call_folder.next_call(Some(rank));
         let session =
             self.local_sessions.entry(server).or_insert_with(|| self.session.solo_session(urls));
-        session.gather_answers(&mut SoloComm::new(), Some(place.write_call(rows)))?;
-        let mut answers = place.read_answers()?;
-        answers.iter_mut().for_each(|it| it.served.rank = rank); // the one-rank job has numbered itself 0
+        session.gather_answers(&mut SoloComm::new(), Some(files.write_call(rows)))?;
+        let mut answers = files.read_answers()?;
+        answers.iter_mut().for_each(|answer| answer.served.rank = rank); // the one-rank job has numbered itself 0
         Ok(answers)
     }
 
     fn endpoint_at(&self, index: usize) -> Result<&Url, JobError> {
         let (rank, all) = (self.rank(), self.endpoints());
         all.get(index).ok_or_else(|| {
-            JobError::PreconditionFailed(format!(
-                "server index {index} is out of range: rank {rank} has {} server{}",
-                all.len(),
-                if all.len() == 1 { "" } else { "s" }
-            ))
+            PreconditionError::ServerIndex {
+                index,
+                rank,
+                servers: format!("{} server{}", all.len(), if all.len() == 1 { "" } else { "s" }),
+            }
+            .into()
         })
     }
 }

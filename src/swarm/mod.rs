@@ -1,178 +1,172 @@
-//! The library: what Aurora-Swarm's pools and patterns are to a Python program, over MPI ranks, for a Rust program.
+//! The library's interface, re-exported at the crate root.
 //!
-//! A [`Swarm`] has the ranks and what they have agreed on, and its methods are blocking calls on the thread that MPI was
-//! started on. It is thin over [`job`](crate::job): every call is a run of its own, with shard files, retries, balance and
-//! all, in a folder that the program names ([`Setup::folder`]: then a program that is started again goes on where it
-//! stopped) or in a temporary one.
-//!
-//! ```
-//! use aurora_swarm::{settings::Environment, swarm::Setup};
-//! use vllm_sim::{Profile, Simulator};
-//!
-//! // A simulated server; on a node with vLLM leave it out and say .setting("base-port", 8000).
-//! let server = Simulator::start(Profile::instant())?;
-//!
-//! let mut swarm = Setup::new(Environment::of_this_process())
-//!     .setting("endpoint", server.url())
-//!     .setting("max-tokens", 8)
-//!     .start()?;
-//! let answers = swarm.scatter_gather(["Why is the sky blue?", "And at night?"])?;
-//! if let Some(answers) = answers {
-//!     // on rank 0: one for each prompt, in order
-//!     assert_eq!(answers.len(), 2);
-//!     assert!(answers.iter().all(|answer| answer.text().is_ok()));
-//! }
-//! swarm.finish();
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-//!
-//! # Collective and local calls
-//!
-//! Started by `mpiexec -n N`, a program is N ranks, each with a `Swarm`. **Collective** calls are made by every rank, in the
-//! same order. They take rank 0's argument (what other ranks pass as rows is not looked at, nor is their iterator asked for
-//! anything) and give `Some` on rank 0 only; an error is one on every rank, with the reason on one of them and
-//! [`JobError::Elsewhere`] on the others. **Local** calls are this rank's alone: they ask its own servers, and no other rank
-//! hears of them.
-//!
-//! | call | | rows of | asks | gives |
-//! |---|---|---|---|---|
-//! | [`Setup::start`] | collective | | | the swarm, on every rank |
-//! | [`Swarm::scatter_gather`] | collective | rank 0 | all servers | answers in order, on rank 0 |
-//! | [`Swarm::map_gather`] | collective | rank 0 | all servers | the same, through a template |
-//! | [`Swarm::tree_reduce`] | collective | rank 0 | all servers | one text, on rank 0 |
-//! | [`Swarm::answers`] | collective | rank 0 | all servers | each rank's answers as they come, on that rank |
-//! | [`Swarm::aggregate`] | collective | rank 0 | all servers | any mergeable value, on rank 0 |
-//! | [`Swarm::top_k`], [`Swarm::best_of`] | collective | rank 0 | all servers | the best by a function, on rank 0 |
-//! | [`Swarm::send_all_batched`] | local | this rank | this rank's servers | answers in order, here |
-//! | [`Swarm::post_batch`] | local | this rank | one of them | answers in order, here |
-//! | [`Swarm::finish`] | collective | | | |
-//!
-//! Rows are whatever serialises to a JSON string (a prompt) or to an object as it stands in a `.jsonl` input: `prompt` or
-//! `messages`, and own parameters such as `max_tokens`.
-//!
-//! ```
-//! # use aurora_swarm::{settings::Environment, swarm::Setup};
-//! # use vllm_sim::{Profile, Simulator};
-//! # let server = Simulator::start(Profile::instant())?;
-//! # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
-//! use serde_json::json;
-//!
-//! let rows = [json!({"id": "a7", "prompt": "Why?", "max_tokens": 4}), json!("Why not?")];
-//! if let Some(answers) = swarm.scatter_gather(&rows)? {
-//!     assert_eq!(answers[0].id, "a7");
-//! }
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-//!
-//! # Beside Aurora-Swarm (Python)
-//!
-//! Tests are those of `tests/integration`, by file and name. Aggregators have a table of their own, in
-//! [`aggregate`](crate::aggregate).
-//!
-//! | there | here | what differs, and why | shown by |
-//! |---|---|---|---|
-//! | `AgentPool`, `VLLMPool` | [`Setup`], [`Swarm`] | endpoints belong to ranks, so that asking is node-local; settings have the commands' names and checks | `swarm::wrong_settings_are_an_error_on_every_rank` |
-//! | `post_batch(agent, prompts, max_tokens)` | [`Swarm::post_batch`] | `max_tokens` and all else by row or setting; retries and split lists instead of six tries of everything | `swarm::every_call_holds_on_one_rank_and_on_three` |
-//! | choices by position | by their `index` | there, reversed choices went to the wrong prompts and a missing one lost all answers of all agents | `swarm::reversed_and_missing_choices_cost_no_answer` |
-//! | `send_all`, `send_all_batched` | [`Swarm::send_all_batched`] | over this rank's servers; no list is larger than a window | `swarm::every_call_holds_on_one_rank_and_on_three` |
-//! | `scatter_gather` | [`Swarm::scatter_gather`] | over all ranks' servers; chat models are asked by chat; work is pulled and not dealt by `i % size`; every prompt has its outcome, on disk as it comes | `swarm::every_call_holds_on_one_rank_and_on_three`, `swarm::a_named_folder_is_gone_on_with` |
-//! | no endpoint | [`JobError::NoEndpoint`] | there, a division by zero | `swarm::no_endpoint_is_an_error_and_not_an_accident`, `swarm::servers_that_come_later_are_found_by_the_next_call` |
-//! | `map_gather` | [`Swarm::map_gather`] | a placeholder that no row has, or a template without any, is an error | `swarm::every_call_holds_on_one_rank_and_on_three` |
-//! | `tree_reduce` | [`Swarm::tree_reduce`] | the tree does not depend on the number of ranks, and what is missing is counted | `reduce::the_tree_and_its_text_are_the_same_on_any_number_of_ranks_and_gaps_stay_gaps` |
-//! | of one leaf | its own text | the same | `reduce::one_leaf_is_its_own_root`, `swarm::trees_of_one_leaf_of_none_left_and_with_a_fan_in_of_one` |
-//! | `fanin` 1 | refused | there, calls without end | `reduce::what_cannot_become_one_text_says_so`, `swarm::trees_of_one_leaf_of_none_left_and_with_a_fan_in_of_one` |
-//! | all leaves failed | [`Grown::text`] is none | there, a failure without numbers | `swarm::trees_of_one_leaf_of_none_left_and_with_a_fan_in_of_one` |
-//! | `{level}`, `{responses}` in an answer | stays text | there, filled in | `swarm::placeholders_inside_an_answer_stay_text` |
-//! | `majority_vote`, `statistics`, … | [`Swarm::aggregate`] of a [`Majority`](crate::aggregate::Majority), … | reduced over MPI: answers stay where they are, and each counts once | `swarm::every_call_holds_on_one_rank_and_on_three`, `swarm::prompts_that_failed_first_and_were_answered_later_count_once` |
-//! | of non-numeric answers | named, and the others count | there, one was an error for all | `swarm::answers_that_are_no_numbers_cost_nothing_else` |
-//! | `best_of`, `top_k` | [`Swarm::best_of`], [`Swarm::top_k`] | ties by the input; an answer without a score is named | `swarm::every_call_holds_on_one_rank_and_on_three` |
-//! | `asyncio.as_completed` over a pool | [`Swarm::answers`] | each rank sees its own; what was seen is on disk | `swarm::answers_come_while_the_work_goes_on` |
-//! | `broadcast`, `pipeline`, `Blackboard`, embeddings | | not there | |
-//!
-//! # What it refuses to know
-//!
-//! The command line, and what ends mean as exit codes. Nothing goes to standard output; to standard error go the log, if the
-//! program sets one up, and which endpoints are not ready. A swarm that is dropped and not finished leaves MPI to the
-//! launcher, which ends the other ranks: on an error there may be nobody to end together with.
+//! Thin over [`job`](crate::job): every call is a run of its own, with shard files, retries, load balancing and resume,
+//! in a folder that the program names or in a temporary one. Owns the calls and the types that their signatures name.
+//! Knows nothing of the command line and of exit codes. The patterns of the Python Aurora-Swarm are compared with these
+//! calls in `docs/originals.md`.
 
 mod answer;
 mod builder;
 mod call_files;
+mod error;
 mod local;
+mod rooted;
 
-pub use crate::job::{JobError, TreeReduction};
+pub use crate::{
+    aggregate::{
+        AnswerPosition, FailureReport, MajorityVote, NumericStatistics, ObservedAnswer,
+        ObservedFailure, TopK,
+    },
+    domain::{FailureKind, Merge, PromptFailure, TokenUsage, Url},
+    job::TreeReduction,
+    settings::Environment,
+};
 pub use answer::{AnswerIter, AnswerOrigin, SwarmAnswer};
 pub use builder::SwarmBuilder;
+pub use error::{SwarmError, SwarmErrorKind};
+pub use rooted::Rooted;
 
-use std::{collections::BTreeMap, mem::ManuallyDrop, panic, sync::mpsc, thread};
+use std::{collections::BTreeMap, fmt, mem::ManuallyDrop, panic, sync::mpsc, thread};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    aggregate::{ObservedAnswer, ObservedLine, TopK},
+    aggregate::ObservedLine,
     comm::{Comm, TypedComm},
-    domain::{Merge, Url},
     job::{CallSpec, JobSession},
 };
 use call_files::CallFolder;
 
-/// Ranks that have agreed on settings, and the servers of each. See the [module](self).
+/// Ranks that have agreed on settings, and the servers of each rank.
+///
+/// Methods are blocking calls on the thread that MPI was started on. Created by [`SwarmBuilder::start`].
+///
+/// ```
+/// use aurora_swarm::{Environment, SwarmBuilder};
+/// use vllm_sim::{Profile, Simulator};
+///
+/// // A simulated server; on a node with vLLM drop it and use .base_port(8000).
+/// let server = Simulator::start(Profile::instant())?;
+///
+/// let mut swarm = SwarmBuilder::new(Environment::of_this_process())
+///     .endpoint(server.url())
+///     .max_tokens(8)
+///     .start()?;
+/// let answers = swarm.scatter_gather(["Why is the sky blue?", "And at night?"])?;
+/// if let Some(answers) = answers.into_root() {
+///     // one answer per prompt, in order
+///     assert_eq!(answers.len(), 2);
+///     assert!(answers.iter().all(|answer| answer.text().is_ok()));
+/// }
+/// swarm.finish();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Collective and local calls
+///
+/// A program that is started by `mpiexec -n N` is N ranks, each with a `Swarm`. **Collective** calls are made by all
+/// ranks in the same order. They use rank 0's rows (those of other ranks are ignored, and their iterators are not
+/// advanced) and return [`Rooted`] values. An error is an error on every rank: one rank has the reason, the others
+/// [`SwarmErrorKind::OtherRank`]. **Local** calls concern this rank alone: they use its own servers and send no
+/// messages.
+///
+/// | call | | rows of | servers | result |
+/// |---|---|---|---|---|
+/// | [`SwarmBuilder::start`] | collective | | | the swarm, on every rank |
+/// | [`Swarm::scatter_gather`] | collective | rank 0 | all | answers in order, on rank 0 |
+/// | [`Swarm::map_gather`] | collective | rank 0 | all | the same, through a template |
+/// | [`Swarm::tree_reduce`] | collective | rank 0 | all | one text, on rank 0 |
+/// | [`Swarm::answers`] | collective | rank 0 | all | each rank's answers as they arrive, on that rank |
+/// | [`Swarm::aggregate`] | collective | rank 0 | all | any mergeable value, on rank 0 |
+/// | [`Swarm::top_k`], [`Swarm::best_of`] | collective | rank 0 | all | the best answers by a function, on rank 0 |
+/// | [`Swarm::send_all_batched`] | local | this rank | this rank's | answers in order, here |
+/// | [`Swarm::post_batch`] | local | this rank | one of them | answers in order, here |
+/// | [`Swarm::finish`] | collective | | | |
+///
+/// # Rows
+///
+/// A row is any value that serialises to a JSON string (a prompt) or to an object as in a `.jsonl` input: `prompt` or
+/// `messages`, and request parameters such as `max_tokens`.
+///
+/// ```
+/// # use aurora_swarm::{Environment, SwarmBuilder};
+/// # use vllm_sim::{Profile, Simulator};
+/// # let server = Simulator::start(Profile::instant())?;
+/// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+/// # let mut swarm = builder.start()?;
+/// use serde_json::json;
+///
+/// let rows = [json!({"id": "a7", "prompt": "Why?", "max_tokens": 4}), json!("Why not?")];
+/// if let Some(answers) = swarm.scatter_gather(&rows)?.into_root() {
+///     assert_eq!(answers[0].id, "a7");
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Output and the end
+///
+/// Nothing is printed to standard output. Standard error gets the log, if the program sets one up, and the list of
+/// servers that are not ready. A swarm that is dropped without [`finish`](Swarm::finish) leaves MPI to the launcher,
+/// which then ends the other ranks: after an error there may be no rank left to finalise MPI with.
 pub struct Swarm {
-    /// Dropped by [`Swarm::finish`] alone: leaving MPI waits for the others.
+    /// Dropped by [`Swarm::finish`] only, since finalising MPI waits for the other ranks.
     comm: ManuallyDrop<Box<dyn Comm>>,
     session: JobSession,
-    /// For local calls: by which of this rank's servers they ask, if not all.
+    /// Sessions of local calls: `None` for all of this rank's servers, else the index of one.
     local_sessions: BTreeMap<Option<usize>, JobSession>,
     call_folder: CallFolder,
 }
 
 impl Swarm {
-    /// Local. Which rank this is, from 0.
+    /// Returns this process's rank, from 0. Local.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.comm.rank()
     }
 
-    /// Local. How many ranks there are.
+    /// Returns the number of ranks. Local.
     #[must_use]
     pub fn size(&self) -> usize {
         self.comm.size()
     }
 
-    /// Local. This rank's servers, as [`Swarm::post_batch`] counts them.
+    /// Returns this rank's servers, in the order that [`Swarm::post_batch`] counts. Local.
     #[must_use]
     pub fn endpoints(&self) -> &[Url] {
         self.session.endpoint_urls()
     }
 
-    /// Collective. Rank 0's prompts, answered by all ranks' servers: in order, on rank 0. All of them are in its memory
-    /// then; what is too much for that is for [`Swarm::answers`], [`Swarm::aggregate`] or the `run` command.
+    /// Sends rank 0's prompts to all ranks' servers and returns the answers in order, on rank 0. Collective.
+    ///
+    /// All answers are in rank 0's memory at the end; for larger sets use [`Swarm::answers`], [`Swarm::aggregate`] or
+    /// the command `run`. There is an example at [`Swarm`].
     ///
     /// # Errors
-    /// Where rows cannot be read, nobody is there to be asked, or the work has ended early. Prompts that fail are no error:
-    /// they have failed answers.
-    ///
-    /// The example is at the head of the [module](self).
+    /// If rows are invalid, too few servers are ready, or the call is stopped early. A prompt that fails is not an
+    /// error: it has a failed answer.
     pub fn scatter_gather(
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
-    ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
+    ) -> Result<Rooted<Vec<SwarmAnswer>>, SwarmError> {
         self.gather_answers(prompts, None)
     }
 
-    /// Collective. The same for rank 0's items, each put into the template: texts at `{{item}}`, objects by their fields.
-    /// Braces inside an item stay text.
+    /// Sends rank 0's items to all ranks' servers, each put into a template. Collective.
+    ///
+    /// A text replaces `{{item}}`; the fields of an object replace placeholders of their names. Braces inside an item
+    /// stay text.
     ///
     /// # Errors
-    /// As [`Swarm::scatter_gather`]; and where the template has no placeholder, or one that no item has.
+    /// As [`Swarm::scatter_gather`], and if the template has no placeholder, or one that no item has.
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
     /// let capitals = swarm.map_gather(["France", "Peru"], "What is the capital of {{item}}?")?;
-    /// if let Some(capitals) = capitals {
+    /// if let Some(capitals) = capitals.into_root() {
     ///     assert_eq!(capitals[1].prompt.as_deref(), Some("What is the capital of Peru?"));
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -181,27 +175,29 @@ impl Swarm {
         &mut self,
         items: impl IntoIterator<Item = impl Serialize>,
         template: &str,
-    ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
+    ) -> Result<Rooted<Vec<SwarmAnswer>>, SwarmError> {
         self.gather_answers(items, Some(template.to_owned()))
     }
 
-    /// Collective. Rank 0's prompts, answered, and the answers made into one text by a tree: groups of `fan-in` (a setting)
-    /// are put into `reduce_template` at `{{responses}}`, and so are the texts that come of it, until one is left.
+    /// Sends rank 0's prompts to all ranks' servers and merges the answers into one text by a tree. Collective.
     ///
-    /// Every level is a file that all ranks see: on more than one node, name a [folder](Setup::folder).
+    /// Groups of `fan-in` (a setting) answers are put into `reduce_template` at `{{responses}}`, and so are the texts
+    /// that result, until one is left. Each level is a file that all ranks see: on several nodes name a
+    /// [folder](SwarmBuilder::folder).
     ///
     /// # Errors
-    /// As [`Swarm::scatter_gather`]; and where a template or `fan-in` cannot make one text. Leaves that are missing are no
-    /// error: they are counted.
+    /// As [`Swarm::scatter_gather`], and if a template or `fan-in` cannot merge texts. Missing leaves are not an error:
+    /// they are counted.
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let setup = Setup::new(Environment::of_this_process()).setting("endpoint", server.url());
-    /// let mut swarm = setup.setting("fan-in", 2).start()?;
-    /// let pages = ["Sum up page 1", "Sum up page 2", "Sum up page 3"];
-    /// if let Some(summary) = swarm.tree_reduce(pages, "Make one summary of:\n{{responses}}")? {
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// let mut swarm = builder.setting("fan-in", 2).start()?;
+    /// let pages = ["Summarise page 1", "Summarise page 2", "Summarise page 3"];
+    /// let summary = swarm.tree_reduce(pages, "Make one summary of:\n{{responses}}")?;
+    /// if let Some(summary) = summary.into_root() {
     ///     assert!(summary.text.is_some());
     ///     assert_eq!((summary.leaves, summary.missing, summary.levels), (3, 0, 2));
     /// }
@@ -211,74 +207,79 @@ impl Swarm {
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
         reduce_template: &str,
-    ) -> Result<Option<TreeReduction>, JobError> {
-        let place = self.call_folder.next_call(None);
-        // (its levels lie in the run folder: ranks have no other place for what they write)
+    ) -> Result<Rooted<TreeReduction>, SwarmError> {
+        let files = self.call_folder.next_call(None);
+        // Levels are exchanged through the run folder, so shard files cannot stay local.
         let call = self.is_root().then(|| {
             let reduce_template = Some(reduce_template.to_owned());
-            Ok(CallSpec { reduce_template, local_shards: None, ..place.write_call(prompts)? })
+            Ok(CallSpec { reduce_template, local_shards: None, ..files.write_call(prompts)? })
         });
-        self.session.reduce_to_text(self.comm.as_mut(), call)
+        Ok(Rooted::new(self.session.reduce_to_text(self.comm.as_mut(), call)?))
     }
 
-    /// Collective. Rank 0's prompts, answered by all ranks' servers; on every rank `take` gets an iterator over **this
-    /// rank's** answers, in the order in which they come, while the work goes on. It runs on a thread of its own, and what it
-    /// makes of them is given back. Answers are on disk before they are seen; what is not taken yet is in memory.
+    /// Sends rank 0's prompts to all ranks' servers; on every rank `consume` gets an iterator over **this rank's**
+    /// answers, in order of arrival, while requests are in flight. Collective. Returns the result of `consume`.
     ///
-    /// Only what this call has asked is seen: where a [folder](Setup::folder) has answers of an earlier start, those are
-    /// not. In rare cases (a rank that was silent for long) a prompt is answered on two ranks.
+    /// `consume` runs on a thread of its own. Answers are on disk before the iterator returns them, and wait in memory
+    /// until then. It sees the answers of this call only, not those that a [folder](SwarmBuilder::folder) has from an
+    /// earlier session. In rare cases (a rank that was silent for long) a prompt is answered on two ranks.
     ///
     /// # Errors
     /// As [`Swarm::scatter_gather`].
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
     /// let longest = swarm.answers(["Why?", "How?"], |answers| {
-    ///     answers.filter_map(|it| Some(it.text().ok()?.len())).max()
+    ///     answers.filter_map(|answer| Some(answer.text().ok()?.len())).max()
     /// })?;
-    /// assert!(longest > Some(0)); // of this rank's
+    /// assert!(longest > Some(0)); // of this rank's answers
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn answers<T: Send>(
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
-        take: impl FnOnce(AnswerIter) -> T + Send,
-    ) -> Result<T, JobError> {
-        let place = self.call_folder.next_call(None);
-        let call = self.is_root().then(|| place.write_call(prompts));
-        let (tap, lines) = mpsc::channel();
+        consume: impl FnOnce(AnswerIter) -> T + Send,
+    ) -> Result<T, SwarmError> {
+        let files = self.call_folder.next_call(None);
+        let call = self.is_root().then(|| files.write_call(prompts));
+        let (sender, lines) = mpsc::channel();
         thread::scope(|scope| {
-            let taker = scope.spawn(move || take(AnswerIter::from_receiver(lines)));
-            let told = self.session.stream_answers(self.comm.as_mut(), call, &tap);
-            // (the tap has been told the end, so that whoever listens comes to one)
-            let taken = taker.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
-            told.map(|()| taken)
+            let consumer = scope.spawn(move || consume(AnswerIter::from_receiver(lines)));
+            let streamed = self.session.stream_answers(self.comm.as_mut(), call, &sender);
+            // The session has sent the end mark, also after an error, so the consumer returns.
+            let result = consumer.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
+            streamed.map(|()| result)
         })
+        .map_err(SwarmError::from)
     }
 
-    /// Collective. Rank 0's prompts, answered by all ranks' servers; every rank puts what it has of them into its own
-    /// `value` by `add`, and what comes of it is merged up the tree of ranks: one value, on rank 0. No answer leaves its
-    /// rank, and each counts once, also those that were there from an earlier start.
+    /// Sends rank 0's prompts to all ranks' servers, aggregates each rank's answers into its `value` with `add`, and
+    /// merges the values up the tree of ranks into one, on rank 0. Collective.
     ///
-    /// All ranks give the same empty value. [`aggregate`](crate::aggregate) has some; any other that merges will do.
+    /// Answers stay on their ranks, and each counts once, including those of an earlier session. All ranks pass the
+    /// same empty value: [`MajorityVote`], [`NumericStatistics`], [`TopK`], [`FailureReport`], or any other that
+    /// implements [`Merge`].
     ///
     /// # Errors
-    /// As [`Swarm::scatter_gather`]; and where values cannot travel.
+    /// As [`Swarm::scatter_gather`], and if values cannot be serialised.
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
-    /// use aurora_swarm::aggregate::Majority;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
+    /// use aurora_swarm::MajorityVote;
     ///
     /// let prompts = ["Yes or no?"; 5];
-    /// let votes = swarm.aggregate(prompts, Majority::new(None), |votes, seen| votes.add(seen))?;
-    /// if let Some(votes) = votes {
-    ///     assert_eq!(votes.finish()["votes"], 5); // the same prompt, the same answer
+    /// let empty = MajorityVote::new(None);
+    /// let votes = swarm.aggregate(prompts, empty, |votes, answer| votes.add_answer(answer))?;
+    /// if let Some(votes) = votes.into_root() {
+    ///     assert_eq!(votes.to_json()["votes"], 5); // the same prompt, the same answer
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -287,34 +288,38 @@ impl Swarm {
         prompts: impl IntoIterator<Item = impl Serialize>,
         mut value: T,
         mut add: impl FnMut(&mut T, &ObservedAnswer<'_>),
-    ) -> Result<Option<T>, JobError> {
-        let place = self.call_folder.next_call(None);
-        let call = self.is_root().then(|| place.write_call(prompts));
+    ) -> Result<Rooted<T>, SwarmError> {
+        let files = self.call_folder.next_call(None);
+        let call = self.is_root().then(|| files.write_call(prompts));
         self.session.visit_answers(self.comm.as_mut(), call, |line| {
-            // (a line that is none was damaged on disk: its prompt is as good as failed)
+            // A line that does not parse was damaged on disk; its prompt counts as failed.
             let line = ObservedLine::parse_line(line);
             line.iter()
                 .flat_map(ObservedLine::observed_answers)
-                .for_each(|seen| add(&mut value, &seen));
+                .for_each(|answer| add(&mut value, &answer));
         })?;
-        Ok(self.comm.reduce_values(value)?)
+        Ok(Rooted::new(self.comm.reduce_values(value)?))
     }
 
-    /// Collective. The `k` answers of rank 0's prompts that this function gives the highest scores, on rank 0. It is asked
-    /// about every answer that is not blank, on the rank that has it; equal scores go by the input.
+    /// Sends rank 0's prompts to all ranks' servers and returns the `k` answers with the highest scores, on rank 0.
+    /// Collective.
+    ///
+    /// `score` is called for each answer that is not blank, on the rank that has it. Equal scores are ordered by input
+    /// position.
     ///
     /// # Errors
-    /// As [`Swarm::aggregate`]. An answer without a score is no error: it is counted and named.
+    /// As [`Swarm::aggregate`]. An answer without a score is not an error: it is counted and listed.
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
     /// let prompts = ["A name for a cat?", "A name for a dog?", "A name for a boat?"];
     /// let longest = swarm.top_k(prompts, 2, |answer| Ok(answer.len() as f64))?;
-    /// if let Some(longest) = longest {
-    ///     assert_eq!(longest.best().count(), 2);
+    /// if let Some(longest) = longest.into_root() {
+    ///     assert_eq!(longest.best_scored().count(), 2);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -323,23 +328,25 @@ impl Swarm {
         prompts: impl IntoIterator<Item = impl Serialize>,
         k: usize,
         mut score: impl FnMut(&str) -> Result<f64, String>,
-    ) -> Result<Option<TopK>, JobError> {
+    ) -> Result<Rooted<TopK>, SwarmError> {
         let empty = TopK::new(k, None);
-        self.aggregate(prompts, empty, |top, seen| top.add_scored(seen, &mut score))
+        self.aggregate(prompts, empty, |top, answer| top.add_scored(answer, &mut score))
     }
 
-    /// Collective. The one answer with the highest score and that score, on rank 0; none there if no answer has one.
+    /// Sends rank 0's prompts to all ranks' servers and returns the answer with the highest score and that score, on
+    /// rank 0; `None` there if no answer has a score. Collective.
     ///
     /// # Errors
     /// As [`Swarm::top_k`].
     ///
     /// ```
-    /// # use aurora_swarm::{settings::Environment, swarm::Setup};
+    /// # use aurora_swarm::{Environment, SwarmBuilder};
     /// # use vllm_sim::{Profile, Simulator};
     /// # let server = Simulator::start(Profile::instant())?;
-    /// # let mut swarm = Setup::new(Environment::of_this_process()).setting("endpoint", server.url()).start()?;
+    /// # let builder = SwarmBuilder::new(Environment::of_this_process()).endpoint(server.url());
+    /// # let mut swarm = builder.start()?;
     /// let shortest = swarm.best_of(["Why?", "How?"], |answer| Ok(-(answer.len() as f64)))?;
-    /// if let Some(Some((score, text))) = shortest {
+    /// if let Some(Some((score, text))) = shortest.into_root() {
     ///     assert_eq!(score, -(text.len() as f64));
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -348,12 +355,12 @@ impl Swarm {
         &mut self,
         prompts: impl IntoIterator<Item = impl Serialize>,
         score: impl FnMut(&str) -> Result<f64, String>,
-    ) -> Result<Option<Option<(f64, String)>>, JobError> {
+    ) -> Result<Rooted<Option<(f64, String)>>, SwarmError> {
         let top = self.top_k(prompts, 1, score)?;
         Ok(top.map(|top| top.best_scored().next().map(|(score, text)| (score, text.to_owned()))))
     }
 
-    /// Collective. The orderly end: waits until all ranks are here, and leaves MPI.
+    /// Waits for all ranks and finalises MPI. Collective.
     pub fn finish(self) {
         ManuallyDrop::into_inner(self.comm).finalize();
     }
@@ -362,23 +369,34 @@ impl Swarm {
         &mut self,
         rows: impl IntoIterator<Item = impl Serialize>,
         template: Option<String>,
-    ) -> Result<Option<Vec<SwarmAnswer>>, JobError> {
-        let place = self.call_folder.next_call(None);
-        let call = self.is_root().then(|| Ok(CallSpec { template, ..place.write_call(rows)? }));
+    ) -> Result<Rooted<Vec<SwarmAnswer>>, SwarmError> {
+        let files = self.call_folder.next_call(None);
+        let call = self.is_root().then(|| Ok(CallSpec { template, ..files.write_call(rows)? }));
         self.session.gather_answers(self.comm.as_mut(), call)?;
-        self.is_root().then(|| place.read_answers()).transpose()
+        let answers = self.is_root().then(|| files.read_answers()).transpose()?;
+        Ok(Rooted::new(answers))
     }
 
     fn is_root(&self) -> bool {
         self.comm.rank() == 0
     }
 
-    fn from_parts(comm: Box<dyn Comm>, session: JobSession, places: CallFolder) -> Self {
+    fn from_parts(comm: Box<dyn Comm>, session: JobSession, call_folder: CallFolder) -> Self {
         Self {
             comm: ManuallyDrop::new(comm),
             session,
             local_sessions: BTreeMap::new(),
-            call_folder: places,
+            call_folder,
         }
+    }
+}
+
+impl fmt::Debug for Swarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Swarm")
+            .field("rank", &self.rank())
+            .field("size", &self.size())
+            .field("endpoints", &self.endpoints())
+            .finish_non_exhaustive()
     }
 }

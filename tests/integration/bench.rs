@@ -90,8 +90,6 @@ fn a_sweep_finds_that_lists_pay_and_tells_the_same_in_table_json_and_pictures() 
                 assert!((run["prompts_per_s"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
             }
         }
-        let png = fs::read(work.path("sweep.png")).expect("a PNG");
-        assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() > 5_000, "{}", png.len());
         let svg = fs::read_to_string(work.path("sweep.svg")).expect("an SVG");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(svg.contains("best: batch 8, window 16"), "the best is marked");
@@ -328,7 +326,7 @@ fn is_told_incomplete(work: &Work, ended: &Ended, why: &str) {
     assert!(ended.out.contains(&format!("incomplete: {why}")), "{}", ended.out);
     assert!(ended.out.contains("best so far: batch 1, window 16"), "{}", ended.out);
     let svg = fs::read_to_string(work.path("sweep.svg")).expect("an SVG");
-    assert!(svg.contains(&format!("incomplete: {why}")) && work.path("sweep.png").exists());
+    assert!(svg.contains(&format!("incomplete: {why}")), "{svg}");
 }
 
 #[test]

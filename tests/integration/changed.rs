@@ -47,8 +47,8 @@ fn rows_that_are_appended_are_all_that_is_asked() {
     let refused = || {
         let ended = work.run(&input).ranks(2).run().with_code(5);
         ended
-            .complains("the input has changed since this run began: it had 300 rows and has 350")
-            .complains("300 answers are kept, 50 rows are to be asked, 0 answers are gone")
+            .complains("the input has changed since this run began: 300 rows before, 350 now")
+            .complains("keeps 300 answers, sends 50 new prompts and drops 0 answers")
             .complains(ACCEPT);
     };
     assert_eq!(asked(&work, refused), 0);
@@ -57,7 +57,7 @@ fn rows_that_are_appended_are_all_that_is_asked() {
 
     let output = work.path("answers.jsonl").to_string_lossy().into_owned();
     let plan = || Job::of("plan").args([&*input, "--output", &output, "--temperature", "0"]);
-    plan().run().with_code(5).says("300 answers are kept, 50 rows are to be asked", 1);
+    plan().run().with_code(5).says("keeps 300 answers, sends 50 new prompts", 1);
     plan().arg(ACCEPT).run().with_code(0).says("50 prompts would be sent", 1);
     assert_eq!(work.manifest("answers.jsonl")["starts"], 1, "a plan changes nothing");
 
@@ -143,7 +143,7 @@ fn a_run_that_was_stopped_goes_on_with_another_input_and_asks_failures_again() {
         let job = alive.run_to(&input, output).args(["--max-tokens", "8"]);
         job.ranks(ranks)
     };
-    job(1, &output).run().with_code(5).complains(&format!("{answered} answers are kept"));
+    job(1, &output).run().with_code(5).complains(&format!("keeps {answered} answers"));
     assert_eq!(asked(&alive, || job(3, &output).arg(ACCEPT).run().with_code(0)), 600 - answered);
     assert_eq!(told(&work), [answered, 600 - answered, 0]);
     job(1, "undisturbed.jsonl").run().with_code(0);
@@ -172,7 +172,7 @@ fn settings_that_decide_answers_can_be_accepted_too() {
 
     work.prompts(&prompts);
     let both = job("4").run().with_code(5);
-    both.complains("it had 30 rows and has 40").complains("max-tokens was 8 and is 4");
+    both.complains("30 rows before, 40 now").complains("max-tokens was 8 and is 4");
     assert_eq!(asked(&work, || job("4").arg(ACCEPT).ranks(2).run().with_code(0)), 10);
     for (at, (answer, prompt)) in work.answers("answers.jsonl").iter().zip(&prompts).enumerate() {
         let tokens = if at < 30 { 16 } else { 4 };
@@ -242,7 +242,7 @@ fn a_table_under_another_header_is_another_input() {
     job().run().with_code(0);
     work.file("rows.csv", format!("note,prompt\n{rows}"));
     let ended = job().ranks(2).run().with_code(5);
-    ended.complains("0 answers are kept, 30 rows are to be asked, 30 answers are gone");
+    ended.complains("keeps 0 answers, sends 30 new prompts and drops 30 answers");
     assert_eq!(asked(&work, || job().arg(ACCEPT).ranks(2).run().with_code(0)), 30);
     assert_eq!(told(&work), [0, 30, 30]);
     // With rows between the others, under the same header.

@@ -7,12 +7,12 @@ use std::{
 };
 
 use aurora_swarm::{
-    comm::{
+    Merge,
+    internals::{
         Comm, CommError, LauncherInfo, LivenessResult, Mailbox, MailboxEvent, MessageTag,
         RankParts, ReduceOp, SoloComm, TypedComm, all_to_all_in_rounds, check_liveness,
         drain_messages, gather_in_rounds,
     },
-    domain::Merge,
 };
 use serde::{Deserialize, Serialize};
 
@@ -258,10 +258,10 @@ fn hold_on_real_ranks() {
 
 /// Starts MPI as `main` does.
 fn real() -> Box<dyn Comm> {
-    aurora_swarm::comm::abort_job_on_panic();
+    aurora_swarm::internals::abort_job_on_panic();
     let launcher = LauncherInfo::from_variables(|name| std::env::var(name).ok());
     assert!(launcher.is_present(), "to be started by mpiexec");
-    aurora_swarm::comm::start_comm(&launcher).expect("MPI starts")
+    aurora_swarm::internals::start_comm(&launcher).expect("MPI starts")
 }
 
 #[test]

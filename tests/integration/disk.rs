@@ -77,7 +77,7 @@ fn full_in_mid_run(ranks: Option<usize>) {
     let Some(small) = Small::of(256, ranks) else { return };
     let ended = small.run().with_code(75);
     let ended = ended.complains("answers.jsonl.run/shards/0001-0000");
-    ended.complains("No space left on device").complains("prompts stay open");
+    ended.complains("No space left on device").complains("prompts remaining");
     assert!(!small.disk.seen("answers.jsonl").exists(), "an output is whole or absent");
     let [submitted, answered, failed, open] = small.status(75);
     assert_eq!((submitted, failed), (PROMPTS, 0));
@@ -109,7 +109,7 @@ fn a_disk_that_holds_the_answers_once_is_full_while_they_are_gathered() {
         let bytes = fs::metadata(shards).expect("there").len() as usize;
         small.disk.resize((bytes + bytes / 2) >> 10);
         let ended = small.run().with_code(75).complains("answers.jsonl.part: No space left");
-        ended.complains("the same command goes on");
+        ended.complains("run the same command again to resume");
         assert!(!small.disk.seen("answers.jsonl").exists(), "an output is whole or absent");
         assert!(!small.disk.seen("answers.jsonl.part").exists(), "its bytes are needed");
         let counts = &small.work.manifest(&small.output())["counts"];

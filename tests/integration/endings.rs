@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::Job;
+use crate::support::{
+    Job,
+    work::{Work, made_up},
+};
 
 #[test]
 fn a_panic_on_one_rank_ends_the_job_in_seconds() {
@@ -35,6 +38,27 @@ fn clap_ends_the_process_before_mpi_starts() {
         .run()
         .with_code(0)
         .says("Test MPI, nodes and servers", 2);
+}
+
+#[test]
+fn wrong_command_lines_end_with_code_2_and_the_usage() {
+    let work = Work::instant(1);
+    let input = work.prompts(&made_up(3));
+    for (args, words) in [
+        (&[][..], "missing --output FILE"),
+        (
+            &["--output", "x.jsonl", "--temperature", "3"],
+            "--temperature 3: must be between 0 and 2",
+        ),
+        (&["--output", "x.jsonl", "--bad-rows", "ignore"], "[possible values: stop, fail]"),
+    ] {
+        let job = Job::of("run").arg(&input).args(["--endpoint", &work.fleet.urls()[0]]);
+        let ended = args.iter().fold(job, |job, arg| job.arg(arg)).run().with_code(2);
+        ended.complains(words).complains("--help");
+    }
+    assert_eq!(work.requests(), 0);
+    Job::of("help").arg("resume").run().with_code(0).says("# Resume", 1);
+    Job::of("help").arg("resme").run().with_code(2).complains("did you mean \"resume\"?");
 }
 
 #[test]

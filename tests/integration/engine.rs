@@ -63,7 +63,7 @@ fn thinking_never_lands_in_an_answer() {
     let template = work.file("chat_template.jinja", CHATML);
     let input = work.prompts(&made_up(120));
     let job = work.run(&input).args(LISTS).args(["--chat-template", &template]);
-    job.run().with_code(0).complains("thinking");
+    job.run().with_code(0).complains("reasoning");
     for answer in work.answers("answers.jsonl") {
         let response = answer["response"].as_str().expect("a text");
         assert!(!response.contains("think>"), "{answer}");

@@ -249,7 +249,7 @@ fn what_nodes_hold_of_an_input_that_has_changed_is_kept_as_well() {
     prompts.push("one more".to_owned());
     work.prompts(&prompts);
     let refused = run(&work, &input).ranks(2).run().with_code(5);
-    refused.complains("the nodes of its last start may still have");
+    refused.complains("the nodes of its last session may still have");
     assert_eq!(on_nodes(&work), held, "a start that is refused changes nothing");
     let before = work.served();
     run(&work, &input).args(["--accept-changes"]).ranks(2).run().with_code(0);
@@ -325,7 +325,7 @@ fn answers_that_have_no_room_at_home_stay_on_the_nodes() {
     };
     for _ in 0..2 {
         let ended = start().with_code(75).complains("No space left on device");
-        ended.complains("the same command goes on");
+        ended.complains("run the same command again to resume");
         assert_eq!(lines_on_nodes(&work), 1_000, "what is not home is not removed");
     }
     let before = work.served();

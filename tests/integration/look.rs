@@ -84,7 +84,7 @@ fn the_heart_beats_while_answers_are_gathered() {
     let (first, written) = (beats(&work), work.manifest("answers.jsonl")["written"].clone());
     until("the heart beats on", || beats(&work) > first);
     assert_eq!(work.manifest("answers.jsonl")["written"], written, "rank 0 does nothing else");
-    let again = work.run(&input).run().with_code(5).complains("is being worked on");
+    let again = work.run(&input).run().with_code(5).complains("is being written by process");
     assert!(again.err.contains("gathering answers"), "{}", again.err);
     let seen = status(&work).run().with_code(0);
     assert!(seen.out.starts_with("running: 30 of 30 done"), "{}", seen.out);
@@ -108,10 +108,7 @@ fn who_reads_a_long_input_over_is_at_work_already() {
     until("it reads", || heartbeat(&work).is_some_and(|it| it["doing"] == "reading-input"));
     assert!(!work.has("answers.jsonl.run/manifest.json"));
     work.run(&input).run().with_code(5).complains("scanning the input");
-    plan(&work, &input)
-        .run()
-        .with_code(5)
-        .says("run would be refused: this run is being worked", 1);
+    plan(&work, &input).run().with_code(5).says("is being written by process", 1);
     let seen = status(&work).arg("--exit-code").run().with_code(75);
     assert!(seen.out.starts_with("begins: scanning the input"), "{}", seen.out);
     // It turns out to be no input: everything is left as it was.
@@ -149,7 +146,7 @@ fn a_run_is_followed_from_before_its_beginning_to_its_end() {
     let (text, objects) = (follow(&[]), follow(&["--json", "--verify"]));
     thread::sleep(Duration::from_millis(500));
     work.run(&input).args(["--max-tokens", "8"]).ranks(2).run().with_code(0);
-    let text = text.wait().with_code(0).complains("it is waited for, for 10m");
+    let text = text.wait().with_code(0).complains("waiting up to 10m");
     let lines: Vec<&str> = text.out.lines().collect();
     let last = lines.last().unwrap();
     assert!(last.starts_with("finished: 1500 of 1500 done (100.0 %), 1500 answered"), "{last}");
@@ -195,8 +192,8 @@ fn following_ends_with_a_run_that_is_killed() {
 fn a_run_that_never_begins_is_not_waited_for_for_ever() {
     let work = Work::instant(0);
     let ended = status(&work).args(["--follow", "--wait", "300ms"]).run().with_code(5);
-    ended.complains("it is waited for, for 300ms").complains("there is no run in");
-    status(&work).run().with_code(5).complains("there is no run in");
+    ended.complains("waiting up to 300ms").complains("no run found in");
+    status(&work).run().with_code(5).complains("no run found in");
     status(&work).args(["--every", "1s"]).run().with_code(2);
 }
 
@@ -268,7 +265,7 @@ fn verify_finds_shard_files_that_are_damaged_or_gone() {
     let whole = std::fs::read_to_string(&shard).unwrap();
     std::fs::write(&shard, whole.replacen("\"success\":true", "\"succ", 2)).unwrap();
     let said = verify().with_code(5).complains("2 damaged lines").complains("0001-00000.jsonl");
-    said.complains("counts 60 answered and 0 failed, and its shard files hold 58 answered");
+    said.complains("counts 60 answered and 0 failed, but its shard files hold 58 answered");
     std::fs::remove_file(&shard).unwrap();
     verify().with_code(5).complains("shard files hold 0 answered").complains("missing");
     std::fs::write(&shard, whole).unwrap();
@@ -287,11 +284,7 @@ fn plan_says_what_run_would_do_with_what_is_there() {
         assert!(before == all_files(&work), "plan changes nothing");
     };
     expect(0, "run would start: no run exists yet, and 20 prompts would be sent", &[]);
-    expect(
-        5,
-        "run would be refused: --resume is require, and there is no run",
-        &["--resume", "require"],
-    );
+    expect(5, "run would be refused: --resume require, but", &["--resume", "require"]);
     Job::of("plan").arg(&input).run().with_code(0).says("needs --output FILE", 1);
 
     work.file("answers.jsonl", "somebody's\n");
@@ -306,7 +299,7 @@ fn plan_says_what_run_would_do_with_what_is_there() {
         &[],
     );
     expect(0, "1 prompt would be sent, 1 of them after a failure", &["--retry-failed"]);
-    expect(5, "run would be refused: settings that decide answers differ", &["--max-tokens", "9"]);
+    expect(5, "run would be refused: settings that affect answers differ", &["--max-tokens", "9"]);
     expect(5, "run would be refused: ", &["--resume", "never"]);
     std::fs::remove_file(work.path("answers.jsonl")).unwrap();
     expect(0, "run would send nothing and gather the answers again (session 2)", &[]);
@@ -337,8 +330,8 @@ fn plan_says_that_a_run_is_at_work() {
     let refused = work.run(&input).run().with_code(5).err;
     let planned = plan(&work, &input).run().with_code(5).out;
     let words = |text: &str| {
-        let from = text.find("this run is being worked on").expect("refused");
-        let to = text[from..].find(", which gave").expect("by whom");
+        let from = text.find("is being written by process").expect("refused");
+        let to = text[from..].find(", active").expect("by whom");
         text[from..from + to].to_owned()
     };
     assert_eq!(words(&refused), words(&planned));

@@ -213,9 +213,9 @@ fn what_cannot_become_one_text_says_so() {
     let job = reduce(&work, &input, "text.txt", 4).args(["--reduce-template", "sum up"]);
     job.run().with_code(5).complains("no placeholder");
     let job = reduce(&work, &input, "text.txt", 4).args(["--n", "2", "--temperature", "1"]);
-    job.run().with_code(5).complains("one answer a prompt");
+    job.run().with_code(5).complains("one answer per prompt");
     let job = reduce(&work, &input, "text.parquet", 4);
-    job.ranks(2).run().with_code(5).complains("would be no Parquet");
+    job.ranks(2).run().with_code(5).complains("cannot be a Parquet file");
     assert!(!work.has("text.parquet.run"));
     assert!(!work.has("text.txt") && !work.has("text.txt.run"));
     assert_eq!(work.requests(), 0);
@@ -388,7 +388,7 @@ fn a_group_that_fails_is_asked_again_and_then_told_with_its_leaves() {
     let input = work.prompts(&prompts);
     let ended = reduce(&work, &input, "text.txt", 4).ranks(3).run().with_code(3);
     let ended = ended.says("4 leaves are missing in the text", 1);
-    ended.complains("group 3 of level 1, which covers the leaves 12 to 15, has no text");
+    ended.complains("reduce group failed: level 1, group 3, leaves 12 to 15");
     let tree = tree(&work, "text.txt");
     assert_eq!(tree[&(1, 3)]["outcome"], "failed");
     assert_eq!(tree[&(1, 3)]["missing"], json!([]), "its prompt had them all");

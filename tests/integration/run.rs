@@ -208,13 +208,13 @@ fn a_finished_run_needs_no_endpoint_and_rebuilds_a_missing_output() {
     };
     again(&[]).with_code(0);
     assert_eq!(answers, work.answers("answers.jsonl"));
-    again(&["--resume", "never"]).with_code(5).complains("--resume is never");
+    again(&["--resume", "never"]).with_code(5).complains("--resume never, but");
     again(&["--max-tokens", "9"]).with_code(5).complains("max-tokens was 512 and is 9");
     std::fs::write(&input, "{\"prompt\":\"another\"}\n").unwrap();
     again(&[]).with_code(5).complains("the input has changed");
     drop(elsewhere);
     std::fs::remove_dir_all(work.path("answers.jsonl.run")).unwrap();
-    again(&[]).with_code(5).complains("its run folder is not");
+    again(&[]).with_code(5).complains("exists, but");
     work.run(&input).arg("--overwrite").run().with_code(0);
     assert_eq!(work.answers("answers.jsonl").len(), 1);
 }
@@ -229,7 +229,7 @@ fn a_second_run_while_the_first_lives_is_refused() {
         assert!(Instant::now() < end, "no answers come");
         thread::sleep(Duration::from_millis(20));
     }
-    work.run(&input).run().with_code(5).complains("is being worked on");
+    work.run(&input).run().with_code(5).complains("is being written by process");
     let status =
         Job::of("status").arg(&work.path("answers.jsonl").to_string_lossy()).run().with_code(0);
     assert!(status.out.starts_with("running:"), "{}", status.out);
@@ -627,7 +627,7 @@ fn servers_that_only_ever_refuse_leave_prompts_open() {
     let work = Work::with(vec![Profile { script, ..Profile::instant() }; 2]);
     let input = work.prompts(&made_up(40));
     let job = work.run(&input).args(["--timeout", "1s", "--ready-timeout", "3s"]);
-    job.ranks(2).run().with_code(75).complains("stay open");
+    job.ranks(2).run().with_code(75).complains("prompts remaining");
     assert_eq!(work.counts("answers.jsonl"), [40, 0, 0, 40]);
 }
 
@@ -689,7 +689,7 @@ fn a_refused_start_leaves_what_was_there() {
     let shards = work.lines_on_disk("answers.jsonl");
     std::fs::remove_file(work.path("answers.jsonl.run/manifest.json")).unwrap();
     work.run(&typo).run().with_code(5);
-    work.run(&input).run().with_code(5).complains("no manifest");
+    work.run(&input).run().with_code(5).complains("no manifest.json");
     assert_eq!(work.lines_on_disk("answers.jsonl"), shards);
     // Written over only once there is somebody to ask.
     let nobody = ["--overwrite", "--endpoint", "http://127.0.0.1:9", "--ready-timeout", "1s"];

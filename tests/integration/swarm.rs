@@ -7,9 +7,8 @@ use std::{
 };
 
 use aurora_swarm::{
-    aggregate::{MajorityVote, NumericStatistics},
-    settings::Environment,
-    swarm::{JobError, Swarm, SwarmAnswer, SwarmBuilder},
+    Environment, MajorityVote, Merge, NumericStatistics, Swarm, SwarmAnswer, SwarmBuilder,
+    SwarmErrorKind,
 };
 use serde_json::{Value, json};
 use vllm_sim::{Fault, Profile, Rule, Script, Simulator};
@@ -51,10 +50,10 @@ fn said(name: &str) -> String {
 /// In a rank: with the test's servers.
 fn setup() -> SwarmBuilder {
     let setup = SwarmBuilder::new(Environment::of_this_process())
-        .setting("max-tokens", 8)
-        .setting("temperature", 0)
+        .max_tokens(8)
+        .temperature(0.0)
         .setting("ready-timeout", "1s");
-    said("TEST_SERVERS").split(',').fold(setup, |setup, url| setup.setting("endpoint", url))
+    said("TEST_SERVERS").split(',').fold(setup, SwarmBuilder::endpoint)
 }
 
 /// In a rank, last.
@@ -103,8 +102,8 @@ fn every_call() {
     let mine = || prompts.iter().take(if root { 40 } else { 0 });
 
     let answers = swarm.scatter_gather(mine()).expect("answered");
-    assert_eq!(answers.is_some(), root, "on rank 0 only");
-    if let Some(answers) = &answers {
+    assert_eq!(answers.is_root(), root, "on rank 0 only");
+    if let Some(answers) = answers.as_root() {
         assert_eq!(texts(answers), all);
         assert!((0..40).all(|at| answers[at].index == at as u64));
         let by: std::collections::BTreeSet<usize> =
@@ -114,20 +113,21 @@ fn every_call() {
 
     let items = ["a", "{b}", "{{c}}"];
     let answers = swarm.map_gather(items, "What is {{item}}?").expect("answered");
-    assert_eq!(answers.is_some(), root);
-    if let Some(answers) = answers {
+    assert_eq!(answers.is_root(), root);
+    if let Some(answers) = answers.into_root() {
         let asked = items.map(|item| format!("What is {item}?"));
         assert_eq!(texts(&answers), expected(&asked));
     }
     let columns = [json!({"city": "Lima", "country": "Peru"})];
     let answers = swarm.map_gather(&columns, "Is {{city}} in {{country}}?").expect("answered");
-    assert!(answers.is_none_or(|it| texts(&it) == expected(&["Is Lima in Peru?".to_owned()])));
+    let expected_one = expected(&["Is Lima in Peru?".to_owned()]);
+    assert!(answers.into_root().is_none_or(|answers| texts(&answers) == expected_one));
     let without = swarm.map_gather(["a"], "What?").expect_err("no placeholder");
-    assert_eq!(matches!(without, JobError::OtherRank(_)), !root, "{without}");
+    assert_eq!(without.kind() == SwarmErrorKind::OtherRank, !root, "{without}");
 
     let grown = swarm.tree_reduce(mine(), "{{level}}: {{responses}}").expect("a text");
-    assert_eq!(grown.is_some(), root);
-    if let Some(grown) = grown {
+    assert_eq!(grown.is_root(), root);
+    if let Some(grown) = grown.into_root() {
         assert_eq!((grown.leaves, grown.missing, grown.levels), (40, 0, 3));
         let level = |texts: Vec<String>, level: usize| {
             let prompt = |group: &[String]| format!("{level}: {}", group.join("\n---\n"));
@@ -139,19 +139,19 @@ fn every_call() {
     let came = swarm.answers(mine(), |answers| answers.map(|it| it.index).collect::<Vec<_>>());
     let came = came.expect("answered");
     let whole = swarm.aggregate(mine(), Vec::<u64>::new(), |seen, it| seen.push(it.position.index));
-    let mut whole = whole.expect("merged");
-    assert_eq!(whole.is_some(), root);
-    if let Some(whole) = &mut whole {
+    let whole = whole.expect("merged");
+    assert_eq!(whole.is_root(), root);
+    if let Some(mut whole) = whole.into_root() {
         whole.sort_unstable();
-        assert_eq!(*whole, (0..40).collect::<Vec<u64>>(), "each once");
+        assert_eq!(whole, (0..40).collect::<Vec<u64>>(), "each once");
     }
     assert!(!came.is_empty() && (size > 1 || came.len() == 40), "{came:?}");
 
     let votes = [saying("Yes"), saying("no"), saying("yes ")];
     let votes =
         swarm.aggregate(&votes, MajorityVote::new(None), MajorityVote::add_answer).expect("merged");
-    assert_eq!(votes.is_some(), root);
-    if let Some(votes) = votes {
+    assert_eq!(votes.is_root(), root);
+    if let Some(votes) = votes.into_root() {
         let votes = votes.to_json();
         assert_eq!((&votes["winner"], &votes["votes"]), (&"Yes".into(), &2.into()));
     }
@@ -159,13 +159,13 @@ fn every_call() {
     let by_length = |text: &str| Ok(text.len() as f64);
     let rows = [saying("four"), saying("seventh"), saying("eighth."), json!("")];
     let top = swarm.top_k(&rows, 2, by_length).expect("scored");
-    assert_eq!(top.is_some(), root);
-    if let Some(top) = top {
+    assert_eq!(top.is_root(), root);
+    if let Some(top) = top.into_root() {
         assert_eq!(top.best_scored().collect::<Vec<_>>(), [(7.0, "seventh"), (7.0, "eighth.")]);
         assert_eq!(top.to_json()["failed"], 1);
     }
     let best = swarm.best_of(&rows, |text| Ok(-(text.len() as f64))).expect("scored");
-    assert_eq!(best, root.then(|| Some((-4.0, "four".to_owned()))));
+    assert_eq!(best.into_root(), root.then(|| Some((-4.0, "four".to_owned()))));
 
     // Local calls: each rank makes as many as it likes.
     let own: Vec<String> = (0..=rank).map(|number| format!("{number} of rank {rank}")).collect();
@@ -194,12 +194,10 @@ fn wrong_settings_are_an_error_on_every_rank() {
 #[ignore = "a rank of wrong_settings_are_an_error_on_every_rank"]
 fn wrong_settings() {
     // (MPI can be started once in a process: one mistake a program)
-    let Err(error) = setup().setting("base-port", 8000).start() else {
-        panic!("two ways to name servers")
-    };
+    let Err(error) = setup().base_port(8000).start() else { panic!("two ways to name servers") };
     let told = error.to_string();
     let (here, elsewhere) =
-        (told.contains("endpoint and base-port"), told.contains("another rank"));
+        (told.contains("--endpoint and --base-port"), told.contains("another rank"));
     println!("all of it holds: {}", if here { "the reason" } else { "elsewhere" });
     assert!(here || elsewhere, "{told}");
 }
@@ -218,14 +216,14 @@ fn reversed_and_missing_choices_cost_no_answer() {
 #[ignore = "a rank of reversed_and_missing_choices_cost_no_answer"]
 fn in_lists() {
     let setup = setup().setting("api", "completions").setting("batch-size", 8);
-    let mut swarm = setup.setting("retries", 9).start().expect("started");
+    let mut swarm = setup.max_attempts(9).start().expect("started");
     let prompts = made_up(200);
     let right = |answers: &[SwarmAnswer]| {
         let its = |prompt: &String| crate::support::work::by_completions(prompt, 8);
         assert_eq!(texts(answers), prompts.iter().map(its).collect::<Vec<_>>());
     };
     right(&swarm.post_batch(0, &prompts).expect("answered"));
-    right(&swarm.scatter_gather(&prompts).expect("answered").expect("on rank 0"));
+    right(&swarm.scatter_gather(&prompts).expect("answered").into_root().expect("on rank 0"));
     well(swarm);
 }
 
@@ -247,15 +245,16 @@ fn with_a_folder() {
     let folder = Path::new(&said("TEST_FOLDER")).join("calls");
     let mut swarm = setup().setting("fan-in", 30).folder(folder).start().expect("started");
     let prompts = made_up(30);
-    if let Some(answers) = swarm.scatter_gather(&prompts).expect("answered") {
+    if let Some(answers) = swarm.scatter_gather(&prompts).expect("answered").into_root() {
         assert_eq!(texts(&answers), expected(&prompts));
     }
     // A reduce's leaves are other calls' answers to the next one: one leaf is its own text.
     let grown = swarm.tree_reduce([&prompts[0]], "Sum up {{responses}}").expect("a text");
     let grown = grown.map(|it| it.text);
-    assert!(grown.is_none_or(|text| text == Some(by_chat(&prompts[0], 8))));
+    assert!(grown.into_root().is_none_or(|text| text == Some(by_chat(&prompts[0], 8))));
     let seen = swarm.aggregate([&prompts[1]], 0u64.into(), |Seen(count), _| *count += 1);
-    assert!(seen.expect("merged").is_none_or(|Seen(count)| count == 1), "what was there counts");
+    let seen = seen.expect("merged").into_root();
+    assert!(seen.is_none_or(|Seen(count)| count == 1), "an earlier answer counts");
     well(swarm);
 }
 
@@ -269,7 +268,7 @@ impl From<u64> for Seen {
     }
 }
 
-impl aurora_swarm::domain::Merge for Seen {
+impl Merge for Seen {
     fn merge(&mut self, other: Self) {
         self.0 += other.0;
     }
@@ -290,12 +289,12 @@ fn prompts_that_failed_first_and_were_answered_later_count_once() {
 #[ignore = "a rank of prompts_that_failed_first_and_were_answered_later_count_once"]
 fn each_once() {
     let folder = Path::new(&said("TEST_FOLDER")).join("calls");
-    let setup = setup().setting("retries", 1).setting("no-batch", true).folder(folder);
+    let setup = setup().max_attempts(1).setting("no-batch", true).folder(folder);
     let mut swarm = setup.start().expect("started");
     let seen = swarm.aggregate(made_up(90), Vec::<(u64, bool)>::new(), |seen, it| {
         seen.push((it.position.index, it.outcome.is_ok()));
     });
-    if let Some(mut seen) = seen.expect("merged") {
+    if let Some(mut seen) = seen.expect("merged").into_root() {
         seen.sort_unstable();
         let indices: Vec<u64> = seen.iter().map(|it| it.0).collect();
         assert_eq!(indices, (0..90).collect::<Vec<u64>>(), "each once");
@@ -311,16 +310,15 @@ fn servers_that_come_later_are_found_by_the_next_call() {
     let address = first.expect("a port").address(); // which is free again
     let variables = [("TMPDIR", folder.path().to_str().unwrap())];
     let setup = SwarmBuilder::new(Environment::from(variables)).setting("ready-timeout", "300ms");
-    let setup = setup.setting("endpoint", format!("http://{address}"));
+    let setup = setup.endpoint(format!("http://{address}"));
     let mut swarm = setup.start().expect("one rank");
     let error = swarm.scatter_gather(["a"]).expect_err("nobody");
-    assert!(matches!(error, JobError::NoEndpoint), "{error}");
+    assert_eq!(error.kind(), SwarmErrorKind::NoServer, "{error}");
     let profile = Profile { port: address.port(), ..Profile::instant() };
     let server = Simulator::start(profile).expect("the same port");
     for _ in 0..2 {
-        assert!(
-            swarm.scatter_gather(["a"]).expect("answered").expect("on rank 0")[0].text().is_ok()
-        );
+        let answers = swarm.scatter_gather(["a"]).expect("answered").into_root();
+        assert!(answers.expect("on rank 0")[0].text().is_ok());
     }
     drop(server);
     swarm.finish();
@@ -339,12 +337,12 @@ fn nobody_there() {
     let mut swarm = setup().start().expect("started");
     for _ in 0..2 {
         let error = swarm.scatter_gather(["a"]).expect_err("nobody");
-        assert!(matches!(error, JobError::NoEndpoint), "{error}");
+        assert_eq!(error.kind(), SwarmErrorKind::NoServer, "{error}");
     }
     let error = swarm.tree_reduce(["a"], "{{responses}}").expect_err("nobody");
-    assert!(matches!(error, JobError::NoEndpoint), "{error}");
+    assert_eq!(error.kind(), SwarmErrorKind::NoServer, "{error}");
     let error = swarm.send_all_batched(["a"]).expect_err("nobody");
-    assert!(matches!(error, JobError::NoEndpoint), "{error}");
+    assert_eq!(error.kind(), SwarmErrorKind::NoServer, "{error}");
     well(swarm);
 }
 
@@ -362,11 +360,11 @@ fn trees_of_one_leaf_of_none_left_and_with_a_fan_in_of_one() {
 fn odd_trees() {
     let mut swarm = setup().start().expect("started");
     let one = swarm.tree_reduce(["only"], "Sum up {{responses}}").expect("a text");
-    if let Some(one) = one {
+    if let Some(one) = one.into_root() {
         assert_eq!((one.leaves, one.missing, one.text), (1, 0, Some(by_chat("only", 8))));
     }
     let none = swarm.tree_reduce(["", " ", ""], "Sum up {{responses}}").expect("no error");
-    if let Some(none) = none {
+    if let Some(none) = none.into_root() {
         assert_eq!((none.leaves, none.missing, none.text), (3, 3, None));
     }
     let empty = swarm.tree_reduce([""; 0], "Sum up {{responses}}").expect_err("nothing");
@@ -379,7 +377,7 @@ fn odd_trees() {
 #[ignore = "a rank of trees_of_one_leaf_of_none_left_and_with_a_fan_in_of_one"]
 fn fan_in_one() {
     let Err(error) = setup().setting("fan-in", 1).start() else { panic!("calls without end") };
-    assert!(error.to_string().contains("fan-in is how many texts become one"), "{error}");
+    assert!(error.to_string().contains("--fan-in 1: must be at least 2"), "{error}");
     println!("all of it holds");
 }
 
@@ -397,7 +395,7 @@ fn with_braces() {
     let rows = said.map(saying);
     let grown = swarm.tree_reduce(&rows, "{{level}}: {{responses}}").expect("a text");
     let prompt = format!("1: {}", said.join("\n---\n"));
-    assert_eq!(grown.expect("on rank 0").text, Some(by_chat(&prompt, 8)));
+    assert_eq!(grown.into_root().expect("on rank 0").text, Some(by_chat(&prompt, 8)));
     well(swarm);
 }
 
@@ -415,7 +413,7 @@ fn of_numbers() {
     let all = swarm
         .aggregate(&rows, NumericStatistics::new(None), NumericStatistics::add_answer)
         .expect("merged");
-    if let Some(all) = all {
+    if let Some(all) = all.into_root() {
         let all = all.to_json();
         assert_eq!((&all["numbers"]["count"], &all["numbers"]["mean"]), (&3.into(), &3.0.into()));
         assert_eq!(all["no_numbers"]["first"][0]["index"], 2);
@@ -432,7 +430,7 @@ fn answers_come_while_the_work_goes_on() {
 #[test]
 #[ignore = "a rank of answers_come_while_the_work_goes_on"]
 fn as_they_come() {
-    let mut swarm = setup().setting("concurrency", 4).start().expect("started");
+    let mut swarm = setup().concurrency(4).start().expect("started");
     let prompts = made_up(60);
     let came = swarm.answers(&prompts, |answers| {
         let came = answers.map(|it| {

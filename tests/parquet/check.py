@@ -157,7 +157,7 @@ for column, line in zip(columns("mixed.parquet"), lines("mixed-lines.jsonl"), st
 
 # What is wrong is said, with exit code 5, before anything is asked.
 pq.write_table(pa.table({"Prompt": ["a"]}), FOLDER / "named.parquet")
-check('no column "prompt"' in answer("named.parquet", "no1.jsonl", code=5), "a table without prompts is refused")
+check('no `prompt` or `messages` column' in answer("named.parquet", "no1.jsonl", code=5), "a table without prompts is refused")
 pq.write_table(pa.table({"prompt": ["a", None, "c"]}), FOLDER / "null.parquet")
 check("null.parquet row 2" in answer("null.parquet", "no2.jsonl", code=5), "a null is named by file and row")
 (FOLDER / "cut.parquet").write_bytes((FOLDER / "in-zstd.parquet").read_bytes()[:5000])

@@ -1,35 +1,47 @@
-//! How many sequences an endpoint has in flight: pure but for instants it is given.
+//! The number of sequences that an endpoint may have in flight, its window: pure but for instants it is given.
 //!
-//! Owns the controller behind `--concurrency auto`. Where the server tells how many run and wait, it is kept with a little
-//! waiting: its slots never run dry, and its queue never grows long. Where it does not, what it answers a second is
-//! compared between window sizes. It climbs by doubling and never jumps: bursts have crashed servers. A 503 lowers what is
-//! sent at once, whatever the mode.
+//! Owns the adaptive concurrency controller behind `--concurrency auto`. Where the server reports how many sequences
+//! run and wait, a few are kept waiting: its slots never run dry, and its queue never grows long. Where it does not,
+//! the throughput of window sizes is compared. The window climbs by doubling and never jumps: bursts have crashed
+//! servers. Back-pressure (503, 429) lowers the limit at once, in every mode. When nothing may be sent for a while, and
+//! how many permits are taken, is the endpoint state's.
 
 use std::time::{Duration, Instant};
 
 use crate::engine::SizeMode;
 
-/// What a server says of itself.
+/// The load that a server reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct LoadSample {
     pub(crate) running: f64,
     pub(crate) waiting: f64,
-    /// Since it started.
+    /// Preemptions since the server started.
     pub(crate) preemptions: f64,
 }
 
-/// Of one endpoint.
+/// A request that was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdmittedRequest {
+    /// Sequences in flight when it was sent, its own included.
+    pub(crate) concurrency_at_send: usize,
+    pub(crate) sequences: usize,
+    pub(crate) tokens: u64,
+    /// Whether the window was used up just before the answer.
+    pub(crate) was_window_full: bool,
+}
+
+/// The controller of one endpoint's window.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyController {
     size: usize,
     mode: ControlMode,
-    /// The most after a refusal.
+    /// The limit that refusals have set, whatever the mode.
     refusal_limit: usize,
-    /// Where it was refused first: up to there it grows fast again, beyond slowly.
+    /// The limit after the first refusal: up to it the limit grows fast again, beyond it slowly.
     refusal_ceiling: usize,
-    /// In flight with which requests were admitted.
+    /// The highest concurrency with which a request was answered; a refusal below it lowers it a little.
     max_admitted: usize,
-    /// Sequences answered since the limit was last changed.
+    /// Sequences answered since the refusal limit last changed.
     answered_since_change: usize,
 }
 
@@ -37,77 +49,92 @@ pub(crate) struct ConcurrencyController {
 enum ControlMode {
     /// The size is given.
     Fixed,
-    /// By what the server says.
+    /// The size follows the load that the server reports.
     ServerMetrics(MetricsController),
-    /// By what comes back.
+    /// The size follows the measured throughput.
     Throughput(ThroughputController),
 }
 
 #[derive(Debug, Default)]
 struct MetricsController {
-    /// The most that ran at a time.
+    /// The most sequences that ran at a time.
     estimated_slots: f64,
     is_steady: bool,
-    /// What ran when it was last doubled.
+    /// The sequences that ran when the window was last doubled.
     running_at_doubling: f64,
-    /// The most that ran since the climb began, and since when it is no more.
     peak_running_in_climb: f64,
+    /// When the running sequences last reached a new peak with a full window.
     no_gain_since: Option<Instant>,
     last_preemptions: f64,
-    /// A cut takes effect when so many are left in flight: until then what waits says nothing new.
+    /// A decrease takes effect when no more than this are in flight: until then the waiting sequences say nothing new.
     decrease_target: usize,
-    /// What waited when it was looked at last, the latest last.
+    /// The waiting sequences of the last polls, the latest last.
     recent_waiting: [f64; 3],
-    /// Looks in a row at which nothing waited.
+    /// Polls in a row at which nothing waited.
     empty_queue_polls: u8,
     growth_paused_until: Option<Instant>,
+}
+
+/// A load sample beside the window that it was taken with.
+#[derive(Clone, Copy)]
+struct WindowLoad {
+    size: usize,
+    taken: usize,
+    running: f64,
+    waiting: f64,
+    /// The sequences that should wait at the server.
+    target_waiting: f64,
+    is_full: bool,
+    /// Whether no preemption was seen lately.
+    may_grow: bool,
 }
 
 #[derive(Debug)]
 struct ThroughputController {
     interval_start: Option<Instant>,
-    /// Sequences that are still of the time before the last change.
+    /// Sequences still to be answered that were sent before the last change.
     sequences_to_skip: usize,
     interval_sequences: usize,
     interval_tokens: u64,
-    /// What the last size brought, in tokens a second.
+    /// Tokens per second at the last size.
     last_rate: f64,
     hold_until: Option<Instant>,
 }
 
-/// Where a climb begins.
+/// The window with which a climb begins.
 const INITIAL_WINDOW: usize = 32;
 const INITIAL_THROUGHPUT_WINDOW: usize = 64;
-/// No server runs more.
+/// More than any server runs at a time.
 const MAX_WINDOW: usize = 8192;
-/// A gain that is worth twice the window, and a loss that is one.
+/// The gain, as a factor, that justifies a window of twice the size; with less the window goes back.
 const MIN_GAIN: f64 = 1.10;
-/// How long a size that was felt for is kept before the next is tried.
+/// The time for which a size found by throughput is kept before the next is tried.
 const HOLD_INTERVAL: Duration = Duration::from_secs(60);
-/// The least time to feel for.
+/// The shortest interval in which throughput is measured.
 const MIN_MEASURE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait for a doubling to show: a step that reads many prompts takes its time.
+/// The time that a doubling has to show a gain: a step that prefills many prompts is slow.
 const NO_GAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after a preemption nothing grows.
+/// The time after a preemption in which the window does not grow.
 const PREEMPTION_PAUSE: Duration = Duration::from_secs(10);
 
 impl ConcurrencyController {
-    /// `least` sequences have to fit; `told` is whether the server says how many run.
-    pub(crate) fn new(size: SizeMode, least: usize, told: bool) -> Self {
-        let (size, steer) = match size {
+    /// Creates a controller for a window of at least `min_size` sequences. `has_metrics` is whether the server reports
+    /// its load.
+    pub(crate) fn new(mode: SizeMode, min_size: usize, has_metrics: bool) -> Self {
+        let (size, mode) = match mode {
             SizeMode::Fixed(size) => (size, ControlMode::Fixed),
-            SizeMode::Auto if told => (
-                INITIAL_WINDOW.max(least),
+            SizeMode::Auto if has_metrics => (
+                INITIAL_WINDOW.max(min_size),
                 ControlMode::ServerMetrics(MetricsController::default()),
             ),
             SizeMode::Auto => (
-                INITIAL_THROUGHPUT_WINDOW.max(least),
+                INITIAL_THROUGHPUT_WINDOW.max(min_size),
                 ControlMode::Throughput(ThroughputController::new()),
             ),
         };
         Self {
             size,
-            mode: steer,
+            mode,
             refusal_limit: usize::MAX,
             refusal_ceiling: usize::MAX,
             max_admitted: 0,
@@ -115,46 +142,37 @@ impl ConcurrencyController {
         }
     }
 
-    /// Sequences in flight, at most.
-    pub(crate) fn size(&self) -> usize {
+    /// Returns the sequences that may be in flight.
+    pub(crate) fn window_size(&self) -> usize {
         self.size.min(self.refusal_limit)
     }
 
-    /// The server does not say after all: what it brings has to do.
+    /// Stops relying on a load that the server does not report.
     pub(crate) fn fall_back_to_throughput(&mut self) {
         if self.uses_server_metrics() {
             self.mode = ControlMode::Throughput(ThroughputController::new());
         }
     }
 
-    /// Is it worth asking the server how it is?
     pub(crate) fn uses_server_metrics(&self) -> bool {
         matches!(self.mode, ControlMode::ServerMetrics(_))
     }
 
-    /// How soon it wants to be told again.
+    /// Returns the pause before the next load poll.
     pub(crate) fn poll_interval(&self) -> Duration {
         match &self.mode {
-            ControlMode::ServerMetrics(told) if told.is_steady => Duration::from_secs(1),
+            ControlMode::ServerMetrics(metrics) if metrics.is_steady => Duration::from_secs(1),
             _ => Duration::from_millis(50),
         }
     }
 
-    /// A request with which `level` sequences were in flight was answered; `sequences` of them were its own, and gave so
-    /// many tokens. `full` is whether the window was, just before.
-    pub(crate) fn record_admitted(
-        &mut self,
-        level: usize,
-        sequences: usize,
-        tokens: u64,
-        full: bool,
-        now: Instant,
-    ) {
-        self.max_admitted = self.max_admitted.max(level);
-        self.answered_since_change += sequences;
-        // Twice as much with every round as long as it took that before; beyond, a little now and then: it should rarely
-        // have to refuse.
-        let (rounds, more) = if self.refusal_limit < self.refusal_ceiling / 16 * 15 {
+    /// Records an answered request: raises the refusal limit again, and measures throughput in that mode.
+    pub(crate) fn record_admitted(&mut self, request: AdmittedRequest, now: Instant) {
+        self.max_admitted = self.max_admitted.max(request.concurrency_at_send);
+        self.answered_since_change += request.sequences;
+        // Below the ceiling the limit doubles with every round of answers; beyond, it grows a little now and then, so
+        // that the server rarely has to refuse.
+        let (rounds, increase) = if self.refusal_limit < self.refusal_ceiling / 16 * 15 {
             (1, self.refusal_limit)
         } else {
             (4, (self.refusal_limit / 16).max(1))
@@ -162,129 +180,162 @@ impl ConcurrencyController {
         if self.refusal_limit < usize::MAX
             && self.answered_since_change >= self.refusal_limit.saturating_mul(rounds)
         {
-            self.refusal_limit = self.refusal_limit.saturating_add(more);
+            self.refusal_limit = self.refusal_limit.saturating_add(increase);
             self.answered_since_change = 0;
         }
-        if let ControlMode::Throughput(felt) = &mut self.mode {
-            self.size = felt.next_size(self.size, sequences, tokens, full, now);
+        if let ControlMode::Throughput(throughput) = &mut self.mode {
+            self.size = throughput.next_size(self.size, request, now);
         }
     }
 
-    /// It refused a request of `sequences` with which `level` were in flight.
-    pub(crate) fn decrease_on_refusal(&mut self, level: usize, sequences: usize) {
-        if level <= self.max_admitted {
-            // It has taken as much before: a passing fit, unless it comes again and again.
+    /// Records back-pressure: a request of `sequences` was refused, with `concurrency` sequences in flight.
+    pub(crate) fn decrease_on_refusal(&mut self, concurrency: usize, sequences: usize) {
+        if concurrency <= self.max_admitted {
+            // The server has taken as many before: a passing state, unless it comes again and again.
             self.max_admitted = self.max_admitted * 15 / 16;
             return;
         }
-        let left = level.saturating_sub(sequences);
-        self.refusal_limit =
-            self.refusal_limit.min(if left > 0 { left } else { (sequences / 2).max(1) });
+        let admitted = concurrency.saturating_sub(sequences);
+        let limit = if admitted > 0 { admitted } else { (sequences / 2).max(1) };
+        self.refusal_limit = self.refusal_limit.min(limit);
         if self.answered_since_change > 0 || self.refusal_ceiling == usize::MAX {
-            // (what is refused right after that is of the same fit, and says nothing of where the limit is)
+            // (a refusal right after another one is of the same burst, and says nothing about the limit)
             self.refusal_ceiling = self.refusal_limit;
         }
         self.answered_since_change = 0;
     }
 
-    /// What the server says, with so many of ours in flight, in lists of `list`. True if the window was changed.
+    /// Applies the load that the server reports, with `taken` sequences of ours in flight in batches of `batch_size`.
+    /// Returns whether the window changed.
     pub(crate) fn apply_sample(
         &mut self,
         sample: LoadSample,
         taken: usize,
-        list: usize,
+        batch_size: usize,
         now: Instant,
     ) -> bool {
         let before = self.size;
-        if let ControlMode::ServerMetrics(told) = &mut self.mode {
-            self.size = told.next_size(self.size, sample, taken, list, now).clamp(1, MAX_WINDOW);
+        if let ControlMode::ServerMetrics(metrics) = &mut self.mode {
+            let size = metrics.next_size(self.size, sample, taken, batch_size, now);
+            self.size = size.clamp(1, MAX_WINDOW);
         }
         self.size != before
     }
 }
 
 impl MetricsController {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "counts of sequences, from 0 to thousands"
-    )]
     fn next_size(
         &mut self,
         size: usize,
         sample: LoadSample,
         taken: usize,
-        list: usize,
+        batch_size: usize,
         now: Instant,
     ) -> usize {
         let LoadSample { running, waiting, preemptions } = sample;
         self.estimated_slots = self.estimated_slots.max(running);
-        let preempted = preemptions > self.last_preemptions && self.last_preemptions > 0.0;
-        self.last_preemptions = preemptions.max(f64::MIN_POSITIVE);
-        if preempted {
-            // Its memory is full: what is thrown out of it is computed twice.
+        if self.has_preempted(preemptions) {
+            // The server's memory is full: a preempted sequence is computed twice.
             self.is_steady = true;
             self.estimated_slots = running;
             self.growth_paused_until = Some(now + PREEMPTION_PAUSE);
             return size - size / 8;
         }
-        // An eighth of what runs waits; with lists, which end together, as much as the next one needs.
-        let next = if list > 1 { (list as f64).min(self.estimated_slots.max(8.0)) } else { 0.0 };
-        let spare = (self.estimated_slots / 8.0).max(2.0).max(next);
-        let full = taken * 10 >= size * 9;
-        // A burst waits for its prompts to be read: what still waits after a few looks has no slot.
+        let load = WindowLoad {
+            size,
+            taken,
+            running,
+            waiting,
+            target_waiting: self.target_waiting(batch_size),
+            is_full: taken * 10 >= size * 9,
+            may_grow: self.growth_paused_until.is_none_or(|until| now >= until),
+        };
         self.recent_waiting.rotate_left(1);
         self.recent_waiting[2] = waiting;
-        let waits = self.recent_waiting.iter().copied().fold(f64::MAX, f64::min);
-        let busy = (running + waiting) * 10.0 >= taken as f64 * 4.0;
-        let may_grow = self.growth_paused_until.is_none_or(|until| now >= until);
-        if list > 1 && size < 4 * list && full && waiting < spare && may_grow {
-            return size * 2; // four lists have to fit: one ends while the others run
+        let can_double = load.is_full && waiting < load.target_waiting && load.may_grow;
+        if batch_size > 1 && size < 4 * batch_size && can_double {
+            size * 2 // four batches have to fit: one ends while the others run
+        } else if self.is_steady {
+            self.steady_size(load)
+        } else {
+            self.climb_size(load, now)
         }
-        if !self.is_steady {
-            // Prompts that wait are being read, or have no slot: the latter only if no more of them run after a while.
-            if full
-                && waiting < spare / 2.0
-                && may_grow
-                && running > self.running_at_doubling * MIN_GAIN
-            {
-                (self.running_at_doubling, self.no_gain_since) = (running, None);
-                return size * 2;
-            }
-            if running > self.peak_running_in_climb {
-                (self.peak_running_in_climb, self.no_gain_since) = (running, None);
-            }
-            self.is_steady =
-                full && now - *self.no_gain_since.get_or_insert(now) >= NO_GAIN_TIMEOUT;
-            return size;
+    }
+
+    fn has_preempted(&mut self, preemptions: f64) -> bool {
+        let is_more = preemptions > self.last_preemptions && self.last_preemptions > 0.0;
+        self.last_preemptions = preemptions.max(f64::MIN_POSITIVE);
+        is_more
+    }
+
+    /// Returns the sequences that should wait: an eighth of those that run; with batches, whose sequences end together,
+    /// as many as the next one needs.
+    fn target_waiting(&self, batch_size: usize) -> f64 {
+        let next_batch = if batch_size > 1 {
+            (batch_size as f64).min(self.estimated_slots.max(8.0))
+        } else {
+            0.0
+        };
+        (self.estimated_slots / 8.0).max(2.0).max(next_batch)
+    }
+
+    /// Doubles the window while more sequences run each time.
+    fn climb_size(&mut self, load: WindowLoad, now: Instant) -> usize {
+        let WindowLoad { size, running, waiting, is_full, .. } = load;
+        // Waiting sequences are being prefilled, or have no slot: the latter only if no more of them run after a while.
+        if is_full
+            && waiting < load.target_waiting / 2.0
+            && load.may_grow
+            && running > self.running_at_doubling * MIN_GAIN
+        {
+            (self.running_at_doubling, self.no_gain_since) = (running, None);
+            return size * 2;
         }
+        if running > self.peak_running_in_climb {
+            (self.peak_running_in_climb, self.no_gain_since) = (running, None);
+        }
+        self.is_steady = is_full && now - *self.no_gain_since.get_or_insert(now) >= NO_GAIN_TIMEOUT;
+        size
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counts of sequences, from 0 to thousands"
+    )]
+    fn steady_size(&mut self, load: WindowLoad) -> usize {
+        let WindowLoad { size, taken, running, waiting, target_waiting, is_full, may_grow } = load;
         if self.decrease_target > 0 && taken > self.decrease_target {
-            return size; // the last cut has not come to bear
+            return size; // the last decrease has not taken effect
         }
         self.decrease_target = 0;
+        let is_busy = (running + waiting) * 10.0 >= taken as f64 * 4.0;
+        let can_grow = is_full && is_busy && may_grow;
         self.empty_queue_polls =
-            if waiting < 1.0 && full && busy && may_grow { self.empty_queue_polls + 1 } else { 0 };
+            if waiting < 1.0 && can_grow { self.empty_queue_polls + 1 } else { 0 };
         if self.empty_queue_polls >= 2 {
-            // There are more slots than it seemed.
-            (
-                self.is_steady,
-                self.running_at_doubling,
-                self.no_gain_since,
-                self.empty_queue_polls,
-            ) = (false, 0.0, None, 0);
+            // The server has more slots than estimated: climb again.
+            self.is_steady = false;
+            self.running_at_doubling = 0.0;
+            self.no_gain_since = None;
+            self.empty_queue_polls = 0;
             self.peak_running_in_climb = running;
-            size
-        } else if waiting < spare / 2.0 && full && busy && may_grow {
-            size + (spare - waiting).ceil() as usize
-        } else if waits > 2.0 * spare {
-            // What waits may be somebody else's: no less than what runs, and of ours no more than there is.
-            let ours = waits.min(taken as f64) - spare;
-            let least = (self.estimated_slots as usize).max(INITIAL_WINDOW / 4).min(size);
-            self.decrease_target = size.saturating_sub(ours.max(0.0) as usize).max(least);
-            self.decrease_target
-        } else {
-            size
+            return size;
         }
+        if waiting < target_waiting / 2.0 && can_grow {
+            return size + (target_waiting - waiting).ceil() as usize;
+        }
+        // A burst waits to be prefilled: only sequences that still wait after several polls have no slot.
+        let still_waiting = self.recent_waiting.iter().copied().fold(f64::MAX, f64::min);
+        if still_waiting > 2.0 * target_waiting {
+            // The waiting sequences may be another client's: the window keeps what runs, and gives up no more than is
+            // ours.
+            let excess = still_waiting.min(taken as f64) - target_waiting;
+            let min_size = (self.estimated_slots as usize).max(INITIAL_WINDOW / 4).min(size);
+            self.decrease_target = size.saturating_sub(excess.max(0.0) as usize).max(min_size);
+            return self.decrease_target;
+        }
+        size
     }
 }
 
@@ -300,36 +351,29 @@ impl ThroughputController {
         }
     }
 
-    fn next_size(
-        &mut self,
-        size: usize,
-        sequences: usize,
-        tokens: u64,
-        full: bool,
-        now: Instant,
-    ) -> usize {
+    fn next_size(&mut self, size: usize, request: AdmittedRequest, now: Instant) -> usize {
         if self.sequences_to_skip > 0 {
-            self.sequences_to_skip = self.sequences_to_skip.saturating_sub(sequences);
+            self.sequences_to_skip = self.sequences_to_skip.saturating_sub(request.sequences);
             return size;
         }
-        if !full {
-            // What it cannot use up says nothing of its size.
-            (self.interval_start, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
+        if !request.was_window_full {
+            // A window that is not used up says nothing about its size.
+            self.reset_interval();
             return size;
         }
-        let began = *self.interval_start.get_or_insert(now);
-        self.interval_sequences += sequences;
-        self.interval_tokens += tokens;
-        let felt = now - began;
-        if felt < MIN_MEASURE_INTERVAL || self.interval_sequences < size * 2 {
+        let start = *self.interval_start.get_or_insert(now);
+        self.interval_sequences += request.sequences;
+        self.interval_tokens += request.tokens;
+        let elapsed = now - start;
+        if elapsed < MIN_MEASURE_INTERVAL || self.interval_sequences < size * 2 {
             return size;
         }
-        let rate = self.interval_tokens as f64 / felt.as_secs_f64();
-        (self.interval_start, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
+        let rate = self.interval_tokens as f64 / elapsed.as_secs_f64();
+        self.reset_interval();
         match self.hold_until {
             Some(until) if now < until => return size,
             Some(_) => {
-                // As at the beginning: is twice as much better by now?
+                // As at the start: is twice the size better by now?
                 (self.hold_until, self.last_rate, self.sequences_to_skip) = (None, rate, size * 2);
                 return (size * 2).min(MAX_WINDOW);
             }
@@ -343,6 +387,10 @@ impl ThroughputController {
         self.sequences_to_skip = size;
         (size / 2).max(1)
     }
+
+    fn reset_interval(&mut self) {
+        (self.interval_start, self.interval_sequences, self.interval_tokens) = (None, 0, 0);
+    }
 }
 
 #[cfg(test)]
@@ -350,7 +398,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A server with so many slots, as it looks with `taken` in flight, each of them its own request.
+    /// Returns the load of a server with this many slots and `taken` single requests in flight.
     fn sample_with_slots(slots: usize, taken: usize) -> LoadSample {
         let running = taken.min(slots);
         LoadSample { running: running as f64, waiting: (taken - running) as f64, preemptions: 0.0 }
@@ -362,11 +410,11 @@ mod tests {
         let mut most = 0;
         for _ in 0..40 {
             now += window.poll_interval();
-            let taken = window.size();
+            let taken = window.window_size();
             window.apply_sample(sample_with_slots(slots, taken), taken, list, now);
-            most = most.max(window.size());
+            most = most.max(window.window_size());
         }
-        (window.size(), most)
+        (window.window_size(), most)
     }
 
     #[test]
@@ -383,7 +431,17 @@ mod tests {
             );
         }
         let (size, _) = run_to_convergence(128, 32);
-        assert!((144..=200).contains(&size), "a list waits: {size}");
+        assert!((144..=200).contains(&size), "a batch waits: {size}");
+    }
+
+    fn admit(window: &mut ConcurrencyController, concurrency: usize, tokens: u64, now: Instant) {
+        let request = AdmittedRequest {
+            concurrency_at_send: concurrency,
+            sequences: 1,
+            tokens,
+            was_window_full: true,
+        };
+        window.record_admitted(request, now);
     }
 
     #[test]
@@ -391,22 +449,22 @@ mod tests {
         let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let now = Instant::now();
         for _ in 0..5 {
-            let before = window.size();
+            let before = window.window_size();
             window.apply_sample(sample_with_slots(256, before), before, 1, now);
-            assert!(window.size() <= before * 2);
+            assert!(window.window_size() <= before * 2);
         }
-        assert!(window.size() >= 256);
+        assert!(window.window_size() >= 256);
     }
 
     #[test]
     fn long_prefills_do_not_end_the_climb() {
         let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let (mut now, mut running) = (Instant::now(), 0);
-        for looks in 0..200 {
+        for poll in 0..200 {
             now += window.poll_interval();
-            let taken = window.size();
-            // A step reads 8 prompts and takes six looks.
-            if looks % 6 == 0 {
+            let taken = window.window_size();
+            // A step prefills 8 prompts and takes as long as six polls.
+            if poll % 6 == 0 {
                 running = (running + 8).min(taken).min(128);
             }
             let (run, wait) = (running as f64, (taken - running) as f64);
@@ -418,7 +476,7 @@ mod tests {
             );
         }
         assert_eq!(running, 128);
-        assert!((132..=160).contains(&window.size()), "{}", window.size());
+        assert!((132..=160).contains(&window.window_size()), "{}", window.window_size());
     }
 
     #[test]
@@ -427,16 +485,16 @@ mod tests {
         let mut now = Instant::now();
         for _ in 0..100 {
             now += window.poll_interval();
-            let taken = window.size();
+            let taken = window.window_size();
             window.apply_sample(LoadSample::default(), taken, 1, now);
         }
-        assert!(window.size() <= 2 * INITIAL_WINDOW, "{}", window.size());
+        assert!(window.window_size() <= 2 * INITIAL_WINDOW, "{}", window.window_size());
         for _ in 0..100 {
             now += window.poll_interval();
-            let taken = window.size();
+            let taken = window.window_size();
             window.apply_sample(LoadSample::default(), taken, 64, now);
         }
-        assert_eq!(window.size(), 256, "four lists");
+        assert_eq!(window.window_size(), 256, "four batches");
     }
 
     #[test]
@@ -445,51 +503,51 @@ mod tests {
         let now = Instant::now();
         let sample = |preemptions| LoadSample { running: 60.0, waiting: 0.0, preemptions };
         window.apply_sample(sample(3.0), 32, 1, now);
-        let before = window.size();
-        assert!(window.apply_sample(sample(5.0), before, 1, now) && window.size() < before);
-        let before = window.size();
+        let before = window.window_size();
+        assert!(window.apply_sample(sample(5.0), before, 1, now) && window.window_size() < before);
+        let before = window.window_size();
         assert!(!window.apply_sample(sample(5.0), before, 1, now + Duration::from_secs(1)));
         window.apply_sample(sample(5.0), before, 1, now + Duration::from_secs(11));
-        assert!(window.size() > before);
+        assert!(window.window_size() > before);
     }
 
     #[test]
     fn a_refusal_at_a_new_peak_sets_a_limit_and_one_below_does_not() {
         let now = Instant::now();
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
-        window.record_admitted(64, 1, 1, true, now);
+        admit(&mut window, 64, 1, now);
         window.decrease_on_refusal(64, 1);
-        assert_eq!(window.size(), 64, "it has taken 64 before");
+        assert_eq!(window.window_size(), 64, "it has taken 64 before");
         for _ in 0..20 {
             window.decrease_on_refusal(64, 1);
         }
-        assert_eq!(window.size(), 63, "again and again is no fit");
+        assert_eq!(window.window_size(), 63, "repeated refusals count");
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
         window.decrease_on_refusal(64, 64);
-        assert_eq!(window.size(), 32, "it was idle, and still refused 64");
-        window.record_admitted(20, 1, 1, true, now);
+        assert_eq!(window.window_size(), 32, "it was idle, and still refused 64");
+        admit(&mut window, 20, 1, now);
         window.decrease_on_refusal(32, 12);
-        assert_eq!(window.size(), 20, "what it has is what it can have");
-        (0..90).for_each(|_| window.record_admitted(20, 1, 1, true, now));
-        assert_eq!(window.size(), 21);
+        assert_eq!(window.window_size(), 20, "the limit is what it has admitted");
+        (0..90).for_each(|_| admit(&mut window, 20, 1, now));
+        assert_eq!(window.window_size(), 21);
     }
 
     #[test]
     fn the_window_recovers_soon_after_a_burst_of_refusals() {
         let now = Instant::now();
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
-        (0..200).for_each(|_| window.record_admitted(64, 1, 1, true, now));
+        (0..200).for_each(|_| admit(&mut window, 64, 1, now));
         for _ in 0..200 {
-            window.decrease_on_refusal(window.size(), 1);
+            window.decrease_on_refusal(window.window_size(), 1);
         }
-        let low = window.size();
+        let low = window.window_size();
         assert!(low < 8, "{low}");
         let mut rounds = 0;
-        while window.size() < 56 {
+        while window.window_size() < 56 {
             rounds += 1;
-            assert!(rounds < 40, "{} after {rounds} rounds", window.size());
-            let size = window.size();
-            (0..size).for_each(|_| window.record_admitted(size, 1, 1, true, now));
+            assert!(rounds < 40, "{} after {rounds} rounds", window.window_size());
+            let size = window.window_size();
+            (0..size).for_each(|_| admit(&mut window, size, 1, now));
         }
         assert!(rounds < 10, "{rounds}");
     }
@@ -500,23 +558,23 @@ mod tests {
         let mut now = Instant::now();
         for _ in 0..200 {
             now += window.poll_interval();
-            let taken = window.size();
+            let taken = window.window_size();
             let sample = LoadSample { running: 64.0, waiting: 500.0, preemptions: 0.0 };
             window.apply_sample(sample, taken, 1, now);
         }
-        assert!(window.size() >= INITIAL_WINDOW, "{}", window.size());
+        assert!(window.window_size() >= INITIAL_WINDOW, "{}", window.window_size());
     }
 
     #[test]
     fn without_server_metrics_throughput_decides() {
-        // 100 sequences at a time, a tenth of a second each: more in flight brings nothing.
+        // 100 sequences at a time, a tenth of a second each: more in flight are no faster.
         let mut window = ConcurrencyController::new(SizeMode::Auto, 1, false);
         let (mut now, mut sizes) = (Instant::now(), Vec::new());
         for _ in 0..400 {
-            let size = window.size();
+            let size = window.window_size();
             now += Duration::from_secs_f64(0.1 * (size as f64 / 100.0).max(1.0));
             for _ in 0..size {
-                window.record_admitted(size, 1, 10, true, now);
+                admit(&mut window, size, 10, now);
             }
             sizes.push(size);
         }
@@ -524,7 +582,10 @@ mod tests {
         assert!(most >= 128, "{most}");
         let late = &sizes[100..];
         let held = late.iter().filter(|&&size| size == 128).count();
-        assert!(held > late.len() / 2, "it holds at the least that brings all: {sizes:?}");
+        assert!(
+            held > late.len() / 2,
+            "it holds at the smallest that reaches full throughput: {sizes:?}"
+        );
     }
 
     proptest! {
@@ -536,14 +597,14 @@ mod tests {
             let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
             let mut now = Instant::now();
             for (running, waiting, preemptions, refused) in steps {
-                let before = window.size();
+                let before = window.window_size();
                 now += Duration::from_millis(200);
                 if refused {
                     window.decrease_on_refusal(before + 1, list);
                 }
                 window.apply_sample(LoadSample { running, waiting, preemptions }, before, list, now);
-                prop_assert!(window.size() >= 1);
-                prop_assert!(window.size() <= before * 2 + 300 + list, "{before} to {}", window.size());
+                prop_assert!(window.window_size() >= 1);
+                prop_assert!(window.window_size() <= before * 2 + 300 + list, "{before} to {}", window.window_size());
             }
         }
     }

@@ -1,117 +1,156 @@
-//! The state of a rank's endpoints: who is up, who is put aside and until when. Pure but for instants it is given.
+//! The state of one endpoint as the scheduler sees it: up or suspended, its concurrency limit, its faults. Pure but for
+//! instants it is given.
 //!
-//! An endpoint is put aside when it is gone, or when it fails one request after the other; it is asked again with growing
-//! pauses, and an answer brings it back. Until it has answered a request it gets one at a time: one that hangs says of
-//! itself that it is well.
+//! An endpoint is suspended when it is unreachable, or when it fails one request after the other; it is probed with
+//! growing pauses, and a successful probe ends the suspension. Until it has answered a request it gets one at a time,
+//! on probation: one that hangs reports that it is healthy. Owns liveness, back-pressure and the rate limit of an
+//! endpoint; what its faults mean for the prompts is decided in `scheduler::completion`.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `pool` | all endpoints of the rank |
+//! | `concurrency` | how many sequences may be in flight |
+//! | `batch_size` | how many prompts a request carries |
+//! | `timeouts` | how long requests take, and may take |
+//! | `render_check` | whether conversations may be rendered here |
 
-pub(crate) mod batch_size;
-pub(crate) mod concurrency;
-pub(crate) mod render_check;
-pub(crate) mod timeouts;
+mod batch_size;
+mod concurrency;
+mod pool;
+mod render_check;
+mod timeouts;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use tracing::{debug, info, warn};
+
+pub(crate) use pool::EndpointPool;
+
 use super::EnginePolicy;
-use crate::domain::{ServerRoutes, TimelineSlot, Url};
+use crate::{
+    domain::{ProbeResult, ServerInfo, ServerRoutes, Url},
+    endpoint::{CanaryResult, RequestFault, ServerLoad},
+    metrics::timeline::TimelineSlot,
+};
 use batch_size::BatchSizer;
-use concurrency::ConcurrencyController;
+use concurrency::{AdmittedRequest, ConcurrencyController, LoadSample};
 use render_check::RenderCheck;
 use timeouts::LatencyModel;
 
-/// One of them.
+/// The state of one endpoint.
 #[derive(Debug)]
-pub(super) struct EndpointState {
-    pub(super) url: Url,
+pub(crate) struct EndpointState {
+    url: Url,
     /// The URL as answers carry it.
-    pub(super) label: Arc<str>,
-    /// Its place in the job's timeline, and whether it was up when that was looked at last.
-    pub(super) timeline_row: TimelineSlot,
-    pub(super) was_up: bool,
-    /// Permits taken.
-    pub(super) permits_taken: usize,
+    label: Arc<str>,
+    /// The endpoint's row in the job's timeline.
+    timeline_slot: TimelineSlot,
+    /// Sequences in flight.
+    permits_taken: usize,
     availability: EndpointAvailability,
     /// Faults since the last answer.
     consecutive_faults: u32,
     probe_backoff: Duration,
-    /// Refusals for want of room since the last answer.
+    /// Back-pressure replies since the last answer.
     consecutive_refusals: u32,
-    /// It was put aside, and has answered nothing since.
+    /// Whether it was suspended and has answered nothing since.
     on_probation: bool,
-    /// Since it came up.
-    pub(super) answered_since_up: bool,
-    /// In this run.
-    pub(super) ever_answered: bool,
-    /// The longest list it takes, as far as that is known; 1 for servers that take no lists.
-    pub(super) batch_limit: usize,
-    pub(super) window: ConcurrencyController,
-    pub(super) batch_sizer: BatchSizer,
-    pub(super) latency: LatencyModel,
-    /// May conversations be rendered here for it?
-    pub(super) render_check: RenderCheck,
-    /// Questions in a row after its load that were not answered.
+    answered_since_up: bool,
+    ever_answered: bool,
+    /// Prompts per request that the server is known to accept; 1 for a server that takes no lists.
+    batch_limit: usize,
+    concurrency: ConcurrencyController,
+    batch_sizer: BatchSizer,
+    latency: LatencyModel,
+    render_check: RenderCheck,
+    /// Load polls in a row without a reply.
     missed_load_polls: u32,
-    /// Its window was used up when all was sent that could be.
-    pub(super) was_full: bool,
-    /// When it is to say how much it has to do; none while it is being asked.
+    /// Whether the window was used up when everything was sent that could be.
+    was_window_full: bool,
+    /// When the load is to be polled; none while a poll is under way.
     next_load_poll: Option<Instant>,
-    /// A rate limit lets the next request begin then.
+    /// When the rate limit or back-pressure lets the next request begin.
     throttled_until: Instant,
 }
 
 /// An endpoint as the engine is given it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Where it is.
+    /// The base URL.
     pub url: Url,
-    /// What it can be asked; none while it is not ready.
+    /// The routes that the server has; none while it is not ready.
     pub ready_routes: Option<ServerRoutes>,
-    /// Its place among all of the job's.
+    /// The endpoint's row in the job's timeline.
     pub timeline_row: TimelineSlot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndpointAvailability {
     Up,
-    /// To be asked again at this time.
+    /// Gets no prompts; the next probe is due at this time.
     Suspended(Instant),
-    /// Being asked.
+    /// Gets no prompts; a probe is under way.
     Probing,
 }
 
-/// Faults in a row before an endpoint is looked at.
+/// An answered request, for the models of the endpoint that answered it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnsweredRequest {
+    pub(crate) prompts: usize,
+    pub(crate) sequences: usize,
+    /// Tokens of its answers, estimated where they are not counted.
+    pub(crate) tokens: u64,
+    /// Sequences in flight when it was sent, its own included.
+    pub(crate) concurrency_at_send: usize,
+    pub(crate) elapsed: Duration,
+}
+
+/// A failed request, for the state of the endpoint that failed it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailedRequest {
+    pub(crate) prompts: usize,
+    pub(crate) sequences: usize,
+    /// Sequences in flight when it was sent, its own included.
+    pub(crate) concurrency_at_send: usize,
+    /// Whether every prompt that is left was sent before. Then the prompts may be the cause, and a suspension is short.
+    pub(crate) only_retries_left: bool,
+}
+
+/// Faults in a row after which an endpoint is suspended.
 const SUSPEND_AFTER_FAULTS: u32 = 3;
-/// Questions after its load that a server may leave unanswered in a row.
+/// Load polls in a row that a server may leave unanswered.
 const MAX_MISSED_LOAD_POLLS: u32 = 3;
 const MIN_PROBE_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(30);
-/// A rate limit's timers are late by no more.
+/// The most by which timers are late; a rate limit makes up for it.
 const TIMER_SLACK: Duration = Duration::from_millis(10);
 const MIN_REFUSAL_BACKOFF: Duration = Duration::from_millis(25);
 const MAX_REFUSAL_BACKOFF: Duration = Duration::from_secs(1);
 
 impl EndpointState {
-    /// An endpoint that is ready, or is not yet.
-    pub(super) fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
-        let Endpoint { url, ready_routes: ready, timeline_row: seat } = endpoint;
-        let state = if ready.is_some() {
+    fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
+        let Endpoint { url, ready_routes, timeline_row } = endpoint;
+        let availability = if ready_routes.is_some() {
             EndpointAvailability::Up
         } else {
             EndpointAvailability::Suspended(now + MIN_PROBE_BACKOFF)
         };
-        // What is not known yet is taken to be a vLLM; one that does not say how it is shows that.
-        let told = ready.is_none_or(|routes| routes.metrics);
-        let window =
-            ConcurrencyController::new(policy.concurrency, policy.sequences_per_prompt(), told);
+        // A server that is not known yet is taken to be a vLLM; load polls without a reply correct that.
+        let has_metrics = ready_routes.is_none_or(|routes| routes.metrics);
+        let concurrency = ConcurrencyController::new(
+            policy.concurrency,
+            policy.sequences_per_prompt(),
+            has_metrics,
+        );
         Self {
             label: url.to_string().into(),
             url,
-            timeline_row: seat,
-            was_up: ready.is_some(),
+            timeline_slot: timeline_row,
             permits_taken: 0,
-            availability: state,
+            availability,
             consecutive_faults: 0,
             probe_backoff: MIN_PROBE_BACKOFF,
             consecutive_refusals: 0,
@@ -120,9 +159,11 @@ impl EndpointState {
             ever_answered: false,
             batch_limit: usize::MAX,
             missed_load_polls: 0,
-            was_full: false,
-            next_load_poll: window.uses_server_metrics().then(|| now + window.poll_interval()),
-            window,
+            was_window_full: false,
+            next_load_poll: concurrency
+                .uses_server_metrics()
+                .then(|| now + concurrency.poll_interval()),
+            concurrency,
             batch_sizer: BatchSizer::new(policy.batch_size),
             latency: LatencyModel::default(),
             render_check: RenderCheck::new(policy.renderer.is_some()),
@@ -130,22 +171,154 @@ impl EndpointState {
         }
     }
 
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Returns the URL as answers carry it.
+    pub(crate) fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    pub(crate) fn timeline_slot(&self) -> &TimelineSlot {
+        &self.timeline_slot
+    }
+
+    /// Returns whether the endpoint is not suspended.
+    pub(crate) fn is_up(&self) -> bool {
         self.availability == EndpointAvailability::Up
     }
 
-    /// Up, and not only by its own word.
-    pub(super) fn is_healthy(&self) -> bool {
+    /// Returns whether the endpoint is up and has answered since it was suspended, if it ever was.
+    pub(crate) fn is_healthy(&self) -> bool {
         self.is_up() && !self.on_probation
     }
 
-    /// Has it room, and is it well?
-    pub(super) fn has_healthy_capacity(&self, now: Instant) -> bool {
-        self.is_healthy() && self.free_permits(now) > 0
+    pub(crate) fn is_idle(&self) -> bool {
+        self.permits_taken == 0
     }
 
-    /// It answered a request.
-    pub(super) fn record_success(&mut self) {
+    /// Returns the sequences in flight.
+    pub(crate) fn permits_taken(&self) -> usize {
+        self.permits_taken
+    }
+
+    /// Returns the sequences that may be in flight.
+    pub(crate) fn window_size(&self) -> usize {
+        self.concurrency.window_size()
+    }
+
+    pub(crate) fn free_permits(&self, now: Instant) -> usize {
+        if !self.is_up() || now < self.throttled_until {
+            0
+        } else if self.on_probation {
+            1_usize.saturating_sub(self.permits_taken)
+        } else {
+            self.window_size().saturating_sub(self.permits_taken)
+        }
+    }
+
+    pub(crate) fn is_window_full(&self) -> bool {
+        self.permits_taken * 10 >= self.window_size() * 9
+    }
+
+    /// Returns the prompts per request, at most.
+    pub(crate) fn max_batch_size(&self) -> usize {
+        if self.on_probation {
+            1
+        } else {
+            self.batch_sizer.max_batch_size(self.window_size()).min(self.batch_limit)
+        }
+    }
+
+    /// Returns the recent prompts answered per second.
+    pub(crate) fn answer_rate(&self) -> f64 {
+        self.batch_sizer.answer_rate()
+    }
+
+    /// Returns the median latency of requests with about this number of prompts.
+    pub(crate) fn p50_latency(&self, prompts: usize) -> Option<Duration> {
+        self.latency.p50_latency(prompts)
+    }
+
+    /// Returns the 99th percentile of the latency of requests with about this number of prompts.
+    pub(crate) fn p99_latency(&self, prompts: usize) -> Option<Duration> {
+        self.latency.p99_latency(prompts)
+    }
+
+    /// Returns the time limit that observed latencies allow for a first attempt.
+    pub(crate) fn tightened_timeout(&self, prompts: usize) -> Option<Duration> {
+        self.latency.tightened_timeout(prompts)
+    }
+
+    pub(crate) fn ever_answered(&self) -> bool {
+        self.ever_answered
+    }
+
+    pub(crate) fn answered_since_up(&self) -> bool {
+        self.answered_since_up
+    }
+
+    /// Returns whether conversations may be rendered here for this endpoint.
+    pub(crate) fn renders_locally(&self) -> bool {
+        self.render_check == RenderCheck::Passed
+    }
+
+    /// Returns whether the next conversation is to be a canary, and counts it as one.
+    pub(crate) fn try_take_canary(&mut self) -> bool {
+        self.render_check.try_take_canary()
+    }
+
+    /// Records that a canary was not sent or was cancelled.
+    pub(crate) fn cancel_canary(&mut self) {
+        self.render_check.record_canary(None);
+    }
+
+    /// Takes the permits of a request that is about to be sent.
+    pub(crate) fn begin_request(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
+        self.permits_taken += permits;
+        if let Some(rate) = rate_limit {
+            let late = now.checked_sub(TIMER_SLACK).unwrap_or(now);
+            self.throttled_until =
+                self.throttled_until.max(late) + Duration::from_secs_f64(1.0 / rate);
+        }
+    }
+
+    pub(crate) fn release_permits(&mut self, permits: usize) {
+        self.permits_taken -= permits;
+    }
+
+    /// Returns when the next request may begin, unless that is at once.
+    pub(crate) fn throttled_until(&self, now: Instant) -> Option<Instant> {
+        Some(self.throttled_until).filter(|&start| self.is_up() && start > now)
+    }
+
+    /// Remembers whether the window is used up, for the requests that are answered next.
+    pub(crate) fn note_window_use(&mut self) {
+        self.was_window_full = self.is_window_full();
+    }
+
+    /// Records an answered request; `endpoints_up` is the number of endpoints that share the rank's work.
+    pub(crate) fn record_reply(
+        &mut self,
+        request: AnsweredRequest,
+        endpoints_up: usize,
+        now: Instant,
+    ) {
+        let admitted = AdmittedRequest {
+            concurrency_at_send: request.concurrency_at_send,
+            sequences: request.sequences,
+            tokens: request.tokens,
+            was_window_full: self.was_window_full,
+        };
+        self.record_success();
+        self.concurrency.record_admitted(admitted, now);
+        self.batch_sizer.record_answers(request.prompts, endpoints_up, now);
+        self.latency.record_latency(request.prompts, request.elapsed);
+    }
+
+    /// Records that the server works: it answered, or it refused with a reason that concerns the prompts.
+    fn record_success(&mut self) {
         self.consecutive_faults = 0;
         self.probe_backoff = MIN_PROBE_BACKOFF;
         self.answered_since_up = true;
@@ -154,46 +327,57 @@ impl EndpointState {
         self.consecutive_refusals = 0;
     }
 
-    /// Permits that are left.
-    pub(super) fn free_permits(&self, now: Instant) -> usize {
-        if !self.is_up() || now < self.throttled_until {
-            0
-        } else if self.on_probation {
-            1_usize.saturating_sub(self.permits_taken)
-        } else {
-            self.window.size().saturating_sub(self.permits_taken)
+    /// Records a failed request. Returns whether the endpoint was suspended for it.
+    pub(crate) fn record_fault(
+        &mut self,
+        fault: &RequestFault,
+        request: FailedRequest,
+        now: Instant,
+    ) -> bool {
+        match fault {
+            RequestFault::ListTooLong if request.prompts > 1 => {
+                self.record_success();
+                self.batch_limit = self.batch_limit.min((request.prompts / 2).max(1));
+            }
+            RequestFault::ListTooLong => {}
+            RequestFault::Prompt { .. }
+            | RequestFault::Request { .. }
+            | RequestFault::TooManyTokens { .. } => self.record_success(),
+            RequestFault::Busy { .. } => {
+                self.apply_backpressure(request.concurrency_at_send, request.sequences, now);
+            }
+            RequestFault::Transient { message, status } => {
+                let may_be_prompts = status.is_some() && request.only_retries_left;
+                if self.count_fault(may_be_prompts, now) {
+                    warn!(
+                        event = "endpoint_suspended",
+                        endpoint = %self.url,
+                        faults = self.consecutive_faults,
+                        retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64()),
+                        "endpoint suspended: {} consecutive faults, the last: {message}",
+                        self.consecutive_faults,
+                    );
+                    return true;
+                }
+            }
+            RequestFault::EndpointDown { message } => {
+                if self.mark_unreachable(now) {
+                    warn!(
+                        event = "endpoint_unreachable",
+                        endpoint = %self.url,
+                        "endpoint unreachable: {message}"
+                    );
+                    return true;
+                }
+            }
         }
+        false
     }
 
-    /// The longest list it is asked for now.
-    pub(super) fn max_batch_size(&self) -> usize {
-        if self.on_probation {
-            1
-        } else {
-            self.batch_sizer.max_batch_size(self.window.size()).min(self.batch_limit)
-        }
-    }
-
-    /// A request begins.
-    pub(super) fn begin_request(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
-        self.permits_taken += permits;
-        if let Some(rate) = rate_limit {
-            // What timers are late by is made up for.
-            let late = now.checked_sub(TIMER_SLACK).unwrap_or(now);
-            self.throttled_until =
-                self.throttled_until.max(late) + Duration::from_secs_f64(1.0 / rate);
-        }
-    }
-
-    /// When a rate limit lets the next request begin, if that is not at once.
-    pub(super) fn throttled_until(&self, now: Instant) -> Option<Instant> {
-        Some(self.throttled_until).filter(|&start| self.is_up() && start > now)
-    }
-
-    /// It has too much to do, with `level` sequences in flight of which `sequences` were refused now. After the second
-    /// refusal in a row nothing is sent for a moment, and for longer each time: asking more often brings nothing.
-    pub(super) fn apply_backpressure(&mut self, level: usize, sequences: usize, now: Instant) {
-        self.window.decrease_on_refusal(level, sequences);
+    /// Lowers the limits after a reply that the server has too much to do. After the second in a row nothing is sent
+    /// for a moment, and for longer each time: further requests would only be refused as well.
+    fn apply_backpressure(&mut self, concurrency: usize, sequences: usize, now: Instant) {
+        self.concurrency.decrease_on_refusal(concurrency, sequences);
         self.consecutive_refusals = (self.consecutive_refusals + 1).min(8);
         if self.consecutive_refusals > 1 {
             let pause = MIN_REFUSAL_BACKOFF * 2_u32.pow(self.consecutive_refusals - 2);
@@ -201,31 +385,27 @@ impl EndpointState {
         }
     }
 
-    /// It refused a list of so many for its length.
-    pub(super) fn lower_batch_limit(&mut self, prompts: usize) {
-        self.batch_limit = self.batch_limit.min((prompts / 2).max(1));
-    }
-
-    /// It stumbled; true if that is once too often and it is put aside, for a moment only if it may be the prompts.
-    pub(super) fn record_fault(&mut self, now: Instant, briefly: bool) -> bool {
+    /// Counts a transient fault. Returns whether it was one too many and the endpoint is suspended: briefly if the
+    /// prompts may be the cause.
+    fn count_fault(&mut self, may_be_prompts: bool, now: Instant) -> bool {
         self.consecutive_faults += 1;
-        let aside = self.is_up() && self.consecutive_faults >= SUSPEND_AFTER_FAULTS;
-        if aside {
-            if briefly {
+        let suspends = self.is_up() && self.consecutive_faults >= SUSPEND_AFTER_FAULTS;
+        if suspends {
+            if may_be_prompts {
                 self.probe_backoff = MIN_PROBE_BACKOFF;
             }
             self.suspend_endpoint(now);
         }
-        aside
+        suspends
     }
 
-    /// It is gone; true if that is news.
-    pub(super) fn mark_unreachable(&mut self, now: Instant) -> bool {
-        let news = self.is_up();
-        if news {
+    /// Returns whether the endpoint was up until now.
+    fn mark_unreachable(&mut self, now: Instant) -> bool {
+        let was_up = self.is_up();
+        if was_up {
             self.suspend_endpoint(now);
         }
-        news
+        was_up
     }
 
     fn suspend_endpoint(&mut self, now: Instant) {
@@ -235,58 +415,107 @@ impl EndpointState {
         self.probe_backoff = (self.probe_backoff * 2).min(MAX_PROBE_BACKOFF);
     }
 
-    /// When it is to be asked again whether it is ready.
-    pub(super) fn next_probe(&self) -> Option<Instant> {
+    /// Returns when the next probe is due; none while the endpoint is up or a probe is under way.
+    pub(crate) fn next_probe(&self) -> Option<Instant> {
         match self.availability {
             EndpointAvailability::Suspended(due) => Some(due),
             EndpointAvailability::Up | EndpointAvailability::Probing => None,
         }
     }
 
-    /// Is it time to ask? Then it counts as being asked.
-    pub(super) fn begin_due_probe(&mut self, now: Instant) -> bool {
-        let due = self.next_probe().is_some_and(|due| due <= now);
-        if due {
+    /// Returns whether a probe is due, and counts it as under way.
+    pub(crate) fn begin_due_probe(&mut self, now: Instant) -> bool {
+        let is_due = self.next_probe().is_some_and(|due| due <= now);
+        if is_due {
             self.availability = EndpointAvailability::Probing;
         }
-        due
+        is_due
     }
 
-    /// It was asked; true if it is back.
-    pub(super) fn finish_probe(&mut self, ready: bool, now: Instant) -> bool {
-        if ready {
-            // Its faults are kept: one more and it is aside again, for twice as long.
+    /// Records the result of a probe: the endpoint is up again if it serves `model`.
+    pub(crate) fn on_probe(&mut self, probe: &ProbeResult, model: &str, now: Instant) {
+        let serves = |info: &ServerInfo| info.models.iter().any(|served| served.id == model);
+        let is_ready = matches!(probe, ProbeResult::Ready(info) if serves(info));
+        self.finish_probe(is_ready, now);
+        if is_ready {
+            info!(event = "endpoint_ready", endpoint = %self.url, "endpoint ready: {}", self.url);
+        }
+    }
+
+    fn finish_probe(&mut self, is_ready: bool, now: Instant) {
+        if is_ready {
+            // Its faults are kept: one more and it is suspended again, for twice as long.
             self.availability = EndpointAvailability::Up;
             self.consecutive_faults = self.consecutive_faults.min(SUSPEND_AFTER_FAULTS - 1);
         } else {
             self.suspend_endpoint(now);
         }
-        ready
     }
 
-    /// When it is to say how much it has to do.
-    pub(super) fn load_poll_due(&self) -> Option<Instant> {
+    /// Returns when the load is to be polled, if it is.
+    pub(crate) fn load_poll_due(&self) -> Option<Instant> {
         self.next_load_poll.filter(|_| self.is_up() && self.permits_taken > 0)
     }
 
-    /// It is being asked how much it has to do.
-    pub(super) fn begin_load_poll(&mut self) {
-        self.next_load_poll = None;
-    }
-
-    /// It said how much it has to do, or nothing. One that says nothing again and again is not asked any more.
-    pub(super) fn finish_load_poll(&mut self, told: bool, now: Instant) {
-        self.missed_load_polls = if told { 0 } else { self.missed_load_polls + 1 };
-        if self.missed_load_polls >= MAX_MISSED_LOAD_POLLS {
-            self.window.fall_back_to_throughput();
+    /// Returns whether a load poll is due, and counts it as under way.
+    pub(crate) fn begin_due_load_poll(&mut self, now: Instant) -> bool {
+        let is_due = self.load_poll_due().is_some_and(|due| due <= now);
+        if is_due {
+            self.next_load_poll = None;
         }
-        self.next_load_poll =
-            self.window.uses_server_metrics().then(|| now + self.window.poll_interval());
+        is_due
     }
 
-    /// Is its window used up?
-    pub(super) fn is_window_full(&self) -> bool {
-        self.permits_taken * 10 >= self.window.size() * 9
+    /// Records the load that the server reports, or that it reported none.
+    pub(crate) fn on_load(&mut self, load: Option<ServerLoad>, now: Instant) {
+        if let Some(ServerLoad { running, waiting, preemptions }) = load {
+            let sample = LoadSample { running, waiting, preemptions };
+            let batch_size = self.batch_sizer.unclamped_batch_size();
+            if self.concurrency.apply_sample(sample, self.permits_taken, batch_size, now) {
+                debug!(
+                    event = "concurrency_changed",
+                    endpoint = %self.url,
+                    limit = self.window_size(),
+                    running,
+                    waiting,
+                    batch_size,
+                    "concurrency limit changed: {}",
+                    self.window_size(),
+                );
+            }
+        }
+        self.finish_load_poll(load.is_some(), now);
+    }
+
+    /// A server that leaves several polls in a row unanswered is not polled any more.
+    fn finish_load_poll(&mut self, replied: bool, now: Instant) {
+        self.missed_load_polls = if replied { 0 } else { self.missed_load_polls + 1 };
+        if self.missed_load_polls >= MAX_MISSED_LOAD_POLLS {
+            self.concurrency.fall_back_to_throughput();
+        }
+        let polls = self.concurrency.uses_server_metrics();
+        self.next_load_poll = polls.then(|| now + self.concurrency.poll_interval());
+    }
+
+    /// Records the comparison of a conversation that was sent both ways.
+    pub(crate) fn on_canary(&mut self, canary: &CanaryResult) {
+        let matched = match canary {
+            CanaryResult::Match => Some(true),
+            CanaryResult::Mismatch(_) => Some(false),
+            CanaryResult::Inconclusive => None,
+        };
+        if !self.render_check.record_canary(matched) {
+            return;
+        }
+        let endpoint = &self.url;
+        match canary {
+            CanaryResult::Mismatch(reason) => {
+                info!(event = "chat_batching_off", %endpoint, "chat batching off: {reason}");
+            }
+            CanaryResult::Match | CanaryResult::Inconclusive => {
+                info!(event = "chat_batching_on", %endpoint, "chat batching on: template verified");
+            }
+        }
     }
 }
 
@@ -296,12 +525,9 @@ mod tests {
     use crate::engine::policy::test_policy;
 
     fn test_server(now: Instant) -> EndpointState {
-        let ready = Some(ServerRoutes { metrics: true, ..ServerRoutes::default() });
-        let endpoint = Endpoint {
-            url: Url::loopback(1),
-            ready_routes: ready,
-            timeline_row: TimelineSlot::default(),
-        };
+        let ready_routes = Some(ServerRoutes { metrics: true, ..ServerRoutes::default() });
+        let endpoint =
+            Endpoint { url: Url::loopback(1), ready_routes, timeline_row: TimelineSlot::default() };
         EndpointState::new(endpoint, &test_policy(), now)
     }
 
@@ -309,28 +535,23 @@ mod tests {
     fn consecutive_faults_suspend_and_answers_restore() {
         let now = Instant::now();
         let mut server = test_server(now);
-        assert!(!server.record_fault(now, false) && !server.record_fault(now, false));
+        assert!(!server.count_fault(false, now) && !server.count_fault(false, now));
         server.record_success();
-        assert!(!server.record_fault(now, false) && !server.record_fault(now, false));
-        assert!(server.record_fault(now, false));
+        assert!(!server.count_fault(false, now) && !server.count_fault(false, now));
+        assert!(server.count_fault(false, now));
         assert!(!server.is_up() && !server.begin_due_probe(now));
         let later = now + MIN_PROBE_BACKOFF;
         assert!(
             server.begin_due_probe(later) && !server.begin_due_probe(later),
-            "asked once at a time"
+            "one probe at a time"
         );
-        assert!(server.finish_probe(true, later) && server.is_up());
-        assert_eq!(
-            (server.free_permits(later), server.max_batch_size()),
-            (1, 1),
-            "it has shown nothing yet"
-        );
-        assert!(server.record_fault(later, false));
+        server.finish_probe(true, later);
+        assert!(server.is_up());
+        assert_eq!((server.free_permits(later), server.max_batch_size()), (1, 1), "on probation");
+        assert!(server.count_fault(false, later));
         assert_eq!(server.next_probe(), Some(later + MIN_PROBE_BACKOFF * 2));
-        assert!(
-            server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2)
-                && server.finish_probe(true, later)
-        );
+        assert!(server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2));
+        server.finish_probe(true, later);
         server.record_success();
         assert_eq!(server.free_permits(later), 8);
     }
@@ -339,10 +560,12 @@ mod tests {
     fn probe_backoff_grows_to_its_limit() {
         let mut now = Instant::now();
         let mut server = test_server(now);
-        assert!(server.mark_unreachable(now) && !server.mark_unreachable(now), "news once");
+        assert!(server.mark_unreachable(now) && !server.mark_unreachable(now), "reported once");
         for _ in 0..12 {
-            now = server.next_probe().expect("aside");
-            assert!(server.begin_due_probe(now) && !server.finish_probe(false, now));
+            now = server.next_probe().expect("suspended");
+            assert!(server.begin_due_probe(now));
+            server.finish_probe(false, now);
+            assert!(!server.is_up());
         }
         assert_eq!(server.next_probe(), Some(now + MAX_PROBE_BACKOFF));
     }
@@ -352,7 +575,7 @@ mod tests {
         let now = Instant::now();
         let mut server = test_server(now);
         server.apply_backpressure(8, 1, now);
-        assert_eq!(server.throttled_until(now), None, "once may be chance");
+        assert_eq!(server.throttled_until(now), None, "one may be chance");
         for _ in 0..20 {
             server.apply_backpressure(8, 1, now);
         }
@@ -368,7 +591,7 @@ mod tests {
         let mut server = test_server(now);
         server.begin_request(1, Some(4.0), now);
         server.begin_request(1, Some(4.0), now);
-        server.permits_taken -= 1;
+        server.release_permits(1);
         let next = server.throttled_until(now).expect("a limit");
         let after = next - now;
         assert!((400..=500).contains(&after.as_millis()), "{after:?}");

@@ -1,48 +1,49 @@
-//! May conversations be rendered here for an endpoint? Pure.
+//! The check that conversations rendered here match the server's own rendering: pure.
 //!
-//! Owns the count of canaries: a few conversations go both ways first, and only if all of them came to the same are others
-//! sent as texts in lists. Until then, and for ever after one that differed, conversations go one by one.
+//! Owns the count of canaries. A few conversations are sent both ways first, and only if all of them match are others
+//! sent as texts in batches. Until then, and for ever after a mismatch, conversations go one by one. How a canary is
+//! compared is in `endpoint::canary`.
 
-/// Of one endpoint.
+/// The state of the check for one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RenderCheck {
-    /// Nobody renders here.
+    /// There is no renderer.
     Disabled,
-    /// So many came to the same, so many are under way.
+    /// Canaries are sent: this many matched, this many are under way.
     Testing { matched: u8, outstanding: u8 },
-    /// As good as the server's own.
+    /// All canaries matched.
     Passed,
-    /// Not for this endpoint.
+    /// A canary differed.
     Failed,
 }
 
-/// Canaries that have to come to the same.
+/// The canaries that have to match.
 const REQUIRED_CANARIES: u8 = 3;
 
 impl RenderCheck {
-    pub(crate) fn new(renders: bool) -> Self {
-        if renders { Self::Testing { matched: 0, outstanding: 0 } } else { Self::Disabled }
+    pub(crate) fn new(has_renderer: bool) -> Self {
+        if has_renderer { Self::Testing { matched: 0, outstanding: 0 } } else { Self::Disabled }
     }
 
-    /// Should the next conversation be a canary? Then it counts as one.
+    /// Returns whether the next conversation is to be a canary, and counts it as one.
     pub(crate) fn try_take_canary(&mut self) -> bool {
         match self {
-            Self::Testing { matched: same, outstanding: out }
-                if *same + *out < REQUIRED_CANARIES =>
+            Self::Testing { matched, outstanding }
+                if *matched + *outstanding < REQUIRED_CANARIES =>
             {
-                *out += 1;
+                *outstanding += 1;
                 true
             }
             _ => false,
         }
     }
 
-    /// A canary came back: the same, not the same, or nothing was learnt. True if this decides it.
-    pub(crate) fn record_canary(&mut self, same: Option<bool>) -> bool {
-        let Self::Testing { matched: sames, outstanding: out } = self else { return false };
-        *out = out.saturating_sub(1);
-        match same {
-            Some(true) => *sames += 1,
+    /// Records whether a canary matched; none if it was inconclusive. Returns whether that decides the check.
+    pub(crate) fn record_canary(&mut self, is_match: Option<bool>) -> bool {
+        let Self::Testing { matched, outstanding } = self else { return false };
+        *outstanding = outstanding.saturating_sub(1);
+        match is_match {
+            Some(true) => *matched += 1,
             Some(false) => *self = Self::Failed,
             None => {}
         }
@@ -59,15 +60,15 @@ mod tests {
 
     #[test]
     fn matching_canaries_pass_the_check_and_one_difference_fails_it() {
-        let mut trust = RenderCheck::new(true);
-        assert!((0..3).all(|_| trust.try_take_canary()) && !trust.try_take_canary());
-        assert!(!trust.record_canary(Some(true)) && !trust.record_canary(None));
-        assert!(trust.try_take_canary(), "nothing was learnt from one");
-        assert!(!trust.record_canary(Some(true)) && trust.record_canary(Some(true)));
-        assert_eq!(trust, RenderCheck::Passed);
-        let mut trust = RenderCheck::new(true);
-        assert!(trust.try_take_canary() && trust.record_canary(Some(false)));
-        assert!(trust == RenderCheck::Failed && !trust.try_take_canary());
+        let mut check = RenderCheck::new(true);
+        assert!((0..3).all(|_| check.try_take_canary()) && !check.try_take_canary());
+        assert!(!check.record_canary(Some(true)) && !check.record_canary(None));
+        assert!(check.try_take_canary(), "one was inconclusive");
+        assert!(!check.record_canary(Some(true)) && check.record_canary(Some(true)));
+        assert_eq!(check, RenderCheck::Passed);
+        let mut check = RenderCheck::new(true);
+        assert!(check.try_take_canary() && check.record_canary(Some(false)));
+        assert!(check == RenderCheck::Failed && !check.try_take_canary());
         assert!(!RenderCheck::new(false).try_take_canary());
     }
 }

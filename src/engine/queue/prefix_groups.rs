@@ -1,7 +1,8 @@
-//! The shelves of one priority and whose turn it is: pure.
+//! The buckets of one priority and their turns: pure.
 //!
-//! Owns which family goes to which endpoint. A family is served whole by the endpoint that began it; at the end, when
-//! nothing else is left, an idle endpoint takes half of what another has before it.
+//! Owns which prefix group goes to which endpoint. A group is served whole by the endpoint that began it, whose prefix
+//! cache holds the common beginning; at the end, when nothing else is left, an idle endpoint takes half of the largest
+//! group of another. How groups are found is in `prefixes`.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,13 +10,14 @@ use std::{
 };
 
 use super::{
-    PromptTask,
+    bucket::{QueueEnd, TaskBucket},
+    capacity::BatchBuilder,
     prefixes::PrefixGroupKey,
-    slots::{BucketId, TaskBucket, TaskKey, TaskSlotMap},
+    slots::{BucketId, TaskKey, TaskSlotMap},
 };
 use crate::{domain::LengthClass, endpoint::BatchParams};
 
-/// Families kept although nobody of them is here: more may come, and should go where the others went.
+/// Groups that are kept although none of their prompts is here: more may come, and should go where the others went.
 const MAX_EMPTY_GROUPS: usize = 4096;
 
 /// The tasks of one priority.
@@ -23,13 +25,13 @@ const MAX_EMPTY_GROUPS: usize = 4096;
 pub(crate) struct PriorityLevel {
     length_buckets: BTreeMap<LengthClass, TaskBucket>,
     prefix_groups: BTreeMap<PrefixGroupKey, PrefixGroup>,
-    /// Families that nobody serves yet, by the class they are expected to be of.
+    /// Listed groups without an endpoint, by the length class of their first prompt.
     unassigned_groups: BTreeMap<LengthClass, VecDeque<PrefixGroupKey>>,
-    /// Families that an endpoint serves and that have tasks here.
+    /// Listed groups by the endpoint that serves them.
     assigned_groups: BTreeMap<usize, VecDeque<PrefixGroupKey>>,
-    /// Counts down: numbers of split families, from the other end.
+    /// Counts down from the largest key: the prefix index numbers its groups upwards.
     last_split_id: PrefixGroupKey,
-    /// So many families before the empty ones are looked for again.
+    /// The number of groups at which empty ones are removed.
     sweep_threshold: usize,
 }
 
@@ -38,170 +40,180 @@ struct PrefixGroup {
     bucket: TaskBucket,
     length_class: LengthClass,
     endpoint: Option<usize>,
-    /// Does it stand in `unserved` or `served`?
+    /// Whether the group stands in `unassigned_groups` or `assigned_groups`.
     is_listed: bool,
 }
 
+impl PrefixGroup {
+    fn new(length_class: LengthClass) -> Self {
+        Self { bucket: TaskBucket::default(), length_class, endpoint: None, is_listed: false }
+    }
+}
+
 impl PriorityLevel {
-    pub(crate) fn insert_task(
+    /// Adds a task at the end of a bucket that is for prompts of this length class or for a group.
+    pub(crate) fn append_task(
         &mut self,
-        shared: &Arc<BatchParams>,
-        slot: TaskKey,
-        home: BucketId,
+        params: &Arc<BatchParams>,
+        key: TaskKey,
+        bucket: BucketId,
         class: LengthClass,
-        first: bool,
     ) {
-        match home {
+        match bucket {
             BucketId::LengthClass(class) => {
-                self.length_buckets.entry(class).or_default().push_key(shared, slot, first);
+                self.length_buckets.entry(class).or_default().push_key(params, key, QueueEnd::Back);
             }
-            BucketId::PrefixGroup(family) => {
-                if self.prefix_groups.len() >= self.sweep_threshold.max(MAX_EMPTY_GROUPS) {
-                    self.prefix_groups
-                        .retain(|_, kin| kin.bucket.live_count() > 0 || kin.is_listed);
-                    self.sweep_threshold = self.prefix_groups.len() * 2;
+            BucketId::PrefixGroup(group_key) => {
+                self.sweep_empty_groups();
+                let group = self.prefix_groups.entry(group_key);
+                let group = group.or_insert_with(|| PrefixGroup::new(class));
+                group.bucket.push_key(params, key, QueueEnd::Back);
+                self.list_group(group_key);
+            }
+        }
+    }
+
+    /// Adds a task that comes back at the front of its length class: the group it was of may be gone.
+    pub(crate) fn prepend_task(
+        &mut self,
+        params: &Arc<BatchParams>,
+        key: TaskKey,
+        class: LengthClass,
+    ) {
+        self.length_buckets.entry(class).or_default().push_key(params, key, QueueEnd::Front);
+    }
+
+    fn sweep_empty_groups(&mut self) {
+        if self.prefix_groups.len() >= self.sweep_threshold.max(MAX_EMPTY_GROUPS) {
+            self.prefix_groups.retain(|_, group| group.bucket.live_count() > 0 || group.is_listed);
+            self.sweep_threshold = self.prefix_groups.len() * 2;
+        }
+    }
+
+    /// Records that a task has left this bucket.
+    pub(crate) fn record_removal(&mut self, bucket: BucketId) {
+        match bucket {
+            BucketId::LengthClass(class) => {
+                if let Some(bucket) = self.length_buckets.get_mut(&class) {
+                    bucket.record_removal();
                 }
-                let kin = self.prefix_groups.entry(family).or_insert_with(|| PrefixGroup {
-                    bucket: TaskBucket::default(),
-                    length_class: class,
-                    endpoint: None,
-                    is_listed: false,
-                });
-                kin.bucket.push_key(shared, slot, first);
-                self.list_group(family);
+            }
+            BucketId::PrefixGroup(group_key) => {
+                if let Some(group) = self.prefix_groups.get_mut(&group_key) {
+                    group.bucket.record_removal();
+                }
+                self.unlist_if_empty(group_key);
             }
         }
     }
 
-    /// A task has left this home for another.
-    pub(crate) fn record_removal(&mut self, home: BucketId) {
-        let shelf = match home {
-            BucketId::LengthClass(class) => self.length_buckets.get_mut(&class),
-            BucketId::PrefixGroup(family) => {
-                self.prefix_groups.get_mut(&family).map(|kin| &mut kin.bucket)
-            }
-        };
-        if let Some(shelf) = shelf {
-            shelf.record_removal();
-        }
-        if let BucketId::PrefixGroup(family) = home {
-            self.unlist_if_empty(family);
-        }
-    }
-
-    /// A family without tasks stands in nobody's list.
-    fn unlist_if_empty(&mut self, family: PrefixGroupKey) {
-        let Some(kin) = self.prefix_groups.get_mut(&family) else { return };
-        if kin.bucket.live_count() > 0 || !std::mem::take(&mut kin.is_listed) {
+    fn unlist_if_empty(&mut self, group_key: PrefixGroupKey) {
+        let Some(group) = self.prefix_groups.get_mut(&group_key) else { return };
+        if group.bucket.live_count() > 0 || !std::mem::take(&mut group.is_listed) {
             return;
         }
-        let list = match kin.endpoint {
+        let list = match group.endpoint {
             Some(endpoint) => self.assigned_groups.get_mut(&endpoint),
-            None => self.unassigned_groups.get_mut(&kin.length_class),
+            None => self.unassigned_groups.get_mut(&group.length_class),
         };
         if let Some(list) = list {
-            list.retain(|&it| it != family);
+            list.retain(|&listed| listed != group_key);
         }
     }
 
-    /// The family's tasks go with those of their length.
-    pub(crate) fn dissolve_group(&mut self, rack: &mut TaskSlotMap, family: PrefixGroupKey) {
-        let Some(mut kin) = self.prefix_groups.remove(&family) else { return };
-        for slot in kin.bucket.split_queues(rack, BucketId::PrefixGroup(family), true) {
-            let Some(held) = rack.get_mut(slot) else { continue };
-            let class = held.task.length_class;
-            held.bucket = BucketId::LengthClass(class);
-            let shared = Arc::clone(&held.params);
-            self.insert_task(&shared, slot, BucketId::LengthClass(class), class, false);
+    /// Moves the tasks of a group to the buckets of their length classes.
+    pub(crate) fn dissolve_group(&mut self, slots: &mut TaskSlotMap, group_key: PrefixGroupKey) {
+        let Some(mut group) = self.prefix_groups.remove(&group_key) else { return };
+        for key in group.bucket.take_keys(slots, BucketId::PrefixGroup(group_key)) {
+            let Some(queued) = slots.get_mut(key) else { continue };
+            let class = queued.task().length_class();
+            queued.set_bucket(BucketId::LengthClass(class));
+            let params = Arc::clone(queued.params());
+            self.append_task(&params, key, BucketId::LengthClass(class), class);
         }
     }
 
-    /// Nobody serves what this endpoint served.
+    /// Takes all groups from an endpoint, so that others may serve them.
     pub(crate) fn release_endpoint(&mut self, endpoint: usize) {
         self.assigned_groups.remove(&endpoint);
-        let its: Vec<PrefixGroupKey> = self
-            .prefix_groups
-            .iter_mut()
-            .filter(|(_, kin)| kin.endpoint == Some(endpoint))
-            .map(|(&family, kin)| {
-                (kin.endpoint, kin.is_listed) = (None, false);
-                family
-            })
-            .collect();
-        for family in its {
-            self.list_group(family);
+        let mut released = Vec::new();
+        for (&group_key, group) in &mut self.prefix_groups {
+            if group.endpoint == Some(endpoint) {
+                (group.endpoint, group.is_listed) = (None, false);
+                released.push(group_key);
+            }
+        }
+        for group_key in released {
+            self.list_group(group_key);
         }
     }
 
-    /// Fills `into` for an endpoint, in the order of work, with tasks that share the same.
-    #[expect(clippy::too_many_arguments, reason = "the stock's parts, borrowed one by one")]
+    /// Fills the batch in the order of work: the groups of its endpoint, then by length class the groups that no
+    /// endpoint serves and the single prompts, and half of another endpoint's group if there is nothing else.
     pub(crate) fn fill_batch(
         &mut self,
-        rack: &mut TaskSlotMap,
-        order: &[LengthClass],
-        endpoint: usize,
-        shared: &mut Option<Arc<BatchParams>>,
-        wanted: impl Fn(&BatchParams) -> usize + Copy,
-        shunned: impl Fn(&PromptTask) -> bool + Copy,
-        into: &mut Vec<PromptTask>,
+        slots: &mut TaskSlotMap,
+        class_order: &[LengthClass],
+        batch: &mut BatchBuilder,
     ) {
-        let full = |shared: &Option<Arc<BatchParams>>, into: &Vec<PromptTask>| {
-            shared.as_ref().is_some_and(|shared| into.len() >= wanted(shared))
-        };
+        let endpoint = batch.endpoint();
         for _ in 0..self.assigned_groups.get(&endpoint).map_or(0, VecDeque::len) {
-            self.take_from_assigned(rack, endpoint, shared, wanted, shunned, into);
-            if full(shared, into) {
+            self.take_from_assigned(slots, batch);
+            if batch.is_full() {
                 return;
             }
         }
-        for &class in order {
-            let unserved = self.unassigned_groups.get(&class).map_or(0, VecDeque::len);
-            for _ in 0..unserved {
-                let before = into.len();
-                self.assign_next_group(class, endpoint);
-                self.take_from_assigned(rack, endpoint, shared, wanted, shunned, into);
-                if into.len() == before {
-                    self.unassign_front_group(class, endpoint);
-                    break;
-                }
-                if full(shared, into) {
-                    return;
-                }
+        for &class in class_order {
+            self.fill_from_unassigned(slots, class, batch);
+            if batch.is_full() {
+                return;
             }
-            if let Some(shelf) = self.length_buckets.get_mut(&class) {
-                shelf.take_tasks(rack, BucketId::LengthClass(class), shared, wanted, shunned, into);
-                if full(shared, into) {
+            if let Some(bucket) = self.length_buckets.get_mut(&class) {
+                bucket.take_tasks(slots, BucketId::LengthClass(class), batch);
+                if batch.is_full() {
                     return;
                 }
             }
         }
-        if into.is_empty() && self.steal_half_group(rack, endpoint) {
-            self.take_from_assigned(rack, endpoint, shared, wanted, shunned, into);
+        if batch.is_empty() && self.steal_half_group(slots, endpoint) {
+            self.take_from_assigned(slots, batch);
         }
     }
 
-    /// Takes from the family this endpoint is at.
-    fn take_from_assigned(
+    fn fill_from_unassigned(
         &mut self,
-        rack: &mut TaskSlotMap,
-        endpoint: usize,
-        shared: &mut Option<Arc<BatchParams>>,
-        wanted: impl Fn(&BatchParams) -> usize,
-        shunned: impl Fn(&PromptTask) -> bool,
-        into: &mut Vec<PromptTask>,
+        slots: &mut TaskSlotMap,
+        class: LengthClass,
+        batch: &mut BatchBuilder,
     ) {
-        let Some(list) = self.assigned_groups.get_mut(&endpoint) else { return };
-        let Some(&family) = list.front() else { return };
-        let Some(kin) = self.prefix_groups.get_mut(&family) else {
+        for _ in 0..self.unassigned_groups.get(&class).map_or(0, VecDeque::len) {
+            let before = batch.len();
+            self.assign_next_group(class, batch.endpoint());
+            self.take_from_assigned(slots, batch);
+            if batch.len() == before {
+                self.unassign_front_group(class, batch.endpoint());
+                return;
+            }
+            if batch.is_full() {
+                return;
+            }
+        }
+    }
+
+    /// Takes tasks from the group that the batch's endpoint is at.
+    fn take_from_assigned(&mut self, slots: &mut TaskSlotMap, batch: &mut BatchBuilder) {
+        let Some(list) = self.assigned_groups.get_mut(&batch.endpoint()) else { return };
+        let Some(&group_key) = list.front() else { return };
+        let Some(group) = self.prefix_groups.get_mut(&group_key) else {
             list.pop_front();
             return;
         };
-        let before = into.len();
-        kin.bucket.take_tasks(rack, BucketId::PrefixGroup(family), shared, wanted, shunned, into);
-        if kin.bucket.live_count() == 0 {
+        let before = batch.len();
+        group.bucket.take_tasks(slots, BucketId::PrefixGroup(group_key), batch);
+        if group.bucket.live_count() == 0 {
             list.pop_front();
-            kin.is_listed = false;
-        } else if into.len() == before {
+            group.is_listed = false;
+        } else if batch.len() == before {
             list.rotate_left(1);
         }
     }
@@ -212,66 +224,66 @@ impl PriorityLevel {
         if list.is_empty() {
             self.unassigned_groups.remove(&class);
         }
-        let Some(family) = next else { return };
-        if let Some(kin) = self.prefix_groups.get_mut(&family) {
-            kin.endpoint = Some(endpoint);
-            self.assigned_groups.entry(endpoint).or_default().push_front(family);
+        let Some(group_key) = next else { return };
+        if let Some(group) = self.prefix_groups.get_mut(&group_key) {
+            group.endpoint = Some(endpoint);
+            self.assigned_groups.entry(endpoint).or_default().push_front(group_key);
         }
     }
 
-    /// It had nothing to give: whoever comes next may have it.
+    /// Undoes [`Self::assign_next_group`] for a group that has no task for the endpoint.
     fn unassign_front_group(&mut self, class: LengthClass, endpoint: usize) {
-        let Some(family) = self.assigned_groups.get_mut(&endpoint).and_then(VecDeque::pop_front)
-        else {
-            return;
-        };
-        if let Some(kin) = self.prefix_groups.get_mut(&family) {
-            kin.endpoint = None;
-            self.unassigned_groups.entry(class).or_default().push_front(family);
+        let list = self.assigned_groups.get_mut(&endpoint);
+        let Some(group_key) = list.and_then(VecDeque::pop_front) else { return };
+        if let Some(group) = self.prefix_groups.get_mut(&group_key) {
+            group.endpoint = None;
+            self.unassigned_groups.entry(class).or_default().push_front(group_key);
         }
     }
 
-    /// Half of the largest family that another endpoint serves now belongs to this one.
-    fn steal_half_group(&mut self, rack: &mut TaskSlotMap, endpoint: usize) -> bool {
-        let others = self.prefix_groups.iter_mut().filter(|(_, kin)| {
-            kin.bucket.live_count() > 0 && kin.endpoint.is_some_and(|its| its != endpoint)
+    /// Makes half of the largest group of another endpoint a group of this one. Returns whether there was one.
+    fn steal_half_group(&mut self, slots: &mut TaskSlotMap, endpoint: usize) -> bool {
+        let others = self.prefix_groups.iter_mut().filter(|(_, group)| {
+            group.bucket.live_count() > 0 && group.endpoint.is_some_and(|its| its != endpoint)
         });
-        let Some((&family, kin)) = others.max_by_key(|(_, kin)| kin.bucket.live_count()) else {
+        let Some((&group_key, group)) = others.max_by_key(|(_, group)| group.bucket.live_count())
+        else {
             return false;
         };
-        let class = kin.length_class;
-        let slots = kin.bucket.split_queues(rack, BucketId::PrefixGroup(family), false);
+        let class = group.length_class;
+        let stolen = group.bucket.take_half(slots, BucketId::PrefixGroup(group_key));
         self.last_split_id = self.last_split_id.wrapping_sub(1);
-        let part = BucketId::PrefixGroup(self.last_split_id);
-        for slot in slots {
-            let Some(held) = rack.get_mut(slot) else { continue };
-            held.bucket = part;
-            let shared = Arc::clone(&held.params);
-            self.insert_task(&shared, slot, part, class, false);
+        let half_key = self.last_split_id;
+        let half = BucketId::PrefixGroup(half_key);
+        for key in stolen {
+            let Some(queued) = slots.get_mut(key) else { continue };
+            queued.set_bucket(half);
+            let params = Arc::clone(queued.params());
+            self.append_task(&params, key, half, class);
         }
-        // It was listed as served by nobody: it is this endpoint's.
+        // Appending has listed the half as unassigned.
         let Some(list) = self.unassigned_groups.get_mut(&class) else { return false };
-        let splits = self.last_split_id;
-        list.retain(|&it| it != splits);
+        list.retain(|&listed| listed != half_key);
         if list.is_empty() {
             self.unassigned_groups.remove(&class);
         }
-        let Some(kin) = self.prefix_groups.get_mut(&splits) else { return false };
-        kin.endpoint = Some(endpoint);
-        self.assigned_groups.entry(endpoint).or_default().push_front(splits);
+        let Some(group) = self.prefix_groups.get_mut(&half_key) else { return false };
+        group.endpoint = Some(endpoint);
+        self.assigned_groups.entry(endpoint).or_default().push_front(half_key);
         true
     }
 
-    /// Sees to it that a family with tasks stands in somebody's list.
-    fn list_group(&mut self, family: PrefixGroupKey) {
-        let Some(kin) = self.prefix_groups.get_mut(&family) else { return };
-        if kin.is_listed || kin.bucket.live_count() == 0 {
+    /// Lists a group that has tasks, if it is not listed yet.
+    fn list_group(&mut self, group_key: PrefixGroupKey) {
+        let Some(group) = self.prefix_groups.get_mut(&group_key) else { return };
+        if group.is_listed || group.bucket.live_count() == 0 {
             return;
         }
-        kin.is_listed = true;
-        match kin.endpoint {
-            Some(endpoint) => self.assigned_groups.entry(endpoint).or_default().push_back(family),
-            None => self.unassigned_groups.entry(kin.length_class).or_default().push_back(family),
-        }
+        group.is_listed = true;
+        let list = match group.endpoint {
+            Some(endpoint) => self.assigned_groups.entry(endpoint).or_default(),
+            None => self.unassigned_groups.entry(group.length_class).or_default(),
+        };
+        list.push_back(group_key);
     }
 }

@@ -1,8 +1,9 @@
-//! Which prompts begin alike: pure.
+//! The prefixes that prompts share: pure.
 //!
-//! Owns families, that is prompts with the same first bytes, found while they come in, one after the other. Families go
-//! to one endpoint whole, since its prefix cache then computes their beginning once; that pays when the beginnings in use
-//! together are more than a cache holds. Knows hashes of texts and no tasks.
+//! Owns prefix groups, that is prompts with the same first bytes, found one by one as prompts arrive. A group goes to
+//! one endpoint whole, because its prefix cache then computes the common beginning once; that pays when the prefixes in
+//! use together exceed a cache. Knows hashes of texts and no tasks: where the tasks of a group wait is in
+//! `prefix_groups`.
 
 use std::{
     collections::HashMap,
@@ -11,38 +12,37 @@ use std::{
 
 use crate::domain::PrefixKeys;
 
-/// A family of more is no family: what so many begin with is in every endpoint's cache all the time.
+/// Prompts of a group, at most: a prefix of more prompts is in every endpoint's cache all the time.
 const MAX_GROUP_SIZE: u32 = 512;
-/// Beginnings kept in mind. Beyond, those seen only once are forgotten.
+/// Prefixes that are remembered. Beyond, those seen only once are dropped first.
 const MAX_PREFIXES: usize = 1 << 16;
 
-/// A family's number.
+/// The number of a prefix group.
 pub(crate) type PrefixGroupKey = u32;
 
-/// Where a prompt belongs.
+/// The group that a new prompt belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PrefixMembership {
-    /// Nobody else begins so, as yet.
+    /// No other prompt begins like it so far.
     Ungrouped,
-    /// To this family, and so does the prompt that had come as number `with`, alone until now.
+    /// A new group of this prompt and the ungrouped one with the given arrival number.
     NewGroup(PrefixGroupKey, u64),
-    /// To this family.
     ExistingGroup(PrefixGroupKey),
-    /// To a family that has just become too large to be one.
+    /// No group: the one it would join has just become too large and ceases to be one.
     DissolvedGroup(PrefixGroupKey),
 }
 
 #[derive(Clone, Copy, Debug)]
 enum PrefixEntry {
-    /// One prompt, by its number.
+    /// The prefix of one prompt, by its arrival number.
     SinglePrompt(u64),
-    /// A family of so many.
+    /// The prefix of a group, and the group's size.
     Group(PrefixGroupKey, u32),
-    /// Too many.
+    /// The prefix of more than [`MAX_GROUP_SIZE`] prompts.
     TooCommon,
 }
 
-/// The beginnings seen so far.
+/// The prefixes seen so far, in bounded memory.
 #[derive(Debug, Default)]
 pub(crate) struct PrefixIndex {
     entries: HashMap<u64, PrefixEntry>,
@@ -51,46 +51,51 @@ pub(crate) struct PrefixIndex {
 }
 
 impl PrefixIndex {
-    /// Takes in the text of prompt `number`. The deepest level at which it has company decides.
+    /// Adds the prompt with this arrival number. The longest prefix that it shares decides its group.
     pub(crate) fn add_prompt(&mut self, number: u64, text: &str) -> PrefixMembership {
-        let beginnings = PrefixKeys::of_text(text);
-        if beginnings.level_count() == 0 {
+        let prefixes = PrefixKeys::of_text(text);
+        if prefixes.level_count() == 0 {
             return PrefixMembership::Ungrouped;
         }
-        if self.entries.len() >= MAX_PREFIXES {
-            self.entries.retain(|_, begins| !matches!(begins, PrefixEntry::SinglePrompt(_)));
-            // Families of long ago are not worth a look at all of them with every prompt.
-            if self.entries.len() >= MAX_PREFIXES / 2 {
-                self.entries.retain(|_, begins| matches!(begins, PrefixEntry::TooCommon));
-            }
-            if self.entries.len() >= MAX_PREFIXES / 2 {
-                self.entries.clear();
-            }
-        }
-        let mut belongs = PrefixMembership::Ungrouped;
-        for beginning in beginnings {
-            let key = self.hasher.hash_one(beginning);
-            let begins = self.entries.entry(key).or_insert(PrefixEntry::SinglePrompt(number));
-            match *begins {
-                _ if belongs != PrefixMembership::Ungrouped => break,
+        self.limit_memory();
+        let mut membership = PrefixMembership::Ungrouped;
+        for prefix in prefixes {
+            let key = self.hasher.hash_one(prefix);
+            let entry = self.entries.entry(key).or_insert(PrefixEntry::SinglePrompt(number));
+            match *entry {
+                _ if membership != PrefixMembership::Ungrouped => break,
                 PrefixEntry::SinglePrompt(first) if first == number => {}
                 PrefixEntry::SinglePrompt(first) => {
                     self.last_group_id += 1;
-                    *begins = PrefixEntry::Group(self.last_group_id, 2);
-                    belongs = PrefixMembership::NewGroup(self.last_group_id, first);
+                    *entry = PrefixEntry::Group(self.last_group_id, 2);
+                    membership = PrefixMembership::NewGroup(self.last_group_id, first);
                 }
-                PrefixEntry::Group(family, MAX_GROUP_SIZE) => {
-                    *begins = PrefixEntry::TooCommon;
-                    belongs = PrefixMembership::DissolvedGroup(family);
+                PrefixEntry::Group(group, MAX_GROUP_SIZE) => {
+                    *entry = PrefixEntry::TooCommon;
+                    membership = PrefixMembership::DissolvedGroup(group);
                 }
-                PrefixEntry::Group(family, count) => {
-                    *begins = PrefixEntry::Group(family, count + 1);
-                    belongs = PrefixMembership::ExistingGroup(family);
+                PrefixEntry::Group(group, count) => {
+                    *entry = PrefixEntry::Group(group, count + 1);
+                    membership = PrefixMembership::ExistingGroup(group);
                 }
                 PrefixEntry::TooCommon => {}
             }
         }
-        belongs
+        membership
+    }
+
+    fn limit_memory(&mut self) {
+        if self.entries.len() < MAX_PREFIXES {
+            return;
+        }
+        self.entries.retain(|_, entry| !matches!(entry, PrefixEntry::SinglePrompt(_)));
+        // Half of the room must be free afterwards: otherwise every further prompt would scan all entries.
+        if self.entries.len() >= MAX_PREFIXES / 2 {
+            self.entries.retain(|_, entry| matches!(entry, PrefixEntry::TooCommon));
+        }
+        if self.entries.len() >= MAX_PREFIXES / 2 {
+            self.entries.clear();
+        }
     }
 }
 
@@ -100,45 +105,44 @@ mod tests {
 
     #[test]
     fn the_longest_common_prefix_makes_the_group() {
-        let mut prefixes = PrefixIndex::default();
+        let mut index = PrefixIndex::default();
         let header = "h".repeat(600);
         let document = |name: &str| format!("{header}{}", name.repeat(2000));
-        assert_eq!(prefixes.add_prompt(0, "short"), PrefixMembership::Ungrouped);
-        assert_eq!(prefixes.add_prompt(1, &document("a")), PrefixMembership::Ungrouped);
+        assert_eq!(index.add_prompt(0, "short"), PrefixMembership::Ungrouped);
+        assert_eq!(index.add_prompt(1, &document("a")), PrefixMembership::Ungrouped);
         assert_eq!(
-            prefixes.add_prompt(2, &document("b")),
+            index.add_prompt(2, &document("b")),
             PrefixMembership::NewGroup(1, 1),
             "the header"
         );
         assert_eq!(
-            prefixes.add_prompt(3, &document("b")),
+            index.add_prompt(3, &document("b")),
             PrefixMembership::NewGroup(2, 2),
             "header and document"
         );
-        assert_eq!(prefixes.add_prompt(4, &document("b")), PrefixMembership::ExistingGroup(2));
-        assert_eq!(prefixes.add_prompt(5, &header), PrefixMembership::ExistingGroup(1));
+        assert_eq!(index.add_prompt(4, &document("b")), PrefixMembership::ExistingGroup(2));
+        assert_eq!(index.add_prompt(5, &header), PrefixMembership::ExistingGroup(1));
     }
 
     #[test]
     fn a_prefix_of_every_prompt_makes_no_group() {
-        let mut prefixes = PrefixIndex::default();
+        let mut index = PrefixIndex::default();
         let text = "s".repeat(700);
         let all: Vec<PrefixMembership> =
-            (0..700).map(|number| prefixes.add_prompt(number, &text)).collect();
+            (0..700).map(|number| index.add_prompt(number, &text)).collect();
         assert_eq!(all[0], PrefixMembership::Ungrouped);
         assert_eq!(all[1], PrefixMembership::NewGroup(1, 0));
-        assert_eq!(all[MAX_GROUP_SIZE as usize], PrefixMembership::DissolvedGroup(1));
-        assert!(
-            all[MAX_GROUP_SIZE as usize + 1..].iter().all(|it| *it == PrefixMembership::Ungrouped)
-        );
+        let limit = MAX_GROUP_SIZE as usize;
+        assert_eq!(all[limit], PrefixMembership::DissolvedGroup(1));
+        assert!(all[limit + 1..].iter().all(|it| *it == PrefixMembership::Ungrouped));
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut prefixes = PrefixIndex::default();
+        let mut index = PrefixIndex::default();
         for number in 0..3 * MAX_PREFIXES as u64 {
-            prefixes.add_prompt(number, &format!("{number:0>600}"));
+            index.add_prompt(number, &format!("{number:0>600}"));
         }
-        assert!(prefixes.entries.len() <= MAX_PREFIXES + 1);
+        assert!(index.entries.len() <= MAX_PREFIXES + 1);
     }
 }

@@ -1,92 +1,99 @@
-//! Is it the job that is wrong, and not its prompts? Pure.
+//! Fail-fast: whether the job is wrong, and not its prompts. Pure.
 //!
-//! Owns fail-fast: a wrong parameter fails every row in the same way. While nothing was answered yet, such failures are
-//! held back; if the first hundred are all of a kind, none of them is written and the prompts stay open.
+//! Owns the failures that are held back. A wrong parameter fails every row in the same way: while no prompt was
+//! answered, such failures are held back, and if the first hundred are of one kind, none of them is written and the
+//! prompts stay open. The decision over all ranks is the coordinator's, in `job::dispatch::fail_fast`.
 
 use std::time::Duration;
 
 use crate::domain::{FailureKind, Outcome, PromptResult};
 
-/// What is held back.
+/// The failures that are held back, until an outcome of another kind disarms fail-fast.
 #[derive(Debug)]
 pub(crate) struct FailFast {
     threshold: usize,
     held_failures: Vec<PromptResult>,
-    /// So many were told of: the same are not told of again.
+    /// The failures that were reported; the same number is not reported twice.
     reported_count: usize,
-    /// Something was answered, or somebody said that others were: failures are the prompts' own.
-    disarmed: bool,
+    /// Whether a prompt was answered, here or elsewhere: failures are the prompts' own.
+    is_disarmed: bool,
 }
 
-/// A refusal that comes later than this is none.
+/// The time in which a server refuses a wrong parameter; a refusal that comes later is of another kind.
 pub(crate) const STARTUP_HOLD: Duration = Duration::from_millis(60);
 
 impl FailFast {
-    pub(crate) fn new(most: usize) -> Self {
+    /// `threshold` is the number of like failures that stop the job.
+    pub(crate) fn new(threshold: usize) -> Self {
         Self {
-            threshold: most.max(1),
+            threshold: threshold.max(1),
             held_failures: Vec::new(),
             reported_count: 0,
-            disarmed: false,
+            is_disarmed: false,
         }
     }
 
-    /// Takes an outcome in; what is to be written goes to `out`.
-    pub(crate) fn filter_outcome(&mut self, settled: PromptResult, out: &mut Vec<PromptResult>) {
-        if self.disarmed {
-            out.push(settled);
+    /// Passes an outcome on to `released`, or holds it back.
+    pub(crate) fn filter_outcome(
+        &mut self,
+        result: PromptResult,
+        released: &mut Vec<PromptResult>,
+    ) {
+        if self.is_disarmed {
+            released.push(result);
             return;
         }
-        let kind = match &settled.outcome {
+        let kind = match &result.outcome {
             Outcome::Answered(_) => None,
             Outcome::Failed(failure) => Some(failure.kind),
         };
         match kind {
-            // What only a prompt itself can be guilty of says nothing of the job.
+            // These are a prompt's own fault and say nothing about the job.
             Some(FailureKind::EmptyPrompt | FailureKind::BadRow | FailureKind::TooLong) => {
-                out.push(settled);
+                released.push(result);
             }
             Some(kind) if self.held_kind().is_none_or(|held| held == kind) => {
-                self.held_failures.push(settled)
+                self.held_failures.push(result);
             }
             _ => {
-                out.push(settled);
-                self.release_held(out);
+                released.push(result);
+                self.release_held(released);
             }
         }
     }
 
-    /// How many there are and what they say, once it is no chance, or nothing else is to come.
+    /// Returns the number of held failures and the message of the last one, once they reach the threshold, or are all
+    /// that there will be.
     pub(crate) fn check_threshold(&mut self, all_done: bool) -> Option<(u64, String)> {
         let count = self.held_failures.len();
-        if self.disarmed || count <= self.reported_count || (count < self.threshold && !all_done) {
+        if self.is_disarmed || count <= self.reported_count || (count < self.threshold && !all_done)
+        {
             return None;
         }
         self.reported_count = count;
         match &self.held_failures.last()?.outcome {
-            Outcome::Failed(failure) => {
-                Some((self.held_failures.len() as u64, failure.message.clone()))
-            }
+            Outcome::Failed(failure) => Some((count as u64, failure.message.clone())),
             Outcome::Answered(_) => None,
         }
     }
 
-    /// Is it time to send no more, after so many requests? A parameter that is wrong is refused at once: so nothing floods
-    /// the servers before a moment has passed, and once there are such failures, before there is an answer.
+    /// Returns whether no more than the `requests` sent so far are to be sent for now. A wrong parameter is refused at
+    /// once: a short hold at the start keeps a wrong job from flooding the servers, and held failures prolong it until
+    /// there is an answer.
     pub(crate) fn should_hold_requests(&self, requests: u64, since_start: Duration) -> bool {
-        let unknown = since_start < STARTUP_HOLD || !self.held_failures.is_empty();
-        !self.disarmed && unknown && requests >= self.threshold as u64
+        let is_undecided = since_start < STARTUP_HOLD || !self.held_failures.is_empty();
+        !self.is_disarmed && is_undecided && requests >= self.threshold as u64
     }
 
-    /// They are too few to tell: as many again are held back.
+    /// Doubles the threshold: the held failures are too few to decide.
     pub(crate) fn raise_threshold(&mut self) {
         self.threshold = self.threshold.max(self.held_failures.len()) * 2;
     }
 
-    /// They are the prompts' own failures after all.
-    pub(crate) fn release_held(&mut self, out: &mut Vec<PromptResult>) {
-        self.disarmed = true;
-        out.append(&mut self.held_failures);
+    /// Disarms fail-fast: the held failures are the prompts' own.
+    pub(crate) fn release_held(&mut self, released: &mut Vec<PromptResult>) {
+        self.is_disarmed = true;
+        released.append(&mut self.held_failures);
     }
 
     fn held_kind(&self) -> Option<FailureKind> {
@@ -119,7 +126,7 @@ mod tests {
             None => Outcome::Answered(PromptAnswer::default()),
             Some(kind) => Outcome::Failed(PromptFailure {
                 kind,
-                message: "no such knob".into(),
+                message: "unknown parameter".into(),
                 status: None,
             }),
         };
@@ -128,50 +135,46 @@ mod tests {
 
     #[test]
     fn failures_of_one_kind_are_held_until_another_outcome() {
-        let (mut alike, mut out) = (FailFast::new(3), Vec::new());
-        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
-        alike.filter_outcome(result_of_kind(Some(FailureKind::TooLong)), &mut out);
-        assert_eq!((out.len(), alike.check_threshold(false)), (1, None));
-        assert_eq!(
-            alike.check_threshold(true),
-            Some((1, "no such knob".into())),
-            "there will be no more"
-        );
-        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
-        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
-        assert_eq!(
-            (out.len(), alike.check_threshold(false)),
-            (1, Some((3, "no such knob".into())))
-        );
-        alike.release_held(&mut out);
-        assert_eq!((out.len(), alike.check_threshold(true)), (4, None));
+        let (mut fail_fast, mut out) = (FailFast::new(3), Vec::new());
+        fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        fail_fast.filter_outcome(result_of_kind(Some(FailureKind::TooLong)), &mut out);
+        assert_eq!((out.len(), fail_fast.check_threshold(false)), (1, None));
+        let tripped = fail_fast.check_threshold(true);
+        assert_eq!(tripped, Some((1, "unknown parameter".into())), "there will be no more");
+        fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        let tripped = fail_fast.check_threshold(false);
+        assert_eq!((out.len(), tripped), (1, Some((3, "unknown parameter".into()))));
+        fail_fast.release_held(&mut out);
+        assert_eq!((out.len(), fail_fast.check_threshold(true)), (4, None));
     }
 
     #[test]
     fn requests_are_held_until_the_first_answer() {
-        let (mut alike, mut out) = (FailFast::new(8), Vec::new());
+        let (mut fail_fast, mut out) = (FailFast::new(8), Vec::new());
+        assert!(!fail_fast.should_hold_requests(7, Duration::ZERO));
+        assert!(fail_fast.should_hold_requests(8, Duration::ZERO));
         assert!(
-            !alike.should_hold_requests(7, Duration::ZERO)
-                && alike.should_hold_requests(8, Duration::ZERO)
+            !fail_fast.should_hold_requests(8, STARTUP_HOLD),
+            "answers take longer than refusals"
         );
-        assert!(!alike.should_hold_requests(8, STARTUP_HOLD), "answers take longer than refusals");
-        alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
-        assert!(alike.should_hold_requests(8, STARTUP_HOLD));
-        alike.filter_outcome(result_of_kind(None), &mut out);
-        assert!(!alike.should_hold_requests(8, Duration::ZERO));
+        fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        assert!(fail_fast.should_hold_requests(8, STARTUP_HOLD));
+        fail_fast.filter_outcome(result_of_kind(None), &mut out);
+        assert!(!fail_fast.should_hold_requests(8, Duration::ZERO));
     }
 
     #[test]
     fn an_answer_or_another_failure_disarms_fail_fast() {
         for other in [None, Some(FailureKind::Refused)] {
-            let (mut alike, mut out) = (FailFast::new(2), Vec::new());
-            alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
-            alike.filter_outcome(result_of_kind(other), &mut out);
+            let (mut fail_fast, mut out) = (FailFast::new(2), Vec::new());
+            fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+            fail_fast.filter_outcome(result_of_kind(other), &mut out);
             assert_eq!(out.len(), 2);
-            (0..5).for_each(|_| {
-                alike.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out)
-            });
-            assert_eq!((out.len(), alike.check_threshold(true)), (7, None));
+            for _ in 0..5 {
+                fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+            }
+            assert_eq!((out.len(), fail_fast.check_threshold(true)), (7, None));
         }
     }
 }

@@ -1,100 +1,129 @@
-//! The driver's last minute: prompts that are asked a second time.
+//! Hedged requests: prompts that are in flight twice, here or at another rank.
 //!
-//! Owns who gets which copy. Whether one is worth it is `endgame`'s; which of the two answers counts is `verdicts`'.
+//! Owns which of two answers counts (the first), and which prompts of a request would gain by a hedge. Whether a
+//! request is stuck or slow is `tail_policy`'s rule; the scheduler sends the hedges.
 
-use std::time::{Duration, Instant};
-
-use futures_util::stream::FuturesUnordered;
-
-use super::{
-    HedgedPrompt, Scheduler,
-    in_flight::{InFlightRequest, RequestFuture},
-    tail_policy::{self, RequestAge},
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
 };
-use crate::engine::queue::{Batch, PromptTask};
 
-/// How often copies are thought of.
+use super::tail_policy::{self, RequestAge};
+use crate::engine::{endpoint_state::EndpointPool, queue::Batch};
+
+/// The interval at which requests in flight are checked for hedging.
 pub(crate) const HEDGE_INTERVAL: Duration = Duration::from_millis(100);
 
-impl Scheduler {
-    /// Asks once more what seems to be stuck, or would be done sooner elsewhere, where nothing else is left to send.
-    pub(crate) fn hedge_requests(
-        &mut self,
-        flights: &FuturesUnordered<RequestFuture>,
-        now: Instant,
-    ) {
-        if !self.is_supply_exhausted()
-            || now < self.next_hedge_check
-            || self.in_flight_requests.is_empty()
-        {
-            return;
-        }
-        self.next_hedge_check = now + HEDGE_INTERVAL;
-        let mut idle: Vec<usize> = (0..self.servers.len())
-            .filter(|&it| self.servers[it].has_healthy_capacity(now))
-            .collect();
-        // Where a prompt is answered soonest goes first.
-        idle.sort_by_key(|&it| self.servers[it].latency.p50_latency(1).unwrap_or(Duration::MAX));
-        let mut oldest: Vec<(Instant, u64)> =
-            self.in_flight_requests.iter().map(|(&id, it)| (it.sent_at, id)).collect();
-        oldest.sort_unstable();
-        for (_, original) in oldest {
-            if idle.is_empty() {
-                return;
-            }
-            // Elsewhere if there is any elsewhere: what hangs may not be the request.
-            let Some(here) = self.in_flight_requests.get(&original).map(|it| it.server) else {
-                continue;
-            };
-            let alone = self.servers.iter().filter(|it| it.is_healthy()).count() < 2;
-            let Some(&server) = idle.iter().find(|&&it| alone || it != here) else { continue };
-            for batch in self.hedge_candidates(original, server, now) {
-                if batch.permit_count() > self.servers[server].free_permits(now) {
-                    break;
-                }
-                let index = batch.tasks[0].prompt.index;
-                self.launch_request(flights, server, batch, now);
-                self.hedged_prompts.insert(
-                    index,
-                    HedgedPrompt {
-                        request_ids: [original, self.last_request_id],
-                        is_settled: false,
-                    },
-                );
-                let tasks =
-                    self.in_flight_requests.get_mut(&original).map(|it| &mut it.batch.tasks);
-                let mut tasks = tasks.into_iter().flatten();
-                if let Some(task) = tasks.find(|task| task.prompt.index == index) {
-                    task.hedged = true;
-                }
-            }
-            idle.retain(|&it| self.servers[it].free_permits(now) > 0);
+/// The prompts that are in flight twice.
+#[derive(Debug)]
+pub(crate) struct HedgeTracker {
+    hedged_prompts: HashMap<u64, HedgedPrompt>,
+    /// Indexes of prompts that another rank has settled, and that were here or on their way here.
+    settled_elsewhere: HashSet<u64>,
+    next_check: Instant,
+}
+
+/// A prompt with two requests in flight at this rank.
+#[derive(Clone, Copy, Debug)]
+struct HedgedPrompt {
+    request_ids: [u64; 2],
+    is_settled: bool,
+}
+
+/// The effect of a reply on a prompt that may be in flight twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyClaim {
+    /// The reply decides about the prompt.
+    Counts,
+    /// The reply settles the prompt, and this other request need not answer it any more.
+    Supersedes(u64),
+    /// The other request has settled the prompt, or will: nothing is to be done here.
+    Superseded,
+}
+
+impl HedgeTracker {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { hedged_prompts: HashMap::new(), settled_elsewhere: HashSet::new(), next_check: now }
+    }
+
+    pub(crate) fn next_check(&self) -> Instant {
+        self.next_check
+    }
+
+    pub(crate) fn schedule_check(&mut self, now: Instant) {
+        self.next_check = now + HEDGE_INTERVAL;
+    }
+
+    /// Returns whether no prompt is in flight twice: the look-up per prompt can be spared.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hedged_prompts.is_empty() && self.settled_elsewhere.is_empty()
+    }
+
+    pub(crate) fn record_hedge(&mut self, index: u64, request_ids: [u64; 2]) {
+        self.hedged_prompts.insert(index, HedgedPrompt { request_ids, is_settled: false });
+    }
+
+    /// Forgets the hedges of a cancelled request: all its prompts are settled.
+    pub(crate) fn forget_hedges(&mut self, batch: &Batch) {
+        for task in batch.tasks() {
+            self.hedged_prompts.remove(&task.index());
         }
     }
 
-    /// The prompts of a request that would gain by being asked at `server` too.
-    fn hedge_candidates(&self, original: u64, server: usize, now: Instant) -> Vec<Batch> {
-        let Some(InFlightRequest { server: here, batch, sent_at: sent, .. }) =
-            self.in_flight_requests.get(&original)
-        else {
-            return Vec::new();
-        };
-        let patience = &self.servers[*here].latency;
-        let prompts = batch.tasks.len();
-        let age = RequestAge {
-            elapsed: now - *sent,
-            p50_latency: patience.p50_latency(prompts),
-            p99_latency: patience.p99_latency(prompts),
-        };
-        let there = self.servers[server].latency.p50_latency(1);
-        if !tail_policy::should_hedge(age, there, *here != server) {
-            return Vec::new();
-        }
-        let copy = |task: &PromptTask| {
-            let mut task = task.clone();
-            task.hedged = true;
-            Batch { params: batch.params.clone(), tasks: vec![task] }
-        };
-        batch.tasks.iter().filter(|task| !task.hedged).map(copy).collect()
+    pub(crate) fn add_settled_elsewhere(&mut self, indexes: HashSet<u64>) {
+        self.settled_elsewhere.extend(indexes);
     }
+
+    pub(crate) fn is_settled_elsewhere(&self, index: u64) -> bool {
+        self.settled_elsewhere.contains(&index)
+    }
+
+    /// Returns whether the prompt needs no further answer, or one of its two requests has answered it.
+    pub(crate) fn is_settled(&self, index: u64) -> bool {
+        self.settled_elsewhere.contains(&index)
+            || self.hedged_prompts.get(&index).is_some_and(|hedged| hedged.is_settled)
+    }
+
+    /// Decides about the reply of a request to one of its prompts; `is_answered` is false for a failure.
+    pub(crate) fn claim_reply(
+        &mut self,
+        request_id: u64,
+        index: u64,
+        is_answered: bool,
+    ) -> ReplyClaim {
+        if self.settled_elsewhere.contains(&index) {
+            return ReplyClaim::Superseded;
+        }
+        let Some(hedged) = self.hedged_prompts.get_mut(&index) else { return ReplyClaim::Counts };
+        if hedged.is_settled || !is_answered {
+            // Either both requests are back, or this one failed and the prompt is left to the other.
+            self.hedged_prompts.remove(&index);
+            return ReplyClaim::Superseded;
+        }
+        hedged.is_settled = true;
+        let other = hedged.request_ids.into_iter().find(|&other| other != request_id);
+        other.map_or(ReplyClaim::Counts, ReplyClaim::Supersedes)
+    }
+}
+
+/// Returns the prompts of a request to `endpoint` that would gain by a hedge at endpoint `target`, one per batch.
+pub(crate) fn hedge_candidates(
+    batch: &Batch,
+    endpoint: usize,
+    elapsed: Duration,
+    target: usize,
+    endpoints: &EndpointPool,
+) -> Vec<Batch> {
+    let current = &endpoints[endpoint];
+    let age = RequestAge {
+        elapsed,
+        p50_latency: current.p50_latency(batch.len()),
+        p99_latency: current.p99_latency(batch.len()),
+    };
+    let target_p50 = endpoints[target].p50_latency(1);
+    if !tail_policy::should_hedge(age, target_p50, target != endpoint) {
+        return Vec::new();
+    }
+    let tasks = batch.tasks().iter().filter(|task| !task.is_hedged());
+    tasks.map(|task| Batch::new(batch.params().clone(), vec![task.hedged_copy()])).collect()
 }

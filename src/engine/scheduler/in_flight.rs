@@ -1,170 +1,258 @@
-//! Requests under way: what is sent, and what is kept of it meanwhile.
+//! The requests in flight: what is kept of them until they end.
 //!
-//! Owns how a batch becomes a request (as it is, rendered here, or both ways as a canary) and the futures that wait for
-//! replies. Decides nothing: which batch goes where was decided before.
+//! Owns the HTTP client, the futures that wait for replies, the batch and the abort handle of each request, and the
+//! prompts that are in flight twice. How a batch becomes a request is in `payload`; what its end means is in
+//! `completion`.
 
 use std::{
-    pin::Pin,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use futures_util::future::{AbortHandle, abortable};
+use futures_util::{FutureExt, StreamExt, future::AbortHandle, stream::FuturesUnordered};
 
-use crate::engine::{EnginePolicy, policy::TEMPLATE_KWARGS, queue::Batch};
-use crate::{
-    domain::{ProbeResult, Prompt, Route, Url},
-    endpoint::{
-        BatchParams, CanaryResult, HttpClient, InferenceRequest, RequestFault, ServerLoad,
-        ServerReply, fetch_server_load, messages_json, probe_server, send_canary, send_request,
+use super::{
+    hedging::{HedgeTracker, ReplyClaim},
+    payload::{
+        RequestCompletion, RequestFuture, RequestPayload, RequestTarget, poll_load,
+        probe_readiness, request_future,
     },
 };
+use crate::{
+    domain::Url,
+    endpoint::HttpClient,
+    engine::{EnginePolicy, queue::Batch},
+};
 
-/// Waits for something to come back.
-pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = RequestCompletion>>>;
-
-/// What came back.
-pub(crate) enum RequestCompletion {
-    Reply {
-        id: u64,
-        result: Result<ServerReply, RequestFault>,
-        canary: Option<CanaryResult>,
-    },
-    /// Nobody wanted it any more.
-    Cancelled {
-        id: u64,
-    },
-    Probe {
-        server: usize,
-        probe: ProbeResult,
-    },
-    Load {
-        server: usize,
-        load: Option<ServerLoad>,
-    },
+/// Everything that is in flight: requests, probes and load polls.
+pub(crate) struct InFlight {
+    client: HttpClient,
+    futures: FuturesUnordered<RequestFuture>,
+    requests: HashMap<u64, InFlightRequest>,
+    last_request_id: u64,
+    /// Sequences of all requests.
+    sequences: usize,
+    hedges: HedgeTracker,
 }
 
-/// A request under way.
+/// A request in flight.
 pub(crate) struct InFlightRequest {
-    pub(crate) server: usize,
+    endpoint: usize,
+    batch: Batch,
+    sent_at: Instant,
+    /// Sequences in flight at the endpoint, its own included.
+    concurrency_at_send: usize,
+    timeout: Duration,
+    is_timeout_tightened: bool,
+    is_canary: bool,
+    abort_handle: AbortHandle,
+}
+
+/// A request that is about to be sent.
+pub(crate) struct OutgoingRequest<'a> {
+    pub(crate) endpoint: usize,
     pub(crate) batch: Batch,
-    pub(crate) sent_at: Instant,
-    /// Sequences in flight at its endpoint, its own included.
-    pub(crate) concurrency_at_send: usize,
+    pub(crate) payload: RequestPayload,
+    pub(crate) url: &'a Url,
     pub(crate) timeout: Duration,
-    /// The limit is tighter than what was asked for.
-    pub(crate) timeout_tightened: bool,
-    /// It is a conversation that goes both ways.
-    pub(crate) is_canary: bool,
-    pub(crate) abort_handle: AbortHandle,
+    /// Whether the time limit is tighter than the configured one.
+    pub(crate) is_timeout_tightened: bool,
+    /// Sequences in flight at the endpoint, its own included.
+    pub(crate) concurrency_at_send: usize,
 }
 
-/// How a batch goes out.
-pub(crate) enum RequestPayload {
-    Request(InferenceRequest),
-    /// A conversation both ways, with the text that it is here.
-    Canary(String),
+impl InFlightRequest {
+    pub(crate) fn endpoint(&self) -> usize {
+        self.endpoint
+    }
+
+    pub(crate) fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    pub(crate) fn into_batch(self) -> Batch {
+        self.batch
+    }
+
+    /// Returns the time since the request was sent.
+    pub(crate) fn elapsed(&self, now: Instant) -> Duration {
+        now - self.sent_at
+    }
+
+    /// Returns the sequences in flight at the endpoint when the request was sent, its own included.
+    pub(crate) fn concurrency_at_send(&self) -> usize {
+        self.concurrency_at_send
+    }
+
+    pub(crate) fn is_canary(&self) -> bool {
+        self.is_canary
+    }
+
+    /// Returns whether the request ran into a time limit that is tighter than the configured one.
+    pub(crate) fn hit_tightened_timeout(&self, now: Instant) -> bool {
+        self.is_timeout_tightened && self.elapsed(now) >= self.timeout
+    }
 }
 
-/// A list of conversations as texts; those that cannot be rendered here are given back.
-pub(crate) fn render_batch(
-    policy: &EnginePolicy,
-    batch: &mut Batch,
-) -> (Option<InferenceRequest>, Option<Batch>) {
-    let kwargs = batch.params.params.get(TEMPLATE_KWARGS).map(str::to_owned);
-    let mut texts = Vec::with_capacity(batch.tasks.len());
-    let (mut kept, mut left) = (Vec::with_capacity(batch.tasks.len()), Vec::new());
-    for task in std::mem::take(&mut batch.tasks) {
-        match render_conversation(policy, &task.prompt, kwargs.as_deref()) {
-            Some(text) => {
-                texts.push(text);
-                kept.push(task);
+impl InFlight {
+    pub(crate) fn new(client: HttpClient, now: Instant) -> Self {
+        Self {
+            client,
+            futures: FuturesUnordered::new(),
+            requests: HashMap::new(),
+            last_request_id: 0,
+            sequences: 0,
+            hedges: HedgeTracker::new(now),
+        }
+    }
+
+    /// Returns whether no request is in flight; probes and load polls may be.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    pub(crate) fn sequences(&self) -> usize {
+        self.sequences
+    }
+
+    /// Returns whether [`Self::next_completion`] has anything to wait for.
+    pub(crate) fn has_futures(&self) -> bool {
+        !self.futures.is_empty()
+    }
+
+    /// Waits for the next end of a request, a probe or a load poll. Cancel-safe.
+    pub(crate) async fn next_completion(&mut self) -> Option<RequestCompletion> {
+        self.futures.next().await
+    }
+
+    /// Returns the next completion if there is one already.
+    pub(crate) fn try_next_completion(&mut self) -> Option<RequestCompletion> {
+        self.futures.next().now_or_never().flatten()
+    }
+
+    /// Sends a request and returns its id.
+    pub(crate) fn launch(
+        &mut self,
+        request: OutgoingRequest<'_>,
+        policy: &EnginePolicy,
+        now: Instant,
+    ) -> u64 {
+        let OutgoingRequest { endpoint, batch, payload, url, timeout, .. } = request;
+        self.last_request_id += 1;
+        let id = self.last_request_id;
+        let is_canary = matches!(payload, RequestPayload::Canary(_));
+        let target = RequestTarget { client: &self.client, url, timeout };
+        let (future, abort_handle) = request_future(id, payload, &batch, policy, target);
+        self.sequences += batch.permit_count();
+        let in_flight = InFlightRequest {
+            endpoint,
+            batch,
+            sent_at: now,
+            concurrency_at_send: request.concurrency_at_send,
+            timeout,
+            is_timeout_tightened: request.is_timeout_tightened,
+            is_canary,
+            abort_handle,
+        };
+        self.requests.insert(id, in_flight);
+        self.futures.push(future);
+        id
+    }
+
+    pub(crate) fn launch_probe(&mut self, url: &Url, endpoint: usize) {
+        self.futures.push(probe_readiness(&self.client, url, endpoint));
+    }
+
+    pub(crate) fn launch_load_poll(&mut self, url: &Url, endpoint: usize) {
+        self.futures.push(poll_load(&self.client, url, endpoint));
+    }
+
+    /// Removes a request that has ended.
+    pub(crate) fn finish(&mut self, id: u64) -> Option<InFlightRequest> {
+        let request = self.requests.remove(&id)?;
+        self.sequences -= request.batch.permit_count();
+        Some(request)
+    }
+
+    /// Returns the request if it has not ended.
+    pub(crate) fn get_request(&self, id: u64) -> Option<&InFlightRequest> {
+        self.requests.get(&id)
+    }
+
+    /// Returns the ids of all requests, the oldest first.
+    pub(crate) fn ids_by_age(&self) -> Vec<u64> {
+        let mut oldest: Vec<(Instant, u64)> =
+            self.requests.iter().map(|(&id, request)| (request.sent_at, id)).collect();
+        oldest.sort_unstable();
+        oldest.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Returns when requests are next to be checked for hedging.
+    pub(crate) fn next_hedge_check(&self) -> Instant {
+        self.hedges.next_check()
+    }
+
+    pub(crate) fn schedule_hedge_check(&mut self, now: Instant) {
+        self.hedges.schedule_check(now);
+    }
+
+    /// Records that request `hedge` carries a copy of a prompt of request `original`.
+    pub(crate) fn record_hedge(&mut self, index: u64, original: u64, hedge: u64) {
+        self.hedges.record_hedge(index, [original, hedge]);
+        if let Some(request) = self.requests.get_mut(&original) {
+            request.batch.mark_hedged(index);
+        }
+    }
+
+    /// Forgets the hedges of a request that was cancelled.
+    pub(crate) fn forget_hedges(&mut self, batch: &Batch) {
+        self.hedges.forget_hedges(batch);
+    }
+
+    /// Returns whether the reply of a request decides about its prompt, and not another request's. The other request is
+    /// cancelled if it is no longer needed.
+    pub(crate) fn claim_reply(&mut self, request_id: u64, index: u64, is_answered: bool) -> bool {
+        if self.hedges.is_empty() {
+            return true;
+        }
+        match self.hedges.claim_reply(request_id, index, is_answered) {
+            ReplyClaim::Counts => true,
+            ReplyClaim::Supersedes(other) => {
+                self.cancel_if_redundant(other);
+                true
             }
-            None => left.push(task),
+            ReplyClaim::Superseded => false,
         }
     }
-    batch.tasks = kept;
-    let question = (!texts.is_empty()).then(|| {
-        let shared = EnginePolicy::rendered_params(&batch.params);
-        InferenceRequest::from_texts(&shared, texts.iter().map(String::as_str))
-    });
-    let left = (!left.is_empty()).then(|| {
-        let shared = BatchParams { allow_lists: false, ..(*batch.params).clone() };
-        Batch { params: shared.into(), tasks: left }
-    });
-    (question, left)
-}
 
-/// One conversation as a text.
-pub(crate) fn render_conversation(
-    policy: &EnginePolicy,
-    prompt: &Prompt,
-    kwargs: Option<&str>,
-) -> Option<String> {
-    let renderer = policy.renderer.as_ref()?;
-    renderer.0.render(&messages_json(&prompt.input, policy.system_prompt.as_deref()), kwargs)
-}
-
-/// A batch as it is.
-pub(crate) fn build_request(policy: &EnginePolicy, batch: &Batch) -> InferenceRequest {
-    let system = policy.system_prompt.as_deref().filter(|_| batch.params.route == Route::Chat);
-    InferenceRequest::new(&batch.params, batch.tasks.iter().map(|task| &task.prompt), system)
-}
-
-/// Sends it.
-pub(crate) fn start_request(
-    client: &HttpClient,
-    url: &Url,
-    policy: &EnginePolicy,
-    id: u64,
-    outgoing: RequestPayload,
-    batch: &Batch,
-    limit: Duration,
-) -> (RequestFuture, AbortHandle) {
-    let (client, url) = (client.clone(), url.clone());
-    match outgoing {
-        RequestPayload::Request(question) => {
-            let (asking, cancel) =
-                abortable(async move { send_request(&client, &url, question, limit).await });
-            let flight = Box::pin(async move {
-                match asking.await {
-                    Ok(result) => RequestCompletion::Reply { id, result, canary: None },
-                    Err(_) => RequestCompletion::Cancelled { id },
-                }
-            });
-            (flight, cancel)
-        }
-        RequestPayload::Canary(text) => {
-            let (shared, system) = (batch.params.clone(), policy.system_prompt.clone());
-            let prompt = batch.tasks[0].prompt.clone();
-            let (asking, cancel) = abortable(async move {
-                let system = system.as_deref();
-                send_canary(&client, &url, &shared, &prompt, system, text, limit).await
-            });
-            let flight = Box::pin(async move {
-                match asking.await {
-                    Ok((result, canary)) => {
-                        RequestCompletion::Reply { id, result, canary: Some(canary) }
-                    }
-                    Err(_) => RequestCompletion::Cancelled { id },
-                }
-            });
-            (flight, cancel)
+    /// Removes the prompts of a failed request that another request has answered or will.
+    pub(crate) fn drop_hedged_tasks(&mut self, request_id: u64, batch: &mut Batch) {
+        if !self.hedges.is_empty() {
+            batch.retain_tasks(|task| self.claim_reply(request_id, task.index(), false));
         }
     }
-}
 
-/// Asks whether it is ready.
-pub(crate) fn probe_readiness(client: &HttpClient, url: &Url, server: usize) -> RequestFuture {
-    let (client, url) = (client.clone(), url.clone());
-    Box::pin(async move {
-        RequestCompletion::Probe { server, probe: probe_server(&client, &url).await }
-    })
-}
+    pub(crate) fn is_settled_elsewhere(&self, index: u64) -> bool {
+        self.hedges.is_settled_elsewhere(index)
+    }
 
-/// Asks how much it has to do.
-pub(crate) fn poll_load(client: &HttpClient, url: &Url, server: usize) -> RequestFuture {
-    let (client, url) = (client.clone(), url.clone());
-    Box::pin(async move {
-        RequestCompletion::Load { server, load: fetch_server_load(&client, &url).await }
-    })
+    /// Records prompts that another rank has settled, and cancels the requests that carry no other prompts.
+    pub(crate) fn drop_redundant(&mut self, indexes: HashSet<u64>) {
+        let concerned = self.requests.iter().filter(|(_, request)| {
+            request.batch.tasks().iter().any(|task| indexes.contains(&task.index()))
+        });
+        let concerned: Vec<u64> = concerned.map(|(&id, _)| id).collect();
+        self.hedges.add_settled_elsewhere(indexes);
+        for id in concerned {
+            self.cancel_if_redundant(id);
+        }
+    }
+
+    /// Closes the connection of a request whose prompts are all settled: the server stops generating.
+    fn cancel_if_redundant(&self, id: u64) {
+        let Some(request) = self.requests.get(&id) else { return };
+        if request.batch.tasks().iter().all(|task| self.hedges.is_settled(task.index())) {
+            request.abort_handle.abort();
+        }
+    }
 }

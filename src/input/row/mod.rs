@@ -212,6 +212,7 @@ impl RowParser<'_> {
             None if is_table => self.parse_table_object(&members),
             None => parse_object_row(&members).map(ParsedRow::from).map_err(RowFault::Reason),
         };
+        // A kept row goes into the answer as raw JSON, where an unpaired surrogate would make the whole line invalid.
         let whole_row = || check_escapes(text).map(|()| to_one_line(text).into_owned());
         let whole_row =
             self.keep_row.then(whole_row).transpose().map_err(|reason| reject(reason.into()))?;
@@ -293,6 +294,7 @@ impl RowParser<'_> {
         let options = parse_options(params).map_err(reject)?.into_owned();
         let whole_row = self.keep_row.then(|| encode_object(self.columns, &values));
         let value = |name: &str| position(name).map(|at| Cow::Borrowed(values[at].as_ref()));
+        // A table without any of these columns shows its whole row as an object, like a JSON row.
         let item = || ["item", "prompt", "text"].iter().find_map(|name| value(name));
         let column = |name: &str| {
             Ok(match value(name) {

@@ -109,6 +109,7 @@ impl<'a> RowOptions<'a> {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(format!("{name:?} is not a valid parameter name"));
         }
+        // The value is sent as raw JSON, so escapes that only a decoder would reject are checked here.
         check_escapes(json).map_err(|reason| format!("`{name}`: {reason}"))?;
         match validate_param(name, json)? {
             Some(number) => self.params.set(name, number.to_string()),
@@ -178,8 +179,8 @@ mod tests {
         let json = r#"{"seed": 18446744073709551615, "stop": [ "a b" ], "top_k": null, "max_tokens": 512.0,
             "priority": -3, "stream": true, "stream_options": {"x": 1}, "model": "m", "new_one": {"z": 1, "a": 2}}"#;
         let options = parse_options(json).unwrap();
-        let wanted = r#"{"max_tokens":512,"new_one":{"z":1,"a":2},"seed":18446744073709551615,"stop":["a b"]}"#;
-        assert_eq!(options.params.to_json(), wanted);
+        let expected = r#"{"max_tokens":512,"new_one":{"z":1,"a":2},"seed":18446744073709551615,"stop":["a b"]}"#;
+        assert_eq!(options.params.to_json(), expected);
         assert_eq!(
             (options.priority, options.streams, options.model.as_deref()),
             (-3, true, Some("m"))

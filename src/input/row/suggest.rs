@@ -8,8 +8,8 @@ const MAX_LISTED: usize = 20;
 const UNUSABLE: [char; 5] = ['{', '}', '"', '\'', '\n'];
 
 /// Describes a missing prompt column of a table, such as "no `prompt` column (columns: city, country)", with a hint on
-/// its own line. `wanted` names the missing column or columns.
-pub(crate) fn describe_missing_prompt(wanted: &str, columns: &[String]) -> String {
+/// its own line. `missing` names the absent column or columns.
+pub(crate) fn describe_missing_prompt(missing: &str, columns: &[String]) -> String {
     let hint = match nearest_name("prompt", columns.iter().cloned()) {
         Some(column) => {
             format!("\nhint: rename `{column}` to `prompt`, or pass --template '{{{{{column}}}}}'")
@@ -24,7 +24,7 @@ pub(crate) fn describe_missing_prompt(wanted: &str, columns: &[String]) -> Strin
             }
         }
     };
-    format!("no {wanted} column{}{hint}", list_columns(columns))
+    format!("no {missing} column{}{hint}", list_columns(columns))
 }
 
 /// Returns the existing columns and the one most similar to a placeholder's name, as the end of an error message.

@@ -76,7 +76,7 @@ impl PromptTemplate {
         let mut missing = Vec::new();
         for (at, name) in self.names.iter().enumerate() {
             match column(name)
-                .map_err(|why| TemplateFillError::UnusableColumn(format!("{name}: {why}")))?
+                .map_err(|reason| TemplateFillError::UnusableColumn(format!("{name}: {reason}")))?
             {
                 Some(value) => values.push(value),
                 None => missing.push(at),

@@ -23,9 +23,9 @@ use crate::input::{
     InputRules,
     error::{InputLocation, MAX_LISTED},
     files::ListedFile,
+    fingerprint::HashingReader,
     records::{RecordError, RecordReader},
     row::{ParsedRow, RejectedRow, RowParser, header::parse_header, template::PromptTemplate},
-    fingerprint::HashingReader,
     source::mtime_nanos,
 };
 
@@ -120,6 +120,7 @@ impl ChunkScan {
         if from > 0 {
             records.skip_line().map_err(ScanStop::from_record_error)?;
         }
+        // A table is a single chunk, so its header is here.
         if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
             let header = |record| parse_header(&record, listed.format, template.is_some());
             let columns =
@@ -138,6 +139,7 @@ impl ChunkScan {
         self.lines = records.line_count();
         let (file, read, blocks) = records.into_inner().finish();
         self.block_hashes = blocks;
+        // Checked after the last row: an append during the scan would otherwise go unnoticed.
         if read == to - from && is_unchanged(&file, listed).map_err(ScanStop::from_read_error)? {
             Ok(())
         } else {
@@ -252,7 +254,7 @@ impl ScanStop {
                     }
                 };
                 InputError::RowTooLong {
-                    place: InputLocation { file: path, line: lines + line },
+                    location: InputLocation { file: path, line: lines + line },
                     hint,
                 }
             }
@@ -267,7 +269,7 @@ impl From<io::Error> for SystemError {
 }
 
 impl From<SystemError> for io::Error {
-    fn from(SystemError { code, message: words }: SystemError) -> Self {
-        code.map_or_else(|| Self::other(words), Self::from_raw_os_error)
+    fn from(SystemError { code, message }: SystemError) -> Self {
+        code.map_or_else(|| Self::other(message), Self::from_raw_os_error)
     }
 }

@@ -13,13 +13,13 @@ fn scan_in_chunks(
     bytes: u64,
 ) -> Result<ScannedInput, InputError> {
     let mut scan = InputScan::new(input, rules)?;
-    let pieces = input.split_chunks_of(bytes);
+    let chunks = input.split_chunks_of(bytes);
     // In reverse, because a rank that scans a later chunk knows nothing of the earlier ones.
-    let parts: Vec<ChunkScan> =
-        pieces.iter().rev().map(|piece| piece.scan_rows(input, rules)).collect();
-    for part in parts.iter().rev() {
-        let told = serde_json::to_string(part).expect("plain data");
-        scan.add_chunk(serde_json::from_str(&told).expect("what was told"))?;
+    let scans: Vec<ChunkScan> =
+        chunks.iter().rev().map(|chunk| chunk.scan_rows(input, rules)).collect();
+    for scanned in scans.iter().rev() {
+        let json = serde_json::to_string(scanned).expect("plain data");
+        scan.add_chunk(serde_json::from_str(&json).expect("the same value"))?;
     }
     scan.finish()
 }
@@ -111,7 +111,7 @@ proptest! {
         torn: bool,
         rules in any_rules(),
         block in 4_u64..300,
-        pieces in prop::collection::vec(1_u64..900, 3),
+        chunk_sizes in prop::collection::vec(1_u64..900, 3),
     ) {
         let mut text = rows.join(end);
         if mark { text.insert(0, '\u{feff}'); }
@@ -122,7 +122,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let input = listing_of(folder.path(), &files, block);
         let whole = scan_in_chunks(&input, &rules, u64::MAX / 2);
-        for bytes in pieces {
+        for bytes in chunk_sizes {
             let apart = scan_in_chunks(&input, &rules, bytes);
             match (&whole, &apart) {
                 (Ok(whole), Ok(apart)) => prop_assert_eq!(describe_scan(whole), describe_scan(apart)),
@@ -152,12 +152,12 @@ fn a_file_that_changes_between_chunks_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let input = listing_of(folder.path(), &[("a.txt", "one\ntwo\nthree\n")], 4);
     assert!(input.is_visible());
-    let (pieces, rules) = (input.split_chunks_of(4), InputRules::default());
+    let (chunks, rules) = (input.split_chunks_of(4), InputRules::default());
     let mut scan = InputScan::new(&input, &rules).unwrap();
-    scan.add_chunk(pieces[0].scan_rows(&input, &rules)).unwrap();
+    scan.add_chunk(chunks[0].scan_rows(&input, &rules)).unwrap();
     fs::write(&input.files[0].path, "one\ntwo\nthree\nfour\n").unwrap();
     assert!(!input.is_visible());
-    let error = scan.add_chunk(pieces[1].scan_rows(&input, &rules)).unwrap_err().to_string();
+    let error = scan.add_chunk(chunks[1].scan_rows(&input, &rules)).unwrap_err().to_string();
     assert!(error.contains("a.txt has changed since the scan"), "{error}");
 }
 
@@ -173,11 +173,11 @@ fn chunks_are_multiples_of_blocks_and_tables_are_one_chunk() {
     let block = fingerprint::BLOCK_BYTES;
     let files = vec![file("a.txt", 100 * block + 1), file("b.csv", 100 * block), file("c.txt", 0)];
     let input = InputListing { files, block };
-    let pieces = input.split_chunks();
+    let chunks = input.split_chunks();
     assert_eq!(
-        pieces.iter().map(|chunk| chunk.file).collect::<Vec<_>>(),
+        chunks.iter().map(|chunk| chunk.file).collect::<Vec<_>>(),
         [&[0; 26][..], &[1, 2]].concat()
     );
-    assert!(pieces.iter().all(|chunk| chunk.from.is_multiple_of(block)));
-    assert_eq!(pieces.iter().map(|chunk| chunk.to - chunk.from).sum::<u64>(), input.total_bytes());
+    assert!(chunks.iter().all(|chunk| chunk.from.is_multiple_of(block)));
+    assert_eq!(chunks.iter().map(|chunk| chunk.to - chunk.from).sum::<u64>(), input.total_bytes());
 }

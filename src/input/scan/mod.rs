@@ -22,9 +22,9 @@ use super::{
     BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputChunk, InputError,
     InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
     error::{BadRow, MAX_LISTED},
+    fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
     records::{InputRecord, RecordReader},
     row::{ParsedRow, RejectedRow, RowParser, suggest::suggest_column, template::PromptTemplate},
-    fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
 };
 use crate::domain::Prompt;
 use chunk_scan::ScanStop;
@@ -133,6 +133,7 @@ impl<'i> InputScan<'i> {
             self.columns = scanned.columns;
             self.lines = 0;
         }
+        // Only now is the number of lines before the chunk known, so only now can its error name a line.
         if let Some(stop) = scanned.stop {
             return Err(stop.into_input_error(file, self.lines));
         }
@@ -147,12 +148,13 @@ impl<'i> InputScan<'i> {
         self.models.append_chunk(scanned.models, lines, self.rules.model.as_deref());
         self.totals.append_chunk(scanned.totals, lines);
         self.bad_count += scanned.bad_count;
-        let room = match self.rules.bad_rows {
+        let capacity = match self.rules.bad_rows {
             BadRowAction::Fail => usize::MAX,
             BadRowAction::Stop => MAX_LISTED - self.bad_rows.len().min(MAX_LISTED),
         };
-        let whole = |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
-        self.bad_rows.extend(scanned.bad_rows.into_iter().take(room).map(whole));
+        let in_input =
+            |bad: BadRow| BadRow { index: rows + bad.index, line: lines + bad.line, ..bad };
+        self.bad_rows.extend(scanned.bad_rows.into_iter().take(capacity).map(in_input));
         if to == file.size { self.end_file(number) } else { Ok(()) }
     }
 
@@ -182,6 +184,7 @@ impl<'i> InputScan<'i> {
     /// # Errors
     /// Anything that makes the input unusable. Invalid rows are reported together.
     pub fn finish(mut self) -> Result<ScannedInput, InputError> {
+        // A misspelt placeholder makes every row invalid; the message about it comes first.
         self.check_columns()?;
         self.check_bad_rows()?;
         self.check_models()?;
@@ -258,40 +261,39 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_models(&self) -> Result<(), InputError> {
-        let RowModels { first_named: named, mismatches: others, mismatched_model: other } =
-            &self.models;
-        if others.count == 0 {
+        let RowModels { first_named, mismatches, mismatched_model } = &self.models;
+        if mismatches.count == 0 {
             return Ok(());
         }
-        let place = self.line_location(others.first);
-        Err(match (&self.rules.model, named) {
+        let location = self.line_location(mismatches.first);
+        Err(match (&self.rules.model, first_named) {
             (None, Some((model, at))) => InputError::MixedModels {
                 first: self.line_location(*at),
                 model: model.clone(),
-                second: place,
-                other: other.clone(),
+                second: location,
+                other: mismatched_model.clone(),
             },
             (model, _) => InputError::ModelMismatch {
-                place,
-                named: other.clone(),
+                location,
+                named: mismatched_model.clone(),
                 model: model.clone().unwrap_or_default(),
-                count: others.count,
+                count: mismatches.count,
             },
         })
     }
 
     fn check_ids(&mut self) -> Result<(), InputError> {
         let duplicates = std::mem::take(&mut self.ids).find_duplicates(self.table.row_count());
-        let (mut count, mut named) = (duplicates.len() as u64, Vec::new());
+        let (mut count, mut listed) = (duplicates.len() as u64, Vec::new());
         // Equal hashes are verified by reading both ids again, but only until enough duplicates are listed. Beyond
         // those, a collision of 64-bit hashes would only change the count.
         for (first, later) in duplicates {
-            if named.len() == MAX_LISTED {
+            if listed.len() == MAX_LISTED {
                 break;
             }
             let (id, other) = (self.row_id(first)?, self.row_id(later)?);
             if id == other {
-                named.push(DuplicateId {
+                listed.push(DuplicateId {
                     id,
                     first: self.row_location(first)?,
                     duplicate: self.row_location(later)?,
@@ -300,10 +302,10 @@ impl<'i> InputScan<'i> {
                 count -= 1;
             }
         }
-        if named.is_empty() {
+        if listed.is_empty() {
             Ok(())
         } else {
-            Err(InputError::DuplicateIds { first: named, count })
+            Err(InputError::DuplicateIds { first: listed, count })
         }
     }
 
@@ -365,10 +367,10 @@ impl<'i> InputScan<'i> {
     fn collect_notes(&self) -> Vec<String> {
         let RowTotals { streams, empty, .. } = &self.totals;
         let note = |seen: &OccurrenceCount, what: &str| {
-            let (count, place) = (seen.count, self.line_location(seen.first));
+            let (count, location) = (seen.count, self.line_location(seen.first));
             (count > 0).then(|| {
                 format!(
-                    "{what} ({count} {}, first: {place})",
+                    "{what} ({count} {}, first: {location})",
                     if count == 1 { "row" } else { "rows" }
                 )
             })

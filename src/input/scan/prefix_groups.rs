@@ -55,9 +55,11 @@ impl PrefixHashes {
         let max_size = MAX_GROUP_SIZE.max(rows / MAX_GROUP_ONE_IN);
         let mut groups: Vec<PrefixGroupId> = vec![0; self.level_counts.len()];
         let mut group_count = 0;
+        // The longest prefixes first: a row that found its group there takes no part in the shorter ones.
         for level in (1..=PrefixKeys::MAX_LEVELS).rev() {
             let count = self.level_counts.iter().filter(|&&its| usize::from(its) >= level).count();
             let passes = count.div_ceil(SORT_BATCH) as u64;
+            // Each pass takes one range of hash values, so that equal hashes meet in the same pass.
             for pass in 0..passes {
                 let mut candidates: Vec<(u32, u32)> = self
                     .hashes_at_level(level)

@@ -44,6 +44,7 @@ impl SortKeys {
         if has_priorities {
             order = self.sort_by_priority(&order, &levels);
         }
+        // A sorted order is the input's own, which needs no table.
         (!order.is_sorted()).then_some(order)
     }
 
@@ -174,9 +175,9 @@ impl KeyCounts {
         let pair = |class: LengthClass| of(class) + class.next_longer().map_or(0, of);
         let ungrouped: usize = self.classes.iter().sum();
         let asking = ungrouped - self.classes[POSITIONS - 1];
-        let most = LengthClass::all_classes().map(pair).max().unwrap_or(0);
+        let largest_pair = LengthClass::all_classes().map(pair).max().unwrap_or(0);
         (self.total - ungrouped) * GROUPED_ONE_IN <= self.total
-            && (asking - most) * UNEVEN_ONE_IN <= asking
+            && (asking - largest_pair) * UNEVEN_ONE_IN <= asking
     }
 
     /// Returns the offsets. At each position groups come first, in the order of their first rows.

@@ -129,8 +129,8 @@ proptest! {
         let middle = |key: &SortKey| key.class.map_or(0.0, crate::domain::LengthClass::typical_length);
         // The rules, stated directly: a group is placed at its first open row's position, groups before other rows and
         // in the order of their first rows, then by index.
-        let mut wanted: Vec<u32> = open.clone();
-        wanted.sort_by(|&one, &other| {
+        let mut expected: Vec<u32> = open.clone();
+        expected.sort_by(|&one, &other| {
             let rank = |row: u32| {
                 let key = of[row as usize];
                 let first = match key.prefix_group {
@@ -142,7 +142,7 @@ proptest! {
             };
             rank(one).partial_cmp(&rank(other)).unwrap()
         });
-        prop_assert_eq!(order, wanted);
+        prop_assert_eq!(order, expected);
     }
 }
 

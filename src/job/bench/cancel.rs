@@ -1,7 +1,7 @@
 //! Cancellation of a benchmark by a signal to any rank or by the deadline.
 //!
-//! Owns the vote by which ranks agree on it, in a collective a few times per second while they measure. What a cancelled
-//! measurement means for the report is decided in `measure.rs`.
+//! Owns the vote by which ranks agree on it, in a collective a few times per second while they measure. What a
+//! cancelled measurement means for the report is decided in `measure.rs`.
 
 use std::{
     sync::{
@@ -44,26 +44,28 @@ pub(super) enum CancelVote {
 
 impl BenchCancellation {
     /// Collective. Starts to catch signals on all ranks.
-    pub(super) fn catch_signals(comm: &mut dyn Comm, limit: Deadline) -> Result<Self, JobError> {
-        let caught = SignalHandler::install_handler().map_err(JobError::SignalHandler);
-        let signals = all_ok(comm, caught)?;
-        let asked = Arc::new(AtomicBool::new(false));
-        let note = Arc::clone(&asked);
+    pub(super) fn catch_signals(comm: &mut dyn Comm, deadline: Deadline) -> Result<Self, JobError> {
+        let handler = SignalHandler::install_handler().map_err(JobError::SignalHandler);
+        let signals = all_ok(comm, handler)?;
+        let signal_received = Arc::new(AtomicBool::new(false));
+        let note = Arc::clone(&signal_received);
         signals.set_listener(Some(Box::new(move |_| note.store(true, Ordering::Relaxed))));
-        Ok(Self { signal_received: asked, signals, deadline: limit, reason: None })
+        Ok(Self { signal_received, signals, deadline, reason: None })
     }
 
-    /// Collective. Combines the states of all ranks: whether any is still running, was signalled, or is past its deadline.
-    pub(super) fn collect_votes(&mut self, comm: &mut dyn Comm, going: bool) -> CancelVote {
-        let late = self.deadline.at.is_some_and(|at| Instant::now() >= at);
-        let asked = self.signal_received.load(Ordering::Relaxed);
-        let one = |bit, is: bool| if is { bit } else { 0 };
-        let mut votes =
-            [one(VOTE_RUNNING, going) | one(VOTE_SIGNAL, asked) | one(VOTE_WALLTIME, late)];
+    /// Collective. Combines the states of all ranks: whether any is still running, was signalled, or is past its
+    /// deadline.
+    pub(super) fn collect_votes(&mut self, comm: &mut dyn Comm, is_running: bool) -> CancelVote {
+        let is_late = self.deadline.at.is_some_and(|at| Instant::now() >= at);
+        let signal_received = self.signal_received.load(Ordering::Relaxed);
+        let flag = |bit, is: bool| if is { bit } else { 0 };
+        let mut votes = [flag(VOTE_RUNNING, is_running)
+            | flag(VOTE_SIGNAL, signal_received)
+            | flag(VOTE_WALLTIME, is_late)];
         comm.all_reduce(&mut votes, ReduceOp::Or);
         let vote = decode_votes(votes[0]);
-        if let CancelVote::Cancelled(why) = vote {
-            self.reason = Some(why);
+        if let CancelVote::Cancelled(reason) = vote {
+            self.reason = Some(reason);
             // A second signal means that waiting is not acceptable: it gets its default effect.
             self.signals.set_listener(None);
         }
@@ -79,9 +81,9 @@ impl BenchCancellation {
 /// Interprets the bitwise or of all ranks' votes.
 fn decode_votes(votes: u64) -> CancelVote {
     match votes {
-        it if it & VOTE_SIGNAL != 0 => CancelVote::Cancelled("stopped by a signal"),
-        it if it & VOTE_WALLTIME != 0 => CancelVote::Cancelled("deadline reached"),
-        it if it & VOTE_RUNNING != 0 => CancelVote::Continue,
+        votes if votes & VOTE_SIGNAL != 0 => CancelVote::Cancelled("stopped by a signal"),
+        votes if votes & VOTE_WALLTIME != 0 => CancelVote::Cancelled("deadline reached"),
+        votes if votes & VOTE_RUNNING != 0 => CancelVote::Continue,
         _ => CancelVote::Done,
     }
 }

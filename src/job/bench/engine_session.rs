@@ -1,7 +1,7 @@
 //! An engine kept for all measurements of a cell, so that what it learned in the warm-up applies to the repeats.
 //!
-//! Owns the path from prompts in memory through the engine to a [`BenchMeasurement`]. Knows no other rank: starting ranks
-//! together and merging their measurements is `measure.rs`.
+//! Owns the path from prompts in memory through the engine to a [`BenchMeasurement`]. Knows no other rank: starting
+//! ranks together and merging their measurements is `measure.rs`.
 
 use std::{
     convert::Infallible,
@@ -9,17 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::job::{dispatch::worker_start::engine_policy, setup::run_plan::ModelSelection};
+use crate::job::setup::{engine_policy::engine_policy, run_plan::ModelSelection};
 use crate::{
     bench::BenchMeasurement,
-    domain::{EndpointStatus, ProbeResult, Prompt, PromptResult, TimelineSlot},
-    engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EngineSetup},
-    settings::{ApiKey, Settings, UsageMode},
+    domain::{EndpointStatus, ProbeResult, Prompt, PromptResult},
+    engine::{self, Endpoint, EngineCommand, EngineEvent, EngineExit, EngineHandle, EngineSetup},
+    metrics::timeline::TimelineSlot,
+    settings::{ApiKey, HumanDuration, Settings, UsageMode},
 };
 
 /// Engine of this rank, or the reason why there is none, and the active measurement.
 pub(super) struct EngineSession {
-    endpoints: u64,
+    endpoint_count: u64,
     engine: Result<SessionEngine, String>,
     active: ActiveMeasurement,
 }
@@ -35,7 +36,7 @@ struct ActiveMeasurement {
 }
 
 struct SessionEngine {
-    running: EngineHandle,
+    handle: EngineHandle,
     /// Dropping it ends the engine's prompt stream.
     prompt_sender: mpsc::Sender<Vec<Prompt>>,
     event_receiver: mpsc::Receiver<SessionEvent>,
@@ -56,36 +57,38 @@ impl EngineSession {
     pub(super) fn start_session(
         settings: &Settings,
         key: Option<ApiKey>,
-        choice: &ModelSelection,
-        found: Vec<EndpointStatus>,
+        selection: &ModelSelection,
+        statuses: Vec<EndpointStatus>,
     ) -> Self {
-        let serving = |it: EndpointStatus| match it.probe {
-            ProbeResult::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
+        let serves_model = |status: EndpointStatus| match status.probe {
+            ProbeResult::Ready(info)
+                if info.models.iter().any(|model| model.id == selection.model) =>
+            {
                 Some(Endpoint {
-                    url: it.url,
-                    ready_routes: Some(facts.routes),
+                    url: status.url,
+                    ready_routes: Some(info.routes),
                     timeline_row: TimelineSlot::default(),
                 })
             }
             ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
         };
-        let endpoints: Vec<Endpoint> = found.into_iter().filter_map(serving).collect();
-        let count = endpoints.len() as u64;
-        let engine = match count {
+        let endpoints: Vec<Endpoint> = statuses.into_iter().filter_map(serves_model).collect();
+        let endpoint_count = endpoints.len() as u64;
+        let engine = match endpoint_count {
             0 => Err("this rank has no endpoint".into()), // and gets no prompts
-            _ => SessionEngine::start_engine(settings, key, choice, endpoints),
+            _ => SessionEngine::start_engine(settings, key, selection, endpoints),
         };
-        Self { endpoints: count, engine, active: ActiveMeasurement::default() }
+        Self { endpoint_count, engine, active: ActiveMeasurement::default() }
     }
 
     pub(super) fn endpoint_count(&self) -> u64 {
-        self.endpoints
+        self.endpoint_count
     }
 
     /// Submits the prompts of a measurement; [`EngineSession::wait_until`] counts their outcomes.
     pub(super) fn start_measurement(&mut self, prompts: Vec<Prompt>) {
         let asked = prompts.len() as u64;
-        let requests = self.engine.as_ref().map_or(0, |it| it.requests_before);
+        let requests = self.engine.as_ref().map_or(0, |engine| engine.requests_before);
         self.active = ActiveMeasurement {
             measured: BenchMeasurement { asked, ..BenchMeasurement::default() },
             started: Instant::now(),
@@ -94,26 +97,26 @@ impl EngineSession {
             down_since: None,
         };
         if asked > 0 {
-            let given = match &mut self.engine {
+            let submitted = match &mut self.engine {
                 Ok(engine) => engine.submit_prompts(prompts),
-                Err(why) => Err(why.clone()),
+                Err(reason) => Err(reason.clone()),
             };
-            given.unwrap_or_else(|why| self.fail_measurement(why));
+            submitted.unwrap_or_else(|reason| self.fail_measurement(reason));
         }
     }
 
     /// Counts outcomes until all have arrived or the time is reached; returns whether any are missing.
     pub(super) fn wait_until(&mut self, until: Instant, each: impl FnMut(&PromptResult)) -> bool {
         if let Ok(engine) = &mut self.engine
-            && let Err(why) = engine.collect_results(&mut self.active, until, each)
+            && let Err(reason) = engine.collect_results(&mut self.active, until, each)
         {
-            self.fail_measurement(why);
+            self.fail_measurement(reason);
         }
         self.active.is_running()
     }
 
     /// Ends a measurement that is still running, for this reason.
-    pub(super) fn cut_short(&mut self, why: &str) {
+    pub(super) fn cut_short(&mut self, reason: &str) {
         if !self.active.is_running() {
             return;
         }
@@ -121,8 +124,8 @@ impl EngineSession {
             self.active.tally_complete = true; // only the final count of requests is missing
             return;
         }
-        let after = super::format_seconds(self.active.started.elapsed());
-        self.fail_measurement(format!("{why} (after {after})"));
+        let after = format_seconds(self.active.started.elapsed());
+        self.fail_measurement(format!("{reason} (after {after})"));
     }
 
     /// Returns the result of the active measurement and resets it.
@@ -135,18 +138,19 @@ impl EngineSession {
         measured
     }
 
-    /// Fails the active measurement and stops the engine, since outcomes of requests in flight must not count for a later one.
-    fn fail_measurement(&mut self, why: String) {
+    /// Fails the active measurement and stops the engine, since outcomes of requests in flight must not count for a
+    /// later one.
+    fn fail_measurement(&mut self, reason: String) {
         self.active.measured.seconds = self.active.started.elapsed().as_secs_f64();
-        self.active.measured.end_reason = Some(why.clone());
-        self.stop_engine(why);
+        self.active.measured.end_reason = Some(reason.clone());
+        self.stop_engine(reason);
     }
 
-    fn stop_engine(&mut self, why: String) {
-        if let Ok(engine) = std::mem::replace(&mut self.engine, Err(why)) {
-            engine.running.stop();
+    fn stop_engine(&mut self, reason: String) {
+        if let Ok(engine) = std::mem::replace(&mut self.engine, Err(reason)) {
+            engine.handle.send_command(EngineCommand::Stop);
             drop(engine.prompt_sender);
-            engine.running.join();
+            engine.handle.join();
         }
     }
 }
@@ -154,8 +158,9 @@ impl EngineSession {
 impl ActiveMeasurement {
     /// Outcomes end the measured time; the engine's final count of requests follows within a second.
     fn is_running(&self) -> bool {
-        let Self { measured, tally_complete: all_told, .. } = self;
-        measured.end_reason.is_none() && (measured.outcome_count() < measured.asked || !all_told)
+        let Self { measured, tally_complete, .. } = self;
+        measured.end_reason.is_none()
+            && (measured.outcome_count() < measured.asked || !tally_complete)
     }
 }
 
@@ -182,78 +187,79 @@ impl SessionEngine {
     fn start_engine(
         settings: &Settings,
         key: Option<ApiKey>,
-        choice: &ModelSelection,
+        selection: &ModelSelection,
         endpoints: Vec<Endpoint>,
     ) -> Result<Self, String> {
-        let (give, given) = mpsc::channel::<Vec<Prompt>>();
-        let (tell, heard) = mpsc::channel();
-        let settled = tell.clone();
-        let mut policy = engine_policy(settings, choice, 1)?;
+        let (prompt_sender, prompt_receiver) = mpsc::channel::<Vec<Prompt>>();
+        let (event_sender, event_receiver) = mpsc::channel();
+        let result_sender = event_sender.clone();
+        let mut policy = engine_policy(settings, selection, 1)?;
         // Failures are measured too, so fail-fast is off.
         policy.fail_fast_threshold = usize::MAX;
         if settings.usage == UsageMode::Off {
             policy.token_counting = engine::TokenCounting::Share;
         }
-        let work = EngineSetup {
+        let setup = EngineSetup {
             policy,
             endpoints,
             api_key: key,
-            prompts: given.into_iter().flatten().map(Ok::<_, Infallible>),
+            prompts: prompt_receiver.into_iter().flatten().map(Ok::<_, Infallible>),
             sink: move |outcomes: Vec<PromptResult>| {
-                let _ = settled.send(SessionEvent::Results(Instant::now(), outcomes)); // nobody listens: it has ended
+                // Fails only if the session has ended.
+                let _ = result_sender.send(SessionEvent::Results(Instant::now(), outcomes));
                 Ok(())
             },
         };
-        let running = engine::spawn_engine(work, move |word| {
-            let _ = tell.send(SessionEvent::Engine(word)); // as above
+        let handle = engine::spawn_engine(setup, move |event| {
+            let _ = event_sender.send(SessionEvent::Engine(event)); // as above
         });
-        let running = running.map_err(|error| format!("no thread can be started: {error}"))?;
-        let patience = settings.ready_timeout.to_duration();
+        let handle = handle.map_err(|error| format!("cannot start a thread: {error}"))?;
+        let down_timeout = settings.ready_timeout.to_duration();
         Ok(Self {
-            running,
-            prompt_sender: give,
-            event_receiver: heard,
+            handle,
+            prompt_sender,
+            event_receiver,
             prompts_given: 0,
             requests_before: 0,
-            down_timeout: patience,
+            down_timeout,
         })
     }
 
     fn submit_prompts(&mut self, prompts: Vec<Prompt>) -> Result<(), String> {
         self.prompts_given += prompts.len() as u64;
-        self.running.set_supplied(self.prompts_given, true);
+        self.handle.send_command(EngineCommand::SetSupplied(self.prompts_given, true));
         self.prompt_sender.send(prompts).map_err(|_| "the engine has ended".to_owned())
     }
 
     fn collect_results(
         &self,
-        under: &mut ActiveMeasurement,
+        active: &mut ActiveMeasurement,
         until: Instant,
         mut each: impl FnMut(&PromptResult),
     ) -> Result<(), String> {
-        while under.is_running() {
+        while active.is_running() {
             let left = until.saturating_duration_since(Instant::now());
             match self.event_receiver.recv_timeout(left) {
                 Ok(SessionEvent::Results(at, outcomes)) => {
-                    for settled in &outcomes {
-                        under.measured.count_outcome(settled);
-                        each(settled);
+                    for result in &outcomes {
+                        active.measured.count_outcome(result);
+                        each(result);
                     }
-                    under.measured.seconds = (at - under.started).as_secs_f64();
+                    active.measured.seconds = (at - active.started).as_secs_f64();
                 }
                 Ok(SessionEvent::Engine(EngineEvent::Progress(progress))) => {
-                    under.requests = progress.tally.requests;
-                    under.tally_complete = progress.tally.settled_count() >= self.prompts_given;
+                    active.requests = progress.tally.requests;
+                    active.tally_complete = progress.tally.settled_count() >= self.prompts_given;
                     // A run waits longer for its endpoints to return; here every cell would.
-                    let down = || under.down_since.unwrap_or_else(Instant::now);
-                    under.down_since = (progress.endpoints_up == 0).then(down);
-                    if under.down_since.is_some_and(|since| since.elapsed() >= self.down_timeout) {
-                        let after = super::format_seconds(self.down_timeout);
+                    let down = || active.down_since.unwrap_or_else(Instant::now);
+                    active.down_since = (progress.endpoints_up == 0).then(down);
+                    if active.down_since.is_some_and(|since| since.elapsed() >= self.down_timeout) {
+                        let after = format_seconds(self.down_timeout);
                         return Err(format!("no endpoint was up for {after}"));
                     }
                 }
                 Ok(SessionEvent::Engine(EngineEvent::FailFastTripped(..))) => {
-                    self.running.proceed()
+                    self.handle.send_command(EngineCommand::Proceed);
                 }
                 Ok(SessionEvent::Engine(
                     EngineEvent::Backlog(_)
@@ -273,11 +279,16 @@ impl SessionEngine {
     }
 }
 
+/// Formats a duration in whole seconds, at least one, such as `1m30s`.
+fn format_seconds(duration: Duration) -> String {
+    HumanDuration::from_secs(duration.as_secs().max(1)).to_string()
+}
+
 fn describe_end(ended: EngineExit) -> String {
     match ended {
         EngineExit::Stalled => "no endpoint was reachable".into(),
-        EngineExit::StartFailed(why) => format!("the engine could not start: {why}"),
-        EngineExit::ReadFailed(why) => why,
+        EngineExit::StartFailed(reason) => format!("the engine could not start: {reason}"),
+        EngineExit::ReadFailed(reason) => reason,
         EngineExit::Finished | EngineExit::Stopped | EngineExit::WriteFailed => {
             "the engine has ended".into()
         }

@@ -1,11 +1,11 @@
 //! `bench models`: measures each served model, or each endpoint, one after the other since they share GPUs and hosts.
 
-use super::{BenchContext, BenchOptions, BenchPlan, compare::answer_text, is_endpoint_ready};
+use super::measure::{BenchContext, BenchOptions, BenchPlan, answer_text};
 use crate::{
     bench::{ModelRow, ModelsReport, RunFigures},
     comm::{Comm, TypedComm},
     console,
-    domain::{ProbeResult, Url},
+    domain::{EndpointStatus, ProbeResult, Url},
     job::{Invocation, JobError, JobVerdict, setup::run_plan::ModelSelection},
     settings::{AutoOrCount, Settings},
 };
@@ -17,7 +17,8 @@ const MODELS_PROMPTS: u64 = 8;
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
 struct BenchSubject {
     model: String,
-    /// Owner rank and URL if a single endpoint is measured; the rank is needed since loopback URLs are the same on every node.
+    /// Owner rank and URL if a single endpoint is measured; the rank is needed since loopback URLs are the same on
+    /// every node.
     single_endpoint: Option<(usize, Url)>,
 }
 
@@ -27,144 +28,146 @@ struct BenchSubject {
 /// Fails if settings or the input are invalid, or the report cannot be written.
 pub fn bench_models(
     comm: &mut dyn Comm,
-    given: Invocation,
-    measuring: BenchOptions,
-    (models, per_endpoint): (&[String], bool),
+    invocation: Invocation,
+    options: BenchOptions,
+    models: &[String],
+    per_endpoint: bool,
 ) -> Result<JobVerdict, JobError> {
-    let (prompts, repeats) = (measuring.prompts.unwrap_or(MODELS_PROMPTS), measuring.repeats);
+    let (prompts, repeats) = (options.prompts.unwrap_or(MODELS_PROMPTS), options.repeats);
     let plan = BenchPlan {
         rejected_keys: (&[], ""),
         // One request at a time measures the model's latency; throughput under load is what a sweep measures.
-        apply_defaults: |settings, said| {
-            if !said("concurrency") {
+        apply_defaults: |settings, is_set| {
+            if !is_set("concurrency") {
                 settings.concurrency = AutoOrCount::Count(usize::try_from(settings.n).unwrap_or(1));
             }
         },
         // All subjects get the same prompts, so they count once.
         prompts_per_endpoint: prompts * u64::from(repeats) + 1,
     };
-    let Some(mut bench) = BenchContext::start_bench(comm, given, measuring, &plan)? else {
+    let Some(mut bench) = BenchContext::start_bench(comm, invocation, options, &plan)? else {
         return Ok(JobVerdict::NoEndpoint);
     };
-    let subjects = bench.all_endpoints.as_ref().map(|_| bench.list_subjects(models, per_endpoint));
+    let subjects = bench.all_endpoints().map(|found| list_subjects(found, models, per_endpoint));
     let subjects = comm.broadcast_value(subjects)?;
     let mut rows = Vec::new();
     for subject in subjects {
-        bench.prompt_source.rewind();
+        bench.rewind_prompts();
         let row = match bench.skip_reason() {
-            None => bench.measure_subject(comm, &subject, prompts)?,
-            Some(why) => ModelRow::new(
-                bench.subject_label(comm, &subject),
-                repeats,
-                Vec::new(),
-                None,
-                Some(why),
-            ),
+            None => measure_subject(&mut bench, comm, &subject, repeats, prompts)?,
+            Some(reason) => {
+                let label = subject.table_label(comm.size());
+                ModelRow::new(label, repeats, Vec::new(), None, Some(reason))
+            }
         };
         bench.print_progress(|| describe_model_row(&row));
         rows.push(row);
     }
-    let report = bench.all_endpoints.is_some().then(|| {
+    let report = bench.is_root().then(|| {
         let conditions = bench.bench_conditions(comm, None);
         let report = ModelsReport::new(conditions, rows);
         let verdict = if report.is_whole() { JobVerdict::Done } else { JobVerdict::SomeFailed };
         let table = console::models_table(&report);
         (report, table, verdict)
     });
-    bench.finish_report(comm, report, |_| Ok(Vec::new()))
+    bench.finish_report(comm, report, |_| Vec::new())
 }
 
-impl BenchContext {
-    /// Lists what to measure, in order and without duplicate models. Rank 0 only.
-    fn list_subjects(&self, named: &[String], per_endpoint: bool) -> Vec<BenchSubject> {
-        let mut subjects: Vec<BenchSubject> = Vec::new();
-        let ranks = self.all_endpoints.iter().flatten().enumerate();
-        let ready = ranks.flat_map(|(rank, its)| its.iter().map(move |it| (rank, it)));
-        let mut served: Vec<(String, (usize, Url))> = Vec::new();
-        for (rank, it) in ready.filter(|(_, it)| is_endpoint_ready(it)) {
-            if let ProbeResult::Ready(facts) = &it.probe {
-                let place = || (rank, it.url.clone());
-                served.extend(facts.models.iter().map(|model| (model.id.clone(), place())));
-            }
-        }
-        let mut names: Vec<String> = named.to_vec();
-        if names.is_empty() {
-            names = served.iter().map(|(model, _)| model.clone()).collect();
-        }
-        for model in names {
-            if subjects.iter().any(|it| it.model == model) {
-                continue;
-            }
-            let places = served.iter().filter(|(its, _)| *its == model && per_endpoint);
-            let before = subjects.len();
-            subjects.extend(places.map(|(_, place)| BenchSubject {
-                model: model.clone(),
-                single_endpoint: Some(place.clone()),
-            }));
-            if subjects.len() == before {
-                subjects.push(BenchSubject { model, single_endpoint: None });
-            }
-        }
-        subjects
-    }
-
-    /// Returns the model and the endpoint as shown in the table.
-    fn subject_label(
-        &self,
-        comm: &dyn Comm,
-        BenchSubject { model, single_endpoint: only }: &BenchSubject,
-    ) -> (String, Option<String>) {
-        let label = only.as_ref().map(|(rank, url)| match comm.size() {
+impl BenchSubject {
+    /// Returns the model and the endpoint as shown in the table of a job with this number of ranks.
+    fn table_label(&self, ranks: usize) -> (String, Option<String>) {
+        let endpoint = self.single_endpoint.as_ref().map(|(rank, url)| match ranks {
             1 => url.to_string(),
             _ => format!("{url} of rank {rank}"),
         });
-        (model.clone(), label)
-    }
-
-    /// Collective. Measures one subject; a failure becomes a row of the table.
-    fn measure_subject(
-        &mut self,
-        comm: &mut dyn Comm,
-        subject: &BenchSubject,
-        prompts: u64,
-    ) -> Result<ModelRow, JobError> {
-        let BenchSubject { model, single_endpoint: only } = subject;
-        let settings = Settings { model: Some(model.clone()), ..self.context.settings.clone() };
-        let counts = |rank: usize, url: &Url| {
-            only.as_ref().is_none_or(|(its, only)| *its == rank && only == url)
-        };
-        let chosen = self.select_model(&settings, counts);
-        let chosen = chosen.map(|it| it.map_err(|error| error.to_string()));
-        let chosen: Result<ModelSelection, String> = comm.broadcast_value(chosen)?;
-        let name = self.subject_label(comm, subject);
-        let repeats = self.options.repeats;
-        let choice = match chosen {
-            Ok(choice) => choice,
-            Err(why) => return Ok(ModelRow::new(name, repeats, Vec::new(), None, Some(why))),
-        };
-        let rank = comm.rank();
-        let mut lane = self.start_session(&settings, &choice, |url| counts(rank, url));
-        let mut sample = None;
-        let (runs, failed) = self.measure_repeats(comm, &mut lane, (1, prompts), |settled| {
-            sample = sample.take().or_else(|| answer_text(settled));
-        })?;
-        let samples: Vec<String> = sample.into_iter().collect();
-        let sample = comm.reduce_values(samples)?.unwrap_or_default().into_iter().next();
-        Ok(ModelRow {
-            endpoints: choice.ready_counts.iter().sum(),
-            api: Some(choice.api_name().into()),
-            ..ModelRow::new(name, repeats, runs, sample, failed)
-        })
+        (self.model.clone(), endpoint)
     }
 }
 
-fn describe_model_row(row: &ModelRow) -> String {
-    let place = row.endpoint.as_ref().map_or(String::new(), |it| format!(" at {it}"));
-    let found = match (&row.figures, &row.failed) {
-        (Some(RunFigures { p50_s, tokens_per_s, .. }), _) => {
-            format!("{:.3} s an answer, {:.1} tokens/s", p50_s.median, tokens_per_s.median)
+/// Lists what to measure, in order and without duplicate models. `endpoints` are those of all ranks; `named` are the
+/// models that the user asked for, or none for all.
+fn list_subjects(
+    endpoints: &[Vec<EndpointStatus>],
+    named: &[String],
+    per_endpoint: bool,
+) -> Vec<BenchSubject> {
+    let mut served: Vec<(&str, (usize, &Url))> = Vec::new();
+    for (rank, statuses) in endpoints.iter().enumerate() {
+        for status in statuses {
+            if let ProbeResult::Ready(info) = &status.probe {
+                let models = info.models.iter();
+                served.extend(models.map(|model| (model.id.as_str(), (rank, &status.url))));
+            }
         }
-        (None, why) => why.clone().unwrap_or_default(),
+    }
+    let models: Vec<&str> = match named {
+        [] => served.iter().map(|(model, _)| *model).collect(),
+        named => named.iter().map(String::as_str).collect(),
     };
-    format!("{}{place}: {} of {} runs, {found}", row.model, row.runs_whole, row.runs_wanted)
+    let mut subjects: Vec<BenchSubject> = Vec::new();
+    for model in models {
+        if subjects.iter().any(|subject| subject.model == model) {
+            continue;
+        }
+        let count_before = subjects.len();
+        let owners = served.iter().filter(|(id, _)| *id == model && per_endpoint);
+        subjects.extend(owners.map(|(_, (rank, url))| BenchSubject {
+            model: model.to_owned(),
+            single_endpoint: Some((*rank, (*url).clone())),
+        }));
+        // A model that no endpoint serves is listed too, and becomes a row with the reason.
+        if subjects.len() == count_before {
+            subjects.push(BenchSubject { model: model.to_owned(), single_endpoint: None });
+        }
+    }
+    subjects
+}
+
+/// Collective. Measures one subject; a failure becomes a row of the table.
+fn measure_subject(
+    bench: &mut BenchContext,
+    comm: &mut dyn Comm,
+    subject: &BenchSubject,
+    repeats: u32,
+    prompts: u64,
+) -> Result<ModelRow, JobError> {
+    let settings = Settings { model: Some(subject.model.clone()), ..bench.settings().clone() };
+    let is_counted = |rank: usize, url: &Url| {
+        let single = subject.single_endpoint.as_ref();
+        single.is_none_or(|(owner, single)| *owner == rank && single == url)
+    };
+    let selection = bench.select_model(&settings, is_counted);
+    // As text, since a failure is not the job's but a row's.
+    let selection = selection.map(|result| result.map_err(|error| error.to_string()));
+    let selection: Result<ModelSelection, String> = comm.broadcast_value(selection)?;
+    let label = subject.table_label(comm.size());
+    let selection = match selection {
+        Ok(selection) => selection,
+        Err(reason) => return Ok(ModelRow::new(label, repeats, Vec::new(), None, Some(reason))),
+    };
+    let rank = comm.rank();
+    let mut session = bench.start_session(&settings, &selection, |url| is_counted(rank, url));
+    let mut sample = None;
+    let (runs, failed) = bench.measure_repeats(comm, &mut session, 1, prompts, |result| {
+        sample = sample.take().or_else(|| answer_text(result));
+    })?;
+    let samples: Vec<String> = sample.into_iter().collect();
+    let sample = comm.reduce_values(samples)?.unwrap_or_default().into_iter().next();
+    Ok(ModelRow {
+        endpoints: selection.ready_counts.iter().sum(),
+        api: Some(selection.api_name().into()),
+        ..ModelRow::new(label, repeats, runs, sample, failed)
+    })
+}
+
+fn describe_model_row(row: &ModelRow) -> String {
+    let endpoint =
+        row.endpoint.as_ref().map_or(String::new(), |endpoint| format!(" at {endpoint}"));
+    let result = match (&row.figures, &row.failed) {
+        (Some(RunFigures { p50_s, tokens_per_s, .. }), _) => {
+            format!("median latency {:.3} s, {:.1} tokens/s", p50_s.median, tokens_per_s.median)
+        }
+        (None, reason) => reason.clone().unwrap_or_default(),
+    };
+    format!("{}{endpoint}: {} of {} runs, {result}", row.model, row.runs_whole, row.runs_wanted)
 }

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::job::JobError;
+use crate::job::{JobError, PreconditionError};
 use crate::output::OutputError;
 
 /// Paths of a report's files, all derived from the JSON file's.
@@ -14,7 +14,7 @@ pub(super) struct BenchReportFiles {
 }
 
 /// Extensions of the plots that may be written beside the report.
-const PLOT_EXTENSIONS: [&str; 2] = ["svg", "png"];
+const PLOT_EXTENSIONS: [&str; 1] = ["svg"];
 
 impl BenchReportFiles {
     /// Checks that the report can be written to `output`, and that nothing is overwritten unasked.
@@ -24,31 +24,28 @@ impl BenchReportFiles {
     ) -> Result<Option<Self>, JobError> {
         let Some(output) = output else { return Ok(None) };
         let json = PathBuf::from(output);
-        if json.extension().is_none_or(|it| it != "json") {
-            return Err(JobError::PreconditionFailed(format!(
-                "--output {output}: the name of the report must end with .json (plots are written beside it)"
-            )));
+        if json.extension().is_none_or(|extension| extension != "json") {
+            return Err(PreconditionError::ReportName(output.to_owned()).into());
         }
-        let folder = json.parent().filter(|it| !it.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|it| !it.is_dir()) {
-            return Err(JobError::PreconditionFailed(format!(
-                "--output {output}: folder {} not found\nhint: create it first",
-                folder.display()
-            )));
+        let folder = json.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            return Err(PreconditionError::ReportFolder {
+                output: output.to_owned(),
+                folder: folder.to_owned(),
+            }
+            .into());
         }
-        let all = PLOT_EXTENSIONS.iter().map(|it| json.with_extension(it)).chain([json.clone()]);
-        if let Some(there) = all.into_iter().find(|it| it.exists() && !overwrite) {
-            return Err(JobError::PreconditionFailed(format!(
-                "{} already exists\nhint: choose another --output, or pass --overwrite to replace it",
-                there.display()
-            )));
+        let plots = PLOT_EXTENSIONS.iter().map(|extension| json.with_extension(extension));
+        let mut paths = plots.chain([json.clone()]);
+        if let Some(existing) = paths.find(|path| path.exists() && !overwrite) {
+            return Err(PreconditionError::ReportExists(existing).into());
         }
-        let it = Self { json_path: json };
+        let files = Self { json_path: json };
         // An unwritable folder has to fail now and not after hours of measurements.
-        let part = it.part_path("json");
+        let part = files.part_path("json");
         std::fs::write(&part, "").map_err(OutputError::io_error("cannot write", &part))?;
         let _ = std::fs::remove_file(&part);
-        Ok(Some(it))
+        Ok(Some(files))
     }
 
     /// Writes the plots, given by extension, and the JSON last.
@@ -57,27 +54,27 @@ impl BenchReportFiles {
         json: &str,
         plots: &[(&str, Vec<u8>)],
     ) -> Result<(), JobError> {
-        for (ending, bytes) in plots {
-            self.write_file(ending, bytes)?;
+        for (extension, bytes) in plots {
+            self.write_file(extension, bytes)?;
         }
         self.write_file("json", json.as_bytes())
     }
 
-    fn write_file(&self, ending: &str, bytes: &[u8]) -> Result<(), JobError> {
-        let (part, place) = (self.part_path(ending), self.json_path.with_extension(ending));
+    fn write_file(&self, extension: &str, bytes: &[u8]) -> Result<(), JobError> {
+        let (part, path) = (self.part_path(extension), self.json_path.with_extension(extension));
         std::fs::write(&part, bytes).map_err(OutputError::io_error("cannot write", &part))?;
-        std::fs::rename(&part, &place).map_err(OutputError::io_error("cannot write", &place))?;
+        std::fs::rename(&part, &path).map_err(OutputError::io_error("cannot write", &path))?;
         tracing::info!(
             event = "bench_report_written",
-            file = %place.display(),
+            file = %path.display(),
             "bench report written: {}",
-            place.display()
+            path.display()
         );
         Ok(())
     }
 
-    fn part_path(&self, ending: &str) -> PathBuf {
-        Path::new(&self.json_path).with_extension(format!("{ending}.part"))
+    fn part_path(&self, extension: &str) -> PathBuf {
+        Path::new(&self.json_path).with_extension(format!("{extension}.part"))
     }
 }
 
@@ -89,18 +86,18 @@ mod tests {
     fn existing_reports_and_plots_are_kept_unless_overwrite_is_given() {
         let folder = tempfile::tempdir().expect("a folder");
         let name = |file: &str| folder.path().join(file).to_string_lossy().into_owned();
-        let wanted =
+        let check =
             |file: &str, overwrite| BenchReportFiles::check_output(Some(&name(file)), overwrite);
-        let files = wanted("a.json", false).expect("fine").expect("wanted");
-        assert!(!folder.path().join("a.json").exists(), "nothing is there before the end");
+        let files = check("a.json", false).expect("fine").expect("files");
+        assert!(!folder.path().join("a.json").exists(), "nothing is written before the end");
         files.write_report("{}\n", &[("svg", b"<svg/>".to_vec())]).expect("written");
         assert!(folder.path().join("a.svg").exists());
-        let kept = wanted("a.json", false).expect_err("it is there").to_string();
+        let kept = check("a.json", false).expect_err("it exists").to_string();
         assert!(kept.contains("--overwrite"), "{kept}");
-        assert!(wanted("a.json", true).is_ok());
+        assert!(check("a.json", true).is_ok());
         std::fs::remove_file(folder.path().join("a.json")).expect("removed");
-        assert!(wanted("a.json", false).is_err(), "its plot is there");
-        assert!(wanted("b.txt", false).is_err() && wanted("no/b.json", false).is_err());
+        assert!(check("a.json", false).is_err(), "its plot exists");
+        assert!(check("b.txt", false).is_err() && check("no/b.json", false).is_err());
         assert!(BenchReportFiles::check_output(None, false).expect("fine").is_none());
     }
 }

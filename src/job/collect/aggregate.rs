@@ -1,14 +1,15 @@
-//! Aggregates of the answers (`--aggregate`): each rank computes those of its own lines, an MPI reduction merges them, and
-//! rank 0 writes them to files beside the answers. What each aggregate computes is defined in [`aggregate`](crate::aggregate).
+//! Aggregates of the answers (`--aggregate`): each rank computes those of its own lines, an MPI reduction merges them,
+//! and rank 0 writes them to files beside the answers. What each aggregate computes is defined in
+//! [`aggregate`](crate::aggregate).
 //!
-//! A rank has the bytes of its lines in memory when it sends them to be gathered. Computing its aggregates at that moment
-//! costs no extra reading and is shared by all ranks, and the messages of the reduction are small. A rank cannot know by
-//! itself which of two ranks' lines for the same prompt counts. That is resolved first, and only if such prompts exist,
-//! which a reduction over one number tells; superseded lines are then not sent at all. If answers stay in the shard files,
-//! each rank reads its own, and no answer leaves its rank.
+//! A rank has the bytes of its lines in memory when it sends them to be gathered. Computing its aggregates at that
+//! moment costs no extra reading and is shared by all ranks, and the messages of the reduction are small. A rank cannot
+//! know by itself which of two ranks' lines for the same prompt counts. That is resolved first, and only if such
+//! prompts exist, which a reduction over one number tells; superseded lines are then not sent at all. If answers stay
+//! in the shard files, each rank reads its own, and no answer leaves its rank.
 //!
-//! Concatenated texts are as long as the answers and in input order. Rank 0 writes them from the rounds of the gather, which
-//! are run for this purpose even if the answers themselves stay in the shard files.
+//! Concatenated texts are as long as the answers and in input order. Rank 0 writes them from the rounds of the gather,
+//! which are run for this purpose even if the answers themselves stay in the shard files.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ use crate::{
     settings::AggregateSpec,
 };
 
-/// Prompts whose lines are compared at a time: 8 bytes each.
+/// Number of prompts whose lines are compared in one reduction; each takes 8 bytes.
 const PRECEDENCE_CHUNK_ROWS: u64 = 1 << 20;
 
 /// Returns the path of the JSON file with all aggregates.
@@ -36,12 +37,15 @@ pub(crate) fn aggregate_report_path(answers: &Path) -> PathBuf {
 }
 
 /// Returns the names of all files that the requested aggregates produce.
-pub(crate) fn aggregate_file_names(wanted: &[AggregateSpec], answers: &Path) -> Vec<String> {
-    let report = (!wanted.is_empty()).then(|| aggregate_report_path(answers));
-    let texts = wanted.iter().filter_map(AggregateSpec::file_suffix);
-    let texts = texts.map(|ending| answers_sibling_path(answers, ending));
-    let name = |it: PathBuf| it.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    report.into_iter().chain(texts).map(name).collect()
+pub(crate) fn aggregate_file_names(requested: &[AggregateSpec], answers: &Path) -> Vec<String> {
+    let report = (!requested.is_empty()).then(|| aggregate_report_path(answers));
+    let suffixes = requested.iter().filter_map(AggregateSpec::file_suffix);
+    let texts = suffixes.map(|suffix| answers_sibling_path(answers, suffix));
+    report.into_iter().chain(texts).map(|path| file_name(&path)).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Removes aggregates of an earlier state of the answers, finished or partly written. Failures are only logged.
@@ -52,7 +56,8 @@ pub(crate) fn remove_stale_aggregates(names: &[String], answers: &Path) {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     warn!(
-                        "{} is of earlier answers, and cannot be removed: {error}",
+                        event = "stale_aggregate_not_removed",
+                        "aggregate of earlier answers not removed: {}: {error}",
                         path.display()
                     );
                 }
@@ -105,37 +110,38 @@ struct TextAggregate {
 }
 
 impl AggregateSet {
-    /// Creates empty aggregates, on rank 0 (`answers` is given) with their files. Local.
+    /// Local. Creates empty aggregates, on rank 0 (`answers` is given) with their files.
     pub(crate) fn create_empty(
-        wanted: &RequestedOutputs<'_>,
+        outputs: &RequestedOutputs<'_>,
         answers: Option<&Path>,
     ) -> Result<Self, OutputError> {
-        let (wanted, measured) = (wanted.aggregate, wanted.report.then(AnswerStats::default));
-        let (mut values, mut texts) = (Vec::new(), Vec::new());
-        for it in wanted {
-            match (Aggregate::from_spec(it), it.file_suffix(), answers) {
-                (Aggregate::Concat(joined), Some(ending), Some(answers)) => {
-                    let mut file = AtomicFile::create(&answers_sibling_path(answers, ending))?;
+        let measured = outputs.report.then(AnswerStats::default);
+        let (mut values, mut text_aggregates) = (Vec::new(), Vec::new());
+        for spec in outputs.aggregate {
+            match (Aggregate::from_spec(spec), spec.file_suffix(), answers) {
+                (Aggregate::Concat(joined), Some(suffix), Some(answers)) => {
+                    let mut file = AtomicFile::create(&answers_sibling_path(answers, suffix))?;
                     file.write_bytes(joined.opening_text().as_bytes())?;
-                    texts.push(TextAggregate { file, joined, has_content: false });
+                    text_aggregates.push(TextAggregate { file, joined, has_content: false });
                 }
+                // Ranks without the answers in order have no part in texts.
                 (Aggregate::Concat(_), ..) => {}
                 (value, ..) => values.push(value),
             }
         }
         Ok(Self {
-            requested: wanted.to_vec(),
+            requested: outputs.aggregate.to_vec(),
             partial: PartialAggregates { measured, values, damaged_lines: 0 },
-            text_aggregates: texts,
+            text_aggregates,
         })
     }
 
     /// Returns whether the answers are needed in input order. The same on every rank.
     pub(crate) fn needs_input_order(&self) -> bool {
-        self.requested.iter().any(|it| it.file_suffix().is_some())
+        self.requested.iter().any(|spec| spec.file_suffix().is_some())
     }
 
-    /// Keeps only the line that counts of each prompt, if any aggregate merges. Collective.
+    /// Collective. Keeps only the line that counts of each prompt, if any aggregate merges.
     pub(crate) fn resolve_duplicates(
         &self,
         comm: &mut dyn Comm,
@@ -147,7 +153,7 @@ impl AggregateSet {
         }
     }
 
-    /// Adds framed lines of this rank. Local.
+    /// Local. Adds framed lines of this rank.
     pub(crate) fn add_lines(&mut self, lines: &[u8]) {
         if self.partial.is_unused() {
             return;
@@ -168,7 +174,7 @@ impl AggregateSet {
         }
     }
 
-    /// Adds the next line in input order to the texts. Local, on rank 0.
+    /// Local, on rank 0. Adds the next line in input order to the texts.
     pub(crate) fn add_ordered_line(&mut self, line: &[u8]) -> Result<(), OutputError> {
         if self.text_aggregates.is_empty() {
             return Ok(());
@@ -186,74 +192,71 @@ impl AggregateSet {
         Ok(())
     }
 
-    /// Merges the aggregates of all ranks; returns them on rank 0. Collective.
+    /// Collective. Merges the aggregates of all ranks; returns them on rank 0.
     pub(crate) fn reduce_to_root(self, comm: &mut dyn Comm) -> Result<Option<Self>, JobError> {
         if self.partial.is_unused() {
             return Ok((comm.rank() == 0).then_some(self));
         }
-        let Self { requested: wanted, partial: own, text_aggregates: texts } = self;
-        Ok(comm.reduce_values(own)?.map(|own| Self {
-            requested: wanted,
-            partial: own,
-            text_aggregates: texts,
-        }))
+        let Self { requested, partial, text_aggregates } = self;
+        let merged = comm.reduce_values(partial)?;
+        Ok(merged.map(|partial| Self { requested, partial, text_aggregates }))
     }
 
-    /// Writes the aggregates to files beside the answers, and returns the statistics for the report. Local, on rank 0.
+    /// Local, on rank 0. Writes the aggregates to files beside the answers, and returns the statistics for the report.
     pub(crate) fn write_files(
         self,
         answers: &Path,
         counts: &PromptCounts,
     ) -> Result<Option<AnswerStats>, JobError> {
-        let Self { requested: wanted, partial: own, text_aggregates: texts } = self;
-        if wanted.is_empty() {
-            return Ok(own.measured);
+        let Self { requested, partial, text_aggregates } = self;
+        if requested.is_empty() {
+            return Ok(partial.measured);
         }
-        if own.damaged_lines > 0 {
+        if partial.damaged_lines > 0 {
             warn!(
-                "{} lines of the shard files are no answers, and in no aggregate",
-                own.damaged_lines
+                event = "unreadable_lines_skipped",
+                lines = partial.damaged_lines,
+                "lines missing in the aggregates: {} cannot be parsed",
+                partial.damaged_lines
             );
         }
-        let (mut values, mut texts) = (own.values.into_iter(), texts.into_iter());
-        let mut all = Map::new();
-        for it in &wanted {
-            let value = match it.file_suffix() {
+        let (mut values, mut texts) = (partial.values.into_iter(), text_aggregates.into_iter());
+        let mut results = Map::new();
+        for spec in &requested {
+            let value = match spec.file_suffix() {
                 None => values.next().map(|value| value.to_json()),
-                Some(ending) => {
+                Some(suffix) => {
                     let finished = texts.next().map(TextAggregate::finish_file).transpose()?;
                     finished.map(|mut value| {
-                        let place = answers_sibling_path(answers, ending);
-                        value["file"] =
-                            place.file_name().unwrap_or_default().to_string_lossy().into();
+                        value["file"] = file_name(&answers_sibling_path(answers, suffix)).into();
                         value
                     })
                 }
             };
-            all.insert(it.to_string(), value.unwrap_or(Value::Null));
+            results.insert(spec.to_string(), value.unwrap_or(Value::Null));
         }
-        let report = json!({"prompts": counts, "aggregates": all});
+        let report = json!({"prompts": counts, "aggregates": results});
         write_json(&aggregate_report_path(answers), &report)?;
-        Ok(own.measured)
+        Ok(partial.measured)
     }
 }
 
-/// Drops every line that is superseded by a line of another rank. Collective.
+/// Collective. Drops every line that is superseded by a line of another rank.
 pub(crate) fn resolve_duplicate_lines(
     comm: &mut dyn Comm,
     lines: &mut LineIndex,
     counts: &PromptCounts,
 ) {
-    let mut all = [lines.line_count()];
-    comm.all_reduce(&mut all, ReduceOp::Sum);
-    if all[0] == counts.answered + counts.failed {
+    let mut line_count = [lines.line_count()];
+    comm.all_reduce(&mut line_count, ReduceOp::Sum);
+    if line_count[0] == counts.answered + counts.failed {
         return; // as many lines as done prompts: no prompt has lines on two ranks
     }
     for from in (0..counts.submitted).step_by(PRECEDENCE_CHUNK_ROWS as usize) {
-        let mut claims =
-            lines.precedence_keys(from, counts.submitted.min(from + PRECEDENCE_CHUNK_ROWS));
-        comm.all_reduce(&mut claims, ReduceOp::Min);
-        lines.drop_superseded(from, &claims);
+        let to = counts.submitted.min(from + PRECEDENCE_CHUNK_ROWS);
+        let mut keys = lines.precedence_keys(from, to);
+        comm.all_reduce(&mut keys, ReduceOp::Min);
+        lines.drop_superseded(from, &keys);
     }
 }
 

@@ -1,132 +1,137 @@
 //! The completion state of a run: which prompts have an outcome, according to its shard files.
 //!
-//! Each rank reads a share of the files, and an MPI reduction combines the bitmaps. The shard files are the only truth about
-//! progress: the counts in the manifest may be older. What is leased or in flight is not on disk and belongs to the
-//! [`ledger`](crate::ledger).
+//! Each rank reads a share of the files, and an MPI reduction combines the bitmaps. The shard files are the only truth
+//! about progress: the counts in the manifest may be older. What is leased or in flight is not on disk and belongs to
+//! the [`ledger`](crate::ledger).
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use tracing::info;
 
-use super::{line_index::LineIndex, local_shards::ShardFolders};
+use super::{line_index::LineIndex, shard_folders::ShardFolders};
 use crate::job::{
     JobError,
     context::all_ok,
-    setup::run_plan::{RunPlan, SHARDS_FOLDER},
+    setup::run_plan::{RunPlan, SHARDS_FOLDER, TOKEN_FILE},
 };
 use crate::{
     comm::{Comm, ReduceOp, TypedComm},
+    domain::BitSet,
+    input,
     output::PromptCounts,
-    shards::{self, IndexSet, ShardFile},
+    report::format::{format_count, pluralize},
+    shards::{self, ShardFile},
     site::RankPlacement,
 };
 
 /// Sets of answered and failed prompts, one bit per prompt each.
 #[derive(Clone, Debug)]
 pub(crate) struct CompletionState {
-    answered: IndexSet,
+    answered: BitSet,
     /// Failed in any way and not answered.
-    failed: IndexSet,
+    failed: BitSet,
     /// Failed in a way that a retry cannot fix, and not answered.
-    permanently_failed: IndexSet,
+    permanently_failed: BitSet,
 }
 
 impl CompletionState {
-    /// Reads the shard files of the run folder. Every rank returns the state of the whole run. Collective.
+    /// Collective. Reads the shard files of the run folder. Every rank returns the state of the whole run.
     pub(crate) fn read_all_ranks(
         comm: &mut dyn Comm,
         folders: &ShardFolders,
-        brief: &RunPlan,
+        plan: &RunPlan,
     ) -> Result<Self, JobError> {
-        let (began, mut standing) = (Instant::now(), Self::all_open(brief.source.rows));
+        let (began, mut state) = (Instant::now(), Self::all_open(plan.source.rows));
         let read = folders
-            .readable_files(brief.start)
-            .and_then(|files| standing.read_files(&files, &brief.source.fingerprint, None));
-        let standing = standing.reduce_over_ranks(comm, read)?;
+            .readable_files(plan.start)
+            .and_then(|files| state.read_files(&files, &plan.source.fingerprint, None));
+        let state = state.reduce_over_ranks(comm, read)?;
         if comm.rank() == 0 {
-            let seconds = began.elapsed().as_secs_f64();
+            let answered = state.answered.member_count();
             info!(
-                seconds,
-                answered = standing.answered.member_count(),
-                "what is there already is read"
+                event = "earlier_answers_loaded",
+                answered,
+                elapsed_s = began.elapsed().as_secs_f64(),
+                "earlier answers loaded: {} of {}",
+                format_count(answered),
+                format_count(plan.source.rows)
             );
         }
-        Ok(standing)
+        Ok(state)
     }
 
-    /// Reads the completion state and, in the same pass, the index of this rank's lines. Collective.
+    /// Collective. Reads the completion state and, in the same pass, the index of this rank's lines.
     ///
-    /// The index is returned on all ranks or on none: if it is `wanted` and every prompt is done, or if `anyway` is set.
+    /// The index is returned on all ranks or on none: if `if_complete` is set and every prompt is done, or if `always`
+    /// is set.
     pub(crate) fn read_with_index(
         comm: &mut dyn Comm,
         folders: &ShardFolders,
-        brief: &RunPlan,
-        (wanted, anyway): (bool, bool),
+        plan: &RunPlan,
+        (if_complete, always): (bool, bool),
     ) -> Result<(Self, Option<LineIndex>), JobError> {
-        if !(wanted || anyway) {
-            return Ok((Self::read_all_ranks(comm, folders, brief)?, None));
+        if !(if_complete || always) {
+            return Ok((Self::read_all_ranks(comm, folders, plan)?, None));
         }
-        let (rows, mut standing) = (brief.source.rows, Self::all_open(brief.source.rows));
-        let read = folders.readable_files(brief.start).and_then(|files| {
+        let (rows, mut state) = (plan.source.rows, Self::all_open(plan.source.rows));
+        let read = folders.readable_files(plan.start).and_then(|files| {
             let mut lines = LineIndex::for_files(files.clone(), rows);
-            standing.read_files(&files, &brief.source.fingerprint, Some(&mut lines))?;
+            state.read_files(&files, &plan.source.fingerprint, Some(&mut lines))?;
             Ok(lines)
         });
         let (read, lines) = match read {
             Ok(lines) => (Ok(()), Some(lines)),
             Err(error) => (Err(error.into_finish_error()), None),
         };
-        let standing = standing.reduce_over_ranks(comm, read)?;
-        let whole = standing.outcome_counts(rows).open == 0;
-        Ok((standing, lines.filter(|_| whole || anyway)))
+        let state = state.reduce_over_ranks(comm, read)?;
+        let is_complete = state.outcome_counts(rows).open == 0;
+        Ok((state, lines.filter(|_| is_complete || always)))
     }
 
-    /// Combines what the ranks have read; an error on one rank is an error on all. Collective.
+    /// Collective. Combines what the ranks have read; an error on one rank is an error on all.
     fn reduce_over_ranks(
         mut self,
         comm: &mut dyn Comm,
         read: Result<(), JobError>,
     ) -> Result<Self, JobError> {
         all_ok(comm, read)?;
-        for bitmap in [&mut self.answered, &mut self.failed, &mut self.permanently_failed] {
-            comm.all_reduce(bitmap.words_mut(), ReduceOp::Or);
+        for set in [&mut self.answered, &mut self.failed, &mut self.permanently_failed] {
+            set.update_words(|words| comm.all_reduce(words, ReduceOp::Or));
         }
+        // Only after the reduction: a prompt may have failed in one rank's files and be answered in another's.
         Ok(self.prefer_success())
     }
 
-    /// Reads the completion state from a run folder, by this process alone. Local.
+    /// Local. Reads the completion state from a run folder, by this process alone.
     pub(crate) fn from_folder(
-        folder: &std::path::Path,
+        folder: &Path,
         rows: u64,
         fingerprint: &str,
     ) -> Result<Self, JobError> {
-        let mut standing = Self::all_open(rows);
-        standing.read_files(
-            &shards::list_shard_files(&folder.join(SHARDS_FOLDER))?,
-            fingerprint,
-            None,
-        )?;
-        Ok(standing.prefer_success())
+        let mut state = Self::all_open(rows);
+        let files = shards::list_shard_files(&folder.join(SHARDS_FOLDER))?;
+        state.read_files(&files, fingerprint, None)?;
+        Ok(state.prefer_success())
     }
 
-    /// Reads the completion state and the index of all lines from a run folder. Local.
+    /// Local. Reads the completion state and the index of all lines from a run folder.
     pub(crate) fn from_folder_with_index(
-        folder: &std::path::Path,
+        folder: &Path,
         rows: u64,
         fingerprint: &str,
     ) -> Result<(Self, LineIndex), JobError> {
         let files = shards::list_shard_files(&folder.join(SHARDS_FOLDER))?;
-        let (mut standing, mut lines) =
-            (Self::all_open(rows), LineIndex::for_files(files.clone(), rows));
-        standing.read_files(&files, fingerprint, Some(&mut lines))?;
-        Ok((standing.prefer_success(), lines))
+        let mut state = Self::all_open(rows);
+        let mut lines = LineIndex::for_files(files.clone(), rows);
+        state.read_files(&files, fingerprint, Some(&mut lines))?;
+        Ok((state.prefer_success(), lines))
     }
 
     fn all_open(rows: u64) -> Self {
         Self {
-            answered: IndexSet::new(rows),
-            failed: IndexSet::new(rows),
-            permanently_failed: IndexSet::new(rows),
+            answered: BitSet::new(rows),
+            failed: BitSet::new(rows),
+            permanently_failed: BitSet::new(rows),
         }
     }
 
@@ -162,7 +167,7 @@ impl CompletionState {
     }
 
     /// Returns the prompts that are not sent again. With `retry_failed`, permanent failures are sent again too.
-    pub(crate) fn done_prompts(&self, retry_failed: bool) -> IndexSet {
+    pub(crate) fn done_prompts(&self, retry_failed: bool) -> BitSet {
         let mut done = self.answered.clone();
         if !retry_failed {
             done.insert_all(&self.permanently_failed);
@@ -170,7 +175,7 @@ impl CompletionState {
         done
     }
 
-    pub(crate) fn answered_prompts(&self) -> &IndexSet {
+    pub(crate) fn answered_prompts(&self) -> &BitSet {
         &self.answered
     }
 
@@ -180,32 +185,36 @@ impl CompletionState {
     }
 }
 
-/// Checks that every rank sees the run folder that rank 0 has opened, unless it writes to its own node. Collective.
+/// Collective. Checks that every rank sees the run folder that rank 0 has opened, unless it writes to its own node.
 ///
-/// Returns on rank 0, for each rank, whether it does *not* see the input as rank 0 does; such ranks get the text of their
-/// rows along with their leases.
+/// Returns on rank 0, for each rank, whether it does *not* see the input as rank 0 does; such ranks get the text of
+/// their rows along with their leases.
 pub(crate) fn check_run_folder(
     comm: &mut dyn Comm,
-    brief: &RunPlan,
-    place: &RankPlacement,
+    plan: &RunPlan,
+    placement: &RankPlacement,
 ) -> Result<Option<Vec<bool>>, JobError> {
-    let token = std::fs::read_to_string(brief.folder.join("token")).unwrap_or_default();
-    let seen = if token == brief.folder_token || brief.local_shards.is_some() {
+    // A folder with this path may exist on a node without being the shared one, so its content is compared too.
+    let token = std::fs::read_to_string(plan.folder.join(TOKEN_FILE)).unwrap_or_default();
+    let visible = if token == plan.folder_token || plan.local_shards.is_some() {
         Ok(())
     } else {
         Err(JobError::RunFolderNotShared {
-            rank: place.rank,
-            host: place.node.host.clone(),
-            folder: brief.folder.display().to_string(),
+            rank: placement.rank,
+            host: placement.node.host.clone(),
+            folder: plan.folder.display().to_string(),
         })
     };
-    all_ok(comm, seen)?;
-    let blind = comm.gather_values(&!crate::input::is_source_visible(&brief.source))?;
-    if let Some(rank) = blind.iter().flatten().position(|&blind| blind) {
+    all_ok(comm, visible)?;
+    let lacks_input = comm.gather_values(&!input::is_source_visible(&plan.source))?;
+    let ranks: usize = lacks_input.iter().flatten().filter(|&&lacks| lacks).count();
+    if let Some(rank) = lacks_input.iter().flatten().position(|&lacks| lacks) {
         info!(
-            rank,
-            "this rank, and maybe more, does not see the input as rank 0 does: rank 0 sends them the rows' text"
+            event = "input_not_shared",
+            ranks,
+            "input not visible on {} (first: rank {rank}): rank 0 sends the text of their rows",
+            pluralize(ranks as u64, "rank")
         );
     }
-    Ok(blind)
+    Ok(lacks_input)
 }

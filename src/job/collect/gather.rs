@@ -1,15 +1,17 @@
-//! The gather: copies the answers from all ranks' shard files into one file, in input order, in rounds that fit a buffer.
+//! The gather: copies the answers from all ranks' shard files into one file, in input order, in rounds that fit a
+//! buffer.
 //!
-//! A round covers a range of prompts, which a reduction over the ranks' byte counts chooses so that its lines fit. The ranks
-//! send their lines with `MPI_Gatherv`, and rank 0 merges and writes them in order. A prompt may occur in several shard
-//! files: each rank sends the line that takes precedence among its own, and rank 0 keeps the one that takes precedence among
-//! those. Aggregates are computed on the way from the same bytes ([`super::aggregate`]). Reading lines from the shard files
-//! is the business of [`super::line_index`].
+//! A round covers a range of prompts, which a reduction over the ranks' byte counts chooses so that its lines fit. The
+//! ranks send their lines with `MPI_Gatherv`, and rank 0 merges and writes them in order. A prompt may occur in several
+//! shard files: each rank sends the line that takes precedence among its own, and rank 0 keeps the one that takes
+//! precedence among those. Aggregates are computed on the way from the same bytes ([`super::aggregate`]). Reading lines
+//! from the shard files is the business of [`super::line_index`].
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use tracing::info;
@@ -27,7 +29,8 @@ use crate::job::{
 use crate::{
     comm::{Comm, RankParts, ReduceOp, SoloComm},
     metrics::AnswerStats,
-    output::{OutputError, OutputFile, PromptCounts},
+    output::{Manifest, OutputError, OutputFile, PromptCounts},
+    report::format::pluralize,
 };
 
 /// Approximate number of bytes that rank 0 receives in a round.
@@ -35,86 +38,123 @@ pub(crate) const GATHER_ROUND_BYTES: u64 = 32 << 20;
 /// Number of bins in which the bytes of a range of prompts are counted, per reduction.
 const ROUND_BINS: u64 = 4096;
 
-/// Writes the requested outputs from all ranks' lines: the output file, the aggregates, and the statistics for the report,
-/// which are returned on rank 0. Does nothing without an index of the lines or if nothing is requested. Collective.
+/// Collective. Writes the requested outputs from all ranks' lines: the output file, the aggregates, and the statistics
+/// for the report, which are returned on rank 0. Does nothing without an index of the lines or if nothing is requested.
 pub(crate) fn gather_answers(
     comm: &mut dyn Comm,
-    brief: &RunPlan,
-    common: &JobContext,
+    plan: &RunPlan,
+    context: &JobContext,
     lines: Option<LineIndex>,
-    standing: &CompletionState,
+    completion: &CompletionState,
 ) -> Result<Option<AnswerStats>, JobError> {
-    let counts = standing.outcome_counts(brief.source.rows);
-    let (began, wanted) = (std::time::Instant::now(), brief.requested_outputs(&counts));
-    let Some(mut lines) = lines.filter(|_| !wanted.is_empty()) else { return Ok(None) };
-    let begun = AnswerCollector::create_files(&brief.output, &wanted, &counts, comm.rank() == 0);
-    let mut answers = all_ok(comm, begun.map_err(JobError::into_finish_error))?;
-    let gathered = if wanted.format.is_some() || answers.aggregates.needs_input_order() {
-        gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut answers)
+    let counts = completion.outcome_counts(plan.source.rows);
+    let (began, outputs) = (Instant::now(), plan.requested_outputs(&counts));
+    let Some(mut lines) = lines.filter(|_| !outputs.is_empty()) else { return Ok(None) };
+    let is_root = comm.rank() == 0;
+    let collector = AnswerCollector::create_files(&plan.output, &outputs, &counts, is_root);
+    let mut collector = all_ok(comm, collector.map_err(JobError::into_finish_error))?;
+    // Sending all answers to rank 0 is only worth while if something is written in input order.
+    let gathered = if outputs.format.is_some() || collector.aggregates.needs_input_order() {
+        gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut collector)
     } else {
-        process_in_place(comm, &mut lines, counts.submitted, &mut answers)
+        process_in_place(comm, &mut lines, counts.submitted, &mut collector)
     };
     all_ok(comm, gathered.map_err(JobError::into_finish_error))?;
-    let AnswerCollector { output, aggregates, .. } = answers;
+    let AnswerCollector { output, aggregates, .. } = collector;
     let finished = output.map_or(Ok(()), OutputFile::finish);
-    all_ok(comm, finished.map_err(|error| JobError::from(error).into_finish_error()))?;
-    let whole = aggregates.reduce_to_root(comm)?;
-    let written = whole.map(|whole| whole.write_files(&brief.output, &counts));
-    let measured = root_result(comm, written.map(|it| it.map_err(JobError::into_finish_error)))?;
-    if common.placement.rank == 0 && counts.open == 0 {
-        info!(seconds = began.elapsed().as_secs_f64(), output = %brief.output.display(), "the answers are gathered");
+    let finished = finished.map_err(|error| JobError::from(error).into_finish_error());
+    all_ok(comm, finished)?;
+    let merged = aggregates.reduce_to_root(comm)?;
+    let written = merged.map(|aggregates| {
+        aggregates.write_files(&plan.output, &counts).map_err(JobError::into_finish_error)
+    });
+    let stats = root_result(comm, written)?;
+    if context.placement.rank == 0 && counts.open == 0 {
+        log_gathered(plan, &outputs, &counts, began.elapsed());
     }
-    Ok(measured.flatten())
+    Ok(stats.flatten())
 }
 
-/// Computes the statistics for the report from all ranks' lines, if one is requested; returns them on rank 0. Afterwards
-/// `lines` holds only the lines that take precedence. Collective.
+fn log_gathered(
+    plan: &RunPlan,
+    outputs: &RequestedOutputs<'_>,
+    counts: &PromptCounts,
+    elapsed: Duration,
+) {
+    let elapsed_s = elapsed.as_secs_f64();
+    let answers = pluralize(counts.answered + counts.failed, "line");
+    if outputs.format.is_some() {
+        let output = plan.output.display();
+        info!(
+            event = "output_written",
+            elapsed_s,
+            output = %output,
+            "output written: {output} ({answers}, {elapsed_s:.1} s)"
+        );
+    } else {
+        info!(
+            event = "answers_processed",
+            elapsed_s, "answers processed in the shard files: {answers} ({elapsed_s:.1} s)"
+        );
+    }
+}
+
+/// Collective. Computes the statistics for the report from all ranks' lines, if one is requested; returns them on rank
+/// 0. Afterwards `lines` holds only the lines that take precedence.
 pub(crate) fn measure_answers(
     comm: &mut dyn Comm,
-    brief: &RunPlan,
+    plan: &RunPlan,
     lines: Option<&mut LineIndex>,
     counts: &PromptCounts,
 ) -> Result<Option<AnswerStats>, JobError> {
-    let wanted = RequestedOutputs { format: None, aggregate: &[], report: brief.report };
-    let Some(lines) = lines.filter(|_| wanted.report) else { return Ok(None) };
-    let mut answers = AnswerCollector::create_files(&brief.output, &wanted, counts, false)?;
-    let read = process_in_place(comm, lines, counts.submitted, &mut answers);
+    let outputs = RequestedOutputs { format: None, aggregate: &[], report: plan.report };
+    let Some(lines) = lines.filter(|_| outputs.report) else { return Ok(None) };
+    let mut collector = AnswerCollector::create_files(&plan.output, &outputs, counts, false)?;
+    let read = process_in_place(comm, lines, counts.submitted, &mut collector);
     all_ok(comm, read.map_err(JobError::into_finish_error))?;
-    let whole = answers.aggregates.reduce_to_root(comm)?;
-    whole.map_or(Ok(None), |whole| whole.write_files(&brief.output, counts))
+    let merged = collector.aggregates.reduce_to_root(comm)?;
+    merged.map_or(Ok(None), |aggregates| aggregates.write_files(&plan.output, counts))
 }
 
-/// Writes the requested outputs from all answers of a run to files at `place`, by this process alone. Local.
+/// Local. Writes the requested outputs from all answers of a run to files at `path`, by this process alone.
 pub(crate) fn gather_solo(
     lines: LineIndex,
     counts: &PromptCounts,
-    place: &Path,
-    wanted: &RequestedOutputs<'_>,
+    path: &Path,
+    outputs: &RequestedOutputs<'_>,
 ) -> Result<Option<AnswerStats>, JobError> {
-    let mut answers = AnswerCollector::create_files(place, wanted, counts, true)?;
-    gather_in_order(
-        &mut SoloComm::new(),
-        lines,
-        counts.submitted,
-        GATHER_ROUND_BYTES,
-        &mut answers,
-    )?;
-    let AnswerCollector { output, aggregates, .. } = answers;
+    let comm = &mut SoloComm::new();
+    let mut collector = AnswerCollector::create_files(path, outputs, counts, true)?;
+    gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut collector)?;
+    let AnswerCollector { output, aggregates, .. } = collector;
     output.map_or(Ok(()), OutputFile::finish)?;
-    aggregates
-        .reduce_to_root(&mut SoloComm::new())?
-        .map_or(Ok(None), |whole| whole.write_files(place, counts))
+    let merged = aggregates.reduce_to_root(comm)?;
+    merged.map_or(Ok(None), |aggregates| aggregates.write_files(path, counts))
+}
+
+/// Local. Computes the answer statistics of a run folder in this process alone, and sets the manifest's counts to those
+/// of the shard files.
+pub(crate) fn remeasure_run(
+    folder: &Path,
+    manifest: &mut Manifest,
+) -> Result<AnswerStats, JobError> {
+    let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
+    let (completion, lines) = CompletionState::from_folder_with_index(folder, rows, fingerprint)?;
+    manifest.counts = completion.outcome_counts(rows);
+    let outputs = RequestedOutputs { format: None, aggregate: &[], report: true };
+    let stats = gather_solo(lines, &manifest.counts, folder, &outputs)?;
+    Ok(stats.unwrap_or_default())
 }
 
 /// Receiver of lines that are gathered to rank 0. Every rank has one.
 pub(crate) trait LineSink {
-    /// Drops superseded lines before anything is sent, if the receiver needs that. Collective.
+    /// Collective. Drops superseded lines before anything is sent, if the receiver needs that.
     fn resolve_duplicates(&self, _: &mut dyn Comm, _: &mut LineIndex) {}
 
-    /// Takes the framed lines that this rank sends in a round. Local.
+    /// Local. Takes the framed lines that this rank sends in a round.
     fn on_local_lines(&mut self, _: &[u8]) {}
 
-    /// Takes the line of the next prompt, in input order over all ranks. Local, on rank 0.
+    /// Local, on rank 0. Takes the line of the next prompt, in input order over all ranks.
     fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
 }
 
@@ -126,15 +166,16 @@ struct AnswerCollector {
 }
 
 impl AnswerCollector {
-    /// Creates empty output files if this is rank 0. Local.
+    /// Local. Creates empty output files if this is rank 0.
     fn create_files(
-        place: &Path,
-        wanted: &RequestedOutputs<'_>,
+        path: &Path,
+        outputs: &RequestedOutputs<'_>,
         counts: &PromptCounts,
-        root: bool,
+        is_root: bool,
     ) -> Result<Self, JobError> {
-        let output = wanted.format.filter(|_| root).map(|format| OutputFile::create(place, format));
-        let aggregates = AggregateSet::create_empty(wanted, root.then_some(place))?;
+        let format = outputs.format.filter(|_| is_root);
+        let output = format.map(|format| OutputFile::create(path, format));
+        let aggregates = AggregateSet::create_empty(outputs, is_root.then_some(path))?;
         Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
 }
@@ -154,50 +195,52 @@ impl LineSink for AnswerCollector {
     }
 }
 
-/// Sends all ranks' lines to rank 0, about `round` bytes at a time. Collective.
+/// Collective. Sends all ranks' lines to rank 0, about `round_bytes` bytes at a time.
 pub(crate) fn gather_in_order(
     comm: &mut dyn Comm,
     mut lines: LineIndex,
     rows: u64,
-    round: u64,
-    to: &mut impl LineSink,
+    round_bytes: u64,
+    sink: &mut impl LineSink,
 ) -> Result<(), JobError> {
     lines.sort_lines();
-    to.resolve_duplicates(comm, &mut lines);
-    let root = comm.rank() == 0;
-    let (mut mine, mut gathered) = (Vec::new(), RankParts::default());
+    sink.resolve_duplicates(comm, &mut lines);
+    let is_root = comm.rank() == 0;
+    // The buffers are reused, so that a round allocates nothing.
+    let (mut own_lines, mut gathered) = (Vec::new(), RankParts::default());
     let mut fault = None;
-    for (from, until) in plan_rounds(comm, &lines, rows, round) {
-        mine.clear();
-        // A rank that cannot read its file sends nothing and reports the error after the last round: leaving the loop here
-        // would leave the other ranks waiting in their collective calls.
-        if let Err(error) = lines.read_range(from, until, &mut mine) {
-            mine.clear();
+    for (from, to) in plan_rounds(comm, &lines, rows, round_bytes) {
+        own_lines.clear();
+        // A rank that cannot read its file sends nothing and reports the error after the last round: leaving the loop
+        // here would leave the other ranks waiting in their collective calls.
+        if let Err(error) = lines.read_range(from, to, &mut own_lines) {
+            own_lines.clear();
             fault.get_or_insert(JobError::from(error));
         }
-        comm.gather_bytes(&mine, &mut gathered);
-        to.on_local_lines(&mine); // overlaps with rank 0 writing the round
-        if root && fault.is_none() {
-            fault = merge_round(to, &gathered).err();
+        comm.gather_bytes(&own_lines, &mut gathered);
+        sink.on_local_lines(&own_lines); // overlaps with rank 0 writing the round
+        if is_root && fault.is_none() {
+            fault = merge_round(sink, &gathered).err();
         }
     }
     fault.map_or(Ok(()), Err)
 }
 
-/// Passes each rank's lines to its own receiver; no answer leaves its rank. Collective.
+/// Collective. Passes each rank's lines to its own receiver; no answer leaves its rank.
 fn process_in_place(
     comm: &mut dyn Comm,
     lines: &mut LineIndex,
     rows: u64,
-    to: &mut impl LineSink,
+    sink: &mut impl LineSink,
 ) -> Result<(), JobError> {
     lines.sort_lines();
-    to.resolve_duplicates(comm, lines);
-    let mut mine = Vec::new();
-    for (from, until) in plan_rounds(&mut SoloComm::new(), lines, rows, GATHER_ROUND_BYTES) {
-        mine.clear();
-        lines.read_range(from, until, &mut mine)?;
-        to.on_local_lines(&mine);
+    sink.resolve_duplicates(comm, lines);
+    let mut own_lines = Vec::new();
+    // The rounds are this rank's own: nothing is exchanged, so they need not agree with other ranks'.
+    for (from, to) in plan_rounds(&mut SoloComm::new(), lines, rows, GATHER_ROUND_BYTES) {
+        own_lines.clear();
+        lines.read_range(from, to, &mut own_lines)?;
+        sink.on_local_lines(&own_lines);
     }
     Ok(())
 }
@@ -205,21 +248,17 @@ fn process_in_place(
 /// Callback for lines that stay on their rank.
 pub(crate) type LineCallback<'e> = &'e mut dyn FnMut(&[u8]);
 
-/// Passes the line of every prompt to `each`, on exactly one of the ranks that have one. Does nothing without an index, that
-/// is, while prompts are open. Collective.
+/// Collective. Passes the line of every prompt to `callback`, on exactly one of the ranks that have one. Does nothing
+/// without an index, that is, while prompts are open.
 pub(crate) fn visit_lines(
     comm: &mut dyn Comm,
     lines: Option<LineIndex>,
     counts: &PromptCounts,
-    each: LineCallback<'_>,
+    callback: LineCallback<'_>,
 ) -> Result<(), JobError> {
     let Some(mut lines) = lines else { return Ok(()) };
-    let visited = process_in_place(
-        comm,
-        &mut lines,
-        counts.submitted,
-        &mut LineVisitor { callback: each, counts },
-    );
+    let mut visitor = LineVisitor { callback, counts };
+    let visited = process_in_place(comm, &mut lines, counts.submitted, &mut visitor);
     all_ok(comm, visited.map_err(JobError::into_finish_error))
 }
 
@@ -243,64 +282,72 @@ impl LineSink for LineVisitor<'_> {
     }
 }
 
-/// Divides the prompts into consecutive ranges `[from, to)` whose lines fit a round or belong to a single prompt. Collective.
-fn plan_rounds(comm: &mut dyn Comm, lines: &LineIndex, rows: u64, round: u64) -> Vec<(u64, u64)> {
-    let mut found: Vec<(u64, u64)> = Vec::new();
-    let mut to_measure = vec![(0, rows)];
-    let mut filled = 0;
-    while let Some((from, to)) = to_measure.pop() {
+/// Collective. Divides the prompts into consecutive ranges `[from, to)` whose lines fit a round or belong to a single
+/// prompt.
+fn plan_rounds(
+    comm: &mut dyn Comm,
+    lines: &LineIndex,
+    rows: u64,
+    round_bytes: u64,
+) -> Vec<(u64, u64)> {
+    let mut rounds: Vec<(u64, u64)> = Vec::new();
+    // A stack of ranges in descending order, so that the first range of the input is planned first.
+    let mut unplanned = vec![(0, rows)];
+    let mut filled_bytes = 0;
+    while let Some((from, to)) = unplanned.pop() {
         if from >= to {
             continue;
         }
         let width = (to - from).div_ceil(ROUND_BINS);
         let mut bins = lines.bytes_by_bin(from, to, width);
         comm.all_reduce(&mut bins, ReduceOp::Sum);
-        let mut left = Vec::new();
+        let mut remainder = Vec::new();
         for (bin, &bytes) in (0..).zip(&bins) {
-            let (begin, end) = (from + bin * width, to.min(from + (bin + 1) * width));
-            if begin >= end {
+            let (bin_from, bin_to) = (from + bin * width, to.min(from + (bin + 1) * width));
+            if bin_from >= bin_to {
                 break;
             }
-            if bytes > round && end - begin > 1 {
+            if bytes > round_bytes && bin_to - bin_from > 1 {
                 // This bin must be divided further before the ranges after it can be planned.
-                left.push((end, to));
-                left.push((begin, end));
+                remainder.push((bin_to, to));
+                remainder.push((bin_from, bin_to));
                 break;
             }
-            match found.last_mut() {
-                Some(last) if last.1 == begin && filled + bytes <= round => {
-                    last.1 = end;
-                    filled += bytes;
+            match rounds.last_mut() {
+                Some(last) if last.1 == bin_from && filled_bytes + bytes <= round_bytes => {
+                    last.1 = bin_to;
+                    filled_bytes += bytes;
                 }
                 _ => {
-                    found.push((begin, end));
-                    filled = bytes;
+                    rounds.push((bin_from, bin_to));
+                    filled_bytes = bytes;
                 }
             }
         }
-        to_measure.extend(left);
+        unplanned.extend(remainder);
     }
-    found
+    rounds
 }
 
-/// Writes one round: of each prompt the line that takes precedence. Each rank's part is in order, so a k-way merge suffices.
-fn merge_round(to: &mut impl LineSink, gathered: &RankParts) -> Result<(), JobError> {
+/// Writes one round: of each prompt the line that takes precedence. Each rank's part is in order, so a k-way merge
+/// suffices.
+fn merge_round(sink: &mut impl LineSink, gathered: &RankParts) -> Result<(), JobError> {
     let mut parts: Vec<LineFrames<'_>> = gathered.parts().map(LineFrames).collect();
     // The next line of each part. The part's number breaks ties, which cannot occur between files that a run wrote.
-    let mut next: BinaryHeap<_> = (0..)
+    let mut next_lines: BinaryHeap<_> = (0..)
         .zip(&mut parts)
-        .filter_map(|(place, part)| {
-            part.next().map(|(index, rank, line)| Reverse((index, rank, place, line)))
+        .filter_map(|(number, part)| {
+            part.next().map(|(index, precedence, line)| Reverse((index, precedence, number, line)))
         })
         .collect();
-    let mut written = None;
-    while let Some(mut first) = next.peek_mut() {
-        let Reverse((index, _, place, line)) = *first;
-        if written.replace(index) != Some(index) {
-            to.on_ordered_line(index, line)?;
+    let mut written_index = None;
+    while let Some(mut first) = next_lines.peek_mut() {
+        let Reverse((index, _, number, line)) = *first;
+        if written_index.replace(index) != Some(index) {
+            sink.on_ordered_line(index, line)?;
         }
-        match parts[place].next() {
-            Some((index, rank, line)) => *first = Reverse((index, rank, place, line)),
+        match parts[number].next() {
+            Some((index, precedence, line)) => *first = Reverse((index, precedence, number, line)),
             None => drop(PeekMut::pop(first)),
         }
     }
@@ -331,30 +378,30 @@ mod tests {
     /// (index, success, bytes of padding) of a line in a shard file.
     type WrittenLine = (u64, bool, usize);
 
-    fn shard_line((index, success, pad): WrittenLine, place: &str) -> String {
-        let pad = "x".repeat(pad);
+    fn shard_line((index, success, padding): WrittenLine, label: &str) -> String {
+        let pad = "x".repeat(padding);
         format!(
-            "{{\"index\":{index},\"success\":{success},\"at\":\"{place}\",\"pad\":\"{pad}\"}}\n"
+            "{{\"index\":{index},\"success\":{success},\"at\":\"{label}\",\"pad\":\"{pad}\"}}\n"
         )
     }
 
-    fn line_label(file: usize, at: usize) -> String {
-        format!("{file}/{at}")
+    fn line_label(file: usize, line: usize) -> String {
+        format!("{file}/{line}")
     }
 
     /// Writes shard files with these outcomes, two ranks per session.
     fn write_shards(folder: &Path, files: &[Vec<WrittenLine>]) -> Vec<shards::ShardFile> {
-        for (file, told) in files.iter().enumerate() {
+        for (file, lines) in files.iter().enumerate() {
             let (start, rank) = (file / 2, file % 2);
             let header = shards::ShardHeader::new(start as u32, rank, "n", "f");
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
-            for (at, told) in told.iter().enumerate() {
-                text += &shard_line(*told, &line_label(file, at));
-                if at % 3 == 1 {
+            for (number, line) in lines.iter().enumerate() {
+                text += &shard_line(*line, &line_label(file, number));
+                if number % 3 == 1 {
                     text += "{\"index\":1,\"succ\n";
                 }
             }
-            write!(text, "{{\"index\":0,\"success\":tr").expect("torn");
+            write!(text, "{{\"index\":0,\"success\":tr").expect("formatted");
             std::fs::write(folder.join(header.file_name()), text).expect("written");
         }
         shards::list_shard_files(folder).expect("listed")
@@ -363,19 +410,19 @@ mod tests {
     /// Returns the expected output: of each prompt the line that takes precedence.
     fn expected_output(files: &[Vec<WrittenLine>]) -> String {
         let all = || {
-            files.iter().enumerate().flat_map(|(file, told)| {
-                told.iter().enumerate().map(move |(at, &told)| (file, at, told))
+            files.iter().enumerate().flat_map(|(file, lines)| {
+                lines.iter().enumerate().map(move |(number, &line)| (file, number, line))
             })
         };
         let best = |index: u64| {
-            all().filter(|(_, _, told)| told.0 == index).min_by_key(|&(file, at, told)| {
+            all().filter(|(_, _, line)| line.0 == index).min_by_key(|&(file, number, line)| {
                 let (start, rank) = ((file / 2) as u32, (file % 2) as u32);
-                (LinePrecedence { failed: !told.1, start, rank }, at)
+                (LinePrecedence { failed: !line.1, start, rank }, number)
             })
         };
         (0..ROWS)
             .filter_map(best)
-            .map(|(file, at, told)| shard_line(told, &line_label(file, at)))
+            .map(|(file, number, line)| shard_line(line, &line_label(file, number)))
             .collect()
     }
 
@@ -387,43 +434,48 @@ mod tests {
     }
 
     fn collect_output(folder: &Path, write: impl FnOnce(&mut AnswerCollector)) -> String {
-        let place = folder.join("answers.jsonl");
-        let begun = AnswerCollector::create_files(&place, &JSONL, &all_answered_counts(), true);
-        let mut answers = begun.expect("made");
-        write(&mut answers);
-        answers.output.expect("wanted").finish().expect("finished");
-        std::fs::read_to_string(place).expect("there")
+        let path = folder.join("answers.jsonl");
+        let counts = all_answered_counts();
+        let mut collector =
+            AnswerCollector::create_files(&path, &JSONL, &counts, true).expect("created");
+        write(&mut collector);
+        collector.output.expect("requested").finish().expect("finished");
+        std::fs::read_to_string(path).expect("read")
     }
 
-    fn gather_to_string(folder: &Path, all: LineIndex) -> Result<String, JobError> {
-        let place = folder.join("answers.jsonl");
-        gather_solo(all, &all_answered_counts(), &place, &JSONL)?;
-        Ok(std::fs::read_to_string(place).expect("there"))
+    fn gather_to_string(folder: &Path, lines: LineIndex) -> Result<String, JobError> {
+        let path = folder.join("answers.jsonl");
+        gather_solo(lines, &all_answered_counts(), &path, &JSONL)?;
+        Ok(std::fs::read_to_string(path).expect("read"))
     }
 
     fn any_files() -> impl Strategy<Value = Vec<Vec<WrittenLine>>> {
         // Some indices lie beyond the input. Some lines are far from the next one, some longer than a single read.
-        let pad =
+        let padding =
             prop_oneof![20 => 0usize..200, 2 => 10_000usize..40_000, 1 => Just(1_100_000usize)];
-        let told = (0..ROWS + 2, any::<bool>(), pad);
-        prop::collection::vec(prop::collection::vec(told, 0..30), 0..7)
+        let line = (0..ROWS + 2, any::<bool>(), padding);
+        prop::collection::vec(prop::collection::vec(line, 0..30), 0..7)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(96))]
 
         #[test]
-        fn rounds_of_any_size_give_the_lines_with_precedence_in_order(files in any_files(), round in 1u64..100_000) {
+        fn rounds_of_any_size_give_the_lines_with_precedence_in_order(
+            files in any_files(), round_bytes in 1u64..100_000,
+        ) {
             let folder = tempfile::tempdir().expect("a folder");
             let all = index_lines(write_shards(folder.path(), &files));
             let got = collect_output(folder.path(), |output| {
-                gather_in_order(&mut SoloComm::new(), all, ROWS, round, output).expect("gathered");
+                gather_in_order(&mut SoloComm::new(), all, ROWS, round_bytes, output).expect("gathered");
             });
             prop_assert!(got == expected_output(&files));
         }
 
         #[test]
-        fn the_output_does_not_depend_on_how_files_are_shared_among_ranks(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+        fn the_output_does_not_depend_on_how_files_are_shared_among_ranks(
+            files in any_files(), ranks in 1usize..5, width in 1u64..50,
+        ) {
             let folder = tempfile::tempdir().expect("a folder");
             let all = write_shards(folder.path(), &files);
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
@@ -444,37 +496,42 @@ mod tests {
         }
 
         #[test]
-        fn resolving_duplicates_keeps_exactly_one_line_per_prompt_over_all_ranks(files in any_files(), ranks in 1usize..5, width in 1u64..50) {
+        fn resolving_duplicates_keeps_exactly_one_line_per_prompt_over_all_ranks(
+            files in any_files(), ranks in 1usize..5, width in 1u64..50,
+        ) {
             let folder = tempfile::tempdir().expect("a folder");
             let all = write_shards(folder.path(), &files);
             let part = |rank| all.iter().skip(rank).step_by(ranks).cloned().collect();
             let mut parts: Vec<LineIndex> = (0..ranks).map(|rank| index_lines(part(rank))).collect();
             parts.iter_mut().for_each(LineIndex::sort_lines);
             for from in (0..ROWS).step_by(width as usize) {
-                let claims = parts.iter().map(|part| part.precedence_keys(from, ROWS.min(from + width)));
-                let lowest = claims.reduce(|one, other| one.iter().zip(&other).map(|(one, other)| *one.min(other)).collect());
+                let keys = parts.iter().map(|part| part.precedence_keys(from, ROWS.min(from + width)));
+                let lowest = keys.reduce(|one, other| {
+                    one.iter().zip(&other).map(|(one, other)| *one.min(other)).collect()
+                });
                 parts.iter_mut().for_each(|part| part.drop_superseded(from, lowest.as_ref().expect("a rank")));
             }
             let mut bytes: Vec<Vec<u8>> = vec![Vec::new(); ranks];
             parts.iter_mut().zip(&mut bytes).for_each(|(part, bytes)| part.read_range(0, ROWS, bytes).expect("read"));
-            let mut left: Vec<(u64, &[u8])> = bytes.iter().flat_map(|it| LineFrames(it)).map(|(index, _, line)| (index, line)).collect();
+            let frames = bytes.iter().flat_map(|bytes| LineFrames(bytes));
+            let mut left: Vec<(u64, &[u8])> = frames.map(|(index, _, line)| (index, line)).collect();
             left.sort_unstable();
             let left: Vec<u8> = left.into_iter().flat_map(|(_, line)| line).copied().collect();
             prop_assert!(left == expected_output(&files).as_bytes());
         }
 
         #[test]
-        fn a_round_fits_the_buffer_or_holds_a_single_prompt(files in any_files(), round in 1u64..100_000) {
+        fn a_round_fits_the_buffer_or_holds_a_single_prompt(files in any_files(), round_bytes in 1u64..100_000) {
             let folder = tempfile::tempdir().expect("a folder");
             let mut all = index_lines(write_shards(folder.path(), &files));
             all.sort_lines();
             let mut next = 0;
-            for (from, to) in plan_rounds(&mut SoloComm::new(), &all, ROWS, round) {
+            for (from, to) in plan_rounds(&mut SoloComm::new(), &all, ROWS, round_bytes) {
                 prop_assert_eq!(from, next);
                 next = to;
                 let mut bytes = Vec::new();
                 all.read_range(from, to, &mut bytes).expect("read");
-                prop_assert!(bytes.len() as u64 <= round || to - from == 1);
+                prop_assert!(bytes.len() as u64 <= round_bytes || to - from == 1);
                 prop_assert_eq!(bytes.len() as u64, all.bytes_by_bin(from, to, 1).iter().sum::<u64>());
             }
             prop_assert_eq!(next, ROWS);

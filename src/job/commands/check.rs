@@ -1,7 +1,10 @@
-//! The `check` command: tests MPI, node facts and servers. Each rank probes its own servers, and rank 0 prints the result.
+//! The `check` command: tests MPI, node facts and servers. Each rank probes its own servers, and rank 0 prints the
+//! result.
 //!
 //! Owns the sequence and the verdict. The probe itself belongs to [`endpoint`](crate::endpoint), waiting for servers to
 //! [`readiness`](crate::job::setup::readiness), and the table to [`console`].
+
+use std::path::Path;
 
 use tracing::debug;
 
@@ -18,30 +21,30 @@ use crate::{
 /// Folder, in the working directory, for the logs of servers that are started for the check.
 const CHECK_LOG_FOLDER: &str = "check.servers";
 
-/// Probes all servers and prints a table, or JSON, on rank 0. Collective.
+/// Collective. Probes all servers and prints a table, or JSON, on rank 0.
 ///
 /// # Errors
 /// The settings are invalid or name servers that no rank can own.
 pub fn run_check(
     comm: &mut dyn Comm,
-    mut given: Invocation,
+    mut invocation: Invocation,
     json: bool,
 ) -> Result<JobVerdict, JobError> {
-    let guard = given.guard.take();
-    let common = establish_context(comm, given)?;
-    console::set_log_identity(common.placement.rank, &common.placement.node.host);
-    debug!(endpoints = common.urls.len(), "asking this rank's servers");
-    let place = common.placement.clone();
-    let servers = start_servers(comm, &common, guard, std::path::Path::new(CHECK_LOG_FOLDER))?;
-    let found = CheckedRank {
-        rank: place.rank,
-        host: place.node.host,
-        local_rank: place.local_rank,
-        local_size: place.local_size,
-        endpoints: wait_for_endpoints(comm, &common, &servers, Deadline::default())?,
+    let supervisor = invocation.guard.take();
+    let context = establish_context(comm, invocation)?;
+    let placement = context.placement.clone();
+    console::set_log_identity(placement.rank, &placement.node.host);
+    debug!(endpoints = context.urls.len(), "probing this rank's servers");
+    let servers = start_servers(comm, &context, supervisor, Path::new(CHECK_LOG_FOLDER))?;
+    let checked_rank = CheckedRank {
+        rank: placement.rank,
+        host: placement.node.host,
+        local_rank: placement.local_rank,
+        local_size: placement.local_size,
+        endpoints: wait_for_endpoints(comm, &context, &servers, Deadline::default())?,
     };
     let library = comm.library_info().to_string();
-    let ranks = comm.gather_values(&found)?;
+    let ranks = comm.gather_values(&checked_rank)?;
     let verdict = ranks.map(|ranks| {
         let report = CheckReport::new(library, ranks);
         console::print_stdout(&if json {
@@ -49,8 +52,9 @@ pub fn run_check(
         } else {
             report.render_table()
         });
-        let least = common.settings.min_endpoints.count_of(report.endpoints as u64).max(1);
-        if (report.ready as u64) < least { JobVerdict::NoEndpoint } else { JobVerdict::Done }
+        // A check without any server must not pass, whatever share of them is required.
+        let required = context.settings.min_endpoints.count_of(report.endpoints as u64).max(1);
+        if (report.ready as u64) < required { JobVerdict::NoEndpoint } else { JobVerdict::Done }
     });
     Ok(comm.broadcast_value(verdict)?)
 }
@@ -58,7 +62,7 @@ pub fn run_check(
 fn check_report_json(report: &CheckReport) -> String {
     let text = serde_json::to_string_pretty(report);
     text.map_or_else(
-        |error| format!("the report cannot be written as JSON: {error}\n"),
-        |it| it + "\n",
+        |error| format!("cannot write the report as JSON: {error}\n"),
+        |text| text + "\n",
     )
 }

@@ -1,156 +1,121 @@
-//! Rank 0 while all work: it hears every rank, keeps the ledger, and decides for all.
+//! The coordinator: rank 0 during the work phase. It receives every rank's reports, grants leases and ends the work.
 //!
-//! Owns who counts as alive and when it is over. Who works on what is the book's, whether the job itself is wrong `wrong`'s;
-//! knows nothing of endpoints but how many are up.
+//! Owns the reactions to messages, the deadline and the drain, and when the work is over. Which rank works on which
+//! prompts (load balancing, speculation) is decided in `assignments.rs`, whether the job itself is wrong in
+//! `fail_fast.rs`. It knows nothing of endpoints but how many are up.
 
 use std::{
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     assignments::Assignments,
-    lease_client::{LeaseClient, LocalEvent},
-    protocol::{DispatchMessage, LeaseGrant, WorkEnd, WorkLease, WorkerReport, decode_message},
+    fail_fast::{FailFastDecision, decide_fail_fast},
+    lease_client::LeaseClient,
+    local_events::RootEvent,
+    progress_recorder::{ProgressRecorder, total_progress},
+    protocol::{LeaseGrant, ToRoot, ToWorker, WorkEnd, WorkLease, WorkerReport, decode_or_log},
+    rank_state::{HeldFailures, RankState},
+    stop_reason::{StopReason, early_end_reason},
 };
 use crate::job::{root::RootRun, setup::deadline::Deadline};
 use crate::{
     comm::{Mailbox, MailboxEvent, MessageTag, TypedComm},
-    console::ProgressView,
-    domain::{FailureKind, Merge, Timeline},
-    engine::{EngineExit, EngineProgress},
-    output::PromptCounts,
+    domain::{Merge, Tally},
+    engine::{EngineCommand, EngineExit, EngineProgress},
+    metrics::timeline::Timeline,
     settings::Settings,
+    site::ShutdownRequest,
 };
 
-/// How often the manifest says how it stands.
-const MANIFEST_INTERVAL: Duration = Duration::from_secs(5);
-/// More often at first: a start that is killed early has a history as well.
-const EARLY_MANIFEST_INTERVAL: Duration = Duration::from_secs(1);
-/// Rows travel in letters of about so many bytes.
+/// Size at which a lease with its text is split, in bytes.
 const MAX_LEASE_TEXT_BYTES: u64 = 32 << 20;
-/// Prompts are given so many times what one usually takes at the slowest rank, so that most get through.
+/// The drain begins this multiple of the slowest rank's median latency before the deadline, so that most requests in
+/// flight are answered in time.
 const DRAIN_LATENCY_FACTOR: u32 = 2;
-/// How often all ranks are looked at.
+/// Interval between two ticks: checks of liveness, deadline and load balance.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
-/// How often the progress is shown; the bar decides itself when.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Rank 0's side.
-pub(crate) struct Coordinator<'c, 'r> {
-    mailbox: Mailbox<'c, LocalEvent>,
-    lease_client: LeaseClient,
-    pub(crate) assignments: Assignments,
-    pub(crate) ranks: Vec<RankState>,
-    /// So many of them have ended their work.
-    ended_count: usize,
+/// Inputs of the coordinator.
+pub(crate) struct CoordinatorSetup<'r> {
     pub(crate) root: &'r mut RootRun,
-    progress_view: ProgressView,
-    /// Reads rows for ranks that cannot open the input.
-    text_fetcher: Option<mpsc::Sender<(usize, WorkLease)>>,
-    counts_before: PromptCounts,
-    /// Something was answered, if not now then before.
-    pub(crate) any_answered: bool,
-    rank_silence: Duration,
-    ready_timeout: Duration,
-    /// No endpoint of any rank is up since.
-    no_endpoint_since: Option<Instant>,
-    deadline: Deadline,
-    /// Nothing is granted any more; when what is under way then is ended too.
-    drain_until: Option<Instant>,
-    /// Everybody was told to stop.
-    stopping: bool,
-    last_tick: Instant,
-    /// What endpoints did over time, of the ranks that have ended.
-    timeline: Timeline,
-    started_at: Instant,
+    pub(crate) assignments: Assignments,
+    /// For each rank: it cannot open the input.
+    pub(crate) lacks_input: Vec<bool>,
+    pub(crate) deadline: Deadline,
 }
 
-/// What is known of a rank.
-pub(crate) struct RankState {
-    pub(crate) progress: EngineProgress,
-    pub(crate) ended: bool,
-    pub(crate) lost: bool,
-    /// It cannot open the input.
-    lacks_input: bool,
-    /// It was told last that nobody has more.
-    told_exhausted: bool,
-    /// How many first outcomes are all the same failure, and the words of it; and whether it was told to go further.
-    pub(crate) uniform_failures: Option<(u64, String, bool)>,
+/// Rank 0's loop and its state.
+pub(crate) struct Coordinator<'c, 'r> {
+    mailbox: Mailbox<'c, RootEvent>,
+    /// Rank 0's own side of the ledger.
+    lease_client: LeaseClient,
+    assignments: Assignments,
+    ranks: Vec<RankState>,
+    /// Number of ranks whose work has ended.
+    ended_count: usize,
+    root: &'r mut RootRun,
+    progress: ProgressRecorder,
+    /// Sends leases to the text fetcher, if a rank cannot open the input.
+    text_fetcher: Option<mpsc::Sender<(usize, WorkLease)>>,
+    /// A prompt was answered, in this session or an earlier one.
+    any_answered: bool,
+    rank_silence: Duration,
+    ready_timeout: Duration,
+    no_endpoint_since: Option<Instant>,
+    deadline: Deadline,
+    /// End of the time for requests in flight. Nothing is granted during a drain.
+    drain_until: Option<Instant>,
+    stopping: bool,
+    last_tick: Instant,
+    /// Endpoint load over time, of the ranks that have ended.
+    timeline: Timeline,
 }
 
 impl<'c, 'r> Coordinator<'c, 'r> {
-    /// `up` says how many endpoints each rank had when all began, `blind` who cannot open the input.
+    /// `ready_counts` is the number of ready endpoints of each rank at the start.
     pub(crate) fn new(
-        post: Mailbox<'c, LocalEvent>,
-        hand: LeaseClient,
-        book: Assignments,
-        root: &'r mut RootRun,
+        mailbox: Mailbox<'c, RootEvent>,
+        lease_client: LeaseClient,
+        setup: CoordinatorSetup<'r>,
         settings: &Settings,
-        (up, blind, limit): (&[u64], &[bool], Deadline),
-        fetch: Option<mpsc::Sender<(usize, WorkLease)>>,
+        ready_counts: &[u64],
+        text_fetcher: Option<mpsc::Sender<(usize, WorkLease)>>,
     ) -> Self {
-        let now = Instant::now();
-        let heard = |(rank, &up): (usize, &u64)| RankState {
-            progress: EngineProgress { endpoints_up: up, ..EngineProgress::default() },
-            ended: false,
-            lost: false,
-            lacks_input: blind.get(rank).copied().unwrap_or(false),
-            told_exhausted: false,
-            uniform_failures: None,
+        let CoordinatorSetup { root, assignments, lacks_input, deadline } = setup;
+        let new_state = |(rank, &ready): (usize, &u64)| {
+            RankState::new(ready, lacks_input.get(rank).copied().unwrap_or(false))
         };
-        let before = root.prompt_counts();
-        // (failed ones that are asked again are not done)
-        let done = before.submitted.saturating_sub(book.open_count());
+        let ranks: Vec<RankState> = ready_counts.iter().enumerate().map(new_state).collect();
+        let open_prompts = assignments.open_count();
         Self {
-            mailbox: post,
-            lease_client: hand,
-            assignments: book,
-            ranks: up.iter().enumerate().map(heard).collect(),
+            mailbox,
+            lease_client,
+            assignments,
             ended_count: 0,
-            progress_view: ProgressView::new(
-                settings.progress,
-                up.len(),
-                (before.submitted, done),
-                root.pass_name(),
-                limit.at,
-            ),
+            progress: ProgressRecorder::new(root, settings, ranks.len(), open_prompts, deadline),
+            ranks,
+            text_fetcher,
+            any_answered: root.prompt_counts().answered > 0,
             root,
-            text_fetcher: fetch,
-            any_answered: before.answered > 0,
-            counts_before: before,
             rank_silence: settings.rank_silence.to_duration(),
             ready_timeout: settings.ready_timeout.to_duration(),
             no_endpoint_since: None,
-            deadline: limit,
+            deadline,
             drain_until: None,
             stopping: false,
-            last_tick: now,
+            last_tick: Instant::now(),
             timeline: Timeline::default(),
-            started_at: now,
         }
     }
 
-    /// Until all have ended their work, or nobody is left who could.
+    /// Runs until all ranks have ended their work, or all others are lost.
     pub(crate) fn run_until_end(mut self) -> (WorkEnd, LeaseClient) {
-        let (mut look, mut show) = (Instant::now(), Instant::now());
-        // At once as well: a pace has two ends.
-        let mut manifest = Instant::now();
-        let over = loop {
-            match self.mailbox.wait_until(self.lease_client.next_report_time().min(look)) {
-                MailboxEvent::Local(LocalEvent::TextFetched(rank, lease)) => {
-                    self.on_text_fetched(rank, lease)
-                }
-                MailboxEvent::Local(said) => self.lease_client.on_local_event(said),
-                MailboxEvent::Message(letter) => {
-                    if let Some(message) = decode_message(&letter) {
-                        self.on_message(letter.from, message);
-                    }
-                }
-                MailboxEvent::TimedOut => {}
-            }
+        let mut next_tick = Instant::now();
+        let work_end = loop {
+            self.handle_next_event(self.lease_client.next_report_time().min(next_tick));
             let now = Instant::now();
             for message in self.lease_client.take_due_messages(now) {
                 self.on_message(0, message);
@@ -160,88 +125,70 @@ impl<'c, 'r> Coordinator<'c, 'r> {
                 self.mailbox.comm_mut().abort(crate::job::EXIT_STOPPED_EARLY);
             }
             if self.assignments.open_count() == 0 {
-                self.stop_all_ranks("every prompt has its outcome");
+                self.stop_all_ranks(StopReason::AllSettled);
             }
             if self.ended_count == self.ranks.len() {
                 break WorkEnd::AllRanksEnded;
             }
-            if now < look {
+            if now < next_tick {
                 continue;
             }
-            look = now + TICK_INTERVAL;
+            next_tick = now + TICK_INTERVAL;
             self.run_tick();
-            if now >= show {
-                show = now + PROGRESS_INTERVAL;
-                let progress = self.total_progress();
-                self.progress_view.update_display(
-                    &progress.tally,
-                    progress.in_flight,
-                    progress.endpoints_up,
-                );
-                if now >= manifest {
-                    let early = now - self.started_at < 2 * MANIFEST_INTERVAL;
-                    manifest =
-                        now + if early { EARLY_MANIFEST_INTERVAL } else { MANIFEST_INTERVAL };
-                    self.root.record_progress(
-                        &self.counts_before,
-                        &progress,
-                        self.ranks.iter().filter(|it| it.lost).count(),
-                    );
-                }
-            }
-            if self.ranks.iter().all(|rank| rank.ended || rank.lost) {
+            self.progress.record_if_due(now, &self.ranks, self.root);
+            if !self.ranks.iter().any(RankState::is_active) {
                 break WorkEnd::RanksLost;
             }
         };
-        self.finish_work(over);
-        (over, self.lease_client)
+        self.finish_work(work_end);
+        (work_end, self.lease_client)
     }
 
-    fn finish_work(&mut self, over: WorkEnd) {
-        let progress = self.total_progress();
-        self.progress_view.update_display(&progress.tally, 0, progress.endpoints_up);
-        self.progress_view.clear_bar();
+    fn handle_next_event(&mut self, until: Instant) {
+        match self.mailbox.wait_until(until) {
+            MailboxEvent::Local(RootEvent::TextFetched(rank, lease)) => {
+                self.on_text_fetched(rank, lease);
+            }
+            MailboxEvent::Local(RootEvent::Local(event)) => self.lease_client.on_local_event(event),
+            MailboxEvent::Message(message) => {
+                if let Some(decoded) = decode_or_log(&message) {
+                    self.on_message(message.from, decoded);
+                }
+            }
+            MailboxEvent::TimedOut => {}
+        }
+    }
+
+    fn finish_work(&mut self, work_end: WorkEnd) {
+        let progress = total_progress(&self.ranks, self.root);
         let lost: Vec<usize> = (0..self.ranks.len())
             .filter(|&rank| self.ranks[rank].lost && !self.ranks[rank].ended)
             .collect();
-        // Gathering may take long, and who looks meanwhile shall see that all is answered.
-        self.root.record_progress(&self.counts_before, &progress, lost.len());
-        self.root.save_timeline(&std::mem::take(&mut self.timeline), self.started_at);
+        self.progress.finish(&progress, lost.len(), self.root);
+        self.root.save_timeline(&std::mem::take(&mut self.timeline), self.progress.started_at());
         self.root.add_tally(progress.tally);
         self.root.set_lost_ranks(&lost);
-        self.root.expect_open(self.assignments.open_count());
+        let remaining = self.assignments.open_count();
+        self.root.expect_open(remaining);
         for rank in 1..self.ranks.len() {
-            self.send_to(rank, DispatchMessage::WorkEnd(over));
+            self.send_to(rank, ToWorker::WorkEnd(work_end));
         }
-        info!(ranks = self.ranks.len(), lost = lost.len(), "all ranks have ended their work");
-        if self.assignments.open_count() > 0 && self.root.fail_fast_reason.is_none() {
-            warn!("{} prompts stay open", self.assignments.open_count());
+        let ranks = self.ranks.len();
+        debug!(
+            event = "ranks_finished",
+            ranks,
+            lost = lost.len(),
+            "ranks finished: {} of {ranks}",
+            ranks - lost.len()
+        );
+        if remaining > 0 && self.root.fail_fast_reason.is_none() {
+            warn!(event = "prompts_remaining", remaining, "prompts remaining: {remaining}");
         }
     }
 
-    /// All that depends on time.
+    /// Does all that depends on time.
     fn run_tick(&mut self) {
-        // Who was away (stopped, swapped out) is rank 0 itself: the others' letters are still to be read.
-        let away = self.last_tick.elapsed() > self.rank_silence / 2;
-        self.last_tick = Instant::now();
-        if away {
-            (0..self.ranks.len())
-                .filter(|&rank| !self.ranks[rank].lost)
-                .for_each(|rank| self.assignments.touch_rank(rank));
-        }
-        for rank in self.assignments.expire_silent(self.rank_silence) {
-            // What has ended its work has nothing to say.
-            if !self.ranks[rank].ended {
-                warn!(
-                    rank,
-                    "this rank has not been heard of for {:?}: others get its prompts",
-                    self.rank_silence
-                );
-            }
-            self.ranks[rank].lost = true;
-            self.ranks[rank].progress.in_flight = 0;
-            self.ranks[rank].progress.endpoints_up = 0;
-        }
+        self.check_liveness();
         if self.stopping {
             return;
         }
@@ -252,109 +199,171 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         for (rank, lease) in self.assignments.rebalance_leases() {
             self.send_lease(rank, lease);
         }
-        // Who has ample work asks for none, and would not hear that it is the last.
+        // A rank with ample work sends no request, so it would not learn from a grant that no prompt is free.
         if self.assignments.grant_status().exhausted {
             for rank in 0..self.ranks.len() {
                 if !self.ranks[rank].told_exhausted {
-                    self.send_to(rank, DispatchMessage::Grant(self.assignments.grant_status()));
+                    self.send_to(rank, ToWorker::Grant(self.assignments.grant_status()));
                 }
             }
         }
-        self.decide_fail_fast();
+        self.apply_fail_fast();
+        self.check_endpoints();
+    }
+
+    fn check_liveness(&mut self) {
+        // Rank 0 was suspended (stopped, swapped out): the other ranks' messages are still queued, so none is expired.
+        let was_suspended = self.last_tick.elapsed() > self.rank_silence / 2;
+        self.last_tick = Instant::now();
+        if was_suspended {
+            (0..self.ranks.len())
+                .filter(|&rank| !self.ranks[rank].lost)
+                .for_each(|rank| self.assignments.touch_rank(rank));
+        }
+        for rank in self.assignments.expire_silent(self.rank_silence) {
+            // A rank that has ended its work sends nothing more.
+            if !self.ranks[rank].ended {
+                warn!(
+                    event = "rank_unresponsive",
+                    rank,
+                    silence_s = self.rank_silence.as_secs_f64(),
+                    "rank {rank} unresponsive for {:?}: its prompts are reassigned",
+                    self.rank_silence
+                );
+            }
+            self.ranks[rank].lost = true;
+            self.ranks[rank].progress.in_flight = 0;
+            self.ranks[rank].progress.endpoints_up = 0;
+        }
+    }
+
+    fn check_endpoints(&mut self) {
         let up: u64 = self.ranks.iter().map(|rank| rank.progress.endpoints_up).sum();
         self.no_endpoint_since =
             if up == 0 { self.no_endpoint_since.or(Some(Instant::now())) } else { None };
         if self.no_endpoint_since.is_some_and(|since| since.elapsed() >= self.ready_timeout) {
+            let remaining = self.assignments.open_count();
             warn!(
-                "no endpoint of any rank has answered for as long as --ready-timeout bears ({:?}): open prompts stay open",
+                event = "all_servers_down",
+                timeout_s = self.ready_timeout.as_secs_f64(),
+                remaining,
+                "all servers down for {:?} (--ready-timeout): stopping, prompts remaining: {remaining}",
                 self.ready_timeout
             );
-            self.stop_all_ranks("nobody is left to ask");
+            self.stop_all_ranks(StopReason::NoServer);
         }
     }
 
-    fn on_message(&mut self, from: usize, message: DispatchMessage) {
-        let heard = &mut self.ranks[from];
-        self.assignments.touch_rank(from);
-        if std::mem::take(&mut heard.lost) && !heard.ended {
-            info!(rank = from, "this rank is heard of again");
-            self.send_to(from, DispatchMessage::Revoke);
-        }
-        match message {
-            DispatchMessage::Report(report) => self.on_report(from, report),
-            DispatchMessage::EndpointTimeline(timeline) => self.timeline.merge(timeline),
-            DispatchMessage::EngineEnded(ended, tally) => {
-                let heard = &mut self.ranks[from];
-                heard.progress = EngineProgress { tally, in_flight: 0, endpoints_up: 0 };
-                self.ended_count += usize::from(!std::mem::replace(&mut heard.ended, true));
-                self.assignments.deregister_rank(from);
-                if !matches!(ended, EngineExit::Finished | EngineExit::Stopped) {
-                    warn!(
-                        rank = from,
-                        "this rank has ended its work before all was done: {ended:?}"
-                    );
+    fn apply_fail_fast(&mut self) {
+        self.any_answered |= self.ranks.iter().any(|rank| rank.progress.tally.answered > 0);
+        let decision = decide_fail_fast(
+            &self.ranks,
+            |rank| self.assignments.has_work(rank),
+            self.any_answered,
+            self.assignments.open_count(),
+        );
+        match decision {
+            FailFastDecision::Wait => {}
+            FailFastDecision::Proceed => {
+                for rank in 0..self.ranks.len() {
+                    if self.ranks[rank].held_failures.take().is_some() {
+                        self.send_to(rank, ToWorker::Engine(EngineCommand::Proceed));
+                    }
                 }
             }
-            DispatchMessage::UniformFailures(count, words) => {
-                self.ranks[from].uniform_failures = Some((count, words, false));
+            FailFastDecision::KeepHolding => {
+                for rank in 0..self.ranks.len() {
+                    if let Some(held) = &mut self.ranks[rank].held_failures
+                        && !std::mem::replace(&mut held.told_to_hold, true)
+                    {
+                        self.send_to(rank, ToWorker::Engine(EngineCommand::KeepHolding));
+                    }
+                }
             }
-            DispatchMessage::ShutdownRequested(ask) => {
-                let now = Instant::now();
-                self.begin_drain(self.deadline.after_signal(ask, now), "a signal asks for it");
+            FailFastDecision::FailJob(message) => {
+                self.root.fail_fast_reason.get_or_insert(message);
+                self.stop_all_ranks(StopReason::UniformFailures);
             }
-            DispatchMessage::Grant(_)
-            | DispatchMessage::Drain
-            | DispatchMessage::Redundant(_)
-            | DispatchMessage::Revoke
-            | DispatchMessage::Proceed
-            | DispatchMessage::KeepHolding
-            | DispatchMessage::Stop
-            | DispatchMessage::WorkEnd(_) => warn!(from, "a letter that only rank 0 writes"),
         }
+    }
+
+    fn on_message(&mut self, from: usize, message: ToRoot) {
+        let state = &mut self.ranks[from];
+        self.assignments.touch_rank(from);
+        if std::mem::take(&mut state.lost) && !state.ended {
+            info!(event = "rank_responsive", rank = from, "rank {from} responsive again");
+            self.send_to(from, ToWorker::Revoke);
+        }
+        match message {
+            ToRoot::Report(report) => self.on_report(from, report),
+            ToRoot::EndpointTimeline(timeline) => self.timeline.merge(timeline),
+            ToRoot::EngineEnded(exit, tally) => self.on_engine_end(from, &exit, tally),
+            ToRoot::UniformFailures(count, message) => {
+                let held = HeldFailures { count, message, told_to_hold: false };
+                self.ranks[from].held_failures = Some(held);
+            }
+            ToRoot::ShutdownRequested(request) => {
+                let signal = match request {
+                    ShutdownRequest::Now => "SIGINT or SIGTERM received",
+                    ShutdownRequest::Soon => "SIGUSR1 received",
+                };
+                self.begin_drain(self.deadline.after_signal(request, Instant::now()), signal);
+            }
+        }
+    }
+
+    fn on_engine_end(&mut self, from: usize, exit: &EngineExit, tally: Tally) {
+        let state = &mut self.ranks[from];
+        state.progress = EngineProgress { tally, in_flight: 0, endpoints_up: 0 };
+        self.ended_count += usize::from(!std::mem::replace(&mut state.ended, true));
+        self.assignments.deregister_rank(from);
+        let Some(reason) = early_end_reason(exit) else { return };
+        warn!(event = "rank_stopped_early", rank = from, "rank {from} stopped early: {reason}");
     }
 
     fn on_report(&mut self, from: usize, report: WorkerReport) {
         let WorkerReport {
             progress,
             settled,
-            returned: back,
-            prompts_wanted: want,
-            idle_capacity: idle,
-            typical_latency: usual,
+            returned,
+            prompts_wanted,
+            idle_capacity,
+            typical_latency,
         } = report;
         if !self.ranks[from].ended {
             self.ranks[from].progress = progress;
         }
-        for (rank, rows) in self.assignments.record_report(from, &settled, &back, usual) {
-            self.send_to(rank, DispatchMessage::Redundant(rows));
+        let redundant = self.assignments.record_report(from, &settled, &returned, typical_latency);
+        for (rank, rows) in redundant {
+            self.send_to(rank, ToWorker::Redundant(rows));
         }
         let lease = if self.stopping || self.drain_until.is_some() || self.ranks[from].ended {
             None
         } else {
-            self.assignments.handle_demand(from, want, idle)
+            self.assignments.handle_demand(from, prompts_wanted, idle_capacity)
         };
         match lease {
             Some(lease) => self.send_lease(from, lease),
-            // Heard.
-            None => self.send_to(from, DispatchMessage::Grant(self.assignments.grant_status())),
+            // An acknowledgement: without it the rank would consider rank 0 lost.
+            None => self.send_to(from, ToWorker::Grant(self.assignments.grant_status())),
         }
     }
 
     fn send_lease(&mut self, rank: usize, lease: WorkLease) {
         if self.ranks[rank].lacks_input
             && lease.rows.text.is_none()
-            && let Some(fetch) = &self.text_fetcher
+            && let Some(fetcher) = &self.text_fetcher
         {
             let (lease, rest) = lease.split_at_bytes(MAX_LEASE_TEXT_BYTES);
             self.assignments.return_places(rank, &rest);
-            if fetch.send((rank, lease)).is_err() {
-                self.stop_all_ranks("the input cannot be read for other ranks");
+            if fetcher.send((rank, lease)).is_err() {
+                self.stop_all_ranks(StopReason::InputUnreadable);
             }
-            return self.send_to(rank, DispatchMessage::Grant(self.assignments.grant_status()));
+            return self.send_to(rank, ToWorker::Grant(self.assignments.grant_status()));
         }
         let places = lease.places.clone();
         let grant = LeaseGrant { lease: Some(lease), ..self.assignments.grant_status() };
-        if !self.try_send_to(rank, DispatchMessage::Grant(grant)) {
+        if !self.try_send_to(rank, ToWorker::Grant(grant)) {
             self.assignments.return_places(rank, &places);
         }
     }
@@ -362,77 +371,68 @@ impl<'c, 'r> Coordinator<'c, 'r> {
     fn on_text_fetched(&mut self, rank: usize, lease: Result<WorkLease, String>) {
         match lease {
             Ok(lease) => self.send_lease(rank, lease),
-            Err(why) => {
-                error!("the input cannot be read on for rank {rank}: {why}");
-                self.stop_all_ranks("the input cannot be read");
+            Err(reason) => {
+                error!(
+                    event = "input_unreadable",
+                    rank, "cannot read the input for rank {rank}: {reason}"
+                );
+                self.stop_all_ranks(StopReason::InputUnreadable);
             }
         }
     }
 
-    /// Begins to end when what is left of the walltime is less than prompts take, and ends when it is over.
+    /// Begins the drain when the time left is less than a prompt takes, and ends the work when the time is over.
     fn check_deadline(&mut self) {
         let now = Instant::now();
+        let drain_time = self.assignments.slowest_typical_latency() * DRAIN_LATENCY_FACTOR;
         match (self.drain_until, self.deadline.at) {
             (Some(_), _) if self.assignments.leased_count() == 0 => {
-                self.stop_all_ranks("nothing is under way any more")
+                self.stop_all_ranks(StopReason::Drained);
             }
-            (Some(end), _) if now >= end => self.stop_all_ranks("the time is over"),
-            (None, Some(end))
-                if now + self.assignments.slowest_typical_latency() * DRAIN_LATENCY_FACTOR
-                    >= end =>
-            {
-                self.begin_drain(end, "the walltime comes to its end");
-            }
+            (Some(end), _) if now >= end => self.stop_all_ranks(StopReason::TimeOver),
+            (None, Some(end)) if now + drain_time >= end => self.begin_drain(end, "deadline near"),
             _ => {}
         }
     }
 
-    /// Nothing is granted or sent any more; what is under way has until `end`.
-    fn begin_drain(&mut self, end: Instant, why: &str) {
+    /// Stops grants and new requests; requests in flight have until `end`.
+    fn begin_drain(&mut self, end: Instant, reason: &str) {
         if self.drain_until.is_some_and(|before| before <= end) || self.stopping {
             return;
         }
         let seconds = end.saturating_duration_since(Instant::now()).as_secs_f64();
-        warn!("{why}: no more prompts are sent, and those under way have {seconds:.0} s left");
+        let in_flight = total_progress(&self.ranks, self.root).in_flight;
+        warn!(
+            event = "drain_started",
+            left_s = seconds,
+            in_flight,
+            "stopping: {reason}; waiting up to {seconds:.0} s for {in_flight} sequences in flight (a signal aborts)"
+        );
         if self.drain_until.replace(end).is_none() {
             for rank in 0..self.ranks.len() {
-                self.send_to(rank, DispatchMessage::Drain);
+                self.send_to(rank, ToWorker::Drain);
             }
         }
     }
 
-    /// Tells everybody to stop, once.
-    pub(crate) fn stop_all_ranks(&mut self, why: &str) {
+    /// Stops all engines, once.
+    fn stop_all_ranks(&mut self, reason: StopReason) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
-        info!("the work ends: {why}");
+        info!(event = reason.event(), "{reason}");
         for rank in 0..self.ranks.len() {
-            self.send_to(rank, DispatchMessage::Stop);
+            self.send_to(rank, ToWorker::Engine(EngineCommand::Stop));
         }
     }
 
-    fn total_progress(&self) -> EngineProgress {
-        let mut sum = EngineProgress::default();
-        let bad = self.root.bad_rows.len() as u64;
-        if bad > 0 {
-            sum.tally.failed.insert(FailureKind::BadRow, bad);
-        }
-        for rank in &self.ranks {
-            sum.tally.merge(rank.progress.tally.clone());
-            sum.in_flight += rank.progress.in_flight;
-            sum.endpoints_up += rank.progress.endpoints_up;
-        }
-        sum
-    }
-
-    pub(crate) fn send_to(&mut self, rank: usize, message: DispatchMessage) {
+    fn send_to(&mut self, rank: usize, message: ToWorker) {
         self.try_send_to(rank, message);
     }
 
-    /// Tells a rank; false where that cannot be.
-    fn try_send_to(&mut self, rank: usize, message: DispatchMessage) -> bool {
-        if let DispatchMessage::Grant(grant) = &message {
+    /// Returns false if the message cannot be sent.
+    fn try_send_to(&mut self, rank: usize, message: ToWorker) -> bool {
+        if let ToWorker::Grant(grant) = &message {
             self.ranks[rank].told_exhausted = grant.exhausted;
         }
         if rank == 0 {
@@ -440,25 +440,9 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             return true;
         }
         let sent = self.mailbox.comm_mut().send_value(rank, MessageTag::Job, &message);
-        sent.inspect_err(|error| warn!(rank, "{error}")).is_ok()
+        sent.inspect_err(|error| {
+            warn!(event = "send_failed", rank, "cannot send to rank {rank}: {error}");
+        })
+        .is_ok()
     }
-}
-
-/// A thread that reads rows for ranks that cannot, until nobody asks any more.
-pub(crate) fn spawn_text_fetcher(
-    source: crate::input::InputSource,
-    tell: mpsc::Sender<LocalEvent>,
-) -> Option<mpsc::Sender<(usize, WorkLease)>> {
-    let (asks, asked) = mpsc::channel::<(usize, WorkLease)>();
-    let read = move || {
-        for (rank, lease) in asked {
-            let rows = lease.rows.with_text(&source).map_err(|error| error.to_string());
-            let lease = rows.map(|rows| WorkLease { places: lease.places, rows });
-            if tell.send(LocalEvent::TextFetched(rank, lease)).is_err() {
-                return; // the job is ending
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("fetcher".into()).spawn(read);
-    thread.map(|_| asks).map_err(|error| error!("no thread can be started: {error}")).ok()
 }

@@ -1,54 +1,96 @@
-//! Is the job itself wrong? What rank 0 makes of ranks whose first outcomes are all the same failure.
+//! Fail-fast across ranks: the decision whether ranks whose first outcomes are all the same failure mean a wrong job.
 //!
-//! Owns that decision. What is held back meanwhile, and that nothing is sent, is the engines' affair.
+//! Owns that decision, as a pure function over the ranks' states; the coordinator acts on it. That each engine holds
+//! its failures back meanwhile and sends nothing is in `engine/scheduler/fail_fast.rs`.
 
-use super::{
-    coordinator::{Coordinator, RankState},
-    protocol::DispatchMessage,
-};
+use super::rank_state::RankState;
+use crate::job::setup::engine_policy::FAIL_FAST_SAMPLE;
 
-/// So many first outcomes of all ranks that are the same failure mean that the job is wrong.
-pub(crate) const FAIL_FAST_SAMPLE: usize = 100;
+/// Decision about the failures that ranks hold back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum FailFastDecision {
+    /// No rank holds failures back, or a rank with work has not reported yet.
+    Wait,
+    /// The failures are the prompts' own: they are written, and the ranks continue.
+    Proceed,
+    /// The failures are too few to judge: the ranks send as many prompts again.
+    KeepHolding,
+    /// The job is wrong; all first outcomes failed with this message.
+    FailJob(String),
+}
 
-impl Coordinator<'_, '_> {
-    /// Ranks whose first outcomes are all the same failure wait for a word. Once anybody has answered anything, or nothing
-    /// else is left to be asked, failures are the prompts' own; if all who have work say the same, and there are enough of
-    /// them, the job is wrong; if there are too few, they go further.
-    pub(crate) fn decide_fail_fast(&mut self) {
-        if self.ranks.iter().all(|rank| rank.uniform_failures.is_none()) {
-            return;
+/// Decides on the failures that ranks hold back. `any_answered`: a prompt was answered, in this session or an earlier
+/// one. `open_prompts` is the number of prompts without an outcome, on all ranks.
+///
+/// After any answer, or if the held failures are all that is left, the failures are the prompts' own. If every rank
+/// with work holds failures, enough of them mean that the job is wrong, and with too few the ranks go on.
+pub(crate) fn decide_fail_fast(
+    ranks: &[RankState],
+    has_work: impl Fn(usize) -> bool,
+    any_answered: bool,
+    open_prompts: u64,
+) -> FailFastDecision {
+    let mut held = ranks.iter().filter_map(|rank| rank.held_failures.as_ref());
+    let Some(first) = held.next() else { return FailFastDecision::Wait };
+    if any_answered {
+        return FailFastDecision::Proceed;
+    }
+    let is_decided = |(rank, state): (usize, &RankState)| {
+        !state.is_active() || state.held_failures.is_some() || !has_work(rank)
+    };
+    if !ranks.iter().enumerate().all(is_decided) {
+        return FailFastDecision::Wait;
+    }
+    let count = first.count + held.map(|failures| failures.count).sum::<u64>();
+    if count >= FAIL_FAST_SAMPLE as u64 {
+        FailFastDecision::FailJob(first.message.clone())
+    } else if count < open_prompts {
+        FailFastDecision::KeepHolding
+    } else {
+        FailFastDecision::Proceed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::rank_state::HeldFailures, *};
+
+    /// Two ranks, of which the second holds no failures where `counts` has one entry.
+    fn ranks_holding(counts: &[u64]) -> Vec<RankState> {
+        let mut ranks = vec![RankState::new(1, false), RankState::new(1, false)];
+        for (rank, &count) in ranks.iter_mut().zip(counts) {
+            rank.held_failures =
+                Some(HeldFailures { count, message: "HTTP 400".into(), told_to_hold: false });
         }
-        self.any_answered |= self.ranks.iter().any(|rank| rank.progress.tally.answered > 0);
-        let decided = |(place, rank): (usize, &RankState)| {
-            rank.ended
-                || rank.lost
-                || rank.uniform_failures.is_some()
-                || !self.assignments.has_work(place)
+        ranks
+    }
+
+    #[test]
+    fn ranks_wait_until_all_that_have_work_hold_failures() {
+        let decide = |ranks: &[RankState], second_works| {
+            decide_fail_fast(ranks, |rank| rank == 0 || second_works, false, 1000)
         };
-        if !self.any_answered && !self.ranks.iter().enumerate().all(decided) {
-            return;
-        }
-        let count: u64 =
-            self.ranks.iter().filter_map(|rank| Some(rank.uniform_failures.as_ref()?.0)).sum();
-        let wrong = !self.any_answered && count >= FAIL_FAST_SAMPLE as u64;
-        let further = !self.any_answered && count < self.assignments.open_count();
-        for rank in 0..self.ranks.len() {
-            let Some((count, words, told)) = self.ranks[rank].uniform_failures.take() else {
-                continue;
-            };
-            if wrong {
-                self.root.fail_fast_reason.get_or_insert(words);
-            } else if further {
-                self.ranks[rank].uniform_failures = Some((count, words, true));
-                if !told {
-                    self.send_to(rank, DispatchMessage::KeepHolding);
-                }
-            } else {
-                self.send_to(rank, DispatchMessage::Proceed);
-            }
-        }
-        if wrong {
-            self.stop_all_ranks("all first outcomes are the same failure");
-        }
+        assert_eq!(decide(&ranks_holding(&[]), true), FailFastDecision::Wait);
+        assert_eq!(decide(&ranks_holding(&[200]), true), FailFastDecision::Wait);
+        let wrong = FailFastDecision::FailJob("HTTP 400".into());
+        assert_eq!(decide(&ranks_holding(&[200]), false), wrong);
+        let mut lost = ranks_holding(&[200]);
+        lost[1].lost = true;
+        assert_eq!(decide(&lost, true), wrong, "a lost rank is not waited for");
+    }
+
+    #[test]
+    fn a_hundred_uniform_failures_fail_the_job_and_fewer_go_on() {
+        let decide =
+            |counts: &[u64], open| decide_fail_fast(&ranks_holding(counts), |_| true, false, open);
+        assert_eq!(decide(&[50, 50], 1000), FailFastDecision::FailJob("HTTP 400".into()));
+        assert_eq!(decide(&[50, 49], 1000), FailFastDecision::KeepHolding);
+        assert_eq!(decide(&[50, 49], 99), FailFastDecision::Proceed, "no prompt is left to send");
+    }
+
+    #[test]
+    fn after_any_answer_failures_are_the_prompts_own() {
+        let decision = decide_fail_fast(&ranks_holding(&[200]), |_| true, true, 1000);
+        assert_eq!(decision, FailFastDecision::Proceed);
     }
 }

@@ -1,8 +1,9 @@
-//! A rank's own side of the ledger: what it was given, what it has settled, and when it says so.
+//! The lease client: a rank's own side of the ledger, and the schedule of its reports.
 //!
 //! Owns the bookkeeping between the engine, which knows rows, and rank 0, which knows places; and when a report is due:
-//! soon where work is needed or, near the end, was done; every few seconds otherwise. Rank 0 has one of its own. It knows
-//! neither MPI nor HTTP: words come in, letters go out.
+//! at once if prompts are needed or, near the end, outcomes were written; every few seconds otherwise. Rank 0 has one
+//! of its own. It uses neither MPI nor HTTP: events and messages come in, messages go out. The loop around it is
+//! `worker.rs`, on rank 0 `coordinator.rs`.
 
 use std::{
     collections::HashMap,
@@ -12,33 +13,23 @@ use std::{
 
 use tracing::{error, warn};
 
-use super::protocol::{DispatchMessage, LeaseGrant, WorkLease, WorkerReport, compress_runs};
+use super::{
+    local_events::LocalEvent,
+    protocol::{LeaseGrant, ToRoot, ToWorker, WorkEnd, WorkLease, WorkerReport, compress_runs},
+};
 use crate::{
     domain::Tally,
-    engine::{EngineBacklog, EngineEvent, EngineExit, EngineHandle, EngineProgress},
-    input,
+    engine::{EngineBacklog, EngineCommand, EngineEvent, EngineExit, EngineHandle, EngineProgress},
+    input::RowLease,
     ledger::{min_report_interval, target_backlog},
-    site::ShutdownRequest,
 };
 
-/// What a rank's other threads say to its main thread.
-pub(crate) enum LocalEvent {
-    /// The engine.
-    Engine(EngineEvent),
-    /// The outcomes of these rows are in the shard file.
-    RowsWritten(Vec<u64>),
-    /// Somebody asks this process to end.
-    ShutdownRequested(ShutdownRequest),
-    /// On rank 0: a lease for a rank, with its rows' text.
-    TextFetched(usize, Result<WorkLease, String>),
-}
-
-/// A rank's work.
+/// The leases of a rank, its engine, and the messages it owes rank 0.
 pub(crate) struct LeaseClient {
     engine: Option<EngineHandle>,
-    /// To the engine's reader; without it the prompts come to their end.
-    lease_sender: Option<mpsc::Sender<input::RowLease>>,
-    /// The place of each row that it has.
+    /// Sends leases to the engine's reader. Dropping it ends the engine's input.
+    lease_sender: Option<mpsc::Sender<RowLease>>,
+    /// Place of each row that the rank holds.
     place_of_row: HashMap<u64, u64>,
     /// Prompts given to the engine in all.
     prompts_given: u64,
@@ -46,58 +37,58 @@ pub(crate) struct LeaseClient {
     returned: Vec<u64>,
     progress: EngineProgress,
     backlog: EngineBacklog,
-    /// What rank 0 said last.
+    /// The last grant said that no prompt is free.
     exhausted: bool,
     seconds_left: Option<f64>,
-    /// It asked for prompts and has not got any since.
+    /// The rank has asked for prompts and received none since.
     awaiting_grant: bool,
-    /// How often somebody asked this process to end.
+    /// Number of signals that asked this process to shut down.
     shutdown_requests: u32,
     reported_idle: u64,
     reported_up: bool,
     reported_answered: bool,
-    /// To be sent as they are.
-    outbox: Vec<DispatchMessage>,
+    /// Messages other than reports, to be sent after the next report.
+    outbox: Vec<ToRoot>,
     schedule: ReportSchedule,
-    /// The next report, and the next at the soonest.
+    /// Time of the next report if nothing happens before.
     next_report: Instant,
+    /// Earliest time of an urgent report.
     earliest_report: Instant,
 }
 
-/// How often a rank writes.
+/// Intervals between the reports of a rank.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReportSchedule {
-    /// At least so often.
-    pub(crate) max_interval: Duration,
-    /// Letters are no closer together: rank 0 reads those of all ranks.
-    pub(crate) min_interval: Duration,
-    /// The first is sent after so long, so that not all are at once.
+    max_interval: Duration,
+    /// Limits the message rate at rank 0, which reads the reports of all ranks.
+    min_interval: Duration,
+    /// Spreads the first reports of the ranks over an interval.
     first_delay: Duration,
 }
 
 impl ReportSchedule {
-    /// For one of so many ranks, which are lost when they are silent for so long.
+    /// Creates the schedule of a rank that counts as lost after `silence`.
     pub(crate) fn for_rank(rank: usize, ranks: usize, silence: Duration) -> Self {
-        let apart = min_report_interval(ranks);
-        // A rank that is alone has nobody to spare, and somebody may look at its bar.
-        let every = Duration::from_secs(if ranks == 1 { 1 } else { 5 });
-        let every = every.max(apart).min(silence / 4);
-        let first = every.mul_f64((rank + 1) as f64 / ranks.max(1) as f64);
-        Self { max_interval: every, min_interval: apart, first_delay: first }
+        let min_interval = min_report_interval(ranks);
+        // A single rank costs no other rank anything, and its progress bar may be on a terminal.
+        let max_interval = Duration::from_secs(if ranks == 1 { 1 } else { 5 });
+        let max_interval = max_interval.max(min_interval).min(silence / 4);
+        let first_delay = max_interval.mul_f64((rank + 1) as f64 / ranks.max(1) as f64);
+        Self { max_interval, min_interval, first_delay }
     }
 }
 
 impl LeaseClient {
-    /// Of an engine at work, or none.
+    /// Creates the client of a running engine, or of a rank without one.
     pub(crate) fn new(
         engine: Option<EngineHandle>,
-        leases: Option<mpsc::Sender<input::RowLease>>,
-        rhythm: ReportSchedule,
+        lease_sender: Option<mpsc::Sender<RowLease>>,
+        schedule: ReportSchedule,
     ) -> Self {
         let now = Instant::now();
         Self {
             engine,
-            lease_sender: leases,
+            lease_sender,
             place_of_row: HashMap::new(),
             prompts_given: 0,
             settled: Vec::new(),
@@ -112,13 +103,13 @@ impl LeaseClient {
             reported_up: false,
             reported_answered: false,
             outbox: Vec::new(),
-            schedule: rhythm,
-            next_report: now + rhythm.first_delay,
+            schedule,
+            next_report: now + schedule.first_delay,
             earliest_report: now,
         }
     }
 
-    /// When there will be something to write, if nothing happens before.
+    /// Returns the time at which a message will be due if nothing happens before.
     pub(crate) fn next_report_time(&self) -> Instant {
         if self.is_report_urgent() {
             self.earliest_report.min(self.next_report)
@@ -127,159 +118,161 @@ impl LeaseClient {
         }
     }
 
-    /// A thread of this rank has said something.
-    pub(crate) fn on_local_event(&mut self, said: LocalEvent) {
-        match said {
-            LocalEvent::Engine(EngineEvent::Progress(progress)) => self.progress = progress,
-            LocalEvent::Engine(EngineEvent::Backlog(in_hand)) => self.backlog = in_hand,
-            LocalEvent::Engine(EngineEvent::PromptsReturned(rows)) => {
-                self.backlog.queued_count = 0;
-                self.returned.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
-            }
-            LocalEvent::Engine(EngineEvent::FailFastTripped(count, words)) => {
-                self.outbox.push(DispatchMessage::UniformFailures(count, words));
-            }
-            LocalEvent::Engine(EngineEvent::TimelineRecorded(timeline)) => {
-                self.outbox.push(DispatchMessage::EndpointTimeline(timeline))
-            }
-            LocalEvent::Engine(EngineEvent::Ended(ended, tally)) => {
-                self.on_engine_end(ended, tally)
-            }
+    /// Handles an event of another thread of this rank.
+    pub(crate) fn on_local_event(&mut self, event: LocalEvent) {
+        match event {
+            LocalEvent::Engine(event) => self.on_engine_event(event),
             LocalEvent::RowsWritten(rows) => {
                 self.settled.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
             }
-            LocalEvent::ShutdownRequested(ask) => {
+            LocalEvent::ShutdownRequested(request) => {
                 self.shutdown_requests += 1;
-                self.outbox.push(DispatchMessage::ShutdownRequested(ask));
-            }
-            LocalEvent::TextFetched(rank, _) => {
-                warn!(rank, "text for a lease, which only rank 0 sends")
+                self.outbox.push(ToRoot::ShutdownRequested(request));
             }
         }
     }
 
-    /// Rank 0 has written.
-    pub(crate) fn on_message(&mut self, message: DispatchMessage) {
+    fn on_engine_event(&mut self, event: EngineEvent) {
+        match event {
+            EngineEvent::Progress(progress) => self.progress = progress,
+            EngineEvent::Backlog(backlog) => self.backlog = backlog,
+            EngineEvent::PromptsReturned(rows) => {
+                self.backlog.queued_count = 0;
+                self.returned.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
+            }
+            EngineEvent::FailFastTripped(count, message) => {
+                self.outbox.push(ToRoot::UniformFailures(count, message));
+            }
+            EngineEvent::TimelineRecorded(timeline) => {
+                self.outbox.push(ToRoot::EndpointTimeline(timeline));
+            }
+            EngineEvent::Ended(exit, tally) => self.on_engine_end(exit, tally),
+        }
+    }
+
+    /// Handles a message from rank 0. Returns the end of the work phase if it is that message.
+    pub(crate) fn on_message(&mut self, message: ToWorker) -> Option<WorkEnd> {
         match message {
-            DispatchMessage::Grant(grant) => self.on_grant(grant),
-            DispatchMessage::Redundant(rows) => {
+            ToWorker::Grant(grant) => self.on_grant(grant),
+            ToWorker::Redundant(rows) => {
                 for row in &rows {
                     self.place_of_row.remove(row);
                 }
-                self.with_engine(|engine| engine.drop_redundant(rows));
+                self.command_engine(EngineCommand::DropRedundant(rows));
             }
-            DispatchMessage::Revoke => {
-                let given = self.prompts_given;
-                self.with_engine(|engine| engine.revoke_unsent(given));
+            ToWorker::Revoke => {
+                self.command_engine(EngineCommand::RevokeUnsent(self.prompts_given));
             }
-            DispatchMessage::Proceed => self.with_engine(EngineHandle::proceed),
-            DispatchMessage::KeepHolding => self.with_engine(EngineHandle::keep_holding),
-            DispatchMessage::Drain => {
+            ToWorker::Drain => {
+                // Makes outcomes urgent: rank 0 ends the work when the last of them is reported.
                 self.exhausted = true;
-                self.with_engine(EngineHandle::drain);
+                self.command_engine(EngineCommand::Drain);
             }
-            DispatchMessage::Stop => self.with_engine(EngineHandle::stop),
-            DispatchMessage::WorkEnd(_) => {}
-            DispatchMessage::Report(_)
-            | DispatchMessage::EndpointTimeline(_)
-            | DispatchMessage::EngineEnded(..)
-            | DispatchMessage::UniformFailures(..)
-            | DispatchMessage::ShutdownRequested(_) => {
-                warn!("a letter that only rank 0 reads");
-            }
+            ToWorker::Engine(command) => self.command_engine(command),
+            ToWorker::WorkEnd(end) => return Some(end),
         }
+        None
     }
 
-    /// The letters that are due.
-    pub(crate) fn take_due_messages(&mut self, now: Instant) -> Vec<DispatchMessage> {
-        let mut letters = Vec::new();
-        // What was done is told before that it is over.
+    /// Returns the messages that are due.
+    pub(crate) fn take_due_messages(&mut self, now: Instant) -> Vec<ToRoot> {
+        let mut messages = Vec::new();
+        // A report precedes every other message, so that rank 0 knows all outcomes before the end of the engine.
         if now >= self.next_report_time() || !self.outbox.is_empty() {
             (self.next_report, self.earliest_report) =
                 (now + self.schedule.max_interval, now + self.schedule.min_interval);
-            letters.push(DispatchMessage::Report(self.build_report()));
+            messages.push(ToRoot::Report(self.build_report()));
         }
-        letters.append(&mut self.outbox);
-        letters
+        messages.append(&mut self.outbox);
+        messages
     }
 
-    /// Has it asked for something that it needs soon, or is the end near? Then letters are looked for often.
+    /// Returns true if a grant is awaited or the end is near, so that messages should be polled for often.
     pub(crate) fn is_waiting(&self) -> bool {
         self.awaiting_grant || self.exhausted
     }
 
-    /// Was this process asked to end more than once? Then nothing is waited for any more.
+    /// Returns true after a second signal: the process exits without waiting for anything.
     pub(crate) fn is_shutdown_forced(&self) -> bool {
         self.shutdown_requests > 1
     }
 
-    /// Ends the engine and waits for its threads.
+    /// Stops the engine and waits for its threads.
     pub(crate) fn stop_engine(mut self) {
         self.lease_sender = None;
         if let Some(engine) = self.engine.take() {
-            engine.stop();
+            engine.send_command(EngineCommand::Stop);
             engine.join();
         }
     }
 
-    fn with_engine(&self, tell: impl FnOnce(&EngineHandle)) {
+    fn command_engine(&self, command: EngineCommand) {
         if let Some(engine) = &self.engine {
-            tell(engine);
+            engine.send_command(command);
         }
     }
 
     fn on_grant(&mut self, grant: LeaseGrant) {
-        let LeaseGrant { lease, exhausted: ending, seconds_left: left } = grant;
-        let has_more = lease.is_some();
+        let LeaseGrant { lease, exhausted, seconds_left } = grant;
+        let has_lease = lease.is_some();
         if let Some(lease) = lease {
-            self.awaiting_grant = false;
-            let places: Vec<(u64, u64)> = lease.row_places().collect();
-            if self.lease_sender.as_ref().is_some_and(|leases| leases.send(lease.rows).is_ok()) {
-                self.prompts_given += places.len() as u64;
-                self.place_of_row.extend(places);
-            } else {
-                // The reader has met its end, and the engine will: it needs nothing more.
-                self.lease_sender = None;
-                self.returned.extend(places.into_iter().map(|(_, place)| place));
-            }
+            self.accept_lease(lease);
         }
-        self.seconds_left = left;
-        if has_more || ending != self.exhausted {
-            self.exhausted = ending;
-            let given = self.prompts_given;
-            self.with_engine(|engine| engine.set_supplied(given, ending));
+        self.seconds_left = seconds_left;
+        if has_lease || exhausted != self.exhausted {
+            self.exhausted = exhausted;
+            self.command_engine(EngineCommand::SetSupplied(self.prompts_given, exhausted));
         }
     }
 
-    fn on_engine_end(&mut self, ended: EngineExit, tally: Tally) {
-        match &ended {
-            EngineExit::Finished | EngineExit::Stopped | EngineExit::WriteFailed => {} // the last was told where it happened
+    fn accept_lease(&mut self, lease: WorkLease) {
+        self.awaiting_grant = false;
+        let places: Vec<(u64, u64)> = lease.row_places().collect();
+        if self.lease_sender.as_ref().is_some_and(|sender| sender.send(lease.rows).is_ok()) {
+            self.prompts_given += places.len() as u64;
+            self.place_of_row.extend(places);
+        } else {
+            // The reader has ended, and the engine will: it needs no more prompts.
+            self.lease_sender = None;
+            self.returned.extend(places.into_iter().map(|(_, place)| place));
+        }
+    }
+
+    fn on_engine_end(&mut self, exit: EngineExit, tally: Tally) {
+        match &exit {
+            // A failed write is logged by the writer.
+            EngineExit::Finished | EngineExit::Stopped | EngineExit::WriteFailed => {}
             EngineExit::Stalled => warn!(
-                "this rank's endpoints do nothing but refuse, for as long as --ready-timeout bears: its prompts go to others"
+                event = "rank_stalled",
+                "all servers of this rank have been failing for --ready-timeout: its prompts are reassigned"
             ),
-            EngineExit::ReadFailed(why) => error!("the input cannot be read on: {why}"),
-            EngineExit::StartFailed(why) => error!("this rank cannot work: {why}"),
+            EngineExit::ReadFailed(reason) => {
+                error!(event = "input_unreadable", "cannot read the input: {reason}");
+            }
+            EngineExit::StartFailed(reason) => {
+                error!(event = "engine_start_failed", "cannot start work on this rank: {reason}");
+            }
         }
         self.progress = EngineProgress { tally: tally.clone(), in_flight: 0, endpoints_up: 0 };
         self.backlog =
             EngineBacklog { received_count: self.prompts_given, ..EngineBacklog::default() };
-        self.outbox.push(DispatchMessage::EngineEnded(ended, tally));
+        self.outbox.push(ToRoot::EngineEnded(exit, tally));
     }
 
     fn is_report_urgent(&self) -> bool {
         let asks = !self.awaiting_grant && self.prompts_wanted() > 0;
-        // Where there is ample work, what was done is told with the next question after more.
-        let did = (self.exhausted || self.awaiting_grant) && !self.settled.is_empty();
+        // While work is ample, outcomes are reported with the next request for more.
+        let settles = (self.exhausted || self.awaiting_grant) && !self.settled.is_empty();
         let idles = self.exhausted && self.backlog.idle_permits != self.reported_idle;
-        // The first answer is news: others may wait to hear whether there is any.
-        let answered = self.progress.tally.answered > 0 && !self.reported_answered;
-        let turned = (self.progress.endpoints_up > 0) != self.reported_up;
-        asks || did || idles || answered || turned || !self.returned.is_empty()
+        // The first answer anywhere ends the fail-fast wait of other ranks.
+        let answers = self.progress.tally.answered > 0 && !self.reported_answered;
+        let up_changes = (self.progress.endpoints_up > 0) != self.reported_up;
+        asks || settles || idles || answers || up_changes || !self.returned.is_empty()
     }
 
     fn build_report(&mut self) -> WorkerReport {
-        let want = self.prompts_wanted();
-        self.awaiting_grant |= want > 0;
+        let prompts_wanted = self.prompts_wanted();
+        self.awaiting_grant |= prompts_wanted > 0;
         self.reported_idle = self.backlog.idle_permits;
         self.reported_up = self.progress.endpoints_up > 0;
         self.reported_answered = self.progress.tally.answered > 0;
@@ -287,27 +280,28 @@ impl LeaseClient {
             progress: self.progress.clone(),
             settled: compress_runs(std::mem::take(&mut self.settled)),
             returned: compress_runs(std::mem::take(&mut self.returned)),
-            prompts_wanted: want,
+            prompts_wanted,
             idle_capacity: self.backlog.idle_permits,
             typical_latency: self.backlog.p50_latency,
         }
     }
 
-    /// How many more prompts its windows can use soon: nothing while it has half of that.
+    /// Returns the number of prompts to ask for: up to the target backlog, or none while more than half of it is
+    /// queued.
     fn prompts_wanted(&self) -> u64 {
         if self.lease_sender.is_none() {
             return 0;
         }
-        let EngineBacklog {
-            received_count: taken,
-            queued_count: waiting,
-            window_total: windows,
-            answer_rate: rate,
-            ..
-        } = self.backlog;
-        let have = waiting + self.prompts_given.saturating_sub(taken);
-        let target = target_backlog(windows, rate, self.seconds_left, self.schedule.min_interval);
-        if have * 2 > target { 0 } else { target.saturating_sub(have) }
+        let EngineBacklog { received_count, queued_count, window_total, answer_rate, .. } =
+            self.backlog;
+        let queued = queued_count + self.prompts_given.saturating_sub(received_count);
+        let target = target_backlog(
+            window_total,
+            answer_rate,
+            self.seconds_left,
+            self.schedule.min_interval,
+        );
+        if queued * 2 > target { 0 } else { target.saturating_sub(queued) }
     }
 }
 
@@ -316,98 +310,92 @@ mod tests {
     use super::*;
     use crate::input::RowRange;
 
-    fn grant_message(first: u64, rows: u64, ending: bool) -> DispatchMessage {
-        let stretch = RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
-        let rows_of = input::RowLease { ranges: vec![stretch], text: None };
+    fn grant_message(first: u64, rows: u64, exhausted: bool) -> ToWorker {
+        let range = RowRange { file: 0, first, rows, offset: 0, bytes: 0 };
+        let rows_of = RowLease { ranges: vec![range], text: None };
         let lease = WorkLease { places: vec![(first, rows)], rows: rows_of };
-        DispatchMessage::Grant(LeaseGrant {
-            lease: Some(lease),
-            exhausted: ending,
-            seconds_left: None,
-        })
+        ToWorker::Grant(LeaseGrant { lease: Some(lease), exhausted, seconds_left: None })
     }
 
-    fn new_client() -> (LeaseClient, mpsc::Receiver<input::RowLease>) {
-        let (leases, given) = mpsc::channel();
-        (
-            LeaseClient::new(
-                None,
-                Some(leases),
-                ReportSchedule::for_rank(3, 4, Duration::from_secs(60)),
-            ),
-            given,
-        )
+    fn new_client() -> (LeaseClient, mpsc::Receiver<RowLease>) {
+        let (sender, leases) = mpsc::channel();
+        let schedule = ReportSchedule::for_rank(3, 4, Duration::from_secs(60));
+        (LeaseClient::new(None, Some(sender), schedule), leases)
     }
 
-    fn backlog_event(taken: u64, waiting: u64) -> LocalEvent {
+    fn backlog_event(received_count: u64, queued_count: u64) -> LocalEvent {
         LocalEvent::Engine(EngineEvent::Backlog(EngineBacklog {
-            received_count: taken,
-            queued_count: waiting,
+            received_count,
+            queued_count,
             window_total: 64,
             ..EngineBacklog::default()
         }))
     }
 
-    fn only_reports(letters: Vec<DispatchMessage>) -> Vec<WorkerReport> {
-        let report = |it| match it {
-            DispatchMessage::Report(report) => Some(report),
+    fn only_reports(messages: Vec<ToRoot>) -> Vec<WorkerReport> {
+        let report = |message| match message {
+            ToRoot::Report(report) => Some(report),
             _ => None,
         };
-        letters.into_iter().filter_map(report).collect()
+        messages.into_iter().filter_map(report).collect()
     }
 
     #[test]
     fn more_work_is_requested_once_when_less_than_half_the_target_is_left() {
-        let (mut hand, given) = new_client();
+        let (mut client, leases) = new_client();
         let soon = Instant::now() + Duration::from_millis(50);
-        hand.on_message(grant_message(0, 128, false));
-        assert_eq!(given.try_recv().expect("a lease").ranges.len(), 1);
-        hand.on_local_event(backlog_event(64, 30));
-        assert!(hand.take_due_messages(soon).is_empty(), "30 wait, 64 are on their way in");
-        hand.on_local_event(backlog_event(128, 63));
-        let asked = only_reports(hand.take_due_messages(soon));
+        client.on_message(grant_message(0, 128, false));
+        assert_eq!(leases.try_recv().expect("a lease").ranges.len(), 1);
+        client.on_local_event(backlog_event(64, 30));
+        assert!(client.take_due_messages(soon).is_empty(), "30 are queued, 64 not yet received");
+        client.on_local_event(backlog_event(128, 63));
+        let asked = only_reports(client.take_due_messages(soon));
         assert_eq!(asked.iter().map(|it| it.prompts_wanted).collect::<Vec<_>>(), [65]);
-        hand.on_local_event(backlog_event(128, 10));
-        assert!(hand.take_due_messages(soon + Duration::from_secs(1)).is_empty(), "it has asked");
-        hand.on_message(grant_message(128, 10, false));
-        assert_eq!(
-            only_reports(hand.take_due_messages(soon + Duration::from_secs(1)))[0].prompts_wanted,
-            108
-        );
+        client.on_local_event(backlog_event(128, 10));
+        let later = soon + Duration::from_secs(1);
+        assert!(client.take_due_messages(later).is_empty(), "the rank has asked already");
+        client.on_message(grant_message(128, 10, false));
+        assert_eq!(only_reports(client.take_due_messages(later))[0].prompts_wanted, 108);
     }
 
     #[test]
     fn results_are_reported_as_place_runs_and_at_once_near_the_end() {
-        let (mut hand, _given) = new_client();
+        let (mut client, _leases) = new_client();
         let soon = Instant::now() + Duration::from_millis(50);
-        hand.on_message(grant_message(100, 128, false));
-        hand.on_local_event(backlog_event(128, 128));
-        let _ = hand.take_due_messages(soon);
-        hand.on_local_event(LocalEvent::RowsWritten(vec![101, 100, 104, 999]));
+        client.on_message(grant_message(100, 128, false));
+        client.on_local_event(backlog_event(128, 128));
+        let _ = client.take_due_messages(soon);
+        client.on_local_event(LocalEvent::RowsWritten(vec![101, 100, 104, 999]));
         let later = soon + Duration::from_secs(1);
-        assert!(hand.take_due_messages(later).is_empty(), "there is time");
-        hand.on_message(DispatchMessage::Grant(LeaseGrant {
-            exhausted: true,
-            ..LeaseGrant::default()
-        }));
-        assert_eq!(only_reports(hand.take_due_messages(later))[0].settled, [(100, 2), (104, 1)]);
-        hand.on_local_event(LocalEvent::Engine(EngineEvent::PromptsReturned(vec![105, 100])));
-        let letters = only_reports(hand.take_due_messages(later + Duration::from_secs(1)));
-        assert_eq!(letters[0].returned, [(105, 1)], "100 was settled");
+        assert!(client.take_due_messages(later).is_empty(), "not urgent while work is ample");
+        let exhausted = LeaseGrant { exhausted: true, ..LeaseGrant::default() };
+        client.on_message(ToWorker::Grant(exhausted));
+        assert_eq!(only_reports(client.take_due_messages(later))[0].settled, [(100, 2), (104, 1)]);
+        let returned = EngineEvent::PromptsReturned(vec![105, 100]);
+        client.on_local_event(LocalEvent::Engine(returned));
+        let reports = only_reports(client.take_due_messages(later + Duration::from_secs(1)));
+        assert_eq!(reports[0].returned, [(105, 1)], "100 was settled");
     }
 
     #[test]
-    fn the_last_report_comes_before_the_end() {
-        let (mut hand, _given) = new_client();
-        hand.on_message(grant_message(0, 2, true));
-        hand.on_local_event(LocalEvent::RowsWritten(vec![0, 1]));
-        hand.on_local_event(LocalEvent::Engine(EngineEvent::Ended(
-            EngineExit::Finished,
-            Tally::default(),
-        )));
-        let letters = hand.take_due_messages(Instant::now());
-        assert!(
-            matches!(&letters[..], [DispatchMessage::Report(it), DispatchMessage::EngineEnded(..)] if it.settled == [(0, 2)])
-        );
+    fn the_last_report_precedes_the_end_of_the_engine() {
+        let (mut client, _leases) = new_client();
+        client.on_message(grant_message(0, 2, true));
+        client.on_local_event(LocalEvent::RowsWritten(vec![0, 1]));
+        let ended = EngineEvent::Ended(EngineExit::Finished, Tally::default());
+        client.on_local_event(LocalEvent::Engine(ended));
+        let messages = client.take_due_messages(Instant::now());
+        assert!(matches!(
+            &messages[..],
+            [ToRoot::Report(report), ToRoot::EngineEnded(..)] if report.settled == [(0, 2)]
+        ));
+    }
+
+    #[test]
+    fn the_work_end_is_returned_to_the_loop() {
+        let (mut client, _leases) = new_client();
+        assert_eq!(client.on_message(ToWorker::Drain), None);
+        let end = client.on_message(ToWorker::WorkEnd(WorkEnd::RanksLost));
+        assert_eq!(end, Some(WorkEnd::RanksLost));
     }
 }

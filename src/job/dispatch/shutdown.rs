@@ -1,14 +1,15 @@
-//! The end of the work: together, or by rank 0 alone.
+//! The end of the work phase: with all ranks, or by rank 0 alone.
 //!
-//! Owns the roll-call before the last collectives, since a collective with a lost rank never returns, and what is done
-//! where somebody is missing: rank 0 finishes the run from the files, and ends the MPI job from inside.
+//! Owns the roll-call before the last collectives, since a collective with a lost rank never returns; and the end of a
+//! job with lost ranks: rank 0 finishes the run from the shard files and aborts the MPI job. How ranks are found lost
+//! during the work is the ledger's; reading their files is in `collect/recover_shards.rs`.
 
 use std::time::Duration;
 
 use super::protocol::WorkEnd;
 use crate::job::{
     JobError, JobVerdict,
-    collect::{local_shards::ShardFolders, recover_shards},
+    collect::{recover_shards, shard_folders::ShardFolders},
     root::RootRun,
     setup::run_plan::RunPlan,
 };
@@ -17,40 +18,43 @@ use crate::{
     console,
 };
 
-/// How long rank 0 waits for the roll-call's answers.
+/// Time that rank 0 waits for the answers to the roll-call.
 const ROLL_CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long rank 0 may take to end a job by itself: it reads all that was written, and writes the answers.
+/// Limit of the time that rank 0 may take to finish a run alone: it reads all shard files and writes the output.
 const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(6 * 3600);
 
-/// In effect collective. Returns where all ranks are here, so that collectives may follow; else the job ends in here.
+/// In effect collective, by messages. Returns if all ranks are alive, so that collectives may follow; otherwise rank 0
+/// finishes the run and the job ends inside this call, on rank 0 with the code that `abort_code` returns for the
+/// result.
 pub(crate) fn sync_or_abort(
     comm: &mut dyn Comm,
-    over: WorkEnd,
+    work_end: WorkEnd,
     root: Option<RootRun>,
-    (brief, folders): (&RunPlan, &ShardFolders),
+    plan: &RunPlan,
+    folders: &ShardFolders,
     abort_code: impl Fn(&Result<JobVerdict, JobError>) -> u8,
 ) -> Result<Option<RootRun>, JobError> {
-    let here = match over {
+    let liveness = match work_end {
         WorkEnd::AllRanksEnded => check_liveness(comm, ROLL_CALL_TIMEOUT)?,
         WorkEnd::RanksLost => LivenessResult::RootSilent,
     };
-    match (here, root) {
+    match (liveness, root) {
         (LivenessResult::AllAlive, root) => Ok(root),
-        (missing, Some(mut root)) => {
-            if let LivenessResult::Missing(ranks) = missing {
+        (result, Some(mut root)) => {
+            if let LivenessResult::Missing(ranks) = result {
                 root.set_lost_ranks(&ranks);
             }
-            recover_shards::recover_shards(comm, &root.lost_ranks(), folders, brief);
+            recover_shards::recover_shards(comm, &root.lost_ranks(), folders, plan);
             let ended =
-                root.finish_without_lost(brief, folders).map_err(JobError::into_finish_error);
+                root.finish_without_lost(plan, folders).map_err(JobError::into_finish_error);
             if let Err(error) = &ended {
                 console::print_error(error);
             }
             comm.abort(abort_code(&ended))
         }
         (_, None) => {
-            // Rank 0 ends it; bounded, in case rank 0 is lost as well.
-            recover_shards::serve_own_shard(comm, folders, brief, MAX_SHUTDOWN_TIME);
+            // Rank 0 aborts the job; the time limit is for the case that it is lost as well.
+            recover_shards::serve_own_shard(comm, folders, plan, MAX_SHUTDOWN_TIME);
             comm.abort(crate::job::EXIT_STOPPED_EARLY)
         }
     }

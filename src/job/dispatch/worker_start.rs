@@ -1,26 +1,25 @@
-//! The middle of a run: every rank works on what it is given and rank 0 listens. Two worlds meet here, over channels.
+//! The start of a rank's work: engine, prompt reader, shard file and lease client are put together here.
 //!
-//! No collective between the scatter and the end, since a rank may be lost meanwhile: ranks send letters, every few seconds
-//! at least, and rank 0 knows from them who lives. Owns how the engine, its reader and the shard file are put together.
+//! Owns that assembly; MPI's thread and the engine's threads are connected by channels only. The loops that run
+//! afterwards are `worker.rs` and, on rank 0, `coordinator.rs`; the engine's policy is made in
+//! `setup/engine_policy.rs`.
 
 use std::sync::mpsc;
 
 use super::{
-    assignments::Assignments,
-    coordinator::{Coordinator, spawn_text_fetcher},
-    fail_fast::FAIL_FAST_SAMPLE,
-    lease_client::{LeaseClient, LocalEvent, ReportSchedule},
-    protocol::{DispatchMessage, LeaseGrant, WorkEnd},
+    coordinator::{Coordinator, CoordinatorSetup},
+    lease_client::{LeaseClient, ReportSchedule},
+    local_events::{EventSender, LocalEvent, RootEvent},
+    protocol::{LeaseGrant, ToWorker, WorkEnd},
+    text_fetcher::spawn_text_fetcher,
     worker::run_worker,
 };
 use crate::job::{
     JobError,
-    collect::local_shards::ShardFolders,
+    collect::shard_folders::ShardFolders,
     context::{AnswerSender, JobContext},
-    root::RootRun,
     setup::{
-        chat_template::compile_renderer,
-        deadline::Deadline,
+        engine_policy::engine_policy,
         run_plan::{ModelSelection, RunPlan},
     },
 };
@@ -28,216 +27,201 @@ use crate::{
     comm::{Comm, Mailbox},
     domain::{
         EndpointStatus, FailureKind, Outcome, ProbeResult, Prompt, PromptFailure, PromptId,
-        PromptInput, PromptResult, RequestParams, RowHash, Tally, TimelineSlot,
+        PromptInput, PromptResult, RequestParams, RowHash, Tally,
     },
-    engine::{
-        self, Endpoint, EngineEvent, EngineExit, EngineHandle, EnginePolicy, EngineSetup, SizeMode,
-        TokenCounting,
-    },
-    input::{self, BadRow, PromptReader},
-    settings::{AutoOrCount, Settings, UsageMode},
+    engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EngineSetup},
+    input::{BadRow, PromptReader, RowLease},
+    metrics::timeline::TimelineSlot,
     shards::{AnswerLineStyle, ShardHeader, ShardWriter, write_answer_line},
     site::SignalHandler,
 };
 
-/// A rank asks after so many, however many ranks have endpoints.
-const MIN_FAIL_FAST_SAMPLE: usize = 8;
+/// Facts that all ranks share when the work starts.
+#[derive(Clone, Copy)]
+pub(crate) struct WorkContext<'a> {
+    pub(crate) job: &'a JobContext,
+    pub(crate) plan: &'a RunPlan,
+    pub(crate) folders: &'a ShardFolders,
+    pub(crate) selection: &'a ModelSelection,
+}
 
-/// What a rank begins with.
+/// Inputs of this rank alone.
 pub(crate) struct WorkerStart<'r> {
-    /// Its endpoints.
     pub(crate) endpoint_statuses: Vec<EndpointStatus>,
     pub(crate) first_grant: LeaseGrant,
-    /// On rank 0.
+    /// Present on rank 0 only.
     pub(crate) coordinator_setup: Option<CoordinatorSetup<'r>>,
 }
 
-/// What rank 0 has besides.
-pub(crate) struct CoordinatorSetup<'r> {
-    pub(crate) root: &'r mut RootRun,
-    pub(crate) assignments: Assignments,
-    /// Who cannot open the input.
-    pub(crate) lacks_input: Vec<bool>,
-    pub(crate) deadline: Deadline,
-}
-
-/// In effect collective, by letters. Works on what this rank is given, until all ranks' work has ended.
+/// In effect collective, by messages. Works on the prompts granted to this rank until the work of all ranks has ended.
 pub(crate) fn run_work_phase(
     comm: &mut dyn Comm,
-    common: &JobContext,
-    (brief, folders): (&RunPlan, &ShardFolders),
-    choice: &ModelSelection,
-    WorkerStart { endpoint_statuses: ready, first_grant: first, coordinator_setup: lead }: WorkerStart<'_>,
+    context: WorkContext<'_>,
+    start: WorkerStart<'_>,
     signals: &SignalHandler,
 ) -> Result<WorkEnd, JobError> {
-    let (tell, words) = mpsc::channel();
-    let (leases, leased) = mpsc::channel();
-    let bad = lead.as_ref().map(|lead| lead.root.bad_rows.clone()).unwrap_or_default();
-    let engine = start_engine(common, (brief, folders), choice, ready, leased, bad, tell.clone());
-    let engine = engine.unwrap_or_else(|why| {
-        // A rank that cannot begin is a value in a report, not an error that leaves the others waiting.
-        let _ = tell.send(LocalEvent::Engine(EngineEvent::Ended(
-            EngineExit::StartFailed(why),
-            Tally::default(),
-        )));
-        None
-    });
-    let (rank, size, silence) =
-        (comm.rank(), comm.size(), common.settings.rank_silence.to_duration());
-    let mut hand =
-        LeaseClient::new(engine, Some(leases), ReportSchedule::for_rank(rank, size, silence));
-    hand.on_message(DispatchMessage::Grant(first));
-    let asked = tell.clone();
-    signals.set_listener(Some(Box::new(move |ask| {
-        let _ = asked.send(LocalEvent::ShutdownRequested(ask)); // nobody listens: the job is ending
-    })));
-    let post = Mailbox::new(comm, words);
-    let (over, hand) = match lead {
-        Some(CoordinatorSetup { root, assignments: book, lacks_input: blind, deadline: limit }) => {
-            let any = blind.contains(&true);
-            let fetch =
-                any.then(|| spawn_text_fetcher(brief.source.clone(), tell.clone())).flatten();
-            let knows = (choice.ready_counts.as_slice(), blind.as_slice(), limit);
-            Coordinator::new(post, hand, book, root, &common.settings, knows, fetch).run_until_end()
+    let WorkerStart { endpoint_statuses, first_grant, coordinator_setup } = start;
+    let (rank, size) = (comm.rank(), comm.size());
+    let settings = &context.job.settings;
+    let silence = settings.rank_silence.to_duration();
+    let schedule = ReportSchedule::for_rank(rank, size, silence);
+    let (work_end, lease_client) = match coordinator_setup {
+        Some(setup) => {
+            let (sender, events) = mpsc::channel::<RootEvent>();
+            let text_fetcher = setup
+                .lacks_input
+                .contains(&true)
+                .then(|| spawn_text_fetcher(context.plan.source.clone(), sender.clone()))
+                .flatten();
+            let bad_rows = setup.root.bad_rows.clone();
+            let sender = EventSender::new(sender);
+            forward_signals(signals, &sender);
+            let mut client = start_client(context, endpoint_statuses, bad_rows, schedule, sender);
+            client.on_message(ToWorker::Grant(first_grant));
+            let mailbox = Mailbox::new(comm, events);
+            let ready_counts = &context.selection.ready_counts;
+            Coordinator::new(mailbox, client, setup, settings, ready_counts, text_fetcher)
+                .run_until_end()
         }
-        None => run_worker(post, rank, hand, silence)?,
+        None => {
+            let (sender, events) = mpsc::channel::<LocalEvent>();
+            let sender = EventSender::new(sender);
+            forward_signals(signals, &sender);
+            let mut client = start_client(context, endpoint_statuses, vec![], schedule, sender);
+            client.on_message(ToWorker::Grant(first_grant));
+            run_worker(Mailbox::new(comm, events), rank, client, silence)?
+        }
     };
     signals.set_listener(None);
-    hand.stop_engine();
-    Ok(over)
+    lease_client.stop_engine();
+    Ok(work_end)
 }
 
-/// The engine, unless this rank has nobody to ask and nothing to write.
+fn forward_signals(signals: &SignalHandler, events: &EventSender) {
+    let events = events.clone();
+    signals.set_listener(Some(Box::new(move |request| {
+        events.send(LocalEvent::ShutdownRequested(request));
+    })));
+}
+
+/// Starts the engine and returns its lease client. A rank that cannot start reports that like any other end of an
+/// engine, since an error returned here would leave the other ranks waiting.
+fn start_client(
+    context: WorkContext<'_>,
+    endpoint_statuses: Vec<EndpointStatus>,
+    bad_rows: Vec<BadRow>,
+    schedule: ReportSchedule,
+    events: EventSender,
+) -> LeaseClient {
+    let (lease_sender, leases) = mpsc::channel();
+    let ended = |exit| LocalEvent::Engine(EngineEvent::Ended(exit, Tally::default()));
+    let engine = if endpoint_statuses.is_empty() && bad_rows.is_empty() {
+        // Without endpoints and failed rows there is nothing to send and nothing to write.
+        events.send(ended(EngineExit::Finished));
+        None
+    } else {
+        start_engine(context, endpoint_statuses, leases, bad_rows, events.clone())
+            .map_err(|reason| events.send(ended(EngineExit::StartFailed(reason))))
+            .ok()
+    };
+    LeaseClient::new(engine, Some(lease_sender), schedule)
+}
+
 fn start_engine(
-    common: &JobContext,
-    (brief, folders): (&RunPlan, &ShardFolders),
-    choice: &ModelSelection,
-    ready: Vec<EndpointStatus>,
-    leases: mpsc::Receiver<input::RowLease>,
-    bad: Vec<BadRow>,
-    tell: mpsc::Sender<LocalEvent>,
-) -> Result<Option<EngineHandle>, String> {
-    if ready.is_empty() && bad.is_empty() {
-        let _ = tell
-            .send(LocalEvent::Engine(EngineEvent::Ended(EngineExit::Finished, Tally::default())));
-        return Ok(None);
-    }
-    let JobContext { settings, api_key: key, placement: place, .. } = common;
-    // Who has nobody to ask sees no failures.
-    let askers = choice.ready_counts.iter().filter(|&&weight| weight > 0).count().max(1);
-    let header =
-        ShardHeader::new(brief.start, place.rank, &place.node.host, &brief.source.fingerprint);
-    let style = AnswerLineStyle {
-        echo_prompt: !settings.no_echo,
-        model: choice.model.clone(),
-        text_route: choice.text_route,
-        rank: place.rank,
-        host: place.node.host.clone(),
-    };
-    let tap = common.answer_sender.clone().map(|tap| (tap, style.clone()));
-    let mut shard = ShardWriter::create(folders.write_folder(), &header, style)
-        .map_err(|error| error.to_string())?;
-    if !bad.is_empty() {
-        let failed: Vec<PromptResult> = bad.into_iter().map(bad_row_result).collect();
+    context: WorkContext<'_>,
+    endpoint_statuses: Vec<EndpointStatus>,
+    leases: mpsc::Receiver<RowLease>,
+    bad_rows: Vec<BadRow>,
+    events: EventSender,
+) -> Result<EngineHandle, String> {
+    let WorkContext { job, plan, selection, .. } = context;
+    let (mut shard, style) = create_shard(context)?;
+    let answers = job.answer_sender.clone().map(|sender| (sender, style));
+    if !bad_rows.is_empty() {
+        let failed: Vec<PromptResult> = bad_rows.into_iter().map(bad_row_result).collect();
         shard.append_results(&failed).map_err(|error| error.to_string())?;
-        forward_answers(&failed, tap.as_ref());
+        forward_answers(&failed, answers.as_ref());
     }
-    let before: u64 = choice.endpoint_counts.iter().take(place.rank).sum();
-    let all = choice.endpoint_counts.iter().sum();
-    let endpoint = |(number, it): (u64, EndpointStatus)| {
-        let ready = match it.probe {
-            ProbeResult::Ready(facts) if facts.models.iter().any(|it| it.id == choice.model) => {
-                Some(facts.routes)
-            }
-            ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
-        };
-        let name = format!("{} {}", place.node.host, it.url);
-        Endpoint {
-            timeline_row: TimelineSlot::for_endpoint(before + number, all, name),
-            url: it.url,
-            ready_routes: ready,
-        }
-    };
-    let written = tell.clone();
-    let work = EngineSetup {
-        policy: engine_policy(settings, choice, askers)?,
-        endpoints: (0..).zip(ready).map(endpoint).collect(),
-        api_key: key.clone(),
-        prompts: PromptReader::new(&brief.source, &brief.rules, leases.into_iter()),
-        sink: move |outcomes: Vec<PromptResult>| {
-            shard.append_results(&outcomes).map_err(|error| error.to_string())?;
-            forward_answers(&outcomes, tap.as_ref());
-            let rows = outcomes.iter().map(|it| it.prompt.index).collect();
-            let _ = written.send(LocalEvent::RowsWritten(rows)); // nobody listens: the job is ending
+    // A rank without endpoints sees no failures, so it does not count for the fail-fast sample.
+    let working_ranks = selection.ready_counts.iter().filter(|&&count| count > 0).count().max(1);
+    let written = events.clone();
+    let setup = EngineSetup {
+        policy: engine_policy(&job.settings, selection, working_ranks)?,
+        endpoints: engine_endpoints(context, endpoint_statuses),
+        api_key: job.api_key.clone(),
+        prompts: PromptReader::new(&plan.source, &plan.rules, leases.into_iter()),
+        sink: move |results: Vec<PromptResult>| {
+            // The row counts as settled at rank 0 only after its line is in the shard file.
+            shard.append_results(&results).map_err(|error| error.to_string())?;
+            forward_answers(&results, answers.as_ref());
+            let rows = results.iter().map(|result| result.prompt.index).collect();
+            written.send(LocalEvent::RowsWritten(rows));
             Ok(())
         },
     };
-    engine::spawn_engine(work, move |word| {
-        let _ = tell.send(LocalEvent::Engine(word)); // as above
-    })
-    .map(Some)
-    .map_err(|error| format!("no thread can be started: {error}"))
+    engine::spawn_engine(setup, move |event| events.send(LocalEvent::Engine(event)))
+        .map_err(|error| format!("cannot start a thread: {error}"))
 }
 
-/// Whoever listens gets what is on disk, as it is there.
-fn forward_answers(outcomes: &[PromptResult], tap: Option<&(AnswerSender, AnswerLineStyle)>) {
-    let Some((tap, style)) = tap else { return };
-    for settled in outcomes {
+fn create_shard(context: WorkContext<'_>) -> Result<(ShardWriter, AnswerLineStyle), String> {
+    let WorkContext { job, plan, folders, selection } = context;
+    let placement = &job.placement;
+    let host = &placement.node.host;
+    let header = ShardHeader::new(plan.start, placement.rank, host, &plan.source.fingerprint);
+    let style = AnswerLineStyle {
+        echo_prompt: !job.settings.no_echo,
+        model: selection.model.clone(),
+        text_route: selection.text_route,
+        rank: placement.rank,
+        host: host.clone(),
+    };
+    let shard = ShardWriter::create(folders.write_folder(), &header, style.clone());
+    Ok((shard.map_err(|error| error.to_string())?, style))
+}
+
+/// Returns the engine's endpoints; those that do not serve the selected model start as not ready.
+fn engine_endpoints(context: WorkContext<'_>, statuses: Vec<EndpointStatus>) -> Vec<Endpoint> {
+    let WorkContext { job, selection, .. } = context;
+    let placement = &job.placement;
+    let before: u64 = selection.endpoint_counts.iter().take(placement.rank).sum();
+    let all = selection.endpoint_counts.iter().sum();
+    let endpoint = |(number, status): (u64, EndpointStatus)| {
+        let ready = match status.probe {
+            ProbeResult::Ready(info)
+                if info.models.iter().any(|model| model.id == selection.model) =>
+            {
+                Some(info.routes)
+            }
+            ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
+        };
+        let name = format!("{} {}", placement.node.host, status.url);
+        Endpoint {
+            timeline_row: TimelineSlot::for_endpoint(before + number, all, name),
+            url: status.url,
+            ready_routes: ready,
+        }
+    };
+    (0..).zip(statuses).map(endpoint).collect()
+}
+
+/// Sends answers to the program that asked for them, as lines like those on disk.
+fn forward_answers(results: &[PromptResult], answers: Option<&(AnswerSender, AnswerLineStyle)>) {
+    let Some((sender, style)) = answers else { return };
+    for result in results {
         let mut line = Vec::new();
-        if write_answer_line(&mut line, settled, style).is_ok() {
-            let _ = tap.send(Some(line)); // nobody listens any more
+        if write_answer_line(&mut line, result, style).is_ok() {
+            let _ = sender.send(Some(line)); // the program has stopped reading
         }
     }
 }
 
-pub(crate) fn engine_policy(
-    settings: &Settings,
-    choice: &ModelSelection,
-    askers: usize,
-) -> Result<EnginePolicy, String> {
-    let renderer = choice.chat_template.as_ref().map(compile_renderer).transpose();
-    Ok(EnginePolicy {
-        model: choice.model.clone(),
-        text_route: choice.text_route,
-        default_params: settings.sampling_params(),
-        system_prompt: settings.system.clone(),
-        renderer: renderer.map_err(|error| error.to_string())?,
-        concurrency: amount_to_size(settings.concurrency),
-        batch_size: if settings.no_batch {
-            SizeMode::Fixed(1)
-        } else {
-            amount_to_size(settings.batch_size)
-        },
-        max_batch_wait: settings.max_wait.to_duration(),
-        rate_limit: settings.rate_limit,
-        timeout: settings.timeout.to_duration(),
-        timeout_per_sequence: settings.timeout_per_sequence.to_duration(),
-        max_tries: settings.retries,
-        max_model_len: choice.context_len,
-        context_buffer: settings.buffer,
-        no_progress_timeout: settings.ready_timeout.to_duration(),
-        token_counting: match settings.usage {
-            UsageMode::Off => TokenCounting::Off,
-            UsageMode::Share => TokenCounting::Share,
-            UsageMode::Exact => TokenCounting::Exact,
-        },
-        fail_fast_threshold: FAIL_FAST_SAMPLE.div_ceil(askers).max(MIN_FAIL_FAST_SAMPLE),
-    })
-}
-
-fn amount_to_size(amount: AutoOrCount) -> SizeMode {
-    match amount {
-        AutoOrCount::Auto => SizeMode::Auto,
-        AutoOrCount::Count(size) => SizeMode::Fixed(size),
-    }
-}
-
-/// A row that cannot be read, as an outcome of its prompt.
-fn bad_row_result(bad: BadRow) -> PromptResult {
-    let id = bad.id.unwrap_or_else(|| PromptId::from_index(bad.index));
-    let failure = PromptFailure { kind: FailureKind::BadRow, message: bad.reason, status: None };
+/// Returns the failed outcome of a row that cannot be read.
+fn bad_row_result(bad_row: BadRow) -> PromptResult {
+    let id = bad_row.id.unwrap_or_else(|| PromptId::from_index(bad_row.index));
+    let failure =
+        PromptFailure { kind: FailureKind::BadRow, message: bad_row.reason, status: None };
     let prompt = Prompt {
-        index: bad.index,
+        index: bad_row.index,
         id,
         input: PromptInput::Text(String::new()),
         params: RequestParams::default(),

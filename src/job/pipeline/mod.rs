@@ -1,9 +1,8 @@
 //! The pipeline of a job: what happens in which order, from opened input to gathered answers.
 //!
 //! [`pass`] takes one prompt set through all steps up to its completed shard files. [`run`] makes one pass and gathers the
-//! answers; [`session`] makes one for each call of a library program. The passes over the levels of a reduce are in
+//! answers. The passes over the levels of a reduce are in
 //! `tree_reduce`, the steps themselves in `root`, `setup`, `dispatch` and `collect`.
 
 pub(crate) mod pass;
 pub(crate) mod run;
-pub(crate) mod session;

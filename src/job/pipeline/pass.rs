@@ -12,12 +12,15 @@ use crate::job::{
     collect::{
         completion::{CompletionState, check_run_folder},
         line_index::LineIndex,
-        local_shards::{ShardFolders, collect_earlier_shards, collect_local_shards},
+        local_shards::{collect_earlier_shards, collect_local_shards},
+        shard_folders::ShardFolders,
     },
     context::{JobContext, all_ok, root_result},
     dispatch::{
+        assignments::Assignments,
+        coordinator::CoordinatorSetup,
         shutdown::sync_or_abort,
-        worker_start::{CoordinatorSetup, WorkerStart, run_work_phase},
+        worker_start::{WorkContext, WorkerStart, run_work_phase},
     },
     root::{RootRun, open},
     setup::{
@@ -30,9 +33,8 @@ use crate::job::{
 };
 use crate::{
     comm::{Comm, MessageTag, TypedComm, drain_messages},
-    domain::EndpointStatus,
+    domain::{BitSet, EndpointStatus},
     serve::IdleSupervisor,
-    shards::IndexSet,
     site::SignalHandler,
 };
 
@@ -79,7 +81,7 @@ struct OpenPass {
     folders: ShardFolders,
     /// Ranks that cannot read the input, on rank 0.
     lacks_input: Option<Vec<bool>>,
-    done: IndexSet,
+    done: BitSet,
 }
 
 /// Collective. Sends the prompts of `inputs` that have no outcome yet. Returns `None` if too few endpoints are ready.
@@ -160,7 +162,8 @@ fn send_prompts(
     };
     let lacks_input = pass.lacks_input.take();
     let mut coordinator = pass.root.as_mut().zip(lacks_input).map(|(root, lacks_input)| {
-        let assignments = root.build_assignments(&pass.done, lacks_input.len());
+        let (order, table) = root.take_work_order(&pass.done);
+        let assignments = Assignments::new(order, table, lacks_input.len());
         CoordinatorSetup { root, assignments, lacks_input, deadline }
     });
     let weights = &targets.selection.ready_counts;
@@ -173,12 +176,13 @@ fn send_prompts(
         first_grant,
         coordinator_setup: coordinator,
     };
-    let files = (&pass.plan, &pass.folders);
-    let work_end = run_work_phase(comm, context, files, targets.selection, start, &signals)?;
+    let (plan, folders) = (&pass.plan, &pass.folders);
+    let work = WorkContext { job: context, plan, folders, selection: targets.selection };
+    let work_end = run_work_phase(comm, work, start, &signals)?;
     if !keeps_servers {
         targets.servers.close();
     }
-    pass.root = sync_or_abort(comm, work_end, pass.root.take(), files, |ended| {
+    pass.root = sync_or_abort(comm, work_end, pass.root.take(), plan, folders, |ended| {
         resources.abort_code(ended)
     })?;
     if keeps_servers {

@@ -1,20 +1,23 @@
-//! Resuming a run whose input or answer-affecting settings have changed: reports what the change means for the answers, and
-//! migrates them to the new input if the change is accepted (`--accept-changes`).
+//! Resuming a run whose input or answer-affecting settings have changed: reports what the change means for the answers,
+//! and migrates them to the new input if the change is accepted (`--accept-changes`).
 //!
-//! Answers are matched to rows by the hash of the row's content ([`super::row_matching`]). A changed setting never alters
-//! existing answers. Whether a run may be resumed at all is decided in [`super::existing_run`].
+//! Answers are matched to rows by the hash of the row's content ([`super::row_matching`]). A changed setting never
+//! alters existing answers. Whether a run may be resumed at all is decided in [`super::existing_run`].
 //!
 //! # The migration steps, and why nothing is lost wherever they stop
 //!
 //! 1. The kept answers are written under their new indices to `RUN/carried-PID.part` and synced to disk.
 //! 2. That file becomes a shard file of its own session, `RUN/shards/NNNN-00000.jsonl`. Its header names the new input.
-//! 3. The manifest is replaced atomically. The new one names the new input and says that answers count from session NNNN on.
-//! 4. The earlier input's shard files move to `RUN/before-NNNN`. They are kept: only the user knows whether they are needed.
+//! 3. The manifest is replaced atomically. The new one names the new input and says that answers count from session
+//!    NNNN on.
+//! 4. The earlier input's shard files move to `RUN/before-NNNN`. They are kept: only the user knows whether they are
+//!    needed.
 //!
-//! Before step 3 the run belongs to the earlier input, and all of its files are in place. The output of steps 1 and 2 is
-//! ignored, because a shard file counts only if its header names the manifest's input. The next start, with either input,
-//! removes it and begins again. From step 3 on the run belongs to the new input, and the kept answers are on disk. Shard
-//! files that step 4 has not moved are ignored, and the next start moves them. Each step is synced before the next begins.
+//! Before step 3 the run belongs to the earlier input, and all of its files are in place. The output of steps 1 and 2
+//! is ignored, because a shard file counts only if its header names the manifest's input. The next start, with either
+//! input, removes it and begins again. From step 3 on the run belongs to the new input, and the kept answers are on
+//! disk. Shard files that step 4 has not moved are ignored, and the next start moves them. Each step is synced before
+//! the next begins.
 
 use std::{
     fs::File,
@@ -25,10 +28,11 @@ use std::{
 use tracing::info;
 
 use super::row_matching::{AnsweredRows, MatchCounts, MigrationPlan};
-use crate::job::{JobError, setup::run_plan::SHARDS_FOLDER};
+use crate::job::{JobError, PreconditionError, setup::run_plan::SHARDS_FOLDER};
 use crate::{
     input::{self, InputSource},
-    output::{InputChange, Manifest, OutputError, RunChange, RunState},
+    output::{InputChange, Manifest, OutputError, PromptCounts, RunChange, RunState},
+    report::format::pluralize,
     settings::Settings,
     shards::{self, MigratedFile, ShardFile, ShardHeader},
     site::NodeInfo,
@@ -40,8 +44,6 @@ pub(crate) struct AcceptedChanges {
     settings: Vec<String>,
     /// Target rows of the answers, if the input has changed.
     migration: Option<MigrationPlan>,
-    /// The input change in numbers, for the log.
-    description: Option<String>,
 }
 
 impl AcceptedChanges {
@@ -56,24 +58,24 @@ impl AcceptedChanges {
         folder: &Path,
     ) -> Result<Self, JobError> {
         let differing = changed_settings(settings, earlier);
-        let same = earlier.fingerprint == source.fingerprint;
-        let moves = (!same).then(|| match_answers(earlier, source, folder)).transpose()?;
-        let rows = (earlier.rows, source.rows);
-        let words = moves.as_ref().map(|moves| describe_input_change(rows, &moves.counts));
-        if (moves.is_some() || !differing.is_empty()) && !settings.accept_changes {
-            let away = earlier.away.as_deref().filter(|_| moves.is_some());
-            return Err(JobError::PreconditionFailed(refusal_message(
-                words.as_deref(),
-                away,
-                &differing,
-            )));
+        let is_same_input = earlier.fingerprint == source.fingerprint;
+        let migration =
+            (!is_same_input).then(|| match_answers(earlier, source, folder)).transpose()?;
+        if (migration.is_some() || !differing.is_empty()) && !settings.accept_changes {
+            let rows = (earlier.rows, source.rows);
+            let input = migration.as_ref().map(|plan| (rows, plan.counts));
+            // Uncollected answers matter only for a changed input: otherwise the next session collects them anyway.
+            let away = earlier.away.as_deref().filter(|_| migration.is_some());
+            return Err(
+                PreconditionError::RunChanged(refusal_message(input, away, &differing)).into()
+            );
         }
-        Ok(Self { settings: differing, migration: moves, description: words })
+        Ok(Self { settings: differing, migration })
     }
 
     /// Returns how many answers are kept and how many rows are new, if the input has changed.
     pub(crate) fn input_match_counts(&self) -> Option<MatchCounts> {
-        self.migration.as_ref().map(|moves| moves.counts)
+        self.migration.as_ref().map(|plan| plan.counts)
     }
 
     /// Updates the manifest and the answers to the current input and settings.
@@ -84,12 +86,26 @@ impl AcceptedChanges {
         source: &InputSource,
         folder: &Path,
     ) -> Result<(), JobError> {
-        self.description.iter().for_each(|words| info!("accepted: {words}"));
-        self.settings.iter().for_each(|it| info!("accepted: {it}; answers that are there stay"));
-        manifest.deciding = settings.answer_settings();
-        if let Some(moves) = self.migration {
-            let mut carry = AnswerMigration::new(manifest, source, folder, moves, self.settings);
-            return MIGRATION_STEPS.iter().try_for_each(|step| step(&mut carry));
+        if let Some(MatchCounts { kept, new, gone, .. }) = self.input_match_counts() {
+            info!(
+                event = "input_change_accepted",
+                kept,
+                new,
+                gone,
+                "input change accepted: {} kept, {new} new, {gone} dropped",
+                pluralize(kept, "answer")
+            );
+        }
+        for change in &self.settings {
+            info!(
+                event = "setting_change_accepted",
+                "setting change accepted: --{change}; existing answers stay as they are"
+            );
+        }
+        manifest.answer_settings = settings.answer_settings();
+        if let Some(plan) = self.migration {
+            let mut migration = AnswerMigration::new(manifest, source, folder, plan, self.settings);
+            return MIGRATION_STEPS.iter().try_for_each(|step| step(&mut migration));
         }
         if !self.settings.is_empty() {
             let start = manifest.starts + 1;
@@ -99,51 +115,73 @@ impl AcceptedChanges {
     }
 }
 
-/// Returns one sentence for each answer-affecting setting that differs from the earlier run's.
+/// Returns one sentence for each answer-affecting setting that differs from the earlier run's. A setting that the
+/// earlier version of the program did not have yet does not differ.
 fn changed_settings(settings: &Settings, earlier: &Manifest) -> Vec<String> {
-    let now = settings.answer_settings();
-    let differ = |(key, value): &(&String, &serde_json::Value)| {
-        earlier.deciding.get(*key).is_some_and(|before| before != *value)
+    let current = settings.answer_settings();
+    let is_changed = |(key, value): &(&String, &serde_json::Value)| {
+        earlier.answer_settings.get(*key).is_some_and(|before| before != *value)
     };
-    let told = |(key, value): (&String, &serde_json::Value)| {
-        format!("{key} was {} and is {value}", earlier.deciding[key])
+    let describe = |(key, value): (&String, &serde_json::Value)| {
+        format!("{key} was {} and is {value}", earlier.answer_settings[key])
     };
-    now.iter().filter(differ).map(told).collect()
+    current.iter().filter(is_changed).map(describe).collect()
 }
 
-fn describe_input_change((before, now): (u64, u64), told: &MatchCounts) -> String {
-    let MatchCounts { kept, new, gone, unknown } = told;
+/// Returns the part of a hint that says what `--accept-changes` does with the answers.
+fn describe_migration(counts: &MatchCounts) -> String {
+    let MatchCounts { kept, new, gone, unknown } = *counts;
     let unknown = match unknown {
         0 => String::new(),
-        some => format!(
-            " ({some} of them were written by an earlier version of this program, which did not note what their rows said)"
+        _ => format!(
+            " ({unknown} of them without a row hash, from an earlier version of this program)"
         ),
     };
     format!(
-        "the input has changed since this run began: it had {before} rows and has {now}; {kept} answers are kept, {new} rows \
-         are to be asked, {gone} answers are gone with their rows{unknown}"
+        "keeps {}, sends {} and drops {} whose rows are gone{unknown}",
+        pluralize(kept, "answer"),
+        pluralize(new, "new prompt"),
+        pluralize(gone, "answer")
     )
 }
 
-/// Builds the error text for changes that are not accepted, with a hint on how to proceed.
-fn refusal_message(input: Option<&str>, away: Option<&str>, differing: &[String]) -> String {
-    let settings = (!differing.is_empty()).then(|| {
-        let differing = differing.join("; ");
-        format!("settings that decide answers differ from this run's: {differing} (answers that are there stay)")
+/// Builds the error text for changes that are not accepted, with a hint on how to proceed. `input` has the rows before
+/// and now, and the counts of the migration; `away` is the folder of answers that are still on the nodes.
+fn refusal_message(
+    input: Option<((u64, u64), MatchCounts)>,
+    away: Option<&str>,
+    differing: &[String],
+) -> String {
+    let input_change = input.map(|((before, now), _)| {
+        format!("the input has changed since this run began: {before} rows before, {now} now")
     });
-    let away = away.map(|away| {
-        format!("answers that the nodes of its last start may still have in {away} are not counted (accepted, they are brought home first)")
+    let uncollected = away.map(|away| {
+        format!(
+            "answers that the nodes of its last session may still have in {away} are not counted"
+        )
     });
-    let what: Vec<&str> =
-        input.into_iter().chain(away.as_deref()).chain(settings.as_deref()).collect();
-    let back = match (input, &settings) {
-        (Some(_), None) => "give it the input it began with",
-        (None, _) => "give them as they were",
-        (Some(_), Some(_)) => "give it what it began with",
+    let settings_change = (!differing.is_empty()).then(|| {
+        let options: Vec<String> = differing.iter().map(|change| format!("--{change}")).collect();
+        format!("settings that affect answers differ from this run's: {}", options.join(", "))
+    });
+    let effect = match input {
+        Some((_, counts)) if away.is_some() => {
+            format!("collects the answers on the nodes, then {}", describe_migration(&counts))
+        }
+        Some((_, counts)) => describe_migration(&counts),
+        None => "keeps the existing answers as they are".to_owned(),
     };
+    let original = match (&input_change, &settings_change) {
+        (Some(_), None) => "the original input",
+        (None, _) => "the original settings",
+        (Some(_), Some(_)) => "the original input and settings",
+    };
+    let changes: Vec<String> =
+        [input_change, uncollected, settings_change].into_iter().flatten().collect();
     format!(
-        "{}. Go on with --accept-changes, {back}, or begin anew with --overwrite or another --output",
-        what.join("; and ")
+        "{}\nhint: --accept-changes {effect}; otherwise use {original}, or begin a new run with --overwrite or another \
+         --output",
+        changes.join("; ")
     )
 }
 
@@ -163,9 +201,9 @@ fn match_answers(
         }
         Ok(())
     })?;
-    let mut matching = answered.start_matching();
-    input::hash_rows(source, |hash| matching.match_row(hash))?;
-    Ok(matching.into_plan())
+    let mut matcher = answered.start_matching();
+    input::hash_rows(source, |hash| matcher.match_row(hash))?;
+    Ok(matcher.into_plan())
 }
 
 /// State of a migration, shared by its steps.
@@ -184,10 +222,10 @@ struct AnswerMigration<'c> {
 type MigrationStep = fn(&mut AnswerMigration<'_>) -> Result<(), JobError>;
 
 const MIGRATION_STEPS: [MigrationStep; 4] = [
-    |it| it.write_carried_answers(),
-    |it| it.install_shard(),
-    |it| it.update_manifest(),
-    |it| it.archive_old_shards(),
+    |migration| migration.write_carried_answers(),
+    |migration| migration.install_shard(),
+    |migration| migration.update_manifest(),
+    |migration| migration.archive_old_shards(),
 ];
 
 impl<'c> AnswerMigration<'c> {
@@ -195,12 +233,12 @@ impl<'c> AnswerMigration<'c> {
         manifest: &'c mut Manifest,
         source: &'c InputSource,
         folder: &'c Path,
-        moves: MigrationPlan,
+        plan: MigrationPlan,
         settings: Vec<String>,
     ) -> Self {
         let start = manifest.starts + 1;
-        let part = folder.join(format!("{CARRIED_PREFIX}{}.part", std::process::id()));
-        Self { manifest, source, folder, plan: moves, settings, start, part_file: part }
+        let part_file = folder.join(format!("{CARRIED_PREFIX}{}.part", std::process::id()));
+        Self { manifest, source, folder, plan, settings, start, part_file }
     }
 
     fn shard_header(&self) -> ShardHeader {
@@ -212,20 +250,18 @@ impl<'c> AnswerMigration<'c> {
         let mut carried = MigratedFile::create(&self.part_file, &self.shard_header())?;
         let Manifest { fingerprint, rows, .. } = &*self.manifest;
         shards::read_answers(&files, fingerprint, *rows, |index, row, line| {
-            self.plan
-                .new_index(index)
-                .map_or(Ok(()), |new| carried.append_line(line, new, row.has_own_id()))
+            let new_index = self.plan.new_index(index);
+            new_index.map_or(Ok(()), |new| carried.append_line(line, new, row.has_own_id()))
         })?;
         Ok(carried.sync_and_close()?)
     }
 
     fn install_shard(&self) -> Result<(), JobError> {
-        let there = Manifest::read_from(self.folder)?;
-        if there.is_none_or(|it| it.starts != self.manifest.starts) {
-            return Err(JobError::PreconditionFailed(format!(
-                "{} was started again by somebody else meanwhile: let that run end first",
-                self.folder.display()
-            )));
+        // From here on the file is visible to others. A second process may have begun a session since the manifest was
+        // read, although the heartbeat makes that unlikely; then this session number is taken.
+        let on_disk = Manifest::read_from(self.folder)?;
+        if on_disk.is_none_or(|manifest| manifest.starts != self.manifest.starts) {
+            return Err(PreconditionError::RunTaken(self.folder.to_owned()).into());
         }
         let shards = self.folder.join(SHARDS_FOLDER);
         rename_file(&self.part_file, &shards.join(self.shard_header().file_name()))?;
@@ -243,7 +279,7 @@ impl<'c> AnswerMigration<'c> {
         self.manifest.rows = self.source.rows;
         self.manifest.starts = self.start;
         self.manifest.state = RunState::Stopped;
-        self.manifest.counts = crate::output::PromptCounts::new(self.source.rows, kept, 0);
+        self.manifest.counts = PromptCounts::new(self.source.rows, kept, 0);
         self.manifest.write_to(self.folder)?;
         sync_folder(self.folder)
     }
@@ -286,33 +322,34 @@ fn archive_old_shards(folder: &Path, manifest: &Manifest) -> Result<(), JobError
     files
         .iter()
         .filter(|file| file.start < first)
-        .try_for_each(|it| archive_shard(folder, first, it))
+        .try_for_each(|file| archive_shard(folder, first, file))
 }
 
 fn archive_shard(folder: &Path, start: u32, file: &ShardFile) -> Result<(), JobError> {
-    let aside = folder.join(format!("before-{start:04}"));
+    let archive = folder.join(format!("before-{start:04}"));
     let shards = folder.join(SHARDS_FOLDER);
-    let place = aside.join(file.path.strip_prefix(&shards).unwrap_or(&file.path));
-    let around = place.parent().unwrap_or(&aside);
-    std::fs::create_dir_all(around).map_err(OutputError::io_error("cannot make", around))?;
-    rename_file(&file.path, &place)?;
+    // The path below the shards folder is kept: large jobs have their files in subfolders.
+    let target = archive.join(file.path.strip_prefix(&shards).unwrap_or(&file.path));
+    let parent = target.parent().unwrap_or(&archive);
+    std::fs::create_dir_all(parent).map_err(OutputError::io_error("cannot create", parent))?;
+    rename_file(&file.path, &target)?;
     // The file may have been the last one of its subfolder; a folder that is not empty refuses to be removed.
-    let _ = file.path.parent().filter(|it| *it != shards).map(std::fs::remove_dir);
+    let _ = file.path.parent().filter(|folder| *folder != shards).map(std::fs::remove_dir);
     Ok(())
 }
 
 fn rename_file(from: &Path, to: &Path) -> Result<(), JobError> {
-    Ok(std::fs::rename(from, to).map_err(OutputError::io_error("cannot put into place", to))?)
+    Ok(std::fs::rename(from, to).map_err(OutputError::io_error("cannot rename a file to", to))?)
 }
 
 /// Syncs a folder, so that renames in it survive a crash of the node.
 fn sync_folder(folder: &Path) -> Result<(), JobError> {
-    match File::open(folder).and_then(|it| it.sync_all()) {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
         // Some file systems do not support fsync on a folder; they order metadata operations on their own.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
             Ok(())
         }
-        synced => Ok(synced.map_err(OutputError::io_error("cannot write", folder))?),
+        result => Ok(result.map_err(OutputError::io_error("cannot sync", folder))?),
     }
 }
 
@@ -389,15 +426,18 @@ mod tests {
             let mut manifest = self.read_manifest();
             clean_interrupted_migration(self.run_folder(), &manifest).expect("tidied");
             if manifest.fingerprint != source.fingerprint {
-                let moves = match_answers(&manifest, source, self.run_folder()).expect("matched");
-                let mut carry = AnswerMigration::new(
+                let plan = match_answers(&manifest, source, self.run_folder()).expect("matched");
+                let mut migration = AnswerMigration::new(
                     &mut manifest,
                     source,
                     self.run_folder(),
-                    moves,
+                    plan,
                     Vec::new(),
                 );
-                MIGRATION_STEPS.iter().take(steps).for_each(|step| step(&mut carry).expect("done"));
+                MIGRATION_STEPS
+                    .iter()
+                    .take(steps)
+                    .for_each(|step| step(&mut migration).expect("done"));
             }
             manifest
         }
@@ -475,18 +515,22 @@ mod tests {
             let InputChange { rows_before, kept, new, gone, .. } =
                 change.input.clone().expect("of the input");
             assert_eq!((rows_before, kept, new, gone), (6, 4, 2, 1));
-            let names = |folder: PathBuf| {
+            let starts = |folder: PathBuf| {
                 shards::list_shard_files(&folder)
                     .expect("listed")
                     .iter()
-                    .map(|it| it.start)
+                    .map(|file| file.start)
                     .collect::<Vec<_>>()
             };
-            assert_eq!(names(run.shards_folder()), [3], "stopped after {stopped} steps");
-            let aside = names(run.run_folder().join("before-0003"));
-            assert_eq!(aside[..2], [1, 2], "the earlier answers are all there");
+            assert_eq!(starts(run.shards_folder()), [3], "stopped after {stopped} steps");
+            let archived = starts(run.run_folder().join("before-0003"));
+            assert_eq!(archived[..2], [1, 2], "the earlier answers are all there");
             let parts = std::fs::read_dir(run.run_folder()).expect("listed").flatten();
-            assert!(!parts.into_iter().any(|it| it.file_name().to_string_lossy().contains("part")));
+            assert!(
+                !parts
+                    .into_iter()
+                    .any(|entry| entry.file_name().to_string_lossy().contains("part"))
+            );
         }
     }
 
@@ -529,38 +573,39 @@ mod tests {
         let run = MigrationFixture::new();
         let after = run.write_input(INPUT_AFTER);
         let mut manifest = run.read_manifest();
-        let moves = match_answers(&manifest, &after, run.run_folder()).expect("matched");
-        let carry =
-            AnswerMigration::new(&mut manifest, &after, run.run_folder(), moves, Vec::new());
-        carry.write_carried_answers().expect("done");
+        let plan = match_answers(&manifest, &after, run.run_folder()).expect("matched");
+        let migration =
+            AnswerMigration::new(&mut manifest, &after, run.run_folder(), plan, Vec::new());
+        migration.write_carried_answers().expect("done");
         let mut theirs = run.read_manifest();
         theirs.starts += 1;
         theirs.write_to(run.run_folder()).expect("written");
-        assert!(carry.install_shard().is_err());
+        assert!(migration.install_shard().is_err());
     }
 
     #[test]
     fn a_refusal_names_the_changes_and_gives_a_hint() {
-        let told = MatchCounts { kept: 4, new: 2, gone: 1, unknown: 0 };
-        let input = describe_input_change((6, 7), &told);
+        let counts = MatchCounts { kept: 4, new: 2, gone: 1, unknown: 0 };
+        let input = Some(((6, 7), counts));
         assert_eq!(
-            input,
-            "the input has changed since this run began: it had 6 rows and has 7; 4 answers are kept, 2 rows are to be asked, \
-             1 answers are gone with their rows"
+            refusal_message(input, None, &[]),
+            "the input has changed since this run began: 6 rows before, 7 now\n\
+             hint: --accept-changes keeps 4 answers, sends 2 new prompts and drops 1 answer whose rows are gone; otherwise \
+             use the original input, or begin a new run with --overwrite or another --output"
         );
         let settings = ["n was 1 and is 2".to_owned()];
-        let both = refusal_message(Some(&input), None, &settings);
-        assert!(
-            both.starts_with(&input) && both.contains("; and settings") && both.contains("n was")
-        );
-        for text in
-            [both, refusal_message(Some(&input), None, &[]), refusal_message(None, None, &settings)]
-        {
-            assert!(text.contains("--accept-changes") && text.contains("--overwrite"), "{text}");
+        let both = refusal_message(input, None, &settings);
+        assert!(both.starts_with("the input has changed") && both.contains("; settings"), "{both}");
+        assert!(both.contains("--n was 1 and is 2"), "{both}");
+        let away = refusal_message(input, Some("/tmp/x"), &[]);
+        assert!(away.contains("may still have in /tmp/x are not counted"), "{away}");
+        assert!(away.contains("--accept-changes collects the answers on the nodes, then keeps"));
+        for text in [both, away, refusal_message(None, None, &settings)] {
+            let (_, hint) = text.split_once("\nhint: ").expect("a hint");
+            assert!(hint.contains("--accept-changes") && hint.contains("--overwrite"), "{text}");
         }
         assert!(
-            describe_input_change((6, 7), &MatchCounts { unknown: 1, ..told })
-                .contains("earlier version")
+            describe_migration(&MatchCounts { unknown: 1, ..counts }).contains("earlier version")
         );
     }
 }

@@ -1,14 +1,16 @@
 //! The run that exists already at an output: decides whether this start resumes it, overwrites it or is refused, and
 //! prepares the run folder accordingly.
 //!
-//! A changed input or changed settings are the business of [`super::changed_input`]. The manifest and the heartbeat file
-//! themselves belong to [`output`](crate::output).
+//! A changed input or changed settings are the business of [`super::changed_input`]. The manifest and the heartbeat
+//! file themselves belong to [`output`](crate::output).
 
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use super::changed_input::{self, AcceptedChanges};
 use crate::job::{
-    JobError,
+    JobError, PreconditionError,
     setup::run_plan::{SHARDS_FOLDER, spool_folder_name},
 };
 use crate::{
@@ -25,7 +27,7 @@ pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
         return Err(JobError::Settings(SettingsError::usage("missing --output FILE".into())));
     };
     let path = std::path::absolute(output);
-    Ok(path.map_err(OutputError::io_error("cannot find", Path::new(output)))?)
+    Ok(path.map_err(OutputError::io_error("cannot resolve", Path::new(output)))?)
 }
 
 /// Finds the existing run before the input is scanned, and checks that it may be resumed or overwritten.
@@ -37,54 +39,44 @@ pub(crate) fn find_existing_run(
     output: &Path,
     folder: &Path,
 ) -> Result<Option<Manifest>, JobError> {
-    let refuse = |why: String| Err(JobError::PreconditionFailed(why));
     if output.exists() && !folder.is_dir() && !settings.overwrite {
-        return refuse(format!(
-            "{} is there and its run folder is not: it may be somebody's answers. Choose another --output, or \
-             --overwrite it",
-            output.display()
-        ));
+        return Err(PreconditionError::OutputExists {
+            output: output.to_owned(),
+            folder: folder.to_owned(),
+        }
+        .into());
     }
     let manifest = match Manifest::read_from(folder) {
         Err(error) if !settings.overwrite => return Err(error.into()),
         read => read.ok().flatten(),
     };
+    // Without the manifest it is unknown which input the answers belong to, so they must not be mixed with new ones.
     if manifest.is_none()
         && !settings.overwrite
         && !shards::list_shard_files(&folder.join(SHARDS_FOLDER))?.is_empty()
     {
-        return refuse(format!(
-            "{} has answers and no manifest, which says what they answer: bring it back, or begin anew with --overwrite or \
-             another --output",
-            folder.display()
-        ));
+        return Err(PreconditionError::ManifestMissing(folder.to_owned()).into());
     }
-    if let Some(beat) = live_heartbeat(folder, &NodeInfo::this_node().host) {
-        return refuse(format!(
-            "this run is being worked on, by process {} on {}{}, which gave a sign of life {} s ago ({}): let it end, or \
-             end it",
-            beat.pid,
-            beat.host,
-            beat.job.as_ref().map_or(String::new(), |job| format!(" (job {job})")),
-            beat.age_s(),
-            beat.doing,
-        ));
+    if let Some(heartbeat) = live_heartbeat(folder, &NodeInfo::this_node().host) {
+        return Err(PreconditionError::RunActive {
+            output: output.to_owned(),
+            heartbeat: Box::new(heartbeat),
+        }
+        .into());
     }
     match (settings.resume, &manifest) {
-        (ResumePolicy::Never, Some(_)) if !settings.overwrite => refuse(format!(
-            "{} is there, and --resume is never: --overwrite it, or choose another --output",
-            folder.display()
-        )),
-        (ResumePolicy::Require, None) => refuse(format!(
-            "--resume is require, and there is no run to go on with in {}",
-            folder.display()
-        )),
+        (ResumePolicy::Never, Some(_)) if !settings.overwrite => {
+            Err(PreconditionError::RunExists(folder.to_owned()).into())
+        }
+        (ResumePolicy::Require, None) => {
+            Err(PreconditionError::NothingToResume(folder.to_owned()).into())
+        }
         _ => Ok(manifest),
     }
 }
 
-/// Prepares the run folder once the input is known. Returns the manifest to resume from, brought up to this input and these
-/// settings, or `None` if the run begins from scratch; an overwritten run is then set aside.
+/// Prepares the run folder once the input is known. Returns the manifest to resume from, brought up to this input and
+/// these settings, or `None` if the run begins from scratch; an overwritten run is then set aside.
 pub(crate) fn resume_run(
     settings: &Settings,
     earlier: Option<Manifest>,
@@ -95,11 +87,11 @@ pub(crate) fn resume_run(
     if let Some(earlier) = earlier.as_ref().filter(|_| !settings.overwrite) {
         changed_input::clean_interrupted_migration(folder, earlier)?;
     }
-    let earlier = plan_resume(settings, earlier, source, folder)?;
+    let resumed = plan_resume(settings, earlier, source, folder)?;
     if settings.overwrite {
         set_aside_run(settings, folder, start)?;
     }
-    let Some((mut manifest, changes)) = earlier else { return Ok(None) };
+    let Some((mut manifest, changes)) = resumed else { return Ok(None) };
     changes.apply_changes(settings, &mut manifest, source, folder)?;
     remove_spools(folder, 1..start);
     Ok(Some(manifest))
@@ -122,36 +114,44 @@ pub(crate) fn plan_resume(
     Ok(Some((earlier, changes)))
 }
 
-/// Removes the copies of the input that these sessions made. Each session has its own copy, and rows are not read any more
-/// once all prompts are done.
+/// Removes the copies of the input that these sessions made. Each session has its own copy, and rows are not read any
+/// more once all prompts are done.
 pub(crate) fn remove_spools(folder: &Path, starts: std::ops::Range<u32>) {
-    let places = starts.map(|start| folder.join(spool_folder_name(start)));
-    for old in places.filter(|old| old.is_dir()) {
-        if let Err(error) = std::fs::remove_dir_all(&old) {
-            tracing::warn!("{} cannot be removed: {error}", old.display());
+    let spools = starts.map(|start| folder.join(spool_folder_name(start)));
+    for spool in spools.filter(|spool| spool.is_dir()) {
+        if let Err(error) = std::fs::remove_dir_all(&spool) {
+            warn!(
+                event = "input_copy_not_removed",
+                "input copy not removed: {}: {error}",
+                spool.display()
+            );
         }
     }
 }
 
-/// Moves an overwritten run into a folder of its own, except for what this start has written already. It is removed only
-/// when a server is ready: a wrong model name or a dead server must not cost the existing answers.
+/// Moves an overwritten run into a folder of its own, except for what this start has written already. It is removed
+/// only when a server is ready: a wrong model name or a dead server must not cost the existing answers.
 fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
-    let aside = folder.join(replaced_name(start));
+    let replaced = folder.join(replaced_name(start));
     let kept = [spool_folder_name(start), replaced_name(start), Heartbeat::FILE_NAME.to_owned()];
-    let entries =
-        std::fs::read_dir(folder).map(|it| it.flatten().collect()).unwrap_or_else(|_| Vec::new());
-    let old =
+    // The folder of a first run does not exist yet.
+    let entries = std::fs::read_dir(folder)
+        .map(|entries| entries.flatten().collect())
+        .unwrap_or_else(|_| Vec::new());
+    let old_entries =
         entries.iter().filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_str()));
     let output = Path::new(settings.output.as_deref().unwrap_or_default()).to_owned();
     // Aggregates were computed from the old answers, so they move along with them.
-    let made =
-        Manifest::read_from(folder).ok().flatten().map(|it| it.aggregates).unwrap_or_default();
-    let made = made.iter().map(|name| output.with_file_name(name));
-    let beside: Vec<_> = made.chain([output.clone()]).filter(|it| it.is_file()).collect();
-    for path in old.map(std::fs::DirEntry::path).chain(beside) {
-        std::fs::create_dir_all(&aside).map_err(OutputError::io_error("cannot make", &aside))?;
-        let place = aside.join(path.file_name().unwrap_or_default());
-        std::fs::rename(&path, &place).map_err(OutputError::io_error("cannot put aside", &path))?;
+    let old_manifest = Manifest::read_from(folder).ok().flatten();
+    let aggregates = old_manifest.map(|manifest| manifest.aggregates).unwrap_or_default();
+    let aggregates = aggregates.iter().map(|name| output.with_file_name(name));
+    let outputs: Vec<_> =
+        aggregates.chain([output.clone()]).filter(|path| path.is_file()).collect();
+    for path in old_entries.map(std::fs::DirEntry::path).chain(outputs) {
+        std::fs::create_dir_all(&replaced)
+            .map_err(OutputError::io_error("cannot create", &replaced))?;
+        let target = replaced.join(path.file_name().unwrap_or_default());
+        std::fs::rename(&path, &target).map_err(OutputError::io_error("cannot move", &path))?;
     }
     Ok(())
 }
@@ -159,20 +159,22 @@ fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), J
 /// Deletes the overwritten run that [`resume_run`] has set aside.
 pub(crate) fn remove_replaced(folder: &Path, start: u32) -> Result<(), JobError> {
     // Earlier starts that found no ready server may have set runs aside too.
-    let asides = (1..=start).map(|start| folder.join(replaced_name(start)));
-    for aside in asides.filter(|aside| aside.is_dir()) {
-        std::fs::remove_dir_all(&aside).map_err(OutputError::io_error("cannot remove", &aside))?;
+    let replaced = (1..=start).map(|start| folder.join(replaced_name(start)));
+    for folder in replaced.filter(|folder| folder.is_dir()) {
+        std::fs::remove_dir_all(&folder)
+            .map_err(OutputError::io_error("cannot remove", &folder))?;
     }
     Ok(())
 }
 
 /// Logs where the overwritten run is kept, if no server became ready.
 pub(crate) fn warn_about_replaced(folder: &Path, start: u32) {
-    let aside = folder.join(replaced_name(start));
-    if aside.is_dir() {
-        tracing::warn!(
-            "what was to be overwritten is kept in {} until there is somebody to ask",
-            aside.display()
+    let replaced = folder.join(replaced_name(start));
+    if replaced.is_dir() {
+        warn!(
+            event = "replaced_run_kept",
+            "previous run kept in {} until a server is ready",
+            replaced.display()
         );
     }
 }
@@ -181,11 +183,12 @@ fn replaced_name(start: u32) -> String {
     format!("replaced-{start:04}")
 }
 
-/// Returns the heartbeat of an active session in this run folder. A heartbeat counts if it is fresh and, on this host, if
-/// its process exists.
+/// Returns the heartbeat of an active session in this run folder. A heartbeat counts if it is fresh and, on this host,
+/// if its process exists.
 pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
     /// In seconds; twelve intervals of the heartbeat thread.
     const HEARTBEAT_MAX_AGE: u64 = 60;
-    let beat = Heartbeat::read_from(folder).filter(|beat| beat.age_s() < HEARTBEAT_MAX_AGE)?;
-    (beat.host != host || is_program_running(beat.pid)).then_some(beat)
+    let heartbeat =
+        Heartbeat::read_from(folder).filter(|heartbeat| heartbeat.age_s() < HEARTBEAT_MAX_AGE)?;
+    (heartbeat.host != host || is_program_running(heartbeat.pid)).then_some(heartbeat)
 }

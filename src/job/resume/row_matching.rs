@@ -1,7 +1,8 @@
-//! Matching of answers to an earlier input with the rows of the new one. Pure; the files are read in [`super::changed_input`].
+//! Matching of answers to an earlier input with the rows of the new one. Pure; the files are read in
+//! [`super::changed_input`].
 //!
-//! Two rows are equal if the hashes of their content are equal. Among equal rows, the answers go to the new rows in their
-//! old order. Memory is 24 bytes per answer; the new rows are streamed and not kept.
+//! Two rows are equal if the hashes of their content are equal. Among equal rows, the answers go to the new rows in
+//! their old order. Memory is 24 bytes per answer; the new rows are streamed and not kept.
 
 /// Stands for an answer without a new row.
 const UNMATCHED: u64 = u64::MAX;
@@ -11,7 +12,7 @@ const UNMATCHED: u64 = u64::MAX;
 struct AnsweredRow {
     hash: u64,
     old_index: u64,
-    /// [`UNMATCHED`] until a new row claims it.
+    /// [`UNMATCHED`] until a row of the new input claims it.
     new_index: u64,
 }
 
@@ -43,7 +44,8 @@ impl AnsweredRows {
 /// Assigns answers to the rows of the new input, one row at a time.
 #[derive(Debug)]
 pub(crate) struct RowMatcher {
-    /// Sorted by hash and old index. Within a hash the matched rows come first, so that a binary search finds the next one.
+    /// Sorted by hash and old index. Within a hash the matched rows come first, so that a binary search finds the next
+    /// one.
     answered_rows: Vec<AnsweredRow>,
     unknown: u64,
     rows_seen: u64,
@@ -53,6 +55,7 @@ pub(crate) struct RowMatcher {
 impl RowMatcher {
     /// Takes the hash of the next row of the new input.
     pub(crate) fn match_row(&mut self, hash: u64) {
+        // The partition point is the first row of this hash without a match, if there is one.
         let next = self.answered_rows.partition_point(|old| {
             old.hash < hash || (old.hash == hash && old.new_index != UNMATCHED)
         });
@@ -64,7 +67,7 @@ impl RowMatcher {
     }
 
     pub(crate) fn into_plan(mut self) -> MigrationPlan {
-        let told = MatchCounts {
+        let counts = MatchCounts {
             kept: self.kept,
             new: self.rows_seen - self.kept,
             gone: self.answered_rows.len() as u64 - self.kept + self.unknown,
@@ -72,7 +75,7 @@ impl RowMatcher {
         };
         self.answered_rows.retain(|old| old.new_index != UNMATCHED);
         self.answered_rows.sort_unstable_by_key(|old| old.old_index);
-        MigrationPlan { counts: told, kept_rows: self.answered_rows }
+        MigrationPlan { counts, kept_rows: self.answered_rows }
     }
 }
 
@@ -100,7 +103,7 @@ pub(crate) struct MigrationPlan {
 impl MigrationPlan {
     /// Returns the new index of the row that had the index `old`, if its answer is kept.
     pub(crate) fn new_index(&self, old: u64) -> Option<u64> {
-        let at = self.kept_rows.binary_search_by_key(&old, |it| it.old_index).ok()?;
+        let at = self.kept_rows.binary_search_by_key(&old, |row| row.old_index).ok()?;
         Some(self.kept_rows[at].new_index)
     }
 }
@@ -120,9 +123,9 @@ mod tests {
             }
         }
         (0..unknown).for_each(|_| answered.add_unknown());
-        let mut matching = answered.start_matching();
-        after.iter().for_each(|&hash| matching.match_row(hash));
-        matching.into_plan()
+        let mut matcher = answered.start_matching();
+        after.iter().for_each(|&hash| matcher.match_row(hash));
+        matcher.into_plan()
     }
 
     proptest! {
@@ -132,14 +135,14 @@ mod tests {
             after in prop::collection::vec(0u64..8, 0..60),
             unknown in 0u64..3,
         ) {
-            let moves = match_rows(&before, &after, unknown);
-            let MatchCounts { kept, new, gone, .. } = moves.counts;
+            let plan = match_rows(&before, &after, unknown);
+            let MatchCounts { kept, new, gone, .. } = plan.counts;
             let answered = before.iter().filter(|(_, answered)| *answered).count() as u64;
             prop_assert_eq!(kept + new, after.len() as u64);
             prop_assert_eq!(kept + gone, answered + unknown);
 
             let pairs: Vec<(u64, u64)> = (0..before.len() as u64)
-                .filter_map(|old| moves.new_index(old).map(|new| (old, new)))
+                .filter_map(|old| plan.new_index(old).map(|new| (old, new)))
                 .collect();
             prop_assert_eq!(pairs.len() as u64, kept);
             let mut rows: Vec<u64> = pairs.iter().map(|&(_, new)| new).collect();
@@ -152,22 +155,23 @@ mod tests {
             }
             // Among equal rows the k-th answer goes to the k-th new row, and none is dropped without need.
             for hash in 0..8 {
-                let of = |&&(old, _): &&(u64, u64)| before[old as usize].0 == hash;
-                let mine: Vec<u64> = pairs.iter().filter(of).map(|&(_, new)| new).collect();
+                let has_hash = |&&(old, _): &&(u64, u64)| before[old as usize].0 == hash;
+                let taken: Vec<u64> =
+                    pairs.iter().filter(has_hash).map(|&(_, new)| new).collect();
                 let rows: Vec<u64> =
-                    (0..).zip(&after).filter(|(_, it)| **it == hash).map(|(at, _)| at).collect();
-                let there = before.iter().filter(|&&it| it == (hash, true)).count();
-                prop_assert_eq!(&mine[..], &rows[..rows.len().min(there)]);
+                    (0..).zip(&after).filter(|(_, row)| **row == hash).map(|(at, _)| at).collect();
+                let answers = before.iter().filter(|&&row| row == (hash, true)).count();
+                prop_assert_eq!(&taken[..], &rows[..rows.len().min(answers)]);
             }
         }
 
         #[test]
         fn an_unchanged_input_keeps_every_answer_at_its_index(hashes in prop::collection::vec(0u64..8, 0..60)) {
             let before: Vec<(u64, bool)> = hashes.iter().map(|&hash| (hash, true)).collect();
-            let moves = match_rows(&before, &hashes, 0);
+            let plan = match_rows(&before, &hashes, 0);
             let all = hashes.len() as u64;
-            prop_assert_eq!(moves.counts, MatchCounts { kept: all, new: 0, gone: 0, unknown: 0 });
-            prop_assert!((0..all).all(|index| moves.new_index(index) == Some(index)));
+            prop_assert_eq!(plan.counts, MatchCounts { kept: all, new: 0, gone: 0, unknown: 0 });
+            prop_assert!((0..all).all(|index| plan.new_index(index) == Some(index)));
         }
     }
 }

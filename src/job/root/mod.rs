@@ -7,6 +7,7 @@
 mod finish;
 pub(crate) mod heartbeat;
 pub(crate) mod open;
+pub(crate) mod reduce_measurements;
 pub(crate) mod report;
 
 use std::{
@@ -18,17 +19,16 @@ use tracing::{info, warn};
 
 use super::{
     JobError,
-    collect::{aggregate::aggregate_file_names, completion::CompletionState, local_shards},
+    collect::{aggregate::aggregate_file_names, completion::CompletionState, shard_folders},
     context::JobContext,
-    dispatch::assignments::Assignments,
     resume::existing_run,
     setup::{
         model_selection::{SelectionInputs, select_model_and_route},
-        run_plan::{PassMode, ModelSelection, RunPlan, SHARDS_FOLDER, TOKEN_FILE},
+        run_plan::{ModelSelection, PassMode, RunPlan, SHARDS_FOLDER, TOKEN_FILE},
     },
 };
 use crate::{
-    domain::{EndpointStatus, Merge, Tally},
+    domain::{BitSet, EndpointStatus, Merge, Tally},
     engine::EngineProgress,
     input::{self, InputRules, InputSource, RowTable, ScannedInput, SortKeys},
     ledger::WorkOrder,
@@ -37,8 +37,8 @@ use crate::{
         RunSample, RunState, append_sample, unix_seconds,
     },
     report::format::pluralize,
-    settings::{AggregateSpec, GatherMode, Settings},
-    shards::{self, IndexSet},
+    settings::{AggregateSpec, GatherMode, SettingOrigin, Settings},
+    shards,
 };
 use heartbeat::HeartbeatThread;
 use open::{PendingStart, answer_format, check_input_fits, row_rules};
@@ -160,9 +160,10 @@ fn log_scan(scanned: &ScannedInput, pending: &PendingStart) {
 /// Enters the session's settings, host and process into the manifest.
 fn record_session(manifest: &mut Manifest, context: &JobContext) {
     manifest.state = RunState::Running;
-    manifest.deciding = context.settings.answer_settings();
+    manifest.answer_settings = context.settings.answer_settings();
     manifest.settings = serde_json::to_value(&context.settings).unwrap_or_default();
-    manifest.origins.clone_from(&context.origins);
+    let origin_text = |(key, origin): (&String, &SettingOrigin)| (key.clone(), origin.to_string());
+    manifest.origins = context.origins.iter().map(origin_text).collect();
     manifest.host.clone_from(&context.placement.node.host);
     manifest.pid = std::process::id();
     manifest.job.clone_from(&context.batch_job_id);
@@ -178,7 +179,7 @@ fn set_local_folder(
     output: &Path,
 ) -> Result<(), JobError> {
     let output_name = output.file_name().unwrap_or_default().to_string_lossy();
-    let away = local_shards::local_folder_pattern(
+    let away = shard_folders::local_folder_pattern(
         settings.local_shards.as_deref(),
         &output_name,
         &manifest.id,
@@ -274,18 +275,20 @@ impl RootRun {
         existing_run::remove_replaced(&self.folder, self.manifest.starts)
     }
 
-    /// Builds the ledger of the prompts without an outcome, in the order of work. Invalid rows count as done: their outcomes
-    /// are written by rank 0.
-    pub(super) fn build_assignments(&mut self, done: &IndexSet, ranks: usize) -> Assignments {
+    /// Returns the order of work of the prompts without an outcome, and the table of their rows, which it moves out. Invalid
+    /// rows count as done: their outcomes are written by rank 0.
+    pub(super) fn take_work_order(&mut self, done: &BitSet) -> (WorkOrder, RowTable) {
         self.heartbeat.set_phase(RunActivity::Asking);
         let mut done = done.clone();
-        self.bad_rows.iter().for_each(|bad| done.insert(bad.index));
+        for bad in &self.bad_rows {
+            done.insert(bad.index);
+        }
         let keys = std::mem::take(&mut self.sort_keys);
         let order = match keys.work_order(self.source.rows, |row| !done.contains(row)) {
             Some(rows) => WorkOrder::Sorted(rows),
             None => WorkOrder::from_runs(done.missing_ranges().map(|(from, to)| from..to)),
         };
-        Assignments::new(order, std::mem::take(&mut self.table), ranks)
+        (order, std::mem::take(&mut self.table))
     }
 
     /// Sets the counts at the start of the session from the shard files, which are ahead of the manifest if the earlier
@@ -293,7 +296,7 @@ impl RootRun {
     pub(super) fn apply_completion(
         &mut self,
         completion: &CompletionState,
-        done: &IndexSet,
+        done: &BitSet,
     ) -> Result<(), JobError> {
         self.bad_rows.retain(|bad| !done.contains(bad.index));
         self.manifest.set_start_counts(&completion.outcome_counts(self.source.rows));

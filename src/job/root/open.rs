@@ -10,7 +10,7 @@ use std::{
 
 use super::{RootRun, heartbeat::HeartbeatThread};
 use crate::job::{
-    JobError,
+    JobError, PreconditionError,
     context::JobContext,
     resume::existing_run,
     root,
@@ -55,11 +55,7 @@ impl PendingStart {
                 Some(_) => ("reduce", "run"),
                 None => ("run", "reduce"),
             };
-            return Err(JobError::PreconditionFailed(format!(
-                "{} is the folder of a {existing}, which a {requested} cannot resume\nhint: choose another --output, or \
-                 pass --overwrite to replace it",
-                folder.display()
-            )));
+            return Err(PreconditionError::OtherCommand { folder, existing, requested }.into());
         }
         let start_number = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
         // If parents of the folder are missing too, all are created later, once the input is known to be valid.
@@ -160,11 +156,7 @@ pub(crate) fn check_input_fits(
     source: &InputSource,
 ) -> Result<(), JobError> {
     if source.any_messages && settings.api == ApiMode::Completions {
-        return Err(JobError::PreconditionFailed(
-            "the input has rows with `messages`, but --api completions takes only texts\nhint: drop --api completions, or \
-             give the rows a `prompt`"
-                .into(),
-        ));
+        return Err(PreconditionError::MessagesNeedChat.into());
     }
     check_format_writable(answer_format(settings, source))
 }
@@ -172,9 +164,7 @@ pub(crate) fn check_input_fits(
 /// Checks that this build of the program can write the format.
 pub(crate) fn check_format_writable(format: AnswerFormat) -> Result<(), JobError> {
     match format.unsupported_reason() {
-        Some(why) => {
-            Err(JobError::PreconditionFailed(format!("cannot write a Parquet output: {why}")))
-        }
+        Some(reason) => Err(PreconditionError::FormatUnsupported(reason).into()),
         None => Ok(()),
     }
 }

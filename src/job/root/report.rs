@@ -15,17 +15,15 @@ use tracing::{debug, warn};
 
 use super::RootRun;
 use crate::job::{
-    JobError, JobVerdict,
-    collect::{completion::CompletionState, gather::gather_solo},
-    commands::offline::{log_uncollected_answers, open_run},
-    resume::existing_run::live_heartbeat,
-    setup::run_plan::RequestedOutputs,
-    tree_reduce::measurements::{PassMeasurements, tree_source},
+    JobError,
+    collect::gather::remeasure_run,
+    resume::{existing_run::live_heartbeat, run_folder::open_run},
+    root::reduce_measurements::{PassMeasurements, tree_source},
 };
 use crate::{
     console::{self, ReduceEndSummary},
-    domain::Timeline,
     metrics::AnswerStats,
+    metrics::timeline::Timeline,
     output::{
         Manifest, RunState, StartTimeline, append_timeline, read_samples, read_timelines,
         write_json, write_text,
@@ -37,6 +35,11 @@ use crate::{
 /// Returns the path of the report page in a run folder.
 pub(crate) fn report_page_path(folder: &Path) -> PathBuf {
     folder.join(REPORT_PAGE_FILE)
+}
+
+/// Returns the path of the report's numbers in a run folder.
+pub(crate) fn summary_path(folder: &Path) -> PathBuf {
+    folder.join(SUMMARY_FILE)
 }
 
 const REPORT_PAGE_FILE: &str = "report.html";
@@ -122,39 +125,11 @@ impl RootRun {
     }
 }
 
-/// Local. Writes the report of a run again, from its files.
+/// Local. Writes the report of a run again, from its files alone.
 ///
 /// # Errors
-/// There is no such run, its files cannot be read, or the report cannot be written.
-pub fn report_run(run: &str) -> Result<JobVerdict, JobError> {
-    let (folder, mut manifest) = open_run(run)?;
-    let is_active = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
-    log_uncollected_answers(manifest.away.as_deref(), is_active);
-    let measured = remeasure_run(&folder, &mut manifest)?;
-    write_report(&folder, &manifest, &measured, Vec::new())?;
-    console::print_stdout(&format!(
-        "{}\n{}\n",
-        folder.join(REPORT_PAGE_FILE).display(),
-        folder.join(SUMMARY_FILE).display()
-    ));
-    Ok(JobVerdict::Done)
-}
-
-/// Computes the answer statistics of a run folder in this process alone, and sets the manifest's counts to those of the
-/// shard files.
-pub(crate) fn remeasure_run(
-    folder: &Path,
-    manifest: &mut Manifest,
-) -> Result<AnswerStats, JobError> {
-    let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
-    let (completion, lines) = CompletionState::from_folder_with_index(folder, rows, fingerprint)?;
-    manifest.counts = completion.outcome_counts(rows);
-    let outputs = RequestedOutputs { format: None, aggregate: &[], report: true };
-    let measured = gather_solo(lines, &manifest.counts, folder, &outputs)?;
-    Ok(measured.unwrap_or_default())
-}
-
-fn regenerate_report(folder: &Path) -> Result<(), JobError> {
+/// A file of the run cannot be read, or the report cannot be written.
+pub(crate) fn regenerate_report(folder: &Path) -> Result<(), JobError> {
     let (folder, mut manifest) = open_run(&folder.to_string_lossy())?;
     let measured = remeasure_run(&folder, &mut manifest)?;
     write_report(&folder, &manifest, &measured, Vec::new())
@@ -198,6 +173,6 @@ fn write_report_files(
     timelines: &[StartTimeline],
 ) -> Result<(), JobError> {
     let numbers = serde_json::to_value(summary).unwrap_or_default();
-    write_json(&folder.join(SUMMARY_FILE), &numbers)?;
+    write_json(&summary_path(folder), &numbers)?;
     Ok(write_text(&report_page_path(folder), &crate::report::render_report(summary, timelines))?)
 }

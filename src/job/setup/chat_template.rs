@@ -9,9 +9,9 @@ use tracing::{debug, info};
 
 use crate::job::JobError;
 use crate::{
+    chat_template::{ChatRenderer, ChatTemplate, ChatTemplateError},
     domain::ServerInfo,
     engine::{ConversationRenderer, SharedRenderer},
-    input::{self, ChatTemplate, ChatTemplateError},
     settings::{AutoOrCount, Settings},
 };
 
@@ -62,7 +62,7 @@ pub(crate) fn compile_renderer(
     Ok(SharedRenderer(Arc::new(ChatRendererAdapter(template.compile()?))))
 }
 
-struct ChatRendererAdapter(input::ChatRenderer);
+struct ChatRendererAdapter(ChatRenderer);
 
 impl ConversationRenderer for ChatRendererAdapter {
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String> {

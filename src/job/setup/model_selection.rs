@@ -6,7 +6,7 @@
 use tracing::{info, warn};
 
 use super::{chat_template, run_plan::ModelSelection};
-use crate::job::JobError;
+use crate::job::{JobError, PreconditionError};
 use crate::{
     console,
     domain::{EndpointStatus, ProbeResult, Route, ServerInfo},
@@ -52,11 +52,7 @@ pub(crate) fn select_model_and_route(
     let previous_api = known.previous_api.filter(|_| !is_changed);
     let text_route = select_text_route(settings.api, previous_api, &serving);
     if text_route == Route::Completions && settings.system.is_some() && known.source.any_text {
-        return Err(JobError::PreconditionFailed(
-            "--system is a chat message, but these prompts are sent as texts to /v1/completions\nhint: pass --api chat, \
-             or put the text into --template"
-                .into(),
-        ));
+        return Err(PreconditionError::SystemNeedsChat.into());
     }
     let chat_template = if text_route == Route::Chat || known.source.any_messages {
         chat_template::load_chat_template(settings, &serving, &model)?
@@ -88,10 +84,9 @@ fn check_model_change(
 ) -> Result<bool, JobError> {
     let Some(before) = previous_model.filter(|before| *before != model) else { return Ok(false) };
     if !settings.accept_changes {
-        return Err(JobError::PreconditionFailed(format!(
-            "the existing answers are from model {before}, but this session would use {model}\nhint: serve {before} \
-             again, pass --accept-changes to keep the answers and continue with {model}, or pass --overwrite"
-        )));
+        return Err(
+            PreconditionError::ModelChanged { before: before.into(), model: model.into() }.into()
+        );
     }
     info!(
         event = "model_change_accepted",

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    chat_template::ChatTemplate,
     domain::Route,
-    input::{ChatTemplate, InputRules, InputSource},
+    input::{InputRules, InputSource},
     output::{AnswerFormat, PromptCounts},
     settings::AggregateSpec,
 };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::run_plan::{run_folder, spool_folder_name};
-use crate::job::JobError;
+use crate::job::{JobError, PreconditionError};
 use crate::{
     comm::{Comm, MessageTag, PollBackoff, ReduceOp, TypedComm},
     input::{
@@ -93,10 +93,7 @@ fn exclude_own_answers(
     for file in answers {
         let is_named = named.iter().any(|input| Path::new(input) == file);
         if is_named || !is_run {
-            let file = file.display();
-            return Err(JobError::PreconditionFailed(format!(
-                "{file} is an input, but the answers would overwrite it\nhint: choose another --output"
-            )));
+            return Err(PreconditionError::OutputIsInput(file).into());
         }
         info!(
             event = "own_answers_skipped",

@@ -1,8 +1,8 @@
-//! The texts of one level of a tree that this rank can read: answers in shard files, and single texts that were passed up
-//! from the level below without a request.
+//! The texts of one level of a tree that this rank can read: answers in shard files, and single texts that were passed
+//! up from the level below without a request.
 //!
-//! Owns the mapping from a node to its text and the encoding in which texts are exchanged. Prompts are built from them in
-//! [`super::level`]. Only locations are kept in memory: 16 bytes per answer, 32 per text that was passed up.
+//! Owns the mapping from a node to its text and the encoding in which texts are exchanged. Prompts are built from them
+//! in [`super::level`]. Only locations are kept in memory: 16 bytes per answer, 32 per text that was passed up.
 
 use std::{
     borrow::Cow,
@@ -18,16 +18,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{
     JobError,
+    collect::level_files::TextFailure,
     collect::line_index::{LineFrames, LineIndex},
 };
-use crate::{output::OutputError, shards::IndexSet};
+use crate::{domain::BitSet, output::OutputError, shards::LinePrecedence};
 
 /// Locations of the texts of a level's nodes.
 pub(crate) struct NodeTexts {
     /// Index of this rank's answers, sorted by row.
     line_index: Option<LineIndex>,
     /// Nodes that have a row, in row order; `None` if row and node numbers are the same.
-    prompted_nodes: Option<IndexSet>,
+    prompted_nodes: Option<BitSet>,
     passed_up: Vec<PassedUpText>,
     passed_up_files: Vec<(PathBuf, File)>,
 }
@@ -48,15 +49,8 @@ pub(crate) struct PassedUpLine<'t> {
     pub(crate) text: Cow<'t, str>,
 }
 
-/// Reason why a node has no text.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct TextFailure {
-    pub(crate) kind: String,
-    pub(crate) message: String,
-}
-
-/// Text or failure of a node. The first three fields are its precedence among several: answers before failures, then the
-/// earlier session, then the lower rank.
+/// Text or failure of a node. The first three fields are its precedence among several: answers before failures, then
+/// the earlier session, then the lower rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeText {
     failed: bool,
@@ -76,24 +70,19 @@ struct ResponseLine<'t> {
 impl NodeTexts {
     /// Combines the answers of a pass with the passed-up texts in these files; each rank has its own share of both.
     pub(crate) fn from_parts(
-        lines: Option<LineIndex>,
-        called: Option<IndexSet>,
+        mut line_index: Option<LineIndex>,
+        prompted_nodes: Option<BitSet>,
         files: &[PathBuf],
     ) -> Result<Self, JobError> {
-        let mut lines = lines;
-        if let Some(lines) = &mut lines {
-            lines.sort_lines();
+        if let Some(line_index) = &mut line_index {
+            line_index.sort_lines();
         }
-        let mut texts = Self {
-            line_index: lines,
-            prompted_nodes: called,
-            passed_up: Vec::new(),
-            passed_up_files: Vec::new(),
-        };
+        let mut texts =
+            Self { line_index, prompted_nodes, passed_up: Vec::new(), passed_up_files: Vec::new() };
         for path in files {
             texts.index_passed_up(path)?;
         }
-        texts.passed_up.sort_unstable_by_key(|it| it.node);
+        texts.passed_up.sort_unstable_by_key(|text| text.node);
         Ok(texts)
     }
 
@@ -109,12 +98,8 @@ impl NodeTexts {
                 break;
             }
             let node = parse_text_line::<PassedUpLine<'_>>(&line, path)?.group;
-            self.passed_up.push(PassedUpText {
-                node,
-                file: self.passed_up_files.len(),
-                offset,
-                length,
-            });
+            let file = self.passed_up_files.len();
+            self.passed_up.push(PassedUpText { node, file, offset, length });
             offset += length as u64;
         }
         drop(reader);
@@ -126,72 +111,65 @@ impl NodeTexts {
     pub(crate) fn estimate_bytes(&self, nodes: &Range<u64>) -> u64 {
         let rows = self.row_range(nodes);
         let width = rows.end - rows.start;
-        let lines = self.line_index.as_ref().filter(|_| width > 0);
-        let lines = lines.map_or(0, |it| it.bytes_by_bin(rows.start, rows.end, width).iter().sum());
-        lines + self.passed_up_in(nodes).iter().map(|it| it.length as u64).sum::<u64>()
+        let line_index = self.line_index.as_ref().filter(|_| width > 0);
+        let answer_bytes: u64 = line_index
+            .map_or(0, |lines| lines.bytes_by_bin(rows.start, rows.end, width).iter().sum());
+        answer_bytes + self.passed_up_in(nodes).iter().map(|text| text.length as u64).sum::<u64>()
     }
 
     /// Appends this rank's texts and failures of these nodes in encoded form ([`merge_nodes`] decodes it).
     pub(crate) fn read_nodes(
         &mut self,
         nodes: &Range<u64>,
-        into: &mut Vec<u8>,
+        buffer: &mut Vec<u8>,
     ) -> Result<(), JobError> {
         let rows = self.row_range(nodes);
         if let Some(lines) = self.line_index.as_mut().filter(|_| !rows.is_empty()) {
             let mut bytes = Vec::new();
             lines.read_range(rows.start, rows.end, &mut bytes)?;
-            let mut called = self.prompted_nodes.as_ref().map(|it| it.members_from(nodes.start));
-            let mut next = rows.start;
-            for (row, rank, line) in LineFrames(&bytes) {
-                let node = match &mut called {
+            // Rows and nodes are both ascending, so one walk over the prompted nodes finds the node of each row.
+            let prompted = self.prompted_nodes.as_ref();
+            let mut prompted = prompted.map(|prompted| prompted.members_from(nodes.start));
+            let mut next_row = rows.start;
+            for (row, precedence, line) in LineFrames(&bytes) {
+                let node = match &mut prompted {
                     None => row,
-                    Some(called) => {
-                        let skipped = usize::try_from(row - next).unwrap_or(usize::MAX);
-                        next = row + 1;
-                        let Some(node) = called.nth(skipped) else { break };
+                    Some(prompted) => {
+                        let skipped = usize::try_from(row - next_row).unwrap_or(usize::MAX);
+                        next_row = row + 1;
+                        let Some(node) = prompted.nth(skipped) else { break };
                         node
                     }
                 };
-                let ResponseLine { response, error } =
-                    parse_text_line(line, Path::new("a shard file"))?;
-                let said = match (rank.failed, &response) {
-                    (false, Some(text)) => text.as_ref().to_owned(),
-                    _ => serde_json::to_string(&error).unwrap_or_default(),
-                };
-                let failed = rank.failed || response.is_none();
-                write_node(
-                    into,
-                    node,
-                    &NodeText { failed, start: rank.start, rank: rank.rank, content: said },
-                );
+                write_node(buffer, node, &NodeText::from_answer_line(precedence, line)?);
             }
         }
-        for it in self.passed_up_in(nodes) {
-            let (path, file) = &self.passed_up_files[it.file];
-            let mut line = vec![0; it.length];
-            let read = file.read_exact_at(&mut line, it.offset);
+        for passed_up in self.passed_up_in(nodes) {
+            let (path, file) = &self.passed_up_files[passed_up.file];
+            let mut line = vec![0; passed_up.length];
+            let read = file.read_exact_at(&mut line, passed_up.offset);
             read.map_err(OutputError::io_error("cannot read", path))?;
-            let said = parse_text_line::<PassedUpLine<'_>>(&line, path)?.text.into_owned();
+            let content = parse_text_line::<PassedUpLine<'_>>(&line, path)?.text.into_owned();
             write_node(
-                into,
-                it.node,
-                &NodeText { failed: false, start: 0, rank: 0, content: said },
+                buffer,
+                passed_up.node,
+                &NodeText { failed: false, start: 0, rank: 0, content },
             );
         }
         Ok(())
     }
 
+    /// Returns the rows of the level's run that stand for these nodes.
     fn row_range(&self, nodes: &Range<u64>) -> Range<u64> {
         match &self.prompted_nodes {
             None => nodes.clone(),
-            Some(called) => called.count_before(nodes.start)..called.count_before(nodes.end),
+            Some(prompted) => prompted.count_before(nodes.start)..prompted.count_before(nodes.end),
         }
     }
 
     fn passed_up_in(&self, nodes: &Range<u64>) -> &[PassedUpText] {
-        let at = |node: u64| self.passed_up.partition_point(|it| it.node < node);
-        &self.passed_up[at(nodes.start)..at(nodes.end)]
+        let position = |node: u64| self.passed_up.partition_point(|text| text.node < node);
+        &self.passed_up[position(nodes.start)..position(nodes.end)]
     }
 }
 
@@ -204,31 +182,32 @@ fn parse_text_line<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Resul
 /// Size of a node header: node (u64), failed, session, rank and length (u32 each).
 const NODE_HEADER_BYTES: usize = 8 + 4 * 4;
 
-fn write_node(into: &mut Vec<u8>, node: u64, told: &NodeText) {
-    into.extend(node.to_le_bytes());
+fn write_node(buffer: &mut Vec<u8>, node: u64, text: &NodeText) {
+    buffer.extend(node.to_le_bytes());
     // A text is the answer of a server, so it is far below 4 GiB; if it were not, it would be truncated, not corrupted.
-    let length = u32::try_from(told.content.len()).unwrap_or(u32::MAX);
-    for number in [u32::from(told.failed), told.start, told.rank, length] {
-        into.extend(number.to_le_bytes());
+    let length = u32::try_from(text.content.len()).unwrap_or(u32::MAX);
+    for number in [u32::from(text.failed), text.start, text.rank, length] {
+        buffer.extend(number.to_le_bytes());
     }
-    into.extend(&told.content.as_bytes()[..length as usize]);
+    buffer.extend(&text.content.as_bytes()[..length as usize]);
 }
 
 /// Decodes the texts that a rank has sent and keeps, of each node, the one that takes precedence.
-pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, NodeText>) {
-    while let Some((head, rest)) = bytes.split_first_chunk::<NODE_HEADER_BYTES>() {
-        let number =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+pub(crate) fn merge_nodes(mut bytes: &[u8], nodes: &mut BTreeMap<u64, NodeText>) {
+    while let Some((header, rest)) = bytes.split_first_chunk::<NODE_HEADER_BYTES>() {
+        let number = |at: usize| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
         let node = u64::from(number(0)) | u64::from(number(4)) << 32;
-        let Some((said, rest)) = rest.split_at_checked(number(20) as usize) else { return };
+        let Some((content, rest)) = rest.split_at_checked(number(20) as usize) else { return };
         bytes = rest;
-        let said = String::from_utf8_lossy(said).into_owned();
-        let told =
-            NodeText { failed: number(8) != 0, start: number(12), rank: number(16), content: said };
-        match into.entry(node) {
-            Entry::Vacant(entry) => drop(entry.insert(told)),
-            Entry::Occupied(mut entry) if told.precedence_key() < entry.get().precedence_key() => {
-                drop(entry.insert(told))
+        let content = String::from_utf8_lossy(content).into_owned();
+        let text =
+            NodeText { failed: number(8) != 0, start: number(12), rank: number(16), content };
+        match nodes.entry(node) {
+            Entry::Vacant(entry) => drop(entry.insert(text)),
+            Entry::Occupied(mut entry) if text.precedence_key() < entry.get().precedence_key() => {
+                drop(entry.insert(text))
             }
             Entry::Occupied(_) => {}
         }
@@ -236,6 +215,16 @@ pub(crate) fn merge_nodes(mut bytes: &[u8], into: &mut BTreeMap<u64, NodeText>) 
 }
 
 impl NodeText {
+    fn from_answer_line(precedence: LinePrecedence, line: &[u8]) -> Result<Self, JobError> {
+        let ResponseLine { response, error } = parse_text_line(line, Path::new("a shard file"))?;
+        let content = match (precedence.failed, &response) {
+            (false, Some(text)) => text.as_ref().to_owned(),
+            _ => serde_json::to_string(&error).unwrap_or_default(),
+        };
+        let failed = precedence.failed || response.is_none();
+        Ok(Self { failed, start: precedence.start, rank: precedence.rank, content })
+    }
+
     fn precedence_key(&self) -> (bool, u32, u32) {
         (self.failed, self.start, self.rank)
     }
@@ -243,10 +232,10 @@ impl NodeText {
     /// Returns the text, or the reason why there is none. A blank text is a failure.
     pub(crate) fn into_text(self) -> Result<String, TextFailure> {
         if self.failed {
-            let fault = serde_json::from_str::<Option<TextFailure>>(&self.content).ok().flatten();
-            return Err(fault.unwrap_or_else(|| TextFailure {
+            let failure = serde_json::from_str::<Option<TextFailure>>(&self.content).ok().flatten();
+            return Err(failure.unwrap_or_else(|| TextFailure {
                 kind: "unknown".into(),
-                message: "it failed, and its line does not say why".into(),
+                message: "failed, and its line does not give a reason".into(),
             }));
         }
         if self.content.trim().is_empty() {
@@ -263,29 +252,29 @@ impl NodeText {
 mod tests {
     use super::*;
 
-    fn node_text(failed: bool, start: u32, rank: u32, said: &str) -> NodeText {
-        NodeText { failed, start, rank, content: said.into() }
+    fn node_text(failed: bool, start: u32, rank: u32, content: &str) -> NodeText {
+        NodeText { failed, start, rank, content: content.into() }
     }
 
     #[test]
     fn the_outcome_that_takes_precedence_in_a_run_does_so_in_a_tree() {
         let mut bytes = Vec::new();
-        let fault = r#"{"kind":"too_long","message":"no","status":400}"#;
-        for (node, it) in [
-            (7, node_text(true, 1, 0, fault)),
+        let failure = r#"{"kind":"too_long","message":"no","status":400}"#;
+        for (node, text) in [
+            (7, node_text(true, 1, 0, failure)),
             (7, node_text(false, 2, 3, "late")),
             (7, node_text(false, 2, 1, "first")),
-            (8, node_text(true, 1, 1, fault)),
+            (8, node_text(true, 1, 1, failure)),
             (9, node_text(false, 1, 1, " \n")),
         ] {
-            write_node(&mut bytes, node, &it);
+            write_node(&mut bytes, node, &text);
         }
         let mut nodes = BTreeMap::new();
         merge_nodes(&bytes, &mut nodes);
-        let mut text = |node| nodes.remove(&node).expect("it is known").into_text();
+        let mut text = |node| nodes.remove(&node).expect("decoded").into_text();
         assert_eq!(text(7), Ok("first".into()));
-        assert_eq!(text(8).map_err(|it| it.kind), Err("too_long".into()));
-        assert_eq!(text(9).map_err(|it| it.kind), Err("blank".into()));
+        assert_eq!(text(8).map_err(|failure| failure.kind), Err("too_long".into()));
+        assert_eq!(text(9).map_err(|failure| failure.kind), Err("blank".into()));
     }
 
     #[test]
@@ -301,13 +290,14 @@ mod tests {
         let mut lines = LineIndex::for_files(files.clone(), 3);
         crate::shards::read_all_entries(&files, "f", |file, entry| lines.record_line(file, &entry))
             .expect("read");
-        let passed = folder.path().join("passed");
+        let passed_up = folder.path().join("passed");
         let line =
             |group: u64| format!("{{\"group\":{group},\"text\":\"passed \\\"{group}\\\"\"}}\n");
-        std::fs::write(&passed, line(3) + &line(9)).expect("written");
-        let mut called = IndexSet::new(10);
-        [1, 4, 8].into_iter().for_each(|node| called.insert(node));
-        let mut texts = NodeTexts::from_parts(Some(lines), Some(called), &[passed]).expect("texts");
+        std::fs::write(&passed_up, line(3) + &line(9)).expect("written");
+        let mut prompted = BitSet::new(10);
+        prompted.extend([1, 4, 8]);
+        let mut texts =
+            NodeTexts::from_parts(Some(lines), Some(prompted), &[passed_up]).expect("texts");
         for (nodes, expected) in [
             (
                 0..10,
@@ -323,16 +313,16 @@ mod tests {
             (5..8, vec![]),
             (9..10, vec![(9, "passed \"9\"")]),
         ] {
-            let (mut bytes, mut all) = (Vec::new(), BTreeMap::new());
+            let (mut bytes, mut decoded) = (Vec::new(), BTreeMap::new());
             texts.read_nodes(&nodes, &mut bytes).expect("read");
-            merge_nodes(&bytes, &mut all);
-            let all: Vec<(u64, String)> = all
+            merge_nodes(&bytes, &mut decoded);
+            let decoded: Vec<(u64, String)> = decoded
                 .into_iter()
-                .map(|(node, told)| (node, told.into_text().expect("a text")))
+                .map(|(node, text)| (node, text.into_text().expect("a text")))
                 .collect();
             let expected: Vec<(u64, String)> =
                 expected.into_iter().map(|(node, text)| (node, text.to_owned())).collect();
-            assert_eq!(all, expected, "{nodes:?}");
+            assert_eq!(decoded, expected, "{nodes:?}");
             assert_eq!(texts.estimate_bytes(&nodes) > 0, !expected.is_empty());
         }
     }

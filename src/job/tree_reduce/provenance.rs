@@ -1,5 +1,5 @@
-//! `tree.jsonl`: the provenance of a reduced text. Lists every group of the tree with the leaves that it covers and those that
-//! are missing in it. Rank 0 writes it from the level files, which [`super::level`] owns.
+//! `tree.jsonl`: the provenance of a reduced text. Lists every group of the tree with the leaves that it covers and
+//! those that are missing in it. Rank 0 writes it from the level files, which [`super::level`] owns.
 //!
 //! One line per group, sorted by level and number. The bytes do not depend on the number of ranks and sessions:
 //!
@@ -21,12 +21,12 @@ use std::{
 use serde::Serialize;
 use tracing::warn;
 
-use super::{
-    level::{LevelFileKind, LevelFiles, LevelGroup, extend_ranges, read_groups},
-    node_texts::TextFailure,
+use super::level::extend_ranges;
+use crate::job::{
+    JobError,
+    collect::level_files::{LevelFileKind, LevelFiles, LevelGroup, TextFailure, read_groups},
 };
-use crate::job::JobError;
-use crate::{output::OutputError, reduce::ReduceTree, shards::IndexSet};
+use crate::{domain::BitSet, output::OutputError, reduce::ReduceTree};
 
 #[derive(Serialize)]
 struct TreeNodeRecord<'t> {
@@ -47,13 +47,13 @@ struct TreeNodeRecord<'t> {
 struct LeafFailure {
     leaf: u64,
     #[serde(flatten)]
-    fault: TextFailure,
+    failure: TextFailure,
 }
 
 /// Number of failed groups that are named in the log.
 const MAX_LOGGED_GROUPS: u64 = 20;
 
-/// Writes `tree.jsonl` and returns the number of leaves that the final text does not cover. Local, on rank 0.
+/// Local, on rank 0. Writes `tree.jsonl` and returns the number of leaves that the final text does not cover.
 ///
 /// `root` is an error if there is no final text, with the failure of the last prompt if there was one.
 pub(crate) fn write_tree_file(
@@ -61,49 +61,50 @@ pub(crate) fn write_tree_file(
     tree: ReduceTree,
     root: &Result<(), Option<TextFailure>>,
 ) -> Result<u64, JobError> {
-    let place = folder.join("tree.jsonl");
-    let part = folder.join("tree.jsonl.part");
-    let error = |error| OutputError::io_error("cannot write", &part)(error);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(&part).map_err(error)?);
+    let path = folder.join("tree.jsonl");
+    let part_path = folder.join("tree.jsonl.part");
+    let write_error = |error| OutputError::io_error("cannot write", &part_path)(error);
+    let mut file =
+        BufWriter::with_capacity(1 << 20, File::create(&part_path).map_err(write_error)?);
     let leaves = tree.leaf_range(tree.level_count(), 0).end;
-    let (mut missing, mut failed) = (IndexSet::new(leaves), 0);
+    let (mut missing, mut failed_groups) = (BitSet::new(leaves), 0);
     for level in 1..=tree.level_count() {
-        let mut above = ParentLevel::read_parent(folder, tree, level, root)?;
-        read_groups(
-            &LevelFiles::for_level(folder, level).list_files(LevelFileKind::Groups)?,
-            |group| {
-                for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
-                    tree.leaf_range(level - 1, node).for_each(|leaf| missing.insert(leaf));
+        let mut parents = ParentLevel::read_parent(folder, tree, level, root)?;
+        let files = LevelFiles::for_level(folder, level).list_files(LevelFileKind::Groups)?;
+        read_groups(&files, |group| {
+            for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
+                missing.extend(tree.leaf_range(level - 1, node));
+            }
+            let failure = parents.failures.remove(&group.group);
+            let node =
+                tree_node_record(tree, level, group, failure.as_ref(), &parents.absent, &missing);
+            if node.outcome == "failed" {
+                failed_groups += 1;
+                if failed_groups <= MAX_LOGGED_GROUPS {
+                    warn_failed_group(&node);
                 }
-                let fault = above.failures.remove(&group.group);
-                let node =
-                    tree_node_record(tree, level, group, fault.as_ref(), &above.absent, &missing);
-                if node.outcome == "failed" {
-                    failed += 1;
-                    if failed <= MAX_LOGGED_GROUPS {
-                        warn_failed_group(&node);
-                    }
-                }
-                let written = serde_json::to_writer(&mut file, &node).map_err(std::io::Error::from);
-                Ok(written.and_then(|()| file.write_all(b"\n")).map_err(error)?)
-            },
-        )?;
+            }
+            let written = serde_json::to_writer(&mut file, &node).map_err(std::io::Error::from);
+            Ok(written.and_then(|()| file.write_all(b"\n")).map_err(write_error)?)
+        })?;
     }
-    if failed > MAX_LOGGED_GROUPS {
+    if failed_groups > MAX_LOGGED_GROUPS {
+        let unnamed = failed_groups - MAX_LOGGED_GROUPS;
         warn!(
-            "and {} more groups failed: they are in {}",
-            failed - MAX_LOGGED_GROUPS,
-            place.display()
+            event = "more_reduce_groups_failed",
+            groups = unnamed,
+            "more reduce groups failed: {unnamed}, listed in {}",
+            path.display()
         );
     }
     let written = file.flush().and_then(|()| file.get_ref().sync_all());
-    written.and_then(|()| std::fs::rename(&part, &place)).map_err(error)?;
+    written.and_then(|()| std::fs::rename(&part_path, &path)).map_err(write_error)?;
     Ok(if root.is_ok() { missing.member_count() } else { leaves })
 }
 
 /// Results of a level's groups, as recorded by the level above or, for the last level, by the end of the reduce.
 struct ParentLevel {
-    absent: IndexSet,
+    absent: BitSet,
     failures: BTreeMap<u64, TextFailure>,
 }
 
@@ -114,25 +115,23 @@ impl ParentLevel {
         level: u32,
         root: &Result<(), Option<TextFailure>>,
     ) -> Result<Self, JobError> {
-        let mut above =
-            Self { absent: IndexSet::new(tree.node_count(level)), failures: BTreeMap::new() };
+        let mut parents =
+            Self { absent: BitSet::new(tree.node_count(level)), failures: BTreeMap::new() };
         if level == tree.level_count() {
-            if let Err(fault) = root {
-                above.absent.insert(0);
-                above.failures.extend(fault.clone().map(|fault| (0, fault)));
+            if let Err(failure) = root {
+                parents.absent.insert(0);
+                parents.failures.extend(failure.clone().map(|failure| (0, failure)));
             }
-            return Ok(above);
+            return Ok(parents);
         }
-        read_groups(
-            &LevelFiles::for_level(folder, level + 1).list_files(LevelFileKind::Groups)?,
-            |group| {
-                let absent = group.absent.iter().flat_map(|&(from, to)| from..to);
-                absent.for_each(|node| above.absent.insert(node));
-                above.failures.extend(group.failures);
-                Ok(())
-            },
-        )?;
-        Ok(above)
+        let files = LevelFiles::for_level(folder, level + 1).list_files(LevelFileKind::Groups)?;
+        read_groups(&files, |group| {
+            let absent = group.absent.iter().flat_map(|&(from, to)| from..to);
+            parents.absent.extend(absent);
+            parents.failures.extend(group.failures);
+            Ok(())
+        })?;
+        Ok(parents)
     }
 }
 
@@ -141,14 +140,15 @@ fn tree_node_record<'t>(
     level: u32,
     group: LevelGroup,
     error: Option<&'t TextFailure>,
-    absent: &IndexSet,
-    missing: &IndexSet,
+    absent: &BitSet,
+    missing: &BitSet,
 ) -> TreeNodeRecord<'t> {
     let leaves = tree.leaf_range(level, group.group);
-    let mut gaps = Vec::new();
-    missing.members_from(leaves.start).take_while(|leaf| *leaf < leaves.end).for_each(|leaf| {
-        extend_ranges(&mut gaps, leaf);
-    });
+    let mut missing_leaves = Vec::new();
+    missing
+        .members_from(leaves.start)
+        .take_while(|leaf| *leaf < leaves.end)
+        .for_each(|leaf| extend_ranges(&mut missing_leaves, leaf));
     let outcome = match (group.texts, absent.contains(group.group)) {
         (0, _) => "empty",
         (_, true) => "failed",
@@ -163,8 +163,8 @@ fn tree_node_record<'t>(
         leaves: [leaves.start, leaves.end],
         outcome,
         texts: group.texts,
-        missing: gaps,
-        failures: failures.map(|(leaf, fault)| LeafFailure { leaf, fault }).collect(),
+        missing: missing_leaves,
+        failures: failures.map(|(leaf, failure)| LeafFailure { leaf, failure }).collect(),
         prompt_bytes: group.prompt_bytes,
         max_tokens: group.max_tokens,
         cut: group.cut,
@@ -174,11 +174,14 @@ fn tree_node_record<'t>(
 
 fn warn_failed_group(node: &TreeNodeRecord<'_>) {
     let [from, to] = node.leaves;
-    let why = node.error.map_or("nobody knows why", |it| it.message.as_str());
+    let reason = node.error.map_or("no reason recorded", |failure| failure.message.as_str());
     warn!(
-        "group {} of level {}, which covers the leaves {from} to {}, has no text: {why}",
-        node.group,
+        event = "reduce_group_failed",
+        level = node.level,
+        group = node.group,
+        "reduce group failed: level {}, group {}, leaves {from} to {}: {reason}",
         node.level,
+        node.group,
         to.saturating_sub(1)
     );
 }

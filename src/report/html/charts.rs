@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::report::format::{escape_html, format_tick};
+use crate::report::format::{escape_html, format_number, format_tick};
 
 /// Width of a chart in SVG units; it is stretched to the width of the page.
 const VIEW_WIDTH: f64 = 1000.0;
@@ -36,6 +36,8 @@ pub(super) struct ChartMark {
 pub(super) struct StepChart<'a> {
     pub(super) title: &'a str,
     pub(super) unit: &'a str,
+    /// Sentence for screen readers, which cannot see the drawing.
+    pub(super) description: String,
     pub(super) height_px: u32,
     /// End of the axis, which begins at 0.
     pub(super) x_max: f64,
@@ -51,10 +53,26 @@ pub(super) struct StepChart<'a> {
 impl StepChart<'_> {
     pub(super) fn draw_chart(&self) -> String {
         let most = self.series.iter().flat_map(|it| it.steps).map(|it| it.2).fold(0.0, f64::max);
-        let rungs = axis_ticks(most, 4);
-        let top = rungs.last().copied().unwrap_or(1.0);
-        let x = |at: f64| (at / self.x_max.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
-        let y = |at: f64| (1.0 - (at / top).clamp(0.0, 1.0)) * VIEW_HEIGHT;
+        let y_ticks = axis_ticks(most, 4);
+        let y_max = y_ticks.last().copied().unwrap_or(1.0);
+        let (svg, labels) = (self.draw_svg(&y_ticks, y_max), self.draw_labels(&y_ticks, y_max));
+        let (title, unit) = (escape_html(self.title), escape_html(self.unit));
+        let (description, height_px) = (escape_html(&self.description), self.height_px);
+        let marked = if self.marks.is_empty() { "" } else { " marked" };
+        format!(
+            r#"<figure><figcaption>{title} <span>{unit}</span></figcaption><div class="plot{marked}" style="--h:{height_px}px"><svg viewBox="0 0 {VIEW_WIDTH} {VIEW_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{description}">{svg}</svg>{labels}</div></figure>"#
+        )
+    }
+
+    /// Returns a position on the axis as a share of its length.
+    fn x_share(&self, at: f64) -> f64 {
+        (at / self.x_max.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0)
+    }
+
+    /// Draws everything that stretches with the page: bands, grid, series and the lines of marks.
+    fn draw_svg(&self, y_ticks: &[f64], y_max: f64) -> String {
+        let x = |at: f64| self.x_share(at);
+        let y = |at: f64| (1.0 - (at / y_max).clamp(0.0, 1.0)) * VIEW_HEIGHT;
         let mut svg = String::new();
         for band in self.bands {
             let (from, to) = (x(band.from) * VIEW_WIDTH, x(band.to) * VIEW_WIDTH);
@@ -65,19 +83,19 @@ impl StepChart<'_> {
                 to - from
             );
         }
-        for rung in &rungs {
-            let (class, at) = (if *rung > 0.0 { "grid" } else { "base" }, y(*rung));
+        for tick in y_ticks {
+            let (class, at) = (if *tick > 0.0 { "grid" } else { "base" }, y(*tick));
             let _ = write!(svg, r#"<path class="{class}" d="M0 {at:.1}H{VIEW_WIDTH}"/>"#);
         }
         for series in self.series {
-            let places = series
+            let steps = series
                 .steps
                 .iter()
-                .map(|&(from, to, high)| (x(from) * VIEW_WIDTH, x(to) * VIEW_WIDTH, y(high)));
+                .map(|&(from, to, height)| (x(from) * VIEW_WIDTH, x(to) * VIEW_WIDTH, y(height)));
             svg.push_str(&if self.as_bars {
-                draw_bars(places, series.class)
+                draw_bars(steps, series.class)
             } else {
-                draw_steps(places, series)
+                draw_steps(steps, series)
             });
         }
         for mark in self.marks {
@@ -87,13 +105,19 @@ impl StepChart<'_> {
                 x(mark.at) * VIEW_WIDTH
             );
         }
+        svg
+    }
+
+    /// Draws the labels, which are HTML so that they keep the size of text.
+    fn draw_labels(&self, y_ticks: &[f64], y_max: f64) -> String {
+        let x = |at: f64| self.x_share(at);
         let mut labels = String::new();
-        for rung in &rungs {
-            let up = rung / top * f64::from(self.height_px) + 20.0;
+        for tick in y_ticks {
+            let bottom = tick / y_max * f64::from(self.height_px) + 20.0;
             let _ = write!(
                 labels,
-                r#"<span class="y" style="bottom:{up:.1}px">{}</span>"#,
-                format_tick(*rung)
+                r#"<span class="y" style="bottom:{bottom:.1}px">{}</span>"#,
+                format_tick(*tick)
             );
         }
         labels.push_str(&draw_mark_labels(self.marks, x));
@@ -106,12 +130,7 @@ impl StepChart<'_> {
                 escape_html(name)
             );
         }
-        let (title, unit, pixels) =
-            (escape_html(self.title), escape_html(self.unit), self.height_px);
-        let marked = if self.marks.is_empty() { "" } else { " marked" };
-        format!(
-            r#"<figure><figcaption>{title} <span>{unit}</span></figcaption><div class="plot{marked}" style="--h:{pixels}px"><svg viewBox="0 0 {VIEW_WIDTH} {VIEW_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{title}">{svg}</svg>{labels}<div class="xs">{ticks}</div></div></figure>"#
-        )
+        format!(r#"{labels}<div class="xs">{ticks}</div>"#)
     }
 }
 
@@ -140,19 +159,19 @@ fn draw_mark_labels(marks: &[ChartMark], x: impl Fn(f64) -> f64) -> String {
 }
 
 /// Draws a line of steps and the area below it. Intervals without a value are gaps.
-fn draw_steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &StepSeries<'_>) -> String {
+fn draw_steps(steps: impl Iterator<Item = (f64, f64, f64)>, series: &StepSeries<'_>) -> String {
     let (mut line, mut area) = (String::new(), String::new());
     let mut last: Option<f64> = None;
-    for (from, to, high) in places {
+    for (from, to, height) in steps {
         match last {
             Some(last) if (from - last).abs() < 0.05 => {
-                let _ = write!(line, "L{from:.1} {high:.2}H{to:.1}");
+                let _ = write!(line, "L{from:.1} {height:.2}H{to:.1}");
             }
             _ => {
-                let _ = write!(line, "M{from:.1} {high:.2}H{to:.1}");
+                let _ = write!(line, "M{from:.1} {height:.2}H{to:.1}");
             }
         }
-        let _ = write!(area, "M{from:.1} {VIEW_HEIGHT}V{high:.2}H{to:.1}V{VIEW_HEIGHT}z");
+        let _ = write!(area, "M{from:.1} {VIEW_HEIGHT}V{height:.2}H{to:.1}V{VIEW_HEIGHT}z");
         last = Some(to);
     }
     let class = series.class;
@@ -164,14 +183,14 @@ fn draw_steps(places: impl Iterator<Item = (f64, f64, f64)>, series: &StepSeries
     format!(r#"{area}<path class="rise {class}" d="{line}"/>"#)
 }
 
-fn draw_bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
+fn draw_bars(steps: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> String {
     let mut line = String::new();
-    for (from, to, high) in places.filter(|it| it.2 < VIEW_HEIGHT) {
+    for (from, to, height) in steps.filter(|it| it.2 < VIEW_HEIGHT) {
         // A bin that is not empty must stay visible.
-        let (gap, high) = ((to - from) * 0.06, high.min(VIEW_HEIGHT - 0.8));
+        let (gap, height) = ((to - from) * 0.06, height.min(VIEW_HEIGHT - 0.8));
         let _ = write!(
             line,
-            "M{:.1} {VIEW_HEIGHT}V{high:.2}H{:.1}V{VIEW_HEIGHT}z",
+            "M{:.1} {VIEW_HEIGHT}V{height:.2}H{:.1}V{VIEW_HEIGHT}z",
             from + gap,
             to - gap
         );
@@ -179,8 +198,30 @@ fn draw_bars(places: impl Iterator<Item = (f64, f64, f64)>, class: &str) -> Stri
     format!(r#"<path class="bar {class}" d="{line}"/>"#)
 }
 
+/// Describes a series in a sentence for screen readers: its range, and its median over the length of the axis.
+pub(super) fn describe_series(title: &str, steps: &[(f64, f64, f64)]) -> String {
+    let mut values: Vec<(f64, f64)> =
+        steps.iter().map(|(from, to, value)| (*value, to - from)).collect();
+    values.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let (Some(first), Some(last)) = (values.first(), values.last()) else {
+        return format!("{title}: no data");
+    };
+    let half = values.iter().map(|(_, length)| length).sum::<f64>() / 2.0;
+    let mut before = 0.0;
+    let median = values.iter().find(|(_, length)| {
+        before += length;
+        before >= half
+    });
+    format!(
+        "{title}: minimum {}, median {}, maximum {}",
+        format_number(first.0),
+        format_number(median.unwrap_or(last).0),
+        format_number(last.0)
+    )
+}
+
 /// Returns round numbers from 0 to at least `most`, in about this number of steps.
-pub(super) fn axis_ticks(most: f64, steps: u32) -> Vec<f64> {
+pub(crate) fn axis_ticks(most: f64, steps: u32) -> Vec<f64> {
     if !(most.is_finite() && most > 0.0) {
         return vec![0.0, 1.0];
     }
@@ -236,26 +277,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rungs_reach_above_all_and_not_far(most in prop_oneof![1e-3..10.0f64, 1.0..1e9f64]) {
-            let rungs = axis_ticks(most, 4);
-            let top = rungs.last().copied().expect("some");
-            prop_assert!(top >= most * 0.999 && top <= most * 2.1 , "{rungs:?}");
-            prop_assert!((3..=6).contains(&rungs.len()), "{rungs:?}");
+        fn axis_ticks_reach_just_above_the_largest_value(most in prop_oneof![1e-3..10.0f64, 1.0..1e9f64]) {
+            let ticks = axis_ticks(most, 4);
+            let top = ticks.last().copied().expect("some");
+            prop_assert!(top >= most * 0.999 && top <= most * 2.1 , "{ticks:?}");
+            prop_assert!((3..=6).contains(&ticks.len()), "{ticks:?}");
         }
 
         #[test]
-        fn there_are_a_few_moments_in_any_time(seconds in prop_oneof![0.2..100.0f64, 1.0..1e7f64]) {
+        fn there_are_a_few_time_ticks_for_any_duration(seconds in prop_oneof![0.2..100.0f64, 1.0..1e7f64]) {
             let moments = time_ticks(seconds, 6);
             prop_assert!((2..=7).contains(&moments.len()), "{seconds} {moments:?}");
             prop_assert!(moments.iter().all(|it| *it <= seconds * 1.001));
         }
 
         #[test]
-        fn whatever_is_drawn_has_finite_places(steps in prop::collection::vec((0.0..9.0f64, 0.0..9.0f64, 0.0..1e9f64), 0..9), wide in 0.0..9.0f64) {
+        fn charts_have_finite_coordinates_and_no_markup_from_data(steps in prop::collection::vec((0.0..9.0f64, 0.0..9.0f64, 0.0..1e9f64), 0..9), x_max in 0.0..9.0f64) {
             let series = [StepSeries { steps: &steps, class: "blue", filled: true }];
             for bars in [false, true] {
                 let plot = StepChart {
-                    title: "<b>", unit: "", height_px: 100, x_max: wide, ticks: vec![(1.0, "<".into())], bands: &[],
+                    title: "<b>", unit: "", description: describe_series("<b>", &steps), height_px: 100, x_max: x_max, ticks: vec![(1.0, "<".into())], bands: &[],
                     marks: &[ChartMark { at: 3.0, name: "'".into() }], series: &series, as_bars: bars,
                 };
                 let drawn = plot.draw_chart();

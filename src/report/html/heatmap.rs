@@ -5,13 +5,13 @@
 
 use std::fmt::Write;
 
-use super::charts::time_ticks;
+use super::{charts::time_ticks, tables::html_table};
 use crate::report::format::{
     escape_html, format_count, format_number, format_percent, format_seconds, format_tick_time,
     pluralize, shorten_endpoint,
 };
 use crate::{
-    domain::{TimeBucket, Timeline, TimelineRow},
+    metrics::timeline::{TimeBucket, Timeline, TimelineRow},
     output::StartTimeline,
 };
 
@@ -22,16 +22,50 @@ const FOOT_HEIGHT: f64 = 0.35;
 /// Share of a bucket's time that a row must be up not to be coloured as down.
 const UP_THRESHOLD: f64 = 0.5;
 
-/// Draws the map of one session.
+/// Draws the map of one session, and a table of the same values for those who cannot hover over it.
 pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTimeline) -> String {
     let rows: Vec<&TimelineRow> = timeline.iter_rows().map(|(_, row)| row).collect();
-    let (columns, many) = (timeline.bucket_count(), rows.len());
-    let pixels = match many {
+    let (columns, row_count) = (timeline.bucket_count(), rows.len());
+    let row_height_px = match row_count {
         0..=12 => 20.0,
         13..=40 => 14.0,
         41..=100 => 6.0,
         _ => 3.0,
     };
+    let height_px = row_height_px * row_count as f64;
+    let bucket_s = timeline.bucket_millis() as f64 / 1000.0;
+    let length_s = bucket_s * columns as f64;
+    let ticks: String = time_ticks(length_s, 5)
+        .iter()
+        .map(|at| {
+            let (left, label) = (at / length_s * 100.0, format_tick_time(*at));
+            format!(r#"<span class="x" style="left:{left:.2}%">{label}</span>"#)
+        })
+        .collect();
+    let shared = if timeline.endpoint_count() > row_count as u64 {
+        " (neighbours share a row; an orange foot marks rows with some endpoints down)"
+    } else {
+        ""
+    };
+    let endpoints = pluralize(timeline.endpoint_count(), "endpoint");
+    let whole = timeline.grand_total();
+    let utilisation = format_share(whole.in_flight, whole.window);
+    format!(
+        r#"<figure><figcaption>Session {start} <span>{endpoints} in {}{shared}, from {} after its start; {} per column</span></figcaption><div class="heat" style="--h:{height_px}px;--r:{row_height_px}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {row_count}" preserveAspectRatio="none" role="img" aria-label="Heat map of {endpoints} over {}: mean utilisation {utilisation}">{}</svg><div class="xs">{ticks}</div></div></div><details><summary>Values by row</summary>{}</details></figure>"#,
+        pluralize(row_count as u64, "row"),
+        format_seconds(*offset),
+        format_seconds(bucket_s),
+        row_labels(&rows),
+        format_seconds(length_s),
+        draw_cells(&rows, timeline),
+        values_table(&rows),
+    )
+}
+
+/// Draws the cells as one path per colour, the feet of rows with some endpoints down, and the tooltips.
+fn draw_cells(rows: &[&TimelineRow], timeline: &Timeline) -> String {
+    let columns = timeline.bucket_count();
+    // One path per colour instead of one rectangle per cell: 24,000 cells stay below half a megabyte.
     let mut levels = [const { String::new() }; COLOUR_COUNT];
     for (at, row) in rows.iter().enumerate() {
         each_level_run(row, timeline, |from, to, level| {
@@ -44,7 +78,7 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
     }
     let mut feet = String::new();
     for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.endpoints > 1) {
-        each_partial_downtime(row, timeline.bucket_count(), |from, to| {
+        each_partial_downtime(row, columns, |from, to| {
             let (width, top) = (to - from, at as f64 + 1.0 - FOOT_HEIGHT);
             let _ = write!(feet, "M{from} {top}h{width}v{FOOT_HEIGHT}h-{width}z");
         });
@@ -59,31 +93,25 @@ pub(super) fn draw_heatmap(StartTimeline { timeline, offset, start }: &StartTime
             escape_html(&row_tooltip(row))
         );
     }
-    let length = timeline.bucket_millis() as f64 / 1000.0 * columns as f64;
-    let ticks: String = time_ticks(length, 5)
-        .iter()
-        .map(|at| {
-            format!(
-                r#"<span class="x" style="left:{:.2}%">{}</span>"#,
-                at / length * 100.0,
-                format_tick_time(*at)
-            )
-        })
-        .collect();
-    let high = pixels * many as f64;
-    let shared = if timeline.endpoint_count() > many as u64 {
-        " (neighbours share a row; an orange foot marks rows with some endpoints down)"
-    } else {
-        ""
+    svg
+}
+
+/// Draws the values of the tooltips as a table.
+fn values_table(rows: &[&TimelineRow]) -> String {
+    let heads = [
+        ("w", "endpoint"),
+        ("n", "mean in flight"),
+        ("n", "mean limit"),
+        ("n", "limit full"),
+        ("n", "prompts"),
+        ("n", "down"),
+    ];
+    let cells = |row: &&TimelineRow| {
+        let [in_flight, limit, full, prompts, down] = row_values(row);
+        let name = escape_html(&shorten_name(&row.display_name()));
+        vec![name, in_flight, limit, full, prompts, down]
     };
-    format!(
-        r#"<figure><figcaption>Session {start} <span>{} in {}{shared}, from {} after its start; {} per column</span></figcaption><div class="heat" style="--h:{high}px;--r:{pixels}px"><div class="names">{}</div><div><svg viewBox="0 0 {columns} {many}" preserveAspectRatio="none" role="img" aria-label="in flight against window">{svg}</svg><div class="xs">{ticks}</div></div></div></figure>"#,
-        pluralize(timeline.endpoint_count(), "endpoint"),
-        pluralize(many as u64, "row"),
-        format_seconds(*offset),
-        format_seconds(timeline.bucket_millis() as f64 / 1000.0),
-        row_labels(&rows),
-    )
+    html_table(&heads, rows.iter().map(cells))
 }
 
 pub(super) fn heatmap_legend() -> String {
@@ -126,21 +154,29 @@ fn shorten_name(name: &str) -> String {
 
 /// Returns the tooltip of a row: load, utilisation, prompts and downtime.
 fn row_tooltip(row: &TimelineRow) -> String {
-    let whole = row.row_total();
-    let share = |part: u64, of: u64| {
-        if of > 0 { format_percent(part as f64 / of as f64) } else { "–".into() }
-    };
-    let mean = |sum: u64| format_number(sum as f64 / whole.up.max(1) as f64);
-    let down = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
+    let [in_flight, limit, full, prompts, down] = row_values(row);
     format!(
-        "{}: mean {} in flight of {}, limit full {} of the time, {} prompts, down for {}",
+        "{}: mean {in_flight} in flight of {limit}, limit full {full} of the time, {prompts} prompts, down for {down}",
         row.display_name(),
+    )
+}
+
+/// Returns mean in flight, mean limit, share of time with a full limit, prompts, and downtime.
+fn row_values(row: &TimelineRow) -> [String; 5] {
+    let whole = row.row_total();
+    let mean = |sum: u64| format_number(sum as f64 / whole.up.max(1) as f64);
+    let down_s = (whole.watched - whole.up.min(whole.watched)) as f64 / 1000.0;
+    [
         mean(whole.in_flight),
         mean(whole.window),
-        share(whole.full, whole.up),
+        format_share(whole.full, whole.up),
         format_count(whole.settled),
-        format_seconds(down),
-    )
+        format_seconds(down_s),
+    ]
+}
+
+fn format_share(part: u64, whole: u64) -> String {
+    if whole == 0 { "–".into() } else { format_percent((part as f64 / whole as f64).min(1.0)) }
 }
 
 /// Highest level of the colour scale, which has tenths of the concurrency limit; [`DOWN_LEVEL`] follows it.
@@ -154,15 +190,16 @@ fn level_class(level: usize) -> String {
 }
 
 /// Returns the colour level of a bucket, `None` if no rank drove the endpoint.
-fn fill_level(piece: TimeBucket) -> Option<usize> {
-    if piece.watched == 0 {
+fn fill_level(bucket: TimeBucket) -> Option<usize> {
+    if bucket.watched == 0 {
         return None;
     }
-    if (piece.up as f64) < UP_THRESHOLD * piece.watched as f64 {
+    if (bucket.up as f64) < UP_THRESHOLD * bucket.watched as f64 {
         return Some(DOWN_LEVEL);
     }
     // Integer arithmetic, so that all machines round alike.
-    let tenths = (piece.in_flight * FULL_LEVEL as u64 + piece.window / 2).checked_div(piece.window);
+    let tenths =
+        (bucket.in_flight * FULL_LEVEL as u64 + bucket.window / 2).checked_div(bucket.window);
     Some(usize::try_from(tenths.unwrap_or(0)).unwrap_or(FULL_LEVEL).min(FULL_LEVEL))
 }
 
@@ -207,7 +244,7 @@ fn each_level_run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{EndpointSnapshot, TimelineSlot};
+    use crate::metrics::timeline::{EndpointSnapshot, TimelineSlot};
 
     fn example_timeline(endpoints: u64, seconds: u64) -> StartTimeline {
         let mut timeline = Timeline::default();
@@ -249,11 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn every_piece_is_drawn_once_and_says_how_full_it_was() {
-        let its = example_timeline(4, 100).timeline;
-        for (_, row) in its.iter_rows() {
+    fn every_bucket_is_drawn_once_in_the_colour_of_its_load() {
+        let timeline = example_timeline(4, 100).timeline;
+        for (_, row) in timeline.iter_rows() {
             let mut drawn = 0;
-            each_level_run(row, &its, |from, to, level| {
+            each_level_run(row, &timeline, |from, to, level| {
                 drawn += to - from;
                 assert!(level < COLOUR_COUNT);
             });

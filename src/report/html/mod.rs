@@ -17,7 +17,8 @@ use super::format::{
     format_tick_time, format_timestamp, pluralize,
 };
 use super::summary::{DistributionSummary, RunSummary};
-use crate::output::StartTimeline;
+use crate::output::{PromptCounts, StartTimeline};
+pub(crate) use charts::axis_ticks;
 use charts::{ChartMark, StepChart, StepSeries};
 
 /// Shortest steady phase, in seconds, whose rate is shown.
@@ -38,7 +39,7 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
     body.push_str(&distributions_section(summary));
     body.push_str(&tables::failures_section(summary));
     body.push_str(&tables::slowest_section(summary));
-    body.push_str(&tables::starts_section(summary));
+    body.push_str(&tables::sessions_section(summary));
     body.push_str(&tables::settings_section(summary));
     let (title, style) = (escape_html(name), include_str!("style.css"));
     let (program, written) = (escape_html(&summary.program), format_timestamp(summary.written));
@@ -56,20 +57,26 @@ pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
 }
 
 fn page_header(summary: &RunSummary, name: &str) -> String {
-    let state = match summary.starts.last() {
-        Some(start) => start.end,
+    let state = match summary.sessions.last() {
+        Some(session) => session.outcome,
         None => "finished",
     };
     let mut facts = Vec::new();
     facts.extend(summary.model.as_ref().map(|it| format!("model <b>{}</b>", escape_html(it))));
-    facts.extend(summary.api.as_ref().map(|it| format!("by {}", escape_html(it))));
+    facts.extend(summary.api.as_ref().map(|api| match &**api {
+        "chat" => "chat completions".to_owned(),
+        other => escape_html(other),
+    }));
     facts.push(format!(
-        "{} of {}",
+        "{} from {}",
         pluralize(summary.counts.submitted, "prompt"),
         escape_html(&summary.input.join(", "))
     ));
-    facts
-        .extend(summary.starts.first().map(|it| format!("started {}", format_timestamp(it.began))));
+    let job = summary.sessions.last().and_then(|it| it.job.as_ref());
+    facts.extend(job.map(|job| format!("job {}", escape_html(job))));
+    facts.extend(
+        summary.sessions.first().map(|it| format!("started {}", format_timestamp(it.began))),
+    );
     format!(
         r#"<header><div class="top"><h1>{}</h1><span class="state {state}" id="state">{state}</span></div><p class="soft">{}</p></header>"#,
         escape_html(name),
@@ -85,146 +92,162 @@ struct MetricTile<'a> {
     value: String,
     shown: String,
     caption: String,
-    bad: bool,
+    is_bad: bool,
 }
 
 impl MetricTile<'_> {
     fn draw_tile(&self) -> String {
-        let Self { id, name, value, shown, caption: below, bad } = self;
-        let class = if *bad { "tile bad" } else { "tile" };
+        let Self { id, name, value, shown, caption, is_bad } = self;
+        let class = if *is_bad { "tile bad" } else { "tile" };
         format!(
-            r#"<div class="{class}"><div class="name">{name}</div><b id="{id}" data-value="{value}">{shown}</b><small>{below}</small></div>"#
+            r#"<div class="{class}"><div class="name">{name}</div><b id="{id}" data-value="{value}">{shown}</b><small>{caption}</small></div>"#
         )
     }
 }
 
 fn metric_tiles(summary: &RunSummary) -> String {
-    let (counts, rates) = (&summary.counts, &summary.rates);
+    let tiles: String = count_tiles(summary)
+        .iter()
+        .chain(&performance_tiles(summary))
+        .map(MetricTile::draw_tile)
+        .collect();
+    format!(r#"<div class="tiles">{tiles}</div>{}"#, outcome_bar(&summary.counts))
+}
+
+fn count_tiles(summary: &RunSummary) -> [MetricTile<'static>; 4] {
+    let counts = &summary.counts;
     // The tree of a reduce has its own section; the tiles are the leaves'.
     let name = |run, leaves| if summary.reduce.is_some() { leaves } else { run };
-    let of_all = |part: u64| format_percent(part as f64 / counts.submitted.max(1) as f64);
-    let counted = |id, name, value: u64, below: String, bad| MetricTile {
+    let share = |part: u64| format_percent(part as f64 / counts.submitted.max(1) as f64);
+    let counted = |id, name, value: u64, caption: String, is_bad| MetricTile {
         id,
         name,
         value: value.to_string(),
         shown: format_count(value),
-        caption: below,
-        bad,
+        caption,
+        is_bad,
     };
-    let rate = |id, name, steady: Option<f64>, whole: Option<f64>| MetricTile {
-        id,
-        name,
-        value: steady.or(whole).map(|it| format!("{it:.3}")).unwrap_or_default(),
-        shown: steady.or(whole).map_or("–".into(), format_number),
-        caption: whole.map_or("not known".into(), |it| {
-            format!("{} over all working time", format_number(it))
-        }),
-        bad: false,
-    };
-    // A run that ended before it was steady has only an overall rate.
-    let is_steady = rates.steady_s >= MIN_STEADY_S;
-    let steady = |rate: Option<f64>| rate.filter(|_| is_steady);
-    let paced = |steady: &'static str, whole: &'static str| if is_steady { steady } else { whole };
-    let (latency, endpoints) = (&summary.latency_s, &summary.endpoints);
-    let or_dash = |it: Option<f64>, words: fn(f64) -> String| it.map_or("–".into(), words);
-    let starts = summary.starts.len() as u32 + summary.unrecorded;
-    let all = [
+    let sessions = summary.sessions.len() as u64 + u64::from(summary.unrecorded_sessions);
+    let next = if counts.open > 0 { "the same command resumes" } else { "nothing remains" };
+    [
         counted(
             "answered",
             name("answered", "leaves answered"),
             counts.answered,
-            format!("{} of {}", of_all(counts.answered), format_count(counts.submitted)),
+            format!("{} of {}", share(counts.answered), format_count(counts.submitted)),
             false,
         ),
         counted(
             "failed",
             name("failed", "leaves failed"),
             counts.failed,
-            of_all(counts.failed),
+            share(counts.failed),
             counts.failed > 0,
         ),
-        counted(
-            "open",
-            name("open", "leaves open"),
-            counts.open,
-            if counts.open > 0 {
-                "the same command resumes".into()
-            } else {
-                "nothing remains".into()
-            },
-            counts.open > 0,
-        ),
+        counted("open", name("open", "leaves open"), counts.open, next.into(), counts.open > 0),
         MetricTile {
-            id: "seconds",
+            id: "active-s",
             name: name("working time", "working time of the leaves"),
-            value: format!("{:.3}", summary.seconds),
-            shown: format_seconds(summary.seconds),
+            value: format!("{:.3}", summary.active_s),
+            shown: format_seconds(summary.active_s),
             caption: format!(
-                "{starts} start{}, {} requests",
-                if starts == 1 { "" } else { "s" },
-                format_count(summary.requests)
+                "{}, {}",
+                pluralize(sessions, "session"),
+                pluralize(summary.requests, "request")
             ),
-            bad: false,
+            is_bad: false,
         },
+    ]
+}
+
+fn performance_tiles(summary: &RunSummary) -> [MetricTile<'static>; 4] {
+    let (rates, latency, endpoints) = (&summary.rates, &summary.latency_s, &summary.endpoints);
+    let or_dash = |value: Option<f64>, format: fn(f64) -> String| value.map_or("–".into(), format);
+    let or_empty = |value: Option<f64>| value.map(|it| format!("{it:.3}")).unwrap_or_default();
+    // A run that ended before it was steady has only an overall rate.
+    let is_steady = rates.steady_s >= MIN_STEADY_S;
+    let rate = |id, steady_name, overall_name, steady: Option<f64>, overall: Option<f64>| {
+        let value = steady.filter(|_| is_steady).or(overall);
+        MetricTile {
+            id,
+            name: if is_steady { steady_name } else { overall_name },
+            value: or_empty(value),
+            shown: or_dash(value, format_number),
+            caption: overall
+                .map_or("unknown".into(), |rate| format!("{} overall", format_number(rate))),
+            is_bad: false,
+        }
+    };
+    // A limit that has just been lowered is exceeded for a moment: no more than all of it is shown as used.
+    let utilisation = endpoints.utilisation.map(|share| share.min(1.0));
+    [
         rate(
             "prompts-per-s",
-            paced("prompts/s, steady", "prompts/s"),
-            steady(rates.steady_prompts_per_s),
-            rates.prompts_per_s,
+            "prompts/s, steady",
+            "prompts/s",
+            rates.steady_prompts_per_s,
+            rates.overall_prompts_per_s,
         ),
         rate(
             "tokens-per-s",
-            paced("tokens/s, steady", "tokens/s"),
-            steady(rates.steady_tokens_per_s),
-            rates.tokens_per_s,
+            "tokens/s, steady",
+            "tokens/s",
+            rates.steady_tokens_per_s,
+            rates.overall_tokens_per_s,
         ),
         MetricTile {
             id: "latency",
             name: "median latency",
-            value: or_dash(latency.p50, |it| format!("{it:.3}")),
+            value: or_empty(latency.p50),
             shown: or_dash(latency.p50, format_seconds),
             caption: format!("p99 {}", or_dash(latency.p99, format_seconds)),
-            bad: false,
+            is_bad: false,
         },
         MetricTile {
-            id: "full",
-            name: "windows full, steady",
-            value: or_dash(endpoints.full_share_steady, |it| format!("{it:.4}")),
-            shown: or_dash(endpoints.full_share_steady, format_percent),
+            id: "utilisation",
+            name: "server utilisation",
+            value: or_empty(utilisation),
+            shown: or_dash(utilisation, format_percent),
             caption: format!(
-                "{} of all time that endpoints were up",
-                or_dash(endpoints.full_share, format_percent)
+                "limit full {} of the steady phase",
+                or_dash(endpoints.fraction_full_steady, format_percent)
             ),
-            bad: false,
+            is_bad: false,
         },
-    ];
+    ]
+}
+
+/// Draws the bar of outcomes and its legend.
+fn outcome_bar(counts: &PromptCounts) -> String {
     let share = |part: u64| 100.0 * part as f64 / counts.submitted.max(1) as f64;
     // A small share of a large run must stay visible.
     let some = |part: u64| if part > 0 { " some" } else { "" };
-    let mut html: String = all.iter().map(MetricTile::draw_tile).collect();
-    let _ = write!(
-        html,
-        r#"</div><div class="done" role="img" aria-label="answered, failed and open prompts"><i class="a{}" style="width:{:.3}%"></i><i class="f{}" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
-        some(counts.answered),
-        share(counts.answered),
-        some(counts.failed),
-        share(counts.failed),
-    );
-    format!(r#"<div class="tiles">{html}"#)
+    let PromptCounts { answered, failed, open, .. } = *counts;
+    format!(
+        r#"<div class="done" role="img" aria-label="{} answered, {} failed, {} open of {}"><i class="a{}" style="width:{:.3}%"></i><i class="f{}" style="width:{:.3}%"></i></div><div class="key"><span><i style="background:var(--green)"></i>answered</span><span><i style="background:var(--red)"></i>failed</span><span><i style="background:var(--track)"></i>open</span></div>"#,
+        format_count(answered),
+        format_count(failed),
+        format_count(open),
+        pluralize(counts.submitted, "prompt"),
+        some(answered),
+        share(answered),
+        some(failed),
+        share(failed),
+    )
 }
 
 fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
-    let its = &summary.endpoints;
+    let load = &summary.endpoints;
     let known = |share: Option<f64>| share.map_or("–".into(), format_percent);
     let mut html = format!(
-        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>used</span></div><div><b>{}</b> <span>of the time up</span></div><div><b>{}</b> <span>of the uptime with the concurrency limit full</span></div><div><b>{}</b> <span>mean utilisation</span></div><div><b id="times-away" data-value="{}">{}</b> <span>{}</span></div></div>"#,
-        format_count(its.answered),
-        known(its.up_share),
-        known(its.full_share),
-        known(its.fill),
-        its.times_away,
-        format_count(its.times_away),
-        if its.times_away == 1 { "outage" } else { "outages" },
+        r#"<section id="endpoints"><h2>Endpoints</h2><div class="facts"><div><b>{}</b> <span>used</span></div><div><b>{}</b> <span>of the time up</span></div><div><b>{}</b> <span>of the uptime with the concurrency limit full</span></div><div><b>{}</b> <span>mean utilisation</span></div><div><b id="outages" data-value="{}">{}</b> <span>{}</span></div></div>"#,
+        format_count(load.n_used),
+        known(load.fraction_up),
+        known(load.fraction_full),
+        known(load.utilisation.map(|share| share.min(1.0))),
+        load.n_outages,
+        format_count(load.n_outages),
+        if load.n_outages == 1 { "outage" } else { "outages" },
     );
     let last: Vec<String> =
         timelines.iter().rev().take(MAX_HEATMAPS).map(heatmap::draw_heatmap).collect();
@@ -242,9 +265,11 @@ fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
             );
         }
     }
-    let unseen = |start: u32| timelines.iter().all(|it| it.start != start);
-    let killed = summary.starts.iter().filter(|it| it.end == "killed" && unseen(it.start));
-    let killed: Vec<String> = killed.map(|it| it.start.to_string()).collect();
+    // Timelines are merged when all ranks finish, so a killed session leaves none.
+    let is_unseen = |session: u32| timelines.iter().all(|it| it.start != session);
+    let killed =
+        summary.sessions.iter().filter(|it| it.outcome == "killed" && is_unseen(it.session));
+    let killed: Vec<String> = killed.map(|it| it.session.to_string()).collect();
     if !last.is_empty() && !killed.is_empty() {
         let (s, has) = if killed.len() == 1 {
             ("", "was killed and has")
@@ -257,8 +282,8 @@ fn endpoints_section(summary: &RunSummary, timelines: &[StartTimeline]) -> Strin
             killed.join(", ")
         );
     }
-    html.push_str(&tables::straggler_table(its));
-    html.push_str(&tables::downtime_table(its));
+    html.push_str(&tables::straggler_table(load));
+    html.push_str(&tables::downtime_table(load));
     html + "</section>"
 }
 
@@ -306,14 +331,14 @@ fn distributions_section(summary: &RunSummary) -> String {
             format_count(summary.tokens.completion)
         ),
     ];
-    let ends = summary.finish_reasons.iter().map(|(reason, its)| {
+    let reasons = summary.finish_reasons.iter().map(|(reason, number)| {
         format!(
             "<div><b>{}</b> <span>finished with {}</span></div>",
-            format_count(*its),
+            format_count(*number),
             escape_html(reason)
         )
     });
-    facts.extend(ends);
+    facts.extend(reasons);
     let _ = write!(html, r#"<div class="facts" style="margin-top:16px">{}</div>"#, facts.concat());
     if summary.tokens.estimated > 0 {
         let _ = write!(
@@ -339,6 +364,7 @@ fn draw_histogram(
         .map(|(at, it)| (f64::from(at), f64::from(at + 1), it.count as f64))
         .collect();
     // Bins have equal widths on the page, which makes the axis nearly logarithmic.
+    // About six labels fit on a phone.
     let every = bars.len().div_ceil(6).max(1);
     let ticks =
         (0..).zip(bars).step_by(every).map(|(at, it)| (f64::from(at), axis(it.from))).collect();
@@ -357,9 +383,19 @@ fn draw_histogram(
         })
         .collect();
     let series = [StepSeries { steps: &steps, class, filled: true }];
+    let or_dash = |value: Option<f64>| value.map_or("–".into(), exact);
+    let description = format!(
+        "{title}: {}, median {}, p90 {}, p99 {}, maximum {}",
+        pluralize(spread.count, "value"),
+        or_dash(spread.p50),
+        or_dash(spread.p90),
+        or_dash(spread.p99),
+        or_dash(spread.max)
+    );
     StepChart {
         title,
         unit,
+        description,
         height_px: 130,
         x_max: bars.len() as f64,
         ticks,

@@ -33,8 +33,8 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
         ),
         (
             "tree-seconds",
-            format!("{:.3}", tree.seconds),
-            format_seconds(tree.seconds),
+            format!("{:.3}", tree.active_s),
+            format_seconds(tree.active_s),
             "working time",
         ),
         (
@@ -57,7 +57,7 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
     html + r#"<p class="note">A group of one text is passed up without a prompt. Time covers building a level's prompts and its pass; rates cover the pass alone.</p></section>"#
 }
 
-/// Describes the shape of the tree and its outcome in two sentences.
+/// Describes the shape of the tree, its outcome and the truncation of texts.
 fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
     let above = tree.levels.len() as u64 - 1;
     let shape = format!(
@@ -77,7 +77,7 @@ fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
             "{} leaves are missing in the text; see tree.jsonl for the reasons.",
             format_count(missing)
         ),
-        (false, 0) => match summary.starts.last().map(|it| it.end) {
+        (false, 0) => match summary.sessions.last().map(|it| it.outcome) {
             Some("running") => "A session is active.".into(),
             _ => "There is no text yet; the same command resumes.".to_owned(),
         },
@@ -86,47 +86,80 @@ fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
                 .into()
         }
     };
-    format!("{shape} {end}")
+    let truncated: u64 = tree.levels.iter().map(|level| level.cut).sum();
+    let loss = match truncated {
+        0 => String::new(),
+        count => format!(" {} had truncated texts.", pluralize(count, "group")),
+    };
+    format!("{shape} {end}{loss}")
 }
 
 fn levels_table(tree: &ReduceSummary) -> String {
+    const HEADS: [(&str, &str); 14] = [
+        ("l", "level"),
+        ("n", "nodes"),
+        ("n", "prompts"),
+        ("b", ""),
+        ("n", "answered"),
+        ("n", "failed"),
+        ("n", "passed up"),
+        ("n", "empty"),
+        ("n", "truncated"),
+        ("n", "time"),
+        ("b", ""),
+        ("n", "prompts/s"),
+        ("n", "tokens/s"),
+        ("n", "median latency"),
+    ];
+    let head: String = HEADS
+        .iter()
+        .map(|(class, name)| format!(r#"<th scope="col" class="{class}">{name}</th>"#))
+        .collect();
     let most = |of: fn(&LevelSummary) -> f64| tree.levels.iter().map(of).fold(0.0, f64::max);
-    let (prompts, time) =
-        (most(|it| it.counts.submitted as f64), most(LevelSummary::total_seconds));
-    let mut html = String::from(
-        r#"<div class="scroll"><table><thead><tr><th class="l"></th><th class="n">nodes</th><th class="n">prompts</th><th class="b"></th><th class="n">answered</th><th class="n">failed</th><th class="n">passed up</th><th class="n">empty</th><th class="n">cut to fit</th><th class="n">time</th><th class="b"></th><th class="n">prompts/s</th><th class="n">tokens/s</th><th class="n">latency ½</th></tr></thead><tbody>"#,
-    );
-    for it in &tree.levels {
-        let dash =
-            |number: u64| if it.level == 0 { "–".to_owned() } else { format_count(number) };
-        let rate = |it: Option<f64>| it.map_or("–".into(), format_number);
-        let name = if it.level == 0 { "leaves".to_owned() } else { format!("level {}", it.level) };
-        let cells = [
-            ("l", name + level_state_badge(it), None),
-            ("n", format_count(it.nodes), Some(("nodes", it.nodes))),
-            ("n", format_count(it.counts.submitted), Some(("asked", it.counts.submitted))),
-            ("b", draw_share_bar(it.counts.submitted as f64, prompts, "blue"), None),
-            ("n", format_count(it.counts.answered), Some(("answered", it.counts.answered))),
-            ("n", format_count(it.nodes_without_text()), Some(("failed", it.nodes_without_text()))),
-            ("n", dash(it.passed), Some(("passed", it.passed))),
-            ("n", dash(it.empty), Some(("empty", it.empty))),
-            ("n", dash(it.cut), Some(("cut", it.cut))),
-            ("n", format_seconds(it.total_seconds()), None),
-            ("b", draw_share_bar(it.total_seconds(), time, "purple"), None),
-            ("n", rate(it.prompts_per_s), None),
-            ("n", rate(it.tokens_per_s), None),
-            ("n", it.latency_s.p50.map_or("–".into(), format_seconds), None),
-        ];
-        html.push_str("<tr>");
-        for (class, text, value) in cells {
-            let data = value.map_or(String::new(), |(what, value)| {
-                format!(r#" id="level-{}-{what}" data-value="{value}""#, it.level)
-            });
-            let _ = write!(html, r#"<td class="{class}"{data}>{text}</td>"#);
-        }
-        html.push_str("</tr>");
+    let longest = (most(|it| it.counts.submitted as f64), most(LevelSummary::total_seconds));
+    let rows: String = tree.levels.iter().map(|level| level_row(level, longest)).collect();
+    format!(
+        r#"<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"#
+    )
+}
+
+/// Draws the row of a level; its bars are relative to the largest number of prompts and the longest time of all levels.
+fn level_row(level: &LevelSummary, (most_prompts, longest_s): (f64, f64)) -> String {
+    let dash = |number: u64| if level.level == 0 { "–".to_owned() } else { format_count(number) };
+    let rate = |rate: Option<f64>| rate.map_or("–".into(), format_number);
+    let name = match level.level {
+        0 => "leaves".to_owned(),
+        number => format!("level {number}"),
+    };
+    let counts = &level.counts;
+    let cells = [
+        ("l", name + level_state_badge(level), None),
+        ("n", format_count(level.nodes), Some(("nodes", level.nodes))),
+        ("n", format_count(counts.submitted), Some(("asked", counts.submitted))),
+        ("b", draw_share_bar(counts.submitted as f64, most_prompts, "blue"), None),
+        ("n", format_count(counts.answered), Some(("answered", counts.answered))),
+        (
+            "n",
+            format_count(level.nodes_without_text()),
+            Some(("failed", level.nodes_without_text())),
+        ),
+        ("n", dash(level.passed), Some(("passed", level.passed))),
+        ("n", dash(level.empty), Some(("empty", level.empty))),
+        ("n", dash(level.cut), Some(("cut", level.cut))),
+        ("n", format_seconds(level.total_seconds()), None),
+        ("b", draw_share_bar(level.total_seconds(), longest_s, "purple"), None),
+        ("n", rate(level.prompts_per_s), None),
+        ("n", rate(level.tokens_per_s), None),
+        ("n", level.latency_s.p50.map_or("–".into(), format_seconds), None),
+    ];
+    let mut html = String::from("<tr>");
+    for (class, text, value) in cells {
+        let data = value.map_or(String::new(), |(what, value)| {
+            format!(r#" id="level-{}-{what}" data-value="{value}""#, level.level)
+        });
+        let _ = write!(html, r#"<td class="{class}"{data}>{text}</td>"#);
     }
-    html + "</tbody></table></div>"
+    html + "</tr>"
 }
 
 fn level_state_badge(level: &LevelSummary) -> &'static str {

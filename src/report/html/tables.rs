@@ -10,12 +10,18 @@ use crate::report::format::{
 };
 use crate::report::{
     endpoint_load::EndpointLoad,
-    summary::{FailureSummary, RunSummary, SettingValue, StartSummary},
+    summary::{FailureSummary, RunSummary, SessionSummary, SettingValue},
 };
 
-fn html_table(heads: &[(&str, &str)], rows: impl IntoIterator<Item = Vec<String>>) -> String {
-    let head: String =
-        heads.iter().map(|(class, name)| format!(r#"<th class="{class}">{name}</th>"#)).collect();
+/// Draws a table; each head has the class of its column and a name.
+pub(super) fn html_table(
+    heads: &[(&str, &str)],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
+    let head: String = heads
+        .iter()
+        .map(|(class, name)| format!(r#"<th scope="col" class="{class}">{name}</th>"#))
+        .collect();
     let row = |cells: Vec<String>| {
         let cells: String = heads
             .iter()
@@ -63,41 +69,41 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
     summary
         .failures
         .iter()
-        .for_each(|(kind, its)| html.push_str(&failure_kind_table("", kind, its)));
+        .for_each(|(kind, failure)| html.push_str(&failure_kind_table("", kind, failure)));
     for level in above {
-        let place = format!("level-{}-", level.level);
-        level
-            .failures
-            .iter()
-            .for_each(|(kind, its)| html.push_str(&failure_kind_table(&place, kind, its)));
+        let id_prefix = format!("level-{}-", level.level);
+        level.failures.iter().for_each(|(kind, failure)| {
+            html.push_str(&failure_kind_table(&id_prefix, kind, failure))
+        });
     }
-    if summary.damaged > 0 {
+    if summary.unreadable_lines > 0 {
         let _ = write!(
             html,
             r#"<p class="note">{} lines of shard files could not be read and are not counted here.</p>"#,
-            format_count(summary.damaged)
+            format_count(summary.unreadable_lines)
         );
     }
     html + "</section>"
 }
 
-fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
-    let them = if its.count == 1 { "it" } else { "them" };
-    let again = if its.passes {
+fn failure_kind_table(id_prefix: &str, kind: &str, failure: &FailureSummary) -> String {
+    let them = if failure.count == 1 { "it" } else { "them" };
+    let again = if failure.retryable {
         format!("the same command retries {them}")
     } else {
         format!("<code>--retry-failed</code> sends {them} again")
     };
-    let name = place.replace('-', " ") + kind;
+    let name = id_prefix.replace('-', " ") + kind;
     let mut html = format!(
-        r#"<h3>{} <span class="soft">{}; {again}</span></h3><span hidden id="{place}failed-{}" data-value="{}"></span>"#,
+        r#"<h3>{} <span class="soft">{}; {again}</span></h3><span hidden id="{id_prefix}failed-{}" data-value="{}"></span>"#,
         escape_html(&name),
-        pluralize(its.count, "prompt"),
+        pluralize(failure.count, "prompt"),
         escape_html(kind),
-        its.count
+        failure.count
     );
+    // Equal messages in a row are shown once: the first failures of a kind mostly share their message.
     let mut said = None;
-    let rows = its.first.iter().map(|it| {
+    let rows = failure.examples.iter().map(|it| {
         let why = match said.replace(&it.message) {
             Some(before) if *before == it.message => {
                 r#"<span class="soft">same as above</span>"#.into()
@@ -112,7 +118,7 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
         ]
     });
     html.push_str(&html_table(&[("i", "id"), ("n", "row"), ("n", "status"), ("w", "error")], rows));
-    let more = its.count - (its.first.len() as u64).min(its.count);
+    let more = failure.count - (failure.examples.len() as u64).min(failure.count);
     if more > 0 {
         let _ = write!(
             html,
@@ -124,10 +130,10 @@ fn failure_kind_table(place: &str, kind: &str, its: &FailureSummary) -> String {
 }
 
 pub(super) fn slowest_section(summary: &RunSummary) -> String {
-    if summary.slowest.is_empty() {
+    if summary.slowest_answers.is_empty() {
         return String::new();
     }
-    let rows = summary.slowest.iter().map(|it| {
+    let rows = summary.slowest_answers.iter().map(|it| {
         let at = escape_html(&shorten_endpoint(&it.endpoint));
         vec![format_id(&it.id), format_count(it.index), at, format_seconds(it.latency_s)]
     });
@@ -136,106 +142,99 @@ pub(super) fn slowest_section(summary: &RunSummary) -> String {
     format!(r#"<section id="slowest"><h2>Slowest answers</h2>{rows}</section>"#)
 }
 
-pub(super) fn straggler_table(its: &EndpointLoad) -> String {
+pub(super) fn straggler_table(load: &EndpointLoad) -> String {
     let mut html = format!(
         r#"<h3>Slow endpoints</h3><span hidden id="straggling" data-value="{}"></span>"#,
-        its.straggling
+        load.n_slow
     );
-    let Some(usual) = its.usual_latency_s else {
+    let Some(median) = load.median_latency_s else {
         return html + r#"<p class="note">No endpoint has answered enough prompts to compare.</p>"#;
     };
-    if its.stragglers.is_empty() {
+    if load.stragglers.is_empty() {
         let _ = write!(
             html,
             r#"<p class="note">No slow endpoints (limit: a mean latency of 1.5 × the median, {}).</p>"#,
-            format_seconds(usual)
+            format_seconds(median)
         );
         return html;
     }
     let _ = write!(
         html,
         r#"<p class="note">Mean latency of at least 1.5 × the median endpoint's, {}.</p>"#,
-        format_seconds(usual)
+        format_seconds(median)
     );
     let heads =
         [("w", "endpoint"), ("n", "mean latency"), ("n", "ratio to median"), ("n", "answered")];
-    let rows = its.stragglers.iter().map(|it| {
+    let rows = load.stragglers.iter().map(|it| {
         vec![
             escape_html(&shorten_endpoint(&it.endpoint)),
             format_seconds(it.latency_s),
-            format!("{}×", format_number(it.times_usual)),
+            format!("{}×", format_number(it.ratio_to_median)),
             format_count(it.answered),
         ]
     });
     html.push_str(&collapsible_table(&heads, rows.collect()));
-    let more = its.straggling - (its.stragglers.len() as u64).min(its.straggling);
+    let more = load.n_slow - (load.stragglers.len() as u64).min(load.n_slow);
     if more > 0 {
         let _ = write!(html, r#"<p class="note">and {} more.</p>"#, format_count(more));
     }
     html
 }
 
-pub(super) fn downtime_table(its: &EndpointLoad) -> String {
-    if its.away.is_empty() {
+pub(super) fn downtime_table(load: &EndpointLoad) -> String {
+    if load.outages.is_empty() {
         return String::new();
     }
-    let rows = its.away.iter().map(|it| {
-        let how = match (it.times, it.at_end) {
+    let rows = load.outages.iter().map(|it| {
+        let description = match (it.n_outages, it.down_at_end) {
             (0, true) => "never ready".into(),
             (0, false) => "became ready late".into(),
-            (times, at_end) => {
-                let times = if times == 1 {
-                    "went away once".into()
-                } else {
-                    format!("went away {times} times")
-                };
-                format!(
-                    "{times}, {}",
-                    if at_end { "and was away at the end" } else { "and came back" }
-                )
+            (count, down_at_end) => {
+                let end = if down_at_end { "down at the end" } else { "recovered" };
+                format!("{}, {end}", pluralize(count, "outage"))
             }
         };
         vec![
             escape_html(&shorten_endpoint(&it.endpoint)),
-            it.start.to_string(),
-            how,
-            format_seconds(it.seconds),
+            it.session.to_string(),
+            description,
+            format_seconds(it.downtime_s),
         ]
     });
     let heads = [("w", "endpoint"), ("n", "session"), ("w", "what happened"), ("n", "downtime")];
     format!("<h3>Outages</h3>{}", collapsible_table(&heads, rows.collect()))
 }
 
-pub(super) fn starts_section(summary: &RunSummary) -> String {
+pub(super) fn sessions_section(summary: &RunSummary) -> String {
     let mut html = format!(
         r#"<section id="sessions"><h2>Sessions</h2><span hidden id="session-count" data-value="{}"></span>"#,
-        summary.starts.len()
+        summary.sessions.len()
     );
-    if summary.unrecorded > 0 {
+    if summary.unrecorded_sessions > 0 {
         let _ = write!(
             html,
             r#"<p class="note">Earlier sessions without a record: {}.</p>"#,
-            summary.unrecorded
+            summary.unrecorded_sessions
         );
     }
-    let rows = summary.starts.iter().map(|it| {
+    let rows = summary.sessions.iter().map(|it| {
         let job =
             it.job.as_ref().map_or(String::new(), |job| format!(", job {}", escape_html(job)));
         vec![
-            it.start.to_string(),
+            it.session.to_string(),
             format!(
                 "{}<br><span class=\"soft\">{}{job}</span>",
                 format_timestamp(it.began),
                 escape_html(&it.host)
             ),
-            format!(r#"<span class="state {0}">{0}</span>"#, it.end),
+            format!(r#"<span class="state {0}">{0}</span>"#, it.outcome),
             it.ranks.to_string(),
-            format_seconds(it.seconds),
+            format_seconds(it.active_s),
             format_count(it.done_before),
             format_count(it.answered),
             format_count(it.failed),
             format_count(it.requests),
-            start_events(it),
+            session_events(it),
         ]
     });
     let heads = [
@@ -255,36 +254,35 @@ pub(super) fn starts_section(summary: &RunSummary) -> String {
 }
 
 /// Lists what happened in a session: resumption, lost ranks, outages, retries, accepted changes.
-fn start_events(start: &StartSummary) -> String {
+fn session_events(session: &SessionSummary) -> String {
     let mut all = Vec::new();
-    if start.done_before > 0 {
+    if session.done_before > 0 {
         all.push("resumed".to_owned());
     }
-    match &start.above {
+    match &session.above {
         Some(above) => all.push(format!(
             "{} finished in {}, up to level {}",
             pluralize(above.answered + above.failed, "group"),
             format_seconds(above.seconds),
             above.level
         )),
-        None if start.answered + start.failed == 0 => all.push("sent nothing".into()),
+        None if session.answered + session.failed == 0 => all.push("sent nothing".into()),
         None => {}
     }
-    if !start.lost.is_empty() {
-        let named = start.lost.iter().take(8).map(|it| format!("{} on {}", it.rank, it.host));
-        let more = start.lost.len().saturating_sub(8);
+    if !session.lost.is_empty() {
+        let named = session.lost.iter().take(8).map(|it| format!("{} on {}", it.rank, it.host));
+        let more = session.lost.len().saturating_sub(8);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         all.push(format!("lost rank {}{more}", named.collect::<Vec<_>>().join(", ")));
     }
-    match start.times_away {
-        Some(1) => all.push("1 outage of an endpoint".into()),
-        Some(times) if times > 1 => all.push(format!("{times} outages of endpoints")),
+    match session.n_outages {
+        Some(count) if count > 0 => all.push(pluralize(count, "endpoint outage")),
         _ => {}
     }
-    if start.retried > 0 {
-        all.push(format!("{} retried", pluralize(start.retried, "prompt")));
+    if session.retried > 0 {
+        all.push(format!("{} retried", pluralize(session.retried, "prompt")));
     }
-    all.extend(start.changes.iter().cloned());
+    all.extend(session.changes.iter().cloned());
     if all.is_empty() { "–".into() } else { escape_html(&all.join("; ")) }
 }
 
@@ -292,6 +290,7 @@ pub(super) fn settings_section(summary: &RunSummary) -> String {
     let is_default = |it: &SettingValue| it.origin == "default";
     let rows = |default: bool| {
         summary.settings.iter().filter(move |(_, it)| is_default(it) == default).map(|(key, it)| {
+            // A system prompt or a template in the settings may be pages long.
             let value: String = it.value.to_string().chars().take(400).collect();
             vec![
                 format!("<code>{}</code>", escape_html(key)),

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use aurora_swarm::comm::{
+use aurora_swarm::internals::{
     Comm, CommError, CommLibrary, MessageTag, RankMessage, RankParts, ReduceOp,
 };
 

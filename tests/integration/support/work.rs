@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aurora_swarm::shards::list_shard_files;
+use aurora_swarm::internals::list_shard_files;
 use serde_json::Value;
 use tempfile::TempDir;
 use vllm_sim::{
@@ -30,6 +30,11 @@ impl Work {
     /// With so many servers that answer at once.
     pub fn instant(servers: usize) -> Self {
         Self::with(vec![Profile::instant(); servers])
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A file of the folder.

@@ -10,7 +10,7 @@ use crate::check;
 use crate::product::{Launch, Start};
 use crate::scenario::{Bar, Bench, Broken, Figures, Row, Scenario, Size};
 use crate::work::{self, Coster};
-use aurora_swarm::parquet::ParquetReader;
+use aurora_swarm::internals::ParquetReader;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader};

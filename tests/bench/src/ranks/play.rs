@@ -7,7 +7,7 @@
 //! reports after 5 s without a message and when it has nothing left to do. It is a process of its own, so that the memory
 //! it comes to hold is the play's and nobody else's.
 
-use aurora_swarm::ledger::{Ledger, PlaceRange, min_report_interval, target_backlog};
+use aurora_swarm::internals::{Ledger, PlaceRange, min_report_interval, target_backlog};
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

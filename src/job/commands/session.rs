@@ -10,10 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{pass::JobResources, run::answer_prompts};
 use crate::job::{
     AnswerSender, EXIT_STOPPED_EARLY, ErrorClass, Invocation, JobError, JobVerdict,
+    PreconditionError,
     context::{JobContext, all_ok, establish_context, root_result},
+    pipeline::{pass::JobResources, run::answer_prompts},
     setup::run_plan::{PassMode, run_folder},
     tree_reduce::reduce::reduce_tree,
 };
@@ -48,6 +49,7 @@ pub struct CallSpec {
 
 /// The result of a reduce: the text at the root of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TreeReduction {
     /// Text at the root; `None` if all leaves are missing.
     pub text: Option<String>,
@@ -206,11 +208,7 @@ impl JobSession {
 /// Refuses settings that only commands support.
 fn check_settings(context: &JobContext) -> Result<(), JobError> {
     if context.settings.serve.is_some() {
-        return Err(JobError::PreconditionFailed(
-            "the setting serve is only for the aurora-swarm command, which also supervises the servers\nhint: start the \
-             servers first, and name them with endpoint, base-port or hostfile"
-                .into(),
-        ));
+        return Err(PreconditionError::ServeInProgram.into());
     }
     Ok(())
 }

@@ -3,11 +3,18 @@
 //! [`ErrorClass`] is what ranks tell each other about an error. The exit code of each class and verdict is chosen by the
 //! command line (`cli::exit`). A failed prompt, endpoint or rank is no error but a value in a report to rank 0.
 
+mod precondition;
+
+pub use precondition::PreconditionError;
+
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    chat_template::ChatTemplateError,
     comm::CommError,
-    input::{ChatTemplateError, InputError},
+    input::InputError,
     output::OutputError,
     settings::SettingsError,
     shards::ShardError,
@@ -95,15 +102,12 @@ pub enum JobError {
     Unreadable {
         /// The option, as typed, and the word file where the option also takes a text.
         what: &'static str,
-        /// Path as given.
         path: String,
-        /// Error of the operating system.
         error: std::io::Error,
     },
     /// The hostfile has invalid lines.
     #[error("invalid lines in --hostfile {path}:\n{}", list_hostfile_errors(.errors))]
     Hostfile {
-        /// Path as given.
         path: String,
         /// One error per invalid line; the message lists the first 20.
         errors: Vec<HostfileError>,
@@ -116,18 +120,16 @@ pub enum JobError {
         "--expect-ranks {expected}, but MPI started {started}\nhint: use the mpiexec of the MPI library that the program \
          was built with, and check that all nodes are up"
     )]
-    RankCount {
-        /// Value of `--expect-ranks`.
-        expected: usize,
-        /// Size of the MPI job.
-        started: usize,
-    },
+    RankCount { expected: usize, started: usize },
     /// A rank cannot start its servers: the rank, its host, the reason.
     #[error("rank {0} on {1} cannot start its servers: {2}")]
     ServerStart(usize, String, String),
-    /// Existing files or settings do not fit the command; the text is the whole message.
-    #[error("{0}")]
-    PreconditionFailed(String),
+    /// Existing files, the input or an option do not allow the job.
+    #[error(transparent)]
+    Precondition(#[from] PreconditionError),
+    /// A lost rank's node did not send its shard file in time.
+    #[error("no reply within {} s", .0.as_secs())]
+    ReplyTimeout(Duration),
     /// The requested model is not served, or several are served and none was requested.
     #[error("{0}")]
     Model(String),
@@ -142,14 +144,7 @@ pub enum JobError {
         "rank {rank} on {host} cannot see the run folder {folder} that rank 0 created\nhint: put --output on a file \
          system shared by all nodes, or pass --local-shards DIR with a directory of each node's own"
     )]
-    RunFolderNotShared {
-        /// Rank that looked for the folder.
-        rank: usize,
-        /// Host of the rank.
-        host: String,
-        /// Path of the run folder.
-        folder: String,
-    },
+    RunFolderNotShared { rank: usize, host: String, folder: String },
     /// A file cannot be read or written after answers have arrived.
     #[error(
         "{0}. All answers so far are saved, but the run is not finished\nhint: free some space or restore the file, then \
@@ -159,13 +154,10 @@ pub enum JobError {
     /// A rank cannot create its directory for local shard files.
     #[error("rank {rank} on {host} cannot write answers to --local-shards {folder}: {error}")]
     LocalShards {
-        /// Rank that failed.
         rank: usize,
-        /// Host of the rank.
         host: String,
         /// Path on the host, with its placeholders filled in.
         folder: String,
-        /// Error of the operating system.
         error: std::io::Error,
     },
     /// Too few endpoints were ready. For library callers; a command returns [`JobVerdict::NoEndpoint`].
@@ -193,7 +185,7 @@ impl JobError {
             | Self::Shard(_)
             | Self::Output(_)
             | Self::ServerStart(..)
-            | Self::PreconditionFailed(_)
+            | Self::Precondition(_)
             | Self::Model(_)
             | Self::ChatTemplate(_)
             | Self::FailFast(_)
@@ -204,7 +196,7 @@ impl JobError {
             | Self::EndpointAssignment(_)
             | Self::RankCount { .. } => ErrorClass::Precondition,
             Self::NoEndpoint => ErrorClass::NoEndpoint,
-            Self::Comm(_) => ErrorClass::Communication,
+            Self::Comm(_) | Self::ReplyTimeout(_) => ErrorClass::Communication,
             Self::SignalHandler(_) | Self::FinishFailed(_) | Self::PromptsOpen => {
                 ErrorClass::Interrupted
             }
@@ -223,4 +215,16 @@ impl JobError {
 
 fn list_hostfile_errors(errors: &[HostfileError]) -> String {
     errors.iter().take(20).map(|error| format!("  {error}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_class_survives_the_reduction_over_ranks() {
+        for class in ErrorClass::ALL {
+            assert_eq!(ErrorClass::from_number(class.to_number()), class);
+        }
+    }
 }

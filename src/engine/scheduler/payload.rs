@@ -1,0 +1,192 @@
+//! Requests as they are sent: how a batch becomes a payload, and the futures that wait for replies.
+//!
+//! Owns the choice between a plain request, one rendered here, and a canary, which goes both ways. Which batch goes
+//! where was decided before; what is kept of a request meanwhile is in `in_flight`.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::future::{AbortHandle, abortable};
+
+use crate::{
+    domain::{ProbeResult, Prompt, Route, Url},
+    endpoint::{
+        BatchParams, CanaryResult, HttpClient, InferenceRequest, RequestFault, ServerLoad,
+        ServerReply, fetch_server_load, messages_json, probe_server, send_canary, send_request,
+    },
+    engine::{
+        EnginePolicy,
+        endpoint_state::EndpointState,
+        policy::TEMPLATE_KWARGS,
+        queue::{Batch, PromptTask},
+    },
+};
+
+/// A future that ends with a reply or a failure.
+pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = RequestCompletion>>>;
+
+/// The end of a request, a probe or a load poll.
+pub(crate) enum RequestCompletion {
+    Reply {
+        id: u64,
+        result: Result<ServerReply, RequestFault>,
+        canary: Option<CanaryResult>,
+    },
+    /// The request was aborted because all its prompts are settled.
+    Cancelled {
+        id: u64,
+    },
+    Probe {
+        endpoint: usize,
+        probe: ProbeResult,
+    },
+    Load {
+        endpoint: usize,
+        load: Option<ServerLoad>,
+    },
+}
+
+/// A batch as it is sent.
+pub(crate) enum RequestPayload {
+    Request(InferenceRequest),
+    /// A conversation both ways, with the text that it is rendered to here.
+    Canary(String),
+}
+
+/// The payload for a batch.
+pub(crate) struct BuiltPayload {
+    /// None if no prompt of the batch can be sent this way.
+    pub(crate) payload: Option<RequestPayload>,
+    /// Conversations that cannot be rendered here: they are to be sent one by one.
+    pub(crate) unrenderable: Option<Batch>,
+}
+
+/// Builds the payload for a batch. Prompts that are returned as unrenderable are removed from the batch.
+pub(crate) fn build_payload(
+    policy: &EnginePolicy,
+    endpoint: &mut EndpointState,
+    batch: &mut Batch,
+) -> BuiltPayload {
+    let may_render = batch.params().route == Route::Chat && batch.params().allow_lists;
+    if may_render && batch.len() > 1 {
+        return render_batch(policy, batch);
+    }
+    let canary = may_render && endpoint.try_take_canary();
+    let payload = if canary {
+        let kwargs = batch.params().params.get(TEMPLATE_KWARGS);
+        let text = render_conversation(policy, batch.tasks()[0].prompt(), kwargs);
+        if text.is_none() {
+            endpoint.cancel_canary();
+        }
+        text.map(RequestPayload::Canary)
+    } else {
+        None
+    };
+    let payload = payload.unwrap_or_else(|| RequestPayload::Request(build_request(policy, batch)));
+    BuiltPayload { payload: Some(payload), unrenderable: None }
+}
+
+/// Renders conversations to the texts of one request.
+fn render_batch(policy: &EnginePolicy, batch: &mut Batch) -> BuiltPayload {
+    let params = batch.params().clone();
+    let kwargs = params.params.get(TEMPLATE_KWARGS);
+    let mut texts = Vec::with_capacity(batch.len());
+    let mut unrenderable = Vec::new();
+    let is_renderable = |task: &PromptTask| {
+        let text = render_conversation(policy, task.prompt(), kwargs);
+        let is_some = text.is_some();
+        texts.extend(text);
+        is_some
+    };
+    batch.partition_tasks(is_renderable, &mut unrenderable);
+    let payload = (!texts.is_empty()).then(|| {
+        let rendered = EnginePolicy::rendered_params(&params);
+        let texts = texts.iter().map(String::as_str);
+        RequestPayload::Request(InferenceRequest::from_texts(&rendered, texts))
+    });
+    let unrenderable = (!unrenderable.is_empty()).then(|| {
+        let single = BatchParams { allow_lists: false, ..(*params).clone() };
+        Batch::new(single.into(), unrenderable)
+    });
+    BuiltPayload { payload, unrenderable }
+}
+
+fn render_conversation(
+    policy: &EnginePolicy,
+    prompt: &Prompt,
+    kwargs: Option<&str>,
+) -> Option<String> {
+    let renderer = policy.renderer.as_ref()?;
+    renderer.0.render(&messages_json(&prompt.input, policy.system_prompt.as_deref()), kwargs)
+}
+
+fn build_request(policy: &EnginePolicy, batch: &Batch) -> InferenceRequest {
+    let params = batch.params();
+    let system = policy.system_prompt.as_deref().filter(|_| params.route == Route::Chat);
+    InferenceRequest::new(params, batch.tasks().iter().map(PromptTask::prompt), system)
+}
+
+/// The connection that a request uses.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestTarget<'a> {
+    pub(crate) client: &'a HttpClient,
+    pub(crate) url: &'a Url,
+    pub(crate) timeout: Duration,
+}
+
+/// Returns the future that sends the payload of `batch`, and the handle that aborts it: the connection is closed then,
+/// and the server stops generating.
+pub(crate) fn request_future(
+    id: u64,
+    payload: RequestPayload,
+    batch: &Batch,
+    policy: &EnginePolicy,
+    target: RequestTarget<'_>,
+) -> (RequestFuture, AbortHandle) {
+    let (client, url, timeout) = (target.client.clone(), target.url.clone(), target.timeout);
+    match payload {
+        RequestPayload::Request(request) => {
+            let (reply, abort_handle) =
+                abortable(async move { send_request(&client, &url, request, timeout).await });
+            let future = Box::pin(async move {
+                match reply.await {
+                    Ok(result) => RequestCompletion::Reply { id, result, canary: None },
+                    Err(_) => RequestCompletion::Cancelled { id },
+                }
+            });
+            (future, abort_handle)
+        }
+        RequestPayload::Canary(text) => {
+            let (params, system) = (batch.params().clone(), policy.system_prompt.clone());
+            let prompt = batch.tasks()[0].prompt().clone();
+            let (reply, abort_handle) = abortable(async move {
+                let system = system.as_deref();
+                send_canary(&client, &url, &params, &prompt, system, text, timeout).await
+            });
+            let future = Box::pin(async move {
+                match reply.await {
+                    Ok((result, canary)) => {
+                        RequestCompletion::Reply { id, result, canary: Some(canary) }
+                    }
+                    Err(_) => RequestCompletion::Cancelled { id },
+                }
+            });
+            (future, abort_handle)
+        }
+    }
+}
+
+/// Returns the future that probes whether an endpoint is ready.
+pub(crate) fn probe_readiness(client: &HttpClient, url: &Url, endpoint: usize) -> RequestFuture {
+    let (client, url) = (client.clone(), url.clone());
+    Box::pin(async move {
+        RequestCompletion::Probe { endpoint, probe: probe_server(&client, &url).await }
+    })
+}
+
+/// Returns the future that polls the load of an endpoint.
+pub(crate) fn poll_load(client: &HttpClient, url: &Url, endpoint: usize) -> RequestFuture {
+    let (client, url) = (client.clone(), url.clone());
+    Box::pin(async move {
+        RequestCompletion::Load { endpoint, load: fetch_server_load(&client, &url).await }
+    })
+}

@@ -1,0 +1,156 @@
+//! The consequences of a failed request for its prompts: pure but for the jitter of retries.
+//!
+//! Owns retries with back-off, the count of attempts against `--retries`, and the split of refused batches. What a
+//! fault is was found by `endpoint::fault`; what it means for the endpoint is in `endpoint_state`. Nothing happens
+//! here: the [`Disposition`] is applied in `completion`.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+
+use crate::{
+    domain::{FailureKind, PromptFailure},
+    endpoint::RequestFault,
+    engine::queue::{Batch, PromptTask},
+};
+
+/// The attempts, in multiples of `--retries`, from which failures count even if the servers are not healthy.
+const UNHEALTHY_ATTEMPTS_FACTOR: u32 = 8;
+/// The longest pause that a server can ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// The circumstances of a failed request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FaultContext {
+    pub(crate) endpoint: usize,
+    /// Whether the endpoint has answered since it was last suspended.
+    pub(crate) answered_since_up: bool,
+    pub(crate) ever_answered: bool,
+    /// Whether every prompt that is left was sent before.
+    pub(crate) only_retries_left: bool,
+    /// Whether the request ran into a time limit that is tighter than the configured one.
+    pub(crate) hit_tightened_timeout: bool,
+    pub(crate) max_tries: u32,
+}
+
+/// The next step for the prompts of a failed request.
+#[derive(Debug)]
+pub(crate) enum Disposition {
+    /// Send the halves, each whole and before everything else.
+    Split(Batch),
+    /// Send the batch whole, before everything else.
+    SendWhole(Batch),
+    /// Send the prompts again, before others of their kind: the failure was not theirs.
+    Return(Batch),
+    /// Send the prompts again after a pause; the server has too much to do.
+    Delay {
+        batch: Batch,
+        delay: Duration,
+    },
+    /// Send the prompts again after a pause that have attempts left, and fail the others.
+    Retry {
+        batch: Batch,
+        delay: Duration,
+        exhausted: Batch,
+        failure: PromptFailure,
+    },
+    Fail {
+        batch: Batch,
+        failure: PromptFailure,
+    },
+}
+
+/// Decides about the prompts of a failed request.
+pub(crate) fn resolve_fault(
+    fault: RequestFault,
+    batch: Batch,
+    context: FaultContext,
+) -> Disposition {
+    match fault {
+        RequestFault::Prompt { .. } | RequestFault::ListTooLong if batch.len() > 1 => {
+            Disposition::Split(batch)
+        }
+        RequestFault::Prompt { too_long, message, status } => {
+            let kind = if too_long { FailureKind::TooLong } else { FailureKind::Refused };
+            fail(batch, kind, message, Some(status))
+        }
+        RequestFault::ListTooLong => {
+            let message = "the server refuses even a batch of one prompt".to_owned();
+            fail(batch, FailureKind::BadRequest, message, Some(400))
+        }
+        RequestFault::Request { message, status } => {
+            let status = Some(status).filter(|&status| status > 0);
+            fail(batch, FailureKind::BadRequest, message, status)
+        }
+        RequestFault::TooManyTokens { tokens_left, message } => {
+            reduce_max_tokens(batch, tokens_left, message)
+        }
+        RequestFault::Busy { retry_after } => {
+            // A pause of hours is cut to a minute: by then another client's burst may be over.
+            let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+            let attempts = batch.max_attempts().unwrap_or(1);
+            Disposition::Delay { batch, delay: asked.max(retry_backoff(attempts.min(3))) }
+        }
+        RequestFault::Transient { message, status } => retry(batch, &message, status, context),
+        RequestFault::EndpointDown { .. } => Disposition::Return(batch),
+    }
+}
+
+/// Decides about prompts that got no usable answer from an endpoint: another attempt for those that have one left.
+pub(crate) fn retry(
+    batch: Batch,
+    message: &str,
+    status: Option<u16>,
+    context: FaultContext,
+) -> Disposition {
+    let max_tries = context.max_tries;
+    let (params, mut tasks) = batch.into_parts();
+    // A server that has answered nothing since it came up is not healthy, whatever it reports: its failures do not
+    // count, unless the prompts were sent so often that they may be what breaks it. Where every prompt that is left has
+    // failed before, a status counts as an answer: the prompts must not stay open for ever because no other prompt is
+    // left that could show whether the server is healthy.
+    let speaks = status.is_some() && context.ever_answered && context.only_retries_left;
+    let counts = (context.answered_since_up || speaks) && !context.hit_tightened_timeout;
+    for task in &mut tasks {
+        let may_break_servers =
+            task.attempts() >= max_tries.saturating_mul(UNHEALTHY_ATTEMPTS_FACTOR);
+        task.record_failed_attempt(context.endpoint, counts || may_break_servers);
+    }
+    let (exhausted, again): (Vec<PromptTask>, Vec<PromptTask>) =
+        tasks.into_iter().partition(|task| task.counted_tries() >= max_tries);
+    let batch = Batch::new(params.clone(), again);
+    let delay = batch.max_attempts().map_or(Duration::ZERO, retry_backoff);
+    let exhausted = Batch::new(params, exhausted);
+    let plural = if max_tries == 1 { "" } else { "s" };
+    let message = format!("no answer after {max_tries} attempt{plural}; the last error: {message}");
+    let failure = PromptFailure { kind: FailureKind::Exhausted, message, status };
+    Disposition::Retry { batch, delay, exhausted, failure }
+}
+
+/// Asks for no more tokens than the server counts as left.
+fn reduce_max_tokens(batch: Batch, tokens_left: u64, message: String) -> Disposition {
+    let asked = batch.params().params.get_u64("max_tokens");
+    if batch.len() > 1 {
+        Disposition::Split(batch)
+    } else if asked.is_none_or(|asked| asked > tokens_left) {
+        Disposition::SendWhole(batch.with_max_tokens(tokens_left))
+    } else {
+        fail(batch, FailureKind::TooLong, message, Some(400))
+    }
+}
+
+fn fail(batch: Batch, kind: FailureKind, message: String, status: Option<u16>) -> Disposition {
+    Disposition::Fail { batch, failure: PromptFailure { kind, message, status } }
+}
+
+/// Returns the pause before another attempt: half a second, doubling to 8 s, with jitter. A server that needs longer is
+/// suspended, with pauses of its own.
+fn retry_backoff(attempts: u32) -> Duration {
+    let mut steps = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(500))
+        .with_max_delay(Duration::from_secs(8))
+        .without_max_times()
+        .with_jitter()
+        .build();
+    steps.nth(attempts.saturating_sub(1).min(16) as usize).unwrap_or_default()
+}

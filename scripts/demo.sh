@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The main job on a fresh machine, without a GPU: sets up, builds, starts four simulated vLLM servers, and asks them on
-# four MPI ranks to sum up the descriptions of the software installed on this very machine.
+# A complete run on a new machine without a GPU: sets up, builds, starts four simulated vLLM servers, and has four MPI
+# ranks ask them to summarise the descriptions of the packages that are installed on this machine.
 #
-#   scripts/demo.sh [FOLDER]    where to leave the answers (default: a new temporary folder)
+#   scripts/demo.sh [FOLDER]    writes the answers to FOLDER (default: a new temporary folder)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
@@ -13,9 +13,9 @@ export TMPDIR=${TMPDIR:-/tmp}
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 fail() { printf '\ndemo.sh: %s\n' "$*" >&2; exit 1; }
 
-say "Building (a minute or two the first time; without Parquet, which 'cargo build --release' has)"
+say "Building (a minute or two the first time; without Parquet, which 'cargo build --release' includes)"
 cargo build --release --quiet --package aurora-swarm --package vllm-sim --no-default-features --features aurora-swarm/mpi \
-  || fail "the build failed (above)"
+  || fail "the build failed (see above)"
 swarm=$PWD/target/release/aurora-swarm
 folder=${1:-$(mktemp -d "$TMPDIR/aurora-swarm-demo.XXXXXX")}
 mkdir -p "$folder"
@@ -28,7 +28,7 @@ if command -v dpkg-query > /dev/null; then
   dpkg-query -W -f '${Package}\t${binary:Summary}\n' | tr -d '"' | sort -u >> "${input%.csv}.tsv"
   input=${input%.csv}.tsv
 else
-  python3 - "$input" << 'PYTHON' || fail "neither dpkg-query nor python3 has package descriptions to offer"
+  python3 - "$input" << 'PYTHON' || fail "no package descriptions: dpkg-query is missing and python3 failed"
 import csv, sys
 from importlib.metadata import distributions
 rows = sorted({d.metadata["Name"]: d.metadata["Summary"] or "no summary" for d in distributions()}.items())
@@ -49,7 +49,7 @@ endpoints=()
 while read -r _ url; do endpoints+=(--endpoint "$url"); done < "$servers"
 cat "$servers"
 
-# Open MPI counts cores and would refuse four ranks on a small machine.
+# Open MPI refuses more ranks than cores by default.
 over=()
 if mpiexec --version 2>&1 | grep -qiE 'open ?mpi|openrte|prrte'; then over=(--oversubscribe); fi
 
@@ -58,17 +58,17 @@ mpiexec "${over[@]}" -n 4 "$swarm" check "${endpoints[@]}"
 
 say "mpiexec -n 4 aurora-swarm run"
 mpiexec "${over[@]}" -n 4 "$swarm" run "$input" --output "$folder/answers.jsonl" "${endpoints[@]}" \
-  --template 'Sum up in one sentence what this is for: {{text}}' --max-tokens 96 --overwrite
+  --template 'Summarise in one sentence what this is for: {{text}}' --max-tokens 96 --overwrite
 
-say "Some answers (the simulator babbles, but always the same to the same prompt)"
+say "Some answers (the simulator makes up text; equal prompts get equal answers)"
 head -n 3 "$folder/answers.jsonl" | cut -c 1-400
 
-say "What the run's manifest says"
+say "The counts of the run, and of its manifest"
 "$swarm" status "$folder/answers.jsonl" --verify
 python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["counts"])' "$folder/answers.jsonl.run/manifest.json" 2> /dev/null \
   || grep -A 5 '"counts"' "$folder/answers.jsonl.run/manifest.json"
 
 say "The same command again: nothing is left to do"
 mpiexec "${over[@]}" -n 3 "$swarm" run "$input" --output "$folder/answers.jsonl" "${endpoints[@]}" \
-  --template 'Sum up in one sentence what this is for: {{text}}' --max-tokens 96
-echo "everything is in $folder"
+  --template 'Summarise in one sentence what this is for: {{text}}' --max-tokens 96
+echo "all files are in $folder"

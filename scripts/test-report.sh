@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Opens reports in a real browser: of a run with a slow server, one that dies, prompts that fail, a stop, a kill and a resume
-# on other numbers of ranks; and of a reduce. The pages' numbers have to be summary.json's, the manifests' and tree.jsonl's,
-# the console has to stay empty, and nothing may be wider than the window: light, dark and on a phone. Its last line says how
-# it went; where Chromium is not there and cannot be installed, it says "report: skipped, no browser".
+# Opens reports in a real browser: the report of a run with a slow server, a server that dies, failed prompts, a stop, a
+# kill and a resume on other numbers of ranks, and the report of a reduce. The numbers on the pages must equal those of
+# summary.json, the manifests and tree.jsonl, the browser's console must stay empty, and no page may be wider than the
+# window: light, dark and on a phone. The last line begins with "report:"; without Chromium, if it cannot be installed, it
+# is "report: skipped, no browser".
 #
-#   scripts/test-report.sh [FOLDER]    keep the pages and pictures of them there
+#   scripts/test-report.sh [FOLDER]    keeps the pages and their screenshots in FOLDER
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck disable=SC1091
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 browser() { command -v chromium || command -v chromium-browser || command -v google-chrome || true; }
 install() { timeout 300 apt-get install -y --no-install-recommends chromium > /dev/null 2>&1; }
 if [ -z "$(browser)" ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-  # A fresh machine has no lists of packages, or old ones.
+  # A new machine has no package lists, or outdated ones.
   install || { timeout 120 apt-get update > /dev/null 2>&1 && install; } || true
 fi
 browser=$(browser)
@@ -31,7 +32,7 @@ clean() { [ -z "$sims" ] || kill "$sims" 2> /dev/null || true; [ -n "${kept:-}" 
 trap clean EXIT
 fail() { printf 'test-report: %s\n' "$*" >&2; exit 1; }
 
-# Prompts that are told apart by their ids, one of which is an attempt to be a script.
+# Prompts with unique ids, one of which is a script if it is not escaped.
 python3 - "$work/prompts.jsonl" << 'PY'
 import json, sys
 with open(sys.argv[1], "w") as out:
@@ -54,16 +55,16 @@ run() {
     --temperature 0.7 --ready-timeout 5s --endpoint "http://127.0.0.1:$((port))" --endpoint "http://127.0.0.1:$((port + 1))" \
     --endpoint "http://127.0.0.1:$((port + 2))" --endpoint "http://127.0.0.1:$((port + 3))" --progress none "$@"
 }
-run 2 --walltime 4s --margin 1s > "$work/first.log" 2>&1 && fail "the first start was to be stopped"
+run 2 --walltime 4s --margin 1s > "$work/first.log" 2>&1 && fail "the first session was not stopped"
 run 2 > "$work/second.log" 2>&1 &
 second=$!
 for _ in $(seq 400); do [ "$(cat "$work"/answers.jsonl.run/shards/*.jsonl 2> /dev/null | wc -l)" -ge 2600 ] && break; sleep 0.05; done
 for rank in $(pgrep -f "^[^ ]*aurora-swarm run $work/"); do kill -9 "$rank"; done
-wait "$second" 2> /dev/null && fail "the second start was to be killed"
+wait "$second" 2> /dev/null && fail "the second session was not killed"
 code=0; run 3 > "$work/third.log" 2>&1 || code=$?
-[ "$code" = 3 ] || { cat "$work/third.log" >&2; fail "the third start ended with $code, and 3 was expected"; }
+[ "$code" = 3 ] || { cat "$work/third.log" >&2; fail "the third session exited with $code instead of 3"; }
 
-# A reduce of 300 leaves, two of them empty, by the servers that are left.
+# A reduce of 300 leaves, two of them empty, with two of the remaining servers.
 python3 - "$work/leaves.jsonl" << 'PY'
 import json, sys
 with open(sys.argv[1], "w") as out:
@@ -74,7 +75,7 @@ code=0
 "$AURORA_MPIEXEC" -n 3 "$bin/aurora-swarm" reduce "$work/leaves.jsonl" --output "$work/text.txt" --fan-in 8 --max-tokens 16 \
   --max-tokens-aggregation 16 --endpoint "http://127.0.0.1:$((port))" --endpoint "http://127.0.0.1:$((port + 2))" \
   --progress none > "$work/reduce.log" 2>&1 || code=$?
-[ "$code" = 3 ] || { cat "$work/reduce.log" >&2; fail "the reduce ended with $code, and 3 was expected"; }
+[ "$code" = 3 ] || { cat "$work/reduce.log" >&2; fail "the reduce exited with $code instead of 3"; }
 
 look() {
   local page=$1
@@ -84,8 +85,8 @@ look() {
   if grep -E 'CONSOLE|Refused to|ERR_' "$work/browser.log" >&2; then fail "the browser's console is not empty"; fi
 }
 
-# Light and dark (by the colour that is there), a window and a phone: how wide the page is and how wide it may be. No window
-# is narrower than 500 pixels, but a frame may be.
+# fits FOLDER WIDTH DARK: checks the width of the page and its background colour. A window has at least 500 pixels, so the
+# page is opened in a frame.
 fits() {
   local folder=$1 width=$2 dark=$3 told
   printf '%s' "<body style='margin:0'><iframe id=f src=report.html style='width:${width}px;height:9000px;border:0'></iframe><script>
@@ -98,7 +99,7 @@ fits() {
     --blink-settings=preferredColorScheme=$scheme > "$work/frame.dom"
   rm "$folder/frame.html"
   told=$(sed -n 's/.*<title>\(.*\)<\/title>.*/\1/p' "$work/frame.dom")
-  python3 - "$told" "$width" "$dark" << 'PY' || fail "$folder/report.html is too wide at $width, or its colours are not those of the system: $told"
+  python3 - "$told" "$width" "$dark" << 'PY' || fail "$folder/report.html is wider than $width, or does not follow the system's colour scheme: $told"
 import re, sys
 told, width, dark = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "yes"
 wide, room, *colour = told.split(" ", 2)
@@ -138,12 +139,12 @@ class Page(html.parser.HTMLParser):
     def handle_data(self, data):
         self.texts.append(data)
 def place(of):
-    """As the page names an endpoint of this host."""
+    """Returns the name of an endpoint of this host on the page."""
     return of.split(" ")[0] + of.replace("/", " ").split("127.0.0.1")[1].split(" ")[0]
 
 page = Page("answers.jsonl")
 manifest, summary = read("answers.jsonl.run/manifest.json"), read("answers.jsonl.run/summary.json")
-assert any("<script>console.error" in text for text in page.texts), "the id that would be a script is shown as it is"
+assert any("<script>console.error" in text for text in page.texts), "the id that looks like a script must be shown as text"
 counts = manifest["counts"]
 assert summary["counts"] == counts, (summary["counts"], counts)
 for name in ("answered", "failed", "open"):
@@ -155,17 +156,17 @@ assert sum(bar["count"] for bar in summary["latency_s"]["histogram"]) == counts[
 failed = {kind: its["count"] for kind, its in summary["failures"].items()}
 assert failed == {"empty_prompt": 1, "too_long": 6}, failed
 assert all(page.values[f"failed-{kind}"] == str(its) for kind, its in failed.items())
-# The slow one, by name.
+# The slow endpoint is named.
 slow = [it["endpoint"] for it in summary["endpoints"]["stragglers"]]
 assert len(slow) == 1 == int(page.values["straggling"]), slow
 first = min(int(it.rsplit(":", 1)[1].split(" ")[0].strip("/")) for it in manifest["settings"]["endpoint"])
 assert place(slow[0]).endswith(f":{first + 1}"), slow
-assert place(slow[0]) in page.text, "the straggler is named on the page"
-# The death, by name.
+assert place(slow[0]) in page.text, "the page must name the slow endpoint"
+# The endpoint that died is named.
 dead = [it["endpoint"] for it in summary["endpoints"]["outages"] if it["down_at_end"] and it["n_outages"]]
 assert dead and all(place(it).endswith(f":{first + 3}") for it in dead), summary["endpoints"]["outages"]
 assert "down at the end" in page.text and place(dead[0]) in page.text
-# The stop, the kill and the resume.
+# The stopped, the killed and the resumed session.
 assert [it["outcome"] for it in summary["sessions"]] == ["stopped", "killed", "finished"], summary["sessions"]
 assert [it["ranks"] for it in summary["sessions"]] == [2, 2, 3], summary["sessions"]
 assert summary["sessions"][2]["done_before"] >= 2600, summary["sessions"]
@@ -191,10 +192,10 @@ assert told["reduce"]["missing"] == leaves["reduce"]["missing"] == int(tree.valu
 assert tree.values["tree-submitted"] == str(sum(it["counts"]["submitted"] for it in levels))
 whole = sum(it["active_s"] + it["build_s"] for it in levels)
 assert abs(float(tree.values["tree-seconds"]) - whole) < 0.01, whole
-assert {it["level"] for it in told["timeline"]} == {0, 1, 2, 3}, "all levels are drawn"
+assert {it["level"] for it in told["timeline"]} == {0, 1, 2, 3}, "the timeline must cover all levels"
 print(len(page.values) + len(tree.values), "numbers on", len(page.tags) + len(tree.tags), "elements")
 PY
-) || fail "a page does not say what happened (above)"
+) || fail "a page disagrees with the files (see above)"
 
 if [ -n "$kept" ]; then
   mkdir -p "$kept"
@@ -209,4 +210,4 @@ if [ -n "$kept" ]; then
   done
   rm -rf "$work"
 fi
-echo "report: a run and a reduce, $numbers, as in their files; slow, dead and resumed are told; no console error; light, dark and phone fit"
+echo "report: a run and a reduce, $numbers equal to their files; slow and dead endpoints and resumes shown; no console error; light, dark and phone fit"

@@ -32,7 +32,7 @@ began=$SECONDS
 scripts/setup.sh ${setup[@]+"${setup[@]}"} || exit 1
 # shellcheck disable=SC1090
 . "$env"
-export TMPDIR=${TMPDIR:-/tmp} # socket paths of MPI are too long elsewhere
+export TMPDIR=${TMPDIR:-/tmp} # other paths are too long for MPI's sockets
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -57,7 +57,7 @@ documentation() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --q
 script_syntax() {
   local script status=0
   for script in scripts/*.sh scripts/*/*.sh pbs/*.pbs .ci/run; do
-    [ ! -e "$script" ] || bash -n "$script" || { printf '%s is not a shell script\n' "$script"; status=1; }
+    [ ! -e "$script" ] || bash -n "$script" || { printf '%s is not a valid shell script\n' "$script"; status=1; }
   done
   return $status
 }
@@ -94,7 +94,7 @@ whole=$(awk '/Running tests\/integration/ {on = 1} on && /^test result:/ {print 
 printf '\ntest.sh: %s tests passed in %s binaries, %s of them with the whole program\n' \
   "$passed" "$(count '^test result: ok')" "${whole:-0}"
 if [ -z "$quick" ]; then
-  # Each of these lines is the last word of its step: without it the step did not come to its end.
+  # Each of these lines is the last one of its step. If it is missing, the step did not finish.
   expect() { # expect NAME PATTERN
     local line
     line=$(grep -oE "$2" "$log" | tail -n 1)

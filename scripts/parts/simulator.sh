@@ -1,6 +1,6 @@
-# To be sourced: a simulated server and a Python package for a test that needs both.
+# Functions for test scripts that need a simulated server and a Python package. Source it.
 
-# with_package VENV MODULE PACKAGE: a virtual environment under .mpi, which git ignores, that has the package.
+# with_package VENV MODULE PACKAGE: makes a virtual environment and installs the package, unless MODULE can be imported.
 with_package() {
   "$1/bin/python" -c "import $2" 2> /dev/null && return
   python3 -m venv "$1" || die "python3 cannot make a virtual environment; install python3-venv"
@@ -8,7 +8,7 @@ with_package() {
     || die "pip could not install $3; is the package index reachable?"
 }
 
-# start_simulator LOG [OPTIONS]: $simulator is its process, to be ended by the caller, and $url where it listens.
+# start_simulator LOG [OPTIONS]: starts a server and sets $simulator, a process that the caller ends, and its $url.
 start_simulator() {
   local log=$1
   shift
@@ -22,5 +22,5 @@ start_simulator() {
     sleep 0.1
   done
   cat "$log" >&2
-  die "the simulator did not start (above)"
+  die "the simulator did not start (see above)"
 }

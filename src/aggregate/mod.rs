@@ -58,7 +58,7 @@ const EXAMPLE_LIMIT: usize = 10;
 
 /// An aggregate of any kind, as the setting `aggregate` selects it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Aggregate {
+pub(crate) enum Aggregate {
     /// Votes for each distinct answer.
     Majority(MajorityVote),
     /// Answers as one text or one JSON list.
@@ -74,7 +74,7 @@ pub enum Aggregate {
 impl Aggregate {
     /// Creates the empty aggregate that `spec` describes.
     #[must_use]
-    pub fn from_spec(spec: &AggregateSpec) -> Self {
+    pub(crate) fn from_spec(spec: &AggregateSpec) -> Self {
         match spec {
             AggregateSpec::Majority { pointer: at } => {
                 Self::Majority(MajorityVote::new(at.clone()))
@@ -92,7 +92,7 @@ impl Aggregate {
     }
 
     /// Adds an answer or a failure.
-    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
+    pub(crate) fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
         match self {
             Self::Majority(it) => it.add_answer(answer),
             Self::Concat(it) => it.add_answer(answer),
@@ -104,13 +104,13 @@ impl Aggregate {
 
     /// Returns whether the aggregate is as long as the answers, so that it is streamed in order instead of merged.
     #[must_use]
-    pub fn is_ordered(&self) -> bool {
+    pub(crate) fn is_ordered(&self) -> bool {
         matches!(self, Self::Concat(_))
     }
 
     /// Renders the aggregate for `FILE.aggregate.json`.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         match self {
             Self::Majority(it) => it.to_json(),
             Self::Concat(it) => it.to_json(),

@@ -11,7 +11,7 @@ const FIRST_SALT_VERSION: (u32, u32) = (0, 11);
 
 /// Returns whether a vLLM of this version isolates cache entries by salt.
 #[must_use]
-pub fn supports_cache_salt(version: Option<&str>) -> bool {
+pub(crate) fn supports_cache_salt(version: Option<&str>) -> bool {
     let numbers = |text: &str| {
         let mut parts = text.split('.').map(str::parse::<u32>);
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
@@ -21,13 +21,13 @@ pub fn supports_cache_salt(version: Option<&str>) -> bool {
 
 /// Returns whether the parameters already contain a salt, which the user has chosen.
 #[must_use]
-pub fn has_cache_salt(parameters: &RequestParams) -> bool {
+pub(crate) fn has_cache_salt(parameters: &RequestParams) -> bool {
     parameters.get(CACHE_SALT_KEY).is_some()
 }
 
 /// Adds a salt to these prompts, so that they hit no cache entries of requests with another one. A row's own salt
 /// stays.
-pub fn add_cache_salt(prompts: &mut [Prompt], salt: &str) {
+pub(crate) fn add_cache_salt(prompts: &mut [Prompt], salt: &str) {
     for prompt in prompts.iter_mut().filter(|prompt| !has_cache_salt(&prompt.params)) {
         prompt.params.set(CACHE_SALT_KEY, format!("\"{salt}\""));
     }

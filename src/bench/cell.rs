@@ -7,7 +7,7 @@ use crate::settings::AutoOrCount;
 
 /// Batch size and concurrency limit that are measured together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BenchCell {
+pub(crate) struct BenchCell {
     /// Batch size: prompts per request.
     pub batch: AutoOrCount,
     /// Concurrency limit: sequences in flight per endpoint.
@@ -25,7 +25,7 @@ const AUTO_WINDOW_PROMPTS: u64 = 512;
 /// Combines every batch size with every concurrency limit, without duplicates and in the order given; batch sizes vary
 /// fastest.
 #[must_use]
-pub fn sweep_cells(batches: &[AutoOrCount], windows: &[AutoOrCount]) -> Vec<BenchCell> {
+pub(crate) fn sweep_cells(batches: &[AutoOrCount], windows: &[AutoOrCount]) -> Vec<BenchCell> {
     let mut cells = Vec::new();
     for &window in windows {
         for &batch in batches {
@@ -41,7 +41,7 @@ pub fn sweep_cells(batches: &[AutoOrCount], windows: &[AutoOrCount]) -> Vec<Benc
 impl BenchCell {
     /// Returns why the cell cannot be measured with `n` sequences per prompt, if so.
     #[must_use]
-    pub fn impossible_reason(&self, n: u64) -> Option<String> {
+    pub(crate) fn impossible_reason(&self, n: u64) -> Option<String> {
         let (AutoOrCount::Count(batch), AutoOrCount::Count(window)) = (self.batch, self.window)
         else {
             return None;
@@ -54,7 +54,7 @@ impl BenchCell {
 
     /// Returns the default number of prompts per endpoint and measurement.
     #[must_use]
-    pub fn default_prompts(&self) -> u64 {
+    pub(crate) fn default_prompts(&self) -> u64 {
         let largest = match (self.batch, self.window) {
             (_, AutoOrCount::Count(window)) => window as u64,
             (AutoOrCount::Count(batch), AutoOrCount::Auto) => {

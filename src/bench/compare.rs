@@ -7,7 +7,7 @@ use crate::domain::Merge;
 
 /// Agreement between the batched and the single answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnswerAgreement {
+pub(crate) struct AnswerAgreement {
     /// Prompts whose two answers are equal.
     pub equal: u64,
     /// Prompts whose two answers differ.
@@ -20,7 +20,7 @@ pub struct AnswerAgreement {
 
 impl AnswerAgreement {
     /// Counts a prompt with its batched and its single answer.
-    pub fn count_pair(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
+    pub(crate) fn count_pair(&mut self, prompt: &str, batched: Option<&str>, single: Option<&str>) {
         match (batched, single) {
             (Some(batched), Some(single)) if batched == single => self.equal += 1,
             (Some(batched), Some(single)) => {
@@ -44,7 +44,7 @@ impl Merge for AnswerAgreement {
 
 /// Result of one side of the comparison, batched or single.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CompareSide {
+pub(crate) struct CompareSide {
     /// Batch size and concurrency limit of this side.
     #[serde(flatten)]
     pub cell: BenchCell,
@@ -69,7 +69,7 @@ pub struct CompareSide {
 impl CompareSide {
     /// Sums up the runs of one side.
     #[must_use]
-    pub fn new(cell: BenchCell, runs: Vec<BenchRun>) -> Self {
+    pub(crate) fn new(cell: BenchCell, runs: Vec<BenchRun>) -> Self {
         let sum = |count: fn(&BenchRun) -> u64| runs.iter().map(count).sum::<u64>();
         let (asked, answered) = (sum(|run| run.asked), sum(|run| run.answered));
         Self {
@@ -88,7 +88,7 @@ impl CompareSide {
 
 /// Report of `bench compare`, serialized as its JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CompareReport {
+pub(crate) struct CompareReport {
     /// Conditions that hold for both sides.
     pub conditions: BenchConditions,
     /// Result with several prompts per request.
@@ -107,7 +107,7 @@ impl CompareReport {
     /// Compares both sides. Runs at the same position belong to the same repeat; `greedy` tells whether the temperature
     /// was 0.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         conditions: BenchConditions,
         batched: CompareSide,
         single: CompareSide,

@@ -10,7 +10,7 @@ use crate::{
 /// Result of sending some prompts once. The default, without prompts, is the neutral element of merging; ranks without
 /// endpoints contribute it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct BenchMeasurement {
+pub(crate) struct BenchMeasurement {
     /// Prompts that were to be sent.
     pub asked: u64,
     /// Number of prompts with an answer.
@@ -36,12 +36,12 @@ pub struct BenchMeasurement {
 impl BenchMeasurement {
     /// Returns a quantile of the latencies in seconds, to about 1 %; `None` if nothing was answered.
     #[must_use]
-    pub fn latency_quantile_s(&self, quantile: f64) -> Option<f64> {
+    pub(crate) fn latency_quantile_s(&self, quantile: f64) -> Option<f64> {
         self.latencies.value_at_quantile(quantile).map(|micros| micros as f64 / 1e6)
     }
 
     /// Counts the outcome of a prompt.
-    pub fn count_outcome(&mut self, result: &PromptResult) {
+    pub(crate) fn count_outcome(&mut self, result: &PromptResult) {
         match &result.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
@@ -59,13 +59,13 @@ impl BenchMeasurement {
 
     /// Returns the number of prompts with an outcome.
     #[must_use]
-    pub fn outcome_count(&self) -> u64 {
+    pub(crate) fn outcome_count(&self) -> u64 {
         self.answered + self.failed
     }
 
     /// Returns why the figures do not cover all prompts, if they do not.
     #[must_use]
-    pub fn incomplete_reason(&self) -> Option<String> {
+    pub(crate) fn incomplete_reason(&self) -> Option<String> {
         let Self { asked, answered, failed, .. } = self;
         let failures = || {
             let message = self.first_failure.as_deref().unwrap_or_default();

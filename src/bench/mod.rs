@@ -14,21 +14,21 @@ mod spread;
 mod sweep;
 mod synthetic_prompts;
 
-pub use cache_salt::{add_cache_salt, has_cache_salt, supports_cache_salt};
-pub use cell::{BenchCell, sweep_cells};
-pub use compare::{AnswerAgreement, CompareReport, CompareSide};
+pub(crate) use cache_salt::{add_cache_salt, has_cache_salt, supports_cache_salt};
+pub(crate) use cell::{BenchCell, sweep_cells};
+pub(crate) use compare::{AnswerAgreement, CompareReport, CompareSide};
 
-pub use measurement::BenchMeasurement;
-pub use models::{ModelRow, ModelsReport};
-pub use spread::{BenchRun, RepeatSpread, RunFigures};
-pub use sweep::{SweepReport, SweepRow};
-pub use synthetic_prompts::generate_text;
+pub(crate) use measurement::BenchMeasurement;
+pub(crate) use models::{ModelRow, ModelsReport};
+pub(crate) use spread::{BenchRun, RepeatSpread, RunFigures};
+pub(crate) use sweep::{SweepReport, SweepRow};
+pub(crate) use synthetic_prompts::generate_text;
 
 use serde::Serialize;
 
 /// Conditions that are common to all measurements of a report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct BenchConditions {
+pub(crate) struct BenchConditions {
     /// Version of the program that measured.
     pub version: String,
     /// Number of MPI ranks that measured.
@@ -59,7 +59,7 @@ pub struct BenchConditions {
 impl BenchConditions {
     /// Returns the remarks that apply to any report under these conditions.
     #[must_use]
-    pub fn report_notes(&self) -> Vec<String> {
+    pub(crate) fn report_notes(&self) -> Vec<String> {
         let again = "the input has too few rows: prompts were repeated and may have hit prefix caches (use more rows, \
         or a smaller --prompts)";
         self.rows_came_again.then(|| again.to_owned()).into_iter().collect()

@@ -6,7 +6,7 @@ use super::{BenchConditions, BenchRun, RunFigures};
 
 /// Report of `bench models`, serialized as its JSON output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct ModelsReport {
+pub(crate) struct ModelsReport {
     /// Conditions that hold for all measurements.
     pub conditions: BenchConditions,
     /// Measured models or endpoints, including failed ones.
@@ -17,7 +17,7 @@ pub struct ModelsReport {
 
 /// Result of one model at all endpoints that serve it, or at a single endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ModelRow {
+pub(crate) struct ModelRow {
     /// Name of the measured model.
     pub model: String,
     /// Endpoint, if endpoints are measured one by one.
@@ -43,7 +43,7 @@ pub struct ModelRow {
 impl ModelRow {
     /// Sums up the runs of a model; `failed` is the reason why runs are missing.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         (model, endpoint): (String, Option<String>),
         runs_wanted: u32,
         runs: Vec<BenchRun>,
@@ -72,7 +72,7 @@ impl ModelRow {
 impl ModelsReport {
     /// Creates the report with its remarks.
     #[must_use]
-    pub fn new(conditions: BenchConditions, models: Vec<ModelRow>) -> Self {
+    pub(crate) fn new(conditions: BenchConditions, models: Vec<ModelRow>) -> Self {
         let note = (!conditions.caches_apart && models.len() > 1).then(|| {
             "all models get the same prompts: if two names of a server mean the same model, the second may hit prefix \
             caches, which only vLLM 0.11 or later isolates, and only without a cache_salt of your own"
@@ -83,7 +83,7 @@ impl ModelsReport {
 
     /// Returns whether every run of every model answered every prompt.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         !self.models.is_empty() && self.models.iter().all(|row| row.runs_whole == row.runs_wanted)
     }
 }

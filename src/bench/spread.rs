@@ -6,7 +6,7 @@ use super::BenchMeasurement;
 
 /// Median and range of a figure over all repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct RepeatSpread {
+pub(crate) struct RepeatSpread {
     /// Median; for an even number of repeats the mean of the two middle values.
     pub median: f64,
     /// Smallest value of all repeats.
@@ -18,7 +18,7 @@ pub struct RepeatSpread {
 impl RepeatSpread {
     /// Computes median and range; `None` without values.
     #[must_use]
-    pub fn from_values(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(crate) fn from_values(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut all: Vec<f64> = figures.into_iter().collect();
         all.sort_by(f64::total_cmp);
         let (least, most) = (*all.first()?, *all.last()?);
@@ -30,7 +30,7 @@ impl RepeatSpread {
 
 /// Figures of a single measurement.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct BenchRun {
+pub(crate) struct BenchRun {
     /// Number of prompts that were sent.
     pub asked: u64,
     /// Number of prompts that were answered.
@@ -58,7 +58,7 @@ pub struct BenchRun {
 impl BenchRun {
     /// Computes the figures of a measurement.
     #[must_use]
-    pub fn from_measurement(measured: &BenchMeasurement) -> Self {
+    pub(crate) fn from_measurement(measured: &BenchMeasurement) -> Self {
         let per_second = |count: u64| {
             if measured.seconds > 0.0 { count as f64 / measured.seconds } else { 0.0 }
         };
@@ -80,7 +80,7 @@ impl BenchRun {
 
 /// Figures over several runs of the same cell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct RunFigures {
+pub(crate) struct RunFigures {
     /// Throughput in answered prompts per second.
     pub prompts_per_s: RepeatSpread,
     /// Throughput in answer tokens per second.
@@ -100,7 +100,7 @@ pub struct RunFigures {
 impl RunFigures {
     /// Computes the figures over the runs that answered something; `None` if none did.
     #[must_use]
-    pub fn from_runs<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
+    pub(crate) fn from_runs<'r>(runs: impl IntoIterator<Item = &'r BenchRun>) -> Option<Self> {
         // A run without answers has neither rate nor latency.
         let runs: Vec<&BenchRun> = runs.into_iter().filter(|run| run.answered > 0).collect();
         let spread = |figure_of: fn(&BenchRun) -> f64| {
@@ -123,7 +123,7 @@ impl RunFigures {
     /// Returns the throughput by which cells are compared: tokens per second, since answers differ in length, or
     /// prompts per second if no tokens are counted.
     #[must_use]
-    pub fn compared_throughput(&self) -> RepeatSpread {
+    pub(crate) fn compared_throughput(&self) -> RepeatSpread {
         if self.tokens_per_s.most > 0.0 { self.tokens_per_s } else { self.prompts_per_s }
     }
 }

@@ -6,7 +6,7 @@ use super::{BenchCell, BenchConditions, BenchRun, RepeatSpread, RunFigures};
 
 /// Report of `bench sweep`, serialized as its JSON output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct SweepReport {
+pub(crate) struct SweepReport {
     /// Conditions that hold for all cells.
     pub conditions: BenchConditions,
     /// All cells, including those that failed.
@@ -23,7 +23,7 @@ pub struct SweepReport {
 
 /// Measured result of one cell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SweepRow {
+pub(crate) struct SweepRow {
     /// Batch size and concurrency limit of the cell.
     #[serde(flatten)]
     pub cell: BenchCell,
@@ -42,7 +42,7 @@ const TIE_TOLERANCE: f64 = 0.02;
 impl SweepRow {
     /// Sums up the runs of a cell; `failed` is the reason why runs are missing.
     #[must_use]
-    pub fn new(cell: BenchCell, runs: Vec<BenchRun>, failed: Option<String>) -> Self {
+    pub(crate) fn new(cell: BenchCell, runs: Vec<BenchRun>, failed: Option<String>) -> Self {
         let failed = failed.or_else(|| runs.iter().find_map(|run| run.failed.clone()));
         let figures = if failed.is_none() { RunFigures::from_runs(&runs) } else { None };
         let failed = failed.or_else(|| figures.is_none().then(|| "not measured".into()));
@@ -53,7 +53,7 @@ impl SweepRow {
 impl SweepReport {
     /// Finds the best cells and creates the report with its remarks.
     #[must_use]
-    pub fn new(conditions: BenchConditions, cells: Vec<SweepRow>) -> Self {
+    pub(crate) fn new(conditions: BenchConditions, cells: Vec<SweepRow>) -> Self {
         let (best, as_good) = find_best_cells(&cells);
         let mut notes = conditions.report_notes();
         if has_no_lists(&cells) {

@@ -77,7 +77,7 @@ const TASK_TOKENS: usize = 8;
 /// first words on, so that prefix caches do not help. Texts that are not very short end with an instruction, so that
 /// answers have some length.
 #[must_use]
-pub fn generate_text(seed: u64, number: u64, tokens: usize) -> String {
+pub(crate) fn generate_text(seed: u64, number: u64, tokens: usize) -> String {
     let mut state = mix_bits(seed ^ mix_bits(number));
     let mut text = String::with_capacity(tokens * 7);
     let task = if tokens > 2 * TASK_TOKENS { TASK } else { "" };

@@ -27,11 +27,11 @@ use std::{collections::BTreeMap, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use renderer::ChatRenderer;
+pub(crate) use renderer::ChatRenderer;
 
 /// A model's chat template with its special tokens. It is compiled by each rank that uses it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatTemplate {
+pub(crate) struct ChatTemplate {
     text: String,
     /// Special tokens by name, such as `bos_token`.
     special_tokens: BTreeMap<String, String>,
@@ -81,7 +81,7 @@ pub enum ChatTemplateError {
 
 /// Reason why a conversation cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChatRenderError {
+pub(crate) enum ChatRenderError {
     /// The conversation has more than text messages. The server's chat route may support it.
     #[error("the conversation has more than text messages: {0}")]
     NotTextOnly(String),

@@ -27,7 +27,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A file that does not exist or is malformed, and files without a template.
-    pub fn load(path: &Path) -> Result<Self, ChatTemplateError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, ChatTemplateError> {
         let is_config =
             path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
         let folder = if path.is_dir() { Some(path) } else { path.parent() };

@@ -30,7 +30,7 @@ const TEMPLATE_NAME: &str = "chat template";
 
 /// A compiled chat template. Rendering takes no lock, so threads share it in an `Arc`.
 #[derive(Debug)]
-pub struct ChatRenderer {
+pub(crate) struct ChatRenderer {
     environment: Environment<'static>,
 }
 
@@ -39,7 +39,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A text that is not a valid template, or that uses features of jinja2 that minijinja lacks.
-    pub fn compile(&self) -> Result<ChatRenderer, ChatTemplateError> {
+    pub(crate) fn compile(&self) -> Result<ChatRenderer, ChatTemplateError> {
         self.compile_with_clock(Zoned::now)
     }
 
@@ -70,7 +70,11 @@ impl ChatRenderer {
     ///
     /// # Errors
     /// A conversation with more than text messages, and one that the template rejects or fails on.
-    pub fn render(&self, messages: &str, extra: Option<&str>) -> Result<String, ChatRenderError> {
+    pub(crate) fn render(
+        &self,
+        messages: &str,
+        extra: Option<&str>,
+    ) -> Result<String, ChatRenderError> {
         let each = text_messages::map_messages(messages, Value::from_pairs)?;
         let mut variables = vec![("messages".to_owned(), Value::from(each))];
         for (name, json) in text_messages::template_variables(extra)? {

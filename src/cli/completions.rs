@@ -21,7 +21,6 @@ pub(super) struct CompletionsArgs {
 }
 
 impl CompletionsArgs {
-    /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         console::print_stdout(&completion_script(self.shell));
         Ok(JobVerdict::Done)

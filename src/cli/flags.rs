@@ -25,9 +25,10 @@ pub(super) fn setting_key(argument: &clap::Arg) -> Option<&str> {
 /// Arguments of `run`, `plan` and `reduce`.
 #[derive(Args)]
 pub(super) struct JobArgs {
-    /// Files, folders or globs with prompts: .jsonl, .txt, .csv, .tsv (also .gz, .zst), .parquet; - is stdin
+    /// Files, folders or globs with prompts, or - for stdin
     ///
-    /// Standard input takes JSON lines. See `aurora-swarm help input`.
+    /// Formats: .jsonl, .txt, .csv, .tsv, also with .gz or .zst, and .parquet. Standard input takes JSON lines. See
+    /// `aurora-swarm help input`.
     #[arg(required = true, value_name = "INPUT")]
     pub(super) inputs: Vec<String>,
     #[command(flatten)]
@@ -46,7 +47,7 @@ pub(super) struct JobArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Reduce")]
 pub(super) struct TreeArgs {
-    /// Prompt that merges a group's texts, or @FILE: {{responses}}, {{level}} [default: built in]
+    /// Prompt that merges texts, or @FILE [default: built in]
     ///
     /// {{responses}} are the group's texts, separated by lines of ---; {{level}} is the level of the tree, from 1.
     #[arg(long, value_name = "TEXT")]
@@ -54,10 +55,10 @@ pub(super) struct TreeArgs {
     /// Texts per group, at least 2 [default: 50]
     #[arg(long, value_name = "N")]
     fan_in: Option<String>,
-    /// Longest answer of a group, in tokens [default: by its texts]
+    /// Longest merged text [default: by its texts]
     ///
-    /// The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most half of the
-    /// context.
+    /// In tokens. The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most half
+    /// of the context.
     #[arg(long, value_name = "N")]
     max_tokens_aggregation: Option<String>,
 }
@@ -68,7 +69,7 @@ pub(super) struct TreeArgs {
 pub(super) struct EndpointArgs {
     #[command(flatten)]
     _servers: ServerArgs,
-    /// Served model to use [default: the only one served]
+    /// Served model to use [default: the only one]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 }
@@ -77,7 +78,7 @@ pub(super) struct EndpointArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Servers")]
 pub(super) struct ServerArgs {
-    /// Server URL, e.g. http://127.0.0.1:8000 (repeatable)
+    /// Server URL, as http://host:8000 (repeatable)
     ///
     /// A loopback address means a server on each rank's node. {rank}, {local_rank} and {host} are replaced. Without any
     /// option that names servers it is http://127.0.0.1:8000.
@@ -86,10 +87,12 @@ pub(super) struct ServerArgs {
     /// First port of each node's servers on 127.0.0.1
     #[arg(long, value_name = "PORT")]
     base_port: Option<String>,
-    /// Servers per node, on consecutive ports from --base-port
+    /// Servers per node, from --base-port on
     #[arg(long, value_name = "N")]
     endpoints_per_node: Option<String>,
-    /// File of servers: host, port and KEY=VALUE tags per line
+    /// File of servers, one per line
+    ///
+    /// A line has host, port and KEY=VALUE tags. See `aurora-swarm help servers`.
     #[arg(long, value_name = "FILE")]
     hostfile: Option<String>,
     /// Use only hostfile entries with KEY=VALUE (repeatable)
@@ -117,7 +120,9 @@ pub(super) struct ServerArgs {
     /// Delay between the starts of a node's servers [default: 500ms]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     serve_stagger: Option<String>,
-    /// Longest wait for servers [default: 60s; with --serve 30m]
+    /// Longest wait for servers [default: 60s]
+    ///
+    /// With --serve the default is 30m.
     #[arg(long, value_name = "TIME")]
     ready_timeout: Option<String>,
     /// Minimum servers that must be ready to start [default: 1]
@@ -201,7 +206,9 @@ pub(super) struct RequestArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Input")]
 pub(super) struct InputArgs {
-    /// Prompt template, or @FILE: {{column}} and {{item}} are filled in from the row
+    /// Prompt template, or @FILE; see `help templates`
+    ///
+    /// {{column}} and {{item}} are replaced by the row's fields.
     #[arg(long, value_name = "TEXT")]
     template: Option<String>,
     /// First message of every conversation, or @FILE
@@ -224,7 +231,9 @@ pub(super) struct InputArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// Answers in input order (required); the run folder is FILE.run
+    /// Answers in input order (required)
+    ///
+    /// The run folder, with the files that a resumed run needs, is FILE.run.
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,
     /// Keep shard files on each node until the end, if nodes do not share FILE.run
@@ -250,7 +259,9 @@ pub(super) struct OutputArgs {
     #[arg(long, value_name = "HOW", hide_short_help = true,
           value_parser = choices(["auto", "never", "require"]))]
     resume: Option<String>,
-    /// Also resend prompts that failed permanently (too long, rejected)
+    /// Also resend prompts that failed permanently
+    ///
+    /// These are prompts that were too long or rejected. Others are resent without this option.
     #[arg(long)]
     retry_failed: bool,
     /// Resume even if the input or sampling settings changed
@@ -264,7 +275,7 @@ pub(super) struct OutputArgs {
     /// root writes one output file; none leaves the files.
     #[arg(long, value_name = "WHERE", hide_short_help = true, value_parser = choices(["root", "none"]))]
     gather: Option<String>,
-    /// Also compute majority, stats, top-k … over all answers (repeatable)
+    /// Also compute majority, stats, top-k … (repeatable)
     ///
     /// majority, concat, json, stats, best, top-k=10 or failures, optionally with a JSON pointer into the answers:
     /// top-k=10:/score. Written to answers.aggregate.json beside answers.jsonl; concat (concat=SEPARATOR) writes
@@ -301,7 +312,9 @@ pub(super) struct RuntimeArgs {
     /// Refuse to start with another number of ranks
     #[arg(long, value_name = "N", hide_short_help = true)]
     expect_ranks: Option<String>,
-    /// Length of the job, as 90m or 12:00:00 [default: auto, from PBS]
+    /// Length of the job, as 12:00:00 [default: auto]
+    ///
+    /// auto asks the batch system (PBS). A duration such as 90m works too.
     #[arg(long, value_name = "TIME")]
     walltime: Option<String>,
     /// End of the job: seconds since 1970, or 2026-01-31T18:00:00Z [default: none]

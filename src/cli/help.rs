@@ -35,7 +35,6 @@ pub(super) struct HelpArgs {
 }
 
 impl HelpArgs {
-    /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         console::print_stdout(&self.text()?);
         Ok(JobVerdict::Done)
@@ -124,9 +123,7 @@ pub(super) fn usage_line(command: &mut clap::Command, matches: &ArgMatches) -> S
 /// An error in the command line that clap cannot find, printed as clap prints its own.
 #[derive(Debug)]
 pub(super) struct UsageError<'a> {
-    /// The error.
     pub(super) error: &'a SettingsError,
-    /// Usage line of the command.
     pub(super) usage: &'a str,
 }
 

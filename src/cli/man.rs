@@ -26,7 +26,6 @@ pub(super) struct ManArgs {
 }
 
 impl ManArgs {
-    /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let folder = Path::new(&self.folder);
         write_pages(folder).map_err(OutputError::io_error("cannot write man pages to", folder))?;

@@ -46,7 +46,6 @@ enum MergeFormat {
 }
 
 impl MergeArgs {
-    /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let format = self.output_format.map(|format| match format {
             MergeFormat::Jsonl => AnswerFormat::Jsonl,

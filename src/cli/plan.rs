@@ -30,7 +30,6 @@ pub(super) struct PlanArgs {
 }
 
 impl PlanArgs {
-    /// Local.
     pub(super) fn run(
         self,
         flags: SettingsLayer,

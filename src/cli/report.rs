@@ -22,7 +22,6 @@ pub(super) struct ReportArgs {
 }
 
 impl ReportArgs {
-    /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         job::report_run(&self.run)
     }

@@ -45,7 +45,6 @@ pub(super) struct StatusArgs {
 }
 
 impl StatusArgs {
-    /// Local.
     pub(super) fn run(self) -> Result<JobVerdict, JobError> {
         let verdict = if self.follow {
             let options = FollowOptions {

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_over_or_missing_is_an_error() {
+    fn missing_and_left_over_bytes_are_an_error() {
         let mut bytes = encode_value(&(7u32, "seven")).expect("plain data");
         assert_eq!(decode_bytes::<(u32, String)>(1, &bytes), Ok((7, "seven".to_owned())));
         bytes.push(0);

@@ -32,10 +32,10 @@ impl LauncherInfo {
         let ranks =
             RANK_VARIABLES.iter().filter_map(|&name| Some((number(name)?.checked_add(1)?, name)));
         let local = number(LOCAL_SIZE_VARIABLE).map(|size| (size, LOCAL_SIZE_VARIABLE));
-        let at_least = ranks.chain(local).max_by_key(|&(bound, _)| bound);
+        let min_rank_count = ranks.chain(local).max_by_key(|&(bound, _)| bound);
         Self {
             rank_count: size,
-            min_rank_count: at_least,
+            min_rank_count,
             open_mpi: lookup("OMPI_COMM_WORLD_SIZE").is_some(),
         }
     }

@@ -20,7 +20,7 @@ pub enum LivenessResult {
     RootSilent,
 }
 
-/// Collective in effect, by point-to-point messages. Returns on every living rank: on rank 0 after `patience` at the
+/// Collective in effect, by point-to-point messages. Returns on every living rank: on rank 0 after `timeout` at the
 /// latest, on the others after twice that, since their clock may start before rank 0's.
 ///
 /// # Errors

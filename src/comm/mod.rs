@@ -18,6 +18,8 @@ mod liveness;
 mod mailbox;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "mpi")]
+mod mpi_counts;
 mod panic;
 mod poll_backoff;
 mod solo;

@@ -23,6 +23,7 @@ use mpi::{
 use super::{
     Comm, CommError, CommLibrary, LauncherInfo, MessageTag, PollBackoff, RankMessage, RankParts,
     ReduceOp,
+    mpi_counts::{displacements_of, mpi_count},
 };
 
 /// Communicator over MPI_COMM_WORLD.
@@ -434,20 +435,4 @@ fn mpi_tag(tag: MessageTag) -> MpiTag {
 fn non_dangling(bytes: &[u8]) -> &[u8] {
     static NOWHERE: [u8; 1] = [0];
     if bytes.is_empty() { &NOWHERE[..0] } else { bytes }
-}
-
-fn mpi_count(bytes: usize) -> Count {
-    Count::try_from(bytes).expect("callers keep a round below 2 GiB, as Comm::gather asks")
-}
-
-fn displacements_of(counts: &[Count]) -> Vec<Count> {
-    let mut next: Count = 0;
-    let mut start = |count: Count| {
-        let this = next;
-        next = next
-            .checked_add(count)
-            .expect("callers keep a round below 2 GiB, as Comm::gather asks");
-        this
-    };
-    counts.iter().map(|&count| start(count)).collect()
 }

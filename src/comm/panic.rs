@@ -4,7 +4,8 @@
 //! one, for ever (observed on five MPIs). The hook runs on the thread that panicked, and ignores panics that
 //! [`crate::domain::catch_panic()`] catches.
 
-use crate::{comm, domain::is_panic_caught};
+use super::start::abort_all_ranks;
+use crate::domain::is_panic_caught;
 
 pub(crate) const BUG_EXIT_CODE: u8 = 70;
 
@@ -18,7 +19,7 @@ pub fn abort_job_on_panic() {
         }
         default_hook(panic);
         print_bug_hint();
-        comm::start::abort_all_ranks(BUG_EXIT_CODE)
+        abort_all_ranks(BUG_EXIT_CODE)
     }));
 }
 

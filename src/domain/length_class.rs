@@ -15,7 +15,7 @@ const CLASSES_PER_KIND: u8 = 49;
 
 impl LengthClass {
     /// Number of classes of both kinds.
-    pub const COUNT: usize = 2 * CLASSES_PER_KIND as usize;
+    pub(crate) const COUNT: usize = 2 * CLASSES_PER_KIND as usize;
 
     /// Returns the class of a prompt with a text of `bytes` bytes. `param` returns the parameters of its request by
     /// name.

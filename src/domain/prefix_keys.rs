@@ -17,7 +17,7 @@ pub struct PrefixKeys<'t> {
 
 impl<'t> PrefixKeys<'t> {
     /// Maximum number of prefixes of a text.
-    pub const MAX_LEVELS: usize = 3;
+    pub(crate) const MAX_LEVELS: usize = 3;
 
     /// Returns the prefixes of this text.
     #[must_use]

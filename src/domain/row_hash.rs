@@ -13,7 +13,7 @@ pub struct RowHash(u64);
 
 impl RowHash {
     /// Hash of an unknown row.
-    pub const UNKNOWN: Self = Self(0);
+    pub(crate) const UNKNOWN: Self = Self(0);
     const OWN_ID: u64 = 1;
 
     /// Returns the row hash made of a hash of the row's bytes.

@@ -17,7 +17,7 @@ use crate::domain::{Prompt, RequestParams, Route, Url};
 
 /// Outcome of comparing the chat route with the locally rendered text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CanaryResult {
+pub(crate) enum CanaryResult {
     /// The token ids are equal and the answer is plain text.
     Match,
     /// The token ids differ, or the answer is more than text; with the reason.
@@ -49,7 +49,7 @@ struct CanaryMessage {
 /// Sends the prompt to the chat route and, concurrently, requests one token for `rendered` from the completions route.
 ///
 /// Until the result is known the engine sends conversations one per request.
-pub async fn send_canary(
+pub(crate) async fn send_canary(
     client: &HttpClient,
     url: &Url,
     params: &BatchParams,

@@ -10,7 +10,7 @@ use super::{TransportError, wire};
 
 /// Reason why a request brought no answers, by what is at fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestFault {
+pub(crate) enum RequestFault {
     /// One of the prompts is at fault and the server does not say which: the batch is split in halves until it is
     /// alone.
     Prompt {

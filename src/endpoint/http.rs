@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pool of HTTP connections to servers. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
-pub struct HttpClient {
+pub(crate) struct HttpClient {
     inner: reqwest::Client,
     key: Option<ApiKey>,
     /// Parsed target URLs, by path and server: parsing the same text a million times would take seconds.
@@ -32,7 +32,7 @@ pub struct HttpClient {
 
 /// Complete HTTP response of a server, whatever its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpResponse {
+pub(crate) struct HttpResponse {
     /// HTTP status code of the response.
     pub status: u16,
     /// Delay that the server asks for before the next request (`Retry-After`, in seconds).
@@ -43,7 +43,7 @@ pub struct HttpResponse {
 
 /// Reason why a request got no HTTP response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TransportError {
+pub(crate) enum TransportError {
     /// The connection was refused, or the host cannot be reached or resolved.
     #[error("cannot connect ({0})")]
     Connect(String),
@@ -63,7 +63,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Fails if the HTTP library cannot be initialized.
-    pub fn new(key: Option<ApiKey>) -> Result<Self, TransportError> {
+    pub(crate) fn new(key: Option<ApiKey>) -> Result<Self, TransportError> {
         let inner = reqwest::Client::builder()
             .no_proxy()
             .http1_only()
@@ -82,7 +82,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Fails if no complete response arrives within `limit`.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         url: &Url,
         path: &'static str,
@@ -95,7 +95,7 @@ impl HttpClient {
     ///
     /// # Errors
     /// Fails if no complete response arrives within `limit`.
-    pub async fn post_json(
+    pub(crate) async fn post_json(
         &self,
         url: &Url,
         path: &'static str,

@@ -14,10 +14,10 @@ mod request;
 mod server_metrics;
 mod wire;
 
-pub use canary::{CanaryResult, send_canary};
-pub use fault::RequestFault;
-pub use http::{HttpClient, TransportError};
-pub use probe::probe_server;
-pub use reply::ServerReply;
-pub use request::{BatchParams, InferenceRequest, messages_json, send_request};
-pub use server_metrics::{ServerLoad, fetch_server_load};
+pub(crate) use canary::{CanaryResult, send_canary};
+pub(crate) use fault::RequestFault;
+pub(crate) use http::{HttpClient, TransportError};
+pub(crate) use probe::probe_server;
+pub(crate) use reply::ServerReply;
+pub(crate) use request::{BatchParams, InferenceRequest, messages_json, send_request};
+pub(crate) use server_metrics::{ServerLoad, fetch_server_load};

@@ -13,7 +13,7 @@ use crate::domain::{ProbeResult, ServedModel, ServerInfo, ServerRoutes, Url};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Probes a server once, with requests for its health, models, version and routes.
-pub async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
+pub(crate) async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
     match query_server(client, url).await {
         Ok(info) => ProbeResult::Ready(info),
         Err(reason) => ProbeResult::NotReady(reason),

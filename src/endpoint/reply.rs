@@ -12,7 +12,7 @@ use crate::domain::{AnswerChoice, PromptAnswer, TokenUsage};
 
 /// Parsed reply to a batch of prompts.
 #[derive(Debug)]
-pub struct ServerReply {
+pub(crate) struct ServerReply {
     /// Answers in the order of the prompts; `None` where the reply has no answer, or two for the same prompt.
     pub answers: Vec<Option<PromptAnswer>>,
     /// Time from sending the request to the last byte of the reply.

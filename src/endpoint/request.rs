@@ -12,7 +12,7 @@ use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
 
 /// Parameters that all prompts of a request have in common; only prompts with equal ones can form a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BatchParams {
+pub(crate) struct BatchParams {
     /// Route the request is sent to.
     pub route: Route,
     /// Name of the served model.
@@ -27,7 +27,7 @@ pub struct BatchParams {
 
 /// Inference request with its encoded body, ready to be sent.
 #[derive(Clone, Debug)]
-pub struct InferenceRequest {
+pub(crate) struct InferenceRequest {
     route: Route,
     body: Vec<u8>,
     /// Length of each prompt in bytes; the token counts of a batch are split in proportion to it.
@@ -39,7 +39,7 @@ impl InferenceRequest {
     /// Encodes prompts as they are: a list of raw texts for the completions route, or one conversation for the chat
     /// route.
     #[must_use]
-    pub fn new<'p>(
+    pub(crate) fn new<'p>(
         params: &BatchParams,
         prompts: impl Iterator<Item = &'p Prompt> + Clone,
         system: Option<&str>,
@@ -61,7 +61,7 @@ impl InferenceRequest {
 
     /// Encodes texts for the completions route; conversations that were rendered here are sent this way too.
     #[must_use]
-    pub fn from_texts<'t>(
+    pub(crate) fn from_texts<'t>(
         params: &BatchParams,
         texts: impl Iterator<Item = &'t str> + Clone,
     ) -> Self {
@@ -75,7 +75,7 @@ impl InferenceRequest {
 ///
 /// # Errors
 /// Fails if no reply arrives within `limit`, if the server refuses the request, or if the reply cannot be parsed.
-pub async fn send_request(
+pub(crate) async fn send_request(
     client: &HttpClient,
     url: &Url,
     request: InferenceRequest,
@@ -166,7 +166,7 @@ fn chat_body(params: &BatchParams, conversation: &str) -> Vec<u8> {
 /// Returns the conversation as JSON: the row's messages, or its text as one user message. The job's system message
 /// comes first, unless the row's messages begin with one of their own.
 #[must_use]
-pub fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
+pub(crate) fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
     let system =
         system.map(|text| format!("{{\"role\":\"system\",\"content\":{}}}", json_string(text)));
     match input {

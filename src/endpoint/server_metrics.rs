@@ -12,7 +12,7 @@ const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Load of a server, summed over its engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ServerLoad {
+pub(crate) struct ServerLoad {
     /// Sequences that are being processed.
     pub running: f64,
     /// Sequences that wait for a slot.
@@ -22,7 +22,7 @@ pub struct ServerLoad {
 }
 
 /// Fetches the load once; `None` if the server has no metrics or does not answer in time.
-pub async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
+pub(crate) async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
     let answer = client
         .get(url, "/metrics", METRICS_TIMEOUT)
         .await

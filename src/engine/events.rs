@@ -1,7 +1,7 @@
 //! The events that a running engine reports to the thread that started it.
 //!
-//! Owns their types: progress, backlog, exit. When each is sent is decided in `scheduler`; on every rank the lease client
-//! (`job/dispatch/lease_client.rs`) receives them.
+//! Owns their types: progress, backlog, exit. When each is sent is decided in `scheduler`; on every rank the lease
+//! client (`job/dispatch/lease_client.rs`) receives them.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{domain::Tally, metrics::timeline::Timeline};
 
 /// The progress of an engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EngineProgress {
+pub(crate) struct EngineProgress {
     /// Outcomes, tokens and requests so far.
-    pub tally: Tally,
+    pub(crate) tally: Tally,
     /// Sequences in flight.
-    pub in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Endpoints that are not suspended.
-    pub endpoints_up: u64,
+    pub(crate) endpoints_up: u64,
 }
 
 /// The reason for which an engine ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EngineExit {
+pub(crate) enum EngineExit {
     /// Every prompt that the engine was given has its outcome.
     Finished,
     /// No prompt was settled for the no-progress timeout; prompts are open.
@@ -39,24 +39,24 @@ pub enum EngineExit {
 
 /// The work that the engine has and could take, for the side that grants prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EngineBacklog {
+pub(crate) struct EngineBacklog {
     /// Prompts received since the start.
-    pub received_count: u64,
+    pub(crate) received_count: u64,
     /// Prompts that wait to be sent.
-    pub queued_count: u64,
+    pub(crate) queued_count: u64,
     /// Sequences that may be in flight at all endpoints that are up.
-    pub window_total: u64,
+    pub(crate) window_total: u64,
     /// Prompts answered per second.
-    pub answer_rate: f64,
+    pub(crate) answer_rate: f64,
     /// Free permits for which no prompt waits.
-    pub idle_permits: u64,
+    pub(crate) idle_permits: u64,
     /// Median latency of a single prompt at the endpoint where it is lowest.
-    pub p50_latency: Option<Duration>,
+    pub(crate) p50_latency: Option<Duration>,
 }
 
 /// An event that the engine reports to the thread that started it.
 #[derive(Clone, Debug, PartialEq)]
-pub enum EngineEvent {
+pub(crate) enum EngineEvent {
     /// Sent every second, and at once when all endpoints go down, when the first is up again, and when a drain is over.
     Progress(EngineProgress),
     /// Sent when few prompts or none are left to send.
@@ -65,7 +65,8 @@ pub enum EngineEvent {
     /// are down.
     PromptsReturned(Vec<u64>),
     /// Fail-fast has tripped: the first outcomes, this many, are the same failure with this message. Nothing is sent
-    /// and none of them is written until [`EngineCommand::Proceed`](super::EngineCommand::Proceed), [`EngineCommand::KeepHolding`](super::EngineCommand::KeepHolding) or
+    /// and none of them is written until [`EngineCommand::Proceed`](super::EngineCommand::Proceed),
+    /// [`EngineCommand::KeepHolding`](super::EngineCommand::KeepHolding) or
     /// [`EngineCommand::Stop`](super::EngineCommand::Stop).
     FailFastTripped(u64, String),
     /// Sent once, before the last event: the load of the endpoints over time.

@@ -21,11 +21,13 @@ mod queue;
 mod ready_checker;
 mod scheduler;
 
-pub use endpoint_state::Endpoint;
-pub use events::{EngineBacklog, EngineEvent, EngineExit, EngineProgress};
-pub use policy::{ConversationRenderer, EnginePolicy, SharedRenderer, SizeMode, TokenCounting};
-pub use ready_checker::wait_until_ready;
-pub use scheduler::EngineCommand;
+pub(crate) use endpoint_state::Endpoint;
+pub(crate) use events::{EngineBacklog, EngineEvent, EngineExit, EngineProgress};
+pub(crate) use policy::{
+    ConversationRenderer, EnginePolicy, SharedRenderer, SizeMode, TokenCounting,
+};
+pub(crate) use ready_checker::wait_until_ready;
+pub(crate) use scheduler::EngineCommand;
 
 use std::{
     sync::mpsc as std_mpsc,
@@ -42,23 +44,22 @@ use crate::{
 use scheduler::Scheduler;
 
 /// The parts that an engine works with.
-pub struct EngineSetup<P, S> {
-    /// Settings.
-    pub policy: EnginePolicy,
+pub(crate) struct EngineSetup<P, S> {
+    pub(crate) policy: EnginePolicy,
     /// The endpoints, ready or not.
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// The API key of the endpoints.
-    pub api_key: Option<ApiKey>,
+    pub(crate) api_key: Option<ApiKey>,
     /// The prompts in the order of work; the iterator may block. An error ends the engine, and so does its end once all
     /// prompts are settled.
-    pub prompts: P,
+    pub(crate) prompts: P,
     /// Takes results; called on a thread of its own. An error ends the engine.
-    pub sink: S,
+    pub(crate) sink: S,
 }
 
 /// A running engine. Dropping the handle stops the engine but does not wait for its threads: send
 /// [`EngineCommand::Stop`], wait for [`EngineEvent::Ended`], and call [`EngineHandle::join`].
-pub struct EngineHandle {
+pub(crate) struct EngineHandle {
     commands: mpsc::UnboundedSender<EngineCommand>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -74,7 +75,7 @@ const MAX_RESULTS_PER_WRITE: usize = 4096;
 ///
 /// # Errors
 /// Returns an error if a thread cannot be started.
-pub fn spawn_engine<P, E, S>(
+pub(crate) fn spawn_engine<P, E, S>(
     setup: EngineSetup<P, S>,
     events: impl Fn(EngineEvent) + Send + 'static,
 ) -> std::io::Result<EngineHandle>
@@ -116,6 +117,7 @@ where
         };
         events(EngineEvent::Ended(exit, tally));
     })?;
+    // The reader is joined by the handle: it may block until the prompts come to their end.
     Ok(EngineHandle { commands, threads: vec![reader, scheduler] })
 }
 
@@ -139,13 +141,13 @@ fn create_client(api_key: Option<ApiKey>) -> Result<(tokio::runtime::Runtime, Ht
 
 impl EngineHandle {
     /// Sends a command to the engine. An engine that has ended ignores it.
-    pub fn send_command(&self, command: EngineCommand) {
+    pub(crate) fn send_command(&self, command: EngineCommand) {
         let _ = self.commands.send(command); // closed: the engine has ended
     }
 
     /// Waits for the engine's threads. To be called after [`EngineEvent::Ended`], and when its prompts have come to
     /// their end.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         for thread in self.threads {
             let _ = thread.join(); // a panic has ended the process already
         }

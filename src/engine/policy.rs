@@ -12,7 +12,7 @@ use crate::{
 
 /// A number that is given, or adapts while the engine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SizeMode {
+pub(crate) enum SizeMode {
     /// Adapts to the endpoint.
     Auto,
     /// Is this number.
@@ -21,7 +21,7 @@ pub enum SizeMode {
 
 /// The source of token counts in answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenCounting {
+pub(crate) enum TokenCounting {
     /// Answers carry no counts.
     Off,
     /// The sum of a batch is shared out by length.
@@ -31,7 +31,7 @@ pub enum TokenCounting {
 }
 
 /// Renders a conversation to the text that the model's own chat template makes of it.
-pub trait ConversationRenderer: Send + Sync {
+pub(crate) trait ConversationRenderer: Send + Sync {
     /// Returns the text for a JSON array of messages. `kwargs` is a JSON object with the template's arguments
     /// (`chat_template_kwargs`). Returns none if the conversation has more than plain messages or the template refuses
     /// it: the server has to render it.
@@ -40,7 +40,7 @@ pub trait ConversationRenderer: Send + Sync {
 
 /// A renderer that several owners share.
 #[derive(Clone)]
-pub struct SharedRenderer(pub Arc<dyn ConversationRenderer>);
+pub(crate) struct SharedRenderer(pub(crate) Arc<dyn ConversationRenderer>);
 
 impl fmt::Debug for SharedRenderer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,41 +50,40 @@ impl fmt::Debug for SharedRenderer {
 
 /// The job's decisions for every rank's engine.
 #[derive(Clone, Debug)]
-pub struct EnginePolicy {
-    /// The served model's name.
-    pub model: String,
+pub(crate) struct EnginePolicy {
+    pub(crate) model: String,
     /// The route of text prompts whose row names none.
-    pub text_route: Route,
+    pub(crate) text_route: Route,
     /// Request parameters of rows without their own.
-    pub default_params: RequestParams,
+    pub(crate) default_params: RequestParams,
     /// The first message of conversations.
-    pub system_prompt: Option<String>,
+    pub(crate) system_prompt: Option<String>,
     /// Renders conversations, so that they can share a batch.
-    pub renderer: Option<SharedRenderer>,
+    pub(crate) renderer: Option<SharedRenderer>,
     /// Sequences in flight per endpoint.
-    pub concurrency: SizeMode,
+    pub(crate) concurrency: SizeMode,
     /// Prompts per request.
-    pub batch_size: SizeMode,
+    pub(crate) batch_size: SizeMode,
     /// The time that prompts wait for others that would make a full batch.
-    pub max_batch_wait: Duration,
+    pub(crate) max_batch_wait: Duration,
     /// Requests per second and endpoint, at most.
-    pub rate_limit: Option<f64>,
+    pub(crate) rate_limit: Option<f64>,
     /// The time limit of a request of up to 256 prompts.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// The time limit of a larger request per 256 prompts, if that is more than `timeout`.
-    pub timeout_per_sequence: Duration,
+    pub(crate) timeout_per_sequence: Duration,
     /// Attempts per prompt that count.
-    pub max_tries: u32,
+    pub(crate) max_tries: u32,
     /// The context length: tokens of prompt and answer together, at most. None if unknown.
-    pub max_model_len: Option<u64>,
+    pub(crate) max_model_len: Option<u64>,
     /// Tokens left free when an answer is limited to fit the context.
-    pub context_buffer: u64,
+    pub(crate) context_buffer: u64,
     /// The time without progress after which the engine stops.
-    pub no_progress_timeout: Duration,
+    pub(crate) no_progress_timeout: Duration,
     /// The source of token counts in answers.
-    pub token_counting: TokenCounting,
+    pub(crate) token_counting: TokenCounting,
     /// The number of first outcomes that trip fail-fast if they are the same refusal.
-    pub fail_fast_threshold: usize,
+    pub(crate) fail_fast_threshold: usize,
 }
 
 /// Parameters that both routes know by the same name and meaning; a conversation with any other needs the chat route.
@@ -128,15 +127,13 @@ const MAX_TOKENS_STEP: u64 = 64;
 impl EnginePolicy {
     /// Returns the configured time limit of a request with this many prompts.
     #[must_use]
-    pub fn request_timeout(&self, prompts: usize) -> Duration {
+    pub(crate) fn request_timeout(&self, prompts: usize) -> Duration {
         match u32::try_from(prompts.div_ceil(PROMPTS_PER_TIMEOUT_STEP)).unwrap_or(u32::MAX) {
             // Prompts that the server works on at once have the limit that was asked for, however short.
             0 | 1 => self.timeout,
             steps => self.timeout.max(self.timeout_per_sequence.saturating_mul(steps)),
         }
     }
-
-    /// Returns the job's `max_tokens`.
     pub(super) fn max_tokens(&self) -> Option<u64> {
         self.default_params.get_u64("max_tokens")
     }
@@ -191,7 +188,7 @@ impl EnginePolicy {
 
     /// Returns the route of a prompt.
     #[must_use]
-    pub fn route_of(&self, prompt: &Prompt) -> Route {
+    pub(crate) fn route_of(&self, prompt: &Prompt) -> Route {
         match (&prompt.input, prompt.route) {
             (PromptInput::Messages(_), _) => Route::Chat,
             (PromptInput::Text(_), Some(route)) => route,
@@ -202,7 +199,11 @@ impl EnginePolicy {
     /// Returns the prompt's `max_tokens` if it has to be lower than `requested`, lest prompt and answer exceed the
     /// context. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
     #[must_use]
-    pub fn fitted_max_tokens(&self, requested: Option<u64>, prompt: &PromptInput) -> Option<u64> {
+    pub(crate) fn fitted_max_tokens(
+        &self,
+        requested: Option<u64>,
+        prompt: &PromptInput,
+    ) -> Option<u64> {
         let (context, requested) = (self.max_model_len?, requested?);
         let prompt_tokens = estimate_tokens(prompt.as_str());
         let room = context.saturating_sub(prompt_tokens).saturating_sub(self.context_buffer);

@@ -27,7 +27,7 @@ const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// not; servers for which `is_given_up` is true are not waited for. Returns their states in the order of `urls`. Blocks
 /// the calling thread. Servers that are not ready then may join later.
 #[must_use]
-pub fn wait_until_ready(
+pub(crate) fn wait_until_ready(
     urls: &[Url],
     key: Option<ApiKey>,
     timeout: Duration,

@@ -24,7 +24,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// # Errors
 /// A file that cannot be opened, or a Parquet file that lacks columns these rules need. Damage inside the file is
 /// reported while reading, with the file's name.
-pub fn open_decompressed(path: &Path, rules: &InputRules) -> Result<Box<dyn Read>, InputError> {
+pub(crate) fn open_decompressed(
+    path: &Path,
+    rules: &InputRules,
+) -> Result<Box<dyn Read>, InputError> {
     let io = |source| InputError::Io { action: "cannot open", path: path.to_path_buf(), source };
     let open = || File::open(path).map_err(io);
     let bytes: Box<dyn Read> = match compression_of(path) {
@@ -99,7 +102,7 @@ fn read_error(path: &Path, source: io::Error) -> InputError {
 ///
 /// # Errors
 /// A stream that cannot be read to its end, or a file that cannot be written. Then `to` must not be used.
-pub fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
+pub(crate) fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     let failed = |action| move |source| InputError::Io { action, path: to.to_path_buf(), source };
     let mut file = File::create(to).map_err(failed("cannot create"))?;
     let mut chunk = vec![0; BUFFER_BYTES];

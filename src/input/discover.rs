@@ -18,7 +18,7 @@ use super::{InputError, format::format_of};
 ///
 /// # Errors
 /// An input that does not exist, a file with an unknown extension, or no file at all.
-pub fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
+pub(crate) fn find_input_files(inputs: &[String]) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for input in inputs {
         match Path::new(input) {

@@ -180,7 +180,7 @@ impl fmt::Display for InputLocation {
 
 /// An invalid row, found by the scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BadRow {
+pub(crate) struct BadRow {
     /// Index of the row in the whole input, from 0.
     pub index: u64,
     /// The row's own id, if it could be parsed.

@@ -20,7 +20,7 @@ const CHUNK_BYTES: u64 = 4 * BLOCK_BYTES;
 
 /// The files to scan, with their sizes and modification times when they were listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputListing {
+pub(crate) struct InputListing {
     pub(crate) files: Vec<ListedFile>,
     /// Bytes per fingerprint block. Chunks begin at multiples of it.
     pub(crate) block: u64,
@@ -39,7 +39,7 @@ pub(crate) struct ListedFile {
 
 /// A byte range of a file. Its rows are those that begin inside the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputChunk {
+pub(crate) struct InputChunk {
     /// Number of the file in the listing, from 0.
     pub(crate) file: u32,
     /// Offset of the first byte.
@@ -53,26 +53,26 @@ impl InputListing {
     ///
     /// # Errors
     /// A file that cannot be opened, or that is compressed.
-    pub fn new(files: &[InputFile]) -> Result<Self, InputError> {
+    pub(crate) fn new(files: &[InputFile]) -> Result<Self, InputError> {
         let files = files.iter().map(ListedFile::new);
         Ok(Self { files: files.collect::<Result<_, _>>()?, block: BLOCK_BYTES })
     }
 
     /// Returns the total size of the files in bytes.
     #[must_use]
-    pub fn total_bytes(&self) -> u64 {
+    pub(crate) fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }
 
     /// Whether this process sees the same files, by size and modification time.
     #[must_use]
-    pub fn is_visible(&self) -> bool {
+    pub(crate) fn is_visible(&self) -> bool {
         self.files.iter().all(|file| file.open().is_ok())
     }
 
     /// Returns all chunks, in input order.
     #[must_use]
-    pub fn split_chunks(&self) -> Vec<InputChunk> {
+    pub(crate) fn split_chunks(&self) -> Vec<InputChunk> {
         self.split_chunks_of(CHUNK_BYTES)
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Format of the rows of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum InputFormat {
+pub(crate) enum InputFormat {
     /// JSON Lines: a JSON object or string per line.
     Jsonl,
     /// Plain text: a prompt per line.
@@ -24,7 +24,7 @@ pub enum InputFormat {
 
 /// An uncompressed file of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputFile {
+pub(crate) struct InputFile {
     /// Path of the file that is read.
     pub path: PathBuf,
     /// Format of the rows in the file.
@@ -36,7 +36,7 @@ pub struct InputFile {
 impl InputFile {
     /// Returns an input file that is no spooled copy: its name is its path.
     #[must_use]
-    pub fn new(path: PathBuf, format: InputFormat) -> Self {
+    pub(crate) fn new(path: PathBuf, format: InputFormat) -> Self {
         Self { name: path.clone(), path, format }
     }
 }
@@ -44,7 +44,7 @@ impl InputFile {
 /// Compression of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FileCompression {
+pub(crate) enum FileCompression {
     /// Not compressed; rows have offsets in it.
     Plain,
     /// gzip, possibly of several members.
@@ -56,13 +56,13 @@ pub enum FileCompression {
 }
 
 /// Name of standard input in messages.
-pub const STDIN_NAME: &str = "stdin";
+pub(crate) const STDIN_NAME: &str = "stdin";
 
 pub(super) const KNOWN_EXTENSIONS: &str = ".jsonl .txt .csv .tsv .parquet";
 
 /// Returns the format that a file's extension names, looking through `.gz` and `.zst`.
 #[must_use]
-pub fn format_of(path: &Path) -> Option<InputFormat> {
+pub(crate) fn format_of(path: &Path) -> Option<InputFormat> {
     let unpacked = match compression_of(path) {
         FileCompression::Plain => path.to_path_buf(),
         FileCompression::Parquet => return Some(InputFormat::Parquet),
@@ -90,7 +90,7 @@ pub fn compression_of(path: &Path) -> FileCompression {
 
 /// Whether a file must be decompressed before its rows have offsets, by its extension.
 #[must_use]
-pub fn is_compressed(path: &Path) -> bool {
+pub(crate) fn is_compressed(path: &Path) -> bool {
     compression_of(path) != FileCompression::Plain
 }
 

@@ -14,7 +14,7 @@ use super::{InputError, InputSource, RowRange, SourceFile};
 
 /// Rows assigned to a rank, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowLease {
+pub(crate) struct RowLease {
     /// The ranges of the input that hold the rows.
     pub ranges: Vec<RowRange>,
     /// The bytes of all ranges, concatenated, for a rank that cannot open the input.
@@ -26,7 +26,7 @@ impl RowLease {
     ///
     /// # Errors
     /// A file that cannot be read, or that changed since the scan.
-    pub fn with_text(mut self, source: &InputSource) -> Result<Self, InputError> {
+    pub(crate) fn with_text(mut self, source: &InputSource) -> Result<Self, InputError> {
         let mut text = Vec::new();
         for range in &self.ranges {
             let file = source_file(source, range.file)?;

@@ -27,18 +27,20 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use decompress::{open_decompressed, spool_stream};
-pub use discover::find_input_files;
-pub use error::{BadRow, BadRowLocation, DuplicateId, InputError, InputLocation};
-pub use files::{InputChunk, InputListing};
-pub use format::{FileCompression, InputFile, InputFormat, STDIN_NAME, format_of, is_compressed};
-pub use lease::RowLease;
-pub use reader::PromptReader;
-pub use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
-pub use row::template::PromptTemplate;
-pub use scan::chunk_scan::ChunkScan;
-pub use scan::row_hashes::hash_rows;
-pub use scan::row_table::RowTable;
-pub use scan::sort_keys::SortKeys;
-pub use scan::{InputScan, ScannedInput, scan_files};
-pub use source::{InputSource, RowRange, SourceFile, is_source_visible};
+pub(crate) use decompress::{open_decompressed, spool_stream};
+pub(crate) use discover::find_input_files;
+pub(crate) use error::{BadRow, BadRowLocation, DuplicateId, InputError, InputLocation};
+pub(crate) use files::{InputChunk, InputListing};
+pub(crate) use format::{
+    FileCompression, InputFile, InputFormat, STDIN_NAME, format_of, is_compressed,
+};
+pub(crate) use lease::RowLease;
+pub(crate) use reader::PromptReader;
+pub(crate) use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
+pub(crate) use row::template::PromptTemplate;
+pub(crate) use scan::chunk_scan::ChunkScan;
+pub(crate) use scan::row_hashes::hash_rows;
+pub(crate) use scan::row_table::RowTable;
+pub(crate) use scan::sort_keys::SortKeys;
+pub(crate) use scan::{InputScan, ScannedInput, scan_files};
+pub(crate) use source::{InputSource, RowRange, SourceFile, is_source_visible};

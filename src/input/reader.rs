@@ -18,7 +18,7 @@ const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// Iterator over the prompts of leases. It asks for the next lease after the last row of one. Invalid rows are skipped
 /// if the rules let them fail alone. After an error the iterator ends.
-pub struct PromptReader<L> {
+pub(crate) struct PromptReader<L> {
     source: InputSource,
     /// One row hasher per file.
     hashers: Vec<RowHasher>,
@@ -41,7 +41,7 @@ struct OpenRange {
 impl<L: Iterator<Item = RowLease>> PromptReader<L> {
     /// Returns a reader of these leases of the source.
     #[must_use]
-    pub fn new(source: &InputSource, rules: &InputRules, leases: L) -> Self {
+    pub(crate) fn new(source: &InputSource, rules: &InputRules, leases: L) -> Self {
         Self {
             source: source.clone(),
             hashers: source.files.iter().map(RowHasher::for_file).collect(),

@@ -19,7 +19,7 @@ use super::{
 
 /// The scanned input, as it is broadcast to all ranks and kept in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputSource {
+pub(crate) struct InputSource {
     /// The files, in the order of their rows.
     pub files: Vec<SourceFile>,
     /// Number of rows of all files.
@@ -39,7 +39,7 @@ pub struct InputSource {
 impl InputSource {
     /// Returns an input of which only the row count and the fingerprint are known, because its files are gone.
     #[must_use]
-    pub fn without_files(rows: u64, fingerprint: &str) -> Self {
+    pub(crate) fn without_files(rows: u64, fingerprint: &str) -> Self {
         let fingerprint = fingerprint.to_owned();
         let [any_messages, any_text, openai_batch] = [false; 3];
         Self {
@@ -56,7 +56,7 @@ impl InputSource {
 
 /// A scanned file of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceFile {
+pub(crate) struct SourceFile {
     /// Path of the file that is read.
     pub path: PathBuf,
     /// Size of the file in bytes.
@@ -81,7 +81,7 @@ pub struct SourceFile {
 
 /// A range of consecutive rows of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RowRange {
+pub(crate) struct RowRange {
     /// Number of the file, from 0.
     pub file: u32,
     /// Index of the range's first row.
@@ -96,7 +96,7 @@ pub struct RowRange {
 
 /// Whether this process sees the same files: sizes, modification times and both ends of each file are compared.
 #[must_use]
-pub fn is_source_visible(source: &InputSource) -> bool {
+pub(crate) fn is_source_visible(source: &InputSource) -> bool {
     let is_same = |file: &SourceFile| {
         let opened = file.open().ok()?;
         Some(hash_ends(&opened, file.size).ok()? == file.ends_hash)

@@ -41,8 +41,8 @@ impl RankThroughput {
     }
 }
 
-/// Returns the number of places, of `free` ones, to grant a rank with throughput `mine` if all ranks together have
-/// the throughput `all`: at least one, at most `want`. A single rank need not leave anything to others.
+/// Returns the number of places, of `free` ones, to grant a rank with throughput `own_rate` if all ranks together
+/// have `total_rate`: at least one, at most `want`. A single rank need not leave anything to others.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

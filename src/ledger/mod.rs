@@ -8,6 +8,7 @@
 
 mod guided;
 mod order;
+mod returned_places;
 #[cfg(test)]
 mod simulation;
 mod speculation;
@@ -17,18 +18,16 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Range,
     time::Duration,
 };
 
 use guided::{RankThroughput, guided_share};
 pub use guided::{min_report_interval, target_backlog};
+pub use order::PlaceRange;
 pub use order::WorkOrder;
+use returned_places::ReturnedPlaces;
 
 use crate::domain::{BitSet, PeerSpeed};
-
-/// Range of consecutive places.
-pub type PlaceRange = Range<u64>;
 
 /// A place that a rank need not work on any more, since another rank has settled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,10 +46,8 @@ pub struct Ledger {
     next_ungranted: u64,
     total_places: u64,
     settled: BitSet,
-    /// Places that were granted once and are free again: start and end of each run.
-    returned: BTreeMap<u64, u64>,
-    /// Number of places in `returned`.
-    returned_count: u64,
+    /// Places that were granted once and are free again.
+    returned: ReturnedPlaces,
     leases: BTreeMap<u64, LeaseEntry>,
     /// Places that a second rank works on too, and that rank.
     speculative_copies: BTreeMap<u64, usize>,
@@ -103,8 +100,7 @@ impl Ledger {
             next_ungranted: 0,
             total_places: places,
             settled: BitSet::new(places),
-            returned: BTreeMap::new(),
-            returned_count: 0,
+            returned: ReturnedPlaces::default(),
             leases: BTreeMap::new(),
             speculative_copies: BTreeMap::new(),
             ranks: vec![entry; ranks],
@@ -126,7 +122,7 @@ impl Ledger {
     /// Returns the number of free places.
     #[must_use]
     pub fn free_count(&self) -> u64 {
-        self.total_places - self.next_ungranted + self.returned_count
+        self.total_places - self.next_ungranted + self.returned.place_count()
     }
 
     /// Returns the time that all ranks together need for the free places, in seconds; `None` while a throughput is
@@ -218,7 +214,7 @@ impl Ledger {
                     continue; // a copy, or a rank that was declared lost and is alive
                 }
                 count += 1;
-                self.remove_from_returned(place);
+                self.returned.remove_place(place);
                 redundant.extend(self.remove_from_lease(place, rank));
                 if let Some(copier) = self.speculative_copies.remove(&place)
                     && copier != rank
@@ -332,13 +328,8 @@ impl Ledger {
     }
 
     fn take_free_places(&mut self, limit: u64) -> Option<PlaceRange> {
-        if let Some((from, to)) = self.returned.pop_first() {
-            let end = to.min(from + limit);
-            if end < to {
-                self.returned.insert(end, to);
-            }
-            self.returned_count -= end - from;
-            return Some(from..end);
+        if let Some(places) = self.returned.take_first(limit) {
+            return Some(places);
         }
         // A rank may have settled places that were never granted to it: those are not sent again.
         while self.next_ungranted < self.total_places && self.settled.contains(self.next_ungranted)
@@ -389,21 +380,6 @@ impl Ledger {
         (rank != settled_by).then_some(RedundantPlace { rank, place })
     }
 
-    fn remove_from_returned(&mut self, place: u64) {
-        let Some((&from, &to)) = self.returned.range(..=place).next_back() else { return };
-        if place >= to {
-            return;
-        }
-        self.returned.remove(&from);
-        self.returned_count -= 1;
-        if from < place {
-            self.returned.insert(from, place);
-        }
-        if place + 1 < to {
-            self.returned.insert(place + 1, to);
-        }
-    }
-
     /// Takes places from a rank. Places of which another rank has a copy become that rank's leases; the rest is free.
     fn revoke_places(&mut self, rank: usize, span: PlaceRange, now: Duration) {
         let mut at = span.start;
@@ -431,7 +407,7 @@ impl Ledger {
                     Some(copier) if copier != rank => {
                         self.insert_lease(copier, place..place + 1, now)
                     }
-                    _ => self.add_to_returned(place),
+                    _ => self.returned.add_place(place),
                 }
             }
             at = end;
@@ -440,16 +416,5 @@ impl Ledger {
 
     fn next_lease_start(&self, from: u64, to: u64) -> Option<u64> {
         self.leases.range(from..to).next().map(|(&from, _)| from)
-    }
-
-    fn add_to_returned(&mut self, place: u64) {
-        let before = self.returned.range(..place).next_back().map(|(&from, &to)| (from, to));
-        let from = match before {
-            Some((from, to)) if to == place => from,
-            _ => place,
-        };
-        let to = self.returned.remove(&(place + 1)).unwrap_or(place + 1);
-        self.returned.insert(from, to);
-        self.returned_count += 1;
     }
 }

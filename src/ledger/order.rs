@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::PlaceRange;
+/// Range of consecutive places.
+pub type PlaceRange = Range<u64>;
 
 /// Rows to work on, by place: in input order, which needs no memory per row, or in another order, which needs 4 bytes
 /// per row.

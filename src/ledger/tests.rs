@@ -210,14 +210,14 @@ fn assert_consistent(ledger: &Ledger) {
     let never = (ledger.next_ungranted..ledger.total_places)
         .filter(|&place| !ledger.settled.contains(place))
         .count();
-    let returned_count: u64 = ledger.returned.iter().map(|(from, to)| to - from).sum();
+    let returned_count: u64 = ledger.returned.runs().map(|run| run.end - run.start).sum();
     assert_eq!(leased + never as u64 + returned_count, ledger.open_count());
-    assert_eq!(returned_count, ledger.returned_count);
+    assert_eq!(returned_count, ledger.returned.place_count());
     let spans: Vec<(u64, u64)> = ledger
         .leases
         .iter()
         .map(|(&from, lease)| (from, lease.end))
-        .chain(ledger.returned.iter().map(|(&from, &to)| (from, to)))
+        .chain(ledger.returned.runs().map(|run| (run.start, run.end)))
         .collect();
     for (at, one) in spans.iter().enumerate() {
         assert!(spans[at + 1..].iter().all(|it| it.1 <= one.0 || one.1 <= it.0), "{spans:?}");

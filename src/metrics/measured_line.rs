@@ -2,10 +2,22 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{FailureExample, MAX_MESSAGE_CHARS};
+/// Length of a kept error message in characters: some servers send whole pages.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// A failed prompt, as an example of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureExample {
+    /// Id of the prompt as JSON text.
+    pub id: String,
+    /// Error message, cut to 300 characters.
+    pub message: String,
+    /// HTTP status, if the server answered.
+    pub status: Option<u16>,
+}
 
 #[derive(Deserialize)]
 pub(super) struct MeasuredLine<'a> {

@@ -13,6 +13,7 @@ mod measured_line;
 pub(crate) mod timeline;
 
 pub use histogram::{HistogramBin, LogHistogram};
+pub use measured_line::FailureExample;
 
 use std::{
     cmp::Reverse,
@@ -58,17 +59,6 @@ pub struct FailureStats {
     pub examples: BTreeMap<u64, FailureExample>,
 }
 
-/// A failed prompt, as an example of its kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureExample {
-    /// Id of the prompt as JSON text.
-    pub id: String,
-    /// Error message, cut to 300 characters.
-    pub message: String,
-    /// HTTP status, if the server answered.
-    pub status: Option<u16>,
-}
-
 /// Load of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStats {
@@ -89,8 +79,6 @@ pub struct SlowestAnswers(BTreeSet<(Reverse<u64>, u64, String, String)>);
 
 /// Number of examples kept per failure kind, and of slowest answers.
 const MAX_EXAMPLES: usize = 10;
-/// Length of a kept error message in characters: some servers send whole pages.
-const MAX_MESSAGE_CHARS: usize = 300;
 
 impl AnswerStats {
     /// Adds a line of a shard file.

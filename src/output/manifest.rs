@@ -8,8 +8,12 @@ use std::{collections::BTreeMap, path::Path, time::SystemTime};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{AnswerFormat, OutputError, StartRecord, atomic_file::replace_file};
-use crate::settings::SettingOrigin;
+use super::{
+    AnswerFormat, OutputError, StartRecord,
+    atomic_file::replace_file,
+    counts::{LostRank, PromptCounts},
+};
+use crate::{domain::Tally, settings::SettingOrigin};
 
 /// Version of the format that this build writes. It reads all versions from 1 on: version 1 named some fields differently
 /// and stored origins as tagged values.
@@ -127,14 +131,6 @@ pub struct ReduceProgress {
     pub missing: u64,
 }
 
-/// A lost rank.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LostRank {
-    pub rank: usize,
-    /// Host that it ran on.
-    pub host: String,
-}
-
 /// State of a run as written by its latest session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -177,25 +173,6 @@ impl RunPhase {
     #[must_use]
     pub fn is_active(self) -> bool {
         matches!(self, Self::Begins | Self::Running)
-    }
-}
-
-/// Counts of prompts by outcome.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromptCounts {
-    pub submitted: u64,
-    pub answered: u64,
-    /// Number of prompts that failed by their own fault.
-    pub failed: u64,
-    /// Number of prompts without an outcome.
-    pub open: u64,
-}
-
-impl PromptCounts {
-    /// Returns the counts with the remaining prompts as open.
-    #[must_use]
-    pub fn new(submitted: u64, answered: u64, failed: u64) -> Self {
-        Self { submitted, answered, failed, open: submitted.saturating_sub(answered + failed) }
     }
 }
 
@@ -282,6 +259,48 @@ impl Manifest {
     pub fn count_starts_until(&self, number: u32) -> u32 {
         let carried = self.changes.iter().filter(|it| it.input.is_some() && it.start <= number);
         number.saturating_sub(u32::try_from(carried.count()).unwrap_or(u32::MAX))
+    }
+
+    /// Adds the record of the session that this manifest describes.
+    pub fn record_start(&mut self) {
+        // A session that was killed before its first manifest may have left a record under the same number.
+        self.history.retain(|it| it.start < self.starts);
+        self.history.push(StartRecord {
+            start: self.starts,
+            began: self.began,
+            ranks: self.ranks,
+            host: self.host.clone(),
+            job: self.job.clone(),
+            before: self.counts.clone(),
+            ..StartRecord::default()
+        });
+    }
+
+    /// Sets the counts of the run before the latest session.
+    pub fn set_start_counts(&mut self, counts: &PromptCounts) {
+        self.counts = counts.clone();
+        if let Some(last) = self.history.last_mut() {
+            last.before = counts.clone();
+        }
+    }
+
+    /// Updates the work of the latest session.
+    pub fn record_progress(&mut self, tally: &Tally, seconds: f64) {
+        if let Some(last) = self.history.last_mut() {
+            (last.did, last.seconds) = (tally.clone(), seconds);
+        }
+    }
+
+    /// Records the end of the latest session before the manifest is written, if that session is this process.
+    fn close_last_start(&mut self) {
+        let (lost, state) = (self.lost.clone(), self.state);
+        // `merge` and `report` also write manifests; they must not close a session that they have not run.
+        let ours = self.pid == std::process::id();
+        if let Some(last) = self.history.last_mut().filter(|it| ours && it.start == self.starts) {
+            last.lost = lost;
+            last.ended = (state != RunState::Running).then(unix_seconds);
+            last.finished = state == RunState::Finished;
+        }
     }
 
     /// Adds the names of aggregate files that are about to be written.
@@ -378,5 +397,33 @@ mod tests {
         )
         .expect("changed");
         assert!(matches!(Manifest::read_from(folder.path()), Err(OutputError::Manifest { .. })));
+    }
+
+    #[test]
+    fn a_killed_session_has_no_end_and_keeps_its_latest_progress() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut manifest = Manifest::for_new_run("answers.jsonl", 10, "abc");
+        (manifest.starts, manifest.pid) = (1, std::process::id());
+        manifest.record_start();
+        let did = Tally { answered: 4, ..Tally::default() };
+        manifest.record_progress(&did, 2.5);
+        manifest.write_to(folder.path()).expect("written");
+        // The session is killed here.
+        let mut manifest = Manifest::read_from(folder.path()).expect("read").expect("there");
+        (manifest.starts, manifest.state) = (2, RunState::Running);
+        manifest.record_start();
+        manifest.set_start_counts(&PromptCounts::new(10, 5, 0));
+        manifest.record_progress(&Tally { answered: 5, ..Tally::default() }, 1.0);
+        manifest.state = RunState::Finished;
+        manifest.write_to(folder.path()).expect("written");
+        let [first, second] = &manifest.history[..] else { panic!("{:?}", manifest.history) };
+        assert_eq!((first.ended, first.seconds, &first.did), (None, 2.5, &did));
+        assert!(second.ended.is_some() && second.finished && !first.finished);
+        assert_eq!((second.before.answered, second.did.answered), (5, 5));
+        // A process that only reads or merges does not end the session.
+        let mut other = Manifest::read_from(folder.path()).expect("read").expect("there");
+        (other.pid, other.state) = (0, RunState::Stopped);
+        other.write_to(folder.path()).expect("written");
+        assert!(other.history[1].finished);
     }
 }

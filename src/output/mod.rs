@@ -6,6 +6,7 @@
 //! [`report`](crate::report), and the gathering itself in `job/collect`.
 
 mod atomic_file;
+mod counts;
 mod format;
 mod heartbeat;
 mod history;
@@ -17,12 +18,12 @@ mod timelines;
 pub use atomic_file::{
     AtomicFile, OutputFile, answers_sibling_path, part_path, replace_file, write_json, write_text,
 };
+pub use counts::{LostRank, PromptCounts};
 pub use format::AnswerFormat;
 pub use heartbeat::{Heartbeat, RunActivity};
 pub use history::StartRecord;
 pub use manifest::{
-    InputChange, LostRank, Manifest, PromptCounts, ReduceProgress, RunChange, RunPhase, RunState,
-    unix_seconds,
+    InputChange, Manifest, ReduceProgress, RunChange, RunPhase, RunState, unix_seconds,
 };
 pub use samples::{RecentThroughput, RunSample, append_sample, read_samples};
 pub use timelines::{StartTimeline, append_timeline, read_timelines};

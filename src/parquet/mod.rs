@@ -21,8 +21,8 @@ pub use reader::ParquetReader;
 pub use writer::ParquetWriter;
 
 /// Whether this build includes Parquet.
-pub const BUILT_IN: bool = cfg!(feature = "parquet");
+pub(crate) const BUILT_IN: bool = cfg!(feature = "parquet");
 
 /// Message of a build without Parquet, with a hint.
-pub const NOT_BUILT_IN: &str = "this build has no Parquet support\nhint: rebuild with `--features parquet`, or use \
+pub(crate) const NOT_BUILT_IN: &str = "this build has no Parquet support\nhint: rebuild with `--features parquet`, or use \
      jsonl or csv";

@@ -20,7 +20,7 @@ const CUT_NOTE_BYTES: u64 = 64;
 
 /// Token limits that all groups of a tree share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenBudget {
+pub(crate) struct TokenBudget {
     /// Answer limit that the user has set, in tokens.
     pub fixed_tokens: Option<u64>,
     /// Answer limit of a leaf, in tokens.
@@ -33,7 +33,7 @@ pub struct TokenBudget {
 
 /// Limits of one group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GroupLimits {
+pub(crate) struct GroupLimits {
     /// Answer limit in tokens.
     pub max_tokens: u64,
     /// Length above which a text is truncated, in bytes including the note; `None` if all texts fit.
@@ -42,14 +42,14 @@ pub struct GroupLimits {
 
 /// Estimates the number of tokens of a text, rounded up.
 #[must_use]
-pub fn estimate_tokens(bytes: u64) -> u64 {
+pub(crate) fn estimate_tokens(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
 impl TokenBudget {
     /// Computes the limits of a group from the lengths of its texts and the `around` bytes of its template.
     #[must_use]
-    pub fn fit_group(&self, lengths: &[u64], around: u64) -> GroupLimits {
+    pub(crate) fn fit_group(&self, lengths: &[u64], around: u64) -> GroupLimits {
         let all: u64 = lengths.iter().sum();
         let needed =
             (estimate_tokens(all) + EXTRA_ANSWER_TOKENS).max(self.leaf_tokens.saturating_mul(2));

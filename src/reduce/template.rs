@@ -8,7 +8,7 @@ use super::fit::{TokenBudget, truncate_text};
 use crate::input::PromptTemplate;
 
 /// Template for reduces without `--reduce-template`.
-pub const DEFAULT_REDUCE_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \
+pub(crate) const DEFAULT_REDUCE_TEMPLATE: &str = "Below are texts that each stand for a part of one larger whole, with a line of --- between \
     them. Make one text of them. Keep every finding, name and number that matters, say only once what several of them say, \
     and where they contradict each other, say so. Answer with that text alone.\n\n{{responses}}";
 
@@ -17,21 +17,17 @@ const TEXT_SEPARATOR: &str = "\n---\n";
 const RESPONSES_PLACEHOLDER: &str = "responses";
 const LEVEL_PLACEHOLDER: &str = "level";
 
-/// A parsed reduce template.
-pub struct ReduceTemplate {
+pub(crate) struct ReduceTemplate {
     template: PromptTemplate,
     /// Approximate length of a prompt without its texts, in bytes.
     overhead_bytes: u64,
 }
 
-/// Prompt of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReducePrompt {
-    /// Text of the prompt.
+pub(crate) struct ReducePrompt {
     pub prompt: String,
     /// Answer limit in tokens.
     pub max_tokens: u64,
-    /// Number of truncated texts.
     pub truncated_texts: u64,
 }
 
@@ -40,7 +36,7 @@ impl ReduceTemplate {
     ///
     /// # Errors
     /// If `{{responses}}` is missing or another placeholder is used.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let template =
             PromptTemplate::parse(text).map_err(|reason| format!("reduce template: {reason}"))?;
         if let Some(name) = template
@@ -63,7 +59,12 @@ impl ReduceTemplate {
 
     /// Renders the prompt of a group of this level, in one pass, so that braces inside the texts stay text.
     #[must_use]
-    pub fn render(&self, level: u32, mut texts: Vec<String>, budget: &TokenBudget) -> ReducePrompt {
+    pub(crate) fn render(
+        &self,
+        level: u32,
+        mut texts: Vec<String>,
+        budget: &TokenBudget,
+    ) -> ReducePrompt {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
         let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
         let fit = budget.fit_group(&lengths, self.overhead_bytes + between);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// Shape of a tree over some number of leaves, up to one root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReduceTree {
+pub(crate) struct ReduceTree {
     leaf_count: u64,
     fan_in: u64,
 }
@@ -12,25 +12,25 @@ pub struct ReduceTree {
 impl ReduceTree {
     /// Creates a tree over `leaves` leaves with `fan_in` texts per group; a fan-in below two counts as two.
     #[must_use]
-    pub fn new(leaves: u64, fan_in: u64) -> Self {
+    pub(crate) fn new(leaves: u64, fan_in: u64) -> Self {
         Self { leaf_count: leaves, fan_in: fan_in.max(2) }
     }
 
     /// Returns the number of levels above the leaves, at least one, so that even a single leaf has a root.
     #[must_use]
-    pub fn level_count(self) -> u32 {
+    pub(crate) fn level_count(self) -> u32 {
         (1..).find(|&level| self.node_count(level) <= 1).unwrap_or(1)
     }
 
     /// Returns the number of nodes of a level; the nodes of level 0 are the leaves.
     #[must_use]
-    pub fn node_count(self, level: u32) -> u64 {
+    pub(crate) fn node_count(self, level: u32) -> u64 {
         self.leaf_count.div_ceil(self.leaves_per_node(level))
     }
 
     /// Returns the nodes of the level below that a group merges.
     #[must_use]
-    pub fn child_range(self, level: u32, group: u64) -> Range<u64> {
+    pub(crate) fn child_range(self, level: u32, group: u64) -> Range<u64> {
         let below = self.node_count(level.saturating_sub(1));
         let from = group.saturating_mul(self.fan_in).min(below);
         from..from.saturating_add(self.fan_in).min(below)
@@ -38,7 +38,7 @@ impl ReduceTree {
 
     /// Returns the leaves under a node.
     #[must_use]
-    pub fn leaf_range(self, level: u32, node: u64) -> Range<u64> {
+    pub(crate) fn leaf_range(self, level: u32, node: u64) -> Range<u64> {
         let from = node.saturating_mul(self.leaves_per_node(level)).min(self.leaf_count);
         from..from.saturating_add(self.leaves_per_node(level)).min(self.leaf_count)
     }
@@ -52,7 +52,7 @@ impl ReduceTree {
 /// Returns the range of `all` items that belongs to share `number` of `shares`: contiguous, in order and as even as
 /// possible. With fewer items than shares the first share is not empty.
 #[must_use]
-pub fn block_range(all: u64, shares: u64, number: u64) -> Range<u64> {
+pub(crate) fn block_range(all: u64, shares: u64, number: u64) -> Range<u64> {
     let shares = u128::from(shares.max(1));
     let end = |number: u128| {
         let end = (u128::from(all) * number).div_ceil(shares);
@@ -63,7 +63,7 @@ pub fn block_range(all: u64, shares: u64, number: u64) -> Range<u64> {
 
 /// Returns the part of a range that belongs to round `round` of `rounds`.
 #[must_use]
-pub fn round_range(of: &Range<u64>, rounds: u64, round: u64) -> Range<u64> {
+pub(crate) fn round_range(of: &Range<u64>, rounds: u64, round: u64) -> Range<u64> {
     let part = block_range(of.end - of.start, rounds, round);
     of.start + part.start..of.start + part.end
 }

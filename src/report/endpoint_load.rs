@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::throughput::ThroughputHistory;
 use crate::{
     domain::Merge,
     metrics::EndpointStats,
@@ -74,7 +73,7 @@ impl EndpointLoad {
     pub(crate) fn from_stats(
         endpoints: &BTreeMap<String, EndpointStats>,
         timelines: &[StartTimeline],
-        history: &ThroughputHistory,
+        fraction_full_steady: Option<f64>,
     ) -> Self {
         let mut whole = TimeBucket::default();
         timelines.iter().for_each(|it| whole.merge(it.timeline.grand_total()));
@@ -115,7 +114,7 @@ impl EndpointLoad {
             n_used: endpoints.values().filter(|it| it.answered > 0).count() as u64,
             n_observed: timelines.last().map_or(0, |it| it.timeline.endpoint_count()),
             fraction_full: checked_ratio(whole.full, whole.up),
-            fraction_full_steady: history.fraction_full_steady,
+            fraction_full_steady,
             fraction_up: checked_ratio(whole.up, whole.watched),
             utilisation: checked_ratio(whole.in_flight, whole.window),
             median_latency_s: median.map(|it| it / 1000.0),

@@ -4,6 +4,7 @@
 //! stragglers, outages) and the page that is drawn from them, with the SVG charts and the number formats that
 //! [`console`](crate::console) uses too. Prints nothing, and reads and writes no file: that is `job/root/report.rs`.
 
+mod distribution;
 mod endpoint_load;
 pub(crate) mod format;
 mod html;

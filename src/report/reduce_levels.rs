@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::summary::{
-    DistributionSummary, FailureSummary, RunSummary, active_seconds, failure_summaries,
-    summarize_distribution,
+use super::distribution::{
+    DistributionSummary, FailureSummary, active_seconds, failure_summaries, summarize_distribution,
 };
 use crate::{
     domain::{Merge, Tally},
@@ -146,33 +145,6 @@ impl LevelSummary {
         self.active_s + self.build_s
     }
 
-    fn from_leaves(
-        leaves: &RunSummary,
-        failed: Option<u64>,
-        (work, seconds): (&Tally, f64),
-    ) -> Self {
-        let counts = leaves.counts.clone();
-        let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
-        Self {
-            level: 0,
-            nodes: counts.submitted,
-            state: if counts.open == 0 { "finished" } else { "stopped" },
-            passed: 0,
-            empty: 0,
-            cut: 0,
-            failed,
-            active_s: seconds,
-            build_s: 0.0,
-            requests: leaves.requests,
-            completion_tokens: leaves.tokens.completion,
-            prompts_per_s: per(work.settled_count()),
-            tokens_per_s: per(work.completion_tokens),
-            latency_s: leaves.latency_s.clone(),
-            failures: leaves.failures.clone(),
-            counts,
-        }
-    }
-
     fn from_source(source: &ReduceLevelSource) -> Self {
         let groups = source.groups.unwrap_or_default();
         let mut work = Tally::default();
@@ -219,13 +191,8 @@ impl LevelSummary {
 
 impl ReduceSummary {
     /// Computes the summary of the tree over these leaves.
-    pub(crate) fn from_levels(
-        source: &ReduceSource,
-        leaves: &RunSummary,
-        (work, seconds): (&Tally, f64),
-    ) -> Self {
-        let mut levels =
-            vec![LevelSummary::from_leaves(leaves, source.leaves_failed, (work, seconds))];
+    pub(crate) fn from_levels(source: &ReduceSource, leaves: LevelSummary) -> Self {
+        let mut levels = vec![leaves];
         levels.extend(source.levels.iter().map(LevelSummary::from_source));
         let sum = |of: fn(&LevelSummary) -> u64| levels.iter().map(of).sum::<u64>();
         let seconds: f64 = levels.iter().map(LevelSummary::total_seconds).sum();

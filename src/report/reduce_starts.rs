@@ -37,7 +37,7 @@ pub struct ReduceStartWork {
 impl ReduceStarts {
     pub(crate) fn from_levels(leaves: &[StartRecord], levels: &[ReduceLevelSource]) -> Self {
         let mut above = Self::default();
-        for ReduceLevelSource { level, run: run, .. } in levels {
+        for ReduceLevelSource { level, run, .. } in levels {
             let Some(LevelRun { manifest, samples, timelines, .. }) = run else { continue };
             for record in &manifest.history {
                 let Some(start) = find_start_at(leaves, record.began) else { continue };

@@ -9,15 +9,19 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
+    distribution::{
+        DistributionSummary, FailureSummary, active_seconds, failure_summaries, parse_id,
+        summarize_distribution,
+    },
     endpoint_load::EndpointLoad,
     format::pluralize,
-    reduce_levels::{ReduceSource, ReduceSummary},
+    reduce_levels::{LevelSummary, ReduceSource, ReduceSummary},
     reduce_starts::{ReduceStartWork, ReduceStarts},
     throughput::{ThroughputHistory, ThroughputPhase, ThroughputPoint},
 };
 use crate::{
-    domain::{FailureKind, Merge, Tally},
-    metrics::{AnswerStats, FailureStats, HistogramBin, LogHistogram},
+    domain::{Merge, Tally},
+    metrics::AnswerStats,
     output::{
         LostRank, Manifest, PromptCounts, RunPhase, RunSample, RunState, StartRecord,
         StartTimeline, unix_seconds,
@@ -131,55 +135,6 @@ pub struct TokenTotals {
     pub unreported: u64,
 }
 
-/// Distribution of a measurement. Percentiles are accurate to 1 %.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct DistributionSummary {
-    pub count: u64,
-    /// Smallest value, exact; null if there are no values, as all below.
-    pub min: Option<f64>,
-    /// Mean, exact.
-    pub mean: Option<f64>,
-    pub p50: Option<f64>,
-    pub p90: Option<f64>,
-    pub p99: Option<f64>,
-    /// Largest value, exact.
-    pub max: Option<f64>,
-    /// Adjacent bins from the smallest to the largest value.
-    pub histogram: Vec<DistributionBin>,
-}
-
-/// Number of values in the half-open range `from..to`.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct DistributionBin {
-    /// Inclusive lower bound.
-    pub from: f64,
-    /// Exclusive upper bound.
-    pub to: f64,
-    /// Number of values in the bin.
-    pub count: u64,
-}
-
-/// Failures of one kind.
-#[derive(Clone, Debug, Serialize)]
-pub struct FailureSummary {
-    pub count: u64,
-    /// True if the next session retries them without `--retry-failed`.
-    pub retryable: bool,
-    /// First failed prompts, in input order.
-    pub examples: Vec<FailedPrompt>,
-}
-
-/// A failed prompt.
-#[derive(Clone, Debug, Serialize)]
-pub struct FailedPrompt {
-    pub id: Value,
-    /// Index of its row in the input.
-    pub index: u64,
-    pub message: String,
-    /// HTTP status, if the server answered.
-    pub status: Option<u16>,
-}
-
 /// One of the slowest answers.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlowAnswer {
@@ -237,8 +192,6 @@ pub struct SettingValue {
     pub origin: String,
 }
 
-/// Upper limit of bins in a histogram.
-const HISTOGRAM_BINS: usize = 40;
 /// Version of the format of `summary.json`.
 const SUMMARY_SCHEMA_VERSION: u32 = 2;
 
@@ -288,7 +241,11 @@ impl RunSummary {
             completion_tokens: summarize_distribution(&stats.completion_tokens, 1.0),
             finish_reasons: stats.finish_reasons.clone(),
             failures: failure_summaries(stats),
-            endpoints: EndpointLoad::from_stats(&stats.endpoints, &observed, &history),
+            endpoints: EndpointLoad::from_stats(
+                &stats.endpoints,
+                &observed,
+                history.fraction_full_steady,
+            ),
             slowest_answers: stats.slowest.iter().map(slow_answer).collect(),
             sessions: manifest.history.iter().map(session).collect(),
             unrecorded_sessions: manifest
@@ -299,9 +256,40 @@ impl RunSummary {
             settings: setting_values(manifest),
             unreadable_lines: stats.damaged,
         };
-        summary.reduce =
-            reduce.map(|reduce| ReduceSummary::from_levels(reduce, &summary, (&work, sending_s)));
+        summary.reduce = reduce.map(|reduce| {
+            let leaves = leaf_level(&summary, reduce.leaves_failed, &work, sending_s);
+            ReduceSummary::from_levels(reduce, leaves)
+        });
         summary
+    }
+}
+
+/// Returns the leaves as level 0 of a tree. `work` and `sending_s` are those of the sessions that sent prompts.
+fn leaf_level(
+    leaves: &RunSummary,
+    failed: Option<u64>,
+    work: &Tally,
+    sending_s: f64,
+) -> LevelSummary {
+    let counts = leaves.counts.clone();
+    let rate = |count: u64| (sending_s > 0.0).then(|| count as f64 / sending_s);
+    LevelSummary {
+        level: 0,
+        nodes: counts.submitted,
+        state: if counts.open == 0 { "finished" } else { "stopped" },
+        passed: 0,
+        empty: 0,
+        cut: 0,
+        failed,
+        active_s: sending_s,
+        build_s: 0.0,
+        requests: leaves.requests,
+        completion_tokens: leaves.tokens.completion,
+        prompts_per_s: rate(work.settled_count()),
+        tokens_per_s: rate(work.completion_tokens),
+        latency_s: leaves.latency_s.clone(),
+        failures: leaves.failures.clone(),
+        counts,
     }
 }
 
@@ -321,48 +309,6 @@ fn throughput_rates(history: &ThroughputHistory, work: &Tally, sending_s: f64) -
     }
 }
 
-pub(super) fn failure_summaries(stats: &AnswerStats) -> BTreeMap<String, FailureSummary> {
-    stats
-        .failures
-        .iter()
-        .map(|(kind, stats)| (kind.clone(), failure_summary(kind, stats)))
-        .collect()
-}
-
-pub(super) fn summarize_distribution(histogram: &LogHistogram, unit: f64) -> DistributionSummary {
-    let scaled = |number: u64| number as f64 * unit;
-    let bar = |HistogramBin { from, to, count }| DistributionBin {
-        from: scaled(from),
-        to: scaled(to),
-        count,
-    };
-    DistributionSummary {
-        count: histogram.count(),
-        min: histogram.min_max().map(|range| scaled(range.0)),
-        mean: histogram.mean().map(|mean| mean * unit),
-        p50: histogram.value_at_quantile(0.5).map(scaled),
-        p90: histogram.value_at_quantile(0.9).map(scaled),
-        p99: histogram.value_at_quantile(0.99).map(scaled),
-        max: histogram.min_max().map(|range| scaled(range.1)),
-        histogram: histogram.to_bins(HISTOGRAM_BINS).into_iter().map(bar).collect(),
-    }
-}
-
-fn failure_summary(kind: &str, stats: &FailureStats) -> FailureSummary {
-    let known = serde_json::from_value::<FailureKind>(kind.into());
-    let examples = stats.examples.iter().map(|(&index, it)| FailedPrompt {
-        id: parse_id(&it.id),
-        index,
-        message: it.message.clone(),
-        status: it.status,
-    });
-    FailureSummary {
-        count: stats.count,
-        retryable: known.is_ok_and(FailureKind::is_retryable),
-        examples: examples.collect(),
-    }
-}
-
 fn slow_answer((millis, index, id, endpoint): (u64, u64, &str, &str)) -> SlowAnswer {
     SlowAnswer {
         id: parse_id(id),
@@ -370,18 +316,6 @@ fn slow_answer((millis, index, id, endpoint): (u64, u64, &str, &str)) -> SlowAns
         latency_s: millis as f64 / 1000.0,
         endpoint: endpoint.into(),
     }
-}
-
-/// Parses an id that is stored as JSON text.
-fn parse_id(id: &str) -> Value {
-    serde_json::from_str(id).unwrap_or_else(|_| id.into())
-}
-
-/// Returns the seconds of all sessions that sent prompts: a session that only found the run finished must not lower the
-/// rate. Rounded to milliseconds, since a number read back from JSON may differ in its last bit.
-pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
-    let asked = history.iter().filter(|it| it.did.settled_count() > 0);
-    (asked.map(|it| it.seconds).sum::<f64>() * 1000.0).round() / 1000.0
 }
 
 /// Returns the phase: a manifest in state `running` without an active session belongs to a killed session.

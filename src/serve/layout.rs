@@ -10,7 +10,7 @@ use crate::settings::{ServeLayout, Settings};
 
 /// Rank and node that the servers belong to.
 #[derive(Clone, Copy, Debug)]
-pub struct ServerContext<'a> {
+pub(crate) struct ServerContext<'a> {
     /// Host name of the node.
     pub host: &'a str,
     /// Index of the rank among the ranks of its node.
@@ -28,7 +28,7 @@ const ENGINE_PORTS_PER_SERVER: u32 = 200;
 /// Plans the servers with these numbers, from 0 and per node; server k listens on `base_port + k`. Returns no servers
 /// without `--serve`.
 #[must_use]
-pub fn plan_servers(
+pub(crate) fn plan_servers(
     settings: &Settings,
     server_numbers: impl Iterator<Item = u16>,
     context: ServerContext<'_>,

@@ -22,8 +22,8 @@ mod spawn;
 mod supervisor;
 mod supervisor_handle;
 
-pub use layout::{ServerContext, plan_servers};
-pub use protocol::ServerSpec;
-pub use spawn::exec_server;
-pub use supervisor::run_supervisor;
-pub use supervisor_handle::{IdleSupervisor, SupervisorHandle};
+pub(crate) use layout::{ServerContext, plan_servers};
+pub(crate) use protocol::ServerSpec;
+pub(crate) use spawn::exec_server;
+pub(crate) use supervisor::run_supervisor;
+pub(crate) use supervisor_handle::{IdleSupervisor, SupervisorHandle};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Server to be started, with all placeholders filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerSpec {
+pub(crate) struct ServerSpec {
     /// Port the server listens on.
     pub port: u16,
     /// Shell command that starts the server.

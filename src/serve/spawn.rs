@@ -51,7 +51,7 @@ fn this_program() -> io::Result<Command> {
 /// Local. Replaces this process by the server that the shell command starts; returns an exit code only if the shell
 /// cannot be started.
 #[must_use]
-pub fn exec_server(shell_command: &str) -> u8 {
+pub(crate) fn exec_server(shell_command: &str) -> u8 {
     // If the supervisor itself is killed, the first processes of its servers die with it.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));

@@ -39,7 +39,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Local. Runs the supervisor until its standard input is closed and no server is left; returns its exit code.
 #[must_use]
-pub fn run_supervisor(environment: Environment) -> u8 {
+pub(crate) fn run_supervisor(environment: Environment) -> u8 {
     spawn::become_supervisor();
     let (sender, commands) = mpsc::channel();
     let reader = thread::Builder::new().name("orders".into()).spawn(move || {

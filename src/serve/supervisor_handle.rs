@@ -22,11 +22,11 @@ use super::{
 
 /// Supervisor process that has no servers yet. Dropping it ends the process.
 #[derive(Debug)]
-pub struct IdleSupervisor(Result<SupervisorProcess, String>);
+pub(crate) struct IdleSupervisor(Result<SupervisorProcess, String>);
 
 /// Supervisor process with servers. Dropping it stops the servers and waits for that.
 #[derive(Debug)]
-pub struct SupervisorHandle {
+pub(crate) struct SupervisorHandle {
     process: SupervisorProcess,
     reader_thread: Option<JoinHandle<()>>,
     reports: Arc<Mutex<ServerReports>>,
@@ -55,7 +55,7 @@ impl IdleSupervisor {
     /// Local. Starts the supervisor; to be called before MPI and any thread are started. A failure is reported later,
     /// by [`SupervisorHandle::start_servers`], where all ranks learn of it.
     #[must_use]
-    pub fn spawn_idle() -> Self {
+    pub(crate) fn spawn_idle() -> Self {
         let child = spawn::supervisor_command().and_then(|mut command| command.spawn());
         let process = child.map(|mut child| SupervisorProcess { stdin: child.stdin.take(), child });
         Self(process.map_err(|error| format!("cannot start the guard process: {error}")))
@@ -67,7 +67,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// Fails with a sentence if there is no supervisor, or a folder for logs cannot be created.
-    pub fn start_servers(
+    pub(crate) fn start_servers(
         supervisor: IdleSupervisor,
         servers: Vec<ServerSpec>,
     ) -> Result<Self, String> {
@@ -106,12 +106,12 @@ impl SupervisorHandle {
 
     /// Returns why the server on this port will not be restarted, if so.
     #[must_use]
-    pub fn give_up_reason(&self, port: u16) -> Option<String> {
+    pub(crate) fn give_up_reason(&self, port: u16) -> Option<String> {
         lock_reports(&self.reports).given_up.get(&port).cloned()
     }
 
     /// Begins to stop all servers, without waiting for their end.
-    pub fn begin_shutdown(&mut self) {
+    pub(crate) fn begin_shutdown(&mut self) {
         lock_reports(&self.reports).is_closing = true;
         self.process.stdin = None;
     }

@@ -12,7 +12,6 @@ use toml::{Table, Value};
 
 use super::{ApiKey, Environment, Settings, Violation};
 
-/// Origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SettingOrigin {
     /// Not set anywhere.
@@ -34,47 +33,23 @@ pub struct SettingsLayer(Vec<(String, Value, SettingOrigin)>);
 /// Settings of a job and the origin of each value that is not a default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResolvedSettings {
-    /// Values of all settings.
     pub settings: Settings,
     /// Origins by key.
     pub origins: BTreeMap<String, SettingOrigin>,
 }
 
-/// Errors in settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The settings file cannot be read.
     #[error("cannot read the settings file {path}: {error}")]
-    UnreadableFile {
-        /// Path of the file.
-        path: String,
-        /// The system's error.
-        error: std::io::Error,
-    },
-    /// The settings file is not TOML.
+    UnreadableFile { path: String, error: std::io::Error },
     #[error("the settings file {path} is not TOML: {detail}")]
-    InvalidToml {
-        /// Path of the file.
-        path: String,
-        /// Position and reason.
-        detail: String,
-    },
-    /// A key is unknown.
+    InvalidToml { path: String, detail: String },
     #[error("unknown setting {key:?} ({origin}){}", nearest_hint(.nearest))]
-    UnknownKey {
-        /// Origin of the key.
-        origin: SettingOrigin,
-        /// The unknown key.
-        key: String,
-        /// Most similar known key.
-        nearest: Option<String>,
-    },
+    UnknownKey { origin: SettingOrigin, key: String, nearest: Option<String> },
     /// A value does not fit its key.
     #[error("invalid value {value} for {}: {detail}", value_place(.origin, .key))]
     InvalidValue {
-        /// Origin of the value.
         origin: SettingOrigin,
-        /// Key of the setting.
         key: String,
         /// The value, quoted.
         value: String,

@@ -83,7 +83,6 @@ impl<'de> Deserialize<'de> for HumanDuration {
 pub enum AutoOrCount {
     /// Chosen and adapted by the program.
     Auto,
-    /// A fixed number.
     Count(usize),
 }
 
@@ -141,7 +140,6 @@ pub enum RemoteEndpointPolicy {
     Deal,
 }
 
-/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
@@ -154,7 +152,6 @@ pub enum LogFormat {
 /// An absolute count or a percentage of all: `3` or `10%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CountOrPercent {
-    /// An absolute count.
     Count(u64),
     /// A percentage from 0 to 100.
     Percent(f64),
@@ -267,7 +264,6 @@ words! {
         OpenaiBatch,
         /// A table of comma-separated values.
         Csv,
-        /// A Parquet table.
         Parquet,
     }
 }
@@ -307,7 +303,6 @@ words! {
 }
 
 words! {
-    /// Treatment of invalid rows.
     BadRowPolicy {
         /// Stop before anything is sent.
         Stop,

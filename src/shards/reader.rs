@@ -56,7 +56,7 @@ pub struct LinePrecedence {
 
 /// Counts and defects found while reading a shard file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ShardScanReport {
+pub(crate) struct ShardScanReport {
     /// Number of lines with an outcome.
     pub lines: u64,
     /// Number of lines that are unreadable.

@@ -13,7 +13,7 @@ use crate::{domain::Url, settings::RemoteEndpointPolicy};
 
 /// Servers as the user specified them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EndpointSpec {
+pub(crate) enum EndpointSpec {
     /// URLs, which may contain placeholders.
     Urls(Vec<Url>),
     /// Consecutive ports on every node.
@@ -57,7 +57,7 @@ pub enum AssignError {
 ///
 /// # Errors
 /// Fails if an endpoint would have no owner, or two.
-pub fn assign_endpoints(
+pub(crate) fn assign_endpoints(
     spec: &EndpointSpec,
     placements: &[RankPlacement],
 ) -> Result<Vec<Vec<Url>>, AssignError> {

@@ -14,7 +14,7 @@ use crate::domain::Url;
 
 /// Server that a hostfile lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostfileEntry {
+pub(crate) struct HostfileEntry {
     /// Host name or address; an IPv6 address without brackets.
     pub host: String,
     /// Port the server listens on.
@@ -40,7 +40,7 @@ const DEFAULT_PORT: u16 = 8000;
 impl HostfileEntry {
     /// Returns the URL of the server, or `None` if the host does not make a valid one.
     #[must_use]
-    pub fn server_url(&self) -> Option<Url> {
+    pub(crate) fn server_url(&self) -> Option<Url> {
         let host = match self.host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
             Err(_) => self.host.clone(),
@@ -50,7 +50,7 @@ impl HostfileEntry {
 
     /// Returns whether the entry has all of these `key=value` tags.
     #[must_use]
-    pub fn has_tags(&self, wanted: &[String]) -> bool {
+    pub(crate) fn has_tags(&self, wanted: &[String]) -> bool {
         let has = |tag: &String| {
             tag.split_once('=').is_some_and(|(key, value)| {
                 self.tags.get(key).is_some_and(|its_value| its_value == value)
@@ -64,7 +64,7 @@ impl HostfileEntry {
 ///
 /// # Errors
 /// Fails with all invalid lines, not only the first, so that they can be fixed together.
-pub fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileError>> {
+pub(crate) fn parse_hostfile(text: &str) -> Result<Vec<HostfileEntry>, Vec<HostfileError>> {
     // Some editors write a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines: Vec<HostfileEntry> = Vec::new();

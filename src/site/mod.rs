@@ -11,9 +11,9 @@ mod process;
 mod signals;
 mod walltime;
 
-pub use assign_endpoints::{AssignError, EndpointSpec, assign_endpoints};
-pub use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
-pub use node::{NodeInfo, RankPlacement, rank_placements};
-pub use process::is_program_running;
-pub use signals::{ShutdownRequest, SignalHandler};
-pub use walltime::pbs_time_left;
+pub(crate) use assign_endpoints::{AssignError, EndpointSpec, assign_endpoints};
+pub(crate) use hostfile::{HostfileEntry, HostfileError, parse_hostfile};
+pub(crate) use node::{NodeInfo, RankPlacement, rank_placements};
+pub(crate) use process::is_program_running;
+pub(crate) use signals::{ShutdownRequest, SignalHandler};
+pub(crate) use walltime::pbs_time_left;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Names and addresses of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeInfo {
+pub(crate) struct NodeInfo {
     /// Host name as reported by the kernel.
     pub host: String,
     /// Addresses of the node's network interfaces, without loopback.
@@ -15,7 +15,7 @@ pub struct NodeInfo {
 
 /// Placement of a rank in the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RankPlacement {
+pub(crate) struct RankPlacement {
     /// Rank number in the job, from 0.
     pub rank: usize,
     /// Node the rank runs on.
@@ -29,7 +29,7 @@ pub struct RankPlacement {
 impl RankPlacement {
     /// Fills in `{rank}`, `{local_rank}` and `{host}` in a text.
     #[must_use]
-    pub fn fill_placeholders(&self, text: &str) -> String {
+    pub(crate) fn fill_placeholders(&self, text: &str) -> String {
         text.replace("{rank}", &self.rank.to_string())
             .replace("{local_rank}", &self.local_rank.to_string())
             .replace("{host}", &self.node.host)
@@ -39,7 +39,7 @@ impl RankPlacement {
 impl NodeInfo {
     /// Returns the node that this process runs on.
     #[must_use]
-    pub fn this_node() -> Self {
+    pub(crate) fn this_node() -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
         let mut addresses: Vec<_> =
@@ -51,7 +51,7 @@ impl NodeInfo {
 
     /// Returns whether `name` means this host: by full name, by the part before the first dot, or by address.
     #[must_use]
-    pub fn has_name(&self, name: &str) -> bool {
+    pub(crate) fn has_name(&self, name: &str) -> bool {
         if let Ok(address) = name.parse::<IpAddr>() {
             return self.addresses.contains(&address);
         }
@@ -72,7 +72,7 @@ pub(super) fn is_loopback(name: &str) -> bool {
 /// Computes the placement of all ranks from their nodes, both in rank order. Ranks with the same host name share a
 /// node.
 #[must_use]
-pub fn rank_placements(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
+pub(crate) fn rank_placements(nodes: Vec<NodeInfo>) -> Vec<RankPlacement> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placements: Vec<RankPlacement> = Vec::with_capacity(nodes.len());
     for (rank, node) in nodes.into_iter().enumerate() {

@@ -3,7 +3,7 @@
 /// Returns whether the process with this number is another one that runs this program. Zombies do not, and neither does
 /// a process that got the number of an earlier one.
 #[must_use]
-pub fn is_program_running(pid: u32) -> bool {
+pub(crate) fn is_program_running(pid: u32) -> bool {
     let read_stat = |process: &str| {
         std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default()
     };

@@ -14,7 +14,7 @@ use signal_hook::{
 
 /// Urgency of a requested shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ShutdownRequest {
+pub(crate) enum ShutdownRequest {
     /// SIGTERM or SIGINT: stop within seconds.
     Now,
     /// SIGUSR1: stop soon, so there is time to drain.
@@ -25,14 +25,14 @@ type SignalListener = Box<dyn FnMut(ShutdownRequest) + Send>;
 
 /// Handle to the thread that receives termination signals. Clones share the listener.
 #[derive(Clone)]
-pub struct SignalHandler(Arc<Mutex<Option<SignalListener>>>);
+pub(crate) struct SignalHandler(Arc<Mutex<Option<SignalListener>>>);
 
 impl SignalHandler {
     /// Starts to catch the signals, for as long as the process lives.
     ///
     /// # Errors
     /// Fails if the handlers or the thread cannot be set up.
-    pub fn install_handler() -> std::io::Result<Self> {
+    pub(crate) fn install_handler() -> std::io::Result<Self> {
         let mut signals = iterator::Signals::new([SIGTERM, SIGINT, SIGUSR1])?;
         let handler = Self(Arc::default());
         let listener = Arc::clone(&handler.0);
@@ -51,7 +51,7 @@ impl SignalHandler {
     }
 
     /// Sets the listener that is called for each signal; `None` restores the default effect.
-    pub fn set_listener(&self, listener: Option<SignalListener>) {
+    pub(crate) fn set_listener(&self, listener: Option<SignalListener>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = listener;
     }
 }

@@ -14,7 +14,7 @@ const USAGE_REPORT_LAG: Duration = Duration::from_secs(120);
 
 /// Returns the remaining walltime of a PBS job from `qstat`; `None` if it cannot be run or does not report one.
 #[must_use]
-pub fn pbs_time_left(job: &str) -> Option<Duration> {
+pub(crate) fn pbs_time_left(job: &str) -> Option<Duration> {
     let mut command = Command::new("qstat");
     command.args(["-f", job]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;

@@ -24,7 +24,6 @@ pub(super) struct CallFolder {
     local_calls: u32,
 }
 
-/// Files of one call.
 pub(super) struct CallFiles {
     folder: PathBuf,
     name: String,

@@ -30,7 +30,7 @@ fn conversations_ride_in_lists_with_the_models_own_template() {
     let prompts = made_up(1_000);
     let input = work.prompts(&prompts);
     let job = work.run(&input).args(LISTS).ranks(2);
-    job.run().with_code(0).complains("rendered here and may go in lists");
+    job.run().with_code(0).complains("chat batching on");
     assert_by_chat(&work.answers("answers.jsonl"), &prompts);
     // (a slow machine fills some lists with few)
     assert!(work.requests() < 500, "{} requests for 1,000 prompts", work.requests());
@@ -48,7 +48,7 @@ fn a_template_that_is_not_the_models_is_found_out() {
     let prompts = made_up(200);
     let input = work.prompts(&prompts);
     let job = work.run(&input).args(LISTS).args(["--chat-template", &wrong]);
-    job.run().with_code(0).complains("one by one");
+    job.run().with_code(0).complains("chat batching off");
     assert_by_chat(&work.answers("answers.jsonl"), &prompts);
     let bad = work.file("bad.jinja", "{% if %}");
     let job = work.run_to(&input, "no.jsonl").args(["--chat-template", &bad]);

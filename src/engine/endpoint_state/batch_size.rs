@@ -20,8 +20,8 @@ pub(crate) struct BatchSizer {
 }
 
 /// Prompts per second above which batching is switched on, and below which it is switched off; between them is
-/// hysteresis. A front end takes some 400 single requests per second, and where lengths differ much a batch of 8 cost 5
-/// % of the throughput.
+/// hysteresis. A front end takes some 400 single requests per second, and where lengths differ much a batch of 8 cost
+/// 5 % of the throughput.
 const BATCHING_ON_RATE: f64 = 200.0;
 const BATCHING_OFF_RATE: f64 = 140.0;
 /// Prompts per second of the rank above which the client's own CPU time counts, however many endpoints share them.

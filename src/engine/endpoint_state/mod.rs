@@ -3,17 +3,19 @@
 //!
 //! An endpoint is suspended when it is unreachable, or when it fails one request after the other; it is probed with
 //! growing pauses, and a successful probe ends the suspension. Until it has answered a request it gets one at a time,
-//! on probation: one that hangs reports that it is healthy. Owns liveness, back-pressure and the rate limit of an
-//! endpoint; what its faults mean for the prompts is decided in `scheduler::completion`.
+//! on probation: one that hangs reports that it is healthy. Owns back-pressure and the rate limit of an endpoint;
+//! what its faults mean for the prompts is decided in `scheduler::retry_policy`.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `pool` | all endpoints of the rank |
+//! | `availability` | suspension, probation and probes |
 //! | `concurrency` | how many sequences may be in flight |
 //! | `batch_size` | how many prompts a request carries |
 //! | `timeouts` | how long requests take, and may take |
 //! | `render_check` | whether conversations may be rendered here |
 
+mod availability;
 mod batch_size;
 mod concurrency;
 mod pool;
@@ -35,6 +37,7 @@ use crate::{
     endpoint::{CanaryResult, RequestFault, ServerLoad},
     metrics::timeline::TimelineSlot,
 };
+use availability::AvailabilityTracker;
 use batch_size::BatchSizer;
 use concurrency::{AdmittedRequest, ConcurrencyController, LoadSample};
 use render_check::RenderCheck;
@@ -50,16 +53,9 @@ pub(crate) struct EndpointState {
     timeline_slot: TimelineSlot,
     /// Sequences in flight.
     permits_taken: usize,
-    availability: EndpointAvailability,
-    /// Faults since the last answer.
-    consecutive_faults: u32,
-    probe_backoff: Duration,
+    availability: AvailabilityTracker,
     /// Back-pressure replies since the last answer.
     consecutive_refusals: u32,
-    /// Whether it was suspended and has answered nothing since.
-    on_probation: bool,
-    answered_since_up: bool,
-    ever_answered: bool,
     /// Prompts per request that the server is known to accept; 1 for a server that takes no lists.
     batch_limit: usize,
     concurrency: ConcurrencyController,
@@ -78,22 +74,12 @@ pub(crate) struct EndpointState {
 
 /// An endpoint as the engine is given it.
 #[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// The base URL.
-    pub url: Url,
+pub(crate) struct Endpoint {
+    pub(crate) url: Url,
     /// The routes that the server has; none while it is not ready.
-    pub ready_routes: Option<ServerRoutes>,
+    pub(crate) ready_routes: Option<ServerRoutes>,
     /// The endpoint's row in the job's timeline.
-    pub timeline_row: TimelineSlot,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EndpointAvailability {
-    Up,
-    /// Gets no prompts; the next probe is due at this time.
-    Suspended(Instant),
-    /// Gets no prompts; a probe is under way.
-    Probing,
+    pub(crate) timeline_row: TimelineSlot,
 }
 
 /// An answered request, for the models of the endpoint that answered it.
@@ -119,12 +105,8 @@ pub(crate) struct FailedRequest {
     pub(crate) only_retries_left: bool,
 }
 
-/// Faults in a row after which an endpoint is suspended.
-const SUSPEND_AFTER_FAULTS: u32 = 3;
 /// Load polls in a row that a server may leave unanswered.
 const MAX_MISSED_LOAD_POLLS: u32 = 3;
-const MIN_PROBE_BACKOFF: Duration = Duration::from_millis(500);
-const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(30);
 /// The most by which timers are late; a rate limit makes up for it.
 const TIMER_SLACK: Duration = Duration::from_millis(10);
 const MIN_REFUSAL_BACKOFF: Duration = Duration::from_millis(25);
@@ -133,11 +115,7 @@ const MAX_REFUSAL_BACKOFF: Duration = Duration::from_secs(1);
 impl EndpointState {
     fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
         let Endpoint { url, ready_routes, timeline_row } = endpoint;
-        let availability = if ready_routes.is_some() {
-            EndpointAvailability::Up
-        } else {
-            EndpointAvailability::Suspended(now + MIN_PROBE_BACKOFF)
-        };
+        let availability = AvailabilityTracker::new(ready_routes.is_some(), now);
         // A server that is not known yet is taken to be a vLLM; load polls without a reply correct that.
         let has_metrics = ready_routes.is_none_or(|routes| routes.metrics);
         let concurrency = ConcurrencyController::new(
@@ -151,12 +129,7 @@ impl EndpointState {
             timeline_slot: timeline_row,
             permits_taken: 0,
             availability,
-            consecutive_faults: 0,
-            probe_backoff: MIN_PROBE_BACKOFF,
             consecutive_refusals: 0,
-            on_probation: false,
-            answered_since_up: false,
-            ever_answered: false,
             batch_limit: usize::MAX,
             missed_load_polls: 0,
             was_window_full: false,
@@ -186,12 +159,12 @@ impl EndpointState {
 
     /// Returns whether the endpoint is not suspended.
     pub(crate) fn is_up(&self) -> bool {
-        self.availability == EndpointAvailability::Up
+        self.availability.is_up()
     }
 
     /// Returns whether the endpoint is up and has answered since it was suspended, if it ever was.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.is_up() && !self.on_probation
+        self.is_up() && !self.availability.on_probation()
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -211,7 +184,8 @@ impl EndpointState {
     pub(crate) fn free_permits(&self, now: Instant) -> usize {
         if !self.is_up() || now < self.throttled_until {
             0
-        } else if self.on_probation {
+        } else if self.availability.on_probation() {
+            // One at a time: a server that hangs still answers probes.
             1_usize.saturating_sub(self.permits_taken)
         } else {
             self.window_size().saturating_sub(self.permits_taken)
@@ -224,7 +198,7 @@ impl EndpointState {
 
     /// Returns the prompts per request, at most.
     pub(crate) fn max_batch_size(&self) -> usize {
-        if self.on_probation {
+        if self.availability.on_probation() {
             1
         } else {
             self.batch_sizer.max_batch_size(self.window_size()).min(self.batch_limit)
@@ -252,11 +226,11 @@ impl EndpointState {
     }
 
     pub(crate) fn ever_answered(&self) -> bool {
-        self.ever_answered
+        self.availability.ever_answered()
     }
 
     pub(crate) fn answered_since_up(&self) -> bool {
-        self.answered_since_up
+        self.availability.answered_since_up()
     }
 
     /// Returns whether conversations may be rendered here for this endpoint.
@@ -278,6 +252,7 @@ impl EndpointState {
     pub(crate) fn begin_request(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
         self.permits_taken += permits;
         if let Some(rate) = rate_limit {
+            // Late timers are made up for.
             let late = now.checked_sub(TIMER_SLACK).unwrap_or(now);
             self.throttled_until =
                 self.throttled_until.max(late) + Duration::from_secs_f64(1.0 / rate);
@@ -319,11 +294,7 @@ impl EndpointState {
 
     /// Records that the server works: it answered, or it refused with a reason that concerns the prompts.
     fn record_success(&mut self) {
-        self.consecutive_faults = 0;
-        self.probe_backoff = MIN_PROBE_BACKOFF;
-        self.answered_since_up = true;
-        self.ever_answered = true;
-        self.on_probation = false;
+        self.availability.record_success();
         self.consecutive_refusals = 0;
     }
 
@@ -348,20 +319,20 @@ impl EndpointState {
             }
             RequestFault::Transient { message, status } => {
                 let may_be_prompts = status.is_some() && request.only_retries_left;
-                if self.count_fault(may_be_prompts, now) {
+                if self.availability.count_fault(may_be_prompts, now) {
                     warn!(
                         event = "endpoint_suspended",
                         endpoint = %self.url,
-                        faults = self.consecutive_faults,
+                        faults = self.availability.consecutive_faults(),
                         retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64()),
                         "endpoint suspended: {} consecutive faults, the last: {message}",
-                        self.consecutive_faults,
+                        self.availability.consecutive_faults(),
                     );
                     return true;
                 }
             }
             RequestFault::EndpointDown { message } => {
-                if self.mark_unreachable(now) {
+                if self.availability.mark_unreachable(now) {
                     warn!(
                         event = "endpoint_unreachable",
                         endpoint = %self.url,
@@ -385,70 +356,23 @@ impl EndpointState {
         }
     }
 
-    /// Counts a transient fault. Returns whether it was one too many and the endpoint is suspended: briefly if the
-    /// prompts may be the cause.
-    fn count_fault(&mut self, may_be_prompts: bool, now: Instant) -> bool {
-        self.consecutive_faults += 1;
-        let suspends = self.is_up() && self.consecutive_faults >= SUSPEND_AFTER_FAULTS;
-        if suspends {
-            if may_be_prompts {
-                self.probe_backoff = MIN_PROBE_BACKOFF;
-            }
-            self.suspend_endpoint(now);
-        }
-        suspends
-    }
-
-    /// Returns whether the endpoint was up until now.
-    fn mark_unreachable(&mut self, now: Instant) -> bool {
-        let was_up = self.is_up();
-        if was_up {
-            self.suspend_endpoint(now);
-        }
-        was_up
-    }
-
-    fn suspend_endpoint(&mut self, now: Instant) {
-        self.answered_since_up = false;
-        self.on_probation = true;
-        self.availability = EndpointAvailability::Suspended(now + self.probe_backoff);
-        self.probe_backoff = (self.probe_backoff * 2).min(MAX_PROBE_BACKOFF);
-    }
-
     /// Returns when the next probe is due; none while the endpoint is up or a probe is under way.
     pub(crate) fn next_probe(&self) -> Option<Instant> {
-        match self.availability {
-            EndpointAvailability::Suspended(due) => Some(due),
-            EndpointAvailability::Up | EndpointAvailability::Probing => None,
-        }
+        self.availability.next_probe()
     }
 
     /// Returns whether a probe is due, and counts it as under way.
     pub(crate) fn begin_due_probe(&mut self, now: Instant) -> bool {
-        let is_due = self.next_probe().is_some_and(|due| due <= now);
-        if is_due {
-            self.availability = EndpointAvailability::Probing;
-        }
-        is_due
+        self.availability.begin_due_probe(now)
     }
 
     /// Records the result of a probe: the endpoint is up again if it serves `model`.
     pub(crate) fn on_probe(&mut self, probe: &ProbeResult, model: &str, now: Instant) {
         let serves = |info: &ServerInfo| info.models.iter().any(|served| served.id == model);
         let is_ready = matches!(probe, ProbeResult::Ready(info) if serves(info));
-        self.finish_probe(is_ready, now);
+        self.availability.finish_probe(is_ready, now);
         if is_ready {
             info!(event = "endpoint_ready", endpoint = %self.url, "endpoint ready: {}", self.url);
-        }
-    }
-
-    fn finish_probe(&mut self, is_ready: bool, now: Instant) {
-        if is_ready {
-            // Its faults are kept: one more and it is suspended again, for twice as long.
-            self.availability = EndpointAvailability::Up;
-            self.consecutive_faults = self.consecutive_faults.min(SUSPEND_AFTER_FAULTS - 1);
-        } else {
-            self.suspend_endpoint(now);
         }
     }
 
@@ -521,6 +445,7 @@ impl EndpointState {
 
 #[cfg(test)]
 mod tests {
+    use super::availability::MIN_PROBE_BACKOFF;
     use super::*;
     use crate::engine::policy::test_policy;
 
@@ -535,39 +460,31 @@ mod tests {
     fn consecutive_faults_suspend_and_answers_restore() {
         let now = Instant::now();
         let mut server = test_server(now);
-        assert!(!server.count_fault(false, now) && !server.count_fault(false, now));
+        assert!(
+            !server.availability.count_fault(false, now)
+                && !server.availability.count_fault(false, now)
+        );
         server.record_success();
-        assert!(!server.count_fault(false, now) && !server.count_fault(false, now));
-        assert!(server.count_fault(false, now));
+        assert!(
+            !server.availability.count_fault(false, now)
+                && !server.availability.count_fault(false, now)
+        );
+        assert!(server.availability.count_fault(false, now));
         assert!(!server.is_up() && !server.begin_due_probe(now));
         let later = now + MIN_PROBE_BACKOFF;
         assert!(
             server.begin_due_probe(later) && !server.begin_due_probe(later),
             "one probe at a time"
         );
-        server.finish_probe(true, later);
+        server.availability.finish_probe(true, later);
         assert!(server.is_up());
         assert_eq!((server.free_permits(later), server.max_batch_size()), (1, 1), "on probation");
-        assert!(server.count_fault(false, later));
+        assert!(server.availability.count_fault(false, later));
         assert_eq!(server.next_probe(), Some(later + MIN_PROBE_BACKOFF * 2));
         assert!(server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2));
-        server.finish_probe(true, later);
+        server.availability.finish_probe(true, later);
         server.record_success();
         assert_eq!(server.free_permits(later), 8);
-    }
-
-    #[test]
-    fn probe_backoff_grows_to_its_limit() {
-        let mut now = Instant::now();
-        let mut server = test_server(now);
-        assert!(server.mark_unreachable(now) && !server.mark_unreachable(now), "reported once");
-        for _ in 0..12 {
-            now = server.next_probe().expect("suspended");
-            assert!(server.begin_due_probe(now));
-            server.finish_probe(false, now);
-            assert!(!server.is_up());
-        }
-        assert_eq!(server.next_probe(), Some(now + MAX_PROBE_BACKOFF));
     }
 
     #[test]

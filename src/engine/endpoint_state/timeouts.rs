@@ -74,6 +74,7 @@ impl SizeClassLatency {
         let millis = u64::try_from(latency.as_millis()).unwrap_or(MAX_LATENCY_MS);
         self.histogram.saturating_record(millis.clamp(1, MAX_LATENCY_MS));
         let (count, computed_at) = (self.histogram.len(), self.computed_at_count);
+        // With every sample at first, then whenever the count has grown by a sixteenth.
         if count < 2 * computed_at.min(16) || count > computed_at + computed_at / 16 {
             let at = |quantile| Duration::from_millis(self.histogram.value_at_quantile(quantile));
             (self.p50, self.p99, self.computed_at_count) = (at(0.5), at(0.99), count);

@@ -41,6 +41,7 @@ impl EndpointCapacity {
     /// Returns whether a split batch, which must stay whole, can go to the endpoint.
     pub(crate) fn admits_whole(&self, batch: &Batch) -> bool {
         let fits = batch.permit_count() <= self.free_permits || self.is_idle;
+        // All tasks: a half whose tasks failed at different endpoints would otherwise wait for ever.
         fits && !batch.tasks().iter().all(|task| self.rejects(task))
     }
 }

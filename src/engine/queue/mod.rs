@@ -129,6 +129,7 @@ impl TaskQueue {
     /// Takes tasks back, to be sent before others of their kind.
     pub(crate) fn requeue_first(&mut self, batch: Batch) {
         let (params, tasks) = batch.into_parts();
+        // In reverse, since each goes to the front.
         for task in tasks.into_iter().rev() {
             self.add_counts(std::slice::from_ref(&task));
             let (priority, class) = (Reverse(task.priority()), task.length_class());
@@ -199,6 +200,7 @@ impl TaskQueue {
         }
         let batch = builder.finish()?;
         self.subtract_counts(batch.tasks());
+        // A task that has left can found no group.
         for task in batch.tasks() {
             self.ungrouped.remove(&task.arrival_number());
         }

@@ -89,6 +89,7 @@ impl TaskSlotMap {
         &mut self,
         matches: impl Fn(&QueuedTask) -> bool,
     ) -> Vec<QueuedTask> {
+        // Keys first: the map cannot change while it is iterated, and `drain` takes all.
         let selected = self.slots.iter().filter(|(_, queued)| matches(queued));
         let keys: Vec<TaskKey> = selected.map(|(key, _)| key).collect();
         keys.into_iter().filter_map(|key| self.slots.remove(key)).collect()

@@ -2,7 +2,7 @@
 //!
 //! Owns what is remembered of a prompt between two requests: its attempts, the endpoint that failed it, whether it was
 //! hedged. Where a task waits is known to `slots` and `prefix_groups`; what a failed request means for its tasks is
-//! decided in `scheduler::completion`.
+//! decided in `scheduler::retry_policy`.
 
 use std::sync::Arc;
 

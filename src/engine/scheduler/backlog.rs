@@ -1,7 +1,7 @@
 //! The reports of the engine's backlog to the side that grants prompts.
 //!
-//! Owns what was reported last and when the next report is due. The report itself is in `engine::events`. The receiver decides how many prompts to grant; where
-//! prompts come from, and which other ranks work on them, is unknown here.
+//! Owns what was reported last and when the next report is due. The report itself is in `engine::events`. The receiver
+//! decides how many prompts to grant; where prompts come from, and which other ranks work on them, is unknown here.
 
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,7 @@ impl BacklogReporter {
     /// Returns whether the backlog is to be reported, and counts it as reported then: it has changed, and more prompts
     /// are needed soon, or the endpoints have begun or ceased to be idle.
     pub(crate) fn should_report(&mut self, backlog: EngineBacklog, now: Instant) -> bool {
+        // An ample backlog is not reported: rank 0 receives the reports of all ranks.
         let last = &self.last_backlog;
         let is_idle_news = (backlog.idle_permits > 0) != (last.idle_permits > 0);
         if has_same_counts(&backlog, last) || (is_ample(&backlog) && !is_idle_news) {

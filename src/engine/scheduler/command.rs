@@ -13,7 +13,7 @@ use crate::engine::queue::TaskQueue;
 
 /// A command to a running engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EngineCommand {
+pub(crate) enum EngineCommand {
     /// Stops the engine. Prompts in flight stay open.
     Stop,
     /// The failures held back are the prompts' own: they are written, and the engine sends again.
@@ -29,7 +29,8 @@ pub enum EngineCommand {
     /// ([`EngineEvent::PromptsReturned`](crate::engine::EngineEvent::PromptsReturned)).
     RevokeUnsent(u64),
     /// The engine sends nothing more, returns unsent prompts
-    /// ([`EngineEvent::PromptsReturned`](crate::engine::EngineEvent::PromptsReturned)) and awaits the requests in flight.
+    /// ([`EngineEvent::PromptsReturned`](crate::engine::EngineEvent::PromptsReturned)) and awaits the requests in
+    /// flight.
     Drain,
 }
 

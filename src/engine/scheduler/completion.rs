@@ -119,6 +119,7 @@ impl<'a> CompletionHandler<'a> {
     }
 
     fn on_reply(&mut self, ended: EndedRequest, batch: Batch, reply: ServerReply, now: Instant) {
+        // All tokens count, also those of answers that a hedge has superseded: the server has generated them.
         let up_count = self.endpoints.up_count();
         let answered = AnsweredRequest {
             prompts: batch.len(),

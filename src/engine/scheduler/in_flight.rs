@@ -144,6 +144,7 @@ impl InFlight {
         let target = RequestTarget { client: &self.client, url, timeout };
         let (future, abort_handle) = request_future(id, payload, &batch, policy, target);
         self.sequences += batch.permit_count();
+        // The batch stays here: a retry or a hedge needs the prompts again.
         let in_flight = InFlightRequest {
             endpoint,
             batch,
@@ -213,6 +214,7 @@ impl InFlight {
     /// cancelled if it is no longer needed.
     pub(crate) fn claim_reply(&mut self, request_id: u64, index: u64, is_answered: bool) -> bool {
         if self.hedges.is_empty() {
+            // The common case costs no look-up per prompt.
             return true;
         }
         match self.hedges.claim_reply(request_id, index, is_answered) {

@@ -1,8 +1,10 @@
 //! The scheduler: the event loop of a rank that sends requests and decides which prompts go where.
 //!
 //! One task owns all state and polls the requests in flight. The state has owners, whose fields no other file sees.
-//! This file is the loop: it wakes up, receives prompts, lets batches be sent and completions be handled, and reports;
-//! requests, PLACE
+//! This file is the loop: it wakes up, receives prompts, lets batches be sent, completions be handled and commands be
+//! applied, and reports. Three files act on several owners at once, on borrowed parts: `dispatch` sends requests,
+//! `completion` applies the consequences of their ends, `command` those of the coordinator's commands. Permits are
+//! taken before a batch is sent and released when its request ends.
 //!
 //! | owner | state |
 //! |---|---|
@@ -37,7 +39,7 @@ use tokio::{
     time::sleep_until,
 };
 
-pub use command::EngineCommand;
+pub(crate) use command::EngineCommand;
 
 use super::{
     EngineBacklog, EngineEvent, EngineExit, EnginePolicy, EngineProgress,
@@ -332,9 +334,10 @@ impl Scheduler {
         self.supply.is_exhausted() && self.queue.is_empty() && self.in_flight.sequences() == 0
     }
 
-    /// Returns whether endpoints are up, or were, and nothing has been settled for too long.
+    /// Returns whether nothing has been settled for too long, although nothing is in flight.
     fn is_stalled(&self, now: Instant) -> bool {
         let limit = self.policy.no_progress_timeout.max(self.policy.timeout * 2);
+        // Requests in flight are ended by their own time limits.
         self.in_flight.sequences() == 0
             && !self.results.is_paused()
             && now - self.last_progress >= limit

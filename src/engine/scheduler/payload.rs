@@ -97,6 +97,7 @@ fn render_batch(policy: &EnginePolicy, batch: &mut Batch) -> BuiltPayload {
         texts.extend(text);
         is_some
     };
+    // The batch keeps the prompts whose texts are sent, in the same order: replies are matched by position.
     batch.partition_tasks(is_renderable, &mut unrenderable);
     let payload = (!texts.is_empty()).then(|| {
         let rendered = EnginePolicy::rendered_params(&params);

@@ -56,6 +56,7 @@ impl ResultBuffer {
 
     /// Takes the results that are to be written, and counts them.
     pub(crate) fn take_pending(&mut self) -> Vec<PromptResult> {
+        // Counted only now: failures that are held back may never be written.
         let results = std::mem::take(&mut self.pending);
         results.iter().for_each(|result| self.tally.record_result(result));
         results

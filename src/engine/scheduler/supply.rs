@@ -88,6 +88,7 @@ impl PromptSupply {
     /// Returns whether the prompt received last was revoked before it arrived, and remembers its index then.
     pub(crate) fn keep_if_revoked(&mut self, index: u64) -> bool {
         let is_revoked = self.received_count <= self.revoked_count;
+        // Returned later and not dropped: for the coordinator the prompt is still leased to this rank.
         if is_revoked {
             self.received_revoked.push(index);
         }

@@ -8,7 +8,7 @@ use crate::domain::RequestParams;
 
 /// The user's choices for reading rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputRules {
+pub(crate) struct InputRules {
     /// Text of the prompt template, with `{{column}}`, `{{item}}` or `{item}`.
     pub template: Option<String>,
     /// Whether a prompt carries its whole row, for the answer to include it.
@@ -29,7 +29,7 @@ pub struct InputRules {
 /// Action to take on invalid rows (`--bad-rows`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum BadRowAction {
+pub(crate) enum BadRowAction {
     /// Refuse to start the run.
     #[default]
     Stop,
@@ -40,7 +40,7 @@ pub enum BadRowAction {
 /// Action to take on duplicate ids (`--duplicate-ids`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum DuplicateIdAction {
+pub(crate) enum DuplicateIdAction {
     /// Refuse to start the run, because answers with the same id cannot be told apart.
     #[default]
     Refuse,

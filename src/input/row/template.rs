@@ -17,7 +17,7 @@ use std::borrow::Cow;
 pub(crate) const ITEM_COLUMN: &str = "item";
 
 /// A parsed prompt template, ready to render rows.
-pub struct PromptTemplate {
+pub(crate) struct PromptTemplate {
     parts: Vec<TemplatePart>,
     names: Vec<String>,
 }
@@ -31,7 +31,7 @@ enum TemplatePart {
 
 /// Reason why a template cannot be filled with a row.
 #[derive(Debug, PartialEq)]
-pub enum TemplateFillError {
+pub(crate) enum TemplateFillError {
     /// The row lacks the columns of these placeholders, given by number.
     MissingColumns(Vec<usize>),
     /// A column's value cannot be decoded.
@@ -44,7 +44,7 @@ impl PromptTemplate {
     /// # Errors
     /// A sentence about what is invalid. A template without a placeholder is an error, since every row would send the
     /// same prompt.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut template = Self { parts: Vec::new(), names: Vec::new() };
         let mut rest = text;
         while let Some(at) = rest.find('{') {
@@ -60,7 +60,7 @@ impl PromptTemplate {
 
     /// Returns the distinct names of the placeholders.
     #[must_use]
-    pub fn placeholder_names(&self) -> &[String] {
+    pub(crate) fn placeholder_names(&self) -> &[String] {
         &self.names
     }
 
@@ -68,7 +68,7 @@ impl PromptTemplate {
     ///
     /// # Errors
     /// The placeholders without a column, or the reason why a column cannot be used.
-    pub fn render<'v>(
+    pub(crate) fn render<'v>(
         &self,
         mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
     ) -> Result<String, TemplateFillError> {

@@ -33,7 +33,7 @@ const READ_BUFFER_BYTES: usize = 1 << 20;
 
 /// Result of the scan of a chunk. Ranks send it to rank 0.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct ChunkScan {
+pub(crate) struct ChunkScan {
     pub(crate) chunk: InputChunk,
     /// Hashes of the chunk's fingerprint blocks.
     pub(crate) block_hashes: Vec<u128>,
@@ -77,7 +77,7 @@ pub(crate) struct SystemError {
 impl InputChunk {
     /// Scans the rows that begin in this chunk.
     #[must_use]
-    pub fn scan_rows(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
+    pub(crate) fn scan_rows(self, input: &InputListing, rules: &InputRules) -> ChunkScan {
         let mut scan = ChunkScan {
             chunk: self,
             block_hashes: Vec::new(),

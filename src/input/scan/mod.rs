@@ -35,7 +35,7 @@ use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotal
 
 /// Result of the scan of all files.
 #[derive(Debug)]
-pub struct ScannedInput {
+pub(crate) struct ScannedInput {
     /// The input as it is broadcast to all ranks.
     pub source: InputSource,
     /// The offsets of its rows, kept by rank 0.
@@ -58,7 +58,10 @@ pub struct ScannedInput {
 ///
 /// # Errors
 /// Anything that makes the input unusable. Invalid rows are reported together.
-pub fn scan_files(files: &[InputFile], rules: &InputRules) -> Result<ScannedInput, InputError> {
+pub(crate) fn scan_files(
+    files: &[InputFile],
+    rules: &InputRules,
+) -> Result<ScannedInput, InputError> {
     let input = InputListing::new(files)?;
     let mut scan = InputScan::new(&input, rules)?;
     for piece in input.split_chunks() {
@@ -68,7 +71,7 @@ pub fn scan_files(files: &[InputFile], rules: &InputRules) -> Result<ScannedInpu
 }
 
 /// A scan in progress: merges the scans of chunks in input order.
-pub struct InputScan<'i> {
+pub(crate) struct InputScan<'i> {
     input: &'i InputListing,
     rules: &'i InputRules,
     template: Option<PromptTemplate>,
@@ -94,7 +97,7 @@ impl<'i> InputScan<'i> {
     ///
     /// # Errors
     /// A prompt template that cannot be parsed.
-    pub fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
+    pub(crate) fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
         let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
         let template = template.map_err(InputError::InvalidTemplate)?;
         let placeholders =
@@ -124,7 +127,7 @@ impl<'i> InputScan<'i> {
     ///
     /// # Errors
     /// A chunk that could not be read to its end. The scan cannot continue then.
-    pub fn add_chunk(&mut self, scanned: ChunkScan) -> Result<(), InputError> {
+    pub(crate) fn add_chunk(&mut self, scanned: ChunkScan) -> Result<(), InputError> {
         let InputChunk { file: number, from, to } = scanned.chunk;
         let Some(file) = self.input.files.get(number as usize) else { return Ok(()) };
         if from == 0 {
@@ -183,7 +186,7 @@ impl<'i> InputScan<'i> {
     ///
     /// # Errors
     /// Anything that makes the input unusable. Invalid rows are reported together.
-    pub fn finish(mut self) -> Result<ScannedInput, InputError> {
+    pub(crate) fn finish(mut self) -> Result<ScannedInput, InputError> {
         // A misspelt placeholder makes every row invalid; the message about it comes first.
         self.check_columns()?;
         self.check_bad_rows()?;

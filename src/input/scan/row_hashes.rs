@@ -40,7 +40,7 @@ impl RowHasher {
 ///
 /// # Errors
 /// A file that cannot be read, or that changed since the scan.
-pub fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), InputError> {
+pub(crate) fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Result<(), InputError> {
     for file in &source.files {
         let hasher = RowHasher::for_file(file);
         let changed = || InputError::Changed { path: file.path.clone() };

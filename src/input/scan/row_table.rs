@@ -17,7 +17,7 @@ const LINE_MARK_INTERVAL: usize = 4096;
 
 /// Offsets of all rows of the input.
 #[derive(Debug, Default)]
-pub struct RowTable {
+pub(crate) struct RowTable {
     files: Vec<FileRows>,
     rows: u64,
 }
@@ -37,13 +37,13 @@ struct FileRows {
 impl RowTable {
     /// Returns the number of rows.
     #[must_use]
-    pub fn row_count(&self) -> u64 {
+    pub(crate) fn row_count(&self) -> u64 {
         self.rows
     }
 
     /// Returns the rows `from..to` as ranges, split where files end.
     #[must_use]
-    pub fn row_ranges(&self, from: u64, to: u64) -> Vec<RowRange> {
+    pub(crate) fn row_ranges(&self, from: u64, to: u64) -> Vec<RowRange> {
         let to = to.min(self.rows);
         let first_file = self.files.partition_point(|rows| rows.end_index() <= from);
         let numbered = (0_u32..).zip(&self.files).skip(first_file);
@@ -59,7 +59,7 @@ impl RowTable {
     ///
     /// # Errors
     /// The file, whose path `path` returns by its number, cannot be read.
-    pub fn locate_line<'p>(
+    pub(crate) fn locate_line<'p>(
         &self,
         index: u64,
         path: impl Fn(u32) -> Option<&'p Path>,

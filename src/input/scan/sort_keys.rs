@@ -17,7 +17,7 @@ const _: () = assert!(LengthClass::COUNT <= BAD_ROW_CODE as usize);
 
 /// Sort keys of all rows.
 #[derive(Debug, Default)]
-pub struct SortKeys {
+pub(crate) struct SortKeys {
     rows: RowKeys,
     /// Prefix group of each long row.
     prefix_groups: Vec<PrefixGroupId>,

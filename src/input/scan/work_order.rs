@@ -25,7 +25,7 @@ impl SortKeys {
     ///
     /// Takes 4 bytes per open row; while it is computed, up to 5 more with many small groups, or 6 with priorities.
     #[must_use]
-    pub fn work_order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
+    pub(crate) fn work_order(&self, rows: u64, is_open: impl Fn(u64) -> bool) -> Option<Vec<u32>> {
         let rows = u32::try_from(rows.min(self.len() as u64)).ok()?;
         let open = || (0..rows).zip(self.iter_keys()).filter(|&(row, _)| is_open(u64::from(row)));
         let positions = ClassPositions::new();

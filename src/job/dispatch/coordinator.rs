@@ -304,8 +304,8 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             }
             ToRoot::ShutdownRequested(request) => {
                 let signal = match request {
-                    ShutdownRequest::Now => "SIGINT or SIGTERM received",
-                    ShutdownRequest::Soon => "SIGUSR1 received",
+                    ShutdownRequest::Now => "SIGINT or SIGTERM received (a second signal aborts)",
+                    ShutdownRequest::Soon => "SIGUSR1 received (a second signal aborts)",
                 };
                 self.begin_drain(self.deadline.after_signal(request, Instant::now()), signal);
             }
@@ -406,7 +406,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             event = "drain_started",
             left_s = seconds,
             in_flight,
-            "stopping: {reason}; waiting up to {seconds:.0} s for {in_flight} sequences in flight (a signal aborts)"
+            "stopping: {reason}; waiting up to {seconds:.0} s for {in_flight} sequences in flight"
         );
         if self.drain_until.replace(end).is_none() {
             for rank in 0..self.ranks.len() {

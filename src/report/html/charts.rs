@@ -296,7 +296,7 @@ mod tests {
             let series = [StepSeries { steps: &steps, class: "blue", filled: true }];
             for bars in [false, true] {
                 let plot = StepChart {
-                    title: "<b>", unit: "", description: describe_series("<b>", &steps), height_px: 100, x_max: x_max, ticks: vec![(1.0, "<".into())], bands: &[],
+                    title: "<b>", unit: "", description: describe_series("<b>", &steps), height_px: 100, x_max, ticks: vec![(1.0, "<".into())], bands: &[],
                     marks: &[ChartMark { at: 3.0, name: "'".into() }], series: &series, as_bars: bars,
                 };
                 let drawn = plot.draw_chart();

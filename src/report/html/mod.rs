@@ -16,7 +16,7 @@ use super::format::{
     escape_html, format_count, format_number, format_percent, format_seconds, format_tick,
     format_tick_time, format_timestamp, pluralize,
 };
-use super::summary::{DistributionSummary, RunSummary};
+use super::{distribution::DistributionSummary, summary::RunSummary};
 use crate::output::{PromptCounts, StartTimeline};
 pub(crate) use charts::axis_ticks;
 use charts::{ChartMark, StepChart, StepSeries};

@@ -9,8 +9,9 @@ use crate::report::format::{
     shorten_endpoint,
 };
 use crate::report::{
+    distribution::FailureSummary,
     endpoint_load::EndpointLoad,
-    summary::{FailureSummary, RunSummary, SessionSummary, SettingValue},
+    summary::{RunSummary, SessionSummary, SettingValue},
 };
 
 /// Draws a table; each head has the class of its column and a name.

@@ -20,7 +20,7 @@ use crate::domain::Merge;
 
 /// Answers as one text or one JSON list, with counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AnswerConcat {
+pub(crate) struct AnswerConcat {
     /// Text between two answers; `None` for a JSON list.
     separator: Option<String>,
     counts: ObservedCounts,
@@ -32,13 +32,13 @@ pub struct AnswerConcat {
 impl AnswerConcat {
     /// Creates an empty text with this separator between answers.
     #[must_use]
-    pub fn new_text(separator: &str) -> Self {
+    pub(crate) fn new_text(separator: &str) -> Self {
         Self::with_separator(Some(separator.into()))
     }
 
     /// Creates an empty JSON list.
     #[must_use]
-    pub fn new_json_list() -> Self {
+    pub(crate) fn new_json_list() -> Self {
         Self::with_separator(None)
     }
 
@@ -54,7 +54,7 @@ impl AnswerConcat {
     }
 
     /// Counts an answer and returns its piece of the output; failed and blank answers have none.
-    pub fn count_piece(&mut self, answer: &ObservedAnswer<'_>) -> Option<String> {
+    pub(crate) fn count_piece(&mut self, answer: &ObservedAnswer<'_>) -> Option<String> {
         let text = self.counts.count_and_trim(answer)?;
         if self.separator.is_some() {
             self.values += 1;
@@ -76,7 +76,7 @@ impl AnswerConcat {
     }
 
     /// Counts an answer and keeps its piece in memory.
-    pub fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
+    pub(crate) fn add_answer(&mut self, answer: &ObservedAnswer<'_>) {
         if let Some(piece) = self.count_piece(answer) {
             self.pieces.insert(answer.position, piece);
         }
@@ -84,19 +84,19 @@ impl AnswerConcat {
 
     /// Returns the text before the first piece.
     #[must_use]
-    pub fn opening_text(&self) -> &'static str {
+    pub(crate) fn opening_text(&self) -> &'static str {
         if self.separator.is_some() { "" } else { "[\n" }
     }
 
     /// Returns the text between two pieces.
     #[must_use]
-    pub fn separator_text(&self) -> &str {
+    pub(crate) fn separator_text(&self) -> &str {
         self.separator.as_deref().unwrap_or(",\n")
     }
 
     /// Returns the text after the last piece.
     #[must_use]
-    pub fn closing_text(&self) -> &'static str {
+    pub(crate) fn closing_text(&self) -> &'static str {
         match (&self.separator, self.values) {
             (None, _) => "\n]\n",
             (Some(_), 0) => "",
@@ -106,7 +106,7 @@ impl AnswerConcat {
 
     /// Joins the pieces in memory, in the input's order.
     #[must_use]
-    pub fn render_text(&self) -> String {
+    pub(crate) fn render_text(&self) -> String {
         let pieces: Vec<&str> = self.pieces.values().map(String::as_str).collect();
         format!(
             "{}{}{}",
@@ -118,7 +118,7 @@ impl AnswerConcat {
 
     /// Returns the counts as JSON; the text itself is not included.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let mut finished = self.counts.to_json();
         let name = if self.separator.is_some() { "texts" } else { "values" };
         finished[name] = self.values.into();

@@ -41,10 +41,11 @@ mod statistics;
 mod summary_statistics;
 mod top_k;
 
-pub use concat::AnswerConcat;
+pub(crate) use concat::AnswerConcat;
 pub use failures::FailureReport;
 pub use majority::MajorityVote;
-pub use observed::{AnswerPosition, ObservedAnswer, ObservedFailure, ObservedLine};
+pub(crate) use observed::ObservedLine;
+pub use observed::{AnswerPosition, ObservedAnswer, ObservedFailure};
 pub use statistics::NumericStatistics;
 pub use top_k::TopK;
 

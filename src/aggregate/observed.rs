@@ -45,7 +45,7 @@ pub struct ObservedFailure<'a> {
 
 /// A parsed answer line of a shard file.
 #[derive(Debug, Deserialize)]
-pub struct ObservedLine<'a> {
+pub(crate) struct ObservedLine<'a> {
     #[serde(borrow)]
     id: &'a RawValue,
     index: u64,
@@ -72,12 +72,12 @@ impl<'a> ObservedLine<'a> {
     ///
     /// # Errors
     /// If the line is not an answer.
-    pub fn parse_line(line: &'a [u8]) -> serde_json::Result<Self> {
+    pub(crate) fn parse_line(line: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(line)
     }
 
     /// Returns the line's answers, one per sequence, or its failure.
-    pub fn observed_answers(&self) -> impl Iterator<Item = ObservedAnswer<'_>> {
+    pub(crate) fn observed_answers(&self) -> impl Iterator<Item = ObservedAnswer<'_>> {
         let outcomes: Vec<Result<&str, ObservedFailure<'_>>> = match (self.success, &self.responses)
         {
             (true, Some(all)) => all.iter().map(|text| Ok(&**text)).collect(),

@@ -16,7 +16,7 @@ pub(super) fn encode_value<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, 
 ///
 /// # Errors
 /// Returns [`CommError::Decode`] if the bytes are not a value of this type.
-pub fn decode_message<T: DeserializeOwned>(message: &RankMessage) -> Result<T, CommError> {
+pub(crate) fn decode_message<T: DeserializeOwned>(message: &RankMessage) -> Result<T, CommError> {
     decode_bytes(message.from, &message.bytes)
 }
 

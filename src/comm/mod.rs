@@ -28,14 +28,14 @@ mod tree;
 mod typed;
 
 pub use all_to_all::all_to_all_in_rounds;
-pub use codec::decode_message;
+pub(crate) use codec::decode_message;
 pub use drain_messages::drain_messages;
 pub use gather::gather_in_rounds;
 pub use launcher::LauncherInfo;
 pub use liveness::{LivenessResult, check_liveness};
 pub use mailbox::{Mailbox, MailboxEvent};
 pub use panic::abort_job_on_panic;
-pub use poll_backoff::PollBackoff;
+pub(crate) use poll_backoff::PollBackoff;
 pub use solo::SoloComm;
 pub use start::start_comm;
 pub use typed::TypedComm;

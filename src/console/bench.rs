@@ -14,7 +14,7 @@ use crate::report::format::{format_figure, pluralize};
 
 /// Returns the table of a sweep, its best cell and the conditions of the measurement.
 #[must_use]
-pub fn sweep_table(report: &SweepReport) -> String {
+pub(crate) fn sweep_table(report: &SweepReport) -> String {
     let mut table = new_table([
         "batch",
         "window",
@@ -90,7 +90,7 @@ pub fn sweep_table(report: &SweepReport) -> String {
 
 /// Returns the table of a comparison between batched and single requests.
 #[must_use]
-pub fn compare_table(report: &CompareReport) -> String {
+pub(crate) fn compare_table(report: &CompareReport) -> String {
     let mut table = new_table([
         "",
         "batch",
@@ -156,7 +156,7 @@ pub fn compare_table(report: &CompareReport) -> String {
 
 /// Returns the table of a comparison between models.
 #[must_use]
-pub fn models_table(report: &ModelsReport) -> String {
+pub(crate) fn models_table(report: &ModelsReport) -> String {
     let mut table = new_table([
         "model",
         "endpoints",

@@ -11,7 +11,7 @@ use crate::report::format::pluralize;
 
 /// Findings of `check` over all ranks. The field names are the keys of `check --json`.
 #[derive(Debug, Serialize)]
-pub struct CheckReport {
+pub(crate) struct CheckReport {
     /// Description of the message layer: the MPI library, or a single process.
     pub mpi: String,
     /// Number of servers that are ready.
@@ -23,7 +23,7 @@ pub struct CheckReport {
 
 /// Findings of one rank.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct CheckedRank {
+pub(crate) struct CheckedRank {
     /// Number of the rank, from 0.
     pub rank: usize,
     pub host: String,
@@ -43,7 +43,7 @@ const NARROW_COLUMNS: usize = 7;
 impl CheckReport {
     /// Builds the report from the findings of all ranks and counts the ready servers.
     #[must_use]
-    pub fn new(mpi: String, ranks: Vec<CheckedRank>) -> Self {
+    pub(crate) fn new(mpi: String, ranks: Vec<CheckedRank>) -> Self {
         let all = ranks.iter().flat_map(|rank| &rank.endpoints);
         let ready = all.clone().filter(|it| matches!(it.probe, ProbeResult::Ready(_))).count();
         Self { mpi, ready, endpoints: all.count(), ranks }
@@ -51,7 +51,7 @@ impl CheckReport {
 
     /// Returns the names of all served models, sorted and without duplicates.
     #[must_use]
-    pub fn model_names(&self) -> Vec<&str> {
+    pub(crate) fn model_names(&self) -> Vec<&str> {
         let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
         let info = all.filter_map(|it| match &it.probe {
             ProbeResult::Ready(info) => Some(info),
@@ -66,7 +66,7 @@ impl CheckReport {
 
     /// Returns the table and its summary lines, fitted to the terminal.
     #[must_use]
-    pub fn render_table(&self) -> String {
+    pub(crate) fn render_table(&self) -> String {
         let whole = self.draw_columns(&TABLE_COLUMNS).to_string();
         let full_width = whole.lines().map(|line| line.chars().count()).max().unwrap_or(0);
         let Some(room) = stdout_columns().filter(|room| *room < full_width) else {

@@ -25,7 +25,7 @@ use crate::{
 
 /// Facts shown in the end table of a run, or of one pass of a reduce.
 #[derive(Debug)]
-pub struct EndSummary<'a> {
+pub(crate) struct EndSummary<'a> {
     /// Name of the first row: "prompts", or the name of a reduce pass.
     pub label: Cow<'a, str>,
     /// Counts of the whole run, over all sessions.
@@ -216,7 +216,7 @@ fn describe_failure_kind(kind: FailureKind) -> &'static str {
 
 /// Facts shown in the end table of a reduce: a row per level, the text, truncation, and the paths.
 #[derive(Debug)]
-pub struct ReduceEndSummary<'a> {
+pub(crate) struct ReduceEndSummary<'a> {
     /// Numbers of each level and of the whole tree.
     pub tree: &'a ReduceSummary,
     /// Path of the root's text.
@@ -306,7 +306,7 @@ fn leaf_count_text(many: u64) -> String {
 
 /// Returns one line about the tree of a reduce, for commands that show only its leaves (`status`, `merge`).
 #[must_use]
-pub fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String {
+pub(crate) fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String {
     let levels = pluralize(u64::from(tree.levels), "level");
     let mut line = format!("counts are of the leaves; {levels} above them, ");
     let _ = match (tree.text, tree.missing) {

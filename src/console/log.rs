@@ -63,7 +63,7 @@ struct LogMode {
     "AURORA_SWARM_LOG={filter} is not a valid log filter\n\
      hint: use off, error, warn, info, debug or trace, or MODULE=LEVEL such as aurora_swarm::comm=trace"
 )]
-pub struct LogFilterError {
+pub(crate) struct LogFilterError {
     filter: String,
 }
 
@@ -173,7 +173,7 @@ impl io::Write for StderrWriter {
 }
 
 /// Sets the rank and host that log lines carry from now on.
-pub fn set_log_identity(rank: usize, host: &str) {
+pub(crate) fn set_log_identity(rank: usize, host: &str) {
     let _ = LOG_IDENTITY.set((rank, host.to_owned()));
 }
 
@@ -181,7 +181,7 @@ pub fn set_log_identity(rank: usize, host: &str) {
 ///
 /// # Errors
 /// Fails if `AURORA_SWARM_LOG` is not a valid filter.
-pub fn init_logging(
+pub(crate) fn init_logging(
     format: LogFormat,
     is_quiet: bool,
     environment: &Environment,

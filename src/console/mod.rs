@@ -15,14 +15,14 @@ mod progress;
 mod status;
 mod terminal;
 
-pub use bench::{compare_table, models_table, sweep_table};
-pub use check::{CheckReport, CheckedRank};
-pub use end_summary::{EndSummary, ReduceEndSummary, reduce_summary_line};
-pub use log::{init_logging, set_log_identity};
-pub use plan::{PlanView, PlannedAction};
-pub use plot::sweep_chart;
-pub use progress::ProgressView;
-pub use status::{StatusFollower, StatusView};
+pub(crate) use bench::{compare_table, models_table, sweep_table};
+pub(crate) use check::{CheckReport, CheckedRank};
+pub(crate) use end_summary::{EndSummary, ReduceEndSummary, reduce_summary_line};
+pub(crate) use log::{init_logging, set_log_identity};
+pub(crate) use plan::{PlanView, PlannedAction};
+pub(crate) use plot::sweep_chart;
+pub(crate) use progress::ProgressView;
+pub(crate) use status::{StatusFollower, StatusView};
 
 use std::{
     collections::BTreeMap,
@@ -44,12 +44,12 @@ static STDOUT_SILENCED: AtomicBool = AtomicBool::new(false);
 const MAX_LISTED_REASONS: usize = 10;
 
 /// Stops all output to standard output, which belongs to the program that uses this library.
-pub fn silence_stdout() {
+pub(crate) fn silence_stdout() {
     STDOUT_SILENCED.store(true, Ordering::Relaxed);
 }
 
 /// Writes to standard output. A closed pipe (`| head`) is not an error.
-pub fn print_stdout(text: &str) {
+pub(crate) fn print_stdout(text: &str) {
     if STDOUT_SILENCED.load(Ordering::Relaxed) {
         return;
     }
@@ -58,7 +58,7 @@ pub fn print_stdout(text: &str) {
 }
 
 /// Prints an error with its causes, and its hints on lines of their own, to standard error.
-pub fn print_error(error: &dyn Error) {
+pub(crate) fn print_error(error: &dyn Error) {
     log::print_error_text(&error_text(error));
 }
 
@@ -89,12 +89,12 @@ fn error_text(error: &dyn Error) -> String {
 }
 
 /// Prints a progress line to standard error. It has no level, so the log's filter does not affect it.
-pub fn print_progress(line: &str) {
+pub(crate) fn print_progress(line: &str) {
     log::print_progress_text(line);
 }
 
 /// Prints the error that too few servers are ready, with the reasons and the servers of each.
-pub fn print_unready_endpoints(all: &[&EndpointStatus], least: u64) {
+pub(crate) fn print_unready_endpoints(all: &[&EndpointStatus], least: u64) {
     // Servers of a node that is not up fail alike: a line per reason, not per server, keeps 3,000 endpoints readable.
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for endpoint in all {

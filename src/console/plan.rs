@@ -18,7 +18,7 @@ const MAX_PROMPT_LINES: usize = 20;
 
 /// Facts about a run that has not started.
 #[derive(Debug)]
-pub struct PlanView<'a> {
+pub(crate) struct PlanView<'a> {
     pub rows: u64,
     pub files: usize,
     /// Size of the input files in bytes.
@@ -43,7 +43,7 @@ pub struct PlanView<'a> {
 
 /// Action that `run` would take on the output and run folder it finds.
 #[derive(Debug)]
-pub enum PlannedAction {
+pub(crate) enum PlannedAction {
     /// It would refuse, for this reason.
     Refused(String),
     /// It needs `--output` first.

@@ -33,7 +33,7 @@ const SERIES_COLOURS: [&str; 7] =
 
 /// Draws the chart of a sweep.
 #[must_use]
-pub fn sweep_chart(report: &SweepReport) -> String {
+pub(crate) fn sweep_chart(report: &SweepReport) -> String {
     SweepChart::from_report(report).draw_svg()
 }
 

@@ -22,7 +22,7 @@ use crate::{domain::Tally, settings::ProgressStyle};
 
 /// Display of a run's progress on standard error.
 #[derive(Debug)]
-pub struct ProgressView {
+pub(crate) struct ProgressView {
     bar: Option<ProgressBar>,
     log_lines: bool,
     /// Name of the reduce pass, if any.
@@ -70,7 +70,7 @@ impl ProgressView {
     /// Returns the display for a run of `all` prompts, `before` of which were finished earlier. A bar is drawn only by a
     /// single process on a terminal: under mpiexec it would litter a log.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         style: ProgressStyle,
         ranks: usize,
         (all, before): (u64, u64),
@@ -105,7 +105,7 @@ impl ProgressView {
     }
 
     /// Redraws the bar, or prints a progress line if one is due.
-    pub fn update_display(&mut self, tally: &Tally, in_flight: u64, endpoints_up: u64) {
+    pub(crate) fn update_display(&mut self, tally: &Tally, in_flight: u64, endpoints_up: u64) {
         let now = Instant::now();
         let is_due = self.log_lines && now - self.last_line >= LOG_LINE_INTERVAL;
         if self.bar.is_none() && !is_due {
@@ -178,7 +178,7 @@ impl ProgressView {
         }
     }
 
-    pub fn clear_bar(&self) {
+    pub(crate) fn clear_bar(&self) {
         log::set_active_bar(None);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -13,7 +13,7 @@ use crate::report::format::{format_duration, pluralize};
 
 /// Status of a run. The field names are the keys of `status --json`, a contract with scripts.
 #[derive(Clone, Debug, Serialize)]
-pub struct StatusView {
+pub(crate) struct StatusView {
     /// Phase of the run, see [`RunPhase`].
     pub state: RunPhase,
     /// Current step of the session; null if no session is active.
@@ -71,14 +71,14 @@ pub struct StatusView {
 impl StatusView {
     /// Returns the JSON of `status --json`, indented or on one line.
     #[must_use]
-    pub fn to_json(&self, one_line: bool) -> String {
+    pub(crate) fn to_json(&self, one_line: bool) -> String {
         let json = if one_line { serde_json::to_string } else { serde_json::to_string_pretty };
         json(self).unwrap_or_default()
     }
 
     /// Returns all facts on one line of any width.
     #[must_use]
-    pub fn status_line(&self) -> String {
+    pub(crate) fn status_line(&self) -> String {
         self.fit_to_width(usize::MAX)
     }
 
@@ -121,7 +121,7 @@ impl StatusView {
 
 /// Standard output of `status --follow`: on a terminal one line that is redrawn, else a line per change.
 #[derive(Debug)]
-pub struct StatusFollower {
+pub(crate) struct StatusFollower {
     json: bool,
     redraws: bool,
     /// Text of the latest update, to print only changes.
@@ -131,14 +131,14 @@ pub struct StatusFollower {
 impl StatusFollower {
     /// Returns a follower that prints text, or one JSON object per line.
     #[must_use]
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         // JSON is never redrawn: its readers want each object on a line of its own, also on a terminal.
         let redraws = !json && io::stdout().is_terminal();
         Self { json, redraws, last_output: String::new() }
     }
 
     /// Shows the current status. Returns false once standard output is closed.
-    pub fn show_update(&mut self, view: &StatusView) -> bool {
+    pub(crate) fn show_update(&mut self, view: &StatusView) -> bool {
         let text = if self.redraws {
             view.fit_to_width(terminal_width(&io::stdout()))
         } else {
@@ -158,7 +158,7 @@ impl StatusFollower {
     }
 
     /// Replaces the redrawn line by the final status in full width.
-    pub fn finish_line(&self, view: &StatusView) {
+    pub(crate) fn finish_line(&self, view: &StatusView) {
         if self.redraws {
             let _ = write_stdout(&format!("\r\x1b[K{}\n", view.status_line()));
         }

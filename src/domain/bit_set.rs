@@ -5,7 +5,7 @@
 
 /// Set of integers below its capacity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BitSet {
+pub(crate) struct BitSet {
     words: Vec<u64>,
     capacity: u64,
     member_count: u64,
@@ -14,13 +14,13 @@ pub struct BitSet {
 impl BitSet {
     /// Creates an empty set for integers below `capacity`.
     #[must_use]
-    pub fn new(capacity: u64) -> Self {
+    pub(crate) fn new(capacity: u64) -> Self {
         let words = usize::try_from(capacity.div_ceil(64)).unwrap_or(usize::MAX);
         Self { words: vec![0; words], capacity, member_count: 0 }
     }
 
     /// Inserts an integer. Returns false if it was a member already or is not below the capacity.
-    pub fn insert(&mut self, index: u64) -> bool {
+    pub(crate) fn insert(&mut self, index: u64) -> bool {
         if index >= self.capacity || self.contains(index) {
             return false;
         }
@@ -31,19 +31,19 @@ impl BitSet {
 
     /// Returns whether the integer is a member.
     #[must_use]
-    pub fn contains(&self, index: u64) -> bool {
+    pub(crate) fn contains(&self, index: u64) -> bool {
         index < self.capacity && self.words[(index / 64) as usize] & (1 << (index % 64)) != 0
     }
 
     /// Returns the number of members, in constant time.
     #[must_use]
-    pub fn member_count(&self) -> u64 {
+    pub(crate) fn member_count(&self) -> u64 {
         self.member_count
     }
 
     /// Returns the number of members below `index`.
     #[must_use]
-    pub fn count_before(&self, index: u64) -> u64 {
+    pub(crate) fn count_before(&self, index: u64) -> u64 {
         let index = index.min(self.capacity);
         let (whole, bits) = ((index / 64) as usize, index % 64);
         let rest = self.words.get(whole).map_or(0, |word| word & ((1 << bits) - 1));
@@ -51,12 +51,12 @@ impl BitSet {
     }
 
     /// Iterates over the members from `index` on, in ascending order.
-    pub fn members_from(&self, index: u64) -> impl Iterator<Item = u64> {
+    pub(crate) fn members_from(&self, index: u64) -> impl Iterator<Item = u64> {
         std::iter::successors(self.find_from(index, true), |&last| self.find_from(last + 1, true))
     }
 
     /// Iterates over the ranges `[from, to)` of integers below the capacity that are not members, in ascending order.
-    pub fn missing_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(crate) fn missing_ranges(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut next = 0;
         std::iter::from_fn(move || {
             let from = self.find_from(next, false)?;
@@ -67,21 +67,21 @@ impl BitSet {
     }
 
     /// Inserts all members of a set with the same capacity.
-    pub fn insert_all(&mut self, other: &Self) {
+    pub(crate) fn insert_all(&mut self, other: &Self) {
         self.update_words(|words| {
             words.iter_mut().zip(&other.words).for_each(|(own, its)| *own |= its)
         });
     }
 
     /// Removes all members of a set with the same capacity.
-    pub fn remove_all(&mut self, other: &Self) {
+    pub(crate) fn remove_all(&mut self, other: &Self) {
         self.update_words(|words| {
             words.iter_mut().zip(&other.words).for_each(|(own, its)| *own &= !its)
         });
     }
 
     /// Changes the words in place, as a reduction over ranks does. Bits beyond the capacity must stay 0.
-    pub fn update_words(&mut self, update: impl FnOnce(&mut [u64])) {
+    pub(crate) fn update_words(&mut self, update: impl FnOnce(&mut [u64])) {
         update(&mut self.words);
         self.member_count = count_ones(&self.words);
     }

@@ -21,7 +21,7 @@ thread_local! {
     not(feature = "parquet"),
     allow(dead_code, reason = "only the Parquet reader calls libraries that panic")
 )]
-pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let before = CATCHING.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));
     CATCHING.set(before);
@@ -30,7 +30,7 @@ pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 
 /// Whether a panic on this thread is caught by [`catch_panic`]. For the panic hook, which would end the job otherwise.
 #[must_use]
-pub fn is_panic_caught() -> bool {
+pub(crate) fn is_panic_caught() -> bool {
     CATCHING.get()
 }
 

@@ -6,7 +6,7 @@
 
 /// A class of expected lengths: answers of a given length, or prompts of about one length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LengthClass(u8);
+pub(crate) struct LengthClass(u8);
 
 /// Classes per octave, that is per factor of two.
 const STEPS_PER_OCTAVE: f64 = 2.0;
@@ -19,7 +19,7 @@ impl LengthClass {
 
     /// Returns the class of a prompt with a text of `bytes` bytes. `param` returns the parameters of its request by
     /// name.
-    pub fn of_prompt<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
+    pub(crate) fn of_prompt<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
         let exact = param("ignore_eos") == Some("true");
         match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
             Some(tokens) => Self(length_step(tokens)),
@@ -28,43 +28,43 @@ impl LengthClass {
     }
 
     /// Returns all classes in the order of their indexes.
-    pub fn all_classes() -> impl Iterator<Item = Self> {
+    pub(crate) fn all_classes() -> impl Iterator<Item = Self> {
         (0..2 * CLASSES_PER_KIND).map(Self)
     }
 
     /// Returns the index of the class among all, below [`LengthClass::COUNT`].
     #[must_use]
-    pub fn class_index(self) -> usize {
+    pub(crate) fn class_index(self) -> usize {
         usize::from(self.0)
     }
 
     /// Returns the index in one byte, for storage.
     #[must_use]
-    pub fn to_code(self) -> u8 {
+    pub(crate) fn to_code(self) -> u8 {
         self.0
     }
 
     /// Returns the class of a stored byte, or `None` if there is no such class.
     #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         (code < 2 * CLASSES_PER_KIND).then_some(Self(code))
     }
 
     /// Whether the answer's length is given (`ignore_eos` with `max_tokens`) rather than estimated.
     #[must_use]
-    pub fn is_exact(self) -> bool {
+    pub(crate) fn is_exact(self) -> bool {
         self.0 < CLASSES_PER_KIND
     }
 
     /// Returns the approximate length of the class in tokens, of the answer if it is given or else of the prompt.
     #[must_use]
-    pub fn typical_length(self) -> f64 {
+    pub(crate) fn typical_length(self) -> f64 {
         (f64::from(self.0 % CLASSES_PER_KIND) / STEPS_PER_OCTAVE).exp2()
     }
 
     /// Returns the next longer class of the same kind.
     #[must_use]
-    pub fn next_longer(self) -> Option<Self> {
+    pub(crate) fn next_longer(self) -> Option<Self> {
         (!(self.0 + 1).is_multiple_of(CLASSES_PER_KIND)).then_some(Self(self.0 + 1))
     }
 }

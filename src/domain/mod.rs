@@ -17,19 +17,18 @@ mod server_info;
 mod tally;
 mod url;
 
-pub use bit_set::BitSet;
+pub(crate) use bit_set::BitSet;
 #[cfg(feature = "parquet")]
-pub use catch_panic::catch_panic;
-pub use catch_panic::is_panic_caught;
-pub use length_class::LengthClass;
+pub(crate) use catch_panic::catch_panic;
+pub(crate) use catch_panic::is_panic_caught;
+pub(crate) use length_class::LengthClass;
 pub use merge::Merge;
-pub use outcome::{
-    AnswerChoice, FailureKind, Outcome, PromptAnswer, PromptFailure, PromptResult, TokenUsage,
-};
-pub use peer_speed::{PeerSpeed, SLOW_FACTOR};
-pub use prefix_keys::PrefixKeys;
-pub use prompt::{Prompt, PromptId, PromptInput, RequestParams, Route};
-pub use row_hash::RowHash;
-pub use server_info::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
-pub use tally::Tally;
+pub(crate) use outcome::{AnswerChoice, Outcome, PromptAnswer, PromptResult};
+pub use outcome::{FailureKind, PromptFailure, TokenUsage};
+pub(crate) use peer_speed::{PeerSpeed, SLOW_FACTOR};
+pub(crate) use prefix_keys::PrefixKeys;
+pub(crate) use prompt::{Prompt, PromptId, PromptInput, RequestParams, Route};
+pub(crate) use row_hash::RowHash;
+pub(crate) use server_info::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
+pub(crate) use tally::Tally;
 pub use url::Url;

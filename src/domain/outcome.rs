@@ -8,7 +8,7 @@ use super::Prompt;
 
 /// Final state of a prompt. There is exactly one per prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// A server answered the prompt.
     Answered(PromptAnswer),
     /// The prompt cannot be answered, by its own fault or after all attempts.
@@ -18,7 +18,7 @@ pub enum Outcome {
 impl Outcome {
     /// Returns the number of tokens in the answer; 0 if they are not counted.
     #[must_use]
-    pub fn completion_tokens(&self) -> u64 {
+    pub(crate) fn completion_tokens(&self) -> u64 {
         match self {
             Self::Answered(answer) => answer.usage.map_or(0, |usage| usage.completion_tokens),
             Self::Failed(_) => 0,
@@ -28,7 +28,7 @@ impl Outcome {
 
 /// A server's answer to one prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct PromptAnswer {
+pub(crate) struct PromptAnswer {
     /// One choice per requested sequence, at least one.
     pub choices: Vec<AnswerChoice>,
     /// Token counts, if the server reports them.
@@ -37,7 +37,7 @@ pub struct PromptAnswer {
 
 /// One generated sequence of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct AnswerChoice {
+pub(crate) struct AnswerChoice {
     /// Text of the answer, without reasoning.
     pub text: String,
     /// A reasoning model's thoughts, which are never part of `text`.
@@ -99,7 +99,7 @@ impl FailureKind {
 
 /// A prompt with its outcome and the server that answered: the content of a shard file's line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PromptResult {
+pub(crate) struct PromptResult {
     /// The prompt that was sent.
     pub prompt: Prompt,
     /// Final state of the prompt.

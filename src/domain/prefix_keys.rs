@@ -10,7 +10,7 @@ const PREFIX_LENGTHS: [usize; PrefixKeys::MAX_LEVELS] = [512, 2048, 8192];
 
 /// Iterator over the prefixes by which a text is compared with others, the longest first; empty for a short text.
 #[derive(Clone, Debug)]
-pub struct PrefixKeys<'t> {
+pub(crate) struct PrefixKeys<'t> {
     text: &'t [u8],
     levels_left: usize,
 }
@@ -21,7 +21,7 @@ impl<'t> PrefixKeys<'t> {
 
     /// Returns the prefixes of this text.
     #[must_use]
-    pub fn of_text(text: &'t str) -> Self {
+    pub(crate) fn of_text(text: &'t str) -> Self {
         Self {
             text: text.as_bytes(),
             levels_left: PREFIX_LENGTHS.partition_point(|&length| length <= text.len()),
@@ -30,7 +30,7 @@ impl<'t> PrefixKeys<'t> {
 
     /// Returns the number of prefixes left.
     #[must_use]
-    pub fn level_count(&self) -> usize {
+    pub(crate) fn level_count(&self) -> usize {
         self.levels_left
     }
 }

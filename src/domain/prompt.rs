@@ -8,7 +8,7 @@ use super::RowHash;
 
 /// A row of the input: the text to send, its parameters and the id of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prompt {
+pub(crate) struct Prompt {
     /// Position in the whole input, from 0, counted over all files.
     pub index: u64,
     /// Id that the user gave, or the index.
@@ -29,7 +29,7 @@ pub struct Prompt {
 
 /// Content of a prompt: a text or a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PromptInput {
+pub(crate) enum PromptInput {
     /// A text, sent as it is.
     Text(String),
     /// A conversation: a JSON array of messages, as in the row.
@@ -39,7 +39,7 @@ pub enum PromptInput {
 impl PromptInput {
     /// Returns the text, or the conversation's JSON.
     #[must_use]
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         match self {
             Self::Text(text) | Self::Messages(text) => text,
         }
@@ -47,14 +47,14 @@ impl PromptInput {
 
     /// Whether the prompt is a text without any visible character.
     #[must_use]
-    pub fn is_blank(&self) -> bool {
+    pub(crate) fn is_blank(&self) -> bool {
         matches!(self, Self::Text(text) if text.trim().is_empty())
     }
 }
 
 /// Route of a server that answers prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Route {
+pub(crate) enum Route {
     /// `/v1/completions`: raw text, many prompts per request.
     Completions,
     /// `/v1/chat/completions`: one conversation per request.
@@ -63,78 +63,78 @@ pub enum Route {
 
 /// Id of a prompt as JSON, a string or a number. A row without an id has its index, as a string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PromptId(String);
+pub(crate) struct PromptId(String);
 
 impl PromptId {
     /// Returns the id with this JSON, which must be a string or a number.
     #[must_use]
-    pub fn from_json(json: String) -> Self {
+    pub(crate) fn from_json(json: String) -> Self {
         Self(json)
     }
 
     /// Returns the default id of the row with this index.
     #[must_use]
-    pub fn from_index(index: u64) -> Self {
+    pub(crate) fn from_index(index: u64) -> Self {
         Self(format!("\"{index}\""))
     }
 
     /// Returns the id as JSON.
     #[must_use]
-    pub fn as_json(&self) -> &str {
+    pub(crate) fn as_json(&self) -> &str {
         &self.0
     }
 }
 
 /// Request parameters by name, each as JSON. They are sorted, so that equal parameters have equal text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct RequestParams(BTreeMap<String, String>);
+pub(crate) struct RequestParams(BTreeMap<String, String>);
 
 impl RequestParams {
     /// Sets a parameter to a JSON value.
-    pub fn set(&mut self, name: &str, json: impl Into<String>) {
+    pub(crate) fn set(&mut self, name: &str, json: impl Into<String>) {
         self.0.insert(name.to_owned(), json.into());
     }
 
     /// Returns the JSON value of a parameter.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
     /// Returns a parameter that is a non-negative whole number.
     #[must_use]
-    pub fn get_u64(&self, name: &str) -> Option<u64> {
+    pub(crate) fn get_u64(&self, name: &str) -> Option<u64> {
         self.get(name)?.parse().ok()
     }
 
     /// Removes a parameter and returns its JSON.
-    pub fn remove(&mut self, name: &str) -> Option<String> {
+    pub(crate) fn remove(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)
     }
 
     /// Returns `defaults` overridden by these parameters.
     #[must_use]
-    pub fn merged_over(&self, defaults: &Self) -> Self {
+    pub(crate) fn merged_over(&self, defaults: &Self) -> Self {
         let mut both = defaults.0.clone();
         both.extend(self.0.iter().map(|(name, json)| (name.clone(), json.clone())));
         Self(both)
     }
 
     /// Iterates over name and JSON of each, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, json)| (name.as_str(), json.as_str()))
     }
 
     /// Whether there are no parameters.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Returns the parameters as a JSON object. Names are free of control characters, so only backslashes and quotes
     /// need escapes.
     #[must_use]
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         let field = |(name, json): (&str, &str)| {
             let name = name.replace('\\', "\\\\").replace('"', "\\\"");
             format!("\"{name}\":{json}")

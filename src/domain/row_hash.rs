@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A hash of the row's bytes in 63 bits, and whether the row has an id of its own in the lowest bit. Written as 16 hex
 /// digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct RowHash(u64);
+pub(crate) struct RowHash(u64);
 
 impl RowHash {
     /// Hash of an unknown row.
@@ -18,25 +18,25 @@ impl RowHash {
 
     /// Returns the row hash made of a hash of the row's bytes.
     #[must_use]
-    pub fn new(hash: u64, own_id: bool) -> Self {
+    pub(crate) fn new(hash: u64, own_id: bool) -> Self {
         Self(hash & !Self::OWN_ID | u64::from(own_id))
     }
 
     /// Whether nothing is known of the row.
     #[must_use]
-    pub fn is_unknown(&self) -> bool {
+    pub(crate) fn is_unknown(&self) -> bool {
         *self == Self::UNKNOWN
     }
 
     /// Whether the row has an id of its own, rather than its index.
     #[must_use]
-    pub fn has_own_id(self) -> bool {
+    pub(crate) fn has_own_id(self) -> bool {
         self.0 & Self::OWN_ID != 0
     }
 
     /// Returns the hash without the id bit, which is equal for rows with equal bytes.
     #[must_use]
-    pub fn bytes_hash(self) -> u64 {
+    pub(crate) fn bytes_hash(self) -> u64 {
         self.0 & !Self::OWN_ID
     }
 }

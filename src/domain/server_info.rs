@@ -6,7 +6,7 @@ use super::Url;
 
 /// A server with the result of its probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointStatus {
+pub(crate) struct EndpointStatus {
     /// URL of the probed server.
     pub url: Url,
     /// Result of its last probe.
@@ -15,7 +15,7 @@ pub struct EndpointStatus {
 
 /// Capabilities that a ready server reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerInfo {
+pub(crate) struct ServerInfo {
     /// Models that it serves, at least one.
     pub models: Vec<ServedModel>,
     /// vLLM's version, if the server reports it.
@@ -28,7 +28,7 @@ pub struct ServerInfo {
 
 /// A model that a server serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServedModel {
+pub(crate) struct ServedModel {
     /// Name that requests must use.
     pub id: String,
     /// Maximum length of prompt and answer together in tokens, if the server reports it.
@@ -39,7 +39,7 @@ pub struct ServedModel {
 
 /// Routes that a server offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerRoutes {
+pub(crate) struct ServerRoutes {
     /// Whether the route `/v1/completions` exists.
     pub completions: bool,
     /// Whether the route `/v1/chat/completions` exists.
@@ -55,7 +55,7 @@ pub struct ServerRoutes {
 /// Result of probing a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ProbeResult {
+pub(crate) enum ProbeResult {
     /// The server can be used.
     Ready(ServerInfo),
     /// The server cannot be used, with the reason.

@@ -8,7 +8,7 @@ use super::{FailureKind, Merge, Outcome, PromptResult};
 
 /// Counts of the work that is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Number of prompts that were answered.
     pub answered: u64,
     /// Number of failed prompts by kind.
@@ -25,7 +25,7 @@ pub struct Tally {
 
 impl Tally {
     /// Adds one outcome to the counts.
-    pub fn record_result(&mut self, settled: &PromptResult) {
+    pub(crate) fn record_result(&mut self, settled: &PromptResult) {
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
@@ -39,13 +39,13 @@ impl Tally {
 
     /// Returns the number of prompts with an outcome.
     #[must_use]
-    pub fn settled_count(&self) -> u64 {
+    pub(crate) fn settled_count(&self) -> u64 {
         self.answered + self.failed_count()
     }
 
     /// Returns the number of failed prompts of all kinds.
     #[must_use]
-    pub fn failed_count(&self) -> u64 {
+    pub(crate) fn failed_count(&self) -> u64 {
         self.failed.values().sum()
     }
 }

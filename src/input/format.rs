@@ -79,7 +79,7 @@ pub(crate) fn format_of(path: &Path) -> Option<InputFormat> {
 
 /// Returns the compression that a file's extension names.
 #[must_use]
-pub fn compression_of(path: &Path) -> FileCompression {
+pub(crate) fn compression_of(path: &Path) -> FileCompression {
     match file_extension(path).as_deref() {
         Some("gz") => FileCompression::Gzip,
         Some("zst") => FileCompression::Zstd,

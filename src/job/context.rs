@@ -26,7 +26,7 @@ use crate::{
 
 /// The command line and environment of this process, from which the settings are resolved.
 #[derive(Debug)]
-pub struct Invocation {
+pub(crate) struct Invocation {
     /// Path of the settings file, from `--config`.
     pub config: Option<String>,
     /// Settings given as command-line options.
@@ -57,7 +57,7 @@ pub(super) struct JobContext {
 }
 
 /// Sends answers to a consumer on the same rank, each as the line that is written; `None` marks the end.
-pub type AnswerSender = std::sync::mpsc::Sender<Option<Vec<u8>>>;
+pub(crate) type AnswerSender = std::sync::mpsc::Sender<Option<Vec<u8>>>;
 
 /// The message with which rank 0 sets up another rank. Settings travel as JSON: they deserialize by
 /// `deserialize_any`, which bincode does not support.

@@ -24,7 +24,7 @@ use std::{
 use guided::{RankThroughput, guided_share};
 pub use guided::{min_report_interval, target_backlog};
 pub use order::PlaceRange;
-pub use order::WorkOrder;
+pub(crate) use order::WorkOrder;
 use returned_places::ReturnedPlaces;
 
 use crate::domain::{BitSet, PeerSpeed};

@@ -11,7 +11,7 @@ pub type PlaceRange = Range<u64>;
 /// Rows to work on, by place: in input order, which needs no memory per row, or in another order, which needs 4 bytes
 /// per row.
 #[derive(Clone, Debug)]
-pub enum WorkOrder {
+pub(crate) enum WorkOrder {
     /// Input order: the start of each run of rows (its place and its row), and the number of rows.
     InputOrder(Vec<(u64, u64)>, u64),
     /// Row of each place.
@@ -20,7 +20,7 @@ pub enum WorkOrder {
 
 impl WorkOrder {
     /// Creates the input order of these runs of rows.
-    pub fn from_runs(runs: impl Iterator<Item = Range<u64>>) -> Self {
+    pub(crate) fn from_runs(runs: impl Iterator<Item = Range<u64>>) -> Self {
         let (mut starts, mut places) = (Vec::new(), 0);
         for run in runs.filter(|run| run.start < run.end) {
             starts.push((places, run.start));
@@ -31,7 +31,7 @@ impl WorkOrder {
 
     /// Returns the number of places.
     #[must_use]
-    pub fn place_count(&self) -> u64 {
+    pub(crate) fn place_count(&self) -> u64 {
         match self {
             Self::InputOrder(_, places) => *places,
             Self::Sorted(rows) => rows.len() as u64,
@@ -40,7 +40,7 @@ impl WorkOrder {
 
     /// Returns the rows at these places in their order, as runs.
     #[must_use]
-    pub fn rows_at(&self, span: PlaceRange) -> Vec<Range<u64>> {
+    pub(crate) fn rows_at(&self, span: PlaceRange) -> Vec<Range<u64>> {
         let end = span.end.min(self.place_count());
         let span = span.start.min(end)..end;
         let mut runs: Vec<Range<u64>> = Vec::new();

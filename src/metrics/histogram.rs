@@ -12,7 +12,7 @@ use crate::domain::Merge;
 
 /// Counts of whole numbers in logarithmic buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogHistogram {
+pub(crate) struct LogHistogram {
     counts: BTreeMap<u16, u64>,
     count: u64,
     sum: u64,
@@ -21,7 +21,7 @@ pub struct LogHistogram {
 
 /// Number of values in a half-open range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct HistogramBin {
+pub(crate) struct HistogramBin {
     /// Inclusive lower bound.
     pub from: u64,
     /// Exclusive upper bound.
@@ -35,7 +35,7 @@ const SUB_BUCKET_BITS: u32 = 6;
 const SUB_BUCKETS: u64 = 1 << SUB_BUCKET_BITS;
 
 impl LogHistogram {
-    pub fn record(&mut self, number: u64) {
+    pub(crate) fn record(&mut self, number: u64) {
         *self.counts.entry(bucket_index(number)).or_default() += 1;
         self.count += 1;
         self.sum = self.sum.saturating_add(number);
@@ -49,25 +49,25 @@ impl LogHistogram {
 
     /// Returns the number of values.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Returns the sum of all values, exact.
     #[must_use]
-    pub fn sum(&self) -> u64 {
+    pub(crate) fn sum(&self) -> u64 {
         self.sum
     }
 
     /// Returns the smallest and the largest value, `None` if there are none.
     #[must_use]
-    pub fn min_max(&self) -> Option<(u64, u64)> {
+    pub(crate) fn min_max(&self) -> Option<(u64, u64)> {
         self.min_max
     }
 
     /// Returns the mean, exact; `None` if there are no values.
     #[must_use]
-    pub fn mean(&self) -> Option<f64> {
+    pub(crate) fn mean(&self) -> Option<f64> {
         (self.count > 0).then(|| self.sum as f64 / self.count as f64)
     }
 
@@ -78,7 +78,7 @@ impl LogHistogram {
         clippy::cast_sign_loss,
         reason = "a share of a count"
     )]
-    pub fn value_at_quantile(&self, share: f64) -> Option<u64> {
+    pub(crate) fn value_at_quantile(&self, share: f64) -> Option<u64> {
         let (low, high) = self.min_max?;
         let wanted = ((share * self.count as f64).ceil() as u64).clamp(1, self.count);
         let mut before = 0;
@@ -93,7 +93,7 @@ impl LogHistogram {
 
     /// Returns at most `most` adjacent bins that cover all values, each made of a whole number of buckets.
     #[must_use]
-    pub fn to_bins(&self, most: usize) -> Vec<HistogramBin> {
+    pub(crate) fn to_bins(&self, most: usize) -> Vec<HistogramBin> {
         let outer = self.counts.first_key_value().zip(self.counts.last_key_value());
         let Some(((&first, _), (&last, _))) = outer else { return Vec::new() };
         let most = most.max(1);

@@ -10,7 +10,7 @@ const MAX_MESSAGE_CHARS: usize = 300;
 
 /// A failed prompt, as an example of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureExample {
+pub(crate) struct FailureExample {
     /// Id of the prompt as JSON text.
     pub id: String,
     /// Error message, cut to 300 characters.

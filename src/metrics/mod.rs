@@ -12,8 +12,8 @@ mod histogram;
 mod measured_line;
 pub(crate) mod timeline;
 
-pub use histogram::{HistogramBin, LogHistogram};
-pub use measured_line::FailureExample;
+pub(crate) use histogram::{HistogramBin, LogHistogram};
+pub(crate) use measured_line::FailureExample;
 
 use std::{
     cmp::Reverse,
@@ -27,7 +27,7 @@ use measured_line::MeasuredLine;
 
 /// Statistics of answer lines: of one rank, and after the reduction of the whole run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnswerStats {
+pub(crate) struct AnswerStats {
     pub answered: u64,
     pub failed: u64,
     /// Number of lines that could not be parsed.
@@ -53,7 +53,7 @@ pub struct AnswerStats {
 
 /// Number and examples of failures of one kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureStats {
+pub(crate) struct FailureStats {
     pub count: u64,
     /// First failed prompts in input order, by index.
     pub examples: BTreeMap<u64, FailureExample>,
@@ -61,7 +61,7 @@ pub struct FailureStats {
 
 /// Load of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointStats {
+pub(crate) struct EndpointStats {
     /// Number of prompts that it answered.
     pub answered: u64,
     /// Number of prompts that failed there.
@@ -75,14 +75,14 @@ pub struct EndpointStats {
 
 /// Answers with the longest latency, at most ten, the longest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlowestAnswers(BTreeSet<(Reverse<u64>, u64, String, String)>);
+pub(crate) struct SlowestAnswers(BTreeSet<(Reverse<u64>, u64, String, String)>);
 
 /// Number of examples kept per failure kind, and of slowest answers.
 const MAX_EXAMPLES: usize = 10;
 
 impl AnswerStats {
     /// Adds a line of a shard file.
-    pub fn add_line(&mut self, line: &[u8]) {
+    pub(crate) fn add_line(&mut self, line: &[u8]) {
         let Ok(line) = serde_json::from_slice::<MeasuredLine<'_>>(line) else {
             self.damaged += 1;
             return;
@@ -164,7 +164,7 @@ impl SlowestAnswers {
     }
 
     /// Iterates over latency in milliseconds, index, id as JSON, and endpoint.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64, &str, &str)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64, &str, &str)> {
         self.0.iter().map(|(Reverse(millis), index, id, at)| (*millis, *index, &**id, &**at))
     }
 }
@@ -172,7 +172,7 @@ impl SlowestAnswers {
 impl EndpointStats {
     /// Returns the mean latency in milliseconds, `None` without answers.
     #[must_use]
-    pub fn mean_latency_ms(&self) -> Option<f64> {
+    pub(crate) fn mean_latency_ms(&self) -> Option<f64> {
         (self.answered > 0).then(|| self.latency_sum_ms as f64 / self.answered as f64)
     }
 }

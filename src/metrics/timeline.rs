@@ -14,7 +14,7 @@ use crate::domain::Merge;
 
 /// Load of endpoints over time: of one rank, and after the reduction of the whole job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     /// Number of times that pairs of buckets were merged.
     doublings: u32,
     /// Rows by number, from 0.
@@ -24,7 +24,7 @@ pub struct Timeline {
 
 /// Load over time of one endpoint, or of several neighbours.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimelineRow {
+pub(crate) struct TimelineRow {
     /// Names by number in the job; only the first and the last of more than two.
     names: BTreeMap<u32, String>,
     /// Number of endpoints that share the row.
@@ -55,7 +55,7 @@ pub struct TimeBucket {
 
 /// Outages of all endpoints, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DowntimeSummary {
+pub(crate) struct DowntimeSummary {
     /// Outages of the first 200 endpoints by name.
     pub named: BTreeMap<String, DowntimeRecord>,
     /// Number of outages of all endpoints that had been up.
@@ -64,7 +64,7 @@ pub struct DowntimeSummary {
 
 /// Outages of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DowntimeRecord {
+pub(crate) struct DowntimeRecord {
     /// Number of outages; 0 for an endpoint that only became ready late.
     pub times: u64,
     pub millis: u64,
@@ -74,7 +74,7 @@ pub struct DowntimeRecord {
 
 /// Position of an endpoint in the job's timeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TimelineSlot {
+pub(crate) struct TimelineSlot {
     pub row: u32,
     /// Number of the endpoint in the job, from 0.
     pub endpoint_number: u32,
@@ -84,7 +84,7 @@ pub struct TimelineSlot {
 
 /// Load of an endpoint during an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EndpointSnapshot {
+pub(crate) struct EndpointSnapshot {
     pub in_flight: u64,
     /// Concurrency limit, in sequences.
     pub window: u64,
@@ -97,7 +97,7 @@ pub struct EndpointSnapshot {
 impl TimelineSlot {
     /// Returns the slot of an endpoint by its number among `all` endpoints of the job.
     #[must_use]
-    pub fn for_endpoint(number: u64, all: u64, name: String) -> Self {
+    pub(crate) fn for_endpoint(number: u64, all: u64, name: String) -> Self {
         // Rows depend only on the number in the job, so every rank bins alike without communication.
         let rows = all.clamp(1, Timeline::MAX_ROWS);
         let row = number.min(all.saturating_sub(1)) * rows / all.max(1);
@@ -108,32 +108,32 @@ impl TimelineSlot {
 
 impl Timeline {
     /// Upper limit of buckets per row.
-    pub const MAX_BUCKETS: usize = 120;
+    pub(crate) const MAX_BUCKETS: usize = 120;
     /// Upper limit of rows.
-    pub const MAX_ROWS: u64 = 200;
+    pub(crate) const MAX_ROWS: u64 = 200;
     /// Width of a bucket in milliseconds before any merge.
     const MIN_BUCKET_MILLIS: u64 = 250;
 
     /// Returns the width of a bucket in milliseconds.
     #[must_use]
-    pub fn bucket_millis(&self) -> u64 {
+    pub(crate) fn bucket_millis(&self) -> u64 {
         Self::MIN_BUCKET_MILLIS << self.doublings.min(40)
     }
 
     /// Iterates over the rows by number.
-    pub fn iter_rows(&self) -> impl Iterator<Item = (u32, &TimelineRow)> {
+    pub(crate) fn iter_rows(&self) -> impl Iterator<Item = (u32, &TimelineRow)> {
         self.rows.iter().map(|(number, row)| (*number, row))
     }
 
     /// Returns the number of buckets from the beginning to the last one with data.
     #[must_use]
-    pub fn bucket_count(&self) -> usize {
+    pub(crate) fn bucket_count(&self) -> usize {
         self.rows.values().map(|row| row.pieces.len()).max().unwrap_or(0)
     }
 
     /// Returns the sum of all rows in one bucket.
     #[must_use]
-    pub fn bucket_total(&self, number: usize) -> TimeBucket {
+    pub(crate) fn bucket_total(&self, number: usize) -> TimeBucket {
         let mut sum = TimeBucket::default();
         self.rows.values().filter_map(|row| row.pieces.get(number)).for_each(|it| sum.merge(*it));
         sum
@@ -141,7 +141,7 @@ impl Timeline {
 
     /// Returns the sum of all rows and buckets.
     #[must_use]
-    pub fn grand_total(&self) -> TimeBucket {
+    pub(crate) fn grand_total(&self) -> TimeBucket {
         let mut sum = TimeBucket::default();
         self.rows.values().flat_map(|row| &row.pieces).for_each(|it| sum.merge(*it));
         sum
@@ -149,12 +149,12 @@ impl Timeline {
 
     /// Returns the number of endpoints in all rows.
     #[must_use]
-    pub fn endpoint_count(&self) -> u64 {
+    pub(crate) fn endpoint_count(&self) -> u64 {
         self.rows.values().map(|row| row.endpoints).sum()
     }
 
     /// Adds an endpoint that a rank drives from now on.
-    pub fn register_endpoint(&mut self, slot: &TimelineSlot) {
+    pub(crate) fn register_endpoint(&mut self, slot: &TimelineSlot) {
         let row = self.rows.entry(slot.row).or_default();
         row.names.insert(slot.endpoint_number, slot.name.clone());
         row.endpoints += 1;
@@ -162,7 +162,7 @@ impl Timeline {
     }
 
     /// Records an endpoint's load from one time to another, in milliseconds since the start of the work.
-    pub fn record_interval(
+    pub(crate) fn record_interval(
         &mut self,
         slot: &TimelineSlot,
         from: u64,
@@ -192,7 +192,7 @@ impl Timeline {
     }
 
     /// Records an outcome at this millisecond, with its completion tokens.
-    pub fn record_settled(&mut self, slot: &TimelineSlot, at: u64, tokens: u64) {
+    pub(crate) fn record_settled(&mut self, slot: &TimelineSlot, at: u64, tokens: u64) {
         self.extend_to(at);
         let index = usize::try_from(at / self.bucket_millis()).unwrap_or(Self::MAX_BUCKETS - 1);
         let buckets = &mut self.rows.entry(slot.row).or_default().pieces;
@@ -226,7 +226,7 @@ impl Timeline {
 impl TimelineRow {
     /// Returns the name of its endpoint, or of the first and the last of several.
     #[must_use]
-    pub fn display_name(&self) -> String {
+    pub(crate) fn display_name(&self) -> String {
         let (first, last) = (self.names.values().next(), self.names.values().next_back());
         match (first, last) {
             (Some(first), Some(last)) if self.endpoints > 1 => {
@@ -239,7 +239,7 @@ impl TimelineRow {
 
     /// Returns the sum of its buckets.
     #[must_use]
-    pub fn row_total(&self) -> TimeBucket {
+    pub(crate) fn row_total(&self) -> TimeBucket {
         let mut sum = TimeBucket::default();
         self.pieces.iter().for_each(|it| sum.merge(*it));
         sum
@@ -255,10 +255,10 @@ impl TimelineRow {
 
 impl DowntimeSummary {
     /// Upper limit of endpoints listed by name.
-    pub const MAX_NAMED: usize = 200;
+    pub(crate) const MAX_NAMED: usize = 200;
 
     /// Adds downtime of an endpoint in milliseconds. `news` is true if the endpoint was up before, which makes it an outage.
-    pub fn record_downtime(&mut self, name: &str, millis: u64, is_new_outage: bool) {
+    pub(crate) fn record_downtime(&mut self, name: &str, millis: u64, is_new_outage: bool) {
         self.times += u64::from(is_new_outage);
         let record = self.named.entry(name.to_owned()).or_default();
         record.times += u64::from(is_new_outage);
@@ -268,7 +268,7 @@ impl DowntimeSummary {
     }
 
     /// Marks an endpoint as up again.
-    pub fn mark_recovered(&mut self, name: &str) {
+    pub(crate) fn mark_recovered(&mut self, name: &str) {
         if let Some(record) = self.named.get_mut(name) {
             record.at_end = false;
         }

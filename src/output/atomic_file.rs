@@ -14,7 +14,7 @@ use crate::parquet;
 
 /// The gathered file while it is written.
 #[derive(Debug)]
-pub struct OutputFile(OutputSink);
+pub(crate) struct OutputFile(OutputSink);
 
 #[derive(Debug)]
 enum OutputSink {
@@ -27,7 +27,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// Fails if the file beside the destination cannot be created.
-    pub fn create(destination: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
+    pub(crate) fn create(destination: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
         let mut file = AtomicFile::create(destination)?;
         if format == AnswerFormat::Parquet {
             let part = file.part_path.clone();
@@ -43,7 +43,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
+    pub(crate) fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match &mut self.0 {
             OutputSink::TextLines { file, format } => match format.convert_line(line) {
                 Some(shaped) => file.write_bytes(&shaped),
@@ -59,7 +59,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// Fails if the file cannot be written or renamed.
-    pub fn finish(self) -> Result<(), OutputError> {
+    pub(crate) fn finish(self) -> Result<(), OutputError> {
         match self.0 {
             OutputSink::TextLines { file, .. } => file.commit(),
             OutputSink::ParquetTable(table, part) => {
@@ -72,7 +72,7 @@ impl OutputFile {
 /// A file that is written in pieces and absent until it is complete. Dropped without [`AtomicFile::commit`], it is removed:
 /// on a full disk its space is needed.
 #[derive(Debug)]
-pub struct AtomicFile {
+pub(crate) struct AtomicFile {
     file: BufWriter<File>,
     part_path: PathBuf,
     destination: PathBuf,
@@ -83,7 +83,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Fails if the file beside the destination cannot be created.
-    pub fn create(destination: &Path) -> Result<Self, OutputError> {
+    pub(crate) fn create(destination: &Path) -> Result<Self, OutputError> {
         // A symbolic link is kept: its target is replaced.
         let target = destination.canonicalize().ok().filter(|_| destination.is_symlink());
         let destination = target.as_deref().unwrap_or(destination);
@@ -100,7 +100,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+    pub(crate) fn write_bytes(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         self.file.write_all(bytes).map_err(OutputError::io_error("cannot write", &self.part_path))
     }
 
@@ -108,7 +108,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Fails if the file cannot be written or renamed.
-    pub fn commit(mut self) -> Result<(), OutputError> {
+    pub(crate) fn commit(mut self) -> Result<(), OutputError> {
         let error = |what| OutputError::io_error(what, &self.part_path);
         self.file.flush().map_err(error("cannot write"))?;
         // Synced before the rename: otherwise a crash could leave an empty file under the final name.
@@ -131,7 +131,7 @@ impl Write for AtomicFile {
 /// Returns the path of a file derived from the answers, beside them: `answers.ENDING` for `answers.jsonl`, and
 /// `answers.partial.ENDING` for `answers.jsonl.partial`.
 #[must_use]
-pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
+pub(crate) fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
     let partial = answers.extension().is_some_and(|it| it == "partial");
     let own = if partial { answers.with_extension("") } else { answers.to_owned() };
     let ending = if partial { format!("partial.{ending}") } else { ending.to_owned() };
@@ -142,7 +142,7 @@ pub fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
 ///
 /// # Errors
 /// Fails if the file cannot be written or renamed.
-pub fn write_json(destination: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
+pub(crate) fn write_json(destination: &Path, value: &serde_json::Value) -> Result<(), OutputError> {
     let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
     text.push(b'\n');
     replace_file(destination, &text)
@@ -152,7 +152,7 @@ pub fn write_json(destination: &Path, value: &serde_json::Value) -> Result<(), O
 ///
 /// # Errors
 /// Fails if the file cannot be written or renamed.
-pub fn write_text(destination: &Path, text: &str) -> Result<(), OutputError> {
+pub(crate) fn write_text(destination: &Path, text: &str) -> Result<(), OutputError> {
     replace_file(destination, text.as_bytes())
 }
 
@@ -175,7 +175,7 @@ fn append_extension(destination: &Path, ending: &str) -> PathBuf {
 ///
 /// # Errors
 /// Fails if the file cannot be written or renamed.
-pub fn replace_file(destination: &Path, bytes: &[u8]) -> Result<(), OutputError> {
+pub(crate) fn replace_file(destination: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     write_and_rename(destination, bytes, File::sync_all)
 }
 
@@ -186,7 +186,7 @@ pub(super) fn replace_without_sync(destination: &Path, bytes: &[u8]) -> Result<(
 
 /// Returns the path of a file until it is complete.
 #[must_use]
-pub fn part_path(destination: &Path) -> PathBuf {
+pub(crate) fn part_path(destination: &Path) -> PathBuf {
     append_extension(destination, "part")
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Counts of prompts by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PromptCounts {
+pub(crate) struct PromptCounts {
     pub submitted: u64,
     pub answered: u64,
     /// Number of prompts that failed by their own fault.
@@ -16,14 +16,14 @@ pub struct PromptCounts {
 impl PromptCounts {
     /// Returns the counts with the remaining prompts as open.
     #[must_use]
-    pub fn new(submitted: u64, answered: u64, failed: u64) -> Self {
+    pub(crate) fn new(submitted: u64, answered: u64, failed: u64) -> Self {
         Self { submitted, answered, failed, open: submitted.saturating_sub(answered + failed) }
     }
 }
 
 /// A lost rank.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LostRank {
+pub(crate) struct LostRank {
     pub rank: usize,
     /// Host that it ran on.
     pub host: String,

@@ -12,7 +12,7 @@ use crate::parquet;
 /// Format of the gathered file (`--output-format`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum AnswerFormat {
+pub(crate) enum AnswerFormat {
     /// JSON lines, as in the shard files.
     #[default]
     Jsonl,
@@ -53,7 +53,7 @@ impl AnswerFormat {
     /// Infers the format from the file's ending, else returns this one. `.jsonl` does not override the batch format, whose
     /// files have the same ending.
     #[must_use]
-    pub fn infer_from_path(self, file: &Path) -> Self {
+    pub(crate) fn infer_from_path(self, file: &Path) -> Self {
         let ending = file.extension().and_then(|it| it.to_str()).map(str::to_ascii_lowercase);
         match ending.as_deref() {
             Some("csv") => Self::Csv,
@@ -65,13 +65,13 @@ impl AnswerFormat {
 
     /// Returns why this build cannot write the format, `None` if it can.
     #[must_use]
-    pub fn unsupported_reason(self) -> Option<&'static str> {
+    pub(crate) fn unsupported_reason(self) -> Option<&'static str> {
         (self == Self::Parquet && !parquet::BUILT_IN).then_some(parquet::NOT_BUILT_IN)
     }
 
     /// Returns the bytes before the first answer.
     #[must_use]
-    pub fn file_header(self) -> Vec<u8> {
+    pub(crate) fn file_header(self) -> Vec<u8> {
         match self {
             Self::Jsonl | Self::OpenaiBatch | Self::Parquet => Vec::new(),
             Self::Csv => encode_csv_record(CSV_COLUMNS.map(str::to_owned)),
@@ -80,7 +80,7 @@ impl AnswerFormat {
 
     /// Converts an answer's line to this format; `None` if the line stays unchanged.
     #[must_use]
-    pub fn convert_line(self, line: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn convert_line(self, line: &[u8]) -> Option<Vec<u8>> {
         let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
         match self {
             Self::Jsonl | Self::Parquet => None,

@@ -9,7 +9,7 @@ use crate::domain::Tally;
 
 /// Record of one session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StartRecord {
+pub(crate) struct StartRecord {
     /// Number of the session, from 1.
     pub start: u32,
     /// Start, in seconds since 1970.

@@ -21,7 +21,7 @@ const MANIFEST_VERSION: u32 = 2;
 
 /// Content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     #[serde(alias = "version")]
     pub schema_version: u32,
     /// Name and version of the program that wrote it.
@@ -95,7 +95,7 @@ pub struct Manifest {
 
 /// An accepted change of the input or of settings that affect answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunChange {
+pub(crate) struct RunChange {
     /// Session that it came with. For a changed input, the number under which carried answers are stored; answers of earlier
     /// sessions do not count any more.
     pub start: u32,
@@ -107,7 +107,7 @@ pub struct RunChange {
 
 /// A change of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InputChange {
+pub(crate) struct InputChange {
     pub rows_before: u64,
     pub fingerprint_before: String,
     /// Answers kept, whose rows are still in the input.
@@ -120,7 +120,7 @@ pub struct InputChange {
 
 /// Progress of a reduce's tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReduceProgress {
+pub(crate) struct ReduceProgress {
     /// Number of levels above the leaves; 0 until the leaves are counted.
     pub levels: u32,
     /// Current or latest level; 0 for the leaves.
@@ -134,7 +134,7 @@ pub struct ReduceProgress {
 /// State of a run as written by its latest session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RunState {
+pub(crate) enum RunState {
     /// A session is active, or was killed; the heartbeat tells them apart.
     Running,
     /// The session stopped early; prompts are open.
@@ -146,7 +146,7 @@ pub enum RunState {
 /// Phase of a run, from its manifest and its heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RunPhase {
+pub(crate) enum RunPhase {
     /// A session is active and has not counted the prompts yet.
     Begins,
     Running,
@@ -171,7 +171,7 @@ impl RunPhase {
 
     /// Returns true while a session is active.
     #[must_use]
-    pub fn is_active(self) -> bool {
+    pub(crate) fn is_active(self) -> bool {
         matches!(self, Self::Begins | Self::Running)
     }
 }
@@ -179,7 +179,7 @@ impl RunPhase {
 impl Manifest {
     /// Returns the manifest of a new run.
     #[must_use]
-    pub fn for_new_run(output: &str, rows: u64, fingerprint: &str) -> Self {
+    pub(crate) fn for_new_run(output: &str, rows: u64, fingerprint: &str) -> Self {
         Self {
             schema_version: MANIFEST_VERSION,
             program: concat!("aurora-swarm ", env!("CARGO_PKG_VERSION")).into(),
@@ -218,7 +218,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Fails if the file cannot be read or parsed, or is of a newer version.
-    pub fn read_from(folder: &Path) -> Result<Option<Self>, OutputError> {
+    pub(crate) fn read_from(folder: &Path) -> Result<Option<Self>, OutputError> {
         let path = folder.join(MANIFEST_FILE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -245,7 +245,7 @@ impl Manifest {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn write_to(&mut self, folder: &Path) -> Result<(), OutputError> {
+    pub(crate) fn write_to(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.written = unix_seconds();
         self.close_last_start();
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -256,13 +256,13 @@ impl Manifest {
     /// Returns the number of sessions up to this one. A changed input takes a number for carried answers, which is not a
     /// session.
     #[must_use]
-    pub fn count_starts_until(&self, number: u32) -> u32 {
+    pub(crate) fn count_starts_until(&self, number: u32) -> u32 {
         let carried = self.changes.iter().filter(|it| it.input.is_some() && it.start <= number);
         number.saturating_sub(u32::try_from(carried.count()).unwrap_or(u32::MAX))
     }
 
     /// Adds the record of the session that this manifest describes.
-    pub fn record_start(&mut self) {
+    pub(crate) fn record_start(&mut self) {
         // A session that was killed before its first manifest may have left a record under the same number.
         self.history.retain(|it| it.start < self.starts);
         self.history.push(StartRecord {
@@ -277,7 +277,7 @@ impl Manifest {
     }
 
     /// Sets the counts of the run before the latest session.
-    pub fn set_start_counts(&mut self, counts: &PromptCounts) {
+    pub(crate) fn set_start_counts(&mut self, counts: &PromptCounts) {
         self.counts = counts.clone();
         if let Some(last) = self.history.last_mut() {
             last.before = counts.clone();
@@ -285,7 +285,7 @@ impl Manifest {
     }
 
     /// Updates the work of the latest session.
-    pub fn record_progress(&mut self, tally: &Tally, seconds: f64) {
+    pub(crate) fn record_progress(&mut self, tally: &Tally, seconds: f64) {
         if let Some(last) = self.history.last_mut() {
             (last.did, last.seconds) = (tally.clone(), seconds);
         }
@@ -304,7 +304,7 @@ impl Manifest {
     }
 
     /// Adds the names of aggregate files that are about to be written.
-    pub fn add_aggregates(&mut self, names: &[String]) {
+    pub(crate) fn add_aggregates(&mut self, names: &[String]) {
         let new =
             names.iter().filter(|it| !self.aggregates.contains(it)).cloned().collect::<Vec<_>>();
         self.aggregates.extend(new);
@@ -312,7 +312,7 @@ impl Manifest {
 
     /// Returns the number of the first session whose answers belong to the current input.
     #[must_use]
-    pub fn first_valid_start(&self) -> u32 {
+    pub(crate) fn first_valid_start(&self) -> u32 {
         let change = self.changes.iter().rev().find(|change| change.input.is_some());
         change.map_or(1, |change| change.start)
     }
@@ -345,7 +345,7 @@ fn new_id() -> String {
 
 /// Returns the current time in seconds since 1970.
 #[must_use]
-pub fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

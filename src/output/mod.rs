@@ -15,18 +15,18 @@ mod manifest;
 mod samples;
 mod timelines;
 
-pub use atomic_file::{
+pub(crate) use atomic_file::{
     AtomicFile, OutputFile, answers_sibling_path, part_path, replace_file, write_json, write_text,
 };
-pub use counts::{LostRank, PromptCounts};
-pub use format::AnswerFormat;
-pub use heartbeat::{Heartbeat, RunActivity};
-pub use history::StartRecord;
-pub use manifest::{
+pub(crate) use counts::{LostRank, PromptCounts};
+pub(crate) use format::AnswerFormat;
+pub(crate) use heartbeat::{Heartbeat, RunActivity};
+pub(crate) use history::StartRecord;
+pub(crate) use manifest::{
     InputChange, Manifest, ReduceProgress, RunChange, RunPhase, RunState, unix_seconds,
 };
-pub use samples::{RecentThroughput, RunSample, append_sample, read_samples};
-pub use timelines::{StartTimeline, append_timeline, read_timelines};
+pub(crate) use samples::{RecentThroughput, RunSample, append_sample, read_samples};
+pub(crate) use timelines::{StartTimeline, append_timeline, read_timelines};
 
 use std::path::{Path, PathBuf};
 

@@ -18,7 +18,7 @@ use super::{
 
 /// Progress at one point in time. Counts of prompts are the whole run's; tokens and requests are this session's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RunSample {
+pub(crate) struct RunSample {
     pub start: u32,
     /// Seconds since the session started.
     pub seconds: f64,
@@ -37,19 +37,19 @@ pub struct RunSample {
 ///
 /// # Errors
 /// Fails if the file cannot be written.
-pub fn append_sample(folder: &Path, sample: &RunSample) -> Result<(), OutputError> {
+pub(crate) fn append_sample(folder: &Path, sample: &RunSample) -> Result<(), OutputError> {
     append_json_line(&folder.join("samples.jsonl"), sample)
 }
 
 /// Reads all samples of a run in order; a missing file has none, and torn lines are skipped.
 #[must_use]
-pub fn read_samples(folder: &Path) -> Vec<RunSample> {
+pub(crate) fn read_samples(folder: &Path) -> Vec<RunSample> {
     read_json_lines(&folder.join("samples.jsonl"))
 }
 
 /// Throughput of the last minute.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RecentThroughput {
+pub(crate) struct RecentThroughput {
     /// Outcomes per second.
     pub prompts_per_s: f64,
     pub tokens_per_s: f64,
@@ -60,7 +60,7 @@ pub struct RecentThroughput {
 impl RecentThroughput {
     /// Returns the throughput of this session from its latest samples; `None` with fewer than two.
     #[must_use]
-    pub fn over_last_minute(folder: &Path, start: u32) -> Option<Self> {
+    pub(crate) fn over_last_minute(folder: &Path, start: u32) -> Option<Self> {
         Self::from_samples(&read_last_samples(folder).ok()?, start)
     }
 

@@ -15,7 +15,7 @@ use crate::metrics::timeline::Timeline;
 
 /// Timeline of a session. A session that works several times (the levels of a reduce) has several.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StartTimeline {
+pub(crate) struct StartTimeline {
     pub start: u32,
     /// Seconds from the start of the session to the start of the work.
     pub offset: f64,
@@ -27,13 +27,13 @@ pub struct StartTimeline {
 ///
 /// # Errors
 /// Fails if the file cannot be written.
-pub fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
+pub(crate) fn append_timeline(folder: &Path, timeline: &StartTimeline) -> Result<(), OutputError> {
     append_json_line(&folder.join(TIMELINES_FILE), timeline)
 }
 
 /// Reads all timelines of a run in order; a missing file has none, and torn lines are skipped.
 #[must_use]
-pub fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
+pub(crate) fn read_timelines(folder: &Path) -> Vec<StartTimeline> {
     read_json_lines(&folder.join(TIMELINES_FILE))
 }
 

@@ -43,7 +43,7 @@ impl Read for ParquetReader {
 
 /// Stand-in for the writer of a Parquet table. It is never constructed.
 #[derive(Debug)]
-pub struct ParquetWriter<W> {
+pub(crate) struct ParquetWriter<W> {
     never: std::convert::Infallible,
     to: std::marker::PhantomData<W>,
 }
@@ -53,7 +53,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Always [`Unsupported`](io::ErrorKind::Unsupported).
-    pub fn try_new(_: W) -> io::Result<Self> {
+    pub(crate) fn try_new(_: W) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT_IN))
     }
 
@@ -61,7 +61,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// None, because it cannot be called.
-    pub fn write_answer(&mut self, _: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_answer(&mut self, _: &[u8]) -> io::Result<()> {
         match self.never {}
     }
 
@@ -69,7 +69,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// None, because it cannot be called.
-    pub fn finish(self) -> io::Result<W> {
+    pub(crate) fn finish(self) -> io::Result<W> {
         match self.never {}
     }
 }

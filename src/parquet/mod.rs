@@ -14,11 +14,11 @@ mod types;
 mod writer;
 
 #[cfg(not(feature = "parquet"))]
-pub use disabled::{ParquetReader, ParquetWriter};
+pub(crate) use disabled::{ParquetReader, ParquetWriter};
 #[cfg(feature = "parquet")]
 pub use reader::ParquetReader;
 #[cfg(feature = "parquet")]
-pub use writer::ParquetWriter;
+pub(crate) use writer::ParquetWriter;
 
 /// Whether this build includes Parquet.
 pub(crate) const BUILT_IN: bool = cfg!(feature = "parquet");

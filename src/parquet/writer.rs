@@ -27,7 +27,7 @@ const BATCH_BYTES: usize = 4 << 20;
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Writer of a table of answers.
-pub struct ParquetWriter<W: Write + Send> {
+pub(crate) struct ParquetWriter<W: Write + Send> {
     decoder: Decoder,
     bytes: usize,
     writer: ArrowWriter<W>,
@@ -38,7 +38,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// An error of the output stream.
-    pub fn try_new(to: W) -> io::Result<Self> {
+    pub(crate) fn try_new(to: W) -> io::Result<Self> {
         let schema = Arc::new(answer_schema());
         let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(to_io_error)?;
         let writer =
@@ -50,7 +50,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// A line that is not an answer, or an error of the output stream.
-    pub fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
         let answer: ParquetAnswer<'_> = serde_json::from_slice(line)?;
         self.decoder.serialize(&[answer]).map_err(to_io_error)?;
         self.bytes += line.len();
@@ -77,7 +77,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// An error of the output stream.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         self.flush_batch()?;
         self.writer.into_inner().map_err(to_io_error)
     }

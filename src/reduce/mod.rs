@@ -24,6 +24,6 @@ mod fit;
 mod template;
 mod tree;
 
-pub(crate) use fit::{GroupLimits, TokenBudget, estimate_tokens};
-pub(crate) use template::{DEFAULT_REDUCE_TEMPLATE, ReducePrompt, ReduceTemplate};
+pub(crate) use fit::TokenBudget;
+pub(crate) use template::{DEFAULT_REDUCE_TEMPLATE, ReduceTemplate};
 pub(crate) use tree::{ReduceTree, block_range, round_range};

@@ -16,7 +16,7 @@ const HISTOGRAM_BINS: usize = 40;
 
 /// Distribution of a measurement. Percentiles are accurate to 1 %.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct DistributionSummary {
+pub(crate) struct DistributionSummary {
     pub count: u64,
     /// Smallest value, exact; null if there are no values, as all below.
     pub min: Option<f64>,
@@ -33,7 +33,7 @@ pub struct DistributionSummary {
 
 /// Number of values in the half-open range `from..to`.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct DistributionBin {
+pub(crate) struct DistributionBin {
     /// Inclusive lower bound.
     pub from: f64,
     /// Exclusive upper bound.
@@ -44,7 +44,7 @@ pub struct DistributionBin {
 
 /// Failures of one kind.
 #[derive(Clone, Debug, Serialize)]
-pub struct FailureSummary {
+pub(crate) struct FailureSummary {
     pub count: u64,
     /// True if the next session retries them without `--retry-failed`.
     pub retryable: bool,
@@ -54,7 +54,7 @@ pub struct FailureSummary {
 
 /// A failed prompt.
 #[derive(Clone, Debug, Serialize)]
-pub struct FailedPrompt {
+pub(crate) struct FailedPrompt {
     pub id: Value,
     /// Index of its row in the input.
     pub index: u64,

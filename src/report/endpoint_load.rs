@@ -13,7 +13,7 @@ use crate::{
 
 /// Load of all endpoints. Fractions are of the time in which an endpoint was up.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct EndpointLoad {
+pub(crate) struct EndpointLoad {
     /// Endpoints that answered at least one prompt.
     pub n_used: u64,
     /// Endpoints in the latest session with a timeline.
@@ -39,7 +39,7 @@ pub struct EndpointLoad {
 
 /// An endpoint that is much slower than the median.
 #[derive(Clone, Debug, Serialize)]
-pub struct Straggler {
+pub(crate) struct Straggler {
     /// Host and URL of the endpoint.
     pub endpoint: String,
     pub answered: u64,
@@ -50,7 +50,7 @@ pub struct Straggler {
 
 /// An endpoint that was away.
 #[derive(Clone, Debug, Serialize)]
-pub struct EndpointDowntime {
+pub(crate) struct EndpointDowntime {
     /// Host and URL of the endpoint.
     pub endpoint: String,
     pub session: u32,

@@ -14,6 +14,6 @@ mod summary;
 mod throughput;
 
 pub(crate) use html::axis_ticks;
-pub use html::render_report;
-pub use reduce_levels::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource};
-pub use summary::{RunSummary, SummarySources};
+pub(crate) use html::render_report;
+pub(crate) use reduce_levels::{GroupCounts, LevelRun, ReduceLevelSource, ReduceSource};
+pub(crate) use summary::{RunSummary, SummarySources};

@@ -18,7 +18,7 @@ use crate::{
 
 /// Inputs of a reduce's summary, above the leaves.
 #[derive(Debug)]
-pub struct ReduceSource {
+pub(crate) struct ReduceSource {
     pub fan_in: u64,
     /// Progress of the tree, from the manifest.
     pub progress: ReduceProgress,
@@ -30,7 +30,7 @@ pub struct ReduceSource {
 
 /// Inputs of one level.
 #[derive(Debug, Default)]
-pub struct ReduceLevelSource {
+pub(crate) struct ReduceLevelSource {
     /// Number of the level, from 1.
     pub level: u32,
     /// Number of groups, by the shape of the tree.
@@ -43,7 +43,7 @@ pub struct ReduceLevelSource {
 
 /// Counts of a level's groups.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GroupCounts {
+pub(crate) struct GroupCounts {
     /// Groups of two or more texts, which take a prompt each.
     pub prompted: u64,
     /// Groups of one text, which is passed up.
@@ -60,7 +60,7 @@ pub struct GroupCounts {
 
 /// Inputs of the pass over one level.
 #[derive(Debug)]
-pub struct LevelRun {
+pub(crate) struct LevelRun {
     /// Manifest of the level's run.
     pub manifest: Manifest,
     /// Samples of the level's run.
@@ -73,7 +73,7 @@ pub struct LevelRun {
 
 /// Summary of a reduce: the leaves and the levels above them.
 #[derive(Clone, Debug, Serialize)]
-pub struct ReduceSummary {
+pub(crate) struct ReduceSummary {
     pub fan_in: u64,
     /// True if the root has a text.
     pub text: bool,
@@ -97,7 +97,7 @@ pub struct ReduceSummary {
 
 /// Summary of one level.
 #[derive(Clone, Debug, Serialize)]
-pub struct LevelSummary {
+pub(crate) struct LevelSummary {
     /// Number of the level; 0 for the leaves.
     pub level: u32,
     /// Number of leaves or groups.
@@ -135,13 +135,13 @@ pub struct LevelSummary {
 impl LevelSummary {
     /// Returns the number of prompted nodes without a text, as far as it is known.
     #[must_use]
-    pub fn nodes_without_text(&self) -> u64 {
+    pub(crate) fn nodes_without_text(&self) -> u64 {
         self.failed.unwrap_or(self.counts.failed)
     }
 
     /// Returns the seconds of its pass and of building its prompts.
     #[must_use]
-    pub fn total_seconds(&self) -> f64 {
+    pub(crate) fn total_seconds(&self) -> f64 {
         self.active_s + self.build_s
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct ReduceStarts {
 
 /// Work of one session above the leaves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct ReduceStartWork {
+pub(crate) struct ReduceStartWork {
     /// Groups whose text was generated.
     pub answered: u64,
     pub failed: u64,

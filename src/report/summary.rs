@@ -30,7 +30,7 @@ use crate::{
 
 /// Inputs of a summary.
 #[derive(Clone, Copy, Debug)]
-pub struct SummarySources<'a> {
+pub(crate) struct SummarySources<'a> {
     pub manifest: &'a Manifest,
     /// Samples that rank 0 took every few seconds.
     pub samples: &'a [RunSample],
@@ -46,7 +46,7 @@ pub struct SummarySources<'a> {
 
 /// Content of `summary.json`. Durations are in seconds, points in time in seconds since 1970, and unknown values null.
 #[derive(Clone, Debug, Serialize)]
-pub struct RunSummary {
+pub(crate) struct RunSummary {
     pub schema_version: u32,
     /// Name and version of the program.
     pub program: String,
@@ -105,7 +105,7 @@ pub struct RunSummary {
 
 /// Throughput of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct ThroughputRates {
+pub(crate) struct ThroughputRates {
     /// Outcomes per second over the working time of all sessions that sent prompts.
     pub overall_prompts_per_s: Option<f64>,
     /// Completion tokens per second over the same time.
@@ -124,7 +124,7 @@ pub struct ThroughputRates {
 
 /// Token totals of a run.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct TokenTotals {
+pub(crate) struct TokenTotals {
     /// Prompt tokens of answered prompts.
     pub prompt: u64,
     /// Tokens of answers.
@@ -137,7 +137,7 @@ pub struct TokenTotals {
 
 /// One of the slowest answers.
 #[derive(Clone, Debug, Serialize)]
-pub struct SlowAnswer {
+pub(crate) struct SlowAnswer {
     pub id: Value,
     /// Index of its row in the input.
     pub index: u64,
@@ -148,7 +148,7 @@ pub struct SlowAnswer {
 
 /// One session of the run.
 #[derive(Clone, Debug, Serialize)]
-pub struct SessionSummary {
+pub(crate) struct SessionSummary {
     /// Number of the session, from 1.
     pub session: u32,
     /// Start, in seconds since 1970.
@@ -186,7 +186,7 @@ pub struct SessionSummary {
 
 /// Value of a setting and its origin.
 #[derive(Clone, Debug, Serialize)]
-pub struct SettingValue {
+pub(crate) struct SettingValue {
     pub value: Value,
     /// Origin: an option, an environment variable, a configuration file or the default.
     pub origin: String,
@@ -198,7 +198,7 @@ const SUMMARY_SCHEMA_VERSION: u32 = 2;
 impl RunSummary {
     /// Computes the summary of a run.
     #[must_use]
-    pub fn from_sources(sources: &SummarySources<'_>) -> Self {
+    pub(crate) fn from_sources(sources: &SummarySources<'_>) -> Self {
         let SummarySources { manifest, timelines, stats, reduce, is_active, .. } = *sources;
         let history =
             ThroughputHistory::from_records(&manifest.history, sources.samples, timelines);

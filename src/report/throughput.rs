@@ -23,7 +23,7 @@ pub(crate) struct ThroughputHistory {
 
 /// Measurements over an interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct ThroughputPoint {
+pub(crate) struct ThroughputPoint {
     pub session: u32,
     /// Level of a reduce; 0 for the leaves and for a plain run.
     pub level: u32,
@@ -47,7 +47,7 @@ pub struct ThroughputPoint {
 /// Phases of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ThroughputPhase {
+pub(crate) enum ThroughputPhase {
     /// Filling up: until endpoints have about their typical load.
     Ramp,
     /// Ample work for all endpoints.
@@ -150,7 +150,7 @@ impl ThroughputTotals {
 impl ThroughputPoint {
     /// Returns the length of the interval.
     #[must_use]
-    pub fn duration_s(&self) -> f64 {
+    pub(crate) fn duration_s(&self) -> f64 {
         self.to_s - self.from_s
     }
 

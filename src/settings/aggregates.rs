@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Kind and parameters of an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AggregateSpec {
+pub(crate) enum AggregateSpec {
     /// The answer that was given most often.
     Majority {
         /// JSON pointer to the vote in an answer; default: the whole answer.
@@ -50,7 +50,7 @@ const SPEC_EXAMPLES: &str = "majority, majority:/answer, concat, concat=\\n---\\
 impl AggregateSpec {
     /// Returns the ending of the aggregate's own file, for kinds that write one and can therefore occur only once.
     #[must_use]
-    pub fn file_suffix(&self) -> Option<&'static str> {
+    pub(crate) fn file_suffix(&self) -> Option<&'static str> {
         match self {
             Self::Concat { .. } => Some("concat.txt"),
             Self::Json => Some("merged.json"),

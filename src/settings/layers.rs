@@ -28,11 +28,11 @@ pub enum SettingOrigin {
 
 /// Keys and values from one source.
 #[derive(Clone, Debug, Default)]
-pub struct SettingsLayer(Vec<(String, Value, SettingOrigin)>);
+pub(crate) struct SettingsLayer(Vec<(String, Value, SettingOrigin)>);
 
 /// Settings of a job and the origin of each value that is not a default.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ResolvedSettings {
+pub(crate) struct ResolvedSettings {
     pub settings: Settings,
     /// Origins by key.
     pub origins: BTreeMap<String, SettingOrigin>,
@@ -79,12 +79,12 @@ pub(crate) fn environment_variable(key: &str) -> String {
 
 impl SettingsLayer {
     /// Creates the layer of the command line: each key with its texts, in order.
-    pub fn from_flags(options: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+    pub(crate) fn from_flags(options: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
         Self::from_texts(options, |key| SettingOrigin::Flag(format!("--{key}")))
     }
 
     /// Creates the layer of a program that uses the library: each key with its texts, in order.
-    pub fn from_program(settings: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
+    pub(crate) fn from_program(settings: impl IntoIterator<Item = (String, Vec<String>)>) -> Self {
         Self::from_texts(settings, |key| SettingOrigin::Program(key.into()))
     }
 
@@ -107,7 +107,7 @@ impl SettingsLayer {
     /// Creates the layer of `AURORA_SWARM_*` variables. An empty variable counts as unset, as after `NAME= command` in
     /// a shell.
     #[must_use]
-    pub fn from_environment(environment: &Environment) -> Self {
+    pub(crate) fn from_environment(environment: &Environment) -> Self {
         let is_set = |(name, value): &(&str, &str)| {
             !value.is_empty() && !NON_SETTING_VARIABLES.contains(name)
         };
@@ -125,7 +125,7 @@ impl SettingsLayer {
     ///
     /// # Errors
     /// If the file cannot be read or is not TOML.
-    pub fn from_file(path: &str) -> Result<Self, SettingsError> {
+    pub(crate) fn from_file(path: &str) -> Result<Self, SettingsError> {
         let text = std::fs::read_to_string(PathBuf::from(path))
             .map_err(|error| SettingsError::UnreadableFile { path: path.into(), error })?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
@@ -139,7 +139,7 @@ impl SettingsLayer {
 
     /// Returns whether the layer sets a key.
     #[must_use]
-    pub fn has_key(&self, key: &str) -> bool {
+    pub(crate) fn has_key(&self, key: &str) -> bool {
         self.0.iter().any(|(known, ..)| known == key)
     }
 }
@@ -148,7 +148,7 @@ impl SettingsLayer {
 ///
 /// # Errors
 /// The first unknown key, invalid value, value out of range or contradiction.
-pub fn resolve_layers(
+pub(crate) fn resolve_layers(
     layers: impl IntoIterator<Item = SettingsLayer>,
 ) -> Result<ResolvedSettings, SettingsError> {
     let mut table = Table::new();
@@ -266,7 +266,10 @@ fn all_keys() -> impl Iterator<Item = String> {
 }
 
 /// Returns the known name most similar to `name`, unless more than half of the letters differ.
-pub fn nearest_name(name: &str, known_names: impl Iterator<Item = String>) -> Option<String> {
+pub(crate) fn nearest_name(
+    name: &str,
+    known_names: impl Iterator<Item = String>,
+) -> Option<String> {
     let close = |known: String| (strsim::damerau_levenshtein(&known, name), known);
     let (distance, known) = known_names.map(close).min()?;
     (distance <= name.len().div_ceil(2)).then_some(known)

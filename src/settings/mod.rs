@@ -17,17 +17,17 @@ mod serve;
 mod times;
 mod values;
 
-pub use aggregates::AggregateSpec;
+pub(crate) use aggregates::AggregateSpec;
 use consistency::Violation;
 pub use environment::Environment;
 pub(crate) use layers::environment_variable;
-pub use layers::{
+pub(crate) use layers::{
     ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest_name, resolve_layers,
 };
-pub use secret::ApiKey;
-pub use serve::{ServeLayout, is_secret_name};
-pub use times::{UtcTimestamp, Walltime};
-pub use values::{
+pub(crate) use secret::ApiKey;
+pub(crate) use serve::{ServeLayout, is_secret_name};
+pub(crate) use times::{UtcTimestamp, Walltime};
+pub(crate) use values::{
     ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, DuplicateIdPolicy, ExtraBody, GatherMode,
     HumanDuration, LogFormat, OutputFormat, ProgressStyle, RemoteEndpointPolicy, ResumePolicy,
     UsageMode,
@@ -40,7 +40,7 @@ use crate::domain::{RequestParams, Url};
 /// All settings. The keys are the field names with `-` for `_`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Server URLs; `{rank}`, `{local_rank}` and `{host}` are replaced.
     pub endpoint: Vec<Url>,
     /// First port of each node's servers.
@@ -236,7 +236,7 @@ impl Default for Settings {
 impl Settings {
     /// Returns the request parameters for rows without their own.
     #[must_use]
-    pub fn sampling_params(&self) -> RequestParams {
+    pub(crate) fn sampling_params(&self) -> RequestParams {
         let mut params = RequestParams::default();
         params.set("max_tokens", self.max_tokens.to_string());
         let numbers = [("temperature", self.temperature), ("top_p", self.top_p)];
@@ -260,7 +260,7 @@ impl Settings {
     /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are
     /// accepted.
     #[must_use]
-    pub fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
+    pub(crate) fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
         const ANSWER_KEYS: [&str; 13] = [
             "model",

@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 
 /// API key for servers, read from `AURORA_SWARM_API_KEY` only and broadcast by rank 0. Its `Debug` hides the value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiKey(String);
+pub(crate) struct ApiKey(String);
 
 impl ApiKey {
     /// Environment variable with the key.
-    pub const ENV_VARIABLE: &str = "AURORA_SWARM_API_KEY";
+    pub(crate) const ENV_VARIABLE: &str = "AURORA_SWARM_API_KEY";
 
     /// Wraps a trimmed value; a blank one is `None`.
     #[must_use]
-    pub fn new(value: &str) -> Option<Self> {
+    pub(crate) fn new(value: &str) -> Option<Self> {
         let value = value.trim();
         (!value.is_empty()).then(|| Self(value.to_owned()))
     }
 
     /// Returns the key, for the `Authorization` header only.
     #[must_use]
-    pub fn expose_secret(&self) -> &str {
+    pub(crate) fn expose_secret(&self) -> &str {
         &self.0
     }
 }

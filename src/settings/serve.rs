@@ -8,7 +8,7 @@ use super::{HumanDuration, Settings, Violation};
 
 /// Assignment of a node's GPU tiles to its servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ServeLayout {
+pub(crate) enum ServeLayout {
     /// No assignment; servers see the same tiles as this process.
     #[serde(rename = "none")]
     None,
@@ -34,13 +34,13 @@ const SERVE_READY_TIMEOUT: HumanDuration = HumanDuration::from_secs(30 * 60);
 impl ServeLayout {
     /// Returns the number of servers per node; `None` without a layout.
     #[must_use]
-    pub fn servers_per_node(self) -> Option<u16> {
+    pub(crate) fn servers_per_node(self) -> Option<u16> {
         self.tiles_per_server().map(|tiles| TILES_PER_NODE / tiles)
     }
 
     /// Returns the number of tiles per server; `None` without a layout.
     #[must_use]
-    pub fn tiles_per_server(self) -> Option<u16> {
+    pub(crate) fn tiles_per_server(self) -> Option<u16> {
         match self {
             Self::None => None,
             Self::Aurora12x1 => Some(1),
@@ -139,7 +139,7 @@ impl Settings {
 
 /// Returns whether a variable's name suggests a secret value.
 #[must_use]
-pub fn is_secret_name(name: &str) -> bool {
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = name.to_uppercase();
     ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD"].iter().any(|end| name.ends_with(end))
 }

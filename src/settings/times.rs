@@ -10,7 +10,7 @@ use super::HumanDuration;
 
 /// Length of a job from its start: as the batch system reports it, or a fixed time, also as `12:00:00`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Walltime {
+pub(crate) enum Walltime {
     /// As the batch system reports it, if there is one.
     #[default]
     Auto,
@@ -20,12 +20,12 @@ pub enum Walltime {
 
 /// Point in time: seconds since 1970, or `2026-01-31T18:00:00Z`; UTC also without the `Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UtcTimestamp(SystemTime);
+pub(crate) struct UtcTimestamp(SystemTime);
 
 impl UtcTimestamp {
     /// Converts to the type of the standard library.
     #[must_use]
-    pub const fn to_system_time(self) -> SystemTime {
+    pub(crate) const fn to_system_time(self) -> SystemTime {
         self.0
     }
 }

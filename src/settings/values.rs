@@ -13,24 +13,24 @@ use crate::domain::RequestParams;
 
 /// A duration: `90s`, `5m`, `1h 30m`, `250ms`, or a number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HumanDuration(Duration);
+pub(crate) struct HumanDuration(Duration);
 
 impl HumanDuration {
     /// Creates a duration from seconds.
     #[must_use]
-    pub const fn from_secs(seconds: u64) -> Self {
+    pub(crate) const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 
     /// Creates a duration from milliseconds.
     #[must_use]
-    pub const fn from_millis(millis: u64) -> Self {
+    pub(crate) const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
     /// Converts to the type of the standard library.
     #[must_use]
-    pub const fn to_duration(self) -> Duration {
+    pub(crate) const fn to_duration(self) -> Duration {
         self.0
     }
 }
@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for HumanDuration {
 
 /// `auto`, or a fixed number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AutoOrCount {
+pub(crate) enum AutoOrCount {
     /// Chosen and adapted by the program.
     Auto,
     Count(usize),
@@ -133,7 +133,7 @@ impl<'de> Deserialize<'de> for AutoOrCount {
 /// Treatment of the hostfile's servers on hosts without a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RemoteEndpointPolicy {
+pub(crate) enum RemoteEndpointPolicy {
     /// An error, since a misspelt host would otherwise be ignored silently.
     Refuse,
     /// Assigned to the ranks in turn and reached over the network.
@@ -142,7 +142,7 @@ pub enum RemoteEndpointPolicy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Text for people.
     Text,
     /// One JSON object per line.
@@ -151,7 +151,7 @@ pub enum LogFormat {
 
 /// An absolute count or a percentage of all: `3` or `10%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum CountOrPercent {
+pub(crate) enum CountOrPercent {
     Count(u64),
     /// A percentage from 0 to 100.
     Percent(f64),
@@ -165,7 +165,7 @@ impl CountOrPercent {
         clippy::cast_sign_loss,
         reason = "a share of a count, from 0 to 100 %"
     )]
-    pub fn count_of(self, all: u64) -> u64 {
+    pub(crate) fn count_of(self, all: u64) -> u64 {
         match self {
             Self::Count(count) => count,
             Self::Percent(percent) => (all as f64 * percent / 100.0).ceil() as u64,
@@ -221,7 +221,7 @@ impl<'de> Deserialize<'de> for CountOrPercent {
 
 /// Additional request parameters as a JSON object: `{"repetition_penalty": 1.1}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ExtraBody(pub RequestParams);
+pub(crate) struct ExtraBody(pub RequestParams);
 
 impl Serialize for ExtraBody {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -251,7 +251,7 @@ macro_rules! words {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
-        pub enum $name { $($(#[$word_doc])* $word),+ }
+        pub(crate) enum $name { $($(#[$word_doc])* $word),+ }
     };
 }
 

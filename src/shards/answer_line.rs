@@ -12,7 +12,7 @@ use crate::domain::{
 
 /// Fields of an answer line that are the same for all answers of a rank, and whether it repeats the prompt.
 #[derive(Clone, Debug)]
-pub struct AnswerLineStyle {
+pub(crate) struct AnswerLineStyle {
     /// Whether the line repeats the prompt.
     pub echo_prompt: bool,
     /// Name of the model that answers.
@@ -66,7 +66,7 @@ struct AnswerServed<'a> {
 ///
 /// # Errors
 /// Fails if the prompt's id, messages or row are not valid JSON, which the input reader has already excluded.
-pub fn write_answer_line(
+pub(crate) fn write_answer_line(
     into: &mut Vec<u8>,
     result: &PromptResult,
     style: &AnswerLineStyle,

@@ -12,7 +12,7 @@ const MAX_OPEN_FILES: usize = 256;
 
 /// Shard files addressed by number, with an LRU cache of open ones.
 #[derive(Debug, Default)]
-pub struct FileCache {
+pub(crate) struct FileCache {
     files: Vec<ShardFile>,
     /// Open files, least recently used first.
     open_files: Vec<(usize, File)>,
@@ -21,13 +21,13 @@ pub struct FileCache {
 impl FileCache {
     /// Creates the cache without opening a file; a file's number is its position in `files`.
     #[must_use]
-    pub fn new(files: Vec<ShardFile>) -> Self {
+    pub(crate) fn new(files: Vec<ShardFile>) -> Self {
         Self { files, open_files: Vec::new() }
     }
 
     /// Returns the file with this number.
     #[must_use]
-    pub fn shard_file(&self, number: usize) -> &ShardFile {
+    pub(crate) fn shard_file(&self, number: usize) -> &ShardFile {
         &self.files[number]
     }
 
@@ -35,7 +35,7 @@ impl FileCache {
     ///
     /// # Errors
     /// Fails if the file cannot be opened or ends before `into` is full.
-    pub fn read_at(
+    pub(crate) fn read_at(
         &mut self,
         number: usize,
         offset: u64,

@@ -7,7 +7,7 @@ const FORMAT_VERSION: u32 = 1;
 
 /// First line of a shard file: the run, session and rank it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShardHeader {
+pub(crate) struct ShardHeader {
     /// Format version of the file.
     pub aurora_swarm_shard: u32,
     /// Session of the run, from 1.
@@ -23,7 +23,7 @@ pub struct ShardHeader {
 impl ShardHeader {
     /// Creates a header with this build's format version.
     #[must_use]
-    pub fn new(start: u32, rank: usize, host: &str, fingerprint: &str) -> Self {
+    pub(crate) fn new(start: u32, rank: usize, host: &str, fingerprint: &str) -> Self {
         Self {
             aurora_swarm_shard: FORMAT_VERSION,
             start,
@@ -35,7 +35,7 @@ impl ShardHeader {
 
     /// Returns the name of the file with this header, `SSSS-RRRRR.jsonl`.
     #[must_use]
-    pub fn file_name(&self) -> String {
+    pub(crate) fn file_name(&self) -> String {
         format!("{:04}-{:05}.jsonl", self.start, self.rank)
     }
 

@@ -11,13 +11,17 @@ const MAX_FILES_PER_FOLDER: usize = 1000;
 
 /// Returns the folder of a rank's shard file: `shards` itself with up to a thousand ranks, otherwise a folder in it.
 #[must_use]
-pub fn rank_folder(shards: &Path, start: u32, rank: usize, ranks: usize) -> PathBuf {
+pub(crate) fn rank_folder(shards: &Path, start: u32, rank: usize, ranks: usize) -> PathBuf {
     bucket_name(start, rank, ranks, MAX_FILES_PER_FOLDER)
         .map_or_else(|| shards.to_owned(), |name| shards.join(name))
 }
 
 /// Returns all folders that the ranks of a session write to.
-pub fn rank_folders(shards: &Path, start: u32, ranks: usize) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn rank_folders(
+    shards: &Path,
+    start: u32,
+    ranks: usize,
+) -> impl Iterator<Item = PathBuf> {
     (0..ranks.max(1))
         .step_by(MAX_FILES_PER_FOLDER)
         .map(move |rank| rank_folder(shards, start, rank, ranks))

@@ -14,14 +14,14 @@ const LENGTH_BITS: u32 = 23;
 
 /// Packed location of one line: prompt index, success, file number, offset and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LineLocation(u128);
+pub(crate) struct LineLocation(u128);
 
 impl LineLocation {
     /// Packs the location of an entry that is in the file with this number.
     ///
     /// # Errors
     /// Fails with a sentence if a number is too large for its bits.
-    pub fn new(entry: &LineEntry, file: usize) -> Result<Self, &'static str> {
+    pub(crate) fn new(entry: &LineEntry, file: usize) -> Result<Self, &'static str> {
         let file = file as u64;
         if entry.index >> INDEX_BITS != 0 {
             return Err("the input has more than 1,099,511,627,776 rows");
@@ -53,31 +53,31 @@ impl LineLocation {
 
     /// Index of the prompt in the input.
     #[must_use]
-    pub fn prompt_index(self) -> u64 {
+    pub(crate) fn prompt_index(self) -> u64 {
         self.extract_bits(1 + FILE_BITS + OFFSET_BITS + LENGTH_BITS, INDEX_BITS)
     }
 
     /// Returns whether the outcome is a failure.
     #[must_use]
-    pub fn is_failed(self) -> bool {
+    pub(crate) fn is_failed(self) -> bool {
         self.extract_bits(FILE_BITS + OFFSET_BITS + LENGTH_BITS, 1) != 0
     }
 
     /// Number of the shard file.
     #[must_use]
-    pub fn file_number(self) -> usize {
+    pub(crate) fn file_number(self) -> usize {
         self.extract_bits(OFFSET_BITS + LENGTH_BITS, FILE_BITS) as usize
     }
 
     /// Offset of the line in its file, in bytes.
     #[must_use]
-    pub fn line_offset(self) -> u64 {
+    pub(crate) fn line_offset(self) -> u64 {
         self.extract_bits(LENGTH_BITS, OFFSET_BITS)
     }
 
     /// Length of the line in bytes; `None` for 8 MiB or more, which the caller has to store elsewhere.
     #[must_use]
-    pub fn line_length(self) -> Option<u32> {
+    pub(crate) fn line_length(self) -> Option<u32> {
         let length = self.extract_bits(0, LENGTH_BITS) as u32;
         (length < Self::MAX_LENGTH).then_some(length)
     }

@@ -35,7 +35,7 @@ struct HashedServed {
 ///
 /// # Errors
 /// Fails if a file cannot be read or `each` fails.
-pub fn read_answers<'f>(
+pub(crate) fn read_answers<'f>(
     files: impl IntoIterator<Item = &'f ShardFile>,
     fingerprint: &str,
     rows: u64,
@@ -60,7 +60,7 @@ pub fn read_answers<'f>(
 ///
 /// # Errors
 /// Fails if the file cannot be read.
-pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> {
+pub(crate) fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> {
     let error = || ShardError::at_path("cannot read the shard file", &file.path);
     let mut line = Vec::new();
     let opened = File::open(&file.path).map_err(error())?;
@@ -70,7 +70,7 @@ pub fn read_fingerprint(file: &ShardFile) -> Result<Option<String>, ShardError> 
 
 /// Writer of a migrated shard file. The file is written completely before the caller moves it into place.
 #[derive(Debug)]
-pub struct MigratedFile {
+pub(crate) struct MigratedFile {
     file: BufWriter<File>,
     path: PathBuf,
     buffer: Vec<u8>,
@@ -82,7 +82,7 @@ impl MigratedFile {
     ///
     /// # Errors
     /// Fails if the file cannot be created or written.
-    pub fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
+    pub(crate) fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
         let error = || ShardError::at_path("cannot write kept answers to", path);
         let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error())?);
         let mut migrated = Self { file, path: path.to_owned(), buffer: Vec::new() };
@@ -97,7 +97,7 @@ impl MigratedFile {
     ///
     /// # Errors
     /// Fails if the line is not an answer or cannot be written.
-    pub fn append_line(
+    pub(crate) fn append_line(
         &mut self,
         line: &[u8],
         index: u64,
@@ -115,7 +115,7 @@ impl MigratedFile {
     ///
     /// # Errors
     /// Fails if the data cannot be written or synced.
-    pub fn sync_and_close(mut self) -> Result<(), ShardError> {
+    pub(crate) fn sync_and_close(mut self) -> Result<(), ShardError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         synced.map_err(ShardError::at_path("cannot write kept answers to", &self.path))
     }

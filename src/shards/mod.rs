@@ -32,14 +32,15 @@ mod reader;
 mod storage;
 mod writer;
 
-pub use answer_line::{AnswerLineStyle, write_answer_line};
-pub use error::ShardError;
-pub use file_cache::FileCache;
-pub use header::ShardHeader;
-pub use layout::{rank_folder, rank_folders};
-pub use line_location::LineLocation;
-pub use migrate::{MigratedFile, read_answers, read_fingerprint};
+pub(crate) use answer_line::{AnswerLineStyle, write_answer_line};
+pub(crate) use error::ShardError;
+pub(crate) use file_cache::FileCache;
+pub(crate) use header::ShardHeader;
+pub(crate) use layout::{rank_folder, rank_folders};
+pub(crate) use line_location::LineLocation;
+pub(crate) use migrate::{MigratedFile, read_answers, read_fingerprint};
+pub use reader::list_shard_files;
 #[cfg(test)]
-pub use reader::read_entries;
-pub use reader::{LineEntry, LinePrecedence, ShardFile, list_shard_files, read_all_entries};
-pub use writer::ShardWriter;
+pub(crate) use reader::read_entries;
+pub(crate) use reader::{LineEntry, LinePrecedence, ShardFile, read_all_entries};
+pub(crate) use writer::ShardWriter;

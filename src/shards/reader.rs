@@ -30,7 +30,7 @@ pub struct ShardFile {
 
 /// Position of an outcome in its file, and what decides whether it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LineEntry {
+pub(crate) struct LineEntry {
     /// Index of the prompt in the input.
     pub index: u64,
     /// Offset of the line in its file, in bytes.
@@ -45,7 +45,7 @@ pub struct LineEntry {
 
 /// Precedence among outcomes of the same prompt: the lowest value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct LinePrecedence {
+pub(crate) struct LinePrecedence {
     /// Whether it failed: successes come first.
     pub failed: bool,
     /// Session that wrote the outcome.
@@ -120,7 +120,7 @@ fn collect_folder(folder: &Path, files: &mut Vec<ShardFile>) -> Result<Vec<PathB
 /// # Errors
 /// Fails if the file cannot be opened or read, or if `each` fails. Damage inside the file is counted in the report
 /// instead.
-pub fn read_entries(
+pub(crate) fn read_entries(
     file: &ShardFile,
     fingerprint: &str,
     mut each: impl FnMut(LineEntry) -> Result<(), ShardError>,
@@ -172,7 +172,7 @@ pub(super) fn read_entry_lines(
 ///
 /// # Errors
 /// Fails as [`read_entries`] does.
-pub fn read_all_entries<'a>(
+pub(crate) fn read_all_entries<'a>(
     files: impl IntoIterator<Item = &'a ShardFile>,
     fingerprint: &str,
     mut each: impl FnMut(usize, LineEntry) -> Result<(), ShardError>,

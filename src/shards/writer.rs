@@ -23,7 +23,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Writer of an open shard file. Nothing is buffered between calls.
 #[derive(Debug)]
-pub struct ShardWriter {
+pub(crate) struct ShardWriter {
     storage: Box<dyn ShardStorage>,
     path: PathBuf,
     style: AnswerLineStyle,
@@ -40,7 +40,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// Fails if the file exists, or cannot be created or written.
-    pub fn create(
+    pub(crate) fn create(
         folder: &Path,
         header: &ShardHeader,
         style: AnswerLineStyle,
@@ -82,7 +82,7 @@ impl ShardWriter {
     /// # Errors
     /// Fails if the data cannot be written: a full disk, a lost file system. Earlier outcomes stay valid, some of these
     /// may be in the file as well, and the writer accepts no more: a torn line must stay the last.
-    pub fn append_results(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
+    pub(crate) fn append_results(&mut self, outcomes: &[PromptResult]) -> Result<(), ShardError> {
         // The buffer keeps its memory from batch to batch.
         self.buffer.clear();
         for result in outcomes {
@@ -102,7 +102,7 @@ impl ShardWriter {
     /// # Errors
     /// Fails if the data cannot be synced. There is no retry: after a failed `fdatasync` the next one succeeds although
     /// the data are lost.
-    pub fn sync_to_disk(&mut self) -> Result<(), ShardError> {
+    pub(crate) fn sync_to_disk(&mut self) -> Result<(), ShardError> {
         self.last_sync = Instant::now();
         self.run_unless_broken(|writer| {
             // Checked first: syncing a removed file succeeds although nobody can read it.

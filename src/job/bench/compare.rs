@@ -34,7 +34,7 @@ struct SideBySide {
 ///
 /// # Errors
 /// Fails if settings or the input are invalid, or the report cannot be written.
-pub fn bench_compare(
+pub(crate) fn bench_compare(
     comm: &mut dyn Comm,
     invocation: Invocation,
     options: BenchOptions,

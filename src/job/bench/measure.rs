@@ -39,7 +39,7 @@ const BENCH_LOG_FOLDER: &str = "bench.servers";
 
 /// Options that all three commands have in addition to settings.
 #[derive(Clone, Debug)]
-pub struct BenchOptions {
+pub(crate) struct BenchOptions {
     /// Input files; without any the prompts are synthetic.
     pub inputs: Vec<String>,
     /// Number of measurements per cell or model.

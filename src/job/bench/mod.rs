@@ -14,7 +14,7 @@ mod output_files;
 mod prompt_source;
 mod sweep;
 
-pub use compare::bench_compare;
-pub use measure::BenchOptions;
-pub use models::bench_models;
-pub use sweep::bench_sweep;
+pub(crate) use compare::bench_compare;
+pub(crate) use measure::BenchOptions;
+pub(crate) use models::bench_models;
+pub(crate) use sweep::bench_sweep;

@@ -26,7 +26,7 @@ struct BenchSubject {
 ///
 /// # Errors
 /// Fails if settings or the input are invalid, or the report cannot be written.
-pub fn bench_models(
+pub(crate) fn bench_models(
     comm: &mut dyn Comm,
     invocation: Invocation,
     options: BenchOptions,

@@ -13,7 +13,7 @@ use crate::{
 ///
 /// # Errors
 /// Fails if settings or the input are invalid, or the report cannot be written.
-pub fn bench_sweep(
+pub(crate) fn bench_sweep(
     comm: &mut dyn Comm,
     invocation: Invocation,
     options: BenchOptions,

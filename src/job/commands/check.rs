@@ -25,7 +25,7 @@ const CHECK_LOG_FOLDER: &str = "check.servers";
 ///
 /// # Errors
 /// The settings are invalid or name servers that no rank can own.
-pub fn run_check(
+pub(crate) fn run_check(
     comm: &mut dyn Comm,
     mut invocation: Invocation,
     json: bool,

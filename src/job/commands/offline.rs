@@ -30,7 +30,7 @@ use crate::{
 ///
 /// # Errors
 /// Prompts are open and `partial` is not set, the format is not available, or a file cannot be read or written.
-pub fn merge_shards(
+pub(crate) fn merge_shards(
     run: &str,
     partial: bool,
     to: Option<&str>,
@@ -100,7 +100,7 @@ pub fn merge_shards(
 ///
 /// # Errors
 /// The settings or the input are invalid, or an existing run cannot be read.
-pub fn plan_run(invocation: Invocation, inputs: &[String]) -> Result<JobVerdict, JobError> {
+pub(crate) fn plan_run(invocation: Invocation, inputs: &[String]) -> Result<JobVerdict, JobError> {
     let Invocation { config, flags, environment, .. } = invocation;
     let ResolvedSettings { settings, origins } = resolve_settings(config, flags, &environment)?;
     let scratch = Path::new(environment.get("TMPDIR").unwrap_or("/tmp"))

@@ -17,7 +17,7 @@ use crate::{console, site::NodeInfo};
 ///
 /// # Errors
 /// There is no such run, its files cannot be read, or the report cannot be written.
-pub fn report_run(run: &str) -> Result<JobVerdict, JobError> {
+pub(crate) fn report_run(run: &str) -> Result<JobVerdict, JobError> {
     let (folder, manifest) = open_run(run)?;
     let is_active = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
     log_uncollected_answers(manifest.away.as_deref(), is_active);

@@ -27,14 +27,14 @@ use crate::{
 };
 
 /// An established job that accepts calls, each a run or a reduce of its own.
-pub struct JobSession {
+pub(crate) struct JobSession {
     context: JobContext,
     resources: JobResources,
 }
 
 /// The parameters of one call, as rank 0 gives them.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct CallSpec {
+pub(crate) struct CallSpec {
     /// Input files.
     pub inputs: Vec<String>,
     /// Path of the answers or of the reduced text; the run folder is this path with `.run` appended.
@@ -63,7 +63,7 @@ pub struct TreeReduction {
 
 /// Exit code of a program whose job must abort MPI inside a library call, where the program cannot choose one: 1 for an
 /// error, else the code for an early stop, since only the run folder holds the result then.
-pub fn session_exit_code(ended: Result<JobVerdict, ErrorClass>) -> u8 {
+pub(crate) fn session_exit_code(ended: Result<JobVerdict, ErrorClass>) -> u8 {
     match ended {
         Ok(_) => EXIT_STOPPED_EARLY,
         Err(_) => 1,
@@ -75,7 +75,7 @@ impl JobSession {
     ///
     /// # Errors
     /// A setting is invalid or only available to commands (`serve`).
-    pub fn start_session(
+    pub(crate) fn start_session(
         comm: &mut dyn Comm,
         mut invocation: Invocation,
     ) -> Result<Self, JobError> {
@@ -91,13 +91,13 @@ impl JobSession {
 
     /// Local. Returns the URLs of this rank's endpoints.
     #[must_use]
-    pub fn endpoint_urls(&self) -> &[Url] {
+    pub(crate) fn endpoint_urls(&self) -> &[Url] {
         &self.context.urls
     }
 
     /// Local. Returns a session for runs of this rank alone, on the given endpoints.
     #[must_use]
-    pub fn solo_session(&self, urls: Vec<Url>) -> Self {
+    pub(crate) fn solo_session(&self, urls: Vec<Url>) -> Self {
         let mut context = self.context.clone();
         context.hosts = vec![context.placement.node.host.clone()];
         context.placement.rank = 0;
@@ -111,7 +111,7 @@ impl JobSession {
     /// # Errors
     /// The errors of a run; [`JobError::PromptsOpen`] if prompts remain, [`JobError::NoEndpoint`] if no endpoint was
     /// ready.
-    pub fn gather_answers(
+    pub(crate) fn gather_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
@@ -126,7 +126,7 @@ impl JobSession {
     ///
     /// # Errors
     /// Those of [`gather_answers`](Self::gather_answers).
-    pub fn stream_answers(
+    pub(crate) fn stream_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
@@ -146,7 +146,7 @@ impl JobSession {
     ///
     /// # Errors
     /// Those of [`gather_answers`](Self::gather_answers).
-    pub fn visit_answers(
+    pub(crate) fn visit_answers(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,
@@ -166,7 +166,7 @@ impl JobSession {
     ///
     /// # Errors
     /// The errors of a reduce, and those of [`gather_answers`](Self::gather_answers).
-    pub fn reduce_to_text(
+    pub(crate) fn reduce_to_text(
         &mut self,
         comm: &mut dyn Comm,
         call: Option<Result<CallSpec, JobError>>,

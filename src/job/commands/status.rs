@@ -32,7 +32,7 @@ use crate::{
 
 /// Intervals of `status --follow`.
 #[derive(Clone, Copy, Debug)]
-pub struct FollowOptions {
+pub(crate) struct FollowOptions {
     /// Time between two reads of the run's files; at least 100 ms.
     pub interval: Duration,
     /// Longest wait for a run that has not started yet.
@@ -49,7 +49,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 /// There is no run, its files cannot be read, or, with `verify`, its shard files do not match the counts of the
 /// manifest.
-pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, JobError> {
+pub(crate) fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, JobError> {
     let folder = resolve_run_folder(run);
     let view = read_status(&folder)?.ok_or_else(|| no_run_error(&folder))?;
     let view = verify_counts(&folder, view, verify)?;
@@ -63,7 +63,7 @@ pub fn show_status(run: &str, json: bool, verify: bool) -> Result<JobVerdict, Jo
 ///
 /// # Errors
 /// As [`show_status`]; a missing run is an error only after `options.start_timeout`.
-pub fn follow_status(
+pub(crate) fn follow_status(
     run: &str,
     json: bool,
     verify: bool,

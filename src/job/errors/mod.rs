@@ -5,7 +5,7 @@
 
 mod precondition;
 
-pub use precondition::PreconditionError;
+pub(crate) use precondition::PreconditionError;
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// The result of a job that ended without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum JobVerdict {
+pub(crate) enum JobVerdict {
     /// Every prompt is answered, or every check passed.
     Done,
     /// Every prompt has an outcome, and some are failures.
@@ -68,7 +68,7 @@ impl ErrorClass {
 
 /// Maps the end of a job to an exit code. The job needs it only to abort MPI where ranks are lost; elsewhere errors and
 /// verdicts are returned to the caller.
-pub type ExitCodeFn = fn(Result<JobVerdict, ErrorClass>) -> u8;
+pub(crate) type ExitCodeFn = fn(Result<JobVerdict, ErrorClass>) -> u8;
 
 /// Exit code of a rank that aborts the MPI job because rank 0 is lost or unresponsive: that of [`JobVerdict::PromptsOpen`].
 pub(super) const EXIT_STOPPED_EARLY: u8 = 75;

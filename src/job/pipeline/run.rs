@@ -16,7 +16,7 @@ use crate::{
 /// # Errors
 /// Settings, input or an existing run prevent the job, or a file cannot be read or written. Answers received before the
 /// error are on disk, and the same command resumes the run.
-pub fn run(
+pub(crate) fn run(
     comm: &mut dyn Comm,
     mut invocation: Invocation,
     inputs: &[String],

@@ -49,7 +49,7 @@ use crate::{
 /// # Errors
 /// The settings, the input or an existing run do not allow it, or a file cannot be read or written. Answers received
 /// until then are on disk.
-pub fn run_reduce(
+pub(crate) fn run_reduce(
     comm: &mut dyn Comm,
     mut invocation: Invocation,
     inputs: &[String],

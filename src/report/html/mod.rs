@@ -28,7 +28,7 @@ const MAX_HEATMAPS: usize = 3;
 
 /// Renders the page of a run.
 #[must_use]
-pub fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
+pub(crate) fn render_report(summary: &RunSummary, timelines: &[StartTimeline]) -> String {
     let name = summary.output.rsplit('/').next().unwrap_or_default();
     let mut body = String::new();
     body.push_str(&page_header(summary, name));

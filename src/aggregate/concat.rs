@@ -105,7 +105,7 @@ impl AnswerConcat {
     }
 
     /// Joins the pieces in memory, in the input's order.
-    #[must_use]
+    #[cfg(test)]
     pub(crate) fn render_text(&self) -> String {
         let pieces: Vec<&str> = self.pieces.values().map(String::as_str).collect();
         format!(

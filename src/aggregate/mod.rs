@@ -8,8 +8,7 @@
 //! order, never the order of arrival. The result is therefore the same, digit for digit, on any number of ranks.
 //!
 //! Memory is bounded, and each file states its bound. The exceptions are concatenated texts and JSON lists, which are
-//! as long as the answers: they are streamed to a file in the input's order while the answers are gathered
-//! ([`Aggregate::is_ordered`]).
+//! as long as the answers: they are streamed to a file in the input's order while the answers are gathered.
 //!
 //! Each sequence of a prompt with n > 1 counts as an answer. Failed prompts and blank answers are counted but
 //! contribute nothing else. The names on the command line (`top-k=10:/score`) are parsed in `settings`; the reduction
@@ -101,12 +100,6 @@ impl Aggregate {
             Self::TopK(it) => it.add_answer(answer),
             Self::Failures(it) => it.add_answer(answer),
         }
-    }
-
-    /// Returns whether the aggregate is as long as the answers, so that it is streamed in order instead of merged.
-    #[must_use]
-    pub(crate) fn is_ordered(&self) -> bool {
-        matches!(self, Self::Concat(_))
     }
 
     /// Renders the aggregate for `FILE.aggregate.json`.

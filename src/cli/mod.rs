@@ -302,9 +302,8 @@ mod tests {
         ] {
             let help = rendered_help(path, true);
             let lines = help.lines().filter(|line| line.trim_start().starts_with("aurora-swarm "));
-            for line in lines.filter(|line| !line.starts_with("  ")) {
-                panic!("{path:?}: {line}");
-            }
+            let unindented: Vec<&str> = lines.filter(|line| !line.starts_with("  ")).collect();
+            assert!(unindented.is_empty(), "{path:?}: {unindented:?}");
         }
     }
 

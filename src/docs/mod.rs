@@ -114,7 +114,7 @@ mod tests {
             let fences = page.lines().filter_map(|line| line.trim_start().strip_prefix("```"));
             for opening in fences.step_by(2) {
                 assert!(
-                    ["text", "sh", "json", "toml", "python"].contains(&opening),
+                    ["text", "sh", "console", "json", "toml", "python"].contains(&opening),
                     "{topic}: {opening}"
                 );
             }

@@ -190,7 +190,7 @@ mod tests {
         }
         for (command, words) in [
             (" ", "empty"),
-            ("s {model}", "no model"),
+            ("s {model}", "--model is not set"),
             ("s --api-key sk-1", "VLLM_API_KEY"),
             ("s --api-key='sk-1'", "VLLM_API_KEY"),
         ] {

@@ -208,15 +208,3 @@ fn every_file_begins_by_saying_what_it_owns() {
         assert!(text.starts_with("//! "), "{file} has no opening paragraph");
     }
 }
-
-#[test]
-fn files_and_functions_stay_small_enough_to_read() {
-    for (file, text) in sources() {
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
-        assert!(
-            code.lines().count() <= 450,
-            "{file} is {} lines: is it two?",
-            code.lines().count()
-        );
-    }
-}

@@ -122,6 +122,42 @@ impl<'ast> Visit<'ast> for TypesAndFunctions {
     }
 }
 
+/// Types that own state which others must not reach into.
+const STATE_OWNERS: &[&str] = &[
+    "Scheduler",
+    "TaskQueue",
+    "InFlight",
+    "EndpointPool",
+    "ConcurrencyController",
+    "Coordinator",
+    "LeaseClient",
+    "Assignments",
+    "RootRun",
+    "Ledger",
+    "Mailbox",
+];
+
+#[test]
+fn owners_of_state_keep_their_fields_private() {
+    let mut found = BTreeSet::new();
+    for file in source_files() {
+        for item in &file.syntax.items {
+            let syn::Item::Struct(owner) = item else { continue };
+            let name = owner.ident.to_string();
+            if !STATE_OWNERS.contains(&name.as_str()) {
+                continue;
+            }
+            for field in &owner.fields {
+                let is_private = matches!(field.vis, syn::Visibility::Inherited);
+                let field = field.ident.as_ref().map(ToString::to_string).unwrap_or_default();
+                assert!(is_private, "{}: {name}.{field} is visible outside its file", file.path);
+            }
+            found.insert(name);
+        }
+    }
+    assert_eq!(found.len(), STATE_OWNERS.len(), "only these were found: {found:?}");
+}
+
 #[test]
 fn no_two_types_share_a_name() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -240,7 +276,8 @@ fn dependencies(files: &[SourceFile]) -> Vec<BTreeSet<usize>> {
     for (file, named) in files.iter().zip(&named) {
         for (path, name) in &named.reexported {
             if let Some(target) = absolute(&file.module, path) {
-                reexports.insert([file.module.as_slice(), &[name.clone()]].concat(), target);
+                reexports
+                    .insert([file.module.as_slice(), std::slice::from_ref(name)].concat(), target);
             }
         }
     }

@@ -160,11 +160,11 @@ impl InFlight {
         id
     }
 
-    pub(crate) fn launch_probe(&mut self, url: &Url, endpoint: usize) {
+    pub(crate) fn launch_probe(&self, url: &Url, endpoint: usize) {
         self.futures.push(probe_readiness(&self.client, url, endpoint));
     }
 
-    pub(crate) fn launch_load_poll(&mut self, url: &Url, endpoint: usize) {
+    pub(crate) fn launch_load_poll(&self, url: &Url, endpoint: usize) {
         self.futures.push(poll_load(&self.client, url, endpoint));
     }
 

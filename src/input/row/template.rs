@@ -187,8 +187,8 @@ mod tests {
     fn an_invalid_template_is_an_error_with_its_reason() {
         for (template, reason) in [
             ("all the same", "no placeholder"),
-            ("{{item", "begins no placeholder"),
-            ("{{}} {item}", "begins no placeholder"),
+            ("{{item", "is not a placeholder"),
+            ("{{}} {item}", "is not a placeholder"),
             (r#"{{"json": {item}}}"#, "write {{{{ for two literal braces"),
         ] {
             let error = PromptTemplate::parse(template).err().unwrap();

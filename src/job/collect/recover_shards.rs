@@ -98,8 +98,7 @@ fn fetch_shard(
     loop {
         // The request is the offset: rank 0 alone keeps the state of the transfer.
         comm.send_value(rank, MessageTag::LocalShards, &bytes)?;
-        let chunk =
-            receive_chunk(comm, rank).ok_or_else(|| JobError::ReplyTimeout(REPLY_TIMEOUT))?;
+        let chunk = receive_chunk(comm, rank).ok_or(JobError::ReplyTimeout(REPLY_TIMEOUT))?;
         if chunk.is_empty() {
             break;
         }

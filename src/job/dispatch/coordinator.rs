@@ -181,7 +181,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             "ranks finished: {} of {ranks}",
             ranks - lost.len()
         );
-        if remaining > 0 && self.root.fail_fast_reason.is_none() {
+        if remaining > 0 && !self.root.is_failed_fast() {
             warn!(event = "prompts_remaining", remaining, "prompts remaining: {remaining}");
         }
     }
@@ -281,7 +281,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
                 }
             }
             FailFastDecision::FailJob(message) => {
-                self.root.fail_fast_reason.get_or_insert(message);
+                self.root.record_fail_fast(message);
                 self.stop_all_ranks(StopReason::UniformFailures);
             }
         }

@@ -95,7 +95,7 @@ impl ProgressRecorder {
 /// Returns the sum over all ranks and the rows that could not be read.
 pub(crate) fn total_progress(ranks: &[RankState], root: &RootRun) -> EngineProgress {
     let mut sum = EngineProgress::default();
-    let bad_rows = root.bad_rows.len() as u64;
+    let bad_rows = root.bad_rows().len() as u64;
     if bad_rows > 0 {
         sum.tally.failed.insert(FailureKind::BadRow, bad_rows);
     }

@@ -73,7 +73,7 @@ pub(crate) fn run_work_phase(
                 .contains(&true)
                 .then(|| spawn_text_fetcher(context.plan.source.clone(), sender.clone()))
                 .flatten();
-            let bad_rows = setup.root.bad_rows.clone();
+            let bad_rows = setup.root.bad_rows().to_vec();
             let sender = EventSender::new(sender);
             forward_signals(signals, &sender);
             let mut client = start_client(context, endpoint_statuses, bad_rows, schedule, sender);

@@ -45,12 +45,12 @@ use open::{PendingStart, answer_format, check_input_fits, row_rules};
 
 /// The run as rank 0 keeps it: manifest, input and settings of the output.
 pub(super) struct RootRun {
-    pub(super) manifest: Manifest,
+    manifest: Manifest,
     /// Keeps the heartbeat file fresh until this value is dropped.
     heartbeat: HeartbeatThread,
     /// Host name of each rank.
     hosts: Vec<String>,
-    pub(super) folder: PathBuf,
+    folder: PathBuf,
     source: InputSource,
     rules: InputRules,
     table: RowTable,
@@ -59,10 +59,10 @@ pub(super) struct RootRun {
     /// Model that all rows name, if they agree on one.
     row_model: Option<String>,
     /// Invalid rows, which are recorded as failed outcomes.
-    pub(super) bad_rows: Vec<input::BadRow>,
-    pub(super) tally: Tally,
+    bad_rows: Vec<input::BadRow>,
+    tally: Tally,
     /// Error that all first outcomes share, once fail-fast has stopped the job.
-    pub(super) fail_fast_reason: Option<String>,
+    fail_fast_reason: Option<String>,
     /// Number of prompts that remain according to the ledger.
     expected_open: Option<u64>,
     /// True if the answers are gathered into one file.
@@ -71,11 +71,11 @@ pub(super) struct RootRun {
     aggregate: Vec<AggregateSpec>,
     /// True if the run was finished before this session.
     was_finished: bool,
-    pub(super) started_at: Instant,
+    started_at: Instant,
     /// True if answers are measured and a report is written.
-    pub(super) writes_report: bool,
+    writes_report: bool,
     /// Run folder of the leaves, if this is a level of a reduce.
-    pub(super) tree_folder: Option<PathBuf>,
+    tree_folder: Option<PathBuf>,
 }
 
 /// Opens the run folder for a session whose input is scanned: resumes the existing run or begins a new one, and writes
@@ -343,6 +343,21 @@ impl RootRun {
     }
 
     /// Returns the counts in the manifest: before the work, those of earlier sessions.
+    /// Invalid rows of the input, which rank 0 records as failed outcomes.
+    pub(super) fn bad_rows(&self) -> &[input::BadRow] {
+        &self.bad_rows
+    }
+
+    /// True once fail-fast has stopped the job.
+    pub(super) fn is_failed_fast(&self) -> bool {
+        self.fail_fast_reason.is_some()
+    }
+
+    /// Records the error that made fail-fast stop the job; the first one is kept.
+    pub(super) fn record_fail_fast(&mut self, message: String) {
+        self.fail_fast_reason.get_or_insert(message);
+    }
+
     pub(super) fn prompt_counts(&self) -> PromptCounts {
         self.manifest.counts.clone()
     }

@@ -150,7 +150,7 @@ struct LeafPass {
 /// Result of the pass over a level's prompts.
 enum LevelResult {
     /// All prompts are done: the answered ones, and the texts of all nodes.
-    Texts(BitSet, NodeTexts),
+    Texts(BitSet, Box<NodeTexts>),
     /// The reduce cannot go on to the next level.
     Stopped(JobVerdict),
 }
@@ -220,7 +220,7 @@ impl<'c> TreeReducer<'c> {
             match self.run_level(comm, &files, &plan, &selection)? {
                 LevelResult::Texts(answered, texts) => {
                     stamp = stamp.with_answers(&answered);
-                    below = texts;
+                    below = *texts;
                 }
                 LevelResult::Stopped(verdict) => return Ok(verdict),
             }
@@ -303,7 +303,7 @@ impl<'c> TreeReducer<'c> {
             answered = pass.completion.answered_prompts().clone();
         }
         let texts = NodeTexts::from_parts(line_index, Some(prompted), &passed_up);
-        Ok(LevelResult::Texts(answered, all_ok(comm, texts)?))
+        Ok(LevelResult::Texts(answered, Box::new(all_ok(comm, texts)?)))
     }
 
     /// Collective. Builds the level's prompts unless a complete build from the same inputs exists. Returns false if no

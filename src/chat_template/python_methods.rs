@@ -1,6 +1,6 @@
 //! Python's methods of strings and lists, where minijinja-contrib's differ or are missing.
 //!
-//! Owns Python's definitions of white space and of a word.
+//! Owns Python's definition of white space.
 
 use minijinja::{
     Error, ErrorKind, State, Value,
@@ -81,10 +81,6 @@ fn call_str_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Valu
         "removesuffix" => {
             let (suffix,): (&str,) = from_args(args)?;
             Value::from(text.strip_suffix(suffix).unwrap_or(text))
-        }
-        "title" => {
-            let () = from_args(args)?;
-            Value::from(str_title(text))
         }
         _ => return Ok(None),
     }))
@@ -206,40 +202,6 @@ pub(super) fn indent_filter(
 /// Returns `number` spaces, at most 1000.
 pub(super) fn repeat_spaces(number: i64) -> String {
     " ".repeat(usize::try_from(number).unwrap_or(0).min(1000))
-}
-
-/// Python's `str.title`, in which a word is a run of cased letters.
-fn str_title(text: &str) -> String {
-    let cased = |c: char| c.is_lowercase() || c.is_uppercase();
-    map_words(
-        text,
-        |c| !cased(c),
-        |first| {
-            let mut large = first.to_uppercase();
-            large.next().into_iter().chain(large.flat_map(char::to_lowercase)).collect()
-        },
-    )
-}
-
-/// jinja2's filter `title`, in which words end at white space, hyphens and opening brackets.
-pub(super) fn title_filter(text: &str) -> String {
-    let between = |c: char| is_python_whitespace(c) || matches!(c, '-' | '(' | '{' | '[' | '<');
-    map_words(text, between, |first| first.to_uppercase().collect())
-}
-
-/// Capitalises the first letter of each word and lower-cases the rest.
-fn map_words(text: &str, between: impl Fn(char) -> bool, large: impl Fn(char) -> String) -> String {
-    let mut out = String::with_capacity(text.len());
-    for piece in text.split_inclusive(&between) {
-        let end = piece.char_indices().next_back().filter(|(_, c)| between(*c));
-        let (word, end) = piece.split_at(end.map_or(piece.len(), |(at, _)| at));
-        let mut rest = word.chars();
-        out.extend(rest.next().map(&large));
-        // As a whole, because the lower case of a sigma depends on the letters around it.
-        out.push_str(&rest.as_str().to_lowercase());
-        out.push_str(end);
-    }
-    out
 }
 
 /// Slices a string, list or tuple, as Python's `value[start:stop:step]`.

@@ -102,12 +102,9 @@ fn build_environment(now: fn() -> Zoned) -> Result<Environment<'static>, Error> 
 
     environment.add_filter("tojson", tojson::tojson_filter);
     environment.add_filter("trim", trim_filter);
-    environment.add_filter("title", python_methods::title_filter);
     environment.add_filter("indent", python_methods::indent_filter);
     environment.add_filter("length", length_filter);
-    environment.add_filter("count", length_filter);
     environment.add_filter("int", int_filter);
-    environment.add_filter("float", float_filter);
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", is_iterable);
     environment.add_test("divisibleby", is_divisible_by);
@@ -145,10 +142,6 @@ fn int_filter(
     named: Kwargs,
 ) -> Value {
     filters::int(state, value, default, base, named).unwrap_or_else(|_| 0.into())
-}
-
-fn float_filter(state: &State, value: &Value, default: Option<Value>, named: Kwargs) -> Value {
-    filters::float(state, value, default, named).unwrap_or_else(|_| 0.0.into())
 }
 
 /// jinja2's test `sequence`, which holds for anything with a length and an index, also for a string or a dict.

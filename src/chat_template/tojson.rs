@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use minijinja::{
     Error, ErrorKind, Value,
-    value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args},
+    value::{Kwargs, ValueKind},
 };
 
 use super::python_methods::repeat_spaces;
@@ -18,29 +18,15 @@ const MAX_DEPTH: usize = 256;
 struct JsonStyle {
     ensure_ascii: bool,
     indent: Option<String>,
-    item_separator: String,
-    key_separator: String,
-    sort_keys: bool,
 }
 
-/// The filter `tojson` with Python's arguments.
-pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
-    let args = args.into_values();
-    let (ascii, indent, separators, sorted, named): (
-        Option<bool>,
-        Option<Value>,
-        Option<Value>,
-        Option<bool>,
-        Kwargs,
-    ) = from_args(&args)?;
-    let ascii =
-        ascii.map_or_else(|| named.get::<Option<bool>>("ensure_ascii"), |value| Ok(Some(value)))?;
-    let indent =
-        indent.map_or_else(|| named.get::<Option<Value>>("indent"), |value| Ok(Some(value)))?;
-    let separators = separators
-        .map_or_else(|| named.get::<Option<Value>>("separators"), |value| Ok(Some(value)))?;
-    let sorted =
-        sorted.map_or_else(|| named.get::<Option<bool>>("sort_keys"), |value| Ok(Some(value)))?;
+/// The filter `tojson` with Python's arguments `ensure_ascii` and `indent`.
+///
+/// Others (`separators`, `sort_keys`) are errors, so the server renders the conversation: templates use them for tools,
+/// and conversations with tools are not rendered here.
+pub(super) fn tojson_filter(value: &Value, named: Kwargs) -> Result<String, Error> {
+    let ascii: Option<bool> = named.get("ensure_ascii")?;
+    let indent: Option<Value> = named.get("indent")?;
     named.assert_all_used()?;
 
     let indent = match indent.filter(|indent| !indent.is_none()) {
@@ -55,24 +41,7 @@ pub(super) fn tojson_filter(value: &Value, args: Rest<ValueOrKwargs>) -> Result<
         }),
         None => None,
     };
-    let (between, after_key) = match separators.filter(|pair| !pair.is_none()) {
-        Some(pair) => {
-            let pair: Vec<Value> = pair.try_iter()?.collect();
-            let texts: Vec<&str> = pair.iter().filter_map(Value::as_str).collect();
-            let [between, after_key] = texts[..] else {
-                return Err(invalid_operation("tojson: `separators` must be two strings".into()));
-            };
-            (between.to_owned(), after_key.to_owned())
-        }
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-    };
-    let style = JsonStyle {
-        ensure_ascii: ascii.unwrap_or(false),
-        indent,
-        item_separator: between,
-        key_separator: after_key,
-        sort_keys: sorted.unwrap_or(false),
-    };
+    let style = JsonStyle { ensure_ascii: ascii.unwrap_or(false), indent };
     let mut out = String::new();
     style.write_value(&mut out, value, 0)?;
     Ok(out)
@@ -106,12 +75,9 @@ impl JsonStyle {
                 for key in value.try_iter()? {
                     items.push((key_text(&key)?, value.get_item(&key)?));
                 }
-                if self.sort_keys {
-                    items.sort_by(|(a, _), (b, _)| a.cmp(b));
-                }
                 self.write_items(out, ['{', '}'], &items, depth, |out, (key, item)| {
                     self.write_string(out, key);
-                    out.push_str(&self.key_separator);
+                    out.push_str(": ");
                     self.write_value(out, item, depth + 1)
                 })?;
             }
@@ -133,7 +99,7 @@ impl JsonStyle {
         out.push(open);
         for (at, item) in items.iter().enumerate() {
             if at > 0 {
-                out.push_str(&self.item_separator);
+                out.push_str(if self.indent.is_some() { "," } else { ", " });
             }
             self.write_newline(out, depth + 1);
             write(out, item)?;

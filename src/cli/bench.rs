@@ -31,7 +31,7 @@ enum BenchCommand {
 ///
 /// Measures each batch size with each concurrency limit: a warm-up, then repeats, always with prompts that no server
 /// has seen. Prompts are rows of INPUT, or synthetic. Failed measurements stay in the table with their reason. With
-/// --output FILE.json the plots FILE.svg and FILE.png are written too.
+/// --output FILE.json the plot FILE.svg is written too.
 #[derive(Args)]
 #[command(
     after_help = "All options: aurora-swarm bench sweep --help    Manual: aurora-swarm help --topic bench",

@@ -268,8 +268,11 @@ where
             }
         }
         write!(out, "{}", fields.message)?;
-        for (name, value) in fields.others.iter().filter(|(name, _)| *name != EVENT_FIELD) {
-            write!(out, " {name}={value}")?;
+        // The message of a named event is complete; its fields repeat the values for programs that read JSON.
+        if !fields.others.contains_key(EVENT_FIELD) {
+            for (name, value) in &fields.others {
+                write!(out, " {name}={value}")?;
+            }
         }
         writeln!(out)
     }

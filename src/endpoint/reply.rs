@@ -161,7 +161,7 @@ fn apportion_usage(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<Pro
     let answer_weights: Vec<u64> = answers.iter().map(answer_weight).collect();
     let prompt_shares = proportional_shares(usage.prompt_tokens, &prompt_weights);
     let answer_shares = proportional_shares(usage.completion_tokens, &answer_weights);
-    let shares = prompt_shares.into_iter().zip(answer_shares);
+    let shares = prompt_shares.zip(answer_shares);
     for (answer, (prompt_tokens, completion_tokens)) in answers.iter_mut().zip(shares) {
         if let Some(answer) = answer {
             let estimated = lengths.len() > 1;
@@ -179,17 +179,18 @@ fn answer_weight(answer: &Option<PromptAnswer>) -> u64 {
 
 /// Splits a sum in proportion to weights. Each share is the difference of two rounded prefix sums, so that the shares
 /// add up to the sum.
-fn proportional_shares(sum: u64, weights: &[u64]) -> Vec<u64> {
+fn proportional_shares(sum: u64, weights: &[u64]) -> impl Iterator<Item = u64> {
     let total = u128::from(weights.iter().sum::<u64>().max(1));
-    let share_up_to =
-        |weight: u64| u64::try_from(u128::from(sum) * u128::from(weight) / total).unwrap_or(sum);
+    let share_up_to = move |weight: u64| {
+        u64::try_from(u128::from(sum) * u128::from(weight) / total).unwrap_or(sum)
+    };
     let mut before = 0;
-    let share = |weight: &u64| {
+    let share = move |weight: &u64| {
         let share = share_up_to(before + weight) - share_up_to(before);
         before += weight;
         share
     };
-    weights.iter().map(share).collect()
+    weights.iter().map(share)
 }
 
 #[cfg(test)]

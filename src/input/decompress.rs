@@ -15,7 +15,7 @@ use super::{
     format::compression_of,
     row::{suggest::describe_missing_prompt, template::PromptTemplate},
 };
-use crate::parquet;
+use crate::parquet::ParquetReader;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -43,7 +43,7 @@ pub(crate) fn open_decompressed(
 }
 
 /// Opens a Parquet file as JSON lines. Missing columns are reported before any row is read.
-fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReader, InputError> {
+fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputError> {
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
     let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
     let template = template.map_err(InputError::InvalidTemplate)?;
@@ -51,8 +51,7 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReade
     let is_known =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
     let needed = |name: &str| is_known(name) || placeholders.iter().any(|known| known == name);
-    let rows =
-        parquet::ParquetReader::open(path, needed).map_err(|error| parquet_error(path, error))?;
+    let rows = ParquetReader::open(path, needed).map_err(|error| parquet_error(path, error))?;
     let columns = rows.column_names();
     let mut repeated =
         columns.iter().enumerate().filter(|(at, name)| columns[..*at].contains(name));
@@ -68,7 +67,8 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<parquet::ParquetReade
             event = "parquet_columns_omitted",
             file = %path.display(),
             columns,
-            "columns omitted, since they are binary or have no JSON form: {columns}"
+            "columns of {} omitted, since they are binary or have no JSON form: {columns}",
+            path.display()
         );
     }
     Ok(rows)

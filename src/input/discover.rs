@@ -78,7 +78,8 @@ fn add_folder(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), InputError>
             Some(_) => add_file(path, files)?,
             // Data folders usually have a README. A skipped data file shows in the log and in the row counts.
             None => {
-                tracing::info!(event = "input_file_skipped", file = %path.display(), "input file skipped: unknown extension")
+                let file = path.display();
+                tracing::info!(event = "input_file_skipped", %file, "input file skipped (unknown extension): {file}");
             }
         }
     }
@@ -105,7 +106,8 @@ fn remove_duplicates(files: Vec<PathBuf>) -> Result<Vec<PathBuf>, InputError> {
         if seen.insert(canonical) {
             unique.push(path);
         } else {
-            tracing::warn!(event = "input_file_repeated", file = %path.display(), "input file named twice: read once");
+            let file = path.display();
+            tracing::warn!(event = "input_file_repeated", %file, "input file named twice, read once: {file}");
         }
     }
     Ok(unique)

@@ -1,8 +1,8 @@
 //! A mergeable histogram of whole numbers: exact below 64, then 64 buckets per power of two.
 //!
-//! Percentiles are accurate to 1 %. Merging is associative and commutative, so ranks can be reduced in any order.
-//! The timeouts of requests use another histogram (hdrhistogram, in `engine/endpoint_state/timeouts.rs`): it lives in one
-//! process, and is finer and constant in size.
+//! Owns the only histogram of the program: for the answers of a run, for `bench`, and for the timeouts of requests.
+//! Percentiles are accurate to 1 %. Merging is associative and commutative, so ranks can be reduced in any order. Only
+//! buckets with values take memory: latencies between 1 s and 1 min, at most 400 buckets, 10 kB.
 
 use std::collections::BTreeMap;
 
@@ -126,13 +126,14 @@ fn bucket_index(number: u64) -> u16 {
     (u64::from(octave + 1) * SUB_BUCKETS + step) as u16
 }
 
-/// Returns the smallest number of a bucket.
+/// Returns the smallest number of a bucket; beyond the last bucket, the greatest number.
 fn bucket_start(bucket: u16) -> u64 {
     let (octave, step) = (u64::from(bucket) / SUB_BUCKETS, u64::from(bucket) % SUB_BUCKETS);
     if octave == 0 {
         step
     } else {
-        (SUB_BUCKETS + step).checked_shl((octave - 1) as u32).unwrap_or(u64::MAX)
+        let width = 1_u64.checked_shl((octave - 1) as u32);
+        width.and_then(|width| width.checked_mul(SUB_BUCKETS + step)).unwrap_or(u64::MAX)
     }
 }
 
@@ -158,10 +159,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_bucket_contains_its_numbers_and_is_narrow(number in 0..1u64 << 50) {
+        fn a_bucket_contains_its_numbers_and_is_narrow(number in any::<u64>(), shift in 0..64u32) {
+            let number = number >> shift;
             let bucket = bucket_index(number);
             let (from, to) = (bucket_start(bucket), bucket_start(bucket + 1));
-            prop_assert!(from <= number && number < to);
+            prop_assert!(from <= number && (number < to || to == u64::MAX));
             prop_assert!((to - from - 1) * 64 <= from);
         }
 
@@ -194,5 +196,13 @@ mod tests {
             (none.value_at_quantile(0.5), none.mean(), none.min_max(), none.to_bins(9).len()),
             (None, None, None, 0)
         );
+    }
+
+    #[test]
+    fn the_greatest_numbers_have_statistics() {
+        let histogram = histogram_of(&[u64::MAX, u64::MAX]);
+        assert_eq!(histogram.value_at_quantile(0.5), Some(u64::MAX));
+        let bins = histogram.to_bins(9);
+        assert_eq!((bins.len(), bins[0].to, bins[0].count), (1, u64::MAX, 2));
     }
 }

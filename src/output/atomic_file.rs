@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{AnswerFormat, OutputError};
-use crate::parquet;
+use crate::parquet::ParquetWriter;
 
 /// The gathered file while it is written.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct OutputFile(OutputSink);
 #[derive(Debug)]
 enum OutputSink {
     TextLines { file: AtomicFile, format: AnswerFormat },
-    ParquetTable(Box<parquet::ParquetWriter<AtomicFile>>, PathBuf),
+    ParquetTable(Box<ParquetWriter<AtomicFile>>, PathBuf),
 }
 
 impl OutputFile {
@@ -31,7 +31,7 @@ impl OutputFile {
         let mut file = AtomicFile::create(destination)?;
         if format == AnswerFormat::Parquet {
             let part = file.part_path.clone();
-            let table = parquet::ParquetWriter::try_new(file)
+            let table = ParquetWriter::try_new(file)
                 .map_err(OutputError::io_error("cannot write", &part))?;
             return Ok(Self(OutputSink::ParquetTable(Box::new(table), part)));
         }

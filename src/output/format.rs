@@ -1,13 +1,13 @@
 //! Formats of the gathered file: JSON lines, OpenAI batch, CSV and Parquet, each converted from the answers' lines. Pure.
 //!
-//! The columns of Parquet are in [`parquet`].
+//! The columns of Parquet are in [`parquet`](crate::parquet).
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::parquet;
+use crate::parquet::{BUILT_IN, NOT_BUILT_IN};
 
 /// Format of the gathered file (`--output-format`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl AnswerFormat {
     /// Returns why this build cannot write the format, `None` if it can.
     #[must_use]
     pub(crate) fn unsupported_reason(self) -> Option<&'static str> {
-        (self == Self::Parquet && !parquet::BUILT_IN).then_some(parquet::NOT_BUILT_IN)
+        (self == Self::Parquet && !BUILT_IN).then_some(NOT_BUILT_IN)
     }
 
     /// Returns the bytes before the first answer.

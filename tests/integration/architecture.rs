@@ -73,7 +73,6 @@ const OWNERS: &[(&str, &str)] = &[
     ("backon", "engine/scheduler/retry_policy.rs"),
     ("slotmap", "engine/queue/slots.rs"),
     ("futures_util", "engine/"),
-    ("hdrhistogram", "engine/endpoint_state/timeouts.rs"),
     ("indicatif", "console/"),
     ("flate2", "input/decompress.rs"),
     ("zstd", "input/decompress.rs"),

@@ -310,7 +310,7 @@ fn answers_of_an_earlier_version_cannot_be_matched_and_that_is_said() {
     work.run(&input).run().with_code(0);
     work.prompts(&prompts);
     let ended = work.run(&input).run().with_code(5);
-    ended.complains("10 of them were written by an earlier version");
+    ended.complains("10 of them without a row hash, from an earlier version");
     assert_eq!(asked(&work, || work.run(&input).arg(ACCEPT).run().with_code(0)), 12);
     is_as_undisturbed(&work, &input, &[]);
 }

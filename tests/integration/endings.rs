@@ -86,7 +86,9 @@ fn a_foreign_launcher_is_refused() {
     // other way round. The variables are what the launchers leave.
     for (name, value) in [("PALS_LOCAL_SIZE", "4"), ("PALS_RANKID", "1")] {
         let ended = Job::of("check").env(name, value).run().with_code(71);
-        ended.complains("does not belong to the MPI of this program").complains(name);
+        ended
+            .complains("does not belong to the MPI that aurora-swarm was built with")
+            .complains(name);
     }
 }
 
@@ -105,5 +107,5 @@ fn the_other_mpis_mpiexec_is_refused() {
         .run()
         .in_time();
     assert_ne!(ended.code, Some(0));
-    ended.complains("does not belong to the MPI of this program");
+    ended.complains("does not belong to the MPI that aurora-swarm was built with");
 }

@@ -539,7 +539,7 @@ fn poison_in_a_list_of_a_thousand_costs_few_requests() {
 fn no_rows_are_an_empty_output_and_a_warning() {
     let work = Work::instant(1);
     let input = work.file("none.jsonl", "\n\n");
-    work.run(&input).ranks(2).run().with_code(0).complains("no rows");
+    work.run(&input).ranks(2).run().with_code(0).complains("input is empty");
     assert_eq!(work.answers("answers.jsonl").len(), 0);
     assert_eq!(work.counts("answers.jsonl"), [0; 4]);
 }
@@ -689,7 +689,7 @@ fn a_refused_start_leaves_what_was_there() {
     let shards = work.lines_on_disk("answers.jsonl");
     std::fs::remove_file(work.path("answers.jsonl.run/manifest.json")).unwrap();
     work.run(&typo).run().with_code(5);
-    work.run(&input).run().with_code(5).complains("no manifest.json");
+    work.run(&input).run().with_code(5).complains("has answers but no manifest.json");
     assert_eq!(work.lines_on_disk("answers.jsonl"), shards);
     // Written over only once there is somebody to ask.
     let nobody = ["--overwrite", "--endpoint", "http://127.0.0.1:9", "--ready-timeout", "1s"];
@@ -699,7 +699,7 @@ fn a_refused_start_leaves_what_was_there() {
         .args(nobody)
         .run()
         .with_code(6)
-        .complains("is kept in");
+        .complains("previous run kept in");
     assert!(work.has("answers.jsonl.run/replaced-0001/shards/0001-00000.jsonl"));
     assert!(work.has("answers.jsonl.run/replaced-0001/answers.jsonl"));
     work.run(&input).run().with_code(0);

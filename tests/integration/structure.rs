@@ -237,6 +237,9 @@ impl<'ast> Visit<'ast> for NamedPaths {
         self.add_tree(&item.tree, &mut Vec::new(), is_public);
     }
 
+    // The path in `pub(super)` names no item.
+    fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         self.used.push(path.segments.iter().map(|it| it.ident.to_string()).collect());
         syn::visit::visit_path(self, path);

@@ -325,7 +325,8 @@ impl EndpointState {
                         endpoint = %self.url,
                         faults = self.availability.consecutive_faults(),
                         retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64()),
-                        "endpoint suspended: {} consecutive faults, the last: {message}",
+                        "endpoint suspended: {}: {} consecutive faults, the last: {message}",
+                        self.url,
                         self.availability.consecutive_faults(),
                     );
                     return true;
@@ -336,7 +337,8 @@ impl EndpointState {
                     warn!(
                         event = "endpoint_unreachable",
                         endpoint = %self.url,
-                        "endpoint unreachable: {message}"
+                        "endpoint unreachable: {}: {message}",
+                        self.url
                     );
                     return true;
                 }
@@ -403,8 +405,9 @@ impl EndpointState {
                     running,
                     waiting,
                     batch_size,
-                    "concurrency limit changed: {}",
+                    "concurrency limit changed: {} at {} ({running} running, {waiting} waiting)",
                     self.window_size(),
+                    self.url,
                 );
             }
         }
@@ -434,10 +437,18 @@ impl EndpointState {
         let endpoint = &self.url;
         match canary {
             CanaryResult::Mismatch(reason) => {
-                info!(event = "chat_batching_off", %endpoint, "chat batching off: {reason}");
+                info!(
+                    event = "chat_batching_off",
+                    %endpoint,
+                    "chat batching off at {endpoint}: {reason}"
+                );
             }
             CanaryResult::Match | CanaryResult::Inconclusive => {
-                info!(event = "chat_batching_on", %endpoint, "chat batching on: template verified");
+                info!(
+                    event = "chat_batching_on",
+                    %endpoint,
+                    "chat batching on at {endpoint}: template verified"
+                );
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
+use crate::metrics::LogHistogram;
 
 /// Batch sizes are told apart in powers of two, up to 1024.
 const SIZE_CLASSES: usize = 11;
@@ -15,19 +15,18 @@ const MIN_P99_SAMPLES: u64 = 200;
 /// The lowest tightened limit: a server may be busy with something else for a while.
 const MIN_TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_P99_FACTOR: u32 = 4;
-/// A day: longer latencies are recorded as this.
-const MAX_LATENCY_MS: u64 = 86_400_000;
 
 /// The latencies of one endpoint's requests, by size class.
 #[derive(Debug, Default)]
 pub(crate) struct LatencyModel {
-    by_size_class: [Option<SizeClassLatency>; SIZE_CLASSES],
+    by_size_class: [SizeClassLatency; SIZE_CLASSES],
 }
 
 /// The latencies of one size class. The percentiles are needed for every request and recomputed only now and then.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct SizeClassLatency {
-    histogram: Histogram<u32>,
+    /// Whole milliseconds, at least 1.
+    histogram: LogHistogram,
     p50: Duration,
     p99: Duration,
     /// The number of samples when the percentiles were computed.
@@ -36,13 +35,7 @@ struct SizeClassLatency {
 
 impl LatencyModel {
     pub(crate) fn record_latency(&mut self, prompts: usize, latency: Duration) {
-        let Some(class) = self.by_size_class.get_mut(size_class(prompts)) else { return };
-        if class.is_none() {
-            *class = SizeClassLatency::new();
-        }
-        if let Some(class) = class {
-            class.record_latency(latency);
-        }
+        self.by_size_class[size_class(prompts)].record_latency(latency);
     }
 
     /// Returns the time limit of a first attempt; none with too few samples. Later attempts have the configured limit:
@@ -53,30 +46,26 @@ impl LatencyModel {
 
     /// Returns the 99th percentile; none with too few samples.
     pub(crate) fn p99_latency(&self, prompts: usize) -> Option<Duration> {
-        let class = self.by_size_class.get(size_class(prompts))?.as_ref();
-        class.filter(|class| class.histogram.len() >= MIN_P99_SAMPLES).map(|class| class.p99)
+        let class = &self.by_size_class[size_class(prompts)];
+        (class.histogram.count() >= MIN_P99_SAMPLES).then_some(class.p99)
     }
 
     /// Returns the median; none without samples.
     pub(crate) fn p50_latency(&self, prompts: usize) -> Option<Duration> {
-        self.by_size_class.get(size_class(prompts))?.as_ref().map(|class| class.p50)
+        let class = &self.by_size_class[size_class(prompts)];
+        (class.histogram.count() > 0).then_some(class.p50)
     }
 }
 
 impl SizeClassLatency {
-    fn new() -> Option<Self> {
-        // Never none: the bounds are constants that the library accepts.
-        let histogram = Histogram::new_with_bounds(1, MAX_LATENCY_MS, 2).ok()?;
-        Some(Self { histogram, p50: Duration::ZERO, p99: Duration::ZERO, computed_at_count: 0 })
-    }
-
     fn record_latency(&mut self, latency: Duration) {
-        let millis = u64::try_from(latency.as_millis()).unwrap_or(MAX_LATENCY_MS);
-        self.histogram.saturating_record(millis.clamp(1, MAX_LATENCY_MS));
-        let (count, computed_at) = (self.histogram.len(), self.computed_at_count);
+        self.histogram.record(u64::try_from(latency.as_millis()).unwrap_or(u64::MAX).max(1));
+        let (count, computed_at) = (self.histogram.count(), self.computed_at_count);
         // With every sample at first, then whenever the count has grown by a sixteenth.
         if count < 2 * computed_at.min(16) || count > computed_at + computed_at / 16 {
-            let at = |quantile| Duration::from_millis(self.histogram.value_at_quantile(quantile));
+            let at = |share| {
+                Duration::from_millis(self.histogram.value_at_quantile(share).unwrap_or_default())
+            };
             (self.p50, self.p99, self.computed_at_count) = (at(0.5), at(0.99), count);
         }
     }
@@ -103,6 +92,7 @@ mod tests {
         (0..MIN_P99_SAMPLES).for_each(|_| latency.record_latency(64, Duration::from_millis(20)));
         assert_eq!(latency.tightened_timeout(64), Some(MIN_TIMEOUT));
         assert_eq!(latency.p50_latency(70), Some(Duration::from_millis(20)));
-        latency.record_latency(usize::MAX, Duration::MAX);
+        (0..MIN_P99_SAMPLES).for_each(|_| latency.record_latency(usize::MAX, Duration::MAX));
+        assert!(latency.tightened_timeout(1024) > Some(MIN_TIMEOUT));
     }
 }

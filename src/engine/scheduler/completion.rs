@@ -170,7 +170,8 @@ impl<'a> CompletionHandler<'a> {
             endpoint = %endpoint.url(),
             prompts = batch.len(),
             ?fault,
-            "request failed"
+            "request failed at {}: {fault:?}",
+            endpoint.url()
         );
         let failed = FailedRequest {
             prompts: batch.len(),

@@ -163,10 +163,14 @@ fn min_context_len(serving: &[&ServerInfo], model: &str) -> Option<u64> {
         serving.iter().flat_map(|server| &server.models).filter(|served| served.id == model);
     let lengths: Vec<u64> = models.filter_map(|served| served.max_model_len).collect();
     let (shortest, longest) = (lengths.iter().min().copied(), lengths.iter().max().copied());
-    if shortest != longest {
+    if let (Some(shortest), Some(longest)) = (shortest, longest)
+        && shortest != longest
+    {
         warn!(
             event = "context_lengths_differ",
-            shortest, longest, "context lengths differ between servers: the shortest is used"
+            shortest,
+            longest,
+            "context lengths differ between servers, from {shortest} to {longest} tokens: the shortest is used"
         );
     }
     if shortest.is_none() {

@@ -14,7 +14,9 @@ mod types;
 mod writer;
 
 #[cfg(not(feature = "parquet"))]
-pub(crate) use disabled::{ParquetReader, ParquetWriter};
+pub use disabled::ParquetReader;
+#[cfg(not(feature = "parquet"))]
+pub(crate) use disabled::ParquetWriter;
 #[cfg(feature = "parquet")]
 pub use reader::ParquetReader;
 #[cfg(feature = "parquet")]

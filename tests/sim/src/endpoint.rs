@@ -130,16 +130,21 @@ impl Endpoint {
         format!("{:016x}", mix(mix(port, self.started()), number))
     }
 
-    /// Counts answered prompts, and dies if they were the last it had in it.
+    /// Counts answered prompts.
     pub fn served(
         &self,
         route: &'static str,
         hashes: impl IntoIterator<Item = u64>,
         tokens: (usize, usize),
     ) {
-        let total = self.tally.served(route, hashes, tokens);
+        self.tally.served(route, hashes, tokens);
+    }
+
+    /// Dies if it has answered all the prompts it should. Called when a request arrives, since an answer that is counted
+    /// may still be on its way to the client: dying at once would cut it off, sooner or later as the machine is slow or fast.
+    pub fn die_if_due(&self) {
         if let Some(Death::Prompts(most)) = self.profile.die
-            && total >= most
+            && self.tally.served_count() >= most
         {
             self.enter(Phase::Gone);
         }

@@ -127,13 +127,13 @@ impl Tally {
         }
     }
 
-    /// Prompts were answered by a route; returns how many were by now.
+    /// Counts prompts that a route has answered.
     pub fn served<I: IntoIterator<Item = u64>>(
         &self,
         route: &'static str,
         hashes: I,
         tokens: (usize, usize),
-    ) -> u64 {
+    ) {
         let mut served = lock(&self.served);
         let before = served.total;
         for hash in hashes {
@@ -145,7 +145,11 @@ impl Tally {
         served.prompt_tokens += tokens.0 as u64;
         served.completion_tokens += tokens.1 as u64;
         served.last_answer_us = now_us();
-        served.total
+    }
+
+    /// Prompts answered so far.
+    pub fn served_count(&self) -> u64 {
+        lock(&self.served).total
     }
 
     /// Everything, as it stands.

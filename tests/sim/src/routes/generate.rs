@@ -65,6 +65,7 @@ async fn before_work(
     endpoint: &Endpoint,
     fault: Option<&Fault>,
 ) -> Result<Option<Response<Reply>>, Vanish> {
+    endpoint.die_if_due();
     match endpoint.phase() {
         Phase::Draining | Phase::Hanging => {
             return Ok(Some(refused(&Refusal::internal(SHUTTING_DOWN))));

@@ -65,7 +65,7 @@ script_syntax() {
 # The integration tests that start neither ranks nor servers for long.
 quick_tests() {
   cargo test --workspace --lib --no-fail-fast \
-    && cargo test --test integration --no-fail-fast -- architecture:: look:: help:: docs::
+    && cargo test --test integration --no-fail-fast -- architecture:: structure:: snapshots:: docs::
 }
 
 # All packages at once: one by one, each would compile its dependencies again, with its own choice of features.

@@ -225,7 +225,7 @@ impl ServerReports {
                 event = "server_restart_delayed",
                 port,
                 ?pids,
-                "server restart delayed: killed processes on port {port} still hold memory or ports"
+                "server restart delayed: killed processes of port {port} still hold memory or ports: {pids:?}"
             ),
             SupervisorEvent::GivenUp { port, reason, tail } => {
                 self.process_groups.remove(&port);

@@ -320,12 +320,13 @@ impl EndpointState {
             RequestFault::Transient { message, status } => {
                 let may_be_prompts = status.is_some() && request.only_retries_left;
                 if self.availability.count_fault(may_be_prompts, now) {
+                    let retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64());
                     warn!(
                         event = "endpoint_suspended",
                         endpoint = %self.url,
                         faults = self.availability.consecutive_faults(),
-                        retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64()),
-                        "endpoint suspended: {}: {} consecutive faults, the last: {message}",
+                        retry_in_s,
+                        "endpoint suspended: {}: {} consecutive faults, probed again in {retry_in_s:.1} s, the last: {message}",
                         self.url,
                         self.availability.consecutive_faults(),
                     );

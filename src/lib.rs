@@ -90,8 +90,8 @@ pub(crate) mod docs;
 pub use swarm::{
     AnswerIter, AnswerOrigin, AnswerPosition, Environment, FailureKind, FailureReport,
     MajorityVote, Merge, NumericStatistics, ObservedAnswer, ObservedFailure, PromptFailure, Rooted,
-    Swarm, SwarmAnswer, SwarmBuilder, SwarmError, SwarmErrorKind, TokenUsage, TopK, TreeReduction,
-    Url,
+    Swarm, SwarmAnswer, SwarmBuilder, SwarmChoice, SwarmError, SwarmErrorKind, TokenUsage, TopK,
+    TreeReduction, Url,
 };
 
 /// Items for the binary, the integration tests and the benchmarks of this package. Not part of the library's interface:

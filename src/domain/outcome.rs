@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use super::Prompt;
+use super::{Prompt, ReplyFields};
 
 /// Final state of a prompt. There is exactly one per prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,12 +28,32 @@ impl Outcome {
 }
 
 /// A server's answer to one prompt.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PromptAnswer {
     /// One choice per requested sequence, at least one.
     pub choices: Vec<AnswerChoice>,
     /// Token counts, if the server reports them.
     pub usage: Option<TokenUsage>,
+    /// Counts and other facts that the server reports beside the token counts.
+    pub usage_fields: ReplyFields,
+    /// Model that the reply names, if it is not the one that was asked for.
+    pub model: Option<Box<str>>,
+    /// Other fields of the reply as a whole, such as a conversation's `prompt_logprobs`.
+    pub fields: ReplyFields,
+    /// The whole reply as the server sent it, if the job keeps it for its output.
+    pub body: Option<Box<RawValue>>,
+}
+
+impl PartialEq for PromptAnswer {
+    fn eq(&self, other: &Self) -> bool {
+        let body = |answer: &Self| answer.body.as_ref().map(|body| body.get().to_owned());
+        self.choices == other.choices
+            && self.usage == other.usage
+            && self.usage_fields == other.usage_fields
+            && self.model == other.model
+            && self.fields == other.fields
+            && body(self) == body(other)
+    }
 }
 
 /// One generated sequence of an answer.
@@ -44,6 +65,8 @@ pub(crate) struct AnswerChoice {
     pub reasoning: Option<String>,
     /// Reason why generation ended: `stop`, `length`, …
     pub finish_reason: Option<String>,
+    /// Other fields of the choice and its message, such as `tool_calls` and `logprobs`.
+    pub fields: ReplyFields,
 }
 
 /// Token counts of one prompt and its answer.
@@ -56,6 +79,12 @@ pub struct TokenUsage {
     pub completion_tokens: u64,
     /// Whether the counts are a share of a batch's sum rather than exact.
     pub estimated: bool,
+    /// Number of prompt tokens that came from the server's prefix cache, if it reports that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_tokens: Option<u64>,
+    /// Number of tokens in the answer that are reasoning, if the server reports that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
 }
 
 /// Reason why a prompt failed.

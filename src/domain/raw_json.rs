@@ -20,6 +20,11 @@ impl<'a> JsonMembers<'a> {
         serde_json::from_str(text).map_err(|error| describe_error(&error, text))
     }
 
+    /// Makes an object of members whose values are JSON.
+    pub(crate) fn from_members(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self(members.into_iter().map(|(name, json)| (Cow::Borrowed(name), json)).collect())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a str)> {
         self.0.iter().map(|(name, json)| (name.as_ref(), *json))
     }
@@ -110,12 +115,51 @@ pub(crate) fn to_one_line(json: &str) -> Cow<'_, str> {
     if json.contains(['\r', '\n']) { compact_json(json) } else { Cow::Borrowed(json) }
 }
 
+/// Replaces escapes that are half of a surrogate pair, and so no character, by that of U+FFFD.
+pub(crate) fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
+    if !has_surrogate_escape(json) {
+        return Cow::Borrowed(json);
+    }
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let (mut whole, mut copied, mut at) = (String::with_capacity(json.len()), 0, 0);
+    // A backslash stands in strings only, and each begins an escape.
+    while let Some(found) = json[at..].find('\\') {
+        at += found;
+        at += match (unit(at), unit(at + 6)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => 12,
+            (Some(0xd800..0xe000), _) => {
+                whole.push_str(&json[copied..at]);
+                whole.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            _ => 2,
+        };
+        // (never in JSON, in which an escape is ASCII)
+        if !json.is_char_boundary(at) {
+            break;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(json);
+    }
+    whole.push_str(&json[copied..]);
+    Cow::Owned(whole)
+}
+
+fn has_surrogate_escape(json: &str) -> bool {
+    let surrogate =
+        |at: usize| json.as_bytes().get(at + 2).is_some_and(|c| matches!(c, b'd' | b'D'));
+    json.match_indices("\\u").any(|(at, _)| surrogate(at))
+}
+
 /// Does every escape in it stand for a character? The fast path skips over values, and half of a surrogate pair would
 /// come up only when it is too late.
 pub(crate) fn check_escapes(json: &str) -> Result<(), String> {
-    let surrogate =
-        |at: usize| json.as_bytes().get(at + 2).is_some_and(|c| matches!(c, b'd' | b'D'));
-    if json.match_indices("\\u").any(|(at, _)| surrogate(at)) {
+    if has_surrogate_escape(json) {
         let parsed: Result<serde_json::Value, _> = serde_json::from_str(json);
         return parsed.map(|_| ()).map_err(|error| describe_error(&error, json));
     }
@@ -174,6 +218,19 @@ mod tests {
         assert!(check_escapes(r#"["\ud83d\ude00 \u00e9"]"#).is_ok());
     }
 
+    #[test]
+    fn halves_of_surrogate_pairs_become_replacement_characters() {
+        for (json, whole) in [
+            (r#""\ud83d\ude00 \u00e9 \\ud83d""#, r#""\ud83d\ude00 \u00e9 \\ud83d""#),
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""a\uDC00\uD800\uD83D\uDE00\n""#, r#""a\ufffd\ufffd\uD83D\uDE00\n""#),
+            (r#""\\\ud83d\u0041""#, r#""\\\ufffd\u0041""#),
+        ] {
+            assert_eq!(replace_lone_surrogates(json), whole);
+            assert!(parse_string(whole).is_ok(), "{whole}");
+        }
+    }
+
     proptest! {
         #[test]
         fn decoding_undoes_encoding_and_compacting_changes_nothing(text in "\\PC*|[\\\\\" \n\t{}]*") {
@@ -181,7 +238,7 @@ mod tests {
             prop_assert_eq!(decode_string(&json).unwrap(), text.as_str());
             let spaced = format!("[ {json} ,\n {json} ]");
             prop_assert_eq!(compact_json(&spaced), format!("[{json},{json}]"));
-            let _ = (compact_json(&text), check_escapes(&text), json_kind(&text), JsonMembers::parse(&text).is_ok());
+            let _ = (compact_json(&text), replace_lone_surrogates(&text), check_escapes(&text), json_kind(&text), JsonMembers::parse(&text).is_ok());
         }
     }
 }

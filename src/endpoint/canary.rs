@@ -61,7 +61,10 @@ pub(crate) async fn send_canary(
     let started = Instant::now();
     let mut chat_params = params.clone();
     chat_params.params.set("return_token_ids", "true");
-    let (route, body, lengths, n) =
+    // The ids are compared and belong to the answer only if the prompt asks for them.
+    chat_params.keep_token_ids =
+        params.keep_token_ids && params.params.get("return_token_ids") == Some("true");
+    let (route, body, lengths) =
         InferenceRequest::new(&chat_params, std::iter::once(prompt), system).into_parts();
     let chat = async {
         let body = post_request(client, url, route, body, limit).await;
@@ -73,8 +76,8 @@ pub(crate) async fn send_canary(
         Ok(body) => body,
         Err(fault) => return (Err(fault), CanaryResult::Inconclusive),
     };
-    let result =
-        reply::parse_reply(&body, &lengths, n).map(|answers| ServerReply { answers, elapsed });
+    let answers = reply::parse_reply(&body, chat_params.expected_reply(route, &lengths));
+    let result = answers.map(|answers| ServerReply { answers, elapsed });
     (result, compare_token_ids(&body, text.ok().as_deref()))
 }
 
@@ -96,6 +99,8 @@ async fn request_one_token(
         params,
         n: 1,
         allow_lists: true,
+        keep_token_ids: false,
+        keep_body: false,
     };
     let request = InferenceRequest::from_texts(&text_params, std::iter::once(rendered));
     let (route, body, ..) = request.into_parts();

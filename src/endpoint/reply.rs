@@ -1,69 +1,38 @@
 //! Parsing of replies: assigns each choice to its prompt and counts the tokens.
 //!
-//! Owns how an answer finds its prompt (by `index`, never by position) and how tokens are counted per prompt although
-//! vLLM reports one sum per batch. Replies with another status than 200 are classified in `fault.rs`.
+//! Owns how an answer finds its prompt (by `index`, never by position), which choices are not answers, and how tokens
+//! are counted per prompt although vLLM reports one sum per batch. The shapes of replies are in `reply_shape.rs`. Replies
+//! with another status than 200 are classified in `fault.rs`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::value::RawValue;
 
-use super::{RequestFault, wire};
-use crate::domain::{AnswerChoice, PromptAnswer, TokenUsage};
+use super::{
+    RequestFault,
+    reply_body::attach_bodies,
+    reply_shape::{ExpectedReply, ReplyBody, ReplyChoice, ReplyUsage, count_ids},
+    wire,
+};
+use crate::domain::{AnswerChoice, PromptAnswer, TokenUsage, raw_json::replace_lone_surrogates};
 
 /// Parsed reply to a batch of prompts.
 #[derive(Debug)]
 pub(crate) struct ServerReply {
-    /// Answers in the order of the prompts; `None` where the reply has no answer, or two for the same prompt.
-    pub answers: Vec<Option<PromptAnswer>>,
+    /// Answers in the order of the prompts, and the reason for those that are missing.
+    pub answers: ReplyAnswers,
     /// Time from sending the request to the last byte of the reply.
     pub elapsed: Duration,
 }
 
-#[derive(Deserialize)]
-struct ReplyBody {
-    choices: Vec<ReplyChoice>,
-    /// Parsed separately, so that invalid counts cost no answer.
-    usage: Option<serde_json::Value>,
-    /// Present for a conversation if `return_token_ids` was set.
-    #[serde(default)]
-    prompt_token_ids: Option<Vec<IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-struct ReplyChoice {
-    #[serde(default)]
-    index: usize,
-    text: Option<String>,
-    message: Option<ReplyMessage>,
-    finish_reason: Option<String>,
-    /// Only counted, so the ids are not stored.
-    #[serde(default)]
-    token_ids: Option<Vec<IgnoredAny>>,
-    #[serde(default)]
-    prompt_token_ids: Option<Vec<IgnoredAny>>,
-}
-
-#[derive(Deserialize)]
-struct ReplyMessage {
-    content: Option<String>,
-    reasoning: Option<String>,
-    /// Name of `reasoning` before vLLM 0.12.
-    reasoning_content: Option<String>,
-}
-
-#[derive(Deserialize, Clone, Copy)]
-struct ReplyUsage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
-}
-
-impl ReplyUsage {
-    /// More tokens than any reply can have are a bug of the server, and sums of such counts would overflow.
-    fn is_plausible(&self) -> bool {
-        self.prompt_tokens.max(self.completion_tokens) < 1 << 40
-    }
+/// Answers of a reply in the order of the prompts.
+#[derive(Debug)]
+pub(crate) struct ReplyAnswers {
+    /// One entry per prompt; `None` where the reply has no complete answer, or two for the same prompt.
+    pub answers: Vec<Option<PromptAnswer>>,
+    /// Reason of the server for a missing answer, if it gives one.
+    pub missing_reason: Option<String>,
 }
 
 /// Choices found for one prompt of the batch, and the tokens counted by their ids.
@@ -75,49 +44,129 @@ struct PromptReplySlot {
     completion_tokens: Option<u64>,
 }
 
-/// Parses the reply to a batch of prompts with these lengths in bytes, each with `n` sequences.
+impl PromptReplySlot {
+    fn add_choice(&mut self, sequence: usize, choice: ReplyChoice<'_>, keep_token_ids: bool) {
+        self.prompt_tokens = choice.prompt_token_ids.map(count_ids).or(self.prompt_tokens);
+        if let Some(ids) = choice.token_ids {
+            self.completion_tokens =
+                Some(self.completion_tokens.unwrap_or_default() + count_ids(ids));
+        }
+        self.is_duplicate |= self.choices[sequence].is_some();
+        self.choices[sequence] = Some(choice.into_choice(keep_token_ids));
+    }
+
+    fn into_answer(self) -> Option<PromptAnswer> {
+        let choices: Option<Vec<AnswerChoice>> = self.choices.into_iter().collect();
+        let choices = choices.filter(|_| !self.is_duplicate)?;
+        Some(PromptAnswer { choices, ..PromptAnswer::default() })
+    }
+}
+
+/// Reason why a body with status 200 is not an answer.
+enum ReplyFault {
+    Invalid(serde_json::Error),
+    /// The server reports an error of its own.
+    Server(String),
+}
+
+/// Parses the reply to a batch of prompts.
 pub(super) fn parse_reply(
     body: &[u8],
-    lengths: &[u64],
-    n: usize,
-) -> Result<Vec<Option<PromptAnswer>>, RequestFault> {
-    let read: ReplyBody =
-        serde_json::from_slice(body).map_err(|error| classify_non_answer(body, &error))?;
-    let empty = PromptReplySlot { choices: vec![None; n], ..PromptReplySlot::default() };
-    let mut slots = vec![empty; lengths.len()];
-    for choice in read.choices {
-        // vLLM numbers choices prompt by prompt, with `n` sequences each.
-        let (prompt, sequence) = (choice.index / n, choice.index % n);
-        let Some(slot) = slots.get_mut(prompt) else { continue };
-        let count = |ids: &Option<Vec<IgnoredAny>>| ids.as_ref().map(|ids| ids.len() as u64);
-        slot.prompt_tokens = count(&choice.prompt_token_ids).or(slot.prompt_tokens);
-        if let Some(completion_tokens) = count(&choice.token_ids) {
-            slot.completion_tokens =
-                Some(slot.completion_tokens.unwrap_or_default() + completion_tokens);
+    expected: ExpectedReply<'_>,
+) -> Result<ReplyAnswers, RequestFault> {
+    let parsed = match parse_answers(body, expected) {
+        // Python writes halves of surrogate pairs as escapes, which stand for no character in a `String`.
+        Err(ReplyFault::Invalid(error)) if error.to_string().contains("hex escape") => {
+            let text = String::from_utf8_lossy(body);
+            parse_answers(replace_lone_surrogates(&text).as_bytes(), expected)
         }
-        slot.is_duplicate |= slot.choices[sequence].is_some();
-        slot.choices[sequence] = Some(choice.into_choice());
+        parsed => parsed,
+    };
+    parsed.map_err(|fault| match fault {
+        ReplyFault::Invalid(error) => classify_non_answer(body, &error),
+        ReplyFault::Server(message) => RequestFault::Transient { message, status: Some(200) },
+    })
+}
+
+fn parse_answers(body: &[u8], expected: ExpectedReply<'_>) -> Result<ReplyAnswers, ReplyFault> {
+    let ExpectedReply { prompt_lengths, n, keep_token_ids, .. } = expected;
+    let mut reply: ReplyBody<'_> = serde_json::from_slice(body).map_err(ReplyFault::Invalid)?;
+    if let Some(error) = reply.error {
+        return Err(ReplyFault::Server(describe_server_error("a reply", error)));
     }
-    if let (Some(ids), [slot]) = (&read.prompt_token_ids, slots.as_mut_slice()) {
-        slot.prompt_tokens = Some(ids.len() as u64);
+    let empty = PromptReplySlot { choices: vec![None; n], ..PromptReplySlot::default() };
+    let mut slots = vec![empty; prompt_lengths.len()];
+    let mut missing_reason = None;
+    for choice in reply.choices.take().unwrap_or_default() {
+        // vLLM numbers choices prompt by prompt, with `n` sequences each.
+        let index = choice.index.unwrap_or_default();
+        let Some(slot) = slots.get_mut(index / n) else { continue };
+        match generation_fault(&choice) {
+            Some(fault) => missing_reason = missing_reason.or(Some(fault)),
+            None => slot.add_choice(index % n, choice, keep_token_ids),
+        }
+    }
+    if let (Some(ids), [slot]) = (reply.prompt_token_ids, slots.as_mut_slice()) {
+        slot.prompt_tokens = Some(count_ids(ids));
     }
     let exact: Vec<_> =
         slots.iter().map(|slot| slot.prompt_tokens.zip(slot.completion_tokens)).collect();
-    let complete = |slot: PromptReplySlot| {
-        let choices: Option<Vec<AnswerChoice>> = slot.choices.into_iter().collect();
-        choices.filter(|_| !slot.is_duplicate).map(|choices| PromptAnswer { choices, usage: None })
-    };
-    let mut answers: Vec<Option<PromptAnswer>> = slots.into_iter().map(complete).collect();
-    let usage = read.usage.and_then(|usage| ReplyUsage::deserialize(usage).ok());
-    if let Some(usage) = usage.filter(ReplyUsage::is_plausible) {
-        apportion_usage(usage, lengths, &mut answers);
+    let mut answers: Vec<Option<PromptAnswer>> =
+        slots.into_iter().map(PromptReplySlot::into_answer).collect();
+    if let Some(reason) = missing_reason.take_if(|_| answers.iter().all(Option::is_none)) {
+        return Err(ReplyFault::Server(reason));
+    }
+    let usage = reply.usage.and_then(ReplyUsage::parse);
+    if let Some(usage) = &usage {
+        apportion_usage(usage, prompt_lengths, &mut answers);
     }
     for (answer, exact) in answers.iter_mut().zip(exact) {
         if let (Some(answer), Some((prompt_tokens, completion_tokens))) = (answer, exact) {
-            answer.usage = Some(TokenUsage { prompt_tokens, completion_tokens, estimated: false });
+            let details = answer.usage.filter(|usage| !usage.estimated).unwrap_or_default();
+            answer.usage = Some(TokenUsage { prompt_tokens, completion_tokens, ..details });
         }
     }
-    Ok(answers)
+    if let [Some(answer)] = answers.as_mut_slice() {
+        add_reply_fields(answer, &reply, usage.as_ref(), keep_token_ids);
+    }
+    if let Some(model) = reply.model.filter(|model| !model.is_empty() && *model != expected.model) {
+        answers.iter_mut().flatten().for_each(|answer| answer.model = Some(model.as_ref().into()));
+    }
+    if expected.keep_body {
+        attach_bodies(body, expected, &mut answers);
+    }
+    Ok(ReplyAnswers { answers, missing_reason })
+}
+
+/// Adds what the reply says as a whole. In the reply to a batch it belongs to no single prompt.
+fn add_reply_fields(
+    answer: &mut PromptAnswer,
+    reply: &ReplyBody<'_>,
+    usage: Option<&ReplyUsage<'_>>,
+    keep_token_ids: bool,
+) {
+    reply.other.copy_to(&mut answer.fields);
+    if let Some(ids) = reply.prompt_token_ids.filter(|_| keep_token_ids) {
+        answer.fields.push("prompt_token_ids", ids);
+    }
+    if let Some(usage) = usage {
+        usage.other.copy_to(&mut answer.usage_fields);
+    }
+}
+
+/// Returns why a choice is not an answer: the server gave up the sequence, such as when its engine is paused.
+fn generation_fault(choice: &ReplyChoice<'_>) -> Option<String> {
+    if let Some(error) = choice.error {
+        return Some(describe_server_error("a choice", error));
+    }
+    let reason = choice.finish_reason.as_deref()?;
+    matches!(reason, "abort" | "error")
+        .then(|| format!("generation ended early with finish_reason \"{reason}\""))
+}
+
+fn describe_server_error(place: &str, error: &RawValue) -> String {
+    let message = wire::error_message(format!("{{\"error\":{error}}}").as_bytes());
+    format!("error in {place} with status 200: {message}")
 }
 
 /// Classifies a body with status 200 that is not an answer: garbage, or an error object.
@@ -137,35 +186,32 @@ struct InBandError {
     _error: IgnoredAny,
 }
 
-impl ReplyChoice {
-    fn into_choice(self) -> AnswerChoice {
-        let finish_reason = self.finish_reason;
-        match self.message {
-            Some(message) => AnswerChoice {
-                text: message.content.unwrap_or_default(),
-                reasoning: message.reasoning.or(message.reasoning_content),
-                finish_reason,
-            },
-            None => {
-                AnswerChoice { text: self.text.unwrap_or_default(), reasoning: None, finish_reason }
-            }
-        }
-    }
-}
-
 /// Splits the usage of a batch, which vLLM reports as one sum, over its prompts in proportion to their lengths. The
 /// usage of a single prompt is exact.
-fn apportion_usage(usage: ReplyUsage, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
+fn apportion_usage(usage: &ReplyUsage<'_>, lengths: &[u64], answers: &mut [Option<PromptAnswer>]) {
     // Plus one, so that empty texts have a share too.
     let prompt_weights: Vec<u64> = lengths.iter().map(|length| length + 1).collect();
     let answer_weights: Vec<u64> = answers.iter().map(answer_weight).collect();
-    let prompt_shares = proportional_shares(usage.prompt_tokens, &prompt_weights);
-    let answer_shares = proportional_shares(usage.completion_tokens, &answer_weights);
-    let shares = prompt_shares.zip(answer_shares);
-    for (answer, (prompt_tokens, completion_tokens)) in answers.iter_mut().zip(shares) {
+    let shares = |sum: Option<u64>, weights| {
+        let shares = proportional_shares(sum.unwrap_or_default(), weights);
+        shares.map(move |share| sum.map(|_| share))
+    };
+    let prompt_shares = proportional_shares(usage.prompt_tokens, &prompt_weights)
+        .zip(shares(usage.cached_tokens, &prompt_weights));
+    let answer_shares = proportional_shares(usage.completion_tokens, &answer_weights)
+        .zip(shares(usage.reasoning_tokens, &answer_weights));
+    let estimated = lengths.len() > 1;
+    for ((answer, prompt), completion) in answers.iter_mut().zip(prompt_shares).zip(answer_shares) {
+        let ((prompt_tokens, cached_tokens), (completion_tokens, reasoning_tokens)) =
+            (prompt, completion);
         if let Some(answer) = answer {
-            let estimated = lengths.len() > 1;
-            answer.usage = Some(TokenUsage { prompt_tokens, completion_tokens, estimated });
+            answer.usage = Some(TokenUsage {
+                prompt_tokens,
+                completion_tokens,
+                estimated,
+                cached_tokens,
+                reasoning_tokens,
+            });
         }
     }
 }
@@ -197,6 +243,30 @@ fn proportional_shares(sum: u64, weights: &[u64]) -> impl Iterator<Item = u64> {
 mod tests {
     use super::*;
 
+    fn expected(prompt_lengths: &[u64], n: usize) -> ExpectedReply<'_> {
+        ExpectedReply {
+            prompt_lengths,
+            n,
+            model: "m",
+            is_rendered: false,
+            keep_token_ids: true,
+            keep_body: false,
+        }
+    }
+
+    fn parse(reply: &str, lengths: &[u64], n: usize) -> Vec<Option<PromptAnswer>> {
+        parse_reply(reply.as_bytes(), expected(lengths, n)).expect("a reply").answers
+    }
+
+    /// Parses the reply to a single prompt.
+    fn parse_one(reply: &str, n: usize) -> PromptAnswer {
+        parse(reply, &[3], n).remove(0).expect("an answer")
+    }
+
+    fn fault_of(reply: &str, lengths: &[u64]) -> RequestFault {
+        parse_reply(reply.as_bytes(), expected(lengths, 1)).expect_err("no answer")
+    }
+
     #[test]
     fn impossible_token_counts_cost_no_answer() {
         for usage in [
@@ -207,7 +277,7 @@ mod tests {
             r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1}"#,
         ] {
             let reply = format!(r#"{{"choices":[{{"index":0,"text":"a"}}],"usage":{usage}}}"#);
-            let answers = parse_reply(reply.as_bytes(), &[3], 1).expect("a reply");
+            let answers = parse(&reply, &[3], 1);
             let answer = answers[0].as_ref().expect("an answer");
             assert_eq!((answer.choices[0].text.as_str(), answer.usage), ("a", None), "{usage}");
         }
@@ -216,7 +286,7 @@ mod tests {
     #[test]
     fn answers_find_their_prompts_by_index() {
         let texts = |text: &str| {
-            let answers = parse_reply(text.as_bytes(), &[3, 3], 1).expect("a reply");
+            let answers = parse(text, &[3, 3], 1);
             answers
                 .into_iter()
                 .map(|it| it.map(|it| it.choices[0].text.clone()))
@@ -239,20 +309,23 @@ mod tests {
             [None, second],
             "a duplicate, and an index without a prompt"
         );
-        let fault = parse_reply(b"{\"error\":\"x\"}", &[3], 1).expect_err("no answer");
-        assert!(format!("{fault:?}").contains("with status 200: x"), "{fault:?}");
-        assert!(parse_reply(b"{\"choices\":[{\"index\":0,", &[3], 1).is_err());
+        fault_of(r#"{"choices":[{"index":0,"#, &[3]);
     }
 
     #[test]
     fn a_batchs_usage_is_split_by_length_and_marked_as_estimated() {
         let reply = r#"{"choices":[{"index":0,"text":"xxx"},{"index":1,"text":"xxx"}],"usage":{"prompt_tokens":12,"completion_tokens":6}}"#;
-        let answers = parse_reply(reply.as_bytes(), &[3, 7], 1).expect("a reply");
+        let answers = parse(reply, &[3, 7], 1);
         let usage: Vec<_> =
             answers.into_iter().filter_map(|it| it.and_then(|it| it.usage)).collect();
         assert_eq!(
             usage[0],
-            TokenUsage { prompt_tokens: 4, completion_tokens: 3, estimated: true }
+            TokenUsage {
+                prompt_tokens: 4,
+                completion_tokens: 3,
+                estimated: true,
+                ..TokenUsage::default()
+            }
         );
         assert_eq!(usage[1].prompt_tokens, 8);
     }
@@ -260,7 +333,7 @@ mod tests {
     #[test]
     fn reasoning_is_kept_apart_from_the_text() {
         let reply = r#"{"choices":[{"index":0,"message":{"content":null,"reasoning":"hmm"},"finish_reason":"length"}]}"#;
-        let answers = parse_reply(reply.as_bytes(), &[1], 1).expect("a reply");
+        let answers = parse(reply, &[1], 1);
         let choice = &answers[0].as_ref().expect("answered").choices[0];
         assert_eq!((choice.text.as_str(), choice.reasoning.as_deref()), ("", Some("hmm")));
     }
@@ -269,19 +342,203 @@ mod tests {
     fn token_ids_give_exact_counts() {
         let reply = r#"{"choices":[{"index":0,"text":"a","token_ids":[5,6],"prompt_token_ids":[1,2,3]},
             {"index":1,"text":"b","token_ids":[7],"prompt_token_ids":[4]}],"usage":{"prompt_tokens":4,"completion_tokens":3}}"#;
-        let answers = parse_reply(reply.as_bytes(), &[30, 3], 1).expect("a reply");
+        let answers = parse(reply, &[30, 3], 1);
         let usage: Vec<_> = answers.into_iter().filter_map(|it| it?.usage).collect();
         assert_eq!(
             usage[0],
-            TokenUsage { prompt_tokens: 3, completion_tokens: 2, estimated: false }
+            TokenUsage {
+                prompt_tokens: 3,
+                completion_tokens: 2,
+                estimated: false,
+                ..TokenUsage::default()
+            }
         );
         assert_eq!(
             usage[1],
-            TokenUsage { prompt_tokens: 1, completion_tokens: 1, estimated: false }
+            TokenUsage {
+                prompt_tokens: 1,
+                completion_tokens: 1,
+                estimated: false,
+                ..TokenUsage::default()
+            }
         );
         let chat = r#"{"choices":[{"index":0,"message":{"content":"x"},"token_ids":[9,9]}],"prompt_token_ids":[1,2]}"#;
-        let answers = parse_reply(chat.as_bytes(), &[3], 1).expect("a reply");
+        let answers = parse(chat, &[3], 1);
         let usage = answers[0].as_ref().expect("answered").usage.expect("counted");
         assert_eq!((usage.prompt_tokens, usage.completion_tokens, usage.estimated), (2, 2, false));
+    }
+
+    /// Names and JSON of the fields that pass through.
+    fn field_list(fields: &crate::domain::ReplyFields) -> Vec<(&str, &str)> {
+        fields.iter().map(|(name, json)| (name, json.get())).collect()
+    }
+
+    #[test]
+    fn every_field_of_a_message_a_choice_and_a_reply_passes_through_unless_it_is_null() {
+        let reply = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","system_fingerprint":"f",
+            "choices":[{"index":0,"message":{"role":"assistant","content":null,"refusal":"I cannot","audio":null,
+            "tool_calls":[{"id":"c","function":{"name":"f","arguments":"{}"}}],"annotations":[]},
+            "logprobs":{"content":[ {"token":"a"} ]},"finish_reason":"tool_calls","stop_reason":7,"matched_stop":1.50}],
+            "prompt_logprobs":[null],"service_tier":null,"metrics":{"a":1}}"#;
+        let answer = parse_one(reply, 1);
+        assert_eq!(
+            field_list(&answer.choices[0].fields),
+            [
+                ("content", "null"),
+                ("refusal", "\"I cannot\""),
+                ("tool_calls", r#"[{"id":"c","function":{"name":"f","arguments":"{}"}}]"#),
+                ("annotations", "[]"),
+                ("logprobs", r#"{"content":[ {"token":"a"} ]}"#),
+                ("stop_reason", "7"),
+                ("matched_stop", "1.50"),
+            ]
+        );
+        assert_eq!(
+            field_list(&answer.fields),
+            [("prompt_logprobs", "[null]"), ("metrics", r#"{"a":1}"#)]
+        );
+        assert_eq!((answer.choices[0].text.as_str(), answer.model), ("", None));
+    }
+
+    #[test]
+    fn an_ordinary_reply_has_no_other_fields() {
+        for case in ["chat-single", "completions-single", "completions-list3", "chat-n2"] {
+            let path = format!("{}/tests/data/vllm-wire/{case}.json", env!("CARGO_MANIFEST_DIR"));
+            let text = std::fs::read_to_string(&path).expect("a recording");
+            let recorded: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            let body = recorded["response"]["body"].to_string();
+            let prompts = if case == "completions-list3" { 3 } else { 1 };
+            let n = if case == "chat-n2" { 2 } else { 1 };
+            let lengths = vec![3; prompts];
+            let tiny = ExpectedReply { model: "tiny", ..expected(&lengths, n) };
+            let answers = parse_reply(body.as_bytes(), tiny).expect("a reply").answers;
+            for answer in answers.into_iter().map(|answer| answer.expect("an answer")) {
+                assert!(answer.fields.is_empty() && answer.usage_fields.is_empty(), "{case}");
+                assert!(answer.choices.iter().all(|choice| choice.fields.is_empty()), "{case}");
+                assert_eq!((answer.model, answer.choices.len()), (None, n), "{case}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_sequence_keeps_its_own_end_reasoning_and_fields() {
+        let reply = r#"{"choices":[
+            {"index":1,"message":{"content":"b","reasoning":"y"},"finish_reason":"stop","stop_reason":"x"},
+            {"index":0,"message":{"content":"a","reasoning_content":"z"},"finish_reason":"length"}]}"#;
+        let choices = parse_one(reply, 2).choices;
+        let told: Vec<_> = choices
+            .iter()
+            .map(|it| (it.text.as_str(), it.reasoning.as_deref(), it.finish_reason.as_deref()))
+            .collect();
+        assert_eq!(told, [("a", Some("z"), Some("length")), ("b", Some("y"), Some("stop"))]);
+        assert_eq!(field_list(&choices[1].fields), [("stop_reason", "\"x\"")]);
+        assert!(choices[0].fields.is_empty());
+        assert_eq!(parse(reply, &[3], 3), [None], "a missing sequence is not made up");
+    }
+
+    #[test]
+    fn texts_in_parts_other_roles_and_two_reasonings_lose_nothing() {
+        let reply = r#"{"choices":[{"index":null,"message":{"role":"user","reasoning":"new","reasoning_content":"old",
+            "content":[{"type":"text","text":"one "},{"type":"image_url"},{"type":"text","text":"two"}]}}]}"#;
+        let choice = parse_one(reply, 1).choices.remove(0);
+        assert_eq!((choice.text.as_str(), choice.reasoning.as_deref()), ("one two", Some("new")));
+        let fields = field_list(&choice.fields);
+        assert_eq!(fields[0], ("role", "\"user\""));
+        assert_eq!(
+            fields[1].1,
+            r#"[{"type":"text","text":"one "},{"type":"image_url"},{"type":"text","text":"two"}]"#
+        );
+        assert_eq!(fields[2], ("reasoning_content", "\"old\""));
+        let same =
+            r#"{"choices":[{"message":{"content":"","reasoning":"r","reasoning_content":"r"}}]}"#;
+        assert!(parse_one(same, 1).choices[0].fields.is_empty());
+    }
+
+    #[test]
+    fn halves_of_surrogate_pairs_cost_no_answer() {
+        let reply =
+            r#"{"choices":[{"index":0,"text":"a\ud83db","logprobs":{"tokens":["\udc00"]}}]}"#;
+        let choice = parse_one(reply, 1).choices.remove(0);
+        assert_eq!(choice.text, "a\u{fffd}b");
+        assert_eq!(field_list(&choice.fields), [("logprobs", r#"{"tokens":["\ufffd"]}"#)]);
+    }
+
+    #[test]
+    fn aborted_sequences_and_errors_beside_or_inside_choices_are_no_answers() {
+        for (reply, message) in [
+            (r#"{"error":"x"}"#, "reply with status 200: x"),
+            (r#"{"choices":[{"index":0,"text":"a"}],"error":{"message":"y"}}"#, "200: y"),
+            (
+                r#"{"choices":[{"index":0,"text":"a","error":{"message":"z"}}]}"#,
+                "choice with status 200: z",
+            ),
+            (r#"{"choices":[{"index":0,"text":"a","finish_reason":"abort"}]}"#, "\"abort\""),
+            (
+                r#"{"choices":[{"index":0,"message":{"content":"a"},"finish_reason":"error"}]}"#,
+                "\"error\"",
+            ),
+        ] {
+            let RequestFault::Transient { message: found, .. } = fault_of(reply, &[3]) else {
+                panic!("{reply}")
+            };
+            assert!(found.contains(message), "{found}");
+        }
+        let list = r#"{"choices":[{"index":0,"text":"a","finish_reason":"abort"},
+            {"index":1,"text":"b","finish_reason":"stop","error":null}],"error":null}"#;
+        let reply = parse_reply(list.as_bytes(), expected(&[3, 3], 1)).expect("a reply");
+        assert!(reply.answers[0].is_none() && reply.answers[1].is_some());
+        assert!(reply.missing_reason.expect("a reason").contains("abort"));
+        assert_eq!(
+            parse_one(r#"{"choices":[{"text":"a","error":""}],"error":false}"#, 1).choices[0].text,
+            "a"
+        );
+    }
+
+    #[test]
+    fn token_ids_are_kept_only_if_they_were_asked_for() {
+        let reply = r#"{"choices":[{"index":0,"message":{"content":"x"},"token_ids":[9, 9]}],"prompt_token_ids":[]}"#;
+        let answer = parse_one(reply, 1);
+        assert_eq!(field_list(&answer.choices[0].fields), [("token_ids", "[9, 9]")]);
+        assert_eq!(field_list(&answer.fields), [("prompt_token_ids", "[]")]);
+        let counted = ExpectedReply { keep_token_ids: false, ..expected(&[3], 1) };
+        let answers = parse_reply(reply.as_bytes(), counted).expect("a reply").answers;
+        let answer = answers[0].as_ref().expect("an answer");
+        assert!(answer.choices[0].fields.is_empty() && answer.fields.is_empty());
+        let usage = answer.usage.expect("counted");
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (0, 2));
+    }
+
+    #[test]
+    fn details_of_the_usage_are_kept() {
+        let reply = r#"{"choices":[{"text":"a"}],"usage":{"prompt_tokens":9,"completion_tokens":2,"total_tokens":11,
+            "prompt_tokens_details":{"cached_tokens":8,"audio_tokens":null},
+            "completion_tokens_details":{"reasoning_tokens":1,"accepted_prediction_tokens":0},"cost":0.5,"x":null}}"#;
+        let answer = parse_one(reply, 1);
+        let usage = answer.usage.expect("counted");
+        assert_eq!((usage.cached_tokens, usage.reasoning_tokens), (Some(8), Some(1)));
+        assert_eq!(
+            field_list(&answer.usage_fields),
+            [
+                (
+                    "completion_tokens_details",
+                    r#"{"reasoning_tokens":1,"accepted_prediction_tokens":0}"#
+                ),
+                ("cost", "0.5"),
+            ]
+        );
+        let list = r#"{"choices":[{"index":0,"text":"a"},{"index":1,"text":"a"}],
+            "usage":{"prompt_tokens":8,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+        let usage: Vec<_> =
+            parse(list, &[1, 1], 1).into_iter().filter_map(|it| it?.usage).collect();
+        assert_eq!(usage.iter().map(|it| it.cached_tokens).collect::<Vec<_>>(), [Some(2), Some(2)]);
+        assert!(usage.iter().all(|it| it.estimated && it.reasoning_tokens.is_none()));
+    }
+
+    #[test]
+    fn the_model_is_kept_if_it_is_not_the_requested_one() {
+        let model =
+            |name| parse_one(&format!(r#"{{"model":{name},"choices":[{{"text":"a"}}]}}"#), 1).model;
+        assert_eq!(model("\"small\"").as_deref(), Some("small"));
+        assert_eq!([model("\"m\""), model("null"), model("\"\"")], [None, None, None]);
     }
 }

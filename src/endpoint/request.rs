@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{HttpClient, RequestFault, ServerReply, fault, reply};
+use super::{HttpClient, RequestFault, ServerReply, fault, reply, reply_shape::ExpectedReply};
 use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
 
 /// Parameters that all prompts of a request have in common; only prompts with equal ones can form a batch.
@@ -23,6 +23,29 @@ pub(crate) struct BatchParams {
     pub n: usize,
     /// Whether several prompts may go into one request.
     pub allow_lists: bool,
+    /// Whether token ids in the reply belong to the answer, or were only requested to count them.
+    pub keep_token_ids: bool,
+    /// Whether answers keep the reply as the server sent it.
+    pub keep_body: bool,
+}
+
+impl BatchParams {
+    /// Returns the facts with which the reply to prompts of these lengths is parsed. `route` is the route of the request,
+    /// which is another one than that of the prompts if they were rendered here.
+    pub(super) fn expected_reply<'a>(
+        &'a self,
+        route: Route,
+        prompt_lengths: &'a [u64],
+    ) -> ExpectedReply<'a> {
+        ExpectedReply {
+            prompt_lengths,
+            n: self.n,
+            model: &self.model,
+            is_rendered: route != self.route,
+            keep_token_ids: self.keep_token_ids,
+            keep_body: self.keep_body,
+        }
+    }
 }
 
 /// Inference request with its encoded body, ready to be sent.
@@ -32,7 +55,6 @@ pub(crate) struct InferenceRequest {
     body: Vec<u8>,
     /// Length of each prompt in bytes; the token counts of a batch are split in proportion to it.
     prompt_lengths: Vec<u64>,
-    n: usize,
 }
 
 impl InferenceRequest {
@@ -54,7 +76,7 @@ impl InferenceRequest {
                 let conversation =
                     prompts.into_iter().next().map(|prompt| messages_json(&prompt.input, system));
                 let body = chat_body(params, &conversation.unwrap_or_default());
-                Self { route: Route::Chat, body, prompt_lengths: lengths, n: params.n }
+                Self { route: Route::Chat, body, prompt_lengths: lengths }
             }
         }
     }
@@ -67,11 +89,11 @@ impl InferenceRequest {
     ) -> Self {
         let lengths = texts.clone().map(|text| text.len() as u64).collect();
         let body = completions_body(params, texts);
-        Self { route: Route::Completions, body, prompt_lengths: lengths, n: params.n }
+        Self { route: Route::Completions, body, prompt_lengths: lengths }
     }
 }
 
-/// Sends a request, waits for the whole reply and parses it.
+/// Sends a request for prompts with these parameters, waits for the whole reply and parses it.
 ///
 /// # Errors
 /// Fails if no reply arrives within `limit`, if the server refuses the request, or if the reply cannot be parsed.
@@ -79,12 +101,13 @@ pub(crate) async fn send_request(
     client: &HttpClient,
     url: &Url,
     request: InferenceRequest,
+    params: &BatchParams,
     limit: Duration,
 ) -> Result<ServerReply, RequestFault> {
     let started = Instant::now();
-    let InferenceRequest { route, body, prompt_lengths: lengths, n } = request;
+    let InferenceRequest { route, body, prompt_lengths } = request;
     let body = post_request(client, url, route, body, limit).await?;
-    let answers = reply::parse_reply(&body, &lengths, n)?;
+    let answers = reply::parse_reply(&body, params.expected_reply(route, &prompt_lengths))?;
     Ok(ServerReply { answers, elapsed: started.elapsed() })
 }
 
@@ -110,8 +133,8 @@ pub(super) async fn post_request(
 
 impl InferenceRequest {
     /// Takes the request apart for callers that parse the reply themselves, as the canary does.
-    pub(super) fn into_parts(self) -> (Route, Vec<u8>, Vec<u64>, usize) {
-        (self.route, self.body, self.prompt_lengths, self.n)
+    pub(super) fn into_parts(self) -> (Route, Vec<u8>, Vec<u64>) {
+        (self.route, self.body, self.prompt_lengths)
     }
 }
 
@@ -226,7 +249,15 @@ mod tests {
     fn request_body(route: Route, prompts: &[Prompt], system: Option<&str>) -> String {
         let mut params = RequestParams::default();
         params.set("max_tokens", "5");
-        let params = BatchParams { route, model: "m".into(), params, n: 1, allow_lists: true };
+        let params = BatchParams {
+            route,
+            model: "m".into(),
+            params,
+            n: 1,
+            allow_lists: true,
+            keep_token_ids: true,
+            keep_body: false,
+        };
         String::from_utf8(InferenceRequest::new(&params, prompts.iter(), system).body)
             .expect("JSON")
     }

@@ -82,6 +82,8 @@ pub(crate) struct EnginePolicy {
     pub(crate) no_progress_timeout: Duration,
     /// The source of token counts in answers.
     pub(crate) token_counting: TokenCounting,
+    /// Whether answers keep the replies as the server sent them.
+    pub(crate) keep_bodies: bool,
     /// The number of first outcomes that trip fail-fast if they are the same refusal.
     pub(crate) fail_fast_threshold: usize,
 }
@@ -155,13 +157,15 @@ impl EnginePolicy {
         if let Some(fitted) = fitted {
             params.set("max_tokens", fitted.to_string());
         }
-        if self.token_counting == TokenCounting::Exact {
+        let asks_token_ids = params.get("return_token_ids") == Some("true");
+        let counts_token_ids = self.token_counting == TokenCounting::Exact && !asks_token_ids;
+        if counts_token_ids {
             params.set("return_token_ids", "true");
         }
         let is_on_both_routes = |(name, _): (&str, &str)| {
             PARAMS_OF_BOTH_ROUTES.contains(&name)
                 || name == TEMPLATE_KWARGS
-                || (name == "return_token_ids" && self.token_counting == TokenCounting::Exact)
+                || (name == "return_token_ids" && counts_token_ids)
         };
         let allow_lists = match route {
             Route::Completions => true,
@@ -173,7 +177,15 @@ impl EnginePolicy {
             }
         };
         let n = sequence_count(&params);
-        BatchParams { route, model: self.model.clone(), params, n, allow_lists }
+        BatchParams {
+            route,
+            model: self.model.clone(),
+            params,
+            n,
+            allow_lists,
+            keep_token_ids: !counts_token_ids,
+            keep_body: self.keep_bodies,
+        }
     }
 
     /// Returns the parameters of the same request with its conversations rendered here: special tokens are in the text
@@ -246,6 +258,7 @@ pub(super) fn test_policy() -> EnginePolicy {
         context_buffer: 512,
         no_progress_timeout: Duration::from_secs(5),
         token_counting: TokenCounting::Share,
+        keep_bodies: false,
         fail_fast_threshold: 100,
     }
 }

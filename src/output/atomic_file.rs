@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{AnswerFormat, OutputError};
+use super::{AnswerFormat, OutputError, RunIdentity};
 use crate::parquet::ParquetWriter;
 
 /// The gathered file while it is written.
@@ -18,7 +18,7 @@ pub(crate) struct OutputFile(OutputSink);
 
 #[derive(Debug)]
 enum OutputSink {
-    TextLines { file: AtomicFile, format: AnswerFormat },
+    TextLines { file: AtomicFile, format: AnswerFormat, run: RunIdentity },
     ParquetTable(Box<ParquetWriter<AtomicFile>>, PathBuf),
 }
 
@@ -36,7 +36,16 @@ impl OutputFile {
             return Ok(Self(OutputSink::ParquetTable(Box::new(table), part)));
         }
         file.write_bytes(&format.file_header())?;
-        Ok(Self(OutputSink::TextLines { file, format }))
+        Ok(Self(OutputSink::TextLines { file, format, run: RunIdentity::default() }))
+    }
+
+    /// Sets the run that the answers belong to.
+    #[must_use]
+    pub(crate) fn for_run(mut self, identity: RunIdentity) -> Self {
+        if let OutputSink::TextLines { run, .. } = &mut self.0 {
+            *run = identity;
+        }
+        self
     }
 
     /// Appends an answer, given as its line of a shard file.
@@ -45,9 +54,14 @@ impl OutputFile {
     /// Fails if the file cannot be written.
     pub(crate) fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
         match &mut self.0 {
-            OutputSink::TextLines { file, format } => match format.convert_line(line) {
-                Some(shaped) => file.write_bytes(&shaped),
-                None => file.write_bytes(line),
+            OutputSink::TextLines { file, format, run } => match format.convert_line(line, run) {
+                Ok(Some(shaped)) => file.write_bytes(&shaped),
+                Ok(None) => file.write_bytes(line),
+                Err(reason) => {
+                    Err(OutputError::io_error("cannot convert an answer for", &file.part_path)(
+                        io::Error::new(io::ErrorKind::InvalidData, reason),
+                    ))
+                }
             },
             OutputSink::ParquetTable(table, part) => {
                 table.write_answer(line).map_err(OutputError::io_error("cannot write", part))

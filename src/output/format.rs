@@ -1,12 +1,13 @@
 //! Formats of the gathered file: JSON lines, OpenAI batch, CSV and Parquet, each converted from the answers' lines. Pure.
 //!
-//! The columns of Parquet are in [`parquet`](crate::parquet).
+//! The columns of Parquet are in [`parquet`](crate::parquet), the lines of the batch API in `openai_batch.rs`.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::openai_batch::{RunIdentity, to_batch_line};
 use crate::parquet::{BUILT_IN, NOT_BUILT_IN};
 
 /// Format of the gathered file (`--output-format`).
@@ -78,19 +79,20 @@ impl AnswerFormat {
         }
     }
 
-    /// Converts an answer's line to this format; `None` if the line stays unchanged.
-    #[must_use]
-    pub(crate) fn convert_line(self, line: &[u8]) -> Option<Vec<u8>> {
+    /// Converts an answer's line of this run to this format; `None` if the line stays unchanged.
+    ///
+    /// # Errors
+    /// Fails if the line is not an answer.
+    pub(crate) fn convert_line(
+        self,
+        line: &[u8],
+        run: &RunIdentity,
+    ) -> Result<Option<Vec<u8>>, String> {
         let answer = || serde_json::from_slice::<Value>(line).unwrap_or_default();
         match self {
-            Self::Jsonl | Self::Parquet => None,
-            Self::Csv => Some(csv_row(&answer())),
-            Self::OpenaiBatch => {
-                let mut bytes =
-                    serde_json::to_vec(&openai_batch_line(&answer())).unwrap_or_default();
-                bytes.push(b'\n');
-                Some(bytes)
-            }
+            Self::Jsonl | Self::Parquet => Ok(None),
+            Self::Csv => Ok(Some(csv_row(&answer()))),
+            Self::OpenaiBatch => to_batch_line(line, run).map(|line| Some(line.into_bytes())),
         }
     }
 }
@@ -123,57 +125,6 @@ fn encode_csv_record(fields: [String; CSV_COLUMNS.len()]) -> Vec<u8> {
     writer.into_inner().unwrap_or_default()
 }
 
-/// Converts an answer to the form that OpenAI's batch API and `vllm run-batch` write.
-fn openai_batch_line(answer: &Value) -> Value {
-    let index = &answer["index"];
-    let base = |response: Value, error: Value| json!({"id": format!("batch_req_{index}"), "custom_id": answer["id"], "response": response, "error": error});
-    if answer["success"] != true {
-        let error = &answer["error"];
-        // OpenAI's format has a status on every line; failures without an HTTP reply count as a server error.
-        let status = if error["status"].is_null() { json!(500) } else { error["status"].clone() };
-        let body = json!({"error": {"message": error["message"], "type": error["kind"], "param": null, "code": status}});
-        let response =
-            json!({"status_code": status, "request_id": format!("req_{index}"), "body": body});
-        return base(response, json!({"code": error["kind"], "message": error["message"]}));
-    }
-    let chat = answer["served"]["api"] == "chat";
-    let texts: Vec<&Value> = match answer["responses"].as_array() {
-        Some(texts) => texts.iter().collect(),
-        None => vec![&answer["response"]],
-    };
-    let choice = |(number, text): (usize, &&Value)| {
-        let mut choice =
-            json!({"index": number, "logprobs": null, "finish_reason": answer["finish_reason"]});
-        if chat {
-            choice["message"] = json!({"role": "assistant", "content": text});
-            if number == 0 && !answer["reasoning"].is_null() {
-                choice["message"]["reasoning"] = answer["reasoning"].clone();
-            }
-        } else {
-            choice["text"] = (*text).clone();
-        }
-        choice
-    };
-    let choices: Vec<Value> = texts.iter().enumerate().map(choice).collect();
-    let (prompt, completion) =
-        (answer["usage"]["prompt_tokens"].as_u64(), answer["usage"]["completion_tokens"].as_u64());
-    let usage = match (prompt, completion) {
-        (Some(prompt), Some(completion)) => json!({
-            "prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion
-        }),
-        _ => Value::Null,
-    };
-    let (object, id) =
-        if chat { ("chat.completion", "chatcmpl") } else { ("text_completion", "cmpl") };
-    let body = json!({
-        "id": format!("{id}-{index}"), "object": object, "model": answer["model"], "choices": choices, "usage": usage
-    });
-    base(
-        json!({"status_code": 200, "request_id": format!("req_{index}"), "body": body}),
-        Value::Null,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,11 +132,16 @@ mod tests {
     const ANSWERED_LINE: &[u8] = br#"{"id":"a,b","index":3,"prompt":"x\ny","response":"ho","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{},"served":{"api":"chat"}}"#;
     const FAILED_LINE: &[u8] = br#"{"id":7,"index":4,"prompt":"x","response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"api":"chat"}}"#;
 
+    fn csv_line(line: &[u8]) -> Vec<u8> {
+        let line = AnswerFormat::Csv.convert_line(line, &RunIdentity::default());
+        line.expect("an answer").expect("a row")
+    }
+
     #[test]
     fn csv_keeps_commas_and_newlines_of_fields() {
         let mut text = AnswerFormat::Csv.file_header();
-        text.extend(AnswerFormat::Csv.convert_line(ANSWERED_LINE).expect("a row"));
-        text.extend(AnswerFormat::Csv.convert_line(FAILED_LINE).expect("a row"));
+        text.extend(csv_line(ANSWERED_LINE));
+        text.extend(csv_line(FAILED_LINE));
         let mut reader = csv::Reader::from_reader(text.as_slice());
         assert_eq!(reader.headers().expect("a header").len(), CSV_COLUMNS.len());
         let rows: Vec<csv::StringRecord> =
@@ -193,24 +149,5 @@ mod tests {
         assert_eq!(&rows[0][0], "a,b");
         assert_eq!(&rows[0][2], "x\ny");
         assert_eq!((&rows[1][3], &rows[1][4], &rows[1][5]), ("", "false", "no"));
-    }
-
-    #[test]
-    fn batch_lines_have_the_form_of_the_openai_batch_api() {
-        let good: Value = serde_json::from_slice(
-            &AnswerFormat::OpenaiBatch.convert_line(ANSWERED_LINE).expect("a line"),
-        )
-        .expect("JSON");
-        assert_eq!(good["custom_id"], "a,b");
-        assert_eq!(good["response"]["status_code"], 200);
-        assert_eq!(good["response"]["body"]["choices"][0]["message"]["content"], "ho");
-        assert_eq!(good["response"]["body"]["usage"]["total_tokens"], 5);
-        assert_eq!(good["error"], Value::Null);
-        let bad: Value = serde_json::from_slice(
-            &AnswerFormat::OpenaiBatch.convert_line(FAILED_LINE).expect("a line"),
-        )
-        .expect("JSON");
-        assert_eq!(bad["response"]["status_code"], 400);
-        assert_eq!(bad["error"]["code"], "too_long");
     }
 }

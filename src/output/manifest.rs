@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{
-    AnswerFormat, OutputError, StartRecord,
+    AnswerFormat, OutputError, RunIdentity, StartRecord,
     atomic_file::replace_file,
     counts::{LostRank, PromptCounts},
 };
@@ -177,6 +177,12 @@ impl RunPhase {
 }
 
 impl Manifest {
+    /// Returns the id and time by which outputs name the run.
+    #[must_use]
+    pub(crate) fn identity(&self) -> RunIdentity {
+        RunIdentity { id: self.id.clone(), began: self.began }
+    }
+
     /// Returns the manifest of a new run.
     #[must_use]
     pub(crate) fn for_new_run(output: &str, rows: u64, fingerprint: &str) -> Self {

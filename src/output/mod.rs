@@ -12,6 +12,7 @@ mod heartbeat;
 mod history;
 mod json_lines_log;
 mod manifest;
+mod openai_batch;
 mod samples;
 mod timelines;
 
@@ -25,6 +26,7 @@ pub(crate) use history::StartRecord;
 pub(crate) use manifest::{
     InputChange, Manifest, ReduceProgress, RunChange, RunPhase, RunState, unix_seconds,
 };
+pub(crate) use openai_batch::RunIdentity;
 pub(crate) use samples::{RecentThroughput, RunSample, append_sample, read_samples};
 pub(crate) use timelines::{StartTimeline, append_timeline, read_timelines};
 

@@ -1,14 +1,13 @@
 //! The JSON line of an answer: the contract with every tool that reads answers.
 //!
-//! Owns the field names and their order. Other output formats (CSV, the batch format) are written in `output/` from
-//! these lines.
+//! Owns the field names and their order; fields that pass through from the server are in `passed_fields.rs`. Other output
+//! formats (CSV, the batch format) are written in `output/` from these lines.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::{
-    Outcome, PromptFailure, PromptInput, PromptResult, Route, RowHash, TokenUsage,
-};
+use super::passed_fields::{ChoiceList, PassedFields, UsageLine};
+use crate::domain::{Outcome, PromptFailure, PromptInput, PromptResult, Route, RowHash};
 
 /// Fields of an answer line that are the same for all answers of a rank, and whether it repeats the prompt.
 #[derive(Clone, Debug)]
@@ -38,13 +37,20 @@ struct AnswerLine<'a> {
     responses: Option<Vec<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choices: Option<ChoiceList<'a>>,
     model: &'a str,
     success: bool,
     error: Option<&'a PromptFailure>,
     finish_reason: Option<&'a str>,
-    usage: Option<TokenUsage>,
+    #[serde(flatten)]
+    fields: PassedFields<'a>,
+    usage: Option<UsageLine<'a>>,
     params: &'a RawValue,
     served: AnswerServed<'a>,
+    /// The server's reply as it was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     row: Option<&'a RawValue>,
 }
@@ -76,10 +82,12 @@ pub(crate) fn write_answer_line(
         PromptInput::Text(text) => (Some(text.as_str()), None),
         PromptInput::Messages(messages) => (None, Some(raw_json(messages)?)),
     };
-    let (choices, error, usage) = match &result.outcome {
-        Outcome::Answered(answer) => (answer.choices.as_slice(), None, answer.usage),
-        Outcome::Failed(failure) => (&[][..], Some(failure), None),
+    let (answer, error) = match &result.outcome {
+        Outcome::Answered(answer) => (Some(answer), None),
+        Outcome::Failed(failure) => (None, Some(failure)),
     };
+    let choices = answer.map_or(&[][..], |answer| answer.choices.as_slice());
+    let replied_model = answer.and_then(|answer| answer.model.as_deref());
     let api = match (&prompt.input, prompt.route.unwrap_or(style.text_route)) {
         (PromptInput::Messages(_), _) | (_, Route::Chat) => "chat",
         (_, Route::Completions) => "completions",
@@ -95,11 +103,13 @@ pub(crate) fn write_answer_line(
         responses: (choices.len() > 1)
             .then(|| choices.iter().map(|choice| choice.text.as_str()).collect()),
         reasoning: first.and_then(|choice| choice.reasoning.as_deref()),
-        model: &style.model,
+        choices: (choices.len() > 1).then_some(ChoiceList(choices)),
+        model: replied_model.unwrap_or(&style.model),
         success: error.is_none(),
         error,
         finish_reason: first.and_then(|choice| choice.finish_reason.as_deref()),
-        usage,
+        fields: PassedFields::of_answer(answer),
+        usage: answer.and_then(UsageLine::of_answer),
         params: raw_json(&params)?,
         served: AnswerServed {
             endpoint: result.endpoint.as_deref(),
@@ -110,6 +120,7 @@ pub(crate) fn write_answer_line(
             attempts: result.attempts,
             row: prompt.row_hash,
         },
+        body: answer.and_then(|answer| answer.body.as_deref()),
         row: prompt.row.as_deref().map(raw_json).transpose()?,
     };
     serde_json::to_writer(&mut *into, &line)?;
@@ -123,8 +134,15 @@ fn raw_json(json: &str) -> serde_json::Result<&RawValue> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::de::IgnoredAny;
+
     use super::*;
-    use crate::domain::{AnswerChoice, FailureKind, Prompt, PromptAnswer, PromptId, RequestParams};
+    use crate::domain::{
+        AnswerChoice, FailureKind, LINE_NAMES, Prompt, PromptAnswer, PromptId, ReplyFields,
+        RequestParams, TokenUsage,
+    };
 
     pub(in crate::shards) fn line_style() -> AnswerLineStyle {
         AnswerLineStyle {
@@ -144,10 +162,16 @@ pub(super) mod tests {
             Ok(text) => Outcome::Answered(PromptAnswer {
                 choices: vec![AnswerChoice {
                     text: text.into(),
-                    reasoning: None,
                     finish_reason: Some("stop".into()),
+                    ..AnswerChoice::default()
                 }],
-                usage: Some(TokenUsage { prompt_tokens: 2, completion_tokens: 3, estimated: true }),
+                usage: Some(TokenUsage {
+                    prompt_tokens: 2,
+                    completion_tokens: 3,
+                    estimated: true,
+                    ..TokenUsage::default()
+                }),
+                ..PromptAnswer::default()
             }),
             Err(kind) => {
                 Outcome::Failed(PromptFailure { kind, message: "no".into(), status: Some(400) })
@@ -219,5 +243,88 @@ pub(super) mod tests {
         assert_eq!(value["messages"][0]["content"], "x");
         assert_eq!(value["row"]["k"], 1);
         assert_eq!(value["served"]["api"], "chat");
+    }
+
+    fn reply_fields(fields: &[(&str, &str)]) -> ReplyFields {
+        let mut all = ReplyFields::default();
+        for (name, json) in fields {
+            all.push(name, serde_json::from_str(json).expect("JSON"));
+        }
+        all
+    }
+
+    #[test]
+    fn fields_of_the_server_stand_at_the_top_level_under_names_of_their_own() {
+        let mut whole = prompt_result(0, Ok("a"));
+        let Outcome::Answered(answer) = &mut whole.outcome else { unreachable!() };
+        answer.choices[0].fields = reply_fields(&[
+            ("tool_calls", r#"[{"id":"c"}]"#),
+            ("logprobs", "1.50"),
+            ("id", "7"),
+            ("reply_id", "8"),
+            ("row", "9"),
+        ]);
+        answer.fields = reply_fields(&[("logprobs", "2"), ("kv", "{}")]);
+        answer.usage_fields = reply_fields(&[("cost", "0.5"), ("estimated", "3")]);
+        answer.usage = answer.usage.map(|usage| TokenUsage { cached_tokens: Some(1), ..usage });
+        answer.model = Some("other".into());
+        answer.body = Some(RawValue::from_string(r#"{"x":[1]}"#.into()).expect("JSON"));
+        let text = line_text(&whole, &line_style());
+        assert!(
+            text.contains(concat!(
+                r#""model":"other","success":true,"error":null,"finish_reason":"stop","tool_calls":[{"id":"c"}],"#,
+                r#""logprobs":1.50,"reply_id":7,"reply_reply_id":8,"reply_row":9,"reply_logprobs":2,"kv":{},"#,
+                r#""usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":true,"cached_tokens":1,"cost":0.5,"#,
+                r#""reply_estimated":3},"params":{}"#
+            )),
+            "{text}"
+        );
+        assert!(text.contains(r#","body":{"x":[1]}"#), "{text}");
+    }
+
+    #[test]
+    fn several_sequences_are_written_whole() {
+        let mut several = prompt_result(0, Ok("a"));
+        several.prompt.row = Some("{}".into());
+        let Outcome::Answered(answer) = &mut several.outcome else { unreachable!() };
+        answer.choices[0].fields = reply_fields(&[("stop_reason", "7"), ("response", "1")]);
+        answer.choices.push(AnswerChoice {
+            text: "b".into(),
+            reasoning: Some("hm".into()),
+            finish_reason: Some("length".into()),
+            ..AnswerChoice::default()
+        });
+        answer.fields = reply_fields(&[("prompt_logprobs", "[null]")]);
+        let value: serde_json::Value =
+            serde_json::from_str(&line_text(&several, &line_style())).expect("JSON");
+        assert_eq!(
+            value["choices"],
+            serde_json::json!([
+                {"response": "a", "finish_reason": "stop", "stop_reason": 7, "reply_response": 1},
+                {"response": "b", "reasoning": "hm", "finish_reason": "length"},
+            ])
+        );
+        assert_eq!((&value["response"], &value["finish_reason"]), (&"a".into(), &"stop".into()));
+        assert_eq!(value["prompt_logprobs"], serde_json::json!([null]));
+        assert!(value.get("stop_reason").is_none());
+    }
+
+    #[test]
+    fn every_name_of_the_line_is_reserved() {
+        let mut full = prompt_result(0, Ok("a"));
+        full.prompt.row = Some("{}".into());
+        let Outcome::Answered(answer) = &mut full.outcome else { unreachable!() };
+        answer.choices.push(AnswerChoice { reasoning: Some("r".into()), ..Default::default() });
+        answer.choices[0].reasoning = Some("r".into());
+        answer.body = Some(RawValue::NULL.to_owned());
+        let names_of = |result: &PromptResult| {
+            let line = line_text(result, &line_style());
+            serde_json::from_str::<BTreeMap<String, IgnoredAny>>(&line).expect("an object")
+        };
+        let mut names = names_of(&full);
+        full.prompt.input = PromptInput::Messages("[]".into());
+        names.append(&mut names_of(&full));
+        let names: Vec<&str> = names.keys().map(String::as_str).collect();
+        assert_eq!(names, LINE_NAMES);
     }
 }

@@ -28,6 +28,7 @@ mod header;
 mod layout;
 mod line_location;
 mod migrate;
+mod passed_fields;
 mod reader;
 mod storage;
 mod writer;

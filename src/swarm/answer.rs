@@ -4,8 +4,8 @@
 
 use std::sync::mpsc;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Map, Value};
 
 use crate::domain::{PromptFailure, TokenUsage};
 
@@ -20,27 +20,58 @@ pub struct SwarmAnswer {
     /// The prompt, if it was a plain text.
     #[serde(default)]
     pub prompt: Option<String>,
+    /// The prompt, if it was a conversation.
+    #[serde(default)]
+    pub messages: Option<Value>,
     /// Text of the first sequence; `None` if the prompt failed.
     pub response: Option<String>,
     /// Texts of all sequences, for `n` above 1.
     #[serde(default)]
     pub responses: Vec<String>,
-    /// Thinking of a reasoning model.
+    /// Thinking of a reasoning model, for the first sequence.
     #[serde(default)]
     pub reasoning: Option<String>,
-    /// Model that the prompt was sent to.
+    /// All sequences with their own ends and thinking, for `n` above 1.
+    #[serde(default)]
+    pub choices: Vec<SwarmChoice>,
+    /// Model that answered, as the server names it.
     pub model: String,
+    #[serde(default, rename = "success")]
+    _success: IgnoredAny,
     /// Reason of the failure; `None` if the prompt was answered.
     pub error: Option<PromptFailure>,
     /// Reason for the end of the text: `stop`, `length`, …
     pub finish_reason: Option<String>,
     /// Token counts, unless they are switched off.
     pub usage: Option<TokenUsage>,
+    /// The row's own request parameters.
+    #[serde(default)]
+    pub params: Map<String, Value>,
     /// Server, rank and latency.
     pub served: AnswerOrigin,
     /// Other fields of the row, with the setting `keep-row`.
     #[serde(default)]
     pub row: Option<Value>,
+    /// Other fields of the server's reply, such as `tool_calls`, `refusal`, `logprobs` and `stop_reason`. For `n` above 1
+    /// those of a sequence are in [`choices`](Self::choices).
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+}
+
+/// One of several sequences of an answer.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct SwarmChoice {
+    /// Text of the sequence.
+    pub response: String,
+    /// Thinking of a reasoning model.
+    #[serde(default)]
+    pub reasoning: Option<String>,
+    /// Reason for the end of the text: `stop`, `length`, …
+    pub finish_reason: Option<String>,
+    /// Other fields of the sequence in the server's reply, such as `tool_calls` and `logprobs`.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
 }
 
 /// Server and rank that an answer came from.

@@ -21,7 +21,7 @@ pub use crate::{
     job::TreeReduction,
     settings::Environment,
 };
-pub use answer::{AnswerIter, AnswerOrigin, SwarmAnswer};
+pub use answer::{AnswerIter, AnswerOrigin, SwarmAnswer, SwarmChoice};
 pub use builder::SwarmBuilder;
 pub use error::{SwarmError, SwarmErrorKind};
 pub use rooted::Rooted;

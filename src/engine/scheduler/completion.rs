@@ -15,8 +15,8 @@ use super::{
     retry_policy::{self, Disposition, FaultContext},
 };
 use crate::{
-    domain::{Outcome, PromptAnswer, PromptFailure, PromptResult},
-    endpoint::{CanaryResult, RequestFault, ServerReply},
+    domain::{Outcome, PromptAnswer, PromptFailure, PromptResult, ReplyFields},
+    endpoint::{CanaryResult, ReplyAnswers, RequestFault, ServerReply},
     engine::{
         EnginePolicy, TokenCounting,
         endpoint_state::{AnsweredRequest, EndpointPool, FailedRequest},
@@ -119,19 +119,20 @@ impl<'a> CompletionHandler<'a> {
     }
 
     fn on_reply(&mut self, ended: EndedRequest, batch: Batch, reply: ServerReply, now: Instant) {
+        let ReplyAnswers { answers, missing_reason } = reply.answers;
         // All tokens count, also those of answers that a hedge has superseded: the server has generated them.
         let up_count = self.endpoints.up_count();
         let answered = AnsweredRequest {
             prompts: batch.len(),
             sequences: batch.permit_count(),
-            tokens: reply.answers.iter().flatten().map(answer_tokens).sum(),
+            tokens: answers.iter().flatten().map(answer_tokens).sum(),
             concurrency_at_send: ended.concurrency_at_send,
             elapsed: reply.elapsed,
         };
         self.endpoints[ended.endpoint].record_reply(answered, up_count, now);
         let (params, tasks) = batch.into_parts();
         let mut unanswered = Vec::new();
-        for (task, answer) in tasks.into_iter().zip(reply.answers) {
+        for (task, answer) in tasks.into_iter().zip(answers) {
             if !self.in_flight.claim_reply(ended.id, task.index(), answer.is_some()) {
                 continue;
             }
@@ -142,11 +143,14 @@ impl<'a> CompletionHandler<'a> {
             self.queue.record_answer(task.length_class(), answer_tokens(&answer));
             if self.policy.token_counting == TokenCounting::Off {
                 answer.usage = None;
+                answer.usage_fields = ReplyFields::default();
             }
             self.settle_task(task, Outcome::Answered(answer), ended);
         }
         if !unanswered.is_empty() {
-            let message = "the reply contains no answer for this prompt, or two";
+            let message = missing_reason
+                .as_deref()
+                .unwrap_or("the reply contains no complete answer for this prompt, or two");
             let context = self.fault_context(ended);
             let batch = Batch::new(params, unanswered);
             let disposition = retry_policy::retry(batch, message, Some(200), context);

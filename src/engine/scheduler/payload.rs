@@ -146,8 +146,11 @@ pub(crate) fn request_future(
     let (client, url, timeout) = (target.client.clone(), target.url.clone(), target.timeout);
     match payload {
         RequestPayload::Request(request) => {
+            let params = batch.params().clone();
             let (reply, abort_handle) =
-                abortable(async move { send_request(&client, &url, request, timeout).await });
+                abortable(
+                    async move { send_request(&client, &url, request, &params, timeout).await },
+                );
             let future = Box::pin(async move {
                 match reply.await {
                     Ok(result) => RequestCompletion::Reply { id, result, canary: None },

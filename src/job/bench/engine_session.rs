@@ -193,7 +193,7 @@ impl SessionEngine {
         let (prompt_sender, prompt_receiver) = mpsc::channel::<Vec<Prompt>>();
         let (event_sender, event_receiver) = mpsc::channel();
         let result_sender = event_sender.clone();
-        let mut policy = engine_policy(settings, selection, 1)?;
+        let mut policy = engine_policy(settings, selection, 1, false)?;
         // Failures are measured too, so fail-fast is off.
         policy.fail_fast_threshold = usize::MAX;
         if settings.usage == UsageMode::Off {

@@ -107,7 +107,7 @@ pub(crate) fn measure_answers(
     lines: Option<&mut LineIndex>,
     counts: &PromptCounts,
 ) -> Result<Option<AnswerStats>, JobError> {
-    let outputs = RequestedOutputs { format: None, aggregate: &[], report: plan.report };
+    let outputs = RequestedOutputs::only_report(plan.report);
     let Some(lines) = lines.filter(|_| outputs.report) else { return Ok(None) };
     let mut collector = AnswerCollector::create_files(&plan.output, &outputs, counts, false)?;
     let read = process_in_place(comm, lines, counts.submitted, &mut collector);
@@ -141,7 +141,7 @@ pub(crate) fn remeasure_run(
     let (rows, fingerprint) = (manifest.rows, &manifest.fingerprint);
     let (completion, lines) = CompletionState::from_folder_with_index(folder, rows, fingerprint)?;
     manifest.counts = completion.outcome_counts(rows);
-    let outputs = RequestedOutputs { format: None, aggregate: &[], report: true };
+    let outputs = RequestedOutputs::only_report(true);
     let stats = gather_solo(lines, &manifest.counts, folder, &outputs)?;
     Ok(stats.unwrap_or_default())
 }
@@ -174,7 +174,9 @@ impl AnswerCollector {
         is_root: bool,
     ) -> Result<Self, JobError> {
         let format = outputs.format.filter(|_| is_root);
-        let output = format.map(|format| OutputFile::create(path, format));
+        let output = format.map(|format| {
+            OutputFile::create(path, format).map(|file| file.for_run(outputs.identity.clone()))
+        });
         let aggregates = AggregateSet::create_empty(outputs, is_root.then_some(path))?;
         Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
@@ -366,8 +368,10 @@ mod tests {
         shards::{self, LinePrecedence},
     };
 
-    const JSONL: RequestedOutputs<'static> =
-        RequestedOutputs { format: Some(AnswerFormat::Jsonl), aggregate: &[], report: false };
+    fn only_jsonl() -> RequestedOutputs<'static> {
+        let format = Some(AnswerFormat::Jsonl);
+        RequestedOutputs { format, ..RequestedOutputs::only_report(false) }
+    }
 
     const ROWS: u64 = 40;
 
@@ -437,7 +441,7 @@ mod tests {
         let path = folder.join("answers.jsonl");
         let counts = all_answered_counts();
         let mut collector =
-            AnswerCollector::create_files(&path, &JSONL, &counts, true).expect("created");
+            AnswerCollector::create_files(&path, &only_jsonl(), &counts, true).expect("created");
         write(&mut collector);
         collector.output.expect("requested").finish().expect("finished");
         std::fs::read_to_string(path).expect("read")
@@ -445,7 +449,7 @@ mod tests {
 
     fn gather_to_string(folder: &Path, lines: LineIndex) -> Result<String, JobError> {
         let path = folder.join("answers.jsonl");
-        gather_solo(lines, &all_answered_counts(), &path, &JSONL)?;
+        gather_solo(lines, &all_answered_counts(), &path, &only_jsonl())?;
         Ok(std::fs::read_to_string(path).expect("read"))
     }
 

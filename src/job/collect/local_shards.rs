@@ -200,7 +200,7 @@ mod tests {
     use crate::{
         input::{InputRules, InputSource},
         job::setup::run_plan::SHARDS_FOLDER,
-        output::PromptCounts,
+        output::{PromptCounts, RunIdentity},
         shards::ShardHeader,
         site::NodeInfo,
     };
@@ -223,6 +223,8 @@ mod tests {
             folder: run.to_owned(),
             output: run.with_extension(""),
             format: None,
+            identity: RunIdentity::default(),
+            keep_bodies: false,
             aggregate: Vec::new(),
             start,
             local_shards: Some(local.to_string_lossy().into_owned()),

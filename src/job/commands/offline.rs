@@ -77,7 +77,12 @@ pub(crate) fn merge_shards(
         aggregate
     };
     AggregateSpec::check_duplicates(&aggregate).map_err(SettingsError::usage)?;
-    let outputs = RequestedOutputs { format: Some(format), aggregate: &aggregate, report: false };
+    let outputs = RequestedOutputs {
+        format: Some(format),
+        aggregate: &aggregate,
+        report: false,
+        identity: manifest.identity(),
+    };
     gather_solo(lines, &counts, Path::new(&output), &outputs)?;
     if counts.open == 0 && output == run_output && !is_active {
         // The run was killed during its gather, which was the last step: the merge completes it.

@@ -146,7 +146,7 @@ fn start_engine(
     let working_ranks = selection.ready_counts.iter().filter(|&&count| count > 0).count().max(1);
     let written = events.clone();
     let setup = EngineSetup {
-        policy: engine_policy(&job.settings, selection, working_ranks)?,
+        policy: engine_policy(&job.settings, selection, working_ranks, plan.keep_bodies)?,
         endpoints: engine_endpoints(context, endpoint_statuses),
         api_key: job.api_key.clone(),
         prompts: PromptReader::new(&plan.source, &plan.rules, leases.into_iter()),

@@ -21,7 +21,7 @@ use crate::job::{
 };
 use crate::{
     input::{self, InputRules, InputSource, ScannedInput},
-    output::{AnswerFormat, Heartbeat, Manifest, RunActivity, unix_seconds},
+    output::{AnswerFormat, Heartbeat, Manifest, RunActivity, RunIdentity, unix_seconds},
     settings::{self, ApiMode, OutputFormat},
 };
 
@@ -110,6 +110,8 @@ impl PendingStart {
             folder: self.folder.clone(),
             output: self.output.clone(),
             format: None,
+            identity: RunIdentity::default(),
+            keep_bodies: false,
             aggregate: Vec::new(),
             report: false,
             start: earlier.starts,

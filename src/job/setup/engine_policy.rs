@@ -16,11 +16,12 @@ pub(crate) const FAIL_FAST_SAMPLE: usize = 100;
 const MIN_FAIL_FAST_SAMPLE: usize = 8;
 
 /// Makes the policy of a rank's engine. `working_ranks` is the number of ranks with endpoints, which share the fail-fast
-/// sample.
+/// sample. `keep_bodies` is whether answers keep the replies as the server sent them.
 pub(crate) fn engine_policy(
     settings: &Settings,
     selection: &ModelSelection,
     working_ranks: usize,
+    keep_bodies: bool,
 ) -> Result<EnginePolicy, String> {
     let renderer = selection.chat_template.as_ref().map(compile_renderer).transpose();
     Ok(EnginePolicy {
@@ -48,6 +49,7 @@ pub(crate) fn engine_policy(
             UsageMode::Share => TokenCounting::Share,
             UsageMode::Exact => TokenCounting::Exact,
         },
+        keep_bodies,
         fail_fast_threshold: FAIL_FAST_SAMPLE.div_ceil(working_ranks).max(MIN_FAIL_FAST_SAMPLE),
     })
 }

@@ -10,7 +10,7 @@ use crate::{
     chat_template::ChatTemplate,
     domain::Route,
     input::{InputRules, InputSource},
-    output::{AnswerFormat, PromptCounts},
+    output::{AnswerFormat, PromptCounts, RunIdentity},
     settings::AggregateSpec,
 };
 
@@ -21,8 +21,12 @@ pub(crate) struct RunPlan {
     pub(crate) rules: InputRules,
     pub(crate) folder: PathBuf,
     pub(crate) output: PathBuf,
+    /// Id and time of the run, for outputs that name them.
+    pub(crate) identity: RunIdentity,
     /// Format of the gathered answers; `None` if they are not gathered.
     pub(crate) format: Option<AnswerFormat>,
+    /// True if answers keep the servers' replies as they were sent, for an output that passes them on.
+    pub(crate) keep_bodies: bool,
     /// Aggregates to compute from all answers.
     pub(crate) aggregate: Vec<AggregateSpec>,
     pub(crate) start: u32,
@@ -42,6 +46,8 @@ pub(crate) struct RequestedOutputs<'a> {
     pub(crate) aggregate: &'a [AggregateSpec],
     /// True if answers are measured for a report.
     pub(crate) report: bool,
+    /// Id and time of the run, for outputs that name them.
+    pub(crate) identity: RunIdentity,
 }
 
 impl RunPlan {
@@ -52,11 +58,17 @@ impl RunPlan {
             format: self.format.filter(|_| is_complete),
             aggregate: if is_complete { &self.aggregate } else { &[] },
             report: self.report,
+            identity: self.identity.clone(),
         }
     }
 }
 
 impl RequestedOutputs<'_> {
+    /// Returns outputs without files beside the report.
+    pub(crate) fn only_report(report: bool) -> Self {
+        Self { format: None, aggregate: &[], report, identity: RunIdentity::default() }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.format.is_none() && self.aggregate.is_empty() && !self.report
     }

@@ -264,6 +264,12 @@ pub(super) struct OutputArgs {
     /// These are prompts that were too long or rejected. Others are resent without this option.
     #[arg(long)]
     retry_failed: bool,
+    /// Also resend prompts whose answer was cut at its token limit
+    ///
+    /// To be used with a larger --max-tokens, which then needs no --accept-changes. The cut answer is kept until a better
+    /// one arrives. A row's own max_tokens stays in effect.
+    #[arg(long, hide_short_help = true)]
+    retry_cut: bool,
     /// Resume even if the input or sampling settings changed
     ///
     /// Keeps answers whose rows are unchanged, at the rows' new places, and sends the other rows. Without it the run is

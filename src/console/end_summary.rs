@@ -13,7 +13,8 @@ use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY
 
 use crate::report::{
     format::{
-        format_count, format_duration, format_elapsed, format_number, format_percent, pluralize,
+        format_count, format_duration, format_elapsed, format_flaws, format_number, format_percent,
+        pluralize,
     },
     reduce_levels::ReduceSummary,
 };
@@ -134,7 +135,9 @@ impl EndSummary<'_> {
             }
         };
         row(&self.label, format_count(counts.submitted));
-        row("answered", share(counts.answered));
+        let flaws = format_flaws(counts.flaws);
+        let flaws = if flaws.is_empty() { flaws } else { format!(": {flaws}") };
+        row("answered", share(counts.answered) + &flaws);
         row("failed", share(counts.failed));
         row("open", share(counts.open));
         let (done, seconds) = (tally.settled_count(), self.seconds.max(0.001));
@@ -323,7 +326,7 @@ pub(crate) fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::FailureExample;
+    use crate::{domain::FlawCounts, metrics::FailureExample};
 
     fn end_summary<'a>(counts: &'a PromptCounts, tally: &'a Tally) -> EndSummary<'a> {
         EndSummary {
@@ -393,6 +396,19 @@ mod tests {
         assert!(says(&failed("bad_row")).contains("--accept-changes"));
         assert!(says(&failed("refused")).contains("--retry-failed"));
         assert!(!text.contains("speed"), "nothing has a speed:\n{text}");
+    }
+
+    #[test]
+    fn flawed_answers_are_told_beside_the_answered_ones() {
+        let flaws = FlawCounts { cut: 2, blank: 1, refused: 0 };
+        let counts = PromptCounts { flaws, ..PromptCounts::new(20, 20, 0) };
+        let text = end_summary(&counts, &Tally::default()).to_string();
+        assert!(text.contains("20  (100 %): 2 cut, 1 blank"), "{text}");
+        let all = 10_000_000;
+        let flaws = FlawCounts { cut: all, blank: all, refused: 0 };
+        let counts = PromptCounts { flaws, ..PromptCounts::new(all, all, 0) };
+        let text = end_summary(&counts, &Tally::default()).to_string();
+        assert!(max_line_width(&text) <= 80, "{text}");
     }
 
     #[test]

@@ -114,7 +114,7 @@ struct CountsText<'a>(&'a PromptCounts);
 
 impl fmt::Display for CountsText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PromptCounts { submitted, answered, failed, open } = self.0;
+        let PromptCounts { submitted, answered, failed, open, .. } = self.0;
         write!(f, "{answered} answered, {failed} failed, {open} open of {submitted}")
     }
 }

@@ -17,7 +17,9 @@ use super::{
     log::{self, suspend_bar},
     terminal::{join_fitting, terminal_width},
 };
-use crate::report::format::{format_count, format_duration, format_number, pluralize};
+use crate::report::format::{
+    format_count, format_duration, format_flaws, format_number, pluralize,
+};
 use crate::{domain::Tally, settings::ProgressStyle};
 
 /// Display of a run's progress on standard error.
@@ -51,6 +53,8 @@ struct ProgressSnapshot {
     done: u64,
     total: u64,
     failed: u64,
+    /// Flaws among the answers of this session, as text.
+    flaws: String,
     in_flight: u64,
     endpoints_up: u64,
     /// Prompts and tokens per second; `None` before the first outcome.
@@ -169,6 +173,7 @@ impl ProgressView {
             done: (self.done_before + tally.settled_count()).min(self.total),
             total: self.total,
             failed: tally.failed_count(),
+            flaws: format_flaws(tally.flaws),
             in_flight,
             endpoints_up,
             throughput: throughput_between(first, last),
@@ -219,6 +224,9 @@ impl ProgressSnapshot {
         let failed = format!("{} failed", format_count(self.failed));
         if self.failed > 0 {
             parts.push(failed.clone());
+        }
+        if !self.flaws.is_empty() {
+            parts.push(self.flaws.clone());
         }
         parts.extend(
             self.throughput.map(|(prompts, _)| format!("{} prompts/s", format_number(prompts))),
@@ -283,6 +291,7 @@ mod tests {
 
     fn example_snapshot() -> ProgressSnapshot {
         ProgressSnapshot {
+            flaws: String::new(),
             pass_name: None,
             done: 1850,
             total: 3000,

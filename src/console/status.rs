@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::terminal::{join_fitting, terminal_width};
 use crate::output::{LostRank, PromptCounts, ReduceProgress, RunActivity, RunPhase};
-use crate::report::format::{format_duration, pluralize};
+use crate::report::format::{format_duration, format_flaws, pluralize};
 
 /// Status of a run. The field names are the keys of `status --json`, a contract with scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -89,7 +89,7 @@ impl StatusView {
 
     /// Lists the facts, the most important first: a narrow terminal drops from the end.
     fn status_parts(&self) -> Vec<String> {
-        let PromptCounts { submitted, answered, failed, open } = self.counts;
+        let PromptCounts { submitted, answered, failed, open, flaws } = self.counts;
         let mut parts = Vec::new();
         if self.state != RunPhase::Begins {
             let done = answered + failed;
@@ -101,8 +101,12 @@ impl StatusView {
         parts.extend(self.prompts_per_s.map(|rate| format!("{rate:.1} prompts/s")));
         parts.extend(self.left_s.map(|left| format!("{} left", format_duration(left))));
         if self.state != RunPhase::Begins {
-            let counts = [(answered, "answered"), (failed, "failed"), (open, "open")];
-            parts.extend(counts.map(|(count, what)| format!("{count} {what}")));
+            let flaws = match format_flaws(flaws) {
+                none if none.is_empty() => none,
+                flaws => format!(" ({flaws})"),
+            };
+            parts.push(format!("{answered} answered{flaws}"));
+            parts.extend([format!("{failed} failed"), format!("{open} open")]);
         }
         parts.extend(self.in_flight.map(|many| format!("{many} in flight")));
         parts.extend(self.endpoints_up.map(|many| pluralize(many, "endpoint") + " up"));
@@ -173,6 +177,7 @@ fn write_stdout(text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::FlawCounts;
 
     fn example_view() -> StatusView {
         StatusView {
@@ -218,6 +223,19 @@ mod tests {
         );
         assert_eq!(view.fit_to_width(40), "running: 5200 of 10000 done (52.0 %)");
         assert_eq!(view.fit_to_width(12), "running: 520");
+    }
+
+    #[test]
+    fn flawed_answers_are_told_beside_the_answered_ones() {
+        let mut view = example_view();
+        view.counts.flaws = FlawCounts { cut: 12, blank: 3, refused: 0 };
+        let line = view.status_line();
+        assert!(line.contains("5190 answered (12 cut, 3 blank), 10 failed"), "{line}");
+        let json: serde_json::Value = serde_json::from_str(&view.to_json(true)).expect("JSON");
+        assert_eq!(
+            (&json["cut"], &json["blank"], &json["refused"]),
+            (&12.into(), &3.into(), &0.into())
+        );
     }
 
     #[test]

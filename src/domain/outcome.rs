@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Prompt, ReplyFields};
+use super::{AnswerFlaws, Prompt, ReplyFields};
 
 /// Final state of a prompt. There is exactly one per prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,25 @@ impl PartialEq for PromptAnswer {
             && self.model == other.model
             && self.fields == other.fields
             && body(self) == body(other)
+    }
+}
+
+impl PromptAnswer {
+    /// Returns the flaws of all sequences.
+    #[must_use]
+    pub(crate) fn flaws(&self) -> AnswerFlaws {
+        self.choices.iter().fold(AnswerFlaws::NONE, |flaws, choice| flaws.union(choice.flaws()))
+    }
+}
+
+impl AnswerChoice {
+    fn flaws(&self) -> AnswerFlaws {
+        let has = |names: &[&str]| {
+            let mut named = self.fields.iter().filter(|(name, _)| names.contains(name));
+            named.any(|(_, json)| AnswerFlaws::is_json_content(json.get()))
+        };
+        let is_empty = self.text.trim().is_empty() && !has(&["tool_calls", "function_call"]);
+        AnswerFlaws::of_sequence(self.finish_reason.as_deref(), is_empty, has(&["refusal"]))
     }
 }
 

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FailureKind, Merge, Outcome, PromptResult};
+use super::{FailureKind, FlawCounts, Merge, Outcome, PromptResult};
 
 /// Counts of the work that is done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Number of prompts that were answered.
     pub answered: u64,
+    /// Flaws among the answered prompts.
+    #[serde(default)]
+    pub flaws: FlawCounts,
     /// Number of failed prompts by kind.
     pub failed: BTreeMap<FailureKind, u64>,
     /// Number of tokens in answered prompts.
@@ -29,6 +32,7 @@ impl Tally {
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
+                self.flaws.add(answer.flaws(), 1);
                 let usage = answer.usage.unwrap_or_default();
                 self.prompt_tokens += usage.prompt_tokens;
                 self.completion_tokens += usage.completion_tokens;
@@ -53,6 +57,7 @@ impl Tally {
 impl Merge for Tally {
     fn merge(&mut self, other: Self) {
         self.answered += other.answered;
+        self.flaws.merge(other.flaws);
         Merge::merge(&mut self.failed, other.failed);
         self.prompt_tokens += other.prompt_tokens;
         self.completion_tokens += other.completion_tokens;
@@ -67,9 +72,10 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        fn any_tally()(answered in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64) -> Tally {
+        fn any_tally()(answered in 0..9u64, cut in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64) -> Tally {
             let failed = BTreeMap::from([(FailureKind::TooLong, long), (FailureKind::EmptyPrompt, empty)]);
-            Tally { answered, failed, requests, ..Tally::default() }
+            let flaws = FlawCounts { cut, blank: 2 * cut, refused: 3 * cut };
+            Tally { answered, failed, requests, flaws, ..Tally::default() }
         }
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::FlawCounts;
+
 /// Counts of prompts by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PromptCounts {
@@ -11,13 +13,17 @@ pub(crate) struct PromptCounts {
     pub failed: u64,
     /// Number of prompts without an outcome.
     pub open: u64,
+    /// Flaws among the answered prompts.
+    #[serde(flatten)]
+    pub flaws: FlawCounts,
 }
 
 impl PromptCounts {
     /// Returns the counts with the remaining prompts as open.
     #[must_use]
     pub(crate) fn new(submitted: u64, answered: u64, failed: u64) -> Self {
-        Self { submitted, answered, failed, open: submitted.saturating_sub(answered + failed) }
+        let open = submitted.saturating_sub(answered + failed);
+        Self { submitted, answered, failed, open, flaws: FlawCounts::default() }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::domain::FlawCounts;
+
 /// Escapes text that comes from data, so that none of it is markup.
 pub(crate) fn escape_html(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -33,6 +35,15 @@ pub(crate) fn format_count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Formats the flaws among answers, as `2 cut, 1 blank`; empty if there are none.
+pub(crate) fn format_flaws(flaws: FlawCounts) -> String {
+    let parts: Vec<String> = flaws
+        .named_counts()
+        .map(|(count, name)| format!("{} {name}", format_count(count)))
+        .collect();
+    parts.join(", ")
 }
 
 /// Formats a figure with about three significant digits.

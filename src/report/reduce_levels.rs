@@ -11,7 +11,7 @@ use super::distribution::{
     DistributionSummary, FailureSummary, active_seconds, failure_summaries, summarize_distribution,
 };
 use crate::{
-    domain::{Merge, Tally},
+    domain::{FlawCounts, Merge, Tally},
     metrics::AnswerStats,
     output::{Manifest, PromptCounts, ReduceProgress, RunSample, StartTimeline},
 };
@@ -197,13 +197,16 @@ impl ReduceSummary {
         let sum = |of: fn(&LevelSummary) -> u64| levels.iter().map(of).sum::<u64>();
         let seconds: f64 = levels.iter().map(LevelSummary::total_seconds).sum();
         let (answered, failed) = (sum(|it| it.counts.answered), sum(|it| it.counts.failed));
+        let mut flaws = FlawCounts::default();
+        levels.iter().for_each(|level| flaws.merge(level.counts.flaws));
+        let counts = PromptCounts::new(sum(|it| it.counts.submitted), answered, failed);
         let completion_tokens = sum(|it| it.completion_tokens);
         let per = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
         Self {
             fan_in: source.fan_in,
             text: source.progress.text,
             missing: source.progress.missing,
-            counts: PromptCounts::new(sum(|it| it.counts.submitted), answered, failed),
+            counts: PromptCounts { flaws, ..counts },
             active_s: seconds,
             requests: sum(|it| it.requests),
             completion_tokens,

@@ -79,6 +79,8 @@ pub(crate) struct Settings {
     pub resume: ResumePolicy,
     /// Send failed prompts again, also those that failed permanently.
     pub retry_failed: bool,
+    /// Send prompts again whose answer was cut at its token limit.
+    pub retry_cut: bool,
     /// Resume although the input or settings that affect answers have changed.
     pub accept_changes: bool,
     /// Whether answers are gathered into one file at the end.
@@ -187,6 +189,7 @@ impl Default for Settings {
             overwrite: false,
             resume: ResumePolicy::Auto,
             retry_failed: false,
+            retry_cut: false,
             accept_changes: false,
             gather: GatherMode::Root,
             aggregate: Vec::new(),

@@ -16,7 +16,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
+use super::{LineGrade, ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
 use crate::domain::{BitSet, PromptId, RowHash};
 
 #[derive(Deserialize)]
@@ -41,17 +41,36 @@ pub(crate) fn read_answers<'f>(
     rows: u64,
     mut each: impl FnMut(u64, RowHash, &[u8]) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
+    let files: Vec<_> = files.into_iter().collect();
+    let mut best_grades = vec![LineGrade::FAILED; usize::try_from(rows).unwrap_or_default()];
+    for file in &files {
+        read_entry_lines(file, fingerprint, |entry, _| {
+            if let Some(best) = best_grades.get_mut(entry.index as usize) {
+                *best = entry.grade.min(*best);
+            }
+            Ok(())
+        })?;
+    }
     let mut seen = BitSet::new(rows);
-    for file in files {
+    let mut read_file = |file: &ShardFile, latest: bool| {
         read_entry_lines(file, fingerprint, |entry, line| {
-            // Files are in order of precedence, so the first success of a prompt is the one that counts.
-            if !entry.success || entry.index >= rows || seen.contains(entry.index) {
+            let is_best = best_grades.get(entry.index as usize) == Some(&entry.grade);
+            let is_wanted = entry.grade.is_answered() && entry.grade.prefers_latest() == latest;
+            if !is_best || !is_wanted || !seen.insert(entry.index) {
                 return Ok(());
             }
-            seen.insert(entry.index);
             let hashed = serde_json::from_slice::<HashedLine>(line);
             each(entry.index, hashed.map_or(RowHash::UNKNOWN, |line| line.served.row), line)
-        })?;
+        })
+    };
+    // Of equal answers the first counts in the order of the files, or, if they are cut, in the reverse order.
+    for file in &files {
+        read_file(file, false)?;
+    }
+    if best_grades.iter().any(|grade| grade.prefers_latest()) {
+        for file in files.iter().rev() {
+            read_file(file, true)?;
+        }
     }
     Ok(())
 }
@@ -174,7 +193,7 @@ impl<'de> Deserialize<'de> for ObjectFields<'de> {
 mod tests {
     use super::*;
     use crate::{
-        domain::FailureKind,
+        domain::{FailureKind, Outcome},
         shards::{
             ShardWriter,
             answer_line::tests::{line_style, prompt_result},
@@ -196,6 +215,38 @@ mod tests {
         let expected = line.replacen(r#""index":3"#, r#""index":17"#, 1) + "\n";
         assert_eq!(rewritten_text(line.as_bytes(), 17, true), expected);
         assert!(rewrite_line(b"[1]", 1, true, &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_latest_of_cut_answers_and_any_whole_one_is_migrated() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (start, outcomes) in [
+            (1, [(0, "length"), (1, "length")]),
+            (2, [(0, "length"), (1, "stop")]),
+            (3, [(0, "length"), (1, "length")]),
+        ] {
+            let header = ShardHeader::new(start, 0, "n1", "f");
+            let mut writer =
+                ShardWriter::create(folder.path(), &header, line_style()).expect("a file");
+            let cut = outcomes.map(|(index, end)| {
+                let mut result = prompt_result(index, Ok("text"));
+                let Outcome::Answered(answer) = &mut result.outcome else { unreachable!() };
+                answer.choices[0].text = format!("session {start}");
+                answer.choices[0].finish_reason = Some(end.into());
+                result
+            });
+            writer.append_results(&cut).expect("written");
+        }
+        let files = list_shard_files(folder.path()).expect("listed");
+        let mut seen = Vec::new();
+        read_answers(&files, "f", 2, |index, _, line| {
+            let value: serde_json::Value = serde_json::from_slice(line).expect("JSON");
+            seen.push((index, value["response"].as_str().expect("text").to_owned()));
+            Ok(())
+        })
+        .expect("read");
+        seen.sort();
+        assert_eq!(seen, [(0, "session 3".to_owned()), (1, "session 2".to_owned())]);
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! for nodes that die. A torn last line is normal: a line counts if its newline is there and it is JSON.
 //!
 //! A prompt may have lines in several files (a hedged request, a retry). One rule decides everywhere which of them
-//! counts ([`LinePrecedence`]): success beats failure, then the lowest (session, rank), then the first in its file.
+//! counts ([`LinePrecedence`]): success beats failure and a whole answer beats a flawed one, then the lowest (session,
+//! rank), then the first in its file. Of several cut answers the latest session's counts.
 //!
 //! `served.row` tells which row a line answers whatever its index: 16 hex digits ([`RowHash`](crate::domain::RowHash)).
 //! Answers are migrated by it (`migrate.rs`) when the input has changed.
@@ -26,6 +27,8 @@ mod error;
 mod file_cache;
 mod header;
 mod layout;
+mod line_grade;
+mod line_key;
 mod line_location;
 mod migrate;
 mod passed_fields;
@@ -38,10 +41,11 @@ pub(crate) use error::ShardError;
 pub(crate) use file_cache::FileCache;
 pub(crate) use header::ShardHeader;
 pub(crate) use layout::{rank_folder, rank_folders};
+pub(crate) use line_grade::{LineGrade, LinePrecedence};
 pub(crate) use line_location::LineLocation;
 pub(crate) use migrate::{MigratedFile, read_answers, read_fingerprint};
 pub use reader::list_shard_files;
 #[cfg(test)]
 pub(crate) use reader::read_entries;
-pub(crate) use reader::{LineEntry, LinePrecedence, ShardFile, read_all_entries};
+pub(crate) use reader::{LineEntry, ShardFile, read_all_entries};
 pub(crate) use writer::ShardWriter;

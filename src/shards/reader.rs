@@ -1,7 +1,7 @@
 //! Reading of shard files: damage never fails, but is always counted.
 //!
-//! Owns which lines of a file count and which of several lines for a prompt wins ([`LinePrecedence`]). Reading single
-//! lines by their location is [`super::FileCache`].
+//! Owns which lines of a file count. Which of several lines for a prompt wins is [`super::LinePrecedence`]'s, what is
+//! parsed of a line is `line_key.rs`'s; reading single lines by their location is [`super::FileCache`].
 
 use std::{
     fs::File,
@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::ShardError,
     header::{ShardHeader, parse_file_name},
+    line_grade::LineGrade,
+    line_key::LineKey,
 };
-use crate::domain::FailureKind;
 
 /// Shard file of a run; its name tells the session and rank that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,21 +38,10 @@ pub(crate) struct LineEntry {
     pub offset: u64,
     /// Length of the line in bytes, newline included.
     pub length: u32,
-    /// Whether the prompt was answered.
-    pub success: bool,
+    /// Whether the prompt was answered, and how well.
+    pub grade: LineGrade,
     /// Whether the outcome is a transient failure, which a resumed run retries.
     pub is_retryable: bool,
-}
-
-/// Precedence among outcomes of the same prompt: the lowest value counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub(crate) struct LinePrecedence {
-    /// Whether it failed: successes come first.
-    pub failed: bool,
-    /// Session that wrote the outcome.
-    pub start: u32,
-    /// Rank that wrote the outcome.
-    pub rank: u32,
 }
 
 /// Counts and defects found while reading a shard file.
@@ -65,19 +55,6 @@ pub(crate) struct ShardScanReport {
     pub torn: bool,
     /// The file belongs to another run or has a later format: none of its lines count.
     pub foreign: bool,
-}
-
-#[derive(Deserialize)]
-struct LineKey {
-    index: u64,
-    success: bool,
-    #[serde(default)]
-    error: Option<LineFailure>,
-}
-
-#[derive(Deserialize)]
-struct LineFailure {
-    kind: FailureKind,
 }
 
 /// Lists the shard files of a run in order of session and rank, including those in folders below this one. A missing
@@ -202,25 +179,27 @@ pub(crate) fn read_all_entries<'a>(
 }
 
 fn parse_entry(line: &[u8], offset: u64) -> Option<LineEntry> {
-    let line_key: LineKey = serde_json::from_slice(line).ok()?;
-    let is_retryable = line_key.error.is_some_and(|error| error.kind.is_retryable());
+    let line_key: LineKey<'_> = serde_json::from_slice(line).ok()?;
     // A line of 4 GiB or more counts as damage.
     let length = u32::try_from(line.len()).ok()?;
     Some(LineEntry {
         index: line_key.index,
         offset,
         length,
-        success: line_key.success,
-        is_retryable,
+        grade: line_key.grade(),
+        is_retryable: line_key.is_retryable(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::{
-        ShardWriter,
-        answer_line::tests::{line_style, prompt_result},
+    use crate::{
+        domain::FailureKind,
+        shards::{
+            ShardWriter,
+            answer_line::tests::{line_style, prompt_result},
+        },
     };
 
     fn write_shard_file(folder: &Path) -> ShardFile {
@@ -245,7 +224,7 @@ mod tests {
     ) -> (Vec<(u64, bool, bool)>, ShardScanReport) {
         let mut all = Vec::new();
         let report = read_entries(file, fingerprint, |it| {
-            all.push((it.index, it.success, it.is_retryable));
+            all.push((it.index, it.grade.is_answered(), it.is_retryable));
             Ok(())
         })
         .expect("read");

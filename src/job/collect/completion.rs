@@ -4,7 +4,7 @@
 //! about progress: the counts in the manifest may be older. What is leased or in flight is not on disk and belongs to
 //! the [`ledger`](crate::ledger).
 
-use std::{path::Path, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use tracing::info;
 
@@ -16,7 +16,7 @@ use crate::job::{
 };
 use crate::{
     comm::{Comm, ReduceOp, TypedComm},
-    domain::BitSet,
+    domain::{AnswerFlaws, BitSet, FlawCounts},
     input,
     output::PromptCounts,
     report::format::{format_count, pluralize},
@@ -27,7 +27,11 @@ use crate::{
 /// Sets of answered and failed prompts, one bit per prompt each.
 #[derive(Clone, Debug)]
 pub(crate) struct CompletionState {
+    rows: u64,
+    /// Until the files of all ranks are combined, only those answered without flaws.
     answered: BitSet,
+    /// Prompts whose answer has these flaws, for the sets of flaws that occur.
+    flawed: BTreeMap<AnswerFlaws, BitSet>,
     /// Failed in any way and not answered.
     failed: BitSet,
     /// Failed in a way that a retry cannot fix, and not answered.
@@ -95,11 +99,19 @@ impl CompletionState {
         read: Result<(), JobError>,
     ) -> Result<Self, JobError> {
         all_ok(comm, read)?;
-        for set in [&mut self.answered, &mut self.failed, &mut self.permanently_failed] {
+        // Most runs have few or no flawed answers, so only the sets that occur on any rank are combined.
+        let mut occurring = [self.flawed.keys().fold(0, |all, flaws| all | 1 << flaws.bits())];
+        comm.all_reduce(&mut occurring, ReduceOp::Or);
+        let occurs = |flaws: &AnswerFlaws| occurring[0] & 1 << flaws.bits() != 0;
+        for flaws in (0..).map_while(AnswerFlaws::from_bits).filter(occurs) {
+            self.flawed.entry(flaws).or_insert_with(|| BitSet::new(self.rows));
+        }
+        let sets = [&mut self.answered, &mut self.failed, &mut self.permanently_failed];
+        for set in sets.into_iter().chain(self.flawed.values_mut()) {
             set.update_words(|words| comm.all_reduce(words, ReduceOp::Or));
         }
         // Only after the reduction: a prompt may have failed in one rank's files and be answered in another's.
-        Ok(self.prefer_success())
+        Ok(self.prefer_better())
     }
 
     /// Local. Reads the completion state from a run folder, by this process alone.
@@ -111,7 +123,7 @@ impl CompletionState {
         let mut state = Self::all_open(rows);
         let files = shards::list_shard_files(&folder.join(SHARDS_FOLDER))?;
         state.read_files(&files, fingerprint, None)?;
-        Ok(state.prefer_success())
+        Ok(state.prefer_better())
     }
 
     /// Local. Reads the completion state and the index of all lines from a run folder.
@@ -124,12 +136,14 @@ impl CompletionState {
         let mut state = Self::all_open(rows);
         let mut lines = LineIndex::for_files(files.clone(), rows);
         state.read_files(&files, fingerprint, Some(&mut lines))?;
-        Ok((state.prefer_success(), lines))
+        Ok((state.prefer_better(), lines))
     }
 
     fn all_open(rows: u64) -> Self {
         Self {
+            rows,
             answered: BitSet::new(rows),
+            flawed: BTreeMap::new(),
             failed: BitSet::new(rows),
             permanently_failed: BitSet::new(rows),
         }
@@ -142,12 +156,17 @@ impl CompletionState {
         mut lines: Option<&mut LineIndex>,
     ) -> Result<(), JobError> {
         shards::read_all_entries(files, fingerprint, |file, entry| {
-            if entry.success {
-                self.answered.insert(entry.index);
-            } else {
-                self.failed.insert(entry.index);
-                if !entry.is_retryable {
-                    self.permanently_failed.insert(entry.index);
+            match entry.grade.flaws() {
+                Some(AnswerFlaws::NONE) => drop(self.answered.insert(entry.index)),
+                Some(flaws) => {
+                    let set = self.flawed.entry(flaws);
+                    set.or_insert_with(|| BitSet::new(self.rows)).insert(entry.index);
+                }
+                None => {
+                    self.failed.insert(entry.index);
+                    if !entry.is_retryable {
+                        self.permanently_failed.insert(entry.index);
+                    }
                 }
             }
             lines.as_mut().map_or(Ok(()), |lines| lines.record_line(file, &entry))
@@ -155,20 +174,35 @@ impl CompletionState {
         Ok(())
     }
 
-    /// Removes from the failed prompts those that were answered too.
-    fn prefer_success(mut self) -> Self {
+    /// Leaves each prompt in the set of its best outcome, as the precedence among lines has it, and adds the prompts
+    /// with flawed answers to those that are answered.
+    fn prefer_better(mut self) -> Self {
+        // In the order of the flaws, the mildest first.
+        for set in self.flawed.values_mut() {
+            set.remove_all(&self.answered);
+            self.answered.insert_all(set);
+        }
         self.failed.remove_all(&self.answered);
         self.permanently_failed.remove_all(&self.answered);
         self
     }
 
-    pub(crate) fn is_answered(&self, index: u64) -> bool {
-        self.answered.contains(index)
+    /// Returns whether the prompt has an answer that no other one replaces, that is, one that is not cut.
+    pub(crate) fn is_final(&self, index: u64) -> bool {
+        self.answered.contains(index) && !self.cut_sets().any(|set| set.contains(index))
     }
 
-    /// Returns the prompts that are not sent again. With `retry_failed`, permanent failures are sent again too.
-    pub(crate) fn done_prompts(&self, retry_failed: bool) -> BitSet {
+    fn cut_sets(&self) -> impl Iterator<Item = &BitSet> {
+        self.flawed.iter().filter(|(flaws, _)| flaws.is_cut()).map(|(_, set)| set)
+    }
+
+    /// Returns the prompts that are not sent again. With `retry_failed`, permanent failures are sent again too; with
+    /// `retry_cut`, prompts whose answer was cut.
+    pub(crate) fn done_prompts(&self, retry_failed: bool, retry_cut: bool) -> BitSet {
         let mut done = self.answered.clone();
+        if retry_cut {
+            self.cut_sets().for_each(|set| done.remove_all(set));
+        }
         if !retry_failed {
             done.insert_all(&self.permanently_failed);
         }
@@ -181,7 +215,10 @@ impl CompletionState {
 
     /// Returns the counts as the manifest has them.
     pub(crate) fn outcome_counts(&self, rows: u64) -> PromptCounts {
-        PromptCounts::new(rows, self.answered.member_count(), self.failed.member_count())
+        let mut flaws = FlawCounts::default();
+        self.flawed.iter().for_each(|(which, set)| flaws.add(*which, set.member_count()));
+        let (answered, failed) = (self.answered.member_count(), self.failed.member_count());
+        PromptCounts { flaws, ..PromptCounts::new(rows, answered, failed) }
     }
 }
 
@@ -217,4 +254,73 @@ pub(crate) fn check_run_folder(
         );
     }
     Ok(lacks_input)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        comm::SoloComm,
+        shards::{LineGrade, LinePrecedence},
+    };
+
+    const ROWS: u64 = 12;
+
+    /// (index, whether it was answered, response, finish reason) of a line.
+    type TestLine = (u64, bool, &'static str, &'static str);
+
+    fn write_shard(folder: &Path, number: usize, lines: &[TestLine]) {
+        let header = shards::ShardHeader::new(number as u32 / 2, number % 2, "n", "f");
+        let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
+        for (index, success, response, end) in lines {
+            text += &format!(
+                r#"{{"index":{index},"success":{success},"response":"{response}","finish_reason":"{end}"}}"#
+            );
+            text.push('\n');
+        }
+        std::fs::write(folder.join(header.file_name()), text).expect("written");
+    }
+
+    fn test_line() -> impl Strategy<Value = TestLine> {
+        let response = prop_oneof![Just("a"), Just(" ")];
+        let end = prop_oneof![Just("stop"), Just("length"), Just("content_filter")];
+        (0..ROWS + 1, any::<bool>(), response, end)
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_the_lines_that_take_precedence(
+            files in prop::collection::vec(prop::collection::vec(test_line(), 0..20), 0..5),
+        ) {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (number, lines) in files.iter().enumerate() {
+                write_shard(folder.path(), number, lines);
+            }
+            let shard_files = shards::list_shard_files(folder.path()).expect("listed");
+            let mut best = BTreeMap::new();
+            for (number, file) in shard_files.iter().enumerate() {
+                shards::read_all_entries([file], "f", |_, entry| {
+                    let key = LinePrecedence::new(entry.grade, number as u32, 0);
+                    let known = best.entry(entry.index).or_insert(key);
+                    *known = key.min(*known);
+                    Ok(())
+                }).expect("read");
+            }
+            let winners = || best.range(..ROWS).map(|(_, key)| key.grade());
+            let mut flaws = FlawCounts::default();
+            winners().filter_map(LineGrade::flaws).for_each(|which| flaws.add(which, 1));
+            let answered = winners().filter(|grade| grade.is_answered()).count() as u64;
+            let mut state = CompletionState::all_open(ROWS);
+            state.read_files(&shard_files, "f", None).expect("read");
+            let state = state.reduce_over_ranks(&mut SoloComm::new(), Ok(())).expect("alone");
+            let counts = state.outcome_counts(ROWS);
+            prop_assert_eq!(counts.flaws, flaws);
+            prop_assert_eq!(counts.answered, answered);
+            let again = state.done_prompts(false, true);
+            prop_assert_eq!(again.member_count() + flaws.cut + counts.failed + counts.open, ROWS
+                + state.permanently_failed.member_count());
+        }
+    }
 }

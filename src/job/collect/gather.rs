@@ -365,7 +365,7 @@ mod tests {
     use super::*;
     use crate::{
         output::AnswerFormat,
-        shards::{self, LinePrecedence},
+        shards::{self, LineGrade, LinePrecedence},
     };
 
     fn only_jsonl() -> RequestedOutputs<'static> {
@@ -379,13 +379,19 @@ mod tests {
         PromptCounts::new(ROWS, ROWS, 0)
     }
 
-    /// (index, success, bytes of padding) of a line in a shard file.
-    type WrittenLine = (u64, bool, usize);
+    /// (index, grade, bytes of padding) of a line in a shard file.
+    type WrittenLine = (u64, u64, usize);
 
-    fn shard_line((index, success, padding): WrittenLine, label: &str) -> String {
-        let pad = "x".repeat(padding);
+    const WHOLE: u64 = 0;
+    const CUT: u64 = 1;
+    const FAILED: u64 = 8;
+
+    fn shard_line((index, grade, padding): WrittenLine, label: &str) -> String {
+        let (pad, success) = ("x".repeat(padding), grade != FAILED);
+        let end = if grade == CUT { "length" } else { "stop" };
         format!(
-            "{{\"index\":{index},\"success\":{success},\"at\":\"{label}\",\"pad\":\"{pad}\"}}\n"
+            "{{\"index\":{index},\"success\":{success},\"at\":\"{label}\",\"response\":\"x{pad}\",\
+             \"finish_reason\":\"{end}\"}}\n"
         )
     }
 
@@ -421,7 +427,7 @@ mod tests {
         let best = |index: u64| {
             all().filter(|(_, _, line)| line.0 == index).min_by_key(|&(file, number, line)| {
                 let (start, rank) = ((file / 2) as u32, (file % 2) as u32);
-                (LinePrecedence { failed: !line.1, start, rank }, number)
+                (LinePrecedence::new(LineGrade::from_bits(line.1), start, rank), number)
             })
         };
         (0..ROWS)
@@ -457,7 +463,8 @@ mod tests {
         // Some indices lie beyond the input. Some lines are far from the next one, some longer than a single read.
         let padding =
             prop_oneof![20 => 0usize..200, 2 => 10_000usize..40_000, 1 => Just(1_100_000usize)];
-        let line = (0..ROWS + 2, any::<bool>(), padding);
+        let grade = prop_oneof![Just(WHOLE), Just(CUT), Just(FAILED)];
+        let line = (0..ROWS + 2, grade, padding);
         prop::collection::vec(prop::collection::vec(line, 0..30), 0..7)
     }
 
@@ -545,7 +552,7 @@ mod tests {
     #[test]
     fn a_line_too_long_for_a_packed_location_is_written_whole() {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = [vec![(1, true, 9 << 20), (0, true, 3), (2, false, (8 << 20) - 60)]];
+        let files = [vec![(1, WHOLE, 9 << 20), (0, CUT, 3), (2, FAILED, (8 << 20) - 60)]];
         let all = index_lines(write_shards(folder.path(), &files));
         let got = gather_to_string(folder.path(), all).expect("gathered");
         assert!(got == expected_output(&files));
@@ -554,7 +561,7 @@ mod tests {
     #[test]
     fn a_shard_file_that_vanishes_before_the_gather_is_an_error_and_not_a_gap() {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = write_shards(folder.path(), &[vec![(0, true, 1)], vec![(1, true, 1)]]);
+        let files = write_shards(folder.path(), &[vec![(0, WHOLE, 1)], vec![(1, WHOLE, 1)]]);
         let all = index_lines(files.clone());
         std::fs::remove_file(&files[1].path).expect("removed");
         assert!(gather_to_string(folder.path(), all).is_err());

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::shards::{FileCache, LineEntry, LineLocation, LinePrecedence, ShardError, ShardFile};
+use crate::shards::{
+    FileCache, LineEntry, LineGrade, LineLocation, LinePrecedence, ShardError, ShardFile,
+};
 
 /// Lower estimate of the length of a line that this program writes.
 const SHORT_LINE_BYTES: u64 = 200;
@@ -88,11 +90,10 @@ impl LineIndex {
         self.locations = locations;
     }
 
-    /// Encodes a [`LinePrecedence`] in one number of the same order. No two files have the same session and rank.
+    /// Returns the line's precedence as a number. No two files have the same session and rank.
     fn precedence_key(&self, location: LineLocation) -> u64 {
         let file = self.file_cache.shard_file(location.file_number());
-        let start = u64::from(file.start) & (u64::from(u32::MAX) >> 1);
-        u64::from(location.is_failed()) << 63 | start << 32 | u64::from(file.rank)
+        LinePrecedence::new(location.grade(), file.start, file.rank).to_key()
     }
 
     /// Returns the number of bytes that [`Self::read_range`] would append, for each bin of `width` prompts in `[from,
@@ -120,7 +121,8 @@ impl LineIndex {
             let length = self.line_length(location);
             let file = self.file_cache.shard_file(location.file_number());
             buffer.extend(location.prompt_index().to_le_bytes());
-            for number in [u32::from(location.is_failed()), file.start, file.rank, length as u32] {
+            let grade = location.grade().bits() as u32;
+            for number in [grade, file.start, file.rank, length as u32] {
                 buffer.extend(number.to_le_bytes());
             }
             let (offset, buffer_offset) = (location.line_offset(), buffer.len());
@@ -200,7 +202,7 @@ impl ReadPiece {
     }
 }
 
-/// Size of a frame header: index (u64), failed, session, rank and length (u32 each).
+/// Size of a frame header: index (u64), grade, session, rank and length (u32 each).
 const FRAME_HEADER_BYTES: usize = 8 + 4 + 4 + 4 + 4;
 
 /// Iterator over framed lines: index of the prompt, precedence, and the line.
@@ -215,8 +217,8 @@ impl<'a> Iterator for LineFrames<'a> {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
         let index = u64::from(number(0)) | u64::from(number(4)) << 32;
-        let precedence =
-            LinePrecedence { failed: number(8) != 0, start: number(12), rank: number(16) };
+        let grade = LineGrade::from_bits(number(8).into());
+        let precedence = LinePrecedence::new(grade, number(12), number(16));
         let (line, rest) = rest.split_at_checked(number(20) as usize)?;
         self.0 = rest;
         Some((index, precedence, line))

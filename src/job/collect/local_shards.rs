@@ -181,8 +181,8 @@ impl CollectedShard {
 impl LineSink for Option<CollectedShard> {
     fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError> {
         // An answer may have been collected before, by a session that was killed before it removed the local file.
-        // Failures are written again, since the prompt may have failed in another way since.
-        let Some(shard) = self.as_mut().filter(|shard| !shard.existing.is_answered(index)) else {
+        // Failures and cut answers are written again, since the prompt may have another outcome since.
+        let Some(shard) = self.as_mut().filter(|shard| !shard.existing.is_final(index)) else {
             return Ok(());
         };
         shard.line_count += 1;
@@ -245,7 +245,9 @@ mod tests {
             let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
             for (index, success) in outcomes {
                 let error = if *success { "null" } else { r#"{"kind":"too_long"}"# };
-                text += &format!("{{\"index\":{index},\"success\":{success},\"error\":{error}}}\n");
+                text += &format!(
+                    "{{\"index\":{index},\"response\":\"x\",\"success\":{success},\"error\":{error}}}\n"
+                );
             }
             std::fs::write(folder.join(header.file_name()), text + "{\"index\":0,\"suc")
                 .expect("written");
@@ -299,7 +301,7 @@ mod tests {
             prop_assert_eq!(list_files(&local), []);
             for file in list_files(&run).iter().filter(|file| killed && !files_before.contains(file)) {
                 let only_failures = |entry: shards::LineEntry| {
-                    assert!(!entry.success, "an answer is collected once");
+                    assert!(!entry.grade.is_answered(), "an answer is collected once");
                     Ok(())
                 };
                 shards::read_entries(file, "f", only_failures).expect("read");

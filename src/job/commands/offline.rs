@@ -21,7 +21,7 @@ use crate::job::{
 use crate::{
     console::{self, PlanView, PlannedAction},
     output::{AnswerFormat, RunState},
-    report::format::pluralize,
+    report::format::{format_flaws, pluralize},
     settings::{AggregateSpec, ResolvedSettings, SettingsError},
     site::NodeInfo,
 };
@@ -91,8 +91,12 @@ pub(crate) fn merge_shards(
         manifest.add_aggregates(&aggregate_file_names(&aggregate, Path::new(&output)));
         manifest.write_to(&folder)?;
     }
+    let flaws = match format_flaws(counts.flaws) {
+        none if none.is_empty() => none,
+        flaws => format!(" ({flaws})"),
+    };
     console::print_stdout(&format!(
-        "{}, {}, {} open: {output}\n",
+        "{}{flaws}, {}, {} open: {output}\n",
         pluralize(counts.answered, "answer"),
         pluralize(counts.failed, "failure"),
         counts.open

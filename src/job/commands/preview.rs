@@ -52,7 +52,7 @@ fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedA
     }
     let rows = manifest.rows;
     let completion = CompletionState::from_folder(&folder, rows, &source.fingerprint)?;
-    let mut done = completion.done_prompts(settings.retry_failed);
+    let mut done = completion.done_prompts(settings.retry_failed, settings.retry_cut);
     done.extend(scanned.bad_rows.iter().map(|bad_row| bad_row.index));
     Ok(PlannedAction::Resume {
         start: manifest.starts + 1,

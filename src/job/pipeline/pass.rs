@@ -35,6 +35,7 @@ use crate::{
     comm::{Comm, MessageTag, TypedComm, drain_messages},
     domain::{BitSet, EndpointStatus},
     serve::IdleSupervisor,
+    settings::Settings,
     site::SignalHandler,
 };
 
@@ -140,7 +141,8 @@ fn open_pass(
     resources.log_folder.get_or_insert_with(|| folders.server_log_folder());
     collect_local_shards(comm, &folders, &plan)?;
     let completion = CompletionState::read_all_ranks(comm, &folders, &plan)?;
-    let done = completion.done_prompts(context.settings.retry_failed);
+    let Settings { retry_failed, retry_cut, .. } = context.settings;
+    let done = completion.done_prompts(retry_failed, retry_cut);
     let recorded = root.as_mut().map(|root| root.apply_completion(&completion, &done));
     root_result(comm, recorded)?;
     Ok(OpenPass { root, plan, folders, lacks_input, done })

@@ -61,16 +61,22 @@ impl AcceptedChanges {
         let is_same_input = earlier.fingerprint == source.fingerprint;
         let migration =
             (!is_same_input).then(|| match_answers(earlier, source, folder)).transpose()?;
-        if (migration.is_some() || !differing.is_empty()) && !settings.accept_changes {
+        let unaccepted: Vec<String> = differing
+            .iter()
+            .filter(|change| !(settings.retry_cut && change.key == MAX_TOKENS_KEY))
+            .map(|change| change.sentence.clone())
+            .collect();
+        if (migration.is_some() || !unaccepted.is_empty()) && !settings.accept_changes {
             let rows = (earlier.rows, source.rows);
             let input = migration.as_ref().map(|plan| (rows, plan.counts));
             // Uncollected answers matter only for a changed input: otherwise the next session collects them anyway.
             let away = earlier.away.as_deref().filter(|_| migration.is_some());
             return Err(
-                PreconditionError::RunChanged(refusal_message(input, away, &differing)).into()
+                PreconditionError::RunChanged(refusal_message(input, away, &unaccepted)).into()
             );
         }
-        Ok(Self { settings: differing, migration })
+        let settings = differing.into_iter().map(|change| change.sentence).collect();
+        Ok(Self { settings, migration })
     }
 
     /// Returns how many answers are kept and how many rows are new, if the input has changed.
@@ -115,15 +121,26 @@ impl AcceptedChanges {
     }
 }
 
+/// Change of a setting that affects answers.
+struct SettingChange {
+    key: String,
+    /// The change as it goes into messages and the manifest.
+    sentence: String,
+}
+
+/// Setting that may change without `--accept-changes` if cut answers are asked again for that reason.
+const MAX_TOKENS_KEY: &str = "max-tokens";
+
 /// Returns one sentence for each answer-affecting setting that differs from the earlier run's. A setting that the
 /// earlier version of the program did not have yet does not differ.
-fn changed_settings(settings: &Settings, earlier: &Manifest) -> Vec<String> {
+fn changed_settings(settings: &Settings, earlier: &Manifest) -> Vec<SettingChange> {
     let current = settings.answer_settings();
     let is_changed = |(key, value): &(&String, &serde_json::Value)| {
         earlier.answer_settings.get(*key).is_some_and(|before| before != *value)
     };
-    let describe = |(key, value): (&String, &serde_json::Value)| {
-        format!("{key} was {} and is {value}", earlier.answer_settings[key])
+    let describe = |(key, value): (&String, &serde_json::Value)| SettingChange {
+        key: key.clone(),
+        sentence: format!("{key} was {} and is {value}", earlier.answer_settings[key]),
     };
     current.iter().filter(is_changed).map(describe).collect()
 }

@@ -322,7 +322,10 @@ impl RootRun {
         let tally = &progress.tally;
         let (answered, failed) =
             (before.answered + tally.answered, before.failed + tally.failed_count());
-        self.manifest.counts = PromptCounts::new(self.source.rows, answered, failed);
+        let mut flaws = before.flaws;
+        flaws.merge(tally.flaws);
+        self.manifest.counts =
+            PromptCounts { flaws, ..PromptCounts::new(self.source.rows, answered, failed) };
         self.manifest.record_progress(tally, self.started_at.elapsed().as_secs_f64());
         let sample = RunSample {
             start: self.manifest.starts,

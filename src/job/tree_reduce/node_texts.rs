@@ -49,13 +49,11 @@ pub(crate) struct PassedUpLine<'t> {
     pub(crate) text: Cow<'t, str>,
 }
 
-/// Text or failure of a node. The first three fields are its precedence among several: answers before failures, then
-/// the earlier session, then the lower rank.
+/// Text or failure of a node. The key is its precedence among several, the lowest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeText {
+    precedence_key: u64,
     failed: bool,
-    start: u32,
-    rank: u32,
     content: String,
 }
 
@@ -153,7 +151,7 @@ impl NodeTexts {
             write_node(
                 buffer,
                 passed_up.node,
-                &NodeText { failed: false, start: 0, rank: 0, content },
+                &NodeText { precedence_key: 0, failed: false, content },
             );
         }
         Ok(())
@@ -179,14 +177,15 @@ fn parse_text_line<'t, T: Deserialize<'t>>(line: &'t [u8], path: &Path) -> Resul
         .map_err(|error| OutputError::io_error("cannot read a text in", path)(error).into())
 }
 
-/// Size of a node header: node (u64), failed, session, rank and length (u32 each).
-const NODE_HEADER_BYTES: usize = 8 + 4 * 4;
+/// Size of a node header: node and precedence (u64 each), failed and length (u32 each).
+const NODE_HEADER_BYTES: usize = 2 * 8 + 2 * 4;
 
 fn write_node(buffer: &mut Vec<u8>, node: u64, text: &NodeText) {
     buffer.extend(node.to_le_bytes());
+    buffer.extend(text.precedence_key.to_le_bytes());
     // A text is the answer of a server, so it is far below 4 GiB; if it were not, it would be truncated, not corrupted.
     let length = u32::try_from(text.content.len()).unwrap_or(u32::MAX);
-    for number in [u32::from(text.failed), text.start, text.rank, length] {
+    for number in [u32::from(text.failed), length] {
         buffer.extend(number.to_le_bytes());
     }
     buffer.extend(&text.content.as_bytes()[..length as usize]);
@@ -198,15 +197,14 @@ pub(crate) fn merge_nodes(mut bytes: &[u8], nodes: &mut BTreeMap<u64, NodeText>)
         let number = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
-        let node = u64::from(number(0)) | u64::from(number(4)) << 32;
+        let long = |at: usize| u64::from(number(at)) | u64::from(number(at + 4)) << 32;
         let Some((content, rest)) = rest.split_at_checked(number(20) as usize) else { return };
         bytes = rest;
         let content = String::from_utf8_lossy(content).into_owned();
-        let text =
-            NodeText { failed: number(8) != 0, start: number(12), rank: number(16), content };
-        match nodes.entry(node) {
+        let text = NodeText { precedence_key: long(8), failed: number(16) != 0, content };
+        match nodes.entry(long(0)) {
             Entry::Vacant(entry) => drop(entry.insert(text)),
-            Entry::Occupied(mut entry) if text.precedence_key() < entry.get().precedence_key() => {
+            Entry::Occupied(mut entry) if text.precedence_key < entry.get().precedence_key => {
                 drop(entry.insert(text))
             }
             Entry::Occupied(_) => {}
@@ -217,16 +215,13 @@ pub(crate) fn merge_nodes(mut bytes: &[u8], nodes: &mut BTreeMap<u64, NodeText>)
 impl NodeText {
     fn from_answer_line(precedence: LinePrecedence, line: &[u8]) -> Result<Self, JobError> {
         let ResponseLine { response, error } = parse_text_line(line, Path::new("a shard file"))?;
-        let content = match (precedence.failed, &response) {
-            (false, Some(text)) => text.as_ref().to_owned(),
+        let is_answered = precedence.grade().is_answered();
+        let content = match (is_answered, &response) {
+            (true, Some(text)) => text.as_ref().to_owned(),
             _ => serde_json::to_string(&error).unwrap_or_default(),
         };
-        let failed = precedence.failed || response.is_none();
-        Ok(Self { failed, start: precedence.start, rank: precedence.rank, content })
-    }
-
-    fn precedence_key(&self) -> (bool, u32, u32) {
-        (self.failed, self.start, self.rank)
+        let failed = !is_answered || response.is_none();
+        Ok(Self { precedence_key: precedence.to_key(), failed, content })
     }
 
     /// Returns the text, or the reason why there is none. A blank text is a failure.
@@ -251,9 +246,12 @@ impl NodeText {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{domain::AnswerFlaws, shards::LineGrade};
 
     fn node_text(failed: bool, start: u32, rank: u32, content: &str) -> NodeText {
-        NodeText { failed, start, rank, content: content.into() }
+        let grade = if failed { LineGrade::FAILED } else { LineGrade::answered(AnswerFlaws::NONE) };
+        let precedence_key = LinePrecedence::new(grade, start, rank).to_key();
+        NodeText { precedence_key, failed, content: content.into() }
     }
 
     #[test]

@@ -13,8 +13,8 @@ mod throughput;
 use std::fmt::Write;
 
 use super::format::{
-    escape_html, format_count, format_number, format_percent, format_seconds, format_tick,
-    format_tick_time, format_timestamp, pluralize,
+    escape_html, format_count, format_flaws, format_number, format_percent, format_seconds,
+    format_tick, format_tick_time, format_timestamp, pluralize,
 };
 use super::{distribution::DistributionSummary, summary::RunSummary};
 use crate::output::{PromptCounts, StartTimeline};
@@ -134,7 +134,14 @@ fn count_tiles(summary: &RunSummary) -> [MetricTile<'static>; 4] {
             "answered",
             name("answered", "leaves answered"),
             counts.answered,
-            format!("{} of {}", share(counts.answered), format_count(counts.submitted)),
+            [
+                format!("{} of {}", share(counts.answered), format_count(counts.submitted)),
+                format_flaws(counts.flaws),
+            ]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("; "),
             false,
         ),
         counted(

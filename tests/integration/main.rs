@@ -19,6 +19,7 @@ mod disk;
 mod docs;
 mod endings;
 mod engine;
+mod flaws;
 mod folders;
 mod local;
 mod look;

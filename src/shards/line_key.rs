@@ -102,7 +102,7 @@ impl<'de> Deserialize<'de> for VisibleText {
 impl<'de> Deserialize<'de> for HasContent {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let json = <&RawValue>::deserialize(from)?.get();
-        Ok(Self(!matches!(json, "null" | "[]" | "{}" | "\"\"")))
+        Ok(Self(AnswerFlaws::is_json_content(json)))
     }
 }
 

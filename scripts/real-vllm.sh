@@ -182,7 +182,7 @@ url=http://127.0.0.1:$(witness port)
 say "starting vLLM at $url"
 VLLM_CPU_KVCACHE_SPACE=1 VLLM_CACHE_ROOT=$cache/vllm-cache VLLM_CONFIG_ROOT=$work/vllm-config \
   setsid "$venv/bin/vllm" serve "$model" --served-model-name tiny twin --dtype float32 --max-model-len "$CONTEXT" \
-  --enforce-eager --host 127.0.0.1 --port "${url##*:}" > "$work/vllm.log" 2>&1 < /dev/null &
+  --enforce-eager --enable-auto-tool-choice --tool-call-parser hermes --host 127.0.0.1 --port "${url##*:}" > "$work/vllm.log" 2>&1 < /dev/null &
 server=$! # setsid makes it the leader of its own group and does not fork, since a script's background process leads none
 timed start "$READY_LIMIT" "$venv/bin/python" -S "$parts/server.py" wait "$url" "$server" "$READY_LIMIT" || {
   tail_of "$work/vllm.log" 30
@@ -251,6 +251,19 @@ for route in completions chat; do
   run bad bad.jsonl "bad-$route.jsonl" "$route" 3
   held "bad prompts by $route" judge bad "$work/bad-$route.jsonl" "$work/$route.jsonl"
 done
+
+# A batch file that asks for tools, log-probabilities, several sequences and token ids: the bodies are the server's own. One
+# request at a time, as the direct ones are, since sampling depends on what else the server works on.
+python "$root/tests/sim/batch_client.py" write "$work/batch.jsonl"
+command=("$mpiexec" -n 2 "$swarm" run "$work/batch.jsonl" --output "$work/batch-answers.jsonl" --endpoint "$url" --model tiny --concurrency 1 --progress none)
+if timed batch "$RUN_LIMIT" "${command[@]}" > "$work/batch.log" 2>&1; then
+  held "batch file" python "$root/tests/sim/batch_client.py" check "$url" "$work/batch.jsonl" "$work/batch-answers.jsonl" \
+    tool_calls logprobs prompt_logprobs token_ids stop_reason
+else
+  tail_of "$work/batch.log"
+  say "batch file: the run failed"
+  wrong+=("batch file")
+fi
 
 # A tree of 200 prompts: 13 groups of up to 16, and one group of these.
 head -n 200 "$work/prompts.jsonl" > "$work/leaves.jsonl"

@@ -82,7 +82,7 @@ else
   step "tests" all_tests
   step "job scripts, with stand-ins for PBS" scripts/test-pbs.sh
   step "Parquet, between pyarrow and the program" scripts/test-parquet.sh
-  step "the openai Python client against the simulator" scripts/openai-client.sh
+  step "the openai Python client: the simulator and batch outputs" scripts/openai-client.sh
   step "four hosts on one machine" scripts/multi-host.sh
   step "reports in a browser" scripts/test-report.sh
   step "torture: kills at random moments, servers with random faults" scripts/torture.sh 0.3 1
@@ -104,6 +104,7 @@ if [ -z "$quick" ]; then
   expect "job scripts" '^test-pbs: .*'
   expect "Parquet" '^parquet: .*'
   expect "openai client" '^openai client: .*'
+  expect "openai batch" '^openai batch: .*'
   expect "four hosts" '^multi-host: .*'
   expect "reports" '^report: .*'
   expect "torture" '^torture: [0-9]+ rounds, .*nothing lost, doubled or wrong'

@@ -4,20 +4,19 @@
 //! `job/resume/row_matching.rs`.
 
 use std::{
-    fmt,
+    error::Error,
     fs::File,
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
 use super::{LineGrade, ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
-use crate::domain::{BitSet, PromptId, RowHash};
+use crate::domain::{
+    BitSet, PromptId, RowHash,
+    raw_json::{JsonMembers, encode_string},
+};
 
 #[derive(Deserialize)]
 struct HashedLine {
@@ -123,9 +122,7 @@ impl MigratedFile {
         keep_id: bool,
     ) -> Result<(), ShardError> {
         self.buffer.clear();
-        let rewritten =
-            rewrite_line(line, index, keep_id, &mut self.buffer).map_err(std::io::Error::from);
-        rewritten
+        rewrite_line(line, index, keep_id, &mut self.buffer)
             .and_then(|()| self.file.write_all(&self.buffer))
             .map_err(ShardError::at_path("cannot write kept answers to", &self.path))
     }
@@ -142,51 +139,26 @@ impl MigratedFile {
 
 /// Copies a line with another index and, unless the row has an id of its own, with the id of that index. All other
 /// fields stay as they are, byte for byte and in their order.
-fn rewrite_line(
-    line: &[u8],
-    index: u64,
-    keep_id: bool,
-    into: &mut Vec<u8>,
-) -> serde_json::Result<()> {
-    let ObjectFields(fields) = serde_json::from_slice(line)?;
+fn rewrite_line(line: &[u8], index: u64, keep_id: bool, into: &mut Vec<u8>) -> io::Result<()> {
+    let line = std::str::from_utf8(line).map_err(invalid_data)?;
+    let members = JsonMembers::parse(line).map_err(invalid_data)?;
     let id = PromptId::from_index(index);
-    for (at, (name, value)) in fields.into_iter().enumerate() {
+    for (at, (name, value)) in members.iter().enumerate() {
         into.push(if at == 0 { b'{' } else { b',' });
-        serde_json::to_writer(&mut *into, name)?;
+        into.extend(encode_string(name).bytes());
         into.push(b':');
         match name {
             "index" => into.extend(index.to_string().bytes()),
             "id" if !keep_id => into.extend(id.as_json().bytes()),
-            _ => into.extend(value.get().bytes()),
+            _ => into.extend(value.bytes()),
         }
     }
     into.extend(b"}\n");
     Ok(())
 }
 
-/// Members of a JSON object in their order, values unparsed.
-struct ObjectFields<'a>(Vec<(&'a str, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for ObjectFields<'de> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = ObjectFields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an answer")
-            }
-
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
-                let mut fields = Vec::new();
-                while let Some(field) = map.next_entry()? {
-                    fields.push(field);
-                }
-                Ok(ObjectFields(fields))
-            }
-        }
-        from.deserialize_map(ObjectVisitor)
-    }
+fn invalid_data(reason: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 #[cfg(test)]
@@ -209,7 +181,7 @@ mod tests {
 
     #[test]
     fn only_the_index_and_an_id_that_is_the_index_change() {
-        let line = r#"{"id":"3","index":3,"prompt":"say \"index\":3\u00e9","params":{"id":"3", "x":1.50},"new":[1, 2],"served":{"row":"0a"}}"#;
+        let line = r#"{"id":"3","index":3,"prompt":"say \"index\":3\u00e9","params":{"id":"3", "x":1.50},"new \"\n":[1, 2],"served":{"row":"0a"}}"#;
         let expected = line.replacen(r#""id":"3","index":3"#, r#""id":"17","index":17"#, 1) + "\n";
         assert_eq!(rewritten_text(format!("{line}\n").as_bytes(), 17, false), expected);
         let expected = line.replacen(r#""index":3"#, r#""index":17"#, 1) + "\n";

@@ -127,3 +127,27 @@ impl Iterator for AnswerIter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_of_the_server_are_apart_from_those_of_the_line() {
+        let line = json!({"id": "a", "index": 0, "messages": [], "response": "x", "responses": ["x", "y"],
+            "choices": [{"response": "x", "finish_reason": "stop"},
+                {"response": "y", "finish_reason": "length", "reasoning": "r", "logprobs": {}}],
+            "model": "m", "success": true, "error": null, "finish_reason": "stop", "prompt_logprobs": [null],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 2, "estimated": false, "cached_tokens": 1, "cost": 1},
+            "params": {"n": 2}, "served": {"endpoint": null, "rank": 0, "host": "h", "latency_s": 0.5, "attempts": 1}});
+        let answer: SwarmAnswer = serde_json::from_value(line).expect("an answer");
+        assert_eq!(Value::Object(answer.fields), json!({"prompt_logprobs": [null]}));
+        let second = &answer.choices[1];
+        assert_eq!((second.response.as_str(), second.reasoning.as_deref()), ("y", Some("r")));
+        assert_eq!(second.finish_reason.as_deref(), Some("length"));
+        assert_eq!(Value::Object(second.fields.clone()), json!({"logprobs": {}}));
+        assert_eq!(answer.usage.and_then(|usage| usage.cached_tokens), Some(1));
+    }
+}

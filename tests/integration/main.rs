@@ -33,3 +33,4 @@ mod snapshots;
 mod structure;
 mod swarm;
 mod time;
+mod whole;

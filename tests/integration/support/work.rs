@@ -2,7 +2,10 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aurora_swarm::internals::list_shard_files;
@@ -121,6 +124,25 @@ impl Work {
         let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
         files.iter().map(|file| lines(&file.path).saturating_sub(1)).sum()
     }
+}
+
+/// Asks a server directly and returns the body of its reply, which must have status 200.
+pub fn ask_server(url: &str, path: &str, body: &Value) -> Value {
+    let address = url.strip_prefix("http://").expect("an http URL");
+    let mut stream = TcpStream::connect(address).expect("a server");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).expect("sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a reply");
+    let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{reply}");
+    serde_json::from_str(body).expect("JSON")
 }
 
 /// What the simulator says to a text, by chat.

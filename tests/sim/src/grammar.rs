@@ -19,7 +19,14 @@ pub enum Constraint {
     Regex(Hir),
     /// One of these texts.
     Choice(Vec<String>),
+    /// A call of one of these tools, each with the schema of its arguments.
+    Call(Vec<(String, Value)>),
 }
+
+/// What opens a tool call in the model's text.
+pub const TOOL_CALL: &str = "<tool_call>";
+/// What closes it.
+pub const TOOL_CALL_END: &str = "</tool_call>";
 
 const TYPES: [&str; 7] = ["object", "array", "string", "integer", "number", "boolean", "null"];
 
@@ -53,6 +60,15 @@ impl Constraint {
             Self::Choice(of) => match of.len() {
                 0 => String::new(),
                 many => of[(mix(hash, 5) % many as u64) as usize].clone(),
+            },
+            Self::Call(tools) => match tools.len() {
+                0 => String::new(),
+                many => {
+                    let (name, schema) = &tools[(mix(hash, 17) % many as u64) as usize];
+                    let arguments = instance(schema, schema, hash, 0);
+                    let call = json!({ "name": name, "arguments": arguments });
+                    format!("{TOOL_CALL}\n{call}\n{TOOL_CALL_END}")
+                }
             },
             Self::Regex(hir) => {
                 let mut text = String::new();

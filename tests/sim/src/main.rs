@@ -19,7 +19,7 @@ const EXAMPLES: &str = "Examples:
   vllm-sim --port 0 --endpoints 2 --die 1@5s --on-term drain
 
 Faults: status=N, cut-body, hang, eof, stream-error, slow-first-byte=MS, reverse-choices,
-missing-choice, doubled-index, error-under-200, engine-death, stall; conditions after a comma:
+missing-choice, doubled-index, abort, error-under-200, engine-death, stall; conditions after a comma:
 p=SHARE, from=REQUEST, count=TIMES, after=SECONDS, containing=TEXT.
 Endpoints are counted from 0. Each ready endpoint is one line on stdout: ready URL
 With --tell-seen each endpoint, dead ones too, is another one at the end: seen URL JSON";
@@ -125,6 +125,12 @@ struct Flags {
     /// A text that makes any prompt bad that contains it.
     #[arg(long, value_name = "TEXT")]
     poison: Option<String>,
+    /// Call the tools that a request brings, as with --enable-auto-tool-choice.
+    #[arg(long)]
+    tools: bool,
+    /// A text in a conversation that is answered with a refusal.
+    #[arg(long, value_name = "TEXT")]
+    refuse: Option<String>,
     /// A fault with its conditions; may be given several times.
     #[arg(long, value_name = "FAULT", value_parser = Rule::parse)]
     fault: Vec<Rule>,
@@ -217,6 +223,8 @@ impl Flags {
             },
             die: self.die.iter().find(|(k, _)| *k == at).map(|(_, death)| *death),
             poison: self.poison.clone(),
+            calls_tools: self.tools,
+            refuse: self.refuse.clone(),
             // Each endpoint draws for itself: they do not all fail at their tenth request.
             script: Script {
                 seed: self.fault_seed.wrapping_add(at as u64),

@@ -83,6 +83,10 @@ pub struct Profile {
     pub die: Option<Death>,
     /// A text that makes any prompt bad that contains it, and with it the whole list.
     pub poison: Option<String>,
+    /// Whether the model calls the tools that it is given, as with `--enable-auto-tool-choice`.
+    pub calls_tools: bool,
+    /// A text that the model answers with a refusal, in any message of a conversation.
+    pub refuse: Option<String>,
     /// The faults it starts with.
     pub script: Script,
     /// The port, or 0 for a free one.
@@ -109,6 +113,8 @@ impl Default for Profile {
             on_term: OnTerm::Exit,
             die: None,
             poison: None,
+            calls_tools: false,
+            refuse: None,
             script: Script::default(),
             port: 0,
         }

@@ -29,6 +29,8 @@ pub enum Fault {
     MissingChoice,
     /// The last choice has the first one's index.
     DoubledIndex,
+    /// The last choice was given up in its middle, as when the engine is paused.
+    Abort,
     /// Status 200 with an error for a body.
     ErrorUnder200,
     /// The engine dies: 500 for all that is under way, refusals afterwards.
@@ -113,6 +115,7 @@ fn fault(text: &str) -> Result<Fault, String> {
         "reverse-choices" => Fault::ReverseChoices,
         "missing-choice" => Fault::MissingChoice,
         "doubled-index" => Fault::DoubledIndex,
+        "abort" => Fault::Abort,
         "error-under-200" => Fault::ErrorUnder200,
         "engine-death" => Fault::EngineDeath,
         "stall" => Fault::Stall,

@@ -6,7 +6,8 @@
 use super::fields::Shape;
 use super::logprobs;
 use super::plan::Work;
-use crate::answer::{Answer, Finish};
+use super::tools;
+use crate::answer::{Answer, Finish, prompt_hash};
 use crate::profile::{Flavor, Profile};
 use crate::script::Fault;
 use crate::tokens::{self, Id};
@@ -95,8 +96,14 @@ pub fn write(
         if place > 0 {
             out.push(b',');
         }
-        let doubled = matches!(fault, Some(Fault::DoubledIndex)) && at + 1 == answers.len();
-        choice(&mut out, work, head.profile.flavor, if doubled { 0 } else { at }, at, &answers[at]);
+        let is_last = at + 1 == answers.len();
+        let doubled = matches!(fault, Some(Fault::DoubledIndex)) && is_last;
+        let index = if doubled { 0 } else { at };
+        if matches!(fault, Some(Fault::Abort)) && is_last {
+            aborted(&mut out, work, index, &answers[at]);
+            continue;
+        }
+        choice(&mut out, work, head.profile.flavor, index, at, &answers[at]);
     }
     out.push(b']');
     tail(&mut out, work, answers, head);
@@ -109,6 +116,21 @@ fn order(count: usize, fault: Option<&Fault>) -> impl Iterator<Item = usize> + u
     (0..given).map(move |place| if reversed { count - 1 - place } else { place })
 }
 
+/// A choice that was given up after half of its text.
+fn aborted(out: &mut Vec<u8>, work: &Work, index: usize, answer: &Answer) {
+    let half: String = answer.text.chars().take(answer.text.chars().count() / 2).collect();
+    put!(out, "{{\"index\":{index},");
+    if work.shape == Shape::Completion {
+        out.extend_from_slice(b"\"text\":");
+        string(out, &half);
+    } else {
+        out.extend_from_slice(b"\"message\":{\"role\":\"assistant\",\"content\":");
+        string(out, &half);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b",\"finish_reason\":\"abort\",\"stop_reason\":null}");
+}
+
 fn choice(
     out: &mut Vec<u8>,
     work: &Work,
@@ -119,18 +141,19 @@ fn choice(
 ) {
     let prompt = &work.prompts[at / work.n];
     put!(out, "{{\"index\":{index},");
+    let mut reason = answer.finish.reason();
     if work.shape == Shape::Completion {
         text(out, work, prompt, answer);
-    } else {
-        message(out, work, flavor, answer);
+    } else if message(out, work, flavor, prompt, answer) {
+        reason = "tool_calls";
     }
     if flavor == Flavor::Bare {
-        put!(out, ",\"finish_reason\":\"{}\"}}", answer.finish.reason());
+        put!(out, ",\"finish_reason\":\"{reason}\"}}");
         return;
     }
     out.extend_from_slice(b",\"logprobs\":");
     choice_logprobs(out, work, prompt, answer);
-    put!(out, ",\"finish_reason\":\"{}\",\"stop_reason\":", answer.finish.reason());
+    put!(out, ",\"finish_reason\":\"{reason}\",\"stop_reason\":");
     stop_reason(out, &answer.finish);
     out.extend_from_slice(b",\"token_ids\":");
     maybe_ids(out, work.return_token_ids, &answer.token_ids);
@@ -156,7 +179,8 @@ fn text(out: &mut Vec<u8>, work: &Work, prompt: &[Id], answer: &Answer) {
     }
 }
 
-fn message(out: &mut Vec<u8>, work: &Work, flavor: Flavor, answer: &Answer) {
+/// Appends the message; returns whether it calls tools.
+fn message(out: &mut Vec<u8>, work: &Work, flavor: Flavor, prompt: &[Id], answer: &Answer) -> bool {
     out.extend_from_slice(b"\"message\":{\"role\":");
     string(out, &work.role);
     out.extend_from_slice(b",\"content\":");
@@ -169,28 +193,57 @@ fn message(out: &mut Vec<u8>, work: &Work, flavor: Flavor, answer: &Answer) {
     } else {
         answer.content()
     };
-    match content {
-        Some(content) => string(out, content),
-        None => out.extend_from_slice(b"null"),
-    }
+    let read = content.filter(|_| work.calls_tools).and_then(tools::read);
+    let (said, calls) = match read {
+        Some((before, calls)) => (before, calls),
+        None => (content.filter(|_| !work.refuses), Vec::new()),
+    };
+    text_or_null(out, said);
     if flavor == Flavor::Bare {
         out.push(b'}');
-        return;
+        return false;
     }
-    out.extend_from_slice(b",\"refusal\":null,\"annotations\":null,\"audio\":null");
-    out.extend_from_slice(b",\"function_call\":null,\"reasoning\":");
+    out.extend_from_slice(b",\"refusal\":");
+    text_or_null(out, content.filter(|_| work.refuses));
+    out.extend_from_slice(b",\"annotations\":null,\"audio\":null,\"function_call\":null");
+    tool_calls(out, &calls, prompt, answer);
+    out.extend_from_slice(b",\"reasoning\":");
     let names: &[&[u8]] = match flavor {
         Flavor::Older => &[b"", b",\"reasoning_content\":"],
         _ => &[b""],
     };
     for name in names {
         out.extend_from_slice(name);
-        match answer.reasoning() {
-            Some(text) => string(out, &text),
-            None => out.extend_from_slice(b"null"),
-        }
+        text_or_null(out, answer.reasoning().as_deref());
     }
     out.push(b'}');
+    !calls.is_empty()
+}
+
+fn text_or_null(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => string(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Appends `,"tool_calls":[…]`, or nothing where there are none.
+fn tool_calls(out: &mut Vec<u8>, calls: &[tools::Call], prompt: &[Id], answer: &Answer) {
+    let hashes = (prompt_hash(prompt), prompt_hash(&answer.token_ids));
+    for (at, call) in calls.iter().enumerate() {
+        let opening: &[u8] = if at == 0 { b",\"tool_calls\":[" } else { b"," };
+        out.extend_from_slice(opening);
+        out.extend_from_slice(b"{\"id\":");
+        string(out, &tools::id(hashes.0, hashes.1, at));
+        out.extend_from_slice(b",\"type\":\"function\",\"function\":{\"name\":");
+        string(out, &call.name);
+        out.extend_from_slice(b",\"arguments\":");
+        string(out, &call.arguments);
+        out.extend_from_slice(b"}}");
+    }
+    if !calls.is_empty() {
+        out.push(b']');
+    }
 }
 
 fn choice_logprobs(out: &mut Vec<u8>, work: &Work, prompt: &[Id], answer: &Answer) {

@@ -11,4 +11,5 @@ pub mod plan;
 pub mod refusal;
 pub mod request;
 pub mod sampling;
+pub mod tools;
 pub mod unions;

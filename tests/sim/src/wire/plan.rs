@@ -8,7 +8,9 @@ use super::fields::{self, MOST_STOPS, Shape};
 use super::refusal::Refusal;
 use super::request::{Item, Message, Prompts, Request, Stop, StreamOptions};
 use super::sampling::{logprobs, sampling};
+use super::tools;
 use crate::answer::Params;
+use crate::grammar::Constraint;
 use crate::profile::{Flavor, Profile};
 use crate::template::{self, Rendering, Turn};
 use crate::tokens::{self, Id, VOCABULARY};
@@ -48,7 +50,14 @@ pub struct Work {
     pub cache_salt: Option<String>,
     /// The role of a chat's answer.
     pub role: String,
+    /// Whether tool calls are read from the answer's text.
+    pub calls_tools: bool,
+    /// Whether the answer is a refusal.
+    pub refuses: bool,
 }
+
+/// What a model says that refuses.
+const REFUSAL: &str = "I cannot help with that.";
 
 /// Reads a body of the given shape.
 pub fn plan(shape: Shape, profile: &Profile, body: &[u8]) -> Result<Work, Refusal> {
@@ -79,10 +88,14 @@ fn well_formed(shape: Shape, request: &Request<'_>) -> bool {
         && match shape {
             Shape::Completion => true,
             Shape::Chat => {
-                items.is_some_and(|all| all.iter().all(|i| matches!(i, Item::Message(_))))
+                let fits = |i: &Item<'_>| matches!(i, Item::Message(m) if m.may_be_null());
+                items.is_some_and(|all| all.iter().all(fits))
             }
             Shape::ChatBatch => items.is_some_and(|all| {
-                let full = |i: &Item<'_>| matches!(i, Item::Conversation(c) if !c.is_empty());
+                let full = |i: &Item<'_>| match i {
+                    Item::Conversation(c) => !c.is_empty() && c.iter().all(Message::may_be_null),
+                    Item::Message(_) => false,
+                };
                 !all.is_empty() && all.iter().all(full)
             }),
         }
@@ -94,9 +107,18 @@ fn checked(shape: Shape, profile: &Profile, request: &Request<'_>) -> Result<Wor
     if shape == Shape::Completion {
         completion_fields(profile, request)?;
     } else {
-        chat_fields(shape, request)?;
+        chat_fields(shape, profile, request)?;
     }
-    let sampling = sampling(shape, profile, request)?;
+    let mut sampling = sampling(shape, profile, request)?;
+    let calls_tools = shape == Shape::Chat && profile.calls_tools && tools::wanted(request);
+    let is_required = request.tool_choice.as_ref().is_some_and(|choice| choice != "auto");
+    if calls_tools && (is_required || sampling.constraint.is_none()) {
+        sampling.constraint = Some(tools::constraint(request));
+    }
+    let refuses = shape == Shape::Chat && refuses(profile, request);
+    if refuses {
+        sampling.constraint = Some(Constraint::Choice(vec![REFUSAL.to_owned()]));
+    }
     let prompts = prompts(shape, profile, request)?;
     if let (Flavor::Older, Some(max)) = (profile.flavor, sampling.max_tokens) {
         older_room(profile, &prompts, max)?;
@@ -124,8 +146,22 @@ fn checked(shape: Shape, profile: &Profile, request: &Request<'_>) -> Result<Wor
         request_id: request.request_id.clone(),
         cache_salt: request.cache_salt.clone(),
         role,
+        calls_tools,
+        refuses,
         prompts,
     })
+}
+
+/// Whether a message contains the text that the model answers with a refusal.
+fn refuses(profile: &Profile, request: &Request<'_>) -> bool {
+    let Some(refused) = &profile.refuse else { return false };
+    let says = |item: &Item<'_>| match item {
+        Item::Message(message) => {
+            message.content.text().is_some_and(|text| text.contains(refused.as_str()))
+        }
+        Item::Conversation(_) => false,
+    };
+    request.messages.iter().flatten().any(says)
 }
 
 fn model(profile: &Profile, request: &Request<'_>) -> Result<String, Refusal> {
@@ -187,7 +223,7 @@ fn completion_fields(profile: &Profile, request: &Request<'_>) -> Result<(), Ref
     }
 }
 
-fn chat_fields(shape: Shape, request: &Request<'_>) -> Result<(), Refusal> {
+fn chat_fields(shape: Shape, profile: &Profile, request: &Request<'_>) -> Result<(), Refusal> {
     if shape == Shape::ChatBatch {
         return match request.n {
             Some(n) if n > 1 => {
@@ -198,7 +234,15 @@ fn chat_fields(shape: Shape, request: &Request<'_>) -> Result<(), Refusal> {
         };
     }
     if let Some(tools) = request.tools.as_ref().filter(|tools| !tools.is_null()) {
-        tool_choice(tools, request.tool_choice.as_ref())?;
+        if !profile.calls_tools {
+            tool_choice(tools, request.tool_choice.as_ref())?;
+        } else if request.structured_outputs.is_some()
+            && request.tool_choice.as_ref().is_some_and(Value::is_object)
+        {
+            return Err(Refusal::bad(
+                "You can only either use constraints for structured outputs or tools, not both.",
+            ));
+        }
     }
     if request.chat_template.is_some() {
         return Err(Refusal::bad(

@@ -200,9 +200,17 @@ pub struct Message<'a> {
     /// Who says it.
     #[serde(borrow)]
     pub role: Text<'a>,
-    /// What is said; may be missing, but not null.
+    /// What is said; may be missing, but null in an assistant's message only.
     #[serde(borrow, default = "Content::nothing")]
     pub content: Content<'a>,
+}
+
+impl Message<'_> {
+    /// Whether its content may be what it is: an assistant may have called tools and said nothing.
+    #[must_use]
+    pub fn may_be_null(&self) -> bool {
+        !matches!(self.content, Content::Null) || self.role.0 == "assistant"
+    }
 }
 
 /// The content of a message.
@@ -215,6 +223,8 @@ pub enum Content<'a> {
     /// Text in parts.
     #[serde(borrow)]
     Parts(Vec<Part<'a>>),
+    /// Null.
+    Null,
 }
 
 impl Content<'_> {
@@ -227,6 +237,7 @@ impl Content<'_> {
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(text) => Some(Cow::Borrowed(&text.0)),
+            Self::Null => Some(Cow::Borrowed("")),
             Self::Parts(parts) => {
                 let texts = parts.iter().map(|part| part.text.as_ref().map(|t| &*t.0));
                 texts.collect::<Option<Vec<&str>>>().map(|texts| Cow::Owned(texts.concat()))

@@ -139,7 +139,9 @@ fn message(place: &str, item: &Value) -> Vec<Complaint> {
     };
     let role = fields.get("role");
     let content = fields.get("content");
-    let content_fits = matches!(content, None | Some(Value::String(_) | Value::Array(_)));
+    let is_silent = content.is_some_and(Value::is_null) && role.is_some_and(|r| r == "assistant");
+    let content_fits =
+        is_silent || matches!(content, None | Some(Value::String(_) | Value::Array(_)));
     if role.is_some_and(Value::is_string) && content_fits {
         return Vec::new();
     }

@@ -59,6 +59,8 @@ pub(crate) fn profile() -> Profile {
 #[test]
 fn the_simulator_answers_as_the_recorded_server_did() {
     let server = Simulator::start(profile()).expect("a free port");
+    let calls_tools = Profile { calls_tools: true, ..profile() };
+    let calls_tools = Simulator::start(calls_tools).expect("a free port");
     let limited = Simulator::start(Profile { max_queued: Some(64), ..profile() }).expect("a port");
     let (mut matched, mut failures) = (0, Vec::new());
     let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -81,6 +83,7 @@ fn the_simulator_answers_as_the_recorded_server_did() {
             "conn" => connections::replay(&case, &server, &recorded),
             "fault" => faults::replay(&case, &recorded),
             "queue" | "big" => queues::replay(&case, &server, &limited, &recorded),
+            "toolcall" => plain(&case, &calls_tools, &recorded),
             _ if case == "request-id-same-twice-at-once" => queues::twice_at_once(&server),
             _ if case == "get-metrics" => metrics(&server, &recorded),
             _ => plain(&case, &server, &recorded),

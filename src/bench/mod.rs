@@ -41,8 +41,8 @@ pub(crate) struct BenchConditions {
     pub api: Option<String>,
     /// Input files of the prompts; empty for synthetic prompts.
     pub inputs: Vec<String>,
-    /// Longest answer in tokens (`--max-tokens`).
-    pub max_tokens: u64,
+    /// Longest answer in tokens (`--max-tokens`); `None` if the server decides.
+    pub max_tokens: Option<u64>,
     /// Sampling parameters of every request, as JSON.
     pub sampling: String,
     /// Measurements per cell, after a warm-up that is not counted.

@@ -141,7 +141,10 @@ pub(super) struct RequestArgs {
     #[arg(long, value_name = "ROUTE", hide_short_help = true,
           value_parser = choices(["auto", "completions", "chat"]))]
     api: Option<String>,
-    /// Longest answer, in tokens [default: 512]
+    /// Longest answer in tokens, or none [default: 512]
+    ///
+    /// Rows may have their own max_tokens. none sends no limit: the chat route then uses what the context leaves, and
+    /// vLLM's completions route stops after 16 tokens. It is the default of OpenAI batch rows.
     #[arg(long, value_name = "N")]
     max_tokens: Option<String>,
     /// Sampling temperature, 0 to 2 [default: the server's]
@@ -153,7 +156,9 @@ pub(super) struct RequestArgs {
     /// Sampling seed [default: none]
     #[arg(long, value_name = "N", allow_hyphen_values = true, hide_short_help = true)]
     seed: Option<String>,
-    /// Text that ends an answer (repeatable, at most 4)
+    /// Text that ends an answer (repeatable)
+    ///
+    /// \n, \t and \\ stand for a line break, a tab and a backslash.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Answers per prompt [default: 1]
@@ -208,9 +213,27 @@ pub(super) struct RequestArgs {
 pub(super) struct InputArgs {
     /// Prompt template, or @FILE; see `help templates`
     ///
-    /// {{column}} and {{item}} are replaced by the row's fields.
+    /// {{column}}, {{column.key}}, {{column[0]}} and {{item}} are replaced by the row's fields; \n and \t stand for a
+    /// line break and a tab. The text of @FILE is taken as it is.
     #[arg(long, value_name = "TEXT")]
     template: Option<String>,
+    /// Column with the prompt [default: prompt]
+    ///
+    /// A column, or a path such as item.question or turns[0]. Its value is a text, a list of messages, or a list of
+    /// token ids.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    prompt_column: Option<String>,
+    /// Column with the conversation [default: messages]
+    ///
+    /// A column, or a path such as data.turns. Its value is a list of messages, with role and content or (ShareGPT)
+    /// from and value, or JSON text of it.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    messages_column: Option<String>,
+    /// Leave out the answer that ends a conversation
+    ///
+    /// Data sets for training end conversations with the assistant's message. Rows with continue_final_message keep it.
+    #[arg(long, hide_short_help = true)]
+    drop_final_answer: bool,
     /// First message of every conversation, or @FILE
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -222,6 +245,12 @@ pub(super) struct InputArgs {
     /// What to do with rows of the same id [default: refuse]
     #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["refuse", "keep"]))]
     duplicate_ids: Option<String>,
+    /// Fields that look like misspelt, obsolete or misplaced parameters [default: warn]
+    ///
+    /// warn names them; refuse refuses to start before anything is sent; ignore says nothing.
+    #[arg(long, value_name = "HOW", hide_short_help = true,
+          value_parser = choices(["warn", "refuse", "ignore"]))]
+    unknown_fields: Option<String>,
     /// Send rows to --model even if they name another model
     #[arg(long, hide_short_help = true)]
     ignore_row_model: bool,

@@ -10,11 +10,13 @@ use crate::{
     domain::{Prompt, PromptInput},
     output::{AnswerFormat, PromptCounts},
     report::format::{format_count, pluralize},
-    settings::SettingOrigin,
+    settings::{SettingOrigin, TokenLimit},
 };
 
 /// Lines of the first prompt that are shown.
 const MAX_PROMPT_LINES: usize = 20;
+/// Names of fields that are listed.
+const MAX_NAMES: usize = 20;
 
 /// Facts about a run that has not started.
 #[derive(Debug)]
@@ -24,8 +26,14 @@ pub(crate) struct PlanView<'a> {
     /// Size of the input files in bytes.
     pub bytes: u64,
     pub bad_rows: usize,
-    /// Keys of the first row that are data, not request parameters.
+    /// Fields of rows that are data, not request parameters.
     pub data_fields: &'a [String],
+    /// Parameters that rows set, with the number of rows.
+    pub row_params: &'a [(String, u64)],
+    /// Tokens that all answers with a limit may have.
+    pub answer_tokens: u64,
+    /// Number of rows whose answers have no limit.
+    pub unlimited_rows: u64,
     /// Remarks of the scan, such as ignored parameters.
     pub notes: &'a [String],
     /// First prompt of the input.
@@ -140,16 +148,14 @@ impl fmt::Display for PlanView<'_> {
             api => writeln!(f, "api: {api}")?,
         }
         writeln!(f, "parameters: {}", self.sampling)?;
-        // Rows may set max_tokens themselves: this is the limit of those that do not.
-        let max_tokens = self.settings["max-tokens"].as_u64().unwrap_or_default();
-        writeln!(
-            f,
-            "tokens: about {} of input (4 bytes per token), at most {} of answers (--max-tokens {max_tokens})",
-            format_count(self.bytes / 4),
-            format_count(self.rows.saturating_mul(max_tokens))
-        )?;
+        self.write_tokens(f)?;
+        if !self.row_params.is_empty() {
+            let counts = self.row_params.iter();
+            let counts = counts.map(|(name, rows)| format!("{name} ({})", pluralize(*rows, "row")));
+            writeln!(f, "parameters of rows: {}", join_some(counts))?;
+        }
         if !self.data_fields.is_empty() {
-            writeln!(f, "data, not parameters: {}", self.data_fields.join(", "))?;
+            writeln!(f, "data, not parameters: {}", join_some(self.data_fields.iter().cloned()))?;
         }
         if let Some(first) = self.first_prompt {
             write_first_prompt(f, first)?;
@@ -164,10 +170,46 @@ impl fmt::Display for PlanView<'_> {
     }
 }
 
+impl PlanView<'_> {
+    fn write_tokens(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = match (self.settings["max-tokens"].as_u64(), self.unlimited_rows) {
+            (Some(tokens), _) => tokens.to_string(),
+            (None, 0) => TokenLimit::DEFAULT_TOKENS.to_string(),
+            (None, _) => "none".to_owned(),
+        };
+        let input = format_count(self.bytes / 4);
+        write!(f, "tokens: about {input} of input (4 bytes per token), ")?;
+        match (self.unlimited_rows, self.answer_tokens) {
+            (0, tokens) => write!(f, "at most {} of answers", format_count(tokens))?,
+            (rows, 0) if rows + self.bad_rows as u64 >= self.rows => {
+                write!(f, "no limit for answers")?
+            }
+            (rows, tokens) => write!(
+                f,
+                "at most {} of answers, and {} without a limit",
+                format_count(tokens),
+                pluralize(rows, "answer")
+            )?,
+        }
+        writeln!(f, " (--max-tokens {limit})")
+    }
+}
+
+/// Joins the first texts of a list and counts the others.
+fn join_some(texts: impl ExactSizeIterator<Item = String>) -> String {
+    let more = texts.len().saturating_sub(MAX_NAMES);
+    let mut listed: Vec<String> = texts.take(MAX_NAMES).collect();
+    if more > 0 {
+        listed.push(format!("and {more} more"));
+    }
+    listed.join(", ")
+}
+
 fn write_first_prompt(f: &mut fmt::Formatter<'_>, first: &Prompt) -> fmt::Result {
     let (kind, text) = match &first.input {
         PromptInput::Text(text) => ("text", text),
         PromptInput::Messages(messages) => ("chat messages", messages),
+        PromptInput::TokenIds(ids) => ("token ids", ids),
     };
     let length = pluralize(text.chars().count() as u64, "character");
     writeln!(f, "first prompt: id {}, {kind} of {length}", first.id.as_json())?;

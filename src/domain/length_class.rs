@@ -21,7 +21,8 @@ impl LengthClass {
     /// name.
     pub(crate) fn of_prompt<'p>(bytes: usize, param: impl Fn(&str) -> Option<&'p str>) -> Self {
         let exact = param("ignore_eos") == Some("true");
-        match exact.then(|| param("max_tokens")?.parse().ok()).flatten() {
+        let limit = || param("max_completion_tokens").or_else(|| param("max_tokens"));
+        match exact.then(|| limit()?.parse().ok()).flatten() {
             Some(tokens) => Self(length_step(tokens)),
             None => Self(CLASSES_PER_KIND + length_step(bytes as u64 / 4)),
         }

@@ -13,7 +13,7 @@ pub(crate) struct Prompt {
     pub index: u64,
     /// Id that the user gave, or the index.
     pub id: PromptId,
-    /// Text or conversation to send.
+    /// Text, conversation or token ids to send.
     pub input: PromptInput,
     /// The row's own request parameters, which take precedence over the run's.
     pub params: RequestParams,
@@ -27,21 +27,23 @@ pub(crate) struct Prompt {
     pub row_hash: RowHash,
 }
 
-/// Content of a prompt: a text or a conversation.
+/// Content of a prompt: a text, a conversation or token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PromptInput {
     /// A text, sent as it is.
     Text(String),
     /// A conversation: a JSON array of messages, as in the row.
     Messages(String),
+    /// Token ids: a JSON array of whole numbers without white space. The completions route takes them as they are.
+    TokenIds(String),
 }
 
 impl PromptInput {
-    /// Returns the text, or the conversation's JSON.
+    /// Returns the text, or the JSON of the conversation or of the token ids.
     #[must_use]
     pub(crate) fn as_str(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Messages(text) => text,
+            Self::Text(text) | Self::Messages(text) | Self::TokenIds(text) => text,
         }
     }
 
@@ -85,6 +87,9 @@ impl PromptId {
     }
 }
 
+/// Names of the limit of the answer in tokens. Chat routes take both and prefer the first.
+const LIMIT_NAMES: [&str; 2] = ["max_completion_tokens", "max_tokens"];
+
 /// Request parameters by name, each as JSON. They are sorted, so that equal parameters have equal text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct RequestParams(BTreeMap<String, String>);
@@ -112,10 +117,25 @@ impl RequestParams {
         self.0.remove(name)
     }
 
-    /// Returns `defaults` overridden by these parameters.
+    /// Returns the limit of the answer in tokens, under either of its names.
+    #[must_use]
+    pub(crate) fn answer_limit(&self) -> Option<u64> {
+        LIMIT_NAMES.iter().find_map(|name| self.get_u64(name))
+    }
+
+    /// Sets the limit of the answer, under the name that it has here.
+    pub(crate) fn set_answer_limit(&mut self, tokens: u64) {
+        let known = LIMIT_NAMES.iter().find(|name| self.get(name).is_some());
+        self.set(known.unwrap_or(&"max_tokens"), tokens.to_string());
+    }
+
+    /// Returns `defaults` overridden by these parameters. A limit of the answer overrides one of the other name.
     #[must_use]
     pub(crate) fn merged_over(&self, defaults: &Self) -> Self {
         let mut both = defaults.0.clone();
+        if LIMIT_NAMES.iter().any(|name| self.0.contains_key(*name)) {
+            LIMIT_NAMES.iter().for_each(|name| drop(both.remove(*name)));
+        }
         both.extend(self.0.iter().map(|(name, json)| (name.clone(), json.clone())));
         Self(both)
     }
@@ -157,5 +177,14 @@ mod tests {
         assert_eq!(row.merged_over(&job).to_json(), r#"{"max_tokens":7,"temperature":0}"#);
         assert_eq!(row.merged_over(&job).get_u64("max_tokens"), Some(7));
         assert_eq!(RequestParams::default().to_json(), "{}");
+        row.remove("max_tokens");
+        row.set("max_completion_tokens", "9");
+        let mut both = row.merged_over(&job);
+        assert_eq!(both.to_json(), r#"{"max_completion_tokens":9,"temperature":0}"#);
+        both.set_answer_limit(5);
+        assert_eq!((both.answer_limit(), both.get("max_tokens")), (Some(5), None));
+        let mut own = RequestParams::default();
+        own.set("max_tokens", "3");
+        assert_eq!(own.merged_over(&row).to_json(), r#"{"max_tokens":3}"#);
     }
 }

@@ -34,6 +34,11 @@ impl<'a> JsonMembers<'a> {
         self.0.iter().rev().find(|(known, _)| known == name).map(|(_, json)| *json)
     }
 
+    /// Returns the raw JSON of the member with this name, unless it is null: in rows a null means that a value is absent.
+    pub(crate) fn value(&self, name: &str) -> Option<&'a str> {
+        self.get(name).filter(|json| *json != "null")
+    }
+
     pub(crate) fn member_names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.to_string()).collect()
     }
@@ -166,6 +171,73 @@ pub(crate) fn check_escapes(json: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// JSON as Python's `json.dumps` writes it, made valid.
+#[derive(Debug, PartialEq)]
+pub(crate) struct RepairedJson {
+    pub text: String,
+    /// Whether halves of surrogate pairs were replaced by U+FFFD.
+    pub has_surrogates: bool,
+    /// Names of the members, at the top level, that are or hold NaN or an infinity, which became null.
+    pub not_numbers: Vec<String>,
+}
+
+/// Replaces halves of surrogate pairs by U+FFFD, and NaN, Infinity and -Infinity by null. Returns `None` if there are
+/// none. Other errors stay as they are.
+pub(crate) fn repair_json(json: &str) -> Option<RepairedJson> {
+    let (text, not_numbers) = replace_not_numbers(json);
+    let whole = replace_lone_surrogates(&text);
+    let has_surrogates = matches!(whole, Cow::Owned(_));
+    (has_surrogates || !not_numbers.is_empty()).then(|| RepairedJson {
+        text: whole.into_owned(),
+        has_surrogates,
+        not_numbers,
+    })
+}
+
+/// Replaces NaN and infinities by null, and returns the names of the members, at the top level, that are or hold them.
+fn replace_not_numbers(json: &str) -> (Cow<'_, str>, Vec<String>) {
+    let bytes = json.as_bytes();
+    let (mut text, mut not_numbers) = (String::new(), Vec::new());
+    let (mut at, mut copied, mut depth) = (0, 0, 0_u32);
+    let (mut string, mut member) = ((0, 0), (0, 0));
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => {
+                let begin = at;
+                at += 1;
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                string = (begin, (at + 1).min(bytes.len()));
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b':' if depth == 1 => member = string,
+            _ => {
+                if let Some(length) = not_a_number(&bytes[at..]) {
+                    text.push_str(&json[copied..at]);
+                    text.push_str("null");
+                    (copied, at) = (at + length, at + length - 1);
+                    let name = json.get(member.0..member.1).unwrap_or_default();
+                    not_numbers.push(parse_string(name).unwrap_or_default());
+                }
+            }
+        }
+        at += 1;
+    }
+    if not_numbers.is_empty() {
+        return (Cow::Borrowed(json), not_numbers);
+    }
+    text.push_str(json.get(copied..).unwrap_or_default());
+    (Cow::Owned(text), not_numbers)
+}
+
+/// Returns the length of `NaN`, `Infinity` or `-Infinity` at the beginning of these bytes.
+fn not_a_number(bytes: &[u8]) -> Option<usize> {
+    let words: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+    words.into_iter().find(|word| bytes.starts_with(word)).map(<[u8]>::len)
+}
+
 /// Returns the kind of a raw value, with its article, for error messages.
 pub(crate) fn json_kind(json: &str) -> &'static str {
     match json.trim_ascii_start().bytes().next() {
@@ -205,7 +277,7 @@ mod tests {
             members.iter().collect::<Vec<_>>(),
             [("b", "1.50"), ("a", r#"{"z":1,"a":[ ]}"#), ("b", "null")]
         );
-        assert_eq!(members.get("b"), Some("null"));
+        assert_eq!((members.get("b"), members.value("b")), (Some("null"), None));
         assert_eq!(compact_json(r#"{ "a b" : [ 1 , "\" \\" , 2 ] }"#), r#"{"a b":[1,"\" \\",2]}"#);
     }
 
@@ -231,7 +303,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn halves_of_surrogate_pairs_and_values_that_are_no_numbers_are_repaired() {
+        let repaired =
+            |json: &str| repair_json(json).map(|it| (it.text, it.has_surrogates, it.not_numbers));
+        let whole = r#"{"a": "\ud83d\ude00 NaN \\ud800", "b": [1, -1.5e3, "Infinity"]}"#;
+        assert_eq!(repaired(whole), None);
+        assert_eq!(
+            repaired(r#"{"a": "x\ud83d", "b": "\uDE00\ud83d\ud83d\ude00"}"#),
+            Some((r#"{"a": "x\ufffd", "b": "\ufffd\ufffd\ud83d\ude00"}"#.into(), true, vec![]))
+        );
+        assert_eq!(
+            repaired(r#"{"a":NaN,"b":{"c":[-Infinity,Infinity]},"d":1}"#),
+            Some((
+                r#"{"a":null,"b":{"c":[null,null]},"d":1}"#.into(),
+                false,
+                vec!["a".into(), "b".into(), "b".into()]
+            ))
+        );
+    }
+
     proptest! {
+        #[test]
+        fn repairs_leave_valid_json_alone_and_never_fail(text in "\\PC*|[\\\\\"ud8NaN{}:,]*") {
+            prop_assert_eq!(repair_json(&format!("{{\"a\":{}}}", encode_string(&text))), None);
+            if let Some(repaired) = repair_json(&text) {
+                prop_assert_eq!(repair_json(&repaired.text), None);
+            }
+        }
+
         #[test]
         fn decoding_undoes_encoding_and_compacting_changes_nothing(text in "\\PC*|[\\\\\" \n\t{}]*") {
             let json = encode_string(&text);

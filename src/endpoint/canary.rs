@@ -101,6 +101,7 @@ async fn request_one_token(
         allow_lists: true,
         keep_token_ids: false,
         keep_body: false,
+        token_ids: false,
     };
     let request = InferenceRequest::from_texts(&text_params, std::iter::once(rendered));
     let (route, body, ..) = request.into_parts();

@@ -27,6 +27,8 @@ pub(crate) struct BatchParams {
     pub keep_token_ids: bool,
     /// Whether answers keep the reply as the server sent it.
     pub keep_body: bool,
+    /// Whether the prompts are token ids, which servers refuse beside texts in one list.
+    pub token_ids: bool,
 }
 
 impl BatchParams {
@@ -169,7 +171,11 @@ fn completions_body<'t>(
         if position > 0 {
             body.push(b',');
         }
-        write_json_string(&mut body, text);
+        if params.token_ids {
+            body.extend_from_slice(text.as_bytes());
+        } else {
+            write_json_string(&mut body, text);
+        }
     }
     if count != 1 {
         body.push(b']');
@@ -198,7 +204,8 @@ pub(crate) fn messages_json(input: &PromptInput, system: Option<&str>) -> String
             let all: Vec<String> = system.into_iter().chain([user]).collect();
             format!("[{}]", all.join(","))
         }
-        PromptInput::Messages(own) => match system {
+        // Token ids go to the completions route, which has no messages.
+        PromptInput::Messages(own) | PromptInput::TokenIds(own) => match system {
             Some(system) if !has_leading_system_message(own) => {
                 // The messages were validated when the input was read, so they begin with a bracket.
                 let rest = own.trim_start().trim_start_matches('[');
@@ -257,6 +264,7 @@ mod tests {
             allow_lists: true,
             keep_token_ids: true,
             keep_body: false,
+            token_ids: false,
         };
         String::from_utf8(InferenceRequest::new(&params, prompts.iter(), system).body)
             .expect("JSON")

@@ -56,6 +56,8 @@ pub(crate) struct EnginePolicy {
     pub(crate) text_route: Route,
     /// Request parameters of rows without their own.
     pub(crate) default_params: RequestParams,
+    /// The same for OpenAI batch rows.
+    pub(crate) batch_row_params: RequestParams,
     /// The first message of conversations.
     pub(crate) system_prompt: Option<String>,
     /// Renders conversations, so that they can share a batch.
@@ -136,8 +138,13 @@ impl EnginePolicy {
             steps => self.timeout.max(self.timeout_per_sequence.saturating_mul(steps)),
         }
     }
-    pub(super) fn max_tokens(&self) -> Option<u64> {
-        self.default_params.get_u64("max_tokens")
+
+    /// Returns the parameters that apply where the prompt has none of its own. OpenAI batch rows name their route.
+    pub(super) fn defaults_of(&self, prompt: &Prompt) -> &RequestParams {
+        match prompt.route {
+            Some(_) => &self.batch_row_params,
+            None => &self.default_params,
+        }
     }
 
     /// Returns the job's `n`, the sequences per prompt.
@@ -145,17 +152,19 @@ impl EnginePolicy {
         sequence_count(&self.default_params)
     }
 
-    /// Returns the parameters of a prompt's request, which it shares with others. `fitted` is its `max_tokens` if that
-    /// has to differ from what was asked for.
-    pub(super) fn batch_params(
-        &self,
-        own: &RequestParams,
-        route: Route,
-        fitted: Option<u64>,
-    ) -> BatchParams {
-        let mut params = own.merged_over(&self.default_params);
+    /// Returns the parameters of a prompt's request, which it shares with others. `fitted` is the limit of its answer if
+    /// that has to differ from what was asked for.
+    pub(super) fn batch_params(&self, prompt: &Prompt, fitted: Option<u64>) -> BatchParams {
+        let (own, route) = (&prompt.params, self.route_of(prompt));
+        let mut params = own.merged_over(self.defaults_of(prompt));
+        if route == Route::Completions
+            && let Some(limit) = params.remove("max_completion_tokens")
+        {
+            // Completions know the limit under its older name only.
+            params.set("max_tokens", limit);
+        }
         if let Some(fitted) = fitted {
-            params.set("max_tokens", fitted.to_string());
+            params.set_answer_limit(fitted);
         }
         let asks_token_ids = params.get("return_token_ids") == Some("true");
         let counts_token_ids = self.token_counting == TokenCounting::Exact && !asks_token_ids;
@@ -184,6 +193,7 @@ impl EnginePolicy {
             n,
             allow_lists,
             keep_token_ids: !counts_token_ids,
+            token_ids: matches!(prompt.input, PromptInput::TokenIds(_)),
             keep_body: self.keep_bodies,
         }
     }
@@ -203,6 +213,7 @@ impl EnginePolicy {
     pub(crate) fn route_of(&self, prompt: &Prompt) -> Route {
         match (&prompt.input, prompt.route) {
             (PromptInput::Messages(_), _) => Route::Chat,
+            (PromptInput::TokenIds(_), _) => Route::Completions,
             (PromptInput::Text(_), Some(route)) => route,
             (PromptInput::Text(_), None) => self.text_route,
         }
@@ -217,7 +228,10 @@ impl EnginePolicy {
         prompt: &PromptInput,
     ) -> Option<u64> {
         let (context, requested) = (self.max_model_len?, requested?);
-        let prompt_tokens = estimate_tokens(prompt.as_str());
+        let prompt_tokens = match prompt {
+            PromptInput::TokenIds(ids) => ids.matches(',').count() as u64 + 1,
+            _ => estimate_tokens(prompt.as_str()),
+        };
         let room = context.saturating_sub(prompt_tokens).saturating_sub(self.context_buffer);
         if requested <= room {
             return None;
@@ -245,6 +259,7 @@ pub(super) fn test_policy() -> EnginePolicy {
         model: "m".into(),
         text_route: Route::Completions,
         default_params: RequestParams::default(),
+        batch_row_params: RequestParams::default(),
         system_prompt: None,
         renderer: None,
         concurrency: SizeMode::Fixed(8),
@@ -295,6 +310,48 @@ mod tests {
         assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
         let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
         assert_eq!(unknown.fitted_max_tokens(Some(100_000), &text(10)), None);
+    }
+
+    fn prompt_with(params: &[(&str, &str)], route: Option<Route>, input: PromptInput) -> Prompt {
+        let mut own = RequestParams::default();
+        params.iter().for_each(|(name, json)| own.set(name, *json));
+        Prompt {
+            index: 0,
+            id: crate::domain::PromptId::from_index(0),
+            input,
+            params: own,
+            route,
+            priority: 0,
+            row: None,
+            row_hash: crate::domain::RowHash::UNKNOWN,
+        }
+    }
+
+    #[test]
+    fn a_limit_of_the_row_replaces_the_default_and_batch_rows_have_none() {
+        let mut defaults = RequestParams::default();
+        defaults.set("max_tokens", "512");
+        let policy = EnginePolicy { default_params: defaults, ..test_policy() };
+        let json = |params: &[(&str, &str)], route, fitted| {
+            let prompt = prompt_with(params, route, PromptInput::Text("x".into()));
+            policy.batch_params(&prompt, fitted).params.to_json()
+        };
+        assert_eq!(json(&[], None, None), r#"{"max_tokens":512}"#);
+        assert_eq!(json(&[], Some(Route::Chat), None), "{}");
+        let newer = [("max_completion_tokens", "64")];
+        assert_eq!(json(&newer, Some(Route::Chat), None), r#"{"max_completion_tokens":64}"#);
+        assert_eq!(json(&newer, Some(Route::Chat), Some(8)), r#"{"max_completion_tokens":8}"#);
+        assert_eq!(json(&newer, None, None), r#"{"max_tokens":64}"#, "completions know one name");
+    }
+
+    #[test]
+    fn token_ids_go_to_completions_and_never_into_a_list_with_texts() {
+        let policy = EnginePolicy { text_route: Route::Chat, ..test_policy() };
+        let ids = prompt_with(&[], None, PromptInput::TokenIds("[1,2]".into()));
+        let text = prompt_with(&[], Some(Route::Completions), PromptInput::Text("x".into()));
+        let (ids, text) = (policy.batch_params(&ids, None), policy.batch_params(&text, None));
+        assert_eq!((ids.route, text.route), (Route::Completions, Route::Completions));
+        assert!(ids.token_ids && ids.allow_lists && ids != text);
     }
 
     proptest! {

@@ -13,7 +13,7 @@ use std::{
 use super::{
     FileCompression, InputError, InputRules,
     format::compression_of,
-    row::{suggest::describe_missing_prompt, template::PromptTemplate},
+    row::{header::check_prompt_columns, rules::leads_through, template::PromptTemplate},
 };
 use crate::parquet::ParquetReader;
 
@@ -50,7 +50,11 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputE
     let placeholders = template.as_ref().map(PromptTemplate::placeholder_names).unwrap_or_default();
     let is_known =
         |name: &str| matches!(name, "id" | "prompt" | "messages" | "params" | "item" | "text");
-    let needed = |name: &str| is_known(name) || placeholders.iter().any(|known| known == name);
+    let needed = |name: &str| {
+        is_known(name)
+            || rules.uses_column(name)
+            || placeholders.iter().any(|path| leads_through(path, name))
+    };
     let rows = ParquetReader::open(path, needed).map_err(|error| parquet_error(path, error))?;
     let columns = rows.column_names();
     let mut repeated =
@@ -58,9 +62,7 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputE
     if let Some((_, name)) = repeated.next() {
         return Err(header(format!("the table has two columns named `{name}`")));
     }
-    if template.is_none() && !columns.iter().any(|name| name == "prompt" || name == "messages") {
-        return Err(header(describe_missing_prompt("`prompt` or `messages`", columns)));
-    }
+    check_prompt_columns(columns, rules).map_err(header)?;
     if !rows.omitted_columns().is_empty() {
         let columns = rows.omitted_columns().join(", ");
         tracing::info!(

@@ -118,12 +118,21 @@ pub enum InputError {
         hint: String,
     },
     /// Invalid rows, which stop the run with [`BadRowAction::Stop`](super::BadRowAction::Stop).
-    #[error("{}", describe_bad_rows(.first, *.count))]
+    #[error("{}", describe_bad_rows(.first, *.count, .missing_prompt.as_ref()))]
     BadRows {
+        /// The first row without a prompt.
+        missing_prompt: Option<MissingPrompt>,
         /// The first ones, in input order.
         first: Vec<BadRowLocation>,
         /// Number of all such rows.
         count: u64,
+    },
+    /// Fields that look like request parameters, with
+    /// [`UnknownFieldAction::Refuse`](super::UnknownFieldAction::Refuse).
+    #[error("{}", describe_doubtful_fields(.fields))]
+    DoubtfulFields {
+        /// A sentence for each field.
+        fields: Vec<String>,
     },
     /// Ids that several rows have.
     #[error("{}", describe_duplicate_ids(.first, *.count))]
@@ -172,9 +181,14 @@ pub struct InputLocation {
 
 impl fmt::Display for InputLocation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A Parquet file has no lines. Each line of its spooled copy is a row.
-        let what = if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" };
-        write!(out, "{} {what} {}", self.file.display(), self.line)
+        write!(out, "{} {} {}", self.file.display(), self.unit(), self.line)
+    }
+}
+
+impl InputLocation {
+    /// Returns the word for what is counted: a Parquet file has no lines, and each line of its spooled copy is a row.
+    fn unit(&self) -> &'static str {
+        if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" }
     }
 }
 
@@ -202,6 +216,15 @@ pub struct BadRowLocation {
     pub reason: String,
 }
 
+/// A row without a prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingPrompt {
+    /// A clause about the row's fields.
+    pub fields: String,
+    /// How to use the fields, if no row of the input has a prompt.
+    pub advice: Option<String>,
+}
+
 /// An id that two rows have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuplicateId {
@@ -213,8 +236,11 @@ pub struct DuplicateId {
     pub duplicate: InputLocation,
 }
 
-fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
-    let listed = first.iter().map(|bad| format!("{}: {}", bad.location, bad.reason));
+fn describe_bad_rows(
+    first: &[BadRowLocation],
+    count: u64,
+    missing_prompt: Option<&MissingPrompt>,
+) -> String {
     let is_text_on_stdin = |bad: &BadRowLocation| {
         bad.location.file == Path::new(STDIN_NAME) && bad.reason.starts_with(NOT_JSON)
     };
@@ -228,8 +254,55 @@ fn describe_bad_rows(first: &[BadRowLocation], count: u64) -> String {
         }
         _ => fix,
     };
-    let head = format!("{count} invalid {row} (nothing was sent)");
-    format_list(&head, listed, count, &format!("hint: {fix}"))
+    let mut lines = vec![format!("{count} invalid {row} (nothing was sent):")];
+    lines.extend(fold_reasons(first).into_iter().map(|line| format!("  {line}")));
+    let rest = count.saturating_sub(first.len() as u64);
+    if rest > 0 {
+        lines.push(format!("  and {rest} more"));
+    }
+    lines.push(match missing_prompt {
+        Some(MissingPrompt { fields, advice }) => {
+            format!("hint: {fields}; {}", advice.as_deref().unwrap_or(fix))
+        }
+        None => format!("hint: {fix}"),
+    });
+    lines.join("\n")
+}
+
+/// Returns a line for each reason, in the order of the first rows, with the lines of all rows that are invalid for it.
+fn fold_reasons(first: &[BadRowLocation]) -> Vec<String> {
+    let mut folded: Vec<(&BadRowLocation, Vec<u64>)> = Vec::new();
+    for bad in first {
+        let is_same = |(known, _): &&mut (&BadRowLocation, Vec<u64>)| {
+            known.reason == bad.reason && known.location.file == bad.location.file
+        };
+        match folded.iter_mut().find(is_same) {
+            Some((_, lines)) => lines.push(bad.location.line),
+            None => folded.push((bad, vec![bad.location.line])),
+        }
+    }
+    let describe = |(bad, lines): (&BadRowLocation, Vec<u64>)| {
+        let further: String = lines[1..].iter().map(|line| format!(", {line}")).collect();
+        let plural = if lines.len() > 1 { "s" } else { "" };
+        let InputLocation { file, line } = &bad.location;
+        let unit = bad.location.unit();
+        format!("{} {unit}{plural} {line}{further}: {}", file.display(), bad.reason)
+    };
+    folded.into_iter().map(describe).collect()
+}
+
+fn describe_doubtful_fields(fields: &[String]) -> String {
+    let count = fields.len() as u64;
+    let noun = if count == 1 { "field looks" } else { "fields look" };
+    let head =
+        format!("{count} {noun} like request parameters without an effect (nothing was sent)");
+    let listed = fields.iter().take(MAX_LISTED).cloned();
+    format_list(&head, listed, count, "hint: fix the rows, or pass --unknown-fields warn")
+}
+
+/// Returns a number of rows in words.
+pub(super) fn count_rows(count: u64) -> String {
+    format!("{count} {}", if count == 1 { "row" } else { "rows" })
 }
 
 fn describe_duplicate_ids(first: &[DuplicateId], count: u64) -> String {
@@ -273,7 +346,7 @@ mod tests {
     fn plain_text_on_standard_input_gets_its_own_hint() {
         let location = InputLocation { file: STDIN_NAME.into(), line: 1 };
         let bad_row = BadRowLocation { location, reason: "not JSON: \"hello\"".into() };
-        let error = InputError::BadRows { first: vec![bad_row], count: 1 };
+        let error = InputError::BadRows { missing_prompt: None, first: vec![bad_row], count: 1 };
         assert_eq!(
             error.to_string(),
             "1 invalid row (nothing was sent):\n  stdin line 1: not JSON: \"hello\"\n\

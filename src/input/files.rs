@@ -11,6 +11,8 @@ use super::{
     InputError,
     fingerprint::BLOCK_BYTES,
     format::{FileCompression, InputFile, InputFormat, compression_of},
+    records::RecordReader,
+    row::object::is_batch_record,
     source::{mtime_nanos, open_unchanged, open_with_metadata},
 };
 
@@ -35,6 +37,8 @@ pub(crate) struct ListedFile {
     pub format: InputFormat,
     pub size: u64,
     pub mtime: i64,
+    /// Whether the file is an OpenAI batch file, by most of its first rows.
+    pub batch: bool,
 }
 
 /// A byte range of a file. Its rows are those that begin inside the range.
@@ -96,14 +100,37 @@ impl InputListing {
     }
 }
 
+/// Rows, and bytes, from which a file's form is judged. A stray row must not change it.
+const SAMPLE_ROWS: usize = 16;
+const SAMPLE_BYTES: u64 = 1 << 20;
+
+/// Whether at least half of a file's first objects are OpenAI batch rows. Errors are found again by the scan.
+fn has_batch_rows(file: File) -> bool {
+    let mut records = RecordReader::new(file, 0, InputFormat::Jsonl, 64 << 10);
+    let (mut batch_rows, mut other_rows) = (0, 0);
+    while let Ok(Some(record)) = records.next_record() {
+        match is_batch_record(record.bytes) {
+            Some(true) => batch_rows += 1,
+            Some(false) => other_rows += 1,
+            None => {}
+        }
+        if batch_rows + other_rows == SAMPLE_ROWS || record.offset >= SAMPLE_BYTES {
+            break;
+        }
+    }
+    batch_rows > 0 && batch_rows >= other_rows
+}
+
 impl ListedFile {
     fn new(file: &InputFile) -> Result<Self, InputError> {
         let InputFile { path, format, name } = file.clone();
         if compression_of(&path) != FileCompression::Plain {
             return Err(InputError::Compressed { path });
         }
-        let (_, metadata) = open_with_metadata(&path)?;
-        Ok(Self { path, name, format, size: metadata.len(), mtime: mtime_nanos(&metadata) })
+        let (opened, metadata) = open_with_metadata(&path)?;
+        let batch = format == InputFormat::Jsonl && has_batch_rows(opened);
+        let (size, mtime) = (metadata.len(), mtime_nanos(&metadata));
+        Ok(Self { path, name, format, size, mtime, batch })
     }
 
     /// Opens the file if its size and modification time are unchanged.

@@ -36,7 +36,7 @@ pub(crate) use format::{
 };
 pub(crate) use lease::RowLease;
 pub(crate) use reader::PromptReader;
-pub(crate) use row::rules::{BadRowAction, DuplicateIdAction, InputRules};
+pub(crate) use row::rules::{BadRowAction, DuplicateIdAction, InputRules, UnknownFieldAction};
 pub(crate) use row::template::PromptTemplate;
 pub(crate) use scan::chunk_scan::ChunkScan;
 pub(crate) use scan::row_hashes::hash_rows;

@@ -23,8 +23,7 @@ pub(crate) struct PromptReader<L> {
     /// One row hasher per file.
     hashers: Vec<RowHasher>,
     template: Result<Option<PromptTemplate>, String>,
-    keep_row: bool,
-    bad_rows: BadRowAction,
+    rules: InputRules,
     leases: Option<L>,
     ranges: VecDeque<RowRange>,
     current: Option<OpenRange>,
@@ -46,8 +45,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             source: source.clone(),
             hashers: source.files.iter().map(RowHasher::for_file).collect(),
             template: rules.template.as_deref().map(PromptTemplate::parse).transpose(),
-            keep_row: rules.keep_row,
-            bad_rows: rules.bad_rows,
+            rules: rules.clone(),
             leases: Some(leases),
             ranges: VecDeque::new(),
             current: None,
@@ -117,7 +115,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             format: file.format,
             columns: &file.columns,
             template: template.as_ref(),
-            keep_row: self.keep_row,
+            rules: &self.rules,
+            batch_file: file.batch,
         };
         loop {
             let record = match open.records.next_record() {
@@ -142,7 +141,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                     });
                     return Ok(Some(row.into_prompt(index, hash)));
                 }
-                Err(_) if self.bad_rows == BadRowAction::Fail => {}
+                Err(_) if self.rules.bad_rows == BadRowAction::Fail => {}
                 Err(_) => return Err(changed()),
             }
         }

@@ -30,7 +30,10 @@ pub(crate) struct InputSource {
     pub any_messages: bool,
     /// Whether any row has a text prompt.
     pub any_text: bool,
-    /// Whether every row is an OpenAI batch row.
+    /// Whether any row has token ids.
+    #[serde(default)]
+    pub any_token_ids: bool,
+    /// Whether every valid row is an OpenAI batch row.
     pub openai_batch: bool,
     /// Size of the longest row in bytes.
     pub longest_row: u64,
@@ -41,13 +44,14 @@ impl InputSource {
     #[must_use]
     pub(crate) fn without_files(rows: u64, fingerprint: &str) -> Self {
         let fingerprint = fingerprint.to_owned();
-        let [any_messages, any_text, openai_batch] = [false; 3];
+        let [any_messages, any_text, any_token_ids, openai_batch] = [false; 4];
         Self {
             files: Vec::new(),
             rows,
             fingerprint,
             any_messages,
             any_text,
+            any_token_ids,
             openai_batch,
             longest_row: 0,
         }
@@ -77,6 +81,9 @@ pub(crate) struct SourceFile {
     pub first: u64,
     /// Column names of a table's header.
     pub columns: Vec<String>,
+    /// Whether the file is an OpenAI batch file, in which other rows are invalid.
+    #[serde(default)]
+    pub batch: bool,
 }
 
 /// A range of consecutive rows of one file.

@@ -79,7 +79,7 @@ fn template_rules(text: &str) -> InputRules {
 fn prompt_text(prompt: &Prompt) -> &str {
     match &prompt.input {
         PromptInput::Text(text) => text,
-        PromptInput::Messages(json) => json,
+        PromptInput::Messages(json) | PromptInput::TokenIds(json) => json,
     }
 }
 
@@ -163,7 +163,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
         "line 2: `url` is for prompts",
         "line 3: `url` is for messages",
         "line 4: `body` must be an object, found a list",
-        "line 5: `prompt` must be a string, found a list",
+        "line 5: `prompt` must be a text, a list of messages or a list of token ids, found a list with a string",
         "line 6: an OpenAI batch row has the fields custom_id, method, url, body; `method` is missing",
         "line 7: `method` must be \"POST\", found \"GET\"",
         "line 8: the body has neither `prompt` nor `messages`",
@@ -174,24 +174,23 @@ fn batch_rows_have_their_prompt_in_a_body() {
 
 #[test]
 fn every_invalid_row_is_listed_with_its_line() {
-    let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"\\ud800\"}\n\
-        {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": null}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
+    let text = b"{\"prompt\": 3}\n\n{\"prompt\": null}\n{\"prompt\": \"a\", \"messages\": []}\n{}\n[1]\n{\"prompt\": \"a\", \"params\": {\"x\" 1}}\n\
+        {\"messages\": []}\n{\"messages\": [{}]}\n{\"prompt\": \"\xff\"}\n{\"prompt\": \"a\", \"id\": []}\n{\"prompt\": \"a\"\n{\"prompt\": \"a\", \"n\": 0}";
     let files = TestInput::new(&[("in.jsonl", text)]);
     let error = files.scan_error(&InputRules::default());
     let expected = "12 invalid rows (nothing was sent):
-  in.jsonl line 1: `prompt` must be a string, found a number
-  in.jsonl line 3: `prompt` must be a string, found null
+  in.jsonl line 1: `prompt` must be a text, a list of messages or a list of token ids, found a number
+  in.jsonl lines 3, 5: the row has neither `prompt` nor `messages`
   in.jsonl line 4: the row has both `prompt` and `messages`, but must have one of them
-  in.jsonl line 5: the row has neither `prompt` nor `messages`
   in.jsonl line 6: a row must be an object or a string, found a list
-  in.jsonl line 7: `prompt`: not valid JSON at byte 8: unexpected end of hex escape
+  in.jsonl line 7: not valid JSON at byte 32: expected `:`
   in.jsonl line 8: `messages` is empty
   in.jsonl line 9: `messages[0]` has no role
   in.jsonl line 10: not UTF-8 at byte 13 of the row
-  in.jsonl line 11: `id` must be a string or a number, found null
+  in.jsonl line 11: `id` must be a string or a number, found a list
   in.jsonl line 12: not valid JSON at byte 14: EOF while parsing an object
   in.jsonl line 13: `n` must be at least 1, found 0
-hint: fix the rows, or pass --bad-rows fail to write them as failed answers";
+hint: the row has the fields prompt; a row needs `prompt` or `messages`, or pass a template (--template)";
     assert_eq!(error, expected);
 }
 
@@ -217,8 +216,8 @@ fn twenty_invalid_rows_are_listed_and_the_rest_is_counted() {
     let error = jsonl_input(&"{}\n".repeat(50)).scan_error(&InputRules::default());
     assert!(
         error.starts_with("50 invalid rows")
-            && error.contains("line 20:")
-            && !error.contains("line 21:")
+            && error.contains(", 19, 20: the row has neither")
+            && !error.contains("21")
     );
     assert!(error.contains("  and 30 more\n"), "{error}");
 }
@@ -248,7 +247,7 @@ fn errors_in_a_table_are_reported_with_their_lines() {
         TestInput::new(&[("in.csv", text.as_bytes())]).scan_error(&InputRules::default())
     };
     assert!(csv("promt,x\na,b\n").starts_with(
-        "in.csv: no `prompt` column (columns: promt, x)\nhint: rename `promt` to `prompt`"
+        "in.csv: no `prompt` or `messages` column (columns: promt, x)\nhint: rename `promt` to `prompt`"
     ));
     assert!(csv("prompt,prompt\n").contains("two columns named `prompt`"));
     let error = csv("prompt,params\n\"a\nb\",\nc\nd,[]\ne,\"{\nf,\n");
@@ -383,7 +382,10 @@ fn a_placeholder_that_no_row_has_is_an_error_and_one_that_some_rows_lack_makes_t
         })
     );
     let error = files.scan_error(&template_rules("{{question}} {{hint}}"));
-    assert!(error.contains("line 1: no column \"hint\", which the template uses"), "{error}");
+    assert!(
+        error.contains("line 1: no value in column \"hint\", which the template uses"),
+        "{error}"
+    );
     let both =
         InputRules { bad_rows: BadRowAction::Fail, ..template_rules("{{question}} {{hint}}") };
     assert_eq!(prompt_texts(&files.read_prompts(&both)), ["b 1"]);
@@ -396,6 +398,256 @@ fn a_placeholder_that_no_row_has_is_an_error_and_one_that_some_rows_lack_makes_t
     assert!(
         files.scan_error(&template_rules("none")).starts_with("invalid template: no placeholder")
     );
+}
+
+#[test]
+fn fields_of_the_request_are_parameters_and_others_that_look_like_them_are_named() {
+    let rows = concat!(
+        "{\"prompt\": \"a\", \"tools\": [{}], \"top_logprobs\": 3, \"user\": \"u\", \"topic\": \"x\", \"max_token\": 5}\n",
+        "{\"prompt\": \"b\", \"documents\": \"a text\", \"topic\": \"y\", \"max_token\": 6, \"params\": {\"temprature\": 1}}\n",
+        "{\"prompt\": \"c\", \"extra_body\": {\"top_k\": 3}, \"guided_json\": {}, \"seed\": 3, \"max_tokens\": 9}\n",
+    );
+    let files = jsonl_input(rows);
+    let prompts = files.read_prompts(&InputRules::default());
+    let params: Vec<String> = prompts.iter().map(|prompt| prompt.params.to_json()).collect();
+    assert_eq!(
+        params,
+        [
+            r#"{"tools":[{}],"top_logprobs":3,"user":"u"}"#,
+            r#"{"temprature":1}"#,
+            r#"{"max_tokens":9,"seed":3}"#
+        ]
+    );
+    let scanned = files.scan_with(&InputRules::default()).unwrap();
+    assert_eq!(scanned.data_columns, ["topic"]);
+    assert!(scanned.row_params.contains(&("tools".into(), 1)), "{:?}", scanned.row_params);
+    assert_eq!((scanned.answer_tokens, scanned.unlimited_rows), (9, 2));
+    let folder = format!("{}/", files.folder.path().display());
+    let notes = scanned.notes.join("\n").replace(&folder, "");
+    for note in [
+        "`max_token` looks like `max_tokens`; it counts as data and is not sent (2 rows, first: in.jsonl line 1)",
+        "`documents` counts as data here and is not sent, since its value is not a list of objects (1 row, first: in.jsonl line 2)",
+        "`params.temprature` looks like `temperature`; servers ignore unknown fields (1 row, first: in.jsonl line 2)",
+        "`extra_body` holds request parameters and is not read; put them into `params` or at the top level (1 row, first: in.jsonl line 3)",
+        "`guided_json` is not a parameter of vLLM; use `structured_outputs` with `json`",
+    ] {
+        assert!(notes.contains(note), "{note}\n{notes}");
+    }
+    let rules = |unknown_fields| InputRules { unknown_fields, ..InputRules::default() };
+    let refused = files.scan_error(&rules(UnknownFieldAction::Refuse));
+    assert!(
+        refused.starts_with("5 fields look like request parameters without an effect (nothing was sent):\n  `max_token`"),
+        "{refused}"
+    );
+    assert!(refused.ends_with("hint: fix the rows, or pass --unknown-fields warn"), "{refused}");
+    assert!(files.scan_with(&rules(UnknownFieldAction::Ignore)).unwrap().notes.is_empty());
+}
+
+#[test]
+fn in_tables_and_with_templates_parameters_come_from_params_only() {
+    let csv = "prompt,temperature,max_tokens,params\na,21.5,8,\"{\"\"max_token\"\": 3}\"\n";
+    let files = TestInput::new(&[("in.csv", csv.as_bytes())]);
+    let prompts = files.read_prompts(&InputRules::default());
+    assert_eq!(prompts[0].params.to_json(), r#"{"max_token":3}"#);
+    let notes = files.scan_with(&InputRules::default()).unwrap().notes.join("\n");
+    assert!(notes.contains("`max_tokens` counts as data and is not sent; in tables"), "{notes}");
+    assert!(notes.contains("`params.max_token` looks like `max_tokens`"), "{notes}");
+    assert!(!notes.contains("temperature"), "{notes}");
+    let used = files.scan_with(&template_rules("{{prompt}} {{max_tokens}}")).unwrap();
+    assert_eq!(used.notes.len(), 1, "{:?}", used.notes);
+    assert_eq!(used.data_columns, ["temperature"]);
+}
+
+#[test]
+fn a_batch_file_stays_one_and_a_stray_row_in_it_is_invalid() {
+    let row = |id: &str, body: &str| {
+        format!(
+            "{{\"custom_id\": \"{id}\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {body}}}\n"
+        )
+    };
+    let good =
+        row("a", r#"{"messages": [{"role": "user"}], "best_of": 2, "extra_body": {"top_k": 1}}"#);
+    let stray = "{\"id\": \"plain\", \"prompt\": \"Hi\"}\n";
+    let other = row("b", r#"{"messages": [{"role": "user"}], "suffix": "x"}"#);
+    for text in [
+        format!("{good}{stray}{other}"),
+        format!("{stray}{good}{other}"),
+        format!("{good}{other}{stray}"),
+    ] {
+        let files = jsonl_input(&text);
+        let scanned = files.scan_with(&fail_rules()).unwrap();
+        assert!(scanned.source.openai_batch);
+        assert_eq!(scanned.bad_rows[0].id, Some(PromptId::from_json("\"plain\"".into())));
+        assert_eq!(files.read_prompts(&fail_rules()).len(), 2);
+        let error = files.scan_error(&InputRules::default());
+        let reason = "the file is an OpenAI batch file, and this row is not: an OpenAI batch row has the fields custom_id";
+        assert!(error.contains(reason), "{error}");
+        assert_eq!((scanned.answer_tokens, scanned.unlimited_rows), (0, 2));
+        let notes = scanned.notes.join("\n");
+        for note in [
+            "`body.best_of` is a parameter of completions only",
+            "`body.suffix` is a parameter of completions only",
+            "`body.extra_body` holds request parameters and is not read; put them directly into `body`",
+        ] {
+            assert!(notes.contains(note), "{note}\n{notes}");
+        }
+    }
+    // A batch row among plain ones is asked as it is, and changes nothing for the others.
+    let plain = jsonl_input(&format!(
+        "{}{good}",
+        stray.replace("plain", "0").repeat(1) + "\"b\"\n{\"prompt\": \"c\"}\n"
+    ));
+    let scanned = plain.scan_with(&InputRules::default()).unwrap();
+    assert!(!scanned.source.openai_batch && scanned.bad_rows.is_empty());
+}
+
+#[test]
+fn a_prompt_may_be_a_conversation_or_token_ids() {
+    let rows = concat!(
+        "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"completion\": [{\"role\": \"assistant\"}]}\n",
+        "{\"prompt\": [1, 22, 333]}\n",
+        "{\"prompt\": null, \"messages\": [{\"role\": \"user\"}]}\n",
+    );
+    let prompts = jsonl_input(rows).read_prompts(&InputRules::default());
+    assert_eq!(
+        [&prompts[0].input, &prompts[1].input, &prompts[2].input],
+        [
+            &PromptInput::Messages(r#"[{"role": "user", "content": "a"}]"#.into()),
+            &PromptInput::TokenIds("[1,22,333]".into()),
+            &PromptInput::Messages(r#"[{"role": "user"}]"#.into())
+        ]
+    );
+    let bad =
+        "{\"prompt\": []}\n{\"prompt\": [1, -2]}\n{\"prompt\": [1, \"a\"]}\n{\"prompt\": [[1]]}\n";
+    let error = jsonl_input(bad).scan_error(&InputRules::default());
+    for reason in [
+        "line 1: `prompt` is an empty list",
+        "line 2: `prompt[1]` is not a token id: -2",
+        "line 3: `prompt[1]` is not a token id: \"a\"",
+        "line 4: `prompt` must be a text, a list of messages or a list of token ids, found a list with a list",
+    ] {
+        assert!(error.contains(reason), "{reason}\n{error}");
+    }
+}
+
+#[test]
+fn columns_of_the_prompt_are_named_in_every_format() {
+    let prompts = |name: &str, text: &str, rules: &InputRules| {
+        let files = TestInput::new(&[(name, text.as_bytes())]);
+        let prompts = files.read_prompts(rules);
+        prompt_texts(&prompts).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let by_prompt =
+        |name: &str| InputRules { prompt_column: Some(name.into()), ..InputRules::default() };
+    let by_messages =
+        |name: &str| InputRules { messages_column: Some(name.into()), ..InputRules::default() };
+    let row = r#"{"question": "q", "prompt": 7, "messages": 8, "data": {"turns": ["t"]}}"#;
+    assert_eq!(prompts("a.jsonl", row, &by_prompt("question")), ["q"]);
+    assert_eq!(prompts("a.jsonl", row, &by_prompt("data.turns[0]")), ["t"]);
+    assert_eq!(prompts("a.csv", "question,x\nq,1\n", &by_prompt("question")), ["q"]);
+    let shared = r#"[{"from":"human","value":"h"},{"from":"gpt","value":"g"}]"#;
+    let asked = r#"[{"role":"user","content":"h"},{"role":"assistant","content":"g"}]"#;
+    let row = format!("{{\"conversations\": {shared}}}");
+    assert_eq!(prompts("a.jsonl", &row, &by_messages("conversations")), [asked]);
+    let cell = format!("talk,x\n\"{}\",1\n", shared.replace('"', "\"\""));
+    assert_eq!(prompts("a.csv", &cell, &by_messages("talk")), [asked]);
+    let cell = cell.replace("talk", "messages");
+    assert_eq!(prompts("a.csv", &cell, &InputRules::default()), [asked]);
+
+    let error = jsonl_input("{\"text\": \"x\"}").scan_error(&by_prompt("question"));
+    assert!(error.contains("line 1: the row has no `question`"), "{error}");
+    let files = TestInput::new(&[("a.csv", b"q,x\n1,2\n")]);
+    let error = files.scan_error(&by_messages("talk"));
+    assert!(error.starts_with("a.csv: no `talk` column (columns: q, x)"), "{error}");
+}
+
+#[test]
+fn the_answer_that_ends_a_conversation_is_told_and_left_out_on_request() {
+    let rows = concat!(
+        "{\"messages\": [{\"role\": \"user\"}, {\"role\": \"assistant\", \"content\": \"x\"}]}\n",
+        "{\"messages\": [{\"role\": \"user\"}, {\"role\": \"assistant\", \"content\": \"x\"}], \"continue_final_message\": true}\n",
+    );
+    let files = jsonl_input(rows);
+    let scanned = files.scan_with(&InputRules::default()).unwrap();
+    let told = "conversations end with an assistant message and are sent so; --drop-final-answer";
+    assert!(
+        scanned.notes[0].starts_with(told) && scanned.notes[0].contains("1 row"),
+        "{:?}",
+        scanned.notes
+    );
+    let rules = InputRules { drop_final_answer: true, ..InputRules::default() };
+    let prompts = files.read_prompts(&rules);
+    assert_eq!(prompt_text(&prompts[0]), r#"[{"role": "user"}]"#);
+    assert!(prompt_text(&prompts[1]).contains("assistant"));
+    assert!(files.scan_with(&rules).unwrap().notes.is_empty());
+    let only = jsonl_input("{\"messages\": [{\"role\": \"assistant\"}]}").scan_error(&rules);
+    assert!(only.contains("no message but the final answer"), "{only}");
+}
+
+#[test]
+fn what_python_writes_is_read_where_nothing_is_asked_of_it() {
+    let rows = concat!(
+        "{\"id\": \"cut\", \"prompt\": \"smile \\ud83d\", \"score\": NaN}\n",
+        "{\"prompt\": \"b\", \"score\": [1, -Infinity], \"max_tokens\": 3}\n",
+        "{\"prompt\": \"whole \\ud83d\\ude00\"}\n",
+    );
+    let files = jsonl_input(rows);
+    let rules = InputRules { keep_row: true, ..InputRules::default() };
+    let prompts = files.read_prompts(&rules);
+    assert_eq!(prompt_texts(&prompts), ["smile \u{fffd}", "b", "whole \u{1f600}"]);
+    assert_eq!(
+        prompts[0].row.as_deref(),
+        Some(r#"{"id": "cut", "prompt": "smile \ufffd", "score": null}"#)
+    );
+    assert_eq!(prompts[1].params.to_json(), r#"{"max_tokens":3}"#);
+    let scanned = files.scan_with(&rules).unwrap();
+    let notes = scanned.notes.join("\n");
+    assert!(notes.contains("halves of surrogate pairs read as U+FFFD (1 row, first: "), "{notes}");
+    assert!(notes.contains("NaN or Infinity read as null (2 rows, first: "), "{notes}");
+    assert_eq!(scanned.data_columns, ["score"]);
+
+    let bad = "{\"prompt\": NaN}\n{\"prompt\": \"a\", \"temperature\": NaN}\n{\"prompt\": \"a\", \"params\": {\"x\": Infinity}}\n";
+    let error = jsonl_input(bad).scan_error(&InputRules::default());
+    for reason in [
+        "line 2: `temperature` is or holds NaN or Infinity",
+        "line 3: `params` is or holds NaN or Infinity",
+        "line 1: `prompt` is or holds NaN or Infinity",
+    ] {
+        assert!(error.contains(reason), "{reason}\n{error}");
+    }
+    let template = jsonl_input(rows).scan_error(&template_rules("{{prompt}} {{score}}"));
+    assert!(template.contains("lines 1, 3: no value in column \"score\""), "{template}");
+}
+
+#[test]
+fn templates_reach_into_rows_and_null_is_absent_in_every_format() {
+    let rows = concat!(
+        "{\"meta\": {\"title\": \"T1\", \"a.b\": 1}, \"choices\": [\"red\", \"green\"]}\n",
+        "{\"meta\": {\"title\": null}, \"choices\": [\"me\", \"you\"]}\n",
+    );
+    let files = jsonl_input(rows);
+    let rules = InputRules {
+        bad_rows: BadRowAction::Fail,
+        ..template_rules(
+            "{{meta.title}} {{choices[0]}} {{choices.1}} {{choices[-1]}} {{item.choices}}",
+        )
+    };
+    let expected = r#"T1 red green green ["red","green"]"#;
+    assert_eq!(prompt_texts(&files.read_prompts(&rules)), [expected]);
+    let bad = &files.scan_with(&rules).unwrap().bad_rows[0].reason;
+    assert_eq!(bad, "no value in column \"meta.title\", which the template uses");
+    let error = files.scan_error(&template_rules("{{meta.titel}}"));
+    assert!(
+        error.ends_with("(columns: meta, choices)\nhint: did you mean {{meta.title}}?"),
+        "{error}"
+    );
+    let error = files.scan_error(&template_rules("{{title}}"));
+    assert!(error.ends_with("hint: did you mean {{meta.title}}?"), "{error}");
+    let csv = TestInput::new(&[("a.csv", b"meta,x\n\"{\"\"title\"\": \"\"T\"\"}\",\n")]);
+    assert_eq!(prompt_texts(&csv.read_prompts(&template_rules("{{meta.title}}<{{x}}>"))), ["T<>"]);
+    let talk = jsonl_input("{\"messages\": [{\"role\": \"user\", \"content\": \"c\"}]}\n");
+    let prompts = talk.read_prompts(&template_rules("{{messages[0].content}}!"));
+    assert_eq!(prompt_texts(&prompts), ["c!"]);
 }
 
 #[test]

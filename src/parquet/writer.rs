@@ -164,8 +164,8 @@ struct ParquetAnswer<'a> {
     #[serde(borrow, serialize_with = "serialize_id")]
     id: &'a RawValue,
     index: u64,
-    #[serde(borrow)]
-    prompt: Option<Cow<'a, str>>,
+    #[serde(borrow, serialize_with = "serialize_prompt")]
+    prompt: Option<&'a RawValue>,
     #[serde(borrow, serialize_with = "serialize_json")]
     messages: Option<&'a RawValue>,
     response: Option<Cow<'a, str>>,
@@ -213,6 +213,14 @@ fn serialize_id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error>
     match serde_json::from_str::<String>(id.get()) {
         Ok(text) => to.serialize_str(&text),
         Err(_) => to.serialize_str(id.get()),
+    }
+}
+
+/// Serialises a text, or token ids as JSON.
+fn serialize_prompt<S: Serializer>(prompt: &Option<&RawValue>, to: S) -> Result<S::Ok, S::Error> {
+    match prompt {
+        Some(prompt) => serialize_id(prompt, to),
+        None => to.serialize_none(),
     }
 }
 

@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::values::decode_escapes;
+
 /// Kind and parameters of an aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AggregateSpec {
@@ -85,7 +87,7 @@ impl FromStr for AggregateSpec {
             format!("{text:?} is not an aggregate{why}\nhint: for example {SPEC_EXAMPLES}")
         };
         if let Some(separator) = text.strip_prefix("concat=") {
-            return Ok(Self::Concat { separator: unescape_text(separator) });
+            return Ok(Self::Concat { separator: decode_escapes(separator) });
         }
         let (head, at) = match text.split_once(':') {
             Some((head, at)) if at.starts_with('/') => (head, Some(at.to_owned())),
@@ -138,26 +140,6 @@ impl fmt::Display for AggregateSpec {
         }?;
         at.map_or(Ok(()), |at| write!(f, ":{at}"))
     }
-}
-
-/// Replaces the escapes `\n`, `\t` and `\\`, which shells pass on unchanged.
-fn unescape_text(text: &str) -> String {
-    let mut letters = text.chars();
-    let mut plain = String::new();
-    while let Some(letter) = letters.next() {
-        plain.push(match (letter, letters.clone().next()) {
-            ('\\', Some(escape @ ('n' | 't' | '\\'))) => {
-                letters.next();
-                match escape {
-                    'n' => '\n',
-                    't' => '\t',
-                    other => other,
-                }
-            }
-            _ => letter,
-        });
-    }
-    plain
 }
 
 fn escape_text(text: &str) -> String {

@@ -3,7 +3,7 @@
 //! Owns the messages of these errors, with the options as they are typed. Rules about `--serve` are in `serve.rs`, the
 //! types of values in `values.rs`, and the origins that are added to a message in `layers.rs`.
 
-use super::{AggregateSpec, AutoOrCount, Settings};
+use super::{AggregateSpec, AutoOrCount, Settings, TokenLimit};
 
 /// A range or rule that settings break.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Settings {
     fn check_counts(&self) -> Result<(), Violation> {
         let positive = [
             (Some(self.n), "n"),
-            (Some(self.max_tokens), "max-tokens"),
+            ((self.max_tokens == TokenLimit::Tokens(0)).then_some(0), "max-tokens"),
             (Some(u64::from(self.retries)), "retries"),
             (self.max_tokens_aggregation, "max-tokens-aggregation"),
         ];
@@ -161,10 +161,6 @@ impl Settings {
         if let Some(value) = self.top_p.filter(|value| !(*value > 0.0 && *value <= 1.0)) {
             let message = format!("--top-p {value}: must be above 0 and at most 1");
             return Err(Violation::new(&["top-p"], message));
-        }
-        if self.stop.len() > 4 {
-            let message = format!("{} --stop texts: vLLM takes at most 4", self.stop.len());
-            return Err(Violation::new(&["stop"], message));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ApiKey, Environment, Settings, Violation};
+use super::{ApiKey, Environment, Settings, Violation, values::decode_escapes};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SettingOrigin {
@@ -71,6 +71,9 @@ const NON_SETTING_VARIABLES: [&str; 2] = [ApiKey::ENV_VARIABLE, "AURORA_SWARM_LO
 /// Variable names of the Python Aurora-Swarm that differ from the key.
 const VARIABLE_ALIASES: [(&str, &str); 1] = [("AURORA_SWARM_MODEL_MAX_CONTEXT", "max-context")];
 const VARIABLE_PREFIX: &str = "AURORA_SWARM_";
+
+/// Settings that are texts of prompts. Typed as an option or in a variable, their escapes are decoded.
+const TEXT_KEYS: [&str; 4] = ["template", "reduce-template", "system", "stop"];
 
 /// Returns the name of a setting's environment variable.
 pub(crate) fn environment_variable(key: &str) -> String {
@@ -154,7 +157,8 @@ pub(crate) fn resolve_layers(
     let mut table = Table::new();
     let mut origins = BTreeMap::new();
     for (key, value, origin) in layers.into_iter().flat_map(|layer| layer.0) {
-        table.insert(key.clone(), parse_value(&key, value, &origin)?);
+        let value = decode_typed_text(&key, parse_value(&key, value, &origin)?, &origin);
+        table.insert(key.clone(), value);
         origins.insert(key, origin);
     }
     let mut settings: Settings = table.try_into().map_err(conflict_error)?;
@@ -224,6 +228,24 @@ fn parse_value(key: &str, value: Value, origin: &SettingOrigin) -> Result<Value,
     })
 }
 
+/// Decodes the escapes of a text that was typed where line breaks are hard to type. A settings file has escapes of its
+/// own, and `@FILE` is a name.
+fn decode_typed_text(key: &str, value: Value, origin: &SettingOrigin) -> Value {
+    let is_typed = matches!(origin, SettingOrigin::Flag(_) | SettingOrigin::Environment(_));
+    if !is_typed || !TEXT_KEYS.contains(&key) {
+        return value;
+    }
+    match value {
+        Value::String(text) if key == "stop" || !text.starts_with('@') => {
+            Value::String(decode_escapes(&text))
+        }
+        Value::Array(texts) => Value::Array(
+            texts.into_iter().map(|text| decode_typed_text(key, text, origin)).collect(),
+        ),
+        other => other,
+    }
+}
+
 /// Parses a text as a number or boolean.
 fn parse_scalar(text: &str) -> Option<Value> {
     let text = text.trim();
@@ -265,12 +287,17 @@ fn all_keys() -> impl Iterator<Item = String> {
     keys.into_iter()
 }
 
+/// Returns the number of letters in which two names differ; two swapped neighbours count once.
+pub(crate) fn letter_distance(one: &str, other: &str) -> usize {
+    strsim::damerau_levenshtein(one, other)
+}
+
 /// Returns the known name most similar to `name`, unless more than half of the letters differ.
 pub(crate) fn nearest_name(
     name: &str,
     known_names: impl Iterator<Item = String>,
 ) -> Option<String> {
-    let close = |known: String| (strsim::damerau_levenshtein(&known, name), known);
+    let close = |known: String| (letter_distance(&known, name), known);
     let (distance, known) = known_names.map(close).min()?;
     (distance <= name.len().div_ceil(2)).then_some(known)
 }
@@ -388,6 +415,27 @@ mod tests {
         assert_eq!(urls(flags_layer(&[("endpoint", "http://a:1")])), ["http://a:1"]);
         let variable = Environment::from([("AURORA_SWARM_ENDPOINT", "http://a:1, http://b:2")]);
         assert_eq!(urls(SettingsLayer::from_environment(&variable)), ["http://a:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn escapes_are_decoded_in_texts_that_were_typed_and_nowhere_else() {
+        let (_kept, file) = file_layer(r"system = 'a\nb'");
+        let typed = SettingsLayer::from_flags([
+            ("stop".to_owned(), vec![r"\n\n".to_owned(), r"@\t".to_owned()]),
+            ("template".to_owned(), vec![r"@dir\new".to_owned()]),
+            ("output".to_owned(), vec![r"dir\new".to_owned()]),
+        ]);
+        let variable = Environment::from([("AURORA_SWARM_REDUCE_TEMPLATE", r"{{responses}}\n")]);
+        let variable = SettingsLayer::from_environment(&variable);
+        let settings = resolve_layers([file, variable, typed]).expect("good").settings;
+        assert_eq!(settings.stop, ["\n\n", "@\t"]);
+        assert_eq!(settings.system.as_deref(), Some(r"a\nb"));
+        assert_eq!(settings.template.as_deref(), Some(r"@dir\new"));
+        assert_eq!(settings.output.as_deref(), Some(r"dir\new"));
+        let many = SettingsLayer::from_flags([("stop".to_owned(), vec!["x".to_owned(); 9])]);
+        let many = resolve_layers([many]).expect("servers know how many they take").settings;
+        assert_eq!(many.stop.len(), 9);
+        assert_eq!(settings.reduce_template.as_deref(), Some("{{responses}}\n"));
     }
 
     #[test]

@@ -22,7 +22,8 @@ use consistency::Violation;
 pub use environment::Environment;
 pub(crate) use layers::environment_variable;
 pub(crate) use layers::{
-    ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, nearest_name, resolve_layers,
+    ResolvedSettings, SettingOrigin, SettingsError, SettingsLayer, letter_distance, nearest_name,
+    resolve_layers,
 };
 pub(crate) use secret::ApiKey;
 pub(crate) use serve::{ServeLayout, is_secret_name};
@@ -30,7 +31,7 @@ pub(crate) use times::{UtcTimestamp, Walltime};
 pub(crate) use values::{
     ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, DuplicateIdPolicy, ExtraBody, GatherMode,
     HumanDuration, LogFormat, OutputFormat, ProgressStyle, RemoteEndpointPolicy, ResumePolicy,
-    UsageMode,
+    TokenLimit, UnknownFieldPolicy, UsageMode,
 };
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,12 @@ pub(crate) struct Settings {
     pub api: ApiMode,
     /// Prompt template, or `@` and the name of a file with it.
     pub template: Option<String>,
+    /// Column or path of the prompt; default: `prompt`.
+    pub prompt_column: Option<String>,
+    /// Column or path of the conversation; default: `messages`.
+    pub messages_column: Option<String>,
+    /// Leave out the answer at the end of conversations.
+    pub drop_final_answer: bool,
     /// Template of a reduce, or `@` and the name of a file with it; default: the built-in template.
     pub reduce_template: Option<String>,
     /// Texts per group of a reduce.
@@ -99,8 +106,8 @@ pub(crate) struct Settings {
     pub max_tokens_aggregation: Option<u64>,
     /// First message of conversations, or `@` and the name of a file with it.
     pub system: Option<String>,
-    /// Answer limit in tokens.
-    pub max_tokens: u64,
+    /// Answer limit of rows without their own.
+    pub max_tokens: TokenLimit,
     /// Sampling temperature; default: the server's.
     pub temperature: Option<f64>,
     /// Nucleus sampling probability; default: the server's.
@@ -147,6 +154,8 @@ pub(crate) struct Settings {
     pub bad_rows: BadRowPolicy,
     /// Treatment of rows with the same id.
     pub duplicate_ids: DuplicateIdPolicy,
+    /// Treatment of fields that look like request parameters and would have no effect.
+    pub unknown_fields: UnknownFieldPolicy,
     /// Send rows that name another model to the run's model.
     pub ignore_row_model: bool,
     /// Token counts in answers.
@@ -195,11 +204,14 @@ impl Default for Settings {
             aggregate: Vec::new(),
             api: ApiMode::Auto,
             template: None,
+            prompt_column: None,
+            messages_column: None,
+            drop_final_answer: false,
             reduce_template: None,
             fan_in: 50,
             max_tokens_aggregation: None,
             system: None,
-            max_tokens: 512,
+            max_tokens: TokenLimit::Auto,
             temperature: None,
             top_p: None,
             seed: None,
@@ -223,6 +235,7 @@ impl Default for Settings {
             retries: 3,
             bad_rows: BadRowPolicy::Stop,
             duplicate_ids: DuplicateIdPolicy::Refuse,
+            unknown_fields: UnknownFieldPolicy::Warn,
             ignore_row_model: false,
             usage: UsageMode::Share,
             no_echo: false,
@@ -237,11 +250,23 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns the request parameters for rows without their own.
+    /// Returns the request parameters for rows without their own, other than OpenAI batch rows.
     #[must_use]
     pub(crate) fn sampling_params(&self) -> RequestParams {
+        self.params_with_limit(self.max_tokens.of_rows())
+    }
+
+    /// Returns the request parameters for OpenAI batch rows without their own.
+    #[must_use]
+    pub(crate) fn batch_row_params(&self) -> RequestParams {
+        self.params_with_limit(self.max_tokens.of_batch_rows())
+    }
+
+    fn params_with_limit(&self, max_tokens: Option<u64>) -> RequestParams {
         let mut params = RequestParams::default();
-        params.set("max_tokens", self.max_tokens.to_string());
+        if let Some(tokens) = max_tokens {
+            params.set("max_tokens", tokens.to_string());
+        }
         let numbers = [("temperature", self.temperature), ("top_p", self.top_p)];
         for (name, value) in numbers {
             if let Some(value) = value {
@@ -265,10 +290,13 @@ impl Settings {
     #[must_use]
     pub(crate) fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
-        const ANSWER_KEYS: [&str; 13] = [
+        const ANSWER_KEYS: [&str; 16] = [
             "model",
             "api",
             "template",
+            "prompt-column",
+            "messages-column",
+            "drop-final-answer",
             "system",
             "max-tokens",
             "temperature",
@@ -285,7 +313,11 @@ impl Settings {
         ANSWER_KEYS
             .iter()
             .chain(reduce_keys)
-            .map(|&key| (key.to_owned(), all[key].clone()))
+            .map(|&key| match key {
+                // `auto` and its number are the same limit.
+                "max-tokens" => (key.to_owned(), self.max_tokens.of_rows().into()),
+                _ => (key.to_owned(), all[key].clone()),
+            })
             .collect()
     }
 }

@@ -130,6 +130,106 @@ impl<'de> Deserialize<'de> for AutoOrCount {
     }
 }
 
+/// The limit of answers in tokens: a number, `none` (the server decides), or `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenLimit {
+    /// The default limit, except for OpenAI batch rows, which state all that their request has.
+    Auto,
+    /// No limit is sent.
+    None,
+    Tokens(u64),
+}
+
+impl TokenLimit {
+    /// The limit of `auto`, in tokens.
+    pub(crate) const DEFAULT_TOKENS: u64 = 512;
+
+    /// Returns the limit of rows without their own, other than OpenAI batch rows.
+    #[must_use]
+    pub(crate) fn of_rows(self) -> Option<u64> {
+        match self {
+            Self::Auto => Some(Self::DEFAULT_TOKENS),
+            Self::None => None,
+            Self::Tokens(tokens) => Some(tokens),
+        }
+    }
+
+    /// Returns the limit of OpenAI batch rows without their own.
+    #[must_use]
+    pub(crate) fn of_batch_rows(self) -> Option<u64> {
+        self.of_rows().filter(|_| self != Self::Auto)
+    }
+}
+
+impl FromStr for TokenLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            "none" => Ok(Self::None),
+            number => number
+                .parse()
+                .map(Self::Tokens)
+                .map_err(|_| "expected a whole number, none or auto".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for TokenLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Tokens(tokens) => write!(f, "{tokens}"),
+        }
+    }
+}
+
+impl Serialize for TokenLimit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Tokens(tokens) => serializer.serialize_u64(*tokens),
+            word => serializer.collect_str(word),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a whole number, \"none\" or \"auto\"")]
+        enum TokenLimitInput {
+            Number(u64),
+            Text(String),
+        }
+        match TokenLimitInput::deserialize(deserializer)? {
+            TokenLimitInput::Number(tokens) => Ok(Self::Tokens(tokens)),
+            TokenLimitInput::Text(text) => text.parse().map_err(de::Error::custom),
+        }
+    }
+}
+
+/// Replaces the escapes `\n`, `\t` and `\\`, which shells pass on unchanged. Other backslashes stay.
+pub(super) fn decode_escapes(text: &str) -> String {
+    let mut letters = text.chars();
+    let mut plain = String::new();
+    while let Some(letter) = letters.next() {
+        plain.push(match (letter, letters.clone().next()) {
+            ('\\', Some(escape @ ('n' | 't' | '\\'))) => {
+                letters.next();
+                match escape {
+                    'n' => '\n',
+                    't' => '\t',
+                    other => other,
+                }
+            }
+            _ => letter,
+        });
+    }
+    plain
+}
+
 /// Treatment of the hostfile's servers on hosts without a rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -322,6 +422,18 @@ words! {
 }
 
 words! {
+    /// Treatment of fields that look like request parameters and would have no effect.
+    UnknownFieldPolicy {
+        /// Name them and go on.
+        Warn,
+        /// Stop before anything is sent.
+        Refuse,
+        /// Say nothing.
+        Ignore,
+    }
+}
+
+words! {
     /// Token counts in answers.
     UsageMode {
         /// The batch total, divided by answer length.
@@ -382,6 +494,25 @@ mod tests {
             serde_json::from_value::<AutoOrCount>(9.into()).expect("a number"),
             AutoOrCount::Count(9)
         );
+    }
+
+    #[test]
+    fn a_token_limit_is_a_number_none_or_auto() {
+        for (text, rows, batch_rows) in
+            [("auto", Some(512), None), ("none", None, None), ("512", Some(512), Some(512))]
+        {
+            let limit: TokenLimit = text.parse().expect(text);
+            assert_eq!((limit.of_rows(), limit.of_batch_rows()), (rows, batch_rows), "{text}");
+            assert_eq!(limit.to_string(), text);
+            let json = serde_json::to_value(limit).expect("JSON");
+            assert_eq!(serde_json::from_value::<TokenLimit>(json).expect("a limit"), limit);
+        }
+        assert!("-1".parse::<TokenLimit>().is_err() && "all".parse::<TokenLimit>().is_err());
+    }
+
+    #[test]
+    fn escapes_of_line_breaks_tabs_and_backslashes_are_decoded_and_others_stay() {
+        assert_eq!(decode_escapes(r"a\n\tb\\n\d\"), "a\n\tb\\n\\d\\");
     }
 
     #[test]

@@ -29,7 +29,7 @@ struct AnswerLine<'a> {
     id: &'a RawValue,
     index: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt: Option<&'a str>,
+    prompt: Option<PromptText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<&'a RawValue>,
     response: Option<&'a str>,
@@ -53,6 +53,14 @@ struct AnswerLine<'a> {
     body: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     row: Option<&'a RawValue>,
+}
+
+/// A prompt as its line repeats it.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PromptText<'a> {
+    Text(&'a str),
+    TokenIds(&'a RawValue),
 }
 
 #[derive(Serialize)]
@@ -79,7 +87,8 @@ pub(crate) fn write_answer_line(
 ) -> serde_json::Result<()> {
     let prompt = &result.prompt;
     let (text, messages) = match &prompt.input {
-        PromptInput::Text(text) => (Some(text.as_str()), None),
+        PromptInput::Text(text) => (Some(PromptText::Text(text)), None),
+        PromptInput::TokenIds(ids) => (Some(PromptText::TokenIds(raw_json(ids)?)), None),
         PromptInput::Messages(messages) => (None, Some(raw_json(messages)?)),
     };
     let (answer, error) = match &result.outcome {
@@ -89,6 +98,7 @@ pub(crate) fn write_answer_line(
     let choices = answer.map_or(&[][..], |answer| answer.choices.as_slice());
     let replied_model = answer.and_then(|answer| answer.model.as_deref());
     let api = match (&prompt.input, prompt.route.unwrap_or(style.text_route)) {
+        (PromptInput::TokenIds(_), _) => "completions",
         (PromptInput::Messages(_), _) | (_, Route::Chat) => "chat",
         (_, Route::Completions) => "completions",
     };

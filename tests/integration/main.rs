@@ -26,6 +26,7 @@ mod look;
 mod ranks;
 mod reduce;
 mod report;
+mod rows;
 mod run;
 mod scan;
 mod serve;

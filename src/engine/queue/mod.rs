@@ -37,7 +37,7 @@ pub(crate) use task::{Batch, PromptTask};
 
 use super::EnginePolicy;
 use crate::{
-    domain::{LengthClass, PrefixKeys, Prompt, Route},
+    domain::{LengthClass, PrefixKeys, Prompt, PromptInput, Route},
     endpoint::BatchParams,
 };
 use capacity::BatchBuilder;
@@ -271,16 +271,17 @@ impl TaskQueue {
 
     /// Returns the parameters that the prompt must share with the others of its request.
     fn params_for(&mut self, prompt: &Prompt, policy: &EnginePolicy) -> Arc<BatchParams> {
-        let route = policy.route_of(prompt);
-        let requested = prompt.params.get_u64("max_tokens").or(policy.max_tokens());
+        let defaults = || policy.defaults_of(prompt).answer_limit();
+        let requested = prompt.params.answer_limit().or_else(defaults);
         let fitted = policy.fitted_max_tokens(requested, &prompt.input);
-        if !prompt.params.is_empty() || fitted.is_some() {
-            return Arc::new(policy.batch_params(&prompt.params, route, fitted));
+        let is_text = matches!(prompt.input, PromptInput::Text(_) | PromptInput::Messages(_));
+        if !prompt.params.is_empty() || fitted.is_some() || prompt.route.is_some() || !is_text {
+            return Arc::new(policy.batch_params(prompt, fitted));
         }
         // Most prompts have no parameters of their own: those they share are built once.
+        let route = policy.route_of(prompt);
         let shared = &mut self.default_params[usize::from(route == Route::Chat)];
-        let shared = shared
-            .get_or_insert_with(|| Arc::new(policy.batch_params(&prompt.params, route, None)));
+        let shared = shared.get_or_insert_with(|| Arc::new(policy.batch_params(prompt, None)));
         Arc::clone(shared)
     }
 }

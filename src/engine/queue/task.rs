@@ -181,7 +181,7 @@ impl Batch {
     /// Returns the same prompts with another `max_tokens`.
     pub(crate) fn with_max_tokens(mut self, max_tokens: u64) -> Self {
         let mut params = (*self.params).clone();
-        params.params.set("max_tokens", max_tokens.to_string());
+        params.params.set_answer_limit(max_tokens);
         self.params = params.into();
         self
     }

@@ -129,7 +129,7 @@ pub(crate) fn retry(
 
 /// Asks for no more tokens than the server counts as left.
 fn reduce_max_tokens(batch: Batch, tokens_left: u64, message: String) -> Disposition {
-    let asked = batch.params().params.get_u64("max_tokens");
+    let asked = batch.params().params.answer_limit();
     if batch.len() > 1 {
         Disposition::Split(batch)
     } else if asked.is_none_or(|asked| asked > tokens_left) {

@@ -3,6 +3,9 @@
 //! Owns the form of a row in each format, with and without a prompt template. What concerns several rows (duplicate
 //! ids, models, columns that no row has) is checked in `scan/`.
 
+pub(crate) mod column_path;
+pub(crate) mod conversation;
+pub(crate) mod fields;
 pub(crate) mod header;
 pub(crate) mod object;
 pub(crate) mod params;
@@ -12,20 +15,26 @@ pub(crate) mod template;
 
 use std::{borrow::Cow, fmt::Write as _};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     InputFormat,
     records::{InputRecord, split_fields},
 };
 use crate::domain::raw_json::{
-    JsonMembers, check_escapes, compact_json, decode_string, encode_string, json_kind,
-    parse_string, to_one_line,
+    JsonMembers, RepairedJson, check_escapes, compact_json, decode_string, encode_string,
+    json_kind, parse_string, repair_json, to_one_line,
 };
 use crate::domain::{Prompt, PromptId, PromptInput, Route, RowHash};
+use column_path::{find_in_members, find_in_value, list_paths, path_splits};
+use conversation::parse_messages;
+use fields::{FieldPlace, FieldSink, is_request_field};
 use object::{
-    BATCH_FIELDS, RowInput, RowRequest, is_openai_batch, parse_batch_row, parse_input,
-    parse_messages, parse_object_row,
+    BATCH_FIELDS, RowInput, RowRequest, drop_final_answer, is_openai_batch, parse_batch_row,
+    parse_input, parse_object_row,
 };
-use params::{RowOptions, is_request_field};
+use params::RowOptions;
+use rules::{InputColumns, InputRules, leads_through};
 use template::{ITEM_COLUMN, PromptTemplate, TemplateFillError};
 
 /// Beginning of the reason why a row is invalid that is not JSON at all.
@@ -37,7 +46,9 @@ pub(crate) struct RowParser<'f> {
     /// Column names of a table.
     pub columns: &'f [String],
     pub template: Option<&'f PromptTemplate>,
-    pub keep_row: bool,
+    pub rules: &'f InputRules,
+    /// Whether the file is an OpenAI batch file, in which other rows are invalid.
+    pub batch_file: bool,
 }
 
 /// A valid row, parsed but not yet numbered.
@@ -49,6 +60,10 @@ pub(crate) struct ParsedRow<'a> {
     pub route: Option<Route>,
     /// The whole row as a JSON object, if it is kept for the answer.
     pub whole_row: Option<String>,
+    /// Whether halves of surrogate pairs were replaced.
+    pub has_surrogates: bool,
+    /// Whether NaN or infinities were read as null.
+    pub has_not_numbers: bool,
 }
 
 /// The id that a row gives itself.
@@ -57,7 +72,7 @@ pub(crate) struct RowId<'a> {
     /// The id as text, by which ids are compared: the number 7 and the string "7" are the same id, as they are in a
     /// table.
     pub text: Cow<'a, str>,
-    json: Option<&'a str>,
+    json: Option<Cow<'a, str>>,
 }
 
 /// An invalid row with the reason.
@@ -68,17 +83,40 @@ pub(crate) struct RejectedRow {
     pub reason: String,
     /// Numbers of the template's placeholders for which the row has no column.
     pub missing: Vec<usize>,
-    pub columns: Vec<String>,
 }
 
 impl ParsedRow<'_> {
+    fn into_owned(self) -> ParsedRow<'static> {
+        let Self { id, input, options, route, whole_row, has_surrogates, has_not_numbers } = self;
+        let id = id.map(|id| RowId {
+            text: Cow::Owned(id.text.into_owned()),
+            json: id.json.map(|json| Cow::Owned(json.into_owned())),
+        });
+        ParsedRow {
+            id,
+            input: input.into_owned(),
+            options: options.into_owned(),
+            route,
+            whole_row,
+            has_surrogates,
+            has_not_numbers,
+        }
+    }
+
+    /// Whether the row's conversation ends with the assistant's message and the row does not say what to do with it.
+    pub(crate) fn ends_with_answer(&self) -> bool {
+        let ends = matches!(&self.input, RowInput::Messages(messages) if messages.ends_with_answer);
+        ends && !self.options.continues_answer()
+    }
+
     pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
         Prompt {
             index,
             id: self.id.map_or_else(|| PromptId::from_index(index), RowId::into_id),
             input: match self.input {
                 RowInput::Text(text) => PromptInput::Text(text.into_owned()),
-                RowInput::Messages(json) => PromptInput::Messages(json.into_owned()),
+                RowInput::Messages(messages) => PromptInput::Messages(messages.json.into_owned()),
+                RowInput::TokenIds(ids) => PromptInput::TokenIds(ids.into_owned()),
             },
             params: self.options.params,
             route: self.route,
@@ -94,22 +132,22 @@ impl<'a> RowId<'a> {
         match json_kind(json) {
             "a string" => Ok(Self {
                 text: decode_string(json).map_err(|reason| format!("`id`: {reason}"))?,
-                json: Some(json),
+                json: Some(Cow::Borrowed(json)),
             }),
-            "a number" => Ok(Self { text: Cow::Borrowed(json), json: Some(json) }),
+            "a number" => Ok(Self { text: Cow::Borrowed(json), json: Some(Cow::Borrowed(json)) }),
             other => Err(format!("`id` must be a string or a number, found {other}")),
         }
     }
 
     fn into_id(self) -> PromptId {
-        PromptId::from_json(self.json.map_or_else(|| encode_string(&self.text), str::to_owned))
+        PromptId::from_json(self.json.map_or_else(|| encode_string(&self.text), Cow::into_owned))
     }
 }
 
 /// Reason why a row is invalid, before its id is attached.
 enum RowFault {
     Reason(String),
-    MissingColumns(Vec<usize>, Vec<String>),
+    MissingColumns(Vec<usize>),
 }
 
 impl From<String> for RowFault {
@@ -130,6 +168,15 @@ impl RowParser<'_> {
         &self,
         record: &InputRecord<'a>,
     ) -> Result<ParsedRow<'a>, RejectedRow> {
+        self.parse_record_into(record, &mut ())
+    }
+
+    /// Parses a record of the file and notes its fields.
+    pub(crate) fn parse_record_into<'a>(
+        &self,
+        record: &InputRecord<'a>,
+        sink: &mut impl FieldSink,
+    ) -> Result<ParsedRow<'a>, RejectedRow> {
         let text = std::str::from_utf8(record.bytes).map_err(|error| {
             self.reject_row(
                 None,
@@ -140,56 +187,94 @@ impl RowParser<'_> {
             InputFormat::Text => {
                 self.parse_text(text.into()).map_err(|fault| self.reject_row(None, fault))
             }
-            InputFormat::Jsonl | InputFormat::Parquet => self.parse_json(text.trim_ascii()),
+            InputFormat::Jsonl | InputFormat::Parquet => self.parse_json(text.trim_ascii(), sink),
             InputFormat::Csv | InputFormat::Tsv if !record.quotes_closed => {
                 Err(self.reject_row(None, "a quote that opens in this row is never closed".into()))
             }
             InputFormat::Csv | InputFormat::Tsv => {
-                self.parse_table_record(split_fields(text, self.format))
+                self.parse_table_record(split_fields(text, self.format), sink)
             }
         }
     }
 
     fn reject_row(&self, name: Option<RowId<'_>>, fault: RowFault) -> RejectedRow {
-        let text = name.as_ref().map(|name| name.text.to_string());
+        let id_text = name.as_ref().map(|name| name.text.to_string());
         let id = name.map(RowId::into_id);
         match fault {
-            RowFault::Reason(reason) => {
-                RejectedRow { id_text: text, id, reason, missing: Vec::new(), columns: Vec::new() }
-            }
-            RowFault::MissingColumns(missing_columns, columns) => {
+            RowFault::Reason(reason) => RejectedRow { id_text, id, reason, missing: Vec::new() },
+            RowFault::MissingColumns(missing) => {
                 let names =
                     self.template.map(PromptTemplate::placeholder_names).unwrap_or_default();
-                let missing_names: Vec<_> = missing_columns
+                let missing_names: Vec<_> = missing
                     .iter()
                     .filter_map(|&at| names.get(at))
                     .map(|name| format!("{name:?}"))
                     .collect();
-                let what = match self.format {
-                    InputFormat::Parquet => "no value in column",
-                    _ => "no column",
-                };
-                let reason =
-                    format!("{what} {}, which the template uses", missing_names.join(", "));
-                RejectedRow { id_text: text, id, reason, missing: missing_columns, columns }
+                let reason = format!(
+                    "no value in column {}, which the template uses",
+                    missing_names.join(", ")
+                );
+                RejectedRow { id_text, id, reason, missing }
             }
         }
     }
 
     /// Parses a row that is a bare text: a line of a `.txt` file, or a JSON string.
     fn parse_text<'a>(&self, text: Cow<'a, str>) -> Result<ParsedRow<'a>, RowFault> {
-        let whole_row = self.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
+        let whole_row =
+            self.rules.keep_row.then(|| format!("{{\"prompt\":{}}}", encode_string(&text)));
         let column = |name: &str| {
             Ok(matches!(name, ITEM_COLUMN | "prompt").then_some(Cow::Borrowed(text.as_ref())))
         };
-        let input = match self.fill_template(column, || vec![ITEM_COLUMN.to_owned()])? {
+        let input = match self.fill_template(column)? {
             Some(prompt) => Cow::Owned(prompt),
             None => text,
         };
         Ok(ParsedRow { whole_row, ..ParsedRow::from_input(RowInput::Text(input)) })
     }
 
-    fn parse_json<'a>(&self, text: &'a str) -> Result<ParsedRow<'a>, RejectedRow> {
+    /// Parses a row of JSON. A row that is invalid only by what Python's `json.dumps` writes is repaired.
+    fn parse_json<'a>(
+        &self,
+        text: &'a str,
+        sink: &mut impl FieldSink,
+    ) -> Result<ParsedRow<'a>, RejectedRow> {
+        let rejected = match self.parse_valid_json(text, sink) {
+            Ok(row) => return Ok(row),
+            Err(rejected) => rejected,
+        };
+        let Some(RepairedJson { text, has_surrogates, not_numbers }) = repair_json(text) else {
+            return Err(rejected);
+        };
+        // Without a value that is no number, the first attempt has noted the fields.
+        let row = match not_numbers.is_empty() {
+            true => self.parse_valid_json(&text, &mut ()),
+            false => self.parse_valid_json(&text, sink),
+        };
+        if let Some(name) = not_numbers.iter().find(|name| self.is_needed(name)) {
+            let reason =
+                format!("`{name}` is or holds NaN or Infinity; JSON has neither, write null");
+            let id = row.ok().and_then(|row| row.id);
+            return Err(self.reject_row(id, reason.into()));
+        }
+        let row = row?.into_owned();
+        Ok(ParsedRow { has_surrogates, has_not_numbers: !not_numbers.is_empty(), ..row })
+    }
+
+    /// Whether a field decides what is sent, apart from the columns of the template, of which none may be null.
+    fn is_needed(&self, name: &str) -> bool {
+        match (self.template, self.format) {
+            (Some(_), _) => name == "params",
+            (None, InputFormat::Jsonl) if is_request_field(name) => true,
+            _ => matches!(name, "params" | "body") || self.rules.uses_column(name),
+        }
+    }
+
+    fn parse_valid_json<'a>(
+        &self,
+        text: &'a str,
+        sink: &mut impl FieldSink,
+    ) -> Result<ParsedRow<'a>, RejectedRow> {
         let reject = |fault: RowFault| self.reject_row(None, fault);
         if text.starts_with('"') {
             let text = parse_string(text).map_err(|reason| reject(reason.into()))?;
@@ -200,51 +285,70 @@ impl RowParser<'_> {
         }
         let members = JsonMembers::parse(text).map_err(|reason| reject(reason.into()))?;
         let is_table = self.format == InputFormat::Parquet;
-        let is_batch = self.template.is_none() && !is_table && is_openai_batch(&members);
-        let name =
-            members.get(if is_batch { "custom_id" } else { "id" }).map(RowId::parse).transpose();
-        let name = name.map_err(|reason| reject(reason.into()))?;
+        let may_be_batch = self.template.is_none() && !is_table && !self.rules.names_columns();
+        let is_batch = may_be_batch && (self.batch_file || is_openai_batch(&members));
+        let name = match members.value("custom_id").filter(|_| is_batch) {
+            None => members.value("id"),
+            custom_id => custom_id,
+        };
+        let name = name.map(RowId::parse).transpose().map_err(|reason| reject(reason.into()))?;
         let row = match self.template {
-            Some(_) => self.parse_template_object(text, &members),
+            Some(_) => self.parse_template_object(text, &members, sink),
             None if is_batch => {
-                parse_batch_row(&members).map(ParsedRow::from).map_err(RowFault::Reason)
+                let row = parse_batch_row(&members, self.rules, sink).map(ParsedRow::from);
+                row.map_err(|reason| self.describe_batch_fault(&members, reason))
             }
-            None if is_table => self.parse_table_object(&members),
-            None => parse_object_row(&members).map(ParsedRow::from).map_err(RowFault::Reason),
+            None if is_table => self.parse_table_object(&members, sink),
+            None => parse_object_row(&members, self.rules, sink)
+                .map(ParsedRow::from)
+                .map_err(RowFault::Reason),
         };
         // A kept row goes into the answer as raw JSON, where an unpaired surrogate would make the whole line invalid.
         let whole_row = || check_escapes(text).map(|()| to_one_line(text).into_owned());
-        let whole_row =
-            self.keep_row.then(whole_row).transpose().map_err(|reason| reject(reason.into()))?;
-        match row {
-            Ok(row) => Ok(ParsedRow { id: name, whole_row, ..row }),
-            Err(fault) => Err(self.reject_row(name, fault)),
+        let whole_row = self.rules.keep_row.then(whole_row).transpose();
+        match (row, whole_row) {
+            (Ok(row), Ok(whole_row)) => Ok(ParsedRow { id: name, whole_row, ..row }),
+            (Err(fault), _) => Err(self.reject_row(name, fault)),
+            (_, Err(reason)) => Err(self.reject_row(name, reason.into())),
+        }
+    }
+
+    /// Adds to the reason why a batch row is invalid that the file's other rows make it one.
+    fn describe_batch_fault(&self, members: &JsonMembers<'_>, reason: String) -> RowFault {
+        if self.batch_file && !is_openai_batch(members) {
+            format!("the file is an OpenAI batch file, and this row is not: {reason}").into()
+        } else {
+            reason.into()
         }
     }
 
     /// Parses a row of a Parquet table. A column called `temperature` may be data, so parameters come from `params`
     /// only.
-    fn parse_table_object<'a>(&self, members: &JsonMembers<'a>) -> Result<ParsedRow<'a>, RowFault> {
-        let options = self.parse_params(members)?;
-        let input = match members.get("messages") {
-            // An answers table written as Parquet has conversations as JSON text.
-            Some(text) if json_kind(text) == "a string" && members.get("prompt").is_none() => {
-                let json = decode_string(text).map_err(|reason| format!("`messages`: {reason}"))?;
-                RowInput::Messages(parse_messages(json.trim())?.into_owned().into())
-            }
-            _ => parse_input(members, "the row")?,
-        };
+    fn parse_table_object<'a>(
+        &self,
+        members: &JsonMembers<'a>,
+        sink: &mut impl FieldSink,
+    ) -> Result<ParsedRow<'a>, RowFault> {
+        self.note_columns(members.iter(), sink);
+        let options = self.parse_params(members, sink)?;
+        let input = parse_input(members, self.rules.input_columns(), "the row")?;
+        let input = drop_final_answer(input, &options, self.rules)?;
         Ok(ParsedRow { options, ..ParsedRow::from_input(input) })
     }
 
     /// Parses `params`: a JSON object, or its text in a table.
-    fn parse_params<'a>(&self, members: &JsonMembers<'a>) -> Result<RowOptions<'a>, RowFault> {
-        match members.get("params") {
+    fn parse_params<'a>(
+        &self,
+        members: &JsonMembers<'a>,
+        sink: &mut impl FieldSink,
+    ) -> Result<RowOptions<'a>, RowFault> {
+        match members.value("params") {
             Some(text) if self.format == InputFormat::Parquet && json_kind(text) == "a string" => {
                 let json = decode_string(text).map_err(|reason| format!("`params`: {reason}"))?;
-                Ok(parse_options(Some(json.trim()).filter(|json| !json.is_empty()))?.into_owned())
+                let json = Some(json.trim()).filter(|json| !json.is_empty());
+                Ok(parse_options(json, sink)?.into_owned())
             }
-            params => parse_options(params),
+            params => parse_options(params, sink),
         }
     }
 
@@ -252,33 +356,37 @@ impl RowParser<'_> {
         &self,
         text: &'a str,
         members: &JsonMembers<'a>,
+        sink: &mut impl FieldSink,
     ) -> Result<ParsedRow<'a>, RowFault> {
         let is_table = self.format == InputFormat::Parquet;
-        if !is_table && members.get("messages").is_some() {
+        if !is_table && members.value("messages").is_some() && !self.is_used("messages") {
             return Err("the row has `messages`, which cannot be combined with a template".into());
         }
-        if !is_table && BATCH_FIELDS.iter().all(|name| members.get(name).is_some()) {
+        if !is_table && BATCH_FIELDS.iter().all(|name| members.value(name).is_some()) {
             return Err("an OpenAI batch row cannot be combined with a template".into());
         }
-        let options = self.parse_params(members)?;
-        // NaN in a table becomes null in JSON, which counts as a missing value.
-        let is_present = |json: &&str| !(is_table && json_kind(json) == "null");
-        let value = |name: &str| members.get(name).filter(is_present).map(display_text).transpose();
-        let item = || match ["prompt", "text"].iter().find_map(|name| members.get(name)) {
+        self.note_columns(members.iter(), sink);
+        let options = self.parse_params(members, sink)?;
+        let item = || match ["prompt", "text"].iter().find_map(|name| members.value(name)) {
             Some(json) if json.starts_with('"') => decode_string(json),
             _ => Ok(compact_json(text)),
         };
-        let column = |name: &str| match value(name)? {
+        let column = |name: &str| match find_in_members(members, name)? {
+            Some(json) => display_text(json).map(Some),
             None if name == ITEM_COLUMN => item().map(Some),
-            value => Ok(value),
+            None => match item_path(name).map(|path| find_in_members(members, path)).transpose()? {
+                Some(Some(json)) => display_text(json).map(Some),
+                _ => Ok(None),
+            },
         };
-        let prompt = self.fill_template(column, || members.member_names())?.unwrap_or_default();
+        let prompt = self.fill_template(column)?.unwrap_or_default();
         Ok(ParsedRow { options, ..ParsedRow::from_input(RowInput::Text(Cow::Owned(prompt))) })
     }
 
     fn parse_table_record<'a>(
         &self,
         values: Vec<Cow<'a, str>>,
+        sink: &mut impl FieldSink,
     ) -> Result<ParsedRow<'a>, RejectedRow> {
         let position = |name: &str| self.columns.iter().position(|column| column == name);
         let name = position("id").and_then(|at| values.get(at)).filter(|text| !text.is_empty());
@@ -290,71 +398,158 @@ impl RowParser<'_> {
             let reason = format!("the row has {found} {fields}, but the header has {expected}");
             return Err(reject(reason.into()));
         }
+        self.note_columns(self.columns.iter().map(|name| (name.as_str(), "")), sink);
         let params = position("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
-        let options = parse_options(params).map_err(reject)?.into_owned();
-        let whole_row = self.keep_row.then(|| encode_object(self.columns, &values));
-        let value = |name: &str| position(name).map(|at| Cow::Borrowed(values[at].as_ref()));
-        // A table without any of these columns shows its whole row as an object, like a JSON row.
-        let item = || ["item", "prompt", "text"].iter().find_map(|name| value(name));
-        let column = |name: &str| {
-            Ok(match value(name) {
-                None if name == ITEM_COLUMN => {
-                    item().or_else(|| Some(encode_object(self.columns, &values).into()))
-                }
-                value => value,
-            })
+        let options = parse_options(params, sink).map_err(reject)?.into_owned();
+        let whole_row = self.rules.keep_row.then(|| encode_object(self.columns, &values));
+        let table_row = TableRow { columns: self.columns, values: &values };
+        let column = |name: &str| match table_row.find_text(name)? {
+            // A table without any of these columns shows its whole row as an object, like a JSON row.
+            None if name == ITEM_COLUMN => Ok(["prompt", "text"]
+                .iter()
+                .find_map(|name| position(name).map(|at| Cow::Borrowed(values[at].as_ref())))
+                .or_else(|| Some(encode_object(self.columns, &values).into()))),
+            None => match item_path(name) {
+                Some(path) => table_row.find_text(path),
+                None => Ok(None),
+            },
+            value => Ok(value),
         };
-        let prompt = match self.fill_template(column, || self.columns.to_vec()).map_err(reject)? {
-            Some(prompt) => prompt.into(),
-            None => position("prompt").map(|at| values[at].clone()).unwrap_or_default(),
+        let input = match self.fill_template(column).map_err(reject)? {
+            Some(prompt) => RowInput::Text(prompt.into()),
+            None => {
+                table_row.parse_input(self.rules.input_columns()).map_err(|it| reject(it.into()))?
+            }
         };
-        Ok(ParsedRow {
-            id: name,
-            options,
-            whole_row,
-            ..ParsedRow::from_input(RowInput::Text(prompt))
-        })
+        let input =
+            drop_final_answer(input, &options, self.rules).map_err(|it| reject(it.into()))?;
+        Ok(ParsedRow { id: name, options, whole_row, ..ParsedRow::from_input(input) })
     }
 
-    /// Returns the names of the columns that are neither prompt, id, parameters nor used by the template.
-    pub(crate) fn data_columns(&self, record: &InputRecord<'_>) -> Vec<String> {
-        let names = match (self.format, std::str::from_utf8(record.bytes)) {
-            (InputFormat::Jsonl | InputFormat::Parquet, Ok(text)) => {
-                JsonMembers::parse(text.trim_ascii())
-                    .map(|members| members.member_names())
-                    .unwrap_or_default()
+    /// Notes the columns of a row that are data, whatever their names.
+    fn note_columns<'m>(
+        &self,
+        columns: impl Iterator<Item = (&'m str, &'m str)>,
+        sink: &mut impl FieldSink,
+    ) {
+        for (name, json) in columns {
+            if !matches!(name, "id" | "params") && !self.is_used(name) {
+                sink.note_data(FieldPlace::Column, name, json);
             }
-            (InputFormat::Csv | InputFormat::Tsv, _) => self.columns.to_vec(),
-            _ => Vec::new(),
-        };
-        let is_used = |name: &str| match self.template {
-            Some(template) => template.placeholder_names().iter().any(|used| used == name),
-            None if self.format == InputFormat::Jsonl => {
-                is_request_field(name)
-                    || BATCH_FIELDS.contains(&name)
-                    || matches!(name, "prompt" | "messages")
+        }
+    }
+
+    /// Whether the template, or without one the prompt, is made of this column.
+    fn is_used(&self, name: &str) -> bool {
+        match self.template {
+            Some(template) => {
+                template.placeholder_names().iter().any(|used| leads_through(used, name))
             }
-            None => name == "prompt" || (name == "messages" && self.format == InputFormat::Parquet),
-        };
-        names
-            .into_iter()
-            .filter(|name| !matches!(name.as_str(), "id" | "params") && !is_used(name))
-            .collect()
+            None => self.rules.uses_column(name),
+        }
+    }
+
+    /// Returns the columns of a row, and the paths into it, for suggestions.
+    pub(crate) fn column_paths(&self, record: &InputRecord<'_>) -> ColumnNames {
+        let is_json = matches!(self.format, InputFormat::Jsonl | InputFormat::Parquet);
+        let text = std::str::from_utf8(record.bytes).unwrap_or_default().trim_ascii();
+        if !is_json {
+            let columns = match self.format {
+                InputFormat::Text => vec![ITEM_COLUMN.to_owned()],
+                _ => self.columns.to_vec(),
+            };
+            return ColumnNames { paths: columns.clone(), columns };
+        }
+        let text = repair_json(text).map_or(Cow::Borrowed(text), |repaired| repaired.text.into());
+        match JsonMembers::parse(&text) {
+            Ok(members) => {
+                ColumnNames { columns: members.member_names(), paths: list_paths(&members) }
+            }
+            Err(_) => ColumnNames {
+                columns: vec![ITEM_COLUMN.to_owned()],
+                paths: vec![ITEM_COLUMN.to_owned()],
+            },
+        }
     }
 
     /// Fills the template with these columns. Returns `None` without a template.
     fn fill_template<'v>(
         &self,
         column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
-        columns: impl FnOnce() -> Vec<String>,
     ) -> Result<Option<String>, RowFault> {
         let filled = self.template.map(|template| template.render(column)).transpose();
         filled.map_err(|error| match error {
-            TemplateFillError::MissingColumns(missing_columns) => {
-                RowFault::MissingColumns(missing_columns, columns())
-            }
+            TemplateFillError::MissingColumns(missing) => RowFault::MissingColumns(missing),
             TemplateFillError::UnusableColumn(reason) => RowFault::Reason(reason),
         })
+    }
+}
+
+/// Returns the rest of a path that begins with the row itself, as `{{item.title}}` does.
+fn item_path(path: &str) -> Option<&str> {
+    path.strip_prefix(ITEM_COLUMN)?.strip_prefix('.')
+}
+
+/// The names of a row's columns, and the paths into it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ColumnNames {
+    pub columns: Vec<String>,
+    /// The columns and the paths inside them.
+    pub paths: Vec<String>,
+}
+
+/// The fields of a table's row, all of them texts.
+struct TableRow<'r, 'a> {
+    columns: &'r [String],
+    values: &'r [Cow<'a, str>],
+}
+
+impl<'r, 'a> TableRow<'r, 'a> {
+    fn value(&self, name: &str) -> Option<&'r Cow<'a, str>> {
+        self.values.get(self.columns.iter().position(|column| column == name)?)
+    }
+
+    /// Returns a column's text, or the text at a path into a column of JSON.
+    fn find_text(&self, path: &str) -> Result<Option<Cow<'r, str>>, String> {
+        if let Some(text) = self.value(path) {
+            return Ok(Some(Cow::Borrowed(text.as_ref())));
+        }
+        for (name, rest) in path_splits(path) {
+            let json = self.value(name).map(|text| text.trim()).filter(|json| !json.is_empty());
+            if let Some(json) = json
+                && let Some(found) = find_in_value(json, rest)?
+            {
+                return display_text(found).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Parses the prompt or the conversation. An empty conversation counts as absent, an empty prompt does not.
+    fn parse_input(&self, columns: InputColumns<'_>) -> Result<RowInput<'a>, String> {
+        let messages = match columns.messages {
+            Some(path) => self.find_text(path)?.map(|text| (path, text)),
+            None => None,
+        };
+        let messages = messages.filter(|(_, text)| !text.trim().is_empty());
+        let prompt = match columns.prompt {
+            Some(path) => match self.value(path) {
+                Some(text) => Some(text.clone()),
+                None => self.find_text(path)?.map(|text| Cow::Owned(text.into_owned())),
+            },
+            None => None,
+        };
+        match (prompt, messages) {
+            (Some(prompt), None) => Ok(RowInput::Text(prompt)),
+            (prompt, Some((name, text))) if prompt.as_ref().is_none_or(|it| it.is_empty()) => {
+                Ok(RowInput::Messages(parse_messages(text.trim(), name)?.into_owned()))
+            }
+            (Some(_), Some(_)) => Err(format!(
+                "the row has both {}, but must have one of them",
+                columns.either().replace(" or ", " and ")
+            )),
+            (None, _) => Err(format!("the row has no {}", columns.either())),
+        }
     }
 }
 
@@ -366,14 +561,25 @@ impl<'a> From<RowRequest<'a>> for ParsedRow<'a> {
 
 impl<'a> ParsedRow<'a> {
     fn from_input(input: RowInput<'a>) -> Self {
-        Self { id: None, input, options: RowOptions::default(), route: None, whole_row: None }
+        Self {
+            id: None,
+            input,
+            options: RowOptions::default(),
+            route: None,
+            whole_row: None,
+            has_surrogates: false,
+            has_not_numbers: false,
+        }
     }
 }
 
-fn parse_options(params: Option<&str>) -> Result<RowOptions<'_>, RowFault> {
+fn parse_options<'a>(
+    params: Option<&'a str>,
+    sink: &mut impl FieldSink,
+) -> Result<RowOptions<'a>, RowFault> {
     let mut options = RowOptions::default();
     if let Some(params) = params {
-        options.put_params(params)?;
+        options.put_params(params, sink)?;
     }
     options.check_consistency()?;
     Ok(options)

@@ -1,34 +1,13 @@
 //! A row's own request parameters.
 //!
-//! Owns the closed list of fields that are parameters at a row's top level, and rejects values that no server accepts.
-//! Unknown parameters pass, since servers know more than this list; the run's own parameters are in `settings`.
+//! Owns their values and rejects those that no server accepts. Which fields are parameters is decided in `fields.rs`;
+//! the run's own parameters are in `settings`.
 
 use std::borrow::Cow;
 
+use super::fields::{FieldPlace, FieldSink};
 use crate::domain::RequestParams;
 use crate::domain::raw_json::{JsonMembers, check_escapes, compact_json, decode_string, json_kind};
-
-/// vLLM's request fields that are parameters at a row's top level. The list is closed, because everything else there is
-/// the user's data.
-const REQUEST_FIELDS: [&str; 17] = [
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "stop",
-    "n",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "min_tokens",
-    "ignore_eos",
-    "logprobs",
-    "response_format",
-    "structured_outputs",
-    "priority",
-];
 
 /// The options of a row: everything it specifies besides its prompt.
 #[derive(Default)]
@@ -39,11 +18,6 @@ pub(crate) struct RowOptions<'a> {
     pub model: Option<Cow<'a, str>>,
     /// Whether the row asks for a streamed answer.
     pub streams: bool,
-}
-
-/// Whether a field of this name is a parameter at a row's top level.
-pub(crate) fn is_request_field(name: &str) -> bool {
-    matches!(name, "model" | "stream") || REQUEST_FIELDS.contains(&name)
 }
 
 impl<'a> RowOptions<'a> {
@@ -66,7 +40,11 @@ impl<'a> RowOptions<'a> {
     }
 
     /// Sets the fields of the object `params`.
-    pub(crate) fn put_params(&mut self, json: &'a str) -> Result<(), String> {
+    pub(crate) fn put_params(
+        &mut self,
+        json: &'a str,
+        sink: &mut impl FieldSink,
+    ) -> Result<(), String> {
         match json_kind(json) {
             "null" => return Ok(()),
             "an object" => {}
@@ -77,6 +55,7 @@ impl<'a> RowOptions<'a> {
             if matches!(name, "prompt" | "messages") {
                 return Err(format!("`params` contains `{name}`, which is not a parameter"));
             }
+            sink.note_sent(FieldPlace::Params, name, json, None);
             self.put_field(name, json)?;
         }
         Ok(())
@@ -91,6 +70,12 @@ impl<'a> RowOptions<'a> {
             model: model.map(|model| Cow::Owned(model.into_owned())),
             streams,
         }
+    }
+
+    /// Whether the row asks to continue the assistant's message at the end of its conversation.
+    pub(crate) fn continues_answer(&self) -> bool {
+        let is = |name: &str, json: &str| self.params.get(name) == Some(json);
+        is("continue_final_message", "true") || is("add_generation_prompt", "false")
     }
 
     /// Rejects parameters that contradict each other.
@@ -169,7 +154,7 @@ mod tests {
 
     fn parse_options(json: &str) -> Result<RowOptions<'_>, String> {
         let mut options = RowOptions::default();
-        options.put_params(json)?;
+        options.put_params(json, &mut ())?;
         options.check_consistency()?;
         Ok(options)
     }

@@ -11,6 +11,12 @@ use crate::domain::RequestParams;
 pub(crate) struct InputRules {
     /// Text of the prompt template, with `{{column}}`, `{{item}}` or `{item}`.
     pub template: Option<String>,
+    /// Column or path of the prompt, if it is not `prompt`.
+    pub prompt_column: Option<String>,
+    /// Column or path of the conversation, if it is not `messages`.
+    pub messages_column: Option<String>,
+    /// Whether the assistant's message at the end of a conversation is left out.
+    pub drop_final_answer: bool,
     /// Whether a prompt carries its whole row, for the answer to include it.
     pub keep_row: bool,
     /// The run's model, if known. A row that names another one is an error …
@@ -21,9 +27,60 @@ pub(crate) struct InputRules {
     pub bad_rows: BadRowAction,
     /// Whether duplicate ids stop the run or are kept.
     pub duplicate_ids: DuplicateIdAction,
+    /// Action on fields that look like request parameters and would have no effect.
+    pub unknown_fields: UnknownFieldAction,
     /// The run's request parameters, which apply where a row has none of its own. The scan needs them because the
     /// expected answer length, and so the order of work, depends on them.
     pub defaults: RequestParams,
+    /// The same for OpenAI batch rows.
+    pub batch_row_defaults: RequestParams,
+}
+
+impl InputRules {
+    /// Returns the columns of the prompt and of the conversation. If one is named, the other is data unless it is named
+    /// too.
+    pub(super) fn input_columns(&self) -> InputColumns<'_> {
+        match (self.prompt_column.as_deref(), self.messages_column.as_deref()) {
+            (None, None) => InputColumns::DEFAULT,
+            (prompt, messages) => InputColumns { prompt, messages },
+        }
+    }
+
+    /// Whether the user names the column of the prompt or of the conversation.
+    pub(super) fn names_columns(&self) -> bool {
+        self.prompt_column.is_some() || self.messages_column.is_some()
+    }
+
+    /// Whether rows need a column of this name besides those that the template names.
+    pub(crate) fn uses_column(&self, name: &str) -> bool {
+        let InputColumns { prompt, messages } = self.input_columns();
+        [prompt, messages].into_iter().flatten().any(|path| leads_through(path, name))
+    }
+}
+
+/// Whether a path begins at the column `name`.
+pub(crate) fn leads_through(path: &str, name: &str) -> bool {
+    path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// The columns that hold a row's prompt, of which a row fills exactly one.
+#[derive(Clone, Copy)]
+pub(crate) struct InputColumns<'n> {
+    /// Column or path of the prompt.
+    pub prompt: Option<&'n str>,
+    /// Column or path of the conversation.
+    pub messages: Option<&'n str>,
+}
+
+impl InputColumns<'_> {
+    pub(crate) const DEFAULT: InputColumns<'static> =
+        InputColumns { prompt: Some("prompt"), messages: Some("messages") };
+
+    /// Returns the names for a message, as in "`prompt` or `messages`".
+    pub(crate) fn either(&self) -> String {
+        let names = [self.prompt, self.messages].into_iter().flatten();
+        names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+    }
 }
 
 /// Action to take on invalid rows (`--bad-rows`).
@@ -46,4 +103,17 @@ pub(crate) enum DuplicateIdAction {
     Refuse,
     /// Keep them; the index tells them apart.
     Keep,
+}
+
+/// Action to take on fields that look like request parameters and would have no effect (`--unknown-fields`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum UnknownFieldAction {
+    /// Name them in the log.
+    #[default]
+    Warn,
+    /// Refuse to start the run.
+    Refuse,
+    /// Say nothing.
+    Ignore,
 }

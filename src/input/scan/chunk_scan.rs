@@ -122,7 +122,7 @@ impl ChunkScan {
         }
         // A table is a single chunk, so its header is here.
         if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
-            let header = |record| parse_header(&record, listed.format, template.is_some());
+            let header = |record| parse_header(&record, listed.format, rules);
             let columns =
                 records.next_record().map_err(ScanStop::from_record_error)?.map(header).transpose();
             self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
@@ -132,7 +132,8 @@ impl ChunkScan {
             format: listed.format,
             columns: &columns,
             template: template.as_ref(),
-            keep_row: rules.keep_row,
+            rules,
+            batch_file: listed.batch,
         };
         self.read_rows(&mut records, &parser, rules)?;
         self.columns = columns;
@@ -158,9 +159,15 @@ impl ChunkScan {
             let at = (self.chunk.file, record.line);
             self.row_offsets.push(record.offset, record.line);
             self.totals.longest_row = self.totals.longest_row.max(record.bytes.len() as u64);
-            match parser.parse_record(&record) {
+            match parser.parse_record_into(&record, &mut self.totals.fields.of_row(at)) {
                 Ok(row) => self.add_good_row(&row, index, at, rules),
-                Err(bad) => self.add_bad_row(bad, index, at, rules),
+                Err(bad) => {
+                    if !bad.missing.is_empty() {
+                        let available = || parser.column_paths(&record);
+                        self.coverage.mark_missing(&bad.missing, available);
+                    }
+                    self.add_bad_row(bad, index, at, rules);
+                }
             }
         }
         Ok(())
@@ -174,8 +181,12 @@ impl ChunkScan {
         if let (Some(model), false) = (&row.options.model, rules.ignore_row_model) {
             self.models.add_model(model, at, rules.model.as_deref());
         }
-        self.totals.add_row(row, at);
-        let param = |name: &str| row.options.params.get(name).or(rules.defaults.get(name));
+        let defaults = match row.route {
+            Some(_) => &rules.batch_row_defaults,
+            None => &rules.defaults,
+        };
+        self.totals.add_row(row, defaults, at);
+        let param = |name: &str| row.options.params.get(name).or(defaults.get(name));
         self.keys.add_row(row.input.as_str(), row.options.priority, param);
         self.first_good.get_or_insert(index);
     }
@@ -187,12 +198,9 @@ impl ChunkScan {
         (file, line): FileLine,
         rules: &InputRules,
     ) {
-        let RejectedRow { id_text: name, id, reason, missing, columns } = bad;
+        let RejectedRow { id_text: name, id, reason, .. } = bad;
         if let Some(name) = name {
             self.add_id(&name, index, rules);
-        }
-        if !missing.is_empty() {
-            self.coverage.mark_missing(&missing, columns);
         }
         self.keys.add_bad_row();
         self.bad_count += 1;

@@ -32,6 +32,9 @@ fn describe_scan(scanned: &ScannedInput) -> String {
         keys,
         first_prompt: first,
         data_columns: data,
+        row_params,
+        answer_tokens,
+        unlimited_rows,
         row_model,
         notes,
         bad_rows: bad,
@@ -44,7 +47,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
     let order = keys.work_order(source.rows, |_| true);
     format!(
-        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_model:?}\n{notes:?}\n{bad:?}"
+        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_params:?}\n{answer_tokens} {unlimited_rows}\n{row_model:?}\n{notes:?}\n{bad:?}"
     )
 }
 
@@ -62,6 +65,9 @@ fn any_row() -> impl Strategy<Value = String> {
         1 => Just(prompt("stream", "true")),
         1 => Just("{\"messages\":[{\"role\":\"user\"}],\"max_tokens\":4}".to_owned()),
         1 => Just("{\"prompt\":3}".to_owned()),
+        1 => Just("{\"prompt\":[3, 4],\"max_tokens\":2,\"score\":NaN}".to_owned()),
+        1 => Just("{\"prompt\":\"\\ud83d\",\"max_token\":2}".to_owned()),
+        1 => Just("{\"custom_id\":\"b\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"x\"}}".to_owned()),
         1 => Just("{\"q\":3}".to_owned()),
         3 => Just(String::new()),
     ]
@@ -169,6 +175,7 @@ fn chunks_are_multiples_of_blocks_and_tables_are_one_chunk() {
         format: format_of(Path::new(name)).unwrap(),
         size,
         mtime: 0,
+        batch: false,
     };
     let block = fingerprint::BLOCK_BYTES;
     let files = vec![file("a.txt", 100 * block + 1), file("b.csv", 100 * block), file("c.txt", 0)];

@@ -9,6 +9,7 @@ pub(crate) mod chunk_scan;
 #[cfg(test)]
 pub(crate) mod chunk_tests;
 pub(crate) mod duplicate_ids;
+pub(crate) mod field_census;
 pub(crate) mod prefix_groups;
 pub(crate) mod row_hashes;
 pub(crate) mod row_table;
@@ -21,10 +22,16 @@ pub(crate) mod work_order_tests;
 use super::{
     BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputChunk, InputError,
     InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
-    error::{BadRow, MAX_LISTED},
+    UnknownFieldAction,
+    error::{BadRow, MAX_LISTED, MissingPrompt, count_rows},
     fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
     records::{InputRecord, RecordReader},
-    row::{ParsedRow, RejectedRow, RowParser, suggest::suggest_column, template::PromptTemplate},
+    row::{
+        ParsedRow, RejectedRow, RowParser,
+        object::lacks_prompt,
+        suggest::{describe_row_without_prompt, suggest_column},
+        template::PromptTemplate,
+    },
 };
 use crate::domain::Prompt;
 use chunk_scan::ScanStop;
@@ -44,8 +51,14 @@ pub(crate) struct ScannedInput {
     pub keys: SortKeys,
     /// The first valid prompt, with its template filled in.
     pub first_prompt: Option<Prompt>,
-    /// Names of the columns of that row that are neither prompt, id nor parameters.
+    /// Names of the fields that are neither prompt, id nor parameters.
     pub data_columns: Vec<String>,
+    /// Names of the parameters that rows set, with the number of rows.
+    pub row_params: Vec<(String, u64)>,
+    /// Tokens that all answers with a limit may have.
+    pub answer_tokens: u64,
+    /// Number of rows whose answers have no limit.
+    pub unlimited_rows: u64,
     /// The model that rows name; `None` if no row names one or row models are ignored.
     pub row_model: Option<String>,
     /// Notes for the log, such as ignored parameters.
@@ -178,6 +191,7 @@ impl<'i> InputScan<'i> {
             rows: self.table.row_count() - self.first_row,
             first: self.first_row,
             columns: std::mem::take(&mut self.columns),
+            batch: file.batch,
         });
         Ok(())
     }
@@ -192,8 +206,9 @@ impl<'i> InputScan<'i> {
         self.check_bad_rows()?;
         self.check_models()?;
         self.check_ids()?;
+        self.check_fields()?;
         let notes = self.collect_notes();
-        let (first, data) = self.first_prompt()?.unzip();
+        let first = self.first_prompt()?;
         let rows = self.table.row_count();
         let source = InputSource {
             fingerprint: combine_fingerprints(
@@ -203,27 +218,28 @@ impl<'i> InputScan<'i> {
             rows,
             any_messages: self.totals.messages > 0,
             any_text: self.totals.texts > 0,
+            any_token_ids: self.totals.token_ids > 0,
             openai_batch: self.totals.batch_rows > 0
                 && self.totals.batch_rows + self.bad_count == rows,
             longest_row: self.totals.longest_row,
         };
-        let row_model = self.models.first_named.map(|(model, _)| model);
-        let data = data.unwrap_or_default();
-        let (table, keys, bad) = (self.table, self.keys.finish(), self.bad_rows);
         Ok(ScannedInput {
             source,
-            table,
-            keys,
+            table: self.table,
+            keys: self.keys.finish(),
             first_prompt: first,
-            data_columns: data,
-            row_model,
+            data_columns: self.totals.fields.data_names(),
+            row_params: self.totals.fields.parameter_counts(),
+            answer_tokens: self.totals.answer_tokens,
+            unlimited_rows: self.totals.unlimited,
+            row_model: self.models.first_named.map(|(model, _)| model),
             notes,
-            bad_rows: bad,
+            bad_rows: self.bad_rows,
         })
     }
 
-    /// Reads the first valid prompt again, with the names of its data columns.
-    fn first_prompt(&self) -> Result<Option<(Prompt, Vec<String>)>, InputError> {
+    /// Reads the first valid prompt again.
+    fn first_prompt(&self) -> Result<Option<Prompt>, InputError> {
         let Some(index) = self.first_good else { return Ok(None) };
         let prompt = |parser: &RowParser<'_>,
                       record: &InputRecord<'_>,
@@ -231,7 +247,7 @@ impl<'i> InputScan<'i> {
             let row = row.ok()?;
             let hash =
                 RowHasher::new(parser.format, parser.columns).hash_record(record, row.id.is_some());
-            Some((row.into_prompt(index, hash), parser.data_columns(record)))
+            Some(row.into_prompt(index, hash))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
     }
@@ -257,10 +273,47 @@ impl<'i> InputScan<'i> {
             location: self.line_location((bad.file, bad.line)),
             reason: bad.reason,
         };
+        let without_prompt = bad.iter().find(|bad| lacks_prompt(&bad.reason));
+        let missing_prompt =
+            without_prompt.map(|bad| self.missing_prompt(bad.index)).transpose()?.flatten();
         Err(InputError::BadRows {
+            missing_prompt,
             first: bad.into_iter().map(named).collect(),
             count: self.bad_count,
         })
+    }
+
+    /// Describes a row without a prompt.
+    fn missing_prompt(&self, index: u64) -> Result<Option<MissingPrompt>, InputError> {
+        let hint = |parser: &RowParser<'_>,
+                    record: &InputRecord<'_>,
+                    _: Result<ParsedRow<'_>, RejectedRow>| {
+            describe_row_without_prompt(&parser.column_paths(record).columns, record.bytes)
+        };
+        let described = self.reread_row(index, hint)?;
+        let no_row_has_one = self.first_good.is_none();
+        Ok(described.map(|(fields, advice)| MissingPrompt {
+            fields,
+            advice: no_row_has_one.then_some(advice),
+        }))
+    }
+
+    /// Refuses fields that look like request parameters, if the rules say so.
+    fn check_fields(&self) -> Result<(), InputError> {
+        if self.rules.unknown_fields != UnknownFieldAction::Refuse {
+            return Ok(());
+        }
+        let fields = self.describe_doubtful_fields();
+        if fields.is_empty() { Ok(()) } else { Err(InputError::DoubtfulFields { fields }) }
+    }
+
+    /// Returns a sentence for each field that looks like a request parameter and has no effect.
+    fn describe_doubtful_fields(&self) -> Vec<String> {
+        let described = self.totals.fields.doubtful_fields().map(|field| {
+            let rows = count_rows(field.seen.count);
+            format!("{} ({rows}, first: {})", field.reason, self.line_location(field.seen.first))
+        });
+        described.collect()
     }
 
     fn check_models(&self) -> Result<(), InputError> {
@@ -348,7 +401,8 @@ impl<'i> InputScan<'i> {
             format: scanned.format,
             columns: &scanned.columns,
             template: self.template.as_ref(),
-            keep_row: self.rules.keep_row,
+            rules: self.rules,
+            batch_file: scanned.batch,
         };
         Ok(record.map(|record| parse(&parser, &record, parser.parse_record(&record))))
     }
@@ -368,22 +422,36 @@ impl<'i> InputScan<'i> {
     }
 
     fn collect_notes(&self) -> Vec<String> {
-        let RowTotals { streams, empty, .. } = &self.totals;
+        let RowTotals { streams, empty, surrogates, not_numbers, final_answers, fields, .. } =
+            &self.totals;
         let note = |seen: &OccurrenceCount, what: &str| {
-            let (count, location) = (seen.count, self.line_location(seen.first));
-            (count > 0).then(|| {
-                format!(
-                    "{what} ({count} {}, first: {location})",
-                    if count == 1 { "row" } else { "rows" }
-                )
-            })
+            let (rows, location) = (count_rows(seen.count), self.line_location(seen.first));
+            (seen.count > 0).then(|| format!("{what} ({rows}, first: {location})"))
         };
-        [
+        let mut notes: Vec<String> = [
             note(streams, "ignored parameter: stream"),
             note(empty, "empty prompts, counted as failed"),
+            note(surrogates, "halves of surrogate pairs read as U+FFFD"),
+            note(not_numbers, "NaN or Infinity read as null"),
+            note(
+                final_answers,
+                "conversations end with an assistant message and are sent so; --drop-final-answer leaves it out, \
+                 continue_final_message continues it",
+            ),
         ]
         .into_iter()
         .flatten()
-        .collect()
+        .collect();
+        if self.rules.unknown_fields != UnknownFieldAction::Ignore {
+            let mut doubtful = self.describe_doubtful_fields();
+            let more = doubtful.len().saturating_sub(MAX_LISTED);
+            doubtful.truncate(MAX_LISTED);
+            notes.extend(doubtful);
+            if more > 0 {
+                notes.push(format!("{more} more fields look like request parameters"));
+            }
+            notes.extend(note(fields.unlisted(), "fields with too many names to be checked"));
+        }
+        notes
     }
 }

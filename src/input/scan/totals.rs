@@ -4,7 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::input::row::{ParsedRow, object::RowInput};
+use super::field_census::FieldCensus;
+use crate::domain::RequestParams;
+use crate::input::row::{ColumnNames, ParsedRow, object::RowInput};
 
 /// Number of a file and a line in it, from 1.
 pub(crate) type FileLine = (u32, u64);
@@ -14,10 +16,22 @@ pub(crate) type FileLine = (u32, u64);
 pub(crate) struct RowTotals {
     pub texts: u64,
     pub messages: u64,
+    pub token_ids: u64,
     pub batch_rows: u64,
     pub longest_row: u64,
+    /// Tokens that all answers may have, as far as they are limited.
+    pub answer_tokens: u64,
+    /// Rows whose answers have no limit.
+    pub unlimited: u64,
     pub streams: OccurrenceCount,
     pub empty: OccurrenceCount,
+    /// Rows in which halves of surrogate pairs were replaced.
+    pub surrogates: OccurrenceCount,
+    /// Rows in which NaN or infinities were read as null.
+    pub not_numbers: OccurrenceCount,
+    /// Conversations that end with the assistant's message and are sent so.
+    pub final_answers: OccurrenceCount,
+    pub fields: FieldCensus,
 }
 
 /// Number of occurrences, with the position of the first.
@@ -41,12 +55,29 @@ pub(crate) struct PlaceholderCoverage {
     found: Vec<bool>,
     /// Whether any row lacked a column.
     any_missing: bool,
-    /// Columns of the first row that lacked one.
-    pub available: Vec<String>,
+    /// Columns of the first row that lacked one, and the paths into it.
+    pub available: ColumnNames,
 }
 
 impl RowTotals {
-    pub(crate) fn add_row(&mut self, row: &ParsedRow<'_>, at: FileLine) {
+    pub(crate) fn add_row(&mut self, row: &ParsedRow<'_>, defaults: &RequestParams, at: FileLine) {
+        let own = &row.options.params;
+        let n = own.get_u64("n").or_else(|| defaults.get_u64("n")).unwrap_or(1);
+        match own.answer_limit().or_else(|| defaults.answer_limit()) {
+            Some(tokens) => {
+                self.answer_tokens = self.answer_tokens.saturating_add(tokens.saturating_mul(n));
+            }
+            None => self.unlimited += 1,
+        }
+        if row.has_surrogates {
+            self.surrogates.record_at(at);
+        }
+        if row.has_not_numbers {
+            self.not_numbers.record_at(at);
+        }
+        if row.ends_with_answer() {
+            self.final_answers.record_at(at);
+        }
         match &row.input {
             RowInput::Text(text) => {
                 self.texts += 1;
@@ -55,6 +86,7 @@ impl RowTotals {
                 }
             }
             RowInput::Messages(_) => self.messages += 1,
+            RowInput::TokenIds(_) => self.token_ids += 1,
         }
         self.batch_rows += u64::from(row.route.is_some());
         if row.options.streams {
@@ -64,14 +96,19 @@ impl RowTotals {
 
     /// Adds the counts of the next chunk, which has `lines` lines before it.
     pub(crate) fn append_chunk(&mut self, other: Self, lines: u64) {
-        let Self { texts, messages, batch_rows: batch, longest_row: longest, streams, empty } =
-            other;
-        self.texts += texts;
-        self.messages += messages;
-        self.batch_rows += batch;
-        self.longest_row = self.longest_row.max(longest);
-        self.streams.append_chunk(streams, lines);
-        self.empty.append_chunk(empty, lines);
+        self.texts += other.texts;
+        self.messages += other.messages;
+        self.token_ids += other.token_ids;
+        self.batch_rows += other.batch_rows;
+        self.longest_row = self.longest_row.max(other.longest_row);
+        self.answer_tokens = self.answer_tokens.saturating_add(other.answer_tokens);
+        self.unlimited += other.unlimited;
+        self.streams.append_chunk(other.streams, lines);
+        self.empty.append_chunk(other.empty, lines);
+        self.surrogates.append_chunk(other.surrogates, lines);
+        self.not_numbers.append_chunk(other.not_numbers, lines);
+        self.final_answers.append_chunk(other.final_answers, lines);
+        self.fields.append_chunk(other.fields, lines);
     }
 }
 
@@ -83,7 +120,7 @@ impl OccurrenceCount {
         self.count += 1;
     }
 
-    fn append_chunk(&mut self, other: Self, lines: u64) {
+    pub(crate) fn append_chunk(&mut self, other: Self, lines: u64) {
         if self.count == 0 {
             self.first = (other.first.0, other.first.1 + lines);
         }
@@ -141,13 +178,17 @@ impl PlaceholderCoverage {
         self.found.fill(true);
     }
 
-    /// Records a row that lacked these columns and had the columns `there`.
-    pub(crate) fn mark_missing(&mut self, missing: &[usize], available: Vec<String>) {
+    /// Records a row that lacked these columns and had the `available` ones.
+    pub(crate) fn mark_missing(
+        &mut self,
+        missing: &[usize],
+        available: impl FnOnce() -> ColumnNames,
+    ) {
         for (at, had) in self.found.iter_mut().enumerate() {
             *had |= !missing.contains(&at);
         }
         if !std::mem::replace(&mut self.any_missing, true) {
-            self.available = available;
+            self.available = available();
         }
     }
 

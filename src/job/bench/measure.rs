@@ -234,7 +234,7 @@ impl BenchContext {
             model: selection.map(|selection| selection.model.clone()),
             api: selection.map(|selection| selection.api_name().into()),
             inputs: self.options.inputs.clone(),
-            max_tokens: self.context.settings.max_tokens,
+            max_tokens: self.context.settings.max_tokens.of_rows(),
             sampling: self.context.settings.sampling_params().to_json(),
             repeats: self.options.repeats,
             caches_apart: self.cache_salt.is_some(),

@@ -108,6 +108,7 @@ fn generated_source() -> InputSource {
         fingerprint: String::new(),
         any_messages: false,
         any_text: true,
+        any_token_ids: false,
         openai_batch: false,
         longest_row: 0,
     }

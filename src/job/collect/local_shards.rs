@@ -214,6 +214,7 @@ mod tests {
             fingerprint: "f".into(),
             any_messages: false,
             any_text: true,
+            any_token_ids: false,
             openai_batch: false,
             longest_row: 0,
         };

@@ -84,6 +84,12 @@ pub enum PreconditionError {
          the rows a `prompt`"
     )]
     MessagesNeedChat,
+    /// `--api chat` was given, and rows have token ids, which only the completions route takes.
+    #[error(
+        "the input has rows with token ids, but --api chat takes only texts and messages\nhint: drop --api chat, or give \
+         the rows a text"
+    )]
+    TokenIdsNeedCompletions,
     /// `--system` was given, and the route takes only texts.
     #[error(
         "--system is a chat message, but these prompts are sent as texts to /v1/completions\nhint: pass --api chat, or put \

@@ -31,9 +31,9 @@ use super::row_matching::{AnsweredRows, MatchCounts, MigrationPlan};
 use crate::job::{JobError, PreconditionError, setup::run_plan::SHARDS_FOLDER};
 use crate::{
     input::{self, InputSource},
-    output::{InputChange, Manifest, OutputError, PromptCounts, RunChange, RunState},
+    output::{AnswerFormat, InputChange, Manifest, OutputError, PromptCounts, RunChange, RunState},
     report::format::pluralize,
-    settings::Settings,
+    settings::{Settings, TokenLimit},
     shards::{self, MigratedFile, ShardFile, ShardHeader},
     site::NodeInfo,
 };
@@ -142,7 +142,25 @@ fn changed_settings(settings: &Settings, earlier: &Manifest) -> Vec<SettingChang
         key: key.clone(),
         sentence: format!("{key} was {} and is {value}", earlier.answer_settings[key]),
     };
-    current.iter().filter(is_changed).map(describe).collect()
+    let mut changed: Vec<SettingChange> = current.iter().filter(is_changed).map(describe).collect();
+    if changed.is_empty() {
+        changed.extend(changed_batch_limit(settings, earlier));
+    }
+    changed
+}
+
+/// Returns a sentence if OpenAI batch rows without a limit would get another one than in the earlier run.
+fn changed_batch_limit(settings: &Settings, earlier: &Manifest) -> Option<SettingChange> {
+    if earlier.format != AnswerFormat::OpenaiBatch {
+        return None;
+    }
+    let before = earlier.settings.get("max-tokens")?;
+    let before: TokenLimit = serde_json::from_value(before.clone()).ok()?;
+    let now = settings.max_tokens;
+    (before.of_batch_rows() != now.of_batch_rows()).then(|| SettingChange {
+        key: MAX_TOKENS_KEY.into(),
+        sentence: format!("max-tokens was {before} and is {now} for batch rows"),
+    })
 }
 
 /// Returns the part of a hint that says what `--accept-changes` does with the answers.

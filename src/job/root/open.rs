@@ -160,6 +160,9 @@ pub(crate) fn check_input_fits(
     if source.any_messages && settings.api == ApiMode::Completions {
         return Err(PreconditionError::MessagesNeedChat.into());
     }
+    if source.any_token_ids && settings.api == ApiMode::Chat {
+        return Err(PreconditionError::TokenIdsNeedCompletions.into());
+    }
     check_format_writable(answer_format(settings, source))
 }
 
@@ -188,6 +191,9 @@ pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource)
 pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
     InputRules {
         template: settings.template.clone(),
+        prompt_column: settings.prompt_column.clone(),
+        messages_column: settings.messages_column.clone(),
+        drop_final_answer: settings.drop_final_answer,
         keep_row: settings.keep_row,
         model: settings.model.clone(),
         ignore_row_model: settings.ignore_row_model,
@@ -199,6 +205,12 @@ pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
             settings::DuplicateIdPolicy::Refuse => input::DuplicateIdAction::Refuse,
             settings::DuplicateIdPolicy::Keep => input::DuplicateIdAction::Keep,
         },
+        unknown_fields: match settings.unknown_fields {
+            settings::UnknownFieldPolicy::Warn => input::UnknownFieldAction::Warn,
+            settings::UnknownFieldPolicy::Refuse => input::UnknownFieldAction::Refuse,
+            settings::UnknownFieldPolicy::Ignore => input::UnknownFieldAction::Ignore,
+        },
         defaults: settings.sampling_params(),
+        batch_row_defaults: settings.batch_row_params(),
     }
 }

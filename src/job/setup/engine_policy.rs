@@ -28,6 +28,7 @@ pub(crate) fn engine_policy(
         model: selection.model.clone(),
         text_route: selection.text_route,
         default_params: settings.sampling_params(),
+        batch_row_params: settings.batch_row_params(),
         system_prompt: settings.system.clone(),
         renderer: renderer.map_err(|error| error.to_string())?,
         concurrency: amount_to_size(settings.concurrency),

@@ -41,7 +41,7 @@ use crate::{
     output::{AnswerFormat, OutputError, ReduceProgress, RunState, replace_file},
     reduce::{DEFAULT_REDUCE_TEMPLATE, ReduceTemplate, ReduceTree, TokenBudget},
     report::format::pluralize,
-    settings::{ApiMode, BadRowPolicy, DuplicateIdPolicy, GatherMode, ResumePolicy},
+    settings::{ApiMode, BadRowPolicy, DuplicateIdPolicy, GatherMode, ResumePolicy, TokenLimit},
 };
 
 /// Collective. Answers the prompts of `inputs` and reduces the answers to one text.
@@ -341,7 +341,7 @@ impl<'c> TreeReducer<'c> {
         let settings = &self.context.settings;
         let budget = TokenBudget {
             fixed_tokens: settings.max_tokens_aggregation,
-            leaf_tokens: settings.max_tokens,
+            leaf_tokens: settings.max_tokens.of_rows().unwrap_or(TokenLimit::DEFAULT_TOKENS),
             context_tokens: context_len,
             buffer: settings.buffer,
         };
@@ -363,6 +363,7 @@ impl<'c> TreeReducer<'c> {
         settings.output = Some(files.run_output.to_string_lossy().into_owned());
         (settings.overwrite, settings.resume) = (false, ResumePolicy::Auto);
         (settings.template, settings.reduce_template) = (None, None);
+        (settings.prompt_column, settings.messages_column) = (None, None);
         (settings.keep_row, settings.no_echo) = (false, true);
         (settings.bad_rows, settings.duplicate_ids) = (BadRowPolicy::Stop, DuplicateIdPolicy::Keep);
         settings.model = model.clone().or(settings.model.take());
